@@ -1,0 +1,107 @@
+"""A platform: a machine as its makers describe it, a software stack, and what was measured of the two."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from hwmodels.fit import Fit, fit_names, load_fit
+from hwmodels.quantity import ReadOnly, parse_override
+from hwmodels.spec import MachineSpec, load_machine
+from hwmodels.stack import CONSTANTS, SoftwareStack, check_constant, load_stack
+from traces.errors import InvalidInput, unknown_name
+
+__all__ = ["Platform", "load_platform"]
+
+DEFAULT_STACK = "streams"
+"""The stack of a machine that no fit was made on: what this project's own runtime executes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Platform:
+    """What a cost model needs to know. `fit` is None when every constant is a claim.
+
+    `overridden` holds stack constants set by the user.
+    """
+
+    machine: MachineSpec
+    stack: SoftwareStack
+    fit: Fit | None
+    overridden: Mapping[str, float]
+
+    def constant(self, name: str) -> float:
+        """A stack constant: the user's, else the fitted, else the claimed one."""
+        if name in self.overridden:
+            return self.overridden[name]
+        if self.fit is not None and name in self.fit.constants:
+            return self.fit.constants[name].value
+        return self.stack.constants[name].value
+
+    @property
+    def calibration(self) -> str:
+        """Whether predictions interpolate a fit of this machine and stack, extrapolate another's, or have none."""
+        if self.fit is None:
+            return "claimed"
+        same = self.fit.hardware == self.machine.name and not self.overridden and not self._machine_overridden
+        return "fitted" if same else "extrapolated"
+
+    @property
+    def _machine_overridden(self) -> bool:
+        return any(quantity.source == "override" for quantity in self.machine.quantities().values())
+
+    def describe_calibration(self) -> str:
+        """`calibration` in plain words."""
+        match self.calibration:
+            case "fitted":
+                assert self.fit is not None
+                return f"fitted on {self.fit.hardware} with {self.stack.name}"
+            case "extrapolated":
+                assert self.fit is not None
+                return f"extrapolated: {self.stack.name} was fitted on {self.fit.hardware} as published"
+            case _:
+                return f"claimed figures only: {self.stack.name} has not been fitted on {self.machine.name}"
+
+
+def load_platform(
+    hardware: str, stack: str | None = None, overrides: Mapping[str, float | str] | None = None
+) -> Platform:
+    """The platform of `hardware` running `stack` (None: the one it was fitted with, else `streams`).
+
+    `overrides`: dotted keys of the machine (`link.h2d_bytes_per_s`) or of the stack (`stack.sync_s`), SI numbers
+    or text with a unit. Raises `UnknownName` for typos, `InvalidInput` for impossible values.
+    """
+    machine = load_machine(hardware)
+    if stack is None:
+        fitted = [name.split(".")[1] for name in fit_names() if name.split(".")[0] == machine.name]
+        stack = fitted[0] if fitted else DEFAULT_STACK
+    chosen = load_stack(stack)
+    ours, theirs = _split(overrides or {})
+    return Platform(machine.with_overrides(theirs), chosen, _best_fit(machine.name, stack), ours)
+
+
+def _best_fit(hardware: str, stack: str) -> Fit | None:
+    """The fit of this very pair, else one of the same stack elsewhere, else None."""
+    candidates = [name for name in fit_names() if name.split(".")[1] == stack]
+    exact = f"{hardware}.{stack}"
+    return load_fit(exact if exact in candidates else candidates[0]) if candidates else None
+
+
+def _split(
+    overrides: Mapping[str, float | str],
+) -> tuple[Mapping[str, float], dict[str, float | str]]:
+    stack_values: dict[str, float] = {}
+    machine_values: dict[str, float | str] = {}
+    for key, value in overrides.items():
+        if not key.startswith("stack."):
+            machine_values[key] = value
+            continue
+        name = key.removeprefix("stack.")
+        if name not in CONSTANTS:
+            raise unknown_name("stack constant", name, CONSTANTS)
+        number = parse_override(value, CONSTANTS[name]) if isinstance(value, str) else float(value)
+        try:
+            check_constant(name, number, key)
+        except InvalidInput as error:
+            raise InvalidInput(str(error).removeprefix(f"{key}: ")) from None
+        stack_values[name] = number
+    return ReadOnly(stack_values), machine_values

@@ -1,0 +1,139 @@
+"""What a software stack costs: launches, synchronisations, achieved fractions of what the machine claims.
+
+One YAML a stack in `stacks/`, every constant a claim with its source; a fit replaces claims by measurements.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+
+from hwmodels.quantity import Quantity, ReadOnly, parse_quantity
+from offload.execution import EXECUTIONS, Execution
+from offload.ops import OpKind
+from traces.documents import Section, read_yaml
+from traces.errors import InvalidFile, InvalidInput, unknown_name
+
+__all__ = ["CONSTANTS", "SoftwareStack", "load_stack", "stack_names"]
+
+STACKS_DIR = Path(__file__).parent / "stacks"
+
+CONSTANTS: dict[str, str] = {
+    "launch_s": "time",
+    "kernel_s": "time",
+    "sync_s": "time",
+    "step_s": "time",
+    "copy_issue_s": "time",
+    "copy_latency_s": "time",
+    "gemm_efficiency": "ratio",
+    "hbm_efficiency": "ratio",
+    "link_efficiency": "ratio",
+    "storage_efficiency": "ratio",
+    "cpu_efficiency": "ratio",
+    "reserve_bytes": "size",
+}
+"""Constants a stack owns, by dimension.
+
+launch_s: host time to launch a kernel. kernel_s: device time of a kernel beyond its roofline (start-up, drain,
+dependent launch). sync_s: host time to wake up from a blocking wait. step_s: host time once a forward pass.
+copy_issue_s, copy_latency_s: host time and fixed device time of one copy. The efficiencies: achieved over
+claimed rate. reserve_bytes: HBM taken by context, libraries and workspaces."""
+
+_COMPUTE_KINDS = (
+    OpKind.SELF_ATTENTION,
+    OpKind.CROSS_ATTENTION,
+    OpKind.GATE,
+    OpKind.EXPERTS,
+    OpKind.DENSE_FFN,
+    OpKind.HEAD,
+    OpKind.STAGE,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class SoftwareStack:
+    """A way to run a model on a device.
+
+    `execution`: which waits, copies and groupings it makes. `launches`: kernels (or copies, for `stage`) an op of
+    each kind launches. `tile`: (rows, columns) of the output tile of its grouped expert GEMM, one thread block
+    each and no split of the inner dimension; None prices expert GEMMs by roofline. `constants`: by name.
+    """
+
+    name: str
+    summary: str
+    execution: Execution
+    launches: Mapping[OpKind, int]
+    tile: tuple[int, int] | None
+    constants: Mapping[str, Quantity]
+
+
+def stack_names() -> tuple[str, ...]:
+    """The stacks that ship with the project."""
+    return tuple(sorted(path.stem for path in STACKS_DIR.glob("*.yaml")))
+
+
+def load_stack(name: str) -> SoftwareStack:
+    """The stack called `name`. Raises `UnknownName`, or `InvalidFile` when its file is malformed."""
+    if name not in stack_names():
+        raise unknown_name("stack", name, stack_names())
+    section = read_yaml(STACKS_DIR / f"{name}.yaml")
+    execution = section.text("execution")
+    if execution not in EXECUTIONS:
+        raise unknown_name("execution", execution, EXECUTIONS, section.where)
+    sources = _sources(section)
+    stack = SoftwareStack(
+        name=name,
+        summary=section.text("summary"),
+        execution=EXECUTIONS[execution],
+        launches=_launches(section),
+        tile=_tile(section),
+        constants=_constants(section.section("constants"), sources),
+    )
+    section.done()
+    return stack
+
+
+def _sources(section: Section) -> dict[str, str]:
+    table = section.section("sources")
+    return {key: table.text(key) for key in table.keys()}
+
+
+def _launches(section: Section) -> Mapping[OpKind, int]:
+    table = section.section("launches")
+    counts = {kind: table.integer(kind.name.lower()) for kind in _COMPUTE_KINDS}
+    table.take("source")
+    table.done()
+    return MappingProxyType(counts)
+
+
+def _tile(section: Section) -> tuple[int, int] | None:
+    table = section.optional_section("grouped_gemm_tile")
+    if table is None:
+        return None
+    tile = table.integer("rows", minimum=1), table.integer("columns", minimum=1)
+    table.take("source")
+    table.done()
+    return tile
+
+
+def _constants(section: Section, sources: Mapping[str, str]) -> Mapping[str, Quantity]:
+    constants = {
+        name: parse_quantity(section.take(name), f"{section.where}: {name}", dimension, sources)
+        for name, dimension in CONSTANTS.items()
+    }
+    section.done()
+    for name, quantity in constants.items():
+        check_constant(name, quantity.value, section.where)
+    return ReadOnly(constants)
+
+
+def check_constant(name: str, value: float, where: str) -> None:
+    """Raise `InvalidInput` unless `value` is possible for constant `name`: an efficiency is at most 1."""
+    if name not in CONSTANTS:
+        raise unknown_name("constant", name, CONSTANTS, where)
+    if not value > 0:
+        raise InvalidInput(f"{where}: {name} = {value:g} must be above 0")
+    if CONSTANTS[name] == "ratio" and value > 1:
+        raise InvalidFile(f"{where}: {name} = {value:g} is above 1: an efficiency is a fraction of the claim")

@@ -1,0 +1,323 @@
+"""THE loop: a routing trace and a policy become one schedule. Decisions in, ops out; no clock anywhere.
+
+Order inside a MoE block (the released Pre-gated MoE, `fetch_first`): gate, wait for the block's own experts,
+issue the fetches of later blocks, expert FFN. The transfer of block N + 1 can hide under the expert FFN of N,
+the dense layer between, and the attention and gate of N + 1.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from offload import work
+from offload.execution import Execution
+from offload.memory import CapacityExceeded, Copies, ExpertMemory
+from offload.ops import Lane, OpKind, Work
+from offload.policy import BlockView, Fetch, MissAction, Policy, no_prefetch
+from offload.residency import ResidentSet
+from offload.schedule import Recorder, Schedule
+from traces.architecture import LayerStack, ModelArchitecture
+from traces.routing import Phase, Step
+
+__all__ = ["Decoded", "decode"]
+
+
+@dataclass(frozen=True, slots=True)
+class Decoded:
+    """A schedule and what the cache met on the way.
+
+    `n_lookups`, `n_hits`: experts looked up for a (step, layer) union, and found resident, in decode steps;
+    `n_prefill_lookups`, `n_prefill_hits` the same in prefill.
+    """
+
+    schedule: Schedule
+    n_lookups: int
+    n_hits: int
+    n_prefill_lookups: int
+    n_prefill_hits: int
+
+
+def decode(
+    model: ModelArchitecture,
+    steps: Iterable[Step],
+    policy: Policy,
+    execution: Execution,
+    *,
+    n_buffers: int,
+    cache: ResidentSet | None = None,
+    disk: bool = False,
+    static_bytes: int = 0,
+) -> Decoded:
+    """Write the schedule of `steps` under `policy`, as `execution` runs it.
+
+    `n_buffers`: transient expert slots; `cache`: slots beside them; `disk`: experts live on storage;
+    `static_bytes`: HBM in use throughout. Raises `CapacityExceeded` when the experts of one block do not fit
+    `n_buffers`.
+    """
+    loop = _Loop(model, policy, execution, n_buffers, cache, disk)
+    for step in steps:
+        loop.run(step)
+    decoding, prefilling = loop.lookups[Phase.DECODE], loop.lookups[Phase.PREFILL]
+    return Decoded(loop.recorder.schedule(static_bytes), *decoding, *prefilling)
+
+
+class _Union(NamedTuple):
+    """The experts of one (step, layer): distinct, ascending, with the tokens that each serves."""
+
+    experts: tuple[int, ...]
+    tokens: tuple[int, ...]
+
+
+def _unions(experts: NDArray[np.int16], n_experts: int) -> list[_Union]:
+    """The union of each layer of a step; `experts` (n_tokens, n_layers, top_k), -1 pads."""
+    n_layers = experts.shape[1]
+    keys = experts.astype(np.int64) + np.arange(n_layers)[None, :, None] * n_experts
+    counts = np.bincount(keys[experts >= 0], minlength=n_layers * n_experts).reshape(n_layers, n_experts)
+    unions = []
+    for row in counts:
+        active = np.flatnonzero(row)
+        unions.append(_Union(tuple(active.tolist()), tuple(row[active].tolist())))
+    return unions
+
+
+class _Loop:
+    """The state of one pass over the steps."""
+
+    def __init__(
+        self,
+        model: ModelArchitecture,
+        policy: Policy,
+        execution: Execution,
+        n_buffers: int,
+        cache: ResidentSet | None,
+        disk: bool,
+    ) -> None:
+        self.model, self.policy, self.execution = model, policy, execution
+        self.recorder = Recorder()
+        copies = Copies(
+            work.expert_copy_work(model, OpKind.DISK_READ) if disk else None,
+            work.expert_copy_work(model, OpKind.FETCH),
+            work.expert_copy_work(model, OpKind.STAGE) if execution.stage else None,
+        )
+        self.memory = ExpertMemory(self.recorder, n_buffers, model.expert_bytes, copies, cache)
+        self.lookups = {phase: [0, 0] for phase in Phase}
+        self.memory_tokens: Counter[int] = Counter()  # sequence -> encoder outputs
+        self.projected: set[int] = set()  # sequences whose cross-attention keys and values exist
+
+    def run(self, step: Step) -> None:
+        """One forward pass."""
+        self.i_step, self.phase, self.n_tokens = step.i_step, Phase(step.phase), len(step.experts)
+        model = self.model
+        encoding = model.encoder is not None and step.phase == Phase.PREFILL
+        stack = model.encoder if encoding and model.encoder is not None else model.decoder
+        policy = self.policy
+        if encoding and policy.encoder == "on_demand" and not policy.resident:
+            policy = replace(policy, lookahead=0, prefetch=no_prefetch, needs_ids=True)
+        first = 0 if encoding else model.n_encoder_moe_layers
+        n_blocks = len(stack.moe_layers)
+        unions = _unions(step.experts[:, first : first + n_blocks], model.n_experts)
+        blocks = _Blocks(self, policy, first, unions)
+        attention = self._attention(step, stack, encoding)
+        for layer in range(stack.n_layers):
+            for what in attention:
+                self.compute(what, layer)
+            if layer in stack.moe_layers:
+                blocks.run(stack.moe_layers.index(layer), layer)
+            else:
+                self.compute(work.dense_ffn_work(model, stack, self.n_tokens), layer)
+        if not encoding:
+            head = self.compute(work.head_work(model, len(np.unique(step.sequence))), -1)
+            self.host(Work(OpKind.STEP), (head,), -1)
+
+    def _attention(self, step: Step, stack: LayerStack, encoding: bool) -> list[Work]:
+        """The attention ops of each layer of this pass, the same for every layer."""
+        sequences, index = np.unique(step.sequence, return_inverse=True)
+        counts = np.bincount(index)
+        if encoding:  # every token sees every token of its sequence
+            self.memory_tokens.update(dict(zip(sequences.tolist(), counts.tolist(), strict=True)))
+            kv_tokens, pairs = self.n_tokens, int((counts.astype(np.int64) ** 2).sum())
+        else:  # causal: a token sees itself and what came before it
+            context = step.position.astype(np.int64) + 1
+            longest = np.zeros(len(sequences), dtype=np.int64)
+            np.maximum.at(longest, index, context)
+            kv_tokens, pairs = int(longest.sum()), int(context.sum())
+        works = [work.self_attention_work(self.model, stack, self.n_tokens, kv_tokens, pairs)]
+        if stack.cross_attention and not encoding:
+            running = sequences.tolist()
+            new = [sequence for sequence in running if sequence not in self.projected]
+            self.projected.update(new)
+            memory = sum(self.memory_tokens[sequence] for sequence in running)
+            new_memory = sum(self.memory_tokens[sequence] for sequence in new)
+            works.append(work.cross_attention_work(self.model, stack, self.n_tokens, memory, new_memory))
+        return works
+
+    def compute(self, what: Work, layer: int, after: Sequence[int] = (), hbm_released: int = 0) -> int:
+        """An op of the compute stream."""
+        return self.recorder.issue(
+            Lane.COMPUTE, what, after, step=self.i_step, layer=layer, hbm_released=hbm_released
+        )
+
+    def host(self, what: Work, after: Sequence[int], layer: int) -> int:
+        """An op of the issuing thread, which blocks until `after` is done."""
+        return self.recorder.issue(Lane.HOST, what, after, step=self.i_step, layer=layer)
+
+
+class _Blocks:
+    """The MoE blocks of one forward pass through one stack."""
+
+    def __init__(self, loop: _Loop, policy: Policy, first: int, unions: list[_Union]) -> None:
+        self.loop, self.policy, self.first, self.unions = loop, policy, first, unions
+        self.n_revealed = 0  # blocks whose experts a gate has selected so far
+
+    def run(self, block: int, layer: int) -> None:
+        """Gate, copies, waits and expert FFN of MoE block `block`, which sits in `layer`."""
+        loop, union = self.loop, self.unions[block]
+        gate = loop.compute(work.gate_work(loop.model, loop.n_tokens), layer)
+        if self.policy.resident:
+            self._count(len(union.experts), len(union.experts))
+            self._experts(union, layer, {})
+            return
+        selected_before = block < self.n_revealed and block > 0
+        self.n_revealed = max(self.n_revealed, block + self.policy.lookahead + 1)
+        view = self._view(block)
+        fetches = list(self.policy.prefetch(view))
+        own = [fetch for fetch in fetches if fetch.block == block]
+        later = [fetch for fetch in fetches if fetch.block != block and fetch.experts]
+        read_back = not selected_before
+        if read_back:
+            self._read_back(gate, layer)
+        on_cpu = self._fetch_own(view, own)
+        reads_again = bool(later) and self._reads_for(later, read_back)
+        if loop.execution.fetch_first:
+            self._wait(block, layer)
+            if reads_again:
+                self._read_back(gate, layer)
+            self._bring(later)
+            self._experts_and_release(block, layer, on_cpu, gate)
+        else:
+            self._experts_and_release(block, layer, on_cpu, gate)
+            if reads_again:
+                self._read_back(gate, layer)
+            self._bring(later)
+
+    def _view(self, block: int) -> BlockView:
+        union = self.unions[block]
+
+        def revealed(other: int) -> tuple[int, ...] | None:
+            known = 0 <= other < min(self.n_revealed, len(self.unions))
+            return self.unions[other].experts if known else None
+
+        return BlockView(
+            i_step=self.loop.i_step,
+            block=block,
+            n_blocks=len(self.unions),
+            n_experts=self.loop.model.n_experts,
+            active=union.experts,
+            tokens=union.tokens,
+            revealed=revealed,
+            resident=lambda other, expert: self.loop.memory.has(self.first + other, expert),
+        )
+
+    def _reads_for(self, later: list[Fetch], read_back: bool) -> bool:
+        """Whether the host must read the ids of later blocks back before it can fetch them."""
+        if self.loop.execution.readback_per_fetch:
+            return True
+        return self.policy.needs_ids and not read_back
+
+    def _read_back(self, gate: int, layer: int) -> None:
+        loop = self.loop
+        n_ids = loop.n_tokens * loop.model.top_k
+        ids = loop.recorder.issue(Lane.D2H, work.readback_work(n_ids), (gate,), step=loop.i_step, layer=layer)
+        loop.host(Work(OpKind.WAIT), (ids,), layer)
+
+    def _fetch_own(self, view: BlockView, own: list[Fetch]) -> list[int]:
+        """Bring what this block needs and has not; returns the experts that the host computes instead."""
+        memory, layer = self.loop.memory, self.first + view.block
+        for fetch in own:
+            memory.bring(layer, fetch.experts, self.loop.i_step)
+        missing = [expert for expert in view.active if not memory.claimed_or_waiting(layer, expert)]
+        actions = self.policy.on_miss(view, missing) if missing else {}
+        memory.bring(layer, [e for e in missing if actions[e] is MissAction.FETCH], self.loop.i_step)
+        return [expert for expert in missing if actions[expert] is MissAction.CPU]
+
+    def _bring(self, later: list[Fetch]) -> None:
+        for fetch in later:
+            self.loop.memory.bring(self.first + fetch.block, fetch.experts, self.loop.i_step)
+
+    def _wait(self, block: int, layer: int) -> None:
+        """The host blocks until the block's copies are done, where the stack does that."""
+        held = self.loop.memory.claimed(self.first + block)
+        ready = sorted({h.ready for h in held.values() if h.ready >= 0})
+        if ready and self.loop.execution.host_waits:
+            self.loop.host(Work(OpKind.WAIT), ready, layer)
+
+    def _experts_and_release(self, block: int, layer: int, on_cpu: list[int], gate: int) -> None:
+        loop, union, moe_layer = self.loop, self.unions[block], self.first + block
+        held = loop.memory.claimed(moe_layer)
+        on_device = [expert for expert in union.experts if expert not in on_cpu]
+        for expert in on_device:
+            if expert not in held:
+                raise CapacityExceeded(
+                    f"step {loop.i_step}, MoE layer {moe_layer}: {len(on_device)} experts needed at once do "
+                    f"not fit {loop.memory.n_buffers} expert slots: free HBM or use a smaller batch"
+                )
+        self._count(len(union.experts), sum(held[expert].hit for expert in on_device))
+        tokens = dict(zip(union.experts, union.tokens, strict=True))
+        host_ops = [
+            loop.recorder.issue(
+                Lane.CPU,
+                work.experts_work(loop.model, [tokens[expert]])._replace(kind=OpKind.CPU_EXPERT),
+                (gate,), step=loop.i_step, layer=layer, expert=expert,
+            )
+            for expert in on_cpu
+        ]  # fmt: skip
+        device = _Union(tuple(on_device), tuple(tokens[expert] for expert in on_device))
+        layerwise = loop.execution.grouped or loop.execution.host_waits or not self.policy.needs_ids
+        used = held if layerwise else {expert: held[expert] for expert in on_device}
+        ready = {expert: h.ready for expert, h in used.items()}
+        freed = loop.model.expert_bytes * sum(h.transient for h in used.values())
+        last = self._experts(device, layer, ready, host_ops, freed)
+        loop.memory.release(moe_layer, last, used)
+
+    def _experts(
+        self,
+        union: _Union,
+        layer: int,
+        ready: dict[int, int],
+        host_ops: Sequence[int] = (),
+        freed: int = 0,
+    ) -> int:
+        """The FFN ops: one grouped, or one an expert as they arrive and shared experts first."""
+        loop, model = self.loop, self.loop.model
+        shared = loop.n_tokens if model.n_shared_experts else 0
+        arrivals = sorted({op for op in ready.values() if op >= 0})
+        if loop.execution.grouped or not union.experts or not ready:
+            what = work.experts_work(model, union.tokens, shared)
+            last = loop.compute(what, layer, (*arrivals, *host_ops), freed)
+        else:
+            if shared:
+                loop.compute(work.experts_work(model, (), shared), layer)
+            order = sorted(range(len(union.experts)), key=lambda i: ready[union.experts[i]])
+            for n_left, i in zip(range(len(order) - 1, -1, -1), order, strict=True):
+                after = () if n_left else (*arrivals, *host_ops)
+                own = ready[union.experts[i]]
+                waits = sorted({*after, *((own,) if own >= 0 else ())})
+                what = work.experts_work(model, (union.tokens[i],))
+                last = loop.recorder.issue(
+                    Lane.COMPUTE, what, waits, step=loop.i_step, layer=layer,
+                    expert=union.experts[i], hbm_released=0 if n_left else freed,
+                )  # fmt: skip
+        if loop.execution.sync_after_ffn:
+            loop.host(Work(OpKind.WAIT), (last,), layer)
+        return last
+
+    def _count(self, n_lookups: int, n_hits: int) -> None:
+        counts = self.loop.lookups[self.loop.phase]
+        counts[0] += n_lookups
+        counts[1] += n_hits

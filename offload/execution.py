@@ -1,0 +1,58 @@
+"""How a software stack executes a policy: which host waits, copies and groupings a schedule contains.
+
+These are facts about released code, not decisions; a stack names the execution it runs.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+__all__ = ["EXECUTIONS", "Execution"]
+
+
+@dataclass(frozen=True, slots=True)
+class Execution:
+    """One way to run the same decisions.
+
+    `stage`: a fetched (or cached) expert is copied within HBM into the buffer that the FFN reads.
+    `grouped`: one grouped FFN for all experts of a block, after all have arrived; else one FFN an expert, as
+    they arrive. `fetch_first`: the next block's fetch is issued before this block's FFN, as the released code
+    does. `readback_per_fetch`: every fetch reads the ids back, needed or not. `host_waits`: the host blocks
+    until a block's experts are there, where events on the compute stream would do. `sync_after_ffn`: the host
+    waits for every expert FFN. `keeps_encoder_buffers`: the encoder's expert buffers stay allocated.
+    """
+
+    name: str
+    stage: bool
+    grouped: bool
+    fetch_first: bool
+    readback_per_fetch: bool
+    host_waits: bool
+    sync_after_ffn: bool
+    keeps_encoder_buffers: bool
+
+
+EXECUTIONS: dict[str, Execution] = {
+    # Pre-gated MoE's public FasterTransformer fork: fetcher.cc, arena.cc, moe_kernels.cu (run_moe_fc).
+    "fastertransformer": Execution(
+        "fastertransformer",
+        stage=True,
+        grouped=True,
+        fetch_first=True,
+        readback_per_fetch=True,
+        host_waits=True,
+        sync_after_ffn=True,
+        keeps_encoder_buffers=True,
+    ),
+    # Events on cross-lane edges only; experts run straight from their slots: what our runtime executes.
+    "streams": Execution(
+        "streams",
+        stage=False,
+        grouped=False,
+        fetch_first=False,
+        readback_per_fetch=False,
+        host_waits=False,
+        sync_after_ffn=False,
+        keeps_encoder_buffers=False,
+    ),
+}

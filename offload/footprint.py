@@ -1,0 +1,136 @@
+"""HBM before the first expert: weights outside experts, KV cache, workspace; and what is left for expert slots."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+
+from offload.execution import Execution
+from offload.memory import CapacityExceeded
+from offload.policy import Buffers, Policy
+from traces.architecture import ModelArchitecture
+from traces.routing import Phase, Step
+
+__all__ = ["MemoryPlan", "Workload", "measure_workload", "plan_memory"]
+
+
+@dataclass(frozen=True, slots=True)
+class Workload:
+    """What a trace asks of memory.
+
+    `n_cached_tokens`: KV entries alive at once at most (self-attention); `n_memory_tokens`: encoder outputs alive at
+    once; `n_tokens`: most tokens in one forward pass; `n_active`: most experts in one (step, layer) union, over the
+    decoder, and `n_encoder_active` over the encoder. `n_output_tokens` are made in decode steps, for `n_sequences`.
+    """
+
+    n_cached_tokens: int
+    n_memory_tokens: int
+    n_tokens: int
+    n_active: int
+    n_encoder_active: int
+    n_output_tokens: int
+    n_sequences: int
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryPlan:
+    """HBM of a policy: `static_bytes` throughout, then `n_buffers` transient expert slots and `n_cache_slots`."""
+
+    static_bytes: int
+    n_buffers: int
+    n_cache_slots: int
+
+
+def measure_workload(model: ModelArchitecture, steps: Iterable[Step]) -> Workload:
+    """Walk the steps once."""
+    n_tokens = n_active = n_encoder_active = n_output = 0
+    first = model.n_encoder_moe_layers
+    memory: dict[int, int] = {}
+    context: dict[int, int] = {}
+    n_memory = n_cached = 0
+    for step in steps:
+        n_tokens = max(n_tokens, len(step.experts))
+        sequences = step.sequence.tolist()
+        if step.phase == Phase.PREFILL and model.is_encoder_decoder:
+            for sequence in sequences:
+                memory[sequence] = memory.get(sequence, 0) + 1
+            n_encoder_active = max(n_encoder_active, _largest_union(step.experts[:, :first], model.n_experts))
+            n_memory = max(n_memory, sum(memory[s] for s in set(sequences)))
+            continue
+        n_active = max(n_active, _largest_union(step.experts[:, first:], model.n_experts))
+        n_output += len(sequences) if step.phase == Phase.DECODE else 0
+        running: dict[int, int] = {}
+        for sequence, position in zip(sequences, step.position.tolist(), strict=True):
+            running[sequence] = max(running.get(sequence, 0), position + 1)
+        context |= running
+        n_cached = max(n_cached, sum(running.values()))
+    return Workload(n_cached, n_memory, n_tokens, n_active, n_encoder_active, n_output, len(memory.keys() | context))
+
+
+def _largest_union(experts: np.ndarray, n_experts: int) -> int:
+    """Most distinct experts at one layer of a step; `experts` (n_tokens, n_layers, top_k)."""
+    n_layers = experts.shape[1]
+    if not n_layers:
+        return 0
+    keys = experts.astype(np.int64) + np.arange(n_layers)[None, :, None] * n_experts
+    seen = np.bincount(keys[experts >= 0], minlength=n_layers * n_experts).reshape(n_layers, n_experts)
+    return int((seen > 0).sum(axis=1).max())
+
+
+def plan_memory(
+    model: ModelArchitecture,
+    workload: Workload,
+    policy: Policy,
+    execution: Execution,
+    *,
+    hbm_bytes: int,
+    reserve_bytes: int,
+) -> MemoryPlan:
+    """Grant a policy as many expert slots as it can use and HBM can hold.
+
+    Raises `CapacityExceeded`, naming both sizes and the way out, when even the least does not fit.
+    """
+    static = _static_bytes(model, workload, execution, policy) + reserve_bytes
+    if policy.resident:
+        n_resident = model.n_moe_layers * model.n_experts
+        needed = static + n_resident * model.expert_bytes
+        if needed > hbm_bytes:
+            raise CapacityExceeded(_too_small(policy.name, needed, hbm_bytes, "an offloading policy"))
+        return MemoryPlan(needed, 0, 0)
+    n_cache = policy.cache.capacity(_cached_layers(model), model.n_experts) if policy.cache else 0
+    wanted = policy.buffers(workload.n_active, model.n_experts)
+    encoder = Buffers(0, 0) if execution.keeps_encoder_buffers else Buffers(*[workload.n_encoder_active] * 2)
+    minimum, full = max(wanted.minimum, encoder.minimum), max(wanted.full, encoder.full)
+    if execution.keeps_encoder_buffers:  # the encoder runs in buffers of its own, counted as static
+        minimum, full = max(minimum, workload.n_encoder_active), max(full, workload.n_encoder_active)
+    needed = static + (n_cache + wanted.minimum) * model.expert_bytes
+    n_fit = (hbm_bytes - static) // model.expert_bytes - n_cache
+    if n_fit < minimum:
+        way_out = "a smaller --cache" if n_cache else "a smaller batch or a larger --hbm"
+        raise CapacityExceeded(_too_small(policy.name, needed, hbm_bytes, way_out))
+    return MemoryPlan(static, min(full, n_fit), n_cache)
+
+
+def _cached_layers(model: ModelArchitecture) -> int:
+    """A cache's ratio is of the decoder's experts, as in the released Pre-gated MoE (eval_all.py)."""
+    return model.n_moe_layers - model.n_encoder_moe_layers
+
+
+def _static_bytes(model: ModelArchitecture, workload: Workload, execution: Execution, policy: Policy) -> int:
+    """Weights outside experts, KV cache at its largest, and activations of the largest forward pass.
+
+    Activations: residual, normed input, QKV and output (4 d_model + attention) and one FFN hidden row a token.
+    """
+    element = model.dtype.bytes_per_param
+    kv = workload.n_cached_tokens * model.kv_bytes_per_token
+    kv += workload.n_memory_tokens * model.cross_kv_bytes_per_token
+    hidden = max(model.d_ff_expert * model.top_k, model.decoder.d_ff_dense)
+    activations = int(workload.n_tokens * (6 * model.d_model + hidden) * element)
+    buffers = workload.n_encoder_active if execution.keeps_encoder_buffers and not policy.resident else 0
+    return model.non_expert_bytes + kv + activations + buffers * model.expert_bytes
+
+
+def _too_small(name: str, needed: int, hbm_bytes: int, way_out: str) -> str:
+    return f"{name} needs {needed / 1e9:.1f} GB of HBM, there are {hbm_bytes / 1e9:.1f} GB: try {way_out}"

@@ -1,0 +1,169 @@
+"""Expert slots in HBM while a schedule is written: transient buffers, and an optional cache beside them.
+
+Capacity is a dependency: a copy into a slot waits for the last reader of what the slot held. Slots are
+equal-sized and granted first-in first-out, so an earlier block never waits for a later one. Nothing here may
+know time.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Container, Iterable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from offload.ops import Lane, Work
+from offload.residency import Access, ResidentSet
+from offload.schedule import Recorder
+from traces.errors import PregateError
+
+__all__ = ["CapacityExceeded", "ExpertMemory", "Held"]
+
+
+class CapacityExceeded(PregateError):
+    """HBM cannot hold what a policy needs; the message has the numbers and the way out."""
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """One expert on the device or on its way. `ready`: the op to wait for before reading it, -1 none.
+
+    `slot` is where the FFN reads it; `transient`: the slot is given back after the read. `hit`: it was
+    resident when it was first asked for.
+    """
+
+    slot: int
+    ready: int
+    transient: bool
+    hit: bool
+
+
+class Copies(NamedTuple):
+    """What moving one expert costs, by stage of its way: storage, link, within HBM (None: not taken)."""
+
+    disk: Work | None
+    fetch: Work
+    stage: Work | None
+
+
+class ExpertMemory:
+    """Grants slots and writes the copies that fill them into a recorder.
+
+    Slots 0..n_buffers-1 are transient, the cache's follow. With `copies.stage`, experts are copied within HBM
+    from where the link put them (a cache slot, or a staging area outside the count, as Eq. 1 of the paper
+    has it) into a buffer; without, they are read where they landed. With `copies.disk`, every fetch is
+    preceded by a read into the single pinned host buffer, unpipelined.
+    """
+
+    def __init__(
+        self, recorder: Recorder, n_buffers: int, expert_bytes: int, copies: Copies, cache: ResidentSet | None
+    ) -> None:
+        self.n_buffers, self.cache, self.copies = n_buffers, cache, copies
+        self._recorder, self._expert_bytes = recorder, expert_bytes
+        self._free = deque(range(n_buffers))
+        self._reader: dict[int, int] = {}  # slot -> the op that read it last
+        self._filled: dict[int, int] = {}  # cache slot -> the op that brought what it holds
+        self._held: dict[int, dict[int, Held]] = {}  # layer -> expert -> where
+        self._waiting: deque[tuple[int, Access, int]] = deque()  # layer, access, step
+        self._pinned: set[int] = set()
+        self._pinned_by_layer: dict[int, list[int]] = {}
+        self._last_fetch = -1
+
+    def has(self, layer: int, expert: int) -> bool:
+        """Whether the expert is on the device, on its way or waiting for a slot."""
+        return expert in self._held.get(layer, ()) or (
+            self.cache is not None and (layer, expert) in self.cache
+        )
+
+    def claimed(self, layer: int) -> dict[int, Held]:
+        """The experts of `layer` that were brought for its next FFN."""
+        return self._held.get(layer, {})
+
+    def claimed_or_waiting(self, layer: int, expert: int) -> bool:
+        """Whether the expert was brought for the layer's next FFN, a slot granted or not."""
+        return expert in self._held.get(layer, ()) or any(
+            queued == layer and access.expert == expert for queued, access, _ in self._waiting
+        )
+
+    def bring(self, layer: int, experts: Iterable[int], step: int) -> None:
+        """Bring `experts` of `layer` for its next FFN, as soon as slots allow; one event for the cache."""
+        self._held.setdefault(layer, {})
+        new = [expert for expert in experts if not self.claimed_or_waiting(layer, expert)]
+        if self.cache is None:
+            accesses = [Access(expert, False, -1) for expert in new]
+        else:
+            accesses = list(self.cache.admit(layer, new, self._pinned))
+            pins = [layer * self.cache.n_experts + access.expert for access in accesses if access.slot >= 0]
+            self._pinned.update(pins)
+            self._pinned_by_layer.setdefault(layer, []).extend(pins)
+        self._waiting.extend((layer, access, step) for access in accesses)
+        self._grant()
+
+    def release(self, layer: int, reader: int, used: Container[int]) -> None:
+        """The FFN of `layer` is issued as op `reader`: its transient slots are free once that has run.
+
+        Experts outside `used` were brought for nothing; their slots are free once their copy has ended.
+        """
+        for expert, held in self._held.pop(layer, {}).items():
+            reader_here = reader if expert in used or held.ready < 0 else held.ready
+            self._reader[held.slot] = reader_here
+            if held.transient:
+                self._free.append(held.slot)
+                if expert not in used:
+                    self._recorder.release_after(held.ready, self._expert_bytes)
+        self._pinned.difference_update(self._pinned_by_layer.pop(layer, ()))
+        self._grant()
+
+    def _grant(self) -> None:
+        """Place who waits, in order, until the first for whom there is no slot."""
+        while self._waiting:
+            layer, access, step = self._waiting[0]
+            transient = self.copies.stage is not None or access.slot < 0
+            if transient and not self._free:
+                return
+            self._waiting.popleft()
+            self._held[layer][access.expert] = self._place(layer, access, step, transient)
+
+    def _place(self, layer: int, access: Access, step: int, transient: bool) -> Held:
+        buffer = self._free.popleft() if transient else -1
+        cached = self.n_buffers + access.slot if access.slot >= 0 else -1
+        stage = self.copies.stage
+        ready = self._filled.get(cached, -1)
+        if not access.hit:
+            target = cached if cached >= 0 else (-1 if stage is not None else buffer)
+            ready = self._fetch(layer, access.expert, target, step)
+            if cached >= 0:
+                self._filled[cached] = ready
+        if stage is None:
+            return Held(cached if cached >= 0 else buffer, ready, transient, access.hit)
+        ready = self._copy(
+            Lane.H2D, stage, layer, access.expert, buffer, step, (ready, self._reader.get(buffer, -1))
+        )
+        if cached >= 0:
+            self._reader[cached] = ready
+        return Held(buffer, ready, True, access.hit)
+
+    def _fetch(self, layer: int, expert: int, slot: int, step: int) -> int:
+        """One expert over the link into `slot` (-1: the staging area), out of storage if it lives there."""
+        waits = [self._reader.get(slot, -1)]
+        if self.copies.disk is not None:
+            read = self._copy(Lane.DISK, self.copies.disk, layer, expert, -1, step, (self._last_fetch,))
+            waits.append(read)
+        self._last_fetch = self._copy(Lane.H2D, self.copies.fetch, layer, expert, slot, step, waits)
+        return self._last_fetch
+
+    def _copy(
+        self, lane: Lane, work: Work, layer: int, expert: int, slot: int, step: int, waits: Iterable[int]
+    ) -> int:
+        """Issue one copy; it takes HBM when it fills a transient slot, or a cache slot for the first time."""
+        fills = slot >= 0 and (slot < self.n_buffers or slot not in self._filled)
+        return self._recorder.issue(
+            lane,
+            work,
+            sorted({op for op in waits if op >= 0}),
+            step=step,
+            layer=layer,
+            expert=expert,
+            slot=slot,
+            hbm_acquired=self._expert_bytes if fills else 0,
+        )

@@ -1,0 +1,107 @@
+"""Metrics of a timeline, virtual or real: the definitions of DESIGN.md, one function each."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from offload.ops import Lane, OpKind
+from offload.timeline import Timeline
+
+__all__ = [
+    "decode_steps",
+    "h2d_bytes",
+    "moe_layer_latency_s",
+    "stall_s",
+    "step_end_s",
+    "tpot_s",
+    "transfer_s",
+]
+
+_TRANSFERS = (OpKind.FETCH, OpKind.STAGE, OpKind.DISK_READ)
+
+
+def decode_steps(timeline: Timeline) -> NDArray[np.int32]:
+    """The forward passes that make tokens (they have a HEAD op), in order, (n,) int32."""
+    schedule = timeline.schedule
+    return np.unique(schedule.step[schedule.kind == OpKind.HEAD])
+
+
+def step_end_s(timeline: Timeline, steps: NDArray[np.int32]) -> NDArray[np.float64]:
+    """When each of `steps` has ended, host bookkeeping included, (n,)."""
+    schedule = timeline.schedule
+    last = schedule.kind == OpKind.STEP
+    ends = dict(zip(schedule.step[last].tolist(), timeline.end_s[last].tolist(), strict=True))
+    return np.array([ends[step] for step in steps.tolist()])
+
+
+def moe_layer_latency_s(timeline: Timeline, steps: NDArray[np.int32]) -> float:
+    """Device time of the whole layer that contains an MoE block, mean over MoE layers and `steps`.
+
+    From the start of the layer's first op on the compute stream to the end of its last (PAPER.md: what the
+    authors call MoE block latency). 0.0 without an MoE layer.
+    """
+    schedule = timeline.schedule
+    chosen = np.flatnonzero(
+        (schedule.lane == Lane.COMPUTE) & (schedule.layer >= 0) & np.isin(schedule.step, steps)
+    )
+    if not chosen.size:
+        return 0.0
+    key = schedule.step[chosen].astype(np.int64) * (int(schedule.layer.max()) + 1) + schedule.layer[chosen]
+    layers, index = np.unique(key, return_inverse=True)
+    start = np.full(len(layers), np.inf)
+    end = np.zeros(len(layers))
+    np.minimum.at(start, index, timeline.start_s[chosen])
+    np.maximum.at(end, index, timeline.end_s[chosen])
+    moe = np.zeros(len(layers), dtype=bool)
+    moe[index[schedule.kind[chosen] == OpKind.GATE]] = True
+    return float(np.mean((end - start)[moe])) if moe.any() else 0.0
+
+
+def tpot_s(ends_s: NDArray[np.float64]) -> dict[str, float]:
+    """Time per output token after the first: mean, p50, p99 of the gaps between decode step ends."""
+    gaps = np.diff(ends_s)
+    if not gaps.size:
+        return {"mean": 0.0, "p50": 0.0, "p99": 0.0}
+    p50, p99 = np.percentile(gaps, [50, 99])
+    return {"mean": float(gaps.mean()), "p50": float(p50), "p99": float(p99)}
+
+
+def h2d_bytes(timeline: Timeline) -> int:
+    """Bytes that crossed the link to the device."""
+    schedule = timeline.schedule
+    return int(schedule.bytes[schedule.kind == OpKind.FETCH].sum())
+
+
+def transfer_s(timeline: Timeline) -> float:
+    """Time in which experts were being moved: the union of all copies and storage reads."""
+    moving = np.isin(timeline.schedule.kind, _TRANSFERS)
+    return _covered(timeline.start_s[moving], timeline.end_s[moving])
+
+
+def stall_s(timeline: Timeline) -> float:
+    """Time the compute lane waited for a transfer.
+
+    Of the idle time before an op that reads transferred experts: the part before the last of its transfers
+    has landed.
+    """
+    schedule = timeline.schedule
+    compute = np.flatnonzero(schedule.lane == Lane.COMPUTE)
+    free = np.concatenate([[0.0], timeline.end_s[compute][:-1]])
+    moves = np.isin(schedule.kind, _TRANSFERS)
+    owner = np.repeat(np.arange(len(schedule)), np.diff(schedule.dep_ptr))
+    arrivals = np.zeros(len(schedule))
+    transfers = moves[schedule.dep]
+    np.maximum.at(arrivals, owner[transfers], timeline.end_s[schedule.dep[transfers]])
+    until = np.minimum(timeline.start_s[compute], arrivals[compute])
+    return float(np.maximum(until - free, 0.0).sum())
+
+
+def _covered(start_s: NDArray[np.float64], end_s: NDArray[np.float64]) -> float:
+    """Length of the union of intervals."""
+    if not start_s.size:
+        return 0.0
+    order = np.argsort(start_s)
+    start, end = start_s[order], np.maximum.accumulate(end_s[order])
+    reach = np.concatenate([[start[0]], end[:-1]])
+    return float(np.maximum(end - np.maximum(start, reach), 0.0).sum())

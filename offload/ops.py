@@ -1,0 +1,92 @@
+"""The vocabulary of a schedule: lanes that serve one op at a time, and the kinds of op they serve.
+
+Nothing here may know time.
+"""
+
+from __future__ import annotations
+
+from enum import IntEnum
+from typing import NamedTuple
+
+__all__ = ["Gemm", "Lane", "OpKind", "Work"]
+
+
+class Lane(IntEnum):
+    """A FIFO engine: one op at a time, in issue order."""
+
+    HOST = 0
+    """The issuing thread: launches, copy issues, blocking waits."""
+    COMPUTE = 1
+    """The accelerator's compute stream."""
+    H2D = 2
+    """The copy stream from host memory; device-to-device staging copies queue in the same stream."""
+    D2H = 3
+    """The copy stream to host memory."""
+    DISK = 4
+    """Reads from storage into pinned host memory."""
+    CPU = 5
+    """Experts computed on the host."""
+
+
+class OpKind(IntEnum):
+    """What an op does; a cost model prices it, a runtime executes it."""
+
+    SELF_ATTENTION = 0
+    CROSS_ATTENTION = 1
+    GATE = 2
+    """Gate GEMM, top-k, sort and permutation of the tokens by expert."""
+    EXPERTS = 3
+    """Expert FFNs (one grouped GEMM pair, or one expert), shared experts included."""
+    DENSE_FFN = 4
+    HEAD = 5
+    """Final norm, LM head and sampling."""
+    FETCH = 6
+    """One expert, host memory to a slot in HBM."""
+    STAGE = 7
+    """One expert, HBM to HBM, into the buffer that the FFN reads."""
+    READBACK = 8
+    """The selected expert ids, HBM to host memory."""
+    WAIT = 9
+    """The host blocks until its dependencies are done."""
+    STEP = 10
+    """Host work once a forward pass: stopping criteria, sequence bookkeeping."""
+    DISK_READ = 11
+    """One expert, storage to pinned host memory."""
+    CPU_EXPERT = 12
+    """One expert FFN computed by the host."""
+
+
+class Gemm(NamedTuple):
+    """`n_gemms` products of an (m, k) activation with a (k, n) weight."""
+
+    m: int
+    n: int
+    k: int
+    n_gemms: int = 1
+
+
+class Work(NamedTuple):
+    """What an op asks of a machine, without saying which: the row of a cost table.
+
+    `gemms` read their weights once at `weight_bits` a parameter and run at the peak rate of `dtype`;
+    `flop` is arithmetic outside of them (attention scores), `hbm_bytes` HBM traffic outside of them (KV
+    cache), `copy_bytes` what crosses a link or is copied in HBM.
+    """
+
+    kind: OpKind
+    gemms: tuple[Gemm, ...] = ()
+    dtype: str = "fp32"
+    weight_bits: float = 32.0
+    flop: int = 0
+    hbm_bytes: int = 0
+    copy_bytes: int = 0
+
+    @property
+    def weight_bytes(self) -> float:
+        """Bytes of weights that the GEMMs read."""
+        return sum(g.n * g.k * g.n_gemms for g in self.gemms) * self.weight_bits / 8
+
+    @property
+    def total_flop(self) -> int:
+        """All floating-point operations, 2 per multiply-add."""
+        return self.flop + sum(2 * g.m * g.n * g.k * g.n_gemms for g in self.gemms)

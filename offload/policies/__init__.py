@@ -1,0 +1,60 @@
+"""The presets: one file each, one line here each. `policy_named` reads what a user types."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import replace
+
+from offload.eviction import EVICTIONS
+from offload.policies.gpu_only import gpu_only
+from offload.policies.on_demand import on_demand
+from offload.policies.prefetch_all import prefetch_all
+from offload.policies.pregate import pregate
+from offload.policy import Cache, Policy
+from traces.errors import InvalidInput, unknown_name
+
+__all__ = ["PRESETS", "cache_named", "policy_named"]
+
+PRESETS: dict[str, Callable[..., Policy]] = {
+    "gpu_only": gpu_only,
+    "on_demand": on_demand,
+    "prefetch_all": prefetch_all,
+    "pregate": pregate,
+}
+
+_FORM = re.compile(r"(?P<name>[a-z_]+)(\((?P<lookahead>\d{1,4})\))?(\+(?P<cache>.+))?", re.ASCII)
+
+
+def policy_named(text: str) -> Policy:
+    """The policy a user types: `pregate`, `pregate(2)`, `on_demand+lru:0.1`, `pregate+lfu:64:per_layer`.
+
+    Raises `UnknownName` for a preset that does not exist, `InvalidInput` for anything else that is wrong.
+    """
+    match = _FORM.fullmatch(text.strip())
+    if match is None:
+        raise InvalidInput(f"policy {text!r} is not of the form NAME, NAME(lookahead) or NAME+CACHE")
+    if match["name"] not in PRESETS:
+        raise unknown_name("policy", match["name"], PRESETS)
+    if match["lookahead"] is not None and match["name"] != "pregate":
+        raise InvalidInput(f"policy {text!r}: only pregate looks ahead by a number of blocks")
+    policy = PRESETS[match["name"]](*([int(match["lookahead"])] if match["lookahead"] else []))
+    if match["cache"] is None:
+        return policy
+    return replace(policy, name=f"{policy.name}+{match['cache']}", cache=cache_named(match["cache"]))
+
+
+def cache_named(text: str) -> Cache:
+    """The cache a user types: `EVICTION:RATIO` (0.1) or `EVICTION:SLOTS` (64), then `:per_layer`, `:warm`."""
+    eviction, _, rest = text.strip().partition(":")
+    size, *flags = rest.split(":")
+    if eviction not in EVICTIONS:
+        raise unknown_name("eviction", eviction, EVICTIONS, f"cache {text!r}")
+    for flag in flags:
+        if flag not in ("per_layer", "warm"):
+            raise unknown_name("cache option", flag, ["per_layer", "warm"], f"cache {text!r}")
+    try:
+        ratio, n_slots = (None, int(size)) if size.isdigit() else (float(size), None)
+    except ValueError:
+        raise InvalidInput(f"cache {text!r}: size {size!r} is neither a ratio (0.1) nor slots (64)") from None
+    return Cache(eviction, ratio, n_slots, per_layer="per_layer" in flags, warm="warm" in flags)

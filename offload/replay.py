@@ -1,0 +1,252 @@
+"""A routing trace replayed through an expert cache with a byte budget: hits, misses and bytes; no time.
+
+The rules are those of a phone engine that streams experts from flash, and of the replay its authors
+published with the traces (BigMoeOnEdge, Apache-2.0, docs/bench-data and scripts/route-replay.py):
+
+1. A batch is one (step, layer): all prompt tokens together in prefill, one token (or the tokens of the
+   step) in decode. Steps in order, layers in order within a step.
+2. A batch looks each of its experts up once; a repeated expert, token after token in rank order, only
+   moves up in recency. A miss makes the expert resident and reads `expert_bytes` of its layer.
+3. After the batch, and not before, experts are evicted until the residents fit the budget; never one that
+   this batch used. A batch larger than the budget therefore overshoots it until the next eviction:
+   `ResidencyResult.peak_bytes` shows that.
+4. One pool for all layers, except `layer` and `layerlfu`: each MoE layer owns an equal share in bytes,
+   `budget_bytes // n_moe_layers`, and keeps its last batch even if that is larger than the share (rule 3).
+   That is why these two do not fall to 0 at small budgets.
+5. Prefill reads count in `read_bytes` and in the cumulative hit rate, and fill the cache for decode.
+
+Reproduced exactly with these rules (tests/golden/test_residency_curves.py): every `lru`, `belady`, `lfu`,
+`layer` and `layerlfu` row of the two published curves, and every residency bit the engine recorded. `random`
+is reproduced in distribution only: a published row is a single draw of another generator.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from offload.eviction import Belady, Eviction, Key, Lfu, Lru, Random
+from traces.errors import InvalidInput, unknown_name
+from traces.routing import Phase, RoutingTrace
+
+__all__ = ["POLICIES", "CurveRow", "ResidencyResult", "curve_csv", "replay_residency", "residency_curve"]
+
+POLICIES = ("belady", "lru", "lfu", "random", "layer", "layerlfu")
+"""What can be replayed, in the published order; `layer` and `layerlfu` are LRU and LFU layer by layer."""
+
+MIB = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class ResidencyResult:
+    """What one replay met. A lookup is one unique expert of one batch; `_decode` counts decode batches only.
+
+    hits: `(n_lookups,)` bool, read-only, in the order of the trace: step, layer, first appearance of the
+        expert (token after token, rank order). It is what an engine records as the residency bit.
+    read_bytes: bytes of all misses, prefill included. peak_bytes: most bytes resident after a batch.
+    """
+
+    hits: NDArray[np.bool_] = field(repr=False, compare=False)
+    n_lookups: int
+    n_lookups_decode: int
+    n_hits: int
+    n_hits_decode: int
+    read_bytes: int
+    peak_bytes: int
+
+    @property
+    def n_misses(self) -> int:
+        """Experts read, prefill included."""
+        return self.n_lookups - self.n_hits
+
+    @property
+    def hit_pct_cum(self) -> float:
+        """Hits in 100 lookups, prefill included; 0.0 without lookups."""
+        return 100.0 * self.n_hits / self.n_lookups if self.n_lookups else 0.0
+
+    @property
+    def hit_pct_decode(self) -> float:
+        """Hits in 100 lookups of the decode steps; 0.0 without any."""
+        return 100.0 * self.n_hits_decode / self.n_lookups_decode if self.n_lookups_decode else 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class _Batch:
+    """One (step, layer): unique keys by first and by last appearance."""
+
+    layer: int
+    decode: bool
+    keys: list[Key]
+    by_recency: list[Key]
+
+
+class _Pool:
+    """Residents that share a budget."""
+
+    __slots__ = ("budget_bytes", "eviction", "resident_bytes")
+
+    def __init__(self, budget_bytes: int, eviction: Eviction) -> None:
+        self.budget_bytes, self.eviction, self.resident_bytes = budget_bytes, eviction, 0
+
+
+def replay_residency(
+    trace: RoutingTrace,
+    policy: str,
+    budget_bytes: int,
+    expert_bytes: Sequence[int] | NDArray[np.int64] | None = None,
+    *,
+    seed: int = 0,
+) -> ResidencyResult:
+    """Replay `trace` through `policy`, one of `POLICIES`, with `budget_bytes` of experts.
+
+    expert_bytes: `(n_moe_layers,)` bytes of one expert, by layer; None takes the trace's own. `seed` is used
+    by "random" only. Raises `UnknownName` on a policy, `InvalidInput` on a negative budget, on sizes that are
+    not positive or not one a layer, or when nobody states them.
+    """
+    sizes = _expert_sizes(trace, expert_bytes)
+    return _replay(_batches(trace), policy, budget_bytes, sizes, trace.n_experts, seed)
+
+
+@dataclass(frozen=True, slots=True)
+class CurveRow:
+    """One point of a residency curve; `csv` prints it as the published files do."""
+
+    budget_mib: float
+    policy: str
+    hit_pct_cum: float
+    hit_pct_decode: float
+    read_mib: float
+
+    def csv(self) -> str:
+        """The row as text: whole MiB, three decimals for percentages and one for MiB read."""
+        return (
+            f"{self.budget_mib:.0f},{self.policy},{self.hit_pct_cum:.3f},{self.hit_pct_decode:.3f},"
+            f"{self.read_mib:.1f}"
+        )
+
+
+def residency_curve(
+    trace: RoutingTrace,
+    policies: Sequence[str],
+    budgets_mib: Sequence[float],
+    *,
+    expert_bytes: Sequence[int] | NDArray[np.int64] | None = None,
+    seed: int = 0,
+) -> list[CurveRow]:
+    """One row per budget and policy, budgets outermost; a budget is rounded down to whole bytes.
+
+    Raises what `replay_residency` raises.
+    """
+    sizes = _expert_sizes(trace, expert_bytes)
+    batches = _batches(trace)
+    rows = []
+    for budget_mib in budgets_mib:
+        for policy in policies:
+            result = _replay(batches, policy, int(budget_mib * MIB), sizes, trace.n_experts, seed)
+            read_mib = result.read_bytes / MIB
+            rows.append(CurveRow(budget_mib, policy, result.hit_pct_cum, result.hit_pct_decode, read_mib))
+    return rows
+
+
+def curve_csv(rows: Iterable[CurveRow]) -> str:
+    """The rows as a CSV file with the header of the published curves."""
+    header = "budget_mib,policy,hit_pct_cum,hit_pct_decode,read_mib"
+    return "\n".join([header, *(row.csv() for row in rows)]) + "\n"
+
+
+def _expert_sizes(trace: RoutingTrace, expert_bytes: Sequence[int] | NDArray[np.int64] | None) -> list[int]:
+    given = trace.expert_bytes if expert_bytes is None else expert_bytes
+    if given is None:
+        raise InvalidInput("the trace does not state expert_bytes: give them, one value a MoE layer")
+    sizes = [int(size) for size in given]
+    if len(sizes) != trace.n_moe_layers:
+        raise InvalidInput(f"expert_bytes has {len(sizes)} values, the trace {trace.n_moe_layers} MoE layers")
+    if min(sizes, default=1) < 1:
+        raise InvalidInput(f"expert_bytes = {min(sizes)}: every expert needs at least 1 byte")
+    return sizes
+
+
+def _batches(trace: RoutingTrace) -> list[_Batch]:
+    """The trace as batches; a layer for which a step records nothing (all -1) is no batch."""
+    batches = []
+    for step in trace.steps():
+        for layer in range(trace.n_moe_layers):
+            chosen = step.experts[:, layer, :].ravel()  # [B * k], token after token, rank order
+            keys = (chosen[chosen >= 0].astype(np.int64) + layer * trace.n_experts).tolist()
+            if keys:
+                by_recency = list(dict.fromkeys(reversed(keys)))[::-1]
+                batches.append(
+                    _Batch(layer, step.phase is Phase.DECODE, list(dict.fromkeys(keys)), by_recency)
+                )
+    return batches
+
+
+def _make_pools(
+    batches: list[_Batch], policy: str, budget_bytes: int, n_layers: int, seed: int
+) -> list[_Pool]:
+    match policy:
+        case "lru":
+            return [_Pool(budget_bytes, Lru())]
+        case "lfu":
+            return [_Pool(budget_bytes, Lfu())]
+        case "random":
+            return [_Pool(budget_bytes, Random(np.random.default_rng(seed)))]
+        case "belady":
+            return [_Pool(budget_bytes, Belady(batch.keys for batch in batches))]
+        case "layer":
+            return [_Pool(budget_bytes // n_layers, Lru()) for _ in range(n_layers)]
+        case "layerlfu":
+            return [_Pool(budget_bytes // n_layers, Lfu()) for _ in range(n_layers)]
+    raise unknown_name("replay policy", policy, POLICIES)
+
+
+def _replay(
+    batches: list[_Batch], policy: str, budget_bytes: int, sizes: list[int], n_experts: int, seed: int
+) -> ResidencyResult:
+    if budget_bytes < 0:
+        raise InvalidInput(f"budget_bytes = {budget_bytes} is below 0: give 0 to keep nothing")
+    pools = _make_pools(batches, policy, budget_bytes, len(sizes), seed)
+    resident: set[Key] = set()
+    hits: list[bool] = []
+    n_lookups = [0, 0]  # prefill, decode
+    n_hits = [0, 0]
+    read_bytes = resident_bytes = peak_bytes = 0
+    for batch in batches:
+        size = sizes[batch.layer]
+        pool = pools[batch.layer if len(pools) > 1 else 0]
+        found = [key in resident for key in batch.keys]
+        missing = [key for key, hit in zip(batch.keys, found, strict=True) if not hit]
+        hits += found
+        n_lookups[batch.decode] += len(found)
+        n_hits[batch.decode] += len(found) - len(missing)
+        for key in missing:
+            pool.eviction.insert(key)
+        for key in batch.by_recency:
+            pool.eviction.touch(key)
+        resident.update(missing)
+        pool.resident_bytes += size * len(missing)
+        read_bytes += size * len(missing)
+        resident_bytes += size * len(missing) - _evict(pool, resident, set(batch.keys), sizes, n_experts)
+        peak_bytes = max(peak_bytes, resident_bytes)
+    flags = np.array(hits, dtype=np.bool_)
+    flags.setflags(write=False)
+    return ResidencyResult(
+        flags, sum(n_lookups), n_lookups[1], sum(n_hits), n_hits[1], read_bytes, peak_bytes
+    )
+
+
+def _evict(pool: _Pool, resident: set[Key], protected: set[Key], sizes: list[int], n_experts: int) -> int:
+    """Evict until the pool fits its budget or nothing may go; returns the bytes freed."""
+    freed_bytes = 0
+    while pool.resident_bytes > pool.budget_bytes:
+        victim = pool.eviction.victim(protected)
+        if victim is None:
+            break
+        pool.eviction.remove(victim)
+        resident.discard(victim)
+        pool.resident_bytes -= sizes[victim // n_experts]
+        freed_bytes += sizes[victim // n_experts]
+    return freed_bytes

@@ -1,0 +1,210 @@
+"""The schedule: what is executed, in issue order, captured once and interpreted anywhere.
+
+A struct of arrays, read-only, hashable by `digest`, stored as safetensors. Nothing here may know time.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save
+
+from offload.ops import Gemm, Lane, OpKind, Work
+from traces.errors import InvalidFile, InvalidInput
+
+__all__ = ["Recorder", "Schedule"]
+
+FORMAT = "pregate.schedule"
+VERSION = 1
+MAX_OPS = 200_000_000
+"""Largest schedule file accepted, in ops (about 12 GB of arrays)."""
+
+_DTYPES: dict[str, Any] = {
+    "lane": np.int8, "kind": np.int8, "cost": np.int32, "dep_ptr": np.int64, "dep": np.int32,
+    "step": np.int32, "layer": np.int16, "expert": np.int16, "slot": np.int32, "bytes": np.int64,
+    "hbm_acquired": np.int64, "hbm_released": np.int64,
+}  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Schedule:
+    """`n_ops` ops in issue order; op i may depend on ops < i only.
+
+    Shapes `(n_ops,)` unless stated: `lane` int8, `kind` int8, `cost` int32 (row of `works`), `step` int32
+    (forward pass), `layer` int16 (decoder or encoder layer, -1 none), `expert` int16 (-1 none or grouped),
+    `slot` int32 (-1 none), `bytes` int64 (copied), `hbm_acquired` int64 (taken when the op starts),
+    `hbm_released` int64 (given back when it ends); dependencies in CSR form: `dep_ptr` (n_ops + 1,) int64,
+    `dep` (n_deps,) int32. `static_bytes`: HBM in use from the start to the end.
+
+    Raises `InvalidInput` when the arrays do not fit together or an op depends on a later one.
+    """
+
+    lane: NDArray[np.int8]
+    kind: NDArray[np.int8]
+    cost: NDArray[np.int32]
+    dep_ptr: NDArray[np.int64]
+    dep: NDArray[np.int32]
+    step: NDArray[np.int32]
+    layer: NDArray[np.int16]
+    expert: NDArray[np.int16]
+    slot: NDArray[np.int32]
+    bytes: NDArray[np.int64]
+    hbm_acquired: NDArray[np.int64]
+    hbm_released: NDArray[np.int64]
+    works: tuple[Work, ...]
+    static_bytes: int = 0
+    digest: str = field(init=False)
+
+    def __post_init__(self) -> None:
+        for name, dtype in _DTYPES.items():
+            array = np.ascontiguousarray(getattr(self, name), dtype=dtype)
+            array.flags.writeable = False
+            object.__setattr__(self, name, array)
+        self._check()
+        sha = hashlib.sha256()
+        for name in _DTYPES:
+            sha.update(getattr(self, name).tobytes())
+        sha.update(json.dumps([self.static_bytes, _works_to_json(self.works)]).encode())
+        object.__setattr__(self, "digest", sha.hexdigest()[:16])
+
+    def _check(self) -> None:
+        n = len(self.lane)
+        for name in _DTYPES:
+            wanted = {"dep_ptr": n + 1, "dep": int(self.dep_ptr[-1]) if len(self.dep_ptr) else -1}.get(
+                name, n
+            )
+            if getattr(self, name).shape != (wanted,):
+                raise InvalidInput(f"schedule: {name} has shape {getattr(self, name).shape}, not ({wanted},)")
+        if self.dep_ptr[0] != 0 or np.any(np.diff(self.dep_ptr) < 0):
+            raise InvalidInput("schedule: dep_ptr must rise from 0")
+        owner = np.repeat(np.arange(n), np.diff(self.dep_ptr))
+        if np.any(self.dep >= owner) or np.any(self.dep < 0):
+            raise InvalidInput("schedule: an op depends on itself, a later op or none that exists")
+        if n and (self.lane.min() < 0 or self.lane.max() >= len(Lane)):
+            raise InvalidInput(f"schedule: a lane is outside 0..{len(Lane) - 1}")
+        if n and (self.kind.min() < 0 or self.kind.max() >= len(OpKind)):
+            raise InvalidInput(f"schedule: an op kind is outside 0..{len(OpKind) - 1}")
+        if n and (self.cost.min() < 0 or self.cost.max() >= len(self.works)):
+            raise InvalidInput(f"schedule: a cost row is outside 0..{len(self.works) - 1}")
+
+    def __len__(self) -> int:
+        return len(self.lane)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Schedule) and self.digest == other.digest
+
+    def __hash__(self) -> int:
+        return hash(self.digest)
+
+    def deps(self, i: int) -> NDArray[np.int32]:
+        """The ops that op `i` waits for."""
+        return self.dep[self.dep_ptr[i] : self.dep_ptr[i + 1]]
+
+    def save(self, path: Path) -> None:
+        """Write to `path` as safetensors; a reader sees the old file or the whole new one."""
+        header = {
+            "format": FORMAT,
+            "version": str(VERSION),
+            "static_bytes": str(self.static_bytes),
+            "works": json.dumps(_works_to_json(self.works)),
+        }
+        partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+        try:
+            partial.write_bytes(save({name: getattr(self, name) for name in _DTYPES}, metadata=header))
+            os.replace(partial, path)
+        except OSError as error:
+            raise InvalidFile(f"{path}: cannot be written ({error.strerror})") from error
+        finally:
+            partial.unlink(missing_ok=True)
+
+    @classmethod
+    def load(cls, path: Path) -> Schedule:
+        """Read what `save` wrote. Raises `InvalidFile` on anything else."""
+        try:
+            with safe_open(path, framework="numpy") as file:
+                header = file.metadata() or {}
+                if header.get("format") != FORMAT or header.get("version") != str(VERSION):
+                    raise InvalidFile(f"{path}: not a {FORMAT} file of version {VERSION}")
+                if file.get_slice("lane").get_shape()[0] > MAX_OPS:
+                    raise InvalidFile(f"{path}: more than {MAX_OPS} ops")
+                arrays = {name: file.get_tensor(name) for name in _DTYPES}
+                works = _works_from_json(json.loads(header["works"]))
+                return cls(**arrays, works=works, static_bytes=int(header["static_bytes"]))
+        except (OSError, SafetensorError, KeyError, ValueError, TypeError) as error:
+            raise InvalidFile(f"{path}: not a readable schedule ({error})") from error
+
+
+class Recorder:
+    """Writes a schedule down op by op; it is asked for everything but the time."""
+
+    def __init__(self) -> None:
+        self._columns: dict[str, list[int]] = {name: [] for name in _DTYPES if not name.startswith("dep")}
+        self._dep_ptr = [0]
+        self._dep: list[int] = []
+        self._rows: dict[Work, int] = {}
+
+    def __len__(self) -> int:
+        return len(self._dep_ptr) - 1
+
+    def issue(
+        self,
+        lane: Lane,
+        work: Work,
+        after: Sequence[int] = (),
+        *,
+        step: int,
+        layer: int = -1,
+        expert: int = -1,
+        slot: int = -1,
+        hbm_acquired: int = 0,
+        hbm_released: int = 0,
+    ) -> int:
+        """Append one op; returns its index, to be named in later ops' `after`."""
+        row = self._rows.setdefault(work, len(self._rows))
+        columns = self._columns
+        columns["lane"].append(lane)
+        columns["kind"].append(work.kind)
+        columns["cost"].append(row)
+        columns["step"].append(step)
+        columns["layer"].append(layer)
+        columns["expert"].append(expert)
+        columns["slot"].append(slot)
+        columns["bytes"].append(work.copy_bytes)
+        columns["hbm_acquired"].append(hbm_acquired)
+        columns["hbm_released"].append(hbm_released)
+        self._dep.extend(after)
+        self._dep_ptr.append(len(self._dep))
+        return len(self._dep_ptr) - 2
+
+    def release_after(self, op: int, n_bytes: int) -> None:
+        """Op `op` gives back `n_bytes` more of HBM when it ends."""
+        self._columns["hbm_released"][op] += n_bytes
+
+    def schedule(self, static_bytes: int = 0) -> Schedule:
+        """What was recorded, with `static_bytes` of HBM in use throughout."""
+        arrays = {name: np.array(values, dtype=_DTYPES[name]) for name, values in self._columns.items()}
+        arrays["dep_ptr"] = np.array(self._dep_ptr, dtype=np.int64)
+        arrays["dep"] = np.array(self._dep, dtype=np.int32)
+        return Schedule(**arrays, works=tuple(self._rows), static_bytes=static_bytes)
+
+
+def _works_to_json(works: Sequence[Work]) -> list[list[Any]]:
+    return [[int(w.kind), [list(g) for g in w.gemms], *w[2:]] for w in works]
+
+
+def _works_from_json(rows: list[list[Any]]) -> tuple[Work, ...]:
+    if any(len(row) != len(Work._fields) for row in rows):
+        raise ValueError("a cost row has the wrong number of fields")
+    return tuple(Work(OpKind(row[0]), tuple(Gemm(*gemm) for gemm in row[1]), *row[2:]) for row in rows)
+
+
+assert {f.name for f in fields(Schedule)} - {"works", "static_bytes", "digest"} == set(_DTYPES)

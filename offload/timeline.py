@@ -1,0 +1,61 @@
+"""The timeline: start and end of every op of a schedule, virtual or real, in one schema."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from offload.ops import Lane
+from offload.schedule import Schedule
+from traces.errors import InvalidInput
+
+__all__ = ["Timeline"]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Timeline:
+    """When each op of `schedule` ran: `start_s`, `end_s` (n_ops,) float64, seconds from the first op.
+
+    `source` names the interpreter ("des", "cuda", ...). Raises `InvalidInput` when an op ends before its start.
+    """
+
+    schedule: Schedule
+    start_s: NDArray[np.float64]
+    end_s: NDArray[np.float64]
+    source: str
+
+    def __post_init__(self) -> None:
+        for name in ("start_s", "end_s"):
+            array = np.ascontiguousarray(getattr(self, name), dtype=np.float64)
+            if array.shape != (len(self.schedule),):
+                raise InvalidInput(f"timeline: {name} has shape {array.shape}, not ({len(self.schedule)},)")
+            array.flags.writeable = False
+            object.__setattr__(self, name, array)
+        if np.any(self.end_s < self.start_s):
+            raise InvalidInput("timeline: an op ends before it starts")
+
+    @property
+    def makespan_s(self) -> float:
+        """End of the last op."""
+        return float(self.end_s.max(initial=0.0))
+
+    def busy_s(self, lane: Lane) -> float:
+        """Time during which `lane` serves an op."""
+        mine = self.schedule.lane == lane
+        return float(np.sum(self.end_s[mine] - self.start_s[mine]))
+
+    def hbm_events(self) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+        """Times (n,) and HBM bytes in use from each on; at one time, releases come before what is taken."""
+        schedule = self.schedule
+        taken, given = schedule.hbm_acquired > 0, schedule.hbm_released > 0
+        times = np.concatenate([self.end_s[given], self.start_s[taken]])
+        deltas = np.concatenate([-schedule.hbm_released[given], schedule.hbm_acquired[taken]])
+        order = np.argsort(times, kind="stable")
+        return times[order], schedule.static_bytes + np.cumsum(deltas[order])
+
+    @property
+    def peak_hbm_bytes(self) -> int:
+        """Most HBM in use at any time, static bytes included."""
+        return int(max(self.hbm_events()[1].max(initial=0), self.schedule.static_bytes))

@@ -1,0 +1,124 @@
+"""What each op of a transformer layer asks of a machine, from the architecture alone: GEMMs, bytes, FLOPs.
+
+Counting rules (2 FLOP per multiply-add): attention scores and values cost 4 x pairs x heads x head size,
+the KV cache is read once a forward pass, weights are read once per GEMM. Nothing here may know time.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+
+from offload.ops import Gemm, OpKind, Work
+from traces.architecture import LayerStack, ModelArchitecture
+
+__all__ = [
+    "cross_attention_work",
+    "dense_ffn_work",
+    "expert_copy_work",
+    "experts_work",
+    "gate_work",
+    "head_work",
+    "readback_work",
+    "self_attention_work",
+]
+
+_IDS_BYTES = 4
+"""An expert id travels as an int32."""
+
+
+def self_attention_work(
+    model: ModelArchitecture, stack: LayerStack, n_tokens: int, kv_tokens: int, pairs: int
+) -> Work:
+    """Self-attention of one layer over `n_tokens` new tokens.
+
+    `kv_tokens`: cached tokens read (summed over sequences); `pairs`: query-key pairs scored.
+    """
+    attention = stack.attention
+    element_bytes = model.dtype.bytes_per_param
+    gemms = tuple(Gemm(n_tokens, n, k) for n, k in attention.gemm_shapes(model.d_model))
+    return Work(
+        OpKind.SELF_ATTENTION,
+        gemms,
+        model.dtype.name,
+        model.dtype.bits,
+        flop=4 * pairs * attention.n_heads * attention.head_dim,
+        hbm_bytes=int(kv_tokens * attention.kv_elements_per_token * element_bytes),
+    )
+
+
+def cross_attention_work(
+    model: ModelArchitecture, stack: LayerStack, n_tokens: int, kv_tokens: int, new_memory_tokens: int
+) -> Work:
+    """Cross-attention of one decoder layer over `kv_tokens` encoder outputs (summed over sequences).
+
+    `new_memory_tokens`: encoder outputs whose keys and values are projected now (first decode step only).
+    """
+    attention = stack.attention
+    query, key, value, output = attention.gemm_shapes(model.d_model)
+    gemms = [Gemm(n_tokens, *query), Gemm(n_tokens, *output)]
+    if new_memory_tokens:
+        gemms += [Gemm(new_memory_tokens, *key), Gemm(new_memory_tokens, *value)]
+    return Work(
+        OpKind.CROSS_ATTENTION,
+        tuple(gemms),
+        model.dtype.name,
+        model.dtype.bits,
+        flop=4 * kv_tokens * attention.n_heads * attention.head_dim,
+        hbm_bytes=int(kv_tokens * attention.kv_elements_per_token * model.dtype.bytes_per_param),
+    )
+
+
+def gate_work(model: ModelArchitecture, n_tokens: int) -> Work:
+    """Gate GEMM (d_model x n_experts), top-k and the permutation of tokens by expert."""
+    moved_bytes = 2 * n_tokens * model.top_k * model.d_model * model.dtype.bytes_per_param
+    return Work(
+        OpKind.GATE,
+        (Gemm(n_tokens, model.n_experts, model.d_model),),
+        model.dtype.name,
+        model.dtype.bits,
+        hbm_bytes=int(moved_bytes),
+    )
+
+
+def experts_work(
+    model: ModelArchitecture, tokens_per_expert: Sequence[int], n_shared_tokens: int = 0
+) -> Work:
+    """Expert FFNs, one entry of `tokens_per_expert` an active expert; shared experts on `n_shared_tokens`."""
+    gemms: list[Gemm] = []
+    for n_tokens, n_experts in sorted(Counter(tokens_per_expert).items()):
+        gemms += _ffn(n_tokens, model.d_model, model.d_ff_expert, model.n_expert_matrices, n_experts)
+    if n_shared_tokens and model.n_shared_experts:
+        width = model.d_ff_shared
+        gemms += _ffn(n_shared_tokens, model.d_model, width, model.n_expert_matrices, model.n_shared_experts)
+    return Work(OpKind.EXPERTS, tuple(gemms), model.dtype.name, model.expert_dtype.bits)
+
+
+def dense_ffn_work(model: ModelArchitecture, stack: LayerStack, n_tokens: int) -> Work:
+    """The FFN of a layer without experts."""
+    gemms = _ffn(n_tokens, model.d_model, stack.d_ff_dense, stack.n_dense_matrices, 1)
+    return Work(OpKind.DENSE_FFN, tuple(gemms), model.dtype.name, model.dtype.bits)
+
+
+def head_work(model: ModelArchitecture, n_tokens: int) -> Work:
+    """LM head over `n_tokens` (the last token of each sequence) and sampling."""
+    gemms = (Gemm(n_tokens, model.vocab_size, model.d_model),)
+    logits_bytes = 2 * n_tokens * model.vocab_size * model.dtype.bytes_per_param
+    return Work(OpKind.HEAD, gemms, model.dtype.name, model.dtype.bits, hbm_bytes=int(logits_bytes))
+
+
+def expert_copy_work(model: ModelArchitecture, kind: OpKind) -> Work:
+    """One expert moved: `FETCH` over the link, `STAGE` within HBM, or `DISK_READ` from storage."""
+    return Work(
+        kind, dtype=model.dtype.name, weight_bits=model.expert_dtype.bits, copy_bytes=model.expert_bytes
+    )
+
+
+def readback_work(n_ids: int) -> Work:
+    """The selected expert ids of one block, device to host."""
+    return Work(OpKind.READBACK, copy_bytes=n_ids * _IDS_BYTES)
+
+
+def _ffn(n_tokens: int, d_model: int, d_ff: int, n_matrices: int, n_ffns: int) -> list[Gemm]:
+    """Up (and gate) projections, then down: two matrices, or three with a gated activation."""
+    return [Gemm(n_tokens, d_ff, d_model, n_ffns * (n_matrices - 1)), Gemm(n_tokens, d_model, d_ff, n_ffns)]

@@ -1,0 +1,129 @@
+"""Published residency replays, reproduced: BigMoeOnEdge curves and engine bits, gpt-oss-20b LRU semantics."""
+
+from __future__ import annotations
+
+import json
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from offload.replay import replay_residency, residency_curve
+from offload.residency import ResidentSet
+from traces.importers import import_trace
+from traces.importers.route_trace_v1 import read_residency
+from traces.routing import Phase, RoutingTrace
+
+SHARED = Path(__file__).resolve().parents[3] / "shared" / "traces"
+PHONE = SHARED / "bigmoeonedge"
+GPTOSS20B = SHARED / "gptoss20b"
+MODELS = ("qwen", "gptoss")
+
+needs_phone = pytest.mark.skipif(not PHONE.is_dir(), reason="the BigMoeOnEdge traces are not here")
+needs_gptoss20b = pytest.mark.skipif(not GPTOSS20B.is_dir(), reason="the gpt-oss-20b trace is not here")
+
+
+@cache
+def phone_trace(model: str) -> RoutingTrace:
+    return import_trace(PHONE / f"{model}.route.csv", "route_trace_v1")
+
+
+def published_rows(model: str) -> list[str]:
+    return (PHONE / f"{model}-curve.csv").read_text(encoding="utf-8").split()[1:]
+
+
+def budgets_of(model: str) -> list[int]:
+    return sorted({int(row.split(",")[0]) for row in published_rows(model)})
+
+
+@needs_phone
+@pytest.mark.parametrize("policy", ["lru", "belady", "lfu", "layer", "layerlfu"])
+@pytest.mark.parametrize("model", MODELS)
+def test_curves_are_the_published_text(model: str, policy: str) -> None:
+    """All 11 budgets: hit rates to 0.001 points, reads to 0.1 MiB, as printed."""
+    expected = [row for row in published_rows(model) if row.split(",")[1] == policy]
+    assert len(expected) == 11
+    rows = residency_curve(phone_trace(model), [policy], budgets_of(model))
+    assert [row.csv() for row in rows] == expected
+
+
+@needs_phone
+@pytest.mark.parametrize(("model", "tolerance_pct"), [("qwen", 0.5), ("gptoss", 2.0)])
+def test_random_is_near_the_published_draw(model: str, tolerance_pct: float) -> None:
+    """One draw against one draw: standard deviation at most 0.2 points (qwen) and 0.7 (gptoss) each."""
+    expected = [row.split(",") for row in published_rows(model) if row.split(",")[1] == "random"]
+    for row, published in zip(
+        residency_curve(phone_trace(model), ["random"], budgets_of(model)), expected, strict=True
+    ):
+        assert row.hit_pct_decode == pytest.approx(float(published[3]), abs=tolerance_pct)
+
+
+@needs_phone
+@pytest.mark.parametrize("model", MODELS)
+def test_counts_at_the_engines_budget(model: str) -> None:
+    expected = json.loads((PHONE / "expected.json").read_text(encoding="utf-8"))["bigmoeonedge"][model]
+    result = replay_residency(phone_trace(model), "lru", expected["budget_mib"] << 20)
+    assert result.n_lookups == expected["unique_lookups_all"]
+    assert result.n_lookups_decode == expected["unique_lookups_decode"]
+    assert result.n_misses == expected["misses"]
+    assert round(result.hit_pct_cum, 2) == expected["hit_pct_all"]
+    assert round(result.hit_pct_decode, 2) == expected["hit_pct_decode"]
+
+
+@needs_phone
+@pytest.mark.parametrize(("model", "budget_mib"), [("qwen", 4000), ("gptoss", 3000)])
+def test_every_bit_the_engine_recorded(model: str, budget_mib: int) -> None:
+    """The residency bit of the first row of each expert in each batch is what the replay met."""
+    trace = phone_trace(model)
+    bits = read_residency(PHONE / f"{model}.route.csv")
+    recorded: list[bool] = []
+    start = 0
+    for step in trace.steps():
+        stop = start + len(step.experts)
+        for layer in range(trace.n_moe_layers):
+            chosen = step.experts[:, layer, :].ravel()
+            _, first = np.unique(chosen, return_index=True)
+            first = np.sort(first[chosen[first] >= 0])
+            recorded += (bits[start:stop, layer, :].ravel()[first] > 0).tolist()
+        start = stop
+    result = replay_residency(trace, "lru", budget_mib << 20)
+    assert len(recorded) == result.n_lookups
+    np.testing.assert_array_equal(np.array(recorded), result.hits)
+
+
+@needs_phone
+@pytest.mark.parametrize("model", MODELS)
+def test_pooled_lru_hits_nothing_below_one_tokens_cycle(model: str) -> None:
+    trace = phone_trace(model)
+    assert trace.expert_bytes is not None
+    n_distinct = [
+        len(np.unique(trace.experts[trace.phase == Phase.DECODE][0, layer]))
+        for layer in range(trace.n_moe_layers)
+    ]
+    cycle_bytes = int((trace.expert_bytes * np.array(n_distinct)).sum())
+    below = replay_residency(trace, "lru", cycle_bytes - int(trace.expert_bytes.max()) * trace.top_k)
+    assert below.n_hits_decode == 0
+    assert replay_residency(trace, "lru", cycle_bytes).n_hits_decode > 0
+
+
+@needs_gptoss20b
+@pytest.mark.parametrize(("what", "serial"), [("atomic", False), ("serial_rank_order", True)])
+def test_event_atomic_and_serial_lru_at_capacity_k(what: str, serial: bool) -> None:
+    """gpt-oss-20b, per-layer LRU of k = 4 that starts cold in every sequence: 43.4 % against 34.1 %."""
+    expected = json.loads((GPTOSS20B / "lru_semantics.json").read_text(encoding="utf-8"))["4"][what]
+    trace = import_trace(GPTOSS20B / "gptoss20b_mmlu_decode.npz", "gptoss_npz")
+    n_hits = 0
+    for sequence in np.unique(trace.sequence):
+        residents = ResidentSet(
+            trace.top_k * trace.n_moe_layers,
+            per_layer=True,
+            n_layers=trace.n_moe_layers,
+            n_experts=trace.n_experts,
+        )
+        for token in trace.experts[trace.sequence == sequence].tolist():
+            for layer, experts in enumerate(token):
+                for event in [[expert] for expert in experts] if serial else [experts]:
+                    residents.admit(layer, event)
+        n_hits += residents.n_hits
+    assert round(n_hits / trace.experts.size, 4) == expected

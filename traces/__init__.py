@@ -1,0 +1,1 @@
+"""The workload: model architectures and routing traces, from real recordings or synthesised."""

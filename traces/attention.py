@@ -1,0 +1,134 @@
+"""One attention block: the shapes of its projections, its parameters and what it caches for a token."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from traces.errors import InvalidInput, unknown_name
+
+KINDS = ("mha", "gqa", "mla")
+QK_NORMS = ("none", "head", "full")
+MAX_HEADS = 4096
+MAX_HEAD_DIM = 1 << 16
+
+
+@dataclass(frozen=True, slots=True)
+class Attention:
+    """Multi-head ("mha"), grouped-query ("gqa") or multi-head latent ("mla") attention.
+
+    `head_dim` is the width of one query and key head; in MLA it is `qk_nope_dim + qk_rope_dim`, and the five
+    MLA fields are 0 otherwise. `q_lora_rank` = 0 in MLA means that queries are not compressed. `qk_norm`
+    scales queries and keys by one vector of `head_dim` ("head", Qwen3) or one of all heads ("full", OLMoE).
+    `sinks` adds a learned logit for each head (gpt-oss). In MLA `qkv_bias` sits on the two down-projections.
+
+    MLA follows DeepSeek-V2 (arXiv 2405.04434, section 2.1) with K and V decompressed by one matrix.
+    Raises `InvalidInput` for shapes that contradict the kind.
+    """
+
+    kind: str
+    n_heads: int
+    n_kv_heads: int
+    head_dim: int
+    q_lora_rank: int = 0
+    kv_lora_rank: int = 0
+    qk_nope_dim: int = 0
+    qk_rope_dim: int = 0
+    v_head_dim: int = 0
+    qkv_bias: bool = False
+    output_bias: bool = False
+    qk_norm: str = "none"
+    sinks: bool = False
+
+    def __post_init__(self) -> None:
+        if self.kind not in KINDS:
+            raise unknown_name("attention kind", self.kind, KINDS)
+        if self.qk_norm not in QK_NORMS:
+            raise unknown_name("qk_norm", self.qk_norm, QK_NORMS)
+        for name, limit in (("n_heads", MAX_HEADS), ("n_kv_heads", MAX_HEADS), ("head_dim", MAX_HEAD_DIM)):
+            value = getattr(self, name)
+            if not 1 <= value <= limit:
+                raise InvalidInput(f"attention: {name} = {value}, expected 1 to {limit}")
+        if self.kind == "mla":
+            self._check_mla()
+        else:
+            self._check_heads()
+
+    def _check_heads(self) -> None:
+        if self.q_lora_rank or self.kv_lora_rank or self.qk_nope_dim or self.qk_rope_dim or self.v_head_dim:
+            raise InvalidInput(f"attention: {self.kind} has no low-rank fields: leave them out, or use mla")
+        if self.kind == "mha" and self.n_kv_heads != self.n_heads:
+            raise InvalidInput(
+                f"attention: mha with {self.n_kv_heads} KV heads for {self.n_heads} heads: use gqa"
+            )
+        if self.n_heads % self.n_kv_heads:
+            raise InvalidInput(
+                f"attention: n_heads = {self.n_heads} is not a multiple of n_kv_heads = {self.n_kv_heads}"
+            )
+
+    def _check_mla(self) -> None:
+        for name in ("kv_lora_rank", "qk_nope_dim", "qk_rope_dim", "v_head_dim"):
+            value = getattr(self, name)
+            if not 1 <= value <= MAX_HEAD_DIM:
+                raise InvalidInput(f"attention: mla with {name} = {value}, expected 1 to {MAX_HEAD_DIM}")
+        if not 0 <= self.q_lora_rank <= MAX_HEAD_DIM:
+            raise InvalidInput(
+                f"attention: q_lora_rank = {self.q_lora_rank}, expected 0 (none) to {MAX_HEAD_DIM}"
+            )
+        if self.head_dim != self.qk_nope_dim + self.qk_rope_dim:
+            raise InvalidInput(
+                f"attention: mla head_dim = {self.head_dim}, expected qk_nope_dim + qk_rope_dim = "
+                f"{self.qk_nope_dim + self.qk_rope_dim}"
+            )
+        if self.n_kv_heads != self.n_heads:
+            raise InvalidInput(f"attention: mla with n_kv_heads = {self.n_kv_heads}, expected {self.n_heads}")
+        if self.qk_norm != "none" or self.sinks:
+            raise InvalidInput("attention: mla with qk_norm or sinks is not modelled: leave them out")
+
+    def gemm_shapes(self, d_model: int) -> tuple[tuple[int, int], ...]:
+        """(n_out, k_in) of each projection matrix, in the order they run; the output projection is last.
+
+        MLA: queries (one matrix, or down and up), KV down, KV up, output. Kernels that absorb the KV
+        up-projection into its neighbours multiply by the same weights in another order.
+        """
+        q_width = self.n_heads * self.head_dim
+        if self.kind != "mla":
+            kv_width = self.n_kv_heads * self.head_dim
+            return ((q_width, d_model), (kv_width, d_model), (kv_width, d_model), (d_model, q_width))
+        queries: tuple[tuple[int, int], ...]
+        if self.q_lora_rank:
+            queries = ((self.q_lora_rank, d_model), (q_width, self.q_lora_rank))
+        else:
+            queries = ((q_width, d_model),)
+        return (
+            *queries,
+            (self.kv_lora_rank + self.qk_rope_dim, d_model),
+            (self.n_heads * (self.qk_nope_dim + self.v_head_dim), self.kv_lora_rank),
+            (d_model, self.n_heads * self.v_head_dim),
+        )
+
+    def matrix_params(self, d_model: int) -> int:
+        """Parameters of the projection matrices."""
+        return sum(n_out * k_in for n_out, k_in in self.gemm_shapes(d_model))
+
+    def vector_params(self, d_model: int) -> int:
+        """Parameters of biases, norms inside the block, and sinks."""
+        if self.kind == "mla":
+            biased = self.q_lora_rank + self.kv_lora_rank + self.qk_rope_dim
+            norms = self.q_lora_rank + self.kv_lora_rank
+        else:
+            biased = (self.n_heads + 2 * self.n_kv_heads) * self.head_dim
+            widths = {"none": 0, "head": 2, "full": self.n_heads + self.n_kv_heads}
+            norms = widths[self.qk_norm] * self.head_dim
+        sinks = self.n_heads if self.sinks else 0
+        return self.qkv_bias * biased + self.output_bias * d_model + norms + sinks
+
+    def params(self, d_model: int) -> int:
+        """All parameters of the block."""
+        return self.matrix_params(d_model) + self.vector_params(d_model)
+
+    @property
+    def kv_elements_per_token(self) -> int:
+        """Numbers cached for a token in one layer: K and V, or in MLA the latent and the shared RoPE key."""
+        if self.kind == "mla":
+            return self.kv_lora_rank + self.qk_rope_dim
+        return 2 * self.n_kv_heads * self.head_dim

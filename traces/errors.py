@@ -1,0 +1,36 @@
+"""The errors a user can mend. Each message is one line: the value, the limit and the way out."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+__all__ = ["InvalidFile", "InvalidInput", "PregateError", "UnknownName", "unknown_name"]
+
+
+class PregateError(Exception):
+    """Anything this project refuses on purpose. The command line prints it as one line and exits with 2."""
+
+
+class InvalidInput(PregateError):
+    """A value outside its limits: a negative bandwidth, an impossible shape, a trace of another model."""
+
+
+class InvalidFile(InvalidInput):
+    """A file that is missing, too big, malformed or not of the stated format."""
+
+
+class UnknownName(InvalidInput):
+    """A name that is not in a registry; the message offers the nearest one."""
+
+
+def unknown_name(kind: str, name: str, known: Iterable[str], where: str = "") -> UnknownName:
+    """Build the error for `name`, unknown among `known`: it names the nearest valid one.
+
+    `kind` is what was looked for ("model", "key"), `where` the file or option it was found in.
+    """
+    names = sorted(known)
+    near = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
+    hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(names)}"
+    place = f" in {where}" if where else ""
+    return UnknownName(f"unknown {kind} {name!r}{place}: {hint}")

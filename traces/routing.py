@@ -1,0 +1,308 @@
+"""The workload: which experts every token chose at every MoE layer, and in which forward pass.
+
+Nothing here knows bytes moved or time; a trace says what the gates said.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import heapq
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from enum import IntEnum
+from itertools import pairwise
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from traces.errors import InvalidInput
+
+if TYPE_CHECKING:
+    from traces.architecture import ModelArchitecture
+
+__all__ = ["MAX_EXPERTS", "Phase", "Provenance", "RoutingTrace", "Step", "check_tokens", "rebatch"]
+
+MAX_EXPERTS = 32767
+"""Expert ids are int16."""
+
+_CHECK_CELLS = 1 << 22
+"""Cells checked at a time, so that validation needs a bounded amount of memory beside the trace."""
+
+
+class Phase(IntEnum):
+    """What a forward pass does: read the prompt (or run the encoder), or make one token a sequence."""
+
+    PREFILL = 0
+    DECODE = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Provenance:
+    """Where a trace comes from: model, source, licence, recorder and the versions involved."""
+
+    model: str
+    source: str
+    licence: str = "not stated"
+    recorder: str = "not stated"
+    versions: Mapping[str, str] = field(default_factory=dict)
+    note: str = ""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "versions", MappingProxyType(dict(self.versions)))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Step:
+    """One forward pass: `experts` (n_tokens_of_step, n_moe_layers, top_k) int16 is a read-only view."""
+
+    i_step: int
+    phase: Phase
+    experts: NDArray[np.int16]
+    sequence: NDArray[np.int32]
+    position: NDArray[np.int32]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class RoutingTrace:
+    """The experts chosen by every token at every MoE layer.
+
+    experts       (n_tokens, n_moe_layers, top_k) int16, -1 pads: the layer axis covers all MoE layers,
+                  encoder first. Encoder tokens (prefill) have -1 in decoder layers and decode tokens of an
+                  encoder-decoder -1 in encoder layers; without an encoder every token visits every layer.
+    gate_weights  same shape float32, or None
+    sequence      (n_tokens,) int32 request the token belongs to
+    position      (n_tokens,) int32 place of the token in its sequence
+    phase         (n_tokens,) int8  `Phase`; one phase a step
+    step          (n_tokens,) int32 forward pass, never decreasing: a step's tokens are contiguous
+    expert_bytes  (n_moe_layers,) int64 size of one expert as the recording engine stored it, or None
+
+    Integer arrays of another width are converted; all become read-only. Raises `InvalidInput` naming the
+    token, layer and value that is wrong. Two traces are the same workload when their `digest` is the same.
+    """
+
+    experts: NDArray[np.int16]
+    sequence: NDArray[np.int32]
+    position: NDArray[np.int32]
+    phase: NDArray[np.int8]
+    step: NDArray[np.int32]
+    n_experts: int
+    provenance: Provenance
+    gate_weights: NDArray[np.float32] | None = None
+    expert_bytes: NDArray[np.int64] | None = None
+
+    def __post_init__(self) -> None:
+        shape = np.shape(self.experts)
+        if len(shape) != 3 or 0 in shape:
+            raise InvalidInput(
+                f"experts has shape {shape}: it must be (n_tokens, n_moe_layers, top_k), none 0"
+            )
+        if not 1 <= self.n_experts <= MAX_EXPERTS:
+            raise InvalidInput(f"n_experts = {self.n_experts}: it must be 1 to {MAX_EXPERTS}")
+        if shape[2] > self.n_experts:
+            raise InvalidInput(f"top_k = {shape[2]} is above n_experts = {self.n_experts}")
+        columns = (("sequence", np.int32), ("position", np.int32), ("phase", np.int8), ("step", np.int32))
+        _freeze(self, "experts", np.int16, shape)
+        for name, dtype in columns:
+            _freeze(self, name, dtype, shape[:1])
+        if self.expert_bytes is not None:
+            _freeze(self, "expert_bytes", np.int64, shape[1:2])
+            if self.expert_bytes.min() <= 0:
+                layer = int(self.expert_bytes.argmin())
+                raise InvalidInput(
+                    f"expert_bytes of layer {layer} is {self.expert_bytes[layer]}: above 0 needed"
+                )
+        if self.gate_weights is not None:
+            _freeze(self, "gate_weights", np.float32, shape)
+        check_tokens(self.experts, self.sequence, self.position, self.phase, self.step, self.n_experts)
+
+    @property
+    def n_tokens(self) -> int:
+        """Tokens, of either phase."""
+        return int(self.experts.shape[0])
+
+    @property
+    def n_moe_layers(self) -> int:
+        """MoE layers, encoder and decoder together."""
+        return int(self.experts.shape[1])
+
+    @property
+    def top_k(self) -> int:
+        """Experts a token chooses at a layer."""
+        return int(self.experts.shape[2])
+
+    @property
+    def n_steps(self) -> int:
+        """Forward passes."""
+        return int(np.count_nonzero(np.diff(self.step))) + 1
+
+    @property
+    def n_sequences(self) -> int:
+        """Distinct sequences."""
+        return int(np.unique(self.sequence).size)
+
+    @property
+    def batch(self) -> int:
+        """Most decode tokens in one step; 0 without decode steps."""
+        decoded = self.step[self.phase == Phase.DECODE]
+        return int(np.unique(decoded, return_counts=True)[1].max()) if decoded.size else 0
+
+    @property
+    def digest(self) -> str:
+        """16 hex digits of the SHA-256 of all arrays and `n_experts`; provenance does not count."""
+        state = hashlib.sha256(repr((self.experts.shape, self.n_experts)).encode())
+        for name in ("experts", "sequence", "position", "phase", "step", "gate_weights", "expert_bytes"):
+            array = getattr(self, name)
+            state.update(f"{name}:{array is not None};".encode())
+            if array is not None:
+                state.update(
+                    np.ascontiguousarray(array).astype(array.dtype.newbyteorder("<"), copy=False).data
+                )
+        return state.hexdigest()[:16]
+
+    def steps(self) -> Iterator[Step]:
+        """The forward passes in order."""
+        edges = np.flatnonzero(np.diff(self.step)) + 1
+        bounds = [0, *edges.tolist(), self.n_tokens]
+        for start, stop in pairwise(bounds):
+            yield Step(
+                int(self.step[start]),
+                Phase(int(self.phase[start])),
+                self.experts[start:stop],
+                self.sequence[start:stop],
+                self.position[start:stop],
+            )
+
+    def select(self, *, phase: Phase) -> RoutingTrace:
+        """The tokens of one phase, steps renumbered from 0. Raises `InvalidInput` when there are none."""
+        keep = np.flatnonzero(self.phase == phase)
+        if not keep.size:
+            raise InvalidInput(f"the trace of {self.provenance.model} has no {phase.name.lower()} tokens")
+        return _pick(self, keep, _renumbered(self.step[keep]))
+
+    def decode_only(self) -> RoutingTrace:
+        """The decode tokens, steps renumbered from 0. Raises `InvalidInput` when there are none."""
+        return self.select(phase=Phase.DECODE)
+
+    def check_model(self, model: ModelArchitecture) -> None:
+        """Raise `InvalidInput` naming both sides when the trace is not one of `model`."""
+        for what in ("n_moe_layers", "n_experts", "top_k"):
+            here, there = getattr(self, what), getattr(model, what)
+            if here != there:
+                raise InvalidInput(
+                    f"trace of {self.provenance.model} has {what} = {here}, model {model.name} has {there}: "
+                    f"choose the model the trace was recorded with"
+                )
+
+
+def rebatch(trace: RoutingTrace, batch: int) -> RoutingTrace:
+    """Run `batch` sequences of a recorded trace side by side (continuous batching).
+
+    Sequences start in order of first appearance, each as soon as one of the `batch` places is free; the
+    prompts of sequences that start together form one prefill step just before their first decode step,
+    and every decode step takes the next token of each running sequence. What a token chose is kept.
+    Raises `InvalidInput` for a batch below 1.
+    """
+    if batch < 1:
+        raise InvalidInput(f"batch = {batch}: it must be at least 1")
+    _, first, member = np.unique(trace.sequence, return_index=True, return_inverse=True)
+    rank = np.empty(first.size, dtype=np.int64)
+    rank[np.argsort(first, kind="stable")] = np.arange(first.size)
+    member = rank[member]  # [T] order in which the token's sequence starts
+    decoding = trace.phase == Phase.DECODE
+    n_decode = np.bincount(member[decoding], minlength=first.size)
+    start = np.empty(first.size, dtype=np.int64)
+    places = [0] * min(batch, first.size)
+    for i, length in enumerate(n_decode.tolist()):
+        start[i] = heapq.heappop(places)
+        heapq.heappush(places, int(start[i]) + max(length, 1))
+    age = np.zeros(trace.n_tokens, dtype=np.int64)  # decode tokens of the same sequence before this one
+    by_sequence = np.flatnonzero(decoding)[np.argsort(member[decoding], kind="stable")]
+    age[by_sequence] = np.arange(by_sequence.size) - np.repeat(np.cumsum(n_decode) - n_decode, n_decode)
+    tick = 2 * (start[member] + age) + trace.phase
+    order = np.lexsort((np.arange(trace.n_tokens), member, tick))
+    return _pick(trace, order, _renumbered(tick[order]))
+
+
+def check_tokens(
+    experts: NDArray[np.int16],
+    sequence: NDArray[np.int32],
+    position: NDArray[np.int32],
+    phase: NDArray[np.int8],
+    step: NDArray[np.int32],
+    n_experts: int,
+    first_token: int = 0,
+) -> None:
+    """Check the contents of token arrays (a whole trace, or a chunk that starts at `first_token`).
+
+    Raises `InvalidInput` naming the first token, layer and value outside its limits.
+    """
+    for name, column in (("sequence", sequence), ("position", position), ("step", step)):
+        _refuse(column < 0, first_token, f"{name} below 0", column)
+    _refuse((phase != Phase.PREFILL) & (phase != Phase.DECODE), first_token, "phase not 0 or 1", phase)
+    _refuse(np.diff(step, prepend=step[:1]) < 0, first_token, "step below the one before: sort by step", step)
+    mixed = (np.diff(step, prepend=step[:1] - 1) == 0) & (np.diff(phase, prepend=phase[:1]) != 0)
+    _refuse(mixed, first_token, "phase unlike the rest of its step", phase)
+    rows = max(1, _CHECK_CELLS // max(1, experts[0].size))
+    for start in range(0, len(experts), rows):
+        part = experts[start : start + rows]
+        if part.min() < -1 or part.max() >= n_experts:
+            _refuse_expert(
+                (part < -1) | (part >= n_experts), part, first_token + start, f"is not in [-1, {n_experts})"
+            )
+        ranked = np.sort(part, axis=2)
+        twice = (ranked[:, :, 1:] == ranked[:, :, :-1]) & (ranked[:, :, 1:] >= 0)
+        if twice.any():
+            _refuse_expert(twice, ranked, first_token + start, "is chosen twice by one token")
+
+
+def _refuse(bad: NDArray[np.bool_], first_token: int, problem: str, column: NDArray[Any]) -> None:
+    if bad.any():
+        i = int(bad.argmax())
+        raise InvalidInput(f"token {first_token + i}: {problem} ({int(column[i])})")
+
+
+def _refuse_expert(bad: NDArray[np.bool_], part: NDArray[np.int16], first_token: int, problem: str) -> None:
+    token, layer, slot = np.unravel_index(int(bad.argmax()), bad.shape)
+    value = int(part[token, layer, slot])
+    raise InvalidInput(f"token {first_token + int(token)}, MoE layer {int(layer)}: expert {value} {problem}")
+
+
+def _freeze(trace: RoutingTrace, name: str, dtype: type[np.generic], shape: tuple[int, ...]) -> None:
+    """Replace a field by a read-only array of `dtype`; refuse another shape, kind or a lossy conversion."""
+    array = np.asarray(getattr(trace, name))
+    if array.shape != shape:
+        raise InvalidInput(f"{name} has shape {array.shape}, experts calls for {shape}")
+    kinds = "f" if np.dtype(dtype).kind == "f" else "iu"
+    if array.dtype.kind not in kinds:
+        raise InvalidInput(f"{name} is {array.dtype}: it must be {np.dtype(dtype)}")
+    if kinds == "f":
+        if not np.isfinite(array).all():
+            raise InvalidInput(f"{name} holds values that are not finite: 0 pads")
+    elif array.dtype != dtype and not (
+        np.iinfo(dtype).min <= int(array.min()) and int(array.max()) <= np.iinfo(dtype).max  # type: ignore[type-var]
+    ):
+        raise InvalidInput(f"{name} holds {array.min()} to {array.max()}: it does not fit {np.dtype(dtype)}")
+    frozen = array.astype(dtype, copy=False).view()
+    frozen.flags.writeable = False
+    object.__setattr__(trace, name, frozen)
+
+
+def _pick(trace: RoutingTrace, tokens: NDArray[np.intp], step: NDArray[np.int32]) -> RoutingTrace:
+    """The given tokens in the given order, under the given step numbers."""
+    weights = trace.gate_weights
+    return replace(
+        trace,
+        experts=trace.experts[tokens],
+        sequence=trace.sequence[tokens],
+        position=trace.position[tokens],
+        phase=trace.phase[tokens],
+        step=step,
+        gate_weights=None if weights is None else weights[tokens],
+    )
+
+
+def _renumbered(step: NDArray[Any]) -> NDArray[np.int32]:
+    """Sorted step labels as 0, 1, 2, ..."""
+    return np.cumsum(np.diff(step, prepend=step[:1]) != 0, dtype=np.int32)

@@ -1,0 +1,232 @@
+"""Routing traces on disk: safetensors with a JSON header. Never a pickle, never half a file."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+
+from traces.documents import Section
+from traces.errors import InvalidFile, InvalidInput
+from traces.routing import Phase, Provenance, RoutingTrace, Step, check_tokens
+
+__all__ = ["FORMAT", "VERSION", "TraceReader", "load_trace", "open_trace", "save_trace"]
+
+FORMAT = "pregate-routing-trace"
+VERSION = 1
+MAX_HEADER_BYTES = 1 << 20
+"""Largest safetensors header read (1 MiB); ours is under 4 KiB."""
+MAX_LOADED_BYTES = 16 << 30
+"""Largest file that `load_trace` takes into memory (16 GiB); `open_trace` streams any size."""
+CHUNK_CELLS = 1 << 21
+"""Expert ids read at a time by `TraceReader.steps` (4 MiB)."""
+
+_REQUIRED = {"experts": "I16", "sequence": "I32", "position": "I32", "phase": "I8", "step": "I32"}
+_OPTIONAL = {"gate_weights": "F32", "expert_bytes": "I64"}
+
+
+@dataclass(frozen=True, slots=True)
+class TraceReader:
+    """A trace on disk, read step by step: the whole of it is never in memory."""
+
+    path: Path
+    n_tokens: int
+    n_moe_layers: int
+    top_k: int
+    n_experts: int
+    provenance: Provenance
+    tensors: frozenset[str]
+
+    def steps(self, chunk_tokens: int | None = None) -> Iterator[Step]:
+        """The forward passes in order, read `chunk_tokens` at a time (a longer step is read whole).
+
+        Contents are checked as they are read. Raises `InvalidFile` when they are wrong.
+        """
+        rows = chunk_tokens or max(1, CHUNK_CELLS // (self.n_moe_layers * self.top_k))
+        if rows < 1:
+            raise InvalidInput(f"chunk_tokens = {rows}: it must be at least 1")
+        with _opened(self.path) as file:
+            slices = {name: file.get_slice(name) for name in _REQUIRED}
+            held: dict[str, Any] = {}
+            for start in range(0, self.n_tokens, rows):
+                stop = min(start + rows, self.n_tokens)
+                fresh = {name: part[start:stop] for name, part in slices.items()}
+                if held:
+                    fresh = {name: np.concatenate((held[name], part)) for name, part in fresh.items()}
+                self._check(fresh, stop - len(fresh["step"]))
+                edges = (np.flatnonzero(np.diff(fresh["step"])) + 1).tolist()
+                bounds = [0, *edges] if stop < self.n_tokens else [0, *edges, len(fresh["step"])]
+                for first, last in pairwise(bounds):
+                    yield _step(fresh, first, last)
+                held = {name: part[bounds[-1] :] for name, part in fresh.items()}
+
+    def _check(self, columns: Mapping[str, Any], first_token: int) -> None:
+        try:
+            check_tokens(**columns, n_experts=self.n_experts, first_token=first_token)
+        except InvalidInput as error:
+            raise InvalidFile(f"{self.path}: {error}") from error
+
+
+def save_trace(trace: RoutingTrace, path: Path | str) -> None:
+    """Write `trace` to `path`, whole or not at all. Raises `InvalidFile` when it cannot be written."""
+    path = Path(path)
+    arrays = {name: getattr(trace, name) for name in (*_REQUIRED, *_OPTIONAL)}
+    tensors = {name: np.ascontiguousarray(array) for name, array in arrays.items() if array is not None}
+    origin = trace.provenance
+    header = {
+        "format": FORMAT,
+        "version": VERSION,
+        "n_experts": trace.n_experts,
+        "provenance": {
+            "model": origin.model,
+            "source": origin.source,
+            "licence": origin.licence,
+            "recorder": origin.recorder,
+            "versions": dict(origin.versions),
+            "note": origin.note,
+        },
+    }
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        try:
+            save_file(tensors, partial, metadata={"pregate": json.dumps(header, sort_keys=True)})
+            os.replace(partial, path)
+        finally:
+            partial.unlink(missing_ok=True)
+    except (OSError, SafetensorError) as error:
+        reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
+        raise InvalidFile(f"{path}: the trace cannot be written ({reason})") from error
+
+
+def load_trace(path: Path | str) -> RoutingTrace:
+    """The whole trace in `path`. Raises `InvalidFile` when it is missing, foreign, broken or too big."""
+    reader = open_trace(path)
+    size = reader.path.stat().st_size
+    if size > MAX_LOADED_BYTES:
+        raise InvalidFile(
+            f"{path}: {size} bytes, at most {MAX_LOADED_BYTES} are loaded: stream it with open_trace"
+        )
+    with _opened(reader.path) as file:
+        arrays = {name: file.get_tensor(name) for name in sorted(reader.tensors)}
+    try:
+        return RoutingTrace(**arrays, n_experts=reader.n_experts, provenance=reader.provenance)
+    except InvalidInput as error:
+        raise InvalidFile(f"{path}: {error}") from error
+
+
+def open_trace(path: Path | str) -> TraceReader:
+    """A reader that streams `path`; only the header is read now, and all sizes in it are checked.
+
+    Raises `InvalidFile` when the file is missing, truncated or of another format.
+    """
+    path = Path(path)
+    _check_header_size(path)
+    with _opened(path) as file:
+        header = _header(file.metadata() or {}, path)
+        found = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
+        forms = {name: (part.get_dtype(), tuple(part.get_shape())) for name, part in found.items()}
+    known = _REQUIRED | _OPTIONAL
+    for name in sorted(set(_REQUIRED) - set(forms)):
+        raise InvalidFile(f"{path}: tensor {name!r} is missing")
+    for name in sorted(set(forms) - set(known)):
+        raise InvalidFile(f"{path}: unknown tensor {name!r}, known: {', '.join(sorted(known))}")
+    shape = forms["experts"][1]
+    if len(shape) != 3 or 0 in shape:
+        raise InvalidFile(f"{path}: experts has shape {shape}, not (n_tokens, n_moe_layers, top_k) above 0")
+    whole = {"experts": shape, "gate_weights": shape, "expert_bytes": shape[1:2]}
+    for name, (dtype, found_shape) in forms.items():
+        due = (known[name], whole.get(name, shape[:1]))
+        if (dtype, found_shape) != due:
+            raise InvalidFile(f"{path}: {name} is {dtype} {found_shape}, it must be {due[0]} {due[1]}")
+    n_experts, provenance = header
+    return TraceReader(path, *shape, n_experts, provenance, frozenset(forms))
+
+
+def _check_header_size(path: Path) -> None:
+    try:
+        if not path.is_file():
+            raise InvalidFile(f"{path}: no such file")
+        with path.open("rb") as file:
+            stated = int.from_bytes(file.read(8), "little")
+        if stated > min(MAX_HEADER_BYTES, path.stat().st_size - 8):
+            raise InvalidFile(
+                f"{path}: not a safetensors file, or cut short (header of {stated} bytes stated)"
+            )
+    except OSError as error:
+        raise InvalidFile(f"{path}: cannot be read ({error.strerror})") from error
+
+
+class _opened:  # noqa: N801 (a with-statement)
+    """`safe_open`, with its errors turned into `InvalidFile`."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._file: Any = None
+
+    def __enter__(self) -> Any:
+        try:
+            self._file = safe_open(self._path, framework="numpy")
+            return self._file.__enter__()
+        except (SafetensorError, OSError) as error:
+            raise self._refusal(error) from error
+
+    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
+        self._file.__exit__(kind, error, trace)
+        if isinstance(error, SafetensorError):
+            raise self._refusal(error) from error
+
+    def _refusal(self, error: BaseException) -> InvalidFile:
+        return InvalidFile(
+            f"{self._path}: not a sound safetensors file ({' '.join(str(error).split())[:200]})"
+        )
+
+
+def _header(metadata: Mapping[str, str], path: Path) -> tuple[int, Provenance]:
+    """`n_experts` and the provenance from the file's metadata."""
+    try:
+        data = json.loads(metadata.get("pregate", "null"))
+    except (ValueError, RecursionError) as error:
+        raise InvalidFile(f"{path}: the header is not valid JSON") from error
+    if not isinstance(data, dict):
+        raise InvalidFile(f"{path}: a safetensors file, but not a {FORMAT}: import it first")
+    section = Section(data, str(path))
+    if (name := section.text("format")) != FORMAT:
+        raise InvalidFile(f"{path}: format is {name!r}, not {FORMAT!r}")
+    if (version := section.integer("version")) != VERSION:
+        raise InvalidFile(f"{path}: version {version} of {FORMAT}, this program reads {VERSION}")
+    n_experts = section.integer("n_experts", minimum=1)
+    origin = section.section("provenance")
+    section.done()
+    versions = origin.section("versions")
+    names = versions.keys()
+    provenance = Provenance(
+        model=origin.text("model"),
+        source=origin.text("source"),
+        licence=origin.text("licence"),
+        recorder=origin.text("recorder"),
+        versions={name: versions.text(name) for name in names},
+        note=origin.text("note"),
+    )
+    origin.done()
+    return n_experts, provenance
+
+
+def _step(columns: Mapping[str, Any], first: int, last: int) -> Step:
+    part = {name: column[first:last] for name, column in columns.items()}
+    for array in part.values():
+        array.flags.writeable = False
+    return Step(
+        int(part["step"][0]),
+        Phase(int(part["phase"][0])),
+        part["experts"],
+        part["sequence"],
+        part["position"],
+    )

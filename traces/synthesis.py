@@ -1,0 +1,307 @@
+"""Routing made up from three independent dials, for models and loads nobody has recorded.
+
+Each slot of a token's choice at a layer is, in this order of chance: a repeat of the previous token's
+expert at this layer; or what a fixed map makes of this token's expert at the layer before; or drawn by
+popularity. The dials are independent because repeats and the map keep a layer's popularity: the map sends
+the r-th most popular expert to the r-th most popular of the next layer, and which expert has which rank is
+random for each layer.
+
+Two more dials are off unless set. Real sequences keep to experts of their own for long (reuse on recorded
+gpt-oss-20b hardly falls from 8 tokens back, 34 %, to 64 back, 32 %), which no popularity shared by all
+sequences can show: `sequence_affinity` draws from what the sequence itself chose lately instead.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from traces.errors import InvalidInput
+from traces.routing import MAX_EXPERTS, Phase, Provenance, RoutingTrace
+
+__all__ = ["AFFINITY_TOKENS", "Dials", "TokenLayout", "synthesize_routing", "token_layout"]
+
+AFFINITY_TOKENS = 64
+"""How far back `sequence_affinity` looks: as far as reuse was measured on the recorded traces."""
+_MAX_CELLS = 1 << 31
+"""Most (token, layer, slot) cells of one trace (4 GiB)."""
+_CHUNK_DRAWS = 1 << 21
+"""Random numbers held at a time (16 MiB)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Dials:
+    """What the synthetic gate does.
+
+    zipf_exponent       popularity of the r-th expert is proportional to r**-exponent: 0 is uniform; one
+                        number, or one for each MoE layer
+    repeat_probability  chance that a slot repeats an expert of the previous token of its sequence
+    layer_correlation   chance that a slot that does not repeat follows the map of the layer before
+    active_fraction     share of each layer's experts that routing ever uses, at random
+    sequence_affinity   chance that a slot that does neither is drawn from what its own sequence chose at
+                        the layer in the last `AFFINITY_TOKENS` tokens, and not by popularity
+
+    Raises `InvalidInput` for a value outside its range.
+    """
+
+    zipf_exponent: float | tuple[float, ...]
+    repeat_probability: float
+    layer_correlation: float
+    active_fraction: float = 1.0
+    sequence_affinity: float = 0.0
+
+    def __post_init__(self) -> None:
+        if isinstance(self.zipf_exponent, list | np.ndarray):
+            object.__setattr__(self, "zipf_exponent", tuple(float(value) for value in self.zipf_exponent))
+        for value in np.atleast_1d(self.zipf_exponent).tolist():
+            if not 0 <= value <= 20:
+                raise InvalidInput(f"zipf_exponent = {value:g}: it must be 0 (uniform) to 20")
+        for name in ("repeat_probability", "layer_correlation", "active_fraction", "sequence_affinity"):
+            value = getattr(self, name)
+            if not 0 <= value <= 1 or (name == "active_fraction" and value == 0):
+                raise InvalidInput(f"{name} = {value:g}: it must be within 0 and 1")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class TokenLayout:
+    """Sequence, position, phase and step of every token of an evenly batched run: arrays (n_tokens,)."""
+
+    sequence: NDArray[np.int32]
+    position: NDArray[np.int32]
+    phase: NDArray[np.int8]
+    step: NDArray[np.int32]
+
+
+def token_layout(*, input_tokens: int, output_tokens: int, batch: int, has_encoder: bool) -> TokenLayout:
+    """The tokens of `batch` sequences of equal length, run side by side.
+
+    Step 0 is prefill: batch * input_tokens tokens, sequence after sequence. It yields the first output
+    token of a decoder-only model, so output_tokens - 1 decode steps of `batch` tokens follow, at positions
+    input_tokens, input_tokens + 1, ... With an encoder the decoder starts from nothing: output_tokens
+    decode steps, positions 0, 1, ... of the output. Raises `InvalidInput` for a count below 1.
+    """
+    for name, value in (("input_tokens", input_tokens), ("output_tokens", output_tokens), ("batch", batch)):
+        if value < 1:
+            raise InvalidInput(f"{name} = {value}: it must be at least 1")
+    n_decode = output_tokens if has_encoder else output_tokens - 1
+    if batch * (input_tokens + n_decode) >= 1 << 31:
+        raise InvalidInput(f"{batch} x ({input_tokens} + {n_decode}) tokens are more than a trace can hold")
+    sequences = np.arange(batch, dtype=np.int32)
+    prompt = np.arange(input_tokens, dtype=np.int32)
+    decode = np.arange(n_decode, dtype=np.int32)
+    first = 0 if has_encoder else input_tokens
+    n_prefill = batch * input_tokens
+    return TokenLayout(
+        sequence=np.concatenate((np.repeat(sequences, input_tokens), np.tile(sequences, n_decode))),
+        position=np.concatenate((np.tile(prompt, batch), np.repeat(decode + np.int32(first), batch))),
+        phase=np.repeat(np.array([Phase.PREFILL, Phase.DECODE], np.int8), [n_prefill, batch * n_decode]),
+        step=np.concatenate((np.zeros(n_prefill, np.int32), np.repeat(decode + np.int32(1), batch))),
+    )
+
+
+def synthesize_routing(
+    *,
+    n_moe_layers: int,
+    n_encoder_moe_layers: int,
+    n_experts: int,
+    top_k: int,
+    input_tokens: int,
+    output_tokens: int,
+    batch: int,
+    dials: Dials,
+    rng: np.random.Generator,
+    model_name: str,
+) -> RoutingTrace:
+    """A trace of `batch` equal sequences (see `token_layout`) routed by `dials`.
+
+    With `n_encoder_moe_layers` above 0, prefill tokens visit only these first layers and decode tokens only
+    the others. Popularity, maps and active experts are drawn from `rng` once and shared by all sequences.
+    The same `rng` state gives the same trace. Raises `InvalidInput` for impossible numbers.
+    """
+    _check_shape(n_moe_layers, n_encoder_moe_layers, n_experts, top_k)
+    layout = token_layout(
+        input_tokens=input_tokens,
+        output_tokens=output_tokens,
+        batch=batch,
+        has_encoder=n_encoder_moe_layers > 0,
+    )
+    n_cells = layout.step.size * n_moe_layers * top_k
+    if n_cells > _MAX_CELLS:
+        raise InvalidInput(f"{n_cells} routing cells, at most {_MAX_CELLS}: fewer tokens, or a smaller batch")
+    popularity = _popularity(dials, n_moe_layers, n_experts, top_k)
+    by_rank = rng.permuted(np.tile(np.arange(n_experts, dtype=np.int16), (n_moe_layers, 1)), axis=1)
+    experts = np.full((layout.step.size, n_moe_layers, top_k), -1, dtype=np.int16)
+    n_prefill = batch * input_tokens
+    if n_encoder_moe_layers:  # two stacks of layers, each with a past of its own
+        spans = [(0, n_prefill, 0, n_encoder_moe_layers)]
+        spans.append((n_prefill, layout.step.size, n_encoder_moe_layers, n_moe_layers))
+    else:
+        spans = [(0, layout.step.size, 0, n_moe_layers)]
+    for start, stop, first, last in spans:
+        part, layers = slice(start, stop), slice(first, last)
+        _route(experts[part, layers], layout.sequence[part], popularity[layers], dials, batch, rng)
+    _name_experts(experts, by_rank)
+    return RoutingTrace(
+        experts=experts,
+        sequence=layout.sequence,
+        position=layout.position,
+        phase=layout.phase,
+        step=layout.step,
+        n_experts=n_experts,
+        provenance=Provenance(
+            model=model_name,
+            source="synthetic",
+            licence="none needed",
+            recorder="traces.synthesis",
+            note=str(dials),
+        ),
+    )
+
+
+def _route(
+    ranks: NDArray[np.int16],
+    sequence: NDArray[np.int32],
+    popularity: NDArray[np.float64],
+    dials: Dials,
+    n_sequences: int,
+    rng: np.random.Generator,
+) -> None:
+    """Fill `ranks` (n_tokens, n_layers, top_k) in chunks, so that random numbers take bounded memory."""
+    fill = _compiled_fill()
+    n_tokens, n_layers, top_k = ranks.shape
+    n_kept = AFFINITY_TOKENS if dials.sequence_affinity else 1
+    history = np.zeros((n_sequences, n_kept, n_layers, top_k), dtype=np.int16)
+    seen = np.zeros(n_sequences, dtype=np.int64)
+    chances = (dials.repeat_probability, dials.layer_correlation, dials.sequence_affinity)
+    rows = max(1, _CHUNK_DRAWS // (2 * top_k * n_layers))
+    for start in range(0, n_tokens, rows):
+        part = ranks[start : start + rows]
+        draws = rng.random((*part.shape, 2))
+        fill(part, sequence[start : start + rows], draws, popularity, history, seen, *chances)
+
+
+def _check_shape(n_moe_layers: int, n_encoder_moe_layers: int, n_experts: int, top_k: int) -> None:
+    if n_moe_layers < 1 or not 0 <= n_encoder_moe_layers < n_moe_layers:
+        raise InvalidInput(
+            f"{n_encoder_moe_layers} encoder MoE layers of {n_moe_layers}: the decoder needs one"
+        )
+    if not 1 <= top_k <= n_experts <= MAX_EXPERTS:
+        raise InvalidInput(
+            f"top_k = {top_k} of n_experts = {n_experts}: 1 <= top_k <= n_experts <= {MAX_EXPERTS}"
+        )
+
+
+def _popularity(dials: Dials, n_moe_layers: int, n_experts: int, top_k: int) -> NDArray[np.float64]:
+    """Cumulative popularity by rank: (n_moe_layers, n_active + 1), from 0 to 1."""
+    exponents = np.atleast_1d(np.asarray(dials.zipf_exponent, dtype=np.float64))
+    if exponents.size not in (1, n_moe_layers):
+        raise InvalidInput(
+            f"{exponents.size} zipf exponents for {n_moe_layers} MoE layers: give one, or one each"
+        )
+    n_active = math.ceil(dials.active_fraction * n_experts)
+    if n_active < top_k:
+        raise InvalidInput(
+            f"active_fraction = {dials.active_fraction:g} leaves {n_active} of {n_experts} experts, top_k is {top_k}"
+        )
+    ranks = np.arange(1, n_active + 1, dtype=np.float64)
+    weight = np.broadcast_to(ranks ** -exponents[:, None], (n_moe_layers, n_active))
+    total = np.concatenate((np.zeros((n_moe_layers, 1)), np.cumsum(weight, axis=1)), axis=1)
+    return total / total[:, -1:]
+
+
+def _name_experts(experts: NDArray[np.int16], by_rank: NDArray[np.int16]) -> None:
+    """Turn popularity ranks into expert ids, in place; -1 stays."""
+    pads = np.full((len(by_rank), 1), -1, np.int16)
+    names = np.concatenate((by_rank, pads), axis=1)  # the last column answers index -1
+    for layer in range(experts.shape[1]):
+        experts[:, layer] = names[layer][experts[:, layer]]
+
+
+@cache
+def _compiled_fill() -> Callable[..., None]:
+    """`_fill` as machine code: compiled on first use, then kept on disk."""
+    from numba import njit
+
+    compiled: Callable[..., None] = njit(cache=True)(_fill)
+    return compiled
+
+
+def _fill(
+    ranks: Any,  # [T, L, k] int16, written: popularity rank of each choice
+    sequence: Any,  # [T] int32
+    draws: Any,  # [T, L, k, 2] float64 in [0, 1)
+    popularity: Any,  # [L, n_active + 1] float64, cumulative
+    history: Any,  # [n_sequences, kept, L, k] int16, updated: the last tokens of each sequence, a ring
+    seen: Any,  # [n_sequences] int64, updated: tokens so far
+    p_repeat: float,
+    p_follow: float,
+    p_affinity: float,
+) -> None:
+    """Choose experts token by token. One uniform decides how a slot chooses, the other what it draws.
+
+    A repeat whose expert is already chosen takes another expert of the previous token; a mapped or recalled
+    expert already chosen is replaced by a draw. A draw is exact sampling without replacement: the intervals
+    of experts already chosen are cut out of [0, 1) and the uniform falls on the rest.
+    """
+    n_tokens, n_layers, top_k = ranks.shape
+    n_active, n_kept = popularity.shape[1] - 1, history.shape[1]
+    taken = np.zeros(n_active, dtype=np.bool_)
+    ordered = np.zeros(top_k, dtype=np.int64)  # experts chosen so far, ascending
+    for t in range(n_tokens):
+        past = history[sequence[t]]
+        n_past = seen[sequence[t]]
+        last = past[(n_past - 1) % n_kept]
+        until_repeat = p_repeat if n_past > 0 else 0.0
+        for layer in range(n_layers):
+            edges = popularity[layer]
+            until_follow = until_repeat + (1.0 - until_repeat) * (p_follow if layer > 0 else 0.0)
+            until_affinity = until_follow + (1.0 - until_follow) * (p_affinity if n_past > 0 else 0.0)
+            for slot in range(top_k):
+                how, what = draws[t, layer, slot, 0], draws[t, layer, slot, 1]
+                choice = -1
+                if how < until_repeat:
+                    for i in range(top_k):
+                        choice = last[layer, (slot + i) % top_k]
+                        if not taken[choice]:
+                            break
+                elif how < until_follow:
+                    choice = ranks[t, layer - 1, slot]
+                elif how < until_affinity:
+                    what *= min(n_past, n_kept) * top_k
+                    choice = past[int(what) // top_k, layer, int(what) % top_k]
+                    what -= int(what)
+                if choice < 0 or taken[choice]:
+                    left = 1.0
+                    for i in range(slot):
+                        left -= edges[ordered[i] + 1] - edges[ordered[i]]
+                    at = what * left
+                    for i in range(slot):
+                        if at >= edges[ordered[i]]:
+                            at += edges[ordered[i] + 1] - edges[ordered[i]]
+                    low, high = 0, n_active - 1
+                    while low < high:
+                        middle = (low + high) // 2
+                        if edges[middle + 1] > at:
+                            high = middle
+                        else:
+                            low = middle + 1
+                    choice = low
+                    while taken[choice]:  # rounding put it on the edge of a chosen expert
+                        choice = (choice + 1) % n_active
+                taken[choice] = True
+                place = slot
+                while place > 0 and ordered[place - 1] > choice:
+                    ordered[place] = ordered[place - 1]
+                    place -= 1
+                ordered[place] = choice
+                ranks[t, layer, slot] = choice
+            for slot in range(top_k):
+                taken[ranks[t, layer, slot]] = False
+        past[n_past % n_kept] = ranks[t]
+        seen[sequence[t]] += 1
