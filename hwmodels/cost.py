@@ -57,7 +57,7 @@ def _duration_s(work: Work, platform: Platform) -> float:
             return platform.stack.launches[OpKind.STAGE] * constant("kernel_s") + moved_s
         case OpKind.DISK_READ:
             rate = machine.storage.read_bytes_per_s * constant("storage_efficiency")
-            return machine.storage.read_latency_s + work.copy_bytes / rate
+            return (machine.storage.read_latency_s or 0.0) + work.copy_bytes / rate
         case OpKind.WAIT:
             return constant("sync_s")
         case OpKind.STEP:

@@ -96,7 +96,7 @@ def load_fit(name_or_path: str | Path) -> Fit:
         assumptions=_entries(section.section("assumptions"), None),
         order=order,
         covariance=covariance,
-        provenance=ReadOnly({key: str(provenance.take(key)) for key in provenance.keys()}),
+        provenance=ReadOnly({key: str(provenance.take(key)) for key in provenance.remaining()}),
     )
     section.done()
     for key, constant in fit.constants.items():

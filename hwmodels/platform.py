@@ -29,6 +29,11 @@ class Platform:
     fit: Fit | None
     overridden: Mapping[str, float]
 
+    @property
+    def hardware(self) -> str:
+        """The accelerator's name, which stands for the machine around it."""
+        return self.machine.accelerator.name
+
     def constant(self, name: str) -> float:
         """A stack constant: the user's, else the fitted, else the claimed one."""
         if name in self.overridden:
@@ -42,8 +47,8 @@ class Platform:
         """Whether predictions interpolate a fit of this machine and stack, extrapolate another's, or have none."""
         if self.fit is None:
             return "claimed"
-        same = self.fit.hardware == self.machine.name and not self.overridden and not self._machine_overridden
-        return "fitted" if same else "extrapolated"
+        as_fitted = self.fit.hardware == self.hardware and not self.overridden and not self._machine_overridden
+        return "fitted" if as_fitted else "extrapolated"
 
     @property
     def _machine_overridden(self) -> bool:
@@ -59,7 +64,7 @@ class Platform:
                 assert self.fit is not None
                 return f"extrapolated: {self.stack.name} was fitted on {self.fit.hardware} as published"
             case _:
-                return f"claimed figures only: {self.stack.name} has not been fitted on {self.machine.name}"
+                return f"claimed figures only: {self.stack.name} has not been fitted on {self.hardware}"
 
 
 def load_platform(
@@ -72,11 +77,11 @@ def load_platform(
     """
     machine = load_machine(hardware)
     if stack is None:
-        fitted = [name.split(".")[1] for name in fit_names() if name.split(".")[0] == machine.name]
+        fitted = [name.split(".")[1] for name in fit_names() if name.split(".")[0] == machine.accelerator.name]
         stack = fitted[0] if fitted else DEFAULT_STACK
     chosen = load_stack(stack)
     ours, theirs = _split(overrides or {})
-    return Platform(machine.with_overrides(theirs), chosen, _best_fit(machine.name, stack), ours)
+    return Platform(machine.with_overrides(theirs), chosen, _best_fit(machine.accelerator.name, stack), ours)
 
 
 def _best_fit(hardware: str, stack: str) -> Fit | None:

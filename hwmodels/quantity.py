@@ -9,11 +9,12 @@ import math
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from decimal import Decimal
 from numbers import Real
 from typing import Generic, TypeVar
 
 from traces.documents import Section
-from traces.errors import InvalidFile, InvalidInput, unknown_name
+from traces.errors import InvalidFile, InvalidInput, UnknownName, unknown_name
 
 __all__ = [
     "DIMENSIONS",
@@ -30,7 +31,7 @@ Value = TypeVar("Value")
 
 
 class ReadOnly(Mapping[str, Value], Generic[Value]):
-    """A mapping that nobody can change: hashable, and copied between processes, which a mapping proxy is not."""
+    """A mapping that nobody can change; unlike a mapping proxy it can be hashed and sent to a process."""
 
     __slots__ = ("_items",)
 
@@ -68,7 +69,6 @@ DIMENSIONS: dict[str, str] = {
     "time": "s",
     "frequency": "Hz",
     "price": "USD",
-    "rent": "USD/s",
     "count": "count",
     "ratio": "1",
 }
@@ -86,12 +86,10 @@ UNITS: dict[str, Unit] = {
     **{"s": Unit("time", 1.0), "ms": Unit("time", 1e-3), "us": Unit("time", 1e-6), "ns": Unit("time", 1e-9)},
     **{f"{prefix}Hz": Unit("frequency", factor) for prefix, factor in _DECIMAL.items()},
     "USD": Unit("price", 1.0),
-    "USD/s": Unit("rent", 1.0),
-    "USD/h": Unit("rent", 1.0 / 3600.0),
     "count": Unit("count", 1.0),
     "1": Unit("ratio", 1.0),
 }
-"""Units by the text they are written as, case-sensitive: GB is 1e9 bytes, GiB 2**30, and a gigabit is neither.
+"""Units by the text they are written as, case-sensitive: GB is 1e9 bytes, GiB 2**30, a gigabit neither.
 OP/s counts integer operations, as FLOP/s counts floating-point ones (a fused multiply-add is two)."""
 
 _NUMBER_AND_UNIT = re.compile(r"([+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)\s*([A-Za-z/]*)")
@@ -102,7 +100,6 @@ _EXAMPLES = {
     "time": "1e-5 or 10us",
     "frequency": "1.41e9 or 1.41GHz",
     "price": "1599 or 1599USD",
-    "rent": "0.001 or 3.6USD/h",
     "count": "108",
     "ratio": "0.5",
 }
@@ -126,9 +123,7 @@ class Quantity:
         if self.unit not in DIMENSIONS.values():
             raise unknown_name("SI unit", self.unit, DIMENSIONS.values())
         if not self.source.strip():
-            raise InvalidInput(
-                f"quantity {self.value:g} {self.unit} has no source: name the document it is from"
-            )
+            raise InvalidInput(f"quantity {self.value:g} {self.unit} has no source: name the document it is from")
 
 
 def positive_number(value: object, where: str, *, zero_ok: bool = False) -> float:
@@ -147,14 +142,12 @@ def positive_number(value: object, where: str, *, zero_ok: bool = False) -> floa
     return number
 
 
-def parse_quantity(
-    raw: object, where: str, dimension: str, sources: Mapping[str, str] | None = None
-) -> Quantity:
+def parse_quantity(raw: object, where: str, dimension: str, sources: Mapping[str, str] | None = None) -> Quantity:
     """The `{value, unit, source, date?, note?}` mapping `raw`, in SI; `where` opens every message.
 
-    `source` is a key of `sources` (the file's table of documents) or, when it has a space in it, the document's
-    name itself; `note` is appended to it. Raises `InvalidInput` for a value that is not finite and above 0 or a unit
-    of another dimension, `InvalidFile` for missing keys, `UnknownName` for typos.
+    `source` is a key of `sources` (the file's table of documents) or, when it has a space in it, the
+    document's name itself; `note` is appended to it. Raises `InvalidInput` for a value that is not finite
+    and above 0 or a unit of another dimension, `InvalidFile` for missing keys, `UnknownName` for typos.
     """
     if not isinstance(raw, dict):
         raise InvalidFile(f"{where} is not a mapping: write {{value: ..., unit: ..., source: ...}}")
@@ -170,7 +163,7 @@ def parse_quantity(
     source = (sources or {}).get(source, source)
     if not source:
         raise InvalidFile(f"{where}: source is empty: name the document that the number stands in")
-    si_value = positive_number(value, where) * _factor(unit, dimension, where)
+    si_value = _scaled(positive_number(value, where), _factor(unit, dimension, where))
     return Quantity(
         value=positive_number(si_value, where),
         unit=DIMENSIONS[dimension],
@@ -180,17 +173,17 @@ def parse_quantity(
 
 
 def parse_override(text: str, dimension: str) -> float:
-    """The SI value of `text`: a bare number is SI already (`64e9`), else its unit is checked (`64GB/s`, `10us`).
+    """The SI value of `text`: a bare number is SI already (`64e9`), else its unit is checked (`64GB/s`).
 
-    The sign is not checked: only the caller knows whether 0 is allowed. Raises `InvalidInput` for text that is no
-    finite number or has a unit of another dimension; the message shows a spelling that works.
+    The sign is not checked: only the caller knows whether 0 is allowed. Raises `InvalidInput` for text that
+    is no finite number or has a unit of another dimension; the message shows a spelling that works.
     """
     match = _NUMBER_AND_UNIT.fullmatch(text.strip())
     if match is None:
         raise InvalidInput(f"{_shown(text)} is not a number: write {_EXAMPLES[dimension]}")
     number, unit = match.groups()
     factor = _factor(unit, dimension, _shown(text)) if unit else 1.0
-    value = float(number) * factor
+    value = _scaled(float(number), factor)
     if not math.isfinite(value):
         raise InvalidInput(f"{_shown(text)} is not finite: write {_EXAMPLES[dimension]}")
     return value
@@ -199,15 +192,20 @@ def parse_override(text: str, dimension: str) -> float:
 def _factor(unit: str, dimension: str, where: str) -> float:
     """SI units in one `unit`. Raises `InvalidInput` unless it measures `dimension`."""
     if unit not in UNITS:
-        known = [name for name, known in UNITS.items() if known.dimension == dimension]
-        raise unknown_name("unit", unit, known, where)
+        raise UnknownName(f"unknown unit {_shown(unit)} in {where}: write {_EXAMPLES[dimension]}, case matters")
     found = UNITS[unit]
     if found.dimension != dimension:
         raise InvalidInput(
-            f"{where}: {unit} is a unit of {found.dimension}, expected one of {dimension}: "
-            f"write {_EXAMPLES[dimension]}"
+            f"{where}: {unit} is a unit of {found.dimension}, expected one of {dimension}: write {_EXAMPLES[dimension]}"
         )
     return found.factor
+
+
+def _scaled(value: float, factor: float) -> float:
+    """`value * factor` rounded once, as written in decimal: 10 us is 1e-5 s, not 9.999999999999999e-06."""
+    if not math.isfinite(value):
+        return value
+    return float(Decimal(repr(value)) * Decimal(repr(factor)))
 
 
 def _number(text: str, where: str) -> float:
@@ -219,8 +217,4 @@ def _number(text: str, where: str) -> float:
 
 def _shown(value: object) -> str:
     """A short text for a message: never the expansion of a nested document."""
-    return (
-        repr(value if len(value) <= 40 else value[:40] + "...")
-        if isinstance(value, str)
-        else type(value).__name__
-    )
+    return repr(value if len(value) <= 40 else value[:40] + "...") if isinstance(value, str) else type(value).__name__

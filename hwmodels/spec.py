@@ -1,6 +1,6 @@
 """The machine as its makers claim it: accelerator, host, link and storage, each number with its source.
 
-What a machine was measured to do is another file (`fits/`): nothing in here is a measurement or an efficiency.
+What a machine was measured to do is another file (`fits/`): no number in here is an efficiency.
 """
 
 from __future__ import annotations
@@ -64,7 +64,6 @@ FIELDS: dict[str, dict[str, Field]] = {
         "clock_hz": Field("frequency"),
         "l2_bytes": Field("size"),
         "price_usd": Field("price", optional=True),
-        "rent_usd_per_s": Field("rent", optional=True),
     },
     "host": {
         "dram_bytes": Field("size"),
@@ -82,10 +81,10 @@ FIELDS: dict[str, dict[str, Field]] = {
         "read_latency_s": Field("time", optional=True, zero_ok=True),
     },
 }
-"""The figures of each component. A YAML file spells them the same, but `price` and `rent` without the unit."""
+"""The figures of each component. A YAML file spells them the same, but the price is `price`."""
 
 ALIASES = {"hbm_bytes": "accelerator.hbm_bytes"}
-_YAML_KEYS = {"price_usd": "price", "rent_usd_per_s": "rent"}
+_YAML_KEYS = {"price_usd": "price"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,9 +92,9 @@ class Accelerator:
     """A GPU as its datasheet has it. Raises `InvalidInput` for a figure that is not finite and above 0.
 
     `hbm_bytes` is the whole memory, before what a driver reserves; `peak_flop_per_s` the dense peak by dtype
-    (`PEAK_DTYPES`), fp32 without tensor cores, 16-bit formats with fp32 accumulation; `n_sm` multiprocessors or compute
-    units at `clock_hz`, the highest boost clock; `price_usd` a launch price, `rent_usd_per_s` an hour's list price of a
-    cloud instance with one of them. `sources` has a `Quantity` for every figure, by field name.
+    (`PEAK_DTYPES`), fp32 without tensor cores, 16-bit formats with fp32 accumulation; `n_sm` multiprocessors
+    or compute units at `clock_hz`, the highest boost clock; `price_usd` the launch price, None where the
+    maker named none. `sources` has a `Quantity` for every figure, by field name.
     """
 
     name: str
@@ -107,7 +106,6 @@ class Accelerator:
     clock_hz: float
     l2_bytes: int
     price_usd: float | None
-    rent_usd_per_s: float | None
     sources: Mapping[str, Quantity]
 
     def __post_init__(self) -> None:
@@ -137,7 +135,8 @@ class Host:
 class Link:
     """Host to device and back: bandwidth of each direction after line encoding, before packet headers.
 
-    `copy_latency_s` is None where no maker claims one: a fit has it. Raises `InvalidInput` for a bandwidth not above 0.
+    `copy_latency_s` is None where no maker claims one: a fit has it. Raises `InvalidInput` for a bandwidth
+    that is not finite and above 0.
     """
 
     name: str
@@ -152,9 +151,9 @@ class Link:
 
 @dataclass(frozen=True, slots=True)
 class Storage:
-    """A solid-state drive: sequential read rate, and the time of one 4 KB read at queue depth 1 (None if unstated).
+    """A solid-state drive: its sequential read rate and the time of one 4 KB read at queue depth 1.
 
-    Raises `InvalidInput` for a rate not above 0.
+    The latency is None where it is not stated. Raises `InvalidInput` for a rate that is not finite and above 0.
     """
 
     name: str
@@ -182,17 +181,16 @@ class MachineSpec:
         """This machine with other figures, each marked as an override in its source.
 
         Keys are dotted (`link.h2d_bytes_per_s`, `accelerator.peak_flop_per_s.bf16`; `hbm_bytes` is the
-        accelerator's) with numbers in SI or text with a unit (`"24GiB"`), or the bare name of a component (`link`,
-        `host`, `storage`, `accelerator`) with the name of another spec of it, which is swapped first. Raises `UnknownName`
-        for typos, `InvalidInput` for values out of range, units of another dimension or a key given twice.
+        accelerator's) with numbers in SI or text with a unit (`"24GiB"`), or the bare name of a component
+        (`link`, `host`, `storage`, `accelerator`) with the name of another spec of it, which is swapped
+        first. Raises `UnknownName` for typos, `InvalidInput` for values out of range, units of another
+        dimension or a key given twice.
         """
         swaps = {key: value for key, value in overrides.items() if key in FIELDS}
         components: dict[str, Any] = {kind: getattr(self, kind) for kind in FIELDS}
         for kind, name in swaps.items():
             if not isinstance(name, str):
-                raise InvalidInput(
-                    f"{kind} = {name!r}: must be the name of a {kind}: {', '.join(_names(kind))}"
-                )
+                raise InvalidInput(f"{kind} = {name!r}: must be the name of a {kind}: {', '.join(_names(kind))}")
             components[kind] = _load(kind, name)[0]
         seen: set[str] = set()
         for written, value in overrides.items():
@@ -209,11 +207,7 @@ class MachineSpec:
     def quantities(self) -> Mapping[str, Quantity]:
         """Every figure with its source, by dotted key; overridden ones have the source `override`."""
         return ReadOnly(
-            {
-                f"{kind}.{field}": quantity
-                for kind in FIELDS
-                for field, quantity in getattr(self, kind).sources.items()
-            }
+            {f"{kind}.{field}": quantity for kind in FIELDS for field, quantity in getattr(self, kind).sources.items()}
         )
 
 
@@ -240,8 +234,9 @@ def storage_names() -> tuple[str, ...]:
 def load_machine(name_or_path: str | Path) -> MachineSpec:
     """The machine around an accelerator, by name or from a YAML file of one's own.
 
-    In a file `host`, `link` and `storage` are names or whole mappings. Raises `UnknownName` with the nearest name,
-    `InvalidFile` for a file that is missing, too big or malformed, `InvalidInput` for a value out of range.
+    In a file `host`, `link` and `storage` are names or whole mappings. Raises `UnknownName` with the nearest
+    name, `InvalidFile` for a file that is missing, too big or malformed, `InvalidInput` for a value out of
+    range.
     """
     accelerator, defaults, where = _load("accelerator", name_or_path)
     parts: dict[str, Any] = {}
@@ -252,9 +247,7 @@ def load_machine(name_or_path: str | Path) -> MachineSpec:
         elif isinstance(chosen, str):
             parts[kind] = _load(kind, chosen, where)[0]
         else:
-            raise InvalidFile(
-                f"{where}: {kind} is neither a name nor a mapping: known: {', '.join(_names(kind))}"
-            )
+            raise InvalidFile(f"{where}: {kind} is neither a name nor a mapping: known: {', '.join(_names(kind))}")
     return MachineSpec(accelerator, **parts)
 
 
@@ -306,20 +299,18 @@ def _load(kind: str, name_or_path: str | Path, where: str = "") -> tuple[Any, De
 def _read(kind: str, name: str, section: Section) -> tuple[Any, Defaults]:
     """The component in `section`, and what an accelerator names as its host, link and storage."""
     table = section.optional_section("sources")
-    documents = {key: table.text(key) for key in table.keys()} if table is not None else {}
+    documents: dict[str, str] = {}
+    if table is not None:
+        documents = {key: table.text(key) for key in table.remaining()}
     sources: dict[str, Quantity] = {}
     peaks = section.section("peak_flop_per_s") if kind == "accelerator" else section
     for field, rule in FIELDS[kind].items():
-        holder, key = (
-            (peaks, field.partition(".")[2]) if "." in field else (section, _YAML_KEYS.get(field, field))
-        )
+        holder, key = (peaks, field.partition(".")[2]) if "." in field else (section, _YAML_KEYS.get(field, field))
         raw = holder.take(key, optional=rule.optional)
         if raw is not None:
             sources[field] = parse_quantity(raw, f"{holder.where}: {key}", rule.dimension, documents)
     given: dict[str, Any] = {"vendor": section.text("vendor")} if kind == "accelerator" else {}
-    defaults = (
-        {part: section.take(part) for part in ("host", "link", "storage")} if kind == "accelerator" else {}
-    )
+    defaults = {part: section.take(part) for part in ("host", "link", "storage")} if kind == "accelerator" else {}
     peaks.done()
     section.done()
     for field, rule in FIELDS[kind].items():

@@ -97,7 +97,7 @@ def load_stack(name: str) -> SoftwareStack:
 
 def _sources(section: Section) -> dict[str, str]:
     table = section.section("sources")
-    return {key: table.text(key) for key in table.keys()}
+    return {key: table.text(key) for key in table.remaining()}
 
 
 def _launches(section: Section) -> Mapping[OpKind, int]:

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from offload.execution import Execution
 from offload.memory import CapacityExceeded
@@ -22,7 +23,8 @@ class Workload:
 
     `n_cached_tokens`: KV entries alive at once at most (self-attention); `n_memory_tokens`: encoder outputs alive at
     once; `n_tokens`: most tokens in one forward pass; `n_active`: most experts in one (step, layer) union, over the
-    decoder, and `n_encoder_active` over the encoder. `n_output_tokens` are made in decode steps, for `n_sequences`.
+    decoder, and `n_encoder_active` over the encoder. `n_output_tokens` are made by decode steps,
+    and one a sequence by a prefill without encoder, for `n_sequences`.
     """
 
     n_cached_tokens: int
@@ -60,7 +62,7 @@ def measure_workload(model: ModelArchitecture, steps: Iterable[Step]) -> Workloa
             n_memory = max(n_memory, sum(memory[s] for s in set(sequences)))
             continue
         n_active = max(n_active, _largest_union(step.experts[:, first:], model.n_experts))
-        n_output += len(sequences) if step.phase == Phase.DECODE else 0
+        n_output += len(sequences) if step.phase == Phase.DECODE else len(set(sequences))
         running: dict[int, int] = {}
         for sequence, position in zip(sequences, step.position.tolist(), strict=True):
             running[sequence] = max(running.get(sequence, 0), position + 1)
@@ -69,7 +71,7 @@ def measure_workload(model: ModelArchitecture, steps: Iterable[Step]) -> Workloa
     return Workload(n_cached, n_memory, n_tokens, n_active, n_encoder_active, n_output, len(memory.keys() | context))
 
 
-def _largest_union(experts: np.ndarray, n_experts: int) -> int:
+def _largest_union(experts: NDArray[np.int16], n_experts: int) -> int:
     """Most distinct experts at one layer of a step; `experts` (n_tokens, n_layers, top_k)."""
     n_layers = experts.shape[1]
     if not n_layers:

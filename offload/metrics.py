@@ -7,6 +7,7 @@ from numpy.typing import NDArray
 
 from offload.ops import Lane, OpKind
 from offload.timeline import Timeline
+from traces.routing import Phase, RoutingTrace
 
 __all__ = [
     "decode_steps",
@@ -16,23 +17,43 @@ __all__ = [
     "step_end_s",
     "tpot_s",
     "transfer_s",
+    "ttft_s",
 ]
 
 _TRANSFERS = (OpKind.FETCH, OpKind.STAGE, OpKind.DISK_READ)
 
 
-def decode_steps(timeline: Timeline) -> NDArray[np.int32]:
-    """The forward passes that make tokens (they have a HEAD op), in order, (n,) int32."""
-    schedule = timeline.schedule
-    return np.unique(schedule.step[schedule.kind == OpKind.HEAD])
+def decode_steps(trace: RoutingTrace) -> NDArray[np.int32]:
+    """The forward passes of the decode phase, in order, (n,) int32."""
+    return np.unique(trace.step[trace.phase == Phase.DECODE])
 
 
-def step_end_s(timeline: Timeline, steps: NDArray[np.int32]) -> NDArray[np.float64]:
-    """When each of `steps` has ended, host bookkeeping included, (n,)."""
+def step_end_s(timeline: Timeline) -> dict[int, float]:
+    """When each forward pass that makes tokens has ended, host bookkeeping included, by step."""
     schedule = timeline.schedule
     last = schedule.kind == OpKind.STEP
-    ends = dict(zip(schedule.step[last].tolist(), timeline.end_s[last].tolist(), strict=True))
-    return np.array([ends[step] for step in steps.tolist()])
+    return dict(zip(schedule.step[last].tolist(), timeline.end_s[last].tolist(), strict=True))
+
+
+def ttft_s(timeline: Timeline) -> float:
+    """Time to the first token: the end of the first forward pass that makes one."""
+    return min(step_end_s(timeline).values(), default=0.0)
+
+
+def tpot_s(timeline: Timeline, trace: RoutingTrace) -> dict[str, float]:
+    """Time per output token after a sequence's first: mean, p50, p99 of the gaps between its tokens.
+
+    A prefill that makes a token (no encoder) counts as the sequence's first. All 0.0 without a gap.
+    """
+    ends = step_end_s(timeline)
+    makes = np.array([step in ends for step in trace.step.tolist()])
+    pairs = np.unique(np.stack([trace.sequence[makes], trace.step[makes]]), axis=1)
+    end_s = np.array([ends[step] for step in pairs[1].tolist()])
+    gaps = np.diff(end_s)[np.diff(pairs[0]) == 0]
+    if not gaps.size:
+        return {"mean": 0.0, "p50": 0.0, "p99": 0.0}
+    p50, p99 = np.percentile(gaps, [50, 99])
+    return {"mean": float(gaps.mean()), "p50": float(p50), "p99": float(p99)}
 
 
 def moe_layer_latency_s(timeline: Timeline, steps: NDArray[np.int32]) -> float:
@@ -56,15 +77,6 @@ def moe_layer_latency_s(timeline: Timeline, steps: NDArray[np.int32]) -> float:
     moe = np.zeros(len(layers), dtype=bool)
     moe[index[schedule.kind[chosen] == OpKind.GATE]] = True
     return float(np.mean((end - start)[moe])) if moe.any() else 0.0
-
-
-def tpot_s(ends_s: NDArray[np.float64]) -> dict[str, float]:
-    """Time per output token after the first: mean, p50, p99 of the gaps between decode step ends."""
-    gaps = np.diff(ends_s)
-    if not gaps.size:
-        return {"mean": 0.0, "p50": 0.0, "p99": 0.0}
-    p50, p99 = np.percentile(gaps, [50, 99])
-    return {"mean": float(gaps.mean()), "p50": float(p50), "p99": float(p99)}
 
 
 def h2d_bytes(timeline: Timeline) -> int:

@@ -68,7 +68,7 @@ class Section:
     def __contains__(self, key: str) -> bool:
         return self._left.get(key) is not None
 
-    def keys(self) -> list[str]:
+    def remaining(self) -> list[str]:
         """The keys not taken yet."""
         return list(self._left)
 
@@ -134,11 +134,14 @@ class Section:
 
     def optional_section(self, key: str) -> Section | None:
         """A mapping, None when absent."""
-        return self.section(key) if key in self else (self.take(key, optional=True), None)[1]
+        if key in self:
+            return self.section(key)
+        self.take(key, optional=True)
+        return None
 
     def sections(self) -> Iterator[tuple[str, Section]]:
         """Every remaining key as a mapping."""
-        for key in self.keys():
+        for key in self.remaining():
             yield key, self.section(key)
 
     def items(self, key: str, *, optional: bool = False) -> list[Any]:

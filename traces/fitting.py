@@ -2,9 +2,9 @@
 
 Method of moments on the generator itself: each dial is moved until the synthetic trace, as long as the
 recorded one, shows the recorded value of one statistic: a layer's entropy for its Zipf exponent, reuse at
-lag 1 for the repeats, `layer_following` for the layer correlation and, unless told not to, reuse at lag 8
-for the affinity of a sequence to its own experts. The other statistics are not fitted: what they differ by
-is what the dials cannot say.
+lag 1 for the repeats, `layer_following` for the layer correlation; and for the two optional dials, reuse at
+lag 8 for the affinity of a sequence to its own experts and the experts of a batch of 32 for the active
+fraction. The other statistics are not fitted: what they differ by is what the dials cannot say.
 """
 
 from __future__ import annotations
@@ -19,7 +19,10 @@ from numpy.typing import NDArray
 
 from traces.routing import RoutingTrace, rebatch
 from traces.statistics import (
+    BATCHES,
+    LAGS,
     decode_layers,
+    distinct_experts,
     expert_counts,
     expert_reuse,
     layer_entropy_bits,
@@ -30,11 +33,10 @@ from traces.synthesis import Dials, synthesize_routing
 
 __all__ = ["Comparison", "FittedDials", "fit_dials"]
 
-_ROUNDS = 4
-_HALVINGS = 9
-_EXPONENT_STEPS = 6
+_ROUNDS = 40
 _MAX_EXPONENT = 8.0
-_AFFINITY_LAG = 8
+_LATE = max(LAGS)
+_LARGE = max(BATCHES)
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,13 +77,13 @@ class FittedDials:
         }
 
 
-def fit_dials(trace: RoutingTrace, rng: np.random.Generator, *, with_affinity: bool = True) -> FittedDials:
+def fit_dials(trace: RoutingTrace, rng: np.random.Generator, *, all_dials: bool = True) -> FittedDials:
     """Fit `Dials` to the decode tokens of `trace`; deterministic for a given `rng` state.
 
     The synthetic trace has as many sequences (of the mean length) and runs at the batch of the recorded
     one. Layers that no decode token visits (an encoder's) get the mean exponent of the others.
-    `with_affinity=False` leaves `sequence_affinity` at 0: the three dials alone. Raises `InvalidInput` for
-    a trace without decode tokens.
+    `all_dials=False` leaves the two optional dials, active fraction and sequence affinity, at their
+    defaults. Raises `InvalidInput` for a trace without decode tokens.
     """
     decoded = trace.decode_only()
     layers = decode_layers(decoded)
@@ -90,77 +92,79 @@ def fit_dials(trace: RoutingTrace, rng: np.random.Generator, *, with_affinity: b
     def imitate(dials: Dials) -> RoutingTrace:
         return _imitation(decoded, len(layers), dials, np.random.default_rng(seed))
 
-    dials = _fit(decoded, layers, imitate, with_affinity)
-    synthetic = rebatch(imitate(dials), decoded.batch).decode_only()
-    comparisons = _comparisons(decoded, synthetic, with_affinity)
+    dials = _fit(_Moments.of(decoded), imitate, decoded, all_dials)
+    synthetic = rebatch(imitate(dials), decoded.batch)
     exponents = np.full(trace.n_moe_layers, float(np.mean(dials.zipf_exponent)))
     exponents[layers] = dials.zipf_exponent
-    return FittedDials(replace(dials, zipf_exponent=tuple(exponents.tolist())), comparisons)
+    return FittedDials(
+        replace(dials, zipf_exponent=tuple(exponents.tolist())), _comparisons(decoded, synthetic, all_dials)
+    )
 
 
-def _fit(
-    decoded: RoutingTrace, layers: list[int], imitate: Callable[[Dials], RoutingTrace], with_affinity: bool
-) -> Dials:
-    """Coordinate by coordinate, a few rounds. A moment the trace has no data for leaves its dial at 0."""
-    moments: dict[str, Callable[[RoutingTrace], float]] = {
-        "sequence_affinity": lambda made: _reuse(made, _AFFINITY_LAG),
-        "repeat_probability": lambda made: _reuse(made, 1),
-        "layer_correlation": layer_following,
-    }
-    if not with_affinity:
-        del moments["sequence_affinity"]
-    targets = {name: moment(decoded) for name, moment in moments.items()}
-    entropy = _entropy(decoded)[layers]
-    dials = Dials((1.0,) * len(layers), 0.0, 0.0)
-    for _ in range(_ROUNDS):
-        dials = _fit_exponents(dials, imitate, entropy)
-        for name, moment in moments.items():
-            if not math.isnan(targets[name]):
-                dials = _fit_chance(dials, name, imitate, moment, targets[name])
-    return _fit_exponents(dials, imitate, entropy)
+@dataclass(frozen=True, slots=True, eq=False)
+class _Moments:
+    """What the dials are fitted to; NaN where the trace is too short to say."""
+
+    entropy: NDArray[np.float64]
+    reuse: float
+    late_reuse: float
+    following: float
+    distinct: float
+
+    @classmethod
+    def of(cls, decoded: RoutingTrace) -> _Moments:
+        layers = decode_layers(decoded)
+        return cls(
+            entropy=layer_entropy_bits(expert_counts(decoded))[layers],
+            reuse=float(expert_reuse(decoded, 1)[layers].mean()),
+            late_reuse=float(expert_reuse(decoded, _LATE)[layers].mean()),
+            following=layer_following(decoded),
+            distinct=distinct_experts(decoded, _LARGE),
+        )
+
+    def distance(self, other: _Moments, all_dials: bool) -> float:
+        """Sum of relative differences of the moments that are fitted."""
+        names = ["reuse", "following", *(["late_reuse", "distinct"] if all_dials else [])]
+        parts = [abs(getattr(self, name) - getattr(other, name)) / (abs(getattr(self, name)) or 1.0) for name in names]
+        known = sum(float(part) for part in parts if not math.isnan(part))
+        return known + float(np.abs(self.entropy - other.entropy).mean() / max(self.entropy.mean(), 1e-9))
 
 
-def _fit_exponents(
-    dials: Dials, imitate: Callable[[Dials], RoutingTrace], entropy: NDArray[np.float64]
-) -> Dials:
-    """Move the exponents of all layers towards the recorded entropies; the best vector met is kept.
+def _fit(target: _Moments, imitate: Callable[[Dials], RoutingTrace], decoded: RoutingTrace, all_dials: bool) -> Dials:
+    """Move every dial by the shortfall of its own moment, all at once, and keep the best set met.
 
-    A layer's entropy falls as its exponent rises (by 0.5 to 2 bits for 1), but layers that follow each
-    other share it, so steps are taken together and held short instead of bisected one by one.
+    Each moment rises with its dial by 0.2 to 1 for 1 (an entropy falls by 0.5 to 2 bits for 1 in its
+    exponent), so steps of about the shortfall approach from one side; dials that share a moment settle as
+    the rounds go by.
     """
-    exponents = np.array(dials.zipf_exponent)
-    best, least = exponents, math.inf
-    for _ in range(_EXPONENT_STEPS):
-        surplus = _entropy(imitate(replace(dials, zipf_exponent=tuple(exponents.tolist())))) - entropy
-        if (error := float(np.abs(surplus).mean())) < least:
-            best, least = exponents, error
-        exponents = np.clip(exponents + np.clip(surplus, -0.5, 0.5), 0.0, _MAX_EXPONENT)
-    return replace(dials, zipf_exponent=tuple(best.tolist()))
+    dials = Dials((1.0,) * target.entropy.size, 0.2, 0.2, 1.0, 0.2 if all_dials else 0.0)
+    best, least = dials, math.inf
+    for _ in range(_ROUNDS):
+        made = _Moments.of(imitate(dials))
+        if (distance := target.distance(made, all_dials)) < least:
+            best, least = dials, distance
+        surplus = np.clip(made.entropy - target.entropy, -0.5, 0.5)
+        exponents = np.clip(np.array(dials.zipf_exponent) + surplus, 0.0, _MAX_EXPONENT)
+        dials = replace(
+            dials,
+            zipf_exponent=tuple(exponents.tolist()),
+            repeat_probability=_moved(dials.repeat_probability, target.reuse - made.reuse),
+            layer_correlation=_moved(dials.layer_correlation, target.following - made.following),
+        )
+        if all_dials:
+            enough = max(decoded.top_k, 2 ** target.entropy.max()) / decoded.n_experts
+            factor = _moved(1.0, (target.distinct / made.distinct - 1.0) / 2, most=2.0)
+            dials = replace(
+                dials,
+                sequence_affinity=_moved(dials.sequence_affinity, target.late_reuse - made.late_reuse),
+                active_fraction=min(1.0, max(enough, dials.active_fraction * factor)),
+            )
+    return best
 
 
-def _fit_chance(
-    dials: Dials,
-    name: str,
-    imitate: Callable[[Dials], RoutingTrace],
-    moment: Callable[[RoutingTrace], float],
-    target: float,
-) -> Dials:
-    """Bisect one probability on a moment that rises with it; 0 or 1 when the target lies beyond."""
-    low, high = 0.0, 1.0
-    if moment(imitate(_with(dials, name, 0.0))) >= target:
-        return _with(dials, name, 0.0)
-    for _ in range(_HALVINGS):
-        middle = (low + high) / 2
-        if moment(imitate(_with(dials, name, middle))) < target:
-            low = middle
-        else:
-            high = middle
-    return _with(dials, name, (low + high) / 2)
-
-
-def _with(dials: Dials, name: str, value: float) -> Dials:
-    changed: dict[str, Any] = {name: value}
-    return replace(dials, **changed)
+def _moved(value: float, by: float, most: float = 1.0) -> float:
+    """`value` moved and kept within [0, most]; where it was when the moment has no data."""
+    return value if math.isnan(by) else min(most, max(0.0, value + by))
 
 
 def _imitation(decoded: RoutingTrace, n_layers: int, dials: Dials, rng: np.random.Generator) -> RoutingTrace:
@@ -180,22 +184,11 @@ def _imitation(decoded: RoutingTrace, n_layers: int, dials: Dials, rng: np.rando
     ).decode_only()
 
 
-def _entropy(decoded: RoutingTrace) -> NDArray[np.float64]:
-    return layer_entropy_bits(expert_counts(decoded))
-
-
-def _reuse(decoded: RoutingTrace, lag: int) -> float:
-    per_layer = expert_reuse(decoded, lag)
-    return float(per_layer[decode_layers(decoded)].mean())
-
-
-def _comparisons(
-    decoded: RoutingTrace, synthetic: RoutingTrace, with_affinity: bool
-) -> tuple[Comparison, ...]:
+def _comparisons(decoded: RoutingTrace, synthetic: RoutingTrace, all_dials: bool) -> tuple[Comparison, ...]:
     recorded, made = _figures(decoded), _figures(synthetic)
     fitted = {"reuse at lag 1", "mean entropy (bits)", "layer following"}
-    if with_affinity:
-        fitted.add(f"reuse at lag {_AFFINITY_LAG}")
+    if all_dials:
+        fitted |= {f"reuse at lag {_LATE}", f"distinct experts, batch {_LARGE}"}
     return tuple(
         Comparison(name, value, made[name], name in fitted)
         for name, value in recorded.items()

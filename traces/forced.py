@@ -34,17 +34,11 @@ def forced_active_routing(
     (batch * top_k) than `n_active`, or a token could not choose `top_k` different experts among them.
     """
     if n_moe_layers < 1 or not 0 <= n_encoder_moe_layers < n_moe_layers:
-        raise InvalidInput(
-            f"{n_encoder_moe_layers} encoder MoE layers of {n_moe_layers}: the decoder needs one"
-        )
+        raise InvalidInput(f"{n_encoder_moe_layers} encoder MoE layers of {n_moe_layers}: the decoder needs one")
     if not 1 <= top_k <= n_experts <= MAX_EXPERTS:
-        raise InvalidInput(
-            f"top_k = {top_k} of n_experts = {n_experts}: 1 <= top_k <= n_experts <= {MAX_EXPERTS}"
-        )
+        raise InvalidInput(f"top_k = {top_k} of n_experts = {n_experts}: 1 <= top_k <= n_experts <= {MAX_EXPERTS}")
     has_encoder = n_encoder_moe_layers > 0
-    layout = token_layout(
-        input_tokens=input_tokens, output_tokens=output_tokens, batch=batch, has_encoder=has_encoder
-    )
+    layout = token_layout(input_tokens=input_tokens, output_tokens=output_tokens, batch=batch, has_encoder=has_encoder)
     if not top_k <= n_active <= n_experts:
         raise InvalidInput(f"n_active = {n_active}: it must be top_k = {top_k} to n_experts = {n_experts}")
     if n_active > batch * top_k:

@@ -95,9 +95,7 @@ class RoutingTrace:
     def __post_init__(self) -> None:
         shape = np.shape(self.experts)
         if len(shape) != 3 or 0 in shape:
-            raise InvalidInput(
-                f"experts has shape {shape}: it must be (n_tokens, n_moe_layers, top_k), none 0"
-            )
+            raise InvalidInput(f"experts has shape {shape}: it must be (n_tokens, n_moe_layers, top_k), none 0")
         if not 1 <= self.n_experts <= MAX_EXPERTS:
             raise InvalidInput(f"n_experts = {self.n_experts}: it must be 1 to {MAX_EXPERTS}")
         if shape[2] > self.n_experts:
@@ -110,9 +108,7 @@ class RoutingTrace:
             _freeze(self, "expert_bytes", np.int64, shape[1:2])
             if self.expert_bytes.min() <= 0:
                 layer = int(self.expert_bytes.argmin())
-                raise InvalidInput(
-                    f"expert_bytes of layer {layer} is {self.expert_bytes[layer]}: above 0 needed"
-                )
+                raise InvalidInput(f"expert_bytes of layer {layer} is {self.expert_bytes[layer]}: above 0 needed")
         if self.gate_weights is not None:
             _freeze(self, "gate_weights", np.float32, shape)
         check_tokens(self.experts, self.sequence, self.position, self.phase, self.step, self.n_experts)
@@ -156,9 +152,7 @@ class RoutingTrace:
             array = getattr(self, name)
             state.update(f"{name}:{array is not None};".encode())
             if array is not None:
-                state.update(
-                    np.ascontiguousarray(array).astype(array.dtype.newbyteorder("<"), copy=False).data
-                )
+                state.update(np.ascontiguousarray(array).astype(array.dtype.newbyteorder("<"), copy=False).data)
         return state.hexdigest()[:16]
 
     def steps(self) -> Iterator[Step]:
@@ -248,9 +242,7 @@ def check_tokens(
     for start in range(0, len(experts), rows):
         part = experts[start : start + rows]
         if part.min() < -1 or part.max() >= n_experts:
-            _refuse_expert(
-                (part < -1) | (part >= n_experts), part, first_token + start, f"is not in [-1, {n_experts})"
-            )
+            _refuse_expert((part < -1) | (part >= n_experts), part, first_token + start, f"is not in [-1, {n_experts})")
         ranked = np.sort(part, axis=2)
         twice = (ranked[:, :, 1:] == ranked[:, :, :-1]) & (ranked[:, :, 1:] >= 0)
         if twice.any():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -111,9 +112,7 @@ def load_trace(path: Path | str) -> RoutingTrace:
     reader = open_trace(path)
     size = reader.path.stat().st_size
     if size > MAX_LOADED_BYTES:
-        raise InvalidFile(
-            f"{path}: {size} bytes, at most {MAX_LOADED_BYTES} are loaded: stream it with open_trace"
-        )
+        raise InvalidFile(f"{path}: {size} bytes, at most {MAX_LOADED_BYTES} are loaded: stream it with open_trace")
     with _opened(reader.path) as file:
         arrays = {name: file.get_tensor(name) for name in sorted(reader.tensors)}
     try:
@@ -157,36 +156,20 @@ def _check_header_size(path: Path) -> None:
         with path.open("rb") as file:
             stated = int.from_bytes(file.read(8), "little")
         if stated > min(MAX_HEADER_BYTES, path.stat().st_size - 8):
-            raise InvalidFile(
-                f"{path}: not a safetensors file, or cut short (header of {stated} bytes stated)"
-            )
+            raise InvalidFile(f"{path}: not a safetensors file, or cut short (header of {stated} bytes stated)")
     except OSError as error:
         raise InvalidFile(f"{path}: cannot be read ({error.strerror})") from error
 
 
-class _opened:  # noqa: N801 (a with-statement)
-    """`safe_open`, with its errors turned into `InvalidFile`."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._file: Any = None
-
-    def __enter__(self) -> Any:
-        try:
-            self._file = safe_open(self._path, framework="numpy")
-            return self._file.__enter__()
-        except (SafetensorError, OSError) as error:
-            raise self._refusal(error) from error
-
-    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
-        self._file.__exit__(kind, error, trace)
-        if isinstance(error, SafetensorError):
-            raise self._refusal(error) from error
-
-    def _refusal(self, error: BaseException) -> InvalidFile:
-        return InvalidFile(
-            f"{self._path}: not a sound safetensors file ({' '.join(str(error).split())[:200]})"
-        )
+@contextmanager
+def _opened(path: Path) -> Iterator[Any]:
+    """`safe_open` with its errors turned into `InvalidFile`."""
+    try:
+        with safe_open(path, framework="numpy") as file:
+            yield file
+    except (SafetensorError, OSError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise InvalidFile(f"{path}: not a sound safetensors file ({reason})") from error
 
 
 def _header(metadata: Mapping[str, str], path: Path) -> tuple[int, Provenance]:
@@ -205,14 +188,15 @@ def _header(metadata: Mapping[str, str], path: Path) -> tuple[int, Provenance]:
     n_experts = section.integer("n_experts", minimum=1)
     origin = section.section("provenance")
     section.done()
-    versions = origin.section("versions")
-    names = versions.keys()
+    versions = origin.take("versions")
+    if not isinstance(versions, dict) or not all(isinstance(text, str) for text in versions.values()):
+        raise InvalidFile(f"{path}: provenance: versions is not a mapping of names to text")
     provenance = Provenance(
         model=origin.text("model"),
         source=origin.text("source"),
         licence=origin.text("licence"),
         recorder=origin.text("recorder"),
-        versions={name: versions.text(name) for name in names},
+        versions=versions,
         note=origin.text("note"),
     )
     origin.done()

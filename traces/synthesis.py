@@ -44,8 +44,8 @@ class Dials:
     repeat_probability  chance that a slot repeats an expert of the previous token of its sequence
     layer_correlation   chance that a slot that does not repeat follows the map of the layer before
     active_fraction     share of each layer's experts that routing ever uses, at random
-    sequence_affinity   chance that a slot that does neither is drawn from what its own sequence chose at
-                        the layer in the last `AFFINITY_TOKENS` tokens, and not by popularity
+    sequence_affinity   chance that a slot that is drawn is drawn from what its own sequence chose at the
+                        layer in the last `AFFINITY_TOKENS` tokens, and not by popularity
 
     Raises `InvalidInput` for a value outside its range.
     """
@@ -57,8 +57,6 @@ class Dials:
     sequence_affinity: float = 0.0
 
     def __post_init__(self) -> None:
-        if isinstance(self.zipf_exponent, list | np.ndarray):
-            object.__setattr__(self, "zipf_exponent", tuple(float(value) for value in self.zipf_exponent))
         for value in np.atleast_1d(self.zipf_exponent).tolist():
             if not 0 <= value <= 20:
                 raise InvalidInput(f"zipf_exponent = {value:g}: it must be 0 (uniform) to 20")
@@ -188,22 +186,16 @@ def _route(
 
 def _check_shape(n_moe_layers: int, n_encoder_moe_layers: int, n_experts: int, top_k: int) -> None:
     if n_moe_layers < 1 or not 0 <= n_encoder_moe_layers < n_moe_layers:
-        raise InvalidInput(
-            f"{n_encoder_moe_layers} encoder MoE layers of {n_moe_layers}: the decoder needs one"
-        )
+        raise InvalidInput(f"{n_encoder_moe_layers} encoder MoE layers of {n_moe_layers}: the decoder needs one")
     if not 1 <= top_k <= n_experts <= MAX_EXPERTS:
-        raise InvalidInput(
-            f"top_k = {top_k} of n_experts = {n_experts}: 1 <= top_k <= n_experts <= {MAX_EXPERTS}"
-        )
+        raise InvalidInput(f"top_k = {top_k} of n_experts = {n_experts}: 1 <= top_k <= n_experts <= {MAX_EXPERTS}")
 
 
 def _popularity(dials: Dials, n_moe_layers: int, n_experts: int, top_k: int) -> NDArray[np.float64]:
     """Cumulative popularity by rank: (n_moe_layers, n_active + 1), from 0 to 1."""
     exponents = np.atleast_1d(np.asarray(dials.zipf_exponent, dtype=np.float64))
     if exponents.size not in (1, n_moe_layers):
-        raise InvalidInput(
-            f"{exponents.size} zipf exponents for {n_moe_layers} MoE layers: give one, or one each"
-        )
+        raise InvalidInput(f"{exponents.size} zipf exponents for {n_moe_layers} MoE layers: give one, or one each")
     n_active = math.ceil(dials.active_fraction * n_experts)
     if n_active < top_k:
         raise InvalidInput(
@@ -245,9 +237,9 @@ def _fill(
 ) -> None:
     """Choose experts token by token. One uniform decides how a slot chooses, the other what it draws.
 
-    A repeat whose expert is already chosen takes another expert of the previous token; a mapped or recalled
-    expert already chosen is replaced by a draw. A draw is exact sampling without replacement: the intervals
-    of experts already chosen are cut out of [0, 1) and the uniform falls on the rest.
+    A repeated or recalled token whose expert is already chosen gives another of its experts; a mapped expert
+    already chosen is replaced by a draw. A draw by popularity is exact sampling without replacement: the
+    intervals of experts already chosen are cut out of [0, 1) and the uniform falls on the rest.
     """
     n_tokens, n_layers, top_k = ranks.shape
     n_active, n_kept = popularity.shape[1] - 1, history.shape[1]
@@ -261,7 +253,6 @@ def _fill(
         for layer in range(n_layers):
             edges = popularity[layer]
             until_follow = until_repeat + (1.0 - until_repeat) * (p_follow if layer > 0 else 0.0)
-            until_affinity = until_follow + (1.0 - until_follow) * (p_affinity if n_past > 0 else 0.0)
             for slot in range(top_k):
                 how, what = draws[t, layer, slot, 0], draws[t, layer, slot, 1]
                 choice = -1
@@ -272,10 +263,15 @@ def _fill(
                             break
                 elif how < until_follow:
                     choice = ranks[t, layer - 1, slot]
-                elif how < until_affinity:
-                    what *= min(n_past, n_kept) * top_k
-                    choice = past[int(what) // top_k, layer, int(what) % top_k]
-                    what -= int(what)
+                    how = (how - until_repeat) / (until_follow - until_repeat)  # uniform again
+                else:
+                    how = (how - until_follow) / (1.0 - until_follow)
+                if (choice < 0 or taken[choice]) and n_past > 0 and how < p_affinity:
+                    recalled = int(what * min(n_past, n_kept) * top_k)
+                    for i in range(top_k):
+                        choice = past[recalled // top_k, layer, (recalled + i) % top_k]
+                        if not taken[choice]:
+                            break
                 if choice < 0 or taken[choice]:
                     left = 1.0
                     for i in range(slot):

@@ -6,7 +6,8 @@ import re
 from collections.abc import Callable
 from dataclasses import replace
 
-from offload.eviction import EVICTIONS
+from offload.eviction import EVICTIONS, Eviction
+from offload.eviction_released import ReleasedLfu, ReleasedLifo
 from offload.policies.gpu_only import gpu_only
 from offload.policies.on_demand import on_demand
 from offload.policies.prefetch_all import prefetch_all
@@ -14,7 +15,7 @@ from offload.policies.pregate import pregate
 from offload.policy import Cache, Policy
 from traces.errors import InvalidInput, unknown_name
 
-__all__ = ["PRESETS", "cache_named", "policy_named"]
+__all__ = ["PRESETS", "cache_named", "eviction_named", "eviction_names", "policy_named"]
 
 PRESETS: dict[str, Callable[..., Policy]] = {
     "gpu_only": gpu_only,
@@ -22,6 +23,9 @@ PRESETS: dict[str, Callable[..., Policy]] = {
     "prefetch_all": prefetch_all,
     "pregate": pregate,
 }
+
+RELEASED: dict[str, Callable[[int], Eviction]] = {"lfu_released": ReleasedLfu, "lifo_released": ReleasedLifo}
+"""Evictions as Pre-gated MoE's public code has them; made for a number of encoder keys."""
 
 _FORM = re.compile(r"(?P<name>[a-z_]+)(\((?P<lookahead>\d{1,4})\))?(\+(?P<cache>.+))?", re.ASCII)
 
@@ -48,8 +52,8 @@ def cache_named(text: str) -> Cache:
     """The cache a user types: `EVICTION:RATIO` (0.1) or `EVICTION:SLOTS` (64), then `:per_layer`, `:warm`."""
     eviction, _, rest = text.strip().partition(":")
     size, *flags = rest.split(":")
-    if eviction not in EVICTIONS:
-        raise unknown_name("eviction", eviction, EVICTIONS, f"cache {text!r}")
+    if eviction not in eviction_names():
+        raise unknown_name("eviction", eviction, eviction_names(), f"cache {text!r}")
     for flag in flags:
         if flag not in ("per_layer", "warm"):
             raise unknown_name("cache option", flag, ["per_layer", "warm"], f"cache {text!r}")
@@ -58,3 +62,14 @@ def cache_named(text: str) -> Cache:
     except ValueError:
         raise InvalidInput(f"cache {text!r}: size {size!r} is neither a ratio (0.1) nor slots (64)") from None
     return Cache(eviction, ratio, n_slots, per_layer="per_layer" in flags, warm="warm" in flags)
+
+
+def eviction_names() -> tuple[str, ...]:
+    """The evictions a cache can name."""
+    return (*EVICTIONS, "random", *RELEASED)
+
+
+def eviction_named(name: str, n_encoder_keys: int) -> str | Callable[[], Eviction]:
+    """What a `ResidentSet` takes for eviction `name`, in a model with `n_encoder_keys` experts in its encoder."""
+    make = RELEASED.get(name)
+    return name if make is None else lambda: make(n_encoder_keys)

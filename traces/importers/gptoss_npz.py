@@ -37,14 +37,10 @@ def import_gptoss_npz(path: Path) -> RoutingTrace:
     except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
         raise InvalidFile(f"{path}: not a sound npz file ({_line(error)})") from error
     if experts.ndim != 3 or experts.dtype.kind not in "iu":
-        raise InvalidFile(
-            f"{path}: experts is {experts.dtype} {experts.shape}, not integers (T, n_layers, k)"
-        )
+        raise InvalidFile(f"{path}: experts is {experts.dtype} {experts.shape}, not integers (T, n_layers, k)")
     n_tokens = len(experts)
     if start.ndim != 1 or start.dtype.kind not in "iu" or start.size < 2:
-        raise InvalidFile(
-            f"{path}: seq_start is {start.dtype} {start.shape}, not integers (n_sequences + 1,)"
-        )
+        raise InvalidFile(f"{path}: seq_start is {start.dtype} {start.shape}, not integers (n_sequences + 1,)")
     lengths = np.diff(start.astype(np.int64))
     if start[0] != 0 or start[-1] != n_tokens or (lengths < 1).any():
         raise InvalidFile(f"{path}: seq_start must rise from 0 to the {n_tokens} tokens of experts")
@@ -87,9 +83,7 @@ def _check_sizes(path: Path) -> None:
                 if stated != archive.getinfo(name).file_size:
                     raise InvalidFile(f"{path}: {name} states {stated} bytes, the archive another number")
     except OSError as error:
-        raise InvalidFile(
-            f"{path}: cannot be read ({error.strerror or _line(error)}): check the path"
-        ) from error
+        raise InvalidFile(f"{path}: cannot be read ({error.strerror or _line(error)}): check the path") from error
     except (ValueError, EOFError, zipfile.BadZipFile, NotImplementedError, RuntimeError) as error:
         raise InvalidFile(f"{path}: not a sound npz file ({_line(error)})") from error
 

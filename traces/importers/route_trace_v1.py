@@ -152,9 +152,7 @@ def _header(lines: Iterator[tuple[int, str]], path: Path) -> _Header:
 def _integer(pairs: dict[str, str], key: str, least: int, most: int, path: Path, number: int) -> int:
     text = pairs.get(key, "")
     if not (text.isascii() and text.isdigit() and len(text) < 16 and least <= int(text) <= most):
-        raise InvalidFile(
-            f"{path}: line {number}: {key} = {text[:20]!r} is not an integer in [{least}, {most}]"
-        )
+        raise InvalidFile(f"{path}: line {number}: {key} = {text[:20]!r} is not an integer in [{least}, {most}]")
     return int(text)
 
 
@@ -174,10 +172,7 @@ def _rows(
             weight = float(parts[6])
         except ValueError:
             raise InvalidFile(f"{path}: line {number} is not numbers: {line[:60]!r}") from None
-        if (
-            not all(0 <= value < limit for value, limit in zip(values, limits, strict=True))
-            or values[3] not in index
-        ):
+        if not all(0 <= value < limit for value, limit in zip(values, limits, strict=True)) or values[3] not in index:
             names = "turn, phase, step, layer, slot, expert, residency"
             raise InvalidFile(f"{path}: line {number}: ({names}) = {tuple(values)} goes beyond the header")
         values[3] = index[values[3]]
@@ -193,17 +188,13 @@ def _table(header: _Header, rows: tuple[NDArray[np.int64], NDArray[np.float32]],
     tokens, member = np.unique(cells[:, :3], axis=0, return_inverse=True)  # sorted by turn, phase, position
     shape = (len(tokens), len(header.expert_bytes), header.top_k)
     if np.prod(shape, dtype=np.int64) > min(MAX_CELLS, 64 * len(cells)):
-        raise InvalidFile(
-            f"{path}: {shape} cells for {len(cells)} rows: the file is cut short or not of this format"
-        )
+        raise InvalidFile(f"{path}: {shape} cells for {len(cells)} rows: the file is cut short or not of this format")
     at = np.ravel_multi_index((member.reshape(-1), cells[:, 3], cells[:, 4]), shape)
     order = np.argsort(at, kind="stable")
     again = np.flatnonzero(np.diff(at[order]) == 0)
     if again.size:
         turn, phase, step, layer, slot = cells[order[again[0] + 1], :5].tolist()
-        raise InvalidFile(
-            f"{path}: turn {turn} phase {phase} step {step} MoE layer {layer} slot {slot} comes twice"
-        )
+        raise InvalidFile(f"{path}: turn {turn} phase {phase} step {step} MoE layer {layer} slot {slot} comes twice")
     experts, residency = np.full(shape, -1, np.int16), np.full(shape, -1, np.int8)
     gate_weights = np.zeros(shape, np.float32)
     experts.reshape(-1)[at] = cells[:, 5]
@@ -214,7 +205,5 @@ def _table(header: _Header, rows: tuple[NDArray[np.int64], NDArray[np.float32]],
     if missing.any():
         token, layer, slot = np.unravel_index(int(missing.argmax()), shape)
         turn, phase, step = tokens[token].tolist()
-        raise InvalidFile(
-            f"{path}: turn {turn} step {step} has no row for MoE layer {layer} slot {slot}: cut short?"
-        )
+        raise InvalidFile(f"{path}: turn {turn} step {step} has no row for MoE layer {layer} slot {slot}: cut short?")
     return _Table(header, tokens, experts, gate_weights, residency)

@@ -1,0 +1,205 @@
+"""One prediction: model + platform + routing trace + policy -> schedule -> virtual time -> metrics."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from hwmodels.cost import price
+from hwmodels.platform import Platform
+from offload import metrics
+from offload.decode import Decoded, decode
+from offload.execution import Execution
+from offload.footprint import MemoryPlan, Workload, measure_workload, plan_memory
+from offload.policies import eviction_named, policy_named
+from offload.policy import Cache, Policy
+from offload.residency import ResidentSet
+from offload.timeline import Timeline
+from simulator import des, recurrence
+from simulator.bounds import lower_bounds
+from traces.architecture import ModelArchitecture
+from traces.errors import InvalidInput, unknown_name
+from traces.routing import Phase, RoutingTrace
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+__all__ = ["SimulationResult", "simulate"]
+
+
+@dataclass(frozen=True, slots=True)
+class SimulationResult:
+    """What a policy would do to one workload on one platform; definitions in `offload.metrics`.
+
+    Latencies in seconds (`tpot_s`: mean, p50, p99 of a mapping of that shape), sizes in bytes, rates as fractions.
+    `bound_s`: no interpreter of this schedule can be faster; `binding`: what that bound comes from.
+    `calibration`: whether the prediction interpolates a fit ("fitted"), extrapolates one, or rests on claims.
+    """
+
+    policy: str
+    model: str
+    hardware: str
+    stack: str
+    calibration: str
+    moe_layer_latency_s: float
+    tokens_per_s: float
+    ttft_s: float
+    tpot_s: float
+    tpot_p50_s: float
+    tpot_p99_s: float
+    makespan_s: float
+    peak_hbm_bytes: int
+    h2d_bytes: int
+    hit_rate: float
+    stall_s: float
+    stall_share: float
+    exposed_transfer_fraction: float
+    bound_s: float
+    binding: str
+    n_output_tokens: int
+    n_expert_slots: int
+    schedule_digest: str
+    trace_digest: str
+    timeline: Timeline
+
+    def to_dict(self) -> dict[str, Any]:
+        """Every field but the timeline, JSON-ready."""
+        names = (field.name for field in dataclasses.fields(self))
+        return {name: getattr(self, name) for name in names if name != "timeline"}
+
+    def to_dataframe(self) -> pd.DataFrame:
+        """One row. Needs pandas (the extra `notebooks`)."""
+        return to_dataframe([self.to_dict()])
+
+
+def to_dataframe(rows: list[dict[str, Any]]) -> pd.DataFrame:
+    """Rows as a pandas DataFrame. Raises `InvalidInput` when pandas is not installed."""
+    try:
+        import pandas as pd
+    except ImportError:
+        raise InvalidInput("pandas is not installed: pip install 'pregate[notebooks]', or use to_dict()") from None
+    return pd.DataFrame(rows)
+
+
+def simulate(
+    model: ModelArchitecture,
+    hw: Platform,
+    trace: RoutingTrace,
+    policy: str | Policy = "pregate",
+    *,
+    cache: Cache | None = None,
+    expert_tier: str = "dram",
+    execution: Execution | None = None,
+    engine: str = "des",
+) -> SimulationResult:
+    """Predict `policy` on `trace`.
+
+    `policy`: a preset as typed on the command line (`pregate`, `pregate(2)`, `on_demand+lru:0.1`) or a `Policy`;
+    `cache`: an expert cache to add to it; `expert_tier`: where experts wait, `dram` or `ssd`; `execution`: None
+    runs the policy as the platform's stack does; `engine`: `des` (SimPy, the definition, HBM checked) or `recurrence`
+    (compiled, the same times bit for bit). Raises `InvalidInput` when the trace is not of `model` or has no
+    decode steps, `CapacityExceeded` when HBM is too small.
+    """
+    chosen = policy_named(policy) if isinstance(policy, str) else policy
+    if cache is not None and not chosen.resident:
+        chosen = dataclasses.replace(chosen, cache=cache)
+    if expert_tier not in ("dram", "ssd"):
+        raise InvalidInput(f"expert tier = {expert_tier!r}: experts wait in dram or ssd")
+    trace.check_model(model)
+    if not np.any(trace.phase == Phase.DECODE):
+        raise InvalidInput(f"the trace of {trace.provenance.model} has no decode steps: nothing is generated")
+    how = execution or hw.stack.execution
+    hbm_bytes = hw.machine.accelerator.hbm_bytes
+    workload = measure_workload(model, trace.steps())
+    plan = plan_memory(
+        model, workload, chosen, how, hbm_bytes=hbm_bytes, reserve_bytes=int(hw.constant("reserve_bytes"))
+    )
+    decoded = decode(
+        model,
+        trace.steps(),
+        chosen,
+        how,
+        n_buffers=plan.n_buffers,
+        cache=_resident_set(model, trace, chosen, plan),
+        disk=expert_tier == "ssd",
+        static_bytes=plan.static_bytes,
+    )
+    costs = price(decoded.schedule.works, hw)
+    if engine == "des":
+        timeline = des.simulate(decoded.schedule, costs.issue_s, costs.duration_s, hbm_bytes)
+    elif engine == "recurrence":
+        timeline = recurrence.simulate(decoded.schedule, costs.issue_s, costs.duration_s)
+    else:
+        raise unknown_name("engine", engine, ["des", "recurrence"])
+    bounds = lower_bounds(decoded.schedule, costs.issue_s, costs.duration_s)
+    return _result(model, hw, trace, chosen, workload, plan, decoded, timeline, bounds.makespan_s, bounds.binding)
+
+
+def _resident_set(
+    model: ModelArchitecture, trace: RoutingTrace, policy: Policy, plan: MemoryPlan
+) -> ResidentSet | None:
+    """The cache of a policy; a warm one has seen the whole request once before."""
+    if policy.cache is None:
+        return None
+    spec = policy.cache
+    residents = ResidentSet(
+        plan.n_cache_slots,
+        eviction_named(spec.eviction, model.n_encoder_moe_layers * model.n_experts),
+        per_layer=spec.per_layer,
+        n_layers=model.n_moe_layers,
+        n_experts=model.n_experts,
+    )
+    if spec.warm:
+        for step in trace.steps():
+            for layer in range(model.n_moe_layers):
+                chosen = np.unique(step.experts[:, layer])
+                residents.admit(layer, chosen[chosen >= 0].tolist())
+    return residents
+
+
+def _result(
+    model: ModelArchitecture,
+    hw: Platform,
+    trace: RoutingTrace,
+    policy: Policy,
+    workload: Workload,
+    plan: MemoryPlan,
+    decoded: Decoded,
+    timeline: Timeline,
+    bound_s: float,
+    binding: str,
+) -> SimulationResult:
+    tpot = metrics.tpot_s(timeline, trace)
+    stall_s, transfer_s = metrics.stall_s(timeline), metrics.transfer_s(timeline)
+    makespan_s = timeline.makespan_s
+    return SimulationResult(
+        policy=policy.name,
+        model=model.name,
+        hardware=hw.hardware,
+        stack=hw.stack.name,
+        calibration=hw.calibration,
+        moe_layer_latency_s=metrics.moe_layer_latency_s(timeline, metrics.decode_steps(trace)),
+        tokens_per_s=workload.n_output_tokens / makespan_s,
+        ttft_s=metrics.ttft_s(timeline),
+        tpot_s=tpot["mean"],
+        tpot_p50_s=tpot["p50"],
+        tpot_p99_s=tpot["p99"],
+        makespan_s=makespan_s,
+        peak_hbm_bytes=timeline.peak_hbm_bytes,
+        h2d_bytes=metrics.h2d_bytes(timeline),
+        hit_rate=decoded.n_hits / decoded.n_lookups if decoded.n_lookups else 0.0,
+        stall_s=stall_s,
+        stall_share=stall_s / makespan_s,
+        exposed_transfer_fraction=stall_s / transfer_s if transfer_s else 0.0,
+        bound_s=bound_s,
+        binding=binding,
+        n_output_tokens=workload.n_output_tokens,
+        n_expert_slots=plan.n_buffers + plan.n_cache_slots,
+        schedule_digest=decoded.schedule.digest,
+        trace_digest=trace.digest,
+        timeline=timeline,
+    )
+

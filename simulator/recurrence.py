@@ -1,0 +1,69 @@
+"""The same contract as `des`, as one compiled pass over the ops: every lane is FIFO, so `max` and `+` suffice.
+
+Agrees with `des.simulate` bit for bit (tests/agree). What the recurrence cannot express (shared links, priorities,
+cancellation) is not in a `Schedule`. numba is loaded on first use.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cache
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from offload.ops import Lane
+from offload.schedule import Schedule
+from offload.timeline import Timeline
+
+__all__ = ["simulate"]
+
+
+def simulate(schedule: Schedule, issue_s: NDArray[np.float64], duration_s: NDArray[np.float64]) -> Timeline:
+    """Start and end of every op; `issue_s`, `duration_s`: (n_works,) seconds as for `des.simulate`.
+
+    HBM is not checked: `Timeline.hbm_events` has its level.
+    """
+    start_s, end_s = _compiled()(
+        schedule.lane,
+        schedule.cost,
+        schedule.dep_ptr,
+        schedule.dep,
+        np.asarray(issue_s, dtype=np.float64),
+        np.asarray(duration_s, dtype=np.float64),
+        len(Lane),
+    )
+    return Timeline(schedule, start_s, end_s, "recurrence")
+
+
+def _walk(
+    lane: NDArray[np.int8],
+    cost: NDArray[np.int32],
+    dep_ptr: NDArray[np.int64],
+    dep: NDArray[np.int32],
+    issue_s: NDArray[np.float64],
+    duration_s: NDArray[np.float64],
+    n_lanes: int,
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    n_ops = lane.size
+    start, end, free = np.empty(n_ops), np.empty(n_ops), np.zeros(n_lanes)
+    for i in range(n_ops):
+        here = lane[i]
+        if here != 0:
+            free[0] += issue_s[cost[i]]
+        time = max(free[here], free[0])
+        for k in range(dep_ptr[i], dep_ptr[i + 1]):
+            time = max(time, end[dep[k]])
+        start[i] = time
+        end[i] = time + duration_s[cost[i]]
+        free[here] = end[i]
+    return start, end
+
+
+@cache
+def _compiled() -> Callable[..., Any]:
+    from numba import njit
+
+    compiled: Callable[..., Any] = njit(cache=True)(_walk)
+    return compiled

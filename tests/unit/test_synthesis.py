@@ -1,0 +1,248 @@
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from traces import synthesis
+from traces.errors import InvalidInput
+from traces.fitting import fit_dials
+from traces.forced import forced_active_routing
+from traces.routing import Phase, RoutingTrace
+from traces.statistics import expert_counts, expert_reuse, layer_entropy_bits, layer_following
+from traces.synthesis import Dials, synthesize_routing
+
+SHAPE: dict[str, Any] = {
+    "n_moe_layers": 4,
+    "n_encoder_moe_layers": 0,
+    "n_experts": 16,
+    "top_k": 2,
+    "input_tokens": 5,
+    "output_tokens": 7,
+    "batch": 3,
+}
+LONG: dict[str, Any] = SHAPE | {"n_experts": 32, "output_tokens": 2000, "batch": 4}
+
+
+def made(dials: Dials, *, seed: int = 0, **changes: Any) -> RoutingTrace:
+    return synthesize_routing(**(SHAPE | changes), dials=dials, rng=np.random.default_rng(seed), model_name="toy")
+
+
+def entropy(trace: RoutingTrace) -> float:
+    return float(layer_entropy_bits(expert_counts(trace)).mean())
+
+
+def reuse(trace: RoutingTrace, lag: int = 1) -> float:
+    return float(expert_reuse(trace, lag).mean())
+
+
+def test_prefill_yields_the_first_token_of_a_decoder_only_model() -> None:
+    trace = made(Dials(1.0, 0.1, 0.1))
+    tokens_of_step = [len(step.sequence) for step in trace.steps()]
+    assert tokens_of_step == [15] + [3] * 6
+    assert trace.position[trace.sequence == 1].tolist() == list(range(11))
+    assert (trace.experts >= 0).all()
+
+
+def test_encoder_decoder_fills_each_stack_in_its_own_phase() -> None:
+    trace = made(Dials(1.0, 0.5, 0.5, sequence_affinity=0.5), n_encoder_moe_layers=1)
+    assert trace.n_steps == 1 + 7
+    for step in trace.steps():
+        visited = (step.experts >= 0).all(axis=(0, 2)).tolist()
+        assert visited == ([True, False, False, False] if step.phase is Phase.PREFILL else [False, True, True, True])
+    assert trace.position[(trace.sequence == 0) & (trace.phase == Phase.DECODE)].tolist() == list(range(7))
+
+
+def test_one_output_token_is_prefill_alone() -> None:
+    assert made(Dials(1.0, 0.1, 0.1), output_tokens=1).n_steps == 1
+
+
+def test_same_seed_gives_the_same_trace_and_another_seed_another() -> None:
+    dials = Dials(1.0, 0.2, 0.3, sequence_affinity=0.2)
+    assert made(dials).digest == made(dials).digest
+    assert made(dials).digest != made(dials, seed=1).digest
+
+
+def test_chunks_do_not_change_the_trace(monkeypatch: pytest.MonkeyPatch) -> None:
+    dials = Dials(1.0, 0.2, 0.3, sequence_affinity=0.2)
+    whole = made(dials).digest
+    monkeypatch.setattr(synthesis, "_CHUNK_DRAWS", 50)
+    assert made(dials).digest == whole
+
+
+@settings(max_examples=15, deadline=None)
+@given(
+    st.floats(0, 6),
+    st.floats(0, 1),
+    st.floats(0, 1),
+    st.floats(0, 1),
+    st.sampled_from([1, 2, 4]),
+    st.integers(0, 99),
+)
+def test_compiled_and_plain_generator_agree(
+    zipf: float, repeat: float, follow: float, affinity: float, top_k: int, seed: int
+) -> None:
+    dials = Dials(zipf, repeat, follow, 0.5, affinity)
+    compiled = made(dials, seed=seed, top_k=top_k, n_experts=8)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(synthesis, "_compiled_fill", lambda: synthesis._fill)
+        plain = made(dials, seed=seed, top_k=top_k, n_experts=8)
+    assert plain.digest == compiled.digest  # both passed the check that no token chooses an expert twice
+
+
+def test_token_may_choose_every_expert() -> None:
+    trace = made(Dials(20.0, 0.5, 0.5, sequence_affinity=0.5), n_experts=4, top_k=4)
+    assert (np.sort(trace.experts, axis=2) == np.arange(4)).all()
+
+
+def test_uniform_popularity_has_full_entropy_and_random_reuse() -> None:
+    trace = made(Dials(0.0, 0.0, 0.0), **(LONG | {"top_k": 4}))
+    assert entropy(trace) == pytest.approx(5.0, abs=0.01)
+    assert reuse(trace) == pytest.approx(4 / 32, abs=0.01)
+
+
+def test_choices_follow_the_zipf_law() -> None:
+    trace = made(Dials(1.0, 0.0, 0.0), **(LONG | {"top_k": 1, "output_tokens": 5000}))
+    shares = np.sort(expert_counts(trace), axis=1)[:, ::-1] / (4 * 4999)
+    law = 1 / np.arange(1, 33)
+    assert shares.mean(axis=0) == pytest.approx(law / law.sum(), abs=0.006)
+
+
+def test_draws_are_exactly_without_replacement() -> None:
+    """Two of three experts: P(i is chosen) = p_i + sum over j of p_j * p_i / (1 - p_j)."""
+    weights = 1 / np.arange(1, 4)
+    p = weights / weights.sum()
+    expected = [p[i] + sum(p[j] * p[i] / (1 - p[j]) for j in range(3) if j != i) for i in range(3)]
+    trace = made(Dials(1.0, 0.0, 0.0), **(LONG | {"n_experts": 3, "output_tokens": 5000}))
+    shares = np.sort(expert_counts(trace), axis=1)[:, ::-1] / (4 * 4999)
+    assert shares.mean(axis=0) == pytest.approx(expected, abs=0.01)
+
+
+@pytest.mark.parametrize(("name", "moment"), [("repeat_probability", reuse), ("layer_correlation", layer_following)])
+def test_each_dial_raises_its_own_moment_and_leaves_popularity_alone(name: str, moment: Any) -> None:
+    dials = Dials(1.0, 0.0, 0.0)
+    settings_of_dial: list[dict[str, Any]] = [{name: value} for value in (0.0, 0.3, 0.6)]
+    traces = [made(replace(dials, **setting), **LONG) for setting in settings_of_dial]
+    low, middle, high = (moment(trace) for trace in traces)
+    assert low < middle - 0.1 < high - 0.2
+    assert [entropy(trace) for trace in traces] == pytest.approx([entropy(traces[0])] * 3, abs=0.15)
+
+
+def test_repeats_do_not_move_following_and_following_does_not_move_reuse() -> None:
+    plain = made(Dials(1.0, 0.0, 0.0), **LONG)
+    assert layer_following(made(Dials(1.0, 0.6, 0.0), **LONG)) == pytest.approx(layer_following(plain), abs=0.03)
+    assert reuse(made(Dials(1.0, 0.0, 0.6), **LONG)) == pytest.approx(reuse(plain), abs=0.03)
+
+
+def test_affinity_makes_reuse_last_and_repeats_do_not() -> None:
+    plain = made(Dials(0.5, 0.0, 0.0), **LONG)
+    assert reuse(made(Dials(0.5, 0.6, 0.0), **LONG), 8) == pytest.approx(reuse(plain, 8), abs=0.04)
+    assert reuse(made(Dials(0.5, 0.0, 0.0, sequence_affinity=0.9), **LONG), 8) > reuse(plain, 8) + 0.1
+
+
+def test_certain_repeats_repeat_for_ever() -> None:
+    trace = made(Dials(1.0, 1.0, 0.0))
+    for i in range(3):
+        own = trace.experts[trace.sequence == i]
+        assert (own == own[0]).all()
+
+
+def test_certain_following_is_one_fixed_map_a_layer() -> None:
+    assert layer_following(made(Dials(0.0, 0.0, 1.0), **(LONG | {"top_k": 1}))) == pytest.approx(1 - 1 / 32, abs=0.01)
+
+
+def test_active_fraction_bounds_the_experts_used() -> None:
+    counts = expert_counts(made(Dials(0.0, 0.2, 0.2, active_fraction=0.25), **LONG))
+    assert np.count_nonzero(counts, axis=1).tolist() == [8] * 4
+
+
+def test_exponent_may_differ_by_layer() -> None:
+    trace = made(Dials((0.0, 1.0, 2.0, 3.0), 0.0, 0.0), **LONG)
+    bits = layer_entropy_bits(expert_counts(trace))
+    assert (np.diff(bits) < -0.3).all()
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"top_k": 17},
+        {"top_k": 0},
+        {"n_experts": 40_000},
+        {"n_encoder_moe_layers": 4},
+        {"batch": 0},
+        {"input_tokens": 0},
+        {"output_tokens": 0},
+        {"output_tokens": 1 << 30},
+        {"dials": Dials((1.0, 1.0), 0.0, 0.0)},
+        {"dials": Dials(1.0, 0.0, 0.0, active_fraction=0.1), "top_k": 3},
+    ],
+)
+def test_impossible_numbers_are_refused(changes: dict[str, Any]) -> None:
+    with pytest.raises(InvalidInput):
+        made(changes.pop("dials", Dials(1.0, 0.0, 0.0)), **changes)
+
+
+@pytest.mark.parametrize(
+    "values", [(-1.0, 0, 0), (21.0, 0, 0), (float("nan"), 0, 0), (1.0, 1.1, 0), (1.0, 0, -0.1), (1.0, 0, 0, 0.0)]
+)
+def test_dial_outside_its_range_is_refused(values: tuple[float, ...]) -> None:
+    with pytest.raises(InvalidInput, match="it must be"):
+        Dials(*values)
+
+
+def test_fit_finds_the_dials_of_a_synthetic_trace() -> None:
+    true = Dials(1.0, 0.4, 0.3)
+    trace = made(true, seed=5, **LONG).decode_only()
+    found = fit_dials(trace, np.random.default_rng(0), all_dials=False)
+    assert found.dials.repeat_probability == pytest.approx(0.4, abs=0.03)
+    assert found.dials.layer_correlation == pytest.approx(0.3, abs=0.03)
+    assert np.mean(found.dials.zipf_exponent) == pytest.approx(1.0, abs=0.1)
+    assert all(abs(row.relative) < 0.03 for row in found.comparisons)
+    again = fit_dials(trace, np.random.default_rng(0), all_dials=False)
+    assert again.to_dict() == found.to_dict()
+
+
+def test_fit_of_an_encoder_decoder_gives_dials_for_all_its_layers() -> None:
+    trace = made(Dials(1.0, 0.2, 0.2), n_encoder_moe_layers=2, output_tokens=50)
+    dials = fit_dials(trace, np.random.default_rng(0)).dials
+    assert made(dials, n_encoder_moe_layers=2).n_moe_layers == 4
+
+
+def test_fit_of_a_trace_too_short_for_some_moments_still_answers() -> None:
+    trace = made(Dials(1.0, 0.2, 0.2), n_moe_layers=1, output_tokens=3, batch=1)
+    fitted = fit_dials(trace, np.random.default_rng(0))
+    assert "distinct experts, batch 32" not in [row.name for row in fitted.comparisons]
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.integers(1, 6), st.integers(1, 3), st.integers(0, 2), st.booleans(), st.data())
+def test_forced_routing_activates_exactly_so_many_experts(
+    batch: int, top_k: int, n_encoder: int, shuffled: bool, data: st.DataObject
+) -> None:
+    n_active = data.draw(st.integers(top_k, min(16, batch * top_k)))
+    trace = forced_active_routing(
+        **(SHAPE | {"batch": batch, "top_k": top_k, "n_encoder_moe_layers": n_encoder}),
+        n_active=n_active,
+        rng=np.random.default_rng(0) if shuffled else None,
+    )
+    for step in trace.steps():
+        layers = range(4)
+        if n_encoder:
+            layers = range(n_encoder) if step.phase is Phase.PREFILL else range(n_encoder, 4)
+        for layer in range(4):
+            active, load = np.unique(step.experts[:, layer], return_counts=True)
+            assert active.tolist() == (list(range(n_active)) if layer in layers else [-1])
+            assert layer not in layers or load.max() - load.min() <= 1
+
+
+@pytest.mark.parametrize(
+    ("n_active", "message"),
+    [(7, "n_active = 7, but a step of batch 3 x top_k 2 makes 6 choices: a batch of 4 is enough"), (1, "top_k = 2")],
+)
+def test_impossible_number_of_active_experts_is_refused(n_active: int, message: str) -> None:
+    with pytest.raises(InvalidInput, match=message):
+        forced_active_routing(**SHAPE, n_active=n_active)
