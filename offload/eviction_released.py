@@ -17,8 +17,8 @@ __all__ = ["ReleasedLfu", "ReleasedLifo"]
 class ReleasedLfu:
     """Least frequently used, counted while resident; ties go to the one that has had its count longest.
 
-    When the first missing decoder expert enters after an encoder expert, every count falls back to 1.
-    Keys below `n_encoder_keys` are the encoder's.
+    When the first missing decoder expert enters after an encoder expert, every count falls back to 1, in the order
+    of a hash table: no order that means anything. Keys below `n_encoder_keys` are the encoder's.
     """
 
     def __init__(self, n_encoder_keys: int) -> None:
@@ -30,7 +30,7 @@ class ReleasedLfu:
     def insert(self, key: Key) -> None:
         """Enter with a count of 0: the lookup that brought it follows as a `touch`."""
         if key >= self._n_encoder_keys > self._last_inserted >= 0:
-            residents = list(self._count)
+            residents = sorted(self._count, key=_scattered)
             self._by_count.clear()
             self._count = dict.fromkeys(residents, 1)
             self._by_count[1] = OrderedDict.fromkeys(residents)
@@ -93,3 +93,8 @@ class ReleasedLifo:
         oldest, newest = free[0], free[-1]
         mixed = (oldest < self._n_encoder_keys) != (newest < self._n_encoder_keys)
         return oldest if mixed else newest
+
+
+def _scattered(key: Key) -> int:
+    """An order with no meaning, the same everywhere: Knuth's multiplicative hash, 2**32 / golden ratio."""
+    return key * 2654435761 % (1 << 32)

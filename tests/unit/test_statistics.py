@@ -33,7 +33,13 @@ def one_layer(rows: list[list[int]], n_experts: int = 8, sequence: list[int] | N
     age = [int(np.count_nonzero(members[:i] == members[i])) for i in range(n)]
     phase = np.full(n, Phase.DECODE)
     return RoutingTrace(
-        np.array(rows, np.int16)[:, None], members, np.array(age), phase, np.arange(n, dtype=np.int32), n_experts, ORIGIN
+        np.array(rows, np.int16)[:, None],
+        members,
+        np.array(age),
+        phase,
+        np.arange(n, dtype=np.int32),
+        n_experts,
+        ORIGIN,
     )
 
 
