@@ -38,7 +38,7 @@ class Fit:
 
     `constants` replace the stack's claims; `assumptions` are of the workload the rows were measured with (how many
     of a layer's experts the traffic uses), fitted beside them and counted with them. `covariance`: (n, n)
-    of the values in the order of `order`. `provenance`: where the rows came from, when, by which command.
+    of ln(value), all being positive, in the order of `order`. `provenance`: where the rows came from, when, by which command.
     """
 
     name: str
@@ -58,7 +58,7 @@ class Fit:
             "provenance": dict(self.provenance),
             "constants": {n: _entry(c, DIMENSIONS[CONSTANTS[n]]) for n, c in self.constants.items()},
             "assumptions": {n: _entry(c, "1") for n, c in self.assumptions.items()},
-            "covariance": {"order": list(self.order), "matrix": [list(row) for row in self.covariance]},
+            "log_covariance": {"order": list(self.order), "matrix": [list(row) for row in self.covariance]},
         }
         return yaml.safe_dump(document, sort_keys=False, width=110, default_flow_style=None)
 
@@ -87,7 +87,7 @@ def load_fit(name_or_path: str | Path) -> Fit:
         path = FITS_DIR / f"{name_or_path}.yaml"
     section = read_yaml(path)
     provenance = section.section("provenance")
-    order, covariance = _covariance(section.section("covariance"))
+    order, covariance = _covariance(section.section("log_covariance"))
     fit = Fit(
         name=path.name.removesuffix(".yaml"),
         hardware=section.text("hardware"),

@@ -159,9 +159,7 @@ class _Loop:
 
     def compute(self, what: Work, layer: int, after: Sequence[int] = (), hbm_released: int = 0) -> int:
         """An op of the compute stream."""
-        return self.recorder.issue(
-            Lane.COMPUTE, what, after, step=self.i_step, layer=layer, hbm_released=hbm_released
-        )
+        return self.recorder.issue(Lane.COMPUTE, what, after, step=self.i_step, layer=layer, hbm_released=hbm_released)
 
     def host(self, what: Work, after: Sequence[int], layer: int) -> int:
         """An op of the issuing thread, which blocks until `after` is done."""

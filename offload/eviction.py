@@ -81,9 +81,7 @@ class Lfu:
         self._stamps: dict[Key, int] = {}  # resident -> its last touch or insertion
         self._born: dict[Key, int] = {}  # resident -> its insertion
         self._clock = 0
-        self._heap: list[
-            tuple[int, int, int, Key]
-        ] = []  # count, stamp, born, key; a lower bound of the truth
+        self._heap: list[tuple[int, int, int, Key]] = []  # count, stamp, born, key; a lower bound of the truth
 
     def insert(self, key: Key) -> None:
         """Enter with the count it had."""

@@ -19,7 +19,9 @@ class Execution:
     they arrive. `fetch_first`: the next block's fetch is issued before this block's FFN, as the released code
     does. `readback_per_fetch`: every fetch reads the ids back, needed or not. `host_waits`: the host blocks
     until a block's experts are there, where events on the compute stream would do. `sync_after_ffn`: the host
-    waits for every expert FFN. `keeps_encoder_buffers`: the encoder's expert buffers stay allocated.
+    waits for every expert FFN. `splits_expert_buffer`: a caching allocator carves the KV cache out of one of the four
+    weight buffers (n_experts times half an expert) and then allocates that buffer anew. `stores_scores`: attention
+    is not fused, so the scores of a forward pass are materialised.
     """
 
     name: str
@@ -29,7 +31,8 @@ class Execution:
     readback_per_fetch: bool
     host_waits: bool
     sync_after_ffn: bool
-    keeps_encoder_buffers: bool
+    splits_expert_buffer: bool
+    stores_scores: bool
 
 
 EXECUTIONS: dict[str, Execution] = {
@@ -42,7 +45,8 @@ EXECUTIONS: dict[str, Execution] = {
         readback_per_fetch=True,
         host_waits=True,
         sync_after_ffn=True,
-        keeps_encoder_buffers=True,
+        splits_expert_buffer=True,
+        stores_scores=True,
     ),
     # Events on cross-lane edges only; experts run straight from their slots: what our runtime executes.
     "streams": Execution(
@@ -53,6 +57,7 @@ EXECUTIONS: dict[str, Execution] = {
         readback_per_fetch=False,
         host_waits=False,
         sync_after_ffn=False,
-        keeps_encoder_buffers=False,
+        splits_expert_buffer=False,
+        stores_scores=False,
     ),
 }

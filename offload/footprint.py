@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from offload.execution import Execution
 from offload.memory import CapacityExceeded
-from offload.policy import Buffers, Policy
+from offload.policy import Policy
 from traces.architecture import ModelArchitecture
 from traces.routing import Phase, Step
 
@@ -22,7 +22,7 @@ class Workload:
     """What a trace asks of memory.
 
     `n_cached_tokens`: KV entries alive at once at most (self-attention); `n_memory_tokens`: encoder outputs alive at
-    once; `n_tokens`: most tokens in one forward pass; `n_active`: most experts in one (step, layer) union, over the
+    once; `n_tokens`: most tokens in one forward pass, `n_context` the most that one of them attends to; `n_active`: most experts in one (step, layer) union, over the
     decoder, and `n_encoder_active` over the encoder. `n_output_tokens` are made by decode steps,
     and one a sequence by a prefill without encoder, for `n_sequences`.
     """
@@ -30,6 +30,7 @@ class Workload:
     n_cached_tokens: int
     n_memory_tokens: int
     n_tokens: int
+    n_context: int
     n_active: int
     n_encoder_active: int
     n_output_tokens: int
@@ -51,9 +52,10 @@ def measure_workload(model: ModelArchitecture, steps: Iterable[Step]) -> Workloa
     first = model.n_encoder_moe_layers
     memory: dict[int, int] = {}
     context: dict[int, int] = {}
-    n_memory = n_cached = 0
+    n_memory = n_cached = n_context = 0
     for step in steps:
         n_tokens = max(n_tokens, len(step.experts))
+        n_context = max(n_context, int(step.position.max()) + 1)
         sequences = step.sequence.tolist()
         if step.phase == Phase.PREFILL and model.is_encoder_decoder:
             for sequence in sequences:
@@ -68,7 +70,8 @@ def measure_workload(model: ModelArchitecture, steps: Iterable[Step]) -> Workloa
             running[sequence] = max(running.get(sequence, 0), position + 1)
         context |= running
         n_cached = max(n_cached, sum(running.values()))
-    return Workload(n_cached, n_memory, n_tokens, n_active, n_encoder_active, n_output, len(memory.keys() | context))
+    n_sequences = len(memory.keys() | context)
+    return Workload(n_cached, n_memory, n_tokens, n_context, n_active, n_encoder_active, n_output, n_sequences)
 
 
 def _largest_union(experts: NDArray[np.int16], n_experts: int) -> int:
@@ -94,7 +97,7 @@ def plan_memory(
 
     Raises `CapacityExceeded`, naming both sizes and the way out, when even the least does not fit.
     """
-    static = _static_bytes(model, workload, execution, policy) + reserve_bytes
+    static = _static_bytes(model, workload, execution) + reserve_bytes
     if policy.resident:
         n_resident = model.n_moe_layers * model.n_experts
         needed = static + n_resident * model.expert_bytes
@@ -103,11 +106,8 @@ def plan_memory(
         return MemoryPlan(needed, 0, 0)
     n_cache = policy.cache.capacity(_cached_layers(model), model.n_experts) if policy.cache else 0
     wanted = policy.buffers(workload.n_active, model.n_experts)
-    encoder = Buffers(0, 0) if execution.keeps_encoder_buffers else Buffers(*[workload.n_encoder_active] * 2)
-    minimum, full = max(wanted.minimum, encoder.minimum), max(wanted.full, encoder.full)
-    if execution.keeps_encoder_buffers:  # the encoder runs in buffers of its own, counted as static
-        minimum, full = max(minimum, workload.n_encoder_active), max(full, workload.n_encoder_active)
-    needed = static + (n_cache + wanted.minimum) * model.expert_bytes
+    minimum, full = (max(size, workload.n_encoder_active) for size in wanted)
+    needed = static + (n_cache + minimum) * model.expert_bytes
     n_fit = (hbm_bytes - static) // model.expert_bytes - n_cache
     if n_fit < minimum:
         way_out = "a smaller --cache" if n_cache else "a smaller batch or a larger --hbm"
@@ -120,18 +120,21 @@ def _cached_layers(model: ModelArchitecture) -> int:
     return model.n_moe_layers - model.n_encoder_moe_layers
 
 
-def _static_bytes(model: ModelArchitecture, workload: Workload, execution: Execution, policy: Policy) -> int:
+def _static_bytes(model: ModelArchitecture, workload: Workload, execution: Execution) -> int:
     """Weights outside experts, KV cache at its largest, and activations of the largest forward pass.
 
-    Activations: residual, normed input, QKV and output (4 d_model + attention) and one FFN hidden row a token.
+    Activations a token: 14 rows of d_model (residual, norms, Q, K, V and their transposed copies, attention and FFN
+    outputs, permuted inputs), two FFN hidden rows, and the scores where the stack stores them.
     """
     element = model.dtype.bytes_per_param
     kv = workload.n_cached_tokens * model.kv_bytes_per_token
     kv += workload.n_memory_tokens * model.cross_kv_bytes_per_token
-    hidden = max(model.d_ff_expert * model.top_k, model.decoder.d_ff_dense)
-    activations = int(workload.n_tokens * (6 * model.d_model + hidden) * element)
-    buffers = workload.n_encoder_active if execution.keeps_encoder_buffers and not policy.resident else 0
-    return model.non_expert_bytes + kv + activations + buffers * model.expert_bytes
+    if execution.splits_expert_buffer:
+        kv = max(kv, model.n_experts * model.expert_bytes // 2)
+    hidden = max(model.d_ff_expert * model.top_k, *(stack.d_ff_dense for stack in model.stacks))
+    scores = workload.n_context * model.decoder.attention.n_heads if execution.stores_scores else 0
+    activations = int(workload.n_tokens * (14 * model.d_model + 2 * hidden + scores) * element)
+    return model.non_expert_bytes + kv + activations
 
 
 def _too_small(name: str, needed: int, hbm_bytes: int, way_out: str) -> str:

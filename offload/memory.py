@@ -71,9 +71,7 @@ class ExpertMemory:
 
     def has(self, layer: int, expert: int) -> bool:
         """Whether the expert is on the device, on its way or waiting for a slot."""
-        return expert in self._held.get(layer, ()) or (
-            self.cache is not None and (layer, expert) in self.cache
-        )
+        return expert in self._held.get(layer, ()) or (self.cache is not None and (layer, expert) in self.cache)
 
     def claimed(self, layer: int) -> dict[int, Held]:
         """The experts of `layer` that were brought for its next FFN."""
@@ -136,9 +134,7 @@ class ExpertMemory:
                 self._filled[cached] = ready
         if stage is None:
             return Held(cached if cached >= 0 else buffer, ready, transient, access.hit)
-        ready = self._copy(
-            Lane.H2D, stage, layer, access.expert, buffer, step, (ready, self._reader.get(buffer, -1))
-        )
+        ready = self._copy(Lane.H2D, stage, layer, access.expert, buffer, step, (ready, self._reader.get(buffer, -1)))
         if cached >= 0:
             self._reader[cached] = ready
         return Held(buffer, ready, True, access.hit)
@@ -152,9 +148,7 @@ class ExpertMemory:
         self._last_fetch = self._copy(Lane.H2D, self.copies.fetch, layer, expert, slot, step, waits)
         return self._last_fetch
 
-    def _copy(
-        self, lane: Lane, work: Work, layer: int, expert: int, slot: int, step: int, waits: Iterable[int]
-    ) -> int:
+    def _copy(self, lane: Lane, work: Work, layer: int, expert: int, slot: int, step: int, waits: Iterable[int]) -> int:
         """Issue one copy; it takes HBM when it fills a transient slot, or a cache slot for the first time."""
         fills = slot >= 0 and (slot < self.n_buffers or slot not in self._filled)
         return self._recorder.issue(

@@ -63,9 +63,7 @@ def moe_layer_latency_s(timeline: Timeline, steps: NDArray[np.int32]) -> float:
     authors call MoE block latency). 0.0 without an MoE layer.
     """
     schedule = timeline.schedule
-    chosen = np.flatnonzero(
-        (schedule.lane == Lane.COMPUTE) & (schedule.layer >= 0) & np.isin(schedule.step, steps)
-    )
+    chosen = np.flatnonzero((schedule.lane == Lane.COMPUTE) & (schedule.layer >= 0) & np.isin(schedule.step, steps))
     if not chosen.size:
         return 0.0
     key = schedule.step[chosen].astype(np.int64) * (int(schedule.layer.max()) + 1) + schedule.layer[chosen]

@@ -123,8 +123,7 @@ class CurveRow:
     def csv(self) -> str:
         """The row as text: whole MiB, three decimals for percentages and one for MiB read."""
         return (
-            f"{self.budget_mib:.0f},{self.policy},{self.hit_pct_cum:.3f},{self.hit_pct_decode:.3f},"
-            f"{self.read_mib:.1f}"
+            f"{self.budget_mib:.0f},{self.policy},{self.hit_pct_cum:.3f},{self.hit_pct_decode:.3f},{self.read_mib:.1f}"
         )
 
 
@@ -178,15 +177,11 @@ def _batches(trace: RoutingTrace) -> list[_Batch]:
             keys = (chosen[chosen >= 0].astype(np.int64) + layer * trace.n_experts).tolist()
             if keys:
                 by_recency = list(dict.fromkeys(reversed(keys)))[::-1]
-                batches.append(
-                    _Batch(layer, step.phase is Phase.DECODE, list(dict.fromkeys(keys)), by_recency)
-                )
+                batches.append(_Batch(layer, step.phase is Phase.DECODE, list(dict.fromkeys(keys)), by_recency))
     return batches
 
 
-def _make_pools(
-    batches: list[_Batch], policy: str, budget_bytes: int, n_layers: int, seed: int
-) -> list[_Pool]:
+def _make_pools(batches: list[_Batch], policy: str, budget_bytes: int, n_layers: int, seed: int) -> list[_Pool]:
     match policy:
         case "lru":
             return [_Pool(budget_bytes, Lru())]
@@ -233,9 +228,7 @@ def _replay(
         peak_bytes = max(peak_bytes, resident_bytes)
     flags = np.array(hits, dtype=np.bool_)
     flags.setflags(write=False)
-    return ResidencyResult(
-        flags, sum(n_lookups), n_lookups[1], sum(n_hits), n_hits[1], read_bytes, peak_bytes
-    )
+    return ResidencyResult(flags, sum(n_lookups), n_lookups[1], sum(n_hits), n_hits[1], read_bytes, peak_bytes)
 
 
 def _evict(pool: _Pool, resident: set[Key], protected: set[Key], sizes: list[int], n_experts: int) -> int:

@@ -91,9 +91,7 @@ class ResidentSet:
         layer, expert = place
         return 0 <= expert < self.n_experts and layer * self.n_experts + expert in self._slots
 
-    def admit(
-        self, layer: int, experts: Sequence[int], pinned: AbstractSet[Key] = frozenset()
-    ) -> tuple[Access, ...]:
+    def admit(self, layer: int, experts: Sequence[int], pinned: AbstractSet[Key] = frozenset()) -> tuple[Access, ...]:
         """One event (step, layer): look up `experts`, then make the missing ones resident.
 
         Returns one `Access` per unique expert, in order of first appearance; a repeated expert is one

@@ -79,9 +79,7 @@ class Schedule:
     def _check(self) -> None:
         n = len(self.lane)
         for name in _DTYPES:
-            wanted = {"dep_ptr": n + 1, "dep": int(self.dep_ptr[-1]) if len(self.dep_ptr) else -1}.get(
-                name, n
-            )
+            wanted = {"dep_ptr": n + 1, "dep": int(self.dep_ptr[-1]) if len(self.dep_ptr) else -1}.get(name, n)
             if getattr(self, name).shape != (wanted,):
                 raise InvalidInput(f"schedule: {name} has shape {getattr(self, name).shape}, not ({wanted},)")
         if self.dep_ptr[0] != 0 or np.any(np.diff(self.dep_ptr) < 0):

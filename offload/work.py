@@ -27,9 +27,7 @@ _IDS_BYTES = 4
 """An expert id travels as an int32."""
 
 
-def self_attention_work(
-    model: ModelArchitecture, stack: LayerStack, n_tokens: int, kv_tokens: int, pairs: int
-) -> Work:
+def self_attention_work(model: ModelArchitecture, stack: LayerStack, n_tokens: int, kv_tokens: int, pairs: int) -> Work:
     """Self-attention of one layer over `n_tokens` new tokens.
 
     `kv_tokens`: cached tokens read (summed over sequences); `pairs`: query-key pairs scored.
@@ -81,9 +79,7 @@ def gate_work(model: ModelArchitecture, n_tokens: int) -> Work:
     )
 
 
-def experts_work(
-    model: ModelArchitecture, tokens_per_expert: Sequence[int], n_shared_tokens: int = 0
-) -> Work:
+def experts_work(model: ModelArchitecture, tokens_per_expert: Sequence[int], n_shared_tokens: int = 0) -> Work:
     """Expert FFNs, one entry of `tokens_per_expert` an active expert; shared experts on `n_shared_tokens`."""
     gemms: list[Gemm] = []
     for n_tokens, n_experts in sorted(Counter(tokens_per_expert).items()):
@@ -109,9 +105,7 @@ def head_work(model: ModelArchitecture, n_tokens: int) -> Work:
 
 def expert_copy_work(model: ModelArchitecture, kind: OpKind) -> Work:
     """One expert moved: `FETCH` over the link, `STAGE` within HBM, or `DISK_READ` from storage."""
-    return Work(
-        kind, dtype=model.dtype.name, weight_bits=model.expert_dtype.bits, copy_bytes=model.expert_bytes
-    )
+    return Work(kind, dtype=model.dtype.name, weight_bits=model.expert_dtype.bits, copy_bytes=model.expert_bytes)
 
 
 def readback_work(n_ids: int) -> Work:

@@ -20,7 +20,7 @@ import numpy as np
 from hwmodels.platform import Platform
 from offload.policies import PRESETS
 from offload.policy import Cache
-from pregate.simulation import SimulationResult, simulate
+from pregate.simulation import Captured, SimulationResult, capture, interpret
 from traces.architecture import ModelArchitecture, load_architecture
 from traces.documents import read_text
 from traces.errors import InvalidFile, InvalidInput, unknown_name
@@ -89,6 +89,14 @@ class Row:
         return f"{self.model}/{self.design}/b{self.batch}{forced}{cached}{ssd}/{self.metric}"
 
     @property
+    def configuration(self) -> tuple[object, ...]:
+        """What has to be simulated: everything but the metric and its value."""
+        return (
+            self.model, self.design, self.batch, self.forced_active, self.cache_policy, self.cache_ratio,
+            self.expert_tier,
+        )  # fmt: skip
+
+    @property
     def natural_batch(self) -> bool:
         """Whether it depends on how the sequences of a batch share experts, which nobody published."""
         return self.batch > 1 and not self.forced_active
@@ -148,11 +156,19 @@ def _parse_row(cells: list[str], where: str) -> Row:
 
 
 class Workbench:
-    """Predicts rows on one platform; configurations that several rows share are simulated once."""
+    """Predicts rows on one platform; traces and schedules that several rows share are made once."""
 
     def __init__(self, platform: Platform, activation: Activation, seed: int = 0) -> None:
         self.platform, self.activation, self.seed = platform, activation, seed
-        self._results: dict[tuple[object, ...], tuple[SimulationResult, RoutingTrace]] = {}
+        self._captured: dict[tuple[object, ...], Captured] = {}
+        self._results: dict[tuple[object, ...], SimulationResult] = {}
+
+    def on(self, platform: Platform) -> Workbench:
+        """The same workload on another platform: schedules are kept where the plan of HBM is the same."""
+        other = Workbench(platform, self.activation, self.seed)
+        if platform.constant("reserve_bytes") == self.platform.constant("reserve_bytes"):
+            other._captured = self._captured
+        return other
 
     def predict(self, rows: Iterable[Row]) -> list[Prediction]:
         """Predict every row. Raises `UnknownName` for an unknown model, `CapacityExceeded` for what cannot run."""
@@ -160,31 +176,34 @@ class Workbench:
 
     def _predict(self, row: Row) -> float:
         model = load_architecture(row.model)
-        if row.metric == "max_active_experts":
-            return float(_max_active(model, self._trace(model, row)))
-        if row.metric == "peak_gpu_memory":
-            return self._peak_memory(model, row)
-        result, _ = self._result(model, row)
         match row.metric:
+            case "max_active_experts":
+                return float(self._capture(model, row).workload.n_active)
+            case "peak_gpu_memory":
+                return self._peak_memory(model, row)
             case "moe_layer_latency":
-                return result.moe_layer_latency_s * 1e3
+                return self._result(model, row).moe_layer_latency_s * 1e3
             case "throughput":
-                return result.tokens_per_s
+                return self._result(model, row).tokens_per_s
             case _:
-                return result.hit_rate
+                return self._result(model, row).hit_rate
 
-    def _result(self, model: ModelArchitecture, row: Row) -> tuple[SimulationResult, RoutingTrace]:
-        key = (row.model, row.design, row.batch, row.forced_active, row.cache_policy, row.cache_ratio, row.expert_tier)
+    def _result(self, model: ModelArchitecture, row: Row) -> SimulationResult:
+        key = row.configuration
         if key not in self._results:
+            self._results[key] = interpret(self._capture(model, row), self.platform, "recurrence")
+        return self._results[key]
+
+    def _capture(self, model: ModelArchitecture, row: Row) -> Captured:
+        key = row.configuration
+        if key not in self._captured:
             cache = None
             if row.cache_ratio and row.cache_policy != "none":
                 cache = Cache(EVICTIONS[row.cache_policy], ratio=row.cache_ratio, warm=True)
-            trace = self._trace(model, row)
-            result = simulate(
-                model, self.platform, trace, row.design, cache=cache, expert_tier=row.expert_tier, engine="recurrence"
+            self._captured[key] = capture(
+                model, self.platform, self._trace(model, row), row.design, cache=cache, expert_tier=row.expert_tier
             )
-            self._results[key] = result, trace
-        return self._results[key]
+        return self._captured[key]
 
     def _peak_memory(self, model: ModelArchitecture, row: Row) -> float:
         """As the authors counted it: the pre-gated run's peak with its expert buffers exchanged for the design's.
@@ -192,8 +211,8 @@ class Workbench:
         Buffers (infer_peak_mem.py of their code): 2 x most active experts for pregate, once that for on_demand,
         all experts of two layers for prefetch_all, all experts of the *decoder* for gpu_only.
         """
-        result, trace = self._result(model, dataclasses.replace(row, design="pregate"))
-        active = _max_active(model, trace)
+        pregated = self._capture(model, dataclasses.replace(row, design="pregate"))
+        active = pregated.workload.n_active
         decoder_layers = model.n_moe_layers - model.n_encoder_moe_layers
         held = {
             "pregate": 2 * active,
@@ -201,8 +220,7 @@ class Workbench:
             "prefetch_all": 2 * model.n_experts,
             "gpu_only": decoder_layers * model.n_experts,
         }
-        static = result.timeline.schedule.static_bytes
-        return float(static + held[row.design] * model.expert_bytes)
+        return float(pregated.plan.static_bytes + held[row.design] * model.expert_bytes)
 
     def _trace(self, model: ModelArchitecture, row: Row) -> RoutingTrace:
         if row.forced_active:
@@ -217,18 +235,6 @@ class Workbench:
                 n_active=row.forced_active,
             )
         return natural_routing(model, row.batch, self.activation, self.seed)
-
-
-def _max_active(model: ModelArchitecture, trace: RoutingTrace) -> int:
-    """Most distinct experts in one decode step at one MoE layer."""
-    largest = 0
-    for step in trace.steps():
-        if step.phase == Phase.DECODE:
-            layers = step.experts[:, model.n_encoder_moe_layers :]
-            ranked = np.sort(layers.transpose(1, 0, 2).reshape(layers.shape[1], -1), axis=1)
-            distinct = 1 + np.count_nonzero(np.diff(ranked, axis=1), axis=1)
-            largest = max(largest, int(distinct.max()))
-    return largest
 
 
 def natural_routing(model: ModelArchitecture, batch: int, activation: Activation, seed: int) -> RoutingTrace:
@@ -278,7 +284,5 @@ def summary_groups(predictions: Sequence[Prediction]) -> dict[str, list[Predicti
     groups: dict[str, list[Prediction]] = {}
     for metric in METRICS:
         groups[metric] = [p for p in firm if p.row.metric == metric]
-        groups[f"{metric} (natural batch)"] = [
-            p for p in predictions if p.row.natural_batch and p.row.metric == metric
-        ]
+        groups[f"{metric} (natural batch)"] = [p for p in predictions if p.row.natural_batch and p.row.metric == metric]
     return {title: group for title, group in groups.items() if group}

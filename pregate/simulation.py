@@ -12,14 +12,13 @@ from hwmodels.cost import price
 from hwmodels.platform import Platform
 from offload import metrics
 from offload.decode import Decoded, decode
-from offload.execution import Execution
 from offload.footprint import MemoryPlan, Workload, measure_workload, plan_memory
 from offload.policies import eviction_named, policy_named
 from offload.policy import Cache, Policy
 from offload.residency import ResidentSet
 from offload.timeline import Timeline
 from simulator import des, recurrence
-from simulator.bounds import lower_bounds
+from simulator.bounds import Bounds, lower_bounds
 from traces.architecture import ModelArchitecture
 from traces.errors import InvalidInput, unknown_name
 from traces.routing import Phase, RoutingTrace
@@ -27,7 +26,7 @@ from traces.routing import Phase, RoutingTrace
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["SimulationResult", "simulate"]
+__all__ = ["Captured", "SimulationResult", "capture", "interpret", "simulate", "to_dataframe"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +83,18 @@ def to_dataframe(rows: list[dict[str, Any]]) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+@dataclass(frozen=True, slots=True)
+class Captured:
+    """A schedule with what is known of it before any clock: replayed on any machine it fits."""
+
+    model: ModelArchitecture
+    trace: RoutingTrace
+    policy: Policy
+    workload: Workload
+    plan: MemoryPlan
+    decoded: Decoded
+
+
 def simulate(
     model: ModelArchitecture,
     hw: Platform,
@@ -92,17 +103,28 @@ def simulate(
     *,
     cache: Cache | None = None,
     expert_tier: str = "dram",
-    execution: Execution | None = None,
     engine: str = "des",
 ) -> SimulationResult:
     """Predict `policy` on `trace`.
 
     `policy`: a preset as typed on the command line (`pregate`, `pregate(2)`, `on_demand+lru:0.1`) or a `Policy`;
-    `cache`: an expert cache to add to it; `expert_tier`: where experts wait, `dram` or `ssd`; `execution`: None
-    runs the policy as the platform's stack does; `engine`: `des` (SimPy, the definition, HBM checked) or `recurrence`
-    (compiled, the same times bit for bit). Raises `InvalidInput` when the trace is not of `model` or has no
-    decode steps, `CapacityExceeded` when HBM is too small.
+    `cache`: an expert cache to add to it; `expert_tier`: where experts wait, `dram` or `ssd`; `engine`: `des` (SimPy,
+    the definition, HBM checked) or `recurrence` (compiled, the same times bit for bit). Raises `InvalidInput` when the
+    trace is not of `model` or has no decode steps, `CapacityExceeded` when HBM is too small.
     """
+    return interpret(capture(model, hw, trace, policy, cache=cache, expert_tier=expert_tier), hw, engine)
+
+
+def capture(
+    model: ModelArchitecture,
+    hw: Platform,
+    trace: RoutingTrace,
+    policy: str | Policy,
+    *,
+    cache: Cache | None = None,
+    expert_tier: str = "dram",
+) -> Captured:
+    """Write the schedule that `simulate` prices; of `hw` only HBM, the stack's execution and reserve matter."""
     chosen = policy_named(policy) if isinstance(policy, str) else policy
     if cache is not None and not chosen.resident:
         chosen = dataclasses.replace(chosen, cache=cache)
@@ -111,31 +133,39 @@ def simulate(
     trace.check_model(model)
     if not np.any(trace.phase == Phase.DECODE):
         raise InvalidInput(f"the trace of {trace.provenance.model} has no decode steps: nothing is generated")
-    how = execution or hw.stack.execution
-    hbm_bytes = hw.machine.accelerator.hbm_bytes
     workload = measure_workload(model, trace.steps())
     plan = plan_memory(
-        model, workload, chosen, how, hbm_bytes=hbm_bytes, reserve_bytes=int(hw.constant("reserve_bytes"))
+        model,
+        workload,
+        chosen,
+        hw.stack.execution,
+        hbm_bytes=hw.machine.accelerator.hbm_bytes,
+        reserve_bytes=int(hw.constant("reserve_bytes")),
     )
     decoded = decode(
         model,
         trace.steps(),
         chosen,
-        how,
+        hw.stack.execution,
         n_buffers=plan.n_buffers,
         cache=_resident_set(model, trace, chosen, plan),
         disk=expert_tier == "ssd",
         static_bytes=plan.static_bytes,
     )
-    costs = price(decoded.schedule.works, hw)
+    return Captured(model, trace, chosen, workload, plan, decoded)
+
+
+def interpret(captured: Captured, hw: Platform, engine: str = "des") -> SimulationResult:
+    """Give a captured schedule its times on `hw`. Raises `UnknownName` for an unknown engine."""
+    schedule = captured.decoded.schedule
+    costs = price(schedule.works, hw)
     if engine == "des":
-        timeline = des.simulate(decoded.schedule, costs.issue_s, costs.duration_s, hbm_bytes)
+        timeline = des.simulate(schedule, costs.issue_s, costs.duration_s, hw.machine.accelerator.hbm_bytes)
     elif engine == "recurrence":
-        timeline = recurrence.simulate(decoded.schedule, costs.issue_s, costs.duration_s)
+        timeline = recurrence.simulate(schedule, costs.issue_s, costs.duration_s)
     else:
         raise unknown_name("engine", engine, ["des", "recurrence"])
-    bounds = lower_bounds(decoded.schedule, costs.issue_s, costs.duration_s)
-    return _result(model, hw, trace, chosen, workload, plan, decoded, timeline, bounds.makespan_s, bounds.binding)
+    return _result(captured, hw, timeline, lower_bounds(schedule, costs.issue_s, costs.duration_s))
 
 
 def _resident_set(
@@ -160,29 +190,19 @@ def _resident_set(
     return residents
 
 
-def _result(
-    model: ModelArchitecture,
-    hw: Platform,
-    trace: RoutingTrace,
-    policy: Policy,
-    workload: Workload,
-    plan: MemoryPlan,
-    decoded: Decoded,
-    timeline: Timeline,
-    bound_s: float,
-    binding: str,
-) -> SimulationResult:
+def _result(captured: Captured, hw: Platform, timeline: Timeline, bounds: Bounds) -> SimulationResult:
+    trace, decoded, plan = captured.trace, captured.decoded, captured.plan
     tpot = metrics.tpot_s(timeline, trace)
     stall_s, transfer_s = metrics.stall_s(timeline), metrics.transfer_s(timeline)
     makespan_s = timeline.makespan_s
     return SimulationResult(
-        policy=policy.name,
-        model=model.name,
+        policy=captured.policy.name,
+        model=captured.model.name,
         hardware=hw.hardware,
         stack=hw.stack.name,
         calibration=hw.calibration,
         moe_layer_latency_s=metrics.moe_layer_latency_s(timeline, metrics.decode_steps(trace)),
-        tokens_per_s=workload.n_output_tokens / makespan_s,
+        tokens_per_s=captured.workload.n_output_tokens / makespan_s,
         ttft_s=metrics.ttft_s(timeline),
         tpot_s=tpot["mean"],
         tpot_p50_s=tpot["p50"],
@@ -194,12 +214,11 @@ def _result(
         stall_s=stall_s,
         stall_share=stall_s / makespan_s,
         exposed_transfer_fraction=stall_s / transfer_s if transfer_s else 0.0,
-        bound_s=bound_s,
-        binding=binding,
-        n_output_tokens=workload.n_output_tokens,
+        bound_s=bounds.makespan_s,
+        binding=bounds.binding,
+        n_output_tokens=captured.workload.n_output_tokens,
         n_expert_slots=plan.n_buffers + plan.n_cache_slots,
         schedule_digest=decoded.schedule.digest,
         trace_digest=trace.digest,
         timeline=timeline,
     )
-

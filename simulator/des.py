@@ -41,15 +41,11 @@ def simulate(
     """
     for name, values in (("issue_s", issue_s), ("duration_s", duration_s)):
         if values.shape != (len(schedule.works),):
-            raise InvalidInput(
-                f"{name} has shape {values.shape}, the schedule prices {len(schedule.works)} works"
-            )
+            raise InvalidInput(f"{name} has shape {values.shape}, the schedule prices {len(schedule.works)} works")
         if not np.all(np.isfinite(values)) or np.any(values < 0):
             raise InvalidInput(f"{name} holds a time that is negative or not finite")
     if schedule.static_bytes > hbm_bytes:
-        raise CapacityExceeded(
-            f"{schedule.static_bytes} bytes are in use before the first op, HBM has {hbm_bytes}"
-        )
+        raise CapacityExceeded(f"{schedule.static_bytes} bytes are in use before the first op, HBM has {hbm_bytes}")
     machine = _Machine(schedule, issue_s, duration_s, hbm_bytes)
     machine.env.run()
     return Timeline(schedule, np.array(machine.start_s), np.array(machine.end_s), "des")

@@ -106,9 +106,7 @@ def _required_flag(section: Section, key: str) -> bool:
 def _read_sources(section: Section) -> tuple[str, ...]:
     sources = section.items("sources")
     if not sources or not all(isinstance(source, str) for source in sources):
-        raise InvalidFile(
-            f"{section.where}: sources must name at least one text: where do the shapes come from?"
-        )
+        raise InvalidFile(f"{section.where}: sources must name at least one text: where do the shapes come from?")
     return tuple(sources)
 
 

@@ -57,9 +57,7 @@ class Attention:
         if self.q_lora_rank or self.kv_lora_rank or self.qk_nope_dim or self.qk_rope_dim or self.v_head_dim:
             raise InvalidInput(f"attention: {self.kind} has no low-rank fields: leave them out, or use mla")
         if self.kind == "mha" and self.n_kv_heads != self.n_heads:
-            raise InvalidInput(
-                f"attention: mha with {self.n_kv_heads} KV heads for {self.n_heads} heads: use gqa"
-            )
+            raise InvalidInput(f"attention: mha with {self.n_kv_heads} KV heads for {self.n_heads} heads: use gqa")
         if self.n_heads % self.n_kv_heads:
             raise InvalidInput(
                 f"attention: n_heads = {self.n_heads} is not a multiple of n_kv_heads = {self.n_kv_heads}"
@@ -71,9 +69,7 @@ class Attention:
             if not 1 <= value <= MAX_HEAD_DIM:
                 raise InvalidInput(f"attention: mla with {name} = {value}, expected 1 to {MAX_HEAD_DIM}")
         if not 0 <= self.q_lora_rank <= MAX_HEAD_DIM:
-            raise InvalidInput(
-                f"attention: q_lora_rank = {self.q_lora_rank}, expected 0 (none) to {MAX_HEAD_DIM}"
-            )
+            raise InvalidInput(f"attention: q_lora_rank = {self.q_lora_rank}, expected 0 (none) to {MAX_HEAD_DIM}")
         if self.head_dim != self.qk_nope_dim + self.qk_rope_dim:
             raise InvalidInput(
                 f"attention: mla head_dim = {self.head_dim}, expected qk_nope_dim + qk_rope_dim = "

@@ -16,9 +16,7 @@ class Dtype:
 
     def __post_init__(self) -> None:
         if not 0 < self.bits <= 64:
-            raise InvalidInput(
-                f"dtype {self.name!r}: {self.bits} bits per parameter, expected 0 < bits <= 64"
-            )
+            raise InvalidInput(f"dtype {self.name!r}: {self.bits} bits per parameter, expected 0 < bits <= 64")
 
     @property
     def bytes_per_param(self) -> float:

@@ -56,9 +56,7 @@ def _read_json(path: Path) -> Section:
     try:
         data = json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise InvalidFile(
-            f"{path}: not valid JSON ({type(error).__name__}): is this a config.json?"
-        ) from error
+        raise InvalidFile(f"{path}: not valid JSON ({type(error).__name__}): is this a config.json?") from error
     if not isinstance(data, dict):
         raise InvalidFile(f"{path}: expected a mapping at the top, found {type(data).__name__}")
     return Section(data, str(path))

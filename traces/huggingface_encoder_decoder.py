@@ -69,9 +69,7 @@ def _nllb_moe(config: Section) -> dict[str, Any]:
 
     d_ff = config.integer("encoder_ffn_dim")
     if config.integer("decoder_ffn_dim") != d_ff:
-        raise InvalidFile(
-            f"{config.where}: decoder_ffn_dim differs from encoder_ffn_dim = {d_ff}: not modelled"
-        )
+        raise InvalidFile(f"{config.where}: decoder_ffn_dim differs from encoder_ffn_dim = {d_ff}: not modelled")
     return {
         "d_model": d_model,
         "vocab_size": config.integer("vocab_size"),

@@ -60,15 +60,12 @@ class LayerStack:
             raise InvalidInput(f"n_dense_matrices = {self.n_dense_matrices}, expected 2, or 3 when gated")
         if self.n_dense_layers and not 1 <= self.d_ff_dense <= MAX_WIDTH:
             raise InvalidInput(
-                f"d_ff_dense = {self.d_ff_dense} with {self.n_dense_layers} dense layers, expected 1 to "
-                f"{MAX_WIDTH}"
+                f"d_ff_dense = {self.d_ff_dense} with {self.n_dense_layers} dense layers, expected 1 to {MAX_WIDTH}"
             )
         if not self.n_dense_layers and self.d_ff_dense:
             raise InvalidInput(f"d_ff_dense = {self.d_ff_dense} but every layer is MoE: write 0")
         if not 0 <= self.relative_position_buckets <= MAX_WIDTH:
-            raise InvalidInput(
-                f"relative_position_buckets = {self.relative_position_buckets} is out of range"
-            )
+            raise InvalidInput(f"relative_position_buckets = {self.relative_position_buckets} is out of range")
 
     @property
     def n_dense_layers(self) -> int:

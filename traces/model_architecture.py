@@ -108,9 +108,7 @@ class ModelArchitecture:
         if self.decoder.cross_attention and self.encoder is None:
             raise InvalidInput(f"{self.name}: cross-attention without an encoder: add one, or set it false")
         if self.activation_dtype is None and self.dtype.bits < 16:
-            raise InvalidInput(
-                f"{self.name}: dtype {self.dtype.name} needs an activation_dtype, such as bf16"
-            )
+            raise InvalidInput(f"{self.name}: dtype {self.dtype.name} needs an activation_dtype, such as bf16")
 
     def _check_range(self, field: str, low: int, high: int) -> None:
         value = getattr(self, field)
@@ -204,9 +202,7 @@ class ModelArchitecture:
     def non_expert_bytes(self) -> int:
         """Bytes outside the routed experts: what every offloading design keeps in HBM."""
         dense = self._dense_matrix_params * self.dtype.bytes_per_param
-        return math.ceil(
-            dense + self._activation_format_params * self.stored_activation_dtype.bytes_per_param
-        )
+        return math.ceil(dense + self._activation_format_params * self.stored_activation_dtype.bytes_per_param)
 
     @property
     def total_params(self) -> int:

@@ -98,8 +98,7 @@ def test_pooled_lru_hits_nothing_below_one_tokens_cycle(model: str) -> None:
     trace = phone_trace(model)
     assert trace.expert_bytes is not None
     n_distinct = [
-        len(np.unique(trace.experts[trace.phase == Phase.DECODE][0, layer]))
-        for layer in range(trace.n_moe_layers)
+        len(np.unique(trace.experts[trace.phase == Phase.DECODE][0, layer])) for layer in range(trace.n_moe_layers)
     ]
     cycle_bytes = int((trace.expert_bytes * np.array(n_distinct)).sum())
     below = replay_residency(trace, "lru", cycle_bytes - int(trace.expert_bytes.max()) * trace.top_k)

@@ -56,9 +56,7 @@ def filled(eviction: Eviction, *keys: int) -> Eviction:
 
 @pytest.mark.parametrize("name", NAMES)
 @given(events=EVENTS, capacity=st.integers(1, N_KEYS))
-def test_victims_are_resident_and_never_of_the_event(
-    name: str, events: list[list[int]], capacity: int
-) -> None:
+def test_victims_are_resident_and_never_of_the_event(name: str, events: list[list[int]], capacity: int) -> None:
     n_hits(make(name, events), events, capacity)
 
 

@@ -291,9 +291,7 @@ def test_a_missing_key_is_named(key: str, tmp_path: Path) -> None:
         ({"text_config": []}, "text_config is not a mapping"),
     ],
 )
-def test_a_hostile_value_is_refused_in_one_line(
-    changes: dict[str, Any], message: str, tmp_path: Path
-) -> None:
+def test_a_hostile_value_is_refused_in_one_line(changes: dict[str, Any], message: str, tmp_path: Path) -> None:
     with pytest.raises(InvalidInput, match=message) as caught:
         from_huggingface_config(write(tmp_path, CONFIGS["mixtral-8x7b"] | changes))
     assert "config.json" in str(caught.value)
