@@ -38,7 +38,8 @@ class Fit:
 
     `constants` replace the stack's claims; `assumptions` are of the workload the rows were measured with (how many
     of a layer's experts the traffic uses), fitted beside them and counted with them. `covariance`: (n, n)
-    of ln(value), all being positive, in the order of `order`. `provenance`: where the rows came from, when, by which command.
+    of ln(value), all being positive, in the order of `order`. `provenance`: where the rows came from, when, by
+    which command.
     """
 
     name: str

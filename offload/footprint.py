@@ -22,9 +22,9 @@ class Workload:
     """What a trace asks of memory.
 
     `n_cached_tokens`: KV entries alive at once at most (self-attention); `n_memory_tokens`: encoder outputs alive at
-    once; `n_tokens`: most tokens in one forward pass, `n_context` the most that one of them attends to; `n_active`: most experts in one (step, layer) union, over the
-    decoder, and `n_encoder_active` over the encoder. `n_output_tokens` are made by decode steps,
-    and one a sequence by a prefill without encoder, for `n_sequences`.
+    once; `n_tokens`: most tokens in one forward pass, `n_context` the most that one of them attends to; `n_active`:
+    most experts in one (step, layer) union of the decoder, `n_encoder_active` of the encoder. `n_output_tokens` are
+    made by decode steps, and one a sequence by a prefill without encoder, for `n_sequences`.
     """
 
     n_cached_tokens: int
@@ -102,7 +102,7 @@ def plan_memory(
         n_resident = model.n_moe_layers * model.n_experts
         needed = static + n_resident * model.expert_bytes
         if needed > hbm_bytes:
-            raise CapacityExceeded(_too_small(policy.name, needed, hbm_bytes, "an offloading policy"))
+            raise CapacityExceeded(_too_small(policy.name, needed, hbm_bytes, "an offloading policy"), needed)
         return MemoryPlan(needed, 0, 0)
     n_cache = policy.cache.capacity(_cached_layers(model), model.n_experts) if policy.cache else 0
     wanted = policy.buffers(workload.n_active, model.n_experts)
@@ -111,7 +111,7 @@ def plan_memory(
     n_fit = (hbm_bytes - static) // model.expert_bytes - n_cache
     if n_fit < minimum:
         way_out = "a smaller --cache" if n_cache else "a smaller batch or a larger --hbm"
-        raise CapacityExceeded(_too_small(policy.name, needed, hbm_bytes, way_out))
+        raise CapacityExceeded(_too_small(policy.name, needed, hbm_bytes, way_out), needed)
     return MemoryPlan(static, min(full, n_fit), n_cache)
 
 

@@ -21,7 +21,14 @@ __all__ = ["CapacityExceeded", "ExpertMemory", "Held"]
 
 
 class CapacityExceeded(PregateError):
-    """HBM cannot hold what a policy needs; the message has the numbers and the way out."""
+    """HBM cannot hold what a policy needs; the message has the numbers and the way out.
+
+    `needed_bytes`: HBM that would do, 0 where it is not known.
+    """
+
+    def __init__(self, message: str, needed_bytes: int = 0) -> None:
+        super().__init__(message)
+        self.needed_bytes = needed_bytes
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,7 +2,8 @@
 
 Gauss-Newton on relative residuals (hit rates: on the difference), derivatives by finite differences of the whole
 simulation. All constants are positive, so the search and the covariance are in ln(value): s^2 (J^T J)^-1 with s^2 the
-residual variance, and the intervals are exp(ln(value) +- t s). They know only the twelve rows and the model's form. The result is a fit file; nothing else reads the other rows.
+residual variance, and the intervals are exp(ln(value) +- t s). They know only the twelve rows and
+the model's form. The result is a fit file; nothing else reads the other rows.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -106,9 +108,9 @@ class _Problem:
             columns.append((self.residuals(up) - self.residuals(down)) / (2 * step))
         return np.stack(columns, axis=1)
 
-    def moved(self, values: NDArray[np.float64], log_step: NDArray[np.float64]) -> NDArray[np.float64]:
+    def moved(self, values: NDArray[np.float64], log_step: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
         """One step, no constant by more than a factor of two; efficiencies stay below 1, expert counts whole."""
-        moved = values * np.exp(np.clip(log_step, -np.log(2), np.log(2)))
+        moved: NDArray[np.float64] = values * np.exp(np.clip(log_step, -np.log(2), np.log(2)))
         for i, name in enumerate(self.names):
             if name.endswith("_efficiency"):
                 moved[i] = min(moved[i], 0.999)

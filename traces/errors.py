@@ -25,12 +25,13 @@ class UnknownName(InvalidInput):
 
 
 def unknown_name(kind: str, name: str, known: Iterable[str], where: str = "") -> UnknownName:
-    """Build the error for `name`, unknown among `known`: it names the nearest valid one.
+    """Build the error for `name`, unknown among `known`: it names the nearest valid ones.
 
     `kind` is what was looked for ("model", "key"), `where` the file or option it was found in.
     """
     names = sorted(known)
-    near = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
-    hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(names)}"
+    near = [known_name for known_name in names if name and known_name.startswith(name)][:3]
+    near = near or difflib.get_close_matches(name, names, n=1, cutoff=0.5)
+    hint = f"did you mean {' or '.join(map(repr, near))}?" if near else f"known: {', '.join(names)}"
     place = f" in {where}" if where else ""
     return UnknownName(f"unknown {kind} {name!r}{place}: {hint}")

@@ -1,0 +1,40 @@
+# make demo: what pregate predicts, on a fresh machine with Python and make. make test: everything CI runs.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+
+.PHONY: demo test lint types contracts docs benchmarks clean
+
+demo: $(VENV)/core.done
+	$(BIN)/pregate compare switch-base-128 --hardware a100-sxm4-80gb
+
+test: $(VENV)/dev.done lint types contracts
+	$(BIN)/python -m pytest -q -n auto --dist worksteal
+	$(BIN)/python -m pytest -q --nbmake notebooks
+	$(BIN)/python docs/build.py --check
+
+lint: $(VENV)/dev.done
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(VENV)/dev.done
+	$(BIN)/mypy
+
+contracts: $(VENV)/dev.done
+	$(BIN)/lint-imports
+
+docs: $(VENV)/dev.done
+	$(BIN)/python docs/build.py
+
+$(VENV)/core.done: pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(PIP) -e .
+	touch $@
+
+$(VENV)/dev.done: $(VENV)/core.done
+	$(PIP) -e '.[dev,notebooks]'
+	touch $@
+
+clean:
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

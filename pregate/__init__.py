@@ -1,0 +1,93 @@
+"""pregate: what pre-gated and every other offloaded Mixture-of-Experts inference would cost, and how sure that is.
+
+Names are loaded on first use, so that `import pregate` stays fast.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from hwmodels.platform import Platform
+    from offload.memory import CapacityExceeded
+    from offload.policy import Cache, Policy
+    from pregate.api import import_trace, load_hardware, load_model, load_trace, residency, synthesize
+    from pregate.comparison import Comparison, compare
+    from pregate.reproduction import Reproduction, reproduce
+    from pregate.simulation import SimulationResult, simulate
+    from traces.architecture import ModelArchitecture
+    from traces.errors import InvalidInput, PregateError
+    from traces.fitting import fit_dials
+    from traces.routing import RoutingTrace
+    from traces.statistics import trace_statistics
+    from traces.storage import save_trace
+    from traces.synthesis import Dials
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "Cache": "offload.policy",
+    "CapacityExceeded": "offload.memory",
+    "Comparison": "pregate.comparison",
+    "Dials": "traces.synthesis",
+    "InvalidInput": "traces.errors",
+    "ModelArchitecture": "traces.architecture",
+    "Platform": "hwmodels.platform",
+    "Policy": "offload.policy",
+    "PregateError": "traces.errors",
+    "Reproduction": "pregate.reproduction",
+    "RoutingTrace": "traces.routing",
+    "SimulationResult": "pregate.simulation",
+    "compare": "pregate.comparison",
+    "fit_dials": "traces.fitting",
+    "import_trace": "pregate.api",
+    "load_hardware": "pregate.api",
+    "load_model": "pregate.api",
+    "load_trace": "pregate.api",
+    "reproduce": "pregate.reproduction",
+    "residency": "pregate.api",
+    "save_trace": "traces.storage",
+    "simulate": "pregate.simulation",
+    "synthesize": "pregate.api",
+    "trace_statistics": "traces.statistics",
+}
+
+__all__ = [
+    "Cache",
+    "CapacityExceeded",
+    "Comparison",
+    "Dials",
+    "InvalidInput",
+    "ModelArchitecture",
+    "Platform",
+    "Policy",
+    "PregateError",
+    "Reproduction",
+    "RoutingTrace",
+    "SimulationResult",
+    "compare",
+    "fit_dials",
+    "import_trace",
+    "load_hardware",
+    "load_model",
+    "load_trace",
+    "reproduce",
+    "residency",
+    "save_trace",
+    "simulate",
+    "synthesize",
+    "trace_statistics",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'pregate' has no attribute {name!r}")
+    value = getattr(import_module(_HOMES[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

@@ -1,0 +1,20 @@
+"""The commands, one file each; `register` hangs them on the application."""
+
+from __future__ import annotations
+
+import typer
+
+from pregate.commands import catalogue, compare, reproduce, residency, simulate, trace
+
+__all__ = ["register"]
+
+
+def register(app: typer.Typer) -> None:
+    """Add every command."""
+    app.command("compare")(compare.compare)
+    app.command("simulate")(simulate.simulate)
+    app.command("reproduce")(reproduce.reproduce)
+    app.command("residency")(residency.residency)
+    app.add_typer(trace.app, name="trace")
+    app.add_typer(catalogue.models, name="models")
+    app.add_typer(catalogue.hardware, name="hardware")
