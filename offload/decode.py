@@ -23,6 +23,7 @@ from offload.policy import BlockView, Fetch, MissAction, Policy, no_prefetch
 from offload.residency import ResidentSet
 from offload.schedule import Recorder, Schedule
 from traces.architecture import LayerStack, ModelArchitecture
+from traces.errors import InvalidInput
 from traces.routing import Phase, Step
 
 __all__ = ["Decoded", "decode"]
@@ -57,14 +58,16 @@ def decode(
     """Write the schedule of `steps` under `policy`, as `execution` runs it.
 
     `n_buffers`: transient expert slots; `cache`: slots beside them; `disk`: experts live on storage;
-    `static_bytes`: HBM in use throughout. Raises `CapacityExceeded` when the experts of one block do not fit
-    `n_buffers`.
+    `static_bytes`: HBM in use throughout, what a warm cache holds not counted. Raises `CapacityExceeded` when the
+    experts of one block do not fit `n_buffers`, `InvalidInput` when the policy fetches for a block that has run or
+    an expert or block that does not exist.
     """
     loop = _Loop(model, policy, execution, n_buffers, cache, disk)
     for step in steps:
         loop.run(step)
     decoding, prefilling = loop.lookups[Phase.DECODE], loop.lookups[Phase.PREFILL]
-    return Decoded(loop.recorder.schedule(static_bytes), *decoding, *prefilling)
+    schedule = loop.recorder.schedule(static_bytes + loop.memory.warm_bytes)
+    return Decoded(schedule, *decoding, *prefilling)
 
 
 class _Union(NamedTuple):
@@ -184,7 +187,7 @@ class _Blocks:
         selected_before = block < self.n_revealed and block > 0
         self.n_revealed = max(self.n_revealed, block + self.policy.lookahead + 1)
         view = self._view(block)
-        fetches = list(self.policy.prefetch(view))
+        fetches = self._checked(self.policy.prefetch(view), view)
         own = [fetch for fetch in fetches if fetch.block == block]
         later = [fetch for fetch in fetches if fetch.block != block and fetch.experts]
         read_back = not selected_before
@@ -222,6 +225,18 @@ class _Blocks:
             resident=lambda other, expert: self.loop.memory.has(self.first + other, expert),
         )
 
+    def _checked(self, fetches: Iterable[Fetch], view: BlockView) -> list[Fetch]:
+        """The fetches of a policy, refused when they are of a block behind or of nothing that exists."""
+        checked = list(fetches)
+        for fetch in checked:
+            known = not fetch.experts or (min(fetch.experts) >= 0 and max(fetch.experts) < view.n_experts)
+            if not (view.block <= fetch.block < view.n_blocks and known):
+                raise InvalidInput(
+                    f"policy {self.policy.name} in block {view.block} of {view.n_blocks} fetches {fetch}: this block or "
+                    f"a later one, experts 0..{view.n_experts - 1}"
+                )
+        return checked
+
     def _reads_for(self, later: list[Fetch], read_back: bool) -> bool:
         """Whether the host must read the ids of later blocks back before it can fetch them."""
         if self.loop.execution.readback_per_fetch:
@@ -239,6 +254,7 @@ class _Blocks:
         memory, layer = self.loop.memory, self.first + view.block
         for fetch in own:
             memory.bring(layer, fetch.experts, self.loop.i_step)
+        memory.drop_waiting(layer, view.active)
         missing = [expert for expert in view.active if not memory.claimed_or_waiting(layer, expert)]
         actions = self.policy.on_miss(view, missing) if missing else {}
         memory.bring(layer, [e for e in missing if actions[e] is MissAction.FETCH], self.loop.i_step)

@@ -59,7 +59,8 @@ class ExpertMemory:
     Slots 0..n_buffers-1 are transient, the cache's follow. With `copies.stage`, experts are copied within HBM
     from where the link put them (a cache slot, or a staging area outside the count, as Eq. 1 of the paper
     has it) into a buffer; without, they are read where they landed. With `copies.disk`, every fetch is
-    preceded by a read into the single pinned host buffer, unpipelined.
+    preceded by a read into the single pinned host buffer, unpipelined. `warm_bytes`: what a cache that has
+    residents already holds of HBM.
     """
 
     def __init__(
@@ -69,7 +70,9 @@ class ExpertMemory:
         self._recorder, self._expert_bytes = recorder, expert_bytes
         self._free = deque(range(n_buffers))
         self._reader: dict[int, int] = {}  # slot -> the op that read it last
-        self._filled: dict[int, int] = {}  # cache slot -> the op that brought what it holds
+        warm = cache.slots_in_use if cache is not None else ()
+        self.warm_bytes = len(warm) * expert_bytes
+        self._filled = dict.fromkeys((n_buffers + slot for slot in warm), -1)  # cache slot -> op that filled it
         self._held: dict[int, dict[int, Held]] = {}  # layer -> expert -> where
         self._waiting: deque[tuple[int, Access, int]] = deque()  # layer, access, step
         self._pinned: set[int] = set()
@@ -93,7 +96,7 @@ class ExpertMemory:
     def bring(self, layer: int, experts: Iterable[int], step: int) -> None:
         """Bring `experts` of `layer` for its next FFN, as soon as slots allow; one event for the cache."""
         self._held.setdefault(layer, {})
-        new = [expert for expert in experts if not self.claimed_or_waiting(layer, expert)]
+        new = [expert for expert in dict.fromkeys(experts) if not self.claimed_or_waiting(layer, expert)]
         if self.cache is None:
             accesses = [Access(expert, False, -1) for expert in new]
         else:
@@ -102,6 +105,15 @@ class ExpertMemory:
             self._pinned.update(pins)
             self._pinned_by_layer.setdefault(layer, []).extend(pins)
         self._waiting.extend((layer, access, step) for access in accesses)
+        self._grant()
+
+    def drop_waiting(self, layer: int, needed: Container[int]) -> None:
+        """The gate of `layer` has run: what still waits for a slot and is not `needed` is not brought after all."""
+        for entry in [entry for entry in self._waiting if entry[0] == layer and entry[1].expert not in needed]:
+            self._waiting.remove(entry)
+            access = entry[1]
+            if self.cache is not None and access.slot >= 0 and not access.hit:
+                self.cache.forget(layer, access.expert)
         self._grant()
 
     def release(self, layer: int, reader: int, used: Container[int]) -> None:

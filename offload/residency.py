@@ -86,6 +86,11 @@ class ResidentSet:
         """Slots in use, at most `capacity`."""
         return len(self._slots)
 
+    @property
+    def slots_in_use(self) -> tuple[int, ...]:
+        """The slots that hold a resident, ascending."""
+        return tuple(sorted(self._slots.values()))
+
     def __contains__(self, place: tuple[int, int]) -> bool:
         """Whether expert `place[1]` of layer `place[0]` is resident."""
         layer, expert = place
@@ -123,6 +128,13 @@ class ResidentSet:
         for expert in reversed(dict.fromkeys(reversed(wanted))):  # by last appearance
             pool.eviction.touch(first + expert)
         return tuple(accesses)
+
+    def forget(self, layer: int, expert: int) -> None:
+        """A resident leaves, its slot is free: it was admitted but never brought. Raises `KeyError` for any other."""
+        key = layer * self.n_experts + expert
+        pool = self._pools[layer if len(self._pools) > 1 else 0]
+        pool.free.append(self._slots.pop(key))
+        pool.eviction.remove(key)
 
     def _place(self, pool: _Pool, key: Key, protected: AbstractSet[Key]) -> tuple[int, Key | None]:
         victim = None

@@ -40,7 +40,8 @@ class Schedule:
     """`n_ops` ops in issue order; op i may depend on ops < i only.
 
     Shapes `(n_ops,)` unless stated: `lane` int8, `kind` int8, `cost` int32 (row of `works`), `step` int32
-    (forward pass), `layer` int16 (decoder or encoder layer, -1 none), `expert` int16 (-1 none or grouped),
+    (forward pass), `layer` int16 (layer of the decoder or encoder, -1 none; of `FETCH`, `STAGE` and `DISK_READ` the
+    MoE layer of the model, encoder first: with `expert` it names the weights that move), `expert` int16 (-1 none or grouped),
     `slot` int32 (-1 none), `bytes` int64 (copied), `hbm_acquired` int64 (taken when the op starts),
     `hbm_released` int64 (given back when it ends); dependencies in CSR form: `dep_ptr` (n_ops + 1,) int64,
     `dep` (n_deps,) int32. `static_bytes`: HBM in use from the start to the end.
@@ -91,6 +92,11 @@ class Schedule:
             raise InvalidInput(f"schedule: a lane is outside 0..{len(Lane) - 1}")
         if n and (self.kind.min() < 0 or self.kind.max() >= len(OpKind)):
             raise InvalidInput(f"schedule: an op kind is outside 0..{len(OpKind) - 1}")
+        for name in ("bytes", "hbm_acquired", "hbm_released"):
+            if n and getattr(self, name).min() < 0:
+                raise InvalidInput(f"schedule: {name} of op {int(getattr(self, name).argmin())} is below 0")
+        if self.static_bytes < 0:
+            raise InvalidInput(f"schedule: static_bytes = {self.static_bytes} is below 0")
         if n and (self.cost.min() < 0 or self.cost.max() >= len(self.works)):
             raise InvalidInput(f"schedule: a cost row is outside 0..{len(self.works) - 1}")
 
@@ -112,6 +118,7 @@ class Schedule:
         header = {
             "format": FORMAT,
             "version": str(VERSION),
+            "digest": self.digest,
             "static_bytes": str(self.static_bytes),
             "works": json.dumps(_works_to_json(self.works)),
         }
@@ -126,7 +133,7 @@ class Schedule:
 
     @classmethod
     def load(cls, path: Path) -> Schedule:
-        """Read what `save` wrote. Raises `InvalidFile` on anything else."""
+        """Read what `save` wrote. Raises `InvalidFile` on anything else, or when the digest is not the one written."""
         try:
             with safe_open(path, framework="numpy") as file:
                 header = file.metadata() or {}
@@ -135,10 +142,20 @@ class Schedule:
                 if file.get_slice("lane").get_shape()[0] > MAX_OPS:
                     raise InvalidFile(f"{path}: more than {MAX_OPS} ops")
                 arrays = {name: file.get_tensor(name) for name in _DTYPES}
+                for name, dtype in _DTYPES.items():
+                    if arrays[name].dtype != dtype:
+                        raise InvalidFile(f"{path}: {name} is {arrays[name].dtype}, not {np.dtype(dtype)}")
                 works = _works_from_json(json.loads(header["works"]))
-                return cls(**arrays, works=works, static_bytes=int(header["static_bytes"]))
-        except (OSError, SafetensorError, KeyError, ValueError, TypeError) as error:
+                schedule = cls(**arrays, works=works, static_bytes=int(header["static_bytes"]))
+        except InvalidFile:
+            raise
+        except (OSError, SafetensorError, KeyError, ValueError, TypeError, RecursionError, InvalidInput) as error:
             raise InvalidFile(f"{path}: not a readable schedule ({error})") from error
+        if header.get("digest") != schedule.digest:
+            raise InvalidFile(
+                f"{path}: its digest is {schedule.digest}, {header.get('digest')} was written: the file was changed"
+            )
+        return schedule
 
 
 class Recorder:

@@ -18,7 +18,8 @@ __all__ = ["Timeline"]
 class Timeline:
     """When each op of `schedule` ran: `start_s`, `end_s` (n_ops,) float64, seconds from the first op.
 
-    `source` names the interpreter ("des", "cuda", ...). Raises `InvalidInput` when an op ends before its start.
+    `source` names the interpreter ("des", "cuda", ...). Raises `InvalidInput` when an op ends before its
+    start or a time is not finite.
     """
 
     schedule: Schedule
@@ -31,6 +32,8 @@ class Timeline:
             array = np.ascontiguousarray(getattr(self, name), dtype=np.float64)
             if array.shape != (len(self.schedule),):
                 raise InvalidInput(f"timeline: {name} has shape {array.shape}, not ({len(self.schedule)},)")
+            if not np.all(np.isfinite(array)):
+                raise InvalidInput(f"timeline: {name} holds a time that is not finite")
             array.flags.writeable = False
             object.__setattr__(self, name, array)
         if np.any(self.end_s < self.start_s):

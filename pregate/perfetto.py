@@ -81,7 +81,9 @@ def _released_s(timeline: Timeline) -> NDArray[np.float64]:
     released = np.concatenate([[0.0], np.maximum.accumulate(host_end_s)])[: len(schedule)]
     owner = np.repeat(np.arange(len(schedule)), np.diff(schedule.dep_ptr))
     np.maximum.at(released, owner, timeline.end_s[schedule.dep])
-    return np.minimum(released, timeline.start_s)  # measured clocks of two lanes may disagree a little
+    # Measured clocks of two lanes may disagree a little.
+    earliest: NDArray[np.float64] = np.minimum(released, timeline.start_s)
+    return earliest
 
 
 def _accumulated(

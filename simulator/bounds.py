@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from offload.ops import Lane
 from offload.schedule import Schedule
+from simulator.times import check_times
 
 __all__ = ["Bounds", "lower_bounds"]
 
@@ -36,8 +37,9 @@ def lower_bounds(schedule: Schedule, issue_s: NDArray[np.float64], duration_s: N
     """Bounds on the makespan of `schedule`; `issue_s`, `duration_s` as for `des.simulate`, (n_works,) seconds.
 
     makespan >= the work of every lane (an engine does one op at a time), and >= the longest chain of
-    dependencies with unlimited lanes.
+    dependencies with unlimited lanes. Raises `InvalidInput` for times no interpreter takes.
     """
+    check_times(schedule, issue_s, duration_s)
     duration = duration_s[schedule.cost]
     lane_s = {lane: float(duration[schedule.lane == lane].sum()) for lane in Lane}
     lane_s[Lane.HOST] += float(issue_s[schedule.cost][schedule.lane != Lane.HOST].sum())

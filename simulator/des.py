@@ -23,6 +23,7 @@ from offload.memory import CapacityExceeded
 from offload.ops import Lane
 from offload.schedule import Schedule
 from offload.timeline import Timeline
+from simulator.times import check_times
 from traces.errors import InvalidInput
 
 __all__ = ["simulate"]
@@ -37,13 +38,10 @@ def simulate(
 
     `issue_s`, `duration_s`: (n_works,) seconds by row of `schedule.works`, host time to issue an op and time
     it holds its lane. `hbm_bytes`: capacity of the device. Deterministic. Raises `InvalidInput` for times
-    that are negative, not finite or of another length, `CapacityExceeded` when HBM would be overdrawn.
+    that are negative, not finite or of another length and for an op that gives back HBM nobody took,
+    `CapacityExceeded` when HBM would be overdrawn.
     """
-    for name, values in (("issue_s", issue_s), ("duration_s", duration_s)):
-        if values.shape != (len(schedule.works),):
-            raise InvalidInput(f"{name} has shape {values.shape}, the schedule prices {len(schedule.works)} works")
-        if not np.all(np.isfinite(values)) or np.any(values < 0):
-            raise InvalidInput(f"{name} holds a time that is negative or not finite")
+    check_times(schedule, issue_s, duration_s)
     if schedule.static_bytes > hbm_bytes:
         raise CapacityExceeded(f"{schedule.static_bytes} bytes are in use before the first op, HBM has {hbm_bytes}")
     machine = _Machine(schedule, issue_s, duration_s, hbm_bytes)
@@ -70,6 +68,7 @@ class _Machine:
         self.start_s, self.end_s = [0.0] * n_ops, [0.0] * n_ops
         self.done = [simpy.Event(self.env) for _ in range(n_ops)]
         self.hbm = simpy.Container(self.env, capacity=hbm_bytes, init=schedule.static_bytes)
+        self.static_bytes = schedule.static_bytes
         used = [lane for lane in Lane if lane is not Lane.HOST and lane in schedule.lane]
         self.queues = {int(lane): simpy.Store(self.env) for lane in used}
         for queue in self.queues.values():
@@ -102,7 +101,7 @@ class _Machine:
         yield self.env.timeout(self.duration_s[i])
         self.end_s[i] = self.env.now
         if self.released[i]:
-            self.hbm.get(self.released[i])
+            self._give_back(i)
         self.done[i].succeed()
 
     def _take(self, i: int) -> None:
@@ -111,3 +110,9 @@ class _Machine:
                 f"op {i} takes {self.acquired[i]} bytes of HBM, {self.hbm.level} of {self.hbm.capacity} are in use"
             )
         self.hbm.put(self.acquired[i])
+
+    def _give_back(self, i: int) -> None:
+        taken = self.hbm.level - self.static_bytes
+        if self.released[i] > taken:
+            raise InvalidInput(f"op {i} gives back {self.released[i]} bytes of HBM, ops have taken {taken}")
+        self.hbm.get(self.released[i])

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from offload.ops import Lane
 from offload.schedule import Schedule
 from offload.timeline import Timeline
+from simulator.times import check_times
 
 __all__ = ["simulate"]
 
@@ -23,8 +24,10 @@ __all__ = ["simulate"]
 def simulate(schedule: Schedule, issue_s: NDArray[np.float64], duration_s: NDArray[np.float64]) -> Timeline:
     """Start and end of every op; `issue_s`, `duration_s`: (n_works,) seconds as for `des.simulate`.
 
-    HBM is not checked: `Timeline.hbm_events` has its level.
+    HBM is not checked: `Timeline.hbm_events` has its level. Raises `InvalidInput` for times that are negative, not
+    finite or of another length: compiled code would read past the end.
     """
+    check_times(schedule, issue_s, duration_s)
     start_s, end_s = _compiled()(
         schedule.lane,
         schedule.cost,

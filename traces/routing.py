@@ -184,9 +184,11 @@ class RoutingTrace:
         for what in ("n_moe_layers", "n_experts", "top_k"):
             here, there = getattr(self, what), getattr(model, what)
             if here != there:
+                way_out = "choose the model the trace was recorded with"
+                if what == "top_k":
+                    way_out = f"if the recorder overrode it, take the model with {here} (--top-k {here})"
                 raise InvalidInput(
-                    f"trace of {self.provenance.model} has {what} = {here}, model {model.name} has {there}: "
-                    f"choose the model the trace was recorded with"
+                    f"trace of {self.provenance.model} has {what} = {here}, model {model.name} has {there}: {way_out}"
                 )
 
 

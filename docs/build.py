@@ -1,0 +1,101 @@
+"""Write the generated parts of README.md, from commands and committed artefacts; `--check` fails when they drift.
+
+A generated part stands between `<!-- generated: NAME -->` and `<!-- end: NAME -->`. `--results` first runs the
+reproduction anew (it needs the published rows beside the checkout) and writes `results/isca24.json`.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+README = ROOT / "README.md"
+RESULTS = ROOT / "results" / "isca24.json"
+
+GROUPS = {
+    "moe_layer_latency": "MoE-layer latency",
+    "throughput": "throughput",
+    "peak_gpu_memory": "peak memory",
+    "cache_hit_rate": "cache hit rate (percentage points)",
+}
+
+
+def run(command: str) -> str:
+    """Standard output of a `pregate` command, in this environment. Raises `CalledProcessError` when it fails."""
+    words = [sys.executable, "-m", "pregate.cli", *command.split()[1:]]
+    done = subprocess.run(words, cwd=ROOT, check=True, capture_output=True, text=True, env={"COLUMNS": "160"})
+    return "\n".join(line.rstrip() for line in done.stdout.splitlines())
+
+
+def demo() -> str:
+    """The main job, as `make demo` prints it."""
+    command = "pregate compare switch-base-128 --hardware a100-sxm4-80gb"
+    return f"```console\n$ {command}\n{run(command)}\n```"
+
+
+def accuracy() -> str:
+    """The accuracy table, from the committed reproduction."""
+    document = json.loads(RESULTS.read_text())
+    by_group = {entry["group"]: entry for entry in document["accuracy"]}
+    lines = [
+        "| published figure | rows (fitted on) | MAPE | MAPE on unseen rows | bias | worst |",
+        "|---|---|---|---|---|---|",
+    ]
+    for suffix, label in (("", ""), (", natural batch", ", batch > 1 with nothing forced")):
+        for key, title in GROUPS.items():
+            entry = by_group.get(key + suffix)
+            if entry is not None:
+                lines.append(_accuracy_line(title + label, entry))
+    return "\n".join(lines)
+
+
+def _accuracy_line(title: str, entry: dict[str, Any]) -> str:
+    figures = [100 * (entry[key] or 0.0) for key in ("mape", "mape_unseen", "bias", "worst")]
+    mape, unseen, bias, worst = figures
+    return f"| {title} | {entry['n']} ({entry['n_fitted']}) | {mape:.2f} | {unseen:.2f} | {bias:+.2f} | {worst:.2f} |"
+
+
+PARTS: dict[str, Callable[[], str]] = {"demo": demo, "accuracy": accuracy}
+
+
+def build(text: str) -> str:
+    """`text` with every generated part made anew. Raises `KeyError` for a part nobody makes."""
+
+    def made(match: re.Match[str]) -> str:
+        name = match["name"]
+        return f"<!-- generated: {name} -->\n{PARTS[name]()}\n<!-- end: {name} -->"
+
+    return re.sub(r"<!-- generated: (?P<name>\w+) -->.*?<!-- end: (?P=name) -->", made, text, flags=re.DOTALL)
+
+
+def write_results() -> None:
+    """Run the reproduction and keep what the tables need: accuracy, assumptions, not the published rows."""
+    document = json.loads(run("pregate reproduce isca24 --format json"))
+    kept = {key: document[key] for key in ("accuracy", "assumptions", "calibration")}
+    RESULTS.parent.mkdir(exist_ok=True)
+    RESULTS.write_text(json.dumps(kept, indent=1) + "\n")
+
+
+def main(arguments: list[str]) -> int:
+    """Build, or with `--check` compare; 1 when README.md has drifted."""
+    if "--results" in arguments:
+        write_results()
+    old = README.read_text()
+    new = build(old)
+    if "--check" in arguments:
+        if old != new:
+            print("README.md has drifted from what the commands print: run `make docs` and commit", file=sys.stderr)
+            return 1
+        return 0
+    README.write_text(new)
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main(sys.argv[1:]))
