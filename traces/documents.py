@@ -7,6 +7,7 @@ they stood.
 from __future__ import annotations
 
 import math
+import reprlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -40,7 +41,7 @@ def read_yaml(path: Path) -> Section:
 def parse_yaml(text: str, where: str) -> Section:
     """The mapping in YAML (or JSON) `text`. Raises `InvalidFile` naming `where` and the line."""
     try:
-        data = yaml.safe_load(text)
+        data = yaml.load(text, Loader=_StrictLoader)  # noqa: S506 (a SafeLoader)
     except (yaml.YAMLError, RecursionError, ValueError) as error:
         mark = getattr(error, "problem_mark", None)
         line = f" line {mark.line + 1}" if mark is not None else ""
@@ -49,6 +50,40 @@ def parse_yaml(text: str, where: str) -> Section:
     if not isinstance(data, dict):
         raise InvalidFile(f"{where}: expected a mapping at the top, found {type(data).__name__}")
     return Section(data, where)
+
+
+class _StrictLoader(yaml.SafeLoader):
+    """A `SafeLoader` that refuses aliases within what an alias names (a few can expand to gigabytes), and keys given
+    twice.
+    """
+
+    def __init__(self, stream: str) -> None:
+        super().__init__(stream)
+        self._n_aliases = 0
+        self._with_aliases: set[int] = set()
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        if self.check_event(yaml.AliasEvent):
+            node: yaml.Node | None = super().compose_node(parent, index)
+            self._n_aliases += 1
+            if id(node) in self._with_aliases:
+                raise yaml.composer.ComposerError(None, None, "an alias within an alias", None)
+            return node
+        n_before = self._n_aliases
+        node = super().compose_node(parent, index)
+        if self._n_aliases > n_before:
+            self._with_aliases.add(id(node))
+        return node
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: set[str] = set()
+        for key, _ in node.value:
+            if key.value in seen:
+                problem = f"key {str(key.value)[:40]!r} is given twice"
+                raise yaml.constructor.ConstructorError(None, None, problem, key.start_mark)
+            if isinstance(key, yaml.ScalarNode):
+                seen.add(key.value)
+        return super().construct_mapping(node, deep)
 
 
 class Section:
@@ -60,7 +95,7 @@ class Section:
     def __init__(self, data: Mapping[Any, Any], where: str) -> None:
         bad = [key for key in data if not isinstance(key, str)]
         if bad:
-            raise InvalidFile(f"{where}: key {bad[0]!r} is not text: quote it")
+            raise InvalidFile(f"{where}: key {reprlib.repr(bad[0])} is not text: quote it")
         self._left: dict[str, Any] = dict(data)
         self._known: list[str] = []
         self.where = where
@@ -86,7 +121,7 @@ class Section:
         if value is None and default is not None:
             return default
         if not isinstance(value, str):
-            raise InvalidFile(f"{self.where}: {key} = {value!r} is not text")
+            raise InvalidFile(f"{self.where}: {key} = {reprlib.repr(value)} is not text")
         return value
 
     def integer(self, key: str, default: int | None = None, *, minimum: int = 0) -> int:
@@ -95,7 +130,7 @@ class Section:
         if value is None and default is not None:
             return default
         if isinstance(value, bool) or not isinstance(value, int):
-            raise InvalidFile(f"{self.where}: {key} = {value!r} is not an integer")
+            raise InvalidFile(f"{self.where}: {key} = {reprlib.repr(value)} is not an integer")
         if value < minimum:
             raise InvalidFile(f"{self.where}: {key} = {value} is below {minimum}")
         return value
@@ -109,9 +144,11 @@ class Section:
             try:
                 value = float(value)
             except ValueError:
-                raise InvalidFile(f"{self.where}: {key} = {value!r} is not a number") from None
+                raise InvalidFile(f"{self.where}: {key} = {reprlib.repr(value)} is not a number") from None
+        if isinstance(value, int) and abs(value) > 1 << 1000:  # float() would overflow
+            value = math.inf
         if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-            raise InvalidFile(f"{self.where}: {key} = {value!r} is not a finite number")
+            raise InvalidFile(f"{self.where}: {key} = {reprlib.repr(value)} is not a finite number")
         if value < minimum:
             raise InvalidFile(f"{self.where}: {key} = {value:g} is below {minimum:g}")
         return float(value)
@@ -122,7 +159,7 @@ class Section:
         if value is None:
             return default
         if not isinstance(value, bool):
-            raise InvalidFile(f"{self.where}: {key} = {value!r} is not true or false")
+            raise InvalidFile(f"{self.where}: {key} = {reprlib.repr(value)} is not true or false")
         return value
 
     def section(self, key: str) -> Section:
