@@ -8,25 +8,29 @@ import typer
 
 from traces.errors import PregateError
 
-__all__ = ["app", "main"]
+__all__ = ["application", "main"]
 
-app = typer.Typer(
-    name="pregate",
-    help="Predict the latency of offloaded Mixture-of-Experts inference, and how sure that prediction is.",
-    no_args_is_help=True,
-    add_completion=False,
-    rich_markup_mode=None,
-    pretty_exceptions_enable=False,
-)
+
+def application() -> typer.Typer:
+    """The command line with every command on it."""
+    from pregate import commands
+
+    app = typer.Typer(
+        name="pregate",
+        help="Predict the latency of offloaded Mixture-of-Experts inference, and how sure that prediction is.",
+        no_args_is_help=True,
+        add_completion=False,
+        rich_markup_mode=None,
+        pretty_exceptions_enable=False,
+    )
+    commands.register(app)
+    return app
 
 
 def main() -> None:
     """Entry point: run the command line; what a user can mend ends in one line and status 2."""
-    from pregate import commands
-
-    commands.register(app)
     try:
-        app()
+        application()()
     except PregateError as error:
         message = " ".join(str(error).split())
         print(f"error: {message}", file=sys.stderr)

@@ -191,7 +191,7 @@ class Workbench:
     def _result(self, model: ModelArchitecture, row: Row) -> SimulationResult:
         key = row.configuration
         if key not in self._results:
-            self._results[key] = interpret(self._capture(model, row), self.platform, "recurrence")
+            self._results[key] = interpret(self._capture(model, row), self.platform, "recurrence", with_intervals=False)
         return self._results[key]
 
     def _capture(self, model: ModelArchitecture, row: Row) -> Captured:

@@ -114,7 +114,11 @@ def result_table(result: SimulationResult) -> Table:
     table.add_column("figure")
     table.add_column("value", justify="right")
     for name, value in result.to_dict().items():
-        if name.endswith("_s") and not name.endswith("per_s"):
+        if isinstance(value, tuple):
+            shown = " to ".join(si(end, "s" if name.endswith("_s") else "") for end in value)
+        elif value is None:
+            shown = "-"
+        elif name.endswith("_s") and not name.endswith("per_s"):
             shown = si(value, "s")
         elif name.endswith("_bytes"):
             shown = si(value, "B")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +18,7 @@ from offload.policies import eviction_named, policy_named
 from offload.policy import Cache, Policy
 from offload.residency import ResidentSet
 from offload.timeline import Timeline
+from pregate.intervals import Interval, intervals
 from simulator import des, recurrence
 from simulator.bounds import Bounds, lower_bounds
 from traces.architecture import ModelArchitecture
@@ -33,9 +35,10 @@ __all__ = ["Captured", "SimulationResult", "capture", "interpret", "simulate", "
 class SimulationResult:
     """What a policy would do to one workload on one platform; definitions in `offload.metrics`.
 
-    Latencies in seconds (`tpot_s`: mean, p50, p99 of a mapping of that shape), sizes in bytes, rates as fractions.
-    `bound_s`: no interpreter of this schedule can be faster; `binding`: what that bound comes from.
-    `calibration`: whether the prediction interpolates a fit ("fitted"), extrapolates one, or rests on claims.
+    Latencies in seconds, sizes in bytes, rates as fractions; `..._ci95` is the 95 % interval from the fit's covariance,
+    None without a fit (`pregate.intervals`). `bound_s`: no interpreter of this schedule can be faster; `binding`: what
+    that bound comes from. `calibration`: whether the prediction interpolates a fit ("fitted"), extrapolates one, or
+    rests on claims.
     """
 
     policy: str
@@ -62,6 +65,8 @@ class SimulationResult:
     n_expert_slots: int
     schedule_digest: str
     trace_digest: str
+    moe_layer_latency_ci95_s: Interval | None
+    tokens_per_s_ci95: Interval | None
     timeline: Timeline
 
     def to_dict(self) -> dict[str, Any]:
@@ -155,7 +160,9 @@ def capture(
     return Captured(model, trace, chosen, workload, plan, decoded)
 
 
-def interpret(captured: Captured, hw: Platform, engine: str = "des") -> SimulationResult:
+def interpret(
+    captured: Captured, hw: Platform, engine: str = "des", *, with_intervals: bool = True
+) -> SimulationResult:
     """Give a captured schedule its times on `hw`. Raises `UnknownName` for an unknown engine."""
     schedule = captured.decoded.schedule
     costs = price(schedule.works, hw)
@@ -165,7 +172,18 @@ def interpret(captured: Captured, hw: Platform, engine: str = "des") -> Simulati
         timeline = recurrence.simulate(schedule, costs.issue_s, costs.duration_s)
     else:
         raise unknown_name("engine", engine, ["des", "recurrence"])
-    return _result(captured, hw, timeline, lower_bounds(schedule, costs.issue_s, costs.duration_s))
+    found = intervals(schedule, hw if with_intervals else dataclasses.replace(hw, fit=None), _uncertain(captured))
+    return _result(captured, hw, timeline, lower_bounds(schedule, costs.issue_s, costs.duration_s), found)
+
+
+def _uncertain(captured: Captured) -> dict[str, Callable[[Timeline], float]]:
+    """The metrics that carry an interval."""
+    steps = metrics.decode_steps(captured.trace)
+    n_tokens = captured.workload.n_output_tokens
+    return {
+        "moe_layer_latency_s": lambda timeline: metrics.moe_layer_latency_s(timeline, steps),
+        "tokens_per_s": lambda timeline: n_tokens / timeline.makespan_s,
+    }
 
 
 def _resident_set(
@@ -190,7 +208,9 @@ def _resident_set(
     return residents
 
 
-def _result(captured: Captured, hw: Platform, timeline: Timeline, bounds: Bounds) -> SimulationResult:
+def _result(
+    captured: Captured, hw: Platform, timeline: Timeline, bounds: Bounds, found: Mapping[str, Interval | None]
+) -> SimulationResult:
     trace, decoded, plan = captured.trace, captured.decoded, captured.plan
     tpot = metrics.tpot_s(timeline, trace)
     stall_s, transfer_s = metrics.stall_s(timeline), metrics.transfer_s(timeline)
@@ -220,5 +240,7 @@ def _result(captured: Captured, hw: Platform, timeline: Timeline, bounds: Bounds
         n_expert_slots=plan.n_buffers + plan.n_cache_slots,
         schedule_digest=decoded.schedule.digest,
         trace_digest=trace.digest,
+        moe_layer_latency_ci95_s=found["moe_layer_latency_s"],
+        tokens_per_s_ci95=found["tokens_per_s"],
         timeline=timeline,
     )

@@ -1,0 +1,215 @@
+"""The command line: what it prints, and how it answers mistakes."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import re
+import shlex
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import pregate
+from pregate import cli
+from pregate.commands import catalogue, compare, reproduce, residency, simulate, trace
+from traces.storage import save_trace
+
+ROOT = Path(__file__).parents[2]
+SMALL = ["switch-base-8", "--hardware", "a100-sxm4-80gb", "--input-tokens", "8", "--output-tokens", "4"]
+
+Run = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+    def command(*words: str) -> tuple[int, str, str]:
+        monkeypatch.setattr("sys.argv", ["pregate", *words])
+        status = 0
+        try:
+            cli.main()
+        except SystemExit as stop:
+            status = int(stop.code or 0)
+        printed = capsys.readouterr()
+        return status, printed.out, printed.err
+
+    return command
+
+
+def test_compare_prints_a_table_and_who_wins(run: Run) -> None:
+    status, out, _ = run("compare", *SMALL)
+    assert status == 0
+    for word in ("gpu_only", "on_demand", "prefetch_all", "pregate", "wins", "binds it", "fitted on a100"):
+        assert word in out
+
+
+def test_compare_as_json_and_csv_agree(run: Run) -> None:
+    document = json.loads(run("compare", *SMALL, "--format", "json")[1])
+    rows = list(csv.DictReader(io.StringIO(run("compare", *SMALL, "--format", "csv")[1])))
+    assert [row["policy"] for row in rows] == [row["policy"] for row in document["results"]]
+    assert float(rows[3]["tokens_per_s"]) == document["results"][3]["tokens_per_s"]
+
+
+def test_a_small_hbm_is_shown_with_what_would_be_needed(run: Run) -> None:
+    status, out, _ = run("compare", *SMALL, "--hbm", "2GB", "--stack", "streams")
+    assert status == 0
+    assert "does not fit" in out
+    rows = list(csv.DictReader(io.StringIO(run("compare", *SMALL, "--hbm", "2GB", "--format", "csv")[1])))
+    assert {row["fits"] for row in rows} == {"True", "False"}
+
+
+def test_simulate_writes_timeline_and_gantt(run: Run, tmp_path: Path) -> None:
+    timeline, gantt = tmp_path / "out.json", tmp_path / "out.png"
+    status, out, err = run("simulate", *SMALL, "--timeline", str(timeline), "--gantt", str(gantt))
+    assert status == 0, err
+    assert "moe_layer_latency_s" in out
+    assert json.loads(timeline.read_text())["traceEvents"]
+    assert gantt.read_bytes().startswith(b"\x89PNG")
+
+
+def test_trace_synth_stats_fit_and_residency(run: Run, tmp_path: Path) -> None:
+    path = str(tmp_path / "t.safetensors")
+    assert run("trace", "synth", "switch-base-8", "--output-tokens", "64", "--repeat", "0.4", "-o", path)[0] == 0
+    stats = json.loads(run("trace", "stats", path, "--format", "json")[1])
+    assert stats["n_experts"] == 8
+    assert stats["reuse"]["1"] > 0.3
+    fitted = json.loads(run("trace", "fit", path, "--format", "json")[1])
+    assert fitted["dials"]["repeat_probability"] > 0.1
+    status, out, _ = run(
+        "residency", path, "--policies", "lru,belady", "--budgets-mib", "100,200", "--expert-bytes", "18874368",
+        "--format", "csv",
+    )  # fmt: skip
+    assert status == 0
+    assert out.splitlines()[0] == "budget_mib,policy,hit_pct_cum,hit_pct_decode,read_mib"
+    assert len(out.splitlines()) == 5
+    assert run("trace", "stats", path)[0] == 0
+    assert run("trace", "fit", path)[0] == 0
+
+
+def test_a_stored_trace_is_compared(run: Run, tmp_path: Path) -> None:
+    path = str(tmp_path / "t.safetensors")
+    run("trace", "synth", "switch-base-8", "--input-tokens", "8", "--output-tokens", "4", "-o", path)
+    given = json.loads(run("compare", *SMALL[:3], "--trace", path, "--format", "json")[1])
+    made = json.loads(run("compare", *SMALL, "--format", "json")[1])
+    assert given == made
+
+
+@pytest.mark.parametrize("words", [["models"], ["hardware"], ["hardware", "show", "rtx-4090"]])
+def test_catalogues_print_tables_json_and_csv(run: Run, words: list[str]) -> None:
+    assert run(*words)[0] == 0
+    document = json.loads(run(*words, "--format", "json")[1])
+    rows = list(csv.DictReader(io.StringIO(run(*words, "--format", "csv")[1])))
+    assert len(rows) == len(document) > 10
+
+
+def test_every_number_of_a_machine_is_shown_with_its_source(run: Run) -> None:
+    rows = json.loads(run("hardware", "show", "a100-sxm4-80gb", "--format", "json")[1])
+    assert all(row["source"] for row in rows)
+    assert any(row["source"].startswith("fitted: a100-sxm4-80gb.fastertransformer") for row in rows)
+
+
+def test_a_model_is_shown_as_yaml_that_loads_again(run: Run, tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text(run("models", "show", "gpt-oss-20b")[1])
+    assert pregate.load_model(path).total_params == pregate.load_model("gpt-oss-20b").total_params
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["compare", "switch-base-9", "--hardware", "t4"], "did you mean 'switch-base-8'"),
+        (["compare", "switch-base-8", "--hardware", "t5"], "did you mean"),
+        (["compare", *SMALL, "--policies", "pregated"], "did you mean 'pregate'"),
+        (["compare", *SMALL, "--policies", "on_demand(2)"], "only pregate looks ahead"),
+        (["compare", *SMALL, "--policies", ","], "no policies"),
+        (["compare", *SMALL, "--cache", "lru"], "neither a ratio"),
+        (["compare", *SMALL, "--cache", "lru:1.5"], "outside (0, 1]"),
+        (["compare", *SMALL, "--cache", "mru:0.5"], "unknown eviction"),
+        (["compare", *SMALL, "--set", "link.h2d_bytes_per_s=-1"], "above 0"),
+        (["compare", *SMALL, "--set", "link.h2d_bytes_per_s=3GiB"], "unit"),
+        (["compare", *SMALL, "--set", "link"], "KEY=VALUE"),
+        (["compare", *SMALL, "--set", "link.h2d_bytes_per_s=1e9", "--set", "link.h2d_bytes_per_s=2e9"], "twice"),
+        (["compare", *SMALL, "--hbm", "24GB/s"], "unit"),
+        (["compare", *SMALL, "--batch", "0"], "batch = 0"),
+        (["compare", *SMALL, "--tier", "tape"], "dram or ssd"),
+        (["compare", *SMALL, "--dtype", "fp12"], "dtype"),
+        (["compare", *SMALL, "--trace", "no-such-file"], "no-such-file"),
+        (["simulate", *SMALL, "--hbm", "1GB"], "of HBM, there are"),
+        (["simulate", *SMALL, "--timeline", "no/such/folder/out.json"], "no/such/folder"),
+        (["simulate", *SMALL, "--gantt", "no/such/folder/out.png"], "no/such/folder"),
+        (["reproduce", "isca25"], "isca24"),
+        (["reproduce", "--rows", "no-such-file"], "no-such-file"),
+        (["trace", "import", "README.md", "--format", "route_trace_v2", "-o", "x"], "did you mean 'route_trace_v1'"),
+        (["trace", "import", "README.md", "--format", "gptoss_npz", "-o", "x"], "README.md"),
+        (["residency", "README.md"], "README.md"),
+        (["models", "show", "mixtral"], "mixtral-8x22b"),
+    ],
+)
+def test_mistakes_end_in_one_line_and_status_2(
+    run: Run, words: list[str], message: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "README.md").write_text("not a trace\n")
+    status, out, err = run(*words)
+    assert status == 2
+    assert out == ""
+    lines = [line for line in err.splitlines() if line.startswith("error: ")]
+    assert len(lines) == 1
+    assert message in lines[0]
+    assert [path.name for path in tmp_path.iterdir()] == ["README.md"]
+
+
+def test_a_mistyped_option_has_status_2(run: Run) -> None:
+    status, _, err = run("compare", *SMALL, "--polices", "pregate")
+    assert status == 2
+    assert "--polices" in err
+
+
+def examples() -> list[str]:
+    """Every command that README or a --help text tells a reader to run."""
+    console = re.findall(r"^\$ (pregate .+?)(?:\s+#.*)?$", (ROOT / "README.md").read_text(), re.MULTILINE)
+    commands = [
+        compare.compare, simulate.simulate, reproduce.reproduce, residency.residency, trace.import_, trace.synth,
+        trace.fit, trace.stats, catalogue.show_model, catalogue.show_hardware,
+    ]  # fmt: skip
+    helps = [match for command in commands for match in re.findall(r"Example: (pregate .+)", command.__doc__ or "")]
+    assert len(console) >= 8
+    assert len(helps) >= 7
+    return list(dict.fromkeys(console + helps))
+
+
+def write_inputs(folder: Path) -> None:
+    """The files that the examples name."""
+    model = pregate.load_model("switch-base-8")
+    save_trace(pregate.synthesize(model, 8, 48), folder / "trace.safetensors")
+    lines = ["# route_trace v1", "# model=m arch=a n_layer=2 n_expert=4 n_expert_used=1"]
+    lines += [f"# layer={layer} expert_bytes=1048576 dense_bytes=1" for layer in range(2)]
+    lines.append("turn,phase,step,layer,slot,expert,weight,residency,expert_bytes")
+    for step in range(3):
+        lines += [f"0,{int(step > 0)},{step},{layer},0,{step},1.0,0,1048576" for layer in range(2)]
+    (folder / "qwen.route.csv").write_text("\n".join(lines) + "\n")
+    columns = "model,design,batch,forced_active_experts,cache_policy,cache_ratio,expert_tier,metric,value,unit"
+    row = "switch-base-8,gpu_only,1,,none,0,dram,moe_layer_latency,0.95,ms"
+    (folder / "measured.csv").write_text(f"{columns}\n{row}\n")
+
+
+@pytest.mark.parametrize("example", examples())
+def test_every_example_runs(run: Run, example: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    write_inputs(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    words = shlex.split(example)[1:]
+    if "residency" in words and "--expert-bytes" not in words:
+        words += ["--expert-bytes", "1048576"]
+    status, out, err = run(*words)
+    assert status == 0, err
+    assert out or err
+
+
+def test_readme_python_runs() -> None:
+    (code,) = re.findall(r"```python\n(.+?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    space: dict[str, object] = {}
+    exec(code, space)
+    assert np.isfinite(space["result"].tokens_per_s)  # type: ignore[attr-defined]
