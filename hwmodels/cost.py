@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hwmodels.platform import Platform
+from hwmodels.spec import PEAK_DTYPES
 from offload.ops import Gemm, OpKind, Work
 from traces.errors import InvalidInput
 
@@ -75,9 +76,10 @@ def _hbm_bytes_per_s(platform: Platform) -> float:
 def _flop_per_s(dtype: str, platform: Platform) -> float:
     peaks = platform.machine.accelerator.peak_flop_per_s
     if dtype not in peaks:
+        settable = f", or --set accelerator.peak_flop_per_s.{dtype}=..." if dtype in PEAK_DTYPES else ""
         raise InvalidInput(
             f"{platform.machine.accelerator.name} states no {dtype} rate (it has {', '.join(sorted(peaks))}): "
-            f"choose another dtype, or --set accelerator.peak_flop_per_s.{dtype}=..."
+            f"choose another dtype{settable}"
         )
     return peaks[dtype] * platform.constant("gemm_efficiency")
 

@@ -39,12 +39,13 @@ class Fit:
     `constants` replace the stack's claims; `assumptions` are of the workload the rows were measured with (how many
     of a layer's experts the traffic uses), fitted beside them and counted with them. `covariance`: (n, n)
     of ln(value), all being positive, in the order of `order`. `provenance`: where the rows came from, when, by
-    which command.
+    which command. `dtypes`: weight formats that the rows were measured in; others are extrapolated.
     """
 
     name: str
     hardware: str
     stack: str
+    dtypes: tuple[str, ...]
     constants: Mapping[str, FittedConstant]
     assumptions: Mapping[str, FittedConstant]
     order: tuple[str, ...]
@@ -56,6 +57,7 @@ class Fit:
         document: dict[str, Any] = {
             "hardware": self.hardware,
             "stack": self.stack,
+            "dtypes": list(self.dtypes),
             "provenance": dict(self.provenance),
             "constants": {n: _entry(c, DIMENSIONS[CONSTANTS[n]]) for n, c in self.constants.items()},
             "assumptions": {n: _entry(c, "1") for n, c in self.assumptions.items()},
@@ -93,6 +95,7 @@ def load_fit(name_or_path: str | Path) -> Fit:
         name=path.name.removesuffix(".yaml"),
         hardware=section.text("hardware"),
         stack=section.text("stack"),
+        dtypes=tuple(str(name) for name in section.items("dtypes")),
         constants=_entries(section.section("constants"), CONSTANTS),
         assumptions=_entries(section.section("assumptions"), None),
         order=order,
@@ -100,6 +103,8 @@ def load_fit(name_or_path: str | Path) -> Fit:
         provenance=ReadOnly({key: str(provenance.take(key)) for key in provenance.remaining()}),
     )
     section.done()
+    if sorted(order) != sorted([*fit.constants, *fit.assumptions]):
+        raise InvalidFile(f"{section.where}: log_covariance is not of the constants and assumptions of this fit")
     for key, constant in fit.constants.items():
         check_constant(key, constant.value, section.where)
     return fit
@@ -114,19 +119,29 @@ def _entries(table: Section, known: Mapping[str, str] | None) -> Mapping[str, Fi
         wanted = DIMENSIONS[known[key]] if known is not None else "1"
         if unit != wanted:
             raise InvalidFile(f"{entry.where}: unit {unit!r}, a fit is written in SI: {wanted!r}")
-        low, high = (float(bound) for bound in entry.items("ci95"))
-        entries[key] = FittedConstant(value, (low, high), tuple(str(row) for row in entry.items("rows")))
-        entry.integer("n")
+        interval = _floats(entry.items("ci95"), f"{entry.where}: ci95")
+        if len(interval) != 2 or not interval[0] <= value <= interval[1]:
+            raise InvalidFile(f"{entry.where}: ci95 = {list(interval)} is not an interval around {value:g}")
+        rows = tuple(str(row) for row in entry.items("rows"))
+        if entry.integer("n") != len(rows):
+            raise InvalidFile(f"{entry.where}: n is not the number of rows, {len(rows)}")
+        entries[key] = FittedConstant(value, (interval[0], interval[1]), rows)
         entry.done()
     return ReadOnly(entries)
 
 
 def _covariance(table: Section) -> tuple[tuple[str, ...], tuple[tuple[float, ...], ...]]:
     order = tuple(str(name) for name in table.items("order"))
-    matrix = tuple(tuple(float(x) for x in row) for row in table.items("matrix"))
+    matrix = tuple(_floats(row, f"{table.where}: matrix") for row in table.items("matrix"))
     table.done()
     if len(matrix) != len(order) or any(len(row) != len(order) for row in matrix):
         raise InvalidFile(f"{table.where}: the matrix is not {len(order)} x {len(order)}")
-    if not all(math.isfinite(x) for row in matrix for x in row):
-        raise InvalidFile(f"{table.where}: an entry is not finite")
     return order, matrix
+
+
+def _floats(raw: object, where: str) -> tuple[float, ...]:
+    """A list of finite numbers. Raises `InvalidFile` for anything else."""
+    numbers = raw if isinstance(raw, list) else [None]
+    if not all(isinstance(x, int | float) and not isinstance(x, bool) and math.isfinite(x) for x in numbers):
+        raise InvalidFile(f"{where}: expected a list of finite numbers")
+    return tuple(float(x) for x in numbers)

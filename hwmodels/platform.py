@@ -42,27 +42,24 @@ class Platform:
             return self.fit.constants[name].value
         return self.stack.constants[name].value
 
-    @property
-    def calibration(self) -> str:
-        """Whether predictions interpolate a fit of this machine and stack, extrapolate another's, or have none."""
+    def calibration(self, dtype: str) -> str:
+        """Whether a prediction for weights in `dtype` is "fitted" (this machine and stack were measured with it),
+        "extrapolated" (a fit of another machine or format, or of other numbers than the user's) or only "claimed".
+        """
         if self.fit is None:
             return "claimed"
-        as_fitted = self.fit.hardware == self.hardware and not self.overridden and not self._machine_overridden
+        as_fitted = dtype in self.fit.dtypes and not self.overridden and self.machine == load_machine(self.fit.hardware)
         return "fitted" if as_fitted else "extrapolated"
 
-    @property
-    def _machine_overridden(self) -> bool:
-        return any(quantity.source == "override" for quantity in self.machine.quantities().values())
-
-    def describe_calibration(self) -> str:
+    def describe_calibration(self, dtype: str) -> str:
         """`calibration` in plain words."""
-        match self.calibration:
+        match self.calibration(dtype):
             case "fitted":
-                assert self.fit is not None
-                return f"fitted on {self.fit.hardware} with {self.stack.name}"
+                return f"fitted on {self.hardware} with {self.stack.name}"
             case "extrapolated":
                 assert self.fit is not None
-                return f"extrapolated: {self.stack.name} was fitted on {self.fit.hardware} as published"
+                formats = ", ".join(self.fit.dtypes)
+                return f"extrapolated: {self.stack.name} was fitted on {self.fit.hardware} as published, in {formats}"
             case _:
                 return f"claimed figures only: {self.stack.name} has not been fitted on {self.hardware}"
 

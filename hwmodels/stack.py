@@ -5,6 +5,7 @@ One YAML a stack in `stacks/`, every constant a claim with its source; a fit rep
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -130,10 +131,10 @@ def _constants(section: Section, sources: Mapping[str, str]) -> Mapping[str, Qua
 
 
 def check_constant(name: str, value: float, where: str) -> None:
-    """Raise `InvalidInput` unless `value` is possible for constant `name`: an efficiency is at most 1."""
+    """Raise `InvalidInput` unless `value` is possible for constant `name`: finite, above 0, an efficiency at most 1."""
     if name not in CONSTANTS:
         raise unknown_name("constant", name, CONSTANTS, where)
-    if not value > 0:
-        raise InvalidInput(f"{where}: {name} = {value:g} must be above 0")
+    if not (value > 0 and math.isfinite(value)):
+        raise InvalidInput(f"{where}: {name} = {value:g} must be above 0 and finite")
     if CONSTANTS[name] == "ratio" and value > 1:
         raise InvalidFile(f"{where}: {name} = {value:g} is above 1: an efficiency is a fraction of the claim")

@@ -232,8 +232,8 @@ class _Blocks:
             known = not fetch.experts or (min(fetch.experts) >= 0 and max(fetch.experts) < view.n_experts)
             if not (view.block <= fetch.block < view.n_blocks and known):
                 raise InvalidInput(
-                    f"policy {self.policy.name} in block {view.block} of {view.n_blocks} fetches {fetch}: this block or "
-                    f"a later one, experts 0..{view.n_experts - 1}"
+                    f"policy {self.policy.name} in block {view.block} of {view.n_blocks} fetches {fetch}: "
+                    f"this block or a later one, experts 0..{view.n_experts - 1}"
                 )
         return checked
 

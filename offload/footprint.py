@@ -69,6 +69,7 @@ def measure_workload(model: ModelArchitecture, steps: Iterable[Step]) -> Workloa
         for sequence, position in zip(sequences, step.position.tolist(), strict=True):
             running[sequence] = max(running.get(sequence, 0), position + 1)
         context |= running
+        n_memory = max(n_memory, sum(memory.get(sequence, 0) for sequence in running))
         n_cached = max(n_cached, sum(running.values()))
     n_sequences = len(memory.keys() | context)
     return Workload(n_cached, n_memory, n_tokens, n_context, n_active, n_encoder_active, n_output, n_sequences)
@@ -105,7 +106,10 @@ def plan_memory(
             raise CapacityExceeded(_too_small(policy.name, needed, hbm_bytes, "an offloading policy"), needed)
         return MemoryPlan(needed, 0, 0)
     n_cache = policy.cache.capacity(_cached_layers(model), model.n_experts) if policy.cache else 0
-    wanted = policy.buffers(workload.n_active, model.n_experts)
+    n_active = workload.n_active
+    if policy.encoder == "same":
+        n_active = max(n_active, workload.n_encoder_active)
+    wanted = policy.buffers(n_active, model.n_experts)
     minimum, full = (max(size, workload.n_encoder_active) for size in wanted)
     needed = static + (n_cache + minimum) * model.expert_bytes
     n_fit = (hbm_bytes - static) // model.expert_bytes - n_cache
@@ -126,7 +130,7 @@ def _static_bytes(model: ModelArchitecture, workload: Workload, execution: Execu
     Activations a token: 14 rows of d_model (residual, norms, Q, K, V and their transposed copies, attention and FFN
     outputs, permuted inputs), two FFN hidden rows, and the scores where the stack stores them.
     """
-    element = model.dtype.bytes_per_param
+    element = model.stored_activation_dtype.bytes_per_param
     kv = workload.n_cached_tokens * model.kv_bytes_per_token
     kv += workload.n_memory_tokens * model.cross_kv_bytes_per_token
     if execution.splits_expert_buffer:

@@ -41,8 +41,8 @@ class Schedule:
 
     Shapes `(n_ops,)` unless stated: `lane` int8, `kind` int8, `cost` int32 (row of `works`), `step` int32
     (forward pass), `layer` int16 (layer of the decoder or encoder, -1 none; of `FETCH`, `STAGE` and `DISK_READ` the
-    MoE layer of the model, encoder first: with `expert` it names the weights that move), `expert` int16 (-1 none or grouped),
-    `slot` int32 (-1 none), `bytes` int64 (copied), `hbm_acquired` int64 (taken when the op starts),
+    MoE layer of the model, encoder first: with `expert` it names the weights that move), `expert` int16 (-1 none or
+    grouped), `slot` int32 (-1 none), `bytes` int64 (copied), `hbm_acquired` int64 (taken when the op starts),
     `hbm_released` int64 (given back when it ends); dependencies in CSR form: `dep_ptr` (n_ops + 1,) int64,
     `dep` (n_deps,) int32. `static_bytes`: HBM in use from the start to the end.
 

@@ -1,7 +1,8 @@
 """What each op of a transformer layer asks of a machine, from the architecture alone: GEMMs, bytes, FLOPs.
 
 Counting rules (2 FLOP per multiply-add): attention scores and values cost 4 x pairs x heads x head size,
-the KV cache is read once a forward pass, weights are read once per GEMM. Nothing here may know time.
+the KV cache is read once a forward pass, weights are read once per GEMM. Gates, head and KV cache are in the
+model's activation format. Nothing here may know time.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ def self_attention_work(model: ModelArchitecture, stack: LayerStack, n_tokens: i
     `kv_tokens`: cached tokens read (summed over sequences); `pairs`: query-key pairs scored.
     """
     attention = stack.attention
-    element_bytes = model.dtype.bytes_per_param
+    element_bytes = model.stored_activation_dtype.bytes_per_param
     gemms = tuple(Gemm(n_tokens, n, k) for n, k in attention.gemm_shapes(model.d_model))
     return Work(
         OpKind.SELF_ATTENTION,
@@ -63,18 +64,19 @@ def cross_attention_work(
         model.dtype.name,
         model.dtype.bits,
         flop=4 * kv_tokens * attention.n_heads * attention.head_dim,
-        hbm_bytes=int(kv_tokens * attention.kv_elements_per_token * model.dtype.bytes_per_param),
+        hbm_bytes=int(kv_tokens * attention.kv_elements_per_token * model.stored_activation_dtype.bytes_per_param),
     )
 
 
 def gate_work(model: ModelArchitecture, n_tokens: int) -> Work:
     """Gate GEMM (d_model x n_experts), top-k and the permutation of tokens by expert."""
-    moved_bytes = 2 * n_tokens * model.top_k * model.d_model * model.dtype.bytes_per_param
+    stored = model.stored_activation_dtype
+    moved_bytes = 2 * n_tokens * model.top_k * model.d_model * stored.bytes_per_param
     return Work(
         OpKind.GATE,
         (Gemm(n_tokens, model.n_experts, model.d_model),),
-        model.dtype.name,
-        model.dtype.bits,
+        stored.name,
+        stored.bits,
         hbm_bytes=int(moved_bytes),
     )
 
@@ -99,8 +101,9 @@ def dense_ffn_work(model: ModelArchitecture, stack: LayerStack, n_tokens: int) -
 def head_work(model: ModelArchitecture, n_tokens: int) -> Work:
     """LM head over `n_tokens` (the last token of each sequence) and sampling."""
     gemms = (Gemm(n_tokens, model.vocab_size, model.d_model),)
-    logits_bytes = 2 * n_tokens * model.vocab_size * model.dtype.bytes_per_param
-    return Work(OpKind.HEAD, gemms, model.dtype.name, model.dtype.bits, hbm_bytes=int(logits_bytes))
+    stored = model.stored_activation_dtype
+    logits_bytes = 2 * n_tokens * model.vocab_size * stored.bytes_per_param
+    return Work(OpKind.HEAD, gemms, stored.name, stored.bits, hbm_bytes=int(logits_bytes))
 
 
 def expert_copy_work(model: ModelArchitecture, kind: OpKind) -> Work:

@@ -141,4 +141,4 @@ def compare(
         order.append(result.policy)
     if len(set(order)) < len(order):
         raise InvalidInput(f"policies {', '.join(order)}: one is given twice")
-    return Comparison(tuple(results), tuple(unfit), tuple(order), hw.describe_calibration())
+    return Comparison(tuple(results), tuple(unfit), tuple(order), hw.describe_calibration(model.dtype.name))

@@ -135,6 +135,7 @@ def _as_fit(
         name=f"{HARDWARE}.{STACK}",
         hardware=HARDWARE,
         stack=STACK,
+        dtypes=("fp32",),
         constants=ReadOnly({name: c for name, c in entries.items() if name not in ASSUMPTIONS}),
         assumptions=ReadOnly({name: c for name, c in entries.items() if name in ASSUMPTIONS}),
         order=problem.names,

@@ -148,4 +148,4 @@ def reproduce(
         if progress is not None:
             progress(row.name)
         predictions += bench.predict([row])
-    return Reproduction(tuple(predictions), activation, platform.describe_calibration())
+    return Reproduction(tuple(predictions), activation, platform.describe_calibration("fp32"))

@@ -220,7 +220,7 @@ def _result(
         model=captured.model.name,
         hardware=hw.hardware,
         stack=hw.stack.name,
-        calibration=hw.calibration,
+        calibration=hw.calibration(captured.model.dtype.name),
         moe_layer_latency_s=metrics.moe_layer_latency_s(timeline, metrics.decode_steps(trace)),
         tokens_per_s=captured.workload.n_output_tokens / makespan_s,
         ttft_s=metrics.ttft_s(timeline),

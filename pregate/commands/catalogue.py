@@ -136,4 +136,3 @@ def show_hardware(name: Name, stack: options.Stack = None, format: options.Outpu
     for row in rows:
         table.add_row(str(row["key"]), f"{row['value']:.6g}", str(row["unit"]), str(row["source"]))
     render.print_table(table)
-    print(f"Machine constants: {platform.describe_calibration()}.")

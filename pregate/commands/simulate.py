@@ -64,7 +64,7 @@ def simulate(
         render.print_rows([result.to_dict()])
     else:
         render.print_table(render.result_table(result))
-        print(f"Machine constants: {machine.describe_calibration()}.")
+        print(f"Machine constants: {machine.describe_calibration(architecture.dtype.name)}.")
     for path in (timeline, gantt):
         if path is not None:
             typer.echo(f"wrote {path}", err=True)
