@@ -141,7 +141,7 @@ def _covariance(table: Section) -> tuple[tuple[str, ...], tuple[tuple[float, ...
 
 def _floats(raw: object, where: str) -> tuple[float, ...]:
     """A list of finite numbers. Raises `InvalidFile` for anything else."""
-    numbers = raw if isinstance(raw, list) else [None]
+    numbers: list[Any] = raw if isinstance(raw, list) else [None]
     if not all(isinstance(x, int | float) and not isinstance(x, bool) and math.isfinite(x) for x in numbers):
         raise InvalidFile(f"{where}: expected a list of finite numbers")
     return tuple(float(x) for x in numbers)

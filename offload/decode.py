@@ -108,7 +108,8 @@ class _Loop:
             work.expert_copy_work(model, OpKind.FETCH),
             work.expert_copy_work(model, OpKind.STAGE) if execution.stage else None,
         )
-        self.memory = ExpertMemory(self.recorder, n_buffers, model.expert_bytes, copies, cache)
+        places = [layer for stack in model.stacks for layer in stack.moe_layers]
+        self.memory = ExpertMemory(self.recorder, n_buffers, model.expert_bytes, copies, cache, places)
         self.lookups = {phase: [0, 0] for phase in Phase}
         self.memory_tokens: Counter[int] = Counter()  # sequence -> encoder outputs
         self.projected: set[int] = set()  # sequences whose cross-attention keys and values exist

@@ -8,7 +8,7 @@ know time.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Container, Iterable
+from collections.abc import Container, Iterable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -64,10 +64,16 @@ class ExpertMemory:
     """
 
     def __init__(
-        self, recorder: Recorder, n_buffers: int, expert_bytes: int, copies: Copies, cache: ResidentSet | None
+        self,
+        recorder: Recorder,
+        n_buffers: int,
+        expert_bytes: int,
+        copies: Copies,
+        cache: ResidentSet | None,
+        places: Sequence[int],
     ) -> None:
         self.n_buffers, self.cache, self.copies = n_buffers, cache, copies
-        self._recorder, self._expert_bytes = recorder, expert_bytes
+        self._recorder, self._expert_bytes, self._places = recorder, expert_bytes, places
         self._free = deque(range(n_buffers))
         self._reader: dict[int, int] = {}  # slot -> the op that read it last
         warm = cache.slots_in_use if cache is not None else ()
@@ -175,7 +181,7 @@ class ExpertMemory:
             work,
             sorted({op for op in waits if op >= 0}),
             step=step,
-            layer=layer,
+            layer=self._places[layer],
             expert=expert,
             slot=slot,
             hbm_acquired=self._expert_bytes if fills else 0,

@@ -1,0 +1,133 @@
+"""Every interpreter of a schedule gives the same start and end of every op, bit for bit."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import hypothesis.strategies as st
+import numpy as np
+import pytest
+from hypothesis import given, settings
+
+from hwmodels.cost import price
+from hwmodels.platform import load_platform
+from offload.decode import decode
+from offload.execution import EXECUTIONS
+from offload.footprint import measure_workload
+from offload.memory import CapacityExceeded
+from offload.ops import Lane, OpKind, Work
+from offload.policies import policy_named
+from offload.residency import ResidentSet
+from offload.schedule import Recorder, Schedule
+from simulator import des, recurrence
+from simulator.bounds import lower_bounds
+from tests.small_models import MODELS, routing
+
+Times = tuple[list[float], list[float]]
+
+
+def oracle(schedule: Schedule, issue_s: np.ndarray, duration_s: np.ndarray) -> Times:
+    """The contract, as its docstring reads, in plain Python."""
+    free = dict.fromkeys(Lane, 0.0)
+    start: list[float] = []
+    end: list[float] = []
+    for i in range(len(schedule)):
+        lane, row = Lane(int(schedule.lane[i])), int(schedule.cost[i])
+        if lane is not Lane.HOST:
+            free[Lane.HOST] = free[Lane.HOST] + float(issue_s[row])
+        begin = max([free[lane], free[Lane.HOST], *(end[int(d)] for d in schedule.deps(i))])
+        start.append(begin)
+        end.append(begin + float(duration_s[row]))
+        free[lane] = end[-1]
+    return start, end
+
+
+times = st.one_of(st.just(0.0), st.floats(1e-9, 10.0, allow_nan=False))
+
+
+@st.composite
+def schedules(draw: st.DrawFn) -> tuple[Schedule, np.ndarray, np.ndarray]:
+    n_works, n_ops = draw(st.integers(1, 5)), draw(st.integers(1, 40))
+    works = [Work(OpKind.GATE, flop=i) for i in range(n_works)]
+    recorder = Recorder()
+    for i in range(n_ops):
+        deps = sorted(draw(st.sets(st.integers(0, i - 1), max_size=3))) if i else []
+        recorder.issue(draw(st.sampled_from(list(Lane))), draw(st.sampled_from(works)), deps, step=0)
+    schedule = recorder.schedule()
+    n = len(schedule.works)
+    issue, duration = (np.array(draw(st.lists(times, min_size=n, max_size=n))) for _ in range(2))
+    return schedule, issue, duration
+
+
+def assert_agree(schedule: Schedule, issue_s: np.ndarray, duration_s: np.ndarray) -> Any:
+    reference = des.simulate(schedule, issue_s, duration_s, hbm_bytes=1 << 50)
+    compiled = recurrence.simulate(schedule, issue_s, duration_s)
+    start, end = oracle(schedule, issue_s, duration_s)
+    for timeline in (reference, compiled):
+        assert timeline.start_s.tolist() == start
+        assert timeline.end_s.tolist() == end
+    return reference
+
+
+@given(schedules())
+@settings(max_examples=150, deadline=None)
+def test_random_schedules_agree_bit_for_bit(case: tuple[Schedule, np.ndarray, np.ndarray]) -> None:
+    timeline = assert_agree(*case)
+    bounds = lower_bounds(*case)
+    assert timeline.makespan_s >= bounds.makespan_s * (1 - 1e-12)
+    for lane in Lane:
+        assert timeline.busy_s(lane) <= timeline.makespan_s * (1 + 1e-12)
+
+
+@given(schedules(), st.integers(0, 4), st.floats(0.0, 1.0))
+@settings(max_examples=80, deadline=None)
+def test_a_shorter_cost_never_finishes_later(
+    case: tuple[Schedule, np.ndarray, np.ndarray], row: int, factor: float
+) -> None:
+    schedule, issue_s, duration_s = case
+    before = recurrence.simulate(schedule, issue_s, duration_s)
+    row %= len(duration_s)
+    for values in (issue_s, duration_s):
+        values[row] *= factor
+        after = recurrence.simulate(schedule, issue_s, duration_s)
+        assert np.all(after.end_s <= before.end_s + 1e-12)
+        before = after
+
+
+@pytest.mark.parametrize("execution", list(EXECUTIONS))
+@pytest.mark.parametrize("model", list(MODELS))
+@pytest.mark.parametrize(
+    "text", ["gpu_only", "on_demand", "prefetch_all", "pregate", "pregate(2)", "pregate(3)", "on_demand+lru:0.3",
+             "pregate+lfu:4", "pregate(2)+lifo:0.5:per_layer", "prefetch_all+lru:0.6"]
+)  # fmt: skip
+def test_schedules_of_every_policy_agree(text: str, model: str, execution: str) -> None:
+    architecture, policy = MODELS[model], policy_named(text)
+    hw = load_platform("a100-sxm4-80gb", "streams")
+    for batch in (1, 3):
+        trace = routing(architecture, batch=batch)
+        workload = measure_workload(architecture, trace.steps())
+        buffers = policy.buffers(workload.n_active, architecture.n_experts)
+        cache = None
+        if policy.cache is not None:
+            cache = ResidentSet(
+                policy.cache.capacity(architecture.n_moe_layers, architecture.n_experts),
+                policy.cache.eviction,
+                per_layer=policy.cache.per_layer,
+                n_layers=architecture.n_moe_layers,
+                n_experts=architecture.n_experts,
+            )
+        n_buffers = max(buffers.full, workload.n_encoder_active)
+        decoded = decode(architecture, trace.steps(), policy, EXECUTIONS[execution], n_buffers=n_buffers, cache=cache)
+        costs = price(decoded.schedule.works, hw)
+        assert_agree(decoded.schedule, costs.issue_s, costs.duration_s)
+
+
+def test_hbm_one_byte_too_small_is_refused() -> None:
+    model = MODELS["decoder-only"]
+    trace = routing(model)
+    decoded = decode(model, trace.steps(), policy_named("pregate"), EXECUTIONS["streams"], n_buffers=12, static_bytes=7)
+    costs = price(decoded.schedule.works, load_platform("h100-sxm"))
+    peak = recurrence.simulate(decoded.schedule, costs.issue_s, costs.duration_s).peak_hbm_bytes
+    des.simulate(decoded.schedule, costs.issue_s, costs.duration_s, peak)
+    with pytest.raises(CapacityExceeded, match="bytes of HBM"):
+        des.simulate(decoded.schedule, costs.issue_s, costs.duration_s, peak - 1)

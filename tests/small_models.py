@@ -1,0 +1,78 @@
+"""Small architectures and routings for tests: every shape the decode loop has to deal with, in a few layers."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from traces.architecture import DTYPES, Attention, LayerStack, ModelArchitecture
+from traces.routing import RoutingTrace
+from traces.synthesis import Dials, synthesize_routing
+
+
+def decoder_only(*, n_shared: int = 0, n_matrices: int = 2, top_k: int = 2, n_experts: int = 6) -> ModelArchitecture:
+    """Four layers: dense, MoE, MoE, MoE."""
+    attention = Attention("gqa", n_heads=4, n_kv_heads=2, head_dim=8)
+    return ModelArchitecture(
+        name="small-decoder",
+        d_model=32,
+        vocab_size=64,
+        tied_embeddings=False,
+        encoder=None,
+        decoder=LayerStack(4, (1, 2, 3), attention, False, d_ff_dense=64, n_dense_matrices=n_matrices),
+        n_experts=n_experts,
+        top_k=top_k,
+        d_ff_expert=48,
+        n_expert_matrices=n_matrices,
+        n_shared_experts=n_shared,
+        d_ff_shared=48 if n_shared else 0,
+        dtype=DTYPES["fp32"],
+        expert_dtype=DTYPES["fp32"],
+        sources=("a test",),
+    )
+
+
+def encoder_decoder(*, n_experts: int = 5) -> ModelArchitecture:
+    """Two encoder layers and four decoder layers, every other one MoE, top-1."""
+    attention = Attention("mha", n_heads=4, n_kv_heads=4, head_dim=8)
+    return ModelArchitecture(
+        name="small-switch",
+        d_model=32,
+        vocab_size=64,
+        tied_embeddings=True,
+        encoder=LayerStack(2, (1,), attention, False, d_ff_dense=64, n_dense_matrices=2),
+        decoder=LayerStack(6, (1, 3, 5), attention, True, d_ff_dense=64, n_dense_matrices=2),
+        n_experts=n_experts,
+        top_k=1,
+        d_ff_expert=48,
+        n_expert_matrices=2,
+        n_shared_experts=0,
+        d_ff_shared=0,
+        dtype=DTYPES["fp32"],
+        expert_dtype=DTYPES["fp32"],
+        sources=("a test",),
+    )
+
+
+MODELS = {
+    "decoder-only": decoder_only(),
+    "shared experts, three matrices": decoder_only(n_shared=1, n_matrices=3),
+    "encoder-decoder": encoder_decoder(),
+}
+
+
+def routing(
+    model: ModelArchitecture, *, seed: int = 0, batch: int = 1, output_tokens: int = 5, input_tokens: int = 4
+) -> RoutingTrace:
+    """Uniform routing with some repeats."""
+    return synthesize_routing(
+        n_moe_layers=model.n_moe_layers,
+        n_encoder_moe_layers=model.n_encoder_moe_layers,
+        n_experts=model.n_experts,
+        top_k=model.top_k,
+        input_tokens=input_tokens,
+        output_tokens=output_tokens,
+        batch=batch,
+        dials=Dials(0.3, 0.3, 0.0),
+        rng=np.random.default_rng(seed),
+        model_name=model.name,
+    )

@@ -1,0 +1,108 @@
+"""Metrics on hand-made timelines."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from offload import metrics
+from offload.ops import Lane, OpKind, Work
+from offload.schedule import Recorder, Schedule
+from offload.timeline import Timeline
+from traces.errors import InvalidFile, InvalidInput
+from traces.routing import Provenance, RoutingTrace
+
+
+def hand_made() -> Timeline:
+    """Two steps of one layer: attention 0-1, gate 1-2, fetch 2-5, experts 5-7, head 7-8, host step 8-9; again at 10."""
+    recorder = Recorder()
+    start: list[float] = []
+    for step in range(2):
+        at = 10.0 * step
+        recorder.issue(Lane.COMPUTE, Work(OpKind.SELF_ATTENTION), step=step, layer=0)
+        gate = recorder.issue(Lane.COMPUTE, Work(OpKind.GATE), step=step, layer=0)
+        copy = Work(OpKind.FETCH, copy_bytes=100)
+        fetch = recorder.issue(Lane.H2D, copy, (gate,), step=step, layer=0, slot=0, hbm_acquired=100)
+        experts = recorder.issue(Lane.COMPUTE, Work(OpKind.EXPERTS), (fetch,), step=step, layer=0, hbm_released=100)
+        head = recorder.issue(Lane.COMPUTE, Work(OpKind.HEAD), (experts,), step=step)
+        recorder.issue(Lane.HOST, Work(OpKind.STEP), (head,), step=step)
+        start += [at, at + 1, at + 2, at + 5, at + 7, at + 8]
+    lengths = np.array([1, 1, 3, 2, 1, 1] * 2)
+    return Timeline(recorder.schedule(static_bytes=1000), np.array(start), np.array(start) + lengths, "hand")
+
+
+def trace_of(steps: list[int], sequences: list[int]) -> RoutingTrace:
+    n = len(steps)
+    return RoutingTrace(
+        experts=np.zeros((n, 1, 1), np.int16),
+        sequence=np.array(sequences, np.int32),
+        position=np.arange(n, dtype=np.int32),
+        phase=np.ones(n, np.int8),
+        step=np.array(steps, np.int32),
+        n_experts=2,
+        provenance=Provenance("m", "a test"),
+    )
+
+
+def test_figures_of_a_hand_made_timeline() -> None:
+    timeline, trace = hand_made(), trace_of([0, 1], [0, 0])
+    assert metrics.moe_layer_latency_s(timeline, metrics.decode_steps(trace)) == 7.0
+    assert metrics.ttft_s(timeline) == 9.0
+    assert metrics.tpot_s(timeline, trace) == {"mean": 10.0, "p50": 10.0, "p99": 10.0}
+    assert metrics.h2d_bytes(timeline) == 200
+    assert metrics.stall_s(timeline) == 6.0
+    assert metrics.transfer_s(timeline) == 6.0
+    assert timeline.peak_hbm_bytes == 1100
+    assert timeline.busy_s(Lane.COMPUTE) == 10.0
+    assert timeline.makespan_s == 19.0
+
+
+def test_tpot_is_of_a_sequence_not_across_sequences() -> None:
+    assert metrics.tpot_s(hand_made(), trace_of([0, 1], [0, 1]))["mean"] == 0.0
+
+
+def test_overlapping_transfers_are_counted_once() -> None:
+    recorder = Recorder()
+    for lane in (Lane.H2D, Lane.DISK, Lane.H2D):
+        recorder.issue(lane, Work(OpKind.FETCH), step=0)
+    timeline = Timeline(recorder.schedule(), np.array([0.0, 1.0, 5.0]), np.array([3.0, 4.0, 6.0]), "hand")
+    assert metrics.transfer_s(timeline) == 5.0
+
+
+def test_a_timeline_fits_its_schedule_and_runs_forward() -> None:
+    schedule = hand_made().schedule
+    with pytest.raises(InvalidInput, match="shape"):
+        Timeline(schedule, np.zeros(1), np.zeros(1), "x")
+    with pytest.raises(InvalidInput, match="ends before"):
+        Timeline(schedule, np.ones(len(schedule)), np.zeros(len(schedule)), "x")
+
+
+def test_a_schedule_survives_the_disk_and_tampering_is_refused(tmp_path: object) -> None:
+    from pathlib import Path
+
+    path = Path(str(tmp_path)) / "s.safetensors"
+    schedule = hand_made().schedule
+    schedule.save(path)
+    loaded = Schedule.load(path)
+    assert loaded == schedule
+    assert loaded.works == schedule.works
+    assert not path.with_name(f".{path.name}.partial").exists()
+    content = path.read_bytes()
+    path.write_bytes(content[: len(content) // 2])
+    with pytest.raises(InvalidFile, match="readable schedule"):
+        Schedule.load(path)
+    with pytest.raises(InvalidFile):
+        Schedule.load(path.with_name("none"))
+    with pytest.raises(InvalidFile, match="cannot be written"):
+        schedule.save(Path("/no/such/folder/s.safetensors"))
+
+
+def test_the_digest_of_a_schedule_is_golden() -> None:
+    assert hand_made().schedule.digest == "c4bcb6617c29e8db"
+
+
+def test_an_op_cannot_wait_for_a_later_one() -> None:
+    recorder = Recorder()
+    recorder.issue(Lane.COMPUTE, Work(OpKind.GATE), (0,), step=0)
+    with pytest.raises(InvalidInput, match="a later op"):
+        recorder.schedule()

@@ -1,0 +1,267 @@
+"""One contract for every policy: never over capacity, never evicts what is in use, never sees the future, finishes,
+and moves exactly the bytes it must.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from hwmodels.cost import price
+from hwmodels.platform import load_platform
+from offload.decode import Decoded, decode
+from offload.eviction import EVICTIONS
+from offload.execution import EXECUTIONS
+from offload.footprint import measure_workload
+from offload.memory import CapacityExceeded
+from offload.ops import Lane, OpKind
+from offload.policies import PRESETS, cache_named, eviction_named, eviction_names, policy_named
+from offload.policies.pregate import pregate
+from offload.policy import Cache, Policy
+from offload.residency import ResidentSet
+from offload.timeline import Timeline
+from simulator import recurrence
+from tests.small_models import MODELS, routing
+from traces.architecture import ModelArchitecture
+from traces.errors import InvalidInput, UnknownName
+from traces.routing import Phase, RoutingTrace
+
+HW = load_platform("a100-sxm4-80gb", "streams")
+
+POLICIES = [
+    *PRESETS,
+    "pregate(2)",
+    "pregate(3)",
+    *(f"on_demand+{eviction}:5" for eviction in EVICTIONS),
+    *(f"pregate+{eviction}:5:per_layer" for eviction in EVICTIONS),
+    "pregate(2)+lru:3",
+    "prefetch_all+lru:9",
+]
+
+
+def run(
+    model: ModelArchitecture, trace: RoutingTrace, policy: Policy, execution: str, n_buffers: int | None = None
+) -> Decoded:
+    workload = measure_workload(model, trace.steps())
+    full = policy.buffers(workload.n_active, model.n_experts).full
+    cache = None
+    if policy.cache is not None:
+        cache = ResidentSet(
+            policy.cache.capacity(model.n_moe_layers - model.n_encoder_moe_layers, model.n_experts),
+            eviction_named(policy.cache.eviction, model.n_encoder_moe_layers * model.n_experts),
+            per_layer=policy.cache.per_layer,
+            n_layers=model.n_moe_layers,
+            n_experts=model.n_experts,
+        )
+    slots = max(full, workload.n_encoder_active) if n_buffers is None else n_buffers
+    return decode(model, trace.steps(), policy, EXECUTIONS[execution], n_buffers=slots, cache=cache)
+
+
+def timed(decoded: Decoded) -> Timeline:
+    costs = price(decoded.schedule.works, HW)
+    return recurrence.simulate(decoded.schedule, costs.issue_s, costs.duration_s)
+
+
+@pytest.mark.parametrize("execution", list(EXECUTIONS))
+@pytest.mark.parametrize("name", list(MODELS))
+@pytest.mark.parametrize("text", POLICIES)
+def test_no_slot_is_overwritten_before_its_reader_has_ended(text: str, name: str, execution: str) -> None:
+    """By the timeline: an expert is read where it was brought, and its slot is refilled only afterwards."""
+    model, policy = MODELS[name], policy_named(text)
+    for batch in (1, 4):
+        decoded = run(model, routing(model, batch=batch, seed=batch), policy, execution)
+        schedule, timeline = decoded.schedule, timed(decoded)
+        owner = np.repeat(np.arange(len(schedule)), np.diff(schedule.dep_ptr))
+        readers: dict[int, list[int]] = {}
+        for reader, source in zip(owner.tolist(), schedule.dep.tolist(), strict=True):
+            copied = schedule.kind[source] in (OpKind.FETCH, OpKind.STAGE)
+            if copied and schedule.kind[reader] in (OpKind.STAGE, OpKind.EXPERTS):
+                readers.setdefault(source, []).append(reader)
+                assert timeline.start_s[reader] >= timeline.end_s[source]
+        filled: dict[int, int] = {}
+        for i in np.flatnonzero(schedule.slot >= 0).tolist():
+            slot = int(schedule.slot[i])
+            for reader in readers.get(filled.get(slot, -1), []):
+                assert timeline.start_s[i] >= timeline.end_s[reader]
+            filled[slot] = i
+
+
+@pytest.mark.parametrize("execution", list(EXECUTIONS))
+@pytest.mark.parametrize("name", list(MODELS))
+@pytest.mark.parametrize("text", POLICIES)
+def test_hbm_stays_within_the_slots_and_returns_to_its_level(text: str, name: str, execution: str) -> None:
+    model, policy = MODELS[name], policy_named(text)
+    trace = routing(model, batch=3)
+    decoded = run(model, trace, policy, execution)
+    workload = measure_workload(model, trace.steps())
+    slots = max(policy.buffers(workload.n_active, model.n_experts).full, workload.n_encoder_active)
+    cached = policy.cache.capacity(model.n_moe_layers, model.n_experts) if policy.cache else 0
+    _, level = timed(decoded).hbm_events()
+    assert level.max(initial=0) <= (slots + cached) * model.expert_bytes
+    assert level.min(initial=0) >= 0
+    if level.size:
+        assert level[-1] <= cached * model.expert_bytes
+
+
+@pytest.mark.parametrize("execution", list(EXECUTIONS))
+@pytest.mark.parametrize("name", list(MODELS))
+@pytest.mark.parametrize("text", POLICIES)
+def test_the_future_does_not_change_the_past(text: str, name: str, execution: str) -> None:
+    model, policy = MODELS[name], policy_named(text)
+    whole = routing(model, batch=2, output_tokens=6)
+    cut = int(np.unique(whole.step)[3])
+    keep = whole.step < cut
+    short = dataclasses.replace(
+        whole,
+        **{column: getattr(whole, column)[keep] for column in ("experts", "sequence", "position", "phase", "step")},
+    )
+    full = policy.buffers(model.n_experts, model.n_experts).full + model.n_experts
+    a, b = (run(model, trace, policy, execution, n_buffers=full).schedule for trace in (whole, short))
+    n = len(b)
+    for column in ("lane", "kind", "step", "layer", "expert", "slot", "bytes", "cost"):
+        assert getattr(a, column)[:n].tolist() == getattr(b, column).tolist()
+    assert a.dep[: len(b.dep)].tolist() == b.dep.tolist()
+
+
+@pytest.mark.parametrize("name", list(MODELS))
+@pytest.mark.parametrize("text", POLICIES)
+def test_bytes_moved_are_the_misses(text: str, name: str) -> None:
+    """What crosses the link: every expert a block executes, less what the cache held (all experts of prefetch_all)."""
+    model, policy = MODELS[name], policy_named(text)
+    trace = routing(model, batch=2)
+    decoded = run(model, trace, policy, "streams")
+    fetched = int(np.count_nonzero(decoded.schedule.kind == OpKind.FETCH))
+    assert decoded.schedule.bytes[decoded.schedule.kind == OpKind.FETCH].sum() == fetched * model.expert_bytes
+    executed = sum(
+        len(np.unique(layer[layer >= 0])) for step in trace.steps() for layer in step.experts.transpose(1, 0, 2)
+    )
+    looked_up = decoded.n_lookups + decoded.n_prefill_lookups
+    assert looked_up == executed
+    misses = looked_up - decoded.n_hits - decoded.n_prefill_hits
+    if policy.resident:
+        assert fetched == 0
+    elif text.startswith("prefetch_all"):
+        assert fetched >= misses
+    else:
+        assert fetched == misses
+
+
+@pytest.mark.parametrize("name", list(MODELS))
+@pytest.mark.parametrize("text", ["on_demand", "pregate", "pregate(2)", "pregate(3)", "prefetch_all"])
+@pytest.mark.parametrize("execution", list(EXECUTIONS))
+def test_the_fewest_slots_are_enough_and_never_stuck(text: str, name: str, execution: str) -> None:
+    model, policy = MODELS[name], policy_named(text)
+    trace = routing(model, batch=2, seed=3)
+    workload = measure_workload(model, trace.steps())
+    fewest = max(policy.buffers(workload.n_active, model.n_experts).minimum, workload.n_encoder_active)
+    few, many = (run(model, trace, policy, execution, n) for n in (fewest, 99))
+    assert few.schedule.bytes.sum() == many.schedule.bytes.sum()
+    largest = max(workload.n_active, workload.n_encoder_active)
+    with pytest.raises(CapacityExceeded, match="slots"):
+        run(model, trace, policy, execution, largest - 1)
+
+
+def kinds_of_block(decoded: Decoded, step: int, layer: int) -> list[OpKind]:
+    schedule = decoded.schedule
+    mine = np.flatnonzero(schedule.step == step)
+    first = next(i for i in mine if schedule.layer[i] == layer and schedule.kind[i] == OpKind.GATE)
+    last = next(i for i in mine if schedule.layer[i] == layer and schedule.kind[i] == OpKind.EXPERTS)
+    return [OpKind(int(kind)) for kind in schedule.kind[first : last + 1]]
+
+
+def test_released_order_inside_a_block() -> None:
+    """Gate, wait for its own fetch, read back, fetch the next, FFN; the first fetches its own, the last nothing."""
+    model = MODELS["encoder-decoder"]
+    decoded = run(model, routing(model), policy_named("pregate"), "fastertransformer")
+    copies = [OpKind.FETCH, OpKind.STAGE]
+    read_back = [OpKind.READBACK, OpKind.WAIT]
+    first, middle, last = (kinds_of_block(decoded, 2, layer) for layer in (1, 3, 5))
+    assert first == [OpKind.GATE, *read_back, *copies, OpKind.WAIT, *read_back, *copies, OpKind.EXPERTS]
+    assert middle == [OpKind.GATE, OpKind.WAIT, *read_back, *copies, OpKind.EXPERTS]
+    assert last == [OpKind.GATE, OpKind.WAIT, OpKind.EXPERTS]
+
+
+def test_on_demand_selects_fetches_waits_runs() -> None:
+    model = MODELS["encoder-decoder"]
+    decoded = run(model, routing(model), policy_named("on_demand"), "fastertransformer")
+    for layer in (1, 3, 5):
+        assert kinds_of_block(decoded, 1, layer) == [
+            OpKind.GATE, OpKind.READBACK, OpKind.WAIT, OpKind.FETCH, OpKind.STAGE, OpKind.WAIT, OpKind.EXPERTS
+        ]  # fmt: skip
+
+
+def test_the_encoder_runs_on_demand_unless_asked() -> None:
+    model = MODELS["encoder-decoder"]
+    encoder = dataclasses.replace(
+        model, encoder=dataclasses.replace(model.decoder, cross_attention=False), name="deep-encoder"
+    )
+    trace = routing(encoder)
+    on_demand, same = (run(encoder, trace, pregate(encoder=e), "fastertransformer") for e in ("on_demand", "same"))
+    assert kinds_of_block(on_demand, 0, 3)[:3] == [OpKind.GATE, OpKind.READBACK, OpKind.WAIT]
+    assert kinds_of_block(same, 0, 3)[:2] == [OpKind.GATE, OpKind.WAIT]
+    assert on_demand.schedule.bytes.sum() == same.schedule.bytes.sum()
+
+
+def test_nothing_crosses_forward_passes() -> None:
+    model = MODELS["decoder-only"]
+    for text in ("pregate(2)", "prefetch_all"):
+        schedule = run(model, routing(model), policy_named(text), "streams").schedule
+        owner = np.repeat(np.arange(len(schedule)), np.diff(schedule.dep_ptr))
+        reads = (schedule.kind[owner] == OpKind.EXPERTS) & (schedule.kind[schedule.dep] == OpKind.FETCH)
+        assert np.all(schedule.step[owner[reads]] == schedule.step[schedule.dep[reads]])
+
+
+def test_storage_is_read_through_one_buffer_unpipelined() -> None:
+    model = MODELS["decoder-only"]
+    decoded = decode(
+        model, routing(model).steps(), policy_named("on_demand"), EXECUTIONS["streams"], n_buffers=9, disk=True
+    )
+    timeline, schedule = timed(decoded), decoded.schedule
+    reads, fetches = (np.flatnonzero(schedule.kind == kind) for kind in (OpKind.DISK_READ, OpKind.FETCH))
+    assert len(reads) == len(fetches)
+    assert np.all(timeline.start_s[fetches] >= timeline.end_s[reads])
+    assert np.all(timeline.start_s[reads[1:]] >= timeline.end_s[fetches[:-1]])
+    assert np.all(schedule.lane[reads] == Lane.DISK)
+
+
+def test_every_decode_step_ends_with_a_head() -> None:
+    model = MODELS["decoder-only"]
+    trace = routing(model, batch=2)
+    schedule = run(model, trace, policy_named("pregate"), "streams").schedule
+    assert np.unique(schedule.step[schedule.kind == OpKind.HEAD]).tolist() == np.unique(trace.step).tolist()
+    encoder = MODELS["encoder-decoder"]
+    encoded = routing(encoder)
+    heads = run(encoder, encoded, policy_named("pregate"), "streams").schedule
+    decode_steps = np.unique(encoded.step[encoded.phase == Phase.DECODE])
+    assert np.unique(heads.step[heads.kind == OpKind.HEAD]).tolist() == decode_steps.tolist()
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("pregat", "did you mean 'pregate'"),
+        ("pregate(0)", "below 1"),
+        ("pregate(x)", "form NAME"),
+        ("gpu_only(2)", "only pregate"),
+        ("gpu_only+lru:0.1", "takes no cache"),
+        ("pregate+lru", "neither a ratio"),
+        ("pregate+lru:0", "below 1"),
+        ("pregate+lru:-0.5", "outside"),
+        ("pregate+lru:0.5:perlayer", "did you mean 'per_layer'"),
+        ("pregate+lrux:0.5", "did you mean 'lru'"),
+    ],
+)
+def test_mistyped_policies_are_one_clear_line(text: str, message: str) -> None:
+    with pytest.raises((InvalidInput, UnknownName), match=message):
+        policy_named(text)
+
+
+def test_caches_are_named_as_typed() -> None:
+    assert cache_named("lfu:0.25:per_layer") == Cache("lfu", ratio=0.25, per_layer=True)
+    assert cache_named("lifo:64:warm") == Cache("lifo", n_slots=64, warm=True)
+    assert Cache(ratio=0.001).capacity(2, 3) == 1
+    assert {"lru", "lfu", "lifo", "lfu_released", "lifo_released"} <= set(eviction_names())
+    with pytest.raises(InvalidInput, match="not both"):
+        Cache()
