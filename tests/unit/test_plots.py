@@ -1,0 +1,54 @@
+"""Pictures are drawn whole, and say what they show."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+import pregate
+from pregate.plots import expert_heat, gantt, locality, residency_curves
+from traces.errors import InvalidFile, InvalidInput
+
+
+@pytest.fixture(scope="module")
+def results() -> pregate.Comparison:
+    model = pregate.load_model("switch-base-8")
+    trace = pregate.synthesize(model, 8, 12)
+    return pregate.compare(model, pregate.load_hardware("a100-sxm4-80gb"), trace, ["on_demand", "pregate"])
+
+
+def test_a_gantt_chart_has_a_panel_a_timeline_on_one_time_scale(results: pregate.Comparison, tmp_path: Path) -> None:
+    path = tmp_path / "out.png"
+    figure = gantt({result.policy: result.timeline for result in results}, path)
+    titles = [axes.get_title(loc="left") for axes in figure.axes]
+    assert [title.split(":")[0] for title in titles] == ["on_demand", "pregate"]
+    assert figure.axes[0].get_xlim() == figure.axes[1].get_xlim()
+    assert {label.get_text() for label in figure.axes[0].get_yticklabels()} >= {"host", "compute", "copies to GPU"}
+    labels = {text.get_text() for text in figure.legends[0].get_texts()}
+    assert {"expert FFN", "fetch", "waiting for experts"} <= labels
+    assert path.read_bytes().startswith(b"\x89PNG")
+    assert [p.name for p in tmp_path.iterdir()] == ["out.png"]
+
+
+def test_what_cannot_be_drawn_is_one_clear_line(results: pregate.Comparison, tmp_path: Path) -> None:
+    timelines = {"pregate": results["pregate"].timeline}
+    with pytest.raises(InvalidInput, match=r"png, .svg or .pdf"):
+        gantt(timelines, tmp_path / "out.bmp")
+    with pytest.raises(InvalidFile, match="cannot be written"):
+        gantt(timelines, tmp_path / "no" / "out.svg")
+    with pytest.raises(InvalidInput, match="step 99"):
+        gantt(timelines, step=99)
+    with pytest.raises(InvalidInput, match="no timelines"):
+        gantt({})
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_trace_is_drawn_with_its_axes_named() -> None:
+    trace = pregate.synthesize(pregate.load_model("switch-base-8"), 8, 40)
+    heat = expert_heat(trace).axes[0]
+    assert (heat.get_xlabel(), heat.get_ylabel()) == ("expert, hottest first in each layer", "MoE layer")
+    assert all(axes.get_xlabel() and axes.get_ylabel() for axes in locality(pregate.trace_statistics(trace)).axes)
+    rows = pregate.residency(trace, ["lru", "belady"], [50, 100], expert_bytes=1 << 24)
+    lines = residency_curves(rows).axes[0].get_lines()
+    assert [line.get_label() for line in lines] == ["lru", "belady"]
