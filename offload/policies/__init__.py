@@ -27,22 +27,26 @@ PRESETS: dict[str, Callable[..., Policy]] = {
 RELEASED: dict[str, Callable[[int], Eviction]] = {"lfu_released": ReleasedLfu, "lifo_released": ReleasedLifo}
 """Evictions as Pre-gated MoE's public code has them; made for a number of encoder keys."""
 
-_FORM = re.compile(r"(?P<name>[a-z_]+)(\((?P<lookahead>\d{1,4})\))?(\+(?P<cache>.+))?", re.ASCII)
+_FORM = re.compile(r"(?P<name>[a-z_]+)(\((?P<lookahead>\d{1,4})\))?(?P<encoder>:encoder)?(\+(?P<cache>.+))?", re.ASCII)
 
 
 def policy_named(text: str) -> Policy:
     """The policy a user types: `pregate`, `pregate(2)`, `on_demand+lru:0.1`, `pregate+lfu:64:per_layer`.
 
+    `:encoder` has an encoder run under the policy too, instead of on demand: `pregate:encoder`, `pregate(2):encoder`.
+
     Raises `UnknownName` for a preset that does not exist, `InvalidInput` for anything else that is wrong.
     """
     match = _FORM.fullmatch(text.strip())
     if match is None:
-        raise InvalidInput(f"policy {text!r} is not of the form NAME, NAME(lookahead) or NAME+CACHE")
+        raise InvalidInput(f"policy {text!r} is not of the form NAME, NAME(lookahead), NAME:encoder or NAME+CACHE")
     if match["name"] not in PRESETS:
         raise unknown_name("policy", match["name"], PRESETS)
     if match["lookahead"] is not None and match["name"] != "pregate":
         raise InvalidInput(f"policy {text!r}: only pregate looks ahead by a number of blocks")
     policy = PRESETS[match["name"]](*([int(match["lookahead"])] if match["lookahead"] else []))
+    if match["encoder"]:
+        policy = replace(policy, name=f"{policy.name}:encoder", encoder="same")
     if match["cache"] is None:
         return policy
     return replace(policy, name=f"{policy.name}+{match['cache']}", cache=cache_named(match["cache"]))

@@ -18,7 +18,7 @@ def compare(
     hardware: options.Hardware,
     trace: options.TraceFile = None,
     policies: Annotated[
-        str, typer.Option(help="Designs, comma-separated: pregate, pregate(2), on_demand+lru:0.1.")
+        str, typer.Option(help="Designs, comma-separated: pregate, pregate(2), pregate:encoder, on_demand+lru:0.1.")
     ] = DEFAULT_POLICIES,
     batch: options.Batch = 1,
     input_tokens: options.InputTokens = 256,

@@ -15,7 +15,9 @@ from pregate.simulation import simulate as run_simulate
 def simulate(
     model: options.Model,
     hardware: options.Hardware,
-    policy: Annotated[str, typer.Option(help="Design: pregate, pregate(2), on_demand+lru:0.1.")] = "pregate",
+    policy: Annotated[
+        str, typer.Option(help="Design: pregate, pregate(2), pregate:encoder, on_demand+lru:0.1.")
+    ] = "pregate",
     trace: options.TraceFile = None,
     timeline: Annotated[Path | None, typer.Option(help="Write the timeline for ui.perfetto.dev (JSON).")] = None,
     gantt: Annotated[Path | None, typer.Option(help="Draw one decode step as a Gantt chart (PNG or SVG).")] = None,

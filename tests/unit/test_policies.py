@@ -199,6 +199,8 @@ def test_the_encoder_runs_on_demand_unless_asked() -> None:
     )
     trace = routing(encoder)
     on_demand, same = (run(encoder, trace, pregate(encoder=e), "fastertransformer") for e in ("on_demand", "same"))
+    named = run(encoder, trace, policy_named("pregate:encoder"), "fastertransformer")
+    assert named.schedule == same.schedule
     assert kinds_of_block(on_demand, 0, 3)[:3] == [OpKind.GATE, OpKind.READBACK, OpKind.WAIT]
     assert kinds_of_block(same, 0, 3)[:2] == [OpKind.GATE, OpKind.WAIT]
     assert on_demand.schedule.bytes.sum() == same.schedule.bytes.sum()
