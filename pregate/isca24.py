@@ -11,7 +11,7 @@ import csv
 import dataclasses
 import io
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,13 +20,13 @@ import numpy as np
 from hwmodels.platform import Platform
 from offload.policies import PRESETS
 from offload.policy import Cache
+from pregate.api import synthesize
 from pregate.simulation import Captured, SimulationResult, capture, interpret
 from traces.architecture import ModelArchitecture, load_architecture
 from traces.documents import read_text
 from traces.errors import InvalidFile, InvalidInput, unknown_name
-from traces.forced import forced_active_routing
 from traces.routing import Phase, RoutingTrace
-from traces.synthesis import Dials, synthesize_routing
+from traces.synthesis import Dials
 
 __all__ = ["COLUMNS", "Activation", "Prediction", "Row", "Workbench", "read_rows"]
 
@@ -224,16 +224,7 @@ class Workbench:
 
     def _trace(self, model: ModelArchitecture, row: Row) -> RoutingTrace:
         if row.forced_active:
-            return forced_active_routing(
-                n_moe_layers=model.n_moe_layers,
-                n_encoder_moe_layers=model.n_encoder_moe_layers,
-                n_experts=model.n_experts,
-                top_k=model.top_k,
-                input_tokens=INPUT_TOKENS,
-                output_tokens=OUTPUT_TOKENS,
-                batch=row.batch,
-                n_active=row.forced_active,
-            )
+            return synthesize(model, INPUT_TOKENS, OUTPUT_TOKENS, row.batch, n_active=row.forced_active)
         return natural_routing(model, row.batch, self.activation, self.seed)
 
 
@@ -241,18 +232,8 @@ def natural_routing(model: ModelArchitecture, batch: int, activation: Activation
     """The paper's workload with nothing forced, under the stated assumptions; deterministic in `seed`."""
     if not model.is_encoder_decoder or model.top_k != 1:
         raise InvalidInput(f"{model.name}: the paper's workload is of encoder-decoder models with one expert a token")
-    trace = synthesize_routing(
-        n_moe_layers=model.n_moe_layers,
-        n_encoder_moe_layers=model.n_encoder_moe_layers,
-        n_experts=model.n_experts,
-        top_k=1,
-        input_tokens=INPUT_TOKENS,
-        output_tokens=OUTPUT_TOKENS,
-        batch=batch,
-        dials=Dials(activation.encoder_zipf_exponent, 0.0, 0.0),
-        rng=np.random.default_rng(seed),
-        model_name=model.name,
-    )
+    dials = Dials(activation.encoder_zipf_exponent, 0.0, 0.0)
+    trace = synthesize(model, INPUT_TOKENS, OUTPUT_TOKENS, batch, seed, dials=dials)
     rng = np.random.default_rng(seed + 1)
     experts = trace.experts.copy()
     decoding = np.flatnonzero(trace.phase == Phase.DECODE).reshape(-1, batch)
@@ -276,13 +257,3 @@ def _converged(fresh: np.ndarray, concentration: float, rng: np.random.Generator
         leader = rng.integers(0, i, len(fresh))
         chosen[:, i] = np.where(follows, chosen[rows, leader], fresh[:, i])
     return chosen
-
-
-def summary_groups(predictions: Sequence[Prediction]) -> dict[str, list[Prediction]]:
-    """The groups that accuracy is stated for, by title; natural batches apart from the rest."""
-    firm = [p for p in predictions if not p.row.natural_batch]
-    groups: dict[str, list[Prediction]] = {}
-    for metric in METRICS:
-        groups[metric] = [p for p in firm if p.row.metric == metric]
-        groups[f"{metric} (natural batch)"] = [p for p in predictions if p.row.natural_batch and p.row.metric == metric]
-    return {title: group for title, group in groups.items() if group}

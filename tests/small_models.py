@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import numpy as np
-
+from pregate.api import synthesize
 from traces.architecture import DTYPES, Attention, LayerStack, ModelArchitecture
 from traces.routing import RoutingTrace
-from traces.synthesis import Dials, synthesize_routing
+from traces.synthesis import Dials
 
 
 def decoder_only(*, n_shared: int = 0, n_matrices: int = 2, top_k: int = 2, n_experts: int = 6) -> ModelArchitecture:
@@ -64,15 +63,4 @@ def routing(
     model: ModelArchitecture, *, seed: int = 0, batch: int = 1, output_tokens: int = 5, input_tokens: int = 4
 ) -> RoutingTrace:
     """Uniform routing with some repeats."""
-    return synthesize_routing(
-        n_moe_layers=model.n_moe_layers,
-        n_encoder_moe_layers=model.n_encoder_moe_layers,
-        n_experts=model.n_experts,
-        top_k=model.top_k,
-        input_tokens=input_tokens,
-        output_tokens=output_tokens,
-        batch=batch,
-        dials=Dials(0.3, 0.3, 0.0),
-        rng=np.random.default_rng(seed),
-        model_name=model.name,
-    )
+    return synthesize(model, input_tokens, output_tokens, batch, seed, dials=Dials(0.3, 0.3, 0.0))
