@@ -49,10 +49,10 @@ def _duration_s(work: Work, platform: Platform) -> float:
     match work.kind:
         case OpKind.FETCH:
             rate = machine.link.h2d_bytes_per_s * constant("link_efficiency")
-            return constant("copy_latency_s") + work.copy_bytes / rate
+            return _copy_latency_s(platform) + work.copy_bytes / rate
         case OpKind.READBACK:
             rate = machine.link.d2h_bytes_per_s * constant("link_efficiency")
-            return constant("copy_latency_s") + work.copy_bytes / rate
+            return _copy_latency_s(platform) + work.copy_bytes / rate
         case OpKind.STAGE:  # read and written
             moved_s = 2 * work.copy_bytes / _hbm_bytes_per_s(platform)
             return platform.stack.launches[OpKind.STAGE] * constant("kernel_s") + moved_s
@@ -67,6 +67,12 @@ def _duration_s(work: Work, platform: Platform) -> float:
             return _cpu_s(work, platform)
         case _:
             return _kernels_s(work, platform)
+
+
+def _copy_latency_s(platform: Platform) -> float:
+    """Fixed time of a copy over the link: the link's where it has one (or the user set one), else the stack's."""
+    stated = platform.machine.link.copy_latency_s
+    return platform.constant("copy_latency_s") if stated is None else stated
 
 
 def _hbm_bytes_per_s(platform: Platform) -> float:

@@ -183,7 +183,7 @@ class _Blocks:
         gate = loop.compute(work.gate_work(loop.model, loop.n_tokens), layer)
         if self.policy.resident:
             self._count(len(union.experts), len(union.experts))
-            self._experts(union, layer, {})
+            self._experts(union, layer, dict.fromkeys(union.experts, -1))
             return
         selected_before = block < self.n_revealed and block > 0
         self.n_revealed = max(self.n_revealed, block + self.policy.lookahead + 1)
@@ -312,7 +312,7 @@ class _Blocks:
         loop, model = self.loop, self.loop.model
         shared = loop.n_tokens if model.n_shared_experts else 0
         arrivals = sorted({op for op in ready.values() if op >= 0})
-        if loop.execution.grouped or not union.experts or not ready:
+        if loop.execution.grouped or not union.experts:
             what = work.experts_work(model, union.tokens, shared)
             last = loop.compute(what, layer, (*arrivals, *host_ops), freed)
         else:

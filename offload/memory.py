@@ -21,14 +21,14 @@ __all__ = ["CapacityExceeded", "ExpertMemory", "Held"]
 
 
 class CapacityExceeded(PregateError):
-    """HBM cannot hold what a policy needs; the message has the numbers and the way out.
+    """A memory cannot hold what a policy needs; the message has the numbers and the way out.
 
-    `needed_bytes`: HBM that would do, 0 where it is not known.
+    `needed_bytes`: how much of `memory` ("HBM" or "DRAM") would do, 0 where it is not known.
     """
 
-    def __init__(self, message: str, needed_bytes: int = 0) -> None:
+    def __init__(self, message: str, needed_bytes: int = 0, memory: str = "HBM") -> None:
         super().__init__(message)
-        self.needed_bytes = needed_bytes
+        self.needed_bytes, self.memory = needed_bytes, memory
 
 
 @dataclass(frozen=True, slots=True)

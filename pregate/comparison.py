@@ -23,15 +23,16 @@ __all__ = ["Comparison", "DoesNotFit", "compare"]
 
 @dataclass(frozen=True, slots=True)
 class DoesNotFit:
-    """A policy that HBM is too small for: what it would need, and the reason in words."""
+    """A policy that `memory` ("HBM" or "DRAM") is too small for: what it would need, and the reason in words."""
 
     policy: str
-    needed_hbm_bytes: int
+    needed_bytes: int
+    memory: str
     reason: str
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready."""
-        return {"policy": self.policy, "needed_hbm_bytes": self.needed_hbm_bytes, "reason": self.reason}
+        return {name: getattr(self, name) for name in self.__slots__}
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,7 +135,7 @@ def compare(
         try:
             result = simulate(model, hw, trace, policy, cache=cache, expert_tier=expert_tier, engine=engine)
         except CapacityExceeded as error:
-            unfit.append(DoesNotFit(name, error.needed_bytes, str(error)))
+            unfit.append(DoesNotFit(name, error.needed_bytes, error.memory, str(error)))
             order.append(name)
             continue
         results.append(result)

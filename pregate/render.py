@@ -88,7 +88,7 @@ def comparison_table(comparison: Comparison, title: str) -> Table:
         if name in results:
             table.add_row(*_cells(results[name], comparison.ratio_to_best(results[name])))
         else:
-            needed = si(unfit[name].needed_hbm_bytes, "B")
+            needed = f"{si(unfit[name].needed_bytes, 'B')} {unfit[name].memory}"
             table.add_row(name, "does not fit", *["-"] * 4, f"needs {needed}", *["-"] * 3, style="dim")
     return table
 

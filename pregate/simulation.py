@@ -14,6 +14,7 @@ from hwmodels.platform import Platform
 from offload import metrics
 from offload.decode import Decoded, decode
 from offload.footprint import MemoryPlan, Workload, measure_workload, plan_memory
+from offload.memory import CapacityExceeded
 from offload.policies import eviction_named, policy_named
 from offload.policy import Cache, Policy
 from offload.residency import ResidentSet
@@ -138,6 +139,8 @@ def capture(
     trace.check_model(model)
     if not np.any(trace.phase == Phase.DECODE):
         raise InvalidInput(f"the trace of {trace.provenance.model} has no decode steps: nothing is generated")
+    if expert_tier == "dram" and not chosen.resident:
+        _check_host_memory(model, hw, chosen)
     workload = measure_workload(model, trace.steps())
     plan = plan_memory(
         model,
@@ -158,6 +161,18 @@ def capture(
         static_bytes=plan.static_bytes,
     )
     return Captured(model, trace, chosen, workload, plan, decoded)
+
+
+def _check_host_memory(model: ModelArchitecture, hw: Platform, policy: Policy) -> None:
+    """Experts wait in DRAM, all of them. Raises `CapacityExceeded` when the host has less."""
+    needed, host = model.n_moe_layers * model.n_experts * model.expert_bytes, hw.machine.host
+    if needed > host.dram_bytes:
+        raise CapacityExceeded(
+            f"{policy.name}: the experts of {model.name} take {needed / 1e9:.1f} GB of host memory, {host.name} has "
+            f"{host.dram_bytes / 1e9:.1f} GB: try --tier ssd, or --set host.dram_bytes=...",
+            needed,
+            "DRAM",
+        )
 
 
 def interpret(

@@ -102,12 +102,12 @@ def test_what_does_not_fit_is_a_row_with_what_it_needs(trace: pregate.RoutingTra
     hw = pregate.load_hardware("h100-sxm", overrides={"hbm_bytes": "2GB"})
     table = pregate.compare(model, hw, trace, policies=["gpu_only", "pregate"])
     assert [unfit.policy for unfit in table.unfit] == ["gpu_only"]
-    assert table.unfit[0].needed_hbm_bytes > 2e9
+    assert table.unfit[0].needed_bytes > 2e9
     assert table.best is table["pregate"]
     frame = table.to_dataframe()
     assert frame["fits"].tolist() == [False, True]
     assert "would not fit" in table.verdict()
-    roomy = pregate.load_hardware("h100-sxm", overrides={"hbm_bytes": table.unfit[0].needed_hbm_bytes})
+    roomy = pregate.load_hardware("h100-sxm", overrides={"hbm_bytes": table.unfit[0].needed_bytes})
     assert not pregate.compare(model, roomy, trace, policies=["gpu_only"]).unfit
 
 
@@ -135,6 +135,19 @@ def test_mistakes_are_answered_in_one_line(call: object, message: str) -> None:
 def test_a_trace_of_another_model_is_refused(trace: pregate.RoutingTrace) -> None:
     with pytest.raises(pregate.InvalidInput, match="n_experts = 8, model switch-base-16 has 16"):
         pregate.simulate(pregate.load_model("switch-base-16"), pregate.load_hardware("h100-sxm"), trace)
+
+
+def test_experts_have_to_fit_host_memory_or_wait_on_storage() -> None:
+    model = pregate.load_model("switch-large-128")
+    hw = pregate.load_hardware("a100-sxm4-80gb", overrides={"host.dram_bytes": "32GB"})
+    trace = pregate.synthesize(model, 4, 3)
+    table = pregate.compare(model, hw, trace, ["pregate"])
+    assert [(unfit.memory, unfit.needed_bytes) for unfit in table.unfit] == [("DRAM", 24 * 128 * model.expert_bytes)]
+    with pytest.raises(pregate.CapacityExceeded, match="--tier ssd"):
+        pregate.simulate(model, hw, trace)
+    from_storage = pregate.simulate(model, hw, trace, expert_tier="ssd")
+    from_memory = pregate.simulate(model, pregate.load_hardware("a100-sxm4-80gb"), trace)
+    assert from_storage.tpot_s > from_memory.tpot_s
 
 
 def test_policies_are_compared_once_each(trace: pregate.RoutingTrace) -> None:

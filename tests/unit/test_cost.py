@@ -48,6 +48,12 @@ def test_copies_are_latency_plus_bytes_over_bandwidth() -> None:
     assert seconds(stage) == pytest.approx(2 * HW.constant("kernel_s") + 2 * 18_874_368 / hbm, rel=1e-12)
 
 
+def test_a_latency_of_the_link_replaces_the_stacks() -> None:
+    hw = load_platform("a100-sxm4-80gb", overrides={"link.copy_latency_s": "1ms"})
+    fetch = work.expert_copy_work(SWITCH, OpKind.FETCH)
+    assert price([fetch], hw).duration_s[0] - seconds(fetch) == pytest.approx(1e-3 - HW.constant("copy_latency_s"))
+
+
 def test_a_gemm_is_bound_by_its_weights_or_its_arithmetic() -> None:
     small = Work(OpKind.HEAD, (Gemm(1, 4096, 4096),))
     large = Work(OpKind.HEAD, (Gemm(8192, 4096, 4096),))
