@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -20,6 +19,7 @@ from safetensors.numpy import save
 
 from offload.ops import Gemm, Lane, OpKind, Work
 from traces.errors import InvalidFile, InvalidInput
+from traces.whole_file import whole_file
 
 __all__ = ["Recorder", "Schedule"]
 
@@ -122,14 +122,8 @@ class Schedule:
             "static_bytes": str(self.static_bytes),
             "works": json.dumps(_works_to_json(self.works)),
         }
-        partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-        try:
+        with whole_file(path) as partial:
             partial.write_bytes(save({name: getattr(self, name) for name in _DTYPES}, metadata=header))
-            os.replace(partial, path)
-        except OSError as error:
-            raise InvalidFile(f"{path}: cannot be written ({error.strerror})") from error
-        finally:
-            partial.unlink(missing_ok=True)
 
     @classmethod
     def load(cls, path: Path) -> Schedule:

@@ -12,9 +12,10 @@ if TYPE_CHECKING:
     from hwmodels.platform import Platform
     from offload.memory import CapacityExceeded
     from offload.policy import Cache, Policy
-    from pregate.api import import_trace, load_hardware, load_model, load_trace, residency, synthesize
+    from pregate.api import import_trace, load_hardware, load_model, load_trace, synthesize
     from pregate.comparison import Comparison, compare
     from pregate.reproduction import Reproduction, reproduce
+    from pregate.residency import Residency, residency
     from pregate.simulation import SimulationResult, simulate
     from traces.architecture import ModelArchitecture
     from traces.errors import InvalidInput, PregateError
@@ -37,6 +38,7 @@ _HOMES = {
     "Policy": "offload.policy",
     "PregateError": "traces.errors",
     "Reproduction": "pregate.reproduction",
+    "Residency": "pregate.residency",
     "RoutingTrace": "traces.routing",
     "SimulationResult": "pregate.simulation",
     "compare": "pregate.comparison",
@@ -46,7 +48,7 @@ _HOMES = {
     "load_model": "pregate.api",
     "load_trace": "pregate.api",
     "reproduce": "pregate.reproduction",
-    "residency": "pregate.api",
+    "residency": "pregate.residency",
     "save_trace": "traces.storage",
     "simulate": "pregate.simulation",
     "synthesize": "pregate.api",
@@ -64,6 +66,7 @@ __all__ = [
     "Policy",
     "PregateError",
     "Reproduction",
+    "Residency",
     "RoutingTrace",
     "SimulationResult",
     "compare",

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 
 from hwmodels.platform import Platform, load_platform
-from offload.replay import CurveRow, residency_curve
 from traces.architecture import ModelArchitecture, load_architecture
 from traces.errors import InvalidInput
 from traces.forced import forced_active_routing
@@ -18,7 +17,7 @@ from traces.routing import RoutingTrace, rebatch
 from traces.storage import load_trace as load_stored
 from traces.synthesis import Dials, synthesize_routing
 
-__all__ = ["import_trace", "load_hardware", "load_model", "load_trace", "residency", "synthesize"]
+__all__ = ["import_trace", "load_hardware", "load_model", "load_trace", "seeded", "synthesize"]
 
 DEFAULT_ZIPF = 0.6
 DEFAULT_DIALS = Dials(zipf_exponent=DEFAULT_ZIPF, repeat_probability=0.15, layer_correlation=0.0)
@@ -109,23 +108,13 @@ def synthesize(
         output_tokens=output_tokens,
         batch=batch,
         dials=dials or DEFAULT_DIALS,
-        rng=np.random.default_rng(seed),
+        rng=seeded(seed),
         model_name=model.name,
     )
 
 
-def residency(
-    trace: RoutingTrace,
-    policies: Sequence[str] = ("lru", "lfu", "layer", "layerlfu", "belady"),
-    budgets_mib: Sequence[float] = (500, 1000, 2000, 4000),
-    *,
-    expert_bytes: int | Sequence[int] | None = None,
-    seed: int = 0,
-) -> list[CurveRow]:
-    """Hit rates and bytes read of expert caches by pure replay, no timing; budgets in MiB of expert bytes.
-
-    `expert_bytes`: size of one expert, or one a layer; None takes what the trace recorded. Raises `UnknownName` for an
-    unknown policy, `InvalidInput` for a budget not above 0 or when no size is known.
-    """
-    sizes = [expert_bytes] * trace.n_moe_layers if isinstance(expert_bytes, int) else expert_bytes
-    return residency_curve(trace, policies, budgets_mib, expert_bytes=sizes, seed=seed)
+def seeded(seed: int) -> np.random.Generator:
+    """The generator of a seed. Raises `InvalidInput` for a negative one."""
+    if seed < 0:
+        raise InvalidInput(f"seed = {seed} is below 0")
+    return np.random.default_rng(seed)

@@ -13,7 +13,6 @@ that issuing takes (microseconds) is not in it; a copy whose slot is still being
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -22,7 +21,7 @@ from numpy.typing import NDArray
 
 from offload.ops import Lane, OpKind
 from offload.timeline import Timeline
-from traces.errors import InvalidInput
+from traces.whole_file import whole_file
 
 __all__ = ["queue_depth", "write_trace"]
 
@@ -46,21 +45,13 @@ def write_trace(timeline: Timeline, path: Path | str) -> None:
     """Write `timeline` to `path` as trace event JSON; a reader sees the old file or the whole new one.
 
     Slices in order of their start, named by kind, layer and expert; `args` has step, layer, expert, slot and bytes,
-    without those that an op has not. Raises `InvalidInput` when the file cannot be written.
+    without those that an op has not. Raises `InvalidFile` when the file cannot be written.
     """
-    path = Path(path)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     head = {"source": timeline.source, "schedule": timeline.schedule.digest, "ops": len(timeline.schedule)}
-    try:
-        with partial.open("w", encoding="utf-8") as file:
-            file.write(f'{{"displayTimeUnit": "ns", "otherData": {json.dumps(head)}, "traceEvents": [\n')
-            file.writelines(_separated(_events(timeline)))
-            file.write("\n]}\n")
-        os.replace(partial, path)
-    except OSError as error:
-        raise InvalidInput(f"{path}: cannot be written ({error.strerror}); choose another file") from error
-    finally:
-        partial.unlink(missing_ok=True)
+    with whole_file(Path(path)) as partial, partial.open("w", encoding="utf-8") as file:
+        file.write(f'{{"displayTimeUnit": "ns", "otherData": {json.dumps(head)}, "traceEvents": [\n')
+        file.writelines(_separated(_events(timeline)))
+        file.write("\n]}\n")
 
 
 def queue_depth(timeline: Timeline, lane: Lane) -> tuple[NDArray[np.float64], NDArray[np.int64]]:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,9 +12,10 @@ import numpy as np
 from offload.ops import Lane, OpKind
 from offload.replay import CurveRow
 from offload.timeline import Timeline
-from traces.errors import InvalidFile, InvalidInput
+from traces.errors import InvalidInput
 from traces.routing import RoutingTrace
 from traces.statistics import TraceStatistics, expert_counts
+from traces.whole_file import whole_file
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -211,12 +211,13 @@ def locality(statistics: TraceStatistics, lru_hit_rate: Mapping[float, float] | 
     return figure
 
 
-def residency_curves(rows: Sequence[CurveRow]) -> Figure:
+def residency_curves(rows: Iterable[CurveRow]) -> Figure:
     """Hit rate in decode against the budget, a line a policy."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(7, 4), layout="constrained")
     axes = figure.subplots()
+    rows = list(rows)
     colours = [COLOURS[family] for family in ("fetch", "attention", "expert FFN", "stage", "read-back", "gate")]
     for policy, colour in zip(dict.fromkeys(row.policy for row in rows), [*colours, "black"], strict=False):
         points = [(row.budget_mib, row.hit_pct_decode) for row in rows if row.policy == policy]
@@ -232,11 +233,5 @@ def save_figure(figure: Figure, path: Path) -> None:
     kind = path.suffix.lower().removeprefix(".")
     if kind not in ("png", "svg", "pdf"):
         raise InvalidInput(f"{path}: pictures are written as .png, .svg or .pdf")
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
+    with whole_file(path) as partial:
         figure.savefig(partial, format=kind, dpi=150)
-        os.replace(partial, path)
-    except OSError as error:
-        raise InvalidFile(f"{path}: cannot be written ({error.strerror})") from error
-    finally:
-        partial.unlink(missing_ok=True)

@@ -138,7 +138,9 @@ def capture(
         raise InvalidInput(f"expert tier = {expert_tier!r}: experts wait in dram or ssd")
     trace.check_model(model)
     if not np.any(trace.phase == Phase.DECODE):
-        raise InvalidInput(f"the trace of {trace.provenance.model} has no decode steps: nothing is generated")
+        raise InvalidInput(
+            f"the trace of {trace.provenance.model} has no decode steps: generate at least 2 tokens a sequence"
+        )
     if expert_tier == "dram" and not chosen.resident:
         _check_host_memory(model, hw, chosen)
     workload = measure_workload(model, trace.steps())

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from safetensors.numpy import save_file
 from traces.documents import Section
 from traces.errors import InvalidFile, InvalidInput
 from traces.routing import Phase, Provenance, RoutingTrace, Step, check_tokens
+from traces.whole_file import whole_file
 
 __all__ = ["FORMAT", "VERSION", "TraceReader", "load_trace", "open_trace", "save_trace"]
 
@@ -95,16 +95,11 @@ def save_trace(trace: RoutingTrace, path: Path | str) -> None:
             "note": origin.note,
         },
     }
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
-        try:
+        with whole_file(path) as partial:
             save_file(tensors, partial, metadata={"pregate": json.dumps(header, sort_keys=True)})
-            os.replace(partial, path)
-        finally:
-            partial.unlink(missing_ok=True)
-    except (OSError, SafetensorError) as error:
-        reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
-        raise InvalidFile(f"{path}: the trace cannot be written ({reason})") from error
+    except SafetensorError as error:
+        raise InvalidFile(f"{path}: the trace cannot be written ({str(error).splitlines()[0]})") from error
 
 
 def load_trace(path: Path | str) -> RoutingTrace:

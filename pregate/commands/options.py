@@ -46,7 +46,7 @@ Hbm = Annotated[str | None, typer.Option(help="HBM of the accelerator, such as 2
 Sets = Annotated[
     list[str] | None, typer.Option("--set", help="Override a number: link.h2d_bytes_per_s=64e9, stack.sync_s=5us.")
 ]
-Seed = Annotated[int, typer.Option(help="Seed of synthetic traces.")]
+Seed = Annotated[int, typer.Option(help="Seed of synthetic traces.", min=0)]
 Tier = Annotated[str, typer.Option(help="Where experts wait: dram or ssd.")]
 TopK = Annotated[int | None, typer.Option(help="Experts a token, where a trace overrode the model's.")]
 Dtype = Annotated[str | None, typer.Option(help="Weights in this format instead of the published one.")]

@@ -10,7 +10,7 @@ import typer
 
 from pregate import render, reproduction
 from pregate.commands import options
-from traces.errors import InvalidFile
+from traces.whole_file import whole_file
 
 
 def reproduce(
@@ -56,10 +56,6 @@ def _refit(rows: Path | None, target: Path) -> None:
         "command": "pregate reproduce isca24 --refit FILE",
         "date": date.today().isoformat(),
     }
-    with options.spinner("fitting (a minute or two)"):
-        fit = fit_published(read_rows(source), provenance)
-    try:
-        target.write_text(fit.to_yaml(), encoding="utf-8")
-    except OSError as error:
-        raise InvalidFile(f"{target}: cannot be written ({error.strerror})") from error
+    with whole_file(target) as partial, options.spinner("fitting (a minute or two)"):
+        partial.write_text(fit_published(read_rows(source), provenance).to_yaml(), encoding="utf-8")
     typer.echo(f"wrote {target}", err=True)

@@ -8,9 +8,10 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from offload.replay import CurveRow, curve_csv
 from pregate import api, render
 from pregate.commands import options
+from pregate.residency import Residency
+from pregate.residency import residency as run_residency
 from traces.errors import InvalidInput
 
 
@@ -33,13 +34,13 @@ def residency(
     chosen = [name.strip() for name in policies.split(",") if name.strip()]
     sizes = [_number(text) for text in budgets_mib.split(",") if text.strip()]
     with options.spinner("replaying"):
-        rows = api.residency(api.load_trace(trace), chosen, sizes, expert_bytes=expert_bytes, seed=seed)
+        found = run_residency(api.load_trace(trace), chosen, sizes, expert_bytes=expert_bytes, seed=seed)
     if format is options.Format.csv:
-        typer.echo(curve_csv(rows), nl=False)
+        typer.echo(found.to_csv(), nl=False)
     elif format is options.Format.json:
-        render.print_json([_as_dict(row) for row in rows])
+        render.print_json(found.to_dict())
     else:
-        render.print_table(_table(rows, str(trace)))
+        render.print_table(_table(found, str(trace)))
 
 
 def _number(text: str) -> float:
@@ -49,12 +50,7 @@ def _number(text: str) -> float:
         raise InvalidInput(f"--budgets-mib: {text.strip()!r} is not a number of MiB") from None
 
 
-def _as_dict(row: CurveRow) -> dict[str, object]:
-    names = ("budget_mib", "policy", "hit_pct_cum", "hit_pct_decode", "read_mib")
-    return {name: getattr(row, name) for name in names}
-
-
-def _table(rows: list[CurveRow], title: str) -> Table:
+def _table(rows: Residency, title: str) -> Table:
     table = Table(title=f"Residency of {title}", title_justify="left")
     table.add_column("budget", justify="right")
     table.add_column("policy")

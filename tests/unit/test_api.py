@@ -123,6 +123,7 @@ def test_what_does_not_fit_is_a_row_with_what_it_needs(trace: pregate.RoutingTra
         (lambda: pregate.synthesize(pregate.load_model("switch-base-8"), 4, 4, n_active=9), "n_active = 9"),
         (lambda: pregate.synthesize(pregate.load_model("switch-base-8"), 0, 4), "input_tokens = 0"),
         (lambda: pregate.load_trace("no/such/file"), "no/such/file"),
+        (lambda: pregate.synthesize(pregate.load_model("switch-base-8"), 4, 4, seed=-1), "seed = -1"),
         (lambda: pregate.reproduce("isca23"), "isca24"),
     ],
 )
@@ -135,6 +136,17 @@ def test_mistakes_are_answered_in_one_line(call: object, message: str) -> None:
 def test_a_trace_of_another_model_is_refused(trace: pregate.RoutingTrace) -> None:
     with pytest.raises(pregate.InvalidInput, match="n_experts = 8, model switch-base-16 has 16"):
         pregate.simulate(pregate.load_model("switch-base-16"), pregate.load_hardware("h100-sxm"), trace)
+
+
+def test_residency_is_rows_a_frame_and_csv(trace: pregate.RoutingTrace) -> None:
+    found = pregate.residency(trace, ["lru", "belady"], [20, 40], expert_bytes=1 << 20)
+    assert len(found) == len(found.to_dict()) == len(found.to_dataframe()) == 4
+    assert found.to_csv().splitlines()[0] == "budget_mib,policy,hit_pct_cum,hit_pct_decode,read_mib"
+    assert found.to_dataframe()["hit_pct_cum"].between(0, 100).all()
+    with pytest.raises(pregate.InvalidInput, match="expert_bytes"):
+        pregate.residency(trace, ["lru"], [20])
+    with pytest.raises(pregate.InvalidInput, match="expert_bytes = 0"):
+        pregate.residency(trace, ["lru"], [20], expert_bytes=0)
 
 
 def test_experts_have_to_fit_host_memory_or_wait_on_storage() -> None:
