@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     from offload.policy import Cache, Policy
     from pregate.api import import_trace, load_hardware, load_model, load_trace, synthesize
     from pregate.comparison import Comparison, compare
+    from pregate.replay import Residency, residency
     from pregate.reproduction import Reproduction, reproduce
-    from pregate.residency import Residency, residency
     from pregate.simulation import SimulationResult, simulate
     from traces.architecture import ModelArchitecture
     from traces.errors import InvalidInput, PregateError
@@ -38,7 +38,7 @@ _HOMES = {
     "Policy": "offload.policy",
     "PregateError": "traces.errors",
     "Reproduction": "pregate.reproduction",
-    "Residency": "pregate.residency",
+    "Residency": "pregate.replay",
     "RoutingTrace": "traces.routing",
     "SimulationResult": "pregate.simulation",
     "compare": "pregate.comparison",
@@ -48,7 +48,7 @@ _HOMES = {
     "load_model": "pregate.api",
     "load_trace": "pregate.api",
     "reproduce": "pregate.reproduction",
-    "residency": "pregate.residency",
+    "residency": "pregate.replay",
     "save_trace": "traces.storage",
     "simulate": "pregate.simulation",
     "synthesize": "pregate.api",

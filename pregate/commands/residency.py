@@ -10,8 +10,8 @@ from rich.table import Table
 
 from pregate import api, render
 from pregate.commands import options
-from pregate.residency import Residency
-from pregate.residency import residency as run_residency
+from pregate.replay import Residency
+from pregate.replay import residency as run_residency
 from traces.errors import InvalidInput
 
 

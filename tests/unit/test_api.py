@@ -168,3 +168,9 @@ def test_policies_are_compared_once_each(trace: pregate.RoutingTrace) -> None:
         pregate.compare(model, hw, trace, ["pregate", "pregate"])
     with pytest.raises(pregate.InvalidInput, match="no policies"):
         pregate.compare(model, hw, trace, [])
+
+
+def test_no_module_hides_a_function_of_the_same_name() -> None:
+    """`import pregate.x` would replace the attribute `pregate.x`."""
+    modules = {path.stem for path in (ROOT / "pregate").iterdir()}
+    assert not modules & set(pregate.__all__)
