@@ -18,6 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from hwmodels.platform import Platform
+from offload.memory import CapacityExceeded
 from offload.policies import PRESETS
 from offload.policy import Cache
 from pregate.api import synthesize
@@ -104,7 +105,7 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
-    """A row and what was predicted for it, in the row's unit."""
+    """A row and what was predicted for it, in the row's unit; NaN when the configuration does not fit the machine."""
 
     row: Row
     predicted: float
@@ -171,8 +172,14 @@ class Workbench:
         return other
 
     def predict(self, rows: Iterable[Row]) -> list[Prediction]:
-        """Predict every row. Raises `UnknownName` for an unknown model, `CapacityExceeded` for what cannot run."""
-        return [Prediction(row, self._predict(row)) for row in rows]
+        """Predict every row. Raises `UnknownName` for an unknown model."""
+        return [Prediction(row, self._predict_or_nan(row)) for row in rows]
+
+    def _predict_or_nan(self, row: Row) -> float:
+        try:
+            return self._predict(row)
+        except CapacityExceeded:
+            return math.nan
 
     def _predict(self, row: Row) -> float:
         model = load_architecture(row.model)

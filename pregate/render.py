@@ -144,8 +144,8 @@ def reproduction_tables(reproduction: Reproduction) -> list[Table]:
         rows.add_row(
             f"{name}: {rest}{cached}{tier}",
             f"{float(row['value']):.6g} {row['unit']}",
-            f"{row['predicted']:.6g}",
-            f"{100 * row['error']:+.2f} {'points' if points else '%'}",
+            "does not fit" if math.isnan(row["predicted"]) else f"{row['predicted']:.6g}",
+            "-" if math.isnan(row["error"]) else f"{100 * row['error']:+.2f} {'points' if points else '%'}",
             "yes" if row["fitted"] else "",
         )
     return [rows, accuracy_table(reproduction.accuracy())]

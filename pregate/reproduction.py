@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -59,12 +60,15 @@ class Reproduction:
     calibration: str
 
     def accuracy(self) -> list[Accuracy]:
-        """One entry a metric, then one a metric and design; rows with natural batches above 1 apart."""
+        """One entry a metric, then one a metric and design; rows with natural batches above 1 apart, rows that do
+        not fit the machine left out.
+        """
         groups: dict[str, list[Prediction]] = {}
-        for p in self.predictions:
+        fitting = [p for p in self.predictions if not math.isnan(p.predicted)]
+        for p in fitting:
             apart = ", natural batch" if p.row.natural_batch else ""
             groups.setdefault(f"{p.row.metric}{apart}", []).append(p)
-        for p in self.predictions:
+        for p in fitting:
             apart = ", natural batch" if p.row.natural_batch else ""
             groups.setdefault(f"{p.row.metric}, {p.row.design}{apart}", []).append(p)
         return [_accuracy(title, group) for title, group in groups.items()]
@@ -89,11 +93,12 @@ class Reproduction:
         return to_dataframe(self.to_dict()["rows"])
 
     def to_csv(self) -> str:
-        """The input columns plus `predicted`, in the order of the input."""
+        """The input columns plus `predicted`, in the order of the input; empty for what does not fit the machine."""
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
         writer.writerow([*COLUMNS, "predicted"])
-        writer.writerows([*p.row.cells, f"{p.predicted:.6g}"] for p in self.predictions)
+        for p in self.predictions:
+            writer.writerow([*p.row.cells, "" if math.isnan(p.predicted) else f"{p.predicted:.6g}"])
         return text.getvalue()
 
 

@@ -133,6 +133,17 @@ def test_rows_never_seen_are_predicted(tmp_path: Path, changes: dict[str, str]) 
         assert prediction.predicted <= 1
 
 
+def test_what_does_not_fit_the_machine_is_left_empty_and_the_rest_predicted(tmp_path: Path) -> None:
+    path = tmp_path / "rows.csv"
+    resident = row_text(model="switch-large-128", design="gpu_only", batch="1")
+    path.write_text(resident + row_text().splitlines()[1] + "\n")
+    result = reproduce("isca24", path)
+    cells = [line.split(",")[-1] for line in result.to_csv().splitlines()[1:]]
+    assert cells[0] == ""
+    assert float(cells[1]) > 0
+    assert [entry.n for entry in result.accuracy()] == [1, 1]
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
