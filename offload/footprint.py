@@ -12,6 +12,7 @@ from offload.execution import Execution
 from offload.memory import CapacityExceeded
 from offload.policy import Policy
 from traces.architecture import ModelArchitecture
+from traces.errors import InvalidInput
 from traces.routing import Phase, Step
 
 __all__ = ["MemoryPlan", "Workload", "measure_workload", "plan_memory"]
@@ -47,7 +48,9 @@ class MemoryPlan:
 
 
 def measure_workload(model: ModelArchitecture, steps: Iterable[Step]) -> Workload:
-    """Walk the steps once."""
+    """Walk the steps once. Raises `InvalidInput` for a prompt that is read in more than one step: only its last would
+    make a token, and a stream of steps does not say which that is.
+    """
     n_tokens = n_active = n_encoder_active = n_output = 0
     first = model.n_encoder_moe_layers
     memory: dict[int, int] = {}
@@ -64,6 +67,13 @@ def measure_workload(model: ModelArchitecture, steps: Iterable[Step]) -> Workloa
             n_memory = max(n_memory, sum(memory[s] for s in set(sequences)))
             continue
         n_active = max(n_active, _largest_union(step.experts[:, first:], model.n_experts))
+        if step.phase == Phase.PREFILL:
+            again = context.keys() & set(sequences)
+            if again:
+                raise InvalidInput(
+                    f"sequence {min(again)} is prefilled in several steps (step {step.i_step} again): chunked prefill "
+                    f"is not modelled, record or merge the prompt as one step"
+                )
         n_output += len(sequences) if step.phase == Phase.DECODE else len(set(sequences))
         running: dict[int, int] = {}
         for sequence, position in zip(sequences, step.position.tolist(), strict=True):

@@ -13,6 +13,7 @@ __all__ = [
     "decode_steps",
     "h2d_bytes",
     "moe_layer_latency_s",
+    "stall_intervals",
     "stall_s",
     "step_end_s",
     "tpot_s",
@@ -89,22 +90,28 @@ def transfer_s(timeline: Timeline) -> float:
     return _covered(timeline.start_s[moving], timeline.end_s[moving])
 
 
-def stall_s(timeline: Timeline) -> float:
-    """Time the compute lane waited for a transfer.
+def stall_intervals(timeline: Timeline) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Start and end (n,) seconds of each wait of the compute lane for a transfer.
 
     Of the idle time before an op that reads transferred experts: the part before the last of its transfers
     has landed.
     """
     schedule = timeline.schedule
+    owner = np.repeat(np.arange(len(schedule)), np.diff(schedule.dep_ptr))
+    transfers = np.isin(schedule.kind, _TRANSFERS)[schedule.dep]
+    arrivals = np.zeros(len(schedule))
+    np.maximum.at(arrivals, owner[transfers], timeline.end_s[schedule.dep[transfers]])
     compute = np.flatnonzero(schedule.lane == Lane.COMPUTE)
     free = np.concatenate([[0.0], timeline.end_s[compute][:-1]])
-    moves = np.isin(schedule.kind, _TRANSFERS)
-    owner = np.repeat(np.arange(len(schedule)), np.diff(schedule.dep_ptr))
-    arrivals = np.zeros(len(schedule))
-    transfers = moves[schedule.dep]
-    np.maximum.at(arrivals, owner[transfers], timeline.end_s[schedule.dep[transfers]])
     until = np.minimum(timeline.start_s[compute], arrivals[compute])
-    return float(np.maximum(until - free, 0.0).sum())
+    waits = until > free
+    return free[waits], until[waits]
+
+
+def stall_s(timeline: Timeline) -> float:
+    """Time the compute lane waited for a transfer: the sum of `stall_intervals`."""
+    begin_s, end_s = stall_intervals(timeline)
+    return float((end_s - begin_s).sum())
 
 
 def _covered(start_s: NDArray[np.float64], end_s: NDArray[np.float64]) -> float:

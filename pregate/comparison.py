@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from hwmodels.platform import Platform
 from offload.memory import CapacityExceeded
-from offload.ops import Lane
+from offload.ops import Lane, OpKind
 from offload.policy import Cache, Policy
 from pregate.simulation import SimulationResult, simulate, to_dataframe
 from traces.architecture import ModelArchitecture
@@ -96,8 +96,10 @@ class Comparison:
 def what_binds(result: SimulationResult) -> str:
     """What a run waits for most, in plain words, with the shares of its lanes."""
     timeline, span_s = result.timeline, result.makespan_s
-    busy = {lane: timeline.busy_s(lane) / span_s for lane in (Lane.COMPUTE, Lane.H2D, Lane.DISK, Lane.CPU)}
-    shares = f"compute busy {busy[Lane.COMPUTE]:.0%}, link {busy[Lane.H2D]:.0%}, stalled {result.stall_share:.0%}"
+    busy = {lane: timeline.busy_s(lane) / span_s for lane in (Lane.COMPUTE, Lane.H2D, Lane.DISK)}
+    fetches = timeline.schedule.kind == OpKind.FETCH
+    link = float((timeline.end_s - timeline.start_s)[fetches].sum()) / span_s
+    shares = f"compute busy {busy[Lane.COMPUTE]:.0%}, link {link:.0%}, stalled {result.stall_share:.0%}"
     if busy[Lane.DISK] > max(busy[Lane.H2D], busy[Lane.COMPUTE]):
         return f"storage reads bind it ({shares}, storage {busy[Lane.DISK]:.0%})"
     if result.stall_share > 0.5:
@@ -142,4 +144,7 @@ def compare(
         order.append(result.policy)
     if len(set(order)) < len(order):
         raise InvalidInput(f"policies {', '.join(order)}: one is given twice")
-    return Comparison(tuple(results), tuple(unfit), tuple(order), hw.describe_calibration(model.dtype.name))
+    calibration = hw.describe_calibration(model.dtype.name)
+    if any(result.calibration != hw.calibration(model.dtype.name) for result in results):
+        calibration += ", but not its storage or CPU: extrapolated"
+    return Comparison(tuple(results), tuple(unfit), tuple(order), calibration)

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
+from offload.metrics import stall_intervals
 from offload.ops import Lane, OpKind
 from offload.replay import CurveRow
 from offload.timeline import Timeline
@@ -139,10 +139,11 @@ def _draw_lanes(
                 edge = "white" if lane in (Lane.COMPUTE, Lane.H2D, Lane.DISK, Lane.CPU) else COLOURS[family]
                 axes.broken_barh(bars, (row - 0.36, 0.72), facecolors=COLOURS[family], edgecolor=edge, lw=0.5)
         if lane is Lane.COMPUTE:
-            stalls = _stalls(timeline, ops)
-            if stalls:
+            begin_s, end_s = stall_intervals(timeline)
+            shown = (end_s > start_s) & (begin_s < start_s + length_s)
+            if shown.any():
                 seen[_STALL] = None
-                bars = [((begin - start_s) * factor, (end - begin) * factor) for begin, end in stalls]
+                bars = list(zip((begin_s - start_s)[shown] * factor, (end_s - begin_s)[shown] * factor, strict=True))
                 axes.broken_barh(bars, (row - 0.3, 0.6), facecolors="none", edgecolor="#AAAAAA", hatch="////", lw=0)
     axes.set_yticks(range(len(lanes)), [_LANE_NAMES[lane] for lane in lanes])
     axes.set_ylim(len(lanes) - 0.4, -0.6)
@@ -152,15 +153,6 @@ def _draw_lanes(
     for side in ("top", "right", "left"):
         axes.spines[side].set_visible(False)
     return seen
-
-
-def _stalls(timeline: Timeline, ops: Sequence[int] | np.ndarray[Any, Any]) -> list[tuple[float, float]]:
-    """Idle stretches of the compute lane that end with an expert FFN."""
-    kinds, start_s, end_s = timeline.schedule.kind, timeline.start_s, timeline.end_s
-    pairs = pairwise(ops)
-    return [
-        (float(end_s[i]), float(start_s[j])) for i, j in pairs if kinds[j] == OpKind.EXPERTS and start_s[j] > end_s[i]
-    ]
 
 
 def expert_heat(trace: RoutingTrace) -> Figure:

@@ -69,11 +69,23 @@ def _finite(value: Any) -> Any:
 def print_rows(rows: Sequence[dict[str, Any]]) -> None:
     """CSV on standard output; the columns of the first row that has most."""
     text = io.StringIO()
+    rows = [_flat(row) for row in rows]
     columns = max((list(row) for row in rows), key=len, default=[])
     writer = csv.DictWriter(text, columns, restval="", extrasaction="ignore", lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
     sys.stdout.write(text.getvalue())
+
+
+def _flat(row: dict[str, Any]) -> dict[str, Any]:
+    """Intervals as two columns, `..._low` and `..._high`."""
+    flat: dict[str, Any] = {}
+    for key, value in row.items():
+        if "_ci95" in key:
+            flat[f"{key}_low"], flat[f"{key}_high"] = value if value is not None else ("", "")
+        else:
+            flat[key] = value
+    return flat
 
 
 def comparison_table(comparison: Comparison, title: str) -> Table:

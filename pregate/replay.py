@@ -58,5 +58,10 @@ def residency(
     """
     if isinstance(expert_bytes, int) and expert_bytes < 1:
         raise InvalidInput(f"expert_bytes = {expert_bytes} is below 1")
+    if not policies or not budgets_mib:
+        raise InvalidInput("no policies or no budgets to replay: give at least one of each, such as lru and 1000")
+    for budget in budgets_mib:
+        if not 0 < budget < 1e12:
+            raise InvalidInput(f"budget = {budget:g} MiB: it must be above 0 and finite")
     sizes = [expert_bytes] * trace.n_moe_layers if isinstance(expert_bytes, int) else expert_bytes
     return Residency(tuple(residency_curve(trace, policies, budgets_mib, expert_bytes=sizes, seed=seed)))

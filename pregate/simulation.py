@@ -15,6 +15,7 @@ from offload import metrics
 from offload.decode import Decoded, decode
 from offload.footprint import MemoryPlan, Workload, measure_workload, plan_memory
 from offload.memory import CapacityExceeded
+from offload.ops import OpKind
 from offload.policies import eviction_named, policy_named
 from offload.policy import Cache, Policy
 from offload.residency import ResidentSet
@@ -189,8 +190,20 @@ def interpret(
         timeline = recurrence.simulate(schedule, costs.issue_s, costs.duration_s)
     else:
         raise unknown_name("engine", engine, ["des", "recurrence"])
-    found = intervals(schedule, hw if with_intervals else dataclasses.replace(hw, fit=None), _uncertain(captured))
+    known = with_intervals and not _beyond_fit(captured, hw)
+    found = intervals(schedule, hw if known else dataclasses.replace(hw, fit=None), _uncertain(captured))
     return _result(captured, hw, timeline, lower_bounds(schedule, costs.issue_s, costs.duration_s), found)
+
+
+_UNFITTED = {OpKind.DISK_READ: "storage_efficiency", OpKind.CPU_EXPERT: "cpu_efficiency"}
+"""Kinds of op whose time rests on a constant of their own, which a fit may not have."""
+
+
+def _beyond_fit(captured: Captured, hw: Platform) -> bool:
+    """Whether the schedule has ops that the platform's fit, if any, never saw."""
+    kinds = captured.decoded.schedule.kind
+    fitted = hw.fit.constants if hw.fit is not None else {}
+    return any(constant not in fitted and np.any(kinds == kind) for kind, constant in _UNFITTED.items())
 
 
 def _uncertain(captured: Captured) -> dict[str, Callable[[Timeline], float]]:
@@ -225,6 +238,11 @@ def _resident_set(
     return residents
 
 
+def _calibration(captured: Captured, hw: Platform) -> str:
+    stated = hw.calibration(captured.model.dtype.name)
+    return "extrapolated" if stated == "fitted" and _beyond_fit(captured, hw) else stated
+
+
 def _result(
     captured: Captured, hw: Platform, timeline: Timeline, bounds: Bounds, found: Mapping[str, Interval | None]
 ) -> SimulationResult:
@@ -237,7 +255,7 @@ def _result(
         model=captured.model.name,
         hardware=hw.hardware,
         stack=hw.stack.name,
-        calibration=hw.calibration(captured.model.dtype.name),
+        calibration=_calibration(captured, hw),
         moe_layer_latency_s=metrics.moe_layer_latency_s(timeline, metrics.decode_steps(trace)),
         tokens_per_s=captured.workload.n_output_tokens / makespan_s,
         ttft_s=metrics.ttft_s(timeline),

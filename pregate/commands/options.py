@@ -92,6 +92,8 @@ def build_trace(
     if path is not None:
         if active is not None:
             raise InvalidInput("--active forces a synthetic trace: leave it out, or leave out --trace")
+        if (input_tokens, output_tokens, seed) != (256, 256, 0):
+            raise InvalidInput("--input-tokens, --output-tokens and --seed make a synthetic trace: leave out --trace")
         return api.load_trace(path, batch=batch if batch != 1 else None)
     return api.synthesize(model, input_tokens, output_tokens, batch, seed, n_active=active)
 

@@ -22,6 +22,7 @@ from offload.schedule import Recorder, Schedule
 from simulator import des, recurrence
 from simulator.bounds import lower_bounds
 from tests.small_models import MODELS, routing
+from traces.errors import InvalidInput
 
 Times = tuple[list[float], list[float]]
 
@@ -131,3 +132,39 @@ def test_hbm_one_byte_too_small_is_refused() -> None:
     des.simulate(decoded.schedule, costs.issue_s, costs.duration_s, peak)
     with pytest.raises(CapacityExceeded, match="bytes of HBM"):
         des.simulate(decoded.schedule, costs.issue_s, costs.duration_s, peak - 1)
+
+
+def engines(schedule: Schedule, issue_s: np.ndarray, duration_s: np.ndarray) -> list[Any]:
+    return [
+        lambda: des.simulate(schedule, issue_s, duration_s, 1 << 50),
+        lambda: recurrence.simulate(schedule, issue_s, duration_s),
+        lambda: lower_bounds(schedule, issue_s, duration_s),
+    ]
+
+
+@pytest.mark.parametrize("times", [[], [1.0, 2.0], [-1.0], [np.nan], [np.inf]])
+def test_every_interpreter_refuses_times_that_are_not(times: list[float]) -> None:
+    recorder = Recorder()
+    recorder.issue(Lane.COMPUTE, Work(OpKind.GATE), step=0)
+    schedule, good, bad = recorder.schedule(), np.zeros(1), np.array(times)
+    for issue_s, duration_s in ((good, bad), (bad, good)):
+        for engine in engines(schedule, issue_s, duration_s):
+            with pytest.raises(InvalidInput, match=r"issue_s|duration_s"):
+                engine()
+
+
+def test_giving_back_hbm_that_nobody_took_is_refused() -> None:
+    recorder = Recorder()
+    recorder.issue(Lane.H2D, Work(OpKind.FETCH), step=0, hbm_acquired=10)
+    recorder.issue(Lane.H2D, Work(OpKind.FETCH), step=0, hbm_released=11)
+    with pytest.raises(InvalidInput, match="op 1 gives back 11 bytes of HBM, ops have taken 10"):
+        des.simulate(recorder.schedule(static_bytes=100), np.zeros(1), np.ones(1), 1000)
+
+
+def test_static_bytes_beyond_hbm_are_refused() -> None:
+    with pytest.raises(CapacityExceeded, match="before the first op"):
+        des.simulate(Recorder().schedule(static_bytes=11), np.zeros(0), np.zeros(0), 10)
+
+
+def test_nothing_to_do_ends_at_once() -> None:
+    assert_agree(Recorder().schedule(), np.zeros(0), np.zeros(0))

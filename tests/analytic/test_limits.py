@@ -143,3 +143,88 @@ def test_host_bound_when_launches_cost_more_than_kernels() -> None:
     costs = price(decoded.schedule.works, hw)
     assert lower_bounds(decoded.schedule, costs.issue_s, costs.duration_s).binding in ("HOST", "critical path")
     assert timeline.busy_s(Lane.COMPUTE) < 0.05 * timeline.makespan_s
+
+
+EVEN = dataclasses.replace(MODEL, decoder=dataclasses.replace(MODEL.decoder, moe_layers=(0, 1, 2, 3), d_ff_dense=0))
+"""Every layer an MoE block: all blocks of a forward pass take the same time."""
+
+
+def kind_s(decoded: Decoded, hw: Platform, kind: OpKind, step: int | None = None) -> float:
+    """Time of all ops of `kind`, of one forward pass or all."""
+    schedule = decoded.schedule
+    mine = (schedule.kind == kind) & ((schedule.step == step) if step is not None else True)
+    return float(price(schedule.works, hw).duration_s[schedule.cost[mine]].sum())
+
+
+@pytest.mark.parametrize("bytes_per_s", [1e6, 1e8, 1e10, 1e13])
+def test_pregate_exposes_the_first_fetch_and_then_the_longer_of_block_and_transfer(bytes_per_s: float) -> None:
+    """Exactly: attention + gate, first fetch, then max(block, transfer) for each further block, last FFN, head."""
+    hw = machine(**{"link.h2d_bytes_per_s": bytes_per_s, "link.d2h_bytes_per_s": 1e30})
+    trace = one_expert(EVEN)
+    decoded, timeline = run(EVEN, trace, "pregate", hw)
+    n_blocks = EVEN.n_moe_layers
+    fetch_s = kind_s(decoded, hw, OpKind.FETCH) / (trace.n_steps * n_blocks)
+    expected_s = 0.0
+    for step in range(trace.n_steps):
+        before_s = (
+            kind_s(decoded, hw, OpKind.SELF_ATTENTION, step) + kind_s(decoded, hw, OpKind.GATE, step)
+        ) / n_blocks
+        ffn_s = kind_s(decoded, hw, OpKind.EXPERTS, step) / n_blocks
+        expected_s += before_s + fetch_s + (n_blocks - 1) * max(before_s + ffn_s, fetch_s) + ffn_s
+        expected_s += kind_s(decoded, hw, OpKind.HEAD, step)
+    assert timeline.makespan_s == pytest.approx(expected_s, rel=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("stack", "disk", "serial"),
+    [
+        ("streams", True, (OpKind.READBACK, OpKind.DISK_READ, OpKind.FETCH)),
+        ("fastertransformer", False, (OpKind.READBACK, OpKind.FETCH, OpKind.STAGE)),
+        ("fastertransformer", True, (OpKind.READBACK, OpKind.DISK_READ, OpKind.FETCH, OpKind.STAGE)),
+    ],
+)
+def test_on_demand_pays_every_stage_of_the_way_one_after_the_other(
+    stack: str, disk: bool, serial: tuple[OpKind, ...]
+) -> None:
+    hw = load_platform("a100-sxm4-80gb", stack, FREE | NO_LATENCY)
+    steps = one_expert(MODEL).steps()
+    decoded = decode(MODEL, steps, policy_named("on_demand"), hw.stack.execution, n_buffers=8, disk=disk)
+    costs = price(decoded.schedule.works, hw)
+    timeline = des.simulate(decoded.schedule, costs.issue_s, costs.duration_s, 1 << 50)
+    assert all(kind_s(decoded, hw, kind) > 0 for kind in serial)
+    expected_s = timeline.busy_s(Lane.COMPUTE) + sum(kind_s(decoded, hw, kind) for kind in serial)
+    assert timeline.makespan_s == pytest.approx(expected_s, rel=1e-12)
+
+
+def test_an_instant_link_makes_pregate_gpu_only_op_by_op() -> None:
+    """With one expert a block nothing is left of offloading but ops that take no time."""
+    hw = machine(**{"link.h2d_bytes_per_s": 1e30, "link.d2h_bytes_per_s": 1e30})
+    ends = []
+    for policy in ("gpu_only", "on_demand", "pregate"):
+        _, timeline = run(MODEL, one_expert(MODEL), policy, hw)
+        ends.append(timeline.end_s[timeline.schedule.lane == Lane.COMPUTE])
+    assert ends[1] == pytest.approx(ends[0], rel=1e-12)
+    assert ends[2] == pytest.approx(ends[0], rel=1e-12)
+
+
+def test_looking_two_blocks_ahead_evens_out_an_uneven_load() -> None:
+    """Three experts, one, three, one: what one block cannot hide two blocks can."""
+    trace = routing(EVEN, batch=3, output_tokens=4)
+    experts = np.zeros_like(trace.experts)
+    order = np.arange(trace.n_tokens, dtype=np.int16) % 3
+    experts[:, 1::2, 0] = order[:, None]
+    uneven = dataclasses.replace(trace, experts=experts)
+    _, resident = run(EVEN, uneven, "gpu_only", machine())
+    block_s = resident.makespan_s / (trace.n_steps * EVEN.n_moe_layers)
+    hw = machine(**{"link.h2d_bytes_per_s": 2.0 * EVEN.expert_bytes / block_s, "link.d2h_bytes_per_s": 1e30})
+    one, two = (run(EVEN, uneven, policy, hw)[1].makespan_s for policy in ("pregate", "pregate(2)"))
+    assert resident.makespan_s < two < one
+
+
+def test_the_host_issues_every_kernel_when_kernels_are_free() -> None:
+    """Launches one after the other, and the host waits for the last kernel of each forward pass."""
+    free = {"stack.kernel_s": 1e-30, "accelerator.hbm_bytes_per_s": 1e30, "accelerator.peak_flop_per_s.fp32": 1e30}
+    hw = machine(**free | {"stack.launch_s": 1e-3})
+    decoded, timeline = run(MODEL, routing(MODEL), "gpu_only", hw)
+    n_launches = sum(hw.stack.launches.get(OpKind(int(kind)), 0) for kind in decoded.schedule.kind)
+    assert timeline.makespan_s == pytest.approx(n_launches * 1e-3, rel=1e-12)

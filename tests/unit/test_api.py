@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import hwmodels
@@ -89,6 +91,21 @@ def test_intervals_hold_the_prediction_and_need_a_fit(trace: pregate.RoutingTrac
     assert (claimed.calibration, claimed.tokens_per_s_ci95) == ("claimed", None)
 
 
+def test_storage_that_no_fit_saw_is_extrapolated(trace: pregate.RoutingTrace) -> None:
+    model, hw = pregate.load_model("switch-base-8"), pregate.load_hardware("a100-sxm4-80gb")
+    result = pregate.simulate(model, hw, trace, "on_demand", expert_tier="ssd")
+    assert (result.calibration, result.tokens_per_s_ci95) == ("extrapolated", None)
+    assert "extrapolated" in pregate.compare(model, hw, trace, ["on_demand"], expert_tier="ssd").calibration
+
+
+def test_a_prompt_read_in_several_steps_is_refused() -> None:
+    model = pregate.load_model("olmoe-1b-7b")
+    whole = pregate.synthesize(model, 8, 3)
+    chunked = dataclasses.replace(whole, step=np.where(whole.phase == 0, whole.position // 2, whole.step + 3))
+    with pytest.raises(pregate.InvalidInput, match="chunked prefill"):
+        pregate.simulate(model, pregate.load_hardware("rtx-4090"), chunked)
+
+
 def test_both_engines_give_the_same_figures(trace: pregate.RoutingTrace) -> None:
     model, hw = pregate.load_model("switch-base-8"), pregate.load_hardware("a100-sxm4-80gb")
     for policy in ("gpu_only", "on_demand", "prefetch_all", "pregate", "pregate(2)+lru:0.3"):
@@ -145,6 +162,11 @@ def test_residency_is_rows_a_frame_and_csv(trace: pregate.RoutingTrace) -> None:
     assert found.to_dataframe()["hit_pct_cum"].between(0, 100).all()
     with pytest.raises(pregate.InvalidInput, match="expert_bytes"):
         pregate.residency(trace, ["lru"], [20])
+    for budget in (0, -1, float("nan"), float("inf")):
+        with pytest.raises(pregate.InvalidInput, match="budget = "):
+            pregate.residency(trace, ["lru"], [budget], expert_bytes=1)
+    with pytest.raises(pregate.InvalidInput, match="no policies"):
+        pregate.residency(trace, [], [20], expert_bytes=1)
     with pytest.raises(pregate.InvalidInput, match="expert_bytes = 0"):
         pregate.residency(trace, ["lru"], [20], expert_bytes=0)
 

@@ -87,3 +87,50 @@ def test_shared_experts_and_gated_matrices_are_counted() -> None:
     both = work.experts_work(qwen, [1] * 4, 1)
     assert routed.weight_bytes == pytest.approx(4 * qwen.expert_bytes, rel=0.01)
     assert both.weight_bytes - routed.weight_bytes == pytest.approx(2 * qwen.shared_expert_params, rel=0.01)
+
+
+def test_a_format_without_any_rate_offers_only_what_can_be_set() -> None:
+    model = load_architecture("mixtral-8x7b").with_dtype("mxfp4")
+    with pytest.raises(InvalidInput, match="states no mxfp4 rate") as caught:
+        price([work.experts_work(model, [1])], load_platform("h100-sxm"))
+    assert "--set" not in str(caught.value)
+
+
+def test_gates_head_and_kv_cache_are_in_the_activation_format() -> None:
+    """DeepSeek-V3: fp8 matrices, everything else bf16; the latent and the shared key are 576 numbers a token."""
+    model = load_architecture("deepseek-v3")
+    assert (model.dtype.name, model.stored_activation_dtype.name) == ("fp8", "bf16")
+    gate, head = work.gate_work(model, 1), work.head_work(model, 1)
+    assert (gate.dtype, gate.weight_bytes) == ("bf16", 2 * 7168 * 256)
+    assert (head.dtype, head.weight_bytes) == ("bf16", 2 * 7168 * 129280)
+    attention = work.self_attention_work(model, model.decoder, 1, 1000, 1000)
+    assert attention.hbm_bytes == 1000 * 576 * 2
+    assert attention.weight_bits == 8
+
+
+def test_one_expert_and_four_cost_the_same_and_five_another_wave() -> None:
+    """In plain numbers: 108 multiprocessors of 1 TFLOP/s; 24 tiles an expert up (25.165824 us a wave), 6 down (four
+    times as deep), 4 kernels of 1 us.
+    """
+    hw = load_platform(
+        "a100-sxm4-80gb",
+        "fastertransformer",
+        {
+            "accelerator.peak_flop_per_s.fp32": 108e12,
+            "accelerator.n_sm": 108,
+            "accelerator.hbm_bytes_per_s": 1e15,
+            "stack.gemm_efficiency": 1.0,
+            "stack.kernel_s": 1e-6,
+        },
+    )
+    one, four, five = price([work.experts_work(SWITCH, [1] * n) for n in (1, 4, 5)], hw).duration_s.tolist()
+    assert one == four == pytest.approx(129.82912e-6, rel=1e-12)
+    assert five == pytest.approx(154.994944e-6, rel=1e-12)
+
+
+def test_a_grouped_gemm_is_never_faster_than_reading_its_weights() -> None:
+    hw = load_platform("a100-sxm4-80gb", "fastertransformer", {"accelerator.hbm_bytes_per_s": 1e9})
+    what = work.experts_work(SWITCH, [1] * 3)
+    fixed = hw.stack.launches[OpKind.EXPERTS] * hw.constant("kernel_s")
+    reading_s = 3 * 18_874_368 / (1e9 * hw.constant("hbm_efficiency"))
+    assert price([what], hw).duration_s[0] == pytest.approx(fixed + reading_s, rel=1e-12)

@@ -43,6 +43,8 @@ def test_every_op_is_a_slice_on_the_track_of_its_lane(
         busy[event["tid"]] += event["dur"]
     names = {e["tid"]: e["args"]["name"] for e in events if e["ph"] == "M" and e["name"] == "thread_name"}
     by_name = {names[tid]: total for tid, total in busy.items()}
+    copied = [event["args"]["bytes"] for event in slices if event["cat"] == "fetch"]
+    assert sum(copied) == result.h2d_bytes > 0
     assert by_name["compute"] == pytest.approx(result.timeline.busy_s(Lane.COMPUTE) * 1e6, rel=1e-3)
 
 

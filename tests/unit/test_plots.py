@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 
 import pregate
+from offload.metrics import stall_intervals
+from pregate import plots
 from pregate.plots import expert_heat, gantt, locality, residency_curves
 from traces.errors import InvalidFile, InvalidInput
 
@@ -29,6 +31,18 @@ def test_a_gantt_chart_has_a_panel_a_timeline_on_one_time_scale(results: pregate
     assert {"expert FFN", "fetch", "waiting for experts"} <= labels
     assert path.read_bytes().startswith(b"\x89PNG")
     assert [p.name for p in tmp_path.iterdir()] == ["out.png"]
+
+
+def test_hatched_on_the_compute_lane_is_what_the_metric_calls_a_stall(results: pregate.Comparison) -> None:
+    stalled = [result for result in results if result.stall_s > 0]
+    assert len(stalled) == 2
+    for result in stalled:
+        begin_s, end_s = stall_intervals(result.timeline)
+        assert (end_s - begin_s).sum() == pytest.approx(result.stall_s)
+        figure = gantt({result.policy: result.timeline}, step=1, span_s=result.makespan_s)
+        hatched = [bars for bars in figure.axes[0].collections if bars.get_hatch()]
+        in_view = end_s > plots._window(result.timeline, 1)[0]
+        assert sum(len(bars.get_paths()) for bars in hatched) == in_view.sum()
 
 
 def test_what_cannot_be_drawn_is_one_clear_line(results: pregate.Comparison, tmp_path: Path) -> None:

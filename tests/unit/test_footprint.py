@@ -1,0 +1,136 @@
+"""HBM before the first expert, by hand; and how many expert slots a policy is granted."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from offload.execution import EXECUTIONS
+from offload.footprint import MemoryPlan, Workload, measure_workload, plan_memory
+from offload.memory import CapacityExceeded
+from offload.policies import policy_named
+from offload.policies.pregate import pregate
+from tests.small_models import MODELS, decoder_only, routing
+from traces.architecture import DTYPES, ModelArchitecture
+from traces.routing import Provenance, RoutingTrace, rebatch
+
+STREAMS, RELEASED = EXECUTIONS["streams"], EXECUTIONS["fastertransformer"]
+DECODER, SWITCH = MODELS["decoder-only"], MODELS["encoder-decoder"]
+WORKLOAD = Workload(
+    n_cached_tokens=10, n_memory_tokens=0, n_tokens=4, n_context=5, n_active=3, n_encoder_active=0,
+    n_output_tokens=6, n_sequences=2,
+)  # fmt: skip
+
+
+def plan(model: ModelArchitecture, policy: str, hbm_bytes: int, workload: Workload = WORKLOAD) -> MemoryPlan:
+    return plan_memory(model, workload, policy_named(policy), STREAMS, hbm_bytes=hbm_bytes, reserve_bytes=100)
+
+
+def static_bytes(model: ModelArchitecture) -> int:
+    return plan(model, "on_demand", 1 << 40).static_bytes
+
+
+def test_the_workload_of_one_sequence() -> None:
+    """Four prompt tokens, then four of five outputs by decoding: the first is the prefill's."""
+    found = measure_workload(DECODER, routing(DECODER).steps())
+    assert found.n_cached_tokens == found.n_context == 8
+    assert (found.n_memory_tokens, found.n_encoder_active) == (0, 0)
+    assert found.n_tokens == 4
+    assert (found.n_output_tokens, found.n_sequences) == (5, 1)
+
+
+def test_the_workload_of_a_batch_with_an_encoder() -> None:
+    found = measure_workload(SWITCH, routing(SWITCH, batch=3).steps())
+    assert found.n_cached_tokens == 3 * 5
+    assert found.n_memory_tokens == 3 * 4
+    assert found.n_tokens == 3 * 4
+    assert (found.n_output_tokens, found.n_sequences) == (15, 3)
+
+
+def test_encoder_outputs_count_while_their_sequence_still_decodes() -> None:
+    """The second prompt is read while the first sequence is being decoded: both memories are alive."""
+    place = [
+        (0, 0, 0, 0),
+        (0, 1, 0, 0),
+        (0, 0, 1, 1),
+        (1, 0, 0, 2),
+        (1, 1, 0, 2),
+        (1, 2, 0, 2),
+        (0, 1, 1, 3),
+        (1, 0, 1, 3),
+    ]
+    sequence, position, phase, step = np.array(place, np.int32).T
+    experts = np.zeros((len(place), SWITCH.n_moe_layers, 1), np.int16)
+    trace = RoutingTrace(
+        experts, sequence, position, phase.astype(np.int8), step, SWITCH.n_experts, Provenance("small", "a test")
+    )
+    assert measure_workload(SWITCH, trace.steps()).n_memory_tokens == 5
+
+
+def test_sequences_run_one_by_one_do_not_share_the_cache() -> None:
+    found = measure_workload(DECODER, rebatch(routing(DECODER, batch=2), 1).steps())
+    assert found.n_cached_tokens == 8
+    assert found.n_sequences == 2
+
+
+def test_static_bytes_by_hand() -> None:
+    """Weights + 10 cached tokens + activations of 4 tokens: 14 rows of 32, two hidden rows of top-2 experts of 48."""
+    kv_bytes = 10 * 4 * (2 * 2 * 8) * 4  # 4 layers, keys and values of 2 heads of 8, fp32
+    activation_bytes = 4 * (14 * 32 + 2 * 96) * 4
+    assert static_bytes(DECODER) == DECODER.non_expert_bytes + kv_bytes + activation_bytes + 100
+
+
+def test_the_released_stack_stores_scores_and_splits_a_weight_buffer() -> None:
+    released = plan_memory(
+        DECODER, WORKLOAD, policy_named("on_demand"), RELEASED, hbm_bytes=1 << 40, reserve_bytes=100
+    ).static_bytes
+    buffer_bytes = DECODER.n_experts * DECODER.expert_bytes // 2
+    activation_bytes = 4 * (14 * 32 + 2 * 96 + 5 * 4) * 4
+    assert released == DECODER.non_expert_bytes + buffer_bytes + activation_bytes + 100
+
+
+def test_a_model_of_small_weights_keeps_its_activations_wide() -> None:
+    """fp8 weights do not halve a bf16 KV cache."""
+    wide = dataclasses.replace(DECODER, dtype=DTYPES["bf16"], expert_dtype=DTYPES["bf16"])
+    narrow = dataclasses.replace(wide, dtype=DTYPES["fp8"], activation_dtype=DTYPES["bf16"])
+    outside = [static_bytes(model) - model.non_expert_bytes for model in (wide, narrow)]
+    assert outside[0] == outside[1]
+
+
+@pytest.mark.parametrize(
+    ("policy", "minimum", "full"),
+    [("on_demand", 3, 3), ("pregate", 3, 6), ("pregate(2)", 3, 9), ("prefetch_all", 6, 12), ("pregate+lru:4", 7, 10)],
+)
+def test_slots_are_granted_up_to_full_overlap_and_refused_below_the_least(policy: str, minimum: int, full: int) -> None:
+    base, slot = static_bytes(DECODER), DECODER.expert_bytes
+    n_cached = 4 if "lru" in policy else 0
+    for n_fit, granted in ((minimum, minimum), (full, full), (full + 5, full)):
+        assert plan(DECODER, policy, base + n_fit * slot) == MemoryPlan(base, granted - n_cached, n_cached)
+    if full > minimum:
+        assert plan(DECODER, policy, base + full * slot - 1).n_buffers == full - 1 - n_cached
+    with pytest.raises(CapacityExceeded, match="GB of HBM, there are") as caught:
+        plan(DECODER, policy, base + minimum * slot - 1)
+    assert ("--cache" if n_cached else "--hbm") in str(caught.value)
+
+
+def test_gpu_only_needs_every_expert() -> None:
+    needed = static_bytes(DECODER) + 3 * 6 * DECODER.expert_bytes
+    assert plan(DECODER, "gpu_only", needed) == MemoryPlan(needed, 0, 0)
+    with pytest.raises(CapacityExceeded, match=r"gpu_only needs .* try an offloading policy"):
+        plan(DECODER, "gpu_only", needed - 1)
+
+
+def test_an_encoder_with_larger_unions_gets_its_slots() -> None:
+    """On demand it needs one block's experts; pre-gated as well, twice as many overlap."""
+    busy = dataclasses.replace(WORKLOAD, n_active=1, n_encoder_active=5, n_memory_tokens=4)
+    for encoder, granted in (("on_demand", 5), ("same", 10)):
+        policy = pregate(encoder=encoder)  # type: ignore[arg-type]
+        found = plan_memory(SWITCH, busy, policy, STREAMS, hbm_bytes=1 << 40, reserve_bytes=0)
+        assert found.n_buffers == granted
+
+
+def test_a_cache_ratio_is_of_the_decoders_experts() -> None:
+    assert plan(SWITCH, "on_demand+lru:0.2", 1 << 40).n_cache_slots == round(3 * 5 * 0.2)
+    assert plan(decoder_only(), "on_demand+lru:0.5", 1 << 40).n_cache_slots == 9

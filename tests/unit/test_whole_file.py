@@ -1,0 +1,60 @@
+"""Files are written whole or not at all, and nothing but regular files is replaced."""
+
+from __future__ import annotations
+
+import os
+import stat
+from pathlib import Path
+
+import pytest
+
+from traces.errors import InvalidFile
+from traces.whole_file import whole_file
+
+
+def fail_halfway(path: Path) -> None:
+    path.write_text("half")
+    raise KeyError(path)
+
+
+def test_a_failure_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
+    path = tmp_path / "out"
+    path.write_text("old")
+    with pytest.raises(KeyError), whole_file(path) as partial:
+        fail_halfway(partial)
+    assert path.read_text() == "old"
+    assert [entry.name for entry in tmp_path.iterdir()] == ["out"]
+
+
+def test_a_link_is_followed_and_stays(tmp_path: Path) -> None:
+    target, link = tmp_path / "target", tmp_path / "link"
+    target.write_text("old")
+    link.symlink_to(target)
+    with whole_file(link) as partial:
+        partial.write_text("new")
+    assert link.is_symlink()
+    assert target.read_text() == "new"
+
+
+def test_what_is_not_a_regular_file_is_left_alone(tmp_path: Path) -> None:
+    fifo = tmp_path / "fifo"
+    os.mkfifo(fifo)
+    for path in (fifo, tmp_path):
+        with pytest.raises(InvalidFile, match="not a regular file"), whole_file(path) as partial:
+            partial.write_text("x")
+    assert stat.S_ISFIFO(fifo.stat().st_mode)
+
+
+@pytest.mark.parametrize("name", ["no/such/folder/x", "a" * 300])
+def test_a_path_that_cannot_be_is_one_clear_line(tmp_path: Path, name: str) -> None:
+    with pytest.raises(InvalidFile, match="cannot be written"), whole_file(tmp_path / name) as partial:
+        partial.write_text("x")
+
+
+def test_others_may_read_what_the_mask_allows(tmp_path: Path) -> None:
+    path = tmp_path / "out"
+    with whole_file(path) as partial:
+        partial.touch(mode=0o600)
+    umask = os.umask(0)
+    os.umask(umask)
+    assert stat.S_IMODE(path.stat().st_mode) == 0o666 & ~umask
