@@ -129,7 +129,7 @@ class ExpertMemory:
         """
         for expert, held in self._held.pop(layer, {}).items():
             reader_here = reader if expert in used or held.ready < 0 else held.ready
-            self._reader[held.slot] = reader_here
+            self._reader[held.slot] = max(reader_here, self._reader.get(held.slot, -1))
             if held.transient:
                 self._free.append(held.slot)
                 if expert not in used:
