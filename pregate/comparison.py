@@ -10,7 +10,7 @@ from hwmodels.platform import Platform
 from offload.memory import CapacityExceeded
 from offload.ops import Lane, OpKind
 from offload.policy import Cache, Policy
-from pregate.simulation import SimulationResult, simulate, to_dataframe
+from pregate.simulation import SimulationResult, describe_calibration, simulate, to_dataframe
 from traces.architecture import ModelArchitecture
 from traces.errors import InvalidInput
 from traces.routing import RoutingTrace
@@ -144,7 +144,4 @@ def compare(
         order.append(result.policy)
     if len(set(order)) < len(order):
         raise InvalidInput(f"policies {', '.join(order)}: one is given twice")
-    calibration = hw.describe_calibration(model.dtype.name)
-    if any(result.calibration != hw.calibration(model.dtype.name) for result in results):
-        calibration += ", but not its storage or CPU: extrapolated"
-    return Comparison(tuple(results), tuple(unfit), tuple(order), calibration)
+    return Comparison(tuple(results), tuple(unfit), tuple(order), describe_calibration(hw, model, results))

@@ -18,8 +18,8 @@ from pregate.reproduction import Accuracy, Reproduction
 from pregate.simulation import SimulationResult
 
 __all__ = [
-    "Format",
     "comparison_table",
+    "print_data",
     "print_json",
     "print_rows",
     "print_table",
@@ -27,9 +27,6 @@ __all__ = [
     "result_table",
     "si",
 ]
-
-Format = str
-"""`table`, `json` or `csv`."""
 
 
 def si(value: float, unit: str) -> str:
@@ -56,6 +53,15 @@ def print_table(table: Table) -> None:
 def print_json(value: Any) -> None:
     """JSON on standard output; what is not a number is null."""
     print(json.dumps(_finite(value), indent=2))
+
+
+def print_data(format: str, document: Any, rows: Sequence[dict[str, Any]]) -> bool:
+    """Print `document` as JSON or `rows` as CSV, as `format` says; False, and nothing, when it asks for a table."""
+    if format == "json":
+        print_json(document)
+    elif format == "csv":
+        print_rows(rows)
+    return format in ("json", "csv")
 
 
 def _finite(value: Any) -> Any:

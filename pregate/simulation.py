@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -30,7 +30,7 @@ from traces.routing import Phase, RoutingTrace
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["Captured", "SimulationResult", "capture", "interpret", "simulate", "to_dataframe"]
+__all__ = ["Captured", "SimulationResult", "capture", "describe_calibration", "interpret", "simulate", "to_dataframe"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -241,6 +241,13 @@ def _resident_set(
 def _calibration(captured: Captured, hw: Platform) -> str:
     stated = hw.calibration(captured.model.dtype.name)
     return "extrapolated" if stated == "fitted" and _beyond_fit(captured, hw) else stated
+
+
+def describe_calibration(hw: Platform, model: ModelArchitecture, results: Sequence[SimulationResult]) -> str:
+    """What the results of one comparison rest on, in plain words."""
+    dtype = model.dtype.name
+    beyond = any(result.calibration != hw.calibration(dtype) for result in results)
+    return hw.describe_calibration(dtype) + (", but not its storage or CPU: extrapolated" if beyond else "")
 
 
 def _result(

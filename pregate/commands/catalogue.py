@@ -42,22 +42,19 @@ def list_models(context: typer.Context, format: options.OutputFormat = options.F
                 "dtype": model.expert_dtype.name,
             }
         )
-    if format is options.Format.json:
-        render.print_json(rows)
-    elif format is options.Format.csv:
-        render.print_rows(rows)
-    else:
-        table = Table()
-        for column in rows[0]:
-            table.add_column(column, justify="left" if column in ("model", "dtype") else "right")
-        for row in rows:
-            shown = row | {
-                "total_params": f"{row['total_params'] / 1e9:.2f} B",
-                "active_params": f"{row['active_params'] / 1e9:.2f} B",
-                "expert_bytes": render.si(float(row["expert_bytes"]), "B"),
-            }
-            table.add_row(*map(str, shown.values()))
-        render.print_table(table)
+    if render.print_data(format, rows, rows):
+        return
+    table = Table()
+    for column in rows[0]:
+        table.add_column(column, justify="left" if column in ("model", "dtype") else "right")
+    for row in rows:
+        shown = row | {
+            "total_params": f"{row['total_params'] / 1e9:.2f} B",
+            "active_params": f"{row['active_params'] / 1e9:.2f} B",
+            "expert_bytes": render.si(float(row["expert_bytes"]), "B"),
+        }
+        table.add_row(*map(str, shown.values()))
+    render.print_table(table)
 
 
 @models.command("show")
@@ -89,11 +86,7 @@ def list_hardware(context: typer.Context, format: options.OutputFormat = options
                 "fitted_stacks": " ".join(fitted),
             }
         )
-    if format is options.Format.json:
-        render.print_json(rows)
-        return
-    if format is options.Format.csv:
-        render.print_rows(rows)
+    if render.print_data(format, rows, rows):
         return
     table = Table()
     for column in rows[0]:
@@ -124,11 +117,7 @@ def show_hardware(name: Name, stack: options.Stack = None, format: options.Outpu
             low, high = fitted.ci95
             row |= {"value": fitted.value, "source": f"fitted: {platform.fit.name}, 95 % {low:.3g} to {high:.3g}"}
         rows.append(row)
-    if format is options.Format.json:
-        render.print_json(rows)
-        return
-    if format is options.Format.csv:
-        render.print_rows(rows)
+    if render.print_data(format, rows, rows):
         return
     table = Table(title=f"{platform.hardware} ({platform.stack.name})", title_justify="left")
     for column in rows[0]:

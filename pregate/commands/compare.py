@@ -49,12 +49,9 @@ def compare(
         comparison = run_compare(
             architecture, machine, workload, chosen, cache=options.build_cache(cache), expert_tier=tier, progress=update
         )
-    if format is options.Format.json:
-        render.print_json(comparison.to_dict())
-        return
-    if format is options.Format.csv:
-        document = comparison.to_dict()
-        render.print_rows(document["results"] + [row | {"fits": False} for row in document["does_not_fit"]])
+    document = comparison.to_dict()
+    unfit = [row | {"fits": False} for row in document["does_not_fit"]]
+    if render.print_data(format, document, document["results"] + unfit):
         return
     title = f"{architecture.name} on {machine.hardware} ({machine.stack.name}), batch {max(workload.batch, 1)}"
     render.print_table(render.comparison_table(comparison, title))

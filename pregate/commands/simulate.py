@@ -9,6 +9,7 @@ import typer
 
 from pregate import render
 from pregate.commands import options
+from pregate.simulation import describe_calibration
 from pregate.simulation import simulate as run_simulate
 
 
@@ -60,13 +61,9 @@ def simulate(
 
             update(f"drawing {gantt}")
             draw({result.policy: result.timeline}, gantt)
-    if format is options.Format.json:
-        render.print_json(result.to_dict())
-    elif format is options.Format.csv:
-        render.print_rows([result.to_dict()])
-    else:
+    if not render.print_data(format, result.to_dict(), [result.to_dict()]):
         render.print_table(render.result_table(result))
-        print(f"Machine constants: {machine.describe_calibration(architecture.dtype.name)}.")
+        print(f"Machine constants: {describe_calibration(machine, architecture, [result])}.")
     for path in (timeline, gantt):
         if path is not None:
             typer.echo(f"wrote {path}", err=True)

@@ -85,11 +85,7 @@ def fit(trace: TraceArgument, seed: options.Seed = 0, format: options.OutputForm
     with options.spinner("fitting"):
         fitted = fit_dials(api.load_trace(trace), np.random.default_rng(seed))
     document = fitted.to_dict()
-    if format is options.Format.json:
-        render.print_json(document)
-        return
-    if format is options.Format.csv:
-        render.print_rows(document["comparisons"])
+    if render.print_data(format, document, document["comparisons"]):
         return
     dials = document["dials"]
     exponents = np.atleast_1d(dials.pop("zipf_exponent"))
@@ -116,11 +112,7 @@ def stats(trace: TraceArgument, format: options.OutputFormat = options.Format.ta
     """
     with options.spinner("counting"):
         document = trace_statistics(api.load_trace(trace)).to_dict()
-    if format is options.Format.json:
-        render.print_json(document)
-        return
-    if format is options.Format.csv:
-        render.print_rows([_flat(layer) for layer in document["load"]])
+    if render.print_data(format, document, [_flat(layer) for layer in document["load"]]):
         return
     for key in ("n_tokens", "n_decode_tokens", "n_sequences", "n_moe_layers", "n_experts", "top_k"):
         print(f"{key}: {document[key]}")

@@ -70,6 +70,13 @@ def test_simulate_writes_timeline_and_gantt(run: Run, tmp_path: Path) -> None:
     assert gantt.read_bytes().startswith(b"\x89PNG")
 
 
+def test_storage_is_not_called_fitted(run: Run) -> None:
+    _, out, _ = run("simulate", *SMALL, "--tier", "ssd")
+    assert "but not its storage or CPU: extrapolated" in out
+    _, out, _ = run("simulate", *SMALL)
+    assert "extrapolated" not in out
+
+
 def test_trace_synth_stats_fit_and_residency(run: Run, tmp_path: Path) -> None:
     path = str(tmp_path / "t.safetensors")
     assert run("trace", "synth", "switch-base-8", "--output-tokens", "64", "--repeat", "0.4", "-o", path)[0] == 0
