@@ -1,4 +1,4 @@
-"""The cost model: what an op asks of a machine (`Work`) becomes seconds on a platform.
+"""The cost model: what an op asks of a machine (`Work`) becomes seconds, on one platform or on many at once.
 
 Kernels by a roofline whose efficiencies the stack (claimed) or a fit (measured) owns; grouped expert GEMMs by
 whole waves of output tiles; copies by latency + bytes / bandwidth; host time by launches and waits.
@@ -9,135 +9,188 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from hwmodels.figures import Figures, Number, figures_of
 from hwmodels.platform import Platform
-from hwmodels.spec import PEAK_DTYPES
 from offload.ops import Gemm, OpKind, Work
-from traces.errors import InvalidInput
 
-__all__ = ["Costs", "price"]
+__all__ = ["Costs", "Parts", "parts_of", "price", "price_figures"]
+
+_COPIES = (OpKind.FETCH, OpKind.STAGE, OpKind.READBACK)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Costs:
-    """Seconds by row of a schedule's works, each (n_works,): `issue_s` on the host, `duration_s` on the lane."""
+    """Seconds by row of a schedule's works, each (n_works,), or (n_works, n_machines) for many machines.
+
+    `issue_s`: host time to issue the op. `duration_s`: time it holds its lane when nothing else runs; of it `link_s`
+    moves bytes over the link and `hbm_s` is what its HBM traffic would take at full bandwidth, at most the whole (0
+    when not given): what machines that share either need to know. FIFO lanes read the first two only.
+    """
 
     issue_s: NDArray[np.float64]
     duration_s: NDArray[np.float64]
+    link_s: NDArray[np.float64] = field(default_factory=lambda: np.zeros(0))
+    hbm_s: NDArray[np.float64] = field(default_factory=lambda: np.zeros(0))
+
+    def __post_init__(self) -> None:
+        for name in ("link_s", "hbm_s"):
+            if not getattr(self, name).size:
+                object.__setattr__(self, name, np.zeros_like(self.duration_s))
+
+
+class Parts(NamedTuple):
+    """Where the duration of an op goes; the parts sum to it. Each a float or (n_machines,).
+
+    `fixed_s`: kernels beyond their roofline, copy latency, waits; `compute_s`: arithmetic; `hbm_s`: HBM traffic that
+    nothing hides; `link_s`: bytes over the link; `disk_s`: bytes from storage; `dram_s`: bytes from host memory.
+    """
+
+    fixed_s: Number = 0.0
+    compute_s: Number = 0.0
+    hbm_s: Number = 0.0
+    link_s: Number = 0.0
+    disk_s: Number = 0.0
+    dram_s: Number = 0.0
+
+    @property
+    def total_s(self) -> Number:
+        """The duration."""
+        return self.fixed_s + self.compute_s + self.hbm_s + self.link_s + self.disk_s + self.dram_s
 
 
 def price(works: Sequence[Work], platform: Platform) -> Costs:
     """Price every work on `platform`. Raises `InvalidInput` for a dtype the accelerator has no peak rate for."""
-    return Costs(
-        np.array([_issue_s(work, platform) for work in works], dtype=np.float64),
-        np.array([_duration_s(work, platform) for work in works], dtype=np.float64),
-    )
+    return price_figures(works, figures_of(platform))
 
 
-def _issue_s(work: Work, platform: Platform) -> float:
-    if work.kind in (OpKind.FETCH, OpKind.STAGE, OpKind.READBACK):
-        return platform.constant("copy_issue_s")
-    return platform.stack.launches.get(work.kind, 0) * platform.constant("launch_s")
+def price_figures(works: Sequence[Work], figures: Figures, n_machines: int | None = None) -> Costs:
+    """Price every work on one machine, (n_works,), or on the `n_machines` that `figures` has arrays for, (n_works, n).
+
+    The same arithmetic in the same order for one and for many: the same seconds to the last bit.
+    """
+    shape = (len(works),) if n_machines is None else (len(works), n_machines)
+    kind = np.result_type(np.float64, *(np.asarray(value).dtype for value in figures.values.values()))
+    issue, duration, link, hbm = (np.zeros(shape, dtype=kind) for _ in range(4))
+    for i, work in enumerate(works):
+        parts = parts_of(work, figures)
+        issue[i], duration[i], link[i] = _issue_s(work, figures), parts.total_s, parts.link_s
+        hbm[i] = _hbm_traffic_s(work, figures)
+    return Costs(issue, duration, link, np.minimum(hbm, duration))
 
 
-def _duration_s(work: Work, platform: Platform) -> float:
-    machine, constant = platform.machine, platform.constant
+def parts_of(work: Work, figures: Figures) -> Parts:
+    """The duration of `work` by what it is spent on."""
+    constant = figures.stack_constant
     match work.kind:
         case OpKind.FETCH:
-            rate = machine.link.h2d_bytes_per_s * constant("link_efficiency")
-            return _copy_latency_s(platform) + work.copy_bytes / rate
+            return Parts(figures.copy_latency_s, link_s=work.copy_bytes / figures.link_bytes_per_s("h2d"))
         case OpKind.READBACK:
-            rate = machine.link.d2h_bytes_per_s * constant("link_efficiency")
-            return _copy_latency_s(platform) + work.copy_bytes / rate
-        case OpKind.STAGE:  # read and written
-            moved_s = 2 * work.copy_bytes / _hbm_bytes_per_s(platform)
-            return platform.stack.launches[OpKind.STAGE] * constant("kernel_s") + moved_s
+            return Parts(figures.copy_latency_s, link_s=work.copy_bytes / figures.link_bytes_per_s("d2h"))
+        case OpKind.STAGE:
+            fixed_s = figures.stack.launches[OpKind.STAGE] * constant("kernel_s")
+            return Parts(fixed_s, hbm_s=_hbm_traffic_s(work, figures))
         case OpKind.DISK_READ:
-            rate = machine.storage.read_bytes_per_s * constant("storage_efficiency")
-            return (machine.storage.read_latency_s or 0.0) + work.copy_bytes / rate
+            rate = figures["storage.read_bytes_per_s"] * constant("storage_efficiency")
+            return Parts(figures.values.get("storage.read_latency_s", 0.0), disk_s=work.copy_bytes / rate)
         case OpKind.WAIT:
-            return constant("sync_s")
+            return Parts(constant("sync_s"))
         case OpKind.STEP:
-            return constant("step_s")
+            return Parts(constant("step_s"))
         case OpKind.CPU_EXPERT:
-            return _cpu_s(work, platform)
+            return _cpu_parts(work, figures)
         case _:
-            return _kernels_s(work, platform)
+            return _kernel_parts(work, figures)
 
 
-def _copy_latency_s(platform: Platform) -> float:
-    """Fixed time of a copy over the link: the link's where it has one (or the user set one), else the stack's."""
-    stated = platform.machine.link.copy_latency_s
-    return platform.constant("copy_latency_s") if stated is None else stated
+def _issue_s(work: Work, figures: Figures) -> Number:
+    if work.kind in _COPIES:
+        return figures.stack_constant("copy_issue_s")
+    return figures.stack.launches.get(work.kind, 0) * figures.stack_constant("launch_s")
 
 
-def _hbm_bytes_per_s(platform: Platform) -> float:
-    return platform.machine.accelerator.hbm_bytes_per_s * platform.constant("hbm_efficiency")
+def _hbm_traffic_s(work: Work, figures: Figures) -> Number:
+    """What the op's HBM traffic takes at the full rate; a copy within HBM is read and written."""
+    match work.kind:
+        case OpKind.STAGE:
+            moved: float = 2 * work.copy_bytes
+        case OpKind.FETCH | OpKind.READBACK:
+            moved = work.copy_bytes
+        case OpKind.WAIT | OpKind.STEP | OpKind.DISK_READ | OpKind.CPU_EXPERT:
+            return 0.0
+        case _:
+            moved = work.weight_bytes + work.hbm_bytes
+    return moved / figures.hbm_bytes_per_s
 
 
-def _flop_per_s(dtype: str, platform: Platform) -> float:
-    peaks = platform.machine.accelerator.peak_flop_per_s
-    if dtype not in peaks:
-        settable = f", or --set accelerator.peak_flop_per_s.{dtype}=..." if dtype in PEAK_DTYPES else ""
-        raise InvalidInput(
-            f"{platform.machine.accelerator.name} states no {dtype} rate (it has {', '.join(sorted(peaks))}): "
-            f"choose another dtype{settable}"
-        )
-    return peaks[dtype] * platform.constant("gemm_efficiency")
-
-
-def _kernels_s(work: Work, platform: Platform) -> float:
+def _kernel_parts(work: Work, figures: Figures) -> Parts:
     """Kernels of one op run one after the other: fixed time each, then the roofline of each GEMM.
 
     Traffic and arithmetic outside the GEMMs (KV cache, attention scores) overlap each other.
     """
-    rate, bandwidth = _flop_per_s(work.dtype, platform), _hbm_bytes_per_s(platform)
-    fixed_s = platform.stack.launches.get(work.kind, 0) * platform.constant("kernel_s")
-    rest_s = max(work.hbm_bytes / bandwidth, work.flop / rate)
-    if work.kind is OpKind.EXPERTS and platform.stack.tile is not None:
-        gemms_s = _grouped_gemms_s(work, platform, rate, bandwidth)
+    rate, bandwidth = figures.flop_per_s(work.dtype), figures.hbm_bytes_per_s
+    rest_flop_s, rest_bytes_s = work.flop / rate, work.hbm_bytes / bandwidth
+    compute_s, hbm_s = _longer(rest_flop_s, rest_bytes_s)
+    fixed_s = figures.stack.launches.get(work.kind, 0) * figures.stack_constant("kernel_s")
+    if work.kind is OpKind.EXPERTS and figures.stack.tile is not None:
+        pairs = _grouped_gemms_s(work, figures, rate, bandwidth)
     else:
-        gemms_s = sum(_gemm_s(gemm, work.weight_bits, rate, bandwidth) for gemm in work.gemms)
-    return fixed_s + rest_s + gemms_s
+        pairs = [_gemm_s(gemm, work.weight_bits, rate, bandwidth) for gemm in work.gemms]
+    for flop_s, bytes_s in pairs:
+        more_compute_s, more_hbm_s = _longer(flop_s, bytes_s)
+        compute_s, hbm_s = compute_s + more_compute_s, hbm_s + more_hbm_s
+    return Parts(fixed_s, compute_s, hbm_s)
 
 
-def _gemm_s(gemm: Gemm, weight_bits: float, flop_per_s: float, bytes_per_s: float) -> float:
-    """Roofline of `n_gemms` products: arithmetic, or reading the weights once."""
+def _longer(flop_s: Number, bytes_s: Number) -> tuple[Number, Number]:
+    """The longer of two that overlap, and 0 for the other: (arithmetic, traffic)."""
+    if type(flop_s) is float and type(bytes_s) is float:
+        return (flop_s, 0.0) if flop_s >= bytes_s else (0.0, bytes_s)
+    bound = np.real(flop_s) >= np.real(bytes_s)
+    return np.where(bound, flop_s, 0.0), np.where(bound, 0.0, bytes_s)
+
+
+def _gemm_s(gemm: Gemm, weight_bits: float, flop_per_s: Number, bytes_per_s: Number) -> tuple[Number, Number]:
+    """Roofline of `n_gemms` products: arithmetic, and reading the weights once."""
     flop_s = 2 * gemm.m * gemm.n * gemm.k / flop_per_s
     bytes_s = gemm.n * gemm.k * weight_bits / 8 / bytes_per_s
-    return gemm.n_gemms * max(flop_s, bytes_s)
+    return gemm.n_gemms * flop_s, gemm.n_gemms * bytes_s
 
 
-def _grouped_gemms_s(work: Work, platform: Platform, flop_per_s: float, bytes_per_s: float) -> float:
+def _grouped_gemms_s(
+    work: Work, figures: Figures, flop_per_s: Number, bytes_per_s: Number
+) -> list[tuple[Number, Number]]:
     """Grouped GEMM: all experts' products of one shape in one launch, in whole waves of output tiles.
 
     Every tile takes its full time however few of its rows are used, one tile per multiprocessor at a time and
     the inner dimension is not split: waves = ceil(tiles / multiprocessors), each 2 x rows x columns x k FLOP at
     a multiprocessor's share of the rate. Never below the time to read the weights.
     """
-    assert platform.stack.tile is not None
-    rows, columns = platform.stack.tile
-    n_sm = platform.machine.accelerator.n_sm
+    assert figures.stack.tile is not None
+    rows, columns = figures.stack.tile
+    n_sm = figures["accelerator.n_sm"]
     tiles: Counter[tuple[int, int]] = Counter()
     weights: Counter[tuple[int, int]] = Counter()
     for gemm in work.gemms:
         tiles[gemm.n, gemm.k] += math.ceil(gemm.m / rows) * math.ceil(gemm.n / columns) * gemm.n_gemms
         weights[gemm.n, gemm.k] += gemm.n * gemm.k * gemm.n_gemms
-    total_s = 0.0
+    pairs = []
     for (n, k), n_tiles in tiles.items():
         tile_s = 2 * rows * columns * k / (flop_per_s / n_sm)
         bytes_s = weights[n, k] * work.weight_bits / 8 / bytes_per_s
-        total_s += max(math.ceil(n_tiles / n_sm) * tile_s, bytes_s)
-    return total_s
+        pairs.append((np.ceil(n_tiles / np.real(n_sm)) * tile_s, bytes_s))
+    return pairs
 
 
-def _cpu_s(work: Work, platform: Platform) -> float:
+def _cpu_parts(work: Work, figures: Figures) -> Parts:
     """One expert on the host: weights read from DRAM once, or arithmetic, both at `cpu_efficiency`."""
-    host, efficiency = platform.machine.host, platform.constant("cpu_efficiency")
-    bytes_s = work.weight_bytes / (host.dram_bytes_per_s * efficiency)
-    flop_s = work.total_flop / (host.peak_flop_per_s * efficiency) if host.peak_flop_per_s else 0.0
-    return max(bytes_s, flop_s)
+    efficiency = figures.stack_constant("cpu_efficiency")
+    bytes_s = work.weight_bytes / (figures["host.dram_bytes_per_s"] * efficiency)
+    flop_s: Any = work.total_flop / (figures["host.peak_flop_per_s"] * efficiency)
+    compute_s, dram_s = _longer(flop_s, bytes_s)
+    return Parts(compute_s=compute_s, dram_s=dram_s)

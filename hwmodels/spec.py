@@ -22,12 +22,15 @@ from traces.documents import Section, read_yaml
 from traces.errors import InvalidFile, InvalidInput, unknown_name
 
 __all__ = [
+    "FIELDS",
     "PEAK_DTYPES",
     "Accelerator",
     "Host",
     "Link",
     "MachineSpec",
     "Storage",
+    "check_figure",
+    "find_field",
     "hardware_names",
     "host_names",
     "link_names",
@@ -200,7 +203,7 @@ class MachineSpec:
             if key in seen:
                 raise InvalidInput(f"{key} is overridden twice: give it once")
             seen.add(key)
-            kind, field = _find_field(key)
+            kind, field = find_field(key)
             components[kind] = _with_figure(kind, components[kind], field, value)
         return MachineSpec(**components)
 
@@ -323,9 +326,14 @@ def _read(kind: str, name: str, section: Section) -> tuple[Any, Defaults]:
     return _BUILDERS[kind](name=name, sources=sources, **given), defaults
 
 
-def _find_field(key: str) -> tuple[str, str]:
-    """Component and field of a dotted key. Raises `UnknownName` with the nearest key."""
-    kind, _, field = key.partition(".")
+def check_figure(kind: str, field: str, value: float) -> None:
+    """Raise `InvalidInput` unless `value` is possible for a field of a component."""
+    _figure(value, FIELDS[kind][field], f"{kind}.{field}")
+
+
+def find_field(key: str) -> tuple[str, str]:
+    """Component and field of a dotted key (`hbm_bytes` is the accelerator's). Raises `UnknownName`."""
+    kind, _, field = ALIASES.get(key, key).partition(".")
     if field not in FIELDS.get(kind, {}):
         known = [f"{kind}.{field}" for kind, fields in FIELDS.items() for field in fields]
         raise unknown_name("override", key, [*known, *FIELDS, *ALIASES])

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -21,18 +21,19 @@ from offload.ops import Gemm, Lane, OpKind, Work
 from traces.errors import InvalidFile, InvalidInput
 from traces.whole_file import whole_file
 
-__all__ = ["Recorder", "Schedule"]
+__all__ = ["COLUMNS", "Recorder", "Schedule", "ScheduleDigest"]
 
 FORMAT = "pregate.schedule"
-VERSION = 1
+VERSION = 2
 MAX_OPS = 200_000_000
 """Largest schedule file accepted, in ops (about 12 GB of arrays)."""
 
-_DTYPES: dict[str, Any] = {
+COLUMNS: dict[str, Any] = {
     "lane": np.int8, "kind": np.int8, "cost": np.int32, "dep_ptr": np.int64, "dep": np.int32,
     "step": np.int32, "layer": np.int16, "expert": np.int16, "slot": np.int32, "bytes": np.int64,
-    "hbm_acquired": np.int64, "hbm_released": np.int64,
+    "hbm_acquired": np.int64, "hbm_released": np.int64, "priority": np.int8, "cancelled_by": np.int32,
 }  # fmt: skip
+"""The arrays of a schedule, by name, with their dtypes."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -43,8 +44,10 @@ class Schedule:
     (forward pass), `layer` int16 (layer of the decoder or encoder, -1 none; of `FETCH`, `STAGE` and `DISK_READ` the
     MoE layer of the model, encoder first: with `expert` it names the weights that move), `expert` int16 (-1 none or
     grouped), `slot` int32 (-1 none), `bytes` int64 (copied), `hbm_acquired` int64 (taken when the op starts),
-    `hbm_released` int64 (given back when it ends); dependencies in CSR form: `dep_ptr` (n_ops + 1,) int64,
-    `dep` (n_deps,) int32. `static_bytes`: HBM in use from the start to the end.
+    `hbm_released` int64 (given back when it ends), `priority` int8 (0 needed now, 1 brought ahead of need),
+    `cancelled_by` int32 (the op, earlier or later, whose end makes this copy pointless, -1 none); dependencies in CSR
+    form: `dep_ptr` (n_ops + 1,) int64, `dep` (n_deps,) int32. `static_bytes`: HBM in use from the start to the end.
+    FIFO lanes know neither priorities nor cancellation; an interpreter that does is told so (`simulator.modes`).
 
     Raises `InvalidInput` when the arrays do not fit together or an op depends on a later one.
     """
@@ -61,25 +64,25 @@ class Schedule:
     bytes: NDArray[np.int64]
     hbm_acquired: NDArray[np.int64]
     hbm_released: NDArray[np.int64]
+    priority: NDArray[np.int8]
+    cancelled_by: NDArray[np.int32]
     works: tuple[Work, ...]
     static_bytes: int = 0
     digest: str = field(init=False)
 
     def __post_init__(self) -> None:
-        for name, dtype in _DTYPES.items():
+        for name, dtype in COLUMNS.items():
             array = np.ascontiguousarray(getattr(self, name), dtype=dtype)
             array.flags.writeable = False
             object.__setattr__(self, name, array)
         self._check()
-        sha = hashlib.sha256()
-        for name in _DTYPES:
-            sha.update(getattr(self, name).tobytes())
-        sha.update(json.dumps([self.static_bytes, _works_to_json(self.works)]).encode())
-        object.__setattr__(self, "digest", sha.hexdigest()[:16])
+        digest = ScheduleDigest()
+        digest.update({name: getattr(self, name) for name in COLUMNS}, self.works)
+        object.__setattr__(self, "digest", digest.of(self.static_bytes))
 
     def _check(self) -> None:
         n = len(self.lane)
-        for name in _DTYPES:
+        for name in COLUMNS:
             wanted = {"dep_ptr": n + 1, "dep": int(self.dep_ptr[-1]) if len(self.dep_ptr) else -1}.get(name, n)
             if getattr(self, name).shape != (wanted,):
                 raise InvalidInput(f"schedule: {name} has shape {getattr(self, name).shape}, not ({wanted},)")
@@ -92,9 +95,11 @@ class Schedule:
             raise InvalidInput(f"schedule: a lane is outside 0..{len(Lane) - 1}")
         if n and (self.kind.min() < 0 or self.kind.max() >= len(OpKind)):
             raise InvalidInput(f"schedule: an op kind is outside 0..{len(OpKind) - 1}")
-        for name in ("bytes", "hbm_acquired", "hbm_released"):
+        for name in ("bytes", "hbm_acquired", "hbm_released", "priority"):
             if n and getattr(self, name).min() < 0:
                 raise InvalidInput(f"schedule: {name} of op {int(getattr(self, name).argmin())} is below 0")
+        if n and (self.cancelled_by.min() < -1 or self.cancelled_by.max() >= n):
+            raise InvalidInput("schedule: an op is cancelled by one that does not exist")
         if self.static_bytes < 0:
             raise InvalidInput(f"schedule: static_bytes = {self.static_bytes} is below 0")
         if n and (self.cost.min() < 0 or self.cost.max() >= len(self.works)):
@@ -123,7 +128,7 @@ class Schedule:
             "works": json.dumps(_works_to_json(self.works)),
         }
         with whole_file(path) as partial:
-            partial.write_bytes(save({name: getattr(self, name) for name in _DTYPES}, metadata=header))
+            partial.write_bytes(save({name: getattr(self, name) for name in COLUMNS}, metadata=header))
 
     @classmethod
     def load(cls, path: Path) -> Schedule:
@@ -135,8 +140,8 @@ class Schedule:
                     raise InvalidFile(f"{path}: not a {FORMAT} file of version {VERSION}")
                 if file.get_slice("lane").get_shape()[0] > MAX_OPS:
                     raise InvalidFile(f"{path}: more than {MAX_OPS} ops")
-                arrays = {name: file.get_tensor(name) for name in _DTYPES}
-                for name, dtype in _DTYPES.items():
+                arrays = {name: file.get_tensor(name) for name in COLUMNS}
+                for name, dtype in COLUMNS.items():
                     if arrays[name].dtype != dtype:
                         raise InvalidFile(f"{path}: {name} is {arrays[name].dtype}, not {np.dtype(dtype)}")
                 works = _works_from_json(json.loads(header["works"]))
@@ -152,11 +157,36 @@ class Schedule:
         return schedule
 
 
+class ScheduleDigest:
+    """The digest of a schedule that is seen part by part: the same for the whole at once.
+
+    A SHA-256 of every column; costs count by what they ask (`Work`), not by their row, and `dep_ptr` as counts.
+    """
+
+    def __init__(self) -> None:
+        self._columns = {name: hashlib.sha256() for name in COLUMNS}
+
+    def update(self, columns: Mapping[str, NDArray[Any]], works: Sequence[Work]) -> None:
+        """The next ops in order; `dep_ptr` (n + 1,) may start anywhere, `dep` and `cancelled_by` count from op 0."""
+        prints = [hashlib.sha256(json.dumps(row).encode()).digest()[:8] for row in _works_to_json(works)]
+        fingerprint = np.frombuffer(b"".join(prints), dtype="<u8")
+        seen: dict[str, NDArray[Any]] = {**columns, "dep_ptr": np.diff(columns["dep_ptr"])}
+        if fingerprint.size:
+            seen["cost"] = fingerprint[columns["cost"]]
+        for name, sha in self._columns.items():
+            sha.update(np.ascontiguousarray(seen[name]).data)
+
+    def of(self, static_bytes: int) -> str:
+        """16 hex digits of all ops so far with `static_bytes` of HBM in use throughout."""
+        parts = [sha.hexdigest() for sha in self._columns.values()]
+        return hashlib.sha256(json.dumps([static_bytes, parts]).encode()).hexdigest()[:16]
+
+
 class Recorder:
     """Writes a schedule down op by op; it is asked for everything but the time."""
 
     def __init__(self) -> None:
-        self._columns: dict[str, list[int]] = {name: [] for name in _DTYPES if not name.startswith("dep")}
+        self._columns: dict[str, list[int]] = {name: [] for name in COLUMNS if not name.startswith("dep")}
         self._dep_ptr = [0]
         self._dep: list[int] = []
         self._rows: dict[Work, int] = {}
@@ -176,6 +206,7 @@ class Recorder:
         slot: int = -1,
         hbm_acquired: int = 0,
         hbm_released: int = 0,
+        priority: int = 0,
     ) -> int:
         """Append one op; returns its index, to be named in later ops' `after`."""
         row = self._rows.setdefault(work, len(self._rows))
@@ -190,6 +221,8 @@ class Recorder:
         columns["bytes"].append(work.copy_bytes)
         columns["hbm_acquired"].append(hbm_acquired)
         columns["hbm_released"].append(hbm_released)
+        columns["priority"].append(priority)
+        columns["cancelled_by"].append(-1)
         self._dep.extend(after)
         self._dep_ptr.append(len(self._dep))
         return len(self._dep_ptr) - 2
@@ -198,9 +231,13 @@ class Recorder:
         """Op `op` gives back `n_bytes` more of HBM when it ends."""
         self._columns["hbm_released"][op] += n_bytes
 
+    def cancel(self, op: int, by: int) -> None:
+        """The end of op `by` makes op `op` pointless."""
+        self._columns["cancelled_by"][op] = by
+
     def schedule(self, static_bytes: int = 0) -> Schedule:
         """What was recorded, with `static_bytes` of HBM in use throughout."""
-        arrays = {name: np.array(values, dtype=_DTYPES[name]) for name, values in self._columns.items()}
+        arrays = {name: np.array(values, dtype=COLUMNS[name]) for name, values in self._columns.items()}
         arrays["dep_ptr"] = np.array(self._dep_ptr, dtype=np.int64)
         arrays["dep"] = np.array(self._dep, dtype=np.int32)
         return Schedule(**arrays, works=tuple(self._rows), static_bytes=static_bytes)
@@ -216,4 +253,4 @@ def _works_from_json(rows: list[list[Any]]) -> tuple[Work, ...]:
     return tuple(Work(OpKind(row[0]), tuple(Gemm(*gemm) for gemm in row[1]), *row[2:]) for row in rows)
 
 
-assert {f.name for f in fields(Schedule)} - {"works", "static_bytes", "digest"} == set(_DTYPES)
+assert {f.name for f in fields(Schedule)} - {"works", "static_bytes", "digest"} == set(COLUMNS)

@@ -61,7 +61,7 @@ def intervals(
 
 def _priced(schedule: Schedule, hw: Platform, metrics: Mapping[str, Callable[[Timeline], float]]) -> dict[str, float]:
     costs = price(schedule.works, hw)
-    timeline = recurrence.simulate(schedule, costs.issue_s, costs.duration_s)
+    timeline = recurrence.simulate(schedule, costs)
     return {name: metric(timeline) for name, metric in metrics.items()}
 
 

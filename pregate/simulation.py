@@ -185,14 +185,14 @@ def interpret(
     schedule = captured.decoded.schedule
     costs = price(schedule.works, hw)
     if engine == "des":
-        timeline = des.simulate(schedule, costs.issue_s, costs.duration_s, hw.machine.accelerator.hbm_bytes)
+        timeline = des.simulate(schedule, costs, hw.machine.accelerator.hbm_bytes)
     elif engine == "recurrence":
-        timeline = recurrence.simulate(schedule, costs.issue_s, costs.duration_s)
+        timeline = recurrence.simulate(schedule, costs)
     else:
         raise unknown_name("engine", engine, ["des", "recurrence"])
     known = with_intervals and not _beyond_fit(captured, hw)
     found = intervals(schedule, hw if known else dataclasses.replace(hw, fit=None), _uncertain(captured))
-    return _result(captured, hw, timeline, lower_bounds(schedule, costs.issue_s, costs.duration_s), found)
+    return _result(captured, hw, timeline, lower_bounds(schedule, costs), found)
 
 
 _UNFITTED = {OpKind.DISK_READ: "storage_efficiency", OpKind.CPU_EXPERT: "cpu_efficiency"}

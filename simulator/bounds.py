@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
+from hwmodels.cost import Costs
 from offload.ops import Lane
 from offload.schedule import Schedule
-from simulator.times import check_times
+from simulator.costs import check_costs
 
 __all__ = ["Bounds", "lower_bounds"]
 
@@ -33,16 +33,16 @@ class Bounds:
         return lane.name if self.lane_s[lane] >= self.critical_path_s else "critical path"
 
 
-def lower_bounds(schedule: Schedule, issue_s: NDArray[np.float64], duration_s: NDArray[np.float64]) -> Bounds:
-    """Bounds on the makespan of `schedule`; `issue_s`, `duration_s` as for `des.simulate`, (n_works,) seconds.
+def lower_bounds(schedule: Schedule, costs: Costs) -> Bounds:
+    """Bounds on the makespan of `schedule`; `costs` as for `des.simulate`.
 
     makespan >= the work of every lane (an engine does one op at a time), and >= the longest chain of
     dependencies with unlimited lanes. Raises `InvalidInput` for times no interpreter takes.
     """
-    check_times(schedule, issue_s, duration_s)
-    duration = duration_s[schedule.cost]
+    check_costs(schedule, costs)
+    duration = costs.duration_s[schedule.cost]
     lane_s = {lane: float(duration[schedule.lane == lane].sum()) for lane in Lane}
-    lane_s[Lane.HOST] += float(issue_s[schedule.cost][schedule.lane != Lane.HOST].sum())
+    lane_s[Lane.HOST] += float(costs.issue_s[schedule.cost][schedule.lane != Lane.HOST].sum())
     end = np.zeros(len(schedule))
     ptr, dep, times = schedule.dep_ptr.tolist(), schedule.dep.tolist(), duration.tolist()
     for i, time in enumerate(times):

@@ -17,13 +17,13 @@ from typing import Any
 
 import numpy as np
 import simpy
-from numpy.typing import NDArray
 
+from hwmodels.cost import Costs
 from offload.memory import CapacityExceeded
 from offload.ops import Lane
 from offload.schedule import Schedule
 from offload.timeline import Timeline
-from simulator.times import check_times
+from simulator.costs import check_costs
 from traces.errors import InvalidInput
 
 __all__ = ["simulate"]
@@ -31,20 +31,17 @@ __all__ = ["simulate"]
 _Process = Generator[simpy.Event, Any, None]
 
 
-def simulate(
-    schedule: Schedule, issue_s: NDArray[np.float64], duration_s: NDArray[np.float64], hbm_bytes: int
-) -> Timeline:
+def simulate(schedule: Schedule, costs: Costs, hbm_bytes: int) -> Timeline:
     """Run `schedule` and return when every op started and ended.
 
-    `issue_s`, `duration_s`: (n_works,) seconds by row of `schedule.works`, host time to issue an op and time
-    it holds its lane. `hbm_bytes`: capacity of the device. Deterministic. Raises `InvalidInput` for times
-    that are negative, not finite or of another length and for an op that gives back HBM nobody took,
-    `CapacityExceeded` when HBM would be overdrawn.
+    `costs`: (n_works,) by row of `schedule.works`. `hbm_bytes`: capacity of the device. Deterministic. Raises
+    `InvalidInput` for times that are negative, not finite or of another length and for an op that gives back HBM
+    nobody took, `CapacityExceeded` when HBM would be overdrawn.
     """
-    check_times(schedule, issue_s, duration_s)
+    check_costs(schedule, costs)
     if schedule.static_bytes > hbm_bytes:
         raise CapacityExceeded(f"{schedule.static_bytes} bytes are in use before the first op, HBM has {hbm_bytes}")
-    machine = _Machine(schedule, issue_s, duration_s, hbm_bytes)
+    machine = _Machine(schedule, costs, hbm_bytes)
     machine.env.run()
     return Timeline(schedule, np.array(machine.start_s), np.array(machine.end_s), "des")
 
@@ -55,14 +52,13 @@ class _Machine:
     def __init__(
         self,
         schedule: Schedule,
-        issue_s: NDArray[np.float64],
-        duration_s: NDArray[np.float64],
+        costs: Costs,
         hbm_bytes: int,
     ) -> None:
         self.env = simpy.Environment()
         n_ops = len(schedule)
         self.lane, cost = schedule.lane.tolist(), schedule.cost
-        self.issue_s, self.duration_s = issue_s[cost].tolist(), duration_s[cost].tolist()
+        self.issue_s, self.duration_s = costs.issue_s[cost].tolist(), costs.duration_s[cost].tolist()
         self.dep_ptr, self.dep = schedule.dep_ptr.tolist(), schedule.dep.tolist()
         self.acquired, self.released = schedule.hbm_acquired.tolist(), schedule.hbm_released.tolist()
         self.start_s, self.end_s = [0.0] * n_ops, [0.0] * n_ops

@@ -13,28 +13,29 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from hwmodels.cost import Costs
 from offload.ops import Lane
 from offload.schedule import Schedule
 from offload.timeline import Timeline
-from simulator.times import check_times
+from simulator.costs import check_costs
 
 __all__ = ["simulate"]
 
 
-def simulate(schedule: Schedule, issue_s: NDArray[np.float64], duration_s: NDArray[np.float64]) -> Timeline:
-    """Start and end of every op; `issue_s`, `duration_s`: (n_works,) seconds as for `des.simulate`.
+def simulate(schedule: Schedule, costs: Costs) -> Timeline:
+    """Start and end of every op; `costs` as for `des.simulate`.
 
     HBM is not checked: `Timeline.hbm_events` has its level. Raises `InvalidInput` for times that are negative, not
     finite or of another length: compiled code would read past the end.
     """
-    check_times(schedule, issue_s, duration_s)
+    check_costs(schedule, costs)
     start_s, end_s = _compiled()(
         schedule.lane,
         schedule.cost,
         schedule.dep_ptr,
         schedule.dep,
-        np.asarray(issue_s, dtype=np.float64),
-        np.asarray(duration_s, dtype=np.float64),
+        np.asarray(costs.issue_s, dtype=np.float64),
+        np.asarray(costs.duration_s, dtype=np.float64),
         len(Lane),
     )
     return Timeline(schedule, start_s, end_s, "recurrence")

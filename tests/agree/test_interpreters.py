@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 
-from hwmodels.cost import price
+from hwmodels.cost import Costs, price
 from hwmodels.platform import load_platform
 from offload.decode import decode
 from offload.execution import EXECUTIONS
@@ -61,8 +61,8 @@ def schedules(draw: st.DrawFn) -> tuple[Schedule, np.ndarray, np.ndarray]:
 
 
 def assert_agree(schedule: Schedule, issue_s: np.ndarray, duration_s: np.ndarray) -> Any:
-    reference = des.simulate(schedule, issue_s, duration_s, hbm_bytes=1 << 50)
-    compiled = recurrence.simulate(schedule, issue_s, duration_s)
+    reference = des.simulate(schedule, Costs(issue_s, duration_s), hbm_bytes=1 << 50)
+    compiled = recurrence.simulate(schedule, Costs(issue_s, duration_s))
     start, end = oracle(schedule, issue_s, duration_s)
     for timeline in (reference, compiled):
         assert timeline.start_s.tolist() == start
@@ -74,7 +74,7 @@ def assert_agree(schedule: Schedule, issue_s: np.ndarray, duration_s: np.ndarray
 @settings(max_examples=150, deadline=None)
 def test_random_schedules_agree_bit_for_bit(case: tuple[Schedule, np.ndarray, np.ndarray]) -> None:
     timeline = assert_agree(*case)
-    bounds = lower_bounds(*case)
+    bounds = lower_bounds(case[0], Costs(*case[1:]))
     assert timeline.makespan_s >= bounds.makespan_s * (1 - 1e-12)
     for lane in Lane:
         assert timeline.busy_s(lane) <= timeline.makespan_s * (1 + 1e-12)
@@ -86,11 +86,11 @@ def test_a_shorter_cost_never_finishes_later(
     case: tuple[Schedule, np.ndarray, np.ndarray], row: int, factor: float
 ) -> None:
     schedule, issue_s, duration_s = case
-    before = recurrence.simulate(schedule, issue_s, duration_s)
+    before = recurrence.simulate(schedule, Costs(issue_s, duration_s))
     row %= len(duration_s)
     for values in (issue_s, duration_s):
         values[row] *= factor
-        after = recurrence.simulate(schedule, issue_s, duration_s)
+        after = recurrence.simulate(schedule, Costs(issue_s, duration_s))
         assert np.all(after.end_s <= before.end_s + 1e-12)
         before = after
 
@@ -128,17 +128,17 @@ def test_hbm_one_byte_too_small_is_refused() -> None:
     trace = routing(model)
     decoded = decode(model, trace.steps(), policy_named("pregate"), EXECUTIONS["streams"], n_buffers=12, static_bytes=7)
     costs = price(decoded.schedule.works, load_platform("h100-sxm"))
-    peak = recurrence.simulate(decoded.schedule, costs.issue_s, costs.duration_s).peak_hbm_bytes
-    des.simulate(decoded.schedule, costs.issue_s, costs.duration_s, peak)
+    peak = recurrence.simulate(decoded.schedule, costs).peak_hbm_bytes
+    des.simulate(decoded.schedule, costs, peak)
     with pytest.raises(CapacityExceeded, match="bytes of HBM"):
-        des.simulate(decoded.schedule, costs.issue_s, costs.duration_s, peak - 1)
+        des.simulate(decoded.schedule, costs, peak - 1)
 
 
 def engines(schedule: Schedule, issue_s: np.ndarray, duration_s: np.ndarray) -> list[Any]:
     return [
-        lambda: des.simulate(schedule, issue_s, duration_s, 1 << 50),
-        lambda: recurrence.simulate(schedule, issue_s, duration_s),
-        lambda: lower_bounds(schedule, issue_s, duration_s),
+        lambda: des.simulate(schedule, Costs(issue_s, duration_s), 1 << 50),
+        lambda: recurrence.simulate(schedule, Costs(issue_s, duration_s)),
+        lambda: lower_bounds(schedule, Costs(issue_s, duration_s)),
     ]
 
 
@@ -158,12 +158,12 @@ def test_giving_back_hbm_that_nobody_took_is_refused() -> None:
     recorder.issue(Lane.H2D, Work(OpKind.FETCH), step=0, hbm_acquired=10)
     recorder.issue(Lane.H2D, Work(OpKind.FETCH), step=0, hbm_released=11)
     with pytest.raises(InvalidInput, match="op 1 gives back 11 bytes of HBM, ops have taken 10"):
-        des.simulate(recorder.schedule(static_bytes=100), np.zeros(1), np.ones(1), 1000)
+        des.simulate(recorder.schedule(static_bytes=100), Costs(np.zeros(1), np.ones(1)), 1000)
 
 
 def test_static_bytes_beyond_hbm_are_refused() -> None:
     with pytest.raises(CapacityExceeded, match="before the first op"):
-        des.simulate(Recorder().schedule(static_bytes=11), np.zeros(0), np.zeros(0), 10)
+        des.simulate(Recorder().schedule(static_bytes=11), Costs(np.zeros(0), np.zeros(0)), 10)
 
 
 def test_nothing_to_do_ends_at_once() -> None:

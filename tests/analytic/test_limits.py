@@ -48,7 +48,7 @@ def one_expert(model: ModelArchitecture, n_tokens: int = 6) -> RoutingTrace:
 def run(model: ModelArchitecture, trace: RoutingTrace, policy: str, hw: Platform) -> tuple[Decoded, Timeline]:
     decoded = decode(model, trace.steps(), policy_named(policy), EXECUTIONS["streams"], n_buffers=64)
     costs = price(decoded.schedule.works, hw)
-    return decoded, des.simulate(decoded.schedule, costs.issue_s, costs.duration_s, 1 << 50)
+    return decoded, des.simulate(decoded.schedule, costs, 1 << 50)
 
 
 MODEL = decoder_only(top_k=1, n_experts=8)
@@ -132,7 +132,7 @@ def test_deeper_lookahead_helps_only_what_one_block_cannot_hide() -> None:
 def test_the_bound_is_reached_when_one_lane_does_everything() -> None:
     decoded, timeline = run(MODEL, routing(MODEL), "gpu_only", machine())
     costs = price(decoded.schedule.works, machine())
-    bounds = lower_bounds(decoded.schedule, costs.issue_s, costs.duration_s)
+    bounds = lower_bounds(decoded.schedule, costs)
     assert bounds.binding == "COMPUTE"
     assert timeline.makespan_s == pytest.approx(bounds.makespan_s, rel=1e-12)
 
@@ -141,7 +141,7 @@ def test_host_bound_when_launches_cost_more_than_kernels() -> None:
     hw = load_platform("a100-sxm4-80gb", "streams", {"stack.launch_s": 1e-3})
     decoded, timeline = run(MODEL, routing(MODEL), "gpu_only", hw)
     costs = price(decoded.schedule.works, hw)
-    assert lower_bounds(decoded.schedule, costs.issue_s, costs.duration_s).binding in ("HOST", "critical path")
+    assert lower_bounds(decoded.schedule, costs).binding in ("HOST", "critical path")
     assert timeline.busy_s(Lane.COMPUTE) < 0.05 * timeline.makespan_s
 
 
@@ -190,7 +190,7 @@ def test_on_demand_pays_every_stage_of_the_way_one_after_the_other(
     steps = one_expert(MODEL).steps()
     decoded = decode(MODEL, steps, policy_named("on_demand"), hw.stack.execution, n_buffers=8, disk=disk)
     costs = price(decoded.schedule.works, hw)
-    timeline = des.simulate(decoded.schedule, costs.issue_s, costs.duration_s, 1 << 50)
+    timeline = des.simulate(decoded.schedule, costs, 1 << 50)
     assert all(kind_s(decoded, hw, kind) > 0 for kind in serial)
     expected_s = timeline.busy_s(Lane.COMPUTE) + sum(kind_s(decoded, hw, kind) for kind in serial)
     assert timeline.makespan_s == pytest.approx(expected_s, rel=1e-12)

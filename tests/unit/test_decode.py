@@ -96,9 +96,7 @@ def cases(draw: st.DrawFn) -> Case:
 
 def timed(case: Case, machine: str, hbm_bytes: int | None = None) -> Timeline:
     costs = price(case.decoded.schedule.works, MACHINES[machine])
-    return des.simulate(
-        case.decoded.schedule, costs.issue_s, costs.duration_s, case.hbm_bytes if hbm_bytes is None else hbm_bytes
-    )
+    return des.simulate(case.decoded.schedule, costs, case.hbm_bytes if hbm_bytes is None else hbm_bytes)
 
 
 def unions(case: Case) -> dict[tuple[int, int], set[int]]:
@@ -123,7 +121,7 @@ def test_ops_run_after_what_they_wait_for_one_at_a_time_a_lane(case: Case, machi
     owner = np.repeat(np.arange(len(schedule)), np.diff(schedule.dep_ptr))
     assert np.all(timeline.start_s[owner] >= timeline.end_s[schedule.dep])
     costs = price(schedule.works, MACHINES[machine])
-    bounds = lower_bounds(schedule, costs.issue_s, costs.duration_s)
+    bounds = lower_bounds(schedule, costs)
     assert timeline.makespan_s >= bounds.makespan_s * (1 - 1e-12)
     for lane in Lane:
         mine = schedule.lane == lane
@@ -215,8 +213,7 @@ def test_a_faster_link_never_finishes_later(case: Case, factor: float) -> None:
     fast = dataclasses.replace(slow, machine=dataclasses.replace(slow.machine, link=link))
     schedule = case.decoded.schedule
     before, after = (
-        des.simulate(schedule, costs.issue_s, costs.duration_s, case.hbm_bytes)
-        for costs in (price(schedule.works, hw) for hw in (slow, fast))
+        des.simulate(schedule, costs, case.hbm_bytes) for costs in (price(schedule.works, hw) for hw in (slow, fast))
     )
     assert np.all(after.end_s <= before.end_s)
 
@@ -258,7 +255,7 @@ def test_a_wrong_prefetch_that_found_no_slot_is_given_up_when_its_gate_has_run(e
     schedule = decoded.schedule
     assert set(schedule.expert[schedule.kind == OpKind.FETCH].tolist()) == {0, 1, 3, 4}
     costs = price(schedule.works, MACHINES["balanced"])
-    des.simulate(schedule, costs.issue_s, costs.duration_s, 2 * model.expert_bytes)
+    des.simulate(schedule, costs, 2 * model.expert_bytes)
 
 
 def test_what_was_given_up_is_not_resident() -> None:

@@ -61,7 +61,7 @@ def run(
 
 def timed(decoded: Decoded) -> Timeline:
     costs = price(decoded.schedule.works, HW)
-    return recurrence.simulate(decoded.schedule, costs.issue_s, costs.duration_s)
+    return recurrence.simulate(decoded.schedule, costs)
 
 
 @pytest.mark.parametrize("execution", list(EXECUTIONS))

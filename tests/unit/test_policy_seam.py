@@ -46,7 +46,7 @@ def guess_next(p_right: float, seed: int) -> Policy:
 def run(policy: Policy, batch: int, execution: str, hw: Platform = FAST) -> tuple[Decoded, Timeline]:
     decoded = decode(MODEL, routing(MODEL, batch=batch, seed=5).steps(), policy, EXECUTIONS[execution], n_buffers=12)
     costs = price(decoded.schedule.works, hw)
-    return decoded, des.simulate(decoded.schedule, costs.issue_s, costs.duration_s, 1 << 40)
+    return decoded, des.simulate(decoded.schedule, costs, 1 << 40)
 
 
 @pytest.mark.parametrize("execution", list(EXECUTIONS))

@@ -33,7 +33,7 @@ def tiny() -> Schedule:
 def parts(schedule: Schedule) -> dict[str, Any]:
     names = (
         "lane", "kind", "cost", "dep_ptr", "dep", "step", "layer", "expert", "slot", "bytes", "hbm_acquired",
-        "hbm_released", "works", "static_bytes",
+        "hbm_released", "priority", "cancelled_by", "works", "static_bytes",
     )  # fmt: skip
     return {name: getattr(schedule, name) for name in names}
 
@@ -58,6 +58,9 @@ def changed(name: str, index: int, value: int) -> dict[str, Any]:
         (changed("dep_ptr", 1, 2), "must rise from 0"),
         (changed("hbm_acquired", 1, -5), "hbm_acquired of op 1 is below 0"),
         (changed("hbm_released", 2, -5), "hbm_released of op 2 is below 0"),
+        (changed("priority", 1, -1), "priority of op 1 is below 0"),
+        (changed("cancelled_by", 1, 3), "cancelled by one that does not exist"),
+        (changed("cancelled_by", 1, -2), "cancelled by one that does not exist"),
         (changed("bytes", 1, -5), "bytes of op 1 is below 0"),
         (parts(tiny()) | {"static_bytes": -1}, "static_bytes = -1"),
         (parts(tiny()) | {"slot": np.zeros(2, np.int32)}, "slot has shape"),
@@ -82,7 +85,7 @@ def test_equal_schedules_have_one_digest_and_any_change_another() -> None:
     assert tiny() == tiny()
     assert len({tiny(), tiny()}) == 1
     variants = [changed("expert", 1, 2), changed("slot", 1, 1), changed("dep", 1, 1), changed("step", 0, 1)]
-    variants += [parts(tiny()) | {"static_bytes": 51}]
+    variants += [changed("priority", 1, 1), changed("cancelled_by", 1, 0), parts(tiny()) | {"static_bytes": 51}]
     variants += [parts(tiny()) | {"works": (*tiny().works[:2], tiny().works[2]._replace(flop=1))}]
     digests = {Schedule(**given).digest for given in variants}
     assert len(digests) == len(variants)
@@ -134,7 +137,7 @@ Tamper = Callable[[dict[str, Any], dict[str, str]], Any]
         (lambda arrays, header: header.update(works="[[2]]"), "not a readable schedule"),
         (lambda arrays, header: header.update(works=json.dumps([[99, [], "fp32", 32.0, 0, 0, 0]] * 3)), "readable"),
         (lambda arrays, header: header.update(works="3"), "not a readable schedule"),
-        (lambda arrays, header: header.update(version="2"), "of version 1"),
+        (lambda arrays, header: header.update(version="1"), "of version 2"),
         (lambda arrays, header: header.update(format="other"), "not a pregate.schedule file"),
     ],
 )

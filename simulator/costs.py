@@ -1,0 +1,23 @@
+"""What every interpreter demands of the costs it is given, before it starts."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from hwmodels.cost import Costs
+from offload.schedule import Schedule
+from traces.errors import InvalidInput
+
+__all__ = ["check_costs"]
+
+
+def check_costs(schedule: Schedule, costs: Costs) -> None:
+    """Raise `InvalidInput` unless all are (n_works,) finite seconds, 0 or above, no share longer than the whole."""
+    for name in ("issue_s", "duration_s", "link_s", "hbm_s"):
+        values = getattr(costs, name)
+        if values.shape != (len(schedule.works),):
+            raise InvalidInput(f"{name} has shape {values.shape}, the schedule prices {len(schedule.works)} works")
+        if not np.all(np.isfinite(values)) or np.any(values < 0):
+            raise InvalidInput(f"{name} holds a time that is negative or not finite")
+        if name in ("link_s", "hbm_s") and np.any(values > costs.duration_s * (1 + 1e-9)):
+            raise InvalidInput(f"{name} holds a time that is longer than the op itself")
