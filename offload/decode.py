@@ -8,7 +8,7 @@ the dense layer between, and the attention and gate of N + 1.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -16,17 +16,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 from offload import work
+from offload.decode_compiled import CompiledLoop, is_compilable
 from offload.execution import Execution
 from offload.memory import CapacityExceeded, Copies, ExpertMemory
 from offload.ops import Lane, OpKind, Work
 from offload.policy import BlockView, Fetch, MissAction, Policy, no_prefetch
 from offload.residency import ResidentSet
-from offload.schedule import Recorder, Schedule
+from offload.schedule import Part, Recorder, Schedule, assemble
 from traces.architecture import LayerStack, ModelArchitecture
 from traces.errors import InvalidInput
 from traces.routing import Phase, Step
 
-__all__ = ["Decoded", "decode"]
+__all__ = ["DecodeStream", "Decoded", "decode"]
+
+_PART_OPS = 1 << 18
+"""Ops written before a part is handed over."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,19 +59,50 @@ def decode(
     disk: bool = False,
     static_bytes: int = 0,
 ) -> Decoded:
-    """Write the schedule of `steps` under `policy`, as `execution` runs it.
+    """Write the schedule of `steps` under `policy`, as `execution` runs it: `decode_stream`, all parts in one.
 
     `n_buffers`: transient expert slots; `cache`: slots beside them; `disk`: experts live on storage;
     `static_bytes`: HBM in use throughout, what a warm cache holds not counted. Raises `CapacityExceeded` when the
     experts of one block do not fit `n_buffers`, `InvalidInput` when the policy fetches for a block that has run or
     an expert or block that does not exist.
     """
-    loop = _Loop(model, policy, execution, n_buffers, cache, disk)
-    for step in steps:
-        loop.run(step)
-    decoding, prefilling = loop.lookups[Phase.DECODE], loop.lookups[Phase.PREFILL]
-    schedule = loop.recorder.schedule(static_bytes + loop.memory.warm_bytes)
-    return Decoded(schedule, *decoding, *prefilling)
+    stream = DecodeStream(model, steps, policy, execution, n_buffers=n_buffers, cache=cache, disk=disk)
+    schedule = assemble(stream, static_bytes + stream.warm_bytes)
+    return Decoded(schedule, *stream.lookups[Phase.DECODE], *stream.lookups[Phase.PREFILL])
+
+
+class DecodeStream:
+    """The schedule of `steps` part by part: iterate once; memory is bounded by a part and a step, not by the trace.
+
+    Arguments as of `decode`, whose errors come while iterating. `lookups`: by phase, experts looked up and found
+    resident so far; `warm_bytes`: HBM that a warm cache holds from the start. `compiled`: None takes the compiled loop
+    wherever it knows the policy, False the definition.
+    """
+
+    def __init__(
+        self,
+        model: ModelArchitecture,
+        steps: Iterable[Step],
+        policy: Policy,
+        execution: Execution,
+        *,
+        n_buffers: int,
+        cache: ResidentSet | None = None,
+        disk: bool = False,
+        compiled: bool | None = None,
+    ) -> None:
+        kind = CompiledLoop if compiled is not False and is_compilable(policy, cache) else _Loop
+        self._loop: CompiledLoop | _Loop = kind(model, policy, execution, n_buffers, cache, disk)
+        self._steps = steps
+        self.warm_bytes = self._loop.warm_bytes
+
+    @property
+    def lookups(self) -> dict[Phase, list[int]]:
+        """Experts looked up and found resident, by phase."""
+        return self._loop.lookups
+
+    def __iter__(self) -> Iterator[Part]:
+        return self._loop.parts(self._steps)
 
 
 class _Union(NamedTuple):
@@ -110,9 +145,18 @@ class _Loop:
         )
         places = [layer for stack in model.stacks for layer in stack.moe_layers]
         self.memory = ExpertMemory(self.recorder, n_buffers, model.expert_bytes, copies, cache, places)
+        self.warm_bytes = self.memory.warm_bytes
         self.lookups = {phase: [0, 0] for phase in Phase}
         self.memory_tokens: Counter[int] = Counter()  # sequence -> encoder outputs
         self.projected: set[int] = set()  # sequences whose cross-attention keys and values exist
+
+    def parts(self, steps: Iterable[Step]) -> Iterator[Part]:
+        """The schedule of `steps`, some hundred thousand ops at a time."""
+        for step in steps:
+            self.run(step)
+            if len(self.recorder) >= _PART_OPS:
+                yield self.recorder.take(self.memory.live_ops())
+        yield self.recorder.take(self.memory.live_ops())
 
     def run(self, step: Step) -> None:
         """One forward pass."""
@@ -192,8 +236,9 @@ class _Blocks:
         own = [fetch for fetch in fetches if fetch.block == block]
         later = [fetch for fetch in fetches if fetch.block != block and fetch.experts]
         read_back = not selected_before
+        loop.memory.gated_layer = self.first + block
         if read_back:
-            self._read_back(gate, layer)
+            loop.memory.cancel(self.first + block, union.experts, self._read_back(gate, layer))
         on_cpu = self._fetch_own(view, own)
         reads_again = bool(later) and self._reads_for(later, read_back)
         if loop.execution.fetch_first:
@@ -244,11 +289,12 @@ class _Blocks:
             return True
         return self.policy.needs_ids and not read_back
 
-    def _read_back(self, gate: int, layer: int) -> None:
+    def _read_back(self, gate: int, layer: int) -> int:
+        """The host waits for the ids that the gate has selected; returns the wait."""
         loop = self.loop
         n_ids = loop.n_tokens * loop.model.top_k
         ids = loop.recorder.issue(Lane.D2H, work.readback_work(n_ids), (gate,), step=loop.i_step, layer=layer)
-        loop.host(Work(OpKind.WAIT), (ids,), layer)
+        return loop.host(Work(OpKind.WAIT), (ids,), layer)
 
     def _fetch_own(self, view: BlockView, own: list[Fetch]) -> list[int]:
         """Bring what this block needs and has not; returns the experts that the host computes instead."""

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import heapq
 from collections import Counter, OrderedDict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from collections.abc import Set as AbstractSet
 from typing import Protocol
 
@@ -49,6 +49,10 @@ class Lru:
 
     def __init__(self) -> None:
         self._by_recency: OrderedDict[Key, None] = OrderedDict()
+
+    def __iter__(self) -> Iterator[Key]:
+        """The residents, the oldest first."""
+        return iter(self._by_recency)
 
     def insert(self, key: Key) -> None:
         """Enter as the most recently used."""
@@ -125,6 +129,10 @@ class Fifo:
     def __init__(self) -> None:
         self._by_insertion: dict[Key, None] = {}
 
+    def __iter__(self) -> Iterator[Key]:
+        """The residents, the oldest first."""
+        return iter(self._by_insertion)
+
     def insert(self, key: Key) -> None:
         """Enter as the newest."""
         self._by_insertion[key] = None
@@ -150,6 +158,10 @@ class Lifo:
 
     def __init__(self) -> None:
         self._by_insertion: dict[Key, None] = {}
+
+    def __iter__(self) -> Iterator[Key]:
+        """The residents, the oldest first."""
+        return iter(self._by_insertion)
 
     def insert(self, key: Key) -> None:
         """Enter as the newest."""

@@ -115,7 +115,8 @@ def plan_memory(
         if needed > hbm_bytes:
             raise CapacityExceeded(_too_small(policy.name, needed, hbm_bytes, "an offloading policy"), needed)
         return MemoryPlan(needed, 0, 0)
-    n_cache = policy.cache.capacity(_cached_layers(model), model.n_experts) if policy.cache else 0
+    stated = policy.cache.capacity(_cached_layers(model), model.n_experts) if policy.cache else 0
+    n_cache = stated or 0
     n_active = workload.n_active
     if policy.encoder == "same":
         n_active = max(n_active, workload.n_encoder_active)
@@ -126,6 +127,8 @@ def plan_memory(
     if n_fit < minimum:
         way_out = "a smaller --cache" if n_cache else "a smaller batch or a larger --hbm"
         raise CapacityExceeded(_too_small(policy.name, needed, hbm_bytes, way_out), needed)
+    if stated is None:
+        n_cache = min(max(n_fit - full, 0), model.n_moe_layers * model.n_experts)
     return MemoryPlan(static, min(full, n_fit), n_cache)
 
 

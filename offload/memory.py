@@ -36,13 +36,15 @@ class Held:
     """One expert on the device or on its way. `ready`: the op to wait for before reading it, -1 none.
 
     `slot` is where the FFN reads it; `transient`: the slot is given back after the read. `hit`: it was
-    resident when it was first asked for.
+    resident when it was first asked for. `passing`: ops `first` to `ready` bring it for one read only.
     """
 
     slot: int
     ready: int
     transient: bool
     hit: bool
+    first: int
+    passing: bool
 
 
 class Copies(NamedTuple):
@@ -84,6 +86,13 @@ class ExpertMemory:
         self._pinned: set[int] = set()
         self._pinned_by_layer: dict[int, list[int]] = {}
         self._last_fetch = -1
+        self.gated_layer = -1
+        """The layer whose gate has run last: its experts are needed now, others are brought ahead."""
+
+    def live_ops(self) -> set[int]:
+        """The ops that a later op may have to wait for."""
+        held = (h.ready for experts in self._held.values() for h in experts.values())
+        return {op for op in (*self._reader.values(), *self._filled.values(), *held, self._last_fetch) if op >= 0}
 
     def has(self, layer: int, expert: int) -> bool:
         """Whether the expert is on the device, on its way or waiting for a slot."""
@@ -112,6 +121,16 @@ class ExpertMemory:
             self._pinned_by_layer.setdefault(layer, []).extend(pins)
         self._waiting.extend((layer, access, step) for access in accesses)
         self._grant()
+
+    def cancel(self, layer: int, needed: Container[int], by: int) -> None:
+        """The end of op `by` tells that of the prefetches of `layer` only the `needed` were right.
+
+        What a cache keeps is brought all the same.
+        """
+        for expert, held in self._held.get(layer, {}).items():
+            if held.passing and expert not in needed:
+                for op in range(held.first, held.ready + 1):
+                    self._recorder.cancel(op, by)
 
     def drop_waiting(self, layer: int, needed: Container[int]) -> None:
         """The gate of `layer` has run: what still waits for a slot and is not `needed` is not brought after all."""
@@ -152,26 +171,30 @@ class ExpertMemory:
         cached = self.n_buffers + access.slot if access.slot >= 0 else -1
         stage = self.copies.stage
         ready = self._filled.get(cached, -1)
+        first, passing = ready, not access.hit and cached < 0
         if not access.hit:
             target = cached if cached >= 0 else (-1 if stage is not None else buffer)
-            ready = self._fetch(layer, access.expert, target, step)
+            first, ready = self._fetch(layer, access.expert, target, step)
             if cached >= 0:
                 self._filled[cached] = ready
         if stage is None:
-            return Held(cached if cached >= 0 else buffer, ready, transient, access.hit)
+            return Held(cached if cached >= 0 else buffer, ready, transient, access.hit, first, passing)
         ready = self._copy(Lane.H2D, stage, layer, access.expert, buffer, step, (ready, self._reader.get(buffer, -1)))
         if cached >= 0:
             self._reader[cached] = ready
-        return Held(buffer, ready, True, access.hit)
+        return Held(buffer, ready, True, access.hit, first, passing)
 
-    def _fetch(self, layer: int, expert: int, slot: int, step: int) -> int:
-        """One expert over the link into `slot` (-1: the staging area), out of storage if it lives there."""
-        waits = [self._reader.get(slot, -1)]
+    def _fetch(self, layer: int, expert: int, slot: int, step: int) -> tuple[int, int]:
+        """One expert over the link into `slot` (-1: the staging area), out of storage if it lives there.
+
+        Returns the first and the last op of it, which follow one another.
+        """
+        waits, read = [self._reader.get(slot, -1)], -1
         if self.copies.disk is not None:
             read = self._copy(Lane.DISK, self.copies.disk, layer, expert, -1, step, (self._last_fetch,))
             waits.append(read)
         self._last_fetch = self._copy(Lane.H2D, self.copies.fetch, layer, expert, slot, step, waits)
-        return self._last_fetch
+        return (self._last_fetch if read < 0 else read), self._last_fetch
 
     def _copy(self, lane: Lane, work: Work, layer: int, expert: int, slot: int, step: int, waits: Iterable[int]) -> int:
         """Issue one copy; it takes HBM when it fills a transient slot, or a cache slot for the first time."""
@@ -185,4 +208,5 @@ class ExpertMemory:
             expert=expert,
             slot=slot,
             hbm_acquired=self._expert_bytes if fills else 0,
+            priority=0 if layer == self.gated_layer else 1,
         )

@@ -61,8 +61,9 @@ class Cache:
     """An expert cache in HBM beside the transient buffers.
 
     Capacity: `n_slots` experts, or `ratio` of the decoder's experts (`round(layers x experts x ratio)`, at
-    least 1). `eviction`: a name of `offload.eviction`; `per_layer`: split evenly over the layers. `warm`: the
-    cache has served one such request before. Raises `InvalidInput` on a ratio outside (0, 1] or no capacity.
+    least 1), or with neither all the HBM that is left. `eviction`: a name of `offload.eviction`; `per_layer`: split
+    evenly over the layers. `warm`: the cache has served one such request before. Raises `InvalidInput` on a ratio
+    outside (0, 1], fewer slots than one, or both.
     """
 
     eviction: str = "lru"
@@ -72,18 +73,18 @@ class Cache:
     warm: bool = False
 
     def __post_init__(self) -> None:
-        if (self.ratio is None) == (self.n_slots is None):
-            raise InvalidInput("a cache needs either a ratio (0..1] or a number of slots, not both: lru:0.1")
+        if self.ratio is not None and self.n_slots is not None:
+            raise InvalidInput("a cache has a ratio (0..1] or a number of slots, not both: lru:0.1")
         if self.ratio is not None and not 0 < self.ratio <= 1:
             raise InvalidInput(f"cache ratio = {self.ratio:g} is outside (0, 1]")
         if self.n_slots is not None and self.n_slots < 1:
             raise InvalidInput(f"cache slots = {self.n_slots} is below 1: leave the cache out instead")
 
-    def capacity(self, n_layers: int, n_experts: int) -> int:
-        """Slots for `n_layers` MoE layers of `n_experts`."""
-        if self.n_slots is not None:
+    def capacity(self, n_layers: int, n_experts: int) -> int | None:
+        """Slots for `n_layers` MoE layers of `n_experts`; None: what is left."""
+        if self.n_slots is not None or self.ratio is None:
             return self.n_slots
-        return max(1, round(n_layers * n_experts * (self.ratio or 0.0)))
+        return max(1, round(n_layers * n_experts * self.ratio))
 
 
 def no_prefetch(view: BlockView) -> Sequence[Fetch]:

@@ -18,6 +18,9 @@ published with the traces (BigMoeOnEdge, Apache-2.0, docs/bench-data and scripts
 Reproduced exactly with these rules (tests/golden/test_residency_curves.py): every `lru`, `belady`, `lfu`,
 `layer` and `layerlfu` row of the two published curves, and every residency bit the engine recorded. `random`
 is reproduced in distribution only: a published row is a single draw of another generator.
+
+`replay_residency` replays these rules, and is the definition. A curve has the points of `lru` and `layer` from one pass
+for all budgets (`offload.stack_distance`), equal to the replay, and replays the other policies budget by budget.
 """
 
 from __future__ import annotations
@@ -29,6 +32,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from offload.eviction import Belady, Eviction, Key, Lfu, Lru, Random
+from offload.stack_distance import NEVER, HitCurve, expert_sizes, lru_curve
 from traces.errors import InvalidInput, unknown_name
 from traces.routing import Phase, RoutingTrace
 
@@ -65,12 +69,12 @@ class ResidencyResult:
     @property
     def hit_pct_cum(self) -> float:
         """Hits in 100 lookups, prefill included; 0.0 without lookups."""
-        return 100.0 * self.n_hits / self.n_lookups if self.n_lookups else 0.0
+        return _pct(self.n_hits, self.n_lookups)
 
     @property
     def hit_pct_decode(self) -> float:
         """Hits in 100 lookups of the decode steps; 0.0 without any."""
-        return 100.0 * self.n_hits_decode / self.n_lookups_decode if self.n_lookups_decode else 0.0
+        return _pct(self.n_hits_decode, self.n_lookups_decode)
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,11 +144,16 @@ def residency_curve(
     Raises what `replay_residency` raises.
     """
     sizes = _expert_sizes(trace, expert_bytes)
-    batches = _batches(trace)
+    curves = {name: lru_curve(trace, sizes, per_layer=name == "layer") for name in policies if name in ("lru", "layer")}
+    batches = _batches(trace) if set(policies) - set(curves) else []
     rows = []
     for budget_mib in budgets_mib:
+        budget_bytes = int(budget_mib * MIB)
         for policy in policies:
-            result = _replay(batches, policy, int(budget_mib * MIB), sizes, trace.n_experts, seed)
+            if policy in curves:
+                rows.append(_row_of_curve(curves[policy], policy, budget_mib, budget_bytes))
+                continue
+            result = _replay(batches, policy, budget_bytes, sizes, trace.n_experts, seed)
             read_mib = result.read_bytes / MIB
             rows.append(CurveRow(budget_mib, policy, result.hit_pct_cum, result.hit_pct_decode, read_mib))
     return rows
@@ -160,12 +169,18 @@ def _expert_sizes(trace: RoutingTrace, expert_bytes: Sequence[int] | NDArray[np.
     given = trace.expert_bytes if expert_bytes is None else expert_bytes
     if given is None:
         raise InvalidInput("the trace does not state expert_bytes: give them, one value a MoE layer")
-    sizes = [int(size) for size in given]
-    if len(sizes) != trace.n_moe_layers:
-        raise InvalidInput(f"expert_bytes has {len(sizes)} values, the trace {trace.n_moe_layers} MoE layers")
-    if min(sizes, default=1) < 1:
-        raise InvalidInput(f"expert_bytes = {min(sizes)}: every expert needs at least 1 byte")
-    return sizes
+    return expert_sizes(trace, given)
+
+
+def _pct(n_hits: int, n_lookups: int) -> float:
+    return 100.0 * n_hits / n_lookups if n_lookups else 0.0
+
+
+def _row_of_curve(curve: HitCurve, policy: str, budget_mib: float, budget_bytes: int) -> CurveRow:
+    capacity = min(budget_bytes, NEVER - 1)
+    cum = _pct(int(curve.hits(capacity)), curve.n_lookups)
+    decode = _pct(int(curve.hits(capacity, decode_only=True)), curve.n_lookups_decode)
+    return CurveRow(budget_mib, policy, cum, decode, int(curve.read(capacity)) / MIB)
 
 
 def _batches(trace: RoutingTrace) -> list[_Batch]:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from offload.eviction import EVICTIONS, Eviction, Key, Random
+from offload.eviction import EVICTIONS, Eviction, Fifo, Key, Lifo, Lru, Random
 from traces.errors import InvalidInput, unknown_name
 
 __all__ = ["Access", "ResidentSet"]
@@ -72,6 +72,7 @@ class ResidentSet:
         each, n_larger = divmod(capacity, n_pools)
         starts = [i * each + min(i, n_larger) for i in range(n_pools + 1)]
         self._pools = [_Pool(range(starts[i], starts[i + 1]), make()) for i in range(n_pools)]
+        self.eviction_kind: type[Eviction] = type(self._pools[0].eviction)
         self._slots: dict[Key, int] = {}
         self.n_hits = 0
         self.n_lookups = 0
@@ -85,6 +86,22 @@ class ResidentSet:
     def n_resident(self) -> int:
         """Slots in use, at most `capacity`."""
         return len(self._slots)
+
+    @property
+    def n_pools(self) -> int:
+        """Sets of slots that evict among themselves: one, or one a layer."""
+        return len(self._pools)
+
+    def pools(self) -> list[tuple[list[int], list[tuple[Key, int]]]]:
+        """Of each pool the free slots, the next one last, and residents with their slots, from the oldest to the newest.
+
+        Only for evictions that keep an age (`Lru`, `Fifo`, `Lifo`).
+        """
+        found = []
+        for pool in self._pools:
+            assert isinstance(pool.eviction, Lru | Fifo | Lifo)
+            found.append((list(pool.free), [(key, self._slots[key]) for key in pool.eviction]))
+        return found
 
     @property
     def slots_in_use(self) -> tuple[int, ...]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -12,20 +12,16 @@ import numpy as np
 from hwmodels.cost import price
 from hwmodels.platform import Platform
 from offload import metrics
-from offload.decode import Decoded, decode
-from offload.footprint import MemoryPlan, Workload, measure_workload, plan_memory
-from offload.memory import CapacityExceeded
 from offload.ops import OpKind
-from offload.policies import eviction_named, policy_named
 from offload.policy import Cache, Policy
-from offload.residency import ResidentSet
 from offload.timeline import Timeline
+from pregate.capture import Captured, capture
 from pregate.intervals import Interval, intervals
 from simulator import des, recurrence
 from simulator.bounds import Bounds, lower_bounds
 from traces.architecture import ModelArchitecture
 from traces.errors import InvalidInput, unknown_name
-from traces.routing import Phase, RoutingTrace
+from traces.routing import RoutingTrace
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -90,18 +86,6 @@ def to_dataframe(rows: list[dict[str, Any]]) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-@dataclass(frozen=True, slots=True)
-class Captured:
-    """A schedule with what is known of it before any clock: replayed on any machine it fits."""
-
-    model: ModelArchitecture
-    trace: RoutingTrace
-    policy: Policy
-    workload: Workload
-    plan: MemoryPlan
-    decoded: Decoded
-
-
 def simulate(
     model: ModelArchitecture,
     hw: Platform,
@@ -122,62 +106,6 @@ def simulate(
     return interpret(capture(model, hw, trace, policy, cache=cache, expert_tier=expert_tier), hw, engine)
 
 
-def capture(
-    model: ModelArchitecture,
-    hw: Platform,
-    trace: RoutingTrace,
-    policy: str | Policy,
-    *,
-    cache: Cache | None = None,
-    expert_tier: str = "dram",
-) -> Captured:
-    """Write the schedule that `simulate` prices; of `hw` only HBM, the stack's execution and reserve matter."""
-    chosen = policy_named(policy) if isinstance(policy, str) else policy
-    if cache is not None and not chosen.resident:
-        chosen = dataclasses.replace(chosen, cache=cache)
-    if expert_tier not in ("dram", "ssd"):
-        raise InvalidInput(f"expert tier = {expert_tier!r}: experts wait in dram or ssd")
-    trace.check_model(model)
-    if not np.any(trace.phase == Phase.DECODE):
-        raise InvalidInput(
-            f"the trace of {trace.provenance.model} has no decode steps: generate at least 2 tokens a sequence"
-        )
-    if expert_tier == "dram" and not chosen.resident:
-        _check_host_memory(model, hw, chosen)
-    workload = measure_workload(model, trace.steps())
-    plan = plan_memory(
-        model,
-        workload,
-        chosen,
-        hw.stack.execution,
-        hbm_bytes=hw.machine.accelerator.hbm_bytes,
-        reserve_bytes=int(hw.constant("reserve_bytes")),
-    )
-    decoded = decode(
-        model,
-        trace.steps(),
-        chosen,
-        hw.stack.execution,
-        n_buffers=plan.n_buffers,
-        cache=_resident_set(model, trace, chosen, plan),
-        disk=expert_tier == "ssd",
-        static_bytes=plan.static_bytes,
-    )
-    return Captured(model, trace, chosen, workload, plan, decoded)
-
-
-def _check_host_memory(model: ModelArchitecture, hw: Platform, policy: Policy) -> None:
-    """Experts wait in DRAM, all of them. Raises `CapacityExceeded` when the host has less."""
-    needed, host = model.n_moe_layers * model.n_experts * model.expert_bytes, hw.machine.host
-    if needed > host.dram_bytes:
-        raise CapacityExceeded(
-            f"{policy.name}: the experts of {model.name} take {needed / 1e9:.1f} GB of host memory, {host.name} has "
-            f"{host.dram_bytes / 1e9:.1f} GB: try --tier ssd, or --set host.dram_bytes=...",
-            needed,
-            "DRAM",
-        )
-
-
 def interpret(
     captured: Captured, hw: Platform, engine: str = "des", *, with_intervals: bool = True
 ) -> SimulationResult:
@@ -191,7 +119,7 @@ def interpret(
     else:
         raise unknown_name("engine", engine, ["des", "recurrence"])
     known = with_intervals and not _beyond_fit(captured, hw)
-    found = intervals(schedule, hw if known else dataclasses.replace(hw, fit=None), _uncertain(captured))
+    found = intervals(captured, hw if known else dataclasses.replace(hw, fit=None), np.random.default_rng(0))
     return _result(captured, hw, timeline, lower_bounds(schedule, costs), found)
 
 
@@ -204,38 +132,6 @@ def _beyond_fit(captured: Captured, hw: Platform) -> bool:
     kinds = captured.decoded.schedule.kind
     fitted = hw.fit.constants if hw.fit is not None else {}
     return any(constant not in fitted and np.any(kinds == kind) for kind, constant in _UNFITTED.items())
-
-
-def _uncertain(captured: Captured) -> dict[str, Callable[[Timeline], float]]:
-    """The metrics that carry an interval."""
-    steps = metrics.decode_steps(captured.trace)
-    n_tokens = captured.workload.n_output_tokens
-    return {
-        "moe_layer_latency_s": lambda timeline: metrics.moe_layer_latency_s(timeline, steps),
-        "tokens_per_s": lambda timeline: n_tokens / timeline.makespan_s,
-    }
-
-
-def _resident_set(
-    model: ModelArchitecture, trace: RoutingTrace, policy: Policy, plan: MemoryPlan
-) -> ResidentSet | None:
-    """The cache of a policy; a warm one has seen the whole request once before."""
-    if policy.cache is None:
-        return None
-    spec = policy.cache
-    residents = ResidentSet(
-        plan.n_cache_slots,
-        eviction_named(spec.eviction, model.n_encoder_moe_layers * model.n_experts),
-        per_layer=spec.per_layer,
-        n_layers=model.n_moe_layers,
-        n_experts=model.n_experts,
-    )
-    if spec.warm:
-        for step in trace.steps():
-            for layer in range(model.n_moe_layers):
-                chosen = np.unique(step.experts[:, layer])
-                residents.admit(layer, chosen[chosen >= 0].tolist())
-    return residents
 
 
 def _calibration(captured: Captured, hw: Platform) -> str:

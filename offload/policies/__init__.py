@@ -9,6 +9,7 @@ from dataclasses import replace
 from offload.eviction import EVICTIONS, Eviction
 from offload.eviction_released import ReleasedLfu, ReleasedLifo
 from offload.policies.gpu_only import gpu_only
+from offload.policies.lru import lfu, lru
 from offload.policies.on_demand import on_demand
 from offload.policies.prefetch_all import prefetch_all
 from offload.policies.pregate import pregate
@@ -22,6 +23,8 @@ PRESETS: dict[str, Callable[..., Policy]] = {
     "on_demand": on_demand,
     "prefetch_all": prefetch_all,
     "pregate": pregate,
+    "lru": lru,
+    "lfu": lfu,
 }
 
 RELEASED: dict[str, Callable[[int], Eviction]] = {"lfu_released": ReleasedLfu, "lifo_released": ReleasedLifo}
@@ -53,16 +56,19 @@ def policy_named(text: str) -> Policy:
 
 
 def cache_named(text: str) -> Cache:
-    """The cache a user types: `EVICTION:RATIO` (0.1) or `EVICTION:SLOTS` (64), then `:per_layer`, `:warm`."""
-    eviction, _, rest = text.strip().partition(":")
-    size, *flags = rest.split(":")
+    """The cache a user types: `EVICTION:RATIO` (0.1), `EVICTION:SLOTS` (64) or `EVICTION` (all the HBM that is left),
+    then `:per_layer`, `:warm`.
+    """
+    eviction, *rest = text.strip().split(":")
+    sized = bool(rest) and rest[0] not in ("per_layer", "warm")
+    size, flags = (rest[0], rest[1:]) if sized else (None, rest)
     if eviction not in eviction_names():
         raise unknown_name("eviction", eviction, eviction_names(), f"cache {text!r}")
     for flag in flags:
         if flag not in ("per_layer", "warm"):
             raise unknown_name("cache option", flag, ["per_layer", "warm"], f"cache {text!r}")
     try:
-        ratio, n_slots = (None, int(size)) if size.isdigit() else (float(size), None)
+        ratio, n_slots = (None, None) if size is None else (None, int(size)) if size.isdigit() else (float(size), None)
     except ValueError:
         raise InvalidInput(f"cache {text!r}: size {size!r} is neither a ratio (0.1) nor slots (64)") from None
     return Cache(eviction, ratio, n_slots, per_layer="per_layer" in flags, warm="warm" in flags)

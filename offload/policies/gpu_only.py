@@ -7,4 +7,8 @@ from offload.policy import Buffers, Policy
 
 def gpu_only() -> Policy:
     """Nothing moves."""
-    return Policy("gpu_only", resident=True, buffers=lambda n_active, n_experts: Buffers(0, 0))
+    return Policy("gpu_only", resident=True, buffers=_none)
+
+
+def _none(n_active: int, n_experts: int) -> Buffers:
+    return Buffers(0, 0)

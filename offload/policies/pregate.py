@@ -6,7 +6,8 @@ the last n blocks have none; nothing crosses forward passes.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Literal
 
 from offload.policy import BlockView, Buffers, Fetch, Policy
@@ -20,17 +21,31 @@ def pregate(lookahead: int = 1, encoder: Literal["on_demand", "same"] = "on_dema
     return Policy(
         "pregate" if lookahead == 1 else f"pregate({lookahead})",
         lookahead=lookahead,
-        prefetch=_selected_ahead(lookahead),
-        buffers=lambda n_active, n_experts: Buffers(n_active, (lookahead + 1) * n_active),
+        prefetch=SelectedAhead(lookahead),
+        buffers=_BlocksInFlight(lookahead + 1),
         encoder=encoder,
     )
 
 
-def _selected_ahead(lookahead: int) -> Callable[[BlockView], Sequence[Fetch]]:
-    def prefetch(view: BlockView) -> Sequence[Fetch]:
-        first = 1 if view.block == 0 else view.block + lookahead
-        last = min(view.block + lookahead, view.n_blocks - 1)
+@dataclass(frozen=True, slots=True)
+class SelectedAhead:
+    """Fetch what the gates have selected, `lookahead` blocks ahead; the first block also for the blocks between."""
+
+    lookahead: int
+
+    def __call__(self, view: BlockView) -> Sequence[Fetch]:
+        """The newly revealed blocks."""
+        first = 1 if view.block == 0 else view.block + self.lookahead
+        last = min(view.block + self.lookahead, view.n_blocks - 1)
         revealed = ((block, view.revealed(block)) for block in range(first, last + 1))
         return [Fetch(block, experts) for block, experts in revealed if experts is not None]
 
-    return prefetch
+
+@dataclass(frozen=True, slots=True)
+class _BlocksInFlight:
+    """Slots for the union of one block at least, of `n_blocks` to overlap fully."""
+
+    n_blocks: int
+
+    def __call__(self, n_active: int, n_experts: int) -> Buffers:
+        return Buffers(n_active, self.n_blocks * n_active)

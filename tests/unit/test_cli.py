@@ -132,7 +132,7 @@ def test_a_model_is_shown_as_yaml_that_loads_again(run: Run, tmp_path: Path) -> 
         (["compare", *SMALL, "--policies", "pregated"], "did you mean 'pregate'"),
         (["compare", *SMALL, "--policies", "on_demand(2)"], "only pregate looks ahead"),
         (["compare", *SMALL, "--policies", ","], "no policies"),
-        (["compare", *SMALL, "--cache", "lru"], "neither a ratio"),
+        (["compare", *SMALL, "--cache", "lru:many"], "neither a ratio"),
         (["compare", *SMALL, "--cache", "lru:1.5"], "outside (0, 1]"),
         (["compare", *SMALL, "--cache", "mru:0.5"], "unknown eviction"),
         (["compare", *SMALL, "--set", "link.h2d_bytes_per_s=-1"], "above 0"),

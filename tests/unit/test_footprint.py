@@ -134,3 +134,15 @@ def test_an_encoder_with_larger_unions_gets_its_slots() -> None:
 def test_a_cache_ratio_is_of_the_decoders_experts() -> None:
     assert plan(SWITCH, "on_demand+lru:0.2", 1 << 40).n_cache_slots == round(3 * 5 * 0.2)
     assert plan(decoder_only(), "on_demand+lru:0.5", 1 << 40).n_cache_slots == 9
+
+
+def test_a_cache_of_no_stated_size_takes_what_is_left() -> None:
+    static = plan(DECODER, "on_demand", 1 << 40).static_bytes
+
+    def slots(policy: str, room: int) -> tuple[int, int]:
+        granted = plan(DECODER, policy, static + room * DECODER.expert_bytes)
+        return granted.n_buffers, granted.n_cache_slots
+
+    assert [slots("lru", room) for room in (3, 4, 8)] == [(3, 0), (3, 1), (3, 5)]
+    assert slots("lru", 10_000) == (3, DECODER.n_moe_layers * DECODER.n_experts)
+    assert [slots("pregate+lru", room) for room in (4, 6, 7)] == [(4, 0), (6, 0), (6, 1)]  # its buffers come first

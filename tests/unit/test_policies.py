@@ -30,6 +30,9 @@ from traces.routing import Phase, RoutingTrace
 
 HW = load_platform("a100-sxm4-80gb", "streams")
 
+LEFT = 7
+"""Slots of a cache that takes what is left."""
+
 POLICIES = [
     *PRESETS,
     "pregate(2)",
@@ -49,7 +52,7 @@ def run(
     cache = None
     if policy.cache is not None:
         cache = ResidentSet(
-            policy.cache.capacity(model.n_moe_layers - model.n_encoder_moe_layers, model.n_experts),
+            (policy.cache.capacity(model.n_moe_layers - model.n_encoder_moe_layers, model.n_experts) or LEFT),
             eviction_named(policy.cache.eviction, model.n_encoder_moe_layers * model.n_experts),
             per_layer=policy.cache.per_layer,
             n_layers=model.n_moe_layers,
@@ -97,7 +100,7 @@ def test_hbm_stays_within_the_slots_and_returns_to_its_level(text: str, name: st
     decoded = run(model, trace, policy, execution)
     workload = measure_workload(model, trace.steps())
     slots = max(policy.buffers(workload.n_active, model.n_experts).full, workload.n_encoder_active)
-    cached = policy.cache.capacity(model.n_moe_layers, model.n_experts) if policy.cache else 0
+    cached = (policy.cache.capacity(model.n_moe_layers, model.n_experts) or LEFT) if policy.cache else 0
     _, level = timed(decoded).hbm_events()
     assert level.max(initial=0) <= (slots + cached) * model.expert_bytes
     assert level.min(initial=0) >= 0
@@ -248,7 +251,7 @@ def test_every_decode_step_ends_with_a_head() -> None:
         ("pregate(x)", "form NAME"),
         ("gpu_only(2)", "only pregate"),
         ("gpu_only+lru:0.1", "takes no cache"),
-        ("pregate+lru", "neither a ratio"),
+        ("pregate+lru:much", "neither a ratio"),
         ("pregate+lru:0", "below 1"),
         ("pregate+lru:-0.5", "outside"),
         ("pregate+lru:0.5:perlayer", "did you mean 'per_layer'"),
@@ -263,7 +266,10 @@ def test_mistyped_policies_are_one_clear_line(text: str, message: str) -> None:
 def test_caches_are_named_as_typed() -> None:
     assert cache_named("lfu:0.25:per_layer") == Cache("lfu", ratio=0.25, per_layer=True)
     assert cache_named("lifo:64:warm") == Cache("lifo", n_slots=64, warm=True)
+    assert cache_named("lru") == Cache("lru")
+    assert cache_named("fifo:per_layer:warm") == Cache("fifo", per_layer=True, warm=True)
     assert Cache(ratio=0.001).capacity(2, 3) == 1
+    assert Cache().capacity(2, 3) is None
     assert {"lru", "lfu", "lifo", "lfu_released", "lifo_released"} <= set(eviction_names())
     with pytest.raises(InvalidInput, match="not both"):
-        Cache()
+        Cache(ratio=0.5, n_slots=4)

@@ -155,6 +155,16 @@ def test_geforce_cards_have_a_dated_launch_price(name: str) -> None:
     assert "launch" in price.source
 
 
+def test_every_price_says_what_kind_it_is_and_how_old() -> None:
+    found = {name: load_machine(name).quantities().get("accelerator.price_usd") for name in hardware_names()}
+    prices = {name: price for name, price in found.items() if price is not None}
+    assert {"rtx-4090", "h100-sxm", "mi300x"} <= set(prices)
+    kinds = ("launch MSRP", "list price", "retail price", "street price", "market price", "expected price")
+    for name, price in prices.items():
+        assert any(kind in price.source for kind in kinds), name
+        assert price.date is not None or "undated" in price.source, name
+
+
 def test_a_machine_can_be_copied_and_compared(machine: MachineSpec) -> None:
     again = copy.deepcopy(machine)
     assert again == machine
