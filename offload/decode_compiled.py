@@ -8,7 +8,7 @@ for digest (tests/agree). Memory is bounded by a part: some hundred thousand ops
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -28,6 +28,10 @@ from traces.architecture import LayerStack, ModelArchitecture
 from traces.routing import Phase, Step
 
 __all__ = ["CompiledLoop", "is_compilable"]
+
+_EXECUTION_FLAGS = (
+    "stage", "grouped", "fetch_first", "readback_per_fetch", "host_waits", "sync_after_ffn",
+)  # fmt: skip
 
 _PART_OPS = 1 << 18
 """Ops a part holds at least room for."""
@@ -65,13 +69,7 @@ class CompiledLoop:
         self._kernel = decode_kernel
         self._model, self._policy, self._execution = model, policy, execution
         self._n_buffers, self._cache, self._disk = n_buffers, cache, disk
-        self._memory = _memory(decode_kernel, model, n_buffers, cache)
-        size = model.n_experts + 1
-        self._cells = decode_kernel.Cells(
-            np.zeros(decode_kernel.N_COUNTERS, np.int64), *(np.zeros(size, np.int64) for _ in range(4))
-        )
-        n = self._cells.n
-        n[decode_kernel.LAST_FETCH], n[decode_kernel.FREE_N] = -1, n_buffers
+        self._experts, self._words = _memory(decode_kernel, model, n_buffers, cache)
         self._works = _Works(model)
         self._memory_tokens: Counter[int] = Counter()
         self._projected: set[int] = set()
@@ -80,8 +78,8 @@ class CompiledLoop:
     @property
     def lookups(self) -> dict[Phase, list[int]]:
         """Experts looked up and found resident so far, by phase."""
-        n, at = self._cells.n, self._kernel.LOOKUPS
-        return {Phase.DECODE: n[at : at + 2].tolist(), Phase.PREFILL: n[at + 2 : at + 4].tolist()}
+        w, at = self._words, self._kernel.LOOKUPS
+        return {Phase.DECODE: w[at : at + 2].tolist(), Phase.PREFILL: w[at + 2 : at + 4].tolist()}
 
     def parts(self, steps: Iterable[Step]) -> Iterator[Part]:
         """The schedule of `steps`. Raises `CapacityExceeded` when the experts of one block do not fit."""
@@ -105,101 +103,127 @@ class CompiledLoop:
         return self._model.encoder is not None and step.phase == Phase.PREFILL
 
     def _write(self, batch: list[Step]) -> Iterator[Part]:
-        kernel, model, n = self._kernel, self._model, self._cells.n
+        """The ops of `batch`, in as many parts as it takes."""
+        kernel, w, n_experts = self._kernel, self._words, self._model.n_experts
         encoding = self._encodes(batch[0])
-        stack = model.encoder if encoding and model.encoder is not None else model.decoder
-        plan = self._plan(stack, encoding, batch[0].phase)
-        rows = _Rows(self._works)
-        steps = self._prepare(rows, batch, stack, plan.first, encoding)
-        n_blocks, n_experts = len(stack.moe_layers), model.n_experts
+        stack = self._model.encoder if encoding and self._model.encoder is not None else self._model.decoder
+        rows = _Rows()
+        r = self._prepare(rows, batch, stack, encoding)
+        n_blocks = len(stack.moe_layers)
         max_ops = 3 * stack.n_layers + n_blocks * (8 + 4 * n_experts) + 2
         max_deps = n_blocks * (8 + 10 * n_experts) + 2
         done = 0
         while done < len(batch):
-            out = _out(kernel, max(_PART_OPS, max_ops), max(2 * _PART_OPS, max_deps), len(rows.works))
-            n[kernel.LOCAL] = n[kernel.DEPS] = n[kernel.ROWS] = 0
-            ran = kernel.run_steps(out, self._memory, self._cells, plan, steps, done, max_ops, max_deps)
+            o = np.empty((max(_PART_OPS, max_ops), kernel.N_COLUMNS), np.int64)
+            d = np.empty(max(2 * _PART_OPS, max_deps), np.int32)
+            r[r[kernel.ROW_OF] :] = -1
+            w[kernel.LOCAL] = w[kernel.DEPS] = w[kernel.ROWS] = 0
+            ran = kernel.run_steps(o, d, self._experts, w, r, done, max_ops, max_deps)
             if ran < 0:
-                self._refuse(int(steps.i_step[-1 - ran]))
+                self._refuse(batch[-1 - ran].i_step)
             done += ran
-            yield self._part(out, rows.works)
+            used = r[r[kernel.USED] :][: w[kernel.ROWS]]
+            yield self._part(o, d, tuple(rows.works[i] for i in used.tolist()))
 
     def _refuse(self, i_step: int) -> None:
-        n = self._cells.n
+        w = self._words
         raise CapacityExceeded(
-            f"step {i_step}, MoE layer {n[self._kernel.FAILED_LAYER]}: {n[self._kernel.FAILED_N]} experts needed at "
+            f"step {i_step}, MoE layer {w[self._kernel.FAILED_LAYER]}: {w[self._kernel.FAILED_N]} experts needed at "
             f"once do not fit {self._n_buffers} expert slots: free HBM or use a smaller batch"
         )
 
-    def _plan(self, stack: LayerStack, encoding: bool, phase: Phase) -> Any:
+    def _part(self, o: NDArray[np.int64], d: NDArray[np.int32], works: tuple[Work, ...]) -> Part:
+        """The ops just written, as columns."""
+        kernel, w = self._kernel, self._words
+        n_ops = int(w[kernel.LOCAL])
+        columns: dict[str, NDArray[Any]] = {}
+        for name, dtype in COLUMNS.items():
+            at = getattr(kernel, name.upper(), None)
+            if at is not None:
+                columns[name] = o[:n_ops, at].astype(dtype)
+        kinds = np.array([what.kind for what in works], np.int8)
+        sizes = np.array([what.copy_bytes for what in works], np.int64)
+        columns |= {"kind": kinds[columns["cost"]], "bytes": sizes[columns["cost"]]}
+        columns |= {"dep_ptr": np.append(0, o[:n_ops, kernel.DEP_END]), "dep": d[: w[kernel.DEPS]].copy()}
+        live = np.concatenate([w[w[kernel.READER] : w[kernel.FREE]], w[[kernel.LAST_FETCH]]])
+        base = int(w[kernel.BASE])
+        w[kernel.BASE] += n_ops
+        return Part(base, columns, works, np.unique(live[live >= 0]))
+
+    def _plan(self, stack: LayerStack, encoding: bool) -> dict[str, int]:
+        """What policy and stack decide, by the name of the kernel's word for it."""
         policy, execution, cache = self._policy, self._execution, self._cache
         plain = encoding and policy.encoder == "on_demand" and not policy.resident
         prefetch = 0 if plain or policy.prefetch is no_prefetch else 1
         if prefetch and policy.prefetch is whole_next_block:
             prefetch = 2
         kind = None if cache is None else cache.eviction_kind
-        return self._kernel.Plan(
-            n_experts=self._model.n_experts,
-            first=0 if encoding else self._model.n_encoder_moe_layers,
-            n_layers=stack.n_layers,
-            expert_bytes=self._model.expert_bytes,
-            n_buffers=self._n_buffers,
-            lookahead=0 if plain else policy.lookahead,
-            prefetch=prefetch,
-            resident=int(policy.resident),
-            needs_ids=int(plain or policy.needs_ids),
-            stage=int(execution.stage),
-            grouped=int(execution.grouped),
-            fetch_first=int(execution.fetch_first),
-            readback_per_fetch=int(execution.readback_per_fetch),
-            host_waits=int(execution.host_waits),
-            sync_after_ffn=int(execution.sync_after_ffn),
-            disk=int(self._disk),
-            cached=int(cache is not None),
-            n_pools=1 if cache is None else cache.n_pools,
-            by_recency=int(kind is Lru),
-            newest_first=int(kind is Lifo),
-            phase=int(phase == Phase.PREFILL),
-            head=int(not encoding),
-        )
+        flags = {name.upper(): int(getattr(execution, name)) for name in _EXECUTION_FLAGS}
+        return flags | {
+            "N_EXPERTS": self._model.n_experts,
+            "FIRST": 0 if encoding else self._model.n_encoder_moe_layers,
+            "N_LAYERS": stack.n_layers,
+            "EXPERT_BYTES": self._model.expert_bytes,
+            "N_BUFFERS": self._n_buffers,
+            "LOOKAHEAD": 0 if plain else policy.lookahead,
+            "PREFETCH": prefetch,
+            "RESIDENT": int(policy.resident),
+            "NEEDS_IDS": int(plain or policy.needs_ids),
+            "DISK": int(self._disk),
+            "CACHED": int(cache is not None),
+            "N_POOLS": 1 if cache is None else cache.n_pools,
+            "BY_RECENCY": int(kind is Lru),
+            "NEWEST_FIRST": int(kind is Lifo),
+            "WITH_HEAD": int(not encoding),
+        }
 
-    def _prepare(self, rows: _Rows, batch: list[Step], stack: LayerStack, first: int, encoding: bool) -> Any:
-        """What the kernel reads of the steps: costs by candidate row and the unions of experts."""
-        kernel, model = self._kernel, self._model
-        n_blocks = len(stack.moe_layers)
+    def _prepare(self, rows: _Rows, batch: list[Step], stack: LayerStack, encoding: bool) -> NDArray[np.int64]:
+        """What the kernel reads of the steps: the plan, costs by candidate row and the unions of experts."""
+        plan, works = self._plan(stack, encoding), self._works
         n_tokens = np.array([len(step.experts) for step in batch])
-        bounds = np.concatenate([[0], np.cumsum(n_tokens)])
+        ptr, experts, tokens = self._unions(batch, n_tokens, plan["FIRST"], len(stack.moe_layers))
+        n_shared = n_tokens if self._model.n_shared_experts else np.zeros_like(n_tokens)
+        alone = not self._execution.grouped
+        none = np.full(len(batch), -1, np.int64)
+        block_of = np.full(stack.n_layers, -1, np.int64)
+        block_of[list(stack.moe_layers)] = np.arange(len(stack.moe_layers))
+        tables = self._attention(rows, batch, stack, encoding, n_tokens) | {
+            "I_STEP": np.array([step.i_step for step in batch], np.int64),
+            "PHASE": np.array([step.phase == Phase.PREFILL for step in batch], np.int64),
+            "COST_GATE": rows.each(works.gate, n_tokens.tolist()),
+            "COST_READBACK": rows.each(works.readback, n_tokens.tolist()),
+            "COST_DENSE": rows.each(lambda n: works.dense(stack, n), n_tokens.tolist()),
+            "COST_SHARED": rows.each(works.shared, n_shared.tolist()) if alone else none,
+            "UNION_PTR": ptr,
+            "UNION_EXPERT": experts,
+            "COST_SINGLE": rows.each(works.single, tokens.tolist()) if alone else none[:0],
+            "COST_GROUPED": self._grouped(rows, ptr, tokens, np.repeat(n_shared, len(stack.moe_layers)), alone),
+            "BLOCK_OF": block_of,
+            "PLACE": np.array([layer for part in self._model.stacks for layer in part.moe_layers], np.int64),
+        }
+        plan |= {
+            "N_STEPS": len(batch),
+            "COST_FETCH": rows.of(works.copy(OpKind.FETCH)),
+            "COST_STAGE": rows.of(works.copy(OpKind.STAGE)),
+            "COST_DISK": rows.of(works.copy(OpKind.DISK_READ)),
+            "COST_WAIT": rows.of(Work(OpKind.WAIT)),
+            "COST_STEP": rows.of(Work(OpKind.STEP)),
+        }
+        unknown = np.full(len(rows.works), -1, np.int64)
+        return _words(self._kernel, self._kernel.N_PART_WORDS, plan, tables | {"ROW_OF": unknown, "USED": unknown})
+
+    def _unions(
+        self, batch: list[Step], n_tokens: NDArray[np.int64], first: int, n_blocks: int
+    ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+        """Of every (step, block) in CSR form: where it starts, its experts ascending, the tokens each serves."""
+        model = self._model
         experts = batch[0].experts if len(batch) == 1 else np.concatenate([step.experts for step in batch])
         n_entries = int(np.minimum(n_tokens * model.top_k, model.n_experts).sum()) * n_blocks
         ptr = np.zeros(len(batch) * n_blocks + 1, np.int64)
         found, tokens = np.zeros(n_entries, np.int64), np.zeros(n_entries, np.int64)
-        kernel.unions(experts, bounds, first, n_blocks, model.n_experts, ptr, found, tokens)
-        found, tokens = found[: ptr[-1]], tokens[: ptr[-1]]
-        n_shared = n_tokens if model.n_shared_experts else np.zeros_like(n_tokens)
-        attention = self._attention(rows, batch, stack, encoding, n_tokens)
-        each = {name: rows.each(getattr(self._works, name), n_tokens.tolist()) for name in ("gate", "readback")}
-        dense = rows.each(lambda n: self._works.dense(stack, n), n_tokens.tolist())
-        alone = self._execution.grouped is False
-        block_of = np.full(stack.n_layers, -1, np.int64)
-        block_of[list(stack.moe_layers)] = np.arange(n_blocks)
-        return kernel.Steps(
-            i_step=np.array([step.i_step for step in batch], np.int64),
-            **attention,
-            **each,
-            dense=dense,
-            shared=rows.each(self._works.shared, n_shared.tolist()) if alone else np.full(len(batch), -1, np.int64),
-            union_ptr=ptr,
-            expert=found,
-            single=rows.each(self._works.single, tokens.tolist()) if alone else np.zeros(0, np.int64),
-            grouped=self._grouped(rows, ptr, tokens, np.repeat(n_shared, n_blocks), alone),
-            block_of=block_of,
-            place=np.array([layer for part in model.stacks for layer in part.moe_layers], np.int64),
-            fetch=rows.of(self._works.copy(OpKind.FETCH)),
-            stage=rows.of(self._works.copy(OpKind.STAGE)),
-            disk=rows.of(self._works.copy(OpKind.DISK_READ)),
-            wait=rows.of(Work(OpKind.WAIT)),
-            host_step=rows.of(Work(OpKind.STEP)),
-        )
+        bounds = np.append(0, np.cumsum(n_tokens))
+        self._kernel.unions(experts, bounds, first, n_blocks, model.n_experts, ptr, found, tokens)
+        return ptr, found[: ptr[-1]], tokens[: ptr[-1]]
 
     def _grouped(
         self, rows: _Rows, ptr: NDArray[np.int64], tokens: NDArray[np.int64], n_shared: NDArray[np.int64], alone: bool
@@ -249,9 +273,9 @@ class CompiledLoop:
             crossing = list(zip(n_tokens.tolist(), memory, fresh, strict=True))
             cross = rows.each(lambda key: self._works.cross_attention(stack, *key), crossing)
         return {
-            "self_attention": rows.each(lambda key: self._works.self_attention(stack, *key), keys),
-            "cross_attention": cross,
-            "head": rows.each(self._works.head, n_sequences.tolist()),
+            "COST_SELF_ATTENTION": rows.each(lambda key: self._works.self_attention(stack, *key), keys),
+            "COST_CROSS_ATTENTION": cross,
+            "COST_HEAD": rows.each(self._works.head, n_sequences.tolist()),
         }
 
     def _cross_memory(
@@ -266,21 +290,6 @@ class CompiledLoop:
                 self._projected.add(sequence)
                 fresh[step] += n
         return memory, fresh
-
-    def _part(self, out: Any, works: Sequence[Work]) -> Part:
-        """The ops just written, as columns."""
-        kernel, n, m = self._kernel, self._cells.n, self._memory
-        n_ops, n_deps = int(n[kernel.LOCAL]), int(n[kernel.DEPS])
-        used = tuple(works[i] for i in out.used[: n[kernel.ROWS]].tolist())
-        kinds = np.array([w.kind for w in used], np.int8)
-        sizes = np.array([w.copy_bytes for w in used], np.int64)
-        columns = {name: getattr(out, name)[:n_ops] for name in COLUMNS if hasattr(out, name)}
-        columns |= {"dep_ptr": out.dep_ptr[: n_ops + 1], "dep": out.dep[:n_deps]}
-        columns |= {"kind": kinds[columns["cost"]], "bytes": sizes[columns["cost"]]}
-        live = np.concatenate([m.reader, m.filled, n[kernel.LAST_FETCH : kernel.LAST_FETCH + 1]])
-        base = int(n[kernel.BASE])
-        n[kernel.BASE] += n_ops
-        return Part(base, columns, used, np.unique(live[live >= 0]))
 
 
 class _Works:
@@ -333,9 +342,8 @@ class _Works:
 class _Rows:
     """Candidate rows of one part: a number for every work that its ops may have."""
 
-    def __init__(self, made: _Works) -> None:
+    def __init__(self) -> None:
         self.works: list[Work] = []
-        self._made = made
         self._row: dict[Work, int] = {}
 
     def of(self, what: Work | None) -> int:
@@ -353,55 +361,51 @@ class _Rows:
         return np.array([row[key] for key in keys], np.int64)
 
 
-def _out(kernel: Any, n_ops: int, n_deps: int, n_rows: int) -> Any:
-    columns = {name: np.empty(n_ops, COLUMNS[name]) for name in kernel.Out._fields if name in COLUMNS}
-    columns |= {"dep_ptr": np.zeros(n_ops + 1, np.int64), "dep": np.empty(n_deps, np.int32)}
-    return kernel.Out(**columns, row_of=np.full(n_rows, -1, np.int64), used=np.zeros(n_rows, np.int64))
+def _words(
+    kernel: Any, n_words: int, values: Mapping[str, int], tables: Mapping[str, NDArray[np.int64]]
+) -> NDArray[np.int64]:
+    """One array: words by name, then the tables one after the other, where each begins in the word of its name."""
+    words = np.zeros(n_words, np.int64)
+    for name, value in values.items():
+        words[getattr(kernel, name)] = value
+    begin = n_words
+    for name, table in tables.items():
+        words[getattr(kernel, name)] = begin
+        begin += table.size
+    return np.concatenate([words, *(table.ravel().astype(np.int64) for table in tables.values())])
 
 
-def _memory(kernel: Any, model: ModelArchitecture, n_buffers: int, cache: ResidentSet | None) -> Any:
-    """Empty slots, or those of a cache that has residents."""
-    n_layers, n_experts = model.n_moe_layers, model.n_experts
+def _memory(
+    kernel: Any, model: ModelArchitecture, n_buffers: int, cache: ResidentSet | None
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Experts and words of empty slots, or of a cache that has residents."""
+    n_layers, n_keys = model.n_moe_layers, model.n_moe_layers * model.n_experts
     n_slots = n_buffers + (0 if cache is None else cache.capacity)
-    n_keys, n_pools = n_layers * n_experts, 1 if cache is None else cache.n_pools
-    by_expert = (n_layers, n_experts)
-    pools = [] if cache is None else cache.pools()
-    newer, older = np.arange(n_keys + n_pools), np.arange(n_keys + n_pools)
-    slot_of, filled = np.full(n_keys, -1, np.int64), np.full(n_slots, -2, np.int64)
-    spare, spare_top, spare_from = [], np.zeros(n_pools, np.int64), np.zeros(n_pools, np.int64)
-    for pool, (free, residents) in enumerate(pools):
+    n_pools = 1 if cache is None else cache.n_pools
+    x = np.zeros((n_keys + n_pools, kernel.N_EXPERT_COLUMNS), np.int64)
+    x[:, kernel.HELD_SLOT], x[:, kernel.SLOT_OF] = -2, -1
+    x[:, kernel.NEWER] = x[:, kernel.OLDER] = np.arange(n_keys + n_pools)
+    filled, spare = np.full(n_slots, -2, np.int64), [0]
+    spare_top, spare_from = np.zeros(n_pools, np.int64), np.zeros(n_pools, np.int64)
+    for pool, (free, residents) in enumerate([] if cache is None else cache.pools()):
         spare_from[pool], spare_top[pool] = len(spare), len(free)
         spare += [*free, *([0] * len(residents))]
-        chain = [n_keys + pool, *(key for key, _ in residents), n_keys + pool]  # from the oldest to the newest
-        newer[chain[:-1]], older[chain[1:]] = chain[1:], chain[:-1]
+        ring = [n_keys + pool, *(key for key, _ in residents), n_keys + pool]  # from the oldest to the newest
+        x[ring[:-1], kernel.NEWER], x[ring[1:], kernel.OLDER] = ring[1:], ring[:-1]
         for key, slot in residents:
-            slot_of[key], filled[n_buffers + slot] = slot, -1
-    queue = n_keys + 1
-    return kernel.Memory(
-        reader=np.full(n_slots, -1, np.int64),
-        filled=filled,
-        held_slot=np.full(by_expert, -2, np.int64),
-        held_ready=np.full(by_expert, -1, np.int64),
-        held_first=np.full(by_expert, -1, np.int64),
-        held_hit=np.zeros(by_expert, np.bool_),
-        held_transient=np.zeros(by_expert, np.bool_),
-        waiting=np.zeros(by_expert, np.bool_),
-        held=np.zeros(by_expert, np.int64),
-        n_held=np.zeros(n_layers, np.int64),
-        free=np.arange(max(n_buffers, 1)),
-        queue_layer=np.zeros(queue, np.int64),
-        queue_expert=np.zeros(queue, np.int64),
-        queue_slot=np.zeros(queue, np.int64),
-        queue_hit=np.zeros(queue, np.bool_),
-        queue_step=np.zeros(queue, np.int64),
-        slot_of=slot_of,
-        newer=newer,
-        older=older,
-        pinned=np.zeros(n_keys, np.bool_),
-        mark=np.zeros(n_keys, np.int64),
-        pins=np.zeros(by_expert, np.int64),
-        n_pins=np.zeros(n_layers, np.int64),
-        spare=np.array(spare or [0], np.int64),
-        spare_top=spare_top,
-        spare_from=spare_from,
-    )
+            x[key, kernel.SLOT_OF], filled[n_buffers + slot] = slot, -1
+    queue, scratch = np.zeros(n_keys + 1, np.int64), np.zeros(model.n_experts + 1, np.int64)
+    values = {"LAST_FETCH": -1, "FREE_N": n_buffers, "N_KEYS": n_keys}
+    values |= {"FREE_SIZE": max(n_buffers, 1), "QUEUE_SIZE": n_keys + 1}
+    tables = {
+        "READER": np.full(n_slots, -1, np.int64),
+        "FILLED": filled,
+        "FREE": np.arange(max(n_buffers, 1)),
+        **dict.fromkeys(("QUEUE_LAYER", "QUEUE_EXPERT", "QUEUE_SLOT", "QUEUE_HIT", "QUEUE_STEP"), queue),
+        **dict.fromkeys(("N_HELD", "N_PINS"), np.zeros(n_layers, np.int64)),
+        "SPARE": np.array(spare, np.int64),
+        "SPARE_TOP": spare_top,
+        "SPARE_FROM": spare_from,
+        **dict.fromkeys(("WANTED", "ARRIVALS", "ORDER", "NEEDED"), scratch),
+    }
+    return x, _words(kernel, kernel.N_WORDS, values, tables)

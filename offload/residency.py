@@ -93,7 +93,7 @@ class ResidentSet:
         return len(self._pools)
 
     def pools(self) -> list[tuple[list[int], list[tuple[Key, int]]]]:
-        """Of each pool the free slots, the next one last, and residents with their slots, from the oldest to the newest.
+        """Of each pool the free slots, the next one last, and the residents with their slots, the oldest first.
 
         Only for evictions that keep an age (`Lru`, `Fifo`, `Lifo`).
         """

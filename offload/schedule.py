@@ -186,8 +186,8 @@ class ScheduleDigest:
 class Part:
     """Consecutive ops of a schedule that is written part by part, the first of them op `base`.
 
-    `columns`: as in `Schedule`, `dep_ptr` from 0, `dep` and `cancelled_by` counting from op 0 of the schedule, `cost` rows
-    of this part's `works`. `live`: ascending ops up to the end of this part that later ops may wait for, (n_live,) int64.
+    `columns`: as in `Schedule`, `dep_ptr` from 0, `dep` and `cancelled_by` counting from op 0 of the schedule, `cost`
+    rows of this part's `works`. `live`: (n_live,) int64, ascending, the ops so far that later ones may wait for.
     """
 
     base: int

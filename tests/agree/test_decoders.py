@@ -1,0 +1,157 @@
+"""The compiled decode loop writes what the definition writes: the same schedule, digest for digest, and counts."""
+
+from __future__ import annotations
+
+import hypothesis.strategies as st
+import numpy as np
+import pytest
+from hypothesis import given, settings
+
+from offload.decode import DecodeStream, decode
+from offload.decode_compiled import is_compilable
+from offload.execution import EXECUTIONS
+from offload.footprint import measure_workload
+from offload.memory import CapacityExceeded
+from offload.policies import PRESETS, eviction_named, policy_named
+from offload.policy import Policy
+from offload.residency import ResidentSet
+from offload.schedule import ScheduleDigest, assemble
+from tests.small_models import MODELS, decoder_only, routing
+from traces.architecture import ModelArchitecture
+from traces.routing import Phase, RoutingTrace, rebatch
+
+POLICIES = [
+    *PRESETS,
+    "pregate(2)",
+    "pregate(3)",
+    "pregate:encoder",
+    "on_demand+lru:5",
+    "pregate+fifo:5:per_layer",
+    "pregate(2)+lifo:3",
+    "prefetch_all+lru:9",
+    "pregate+lru:4:warm",
+]
+
+
+def resident_set(model: ModelArchitecture, trace: RoutingTrace, policy: Policy, n_slots: int) -> ResidentSet | None:
+    if policy.cache is None:
+        return None
+    residents = ResidentSet(
+        policy.cache.n_slots if policy.cache.n_slots is not None else n_slots,
+        eviction_named(policy.cache.eviction, model.n_encoder_moe_layers * model.n_experts),
+        per_layer=policy.cache.per_layer,
+        n_layers=model.n_moe_layers,
+        n_experts=model.n_experts,
+    )
+    if policy.cache.warm:
+        for layer in range(model.n_moe_layers):
+            residents.admit(layer, [0, 1])
+    return residents
+
+
+def written(
+    model: ModelArchitecture,
+    trace: RoutingTrace,
+    policy: Policy,
+    execution: str,
+    *,
+    n_buffers: int,
+    n_slots: int = 7,
+    disk: bool = False,
+    compiled: bool | None = None,
+) -> tuple[str, dict[Phase, list[int]]]:
+    cache = resident_set(model, trace, policy, n_slots)
+    stream = DecodeStream(
+        model, trace.steps(), policy, EXECUTIONS[execution], n_buffers=n_buffers, cache=cache, disk=disk,
+        compiled=compiled,
+    )  # fmt: skip
+    schedule = assemble(stream, 11 + stream.warm_bytes)
+    return schedule.digest, stream.lookups
+
+
+def same(model: ModelArchitecture, trace: RoutingTrace, text: str, execution: str, **options: int) -> None:
+    policy = policy_named(text)
+    fast, slow = (
+        written(model, trace, policy, execution, compiled=compiled, **options)  # type: ignore[arg-type]
+        for compiled in (None, False)
+    )
+    assert fast == slow
+
+
+@pytest.mark.parametrize("execution", list(EXECUTIONS))
+@pytest.mark.parametrize("name", list(MODELS))
+@pytest.mark.parametrize("text", POLICIES)
+def test_every_policy_is_written_alike(text: str, name: str, execution: str) -> None:
+    model = MODELS[name]
+    for batch in (1, 4):
+        trace = routing(model, batch=batch, seed=batch)
+        workload = measure_workload(model, trace.steps())
+        wanted = policy_named(text).buffers(max(workload.n_active, workload.n_encoder_active), model.n_experts)
+        for n_buffers in (max(wanted.minimum, workload.n_encoder_active), wanted.full + workload.n_encoder_active):
+            for disk in (False, True):
+                same(model, trace, text, execution, n_buffers=n_buffers, disk=disk)
+
+
+@given(
+    st.sampled_from([text for text in POLICIES if text != "lfu"]),
+    st.sampled_from(list(MODELS)),
+    st.sampled_from(list(EXECUTIONS)),
+    st.integers(0, 10**6),
+    st.integers(1, 5),
+    st.integers(0, 8),
+    st.integers(0, 20),
+)
+@settings(max_examples=80, deadline=None)
+def test_random_traces_slots_and_caches_are_written_alike(
+    text: str, name: str, execution: str, seed: int, batch: int, spare: int, n_slots: int
+) -> None:
+    model = MODELS[name]
+    trace = rebatch(routing(model, batch=6, seed=seed, output_tokens=4), batch)
+    workload = measure_workload(model, trace.steps())
+    wanted = policy_named(text).buffers(max(workload.n_active, workload.n_encoder_active), model.n_experts)
+    n_buffers = max(wanted.minimum, workload.n_encoder_active) + spare
+    same(model, trace, text, execution, n_buffers=n_buffers, n_slots=n_slots, disk=bool(seed % 2))
+
+
+@pytest.mark.parametrize("compiled", [None, False])
+def test_a_block_that_finds_no_slots_is_refused_in_the_same_words(compiled: bool | None) -> None:
+    model = MODELS["decoder-only"]
+    trace = routing(model, batch=4)
+    with pytest.raises(CapacityExceeded, match=r"step 0, MoE layer 0: \d experts needed at once do not fit 1 expert"):
+        written(model, trace, policy_named("on_demand"), "streams", n_buffers=1, compiled=compiled)
+
+
+def test_parts_are_the_whole_and_name_what_may_still_be_waited_for() -> None:
+    """Many short parts, as the definition hands them over step by step, and a digest taken on the way."""
+    model = decoder_only(n_experts=8)
+    trace = routing(model, batch=2, output_tokens=30)
+    policy, execution = policy_named("pregate+lru:6"), EXECUTIONS["streams"]
+    whole = decode(model, trace.steps(), policy, execution, n_buffers=12, cache=resident_set(model, trace, policy, 6))
+    stream = DecodeStream(
+        model, trace.steps(), policy, execution, n_buffers=12, cache=resident_set(model, trace, policy, 6),
+        compiled=False,
+    )  # fmt: skip
+    loop = stream._loop
+    parts = []
+    for step in trace.steps():
+        parts += list(loop.parts([step]))
+    digest = ScheduleDigest()
+    known = np.zeros(0, dtype=np.int64)
+    for part in parts:
+        digest.update(part.columns, part.works)
+        earlier = part.columns["dep"][part.columns["dep"] < part.base]
+        assert set(earlier.tolist()) <= set(known.tolist())
+        known = part.live
+    assert len(parts) == trace.n_steps
+    assert digest.of(0) == assemble(parts).digest == whole.schedule.digest
+
+
+def test_what_the_kernel_does_not_know_is_left_to_the_definition() -> None:
+    model = MODELS["decoder-only"]
+    by_use = policy_named("on_demand+lfu:4")
+    assert not is_compilable(by_use, resident_set(model, routing(model), by_use, 4))
+    assert is_compilable(policy_named("pregate(2)"), None)
+    custom = Policy("custom", prefetch=lambda view: ())
+    assert not is_compilable(custom, None)
+    late = Policy("late", lookahead=2, prefetch=policy_named("pregate").prefetch)
+    assert not is_compilable(late, None)  # it reveals two blocks and fetches one: not what the kernel writes
