@@ -10,6 +10,7 @@ from offload.timeline import Timeline
 from traces.routing import Phase, RoutingTrace
 
 __all__ = [
+    "TRANSFERS",
     "decode_steps",
     "h2d_bytes",
     "moe_layer_latency_s",
@@ -21,7 +22,8 @@ __all__ = [
     "ttft_s",
 ]
 
-_TRANSFERS = (OpKind.FETCH, OpKind.STAGE, OpKind.DISK_READ)
+TRANSFERS = (OpKind.FETCH, OpKind.STAGE, OpKind.DISK_READ)
+"""Kinds of op that move experts."""
 
 
 def decode_steps(trace: RoutingTrace) -> NDArray[np.int32]:
@@ -86,7 +88,7 @@ def h2d_bytes(timeline: Timeline) -> int:
 
 def transfer_s(timeline: Timeline) -> float:
     """Time in which experts were being moved: the union of all copies and storage reads."""
-    moving = np.isin(timeline.schedule.kind, _TRANSFERS)
+    moving = np.isin(timeline.schedule.kind, TRANSFERS)
     return _covered(timeline.start_s[moving], timeline.end_s[moving])
 
 
@@ -98,7 +100,7 @@ def stall_intervals(timeline: Timeline) -> tuple[NDArray[np.float64], NDArray[np
     """
     schedule = timeline.schedule
     owner = np.repeat(np.arange(len(schedule)), np.diff(schedule.dep_ptr))
-    transfers = np.isin(schedule.kind, _TRANSFERS)[schedule.dep]
+    transfers = np.isin(schedule.kind, TRANSFERS)[schedule.dep]
     arrivals = np.zeros(len(schedule))
     np.maximum.at(arrivals, owner[transfers], timeline.end_s[schedule.dep[transfers]])
     compute = np.flatnonzero(schedule.lane == Lane.COMPUTE)

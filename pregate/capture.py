@@ -24,7 +24,7 @@ from traces.architecture import ModelArchitecture
 from traces.errors import InvalidInput
 from traces.routing import Phase, RoutingTrace
 
-__all__ = ["Captured", "Request", "capture", "capture_request", "check_trace", "request"]
+__all__ = ["Captured", "Request", "capture", "capture_request", "check_trace", "request", "resident_set"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,7 +145,7 @@ def capture_request(asked: Request) -> Captured:
         asked.policy,
         asked.execution,
         n_buffers=asked.plan.n_buffers,
-        cache=_resident_set(asked),
+        cache=resident_set(asked),
         disk=asked.expert_tier == "ssd",
         static_bytes=asked.plan.static_bytes,
     )
@@ -164,7 +164,7 @@ def _check_host_memory(model: ModelArchitecture, hw: Platform, policy: Policy) -
         )
 
 
-def _resident_set(asked: Request) -> ResidentSet | None:
+def resident_set(asked: Request) -> ResidentSet | None:
     """The cache of a policy; a warm one has seen the whole request once before."""
     model, spec = asked.model, asked.policy.cache
     if spec is None:

@@ -36,7 +36,7 @@ class SimulationResult:
     Latencies in seconds, sizes in bytes, rates as fractions; `..._ci95` is the 95 % interval from the fit's covariance,
     None without a fit (`pregate.intervals`). `bound_s`: no interpreter of this schedule can be faster; `binding`: what
     that bound comes from. `calibration`: whether the prediction interpolates a fit ("fitted"), extrapolates one, or
-    rests on claims.
+    rests on claims. `timeline`: start and end of every op; None of a streamed simulation, which keeps none.
     """
 
     policy: str
@@ -65,7 +65,7 @@ class SimulationResult:
     trace_digest: str
     moe_layer_latency_ci95_s: Interval | None
     tokens_per_s_ci95: Interval | None
-    timeline: Timeline
+    timeline: Timeline | None
 
     def to_dict(self) -> dict[str, Any]:
         """Every field but the timeline, JSON-ready."""
@@ -118,7 +118,7 @@ def interpret(
         timeline = recurrence.simulate(schedule, costs)
     else:
         raise unknown_name("engine", engine, ["des", "recurrence"])
-    known = with_intervals and not _beyond_fit(captured, hw)
+    known = with_intervals and not beyond_fit(captured, hw)
     found = intervals(captured, hw if known else dataclasses.replace(hw, fit=None), np.random.default_rng(0))
     return _result(captured, hw, timeline, lower_bounds(schedule, costs), found)
 
@@ -127,7 +127,7 @@ _UNFITTED = {OpKind.DISK_READ: "storage_efficiency", OpKind.CPU_EXPERT: "cpu_eff
 """Kinds of op whose time rests on a constant of their own, which a fit may not have."""
 
 
-def _beyond_fit(captured: Captured, hw: Platform) -> bool:
+def beyond_fit(captured: Captured, hw: Platform) -> bool:
     """Whether the schedule has ops that the platform's fit, if any, never saw."""
     kinds = captured.decoded.schedule.kind
     fitted = hw.fit.constants if hw.fit is not None else {}
@@ -136,7 +136,7 @@ def _beyond_fit(captured: Captured, hw: Platform) -> bool:
 
 def _calibration(captured: Captured, hw: Platform) -> str:
     stated = hw.calibration(captured.model.dtype.name)
-    return "extrapolated" if stated == "fitted" and _beyond_fit(captured, hw) else stated
+    return "extrapolated" if stated == "fitted" and beyond_fit(captured, hw) else stated
 
 
 def describe_calibration(hw: Platform, model: ModelArchitecture, results: Sequence[SimulationResult]) -> str:

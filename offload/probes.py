@@ -1,0 +1,76 @@
+"""Which op times the metrics of a schedule read: found once, so that no clock has to keep the times of all ops.
+
+The definitions are those of `offload.metrics`, for lanes that are FIFO: there the first op of a lane starts first.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from offload.metrics import TRANSFERS, decode_steps
+from offload.ops import Lane, OpKind
+from offload.schedule import Schedule
+from traces.routing import RoutingTrace
+
+__all__ = ["Probes", "find_probes", "gap_pairs", "moe_layers"]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Probes:
+    """Op indices, ascending, of `schedule`.
+
+    `layer_first`, `layer_last`: (n_layers,) of each MoE layer of each decode step, on the compute lane. `step_ends`:
+    (n_steps,) the op that ends each forward pass that makes tokens. `gap_from`, `gap_to`: (n_gaps,) places in
+    `step_ends` between whose ends a sequence makes one token. `moving`: (n_moving,) ops that move experts.
+    """
+
+    schedule: Schedule
+    layer_first: NDArray[np.int64]
+    layer_last: NDArray[np.int64]
+    step_ends: NDArray[np.int64]
+    gap_from: NDArray[np.int64]
+    gap_to: NDArray[np.int64]
+    moving: NDArray[np.int64]
+
+
+def find_probes(schedule: Schedule, trace: RoutingTrace) -> Probes:
+    """The probes of a schedule of `trace`."""
+    first, last = moe_layers(schedule.lane, schedule.kind, schedule.step, schedule.layer, decode_steps(trace))
+    ends = np.flatnonzero(schedule.kind == OpKind.STEP)
+    gap_from, gap_to = gap_pairs(trace, schedule.step[ends])
+    moving = np.flatnonzero(np.isin(schedule.kind, TRANSFERS))
+    return Probes(schedule, first, last, ends, gap_from, gap_to, moving)
+
+
+def moe_layers(
+    lane: NDArray[np.int8],
+    kind: NDArray[np.int8],
+    step: NDArray[np.int32],
+    layer: NDArray[np.int16],
+    steps: NDArray[np.int32],
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """First and last compute op, (n_layers,) each, of every MoE layer of `steps`; columns (n_ops,) as of a schedule."""
+    chosen = np.flatnonzero((lane == Lane.COMPUTE) & (layer >= 0) & np.isin(step, steps))
+    if not chosen.size:
+        return chosen, chosen
+    key = step[chosen].astype(np.int64) * (int(layer.max()) + 1) + layer[chosen]
+    _, first, index = np.unique(key, return_index=True, return_inverse=True)
+    last = np.zeros(len(first), dtype=np.int64)
+    np.maximum.at(last, index, np.arange(len(chosen)))
+    moe = np.zeros(len(first), dtype=np.bool_)
+    moe[index[kind[chosen] == OpKind.GATE]] = True
+    return chosen[first[moe]], chosen[last[moe]]
+
+
+def gap_pairs(trace: RoutingTrace, steps: NDArray[np.int32]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Places in `steps` (those that make tokens) between whose ends a sequence makes one token, after its first."""
+    order = np.argsort(steps, kind="stable")
+    place = np.searchsorted(steps[order], trace.step)
+    makes = np.isin(trace.step, steps)
+    place = order[np.minimum(place, len(steps) - 1)] if len(steps) else place
+    pairs = np.unique(np.stack([trace.sequence[makes].astype(np.int64), place[makes]]), axis=1)
+    same = np.diff(pairs[0]) == 0
+    return pairs[1][:-1][same], pairs[1][1:][same]

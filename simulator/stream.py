@@ -1,0 +1,227 @@
+"""The recurrence on a schedule that arrives part by part: the metrics of the whole in memory bounded by a part.
+
+Same contract, op by op, as `recurrence`. What later parts may still wait for is carried along; HBM levels and the time
+in which experts move are settled up to the host's clock, before which nothing later can start.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cache
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hwmodels.cost import Costs
+from offload.metrics import TRANSFERS
+from offload.ops import Lane, OpKind
+from offload.probes import moe_layers
+from offload.schedule import Part
+
+__all__ = ["Stream"]
+
+_NOWHERE = np.zeros(0, dtype=np.int64)
+
+
+class Stream:
+    """Feed it every part of a schedule in order, then read the metrics; definitions as in `offload.metrics`.
+
+    `steps`: the forward passes whose MoE layers count. `static_bytes`: HBM in use throughout. After the last `feed`:
+    `makespan_s`, `stall_s`, `moe_layer_latency_s`, `transfer_s`, `peak_hbm_bytes`, `h2d_bytes`, `critical_path_s`,
+    `lane_s` (n_lanes,) work of each lane, and `step_ends`: step and end of each forward pass that made tokens.
+    """
+
+    def __init__(self, steps: NDArray[np.int32], static_bytes: int) -> None:
+        self._steps = steps
+        self._free = np.zeros(len(Lane))
+        self._live, self._live_end, self._live_chain = _NOWHERE, np.zeros(0), np.zeros(0)
+        self._live_moves = np.zeros(0, dtype=np.bool_)
+        self._hbm = _Levels(static_bytes)
+        self._moving = _Covered()
+        self._layer_s, self._n_layers = 0.0, 0
+        self._ends: list[tuple[NDArray[np.int32], NDArray[np.float64]]] = []
+        self.makespan_s = self.stall_s = self.critical_path_s = 0.0
+        self.h2d_bytes = 0
+        self.lane_s = np.zeros(len(Lane))
+
+    def feed(self, part: Part, costs: Costs) -> None:
+        """The next part; `costs`: (n_works,) of its works."""
+        columns = part.columns
+        n = len(part)
+        moves = np.isin(columns["kind"], TRANSFERS)
+        end = np.concatenate([self._live_end, np.empty(n)])
+        chain = np.concatenate([self._live_chain, np.empty(n)])
+        start, stall_s = np.empty(n), np.zeros(1)
+        _compiled()(
+            columns["lane"], columns["cost"], columns["dep_ptr"], self._places(part),
+            np.concatenate([self._live_moves, moves]), costs.issue_s, costs.duration_s, self._free, start, end, chain,
+            stall_s, len(self._live), int(Lane.COMPUTE),
+        )  # fmt: skip
+        mine = end[len(self._live) :]
+        self.stall_s += float(stall_s[0])
+        self.makespan_s = max(self.makespan_s, float(mine.max(initial=0.0)))
+        self.critical_path_s = max(self.critical_path_s, float(chain[len(self._live) :].max(initial=0.0)))
+        self._count(columns, costs, start, mine)
+        settled_s = float(self._free[Lane.HOST])
+        self._hbm.add(start, mine, columns["hbm_acquired"], columns["hbm_released"], settled_s)
+        self._moving.add(start[moves], mine[moves], settled_s)
+        self._carry(part, end, chain, moves)
+
+    def _places(self, part: Part) -> NDArray[np.int64]:
+        """Dependencies as places: what is carried first, then the ops of this part."""
+        dep = part.columns["dep"].astype(np.int64)
+        later = dep >= part.base
+        places = dep - part.base + len(self._live)
+        places[~later] = np.searchsorted(self._live, dep[~later])
+        return places
+
+    def _count(self, columns: Any, costs: Costs, start: NDArray[np.float64], end: NDArray[np.float64]) -> None:
+        """Sums over this part's ops."""
+        lane, kind = columns["lane"], columns["kind"]
+        duration = costs.duration_s[columns["cost"]]
+        self.lane_s += np.bincount(lane, duration, len(Lane))
+        self.lane_s[Lane.HOST] += float(costs.issue_s[columns["cost"]][lane != Lane.HOST].sum())
+        self.h2d_bytes += int(columns["bytes"][kind == OpKind.FETCH].sum())
+        first, last = moe_layers(lane, kind, columns["step"], columns["layer"], self._steps)
+        self._layer_s += float((end[last] - start[first]).sum())
+        self._n_layers += len(first)
+        ends = kind == OpKind.STEP
+        self._ends.append((columns["step"][ends], end[ends]))
+
+    def _carry(
+        self, part: Part, end: NDArray[np.float64], chain: NDArray[np.float64], moves: NDArray[np.bool_]
+    ) -> None:
+        places = part.live - part.base + len(self._live)
+        older = part.live < part.base
+        places[older] = np.searchsorted(self._live, part.live[older])
+        carried = np.concatenate([self._live_moves, moves])
+        self._live, self._live_end, self._live_chain = part.live, end[places], chain[places]
+        self._live_moves = carried[places]
+
+    @property
+    def moe_layer_latency_s(self) -> float:
+        """Mean over MoE layers of the chosen steps."""
+        return self._layer_s / self._n_layers if self._n_layers else 0.0
+
+    @property
+    def transfer_s(self) -> float:
+        """Time in which experts were moving."""
+        return self._moving.total_s()
+
+    @property
+    def peak_hbm_bytes(self) -> int:
+        """Most HBM in use at any time."""
+        return self._hbm.peak()
+
+    @property
+    def step_ends(self) -> tuple[NDArray[np.int32], NDArray[np.float64]]:
+        """Steps that made tokens, in order, and when each ended, (n_steps,) both."""
+        steps, ends = zip(*self._ends, strict=True) if self._ends else ((), ())
+        return np.concatenate(steps or [np.zeros(0, np.int32)]), np.concatenate(ends or [np.zeros(0)])
+
+
+class _Levels:
+    """HBM in use, settled in order of time; at one instant what is given back comes before what is taken."""
+
+    def __init__(self, static_bytes: int) -> None:
+        self._level = self._peak = static_bytes
+        self._times, self._deltas = np.zeros(0), _NOWHERE
+
+    def add(
+        self, start: NDArray[np.float64], end: NDArray[np.float64], taken: NDArray[np.int64],
+        given: NDArray[np.int64], settled_s: float,
+    ) -> None:  # fmt: skip
+        """Events of the next ops; nothing after them can happen before `settled_s`."""
+        takes, gives = taken > 0, given > 0
+        times = np.concatenate([self._times, end[gives], start[takes]])
+        deltas = np.concatenate([self._deltas, -given[gives], taken[takes]])
+        order = np.lexsort((deltas, times))
+        times, deltas = times[order], deltas[order]
+        n_settled = int(np.searchsorted(times, settled_s))
+        self._settle(deltas[:n_settled])
+        self._times, self._deltas = times[n_settled:], deltas[n_settled:]
+
+    def _settle(self, deltas: NDArray[np.int64]) -> None:
+        if deltas.size:
+            levels = self._level + np.cumsum(deltas)
+            self._level, self._peak = int(levels[-1]), max(self._peak, int(levels.max()))
+
+    def peak(self) -> int:
+        """The highest level, all events counted."""
+        self._settle(self._deltas)
+        self._times, self._deltas = np.zeros(0), _NOWHERE
+        return self._peak
+
+
+class _Covered:
+    """The length of a union of intervals that come nearly in order of time."""
+
+    def __init__(self) -> None:
+        self._total_s, self._start, self._end = 0.0, np.zeros(0), np.zeros(0)
+
+    def add(self, start: NDArray[np.float64], end: NDArray[np.float64], settled_s: float) -> None:
+        """More intervals; nothing after them can start before `settled_s`."""
+        start, end = np.concatenate([self._start, start]), np.concatenate([self._end, end])
+        self._total_s += _union(np.minimum(start, settled_s), np.minimum(end, settled_s))
+        left = end > settled_s
+        self._start, self._end = np.maximum(start[left], settled_s), end[left]
+
+    def total_s(self) -> float:
+        """The length, all intervals counted."""
+        return self._total_s + _union(self._start, self._end)
+
+
+def _union(start: NDArray[np.float64], end: NDArray[np.float64]) -> float:
+    if not start.size:
+        return 0.0
+    order = np.argsort(start, kind="stable")
+    start, end = start[order], np.maximum.accumulate(end[order])
+    reach = np.concatenate([[start[0]], end[:-1]])
+    return float(np.maximum(end - np.maximum(start, reach), 0.0).sum())
+
+
+@cache
+def _compiled() -> Callable[..., None]:
+    from numba import njit
+
+    compiled: Callable[..., None] = njit(cache=True, nogil=True)(_walk)
+    return compiled
+
+
+def _walk(
+    lane: NDArray[np.int8],
+    cost: NDArray[np.int32],
+    dep_ptr: NDArray[np.int64],
+    dep: NDArray[np.int64],
+    moves: NDArray[np.bool_],
+    issue_s: NDArray[np.float64],
+    duration_s: NDArray[np.float64],
+    free: NDArray[np.float64],
+    start: NDArray[np.float64],
+    end: NDArray[np.float64],
+    chain: NDArray[np.float64],
+    stall_s: NDArray[np.float64],
+    n_live: int,
+    compute: int,
+) -> None:
+    """`recurrence._walk` with `free` carried over, places instead of ops, and stalls and longest chains on the way."""
+    for i in range(lane.size):
+        here, row = lane[i], cost[i]
+        if here != 0:
+            free[0] += issue_s[row]
+        before = free[here]
+        time = max(before, free[0])
+        arrival, longest = 0.0, 0.0
+        for k in range(dep_ptr[i], dep_ptr[i + 1]):
+            at = dep[k]
+            time = max(time, end[at])
+            longest = max(longest, chain[at])
+            if moves[at]:
+                arrival = max(arrival, end[at])
+        if here == compute:
+            stall_s[0] += max(min(time, arrival) - before, 0.0)
+        start[i] = time
+        end[n_live + i] = time + duration_s[row]
+        chain[n_live + i] = longest + duration_s[row]
+        free[here] = end[n_live + i]
