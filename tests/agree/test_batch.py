@@ -1,0 +1,215 @@
+"""Many machines at once, and a schedule part by part, say what one machine at a time says of the whole schedule."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import hypothesis.strategies as st
+import numpy as np
+import pytest
+from hypothesis import given, settings
+
+from hwmodels.cost import Costs, price, price_figures
+from hwmodels.figures import figures_of
+from hwmodels.platform import load_platform
+from offload import metrics
+from offload.decode import DecodeStream, decode
+from offload.execution import EXECUTIONS
+from offload.footprint import measure_workload
+from offload.ops import Lane, OpKind, Work
+from offload.policies import policy_named
+from offload.probes import Probes, find_probes
+from offload.residency import ResidentSet
+from offload.schedule import Recorder, Schedule, ScheduleDigest
+from offload.timeline import Timeline
+from pregate.api import import_trace
+from simulator import batch, recurrence
+from simulator.bounds import lower_bounds
+from simulator.stream import Stream
+from tests.small_models import MODELS, routing
+from traces.architecture import ModelArchitecture
+from traces.errors import InvalidInput
+from traces.routing import RoutingTrace
+
+SHARED = Path(__file__).resolve().parents[3] / "shared" / "traces"
+POLICIES = ["gpu_only", "on_demand", "prefetch_all", "pregate", "pregate(2)", "lru", "on_demand+lru:5", "pregate+lfu:4"]
+
+
+def captured(
+    model: ModelArchitecture, trace: RoutingTrace, text: str, execution: str, *, disk: bool = False
+) -> tuple[Schedule, int, dict[str, Any]]:
+    """The schedule, the most HBM it can use, and how to write it again."""
+    policy = policy_named(text)
+    workload = measure_workload(model, trace.steps())
+    n_buffers = max(policy.buffers(workload.n_active, model.n_experts).full, workload.n_encoder_active)
+    n_slots = 0 if policy.cache is None else policy.cache.n_slots or 6
+
+    def options() -> dict[str, Any]:
+        cache = None
+        if policy.cache is not None:
+            cache = ResidentSet(n_slots, policy.cache.eviction, n_layers=model.n_moe_layers, n_experts=model.n_experts)
+        return {"n_buffers": n_buffers, "cache": cache, "disk": disk}
+
+    decoded = decode(model, trace.steps(), policy, EXECUTIONS[execution], **options(), static_bytes=1000)
+    again = {"policy": policy, "execution": EXECUTIONS[execution], **options()}
+    return decoded.schedule, 1000 + (n_buffers + n_slots) * model.expert_bytes, again
+
+
+def column(costs: Costs, i: int) -> Costs:
+    return Costs(*(np.ascontiguousarray(getattr(costs, name)[:, i]) for name in costs.__slots__))
+
+
+def wanted(timeline: Timeline, trace: RoutingTrace, costs: Costs) -> dict[str, float]:
+    """One machine, by the definitions."""
+    bounds, tpot = lower_bounds(timeline.schedule, costs), metrics.tpot_s(timeline, trace)
+    return {
+        "makespan_s": timeline.makespan_s,
+        "moe_layer_latency_s": metrics.moe_layer_latency_s(timeline, metrics.decode_steps(trace)),
+        "ttft_s": metrics.ttft_s(timeline),
+        "tpot_s": tpot["mean"],
+        "tpot_p50_s": tpot["p50"],
+        "tpot_p99_s": tpot["p99"],
+        "stall_s": metrics.stall_s(timeline),
+        "transfer_s": metrics.transfer_s(timeline),
+        "peak_hbm_bytes": timeline.peak_hbm_bytes,
+        "bound_s": bounds.makespan_s,
+    }
+
+
+def assert_batch_is_right(schedule: Schedule, trace: RoutingTrace, costs: Costs, most: int | None) -> None:
+    compiled = batch.compile_schedule(schedule, find_probes(schedule, trace), most_hbm_bytes=most)
+    found = batch.evaluate(compiled, costs)
+    for i in range(costs.duration_s.shape[1]):
+        mine = column(costs, i)
+        for name, value in wanted(recurrence.simulate(schedule, mine), trace, mine).items():
+            assert getattr(found, name)[i] == pytest.approx(value, rel=1e-12, abs=1e-18), name
+        bounds = lower_bounds(schedule, mine)
+        named = [*(lane.name for lane in Lane), "critical path"][found.binding[i]]
+        runner_up = sorted([*bounds.lane_s.values(), bounds.critical_path_s])[-2]
+        assert named == bounds.binding or runner_up == pytest.approx(bounds.makespan_s, rel=1e-12)
+
+
+def machines(schedule: Schedule, n: int, seed: int) -> Costs:
+    """Random costs, zeros and ties included."""
+    rng = np.random.default_rng(seed)
+    shape = (len(schedule.works), n)
+    issue, duration = (rng.choice([0.0, 1.0, 2.0, rng.random()], shape) * rng.choice([1e-6, 1.0]) for _ in range(2))
+    return Costs(issue, duration)
+
+
+@pytest.mark.parametrize("execution", list(EXECUTIONS))
+@pytest.mark.parametrize("name", list(MODELS))
+@pytest.mark.parametrize("text", POLICIES)
+def test_many_machines_are_each_measured_as_one(text: str, name: str, execution: str) -> None:
+    model = MODELS[name]
+    for size, disk in ((1, False), (3, True)):
+        trace = routing(model, batch=size)
+        schedule, most, _ = captured(model, trace, text, execution, disk=disk)
+        figures = figures_of(load_platform("a100-sxm4-80gb", "streams"))
+        swept = figures.with_values({"link.h2d_bytes_per_s": np.geomspace(1e6, 1e12, 17)})
+        assert_batch_is_right(schedule, trace, price_figures(schedule.works, swept, 17), most)
+        assert_batch_is_right(schedule, trace, machines(schedule, 5, seed=size), None)
+
+
+@given(st.integers(0, 10**6), st.sampled_from(POLICIES), st.sampled_from(list(MODELS)), st.integers(1, 4))
+@settings(max_examples=60, deadline=None)
+def test_random_machines_are_measured_right(seed: int, text: str, name: str, size: int) -> None:
+    model = MODELS[name]
+    trace = routing(model, batch=size, seed=seed, output_tokens=3)
+    schedule, _, _ = captured(model, trace, text, sorted(EXECUTIONS)[seed % 2], disk=seed % 3 == 0)
+    assert_batch_is_right(schedule, trace, machines(schedule, 3, seed), None)
+
+
+def test_a_machine_does_not_depend_on_its_neighbours() -> None:
+    """To the last bit, wherever a batch is cut: what makes sweeps the same for every executor."""
+    model = MODELS["encoder-decoder"]
+    trace = routing(model, batch=2)
+    schedule, most, _ = captured(model, trace, "pregate", "fastertransformer")
+    compiled = batch.compile_schedule(schedule, find_probes(schedule, trace), most_hbm_bytes=most)
+    costs = machines(schedule, 70, seed=7)
+    whole = batch.evaluate(compiled, costs)
+    for low, high in ((0, 1), (1, 16), (16, 33), (33, 70)):
+        part = batch.evaluate(compiled, Costs(costs.issue_s[:, low:high], costs.duration_s[:, low:high]))
+        for name in whole.__slots__:
+            assert getattr(part, name).tobytes() == np.ascontiguousarray(getattr(whole, name)[low:high]).tobytes(), name
+
+
+@given(st.data())
+@settings(max_examples=60, deadline=None)
+def test_hbm_of_any_schedule_peaks_where_the_timeline_says(data: st.DataObject) -> None:
+    """Taken and given back on any lane, at equal instants too."""
+    recorder, works = Recorder(), [Work(OpKind.GATE, flop=i) for i in range(3)]
+    for i in range(data.draw(st.integers(1, 25))):
+        deps = sorted(data.draw(st.sets(st.integers(0, i - 1), max_size=2))) if i else []
+        recorder.issue(
+            data.draw(st.sampled_from(list(Lane))), data.draw(st.sampled_from(works)), deps, step=0,
+            hbm_acquired=data.draw(st.integers(0, 3)), hbm_released=data.draw(st.integers(0, 3)),
+        )  # fmt: skip
+    schedule = recorder.schedule(static_bytes=1000)
+    none = np.zeros(0, dtype=np.int64)
+    compiled = batch.compile_schedule(schedule, Probes(schedule, none, none, none, none, none, none))
+    costs = machines(schedule, 4, data.draw(st.integers(0, 1000)))
+    found = batch.evaluate(compiled, costs)
+    for i in range(4):
+        timeline = recurrence.simulate(schedule, column(costs, i))
+        assert found.peak_hbm_bytes[i] == timeline.peak_hbm_bytes
+        assert found.makespan_s[i] == timeline.makespan_s
+
+
+@pytest.mark.parametrize("bad", [np.full((1, 2), -1.0), np.full((1, 2), np.nan), np.zeros((2, 2)), np.zeros(1)])
+def test_impossible_costs_are_refused(bad: np.ndarray) -> None:
+    recorder = Recorder()
+    recorder.issue(Lane.COMPUTE, Work(OpKind.GATE), step=0)
+    schedule, none = recorder.schedule(), np.zeros(0, dtype=np.int64)
+    compiled = batch.compile_schedule(schedule, Probes(schedule, none, none, none, none, none, none))
+    for costs in (Costs(bad, np.zeros((1, 2))), Costs(np.zeros((1, 2)), bad)):
+        with pytest.raises(InvalidInput, match=r"issue_s|duration_s"):
+            batch.evaluate(compiled, costs)
+
+
+@pytest.mark.parametrize("compiled", [None, False])
+@pytest.mark.parametrize("execution", list(EXECUTIONS))
+@pytest.mark.parametrize("text", POLICIES)
+def test_part_by_part_is_as_the_whole(
+    text: str, execution: str, compiled: bool | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Parts of a step or two: carried ends, levels and intervals change nothing."""
+    for module in ("offload.decode", "offload.decode_compiled"):
+        monkeypatch.setattr(f"{module}._PART_OPS", 1)
+    hw = load_platform("a100-sxm4-80gb", "streams", {"link.h2d_bytes_per_s": 1e7})
+    for name, disk in (("decoder-only", False), ("encoder-decoder", True)):
+        model = MODELS[name]
+        trace = routing(model, batch=3, output_tokens=8)
+        schedule, _, again = captured(model, trace, text, execution, disk=disk)
+        parts = DecodeStream(model, trace.steps(), **again, compiled=compiled)
+        stream, digest = Stream(metrics.decode_steps(trace), schedule.static_bytes), ScheduleDigest()
+        n_parts = 0
+        for part in parts:
+            stream.feed(part, price(part.works, hw))
+            digest.update(part.columns, part.works)
+            n_parts += 1
+        assert n_parts > trace.n_steps // 3
+        assert digest.of(schedule.static_bytes) == schedule.digest
+        costs = price(schedule.works, hw)
+        timeline = recurrence.simulate(schedule, costs)
+        whole = wanted(timeline, trace, costs)
+        steps, ends = stream.step_ends
+        assert dict(zip(steps.tolist(), ends.tolist(), strict=True)) == metrics.step_end_s(timeline)
+        for what in ("makespan_s", "moe_layer_latency_s", "stall_s", "transfer_s", "peak_hbm_bytes"):
+            assert getattr(stream, what) == pytest.approx(whole[what], rel=1e-12), what
+        assert max(stream.lane_s.max(), stream.critical_path_s) == pytest.approx(whole["bound_s"], rel=1e-12)
+        assert stream.h2d_bytes == metrics.h2d_bytes(timeline)
+
+
+@pytest.mark.skipif(not SHARED.is_dir(), reason="the recorded traces are not beside this checkout")
+@pytest.mark.parametrize("text", ["on_demand", "pregate", "lru"])
+def test_a_recorded_trace_is_measured_right(text: str) -> None:
+    from pregate.api import load_model
+
+    trace = import_trace(SHARED / "bigmoeonedge" / "gptoss.route.csv", "route_trace_v1")
+    model = load_model("gpt-oss-120b").with_top_k(trace.top_k)
+    schedule, most, _ = captured(model, trace, text, "streams")
+    figures = figures_of(load_platform("rtx-4090", "streams"))
+    swept = figures.with_values({"link.h2d_bytes_per_s": np.geomspace(1e9, 1e11, 3)})
+    assert_batch_is_right(schedule, trace, price_figures(schedule.works, swept, 3), most)
