@@ -29,7 +29,7 @@ __all__ = ["Captured", "Request", "capture", "capture_request", "check_trace", "
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """All that a schedule depends on: equal `key`s give equal schedules."""
+    """All that a schedule depends on."""
 
     model: ModelArchitecture
     trace: RoutingTrace
@@ -41,7 +41,10 @@ class Request:
 
     @property
     def key(self) -> str:
-        """32 hex digits of the SHA-256 of all of it; of a policy made of plain functions, good in this process only."""
+        """32 hex digits of the SHA-256 of all of it: equal keys give equal schedules, in this process.
+
+        A function counts by where it is in memory; `pregate.schedule_cache.lasting_key` is good for longer.
+        """
         parts = (VERSION, self.model, self.trace.digest, self.policy, self.execution, self.expert_tier, self.plan)
         return hashlib.sha256(repr(parts).encode()).hexdigest()[:32]
 

@@ -11,6 +11,7 @@ from offload.memory import CapacityExceeded
 from offload.ops import Lane, OpKind
 from offload.policy import Cache, Policy
 from pregate.simulation import SimulationResult, describe_calibration, simulate, to_dataframe
+from simulator.modes import FIFO, Modes
 from traces.architecture import ModelArchitecture
 from traces.errors import InvalidInput
 from traces.routing import RoutingTrace
@@ -96,6 +97,8 @@ class Comparison:
 def what_binds(result: SimulationResult) -> str:
     """What a run waits for most, in plain words, with the shares of its lanes."""
     timeline, span_s = result.timeline, result.makespan_s
+    if timeline is None:
+        return f"{result.binding} bounds it from below, stalled {result.stall_share:.0%}"
     busy = {lane: timeline.busy_s(lane) / span_s for lane in (Lane.COMPUTE, Lane.H2D, Lane.DISK)}
     fetches = timeline.schedule.kind == OpKind.FETCH
     link = float((timeline.end_s - timeline.start_s)[fetches].sum()) / span_s
@@ -120,6 +123,7 @@ def compare(
     cache: Cache | None = None,
     expert_tier: str = "dram",
     engine: str = "des",
+    modes: Modes = FIFO,
     progress: Callable[[str], None] | None = None,
 ) -> Comparison:
     """Simulate every policy on the same trace; a policy that does not fit is a row, not an error.
@@ -135,7 +139,9 @@ def compare(
         if progress is not None:
             progress(name)
         try:
-            result = simulate(model, hw, trace, policy, cache=cache, expert_tier=expert_tier, engine=engine)
+            result = simulate(
+                model, hw, trace, policy, cache=cache, expert_tier=expert_tier, engine=engine, modes=modes
+            )
         except CapacityExceeded as error:
             unfit.append(DoesNotFit(name, error.needed_bytes, error.memory, str(error)))
             order.append(name)

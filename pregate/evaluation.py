@@ -78,7 +78,7 @@ def _by_events(captured: Captured, costs: Costs, modes: Modes) -> dict[str, NDAr
     for i in range(costs.duration_s.shape[1]):
         mine = Costs(*(np.ascontiguousarray(getattr(costs, name)[:, i]) for name in costs.__slots__))
         timeline = event.simulate(schedule, mine, modes, prepared)
-        bounds, tpot = lower_bounds(schedule, mine), metrics.tpot_s(timeline, trace)
+        bounds, tpot = lower_bounds(schedule, mine, modes), metrics.tpot_s(timeline, trace)
         rows.append(
             {
                 "makespan_s": timeline.makespan_s,

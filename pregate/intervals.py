@@ -1,70 +1,102 @@
-"""95 % intervals of a prediction from its fit's covariance, to first order.
+"""95 % intervals of a prediction: the fit's covariance, drawn from, through the recurrence.
 
-Every metric m of a captured schedule is repriced with each fitted constant moved up and down (one compiled pass each);
-with g = d ln(m) / d ln(constants) and C the covariance of ln(constants), the standard error of ln(m) is sqrt(g' C g).
+A draw is a machine: every fitted constant times exp(z), z normal with the covariance of ln(constants) that the fit
+states. Every draw runs the captured schedule; the interval is the middle 95 % of what comes out, so curvature and a
+bottleneck that moves from one lane to another are in it. An efficiency drawn above 1, the physical limit, counts as 1.
 The interval knows what the fit knows: scatter of the rows it was made on, not what the model leaves out.
 """
 
 from __future__ import annotations
 
-import dataclasses
-import math
-from collections.abc import Callable, Mapping
+from collections.abc import Collection
 
 import numpy as np
+from numpy.typing import NDArray
 
-from hwmodels.cost import price
+from hwmodels.cost import price_figures
+from hwmodels.figures import Figures, figures_of
+from hwmodels.fit import Fit
 from hwmodels.platform import Platform
-from hwmodels.quantity import ReadOnly
-from offload.schedule import Schedule
-from offload.timeline import Timeline
-from simulator import recurrence
+from hwmodels.stack import CONSTANTS
+from offload.probes import find_probes
+from pregate.capture import Captured
+from simulator.batch import Compiled, compile_schedule, evaluate
 
-__all__ = ["Interval", "intervals"]
+__all__ = ["N_DRAWS", "Interval", "compiled", "drawn_constants", "figure_intervals", "intervals", "measured"]
 
 Interval = tuple[float, float]
 
-_STEP = 0.01
-"""Relative move of a constant for its derivative."""
+N_DRAWS = 1000
+"""Draws of an interval: its ends then scatter by about a twenty-fifth of its half-width."""
 
-_Z95 = 1.959963984540054
-"""97.5 % quantile of the normal distribution."""
+_UNCERTAIN = ("moe_layer_latency_s", "tokens_per_s")
+"""The metrics that carry an interval."""
 
 
 def intervals(
-    schedule: Schedule, hw: Platform, metrics: Mapping[str, Callable[[Timeline], float]]
+    captured: Captured, hw: Platform, rng: np.random.Generator, n_draws: int = N_DRAWS
 ) -> dict[str, Interval | None]:
-    """The interval of each metric on `hw`; None for all without a fit, and for a metric that is 0.
+    """The interval of `moe_layer_latency_s` and `tokens_per_s` on `hw`; None without a fit, and for one that is 0.
 
-    Constants set by the user are taken as exact.
+    Constants set by the user are taken as exact and the others keep their spread; sizes of memory are exact too, for
+    they decide the schedule. Deterministic in `rng`.
+    """
+    return figure_intervals(captured, hw, figures_of(hw), rng, n_draws)
+
+
+def figure_intervals(
+    captured: Captured,
+    hw: Platform,
+    figures: Figures,
+    rng: np.random.Generator,
+    n_draws: int = N_DRAWS,
+    *,
+    exact: Collection[str] = (),
+    ready: Compiled | None = None,
+) -> dict[str, Interval | None]:
+    """As `intervals`, on a machine that differs from `hw` in the numbers `exact` (dotted keys), which `figures` has.
+
+    `ready`: what `compiled` made of `captured`, when it is at hand.
     """
     if hw.fit is None:
-        return dict.fromkeys(metrics)
-    names = [name for name in hw.fit.constants if name not in hw.overridden and not name.endswith("_bytes")]
-    rows = [hw.fit.order.index(name) for name in names]
-    covariance = np.array(hw.fit.covariance)[np.ix_(rows, rows)]
-    centre = _priced(schedule, hw, metrics)
-    gradients = {name: np.zeros(len(names)) for name in metrics}
-    for i, constant in enumerate(names):
-        up = _priced(schedule, _moved(hw, constant, _STEP), metrics)
-        down = _priced(schedule, _moved(hw, constant, -_STEP), metrics)
-        for name in metrics:
-            if up[name] > 0 and down[name] > 0:
-                gradients[name][i] = math.log(up[name] / down[name]) / (2 * _STEP)
-    found: dict[str, Interval | None] = {}
-    for name, gradient in gradients.items():
-        half = _Z95 * math.sqrt(max(float(gradient @ covariance @ gradient), 0.0))
-        low, high = centre[name] * math.exp(-half), centre[name] * math.exp(half)
-        found[name] = (low, high) if centre[name] else None
-    return found
+        return dict.fromkeys(_UNCERTAIN)
+    known = {f"stack.{name}" for name in hw.overridden} | set(exact)
+    free = [name for name in hw.fit.constants if f"stack.{name}" not in known and CONSTANTS[name] != "size"]
+    drawn = drawn_constants(hw.fit, free, rng, n_draws)
+    machines = figures.with_values({f"stack.{name}": values for name, values in drawn.items()})
+    found = measured(ready or compiled(captured), captured, machines, n_draws)
+    ends = {name: np.quantile(found[name], (0.025, 0.975)).tolist() for name in _UNCERTAIN}
+    return {name: (low, high) if high > 0 else None for name, (low, high) in ends.items()}
 
 
-def _priced(schedule: Schedule, hw: Platform, metrics: Mapping[str, Callable[[Timeline], float]]) -> dict[str, float]:
-    costs = price(schedule.works, hw)
-    timeline = recurrence.simulate(schedule, costs)
-    return {name: metric(timeline) for name, metric in metrics.items()}
+def drawn_constants(
+    fit: Fit, names: list[str], rng: np.random.Generator, n_draws: int
+) -> dict[str, NDArray[np.float64]]:
+    """`n_draws` of the fitted constants `names` from their joint log-normal distribution, each (n_draws,)."""
+    rows = [fit.order.index(name) for name in names]
+    covariance = np.array(fit.covariance).reshape(len(fit.order), len(fit.order))[np.ix_(rows, rows)]
+    eigenvalues, vectors = np.linalg.eigh(covariance)
+    # The symmetric root: it is unique, while the sign of an eigenvector is the library's choice.
+    root = (vectors * np.sqrt(np.maximum(eigenvalues, 0.0))) @ vectors.T
+    factors = np.exp(rng.standard_normal((n_draws, len(names))) @ root)
+    drawn = {name: fit.constants[name].value * factors[:, i] for i, name in enumerate(names)}
+    return {name: np.minimum(v, 1.0) if CONSTANTS[name] == "ratio" else v for name, v in drawn.items()}
 
 
-def _moved(hw: Platform, constant: str, log_step: float) -> Platform:
-    value = hw.constant(constant) * math.exp(log_step)
-    return dataclasses.replace(hw, overridden=ReadOnly({**hw.overridden, constant: value}))
+def compiled(captured: Captured) -> Compiled:
+    """A captured schedule made ready to be measured on many machines."""
+    schedule = captured.decoded.schedule
+    # No metric here is a level of HBM: a most that is reached at once spares looking for it.
+    return compile_schedule(schedule, find_probes(schedule, captured.trace), most_hbm_bytes=schedule.static_bytes)
+
+
+def measured(ready: Compiled, captured: Captured, figures: Figures, n_machines: int) -> dict[str, NDArray[np.float64]]:
+    """Each of `simulator.sensitivity.METRICS`, (n_machines,), on the machines that `figures` has arrays for."""
+    found = evaluate(ready, price_figures(captured.decoded.schedule.works, figures, n_machines))
+    return {
+        "makespan_s": found.makespan_s,
+        "tokens_per_s": captured.workload.n_output_tokens / found.makespan_s,
+        "ttft_s": found.ttft_s,
+        "tpot_s": found.tpot_s,
+        "moe_layer_latency_s": found.moe_layer_latency_s,
+    }

@@ -22,7 +22,8 @@ from offload.memory import CapacityExceeded
 from offload.policies import PRESETS
 from offload.policy import Cache
 from pregate.api import synthesize
-from pregate.simulation import Captured, SimulationResult, capture, interpret
+from pregate.capture import Captured, capture
+from pregate.simulation import SimulationResult, interpret
 from traces.architecture import ModelArchitecture, load_architecture
 from traces.documents import read_text
 from traces.errors import InvalidFile, InvalidInput, unknown_name

@@ -21,7 +21,9 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["expert_heat", "gantt", "locality", "residency_curves", "save_figure"]
+    from pregate.explain import Explanation
+
+__all__ = ["expert_heat", "gantt", "locality", "residency_curves", "save_figure", "tornado"]
 
 COLOURS = {
     "attention": "#0072B2",
@@ -217,6 +219,39 @@ def residency_curves(rows: Iterable[CurveRow]) -> Figure:
     axes.set(xlabel="budget (MiB of experts)", ylabel="hits in decode (%)", ylim=(0, 100))
     axes.legend(frameon=False)
     axes.spines[["top", "right"]].set_visible(False)
+    return figure
+
+
+def tornado(explanation: Explanation, path: Path | None = None, *, n_bars: int = 12) -> Figure:
+    """What a tenth less and a tenth more of each number does to the metric, the `n_bars` that matter most.
+
+    In per cent of the metric, each recomputed with all other numbers as they are. Saved to `path` (PNG, SVG or PDF)
+    when given. Raises `InvalidInput` for fewer than one bar, `InvalidFile` when `path` cannot be written.
+    """
+    from matplotlib.figure import Figure
+
+    if n_bars < 1:
+        raise InvalidInput(f"n_bars = {n_bars} is below 1")
+    moved = {key: swing for key, swing in explanation.swings.items() if swing.span > 1e-9 * abs(explanation.value)}
+    order = sorted(moved, key=lambda key: -moved[key].span)[:n_bars]
+    figure = Figure(figsize=(9, 1.4 + 0.36 * len(order)), layout="constrained")
+    axes = figure.subplots()
+    for label, colour in (("low", COLOURS["fetch"]), ("high", COLOURS["attention"])):
+        changes = [100 * (getattr(moved[key], label) / explanation.value - 1) for key in order]
+        said = "a tenth less" if label == "low" else "a tenth more"
+        axes.barh(range(len(order)), changes, color=colour, label=said, height=0.7)
+    axes.axvline(0, color="#444444", lw=1)
+    axes.set_yticks(range(len(order)), order)
+    axes.set_ylim(len(order) - 0.4, -0.6)
+    axes.tick_params(axis="y", length=0)
+    axes.set_xlabel(f"change of {explanation.metric} (%)")
+    axes.set_title(f"{explanation.result.policy} on {explanation.result.hardware}", loc="left", fontsize=11)
+    axes.grid(axis="x", color="#DDDDDD", lw=0.6)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right", "left"]].set_visible(False)
+    figure.legend(loc="outside lower center", ncols=2, frameon=False, fontsize=9)
+    if path is not None:
+        save_figure(figure, path)
     return figure
 
 

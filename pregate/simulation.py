@@ -15,10 +15,11 @@ from offload import metrics
 from offload.ops import OpKind
 from offload.policy import Cache, Policy
 from offload.timeline import Timeline
-from pregate.capture import Captured, capture
+from pregate.capture import Captured, capture_request, request
 from pregate.intervals import Interval, intervals
-from simulator import des, recurrence
+from simulator import des, event, recurrence
 from simulator.bounds import Bounds, lower_bounds
+from simulator.modes import FIFO, Modes
 from traces.architecture import ModelArchitecture
 from traces.errors import InvalidInput, unknown_name
 from traces.routing import RoutingTrace
@@ -26,7 +27,15 @@ from traces.routing import RoutingTrace
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["Captured", "SimulationResult", "capture", "describe_calibration", "interpret", "simulate", "to_dataframe"]
+__all__ = [
+    "ENGINES",
+    "SimulationResult",
+    "beyond_fit",
+    "describe_calibration",
+    "interpret",
+    "simulate",
+    "to_dataframe",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +86,15 @@ class SimulationResult:
         return to_dataframe([self.to_dict()])
 
 
+ENGINES = {
+    "des": "SimPy, the definition: every mode, HBM checked while it runs",
+    "recurrence": "compiled, FIFO lanes only: the same times bit for bit",
+    "event": "compiled, every mode: the same times",
+    "stream": "the recurrence in memory bounded by the step: no timeline, no intervals",
+}
+"""What gives a schedule its times."""
+
+
 def to_dataframe(rows: list[dict[str, Any]]) -> pd.DataFrame:
     """Rows as a pandas DataFrame. Raises `InvalidInput` when pandas is not installed."""
     try:
@@ -95,32 +113,44 @@ def simulate(
     cache: Cache | None = None,
     expert_tier: str = "dram",
     engine: str = "des",
+    modes: Modes = FIFO,
 ) -> SimulationResult:
     """Predict `policy` on `trace`.
 
     `policy`: a preset as typed on the command line (`pregate`, `pregate(2)`, `on_demand+lru:0.1`) or a `Policy`;
-    `cache`: an expert cache to add to it; `expert_tier`: where experts wait, `dram` or `ssd`; `engine`: `des` (SimPy,
-    the definition, HBM checked) or `recurrence` (compiled, the same times bit for bit). Raises `InvalidInput` when the
-    trace is not of `model` or has no decode steps, `CapacityExceeded` when HBM is too small.
+    `cache`: an expert cache to add to it; `expert_tier`: where experts wait, `dram` or `ssd`; `engine`: a name in
+    `ENGINES`; `modes`: links and HBM that are shared, priorities, cancelled prefetches. Raises `InvalidInput` when the
+    trace is not of `model` or has no decode steps, `CapacityExceeded` when HBM is too small, `NotFifo` for modes that
+    the engine cannot express.
     """
-    return interpret(capture(model, hw, trace, policy, cache=cache, expert_tier=expert_tier), hw, engine)
+    if engine not in ENGINES:
+        raise unknown_name("engine", engine, ENGINES)
+    asked = request(model, hw, trace, policy, cache=cache, expert_tier=expert_tier)
+    if engine != "stream":
+        return interpret(capture_request(asked), hw, engine, modes=modes)
+    from pregate.streaming import stream_request
+
+    modes.require_fifo()
+    return stream_request(asked, hw)
 
 
 def interpret(
-    captured: Captured, hw: Platform, engine: str = "des", *, with_intervals: bool = True
+    captured: Captured, hw: Platform, engine: str = "des", *, modes: Modes = FIFO, with_intervals: bool = True
 ) -> SimulationResult:
-    """Give a captured schedule its times on `hw`. Raises `UnknownName` for an unknown engine."""
+    """Give a captured schedule its times on `hw`. Raises `UnknownName` for an unknown engine, or one that streams."""
     schedule = captured.decoded.schedule
     costs = price(schedule.works, hw)
     if engine == "des":
-        timeline = des.simulate(schedule, costs, hw.machine.accelerator.hbm_bytes)
+        timeline = des.simulate(schedule, costs, hw.machine.accelerator.hbm_bytes, modes)
+    elif engine == "event":
+        timeline = event.simulate(schedule, costs, modes)
     elif engine == "recurrence":
-        timeline = recurrence.simulate(schedule, costs)
+        timeline = recurrence.simulate(schedule, costs, modes)
     else:
-        raise unknown_name("engine", engine, ["des", "recurrence"])
-    known = with_intervals and not beyond_fit(captured, hw)
+        raise unknown_name("engine", engine, [name for name in ENGINES if name != "stream"])
+    known = with_intervals and modes.is_fifo and not beyond_fit(captured, hw)
     found = intervals(captured, hw if known else dataclasses.replace(hw, fit=None), np.random.default_rng(0))
-    return _result(captured, hw, timeline, lower_bounds(schedule, costs), found)
+    return _result(captured, hw, timeline, lower_bounds(schedule, costs, modes), found)
 
 
 _UNFITTED = {OpKind.DISK_READ: "storage_efficiency", OpKind.CPU_EXPERT: "cpu_efficiency"}

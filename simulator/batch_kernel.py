@@ -70,7 +70,7 @@ def _walk(
 ) -> None:  # fmt: skip
     """One pass over the ops; a value below is a vector, one number a machine."""
     free = np.zeros((n_lanes, WIDTH))
-    host = first = moe_layers = stall = moved = critical = makespan = zeros()
+    host = first = moe_layers = stall = moved = critical = zeros()
     n_steps = n_taken = n_given = n_moved = 0
     for i in range(lane.size):
         here, row, flags = lane[i], cost[i], probe[i]

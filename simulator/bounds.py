@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
+from numpy.typing import NDArray
 
 from hwmodels.cost import Costs
 from offload.ops import Lane
 from offload.schedule import Schedule
 from simulator.costs import check_costs
+from simulator.modes import FIFO, LINKS, Modes
 
 __all__ = ["Bounds", "lower_bounds"]
 
@@ -33,19 +37,39 @@ class Bounds:
         return lane.name if self.lane_s[lane] >= self.critical_path_s else "critical path"
 
 
-def lower_bounds(schedule: Schedule, costs: Costs) -> Bounds:
+def lower_bounds(schedule: Schedule, costs: Costs, modes: Modes = FIFO) -> Bounds:
     """Bounds on the makespan of `schedule`; `costs` as for `des.simulate`.
 
-    makespan >= the work of every lane (an engine does one op at a time), and >= the longest chain of
-    dependencies with unlimited lanes. Raises `InvalidInput` for times no interpreter takes.
+    makespan >= the work of every lane (an engine does one op at a time; of a shared link, the transfers), and >= the
+    longest chain of dependencies with unlimited lanes. What may be cancelled counts for nothing. Raises `InvalidInput`
+    for times no interpreter takes.
     """
     check_costs(schedule, costs)
     duration = costs.duration_s[schedule.cost]
+    if modes.cancel:
+        duration = np.where(schedule.cancelled_by >= 0, 0.0, duration)
     lane_s = {lane: float(duration[schedule.lane == lane].sum()) for lane in Lane}
     lane_s[Lane.HOST] += float(costs.issue_s[schedule.cost][schedule.lane != Lane.HOST].sum())
-    end = np.zeros(len(schedule))
-    ptr, dep, times = schedule.dep_ptr.tolist(), schedule.dep.tolist(), duration.tolist()
-    for i, time in enumerate(times):
-        start = max((end[j] for j in dep[ptr[i] : ptr[i + 1]]), default=0.0)
-        end[i] = start + time
-    return Bounds(lane_s, float(end.max(initial=0.0)))
+    if modes.link == "shared":
+        for lane in LINKS:
+            lane_s[lane] = float(np.minimum(costs.link_s[schedule.cost], duration)[schedule.lane == lane].sum())
+    return Bounds(lane_s, float(_compiled()(schedule.dep_ptr, schedule.dep, duration)))
+
+
+@cache
+def _compiled() -> Callable[..., float]:
+    from numba import njit
+
+    compiled: Callable[..., float] = njit(cache=True, nogil=True)(_longest_chain)
+    return compiled
+
+
+def _longest_chain(dep_ptr: NDArray[np.int64], dep: NDArray[np.int32], duration_s: NDArray[np.float64]) -> float:
+    """The longest sum of durations along dependencies."""
+    end, longest = np.zeros(duration_s.size), 0.0
+    for i in range(duration_s.size):
+        for k in range(dep_ptr[i], dep_ptr[i + 1]):
+            end[i] = max(end[i], end[dep[k]])
+        end[i] += duration_s[i]
+        longest = max(longest, end[i])
+    return longest

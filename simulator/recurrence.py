@@ -18,16 +18,18 @@ from offload.ops import Lane
 from offload.schedule import Schedule
 from offload.timeline import Timeline
 from simulator.costs import check_costs
+from simulator.modes import FIFO, Modes
 
 __all__ = ["simulate"]
 
 
-def simulate(schedule: Schedule, costs: Costs) -> Timeline:
+def simulate(schedule: Schedule, costs: Costs, modes: Modes = FIFO) -> Timeline:
     """Start and end of every op; `costs` as for `des.simulate`.
 
     HBM is not checked: `Timeline.hbm_events` has its level. Raises `InvalidInput` for times that are negative, not
     finite or of another length: compiled code would read past the end.
     """
+    modes.require_fifo()
     check_costs(schedule, costs)
     start_s, end_s = _compiled()(
         schedule.lane,

@@ -7,11 +7,13 @@ this module. IEEE arithmetic, lane by lane: the same bits as one machine at a ti
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from llvmlite import ir
 from numba import types
-from numba.core.datamodel import models, register_default
+from numba.core.datamodel import models
+from numba.core.datamodel.registry import register_default
 from numba.extending import intrinsic
 
 __all__ = ["WIDTH", "add", "load", "maximum", "minimum", "store", "subtract", "zeros"]
@@ -20,19 +22,24 @@ WIDTH = 16
 """Machines side by side: two AVX-512 registers, four of AVX2."""
 
 
-class _Lanes(types.Type):  # type: ignore[misc]
+_instruction: Callable[[Callable[..., Any]], Any] = intrinsic
+"""A function of compiled code, written as the instructions it becomes."""
+
+
+class _Lanes(types.Type):
     def __init__(self) -> None:
         super().__init__(name=f"float64x{WIDTH}")
 
 
-_lanes = _Lanes()
+_make_lanes: Callable[[], Any] = _Lanes
+_lanes = _make_lanes()
 _vector = ir.VectorType(ir.DoubleType(), WIDTH)
 
 
 @register_default(_Lanes)
-class _LanesModel(models.PrimitiveModel):  # type: ignore[misc]
+class _LanesModel(models.PrimitiveModel):
     def __init__(self, dmm: Any, fe_type: Any) -> None:
-        super().__init__(dmm, fe_type, _vector)
+        super().__init__(dmm, fe_type, _vector)  # type: ignore[no-untyped-call]
 
 
 def _address(context: Any, builder: Any, table_type: Any, table: Any, row: Any) -> Any:
@@ -41,7 +48,7 @@ def _address(context: Any, builder: Any, table_type: Any, table: Any, row: Any) 
     return builder.bitcast(first, _vector.as_pointer())
 
 
-@intrinsic
+@_instruction
 def load(typingctx: Any, table: Any, row: Any) -> Any:
     """Row `row` of a table."""
 
@@ -51,7 +58,7 @@ def load(typingctx: Any, table: Any, row: Any) -> Any:
     return _lanes(table, types.intp), codegen
 
 
-@intrinsic
+@_instruction
 def store(typingctx: Any, table: Any, row: Any, value: Any) -> Any:
     """Write row `row` of a table."""
 
@@ -62,7 +69,7 @@ def store(typingctx: Any, table: Any, row: Any, value: Any) -> Any:
     return types.void(table, types.intp, _lanes), codegen
 
 
-@intrinsic
+@_instruction
 def zeros(typingctx: Any) -> Any:
     """All 0."""
 
@@ -72,7 +79,7 @@ def zeros(typingctx: Any) -> Any:
     return _lanes(), codegen
 
 
-@intrinsic
+@_instruction
 def add(typingctx: Any, left: Any, right: Any) -> Any:
     """left + right."""
 
@@ -82,7 +89,7 @@ def add(typingctx: Any, left: Any, right: Any) -> Any:
     return _lanes(_lanes, _lanes), codegen
 
 
-@intrinsic
+@_instruction
 def subtract(typingctx: Any, left: Any, right: Any) -> Any:
     """left - right."""
 
@@ -92,7 +99,7 @@ def subtract(typingctx: Any, left: Any, right: Any) -> Any:
     return _lanes(_lanes, _lanes), codegen
 
 
-@intrinsic
+@_instruction
 def maximum(typingctx: Any, left: Any, right: Any) -> Any:
     """The larger of both; no NaN expected."""
 
@@ -102,7 +109,7 @@ def maximum(typingctx: Any, left: Any, right: Any) -> Any:
     return _lanes(_lanes, _lanes), codegen
 
 
-@intrinsic
+@_instruction
 def minimum(typingctx: Any, left: Any, right: Any) -> Any:
     """The smaller of both; no NaN expected."""
 

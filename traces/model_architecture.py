@@ -244,6 +244,10 @@ class ModelArchitecture:
         kept = self.stored_activation_dtype if dtype.bits < 16 else None
         return dataclasses.replace(self, dtype=dtype, expert_dtype=dtype, activation_dtype=kept)
 
+    def with_expert_dtype(self, name: str) -> ModelArchitecture:
+        """The same model with the experts' matrices stored as `name`, the rest as it is. Raises `UnknownName`."""
+        return dataclasses.replace(self, expert_dtype=find_dtype(name))
+
     def with_top_k(self, k: int) -> ModelArchitecture:
         """The same model with `k` experts for a token; published active count goes. Raises `InvalidInput`."""
         published = dataclasses.replace(self.published, active_params=None)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import secrets
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -16,20 +18,21 @@ __all__ = ["whole_file"]
 def whole_file(path: Path) -> Iterator[Path]:
     """A path to write to, which takes the place of `path` when the block ends without an error.
 
-    A reader sees the old file or the whole new one, and a failure leaves nothing behind. A link is followed; what
-    exists and is not a regular file is left alone. Raises `InvalidFile` when the file cannot be written.
+    A reader sees the old file or the whole new one, and a failure leaves nothing behind; of several that write the
+    same path at once, on whatever thread or machine, the last one stays. A link is followed; what exists and is not a
+    regular file is left alone. Raises `InvalidFile` when the file cannot be written.
     """
     target = Path(os.path.realpath(path))
-    partial = target.with_name(f".{target.name}.{os.getpid()}.partial")
+    partial = target.with_name(f".{target.name}.{secrets.token_hex(8)}.partial")
     try:
         if not target.parent.is_dir():
             raise InvalidFile(f"{path}: cannot be written, there is no folder {target.parent}")
         if target.exists() and not target.is_file():
             raise InvalidFile(f"{path}: cannot be written, it is not a regular file")
+        partial.touch()  # as open to others as the user's mask has it, whatever the writer makes of it
+        mode = stat.S_IMODE(partial.stat().st_mode)
         yield partial
-        umask = os.umask(0)
-        os.umask(umask)
-        partial.chmod(0o666 & ~umask)
+        partial.chmod(mode)
         os.replace(partial, target)
     except OSError as error:
         raise InvalidFile(f"{path}: cannot be written ({error.strerror or error})") from error

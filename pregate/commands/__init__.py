@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from pregate.commands import catalogue, compare, reproduce, residency, simulate, trace
+from pregate.commands import catalogue, compare, crossover, explain, reproduce, residency, simulate, sweep, trace
 
 __all__ = ["register"]
 
@@ -13,6 +13,9 @@ def register(app: typer.Typer) -> None:
     """Add every command."""
     app.command("compare")(compare.compare)
     app.command("simulate")(simulate.simulate)
+    app.command("explain")(explain.explain)
+    app.command("crossover")(crossover.crossover)
+    app.command("sweep")(sweep.sweep)
     app.command("reproduce")(reproduce.reproduce)
     app.command("residency")(residency.residency)
     app.add_typer(trace.app, name="trace")

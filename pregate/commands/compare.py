@@ -26,6 +26,8 @@ def compare(
     active: options.Active = None,
     cache: options.CacheText = None,
     tier: options.Tier = "dram",
+    engine: options.Engine = "des",
+    modes: options.ModesText = None,
     hbm: options.Hbm = None,
     sets: options.Sets = None,
     stack: options.Stack = None,
@@ -47,7 +49,15 @@ def compare(
     chosen = [name.strip() for name in policies.split(",") if name.strip()]
     with options.spinner("simulating") as update:
         comparison = run_compare(
-            architecture, machine, workload, chosen, cache=options.build_cache(cache), expert_tier=tier, progress=update
+            architecture,
+            machine,
+            workload,
+            chosen,
+            cache=options.build_cache(cache),
+            expert_tier=tier,
+            engine=engine,
+            modes=options.build_modes(modes),
+            progress=update,
         )
     document = comparison.to_dict()
     unfit = [row | {"fits": False} for row in document["does_not_fit"]]

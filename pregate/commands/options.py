@@ -6,22 +6,46 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from hwmodels.platform import Platform
+from hwmodels.quantity import parse_override
 from offload.policies import cache_named
 from offload.policy import Cache
 from pregate import api
+from simulator.modes import Modes
 from traces.architecture import ModelArchitecture
-from traces.errors import InvalidInput
+from traces.errors import InvalidInput, unknown_name
 from traces.routing import RoutingTrace
 
 __all__ = [
-    "Active", "Batch", "CacheText", "Dtype", "Format", "Hardware", "Hbm", "InputTokens", "Model", "OutputFormat",
-    "OutputTokens", "Seed", "Sets", "Stack", "Tier", "TopK", "TraceFile", "build_cache", "build_machine", "build_model",
-    "build_trace", "spinner",
+    "Active",
+    "Batch",
+    "CacheText",
+    "Dtype",
+    "Engine",
+    "Format",
+    "Hardware",
+    "Hbm",
+    "InputTokens",
+    "Model",
+    "ModesText",
+    "OutputFormat",
+    "OutputTokens",
+    "Seed",
+    "Sets",
+    "Stack",
+    "Tier",
+    "TopK",
+    "TraceFile",
+    "build_cache",
+    "build_machine",
+    "build_model",
+    "build_modes",
+    "build_trace",
+    "spinner",
 ]  # fmt: skip
 
 
@@ -48,6 +72,10 @@ Sets = Annotated[
 ]
 Seed = Annotated[int, typer.Option(help="Seed of synthetic traces.", min=0)]
 Tier = Annotated[str, typer.Option(help="Where experts wait: dram or ssd.")]
+Engine = Annotated[str, typer.Option(help="des (SimPy), recurrence or event (compiled), stream (bounded memory).")]
+ModesText = Annotated[
+    str | None, typer.Option("--modes", help="Not FIFO: shared or priority, chunk:1MiB, hbm, cancel; comma-separated.")
+]
 TopK = Annotated[int | None, typer.Option(help="Experts a token, where a trace overrode the model's.")]
 Dtype = Annotated[str | None, typer.Option(help="Weights in this format instead of the published one.")]
 OutputFormat = Annotated[Format, typer.Option("--format", help="table, json or csv.")]
@@ -76,6 +104,28 @@ def build_machine(hardware: str, stack: str | None, hbm: str | None, sets: list[
 def build_cache(text: str | None) -> Cache | None:
     """The cache of the options."""
     return None if text is None else cache_named(text)
+
+
+def build_modes(text: str | None) -> Modes:
+    """The modes of the options: `shared` or `priority` links, `chunk:1MiB`, `hbm` shared, `cancel`."""
+    given: dict[str, Any] = {}
+    for word in (text or "").split(","):
+        match word.strip().partition(":"):
+            case ("", _, _):
+                continue
+            case ("shared" | "priority" as link, "", _):
+                given["link"] = link
+            case ("chunk", ":", size):
+                given["chunk_bytes"] = int(parse_override(size, "size"))
+            case ("hbm", "", _):
+                given["hbm_shared"] = True
+            case ("cancel", "", _):
+                given["cancel"] = True
+            case _:
+                raise unknown_name(
+                    "mode", word.strip(), ["shared", "priority", "chunk:1MiB", "hbm", "cancel"], "--modes"
+                )
+    return Modes(**given)
 
 
 def build_trace(

@@ -11,6 +11,7 @@ from pregate import render
 from pregate.commands import options
 from pregate.simulation import describe_calibration
 from pregate.simulation import simulate as run_simulate
+from traces.errors import InvalidInput
 
 
 def simulate(
@@ -28,6 +29,8 @@ def simulate(
     active: options.Active = None,
     cache: options.CacheText = None,
     tier: options.Tier = "dram",
+    engine: options.Engine = "des",
+    modes: options.ModesText = None,
     hbm: options.Hbm = None,
     sets: options.Sets = None,
     stack: options.Stack = None,
@@ -40,6 +43,10 @@ def simulate(
 
     Example: pregate simulate switch-base-8 --hardware a100-sxm4-80gb --output-tokens 8 --timeline out.json
     """
+    if engine == "stream" and (timeline is not None or gantt is not None):
+        raise InvalidInput(
+            "--engine stream keeps no timeline: leave out --timeline and --gantt, or take another engine"
+        )
     architecture = options.build_model(model, dtype, top_k)
     machine = options.build_machine(hardware, stack, hbm, sets)
     workload = options.build_trace(
@@ -49,14 +56,21 @@ def simulate(
     with options.spinner("simulating") as update:
         update(policy)
         result = run_simulate(
-            architecture, machine, workload, policy, cache=options.build_cache(cache), expert_tier=tier
+            architecture,
+            machine,
+            workload,
+            policy,
+            cache=options.build_cache(cache),
+            expert_tier=tier,
+            engine=engine,
+            modes=options.build_modes(modes),
         )
-        if timeline is not None:
+        if timeline is not None and result.timeline is not None:
             from pregate.perfetto import write_trace
 
             update(f"writing {timeline}")
             write_trace(result.timeline, timeline)
-        if gantt is not None:
+        if gantt is not None and result.timeline is not None:
             from pregate.plots import gantt as draw
 
             update(f"drawing {gantt}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -58,3 +59,19 @@ def test_others_may_read_what_the_mask_allows(tmp_path: Path) -> None:
     umask = os.umask(0)
     os.umask(umask)
     assert stat.S_IMODE(path.stat().st_mode) == 0o666 & ~umask
+
+
+def test_writers_of_one_path_at_once_do_not_mix(tmp_path: Path) -> None:
+    path = tmp_path / "out"
+
+    def write(text: str) -> None:
+        with whole_file(path) as partial, partial.open("w") as file:
+            for _ in range(200):
+                file.write(text)
+                file.flush()
+
+    with ThreadPoolExecutor(4) as threads:
+        list(threads.map(write, "abcd" * 10))
+    assert len(set(path.read_text())) == 1
+    assert len(path.read_text()) == 200
+    assert [entry.name for entry in tmp_path.iterdir()] == ["out"]

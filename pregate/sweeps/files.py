@@ -1,0 +1,64 @@
+"""The result of a sweep on disk: netCDF or Parquet, written whole."""
+
+from __future__ import annotations
+
+import json
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from traces.errors import InvalidFile, InvalidInput
+from traces.whole_file import whole_file
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+__all__ = ["check_output", "write_dataset"]
+
+
+def check_output(path: Path) -> None:
+    """Raise `InvalidInput` unless a dataset can be written to `path`: known before a long sweep, not after it."""
+    if path.suffix not in (".nc", ".parquet"):
+        raise InvalidInput(f"{path}: results are written as .nc (netCDF) or .parquet")
+    if path.suffix == ".parquet" and find_spec("pyarrow") is None:
+        raise InvalidInput(f"{path}: pyarrow is not installed: pip install 'pregate[parquet]', or write .nc")
+    if not path.absolute().parent.is_dir():
+        raise InvalidFile(f"{path}: cannot be written, there is no folder {path.absolute().parent}")
+
+
+def write_dataset(dataset: xr.Dataset, path: Path) -> None:
+    """Write `dataset` as its suffix says: netCDF (`xarray.open_dataset` reads it back), or Parquet as one long table.
+
+    The table has a row for each point and policy; the attributes of the dataset are in the schema's metadata under
+    `pregate`. Raises as `check_output`, `InvalidFile` when it cannot be written.
+    """
+    check_output(path)
+    with whole_file(path) as partial:
+        if path.suffix == ".nc":
+            dataset.to_netcdf(partial, engine="h5netcdf")
+            return
+        import pyarrow as pa
+        from pyarrow import parquet
+
+        table = pa.table({name: pa.array(column) for name, column in _long(dataset).items()})
+        parquet.write_table(table.replace_schema_metadata({"pregate": json.dumps(dataset.attrs)}), partial)
+
+
+def _long(dataset: xr.Dataset) -> dict[str, NDArray[Any]]:
+    """Every coordinate and variable as a column, a row a point and policy; intervals as `..._low`, `..._high`."""
+    dims = [name for name in dataset.sizes if name != "bound"]
+    shape = tuple(dataset.sizes[name] for name in dims)
+    columns: dict[str, NDArray[Any]] = {}
+    for name, variable in {**dataset.coords, **dataset.data_vars}.items():
+        if name == "bound":
+            continue
+        parts = {str(name): variable}
+        if "bound" in variable.dims:
+            parts = {f"{name}_{end}": variable.sel(bound=end) for end in ("low", "high")}
+        for column, part in parts.items():
+            placed = part.values.reshape([dataset.sizes[dim] if dim in part.dims else 1 for dim in dims])
+            columns[column] = np.broadcast_to(placed, shape).reshape(-1)
+    return columns

@@ -1,0 +1,43 @@
+"""What a sweep says in a few lines: how often each policy is the best, where it fits, and the range of its figures."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+__all__ = ["best_policy", "summarise"]
+
+
+def best_policy(dataset: xr.Dataset, metric: str = "tokens_per_s") -> NDArray[np.int64]:
+    """Index of the policy with the most `metric` at each point, (...) over the axes; -1 where none fits."""
+    values = np.nan_to_num(dataset[metric].transpose("policy", ...).values, nan=-np.inf)
+    best: NDArray[np.int64] = values.argmax(axis=0)
+    best[np.isneginf(values.max(axis=0))] = -1
+    return best
+
+
+def summarise(dataset: xr.Dataset) -> list[dict[str, Any]]:
+    """One row a policy, JSON-ready: its shares of all points, its smallest and largest figures (NaN: fits nowhere)."""
+    best = best_policy(dataset)
+    rows = []
+    for i, policy in enumerate(dataset["policy"].values.tolist()):
+        here = dataset.isel(policy=i)
+        fits = here["fits"].values
+        row: dict[str, Any] = {
+            "policy": policy,
+            "n_points": int(fits.size),
+            "fits_share": float(fits.mean()),
+            "best_share": float((best == i).mean()),
+        }
+        for name in ("tokens_per_s", "moe_layer_latency_s", "ttft_s", "peak_hbm_bytes"):
+            values = here[name].values[fits]
+            row[f"{name}_min"], row[f"{name}_max"] = (
+                (float(values.min()), float(values.max())) if values.size else (float("nan"), float("nan"))
+            )
+        rows.append(row)
+    return rows
