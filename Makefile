@@ -36,5 +36,9 @@ $(VENV)/dev.done: $(VENV)/core.done
 	$(PIP) -e '.[dev,notebooks]'
 	touch $@
 
+benchmarks: $(VENV)/dev.done
+	$(BIN)/python -m pytest benchmarks -q --benchmark-json=.benchmarks.json
+	$(BIN)/python docs/build.py --benchmarks .benchmarks.json
+
 clean:
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -1,7 +1,8 @@
-"""Write the generated parts of README.md, from commands and committed artefacts; `--check` fails when they drift.
+"""Write the generated parts of the documents, from commands and committed artefacts; `--check` fails when they drift.
 
 A generated part stands between `<!-- generated: NAME -->` and `<!-- end: NAME -->`. `--results` first runs the
-reproduction anew (it needs the published rows beside the checkout) and writes `results/isca24.json`.
+reproduction anew (it needs the published rows beside the checkout) and writes `results/isca24.json`; `--benchmarks FILE`
+keeps of a run of pytest-benchmark what the tables need, in `results/benchmarks.json`.
 """
 
 from __future__ import annotations
@@ -14,8 +15,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import speed_tables
+
 ROOT = Path(__file__).resolve().parents[1]
-README = ROOT / "README.md"
+DOCUMENTS = (ROOT / "README.md", ROOT / "docs" / "benchmarks.md")
 RESULTS = ROOT / "results" / "isca24.json"
 
 GROUPS = {
@@ -61,7 +64,13 @@ def _accuracy_line(title: str, entry: dict[str, Any]) -> str:
     return f"| {title} | {entry['n']} ({entry['n_fitted']}) | {mape:.2f} | {unseen:.2f} | {bias:+.2f} | {worst:.2f} |"
 
 
-PARTS: dict[str, Callable[[], str]] = {"demo": demo, "accuracy": accuracy}
+PARTS: dict[str, Callable[[], str]] = {
+    "demo": demo,
+    "accuracy": accuracy,
+    "speed": speed_tables.engines,
+    "speed_others": speed_tables.others,
+    "speed_machine": speed_tables.machine,
+}
 
 
 def build(text: str) -> str:
@@ -83,17 +92,20 @@ def write_results() -> None:
 
 
 def main(arguments: list[str]) -> int:
-    """Build, or with `--check` compare; 1 when README.md has drifted."""
+    """Build, or with `--check` compare; 1 when a document has drifted."""
     if "--results" in arguments:
         write_results()
-    old = README.read_text()
-    new = build(old)
-    if "--check" in arguments:
-        if old != new:
-            print("README.md has drifted from what the commands print: run `make docs` and commit", file=sys.stderr)
+    if "--benchmarks" in arguments:
+        speed_tables.keep(Path(arguments[arguments.index("--benchmarks") + 1]))
+    for document in DOCUMENTS:
+        old = document.read_text()
+        new = build(old)
+        if "--check" not in arguments:
+            document.write_text(new)
+        elif old != new:
+            name = document.relative_to(ROOT)
+            print(f"{name} has drifted from what it is made of: run `make docs` and commit", file=sys.stderr)
             return 1
-        return 0
-    README.write_text(new)
     return 0
 
 

@@ -19,7 +19,10 @@ from hwmodels.spec import FIELDS, PEAK_DTYPES, check_figure, find_field
 from hwmodels.stack import CONSTANTS, SoftwareStack, check_constant
 from traces.errors import InvalidInput, unknown_name
 
-__all__ = ["Figures", "check_axis", "figure_keys", "figures_of"]
+__all__ = ["MEMORY_FIGURES", "Figures", "check_axis", "figure_keys", "figures_of"]
+
+MEMORY_FIGURES = ("accelerator.hbm_bytes", "host.dram_bytes", "stack.reserve_bytes")
+"""Sizes of memory: they decide what a schedule is, not what it takes."""
 
 Number = Any
 """A float, or (n_machines,) float64; complex where a derivative is taken by a complex step."""

@@ -14,9 +14,15 @@ if TYPE_CHECKING:
     from offload.policy import Cache, Policy
     from pregate.api import import_trace, load_hardware, load_model, load_trace, synthesize
     from pregate.comparison import Comparison, compare
-    from pregate.replay import Residency, residency
+    from pregate.crossover import Crossovers, crossovers
+    from pregate.explanation import Explanation, explain
+    from pregate.replay import LruCurve, Residency, lru_curve, residency
     from pregate.reproduction import Reproduction, reproduce
     from pregate.simulation import SimulationResult, simulate
+    from pregate.sweeps.axes import LatinHypercube
+    from pregate.sweeps.sweep import sweep
+    from pregate.sweeps.workloads import TraceRecipe
+    from simulator.modes import Modes
     from traces.architecture import ModelArchitecture
     from traces.errors import InvalidInput, PregateError
     from traces.fitting import fit_dials
@@ -25,15 +31,21 @@ if TYPE_CHECKING:
     from traces.storage import save_trace
     from traces.synthesis import Dials
 
+
 __version__ = "0.1.0"
 
 _HOMES = {
     "Cache": "offload.policy",
     "CapacityExceeded": "offload.memory",
     "Comparison": "pregate.comparison",
+    "Crossovers": "pregate.crossover",
     "Dials": "traces.synthesis",
+    "Explanation": "pregate.explanation",
     "InvalidInput": "traces.errors",
+    "LatinHypercube": "pregate.sweeps.axes",
+    "LruCurve": "pregate.replay",
     "ModelArchitecture": "traces.architecture",
+    "Modes": "simulator.modes",
     "Platform": "hwmodels.platform",
     "Policy": "offload.policy",
     "PregateError": "traces.errors",
@@ -41,16 +53,21 @@ _HOMES = {
     "Residency": "pregate.replay",
     "RoutingTrace": "traces.routing",
     "SimulationResult": "pregate.simulation",
+    "TraceRecipe": "pregate.sweeps.workloads",
     "compare": "pregate.comparison",
+    "crossovers": "pregate.crossover",
+    "explain": "pregate.explanation",
     "fit_dials": "traces.fitting",
     "import_trace": "pregate.api",
     "load_hardware": "pregate.api",
     "load_model": "pregate.api",
     "load_trace": "pregate.api",
+    "lru_curve": "pregate.replay",
     "reproduce": "pregate.reproduction",
     "residency": "pregate.replay",
     "save_trace": "traces.storage",
     "simulate": "pregate.simulation",
+    "sweep": "pregate.sweeps.sweep",
     "synthesize": "pregate.api",
     "trace_statistics": "traces.statistics",
 }
@@ -59,9 +76,14 @@ __all__ = [
     "Cache",
     "CapacityExceeded",
     "Comparison",
+    "Crossovers",
     "Dials",
+    "Explanation",
     "InvalidInput",
+    "LatinHypercube",
+    "LruCurve",
     "ModelArchitecture",
+    "Modes",
     "Platform",
     "Policy",
     "PregateError",
@@ -69,16 +91,21 @@ __all__ = [
     "Residency",
     "RoutingTrace",
     "SimulationResult",
+    "TraceRecipe",
     "compare",
+    "crossovers",
+    "explain",
     "fit_dials",
     "import_trace",
     "load_hardware",
     "load_model",
     "load_trace",
+    "lru_curve",
     "reproduce",
     "residency",
     "save_trace",
     "simulate",
+    "sweep",
     "synthesize",
     "trace_statistics",
 ]

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from hwmodels.figures import figures_of
+from hwmodels.figures import MEMORY_FIGURES, figures_of
 from hwmodels.platform import Platform
 from hwmodels.quantity import ReadOnly
 from offload.footprint import Workload, measure_workload
@@ -18,7 +18,6 @@ from offload.policy import Cache, Policy
 from pregate.capture import Captured, capture_request, check_trace, request
 from pregate.intervals import compiled, measured
 from simulator.batch import Compiled
-from simulator.sensitivity import MEMORY_FIGURES
 from traces.architecture import ModelArchitecture
 from traces.errors import InvalidInput
 from traces.routing import RoutingTrace

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hwmodels.cost import Costs, price_figures
-from hwmodels.figures import Figures, figures_of
+from hwmodels.figures import figures_of
 from hwmodels.platform import Platform
 from offload import metrics
 from offload.ops import Lane, OpKind
@@ -126,16 +126,17 @@ def _intervals(
     captured: Captured, hw: Platform, values: Mapping[str, NDArray[np.float64]], n_machines: int, draws: int, seed: int
 ) -> dict[str, NDArray[Any]]:
     """The intervals of each machine, from the same draws of the fit; NaN where there are none."""
-    from pregate.intervals import figure_intervals
+    from pregate.intervals import compiled, figure_intervals
 
     names = {"moe_layer_latency_s": "moe_layer_latency_ci95_s", "tokens_per_s": "tokens_per_s_ci95"}
     fields = {field: np.full((n_machines, 2), np.nan) for field in names.values()}
     if hw.fit is None or beyond_fit(captured, hw):
         return fields
-    base: Figures = figures_of(hw)
+    base, ready = figures_of(hw), compiled(captured)
     for i in range(n_machines):
         mine = base.with_values({key: float(array[i]) for key, array in values.items()})
-        found = figure_intervals(captured, hw, mine, np.random.default_rng(seed), draws, exact=frozenset(values))
+        rng = np.random.default_rng(seed)
+        found = figure_intervals(captured, hw, mine, rng, draws, exact=frozenset(values), ready=ready)
         for name, field in names.items():
             interval = found[name]
             if interval is not None:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-    from pregate.explain import Explanation
+    from pregate.explanation import Explanation
 
 __all__ = ["expert_heat", "gantt", "locality", "residency_curves", "save_figure", "tornado"]
 

@@ -18,19 +18,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hwmodels.cost import price_figures
-from hwmodels.figures import Figures
+from hwmodels.figures import MEMORY_FIGURES, Figures
 from offload.probes import Probes
 from offload.timeline import Timeline
 from simulator.trail import Trail, gradient
 from traces.errors import unknown_name
 
-__all__ = ["MEMORY_FIGURES", "METRICS", "Weights", "elasticities", "metric_weights"]
+__all__ = ["METRICS", "Weights", "elasticities", "metric_weights"]
 
 METRICS = ("makespan_s", "tokens_per_s", "ttft_s", "tpot_s", "moe_layer_latency_s")
 """What can be explained; `tpot_s` is the mean. `tokens_per_s` is tokens over `makespan_s`."""
-
-MEMORY_FIGURES = ("accelerator.hbm_bytes", "host.dram_bytes", "stack.reserve_bytes")
-"""Numbers that decide what fits, and so which schedule is captured, and have no part in its prices."""
 
 _STEP = 1e-30
 """Relative size of the imaginary step: far below what rounding keeps, far above the smallest number."""

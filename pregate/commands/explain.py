@@ -10,8 +10,8 @@ from rich.table import Table
 
 from pregate import render
 from pregate.commands import options
-from pregate.explain import MOVE, Explanation
-from pregate.explain import explain as run_explain
+from pregate.explanation import MOVE, Explanation
+from pregate.explanation import explain as run_explain
 from pregate.simulation import describe_calibration
 
 

@@ -52,10 +52,11 @@ def sweep(
         raise InvalidInput("--no-cache and --cache-dir are both given: choose one")
     kept = checkpoint if checkpoint is not None else target.with_name(f"{target.name}.partial")
     where: dict[str, Any] = {"jobs": jobs, "checkpoint": kept, "cache_dir": False if no_cache else cache_dir}
-    with warnings.catch_warnings(record=True) as notes, _client(dask) as executor:
+    with _resumable(kept) as count, warnings.catch_warnings(record=True) as notes:
         warnings.simplefilter("always", UserWarning)
-        dataset = _run(arguments | where | {"executor": executor}, kept)
-    write_dataset(dataset, target)
+        with _client(dask) as executor, _bar(count) as progress:
+            dataset = run_sweep(**arguments, **where, executor=executor, progress=progress)
+        write_dataset(dataset, target)
     if checkpoint is None:
         Checkpoint(kept, dataset.attrs["sweep_digest"]).clear()
     rows = summarise(dataset)
@@ -73,26 +74,24 @@ def sweep(
         typer.echo(f"wrote {path}", err=True)
 
 
-def _run(arguments: dict[str, Any], kept: Path) -> Any:
-    """The sweep under a progress bar; an interrupt ends in one line and status 130."""
+@contextmanager
+def _resumable(kept: Path) -> Iterator[Callable[[int, int], None]]:
+    """An interrupt ends in one line, with what the progress that is yielded was told last, and status 130."""
     done = total = 0
-    with _bar() as draw:
 
-        def progress(now: int, all_of_them: int) -> None:
-            nonlocal done, total
-            done, total = now, all_of_them
-            draw(now, all_of_them)
+    def count(now: int, all_of_them: int) -> None:
+        nonlocal done, total
+        done, total = now, all_of_them
 
-        try:
-            return run_sweep(**arguments, progress=progress)
-        except KeyboardInterrupt:
-            pass
-    typer.echo(f"interrupted: {done} of {total} machines are kept in {kept}, the same command goes on", err=True)
-    raise typer.Exit(130)
+    try:
+        yield count
+    except KeyboardInterrupt:
+        typer.echo(f"interrupted: {done} of {total} machines are kept in {kept}, the same command goes on", err=True)
+        raise typer.Exit(130) from None
 
 
 @contextmanager
-def _bar() -> Iterator[Callable[[int, int], None]]:
+def _bar(count: Callable[[int, int], None]) -> Iterator[Callable[[int, int], None]]:
     """A bar on standard error: machines evaluated, how many a second, and how long the rest will take."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
@@ -103,15 +102,16 @@ def _bar() -> Iterator[Callable[[int, int], None]]:
                TextColumn("left"), Remaining())  # fmt: skip
     with Progress(*columns, console=Console(stderr=True)) as progress:
         task = progress.add_task("planning", total=None, rate="")
-        first = 0
+        first = started_s = 0.0
 
         def draw(done: int, total: int) -> None:
-            nonlocal first
+            nonlocal first, started_s
             elapsed_s = progress.tasks[0].elapsed or 0.0
-            if progress.tasks[0].total is None:
-                first = done
-            rate = f"{(done - first) / elapsed_s:,.0f} machines/s" if done > first and elapsed_s else ""
+            if progress.tasks[0].total is None:  # planned; what a checkpoint had counts for no rate
+                first, started_s = done, elapsed_s
+            rate = f"{(done - first) / (elapsed_s - started_s):,.0f} machines/s" if elapsed_s > started_s else ""
             progress.update(task, description="sweeping", completed=done, total=total, rate=rate)
+            count(done, total)
 
         yield draw
 

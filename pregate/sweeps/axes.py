@@ -13,19 +13,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hwmodels.figures import check_axis, figure_keys
+from hwmodels.figures import MEMORY_FIGURES, check_axis, figure_keys
 from hwmodels.quantity import DIMENSIONS, parse_override
 from hwmodels.spec import ALIASES, FIELDS
 from hwmodels.stack import CONSTANTS
 from traces.dtypes import DTYPES
 from traces.errors import InvalidInput, unknown_name
 
-__all__ = ["MACHINE", "MEMORY", "MODEL", "POLICY", "WORKLOAD", "Axis", "LatinHypercube", "read_axes", "spaced"]
+__all__ = ["MACHINE", "MODEL", "POLICY", "WORKLOAD", "Axis", "LatinHypercube", "read_axes", "spaced"]
 
 MACHINE = ("hardware", "accelerator", "link", "host", "storage", "stack")
 """Axes that swap a part of the machine for another by name."""
-MEMORY = ("accelerator.hbm_bytes", "host.dram_bytes", "stack.reserve_bytes")
-"""The hardware numbers that a plan of memory depends on; every other one only changes prices."""
 MODEL = ("dtype", "expert_dtype", "top_k")
 WORKLOAD = ("batch", "input_tokens", "output_tokens", "n_active")
 POLICY = ("lookahead", "cache_ratio")
@@ -54,7 +52,7 @@ class Axis:
     @property
     def is_price_only(self) -> bool:
         """Whether it changes no decision: every schedule stays as it is."""
-        return "." in self.key and self.key not in MEMORY
+        return "." in self.key and self.key not in MEMORY_FIGURES
 
     def value(self, i: int) -> Any:
         """Value `i` as plain Python: a count as an integer."""

@@ -80,9 +80,10 @@ class Checkpoint:
             partial.write_bytes(save(arrays, metadata={FORMAT: json.dumps(header)}))
 
     def clear(self) -> None:
-        """Remove what this sweep has kept, and the folder when nothing else is in it."""
-        for path in self.folder.glob(f"{self.spec}-*.safetensors"):
-            path.unlink(missing_ok=True)
+        """Remove what this sweep has kept, or a killed run half wrote, and the folder when nothing else is in it."""
+        for pattern in (f"{self.spec}-*.safetensors", f".{self.spec}-*.partial"):
+            for path in self.folder.glob(pattern):
+                path.unlink(missing_ok=True)
         with suppress(OSError):
             self.folder.rmdir()
 

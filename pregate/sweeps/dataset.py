@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from pregate.simulation import SimulationResult
 from pregate.sweeps.axes import Axis
 from pregate.sweeps.points import Points
 
@@ -15,6 +17,11 @@ if TYPE_CHECKING:
     import xarray as xr
 
 __all__ = ["build_dataset", "unit_of"]
+
+_NAMES = ("policy", "model", "hardware", "stack", "schedule_digest", "trace_digest", "timeline")
+"""Fields of a result that are coordinates or attributes here."""
+_RESULT = tuple(field.name for field in dataclasses.fields(SimulationResult) if field.name not in _NAMES)
+_TEXTS = ("calibration", "binding", "memory")
 
 
 def build_dataset(
@@ -29,12 +36,14 @@ def build_dataset(
 
     shape = (len(policies), *points.shape)
     variables: dict[str, Any] = {}
-    for name in dict.fromkeys(name for part in fields for name in part):
-        like = next(part[name] for part in fields if name in part)
-        missing = np.full(like.shape, "" if like.dtype.kind == "U" else np.nan)
-        stacked = np.stack([part.get(name, missing) for part in fields]).reshape(*shape, *like.shape[1:])
+    known = dict.fromkeys(name for part in fields for name in part)
+    always = [name for name in _RESULT if name in known or "_ci95" not in name]
+    for name in [*always, *(name for name in known if name not in always)]:
+        like = next((part[name] for part in fields if name in part), _missing(name, (points.n,)))
+        stacked = np.stack([part.get(name, _missing(name, like.shape)) for part in fields])
         dims = ("policy", *points.dims, *(("bound",) if like.ndim > 1 else ()))
-        variables[name] = (dims, stacked, {"units": unit} if (unit := unit_of(name)) else {})
+        attributes = {"units": unit} if (unit := unit_of(name)) else {}
+        variables[name] = (dims, stacked.reshape(*shape, *like.shape[1:]), attributes)
     coordinates: dict[str, Any] = {"policy": list(policies)}
     if any("bound" in dims for dims, _, _ in variables.values()):
         coordinates["bound"] = ["low", "high"]
@@ -53,7 +62,11 @@ def unit_of(name: str) -> str:
         return "B"
     if stem.endswith("_s"):
         return "s"
-    return "" if stem in ("fits", "memory", "binding", "calibration") else "1"
+    return "" if stem in ("fits", *_TEXTS) else "1"
+
+
+def _missing(name: str, shape: tuple[int, ...]) -> NDArray[Any]:
+    return np.full(shape, "" if name in _TEXTS else np.nan)
 
 
 def _axis_attributes(axis: Axis) -> dict[str, str]:

@@ -13,12 +13,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from hwmodels.figures import MEMORY_FIGURES
 from hwmodels.platform import Platform
 from hwmodels.quantity import ReadOnly
 from offload.footprint import Workload, measure_workload
 from offload.memory import CapacityExceeded
 from pregate.capture import Request, check_trace, request
-from pregate.sweeps.axes import MACHINE, MEMORY, MODEL, POLICY, WORKLOAD
+from pregate.sweeps.axes import MACHINE, MODEL, POLICY, WORKLOAD
 from pregate.sweeps.designs import Design
 from pregate.sweeps.machines import MachineRecipe, platform_at
 from pregate.sweeps.points import Points
@@ -137,7 +138,7 @@ class _Planner:
         trace = self._once(("trace", load), lambda: trace_at(subject.trace, model, choice))
         workload = self._once(("workload", precision, load), lambda: _measured(model, trace))
         machine = self._once(("hw", swaps), lambda: platform_at(subject.hw, choice))
-        hw = _with_figures(machine, {key: choice[key] for key in MEMORY if key in choice})
+        hw = _with_figures(machine, {key: choice[key] for key in MEMORY_FIGURES if key in choice})
         tier = choice.get("expert_tier", subject.expert_tier)
         asked = request(model, hw, trace, policy, expert_tier=tier, workload=workload)
         identity = (swaps, precision, load, repr(policy), tier, asked.plan)

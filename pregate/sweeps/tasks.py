@@ -111,7 +111,7 @@ class _Memo:
     """The schedules that this process used last; one that two threads ask for is written once."""
 
     def __init__(self, max_bytes: int) -> None:
-        self._max_bytes = max_bytes
+        self._max_bytes, self._n_bytes = max_bytes, 0
         self._kept: OrderedDict[str, Captured] = OrderedDict()
         self._making: dict[str, Lock] = {}
         self._lock = Lock()
@@ -127,9 +127,13 @@ class _Memo:
                     return self._kept[key]
             made = make()
             with self._lock:
+                if key not in self._kept:
+                    self._n_bytes += _n_bytes(made)
                 self._kept[key] = made
-                while len(self._kept) > 1 and sum(map(_n_bytes, self._kept.values())) > self._max_bytes:
-                    del self._making[self._kept.popitem(last=False)[0]]
+                while len(self._kept) > 1 and self._n_bytes > self._max_bytes:
+                    gone, captured = self._kept.popitem(last=False)
+                    self._n_bytes -= _n_bytes(captured)
+                    self._making.pop(gone, None)
             return made
 
 

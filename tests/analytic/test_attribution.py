@@ -12,7 +12,7 @@ from hypothesis import assume, given, settings
 
 import pregate
 from hwmodels.cost import Costs, price_figures
-from hwmodels.figures import Figures, figures_of
+from hwmodels.figures import MEMORY_FIGURES, Figures, figures_of
 from hwmodels.platform import load_platform
 from offload import metrics
 from offload.decode import decode
@@ -24,7 +24,7 @@ from offload.schedule import Recorder, Schedule
 from pregate.capture import capture, capture_request, request
 from simulator import recurrence
 from simulator.attribution import CLASSES, Path, critical_path, partition
-from simulator.sensitivity import MEMORY_FIGURES, METRICS, elasticities, metric_weights
+from simulator.sensitivity import METRICS, elasticities, metric_weights
 from simulator.trail import gradient, slot_edges, walk
 from tests.small_models import MODELS, decoder_only, routing
 from traces.errors import InvalidInput, UnknownName

@@ -11,11 +11,12 @@ from pathlib import Path
 import pytest
 
 import pregate
+from hwmodels.figures import MEMORY_FIGURES
 from hwmodels.quantity import ReadOnly
 from pregate import cli
-from pregate.explain import Explanation, explain
+from pregate.explanation import Explanation, explain
 from pregate.plots import tornado
-from simulator.sensitivity import MEMORY_FIGURES, METRICS
+from simulator.sensitivity import METRICS
 from traces.errors import InvalidFile, InvalidInput, UnknownName
 
 SMALL = ["switch-base-8", "--hardware", "a100-sxm4-80gb", "--input-tokens", "8", "--output-tokens", "4"]

@@ -6,6 +6,7 @@ import dataclasses
 import json
 import math
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,9 @@ from hwmodels.platform import Platform
 from offload.memory import CapacityExceeded
 from offload.policies import cache_named, policy_named
 from offload.policy import BlockView, Fetch
+from offload.schedule import COLUMNS
 from pregate.api import load_hardware, synthesize
+from pregate.capture import capture
 from pregate.simulation import simulate
 from pregate.sweeps.axes import LatinHypercube
 from pregate.sweeps.checkpoint import Checkpoint
@@ -280,6 +283,7 @@ def test_a_rerun_goes_on_where_it_was_stopped(tmp_path: Path, monkeypatch: pytes
     assert dataset.identical(swept(**more | {"checkpoint": None}))
     monkeypatch.setattr("pregate.sweeps.tasks.evaluate", lambda *_, **__: pytest.fail("evaluated again"))
     assert dataset.identical(swept(**more))
+    (tmp_path / "kept" / f".{dataset.attrs['sweep_digest']}-0.safetensors.1.partial").touch()  # of a killed run
     Checkpoint(tmp_path / "kept", dataset.attrs["sweep_digest"]).clear()
     assert list(tmp_path.iterdir()) == []
 
@@ -357,6 +361,24 @@ def test_a_failing_task_loses_no_other(tmp_path: Path, monkeypatch: pytest.Monke
     assert np.array_equal(found["tokens_per_s"], wanted["tokens_per_s"])
     assert len(list(tmp_path.iterdir())) == 4
     assert swept(ALL, checkpoint=tmp_path).identical(whole)
+
+
+def test_a_process_writes_a_schedule_once_and_keeps_a_bounded_number() -> None:
+    from pregate.sweeps.tasks import _Memo
+
+    captured = [capture(MODEL, HW, routing(MODEL, seed=seed), "pregate") for seed in range(4)]
+    sizes = [sum(getattr(one.decoded.schedule, name).nbytes for name in COLUMNS) for one in captured]
+    memo, made = _Memo(sizes[0] + sizes[2] + sizes[3]), []
+
+    def get(i: int) -> Any:
+        return memo.get(str(i), lambda: made.append(i) or captured[i])  # type: ignore[func-returns-value]
+
+    with ThreadPoolExecutor(8) as threads:
+        assert all(found is captured[0] for found in threads.map(get, [0] * 50))
+    assert made == [0]
+    for i in (1, 0, 2, 3, 0, 1):
+        assert get(i) is captured[i]
+    assert made == [0, 1, 2, 3, 1]  # 1, unused longest, had gone when 3 came
 
 
 def test_a_quiet_sweep_warns_of_nothing() -> None:

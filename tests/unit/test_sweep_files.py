@@ -306,24 +306,30 @@ def test_what_has_no_lines_is_not_drawn(run: Run, tmp_path: Path) -> None:
     assert not (tmp_path / "p").exists()
 
 
-def test_an_interrupt_keeps_what_is_done_and_the_same_command_goes_on(tmp_path: Path) -> None:
+@pytest.mark.parametrize("words", [[], ["--jobs", "2"]], ids=["threads", "processes"])
+def test_an_interrupt_keeps_what_is_done_and_the_same_command_goes_on(tmp_path: Path, words: list[str]) -> None:
     (tmp_path / "s.yaml").write_text(
         "{model: switch-base-8, hardware: t4, policies: [on_demand, pregate], workload: {output_tokens: 64},"
-        " modes: {link: shared}, axes: {link.h2d_bytes_per_s: {log: [1e9, 64e9, 3000]}}}"
+        " modes: {link: shared}, axes: {link.h2d_bytes_per_s: {log: [1e9, 64e9, 1000]}}}"
     )
-    command = [sys.executable, "-m", "pregate.cli", "sweep", str(tmp_path / "s.yaml"), "--no-cache"]
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    run = subprocess.Popen(command, cwd=tmp_path, env=environment, stderr=subprocess.PIPE, text=True)
+    command = [sys.executable, "-m", "pregate.cli", "sweep", str(tmp_path / "s.yaml"), "--no-cache", *words]
+    started: dict[str, Any] = {"cwd": tmp_path, "env": os.environ | {"PYTHONPATH": str(ROOT)}, "text": True}
+    run = subprocess.Popen(command, stderr=subprocess.PIPE, start_new_session=True, **started)
     kept = tmp_path / "s.nc.partial"
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 120
     while not list(kept.glob("*.safetensors")) and time.monotonic() < deadline:
-        time.sleep(0.05)
-    run.send_signal(signal.SIGINT)
-    _, err = run.communicate(timeout=60)
-    assert run.returncode == 130
-    assert "interrupted:" in err
+        time.sleep(0.02)
+    os.killpg(run.pid, signal.SIGINT)  # as a terminal does it: workers get it too
+    _, err = run.communicate(timeout=120)
+    assert run.returncode == 130, err
+    assert "interrupted: " in err
     assert "Traceback" not in err
     found = list(kept.iterdir())
     assert found
     assert all(path.suffix == ".safetensors" for path in found)
     assert not (tmp_path / "s.nc").exists()
+    before = {path: path.stat().st_mtime_ns for path in found}
+    again = subprocess.run([*command, "--checkpoint", str(kept)], capture_output=True, check=True, **started)
+    assert "wrote s.nc" in again.stderr
+    assert all(path.stat().st_mtime_ns == when for path, when in before.items())
+    assert len(list(kept.iterdir())) > len(found)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from hwmodels.cost import price_figures
-from hwmodels.figures import Figures, figures_of
+from hwmodels.figures import MEMORY_FIGURES, Figures, figures_of
 from hwmodels.platform import Platform
 from hwmodels.quantity import ReadOnly
 from hwmodels.spec import FIELDS
@@ -20,7 +20,7 @@ from pregate.capture import Captured, capture
 from pregate.intervals import compiled, measured
 from pregate.simulation import SimulationResult, interpret, to_dataframe
 from simulator.attribution import partition
-from simulator.sensitivity import MEMORY_FIGURES, METRICS, elasticities
+from simulator.sensitivity import METRICS, elasticities
 from simulator.trail import walk
 from traces.architecture import ModelArchitecture
 from traces.errors import InvalidInput, unknown_name

@@ -1,0 +1,1 @@
+"""How fast the project is, as ratios taken in one run: `make benchmarks`."""
