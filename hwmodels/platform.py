@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 
 from hwmodels.fit import Fit, fit_names, load_fit
 from hwmodels.quantity import ReadOnly, parse_override
@@ -48,7 +49,7 @@ class Platform:
         """
         if self.fit is None:
             return "claimed"
-        as_fitted = dtype in self.fit.dtypes and not self.overridden and self.machine == load_machine(self.fit.hardware)
+        as_fitted = dtype in self.fit.dtypes and not self.overridden and self.machine == _published(self.fit.hardware)
         return "fitted" if as_fitted else "extrapolated"
 
     def describe_calibration(self, dtype: str) -> str:
@@ -62,6 +63,12 @@ class Platform:
                 return f"extrapolated: {self.stack.name} was fitted on {self.fit.hardware} as published, in {formats}"
             case _:
                 return f"claimed figures only: {self.stack.name} has not been fitted on {self.hardware}"
+
+
+@cache
+def _published(hardware: str) -> MachineSpec:
+    """The machine as its makers describe it, read once."""
+    return load_machine(hardware)
 
 
 def load_platform(

@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     from pregate.reproduction import Reproduction, reproduce
     from pregate.simulation import SimulationResult, simulate
     from pregate.sweeps.axes import LatinHypercube
-    from pregate.sweeps.sweep import sweep
+    from pregate.sweeps.machines import MachineRecipe
+    from pregate.sweeps.sweep import SweepFailed, sweep
     from pregate.sweeps.workloads import TraceRecipe
     from simulator.modes import Modes
     from traces.architecture import ModelArchitecture
@@ -44,6 +45,7 @@ _HOMES = {
     "InvalidInput": "traces.errors",
     "LatinHypercube": "pregate.sweeps.axes",
     "LruCurve": "pregate.replay",
+    "MachineRecipe": "pregate.sweeps.machines",
     "ModelArchitecture": "traces.architecture",
     "Modes": "simulator.modes",
     "Platform": "hwmodels.platform",
@@ -53,6 +55,7 @@ _HOMES = {
     "Residency": "pregate.replay",
     "RoutingTrace": "traces.routing",
     "SimulationResult": "pregate.simulation",
+    "SweepFailed": "pregate.sweeps.sweep",
     "TraceRecipe": "pregate.sweeps.workloads",
     "compare": "pregate.comparison",
     "crossovers": "pregate.crossover",
@@ -82,6 +85,7 @@ __all__ = [
     "InvalidInput",
     "LatinHypercube",
     "LruCurve",
+    "MachineRecipe",
     "ModelArchitecture",
     "Modes",
     "Platform",
@@ -91,6 +95,7 @@ __all__ = [
     "Residency",
     "RoutingTrace",
     "SimulationResult",
+    "SweepFailed",
     "TraceRecipe",
     "compare",
     "crossovers",

@@ -1,0 +1,37 @@
+"""What no other point beats: the Pareto front of points whose every cost is to be small. Nothing here knows a machine."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["pareto_front"]
+
+
+def pareto_front(costs: NDArray[np.float64]) -> NDArray[np.int64]:
+    """Rows of `costs` (n, n_objectives) that no row dominates: none is at most as much everywhere and less somewhere.
+
+    Ascending by the first cost, then the second, ...; of equal rows only the first. No row may have a NaN. One cost
+    and two take O(n log n) (Kung, Luccio and Preparata, JACM 22(4), 1975), more take O(n x rows of the front).
+    """
+    order = np.lexsort(costs.T[::-1])  # stable: of equal rows the first stays the first
+    ascending = costs[order]
+    new = np.ones(len(order), dtype=bool)
+    new[1:] = np.any(ascending[1:] != ascending[:-1], axis=1)
+    order, ascending = order[new], ascending[new]
+    if ascending.shape[1] == 1:
+        return order[:1]
+    if ascending.shape[1] == 2:
+        second = ascending[:, 1]
+        return order[second < np.concatenate([[np.inf], np.minimum.accumulate(second)[:-1]])]
+    return order[_unbeaten(ascending)]
+
+
+def _unbeaten(ascending: NDArray[np.float64]) -> NDArray[np.int64]:
+    """Of distinct rows in lexicographic order: what dominates a row comes before it, so the first one left is unbeaten."""
+    left = np.arange(len(ascending))
+    found = []
+    while left.size:
+        found.append(left[0])
+        left = left[np.any(ascending[left] < ascending[left[0]], axis=1)]
+    return np.array(found, dtype=np.int64)
