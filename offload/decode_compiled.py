@@ -8,13 +8,14 @@ for digest (tests/agree). Memory is bounded by a part: some hundred thousand ops
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from offload import work
+from offload import decode_words
+from offload import kernel_layout as layout
 from offload.eviction import Fifo, Lifo, Lru
 from offload.execution import Execution
 from offload.memory import CapacityExceeded
@@ -24,6 +25,7 @@ from offload.policies.pregate import SelectedAhead
 from offload.policy import Policy, fetch_misses, no_prefetch
 from offload.residency import ResidentSet
 from offload.schedule import COLUMNS, Part
+from offload.work_rows import Rows, Works
 from traces.architecture import LayerStack, ModelArchitecture
 from traces.routing import Phase, Step
 
@@ -69,8 +71,8 @@ class CompiledLoop:
         self._kernel = decode_kernel
         self._model, self._policy, self._execution = model, policy, execution
         self._n_buffers, self._cache, self._disk = n_buffers, cache, disk
-        self._experts, self._words = _memory(decode_kernel, model, n_buffers, cache)
-        self._works = _Works(model)
+        self._experts, self._words = decode_words.memory(model, n_buffers, cache)
+        self._works = Works(model)
         self._memory_tokens: Counter[int] = Counter()
         self._projected: set[int] = set()
         self.warm_bytes = 0 if cache is None else cache.n_resident * model.expert_bytes
@@ -78,7 +80,7 @@ class CompiledLoop:
     @property
     def lookups(self) -> dict[Phase, list[int]]:
         """Experts looked up and found resident so far, by phase."""
-        w, at = self._words, self._kernel.LOOKUPS
+        w, at = self._words, layout.LOOKUPS
         return {Phase.DECODE: w[at : at + 2].tolist(), Phase.PREFILL: w[at + 2 : at + 4].tolist()}
 
     def parts(self, steps: Iterable[Step]) -> Iterator[Part]:
@@ -104,50 +106,50 @@ class CompiledLoop:
 
     def _write(self, batch: list[Step]) -> Iterator[Part]:
         """The ops of `batch`, in as many parts as it takes."""
-        kernel, w, n_experts = self._kernel, self._words, self._model.n_experts
+        w, n_experts = self._words, self._model.n_experts
         encoding = self._encodes(batch[0])
         stack = self._model.encoder if encoding and self._model.encoder is not None else self._model.decoder
-        rows = _Rows()
+        rows = Rows()
         r = self._prepare(rows, batch, stack, encoding)
         n_blocks = len(stack.moe_layers)
         max_ops = 3 * stack.n_layers + n_blocks * (8 + 4 * n_experts) + 2
         max_deps = n_blocks * (8 + 10 * n_experts) + 2
         done = 0
         while done < len(batch):
-            o = np.empty((max(_PART_OPS, max_ops), kernel.N_COLUMNS), np.int64)
+            o = np.empty((max(_PART_OPS, max_ops), layout.N_COLUMNS), np.int64)
             d = np.empty(max(2 * _PART_OPS, max_deps), np.int32)
-            r[r[kernel.ROW_OF] :] = -1
-            w[kernel.LOCAL] = w[kernel.DEPS] = w[kernel.ROWS] = 0
-            ran = kernel.run_steps(o, d, self._experts, w, r, done, max_ops, max_deps)
+            r[r[layout.ROW_OF] :] = -1
+            w[layout.LOCAL] = w[layout.DEPS] = w[layout.ROWS] = 0
+            ran = self._kernel.run_steps(o, d, self._experts, w, r, done, max_ops, max_deps)
             if ran < 0:
                 self._refuse(batch[-1 - ran].i_step)
             done += ran
-            used = r[r[kernel.USED] :][: w[kernel.ROWS]]
+            used = r[r[layout.USED] :][: w[layout.ROWS]]
             yield self._part(o, d, tuple(rows.works[i] for i in used.tolist()))
 
     def _refuse(self, i_step: int) -> None:
         w = self._words
         raise CapacityExceeded(
-            f"step {i_step}, MoE layer {w[self._kernel.FAILED_LAYER]}: {w[self._kernel.FAILED_N]} experts needed at "
+            f"step {i_step}, MoE layer {w[layout.FAILED_LAYER]}: {w[layout.FAILED_N]} experts needed at "
             f"once do not fit {self._n_buffers} expert slots: free HBM or use a smaller batch"
         )
 
     def _part(self, o: NDArray[np.int64], d: NDArray[np.int32], works: tuple[Work, ...]) -> Part:
         """The ops just written, as columns."""
-        kernel, w = self._kernel, self._words
-        n_ops = int(w[kernel.LOCAL])
+        w = self._words
+        n_ops = int(w[layout.LOCAL])
         columns: dict[str, NDArray[Any]] = {}
         for name, dtype in COLUMNS.items():
-            at = getattr(kernel, name.upper(), None)
+            at = getattr(layout, name.upper(), None)
             if at is not None:
                 columns[name] = o[:n_ops, at].astype(dtype)
         kinds = np.array([what.kind for what in works], np.int8)
         sizes = np.array([what.copy_bytes for what in works], np.int64)
         columns |= {"kind": kinds[columns["cost"]], "bytes": sizes[columns["cost"]]}
-        columns |= {"dep_ptr": np.append(0, o[:n_ops, kernel.DEP_END]), "dep": d[: w[kernel.DEPS]].copy()}
-        live = np.concatenate([w[w[kernel.READER] : w[kernel.FREE]], w[[kernel.LAST_FETCH]]])
-        base = int(w[kernel.BASE])
-        w[kernel.BASE] += n_ops
+        columns |= {"dep_ptr": np.append(0, o[:n_ops, layout.DEP_END]), "dep": d[: w[layout.DEPS]].copy()}
+        live = np.concatenate([w[w[layout.READER] : w[layout.FREE]], w[[layout.LAST_FETCH]]])
+        base = int(w[layout.BASE])
+        w[layout.BASE] += n_ops
         return Part(base, columns, works, np.unique(live[live >= 0]))
 
     def _plan(self, stack: LayerStack, encoding: bool) -> dict[str, int]:
@@ -177,7 +179,7 @@ class CompiledLoop:
             "WITH_HEAD": int(not encoding),
         }
 
-    def _prepare(self, rows: _Rows, batch: list[Step], stack: LayerStack, encoding: bool) -> NDArray[np.int64]:
+    def _prepare(self, rows: Rows, batch: list[Step], stack: LayerStack, encoding: bool) -> NDArray[np.int64]:
         """What the kernel reads of the steps: the plan, costs by candidate row and the unions of experts."""
         plan, works = self._plan(stack, encoding), self._works
         n_tokens = np.array([len(step.experts) for step in batch])
@@ -210,7 +212,7 @@ class CompiledLoop:
             "COST_STEP": rows.of(Work(OpKind.STEP)),
         }
         unknown = np.full(len(rows.works), -1, np.int64)
-        return _words(self._kernel, self._kernel.N_PART_WORDS, plan, tables | {"ROW_OF": unknown, "USED": unknown})
+        return decode_words.words(layout.N_PART_WORDS, plan, tables | {"ROW_OF": unknown, "USED": unknown})
 
     def _unions(
         self, batch: list[Step], n_tokens: NDArray[np.int64], first: int, n_blocks: int
@@ -226,7 +228,7 @@ class CompiledLoop:
         return ptr, found[: ptr[-1]], tokens[: ptr[-1]]
 
     def _grouped(
-        self, rows: _Rows, ptr: NDArray[np.int64], tokens: NDArray[np.int64], n_shared: NDArray[np.int64], alone: bool
+        self, rows: Rows, ptr: NDArray[np.int64], tokens: NDArray[np.int64], n_shared: NDArray[np.int64], alone: bool
     ) -> NDArray[np.int64]:
         """Cost of the FFN of all experts of each union; one an expert (`alone`) needs it for empty unions only."""
         sizes = np.diff(ptr)
@@ -244,7 +246,7 @@ class CompiledLoop:
         return rows.each(lambda key: self._works.grouped(*key), keys)
 
     def _attention(
-        self, rows: _Rows, batch: list[Step], stack: LayerStack, encoding: bool, n_tokens: NDArray[np.int64]
+        self, rows: Rows, batch: list[Step], stack: LayerStack, encoding: bool, n_tokens: NDArray[np.int64]
     ) -> dict[str, NDArray[np.int64]]:
         """Costs of attention and head: they depend on the context, not on routing."""
         step = np.repeat(np.arange(len(batch)), n_tokens)
@@ -290,122 +292,3 @@ class CompiledLoop:
                 self._projected.add(sequence)
                 fresh[step] += n
         return memory, fresh
-
-
-class _Works:
-    """The works of a model by what they depend on, each made once."""
-
-    def __init__(self, model: ModelArchitecture) -> None:
-        self._model = model
-        self._made: dict[Hashable, Work] = {}
-
-    def _once(self, key: Hashable, make: Callable[[], Work]) -> Work:
-        found = self._made.get(key)
-        if found is None:
-            found = self._made[key] = make()
-        return found
-
-    def self_attention(self, stack: LayerStack, n_tokens: int, kv_tokens: int, pairs: int) -> Work:
-        """Not kept: in a long sequence every step has one of its own."""
-        return work.self_attention_work(self._model, stack, n_tokens, kv_tokens, pairs)
-
-    def cross_attention(self, stack: LayerStack, n_tokens: int, memory: int, fresh: int) -> Work:
-        return work.cross_attention_work(self._model, stack, n_tokens, memory, fresh)
-
-    def gate(self, n_tokens: int) -> Work:
-        return self._once(("gate", n_tokens), lambda: work.gate_work(self._model, n_tokens))
-
-    def readback(self, n_tokens: int) -> Work:
-        return self._once(("ids", n_tokens), lambda: work.readback_work(n_tokens * self._model.top_k))
-
-    def dense(self, stack: LayerStack, n_tokens: int) -> Work:
-        return self._once(("dense", stack, n_tokens), lambda: work.dense_ffn_work(self._model, stack, n_tokens))
-
-    def head(self, n_tokens: int) -> Work:
-        return self._once(("head", n_tokens), lambda: work.head_work(self._model, n_tokens))
-
-    def shared(self, n_tokens: int) -> Work | None:
-        if not n_tokens:
-            return None
-        return self._once(("shared", n_tokens), lambda: work.experts_work(self._model, (), n_tokens))
-
-    def single(self, n_tokens: int) -> Work:
-        return self._once(("single", n_tokens), lambda: work.experts_work(self._model, (n_tokens,)))
-
-    def grouped(self, n_shared: int, tokens: tuple[int, ...]) -> Work:
-        return self._once(("grouped", n_shared, tokens), lambda: work.experts_work(self._model, tokens, n_shared))
-
-    def copy(self, kind: OpKind) -> Work:
-        return self._once(("copy", kind), lambda: work.expert_copy_work(self._model, kind))
-
-
-class _Rows:
-    """Candidate rows of one part: a number for every work that its ops may have."""
-
-    def __init__(self) -> None:
-        self.works: list[Work] = []
-        self._row: dict[Work, int] = {}
-
-    def of(self, what: Work | None) -> int:
-        """The row of a work, -1 for none."""
-        if what is None:
-            return -1
-        row = self._row.setdefault(what, len(self.works))
-        if row == len(self.works):
-            self.works.append(what)
-        return row
-
-    def each(self, make: Callable[[Any], Work | None], keys: Sequence[Any]) -> NDArray[np.int64]:
-        """The rows of `make(key)`, each distinct key made once."""
-        row = {key: self.of(make(key)) for key in dict.fromkeys(keys)}
-        return np.array([row[key] for key in keys], np.int64)
-
-
-def _words(
-    kernel: Any, n_words: int, values: Mapping[str, int], tables: Mapping[str, NDArray[np.int64]]
-) -> NDArray[np.int64]:
-    """One array: words by name, then the tables one after the other, where each begins in the word of its name."""
-    words = np.zeros(n_words, np.int64)
-    for name, value in values.items():
-        words[getattr(kernel, name)] = value
-    begin = n_words
-    for name, table in tables.items():
-        words[getattr(kernel, name)] = begin
-        begin += table.size
-    return np.concatenate([words, *(table.ravel().astype(np.int64) for table in tables.values())])
-
-
-def _memory(
-    kernel: Any, model: ModelArchitecture, n_buffers: int, cache: ResidentSet | None
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Experts and words of empty slots, or of a cache that has residents."""
-    n_layers, n_keys = model.n_moe_layers, model.n_moe_layers * model.n_experts
-    n_slots = n_buffers + (0 if cache is None else cache.capacity)
-    n_pools = 1 if cache is None else cache.n_pools
-    x = np.zeros((n_keys + n_pools, kernel.N_EXPERT_COLUMNS), np.int64)
-    x[:, kernel.HELD_SLOT], x[:, kernel.SLOT_OF] = -2, -1
-    x[:, kernel.NEWER] = x[:, kernel.OLDER] = np.arange(n_keys + n_pools)
-    filled, spare = np.full(n_slots, -2, np.int64), [0]
-    spare_top, spare_from = np.zeros(n_pools, np.int64), np.zeros(n_pools, np.int64)
-    for pool, (free, residents) in enumerate([] if cache is None else cache.pools()):
-        spare_from[pool], spare_top[pool] = len(spare), len(free)
-        spare += [*free, *([0] * len(residents))]
-        ring = [n_keys + pool, *(key for key, _ in residents), n_keys + pool]  # from the oldest to the newest
-        x[ring[:-1], kernel.NEWER], x[ring[1:], kernel.OLDER] = ring[1:], ring[:-1]
-        for key, slot in residents:
-            x[key, kernel.SLOT_OF], filled[n_buffers + slot] = slot, -1
-    queue, scratch = np.zeros(n_keys + 1, np.int64), np.zeros(model.n_experts + 1, np.int64)
-    values = {"LAST_FETCH": -1, "FREE_N": n_buffers, "N_KEYS": n_keys}
-    values |= {"FREE_SIZE": max(n_buffers, 1), "QUEUE_SIZE": n_keys + 1}
-    tables = {
-        "READER": np.full(n_slots, -1, np.int64),
-        "FILLED": filled,
-        "FREE": np.arange(max(n_buffers, 1)),
-        **dict.fromkeys(("QUEUE_LAYER", "QUEUE_EXPERT", "QUEUE_SLOT", "QUEUE_HIT", "QUEUE_STEP"), queue),
-        **dict.fromkeys(("N_HELD", "N_PINS"), np.zeros(n_layers, np.int64)),
-        "SPARE": np.array(spare, np.int64),
-        "SPARE_TOP": spare_top,
-        "SPARE_FROM": spare_from,
-        **dict.fromkeys(("WANTED", "ARRIVALS", "ORDER", "NEEDED"), scratch),
-    }
-    return x, _words(kernel, kernel.N_WORDS, values, tables)

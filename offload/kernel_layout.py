@@ -1,0 +1,42 @@
+"""Where things are in the arrays that the compiled decode loop works on; all are int64 but `d`.
+
+- `o` (n_ops, N_COLUMNS): the ops being written; `d`: the dependencies of all;
+- `x` (n_moe_layers * n_experts + n_pools, N_EXPERT_COLUMNS): one row an expert, key = layer * n_experts + expert;
+- `w`: counters, then tables (slots, queue, scratch), each at the place that its name holds: `w[w[READER] + slot]`;
+- `r`: what this part reads: the plan, then tables of its forward passes: `r[r[COST_GATE] + t]`.
+
+Tuples of arrays would be the usual way, but cost a reference count at every access: 850 ns an op instead of 100 to 150.
+Op indices count from the first op of the schedule, rows of `o` from the first of the part.
+"""
+
+from __future__ import annotations
+
+# Columns of `o`, named as those of a schedule; DEP_END is the end of the op's dependencies in `d`.
+LANE, COST, STEP, LAYER, EXPERT, SLOT, HBM_ACQUIRED, HBM_RELEASED, PRIORITY, CANCELLED_BY, DEP_END = range(11)
+N_COLUMNS = 11
+
+# Columns of `x`. Held for the next FFN of its layer: slot (-2 not held), last op of the copy, first op of a copy that
+# no cache keeps (-1), found resident, slot to be given back; WAITING for a slot. HELD, PINS: the i-th row of a layer
+# names its i-th held, or pinned, expert. In the cache: slot (-1), neighbours by age (row n_keys + pool closes the
+# ring), in use and not to be evicted, last event that asked for it.
+HELD_SLOT, HELD_READY, HELD_FIRST, HELD_HIT, HELD_TRANSIENT, WAITING, HELD, PINS = range(8)
+SLOT_OF, NEWER, OLDER, PINNED, MARK = range(8, 13)
+N_EXPERT_COLUMNS = 13
+
+# Words of `w`: counters (LOOKUPS, HITS of decode, then of prefill), sizes, and where tables begin.
+BASE, LOCAL, DEPS, ROWS, LAST_FETCH, FREE_HEAD, FREE_N, WAIT_HEAD, WAIT_N, STAMP, LOOKUPS, HITS = range(12)
+FAILED_LAYER, FAILED_N, N_KEYS, FREE_SIZE, QUEUE_SIZE = range(14, 19)
+READER, FILLED, FREE, QUEUE_LAYER, QUEUE_EXPERT, QUEUE_SLOT, QUEUE_HIT, QUEUE_STEP = range(19, 27)
+N_HELD, N_PINS, SPARE, SPARE_TOP, SPARE_FROM, WANTED, ARRIVALS, ORDER, NEEDED = range(27, 36)
+N_WORDS = 36
+
+# Words of `r`: the plan (flags are 0 or 1; PREFETCH 0 none, 1 selected ahead, 2 all), costs of single ops, and where
+# tables begin: by forward pass (PHASE: 1 for prefill), by union, by expert of a union, by layer, by candidate cost.
+N_EXPERTS, FIRST, N_LAYERS, EXPERT_BYTES, N_BUFFERS, LOOKAHEAD, PREFETCH, RESIDENT, NEEDS_IDS, STAGE = range(10)
+GROUPED, FETCH_FIRST, READBACK_PER_FETCH, HOST_WAITS, SYNC_AFTER_FFN, DISK, CACHED, N_POOLS = range(10, 18)
+BY_RECENCY, NEWEST_FIRST, PHASE, WITH_HEAD, N_STEPS = range(18, 23)
+COST_FETCH, COST_STAGE, COST_DISK, COST_WAIT, COST_STEP = range(23, 28)
+I_STEP, COST_SELF_ATTENTION, COST_CROSS_ATTENTION, COST_GATE, COST_DENSE, COST_READBACK = range(28, 34)
+COST_HEAD, COST_SHARED, UNION_PTR, COST_GROUPED, UNION_EXPERT, COST_SINGLE, BLOCK_OF, PLACE = range(34, 42)
+ROW_OF, USED = range(42, 44)
+N_PART_WORDS = 44

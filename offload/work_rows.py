@@ -1,0 +1,93 @@
+"""The works of a model made once each, and numbers for those that a part of a schedule may have."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from offload import work
+from offload.ops import OpKind, Work
+from traces.architecture import LayerStack, ModelArchitecture
+
+__all__ = ["Rows", "Works"]
+
+
+class Works:
+    """The works of a model by what they depend on, each made once."""
+
+    def __init__(self, model: ModelArchitecture) -> None:
+        self._model = model
+        self._made: dict[Hashable, Work] = {}
+
+    def _once(self, key: Hashable, make: Callable[[], Work]) -> Work:
+        found = self._made.get(key)
+        if found is None:
+            found = self._made[key] = make()
+        return found
+
+    def self_attention(self, stack: LayerStack, n_tokens: int, kv_tokens: int, pairs: int) -> Work:
+        """Not kept: in a long sequence every step has one of its own."""
+        return work.self_attention_work(self._model, stack, n_tokens, kv_tokens, pairs)
+
+    def cross_attention(self, stack: LayerStack, n_tokens: int, memory: int, fresh: int) -> Work:
+        """Not kept either: `memory` encoder outputs read, `fresh` of them projected now."""
+        return work.cross_attention_work(self._model, stack, n_tokens, memory, fresh)
+
+    def gate(self, n_tokens: int) -> Work:
+        """The gate over `n_tokens`."""
+        return self._once(("gate", n_tokens), lambda: work.gate_work(self._model, n_tokens))
+
+    def readback(self, n_tokens: int) -> Work:
+        """The ids that `n_tokens` have selected."""
+        return self._once(("ids", n_tokens), lambda: work.readback_work(n_tokens * self._model.top_k))
+
+    def dense(self, stack: LayerStack, n_tokens: int) -> Work:
+        """The FFN of a layer without experts."""
+        return self._once(("dense", stack, n_tokens), lambda: work.dense_ffn_work(self._model, stack, n_tokens))
+
+    def head(self, n_tokens: int) -> Work:
+        """The LM head over `n_tokens`."""
+        return self._once(("head", n_tokens), lambda: work.head_work(self._model, n_tokens))
+
+    def shared(self, n_tokens: int) -> Work | None:
+        """Shared experts alone, None for no tokens."""
+        if not n_tokens:
+            return None
+        return self._once(("shared", n_tokens), lambda: work.experts_work(self._model, (), n_tokens))
+
+    def single(self, n_tokens: int) -> Work:
+        """One expert alone."""
+        return self._once(("single", n_tokens), lambda: work.experts_work(self._model, (n_tokens,)))
+
+    def grouped(self, n_shared: int, tokens: tuple[int, ...]) -> Work:
+        """All experts of a block, one entry of `tokens` each, and shared experts over `n_shared` tokens."""
+        return self._once(("grouped", n_shared, tokens), lambda: work.experts_work(self._model, tokens, n_shared))
+
+    def copy(self, kind: OpKind) -> Work:
+        """One expert moved."""
+        return self._once(("copy", kind), lambda: work.expert_copy_work(self._model, kind))
+
+
+class Rows:
+    """Candidate rows of one part: a number for every work that its ops may have."""
+
+    def __init__(self) -> None:
+        self.works: list[Work] = []
+        self._row: dict[Work, int] = {}
+
+    def of(self, what: Work | None) -> int:
+        """The row of a work, -1 for none."""
+        if what is None:
+            return -1
+        row = self._row.setdefault(what, len(self.works))
+        if row == len(self.works):
+            self.works.append(what)
+        return row
+
+    def each(self, make: Callable[[Any], Work | None], keys: Sequence[Any]) -> NDArray[np.int64]:
+        """The rows of `make(key)`, each distinct key made once."""
+        row = {key: self.of(make(key)) for key in dict.fromkeys(keys)}
+        return np.array([row[key] for key in keys], np.int64)
