@@ -1,8 +1,8 @@
 """Write the generated parts of the documents, from commands and committed artefacts; `--check` fails when they drift.
 
 A generated part stands between `<!-- generated: NAME -->` and `<!-- end: NAME -->`. `--results` first runs the
-reproduction anew (it needs the published rows beside the checkout) and writes `results/isca24.json`; `--benchmarks FILE`
-keeps of a run of pytest-benchmark what the tables need, in `results/benchmarks.json`.
+reproduction anew (it needs the published rows beside the checkout) and writes `results/isca24.json`; `--benchmarks
+FILE` keeps of a run of pytest-benchmark what the tables need, in `results/benchmarks.json`.
 """
 
 from __future__ import annotations

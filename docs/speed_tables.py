@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +14,15 @@ RESULTS = ROOT / "results" / "benchmarks.json"
 def keep(run: Path) -> None:
     """Keep of a pytest-benchmark file what the tables need: medians, what was measured, and the machine."""
     document = json.loads(run.read_text())
-    cpu = document["machine_info"]["cpu"]
-    rows = [
-        {"group": row["group"], "median_s": row["stats"]["median"], "rounds": row["stats"]["rounds"], **row["extra_info"]}
-        for row in document["benchmarks"]
-    ]
+    where, rows = document["machine_info"], []
+    for row in document["benchmarks"]:
+        figures = {"group": row["group"], "median_s": row["stats"]["median"], "rounds": row["stats"]["rounds"]}
+        rows.append(figures | row["extra_info"])
     kept = {
-        "machine": {"cpu": cpu.get("brand_raw", "unknown"), "n_cores": cpu.get("count"), "date": document["datetime"][:10]},
-        "python": document["machine_info"]["python_version"],
+        "cpu": where["cpu"].get("brand_raw", "unknown"),
+        "n_cores": where["cpu"].get("count"),
+        "date": document["datetime"][:10],
+        "python": where["python_version"],
         "commit": document["commit_info"]["id"][:12],
         "rows": rows,
     }
@@ -44,22 +46,25 @@ def _seconds() -> dict[tuple[str, str, str], tuple[float, dict[str, Any]]]:
 def engines() -> str:
     """Machines a second of every engine, and ratios to SimPy in the same run."""
     found = _seconds()
-    lines = [
-        "| model | design | ops | SimPy, machines/s | to the smallest program | event engine | ratio | recurrence, one core "
-        "| ratio | decode, M ops/s |",
-        "|---|---|---|---|---|---|---|---|---|---|",
-    ]
+    columns = (
+        "model", "design", "ops", "SimPy, machines/s", "over the smallest program", "event engine", "ratio",
+        "recurrence, one core", "ratio", "decode, M ops/s",
+    )  # fmt: skip
+    lines = [_row(columns), _row(["---"] * len(columns))]
     for (model, policy, engine), (des_s, row) in found.items():
         if engine != "des":
             continue
         smallest_s, event_s, batch_s, decode_s = (
             found[model, policy, name][0] for name in ("smallest", "event", "recurrence", "decode")
         )
-        lines.append(
-            f"| {model} | `{policy}` | {row['n_ops']:,} | {1 / des_s:.2f} | {des_s / smallest_s:.2f}x | {1 / event_s:,.0f} "
-            f"| {des_s / event_s:,.0f} | {1 / batch_s:,.0f} | {des_s / batch_s:,.0f} | {row['n_ops'] / decode_s / 1e6:.1f} |"
-        )
+        cells = [model, f"`{policy}`", f"{row['n_ops']:,}", f"{1 / des_s:.2f}", f"{des_s / smallest_s:.2f}x"]
+        cells += [f"{1 / event_s:,.0f}", f"{des_s / event_s:,.0f}", f"{1 / batch_s:,.0f}", f"{des_s / batch_s:,.0f}"]
+        lines.append(_row([*cells, f"{row['n_ops'] / decode_s / 1e6:.1f}"]))
     return "\n".join(lines)
+
+
+def _row(cells: Sequence[str]) -> str:
+    return f"| {' | '.join(cells)} |"
 
 
 def others() -> str:
@@ -82,9 +87,8 @@ def others() -> str:
 
 def machine() -> str:
     """What it was measured on."""
-    document = _document()
-    where = document["machine"]
+    found = _document()
     return (
-        f"Measured on {where['date']}, {where['n_cores']} cores of {where['cpu']}, Python {document['python']}, "
-        f"commit {document['commit']}."
+        f"Measured on {found['date']}, {found['n_cores']} cores of {found['cpu']}, Python {found['python']}, commit "
+        f"{found['commit']}."
     )
