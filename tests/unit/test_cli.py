@@ -15,7 +15,7 @@ import pytest
 
 import pregate
 from pregate import cli
-from pregate.commands import catalogue, compare, reproduce, residency, simulate, trace
+from pregate.commands import catalogue, compare, crossover, explain, reproduce, residency, simulate, sweep, trace
 from traces.storage import save_trace
 
 ROOT = Path(__file__).parents[2]
@@ -181,7 +181,8 @@ def examples() -> list[str]:
     console = re.findall(r"^\$ (pregate .+?)(?:\s+#.*)?$", (ROOT / "README.md").read_text(), re.MULTILINE)
     commands = [
         compare.compare, simulate.simulate, reproduce.reproduce, residency.residency, trace.import_, trace.synth,
-        trace.fit, trace.stats, catalogue.show_model, catalogue.show_hardware,
+        trace.fit, trace.stats, catalogue.show_model, catalogue.show_hardware, explain.explain, crossover.crossover,
+        sweep.sweep,
     ]  # fmt: skip
     helps = [match for command in commands for match in re.findall(r"Example: (pregate .+)", command.__doc__ or "")]
     assert len(console) >= 8
@@ -202,12 +203,19 @@ def write_inputs(folder: Path) -> None:
     columns = "model,design,batch,forced_active_experts,cache_policy,cache_ratio,expert_tier,metric,value,unit"
     row = "switch-base-8,gpu_only,1,,none,0,dram,moe_layer_latency,0.95,ms"
     (folder / "measured.csv").write_text(f"{columns}\n{row}\n")
+    (folder / "examples").symlink_to(ROOT / "examples")
+    axes = "{link.h2d_bytes_per_s: [16e9, 64e9], batch: [1, 2]}"
+    workload = "{input_tokens: 2, output_tokens: 3}"
+    (folder / "sweep.yaml").write_text(
+        f"model: switch-base-8\nhardware: a100-sxm4-80gb\nworkload: {workload}\npolicies: [pregate]\naxes: {axes}\n"
+    )
 
 
 @pytest.mark.parametrize("example", examples())
 def test_every_example_runs(run: Run, example: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     write_inputs(tmp_path)
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("pregate.sweeps.sweep.DEFAULT_FOLDER", tmp_path / "schedules")
     words = shlex.split(example)[1:]
     if "residency" in words and "--expert-bytes" not in words:
         words += ["--expert-bytes", "1048576"]
@@ -216,8 +224,12 @@ def test_every_example_runs(run: Run, example: str, monkeypatch: pytest.MonkeyPa
     assert out or err
 
 
-def test_readme_python_runs() -> None:
-    (code,) = re.findall(r"```python\n(.+?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+def test_readme_python_runs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Block after block, in one session."""
+    monkeypatch.setattr("pregate.sweeps.sweep.DEFAULT_FOLDER", tmp_path / "schedules")
+    blocks = re.findall(r"```python\n(.+?)```", (ROOT / "README.md").read_text(), re.DOTALL)
     space: dict[str, object] = {}
-    exec(code, space)
+    for code in blocks:
+        exec(code, space)
+    assert len(blocks) == 2
     assert np.isfinite(space["result"].tokens_per_s)  # type: ignore[attr-defined]
