@@ -19,7 +19,7 @@ from offload import metrics
 from offload.ops import Lane, OpKind
 from offload.probes import find_probes
 from pregate.capture import Captured
-from pregate.simulation import beyond_fit
+from pregate.simulation import beyond_fit, calibration
 from simulator import batch, event
 from simulator.bounds import lower_bounds
 from simulator.modes import FIFO, Modes
@@ -51,12 +51,16 @@ def evaluate(
     `draws`: machines drawn from the fit's covariance for the intervals `..._ci95...`, (n_machines, 2); 0 leaves them
     out. HBM is what the capture was granted. Raises `UnknownName` for a key that is no figure.
     """
-    figures = figures_of(hw).with_values(values)
+    base = figures_of(hw)
+    figures = base.with_values(values)
     costs = price_figures(captured.decoded.schedule.works, figures, n_machines)
     measured = _fifo(captured, costs) if modes.is_fifo else _by_events(captured, costs, modes)
     fields = _derived(captured, measured)
-    calibration = _calibration(captured, hw, values)
-    fields["calibration"] = np.full(n_machines, calibration)
+    changed = np.zeros(n_machines, dtype=np.bool_)
+    for key, value in values.items():
+        changed |= value != base.values.get(key)
+    stated = calibration(captured.model, captured.decoded.schedule.works, hw)
+    fields["calibration"] = np.where(changed & (stated == "fitted"), "extrapolated", stated)
     if draws:
         fields |= _intervals(captured, hw, values, n_machines, draws, seed)
     return fields
@@ -116,12 +120,6 @@ def _derived(captured: Captured, measured: Mapping[str, NDArray[Any]]) -> dict[s
     return fields | {name: np.full(len(makespan_s), value) for name, value in constants.items()}
 
 
-def _calibration(captured: Captured, hw: Platform, values: Mapping[str, NDArray[np.float64]]) -> str:
-    """As of a simulation; a machine that was changed is extrapolated at best."""
-    stated = hw.calibration(captured.model.dtype.name)
-    return "extrapolated" if stated == "fitted" and (values or beyond_fit(captured, hw)) else stated
-
-
 def _intervals(
     captured: Captured, hw: Platform, values: Mapping[str, NDArray[np.float64]], n_machines: int, draws: int, seed: int
 ) -> dict[str, NDArray[Any]]:
@@ -130,7 +128,7 @@ def _intervals(
 
     names = {"moe_layer_latency_s": "moe_layer_latency_ci95_s", "tokens_per_s": "tokens_per_s_ci95"}
     fields = {field: np.full((n_machines, 2), np.nan) for field in names.values()}
-    if hw.fit is None or beyond_fit(captured, hw):
+    if hw.fit is None or beyond_fit(captured.decoded.schedule.works, hw):
         return fields
     base, ready = figures_of(hw), compiled(captured)
     for i in range(n_machines):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +12,7 @@ import numpy as np
 from hwmodels.cost import price
 from hwmodels.platform import Platform
 from offload import metrics
-from offload.ops import OpKind
+from offload.ops import OpKind, Work
 from offload.policy import Cache, Policy
 from offload.timeline import Timeline
 from pregate.capture import Captured, capture_request, request
@@ -31,6 +31,7 @@ __all__ = [
     "ENGINES",
     "SimulationResult",
     "beyond_fit",
+    "calibration",
     "describe_calibration",
     "interpret",
     "simulate",
@@ -148,7 +149,7 @@ def interpret(
         timeline = recurrence.simulate(schedule, costs, modes)
     else:
         raise unknown_name("engine", engine, [name for name in ENGINES if name != "stream"])
-    known = with_intervals and modes.is_fifo and not beyond_fit(captured, hw)
+    known = with_intervals and modes.is_fifo and not beyond_fit(schedule.works, hw)
     found = intervals(captured, hw if known else dataclasses.replace(hw, fit=None), np.random.default_rng(0))
     return _result(captured, hw, timeline, lower_bounds(schedule, costs, modes), found)
 
@@ -157,16 +158,16 @@ _UNFITTED = {OpKind.DISK_READ: "storage_efficiency", OpKind.CPU_EXPERT: "cpu_eff
 """Kinds of op whose time rests on a constant of their own, which a fit may not have."""
 
 
-def beyond_fit(captured: Captured, hw: Platform) -> bool:
-    """Whether the schedule has ops that the platform's fit, if any, never saw."""
-    kinds = captured.decoded.schedule.kind
+def beyond_fit(works: Iterable[Work], hw: Platform) -> bool:
+    """Whether among the works of a schedule are kinds of op that the platform's fit, if any, never saw."""
     fitted = hw.fit.constants if hw.fit is not None else {}
-    return any(constant not in fitted and np.any(kinds == kind) for kind, constant in _UNFITTED.items())
+    return any(work.kind in _UNFITTED and _UNFITTED[work.kind] not in fitted for work in works)
 
 
-def _calibration(captured: Captured, hw: Platform) -> str:
-    stated = hw.calibration(captured.model.dtype.name)
-    return "extrapolated" if stated == "fitted" and beyond_fit(captured, hw) else stated
+def calibration(model: ModelArchitecture, works: Iterable[Work], hw: Platform) -> str:
+    """What a prediction of a schedule rests on: as the platform says, but no further than its fit saw."""
+    stated = hw.calibration(model.dtype.name)
+    return "extrapolated" if stated == "fitted" and beyond_fit(works, hw) else stated
 
 
 def describe_calibration(hw: Platform, model: ModelArchitecture, results: Sequence[SimulationResult]) -> str:
@@ -188,7 +189,7 @@ def _result(
         model=captured.model.name,
         hardware=hw.hardware,
         stack=hw.stack.name,
-        calibration=_calibration(captured, hw),
+        calibration=calibration(captured.model, decoded.schedule.works, hw),
         moe_layer_latency_s=metrics.moe_layer_latency_s(timeline, metrics.decode_steps(trace)),
         tokens_per_s=captured.workload.n_output_tokens / makespan_s,
         ttft_s=metrics.ttft_s(timeline),

@@ -13,7 +13,7 @@ from offload.ops import Lane
 from offload.probes import gap_pairs
 from offload.schedule import ScheduleDigest
 from pregate.capture import Request, resident_set
-from pregate.simulation import SimulationResult
+from pregate.simulation import SimulationResult, calibration
 from simulator.stream import Stream
 from traces.routing import Phase
 
@@ -37,9 +37,12 @@ def stream_request(asked: Request, hw: Platform) -> SimulationResult:
     )
     static_bytes = plan.static_bytes + parts.warm_bytes
     stream, digest = Stream(decode_steps(trace), static_bytes), ScheduleDigest()
+    rests_on = calibration(asked.model, (), hw)
     for part in parts:
         stream.feed(part, price_figures(part.works, figures))
         digest.update(part.columns, part.works)
+        if rests_on == "fitted":
+            rests_on = calibration(asked.model, part.works, hw)
     steps, ends = stream.step_ends
     gap_from, gap_to = gap_pairs(trace, steps)
     gaps = ends[gap_to] - ends[gap_from] if gap_to.size else np.zeros(1)
@@ -51,7 +54,7 @@ def stream_request(asked: Request, hw: Platform) -> SimulationResult:
         model=asked.model.name,
         hardware=hw.hardware,
         stack=hw.stack.name,
-        calibration=hw.calibration(asked.model.dtype.name) if asked.expert_tier == "dram" else "extrapolated",
+        calibration=rests_on,
         moe_layer_latency_s=stream.moe_layer_latency_s,
         tokens_per_s=asked.workload.n_output_tokens / stream.makespan_s,
         ttft_s=float(ends.min()),

@@ -1,0 +1,73 @@
+"""The engines behind one call: the same figures, and each refuses what it cannot say."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+import pregate
+from pregate.capture import capture
+from pregate.evaluation import evaluate
+from pregate.simulation import ENGINES
+from simulator.modes import Modes, NotFifo
+from traces.errors import UnknownName
+
+MODEL = pregate.load_model("switch-base-8")
+HW = pregate.load_hardware("a100-sxm4-80gb")
+TRACE = pregate.synthesize(MODEL, 16, 12, batch=2)
+SHARED = Modes(link="shared", hbm_shared=True)
+OMITTED = {"timeline", "moe_layer_latency_ci95_s", "tokens_per_s_ci95"}
+
+
+@pytest.mark.parametrize("policy", ["gpu_only", "pregate", "prefetch_all", "on_demand+lru:0.2", "pregate+lfu:9"])
+@pytest.mark.parametrize("engine", sorted(set(ENGINES) - {"des"}))
+def test_every_engine_says_what_the_definition_says(engine: str, policy: str) -> None:
+    for tier in ("dram", "ssd"):
+        wanted = pregate.simulate(MODEL, HW, TRACE, policy, expert_tier=tier).to_dict()
+        found = pregate.simulate(MODEL, HW, TRACE, policy, expert_tier=tier, engine=engine).to_dict()
+        for name in set(wanted) - OMITTED:
+            assert found[name] == (
+                pytest.approx(wanted[name], rel=1e-12) if isinstance(wanted[name], float) else wanted[name]
+            ), name
+
+
+def test_a_streamed_simulation_keeps_no_timeline_and_no_interval() -> None:
+    result = pregate.simulate(MODEL, HW, TRACE, "pregate", engine="stream")
+    assert result.timeline is None
+    assert result.tokens_per_s_ci95 is None
+    assert "pregate wins" in pregate.compare(MODEL, HW, TRACE, ["pregate"], engine="stream").verdict()
+
+
+@pytest.mark.parametrize("engine", ["recurrence", "stream"])
+def test_fifo_engines_refuse_other_modes_by_name(engine: str) -> None:
+    with pytest.raises(NotFifo, match="use the engine event or des"):
+        pregate.simulate(MODEL, HW, TRACE, "pregate", engine=engine, modes=SHARED)
+
+
+def test_an_engine_that_does_not_exist_is_refused() -> None:
+    with pytest.raises(UnknownName, match="did you mean 'recurrence'"):
+        pregate.simulate(MODEL, HW, TRACE, "pregate", engine="recurence")
+
+
+@pytest.mark.parametrize("modes", [SHARED, Modes(link="priority", chunk_bytes=1 << 20, cancel=True)])
+def test_machines_with_modes_are_evaluated_as_simulated(modes: Modes) -> None:
+    captured = capture(MODEL, HW, TRACE, "prefetch_all")
+    links = np.array([8e9, 31e9])
+    found = evaluate(captured, HW, {"link.h2d_bytes_per_s": links}, 2, modes=modes)
+    for i, link in enumerate(links.tolist()):
+        hw = pregate.load_hardware("a100-sxm4-80gb", overrides={"link.h2d_bytes_per_s": link})
+        for engine in ("des", "event"):
+            wanted = pregate.simulate(MODEL, hw, TRACE, "prefetch_all", engine=engine, modes=modes).to_dict()
+            for name, values in found.items():
+                value = values[i].item()
+                assert value == (pytest.approx(wanted[name], rel=1e-12) if isinstance(value, float) else wanted[name])
+
+
+def test_cancelled_prefetches_make_prefetching_everything_bearable() -> None:
+    """What the gate did not select is dropped once it is known: far fewer bytes stand in the way."""
+    plain = pregate.simulate(MODEL, HW, TRACE, "prefetch_all", engine="event", modes=Modes(link="priority"))
+    cancelled = pregate.simulate(
+        MODEL, HW, TRACE, "prefetch_all", engine="event", modes=Modes(link="priority", cancel=True)
+    )
+    assert cancelled.makespan_s < plain.makespan_s
+    assert cancelled.bound_s <= cancelled.makespan_s

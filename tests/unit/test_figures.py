@@ -1,0 +1,112 @@
+"""One formula for one machine, for many, and for derivatives; and where each second of an op goes."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from hwmodels.cost import Costs, parts_of, price, price_figures
+from hwmodels.figures import check_axis, figure_keys, figures_of
+from hwmodels.platform import load_platform
+from hwmodels.stack import stack_names
+from offload import work
+from offload.ops import OpKind, Work
+from pregate.api import load_model
+from traces.errors import InvalidInput, UnknownName
+
+
+def works() -> list[Work]:
+    """One of every kind, memory-bound and compute-bound."""
+    model = load_model("switch-base-8")
+    stack = model.decoder
+    return [
+        work.self_attention_work(model, stack, 1, 300, 300),
+        work.self_attention_work(model, stack, 512, 512, 512 * 512),
+        work.cross_attention_work(model, stack, 4, 1024, 256),
+        work.gate_work(model, 7),
+        work.experts_work(model, [1, 1, 5]),
+        work.experts_work(model, [400] * 8),
+        work.dense_ffn_work(model, stack, 64),
+        work.head_work(model, 2),
+        work.expert_copy_work(model, OpKind.FETCH),
+        work.expert_copy_work(model, OpKind.STAGE),
+        work.expert_copy_work(model, OpKind.DISK_READ),
+        work.readback_work(12),
+        work.experts_work(model, [3])._replace(kind=OpKind.CPU_EXPERT),
+        Work(OpKind.WAIT),
+        Work(OpKind.STEP),
+    ]
+
+
+@pytest.mark.parametrize("stack", stack_names())
+def test_many_machines_are_priced_as_each_of_them_to_the_last_bit(stack: str) -> None:
+    rng = np.random.default_rng(1)
+    base = load_platform("a100-sxm4-80gb", stack)
+    varied = {
+        "link.h2d_bytes_per_s": rng.uniform(1e9, 1e11, 9),
+        "accelerator.hbm_bytes_per_s": rng.uniform(1e11, 5e12, 9),
+        "accelerator.peak_flop_per_s.fp32": rng.uniform(1e12, 1e14, 9),
+        "accelerator.n_sm": rng.integers(20, 200, 9).astype(np.float64),
+        "stack.kernel_s": rng.uniform(1e-6, 1e-4, 9),
+        "host.dram_bytes_per_s": rng.uniform(1e9, 1e12, 9),
+    }
+    many = price_figures(works(), figures_of(base).with_values(varied), 9)
+    for i in range(9):
+        overrides = {key: float(values[i]) for key, values in varied.items()}
+        one = price(works(), load_platform("a100-sxm4-80gb", stack, overrides))
+        for name in ("issue_s", "duration_s", "link_s", "hbm_s"):
+            assert getattr(many, name)[:, i].tobytes() == getattr(one, name).tobytes(), name
+
+
+@pytest.mark.parametrize("stack", stack_names())
+def test_parts_sum_to_the_duration_and_name_what_binds(stack: str) -> None:
+    figures = figures_of(load_platform("a100-sxm4-80gb", stack))
+    costs = price_figures(works(), figures)
+    for i, each in enumerate(works()):
+        parts = parts_of(each, figures)
+        assert sum(parts) == pytest.approx(costs.duration_s[i], rel=1e-14)
+        assert all(part >= 0 for part in parts)
+        assert costs.hbm_s[i] <= costs.duration_s[i]
+        assert costs.link_s[i] == parts.link_s
+    fetch = parts_of(works()[8], figures)
+    assert fetch.link_s > 0
+    assert fetch.hbm_s == fetch.compute_s == 0
+    prefill, decode = parts_of(works()[5], figures), parts_of(works()[0], figures)
+    assert prefill.compute_s > prefill.hbm_s
+    assert decode.hbm_s > decode.compute_s
+
+
+@pytest.mark.parametrize("stack", stack_names())
+def test_a_complex_step_is_the_exact_derivative_of_every_price(stack: str) -> None:
+    """Against central differences, for every number of the machine; waves of tiles are held."""
+    figures = figures_of(load_platform("a100-sxm4-80gb", stack))
+    for key, value in figures.values.items():
+        if key == "accelerator.n_sm" or value == 0:
+            continue
+        slope = price_figures(works(), figures.with_values({key: value * (1 + 1e-30j)})).duration_s.imag / 1e-30
+        up, down = (
+            price_figures(works(), figures.with_values({key: value * (1 + step)})).duration_s for step in (1e-5, -1e-5)
+        )
+        assert slope == pytest.approx((up - down) / 2e-5, rel=1e-6, abs=1e-14), key
+
+
+def test_costs_without_shares_have_none() -> None:
+    costs = Costs(np.zeros(2), np.ones(2))
+    assert costs.link_s.tolist() == costs.hbm_s.tolist() == [0.0, 0.0]
+
+
+def test_a_stated_link_latency_takes_the_place_of_the_stacks() -> None:
+    stated = figures_of(load_platform("a100-sxm4-80gb", "streams", {"link.copy_latency_s": 3e-6}))
+    assert stated.copy_latency_s == 3e-6
+    assert figures_of(load_platform("a100-sxm4-80gb", "streams")).copy_latency_s == 1e-5
+
+
+def test_what_is_no_figure_or_no_possible_value_is_refused() -> None:
+    figures = figures_of(load_platform("a100-sxm4-80gb", "streams"))
+    with pytest.raises(UnknownName, match=r"did you mean 'link.h2d_bytes_per_s'"):
+        figures.with_values({"link.h2d_byte_per_s": 1e9})
+    assert set(figures.values) <= set(figure_keys())
+    check_axis("link.h2d_bytes_per_s", np.array([1e9, 2e9]))
+    for key, bad in (("link.h2d_bytes_per_s", 0.0), ("stack.gemm_efficiency", 1.5), ("accelerator.n_sm", 1.5)):
+        with pytest.raises(InvalidInput, match=key):
+            check_axis(key, np.array([1.0, bad]))
