@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tracemalloc
+
 import numpy as np
 import pytest
 
@@ -71,3 +73,21 @@ def test_cancelled_prefetches_make_prefetching_everything_bearable() -> None:
     )
     assert cancelled.makespan_s < plain.makespan_s
     assert cancelled.bound_s <= cancelled.makespan_s
+
+
+def test_memory_of_a_stream_is_bounded_by_a_part_not_by_the_trace(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("offload.decode_compiled._PART_OPS", 2000)
+    monkeypatch.setattr("offload.decode_compiled._PART_CELLS", 500)
+
+    def peak_bytes(n_steps: int, engine: str) -> int:
+        trace = pregate.synthesize(MODEL, 4, n_steps)
+        pregate.simulate(MODEL, HW, pregate.synthesize(MODEL, 4, 20), "pregate", engine=engine)
+        tracemalloc.start()
+        pregate.simulate(MODEL, HW, trace, "pregate", engine=engine)
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        return peak
+
+    short, long = (peak_bytes(n_steps, "stream") for n_steps in (500, 2000))
+    assert long < 1.3 * short
+    assert peak_bytes(2000, "recurrence") > 3 * long
