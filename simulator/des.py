@@ -62,7 +62,7 @@ class _FifoMachine:
         self.issued = [simpy.Event(env) for _ in range(n_ops)]
         self.done = [simpy.Event(env) for _ in range(n_ops)]
         env.process(self._issue(range(n_ops)))
-        for lane in set(Lane) - {Lane.HOST}:
+        for lane in list(Lane)[1:]:
             env.process(self._serve(np.flatnonzero(schedule.lane == lane).tolist()))
 
     def _issue(self, ops: Iterable[int]) -> _Process:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Generator
 from typing import Any
 
+import numpy as np
 import simpy
 from simpy.events import NORMAL, EventPriority
 
@@ -53,11 +54,11 @@ class TimedMachine:
         self.end_s: list[float | None] = [None] * n_ops
         self.done = [simpy.Event(env) for _ in range(n_ops)]
         self.ready: dict[int, set[int]] = {lane: set() for lane in Lane}
-        self.queue = {lane: [i for i in range(n_ops - 1, -1, -1) if self.lane[i] == lane] for lane in Lane}
+        self.queue = {lane: np.flatnonzero(schedule.lane == lane)[::-1].tolist() for lane in Lane}
         self.idle: dict[int, simpy.Event] = {}
         self.flow = Flow(env, lambda: self._turn(len(Lane)))
         env.process(self._issue())
-        for lane in set(Lane) - {Lane.HOST}:
+        for lane in list(Lane)[1:]:
             env.process(self._serve(lane))
 
     def _issue(self) -> _Process:
@@ -98,7 +99,7 @@ class TimedMachine:
             i = self._choose(lane)
             if i is None:
                 yield self._call(lane)
-            elif self.modes.link == "shared" and lane in LINKS:
+            elif self._shares(lane):
                 self.env.process(self._run_chunk(i))
             else:
                 yield from self._run_chunk(i)
@@ -106,16 +107,17 @@ class TimedMachine:
     def _choose(self, lane: Lane) -> int | None:
         """The op that `lane` serves next: taken out of those that are ready; None if there is none."""
         ready = self.ready[lane]
-        if lane in LINKS and self.modes.link == "priority":
-            chosen = min(ready, key=lambda i: (self.priority[i], i), default=None)
-        elif lane in LINKS and self.modes.link == "shared":
+        if self._shares(lane):
             chosen = min(ready, default=None)
+        elif lane in LINKS and self.modes.link == "priority":
+            chosen = min(ready, key=lambda i: (self.priority[i], i), default=None)
         else:
             queue = self.queue[lane]
             while queue and (self.end_s[queue[-1]] is not None or self._is_cancelled(queue[-1])):
                 queue.pop()
             chosen = queue[-1] if queue and queue[-1] in ready else None
-        ready.discard(-1 if chosen is None else chosen)
+        if chosen is not None:
+            ready.remove(chosen)
         return chosen
 
     def _run_chunk(self, i: int) -> _Process:
@@ -131,18 +133,20 @@ class TimedMachine:
 
     def _work(self, i: int) -> _Process:
         """The time of one chunk: fixed, or in pieces at a rate that depends on what else is under way."""
-        lane, n_chunks, shared = self.lane[i], self.n_chunks[i], self.modes.link == "shared"
-        duration_s, link_s, hbm_s = self.duration_s[i], self.link_s[i], self.hbm_s[i] if self.modes.hbm_shared else 0.0
-        latency_s = max(duration_s - link_s, 0.0)
-        n_at_once = n_chunks if shared else 1
-        if not (lane in LINKS and shared) and not (self.modes.hbm_shared and lane in (Lane.COMPUTE, *LINKS)):
+        lane, n_chunks, hbm_shared = self.lane[i], self.n_chunks[i], self.modes.hbm_shared
+        duration_s, link_s, hbm_s = self.duration_s[i], self.link_s[i], self.hbm_s[i] if hbm_shared else 0.0
+        latency_s, shares = max(duration_s - link_s, 0.0), self._shares(lane)
+        if not shares and not (hbm_shared and lane in (Lane.COMPUTE, *LINKS)):
             yield self.env.timeout(duration_s if n_chunks == 1 else latency_s + link_s / n_chunks)
         elif lane in LINKS and link_s > 0:
-            yield self.env.timeout(latency_s * n_at_once)
-            transfer_s = link_s if shared else link_s / n_chunks
-            yield from self.flow.work(i, transfer_s, hbm_s / link_s, lane if shared else None)
+            yield self.env.timeout(latency_s * n_chunks if shares else latency_s)
+            transfer_s = link_s if shares else link_s / n_chunks
+            yield from self.flow.work(i, transfer_s, hbm_s / link_s, lane if shares else None)
         elif duration_s > 0:
-            yield from self.flow.work(i, duration_s * n_at_once, hbm_s / duration_s, None)
+            yield from self.flow.work(i, duration_s * n_chunks if shares else duration_s, hbm_s / duration_s, None)
+
+    def _shares(self, lane: int) -> bool:
+        return lane in LINKS and self.modes.link == "shared"
 
     def _start(self, i: int) -> None:
         self.start_s[i] = self.env.now

@@ -63,9 +63,8 @@ def simulate(schedule: Schedule, costs: Costs, modes: Modes = FIFO, prepared: Pr
 
 def _run_fifo(prepared: Prepared, costs: Costs, _: Modes) -> _Times:
     s = prepared.schedule
-    issue_s, duration_s = (np.array(values, dtype=np.float64) for values in (costs.issue_s, costs.duration_s))
     start_s, end_s = _compiled(_fifo)(
-        s.lane, s.cost, s.dep_ptr, s.dep, prepared.lane_ptr, prepared.lane_op, issue_s, duration_s
+        s.lane, s.cost, s.dep_ptr, s.dep, prepared.lane_ptr, prepared.lane_op, *_own(costs.issue_s, costs.duration_s)
     )
     return start_s, end_s
 
@@ -77,14 +76,14 @@ def _run_timed(prepared: Prepared, costs: Costs, modes: Modes) -> _Times:
     n_chunks = chunks(s, modes)
     job = kernel.Job(
         s.lane, s.cost, s.dep_ptr, s.dep, s.priority, s.cancelled_by,
-        *(np.array(values, dtype=np.float64) for values in (costs.issue_s, costs.duration_s, costs.link_s, costs.hbm_s)),
+        *_own(costs.issue_s, costs.duration_s, costs.link_s, costs.hbm_s),
         prepared.lane_ptr, prepared.lane_op, prepared.cancels, prepared.next_cancelled, n_chunks,
         {"fifo": kernel.FIFO, "shared": kernel.SHARED, "priority": kernel.PRIORITY}[modes.link],
         modes.hbm_shared, modes.cancel,
     )  # fmt: skip
     run = kernel.Run(
         start_s=np.empty(n),
-        end_s=np.empty(n),
+        end_s=np.full(n, np.nan),
         state=np.zeros(n, dtype=np.int8),
         waiter=np.full(n, -1, dtype=np.int32),
         next_waiter=np.empty(n, dtype=np.int32),
@@ -102,6 +101,11 @@ def _run_timed(prepared: Prepared, costs: Costs, modes: Modes) -> _Times:
     )
     kernel.run(job, run)
     return run.start_s, run.end_s
+
+
+def _own(*times: NDArray[np.float64]) -> list[NDArray[np.float64]]:
+    """Copies of one type: a read-only array would be another, and compiled anew."""
+    return [np.array(values, dtype=np.float64) for values in times]
 
 
 def _index(
@@ -150,47 +154,61 @@ def _fifo(
             here = 0
             while not look >> here & 1:
                 here += 1
-            look ^= 1 << here
+            look &= ~(1 << here)
+            if busy[here] >= 0:
+                continue
             if here == 0:
+                first = next_op
                 while next_op < n_ops and lane[next_op] != 0:
                     host_s += issue_s[cost[next_op]]
                     start[next_op] = host_s
                     next_op += 1
-                look, starved = look | starved, 0
+                if next_op > first:
+                    look, starved = look | starved, 0
+                if next_op == n_ops:
+                    continue
                 i, begin_s = next_op, host_s
             else:
-                i = lane_op[head[here]] if head[here] < lane_ptr[here + 1] else n_ops
+                if head[here] == lane_ptr[here + 1]:
+                    continue
+                i = lane_op[head[here]]
                 if i >= next_op:
                     starved |= 1 << here
                     continue
                 begin_s = start[i]
-            if busy[here] >= 0 or i == n_ops:
-                continue
             waits = False
             for k in range(dep_ptr[i], dep_ptr[i + 1]):
                 if not ended[dep[k]]:
-                    next_waiter[i], waiter[dep[k]] = waiter[dep[k]], i
+                    next_waiter[i] = waiter[dep[k]]
+                    waiter[dep[k]] = i
                     waits = True
                     break
             if not waits:
-                start[i], busy[here] = max(begin_s, now), i
-                next_s[here] = start[i] + duration_s[cost[i]]
-        now = np.inf
-        for here in range(_N_LANES):
+                begin_s = max(begin_s, now)
+                start[i] = begin_s
+                busy[here] = i
+                next_s[here] = begin_s + duration_s[cost[i]]
+        now = next_s[0]
+        for here in range(1, _N_LANES):
             now = min(now, next_s[here])
         if now == np.inf:
             return start, end
         for here in range(_N_LANES):
-            if next_s[here] == now:
-                i = busy[here]
-                end[i], ended[i], next_s[here], busy[here] = now, True, np.inf, -1
-                head[here] += 1
+            i = busy[here]
+            if i >= 0 and next_s[here] == now:
+                end[i] = now
+                ended[i] = True
+                next_s[here] = np.inf
+                busy[here] = -1
                 look |= 1 << here
                 if here == 0:
-                    next_op, host_s = next_op + 1, now
-                while waiter[i] >= 0:
-                    look |= 1 << lane[waiter[i]]
-                    waiter[i] = next_waiter[waiter[i]]
+                    next_op, host_s, look, starved = next_op + 1, now, look | starved, 0
+                else:
+                    head[here] += 1
+                j = waiter[i]
+                while j >= 0:
+                    look |= 1 << lane[j]
+                    j = next_waiter[j]
 
 
 @cache

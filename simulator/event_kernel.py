@@ -1,13 +1,15 @@
 """The contract of `simulator.modes` as machine code: one loop over instants, and within each over ends and choices.
 
-numba is imported with this module: import it on first use. Everything is inlined into `run`, and nothing is allocated.
-Compiled without numba's reference counts (`_nrt=False`): counting those of two tuples of arrays costs 1,800 ns an op,
-the simulation itself 30. So `run` owns no array: its caller does, and keeps them alive.
+numba is imported with this module: import it on first use. All of it is inlined into `run`, so that it stays one file:
+numba's cache notices changes of no other. Compiled without reference counts (`_nrt=False`), because counting those of
+two tuples of arrays costs 1,800 ns an op, the simulation itself 30. So nothing is allocated here: the caller owns the
+arrays of `Job` and `Run` and keeps them alive.
 """
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple, TypeVar, cast
 
 import numpy as np
 from numba import njit
@@ -16,8 +18,8 @@ from offload.ops import Lane
 
 __all__ = ["FIFO", "MACHINE", "N_SLOTS", "PRIORITY", "SHARED", "Job", "Run", "run"]
 
-_compiled = njit(cache=True, nogil=True, error_model="numpy", _nrt=False)
-_inlined = njit(cache=True, nogil=True, error_model="numpy", _nrt=False, inline="always")
+_Function = TypeVar("_Function", bound=Callable[..., Any])
+_OPTIONS: dict[str, Any] = {"nogil": True, "error_model": "numpy", "_nrt": False}
 
 FIFO, SHARED, PRIORITY = range(3)
 """How the links serve copies."""
@@ -30,6 +32,14 @@ N_LANES = len(Lane)
 FLOW = N_LANES
 N_SLOTS = N_LANES + 1
 """Things that happen next: one a lane, and the first end of all work at rates that change."""
+
+
+def _compiled(function: _Function) -> _Function:
+    return cast(_Function, njit(cache=True, **_OPTIONS)(function))
+
+
+def _inlined(function: _Function) -> _Function:
+    return cast(_Function, njit(inline="always", **_OPTIONS)(function))
 
 
 class Job(NamedTuple):
@@ -197,7 +207,7 @@ def _ready(job: Any, s: Any, m: Any, i: int, state: int) -> None:
         _drop(s, m, i)
         return
     m.look |= 1 << here
-    if job.link != FIFO and (here == H2D or here == D2H):
+    if job.link != FIFO and here in (H2D, D2H):
         key = np.int64(i)
         if job.link == PRIORITY:
             key |= np.int64(job.priority[i]) << 32
@@ -208,7 +218,7 @@ def _ready(job: Any, s: Any, m: Any, i: int, state: int) -> None:
 @_inlined
 def _is_cancelled(job: Any, s: Any, i: int) -> bool:
     by = job.cancelled_by[i]
-    return by >= 0 and s.state[by] == DONE
+    return bool(by >= 0 and s.state[by] == DONE)
 
 
 @_inlined
@@ -242,7 +252,7 @@ def _go_on(job: Any, s: Any, m: Any) -> None:
             m.op += 1
         elif s.state[i] == READY:
             _serve(job, s, m, i, HOST)
-            m.host_s = max(m.now_s, s.next_s[HOST] if s.busy[HOST] == i else m.now_s)
+            m.host_s = s.next_s[HOST] if s.busy[HOST] == i else m.now_s
             return
         else:
             return
@@ -259,7 +269,7 @@ def _choose(job: Any, s: Any, m: Any) -> None:
     if s.busy[here] >= 0:
         return
     i = -1
-    if job.link != FIFO and (here == H2D or here == D2H):
+    if job.link != FIFO and here in (H2D, D2H):
         while i < 0 and s.n_heap[here] > 0:
             s.n_heap[here] -= 1
             i = _pop(s.heap[here - H2D], s.n_heap[here]) & 0xFFFFFFFF
@@ -293,7 +303,7 @@ def _serve(job: Any, s: Any, m: Any, i: int, here: int) -> None:
     if s.state[i] == READY:
         s.start_s[i] = m.now_s
     s.state[i] = RUNNING
-    on_link = here == H2D or here == D2H
+    on_link = here in (H2D, D2H)
     if (on_link and job.link == SHARED) or (job.hbm_shared and (on_link or here == COMPUTE)):
         lasts = _begin(job, s, m, i, here)
     else:
@@ -346,7 +356,7 @@ def _begin_transfer(job: Any, s: Any, m: Any, i: int) -> bool:
 @_inlined
 def _begin_piece(s: Any, m: Any, i: int, piece: int, work_s: float, demand: float) -> bool:
     """Work at a rate that is not known yet; False when it takes no time."""
-    if m.now_s + work_s == m.now_s:
+    if not m.now_s + work_s > m.now_s:
         return False
     s.piece[i], s.remaining_s[i], s.demand[i] = piece, work_s, demand
     s.since_s[i], s.rate[i], s.finish_s[i] = m.now_s, 0.0, np.inf
@@ -411,7 +421,7 @@ def _level(job: Any, s: Any, m: Any, link_rate: tuple[float, float]) -> float:
 
 
 @_inlined
-def _push(heap: Any, n: int, key: int) -> None:
+def _push(heap: Any, n: int, key: Any) -> None:
     """Into a heap of `n` keys."""
     at = n
     while at > 0 and heap[(at - 1) >> 1] > key:

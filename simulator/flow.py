@@ -69,14 +69,14 @@ class Flow:
         piece, now = self.pieces[i], self.env.now
         piece.remaining_s = max(piece.remaining_s - (now - piece.since_s) * piece.rate, 0.0)
         piece.since_s, piece.rate = now, rate
-        piece.timer = self.env.timeout(piece.remaining_s / rate, i)
-        piece.timer.callbacks.append(self._end)
+        piece.timer = self.env.timeout(piece.remaining_s / rate)
+        piece.timer.callbacks.append(lambda timer: self._end(i, timer))
 
-    def _end(self, timer: simpy.Event) -> None:
-        """A piece ends, if `timer` is still the one that says so."""
-        piece = self.pieces.get(timer.value)
+    def _end(self, i: int, timer: simpy.Event) -> None:
+        """Op `i` has done its piece, if `timer` is still the one that says so."""
+        piece = self.pieces.get(i)
         if piece is not None and piece.timer is timer:
-            del self.pieces[timer.value]
+            del self.pieces[i]
             self._changed()
             piece.ended.succeed()
 

@@ -4,7 +4,18 @@ from __future__ import annotations
 
 import typer
 
-from pregate.commands import catalogue, compare, crossover, explain, reproduce, residency, simulate, sweep, trace
+from pregate.commands import (
+    catalogue,
+    compare,
+    crossover,
+    explain,
+    optimize,
+    reproduce,
+    residency,
+    simulate,
+    sweep,
+    trace,
+)
 
 __all__ = ["register"]
 
@@ -16,6 +27,7 @@ def register(app: typer.Typer) -> None:
     app.command("explain")(explain.explain)
     app.command("crossover")(crossover.crossover)
     app.command("sweep")(sweep.sweep)
+    app.command("optimize")(optimize.optimize)
     app.command("reproduce")(reproduce.reproduce)
     app.command("residency")(residency.residency)
     app.add_typer(trace.app, name="trace")

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,7 +20,7 @@ from pregate.simulation import SimulationResult
 from pregate.sweeps.dataset import unit_of
 from traces.errors import InvalidInput, unknown_name
 
-__all__ = ["PRICES", "Constraint", "Goals", "Objective", "figures", "read_goals", "shown"]
+__all__ = ["PRICES", "Constraint", "Goals", "Objective", "figures", "read_goals", "shown", "unit"]
 
 PRICES = ("price_usd", "usd_per_token_per_s")
 """Figures that are of a machine's price: the accelerator's, and that over tokens/s."""
@@ -80,16 +80,16 @@ class Goals:
     @property
     def need_prices(self) -> bool:
         """Whether a machine without a price cannot be judged."""
-        return any(goal.field in PRICES for goal in (*self.objectives, *self.constraints))
+        fields = [objective.field for objective in self.objectives]
+        return any(field in PRICES for field in [*fields, *(constraint.field for constraint in self.constraints)])
 
     def costs(self, values: Values) -> NDArray[np.float64]:
         """What is to be small, (n, n_objectives)."""
         return np.stack([objective.cost(values) for objective in self.objectives], axis=1)
 
-    def met(self, values: Values) -> NDArray[np.bool_]:
-        """Which constraint is met where, (n, n_constraints)."""
-        columns = [constraint.met(values) for constraint in self.constraints]
-        return np.stack(columns, axis=1) if columns else np.ones((len(values("tokens_per_s")), 0), dtype=bool)
+    def met(self, values: Values) -> list[NDArray[np.bool_]]:
+        """Where each constraint is met, (n,) each."""
+        return [constraint.met(values) for constraint in self.constraints]
 
 
 def figures() -> tuple[str, ...]:
@@ -114,12 +114,18 @@ def read_goals(objectives: str | Sequence[str], constraints: str | Sequence[str]
     return Goals(wanted, held)
 
 
+def unit(field: str) -> str:
+    """What a figure is in: "s", "B", "1/s", "USD", or "1" for ratios and counts."""
+    return _UNITS[field]
+
+
 def shown(field: str, value: float) -> str:
     """A figure in a unit people read."""
-    unit = _UNITS[field]
-    if unit == "USD":
+    if unit(field) == "USD":
         return f"${value:,.0f}" if field == "price_usd" else f"${value:,.4g} a token/s"
-    return render.si(value, unit) if unit in ("s", "B") else f"{value:.4g}" + (" tokens/s" if unit == "1/s" else "")
+    if unit(field) in ("s", "B"):
+        return render.si(value, unit(field))
+    return f"{value:.4g} tokens/s" if unit(field) == "1/s" else f"{value:.4g}"
 
 
 def _objective(text: Any) -> Objective:
@@ -146,9 +152,3 @@ def _constraint(text: Any) -> Constraint:
 def _check_figure(kind: str, field: str) -> None:
     if field not in _UNITS:
         raise unknown_name(kind, field, figures())
-
-
-def derived(fields: Mapping[str, NDArray[Any]], price_usd: NDArray[np.float64]) -> dict[str, NDArray[np.float64]]:
-    """The figures that are of a price, (n,); NaN where there is none."""
-    rate = fields["tokens_per_s"] if "tokens_per_s" in fields else np.full(len(price_usd), np.nan)
-    return {"price_usd": price_usd, "usd_per_token_per_s": price_usd / rate}

@@ -1,4 +1,4 @@
-"""What no other point beats: the Pareto front of points whose every cost is to be small. Nothing here knows a machine."""
+"""What no other point beats: the Pareto front of points whose every cost is to be small. No machine is known here."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def pareto_front(costs: NDArray[np.float64]) -> NDArray[np.int64]:
 
 
 def _unbeaten(ascending: NDArray[np.float64]) -> NDArray[np.int64]:
-    """Of distinct rows in lexicographic order: what dominates a row comes before it, so the first one left is unbeaten."""
+    """Of distinct rows in lexicographic order. What dominates a row comes before it: the first one left is unbeaten."""
     left = np.arange(len(ascending))
     found = []
     while left.size:

@@ -1,0 +1,163 @@
+"""The event engine does what SimPy does: bit for bit, with FIFO lanes and with everything that lanes cannot say."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import hypothesis.strategies as st
+import numpy as np
+import pytest
+from hypothesis import given, settings
+
+from hwmodels.cost import Costs, price
+from hwmodels.platform import load_platform
+from offload.decode import decode
+from offload.execution import EXECUTIONS
+from offload.footprint import measure_workload
+from offload.ops import Lane, OpKind, Work
+from offload.policies import PRESETS, policy_named
+from offload.residency import ResidentSet
+from offload.schedule import Recorder, Schedule
+from pregate.api import import_trace, load_model
+from simulator import des, event, recurrence
+from simulator.modes import FIFO, Modes
+from tests.small_models import MODELS, routing
+from traces.architecture import ModelArchitecture
+from traces.routing import RoutingTrace
+
+SHARED = Path(__file__).resolve().parents[3] / "shared" / "traces"
+HBM_BYTES = 1 << 50
+
+MODES = [
+    FIFO,
+    Modes(link="shared"),
+    Modes(link="priority"),
+    Modes(hbm_shared=True),
+    Modes(cancel=True),
+    Modes(chunk_bytes=3),
+    Modes(link="priority", chunk_bytes=3, cancel=True),
+    Modes(link="shared", chunk_bytes=3, hbm_shared=True, cancel=True),
+    Modes(link="priority", chunk_bytes=2, hbm_shared=True, cancel=True),
+]
+
+modes = st.builds(
+    Modes,
+    link=st.sampled_from(["fifo", "shared", "priority"]),
+    chunk_bytes=st.sampled_from([None, 1, 2, 3, 7]),
+    hbm_shared=st.booleans(),
+    cancel=st.booleans(),
+)
+kinds = st.sampled_from([OpKind.FETCH, OpKind.STAGE, OpKind.READBACK, OpKind.EXPERTS, OpKind.WAIT])
+times = st.one_of(st.sampled_from([0.0, 1.0, 2.0, 0.5]), st.floats(1e-3, 3.0, allow_nan=False))
+shares = st.one_of(st.sampled_from([0.0, 0.5, 1.0]), st.floats(0.0, 1.0, allow_nan=False))
+
+
+@st.composite
+def jobs(draw: st.DrawFn) -> tuple[Schedule, Costs]:
+    """A few ops on any lane, with exact ties, nothing-long ops, priorities and cancellations either way."""
+    n_works, n_ops = draw(st.integers(1, 5)), draw(st.integers(1, 24))
+    works = [Work(draw(kinds), flop=i, copy_bytes=draw(st.integers(0, 9))) for i in range(n_works)]
+    recorder = Recorder()
+    for i in range(n_ops):
+        deps = sorted(draw(st.sets(st.integers(0, i - 1), max_size=2))) if i else []
+        lane = draw(st.sampled_from([Lane.HOST, Lane.COMPUTE, Lane.H2D, Lane.H2D, Lane.D2H, Lane.DISK, Lane.CPU]))
+        recorder.issue(lane, draw(st.sampled_from(works)), deps, step=0, priority=draw(st.integers(0, 2)))
+    for i in range(n_ops):
+        by = draw(st.integers(-2, n_ops - 1))
+        if by >= 0 and by != i:
+            recorder.cancel(i, by)
+    schedule = recorder.schedule()
+    n = len(schedule.works)
+    columns = {name: np.array(draw(st.lists(times, min_size=n, max_size=n))) for name in ("issue", "duration")}
+    link, hbm = (np.array(draw(st.lists(shares, min_size=n, max_size=n))) * columns["duration"] for _ in range(2))
+    return schedule, Costs(columns["issue"], columns["duration"], link, hbm)
+
+
+def assert_alike(schedule: Schedule, costs: Costs, chosen: Modes) -> None:
+    reference = des.simulate(schedule, costs, HBM_BYTES, chosen)
+    found = event.simulate(schedule, costs, chosen)
+    assert found.start_s.tolist() == reference.start_s.tolist()
+    assert found.end_s.tolist() == reference.end_s.tolist()
+
+
+@given(jobs(), modes)
+@settings(max_examples=400, deadline=None)
+def test_random_schedules_agree_in_every_mode(job: tuple[Schedule, Costs], chosen: Modes) -> None:
+    assert_alike(*job, chosen)
+
+
+@given(jobs())
+@settings(max_examples=100, deadline=None)
+def test_without_modes_all_engines_agree(job: tuple[Schedule, Costs]) -> None:
+    assert_alike(*job, FIFO)
+    assert event.simulate(*job).end_s.tolist() == recurrence.simulate(*job).end_s.tolist()
+
+
+@given(jobs(), modes)
+@settings(max_examples=150, deadline=None)
+def test_causes_come_before_effects_in_every_mode(job: tuple[Schedule, Costs], chosen: Modes) -> None:
+    schedule, costs = job
+    timeline = event.simulate(schedule, costs, chosen)
+    for i in range(len(schedule)):
+        for dep in schedule.deps(i).tolist():
+            assert timeline.start_s[i] >= timeline.end_s[dep]
+        cancelled = chosen.cancel and schedule.cancelled_by[i] >= 0
+        if not cancelled:
+            least = float(costs.duration_s[schedule.cost[i]])
+            assert timeline.end_s[i] - timeline.start_s[i] >= least * (1 - 1e-9) - 1e-12
+
+
+def test_a_prepared_schedule_serves_many_machines() -> None:
+    model = MODELS["decoder-only"]
+    schedule = captured(model, routing(model), "pregate", "streams")
+    prepared = event.prepare(schedule)
+    for bandwidth in (1e6, 1e9):
+        costs = price(schedule.works, load_platform("rtx-4090", "streams", {"link.h2d_bytes_per_s": bandwidth}))
+        once, again = event.simulate(schedule, costs), event.simulate(schedule, costs, prepared=prepared)
+        assert once.end_s.tolist() == again.end_s.tolist()
+
+
+def captured(model: ModelArchitecture, trace: RoutingTrace, text: str, execution: str) -> Schedule:
+    policy, workload = policy_named(text), measure_workload(model, trace.steps())
+    cache = None
+    if policy.cache is not None:
+        cache = ResidentSet(6, policy.cache.eviction, n_layers=model.n_moe_layers, n_experts=model.n_experts)
+    n_buffers = max(policy.buffers(workload.n_active, model.n_experts).full, workload.n_encoder_active)
+    return decode(model, trace.steps(), policy, EXECUTIONS[execution], n_buffers=n_buffers, cache=cache).schedule
+
+
+@pytest.mark.parametrize("execution", list(EXECUTIONS))
+@pytest.mark.parametrize("name", list(MODELS))
+@pytest.mark.parametrize("text", [*PRESETS, "pregate(2)"])
+def test_every_preset_agrees_in_every_mode(text: str, name: str, execution: str) -> None:
+    model = MODELS[name]
+    schedule = captured(model, routing(model, batch=2, output_tokens=3), text, execution)
+    for bandwidth in (1e7, 1e10):
+        hw = load_platform("a100-sxm4-80gb", "streams", {"link.h2d_bytes_per_s": bandwidth, "stack.launch_s": 1e-7})
+        costs = price(schedule.works, hw)
+        for chosen in MODES:
+            cut = chosen if chosen.chunk_bytes is None else Modes(
+                chosen.link, model.expert_bytes // chosen.chunk_bytes, chosen.hbm_shared, chosen.cancel
+            )  # fmt: skip
+            assert_alike(schedule, costs, cut)
+
+
+RECORDED = [FIFO, Modes(link="shared", hbm_shared=True), Modes("priority", 1 << 22, cancel=True)]
+
+
+@pytest.mark.skipif(not SHARED.is_dir(), reason="the recorded traces are not beside this checkout")
+@pytest.mark.parametrize(
+    ("text", "n_steps", "chosen"),
+    [*((text, 8, mode) for text in ("pregate", "lru") for mode in RECORDED), ("prefetch_all", 1, RECORDED[2])],
+)
+@pytest.mark.parametrize(("file", "name"), [("gptoss.route.csv", "gpt-oss-120b"), ("qwen.route.csv", "qwen3-30b-a3b")])
+def test_recorded_traces_agree(file: str, name: str, text: str, n_steps: int, chosen: Modes) -> None:
+    """The first tokens that were generated; one is many ops where whole layers are prefetched."""
+    whole = import_trace(SHARED / "bigmoeonedge" / file, "route_trace_v1").decode_only()
+    keep = whole.step < n_steps
+    trace = RoutingTrace(
+        whole.experts[keep], whole.sequence[keep], whole.position[keep], whole.phase[keep], whole.step[keep],
+        whole.n_experts, whole.provenance,
+    )  # fmt: skip
+    schedule = captured(load_model(name).with_top_k(trace.top_k), trace, text, "streams")
+    assert_alike(schedule, price(schedule.works, load_platform("rtx-4090", "streams")), chosen)
