@@ -95,9 +95,9 @@ class Accelerator:
     """A GPU as its datasheet has it. Raises `InvalidInput` for a figure that is not finite and above 0.
 
     `hbm_bytes` is the whole memory, before what a driver reserves; `peak_flop_per_s` the dense peak by dtype
-    (`PEAK_DTYPES`), fp32 without tensor cores, 16-bit formats with fp32 accumulation; `n_sm` multiprocessors
-    or compute units at `clock_hz`, the highest boost clock; `price_usd` the price of it alone, launch or
-    market as its source says, None where none could be cited. `sources` has a `Quantity` for every figure, by field name.
+    (`PEAK_DTYPES`), fp32 without tensor cores, 16-bit formats with fp32 accumulation; `n_sm` multiprocessors or compute
+    units at `clock_hz`, the highest boost clock; `price_usd` the price of it alone, launch or market as its source
+    says, None where none could be cited. `sources` has a `Quantity` for every figure, by field name.
     """
 
     name: str

@@ -51,6 +51,7 @@ class Pass:
     """
 
     i_step: int
+    phase: Phase
     encoding: bool
     first: int
     segments: tuple[Segment, ...]
@@ -142,6 +143,7 @@ def plan_passes(model: ModelArchitecture, steps: Iterable[Step]) -> Passes:
         passes.append(
             Pass(
                 step.i_step,
+                Phase(step.phase),
                 encoding,
                 first,
                 segments,
