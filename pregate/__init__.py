@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from pregate.comparison import Comparison, compare
     from pregate.crossover import Crossovers, crossovers
     from pregate.explanation import Explanation, explain
+    from pregate.optima.optimize import optimize
+    from pregate.optima.optimum import Optimum
     from pregate.replay import LruCurve, Residency, lru_curve, residency
     from pregate.reproduction import Reproduction, reproduce
     from pregate.simulation import SimulationResult, simulate
@@ -48,6 +50,7 @@ _HOMES = {
     "MachineRecipe": "pregate.sweeps.machines",
     "ModelArchitecture": "traces.architecture",
     "Modes": "simulator.modes",
+    "Optimum": "pregate.optima.optimum",
     "Platform": "hwmodels.platform",
     "Policy": "offload.policy",
     "PregateError": "traces.errors",
@@ -66,6 +69,7 @@ _HOMES = {
     "load_model": "pregate.api",
     "load_trace": "pregate.api",
     "lru_curve": "pregate.replay",
+    "optimize": "pregate.optima.optimize",
     "reproduce": "pregate.reproduction",
     "residency": "pregate.replay",
     "save_trace": "traces.storage",
@@ -88,6 +92,7 @@ __all__ = [
     "MachineRecipe",
     "ModelArchitecture",
     "Modes",
+    "Optimum",
     "Platform",
     "Policy",
     "PregateError",
@@ -106,6 +111,7 @@ __all__ = [
     "load_model",
     "load_trace",
     "lru_curve",
+    "optimize",
     "reproduce",
     "residency",
     "save_trace",

@@ -98,11 +98,12 @@ def _ordered(optimum: Optimum, x: str) -> tuple[list[Row], list[int]]:
 
 
 def _style(axes: Axes, optimum: Optimum, x: str, y: str) -> None:
-    """Labels; logarithmic where feasible candidates spread over a factor of eight."""
+    """Labels; logarithmic where what is drawn spreads over a factor of eight."""
     from matplotlib.ticker import LogLocator, NullLocator
 
     for side, field in (("x", x), ("y", y)):
-        values = _scaled(optimum, field)[optimum.feasible]
+        values = _scaled(optimum, field)[optimum.candidates.fits]
+        values = values[np.isfinite(values)]
         log = values.min() > 0 and values.max() > 8 * values.min()
         axes.set(**{f"{side}label": _label(field), f"{side}scale": "log" if log else "linear"})
         axis = axes.xaxis if side == "x" else axes.yaxis

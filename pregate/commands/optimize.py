@@ -67,7 +67,7 @@ def optimize(
 
     Without --minimize and --maximize: the lowest price, then the most tokens/s. What is minimised comes first.
 
-    Example: pregate optimize switch-base-128 --axis batch=1,4 --minimize price_usd --subject-to "tokens_per_s>=100"
+    Example: pregate optimize switch-base-8 --output-tokens 8 --minimize tpot_p99_s --subject-to "price_usd<=2000"
     """
     objectives = [*(f"{name}:min" for name in minimize or ()), *(f"{name}:max" for name in maximize or ())]
     if sweep is not None:

@@ -1,0 +1,229 @@
+"""Whatever the policy, the runtime ends in the same hidden states, bit for bit, having moved the schedule's bytes."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from hwmodels.platform import load_platform
+from offload.ops import Lane, OpKind
+from offload.schedule import COLUMNS, Schedule
+from pregate.capture import Captured, capture_request, request, resident_set
+from tests.small_models import MODELS, routing
+from traces.architecture import ModelArchitecture
+from traces.errors import PregateError
+from traces.routing import Phase, RoutingTrace
+
+torch = pytest.importorskip("torch", reason="the runtime needs PyTorch (the extra 'runtime')")
+
+from runtime.cpu import CpuBackend  # noqa: E402
+from runtime.pacing import Link  # noqa: E402
+from runtime.program import Key, cached_slots, resident_slots  # noqa: E402
+from runtime.races import UnsafeSchedule  # noqa: E402
+from runtime.run import OutputMismatch, Run, check_close_output, check_same_output, execute  # noqa: E402
+from runtime.weights import Experts  # noqa: E402
+
+HW = load_platform("rtx-4090", "pytorch-eager")
+POLICIES = [
+    "gpu_only", "on_demand", "prefetch_all", "pregate", "pregate(2)", "pregate:encoder", "lru", "lfu",
+    "on_demand+lru:0.3", "pregate+lfu:4", "on_demand+lru:5:warm", "prefetch_all+random:3:per_layer",
+]  # fmt: skip
+
+
+def captured(
+    model: ModelArchitecture, trace: RoutingTrace, policy: str, tier: str = "dram"
+) -> tuple[Captured, dict[int, Key]]:
+    """A schedule, and the experts that are in slots before it starts."""
+    asked = request(model, HW, trace, policy, expert_tier=tier)
+    cache = resident_set(asked)
+    initial = resident_slots(model) if asked.policy.resident else {}
+    if cache is not None:
+        initial = cached_slots(cache, asked.plan.n_buffers)
+    return capture_request(asked), initial
+
+
+def run(
+    model: ModelArchitecture, trace: RoutingTrace, policy: str, experts: Experts, *,
+    tier: str = "dram", storage: Path | None = None,
+) -> tuple[Run, Captured]:  # fmt: skip
+    what, initial = captured(model, trace, policy, tier)
+    schedule = what.decoded.schedule
+    done = execute(CpuBackend(), model, trace.steps(), schedule, initial=initial, experts=experts, storage=storage)
+    return done, what
+
+
+@pytest.mark.parametrize("batch", [1, 3])
+@pytest.mark.parametrize("name", MODELS)
+def test_all_policies_end_in_the_same_hidden_states(name: str, batch: int, tmp_path: Path) -> None:
+    model = MODELS[name]
+    trace = routing(model, batch=batch, seed=7, output_tokens=4)
+    experts = Experts(model)
+    runs = {}
+    for policy in POLICIES:
+        tiers = ("dram", "ssd") if policy in ("on_demand", "pregate", "lru") else ("dram",)
+        for tier in tiers:
+            done, what = run(model, trace, policy, experts, tier=tier, storage=tmp_path)
+            runs[f"{policy} from {tier}"] = done
+            schedule, decoded = what.decoded.schedule, what.decoded
+            assert done.lookups[Phase.DECODE] == (decoded.n_lookups, decoded.n_hits)
+            assert done.lookups[Phase.PREFILL] == (decoded.n_prefill_lookups, decoded.n_prefill_hits)
+            for lane in Lane:
+                assert done.moved_bytes[lane] == schedule.bytes[schedule.lane == lane].sum()
+            assert_sane(done)
+    assert check_same_output(runs) == runs["gpu_only from dram"].digest
+    assert not list(tmp_path.iterdir())
+
+
+def assert_sane(done: Run) -> None:
+    """Ops of one lane follow one another, and none starts before what it depends on has ended."""
+    timeline, schedule = done.timeline, done.timeline.schedule
+    for lane in Lane:
+        mine = np.flatnonzero(schedule.lane == lane)
+        assert np.all(timeline.start_s[mine][1:] >= timeline.end_s[mine][:-1])
+    owner = np.repeat(np.arange(len(schedule)), np.diff(schedule.dep_ptr))
+    assert np.all(timeline.start_s[owner] >= timeline.end_s[schedule.dep])
+    assert timeline.start_s.min() == 0
+    assert timeline.source == "cpu"
+
+
+def test_a_paced_link_is_never_faster_than_it_says() -> None:
+    model = MODELS["decoder-only"]
+    trace = routing(model, batch=2, output_tokens=3)
+    what, _ = captured(model, trace, "pregate")
+    link = Link(bytes_per_s=50e6, latency_s=1e-4)
+    done = execute(CpuBackend(h2d=link), model, trace.steps(), what.decoded.schedule)
+    mine = done.timeline.schedule.kind == OpKind.FETCH
+    end_s = done.timeline.end_s[mine]
+    least_s = np.arange(1, len(end_s) + 1) * (1e-4 + model.expert_bytes / 50e6)
+    assert np.all(end_s >= least_s - 1e-4)  # a copy that ended late does not delay the next one's clock
+
+
+def without(schedule: Schedule, op: int, dep: int) -> Schedule:
+    """The schedule in which `op` no longer waits for `dep`."""
+    columns = {name: getattr(schedule, name) for name in COLUMNS}
+    gone = int(schedule.dep_ptr[op]) + schedule.deps(op).tolist().index(dep)
+    columns["dep"] = np.delete(schedule.dep, gone)
+    columns["dep_ptr"] = schedule.dep_ptr - (np.arange(len(schedule.dep_ptr)) > op)
+    return Schedule(**columns, works=schedule.works, static_bytes=schedule.static_bytes)
+
+
+def edges(schedule: Schedule, kind: OpKind, of: OpKind) -> list[tuple[int, int]]:
+    """Ops of `kind`, with an op of kind `of` that each waits for."""
+    return [
+        (op, dep)
+        for op in np.flatnonzero(schedule.kind == kind).tolist()
+        for dep in schedule.deps(op).tolist()
+        if schedule.kind[dep] == of
+    ]
+
+
+def one_expert_at_a_time() -> tuple[ModelArchitecture, RoutingTrace, Schedule]:
+    """On demand, one sequence, as many slots as one block needs: every slot is refilled again and again."""
+    model = MODELS["decoder-only"]
+    trace = routing(model, seed=2)
+    return model, trace, captured(model, trace, "on_demand")[0].decoded.schedule
+
+
+@pytest.mark.parametrize("prove", [True, False])
+def test_an_ffn_that_does_not_wait_for_its_expert_is_caught(prove: bool) -> None:
+    model, trace, schedule = one_expert_at_a_time()
+    good = execute(CpuBackend(), model, trace.steps(), schedule)
+    ffns = edges(schedule, OpKind.EXPERTS, OpKind.FETCH)
+    op = ffns[len(ffns) // 2][0]
+    broken = schedule
+    for dep in [dep for ffn, dep in ffns if ffn == op]:
+        broken = without(broken, op, dep)
+    slow = CpuBackend(h2d=Link(bytes_per_s=1e6))  # 12 ms an expert: the FFN comes first
+    if prove:
+        with pytest.raises(UnsafeSchedule, match=f"op {op} reads slot .* without waiting for op .*, a FETCH"):
+            execute(slow, model, trace.steps(), broken)
+        return
+    bad = execute(slow, model, trace.steps(), broken, prove=False)
+    with pytest.raises(OutputMismatch, match=r"broken and good disagree in the hidden states of forward pass \d+"):
+        check_same_output({"good": good, "broken": bad})
+
+
+@pytest.mark.parametrize("prove", [True, False])
+def test_a_slot_refilled_while_its_expert_is_in_use_is_caught(prove: bool) -> None:
+    model = MODELS["decoder-only"]
+    trace = routing(model, seed=2)
+    what, _ = captured(model, trace, "pregate")
+    schedule = what.decoded.schedule
+    good = execute(CpuBackend(), model, trace.steps(), schedule)
+    refills = [
+        (op, dep) for op, dep in edges(schedule, OpKind.FETCH, OpKind.EXPERTS)
+        if prefetched_while_in_use(schedule, op, dep)
+    ]  # fmt: skip
+    op, reader = refills[0]
+    broken = without(schedule, op, reader)
+    if prove:
+        with pytest.raises(
+            UnsafeSchedule, match=f"op {op} overwrites slot .* without waiting for op {reader}, an? EXP"
+        ):
+            execute(CpuBackend(), model, trace.steps(), broken)
+        return
+    landed = threading.Event()
+
+    def late(running: int) -> None:
+        """The reader is held up until the refill has landed (its successor on the link is about to run)."""
+        if running == reader:
+            landed.wait(10)
+        elif running > op and schedule.lane[running] == Lane.H2D:
+            landed.set()
+
+    bad = execute(CpuBackend(disturb=late), model, trace.steps(), broken, prove=False)
+    with pytest.raises(OutputMismatch):
+        check_same_output({"good": good, "broken": bad})
+
+
+def prefetched_while_in_use(schedule: Schedule, op: int, reader: int) -> bool:
+    """Whether the host issues `op` and the next copy without waiting for `reader`, so that a delay lets them overtake."""
+    after = np.flatnonzero((schedule.lane == Lane.H2D) & (np.arange(len(schedule)) > op))
+    if not after.size:
+        return False
+    waits = np.flatnonzero((schedule.kind == OpKind.WAIT) | (schedule.kind == OpKind.STEP))
+    between = waits[(waits > reader) & (waits < after[0])]
+    return not between.size
+
+
+def test_ids_read_back_before_their_gate_are_caught() -> None:
+    model, trace, schedule = one_expert_at_a_time()
+    op, gate = edges(schedule, OpKind.READBACK, OpKind.GATE)[0]
+    broken = without(schedule, op, gate)
+
+    def late(running: int) -> None:
+        if running == gate:
+            time.sleep(0.1)
+
+    with pytest.raises(OutputMismatch, match="ids that the host read back are not those that the gates chose"):
+        execute(CpuBackend(disturb=late), model, trace.steps(), broken, prove=False)
+
+
+def test_runs_of_other_workloads_are_not_compared() -> None:
+    model = MODELS["decoder-only"]
+    experts = Experts(model)
+    runs = {str(seed): run(model, routing(model, seed=seed), "gpu_only", experts)[0] for seed in (0, 1)}
+    with pytest.raises(OutputMismatch, match="1 and 0 disagree in the hidden states of forward pass 0"):
+        check_same_output(runs)
+    assert check_close_output(runs["0"], runs["0"]) == 0
+    with pytest.raises(OutputMismatch, match="one of them computes something else"):
+        check_close_output(runs["0"], runs["1"])
+
+
+Broken = Callable[[], None]
+
+
+def test_what_does_not_fit_ends_in_one_line() -> None:
+    model = MODELS["decoder-only"]
+    trace = routing(model)
+    what, initial = captured(model, trace, "gpu_only")
+    with pytest.raises(PregateError, match=r"^expert slots: .* GB do not fit, .* try a larger --hbm.*$"):
+        execute(
+            CpuBackend(hbm_bytes=model.non_expert_bytes + 100_000), model, trace.steps(), what.decoded.schedule,
+            initial=initial,
+        )  # fmt: skip
