@@ -142,7 +142,7 @@ def _fifo(
     """The clock goes from one end to the next; a lane is looked at when its bit is in `look`.
 
     The host issues ahead of the clock, up to its next own op: until an op is served, its `start` is when it is issued.
-    The first op of a lane is listed with the first dependency that it waits for, whose end looks at the lane again.
+    The first op of a lane is listed with the last dependency that has not ended, whose end looks at the lane again.
     """
     n_ops = lane.size
     start, end, ended = np.empty(n_ops), np.empty(n_ops), np.zeros(n_ops, dtype=np.bool_)
@@ -177,7 +177,7 @@ def _fifo(
                     continue
                 begin_s = start[i]
             waits = False
-            for k in range(dep_ptr[i], dep_ptr[i + 1]):
+            for k in range(dep_ptr[i + 1] - 1, dep_ptr[i] - 1, -1):
                 if not ended[dep[k]]:
                     next_waiter[i] = waiter[dep[k]]
                     waiter[dep[k]] = i

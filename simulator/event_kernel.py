@@ -187,8 +187,8 @@ def _end(job: Any, s: Any, m: Any) -> None:
 
 @_inlined
 def _admit(job: Any, s: Any, m: Any, i: int) -> None:
-    """Op `i`, issued, waits for the first of its dependencies that has not ended, or is ready."""
-    for k in range(job.dep_ptr[i], job.dep_ptr[i + 1]):
+    """Op `i`, issued, waits for the last of its dependencies that has not ended, or is ready."""
+    for k in range(job.dep_ptr[i + 1] - 1, job.dep_ptr[i] - 1, -1):
         j = job.dep[k]
         if s.state[j] != DONE:
             s.next_waiter[i] = s.waiter[j]

@@ -92,11 +92,7 @@ def optimize(
             method=method, jobs=jobs, progress=lambda done, total: update(f"{done:,} of {total:,}"),
         )  # fmt: skip
     if not render.print_data(format, optimum.to_dict(), optimum.rows()):
-        if optimum.front:
-            render.print_table(_table(optimum))
-        print(optimum.verdict())
-        if optimum.front:
-            print(f"Machine constants: {optimum.calibration}. Prices are of the accelerator alone.")
+        _print(optimum)
     if plot is not None:
         from pregate.plots_pareto import draw_front
 
@@ -106,9 +102,9 @@ def optimize(
 
 def _of_file(context: typer.Context, path: Path) -> dict[str, Any]:
     """What a sweep's file states; a sample's ranges and number of points become ranges and trials."""
-    for name in _SEARCHED:
-        source = context.get_parameter_source(name)
-        if source is not None and source.name == "COMMANDLINE":
+    typed = [name for name in context.params if _is_typed(context, name)]
+    for name in typed:
+        if name in _SEARCHED:
             raise InvalidInput(f"--sweep {path} states what is searched: leave out {name.replace('_', '-')}")
     arguments = read_sweep(path)
     sample, draws = arguments.pop("sample"), arguments.pop("draws")
@@ -116,7 +112,12 @@ def _of_file(context: typer.Context, path: Path) -> dict[str, Any]:
         raise InvalidInput(f"{path}: draws = {draws}: a search has no intervals, leave it out")
     if sample is not None:
         arguments |= {"n_trials": sample.n, "seed": sample.seed}
-    return arguments
+    return arguments | ({"seed": context.params["seed"]} if "seed" in typed else {})
+
+
+def _is_typed(context: typer.Context, name: str) -> bool:
+    source = context.get_parameter_source(name)
+    return source is not None and source.name == "COMMANDLINE"
 
 
 def _axes(texts: Sequence[str], hardware: str | None, stack: str | None) -> tuple[dict[str, Any], MachineRecipe]:
@@ -153,13 +154,21 @@ def _listed(text: str) -> list[str]:
     return [item.strip() for item in text.split(",") if item.strip()]
 
 
+def _print(optimum: Optimum) -> None:
+    """The front as a table, the verdict, and what the figures rest on."""
+    if optimum.front:
+        render.print_table(_table(optimum))
+    print(optimum.verdict())
+    if optimum.front:
+        print(f"Machine constants: {optimum.calibration}. Prices are of the accelerator alone.")
+
+
 def _table(optimum: Optimum) -> Table:
     """The front, a row a candidate."""
     fields = [objective.field for objective in optimum.goals.objectives]
     fields += [constraint.field for constraint in optimum.goals.constraints]
     columns = list(dict.fromkeys([*fields, "tokens_per_s", "tpot_s", "peak_hbm_bytes", "price_usd"]))
-    several = "," in optimum.hardware
-    where = f"{optimum.hardware.count(',') + 1} machines" if several else optimum.hardware
+    where = f"{optimum.hardware.count(',') + 1} machines" if "," in optimum.hardware else optimum.hardware
     table = Table(title=f"Pareto front: {optimum.model} on {where}", title_justify="left")
     for name in ("policy", *optimum.front[0]["settings"]):
         table.add_column(name, justify="left" if name in ("policy", "hardware") else "right")

@@ -117,12 +117,49 @@ def test_a_prepared_schedule_serves_many_machines() -> None:
         assert once.end_s.tolist() == again.end_s.tolist()
 
 
-def captured(model: ModelArchitecture, trace: RoutingTrace, text: str, execution: str) -> Schedule:
+@given(
+    st.sampled_from([*PRESETS, "pregate(2)", "pregate+lru:4", "prefetch_all+fifo:7"]),
+    st.sampled_from(list(MODELS)),
+    st.sampled_from(list(EXECUTIONS)),
+    st.integers(0, 10**6),
+    st.integers(0, 6),
+    st.integers(0, 12),
+    st.floats(5.0, 12.0),
+    modes,
+)
+@settings(max_examples=60, deadline=None)
+def test_random_policies_capacities_and_machines_agree(
+    text: str, name: str, execution: str, seed: int, spare: int, n_slots: int, log_bandwidth: float, chosen: Modes
+) -> None:
+    """FIFO bit for bit on all three engines, and in a mode on both that know modes."""
+    model = MODELS[name]
+    trace = routing(model, batch=1 + seed % 3, seed=seed, output_tokens=3)
+    schedule = captured(model, trace, text, execution, spare=spare, n_slots=n_slots)
+    overrides = {"link.h2d_bytes_per_s": 10.0**log_bandwidth, "stack.launch_s": 1e-7 * (1 + seed % 50)}
+    costs = price(schedule.works, load_platform("a100-sxm4-80gb", "streams", overrides))
+    assert_alike(schedule, costs, FIFO)
+    assert event.simulate(schedule, costs).end_s.tolist() == recurrence.simulate(schedule, costs).end_s.tolist()
+    cut = None if chosen.chunk_bytes is None else max(model.expert_bytes // chosen.chunk_bytes, 1)
+    assert_alike(schedule, costs, Modes(chosen.link, cut, chosen.hbm_shared, chosen.cancel))
+
+
+def captured(
+    model: ModelArchitecture,
+    trace: RoutingTrace,
+    text: str,
+    execution: str,
+    *,
+    spare: int | None = None,
+    n_slots: int = 6,
+) -> Schedule:
+    """A schedule with `spare` buffers above the fewest, or all it can use, and a cache of `n_slots` unless it says."""
     policy, workload = policy_named(text), measure_workload(model, trace.steps())
     cache = None
     if policy.cache is not None:
-        cache = ResidentSet(6, policy.cache.eviction, n_layers=model.n_moe_layers, n_experts=model.n_experts)
-    n_buffers = max(policy.buffers(workload.n_active, model.n_experts).full, workload.n_encoder_active)
+        n_slots = n_slots if policy.cache.n_slots is None else policy.cache.n_slots
+        cache = ResidentSet(n_slots, policy.cache.eviction, n_layers=model.n_moe_layers, n_experts=model.n_experts)
+    minimum, full = policy.buffers(workload.n_active, model.n_experts)
+    n_buffers = max(full if spare is None else minimum + spare, workload.n_encoder_active)
     return decode(model, trace.steps(), policy, EXECUTIONS[execution], n_buffers=n_buffers, cache=cache).schedule
 
 

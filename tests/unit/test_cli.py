@@ -15,7 +15,18 @@ import pytest
 
 import pregate
 from pregate import cli
-from pregate.commands import catalogue, compare, crossover, explain, reproduce, residency, simulate, sweep, trace
+from pregate.commands import (
+    catalogue,
+    compare,
+    crossover,
+    explain,
+    optimize,
+    reproduce,
+    residency,
+    simulate,
+    sweep,
+    trace,
+)
 from traces.storage import save_trace
 
 ROOT = Path(__file__).parents[2]
@@ -182,7 +193,7 @@ def examples() -> list[str]:
     commands = [
         compare.compare, simulate.simulate, reproduce.reproduce, residency.residency, trace.import_, trace.synth,
         trace.fit, trace.stats, catalogue.show_model, catalogue.show_hardware, explain.explain, crossover.crossover,
-        sweep.sweep,
+        sweep.sweep, optimize.optimize,
     ]  # fmt: skip
     helps = [match for command in commands for match in re.findall(r"Example: (pregate .+)", command.__doc__ or "")]
     assert len(console) >= 8

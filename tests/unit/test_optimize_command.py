@@ -94,6 +94,9 @@ def test_a_file_of_a_sweep_states_what_is_searched(run: Run, tmp_path: Path) -> 
     document = json.loads(run("--sweep", str(path), "--maximize", "tokens_per_s", "--format", "json")[1])
     assert document["method"] == "optuna"
     assert document["n_evaluated"] == 30
+    seeded = [run("--sweep", str(path), "--maximize", "tokens_per_s", "--seed", seed, "--format", "json")[1]
+              for seed in ("3", "4")]  # fmt: skip
+    assert json.loads(seeded[0]) == document != json.loads(seeded[1])
     path.write_text(text + "draws: 10\n")
     assert "a search has no intervals" in run("--sweep", str(path))[2]
     status, _, err = run("switch-base-8", "--sweep", str(path))
