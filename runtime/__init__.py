@@ -1,1 +1,1 @@
-"""Real time: back ends that execute a schedule with real memory and real copies (not built yet)."""
+"""Real time: back ends that execute a schedule with real memory, real copies and real matrix products."""

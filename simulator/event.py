@@ -22,6 +22,7 @@ from offload.schedule import Schedule
 from offload.timeline import Timeline
 from simulator.costs import check_costs
 from simulator.modes import FIFO, Modes, chunks
+from traces.errors import InvalidInput
 
 __all__ = ["Prepared", "prepare", "simulate"]
 
@@ -52,11 +53,13 @@ def prepare(schedule: Schedule) -> Prepared:
 def simulate(schedule: Schedule, costs: Costs, modes: Modes = FIFO, prepared: Prepared | None = None) -> Timeline:
     """Start and end of every op; `costs` and `modes` as for `des.simulate`, `prepared` what `prepare` made of it.
 
-    Raises `InvalidInput` for times that are negative, not finite or of another length: compiled code would read past
-    the end.
+    Raises `InvalidInput` for times that are negative, not finite or of another length and for what was prepared of
+    another schedule: compiled code would read past the end.
     """
     check_costs(schedule, costs)
     known = prepare(schedule) if prepared is None else prepared
+    if known.schedule is not schedule and known.schedule != schedule:
+        raise InvalidInput(f"prepared is of schedule {known.schedule.digest}, not {schedule.digest}: prepare this one")
     start_s, end_s = (_run_fifo if modes.is_fifo else _run_timed)(known, costs, modes)
     return Timeline(schedule, start_s, end_s, "event")
 
@@ -130,24 +133,18 @@ def _index(
 
 
 def _fifo(
-    lane: NDArray[np.int8],
-    cost: NDArray[np.int32],
-    dep_ptr: NDArray[np.int64],
-    dep: NDArray[np.int32],
-    lane_ptr: NDArray[np.int64],
-    lane_op: NDArray[np.int32],
-    issue_s: NDArray[np.float64],
-    duration_s: NDArray[np.float64],
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """The clock goes from one end to the next; a lane is looked at when its bit is in `look`.
+    lane: NDArray[np.int8], cost: NDArray[np.int32], dep_ptr: NDArray[np.int64], dep: NDArray[np.int32],
+    lane_ptr: NDArray[np.int64], lane_op: NDArray[np.int32], issue_s: NDArray[np.float64], duration_s: NDArray[np.float64],
+) -> _Times:  # fmt: skip
+    """The clock goes from one end to the next; a lane is looked at when its bit is in `look`, the host first.
 
     The host issues ahead of the clock, up to its next own op: until an op is served, its `start` is when it is issued.
-    The first op of a lane is listed with the last dependency that has not ended, whose end looks at the lane again.
+    A lane whose first op is not issued is in `starved`; an op that waits is listed with a dependency that has not ended.
     """
     n_ops = lane.size
     start, end, ended = np.empty(n_ops), np.empty(n_ops), np.zeros(n_ops, dtype=np.bool_)
     waiter, next_waiter = np.full(n_ops, -1, dtype=np.int32), np.empty(n_ops, dtype=np.int32)
-    next_s, busy, head = np.full(_N_LANES, np.inf), np.full(_N_LANES, -1, dtype=np.int32), lane_ptr[:-1].copy()
+    next_s, busy, head = np.full(_N_LANES + 1, np.inf), np.full(_N_LANES, -1, dtype=np.int32), lane_ptr[:-1].copy()
     now, host_s, next_op, starved, look = 0.0, 0.0, 0, 0, (1 << _N_LANES) - 1
     while True:
         while look:
@@ -158,13 +155,10 @@ def _fifo(
             if busy[here] >= 0:
                 continue
             if here == 0:
-                first = next_op
                 while next_op < n_ops and lane[next_op] != 0:
                     host_s += issue_s[cost[next_op]]
                     start[next_op] = host_s
                     next_op += 1
-                if next_op > first:
-                    look, starved = look | starved, 0
                 if next_op == n_ops:
                     continue
                 i, begin_s = next_op, host_s
@@ -176,21 +170,20 @@ def _fifo(
                     starved |= 1 << here
                     continue
                 begin_s = start[i]
-            waits = False
-            for k in range(dep_ptr[i + 1] - 1, dep_ptr[i] - 1, -1):
-                if not ended[dep[k]]:
-                    next_waiter[i] = waiter[dep[k]]
-                    waiter[dep[k]] = i
-                    waits = True
-                    break
-            if not waits:
-                begin_s = max(begin_s, now)
-                start[i] = begin_s
-                busy[here] = i
-                next_s[here] = begin_s + duration_s[cost[i]]
-        now = next_s[0]
-        for here in range(1, _N_LANES):
-            now = min(now, next_s[here])
+            k = dep_ptr[i + 1] - 1
+            while k >= dep_ptr[i] and ended[dep[k]]:
+                k -= 1
+            if k >= dep_ptr[i]:
+                next_waiter[i] = waiter[dep[k]]
+                waiter[dep[k]] = i
+                continue
+            busy[here] = i
+            begin_s = max(begin_s, now)
+            start[i] = begin_s
+            next_s[here] = begin_s + duration_s[cost[i]]
+        now = min(next_s[0], next_s[1])
+        for here in range(2, _N_LANES, 2):
+            now = min(now, min(next_s[here], next_s[here + 1]))
         if now == np.inf:
             return start, end
         for here in range(_N_LANES):

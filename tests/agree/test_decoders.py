@@ -69,7 +69,9 @@ def written(
     return schedule.digest, stream.lookups
 
 
-def same(model: ModelArchitecture, trace: RoutingTrace, text: str, execution: str, **options: int) -> None:
+def assert_written_alike(
+    model: ModelArchitecture, trace: RoutingTrace, text: str, execution: str, **options: int
+) -> None:
     policy = policy_named(text)
     fast, slow = (
         written(model, trace, policy, execution, compiled=compiled, **options)  # type: ignore[arg-type]
@@ -89,7 +91,7 @@ def test_every_policy_is_written_alike(text: str, name: str, execution: str) -> 
         wanted = policy_named(text).buffers(max(workload.n_active, workload.n_encoder_active), model.n_experts)
         for n_buffers in (max(wanted.minimum, workload.n_encoder_active), wanted.full + workload.n_encoder_active):
             for disk in (False, True):
-                same(model, trace, text, execution, n_buffers=n_buffers, disk=disk)
+                assert_written_alike(model, trace, text, execution, n_buffers=n_buffers, disk=disk)
 
 
 @given(
@@ -110,7 +112,7 @@ def test_random_traces_slots_and_caches_are_written_alike(
     workload = measure_workload(model, trace.steps())
     wanted = policy_named(text).buffers(max(workload.n_active, workload.n_encoder_active), model.n_experts)
     n_buffers = max(wanted.minimum, workload.n_encoder_active) + spare
-    same(model, trace, text, execution, n_buffers=n_buffers, n_slots=n_slots, disk=bool(seed % 2))
+    assert_written_alike(model, trace, text, execution, n_buffers=n_buffers, n_slots=n_slots, disk=bool(seed % 2))
 
 
 @pytest.mark.parametrize("compiled", [None, False])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import hypothesis.strategies as st
@@ -115,6 +116,20 @@ def test_a_prepared_schedule_serves_many_machines() -> None:
         costs = price(schedule.works, load_platform("rtx-4090", "streams", {"link.h2d_bytes_per_s": bandwidth}))
         once, again = event.simulate(schedule, costs), event.simulate(schedule, costs, prepared=prepared)
         assert once.end_s.tolist() == again.end_s.tolist()
+
+
+@pytest.mark.parametrize("chosen", [FIFO, Modes("shared", hbm_shared=True), Modes("priority", 100, cancel=True)])
+def test_threads_that_share_a_prepared_schedule_do_not_disturb_each_other(chosen: Modes) -> None:
+    """The engine releases the interpreter lock, and keeps its state to itself."""
+    model = MODELS["encoder-decoder"]
+    schedule = captured(model, routing(model, batch=2), "pregate", "fastertransformer")
+    prepared = event.prepare(schedule)
+    machines = [{"link.h2d_bytes_per_s": float(bandwidth)} for bandwidth in np.geomspace(1e6, 1e10, 16)]
+    costs = [price(schedule.works, load_platform("rtx-4090", "streams", machine)) for machine in machines]
+    with ThreadPoolExecutor(4) as pool:
+        together = list(pool.map(lambda mine: event.simulate(schedule, mine, chosen, prepared), costs))
+    for timeline, mine in zip(together, costs, strict=True):
+        assert timeline.end_s.tolist() == event.simulate(schedule, mine, chosen).end_s.tolist()
 
 
 @given(

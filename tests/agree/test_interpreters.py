@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 
+from benchmarks import smallest_simpy
 from hwmodels.cost import Costs, price
 from hwmodels.platform import load_platform
 from offload.decode import decode
@@ -19,7 +20,7 @@ from offload.ops import Lane, OpKind, Work
 from offload.policies import policy_named
 from offload.residency import ResidentSet
 from offload.schedule import Recorder, Schedule
-from simulator import des, recurrence
+from simulator import des, event, recurrence
 from simulator.bounds import lower_bounds
 from tests.small_models import MODELS, routing
 from traces.errors import InvalidInput
@@ -60,11 +61,19 @@ def schedules(draw: st.DrawFn) -> tuple[Schedule, np.ndarray, np.ndarray]:
     return schedule, issue, duration
 
 
+@given(schedules())
+@settings(max_examples=50, deadline=None)
+def test_the_yardstick_of_benchmarks_does_the_same(case: tuple[Schedule, np.ndarray, np.ndarray]) -> None:
+    start, end = smallest_simpy.simulate(case[0], Costs(*case[1:]))
+    assert (start.tolist(), end.tolist()) == oracle(*case)
+
+
 def assert_agree(schedule: Schedule, issue_s: np.ndarray, duration_s: np.ndarray) -> Any:
     reference = des.simulate(schedule, Costs(issue_s, duration_s), hbm_bytes=1 << 50)
     compiled = recurrence.simulate(schedule, Costs(issue_s, duration_s))
+    by_events = event.simulate(schedule, Costs(issue_s, duration_s))
     start, end = oracle(schedule, issue_s, duration_s)
-    for timeline in (reference, compiled):
+    for timeline in (reference, compiled, by_events):
         assert timeline.start_s.tolist() == start
         assert timeline.end_s.tolist() == end
     return reference
@@ -138,6 +147,7 @@ def engines(schedule: Schedule, issue_s: np.ndarray, duration_s: np.ndarray) -> 
     return [
         lambda: des.simulate(schedule, Costs(issue_s, duration_s), 1 << 50),
         lambda: recurrence.simulate(schedule, Costs(issue_s, duration_s)),
+        lambda: event.simulate(schedule, Costs(issue_s, duration_s)),
         lambda: lower_bounds(schedule, Costs(issue_s, duration_s)),
     ]
 

@@ -154,10 +154,8 @@ class Oracle:
 
     def ffn(self, weights: dict[str, Tensor], x: Tensor) -> Tensor:
         up = F.linear(x, weights["up"], weights.get("up.bias"))
-        if "gate" in weights:
-            up = F.silu(F.linear(x, weights["gate"], weights.get("gate.bias"))) * up
-        else:
-            up = up.relu()
+        gate = F.silu(F.linear(x, weights["gate"], weights.get("gate.bias"))) if "gate" in weights else None
+        up = up.relu() if gate is None else gate * up
         return F.linear(up, weights["down"], weights.get("down.bias"))
 
     def own(self, prefix: str) -> dict[str, Tensor]:

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from hwmodels.platform import load_platform
+from offload.decode import decode
+from offload.execution import EXECUTIONS
 from offload.ops import Lane, OpKind
+from offload.policies import policy_named
 from offload.schedule import COLUMNS, Schedule
 from pregate.capture import Captured, capture_request, request, resident_set
 from tests.small_models import MODELS, routing
@@ -22,8 +24,9 @@ from traces.routing import Phase, RoutingTrace
 torch = pytest.importorskip("torch", reason="the runtime needs PyTorch (the extra 'runtime')")
 
 from runtime.cpu import CpuBackend  # noqa: E402
+from runtime.order import order_of  # noqa: E402
 from runtime.pacing import Link  # noqa: E402
-from runtime.program import Key, cached_slots, resident_slots  # noqa: E402
+from runtime.program import Key, build_program, cached_slots, resident_slots  # noqa: E402
 from runtime.races import UnsafeSchedule  # noqa: E402
 from runtime.run import OutputMismatch, Run, check_close_output, check_same_output, execute  # noqa: E402
 from runtime.weights import Experts  # noqa: E402
@@ -122,77 +125,73 @@ def edges(schedule: Schedule, kind: OpKind, of: OpKind) -> list[tuple[int, int]]
     ]
 
 
-def one_expert_at_a_time() -> tuple[ModelArchitecture, RoutingTrace, Schedule]:
-    """On demand, one sequence, as many slots as one block needs: every slot is refilled again and again."""
+def few_slots(policy: str) -> tuple[ModelArchitecture, RoutingTrace, Schedule]:
+    """One sequence, as many slots as one block needs: every slot is refilled again and again."""
     model = MODELS["decoder-only"]
     trace = routing(model, seed=2)
-    return model, trace, captured(model, trace, "on_demand")[0].decoded.schedule
+    decoded = decode(model, trace.steps(), policy_named(policy), EXECUTIONS["streams"], n_buffers=model.n_experts)
+    return model, trace, decoded.schedule
 
 
 @pytest.mark.parametrize("prove", [True, False])
 def test_an_ffn_that_does_not_wait_for_its_expert_is_caught(prove: bool) -> None:
-    model, trace, schedule = one_expert_at_a_time()
+    model, trace, schedule = few_slots("on_demand")
     good = execute(CpuBackend(), model, trace.steps(), schedule)
-    ffns = edges(schedule, OpKind.EXPERTS, OpKind.FETCH)
-    op = ffns[len(ffns) // 2][0]
+    op, fetch = edges(schedule, OpKind.EXPERTS, OpKind.FETCH)[-1]
     broken = schedule
-    for dep in [dep for ffn, dep in ffns if ffn == op]:
+    for dep in schedule.deps(op).tolist():
         broken = without(broken, op, dep)
-    slow = CpuBackend(h2d=Link(bytes_per_s=1e6))  # 12 ms an expert: the FFN comes first
+    read = threading.Event()
+
+    def late(running: int) -> None:
+        """The copy is held up until the FFN's lane has gone on to the next op."""
+        if running == fetch:
+            read.wait(10)
+        elif running > op and schedule.lane[running] == Lane.COMPUTE:
+            read.set()
+
     if prove:
-        with pytest.raises(UnsafeSchedule, match=f"op {op} reads slot .* without waiting for op .*, a FETCH"):
-            execute(slow, model, trace.steps(), broken)
+        with pytest.raises(UnsafeSchedule, match=f"op {op} reads slot .* without waiting for op {fetch} .FETCH"):
+            execute(CpuBackend(), model, trace.steps(), broken)
         return
-    bad = execute(slow, model, trace.steps(), broken, prove=False)
+    bad = execute(CpuBackend(disturb=late), model, trace.steps(), broken, prove=False)
     with pytest.raises(OutputMismatch, match=r"broken and good disagree in the hidden states of forward pass \d+"):
         check_same_output({"good": good, "broken": bad})
 
 
 @pytest.mark.parametrize("prove", [True, False])
 def test_a_slot_refilled_while_its_expert_is_in_use_is_caught(prove: bool) -> None:
-    model = MODELS["decoder-only"]
-    trace = routing(model, seed=2)
-    what, _ = captured(model, trace, "pregate")
-    schedule = what.decoded.schedule
+    model, trace, schedule = few_slots("pregate")
     good = execute(CpuBackend(), model, trace.steps(), schedule)
-    refills = [
-        (op, dep) for op, dep in edges(schedule, OpKind.FETCH, OpKind.EXPERTS)
-        if prefetched_while_in_use(schedule, op, dep)
-    ]  # fmt: skip
-    op, reader = refills[0]
-    broken = without(schedule, op, reader)
+    slot = build_program(model, trace.steps(), schedule).slot
+    op, dep = edges(schedule, OpKind.FETCH, OpKind.EXPERTS)[0]
+    broken = without(schedule, op, dep)  # the last FFN of the block that had the slot
+    reader = max(i for i in range(op) if schedule.kind[i] == OpKind.EXPERTS and slot[i] == slot[op])
+    assert not order_of(broken).before(reader, op)
+    assert schedule.expert[reader] != schedule.expert[op]
+    refilling = threading.Event()
+
+    def late(running: int) -> None:
+        """The reader is held up until the refill has begun, and a little longer."""
+        if running == reader:
+            refilling.wait(10)
+            time.sleep(0.05)
+        elif running == op:
+            refilling.set()
+
     if prove:
         with pytest.raises(
-            UnsafeSchedule, match=f"op {op} overwrites slot .* without waiting for op {reader}, an? EXP"
+            UnsafeSchedule, match=f"op {op} overwrites slot .* without waiting for op {reader} .EXPERTS"
         ):
             execute(CpuBackend(), model, trace.steps(), broken)
         return
-    landed = threading.Event()
-
-    def late(running: int) -> None:
-        """The reader is held up until the refill has landed (its successor on the link is about to run)."""
-        if running == reader:
-            landed.wait(10)
-        elif running > op and schedule.lane[running] == Lane.H2D:
-            landed.set()
-
     bad = execute(CpuBackend(disturb=late), model, trace.steps(), broken, prove=False)
     with pytest.raises(OutputMismatch):
         check_same_output({"good": good, "broken": bad})
 
 
-def prefetched_while_in_use(schedule: Schedule, op: int, reader: int) -> bool:
-    """Whether the host issues `op` and the next copy without waiting for `reader`, so that a delay lets them overtake."""
-    after = np.flatnonzero((schedule.lane == Lane.H2D) & (np.arange(len(schedule)) > op))
-    if not after.size:
-        return False
-    waits = np.flatnonzero((schedule.kind == OpKind.WAIT) | (schedule.kind == OpKind.STEP))
-    between = waits[(waits > reader) & (waits < after[0])]
-    return not between.size
-
-
 def test_ids_read_back_before_their_gate_are_caught() -> None:
-    model, trace, schedule = one_expert_at_a_time()
+    model, trace, schedule = few_slots("on_demand")
     op, gate = edges(schedule, OpKind.READBACK, OpKind.GATE)[0]
     broken = without(schedule, op, gate)
 
@@ -213,9 +212,6 @@ def test_runs_of_other_workloads_are_not_compared() -> None:
     assert check_close_output(runs["0"], runs["0"]) == 0
     with pytest.raises(OutputMismatch, match="one of them computes something else"):
         check_close_output(runs["0"], runs["1"])
-
-
-Broken = Callable[[], None]
 
 
 def test_what_does_not_fit_ends_in_one_line() -> None:

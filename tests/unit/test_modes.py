@@ -64,9 +64,12 @@ def test_fifo_says_nothing_more() -> None:
 def test_the_recurrence_refuses_what_it_cannot_express() -> None:
     story = Story()
     story.op(Lane.COMPUTE, 1.0)
-    with pytest.raises(NotFifo, match="links by priority: the recurrence knows FIFO lanes only, use the event engine"):
-        recurrence.simulate(*story.told(), Modes("priority"))
-    assert recurrence.simulate(*story.told(), FIFO).makespan_s == 1.0
+    job = story.told()
+    with pytest.raises(
+        NotFifo, match="links by priority: the recurrence knows FIFO lanes only, use the engine event or des"
+    ):
+        recurrence.simulate(*job, Modes("priority"))
+    assert recurrence.simulate(*job, FIFO).makespan_s == 1.0
 
 
 def test_only_fetches_on_a_link_are_cut() -> None:
@@ -147,8 +150,9 @@ def test_fifo_successors_pass_a_cancelled_op_by(engine: Engine) -> None:
     gate, kernel = story.op(Lane.CPU, 1.0), story.op(Lane.COMPUTE, 4.0)
     story.op(Lane.H2D, 5.0, after=(kernel,), by=gate)
     second = story.op(Lane.H2D, 0.5)
-    assert engine(*story.told(), Modes(cancel=True)).start_s[second] == 1.0
-    assert engine(*story.told(), Modes(hbm_shared=True)).start_s[second] == 9.0
+    job = story.told()
+    assert engine(*job, Modes(cancel=True)).start_s[second] == 1.0
+    assert engine(*job, Modes(hbm_shared=True)).start_s[second] == 9.0
 
 
 @on_both
@@ -194,9 +198,9 @@ def test_an_op_that_cannot_start_blocks_nobody_on_a_link_by_priority(engine: Eng
     kernel = story.op(Lane.COMPUTE, 2.0)
     waits = story.op(Lane.H2D, 1.0, after=(kernel,), priority=0)
     free = story.op(Lane.H2D, 3.0, priority=1)
-    timeline = engine(*story.told(), Modes("priority"))
-    assert timeline.start_s[[waits, free]].tolist() == [3.0, 0.0]
-    assert engine(*story.told(), Modes(hbm_shared=True)).start_s[[waits, free]].tolist() == [2.0, 3.0]
+    job = story.told()
+    assert engine(*job, Modes("priority")).start_s[[waits, free]].tolist() == [3.0, 0.0]
+    assert engine(*job, Modes(hbm_shared=True)).start_s[[waits, free]].tolist() == [2.0, 3.0]
 
 
 @on_both
@@ -221,13 +225,13 @@ def test_what_is_in_service_ends_with_its_chunk_when_it_is_cancelled(engine: Eng
     assert (timeline.start_s[copy], timeline.end_s[copy]) == (0.0, 2.0)
 
 
-def test_a_shared_copy_under_way_is_not_cut_short() -> None:
+@on_both
+def test_a_shared_copy_under_way_is_not_cut_short(engine: Engine) -> None:
     """Its chunks overlap those of others: there is nothing between two of them."""
     story = Story()
     gate = story.op(Lane.CPU, 1.5)
     copy = story.op(Lane.H2D, 4.0, n_bytes=4, by=gate)
-    for engine in ENGINES:
-        assert engine(*story.told(), Modes("shared", chunk_bytes=1, cancel=True)).end_s[copy] == 4.0
+    assert engine(*story.told(), Modes("shared", chunk_bytes=1, cancel=True)).end_s[copy] == 4.0
 
 
 @pytest.mark.parametrize("modes", [FIFO, Modes("shared"), Modes("priority", 1, hbm_shared=True, cancel=True)])
@@ -265,7 +269,17 @@ def test_the_event_engine_refuses_times_that_are_not(modes: Modes) -> None:
                 event.simulate(schedule, Costs(np.array(issue_s), np.array(duration_s)), modes)
 
 
+def test_what_was_prepared_of_another_schedule_is_refused() -> None:
+    story, longer = Story(), Story()
+    story.op(Lane.COMPUTE, 1.0)
+    for _ in range(2):
+        longer.op(Lane.COMPUTE, 1.0)
+    prepared, (schedule, costs) = event.prepare(story.told()[0]), longer.told()
+    with pytest.raises(InvalidInput, match=f"not {schedule.digest}: prepare this one"):
+        event.simulate(schedule, costs, FIFO, prepared)
+
+
+@on_both
 @pytest.mark.parametrize("modes", [FIFO, Modes("shared", 1, True, True)])
-def test_nothing_to_do_ends_at_once_in_any_mode(modes: Modes) -> None:
-    for engine in ENGINES:
-        assert engine(*Story().told(), modes).makespan_s == 0.0
+def test_nothing_to_do_ends_at_once_in_any_mode(engine: Engine, modes: Modes) -> None:
+    assert engine(*Story().told(), modes).makespan_s == 0.0

@@ -1,0 +1,106 @@
+"""A pass with its constants on the device: token ids, places in the cache, and which tokens attend together."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from runtime.attention import Span
+from runtime.backend import Backend
+from runtime.passes import Pass, Segment
+from traces.architecture import ModelArchitecture
+
+__all__ = ["BoundPass", "Rows", "as_rows", "bind_pass"]
+
+Rows = slice | Tensor
+"""Rows of a buffer: a slice when they follow one another, which copies nothing, else their indices."""
+
+
+@dataclass(frozen=True, slots=True)
+class BoundPass:
+    """A pass with its constants on the device.
+
+    `ids` (n_tokens,) tokens of the vocabulary; `positions` (n_tokens,); `spans` of self-attention, whose
+    masks the first op of a pass makes, and `cross_spans`.
+    """
+
+    one: Pass
+    side: str
+    ids: Tensor
+    positions: Tensor
+    kv_places: Tensor
+    last_rows: Rows
+    spans: tuple[Span, ...]
+    cross_spans: tuple[Span, ...]
+    memory_sources: Tensor
+    memory_places: Tensor
+
+
+def bind_pass(backend: Backend, model: ModelArchitecture, one: Pass, dtype: torch.dtype, seed: int) -> BoundPass:
+    """Put the constants of a pass on the device; its token ids are drawn from `seed`, since a trace has none."""
+    rng = np.random.default_rng([seed, one.i_step])
+    positions = np.concatenate([np.arange(s.position, s.position + s.n_tokens) for s in one.segments])
+    crossing = model.decoder.cross_attention and not one.encoding
+    return BoundPass(
+        one,
+        "encoder" if one.encoding else "decoder",
+        ids=backend.upload(rng.integers(model.vocab_size, size=one.n_tokens)),
+        positions=backend.upload(positions.astype(np.int64)),
+        kv_places=backend.upload(one.kv_places),
+        last_rows=as_rows(backend, one.last_rows),
+        spans=tuple(_spans(backend, one)),
+        cross_spans=tuple(_cross_spans(backend, one, dtype)) if crossing else (),
+        memory_sources=backend.upload(one.memory_sources),
+        memory_places=backend.upload(one.memory_places),
+    )
+
+
+def _spans(backend: Backend, one: Pass) -> Iterator[Span]:
+    """Self-attention: all sequences at once when each has one token, else one after the other."""
+    if not one.encoding and all(segment.n_tokens == 1 for segment in one.segments):
+        contexts = [segment.n_context for segment in one.segments]
+        rows = _rows_of(backend, one.segments)
+        yield Span(0, len(contexts), rows, len(contexts), max(contexts), ragged=len(set(contexts)) > 1)
+        return
+    for segment in one.segments:
+        stop = segment.start + segment.n_tokens
+        if one.encoding:
+            yield Span(segment.start, stop, None, 1, segment.n_tokens)
+        else:
+            rows, later = slice(segment.row, segment.row + 1), segment.position > 0
+            causal = segment.n_tokens > 1 and not later
+            yield Span(segment.start, stop, rows, 1, segment.n_context, causal, ragged=segment.n_tokens > 1 and later)
+
+
+def _cross_spans(backend: Backend, one: Pass, dtype: torch.dtype) -> Iterator[Span]:
+    """Cross-attention, likewise; a mask where sequences have encoder outputs of different lengths."""
+    if all(segment.n_tokens == 1 for segment in one.segments):
+        lengths = np.array([segment.n_memory for segment in one.segments])
+        n, longest = len(lengths), int(lengths.max())
+        mask = None
+        if len(set(lengths.tolist())) > 1:
+            beyond = np.arange(longest) >= lengths[:, None]
+            scores = np.where(beyond, -np.inf, 0.0).astype(np.float32)
+            mask = backend.upload(scores).to(dtype).view(n, 1, 1, longest)
+        yield Span(0, n, _rows_of(backend, one.segments), n, longest, mask=mask)
+        return
+    for segment in one.segments:
+        rows = slice(segment.row, segment.row + 1)
+        yield Span(segment.start, segment.start + segment.n_tokens, rows, 1, segment.n_memory)
+
+
+def _rows_of(backend: Backend, segments: tuple[Segment, ...]) -> Rows:
+    return as_rows(backend, np.array([segment.row for segment in segments], dtype=np.int64))
+
+
+def as_rows(backend: Backend, rows: NDArray[np.int64]) -> Rows:
+    """Rows as a slice where they follow one another."""
+    first = int(rows[0])
+    if np.array_equal(rows, np.arange(first, first + len(rows))):
+        return slice(first, first + len(rows))
+    return backend.upload(rows)

@@ -1,0 +1,249 @@
+"""The CPU back end: a thread a lane, "device" memory as a second pool, and links paced to a stated bandwidth.
+
+Bytes move, matrices multiply and overlap is real. A lane waits for ops of other lanes, one lock each, and blocks; only
+the compute lane, which has a core of its own, spins for a while first, as an idle accelerator keeps its clock.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+from functools import partial
+from queue import SimpleQueue
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from offload.ops import Lane
+from runtime.backend import Action, Copy, DeviceBudget, LaneFailure, Times
+from runtime.memory import aligned, host_memory
+from runtime.order import Order
+from runtime.pacing import Link, now_ns, paced_copy, spin_until_set, without_timer_slack
+
+__all__ = ["CpuBackend"]
+
+_SPIN_NS = 2_000_000
+"""A compute lane that blocks takes 30 to 50 us to wake up, and starts cold: it spins through short transfers."""
+
+_LATE_NS = 50_000
+"""A paced copy that ends no later than this after its link would have leaves the link free at the link's own time, so
+that the lateness of timers does not add up over a queue of copies."""
+
+_SWITCH_S = 2e-5
+"""How long a thread may keep the interpreter lock that another wants, while a run lasts."""
+
+
+class _Abandoned(Exception):
+    """What an op waits for will not come: another lane has failed, or the run was stopped."""
+
+
+class CpuBackend:
+    """`runtime.backend.Backend` on threads.
+
+    `hbm_bytes`: of the "device" (None: unbounded); `h2d`, `d2h`: its links. `disturb`: called on an op's lane with the
+    op before it runs, for tests that need bad luck. A paced copy starts when its link could have started it, however
+    late the thread woke up, and ends when its last byte is there.
+    """
+
+    name = "cpu"
+
+    def __init__(
+        self,
+        hbm_bytes: int | None = None,
+        h2d: Link = Link(),  # noqa: B008 (frozen)
+        d2h: Link = Link(),  # noqa: B008 (frozen)
+        disturb: Callable[[int], None] | None = None,
+    ) -> None:
+        self.budget = DeviceBudget(hbm_bytes)
+        self._links = {Lane.H2D: h2d, Lane.D2H: d2h}
+        self._disturb = disturb
+        self._stop = np.zeros(1, dtype=np.int64)
+        self._failure: tuple[int, BaseException] | None = None
+        self._threads: list[threading.Thread] = []
+        self._queues: dict[Lane, SimpleQueue[tuple[int, Action] | None]] = {}
+        self._locks: dict[int, threading.Lock] = {}
+        self._restore: list[Callable[[], None]] = []
+
+    def allocate(self, n_bytes: int, what: str) -> Tensor:
+        """Memory of the "device", counted."""
+        self.budget.take(n_bytes, what)
+        return host_memory(n_bytes, what)
+
+    def allocate_host(self, n_bytes: int, what: str) -> Tensor:
+        """Memory of the host."""
+        return host_memory(n_bytes, what)
+
+    def upload(self, values: NDArray[np.generic]) -> Tensor:
+        """A copy of `values`, aligned as all memory is."""
+        tensor = torch.from_numpy(np.ascontiguousarray(values))
+        there = aligned(tensor.nbytes).view(tensor.dtype).view(tensor.shape)
+        return there.copy_(tensor)
+
+    def load(self, order: Order) -> None:
+        """Start a thread a lane, each on its cores; the caller's becomes the host lane."""
+        n = len(order.lane)
+        self._waits, self._lanes = order.waits, [Lane(lane) for lane in order.lane.tolist()]
+        self._issued_ns, self._start_ns, self._end_ns = (np.zeros(n, dtype=np.int64) for _ in range(3))
+        for op in {op for waits in order.waits for op in waits}:
+            self._locks[op] = threading.Lock()
+            self._locks[op].acquire()
+        self._moved = dict.fromkeys(Lane, 0)
+        self._free_ns = dict.fromkeys(Lane, 0)  # when each link has served what it was given, by its own clock
+        self._last_end_ns = dict.fromkeys(Lane, 0)
+        spin_until_set(np.ones(1, dtype=np.int64), 0, 0)  # compiled before the clock starts
+        paced_copy(0, 0, 0, 0, Link(), self._stop)
+        own, others = self._quieten()
+        for lane in dict.fromkeys(self._lanes):
+            if lane is not Lane.HOST:
+                self._queues[lane] = SimpleQueue()
+                cores = own if lane is Lane.COMPUTE else others
+                name = f"pregate-{lane.name.lower()}"
+                self._threads.append(threading.Thread(target=self._serve, args=(lane, cores), name=name, daemon=True))
+        for thread in self._threads:
+            thread.start()
+
+    def _quieten(self) -> tuple[set[int], set[int]]:
+        """Set the process up for timing, to be undone by `close`; the cores of the compute lane and of the others."""
+        interval, n_threads = sys.getswitchinterval(), torch.get_num_threads()
+        self._restore += [lambda: sys.setswitchinterval(interval), lambda: torch.set_num_threads(n_threads)]
+        sys.setswitchinterval(_SWITCH_S)
+        cores = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set()
+        self._spin_ns = _SPIN_NS if len(cores) > 1 else 0
+        if len(cores) < 2:
+            return cores, cores
+        own = {max(cores)}
+        host = threading.get_native_id()
+        os.sched_setaffinity(host, cores - own)
+        self._restore.append(partial(_give_cores_back, host, cores))
+        return own, cores - own
+
+    def issue(self, op: int, action: Action) -> None:
+        """Hand `op` to its lane's thread."""
+        self._issued_ns[op] = now_ns()
+        self._queues[self._lanes[op]].put((op, action))
+
+    def wait(self, op: int) -> None:
+        """Block the caller; the op lasts from when it could have gone on until it does."""
+        begin_ns = now_ns()
+        try:
+            for dep in self._waits[op]:
+                self._await(dep, 0)
+        except _Abandoned:
+            self._raise_failure()
+            raise
+        self._start_ns[op] = max([begin_ns, *(int(self._end_ns[dep]) for dep in self._waits[op])])
+        self._ended(op, now_ns())
+
+    def synchronise(self) -> None:
+        """Let the lanes run dry, and join them."""
+        for queue in self._queues.values():
+            queue.put(None)
+        for thread in self._threads:
+            thread.join()
+        self._raise_failure()
+
+    def times(self) -> Times:
+        """From the start of the first op."""
+        zero = self._start_ns.min(initial=np.iinfo(np.int64).max)
+        return Times((self._start_ns - zero) * 1e-9, (self._end_ns - zero) * 1e-9, dict(self._moved))
+
+    def close(self) -> None:
+        """Stop and join the lanes, give back the process's settings and the pools."""
+        self._abandon()
+        for queue in self._queues.values():
+            queue.put(None)
+        for thread in self._threads:
+            thread.join()
+        self._threads.clear()
+        self._queues.clear()
+        self._locks.clear()
+        while self._restore:
+            self._restore.pop()()
+
+    def _raise_failure(self) -> None:
+        if self._failure is not None:
+            op, error = self._failure
+            lane = self._lanes[op].name
+            raise LaneFailure(f"op {op} on lane {lane} failed: {error}: nothing of this run is kept") from error
+
+    def _abandon(self) -> None:
+        """Wake whoever waits; from here on every wait ends in `_Abandoned`."""
+        self._stop[0] = 1
+        for lock in self._locks.values():
+            with suppress(RuntimeError):  # released already
+                lock.release()
+
+    def _await(self, op: int, spin_ns: int) -> None:
+        """Block until `op` has ended. Raises `_Abandoned` when it never will."""
+        if not self._end_ns[op] and not (spin_ns and spin_until_set(self._end_ns, op, spin_ns)):
+            lock = self._locks[op]
+            lock.acquire()  # a turnstile: whoever comes through lets the next one in
+            with suppress(RuntimeError):
+                lock.release()
+        if self._stop[0]:
+            raise _Abandoned
+
+    def _ended(self, op: int, end_ns: int) -> None:
+        self._end_ns[op] = end_ns
+        lock = self._locks.get(op)
+        if lock is not None:
+            with suppress(RuntimeError):
+                lock.release()
+
+    def _serve(self, lane: Lane, cores: set[int]) -> None:
+        """The thread of one lane: its ops in the order they were issued, until there are no more."""
+        if cores:
+            os.sched_setaffinity(0, cores)
+        without_timer_slack()
+        torch.set_num_threads(1)
+        queue, spin_ns = self._queues[lane], self._spin_ns if lane is Lane.COMPUTE else 0
+        with torch.inference_mode():
+            while (item := queue.get()) is not None:
+                if self._stop[0]:
+                    continue
+                op, action = item
+                try:
+                    for dep in self._waits[op]:
+                        self._await(dep, spin_ns)
+                    if self._disturb is not None:
+                        self._disturb(op)
+                    self._run(lane, op, action)
+                except _Abandoned:
+                    continue
+                except BaseException as error:  # whatever it was, the host must hear of it
+                    self._failure = self._failure or (op, error)
+                    self._abandon()
+
+    def _run(self, lane: Lane, op: int, action: Action) -> None:
+        if isinstance(action, Copy):
+            self._copy(lane, op, action)
+            return
+        self._start_ns[op] = now_ns()
+        self._moved[lane] += action() or 0
+        self._ended(op, now_ns())
+
+    def _copy(self, lane: Lane, op: int, action: Copy) -> None:
+        """Copy at the pace of the lane's link, which is a virtual clock of its own."""
+        link, n_bytes = self._links[lane], action.n_bytes
+        ready = [int(self._issued_ns[op]), *(int(self._end_ns[dep]) for dep in self._waits[op])]
+        start_ns = max(self._free_ns[lane], *ready) if link.bytes_per_s is not None else now_ns()
+        paced_copy(action.target.data_ptr(), action.source.data_ptr(), n_bytes, start_ns, link, self._stop)
+        if self._stop[0]:
+            raise _Abandoned
+        end_ns = now_ns()
+        due_ns = start_ns + int((link.latency_s + n_bytes / (link.bytes_per_s or float("inf"))) * 1e9)
+        self._free_ns[lane] = due_ns if end_ns - due_ns <= _LATE_NS else end_ns
+        self._start_ns[op] = max(start_ns, self._last_end_ns[lane])
+        self._last_end_ns[lane] = end_ns
+        self._moved[lane] += n_bytes
+        self._ended(op, end_ns)
+
+
+def _give_cores_back(thread: int, cores: set[int]) -> None:
+    with suppress(ProcessLookupError):  # whoever loaded the run has ended since
+        os.sched_setaffinity(thread, cores)

@@ -1,0 +1,249 @@
+"""The CUDA back end: a stream a lane, events on edges between lanes only, pinned host memory, times by CUDA events.
+
+Storage has no stream: a reader thread reads into pinned staging buffers, and as a stream cannot wait for a thread, the
+same thread then issues the copies that depend on what it read. Forward passes differ in context and in the tokens of
+each expert, so there is no section of a layer to capture once as a CUDA graph: kernels are launched one by one.
+"""
+
+from __future__ import annotations
+
+import threading
+import weakref
+from collections.abc import Callable
+from contextlib import suppress
+from functools import partial
+from queue import SimpleQueue
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from offload.memory import CapacityExceeded
+from offload.ops import Lane
+from runtime.backend import Action, Copy, DeviceBudget, LaneFailure, Times
+from runtime.memory import host_array
+from runtime.order import Order
+from runtime.pacing import now_ns
+from traces.errors import InvalidInput
+
+__all__ = ["CudaBackend"]
+
+_STREAMS = (Lane.COMPUTE, Lane.H2D, Lane.D2H)
+
+
+class CudaBackend:
+    """`runtime.backend.Backend` on one CUDA device.
+
+    `hbm_bytes`: at most so much of it (None: what is free); `chunk_bytes`: copies in such parts (None: whole). `api`
+    and `device`: the module that has streams and events, and where tensors live; tests pass a stand-in.
+
+    Times on streams are CUDA events' (resolution about 0.5 us); the host's clock is aligned with them at the start, to
+    within one launch, so an edge between host and device can seem some 10 us early. Raises `InvalidInput` when there
+    is no CUDA device.
+    """
+
+    name = "cuda"
+
+    def __init__(
+        self,
+        hbm_bytes: int | None = None,
+        chunk_bytes: int | None = None,
+        device: str = "cuda",
+        api: Any = torch.cuda,
+    ) -> None:
+        if not api.is_available():
+            raise InvalidInput("no CUDA device, or a PyTorch without CUDA: try the cpu back end")
+        if chunk_bytes is not None and chunk_bytes < 1:
+            raise InvalidInput(f"chunk_bytes = {chunk_bytes} is below 1: leave it out to copy experts whole")
+        self._api, self._device, self._chunk_bytes = api, device, chunk_bytes
+        api.empty_cache()  # what an earlier run has left counts as free
+        free = int(api.mem_get_info()[0])
+        self.budget = DeviceBudget(free if hbm_bytes is None else min(hbm_bytes, free))
+        self._failure: tuple[int, BaseException] | None = None
+        self._reader: threading.Thread | None = None
+        self._queue: SimpleQueue[tuple[int, Action] | None] = SimpleQueue()
+        self._issued: dict[int, threading.Event] = {}
+        self._stop = False
+
+    def allocate(self, n_bytes: int, what: str) -> Tensor:
+        """Device memory, counted."""
+        self.budget.take(n_bytes, what)
+        try:
+            return torch.zeros(n_bytes, dtype=torch.uint8, device=self._device)
+        except torch.OutOfMemoryError as error:
+            raise CapacityExceeded(f"{what}: the device refused {n_bytes / 1e9:.3f} GB", n_bytes) from error
+
+    def allocate_host(self, n_bytes: int, what: str) -> Tensor:
+        """Host memory, pinned while it lives, and no larger than asked for (torch rounds up to powers of 2)."""
+        array = host_array(n_bytes, what)
+        if n_bytes:
+            runtime, address = self._api.cudart(), array.ctypes.data
+            code = runtime.cudaHostRegister(address, n_bytes, 0)
+            if int(code):
+                raise CapacityExceeded(
+                    f"{what}: {n_bytes / 1e9:.1f} GB of host memory cannot be pinned ({code}): raise the limit of "
+                    f"locked memory (ulimit -l), or try a smaller model",
+                    n_bytes,
+                    "DRAM",
+                )
+            weakref.finalize(array, runtime.cudaHostUnregister, address)
+        return torch.from_numpy(array)
+
+    def upload(self, values: NDArray[np.generic]) -> Tensor:
+        """`values` on the device."""
+        return torch.from_numpy(np.array(values)).to(self._device)
+
+    def load(self, order: Order) -> None:
+        """Make streams, and events that have been recorded once: a first recording allocates."""
+        self._waits, self._lanes = order.waits, [Lane(lane) for lane in order.lane.tolist()]
+        if Lane.CPU in self._lanes:
+            raise InvalidInput(
+                "the schedule computes experts on the host: the cuda back end does not, since it says nothing of "
+                "moving their inputs and results; try the cpu back end, or a policy that fetches all misses"
+            )
+        n, api = len(self._lanes), self._api
+        self._streams = {lane: api.Stream() for lane in _STREAMS}
+        self._moved = dict.fromkeys(Lane, 0)
+        self._start_ns, self._end_ns = np.zeros(n, dtype=np.int64), np.zeros(n, dtype=np.int64)
+        self._events = {op: self._event_pair() for op, lane in enumerate(self._lanes) if lane in _STREAMS}
+        self._by_reader = {Lane.DISK, Lane.H2D} if Lane.DISK in self._lanes else set()
+        for op in {dep for waits in order.waits for dep in waits if self._lanes[dep] in self._by_reader}:
+            self._issued[op] = threading.Event()
+        if self._by_reader:
+            self._reader = threading.Thread(target=self._read, name="pregate-disk", daemon=True)
+            self._reader.start()
+        with api.stream(self._streams[Lane.COMPUTE]):
+            square = torch.ones(16, 16, device=self._device)
+            torch.mm(square, square)  # the BLAS library takes its workspace before the clock starts
+        api.synchronize()
+        self._zero = api.Event(enable_timing=True)
+        self._zero.record(self._streams[Lane.COMPUTE])
+        self._zero.synchronize()
+        self._zero_ns = now_ns()
+
+    def _event_pair(self) -> tuple[Any, Any]:
+        pair = tuple(self._api.Event(enable_timing=True) for _ in range(2))
+        for event in pair:
+            event.record(self._streams[Lane.COMPUTE])
+        return pair[0], pair[1]
+
+    def issue(self, op: int, action: Action) -> None:
+        """Launch `op` on its stream, or hand it to the reader."""
+        if self._lanes[op] in self._by_reader:
+            self._queue.put((op, action))
+        else:
+            self._guarded(op, partial(self._launch, op, action))
+
+    def _launch(self, op: int, action: Action) -> None:
+        """Events first, then the action, on the stream of the op's lane."""
+        lane = self._lanes[op]
+        stream, (start, end) = self._streams[lane], self._events[op]
+        for dep in self._waits[op]:
+            self._await_issue(dep)
+            if dep in self._events:
+                stream.wait_event(self._events[dep][1])
+        with self._api.stream(stream):
+            start.record(stream)
+            if isinstance(action, Copy):
+                self._copy(action)
+                self._moved[lane] += action.n_bytes
+            else:
+                self._moved[lane] += action() or 0
+            end.record(stream)
+
+    def _copy(self, action: Copy) -> None:
+        part = self._chunk_bytes or action.n_bytes
+        target, source = action.target.view(torch.uint8), action.source.view(torch.uint8)
+        for at in range(0, action.n_bytes, part):
+            target[at : at + part].copy_(source[at : at + part], non_blocking=True)
+
+    def _await_issue(self, op: int) -> None:
+        """An event that nobody has recorded yet holds nothing up: block until the reader has issued `op`."""
+        issued = self._issued.get(op)
+        if issued is not None and threading.current_thread() is not self._reader:
+            issued.wait()
+            self._raise_failure()
+
+    def _read(self) -> None:
+        """The reader: storage, and the copies of what it read, in the order they were issued."""
+        with torch.inference_mode():
+            while (item := self._queue.get()) is not None:
+                op, action = item
+                try:
+                    if not self._stop and self._failure is None:
+                        if self._lanes[op] is Lane.DISK:
+                            self._read_one(op, action)
+                        else:
+                            self._launch(op, action)
+                except BaseException as error:  # whatever it was, the host must hear of it
+                    self._failure = (op, error)
+                if op in self._issued:
+                    self._issued[op].set()
+
+    def _read_one(self, op: int, action: Action) -> None:
+        assert not isinstance(action, Copy)
+        self._synchronise_with(op)
+        self._start_ns[op] = now_ns()
+        self._moved[Lane.DISK] += action() or 0
+        self._end_ns[op] = now_ns()
+
+    def _synchronise_with(self, op: int) -> None:
+        for dep in self._waits[op]:
+            self._await_issue(dep)
+            if dep in self._events:
+                self._events[dep][1].synchronize()
+
+    def wait(self, op: int) -> None:
+        """Block the caller; the op lasts from when it could have gone on until it does."""
+        self._start_ns[op] = now_ns()
+        self._guarded(op, partial(self._synchronise_with, op))
+        self._end_ns[op] = now_ns()
+
+    def synchronise(self) -> None:
+        """Join the reader, then the device."""
+        self._stop_reader()
+        self._raise_failure()
+        self._guarded(len(self._lanes) - 1, self._api.synchronize)
+
+    def _guarded(self, op: int, act: Callable[[], None]) -> None:
+        try:
+            act()
+        except RuntimeError as error:  # what torch raises for a fault of the driver, or memory that ran out
+            self._failure = self._failure or (op, error)
+        self._raise_failure()
+
+    def _raise_failure(self) -> None:
+        if self._failure is not None:
+            op, error = self._failure
+            reason = str(error).partition("\n")[0]
+            raise LaneFailure(
+                f"op {op} on lane {self._lanes[op].name} failed: {reason}: nothing of this run is kept"
+            ) from error
+
+    def _stop_reader(self) -> None:
+        if self._reader is not None:
+            self._queue.put(None)
+            self._reader.join()
+            self._reader = None
+
+    def times(self) -> Times:
+        """From the start of the first op."""
+        start_s, end_s = ((at - self._zero_ns) * 1e-9 for at in (self._start_ns, self._end_ns))
+        for op, pair in self._events.items():
+            start_s[op], end_s[op] = (self._zero.elapsed_time(event) * 1e-3 for event in pair)
+        for op, lane in enumerate(self._lanes):
+            if lane is Lane.HOST:
+                could = max([start_s[op], *(end_s[dep] for dep in self._waits[op])])
+                start_s[op] = min(could, end_s[op])
+        zero = start_s.min(initial=np.inf)
+        return Times(start_s - zero, end_s - zero, dict(self._moved))
+
+    def close(self) -> None:
+        """Stop the reader, let the device finish what it has, give its memory back."""
+        self._stop = True
+        self._stop_reader()
+        with suppress(RuntimeError):
+            self._api.synchronize()
+            self._api.empty_cache()

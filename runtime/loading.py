@@ -1,0 +1,249 @@
+"""From a program to actions: memory is taken, weights are made, and every op is tied to the tensors it works on.
+
+After this nothing is decided and no pool grows: a run issues the actions one by one.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from offload.ops import OpKind
+from runtime.attention import Cache
+from runtime.backend import Action, Backend, Copy
+from runtime.bound_pass import as_rows, bind_pass
+from runtime.layers import Choice, FfnWeights, Layers, Scratch, ffn_weights
+from runtime.memory import PAGE_BYTES, Carver, aligned, element_type, pieces, round_up
+from runtime.passes import Pass, Passes
+from runtime.program import Program
+from runtime.storage import ExpertFile
+from runtime.weights import Experts, Shapes, expert_shapes, fill_static, static_shapes
+from traces.architecture import ModelArchitecture
+
+__all__ = ["Loaded", "load", "pool_bytes"]
+
+_SLOTS, _IDS = "expert slots", "selected expert ids"
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """Everything a run needs. `actions`: one an op, None for what the host does.
+
+    `states` (n_tokens, d_model): the final hidden states, once the run is over. `ids`, `expected_ids` (n,) int32: what
+    the readbacks bring to the host, and what the trace says.
+    """
+
+    actions: list[Action | None]
+    states: Tensor
+    ids: Tensor
+    expected_ids: NDArray[np.int32]
+
+
+def pool_bytes(model: ModelArchitecture, passes: Passes, n_slots: int) -> dict[str, int]:
+    """HBM that a run takes, by what for, before it takes any; with `n_slots` expert slots, each on pages of its own."""
+    ids = model.n_moe_layers * passes.n_widest * model.top_k * torch.int32.itemsize
+    carved = {what: carver.n_bytes for what, carver in _carvers(model, passes).items()}
+    return carved | {_SLOTS: n_slots * round_up(model.expert_bytes, PAGE_BYTES), _IDS: ids}
+
+
+def load(backend: Backend, program: Program, experts: Experts, storage: ExpertFile | None) -> Loaded:
+    """Take the memory of `program` on `backend` and bind its ops.
+
+    Raises `CapacityExceeded` when HBM or host memory is too small, `InvalidInput` for a model in a format that the
+    runtime does not compute in.
+    """
+    return _Binder(backend, program, experts, storage).bind()
+
+
+class _Binder:
+    """What the ops of one run are bound to."""
+
+    def __init__(self, backend: Backend, program: Program, experts: Experts, storage: ExpertFile | None) -> None:
+        model = program.model
+        self.backend, self.program, self.experts, self.storage = backend, program, experts, storage
+        self.dtype = element_type(model)
+        self.layers = _load_layers(backend, program, experts.seed)
+        self.stride = round_up(model.expert_bytes, PAGE_BYTES)
+        sizes = pool_bytes(model, program.passes, program.n_slots)
+        pool = backend.allocate(sizes[_SLOTS], _SLOTS)
+        self.slots = pieces(pool, self.stride)
+        for slot, key in program.initial.items():
+            experts.copy_to(self.slots[slot][: model.expert_bytes], key)
+        self.slot_weights: dict[int, FfnWeights] = {}
+        self.staging = pieces(backend.allocate_host(program.n_staging * self.stride, "staging buffers"), self.stride)
+        self.bound = [bind_pass(backend, model, one, self.dtype, experts.seed) for one in program.passes.passes]
+        self.choices = [self._choices(one) for one in program.passes.passes]
+        self.ids = backend.allocate(sizes[_IDS], _IDS).view(torch.int32).view(model.n_moe_layers, -1)
+        self.cpu_scratch = self._cpu_scratch()
+
+    def _choices(self, one: Pass) -> dict[int, Choice]:
+        """What the gate of each MoE layer of a pass is made to choose."""
+        model = self.program.model
+        first = one.moe_layer(model, one.stack(model).moe_layers[0]) if one.stack(model).moe_layers else 0
+        choices = {}
+        for layer in range(first, first + len(one.stack(model).moe_layers)):
+            experts = one.experts[:, layer].astype(np.int64)
+            pads = self.backend.upload(experts < 0) if np.any(experts < 0) else None
+            ids = self.backend.upload(experts.astype(np.int32).ravel())
+            choices[layer] = Choice(self.backend.upload(np.maximum(experts, 0)), pads, ids)
+        return choices
+
+    def _cpu_scratch(self) -> Scratch | None:
+        if not np.any(self.program.schedule.kind == OpKind.CPU_EXPERT):
+            return None
+        carver = Carver(_scratch_shapes(self.program.model, self.program.passes), self.dtype)
+        return Scratch(**carver.views(aligned(carver.n_bytes)))
+
+    def bind(self) -> Loaded:
+        schedule, model = self.program.schedule, self.program.model
+        sizes = [
+            self.program.passes.passes[i].n_tokens * model.top_k if kind == OpKind.READBACK else 0
+            for i, kind in zip(self.program.pass_of.tolist(), schedule.kind.tolist(), strict=True)
+        ]
+        ends = np.cumsum(sizes).tolist()
+        host_ids = self.backend.allocate_host(max(1, sum(sizes)) * 4, "ids read back").view(torch.int32)[: sum(sizes)]
+        expected = np.empty(sum(sizes), dtype=np.int32)
+        actions: list[Action | None] = []
+        for op, kind in enumerate(OpKind(kind) for kind in schedule.kind.tolist()):
+            if kind is OpKind.READBACK:
+                here = slice(ends[op] - sizes[op], ends[op])
+                one, layer = self.program.passes.passes[self.program.pass_of[op]], int(self.program.moe_layer[op])
+                expected[here] = one.experts[:, layer].ravel()
+                actions.append(Copy(host_ids[here], self.ids[layer, : sizes[op]]))
+            elif kind in (OpKind.WAIT, OpKind.STEP):
+                actions.append(None)
+            else:
+                actions.append(self._action(op, kind))
+        return Loaded(actions, self.layers.states, host_ids, expected)
+
+    def _action(self, op: int, kind: OpKind) -> Action:
+        if kind is OpKind.DISK_READ:
+            assert self.storage is not None
+            return partial(self.storage.read, self.program.key(op), self.staging[self.program.staging[op]])
+        if kind is OpKind.FETCH:
+            n, staging = self.program.model.expert_bytes, int(self.program.staging[op])
+            source = self.staging[staging][:n] if staging >= 0 else self.experts[self.program.key(op)]
+            return Copy(self.slots[self.program.slot[op]][:n], source)
+        parts = list(self._compute(op, kind))
+        return parts[0] if len(parts) == 1 else partial(_in_turn, parts)
+
+    def _compute(self, op: int, kind: OpKind) -> Iterator[partial[None]]:
+        """The parts of an op of the compute or CPU lane, in order."""
+        bound, layers = self.bound[self.program.pass_of[op]], self.layers
+        layer, moe_layer = int(self.program.schedule.layer[op]), int(self.program.moe_layer[op])
+        if kind is OpKind.SELF_ATTENTION:
+            if layer == 0:
+                yield partial(layers.begin, bound)
+            yield partial(layers.self_attention, bound, layer)
+        elif kind is OpKind.CROSS_ATTENTION:
+            yield partial(layers.cross_attention, bound, layer)
+        elif kind is OpKind.GATE:
+            choice = self.choices[self.program.pass_of[op]][moe_layer]
+            yield partial(layers.gate, bound, layer, choice, self.ids[moe_layer, : len(choice.ids)])
+        elif kind is OpKind.DENSE_FFN:
+            yield partial(layers.dense, bound, layer)
+        elif kind is OpKind.HEAD:
+            yield partial(layers.finish, bound)
+            yield partial(layers.head, bound)
+        elif kind is OpKind.CPU_EXPERT or self.program.slot[op] >= 0:
+            yield self._expert(op, kind)
+        elif self.program.model.n_shared_experts:
+            yield partial(layers.shared, bound, layer)
+        if self.program.closes[op]:
+            yield partial(layers.combine, bound)
+        if self.program.ends[op] and bound.one.encoding:
+            yield partial(layers.finish, bound)
+
+    def _expert(self, op: int, kind: OpKind) -> partial[None]:
+        tokens, ranks = self.program.routed[op]
+        places = tokens * self.program.model.top_k + ranks
+        if kind is OpKind.EXPERTS:
+            weights, scratch = self._weights_in(int(self.program.slot[op])), self.layers.scratch
+        else:
+            assert self.cpu_scratch is not None
+            weights, scratch = self._weights_at(self.experts[self.program.key(op)]), self.cpu_scratch
+        rows = as_rows(self.backend, tokens), as_rows(self.backend, places)
+        return partial(self.layers.expert, *rows, weights, scratch)
+
+    def _weights_in(self, slot: int) -> FfnWeights:
+        if slot not in self.slot_weights:
+            self.slot_weights[slot] = self._weights_at(self.slots[slot][: self.program.model.expert_bytes])
+        return self.slot_weights[slot]
+
+    def _weights_at(self, memory: Tensor) -> FfnWeights:
+        """Views of an expert's tensors in its bytes."""
+        shapes = expert_shapes(self.program.model)
+        flat, at, tensors = memory.view(self.dtype), 0, {}
+        for name, shape in shapes.items():
+            n = math.prod(shape)
+            tensors[name] = flat[at : at + n].view(shape)
+            at += n
+        return ffn_weights(tensors)
+
+
+def _in_turn(parts: list[partial[None]]) -> None:
+    for part in parts:
+        part()
+
+
+def _carvers(model: ModelArchitecture, passes: Passes) -> dict[str, Carver]:
+    """What lies in HBM beside the expert slots."""
+    dtype = element_type(model)
+    return {
+        "weights outside experts": Carver(static_shapes(model), dtype),
+        "KV cache": Carver(_cache_shapes(model, passes), dtype),
+        "activations": Carver(_buffer_shapes(model, passes), dtype),
+    }
+
+
+def _load_layers(backend: Backend, program: Program, seed: int) -> Layers:
+    """The weights outside the experts, the KV cache and the activations of a run, in the HBM budget."""
+    model, passes = program.model, program.passes
+    carvers = _carvers(model, passes).items()
+    tensors, kept, buffers = (carver.views(backend.allocate(carver.n_bytes, what)) for what, carver in carvers)
+    fill_static(tensors, seed)
+    prefixes = dict.fromkeys(name.rpartition(".")[0] for name in kept)
+    caches = {f"{p}.": Cache(kept[f"{p}.keys"], kept.get(f"{p}.values", kept[f"{p}.keys"])) for p in prefixes}
+    states = backend.upload(np.zeros((passes.n_tokens, model.d_model), dtype=np.float32)).to(element_type(model))
+    return Layers(model, tensors, buffers, caches, states)
+
+
+def _cache_shapes(model: ModelArchitecture, passes: Passes) -> Shapes:
+    """Keys and values of every decoder layer; a latent is kept once."""
+    attention = model.decoder.attention
+    latent = attention.kind == "mla"
+    width = attention.kv_elements_per_token // (1 if latent else 2)
+    kept = {"self": passes.n_context} | ({"cross": passes.n_memory} if model.decoder.cross_attention else {})
+    return {
+        f"decoder.{layer}.{block}.{name}": (passes.n_rows, n_context, width)
+        for layer in range(model.decoder.n_layers)
+        for block, n_context in kept.items()
+        for name in ("keys", "values")[: 1 if latent else 2]
+    }
+
+
+def _buffer_shapes(model: ModelArchitecture, passes: Passes) -> Shapes:
+    """The activations that outlive an op, and the scratch of FFNs."""
+    n, d_model = passes.n_widest, model.d_model
+    return {
+        "hidden": (n, d_model),
+        "normed": (n, d_model),
+        "results": (n * model.top_k, d_model),
+        "weights": (n, model.top_k),
+        "shared": (n if model.n_shared_experts else 0, d_model),
+        "logits": (passes.n_heads_at_once, model.vocab_size),
+    } | _scratch_shapes(model, passes)
+
+
+def _scratch_shapes(model: ModelArchitecture, passes: Passes) -> Shapes:
+    widest = max(model.d_ff_expert, model.d_ff_shared, *(stack.d_ff_dense for stack in model.stacks))
+    gated = 3 in (model.n_expert_matrices, *(stack.n_dense_matrices for stack in model.stacks))
+    n, d_model = passes.n_widest, model.d_model
+    return {"gate": (n * widest * gated,), "up": (n * widest,), "inputs": (n * d_model,), "outputs": (n * d_model,)}

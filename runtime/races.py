@@ -1,0 +1,71 @@
+"""Proof, before anything runs, that no timing can make a schedule read or overwrite the wrong bytes.
+
+A place (a slot, a staging buffer, a block's ids, its input, the results of its CPU experts) has one writer at a time:
+who reads it must come after that writer and before the next one in the order that the schedule imposes. Nothing here
+may know time.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import dataclass, field
+
+from offload.ops import OpKind
+from runtime.program import Program
+from traces.errors import PregateError
+
+__all__ = ["UnsafeSchedule", "check_races"]
+
+_INPUT = "the input of the MoE block"
+_CPU_RESULTS = "the results of CPU experts"
+
+
+class UnsafeSchedule(PregateError):
+    """A schedule whose result depends on timing: it reads what may not be there yet, or overwrites what is in use."""
+
+
+@dataclass(slots=True)
+class _Place:
+    writer: int = -1
+    readers: list[int] = field(default_factory=list)
+
+
+def check_races(program: Program) -> None:
+    """Raise `UnsafeSchedule`, naming both ops and the place, unless all timings give the same result."""
+    places: defaultdict[str, _Place] = defaultdict(_Place)
+    for op, kind in enumerate(OpKind(kind) for kind in program.schedule.kind.tolist()):
+        for name in _reads(program, op, kind):
+            place = places[name]
+            _check_order(program, place.writer, op, f"reads {name} without waiting for", "which fills it")
+            place.readers.append(op)
+        for name in _writes(program, op, kind):
+            for earlier in (places[name].writer, *places[name].readers):
+                _check_order(program, earlier, op, f"overwrites {name} without waiting for", "which uses it")
+            places[name] = _Place(op)
+
+
+def _reads(program: Program, op: int, kind: OpKind) -> list[str]:
+    if kind is OpKind.EXPERTS:
+        slot = [f"slot {program.slot[op]}"] if program.slot[op] >= 0 else []
+        return [_INPUT, *slot, *([_CPU_RESULTS] if program.closes[op] else [])]
+    if kind is OpKind.FETCH and program.staging[op] >= 0:
+        return [f"staging buffer {program.staging[op]}"]
+    if kind is OpKind.READBACK:
+        return [f"the ids of MoE layer {program.moe_layer[op]}"]
+    return [_INPUT] if kind is OpKind.CPU_EXPERT else []
+
+
+def _writes(program: Program, op: int, kind: OpKind) -> list[str]:
+    if kind is OpKind.GATE:
+        return [f"the ids of MoE layer {program.moe_layer[op]}", _INPUT]
+    if kind is OpKind.FETCH:
+        return [f"slot {program.slot[op]}"]
+    if kind is OpKind.DISK_READ:
+        return [f"staging buffer {program.staging[op]}"]
+    return [_CPU_RESULTS] if kind is OpKind.CPU_EXPERT else []
+
+
+def _check_order(program: Program, earlier: int, later: int, does: str, use: str) -> None:
+    if not program.order.before(earlier, later):
+        kind = OpKind(int(program.schedule.kind[earlier])).name
+        raise UnsafeSchedule(f"op {later} {does} op {earlier} ({kind}), {use}: the schedule lacks a dependency")

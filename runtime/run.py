@@ -1,0 +1,196 @@
+"""Execute a schedule for real: the second interpreter, whose timeline is measured and whose outcome is checked.
+
+Whatever the policy, a run of one model and trace must end in the same hidden states, bit for bit: `check_same_output`.
+"""
+
+from __future__ import annotations
+
+import gc
+import hashlib
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from offload.ops import Lane, OpKind
+from offload.schedule import Schedule
+from offload.timeline import Timeline
+from runtime.backend import Action, Backend, Times
+from runtime.loading import Loaded, load, pool_bytes
+from runtime.program import Key, Program, build_program
+from runtime.races import check_races
+from runtime.storage import ExpertFile
+from runtime.weights import Experts
+from traces.architecture import ModelArchitecture
+from traces.errors import InvalidInput, PregateError
+from traces.routing import Phase, Step
+
+__all__ = ["TOLERANCE", "OutputMismatch", "Run", "check_close_output", "check_same_output", "execute"]
+
+TOLERANCE = 1e-3
+"""How far two back ends may differ in fp32, over the largest hidden state: sums of some thousand products in another
+order, through some tens of layers, each normed again."""
+
+
+class OutputMismatch(PregateError):
+    """Two runs that must agree do not, or a run did not do what its schedule says: no time of it means anything."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Run:
+    """What happened. `timeline.source` names the back end.
+
+    `digest`: of the final hidden states of all forward passes, `pass_digests` of each; `states` (n_tokens, d_model)
+    float32, those states, in the order of `runtime.passes`. `moved_bytes`: by lane, equal to the schedule's.
+    `pool_bytes`: HBM taken, by what for. `lookups`: by phase, experts looked up a (step, layer) union, and found
+    resident. `direct_reads`: whether storage was read past the page cache (None: not read).
+    """
+
+    timeline: Timeline
+    digest: str
+    pass_digests: tuple[str, ...]
+    states: NDArray[np.float32]
+    moved_bytes: Mapping[Lane, int]
+    pool_bytes: Mapping[str, int]
+    lookups: Mapping[Phase, tuple[int, int]]
+    direct_reads: bool | None
+
+
+def execute(
+    backend: Backend,
+    model: ModelArchitecture,
+    steps: Iterable[Step],
+    schedule: Schedule,
+    *,
+    initial: Mapping[int, Key] | None = None,
+    experts: Experts | None = None,
+    storage: Path | None = None,
+    prove: bool = True,
+) -> Run:
+    """Run `schedule`, that of `steps`, on `backend`, which is closed at the end whatever happens.
+
+    `initial`: experts in slots before the start (`resident_slots`, `cached_slots`). `experts`: weights to share with
+    other runs, made from seed 0 otherwise. `storage`: folder for experts that the schedule reads from disk. `prove`:
+    refuse a schedule whose outcome depends on timing before running it.
+
+    Raises `UnsafeSchedule`, `InvalidInput` when the schedule is not of this model and trace, `CapacityExceeded` when a
+    memory is too small, `LaneFailure` when an op fails, `OutputMismatch` when bytes or ids were not as scheduled.
+    """
+    file: ExpertFile | None = None
+    try:
+        program = build_program(model, steps, schedule, initial)
+        if prove:
+            check_races(program)
+        backend.budget.check(pool_bytes(model, program.passes, program.n_slots))
+        made = experts if experts is not None else Experts(model, allocate=backend.allocate_host)
+        if made.model != model:
+            raise InvalidInput(f"the experts given are of {made.model.name}, the schedule is run on {model.name}")
+        with torch.inference_mode():
+            file = _prepare(program, made, storage)
+            loaded = load(backend, program, made, file)
+            times = _replay(backend, program, loaded.actions)
+            _check(program, loaded, times)
+            digests = _digests(program, loaded)
+    finally:
+        backend.close()
+        if file is not None:
+            file.close()
+    timeline = Timeline(schedule, times.start_s, times.end_s, backend.name)
+    digest = hashlib.sha256("".join(digests).encode()).hexdigest()[:16]
+    direct = None if file is None else file.direct
+    states = loaded.states.float().cpu().numpy()
+    pools = dict(backend.budget.taken)
+    return Run(timeline, digest, digests, states, times.moved_bytes, pools, program.lookups, direct)
+
+
+def check_same_output(runs: Mapping[str, Run]) -> str:
+    """The digest that all `runs`, by name, share. Raises `OutputMismatch`, naming who differs first and where."""
+    if not runs:
+        raise InvalidInput("no runs to compare: give at least one")
+    first, *others = runs
+    for other in others:
+        here, there = runs[first].pass_digests, runs[other].pass_digests
+        if here != there:
+            where = next((i for i, (a, b) in enumerate(zip(here, there, strict=False)) if a != b), "count")
+            raise OutputMismatch(
+                f"{other} and {first} disagree in the hidden states of forward pass {where}: a policy has read what "
+                f"was not there, or these are runs of different models, traces or seeds"
+            )
+    return runs[first].digest
+
+
+def check_close_output(here: Run, there: Run, tolerance: float = TOLERANCE) -> float:
+    """The largest difference between the hidden states of two back ends, over the largest state; 0.0 when they agree.
+
+    Raises `OutputMismatch` when it is above `tolerance`, or the states are not finite or not of one shape.
+    """
+    if here.states.shape != there.states.shape:
+        raise OutputMismatch(
+            f"hidden states of {here.states.shape} and {there.states.shape} tokens: not the same trace"
+        )
+    difference = float(np.abs(here.states - there.states).max() / np.abs(here.states).max())
+    if not difference <= tolerance:
+        raise OutputMismatch(
+            f"{here.timeline.source} and {there.timeline.source} differ by {difference:.2g} of the largest state, "
+            f"more than {tolerance:g}: one of them computes something else"
+        )
+    return difference
+
+
+def _prepare(program: Program, experts: Experts, storage: Path | None) -> ExpertFile | None:
+    """Put the experts where the schedule takes them from: host memory, or a file."""
+    on_disk = program.keys(OpKind.DISK_READ)
+    if on_disk and storage is None:
+        raise InvalidInput("the schedule reads experts from storage: name a folder for them")
+    fetched = [op for op in np.flatnonzero(program.schedule.kind == OpKind.FETCH).tolist() if program.staging[op] < 0]
+    experts.require([*(program.key(op) for op in fetched), *program.keys(OpKind.CPU_EXPERT)])
+    return ExpertFile(storage, on_disk, experts) if on_disk and storage is not None else None
+
+
+def _replay(backend: Backend, program: Program, actions: list[Action | None]) -> Times:
+    """The host lane: issue every op in order, wait where the schedule does."""
+    backend.load(program.order)
+    with _no_collections():
+        for op, action in enumerate(actions):
+            if action is None:
+                backend.wait(op)
+            else:
+                backend.issue(op, action)
+        backend.synchronise()
+    return backend.times()
+
+
+@contextmanager
+def _no_collections() -> Iterator[None]:
+    """Leave garbage where it is until later."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
+
+
+def _check(program: Program, loaded: Loaded, times: Times) -> None:
+    """Raise `OutputMismatch` unless the lanes moved the schedule's bytes and the host read the ids of the trace."""
+    schedule = program.schedule
+    for lane in Lane:
+        wanted = int(schedule.bytes[schedule.lane == lane].sum())
+        if times.moved_bytes.get(lane, 0) != wanted:
+            raise OutputMismatch(f"lane {lane.name} moved {times.moved_bytes.get(lane, 0)} bytes, not {wanted}")
+    wrong = np.flatnonzero(loaded.ids.numpy() != loaded.expected_ids)
+    if wrong.size:
+        raise OutputMismatch(f"{wrong.size} expert ids that the host read back are not those that the gates chose")
+
+
+def _digests(program: Program, loaded: Loaded) -> tuple[str, ...]:
+    """16 hex digits a pass of the SHA-256 of its final hidden states."""
+    states = loaded.states.cpu().view(torch.uint8).numpy()
+    passes = program.passes.passes
+    parts = (states[one.first : one.first + one.n_tokens] for one in passes)
+    return tuple(hashlib.sha256(np.ascontiguousarray(part).data).hexdigest()[:16] for part in parts)

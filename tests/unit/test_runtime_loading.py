@@ -1,0 +1,60 @@
+"""What a run takes of HBM is what was planned for it, and it is refused before anything is made."""
+
+from __future__ import annotations
+
+import pytest
+
+from hwmodels.platform import load_platform
+from offload.memory import CapacityExceeded
+from pregate.api import synthesize
+from pregate.capture import capture, request
+from tests.small_models import MODELS, routing
+from traces.architecture import architecture_names, load_architecture
+
+torch = pytest.importorskip("torch", reason="the runtime needs PyTorch (the extra 'runtime')")
+
+from runtime.cpu import CpuBackend  # noqa: E402
+from runtime.loading import pool_bytes  # noqa: E402
+from runtime.memory import PAGE_BYTES  # noqa: E402
+from runtime.passes import plan_passes  # noqa: E402
+from runtime.run import execute  # noqa: E402
+from runtime.weights import Experts  # noqa: E402
+
+HW = load_platform("rtx-4090", "pytorch-eager", overrides={"accelerator.hbm_bytes": 1e12})
+RESERVE = int(HW.constant("reserve_bytes"))
+
+
+@pytest.mark.parametrize("batch", [1, 8])
+@pytest.mark.parametrize("name", architecture_names())
+def test_the_pools_of_every_shipped_architecture_are_within_the_plan(name: str, batch: int) -> None:
+    model = load_architecture(name)
+    if model.dtype != model.expert_dtype or model.dtype.bits < 16:
+        model = model.with_dtype("bf16")
+    trace = synthesize(model, 32, 4, batch, 0)
+    plan = request(model, HW, trace, "pregate", expert_tier="ssd").plan
+    pools = pool_bytes(model, plan_passes(model, trace.steps()), plan.n_buffers)
+    planned = plan.static_bytes - RESERVE + plan.n_buffers * model.expert_bytes
+    assert sum(pools.values()) <= planned + plan.n_buffers * PAGE_BYTES
+    assert sum(pools.values()) > 0.9 * planned
+    assert pools["weights outside experts"] >= model.non_expert_bytes
+
+
+def test_a_run_takes_exactly_the_pools_that_were_foretold() -> None:
+    model = MODELS["encoder-decoder"]
+    trace = routing(model, batch=2)
+    what = capture(model, HW, trace, "pregate")
+    foretold = pool_bytes(model, plan_passes(model, trace.steps()), what.plan.n_buffers)
+    backend = CpuBackend(hbm_bytes=sum(foretold.values()))
+    assert dict(execute(backend, model, trace.steps(), what.decoded.schedule).pool_bytes) == foretold
+    asked: list[str] = []
+
+    def make(n_bytes: int, purpose: str) -> torch.Tensor:
+        asked.append(purpose)
+        return torch.zeros(n_bytes, dtype=torch.uint8)
+
+    with pytest.raises(CapacityExceeded, match=r"^selected expert ids: .* do not fit"):
+        execute(
+            CpuBackend(hbm_bytes=sum(foretold.values()) - 1), model, trace.steps(), what.decoded.schedule,
+            experts=Experts(model, allocate=make),
+        )  # fmt: skip
+    assert not asked
