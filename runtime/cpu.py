@@ -24,6 +24,7 @@ from runtime.backend import Action, Copy, DeviceBudget, LaneFailure, Times
 from runtime.memory import aligned, host_memory
 from runtime.order import Order
 from runtime.pacing import Link, now_ns, paced_copy, spin_until_set, without_timer_slack
+from traces.errors import InvalidInput
 
 __all__ = ["CpuBackend"]
 
@@ -85,7 +86,12 @@ class CpuBackend:
         return there.copy_(tensor)
 
     def load(self, order: Order) -> None:
-        """Start a thread a lane, each on its cores; the caller's becomes the host lane."""
+        """Start a thread a lane, each on its cores; the caller's becomes the host lane.
+
+        Raises `InvalidInput` when the back end has had its run.
+        """
+        if self._stop[0]:
+            raise InvalidInput("a back end serves one run: make another for the next")
         n = len(order.lane)
         self._waits, self._lanes = order.waits, [Lane(lane) for lane in order.lane.tolist()]
         self._issued_ns, self._start_ns, self._end_ns = (np.zeros(n, dtype=np.int64) for _ in range(3))
@@ -103,9 +109,9 @@ class CpuBackend:
                 self._queues[lane] = SimpleQueue()
                 cores = own if lane is Lane.COMPUTE else others
                 name = f"pregate-{lane.name.lower()}"
-                self._threads.append(threading.Thread(target=self._serve, args=(lane, cores), name=name, daemon=True))
-        for thread in self._threads:
-            thread.start()
+                thread = threading.Thread(target=self._serve, args=(lane, cores), name=name, daemon=True)
+                thread.start()
+                self._threads.append(thread)
 
     def _quieten(self) -> tuple[set[int], set[int]]:
         """Set the process up for timing, to be undone by `close`; the cores of the compute lane and of the others."""

@@ -96,7 +96,12 @@ class CudaBackend:
         return torch.from_numpy(np.array(values)).to(self._device)
 
     def load(self, order: Order) -> None:
-        """Make streams, and events that have been recorded once: a first recording allocates."""
+        """Make streams, and events that have been recorded once: a first recording allocates.
+
+        Raises `InvalidInput` for experts that the host computes, and when the back end has had its run.
+        """
+        if self._stop:
+            raise InvalidInput("a back end serves one run: make another for the next")
         self._waits, self._lanes = order.waits, [Lane(lane) for lane in order.lane.tolist()]
         if Lane.CPU in self._lanes:
             raise InvalidInput(

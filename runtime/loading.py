@@ -85,10 +85,8 @@ class _Binder:
 
     def _choices(self, one: Pass) -> dict[int, Choice]:
         """What the gate of each MoE layer of a pass is made to choose."""
-        model = self.program.model
-        first = one.moe_layer(model, one.stack(model).moe_layers[0]) if one.stack(model).moe_layers else 0
         choices = {}
-        for layer in range(first, first + len(one.stack(model).moe_layers)):
+        for layer in one.moe_layers(self.program.model):
             experts = one.experts[:, layer].astype(np.int64)
             pads = self.backend.upload(experts < 0) if np.any(experts < 0) else None
             ids = self.backend.upload(experts.astype(np.int32).ravel())

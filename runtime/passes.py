@@ -74,9 +74,10 @@ class Pass:
         """The layers it runs through."""
         return model.encoder if self.encoding and model.encoder is not None else model.decoder
 
-    def moe_layer(self, model: ModelArchitecture, layer: int) -> int:
-        """The number through the model, encoder first, of the MoE block in `layer` of this pass's stack."""
-        return (0 if self.encoding else model.n_encoder_moe_layers) + self.stack(model).moe_layers.index(layer)
+    def moe_layers(self, model: ModelArchitecture) -> range:
+        """The MoE blocks of this pass's stack, by their numbers through the model, encoder first."""
+        first = 0 if self.encoding else model.n_encoder_moe_layers
+        return range(first, first + len(self.stack(model).moe_layers))
 
 
 @dataclass(frozen=True, slots=True, eq=False)

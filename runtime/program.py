@@ -151,8 +151,9 @@ class _Builder:
         for op, kind in enumerate(kinds):
             self._check_kind(op, kind, lanes[op])
             one = self.passes.passes[self.pass_of[op]]
-            if layers[op] in one.stack(model).moe_layers:
-                self.moe_layer[op] = one.moe_layer(model, layers[op])
+            in_stack = one.stack(model).moe_layers
+            if layers[op] in in_stack:
+                self.moe_layer[op] = one.moe_layers(model)[in_stack.index(layers[op])]
             if kind is OpKind.EXPERTS:
                 last[one.i_step, layers[op]] = op
             self._touch(op, kind)
@@ -246,9 +247,7 @@ class _Builder:
                 raise InvalidInput(f"op {op} reads an expert from storage that no fetch waits for and takes on")
         n_wanted = 0
         for one in self.passes.passes:
-            n_blocks = len(one.stack(self.model).moe_layers)
-            first = one.moe_layer(self.model, one.stack(self.model).moe_layers[0]) if n_blocks else 0
-            for layer in range(first, first + n_blocks):
+            for layer in one.moe_layers(self.model):
                 chosen = np.unique(one.experts[:, layer])
                 n_wanted += int(np.count_nonzero(chosen >= 0))
         if n_wanted != len(self.computed):

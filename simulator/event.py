@@ -27,7 +27,10 @@ from traces.errors import InvalidInput
 __all__ = ["Prepared", "prepare", "simulate"]
 
 _N_LANES = len(Lane)
-_Times = tuple[NDArray[np.float64], NDArray[np.float64]]
+_Ints = NDArray[np.int32]
+_Longs = NDArray[np.int64]
+_Floats = NDArray[np.float64]
+_Times = tuple[_Floats, _Floats]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -39,10 +42,10 @@ class Prepared:
     """
 
     schedule: Schedule
-    lane_ptr: NDArray[np.int64]
-    lane_op: NDArray[np.int32]
-    cancels: NDArray[np.int32]
-    next_cancelled: NDArray[np.int32]
+    lane_ptr: _Longs
+    lane_op: _Ints
+    cancels: _Ints
+    next_cancelled: _Ints
 
 
 def prepare(schedule: Schedule) -> Prepared:
@@ -106,14 +109,12 @@ def _run_timed(prepared: Prepared, costs: Costs, modes: Modes) -> _Times:
     return run.start_s, run.end_s
 
 
-def _own(*times: NDArray[np.float64]) -> list[NDArray[np.float64]]:
+def _own(*times: _Floats) -> list[_Floats]:
     """Copies of one type: a read-only array would be another, and compiled anew."""
     return [np.array(values, dtype=np.float64) for values in times]
 
 
-def _index(
-    lane: NDArray[np.int8], cancelled_by: NDArray[np.int32], n_lanes: int
-) -> tuple[NDArray[np.int64], NDArray[np.int32], NDArray[np.int32], NDArray[np.int32]]:
+def _index(lane: NDArray[np.int8], cancelled_by: _Ints, n_lanes: int) -> tuple[_Longs, _Ints, _Ints, _Ints]:
     n_ops = lane.size
     lane_ptr = np.zeros(n_lanes + 1, dtype=np.int64)
     for i in range(n_ops):
@@ -133,13 +134,13 @@ def _index(
 
 
 def _fifo(
-    lane: NDArray[np.int8], cost: NDArray[np.int32], dep_ptr: NDArray[np.int64], dep: NDArray[np.int32],
-    lane_ptr: NDArray[np.int64], lane_op: NDArray[np.int32], issue_s: NDArray[np.float64], duration_s: NDArray[np.float64],
+    lane: NDArray[np.int8], cost: _Ints, dep_ptr: _Longs, dep: _Ints,
+    lane_ptr: _Longs, lane_op: _Ints, issue_s: _Floats, duration_s: _Floats,
 ) -> _Times:  # fmt: skip
     """The clock goes from one end to the next; a lane is looked at when its bit is in `look`, the host first.
 
     The host issues ahead of the clock, up to its next own op: until an op is served, its `start` is when it is issued.
-    A lane whose first op is not issued is in `starved`; an op that waits is listed with a dependency that has not ended.
+    A lane whose first op is not issued is in `starved`; an op that waits is listed with what it waits for.
     """
     n_ops = lane.size
     start, end, ended = np.empty(n_ops), np.empty(n_ops), np.zeros(n_ops, dtype=np.bool_)

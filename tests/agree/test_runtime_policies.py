@@ -18,11 +18,12 @@ from offload.schedule import COLUMNS, Schedule
 from pregate.capture import Captured, capture_request, request, resident_set
 from tests.small_models import MODELS, routing
 from traces.architecture import ModelArchitecture
-from traces.errors import PregateError
+from traces.errors import InvalidInput, PregateError
 from traces.routing import Phase, RoutingTrace
 
 torch = pytest.importorskip("torch", reason="the runtime needs PyTorch (the extra 'runtime')")
 
+from runtime.backend import Times  # noqa: E402
 from runtime.cpu import CpuBackend  # noqa: E402
 from runtime.order import order_of  # noqa: E402
 from runtime.pacing import Link  # noqa: E402
@@ -212,6 +213,25 @@ def test_runs_of_other_workloads_are_not_compared() -> None:
     assert check_close_output(runs["0"], runs["0"]) == 0
     with pytest.raises(OutputMismatch, match="one of them computes something else"):
         check_close_output(runs["0"], runs["1"])
+
+
+def test_a_lane_that_moved_other_bytes_than_scheduled_is_caught() -> None:
+    class Miscounting(CpuBackend):
+        def times(self) -> Times:
+            times = super().times()
+            return Times(times.start_s, times.end_s, {**times.moved_bytes, Lane.H2D: 1})
+
+    model, trace, schedule = few_slots("on_demand")
+    with pytest.raises(OutputMismatch, match=r"lane H2D moved 1 bytes, not \d+"):
+        execute(Miscounting(), model, trace.steps(), schedule)
+
+
+def test_a_back_end_serves_one_run() -> None:
+    model, trace, schedule = few_slots("on_demand")
+    backend = CpuBackend()
+    execute(backend, model, trace.steps(), schedule)
+    with pytest.raises(InvalidInput, match="a back end serves one run: make another for the next"):
+        execute(backend, model, trace.steps(), schedule)
 
 
 def test_what_does_not_fit_ends_in_one_line() -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -238,3 +240,8 @@ def test_reads_from_storage_share_buffers_as_far_as_the_schedule_lets_them() -> 
     check_races(program)
     assert program.staging[reads].tolist() == [0, 1, 0]
     assert program.n_staging == 2
+
+
+def test_torch_is_loaded_by_what_runs_alone() -> None:
+    code = "import sys, pregate, simulator, runtime.races; sys.exit('torch' in sys.modules or 'numba' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
