@@ -21,8 +21,9 @@ from offload.execution import Execution
 from offload.memory import CapacityExceeded, Copies, ExpertMemory
 from offload.ops import Lane, OpKind, Work
 from offload.policy import BlockView, Fetch, MissAction, Policy, no_prefetch
+from offload.recorder import Part, Recorder, assemble
 from offload.residency import ResidentSet
-from offload.schedule import Part, Recorder, Schedule, assemble
+from offload.schedule import Schedule
 from traces.architecture import LayerStack, ModelArchitecture
 from traces.errors import InvalidInput
 from traces.routing import Phase, Step

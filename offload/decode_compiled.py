@@ -23,8 +23,9 @@ from offload.ops import OpKind, Work
 from offload.policies.prefetch_all import whole_next_block
 from offload.policies.pregate import SelectedAhead
 from offload.policy import Policy, fetch_misses, no_prefetch
+from offload.recorder import Part
 from offload.residency import ResidentSet
-from offload.schedule import COLUMNS, Part
+from offload.schedule import COLUMNS
 from offload.work_rows import Rows, Works
 from traces.architecture import LayerStack, ModelArchitecture
 from traces.routing import Phase, Step

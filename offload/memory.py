@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from offload.ops import Lane, Work
+from offload.recorder import Recorder
 from offload.residency import Access, ResidentSet
-from offload.schedule import Recorder
 from traces.errors import PregateError
 
 __all__ = ["CapacityExceeded", "ExpertMemory", "Held"]

@@ -47,8 +47,8 @@ class CpuBackend:
     """`runtime.backend.Backend` on threads.
 
     `hbm_bytes`: of the "device" (None: unbounded); `h2d`, `d2h`: its links. `disturb`: called on an op's lane with the
-    op before it runs, for tests that need bad luck. A paced copy starts when its link could have started it, however
-    late the thread woke up, and ends when its last byte is there.
+    op before it runs, for tests that need bad luck. The start of an op is when lane, host and dependencies allowed it, as
+    the simulator defines it: what a thread takes to wake up and to get going belongs to the op.
     """
 
     name = "cpu"
@@ -226,28 +226,29 @@ class CpuBackend:
                     self._abandon()
 
     def _run(self, lane: Lane, op: int, action: Action) -> None:
+        """An op starts when lane, host and what it waits for let it; getting going is part of it, as on a device."""
+        issued_ns, ends_ns = int(self._issued_ns[op]), (int(self._end_ns[dep]) for dep in self._waits[op])
+        ready_ns = max(issued_ns, *ends_ns) if self._waits[op] else issued_ns
         if isinstance(action, Copy):
-            self._copy(lane, op, action)
-            return
-        self._start_ns[op] = now_ns()
-        self._moved[lane] += action() or 0
-        self._ended(op, now_ns())
+            self._copy(lane, action, ready_ns)
+            self._moved[lane] += action.n_bytes
+        else:
+            self._moved[lane] += action() or 0
+        end_ns = now_ns()
+        self._start_ns[op] = max(ready_ns, self._last_end_ns[lane])
+        self._last_end_ns[lane] = end_ns
+        self._ended(op, end_ns)
 
-    def _copy(self, lane: Lane, op: int, action: Copy) -> None:
+    def _copy(self, lane: Lane, action: Copy, ready_ns: int) -> None:
         """Copy at the pace of the lane's link, which is a virtual clock of its own."""
         link, n_bytes = self._links[lane], action.n_bytes
-        ready = [int(self._issued_ns[op]), *(int(self._end_ns[dep]) for dep in self._waits[op])]
-        start_ns = max(self._free_ns[lane], *ready) if link.bytes_per_s is not None else now_ns()
+        start_ns = max(ready_ns, self._free_ns[lane])
         paced_copy(action.target.data_ptr(), action.source.data_ptr(), n_bytes, start_ns, link, self._stop)
         if self._stop[0]:
             raise _Abandoned
         end_ns = now_ns()
         due_ns = start_ns + int((link.latency_s + n_bytes / (link.bytes_per_s or float("inf"))) * 1e9)
         self._free_ns[lane] = due_ns if end_ns - due_ns <= _LATE_NS else end_ns
-        self._start_ns[op] = max(start_ns, self._last_end_ns[lane])
-        self._last_end_ns[lane] = end_ns
-        self._moved[lane] += n_bytes
-        self._ended(op, end_ns)
 
 
 def _give_cores_back(thread: int, cores: set[int]) -> None:

@@ -17,7 +17,7 @@ from hwmodels.cost import Costs
 from offload.metrics import TRANSFERS
 from offload.ops import Lane, OpKind
 from offload.probes import moe_layers
-from offload.schedule import Part
+from offload.recorder import Part
 
 __all__ = ["Stream"]
 

@@ -20,8 +20,9 @@ from offload.footprint import measure_workload
 from offload.ops import Lane, OpKind, Work
 from offload.policies import policy_named
 from offload.probes import Probes, find_probes
+from offload.recorder import Recorder
 from offload.residency import ResidentSet
-from offload.schedule import Recorder, Schedule, ScheduleDigest
+from offload.schedule import Schedule, ScheduleDigest
 from offload.timeline import Timeline
 from pregate.api import import_trace
 from simulator import batch, recurrence

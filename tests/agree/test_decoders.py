@@ -14,8 +14,9 @@ from offload.footprint import measure_workload
 from offload.memory import CapacityExceeded
 from offload.policies import PRESETS, eviction_named, policy_named
 from offload.policy import Policy
+from offload.recorder import assemble
 from offload.residency import ResidentSet
-from offload.schedule import ScheduleDigest, assemble
+from offload.schedule import ScheduleDigest
 from tests.small_models import MODELS, decoder_only, routing
 from traces.architecture import ModelArchitecture
 from traces.routing import Phase, RoutingTrace, rebatch

@@ -17,8 +17,9 @@ from offload.execution import EXECUTIONS
 from offload.footprint import measure_workload
 from offload.ops import Lane, OpKind, Work
 from offload.policies import PRESETS, policy_named
+from offload.recorder import Recorder
 from offload.residency import ResidentSet
-from offload.schedule import Recorder, Schedule
+from offload.schedule import Schedule
 from pregate.api import import_trace, load_model
 from simulator import des, event, recurrence
 from simulator.modes import FIFO, Modes

@@ -18,8 +18,9 @@ from offload.footprint import measure_workload
 from offload.memory import CapacityExceeded
 from offload.ops import Lane, OpKind, Work
 from offload.policies import policy_named
+from offload.recorder import Recorder
 from offload.residency import ResidentSet
-from offload.schedule import Recorder, Schedule
+from offload.schedule import Schedule
 from simulator import des, event, recurrence
 from simulator.bounds import lower_bounds
 from tests.small_models import MODELS, routing

@@ -20,7 +20,8 @@ from offload.execution import EXECUTIONS
 from offload.ops import Lane, OpKind, Work
 from offload.policies import policy_named
 from offload.probes import find_probes
-from offload.schedule import Recorder, Schedule
+from offload.recorder import Recorder
+from offload.schedule import Schedule
 from pregate.capture import capture, capture_request, request
 from simulator import recurrence
 from simulator.attribution import CLASSES, Path, critical_path, partition

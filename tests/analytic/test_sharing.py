@@ -11,7 +11,8 @@ from hypothesis import given, settings
 
 from hwmodels.cost import Costs
 from offload.ops import Lane, OpKind, Work
-from offload.schedule import Recorder, Schedule
+from offload.recorder import Recorder
+from offload.schedule import Schedule
 from offload.timeline import Timeline
 from simulator import des, event, recurrence
 from simulator.modes import FIFO, Modes

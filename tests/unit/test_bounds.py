@@ -7,7 +7,7 @@ import pytest
 
 from hwmodels.cost import Costs
 from offload.ops import Lane, OpKind, Work
-from offload.schedule import Recorder
+from offload.recorder import Recorder
 from simulator.bounds import lower_bounds
 from traces.errors import InvalidInput
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from offload.memory import Copies, ExpertMemory
 from offload.ops import Lane, OpKind, Work
+from offload.recorder import Recorder
 from offload.residency import ResidentSet
-from offload.schedule import Recorder
 
 
 def test_a_cached_expert_guessed_in_vain_still_protects_its_last_reader() -> None:

@@ -7,7 +7,8 @@ import pytest
 
 from offload import metrics
 from offload.ops import Lane, OpKind, Work
-from offload.schedule import Recorder, Schedule
+from offload.recorder import Recorder
+from offload.schedule import Schedule
 from offload.timeline import Timeline
 from traces.errors import InvalidFile, InvalidInput
 from traces.routing import Provenance, RoutingTrace

@@ -11,7 +11,8 @@ import pytest
 from hwmodels.cost import Costs
 from offload.memory import CapacityExceeded
 from offload.ops import Lane, OpKind, Work
-from offload.schedule import Recorder, Schedule
+from offload.recorder import Recorder
+from offload.schedule import Schedule
 from offload.timeline import Timeline
 from simulator import des, event, recurrence
 from simulator.flow import max_min_level

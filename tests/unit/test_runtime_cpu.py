@@ -17,7 +17,8 @@ import pytest
 
 from offload.memory import CapacityExceeded
 from offload.ops import Lane, OpKind, Work
-from offload.schedule import Recorder, Schedule
+from offload.recorder import Recorder
+from offload.schedule import Schedule
 from traces.errors import InvalidFile
 
 torch = pytest.importorskip("torch", reason="the runtime needs PyTorch (the extra 'runtime')")

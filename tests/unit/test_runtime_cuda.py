@@ -17,7 +17,8 @@ from offload.execution import EXECUTIONS
 from offload.memory import CapacityExceeded
 from offload.ops import Lane, OpKind, Work
 from offload.policies import policy_named
-from offload.schedule import Recorder, Schedule
+from offload.recorder import Recorder
+from offload.schedule import Schedule
 from tests.small_models import MODELS, routing
 from traces.errors import InvalidInput
 

@@ -13,7 +13,8 @@ from safetensors import safe_open
 from safetensors.numpy import save_file
 
 from offload.ops import Gemm, Lane, OpKind, Work
-from offload.schedule import Recorder, Schedule
+from offload.recorder import Recorder
+from offload.schedule import Schedule
 from offload.timeline import Timeline
 from traces.errors import InvalidFile, InvalidInput
 
