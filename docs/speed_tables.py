@@ -54,10 +54,9 @@ def engines() -> str:
     for (model, policy, engine), (des_s, row) in found.items():
         if engine != "des":
             continue
-        smallest_s, event_s, batch_s, decode_s = (
-            found[model, policy, name][0] for name in ("smallest", "event", "recurrence", "decode")
-        )
-        cells = [model, f"`{policy}`", f"{row['n_ops']:,}", f"{1 / des_s:.2f}", f"{des_s / smallest_s:.2f}x"]
+        event_s, batch_s, decode_s = (found[model, policy, name][0] for name in ("event", "recurrence", "decode"))
+        over_smallest = found[model, policy, "smallest"][1]["des_over_smallest"]
+        cells = [model, f"`{policy}`", f"{row['n_ops']:,}", f"{1 / des_s:.2f}", f"{over_smallest:.2f}x"]
         cells += [f"{1 / event_s:,.0f}", f"{des_s / event_s:,.0f}", f"{1 / batch_s:,.0f}", f"{des_s / batch_s:,.0f}"]
         lines.append(_row([*cells, f"{row['n_ops'] / decode_s / 1e6:.1f}"]))
     return "\n".join(lines)

@@ -47,8 +47,8 @@ class CpuBackend:
     """`runtime.backend.Backend` on threads.
 
     `hbm_bytes`: of the "device" (None: unbounded); `h2d`, `d2h`: its links. `disturb`: called on an op's lane with the
-    op before it runs, for tests that need bad luck. The start of an op is when lane, host and dependencies allowed it, as
-    the simulator defines it: what a thread takes to wake up and to get going belongs to the op.
+    op before it runs, for tests that need bad luck. An op starts when lane, host and dependencies allow it, as the
+    simulator defines it: what a thread takes to wake up and to get going belongs to the op.
     """
 
     name = "cpu"

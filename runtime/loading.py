@@ -107,6 +107,7 @@ class _Binder:
         ]
         ends = np.cumsum(sizes).tolist()
         host_ids = self.backend.allocate_host(max(1, sum(sizes)) * 4, "ids read back").view(torch.int32)[: sum(sizes)]
+        host_ids.fill_(-2)  # what no gate chooses
         expected = np.empty(sum(sizes), dtype=np.int32)
         actions: list[Action | None] = []
         for op, kind in enumerate(OpKind(kind) for kind in schedule.kind.tolist()):
