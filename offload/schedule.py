@@ -41,8 +41,8 @@ class Schedule:
     """`n_ops` ops in issue order; op i may depend on ops < i only.
 
     Shapes `(n_ops,)` unless stated: `lane` int8, `kind` int8, `cost` int32 (row of `works`), `step` int32
-    (forward pass), `layer` int16 (layer of the decoder or encoder, -1 none; of `FETCH`, `STAGE` and `DISK_READ` the
-    MoE layer of the model, encoder first: with `expert` it names the weights that move), `expert` int16 (-1 none or
+    (forward pass), `layer` int16 (layer of the decoder or encoder that the op belongs to, -1 none; of `FETCH`, `STAGE`
+    and `DISK_READ` the layer whose expert moves, in the stack that its step runs), `expert` int16 (-1 none or
     grouped), `slot` int32 (-1 none), `bytes` int64 (copied), `hbm_acquired` int64 (taken when the op starts),
     `hbm_released` int64 (given back when it ends), `priority` int8 (0 needed now, 1 brought ahead of need),
     `cancelled_by` int32 (the op, earlier or later, whose end makes this copy pointless, -1 none); dependencies in CSR

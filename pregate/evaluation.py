@@ -24,15 +24,10 @@ from simulator import batch, event
 from simulator.bounds import lower_bounds
 from simulator.modes import FIFO, Modes
 
-__all__ = ["engine_for", "evaluate"]
+__all__ = ["evaluate"]
 
 _BINDING = np.array([*(lane.name for lane in Lane), "critical path"])
 """By the number that `batch` gives for what a bound comes from; -1 is the last."""
-
-
-def engine_for(modes: Modes) -> str:
-    """The engine that evaluates machines with `modes`: `recurrence`, or `event` for what FIFO lanes cannot say."""
-    return "recurrence" if modes.is_fifo else "event"
 
 
 def evaluate(
