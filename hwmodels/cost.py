@@ -1,7 +1,8 @@
 """The cost model: what an op asks of a machine (`Work`) becomes seconds, on one platform or on many at once.
 
 Kernels by a roofline whose efficiencies the stack (claimed) or a fit (measured) owns; grouped expert GEMMs by
-whole waves of output tiles; copies by latency + bytes / bandwidth; host time by launches and waits.
+whole waves of output tiles; copies by latency + bytes / bandwidth; host time by launches and waits. Where a fit
+measured kernels, GEMMs by the utilisation of their shape and each kind of op by constants of its own.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hwmodels.figures import Figures, Number, figures_of
+from hwmodels.kernels import KERNEL_CONSTANTS, activation_bytes
 from hwmodels.platform import Platform
 from offload.ops import Gemm, OpKind, Work
 
@@ -74,6 +76,7 @@ def price_figures(works: Sequence[Work], figures: Figures, n_machines: int | Non
 
     The same arithmetic in the same order for one and for many: the same seconds to the last bit.
     """
+    figures = figures.for_works(works)
     shape = (len(works),) if n_machines is None else (len(works), n_machines)
     kind = np.result_type(np.float64, *(np.asarray(value).dtype for value in figures.values.values()))
     issue, duration, link, hbm = (np.zeros(shape, dtype=kind) for _ in range(4))
@@ -91,7 +94,9 @@ def parts_of(work: Work, figures: Figures) -> Parts:
         case OpKind.FETCH:
             return Parts(figures.copy_latency_s, link_s=work.copy_bytes / figures.link_bytes_per_s("h2d"))
         case OpKind.READBACK:
-            return Parts(figures.copy_latency_s, link_s=work.copy_bytes / figures.link_bytes_per_s("d2h"))
+            measured = figures.kernel(work.kind, "fixed_s")
+            fixed_s = figures.copy_latency_s if measured is None else measured
+            return Parts(fixed_s, link_s=work.copy_bytes / figures.link_bytes_per_s("d2h"))
         case OpKind.STAGE:
             fixed_s = figures.stack.launches[OpKind.STAGE] * constant("kernel_s")
             return Parts(fixed_s, hbm_s=_hbm_traffic_s(work, figures))
@@ -104,11 +109,16 @@ def parts_of(work: Work, figures: Figures) -> Parts:
             return Parts(constant("step_s"))
         case OpKind.CPU_EXPERT:
             return _cpu_parts(work, figures)
+        case _ if figures.gemm_tables:
+            return _measured_parts(work, figures)
         case _:
             return _kernel_parts(work, figures)
 
 
 def _issue_s(work: Work, figures: Figures) -> Number:
+    measured = figures.kernel(work.kind, "issue_s")
+    if measured is not None:
+        return measured
     if work.kind in _COPIES:
         return figures.stack_constant("copy_issue_s")
     return figures.stack.launches.get(work.kind, 0) * figures.stack_constant("launch_s")
@@ -145,6 +155,30 @@ def _kernel_parts(work: Work, figures: Figures) -> Parts:
         more_compute_s, more_hbm_s = _longer(flop_s, bytes_s)
         compute_s, hbm_s = compute_s + more_compute_s, hbm_s + more_hbm_s
     return Parts(fixed_s, compute_s, hbm_s)
+
+
+def _measured_parts(work: Work, figures: Figures) -> Parts:
+    """Fixed time, then each GEMM at the utilisation measured for its shape, then what lies between the GEMMs.
+
+    All over the rates that the accelerator claims: a faster machine of the same kind scales with them.
+    """
+    rate, bandwidth = figures.peak_flop_per_s(work.dtype), figures["accelerator.hbm_bytes_per_s"]
+    table = figures.gemm_table(work.dtype)
+    assert table is not None
+    fixed_s, slowdown, activations, traffic, arithmetic = (figures.kernel(work.kind, name) for name in KERNEL_CONSTANTS)
+    compute_s: Number = work.flop / rate * _or(arithmetic, 0.0)
+    hbm_s: Number = work.hbm_bytes / bandwidth * _or(traffic, 0.0)
+    hbm_s = hbm_s + activation_bytes(work) / bandwidth * _or(activations, 0.0)
+    for gemm in work.gemms:
+        more_compute_s, more_hbm_s = _longer(*_gemm_s(gemm, work.weight_bits, rate, bandwidth))
+        factor = _or(slowdown, 1.0) / table.at(gemm)
+        compute_s, hbm_s = compute_s + more_compute_s * factor, hbm_s + more_hbm_s * factor
+    beside = _or(figures.kernel(work.kind, "offloaded"), 1.0) if figures.offloaded else 1.0
+    return Parts(_or(fixed_s, 0.0) * beside, compute_s * beside, hbm_s * beside)
+
+
+def _or(value: Number | None, default: float) -> Number:
+    return default if value is None else value
 
 
 def _longer(flop_s: Number, bytes_s: Number) -> tuple[Number, Number]:

@@ -6,17 +6,19 @@ each of `n` machines: a formula written in `+ - * /` and `np.maximum` serves bot
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from hwmodels.kernels import GemmTable, tables_by_dtype
 from hwmodels.platform import Platform
 from hwmodels.quantity import ReadOnly
 from hwmodels.spec import FIELDS, PEAK_DTYPES, check_figure, find_field
 from hwmodels.stack import CONSTANTS, SoftwareStack, check_constant
+from offload.ops import OpKind, Work
 from traces.errors import InvalidInput, unknown_name
 
 __all__ = ["MEMORY_FIGURES", "Figures", "check_axis", "figure_keys", "figures_of"]
@@ -33,11 +35,15 @@ class Figures:
     """Every number of a platform, or of many: `values` by dotted key, each a float or (n_machines,).
 
     `stack` owns what is counted, not measured (launches, tile); `hardware` names the accelerator in messages.
+    `gemm_tables`: utilisation by number format, where a fit measured kernels; then `values` has `kernel.` keys.
+    `offloaded`: whether what is priced fetches experts meanwhile; None until the schedule is known.
     """
 
     values: Mapping[str, Number]
     stack: SoftwareStack
     hardware: str
+    gemm_tables: Mapping[str, GemmTable] = field(default_factory=lambda: ReadOnly({}))
+    offloaded: bool | None = None
 
     def __getitem__(self, key: str) -> Number:
         return self.values[key]
@@ -45,13 +51,40 @@ class Figures:
     def with_values(self, values: Mapping[str, Number]) -> Figures:
         """These figures with others in their place. Raises `UnknownName` for a key that is none."""
         for key in values:
-            if key not in figure_keys():
+            if key not in figure_keys() and key not in self.values:
                 raise unknown_name("hardware number", key, figure_keys())
         return replace(self, values=ReadOnly({**self.values, **values}))
+
+    def for_works(self, works: Iterable[Work]) -> Figures:
+        """These figures for a schedule of `works`: offloaded if it fetches experts, unless that is settled already."""
+        if self.offloaded is not None:
+            return self
+        return replace(self, offloaded=any(work.kind is OpKind.FETCH for work in works))
 
     def stack_constant(self, name: str) -> Number:
         """A constant of the stack."""
         return self.values[f"stack.{name}"]
+
+    def kernel(self, kind: OpKind, name: str) -> Number | None:
+        """A measured constant of a kind of op; None where there is none."""
+        return self.values.get(f"kernel.{kind.name.lower()}.{name}")
+
+    def gemm_table(self, dtype: str) -> GemmTable | None:
+        """The utilisation of GEMMs in `dtype`; of another format where that one was not measured."""
+        found = self.gemm_tables.get(dtype)
+        return found if found is not None else next(iter(self.gemm_tables.values()), None)
+
+    def peak_flop_per_s(self, dtype: str) -> Number:
+        """What the accelerator claims for `dtype`. Raises `InvalidInput` where it states no rate for it."""
+        peak = self.values.get(f"accelerator.peak_flop_per_s.{dtype}")
+        if peak is None:
+            stated = [name for name in PEAK_DTYPES if f"accelerator.peak_flop_per_s.{name}" in self.values]
+            settable = f", or --set accelerator.peak_flop_per_s.{dtype}=..." if dtype in PEAK_DTYPES else ""
+            raise InvalidInput(
+                f"{self.hardware} states no {dtype} rate (it has {', '.join(sorted(stated))}): "
+                f"choose another dtype{settable}"
+            )
+        return peak
 
     @property
     def copy_latency_s(self) -> Number:
@@ -70,15 +103,7 @@ class Figures:
 
     def flop_per_s(self, dtype: str) -> Number:
         """What GEMMs in `dtype` achieve. Raises `InvalidInput` where the accelerator states no rate for it."""
-        peak = self.values.get(f"accelerator.peak_flop_per_s.{dtype}")
-        if peak is None:
-            stated = [name for name in PEAK_DTYPES if f"accelerator.peak_flop_per_s.{name}" in self.values]
-            settable = f", or --set accelerator.peak_flop_per_s.{dtype}=..." if dtype in PEAK_DTYPES else ""
-            raise InvalidInput(
-                f"{self.hardware} states no {dtype} rate (it has {', '.join(sorted(stated))}): "
-                f"choose another dtype{settable}"
-            )
-        return peak * self.stack_constant("gemm_efficiency")
+        return self.peak_flop_per_s(dtype) * self.stack_constant("gemm_efficiency")
 
 
 def figure_keys() -> tuple[str, ...]:
@@ -92,14 +117,18 @@ def figures_of(platform: Platform) -> Figures:
     values: dict[str, float] = {}
     for kind, fields in FIELDS.items():
         component = getattr(platform.machine, kind)
-        for field in fields:
-            attribute, _, dtype = field.partition(".")
+        for name in fields:
+            attribute, _, dtype = name.partition(".")
             value = getattr(component, attribute)
             value = value.get(dtype) if dtype else value
             if value is not None:
-                values[f"{kind}.{field}"] = float(value)
+                values[f"{kind}.{name}"] = float(value)
     values |= {f"stack.{name}": platform.constant(name) for name in CONSTANTS}
-    return Figures(ReadOnly(values), platform.stack, platform.hardware)
+    fit = platform.fit
+    if fit is not None:
+        values |= {f"kernel.{name}": constant.value for name, constant in fit.kernels.items()}
+    tables = tables_by_dtype(fit.gemm_tables) if fit is not None else {}
+    return Figures(ReadOnly(values), platform.stack, platform.hardware, ReadOnly(tables))
 
 
 def check_axis(key: str, values: NDArray[np.float64]) -> None:

@@ -1,4 +1,4 @@
-"""Measured constants of a (machine, stack) pair: value, interval, covariance, and the rows each was fitted on.
+"""What was measured of a (machine, stack) pair: constants with interval, covariance and the rows each was fitted on.
 
 One YAML a fit in `fits/`, written by a calibration command and never by hand; claims live in `stacks/`.
 """
@@ -7,18 +7,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from hwmodels.kernels import GemmTable, kernel_constant, read_table
 from hwmodels.quantity import DIMENSIONS, ReadOnly
+from hwmodels.spec import MachineSpec, machine_document, read_machine
 from hwmodels.stack import CONSTANTS, check_constant
 from traces.documents import Section, read_yaml
 from traces.errors import InvalidFile, unknown_name
 
-__all__ = ["Fit", "FittedConstant", "fit_names", "load_fit"]
+__all__ = ["Fit", "FittedConstant", "LeftOut", "fit_names", "is_fit", "load_fit"]
 
 FITS_DIR = Path(__file__).parent / "fits"
 
@@ -33,6 +35,17 @@ class FittedConstant:
 
 
 @dataclass(frozen=True, slots=True)
+class LeftOut:
+    """How well the other samples predict one that is left out: over `n` of them, median and 90th percentile of
+    |error|, relative.
+    """
+
+    n: int
+    median: float
+    p90: float
+
+
+@dataclass(frozen=True, slots=True)
 class Fit:
     """What was measured of `stack` on `hardware`.
 
@@ -40,6 +53,10 @@ class Fit:
     of a layer's experts the traffic uses), fitted beside them and counted with them. `covariance`: (n, n)
     of ln(value), all being positive, in the order of `order`. `provenance`: where the rows came from, when, by
     which command. `dtypes`: weight formats that the rows were measured in; others are extrapolated.
+
+    A fit of microbenchmarks has more: `kernels`, constants of each kind of op ("self_attention.fixed_s"), and
+    `gemm_tables`, in place of a roofline with one efficiency; `left_out`, the leave-one-out error of each kind;
+    `machine`, the machine itself where no maker describes it; `probes`, digests of what must not be validated on it.
     """
 
     name: str
@@ -51,6 +68,16 @@ class Fit:
     order: tuple[str, ...]
     covariance: tuple[tuple[float, ...], ...]
     provenance: Mapping[str, str]
+    kernels: Mapping[str, FittedConstant] = field(default_factory=lambda: ReadOnly({}))
+    gemm_tables: tuple[GemmTable, ...] = ()
+    left_out: Mapping[str, LeftOut] = field(default_factory=lambda: ReadOnly({}))
+    machine: MachineSpec | None = None
+    probes: tuple[str, ...] = ()
+
+    def drawn(self, key: str) -> FittedConstant | None:
+        """The constant behind a figure (`stack.sync_s`, `kernel.experts.fixed_s`); None where it was not fitted."""
+        kind, _, name = key.partition(".")
+        return {"stack": self.constants, "kernel": self.kernels}.get(kind, {}).get(name)
 
     def to_yaml(self) -> str:
         """The text of the fit file."""
@@ -63,6 +90,18 @@ class Fit:
             "assumptions": {n: _entry(c, "1") for n, c in self.assumptions.items()},
             "log_covariance": {"order": list(self.order), "matrix": [list(row) for row in self.covariance]},
         }
+        if self.kernels:
+            document["kernels"] = {n: _entry(c, _unit(n)) for n, c in self.kernels.items()}
+            document["gemm_tables"] = [table.to_dict() for table in self.gemm_tables]
+        if self.left_out:
+            document["leave_one_out"] = {
+                kind: {"n": one.n, "median": round(one.median, 4), "p90": round(one.p90, 4)}
+                for kind, one in self.left_out.items()
+            }
+        if self.machine is not None:
+            document["machine"] = machine_document(self.machine)
+        if self.probes:
+            document["probes"] = list(self.probes)
         return yaml.safe_dump(document, sort_keys=False, width=110, default_flow_style=None)
 
 
@@ -74,6 +113,15 @@ def _entry(constant: FittedConstant, unit: str) -> dict[str, Any]:
         "n": len(constant.rows),
         "rows": list(constant.rows),
     }
+
+
+def _unit(kernel: str) -> str:
+    return DIMENSIONS[kernel_constant(kernel) or "ratio"]
+
+
+def is_fit(path: Path) -> bool:
+    """Whether a YAML file is a fit rather than a machine: it says which stack it is of. Raises `InvalidFile`."""
+    return "log_covariance" in read_yaml(path)
 
 
 def fit_names() -> tuple[str, ...]:
@@ -101,13 +149,54 @@ def load_fit(name_or_path: str | Path) -> Fit:
         order=order,
         covariance=covariance,
         provenance=ReadOnly({key: str(provenance.take(key)) for key in provenance.remaining()}),
+        kernels=_kernels(section.optional_section("kernels")),
+        gemm_tables=_tables(section),
+        left_out=_left_out(section.optional_section("leave_one_out")),
+        machine=_machine(section),
+        probes=tuple(str(digest) for digest in section.items("probes", optional=True)),
     )
     section.done()
-    if sorted(order) != sorted([*fit.constants, *fit.assumptions]):
+    issue = [name for name in fit.kernels if name.endswith(".issue_s")]
+    if sorted(order) != sorted([*fit.constants, *fit.assumptions, *(set(fit.kernels) - set(issue))]):
         raise InvalidFile(f"{section.where}: log_covariance is not of the constants and assumptions of this fit")
+    if fit.kernels and not fit.gemm_tables:
+        raise InvalidFile(f"{section.where}: kernels without gemm_tables: calibrate again")
     for key, constant in fit.constants.items():
         check_constant(key, constant.value, section.where)
     return fit
+
+
+def _kernels(table: Section | None) -> Mapping[str, FittedConstant]:
+    if table is None:
+        return ReadOnly({})
+    where = table.where
+    for key in table.remaining():
+        if kernel_constant(key) is None:
+            raise InvalidFile(f"{where}: {key!r} is no constant of a kind of op, such as experts.fixed_s")
+    return _entries(table, {key: kernel_constant(key) or "" for key in table.remaining()})
+
+
+def _tables(section: Section) -> tuple[GemmTable, ...]:
+    raw = section.items("gemm_tables", optional=True)
+    tables = []
+    for i, one in enumerate(raw):
+        if not isinstance(one, dict):
+            raise InvalidFile(f"{section.where}: gemm_tables holds something that is no table")
+        tables.append(read_table(Section(one, f"{section.where}: gemm_tables[{i}]")))
+    return tuple(tables)
+
+
+def _left_out(table: Section | None) -> Mapping[str, LeftOut]:
+    found = {}
+    for key, entry in table.sections() if table is not None else ():
+        found[key] = LeftOut(entry.integer("n"), entry.number("median", minimum=0), entry.number("p90", minimum=0))
+        entry.done()
+    return ReadOnly(found)
+
+
+def _machine(section: Section) -> MachineSpec | None:
+    table = section.optional_section("machine")
+    return None if table is None else read_machine(table.text("name"), table)
 
 
 def _entries(table: Section, known: Mapping[str, str] | None) -> Mapping[str, FittedConstant]:

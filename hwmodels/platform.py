@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 
-from hwmodels.fit import Fit, fit_names, load_fit
+from hwmodels.fit import Fit, fit_names, is_fit, load_fit
 from hwmodels.quantity import ReadOnly, parse_override
-from hwmodels.spec import MachineSpec, load_machine
+from hwmodels.spec import MachineSpec, hardware_names, load_machine
 from hwmodels.stack import CONSTANTS, SoftwareStack, check_constant, load_stack
 from traces.errors import InvalidInput, unknown_name
 
@@ -49,7 +50,8 @@ class Platform:
         """
         if self.fit is None:
             return "claimed"
-        as_fitted = dtype in self.fit.dtypes and not self.overridden and self.machine == _published(self.fit.hardware)
+        machine = self.fit.machine or _published(self.fit.hardware)
+        as_fitted = dtype in self.fit.dtypes and not self.overridden and self.machine == machine
         return "fitted" if as_fitted else "extrapolated"
 
     def describe_calibration(self, dtype: str) -> str:
@@ -76,9 +78,17 @@ def load_platform(
 ) -> Platform:
     """The platform of `hardware` running `stack` (None: the one it was fitted with, else `streams`).
 
+    `hardware`: an accelerator by name, a YAML file of a machine, or a fit (by file, or by name where no maker describes
+    the machine), which names its stack.
+
     `overrides`: dotted keys of the machine (`link.h2d_bytes_per_s`) or of the stack (`stack.sync_s`), SI numbers
     or text with a unit. Raises `UnknownName` for typos, `InvalidInput` for impossible values.
     """
+    found = _fit_of(hardware, stack)
+    if found is not None:
+        ours, theirs = _split(overrides or {})
+        machine = found.machine or load_machine(found.hardware)
+        return Platform(machine.with_overrides(theirs), load_stack(found.stack), found, ours)
     machine = load_machine(hardware)
     if stack is None:
         fitted = [name.split(".")[1] for name in fit_names() if name.split(".")[0] == machine.accelerator.name]
@@ -86,6 +96,20 @@ def load_platform(
     chosen = load_stack(stack)
     ours, theirs = _split(overrides or {})
     return Platform(machine.with_overrides(theirs), chosen, _best_fit(machine.accelerator.name, stack), ours)
+
+
+def _fit_of(hardware: str, stack: str | None) -> Fit | None:
+    """The fit that `hardware` names: a file, or a shipped one of a machine that has no description of its own."""
+    path = Path(hardware)
+    found = None
+    if path.suffix in (".yaml", ".yml"):
+        found = load_fit(path) if is_fit(path) else None
+    elif hardware not in hardware_names():
+        names = [name for name in fit_names() if name.rpartition(".")[0] == hardware]
+        found = load_fit(names[0]) if names else None
+    if found is not None and stack not in (None, found.stack):
+        raise InvalidInput(f"{hardware} was fitted with the stack {found.stack}, not {stack}: leave out --stack")
+    return found
 
 
 def _best_fit(hardware: str, stack: str) -> Fit | None:

@@ -39,6 +39,8 @@ __all__ = [
     "load_link",
     "load_machine",
     "load_storage",
+    "machine_document",
+    "read_machine",
     "storage_names",
 ]
 
@@ -241,7 +243,32 @@ def load_machine(name_or_path: str | Path) -> MachineSpec:
     name, `InvalidFile` for a file that is missing, too big or malformed, `InvalidInput` for a value out of
     range.
     """
-    accelerator, defaults, where = _load("accelerator", name_or_path)
+    return _around(*_load("accelerator", name_or_path))
+
+
+def read_machine(name: str, section: Section) -> MachineSpec:
+    """The machine in a section of another file, spelt as a file of its own. Raises as `load_machine`."""
+    return _around(*_read("accelerator", name, section), section.where)
+
+
+def machine_document(machine: MachineSpec) -> dict[str, Any]:
+    """What `read_machine` reads back: every figure with its source."""
+    document: dict[str, Any] = {"name": machine.accelerator.name, "vendor": machine.accelerator.vendor}
+    for kind in FIELDS:
+        component = getattr(machine, kind)
+        figures: dict[str, Any] = document if kind == "accelerator" else {}
+        for field, quantity in component.sources.items():
+            holder, key = (figures, _YAML_KEYS.get(field, field))
+            if "." in field:
+                holder, key = figures.setdefault("peak_flop_per_s", {}), field.partition(".")[2]
+            holder[key] = {"value": quantity.value, "unit": quantity.unit, "source": quantity.source}
+        if kind != "accelerator":
+            document[kind] = figures
+    return document
+
+
+def _around(accelerator: Accelerator, defaults: Defaults, where: str) -> MachineSpec:
+    """An accelerator with the host, link and storage that its file names or describes."""
     parts: dict[str, Any] = {}
     for kind in ("host", "link", "storage"):
         chosen = defaults[kind]

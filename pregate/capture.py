@@ -24,7 +24,43 @@ from traces.architecture import ModelArchitecture
 from traces.errors import InvalidInput
 from traces.routing import Phase, RoutingTrace
 
-__all__ = ["Captured", "Request", "capture", "capture_request", "check_trace", "request", "resident_set"]
+__all__ = [
+    "Captured",
+    "MachineMemory",
+    "Request",
+    "capture",
+    "capture_request",
+    "check_trace",
+    "memory_of",
+    "request",
+    "resident_set",
+]
+
+
+@dataclass(frozen=True, slots=True)
+class MachineMemory:
+    """What a schedule needs to know of a machine: its memories, and what its software does with them.
+
+    `reserve_bytes`: HBM that the software takes for itself; `dram_bytes` of the host called `host`.
+    """
+
+    hbm_bytes: int
+    reserve_bytes: int
+    dram_bytes: int
+    host: str
+    execution: Execution
+
+
+def memory_of(hw: Platform) -> MachineMemory:
+    """The memory of a platform."""
+    machine = hw.machine
+    return MachineMemory(
+        machine.accelerator.hbm_bytes,
+        int(hw.constant("reserve_bytes")),
+        machine.host.dram_bytes,
+        machine.host.name,
+        hw.stack.execution,
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +129,7 @@ def check_trace(model: ModelArchitecture, trace: RoutingTrace) -> None:
 
 def request(
     model: ModelArchitecture,
-    hw: Platform,
+    hw: Platform | MachineMemory,
     trace: RoutingTrace,
     policy: str | Policy,
     *,
@@ -101,7 +137,7 @@ def request(
     expert_tier: str = "dram",
     workload: Workload | None = None,
 ) -> Request:
-    """Plan the memory of `policy` on `hw`; writes no schedule yet, so it is cheap.
+    """Plan the memory of `policy` on `hw`, of which only memory matters; writes no schedule yet, so it is cheap.
 
     `workload`: what `measure_workload` said of this model and trace, when it is known. Raises `InvalidInput` for a
     trace that is not the model's or has no decode steps, `CapacityExceeded` when a memory is too small.
@@ -114,22 +150,23 @@ def request(
     if workload is None:
         check_trace(model, trace)
         workload = measure_workload(model, trace.steps())
+    memory = hw if isinstance(hw, MachineMemory) else memory_of(hw)
     if expert_tier == "dram" and not chosen.resident:
-        _check_host_memory(model, hw, chosen)
+        _check_host_memory(model, memory, chosen)
     plan = plan_memory(
         model,
         workload,
         chosen,
-        hw.stack.execution,
-        hbm_bytes=hw.machine.accelerator.hbm_bytes,
-        reserve_bytes=int(hw.constant("reserve_bytes")),
+        memory.execution,
+        hbm_bytes=memory.hbm_bytes,
+        reserve_bytes=memory.reserve_bytes,
     )
-    return Request(model, trace, chosen, hw.stack.execution, expert_tier, workload, plan)
+    return Request(model, trace, chosen, memory.execution, expert_tier, workload, plan)
 
 
 def capture(
     model: ModelArchitecture,
-    hw: Platform,
+    hw: Platform | MachineMemory,
     trace: RoutingTrace,
     policy: str | Policy,
     *,
@@ -155,13 +192,13 @@ def capture_request(asked: Request) -> Captured:
     return Captured(asked, decoded)
 
 
-def _check_host_memory(model: ModelArchitecture, hw: Platform, policy: Policy) -> None:
+def _check_host_memory(model: ModelArchitecture, memory: MachineMemory, policy: Policy) -> None:
     """Experts wait in DRAM, all of them. Raises `CapacityExceeded` when the host has less."""
-    needed, host = model.n_moe_layers * model.n_experts * model.expert_bytes, hw.machine.host
-    if needed > host.dram_bytes:
+    needed = model.n_moe_layers * model.n_experts * model.expert_bytes
+    if needed > memory.dram_bytes:
         raise CapacityExceeded(
-            f"{policy.name}: the experts of {model.name} take {needed / 1e9:.1f} GB of host memory, {host.name} has "
-            f"{host.dram_bytes / 1e9:.1f} GB: try --tier ssd, or --set host.dram_bytes=...",
+            f"{policy.name}: the experts of {model.name} take {needed / 1e9:.1f} GB of host memory, {memory.host} has "
+            f"{memory.dram_bytes / 1e9:.1f} GB: try --tier ssd, or --set host.dram_bytes=...",
             needed,
             "DRAM",
         )

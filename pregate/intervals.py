@@ -61,26 +61,32 @@ def figure_intervals(
     if hw.fit is None:
         return dict.fromkeys(_UNCERTAIN)
     known = {f"stack.{name}" for name in hw.overridden} | set(exact)
-    free = [name for name in hw.fit.constants if f"stack.{name}" not in known and CONSTANTS[name] != "size"]
-    drawn = drawn_constants(hw.fit, free, rng, n_draws)
-    machines = figures.with_values({f"stack.{name}": values for name, values in drawn.items()})
+    sizes = {name for name in hw.fit.constants if CONSTANTS[name] == "size"}
+    free = [f"stack.{name}" for name in hw.fit.constants if f"stack.{name}" not in known and name not in sizes]
+    free += [f"kernel.{name}" for name in hw.fit.kernels if name in hw.fit.order]
+    machines = figures.with_values(drawn_constants(hw.fit, free, rng, n_draws))
     found = measured(ready or compiled(captured), captured, machines, n_draws)
     ends = {name: np.quantile(found[name], (0.025, 0.975)).tolist() for name in _UNCERTAIN}
     return {name: (low, high) if high > 0 else None for name, (low, high) in ends.items()}
 
 
 def drawn_constants(
-    fit: Fit, names: list[str], rng: np.random.Generator, n_draws: int
+    fit: Fit, keys: list[str], rng: np.random.Generator, n_draws: int
 ) -> dict[str, NDArray[np.float64]]:
-    """`n_draws` of the fitted constants `names` from their joint log-normal distribution, each (n_draws,)."""
-    rows = [fit.order.index(name) for name in names]
+    """`n_draws` of the constants behind the figures `keys` from their joint log-normal distribution, each (n_draws,)."""
+    rows = [fit.order.index(key.partition(".")[2]) for key in keys]
     covariance = np.array(fit.covariance).reshape(len(fit.order), len(fit.order))[np.ix_(rows, rows)]
     eigenvalues, vectors = np.linalg.eigh(covariance)
     # The symmetric root: it is unique, while the sign of an eigenvector is the library's choice.
     root = (vectors * np.sqrt(np.maximum(eigenvalues, 0.0))) @ vectors.T
-    factors = np.exp(rng.standard_normal((n_draws, len(names))) @ root)
-    drawn = {name: fit.constants[name].value * factors[:, i] for i, name in enumerate(names)}
-    return {name: np.minimum(v, 1.0) if CONSTANTS[name] == "ratio" else v for name, v in drawn.items()}
+    factors = np.exp(rng.standard_normal((n_draws, len(keys))) @ root)
+    drawn = {}
+    for i, key in enumerate(keys):
+        constant = fit.drawn(key)
+        assert constant is not None
+        values = constant.value * factors[:, i]
+        drawn[key] = np.minimum(values, 1.0) if CONSTANTS.get(key.removeprefix("stack.")) == "ratio" else values
+    return drawn
 
 
 def compiled(captured: Captured) -> Compiled:

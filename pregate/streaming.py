@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 
 from hwmodels.cost import price_figures
@@ -25,7 +27,8 @@ def stream_request(asked: Request, hw: Platform) -> SimulationResult:
 
     Its digest is that of the whole schedule. Raises `CapacityExceeded` when the experts of one block do not fit.
     """
-    trace, plan, figures = asked.trace, asked.plan, figures_of(hw)
+    trace, plan = asked.trace, asked.plan
+    figures = dataclasses.replace(figures_of(hw), offloaded=not asked.policy.resident)
     parts = DecodeStream(
         asked.model,
         trace.steps(),

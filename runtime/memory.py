@@ -16,7 +16,17 @@ from offload.memory import CapacityExceeded
 from traces.architecture import ModelArchitecture
 from traces.errors import InvalidInput
 
-__all__ = ["PAGE_BYTES", "Carver", "aligned", "element_type", "host_array", "host_memory", "pieces", "round_up"]
+__all__ = [
+    "PAGE_BYTES",
+    "TYPES",
+    "Carver",
+    "aligned",
+    "element_type",
+    "host_array",
+    "host_memory",
+    "pieces",
+    "round_up",
+]
 
 PAGE_BYTES = 4096
 """Alignment of every buffer that experts move between: a page, which unbuffered reads ask for."""
@@ -24,7 +34,7 @@ PAGE_BYTES = 4096
 _LINE_BYTES = 64
 """Alignment of every tensor: a cache line, on which vectorised kernels choose their path."""
 
-_TYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+TYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def element_type(model: ModelArchitecture) -> torch.dtype:
@@ -33,12 +43,12 @@ def element_type(model: ModelArchitecture) -> torch.dtype:
     Raises `InvalidInput` unless the model is stored in fp32, bf16 or fp16 throughout.
     """
     formats = {model.dtype.name, model.expert_dtype.name, model.stored_activation_dtype.name}
-    if len(formats) > 1 or not formats <= _TYPES.keys():
+    if len(formats) > 1 or not formats <= TYPES.keys():
         raise InvalidInput(
             f"{model.name} is stored in {', '.join(sorted(formats))}: the runtime computes in one of "
-            f"{', '.join(_TYPES)}, try --dtype bf16"
+            f"{', '.join(TYPES)}, try --dtype bf16"
         )
-    return _TYPES[formats.pop()]
+    return TYPES[formats.pop()]
 
 
 def round_up(n: int, step: int) -> int:

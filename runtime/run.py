@@ -5,10 +5,8 @@ Whatever the policy, a run of one model and trace must end in the same hidden st
 
 from __future__ import annotations
 
-import gc
 import hashlib
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,6 +20,7 @@ from offload.timeline import Timeline
 from runtime.backend import Action, Backend, Times
 from runtime.loading import Loaded, load, pool_bytes
 from runtime.program import Key, Program, build_program
+from runtime.quiet import no_collections
 from runtime.races import check_races
 from runtime.storage import ExpertFile
 from runtime.weights import Experts
@@ -154,7 +153,7 @@ def _prepare(program: Program, experts: Experts, storage: Path | None) -> Expert
 def _replay(backend: Backend, program: Program, actions: list[Action | None]) -> Times:
     """The host lane: issue every op in order, wait where the schedule does."""
     backend.load(program.order)
-    with _no_collections():
+    with no_collections():
         for op, action in enumerate(actions):
             if action is None:
                 backend.wait(op)
@@ -162,18 +161,6 @@ def _replay(backend: Backend, program: Program, actions: list[Action | None]) ->
                 backend.issue(op, action)
         backend.synchronise()
     return backend.times()
-
-
-@contextmanager
-def _no_collections() -> Iterator[None]:
-    """Leave garbage where it is until later."""
-    enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if enabled:
-            gc.enable()
 
 
 def _check(program: Program, loaded: Loaded, times: Times) -> None:

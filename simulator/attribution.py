@@ -78,6 +78,7 @@ def partition(trail: Trail, figures: Figures) -> dict[str, float]:
     proportions of the whole op.
     """
     schedule, path = trail.timeline.schedule, critical_path(trail)
+    figures = figures.for_works(schedule.works)
     left_s = path.end_s - path.begin_s - path.slot_s
     row, n_works = schedule.cost[path.op], len(schedule.works)
     running_s = np.bincount(row[~path.issuing], left_s[~path.issuing], n_works)

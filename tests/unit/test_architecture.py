@@ -21,6 +21,8 @@ from traces.errors import InvalidFile, InvalidInput, UnknownName
 
 ALL = architecture_names()
 UNPUBLISHED = {"switch-base-16", "switch-base-32"}
+MADE_UP = {"switch-mini-16", "mixtral-mini-8"}
+"""Models of the project's own validation suites; their files say so."""
 
 
 def tolerance(count: PublishedCount) -> float:
@@ -28,7 +30,7 @@ def tolerance(count: PublishedCount) -> float:
     return max(0.02 * count.value, count.rounding)
 
 
-@pytest.mark.parametrize("name", [name for name in ALL if name not in UNPUBLISHED])
+@pytest.mark.parametrize("name", [name for name in ALL if name not in UNPUBLISHED | MADE_UP])
 def test_total_parameters_match_the_published_count(name: str) -> None:
     model = load_architecture(name)
     count = model.published.total_params
@@ -36,7 +38,9 @@ def test_total_parameters_match_the_published_count(name: str) -> None:
     assert model.total_params == pytest.approx(count.value, abs=tolerance(count), rel=0)
 
 
-@pytest.mark.parametrize("name", [name for name in ALL if not load_architecture(name).is_encoder_decoder])
+@pytest.mark.parametrize(
+    "name", [name for name in ALL if name not in MADE_UP and not load_architecture(name).is_encoder_decoder]
+)
 def test_active_parameters_match_the_published_count(name: str) -> None:
     model = load_architecture(name)
     count = model.published.active_params

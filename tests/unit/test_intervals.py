@@ -122,27 +122,27 @@ def fit_of(values: dict[str, float], covariance: list[list[float]]) -> Fit:
 def test_draws_have_the_covariance_that_the_fit_states() -> None:
     covariance = [[0.04, 0.012], [0.012, 0.01]]
     fit = fit_of({"kernel_s": 1e-5, "sync_s": 2e-5}, covariance)
-    drawn = drawn_constants(fit, ["kernel_s", "sync_s"], np.random.default_rng(0), 100_000)
-    logs = np.log(np.stack([drawn["kernel_s"] / 1e-5, drawn["sync_s"] / 2e-5]))
+    drawn = drawn_constants(fit, ["stack.kernel_s", "stack.sync_s"], np.random.default_rng(0), 100_000)
+    logs = np.log(np.stack([drawn["stack.kernel_s"] / 1e-5, drawn["stack.sync_s"] / 2e-5]))
     np.testing.assert_allclose(np.cov(logs), covariance, rtol=0.03)
     np.testing.assert_allclose(logs.mean(axis=1), 0.0, atol=3e-3)
-    only = drawn_constants(fit, ["sync_s"], np.random.default_rng(0), 100_000)["sync_s"]
+    only = drawn_constants(fit, ["stack.sync_s"], np.random.default_rng(0), 100_000)["stack.sync_s"]
     assert np.log(only).std() == pytest.approx(0.1, rel=0.02)
 
 
 def test_constants_that_move_together_do_so_exactly() -> None:
     """A covariance of rank 1 is no error: the second constant is the square of the first."""
     fit = fit_of({"kernel_s": 1.0, "sync_s": 1.0}, [[0.01, 0.02], [0.02, 0.04]])
-    drawn = drawn_constants(fit, ["kernel_s", "sync_s"], np.random.default_rng(0), 100)
-    np.testing.assert_allclose(drawn["sync_s"], drawn["kernel_s"] ** 2, rtol=1e-7)
+    drawn = drawn_constants(fit, ["stack.kernel_s", "stack.sync_s"], np.random.default_rng(0), 100)
+    np.testing.assert_allclose(drawn["stack.sync_s"], drawn["stack.kernel_s"] ** 2, rtol=1e-7)
 
 
 def test_an_efficiency_never_exceeds_one_and_a_time_may() -> None:
     fit = fit_of({"gemm_efficiency": 0.98, "sync_s": 0.98}, [[0.01, 0.0], [0.0, 0.01]])
-    drawn = drawn_constants(fit, ["gemm_efficiency", "sync_s"], np.random.default_rng(0), 1000)
-    assert drawn["gemm_efficiency"].max() == 1.0
-    assert 0.3 < (drawn["gemm_efficiency"] == 1.0).mean() < 0.5
-    assert drawn["sync_s"].max() > 1.1
+    drawn = drawn_constants(fit, ["stack.gemm_efficiency", "stack.sync_s"], np.random.default_rng(0), 1000)
+    assert drawn["stack.gemm_efficiency"].max() == 1.0
+    assert 0.3 < (drawn["stack.gemm_efficiency"] == 1.0).mean() < 0.5
+    assert drawn["stack.sync_s"].max() > 1.1
 
 
 def test_simulate_carries_the_interval_around_its_prediction(hw: Platform, captured: Captured) -> None:

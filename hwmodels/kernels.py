@@ -1,0 +1,167 @@
+"""Kernels as they were measured: what a GEMM of a shape achieves of the roofline, and what an op takes beside it.
+
+Utilisation is interpolated, not time: between two measured shapes it changes little where time changes manifold.
+"""
+
+from __future__ import annotations
+
+import bisect
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+from offload.ops import Gemm, OpKind, Work
+from traces.documents import Section
+from traces.dtypes import DTYPES
+from traces.errors import InvalidFile
+
+__all__ = [
+    "KERNEL_CONSTANTS",
+    "KERNEL_KINDS",
+    "GemmTable",
+    "activation_bytes",
+    "kernel_constant",
+    "read_table",
+    "tables_by_dtype",
+]
+
+KERNEL_KINDS = (
+    OpKind.SELF_ATTENTION,
+    OpKind.CROSS_ATTENTION,
+    OpKind.GATE,
+    OpKind.EXPERTS,
+    OpKind.DENSE_FFN,
+    OpKind.HEAD,
+)
+"""Kinds of op on the compute lane that are made of GEMMs and what lies between them."""
+
+KERNEL_CONSTANTS: dict[str, str] = {
+    "fixed_s": "time",
+    "gemm": "ratio",
+    "activations": "ratio",
+    "traffic": "ratio",
+    "arithmetic": "ratio",
+}
+"""What is fitted of a kind of op, by dimension.
+
+fixed_s: per op. gemm: its GEMMs over what they take alone. activations: what goes into and comes out of its GEMMs,
+over its time at the claimed memory rate. traffic, arithmetic: what lies outside of them (KV cache, attention scores)
+over its time at the claimed rates. Measured as they are: `issue_s`, host time to issue one; `offloaded`, how many times
+as long it takes in a schedule that fetches experts (copies through the same memory, caches gone cold in a stall)."""
+
+_MAX_TABLE = 4096
+"""More cells than any table has."""
+
+
+def kernel_constant(key: str) -> str | None:
+    """The dimension of `kind.constant`; None when there is no such thing."""
+    kind, _, name = key.partition(".")
+    if kind.upper() not in OpKind.__members__:
+        return None
+    return {"issue_s": "time", "offloaded": "ratio"}.get(name) or KERNEL_CONSTANTS.get(name)
+
+
+@dataclass(frozen=True, slots=True)
+class GemmTable:
+    """Utilisation of the roofline, 0 to 1, over rows `m`, weights `params` = n k and their `aspect` = k / n.
+
+    Axes ascend; `utilisation` [m][params][aspect]. Beyond the table its edge counts.
+    """
+
+    dtype: str
+    m: tuple[float, ...]
+    params: tuple[float, ...]
+    aspect: tuple[float, ...]
+    utilisation: tuple[tuple[tuple[float, ...], ...], ...]
+
+    def at(self, gemm: Gemm) -> float:
+        """Multilinear in the logarithms of axes and utilisation."""
+        points = (
+            (self.m, float(gemm.m)),
+            (self.params, float(gemm.n * gemm.k)),
+            (self.aspect, gemm.k / gemm.n),
+        )
+        (i, u), (j, v), (k, w) = (_place(axis, value) for axis, value in points)
+        total = 0.0
+        for di, a in ((0, 1 - u), (1, u)):
+            for dj, b in ((0, 1 - v), (1, v)):
+                for dk, c in ((0, 1 - w), (1, w)):
+                    if a * b * c:
+                        total += a * b * c * math.log(self.utilisation[i + di][j + dj][k + dk])
+        return math.exp(total)
+
+    def covers(self, gemm: Gemm) -> bool:
+        """Whether the shape lies within the table, so that nothing is extrapolated."""
+        return (
+            self.m[0] <= gemm.m <= self.m[-1]
+            and self.params[0] <= gemm.n * gemm.k <= self.params[-1]
+            and self.aspect[0] <= gemm.k / gemm.n <= self.aspect[-1]
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """YAML-ready; three significant digits, which is more than a measurement has."""
+        cells = [[[float(f"{u:.3g}") for u in row] for row in plane] for plane in self.utilisation]
+        axes = {name: [float(f"{x:.6g}") for x in getattr(self, name)] for name in ("m", "params", "aspect")}
+        return {"dtype": self.dtype, **axes, "utilisation": cells}
+
+
+def activation_bytes(work: Work) -> float:
+    """Bytes of activations that go into and come out of the GEMMs of `work`, in the format that they compute in."""
+    rows = sum(gemm.n_gemms * gemm.m * (gemm.n + gemm.k) for gemm in work.gemms)
+    return rows * DTYPES[work.dtype].bytes_per_param
+
+
+def _place(axis: Sequence[float], value: float) -> tuple[int, float]:
+    """The cell of `value` on an ascending axis and how far into it, by ratio; an axis of one point has one cell."""
+    if len(axis) == 1:
+        return 0, 0.0
+    i = min(max(bisect.bisect_right(axis, value) - 1, 0), len(axis) - 2)
+    share = math.log(max(value, 1e-300) / axis[i]) / math.log(axis[i + 1] / axis[i])
+    return i, min(max(share, 0.0), 1.0)
+
+
+def read_table(section: Section) -> GemmTable:
+    """A table from its section of a fit. Raises `InvalidFile` unless it is whole."""
+    dtype = section.text("dtype")
+    m, params, aspect = (
+        _ascending(section.items(name), f"{section.where}: {name}") for name in ("m", "params", "aspect")
+    )
+    cells = section.items("utilisation")
+    section.done()
+    shape = [len(m), len(params), len(aspect)]
+    if math.prod(shape) > _MAX_TABLE:
+        raise InvalidFile(f"{section.where}: {math.prod(shape)} cells, at most {_MAX_TABLE}")
+    table = []
+    for plane in _sized(cells, shape[0], section.where):
+        rows = []
+        for row in _sized(plane, shape[1], section.where):
+            numbers = tuple(_number(u, section.where) for u in _sized(row, shape[2], section.where))
+            rows.append(numbers)
+        table.append(tuple(rows))
+    return GemmTable(dtype, m, params, aspect, tuple(table))
+
+
+def _sized(raw: object, n: int, where: str) -> list[Any]:
+    if not isinstance(raw, list) or len(raw) != n:
+        raise InvalidFile(f"{where}: utilisation is not as long as its axes ({n} expected)")
+    return raw
+
+
+def _number(raw: object, where: str) -> float:
+    if isinstance(raw, bool) or not isinstance(raw, int | float) or not 0 < raw < math.inf:
+        raise InvalidFile(f"{where}: {raw!r} is not a number above 0")
+    return float(raw)
+
+
+def _ascending(raw: Sequence[object], where: str) -> tuple[float, ...]:
+    numbers = tuple(_number(x, where) for x in raw)
+    if not numbers or any(b <= a for a, b in pairwise(numbers)):
+        raise InvalidFile(f"{where}: {list(numbers)[:4]} does not ascend")
+    return numbers
+
+
+def tables_by_dtype(tables: Sequence[GemmTable]) -> Mapping[str, GemmTable]:
+    """By the format that they were measured in."""
+    return {table.dtype: table for table in tables}

@@ -1,0 +1,124 @@
+"""The configurations that a validation predicts and runs: models, workloads, links, policies.
+
+A link is stated by how its transfers compare with compute: at a ratio of 1 the experts of an MoE block take as long to
+fetch as the layers up to the next one take to compute. The predicted compute time decides what link that is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from pregate.api import load_model, load_trace, synthesize
+from traces.architecture import ModelArchitecture
+from traces.errors import unknown_name
+from traces.routing import RoutingTrace
+
+__all__ = ["POLICIES", "SUITES", "Group", "Workload", "groups_of", "suite_named"]
+
+POLICIES = ("gpu_only", "on_demand", "prefetch_all", "pregate", "pregate(2)", "lru")
+"""Designs that a suite compares."""
+
+
+@dataclass(frozen=True, slots=True)
+class Workload:
+    """A trace made up or recorded: `n_active` forces how many experts a layer activates."""
+
+    batch: int
+    input_tokens: int
+    output_tokens: int
+    seed: int = 0
+    n_active: int | None = None
+    path: Path | None = None
+
+    def trace(self, model: ModelArchitecture) -> RoutingTrace:
+        """The routing. Raises as `pregate.synthesize` and `pregate.load_trace`."""
+        if self.path is not None:
+            return load_trace(self.path, batch=self.batch if self.batch > 1 else None)
+        return synthesize(model, self.input_tokens, self.output_tokens, self.batch, self.seed, n_active=self.n_active)
+
+    @property
+    def name(self) -> str:
+        """Short, for names of cases."""
+        if self.path is not None:
+            return self.path.stem if self.batch == 1 else f"{self.path.stem}-b{self.batch}"
+        return f"b{self.batch}" + (f"-a{self.n_active}" if self.n_active else "")
+
+    @property
+    def description(self) -> str:
+        """For people."""
+        if self.path is not None:
+            return f"batch {self.batch}, {self.path.name}"
+        routing = f"{self.n_active} experts active" if self.n_active else f"routing seed {self.seed}"
+        return f"batch {self.batch}, {self.input_tokens} + {self.output_tokens} tokens, {routing}"
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """What policies are compared within. Either `ratio` or `link_bytes_per_s` says what the link is.
+
+    `hbm_share`: of the model's experts, what HBM holds under policies that offload.
+    """
+
+    model: ModelArchitecture
+    workload: Workload
+    policies: tuple[str, ...]
+    ratio: float | None = None
+    link_bytes_per_s: float | None = None
+    hbm_share: float = 0.4
+
+    @property
+    def name(self) -> str:
+        """Model, workload, link."""
+        link = f"ratio{self.ratio:g}" if self.ratio else f"{(self.link_bytes_per_s or 0) / 1e9:g}GBps"
+        return f"{self.model.name}/{self.workload.name}/{link}"
+
+
+def groups_of(
+    model: ModelArchitecture, workload: Workload, policies: tuple[str, ...], ratios: Iterator[float]
+) -> Iterator[Group]:
+    """A group a ratio."""
+    for ratio in ratios:
+        yield Group(model, workload, policies, ratio)
+
+
+def _quick() -> list[Group]:
+    """One workload of each model at a middling link: under two minutes on two cores, measurements included."""
+    switch, mixtral = load_model("switch-mini-16"), load_model("mixtral-mini-8")
+    policies = ("gpu_only", "on_demand", "pregate")
+    return [
+        Group(switch, Workload(1, 16, 16, seed=11), policies, 1.0),
+        Group(mixtral, Workload(1, 16, 12, seed=12), policies, 3.0),
+    ]
+
+
+def _full() -> list[Group]:
+    """Two layouts, four ratios of transfer to compute, six policies.
+
+    At the lowest ratio the Mixtral-like model decodes a batch that is forced to as few experts as one token uses:
+    with one token its experts move slower than they are used, whatever link a processor can imitate.
+    """
+    switch, mixtral = load_model("switch-mini-16"), load_model("mixtral-mini-8")
+    groups = [
+        Group(switch, Workload(1, 32, n_tokens, seed=21), POLICIES, ratio)
+        for ratio, n_tokens in ((0.35, 32), (1.0, 24), (3.0, 12), (10.0, 6))
+    ]
+    groups.append(Group(switch, Workload(4, 24, 16, seed=22), POLICIES, 1.0))
+    groups.append(Group(mixtral, Workload(32, 16, 12, n_active=2), POLICIES, 0.35))
+    groups += [
+        Group(mixtral, Workload(1, 32, n_tokens, seed=23), POLICIES, ratio)
+        for ratio, n_tokens in ((1.0, 32), (3.0, 16), (10.0, 8))
+    ]
+    groups.append(Group(mixtral, Workload(4, 24, 12, seed=24), POLICIES, 3.0))
+    return groups
+
+
+SUITES = {"quick": _quick, "full": _full}
+
+
+def suite_named(name: str) -> list[Group]:
+    """The groups of a suite. Raises `UnknownName`."""
+    if name not in SUITES:
+        raise unknown_name("suite", name, SUITES)
+    return SUITES[name]()

@@ -1,0 +1,155 @@
+"""Run what was predicted, beside a watch on the machine, and collect what happened."""
+
+from __future__ import annotations
+
+import dataclasses
+import gc
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from hwmodels.cost import Costs
+from offload import metrics
+from offload.ops import Lane
+from offload.timeline import Timeline
+from pregate.capture import Captured, resident_set
+from pregate.validation.outcome import Measurement, OpTime
+from pregate.validation.predictions import Prepared, op_times
+from runtime.backend import Backend
+from runtime.program import cached_slots, resident_slots
+from runtime.run import OutputMismatch, Run, execute
+from runtime.watch import LoadWatch
+from runtime.weights import Experts
+from simulator.bounds import lower_bounds
+from traces.routing import Phase
+
+__all__ = ["Runner"]
+
+_LANES = (("h2d_bytes", Lane.H2D), ("d2h_bytes", Lane.D2H), ("disk_bytes", Lane.DISK))
+
+
+@dataclass
+class Runner:
+    """Runs the cases of one model, which share its weights; `make` gives a back end with a link of so many bytes/s.
+
+    `repeats`: valid runs a case wanted; `tries`: disturbed runs more than these and a case is given up.
+    """
+
+    make: Callable[[float | None], Backend]
+    repeats: int
+    tries: int
+    _experts: Experts | None = field(default=None, init=False)
+
+    def measure(self, group: Sequence[Prepared], drawn: frozenset[str]) -> list[Measurement | None]:
+        """The cases of one group, in turn and again, so that what drifts hits all alike; None: too busy a machine.
+
+        `drawn`: names of cases whose timeline is kept. Raises `OutputMismatch` when two policies end in different
+        states: nothing of such a group means anything.
+        """
+        found = [_Collected(prepared) for prepared in group]
+        self._run(group[0].captured, group[0].link_bytes_per_s)  # caches, kernels chosen, clocks: not kept
+        for _ in range(self.repeats + self.tries):
+            wanting = [one for one in found if len(one.runs) < self.repeats and len(one.disturbances) <= self.tries]
+            for one in wanting:
+                gc.collect()
+                with LoadWatch() as watch:
+                    run = self._run(one.prepared.captured, one.prepared.link_bytes_per_s)
+                one.add(run, watch.seen.disturbance())
+        digests = {one.digest: one.prepared.case.policy for one in found if one.digest}
+        if len(digests) > 1:
+            raise OutputMismatch(
+                f"{group[0].case.group}: {' and '.join(digests.values())} end in different hidden states"
+            )
+        return [one.measurement(one.prepared.case.name in drawn) for one in found]
+
+    def _run(self, captured: Captured, link_bytes_per_s: float | None) -> Run:
+        model = captured.model
+        backend = self.make(link_bytes_per_s)
+        if self._experts is None or self._experts.model != model:
+            self._experts = None  # the old ones go before the new ones come
+            self._experts = Experts(model, allocate=backend.allocate_host)
+        cache = resident_set(captured.request)
+        initial = resident_slots(model) if captured.policy.resident else {}
+        if cache is not None:
+            initial = cached_slots(cache, captured.plan.n_buffers)
+        schedule = captured.decoded.schedule
+        steps = captured.trace.steps()
+        return execute(backend, model, steps, schedule, initial=initial, experts=self._experts, prove=False)
+
+
+@dataclass
+class _Collected:
+    prepared: Prepared
+    runs: list[Run] = field(default_factory=list)
+    disturbances: list[str] = field(default_factory=list)
+    digest: str = ""
+
+    def add(self, run: Run, disturbance: str | None) -> None:
+        if self.digest and run.digest != self.digest:
+            raise OutputMismatch(f"{self.prepared.case.name}: two runs end in different hidden states")
+        self.digest = run.digest
+        if disturbance is None:
+            self.runs.append(run)
+        else:
+            self.disturbances.append(disturbance)
+
+    def measurement(self, drawn: bool) -> Measurement | None:
+        if not self.runs:
+            return None
+        captured = self.prepared.captured
+        by_makespan = sorted(self.runs, key=lambda run: run.timeline.makespan_s)
+        middle = by_makespan[(len(by_makespan) - 1) // 2]
+        times = [op_times(run.timeline, captured.trace) for run in self.runs]
+        ops = {
+            kind: OpTime(one.n, float(np.median([other[kind].total_s for other in times])))
+            for kind, one in times[0].items()
+        }
+        return Measurement(
+            runs=tuple(_metrics(run.timeline, captured) for run in self.runs),
+            ops=ops,
+            exact=_exact(middle),
+            bound_s=achieved_bound_s(middle.timeline),
+            output_digest=self.digest,
+            disturbances=tuple(self.disturbances),
+            timeline=middle.timeline if drawn else None,
+        )
+
+
+def _metrics(timeline: Timeline, captured: Captured) -> Mapping[str, float]:
+    trace = captured.trace
+    tpot = metrics.tpot_s(timeline, trace)
+    return {
+        "tpot_s": tpot["mean"],
+        "tpot_p50_s": tpot["p50"],
+        "tpot_p99_s": tpot["p99"],
+        "ttft_s": metrics.ttft_s(timeline),
+        "moe_layer_latency_s": metrics.moe_layer_latency_s(timeline, metrics.decode_steps(trace)),
+        "makespan_s": timeline.makespan_s,
+        "stall_s": metrics.stall_s(timeline),
+        "tokens_per_s": captured.workload.n_output_tokens / timeline.makespan_s,
+    }
+
+
+def _exact(run: Run) -> dict[str, int]:
+    lookups, hits = run.lookups[Phase.DECODE]
+    prefill_lookups, prefill_hits = run.lookups[Phase.PREFILL]
+    moved = {name: run.moved_bytes.get(lane, 0) for name, lane in _LANES}
+    return moved | {
+        "lookups": lookups,
+        "hits": hits,
+        "prefill_lookups": prefill_lookups,
+        "prefill_hits": prefill_hits,
+    }
+
+
+def achieved_bound_s(timeline: Timeline) -> float:
+    """What no order of these very ops could beat: the busiest lane, or the longest chain of dependencies.
+
+    Of the run itself: the schedule's own lower bound (`simulator.bounds`) at the times that its own ops took.
+    """
+    schedule = timeline.schedule
+    works = tuple(schedule.works[row] for row in schedule.cost.tolist())
+    own = dataclasses.replace(schedule, cost=np.arange(len(schedule), dtype=np.int32), works=works)
+    took_s = timeline.end_s - timeline.start_s
+    return lower_bounds(own, Costs(np.zeros_like(took_s), took_s)).makespan_s

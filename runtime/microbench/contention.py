@@ -1,0 +1,70 @@
+"""Copies and kernels at once: how much slower each is than alone, for both want the same memory."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from hwmodels.measurements import Sample, sample_of
+from offload.ops import Lane
+from runtime.backend import Action, Backend, Copy
+from runtime.memory import TYPES
+from runtime.microbench.lanes import timed
+
+__all__ = ["contention_samples"]
+
+_ROWS, _COLUMNS = 2048, 2048
+_COPY_BYTES = 8 << 20
+_POOL_BYTES = 256 << 20
+_N = 60
+
+
+def contention_samples(make: Callable[[], Backend], dtype: str) -> list[Sample]:
+    """Samples "contention": a GEMV on one lane and a copy to the device on the other, each alone and beside the other.
+
+    Parameters: of ("gemv", "h2d"), beside ("nothing", "h2d", "gemv"), n_bytes.
+    """
+    samples = []
+    for lanes in ((Lane.COMPUTE,), (Lane.H2D,), (Lane.COMPUTE, Lane.H2D)):
+        samples += _together(make, dtype, lanes)
+    return samples
+
+
+def _together(make: Callable[[], Backend], dtype: str, lanes: tuple[Lane, ...]) -> list[Sample]:
+    backend = make()
+    made = {lane: _actions(backend, lane, dtype) for lane in lanes}
+    actions = [action for pair in zip(*made.values(), strict=True) for action in pair]
+    times = timed(backend, list(lanes) * _N, actions).times
+    durations = times.end_s - times.start_s
+    ends = [float(times.end_s[i :: len(lanes)].max()) for i in range(len(lanes))]
+    samples = []
+    for i, lane in enumerate(lanes):
+        mine = slice(i, None, len(lanes))
+        both = times.end_s[mine] <= min(ends)  # while the other lane was busy too
+        of, beside = ("gemv", "h2d") if lane is Lane.COMPUTE else ("h2d", "gemv")
+        n_bytes = _ROWS * _COLUMNS * TYPES[dtype].itemsize if lane is Lane.COMPUTE else _COPY_BYTES
+        taken = durations[mine][both][2:].tolist()
+        samples.append(
+            sample_of("contention", taken, of=of, beside=beside if len(lanes) > 1 else "nothing", n_bytes=n_bytes)
+        )
+    return samples
+
+
+def _actions(backend: Backend, lane: Lane, dtype: str) -> Sequence[Action]:
+    if lane is Lane.H2D:
+        host, device = (take(_POOL_BYTES, "copies") for take in (backend.allocate_host, backend.allocate))
+        parts = [slice(at, at + _COPY_BYTES) for at in range(0, _POOL_BYTES, _COPY_BYTES)]
+        return [Copy(device[parts[i % len(parts)]], host[parts[i % len(parts)]]) for i in range(_N)]
+    kind = TYPES[dtype]
+    matrices = backend.allocate(_POOL_BYTES, "matrices").view(kind).uniform_(-0.1, 0.1)
+    matrices = matrices[: len(matrices) // (_ROWS * _COLUMNS) * _ROWS * _COLUMNS].view(-1, _ROWS, _COLUMNS)
+    vector = backend.allocate(_COLUMNS * kind.itemsize, "vector").view(kind).view(1, -1)
+    out = backend.allocate(_ROWS * kind.itemsize, "result").view(kind).view(1, -1)
+    return [partial(_multiply, vector, matrices[i % len(matrices)].t(), out) for i in range(_N)]
+
+
+def _multiply(vector: Tensor, matrix: Tensor, out: Tensor) -> None:
+    torch.mm(vector, matrix, out=out)

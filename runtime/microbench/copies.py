@@ -1,0 +1,250 @@
+"""Copies against size: to the device and back, from pinned and pageable memory, one way and both ways at once.
+
+Copies queue in one lane, so that one begins where the last has ended: what a queue of fetches achieves. No byte is
+copied again before a whole pool has been, so that no cache has kept it. Copies on an idle lane, which must wake up
+first, are timed apart: ids read back once a kernel has ended, and fetches after a pause.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from functools import partial
+
+from torch import Tensor
+
+from hwmodels.measurements import Sample, sample_of
+from offload.ops import Lane
+from runtime.backend import Action, Backend, Copy
+from runtime.memory import aligned
+from runtime.microbench.lanes import timed
+from traces.errors import InvalidInput
+
+__all__ = ["POOL_BYTES", "SIZES", "Ring", "copy_samples", "planned_copies", "round_trip_samples"]
+
+KIB, MIB = 1 << 10, 1 << 20
+
+SIZES = (
+    4 * KIB, 16 * KIB, 64 * KIB, 256 * KIB,
+    1 * MIB, 2 * MIB, 4 * MIB, 8 * MIB, 16 * MIB, 32 * MIB, 64 * MIB,
+)  # fmt: skip
+
+POOL_BYTES = 192 * MIB
+"""Memory that copies go through in turn: far more than a last-level cache keeps for one reader."""
+
+_LARGE_BYTES = 1 * MIB
+"""Copies both ways at once are timed from here on: smaller ones are over before the other way has got going."""
+
+_WARM = 2
+"""Copies of a size, beside what fills the queue, that are not counted."""
+
+_LEAST = _WARM + 3
+"""Fewer copies of a size say nothing."""
+
+_ISSUE_S = 20e-6
+"""More than a host takes to issue a copy: shorter ones find their lane idle unless it is held up before them."""
+
+READBACK_SIZES = (64, 256, 1 * KIB, 4 * KIB)
+IDLE_SIZES = (1 * MIB, 8 * MIB)
+"""Expert ids of some tokens; experts."""
+
+_PAUSE_S = 2e-3
+"""Long enough for a thread or an engine to go to sleep: a layer or two."""
+
+_TRIP_S = 1e-3
+"""What a readback is supposed to take, all of its round, when their number is chosen."""
+
+_LATENCY_S = 20e-6
+"""What a copy is supposed to take beside its bytes when its number is chosen."""
+
+
+class Ring:
+    """Memory of the host and of the device that the copies of one lane go through in turn, (n_bytes,) each.
+
+    `pageable`: ordinary host memory instead of the back end's own.
+    """
+
+    def __init__(self, backend: Backend, lane: Lane, n_bytes: int, pageable: bool = False) -> None:
+        what = f"{lane.name} copies to time"
+        self._lane, self._at = lane, 0
+        self._host: Tensor = aligned(n_bytes) if pageable else backend.allocate_host(n_bytes, what)
+        self._device = backend.allocate(n_bytes, what)
+
+    def copy(self, n_bytes: int) -> Copy:
+        """A copy of the next `n_bytes` (of all there is, if that is less), along the lane."""
+        if self._at + n_bytes > len(self._host):
+            self._at = 0
+        here = slice(self._at, self._at + n_bytes)
+        self._at += n_bytes
+        host, device = self._host[here], self._device[here]
+        return Copy(device, host) if self._lane is Lane.H2D else Copy(host, device)
+
+
+@dataclass(frozen=True, slots=True)
+class _Counted:
+    """The ops of one size on one lane that count, `ops[-1]` being the last of that size."""
+
+    n_bytes: int
+    lane: Lane
+    ops: range
+
+
+def copy_samples(
+    make: Callable[[], Backend],
+    *,
+    sizes: Sequence[int] = SIZES,
+    n: int = 60,
+    budget_s: float = 3.0,
+    slowest_bytes_per_s: float = 4e9,
+    link_bytes_per_s: float | None = None,
+    pageable: bool = False,
+    both_ways: bool = True,
+    pool_bytes: int = POOL_BYTES,
+) -> list[Sample]:
+    """Samples "h2d" and "d2h", seconds a copy: n_bytes, memory ("pinned", "pageable"), beside ("nothing", "other way").
+
+    At most `n` copies a size; fewer, and none of the largest sizes, where all would take more than `budget_s` on a link
+    of `slowest_bytes_per_s` (taking memory comes on top). `link_bytes_per_s`: what a link is paced to, added to the
+    samples. `pageable`: from ordinary memory too; to be left out where all host memory is alike. `pool_bytes`: of the
+    host and of the device.
+
+    Raises `InvalidInput` when not even the smallest size fits the budget, `CapacityExceeded` without room for a pool.
+    """
+    sweeps: list[tuple[tuple[Lane, ...], bool]] = [((lane,), False) for lane in (Lane.H2D, Lane.D2H)]
+    sweeps += [((lane,), True) for lane in (Lane.H2D, Lane.D2H)] if pageable else []
+    sweeps += [((Lane.H2D, Lane.D2H), False)] if both_ways else []
+    paced = {} if link_bytes_per_s is None else {"link_bytes_per_s": link_bytes_per_s}
+    samples = []
+    for lanes, from_pageable in sweeps:
+        wanted = sizes if len(lanes) == 1 else [size for size in sizes if size >= _LARGE_BYTES] or sizes
+        plan = planned_copies(wanted, n, budget_s / len(sweeps), slowest_bytes_per_s)
+        alike = {
+            "memory": "pageable" if from_pageable else "pinned",
+            "beside": "nothing" if len(lanes) == 1 else "other way",
+        } | paced
+        with closing(make()) as backend:
+            rings = {lane: Ring(backend, lane, max(pool_bytes, plan[-1][0]), from_pageable) for lane in lanes}
+            for lane, n_bytes, taken in _durations(backend, rings, plan, slowest_bytes_per_s):
+                samples.append(sample_of(lane.name.lower(), taken, n_bytes=n_bytes, **alike))
+    return samples
+
+
+def planned_copies(sizes: Sequence[int], n: int, budget_s: float, bytes_per_s: float) -> list[tuple[int, int]]:
+    """How many copies of which size, ascending, take no longer than `budget_s` at `bytes_per_s`: (n_bytes, number).
+
+    Sizes share the time evenly, and what small ones leave goes to large ones; what does not fit is left out. Raises
+    `InvalidInput` when nothing fits.
+    """
+    plan: list[tuple[int, int]] = []
+    ascending, left_s = sorted(set(sizes)), budget_s
+    for i, n_bytes in enumerate(ascending):
+        each_s = _ISSUE_S + _LATENCY_S + n_bytes / bytes_per_s
+        number = max(_LEAST, min(n, int(left_s / (len(ascending) - i) / each_s)))
+        if number * each_s > left_s:
+            break
+        plan.append((n_bytes, number))
+        left_s -= number * each_s
+    if not plan:
+        raise InvalidInput(
+            f"{_LEAST} copies of {ascending[0] if ascending else 0} B at {bytes_per_s / 1e9:g} GB/s do not fit "
+            f"{budget_s:g} s: give more time, or smaller sizes"
+        )
+    return plan
+
+
+def _durations(
+    backend: Backend, rings: dict[Lane, Ring], plan: Sequence[tuple[int, int]], bytes_per_s: float
+) -> Iterator[tuple[Lane, int, list[float]]]:
+    """Seconds of the copies that count, by lane and size.
+
+    Lanes begin a size together, and count while all are busy with it. Queues of copies shorter than their issue begin
+    with a longer one, so that they fill up.
+    """
+    lanes: list[Lane] = []
+    actions: list[Action] = []
+    waits: list[tuple[int, ...]] = []
+    counted: list[list[_Counted]] = []
+    for n_bytes, number in plan:
+        ahead_bytes = int(number * _ISSUE_S * bytes_per_s) if n_bytes < _ISSUE_S * bytes_per_s else n_bytes
+        begin, n_lanes = len(lanes), len(rings)
+        before = tuple(range(begin - n_lanes, begin)) if begin else ()
+        for i in range(number):
+            for lane, ring in rings.items():
+                lanes.append(lane)
+                actions.append(ring.copy(n_bytes if i else ahead_bytes))
+                waits.append(() if i else tuple(op for op in before if lanes[op] is not lane))
+        warm = begin + _WARM * n_lanes
+        counted.append(
+            [_Counted(n_bytes, lane, range(warm + i, len(lanes), n_lanes)) for i, lane in enumerate(rings)]
+        )  # fmt: skip
+    times = timed(backend, lanes, actions, waits).times
+    taken, ends = (times.end_s - times.start_s).tolist(), times.end_s.tolist()
+    for together in counted:
+        until = min(ends[one.ops[-1]] for one in together)
+        for one in together:
+            busy = [op for op in one.ops if ends[op] <= until] or one.ops[:1]
+            yield one.lane, one.n_bytes, [taken[op] for op in busy]
+
+
+def round_trip_samples(
+    make: Callable[[], Backend],
+    tiny: Callable[[Backend], Action],
+    *,
+    sizes: Sequence[int] = READBACK_SIZES,
+    idle_sizes: Sequence[int] = IDLE_SIZES,
+    n: int = 40,
+    pause_s: float = _PAUSE_S,
+    budget_s: float = 3.0,
+    pool_bytes: int = POOL_BYTES,
+) -> list[Sample]:
+    """Samples "readback", a copy to the host that waits for a kernel just ended, "wait", the host for that copy, and
+    "fetch_idle", a copy to the device after a pause of `pause_s` without any; each by n_bytes.
+
+    `tiny`: a kernel that takes next to nothing, made on a back end. At most `n` a size, fewer where they would take
+    more than `budget_s`; the lane is idle and the host awake before each.
+    """
+    share_s = budget_s / max(1, len(sizes) + len(idle_sizes))
+    samples: list[Sample] = []
+    for n_bytes in sizes:
+        samples += _readbacks(make, tiny, n_bytes, max(_LEAST, min(n, int(share_s / _TRIP_S))))
+    for n_bytes in idle_sizes:
+        slowest_s = max(_idle_fetches(make, n_bytes, _LEAST, pause_s, pool_bytes))
+        number = max(_LEAST, min(n, int(share_s / (slowest_s + pause_s))))
+        taken = _idle_fetches(make, n_bytes, number, pause_s, pool_bytes)
+        samples.append(sample_of("fetch_idle", taken[_WARM:], n_bytes=n_bytes, pause_s=pause_s))
+    return samples
+
+
+def _readbacks(
+    make: Callable[[], Backend], tiny: Callable[[Backend], Action], n_bytes: int, n: int
+) -> Iterator[Sample]:
+    """Kernel, copy, host, one after the other."""
+    with closing(make()) as backend:
+        kernel = tiny(backend)
+        ids = Copy(backend.allocate_host(n_bytes, "ids"), backend.allocate(n_bytes, "ids"))
+        actions: list[Action | None] = [kernel, ids, None]
+        waits = [wait for i in range(n) for wait in ((), (3 * i,), (3 * i + 1,))]
+        times = timed(backend, [Lane.COMPUTE, Lane.D2H, Lane.HOST] * n, actions * n, waits).times
+    taken = (times.end_s - times.start_s).reshape(n, 3)[_WARM:]
+    yield sample_of("readback", taken[:, 1].tolist(), n_bytes=n_bytes)
+    yield sample_of("wait", taken[:, 2].tolist(), n_bytes=n_bytes)
+
+
+def _idle_fetches(make: Callable[[], Backend], n_bytes: int, n: int, pause_s: float, pool_bytes: int) -> list[float]:
+    """Seconds of `n` copies, each issued once the one before has ended and the compute lane has slept for a while.
+
+    Where the compute lane is no thread of its own, the host sleeps: the copies' lane has its pause all the same.
+    """
+    with closing(make()) as backend:
+        ring = Ring(backend, Lane.H2D, max(pool_bytes, n_bytes))
+        actions: list[Action | None] = []
+        waits: list[tuple[int, ...]] = []
+        for i in range(n):
+            actions += [partial(time.sleep, pause_s), None, ring.copy(n_bytes), None]
+            waits += [(), (4 * i,), (), (4 * i + 2,)]
+        lanes = [Lane.COMPUTE, Lane.HOST, Lane.H2D, Lane.HOST] * n
+        times = timed(backend, lanes, actions, waits).times
+    taken: list[float] = (times.end_s - times.start_s)[2::4].tolist()
+    return taken

@@ -1,0 +1,120 @@
+"""Matrix products against rows and shape, each on weights that no cache has kept since they were read last.
+
+An expert on one token is a GEMV that waits for memory, on many tokens a GEMM that waits for arithmetic: both and all
+between, over sizes and aspects of a weight.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from hwmodels.measurements import Sample, sample_of
+from offload.ops import Lane
+from runtime.backend import Action, Backend
+from runtime.memory import TYPES
+from runtime.microbench.lanes import timed
+
+__all__ = ["ASPECTS", "PARAMS", "ROWS", "gemm_samples"]
+
+ROWS = (1, 2, 3, 4, 8, 16, 32, 64, 128, 256, 1024)
+PARAMS = (1 << 16, 1 << 18, 1 << 20, 1 << 22, 1 << 24)
+ASPECTS = (1 / 16, 1 / 4, 1.0, 4.0, 16.0)
+"""The grid: rows of the activation, weights of the matrix, its inner over its outer dimension. Sides are powers of two,
+as those of models are multiples of large ones: libraries are slower on odd sizes."""
+
+_POOL_BYTES = 384 << 20
+"""Weights read in turn: far more than a last-level cache keeps for one reader."""
+
+_ACTION_S = 200e-6
+"""Products are timed several at a time where one would be over before a thread has got going."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Point:
+    m: int
+    params: int
+    aspect: float
+    n: int
+    k: int
+    n_products: int
+    n_actions: int
+
+
+def gemm_samples(
+    make: Callable[[], Backend],
+    dtype: str,
+    *,
+    rows: Sequence[int] = ROWS,
+    params: Sequence[int] = PARAMS,
+    aspects: Sequence[float] = ASPECTS,
+    point_s: float = 0.03,
+    hold: Action | None = None,
+) -> list[Sample]:
+    """Samples "gemm", seconds of one product on every point of the grid: m, n, k, dtype, and where on the grid it is.
+
+    `point_s`: about so long a point is timed. `hold`: run on the compute lane before every point, so that a device
+    that runs behind its host finds its queue full.
+    """
+    points = [_point(m, p, aspect, dtype, point_s) for p in params for aspect in aspects for m in rows]
+    backend = make()
+    pool = backend.allocate(_POOL_BYTES, "weights to multiply by").view(TYPES[dtype])
+    pool.uniform_(-0.1, 0.1)
+    most_in = max(point.m * point.k for point in points)
+    most_out = max(point.m * point.n for point in points)
+    inputs = backend.allocate(most_in * pool.itemsize, "inputs").view(TYPES[dtype]).uniform_(-1, 1)
+    outputs = backend.allocate(most_out * pool.itemsize, "outputs").view(TYPES[dtype])
+    actions: list[Action] = []
+    of_point: list[int] = []
+    for i, point in enumerate(points):
+        if hold is not None:
+            actions.append(hold)
+            of_point.append(-1)
+        for action in _actions(point, pool, inputs, outputs):
+            actions.append(action)
+            of_point.append(i)
+    times = timed(backend, [Lane.COMPUTE] * len(actions), actions).times
+    durations: list[list[float]] = [[] for _ in points]
+    for i, seconds in zip(of_point, (times.end_s - times.start_s).tolist(), strict=True):
+        if i >= 0:
+            durations[i].append(seconds / points[i].n_products)
+    return [
+        sample_of(
+            "gemm", taken[1:], m=point.m, n=point.n, k=point.k, dtype=dtype, params=point.params, aspect=point.aspect
+        )
+        for point, taken in zip(points, durations, strict=True)
+    ]
+
+
+def _point(m: int, n_params: int, aspect: float, dtype: str, point_s: float) -> _Point:
+    """A shape of about so many weights, and how often it is worth multiplying by."""
+    n = max(8, round(math.sqrt(n_params / aspect) / 8) * 8)
+    k = max(8, round(n_params / n / 8) * 8)
+    guess_s = 5e-6 + n * k * TYPES[dtype].itemsize / 15e9 + 2 * m * n * k / 150e9
+    n_products = max(1, min(16, round(_ACTION_S / guess_s)))
+    return _Point(m, n_params, aspect, n, k, n_products, 1 + max(4, min(40, round(point_s / (n_products * guess_s)))))
+
+
+def _actions(point: _Point, pool: Tensor, inputs: Tensor, outputs: Tensor) -> Iterator[Action]:
+    """Each on weights of its own, from all over the pool."""
+    x = inputs[: point.m * point.k].view(point.m, point.k)
+    out = outputs[: point.m * point.n].view(point.m, point.n)
+    places = pool[: len(pool) // (point.n * point.k) * point.n * point.k].view(-1, point.n, point.k)
+    step = max(1, len(places) // (point.n_actions * point.n_products))
+    place = 0
+    for _ in range(point.n_actions):
+        matrices = []
+        for _ in range(point.n_products):
+            matrices.append(places[place].t())
+            place = (place + step) % len(places)
+        yield partial(_multiply, x, matrices, out)
+
+
+def _multiply(x: Tensor, matrices: list[Tensor], out: Tensor) -> None:
+    for matrix in matrices:
+        torch.mm(x, matrix, out=out)

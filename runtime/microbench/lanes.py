@@ -1,0 +1,75 @@
+"""Drive a back end with hand-made ops: lanes, actions and what each waits for in, times out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from offload.ops import Lane
+from runtime.backend import Action, Backend, Times
+from runtime.order import Order
+from runtime.pacing import now_ns
+from runtime.quiet import no_collections
+from traces.errors import InvalidInput
+
+__all__ = ["Timed", "timed"]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Timed:
+    """`times` of each op; `issue_s` (n_ops,) host time of each call that issued one, or that waited.
+
+    `synchronise_s`: host time until all lanes had run dry, once the last op was issued.
+    """
+
+    times: Times
+    issue_s: NDArray[np.float64]
+    synchronise_s: float
+
+
+def timed(
+    backend: Backend,
+    lanes: Sequence[int],
+    actions: Sequence[Action | None],
+    waits: Sequence[Sequence[int]] | None = None,
+) -> Timed:
+    """Issue `actions` in order, each on its lane (None: the host waits), and close the back end.
+
+    `waits`: for each the ops of other lanes that it waits for; nothing otherwise. Raises `InvalidInput` for ops that
+    could never run, and what the back end raises.
+    """
+    issued_ns = np.zeros(len(lanes), dtype=np.int64)
+    try:
+        order = _order(lanes, len(actions), waits)
+        with torch.inference_mode():
+            backend.load(order)
+            with no_collections():
+                for op, action in enumerate(actions):
+                    begin = now_ns()
+                    if action is None:
+                        backend.wait(op)
+                    else:
+                        backend.issue(op, action)
+                    issued_ns[op] = now_ns() - begin
+                begin = now_ns()
+                backend.synchronise()
+                synchronised_ns = now_ns() - begin
+        return Timed(backend.times(), issued_ns.astype(np.float64) * 1e-9, synchronised_ns * 1e-9)
+    finally:
+        backend.close()
+
+
+def _order(lanes: Sequence[int], n_actions: int, waits: Sequence[Sequence[int]] | None) -> Order:
+    """The order of hand-made ops. `ended` says nothing: no race is looked for here."""
+    n = len(lanes)
+    needed = tuple(tuple(one) for one in waits) if waits is not None else ((),) * n
+    if not n == n_actions == len(needed):
+        raise InvalidInput(f"{n} lanes, {n_actions} actions, waits of {len(needed)} ops: give each op one of all three")
+    for op, deps in enumerate(needed):
+        if not all(0 <= dep < op for dep in deps):
+            raise InvalidInput(f"op {op} waits for {list(deps)}: it can wait for ops before it only")
+    return Order(np.array([int(lane) for lane in lanes], dtype=np.int8), needed, np.full((n, len(Lane)), -1, np.int32))

@@ -1,0 +1,116 @@
+"""Every kind of op as it runs: the ops of a probe on the back end, grouped by the work they do."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from collections import defaultdict
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+
+from hwmodels.kernels import KERNEL_KINDS
+from hwmodels.measurements import Sample, sample_of, work_parameters
+from offload.decode import decode
+from offload.execution import EXECUTIONS
+from offload.ops import Gemm, OpKind, Work
+from offload.policies import policy_named
+from offload.schedule import Schedule
+from runtime.backend import Backend
+from runtime.loading import load
+from runtime.microbench.lanes import Timed, timed
+from runtime.microbench.probes import Probe
+from runtime.program import Program, build_program, resident_slots
+from runtime.weights import Experts
+from traces.routing import Phase
+
+__all__ = ["op_samples", "probe_digest"]
+
+_HOST_KINDS = (OpKind.WAIT, OpKind.STEP)
+_Group = tuple[OpKind, tuple[Gemm, ...], bool]
+
+
+def probe_digest(probe: Probe) -> str:
+    """What a validation must not run: 16 hex digits of model and routing."""
+    text = f"{probe.model.to_dict()} {probe.trace.digest}"
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def op_samples(
+    make: Callable[[], Backend], probe: Probe, experts: Experts, *, policy: str = "gpu_only"
+) -> list[Sample]:
+    """A sample of each kind of op and shape of `probe`: what it takes on its lane, and `issue` what the host takes.
+
+    `policy`: with `gpu_only` nothing runs beside the ops; a policy that offloads has copies go through the same memory
+    and lets caches go cold while it waits, and its waits and readbacks are timed too. The first decode pass is left
+    out, and all of a shorter run before it: libraries choose their kernels when they first meet a shape.
+    """
+    short = dataclasses.replace(probe, output_tokens=2)
+    _run(make, short, experts, policy)
+    return _samples(probe, *_run(make, probe, experts, policy), "nothing" if policy == "gpu_only" else policy)
+
+
+def _run(make: Callable[[], Backend], probe: Probe, experts: Experts, policy: str) -> tuple[Program, Timed]:
+    chosen = policy_named(policy)
+    model, trace, offloaded = probe.model, probe.trace, not chosen.resident
+    n_buffers = max(chosen.buffers(probe.n_active, model.n_experts)[1], probe.n_active) if offloaded else 0
+    schedule = decode(model, trace.steps(), chosen, EXECUTIONS["streams"], n_buffers=n_buffers).schedule
+    program = build_program(model, trace.steps(), schedule, {} if offloaded else resident_slots(model))
+    backend = make()
+    try:
+        with torch.inference_mode():
+            if offloaded:
+                experts.require(program.keys(OpKind.FETCH))
+            actions = load(backend, program, experts, None).actions
+    except BaseException:
+        backend.close()
+        raise
+    return program, timed(backend, program.order.lane.tolist(), actions, program.order.waits)
+
+
+def _samples(probe: Probe, program: Program, run: Timed, beside: str) -> list[Sample]:
+    schedule = program.schedule
+    durations_s = run.times.end_s - run.times.start_s
+    samples = []
+    for (kind, _, decoding), ops in _groups(program).items():
+        work = schedule.works[schedule.cost[ops[len(ops) // 2]]]
+        phase = "decode" if decoding else "prefill"
+        described: dict[str, Any] = {"probe": probe.name, "phase": phase, "beside": beside} | work_parameters(work)
+        samples.append(sample_of("op", durations_s[ops].tolist(), **described))
+        if kind not in _HOST_KINDS:
+            issued = run.issue_s[ops]
+            samples.append(
+                sample_of(
+                    "issue", issued.tolist(), kind=kind.name.lower(), phase=phase, probe=probe.name, beside=beside
+                )
+            )
+    return samples
+
+
+def _groups(program: Program) -> dict[_Group, list[int]]:
+    """Ops that do the same but for the length of the context, those of the first pass of a phase left out."""
+    schedule, passes = program.schedule, program.passes.passes
+    decoding = np.array([passes[i].phase == Phase.DECODE for i in program.pass_of.tolist()])
+    first = _first_passes(program)
+    groups: dict[_Group, list[int]] = defaultdict(list)
+    for op, kind in enumerate(OpKind(k) for k in schedule.kind.tolist()):
+        if int(program.pass_of[op]) not in first and (kind in KERNEL_KINDS or kind in _HOST_KINDS or _copies(kind)):
+            groups[kind, _gemms(schedule, op), bool(decoding[op])].append(op)
+    return groups
+
+
+def _copies(kind: OpKind) -> bool:
+    return kind in (OpKind.FETCH, OpKind.READBACK)
+
+
+def _gemms(schedule: Schedule, op: int) -> tuple[Gemm, ...]:
+    work: Work = schedule.works[schedule.cost[op]]
+    return work.gemms
+
+
+def _first_passes(program: Program) -> set[int]:
+    """The first decode pass, which finds nothing warm; a prefill is the only one of its kind and stays."""
+    decoding = [i for i, one in enumerate(program.passes.passes) if one.phase == Phase.DECODE]
+    return set(decoding[:1])

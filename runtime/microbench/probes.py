@@ -1,0 +1,130 @@
+"""Small models whose only purpose is that their ops are timed: every kind of op, over tokens, context and shape.
+
+They are run as any model is, all experts resident, so that an op is timed where it will run: after the op before it,
+on weights last read a forward pass ago. No validation may run one of them (`Measurements.probes`).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from traces.architecture import DTYPES, Attention, LayerStack, ModelArchitecture
+from traces.forced import forced_active_routing
+from traces.routing import RoutingTrace
+
+__all__ = ["Probe", "probes"]
+
+_SOURCE = ("a probe of pregate's microbenchmarks: no published model",)
+
+
+@dataclass(frozen=True, slots=True)
+class Probe:
+    """A model and how it is used: `batch` sequences of `input_tokens`, forced to `n_active` experts a layer.
+
+    `offloaded`: run with experts in host memory as well.
+    """
+
+    model: ModelArchitecture
+    batch: int
+    input_tokens: int
+    output_tokens: int
+    n_active: int
+    offloaded: bool = False
+
+    @property
+    def name(self) -> str:
+        """Model, batch and context."""
+        return f"{self.model.name}-b{self.batch}-c{self.input_tokens}"
+
+    @property
+    def trace(self) -> RoutingTrace:
+        """Its routing: as many experts as forced, other ones every step and layer, so that none is still in a cache."""
+        model = self.model
+        forced = forced_active_routing(
+            n_moe_layers=model.n_moe_layers,
+            n_encoder_moe_layers=model.n_encoder_moe_layers,
+            n_experts=model.n_experts,
+            top_k=model.top_k,
+            input_tokens=self.input_tokens,
+            output_tokens=self.output_tokens,
+            batch=self.batch,
+            n_active=self.n_active,
+        )
+        shift = np.random.default_rng(0).integers(
+            model.n_experts, size=(int(forced.step.max()) + 1, model.n_moe_layers)
+        )
+        moved = (forced.experts + shift[forced.step][:, :, None]) % model.n_experts
+        return dataclasses.replace(forced, experts=np.where(forced.experts < 0, -1, moved).astype(np.int16))
+
+
+def probes(dtype: str, scale: int = 1) -> Iterator[Probe]:
+    """The probes of one number format; `scale` widens their layers, for devices that are soon done with small ones."""
+    for batch, context, n_active in ((1, 16, 2), (1, 256, 2), (1, 1024, 2), (4, 256, 4), (16, 64, 8), (64, 16, 8)):
+        yield Probe(_decoder(dtype, scale), batch, context, 10, n_active, offloaded=context == 16 and batch == 1)
+    for batch, context, n_active in ((1, 32, 1), (1, 512, 1), (2, 32, 1), (8, 32, 3), (32, 32, 4)):
+        yield Probe(_wide(dtype, scale), batch, context, 10, n_active, offloaded=batch in (1, 8) and context == 32)
+    for d_model in (384 * scale, 640 * scale):
+        for batch, context, n_active in ((1, 16, 1), (1, 128, 1), (1, 512, 1), (2, 64, 2), (4, 128, 4), (16, 32, 8)):
+            yield Probe(_encoder_decoder(dtype, d_model), batch, context, 10, n_active, offloaded=context == 64)
+
+
+def _decoder(dtype: str, scale: int) -> ModelArchitecture:
+    """Grouped queries, three matrices an expert, top-2, dense layers between."""
+    d_model = 512 * scale
+    attention = Attention("gqa", n_heads=8 * scale, n_kv_heads=4 * scale, head_dim=64)
+    stack = LayerStack(12, tuple(range(1, 12, 2)), attention, False, d_ff_dense=4 * d_model, n_dense_matrices=3)
+    return _model("probe-decoder", dtype, None, stack, d_model, 8, 2, 2 * d_model, 3, vocab_size=16384)
+
+
+def _wide(dtype: str, scale: int) -> ModelArchitecture:
+    """Full attention, two matrices an expert, top-1 in every layer."""
+    d_model = 1024 * scale
+    attention = Attention("mha", n_heads=16 * scale, n_kv_heads=16 * scale, head_dim=64)
+    stack = LayerStack(8, tuple(range(8)), attention, False, d_ff_dense=0, n_dense_matrices=2)
+    return _model("probe-wide", dtype, None, stack, d_model, 4, 1, 2 * d_model, 2, vocab_size=4096)
+
+
+def _encoder_decoder(dtype: str, d_model: int) -> ModelArchitecture:
+    """T5's layout: cross-attention, every other layer dense."""
+    n_heads = d_model // 64
+    attention = Attention("mha", n_heads=n_heads, n_kv_heads=n_heads, head_dim=64)
+    encoder = LayerStack(2, (1,), attention, False, d_ff_dense=4 * d_model, n_dense_matrices=2)
+    n_layers = 8 if d_model >= 512 else 20  # more weights than a cache keeps from one pass to the next
+    moe_layers = tuple(range(1, n_layers, 2))
+    decoder = LayerStack(n_layers, moe_layers, attention, True, d_ff_dense=4 * d_model, n_dense_matrices=2)
+    return _model(f"probe-t5-{d_model}", dtype, encoder, decoder, d_model, 8, 1, 4 * d_model, 2, vocab_size=8192)
+
+
+def _model(
+    name: str,
+    dtype: str,
+    encoder: LayerStack | None,
+    decoder: LayerStack,
+    d_model: int,
+    n_experts: int,
+    top_k: int,
+    d_ff_expert: int,
+    n_matrices: int,
+    vocab_size: int,
+) -> ModelArchitecture:
+    return ModelArchitecture(
+        name=name,
+        d_model=d_model,
+        vocab_size=vocab_size,
+        tied_embeddings=True,
+        encoder=encoder,
+        decoder=decoder,
+        n_experts=n_experts,
+        top_k=top_k,
+        d_ff_expert=d_ff_expert,
+        n_expert_matrices=n_matrices,
+        n_shared_experts=0,
+        d_ff_shared=0,
+        dtype=DTYPES[dtype],
+        expert_dtype=DTYPES[dtype],
+        sources=_SOURCE,
+    )

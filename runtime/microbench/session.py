@@ -1,0 +1,169 @@
+"""Measure a machine: every microbenchmark in turn, each beside a watch on what else the machine does.
+
+A part that was disturbed is measured again; one that still was makes the measurements unclean, and says why.
+"""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from hwmodels.measurements import Measurements, Sample
+from hwmodels.quantity import ReadOnly
+from runtime.backend import Action, Backend
+from runtime.cpu import CpuBackend
+from runtime.cuda import CudaBackend
+from runtime.device import describe, software
+from runtime.microbench.contention import contention_samples
+from runtime.microbench.copies import copy_samples, round_trip_samples
+from runtime.microbench.gemms import gemm_samples
+from runtime.microbench.host import host_samples
+from runtime.microbench.ops import op_samples, probe_digest
+from runtime.microbench.probes import Probe, probes
+from runtime.microbench.storage import read_samples
+from runtime.pacing import Link
+from runtime.watch import LoadWatch, require_quiet
+from runtime.weights import Experts
+
+__all__ = ["LINK_LATENCY_S", "Settings", "cpu_link", "measure"]
+
+LINK_LATENCY_S = 20e-6
+"""Fixed time of a copy over a paced link of the CPU back end: of the order of a copy's over PCIe."""
+
+_TRIES = 4
+"""Times that a disturbed part is measured before it is taken as it is."""
+
+_SLEEP_CYCLES = 20_000_000
+"""What a CUDA device sleeps while its host fills the queue: some 10 ms."""
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What to measure. `backend`: "cpu" or "cuda"; `link_bytes_per_s`: of the CPU back end's link, None for as fast as
+    memory copies; `storage`: a folder to read from, None to leave storage out; `quick`: half the points, for tests.
+    """
+
+    backend: str
+    dtypes: tuple[str, ...] = ("fp32",)
+    link_bytes_per_s: float | None = 2e9
+    storage: Path | None = None
+    quick: bool = False
+
+    @property
+    def stack(self) -> str:
+        """The software stack that the back end is."""
+        return "threads" if self.backend == "cpu" else "pytorch-eager"
+
+    def make(self) -> Backend:
+        """A back end for one run."""
+        if self.backend == "cuda":
+            return CudaBackend()
+        link = cpu_link(self.link_bytes_per_s)
+        return CpuBackend(h2d=link, d2h=link)
+
+
+def cpu_link(bytes_per_s: float | None) -> Link:
+    """The link of the CPU back end at a speed; unpaced without one."""
+    return Link(bytes_per_s, LINK_LATENCY_S) if bytes_per_s is not None else Link()
+
+
+def measure(
+    settings: Settings,
+    provenance: Mapping[str, str],
+    *,
+    say: Callable[[str], None] = lambda _: None,
+    insist: bool = True,
+) -> Measurements:
+    """Run every microbenchmark on `settings.backend`; `say` hears what is being done.
+
+    `provenance`: command, date, commit. Raises `Busy` when others use the machine before it begins and `insist`.
+    """
+    if insist:
+        require_quiet()
+    samples: list[Sample] = []
+    disturbances: list[str] = []
+    for name, part in _parts(settings):
+        say(name)
+        found, disturbance = _undisturbed(part)
+        samples += found
+        if disturbance is not None:
+            disturbances.append(f"{name}: {disturbance}")
+    machine = describe(settings.backend)
+    if settings.backend == "cpu":
+        speed = settings.link_bytes_per_s
+        machine |= {"h2d_bytes_per_s": speed, "d2h_bytes_per_s": speed}
+    return Measurements(
+        machine=ReadOnly(machine),
+        stack=settings.stack,
+        provenance=ReadOnly({**provenance, **software()}),
+        disturbances=tuple(disturbances),
+        probes=tuple(dict.fromkeys(probe_digest(probe) for probe in _probes(settings))),
+        samples=tuple(samples),
+    )
+
+
+def _undisturbed(part: Callable[[], list[Sample]]) -> tuple[list[Sample], str | None]:
+    """The samples of a part, and what disturbed the last of a few tries."""
+    disturbance: str | None = None
+    samples: list[Sample] = []
+    for _ in range(_TRIES):
+        gc.collect()
+        with LoadWatch() as watch:
+            samples = part()
+        disturbance = watch.seen.disturbance()
+        if disturbance is None:
+            break
+    return samples, disturbance
+
+
+def _parts(settings: Settings) -> Iterator[tuple[str, Callable[[], list[Sample]]]]:
+    """Every part by name, in the order in which they are measured."""
+    make, cuda = settings.make, settings.backend == "cuda"
+    hold = partial(_sleep, _SLEEP_CYCLES) if cuda else None
+    point_s = 0.01 if settings.quick else 0.03
+    for dtype in settings.dtypes:
+        yield f"GEMMs in {dtype}", partial(gemm_samples, make, dtype, point_s=point_s, hold=hold)
+    speed = settings.link_bytes_per_s
+    slowest = speed or (20e9 if cuda else 5e9)
+    copies = partial(copy_samples, make, slowest_bytes_per_s=slowest, link_bytes_per_s=speed, pageable=cuda)
+    yield "copies", partial(copies, budget_s=2.0, both_ways=False) if settings.quick else partial(copies, budget_s=5.0)
+    yield "round trips", partial(round_trip_samples, make, _tiny, budget_s=1.0 if settings.quick else 3.0)
+    yield "launches and edges", partial(host_samples, make, _tiny, hold=hold)
+    yield "copies beside kernels", partial(contention_samples, make, settings.dtypes[0])
+    experts: Experts | None = None
+    for probe in _probes(settings):
+        if experts is None or experts.model != probe.model:
+            experts = None  # the old ones go before the new ones come
+            experts = Experts(probe.model, allocate=make().allocate_host)
+        yield f"ops of {probe.name}", partial(op_samples, make, probe, experts)
+        for policy in ("on_demand", "pregate") if probe.offloaded else ():
+            yield f"ops of {probe.name} under {policy}", partial(op_samples, make, probe, experts, policy=policy)
+    if settings.storage is not None:
+        yield "storage", partial(read_samples, settings.storage)
+
+
+def _probes(settings: Settings) -> Iterator[Probe]:
+    scale = 2 if settings.backend == "cuda" else 1
+    for dtype in settings.dtypes:
+        for i, probe in enumerate(probes(dtype, scale)):
+            if not settings.quick or i % 2 == 0:
+                yield probe
+
+
+def _tiny(backend: Backend) -> Action:
+    """A kernel that adds nothing to a few numbers."""
+    return partial(_add_nothing, backend.allocate(64, "a few numbers"))
+
+
+def _add_nothing(numbers: Tensor) -> None:
+    numbers.add_(0)
+
+
+def _sleep(cycles: int) -> None:
+    torch.cuda._sleep(cycles)  # type: ignore[no-untyped-call]  # no public name for it

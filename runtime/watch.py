@@ -1,0 +1,129 @@
+"""What else the machine did while something was timed: a run beside other work is marked, not reported.
+
+Foreign load is processor time that neither this process nor idleness accounts for, and time that a hypervisor gave to
+someone else (steal); both from /proc, which Linux has. Elsewhere only the clock is watched: the same loop before and
+after must take the same time.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from traces.errors import PregateError
+
+__all__ = ["LIMITS", "Busy", "LoadWatch", "Reading", "Seen"]
+
+
+class Busy(PregateError):
+    """The machine does something else: what would be timed now means nothing."""
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What is still quiet: `foreign`, `steal` in cores' worth of time; `clock`: how far a loop may slow down."""
+
+    foreign: float = 0.06
+    steal: float = 0.03
+    clock: float = 0.15
+
+
+LIMITS = Limits()
+"""Foreign load was seen to leave medians alone below a sixteenth of a core, and to cost 4 % at a tenth."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """Seconds since boot: of all processors, of this process, and stolen; None where /proc does not say."""
+
+    wall_s: float
+    own_s: float
+    busy_s: float | None
+    steal_s: float | None
+    loop_s: float
+
+    @classmethod
+    def now(cls) -> Reading:
+        """Read the counters and time the clock loop."""
+        busy, steal = _processors()
+        return cls(time.monotonic(), _own_s(), busy, steal, _loop_s())
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """Between two readings: `foreign`, `steal` in cores' worth of time, `clock` the later loop over the first."""
+
+    foreign: float
+    steal: float
+    clock: float
+
+    def disturbance(self, limits: Limits = LIMITS) -> str | None:
+        """What was wrong, in one line; None on a quiet machine."""
+        if self.foreign > limits.foreign:
+            return f"other processes used {self.foreign:.2f} cores (at most {limits.foreign:g})"
+        if self.steal > limits.steal:
+            return f"the hypervisor took {self.steal:.2f} cores away (at most {limits.steal:g})"
+        if self.clock > 1 + limits.clock:
+            return f"the same loop took {self.clock:.2f} times as long afterwards (at most {1 + limits.clock:g})"
+        return None
+
+
+class LoadWatch:
+    """`with LoadWatch() as watch: ...`, then `watch.seen`."""
+
+    seen: Seen
+
+    def __enter__(self) -> LoadWatch:
+        self._before = Reading.now()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.seen = between(self._before, Reading.now())
+
+
+def between(before: Reading, after: Reading) -> Seen:
+    """What happened from one reading to another."""
+    wall_s = max(after.wall_s - before.wall_s, 1e-9)
+    foreign = steal = 0.0
+    if before.busy_s is not None and after.busy_s is not None:
+        foreign = max(0.0, (after.busy_s - before.busy_s) - (after.own_s - before.own_s)) / wall_s
+    if before.steal_s is not None and after.steal_s is not None:
+        steal = (after.steal_s - before.steal_s) / wall_s
+    return Seen(foreign, steal, after.loop_s / before.loop_s)
+
+
+def require_quiet(seconds: float = 0.5) -> None:
+    """Watch an idle moment. Raises `Busy` when others use the machine."""
+    with LoadWatch() as watch:
+        time.sleep(seconds)
+    disturbance = watch.seen.disturbance()
+    if disturbance is not None:
+        raise Busy(f"the machine is busy: {disturbance}: stop other work, or try again later")
+
+
+def _own_s() -> float:
+    times = os.times()
+    return times.user + times.system
+
+
+def _processors() -> tuple[float | None, float | None]:
+    """Seconds that all processors were busy, and that were stolen, since boot; stolen time is not busy."""
+    stat = Path("/proc/stat")
+    if not stat.exists():
+        return None, None
+    ticks = [int(text) for text in stat.read_text().split("\n", 1)[0].split()[1:9]]
+    user, nice, system, _idle, _iowait, irq, softirq, steal = ticks
+    per_s = os.sysconf("SC_CLK_TCK")
+    return (user + nice + system + irq + softirq) / per_s, steal / per_s
+
+
+def _loop_s() -> float:
+    """The time of a fixed loop, the best of five: a processor whose clock fell, or is shared, takes longer."""
+    times = []
+    for _ in range(5):
+        begin = time.perf_counter()
+        sum(range(20_000))
+        times.append(time.perf_counter() - begin)
+    return min(times)

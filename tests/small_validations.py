@@ -1,0 +1,53 @@
+"""Small validations for tests: a few configurations whose scores can be computed by hand."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from offload.timeline import Timeline
+from pregate.validation.outcome import METRICS, Case, Measurement, OpTime, Outcome, Prediction, Validation
+
+ZERO = OpTime(10, 0.01)
+
+
+def metrics(tpot_s: float, stall_s: float = 0.0) -> dict[str, float]:
+    """Ten tokens, the first after two token times; nothing else matters to the tests."""
+    values = dict.fromkeys(METRICS, tpot_s)
+    values |= {"ttft_s": 2 * tpot_s, "makespan_s": 11 * tpot_s, "stall_s": stall_s}
+    return values | {"tokens_per_s": 10 / (11 * tpot_s) if tpot_s else 0.0}
+
+
+def outcome(
+    policy: str,
+    predicted_s: float,
+    measured_s: tuple[float, ...] | None,
+    *,
+    group: str = "mini/b1",
+    model: str = "mini",
+    stalls_s: tuple[float, float] = (0.0, 0.0),
+    interval: tuple[float, float] | None = None,
+    naive: Mapping[str, float] | None = None,
+    exact: tuple[Mapping[str, int], Mapping[str, int]] = ({"h2d_bytes": 5, "hits": 2}, {"h2d_bytes": 5, "hits": 2}),
+    ops: tuple[Mapping[str, OpTime], Mapping[str, OpTime]] | None = None,
+    bound_s: float = 1.0,
+    output: str = "same",
+    disturbances: tuple[str, ...] = (),
+    timelines: tuple[Timeline | None, Timeline | None] = (None, None),
+) -> Outcome:
+    """A configuration predicted at `predicted_s` a token and run at each of `measured_s`; None: too busy."""
+    said, seen = ops or ({"experts": ZERO}, {"experts": ZERO})
+    intervals = {} if interval is None else {"tpot_s": interval}
+    prediction = Prediction(
+        metrics(predicted_s, stalls_s[0]), intervals, naive or {}, said, exact[0], bound_s, "d1", timelines[0]
+    )
+    run = None
+    if measured_s is not None:
+        runs = tuple(metrics(value, stalls_s[1]) for value in measured_s)
+        run = Measurement(runs, seen, exact[1], bound_s, output, disturbances, timelines[1])
+    return Outcome(Case(f"{group}/{policy}", group, model, "batch 1", 1, 3.0, policy), prediction, run)
+
+
+def validation(*outcomes: Outcome, machine: Mapping[str, object] | None = None) -> Validation:
+    """With provenance made up."""
+    provenance = {"date": "2026-11-24", "command": "pregate validate", "commit": "abc"}
+    return Validation(outcomes, provenance, machine or {"processor": "a processor", "n_cores": 2}, "a-fit", "p1")
