@@ -7,6 +7,7 @@ between, over sizes and aspects of a weight.
 from __future__ import annotations
 
 import math
+import random
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -30,6 +31,9 @@ as those of models are multiples of large ones: libraries are slower on odd size
 
 _POOL_BYTES = 384 << 20
 """Weights read in turn: far more than a last-level cache keeps for one reader."""
+
+_HELD = 100
+"""Actions issued while a device is held up once."""
 
 _ACTION_S = 200e-6
 """Products are timed several at a time where one would be over before a thread has got going."""
@@ -58,8 +62,8 @@ def gemm_samples(
 ) -> list[Sample]:
     """Samples "gemm", seconds of one product on every point of the grid: m, n, k, dtype, and where on the grid it is.
 
-    `point_s`: about so long a point is timed. `hold`: run on the compute lane before every point, so that a device
-    that runs behind its host finds its queue full.
+    `point_s`: about so long a point is timed. `hold`: run on the compute lane now and then, so that a device that runs
+    ahead of its host finds its queue full.
     """
     points = [_point(m, p, aspect, dtype, point_s) for p in params for aspect in aspects for m in rows]
     backend = make()
@@ -69,15 +73,7 @@ def gemm_samples(
     most_out = max(point.m * point.n for point in points)
     inputs = backend.allocate(most_in * pool.itemsize, "inputs").view(TYPES[dtype]).uniform_(-1, 1)
     outputs = backend.allocate(most_out * pool.itemsize, "outputs").view(TYPES[dtype])
-    actions: list[Action] = []
-    of_point: list[int] = []
-    for i, point in enumerate(points):
-        if hold is not None:
-            actions.append(hold)
-            of_point.append(-1)
-        for action in _actions(point, pool, inputs, outputs):
-            actions.append(action)
-            of_point.append(i)
+    actions, of_point = _shuffled([list(_actions(point, pool, inputs, outputs)) for point in points], hold)
     times = timed(backend, [Lane.COMPUTE] * len(actions), actions).times
     durations: list[list[float]] = [[] for _ in points]
     for i, seconds in zip(of_point, (times.end_s - times.start_s).tolist(), strict=True):
@@ -89,6 +85,19 @@ def gemm_samples(
         )
         for point, taken in zip(points, durations, strict=True)
     ]
+
+
+def _shuffled(of_points: list[list[Action]], hold: Action | None) -> tuple[list[Action], list[int]]:
+    """All actions, and of which point each is (-1: of none): the first of every point in turn, then the others in an
+    order of chance, so that each finds caches and translation buffers as another shape has left them.
+    """
+    later = [(i, action) for i, actions in enumerate(of_points) for action in actions[1:]]
+    random.Random(0).shuffle(later)
+    ordered = [*((i, actions[0]) for i, actions in enumerate(of_points)), *later]
+    if hold is not None:
+        held = [((-1, hold), *ordered[at : at + _HELD]) for at in range(0, len(ordered), _HELD)]
+        ordered = [pair for group in held for pair in group]
+    return [action for _, action in ordered], [i for i, _ in ordered]
 
 
 def _point(m: int, n_params: int, aspect: float, dtype: str, point_s: float) -> _Point:
