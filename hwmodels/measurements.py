@@ -5,6 +5,7 @@ JSON, bounded in size, checked field by field: a file of measurements is as host
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -16,11 +17,13 @@ import numpy as np
 
 from hwmodels.quantity import ReadOnly
 from offload.ops import Gemm, OpKind, Work
+from traces.architecture import ModelArchitecture
 from traces.documents import read_text
 from traces.errors import InvalidFile, InvalidInput
+from traces.routing import RoutingTrace
 from traces.whole_file import whole_file
 
-__all__ = ["Measurements", "Sample", "load_measurements", "sample_of", "work_parameters"]
+__all__ = ["Measurements", "Sample", "load_measurements", "sample_of", "work_parameters", "workload_digest"]
 
 VERSION = 1
 MAX_BYTES = 16 << 20
@@ -116,6 +119,11 @@ def work_parameters(work: Work) -> dict[str, Any]:
     }
 
 
+def workload_digest(model: ModelArchitecture, trace: RoutingTrace) -> str:
+    """16 hex digits of a model and its routing: what was run for a fit must not be validated on it."""
+    return hashlib.sha256(f"{model.to_dict()} {trace.digest}".encode()).hexdigest()[:16]
+
+
 @dataclass(frozen=True, slots=True)
 class Measurements:
     """All samples of one session on one machine.
@@ -142,6 +150,11 @@ class Measurements:
         for sample in self.samples:
             if sample.what == what and all(sample.parameters.get(key) == value for key, value in parameters.items()):
                 yield sample
+
+    @property
+    def digest(self) -> str:
+        """16 hex digits of the SHA-256 of all of it: names the measurements in what is derived from them."""
+        return hashlib.sha256(json.dumps(self.to_dict(), sort_keys=True).encode()).hexdigest()[:16]
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready."""

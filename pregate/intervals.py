@@ -73,7 +73,7 @@ def figure_intervals(
 def drawn_constants(
     fit: Fit, keys: list[str], rng: np.random.Generator, n_draws: int
 ) -> dict[str, NDArray[np.float64]]:
-    """`n_draws` of the constants behind the figures `keys` from their joint log-normal distribution, each (n_draws,)."""
+    """`n_draws` of the constants behind the figures `keys`, from their joint log-normal: each (n_draws,)."""
     rows = [fit.order.index(key.partition(".")[2]) for key in keys]
     covariance = np.array(fit.covariance).reshape(len(fit.order), len(fit.order))[np.ix_(rows, rows)]
     eigenvalues, vectors = np.linalg.eigh(covariance)

@@ -5,16 +5,19 @@ from __future__ import annotations
 import typer
 
 from pregate.commands import (
+    calibrate,
     catalogue,
     compare,
     crossover,
     explain,
+    measure,
     optimize,
     reproduce,
     residency,
     simulate,
     sweep,
     trace,
+    validate,
 )
 
 __all__ = ["register"]
@@ -28,6 +31,9 @@ def register(app: typer.Typer) -> None:
     app.command("crossover")(crossover.crossover)
     app.command("sweep")(sweep.sweep)
     app.command("optimize")(optimize.optimize)
+    app.command("measure")(measure.measure)
+    app.command("calibrate")(calibrate.calibrate)
+    app.command("validate")(validate.validate)
     app.command("reproduce")(reproduce.reproduce)
     app.command("residency")(residency.residency)
     app.add_typer(trace.app, name="trace")

@@ -22,6 +22,7 @@ from traces.routing import RoutingTrace
 
 __all__ = [
     "Active",
+    "BackendName",
     "Batch",
     "CacheText",
     "Dtype",
@@ -30,6 +31,7 @@ __all__ = [
     "Hardware",
     "Hbm",
     "InputTokens",
+    "LinkSpeed",
     "Model",
     "ModesText",
     "OutputFormat",
@@ -77,6 +79,10 @@ ModesText = Annotated[
     str | None, typer.Option("--modes", help="Not FIFO: shared or priority, chunk:1MiB, hbm, cancel; comma-separated.")
 ]
 TopK = Annotated[int | None, typer.Option(help="Experts a token, where a trace overrode the model's.")]
+BackendName = Annotated[str, typer.Option("--backend", help="auto (CUDA where there is a device), cpu or cuda.")]
+LinkSpeed = Annotated[
+    str, typer.Option("--link", help="Link that the CPU back end imitates: 2GB/s, or memory for as fast as that.")
+]
 Dtype = Annotated[str | None, typer.Option(help="Weights in this format instead of the published one.")]
 OutputFormat = Annotated[Format, typer.Option("--format", help="table, json or csv.")]
 

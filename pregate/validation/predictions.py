@@ -21,7 +21,7 @@ from pregate.capture import Captured, MachineMemory, capture, memory_of
 from pregate.intervals import intervals
 from pregate.simulation import beyond_fit, interpret
 from pregate.validation.cases import Group
-from pregate.validation.outcome import Case, OpTime, Prediction
+from pregate.validation.outcome import METRICS, Case, OpTime, Prediction
 from simulator.bounds import lower_bounds
 from traces.architecture import ModelArchitecture
 from traces.errors import InvalidInput
@@ -107,7 +107,7 @@ def predict(prepared: Prepared, *, keep_timeline: bool = False) -> Prediction:
         ranges["makespan_s"] = (n / tokens[1], n / tokens[0])
     values = result.to_dict()
     return Prediction(
-        metrics={name: float(values[name]) for name in _METRICS},
+        metrics={name: float(values[name]) for name in METRICS},
         intervals=ranges,
         naive=_naive(prepared),
         ops=op_times(result.timeline, captured.trace),
@@ -116,11 +116,6 @@ def predict(prepared: Prepared, *, keep_timeline: bool = False) -> Prediction:
         schedule_digest=schedule.digest,
         timeline=result.timeline if keep_timeline else None,
     )
-
-
-_METRICS = (
-    "tpot_s", "tpot_p50_s", "tpot_p99_s", "ttft_s", "moe_layer_latency_s", "makespan_s", "stall_s", "tokens_per_s",
-)  # fmt: skip
 
 
 def exact_figures(schedule: Schedule, captured: Captured) -> dict[str, int]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import gc
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -41,8 +41,8 @@ class Runner:
     tries: int
     _experts: Experts | None = field(default=None, init=False)
 
-    def measure(self, group: Sequence[Prepared], drawn: frozenset[str]) -> list[Measurement | None]:
-        """The cases of one group, in turn and again, so that what drifts hits all alike; None: too busy a machine.
+    def measure(self, group: Sequence[Prepared], drawn: Collection[str] = ()) -> list[Measurement]:
+        """The cases of one group, in turn and again, so that what drifts hits all alike; no runs: too busy a machine.
 
         `drawn`: names of cases whose timeline is kept. Raises `OutputMismatch` when two policies end in different
         states: nothing of such a group means anything.
@@ -94,9 +94,9 @@ class _Collected:
         else:
             self.disturbances.append(disturbance)
 
-    def measurement(self, drawn: bool) -> Measurement | None:
+    def measurement(self, drawn: bool) -> Measurement:
         if not self.runs:
-            return None
+            return Measurement((), {}, {}, 0.0, self.digest, tuple(self.disturbances), None)
         captured = self.prepared.captured
         by_makespan = sorted(self.runs, key=lambda run: run.timeline.makespan_s)
         middle = by_makespan[(len(by_makespan) - 1) // 2]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 from collections import defaultdict
 from collections.abc import Callable
 from typing import Any
@@ -26,16 +25,10 @@ from runtime.program import Program, build_program, resident_slots
 from runtime.weights import Experts
 from traces.routing import Phase
 
-__all__ = ["op_samples", "probe_digest"]
+__all__ = ["op_samples"]
 
 _HOST_KINDS = (OpKind.WAIT, OpKind.STEP)
 _Group = tuple[OpKind, tuple[Gemm, ...], bool]
-
-
-def probe_digest(probe: Probe) -> str:
-    """What a validation must not run: 16 hex digits of model and routing."""
-    text = f"{probe.model.to_dict()} {probe.trace.digest}"
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def op_samples(

@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from hwmodels.measurements import Measurements, Sample
+from hwmodels.measurements import Measurements, Sample, workload_digest
 from hwmodels.quantity import ReadOnly
 from runtime.backend import Action, Backend
 from runtime.cpu import CpuBackend
@@ -24,7 +24,7 @@ from runtime.microbench.contention import contention_samples
 from runtime.microbench.copies import copy_samples, round_trip_samples
 from runtime.microbench.gemms import gemm_samples
 from runtime.microbench.host import host_samples
-from runtime.microbench.ops import op_samples, probe_digest
+from runtime.microbench.ops import op_samples
 from runtime.microbench.probes import Probe, probes
 from runtime.microbench.storage import read_samples
 from runtime.pacing import Link
@@ -103,7 +103,7 @@ def measure(
         stack=settings.stack,
         provenance=ReadOnly({**provenance, **software()}),
         disturbances=tuple(disturbances),
-        probes=tuple(dict.fromkeys(probe_digest(probe) for probe in _probes(settings))),
+        probes=tuple(dict.fromkeys(workload_digest(probe.model, probe.trace) for probe in _probes(settings))),
         samples=tuple(samples),
     )
 

@@ -1,0 +1,126 @@
+"""`pregate validate`: predict, run, compare."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.table import Table
+
+from hwmodels.platform import Platform, load_platform
+from hwmodels.quantity import parse_override
+from pregate import extras, render
+from pregate.commands import options
+from traces.errors import InvalidInput
+
+FAILED, TOO_BUSY = 1, 3
+"""Exit status: the gate stays shut; the machine was too busy to say."""
+
+
+def validate(
+    model: Annotated[str | None, typer.Option(help="One model instead of a suite: a name or a file.")] = None,
+    trace: options.TraceFile = None,
+    policies: Annotated[str | None, typer.Option(help="Designs, by comma.")] = None,
+    suite: Annotated[str | None, typer.Option(help="quick, full or gpu.")] = None,
+    hardware: Annotated[
+        str | None, typer.Option("--fit", help="A fit by name or file; without, this machine is measured first.")
+    ] = None,
+    backend: options.BackendName = "auto",
+    link: Annotated[str | None, typer.Option(help="Link of the CPU back end with --model, such as 2GB/s.")] = None,
+    batch: options.Batch = 1,
+    input_tokens: options.InputTokens = 32,
+    output_tokens: options.OutputTokens = 16,
+    active: options.Active = None,
+    seed: options.Seed = 0,
+    dtype: options.Dtype = None,
+    repeats: Annotated[int, typer.Option(min=1, help="Valid runs of each configuration.")] = 3,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="A folder for report.html, rows.csv and summary.json.")
+    ] = None,
+    max_mape: Annotated[float | None, typer.Option(help="Fail above this error of the time per token: 0.07.")] = None,
+    format: options.OutputFormat = options.Format.table,
+) -> None:
+    """Predict configurations, write that down, run them for real, and say how right the predictions were.
+
+    Example: pregate validate --suite quick -o report
+    """
+    extras.require_torch()
+    from pregate.validation.cases import POLICIES, Group, Workload, suite_named
+    from pregate.validation.report import gate, write_report
+    from pregate.validation.scores import rows, summarise
+    from pregate.validation.session import Plan, provenance_of
+    from pregate.validation.session import validate as run_validate
+    from pregate.validation.verdict import verdict
+
+    if (model is None) == (suite is None):
+        raise InvalidInput("say either --suite quick (or full) or --model NAME")
+    name = extras.backend_named(backend)
+    if model is not None:
+        chosen = tuple(word.strip() for word in policies.split(",")) if policies else POLICIES
+        speed = None if link is None else parse_override(link, "bandwidth")
+        if name == "cpu" and speed is None:
+            raise InvalidInput("the CPU back end imitates a link: say how fast, such as --link 2GB/s")
+        if name == "cuda" and speed is not None:
+            raise InvalidInput("--link is of the CPU back end: a CUDA device has its own")
+        workload = Workload(batch, input_tokens, output_tokens, seed, active, trace)
+        architecture = options.build_model(model, dtype, None)
+        groups = [Group(architecture, workload, chosen, link_bytes_per_s=speed)]
+    else:
+        if policies or trace or link:
+            raise InvalidInput("a suite has its own policies, traces and links: leave them out, or give --model")
+        groups = suite_named(str(suite))
+    command = "pregate validate" + (f" --suite {suite}" if suite else f" --model {model}")
+    with options.spinner("validating") as update:
+        hw, measured = _platform(hardware, name, suite == "quick", output, update)
+        plan = Plan(name, repeats, provenance={**provenance_of(command), "measurements": measured})
+        found = run_validate(groups, hw, plan, directory=output, say=update)
+    if output is not None:
+        update("writing the report")
+        write_report(found, output)
+    summary = summarise(found)
+    if not render.print_data(format, summary, rows(found)):
+        render.print_table(_table(summary))
+        print(verdict(summary))
+    reasons = gate(found, max_mape)
+    if reasons:
+        raise typer.Exit(_shut(reasons, summary))
+
+
+def _platform(
+    hardware: str | None, backend: str, quick: bool, output: Path | None, say: Callable[[str], None]
+) -> tuple[Platform, str]:
+    """The fitted platform, and the digest of the measurements it was fitted on."""
+    if hardware is not None:
+        hw = load_platform(hardware)
+        return hw, hw.fit.provenance.get("measurements", "") if hw.fit is not None else ""
+    from hwmodels.calibration import calibrate
+    from pregate.validation.session import provenance_of
+    from runtime.microbench.session import Settings, measure
+
+    measured = measure(Settings(backend, quick=quick), provenance_of("pregate validate"), say=say)
+    fit = calibrate(measured, {"command": "pregate validate", "measurements": measured.digest})
+    folder = output if output is not None else Path(typer.get_app_dir("pregate"))
+    folder.mkdir(parents=True, exist_ok=True)
+    measured.save(folder / "measurements.json")
+    path = folder / f"{fit.name}.yaml"
+    path.write_text(fit.to_yaml(), encoding="utf-8")
+    return load_platform(str(path)), measured.digest
+
+
+def _shut(reasons: list[str], summary: dict[str, Any]) -> int:
+    for reason in reasons:
+        print(f"error: {reason}")
+    return FAILED if summary["n"] else TOO_BUSY
+
+
+def _table(summary: dict[str, Any]) -> Table:
+    table = Table(title="Time per output token, predicted against measured", title_justify="left")
+    table.add_column("policy")
+    for column in ("cases", "MAPE", "bias", "worst"):
+        table.add_column(column, justify="right")
+    for policy, scores in summary["metrics"]["tpot_s"]["by_policy"].items():
+        cells = (scores[name] for name in ("mape", "bias", "worst"))
+        table.add_row(policy, str(scores["n"]), *("-" if x is None else f"{x:+.1%}" for x in cells))
+    return table

@@ -1,0 +1,85 @@
+"""A fit against the data it was made on: every kind of op, and copies."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from hwmodels.cost import parts_of
+from hwmodels.figures import figures_of
+from hwmodels.fit import Fit
+from hwmodels.kernels import KERNEL_KINDS
+from hwmodels.measurements import Measurements, Sample
+from hwmodels.platform import Platform
+from hwmodels.spec import load_machine
+from hwmodels.stack import load_stack
+from offload.ops import OpKind, Work
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+__all__ = ["fit_against_data"]
+
+_PHASES = {"decode": ("o", "#0072b2"), "prefill": ("s", "#e69f00")}
+_BAND = 0.1
+
+
+def fit_against_data(measured: Measurements, fit: Fit) -> Figure:
+    """A panel a kind of op, fitted against measured time of an op, and one of copies by size; a band of 10 %."""
+    from matplotlib.figure import Figure
+
+    hw = Platform(fit.machine or load_machine(fit.hardware), load_stack(fit.stack), fit, {})
+    figures = figures_of(hw)
+
+    def fitted_s(work: Work) -> float:
+        return float(parts_of(work, figures).total_s)
+
+    figure = Figure(figsize=(11, 9), layout="constrained")
+    axes = figure.subplots(3, 3).ravel()
+    for axis, kind in zip(axes, KERNEL_KINDS, strict=False):
+        samples = list(measured.of("op", kind=kind.name.lower(), beside="nothing"))
+        _ops(axis, kind, samples, fitted_s, fit)
+    copies = list(measured.of("h2d", beside="nothing", memory="pinned"))
+    _copies(axes[len(KERNEL_KINDS)], copies, fitted_s)
+    for axis in axes[len(KERNEL_KINDS) + 1 :]:
+        axis.set_visible(False)
+    figure.suptitle(f"{fit.hardware}, {fit.stack}: fitted against measured")
+    return figure
+
+
+def _ops(axis: Any, kind: OpKind, samples: list[Sample], fitted_s: Callable[[Work], float], fit: Fit) -> None:
+    name = kind.name.lower()
+    axis.set_title(name.replace("_", " "), fontsize=10)
+    if not samples:
+        axis.text(0.5, 0.5, "not measured", ha="center", transform=axis.transAxes)
+        return
+    for phase, (marker, colour) in _PHASES.items():
+        mine = [sample for sample in samples if sample.parameters["phase"] == phase]
+        x, y = [sample.mean_s * 1e3 for sample in mine], [fitted_s(sample.work) * 1e3 for sample in mine]
+        axis.plot(x, y, marker, color=colour, markersize=4, alpha=0.8, label=phase)
+    _identity(axis)
+    left_out = fit.left_out[name]
+    axis.set_xlabel("measured, ms")
+    axis.set_ylabel(f"fitted, ms (left out: {left_out.median:.1%})")
+    axis.legend(fontsize=7, loc="upper left")
+
+
+def _copies(axis: Any, samples: list[Sample], fitted_s: Callable[[Work], float]) -> None:
+    axis.set_title("copies to the device", fontsize=10)
+    works = [Work(OpKind.FETCH, copy_bytes=int(sample.parameters["n_bytes"])) for sample in samples]
+    axis.plot([s.mean_s * 1e3 for s in samples], [fitted_s(work) * 1e3 for work in works], "o", color="#0072b2", ms=4)
+    _identity(axis)
+    axis.set_xlabel("measured, ms")
+    axis.set_ylabel("fitted, ms")
+
+
+def _identity(axis: Any) -> None:
+    low, high = (f(*axis.get_xlim(), *axis.get_ylim()) for f in (min, max))
+    low = max(low, 1e-3)
+    axis.set_xscale("log")
+    axis.set_yscale("log")
+    axis.plot([low, high], [low, high], color="#888888", linewidth=0.8)
+    axis.fill_between(
+        [low, high], [low * (1 - _BAND), high * (1 - _BAND)], [low * (1 + _BAND), high * (1 + _BAND)],
+        color="#888888", alpha=0.15, linewidth=0,
+    )  # fmt: skip
