@@ -1,0 +1,205 @@
+"""Predict, write that down, run for real, put side by side: on models so small that only the bookkeeping matters."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from hwmodels.measurements import workload_digest
+from hwmodels.platform import load_platform
+from offload.ops import Lane, OpKind
+from offload.schedule import Schedule
+from offload.timeline import Timeline
+from tests.small_fits import platform
+from tests.small_models import MODELS
+from traces.errors import InvalidInput, UnknownName
+
+torch = pytest.importorskip("torch", reason="the runtime needs PyTorch (the extra 'runtime')")
+
+from pregate.validation import runs as runs_module  # noqa: E402
+from pregate.validation.cases import POLICIES, SUITES, Group, Workload, suite_named  # noqa: E402
+from pregate.validation.predictions import predict, predictions_document, prepare  # noqa: E402
+from pregate.validation.runs import achieved_bound_s  # noqa: E402
+from pregate.validation.scores import summarise  # noqa: E402
+from pregate.validation.session import PREDICTIONS, Plan, validate  # noqa: E402
+from runtime.run import OutputMismatch  # noqa: E402
+from runtime.watch import Seen  # noqa: E402
+
+SMALL = MODELS["decoder-only"]
+GROUP = Group(SMALL, Workload(1, 4, 4, seed=3), POLICIES, link_bytes_per_s=20e6, hbm_share=0.5)
+QUIET = Seen(foreign=0.0, steal=0.0, clock=1.0)
+LOUD = Seen(foreign=1.0, steal=0.0, clock=1.0)
+
+
+class Watch:
+    """A watch that sees what it is told to."""
+
+    seen = QUIET
+
+    def __enter__(self) -> Watch:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+
+@pytest.fixture
+def quiet(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(runs_module, "LoadWatch", Watch)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_bytes_and_residency_are_exact_and_policies_agree(name: str, quiet: None, tmp_path: Path) -> None:
+    group = dataclasses.replace(GROUP, model=MODELS[name])
+    found = validate([group], platform(), Plan(repeats=1), directory=tmp_path)
+    assert [outcome.case.policy for outcome in found.outcomes] == list(POLICIES)
+    for outcome in found.outcomes:
+        assert outcome.measurement is not None
+        assert outcome.measurement.exact == outcome.prediction.exact
+        assert {kind: op.n for kind, op in outcome.measurement.ops.items()} == {
+            kind: op.n for kind, op in outcome.prediction.ops.items()
+        }
+    summary = summarise(found)
+    assert summary["valid"]
+    assert summary["bytes_exact"]
+    assert summary["residency_exact"]
+    assert summary["outputs_equal"]
+    written = json.loads((tmp_path / PREDICTIONS).read_text())
+    assert [row["metrics"]["tpot_s"] for row in written] == [o.prediction.metrics["tpot_s"] for o in found.outcomes]
+
+
+def test_predictions_are_written_before_anything_runs(
+    quiet: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        assert (tmp_path / PREDICTIONS).exists()
+        raise OutputMismatch("a run went wrong")
+
+    monkeypatch.setattr(runs_module, "execute", lambda *args, **rest: fail())
+    with pytest.raises(OutputMismatch):
+        validate([GROUP], platform(), Plan(repeats=1), directory=tmp_path)
+
+
+def test_a_busy_machine_is_reported_and_not_averaged_in(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(runs_module, "LoadWatch", type("Loud", (Watch,), {"seen": LOUD}))
+    group = dataclasses.replace(GROUP, policies=("on_demand",))
+    found = validate([group], platform(), Plan(repeats=1, tries=1))
+    outcome = found.outcomes[0]
+    assert outcome.valid is None
+    assert outcome.measurement is not None
+    assert len(outcome.disturbances) == 2
+    assert outcome.measurement.exact == outcome.prediction.exact  # load changes no byte
+    assert not summarise(found)["valid"]
+
+
+def test_a_disturbed_run_is_run_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = iter([LOUD, QUIET])
+
+    class Once(Watch):
+        def __enter__(self) -> Watch:
+            self.seen = next(seen)
+            return self
+
+    monkeypatch.setattr(runs_module, "LoadWatch", Once)
+    found = validate([dataclasses.replace(GROUP, policies=("pregate",))], platform(), Plan(repeats=1, tries=2))
+    assert len(found.outcomes[0].disturbances) == 1
+    assert found.outcomes[0].valid is not None
+
+
+def test_a_policy_that_computes_something_else_is_fatal(quiet: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = runs_module.execute
+    calls = []
+
+    def other_every_time(*args: object, **rest: object) -> object:
+        calls.append(1)
+        return dataclasses.replace(real(*args, **rest), digest=f"{len(calls)}")  # type: ignore[arg-type]
+
+    monkeypatch.setattr(runs_module, "execute", other_every_time)
+    with pytest.raises(OutputMismatch, match="different hidden states"):
+        validate([dataclasses.replace(GROUP, policies=("on_demand", "pregate"))], platform(), Plan(repeats=1))
+
+
+def test_a_fit_is_not_judged_by_what_it_was_made_on(quiet: None) -> None:
+    seen = workload_digest(SMALL, GROUP.workload.trace(SMALL))
+    with pytest.raises(InvalidInput, match="made on this very workload"):
+        validate([GROUP], platform(probes=(seen,)), Plan(repeats=1))
+
+
+def test_without_a_fit_nothing_is_validated() -> None:
+    with pytest.raises(InvalidInput, match="has no fit: pregate measure"):
+        validate([GROUP], load_platform("rtx-4090", "streams"), Plan())
+
+
+@pytest.mark.parametrize("ratio", [0.3, 1.0, 10.0])
+def test_a_ratio_says_what_the_link_is(ratio: float) -> None:
+    """With the link it gives, on-demand decoding moves experts for `ratio` times as long as it computes."""
+    hw = platform()
+    prepared = prepare(dataclasses.replace(GROUP, link_bytes_per_s=None, ratio=ratio, policies=("on_demand",)), hw)[0]
+    prediction = predict(prepared)
+    kernels = ("self_attention", "gate", "experts", "dense_ffn", "head")
+    compute_s = sum(prediction.ops[kind].total_s for kind in kernels if kind in prediction.ops)
+    n_bytes = prediction.ops["fetch"].n * SMALL.expert_bytes
+    assert n_bytes / prepared.link_bytes_per_s / compute_s == pytest.approx(ratio, rel=1e-9)  # type: ignore[operator]
+
+
+def test_naive_baselines_are_what_they_say() -> None:
+    hw = platform()
+    on_demand, resident = prepare(dataclasses.replace(GROUP, policies=("on_demand", "gpu_only")), hw)
+    moved, still = predict(on_demand).naive, predict(resident).naive
+    assert moved["serialised"] == pytest.approx(moved["roofline"] + moved["bandwidth"])
+    assert still["bandwidth"] == 0
+    assert still["roofline"] == pytest.approx(moved["roofline"])
+    n_steps = 3  # four tokens, the first of which is the prefill's
+    fetched = predict(on_demand).ops["fetch"].n * SMALL.expert_bytes
+    assert moved["bandwidth"] == pytest.approx(fetched / 20e6 / n_steps)
+
+
+def test_the_document_of_predictions_names_every_schedule() -> None:
+    prepared = prepare(GROUP, platform())
+    text, digest = predictions_document([(one, predict(one)) for one in prepared])
+    assert [row["schedule"] for row in json.loads(text)] == [one.captured.decoded.schedule.digest for one in prepared]
+    assert len(digest) == 16
+
+
+def test_suites_have_distinct_cases_and_policies_that_exist() -> None:
+    for name in SUITES:
+        groups = suite_named(name)
+        names = [f"{group.name}/{policy}" for group in groups for policy in group.policies]
+        assert len(names) == len(set(names))
+    with pytest.raises(UnknownName, match="quick"):
+        suite_named("quik")
+
+
+def test_the_bound_of_a_run_by_hand() -> None:
+    """Two passes of compute, fetch, compute: the first bound by compute and its fetch, the second by its fetches."""
+    lanes = [Lane.COMPUTE, Lane.H2D, Lane.COMPUTE, Lane.COMPUTE, Lane.H2D, Lane.H2D]
+    kinds = [OpKind.GATE, OpKind.FETCH, OpKind.EXPERTS, OpKind.EXPERTS, OpKind.FETCH, OpKind.FETCH]
+    steps = [0, 0, 0, 1, 1, 1]
+    schedule = _schedule(lanes, kinds, steps)
+    took = np.array([2.0, 3.0, 4.0, 1.0, 5.0, 6.0])
+    start = np.zeros(6)
+    assert achieved_bound_s(Timeline(schedule, start, start + took, "by hand")) == (2 + 4 + 3) + (5 + 6)
+
+
+def _schedule(lanes: list[Lane], kinds: list[OpKind], steps: list[int]) -> Schedule:
+    prepared = prepare(dataclasses.replace(GROUP, policies=("on_demand",)), platform())[0]
+    whole = prepared.captured.decoded.schedule
+    n = len(lanes)
+    columns = {
+        name: getattr(whole, name)[:n]
+        for name in ("cost", "layer", "expert", "slot", "bytes", "hbm_acquired", "hbm_released", "priority")
+    }
+    return dataclasses.replace(
+        whole,
+        lane=np.array(lanes, dtype=np.int8),
+        kind=np.array(kinds, dtype=np.int8),
+        step=np.array(steps, dtype=np.int32),
+        dep_ptr=np.zeros(n + 1, dtype=np.int64),
+        dep=np.zeros(0, dtype=np.int32),
+        cancelled_by=np.full(n, -1, dtype=np.int32),
+        **columns,
+    )
