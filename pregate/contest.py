@@ -1,28 +1,30 @@
-"""Who is best at each point of one hardware number: every policy's schedule written once, each point measured once."""
+"""Who is best at each point of one axis: every schedule written once, each point measured once.
+
+What a point runs is planned as `pregate.sweep` plans it, and measured by the same recurrence, so the two say the same
+bit for bit. Only the pricing is this module's own: a search comes back to a schedule many times and wants one metric of
+it, where a sweep comes once and wants every field.
+"""
 
 from __future__ import annotations
 
+import dataclasses
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from hwmodels.figures import MEMORY_FIGURES, figures_of
-from hwmodels.platform import Platform
-from hwmodels.quantity import ReadOnly
-from offload.footprint import Workload, measure_workload
+from hwmodels.figures import figures_of
 from offload.memory import CapacityExceeded
-from offload.policy import Cache, Policy
-from pregate.capture import Captured, capture_request, check_trace, request
+from pregate.capture import Captured, Request, capture_request
 from pregate.intervals import compiled, measured
+from pregate.sweeps.axes import Axis
+from pregate.sweeps.planning import Planner, Subject
+from pregate.sweeps.points import Points, grid_points
 from simulator.batch import Compiled
-from traces.architecture import ModelArchitecture
 from traces.errors import InvalidInput
-from traces.routing import RoutingTrace
 
-__all__ = ["Contest", "Winner", "moved"]
+__all__ = ["Contest", "Winner"]
 
 _TIE = 1e-12
 """Policies this close are one: the first asked for wins, and rounding makes no difference."""
@@ -37,32 +39,26 @@ class Winner:
 
 
 class Contest:
-    """Every policy's metric at any point of the axis, each schedule written and each point measured once."""
+    """Every policy's metric at any value of an axis; the values that `axis` comes with play no part.
 
-    def __init__(
-        self,
-        model: ModelArchitecture,
-        hw: Platform,
-        trace: RoutingTrace,
-        policies: Sequence[str | Policy],
-        axis: str,
-        metric: str,
-        cache: Cache | None,
-        expert_tier: str,
-    ) -> None:
-        names = [policy if isinstance(policy, str) else policy.name for policy in policies]
-        if not names:
-            raise InvalidInput("no policies to compare: give at least two, such as on_demand and pregate")
-        if len(set(names)) < len(names):
-            raise InvalidInput(f"policies {', '.join(names)}: one is given twice")
-        check_trace(model, trace)
-        self.workload: Workload = measure_workload(model, trace.steps())
-        self.model, self.hw, self.trace = model, hw, trace
-        self.policies = dict(zip(names, policies, strict=True))
-        self.axis, self.metric, self.cache, self.expert_tier = axis, metric, cache, expert_tier
-        self._runs: dict[tuple[str, int, int], tuple[Compiled, Captured]] = {}
-        self._scored: dict[str, float] = {}
+    On an axis that only prices, each policy has one schedule, which is kept and priced at all values of a scan at once;
+    on another, a schedule is measured when it is written and not kept.
+    """
+
+    def __init__(self, subject: Subject, axis: Axis, metric: str) -> None:
+        self.axis, self.metric = axis, metric
+        self.names = [design.policy.name for design in subject.designs]
+        self._planner = Planner(subject)
+        self._ready: dict[int, tuple[Compiled, Captured]] = {}
+        self._found: dict[int, NDArray[np.float64]] = {}
+        self._refused: list[str] = []
         self._winners: dict[float, Winner] = {}
+
+    @property
+    def refusal(self) -> str:
+        """Why a policy has no figures somewhere, memory too small apart; the first reason met, empty without one."""
+        reasons = [hole.reason for hole in self._planner.holes if not hole.memory]
+        return next(iter([*reasons, *self._refused]), "")
 
     def at(self, value: float) -> Winner:
         """Who wins where the axis is `value`."""
@@ -71,8 +67,8 @@ class Contest:
         return self._winners[value]
 
     def scan(self, values: NDArray[np.float64]) -> None:
-        """Find the winner at each of `values`."""
-        scores = {name: self._scores(name, values) for name in self.policies}
+        """Find the winner at each of `values`. Raises `InvalidInput` with the reason when no point so far can be."""
+        scores = self._scores(values)
         more_is_better = self.metric == "tokens_per_s"
         for i, value in enumerate(values.tolist()):
             here = {name: float(score[i]) for name, score in scores.items() if np.isfinite(score[i])}
@@ -82,44 +78,40 @@ class Contest:
             best = max(here.values()) if more_is_better else min(here.values())
             name = next(name for name, score in here.items() if abs(score - best) <= _TIE * best)
             self._winners[value] = Winner(name, here[name])
+        if self.refusal and all(winner.name is None for winner in self._winners.values()):
+            raise InvalidInput(self.refusal)
 
-    def _scores(self, name: str, values: NDArray[np.float64]) -> NDArray[np.float64]:
-        """The metric of one policy at `values`, (n,); NaN where it does not fit."""
-        scores, figures = np.full(len(values), np.nan), figures_of(self.hw)
-        if self.axis not in MEMORY_FIGURES:
-            run = self._captured_run(name, self.hw)
-            if run is not None:
-                scores[:] = measured(*run, figures.with_values({self.axis: values}), len(values))[self.metric]
-            return scores
-        for i, value in enumerate(values.tolist()):
-            run = self._captured_run(name, moved(self.hw, self.axis, value))
-            if run is None:
-                continue
-            schedule = run[1].decoded.schedule
-            if schedule.digest not in self._scored:  # memory has no part in prices
-                self._scored[schedule.digest] = float(measured(*run, figures, 1)[self.metric][0])
-            scores[i] = self._scored[schedule.digest]
-        return scores
+    def _scores(self, values: NDArray[np.float64]) -> dict[str, NDArray[np.float64]]:
+        """The metric of each policy at `values`, (n,); NaN where it does not fit or cannot be."""
+        points = grid_points((dataclasses.replace(self.axis, values=values),), len(self.names))
+        groups = self._planner.plan(points).i_group[:, points.i_choice]  # [n_policies, n]
+        scores = np.full(groups.shape, np.nan)
+        for i in np.unique(groups[groups >= 0]).tolist():
+            scores = np.where(groups == i, self._measured(i, points)[points.i_price], scores)
+        return dict(zip(self.names, scores, strict=True))
 
-    def _captured_run(self, name: str, hw: Platform) -> tuple[Compiled, Captured] | None:
-        """The schedule of one policy on `hw`, ready to be measured; None where it does not fit."""
+    def _measured(self, i: int, points: Points) -> NDArray[np.float64]:
+        """The metric of group `i` at each row of prices, (n_prices,); NaN when it cannot be."""
+        if i in self._found:
+            return self._found[i]
+        group, found = self._planner.groups[i], np.full(points.n_prices, np.nan)
         try:
-            asked = request(
-                self.model, hw, self.trace, self.policies[name],
-                cache=self.cache, expert_tier=self.expert_tier, workload=self.workload,
-            )  # fmt: skip
-            key = (name, asked.plan.n_buffers, asked.plan.n_cache_slots)
-            if key not in self._runs:
-                captured = capture_request(asked)
-                self._runs[key] = compiled(captured), captured
+            ready = self._ready.get(i) or _made(group.request)
+            figures = figures_of(group.hw).with_values(points.prices)
+            found = measured(*ready, figures, points.n_prices)[self.metric]
         except CapacityExceeded:
-            return None
-        return self._runs[key]
+            return found
+        except InvalidInput as error:
+            self._refused.append(str(error))
+            return found
+        if points.prices:
+            self._ready[i] = ready
+        else:
+            self._found[i] = found
+        return found
 
 
-def moved(hw: Platform, key: str, value: float) -> Platform:
-    """`hw` with one number changed."""
-    name = key.removeprefix("stack.")
-    if key != name:
-        return replace(hw, overridden=ReadOnly({**hw.overridden, name: value}))
-    return replace(hw, machine=hw.machine.with_overrides({key: value}))
+def _made(request: Request) -> tuple[Compiled, Captured]:
+    """The schedule of a request, ready to be measured. Raises `CapacityExceeded` as `capture_request`."""
+    captured = capture_request(request)
+    return compiled(captured), captured

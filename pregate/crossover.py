@@ -1,27 +1,30 @@
-"""Where the winner changes: along one hardware number, to 0.1 %, by bisection on the recurrence.
+"""Where the winner changes: along any axis of numbers, to 0.1 %, by bisection on the recurrence.
 
-A coarse logarithmic scan brackets every change between neighbours, and looks once at the middle of every interval whose
-ends agree; each bracket is then halved, both halves where the middle has a third winner, until its ends are
-0.1 % apart. What can be missed: a winner that rules only inside one half of a scan interval, a stretch of the axis
-shorter than a factor (high / low) ** (1 / (2 (n_scan - 1))). A finer scan sees it.
+A coarse scan, of equal ratios or for `cache_ratio` of equal steps, brackets every change between neighbours, and looks
+once at the middle of every interval whose ends agree; each bracket is then halved, both halves where the middle has a
+third winner, until its ends are 0.1 % apart, or neighbours where the axis is counted. What can be missed: a winner that
+rules only inside one half of a scan interval, a stretch of the axis shorter than a factor
+(high / low) ** (1 / (2 (n_scan - 1))), or than (high - low) / (2 (n_scan - 1)). A finer scan sees it.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from hwmodels.figures import check_axis, figure_keys
 from hwmodels.platform import Platform
-from hwmodels.spec import ALIASES, FIELDS
 from offload.policy import Cache, Policy
-from pregate.contest import Contest, Winner, moved
+from pregate.contest import Contest, Winner
+from pregate.scale import Scale, read_scale
 from pregate.simulation import to_dataframe
+from pregate.sweeps.machines import MachineRecipe, platform_at
+from pregate.sweeps.planning import Subject, read_subject, with_figures
+from pregate.sweeps.workloads import TraceRecipe
 from simulator.sensitivity import METRICS
 from traces.architecture import ModelArchitecture
 from traces.errors import InvalidInput, unknown_name
@@ -30,19 +33,18 @@ from traces.routing import RoutingTrace
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["Crossover", "Crossovers", "crossovers", "find_axis"]
-
-TOLERANCE = 1e-3
-"""Relative width of the last bracket."""
+__all__ = ["Crossover", "Crossovers", "crossovers", "shown"]
 
 
 @dataclass(frozen=True, slots=True)
 class Crossover:
-    """One change of winner along `axis`, between `low` and `high`, at most 0.1 % (of whole numbers, one) apart.
+    """One change of winner along `axis`, between `low` and `high`: at most 0.1 % apart, or 1 where the axis is counted,
+    or a millionth where a `cache_ratio` is below 0.001.
 
-    `value`: their geometric mean, of a whole number `high`. `below`, `above`: who wins on each side, None where no
-    policy fits; `below_metric` at `low`, `above_metric` at `high`, NaN where none fits. Two policies that cross have
-    about the same there; a winner that stops fitting, or to whom memory gives another schedule, leaves a step.
+    `value`: their geometric mean, of a `cache_ratio` their mean, of a count `high`. `below`, `above`: who wins on each
+    side, None where no policy fits; `below_metric` at `low`, `above_metric` at `high`, NaN where none fits. Along a
+    price two policies that cross have about the same there; a winner that stops fitting, or an axis that changes
+    schedules, leaves a step.
     """
 
     axis: str
@@ -64,6 +66,7 @@ class Crossovers:
     """The changes of winner on `axis` from `low` to `high`, in order; iterate over them.
 
     `first`: who wins at `low`. `calibration`: what the predictions rest on once the axis moves, in plain words.
+    `refusal`: why, memory too small apart, some policy could not be somewhere, and so did not win; empty if it could.
     """
 
     rows: tuple[Crossover, ...]
@@ -73,6 +76,7 @@ class Crossovers:
     metric: str
     first: str | None
     calibration: str
+    refusal: str = ""
 
     def __iter__(self) -> Iterator[Crossover]:
         return iter(self.rows)
@@ -88,14 +92,14 @@ class Crossovers:
         edges = [self.low, *(row.value for row in self.rows), self.high]
         winners = [self.first, *(row.above for row in self.rows)]
         told = [
-            f"{winner or 'nothing that fits'} from {begin:.4g} to {end:.4g}"
+            f"{winner or 'nothing that fits'} from {shown(begin)} to {shown(end)}"
             for winner, begin, end in zip(winners, edges[:-1], edges[1:], strict=True)
         ]
         return f"Best {self.metric} along {self.axis}: {', '.join(told)}."
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready: the axis, who wins first, every change, the verdict."""
-        names = ("axis", "low", "high", "metric", "first", "calibration")
+        names = ("axis", "low", "high", "metric", "first", "calibration", "refusal")
         rows = [row.to_dict() for row in self.rows]
         return {name: getattr(self, name) for name in names} | {"crossovers": rows, "verdict": self.verdict()}
 
@@ -105,84 +109,74 @@ class Crossovers:
 
 
 def crossovers(
-    model: ModelArchitecture,
-    hw: Platform,
-    trace: RoutingTrace,
+    model: ModelArchitecture | str | Path,
+    hw: Platform | MachineRecipe | str | Path,
+    trace: RoutingTrace | TraceRecipe | str | Path | None,
     policies: Sequence[str | Policy],
     axis: str,
-    low: float,
-    high: float,
+    low: float | str,
+    high: float | str,
     *,
     metric: str = "tokens_per_s",
     n_scan: int = 33,
     cache: Cache | None = None,
     expert_tier: str = "dram",
 ) -> Crossovers:
-    """Where along `axis`, a hardware number by dotted key or `hbm_bytes`, another of `policies` has the best `metric`.
+    """Where along `axis`, from `low` to `high` (SI, or text with a unit), another of `policies` has the best `metric`.
 
-    All other numbers are `hw`'s. An axis that only prices a schedule reuses the captured one; `hbm_bytes`,
-    `host.dram_bytes` and `stack.reserve_bytes` plan anew, and a policy that does not fit cannot win. Raises
-    `UnknownName` for an axis or metric that does not exist, `InvalidInput` for a range that is none or values that the
-    number cannot have, for no policies, one twice, or fewer than 2 points to scan.
+    `axis`: any of `pregate.sweep` whose values are numbers: a hardware number by dotted key, `hbm_bytes`, `batch`,
+    `input_tokens`, `output_tokens`, `n_active`, `top_k`, `lookahead` or `cache_ratio` (from 0). `model`, `hw`, `trace`,
+    `cache` are what a sweep takes too, and a point says what a sweep says of it; an axis of the workload needs a
+    `TraceRecipe` (None: 256 + 256 tokens), `batch` can also rebatch a recording. All else stays as it is.
+
+    A policy that does not fit, or cannot be, at a value cannot win there. Raises `UnknownName` for an axis, policy or
+    metric that does not exist, `InvalidInput` for an axis of names, a range that is none, values that the axis cannot
+    have, an axis that moves no policy or not this trace, no policies, one twice, fewer than 2 points to scan, or when
+    no policy can be anywhere.
     """
-    axis = find_axis(axis)
+    scale = read_scale(axis, low, high)
     if metric not in METRICS:
         raise unknown_name("metric", metric, METRICS)
-    if not 0 < low < high < math.inf:
-        raise InvalidInput(f"{axis} from {low:g} to {high:g}: the range must rise, start above 0 and be finite")
     if n_scan < 2:
         raise InvalidInput(f"n_scan = {n_scan}: a scan has at least 2 points")
-    points = _spaced(axis, low, high, n_scan)
-    check_axis(axis, points)
-    contest = Contest(model, hw, trace, policies, axis, metric, cache, expert_tier)
-    intervals = list(zip(points[:-1].tolist(), points[1:].tolist(), strict=True))
-    contest.scan(np.unique([*points, *(_middle(axis, *interval) for interval in intervals)]))
-    rows = [row for interval in intervals for row in _between(axis, *interval, contest.at, look=True)]
-    low, high = float(points[0]), float(points[-1])
-    calibration = moved(hw, axis, low).describe_calibration(model.dtype.name)
-    return Crossovers(tuple(rows), axis, low, high, metric, contest.at(low).name, calibration)
+    key = scale.axis.key
+    subject = read_subject(model, hw, trace, policies, {key: scale.axis}, cache=cache, expert_tier=expert_tier)
+    contest = Contest(subject, scale.axis, metric)
+    points = scale.spaced(n_scan).tolist()
+    intervals = list(pairwise(points))
+    contest.scan(np.unique([*points, *(scale.middle(*interval) for interval in intervals)]))
+    rows = [row for interval in intervals for row in _between(scale, *interval, contest.at, look=True)]
+    return Crossovers(
+        tuple(rows), key, scale.low, scale.high, metric, contest.at(scale.low).name, _calibration(subject, scale),
+        contest.refusal,
+    )  # fmt: skip
 
 
-def find_axis(text: str) -> str:
-    """The dotted key of a hardware number. Raises `UnknownName` naming the nearest."""
-    key = ALIASES.get(text, text)
-    if key not in figure_keys():
-        raise unknown_name("axis", text, [*figure_keys(), *ALIASES])
-    return key
+def shown(value: float) -> str:
+    """A value of an axis in four digits; a whole number below a million in full."""
+    return f"{value:.0f}" if value.is_integer() and value < 1e6 else f"{value:.4g}"
 
 
-def _whole(axis: str) -> bool:
-    """Whether the number is counted."""
-    kind, _, name = axis.partition(".")
-    return kind != "stack" and FIELDS[kind][name].dimension == "count"
-
-
-def _spaced(axis: str, low: float, high: float, n_points: int) -> NDArray[np.float64]:
-    """`n_points` values with equal ratios from `low` to `high`; of a count the nearest whole numbers, each once."""
-    points = np.geomspace(low, high, n_points)
-    return np.unique(np.rint(points)) if _whole(axis) else points
-
-
-def _middle(axis: str, low: float, high: float) -> float:
-    """Halfway between two points, by ratio."""
-    middle = math.sqrt(low * high)
-    return float(round(middle)) if _whole(axis) else middle
+def _calibration(subject: Subject, scale: Scale) -> str:
+    """What predictions rest on where the axis has moved the machine, if it does."""
+    moved = {scale.axis.key: scale.low} if "." in scale.axis.key else {}
+    return with_figures(platform_at(subject.hw, {}), moved).describe_calibration(subject.model.dtype.name)
 
 
 def _between(
-    axis: str, low: float, high: float, winner_at: Callable[[float], Winner], *, look: bool
+    scale: Scale, low: float, high: float, winner_at: Callable[[float], Winner], *, look: bool
 ) -> list[Crossover]:
     """The changes between two points; `look`: at the middle even where the ends agree."""
     below, above = winner_at(low), winner_at(high)
     if below.name == above.name and not look:
         return []
-    middle, whole = _middle(axis, low, high), _whole(axis)
-    if not low < middle < high or (high <= low * (1 + TOLERANCE) and not whole):
+    if scale.is_narrow(low, high):
         if below.name == above.name:
             return []
-        value = high if whole else middle
-        return [Crossover(axis, value, low, high, below.name, above.name, below.metric, above.metric)]
+        value = scale.edge(low, high)
+        return [Crossover(scale.axis.key, value, low, high, below.name, above.name, below.metric, above.metric)]
+    middle = scale.middle(low, high)
     return [
-        *_between(axis, low, middle, winner_at, look=False),
-        *_between(axis, middle, high, winner_at, look=False),
+        *_between(scale, low, middle, winner_at, look=False),
+        *_between(scale, middle, high, winner_at, look=False),
     ]

@@ -1,4 +1,4 @@
-"""`pregate crossover`: along one hardware number, where another design becomes the best."""
+"""`pregate crossover`: where another design becomes the best along one axis."""
 
 from __future__ import annotations
 
@@ -7,19 +7,23 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from hwmodels.quantity import parse_override
-from hwmodels.spec import FIELDS
-from hwmodels.stack import CONSTANTS
 from pregate import render
 from pregate.commands import options
-from pregate.crossover import Crossovers, crossovers, find_axis
+from pregate.crossover import Crossovers, crossovers, shown
+from pregate.sweeps.workloads import TraceRecipe
+from traces.routing import RoutingTrace
+
+_AXIS_HELP = (
+    "What varies: a hardware number (link.h2d_bytes_per_s, hbm_bytes, stack.sync_s), batch, input_tokens, "
+    "output_tokens, n_active, top_k, lookahead or cache_ratio; it takes the place of the option."
+)
 
 
 def crossover(
     model: options.Model,
     hardware: options.Hardware,
-    axis: Annotated[str, typer.Option(help="The number that varies: link.h2d_bytes_per_s, hbm_bytes, stack.sync_s.")],
-    from_: Annotated[str, typer.Option("--from", help="Its lowest value, SI or with a unit: 4e9, 4GB/s.")],
+    axis: Annotated[str, typer.Option(help=_AXIS_HELP)],
+    from_: Annotated[str, typer.Option("--from", help="Its lowest value, SI or with a unit: 4e9, 4GB/s, 1.")],
     to: Annotated[str, typer.Option(help="Its highest value.")],
     policies: Annotated[str, typer.Option(help="Designs, by comma.")] = "gpu_only,on_demand,prefetch_all,pregate",
     metric: Annotated[
@@ -41,22 +45,23 @@ def crossover(
     seed: options.Seed = 0,
     format: options.OutputFormat = options.Format.table,
 ) -> None:
-    """Find where the best design changes along one hardware number, to 0.1 %.
+    """Find where another design becomes the best along one axis, to 0.1 %, or to the unit of a count.
 
     Example: pregate crossover switch-base-8 --hardware a100-sxm4-80gb --axis hbm_bytes --from 2GB --to 80GB
     """
-    low, high = (_number(axis, text) for text in (from_, to))
     architecture = options.build_model(model, dtype, top_k)
     machine = options.build_machine(hardware, stack, hbm, sets)
-    workload = options.build_trace(
-        architecture, trace, batch=batch, input_tokens=input_tokens, output_tokens=output_tokens, active=active,
-        seed=seed,
-    )  # fmt: skip
+    workload: RoutingTrace | TraceRecipe = TraceRecipe(input_tokens, output_tokens, batch, seed, None, active)
+    if trace is not None:
+        workload = options.build_trace(
+            architecture, trace, batch=batch, input_tokens=input_tokens, output_tokens=output_tokens, active=active,
+            seed=seed,
+        )  # fmt: skip
     chosen = [name.strip() for name in policies.split(",") if name.strip()]
     with options.spinner("searching") as update:
         update(axis)
         found = crossovers(
-            architecture, machine, workload, chosen, axis, low, high,
+            architecture, machine, workload, chosen, axis, from_, to,
             metric=metric, n_scan=points, cache=options.build_cache(cache), expert_tier=tier,
         )  # fmt: skip
     document = found.to_dict()
@@ -66,12 +71,8 @@ def crossover(
         render.print_table(_table(found, f"{architecture.name} on {machine.hardware} ({machine.stack.name})"))
     print(found.verdict())
     print(f"Machine constants: {found.calibration}.")
-
-
-def _number(axis: str, text: str) -> float:
-    """A value of the axis in SI. Raises `UnknownName` for no such axis, `InvalidInput` for text that is no number."""
-    kind, _, name = find_axis(axis).partition(".")
-    return parse_override(text, CONSTANTS[name] if kind == "stack" else FIELDS[kind][name].dimension)
+    if found.refusal:
+        print(f"Not every point can be: {found.refusal}.")
 
 
 def _table(found: Crossovers, title: str) -> Table:
@@ -81,5 +82,5 @@ def _table(found: Crossovers, title: str) -> Table:
     for row in found:
         names = [name or "nothing fits" for name in (row.below, row.above)]
         metrics = [f"{value:.4g}" if value == value else "-" for value in (row.below_metric, row.above_metric)]
-        table.add_row(f"{row.value:.4g}", *names, *metrics)
+        table.add_row(shown(row.value), *names, *metrics)
     return table

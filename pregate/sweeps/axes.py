@@ -20,7 +20,10 @@ from hwmodels.stack import CONSTANTS
 from traces.dtypes import DTYPES
 from traces.errors import InvalidInput, unknown_name
 
-__all__ = ["MACHINE", "MODEL", "POLICY", "WORKLOAD", "Axis", "LatinHypercube", "read_axes", "spaced"]
+__all__ = [
+    "MACHINE", "MODEL", "NAMES", "POLICY", "WORKLOAD", "Axis", "LatinHypercube", "find_axis", "read_axes", "rounded",
+    "spaced",
+]  # fmt: skip
 
 MACHINE = ("hardware", "accelerator", "link", "host", "storage", "stack")
 """Axes that swap a part of the machine for another by name."""
@@ -28,8 +31,10 @@ MODEL = ("dtype", "expert_dtype", "top_k")
 WORKLOAD = ("batch", "input_tokens", "output_tokens", "n_active")
 POLICY = ("lookahead", "cache_ratio")
 
+NAMES = ("expert_tier", "dtype", "expert_dtype", *MACHINE)
+"""Axes whose values are names: in no order, with nothing between two."""
+
 _COUNTS = ("top_k", "lookahead", *WORKLOAD)
-_NAMES = ("expert_tier", "dtype", "expert_dtype", *MACHINE)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -50,6 +55,11 @@ class Axis:
         return self.values.dtype.kind == "f"
 
     @property
+    def is_count(self) -> bool:
+        """Whether its values are whole numbers of something."""
+        return _is_count(self.key)
+
+    @property
     def is_price_only(self) -> bool:
         """Whether it changes no decision: every schedule stays as it is."""
         return "." in self.key and self.key not in MEMORY_FIGURES
@@ -57,7 +67,7 @@ class Axis:
     def value(self, i: int) -> Any:
         """Value `i` as plain Python: a count as an integer."""
         value = self.values[i].item()
-        return int(value) if self.key in _COUNTS or _dimension(self.key) in ("size", "count") else value
+        return int(value) if self.is_count or _dimension(self.key) == "size" else value
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +117,23 @@ def spaced(name: str, how: str, low: float | str, high: float | str, n: int) -> 
     if n < 1:
         raise InvalidInput(f"axis {name}: {n} values, at least 1 needed")
     values = _between(name, how, low, high, np.linspace(0.0, 1.0, n) if n > 1 else np.zeros(1))
-    return np.unique(values) if _key(name) in _COUNTS else values
+    return np.unique(values) if _is_count(find_axis(name)) else values
+
+
+def rounded(key: str, values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The values nearest to `values` that axis `key` can have: whole counts; sizes are rounded down to whole bytes."""
+    if _is_count(key):
+        return np.rint(values)
+    return np.floor(values) if _dimension(key) == "size" else values
+
+
+def find_axis(name: str) -> str:
+    """The key of an axis. Raises `UnknownName` with the nearest."""
+    key = ALIASES.get(name, name)
+    known = [*figure_keys(), *ALIASES, *_COUNTS, *NAMES, "cache_ratio"]
+    if key not in known:
+        raise unknown_name("axis", name, known)
+    return key
 
 
 def _distinct(axes: Sequence[Axis]) -> tuple[Axis, ...]:
@@ -118,13 +144,8 @@ def _distinct(axes: Sequence[Axis]) -> tuple[Axis, ...]:
     return tuple(axes)
 
 
-def _key(name: str) -> str:
-    """The key of an axis. Raises `UnknownName` with the nearest."""
-    key = ALIASES.get(name, name)
-    known = [*figure_keys(), *ALIASES, *_COUNTS, *_NAMES, "cache_ratio"]
-    if key not in known:
-        raise unknown_name("axis", name, known)
-    return key
+def _is_count(key: str) -> bool:
+    return key in _COUNTS or _dimension(key) == "count"
 
 
 def _dimension(key: str) -> str:
@@ -149,8 +170,8 @@ def _listed(name: str, values: Any) -> list[Any]:
 
 def _axis(name: str, items: Sequence[Any]) -> Axis:
     """An axis from the values as given."""
-    key = _key(name)
-    if key in _NAMES:
+    key = find_axis(name)
+    if key in NAMES:
         for item in items:
             if not isinstance(item, str):
                 raise InvalidInput(f"axis {name}: {item!r} is not a name")
@@ -197,20 +218,16 @@ def _number(name: str, key: str, item: Any) -> float:
 
 def _whole(name: str, key: str, numbers: NDArray[np.float64]) -> NDArray[np.float64]:
     """Sizes in whole bytes; a count that is whole but for rounding (np.geomspace) as that count, or refused."""
-    if _dimension(key) == "size":
-        return np.floor(numbers)
-    if key not in _COUNTS and _dimension(key) != "count":
-        return numbers
-    rounded = np.rint(numbers)
-    for value in numbers[np.abs(numbers - rounded) > 1e-9 * np.abs(rounded)].tolist():
+    near = rounded(key, numbers)
+    for value in numbers[np.abs(numbers - near) > 1e-9 * np.abs(near)].tolist() if _is_count(key) else ():
         raise InvalidInput(f"axis {name}: {value:.12g} is not a whole number")
-    return rounded
+    return near
 
 
 def _between(name: str, how: str, low: Any, high: Any, u: NDArray[np.float64]) -> NDArray[np.float64]:
     """Values at the shares `u` (0..1) of the way from `low` to `high`; whole ones where only these make sense."""
-    key = _key(name)
-    if key in _NAMES:
+    key = find_axis(name)
+    if key in NAMES:
         raise InvalidInput(f"axis {name} takes names, not a range: give a list")
     if how not in ("linear", "log"):
         raise InvalidInput(f"axis {name}: spacing {how!r} is neither linear nor log")
@@ -222,8 +239,7 @@ def _between(name: str, how: str, low: Any, high: Any, u: NDArray[np.float64]) -
         values[u == 1] = last
     else:
         values = first + (last - first) * u
-    whole = key in _COUNTS or _dimension(key) == "count"
-    return np.rint(values) if whole else values
+    return rounded(key, values)
 
 
 def _sampled(name: str, values: Any, u: NDArray[np.float64]) -> Axis:

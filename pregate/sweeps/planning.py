@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,17 +19,19 @@ from hwmodels.platform import Platform
 from hwmodels.quantity import ReadOnly
 from offload.footprint import Workload, measure_workload
 from offload.memory import CapacityExceeded
+from offload.policy import Cache, Policy
+from pregate.api import load_model
 from pregate.capture import Request, check_trace, request
-from pregate.sweeps.axes import MACHINE, MODEL, POLICY, WORKLOAD
-from pregate.sweeps.designs import Design
+from pregate.sweeps.axes import MACHINE, MODEL, POLICY, WORKLOAD, Axis
+from pregate.sweeps.designs import Design, read_designs
 from pregate.sweeps.machines import MachineRecipe, platform_at
 from pregate.sweeps.points import Points
-from pregate.sweeps.workloads import TraceRecipe, model_at, trace_at
+from pregate.sweeps.workloads import TraceRecipe, as_source, check_workload_axes, model_at, trace_at
 from traces.architecture import ModelArchitecture
 from traces.errors import InvalidInput, UnknownName
 from traces.routing import RoutingTrace
 
-__all__ = ["Group", "Hole", "Plan", "Subject", "plan_points"]
+__all__ = ["Group", "Hole", "Plan", "Planner", "Subject", "plan_points", "read_subject", "with_figures"]
 
 _HBM = "accelerator.hbm_bytes"
 
@@ -73,17 +76,34 @@ class Plan:
     i_group: NDArray[np.int64]
 
 
+def read_subject(
+    model: ModelArchitecture | str | Path,
+    hw: Platform | MachineRecipe | str | Path | None,
+    trace: RoutingTrace | TraceRecipe | str | Path | None,
+    policies: Sequence[str | Policy],
+    axes: Mapping[str, Axis],
+    *,
+    cache: Cache | None = None,
+    expert_tier: str = "dram",
+) -> Subject:
+    """The subject of the arguments of `pregate.sweep`; `axes` by key. Raises `UnknownName`, `InvalidFile`, or
+    `InvalidInput` for policies that are none or an axis that moves nothing, or that a recording cannot follow.
+    """
+    designs, source = read_designs(policies, cache, axes), as_source(trace)
+    check_workload_axes(source, axes)
+    return Subject(
+        model if isinstance(model, ModelArchitecture) else load_model(model),
+        hw if isinstance(hw, Platform | MachineRecipe) else MachineRecipe("" if hw is None else str(hw)),
+        source, designs, expert_tier,
+    )  # fmt: skip
+
+
 def plan_points(points: Points, subject: Subject) -> Plan:
     """Plan every structural choice of every policy. Raises `UnknownName` for a name that is none.
 
     Choices that cannot be (a model that does not fit, more forced experts than a batch chooses) become holes.
     """
-    planner = _Planner(subject)
-    i_group = np.zeros((len(subject.designs), len(points.choices)), dtype=np.int64)
-    for rows, choice, sizes in _cells(points):
-        for i_design, design in enumerate(subject.designs):
-            i_group[i_design, rows] = planner.cell(design, choice, sizes)
-    return Plan(tuple(planner.groups), tuple(planner.holes), i_group)
+    return Planner(subject).plan(points)
 
 
 def _cells(points: Points) -> list[tuple[NDArray[np.int64], dict[str, Any], list[int | None]]]:
@@ -104,8 +124,8 @@ def _cells(points: Points) -> list[tuple[NDArray[np.int64], dict[str, Any], list
     return cells
 
 
-class _Planner:
-    """Makes models, traces, platforms and plans once each, and numbers the distinct ones."""
+class Planner:
+    """Makes models, traces, platforms and plans once each, and numbers the distinct ones, however often it plans."""
 
     def __init__(self, subject: Subject) -> None:
         self.subject = subject
@@ -114,7 +134,15 @@ class _Planner:
         self._made: dict[tuple[Any, ...], Any] = {}
         self._numbers: dict[tuple[Any, ...], int] = {}
 
-    def cell(self, design: Design, choice: Mapping[str, Any], sizes: Sequence[int | None]) -> list[int]:
+    def plan(self, points: Points) -> Plan:
+        """As `plan_points`; a group or hole that an earlier plan has too keeps its number."""
+        i_group = np.zeros((len(self.subject.designs), len(points.choices)), dtype=np.int64)
+        for rows, choice, sizes in _cells(points):
+            for i_design, design in enumerate(self.subject.designs):
+                i_group[i_design, rows] = self._cell(design, choice, sizes)
+        return Plan(tuple(self.groups), tuple(self.holes), i_group)
+
+    def _cell(self, design: Design, choice: Mapping[str, Any], sizes: Sequence[int | None]) -> list[int]:
         """The group, or hole, of a policy at each of ascending HBM sizes (None: the machine's own)."""
 
         def ask(i: int) -> int:
@@ -138,10 +166,10 @@ class _Planner:
         trace = self._once(("trace", load), lambda: trace_at(subject.trace, model, choice))
         workload = self._once(("workload", precision, load), lambda: _measured(model, trace))
         machine = self._once(("hw", swaps), lambda: platform_at(subject.hw, choice))
-        hw = _with_figures(machine, {key: choice[key] for key in MEMORY_FIGURES if key in choice})
+        hw = with_figures(machine, {key: choice[key] for key in MEMORY_FIGURES if key in choice})
         tier = choice.get("expert_tier", subject.expert_tier)
         asked = request(model, hw, trace, policy, expert_tier=tier, workload=workload)
-        identity = (swaps, precision, load, repr(policy), tier, asked.plan)
+        identity = (swaps, precision, load, repr(_without_size(policy)), tier, asked.plan)
         if identity not in self._numbers:
             self._numbers[identity] = len(self.groups)
             self.groups.append(Group(asked, hw))
@@ -169,8 +197,15 @@ def _measured(model: ModelArchitecture, trace: RoutingTrace) -> Workload:
     return measure_workload(model, trace.steps())
 
 
-def _with_figures(hw: Platform, figures: Mapping[str, float]) -> Platform:
-    """The platform with other sizes of memory."""
+def _without_size(policy: Policy) -> Policy:
+    """What of a policy the plan of its memory does not say: ratios that grant as many slots have one schedule."""
+    if policy.cache is None:
+        return policy
+    return dataclasses.replace(policy, cache=dataclasses.replace(policy.cache, ratio=None, n_slots=None))
+
+
+def with_figures(hw: Platform, figures: Mapping[str, float]) -> Platform:
+    """The platform with other numbers, by figure key in SI. Raises `InvalidInput` for what they cannot be."""
     if not figures:
         return hw
     ours = {key.removeprefix("stack."): float(value) for key, value in figures.items() if key.startswith("stack.")}

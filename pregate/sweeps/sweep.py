@@ -9,20 +9,18 @@ from typing import TYPE_CHECKING, Any
 
 from hwmodels.platform import Platform
 from offload.policy import Cache, Policy
-from pregate.api import load_model
 from pregate.schedule_cache import DEFAULT_FOLDER, ScheduleCache
 from pregate.sweeps.axes import LatinHypercube, read_axes
 from pregate.sweeps.checkpoint import Checkpoint
 from pregate.sweeps.dataset import build_dataset
-from pregate.sweeps.designs import read_designs
 from pregate.sweeps.machines import MachineRecipe
-from pregate.sweeps.planning import Subject, plan_points
+from pregate.sweeps.planning import plan_points, read_subject
 from pregate.sweeps.points import grid_points, sample_points
 from pregate.sweeps.provenance import describe, engine_used
 from pregate.sweeps.runner import Progress, opened, run_tasks
 from pregate.sweeps.tasks import Outcome
 from pregate.sweeps.work import Pricing, Work, plan_work
-from pregate.sweeps.workloads import TraceRecipe, as_source, check_workload_axes
+from pregate.sweeps.workloads import TraceRecipe
 from simulator.modes import FIFO, Modes
 from traces.architecture import ModelArchitecture
 from traces.errors import InvalidInput, PregateError
@@ -83,15 +81,9 @@ def sweep(
     """
     names = {axis.key: axis for axis in (sample.axes(axes) if sample is not None else read_axes(axes))}
     given = tuple(names.values())
-    designs = read_designs(policies, cache, names)
+    subject = read_subject(model, hw, trace, policies, names, cache=cache, expert_tier=expert_tier)
+    designs = subject.designs
     points = grid_points(given, len(designs)) if sample is None else sample_points(given, sample.n, len(designs))
-    source = as_source(trace)
-    check_workload_axes(source, names)
-    subject = Subject(
-        model if isinstance(model, ModelArchitecture) else load_model(model),
-        hw if isinstance(hw, Platform | MachineRecipe) else MachineRecipe("" if hw is None else str(hw)),
-        source, designs, expert_tier,
-    )  # fmt: skip
     work = plan_work(points, plan_points(points, subject), Pricing(modes, draws, seed, _schedules(cache_dir)))
     with opened(executor, jobs, work.tasks) as runs:
         outcomes, failures = run_tasks(work.tasks, work.digests, runs, _checkpoint(checkpoint, work), progress)

@@ -78,7 +78,7 @@ def trace_at(trace: RoutingTrace | TraceRecipe, model: ModelArchitecture, choice
         model,
         choice.get("input_tokens", trace.input_tokens),
         choice.get("output_tokens", trace.output_tokens),
-        choice.get("batch", trace.batch or 1),
+        choice.get("batch", 1 if trace.batch is None else trace.batch),
         trace.seed,
         dials=trace.dials,
         n_active=choice.get("n_active", trace.n_active),

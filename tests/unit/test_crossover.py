@@ -16,6 +16,8 @@ import pregate
 from pregate import cli
 from pregate.contest import Contest, Winner
 from pregate.crossover import Crossovers, _between, crossovers
+from pregate.scale import read_scale
+from pregate.sweeps.planning import read_subject
 from traces.errors import InvalidInput
 
 TOLERANCE = 1e-3
@@ -119,11 +121,10 @@ def test_two_policies_that_differ_by_rounding_are_one(
     model: pregate.ModelArchitecture, trace: pregate.RoutingTrace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The first asked for wins; a real difference, however small, decides."""
-    contest = Contest(
-        model, pregate.load_hardware("h100-sxm"), trace, ["on_demand", "pregate"], LINK, "tokens_per_s", None, "dram"
-    )
+    subject = read_subject(model, "h100-sxm", trace, ["on_demand", "pregate"], {})
+    contest = Contest(subject, read_scale(LINK, 1.0, 3.0).axis, "tokens_per_s")
     scores = {"on_demand": np.array([1.0, 1.0, 1.0]), "pregate": np.array([1.0 + 4e-16, 1.0 - 4e-16, 1.0 + 1e-9])}
-    monkeypatch.setattr(contest, "_scores", lambda name, values: scores[name])
+    monkeypatch.setattr(contest, "_scores", lambda values: scores)
     contest.scan(np.array([1.0, 2.0, 3.0]))
     assert [contest.at(x).name for x in (1.0, 2.0, 3.0)] == ["on_demand", "on_demand", "pregate"]
 
@@ -140,34 +141,35 @@ def winners(edges: list[float], names: list[str | None]) -> tuple[Callable[[floa
 
 def test_two_changes_between_two_points_of_the_scan_are_both_found() -> None:
     at, _ = winners([9.0, 11.0], ["a", "b", "a"])
-    found = _between(LINK, 1.0, 100.0, at, look=True)
+    found = _between(read_scale(LINK, 1.0, 100.0), 1.0, 100.0, at, look=True)
     assert [(row.below, row.above) for row in found] == [("a", "b"), ("b", "a")]
     for row, edge in zip(found, (9.0, 11.0), strict=True):
         assert row.low < edge <= row.high <= row.low * (1 + TOLERANCE)
-    assert _between(LINK, 1.0, 100.0, at, look=False) == []
+    assert _between(read_scale(LINK, 1.0, 100.0), 1.0, 100.0, at, look=False) == []
 
 
 def test_a_third_winner_in_a_bracket_splits_it() -> None:
     at, _ = winners([5.0, 20.0, 20.001], ["a", "b", "c", "d"])
-    found = _between(LINK, 1.0, 100.0, at, look=False)
+    found = _between(read_scale(LINK, 1.0, 100.0), 1.0, 100.0, at, look=False)
     assert [(row.below, row.above) for row in found] == [("a", "b"), ("b", "d")]
 
 
 def test_bisection_asks_for_as_many_points_as_it_must() -> None:
     at, asked = winners([7.0], ["a", "b"])
-    _between(LINK, 1.0, 16.0, at, look=True)
+    _between(read_scale(LINK, 1.0, 16.0), 1.0, 16.0, at, look=True)
     assert len(set(asked)) <= 2 + math.ceil(math.log2(math.log(16) / math.log(1 + TOLERANCE)))
 
 
 def test_a_count_changes_at_a_whole_number() -> None:
     at, _ = winners([37.0], ["a", "b"])
-    (row,) = _between("accelerator.n_sm", 10.0, 200.0, at, look=True)
+    (row,) = _between(read_scale("accelerator.n_sm", 10, 200), 10.0, 200.0, at, look=True)
     assert (row.low, row.high, row.value) == (36.0, 37.0, 37.0)
 
 
-def test_an_axis_that_is_counted_is_searched_in_whole_numbers(search: Callable[..., Crossovers]) -> None:
-    found = search(OFFLOADED, "accelerator.n_sm", 10, 200)
-    assert all(row.high == row.low + 1 == row.value for row in found)
+def test_an_axis_that_is_counted_is_searched_in_whole_numbers() -> None:
+    scale = read_scale("accelerator.n_sm", 10, 200)
+    assert scale.spaced(4).tolist() == [10, 27, 74, 200]
+    assert [scale.middle(10.0, x) for x in (12.0, 11.0, 200.0)] == [11, 10, 45]
 
 
 @pytest.mark.parametrize(
@@ -175,10 +177,12 @@ def test_an_axis_that_is_counted_is_searched_in_whole_numbers(search: Callable[.
     [
         (["pregate"], "link.h2d", 1e9, 1e10, {}, "did you mean 'link.h2d_bytes_per_s'"),
         (["pregate"], LINK, 1e10, 1e9, {}, "the range must rise"),
-        (["pregate"], LINK, 0, 1e9, {}, "start above 0"),
-        (["pregate"], LINK, 1e9, math.inf, {}, "the range must"),
+        (["pregate"], LINK, 0, 1e9, {}, "must be above 0"),
+        (["pregate"], "storage.read_latency_s", 0, 1e-3, {}, "start above 0, its steps are ratios"),
+        (["pregate"], LINK, 1e9, math.inf, {}, "not finite"),
+        (["pregate"], LINK, 1e9, 1e9, {}, "the range must rise"),
         (["pregate"], "stack.gemm_efficiency", 0.1, 2, {}, "above 1"),
-        ([], LINK, 1e9, 1e10, {}, "no policies"),
+        ([], LINK, 1e9, 1e10, {}, "at least one, such as pregate"),
         (["pregate", "pregate"], LINK, 1e9, 1e10, {}, "given twice"),
         (["pregated"], LINK, 1e9, 1e10, {}, "did you mean 'pregate'"),
         (["pregate"], LINK, 1e9, 1e10, {"metric": "tpots"}, "did you mean 'tpot_s'"),

@@ -75,6 +75,7 @@ def test_spaces_hit_both_ends_exactly() -> None:
     assert spaced("link.h2d_bytes_per_s", "log", "4GB/s", 128e9, 5)[[0, -1]].tolist() == [4e9, 128e9]
     assert spaced("stack.sync_s", "linear", "5us", "10us", 2).tolist() == [5e-6, 1e-5]
     assert spaced("batch", "log", 1, 4, 20).tolist() == [1, 2, 3, 4]
+    assert spaced("accelerator.n_sm", "log", 1, 4, 20).tolist() == [1, 2, 3, 4]
     assert spaced("batch", "linear", 3, 9, 1).tolist() == [3]
     for wrong, message in (
         (("batch", "log", 0, 4, 2), "above 0"),
