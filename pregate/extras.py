@@ -23,9 +23,9 @@ def backend_named(name: str) -> str:
     if name not in BACKENDS:
         raise unknown_name("back end", name, BACKENDS)
     require_torch()
-    import torch
+    from runtime.device import has_cuda
 
-    there = torch.cuda.is_available()
+    there = has_cuda()
     if name == "cuda" and not there:
         raise InvalidInput("no CUDA device, or a PyTorch without CUDA: try --backend cpu")
     return ("cuda" if there else "cpu") if name == "auto" else name

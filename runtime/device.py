@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-__all__ = ["describe", "software"]
+__all__ = ["describe", "has_cuda", "software"]
 
 _SPECS = (
     ("GH200", "gh200"), ("B200", "b200"), ("H200", "h200-sxm"), ("H100 PCIe", "h100-pcie"), ("H100", "h100-sxm"),
@@ -59,6 +59,11 @@ def _cpu(dram_bytes: int) -> dict[str, Any]:
         "clock_hz": float(_cpuinfo("cpu MHz") or 1000.0) * 1e6,
         "cache_bytes": _cache_bytes(),
     }
+
+
+def has_cuda() -> bool:
+    """Whether PyTorch sees a CUDA device."""
+    return bool(torch.cuda.is_available())
 
 
 def software() -> dict[str, str]:
