@@ -37,6 +37,9 @@ _SMALL = 1e-3
 """A term that is below this share of every sample is left out: there is nothing to fit it on."""
 
 
+_NOTHING: Mapping[str, str] = ReadOnly({})
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class _Fitted:
     """Constants by name with the covariance of their logarithms, and the error of each sample left out."""
@@ -47,7 +50,7 @@ class _Fitted:
     left_out: NDArray[np.float64]
 
 
-def calibrate(measured: Measurements, provenance: Mapping[str, str]) -> Fit:
+def calibrate(measured: Measurements, provenance: Mapping[str, str] = _NOTHING) -> Fit:
     """Fit a machine and its software on what was measured of them; `provenance` is added to the measurements' own.
 
     Raises `InvalidInput` when a busy machine was measured, or samples of something that a fit needs are missing.

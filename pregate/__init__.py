@@ -9,6 +9,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from hwmodels.calibration import calibrate
+    from hwmodels.measurements import Measurements, load_measurements
     from hwmodels.platform import Platform
     from offload.memory import CapacityExceeded
     from offload.policy import Cache, Policy
@@ -25,6 +27,8 @@ if TYPE_CHECKING:
     from pregate.sweeps.machines import MachineRecipe
     from pregate.sweeps.sweep import SweepFailed, sweep
     from pregate.sweeps.workloads import TraceRecipe
+    from pregate.validation.session import validate
+    from runtime.microbench.session import measure
     from simulator.modes import Modes
     from traces.architecture import ModelArchitecture
     from traces.errors import InvalidInput, PregateError
@@ -48,6 +52,7 @@ _HOMES = {
     "LatinHypercube": "pregate.sweeps.axes",
     "LruCurve": "pregate.replay",
     "MachineRecipe": "pregate.sweeps.machines",
+    "Measurements": "hwmodels.measurements",
     "ModelArchitecture": "traces.architecture",
     "Modes": "simulator.modes",
     "Optimum": "pregate.optima.optimum",
@@ -60,15 +65,18 @@ _HOMES = {
     "SimulationResult": "pregate.simulation",
     "SweepFailed": "pregate.sweeps.sweep",
     "TraceRecipe": "pregate.sweeps.workloads",
+    "calibrate": "hwmodels.calibration",
     "compare": "pregate.comparison",
     "crossovers": "pregate.crossover",
     "explain": "pregate.explanation",
     "fit_dials": "traces.fitting",
     "import_trace": "pregate.api",
     "load_hardware": "pregate.api",
+    "load_measurements": "hwmodels.measurements",
     "load_model": "pregate.api",
     "load_trace": "pregate.api",
     "lru_curve": "pregate.replay",
+    "measure": "runtime.microbench.session",
     "optimize": "pregate.optima.optimize",
     "reproduce": "pregate.reproduction",
     "residency": "pregate.replay",
@@ -77,6 +85,7 @@ _HOMES = {
     "sweep": "pregate.sweeps.sweep",
     "synthesize": "pregate.api",
     "trace_statistics": "traces.statistics",
+    "validate": "pregate.validation.session",
 }
 
 __all__ = [
@@ -90,6 +99,7 @@ __all__ = [
     "LatinHypercube",
     "LruCurve",
     "MachineRecipe",
+    "Measurements",
     "ModelArchitecture",
     "Modes",
     "Optimum",
@@ -102,15 +112,18 @@ __all__ = [
     "SimulationResult",
     "SweepFailed",
     "TraceRecipe",
+    "calibrate",
     "compare",
     "crossovers",
     "explain",
     "fit_dials",
     "import_trace",
     "load_hardware",
+    "load_measurements",
     "load_model",
     "load_trace",
     "lru_curve",
+    "measure",
     "optimize",
     "reproduce",
     "residency",
@@ -119,6 +132,7 @@ __all__ = [
     "sweep",
     "synthesize",
     "trace_statistics",
+    "validate",
 ]
 
 

@@ -19,7 +19,7 @@ def measure(
     dtypes: Annotated[str, typer.Option(help="Number formats, by comma: fp32, bf16, fp16.")] = "fp32",
     link: options.LinkSpeed = "2GB/s",
     storage: Annotated[Path | None, typer.Option(help="A folder whose disk is measured too.")] = None,
-    quick: Annotated[bool, typer.Option("--quick", help="Half the points.")] = False,
+    quick: Annotated[bool, typer.Option("--quick", help="A third of the points.")] = False,
     busy: Annotated[bool, typer.Option("--even-if-busy", help="Measure beside other work; the file says so.")] = False,
 ) -> None:
     """Measure this machine: copies, GEMMs, every kind of op, launches, waits, storage. About two minutes.

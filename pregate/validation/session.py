@@ -44,10 +44,13 @@ class Plan:
     provenance: Mapping[str, str] = field(default_factory=lambda: ReadOnly({}))
 
 
+_PLAN = Plan()
+
+
 def validate(
     groups: Sequence[Group],
     hw: Platform,
-    plan: Plan,
+    plan: Plan = _PLAN,
     *,
     directory: Path | None = None,
     say: Callable[[str], None] = lambda _: None,

@@ -1,0 +1,107 @@
+"""`pregate validate` as users type it: one model or a suite, a report, and an exit status as a gate."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from pregate.cli import application
+from pregate.commands import validate as command
+from tests.small_fits import fit
+from tests.small_models import MODELS
+from traces.errors import InvalidInput, PregateError
+
+torch = pytest.importorskip("torch", reason="the runtime needs PyTorch (the extra 'runtime')")
+
+from pregate.validation import cases, runs  # noqa: E402
+from tests.unit.test_validation_session import LOUD, Watch  # noqa: E402
+
+
+@pytest.fixture
+def fitted(tmp_path: Path) -> str:
+    path = tmp_path / "fit.yaml"
+    path.write_text(fit().to_yaml(), encoding="utf-8")
+    return str(path)
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> str:
+    path = tmp_path / "model.yaml"
+    path.write_text(MODELS["decoder-only"].to_yaml(), encoding="utf-8")
+    return str(path)
+
+
+@pytest.fixture(autouse=True)
+def quiet(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(runs, "LoadWatch", Watch)
+
+
+def run(*words: str) -> tuple[int, str]:
+    result = CliRunner().invoke(application(), ["validate", *words], catch_exceptions=True)
+    if isinstance(result.exception, PregateError):
+        raise result.exception
+    assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
+    return result.exit_code, result.output
+
+
+SMALL = ("--input-tokens", "4", "--output-tokens", "4", "--repeats", "1", "--link", "20MB/s", "--backend", "cpu")
+
+
+def test_one_model_with_a_report(model: str, fitted: str, tmp_path: Path) -> None:
+    folder = tmp_path / "report"
+    status, text = run("--model", model, "--fit", fitted, *SMALL, "-o", str(folder), "--policies", "on_demand,pregate")
+    assert status == 0
+    assert "match exactly" in text
+    summary = json.loads((folder / "summary.json").read_text())
+    assert summary["n"] == 2
+    assert summary["bytes_exact"] is True
+    assert summary["provenance"]["command"].startswith("pregate validate --model")
+    assert {path.name for path in folder.iterdir()} == {"report.html", "rows.csv", "summary.json", "predictions.json"}
+
+
+def test_the_gate_shuts_on_an_error_above_the_limit(model: str, fitted: str) -> None:
+    status, text = run("--model", model, "--fit", fitted, *SMALL, "--policies", "on_demand", "--max-mape", "1e-6")
+    assert status == command.FAILED
+    assert "MAPE of tpot_s is" in text
+
+
+def test_a_busy_machine_has_a_status_of_its_own(model: str, fitted: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(runs, "LoadWatch", type("Loud", (Watch,), {"seen": LOUD}))
+    status, text = run("--model", model, "--fit", fitted, *SMALL, "--policies", "on_demand", "--max-mape", "0.5")
+    assert status == command.TOO_BUSY
+    assert "machine too busy" in text
+
+
+def test_json_has_the_summary(model: str, fitted: str) -> None:
+    _, text = run("--model", model, "--fit", fitted, *SMALL, "--policies", "pregate", "--format", "json")
+    assert json.loads(text)["policies"]["pregate"]["n"] == 1
+
+
+def test_a_suite_runs_its_own_groups(fitted: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    group = cases.Group(MODELS["encoder-decoder"], cases.Workload(1, 4, 3), ("pregate",), link_bytes_per_s=20e6)
+    monkeypatch.setitem(cases.SUITES, "quick", lambda: [group])
+    status, text = run("--suite", "quick", "--fit", fitted, "--repeats", "1", "--backend", "cpu")
+    assert status == 0
+    assert "pregate" in text
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ((), "either --suite quick"),
+        (("--suite", "quick", "--model", "x"), "either --suite quick"),
+        (("--suite", "quick", "--policies", "lru"), "a suite has its own"),
+        (("--suite", "slow", "--backend", "cpu"), "unknown suite 'slow'"),
+        (("--model", "switch-base-8", "--backend", "cpu"), "say how fast"),
+        (("--model", "switch-base-8", "--backend", "tpu"), "unknown back end 'tpu'"),
+        (("--model", "switch-base-8", "--backend", "cuda"), "no CUDA device"),
+    ],
+)
+def test_what_cannot_be_asked_for(words: tuple[str, ...], message: str) -> None:
+    if "cuda" in words and torch.cuda.is_available():
+        pytest.skip("there is a CUDA device")
+    with pytest.raises(InvalidInput, match=message):
+        run(*words)
