@@ -10,7 +10,8 @@ demo: $(VENV)/core.done
 	$(BIN)/pregate compare switch-base-128 --hardware a100-sxm4-80gb
 
 test: $(VENV)/dev.done lint types contracts
-	$(BIN)/python -m pytest -q -n auto --dist worksteal
+	$(BIN)/python -m pytest -q -n auto --dist worksteal --ignore=tests/validation
+	$(BIN)/python -m pytest -q -s tests/validation
 	$(BIN)/python -m pytest -q --nbmake notebooks
 	$(BIN)/python docs/build.py --check
 

@@ -48,7 +48,8 @@ def op_samples(
 def _run(make: Callable[[], Backend], probe: Probe, experts: Experts, policy: str) -> tuple[Program, Timed]:
     chosen = policy_named(policy)
     model, trace, offloaded = probe.model, probe.trace, not chosen.resident
-    n_buffers = max(chosen.buffers(probe.n_active, model.n_experts)[1], probe.n_active) if offloaded else 0
+    # As many slots as a prompt that activates every expert is granted: few of them would stay in a cache.
+    n_buffers = chosen.buffers(model.n_experts, model.n_experts)[1] if offloaded else 0
     schedule = decode(model, trace.steps(), chosen, EXECUTIONS["streams"], n_buffers=n_buffers).schedule
     program = build_program(model, trace.steps(), schedule, {} if offloaded else resident_slots(model))
     backend = make()

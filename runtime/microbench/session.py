@@ -28,7 +28,7 @@ from runtime.microbench.ops import op_samples
 from runtime.microbench.probes import Probe, probes
 from runtime.microbench.storage import read_samples
 from runtime.pacing import Link
-from runtime.watch import LoadWatch, require_quiet
+from runtime.watch import Busy, LoadWatch, require_quiet
 from runtime.weights import Experts
 
 __all__ = ["LINK_LATENCY_S", "Settings", "cpu_link", "measure"]
@@ -36,7 +36,7 @@ __all__ = ["LINK_LATENCY_S", "Settings", "cpu_link", "measure"]
 LINK_LATENCY_S = 20e-6
 """Fixed time of a copy over a paced link of the CPU back end: of the order of a copy's over PCIe."""
 
-_TRIES = 4
+_TRIES = 3
 """Times that a disturbed part is measured before it is taken as it is."""
 
 _QUICK_ROWS, _QUICK_ASPECTS = (1, 2, 4, 16, 64, 256, 1024), (1 / 4, 1.0, 4.0)
@@ -88,7 +88,8 @@ def measure(
 ) -> Measurements:
     """Run every microbenchmark on `settings.backend`; `say` hears what is being done.
 
-    `provenance`: command, date, commit. Raises `Busy` when others use the machine before it begins and `insist`.
+    `provenance`: command, date, commit. Raises `Busy`, if `insist`, when others use the machine before it begins, or
+    still while a part is measured again; otherwise the measurements say so and are not clean.
     """
     if insist:
         require_quiet()
@@ -100,6 +101,10 @@ def measure(
         samples += found
         if disturbance is not None:
             disturbances.append(f"{name}: {disturbance}")
+            if insist:
+                raise Busy(
+                    f"the machine is busy: while measuring {disturbances[0]}: stop other work, or try again later"
+                )
     machine = describe(settings.backend)
     if settings.backend == "cpu":
         speed = settings.link_bytes_per_s
