@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import speed_tables
+import validation_tables
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCUMENTS = (ROOT / "README.md", ROOT / "docs" / "benchmarks.md")
@@ -70,6 +71,8 @@ PARTS: dict[str, Callable[[], str]] = {
     "speed": speed_tables.engines,
     "speed_others": speed_tables.others,
     "speed_machine": speed_tables.machine,
+    "validated": validation_tables.accuracy,
+    "validated_targets": validation_tables.targets,
 }
 
 

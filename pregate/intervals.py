@@ -8,7 +8,7 @@ The interval knows what the fit knows: scatter of the rows it was made on, not w
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,18 +30,23 @@ N_DRAWS = 1000
 """Draws of an interval: its ends then scatter by about a twenty-fifth of its half-width."""
 
 _UNCERTAIN = ("moe_layer_latency_s", "tokens_per_s")
-"""The metrics that carry an interval."""
+"""The metrics of a result that carry an interval."""
 
 
 def intervals(
-    captured: Captured, hw: Platform, rng: np.random.Generator, n_draws: int = N_DRAWS
+    captured: Captured,
+    hw: Platform,
+    rng: np.random.Generator,
+    n_draws: int = N_DRAWS,
+    *,
+    metrics: Sequence[str] = _UNCERTAIN,
 ) -> dict[str, Interval | None]:
-    """The interval of `moe_layer_latency_s` and `tokens_per_s` on `hw`; None without a fit, and for one that is 0.
+    """The interval of each of `metrics` (`simulator.sensitivity.METRICS`) on `hw`; None without a fit, and for a 0.
 
     Constants set by the user are taken as exact and the others keep their spread; sizes of memory are exact too, for
     they decide the schedule. Deterministic in `rng`.
     """
-    return figure_intervals(captured, hw, figures_of(hw), rng, n_draws)
+    return figure_intervals(captured, hw, figures_of(hw), rng, n_draws, metrics=metrics)
 
 
 def figure_intervals(
@@ -52,6 +57,7 @@ def figure_intervals(
     n_draws: int = N_DRAWS,
     *,
     exact: Collection[str] = (),
+    metrics: Sequence[str] = _UNCERTAIN,
     ready: Compiled | None = None,
 ) -> dict[str, Interval | None]:
     """As `intervals`, on a machine that differs from `hw` in the numbers `exact` (dotted keys), which `figures` has.
@@ -59,14 +65,14 @@ def figure_intervals(
     `ready`: what `compiled` made of `captured`, when it is at hand.
     """
     if hw.fit is None:
-        return dict.fromkeys(_UNCERTAIN)
+        return dict.fromkeys(metrics)
     known = {f"stack.{name}" for name in hw.overridden} | set(exact)
     sizes = {name for name in hw.fit.constants if CONSTANTS[name] == "size"}
     free = [f"stack.{name}" for name in hw.fit.constants if f"stack.{name}" not in known and name not in sizes]
     free += [f"kernel.{name}" for name in hw.fit.kernels if name in hw.fit.order]
     machines = figures.with_values(drawn_constants(hw.fit, free, rng, n_draws))
     found = measured(ready or compiled(captured), captured, machines, n_draws)
-    ends = {name: np.quantile(found[name], (0.025, 0.975)).tolist() for name in _UNCERTAIN}
+    ends = {name: np.quantile(found[name], (0.025, 0.975)).tolist() for name in metrics}
     return {name: (low, high) if high > 0 else None for name, (low, high) in ends.items()}
 
 

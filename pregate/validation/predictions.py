@@ -23,6 +23,7 @@ from pregate.simulation import beyond_fit, interpret
 from pregate.validation.cases import Group
 from pregate.validation.outcome import METRICS, Case, OpTime, Prediction
 from simulator.bounds import lower_bounds
+from simulator.sensitivity import METRICS as SIMULATED
 from traces.architecture import ModelArchitecture
 from traces.errors import InvalidInput
 from traces.routing import RoutingTrace
@@ -99,16 +100,13 @@ def predict(prepared: Prepared, *, keep_timeline: bool = False) -> Prediction:
     result = interpret(captured, hw, "recurrence", with_intervals=False)
     assert result.timeline is not None
     known = not beyond_fit(schedule.works, hw)
-    found = intervals(captured, hw if known else dataclasses.replace(hw, fit=None), np.random.default_rng(0))
-    tokens = found.get("tokens_per_s")
-    ranges = {name: ends for name, ends in found.items() if ends is not None}
-    if tokens is not None:
-        n = captured.workload.n_output_tokens
-        ranges["makespan_s"] = (n / tokens[1], n / tokens[0])
+    found = intervals(
+        captured, hw if known else dataclasses.replace(hw, fit=None), np.random.default_rng(0), metrics=SIMULATED
+    )
     values = result.to_dict()
     return Prediction(
         metrics={name: float(values[name]) for name in METRICS},
-        intervals=ranges,
+        intervals={name: ends for name, ends in found.items() if ends is not None},
         naive=_naive(prepared),
         ops=op_times(result.timeline, captured.trace),
         exact=exact_figures(schedule, captured),

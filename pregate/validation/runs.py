@@ -65,11 +65,12 @@ class Runner:
         backend = self.make(link_bytes_per_s)
         if self._experts is None or self._experts.model != model:
             self._experts = None  # the old ones go before the new ones come
-            self._experts = Experts(model, allocate=backend.allocate_host)
+            self._experts = Experts(model, allocate=backend.allocate_host, keep_static=True)
         cache = resident_set(captured.request)
         initial = resident_slots(model) if captured.policy.resident else {}
         if cache is not None:
             initial = cached_slots(cache, captured.plan.n_buffers)
+        self._experts.keep(initial.values())
         schedule = captured.decoded.schedule
         steps = captured.trace.steps()
         return execute(backend, model, steps, schedule, initial=initial, experts=self._experts, prove=False)

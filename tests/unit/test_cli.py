@@ -16,6 +16,7 @@ import pytest
 import pregate
 from pregate import cli
 from pregate.commands import (
+    calibrate,
     catalogue,
     compare,
     crossover,
@@ -27,6 +28,7 @@ from pregate.commands import (
     sweep,
     trace,
 )
+from tests import small_fits
 from traces.storage import save_trace
 
 ROOT = Path(__file__).parents[2]
@@ -187,18 +189,22 @@ def test_a_mistyped_option_has_status_2(run: Run) -> None:
     assert "--polices" in err
 
 
+TIMED = ("pregate measure", "pregate validate")
+"""They time the machine: tests/validation does what they do, alone."""
+
+
 def examples() -> list[str]:
     """Every command that README or a --help text tells a reader to run."""
     console = re.findall(r"^\$ (pregate .+?)(?:\s+#.*)?$", (ROOT / "README.md").read_text(), re.MULTILINE)
     commands = [
         compare.compare, simulate.simulate, reproduce.reproduce, residency.residency, trace.import_, trace.synth,
         trace.fit, trace.stats, catalogue.show_model, catalogue.show_hardware, explain.explain, crossover.crossover,
-        sweep.sweep, optimize.optimize,
+        sweep.sweep, optimize.optimize, calibrate.calibrate,
     ]  # fmt: skip
     helps = [match for command in commands for match in re.findall(r"Example: (pregate .+)", command.__doc__ or "")]
     assert len(console) >= 8
     assert len(helps) >= 7
-    return list(dict.fromkeys(console + helps))
+    return [words for words in dict.fromkeys(console + helps) if not words.startswith(TIMED)]
 
 
 def write_inputs(folder: Path) -> None:
@@ -214,6 +220,8 @@ def write_inputs(folder: Path) -> None:
     columns = "model,design,batch,forced_active_experts,cache_policy,cache_ratio,expert_tier,metric,value,unit"
     row = "switch-base-8,gpu_only,1,,none,0,dram,moe_layer_latency,0.95,ms"
     (folder / "measured.csv").write_text(f"{columns}\n{row}\n")
+    small_fits.measurements().save(folder / "measurements.json")
+    (folder / "fit.yaml").write_text(small_fits.fit().to_yaml())
     (folder / "examples").symlink_to(ROOT / "examples")
     axes = "{link.h2d_bytes_per_s: [16e9, 64e9], batch: [1, 2]}"
     workload = "{input_tokens: 2, output_tokens: 3}"

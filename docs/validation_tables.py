@@ -1,0 +1,66 @@
+"""Tables of the committed validations, from the summaries that `pregate validate -o` left."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+__all__ = ["accuracy", "targets"]
+
+RESULTS = Path(__file__).resolve().parents[1] / "results"
+
+_METRICS = {
+    "tpot_s": "time per output token",
+    "tpot_p99_s": "time per output token, p99",
+    "ttft_s": "time to first token",
+    "moe_layer_latency_s": "MoE-layer latency",
+    "makespan_s": "whole run",
+    "stall_s": "stall (share of the run, points)",
+}
+_NAIVE = {"roofline": "roofline of every kernel", "bandwidth": "bytes over the link", "serialised": "the two summed"}
+
+
+def _summaries() -> dict[str, dict[str, Any]]:
+    """By folder, the newest last."""
+    return {path.parent.name: json.loads(path.read_text()) for path in sorted(RESULTS.glob("*/summary.json"))}
+
+
+def accuracy() -> str:
+    """Errors by metric of every committed validation, and of the rules of thumb beside it."""
+    parts = []
+    for name, summary in _summaries().items():
+        machine = summary["machine"]
+        what = machine.get("processor") or machine["name"]
+        head = f"[{name}](results/{name}/report.html): {what}, {summary['n']} configurations"
+        lines = [f"{head}, {summary['n_runs']} runs.", "", "| predicted | MAPE | bias | p90 | worst | Kendall tau |"]
+        lines.append("|---|---|---|---|---|---|")
+        lines += [_line(label, summary["metrics"][key]["overall"]) for key, label in _METRICS.items()]
+        for key, label in _NAIVE.items():
+            lines.append(_line(f"time per output token by {label}", summary["naive"][key]))
+        parts.append("\n".join(lines))
+    return "\n\n".join(parts)
+
+
+def _line(label: str, scores: dict[str, Any]) -> str:
+    cells = [_percent(scores[key], key == "bias") for key in ("mape", "bias", "p90", "worst")]
+    tau = scores.get("kendall_tau")
+    return f"| {label} | {' | '.join(cells)} | {'-' if tau is None else f'{tau:.3f}'} |"
+
+
+def _percent(value: float | None, signed: bool) -> str:
+    return "-" if value is None else f"{100 * value:{'+' if signed else ''}.1f}"
+
+
+def targets() -> str:
+    """What else a validation says, a line a validation."""
+    lines = []
+    for name, summary in _summaries().items():
+        bound, exact = summary["achieved_over_bound"], summary["bytes_exact"] and summary["residency_exact"]
+        lines.append(
+            f"- {name}: bytes and residency {'exact' if exact else 'NOT exact'}; outputs of all policies "
+            f"{'identical' if summary['outputs_equal'] else 'NOT identical'}; pre-gated runs take "
+            f"{bound['median']:.2f} times their lower bound (worst {bound['worst']:.2f}); choosing the policy predicted "
+            f"fastest costs {100 * summary['regret']:.1f} %; {summary['n_runs_thrown_away']} disturbed runs thrown away"
+        )
+    return "\n".join(lines)
