@@ -132,7 +132,7 @@ def fit_names() -> tuple[str, ...]:
 def load_fit(name_or_path: str | Path) -> Fit:
     """A shipped fit by name, or a fit file by path. Raises `UnknownName` or `InvalidFile`."""
     path = Path(name_or_path)
-    if path.suffix != ".yaml":
+    if path.suffix not in (".yaml", ".yml"):
         if str(name_or_path) not in fit_names():
             raise unknown_name("fit", str(name_or_path), fit_names())
         path = FITS_DIR / f"{name_or_path}.yaml"
@@ -140,7 +140,7 @@ def load_fit(name_or_path: str | Path) -> Fit:
     provenance = section.section("provenance")
     order, covariance = _covariance(section.section("log_covariance"))
     fit = Fit(
-        name=path.name.removesuffix(".yaml"),
+        name=path.stem,
         hardware=section.text("hardware"),
         stack=section.text("stack"),
         dtypes=tuple(str(name) for name in section.items("dtypes")),
@@ -173,7 +173,11 @@ def _kernels(table: Section | None) -> Mapping[str, FittedConstant]:
     for key in table.remaining():
         if kernel_constant(key) is None:
             raise InvalidFile(f"{where}: {key!r} is no constant of a kind of op, such as experts.fixed_s")
-    return _entries(table, {key: kernel_constant(key) or "" for key in table.remaining()})
+    entries = _entries(table, {key: kernel_constant(key) or "" for key in table.remaining()})
+    for key, constant in entries.items():
+        if constant.value <= 0:
+            raise InvalidFile(f"{where}: {key} = {constant.value:g} is not above 0")
+    return entries
 
 
 def _tables(section: Section) -> tuple[GemmTable, ...]:

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import bisect
 import math
+import reprlib
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -15,7 +17,7 @@ from typing import Any
 from offload.ops import Gemm, OpKind, Work
 from traces.documents import Section
 from traces.dtypes import DTYPES
-from traces.errors import InvalidFile
+from traces.errors import InvalidFile, unknown_name
 
 __all__ = [
     "KERNEL_CONSTANTS",
@@ -101,9 +103,9 @@ class GemmTable:
         )
 
     def to_dict(self) -> dict[str, Any]:
-        """YAML-ready; three significant digits, which is more than a measurement has."""
-        cells = [[[float(f"{u:.3g}") for u in row] for row in plane] for plane in self.utilisation]
-        axes = {name: [float(f"{x:.6g}") for x in getattr(self, name)] for name in ("m", "params", "aspect")}
+        """YAML-ready."""
+        cells = [[list(row) for row in plane] for plane in self.utilisation]
+        axes = {name: list(getattr(self, name)) for name in ("m", "params", "aspect")}
         return {"dtype": self.dtype, **axes, "utilisation": cells}
 
 
@@ -123,8 +125,10 @@ def _place(axis: Sequence[float], value: float) -> tuple[int, float]:
 
 
 def read_table(section: Section) -> GemmTable:
-    """A table from its section of a fit. Raises `InvalidFile` unless it is whole."""
+    """A table from its section of a fit. Raises `InvalidFile` unless it is whole, `UnknownName` for its format."""
     dtype = section.text("dtype")
+    if dtype not in DTYPES:
+        raise unknown_name("number format", dtype, DTYPES, section.where)
     m, params, aspect = (
         _ascending(section.items(name), f"{section.where}: {name}") for name in ("m", "params", "aspect")
     )
@@ -150,8 +154,8 @@ def _sized(raw: object, n: int, where: str) -> list[Any]:
 
 
 def _number(raw: object, where: str) -> float:
-    if isinstance(raw, bool) or not isinstance(raw, int | float) or not 0 < raw < math.inf:
-        raise InvalidFile(f"{where}: {raw!r} is not a number above 0")
+    if isinstance(raw, bool) or not isinstance(raw, int | float) or not 0 < raw <= sys.float_info.max:
+        raise InvalidFile(f"{where}: {reprlib.repr(raw)} is not a finite number above 0")
     return float(raw)
 
 

@@ -47,7 +47,8 @@ def machine_of(measured: Measurements) -> tuple[str, MachineSpec | None, Rates]:
     try:
         machine = _described(measured)
     except (KeyError, TypeError, ValueError, InvalidFile) as error:
-        raise InvalidInput(f"the measurements do not describe their machine ({error}): measure again") from None
+        what = f"no {error}" if isinstance(error, KeyError) else error
+        raise InvalidInput(f"the measurements do not describe their machine ({what}): measure again") from None
     return machine.accelerator.name, machine, _rates(machine)
 
 
@@ -66,6 +67,8 @@ def _described(measured: Measurements) -> MachineSpec:
     about = measured.machine
     gemms = list(measured.of("gemm"))
     flop, rate = _best_flop_per_s(gemms), _best_bytes_per_s(gemms)
+    if "fp32" not in flop:
+        raise ValueError("no GEMMs in fp32, the format that every machine is described in")
     copies = {way: _best_copy(measured, way) for way in ("h2d", "d2h")}
     disk = max((s.parameters["n_bytes"] / s.median_s for s in measured.of("disk_read")), default=1e9)
     measured_dram = max(*copies.values(), rate)
@@ -113,13 +116,19 @@ def _best_flop_per_s(gemms: list[Sample]) -> dict[str, float]:
 
 
 def _best_bytes_per_s(gemms: list[Sample]) -> float:
-    """The fastest that weights were read by products that have little else to do."""
+    """The fastest that weights were read by products that have little else to do. Raises `ValueError` without one."""
     rates = []
     for sample in gemms:
         n_bytes = int(sample.parameters["n"]) * int(sample.parameters["k"])
         rates.append(n_bytes * DTYPES[str(sample.parameters["dtype"])].bytes_per_param / sample.median_s)
+    if not rates:
+        raise ValueError("no GEMMs")
     return max(rates)
 
 
 def _best_copy(measured: Measurements, way: str) -> float:
-    return max(float(s.parameters["n_bytes"]) / s.median_s for s in measured.of(way))
+    """The fastest copy of a direction. Raises `ValueError` without one."""
+    rates = [float(s.parameters["n_bytes"]) / s.median_s for s in measured.of(way)]
+    if not rates:
+        raise ValueError(f"no {way} copies")
+    return max(rates)

@@ -8,6 +8,8 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import reprlib
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,8 +20,9 @@ import numpy as np
 from hwmodels.quantity import ReadOnly
 from offload.ops import Gemm, OpKind, Work
 from traces.architecture import ModelArchitecture
-from traces.documents import read_text
-from traces.errors import InvalidFile, InvalidInput
+from traces.documents import Section, read_text
+from traces.dtypes import DTYPES
+from traces.errors import InvalidFile, InvalidInput, unknown_name
 from traces.routing import RoutingTrace
 from traces.whole_file import whole_file
 
@@ -56,6 +59,7 @@ class Sample:
             value = getattr(self, name)
             if not (isinstance(value, int | float) and 0 <= value < math.inf):
                 raise InvalidInput(f"sample {self.what}: {name} = {value!r} is no time")
+            object.__setattr__(self, name, float(value))
         if self.n < 1:
             raise InvalidInput(f"sample {self.what}: n = {self.n}, at least 1 needed")
 
@@ -78,7 +82,7 @@ class Sample:
         """The work of an op that was timed. Raises `InvalidInput` for a sample that is of no op."""
         try:
             parameters = self.parameters
-            return Work(
+            work = Work(
                 OpKind[str(parameters["kind"]).upper()],
                 tuple(Gemm(*(int(number) for number in gemm)) for gemm in parameters["gemms"]),
                 str(parameters["dtype"]),
@@ -87,8 +91,12 @@ class Sample:
                 hbm_bytes=int(parameters["hbm_bytes"]),
                 copy_bytes=int(parameters["copy_bytes"]),
             )
-        except (KeyError, TypeError, ValueError) as error:
-            raise InvalidInput(f"sample {self.what} is not of an op: {error}") from None
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
+            raise InvalidInput(f"sample {self.what} is not of an op: {type(error).__name__} {error}") from None
+        counts = (*(number for gemm in work.gemms for number in gemm), work.weight_bits)
+        if min(counts) <= 0 or min(work.flop, work.hbm_bytes, work.copy_bytes) < 0:
+            raise InvalidInput(f"sample {self.what} is not of an op: a size in it is below what a size can be")
+        return work
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready."""
@@ -176,36 +184,91 @@ class Measurements:
 
 
 def load_measurements(path: Path | str) -> Measurements:
-    """Read a file of measurements. Raises `InvalidFile`, naming what is wrong with it."""
+    """Read a file of measurements. Raises `InvalidFile`, naming the file and what is wrong with it."""
     path = Path(path)
     try:
         document = json.loads(read_text(path, MAX_BYTES), parse_constant=_no_constant)
-        return _read(document)
-    except (json.JSONDecodeError, RecursionError) as error:
-        raise InvalidFile(f"{path}: not JSON ({error})") from None
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise InvalidFile(f"{path}: not a file of measurements ({type(error).__name__}: {error})") from None
-    except InvalidInput as error:
-        raise InvalidFile(f"{path}: {error}") from None
+    except (ValueError, RecursionError) as error:
+        raise InvalidFile(f"{path}: not JSON ({error or 'too deep'}): is this what pregate measure wrote?") from None
+    if not isinstance(document, dict):
+        raise InvalidFile(f"{path}: expected a mapping at the top, found {type(document).__name__}")
+    return _read(Section(document, str(path)))
 
 
 def _no_constant(text: str) -> float:
-    raise InvalidInput(f"{text} is no number")
+    raise ValueError(f"{text} is no number")
 
 
-def _read(document: dict[str, Any]) -> Measurements:
-    if document["version"] != VERSION:
-        raise InvalidInput(f"version {document['version']!r}, this release reads {VERSION}: measure again")
-    return Measurements(
-        machine=ReadOnly(dict(document["machine"])),
-        stack=str(document["stack"]),
-        provenance=ReadOnly({str(key): str(value) for key, value in document["provenance"].items()}),
-        disturbances=tuple(str(text) for text in document["disturbances"]),
-        probes=tuple(str(digest) for digest in document["probes"]),
-        samples=tuple(_sample(raw) for raw in document["samples"]),
+def _read(section: Section) -> Measurements:
+    version = section.integer("version")
+    if version != VERSION:
+        raise InvalidFile(f"{section.where}: version {version}, this release reads {VERSION}: measure again")
+    machine, provenance = section.section("machine"), section.section("provenance")
+    found = Measurements(
+        machine=ReadOnly({key: _plain(machine, key) for key in machine.remaining()}),
+        stack=section.text("stack"),
+        provenance=ReadOnly({key: provenance.text(key) for key in provenance.remaining()}),
+        disturbances=_texts(section, "disturbances"),
+        probes=_texts(section, "probes"),
+        samples=tuple(_sample(raw, f"{section.where}: samples[{i}]") for i, raw in enumerate(section.items("samples"))),
     )
+    if section.flag("clean") != found.is_clean:
+        raise InvalidFile(f"{section.where}: clean says other than disturbances do: measure again")
+    section.done()
+    return found
 
 
-def _sample(raw: dict[str, Any]) -> Sample:
-    median_s, p25_s, p75_s, mean_s = (float(raw[name]) for name in _TIMES)
-    return Sample(str(raw["what"]), dict(raw["parameters"]), median_s, p25_s, p75_s, mean_s, int(raw["n"]))
+def _texts(section: Section, key: str) -> tuple[str, ...]:
+    texts = section.items(key)
+    if not all(isinstance(text, str) for text in texts):
+        raise InvalidFile(f"{section.where}: {key} holds something that is no text")
+    return tuple(texts)
+
+
+def _plain(section: Section, key: str) -> Any:
+    """A value that is text, a finite number, true, false or nothing."""
+    value = section.take(key, optional=True)
+    if isinstance(value, str | bool | None) or (isinstance(value, int | float) and abs(value) <= sys.float_info.max):
+        return value
+    raise InvalidFile(f"{section.where}: {key} = {reprlib.repr(value)} is neither text nor a finite number")
+
+
+def _sample(raw: object, where: str) -> Sample:
+    if not isinstance(raw, dict):
+        raise InvalidFile(f"{where} is not a mapping")
+    section = Section(raw, where)
+    what, table = section.text("what"), section.section("parameters")
+    gemms = {"gemms": table.items("gemms")} if "gemms" in table else {}
+    parameters = {key: _plain(table, key) for key in table.remaining()} | gemms
+    median_s, p25_s, p75_s, mean_s = (section.number(name, minimum=0) for name in _TIMES)
+    sample = Sample(what, parameters, median_s, p25_s, p75_s, mean_s, section.integer("n", minimum=1))
+    section.done()
+    _require_parameters(sample, where)
+    return sample
+
+
+def _require_parameters(sample: Sample, where: str) -> None:
+    """Raise `InvalidFile` unless a sample that fits are made of says what it is of."""
+    known = Section(sample.parameters, f"{where}: {sample.what}")
+    match sample.what:
+        case "gemm":
+            for name in ("m", "n", "k"):
+                known.integer(name, minimum=1)
+            for name in ("params", "aspect"):
+                if known.number(name) <= 0:
+                    raise InvalidFile(f"{known.where}: {name} = {sample.parameters[name]} is not above 0")
+            dtype = known.text("dtype")
+        case "op":
+            for name in ("phase", "beside", "probe"):
+                known.text(name)
+            try:
+                dtype = sample.work.dtype
+            except InvalidInput as error:
+                raise InvalidFile(f"{where}: {error}") from None
+        case "h2d" | "d2h" | "disk_read":
+            known.integer("n_bytes", minimum=1)
+            return
+        case _:
+            return
+    if dtype not in DTYPES:
+        raise unknown_name("number format", dtype, DTYPES, known.where)

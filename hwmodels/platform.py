@@ -62,7 +62,8 @@ class Platform:
             case "extrapolated":
                 assert self.fit is not None
                 formats = ", ".join(self.fit.dtypes)
-                return f"extrapolated: {self.stack.name} was fitted on {self.fit.hardware} as published, in {formats}"
+                known = "measured" if self.fit.machine else "published"
+                return f"extrapolated: {self.stack.name} was fitted on {self.fit.hardware} as {known}, in {formats}"
             case _:
                 return f"claimed figures only: {self.stack.name} has not been fitted on {self.hardware}"
 
@@ -106,7 +107,8 @@ def _fit_of(hardware: str, stack: str | None) -> Fit | None:
         found = load_fit(path) if is_fit(path) else None
     elif hardware not in hardware_names():
         names = [name for name in fit_names() if name.rpartition(".")[0] == hardware]
-        found = load_fit(names[0]) if names else None
+        asked = f"{hardware}.{stack}"
+        found = load_fit(asked if asked in names else names[0]) if names else None
     if found is not None and stack not in (None, found.stack):
         raise InvalidInput(f"{hardware} was fitted with the stack {found.stack}, not {stack}: leave out --stack")
     return found

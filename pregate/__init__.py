@@ -17,11 +17,13 @@ if TYPE_CHECKING:
     from pregate.api import import_trace, load_hardware, load_model, load_trace, synthesize
     from pregate.comparison import Comparison, compare
     from pregate.crossover import Crossovers, crossovers
+    from pregate.devices import Device
     from pregate.explanation import Explanation, explain
     from pregate.optima.optimize import optimize
     from pregate.optima.optimum import Optimum
     from pregate.replay import LruCurve, Residency, lru_curve, residency
     from pregate.reproduction import Reproduction, reproduce
+    from pregate.running import RunResult, run
     from pregate.simulation import SimulationResult, simulate
     from pregate.sweeps.axes import LatinHypercube
     from pregate.sweeps.machines import MachineRecipe
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
     from pregate.sweeps.workloads import TraceRecipe
     from pregate.validation.session import validate
     from runtime.microbench.session import measure
+    from runtime.pacing import Link
     from simulator.modes import Modes
     from traces.architecture import ModelArchitecture
     from traces.errors import InvalidInput, PregateError
@@ -46,10 +49,12 @@ _HOMES = {
     "CapacityExceeded": "offload.memory",
     "Comparison": "pregate.comparison",
     "Crossovers": "pregate.crossover",
+    "Device": "pregate.devices",
     "Dials": "traces.synthesis",
     "Explanation": "pregate.explanation",
     "InvalidInput": "traces.errors",
     "LatinHypercube": "pregate.sweeps.axes",
+    "Link": "runtime.pacing",
     "LruCurve": "pregate.replay",
     "MachineRecipe": "pregate.sweeps.machines",
     "Measurements": "hwmodels.measurements",
@@ -62,6 +67,7 @@ _HOMES = {
     "Reproduction": "pregate.reproduction",
     "Residency": "pregate.replay",
     "RoutingTrace": "traces.routing",
+    "RunResult": "pregate.running",
     "SimulationResult": "pregate.simulation",
     "SweepFailed": "pregate.sweeps.sweep",
     "TraceRecipe": "pregate.sweeps.workloads",
@@ -80,6 +86,7 @@ _HOMES = {
     "optimize": "pregate.optima.optimize",
     "reproduce": "pregate.reproduction",
     "residency": "pregate.replay",
+    "run": "pregate.running",
     "save_trace": "traces.storage",
     "simulate": "pregate.simulation",
     "sweep": "pregate.sweeps.sweep",
@@ -93,10 +100,12 @@ __all__ = [
     "CapacityExceeded",
     "Comparison",
     "Crossovers",
+    "Device",
     "Dials",
     "Explanation",
     "InvalidInput",
     "LatinHypercube",
+    "Link",
     "LruCurve",
     "MachineRecipe",
     "Measurements",
@@ -109,6 +118,7 @@ __all__ = [
     "Reproduction",
     "Residency",
     "RoutingTrace",
+    "RunResult",
     "SimulationResult",
     "SweepFailed",
     "TraceRecipe",
@@ -127,6 +137,7 @@ __all__ = [
     "optimize",
     "reproduce",
     "residency",
+    "run",
     "save_trace",
     "simulate",
     "sweep",

@@ -95,8 +95,10 @@ class Explanation:
         """Where the time goes and what would change it most, in plain words."""
         shares = sorted(self.shares.items(), key=lambda item: -item[1])
         told = [f"{share:.0%} on {_WORDS[name]}" for name, share in shares[:4] if share >= 0.005]
-        machine = [key for key in self.elasticities if not key.startswith("stack.") and key != "accelerator.n_sm"]
+        software = ("stack.", "kernel.")
+        machine = [key for key in self.elasticities if not key.startswith(software) and key != "accelerator.n_sm"]
         overheads = [f"stack.{name}" for name, dimension in CONSTANTS.items() if dimension == "time"]
+        overheads += [key for key in self.elasticities if key.startswith("kernel.")]
         buys = [text for text in (self._buys(machine), self._buys(overheads)) if text]
         return "; ".join([f"{self.result.policy} spends its time: {', '.join(told)}", *buys]) + "."
 
@@ -202,6 +204,8 @@ def _swings(captured: Captured, figures: Figures, metric: str) -> dict[str, Swin
 def _possible(key: str, value: float) -> float:
     """`value`, or the nearest one that number `key` can have."""
     kind, _, name = key.partition(".")
+    if kind == "kernel":
+        return value
     dimension = CONSTANTS[name] if kind == "stack" else FIELDS[kind][name].dimension
     if dimension == "ratio":
         return min(value, 1.0)

@@ -12,13 +12,17 @@ import torch
 
 __all__ = ["describe", "has_cuda", "software"]
 
-_SPECS = (
-    ("GH200", "gh200"), ("B200", "b200"), ("H200", "h200-sxm"), ("H100 PCIe", "h100-pcie"), ("H100", "h100-sxm"),
-    ("A100-SXM4-80GB", "a100-sxm4-80gb"), ("A100-PCIE-40GB", "a100-pcie-40gb"), ("RTX A6000", "rtx-a6000"),
-    ("RTX A5000", "rtx-a5000"), ("RTX 5090", "rtx-5090"), ("RTX 4090", "rtx-4090"), ("RTX 3090", "rtx-3090"),
-    ("L40S", "l40s"), ("V100-SXM2-16GB", "v100-sxm2-16gb"), ("L4", "l4"), ("T4", "t4"), ("A10", "a10"),
-)  # fmt: skip
-"""What a device calls itself, and the description of it that ships with the project; the first that fits."""
+_SPECS = {
+    "A10": "a10", "A100-PCIE-40GB": "a100-pcie-40gb", "A100-SXM4-80GB": "a100-sxm4-80gb", "B200": "b200",
+    "GH200 120GB": "gh200", "GH200 480GB": "gh200", "H100 80GB HBM3": "h100-sxm", "H100 PCIe": "h100-pcie",
+    "H200": "h200-sxm", "L4": "l4", "L40S": "l40s", "RTX 3090": "rtx-3090", "RTX 4090": "rtx-4090",
+    "RTX 5090": "rtx-5090", "RTX A5000": "rtx-a5000", "RTX A6000": "rtx-a6000", "T4": "t4",
+    "V100-SXM2-16GB": "v100-sxm2-16gb",
+}  # fmt: skip
+"""What a device calls itself after its brand, and the description of it that ships with the project. The whole name:
+an A100 is no A10, an L40 no L4, a laptop's RTX 4090 no RTX 4090, and a slice of a device not the device."""
+
+_BRANDS = ("NVIDIA ", "Tesla ", "GeForce ")
 
 
 def describe(backend: str) -> dict[str, Any]:
@@ -32,25 +36,39 @@ def describe(backend: str) -> dict[str, Any]:
 
 
 def _cuda() -> dict[str, Any]:
+    """A device that no maker describes is described by its driver, as far as this PyTorch asks it."""
     properties = torch.cuda.get_device_properties(0)
-    found = next((spec for words, spec in _SPECS if words in properties.name), None)
+    spec = _spec_of(properties.name)
     return {
         "backend": "cuda",
-        "name": properties.name,
+        "name": properties.name if spec else _slug(properties.name),
         "vendor": "NVIDIA",
-        "spec": found,
+        "spec": spec,
         "hbm_bytes": int(properties.total_memory),
         "n_compute_cores": int(properties.multi_processor_count),
+        "clock_hz": 1e3 * float(getattr(properties, "clock_rate", 0) or 1e6),
+        "cache_bytes": int(getattr(properties, "L2_cache_size", 0) or 1 << 20),
     }
+
+
+def _spec_of(device: str) -> str | None:
+    for brand in _BRANDS:
+        device = device.removeprefix(brand)
+    return _SPECS.get(device)
+
+
+def _slug(name: str) -> str:
+    """Lower case, words joined by hyphens: a name that a fit's file can have."""
+    return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
 
 
 def _cpu(dram_bytes: int) -> dict[str, Any]:
     """A core computes, its memory is the host's."""
     model = _cpuinfo("model name") or platform.processor() or "processor"
-    words = [word for word in re.sub(r"\(R\)|\(TM\)|CPU|Processor|@.*", " ", model).split() if word]
+    words = re.sub(r"\(R\)|\(TM\)|CPU|Processor|@.*", " ", model)
     return {
         "backend": "cpu",
-        "name": "-".join(["cpu", *(re.sub(r"[^a-z0-9]+", "-", word.lower()) for word in words), f"{os.cpu_count()}c"]),
+        "name": _slug(f"cpu {words} {os.cpu_count()}c"),
         "vendor": _cpuinfo("vendor_id") or "unknown",
         "spec": None,
         "processor": model,
@@ -68,7 +86,7 @@ def has_cuda() -> bool:
 
 def software() -> dict[str, str]:
     """Versions of what computes."""
-    versions = {"python": platform.python_version(), "torch": torch.__version__}
+    versions = {"python": platform.python_version(), "torch": str(torch.__version__)}
     if torch.cuda.is_available():
         versions |= {"cuda": str(torch.version.cuda), "driver": _driver()}
     return versions

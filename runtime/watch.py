@@ -14,7 +14,7 @@ from pathlib import Path
 
 from traces.errors import PregateError
 
-__all__ = ["LIMITS", "Busy", "LoadWatch", "Reading", "Seen"]
+__all__ = ["LIMITS", "Busy", "LoadWatch", "Reading", "Seen", "limits_of"]
 
 
 class Busy(PregateError):
@@ -25,13 +25,19 @@ class Busy(PregateError):
 class Limits:
     """What is still quiet: `foreign`, `steal` in cores' worth of time; `clock`: how far a loop may slow down."""
 
-    foreign: float = 0.06
-    steal: float = 0.03
+    foreign: float
+    steal: float
     clock: float = 0.15
 
 
-LIMITS = Limits()
-"""Foreign load was seen to leave medians alone below a sixteenth of a core, and to cost 4 % at a tenth."""
+def limits_of(n_cores: int) -> Limits:
+    """What is still quiet on so many cores: load was weighed on two, more have more room for it."""
+    pairs = max(1.0, n_cores / 2)
+    return Limits(foreign=0.06 * pairs, steal=0.03 * pairs)
+
+
+LIMITS = limits_of(os.cpu_count() or 1)
+"""On two cores foreign load was seen to leave medians alone below a sixteenth of a core, and to cost 4 % at a tenth."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,6 +14,7 @@ from pregate.commands import (
     optimize,
     reproduce,
     residency,
+    run,
     simulate,
     sweep,
     trace,
@@ -27,6 +28,7 @@ def register(app: typer.Typer) -> None:
     """Add every command."""
     app.command("compare")(compare.compare)
     app.command("simulate")(simulate.simulate)
+    app.command("run")(run.run)
     app.command("explain")(explain.explain)
     app.command("crossover")(crossover.crossover)
     app.command("sweep")(sweep.sweep)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Annotated
 
@@ -19,6 +20,7 @@ def calibrate(
     measurements: Annotated[Path, typer.Argument(help="What pregate measure wrote.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="The fit to write (YAML).")],
     plot: Annotated[Path | None, typer.Option(help="Draw the fit against the data (PNG or SVG).")] = None,
+    busy: Annotated[bool, typer.Option("--even-if-busy", help="Fit what a busy machine did; the fit says so.")] = False,
 ) -> None:
     """Fit this machine and its software on what was measured, with covariance and leave-one-out errors.
 
@@ -31,7 +33,11 @@ def calibrate(
     if output.suffix not in (".yaml", ".yml"):
         raise InvalidInput(f"{output}: a fit is a YAML file, name it .yaml")
     measured = load_measurements(measurements)
-    fit = run_calibrate(measured, {"command": "pregate calibrate", "measurements": measured.digest})
+    provenance = {"command": "pregate calibrate", "measurements": measured.digest}
+    if busy and not measured.is_clean:
+        provenance["disturbed"] = "; ".join(measured.disturbances)
+        measured = dataclasses.replace(measured, disturbances=())
+    fit = run_calibrate(measured, provenance)
     with whole_file(output) as partial:
         partial.write_text(fit.to_yaml(), encoding="utf-8")
     if plot is not None:
@@ -49,5 +55,6 @@ def _table(fit: Fit) -> Table:
     for column in ("samples", "median", "p90"):
         table.add_column(column, justify="right")
     for name, error in fit.left_out.items():
-        table.add_row(name, str(error.n), f"{error.median:.1%}", f"{error.p90:.1%}")
+        sizes = (f"{error.median:.1%}", f"{error.p90:.1%}") if error.n else ("too few", "")
+        table.add_row(name, str(error.n), *sizes)
     return table

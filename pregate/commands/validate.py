@@ -36,6 +36,9 @@ def validate(
     seed: options.Seed = 0,
     dtype: options.Dtype = None,
     repeats: Annotated[int, typer.Option(min=1, help="Valid runs of each configuration.")] = 3,
+    budget: Annotated[
+        float | None, typer.Option("--budget-s", min=1, help="Seconds; groups that no longer fit are left out.")
+    ] = None,
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="A folder for report.html, rows.csv and summary.json.")
     ] = None,
@@ -70,11 +73,13 @@ def validate(
     else:
         if policies or trace or link:
             raise InvalidInput("a suite has its own policies, traces and links: leave them out, or give --model")
+        if suite == "gpu" and name != "cuda":
+            raise InvalidInput("the suite gpu is of whole models on a CUDA device: try --suite full")
         groups = suite_named(str(suite))
     command = "pregate validate" + (f" --suite {suite}" if suite else f" --model {model}")
     with options.spinner("validating") as update:
         hw, measured = _platform(hardware, name, suite == "quick", output, update)
-        plan = Plan(name, repeats, provenance={**provenance_of(command), "measurements": measured})
+        plan = Plan(name, repeats, budget_s=budget, provenance={**provenance_of(command), "measurements": measured})
         found = run_validate(groups, hw, plan, directory=output, say=update)
     if output is not None:
         update("writing the report")
@@ -99,7 +104,8 @@ def _platform(
     from pregate.validation.session import provenance_of
     from runtime.microbench.session import Settings, measure
 
-    measured = measure(Settings(backend, quick=quick), provenance_of("pregate validate"), say=say)
+    settings = Settings(backend, ("fp32", "bf16") if backend == "cuda" else ("fp32",), quick=quick)
+    measured = measure(settings, provenance_of("pregate validate"), say=say)
     fit = calibrate(measured, {"command": "pregate validate", "measurements": measured.digest})
     folder = output if output is not None else Path(typer.get_app_dir("pregate"))
     folder.mkdir(parents=True, exist_ok=True)

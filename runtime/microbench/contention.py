@@ -46,7 +46,7 @@ def _together(make: Callable[[], Backend], dtype: str, lanes: tuple[Lane, ...]) 
         both = times.end_s[mine] <= min(ends)  # while the other lane was busy too
         of, beside = ("gemv", "h2d") if lane is Lane.COMPUTE else ("h2d", "gemv")
         n_bytes = _ROWS * _COLUMNS * TYPES[dtype].itemsize if lane is Lane.COMPUTE else _COPY_BYTES
-        taken = durations[mine][both][2:].tolist()
+        taken = durations[mine][both][2:].tolist() or durations[mine][:1].tolist()  # a slow link is one copy long
         samples.append(
             sample_of("contention", taken, of=of, beside=beside if len(lanes) > 1 else "nothing", n_bytes=n_bytes)
         )

@@ -56,7 +56,7 @@ def test_more_host_memory_than_there_is_is_refused_in_one_line(monkeypatch: pyte
     assert e.value.memory == "DRAM"
 
 
-def test_a_file_gives_back_what_was_written_and_is_gone_afterwards(tmp_path: Path) -> None:
+def test_a_file_gives_back_what_was_written_until_it_is_closed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     experts = Experts(MODEL)
     experts.require(KEYS)
     file = ExpertFile(tmp_path, KEYS, experts)
@@ -64,12 +64,47 @@ def test_a_file_gives_back_what_was_written_and_is_gone_afterwards(tmp_path: Pat
     for key in KEYS:
         assert file.read(key, staging) == MODEL.expert_bytes
         assert torch.equal(staging[: MODEL.expert_bytes], experts[key])
-    (left,) = tmp_path.iterdir()
-    os.truncate(left, PAGE_BYTES)
+    monkeypatch.setattr(storage.os, "preadv", lambda *_: 0)
     with pytest.raises(InvalidFile, match=r"ends within expert 3 of MoE layer 1$"):
         file.read((1, 3), staging)
+    monkeypatch.undo()
     file.close()
+    file.close()
+    with pytest.raises(InvalidFile, match="experts cannot be read"):
+        file.read(KEYS[0], staging)
+
+
+def test_a_file_has_no_name_while_it_is_open_so_that_a_killed_process_leaves_nothing(tmp_path: Path) -> None:
+    before = open_files()
+    file = ExpertFile(tmp_path, KEYS, Experts(MODEL))
     assert not list(tmp_path.iterdir())
+    assert open_files() > before
+    file.close()
+    assert open_files() == before
+
+
+def open_files() -> int:
+    return sum(1 for number in range(256) if is_open(number))
+
+
+def is_open(number: int) -> bool:
+    try:
+        os.fstat(number)
+    except OSError:
+        return False
+    return True
+
+
+def test_an_interrupt_while_experts_are_stored_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    before = open_files()
+    monkeypatch.setattr(Experts, "copy_to", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        ExpertFile(tmp_path, KEYS, Experts(MODEL))
+    assert not list(tmp_path.iterdir())
+    assert open_files() == before
 
 
 def test_a_file_system_without_unbuffered_reads_is_read_all_the_same(

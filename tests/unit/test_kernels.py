@@ -1,0 +1,331 @@
+"""Kernels as they were measured: the table of utilisation, what an op costs by it, and who must agree on that."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import math
+from typing import Any
+
+import hypothesis.strategies as st
+import numpy as np
+import pytest
+from hypothesis import given, settings
+
+import pregate
+from hwmodels.cost import parts_of, price, price_figures
+from hwmodels.figures import figures_of
+from hwmodels.kernels import GemmTable, activation_bytes, kernel_constant, read_table
+from hwmodels.platform import Platform
+from hwmodels.quantity import ReadOnly
+from offload import work
+from offload.ops import Gemm, OpKind, Work
+from pregate.capture import capture
+from pregate.explanation import explain
+from pregate.intervals import compiled, intervals
+from simulator import des, event, recurrence
+from simulator.batch import evaluate
+from tests.small_fits import platform
+from tests.small_models import MODELS, routing
+from traces.documents import Section
+from traces.errors import PregateError
+
+TABLE = GemmTable(
+    "fp32", (1.0, 4.0), (4096.0, 65536.0), (0.25, 4.0), (((0.1, 0.2), (0.3, 0.4)), ((0.5, 0.6), (0.7, 0.8)))
+)
+POINT = GemmTable("fp32", (1.0,), (4096.0,), (1.0,), (((0.5,),),))
+
+
+def shape(m: int, params: int, aspect: float) -> Gemm:
+    """A GEMM at a place of a table: n k = params, k / n = aspect."""
+    n = math.isqrt(round(params / aspect))
+    return Gemm(m, n, params // n)
+
+
+def test_a_table_is_exact_on_its_grid_and_its_edge_counts_beyond() -> None:
+    for (i, m), (j, params), (k, aspect) in itertools.product(
+        enumerate((1, 4)), enumerate((4096, 65536)), enumerate((0.25, 4.0))
+    ):
+        gemm = shape(m, params, aspect)
+        assert TABLE.at(gemm) == pytest.approx(TABLE.utilisation[i][j][k], rel=1e-14)
+        assert TABLE.covers(gemm)
+    below, above = Gemm(1, 64, 16), Gemm(4096, 1 << 14, 1 << 17)
+    assert TABLE.at(below) == pytest.approx(0.1)
+    assert TABLE.at(above) == pytest.approx(0.8)
+    assert not TABLE.covers(below)
+    assert not TABLE.covers(above)
+    assert not TABLE.covers(Gemm(1, 1024, 64))
+
+
+def test_between_two_points_a_table_is_linear_in_logarithms() -> None:
+    """Half way by ratio along each axis: the geometric mean of the ends."""
+    assert TABLE.at(shape(2, 4096, 0.25)) == pytest.approx(math.sqrt(0.1 * 0.5))
+    assert TABLE.at(shape(1, 16384, 0.25)) == pytest.approx(math.sqrt(0.1 * 0.3))
+    assert TABLE.at(shape(1, 4096, 1.0)) == pytest.approx(math.sqrt(0.1 * 0.2))
+    quarter = GemmTable("fp32", (1.0, 16.0), (4096.0,), (1.0,), (((0.2,),), ((0.8,),)))
+    assert quarter.at(Gemm(2, 64, 64)) == pytest.approx(0.2 * 4**0.25)
+    cells = np.array(TABLE.utilisation)
+    assert TABLE.at(shape(2, 16384, 1.0)) == pytest.approx(float(np.exp(np.log(cells).mean())))
+
+
+@given(st.integers(1, 10_000), st.integers(1, 100_000), st.integers(1, 100_000))
+@settings(max_examples=50, deadline=None)
+def test_a_table_of_one_point_says_the_same_of_every_shape(m: int, n: int, k: int) -> None:
+    assert POINT.at(Gemm(m, n, k)) == pytest.approx(0.5)
+
+
+@st.composite
+def tables(draw: st.DrawFn) -> GemmTable:
+    axes = [tuple(sorted(draw(st.sets(st.integers(1, 10_000).map(float), min_size=1, max_size=4)))) for _ in range(3)]
+    cell = st.floats(1e-3, 1.0)
+    cells = tuple(tuple(tuple(draw(cell) for _ in axes[2]) for _ in axes[1]) for _ in axes[0])
+    return GemmTable("fp32", axes[0], axes[1], axes[2], cells)
+
+
+def cell_of(axis: tuple[float, ...], value: float) -> slice:
+    """The neighbours of `value`, the nearest edge beyond the axis."""
+    above = next((i for i, x in enumerate(axis) if x >= value), len(axis) - 1)
+    below = next((i for i in reversed(range(len(axis))) if axis[i] <= value), 0)
+    return slice(min(below, above), max(below, above) + 1)
+
+
+@given(tables(), st.integers(1, 20_000), st.integers(1, 200), st.integers(1, 200))
+@settings(max_examples=200, deadline=None)
+def test_utilisation_lies_between_the_extremes_of_its_cell(table: GemmTable, m: int, n: int, k: int) -> None:
+    here = np.array(table.utilisation)[
+        cell_of(table.m, m), cell_of(table.params, float(n * k)), cell_of(table.aspect, k / n)
+    ]
+    assert here.min() * (1 - 1e-12) <= table.at(Gemm(m, n, k)) <= here.max() * (1 + 1e-12)
+
+
+@given(tables())
+@settings(max_examples=50, deadline=None)
+def test_a_table_survives_its_own_document(table: GemmTable) -> None:
+    assert read_table(Section(table.to_dict(), "a test")) == table
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"dtype": "fp33"}, "unknown number format 'fp33'"),
+        ({"dtype": 7}, "dtype = 7 is not text"),
+        ({"m": []}, "does not ascend"),
+        ({"m": [4.0, 1.0]}, "does not ascend"),
+        ({"m": [1.0, 1.0]}, "does not ascend"),
+        ({"m": [0.0, 1.0]}, "not a finite number above 0"),
+        ({"m": [1.0, float("nan")]}, "not a finite number above 0"),
+        ({"m": [1.0, float("inf")]}, "not a finite number above 0"),
+        ({"m": [1, 10**400]}, "not a finite number above 0"),
+        ({"m": [True, 4.0]}, "True is not a finite number"),
+        ({"m": "1, 4"}, "m is not a list"),
+        ({"m": [float(i) for i in range(1, 4098)]}, "cells, at most 4096"),
+        ({"params": [1.0]}, "not as long as its axes"),
+        ({"utilisation": [[[0.1, 0.2], [0.3, 0.4]]]}, "not as long as its axes"),
+        ({"utilisation": [0.5, 0.5]}, "not as long as its axes"),
+        ({"utilisation": [[[0.1, -0.2], [0.3, 0.4]], [[0.5, 0.6], [0.7, 0.8]]]}, "-0.2 is not a finite number above 0"),
+        ({"utilisation": [[[0.1, "x"], [0.3, 0.4]], [[0.5, 0.6], [0.7, 0.8]]]}, "'x' is not a finite number above 0"),
+        ({"utilization": []}, "did you mean 'utilisation'"),
+    ],
+)
+def test_a_malformed_table_is_one_clear_line(change: dict[str, Any], message: str) -> None:
+    with pytest.raises(PregateError, match=message) as caught:
+        read_table(Section({**TABLE.to_dict(), **change}, "fit.yaml: gemm_tables[0]"))
+    assert str(caught.value).count("fit.yaml") == 1
+    assert "\n" not in str(caught.value)
+
+
+def test_constants_of_kinds_have_dimensions_and_nothing_else_has() -> None:
+    assert kernel_constant("experts.fixed_s") == kernel_constant("fetch.issue_s") == "time"
+    assert kernel_constant("gate.gemm") == kernel_constant("gate.offloaded") == "ratio"
+    for key in ("experts", "experts.", "experts.sync_s", "expert.fixed_s", "", "experts.fixed_s.x"):
+        assert kernel_constant(key) is None
+
+
+KERNELS = {"fixed_s": 7e-6, "gemm": 1.5, "activations": 2.0, "traffic": 3.0, "arithmetic": 4.0, "offloaded": 1.25}
+
+
+@pytest.fixture(scope="module")
+def hw() -> Platform:
+    """A made-up fit whose experts have every constant and whose GEMMs have the table above; 200 GFLOP/s, 20 GB/s."""
+    hw = platform()
+    assert hw.fit is not None
+    some = next(iter(hw.fit.kernels.values()))
+    kernels = dict(hw.fit.kernels)
+    for kind in ("experts", "self_attention"):
+        kernels |= {f"{kind}.{name}": dataclasses.replace(some, value=value) for name, value in KERNELS.items()}
+    kernels["experts.issue_s"] = dataclasses.replace(some, value=9e-6)
+    fit = dataclasses.replace(hw.fit, kernels=ReadOnly(kernels), gemm_tables=(TABLE,))
+    return dataclasses.replace(hw, fit=fit)
+
+
+FETCH = Work(OpKind.FETCH, copy_bytes=1 << 20)
+
+
+def test_the_duration_of_an_op_by_hand(hw: Platform) -> None:
+    """Two products at the corners of the table; 100 kFLOP and 10 kB beside them."""
+    what = Work(OpKind.EXPERTS, (Gemm(1, 128, 32), Gemm(4, 128, 512, 2)), flop=100_000, hbm_bytes=10_000)
+    small_s, large_s = 4 * 4096 / 20e9 / 0.1, 4 * 65536 / 20e9 / 0.8  # both wait for their weights
+    assert activation_bytes(what) == 4 * ((128 + 32) + 2 * 4 * (128 + 512))
+    expected_s = 7e-6 + 1.5 * (small_s + 2 * large_s) + 2.0 * activation_bytes(what) / 20e9
+    expected_s += 3.0 * 10_000 / 20e9 + 4.0 * 100_000 / 200e9
+    alone, (beside, _) = price([what], hw).duration_s, price([what, FETCH], hw).duration_s
+    assert alone.tolist() == pytest.approx([expected_s], rel=1e-12)
+    assert beside == pytest.approx(1.25 * expected_s, rel=1e-12)
+
+
+def test_a_product_of_many_rows_waits_for_its_arithmetic(hw: Platform) -> None:
+    gemm = Gemm(4096, 128, 512)
+    what = Work(OpKind.EXPERTS, (gemm,))
+    expected_s = 7e-6 + 1.5 * (2 * 4096 * 65536 / 200e9) / 0.8 + 2.0 * activation_bytes(what) / 20e9
+    parts = parts_of(what, figures_of(hw))
+    assert parts.total_s == pytest.approx(expected_s, rel=1e-12)
+    assert (parts.fixed_s, parts.compute_s) == (7e-6, pytest.approx(1.5 * 2 * 4096 * 65536 / 200e9 / 0.8))
+
+
+def test_an_op_without_constants_of_its_own_takes_what_its_products_take_alone(hw: Platform) -> None:
+    assert hw.fit is not None
+    kernels = {key: value for key, value in hw.fit.kernels.items() if not key.startswith("gate.")}
+    bare = dataclasses.replace(hw, fit=dataclasses.replace(hw.fit, kernels=ReadOnly(kernels)))
+    what = Work(OpKind.GATE, (Gemm(1, 128, 32),), flop=1000, hbm_bytes=1000)
+    assert price([what], bare).duration_s[0] == pytest.approx(4 * 4096 / 20e9 / 0.1, rel=1e-12)
+
+
+def test_a_measured_issue_and_readback_take_the_place_of_the_stacks(hw: Platform) -> None:
+    works = [Work(OpKind.EXPERTS), Work(OpKind.GATE), FETCH, Work(OpKind.READBACK, copy_bytes=2000)]
+    costs = price(works, hw)
+    assert costs.issue_s.tolist() == [9e-6, hw.constant("launch_s"), *[hw.constant("copy_issue_s")] * 2]
+    link = 2e9 * hw.constant("link_efficiency")
+    assert costs.duration_s[2] == pytest.approx(hw.constant("copy_latency_s") + (1 << 20) / link)
+    assert hw.fit is not None
+    assert costs.duration_s[3] == pytest.approx(hw.fit.kernels["readback.fixed_s"].value + 2000 / link)
+
+
+def test_a_format_that_was_not_measured_is_priced_by_another_table(hw: Platform) -> None:
+    """At the rates of its own: half the bytes, and what the user says of its arithmetic."""
+    machine = hw.machine.with_overrides({"accelerator.peak_flop_per_s.bf16": 400e9})
+    what = Work(OpKind.EXPERTS, (Gemm(1, 128, 32),), "bf16", 16.0)
+    expected_s = 7e-6 + 1.5 * 2 * 4096 / 20e9 / 0.1 + 2.0 * activation_bytes(what) / 20e9
+    found = price([what], dataclasses.replace(hw, machine=machine))
+    assert found.duration_s[0] == pytest.approx(expected_s, rel=1e-12)
+
+
+def works() -> list[Work]:
+    """One of every kind, bound by memory and by arithmetic."""
+    model = MODELS["encoder-decoder"]
+    stack = model.decoder
+    return [
+        work.self_attention_work(model, stack, 1, 300, 300),
+        work.self_attention_work(model, stack, 512, 512, 512 * 512),
+        work.cross_attention_work(model, stack, 4, 1024, 256),
+        work.gate_work(model, 7),
+        work.experts_work(model, [1, 1, 5]),
+        work.dense_ffn_work(model, stack, 64),
+        work.head_work(model, 2),
+        work.readback_work(12),
+        work.expert_copy_work(model, OpKind.FETCH),
+        Work(OpKind.WAIT),
+        Work(OpKind.STEP),
+    ]
+
+
+def test_many_machines_are_priced_as_each_of_them_to_the_last_bit(hw: Platform) -> None:
+    rng = np.random.default_rng(1)
+    figures = figures_of(hw)
+    varied = {key: value * rng.uniform(0.5, 2.0, 7) for key, value in figures.values.items() if value}
+    many = price_figures(works(), figures.with_values(varied), 7)
+    for i in range(7):
+        one = price_figures(works(), figures.with_values({key: float(values[i]) for key, values in varied.items()}))
+        for name in ("issue_s", "duration_s", "link_s", "hbm_s"):
+            assert getattr(many, name)[:, i].tobytes() == getattr(one, name).tobytes(), name
+
+
+def test_a_complex_step_is_the_exact_derivative_of_every_price(hw: Platform) -> None:
+    figures = figures_of(hw)
+    moved = 0
+    for key, value in figures.values.items():
+        slope = price_figures(works(), figures.with_values({key: value * (1 + 1e-30j)})).duration_s.imag / 1e-30
+        up, down = (
+            price_figures(works(), figures.with_values({key: value * (1 + step)})).duration_s for step in (1e-5, -1e-5)
+        )
+        assert slope == pytest.approx((up - down) / 2e-5, rel=1e-6, abs=1e-14), key
+        moved += key.startswith("kernel.") and bool(np.any(slope != 0))
+    assert moved > 15
+
+
+POLICIES = ("gpu_only", "on_demand", "prefetch_all", "pregate", "pregate(2)", "on_demand+lru:0.4", "on_demand+lru:1.0")
+
+
+@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("policy", POLICIES)
+def test_every_interpreter_says_the_same_of_a_machine_with_measured_kernels(
+    hw: Platform, name: str, policy: str
+) -> None:
+    model = MODELS[name]
+    trace = routing(model, batch=2)
+    captured = capture(model, hw, trace, policy)
+    schedule = captured.decoded.schedule
+    costs = price(schedule.works, hw)
+    reference = des.simulate(schedule, costs, hbm_bytes=1 << 50)
+    for timeline in (recurrence.simulate(schedule, costs), event.simulate(schedule, costs)):
+        assert timeline.end_s.tobytes() == reference.end_s.tobytes()
+    batch = evaluate(compiled(captured), price_figures(schedule.works, figures_of(hw), 1))
+    assert batch.makespan_s.tolist() == [reference.makespan_s]
+    whole, parts = (pregate.simulate(model, hw, trace, policy, engine=engine) for engine in ("recurrence", "stream"))
+    plain = ("timeline", "moe_layer_latency_ci95_s", "tokens_per_s_ci95")
+    for field in (field.name for field in dataclasses.fields(whole) if field.name not in plain):
+        value, other = getattr(whole, field), getattr(parts, field)
+        assert other == (pytest.approx(value, rel=1e-12) if isinstance(value, float) else value), field
+    assert parts.makespan_s == reference.makespan_s
+    assert whole.makespan_s == reference.makespan_s
+
+
+def test_offloaded_ops_are_slower_only_where_experts_are_fetched(hw: Platform) -> None:
+    model = MODELS["decoder-only"]
+    trace = routing(model)
+    busy = {}
+    for policy in ("gpu_only", "on_demand"):
+        schedule = capture(model, hw, trace, policy).decoded.schedule
+        costs = price(schedule.works, hw)
+        busy[policy] = {
+            work: costs.duration_s[i] for i, work in enumerate(schedule.works) if work.kind is OpKind.SELF_ATTENTION
+        }
+    assert busy["gpu_only"].keys() == busy["on_demand"].keys()
+    for what, seconds in busy["gpu_only"].items():
+        assert busy["on_demand"][what] == pytest.approx(1.25 * seconds, rel=1e-12)
+
+
+def test_intervals_contain_the_prediction_and_widen_with_the_constants_of_kinds(hw: Platform) -> None:
+    model = MODELS["decoder-only"]
+    captured = capture(model, hw, routing(model), "pregate")
+    result = pregate.simulate(model, hw, routing(model), "pregate")
+    found = intervals(captured, hw, np.random.default_rng(0))
+    assert hw.fit is not None
+    exact = dataclasses.replace(hw.fit, order=tuple(n for n in hw.fit.order if n in hw.fit.constants))
+    rows = [hw.fit.order.index(name) for name in exact.order]
+    covariance = np.array(hw.fit.covariance)[np.ix_(rows, rows)]
+    exact = dataclasses.replace(exact, covariance=tuple(map(tuple, covariance.tolist())))
+    narrow = intervals(captured, dataclasses.replace(hw, fit=exact), np.random.default_rng(0))
+    for name, wide in found.items():
+        thin = narrow[name]
+        assert wide is not None
+        assert thin is not None
+        low, high = wide
+        assert low < getattr(result, name) < high
+        assert high / low > thin[1] / thin[0]
+
+
+@pytest.mark.parametrize("policy", ["gpu_only", "pregate"])
+def test_explanations_know_the_constants_of_kinds(hw: Platform, policy: str) -> None:
+    """Euler's identity: the makespan is of first degree in times, and in rates of degree minus one."""
+    model = MODELS["decoder-only"]
+    found = explain(model, hw, routing(model), policy)
+    assert sum(found.seconds.values()) == pytest.approx(found.result.makespan_s, rel=1e-12)
+    times = sum(size for key, size in found.elasticities.items() if key.endswith("_s") and "per_s" not in key)
+    rates = sum(size for key, size in found.elasticities.items() if "_per_s" in key)
+    assert times - rates == pytest.approx(1.0, rel=1e-10)
+    assert found.elasticities["kernel.experts.fixed_s"] > 0
+    swing = found.swings["kernel.experts.fixed_s"]
+    assert swing.low < found.value < swing.high
+    assert (swing.low_value, swing.high_value) == pytest.approx((0.9 * 7e-6, 1.1 * 7e-6))
+    only = {key: 0.5 * (key == "kernel.experts.fixed_s") for key in found.elasticities}
+    assert "1% less kernel.experts.fixed_s takes 0.5% off" in dataclasses.replace(found, elasticities=only).verdict()

@@ -1,0 +1,282 @@
+"""`pregate measure` and `pregate calibrate` as users type them: from this machine to a fit, on a few points."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+import pregate
+from hwmodels.fit import load_fit
+from hwmodels.measurements import load_measurements, workload_digest
+from hwmodels.platform import load_platform
+from pregate import extras
+from pregate.cli import application
+from tests.small_fits import measurements
+from tests.small_models import MODELS, routing
+from traces.errors import InvalidFile, InvalidInput, PregateError
+
+torch = pytest.importorskip("torch", reason="the runtime needs PyTorch (the extra 'runtime')")
+
+from runtime import device  # noqa: E402
+from runtime.microbench import contention, gemms, session  # noqa: E402
+from runtime.microbench.probes import Probe  # noqa: E402
+from runtime.watch import Busy, Seen  # noqa: E402
+
+PROBES = [
+    Probe(MODELS["decoder-only"], 1, 4, 5, 2, offloaded=True),
+    Probe(MODELS["decoder-only"], 2, 4, 5, 3),
+    Probe(MODELS["encoder-decoder"], 1, 4, 5, 1),
+    Probe(MODELS["encoder-decoder"], 2, 8, 5, 2),
+]
+
+
+class Watch:
+    """A watch that sees what it is told to."""
+
+    seen = Seen(foreign=0.0, steal=0.0, clock=1.0)
+
+    def __enter__(self) -> Watch:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+
+class Loud(Watch):
+    seen = Seen(foreign=9.0, steal=0.0, clock=1.0)
+
+
+@pytest.fixture
+def small(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every part of a session, a few points of each, on a machine that is said to be quiet."""
+    grid = {"rows": (1, 8), "params": (1 << 10, 1 << 12), "aspects": (0.5, 2.0), "point_s": 1e-3}
+    few: dict[str, dict[str, Any]] = {
+        "gemm_samples": grid,
+        "copy_samples": {"sizes": (4096, 16384, 65536), "n": 6, "pool_bytes": 1 << 20},
+        "round_trip_samples": {"sizes": (64,), "idle_sizes": (4096,), "n": 6, "pool_bytes": 1 << 20},
+        "host_samples": {"n": 20},
+        "read_samples": {"sizes": (4096,), "file_bytes": 1 << 16},
+    }
+
+    def fewer(name: str) -> Callable[..., Any]:
+        whole = getattr(session, name)
+        return lambda *args, **settings: whole(*args, **{**settings, **few[name]})
+
+    for name in few:
+        monkeypatch.setattr(session, name, fewer(name))
+    monkeypatch.setattr(session, "probes", lambda dtype, scale: iter(PROBES))
+    monkeypatch.setattr(session, "LoadWatch", Watch)
+    monkeypatch.setattr(session, "require_quiet", lambda: None)
+    monkeypatch.setattr(gemms, "_POOL_BYTES", 1 << 20)
+    monkeypatch.setattr(contention, "_POOL_BYTES", 32 << 20)
+    monkeypatch.setattr(contention, "_COPY_BYTES", 1 << 14)
+    monkeypatch.setattr(contention, "_N", 10)
+
+
+def run(*words: str) -> tuple[int, str]:
+    result = CliRunner().invoke(application(), [*words], catch_exceptions=True)
+    if isinstance(result.exception, PregateError):
+        raise result.exception
+    assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
+    return result.exit_code, result.output
+
+
+CPU = ("--backend", "cpu", "--link", "100MB/s")
+
+
+def test_a_machine_is_measured_calibrated_and_predicted_on(small: None, tmp_path: Path) -> None:
+    path, fitted, picture = tmp_path / "m.json", tmp_path / "fit.yaml", tmp_path / "fit.png"
+    status, text = run("measure", "-o", str(path), *CPU, "--storage", str(tmp_path))
+    assert (status, list(tmp_path.iterdir())) == (0, [path])
+    found = load_measurements(path)
+    assert f"{len(found.samples)} samples of {found.machine['name']} (threads) in {path}" in text
+    assert {"gemm", "h2d", "d2h", "readback", "wait", "sync", "issue", "launch", "edge", "contention", "op"} <= {
+        sample.what for sample in found.samples
+    }
+    assert list(found.of("disk_read"))
+    assert found.is_clean
+    assert found.provenance["command"] == "pregate measure"
+    assert found.provenance["torch"] == torch.__version__
+    assert found.machine["h2d_bytes_per_s"] == 100e6
+    assert found.probes == tuple(workload_digest(probe.model, probe.trace) for probe in PROBES)
+    status, text = run("calibrate", str(path), "-o", str(fitted), "--plot", str(picture))
+    assert status == 0
+    assert "Leave-one-out errors" in text
+    assert picture.read_bytes().startswith(b"\x89PNG")
+    fit = load_fit(fitted)
+    assert fit.provenance["measurements"] == found.digest
+    assert fit.provenance["command"] == "pregate calibrate"
+    assert fit.probes == found.probes
+    hw = load_platform(str(fitted))
+    assert hw.calibration("fp32") == "fitted"
+    result = pregate.simulate(MODELS["decoder-only"], hw, routing(MODELS["decoder-only"]), "pregate")
+    assert result.calibration in ("fitted", "extrapolated")
+    assert result.tokens_per_s_ci95 is not None
+    with pytest.raises(InvalidInput, match="a fit is a YAML file"):
+        run("calibrate", str(path), "-o", str(tmp_path / "fit.json"))
+
+
+def test_a_quick_session_takes_a_third_of_the_probes(small: None, tmp_path: Path) -> None:
+    path = tmp_path / "m.json"
+    assert run("measure", "-o", str(path), *CPU, "--quick", "--dtypes", " fp32 , ,fp32")[0] == 0
+    found = load_measurements(path)
+    assert found.probes == tuple(workload_digest(probe.model, probe.trace) for probe in (PROBES[0], PROBES[3]))
+    assert {sample.parameters["dtype"] for sample in found.of("gemm")} == {"fp32"}
+    assert not list(found.of("disk_read"))
+    assert not list(found.of("h2d", beside="other way"))
+
+
+def test_a_busy_machine_is_refused_before_anything_is_measured(
+    small: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse() -> None:
+        raise Busy("the machine is busy")
+
+    monkeypatch.setattr(session, "require_quiet", refuse)
+    monkeypatch.setattr(session, "_parts", lambda settings: pytest.fail("measured"))
+    with pytest.raises(Busy, match="the machine is busy"):
+        run("measure", "-o", str(tmp_path / "m.json"), *CPU)
+    assert not list(tmp_path.iterdir())
+
+
+def parts(settings: session.Settings) -> Iterator[tuple[str, Callable[[], list[Any]]]]:
+    """A part that takes no time."""
+    yield "nothing", partial(list, measurements().samples)
+
+
+def test_measurements_beside_other_work_say_so_and_are_not_fitted(
+    small: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(session, "LoadWatch", Loud)
+    monkeypatch.setattr(session, "require_quiet", lambda: pytest.fail("asked"))
+    monkeypatch.setattr(session, "_parts", parts)
+    path = tmp_path / "m.json"
+    status, text = run("measure", "-o", str(path), *CPU, "--even-if-busy")
+    assert status == 3
+    assert "Not clean: nothing: other processes used 9.00 cores" in text
+    found = load_measurements(path)
+    assert (found.is_clean, len(found.disturbances)) == (False, 1)
+    with pytest.raises(InvalidInput, match="measured on a busy machine"):
+        run("calibrate", str(path), "-o", str(tmp_path / "fit.yaml"))
+    assert not (tmp_path / "fit.yaml").exists()
+
+
+def test_a_disturbed_part_is_measured_again(small: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = iter([Loud.seen, Watch.seen])
+
+    class Once(Watch):
+        def __enter__(self) -> Watch:
+            self.seen = next(seen)
+            return self
+
+    times: list[int] = []
+    monkeypatch.setattr(session, "LoadWatch", Once)
+    monkeypatch.setattr(session, "_parts", lambda _: iter([("a part", lambda: times.append(1) or [])]))
+    told: list[str] = []
+    found = session.measure(session.Settings("cpu"), {"command": "a test"}, say=told.append)
+    assert (len(times), told, found.is_clean) == (2, ["a part"], True)
+    assert found.provenance["command"] == "a test"
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("-o", "{}/no/m.json"), "there is no folder"),
+        (("-o", "{}"), "is a folder, name a file in it"),
+        (("-o", "{}/m.json", "--backend", "tpu"), "unknown back end 'tpu'"),
+        (("-o", "{}/m.json", "--dtypes", "fp8"), "unknown number format 'fp8'"),
+        (("-o", "{}/m.json", "--dtypes", "bf16", "--backend", "cpu"), "fp32 must be among them"),
+        (("-o", "{}/m.json", "--dtypes", ",", "--backend", "cpu"), "fp32 must be among them"),
+        (("-o", "{}/m.json", "--link", "fast", "--backend", "cpu"), "'fast' is not a number"),
+        (("-o", "{}/m.json", "--link", "0", "--backend", "cpu"), "bytes_per_s = 0.0: it must be above 0"),
+        (("-o", "{}/m.json", "--link", "2GB", "--backend", "cpu"), "GB is a unit of size"),
+        (("-o", "{}/m.json", "--storage", "{}/no"), "there is no such folder"),
+    ],
+)
+def test_what_cannot_be_measured_is_refused_before_anything_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...], message: str
+) -> None:
+    monkeypatch.setattr(session, "measure", lambda *args, **rest: pytest.fail("measured"))
+    with pytest.raises(InvalidInput, match=message) as caught:
+        run("measure", *(word.format(tmp_path) for word in words))
+    assert "\n" not in str(caught.value)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_missing_device_and_a_missing_torch_are_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(device, "has_cuda", lambda: False)
+    monkeypatch.setattr(session, "measure", lambda *args, **rest: pytest.fail("measured"))
+    with pytest.raises(InvalidInput, match="no CUDA device"):
+        run("measure", "-o", str(tmp_path / "m.json"), "--backend", "cuda")
+    assert extras.backend_named("auto") == "cpu"
+    monkeypatch.setattr(extras, "find_spec", lambda name: None)
+    with pytest.raises(InvalidInput, match=r"PyTorch is not installed.*pip install 'pregate\[runtime\]'"):
+        run("measure", "-o", str(tmp_path / "m.json"), "--backend", "cpu")
+
+
+def test_calibrate_refuses_what_it_cannot_read_or_write(tmp_path: Path) -> None:
+    path = tmp_path / "m.json"
+    with pytest.raises(InvalidFile, match="cannot be read"):
+        run("calibrate", str(path), "-o", str(tmp_path / "fit.yaml"))
+    path.write_text("{}")
+    with pytest.raises(InvalidFile, match="key 'version' is missing"):
+        run("calibrate", str(path), "-o", str(tmp_path / "fit.yaml"))
+    measurements().save(path)
+    with pytest.raises(InvalidFile, match="there is no folder"):
+        run("calibrate", str(path), "-o", str(tmp_path / "no" / "fit.yaml"))
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@dataclasses.dataclass
+class Properties:
+    """What a driver says of a device."""
+
+    name: str
+    total_memory: int = 24 << 30
+    multi_processor_count: int = 68
+    clock_rate: int = 1_545_000
+    L2_cache_size: int = 6 << 20
+
+
+@pytest.mark.parametrize(
+    ("name", "spec"),
+    [
+        ("NVIDIA A100-SXM4-80GB", "a100-sxm4-80gb"),
+        ("NVIDIA H100 80GB HBM3", "h100-sxm"),
+        ("NVIDIA H100 PCIe", "h100-pcie"),
+        ("NVIDIA H200", "h200-sxm"),
+        ("NVIDIA GeForce RTX 4090", "rtx-4090"),
+        ("NVIDIA L4", "l4"),
+        ("Tesla T4", "t4"),
+        ("NVIDIA A100 80GB PCIe", None),
+        ("NVIDIA L40", None),
+        ("NVIDIA T400", None),
+        ("NVIDIA GeForce RTX 4090 Laptop GPU", None),
+        ("NVIDIA H100 80GB HBM3 MIG 1g.10gb", None),
+    ],
+)
+def test_a_device_is_taken_for_no_other(monkeypatch: pytest.MonkeyPatch, name: str, spec: str | None) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda i: Properties(name))
+    found = device.describe("cuda")
+    assert found["spec"] == spec
+    assert json.loads(json.dumps(found)) == found
+    if spec is not None:
+        assert load_platform(spec).hardware == spec
+
+
+def test_a_device_that_no_maker_describes_can_be_calibrated(monkeypatch: pytest.MonkeyPatch) -> None:
+    from hwmodels.measured_machine import machine_of
+
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda i: Properties("NVIDIA GeForce RTX 2080 Ti"))
+    name, machine, _ = machine_of(measurements(machine=device.describe("cuda"), stack="pytorch-eager"))
+    assert name == "nvidia-geforce-rtx-2080-ti"
+    assert machine is not None
+    assert (machine.accelerator.n_sm, machine.accelerator.clock_hz) == (68, 1.545e9)
+    assert (machine.accelerator.hbm_bytes, machine.accelerator.l2_bytes) == (24 << 30, 6 << 20)

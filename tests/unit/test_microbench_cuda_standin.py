@@ -1,0 +1,204 @@
+"""Every microbenchmark and a whole validation through the CUDA back end, on a stand-in for streams and events.
+
+No time means anything here: what counts is that every part runs, asks the device for nothing it does not have, and
+leaves files that the next command reads.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from hwmodels.calibration import calibrate
+from hwmodels.measurements import Measurements, load_measurements
+from hwmodels.platform import load_platform
+from offload.ops import OpKind
+from tests.small_models import MODELS
+from tests.unit.test_runtime_cuda import Event, StandIn
+
+torch = pytest.importorskip("torch", reason="the runtime needs PyTorch (the extra 'runtime')")
+
+from pregate.validation import runs  # noqa: E402
+from pregate.validation import session as validation_session  # noqa: E402
+from pregate.validation.cases import GPU_POLICIES, Group, Workload, suite_named  # noqa: E402
+from pregate.validation.scores import summarise  # noqa: E402
+from pregate.validation.session import Plan, validate  # noqa: E402
+from runtime.backend import LaneFailure  # noqa: E402
+from runtime.cuda import CudaBackend  # noqa: E402
+from runtime.microbench import contention, copies, gemms, host, session  # noqa: E402
+from runtime.microbench.copies import copy_samples  # noqa: E402
+from runtime.microbench.probes import Probe  # noqa: E402
+from tests.unit.test_validation_session import Watch  # noqa: E402
+
+H100 = {
+    "backend": "cuda", "name": "NVIDIA H100 80GB HBM3", "vendor": "NVIDIA", "spec": "h100-sxm",
+    "hbm_bytes": 85_000_000_000, "n_compute_cores": 132, "dram_bytes": 128 << 30, "n_cores": 16,
+}  # fmt: skip
+DTYPES = ("fp32", "bf16")
+
+
+class Ticking(Event):
+    """Milliseconds apart by a whole number, so that nothing takes no time."""
+
+    clock = itertools.count(1)
+
+    def record(self, stream: Any) -> None:
+        self.n_recorded, self.at = self.n_recorded + 1, next(self.clock)
+
+
+def api() -> StandIn:
+    found = StandIn(free_bytes=4 << 30)
+    found.Event = Ticking
+    return found
+
+
+def make() -> CudaBackend:
+    return CudaBackend(device="cpu", api=api())
+
+
+@pytest.fixture(autouse=True)
+def device(monkeypatch: pytest.MonkeyPatch) -> None:
+    equip(monkeypatch)
+
+
+def equip(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Small pools and probes, and a device that sleeps for nothing."""
+    monkeypatch.setattr(session, "CudaBackend", make)
+    monkeypatch.setattr(validation_session, "CudaBackend", make)
+    monkeypatch.setattr(session, "describe", lambda _: dict(H100))
+    monkeypatch.setattr(validation_session, "describe", lambda _: dict(H100))
+    monkeypatch.setattr(session, "_sleep", lambda cycles: None)
+    monkeypatch.setattr(session, "LoadWatch", Watch)
+    monkeypatch.setattr(runs, "LoadWatch", Watch)
+    monkeypatch.setattr(session, "PARAMS", (1 << 12, 1 << 14))
+    monkeypatch.setattr(session, "_LARGE_PARAMS", (1 << 16,))
+    monkeypatch.setattr(session, "_QUICK_ROWS", (1, 4, 16))
+    monkeypatch.setattr(gemms, "_POOL_BYTES", 8 << 20)
+    monkeypatch.setattr(gemms, "_ACTION_S", 0.0)
+    for name, size in (("_POOL_BYTES", 8 << 20), ("_COPY_BYTES", 1 << 20), ("_ROWS", 256), ("_COLUMNS", 256)):
+        monkeypatch.setattr(contention, name, size)
+    small = partial(copy_samples, sizes=(4096, 1 << 16, 1 << 20, 1 << 21), pool_bytes=8 << 20)
+    monkeypatch.setattr(session, "copy_samples", small)
+    monkeypatch.setattr(
+        session, "round_trip_samples", partial(copies.round_trip_samples, n=5, pause_s=0, pool_bytes=8 << 20)
+    )
+    monkeypatch.setattr(session, "host_samples", partial(host.host_samples, n=20))
+    monkeypatch.setattr(session, "_probes", lambda settings: (p for d in settings.dtypes for p in small_probes(d)))
+
+
+def small_probes(dtype: str) -> Iterator[Probe]:
+    for name, offloaded in (("encoder-decoder", True), ("shared experts, three matrices", False)):
+        model = MODELS[name].with_dtype(dtype)
+        for batch, context in ((1, 4), (2, 8), (3, 4)):
+            n_active = min(model.n_experts, batch * model.top_k)
+            yield Probe(model, batch, context, 5, n_active, offloaded)
+
+
+@pytest.fixture(scope="module")
+def measurements() -> Measurements:
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        equip(monkeypatch)
+        return session.measure(session.Settings("cuda", DTYPES, quick=True), {"command": "a test"}, insist=False)
+
+
+def test_everything_is_measured_in_both_formats_and_calibrate_takes_it(
+    measurements: Measurements, tmp_path: Path
+) -> None:
+    found = measurements
+    assert {sample.what for sample in found.samples} == {
+        "contention", "d2h", "edge", "fetch_idle", "gemm", "h2d", "issue", "launch", "op", "readback", "sync", "wait",
+    }  # fmt: skip
+    assert found.stack == "pytorch-eager"
+    assert {sample.parameters["dtype"] for sample in found.of("gemm")} == set(DTYPES)
+    assert {sample.parameters["memory"] for sample in found.of("h2d")} == {"pinned", "pageable"}
+    kinds = {sample.parameters["kind"] for sample in found.of("op")}
+    assert {kind.name.lower() for kind in (OpKind.FETCH, OpKind.READBACK, OpKind.WAIT, OpKind.CROSS_ATTENTION)} <= kinds
+    found.save(tmp_path / "measurements.json")
+    fit = calibrate(load_measurements(tmp_path / "measurements.json"), {"command": "a test"})
+    assert fit.name == "h100-sxm.pytorch-eager"
+    assert fit.dtypes == DTYPES
+
+
+def test_a_validation_runs_on_the_fit(measurements: Measurements, tmp_path: Path) -> None:
+    path = tmp_path / "fit.yaml"
+    path.write_text(calibrate(measurements, {"command": "a test"}).to_yaml(), encoding="utf-8")
+    groups = [
+        Group(MODELS[name].with_dtype(dtype), Workload(2, 3, 3, seed=5), GPU_POLICIES, hbm_share=0.9)
+        for name, dtype in (("decoder-only", "fp32"), ("encoder-decoder", "bf16"))
+    ]
+    found = validate(groups, load_platform(str(path)), Plan("cuda", repeats=1))
+    summary = summarise(found)
+    assert summary["n"] == 2 * len(GPU_POLICIES)
+    assert summary["bytes_exact"]
+    assert summary["residency_exact"]
+    assert summary["outputs_equal"]
+    assert {outcome.case.group for outcome in found.outcomes} == {f"{g.model.name}/b2" for g in groups}
+
+
+def test_a_queue_of_copies_waits_until_all_are_issued() -> None:
+    """A copy that begins while the host still issues would be timed with the host in it."""
+    ran: list[str] = []
+
+    class Recording(CudaBackend):
+        def issue(self, op: int, action: Any) -> None:
+            ran.append("copy" if not callable(action) else "hold")
+            super().issue(op, action)
+
+    backends = [Recording(device="cpu", api=api()) for _ in range(2)]
+    there: Callable[[], CudaBackend] = iter(backends).__next__
+    samples = copy_samples(there, sizes=(4096, 8192), n=6, both_ways=False, pool_bytes=1 << 20, hold=lambda: None)
+    assert ran == (["hold", *["copy"] * 6] * 2) * 2
+    assert all(backend._api.n_waits >= 3 for backend in backends)  # the first copy on the hold, the second hold on it
+    assert [sample.parameters["n_bytes"] for sample in samples] == [4096, 8192] * 2
+
+
+def test_a_driver_fault_costs_its_group_alone(
+    measurements: Measurements, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "fit.yaml"
+    path.write_text(calibrate(measurements, {"command": "a test"}).to_yaml(), encoding="utf-8")
+    group = Group(MODELS["decoder-only"], Workload(1, 3, 3, seed=6), ("on_demand",), hbm_share=0.9)
+    groups = [group, dataclasses.replace(group, workload=Workload(2, 3, 3, seed=6))]
+    real = runs.execute
+
+    def faulty(backend: Any, model: Any, steps: Any, schedule: Any, **rest: Any) -> Any:
+        listed = list(steps)
+        if len(set(listed[-1].sequence.tolist())) == 1:
+            raise LaneFailure("op 3 on lane COMPUTE failed: CUDA error")
+        return real(backend, model, listed, schedule, **rest)
+
+    monkeypatch.setattr(runs, "execute", faulty)
+    found = validate(groups, load_platform(str(path)), Plan("cuda", repeats=1))
+    assert [outcome.case.group for outcome in found.outcomes] == [groups[1].name]
+    assert found.failed == {group.name: "op 3 on lane COMPUTE failed: CUDA error"}
+    assert not summarise(found)["valid"]
+    with pytest.raises(LaneFailure):
+        validate(groups[:1], load_platform(str(path)), Plan("cuda", repeats=1))
+
+
+def test_the_gpu_suite_has_what_it_must_show() -> None:
+    groups = suite_named("gpu")
+    cases = [(group, policy) for group in groups for policy in group.policies]
+    assert len(cases) >= 50
+    assert {policy for _, policy in cases} == set(GPU_POLICIES)
+    assert {group.model.dtype.name for group in groups} == {"bf16", "fp32"}
+    assert {1, 4, 16} <= {group.workload.batch for group in groups}
+    forced = {group.workload.n_active for group in groups if group.model.name.startswith("switch-base-64")}
+    assert {1, 8, 64} <= forced
+    published = {name for name in PUBLISHED for group in groups if group.model.name.startswith(name)}
+    assert published == set(PUBLISHED)
+    for group in groups:
+        model = group.model
+        assert model.n_moe_layers * model.n_experts * model.expert_bytes < 60e9  # of host memory
+
+
+PUBLISHED = (
+    "switch-base-8", "switch-base-64", "switch-base-128", "switch-large-128", "mixtral-8x7b", "qwen3-30b-a3b",
+    "deepseek-v2-lite",
+)  # fmt: skip

@@ -1,0 +1,194 @@
+"""Ops and GEMMs as they are measured: every kind has a sample, and a sample says which work it is of."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+
+import pytest
+
+from hwmodels.kernels import KERNEL_KINDS
+from hwmodels.measurements import Sample, workload_digest
+from offload.ops import OpKind, Work
+from tests.small_models import MODELS
+from traces.routing import Phase
+
+torch = pytest.importorskip("torch", reason="the runtime needs PyTorch (the extra 'runtime')")
+
+from runtime.backend import Backend  # noqa: E402
+from runtime.cpu import CpuBackend  # noqa: E402
+from runtime.microbench import contention, gemms  # noqa: E402
+from runtime.microbench.gemms import gemm_samples  # noqa: E402
+from runtime.microbench.ops import op_samples  # noqa: E402
+from runtime.microbench.probes import Probe, probes  # noqa: E402
+from runtime.microbench.session import Settings, _probes  # noqa: E402
+from runtime.pacing import Link  # noqa: E402
+from runtime.weights import Experts  # noqa: E402
+
+OUTPUT_TOKENS = 5
+DECODERS = Probe(MODELS["decoder-only"], 2, 4, OUTPUT_TOKENS, 3)
+ENCODERS = Probe(MODELS["encoder-decoder"], 1, 4, OUTPUT_TOKENS, 1)
+N_LAYERS = {probe.name: probe.model.decoder.n_layers for probe in (DECODERS, ENCODERS)}
+
+
+def make() -> Backend:
+    return CpuBackend(h2d=Link(100e6, 1e-5), d2h=Link(100e6, 1e-5))
+
+
+def kinds(samples: list[Sample], what: str, phase: str) -> set[str]:
+    return {s.parameters["kind"] for s in samples if s.what == what and s.parameters["phase"] == phase}
+
+
+@pytest.fixture(scope="module")
+def resident() -> list[Sample]:
+    """Of both probes, all experts resident."""
+    return [s for probe in (DECODERS, ENCODERS) for s in op_samples(make, probe, Experts(probe.model))]
+
+
+@pytest.fixture(scope="module")
+def offloaded() -> dict[str, list[Sample]]:
+    experts = Experts(DECODERS.model)
+    return {policy: op_samples(make, DECODERS, experts, policy=policy) for policy in ("on_demand", "pregate")}
+
+
+def test_every_kind_of_op_is_sampled_alone(resident: list[Sample]) -> None:
+    names = {kind.name.lower() for kind in KERNEL_KINDS}
+    assert names <= kinds(resident, "op", "decode")
+    assert names - {"cross_attention"} <= kinds(resident, "op", "prefill")
+    assert {s.parameters["beside"] for s in resident} == {"nothing"}
+    assert not {"fetch", "readback", "wait"} & (kinds(resident, "op", "decode") | kinds(resident, "op", "prefill"))
+    assert "step" in kinds(resident, "op", "decode")
+
+
+def test_what_was_issued_has_a_host_time_and_the_hosts_own_ops_have_none(resident: list[Sample]) -> None:
+    ops = {(s.parameters["probe"], s.parameters["kind"], s.parameters["phase"]) for s in resident if s.what == "op"}
+    issued = {
+        (s.parameters["probe"], s.parameters["kind"], s.parameters["phase"]) for s in resident if s.what == "issue"
+    }
+    assert issued == {one for one in ops if one[1] not in ("step", "wait")}
+
+
+def test_the_first_decode_pass_is_left_out(resident: list[Sample]) -> None:
+    """A step a pass, a self-attention a layer; behind an encoder the first token is decoded too."""
+    n_decoded = {DECODERS.name: OUTPUT_TOKENS - 2, ENCODERS.name: OUTPUT_TOKENS - 1}
+    for kind, n_layers in (("step", {name: 1 for name in n_decoded}), ("self_attention", N_LAYERS)):
+        found = [s for s in resident if s.what == "op" and s.parameters["kind"] == kind]
+        counted = {s.parameters["probe"]: s.n for s in found if s.parameters["phase"] == "decode"}
+        assert counted == {name: n_layers[name] * n for name, n in n_decoded.items()}
+
+
+def test_works_survive_json(resident: list[Sample]) -> None:
+    for sample in (s for s in resident if s.what == "op"):
+        written = json.loads(json.dumps(sample.to_dict()))
+        again = Sample(**written)
+        assert again == sample
+        assert again.work == sample.work
+        assert again.work.kind is OpKind[sample.parameters["kind"].upper()]
+    experts = [s.work for s in resident if s.what == "op" and s.parameters["kind"] == "experts"]
+    assert all(work.gemms and work.dtype == "fp32" for work in experts)
+    shapes = Counter(
+        (s.parameters["probe"], s.parameters["phase"], s.work.kind, s.work.gemms) for s in resident if s.what == "op"
+    )
+    assert set(shapes.values()) == {1}, "a sample a shape"
+
+
+@pytest.mark.parametrize("policy", ["on_demand", "pregate"])
+def test_offloaded_experts_are_fetched_and_their_ids_read_back(offloaded: dict[str, list[Sample]], policy: str) -> None:
+    samples = offloaded[policy]
+    assert {s.parameters["beside"] for s in samples} == {policy}
+    assert {"fetch", "readback", "wait", "experts", "self_attention"} <= kinds(samples, "op", "decode")
+    fetches = [s for s in samples if s.what == "op" and s.parameters["kind"] == "fetch"]
+    expert_bytes = DECODERS.model.expert_bytes
+    assert {s.work for s in fetches} == {Work(OpKind.FETCH, copy_bytes=expert_bytes)}
+    for sample in fetches:
+        assert sample.median_s > 0.5 * (1e-5 + expert_bytes / 100e6), "a late copy leaves its link free in time"
+    readback = next(s for s in samples if s.what == "op" and s.parameters["kind"] == "readback")
+    assert readback.work.copy_bytes > 0
+
+
+def test_a_probe_activates_as_many_experts_as_it_says_other_ones_every_time() -> None:
+    for probe, n_decoded in ((DECODERS, OUTPUT_TOKENS - 1), (ENCODERS, OUTPUT_TOKENS)):
+        trace = probe.trace
+        assert trace.digest == probe.trace.digest
+        decode = [step for step in trace.steps() if step.phase == Phase.DECODE]
+        assert len(decode) == n_decoded
+        active = [
+            {int(e) for e in step.experts[:, layer].ravel() if e >= 0}
+            for step in decode
+            for layer in range(step.experts.shape[1])
+        ]
+        assert {len(one) for one in active if one} == {probe.n_active}
+        assert len({tuple(sorted(one)) for one in active}) > 1
+
+
+def test_every_probe_is_a_workload_of_its_own_with_a_name_of_its_own() -> None:
+    for backend in ("cpu", "cuda"):
+        every = list(_probes(Settings(backend, dtypes=("fp32", "bf16"))))
+        digests = {workload_digest(probe.model, probe.trace) for probe in every if probe.input_tokens < 100}
+        assert len(digests) == sum(probe.input_tokens < 100 for probe in every)
+        quick = list(_probes(Settings(backend, quick=True)))
+        assert len(quick) * 2 < len(every)
+    names = [probe.name for probe in probes("fp32")]
+    assert len(names) == len(set(names))
+
+
+def test_a_quick_session_still_has_every_kind_of_op() -> None:
+    quick = list(_probes(Settings("cpu", quick=True)))
+    assert any(probe.model.decoder.cross_attention for probe in quick)
+    assert any(probe.offloaded for probe in quick)
+    assert any(len(probe.model.decoder.moe_layers) < probe.model.decoder.n_layers for probe in quick)
+
+
+@pytest.fixture
+def small_pool(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gemms, "_POOL_BYTES", 1 << 20)
+
+
+@pytest.mark.parametrize("dtype", ["fp32", "bf16"])
+def test_a_grid_has_a_sample_a_point(small_pool: None, dtype: str) -> None:
+    samples = gemm_samples(make, dtype, rows=(1, 8), params=(1 << 12, 1 << 14), aspects=(0.25, 4.0), point_s=1e-3)
+    found = [(s.parameters["m"], s.parameters["params"], s.parameters["aspect"]) for s in samples]
+    assert sorted(found) == [(m, p, a) for m in (1, 8) for p in (1 << 12, 1 << 14) for a in (0.25, 4.0)]
+    for sample in samples:
+        m, n, k, params, aspect = (sample.parameters[name] for name in ("m", "n", "k", "params", "aspect"))
+        assert (sample.what, sample.parameters["dtype"]) == ("gemm", dtype)
+        assert (n * k, k / n) == (params, aspect)
+        assert m in (1, 8)
+        assert sample.n >= 4
+        assert sample.median_s > 0
+
+
+def test_shapes_are_timed_in_an_order_of_chance_after_each_was_met_once() -> None:
+    def action() -> None:
+        raise AssertionError
+
+    of_points = [[action] * 6 for _ in range(4)]
+    actions, of_point = gemms._shuffled(of_points, None)
+    assert of_point[:4] == [0, 1, 2, 3]
+    assert Counter(of_point) == dict.fromkeys(range(4), 6)
+    assert of_point[4:] != sorted(of_point[4:])
+    assert (len(actions), of_point) == (24, gemms._shuffled(of_points, None)[1])
+
+
+def test_a_device_is_held_up_once_for_every_hundred_products(small_pool: None) -> None:
+    held = []
+    samples = gemm_samples(
+        make, "fp32", rows=(1, 2), params=(1 << 12,), aspects=(1.0,), point_s=1.0, hold=lambda: held.append(1)
+    )
+    n_actions = sum(sample.n + 1 for sample in samples)
+    assert len(held) == -(-n_actions // 100) == 1
+
+
+@pytest.mark.parametrize("bytes_per_s", [1e6, None])
+def test_copies_and_kernels_are_timed_beside_each_other_on_a_link_of_any_speed(
+    monkeypatch: pytest.MonkeyPatch, bytes_per_s: float | None
+) -> None:
+    """One copy may outlast all kernels, or one kernel all copies."""
+    for name, value in (("_POOL_BYTES", 32 << 20), ("_COPY_BYTES", 1 << 14), ("_N", 6)):
+        monkeypatch.setattr(contention, name, value)
+    samples = contention.contention_samples(lambda: CpuBackend(h2d=Link(bytes_per_s)), "fp32")
+    found = {(s.parameters["of"], s.parameters["beside"]): s for s in samples}
+    assert list(found) == [("gemv", "nothing"), ("h2d", "nothing"), ("gemv", "h2d"), ("h2d", "gemv")]
+    assert {s.parameters["n_bytes"] for s in samples if s.parameters["of"] == "h2d"} == {1 << 14}
+    assert found["gemv", "nothing"].n == found["h2d", "nothing"].n == 4
+    assert all(1 <= s.n <= 4 and s.median_s > 0 for s in samples)

@@ -1,0 +1,363 @@
+"""A replay for real: its metrics are those of its timeline, and what cannot run is refused before memory is taken."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+import pregate
+from offload import metrics
+from offload.memory import CapacityExceeded
+from offload.ops import Lane
+from pregate import devices, running
+from pregate.devices import Device, capture_on, memory_of_device, resolve
+from pregate.running import RunResult, execute_captured, measured_metrics, run
+from runtime.pacing import Link
+from tests.small_models import MODELS, routing
+from traces.architecture import load_architecture
+from traces.errors import InvalidFile, InvalidInput, PregateError, UnknownName
+
+torch = pytest.importorskip("torch", reason="the runtime needs PyTorch (the extra 'runtime')")
+
+from runtime import memory  # noqa: E402
+from runtime import watch as watch_module  # noqa: E402
+from runtime.cpu import CpuBackend  # noqa: E402
+from runtime.loading import pool_bytes  # noqa: E402
+from runtime.passes import plan_passes  # noqa: E402
+from runtime.run import OutputMismatch  # noqa: E402
+from runtime.watch import Seen  # noqa: E402
+
+MODEL = MODELS["shared experts, three matrices"]
+"""An expert of it takes four pages and a half."""
+HBM_BYTES = 2_000_000
+CPU = Device("cpu", HBM_BYTES)
+QUIET, LOUD = Seen(foreign=0.0, steal=0.0, clock=1.0), Seen(foreign=0.0, steal=0.0, clock=2.0)
+
+
+@pytest.fixture
+def watched(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Have the watches of the runs to come see what they are told to, then quiet."""
+
+    def see(*seen: Seen) -> None:
+        ahead = itertools.chain(seen, itertools.repeat(QUIET))
+
+        class Watch:
+            def __enter__(self) -> Watch:
+                self.seen = next(ahead)
+                return self
+
+            def __exit__(self, *_: object) -> None:
+                pass
+
+        monkeypatch.setattr(watch_module, "LoadWatch", Watch)
+
+    see()
+    return see
+
+
+def test_metrics_are_those_of_the_timeline(watched: Callable[..., None]) -> None:
+    trace = routing(MODEL, batch=2)
+    done = run(MODEL, trace, "pregate+lru:3", device=dataclasses.replace(CPU, h2d=Link(50e6, 2e-5)))
+    timeline = done.timeline
+    schedule = timeline.schedule
+    assert timeline.source == done.backend == "cpu"
+    assert done.schedule_digest == schedule.digest
+    assert done.trace_digest == trace.digest
+    assert done.makespan_s == timeline.end_s.max()
+    assert done.n_output_tokens == 10
+    assert done.tokens_per_s == 10 / done.makespan_s
+    tpot = metrics.tpot_s(timeline, trace)
+    assert (done.tpot_s, done.tpot_p50_s, done.tpot_p99_s) == (tpot["mean"], tpot["p50"], tpot["p99"])
+    assert done.ttft_s == metrics.ttft_s(timeline)
+    assert done.moe_layer_latency_s == metrics.moe_layer_latency_s(timeline, metrics.decode_steps(trace))
+    assert done.stall_s == metrics.stall_s(timeline) > 0
+    assert done.stall_share == done.stall_s / done.makespan_s
+    assert done.exposed_transfer_fraction == done.stall_s / metrics.transfer_s(timeline)
+    assert done.peak_hbm_bytes == timeline.peak_hbm_bytes <= HBM_BYTES
+    assert done.h2d_bytes == done.moved_bytes["h2d"] == schedule.bytes[schedule.lane == Lane.H2D].sum()
+    assert done.moved_bytes["d2h"] == schedule.bytes[schedule.lane == Lane.D2H].sum() > 0
+    assert done.moved_bytes["disk"] == 0
+    assert sum(done.pool_bytes.values()) <= HBM_BYTES
+    assert (done.n_runs, done.n_disturbed, done.disturbance) == (1, 0, None)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_every_policy_and_tier_ends_in_the_same_states_with_the_hits_that_were_planned(
+    name: str, watched: Callable[..., None], tmp_path: Path
+) -> None:
+    model = MODELS[name]
+    trace = routing(model, batch=2)
+    device = dataclasses.replace(CPU, storage=tmp_path)
+    digests, rates = set(), {}
+    for policy in ("gpu_only", "on_demand", "prefetch_all", "pregate", "pregate(2)", "lru", "on_demand+lru:12:warm"):
+        for tier in ("dram", "ssd") if policy == "pregate" else ("dram",):
+            done = run(model, trace, policy, device=device, expert_tier=tier)
+            planned = capture_on(device, model, trace, policy, expert_tier=tier).decoded
+            assert done.schedule_digest == planned.schedule.digest
+            assert done.hit_rate == planned.n_hits / planned.n_lookups
+            assert (done.moved_bytes["disk"] > 0) == (tier == "ssd")
+            digests.add(done.output_digest)
+            rates[policy] = done.hit_rate
+    assert len(digests) == 1
+    assert rates["gpu_only"] == 1
+    assert rates["on_demand"] == 0 < rates["lru"]
+    assert not list(tmp_path.iterdir())
+
+
+def test_seeds_are_of_the_weights(watched: Callable[..., None]) -> None:
+    trace = routing(MODEL)
+    here, again, other = (run(MODEL, trace, "on_demand", device=CPU, seed=seed) for seed in (0, 0, 1))
+    assert here.output_digest == again.output_digest != other.output_digest
+
+
+def test_repeats_give_medians_and_the_timeline_of_the_middle_run(
+    watched: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    executed = record(monkeypatch)
+    trace = routing(MODEL)
+    done = run(MODEL, trace, "pregate", device=CPU, repeats=3)
+    captured = capture_on(CPU, MODEL, trace, "pregate")
+    assert len(executed) == 4  # one of them to warm up
+    measured = [measured_metrics(captured, one) for one in executed[1:]]
+    for name in measured[0]:
+        assert getattr(done, name) == np.median([one[name] for one in measured])
+    assert done.timeline.makespan_s == done.makespan_s
+    assert done.n_runs == 3
+
+
+@pytest.mark.parametrize(("repeats", "warmup", "n"), [(1, None, 1), (2, None, 3), (1, True, 2), (2, False, 2)])
+def test_a_run_to_warm_up_comes_first_with_repeats_or_when_asked_for(
+    repeats: int, warmup: bool | None, n: int, watched: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    executed, said = record(monkeypatch), list[str]()
+    done = run(MODEL, routing(MODEL), "pregate", device=CPU, repeats=repeats, warmup=warmup, say=said.append)
+    assert len(executed) == n
+    assert done.n_runs == repeats
+    assert ("warming up" in said) == (n > repeats)
+    assert said[-1] == f"run {repeats} of {repeats}"
+
+
+def record(monkeypatch: pytest.MonkeyPatch) -> list[running.Run]:
+    """The runs to come, in order."""
+    executed: list[running.Run] = []
+
+    def execute(*args: object, **options: object) -> running.Run:
+        executed.append(execute_captured(*args, **options))  # type: ignore[arg-type]
+        return executed[-1]
+
+    monkeypatch.setattr(running, "execute_captured", execute)
+    return executed
+
+
+def test_runs_beside_other_work_do_not_count_and_are_marked_when_all_were(
+    watched: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trace = routing(MODEL)
+    watched(LOUD, QUIET, LOUD)
+    executed = record(monkeypatch)
+    done = run(MODEL, trace, "pregate", device=CPU, repeats=3)
+    assert (done.n_runs, done.n_disturbed, done.disturbance) == (1, 2, None)
+    assert done.timeline is executed[2].timeline
+    watched(LOUD, LOUD)
+    done = run(MODEL, trace, "pregate", device=CPU, repeats=2)
+    assert (done.n_runs, done.n_disturbed) == (2, 2)
+    assert done.disturbance == LOUD.disturbance()
+
+
+def test_repeats_that_end_in_other_states_are_refused(
+    watched: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, calls = execute_captured, itertools.count()
+
+    def broken(*args: object, **options: object) -> running.Run:
+        done = real(*args, **options)  # type: ignore[arg-type]
+        digests = (str(next(calls)), *done.pass_digests[1:])
+        return dataclasses.replace(done, pass_digests=digests)
+
+    monkeypatch.setattr(running, "execute_captured", broken)
+    with pytest.raises(OutputMismatch, match="run 2 and run 1 disagree in the hidden states of forward pass 0"):
+        run(MODEL, routing(MODEL), "pregate", device=CPU, repeats=2)
+
+
+def test_results_are_written_without_the_timeline(watched: Callable[..., None]) -> None:
+    done = run(MODEL, routing(MODEL), "on_demand", device=CPU)
+    document, row = done.to_dict(), done.to_row()
+    names = {field.name for field in dataclasses.fields(RunResult)} - {"timeline"}
+    assert set(document) == names
+    assert document["pool_bytes"]["expert slots"] == row["pool_bytes.expert slots"] > 0
+    assert row["moved_bytes.h2d"] == done.h2d_bytes
+    frame = done.to_dataframe()
+    assert frame.shape == (1, len(row))
+    assert frame["tokens_per_s"][0] == done.tokens_per_s
+
+
+@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize(("policy", "n_sizes"), [("pregate", 1), ("lru", 4), ("on_demand+lru:5", 1)])
+def test_what_is_planned_within_a_limit_runs_within_it(name: str, policy: str, n_sizes: int) -> None:
+    """Slots are whole pages and activations are carved: a plan to the byte would be a little too large."""
+    model = MODELS[name]
+    trace = routing(model, batch=2)
+    enough = sum(pool_bytes(model, plan_passes(model, trace.steps()), 18).values())
+    limits = range(enough, model.expert_bytes, -model.expert_bytes // 3)
+    slots = [slots_within(limit, model, trace, policy) for limit in limits]
+    granted = [n for n in slots if n]
+    assert len(set(granted)) >= n_sizes
+    assert slots == sorted(slots, reverse=True)
+    assert slots[-1] == 0
+
+
+def slots_within(hbm_bytes: int, model: pregate.ModelArchitecture, trace: pregate.RoutingTrace, policy: str) -> int:
+    """Expert slots of a run within `hbm_bytes`; 0 where it is refused."""
+    device = Device("cpu", hbm_bytes)
+    try:
+        captured = capture_on(device, model, trace, policy)
+    except CapacityExceeded:
+        return 0
+    done = execute_captured(captured, device, prove=False)
+    assert sum(done.pool_bytes.values()) <= hbm_bytes
+    return captured.plan.n_buffers + captured.plan.n_cache_slots
+
+
+def test_a_limit_that_takes_exactly_the_least_slots_is_not_refused() -> None:
+    trace = routing(MODEL)
+    n_slots = capture_on(CPU, MODEL, trace, "on_demand").request.workload.n_active
+    least = sum(pool_bytes(MODEL, plan_passes(MODEL, trace.steps()), n_slots).values())
+    assert slots_within(least, MODEL, trace, "on_demand") == n_slots
+    assert slots_within(least - 1, MODEL, trace, "on_demand") == 0
+
+
+def test_experts_that_stay_are_refused_below_what_their_pages_take() -> None:
+    trace = routing(MODEL)
+    n_experts = MODEL.n_moe_layers * MODEL.n_experts
+    whole = sum(pool_bytes(MODEL, plan_passes(MODEL, trace.steps()), n_experts).values())
+    done = execute_captured(capture_on(Device("cpu", whole), MODEL, trace, "gpu_only"), Device("cpu", whole))
+    assert sum(done.pool_bytes.values()) == whole
+    with pytest.raises(CapacityExceeded, match=r"gpu_only needs .* GB of HBM, there are .* GB"):
+        capture_on(Device("cpu", whole - 1), MODEL, trace, "gpu_only")
+
+
+@pytest.fixture
+def untouched(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A host of 32 GB, 20 of them free, on which nothing may be taken."""
+
+    def refuse(n_bytes: int) -> None:
+        raise AssertionError(f"{n_bytes} bytes were taken")
+
+    monkeypatch.setattr("runtime.device._dram_bytes", lambda: 32_000_000_000)
+    monkeypatch.setattr(memory, "_available_bytes", lambda: 20_000_000_000)
+    monkeypatch.setattr(memory, "_aligned_array", refuse)
+
+
+@pytest.mark.parametrize(
+    ("name", "policy", "message"),
+    [
+        (
+            "mixtral-8x7b",
+            "pregate",
+            "experts of mixtral-8x7b take 90.2 GB of host memory, beside HBM of 10.0 GB; this ",
+        ),
+        ("mixtral-8x7b", "gpu_only", "gpu_only needs 93.4 GB of HBM, there are 10.0 GB"),
+        (
+            "switch-base-128",
+            "prefetch_all",
+            "takes 14.9 GB of host memory for experts and 5.5 GB of HBM, which is host",
+        ),
+    ],
+)
+def test_a_model_that_is_too_large_is_refused_before_memory_is_taken(
+    name: str, policy: str, message: str, untouched: None
+) -> None:
+    model = load_architecture(name)
+    with pytest.raises(CapacityExceeded) as caught:
+        run(model, pregate.synthesize(model, 4, 2), policy, device=Device("cpu"))
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_more_hbm_than_is_free_is_refused(untouched: None) -> None:
+    assert memory_of_device(Device("cpu")).hbm_bytes == 10_000_000_000
+    assert memory_of_device(Device("cpu", 19_000_000_000)).hbm_bytes == 19_000_000_000
+    with pytest.raises(CapacityExceeded, match=r"21.0 GB of HBM are asked for, the cpu back end has 20.0 GB free"):
+        memory_of_device(Device("cpu", 21_000_000_000))
+
+
+def test_a_cuda_device_keeps_some_memory_for_its_libraries(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(devices, "backend_named", lambda _: "cuda")
+    monkeypatch.setattr(
+        "runtime.cuda.CudaBackend", lambda *_: SimpleNamespace(budget=SimpleNamespace(hbm_bytes=8 << 30))
+    )
+    monkeypatch.setattr("runtime.device.describe", lambda _: {"dram_bytes": 64 << 30})
+    assert 7 << 30 < memory_of_device(Device("auto")).hbm_bytes < 8 << 30
+    with pytest.raises(CapacityExceeded, match=r"the cuda back end has 8\.3 GB free here"):
+        memory_of_device(Device("auto", 8 << 30))
+    with pytest.raises(InvalidInput, match="a CUDA device has its own"):
+        resolve(Device("auto", h2d=Link(1e9)))
+
+
+@pytest.mark.parametrize(
+    ("make", "error", "message"),
+    [
+        (lambda: Device("gpu"), UnknownName, "unknown back end 'gpu'"),
+        (lambda: Device("cpu", hbm_bytes=0), InvalidInput, "hbm_bytes = 0 is below 1"),
+        (lambda: Device("cpu", chunk_bytes=-1), InvalidInput, "chunk_bytes = -1 is below 1"),
+        (lambda: resolve(Device("cpu", chunk_bytes=1)), InvalidInput, "--chunk is of the CUDA back end"),
+        (lambda: resolve(Device("cpu", storage=Path("no-such"))), InvalidFile, "no-such: there is no such folder"),
+        (lambda: run(MODEL, routing(MODEL), device=CPU, expert_tier="ssd"), InvalidInput, "--storage DIR"),
+        (lambda: run(MODEL, routing(MODEL), device=CPU, expert_tier="tape"), InvalidInput, "dram or ssd"),
+        (lambda: run(MODEL, routing(MODEL), device=CPU, repeats=0), InvalidInput, "repeats = 0 is below 1"),
+        (lambda: run(MODEL, routing(MODEL), device=CPU, seed=-1), InvalidInput, "seed = -1 is below 0"),
+        (lambda: run(MODEL.with_dtype("fp8"), routing(MODEL), device=CPU), InvalidInput, "try --dtype bf16"),
+        (lambda: run(MODEL, routing(MODELS["encoder-decoder"]), device=CPU), InvalidInput, "trace"),
+    ],
+)
+def test_what_cannot_be_run_is_refused_in_one_line(
+    make: Callable[[], object], error: type[PregateError], message: str
+) -> None:
+    with pytest.raises(error) as caught:
+        make()
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_without_pytorch_one_line_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pregate.extras.find_spec", lambda _: None)
+    with pytest.raises(InvalidInput, match=r"PyTorch is not installed.*pip install 'pregate\[runtime\]'"):
+        run(MODEL, routing(MODEL), device=Device())
+
+
+def test_an_interrupt_leaves_no_thread_and_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = CpuBackend.issue
+
+    def interrupted(self: CpuBackend, op: int, action: object) -> None:
+        if op == 20:
+            assert lanes()
+            raise KeyboardInterrupt
+        real(self, op, action)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(CpuBackend, "issue", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        run(MODEL, routing(MODEL), device=dataclasses.replace(CPU, storage=tmp_path), expert_tier="ssd")
+    assert not lanes()
+    assert not list(tmp_path.iterdir())
+
+
+def lanes() -> list[str]:
+    return [thread.name for thread in threading.enumerate() if thread.name.startswith("pregate-")]
+
+
+def test_describing_a_device_loads_no_framework() -> None:
+    code = (
+        "import sys, pregate; pregate.Device('cpu', h2d=pregate.Link(1e9)); pregate.run; "
+        "print([m for m in ('torch', 'matplotlib', 'pandas', 'xarray') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert done.stdout.strip() == "[]"

@@ -1,0 +1,119 @@
+"""The watch: load that is nobody's own is seen, whatever else the machine is."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from runtime import watch as module
+from runtime.watch import Busy, Limits, LoadWatch, Reading, Seen, between, require_quiet
+
+LIMITS = Limits(foreign=0.06, steal=0.03, clock=0.15)
+
+
+def reading(
+    wall_s: float, own_s: float, busy_s: float | None, steal_s: float | None = 0.0, loop_s: float = 1e-3
+) -> Reading:
+    return Reading(wall_s, own_s, busy_s, steal_s, loop_s)
+
+
+def test_foreign_load_is_what_neither_this_process_nor_idleness_accounts_for() -> None:
+    """Ten seconds, in which all processors were busy for 12 s, this process for 9 s of them."""
+    seen = between(reading(100.0, 50.0, 500.0, 7.0), reading(110.0, 59.0, 512.0, 9.0, 1.25e-3))
+    assert seen == Seen(foreign=pytest.approx(0.3), steal=pytest.approx(0.2), clock=pytest.approx(1.25))
+
+
+def test_own_work_is_not_foreign() -> None:
+    assert between(reading(0.0, 0.0, 0.0), reading(10.0, 20.0, 20.0)).foreign == 0.0
+    coarse = between(reading(0.0, 0.0, 0.0), reading(10.0, 20.0, 19.99))  # the counters tick in hundredths
+    assert coarse.foreign == 0.0
+
+
+def test_without_proc_only_the_clock_is_watched() -> None:
+    seen = between(reading(0.0, 0.0, None, None), reading(1.0, 9.0, None, None, 2e-3))
+    assert seen == Seen(0.0, 0.0, 2.0)
+    half = between(reading(0.0, 0.0, None, None), reading(1.0, 0.0, 5.0, 5.0))
+    assert (half.foreign, half.steal) == (0.0, 0.0)
+
+
+def test_two_readings_at_once_divide_by_nothing() -> None:
+    assert between(reading(1.0, 0.0, 0.0), reading(1.0, 0.0, 0.0)) == Seen(0.0, 0.0, 1.0)
+
+
+@pytest.mark.parametrize(
+    ("seen", "line"),
+    [
+        (Seen(0.06, 0.03, 1.15), None),
+        (Seen(0.061, 0.0, 1.0), r"^other processes used 0.06 cores \(at most 0.06\)$"),
+        (Seen(1.0, 1.0, 9.0), "^other processes used 1.00 cores"),
+        (Seen(0.0, 0.5, 1.0), r"^the hypervisor took 0.50 cores away \(at most 0.03\)$"),
+        (Seen(0.0, 0.0, 1.5), r"^the same loop took 1.50 times as long afterwards \(at most 1.15\)$"),
+        (Seen(0.0, 0.0, 0.2), None),
+    ],
+)
+def test_a_disturbance_is_told_in_one_line(seen: Seen, line: str | None) -> None:
+    told = seen.disturbance(LIMITS)
+    if line is None:
+        assert told is None
+    else:
+        assert told is not None
+        assert re.search(line, told)
+
+
+def test_counters_only_grow() -> None:
+    before, after = Reading.now(), Reading.now()
+    assert after.wall_s >= before.wall_s
+    assert after.own_s >= before.own_s
+    assert before.loop_s > 0
+    if Path("/proc/stat").exists():
+        assert before.busy_s is not None
+        assert after.busy_s is not None
+        assert after.busy_s >= before.busy_s > 0
+
+
+@pytest.fixture
+def burning() -> Iterator[None]:
+    """Another process that keeps a core busy."""
+    program = "print(flush=True)\nwhile True: pass"
+    with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE) as process:
+        try:
+            assert process.stdout is not None
+            process.stdout.readline()
+            yield
+        finally:
+            process.kill()
+
+
+@pytest.mark.skipif(not Path("/proc/stat").exists(), reason="no /proc/stat to see others by")
+def test_a_process_that_burns_a_core_is_seen(burning: None) -> None:
+    with LoadWatch() as watch:
+        time.sleep(0.3)
+    assert watch.seen.foreign > 0.3
+    told = watch.seen.disturbance(LIMITS)
+    assert told is not None
+    assert told.startswith("other processes used")
+
+
+def between_readings(monkeypatch: pytest.MonkeyPatch, before: Reading, after: Reading) -> None:
+    readings = iter([before, after])
+    monkeypatch.setattr(module.Reading, "now", lambda: next(readings))
+
+
+def test_a_busy_machine_is_refused_by_its_load(monkeypatch: pytest.MonkeyPatch) -> None:
+    between_readings(monkeypatch, reading(0.0, 0.0, 0.0), reading(1.0, 0.0, 70.0))
+    with pytest.raises(Busy, match=r"^the machine is busy: other processes used 70.00 cores .*: stop other work") as e:
+        require_quiet(0.0)
+    assert "\n" not in str(e.value)
+
+
+def test_a_quiet_machine_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    between_readings(monkeypatch, reading(0.0, 0.0, 0.0), reading(1.0, 0.5, 0.5))
+    require_quiet(0.0)
+    with pytest.raises(StopIteration):
+        module.Reading.now()
