@@ -117,9 +117,9 @@ def _free_bytes(device: Device) -> int:
 
 
 def _free_host_bytes() -> int:
-    from runtime.memory import _available_bytes
+    from runtime.memory import available_bytes
 
-    return _available_bytes()
+    return available_bytes()
 
 
 def capture_on(

@@ -28,6 +28,7 @@ from traces.routing import Phase, RoutingTrace
 if TYPE_CHECKING:
     import pandas as pd
 
+    from runtime.program import Key
     from runtime.run import Run
     from runtime.weights import Experts
 
@@ -36,6 +37,7 @@ __all__ = [
     "RunResult",
     "capture_on",
     "execute_captured",
+    "initial_slots",
     "measured_metrics",
     "memory_of_device",
     "resolve",
@@ -153,23 +155,28 @@ def execute_captured(captured: Captured, device: Device, experts: Experts | None
     `experts`: weights to share between runs. `prove`: as of `runtime.run.execute`; once a schedule is enough. Raises as
     that does.
     """
-    from runtime.program import cached_slots, resident_slots
     from runtime.run import execute
 
-    cache = resident_set(captured.request)
-    initial = resident_slots(captured.model) if captured.policy.resident else {}
-    if cache is not None:
-        initial = cached_slots(cache, captured.plan.n_buffers)
     return execute(
         make_backend(device),
         captured.model,
         captured.trace.steps(),
         captured.decoded.schedule,
-        initial=initial,
+        initial=initial_slots(captured),
         experts=experts,
         storage=device.storage,
         prove=prove,
     )
+
+
+def initial_slots(captured: Captured) -> dict[int, Key]:
+    """The experts that are in slots before the start: all of them, those of a warm cache, or none."""
+    from runtime.program import cached_slots, resident_slots
+
+    if captured.policy.resident:
+        return resident_slots(captured.model)
+    cache = resident_set(captured.request)
+    return {} if cache is None else cached_slots(cache, captured.plan.n_buffers)
 
 
 def measured_metrics(captured: Captured, run: Run) -> dict[str, float]:

@@ -32,6 +32,9 @@ __all__ = ["CudaBackend"]
 
 _STREAMS = (Lane.COMPUTE, Lane.H2D, Lane.D2H)
 
+_SMALL_BYTES, _LARGE_BYTES = (1 << 20,) * 32, 128 << 20
+"""Memory for temporaries of kernels, beside the budget."""
+
 
 class CudaBackend:
     """`runtime.backend.Backend` on one CUDA device.
@@ -109,6 +112,7 @@ class CudaBackend:
                 "moving their inputs and results; try the cpu back end, or a policy that fetches all misses"
             )
         n, api = len(self._lanes), self._api
+        torch.backends.cuda.enable_cudnn_sdp(False)  # its attention is planned anew for every length of context
         self._streams = {lane: api.Stream() for lane in _STREAMS}
         self._moved = dict.fromkeys(Lane, 0)
         self._start_ns, self._end_ns = np.zeros(n, dtype=np.int64), np.zeros(n, dtype=np.int64)
@@ -122,11 +126,21 @@ class CudaBackend:
         with api.stream(self._streams[Lane.COMPUTE]):
             square = torch.ones(16, 16, device=self._device)
             torch.mm(square, square)  # the BLAS library takes its workspace before the clock starts
+            self._provide()
         api.synchronize()
         self._zero = api.Event(enable_timing=True)
         self._zero.record(self._streams[Lane.COMPUTE])
         self._zero.synchronize()
         self._zero_ns = now_ns()
+
+    def _provide(self) -> None:
+        """Have the framework keep memory for what kernels need for themselves: an allocation would stall the stream.
+
+        It keeps memory by stream, small pieces apart from large ones; where too little is free, a run will see to it.
+        """
+        with suppress(torch.OutOfMemoryError):
+            kept = [torch.empty(n, dtype=torch.uint8, device=self._device) for n in (*_SMALL_BYTES, _LARGE_BYTES)]
+            del kept
 
     def _event_pair(self) -> tuple[Any, Any]:
         pair = tuple(self._api.Event(enable_timing=True) for _ in range(2))

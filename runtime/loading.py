@@ -24,12 +24,12 @@ from runtime.memory import PAGE_BYTES, Carver, aligned, element_type, pieces, ro
 from runtime.passes import Pass, Passes
 from runtime.program import Program
 from runtime.storage import ExpertFile
-from runtime.weights import Experts, Shapes, expert_shapes, fill_static, static_shapes
+from runtime.weights import Experts, Shapes, expert_shapes, static_shapes
 from traces.architecture import ModelArchitecture
 
 __all__ = ["Loaded", "load", "pool_bytes"]
 
-_SLOTS, _IDS = "expert slots", "selected expert ids"
+_SLOTS, _IDS, _STATIC = "expert slots", "selected expert ids", "weights outside experts"
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +69,7 @@ class _Binder:
         model = program.model
         self.backend, self.program, self.experts, self.storage = backend, program, experts, storage
         self.dtype = element_type(model)
-        self.layers = _load_layers(backend, program, experts.seed)
+        self.layers = _load_layers(backend, program, experts)
         self.stride = round_up(model.expert_bytes, PAGE_BYTES)
         sizes = pool_bytes(model, program.passes, program.n_slots)
         pool = backend.allocate(sizes[_SLOTS], _SLOTS)
@@ -196,18 +196,19 @@ def _carvers(model: ModelArchitecture, passes: Passes) -> dict[str, Carver]:
     """What lies in HBM beside the expert slots."""
     dtype = element_type(model)
     return {
-        "weights outside experts": Carver(static_shapes(model), dtype),
+        _STATIC: Carver(static_shapes(model), dtype),
         "KV cache": Carver(_cache_shapes(model, passes), dtype),
         "activations": Carver(_buffer_shapes(model, passes), dtype),
     }
 
 
-def _load_layers(backend: Backend, program: Program, seed: int) -> Layers:
+def _load_layers(backend: Backend, program: Program, experts: Experts) -> Layers:
     """The weights outside the experts, the KV cache and the activations of a run, in the HBM budget."""
     model, passes = program.model, program.passes
-    carvers = _carvers(model, passes).items()
-    tensors, kept, buffers = (carver.views(backend.allocate(carver.n_bytes, what)) for what, carver in carvers)
-    fill_static(tensors, seed)
+    carvers = _carvers(model, passes)
+    pools = {what: backend.allocate(carver.n_bytes, what) for what, carver in carvers.items()}
+    experts.copy_static(pools[_STATIC])
+    tensors, kept, buffers = (carver.views(pools[what]) for what, carver in carvers.items())
     prefixes = dict.fromkeys(name.rpartition(".")[0] for name in kept)
     caches = {f"{p}.": Cache(kept[f"{p}.keys"], kept.get(f"{p}.values", kept[f"{p}.keys"])) for p in prefixes}
     states = backend.upload(np.zeros((passes.n_tokens, model.d_model), dtype=np.float32)).to(element_type(model))

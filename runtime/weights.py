@@ -6,20 +6,27 @@ Matrices are uniform with variance 1 / (columns), so that hidden states neither 
 from __future__ import annotations
 
 import math
+import os
 import zlib
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from runtime.memory import PAGE_BYTES, aligned, element_type, host_memory, round_up
+from runtime.memory import PAGE_BYTES, Carver, aligned, available_bytes, element_type, host_memory, round_up
 from runtime.program import Key
 from traces.architecture import Attention, LayerStack, ModelArchitecture
 
 __all__ = ["Experts", "expert_shapes", "fill_expert", "fill_static", "static_shapes"]
 
 Shapes = dict[str, tuple[int, ...]]
+
+
+_WORTH_THREADS_BYTES = 16 << 20
+"""Weights that take longer to draw than threads to start."""
 
 
 def static_shapes(model: ModelArchitecture) -> Shapes:
@@ -105,8 +112,12 @@ def expert_shapes(model: ModelArchitecture) -> Shapes:
 
 def fill_static(weights: dict[str, Tensor], seed: int) -> None:
     """Give every tensor of `static_shapes` its values; they may lie on a device."""
-    for name, tensor in weights.items():
-        _fill(tensor, name, np.random.default_rng([seed, zlib.crc32(name.encode())]))
+    n_bytes = sum(tensor.nbytes for tensor in weights.values())
+    _together((partial(_fill_named, tensor, name, seed) for name, tensor in weights.items()), n_bytes)
+
+
+def _fill_named(tensor: Tensor, name: str, seed: int) -> None:
+    _fill(tensor, name, np.random.default_rng([seed, zlib.crc32(name.encode())]))
 
 
 def fill_expert(memory: Tensor, model: ModelArchitecture, seed: int, key: Key) -> None:
@@ -130,26 +141,76 @@ def _fill(tensor: Tensor, name: str, rng: np.random.Generator) -> None:
     tensor.copy_(torch.from_numpy(values))
 
 
+def _together(jobs: Iterable[Callable[[], None]], n_bytes: int) -> None:
+    """Do all `jobs`, which fill `n_bytes`; as many at a time as there are cores where that is worth threads."""
+    if n_bytes < _WORTH_THREADS_BYTES:
+        for job in jobs:
+            job()
+        return
+    pool = ThreadPoolExecutor(os.cpu_count())
+    try:
+        for done in [pool.submit(_inferring, job) for job in jobs]:
+            done.result()
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _inferring(job: Callable[[], None]) -> None:
+    """Tensors made in inference mode, which is a thread's own, may be written in it only."""
+    with torch.inference_mode():
+        job()
+
+
 class Experts:
     """Experts in host memory, made when first asked for and kept: runs of one model and seed share them.
 
     `allocate` gives host memory, (n,) uint8 beginning on a page: pinned, for a device that copies from it by itself.
+    `keep_static`: keep the weights outside experts there too, rather than make them anew for every run.
     """
 
-    def __init__(self, model: ModelArchitecture, seed: int = 0, allocate: Callable[[int, str], Tensor] = host_memory):
-        self.model, self.seed = model, seed
+    def __init__(
+        self,
+        model: ModelArchitecture,
+        seed: int = 0,
+        allocate: Callable[[int, str], Tensor] = host_memory,
+        *,
+        keep_static: bool = False,
+    ):
+        self.model, self.seed, self.keep_static = model, seed, keep_static
         self._allocate = allocate
         self._kept: dict[Key, Tensor] = {}
+        self._static: Tensor | None = None
 
     def require(self, keys: Iterable[Key]) -> None:
         """Make those of `keys` that are not there, in one piece of memory. Raises `CapacityExceeded`."""
         missing = [key for key in dict.fromkeys(keys) if key not in self._kept]
         stride = round_up(self.model.expert_bytes, PAGE_BYTES)
         memory = self._allocate(len(missing) * stride, f"{len(missing)} experts of {self.model.name}")
-        for i, key in enumerate(missing):
-            expert = memory[i * stride : i * stride + self.model.expert_bytes]
-            fill_expert(expert, self.model, self.seed, key)
-            self._kept[key] = expert
+        places = [memory[at : at + self.model.expert_bytes] for at in range(0, len(memory), stride)]
+        pairs = zip(places, missing, strict=True)
+        _together((partial(fill_expert, place, self.model, self.seed, key) for place, key in pairs), len(memory))
+        self._kept.update(zip(missing, places, strict=True))
+
+    def keep(self, keys: Iterable[Key]) -> None:
+        """As `require`, where half of the host memory that is free has room: `copy_to` then makes nothing."""
+        wanted = list(keys)
+        if 2 * len(wanted) * self.model.expert_bytes <= available_bytes():
+            self.require(wanted)
+
+    def copy_static(self, target: Tensor) -> None:
+        """The weights outside experts into `target` (n,) uint8, on whatever device, as a `Carver` lays them out.
+
+        Raises `CapacityExceeded` when they are to be kept and host memory is too small.
+        """
+        carver = Carver(static_shapes(self.model), element_type(self.model))
+        if not self.keep_static:
+            fill_static(carver.views(target), self.seed)
+            return
+        if self._static is None:
+            memory = self._allocate(carver.n_bytes, f"weights of {self.model.name} outside experts")
+            fill_static(carver.views(memory), self.seed)
+            self._static = memory
+        target.copy_(self._static)
 
     def copy_to(self, target: Tensor, key: Key) -> None:
         """The bytes of an expert into `target` (expert_bytes,) uint8, on whatever device; nothing more is kept."""

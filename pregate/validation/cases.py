@@ -6,19 +6,27 @@ fetch as the layers up to the next one take to compute. The predicted compute ti
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from pregate.api import load_model, load_trace, synthesize
-from traces.architecture import ModelArchitecture
+from traces.architecture import ModelArchitecture, PublishedCounts
 from traces.errors import unknown_name
 from traces.routing import RoutingTrace
 
-__all__ = ["POLICIES", "SUITES", "Group", "Workload", "groups_of", "suite_named"]
+__all__ = ["POLICIES", "SUITES", "Group", "Workload", "groups_of", "shortened", "suite_named"]
 
 POLICIES = ("gpu_only", "on_demand", "prefetch_all", "pregate", "pregate(2)", "lru")
 """Designs that a suite compares."""
+
+GPU_POLICIES = (*POLICIES, "lfu")
+_FORCED = ("gpu_only", "on_demand", "pregate", "prefetch_all")
+"""Where the same experts are always active, a cache that has them never misses: caches say nothing."""
+
+_MOVING = ("gpu_only", "on_demand", "pregate", "pregate(2)", "lru")
+"""Where fetching all of a layer takes too long."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +64,7 @@ class Workload:
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """What policies are compared within. Either `ratio` or `link_bytes_per_s` says what the link is.
+    """What policies are compared within. `ratio` or `link_bytes_per_s` says what the link is; neither: as it is.
 
     `hbm_share`: of the model's experts, what HBM holds under policies that offload.
     """
@@ -71,8 +79,10 @@ class Group:
     @property
     def name(self) -> str:
         """Model, workload, link."""
-        link = f"ratio{self.ratio:g}" if self.ratio else f"{(self.link_bytes_per_s or 0) / 1e9:g}GBps"
-        return f"{self.model.name}/{self.workload.name}/{link}"
+        name = f"{self.model.name}/{self.workload.name}"
+        if self.ratio is None and self.link_bytes_per_s is None:
+            return name
+        return f"{name}/ratio{self.ratio:g}" if self.ratio else f"{name}/{(self.link_bytes_per_s or 0) / 1e9:g}GBps"
 
 
 def groups_of(
@@ -114,7 +124,46 @@ def _full() -> list[Group]:
     return groups
 
 
-SUITES = {"quick": _quick, "full": _full}
+def _gpu() -> list[Group]:
+    """Published models on a real link, the most telling first: a budget of time cuts off the end.
+
+    Some have fewer layers than published, so that their experts are made within seconds and the host can hold them. Few
+    tokens each: what a run costs beside its tokens (weights, pools, events) is most of its time.
+    """
+    small, base = shortened("switch-base-64", "bf16"), shortened("switch-base-128", "bf16")
+    groups = [Group(small, Workload(batch, 16, 12, seed=31), GPU_POLICIES) for batch in (1, 4, 16)]
+    groups += [Group(small, Workload(64, 8, 8, n_active=n), _FORCED) for n in (1, 2, 4, 8, 16, 32, 64)]
+    mixtral = shortened("mixtral-8x7b", "bf16", 6)
+    groups += [
+        Group(mixtral, Workload(batch, 8, n_tokens, seed=32), policies, hbm_share=0.6)
+        for batch, n_tokens, policies in ((1, 8, GPU_POLICIES), (4, 6, _MOVING), (16, 4, _MOVING))
+    ]
+    groups += [Group(base, Workload(batch, 16, 12, seed=33), GPU_POLICIES) for batch in (1, 16)]
+    groups += [Group(base, Workload(64, 8, 8, n_active=n), _FORCED[:3]) for n in (1, 8, 64)]
+    single = shortened("switch-base-8", "fp32")
+    groups += [Group(single, Workload(batch, 16, 12, seed=34), GPU_POLICIES) for batch in (1, 4, 16)]
+    deepseek = shortened("deepseek-v2-lite", "bf16", 7)
+    groups += [Group(deepseek, Workload(batch, 16, 8, seed=35), GPU_POLICIES) for batch in (1, 4)]
+    qwen = shortened("qwen3-30b-a3b", "bf16", 8)
+    groups += [Group(qwen, Workload(batch, 16, 8, seed=36), GPU_POLICIES) for batch in (1, 4)]
+    groups.append(Group(shortened("switch-base-64", "fp32"), Workload(1, 16, 12, seed=38), GPU_POLICIES))
+    groups.append(Group(shortened("switch-large-128", "bf16"), Workload(1, 16, 8, seed=39), _MOVING[1:]))
+    return groups
+
+
+def shortened(name: str, dtype: str, n_layers: int | None = None) -> ModelArchitecture:
+    """A model in a format, of its first `n_layers` layers (None: all): "mixtral-8x7b-6l-bf16"."""
+    model = load_model(name, dtype=dtype)
+    if n_layers is None:
+        return dataclasses.replace(model, name=f"{name}-{dtype}")
+    stack = model.decoder
+    moe_layers = tuple(layer for layer in stack.moe_layers if layer < n_layers)
+    decoder = dataclasses.replace(stack, n_layers=n_layers, moe_layers=moe_layers)
+    published = PublishedCounts()  # those of the whole model
+    return dataclasses.replace(model, name=f"{name}-{n_layers}l-{dtype}", decoder=decoder, published=published)
+
+
+SUITES = {"quick": _quick, "full": _full, "gpu": _gpu}
 
 
 def suite_named(name: str) -> list[Group]:

@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from statistics import median
 from typing import Any, NamedTuple
 
+from hwmodels.quantity import ReadOnly
 from offload.timeline import Timeline
 from traces.errors import InvalidInput
 
@@ -129,8 +130,8 @@ class Outcome:
 class Validation:
     """All outcomes, and how they came about: date, command, versions, commit, digest of the measurements fitted.
 
-    `predicted_first`: digest of the predictions as they were written down before the first run. Raises `InvalidInput`
-    when two cases share a name.
+    `predicted_first`: digest of the predictions as they were written down before the first run. Groups of which there
+    is no outcome, and why: `failed`, `skipped` when the time was up. Raises `InvalidInput` when two cases share a name.
     """
 
     outcomes: tuple[Outcome, ...]
@@ -138,6 +139,8 @@ class Validation:
     machine: Mapping[str, Any]
     fit: str
     predicted_first: str
+    failed: Mapping[str, str] = field(default_factory=lambda: ReadOnly({}))
+    skipped: Mapping[str, str] = field(default_factory=lambda: ReadOnly({}))
 
     def __post_init__(self) -> None:
         names = [outcome.case.name for outcome in self.outcomes]

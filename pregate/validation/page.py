@@ -76,7 +76,7 @@ def _head(validation: Validation, summary: Mapping[str, Any]) -> str:
     shown = "".join(f"<div><b>{escape(value)}</b><span>{escape(name)}</span></div>" for value, name in tiles)
     origin = " - ".join(filter(None, [validation.provenance.get("date", ""), f"fit {validation.fit}"]))
     said = escape(verdict(summary)).replace(" %", "&nbsp;%")
-    wrong = not summary["n"] or summary["mismatches"] or summary["differing_outputs"]
+    wrong = not summary["n"] or summary["mismatches"] or summary["differing_outputs"] or summary["failed"]
     state = "verdict" if summary["valid"] else "verdict bad" if wrong else "verdict part"
     return (
         f'<header>\n<h1>Predicted, then measured</h1>\n<p class="soft">{escape(origin)}</p>\n</header>\n'
@@ -94,6 +94,8 @@ def _problems(summary: Mapping[str, Any]) -> str:
         said = ", ".join(f"{policy} {digest}" for policy, digest in entry["digests"].items())
         lines.append([words(entry["group"]), words(f"different hidden states: {said}")])
     lines += [[words(name), words("not measured: machine too busy")] for name in summary["thrown_away"]]
+    lines += [[words(name), words(f"failed: {why}")] for name, why in summary["failed"].items()]
+    lines += [[words(name), words(f"not run: {why}")] for name, why in summary["skipped"].items()]
     return section("Not as it should be", "", table(["where", "what"], lines, (0, 1))) if lines else ""
 
 

@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 
-from offload import metrics
 from offload.ops import Lane, OpKind
 from offload.timeline import Timeline
-from pregate.capture import Captured, resident_set
+from pregate.devices import Device, make_backend
+from pregate.running import execute_captured, initial_slots, measured_metrics
 from pregate.validation.outcome import Measurement, OpTime
 from pregate.validation.predictions import Prepared, op_times
-from runtime.backend import Backend
-from runtime.program import cached_slots, resident_slots
-from runtime.run import OutputMismatch, Run, execute
+from runtime.run import OutputMismatch, Run
 from runtime.watch import LoadWatch
 from runtime.weights import Experts
 from traces.routing import Phase
@@ -28,12 +26,12 @@ _LANES = (("h2d_bytes", Lane.H2D), ("d2h_bytes", Lane.D2H), ("disk_bytes", Lane.
 
 @dataclass
 class Runner:
-    """Runs the cases of one model, which share its weights; `make` gives a back end with a link of so many bytes/s.
+    """Runs cases, those of one model with the same weights. `device`: what has a link of so many bytes/s.
 
     `repeats`: valid runs a case wanted; `tries`: disturbed runs more than these and a case is given up.
     """
 
-    make: Callable[[float | None], Backend]
+    device: Callable[[float | None], Device]
     repeats: int
     tries: int
     _experts: Experts | None = field(default=None, init=False)
@@ -45,13 +43,13 @@ class Runner:
         states: nothing of such a group means anything.
         """
         found = [_Collected(prepared) for prepared in group]
-        self._run(group[0].captured, group[0].link_bytes_per_s)  # caches, kernels chosen, clocks: not kept
+        self._run(group[0])  # caches, kernels chosen, clocks: not kept
         for _ in range(self.repeats + self.tries):
             wanting = [one for one in found if len(one.runs) < self.repeats and len(one.disturbances) <= self.tries]
             for one in wanting:
                 gc.collect()
                 with LoadWatch() as watch:
-                    run = self._run(one.prepared.captured, one.prepared.link_bytes_per_s)
+                    run = self._run(one.prepared)
                 one.add(run, watch.seen.disturbance())
         digests = {one.digest: one.prepared.case.policy for one in found if one.digest}
         if len(digests) > 1:
@@ -60,20 +58,14 @@ class Runner:
             )
         return [one.measurement(one.prepared.case.name in drawn) for one in found]
 
-    def _run(self, captured: Captured, link_bytes_per_s: float | None) -> Run:
+    def _run(self, prepared: Prepared) -> Run:
+        captured, device = prepared.captured, self.device(prepared.link_bytes_per_s)
         model = captured.model
-        backend = self.make(link_bytes_per_s)
         if self._experts is None or self._experts.model != model:
             self._experts = None  # the old ones go before the new ones come
-            self._experts = Experts(model, allocate=backend.allocate_host, keep_static=True)
-        cache = resident_set(captured.request)
-        initial = resident_slots(model) if captured.policy.resident else {}
-        if cache is not None:
-            initial = cached_slots(cache, captured.plan.n_buffers)
-        self._experts.keep(initial.values())
-        schedule = captured.decoded.schedule
-        steps = captured.trace.steps()
-        return execute(backend, model, steps, schedule, initial=initial, experts=self._experts, prove=False)
+            self._experts = Experts(model, allocate=make_backend(device).allocate_host, keep_static=True)
+        self._experts.keep(initial_slots(captured).values())
+        return execute_captured(captured, device, self._experts, prove=False)
 
 
 @dataclass
@@ -105,7 +97,7 @@ class _Collected:
             for kind, one in times[0].items()
         }
         return Measurement(
-            runs=tuple(_metrics(run.timeline, captured) for run in self.runs),
+            runs=tuple(measured_metrics(captured, run) for run in self.runs),
             ops=ops,
             exact=self.exact,
             bound_s=achieved_bound_s(middle.timeline),
@@ -113,21 +105,6 @@ class _Collected:
             disturbances=tuple(self.disturbances),
             timeline=middle.timeline if drawn else None,
         )
-
-
-def _metrics(timeline: Timeline, captured: Captured) -> Mapping[str, float]:
-    trace = captured.trace
-    tpot = metrics.tpot_s(timeline, trace)
-    return {
-        "tpot_s": tpot["mean"],
-        "tpot_p50_s": tpot["p50"],
-        "tpot_p99_s": tpot["p99"],
-        "ttft_s": metrics.ttft_s(timeline),
-        "moe_layer_latency_s": metrics.moe_layer_latency_s(timeline, metrics.decode_steps(trace)),
-        "makespan_s": timeline.makespan_s,
-        "stall_s": metrics.stall_s(timeline),
-        "tokens_per_s": captured.workload.n_output_tokens / timeline.makespan_s,
-    }
 
 
 def _exact(run: Run) -> dict[str, int]:

@@ -74,9 +74,10 @@ def summarise(validation: Validation) -> dict[str, Any]:
     """Every score, JSON-ready. At the top those of `tpot_s`; then by metric, policy, group, baseline, op kind.
 
     `bytes_exact`, `residency_exact`: whether every count matched (None: none was compared); `mismatches` names what
-    did not. `outputs_equal`: whether all policies of each group ended in the same hidden states. `valid`: the figures
-    stand for all that was predicted: something was measured, nothing was thrown away as too busy, all counts were
-    compared and matched, outputs equal. A summary that is not valid still says what it can of the cases it has.
+    did not. `outputs_equal`: whether all policies of each group ended in the same hidden states. `failed`, `skipped`:
+    groups without figures, and why. `valid`: the figures stand for all that was predicted: something was measured, no
+    group is missing, nothing was thrown away as too busy, all counts were compared and matched, outputs equal. A
+    summary that is not valid still says what it can of the cases it has.
     """
     outcomes = validation.outcomes
     measured = [outcome for outcome in outcomes if outcome.valid is not None]
@@ -97,7 +98,9 @@ def summarise(validation: Validation) -> dict[str, Any]:
         "n_runs": sum(len(outcome.valid.runs) for outcome in measured if outcome.valid is not None),
         "n_runs_thrown_away": sum(len(outcome.disturbances) for outcome in outcomes),
         "thrown_away": [outcome.case.name for outcome in outcomes if outcome.valid is None],
-        "valid": bool(sound and len(measured) == len(outcomes)),
+        "failed": dict(validation.failed),
+        "skipped": dict(validation.skipped),
+        "valid": bool(sound and len(measured) == len(outcomes) and not validation.failed and not validation.skipped),
         "achieved_over_bound": _over_bound([o for o in measured if o.case.policy.startswith("pregate")]),
         "metrics": metrics,
         "policies": {policy: _of_policy(mine) for policy, mine in _by(outcomes, lambda o: o.case.policy).items()},

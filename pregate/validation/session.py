@@ -6,26 +6,29 @@ import datetime
 import importlib.metadata
 import subprocess
 import sys
-from collections.abc import Callable, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from hwmodels.measurements import workload_digest
 from hwmodels.platform import Platform
 from hwmodels.quantity import ReadOnly
+from offload.memory import CapacityExceeded
+from pregate.devices import Device
 from pregate.validation.cases import Group
-from pregate.validation.outcome import Outcome, Validation
+from pregate.validation.outcome import Outcome, Prediction, Validation
 from pregate.validation.predictions import Prepared, predict, predictions_document, prepare
 from pregate.validation.runs import Runner
-from runtime.backend import Backend
-from runtime.cpu import CpuBackend
-from runtime.cuda import CudaBackend
+from runtime.backend import LaneFailure
 from runtime.device import describe, software
 from runtime.microbench.session import cpu_link
+from runtime.run import OutputMismatch
 from traces.errors import InvalidInput
 from traces.whole_file import whole_file
 
-__all__ = ["PREDICTIONS", "Plan", "backend_maker", "provenance_of", "validate"]
+__all__ = ["PREDICTIONS", "Plan", "device_of", "provenance_of", "validate"]
 
 PREDICTIONS = "predictions.json"
 """Where the predictions are written down before the first run."""
@@ -34,17 +37,20 @@ PREDICTIONS = "predictions.json"
 @dataclass(frozen=True, slots=True)
 class Plan:
     """How to validate. `backend`: "cpu" or "cuda"; `repeats`: valid runs a case; `tries`: disturbed ones beside them;
-    `drawn`: groups whose timelines the report shows, those of `pregate` and `on_demand`.
+    `drawn`: groups whose timelines the report shows, those of `pregate` and `on_demand`. `budget_s`: groups that would
+    take longer than what is left of it are not run (None: all are).
     """
 
     backend: str = "cpu"
     repeats: int = 3
     tries: int = 6
     drawn: int = 2
+    budget_s: float | None = None
     provenance: Mapping[str, str] = field(default_factory=lambda: ReadOnly({}))
 
 
 _PLAN = Plan()
+_Predicted = list[tuple[Prepared, Prediction]]
 
 
 def validate(
@@ -57,35 +63,99 @@ def validate(
 ) -> Validation:
     """Predict every case of `groups` on `hw`, write that to `directory` (when given), then run them all.
 
-    `say` hears what is being done. Raises `InvalidInput` for a platform without a fit, or a case that the fit was made
-    on; `CapacityExceeded` for a case that does not fit; `OutputMismatch` when policies end in different states.
+    A group that fails is reported, and the others go on; where no other is left its error is raised: `CapacityExceeded`
+    for a case that does not fit, `OutputMismatch` when policies end in different states, `LaneFailure`. `say` hears
+    what is being done. Raises `InvalidInput` for a platform without a fit, or a case that the fit was made on.
     """
     if hw.fit is None:
         raise InvalidInput(f"{hw.hardware} has no fit: pregate measure and pregate calibrate make one")
-    prepared = [prepare(group, hw) for group in groups]
-    for one in (case for cases in prepared for case in cases):
-        _require_unseen(one, hw)
-    drawn = {
-        one.case.name
-        for cases in prepared[: plan.drawn]
-        for one in cases
-        if one.case.policy in ("pregate", "on_demand")
-    }
+    budget, errors = _Budget(plan.budget_s, plan.repeats), _Errors()
     say("predicting")
-    predicted = [(one, predict(one, keep_timeline=one.case.name in drawn)) for cases in prepared for one in cases]
-    text, digest = predictions_document(predicted)
+    predicted: list[_Predicted] = []
+    for group in groups:
+        with errors.noted(group.name):
+            predicted.append(_predicted(group, hw, drawn=len(predicted) < plan.drawn))
+    text, digest = predictions_document([pair for pairs in predicted for pair in pairs])
     if directory is not None:
         directory.mkdir(parents=True, exist_ok=True)
         with whole_file(directory / PREDICTIONS) as partial:
             partial.write_text(text, encoding="utf-8")
-    runner = Runner(backend_maker(plan.backend), plan.repeats, plan.tries)
-    outcomes = []
-    predictions = dict((one.case.name, prediction) for one, prediction in predicted)
-    for cases in prepared:
-        say(f"running {cases[0].case.group}")
-        for one, measured in zip(cases, runner.measure(cases, drawn), strict=True):
-            outcomes.append(Outcome(one.case, predictions[one.case.name], measured))
-    return Validation(tuple(outcomes), plan.provenance, ReadOnly(describe(plan.backend)), hw.fit.name, digest)
+    runner = Runner(device_of(plan.backend), plan.repeats, plan.tries)
+    outcomes: list[Outcome] = []
+    skipped: dict[str, str] = {}
+    for pairs in predicted:
+        name = pairs[0][0].case.group
+        lacking = budget.lacking(pairs)
+        if lacking is not None:
+            skipped[name] = lacking
+            continue
+        say(f"running {name}")
+        with errors.noted(name), budget.spent_on(pairs):
+            drawn = [one.case.name for one, prediction in pairs if prediction.timeline is not None]
+            measured = runner.measure([one for one, _ in pairs], drawn)
+            outcomes += [Outcome(one.case, said, run) for (one, said), run in zip(pairs, measured, strict=True)]
+    if errors.first is not None and not outcomes:
+        raise errors.first
+    machine = ReadOnly(describe(plan.backend))
+    return Validation(tuple(outcomes), plan.provenance, machine, hw.fit.name, digest, errors.reasons, skipped)
+
+
+def _predicted(group: Group, hw: Platform, *, drawn: bool) -> _Predicted:
+    """The cases of a group with what is predicted of them; timelines of two policies where they are to be `drawn`."""
+    cases = prepare(group, hw)
+    for one in cases:
+        _require_unseen(one, hw)
+    shown = ("pregate", "on_demand") if drawn else ()
+    return [(one, predict(one, keep_timeline=one.case.policy in shown)) for one in cases]
+
+
+@dataclass
+class _Errors:
+    """Groups that failed, and why."""
+
+    reasons: dict[str, str] = field(default_factory=dict)
+    first: Exception | None = None
+
+    @contextmanager
+    def noted(self, group: str) -> Iterator[None]:
+        """What a memory, a run, or the framework below it raises is noted for `group`."""
+        try:
+            yield
+        except (CapacityExceeded, LaneFailure, OutputMismatch, RuntimeError) as error:
+            self.reasons[group] = str(error).partition("\n")[0]
+            self.first = self.first or error
+
+
+@dataclass
+class _Budget:
+    """Time for all groups, begun when made; each run takes what was predicted and, beside it, `beside_s` at most."""
+
+    budget_s: float | None
+    repeats: int
+    beside_s: float = 0.0
+    begin_s: float = field(default_factory=time.monotonic)
+
+    def lacking(self, pairs: _Predicted) -> str | None:
+        """Why there is no time for a group; None when there is."""
+        if self.budget_s is None:
+            return None
+        left_s = self.budget_s - (time.monotonic() - self.begin_s)
+        n_runs, predicted_s = self._runs_of(pairs)
+        wanted_s = predicted_s + n_runs * self.beside_s
+        return f"{max(left_s, 0.0):.0f} s were left, {wanted_s:.0f} s needed" if wanted_s > left_s else None
+
+    @contextmanager
+    def spent_on(self, pairs: _Predicted) -> Iterator[None]:
+        """Learn from a group what its runs take beside their makespans."""
+        begin_s = time.monotonic()
+        yield
+        n_runs, predicted_s = self._runs_of(pairs)
+        self.beside_s = max(self.beside_s, (time.monotonic() - begin_s - predicted_s) / n_runs)
+
+    def _runs_of(self, pairs: _Predicted) -> tuple[int, float]:
+        """Runs of a group, and their makespans together."""
+        makespan_s = sum(prediction.metrics["makespan_s"] for _, prediction in pairs)
+        return 1 + self.repeats * len(pairs), self.repeats * makespan_s
 
 
 def _require_unseen(prepared: Prepared, hw: Platform) -> None:
@@ -98,16 +168,16 @@ def _require_unseen(prepared: Prepared, hw: Platform) -> None:
         )
 
 
-def backend_maker(backend: str) -> Callable[[float | None], Backend]:
-    """Makes a back end for one run, with a link of so many bytes/s where links are imitated."""
-    if backend == "cuda":
-        return lambda _: CudaBackend()
+def device_of(backend: str) -> Callable[[float | None], Device]:
+    """The device of a back end, with a link of so many bytes/s where links are imitated."""
 
-    def make(link_bytes_per_s: float | None) -> Backend:
+    def device(link_bytes_per_s: float | None) -> Device:
+        if backend == "cuda":
+            return Device("cuda")
         link = cpu_link(link_bytes_per_s)
-        return CpuBackend(h2d=link, d2h=link)
+        return Device("cpu", h2d=link, d2h=link)
 
-    return make
+    return device
 
 
 def provenance_of(command: str) -> dict[str, str]:

@@ -20,13 +20,15 @@ def percent(value: float | None, *, signed: bool = False) -> str:
 
 
 def verdict(summary: Mapping[str, Any]) -> str:
-    """Two sentences: how right the times and their order are, then what is exact and what was thrown away.
+    """Two sentences: how right the times and their order are, then what is exact and what was thrown away; and a third
+    where groups are missing.
 
     `summary`: of `pregate.validation.scores.summarise`.
     """
     if not summary["n"]:
-        return f"Nothing was measured, so nothing is known of how right the predictions are. {_thrown_away(summary)}."
-    return f"{_accuracy(summary)}{_order(summary)}. {_exact(summary)}; {_thrown_away(summary)}."
+        nothing = "Nothing was measured, so nothing is known of how right the predictions are"
+        return f"{nothing}. {_thrown_away(summary)}.{_missing(summary)}"
+    return f"{_accuracy(summary)}{_order(summary)}. {_exact(summary)}; {_thrown_away(summary)}.{_missing(summary)}"
 
 
 def _accuracy(summary: Mapping[str, Any]) -> str:
@@ -84,6 +86,13 @@ def _thrown_away(summary: Mapping[str, Any]) -> str:
     return said if summary["n"] else said[0].upper() + said[1:]
 
 
+def _missing(summary: Mapping[str, Any]) -> str:
+    """A sentence on groups without figures; nothing when there are none."""
+    said = {"failed": "failed", "skipped": "left out for lack of time"}
+    parts = [f"{_n(len(summary[key]), 'group')} {what}" for key, what in said.items() if summary[key]]
+    return f" {', '.join(parts)}." if parts else ""
+
+
 def _n(count: int, noun: str) -> str:
     return f"{count} {noun}{'' if count == 1 else 's'}"
 
@@ -91,14 +100,14 @@ def _n(count: int, noun: str) -> str:
 def failures(summary: Mapping[str, Any], max_mape: float | None) -> list[str]:
     """Reasons why a gate must not open; none: it may. `max_mape`: limit of the MAPE of `tpot_s` (None: no limit).
 
-    Configurations that a busy machine cost are no reason while others were measured. Raises `InvalidInput` for a limit
-    that is not above 0.
+    Configurations that a busy machine or the time cost are no reason while others were measured. Raises `InvalidInput`
+    for a limit that is not above 0.
     """
     if max_mape is not None and not (math.isfinite(max_mape) and max_mape > 0):
         raise InvalidInput(f"max_mape = {max_mape:g}: give a fraction above 0, such as 0.07 for 7 %")
     if not summary["n"]:
         return ["nothing was measured: machine too busy" if summary["n_invalid"] else "nothing was measured"]
-    reasons = []
+    reasons = [f"{group} failed: {why}" for group, why in summary["failed"].items()]
     mape = summary["mape"]
     if max_mape is not None and mape is None:
         reasons.append("no time per output token was measured")

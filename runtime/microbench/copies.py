@@ -102,13 +102,14 @@ def copy_samples(
     pageable: bool = False,
     both_ways: bool = True,
     pool_bytes: int = POOL_BYTES,
+    hold: Action | None = None,
 ) -> list[Sample]:
     """Samples "h2d" and "d2h", seconds a copy: n_bytes, memory ("pinned", "pageable"), beside ("nothing", "other way").
 
     At most `n` copies a size; fewer, and none of the largest sizes, where all would take more than `budget_s` on a link
     of `slowest_bytes_per_s` (taking memory comes on top). `link_bytes_per_s`: what a link is paced to, added to the
     samples. `pageable`: from ordinary memory too; to be left out where all host memory is alike. `pool_bytes`: of the
-    host and of the device.
+    host and of the device. `hold`: run on the compute lane, it keeps the copies of a size waiting until all are issued.
 
     Raises `InvalidInput` when not even the smallest size fits the budget, `CapacityExceeded` without room for a pool.
     """
@@ -126,7 +127,7 @@ def copy_samples(
         } | paced
         with closing(make()) as backend:
             rings = {lane: Ring(backend, lane, max(pool_bytes, plan[-1][0]), from_pageable) for lane in lanes}
-            for lane, n_bytes, taken in _durations(backend, rings, plan, slowest_bytes_per_s):
+            for lane, n_bytes, taken in _durations(backend, rings, plan, slowest_bytes_per_s, hold):
                 samples.append(sample_of(lane.name.lower(), taken, n_bytes=n_bytes, **alike))
     return samples
 
@@ -155,21 +156,32 @@ def planned_copies(sizes: Sequence[int], n: int, budget_s: float, bytes_per_s: f
 
 
 def _durations(
-    backend: Backend, rings: dict[Lane, Ring], plan: Sequence[tuple[int, int]], bytes_per_s: float
+    backend: Backend,
+    rings: dict[Lane, Ring],
+    plan: Sequence[tuple[int, int]],
+    bytes_per_s: float,
+    hold: Action | None,
 ) -> Iterator[tuple[Lane, int, list[float]]]:
     """Seconds of the copies that count, by lane and size.
 
-    Lanes begin a size together, and count while all are busy with it. Queues of copies shorter than their issue begin
-    with a longer one, so that they fill up.
+    Lanes begin a size together, and count while all are busy with it. So that their queues fill up, copies wait for
+    `hold`; without one, queues of copies shorter than their issue begin with a longer one.
     """
     lanes: list[Lane] = []
     actions: list[Action] = []
     waits: list[tuple[int, ...]] = []
     counted: list[list[_Counted]] = []
+    n_lanes = len(rings)
     for n_bytes, number in plan:
-        ahead_bytes = int(number * _ISSUE_S * bytes_per_s) if n_bytes < _ISSUE_S * bytes_per_s else n_bytes
-        begin, n_lanes = len(lanes), len(rings)
-        before = tuple(range(begin - n_lanes, begin)) if begin else ()
+        short = hold is None and n_bytes < _ISSUE_S * bytes_per_s
+        ahead_bytes = int(number * _ISSUE_S * bytes_per_s) if short else n_bytes
+        before = tuple(range(len(lanes) - n_lanes, len(lanes))) if lanes else ()
+        if hold is not None:
+            lanes.append(Lane.COMPUTE)
+            actions.append(hold)
+            waits.append(before)
+            before = (len(lanes) - 1,)
+        begin = len(lanes)
         for i in range(number):
             for lane, ring in rings.items():
                 lanes.append(lane)

@@ -22,12 +22,13 @@ from runtime.cuda import CudaBackend
 from runtime.device import describe, software
 from runtime.microbench.contention import contention_samples
 from runtime.microbench.copies import copy_samples, round_trip_samples
-from runtime.microbench.gemms import gemm_samples
+from runtime.microbench.gemms import PARAMS, gemm_samples
 from runtime.microbench.host import host_samples
 from runtime.microbench.ops import op_samples
 from runtime.microbench.probes import Probe, probes
 from runtime.microbench.storage import read_samples
 from runtime.pacing import Link
+from runtime.program import resident_slots
 from runtime.watch import Busy, LoadWatch, require_quiet
 from runtime.weights import Experts
 
@@ -43,7 +44,13 @@ _QUICK_ROWS, _QUICK_ASPECTS = (1, 2, 4, 16, 64, 256, 1024), (1 / 4, 1.0, 4.0)
 """The coarser grid of GEMMs."""
 
 _SLEEP_CYCLES = 20_000_000
-"""What a CUDA device sleeps while its host fills the queue: some 10 ms."""
+"""What a CUDA device sleeps while its host fills the queue: some 10 ms, for a hundred ops."""
+
+_LONGER = 4
+"""So many times that for hundreds of ops."""
+
+_LARGE_PARAMS = (1 << 26,)
+"""Weights of a matrix that only a CUDA device is asked to multiply by: those of the largest experts."""
 
 
 _NOTHING: Mapping[str, str] = ReadOnly({})
@@ -136,24 +143,27 @@ def _undisturbed(part: Callable[[], list[Sample]]) -> tuple[list[Sample], str | 
 def _parts(settings: Settings) -> Iterator[tuple[str, Callable[[], list[Sample]]]]:
     """Every part by name, in the order in which they are measured."""
     make, cuda = settings.make, settings.backend == "cuda"
-    hold = partial(_sleep, _SLEEP_CYCLES) if cuda else None
+    hold, longer = (partial(_sleep, n * _SLEEP_CYCLES) if cuda else None for n in (1, _LONGER))
+    params = (*PARAMS, *_LARGE_PARAMS) if cuda else PARAMS
     for dtype in settings.dtypes:
-        gemms = partial(gemm_samples, make, dtype, hold=hold)
+        gemms = partial(gemm_samples, make, dtype, params=params, hold=hold)
         if settings.quick:
             gemms = partial(gemms, rows=_QUICK_ROWS, aspects=_QUICK_ASPECTS, point_s=0.015)
         yield f"GEMMs in {dtype}", gemms
     speed = settings.link_bytes_per_s
     slowest = speed or (20e9 if cuda else 5e9)
-    copies = partial(copy_samples, make, slowest_bytes_per_s=slowest, link_bytes_per_s=speed, pageable=cuda)
+    copies = partial(copy_samples, make, slowest_bytes_per_s=slowest, link_bytes_per_s=speed)
+    copies = partial(copies, pageable=cuda, hold=longer)
     yield "copies", partial(copies, budget_s=2.0, both_ways=False) if settings.quick else partial(copies, budget_s=5.0)
     yield "round trips", partial(round_trip_samples, make, _tiny, budget_s=1.0 if settings.quick else 3.0)
-    yield "launches and edges", partial(host_samples, make, _tiny, hold=hold)
+    yield "launches and edges", partial(host_samples, make, _tiny, hold=longer)
     yield "copies beside kernels", partial(contention_samples, make, settings.dtypes[0])
     experts: Experts | None = None
     for probe in _probes(settings):
         if experts is None or experts.model != probe.model:
             experts = None  # the old ones go before the new ones come
-            experts = Experts(probe.model, allocate=make().allocate_host)
+            experts = Experts(probe.model, allocate=make().allocate_host, keep_static=True)
+            experts.keep(resident_slots(probe.model).values())
         yield f"ops of {probe.name}", partial(op_samples, make, probe, experts)
         for policy in ("on_demand", "pregate") if probe.offloaded else ():
             yield f"ops of {probe.name} under {policy}", partial(op_samples, make, probe, experts, policy=policy)

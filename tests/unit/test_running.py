@@ -253,7 +253,7 @@ def untouched(monkeypatch: pytest.MonkeyPatch) -> None:
         raise AssertionError(f"{n_bytes} bytes were taken")
 
     monkeypatch.setattr("runtime.device._dram_bytes", lambda: 32_000_000_000)
-    monkeypatch.setattr(memory, "_available_bytes", lambda: 20_000_000_000)
+    monkeypatch.setattr(memory, "available_bytes", lambda: 20_000_000_000)
     monkeypatch.setattr(memory, "_aligned_array", refuse)
 
 

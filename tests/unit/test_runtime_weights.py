@@ -50,7 +50,7 @@ def test_an_expert_depends_on_seed_layer_and_number_alone() -> None:
 
 
 def test_more_host_memory_than_there_is_is_refused_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(memory, "_available_bytes", lambda: 10_000)
+    monkeypatch.setattr(memory, "available_bytes", lambda: 10_000)
     with pytest.raises(CapacityExceeded, match=r"^3 experts of small-decoder: .* are needed, .* free: try .*ssd$") as e:
         Experts(MODEL).require(KEYS)
     assert e.value.memory == "DRAM"

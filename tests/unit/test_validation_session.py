@@ -79,7 +79,7 @@ def test_predictions_are_written_before_anything_runs(
         assert (tmp_path / PREDICTIONS).exists()
         raise OutputMismatch("a run went wrong")
 
-    monkeypatch.setattr(runs_module, "execute", lambda *args, **rest: fail())
+    monkeypatch.setattr(runs_module, "execute_captured", lambda *args, **rest: fail())
     with pytest.raises(OutputMismatch):
         validate([GROUP], platform(), Plan(repeats=1), directory=tmp_path)
 
@@ -111,14 +111,14 @@ def test_a_disturbed_run_is_run_again(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_policy_that_computes_something_else_is_fatal(quiet: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    real = runs_module.execute
+    real = runs_module.execute_captured
     calls = []
 
     def other_every_time(*args: object, **rest: object) -> object:
         calls.append(1)
         return dataclasses.replace(real(*args, **rest), digest=f"{len(calls)}")  # type: ignore[arg-type]
 
-    monkeypatch.setattr(runs_module, "execute", other_every_time)
+    monkeypatch.setattr(runs_module, "execute_captured", other_every_time)
     with pytest.raises(OutputMismatch, match="different hidden states"):
         validate([dataclasses.replace(GROUP, policies=("on_demand", "pregate"))], platform(), Plan(repeats=1))
 
