@@ -61,6 +61,7 @@ def targets() -> str:
             f"- {name}: bytes and residency {'exact' if exact else 'NOT exact'}; outputs of all policies "
             f"{'identical' if summary['outputs_equal'] else 'NOT identical'}; pre-gated runs take "
             f"{bound['median']:.2f} times their lower bound (worst {bound['worst']:.2f}); choosing the policy "
-            f"predicted fastest costs {100 * summary['regret']:.1f} %; {summary['n_runs_thrown_away']} disturbed runs thrown away"
+            f"predicted fastest costs {100 * summary['regret']:.1f} %; {summary['n_runs_thrown_away']} disturbed runs "
+            f"thrown away"
         )
     return "\n".join(lines)

@@ -133,7 +133,7 @@ class _Budget:
     budget_s: float | None
     repeats: int
     beside_s: float = 0.0
-    begin_s: float = field(default_factory=time.monotonic)
+    begin_s: float = field(default_factory=lambda: time.monotonic())
 
     def lacking(self, pairs: _Predicted) -> str | None:
         """Why there is no time for a group; None when there is."""

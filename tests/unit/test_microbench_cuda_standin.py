@@ -19,11 +19,13 @@ from hwmodels.calibration import calibrate
 from hwmodels.measurements import Measurements, load_measurements
 from hwmodels.platform import load_platform
 from offload.ops import OpKind
+from pregate.capture import Captured
 from tests.small_models import MODELS
 from tests.unit.test_runtime_cuda import Event, StandIn
 
 torch = pytest.importorskip("torch", reason="the runtime needs PyTorch (the extra 'runtime')")
 
+from pregate import running  # noqa: E402
 from pregate.validation import runs  # noqa: E402
 from pregate.validation import session as validation_session  # noqa: E402
 from pregate.validation.cases import GPU_POLICIES, Group, Workload, suite_named  # noqa: E402
@@ -70,7 +72,8 @@ def device(monkeypatch: pytest.MonkeyPatch) -> None:
 def equip(monkeypatch: pytest.MonkeyPatch) -> None:
     """Small pools and probes, and a device that sleeps for nothing."""
     monkeypatch.setattr(session, "CudaBackend", make)
-    monkeypatch.setattr(validation_session, "CudaBackend", make)
+    for module in (running, runs):
+        monkeypatch.setattr(module, "make_backend", lambda device: make())
     monkeypatch.setattr(session, "describe", lambda _: dict(H100))
     monkeypatch.setattr(validation_session, "describe", lambda _: dict(H100))
     monkeypatch.setattr(session, "_sleep", lambda cycles: None)
@@ -165,15 +168,14 @@ def test_a_driver_fault_costs_its_group_alone(
     path.write_text(calibrate(measurements, {"command": "a test"}).to_yaml(), encoding="utf-8")
     group = Group(MODELS["decoder-only"], Workload(1, 3, 3, seed=6), ("on_demand",), hbm_share=0.9)
     groups = [group, dataclasses.replace(group, workload=Workload(2, 3, 3, seed=6))]
-    real = runs.execute
+    real = runs.execute_captured
 
-    def faulty(backend: Any, model: Any, steps: Any, schedule: Any, **rest: Any) -> Any:
-        listed = list(steps)
-        if len(set(listed[-1].sequence.tolist())) == 1:
+    def faulty(captured: Captured, *rest: Any, **named: Any) -> Any:
+        if captured.workload.n_sequences == 1:
             raise LaneFailure("op 3 on lane COMPUTE failed: CUDA error")
-        return real(backend, model, listed, schedule, **rest)
+        return real(captured, *rest, **named)
 
-    monkeypatch.setattr(runs, "execute", faulty)
+    monkeypatch.setattr(runs, "execute_captured", faulty)
     found = validate(groups, load_platform(str(path)), Plan("cuda", repeats=1))
     assert [outcome.case.group for outcome in found.outcomes] == [groups[1].name]
     assert found.failed == {group.name: "op 3 on lane COMPUTE failed: CUDA error"}

@@ -1,0 +1,136 @@
+#!/usr/bin/env bash
+# All that takes a CUDA device, in one call of under nine minutes: GPU tests, measure, calibrate, validate, the yardstick.
+#
+#   bash benchmarks/gpu.sh OUT_FOLDER [WHEEL ...]
+#
+# From a bare checkout; nothing is fetched or installed. WHEEL: a package that the machine lacks (simpy), unpacked into a
+# temporary folder. What a part leaves is in OUT_FOLDER, summary.txt says what became of each and how long it took; a
+# part that fails or runs out of time stops no other. Exit status: 0 when all that ran went well, 1 otherwise, 2 for a
+# machine without CUDA.
+#
+#   GPU_BUDGET_S=530     seconds for everything; what no longer fits is skipped
+#   GPU_SH_BACKEND=cpu   the same on the CPU back end and small models, to try the script out
+#   PYTHON=python3       an interpreter with PyTorch
+set -u
+
+fail() { printf 'gpu.sh: %s\n' "$1" >&2; exit 2; }
+
+[ $# -ge 1 ] || fail 'name a folder for the results: bash benchmarks/gpu.sh OUT_FOLDER [WHEEL ...]'
+python=$(command -v -- "${PYTHON:-python3}") || fail "no ${PYTHON:-python3}: name an interpreter, PYTHON=..."
+case $python in /*) ;; *) python=$PWD/$python ;; esac
+backend=${GPU_SH_BACKEND:-cuda}
+budget_s=${GPU_BUDGET_S:-530}
+case $budget_s in '' | *[!0-9]*) fail "GPU_BUDGET_S=$budget_s: give whole seconds" ;; esac
+case $backend in cuda | cpu) ;; *) fail "GPU_SH_BACKEND=$backend: cuda, or cpu to try the script out" ;; esac
+if [ "$backend" = cuda ]; then
+  "$python" -c 'import torch, sys; sys.exit(not torch.cuda.is_available())' 2>/dev/null ||
+    fail 'no CUDA device, or no PyTorch that sees one: GPU_SH_BACKEND=cpu tries the script out without'
+fi
+
+mkdir -p -- "$1" || fail "$1: cannot be made a folder"
+out=$(cd -- "$1" && pwd)
+shift
+unpacked=$(mktemp -d) || fail 'no room for a temporary folder'
+trap 'rm -rf -- "$unpacked"' EXIT
+for wheel in "$@"; do
+  "$python" -m zipfile -e "$wheel" "$unpacked" || fail "$wheel: not a wheel"
+done
+cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.." || exit 2
+export PYTHONPATH="$unpacked${PYTHONPATH:+:$PYTHONPATH}" PYTHONFAULTHANDLER=1 PYTHONUNBUFFERED=1 COLUMNS=160
+export MPLBACKEND=Agg TRANSFORMERS_VERBOSITY=error
+rest=$out/rest report=$out/report log=$out/log.txt summary=$out/summary.txt
+rm -rf -- "$rest" "$report"
+rm -f -- "$out"/{rest.tar.gz,measurements.json,fit.yaml,fit.png,report.html,summary.json}
+mkdir -p -- "$rest"
+: >"$log"
+: >"$summary"
+failed=0 named=
+
+left_s() { echo $((budget_s - SECONDS)); }
+
+# part NAME LIMIT_S LEAST_S COMMAND...: run for at most LIMIT_S of what is left, unless that is below LEAST_S.
+part() {
+  local name=$1 limit_s=$2 least_s=$3 begin_s=$SECONDS status
+  shift 3
+  [ "$limit_s" -le "$(left_s)" ] || limit_s=$(left_s)
+  if [ "$limit_s" -lt "$least_s" ]; then
+    printf '%-12s skipped: %d s left, %d needed\n' "$name" "$(left_s)" "$least_s" | tee -a "$summary"
+    return
+  fi
+  printf '\n=== %s: at most %d s ===\n' "$name" "$limit_s" >>"$log"
+  timeout -s ABRT -k 5 "$limit_s" "$@" >>"$log" 2>&1
+  status=$?
+  [ "$status" -eq 0 ] || failed=1
+  printf '%-12s %4d s, status %d%s\n' "$name" $((SECONDS - begin_s)) "$status" "$(meaning "$status")" |
+    tee -a "$summary"
+}
+
+meaning() {
+  case $1 in 0) ;; 124 | 134 | 137) echo ' (out of time, or crashed: see log.txt)' ;; *) echo ' (see log.txt)' ;; esac
+}
+
+part about 40 5 "$python" -m benchmarks.gpu_machine "$backend"
+
+# Compiled parts are made while the tests run, so that neither a measurement nor its budget pays for them.
+compiling=
+if [ "$(left_s)" -ge 120 ]; then
+  timeout 90 "$python" -m pregate.cli compare switch-mini-16 --hardware a100-sxm4-80gb --output-tokens 4 \
+    --policies on_demand,pregate,lru,lfu >"$rest/compile.txt" 2>&1 &
+  compiling=$!
+fi
+part tests 120 15 "$python" -m pytest -q -W default -p no:cacheprovider --junitxml "$rest/tests.xml" \
+  tests/gpu tests/unit/test_runtime_cuda.py
+[ -z "$compiling" ] || wait "$compiling" || failed=1
+
+if [ "$backend" = cuda ]; then
+  measure=(--dtypes 'fp32,bf16') suite=gpu
+else
+  measure=(--dtypes fp32 --link 2GB/s --quick) suite=quick
+fi
+part measure 230 60 "$python" -m pregate.cli measure --backend "$backend" "${measure[@]}" --even-if-busy \
+  -o "$out/measurements.json"
+if [ ! -f "$out/measurements.json" ] && [ "$(left_s)" -ge 150 ]; then
+  part 'measure less' 100 60 "$python" -m pregate.cli measure --backend "$backend" "${measure[@]}" --quick \
+    --even-if-busy -o "$out/measurements.json"
+fi
+part calibrate 60 10 "$python" -m pregate.cli calibrate "$out/measurements.json" -o "$out/fit.yaml" \
+  --plot "$out/fit.png" --even-if-busy
+
+if [ -f "$out/fit.yaml" ]; then # its name is what reports call it: device.stack
+  named=$(sed -n 's/^hardware: //p' "$out/fit.yaml").$(sed -n 's/^stack: //p' "$out/fit.yaml").yaml
+  mv -- "$out/fit.yaml" "$out/$named"
+fi
+
+# Left for after the last run: the report, and a run that took longer than expected (45 s), then what comes below.
+validate_s=$(($(left_s) - 110))
+if [ -f "$out/${named:=fit.yaml}" ]; then
+  part validate $((validate_s + 45)) 60 "$python" -m pregate.cli validate --suite "$suite" --backend "$backend" \
+    --fit "$out/$named" --repeats 2 --budget-s "$((validate_s > 1 ? validate_s : 1))" -o "$report"
+else
+  failed=1
+  echo 'validate     skipped: there is no fit' | tee -a "$summary"
+fi
+part yardstick 60 30 "$python" -m benchmarks.accelerate_yardstick "$backend" "$rest/yardstick.json"
+if [ "$backend" = cuda ] && command -v compute-sanitizer >/dev/null; then
+  part sanitizer 55 25 compute-sanitizer --tool memcheck --error-exitcode 9 --target-processes all \
+    "$python" -m pytest -q -W default -p no:cacheprovider \
+    'tests/gpu/test_cuda.py::test_all_policies_agree_bit_for_bit_and_with_the_cpu_within_tolerance[decoder-only-1]'
+else
+  echo 'sanitizer    skipped: there is no compute-sanitizer' | tee -a "$summary"
+fi
+
+for name in report.html summary.json; do
+  [ ! -f "$report/$name" ] || mv -- "$report/$name" "$out/$name"
+done
+[ ! -d "$report" ] || mv -- "$report" "$rest/report"
+tar -czf "$out/rest.tar.gz" -C "$out" rest && rm -rf -- "$rest"
+[ ! -f "$out/summary.json" ] || "$python" - "$out/summary.json" <<'PYTHON' | tee -a "$summary"
+import json, sys
+
+found = json.load(open(sys.argv[1]))
+for name, value in found.items():
+    if isinstance(value, str | int | float | bool | None) or name in ("failed", "skipped", "achieved_over_bound"):
+        print(f"{name}: {value}")
+PYTHON
+printf 'all          %4d s of %d\n' "$SECONDS" "$budget_s" | tee -a "$summary"
+exit "$failed"
