@@ -73,7 +73,7 @@ def gemm_samples(
     most_out = max(point.m * point.n for point in points)
     inputs = backend.allocate(most_in * pool.itemsize, "inputs").view(TYPES[dtype]).uniform_(-1, 1)
     outputs = backend.allocate(most_out * pool.itemsize, "outputs").view(TYPES[dtype])
-    actions, of_point = _shuffled([list(_actions(point, pool, inputs, outputs)) for point in points], hold)
+    actions, of_point = _shuffled(points, [list(_actions(point, pool, inputs, outputs)) for point in points], hold)
     times = timed(backend, [Lane.COMPUTE] * len(actions), actions).times
     durations: list[list[float]] = [[] for _ in points]
     for i, seconds in zip(of_point, (times.end_s - times.start_s).tolist(), strict=True):
@@ -87,13 +87,21 @@ def gemm_samples(
     ]
 
 
-def _shuffled(of_points: list[list[Action]], hold: Action | None) -> tuple[list[Action], list[int]]:
-    """All actions, and of which point each is (-1: of none): the first of every point in turn, then the others in an
-    order of chance, so that each finds caches and translation buffers as another shape has left them.
+def _shuffled(
+    points: Sequence[_Point], of_points: Sequence[Sequence[Action]], hold: Action | None
+) -> tuple[list[Action], list[int]]:
+    """All actions, and of which point each is (-1: of none), as a pass has them: products of one number of rows after
+    another, of all shapes in an order of chance, so that each finds caches and translation buffers as another shape has
+    left them. The first of every point comes first.
     """
-    later = [(i, action) for i, actions in enumerate(of_points) for action in actions[1:]]
-    random.Random(0).shuffle(later)
-    ordered = [*((i, actions[0]) for i, actions in enumerate(of_points)), *later]
+    by_rows: dict[int, list[int]] = {}
+    for i, point in enumerate(points):
+        by_rows.setdefault(point.m, []).append(i)
+    ordered: list[tuple[int, Action]] = []
+    for alike in by_rows.values():
+        later = [(i, action) for i in alike for action in of_points[i][1:]]
+        random.Random(0).shuffle(later)
+        ordered += [*((i, of_points[i][0]) for i in alike), *later]
     if hold is not None:
         held = [((-1, hold), *ordered[at : at + _HELD]) for at in range(0, len(ordered), _HELD)]
         ordered = [pair for group in held for pair in group]

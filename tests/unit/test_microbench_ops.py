@@ -158,16 +158,21 @@ def test_a_grid_has_a_sample_a_point(small_pool: None, dtype: str) -> None:
         assert sample.median_s > 0
 
 
-def test_shapes_are_timed_in_an_order_of_chance_after_each_was_met_once() -> None:
+def test_shapes_of_one_number_of_rows_are_timed_together_in_an_order_of_chance() -> None:
+    """As a pass has them: rows do not change, shapes do; each is met once before it counts."""
+
     def action() -> None:
         raise AssertionError
 
-    of_points = [[action] * 6 for _ in range(4)]
-    actions, of_point = gemms._shuffled(of_points, None)
-    assert of_point[:4] == [0, 1, 2, 3]
+    points = [gemms._point(m, 1 << p, 1.0, "fp32", 0.01) for m in (1, 16) for p in (8, 10)]
+    of_points = [[action] * 6 for _ in points]
+    actions, of_point = gemms._shuffled(points, of_points, None)
     assert Counter(of_point) == dict.fromkeys(range(4), 6)
-    assert of_point[4:] != sorted(of_point[4:])
-    assert (len(actions), of_point) == (24, gemms._shuffled(of_points, None)[1])
+    assert [{points[i].m for i in of_point[at : at + 12]} for at in (0, 12)] == [{1}, {16}]
+    for at, first in ((0, [0, 1]), (12, [2, 3])):
+        assert of_point[at : at + 2] == first
+        assert of_point[at + 2 : at + 12] != sorted(of_point[at + 2 : at + 12])
+    assert (len(actions), of_point) == (24, gemms._shuffled(points, of_points, None)[1])
 
 
 def test_a_device_is_held_up_once_for_every_hundred_products(small_pool: None) -> None:

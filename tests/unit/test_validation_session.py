@@ -175,14 +175,19 @@ def test_suites_have_distinct_cases_and_policies_that_exist() -> None:
 
 
 def test_the_bound_of_a_run_by_hand() -> None:
-    """Two passes of compute, fetch, compute: the first bound by compute and its fetch, the second by its fetches."""
-    lanes = [Lane.COMPUTE, Lane.H2D, Lane.COMPUTE, Lane.COMPUTE, Lane.H2D, Lane.H2D]
-    kinds = [OpKind.GATE, OpKind.FETCH, OpKind.EXPERTS, OpKind.EXPERTS, OpKind.FETCH, OpKind.FETCH]
-    steps = [0, 0, 0, 1, 1, 1]
-    schedule = _schedule(lanes, kinds, steps)
-    took = np.array([2.0, 3.0, 4.0, 1.0, 5.0, 6.0])
-    start = np.zeros(6)
-    assert achieved_bound_s(Timeline(schedule, start, start + took, "by hand")) == (2 + 4 + 3) + (5 + 6)
+    """Four passes: bound by compute and the first fetch, by all fetches, by a block of two experts, by compute alone."""
+    gate, fetch, expert = (Lane.COMPUTE, OpKind.GATE), (Lane.H2D, OpKind.FETCH), (Lane.COMPUTE, OpKind.EXPERTS)
+    ops = [  # step, layer, op, seconds
+        (0, 0, gate, 2.0), (0, 0, fetch, 3.0), (0, 0, expert, 4.0),
+        (1, 0, expert, 1.0), (1, 0, fetch, 5.0), (1, 1, fetch, 6.0),
+        (2, 0, gate, 9.0), (2, 0, fetch, 5.0), (2, 0, fetch, 5.0), (2, 0, expert, 2.0), (2, 0, expert, 3.0),
+        (3, 0, gate, 1.0),
+    ]  # fmt: skip
+    schedule = _schedule([op[2][0] for op in ops], [op[2][1] for op in ops], [op[0] for op in ops])
+    schedule = dataclasses.replace(schedule, layer=np.array([op[1] for op in ops], dtype=schedule.layer.dtype))
+    took, start = np.array([op[3] for op in ops]), np.zeros(len(ops))
+    bounds = (2 + 4 + 3) + (5 + 6) + (9 + 2 + 5 + 5) + 1  # of the third pass's experts, 3 s run beside a fetch
+    assert achieved_bound_s(Timeline(schedule, start, start + took, "by hand")) == bounds
 
 
 def _schedule(lanes: list[Lane], kinds: list[OpKind], steps: list[int]) -> Schedule:
