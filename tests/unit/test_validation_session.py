@@ -175,7 +175,7 @@ def test_suites_have_distinct_cases_and_policies_that_exist() -> None:
 
 
 def test_the_bound_of_a_run_by_hand() -> None:
-    """Four passes: bound by compute and the first fetch, by all fetches, by a block of two experts, by compute alone."""
+    """Passes bound by compute and the first fetch, by all fetches, by a block of two experts, by compute alone."""
     gate, fetch, expert = (Lane.COMPUTE, OpKind.GATE), (Lane.H2D, OpKind.FETCH), (Lane.COMPUTE, OpKind.EXPERTS)
     ops = [  # step, layer, op, seconds
         (0, 0, gate, 2.0), (0, 0, fetch, 3.0), (0, 0, expert, 4.0),
