@@ -86,6 +86,9 @@ def gpt_oss(layers: int, n_experts: int) -> dict[str, Any]:
     return config
 
 
+MADE_UP = {"switch-mini-16", "mixtral-mini-8"}
+"""Models of the project's own validation suites have no published configuration."""
+
 CONFIGS: dict[str, dict[str, Any]] = {
     **{f"switch-base-{n}": switch(768, 3072, 12, 12, n) for n in (8, 16, 32, 64, 128, 256)},
     "switch-large-128": switch(1024, 4096, 24, 16, 128),
@@ -228,7 +231,7 @@ def write(tmp_path: Path, config: Any) -> Path:
     return path
 
 
-@pytest.mark.parametrize("name", architecture_names())
+@pytest.mark.parametrize("name", [name for name in architecture_names() if name not in MADE_UP])
 def test_the_published_configuration_gives_the_shipped_architecture(name: str, tmp_path: Path) -> None:
     config = CONFIGS[name] | {"rope_theta": 1e6, "architectures": ["Anything"], "_unknown": None}
     imported = load_architecture(write(tmp_path, config))
