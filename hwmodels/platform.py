@@ -13,7 +13,7 @@ from hwmodels.spec import MachineSpec, hardware_names, load_machine
 from hwmodels.stack import CONSTANTS, SoftwareStack, check_constant, load_stack
 from traces.errors import InvalidInput, unknown_name
 
-__all__ = ["Platform", "load_platform"]
+__all__ = ["Platform", "load_platform", "platform_of"]
 
 DEFAULT_STACK = "streams"
 """The stack of a machine that no fit was made on: what this project's own runtime executes."""
@@ -68,6 +68,13 @@ class Platform:
                 return f"claimed figures only: {self.stack.name} has not been fitted on {self.hardware}"
 
 
+def platform_of(fit: Fit, overrides: Mapping[str, float | str] | None = None) -> Platform:
+    """The machine that a fit was made on, with the stack that ran on it; `overrides` as of `load_platform`."""
+    ours, theirs = _split(overrides or {})
+    machine = fit.machine or load_machine(fit.hardware)
+    return Platform(machine.with_overrides(theirs), load_stack(fit.stack), fit, ours)
+
+
 @cache
 def _published(hardware: str) -> MachineSpec:
     """The machine as its makers describe it, read once."""
@@ -87,9 +94,7 @@ def load_platform(
     """
     found = _fit_of(hardware, stack)
     if found is not None:
-        ours, theirs = _split(overrides or {})
-        machine = found.machine or load_machine(found.hardware)
-        return Platform(machine.with_overrides(theirs), load_stack(found.stack), found, ours)
+        return platform_of(found, overrides)
     machine = load_machine(hardware)
     if stack is None:
         fitted = [name.split(".")[1] for name in fit_names() if name.split(".")[0] == machine.accelerator.name]

@@ -11,9 +11,7 @@ from hwmodels.figures import figures_of
 from hwmodels.fit import Fit
 from hwmodels.kernels import KERNEL_KINDS
 from hwmodels.measurements import Measurements, Sample
-from hwmodels.platform import Platform
-from hwmodels.spec import load_machine
-from hwmodels.stack import load_stack
+from hwmodels.platform import platform_of
 from offload.ops import OpKind, Work
 
 if TYPE_CHECKING:
@@ -35,7 +33,7 @@ def fit_against_data(measured: Measurements, fit: Fit) -> Figure:
     """A panel a kind of op, fitted against measured time of an op, and one of copies by size; a band of 10 %."""
     from matplotlib.figure import Figure
 
-    hw = Platform(fit.machine or load_machine(fit.hardware), load_stack(fit.stack), fit, {})
+    hw = platform_of(fit)
     figures = figures_of(hw)
 
     def fitted_s(work: Work) -> float:

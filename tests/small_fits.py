@@ -5,8 +5,7 @@ from __future__ import annotations
 from hwmodels.calibration import calibrate
 from hwmodels.fit import Fit
 from hwmodels.measurements import Measurements, Sample, work_parameters
-from hwmodels.platform import Platform
-from hwmodels.stack import load_stack
+from hwmodels.platform import Platform, platform_of
 from offload.ops import Gemm, OpKind, Work
 
 FLOP_PER_S, BYTES_PER_S, LINK_BYTES_PER_S, LINK_LATENCY_S = 200e9, 20e9, 2e9, 20e-6
@@ -73,6 +72,4 @@ def fit(**changes: object) -> Fit:
 
 def platform(**changes: object) -> Platform:
     """The machine that was fitted."""
-    found = fit(**changes)
-    assert found.machine is not None
-    return Platform(found.machine, load_stack(found.stack), found, {})
+    return platform_of(fit(**changes))

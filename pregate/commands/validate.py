@@ -9,11 +9,12 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
-from hwmodels.platform import Platform, load_platform
+from hwmodels.platform import Platform, load_platform, platform_of
 from hwmodels.quantity import parse_override
 from pregate import extras, render
 from pregate.commands import options
 from traces.errors import InvalidInput
+from traces.whole_file import whole_file
 
 FAILED, TOO_BUSY = 1, 3
 """Exit status: the gate stays shut; the machine was too busy to say."""
@@ -62,14 +63,9 @@ def validate(
     name = extras.backend_named(backend)
     if model is not None:
         chosen = tuple(word.strip() for word in policies.split(",")) if policies else POLICIES
-        speed = None if link is None else parse_override(link, "bandwidth")
-        if name == "cpu" and speed is None:
-            raise InvalidInput("the CPU back end imitates a link: say how fast, such as --link 2GB/s")
-        if name == "cuda" and speed is not None:
-            raise InvalidInput("--link is of the CPU back end: a CUDA device has its own")
         workload = Workload(batch, input_tokens, output_tokens, seed, active, trace)
         architecture = options.build_model(model, dtype, None)
-        groups = [Group(architecture, workload, chosen, link_bytes_per_s=speed)]
+        groups = [Group(architecture, workload, chosen, link_bytes_per_s=_link_bytes_per_s(link, name))]
     else:
         if policies or trace or link:
             raise InvalidInput("a suite has its own policies, traces and links: leave them out, or give --model")
@@ -81,9 +77,9 @@ def validate(
         hw, measured = _platform(hardware, name, suite == "quick", output, update)
         plan = Plan(name, repeats, budget_s=budget, provenance={**provenance_of(command), "measurements": measured})
         found = run_validate(groups, hw, plan, directory=output, say=update)
-    if output is not None:
-        update("writing the report")
-        write_report(found, output)
+        if output is not None:
+            update("writing the report")
+            write_report(found, output)
     summary = summarise(found)
     if not render.print_data(format, summary, rows(found)):
         render.print_table(_table(summary))
@@ -93,10 +89,20 @@ def validate(
         raise typer.Exit(_shut(reasons, summary))
 
 
+def _link_bytes_per_s(link: str | None, backend: str) -> float | None:
+    """The speed of the link that the CPU back end imitates; a CUDA device has its own."""
+    speed = None if link is None else parse_override(link, "bandwidth")
+    if backend == "cpu" and speed is None:
+        raise InvalidInput("the CPU back end imitates a link: say how fast, such as --link 2GB/s")
+    if backend == "cuda" and speed is not None:
+        raise InvalidInput("--link is of the CPU back end: a CUDA device has its own")
+    return speed
+
+
 def _platform(
     hardware: str | None, backend: str, quick: bool, output: Path | None, say: Callable[[str], None]
 ) -> tuple[Platform, str]:
-    """The fitted platform, and the digest of the measurements it was fitted on."""
+    """The fitted platform, and the digest of the measurements it was fitted on, which `output` keeps."""
     if hardware is not None:
         hw = load_platform(hardware)
         return hw, hw.fit.provenance.get("measurements", "") if hw.fit is not None else ""
@@ -107,12 +113,12 @@ def _platform(
     settings = Settings(backend, ("fp32", "bf16") if backend == "cuda" else ("fp32",), quick=quick)
     measured = measure(settings, provenance_of("pregate validate"), say=say)
     fit = calibrate(measured, {"command": "pregate validate", "measurements": measured.digest})
-    folder = output if output is not None else Path(typer.get_app_dir("pregate"))
-    folder.mkdir(parents=True, exist_ok=True)
-    measured.save(folder / "measurements.json")
-    path = folder / f"{fit.name}.yaml"
-    path.write_text(fit.to_yaml(), encoding="utf-8")
-    return load_platform(str(path)), measured.digest
+    if output is not None:
+        output.mkdir(parents=True, exist_ok=True)
+        measured.save(output / "measurements.json")
+        with whole_file(output / f"{fit.name}.yaml") as partial:
+            partial.write_text(fit.to_yaml(), encoding="utf-8")
+    return platform_of(fit), measured.digest
 
 
 def _shut(reasons: list[str], summary: dict[str, Any]) -> int:

@@ -7,7 +7,6 @@ fetch as the layers up to the next one take to compute. The predicted compute ti
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,7 +15,7 @@ from traces.architecture import ModelArchitecture, PublishedCounts
 from traces.errors import unknown_name
 from traces.routing import RoutingTrace
 
-__all__ = ["POLICIES", "SUITES", "Group", "Workload", "groups_of", "shortened", "suite_named"]
+__all__ = ["POLICIES", "SUITES", "Group", "Workload", "shortened", "suite_named"]
 
 POLICIES = ("gpu_only", "on_demand", "prefetch_all", "pregate", "pregate(2)", "lru")
 """Designs that a suite compares."""
@@ -83,14 +82,6 @@ class Group:
         if self.ratio is None and self.link_bytes_per_s is None:
             return name
         return f"{name}/ratio{self.ratio:g}" if self.ratio else f"{name}/{(self.link_bytes_per_s or 0) / 1e9:g}GBps"
-
-
-def groups_of(
-    model: ModelArchitecture, workload: Workload, policies: tuple[str, ...], ratios: Iterator[float]
-) -> Iterator[Group]:
-    """A group a ratio."""
-    for ratio in ratios:
-        yield Group(model, workload, policies, ratio)
 
 
 def _quick() -> list[Group]:

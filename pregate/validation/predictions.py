@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -28,9 +28,9 @@ from traces.architecture import ModelArchitecture
 from traces.errors import InvalidInput
 from traces.routing import RoutingTrace
 
-__all__ = ["Prepared", "exact_figures", "op_times", "predict", "predictions_document", "prepare"]
+__all__ = ["Prepared", "exact_counts", "exact_figures", "op_times", "predict", "predictions_document", "prepare"]
 
-_LANES = (("h2d_bytes", Lane.H2D), ("d2h_bytes", Lane.D2H), ("disk_bytes", Lane.DISK))
+_MOVING = {"h2d_bytes": Lane.H2D, "d2h_bytes": Lane.D2H, "disk_bytes": Lane.DISK}
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -119,13 +119,18 @@ def predict(prepared: Prepared, *, keep_timeline: bool = False) -> Prediction:
 def exact_figures(schedule: Schedule, captured: Captured) -> dict[str, int]:
     """Bytes by lane, experts looked up and found resident: what no run may miss by one."""
     decoded = captured.decoded
-    moved = {name: int(schedule.bytes[schedule.lane == lane].sum()) for name, lane in _LANES}
-    return moved | {
-        "lookups": decoded.n_lookups,
-        "hits": decoded.n_hits,
-        "prefill_lookups": decoded.n_prefill_lookups,
-        "prefill_hits": decoded.n_prefill_hits,
-    }
+    return exact_counts(
+        {lane: int(schedule.bytes[schedule.lane == lane].sum()) for lane in _MOVING.values()},
+        (decoded.n_lookups, decoded.n_hits),
+        (decoded.n_prefill_lookups, decoded.n_prefill_hits),
+    )
+
+
+def exact_counts(moved_bytes: Mapping[Lane, int], decode: tuple[int, int], prefill: tuple[int, int]) -> dict[str, int]:
+    """Bytes by lane, and experts looked up and found by phase, under the names they are compared by."""
+    moved = {name: moved_bytes.get(lane, 0) for name, lane in _MOVING.items()}
+    looked_up = {"lookups": decode[0], "hits": decode[1], "prefill_lookups": prefill[0], "prefill_hits": prefill[1]}
+    return moved | looked_up
 
 
 def op_times(timeline: Timeline, trace: RoutingTrace) -> dict[str, OpTime]:

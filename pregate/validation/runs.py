@@ -13,15 +13,13 @@ from offload.timeline import Timeline
 from pregate.devices import Device, make_backend
 from pregate.running import execute_captured, initial_slots, measured_metrics
 from pregate.validation.outcome import Measurement, OpTime
-from pregate.validation.predictions import Prepared, op_times
+from pregate.validation.predictions import Prepared, exact_counts, op_times
 from runtime.run import OutputMismatch, Run
 from runtime.watch import LoadWatch
 from runtime.weights import Experts
 from traces.routing import Phase
 
 __all__ = ["Runner"]
-
-_LANES = (("h2d_bytes", Lane.H2D), ("d2h_bytes", Lane.D2H), ("disk_bytes", Lane.DISK))
 
 
 @dataclass
@@ -79,7 +77,8 @@ class _Collected:
     def add(self, run: Run, disturbance: str | None) -> None:
         if self.digest and run.digest != self.digest:
             raise OutputMismatch(f"{self.prepared.case.name}: two runs end in different hidden states")
-        self.digest, self.exact = run.digest, _exact(run)  # load changes times, never these
+        self.digest = run.digest  # load changes times, never this, nor what must be exact
+        self.exact = exact_counts(run.moved_bytes, run.lookups[Phase.DECODE], run.lookups[Phase.PREFILL])
         if disturbance is None:
             self.runs.append(run)
         else:
@@ -105,18 +104,6 @@ class _Collected:
             disturbances=tuple(self.disturbances),
             timeline=middle.timeline if drawn else None,
         )
-
-
-def _exact(run: Run) -> dict[str, int]:
-    lookups, hits = run.lookups[Phase.DECODE]
-    prefill_lookups, prefill_hits = run.lookups[Phase.PREFILL]
-    moved = {name: run.moved_bytes.get(lane, 0) for name, lane in _LANES}
-    return moved | {
-        "lookups": lookups,
-        "hits": hits,
-        "prefill_lookups": prefill_lookups,
-        "prefill_hits": prefill_hits,
-    }
 
 
 def achieved_bound_s(timeline: Timeline) -> float:

@@ -13,8 +13,7 @@ import time
 import pytest
 
 from hwmodels.calibration import calibrate
-from hwmodels.platform import Platform
-from hwmodels.stack import load_stack
+from hwmodels.platform import platform_of
 
 torch = pytest.importorskip("torch", reason="the runtime needs PyTorch (the extra 'runtime')")
 
@@ -37,10 +36,7 @@ PAUSE_S = 10.0
 def attempt() -> Validation:
     """A whole loop. Raises `Busy`."""
     measured = measure(Settings("cpu", quick=True))
-    fit = calibrate(measured)
-    assert fit.machine is not None
-    hw = Platform(fit.machine, load_stack(fit.stack), fit, {})
-    return validate(suite_named("quick"), hw, Plan(repeats=1, tries=3))
+    return validate(suite_named("quick"), platform_of(calibrate(measured)), Plan(repeats=1, tries=3))
 
 
 def check_exact(found: Validation) -> None:
