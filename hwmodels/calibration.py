@@ -13,9 +13,10 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
+from hwmodels.beside_fetches import fit_beside_fetches
 from hwmodels.fit import Fit, FittedConstant, LeftOut
 from hwmodels.kernels import KERNEL_CONSTANTS, KERNEL_KINDS, GemmTable, activation_bytes
-from hwmodels.least_squares import Fitted, fit_factor, fit_median, fit_sum, summary
+from hwmodels.least_squares import Fitted, fit_median, fit_sum, summary
 from hwmodels.measured_machine import Rates, machine_of
 from hwmodels.measurements import Measurements, Sample
 from hwmodels.quantity import ReadOnly
@@ -133,7 +134,7 @@ def _fit_kernels(measured: Measurements, tables: Mapping[str, GemmTable], rates:
         if not samples:
             raise InvalidInput(f"no op of kind {kind} was measured: measure again")
         fitted[kind] = _fit_kind(samples, tables, rates)
-        beside = _fit_beside(list(measured.of("op", kind=kind)))
+        beside = fit_beside_fetches(list(measured.of("op", kind=kind)))
         if beside is not None:
             fitted[f"{kind}/offloaded"] = beside
     readback = list(measured.of("op", kind="readback", phase="decode"))
@@ -152,24 +153,6 @@ def _fit_kind(samples: Sequence[Sample], tables: Mapping[str, GemmTable], rates:
         terms = kernel_terms(work, tables[work.dtype], rates)
         rows.append([terms[name] for name in names])
     return fit_sum(names, np.array(rows), samples)
-
-
-def _fit_beside(samples: Sequence[Sample]) -> Fitted | None:
-    """How many times as long ops of a kind take while experts are fetched: pairs that differ in nothing else."""
-    alone = {_same_op(sample): sample.mean_s for sample in samples if sample.parameters["beside"] == "nothing"}
-    pairs = [
-        sample
-        for sample in samples
-        if sample.parameters["beside"] != "nothing"
-        and sample.parameters["phase"] == "decode"
-        and _same_op(sample) in alone
-    ]
-    return fit_factor("offloaded", pairs, [alone[_same_op(sample)] for sample in pairs]) if pairs else None
-
-
-def _same_op(sample: Sample) -> tuple[str, ...]:
-    """What an op has in common with itself under another policy."""
-    return tuple(str(sample.parameters[name]) for name in ("probe", "phase", "kind", "gemms"))
 
 
 def kernel_terms(work: Work, table: GemmTable, rates: Rates) -> dict[str, float]:

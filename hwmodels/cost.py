@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hwmodels.figures import Figures, Number, figures_of
-from hwmodels.kernels import KERNEL_CONSTANTS, activation_bytes
+from hwmodels.kernels import KERNEL_CONSTANTS, activation_bytes, cached_share
 from hwmodels.platform import Platform
 from offload.ops import Gemm, OpKind, Work
 
@@ -173,8 +173,19 @@ def _measured_parts(work: Work, figures: Figures) -> Parts:
         more_compute_s, more_hbm_s = _longer(*_gemm_s(gemm, work.weight_bits, rate, bandwidth))
         factor = _or(slowdown, 1.0) / table.at(gemm)
         compute_s, hbm_s = compute_s + more_compute_s * factor, hbm_s + more_hbm_s * factor
-    beside = _or(figures.kernel(work.kind, "offloaded"), 1.0) if figures.offloaded else 1.0
+    beside = _beside(work, figures)
     return Parts(_or(fixed_s, 0.0) * beside, compute_s * beside, hbm_s * beside)
+
+
+def _beside(work: Work, figures: Figures) -> Number:
+    """How many times as long as alone an op takes in a schedule that fetches experts."""
+    if not figures.offloaded:
+        return 1.0
+    factor = _or(figures.kernel(work.kind, "offloaded"), 1.0)
+    cached, cache_bytes = (figures.kernel(work.kind, name) for name in ("cached", "cache_bytes"))
+    if work.slots_bytes and cached is not None and cache_bytes is not None:
+        factor = factor * (1 - cached_share(work.slots_bytes, cache_bytes) * (1 - cached))
+    return factor
 
 
 def _or(value: Number | None, default: float) -> Number:

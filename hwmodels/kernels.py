@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
+import numpy as np
+
 from offload.ops import Gemm, OpKind, Work
 from traces.documents import Section
 from traces.dtypes import DTYPES
@@ -24,6 +26,7 @@ __all__ = [
     "KERNEL_KINDS",
     "GemmTable",
     "activation_bytes",
+    "cached_share",
     "kernel_constant",
     "read_table",
     "tables_by_dtype",
@@ -51,7 +54,10 @@ KERNEL_CONSTANTS: dict[str, str] = {
 fixed_s: per op. gemm: its GEMMs over what they take alone. activations: what goes into and comes out of its GEMMs,
 over its time at the claimed memory rate. traffic, arithmetic: what lies outside of them (KV cache, attention scores)
 over its time at the claimed rates. Measured as they are: `issue_s`, host time to issue one; `offloaded`, how many times
-as long it takes in a schedule that fetches experts (copies through the same memory, caches gone cold in a stall)."""
+as long it takes in a schedule that fetches experts (copies through the same memory, caches gone cold in a stall), and
+of experts `cached`, how many times as long as that from slots that a cache holds, and its `cache_bytes`."""
+
+_MEASURED = {"issue_s": "time", "offloaded": "ratio", "cached": "ratio", "cache_bytes": "size"}
 
 _MAX_TABLE = 4096
 """More cells than any table has."""
@@ -62,7 +68,7 @@ def kernel_constant(key: str) -> str | None:
     kind, _, name = key.partition(".")
     if kind.upper() not in OpKind.__members__:
         return None
-    return {"issue_s": "time", "offloaded": "ratio"}.get(name) or KERNEL_CONSTANTS.get(name)
+    return _MEASURED.get(name) or KERNEL_CONSTANTS.get(name)
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +119,19 @@ def activation_bytes(work: Work) -> float:
     """Bytes of activations that go into and come out of the GEMMs of `work`, in the format that they compute in."""
     rows = sum(gemm.n_gemms * gemm.m * (gemm.n + gemm.k) for gemm in work.gemms)
     return rows * DTYPES[work.dtype].bytes_per_param
+
+
+def cached_share(slots_bytes: int, cache_bytes: Any) -> Any:
+    """The share of reads that a cache of `cache_bytes`, a float or (n,), answers of `slots_bytes` read round and round.
+
+    Of random replacement, as last-level caches nearly are: while a line waits for its next turn each miss on the others
+    throws out one line of the cache, so h = exp(-(1 - h) slots / cache), which Lambert's W solves; 1 if all slots fit.
+    """
+    from scipy.special import lambertw
+
+    turns = np.maximum(slots_bytes / np.asarray(cache_bytes), 1.0)
+    share = np.where(turns > 1, -np.real(lambertw(-turns * np.exp(-turns))) / turns, 1.0)
+    return share if share.ndim else float(share)
 
 
 def _place(axis: Sequence[float], value: float) -> tuple[int, float]:

@@ -5,8 +5,9 @@ Constants are positive and errors are relative, so both are taken in logarithms:
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -93,6 +94,36 @@ def _kept(terms: NDArray[np.float64], times: NDArray[np.float64], weights: NDArr
             break
         del kept[int(np.argmin(np.where(doubtful, shares, np.inf)))]
     return kept
+
+
+def fit_curve(
+    names: Sequence[str],
+    curve: Callable[[NDArray[np.float64], NDArray[np.intp]], NDArray[np.float64]],
+    logs: NDArray[np.float64],
+    starts: Sequence[NDArray[np.float64]],
+    bounds: NDArray[np.float64],
+    samples: Sequence[Sample],
+) -> Fitted:
+    """Positive constants c that make `curve(ln c, rows)` the `logs` of those rows: the best from any of `starts`.
+
+    `bounds`: (n_names, 2), of ln c. What samples do not tell stays as vague as before (`_VAGUE`).
+    """
+    from scipy.optimize import least_squares
+
+    def found(rows: NDArray[np.intp], start: NDArray[np.float64]) -> Any:
+        return least_squares(lambda log_c: curve(log_c, rows) - logs[rows], start, bounds=bounds.T, x_scale=0.1)
+
+    everything = np.arange(len(logs))
+    best = min((found(everything, start) for start in starts), key=lambda one: float(one.cost))
+    n_free = max(len(logs) - len(names), 1)
+    variance = max(float(best.fun @ best.fun) / n_free, _LEAST_SPREAD**2)
+    covariance = np.linalg.inv(best.jac.T @ best.jac / variance + np.eye(len(names)) / _VAGUE**2)
+    left_out = np.zeros(len(logs))
+    for i in everything:
+        log_c = found(np.delete(everything, i), best.x).x
+        left_out[i] = np.exp(curve(log_c, np.array([i]))[0] - logs[i]) - 1
+    values = {name: float(np.exp(c)) for name, c in zip(names, best.x, strict=True)}
+    return Fitted(values, (covariance + covariance.T) / 2, _rows(samples), left_out)
 
 
 def solve(

@@ -28,7 +28,7 @@ from traces.whole_file import whole_file
 
 __all__ = ["Measurements", "Sample", "load_measurements", "sample_of", "work_parameters", "workload_digest"]
 
-VERSION = 1
+VERSION = 2
 MAX_BYTES = 16 << 20
 _PERCENTILES = (25, 50, 75)
 _OUTLIER = 3.0
@@ -90,11 +90,12 @@ class Sample:
                 flop=int(parameters["flop"]),
                 hbm_bytes=int(parameters["hbm_bytes"]),
                 copy_bytes=int(parameters["copy_bytes"]),
+                slots_bytes=int(parameters["slots_bytes"]),
             )
         except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise InvalidInput(f"sample {self.what} is not of an op: {type(error).__name__} {error}") from None
         counts = (*(number for gemm in work.gemms for number in gemm), work.weight_bits)
-        if min(counts) <= 0 or min(work.flop, work.hbm_bytes, work.copy_bytes) < 0:
+        if min(counts) <= 0 or min(work.flop, work.hbm_bytes, work.copy_bytes, work.slots_bytes) < 0:
             raise InvalidInput(f"sample {self.what} is not of an op: a size in it is below what a size can be")
         return work
 
@@ -124,6 +125,7 @@ def work_parameters(work: Work) -> dict[str, Any]:
         "flop": work.flop,
         "hbm_bytes": work.hbm_bytes,
         "copy_bytes": work.copy_bytes,
+        "slots_bytes": work.slots_bytes,
     }
 
 

@@ -147,6 +147,8 @@ class _Loop:
         places = [layer for stack in model.stacks for layer in stack.moe_layers]
         self.memory = ExpertMemory(self.recorder, n_buffers, model.expert_bytes, copies, cache, places)
         self.warm_bytes = self.memory.warm_bytes
+        n_slots = n_buffers + (0 if cache is None else cache.capacity)
+        self.slots_bytes = n_slots * model.expert_bytes
         self.lookups = {phase: [0, 0] for phase in Phase}
         self.memory_tokens: Counter[int] = Counter()  # sequence -> encoder outputs
         self.projected: set[int] = set()  # sequences whose cross-attention keys and values exist
@@ -360,7 +362,7 @@ class _Blocks:
         shared = loop.n_tokens if model.n_shared_experts else 0
         arrivals = sorted({op for op in ready.values() if op >= 0})
         if loop.execution.grouped or not union.experts:
-            what = work.experts_work(model, union.tokens, shared)
+            what = work.experts_work(model, union.tokens, shared, loop.slots_bytes)
             last = loop.compute(what, layer, (*arrivals, *host_ops), freed)
         else:
             if shared:
@@ -370,7 +372,7 @@ class _Blocks:
                 after = () if n_left else (*arrivals, *host_ops)
                 own = ready[union.experts[i]]
                 waits = sorted({*after, *((own,) if own >= 0 else ())})
-                what = work.experts_work(model, (union.tokens[i],))
+                what = work.experts_work(model, (union.tokens[i],), 0, loop.slots_bytes)
                 last = loop.recorder.issue(
                     Lane.COMPUTE, what, waits, step=loop.i_step, layer=layer,
                     expert=union.experts[i], hbm_released=0 if n_left else freed,

@@ -73,7 +73,8 @@ class CompiledLoop:
         self._model, self._policy, self._execution = model, policy, execution
         self._n_buffers, self._cache, self._disk = n_buffers, cache, disk
         self._experts, self._words = decode_words.memory(model, n_buffers, cache)
-        self._works = Works(model)
+        n_slots = n_buffers + (0 if cache is None else cache.capacity)
+        self._works = Works(model, n_slots * model.expert_bytes)
         self._memory_tokens: Counter[int] = Counter()
         self._projected: set[int] = set()
         self.warm_bytes = 0 if cache is None else cache.n_resident * model.expert_bytes

@@ -70,7 +70,8 @@ class Work(NamedTuple):
 
     `gemms` read their weights once at `weight_bits` a parameter and run at the peak rate of `dtype`;
     `flop` is arithmetic outside of them (attention scores), `hbm_bytes` HBM traffic outside of them (KV
-    cache), `copy_bytes` what crosses a link or is copied in HBM.
+    cache), `copy_bytes` what crosses a link or is copied in HBM. `slots_bytes`: of expert weights, all of the HBM that
+    fetched experts go round in, so that few slots may stay in a cache; 0 for weights that stay where they are.
     """
 
     kind: OpKind
@@ -80,6 +81,7 @@ class Work(NamedTuple):
     flop: int = 0
     hbm_bytes: int = 0
     copy_bytes: int = 0
+    slots_bytes: int = 0
 
     @property
     def weight_bytes(self) -> float:

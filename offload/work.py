@@ -81,15 +81,21 @@ def gate_work(model: ModelArchitecture, n_tokens: int) -> Work:
     )
 
 
-def experts_work(model: ModelArchitecture, tokens_per_expert: Sequence[int], n_shared_tokens: int = 0) -> Work:
-    """Expert FFNs, one entry of `tokens_per_expert` an active expert; shared experts on `n_shared_tokens`."""
+def experts_work(
+    model: ModelArchitecture, tokens_per_expert: Sequence[int], n_shared_tokens: int = 0, slots_bytes: int = 0
+) -> Work:
+    """Expert FFNs, one entry of `tokens_per_expert` an active expert; shared experts on `n_shared_tokens`.
+
+    `slots_bytes`: of all slots that experts are fetched into; 0 where every expert has a place of its own.
+    """
     gemms: list[Gemm] = []
     for n_tokens, n_experts in sorted(Counter(tokens_per_expert).items()):
         gemms += _ffn(n_tokens, model.d_model, model.d_ff_expert, model.n_expert_matrices, n_experts)
     if n_shared_tokens and model.n_shared_experts:
         width = model.d_ff_shared
         gemms += _ffn(n_shared_tokens, model.d_model, width, model.n_expert_matrices, model.n_shared_experts)
-    return Work(OpKind.EXPERTS, tuple(gemms), model.dtype.name, model.expert_dtype.bits)
+    slots_bytes = slots_bytes if tokens_per_expert else 0
+    return Work(OpKind.EXPERTS, tuple(gemms), model.dtype.name, model.expert_dtype.bits, slots_bytes=slots_bytes)
 
 
 def dense_ffn_work(model: ModelArchitecture, stack: LayerStack, n_tokens: int) -> Work:

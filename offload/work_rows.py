@@ -16,10 +16,10 @@ __all__ = ["Rows", "Works"]
 
 
 class Works:
-    """The works of a model by what they depend on, each made once."""
+    """The works of a model by what they depend on, each made once. `slots_bytes`: of all slots of experts."""
 
-    def __init__(self, model: ModelArchitecture) -> None:
-        self._model = model
+    def __init__(self, model: ModelArchitecture, slots_bytes: int) -> None:
+        self._model, self._slots_bytes = model, slots_bytes
         self._made: dict[Hashable, Work] = {}
 
     def _once(self, key: Hashable, make: Callable[[], Work]) -> Work:
@@ -60,11 +60,14 @@ class Works:
 
     def single(self, n_tokens: int) -> Work:
         """One expert alone."""
-        return self._once(("single", n_tokens), lambda: work.experts_work(self._model, (n_tokens,)))
+        return self._once(("single", n_tokens), lambda: self._experts((n_tokens,), 0))
 
     def grouped(self, n_shared: int, tokens: tuple[int, ...]) -> Work:
         """All experts of a block, one entry of `tokens` each, and shared experts over `n_shared` tokens."""
-        return self._once(("grouped", n_shared, tokens), lambda: work.experts_work(self._model, tokens, n_shared))
+        return self._once(("grouped", n_shared, tokens), lambda: self._experts(tokens, n_shared))
+
+    def _experts(self, tokens: tuple[int, ...], n_shared: int) -> Work:
+        return work.experts_work(self._model, tokens, n_shared, self._slots_bytes)
 
     def copy(self, kind: OpKind) -> Work:
         """One expert moved."""

@@ -16,6 +16,7 @@ from offload.decode import decode
 from offload.execution import EXECUTIONS
 from offload.ops import Gemm, OpKind, Work
 from offload.policies import policy_named
+from offload.policy import Policy
 from offload.schedule import Schedule
 from runtime.backend import Backend
 from runtime.loading import load
@@ -25,32 +26,47 @@ from runtime.program import Program, build_program, resident_slots
 from runtime.weights import Experts
 from traces.routing import Phase
 
-__all__ = ["op_samples"]
+__all__ = ["offloaded_samples", "op_samples"]
 
 _HOST_KINDS = (OpKind.WAIT, OpKind.STEP)
 _Group = tuple[OpKind, tuple[Gemm, ...], bool]
 
 
-def op_samples(
-    make: Callable[[], Backend], probe: Probe, experts: Experts, *, policy: str = "gpu_only"
-) -> list[Sample]:
+def op_samples(make: Callable[[], Backend], probe: Probe, experts: Experts) -> list[Sample]:
     """A sample of each kind of op and shape of `probe`: what it takes on its lane, and `issue` what the host takes.
 
-    `policy`: with `gpu_only` nothing runs beside the ops; a policy that offloads has copies go through the same memory
-    and lets caches go cold while it waits, and its waits and readbacks are timed too. The first decode pass is left
-    out, and all of a shorter run before it: libraries choose their kernels when they first meet a shape.
+    All experts are resident and nothing runs beside the ops. The first decode pass is left out, and all of a shorter
+    run before it: libraries choose their kernels when they first meet a shape.
     """
-    short = dataclasses.replace(probe, output_tokens=2)
-    _run(make, short, experts, policy)
-    return _samples(probe, *_run(make, probe, experts, policy), "nothing" if policy == "gpu_only" else policy)
+    resident = policy_named("gpu_only")
+    _run(make, dataclasses.replace(probe, output_tokens=2), experts, resident, 0)
+    return _samples(probe, *_run(make, probe, experts, resident, 0), "nothing")
 
 
-def _run(make: Callable[[], Backend], probe: Probe, experts: Experts, policy: str) -> tuple[Program, Timed]:
-    chosen = policy_named(policy)
-    model, trace, offloaded = probe.model, probe.trace, not chosen.resident
-    # As many slots as a prompt that activates every expert is granted: few of them would stay in a cache.
-    n_buffers = chosen.buffers(model.n_experts, model.n_experts)[1] if offloaded else 0
-    schedule = decode(model, trace.steps(), chosen, EXECUTIONS["streams"], n_buffers=n_buffers).schedule
+def offloaded_samples(
+    make: Callable[[], Backend], probe: Probe, experts: Experts, policy: str, *, quick: bool = False
+) -> list[Sample]:
+    """The ops of `probe` under a policy that offloads: copies go through the same memory, caches go cold while it
+    waits, and its waits and readbacks are timed too. Their `beside` says the policy and its slots.
+
+    Once for each of several numbers of slots: those of prompts that activate as few experts as the probe does, all of
+    them, and unless `quick` some between. Few slots stay in a cache.
+    """
+    chosen, n_experts = policy_named(policy), probe.model.n_experts
+    active = {probe.n_active, n_experts} if quick else {probe.n_active, min(2 * probe.n_active, n_experts), n_experts}
+    samples = []
+    for n_active in sorted(active):
+        n_slots = chosen.buffers(n_active, n_experts).full
+        run = _run(make, probe, experts, chosen, n_slots)
+        samples += _samples(probe, *run, f"{policy}, {n_slots} slots")
+    return samples
+
+
+def _run(
+    make: Callable[[], Backend], probe: Probe, experts: Experts, policy: Policy, n_slots: int
+) -> tuple[Program, Timed]:
+    model, trace, offloaded = probe.model, probe.trace, not policy.resident
+    schedule = decode(model, trace.steps(), policy, EXECUTIONS["streams"], n_buffers=n_slots).schedule
     program = build_program(model, trace.steps(), schedule, {} if offloaded else resident_slots(model))
     backend = make()
     try:

@@ -67,6 +67,8 @@ def probes(dtype: str, scale: int = 1) -> Iterator[Probe]:
         yield Probe(_decoder(dtype, scale), batch, context, 10, n_active, offloaded=context == 16 and batch == 1)
     for batch, context, n_active in ((1, 32, 1), (1, 512, 1), (2, 32, 1), (8, 32, 3), (32, 32, 4)):
         yield Probe(_wide(dtype, scale), batch, context, 10, n_active, offloaded=batch in (1, 8) and context == 32)
+    for batch, context, n_active in ((1, 48, 2), (8, 96, 4), (32, 24, 2)):
+        yield Probe(_large_heads(dtype, scale), batch, context, 10, n_active, offloaded=batch == 32)
     for d_model in (384 * scale, 640 * scale):
         for batch, context, n_active in ((1, 16, 1), (1, 128, 1), (1, 512, 1), (2, 64, 2), (4, 128, 4), (16, 32, 8)):
             yield Probe(_encoder_decoder(dtype, d_model), batch, context, 10, n_active, offloaded=context == 64)
@@ -78,6 +80,14 @@ def _decoder(dtype: str, scale: int) -> ModelArchitecture:
     attention = Attention("gqa", n_heads=8 * scale, n_kv_heads=4 * scale, head_dim=64)
     stack = LayerStack(12, tuple(range(1, 12, 2)), attention, False, d_ff_dense=4 * d_model, n_dense_matrices=3)
     return _model("probe-decoder", dtype, None, stack, d_model, 8, 2, 2 * d_model, 3, vocab_size=16384)
+
+
+def _large_heads(dtype: str, scale: int) -> ModelArchitecture:
+    """Heads of 128 that four share, three narrow matrices an expert, top-2 in every layer."""
+    d_model = 640 * scale
+    attention = Attention("gqa", n_heads=8 * scale, n_kv_heads=2 * scale, head_dim=128)
+    stack = LayerStack(16, tuple(range(16)), attention, False, d_ff_dense=0, n_dense_matrices=3)
+    return _model("probe-heads", dtype, None, stack, d_model, 8, 2, 512 * scale, 3, vocab_size=8192)
 
 
 def _wide(dtype: str, scale: int) -> ModelArchitecture:

@@ -24,7 +24,7 @@ from runtime.microbench.contention import contention_samples
 from runtime.microbench.copies import copy_samples, round_trip_samples
 from runtime.microbench.gemms import PARAMS, gemm_samples
 from runtime.microbench.host import host_samples
-from runtime.microbench.ops import op_samples
+from runtime.microbench.ops import offloaded_samples, op_samples
 from runtime.microbench.probes import Probe, probes
 from runtime.microbench.storage import read_samples
 from runtime.pacing import Link
@@ -166,7 +166,8 @@ def _parts(settings: Settings) -> Iterator[tuple[str, Callable[[], list[Sample]]
             experts.keep(resident_slots(probe.model).values())
         yield f"ops of {probe.name}", partial(op_samples, make, probe, experts)
         for policy in ("on_demand", "pregate") if probe.offloaded else ():
-            yield f"ops of {probe.name} under {policy}", partial(op_samples, make, probe, experts, policy=policy)
+            beside = partial(offloaded_samples, make, probe, experts, policy, quick=settings.quick)
+            yield f"ops of {probe.name} under {policy}", beside
     if settings.storage is not None:
         yield "storage", partial(read_samples, settings.storage)
 
