@@ -9,6 +9,7 @@
 # machine without CUDA.
 #
 #   GPU_BUDGET_S=530     seconds for everything; what no longer fits is skipped
+#   GPU_SH_GRAPHS=1      sections of layers as CUDA graphs, instead of kernel by kernel: a stack, and a fit, of its own
 #   GPU_SH_BACKEND=cpu   the same on the CPU back end and small models, to try the script out
 #   PYTHON=python3       an interpreter with PyTorch
 set -u
@@ -82,15 +83,17 @@ part tests 120 15 "$python" -m pytest -q -W default -p no:cacheprovider --junitx
   tests/gpu tests/unit/test_runtime_cuda.py
 [ -z "$compiling" ] || wait "$compiling" || failed=1
 
+graphs=()
 if [ "$backend" = cuda ]; then
   measure=(--dtypes 'fp32,bf16') suite=gpu
+  [ -z "${GPU_SH_GRAPHS:-}" ] || graphs=(--graphs)
 else
   measure=(--dtypes fp32 --link 2GB/s --quick) suite=quick
 fi
-part measure 230 60 "$python" -m pregate.cli measure --backend "$backend" "${measure[@]}" --even-if-busy \
+part measure 230 60 "$python" -m pregate.cli measure --backend "$backend" "${graphs[@]}" "${measure[@]}" --even-if-busy \
   -o "$out/measurements.json"
 if [ ! -f "$out/measurements.json" ] && [ "$(left_s)" -ge 150 ]; then
-  part 'measure less' 100 60 "$python" -m pregate.cli measure --backend "$backend" "${measure[@]}" --quick \
+  part 'measure less' 100 60 "$python" -m pregate.cli measure --backend "$backend" "${graphs[@]}" "${measure[@]}" --quick \
     --even-if-busy -o "$out/measurements.json"
 fi
 part calibrate 60 10 "$python" -m pregate.cli calibrate "$out/measurements.json" -o "$out/fit.yaml" \
@@ -104,7 +107,7 @@ fi
 # Left for after the last run: the report, and a run that took longer than expected (45 s), then what comes below.
 validate_s=$(($(left_s) - 110))
 if [ -f "$out/${named:=fit.yaml}" ]; then
-  part validate $((validate_s + 45)) 60 "$python" -m pregate.cli validate --suite "$suite" --backend "$backend" \
+  part validate $((validate_s + 45)) 60 "$python" -m pregate.cli validate --suite "$suite" --backend "$backend" "${graphs[@]}" \
     --fit "$out/$named" --repeats 2 --budget-s "$((validate_s > 1 ? validate_s : 1))" -o "$report"
 else
   failed=1

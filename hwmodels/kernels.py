@@ -130,7 +130,8 @@ def cached_share(slots_bytes: int, cache_bytes: Any) -> Any:
     from scipy.special import lambertw
 
     turns = np.maximum(slots_bytes / np.asarray(cache_bytes), 1.0)
-    share = np.where(turns > 1, -np.real(lambertw(-turns * np.exp(-turns))) / turns, 1.0)
+    found = -np.real(lambertw(-turns * np.exp(-turns)))  # not a number where rounding takes it past the branch at 1
+    share = np.where((turns > 1) & np.isfinite(found), found / turns, 1.0)
     return share if share.ndim else float(share)
 
 

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from runtime.backend import Backend
     from runtime.passes import Passes
 
-__all__ = ["Device", "capture_on", "make_backend", "memory_of_device", "resolve"]
+__all__ = ["Device", "capture_on", "make_backend", "memory_of_device", "require_graphs", "resolve"]
 
 _LIBRARIES_BYTES = 256 << 20
 """What a plan leaves of a CUDA device's free memory: workspaces of the BLAS library (at most 32 MiB a stream), pools
@@ -43,7 +43,8 @@ class Device:
     `backend`: "cpu", "cuda", or "auto": CUDA where there is a device. `hbm_bytes`: at most so much (None: what is free,
     of the CPU back end half of it; as a cache takes what it is given, name a size to get one schedule twice). `h2d`,
     `d2h`: the links that the CPU back end imitates. `storage`: a folder for experts that are read from disk.
-    `chunk_bytes`: copies of a CUDA device in parts of this size (None: an expert at a time).
+    `chunk_bytes`: copies of a CUDA device in parts of this size (None: an expert at a time); `graphs`: it runs sections
+    of layers as CUDA graphs.
 
     Raises `UnknownName` for another back end, `InvalidInput` for a size below 1.
     """
@@ -54,6 +55,7 @@ class Device:
     d2h: Link = Link()  # noqa: RUF009 (frozen)
     storage: Path | None = None
     chunk_bytes: int | None = None
+    graphs: bool = False
 
     def __post_init__(self) -> None:
         if self.backend not in BACKENDS:
@@ -73,9 +75,16 @@ def resolve(device: Device) -> Device:
         raise InvalidInput("--link is of the CPU back end: a CUDA device has its own; leave it out, or --backend cpu")
     if name == "cpu" and device.chunk_bytes is not None:
         raise InvalidInput("--chunk is of the CUDA back end: leave it out")
+    require_graphs(name, device.graphs)
     if device.storage is not None and not device.storage.is_dir():
         raise InvalidFile(f"{device.storage}: there is no such folder for experts: name one that exists")
     return dataclasses.replace(device, backend=name)
+
+
+def require_graphs(backend: str, graphs: bool) -> None:
+    """Raise `InvalidInput` where CUDA graphs are asked of a back end that has none."""
+    if graphs and backend != "cuda":
+        raise InvalidInput("--graphs is of the CUDA back end: leave it out")
 
 
 def make_backend(device: Device) -> Backend:
@@ -83,7 +92,7 @@ def make_backend(device: Device) -> Backend:
     if device.backend == "cuda":
         from runtime.cuda import CudaBackend
 
-        return CudaBackend(device.hbm_bytes, device.chunk_bytes)
+        return CudaBackend(device.hbm_bytes, device.chunk_bytes, device.graphs)
     from runtime.cpu import CpuBackend
 
     return CpuBackend(device.hbm_bytes, device.h2d, device.d2h)

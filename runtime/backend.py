@@ -5,7 +5,7 @@ A back end knows no model and no policy. What it is given is ready: an op is an 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -102,12 +102,15 @@ class Backend(Protocol):
         """A small constant on the device, outside the budget: what forces the routing and checks the outcome."""
         ...
 
-    def load(self, order: Order) -> None:
-        """Make the lanes and the events that `order` needs. The clock starts with the first op issued."""
+    def load(self, order: Order, actions: Sequence[Action | None]) -> None:
+        """Make the lanes and the events that `order` needs for `actions`, one an op, None for what the host does.
+
+        The clock starts with the first op issued.
+        """
         ...
 
-    def issue(self, op: int, action: Action) -> None:
-        """Have the lane of `op` run `action` once what it waits for has ended."""
+    def issue(self, op: int) -> None:
+        """Have the lane of `op` run its action once what it waits for has ended."""
         ...
 
     def wait(self, op: int) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import partial
 from queue import SimpleQueue
@@ -64,9 +64,10 @@ class CpuBackend:
         self._links = {Lane.H2D: h2d, Lane.D2H: d2h}
         self._disturb = disturb
         self._stop = np.zeros(1, dtype=np.int64)
+        self._actions: Sequence[Action | None] = ()
         self._failure: tuple[int, BaseException] | None = None
         self._threads: list[threading.Thread] = []
-        self._queues: dict[Lane, SimpleQueue[tuple[int, Action] | None]] = {}
+        self._queues: dict[Lane, SimpleQueue[int | None]] = {}
         self._locks: dict[int, threading.Lock] = {}
         self._restore: list[Callable[[], None]] = []
 
@@ -85,7 +86,7 @@ class CpuBackend:
         there = aligned(tensor.nbytes).view(tensor.dtype).view(tensor.shape)
         return there.copy_(tensor)
 
-    def load(self, order: Order) -> None:
+    def load(self, order: Order, actions: Sequence[Action | None]) -> None:
         """Start a thread a lane, each on its cores; the caller's becomes the host lane.
 
         Raises `InvalidInput` when the back end has had its run.
@@ -93,6 +94,7 @@ class CpuBackend:
         if self._stop[0]:
             raise InvalidInput("a back end serves one run: make another for the next")
         n = len(order.lane)
+        self._actions = actions
         self._waits, self._lanes = order.waits, [Lane(lane) for lane in order.lane.tolist()]
         self._issued_ns, self._start_ns, self._end_ns = (np.zeros(n, dtype=np.int64) for _ in range(3))
         for op in {op for waits in order.waits for op in waits}:
@@ -128,10 +130,10 @@ class CpuBackend:
         self._restore.append(partial(_give_cores_back, host, cores))
         return own, cores - own
 
-    def issue(self, op: int, action: Action) -> None:
+    def issue(self, op: int) -> None:
         """Hand `op` to its lane's thread."""
         self._issued_ns[op] = now_ns()
-        self._queues[self._lanes[op]].put((op, action))
+        self._queues[self._lanes[op]].put(op)
 
     def wait(self, op: int) -> None:
         """Block the caller; the op lasts from when it could have gone on until it does."""
@@ -166,6 +168,7 @@ class CpuBackend:
         for thread in self._threads:
             thread.join()
         self._threads.clear()
+        self._actions = ()
         self._queues.clear()
         self._locks.clear()
         while self._restore:
@@ -209,26 +212,27 @@ class CpuBackend:
         torch.set_num_threads(1)
         queue, spin_ns = self._queues[lane], self._spin_ns if lane is Lane.COMPUTE else 0
         with torch.inference_mode():
-            while (item := queue.get()) is not None:
+            while (op := queue.get()) is not None:
                 if self._stop[0]:
                     continue
-                op, action = item
                 try:
                     for dep in self._waits[op]:
                         self._await(dep, spin_ns)
                     if self._disturb is not None:
                         self._disturb(op)
-                    self._run(lane, op, action)
+                    self._run(lane, op)
                 except _Abandoned:
                     continue
                 except BaseException as error:  # whatever it was, the host must hear of it
                     self._failure = self._failure or (op, error)
                     self._abandon()
 
-    def _run(self, lane: Lane, op: int, action: Action) -> None:
+    def _run(self, lane: Lane, op: int) -> None:
         """An op starts when lane, host and what it waits for let it; getting going is part of it, as on a device."""
         issued_ns, ends_ns = int(self._issued_ns[op]), (int(self._end_ns[dep]) for dep in self._waits[op])
         ready_ns = max(issued_ns, *ends_ns) if self._waits[op] else issued_ns
+        action = self._actions[op]
+        assert action is not None
         if isinstance(action, Copy):
             self._copy(lane, action, ready_ns)
             self._moved[lane] += action.n_bytes

@@ -1,15 +1,15 @@
 """The CUDA back end: a stream a lane, events on edges between lanes only, pinned host memory, times by CUDA events.
 
 Storage has no stream: a reader thread reads into pinned staging buffers, and as a stream cannot wait for a thread, the
-same thread then issues the copies that depend on what it read. Forward passes differ in context and in the tokens of
-each expert, so there is no section of a layer to capture once as a CUDA graph: kernels are launched one by one.
+same thread then issues the copies that depend on what it read. Kernels are launched one by one, or section by section
+as CUDA graphs (`runtime.graphs`).
 """
 
 from __future__ import annotations
 
 import threading
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import partial
 from queue import SimpleQueue
@@ -23,6 +23,7 @@ from torch import Tensor
 from offload.memory import CapacityExceeded
 from offload.ops import Lane
 from runtime.backend import Action, Copy, DeviceBudget, LaneFailure, Times
+from runtime.graphs import capture
 from runtime.memory import host_array
 from runtime.order import Order
 from runtime.pacing import now_ns
@@ -39,8 +40,9 @@ _SMALL_BYTES, _LARGE_BYTES = (1 << 20,) * 32, 128 << 20
 class CudaBackend:
     """`runtime.backend.Backend` on one CUDA device.
 
-    `hbm_bytes`: at most so much of it (None: what is free); `chunk_bytes`: copies in such parts (None: whole). `api`
-    and `device`: the module that has streams and events, and where tensors live; tests pass a stand-in.
+    `hbm_bytes`: at most so much of it (None: what is free); `chunk_bytes`: copies in such parts (None: whole);
+    `graphs`: what the compute stream runs is captured before the clock starts, an op a CUDA graph. `api` and `device`:
+    the module that has streams and events, and where tensors live; tests pass a stand-in.
 
     Times on streams are CUDA events' (resolution about 0.5 us); the host's clock is aligned with them at the start, to
     within one launch, so an edge between host and device can seem some 10 us early. Raises `InvalidInput` when there
@@ -53,6 +55,7 @@ class CudaBackend:
         self,
         hbm_bytes: int | None = None,
         chunk_bytes: int | None = None,
+        graphs: bool = False,
         device: str = "cuda",
         api: Any = torch.cuda,
     ) -> None:
@@ -60,13 +63,14 @@ class CudaBackend:
             raise InvalidInput("no CUDA device, or a PyTorch without CUDA: try the cpu back end")
         if chunk_bytes is not None and chunk_bytes < 1:
             raise InvalidInput(f"chunk_bytes = {chunk_bytes} is below 1: leave it out to copy experts whole")
-        self._api, self._device, self._chunk_bytes = api, device, chunk_bytes
+        self._api, self._device, self._chunk_bytes, self._graphs = api, device, chunk_bytes, graphs
         api.empty_cache()  # what an earlier run has left counts as free
         free = int(api.mem_get_info()[0])
         self.budget = DeviceBudget(free if hbm_bytes is None else min(hbm_bytes, free))
+        self._actions: list[Action | None] = []
         self._failure: tuple[int, BaseException] | None = None
         self._reader: threading.Thread | None = None
-        self._queue: SimpleQueue[tuple[int, Action] | None] = SimpleQueue()
+        self._queue: SimpleQueue[int | None] = SimpleQueue()
         self._issued: dict[int, threading.Event] = {}
         self._stop = False
 
@@ -98,13 +102,15 @@ class CudaBackend:
         """`values` on the device."""
         return torch.from_numpy(np.array(values)).to(self._device)
 
-    def load(self, order: Order) -> None:
-        """Make streams, and events that have been recorded once: a first recording allocates.
+    def load(self, order: Order, actions: Sequence[Action | None]) -> None:
+        """Make streams, events that have been recorded once, since a first recording allocates, and graphs.
 
-        Raises `InvalidInput` for experts that the host computes, and when the back end has had its run.
+        Raises `InvalidInput` for experts that the host computes, and when the back end has had its run; `LaneFailure`
+        for what cannot be captured.
         """
         if self._stop:
             raise InvalidInput("a back end serves one run: make another for the next")
+        self._actions = list(actions)
         self._waits, self._lanes = order.waits, [Lane(lane) for lane in order.lane.tolist()]
         if Lane.CPU in self._lanes:
             raise InvalidInput(
@@ -128,10 +134,25 @@ class CudaBackend:
             torch.mm(square, square)  # the BLAS library takes its workspace before the clock starts
             self._provide()
         api.synchronize()
+        if self._graphs:
+            self._capture()
         self._zero = api.Event(enable_timing=True)
         self._zero.record(self._streams[Lane.COMPUTE])
         self._zero.synchronize()
         self._zero_ns = now_ns()
+
+    def _capture(self) -> None:
+        """Put the replay of a graph in the place of each action of the compute stream."""
+        mine = {op: self._actions[op] for op, lane in enumerate(self._lanes) if lane is Lane.COMPUTE}
+        computing = {op: action for op, action in mine.items() if action is not None and not isinstance(action, Copy)}
+        try:
+            for op, replay in capture(self._api, self._streams[Lane.COMPUTE], computing).items():
+                self._actions[op] = replay
+        except RuntimeError as error:
+            reason = str(error).partition("\n")[0]
+            raise LaneFailure(
+                f"what the compute stream runs cannot be captured: {reason}: try without graphs"
+            ) from error
 
     def _provide(self) -> None:
         """Have the framework keep memory for what kernels need for themselves: an allocation would stall the stream.
@@ -148,16 +169,17 @@ class CudaBackend:
             event.record(self._streams[Lane.COMPUTE])
         return pair[0], pair[1]
 
-    def issue(self, op: int, action: Action) -> None:
+    def issue(self, op: int) -> None:
         """Launch `op` on its stream, or hand it to the reader."""
         if self._lanes[op] in self._by_reader:
-            self._queue.put((op, action))
+            self._queue.put(op)
         else:
-            self._guarded(op, partial(self._launch, op, action))
+            self._guarded(op, partial(self._launch, op))
 
-    def _launch(self, op: int, action: Action) -> None:
+    def _launch(self, op: int) -> None:
         """Events first, then the action, on the stream of the op's lane."""
-        lane = self._lanes[op]
+        lane, action = self._lanes[op], self._actions[op]
+        assert action is not None
         stream, (start, end) = self._streams[lane], self._events[op]
         for dep in self._waits[op]:
             self._await_issue(dep)
@@ -188,20 +210,21 @@ class CudaBackend:
     def _read(self) -> None:
         """The reader: storage, and the copies of what it read, in the order they were issued."""
         with torch.inference_mode():
-            while (item := self._queue.get()) is not None:
-                op, action = item
+            while (op := self._queue.get()) is not None:
                 try:
                     if not self._stop and self._failure is None:
                         if self._lanes[op] is Lane.DISK:
-                            self._read_one(op, action)
+                            self._read_one(op)
                         else:
-                            self._launch(op, action)
+                            self._launch(op)
                 except BaseException as error:  # whatever it was, the host must hear of it
                     self._failure = (op, error)
                 if op in self._issued:
                     self._issued[op].set()
 
-    def _read_one(self, op: int, action: Action) -> None:
+    def _read_one(self, op: int) -> None:
+        action = self._actions[op]
+        assert action is not None
         assert not isinstance(action, Copy)
         self._synchronise_with(op)
         self._start_ns[op] = now_ns()
@@ -263,6 +286,7 @@ class CudaBackend:
         """Stop the reader, let the device finish what it has, give its memory back."""
         self._stop = True
         self._stop_reader()
+        self._actions.clear()  # graphs and what they work on
         with suppress(RuntimeError):
             self._api.synchronize()
             self._api.empty_cache()

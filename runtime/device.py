@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-__all__ = ["describe", "has_cuda", "software"]
+__all__ = ["describe", "has_cuda", "software", "stack_of"]
 
 _SPECS = {
     "A10": "a10", "A100-PCIE-40GB": "a100-pcie-40gb", "A100-SXM4-80GB": "a100-sxm4-80gb", "B200": "b200",
@@ -33,6 +33,13 @@ def describe(backend: str) -> dict[str, Any]:
     dram_bytes = _dram_bytes()
     host = {"dram_bytes": dram_bytes, "n_cores": os.cpu_count() or 1, "system": platform.platform()}
     return host | (_cuda() if backend == "cuda" else _cpu(dram_bytes))
+
+
+def stack_of(backend: str, graphs: bool) -> str:
+    """The software stack that a back end is: of a CUDA device with kernels launched one by one, or as `graphs`."""
+    if backend == "cpu":
+        return "threads"
+    return "streams" if graphs else "pytorch-eager"
 
 
 def _cuda() -> dict[str, Any]:

@@ -152,13 +152,13 @@ def _prepare(program: Program, experts: Experts, storage: Path | None) -> Expert
 
 def _replay(backend: Backend, program: Program, actions: list[Action | None]) -> Times:
     """The host lane: issue every op in order, wait where the schedule does."""
-    backend.load(program.order)
+    backend.load(program.order, actions)
     with no_collections():
         for op, action in enumerate(actions):
             if action is None:
                 backend.wait(op)
             else:
-                backend.issue(op, action)
+                backend.issue(op)
         backend.synchronise()
     return backend.times()
 

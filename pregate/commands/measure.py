@@ -19,6 +19,7 @@ def measure(
     backend: options.BackendName = "auto",
     dtypes: Annotated[str, typer.Option(help="Number formats, by comma: fp32, bf16, fp16.")] = "fp32",
     link: options.LinkSpeed = "2GB/s",
+    graphs: options.Graphs = False,
     storage: Annotated[Path | None, typer.Option(help="A folder whose disk is measured too.")] = None,
     quick: Annotated[bool, typer.Option("--quick", help="A third of the points.")] = False,
     busy: Annotated[bool, typer.Option("--even-if-busy", help="Measure beside other work; the file says so.")] = False,
@@ -28,6 +29,7 @@ def measure(
     Example: pregate measure -o measurements.json
     """
     extras.require_torch()
+    from pregate.devices import require_graphs
     from pregate.validation.session import provenance_of
     from runtime.microbench.session import Settings, cpu_link
     from runtime.microbench.session import measure as run_measure
@@ -37,7 +39,8 @@ def measure(
     speed = parse_override(link, "bandwidth") if name == "cpu" and link != "memory" else None
     cpu_link(speed)
     formats = _formats(dtypes, name)
-    settings = Settings(name, formats, speed, storage, quick)
+    require_graphs(name, graphs)
+    settings = Settings(name, formats, speed, storage, quick, graphs)
     with options.spinner("measuring") as update:
         found = run_measure(settings, provenance_of("pregate measure"), say=update, insist=not busy)
     found.save(output)

@@ -28,6 +28,7 @@ __all__ = [
     "Dtype",
     "Engine",
     "Format",
+    "Graphs",
     "Hardware",
     "Hbm",
     "InputTokens",
@@ -80,6 +81,9 @@ ModesText = Annotated[
 ]
 TopK = Annotated[int | None, typer.Option(help="Experts a token, where a trace overrode the model's.")]
 BackendName = Annotated[str, typer.Option("--backend", help="auto (CUDA where there is a device), cpu or cuda.")]
+Graphs = Annotated[
+    bool, typer.Option("--graphs", help="CUDA: run sections of layers as CUDA graphs, not kernel by kernel.")
+]
 LinkSpeed = Annotated[
     str, typer.Option("--link", help="Link that the CPU back end imitates: 2GB/s, or memory for as fast as that.")
 ]

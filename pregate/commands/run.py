@@ -33,6 +33,7 @@ def run(
         str | None, typer.Option(help="Fixed time of a copy over that link; default: 20us.")
     ] = None,
     chunk: Annotated[str | None, typer.Option(help="CUDA: copy experts in parts of this size, such as 1MiB.")] = None,
+    graphs: options.Graphs = False,
     tier: options.Tier = "dram",
     storage: Annotated[Path | None, typer.Option(help="A folder for the experts of --tier ssd.")] = None,
     repeats: Annotated[int, typer.Option(min=1, help="Runs; medians are printed.")] = 1,
@@ -72,7 +73,7 @@ def run(
             architecture,
             workload,
             policy,
-            device=_device(backend, hbm, link, link_latency, storage, chunk),
+            device=_device(backend, hbm, link, link_latency, storage, chunk, graphs),
             cache=options.build_cache(cache),
             expert_tier=tier,
             repeats=repeats,
@@ -87,8 +88,9 @@ def run(
 
 
 def _device(
-    backend: str, hbm: str | None, link: str | None, latency: str | None, storage: Path | None, chunk: str | None
-) -> Device:
+    backend: str, hbm: str | None, link: str | None, latency: str | None, storage: Path | None, chunk: str | None,
+    graphs: bool,
+) -> Device:  # fmt: skip
     """The device of the options."""
     from runtime.microbench.session import LINK_LATENCY_S
 
@@ -96,7 +98,7 @@ def _device(
     default_s = 0.0 if speed is None else LINK_LATENCY_S
     there = Link(speed, default_s if latency is None else parse_override(latency, "time"))
     hbm_bytes, chunk_bytes = (None if text is None else int(parse_override(text, "size")) for text in (hbm, chunk))
-    return Device(backend, hbm_bytes, there, there, storage, chunk_bytes)
+    return Device(backend, hbm_bytes, there, there, storage, chunk_bytes, graphs)
 
 
 def _write(result: RunResult, timeline: Path | None, gantt: Path | None) -> None:

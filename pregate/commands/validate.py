@@ -29,6 +29,7 @@ def validate(
         str | None, typer.Option("--fit", help="A fit by name or file; without, this machine is measured first.")
     ] = None,
     backend: options.BackendName = "auto",
+    graphs: options.Graphs = False,
     link: Annotated[str | None, typer.Option(help="Link of the CPU back end with --model, such as 2GB/s.")] = None,
     batch: options.Batch = 1,
     input_tokens: options.InputTokens = 32,
@@ -51,6 +52,7 @@ def validate(
     Example: pregate validate --suite quick -o report
     """
     extras.require_torch()
+    from pregate.devices import require_graphs
     from pregate.validation.cases import POLICIES, Group, Workload, suite_named
     from pregate.validation.report import gate, write_report
     from pregate.validation.scores import rows, summarise
@@ -61,6 +63,7 @@ def validate(
     if (model is None) == (suite is None):
         raise InvalidInput("say either --suite quick (or full) or --model NAME")
     name = extras.backend_named(backend)
+    require_graphs(name, graphs)
     if model is not None:
         chosen = tuple(word.strip() for word in policies.split(",")) if policies else POLICIES
         workload = Workload(batch, input_tokens, output_tokens, seed, active, trace)
@@ -72,10 +75,11 @@ def validate(
         if suite == "gpu" and name != "cuda":
             raise InvalidInput("the suite gpu is of whole models on a CUDA device: try --suite full")
         groups = suite_named(str(suite))
-    command = "pregate validate" + (f" --suite {suite}" if suite else f" --model {model}")
+    command = "pregate validate" + (f" --suite {suite}" if suite else f" --model {model}") + " --graphs" * graphs
     with options.spinner("validating") as update:
-        hw, measured = _platform(hardware, name, suite == "quick", output, update)
-        plan = Plan(name, repeats, budget_s=budget, provenance={**provenance_of(command), "measurements": measured})
+        hw, measured = _platform(hardware, name, graphs, suite == "quick", output, update)
+        provenance = {**provenance_of(command), "measurements": measured}
+        plan = Plan(name, repeats, budget_s=budget, graphs=graphs, provenance=provenance)
         found = run_validate(groups, hw, plan, directory=output, say=update)
         if output is not None:
             update("writing the report")
@@ -100,7 +104,7 @@ def _link_bytes_per_s(link: str | None, backend: str) -> float | None:
 
 
 def _platform(
-    hardware: str | None, backend: str, quick: bool, output: Path | None, say: Callable[[str], None]
+    hardware: str | None, backend: str, graphs: bool, quick: bool, output: Path | None, say: Callable[[str], None]
 ) -> tuple[Platform, str]:
     """The fitted platform, and the digest of the measurements it was fitted on, which `output` keeps."""
     if hardware is not None:
@@ -110,7 +114,8 @@ def _platform(
     from pregate.validation.session import provenance_of
     from runtime.microbench.session import Settings, measure
 
-    settings = Settings(backend, ("fp32", "bf16") if backend == "cuda" else ("fp32",), quick=quick)
+    formats = ("fp32", "bf16") if backend == "cuda" else ("fp32",)
+    settings = Settings(backend, formats, quick=quick, graphs=graphs)
     measured = measure(settings, provenance_of("pregate validate"), say=say)
     fit = calibrate(measured, {"command": "pregate validate", "measurements": measured.digest})
     if output is not None:

@@ -22,7 +22,7 @@ from pregate.validation.outcome import Outcome, Prediction, Validation
 from pregate.validation.predictions import Prepared, predict, predictions_document, prepare
 from pregate.validation.runs import Runner
 from runtime.backend import LaneFailure
-from runtime.device import describe, software
+from runtime.device import describe, software, stack_of
 from runtime.microbench.session import cpu_link
 from runtime.run import OutputMismatch
 from traces.errors import InvalidInput
@@ -38,7 +38,7 @@ PREDICTIONS = "predictions.json"
 class Plan:
     """How to validate. `backend`: "cpu" or "cuda"; `repeats`: valid runs a case; `tries`: disturbed ones beside them;
     `drawn`: groups whose timelines the report shows, those of `pregate` and `on_demand`. `budget_s`: groups that would
-    take longer than what is left of it are not run (None: all are).
+    take longer than what is left of it are not run (None: all are). `graphs`: sections of layers run as CUDA graphs.
     """
 
     backend: str = "cpu"
@@ -46,6 +46,7 @@ class Plan:
     tries: int = 6
     drawn: int = 2
     budget_s: float | None = None
+    graphs: bool = False
     provenance: Mapping[str, str] = field(default_factory=lambda: ReadOnly({}))
 
 
@@ -69,6 +70,12 @@ def validate(
     """
     if hw.fit is None:
         raise InvalidInput(f"{hw.hardware} has no fit: pregate measure and pregate calibrate make one")
+    stack = stack_of(plan.backend, plan.graphs)
+    if hw.fit.stack != stack:
+        raise InvalidInput(
+            f"the fit {hw.fit.name} is of the stack {hw.fit.stack}, what would run is {stack}: give a fit of that, or "
+            f"another --backend, with --graphs or without"
+        )
     budget, errors = _Budget(plan.budget_s, plan.repeats), _Errors()
     say("predicting")
     predicted: list[_Predicted] = []
@@ -80,7 +87,7 @@ def validate(
         directory.mkdir(parents=True, exist_ok=True)
         with whole_file(directory / PREDICTIONS) as partial:
             partial.write_text(text, encoding="utf-8")
-    runner = Runner(device_of(plan.backend), plan.repeats, plan.tries)
+    runner = Runner(device_of(plan.backend, plan.graphs), plan.repeats, plan.tries)
     outcomes: list[Outcome] = []
     skipped: dict[str, str] = {}
     for pairs in predicted:
@@ -168,12 +175,12 @@ def _require_unseen(prepared: Prepared, hw: Platform) -> None:
         )
 
 
-def device_of(backend: str) -> Callable[[float | None], Device]:
+def device_of(backend: str, graphs: bool = False) -> Callable[[float | None], Device]:
     """The device of a back end, with a link of so many bytes/s where links are imitated."""
 
     def device(link_bytes_per_s: float | None) -> Device:
         if backend == "cuda":
-            return Device("cuda")
+            return Device("cuda", graphs=graphs)
         link = cpu_link(link_bytes_per_s)
         return Device("cpu", h2d=link, d2h=link)
 

@@ -46,14 +46,14 @@ def timed(
     try:
         order = _order(lanes, len(actions), waits)
         with torch.inference_mode():
-            backend.load(order)
+            backend.load(order, actions)
             with no_collections():
                 for op, action in enumerate(actions):
                     begin = now_ns()
                     if action is None:
                         backend.wait(op)
                     else:
-                        backend.issue(op, action)
+                        backend.issue(op)
                     issued_ns[op] = now_ns() - begin
                 begin = now_ns()
                 backend.synchronise()

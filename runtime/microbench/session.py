@@ -19,7 +19,7 @@ from hwmodels.quantity import ReadOnly
 from runtime.backend import Action, Backend
 from runtime.cpu import CpuBackend
 from runtime.cuda import CudaBackend
-from runtime.device import describe, software
+from runtime.device import describe, software, stack_of
 from runtime.microbench.contention import contention_samples
 from runtime.microbench.copies import copy_samples, round_trip_samples
 from runtime.microbench.gemms import PARAMS, gemm_samples
@@ -59,7 +59,8 @@ _NOTHING: Mapping[str, str] = ReadOnly({})
 @dataclass(frozen=True, slots=True)
 class Settings:
     """What to measure. `backend`: "cpu" or "cuda"; `link_bytes_per_s`: of the CPU back end's link, None for as fast as
-    memory copies; `storage`: a folder to read from, None to leave storage out; `quick`: a third of the points.
+    memory copies; `storage`: a folder to read from, None to leave storage out; `quick`: a third of the points;
+    `graphs`: a CUDA device runs sections of layers as CUDA graphs.
     """
 
     backend: str
@@ -67,16 +68,17 @@ class Settings:
     link_bytes_per_s: float | None = 2e9
     storage: Path | None = None
     quick: bool = False
+    graphs: bool = False
 
     @property
     def stack(self) -> str:
         """The software stack that the back end is."""
-        return "threads" if self.backend == "cpu" else "pytorch-eager"
+        return stack_of(self.backend, self.graphs)
 
     def make(self) -> Backend:
         """A back end for one run."""
         if self.backend == "cuda":
-            return CudaBackend()
+            return CudaBackend(graphs=self.graphs)
         link = cpu_link(self.link_bytes_per_s)
         return CpuBackend(h2d=link, d2h=link)
 

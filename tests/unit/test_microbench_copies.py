@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import pairwise
 
@@ -61,19 +61,19 @@ class Clockwork:
     def upload(self, values: NDArray[np.generic]) -> torch.Tensor:
         return torch.from_numpy(values)
 
-    def load(self, order: Order) -> None:
-        self.order = order
+    def load(self, order: Order, actions: Sequence[Action | None]) -> None:
+        self.order, self.actions = order, actions
 
-    def issue(self, op: int, action: Action | None) -> None:
+    def issue(self, op: int) -> None:
         assert op == len(self.ends), "issued out of order"
-        lane = Lane(self.order.lane[op])
+        lane, action = Lane(self.order.lane[op]), self.actions[op]
         taken = action.n_bytes / self.rates[lane] if isinstance(action, Copy) else 0.0
         self.starts.append(max([self.free[lane], *(self.ends[dep] for dep in self.order.waits[op])]))
         self.ends.append(self.starts[-1] + taken)
         self.free[lane] = self.ends[-1]
 
     def wait(self, op: int) -> None:
-        self.issue(op, None)
+        self.issue(op)
 
     def synchronise(self) -> None:
         pass
@@ -209,7 +209,7 @@ def test_a_device_too_small_for_the_pool_is_said_and_closed() -> None:
     with pytest.raises(CapacityExceeded, match=r"^H2D copies to time: 0.001 GB do not fit"):
         few(small)
     with pytest.raises(InvalidInput, match="a back end serves one run"):
-        made[0].load(None)  # type: ignore[arg-type]
+        made[0].load(None, [])  # type: ignore[arg-type]
 
 
 def test_copies_on_an_idle_lane_take_no_less_than_their_link() -> None:

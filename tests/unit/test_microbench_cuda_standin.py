@@ -22,6 +22,7 @@ from offload.ops import OpKind
 from pregate.capture import Captured
 from tests.small_models import MODELS
 from tests.unit.test_runtime_cuda import Event, StandIn
+from traces.errors import InvalidInput
 
 torch = pytest.importorskip("torch", reason="the runtime needs PyTorch (the extra 'runtime')")
 
@@ -60,8 +61,8 @@ def api() -> StandIn:
     return found
 
 
-def make() -> CudaBackend:
-    return CudaBackend(device="cpu", api=api())
+def make(graphs: bool = False) -> CudaBackend:
+    return CudaBackend(graphs=graphs, device="cpu", api=api())
 
 
 @pytest.fixture(autouse=True)
@@ -73,7 +74,7 @@ def equip(monkeypatch: pytest.MonkeyPatch) -> None:
     """Small pools and probes, and a device that sleeps for nothing."""
     monkeypatch.setattr(session, "CudaBackend", make)
     for module in (running, runs):
-        monkeypatch.setattr(module, "make_backend", lambda device: make())
+        monkeypatch.setattr(module, "make_backend", lambda device: make(device.graphs))
     monkeypatch.setattr(session, "describe", lambda _: dict(H100))
     monkeypatch.setattr(validation_session, "describe", lambda _: dict(H100))
     monkeypatch.setattr(session, "_sleep", lambda cycles: None)
@@ -144,14 +145,28 @@ def test_a_validation_runs_on_the_fit(measurements: Measurements, tmp_path: Path
     assert {outcome.case.group for outcome in found.outcomes} == {f"{g.model.name}/b2" for g in groups}
 
 
+def test_graphs_are_a_stack_of_their_own(tmp_path: Path) -> None:
+    settings = session.Settings("cuda", DTYPES[:1], quick=True, graphs=True)
+    fit = calibrate(session.measure(settings, {"command": "a test"}, insist=False), {"command": "a test"})
+    assert fit.name == "h100-sxm.streams"
+    path = tmp_path / "fit.yaml"
+    path.write_text(fit.to_yaml(), encoding="utf-8")
+    group = Group(MODELS["decoder-only"], Workload(1, 3, 3, seed=5), ("on_demand", "pregate"), hbm_share=0.9)
+    summary = summarise(validate([group], load_platform(str(path)), Plan("cuda", repeats=1, graphs=True)))
+    assert summary["n"] == 2
+    assert summary["outputs_equal"]
+    with pytest.raises(InvalidInput, match="is of the stack streams, what would run is pytorch-eager: give a fit of"):
+        validate([group], load_platform(str(path)), Plan("cuda", repeats=1))
+
+
 def test_a_queue_of_copies_waits_until_all_are_issued() -> None:
     """A copy that begins while the host still issues would be timed with the host in it."""
     ran: list[str] = []
 
     class Recording(CudaBackend):
-        def issue(self, op: int, action: Any) -> None:
-            ran.append("copy" if not callable(action) else "hold")
-            super().issue(op, action)
+        def issue(self, op: int) -> None:
+            ran.append("copy" if not callable(self._actions[op]) else "hold")
+            super().issue(op)
 
     backends = [Recording(device="cpu", api=api()) for _ in range(2)]
     there: Callable[[], CudaBackend] = iter(backends).__next__

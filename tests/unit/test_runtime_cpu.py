@@ -58,12 +58,12 @@ def lane_threads() -> list[str]:
 def replay(backend: CpuBackend, schedule: Schedule, actions: list[Action | None]) -> Times:
     """As `runtime.run` does it."""
     try:
-        backend.load(order_of(schedule))
+        backend.load(order_of(schedule), actions)
         for op, action in enumerate(actions):
             if action is None:
                 backend.wait(op)
             else:
-                backend.issue(op, action)
+                backend.issue(op)
         backend.synchronise()
         return backend.times()
     finally:

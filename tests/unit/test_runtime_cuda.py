@@ -1,4 +1,4 @@
-"""The CUDA back end against a stand-in for streams and events that runs everything at once and checks every wait."""
+"""The CUDA back end against a stand-in for streams, events and graphs that runs all at once and checks every wait."""
 
 from __future__ import annotations
 
@@ -24,11 +24,15 @@ from traces.errors import InvalidInput
 
 torch = pytest.importorskip("torch", reason="the runtime needs PyTorch (the extra 'runtime')")
 
+from torch.utils._python_dispatch import TorchDispatchMode  # noqa: E402
+from torch.utils._pytree import tree_leaves  # noqa: E402
+
 from runtime.backend import Copy, LaneFailure  # noqa: E402
 from runtime.cpu import CpuBackend  # noqa: E402
 from runtime.cuda import CudaBackend  # noqa: E402
 from runtime.order import order_of  # noqa: E402
-from runtime.run import check_close_output, check_same_output, execute  # noqa: E402
+from runtime.program import resident_slots  # noqa: E402
+from runtime.run import OutputMismatch, check_close_output, check_same_output, execute  # noqa: E402
 from runtime.weights import Experts  # noqa: E402
 
 MODEL = MODELS["decoder-only"]
@@ -62,6 +66,46 @@ class Stream:
         self.api.n_waits += 1
 
 
+class Graph(TorchDispatchMode):
+    """What a captured graph does, on a CPU: the operators of the capture, run again on the memory that it used then.
+
+    Unlike a device it also runs them while it captures; replays are what counts, and nothing in between is undone.
+    """
+
+    capturing: Graph | None = None
+
+    def __init__(self, api: StandIn) -> None:
+        super().__init__()
+        self.api, self.calls, self.n_replays = api, [], 0
+        api.graphs.append(self)
+
+    def capture_begin(self, pool: Any, capture_error_mode: str) -> None:
+        assert pool == self.api.pool
+        assert Graph.capturing is None, "one capture at a time"
+        Graph.capturing = self
+        self.__enter__()
+
+    def capture_end(self) -> None:
+        self.__exit__(None, None, None)
+        Graph.capturing = None
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        assert "_local_scalar_dense" not in str(func), "a capture may not wait for the device"
+        made = func(*args, **kwargs)
+        self.calls.append((func, args, kwargs, made))
+        return made
+
+    def replay(self) -> None:
+        self.n_replays += 1
+        self.api.n_replayed += 1
+        for func, args, kwargs, made in self.calls:
+            again = func(*args, **kwargs)
+            for there, here in zip(tree_leaves(made), tree_leaves(again), strict=True):
+                if isinstance(there, torch.Tensor) and there.data_ptr() != here.data_ptr():
+                    there.copy_(here)
+
+
 class StandIn:
     """The part of `torch.cuda` that the back end uses."""
 
@@ -69,6 +113,8 @@ class StandIn:
         self.free_bytes, self.available, self.n_waits = free_bytes, available, 0
         self.pinned: list[int] = []
         self.current: list[Stream] = []
+        self.graphs: list[Graph] = []
+        self.pool, self.n_replayed = object(), 0
         self.runtime = SimpleNamespace(
             cudaHostRegister=lambda address, n, flags: pin_error or self.pinned.append(address) or 0,
             cudaHostUnregister=self.pinned.remove,
@@ -83,6 +129,12 @@ class StandIn:
         self.current.append(stream)
         yield
         self.current.pop()
+
+    def CUDAGraph(self) -> Graph:  # noqa: N802 (torch's name)
+        return Graph(self)
+
+    def graph_pool_handle(self) -> object:
+        return self.pool
 
     def is_available(self) -> bool:
         return self.available
@@ -127,6 +179,67 @@ def test_streams_wait_on_edges_between_lanes_only_and_compute_what_threads_do(
     assert dict(run.moved_bytes) == dict(reference.moved_bytes)
 
 
+@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("policy", ["gpu_only", "on_demand", "pregate(2)"])
+def test_sections_captured_as_graphs_compute_what_kernels_one_by_one_do(name: str, policy: str) -> None:
+    model = MODELS[name]
+    steps, chosen = list(routing(model, batch=2, seed=3).steps()), policy_named(policy)
+    n_buffers = 0 if chosen.resident else 3 * model.n_experts
+    schedule = decode(model, steps, chosen, EXECUTIONS["streams"], n_buffers=n_buffers).schedule
+    initial, api = (resident_slots(model) if chosen.resident else {}), StandIn()
+    graphs = CudaBackend(graphs=True, device="cpu", api=api)
+    runs = {
+        "kernels": execute(CudaBackend(device="cpu", api=StandIn()), model, steps, schedule, initial=initial),
+        "graphs": execute(graphs, model, steps, schedule, initial=initial),
+    }
+    check_same_output(runs)
+    n_sections = int((schedule.lane == Lane.COMPUTE).sum())
+    assert len(api.graphs) == n_sections
+    assert {graph.n_replays for graph in api.graphs} == {2}, "once to be uploaded, once in the run"
+    assert not graphs._actions, "a closed back end holds no graph"
+
+
+@pytest.mark.parametrize("disk", [False, True])
+def test_graphs_take_nothing_from_copies_and_storage(disk: bool, tmp_path: Path) -> None:
+    steps, schedule = schedule_of("pregate", disk)
+    run = execute(CudaBackend(graphs=True, device="cpu", api=StandIn()), MODEL, steps, schedule, storage=tmp_path)
+    reference = execute(CpuBackend(), MODEL, steps, schedule, storage=tmp_path)
+    check_same_output({"threads": reference, "graphs": run})
+    assert dict(run.moved_bytes) == dict(reference.moved_bytes)
+
+
+def test_a_graph_reads_its_slot_when_it_is_replayed_not_when_it_was_captured() -> None:
+    """A broken schedule is as visible as without graphs: what the FFN finds in its slot depends on the copies."""
+    steps, schedule = schedule_of("on_demand")
+    good = execute(CudaBackend(graphs=True, device="cpu", api=StandIn()), MODEL, steps, schedule)
+
+    class Swapped(CudaBackend):
+        """Copies zeros in place of the first expert."""
+
+        def _copy(self, action: Copy) -> None:
+            first = action.n_bytes == MODEL.expert_bytes and not hasattr(self, "swapped")
+            if first:
+                self.swapped = True
+                action = Copy(action.target, torch.zeros_like(action.source))
+            super()._copy(action)
+
+    bad = execute(Swapped(graphs=True, device="cpu", api=StandIn()), MODEL, steps, schedule)
+    with pytest.raises(OutputMismatch):
+        check_same_output({"good": good, "bad": bad})
+
+
+def test_a_section_that_cannot_be_captured_ends_in_one_line() -> None:
+    def fail() -> None:
+        raise RuntimeError("CUDA error: operation not permitted when stream is capturing\nCompile with")
+
+    recorder = Recorder()
+    recorder.issue(Lane.COMPUTE, Work(OpKind.EXPERTS), step=0)
+    backend = CudaBackend(graphs=True, device="cpu", api=StandIn())
+    with pytest.raises(LaneFailure, match=r"cannot be captured: CUDA error: .* is capturing: try without graphs$"):
+        backend.load(order_of(recorder.schedule()), [fail])
+    backend.close()
+
+
 def test_pinned_memory_is_unpinned_when_it_goes() -> None:
     api, schedule = StandIn(), schedule_of("on_demand")
     execute(CudaBackend(device="cpu", api=api), MODEL, *schedule)
@@ -167,7 +280,7 @@ def test_experts_computed_on_the_host_are_refused() -> None:
     recorder = Recorder()
     recorder.issue(Lane.CPU, Work(OpKind.CPU_EXPERT), step=0)
     with pytest.raises(InvalidInput, match="the cuda back end does not"):
-        CudaBackend(device="cpu", api=StandIn()).load(order_of(recorder.schedule()))
+        CudaBackend(device="cpu", api=StandIn()).load(order_of(recorder.schedule()), [None])
 
 
 @pytest.mark.parametrize("lane", [Lane.COMPUTE, Lane.DISK])
@@ -180,12 +293,12 @@ def test_a_fault_of_the_driver_ends_in_one_line_naming_the_op(lane: Lane) -> Non
     copy = recorder.issue(Lane.H2D, Work(OpKind.FETCH), (first,), step=0)
     recorder.issue(Lane.HOST, Work(OpKind.WAIT), (copy,), step=0)
     backend = CudaBackend(device="cpu", api=StandIn())
-    backend.load(order_of(recorder.schedule()))
     there = torch.zeros(4, dtype=torch.uint8)
+    backend.load(order_of(recorder.schedule()), [fail, Copy(there, there), None])
 
     def replay() -> None:
-        backend.issue(0, fail)
-        backend.issue(1, Copy(there, there))
+        backend.issue(0)
+        backend.issue(1)
         backend.wait(2)
 
     with pytest.raises(LaneFailure, match=rf"^op 0 on lane {lane.name} failed: CUDA error: .* encountered: nothing"):

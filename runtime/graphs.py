@@ -1,0 +1,41 @@
+"""CUDA graphs: every section of a layer that the compute stream runs, captured as a graph before the clock starts.
+
+A section is an op: attention, a gate, one expert. Passes differ in context and in the tokens of each expert, but a run
+knows them all beforehand, so each section of each pass has a graph of its own, launched once: what graphs save at best.
+A serving engine shares graphs between passes, at the price of contexts padded to what was captured.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+__all__ = ["capture"]
+
+
+def capture(api: Any, stream: Any, actions: Mapping[int, Callable[[], Any]]) -> dict[int, Callable[[], None]]:
+    """What replays each of `actions`, by op, in the order they are given; `api`: the module that has graphs.
+
+    All run once as they are, so that libraries choose kernels and take workspaces, then are captured, then replayed
+    once, since a first launch uploads the graph. What a section computes is made from what ran before it, so none of
+    that shows in a run that begins at the beginning. Temporaries share one pool: replays follow one another as captures
+    did. Raises `RuntimeError` as the framework does.
+    """
+    with api.stream(stream):
+        for action in actions.values():
+            action()
+        api.synchronize()
+        pool = api.graph_pool_handle()
+        replays = {}
+        for op, action in actions.items():
+            graph = api.CUDAGraph()
+            graph.capture_begin(pool=pool, capture_error_mode="thread_local")
+            try:
+                action()
+            finally:
+                graph.capture_end()
+            replays[op] = graph.replay
+        for replay in replays.values():
+            replay()
+    api.synchronize()
+    return replays
