@@ -47,20 +47,20 @@ def fit_beside_fetches(samples: Sequence[Sample]) -> Fitted | None:
         return None
     over_s = [alone[_same_op(sample)] for sample in pairs]
     sizes = np.array([sample.work.slots_bytes for sample in pairs])
-    if len(set(sizes.tolist())) < _LEAST_SIZES or not sizes.min() > 0:
+    if len(set(sizes[sizes > 0].tolist())) < _LEAST_SIZES:
         return fit_factor("offloaded", pairs, over_s)
     return _fit_cache(pairs, over_s, sizes)
 
 
 def _fit_cache(pairs: Sequence[Sample], over_s: Sequence[float], sizes: NDArray[np.int64]) -> Fitted:
     ratios = np.log([sample.mean_s / seconds for sample, seconds in zip(pairs, over_s, strict=True)])
-    least, most = float(sizes.min()), float(sizes.max())
+    least, most = float(sizes[sizes > 0].min()), float(sizes.max())
     bounds = np.log([*_BOUNDS, (least / 8, most)])
     starts = [np.log([1.0, 0.8, size]) for size in np.geomspace(least, most, _N_STARTS + 1)[:-1]]
 
     def curve(log_c: NDArray[np.float64], rows: NDArray[np.intp]) -> NDArray[np.float64]:
         offloaded, cached, cache_bytes = np.exp(log_c).tolist()
-        shares = np.array([cached_share(size, cache_bytes) for size in sizes[rows].tolist()])
+        shares = np.array([cached_share(size, cache_bytes) if size else 0.0 for size in sizes[rows].tolist()])
         return np.asarray(np.log(offloaded * (1 - shares * (1 - cached))))
 
     return fit_curve(_NAMES, curve, ratios, starts, bounds, pairs)

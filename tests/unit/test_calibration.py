@@ -14,10 +14,11 @@ import yaml
 
 from hwmodels import calibration
 from hwmodels import fit as fit_module
+from hwmodels.beside_fetches import fit_beside_fetches
 from hwmodels.calibration import calibrate, counts, gemm_tables
 from hwmodels.cost import price
 from hwmodels.fit import Fit, is_fit, load_fit
-from hwmodels.kernels import KERNEL_KINDS, activation_bytes
+from hwmodels.kernels import KERNEL_KINDS, activation_bytes, cached_share
 from hwmodels.least_squares import fit_factor, fit_median, fit_sum, solve, summary
 from hwmodels.measured_machine import machine_of
 from hwmodels.measurements import Measurements, Sample, load_measurements, sample_of, work_parameters, workload_digest
@@ -163,6 +164,49 @@ def test_intervals_hold_as_often_as_they_say() -> None:
         log_c, covariance = solve(terms, terms @ true * np.exp(0.03 * rng.standard_normal(40)), weights)
         within += np.abs(log_c - np.log(true)) < 1.96 * np.sqrt(np.diag(covariance))
     assert within / 400 == pytest.approx([0.95, 0.95], abs=0.03)
+
+
+def in_slots(seed: int = 0, noise: float = 0.0) -> list[Sample]:
+    """Experts alone, and from slots of several sizes, beside fetches, on a machine with a cache of 30 MB."""
+    rng, samples = np.random.default_rng(seed), []
+    for i, mb in enumerate((5, 8, 13, 20, 30, 40, 60, 100, 200, 400, 1000)):
+        work = Work(OpKind.EXPERTS, (Gemm(1, 512, 128 + i),))
+        factor = 1.1 * (1 - (1 - 0.7) * cached_share(mb * 10**6, 30e6)) * float(np.exp(noise * rng.standard_normal()))
+        for beside, seconds, slots in (("nothing", 1e-3, 0), ("pregate", 1e-3 * factor, mb * 10**6)):
+            described = work_parameters(work._replace(slots_bytes=slots))
+            samples.append(sample_of("op", [seconds], probe="p", phase="decode", beside=beside, **described))
+    return samples
+
+
+def test_slots_that_a_cache_holds_are_told_from_those_it_does_not() -> None:
+    found = fit_beside_fetches(in_slots())
+    assert found is not None
+    assert found.values == pytest.approx({"offloaded": 1.1, "cached": 0.7, "cache_bytes": 30e6}, rel=1e-3)
+    assert np.abs(found.left_out).max() < 0.02
+    noisy = fit_beside_fetches(in_slots(noise=0.03))
+    assert noisy is not None
+    spreads = np.sqrt(np.diag(noisy.covariance))
+    for value, true, spread in zip(noisy.values.values(), (1.1, 0.7, 30e6), spreads.tolist(), strict=True):
+        assert abs(np.log(value / true)) < 3 * spread < 1
+
+
+def test_slots_of_few_sizes_tell_one_factor_alone() -> None:
+    few = fit_beside_fetches(in_slots()[:6])
+    assert few is not None
+    assert set(few.values) == {"offloaded"}
+    assert fit_beside_fetches([one for one in in_slots() if one.parameters["beside"] == "nothing"]) is None
+
+
+def test_a_fit_says_what_a_cache_holds(tmp_path: Path) -> None:
+    measured = synthetic()
+    fit = calibrate(dataclasses.replace(measured, samples=(*measured.samples, *in_slots())))
+    assert {"experts.offloaded", "experts.cached", "experts.cache_bytes"} <= set(fit.kernels)
+    assert not {"gate.cached", "head.cached"} & set(fit.kernels)
+    path = tmp_path / "fit.yaml"
+    path.write_text(fit.to_yaml())
+    again = load_fit(path)
+    assert again.kernels["experts.cache_bytes"] == fit.kernels["experts.cache_bytes"]
+    assert "cache_bytes:\n    value:" in path.read_text()
 
 
 def timed(*seconds: float, **parameters: Any) -> list[Sample]:

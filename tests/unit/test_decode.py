@@ -13,7 +13,7 @@ from hypothesis import given, settings
 
 from hwmodels.cost import price
 from hwmodels.platform import load_platform
-from offload.decode import Decoded, decode
+from offload.decode import Decoded, DecodeStream, decode
 from offload.eviction import EVICTIONS
 from offload.execution import EXECUTIONS
 from offload.footprint import measure_workload
@@ -284,6 +284,25 @@ def test_a_warm_cache_is_in_hbm_from_the_start() -> None:
     assert decoded.n_hits == decoded.n_lookups > 0
     assert not np.any(schedule.kind == OpKind.FETCH)
     assert schedule.static_bytes == every.capacity * model.expert_bytes
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+@pytest.mark.parametrize("execution", ["streams", "fastertransformer"])
+def test_experts_say_how_much_hbm_their_slots_take_together(compiled: bool, execution: str) -> None:
+    """However they are grouped; experts that stay where they are say 0, and so do shared ones that run alone."""
+    for name, n_alone in (("decoder-only", 0), ("shared experts, three matrices", int(execution == "streams"))):
+        model = MODELS[name]
+        steps = list(routing(model).steps())
+        for policy, n_buffers, n_cached in (("on_demand", 8, 0), ("pregate", 16, 0), ("lru", 8, 3), ("gpu_only", 0, 0)):
+            cache = cached(model, n_cached) if n_cached else None
+            stream = DecodeStream(
+                model, steps, policy_named(policy), EXECUTIONS[execution],
+                n_buffers=n_buffers, cache=cache, compiled=compiled,
+            )  # fmt: skip
+            works = {work for part in stream for work in part.works}
+            sizes = {work.slots_bytes for work in works if work.kind is OpKind.EXPERTS}
+            assert sizes == {(n_buffers + n_cached) * model.expert_bytes, *([0] * n_alone)}
+            assert {work.slots_bytes for work in works if work.kind is not OpKind.EXPERTS} == {0}
 
 
 def test_a_cache_slot_counts_once_however_often_it_is_refilled() -> None:

@@ -15,7 +15,8 @@ from hypothesis import given, settings
 import pregate
 from hwmodels.cost import parts_of, price, price_figures
 from hwmodels.figures import figures_of
-from hwmodels.kernels import GemmTable, activation_bytes, kernel_constant, read_table
+from hwmodels.fit import FittedConstant
+from hwmodels.kernels import GemmTable, activation_bytes, cached_share, kernel_constant, read_table
 from hwmodels.platform import Platform
 from hwmodels.quantity import ReadOnly
 from offload import work
@@ -136,7 +137,13 @@ def test_a_malformed_table_is_one_clear_line(change: dict[str, Any], message: st
 
 def test_constants_of_kinds_have_dimensions_and_nothing_else_has() -> None:
     assert kernel_constant("experts.fixed_s") == kernel_constant("fetch.issue_s") == "time"
-    assert kernel_constant("gate.gemm") == kernel_constant("gate.offloaded") == "ratio"
+    assert (
+        kernel_constant("gate.gemm")
+        == kernel_constant("gate.offloaded")
+        == kernel_constant("experts.cached")
+        == "ratio"
+    )
+    assert kernel_constant("experts.cache_bytes") == "size"
     for key in ("experts", "experts.", "experts.sync_s", "expert.fixed_s", "", "experts.fixed_s.x"):
         assert kernel_constant(key) is None
 
@@ -329,3 +336,59 @@ def test_explanations_know_the_constants_of_kinds(hw: Platform, policy: str) -> 
     assert (swing.low_value, swing.high_value) == pytest.approx((0.9 * 7e-6, 1.1 * 7e-6))
     only = {key: 0.5 * (key == "kernel.experts.fixed_s") for key in found.elasticities}
     assert "1% less kernel.experts.fixed_s takes 0.5% off" in dataclasses.replace(found, elasticities=only).verdict()
+
+
+def test_a_cache_of_random_replacement_answers_what_its_equation_says() -> None:
+    assert cached_share(0, 1e6) == cached_share(10, 1e6) == cached_share(1_000_000, 1e6) == 1.0
+    slots = np.geomspace(1.0001e6, 5e8, 200)
+    shares = np.array([cached_share(int(n), 1e6) for n in slots])
+    assert shares == pytest.approx(np.exp(-(1 - shares) * slots.astype(np.int64) / 1e6), rel=1e-6, abs=1e-12)
+    assert np.all(np.diff(shares) < 0)
+    assert shares[0] > 0.99
+    assert cached_share(1 << 60, 1e3) == 0.0
+    caches = np.append(np.geomspace(1e4, 1e8, 50), 1e6 * (1 + np.linspace(-1e-15, 1e-15, 9)))
+    together = cached_share(1_000_000, caches)
+    assert together.tolist() == [cached_share(1_000_000, float(cache)) for cache in caches]
+    assert np.all((together >= 0) & (together <= 1))
+
+
+def test_a_cache_answers_as_a_simulated_one_does() -> None:
+    """Lines read round and round through a cache that throws out a random one: hits, counted."""
+    rng = np.random.default_rng(0)
+    for n_lines, n_cached in ((600, 500), (1000, 500), (1500, 500)):
+        where = np.full(n_lines, -1)
+        holds = np.full(n_cached, -1)
+        hits = 0
+        for turn in range(30):
+            for line in range(n_lines):
+                if where[line] >= 0:
+                    hits += turn >= 10
+                    continue
+                place = int(rng.integers(n_cached))
+                if holds[place] >= 0:
+                    where[holds[place]] = -1
+                holds[place], where[line] = line, place
+        assert hits / (20 * n_lines) == pytest.approx(cached_share(n_lines, n_cached), abs=0.02)
+
+
+def test_experts_are_faster_from_slots_that_a_cache_holds(hw: Platform) -> None:
+    """And only they: beside fetches, the more of the slots a cache holds."""
+    assert hw.fit is not None
+    entry = FittedConstant(0.5, (0.4, 0.6), ("row",))
+    cache = FittedConstant(1e6, (0.9e6, 1.1e6), ("row",))
+    kernels = {**hw.fit.kernels, "experts.cached": entry, "experts.cache_bytes": cache}
+    cached = dataclasses.replace(hw, fit=dataclasses.replace(hw.fit, kernels=ReadOnly(kernels)))
+    model = MODELS["decoder-only"]
+    fetch, gate = work.expert_copy_work(model, OpKind.FETCH), work.gate_work(model, 1)
+    sizes = (0, 500_000, 1_000_000, 3_000_000, 10**9)
+    works = [fetch, gate, *(work.experts_work(model, [2], slots_bytes=size) for size in sizes)]
+    before, after = price(works, hw).duration_s, price(works, cached).duration_s
+    wanted = [1, 1, 1, *(1 - 0.5 * cached_share(size, 1e6) for size in sizes[1:])]
+    assert (after / before).tolist() == pytest.approx(wanted, rel=1e-12)
+    assert price(works[1:], cached).duration_s.tolist() == price(works[1:], hw).duration_s.tolist()
+    figures = figures_of(cached)
+    pairs = {"kernel.experts.cache_bytes": np.array([1e6, 1e5]), "kernel.experts.cached": np.array([0.5, 0.4])}
+    many = figures.with_values(pairs)
+    priced = price_figures(works, many, 2).duration_s
+    assert priced[:, 0].tolist() == after.tolist()
+    assert np.all(priced[3:6, 1] != after[3:6])

@@ -148,7 +148,7 @@ def drop(document: dict[str, Any], *keys: str) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda d: d.__setitem__("version", 2), "version 3, this release reads 2: measure again"),
+        (lambda d: d.__setitem__("version", 3), "version 3, this release reads 2: measure again"),
         (lambda d: d.__setitem__("version", "1"), "version = '1' is not an integer"),
         (lambda d: drop(d, "version"), "key 'version' is missing"),
         (lambda d: drop(d, "samples"), "key 'samples' is missing"),

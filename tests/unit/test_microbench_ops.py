@@ -19,7 +19,7 @@ from runtime.backend import Backend  # noqa: E402
 from runtime.cpu import CpuBackend  # noqa: E402
 from runtime.microbench import contention, gemms  # noqa: E402
 from runtime.microbench.gemms import gemm_samples  # noqa: E402
-from runtime.microbench.ops import op_samples  # noqa: E402
+from runtime.microbench.ops import offloaded_samples, op_samples  # noqa: E402
 from runtime.microbench.probes import Probe, probes  # noqa: E402
 from runtime.microbench.session import Settings, _probes  # noqa: E402
 from runtime.pacing import Link  # noqa: E402
@@ -48,7 +48,7 @@ def resident() -> list[Sample]:
 @pytest.fixture(scope="module")
 def offloaded() -> dict[str, list[Sample]]:
     experts = Experts(DECODERS.model)
-    return {policy: op_samples(make, DECODERS, experts, policy=policy) for policy in ("on_demand", "pregate")}
+    return {policy: offloaded_samples(make, DECODERS, experts, policy) for policy in ("on_demand", "pregate")}
 
 
 def test_every_kind_of_op_is_sampled_alone(resident: list[Sample]) -> None:
@@ -95,7 +95,11 @@ def test_works_survive_json(resident: list[Sample]) -> None:
 @pytest.mark.parametrize("policy", ["on_demand", "pregate"])
 def test_offloaded_experts_are_fetched_and_their_ids_read_back(offloaded: dict[str, list[Sample]], policy: str) -> None:
     samples = offloaded[policy]
-    assert {s.parameters["beside"] for s in samples} == {policy}
+    blocks = {"on_demand": 1, "pregate": 2}[policy]
+    slots = [blocks * n for n in (DECODERS.n_active, min(2 * DECODERS.n_active, DECODERS.model.n_experts))]
+    assert {s.parameters["beside"] for s in samples} == {f"{policy}, {n} slots" for n in slots}
+    sizes = {s.work.slots_bytes for s in samples if s.what == "op" and s.parameters["kind"] == "experts"}
+    assert sizes == {n * DECODERS.model.expert_bytes for n in slots}
     assert {"fetch", "readback", "wait", "experts", "self_attention"} <= kinds(samples, "op", "decode")
     fetches = [s for s in samples if s.what == "op" and s.parameters["kind"] == "fetch"]
     expert_bytes = DECODERS.model.expert_bytes

@@ -337,11 +337,11 @@ def test_without_pytorch_one_line_says_how_to_get_it(monkeypatch: pytest.MonkeyP
 def test_an_interrupt_leaves_no_thread_and_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     real = CpuBackend.issue
 
-    def interrupted(self: CpuBackend, op: int, action: object) -> None:
+    def interrupted(self: CpuBackend, op: int) -> None:
         if op == 20:
             assert lanes()
             raise KeyboardInterrupt
-        real(self, op, action)  # type: ignore[arg-type]
+        real(self, op)
 
     monkeypatch.setattr(CpuBackend, "issue", interrupted)
     with pytest.raises(KeyboardInterrupt):
