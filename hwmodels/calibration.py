@@ -15,16 +15,16 @@ import numpy as np
 
 from hwmodels.beside_fetches import fit_beside_fetches
 from hwmodels.fit import Fit, FittedConstant, LeftOut
-from hwmodels.kernels import KERNEL_CONSTANTS, KERNEL_KINDS, GemmTable, activation_bytes
+from hwmodels.kernels import KERNEL_CONSTANTS, KERNEL_KINDS, GemmTable, kernel_terms
 from hwmodels.least_squares import Fitted, fit_median, fit_sum, summary
 from hwmodels.measured_machine import Rates, machine_of
 from hwmodels.measurements import Measurements, Sample
 from hwmodels.quantity import ReadOnly
 from hwmodels.stack import load_stack
-from offload.ops import OpKind, Work
+from offload.ops import OpKind
 from traces.errors import InvalidInput
 
-__all__ = ["calibrate", "counts", "gemm_tables", "kernel_terms"]
+__all__ = ["calibrate", "counts", "gemm_tables"]
 
 _Z95 = 1.959964
 
@@ -55,7 +55,7 @@ def calibrate(measured: Measurements, provenance: Mapping[str, str] = _NOTHING) 
     kernels = _fit_kernels(measured, {table.dtype: table for table in tables}, rates)
     of_stack, of_kinds = _named(constants, of_kinds=False), _named(kernels, of_kinds=True)
     order, covariance = _joined([*of_stack, *of_kinds])
-    left_out = {name: summary(one.left_out) for name, one in {**kernels, **constants}.items()}
+    left_out = {name: summary(one.left_out, one.weights) for name, one in {**kernels, **constants}.items()}
     return Fit(
         name=f"{hardware}.{stack.name}",
         hardware=hardware,
@@ -150,26 +150,9 @@ def _fit_kind(samples: Sequence[Sample], tables: Mapping[str, GemmTable], rates:
         work = sample.work
         if work.dtype not in tables:
             raise InvalidInput(f"ops were measured in {work.dtype}, but no GEMM was: measure again")
-        terms = kernel_terms(work, tables[work.dtype], rates)
-        rows.append([terms[name] for name in names])
+        terms = kernel_terms(work, tables[work.dtype], rates.flop_per_s[work.dtype], rates.hbm_bytes_per_s)
+        rows.append([1.0 if name == "fixed_s" else sum(terms[name]) for name in names])
     return fit_sum(names, np.array(rows), samples)
-
-
-def kernel_terms(work: Work, table: GemmTable, rates: Rates) -> dict[str, float]:
-    """Seconds by which each constant of `KERNEL_CONSTANTS` is multiplied in the time of `work` (fixed_s by 1)."""
-    rate, bandwidth = rates.flop_per_s[work.dtype], rates.hbm_bytes_per_s
-    gemm_s = 0.0
-    for gemm in work.gemms:
-        flop_s = 2 * gemm.m * gemm.n * gemm.k / rate
-        bytes_s = gemm.n * gemm.k * work.weight_bits / 8 / bandwidth
-        gemm_s += gemm.n_gemms * max(flop_s, bytes_s) / table.at(gemm)
-    return {
-        "fixed_s": 1.0,
-        "gemm": gemm_s,
-        "activations": activation_bytes(work) / bandwidth,
-        "traffic": work.hbm_bytes / bandwidth,
-        "arithmetic": work.flop / rate,
-    }
 
 
 def gemm_tables(measured: Measurements, rates: Rates) -> tuple[GemmTable, ...]:

@@ -17,9 +17,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hwmodels.figures import Figures, Number, figures_of
-from hwmodels.kernels import KERNEL_CONSTANTS, activation_bytes, cached_share
+from hwmodels.kernels import cached_share, kernel_terms, longer, roofline_s
 from hwmodels.platform import Platform
-from offload.ops import Gemm, OpKind, Work
+from offload.ops import OpKind, Work
 
 __all__ = ["Costs", "Parts", "parts_of", "price", "price_figures"]
 
@@ -145,14 +145,14 @@ def _kernel_parts(work: Work, figures: Figures) -> Parts:
     """
     rate, bandwidth = figures.flop_per_s(work.dtype), figures.hbm_bytes_per_s
     rest_flop_s, rest_bytes_s = work.flop / rate, work.hbm_bytes / bandwidth
-    compute_s, hbm_s = _longer(rest_flop_s, rest_bytes_s)
+    compute_s, hbm_s = longer(rest_flop_s, rest_bytes_s)
     fixed_s = figures.stack.launches.get(work.kind, 0) * figures.stack_constant("kernel_s")
     if work.kind is OpKind.EXPERTS and figures.stack.tile is not None:
         pairs = _grouped_gemms_s(work, figures, rate, bandwidth)
     else:
-        pairs = [_gemm_s(gemm, work.weight_bits, rate, bandwidth) for gemm in work.gemms]
+        pairs = [roofline_s(gemm, work.weight_bits, rate, bandwidth) for gemm in work.gemms]
     for flop_s, bytes_s in pairs:
-        more_compute_s, more_hbm_s = _longer(flop_s, bytes_s)
+        more_compute_s, more_hbm_s = longer(flop_s, bytes_s)
         compute_s, hbm_s = compute_s + more_compute_s, hbm_s + more_hbm_s
     return Parts(fixed_s, compute_s, hbm_s)
 
@@ -165,16 +165,14 @@ def _measured_parts(work: Work, figures: Figures) -> Parts:
     rate, bandwidth = figures.peak_flop_per_s(work.dtype), figures["accelerator.hbm_bytes_per_s"]
     table = figures.gemm_table(work.dtype)
     assert table is not None
-    fixed_s, slowdown, activations, traffic, arithmetic = (figures.kernel(work.kind, name) for name in KERNEL_CONSTANTS)
-    compute_s: Number = work.flop / rate * _or(arithmetic, 0.0)
-    hbm_s: Number = work.hbm_bytes / bandwidth * _or(traffic, 0.0)
-    hbm_s = hbm_s + activation_bytes(work) / bandwidth * _or(activations, 0.0)
-    for gemm in work.gemms:
-        more_compute_s, more_hbm_s = _longer(*_gemm_s(gemm, work.weight_bits, rate, bandwidth))
-        factor = _or(slowdown, 1.0) / table.at(gemm)
-        compute_s, hbm_s = compute_s + more_compute_s * factor, hbm_s + more_hbm_s * factor
-    beside = _beside(work, figures)
-    return Parts(_or(fixed_s, 0.0) * beside, compute_s * beside, hbm_s * beside)
+    compute_s: Number = 0.0
+    hbm_s: Number = 0.0
+    for name, (flop_s, bytes_s) in kernel_terms(work, table, rate, bandwidth).items():
+        factor = _or(figures.kernel(work.kind, name), 1.0 if name == "gemm" else 0.0)
+        compute_s, hbm_s = compute_s + flop_s * factor, hbm_s + bytes_s * factor
+    fixed_s = _or(figures.kernel(work.kind, "fixed_s"), 0.0)
+    beside = _beside(work, figures) * figures.scatter.get(work.kind.name.lower(), 1.0)
+    return Parts(fixed_s * beside, compute_s * beside, hbm_s * beside)
 
 
 def _beside(work: Work, figures: Figures) -> Number:
@@ -190,21 +188,6 @@ def _beside(work: Work, figures: Figures) -> Number:
 
 def _or(value: Number | None, default: float) -> Number:
     return default if value is None else value
-
-
-def _longer(flop_s: Number, bytes_s: Number) -> tuple[Number, Number]:
-    """The longer of two that overlap, and 0 for the other: (arithmetic, traffic)."""
-    if type(flop_s) is float and type(bytes_s) is float:
-        return (flop_s, 0.0) if flop_s >= bytes_s else (0.0, bytes_s)
-    bound = np.real(flop_s) >= np.real(bytes_s)
-    return np.where(bound, flop_s, 0.0), np.where(bound, 0.0, bytes_s)
-
-
-def _gemm_s(gemm: Gemm, weight_bits: float, flop_per_s: Number, bytes_per_s: Number) -> tuple[Number, Number]:
-    """Roofline of `n_gemms` products: arithmetic, and reading the weights once."""
-    flop_s = 2 * gemm.m * gemm.n * gemm.k / flop_per_s
-    bytes_s = gemm.n * gemm.k * weight_bits / 8 / bytes_per_s
-    return gemm.n_gemms * flop_s, gemm.n_gemms * bytes_s
 
 
 def _grouped_gemms_s(
@@ -237,5 +220,5 @@ def _cpu_parts(work: Work, figures: Figures) -> Parts:
     efficiency = figures.stack_constant("cpu_efficiency")
     bytes_s = work.weight_bytes / (figures["host.dram_bytes_per_s"] * efficiency)
     flop_s: Any = work.total_flop / (figures["host.peak_flop_per_s"] * efficiency)
-    compute_s, dram_s = _longer(flop_s, bytes_s)
+    compute_s, dram_s = longer(flop_s, bytes_s)
     return Parts(compute_s=compute_s, dram_s=dram_s)

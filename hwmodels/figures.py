@@ -36,7 +36,8 @@ class Figures:
 
     `stack` owns what is counted, not measured (launches, tile); `hardware` names the accelerator in messages.
     `gemm_tables`: utilisation by number format, where a fit measured kernels; then `values` has `kernel.` keys.
-    `offloaded`: whether what is priced fetches experts meanwhile; None until the schedule is known.
+    `offloaded`: whether what is priced fetches experts meanwhile; None until the schedule is known. `scatter`: by
+    kind, "gate", what its ops take over what their law says, where machines are draws; empty: the law at its word.
     """
 
     values: Mapping[str, Number]
@@ -44,6 +45,7 @@ class Figures:
     hardware: str
     gemm_tables: Mapping[str, GemmTable] = field(default_factory=lambda: ReadOnly({}))
     offloaded: bool | None = None
+    scatter: Mapping[str, Number] = field(default_factory=lambda: ReadOnly({}))
 
     def __getitem__(self, key: str) -> Number:
         return self.values[key]

@@ -37,12 +37,13 @@ class FittedConstant:
 @dataclass(frozen=True, slots=True)
 class LeftOut:
     """How well the other samples predict one that is left out: over `n` of them, median and 90th percentile of
-    |error|, relative.
+    |error|, relative, and `scatter`, the root mean square of the logarithm of predicted over measured.
     """
 
     n: int
     median: float
     p90: float
+    scatter: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +96,7 @@ class Fit:
             document["gemm_tables"] = [table.to_dict() for table in self.gemm_tables]
         if self.left_out:
             document["leave_one_out"] = {
-                kind: {"n": one.n, "median": round(one.median, 4), "p90": round(one.p90, 4)}
+                kind: {name: round(getattr(one, name), 4) for name in ("n", "median", "p90", "scatter")}
                 for kind, one in self.left_out.items()
             }
         if self.machine is not None:
@@ -193,7 +194,8 @@ def _tables(section: Section) -> tuple[GemmTable, ...]:
 def _left_out(table: Section | None) -> Mapping[str, LeftOut]:
     found = {}
     for key, entry in table.sections() if table is not None else ():
-        found[key] = LeftOut(entry.integer("n"), entry.number("median", minimum=0), entry.number("p90", minimum=0))
+        errors = (entry.number(name, minimum=0) for name in ("median", "p90", "scatter"))
+        found[key] = LeftOut(entry.integer("n"), *errors)
         entry.done()
     return ReadOnly(found)
 

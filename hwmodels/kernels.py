@@ -28,7 +28,10 @@ __all__ = [
     "activation_bytes",
     "cached_share",
     "kernel_constant",
+    "kernel_terms",
+    "longer",
     "read_table",
+    "roofline_s",
     "tables_by_dtype",
 ]
 
@@ -115,6 +118,40 @@ class GemmTable:
         return {"dtype": self.dtype, **axes, "utilisation": cells}
 
 
+def kernel_terms(work: Work, table: GemmTable, flop_per_s: Any, bytes_per_s: Any) -> dict[str, tuple[Any, Any]]:
+    """What each constant but fixed_s is multiplied by in the time of `work`: seconds of (arithmetic, traffic).
+
+    `flop_per_s`, `bytes_per_s`: what the machine claims, numbers or (n,).
+    """
+    compute_s: Any = 0.0
+    hbm_s: Any = 0.0
+    for gemm in work.gemms:
+        flop_s, bytes_s = longer(*roofline_s(gemm, work.weight_bits, flop_per_s, bytes_per_s))
+        utilisation = table.at(gemm)
+        compute_s, hbm_s = compute_s + flop_s / utilisation, hbm_s + bytes_s / utilisation
+    return {
+        "gemm": (compute_s, hbm_s),
+        "activations": (0.0, activation_bytes(work) / bytes_per_s),
+        "traffic": (0.0, work.hbm_bytes / bytes_per_s),
+        "arithmetic": (work.flop / flop_per_s, 0.0),
+    }
+
+
+def roofline_s(gemm: Gemm, weight_bits: float, flop_per_s: Any, bytes_per_s: Any) -> tuple[Any, Any]:
+    """Seconds of `n_gemms` products: arithmetic, and reading the weights once."""
+    flop_s = 2 * gemm.m * gemm.n * gemm.k / flop_per_s
+    bytes_s = gemm.n * gemm.k * weight_bits / 8 / bytes_per_s
+    return gemm.n_gemms * flop_s, gemm.n_gemms * bytes_s
+
+
+def longer(flop_s: Any, bytes_s: Any) -> tuple[Any, Any]:
+    """The longer of two that overlap, and 0 for the other: (arithmetic, traffic)."""
+    if type(flop_s) is float and type(bytes_s) is float:
+        return (flop_s, 0.0) if flop_s >= bytes_s else (0.0, bytes_s)
+    bound = np.real(flop_s) >= np.real(bytes_s)
+    return np.where(bound, flop_s, 0.0), np.where(bound, 0.0, bytes_s)
+
+
 def activation_bytes(work: Work) -> float:
     """Bytes of activations that go into and come out of the GEMMs of `work`, in the format that they compute in."""
     rows = sum(gemm.n_gemms * gemm.m * (gemm.n + gemm.k) for gemm in work.gemms)
@@ -122,17 +159,20 @@ def activation_bytes(work: Work) -> float:
 
 
 def cached_share(slots_bytes: int, cache_bytes: Any) -> Any:
-    """The share of reads that a cache of `cache_bytes`, a float or (n,), answers of `slots_bytes` read round and round.
+    """The share of reads of `slots_bytes`, read round and round, that a cache of `cache_bytes`, maybe (n,), answers.
 
     Of random replacement, as last-level caches nearly are: while a line waits for its next turn each miss on the others
     throws out one line of the cache, so h = exp(-(1 - h) slots / cache), which Lambert's W solves; 1 if all slots fit.
     """
     from scipy.special import lambertw
 
-    turns = np.maximum(slots_bytes / np.asarray(cache_bytes), 1.0)
-    found = -np.real(lambertw(-turns * np.exp(-turns)))  # not a number where rounding takes it past the branch at 1
-    share = np.where((turns > 1) & np.isfinite(found), found / turns, 1.0)
-    return share if share.ndim else float(share)
+    turns = slots_bytes / np.asarray(cache_bytes)
+    beyond = np.real(turns) > 1
+    turns = np.where(beyond, turns, 2.0)
+    found = -lambertw(-turns * np.exp(-turns))  # not a number where rounding takes it past the branch at 1
+    found = found if np.iscomplexobj(turns) else np.real(found)
+    share = np.where(beyond & np.isfinite(found), found / turns, 1.0)
+    return share if share.ndim else share.item()
 
 
 def _place(axis: Sequence[float], value: float) -> tuple[int, float]:

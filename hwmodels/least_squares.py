@@ -37,6 +37,9 @@ _PREFILL_WEIGHT = 0.25
 _SMALL = 1e-3
 """A term that is below this share of every sample is left out: there is nothing to fit it on."""
 
+_SHARE_DIGITS = 6
+"""Terms whose shares agree to so many digits are one term to the samples; the last of them is left out."""
+
 _OF_A_MEDIAN = 1.2533
 """Standard error of a median over that of a mean, sqrt(pi / 2), for normal scatter."""
 
@@ -46,12 +49,14 @@ class Fitted:
     """Constants by name, (n, n) covariance of their logarithms in that order, names of the samples they were fitted on.
 
     `left_out`: relative error of the prediction of each sample by a fit of the others; (0,) where none can do without.
+    `weights`: by which the samples counted, None for all alike.
     """
 
     values: Mapping[str, float]
     covariance: NDArray[np.float64]
     rows: tuple[str, ...]
     left_out: NDArray[np.float64]
+    weights: NDArray[np.float64] | None = None
 
     def inverted(self, name: str, new: str) -> Fitted:
         """With the share `new` = 1 / `name`, at most 1, in its place: its logarithm has the other sign."""
@@ -60,7 +65,8 @@ class Fitted:
         at = [list(self.values).index(name if key == new else key) for key in order]
         sign = np.array([-1.0 if key == new else 1.0 for key in order])
         covariance = self.covariance[np.ix_(at, at)] * np.outer(sign, sign)
-        return Fitted({**values, new: min(1.0, 1 / self.values[name])}, covariance, self.rows, self.left_out)
+        values |= {new: min(1.0, 1 / self.values[name])}
+        return Fitted(values, covariance, self.rows, self.left_out, self.weights)
 
 
 def fit_sum(
@@ -80,7 +86,7 @@ def fit_sum(
         others = (np.delete(x, i, 0) for x in (terms[:, kept], times, weights))
         left_out[i] = terms[i, kept] @ np.exp(solve(*others)[0]) / times[i] - 1
     values = {names[j]: float(np.exp(c)) for j, c in zip(kept, log_c, strict=True)}
-    return Fitted(values, covariance, _rows(samples), left_out)
+    return Fitted(values, covariance, _rows(samples), left_out, weights)
 
 
 def _kept(terms: NDArray[np.float64], times: NDArray[np.float64], weights: NDArray[np.float64]) -> list[int]:
@@ -92,7 +98,8 @@ def _kept(terms: NDArray[np.float64], times: NDArray[np.float64], weights: NDArr
         doubtful = (shares <= _SMALL) | (np.sqrt(np.diag(covariance)) >= _UNKNOWN)
         if not doubtful.any():
             break
-        del kept[int(np.argmin(np.where(doubtful, shares, np.inf)))]
+        least = np.round(np.where(doubtful, shares, np.inf), _SHARE_DIGITS)
+        del kept[int(np.flatnonzero(least == least.min())[-1])]
     return kept
 
 
@@ -171,12 +178,14 @@ def fit_factor(name: str, samples: Sequence[Sample], over_s: Sequence[float]) ->
     )
 
 
-def summary(errors: NDArray[np.float64]) -> LeftOut:
-    """Median and 90th percentile of the size of relative errors, to a hundredth of a per cent; 0 of no errors."""
+def summary(errors: NDArray[np.float64], weights: NDArray[np.float64] | None = None) -> LeftOut:
+    """Relative errors summed up, to a hundredth of a per cent; 0 of no errors. `weights`: of their scatter."""
     if not errors.size:
-        return LeftOut(0, 0.0, 0.0)
+        return LeftOut(0, 0.0, 0.0, 0.0)
     median, p90 = np.quantile(np.abs(errors), (0.5, 0.9)).tolist()
-    return LeftOut(errors.size, round(median, 4), round(p90, 4))
+    counts = None if weights is None else weights**2
+    scatter = float(np.sqrt(np.average(np.log1p(errors) ** 2, weights=counts)))
+    return LeftOut(errors.size, round(median, 4), round(p90, 4), round(scatter, 4))
 
 
 def _rows(samples: Sequence[Sample]) -> tuple[str, ...]:

@@ -1,14 +1,17 @@
 """95 % intervals of a prediction: the fit's covariance, drawn from, through the recurrence.
 
 A draw is a machine: every fitted constant times exp(z), z normal with the covariance of ln(constants) that the fit
-states. Every draw runs the captured schedule; the interval is the middle 95 % of what comes out, so curvature and a
-bottleneck that moves from one lane to another are in it. An efficiency drawn above 1, the physical limit, counts as 1.
-The interval knows what the fit knows: scatter of the rows it was made on, not what the model leaves out.
+states, and every kind of op that was measured times exp(z), z normal with the scatter of what the fit says of samples
+that it has not seen: a model has one shape of each kind, and the law of the kind is so far off for a shape. Every draw
+runs the captured schedule; the interval is the middle 95 % of what comes out, so curvature and a bottleneck that moves
+from one lane to another are in it. An efficiency drawn above 1, the physical limit, counts as 1.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+import dataclasses
+import math
+from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,7 +19,9 @@ from numpy.typing import NDArray
 from hwmodels.cost import price_figures
 from hwmodels.figures import Figures, figures_of
 from hwmodels.fit import Fit
+from hwmodels.kernels import KERNEL_KINDS
 from hwmodels.platform import Platform
+from hwmodels.quantity import ReadOnly
 from hwmodels.stack import CONSTANTS
 from offload.probes import find_probes
 from pregate.capture import Captured
@@ -71,6 +76,7 @@ def figure_intervals(
     free = [f"stack.{name}" for name in hw.fit.constants if f"stack.{name}" not in known and name not in sizes]
     free += [f"kernel.{name}" for name in hw.fit.kernels if name in hw.fit.order]
     machines = figures.with_values(drawn_constants(hw.fit, free, rng, n_draws))
+    machines = dataclasses.replace(machines, scatter=drawn_scatter(hw.fit, captured, rng, n_draws))
     found = measured(ready or compiled(captured), captured, machines, n_draws)
     ends = {name: np.quantile(found[name], (0.025, 0.975)).tolist() for name in metrics}
     return {name: (low, high) if high > 0 else None for name, (low, high) in ends.items()}
@@ -93,6 +99,19 @@ def drawn_constants(
         values = constant.value * factors[:, i]
         drawn[key] = np.minimum(values, 1.0) if CONSTANTS.get(key.removeprefix("stack.")) == "ratio" else values
     return drawn
+
+
+def drawn_scatter(
+    fit: Fit, captured: Captured, rng: np.random.Generator, n_draws: int
+) -> Mapping[str, NDArray[np.float64]]:
+    """By kind, `n_draws` of how far its ops lie from their law, and where experts are fetched from that of fetches."""
+    factors: dict[str, NDArray[np.float64]] = {}
+    for kind in (kind.name.lower() for kind in KERNEL_KINDS):
+        names = (kind, f"{kind}/offloaded")[: 1 if captured.policy.resident else 2]
+        scatter = math.hypot(*(fit.left_out[name].scatter for name in names if name in fit.left_out))
+        if scatter:
+            factors[kind] = np.exp(scatter * rng.standard_normal(n_draws))
+    return ReadOnly(factors)
 
 
 def compiled(captured: Captured) -> Compiled:

@@ -219,6 +219,10 @@ def test_leave_one_out_errors_by_hand() -> None:
     found = fit_sum(["c"], terms, timed(1.0, 4.0, 4.0))
     assert found.values["c"] == pytest.approx(2 ** (1 / 3))
     assert found.left_out == pytest.approx([2**0.5 - 1, 2 * 1.0 / 4 - 1, 4 * 2**0.5 / 4 - 1], rel=1e-6)
+    logs = np.log1p(found.left_out)
+    assert summary(found.left_out, found.weights).scatter == pytest.approx(float(np.sqrt(np.mean(logs**2))), abs=1e-4)
+    counted = summary(found.left_out, np.array([1.0, 0.5, 0.5]))
+    assert counted.scatter == pytest.approx(float(np.sqrt(logs**2 @ np.array([4, 1, 1]) / 6)), abs=1e-4)
     median = fit_median("c", timed(1.0, 2.0, 4.0))
     assert (median.values["c"], median.left_out.tolist()) == (2.0, [3 / 1 - 1, 2.5 / 2 - 1, 1.5 / 4 - 1])
     factor = fit_factor("c", timed(2.0, 8.0), [1.0, 2.0])
@@ -478,6 +482,7 @@ def test_a_shipped_fit_of_a_machine_nobody_describes_is_found_by_name(
         (lambda d: d.__setitem__("gemm_tables", [1]), "something that is no table"),
         (lambda d: d["gemm_tables"][0]["m"].reverse(), r"gemm_tables\[0\]: m: .* does not ascend"),
         (lambda d: d["leave_one_out"]["gate"].__setitem__("median", -0.1), "below 0"),
+        (lambda d: d["leave_one_out"]["gate"].pop("scatter"), "key 'scatter' is missing"),
         (lambda d: d["machine"].pop("clock_hz"), "key 'clock_hz' is missing"),
         (lambda d: d["machine"]["link"]["h2d_bytes_per_s"].__setitem__("value", 0), "h2d_bytes_per_s"),
         (lambda d: d.__setitem__("probes", "all"), "probes is not a list"),

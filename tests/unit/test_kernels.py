@@ -15,11 +15,12 @@ from hypothesis import given, settings
 import pregate
 from hwmodels.cost import parts_of, price, price_figures
 from hwmodels.figures import figures_of
-from hwmodels.fit import FittedConstant
+from hwmodels.fit import FittedConstant, LeftOut
 from hwmodels.kernels import GemmTable, activation_bytes, cached_share, kernel_constant, read_table
 from hwmodels.platform import Platform
 from hwmodels.quantity import ReadOnly
 from offload import work
+from offload.metrics import decode_steps
 from offload.ops import Gemm, OpKind, Work
 from pregate.capture import capture
 from pregate.explanation import explain
@@ -322,6 +323,39 @@ def test_intervals_contain_the_prediction_and_widen_with_the_constants_of_kinds(
 
 
 @pytest.mark.parametrize("policy", ["gpu_only", "pregate"])
+def test_intervals_know_how_far_ops_lie_from_the_law_of_their_kind(hw: Platform, policy: str) -> None:
+    """One factor a kind: where nothing else is uncertain and the compute lane has it all, a sum of log-normals."""
+    assert hw.fit is not None
+    model = MODELS["decoder-only"]
+    captured = capture(model, hw, routing(model), policy)
+    nothing = tuple((0.0,) * len(hw.fit.order) for _ in hw.fit.order)
+
+    def found(scatter: float, beside: float) -> tuple[float, float]:
+        errors = {kind: LeftOut(9, 0.01, 0.02, scatter) for kind in ("self_attention", "gate", "experts", "head")}
+        errors |= {f"{kind}/offloaded": LeftOut(9, 0.01, 0.02, beside) for kind in errors}
+        assert hw.fit is not None
+        fit = dataclasses.replace(hw.fit, covariance=nothing, left_out=ReadOnly(errors))
+        ends = intervals(captured, dataclasses.replace(hw, fit=fit), np.random.default_rng(0))["moe_layer_latency_s"]
+        assert ends is not None
+        return ends
+
+    exact = pregate.simulate(model, hw, routing(model), policy).moe_layer_latency_s
+    assert found(0.0, 0.0) == pytest.approx((exact, exact), rel=1e-12)
+    low, high = found(0.1, 0.0)
+    assert low < exact < high
+    assert found(0.06, 0.08) == ((low, high) if policy == "pregate" else pytest.approx(found(0.06, 0.0), rel=1e-12))
+    if policy == "gpu_only":
+        costs = price(captured.decoded.schedule.works, hw).duration_s
+        schedule = captured.decoded.schedule
+        mine = (schedule.layer >= 0) & np.isin(schedule.step, decode_steps(captured.trace))
+        kinds = [int(kind) for kind in np.unique(schedule.kind[mine])]
+        busy = [float(costs[schedule.cost[mine & (schedule.kind == kind)]].sum()) for kind in kinds]
+        draws = np.exp(0.1 * np.random.default_rng(1).standard_normal((100_000, len(kinds)))) @ np.array(busy)
+        wanted = np.quantile(draws, (0.025, 0.975)) / sum(busy)
+        assert np.array([low, high]) / exact == pytest.approx(wanted, abs=0.02)
+
+
+@pytest.mark.parametrize("policy", ["gpu_only", "pregate"])
 def test_explanations_know_the_constants_of_kinds(hw: Platform, policy: str) -> None:
     """Euler's identity: the makespan is of first degree in times, and in rates of degree minus one."""
     model = MODELS["decoder-only"]
@@ -350,6 +384,13 @@ def test_a_cache_of_random_replacement_answers_what_its_equation_says() -> None:
     together = cached_share(1_000_000, caches)
     assert together.tolist() == [cached_share(1_000_000, float(cache)) for cache in caches]
     assert np.all((together >= 0) & (together <= 1))
+
+
+def test_what_a_cache_answers_has_a_derivative_by_a_complex_step() -> None:
+    for cache_bytes in (3e5, 9e5, 2e6):
+        low, high = (cached_share(1_000_000, cache_bytes * (1 + step)) for step in (-1e-6, 1e-6))
+        step = cached_share(1_000_000, complex(cache_bytes, 1e-20 * cache_bytes))
+        assert np.imag(step) / 1e-20 == pytest.approx((high - low) / 2e-6, rel=1e-6)
 
 
 def test_a_cache_answers_as_a_simulated_one_does() -> None:
