@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -14,6 +16,7 @@ __all__ = [
     "decode_steps",
     "h2d_bytes",
     "moe_layer_latency_s",
+    "of_timeline",
     "stall_intervals",
     "stall_s",
     "step_end_s",
@@ -114,6 +117,30 @@ def stall_s(timeline: Timeline) -> float:
     """Time the compute lane waited for a transfer: the sum of `stall_intervals`."""
     begin_s, end_s = stall_intervals(timeline)
     return float((end_s - begin_s).sum())
+
+
+def of_timeline(
+    timeline: Timeline, trace: RoutingTrace, n_output_tokens: int, lookups: tuple[int, int]
+) -> dict[str, Any]:
+    """Every metric by its name in a result, virtual or real; `lookups`: experts looked up in decoding, and found."""
+    tpot, makespan_s = tpot_s(timeline, trace), timeline.makespan_s
+    stalled_s, moving_s = stall_s(timeline), transfer_s(timeline)
+    n_lookups, n_hits = lookups
+    return {
+        "moe_layer_latency_s": moe_layer_latency_s(timeline, decode_steps(trace)),
+        "tokens_per_s": n_output_tokens / makespan_s,
+        "ttft_s": ttft_s(timeline),
+        "tpot_s": tpot["mean"],
+        "tpot_p50_s": tpot["p50"],
+        "tpot_p99_s": tpot["p99"],
+        "makespan_s": makespan_s,
+        "peak_hbm_bytes": timeline.peak_hbm_bytes,
+        "h2d_bytes": h2d_bytes(timeline),
+        "hit_rate": n_hits / n_lookups if n_lookups else 0.0,
+        "stall_s": stalled_s,
+        "stall_share": stalled_s / makespan_s,
+        "exposed_transfer_fraction": stalled_s / moving_s if moving_s else 0.0,
+    }
 
 
 def _covered(start_s: NDArray[np.float64], end_s: NDArray[np.float64]) -> float:

@@ -41,7 +41,8 @@ __all__ = [
 class MachineMemory:
     """What a schedule needs to know of a machine: its memories, and what its software does with them.
 
-    `reserve_bytes`: HBM that the software takes for itself; `dram_bytes` of the host called `host`.
+    `reserve_bytes`: HBM that the software takes for itself; `dram_bytes` of the host called `host`; `way_out`: what to
+    try where those are too few.
     """
 
     hbm_bytes: int
@@ -49,6 +50,7 @@ class MachineMemory:
     dram_bytes: int
     host: str
     execution: Execution
+    way_out: str = "--tier ssd, or --set host.dram_bytes=..."
 
 
 def memory_of(hw: Platform) -> MachineMemory:
@@ -198,7 +200,7 @@ def _check_host_memory(model: ModelArchitecture, memory: MachineMemory, policy: 
     if needed > memory.dram_bytes:
         raise CapacityExceeded(
             f"{policy.name}: the experts of {model.name} take {needed / 1e9:.1f} GB of host memory, {memory.host} has "
-            f"{memory.dram_bytes / 1e9:.1f} GB: try --tier ssd, or --set host.dram_bytes=...",
+            f"{memory.dram_bytes / 1e9:.1f} GB: try {memory.way_out}",
             needed,
             "DRAM",
         )

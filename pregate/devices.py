@@ -16,7 +16,6 @@ from offload import metrics
 from offload.execution import EXECUTIONS
 from offload.memory import CapacityExceeded
 from offload.ops import OpKind
-from offload.policies import policy_named
 from offload.policy import Cache, Policy
 from pregate.capture import Captured, MachineMemory, Request, capture_request, request
 from pregate.extras import BACKENDS, backend_named
@@ -114,7 +113,8 @@ def memory_of_device(device: Device) -> MachineMemory:
         )
     most = free // 2 if device.backend == "cpu" else free
     dram_bytes = int(describe(device.backend)["dram_bytes"])
-    return MachineMemory(device.hbm_bytes or most, 0, dram_bytes, "this machine", EXECUTIONS["streams"])
+    hbm_bytes, way_out = device.hbm_bytes or most, "--tier ssd with --storage DIR, or a smaller model"
+    return MachineMemory(hbm_bytes, 0, dram_bytes, "this machine", EXECUTIONS["streams"], way_out)
 
 
 def _free_bytes(device: Device) -> int:
@@ -153,31 +153,15 @@ def capture_on(
         raise InvalidInput("experts are to wait on storage (--tier ssd): name a folder for them, --storage DIR")
     element_type(model)
     memory = memory_of_device(device)
-    chosen = policy_named(policy) if isinstance(policy, str) else policy
-    if expert_tier == "dram" and not chosen.resident:
-        _require_dram(model, chosen, memory)
-    asked = request(model, memory, trace, chosen, cache=cache, expert_tier=expert_tier)
+    asked = request(model, memory, trace, policy, cache=cache, expert_tier=expert_tier)
     passes = plan_passes(model, trace.steps())
     reserve_bytes = _reserve_bytes(asked, passes, memory.hbm_bytes)
     if reserve_bytes:
         memory = dataclasses.replace(memory, reserve_bytes=reserve_bytes)
-        asked = request(model, memory, trace, chosen, cache=cache, expert_tier=expert_tier, workload=asked.workload)
+        asked = request(model, memory, trace, policy, cache=cache, expert_tier=expert_tier, workload=asked.workload)
     captured = capture_request(asked)
     _require_free(captured, device, passes)
     return captured
-
-
-def _require_dram(model: ModelArchitecture, policy: Policy, memory: MachineMemory) -> None:
-    """Raise `CapacityExceeded` for a model whose experts this host could not hold if it did nothing else."""
-    needed = model.n_moe_layers * model.n_experts * model.expert_bytes
-    if needed > memory.dram_bytes:
-        raise CapacityExceeded(
-            f"{policy.name}: the experts of {model.name} take {needed / 1e9:.1f} GB of host memory, beside HBM of "
-            f"{memory.hbm_bytes / 1e9:.1f} GB; this machine has {memory.dram_bytes / 1e9:.1f} GB: try --tier ssd with "
-            f"--storage DIR, or a smaller model",
-            needed,
-            "DRAM",
-        )
 
 
 def _n_slots(asked: Request) -> int:

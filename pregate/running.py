@@ -179,28 +179,11 @@ def initial_slots(captured: Captured) -> dict[int, Key]:
     return {} if cache is None else cached_slots(cache, captured.plan.n_buffers)
 
 
-def measured_metrics(captured: Captured, run: Run) -> dict[str, float]:
-    """The metrics of one run, by their names in `RunResult`; counts and sizes are whole numbers."""
-    timeline, trace = run.timeline, captured.trace
-    tpot = metrics.tpot_s(timeline, trace)
-    stall_s, transfer_s = metrics.stall_s(timeline), metrics.transfer_s(timeline)
-    n_lookups, n_hits = run.lookups[Phase.DECODE]
-    makespan_s = timeline.makespan_s
-    return {
-        "moe_layer_latency_s": metrics.moe_layer_latency_s(timeline, metrics.decode_steps(trace)),
-        "tokens_per_s": captured.workload.n_output_tokens / makespan_s,
-        "ttft_s": metrics.ttft_s(timeline),
-        "tpot_s": tpot["mean"],
-        "tpot_p50_s": tpot["p50"],
-        "tpot_p99_s": tpot["p99"],
-        "makespan_s": makespan_s,
-        "peak_hbm_bytes": timeline.peak_hbm_bytes,
-        "h2d_bytes": metrics.h2d_bytes(timeline),
-        "hit_rate": n_hits / n_lookups if n_lookups else 0.0,
-        "stall_s": stall_s,
-        "stall_share": stall_s / makespan_s,
-        "exposed_transfer_fraction": stall_s / transfer_s if transfer_s else 0.0,
-    }
+def measured_metrics(captured: Captured, run: Run) -> dict[str, Any]:
+    """The metrics of one run, by their names in `RunResult`."""
+    return metrics.of_timeline(
+        run.timeline, captured.trace, captured.workload.n_output_tokens, run.lookups[Phase.DECODE]
+    )
 
 
 def _watched(captured: Captured, device: Device, experts: Experts, *, prove: bool) -> tuple[Run, str | None]:

@@ -181,31 +181,17 @@ def _result(
     captured: Captured, hw: Platform, timeline: Timeline, bounds: Bounds, found: Mapping[str, Interval | None]
 ) -> SimulationResult:
     trace, decoded, plan = captured.trace, captured.decoded, captured.plan
-    tpot = metrics.tpot_s(timeline, trace)
-    stall_s, transfer_s = metrics.stall_s(timeline), metrics.transfer_s(timeline)
-    makespan_s = timeline.makespan_s
+    n_tokens = captured.workload.n_output_tokens
     return SimulationResult(
         policy=captured.policy.name,
         model=captured.model.name,
         hardware=hw.hardware,
         stack=hw.stack.name,
         calibration=calibration(captured.model, decoded.schedule.works, hw),
-        moe_layer_latency_s=metrics.moe_layer_latency_s(timeline, metrics.decode_steps(trace)),
-        tokens_per_s=captured.workload.n_output_tokens / makespan_s,
-        ttft_s=metrics.ttft_s(timeline),
-        tpot_s=tpot["mean"],
-        tpot_p50_s=tpot["p50"],
-        tpot_p99_s=tpot["p99"],
-        makespan_s=makespan_s,
-        peak_hbm_bytes=timeline.peak_hbm_bytes,
-        h2d_bytes=metrics.h2d_bytes(timeline),
-        hit_rate=decoded.n_hits / decoded.n_lookups if decoded.n_lookups else 0.0,
-        stall_s=stall_s,
-        stall_share=stall_s / makespan_s,
-        exposed_transfer_fraction=stall_s / transfer_s if transfer_s else 0.0,
+        **metrics.of_timeline(timeline, trace, n_tokens, (decoded.n_lookups, decoded.n_hits)),
         bound_s=bounds.makespan_s,
         binding=bounds.binding,
-        n_output_tokens=captured.workload.n_output_tokens,
+        n_output_tokens=n_tokens,
         n_expert_slots=plan.n_buffers + plan.n_cache_slots,
         schedule_digest=decoded.schedule.digest,
         trace_digest=trace.digest,

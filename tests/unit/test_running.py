@@ -263,7 +263,7 @@ def untouched(monkeypatch: pytest.MonkeyPatch) -> None:
         (
             "mixtral-8x7b",
             "pregate",
-            "experts of mixtral-8x7b take 90.2 GB of host memory, beside HBM of 10.0 GB; this ",
+            "experts of mixtral-8x7b take 90.2 GB of host memory, this machine has 32.0 GB: try --tier ssd with --s",
         ),
         ("mixtral-8x7b", "gpu_only", "gpu_only needs 93.4 GB of HBM, there are 10.0 GB"),
         (
