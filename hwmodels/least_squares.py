@@ -37,8 +37,8 @@ _PREFILL_WEIGHT = 0.25
 _SMALL = 1e-3
 """A term that is below this share of every sample is left out: there is nothing to fit it on."""
 
-_SHARE_DIGITS = 6
-"""Terms whose shares agree to so many digits are one term to the samples; the last of them is left out."""
+_ALIKE = 1e-9
+"""Terms whose cosine is so close to 1 are one to the samples: the first of them stands for both."""
 
 _OF_A_MEDIAN = 1.2533
 """Standard error of a median over that of a mean, sqrt(pi / 2), for normal scatter."""
@@ -90,16 +90,23 @@ def fit_sum(
 
 
 def _kept(terms: NDArray[np.float64], times: NDArray[np.float64], weights: NDArray[np.float64]) -> list[int]:
-    """The terms worth fitting: two samples each at least, none that vanishes, none known to a factor of e only."""
-    kept = [j for j in range(terms.shape[1]) if np.any(terms[:, j] > 0)][: max(1, len(times) // 2)]
+    """The terms worth fitting, two samples each at least: none that vanishes, is like another, or is known to a factor
+    of e only; one that explains less goes before one that explains more.
+    """
+    directions = terms / np.maximum(np.linalg.norm(terms, axis=0), 1e-300)
+    kept: list[int] = []
+    for j in np.flatnonzero(terms.any(axis=0)).tolist():
+        if not np.any(directions[:, kept].T @ directions[:, j] > 1 - _ALIKE):
+            kept.append(j)
     while len(kept) > 1:
         log_c, covariance = solve(terms[:, kept], times, weights)
         shares = (terms[:, kept] * np.exp(log_c) / times[:, None]).max(axis=0)
         doubtful = (shares <= _SMALL) | (np.sqrt(np.diag(covariance)) >= _UNKNOWN)
         if not doubtful.any():
-            break
-        least = np.round(np.where(doubtful, shares, np.inf), _SHARE_DIGITS)
-        del kept[int(np.flatnonzero(least == least.min())[-1])]
+            if 2 * len(kept) <= len(times):
+                break
+            doubtful[:] = True
+        del kept[int(np.argmin(np.where(doubtful, shares, np.inf)))]
     return kept
 
 

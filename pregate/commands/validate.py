@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.table import Table
@@ -15,6 +15,9 @@ from pregate import extras, render
 from pregate.commands import options
 from traces.errors import InvalidInput
 from traces.whole_file import whole_file
+
+if TYPE_CHECKING:
+    from runtime.microbench.session import Settings
 
 FAILED, TOO_BUSY = 1, 3
 """Exit status: the gate stays shut; the machine was too busy to say."""
@@ -31,6 +34,8 @@ def validate(
     backend: options.BackendName = "auto",
     graphs: options.Graphs = False,
     link: Annotated[str | None, typer.Option(help="Link of the CPU back end with --model, such as 2GB/s.")] = None,
+    tier: options.Tier = "dram",
+    storage: Annotated[Path | None, typer.Option(help="A folder for the experts of --tier ssd.")] = None,
     batch: options.Batch = 1,
     input_tokens: options.InputTokens = 32,
     output_tokens: options.OutputTokens = 16,
@@ -68,18 +73,20 @@ def validate(
         chosen = tuple(word.strip() for word in policies.split(",")) if policies else POLICIES
         workload = Workload(batch, input_tokens, output_tokens, seed, active, trace)
         architecture = options.build_model(model, dtype, None)
-        groups = [Group(architecture, workload, chosen, link_bytes_per_s=_link_bytes_per_s(link, name))]
+        speed = _link_bytes_per_s(link, name)
+        groups = [Group(architecture, workload, chosen, link_bytes_per_s=speed, expert_tier=_tier(tier, storage))]
     else:
-        if policies or trace or link:
-            raise InvalidInput("a suite has its own policies, traces and links: leave them out, or give --model")
+        if policies or trace or link or storage or tier != "dram":
+            raise InvalidInput("a suite has its own policies, traces, links and tier: leave them out, or give --model")
         if suite == "gpu" and name != "cuda":
             raise InvalidInput("the suite gpu is of whole models on a CUDA device: try --suite full")
         groups = suite_named(str(suite))
     command = "pregate validate" + (f" --suite {suite}" if suite else f" --model {model}") + " --graphs" * graphs
     with options.spinner("validating") as update:
-        hw, measured = _platform(hardware, name, graphs, suite == "quick", output, update)
+        settings = _settings(name, graphs, suite == "quick", storage)
+        hw, measured = _platform(hardware, settings, output, update)
         provenance = {**provenance_of(command), "measurements": measured}
-        plan = Plan(name, repeats, budget_s=budget, graphs=graphs, provenance=provenance)
+        plan = Plan(name, repeats, budget_s=budget, graphs=graphs, storage=storage, provenance=provenance)
         found = run_validate(groups, hw, plan, directory=output, say=update)
         if output is not None:
             update("writing the report")
@@ -103,8 +110,25 @@ def _link_bytes_per_s(link: str | None, backend: str) -> float | None:
     return speed
 
 
+def _tier(tier: str, storage: Path | None) -> str:
+    """Where experts wait. Raises `InvalidInput` for a folder that is not asked for, or not there."""
+    if storage is not None and tier != "ssd":
+        raise InvalidInput("--storage is for experts that wait there: add --tier ssd, or leave it out")
+    if storage is not None and not storage.is_dir():
+        raise InvalidInput(f"--storage {storage}: there is no such folder")
+    return tier
+
+
+def _settings(backend: str, graphs: bool, quick: bool, storage: Path | None) -> Settings:
+    """What to measure where no fit is given."""
+    from runtime.microbench.session import Settings
+
+    formats = ("fp32", "bf16") if backend == "cuda" else ("fp32",)
+    return Settings(backend, formats, storage=storage, quick=quick, graphs=graphs)
+
+
 def _platform(
-    hardware: str | None, backend: str, graphs: bool, quick: bool, output: Path | None, say: Callable[[str], None]
+    hardware: str | None, settings: Settings, output: Path | None, say: Callable[[str], None]
 ) -> tuple[Platform, str]:
     """The fitted platform, and the digest of the measurements it was fitted on, which `output` keeps."""
     if hardware is not None:
@@ -112,10 +136,8 @@ def _platform(
         return hw, hw.fit.provenance.get("measurements", "") if hw.fit is not None else ""
     from hwmodels.calibration import calibrate
     from pregate.validation.session import provenance_of
-    from runtime.microbench.session import Settings, measure
+    from runtime.microbench.session import measure
 
-    formats = ("fp32", "bf16") if backend == "cuda" else ("fp32",)
-    settings = Settings(backend, formats, quick=quick, graphs=graphs)
     measured = measure(settings, provenance_of("pregate validate"), say=say)
     fit = calibrate(measured, {"command": "pregate validate", "measurements": measured.digest})
     if output is not None:
@@ -138,6 +160,6 @@ def _table(summary: dict[str, Any]) -> Table:
     for column in ("cases", "MAPE", "bias", "worst"):
         table.add_column(column, justify="right")
     for policy, scores in summary["metrics"]["tpot_s"]["by_policy"].items():
-        cells = (scores[name] for name in ("mape", "bias", "worst"))
-        table.add_row(policy, str(scores["n"]), *("-" if x is None else f"{x:+.1%}" for x in cells))
+        cells = ((scores[name], sign) for name, sign in (("mape", ""), ("bias", "+"), ("worst", "")))
+        table.add_row(policy, str(scores["n"]), *("-" if x is None else f"{x:{sign}.1%}" for x, sign in cells))
     return table

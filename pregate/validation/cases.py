@@ -65,7 +65,8 @@ class Workload:
 class Group:
     """What policies are compared within. `ratio` or `link_bytes_per_s` says what the link is; neither: as it is.
 
-    `hbm_share`: of the model's experts, what HBM holds under policies that offload.
+    `hbm_share`: of the model's experts, what HBM holds under policies that offload. `expert_tier`: where the others
+    wait, "dram" or "ssd".
     """
 
     model: ModelArchitecture
@@ -74,11 +75,12 @@ class Group:
     ratio: float | None = None
     link_bytes_per_s: float | None = None
     hbm_share: float = 0.4
+    expert_tier: str = "dram"
 
     @property
     def name(self) -> str:
         """Model, workload, link."""
-        name = f"{self.model.name}/{self.workload.name}"
+        name = f"{self.model.name}/{self.workload.name}" + ("/ssd" if self.expert_tier == "ssd" else "")
         if self.ratio is None and self.link_bytes_per_s is None:
             return name
         return f"{name}/ratio{self.ratio:g}" if self.ratio else f"{name}/{(self.link_bytes_per_s or 0) / 1e9:g}GBps"

@@ -43,7 +43,7 @@ class Prepared:
     link_bytes_per_s: float | None
 
 
-def prepare(group: Group, hw: Platform, expert_tier: str = "dram") -> list[Prepared]:
+def prepare(group: Group, hw: Platform) -> list[Prepared]:
     """The cases of a group on `hw`, whose link becomes what the group says. Raises as `pregate.simulate`."""
     model, trace = group.model, group.workload.trace(group.model)
     whole = memory_of(hw)
@@ -54,7 +54,7 @@ def prepare(group: Group, hw: Platform, expert_tier: str = "dram") -> list[Prepa
     prepared = []
     for policy in group.policies:
         memory = whole if policy == "gpu_only" else _limited(model, trace, whole, group.hbm_share)
-        captured = capture(model, memory, trace, policy, expert_tier=expert_tier)
+        captured = capture(model, memory, trace, policy, expert_tier=group.expert_tier)
         case = Case(
             f"{group.name}/{policy}",
             group.name,

@@ -39,6 +39,7 @@ class Plan:
     """How to validate. `backend`: "cpu" or "cuda"; `repeats`: valid runs a case; `tries`: disturbed ones beside them;
     `drawn`: groups whose timelines the report shows, those of `pregate` and `on_demand`. `budget_s`: groups that would
     take longer than what is left of it are not run (None: all are). `graphs`: sections of layers run as CUDA graphs.
+    `storage`: a folder for experts of groups that keep them there.
     """
 
     backend: str = "cpu"
@@ -47,6 +48,7 @@ class Plan:
     drawn: int = 2
     budget_s: float | None = None
     graphs: bool = False
+    storage: Path | None = None
     provenance: Mapping[str, str] = field(default_factory=lambda: ReadOnly({}))
 
 
@@ -76,6 +78,8 @@ def validate(
             f"the fit {hw.fit.name} is of the stack {hw.fit.stack}, what would run is {stack}: give a fit of that, or "
             f"another --backend, with --graphs or without"
         )
+    if plan.storage is None and any(group.expert_tier == "ssd" for group in groups):
+        raise InvalidInput("experts are to wait on storage (--tier ssd): name a folder for them, --storage DIR")
     budget, errors = _Budget(plan.budget_s, plan.repeats), _Errors()
     say("predicting")
     predicted: list[_Predicted] = []
@@ -87,7 +91,7 @@ def validate(
         directory.mkdir(parents=True, exist_ok=True)
         with whole_file(directory / PREDICTIONS) as partial:
             partial.write_text(text, encoding="utf-8")
-    runner = Runner(device_of(plan.backend, plan.graphs), plan.repeats, plan.tries)
+    runner = Runner(device_of(plan), plan.repeats, plan.tries)
     outcomes: list[Outcome] = []
     skipped: dict[str, str] = {}
     for pairs in predicted:
@@ -175,14 +179,14 @@ def _require_unseen(prepared: Prepared, hw: Platform) -> None:
         )
 
 
-def device_of(backend: str, graphs: bool = False) -> Callable[[float | None], Device]:
-    """The device of a back end, with a link of so many bytes/s where links are imitated."""
+def device_of(plan: Plan) -> Callable[[float | None], Device]:
+    """The device of a plan, with a link of so many bytes/s where links are imitated."""
 
     def device(link_bytes_per_s: float | None) -> Device:
-        if backend == "cuda":
-            return Device("cuda", graphs=graphs)
+        if plan.backend == "cuda":
+            return Device("cuda", storage=plan.storage, graphs=plan.graphs)
         link = cpu_link(link_bytes_per_s)
-        return Device("cpu", h2d=link, d2h=link)
+        return Device("cpu", h2d=link, d2h=link, storage=plan.storage)
 
     return device
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -18,6 +19,31 @@ from traces.routing import RoutingTrace
 
 __all__ = ["Probe", "probes"]
 
+
+class _Use(NamedTuple):
+    """How a model is used; the fields of a `Probe`."""
+
+    batch: int
+    input_tokens: int
+    n_active: int
+    offloaded: bool = False
+    quick: bool = False
+
+
+_DECODER = (
+    _Use(1, 16, 2, offloaded=True, quick=True), _Use(1, 256, 2), _Use(1, 1024, 2),
+    _Use(4, 256, 4, quick=True), _Use(16, 64, 8), _Use(64, 16, 8),
+)  # fmt: skip
+_WIDE = (
+    _Use(1, 32, 1, offloaded=True, quick=True), _Use(1, 512, 1), _Use(2, 32, 1), _Use(8, 32, 3, offloaded=True),
+    _Use(32, 32, 4, quick=True),
+)  # fmt: skip
+_LARGE_HEADS = (_Use(1, 48, 2), _Use(8, 96, 4, quick=True), _Use(32, 24, 2, offloaded=True))
+_ENCODER_DECODER = (
+    _Use(1, 16, 1, quick=True), _Use(1, 128, 1), _Use(1, 512, 1, quick=True), _Use(2, 64, 2, offloaded=True),
+    _Use(4, 128, 4), _Use(16, 32, 8, quick=True),
+)  # fmt: skip
+
 _SOURCE = ("a probe of pregate's microbenchmarks: no published model",)
 
 
@@ -25,7 +51,7 @@ _SOURCE = ("a probe of pregate's microbenchmarks: no published model",)
 class Probe:
     """A model and how it is used: `batch` sequences of `input_tokens`, forced to `n_active` experts a layer.
 
-    `offloaded`: run with experts in host memory as well.
+    `offloaded`: run with experts in host memory as well; `quick`: also by a session that has little time.
     """
 
     model: ModelArchitecture
@@ -34,6 +60,7 @@ class Probe:
     output_tokens: int
     n_active: int
     offloaded: bool = False
+    quick: bool = False
 
     @property
     def name(self) -> str:
@@ -63,15 +90,17 @@ class Probe:
 
 def probes(dtype: str, scale: int = 1) -> Iterator[Probe]:
     """The probes of one number format; `scale` widens their layers, for devices that are soon done with small ones."""
-    for batch, context, n_active in ((1, 16, 2), (1, 256, 2), (1, 1024, 2), (4, 256, 4), (16, 64, 8), (64, 16, 8)):
-        yield Probe(_decoder(dtype, scale), batch, context, 10, n_active, offloaded=context == 16 and batch == 1)
-    for batch, context, n_active in ((1, 32, 1), (1, 512, 1), (2, 32, 1), (8, 32, 3), (32, 32, 4)):
-        yield Probe(_wide(dtype, scale), batch, context, 10, n_active, offloaded=batch in (1, 8) and context == 32)
-    for batch, context, n_active in ((1, 48, 2), (8, 96, 4), (32, 24, 2)):
-        yield Probe(_large_heads(dtype, scale), batch, context, 10, n_active, offloaded=batch == 32)
-    for d_model in (384 * scale, 640 * scale):
-        for batch, context, n_active in ((1, 16, 1), (1, 128, 1), (1, 512, 1), (2, 64, 2), (4, 128, 4), (16, 32, 8)):
-            yield Probe(_encoder_decoder(dtype, d_model), batch, context, 10, n_active, offloaded=context == 64)
+    models = (
+        (_decoder(dtype, scale), _DECODER),
+        (_wide(dtype, scale), _WIDE),
+        (_large_heads(dtype, scale), _LARGE_HEADS),
+        (_encoder_decoder(dtype, 384 * scale), _ENCODER_DECODER),
+        (_encoder_decoder(dtype, 640 * scale), _ENCODER_DECODER),
+    )
+    for model, uses in models:
+        yield from (
+            Probe(model, use.batch, use.input_tokens, 10, use.n_active, use.offloaded, use.quick) for use in uses
+        )
 
 
 def _decoder(dtype: str, scale: int) -> ModelArchitecture:

@@ -31,6 +31,7 @@ from runtime.pacing import Link
 from runtime.program import resident_slots
 from runtime.watch import Busy, LoadWatch, require_quiet
 from runtime.weights import Experts
+from traces.dtypes import DTYPES
 
 __all__ = ["LINK_LATENCY_S", "Settings", "cpu_link", "measure"]
 
@@ -160,6 +161,7 @@ def _parts(settings: Settings) -> Iterator[tuple[str, Callable[[], list[Sample]]
     yield "round trips", partial(round_trip_samples, make, _tiny, budget_s=1.0 if settings.quick else 3.0)
     yield "launches and edges", partial(host_samples, make, _tiny, hold=longer)
     yield "copies beside kernels", partial(contention_samples, make, settings.dtypes[0])
+    narrowest = min(settings.dtypes, key=lambda name: DTYPES[name].bits)  # its slots are the smallest
     experts: Experts | None = None
     for probe in _probes(settings):
         if experts is None or experts.model != probe.model:
@@ -167,7 +169,7 @@ def _parts(settings: Settings) -> Iterator[tuple[str, Callable[[], list[Sample]]
             experts = Experts(probe.model, allocate=make().allocate_host, keep_static=True)
             experts.keep(resident_slots(probe.model).values())
         yield f"ops of {probe.name}", partial(op_samples, make, probe, experts)
-        for policy in ("on_demand", "pregate") if probe.offloaded else ():
+        for policy in ("on_demand", "pregate") if probe.offloaded and probe.model.dtype.name == narrowest else ():
             beside = partial(offloaded_samples, make, probe, experts, policy, quick=settings.quick)
             yield f"ops of {probe.name} under {policy}", beside
     if settings.storage is not None:
@@ -177,9 +179,7 @@ def _parts(settings: Settings) -> Iterator[tuple[str, Callable[[], list[Sample]]
 def _probes(settings: Settings) -> Iterator[Probe]:
     scale = 2 if settings.backend == "cuda" else 1
     for dtype in settings.dtypes:
-        for i, probe in enumerate(probes(dtype, scale)):
-            if not settings.quick or i % 3 == 0:
-                yield probe
+        yield from (probe for probe in probes(dtype, scale) if probe.quick or not settings.quick)
 
 
 def _tiny(backend: Backend) -> Action:

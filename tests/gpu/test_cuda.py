@@ -64,6 +64,8 @@ def test_all_policies_agree_bit_for_bit_and_with_the_cpu_within_tolerance(
             model, trace, policy, pinned, CudaBackend(), tier="ssd", storage=tmp_path
         )  # fmt: skip
     runs["chunks"] = run(model, trace, "pregate", pinned, CudaBackend(chunk_bytes=1000))
+    for policy in ("gpu_only", "on_demand", "pregate"):
+        runs[f"{policy} in graphs"] = run(model, trace, policy, pinned, CudaBackend(graphs=True))
     check_same_output(runs)
     check_close_output(run(model, trace, "gpu_only", Experts(model), CpuBackend()), runs["gpu_only"])
     for done in runs.values():
@@ -85,6 +87,7 @@ def test_half_precision_runs_too(dtype: str) -> None:
     model = MODELS["shared experts, three matrices"].with_dtype(dtype)
     trace, experts = routing(model, batch=2), Experts(model)
     runs = {policy: run(model, trace, policy, experts, CudaBackend()) for policy in ("gpu_only", "pregate")}
+    runs["graphs"] = run(model, trace, "pregate", experts, CudaBackend(graphs=True))
     check_same_output(runs)
     assert np.isfinite(runs["pregate"].states).all()
 

@@ -62,6 +62,21 @@ def test_one_model_with_a_report(model: str, fitted: str, tmp_path: Path) -> Non
     assert {path.name for path in folder.iterdir()} == {"report.html", "rows.csv", "summary.json", "predictions.json"}
 
 
+def test_experts_may_wait_on_storage(model: str, fitted: str, tmp_path: Path) -> None:
+    words = ("--model", model, "--fit", fitted, *SMALL, "--policies", "on_demand", "--tier", "ssd")
+    status, text = run(*words, "--storage", str(tmp_path))
+    assert status == 0
+    assert "match exactly" in text
+    for more, message in (
+        ((), "name a folder for them, --storage DIR"),
+        (("--storage", "/no/such"), "--storage /no/such: there is no such folder"),
+    ):
+        with pytest.raises(InvalidInput, match=message):
+            run(*words, *more)
+    with pytest.raises(InvalidInput, match="add --tier ssd, or leave it out"):
+        run("--model", model, "--fit", fitted, *SMALL, "--storage", str(tmp_path))
+
+
 def test_the_gate_shuts_on_an_error_above_the_limit(model: str, fitted: str) -> None:
     status, text = run("--model", model, "--fit", fitted, *SMALL, "--policies", "on_demand", "--max-mape", "1e-6")
     assert status == command.FAILED

@@ -72,6 +72,22 @@ def test_bytes_and_residency_are_exact_and_policies_agree(name: str, quiet: None
     assert [row["metrics"]["tpot_s"] for row in written] == [o.prediction.metrics["tpot_s"] for o in found.outcomes]
 
 
+def test_experts_on_storage_are_read_as_often_as_predicted(quiet: None, tmp_path: Path) -> None:
+    group = dataclasses.replace(GROUP, expert_tier="ssd", policies=("gpu_only", "on_demand", "pregate", "lru"))
+    assert group.name == f"{SMALL.name}/b1/ssd/0.02GBps"
+    found = validate([group], platform(), Plan(repeats=1, storage=tmp_path))
+    summary = summarise(found)
+    assert summary["bytes_exact"]
+    assert summary["residency_exact"]
+    assert summary["outputs_equal"]
+    read = {outcome.case.policy: outcome.prediction.exact["disk_bytes"] for outcome in found.outcomes}
+    assert read["gpu_only"] == 0
+    assert 0 < read["lru"] <= read["on_demand"] == read["pregate"]
+    assert not list(tmp_path.iterdir()), "nothing stays"
+    with pytest.raises(InvalidInput, match=r"on storage \(--tier ssd\): name a folder for them, --storage DIR"):
+        validate([group], platform(), Plan(repeats=1))
+
+
 def test_predictions_are_written_before_anything_runs(
     quiet: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
