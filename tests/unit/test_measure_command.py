@@ -30,10 +30,10 @@ from runtime.microbench.probes import Probe  # noqa: E402
 from runtime.watch import Busy, Seen  # noqa: E402
 
 PROBES = [
-    Probe(MODELS["decoder-only"], 1, 4, 5, 2, offloaded=True),
+    Probe(MODELS["decoder-only"], 1, 4, 5, 2, offloaded=True, quick=True),
     Probe(MODELS["decoder-only"], 2, 4, 5, 3),
     Probe(MODELS["encoder-decoder"], 1, 4, 5, 1),
-    Probe(MODELS["encoder-decoder"], 2, 8, 5, 2),
+    Probe(MODELS["encoder-decoder"], 2, 8, 5, 2, quick=True),
 ]
 
 
