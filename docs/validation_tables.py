@@ -33,7 +33,12 @@ def accuracy() -> str:
         machine = summary["machine"]
         what = machine.get("processor") or machine["name"]
         head = f"[{name}](results/{name}/report.html): {what}, {summary['n']} configurations"
-        lines = [f"{head}, {summary['n_runs']} runs.", "", "| predicted | MAPE | bias | p90 | worst | Kendall tau |"]
+        command = summary["provenance"]["command"]
+        lines = [
+            f"{head}, {summary['n_runs']} runs of `{command}`.",
+            "",
+            "| predicted | MAPE | bias | p90 | worst | Kendall tau |",
+        ]
         lines.append("|---|---|---|---|---|---|")
         lines += [_line(label, summary["metrics"][key]["overall"]) for key, label in _METRICS.items()]
         for key, label in _NAIVE.items():
@@ -61,7 +66,8 @@ def targets() -> str:
             f"- {name}: bytes and residency {'exact' if exact else 'NOT exact'}; outputs of all policies "
             f"{'identical' if summary['outputs_equal'] else 'NOT identical'}; pre-gated runs take "
             f"{bound['median']:.2f} times their lower bound (worst {bound['worst']:.2f}); choosing the policy "
-            f"predicted fastest costs {100 * summary['regret']:.1f} %; {summary['n_runs_thrown_away']} disturbed runs "
+            f"predicted fastest costs {100 * summary['regret']:.1f} %; 95 % intervals hold "
+            f"{100 * summary['coverage']:.0f} % of times per token; {summary['n_runs_thrown_away']} disturbed runs "
             f"thrown away"
         )
     return "\n".join(lines)

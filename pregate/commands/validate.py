@@ -27,7 +27,7 @@ def validate(
     model: Annotated[str | None, typer.Option(help="One model instead of a suite: a name or a file.")] = None,
     trace: options.TraceFile = None,
     policies: Annotated[str | None, typer.Option(help="Designs, by comma.")] = None,
-    suite: Annotated[str | None, typer.Option(help="quick, full or gpu.")] = None,
+    suite: Annotated[str | None, typer.Option(help="quick, full, published or gpu.")] = None,
     hardware: Annotated[
         str | None, typer.Option("--fit", help="A fit by name or file; without, this machine is measured first.")
     ] = None,
@@ -66,7 +66,7 @@ def validate(
     from pregate.validation.verdict import verdict
 
     if (model is None) == (suite is None):
-        raise InvalidInput("say either --suite quick (or full) or --model NAME")
+        raise InvalidInput("say either --suite (quick, full, published, gpu) or --model NAME")
     name = extras.backend_named(backend)
     require_graphs(name, graphs)
     if model is not None:

@@ -117,6 +117,20 @@ def _full() -> list[Group]:
     return groups
 
 
+def _published() -> list[Group]:
+    """Published models whose shapes no probe has, the first layers of them: latent attention, shared and many experts."""
+    switch = shortened("switch-base-8", "fp32")
+    deepseek, qwen = shortened("deepseek-v2-lite", "fp32", 4), shortened("qwen3-30b-a3b", "fp32", 2)
+    return [
+        Group(switch, Workload(1, 24, 8, seed=41), _MOVING, 1.0),
+        Group(switch, Workload(8, 16, 8, seed=42), _MOVING, 1.0),
+        Group(deepseek, Workload(1, 24, 10, seed=43), _MOVING, 3.0),
+        Group(deepseek, Workload(4, 16, 8, seed=44), _MOVING, 3.0),
+        Group(qwen, Workload(1, 24, 10, seed=45), _MOVING, 3.0),
+        Group(qwen, Workload(8, 16, 6, seed=46), _MOVING, 3.0),
+    ]
+
+
 def _gpu() -> list[Group]:
     """Published models on a real link, the most telling first: a budget of time cuts off the end.
 
@@ -156,7 +170,7 @@ def shortened(name: str, dtype: str, n_layers: int | None = None) -> ModelArchit
     return dataclasses.replace(model, name=f"{name}-{n_layers}l-{dtype}", decoder=decoder, published=published)
 
 
-SUITES = {"quick": _quick, "full": _full, "gpu": _gpu}
+SUITES = {"quick": _quick, "full": _full, "published": _published, "gpu": _gpu}
 
 
 def suite_named(name: str) -> list[Group]:

@@ -106,8 +106,8 @@ def test_a_suite_runs_its_own_groups(fitted: str, monkeypatch: pytest.MonkeyPatc
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ((), "either --suite quick"),
-        (("--suite", "quick", "--model", "x"), "either --suite quick"),
+        ((), r"either --suite \(quick, full, published, gpu\)"),
+        (("--suite", "quick", "--model", "x"), r"either --suite \(quick, full, published, gpu\)"),
         (("--suite", "quick", "--policies", "lru"), "a suite has its own"),
         (("--suite", "slow", "--backend", "cpu"), "unknown suite 'slow'"),
         (("--model", "switch-base-8", "--backend", "cpu"), "say how fast"),
