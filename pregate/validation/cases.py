@@ -118,7 +118,7 @@ def _full() -> list[Group]:
 
 
 def _published() -> list[Group]:
-    """Published models whose shapes no probe has, the first layers of them: latent attention, shared and many experts."""
+    """The first layers of published models whose shapes no probe has: latent attention, shared experts, many experts."""
     switch = shortened("switch-base-8", "fp32")
     deepseek, qwen = shortened("deepseek-v2-lite", "fp32", 4), shortened("qwen3-30b-a3b", "fp32", 2)
     return [
@@ -127,7 +127,7 @@ def _published() -> list[Group]:
         Group(deepseek, Workload(1, 24, 10, seed=43), _MOVING, 3.0),
         Group(deepseek, Workload(4, 16, 8, seed=44), _MOVING, 3.0),
         Group(qwen, Workload(1, 24, 10, seed=45), _MOVING, 3.0),
-        Group(qwen, Workload(8, 16, 6, seed=46), _MOVING, 3.0),
+        Group(qwen, Workload(4, 8, 8, seed=46), _MOVING, 3.0, hbm_share=0.7),
     ]
 
 
