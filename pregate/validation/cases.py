@@ -118,7 +118,7 @@ def _full() -> list[Group]:
 
 
 def _published() -> list[Group]:
-    """The first layers of published models whose shapes no probe has: latent attention, shared experts, many experts."""
+    """First layers of published models whose shapes no probe has: latent attention, shared experts, many experts."""
     switch = shortened("switch-base-8", "fp32")
     deepseek, qwen = shortened("deepseek-v2-lite", "fp32", 4), shortened("qwen3-30b-a3b", "fp32", 2)
     return [
