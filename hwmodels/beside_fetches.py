@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hwmodels.kernels import cached_share
-from hwmodels.least_squares import Fitted, fit_curve, fit_factor
+from hwmodels.least_squares import Fitted, fit_curve, fit_factor, summary
 from hwmodels.measurements import Sample
 
 __all__ = ["fit_beside_fetches"]
@@ -20,7 +20,16 @@ __all__ = ["fit_beside_fetches"]
 _NAMES = ("offloaded", "cached", "cache_bytes")
 
 _LEAST_SIZES = 4
-"""Sizes of slots that tell three constants, one to spare."""
+"""Sizes of slots that tell three constants, one to spare; and two samples for each constant."""
+
+_UNTOLD = 0.5
+"""Standard deviation of the logarithm of a cache's constants from which on samples do not tell it from none."""
+
+_BEYOND = 3
+"""Slots so many times a cache are hardly in it: some must be, and some no larger than the cache, for it to be seen."""
+
+_BETTER = 0.85
+"""Of the scatter of what one factor says of samples that it has not seen, at most, for a cache to be believed in."""
 
 _BOUNDS = ((0.5, 4.0), (0.1, 1.25))
 """Of `offloaded` and `cached`: beyond them something else was measured."""
@@ -32,8 +41,9 @@ _N_STARTS = 5
 def fit_beside_fetches(samples: Sequence[Sample]) -> Fitted | None:
     """The constants of a kind of op, of all of whose `samples` those decode; None where it was not timed both ways.
 
-    `offloaded`: how many times as long as alone ops take. Where their weights are in slots, of several sizes, also
-    `cached`, by which that is multiplied if a cache holds all slots, and the `cache_bytes` of `cached_share`.
+    `offloaded`: how many times as long as alone ops take. Where their weights are in slots, of several sizes, and the
+    samples tell a cache, also `cached`, by which that is multiplied if it holds all slots, and the `cache_bytes` of
+    `cached_share`.
     """
     alone = {_same_op(sample): sample.mean_s for sample in samples if sample.parameters["beside"] == "nothing"}
     pairs = [
@@ -47,9 +57,15 @@ def fit_beside_fetches(samples: Sequence[Sample]) -> Fitted | None:
         return None
     over_s = [alone[_same_op(sample)] for sample in pairs]
     sizes = np.array([sample.work.slots_bytes for sample in pairs])
-    if len(set(sizes[sizes > 0].tolist())) < _LEAST_SIZES:
-        return fit_factor("offloaded", pairs, over_s)
-    return _fit_cache(pairs, over_s, sizes)
+    plain = fit_factor("offloaded", pairs, over_s)
+    if len(set(sizes[sizes > 0].tolist())) < _LEAST_SIZES or len(pairs) < 2 * len(_NAMES):
+        return plain
+    found = _fit_cache(pairs, over_s, sizes)
+    spreads = np.sqrt(np.diag(found.covariance))
+    inside = all(low < found.values[name] < high for name, (low, high) in zip(_NAMES, _BOUNDS, strict=False))
+    around = sizes[sizes > 0].min() <= found.values["cache_bytes"] <= sizes.max() / _BEYOND
+    better = summary(found.left_out).scatter < _BETTER * summary(plain.left_out).scatter
+    return found if inside and around and better and spreads.max() < _UNTOLD else plain
 
 
 def _fit_cache(pairs: Sequence[Sample], over_s: Sequence[float], sizes: NDArray[np.int64]) -> Fitted:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from hwmodels.fit import LeftOut
 from hwmodels.measurements import Sample
 
-__all__ = ["Fitted", "fit_factor", "fit_median", "fit_sum", "solve", "summary"]
+__all__ = ["Fitted", "fit_curve", "fit_factor", "fit_median", "fit_sum", "solve", "summary"]
 
 _LEAST_SPREAD = 0.02
 """No constant is known better than this: medians of one session agree better than sessions do."""

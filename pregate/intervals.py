@@ -27,7 +27,16 @@ from offload.probes import find_probes
 from pregate.capture import Captured
 from simulator.batch import Compiled, compile_schedule, evaluate
 
-__all__ = ["N_DRAWS", "Interval", "compiled", "drawn_constants", "figure_intervals", "intervals", "measured"]
+__all__ = [
+    "N_DRAWS",
+    "Interval",
+    "compiled",
+    "drawn_constants",
+    "drawn_scatter",
+    "figure_intervals",
+    "intervals",
+    "measured",
+]
 
 Interval = tuple[float, float]
 

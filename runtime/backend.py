@@ -105,7 +105,8 @@ class Backend(Protocol):
     def load(self, order: Order, actions: Sequence[Action | None]) -> None:
         """Make the lanes and the events that `order` needs for `actions`, one an op, None for what the host does.
 
-        The clock starts with the first op issued.
+        The clock starts with the first op issued. A device may run actions of the compute lane before that, or record
+        and replay them: all they do must be on the device.
         """
         ...
 

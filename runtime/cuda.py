@@ -68,6 +68,7 @@ class CudaBackend:
         free = int(api.mem_get_info()[0])
         self.budget = DeviceBudget(free if hbm_bytes is None else min(hbm_bytes, free))
         self._actions: list[Action | None] = []
+        self._captured: list[Action] = []  # what graphs work on, of which they hold the addresses only
         self._failure: tuple[int, BaseException] | None = None
         self._reader: threading.Thread | None = None
         self._queue: SimpleQueue[int | None] = SimpleQueue()
@@ -132,7 +133,8 @@ class CudaBackend:
         with api.stream(self._streams[Lane.COMPUTE]):
             square = torch.ones(16, 16, device=self._device)
             torch.mm(square, square)  # the BLAS library takes its workspace before the clock starts
-            self._provide()
+            if not self._graphs:  # theirs comes with them
+                self._provide()
         api.synchronize()
         if self._graphs:
             self._capture()
@@ -148,6 +150,13 @@ class CudaBackend:
         try:
             for op, replay in capture(self._api, self._streams[Lane.COMPUTE], computing).items():
                 self._actions[op] = replay
+            self._captured = list(computing.values())
+        except torch.OutOfMemoryError as error:
+            raise CapacityExceeded(
+                "CUDA graphs: the device has no memory left for them and their temporaries, which no budget counts: "
+                "try a smaller --hbm, or without graphs",
+                self._api.mem_get_info()[0],
+            ) from error
         except RuntimeError as error:
             reason = str(error).partition("\n")[0]
             raise LaneFailure(
@@ -286,7 +295,9 @@ class CudaBackend:
         """Stop the reader, let the device finish what it has, give its memory back."""
         self._stop = True
         self._stop_reader()
-        self._actions.clear()  # graphs and what they work on
         with suppress(RuntimeError):
             self._api.synchronize()
+        self._actions.clear()
+        self._captured.clear()
+        with suppress(RuntimeError):
             self._api.empty_cache()

@@ -82,6 +82,7 @@ def validate(
             raise InvalidInput("the suite gpu is of whole models on a CUDA device: try --suite full")
         groups = suite_named(str(suite))
     command = "pregate validate" + (f" --suite {suite}" if suite else f" --model {model}") + " --graphs" * graphs
+    command += " --tier ssd" * (tier == "ssd")
     with options.spinner("validating") as update:
         settings = _settings(name, graphs, suite == "quick", storage)
         hw, measured = _platform(hardware, settings, output, update)
@@ -112,6 +113,10 @@ def _link_bytes_per_s(link: str | None, backend: str) -> float | None:
 
 def _tier(tier: str, storage: Path | None) -> str:
     """Where experts wait. Raises `InvalidInput` for a folder that is not asked for, or not there."""
+    if tier not in ("dram", "ssd"):
+        raise InvalidInput(f"expert tier = {tier!r}: experts wait in dram or ssd")
+    if tier == "ssd" and storage is None:
+        raise InvalidInput("experts are to wait on storage (--tier ssd): name a folder for them, --storage DIR")
     if storage is not None and tier != "ssd":
         raise InvalidInput("--storage is for experts that wait there: add --tier ssd, or leave it out")
     if storage is not None and not storage.is_dir():

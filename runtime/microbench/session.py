@@ -5,6 +5,7 @@ A part that was disturbed is measured again; one that still was makes the measur
 
 from __future__ import annotations
 
+import dataclasses
 import gc
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -158,7 +159,8 @@ def _parts(settings: Settings) -> Iterator[tuple[str, Callable[[], list[Sample]]
     copies = partial(copy_samples, make, slowest_bytes_per_s=slowest, link_bytes_per_s=speed)
     copies = partial(copies, pageable=cuda, hold=longer)
     yield "copies", partial(copies, budget_s=2.0, both_ways=False) if settings.quick else partial(copies, budget_s=5.0)
-    yield "round trips", partial(round_trip_samples, make, _tiny, budget_s=1.0 if settings.quick else 3.0)
+    launching = dataclasses.replace(settings, graphs=False).make  # a pause of the host cannot be captured
+    yield "round trips", partial(round_trip_samples, launching, _tiny, budget_s=1.0 if settings.quick else 3.0)
     yield "launches and edges", partial(host_samples, make, _tiny, hold=longer)
     yield "copies beside kernels", partial(contention_samples, make, settings.dtypes[0])
     narrowest = min(settings.dtypes, key=lambda name: DTYPES[name].bits)  # its slots are the smallest

@@ -166,10 +166,13 @@ def test_intervals_hold_as_often_as_they_say() -> None:
     assert within / 400 == pytest.approx([0.95, 0.95], abs=0.03)
 
 
-def in_slots(seed: int = 0, noise: float = 0.0) -> list[Sample]:
+SLOTS_MB = (5, 8, 13, 20, 30, 40, 60, 100, 200, 400, 1000)
+
+
+def in_slots(seed: int = 0, noise: float = 0.0, sizes_mb: tuple[int, ...] = SLOTS_MB) -> list[Sample]:
     """Experts alone, and from slots of several sizes, beside fetches, on a machine with a cache of 30 MB."""
     rng, samples = np.random.default_rng(seed), []
-    for i, mb in enumerate((5, 8, 13, 20, 30, 40, 60, 100, 200, 400, 1000)):
+    for i, mb in enumerate(sizes_mb):
         work = Work(OpKind.EXPERTS, (Gemm(1, 512, 128 + i),))
         factor = 1.1 * (1 - (1 - 0.7) * cached_share(mb * 10**6, 30e6)) * float(np.exp(noise * rng.standard_normal()))
         for beside, seconds, slots in (("nothing", 1e-3, 0), ("pregate", 1e-3 * factor, mb * 10**6)):
@@ -188,6 +191,14 @@ def test_slots_that_a_cache_holds_are_told_from_those_it_does_not() -> None:
     spreads = np.sqrt(np.diag(noisy.covariance))
     for value, true, spread in zip(noisy.values.values(), (1.1, 0.7, 30e6), spreads.tolist(), strict=True):
         assert abs(np.log(value / true)) < 3 * spread < 1
+
+
+@pytest.mark.parametrize("sizes_mb", [(500, 550, 600, 650, 700, 750, 800), (1, 2, 3, 4, 5, 6, 7)])
+def test_slots_that_are_all_beyond_a_cache_or_within_it_tell_no_cache(sizes_mb: tuple[int, ...]) -> None:
+    found = fit_beside_fetches(in_slots(noise=0.02, sizes_mb=sizes_mb))
+    assert found is not None
+    assert set(found.values) == {"offloaded"}
+    assert found.values["offloaded"] == pytest.approx(1.1 if sizes_mb[0] > 30 else 0.77, rel=0.03)
 
 
 def test_slots_of_few_sizes_tell_one_factor_alone() -> None:

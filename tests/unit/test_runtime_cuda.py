@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import itertools
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -81,6 +82,8 @@ class Graph(TorchDispatchMode):
 
     def capture_begin(self, pool: Any, capture_error_mode: str) -> None:
         assert pool == self.api.pool
+        assert capture_error_mode == "thread_local"
+        assert not gc.isenabled(), "a collection may release memory, which no capture survives"
         assert Graph.capturing is None, "one capture at a time"
         Graph.capturing = self
         self.__enter__()
@@ -88,6 +91,8 @@ class Graph(TorchDispatchMode):
     def capture_end(self) -> None:
         self.__exit__(None, None, None)
         Graph.capturing = None
+        if self.api.broken:
+            raise RuntimeError("CUDA error: operation failed due to a previous error during capture")
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -114,7 +119,7 @@ class StandIn:
         self.pinned: list[int] = []
         self.current: list[Stream] = []
         self.graphs: list[Graph] = []
-        self.pool, self.n_replayed = object(), 0
+        self.pool, self.n_replayed, self.broken = object(), 0, False
         self.runtime = SimpleNamespace(
             cudaHostRegister=lambda address, n, flags: pin_error or self.pinned.append(address) or 0,
             cudaHostUnregister=self.pinned.remove,
@@ -197,6 +202,7 @@ def test_sections_captured_as_graphs_compute_what_kernels_one_by_one_do(name: st
     assert len(api.graphs) == n_sections
     assert {graph.n_replays for graph in api.graphs} == {2}, "once to be uploaded, once in the run"
     assert not graphs._actions, "a closed back end holds no graph"
+    assert not graphs._captured
 
 
 @pytest.mark.parametrize("disk", [False, True])
@@ -228,14 +234,34 @@ def test_a_graph_reads_its_slot_when_it_is_replayed_not_when_it_was_captured() -
         check_same_output({"good": good, "bad": bad})
 
 
-def test_a_section_that_cannot_be_captured_ends_in_one_line() -> None:
+def test_a_section_that_cannot_be_captured_ends_in_one_line_with_the_cause() -> None:
+    """It has run once before it is captured, as libraries want it; what ends a capture says nothing of its own."""
+    api, ran = StandIn(), []
+
     def fail() -> None:
-        raise RuntimeError("CUDA error: operation not permitted when stream is capturing\nCompile with")
+        ran.append(Graph.capturing)
+        if Graph.capturing is not None:
+            api.broken = True
+            raise RuntimeError("CUDA error: operation not permitted when stream is capturing\nCompile with")
+
+    recorder = Recorder()
+    recorder.issue(Lane.COMPUTE, Work(OpKind.EXPERTS), step=0)
+    backend = CudaBackend(graphs=True, device="cpu", api=api)
+    with pytest.raises(LaneFailure, match=r"cannot be captured: CUDA error: .* is capturing: try without graphs$"):
+        backend.load(order_of(recorder.schedule()), [fail])
+    assert ran == [None, api.graphs[0]]
+    assert gc.isenabled()
+    backend.close()
+
+
+def test_no_memory_for_graphs_is_no_fault_of_a_driver() -> None:
+    def fail() -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
 
     recorder = Recorder()
     recorder.issue(Lane.COMPUTE, Work(OpKind.EXPERTS), step=0)
     backend = CudaBackend(graphs=True, device="cpu", api=StandIn())
-    with pytest.raises(LaneFailure, match=r"cannot be captured: CUDA error: .* is capturing: try without graphs$"):
+    with pytest.raises(CapacityExceeded, match=r"no memory left for them .*: try a smaller --hbm, or without graphs"):
         backend.load(order_of(recorder.schedule()), [fail])
     backend.close()
 
