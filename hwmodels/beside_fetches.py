@@ -22,9 +22,6 @@ _NAMES = ("offloaded", "cached", "cache_bytes")
 _LEAST_SIZES = 4
 """Sizes of slots that tell three constants, one to spare; and two samples for each constant."""
 
-_UNTOLD = 0.5
-"""Standard deviation of the logarithm of a cache's constants from which on samples do not tell it from none."""
-
 _BEYOND = 3
 """Slots so many times a cache are hardly in it: some must be, and some no larger than the cache, for it to be seen."""
 
@@ -61,11 +58,10 @@ def fit_beside_fetches(samples: Sequence[Sample]) -> Fitted | None:
     if len(set(sizes[sizes > 0].tolist())) < _LEAST_SIZES or len(pairs) < 2 * len(_NAMES):
         return plain
     found = _fit_cache(pairs, over_s, sizes)
-    spreads = np.sqrt(np.diag(found.covariance))
     inside = all(low < found.values[name] < high for name, (low, high) in zip(_NAMES, _BOUNDS, strict=False))
     around = sizes[sizes > 0].min() <= found.values["cache_bytes"] <= sizes.max() / _BEYOND
     better = summary(found.left_out).scatter < _BETTER * summary(plain.left_out).scatter
-    return found if inside and around and better and spreads.max() < _UNTOLD else plain
+    return found if inside and around and better else plain
 
 
 def _fit_cache(pairs: Sequence[Sample], over_s: Sequence[float], sizes: NDArray[np.int64]) -> Fitted:

@@ -22,7 +22,7 @@ from offload.memory import CapacityExceeded, Copies, ExpertMemory
 from offload.ops import Lane, OpKind, Work
 from offload.policy import BlockView, Fetch, MissAction, Policy, no_prefetch
 from offload.recorder import Part, Recorder, assemble
-from offload.residency import ResidentSet
+from offload.residency import ResidentSet, count_slots
 from offload.schedule import Schedule
 from traces.architecture import LayerStack, ModelArchitecture
 from traces.errors import InvalidInput
@@ -147,8 +147,7 @@ class _Loop:
         places = [layer for stack in model.stacks for layer in stack.moe_layers]
         self.memory = ExpertMemory(self.recorder, n_buffers, model.expert_bytes, copies, cache, places)
         self.warm_bytes = self.memory.warm_bytes
-        n_slots = n_buffers + (0 if cache is None else cache.capacity)
-        self.slots_bytes = n_slots * model.expert_bytes
+        self.slots_bytes = count_slots(n_buffers, cache) * model.expert_bytes
         self.lookups = {phase: [0, 0] for phase in Phase}
         self.memory_tokens: Counter[int] = Counter()  # sequence -> encoder outputs
         self.projected: set[int] = set()  # sequences whose cross-attention keys and values exist

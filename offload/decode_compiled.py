@@ -24,7 +24,7 @@ from offload.policies.prefetch_all import whole_next_block
 from offload.policies.pregate import SelectedAhead
 from offload.policy import Policy, fetch_misses, no_prefetch
 from offload.recorder import Part
-from offload.residency import ResidentSet
+from offload.residency import ResidentSet, count_slots
 from offload.schedule import COLUMNS
 from offload.work_rows import Rows, Works
 from traces.architecture import LayerStack, ModelArchitecture
@@ -73,8 +73,7 @@ class CompiledLoop:
         self._model, self._policy, self._execution = model, policy, execution
         self._n_buffers, self._cache, self._disk = n_buffers, cache, disk
         self._experts, self._words = decode_words.memory(model, n_buffers, cache)
-        n_slots = n_buffers + (0 if cache is None else cache.capacity)
-        self._works = Works(model, n_slots * model.expert_bytes)
+        self._works = Works(model, count_slots(n_buffers, cache) * model.expert_bytes)
         self._memory_tokens: Counter[int] = Counter()
         self._projected: set[int] = set()
         self.warm_bytes = 0 if cache is None else cache.n_resident * model.expert_bytes

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from offload import kernel_layout as layout
-from offload.residency import ResidentSet
+from offload.residency import ResidentSet, count_slots
 from traces.architecture import ModelArchitecture
 
 __all__ = ["memory", "words"]
@@ -31,7 +31,7 @@ def memory(
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Experts and words of empty slots, or of a cache that has residents."""
     n_layers, n_keys = model.n_moe_layers, model.n_moe_layers * model.n_experts
-    n_slots = n_buffers + (0 if cache is None else cache.capacity)
+    n_slots = count_slots(n_buffers, cache)
     n_pools = 1 if cache is None else cache.n_pools
     x = np.zeros((n_keys + n_pools, layout.N_EXPERT_COLUMNS), np.int64)
     x[:, layout.HELD_SLOT], x[:, layout.SLOT_OF] = -2, -1

@@ -46,6 +46,11 @@ class MemoryPlan:
     n_buffers: int
     n_cache_slots: int
 
+    @property
+    def n_slots(self) -> int:
+        """Expert slots of both kinds."""
+        return self.n_buffers + self.n_cache_slots
+
 
 def measure_workload(model: ModelArchitecture, steps: Iterable[Step]) -> Workload:
     """Walk the steps once. Raises `InvalidInput` for a prompt that is read in more than one step: only its last would

@@ -17,7 +17,7 @@ import numpy as np
 from offload.eviction import EVICTIONS, Eviction, Fifo, Key, Lifo, Lru, Random
 from traces.errors import InvalidInput, unknown_name
 
-__all__ = ["Access", "ResidentSet"]
+__all__ = ["Access", "ResidentSet", "count_slots"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +38,11 @@ class _Pool:
     def __init__(self, slots: range, eviction: Eviction) -> None:
         self.free = list(reversed(slots))  # the lowest free slot is taken first
         self.eviction = eviction
+
+
+def count_slots(n_buffers: int, cache: ResidentSet | None) -> int:
+    """Expert slots in HBM: transient ones, and those of a cache."""
+    return n_buffers + (0 if cache is None else cache.capacity)
 
 
 class ResidentSet:

@@ -168,7 +168,7 @@ def _n_slots(asked: Request) -> int:
     """Expert slots that a run takes at most."""
     if asked.policy.resident:
         return asked.model.n_moe_layers * asked.model.n_experts
-    return asked.plan.n_buffers + asked.plan.n_cache_slots
+    return asked.plan.n_slots
 
 
 def _reserve_bytes(asked: Request, passes: Passes, hbm_bytes: int) -> int:

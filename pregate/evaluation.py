@@ -63,7 +63,7 @@ def evaluate(
 
 def _fifo(captured: Captured, costs: Costs) -> dict[str, NDArray[Any]]:
     schedule, plan = captured.decoded.schedule, captured.plan
-    most = plan.static_bytes + (plan.n_buffers + plan.n_cache_slots) * captured.model.expert_bytes
+    most = plan.static_bytes + plan.n_slots * captured.model.expert_bytes
     compiled = batch.compile_schedule(schedule, find_probes(schedule, captured.trace), most_hbm_bytes=most)
     found = batch.evaluate(compiled, costs)
     fields = {name: getattr(found, name) for name in found.__slots__ if name != "step_end_s"}
@@ -110,7 +110,7 @@ def _derived(captured: Captured, measured: Mapping[str, NDArray[Any]]) -> dict[s
         "h2d_bytes": int(schedule.bytes[schedule.kind == OpKind.FETCH].sum()),
         "hit_rate": decoded.n_hits / decoded.n_lookups if decoded.n_lookups else 0.0,
         "n_output_tokens": n_tokens,
-        "n_expert_slots": plan.n_buffers + plan.n_cache_slots,
+        "n_expert_slots": plan.n_slots,
     }
     return fields | {name: np.full(len(makespan_s), value) for name, value in constants.items()}
 

@@ -214,7 +214,7 @@ def _result(captured: Captured, device: Device, runs: Sequence[Run], disturbance
         device=describe(device.backend)["name"],
         **medians,
         n_output_tokens=captured.workload.n_output_tokens,
-        n_expert_slots=captured.plan.n_buffers + captured.plan.n_cache_slots,
+        n_expert_slots=captured.plan.n_slots,
         schedule_digest=captured.decoded.schedule.digest,
         trace_digest=captured.trace.digest,
         output_digest=output,

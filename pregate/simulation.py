@@ -192,7 +192,7 @@ def _result(
         bound_s=bounds.makespan_s,
         binding=bounds.binding,
         n_output_tokens=n_tokens,
-        n_expert_slots=plan.n_buffers + plan.n_cache_slots,
+        n_expert_slots=plan.n_slots,
         schedule_digest=decoded.schedule.digest,
         trace_digest=trace.digest,
         moe_layer_latency_ci95_s=found["moe_layer_latency_s"],

@@ -74,7 +74,7 @@ def stream_request(asked: Request, hw: Platform) -> SimulationResult:
         bound_s=bound_s,
         binding=Lane(int(stream.lane_s.argmax())).name if on_lane else "critical path",
         n_output_tokens=asked.workload.n_output_tokens,
-        n_expert_slots=plan.n_buffers + plan.n_cache_slots,
+        n_expert_slots=plan.n_slots,
         schedule_digest=digest.of(static_bytes),
         trace_digest=trace.digest,
         moe_layer_latency_ci95_s=None,

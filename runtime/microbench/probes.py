@@ -30,6 +30,8 @@ class _Use(NamedTuple):
     quick: bool = False
 
 
+_OUTPUT_TOKENS = 10
+
 _DECODER = (
     _Use(1, 16, 2, offloaded=True, quick=True), _Use(1, 256, 2), _Use(1, 1024, 2),
     _Use(4, 256, 4, quick=True), _Use(16, 64, 8), _Use(64, 16, 8),
@@ -98,9 +100,7 @@ def probes(dtype: str, scale: int = 1) -> Iterator[Probe]:
         (_encoder_decoder(dtype, 640 * scale), _ENCODER_DECODER),
     )
     for model, uses in models:
-        yield from (
-            Probe(model, use.batch, use.input_tokens, 10, use.n_active, use.offloaded, use.quick) for use in uses
-        )
+        yield from (Probe(model, output_tokens=_OUTPUT_TOKENS, **use._asdict()) for use in uses)
 
 
 def _decoder(dtype: str, scale: int) -> ModelArchitecture:
