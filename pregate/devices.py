@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from runtime.backend import Backend
     from runtime.passes import Passes
 
-__all__ = ["Device", "capture_on", "make_backend", "memory_of_device", "require_graphs", "resolve"]
+__all__ = ["Device", "capture_on", "make_backend", "memory_of_device", "require_graphs", "require_storage", "resolve"]
 
 _LIBRARIES_BYTES = 256 << 20
 """What a plan leaves of a CUDA device's free memory: workspaces of the BLAS library (at most 32 MiB a stream), pools
@@ -84,6 +84,12 @@ def require_graphs(backend: str, graphs: bool) -> None:
     """Raise `InvalidInput` where CUDA graphs are asked of a back end that has none."""
     if graphs and backend != "cuda":
         raise InvalidInput("--graphs is of the CUDA back end: leave it out")
+
+
+def require_storage(expert_tier: str, storage: Path | None) -> None:
+    """Raise `InvalidInput` for experts that are to wait on storage without a folder for them."""
+    if expert_tier == "ssd" and storage is None:
+        raise InvalidInput("experts are to wait on storage (--tier ssd): name a folder for them, --storage DIR")
 
 
 def make_backend(device: Device) -> Backend:
@@ -149,8 +155,7 @@ def capture_on(
     from runtime.memory import element_type
     from runtime.passes import plan_passes
 
-    if expert_tier == "ssd" and device.storage is None:
-        raise InvalidInput("experts are to wait on storage (--tier ssd): name a folder for them, --storage DIR")
+    require_storage(expert_tier, device.storage)
     element_type(model)
     memory = memory_of_device(device)
     asked = request(model, memory, trace, policy, cache=cache, expert_tier=expert_tier)

@@ -48,6 +48,7 @@ __all__ = [
     "build_model",
     "build_modes",
     "build_trace",
+    "check_storage",
     "spinner",
 ]  # fmt: skip
 
@@ -109,6 +110,12 @@ def build_machine(hardware: str, stack: str | None, hbm: str | None, sets: list[
     if hbm is not None:
         overrides["hbm_bytes"] = hbm
     return api.load_hardware(hardware, stack, overrides)
+
+
+def check_storage(tier: str, storage: Path | None) -> None:
+    """Raise `InvalidInput` for a folder of experts that do not wait there."""
+    if storage is not None and tier != "ssd":
+        raise InvalidInput("--storage is for experts that wait there: add --tier ssd, or leave it out")
 
 
 def build_cache(text: str | None) -> Cache | None:

@@ -61,8 +61,7 @@ def run(
     for path in (timeline, gantt):
         if path is not None and not path.parent.is_dir():
             raise InvalidInput(f"{path}: there is no folder {path.parent}")
-    if storage is not None and tier != "ssd":
-        raise InvalidInput("--storage is for experts that wait there: add --tier ssd, or leave it out")
+    options.check_storage(tier, storage)
     architecture = options.build_model(model, dtype, top_k)
     workload = options.build_trace(
         architecture, trace, batch=batch, input_tokens=input_tokens, output_tokens=output_tokens, active=active,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -17,6 +17,7 @@ from traces.errors import InvalidInput
 from traces.whole_file import whole_file
 
 if TYPE_CHECKING:
+    from pregate.validation.cases import Group
     from runtime.microbench.session import Settings
 
 FAILED, TOO_BUSY = 1, 3
@@ -58,7 +59,7 @@ def validate(
     """
     extras.require_torch()
     from pregate.devices import require_graphs
-    from pregate.validation.cases import POLICIES, Group, Workload, suite_named
+    from pregate.validation.cases import POLICIES, Group, Workload
     from pregate.validation.report import gate, write_report
     from pregate.validation.scores import rows, summarise
     from pregate.validation.session import Plan, provenance_of
@@ -76,16 +77,11 @@ def validate(
         speed = _link_bytes_per_s(link, name)
         groups = [Group(architecture, workload, chosen, link_bytes_per_s=speed, expert_tier=_tier(tier, storage))]
     else:
-        if policies or trace or link or storage or tier != "dram":
-            raise InvalidInput("a suite has its own policies, traces, links and tier: leave them out, or give --model")
-        if suite == "gpu" and name != "cuda":
-            raise InvalidInput("the suite gpu is of whole models on a CUDA device: try --suite full")
-        groups = suite_named(str(suite))
-    command = "pregate validate" + (f" --suite {suite}" if suite else f" --model {model}") + " --graphs" * graphs
-    command += " --tier ssd" * (tier == "ssd")
+        groups = _suite(str(suite), name, (policies, trace, link, storage, tier != "dram"))
+    what = f" --suite {suite}" if suite else f" --model {model}"
+    command = f"pregate validate{what}{' --graphs' * graphs}{' --tier ssd' * (tier == 'ssd')}"
     with options.spinner("validating") as update:
-        settings = _settings(name, graphs, suite == "quick", storage)
-        hw, measured = _platform(hardware, settings, output, update)
+        hw, measured = _platform(hardware, _settings(name, graphs, suite == "quick", storage), output, update)
         provenance = {**provenance_of(command), "measurements": measured}
         plan = Plan(name, repeats, budget_s=budget, graphs=graphs, storage=storage, provenance=provenance)
         found = run_validate(groups, hw, plan, directory=output, say=update)
@@ -112,16 +108,27 @@ def _link_bytes_per_s(link: str | None, backend: str) -> float | None:
 
 
 def _tier(tier: str, storage: Path | None) -> str:
-    """Where experts wait. Raises `InvalidInput` for a folder that is not asked for, or not there."""
+    """Where experts wait. Raises `InvalidInput` for a tier that is none, or a folder missing or not asked for."""
+    from pregate.devices import require_storage
+
     if tier not in ("dram", "ssd"):
         raise InvalidInput(f"expert tier = {tier!r}: experts wait in dram or ssd")
-    if tier == "ssd" and storage is None:
-        raise InvalidInput("experts are to wait on storage (--tier ssd): name a folder for them, --storage DIR")
-    if storage is not None and tier != "ssd":
-        raise InvalidInput("--storage is for experts that wait there: add --tier ssd, or leave it out")
+    options.check_storage(tier, storage)
+    require_storage(tier, storage)
     if storage is not None and not storage.is_dir():
         raise InvalidInput(f"--storage {storage}: there is no such folder")
     return tier
+
+
+def _suite(name: str, backend: str, own: Sequence[object]) -> list[Group]:
+    """The groups of a suite. Raises `InvalidInput` where it is not for this back end, or for options of `own`."""
+    from pregate.validation.cases import suite_named
+
+    if any(own):
+        raise InvalidInput("a suite has its own policies, traces, links and tier: leave them out, or give --model")
+    if name == "gpu" and backend != "cuda":
+        raise InvalidInput("the suite gpu is of whole models on a CUDA device: try --suite full")
+    return suite_named(name)
 
 
 def _settings(backend: str, graphs: bool, quick: bool, storage: Path | None) -> Settings:

@@ -16,7 +16,7 @@ from hwmodels.measurements import workload_digest
 from hwmodels.platform import Platform
 from hwmodels.quantity import ReadOnly
 from offload.memory import CapacityExceeded
-from pregate.devices import Device
+from pregate.devices import Device, require_storage
 from pregate.validation.cases import Group
 from pregate.validation.outcome import Outcome, Prediction, Validation
 from pregate.validation.predictions import Prepared, predict, predictions_document, prepare
@@ -78,8 +78,8 @@ def validate(
             f"the fit {hw.fit.name} is of the stack {hw.fit.stack}, what would run is {stack}: give a fit of that, or "
             f"another --backend, with --graphs or without"
         )
-    if plan.storage is None and any(group.expert_tier == "ssd" for group in groups):
-        raise InvalidInput("experts are to wait on storage (--tier ssd): name a folder for them, --storage DIR")
+    for group in groups:
+        require_storage(group.expert_tier, plan.storage)
     budget, errors = _Budget(plan.budget_s, plan.repeats), _Errors()
     say("predicting")
     predicted: list[_Predicted] = []
