@@ -7,17 +7,10 @@ import pickle
 import signal
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import (
-    FIRST_COMPLETED,
-    CancelledError,
-    Executor,
-    Future,
-    ProcessPoolExecutor,
-    ThreadPoolExecutor,
-    wait,
-)
+from concurrent.futures import CancelledError, Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from multiprocessing import get_context
+from queue import SimpleQueue
 from typing import Any
 
 from pregate.sweeps.checkpoint import Checkpoint
@@ -70,6 +63,7 @@ class _Run:
         self.outcomes: list[Outcome | None] = [checkpoint.load(name) if checkpoint else None for name in digests]
         self.failures: list[BaseException] = []
         self.running: dict[Future[Outcome], int] = {}
+        self.ended: SimpleQueue[Future[Outcome]] = SimpleQueue()  # an interrupt of `wait` can leave futures locked
         self.total = sum(task.n_machines for task in tasks)
         self.done = sum(task.n_machines for task, known in zip(tasks, self.outcomes, strict=True) if known)
 
@@ -81,12 +75,14 @@ class _Run:
             while waiting and len(self.running) < _IN_FLIGHT:
                 i = waiting.popleft()
                 try:
-                    self.running[self.executor.submit(run_task, self.tasks[i])] = i
+                    future = self.executor.submit(run_task, self.tasks[i])
+                    self.running[future] = i
+                    future.add_done_callback(self.ended.put)
                 except RuntimeError as error:  # the executor broke or was shut down
                     self.failures.append(error)
                     waiting.clear()
-            for future in wait(self.running, return_when=FIRST_COMPLETED).done:
-                self._collect(future)
+            if self.running:
+                self._collect(self.ended.get())
 
     def drain(self) -> None:
         """Keep what was under way."""
