@@ -19,8 +19,8 @@ from typing import Any
 import torch
 
 import pregate
-from pregate.validation.cases import shortened
-from traces.architecture import ModelArchitecture
+from pregate.check.cases import shortened
+from traces.model.architecture import ModelArchitecture
 
 N_LAYERS, INPUT_TOKENS, OUTPUT_TOKENS, REPEATS = 3, 8, 6, 2
 POLICIES = ("on_demand", "pregate")

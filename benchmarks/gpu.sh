@@ -75,7 +75,7 @@ part about 40 5 "$python" -m benchmarks.gpu_machine "$backend"
 # Compiled parts are made while the tests run, so that neither a measurement nor its budget pays for them.
 compiling=
 if [ "$(left_s)" -ge 120 ]; then
-  timeout 90 "$python" -m pregate.cli compare switch-mini-16 --hardware a100-sxm4-80gb --output-tokens 4 \
+  timeout 90 "$python" -m pregate.cli.main compare switch-mini-16 --hardware a100-sxm4-80gb --output-tokens 4 \
     --policies on_demand,pregate,lru,lfu >"$rest/compile.txt" 2>&1 &
   compiling=$!
 fi
@@ -90,13 +90,13 @@ if [ "$backend" = cuda ]; then
 else
   measure=(--dtypes fp32 --link 2GB/s --quick) suite=quick
 fi
-part measure 230 60 "$python" -m pregate.cli measure --backend "$backend" "${graphs[@]}" "${measure[@]}" --even-if-busy \
+part measure 230 60 "$python" -m pregate.cli.main measure --backend "$backend" "${graphs[@]}" "${measure[@]}" --even-if-busy \
   -o "$out/measurements.json"
 if [ ! -f "$out/measurements.json" ] && [ "$(left_s)" -ge 150 ]; then
-  part 'measure less' 100 60 "$python" -m pregate.cli measure --backend "$backend" "${graphs[@]}" "${measure[@]}" --quick \
+  part 'measure less' 100 60 "$python" -m pregate.cli.main measure --backend "$backend" "${graphs[@]}" "${measure[@]}" --quick \
     --even-if-busy -o "$out/measurements.json"
 fi
-part calibrate 60 10 "$python" -m pregate.cli calibrate "$out/measurements.json" -o "$out/fit.yaml" \
+part calibrate 60 10 "$python" -m pregate.cli.main calibrate "$out/measurements.json" -o "$out/fit.yaml" \
   --plot "$out/fit.png" --even-if-busy
 
 if [ -f "$out/fit.yaml" ]; then # its name is what reports call it: device.stack
@@ -107,7 +107,7 @@ fi
 # Left for after the last run: the report, and a run that took longer than expected (45 s), then what comes below.
 validate_s=$(($(left_s) - 110))
 if [ -f "$out/${named:=fit.yaml}" ]; then
-  part validate $((validate_s + 45)) 60 "$python" -m pregate.cli validate --suite "$suite" --backend "$backend" "${graphs[@]}" \
+  part validate $((validate_s + 45)) 60 "$python" -m pregate.cli.main validate --suite "$suite" --backend "$backend" "${graphs[@]}" \
     --fit "$out/$named" --repeats 2 --budget-s "$((validate_s > 1 ? validate_s : 1))" -o "$report"
 else
   failed=1

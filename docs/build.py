@@ -32,7 +32,7 @@ GROUPS = {
 
 def run(command: str) -> str:
     """Standard output of a `pregate` command, in this environment. Raises `CalledProcessError` when it fails."""
-    words = [sys.executable, "-m", "pregate.cli", *command.split()[1:]]
+    words = [sys.executable, "-m", "pregate.cli.main", *command.split()[1:]]
     done = subprocess.run(words, cwd=ROOT, check=True, capture_output=True, text=True, env={"COLUMNS": "160"})
     return "\n".join(line.rstrip() for line in done.stdout.splitlines())
 

@@ -18,8 +18,8 @@ import numpy as np
 
 from offload.ops import Gemm, OpKind, Work
 from traces.documents import Section
-from traces.dtypes import DTYPES
 from traces.errors import InvalidFile, unknown_name
+from traces.model.dtypes import DTYPES
 
 __all__ = [
     "KERNEL_CONSTANTS",

@@ -16,16 +16,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from offload import work
-from offload.decode_compiled import CompiledLoop, is_compilable
 from offload.execution import Execution
+from offload.fast.decode_compiled import CompiledLoop, is_compilable
 from offload.memory import CapacityExceeded, Copies, ExpertMemory
 from offload.ops import Lane, OpKind, Work
 from offload.policy import BlockView, Fetch, MissAction, Policy, no_prefetch
 from offload.recorder import Part, Recorder, assemble
 from offload.residency import ResidentSet, count_slots
 from offload.schedule import Schedule
-from traces.architecture import LayerStack, ModelArchitecture
 from traces.errors import InvalidInput
+from traces.model.architecture import LayerStack, ModelArchitecture
 from traces.routing import Phase, Step
 
 __all__ = ["DecodeStream", "Decoded", "decode"]

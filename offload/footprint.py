@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from offload.execution import Execution
 from offload.memory import CapacityExceeded
 from offload.policy import Policy
-from traces.architecture import ModelArchitecture
 from traces.errors import InvalidInput
+from traces.model.architecture import ModelArchitecture
 from traces.routing import Phase, Step
 
 __all__ = ["MemoryPlan", "Workload", "measure_workload", "plan_memory"]

@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 from offload.ops import Gemm, OpKind, Work
-from traces.architecture import LayerStack, ModelArchitecture
+from traces.model.architecture import LayerStack, ModelArchitecture
 
 __all__ = [
     "cross_attention_work",

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from offload import work
 from offload.ops import OpKind, Work
-from traces.architecture import LayerStack, ModelArchitecture
+from traces.model.architecture import LayerStack, ModelArchitecture
 
 __all__ = ["Rows", "Works"]
 

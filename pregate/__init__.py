@@ -9,33 +9,33 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from hwmodels.calibration import calibrate
-    from hwmodels.measurements import Measurements, load_measurements
+    from hwmodels.calibrate.calibration import calibrate
+    from hwmodels.calibrate.measurements import Measurements, load_measurements
     from hwmodels.platform import Platform
     from offload.memory import CapacityExceeded
     from offload.policy import Cache, Policy
     from pregate.api import import_trace, load_hardware, load_model, load_trace, synthesize
-    from pregate.comparison import Comparison, compare
-    from pregate.crossover import Crossovers, crossovers
-    from pregate.devices import Device
-    from pregate.explanation import Explanation, explain
-    from pregate.optima.optimize import optimize
-    from pregate.optima.optimum import Optimum
-    from pregate.replay import LruCurve, Residency, lru_curve, residency
-    from pregate.reproduction import Reproduction, reproduce
-    from pregate.running import RunResult, run
-    from pregate.simulation import SimulationResult, simulate
-    from pregate.sweeps.axes import LatinHypercube
-    from pregate.sweeps.machines import MachineRecipe
-    from pregate.sweeps.sweep import SweepFailed, sweep
-    from pregate.sweeps.workloads import TraceRecipe
-    from pregate.validation.session import validate
+    from pregate.ask.comparison import Comparison, compare
+    from pregate.ask.replay import LruCurve, Residency, lru_curve, residency
+    from pregate.ask.simulation import SimulationResult, simulate
+    from pregate.check.devices import Device
+    from pregate.check.running import RunResult, run
+    from pregate.check.session import validate
+    from pregate.explore.crossover import Crossovers, crossovers
+    from pregate.explore.explanation import Explanation, explain
+    from pregate.explore.optima.optimize import optimize
+    from pregate.explore.optima.optimum import Optimum
+    from pregate.explore.sweeps.axes import LatinHypercube
+    from pregate.explore.sweeps.machines import MachineRecipe
+    from pregate.explore.sweeps.sweep import SweepFailed, sweep
+    from pregate.explore.sweeps.workloads import TraceRecipe
+    from pregate.published.reproduction import Reproduction, reproduce
     from runtime.microbench.session import measure
     from runtime.pacing import Link
     from simulator.modes import Modes
-    from traces.architecture import ModelArchitecture
     from traces.errors import InvalidInput, PregateError
     from traces.fitting import fit_dials
+    from traces.model.architecture import ModelArchitecture
     from traces.routing import RoutingTrace
     from traces.statistics import trace_statistics
     from traces.storage import save_trace
@@ -47,52 +47,52 @@ __version__ = "0.1.0"
 _HOMES = {
     "Cache": "offload.policy",
     "CapacityExceeded": "offload.memory",
-    "Comparison": "pregate.comparison",
-    "Crossovers": "pregate.crossover",
-    "Device": "pregate.devices",
+    "Comparison": "pregate.ask.comparison",
+    "Crossovers": "pregate.explore.crossover",
+    "Device": "pregate.check.devices",
     "Dials": "traces.synthesis",
-    "Explanation": "pregate.explanation",
+    "Explanation": "pregate.explore.explanation",
     "InvalidInput": "traces.errors",
-    "LatinHypercube": "pregate.sweeps.axes",
+    "LatinHypercube": "pregate.explore.sweeps.axes",
     "Link": "runtime.pacing",
-    "LruCurve": "pregate.replay",
-    "MachineRecipe": "pregate.sweeps.machines",
-    "Measurements": "hwmodels.measurements",
-    "ModelArchitecture": "traces.architecture",
+    "LruCurve": "pregate.ask.replay",
+    "MachineRecipe": "pregate.explore.sweeps.machines",
+    "Measurements": "hwmodels.calibrate.measurements",
+    "ModelArchitecture": "traces.model.architecture",
     "Modes": "simulator.modes",
-    "Optimum": "pregate.optima.optimum",
+    "Optimum": "pregate.explore.optima.optimum",
     "Platform": "hwmodels.platform",
     "Policy": "offload.policy",
     "PregateError": "traces.errors",
-    "Reproduction": "pregate.reproduction",
-    "Residency": "pregate.replay",
+    "Reproduction": "pregate.published.reproduction",
+    "Residency": "pregate.ask.replay",
     "RoutingTrace": "traces.routing",
-    "RunResult": "pregate.running",
-    "SimulationResult": "pregate.simulation",
-    "SweepFailed": "pregate.sweeps.sweep",
-    "TraceRecipe": "pregate.sweeps.workloads",
-    "calibrate": "hwmodels.calibration",
-    "compare": "pregate.comparison",
-    "crossovers": "pregate.crossover",
-    "explain": "pregate.explanation",
+    "RunResult": "pregate.check.running",
+    "SimulationResult": "pregate.ask.simulation",
+    "SweepFailed": "pregate.explore.sweeps.sweep",
+    "TraceRecipe": "pregate.explore.sweeps.workloads",
+    "calibrate": "hwmodels.calibrate.calibration",
+    "compare": "pregate.ask.comparison",
+    "crossovers": "pregate.explore.crossover",
+    "explain": "pregate.explore.explanation",
     "fit_dials": "traces.fitting",
     "import_trace": "pregate.api",
     "load_hardware": "pregate.api",
-    "load_measurements": "hwmodels.measurements",
+    "load_measurements": "hwmodels.calibrate.measurements",
     "load_model": "pregate.api",
     "load_trace": "pregate.api",
-    "lru_curve": "pregate.replay",
+    "lru_curve": "pregate.ask.replay",
     "measure": "runtime.microbench.session",
-    "optimize": "pregate.optima.optimize",
-    "reproduce": "pregate.reproduction",
-    "residency": "pregate.replay",
-    "run": "pregate.running",
+    "optimize": "pregate.explore.optima.optimize",
+    "reproduce": "pregate.published.reproduction",
+    "residency": "pregate.ask.replay",
+    "run": "pregate.check.running",
     "save_trace": "traces.storage",
-    "simulate": "pregate.simulation",
-    "sweep": "pregate.sweeps.sweep",
+    "simulate": "pregate.ask.simulation",
+    "sweep": "pregate.explore.sweeps.sweep",
     "synthesize": "pregate.api",
     "trace_statistics": "traces.statistics",
-    "validate": "pregate.validation.session",
+    "validate": "pregate.check.session",
 }
 
 __all__ = [

@@ -8,11 +8,11 @@ from pathlib import Path
 import numpy as np
 
 from hwmodels.platform import Platform, load_platform
-from traces.architecture import ModelArchitecture, load_architecture
 from traces.errors import InvalidInput
 from traces.forced import forced_active_routing
 from traces.importers import IMPORTERS
 from traces.importers import import_trace as import_recorded
+from traces.model.architecture import ModelArchitecture, load_architecture
 from traces.routing import RoutingTrace, rebatch
 from traces.storage import load_trace as load_stored
 from traces.synthesis import Dials, synthesize_routing

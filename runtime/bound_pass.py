@@ -10,10 +10,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from runtime.attention import Span
 from runtime.backend import Backend
+from runtime.model.attention import Span
 from runtime.passes import Pass, Segment
-from traces.architecture import ModelArchitecture
+from traces.model.architecture import ModelArchitecture
 
 __all__ = ["BoundPass", "Rows", "as_rows", "bind_pass"]
 

@@ -16,16 +16,16 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from offload.ops import OpKind
-from runtime.attention import Cache
 from runtime.backend import Action, Backend, Copy
 from runtime.bound_pass import as_rows, bind_pass
-from runtime.layers import Choice, FfnWeights, Layers, Scratch, ffn_weights
 from runtime.memory import PAGE_BYTES, Carver, aligned, element_type, pieces, round_up
+from runtime.model.attention import Cache
+from runtime.model.layers import Choice, FfnWeights, Layers, Scratch, ffn_weights
+from runtime.model.weights import Experts, Shapes, expert_shapes, static_shapes
 from runtime.passes import Pass, Passes
 from runtime.program import Program
 from runtime.storage import ExpertFile
-from runtime.weights import Experts, Shapes, expert_shapes, static_shapes
-from traces.architecture import ModelArchitecture
+from traces.model.architecture import ModelArchitecture
 
 __all__ = ["Loaded", "load", "pool_bytes"]
 

@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from offload.memory import CapacityExceeded
-from traces.architecture import ModelArchitecture
 from traces.errors import InvalidInput
+from traces.model.architecture import ModelArchitecture
 
 __all__ = [
     "PAGE_BYTES",

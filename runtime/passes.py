@@ -14,8 +14,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from traces.architecture import LayerStack, ModelArchitecture
 from traces.errors import InvalidInput
+from traces.model.architecture import LayerStack, ModelArchitecture
 from traces.routing import Phase, Step
 
 __all__ = ["Pass", "Passes", "Segment", "plan_passes"]

@@ -19,8 +19,8 @@ from offload.residency import ResidentSet
 from offload.schedule import Schedule
 from runtime.order import Order, order_of
 from runtime.passes import Passes, plan_passes
-from traces.architecture import ModelArchitecture
 from traces.errors import InvalidInput
+from traces.model.architecture import ModelArchitecture
 from traces.routing import Phase, Step
 
 __all__ = ["Key", "Program", "Routed", "build_program", "cached_slots", "resident_slots"]

@@ -19,13 +19,13 @@ from offload.schedule import Schedule
 from offload.timeline import Timeline
 from runtime.backend import Action, Backend, Times
 from runtime.loading import Loaded, load, pool_bytes
+from runtime.model.weights import Experts
 from runtime.program import Key, Program, build_program
 from runtime.quiet import no_collections
 from runtime.races import check_races
 from runtime.storage import ExpertFile
-from runtime.weights import Experts
-from traces.architecture import ModelArchitecture
 from traces.errors import InvalidInput, PregateError
+from traces.model.architecture import ModelArchitecture
 from traces.routing import Phase, Step
 
 __all__ = ["TOLERANCE", "OutputMismatch", "Run", "check_close_output", "check_same_output", "execute"]

@@ -12,8 +12,8 @@ from pathlib import Path
 from torch import Tensor
 
 from runtime.memory import PAGE_BYTES, aligned, round_up
+from runtime.model.weights import Experts
 from runtime.program import Key
-from runtime.weights import Experts
 from traces.errors import InvalidFile
 
 __all__ = ["ExpertFile"]

@@ -47,7 +47,7 @@ class Compiled:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Measured:
-    """Metrics of each machine, (n_machines,), defined as in `offload.metrics`, bounds as in `simulator.bounds`.
+    """Metrics of each machine, (n_machines,), defined as in `offload.metrics`, bounds as in `simulator.explain.bounds`.
 
     `binding`: what the bound comes from, the number of a `Lane` or -1 for the critical path. `step_end_s`
     (n_machines, n_steps): end of each forward pass that makes tokens.

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from hwmodels.calibration import calibrate
+from hwmodels.calibrate.calibration import calibrate
+from hwmodels.calibrate.measurements import Measurements, Sample, work_parameters
 from hwmodels.fit import Fit
-from hwmodels.measurements import Measurements, Sample, work_parameters
 from hwmodels.platform import Platform, platform_of
 from offload.ops import Gemm, OpKind, Work
 

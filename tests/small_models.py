@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pregate.api import synthesize
-from traces.architecture import DTYPES, Attention, LayerStack, ModelArchitecture
+from traces.model.architecture import DTYPES, Attention, LayerStack, ModelArchitecture
 from traces.routing import RoutingTrace
 from traces.synthesis import Dials
 

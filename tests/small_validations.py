@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from offload.timeline import Timeline
-from pregate.validation.outcome import METRICS, Case, Measurement, OpTime, Outcome, Prediction, Validation
+from pregate.check.outcome import METRICS, Case, Measurement, OpTime, Outcome, Prediction, Validation
 
 ZERO = OpTime(10, 0.01)
 

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from traces.errors import InvalidInput
 
 if TYPE_CHECKING:
-    from traces.architecture import ModelArchitecture
+    from traces.model.architecture import ModelArchitecture
 
 __all__ = ["MAX_EXPERTS", "Phase", "Provenance", "RoutingTrace", "Step", "check_tokens", "rebatch"]
 

@@ -15,7 +15,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from hwmodels.measurements import Sample, sample_of
+from hwmodels.calibrate.measurements import Sample, sample_of
 from offload.ops import Lane
 from runtime.backend import Action, Backend
 from runtime.memory import TYPES

@@ -13,7 +13,7 @@ from functools import partial
 
 import numpy as np
 
-from hwmodels.measurements import Sample, sample_of
+from hwmodels.calibrate.measurements import Sample, sample_of
 from offload.ops import Lane
 from runtime.backend import Action, Backend, Copy
 from runtime.microbench.lanes import Timed, timed

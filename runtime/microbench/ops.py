@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from hwmodels.calibrate.measurements import Sample, sample_of, work_parameters
 from hwmodels.kernels import KERNEL_KINDS
-from hwmodels.measurements import Sample, sample_of, work_parameters
 from offload.decode import decode
 from offload.execution import EXECUTIONS
 from offload.ops import Gemm, OpKind, Work
@@ -22,8 +22,8 @@ from runtime.backend import Backend
 from runtime.loading import load
 from runtime.microbench.lanes import Timed, timed
 from runtime.microbench.probes import Probe
+from runtime.model.weights import Experts
 from runtime.program import Program, build_program, resident_slots
-from runtime.weights import Experts
 from traces.routing import Phase
 
 __all__ = ["offloaded_samples", "op_samples"]

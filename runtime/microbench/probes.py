@@ -13,8 +13,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from traces.architecture import DTYPES, Attention, LayerStack, ModelArchitecture
 from traces.forced import forced_active_routing
+from traces.model.architecture import DTYPES, Attention, LayerStack, ModelArchitecture
 from traces.routing import RoutingTrace
 
 __all__ = ["Probe", "probes"]

@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from hwmodels.measurements import Measurements, Sample, workload_digest
+from hwmodels.calibrate.measurements import Measurements, Sample, workload_digest
 from hwmodels.quantity import ReadOnly
 from runtime.backend import Action, Backend
 from runtime.cpu import CpuBackend
@@ -28,11 +28,11 @@ from runtime.microbench.host import host_samples
 from runtime.microbench.ops import offloaded_samples, op_samples
 from runtime.microbench.probes import Probe, probes
 from runtime.microbench.storage import read_samples
+from runtime.model.weights import Experts
 from runtime.pacing import Link
 from runtime.program import resident_slots
 from runtime.watch import Busy, LoadWatch, require_quiet
-from runtime.weights import Experts
-from traces.dtypes import DTYPES
+from traces.model.dtypes import DTYPES
 
 __all__ = ["LINK_LATENCY_S", "Settings", "cpu_link", "measure"]
 

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from hwmodels.measurements import Sample, sample_of
+from hwmodels.calibrate.measurements import Sample, sample_of
 from runtime.memory import PAGE_BYTES, aligned
 from runtime.quiet import no_collections
 from traces.errors import InvalidFile, InvalidInput

@@ -26,11 +26,11 @@ from offload.schedule import Schedule, ScheduleDigest
 from offload.timeline import Timeline
 from pregate.api import import_trace
 from simulator import batch, recurrence
-from simulator.bounds import lower_bounds
+from simulator.explain.bounds import lower_bounds
 from simulator.stream import Stream
 from tests.small_models import MODELS, routing
-from traces.architecture import ModelArchitecture
 from traces.errors import InvalidInput
+from traces.model.architecture import ModelArchitecture
 from traces.routing import RoutingTrace
 
 SHARED = Path(__file__).resolve().parents[3] / "shared" / "traces"
@@ -176,7 +176,7 @@ def test_part_by_part_is_as_the_whole(
     text: str, execution: str, compiled: bool | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Parts of a step or two: carried ends, levels and intervals change nothing."""
-    for module in ("offload.decode", "offload.decode_compiled"):
+    for module in ("offload.decode", "offload.fast.decode_compiled"):
         monkeypatch.setattr(f"{module}._PART_OPS", 1)
     hw = load_platform("a100-sxm4-80gb", "streams", {"link.h2d_bytes_per_s": 1e7})
     for name, disk in (("decoder-only", False), ("encoder-decoder", True)):

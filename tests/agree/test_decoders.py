@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 
 from offload.decode import DecodeStream, decode
-from offload.decode_compiled import is_compilable
 from offload.execution import EXECUTIONS
+from offload.fast.decode_compiled import is_compilable
 from offload.footprint import measure_workload
 from offload.memory import CapacityExceeded
 from offload.policies import PRESETS, eviction_named, policy_named
@@ -18,7 +18,7 @@ from offload.recorder import assemble
 from offload.residency import ResidentSet
 from offload.schedule import ScheduleDigest
 from tests.small_models import MODELS, decoder_only, routing
-from traces.architecture import ModelArchitecture
+from traces.model.architecture import ModelArchitecture
 from traces.routing import Phase, RoutingTrace, rebatch
 
 POLICIES = [

@@ -24,7 +24,7 @@ from pregate.api import import_trace, load_model
 from simulator import des, event, recurrence
 from simulator.modes import FIFO, Modes
 from tests.small_models import MODELS, routing
-from traces.architecture import ModelArchitecture
+from traces.model.architecture import ModelArchitecture
 from traces.routing import RoutingTrace
 
 SHARED = Path(__file__).resolve().parents[3] / "shared" / "traces"

@@ -22,7 +22,7 @@ from offload.recorder import Recorder
 from offload.residency import ResidentSet
 from offload.schedule import Schedule
 from simulator import des, event, recurrence
-from simulator.bounds import lower_bounds
+from simulator.explain.bounds import lower_bounds
 from tests.small_models import MODELS, routing
 from traces.errors import InvalidInput
 

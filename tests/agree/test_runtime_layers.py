@@ -13,16 +13,16 @@ from offload.decode import decode
 from offload.execution import EXECUTIONS
 from offload.policies import policy_named
 from tests.small_models import MODELS, routing
-from traces.architecture import DTYPES, Attention, ModelArchitecture
 from traces.errors import InvalidInput
+from traces.model.architecture import DTYPES, Attention, ModelArchitecture
 from traces.routing import Phase, Provenance, RoutingTrace
 
 torch = pytest.importorskip("torch", reason="the runtime needs PyTorch (the extra 'runtime')")
 
 from runtime.cpu import CpuBackend  # noqa: E402
+from runtime.model.weights import Experts, expert_shapes, fill_static, static_shapes  # noqa: E402
 from runtime.passes import Passes, plan_passes  # noqa: E402
 from runtime.run import Run, execute  # noqa: E402
-from runtime.weights import Experts, expert_shapes, fill_static, static_shapes  # noqa: E402
 
 Tensor = torch.Tensor
 F = torch.nn.functional

@@ -15,22 +15,22 @@ from offload.execution import EXECUTIONS
 from offload.ops import Lane, OpKind
 from offload.policies import policy_named
 from offload.schedule import COLUMNS, Schedule
-from pregate.capture import Captured, capture_request, request, resident_set
+from pregate.ask.capture import Captured, capture_request, request, resident_set
 from tests.small_models import MODELS, routing
-from traces.architecture import ModelArchitecture
 from traces.errors import InvalidInput, PregateError
+from traces.model.architecture import ModelArchitecture
 from traces.routing import Phase, RoutingTrace
 
 torch = pytest.importorskip("torch", reason="the runtime needs PyTorch (the extra 'runtime')")
 
 from runtime.backend import Times  # noqa: E402
 from runtime.cpu import CpuBackend  # noqa: E402
+from runtime.model.weights import Experts  # noqa: E402
 from runtime.order import order_of  # noqa: E402
 from runtime.pacing import Link  # noqa: E402
 from runtime.program import Key, build_program, cached_slots, resident_slots  # noqa: E402
 from runtime.races import UnsafeSchedule  # noqa: E402
 from runtime.run import OutputMismatch, Run, check_close_output, check_same_output, execute  # noqa: E402
-from runtime.weights import Experts  # noqa: E402
 
 HW = load_platform("rtx-4090", "pytorch-eager")
 POLICIES = [

@@ -18,16 +18,16 @@ from offload.policies import policy_named
 from offload.policy import BlockView, Buffers, Fetch, MissAction, Policy
 from offload.residency import ResidentSet
 from offload.schedule import Schedule
-from traces.architecture import DTYPES, Attention, LayerStack, ModelArchitecture
+from traces.model.architecture import DTYPES, Attention, LayerStack, ModelArchitecture
 from traces.routing import Phase, Provenance, RoutingTrace
 
 torch = pytest.importorskip("torch", reason="the runtime needs PyTorch (the extra 'runtime')")
 
 from runtime.cpu import CpuBackend  # noqa: E402
+from runtime.model.weights import Experts  # noqa: E402
 from runtime.pacing import Link  # noqa: E402
 from runtime.program import resident_slots  # noqa: E402
 from runtime.run import check_same_output, execute  # noqa: E402
-from runtime.weights import Experts  # noqa: E402
 
 EXECUTION = EXECUTIONS["streams"]
 

@@ -15,15 +15,15 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from pregate import cli
 from pregate.api import load_hardware, synthesize
-from pregate.capture import request
-from pregate.schedule_cache import ScheduleCache
-from pregate.sweeps import work
-from pregate.sweeps.axes import LatinHypercube
-from pregate.sweeps.spec import read_sweep
-from pregate.sweeps.sweep import SweepFailed, sweep
-from pregate.sweeps.workloads import TraceRecipe
+from pregate.ask.capture import request
+from pregate.ask.schedule_cache import ScheduleCache
+from pregate.cli.main import main as cli
+from pregate.explore.sweeps import work
+from pregate.explore.sweeps.axes import LatinHypercube
+from pregate.explore.sweeps.spec import read_sweep
+from pregate.explore.sweeps.sweep import SweepFailed, sweep
+from pregate.explore.sweeps.workloads import TraceRecipe
 from tests.small_models import MODELS
 
 MODEL = MODELS["encoder-decoder"]

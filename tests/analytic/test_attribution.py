@@ -22,11 +22,11 @@ from offload.policies import policy_named
 from offload.probes import find_probes
 from offload.recorder import Recorder
 from offload.schedule import Schedule
-from pregate.capture import capture, capture_request, request
+from pregate.ask.capture import capture, capture_request, request
 from simulator import recurrence
-from simulator.attribution import CLASSES, Path, critical_path, partition
-from simulator.sensitivity import METRICS, elasticities, metric_weights
-from simulator.trail import gradient, slot_edges, walk
+from simulator.explain.attribution import CLASSES, Path, critical_path, partition
+from simulator.explain.critical_path import gradient, slot_edges, walk
+from simulator.explain.sensitivity import METRICS, elasticities, metric_weights
 from tests.small_models import MODELS, decoder_only, routing
 from traces.errors import InvalidInput, UnknownName
 from traces.routing import RoutingTrace

@@ -15,10 +15,10 @@ from offload.ops import Lane, OpKind
 from offload.policies import policy_named
 from offload.timeline import Timeline
 from simulator import des
-from simulator.bounds import lower_bounds
+from simulator.explain.bounds import lower_bounds
 from tests.small_models import decoder_only, encoder_decoder, routing
-from traces.architecture import ModelArchitecture
 from traces.forced import forced_active_routing
+from traces.model.architecture import ModelArchitecture
 from traces.routing import RoutingTrace
 
 FREE = {"stack.launch_s": 1e-30, "stack.sync_s": 1e-30, "stack.step_s": 1e-30, "stack.copy_issue_s": 1e-30}

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 
 from hwmodels.fit import load_fit
-from pregate.isca24 import COLUMNS, read_rows
-from pregate.isca24_fit import FIT_ROWS
-from pregate.reproduction import PUBLISHED_ROWS, Reproduction, reproduce
+from pregate.published.isca24 import COLUMNS, read_rows
+from pregate.published.isca24_fit import FIT_ROWS
+from pregate.published.reproduction import PUBLISHED_ROWS, Reproduction, reproduce
 from traces.errors import InvalidFile, UnknownName
 
 ROOT = Path(__file__).parents[2]

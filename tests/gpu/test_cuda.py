@@ -15,9 +15,9 @@ from offload.memory import CapacityExceeded
 from offload.ops import Lane, OpKind
 from offload.policies import policy_named
 from offload.schedule import COLUMNS, Schedule
-from pregate.capture import capture_request, request, resident_set
+from pregate.ask.capture import capture_request, request, resident_set
 from tests.small_models import MODELS, routing
-from traces.architecture import ModelArchitecture
+from traces.model.architecture import ModelArchitecture
 from traces.routing import Phase, RoutingTrace
 
 torch = pytest.importorskip("torch", reason="the runtime needs PyTorch (the extra 'runtime')")
@@ -26,9 +26,9 @@ if not torch.cuda.is_available():
 
 from runtime.cpu import CpuBackend  # noqa: E402
 from runtime.cuda import CudaBackend  # noqa: E402
+from runtime.model.weights import Experts  # noqa: E402
 from runtime.program import cached_slots, resident_slots  # noqa: E402
 from runtime.run import OutputMismatch, Run, check_close_output, check_same_output, execute  # noqa: E402
-from runtime.weights import Experts  # noqa: E402
 
 HW = load_platform("rtx-4090", "pytorch-eager")
 POLICIES = ["gpu_only", "on_demand", "prefetch_all", "pregate", "pregate(2)", "lru", "lfu", "on_demand+lru:5:warm"]

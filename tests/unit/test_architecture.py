@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from traces.architecture import (
+from traces.errors import InvalidFile, InvalidInput, UnknownName
+from traces.model.architecture import (
     DTYPES,
     Attention,
     LayerStack,
@@ -17,7 +18,6 @@ from traces.architecture import (
     load_architecture,
     parse_architecture,
 )
-from traces.errors import InvalidFile, InvalidInput, UnknownName
 
 ALL = architecture_names()
 UNPUBLISHED = {"switch-base-16", "switch-base-32"}
@@ -246,7 +246,7 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
     ],
 )
 def test_a_broken_file_is_refused_in_one_line_that_names_it(old: str, new: str, message: str) -> None:
-    text = (Path(__file__).parents[2] / "traces/architectures/mixtral-8x7b.yaml").read_text(encoding="utf-8")
+    text = (Path(__file__).parents[2] / "traces/model/architectures/mixtral-8x7b.yaml").read_text(encoding="utf-8")
     assert old in text
     with pytest.raises(InvalidInput, match=message) as caught:
         parse_architecture(text.replace(old, new, 1), "broken.yaml")

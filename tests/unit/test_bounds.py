@@ -8,7 +8,7 @@ import pytest
 from hwmodels.cost import Costs
 from offload.ops import Lane, OpKind, Work
 from offload.recorder import Recorder
-from simulator.bounds import lower_bounds
+from simulator.explain.bounds import lower_bounds
 from traces.errors import InvalidInput
 
 GATE, FETCH, WAIT = Work(OpKind.GATE), Work(OpKind.FETCH), Work(OpKind.WAIT)

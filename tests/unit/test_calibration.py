@@ -12,16 +12,23 @@ import numpy as np
 import pytest
 import yaml
 
-from hwmodels import calibration
 from hwmodels import fit as fit_module
-from hwmodels.beside_fetches import fit_beside_fetches
-from hwmodels.calibration import calibrate, counts, gemm_tables
+from hwmodels.calibrate import calibration
+from hwmodels.calibrate.calibration import calibrate, counts, gemm_tables
+from hwmodels.calibrate.least_squares import fit_factor, fit_median, fit_sum, solve, summary
+from hwmodels.calibrate.measured_machine import machine_of
+from hwmodels.calibrate.measurements import (
+    Measurements,
+    Sample,
+    load_measurements,
+    sample_of,
+    work_parameters,
+    workload_digest,
+)
+from hwmodels.calibrate.offloaded_slowdown import fit_beside_fetches
 from hwmodels.cost import price
 from hwmodels.fit import Fit, is_fit, load_fit
 from hwmodels.kernels import KERNEL_KINDS, activation_bytes, cached_share
-from hwmodels.least_squares import fit_factor, fit_median, fit_sum, solve, summary
-from hwmodels.measured_machine import machine_of
-from hwmodels.measurements import Measurements, Sample, load_measurements, sample_of, work_parameters, workload_digest
 from hwmodels.platform import load_platform
 from offload.ops import Gemm, OpKind, Work
 from tests import small_fits
@@ -511,8 +518,8 @@ def test_a_malformed_fit_of_kernels_is_one_clear_line(tmp_path: Path, change: An
 def test_a_fit_knows_its_probes_and_nothing_is_validated_on_them(tmp_path: Path) -> None:
     """From the file of measurements to the file of the fit to the refusal."""
     pytest.importorskip("torch", reason="the runtime needs PyTorch (the extra 'runtime')")
-    from pregate.validation.cases import Group, Workload
-    from pregate.validation.session import PREDICTIONS, validate
+    from pregate.check.cases import Group, Workload
+    from pregate.check.session import PREDICTIONS, validate
 
     group = Group(MODELS["decoder-only"], Workload(1, 4, 4, seed=3), ("pregate",), link_bytes_per_s=20e6)
     model, trace = group.model, group.workload.trace(group.model)
@@ -531,7 +538,7 @@ def test_a_fit_knows_its_probes_and_nothing_is_validated_on_them(tmp_path: Path)
 def test_calibration_knows_neither_runs_nor_results() -> None:
     """It reads measurements and nothing else: no replay can slip in by an import."""
     program = (
-        "import sys, hwmodels.calibration; "
+        "import sys, hwmodels.calibrate.calibration; "
         "print([m for m in sys.modules if m.split('.')[0] in ('pregate', 'runtime', 'simulator', 'torch', 'scipy')])"
     )
     run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
@@ -539,7 +546,7 @@ def test_calibration_knows_neither_runs_nor_results() -> None:
 
 
 def test_a_picture_shows_each_kind_against_its_data_within_its_own_limits() -> None:
-    from pregate.plots_calibration import fit_against_data
+    from pregate.draw.calibration_plot import fit_against_data
 
     measured = synthetic(noise=0.03)
     prefill = sample_of(

@@ -14,8 +14,7 @@ import numpy as np
 import pytest
 
 import pregate
-from pregate import cli
-from pregate.commands import (
+from pregate.cli import (
     calibrate,
     catalogue,
     compare,
@@ -28,6 +27,7 @@ from pregate.commands import (
     sweep,
     trace,
 )
+from pregate.cli.main import main as cli
 from tests import small_fits
 from traces.storage import save_trace
 
@@ -234,7 +234,7 @@ def write_inputs(folder: Path) -> None:
 def test_every_example_runs(run: Run, example: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     write_inputs(tmp_path)
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("pregate.sweeps.sweep.DEFAULT_FOLDER", tmp_path / "schedules")
+    monkeypatch.setattr("pregate.explore.sweeps.sweep.DEFAULT_FOLDER", tmp_path / "schedules")
     words = shlex.split(example)[1:]
     if "residency" in words and "--expert-bytes" not in words:
         words += ["--expert-bytes", "1048576"]
@@ -245,7 +245,7 @@ def test_every_example_runs(run: Run, example: str, monkeypatch: pytest.MonkeyPa
 
 def test_readme_python_runs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Block after block, in one session."""
-    monkeypatch.setattr("pregate.sweeps.sweep.DEFAULT_FOLDER", tmp_path / "schedules")
+    monkeypatch.setattr("pregate.explore.sweeps.sweep.DEFAULT_FOLDER", tmp_path / "schedules")
     blocks = re.findall(r"```python\n(.+?)```", (ROOT / "README.md").read_text(), re.DOTALL)
     space: dict[str, object] = {}
     for code in blocks:

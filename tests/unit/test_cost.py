@@ -8,8 +8,8 @@ from hwmodels.cost import price
 from hwmodels.platform import load_platform
 from offload import work
 from offload.ops import Gemm, OpKind, Work
-from traces.architecture import load_architecture
 from traces.errors import InvalidInput
+from traces.model.architecture import load_architecture
 
 HW = load_platform("a100-sxm4-80gb", "fastertransformer")
 SWITCH = load_architecture("switch-base-64")

@@ -13,11 +13,11 @@ import numpy as np
 import pytest
 
 import pregate
-from pregate import cli
-from pregate.contest import Contest, Winner
-from pregate.crossover import Crossovers, _between, crossovers
-from pregate.scale import read_scale
-from pregate.sweeps.planning import read_subject
+from pregate.cli.main import main as cli
+from pregate.explore.axis_scale import read_scale
+from pregate.explore.axis_winners import Contest, Winner
+from pregate.explore.crossover import Crossovers, _between, crossovers
+from pregate.explore.sweeps.planning import read_subject
 from traces.errors import InvalidInput
 
 TOLERANCE = 1e-3

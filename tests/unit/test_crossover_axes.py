@@ -13,15 +13,16 @@ import numpy as np
 import pytest
 
 import pregate
-from pregate import cli, contest
-from pregate.capture import capture_request
-from pregate.contest import Contest
-from pregate.crossover import Crossovers, crossovers, shown
-from pregate.scale import read_scale
-from pregate.sweeps.axes import NAMES, find_axis
-from pregate.sweeps.planning import read_subject
-from pregate.sweeps.workloads import TraceRecipe
-from simulator.sensitivity import METRICS
+from pregate.ask.capture import capture_request
+from pregate.cli.main import main as cli
+from pregate.explore import axis_winners as contest
+from pregate.explore.axis_scale import read_scale
+from pregate.explore.axis_winners import Contest
+from pregate.explore.crossover import Crossovers, crossovers, shown
+from pregate.explore.sweeps.axes import NAMES, find_axis
+from pregate.explore.sweeps.planning import read_subject
+from pregate.explore.sweeps.workloads import TraceRecipe
+from simulator.explain.sensitivity import METRICS
 from traces.errors import InvalidInput, UnknownName
 from traces.storage import save_trace
 

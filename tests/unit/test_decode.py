@@ -24,10 +24,10 @@ from offload.policy import BlockView, Fetch, Policy
 from offload.residency import ResidentSet
 from offload.timeline import Timeline
 from simulator import des
-from simulator.bounds import lower_bounds
+from simulator.explain.bounds import lower_bounds
 from tests.small_models import MODELS, routing
-from traces.architecture import ModelArchitecture
 from traces.errors import InvalidInput
+from traces.model.architecture import ModelArchitecture
 from traces.routing import RoutingTrace
 
 STATIC_BYTES = 1000

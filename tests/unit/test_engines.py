@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 import pregate
-from pregate.capture import capture
-from pregate.evaluation import evaluate
-from pregate.simulation import ENGINES
+from pregate.ask.capture import capture
+from pregate.ask.evaluation import evaluate
+from pregate.ask.simulation import ENGINES
 from simulator.modes import Modes, NotFifo
 from traces.errors import UnknownName
 
@@ -76,8 +76,8 @@ def test_cancelled_prefetches_make_prefetching_everything_bearable() -> None:
 
 
 def test_memory_of_a_stream_is_bounded_by_a_part_not_by_the_trace(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("offload.decode_compiled._PART_OPS", 2000)
-    monkeypatch.setattr("offload.decode_compiled._PART_CELLS", 500)
+    monkeypatch.setattr("offload.fast.decode_compiled._PART_OPS", 2000)
+    monkeypatch.setattr("offload.fast.decode_compiled._PART_CELLS", 500)
 
     def peak_bytes(n_steps: int, engine: str) -> int:
         trace = pregate.synthesize(MODEL, 4, n_steps)

@@ -13,10 +13,10 @@ import pytest
 import pregate
 from hwmodels.figures import MEMORY_FIGURES
 from hwmodels.quantity import ReadOnly
-from pregate import cli
-from pregate.explanation import Explanation, explain
-from pregate.plots import tornado
-from simulator.sensitivity import METRICS
+from pregate.cli.main import main as cli
+from pregate.draw.timelines import tornado
+from pregate.explore.explanation import Explanation, explain
+from simulator.explain.sensitivity import METRICS
 from traces.errors import InvalidFile, InvalidInput, UnknownName
 
 SMALL = ["switch-base-8", "--hardware", "a100-sxm4-80gb", "--input-tokens", "8", "--output-tokens", "4"]

@@ -13,7 +13,7 @@ from offload.memory import CapacityExceeded
 from offload.policies import policy_named
 from offload.policies.pregate import pregate
 from tests.small_models import MODELS, decoder_only, routing
-from traces.architecture import DTYPES, ModelArchitecture
+from traces.model.architecture import DTYPES, ModelArchitecture
 from traces.routing import Provenance, RoutingTrace, rebatch
 
 STREAMS, RELEASED = EXECUTIONS["streams"], EXECUTIONS["fastertransformer"]

@@ -29,7 +29,7 @@ class Missing:
 
 sys.meta_path.insert(0, Missing())
 import runtime.microbench.session
-from pregate.cli import main
+from pregate.cli.main import main
 main()
 """
 

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from traces.architecture import architecture_names, load_architecture
 from traces.errors import InvalidFile, InvalidInput, UnknownName
-from traces.huggingface import MAX_CONFIG_BYTES, from_huggingface_config
+from traces.model.architecture import architecture_names, load_architecture
+from traces.model.huggingface import MAX_CONFIG_BYTES, from_huggingface_config
 
 DESCRIPTIVE = {"name", "sources", "published", "note"}
 

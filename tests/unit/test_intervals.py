@@ -15,10 +15,10 @@ from hwmodels.fit import Fit, FittedConstant
 from hwmodels.platform import Platform
 from hwmodels.quantity import ReadOnly
 from offload.probes import find_probes
-from pregate.capture import Captured, capture
-from pregate.intervals import compiled, drawn_constants, figure_intervals, intervals
-from simulator.sensitivity import elasticities
-from simulator.trail import walk
+from pregate.ask.capture import Captured, capture
+from pregate.ask.intervals import compiled, drawn_constants, figure_intervals, intervals
+from simulator.explain.critical_path import walk
+from simulator.explain.sensitivity import elasticities
 
 METRICS = ("moe_layer_latency_s", "tokens_per_s")
 LINK = "link.h2d_bytes_per_s"

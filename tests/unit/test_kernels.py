@@ -22,9 +22,9 @@ from hwmodels.quantity import ReadOnly
 from offload import work
 from offload.metrics import decode_steps
 from offload.ops import Gemm, OpKind, Work
-from pregate.capture import capture
-from pregate.explanation import explain
-from pregate.intervals import compiled, intervals
+from pregate.ask.capture import capture
+from pregate.ask.intervals import compiled, intervals
+from pregate.explore.explanation import explain
 from simulator import des, event, recurrence
 from simulator.batch import evaluate
 from tests.small_fits import platform

@@ -13,11 +13,11 @@ import pytest
 from typer.testing import CliRunner
 
 import pregate
+from hwmodels.calibrate.measurements import load_measurements, workload_digest
 from hwmodels.fit import load_fit
-from hwmodels.measurements import load_measurements, workload_digest
 from hwmodels.platform import load_platform
 from pregate import extras
-from pregate.cli import application
+from pregate.cli.main import application
 from tests.small_fits import measurements
 from tests.small_models import MODELS, routing
 from traces.errors import InvalidFile, InvalidInput, PregateError
@@ -272,7 +272,7 @@ def test_a_device_is_taken_for_no_other(monkeypatch: pytest.MonkeyPatch, name: s
 
 
 def test_a_device_that_no_maker_describes_can_be_calibrated(monkeypatch: pytest.MonkeyPatch) -> None:
-    from hwmodels.measured_machine import machine_of
+    from hwmodels.calibrate.measured_machine import machine_of
 
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda i: Properties("NVIDIA GeForce RTX 2080 Ti"))
     name, machine, _ = machine_of(measurements(machine=device.describe("cuda"), stack="pytorch-eager"))

@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 
-from hwmodels import measurements as module
-from hwmodels.measurements import Sample, load_measurements, sample_of, work_parameters, workload_digest
+from hwmodels.calibrate import measurements as module
+from hwmodels.calibrate.measurements import Sample, load_measurements, sample_of, work_parameters, workload_digest
 from offload.ops import Gemm, OpKind, Work
 from tests.small_fits import measurements, op
 from tests.small_models import MODELS, routing

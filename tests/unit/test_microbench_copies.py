@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from hwmodels.measurements import Sample
+from hwmodels.calibrate.measurements import Sample
 from offload.memory import CapacityExceeded
 from offload.ops import Lane
 from tests.unit.test_runtime_cuda import StandIn

@@ -15,23 +15,22 @@ from typing import Any
 
 import pytest
 
-from hwmodels.calibration import calibrate
-from hwmodels.measurements import Measurements, load_measurements
+from hwmodels.calibrate.calibration import calibrate
+from hwmodels.calibrate.measurements import Measurements, load_measurements
 from hwmodels.platform import load_platform
 from offload.ops import OpKind
-from pregate.capture import Captured
+from pregate.ask.capture import Captured
 from tests.small_models import MODELS
 from tests.unit.test_runtime_cuda import Event, StandIn
 from traces.errors import InvalidInput
 
 torch = pytest.importorskip("torch", reason="the runtime needs PyTorch (the extra 'runtime')")
 
-from pregate import running  # noqa: E402
-from pregate.validation import runs  # noqa: E402
-from pregate.validation import session as validation_session  # noqa: E402
-from pregate.validation.cases import GPU_POLICIES, Group, Workload, suite_named  # noqa: E402
-from pregate.validation.scores import summarise  # noqa: E402
-from pregate.validation.session import Plan, validate  # noqa: E402
+from pregate.check import running, runs  # noqa: E402
+from pregate.check import session as validation_session  # noqa: E402
+from pregate.check.cases import GPU_POLICIES, Group, Workload, suite_named  # noqa: E402
+from pregate.check.scores import summarise  # noqa: E402
+from pregate.check.session import Plan, validate  # noqa: E402
 from runtime.backend import LaneFailure  # noqa: E402
 from runtime.cuda import CudaBackend  # noqa: E402
 from runtime.microbench import contention, copies, gemms, host, session  # noqa: E402

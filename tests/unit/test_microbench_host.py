@@ -7,7 +7,7 @@ import time
 import numpy as np
 import pytest
 
-from hwmodels.measurements import Sample
+from hwmodels.calibrate.measurements import Sample
 from tests.unit.test_microbench_copies import Clockwork
 from tests.unit.test_runtime_cuda import StandIn
 

@@ -7,8 +7,8 @@ from collections import Counter
 
 import pytest
 
+from hwmodels.calibrate.measurements import Sample, workload_digest
 from hwmodels.kernels import KERNEL_KINDS
-from hwmodels.measurements import Sample, workload_digest
 from offload.ops import OpKind, Work
 from tests.small_models import MODELS
 from traces.routing import Phase
@@ -22,8 +22,8 @@ from runtime.microbench.gemms import gemm_samples  # noqa: E402
 from runtime.microbench.ops import offloaded_samples, op_samples  # noqa: E402
 from runtime.microbench.probes import Probe, probes  # noqa: E402
 from runtime.microbench.session import Settings, _probes  # noqa: E402
+from runtime.model.weights import Experts  # noqa: E402
 from runtime.pacing import Link  # noqa: E402
-from runtime.weights import Experts  # noqa: E402
 
 OUTPUT_TOKENS = 5
 DECODERS = Probe(MODELS["decoder-only"], 2, 4, OUTPUT_TOKENS, 3)

@@ -15,10 +15,10 @@ import pytest
 
 import pregate
 from hwmodels.spec import hardware_names, load_machine
-from pregate.optima.optimize import optimize
-from pregate.optima.optimum import Optimum
-from pregate.plots_pareto import draw_front
-from pregate.sweeps.workloads import TraceRecipe
+from pregate.draw.pareto_plot import draw_front
+from pregate.explore.optima.optimize import optimize
+from pregate.explore.optima.optimum import Optimum
+from pregate.explore.sweeps.workloads import TraceRecipe
 from traces.errors import InvalidInput
 
 MACHINES = ["rtx-3060-12gb", "rtx-4090", "a100-sxm4-80gb"]

@@ -12,10 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from pregate import cli
-from pregate.commands import optimize as command
-from pregate.optima.optimize import optimize
-from pregate.sweeps.workloads import TraceRecipe
+from pregate.cli import optimize as command
+from pregate.cli.main import main as cli
+from pregate.explore.optima.optimize import optimize
+from pregate.explore.sweeps.workloads import TraceRecipe
 
 Run = Callable[..., tuple[int, str, str]]
 SMALL = ["switch-base-8", "--input-tokens", "16", "--output-tokens", "6"]

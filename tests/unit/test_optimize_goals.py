@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from pregate.optima.goals import figures, read_goals, shown
-from pregate.simulation import SimulationResult
+from pregate.ask.simulation import SimulationResult
+from pregate.explore.optima.goals import figures, read_goals, shown
 from traces.errors import InvalidInput
 
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from numpy.typing import NDArray
 
-from pregate.optima.pareto import pareto_front
+from pregate.explore.optima.pareto import pareto_front
 
 COSTS = st.integers(1, 4).flatmap(
     lambda d: st.integers(0, 40).flatmap(

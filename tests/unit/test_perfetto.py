@@ -11,7 +11,7 @@ import pytest
 
 import pregate
 from offload.ops import Lane
-from pregate.perfetto import write_trace
+from pregate.draw.perfetto import write_trace
 from traces.errors import InvalidInput
 
 

@@ -8,8 +8,8 @@ import pytest
 
 import pregate
 from offload.metrics import stall_intervals
-from pregate import plots
-from pregate.plots import expert_heat, gantt, locality, residency_curves
+from pregate.draw import timelines as plots
+from pregate.draw.timelines import expert_heat, gantt, locality, residency_curves
 from traces.errors import InvalidFile, InvalidInput
 
 

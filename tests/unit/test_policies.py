@@ -24,8 +24,8 @@ from offload.residency import ResidentSet
 from offload.timeline import Timeline
 from simulator import recurrence
 from tests.small_models import MODELS, routing
-from traces.architecture import ModelArchitecture
 from traces.errors import InvalidInput, UnknownName
+from traces.model.architecture import ModelArchitecture
 from traces.routing import Phase, RoutingTrace
 
 HW = load_platform("a100-sxm4-80gb", "streams")

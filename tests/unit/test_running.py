@@ -18,13 +18,13 @@ import pregate
 from offload import metrics
 from offload.memory import CapacityExceeded
 from offload.ops import Lane
-from pregate import devices, running
-from pregate.devices import Device, capture_on, memory_of_device, resolve
-from pregate.running import RunResult, execute_captured, measured_metrics, run
+from pregate.check import devices, running
+from pregate.check.devices import Device, capture_on, memory_of_device, resolve
+from pregate.check.running import RunResult, execute_captured, measured_metrics, run
 from runtime.pacing import Link
 from tests.small_models import MODELS, routing
-from traces.architecture import load_architecture
 from traces.errors import InvalidFile, InvalidInput, PregateError, UnknownName
+from traces.model.architecture import load_architecture
 
 torch = pytest.importorskip("torch", reason="the runtime needs PyTorch (the extra 'runtime')")
 

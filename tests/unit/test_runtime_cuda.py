@@ -31,10 +31,10 @@ from torch.utils._pytree import tree_leaves  # noqa: E402
 from runtime.backend import Copy, LaneFailure  # noqa: E402
 from runtime.cpu import CpuBackend  # noqa: E402
 from runtime.cuda import CudaBackend  # noqa: E402
+from runtime.model.weights import Experts  # noqa: E402
 from runtime.order import order_of  # noqa: E402
 from runtime.program import resident_slots  # noqa: E402
 from runtime.run import OutputMismatch, check_close_output, check_same_output, execute  # noqa: E402
-from runtime.weights import Experts  # noqa: E402
 
 MODEL = MODELS["decoder-only"]
 

@@ -10,8 +10,8 @@ torch = pytest.importorskip("torch", reason="the runtime needs PyTorch (the extr
 
 from runtime import weights  # noqa: E402
 from runtime.memory import Carver, aligned, element_type  # noqa: E402
+from runtime.model.weights import Experts, static_shapes  # noqa: E402
 from runtime.watch import Seen, limits_of  # noqa: E402
-from runtime.weights import Experts, static_shapes  # noqa: E402
 
 MODEL = MODELS["shared experts, three matrices"]
 KEYS = [(layer, expert) for layer in range(MODEL.n_moe_layers) for expert in range(MODEL.n_experts)]

@@ -7,18 +7,18 @@ import pytest
 from hwmodels.platform import load_platform
 from offload.memory import CapacityExceeded
 from pregate.api import synthesize
-from pregate.capture import capture, request
+from pregate.ask.capture import capture, request
 from tests.small_models import MODELS, routing
-from traces.architecture import architecture_names, load_architecture
+from traces.model.architecture import architecture_names, load_architecture
 
 torch = pytest.importorskip("torch", reason="the runtime needs PyTorch (the extra 'runtime')")
 
 from runtime.cpu import CpuBackend  # noqa: E402
 from runtime.loading import pool_bytes  # noqa: E402
 from runtime.memory import PAGE_BYTES  # noqa: E402
+from runtime.model.weights import Experts  # noqa: E402
 from runtime.passes import plan_passes  # noqa: E402
 from runtime.run import execute  # noqa: E402
-from runtime.weights import Experts  # noqa: E402
 
 HW = load_platform("rtx-4090", "pytorch-eager", overrides={"accelerator.hbm_bytes": 1e12})
 RESERVE = int(HW.constant("reserve_bytes"))

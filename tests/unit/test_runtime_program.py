@@ -22,8 +22,8 @@ from runtime.passes import plan_passes
 from runtime.program import Program, build_program, cached_slots, resident_slots
 from runtime.races import UnsafeSchedule, check_races
 from tests.small_models import MODELS, decoder_only, routing
-from traces.architecture import ModelArchitecture
 from traces.errors import InvalidInput
+from traces.model.architecture import ModelArchitecture
 from traces.routing import Phase, Provenance, RoutingTrace
 
 MODEL = MODELS["decoder-only"]

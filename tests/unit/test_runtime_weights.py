@@ -10,16 +10,16 @@ from pathlib import Path
 import pytest
 
 from tests.small_models import MODELS
-from traces.architecture import architecture_names, load_architecture
 from traces.errors import InvalidFile
+from traces.model.architecture import architecture_names, load_architecture
 
 torch = pytest.importorskip("torch", reason="the runtime needs PyTorch (the extra 'runtime')")
 
 from offload.memory import CapacityExceeded  # noqa: E402
 from runtime import memory, storage  # noqa: E402
 from runtime.memory import PAGE_BYTES, aligned  # noqa: E402
+from runtime.model.weights import Experts, expert_shapes, static_shapes  # noqa: E402
 from runtime.storage import ExpertFile  # noqa: E402
-from runtime.weights import Experts, expert_shapes, static_shapes  # noqa: E402
 
 MODEL = MODELS["shared experts, three matrices"]
 KEYS = [(2, 5), (0, 0), (1, 3)]

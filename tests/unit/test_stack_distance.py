@@ -15,8 +15,8 @@ import pregate
 from offload.replay import replay_residency, residency_curve
 from offload.residency import ResidentSet
 from offload.stack_distance import NEVER, HitCurve, lru_curve, stack_distances
-from pregate.replay import LruCurve
-from pregate.replay import lru_curve as front_door
+from pregate.ask.replay import LruCurve
+from pregate.ask.replay import lru_curve as front_door
 from traces.errors import InvalidInput
 from traces.routing import Phase, Provenance, RoutingTrace
 from traces.statistics import lru_hit_rates
@@ -259,7 +259,7 @@ def test_the_front_door_counts_slots_without_sizes() -> None:
 
 
 def test_numba_waits_for_the_first_curve() -> None:
-    code = "import sys, pregate.replay; print('numba' in sys.modules)"
+    code = "import sys, pregate.ask.replay; print('numba' in sys.modules)"
     root = Path(__file__).parents[2]
     done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True, cwd=root)
     assert done.stdout.strip() == "False"

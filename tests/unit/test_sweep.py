@@ -20,14 +20,14 @@ from offload.policies import cache_named, policy_named
 from offload.policy import BlockView, Fetch
 from offload.schedule import COLUMNS
 from pregate.api import load_hardware, synthesize
-from pregate.capture import capture
-from pregate.simulation import simulate
-from pregate.sweeps.axes import LatinHypercube
-from pregate.sweeps.checkpoint import Checkpoint
-from pregate.sweeps.machines import MachineRecipe
-from pregate.sweeps.summary import best_policy, summarise
-from pregate.sweeps.sweep import SweepFailed, sweep
-from pregate.sweeps.workloads import TraceRecipe
+from pregate.ask.capture import capture
+from pregate.ask.simulation import simulate
+from pregate.explore.sweeps.axes import LatinHypercube
+from pregate.explore.sweeps.checkpoint import Checkpoint
+from pregate.explore.sweeps.machines import MachineRecipe
+from pregate.explore.sweeps.summary import best_policy, summarise
+from pregate.explore.sweeps.sweep import SweepFailed, sweep
+from pregate.explore.sweeps.workloads import TraceRecipe
 from simulator.modes import Modes
 from tests.small_models import MODELS, routing
 from traces.errors import InvalidInput, UnknownName
@@ -281,7 +281,7 @@ def test_a_rerun_goes_on_where_it_was_stopped(tmp_path: Path, monkeypatch: pytes
     assert seen[0] == (2 * n_kept, 10)
     assert seen[-1] == (10, 10)
     assert dataset.identical(swept(**more | {"checkpoint": None}))
-    monkeypatch.setattr("pregate.sweeps.tasks.evaluate", lambda *_, **__: pytest.fail("evaluated again"))
+    monkeypatch.setattr("pregate.explore.sweeps.tasks.evaluate", lambda *_, **__: pytest.fail("evaluated again"))
     assert dataset.identical(swept(**more))
     (tmp_path / "kept" / f".{dataset.attrs['sweep_digest']}-0.safetensors.1.partial").touch()  # of a killed run
     Checkpoint(tmp_path / "kept", dataset.attrs["sweep_digest"]).clear()
@@ -339,7 +339,7 @@ def test_code_of_ones_own_is_swept_but_not_kept(tmp_path: Path) -> None:
 
 
 def test_a_failing_task_loses_no_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from pregate.sweeps import tasks
+    from pregate.explore.sweeps import tasks
 
     whole = swept(ALL)
     evaluate = tasks.evaluate
@@ -364,7 +364,7 @@ def test_a_failing_task_loses_no_other(tmp_path: Path, monkeypatch: pytest.Monke
 
 
 def test_a_process_writes_a_schedule_once_and_keeps_a_bounded_number() -> None:
-    from pregate.sweeps.tasks import _Memo
+    from pregate.explore.sweeps.tasks import _Memo
 
     captured = [capture(MODEL, HW, routing(MODEL, seed=seed), "pregate") for seed in range(4)]
     sizes = [sum(getattr(one.decoded.schedule, name).nbytes for name in COLUMNS) for one in captured]

@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hwmodels.figures import figure_keys
-from pregate.sweeps.axes import LatinHypercube, read_axes, spaced
-from pregate.sweeps.points import MAX_EVALUATIONS, grid_points, sample_points
+from pregate.explore.sweeps.axes import LatinHypercube, read_axes, spaced
+from pregate.explore.sweeps.points import MAX_EVALUATIONS, grid_points, sample_points
 from traces.errors import InvalidInput, UnknownName
 
 

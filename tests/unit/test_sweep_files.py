@@ -20,15 +20,15 @@ import xarray as xr
 from pyarrow import parquet
 
 from offload.policies import cache_named
-from pregate import cli
 from pregate.api import load_model
-from pregate.plots_sweep import draw_sweep
-from pregate.sweeps.axes import LatinHypercube
-from pregate.sweeps.files import check_output, write_dataset
-from pregate.sweeps.machines import MachineRecipe
-from pregate.sweeps.spec import read_sweep
-from pregate.sweeps.sweep import sweep
-from pregate.sweeps.workloads import TraceRecipe
+from pregate.cli.main import main as cli
+from pregate.draw.sweep_plot import draw_sweep
+from pregate.explore.sweeps.axes import LatinHypercube
+from pregate.explore.sweeps.files import check_output, write_dataset
+from pregate.explore.sweeps.machines import MachineRecipe
+from pregate.explore.sweeps.spec import read_sweep
+from pregate.explore.sweeps.sweep import sweep
+from pregate.explore.sweeps.workloads import TraceRecipe
 from simulator.modes import FIFO, Modes
 from tests.small_models import MODELS, routing
 from traces.errors import InvalidFile, InvalidInput
@@ -245,7 +245,7 @@ def test_other_outputs_are_refused_before_anything_runs(tmp_path: Path, monkeypa
         check_output(tmp_path / "out.csv")
     with pytest.raises(InvalidFile, match="no folder"):
         check_output(tmp_path / "no" / "out.nc")
-    monkeypatch.setattr("pregate.sweeps.files.find_spec", lambda name: None)
+    monkeypatch.setattr("pregate.explore.sweeps.files.find_spec", lambda name: None)
     with pytest.raises(InvalidInput, match=r"pregate\[parquet\]"):
         check_output(tmp_path / "out.parquet")
 
@@ -312,7 +312,7 @@ def test_an_interrupt_keeps_what_is_done_and_the_same_command_goes_on(tmp_path: 
         "{model: switch-base-8, hardware: t4, policies: [on_demand, pregate], workload: {output_tokens: 64},"
         " modes: {link: shared}, axes: {link.h2d_bytes_per_s: {log: [1e9, 64e9, 1000]}}}"
     )
-    command = [sys.executable, "-m", "pregate.cli", "sweep", str(tmp_path / "s.yaml"), "--no-cache", *words]
+    command = [sys.executable, "-m", "pregate.cli.main", "sweep", str(tmp_path / "s.yaml"), "--no-cache", *words]
     started: dict[str, Any] = {"cwd": tmp_path, "env": os.environ | {"PYTHONPATH": str(ROOT)}, "text": True}
     run = subprocess.Popen(command, stderr=subprocess.PIPE, start_new_session=True, **started)
     kept = tmp_path / "s.nc.partial"

@@ -17,15 +17,15 @@ from offload.memory import CapacityExceeded
 from offload.policies import cache_named, policy_named
 from offload.policies.pregate import pregate
 from pregate.api import load_hardware
-from pregate.capture import request
-from pregate.sweeps.axes import read_axes
-from pregate.sweeps.designs import read_designs
-from pregate.sweeps.layout import lay_out, scatter
-from pregate.sweeps.machines import MachineRecipe, platform_at
-from pregate.sweeps.planning import Plan, Subject, plan_points
-from pregate.sweeps.points import Points, grid_points
-from pregate.sweeps.tasks import Outcome
-from pregate.sweeps.workloads import TraceRecipe, as_source, check_workload_axes, model_at, trace_at
+from pregate.ask.capture import request
+from pregate.explore.sweeps.axes import read_axes
+from pregate.explore.sweeps.designs import read_designs
+from pregate.explore.sweeps.layout import lay_out, scatter
+from pregate.explore.sweeps.machines import MachineRecipe, platform_at
+from pregate.explore.sweeps.planning import Plan, Subject, plan_points
+from pregate.explore.sweeps.points import Points, grid_points
+from pregate.explore.sweeps.tasks import Outcome
+from pregate.explore.sweeps.workloads import TraceRecipe, as_source, check_workload_axes, model_at, trace_at
 from tests.small_models import MODELS, routing
 from traces.errors import InvalidInput, UnknownName
 from traces.routing import RoutingTrace, rebatch
@@ -228,7 +228,7 @@ def test_every_size_of_hbm_has_the_plan_it_would_be_granted(rooms: list[int], po
 
 
 def test_many_sizes_of_hbm_are_planned_a_few_times(monkeypatch: pytest.MonkeyPatch) -> None:
-    from pregate.sweeps import planning
+    from pregate.explore.sweeps import planning
 
     asked: list[int] = []
 

@@ -8,15 +8,15 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from pregate.cli import application
-from pregate.commands import validate as command
+from pregate.cli import validate as command
+from pregate.cli.main import application
 from tests.small_fits import fit
 from tests.small_models import MODELS
 from traces.errors import InvalidInput, PregateError
 
 torch = pytest.importorskip("torch", reason="the runtime needs PyTorch (the extra 'runtime')")
 
-from pregate.validation import cases, runs  # noqa: E402
+from pregate.check import cases, runs  # noqa: E402
 from tests.unit.test_validation_session import LOUD, Watch  # noqa: E402
 
 

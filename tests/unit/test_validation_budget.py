@@ -13,14 +13,14 @@ from tests.small_models import MODELS
 
 torch = pytest.importorskip("torch", reason="the runtime needs PyTorch (the extra 'runtime')")
 
-from pregate.validation import runs, session  # noqa: E402
-from pregate.validation.cases import Group, Workload  # noqa: E402
-from pregate.validation.page import page  # noqa: E402
-from pregate.validation.report import gate  # noqa: E402
-from pregate.validation.runs import Runner  # noqa: E402
-from pregate.validation.scores import summarise  # noqa: E402
-from pregate.validation.session import Plan, validate  # noqa: E402
-from pregate.validation.verdict import verdict  # noqa: E402
+from pregate.check import runs, session  # noqa: E402
+from pregate.check.cases import Group, Workload  # noqa: E402
+from pregate.check.page import page  # noqa: E402
+from pregate.check.report import gate  # noqa: E402
+from pregate.check.runs import Runner  # noqa: E402
+from pregate.check.scores import summarise  # noqa: E402
+from pregate.check.session import Plan, validate  # noqa: E402
+from pregate.check.verdict import verdict  # noqa: E402
 from runtime.run import OutputMismatch  # noqa: E402
 from tests.unit.test_validation_session import Watch  # noqa: E402
 

@@ -14,12 +14,12 @@ import pytest
 
 import pregate
 from offload.timeline import Timeline
-from pregate.validation import report
-from pregate.validation.figures import naive_bars, op_errors, scatter, timelines
-from pregate.validation.outcome import OpTime, Validation
-from pregate.validation.report import FILES, gate, verdict, write_report
-from pregate.validation.scores import rows, summarise
-from pregate.validation.theme import colours_of, inline_svg
+from pregate.check import report
+from pregate.check.figures import naive_bars, op_errors, scatter, timelines
+from pregate.check.outcome import OpTime, Validation
+from pregate.check.report import FILES, gate, verdict, write_report
+from pregate.check.scores import rows, summarise
+from pregate.check.theme import colours_of, inline_svg
 from tests.small_validations import ZERO, outcome, validation
 from traces.errors import InvalidFile, InvalidInput
 

@@ -12,9 +12,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pregate.validation.outcome import METRICS, OpTime, Validation
-from pregate.validation.ranking import kendall_tau, regret, resolved_tau
-from pregate.validation.scores import baselines_of, rows, summarise
+from pregate.check.outcome import METRICS, OpTime, Validation
+from pregate.check.ranking import kendall_tau, regret, resolved_tau
+from pregate.check.scores import baselines_of, rows, summarise
 from tests.small_validations import metrics, outcome, validation
 from traces.errors import InvalidInput
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from hwmodels.measurements import workload_digest
+from hwmodels.calibrate.measurements import workload_digest
 from hwmodels.platform import load_platform
 from offload.ops import Lane, OpKind
 from offload.schedule import Schedule
@@ -20,12 +20,12 @@ from traces.errors import InvalidInput, UnknownName
 
 torch = pytest.importorskip("torch", reason="the runtime needs PyTorch (the extra 'runtime')")
 
-from pregate.validation import runs as runs_module  # noqa: E402
-from pregate.validation.cases import POLICIES, SUITES, Group, Workload, suite_named  # noqa: E402
-from pregate.validation.predictions import predict, predictions_document, prepare  # noqa: E402
-from pregate.validation.runs import achieved_bound_s  # noqa: E402
-from pregate.validation.scores import summarise  # noqa: E402
-from pregate.validation.session import PREDICTIONS, Plan, validate  # noqa: E402
+from pregate.check import runs as runs_module  # noqa: E402
+from pregate.check.cases import POLICIES, SUITES, Group, Workload, suite_named  # noqa: E402
+from pregate.check.predictions import predict, predictions_document, prepare  # noqa: E402
+from pregate.check.runs import achieved_bound_s  # noqa: E402
+from pregate.check.scores import summarise  # noqa: E402
+from pregate.check.session import PREDICTIONS, Plan, validate  # noqa: E402
 from runtime.run import OutputMismatch  # noqa: E402
 from runtime.watch import Seen  # noqa: E402
 

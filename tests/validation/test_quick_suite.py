@@ -12,16 +12,16 @@ import time
 
 import pytest
 
-from hwmodels.calibration import calibrate
+from hwmodels.calibrate.calibration import calibrate
 from hwmodels.platform import platform_of
 
 torch = pytest.importorskip("torch", reason="the runtime needs PyTorch (the extra 'runtime')")
 
-from pregate.validation.cases import suite_named  # noqa: E402
-from pregate.validation.outcome import Validation  # noqa: E402
-from pregate.validation.scores import summarise  # noqa: E402
-from pregate.validation.session import Plan, validate  # noqa: E402
-from pregate.validation.verdict import verdict  # noqa: E402
+from pregate.check.cases import suite_named  # noqa: E402
+from pregate.check.outcome import Validation  # noqa: E402
+from pregate.check.scores import summarise  # noqa: E402
+from pregate.check.session import Plan, validate  # noqa: E402
+from pregate.check.verdict import verdict  # noqa: E402
 from runtime.microbench.session import Settings, measure  # noqa: E402
 from runtime.watch import Busy  # noqa: E402
 

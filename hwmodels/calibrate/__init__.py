@@ -1,0 +1,1 @@
+"""From measurements to a fit: constants of a machine and its software by least squares."""

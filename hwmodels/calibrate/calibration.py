@@ -1,0 +1,254 @@
+"""From measurements to a fit: what was measured, one kind of op after the other, as constants of a cost model.
+
+What is fitted, kind by kind: time = fixed + gemm x (GEMMs at the utilisation measured for their shape) + activations
+x (what goes into and out of them) + traffic x (other bytes) + arithmetic x (other FLOP), all at the claimed rates.
+Copies: latency + bytes / rate. What is a time of its own (a wait, a launch) is the median of its samples. Runs of the
+workloads that a fit will be judged on have no place here: microbenchmarks only.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+
+import numpy as np
+
+from hwmodels.calibrate.least_squares import Fitted, fit_median, fit_sum, summary
+from hwmodels.calibrate.measured_machine import Rates, machine_of
+from hwmodels.calibrate.measurements import Measurements, Sample
+from hwmodels.calibrate.offloaded_slowdown import fit_beside_fetches
+from hwmodels.fit import Fit, FittedConstant, LeftOut
+from hwmodels.kernels import KERNEL_CONSTANTS, KERNEL_KINDS, GemmTable, kernel_terms
+from hwmodels.quantity import ReadOnly
+from hwmodels.stack import load_stack
+from offload.ops import OpKind
+from traces.errors import InvalidInput
+
+__all__ = ["calibrate", "counts", "gemm_tables"]
+
+_Z95 = 1.959964
+
+_SIZED = ("gemm", "h2d", "d2h", "disk_read")
+"""Samples that rates are made of."""
+
+_LEAST_SIZES = 3
+"""Sizes of copies that tell latency from bandwidth, one to spare."""
+
+_MEDIANS: tuple[tuple[str, str], ...] = (("sync_s", "wait"), ("step_s", "step"))
+"""Stack constants that are a time of their own: the constant, and the kind of op whose median it is."""
+
+_NOTHING: Mapping[str, str] = ReadOnly({})
+
+
+def calibrate(measured: Measurements, provenance: Mapping[str, str] = _NOTHING) -> Fit:
+    """Fit a machine and its software on what was measured of them; `provenance` is added to the measurements' own.
+
+    Raises `InvalidInput` when a busy machine was measured, or samples of something that a fit needs are missing.
+    """
+    if not measured.is_clean:
+        raise InvalidInput(f"measured on a busy machine ({measured.disturbances[0]}): measure again on a quiet one")
+    _require_times(measured)
+    stack = load_stack(measured.stack)
+    hardware, machine, rates = machine_of(measured)
+    tables = gemm_tables(measured, rates)
+    constants = _fit_stack(measured, rates)
+    kernels = _fit_kernels(measured, {table.dtype: table for table in tables}, rates)
+    of_stack, of_kinds = _named(constants, of_kinds=False), _named(kernels, of_kinds=True)
+    order, covariance = _joined([*of_stack, *of_kinds])
+    left_out = {name: summary(one.left_out, one.weights) for name, one in {**kernels, **constants}.items()}
+    return Fit(
+        name=f"{hardware}.{stack.name}",
+        hardware=hardware,
+        stack=stack.name,
+        dtypes=tuple(table.dtype for table in tables),
+        constants=ReadOnly(_entries(of_stack)),
+        assumptions=ReadOnly({}),
+        order=order,
+        covariance=covariance,
+        provenance=ReadOnly({**measured.provenance, **provenance}),
+        kernels=ReadOnly({**_entries(of_kinds), **_issue_times(measured)}),
+        gemm_tables=tables,
+        left_out=ReadOnly({"gemm": _gemm_left_out(tables), **left_out}),
+        machine=machine,
+        probes=measured.probes,
+    )
+
+
+def counts(sample: Sample) -> bool:
+    """Whether an op's sample is one to fit its kind on: alone on the machine, and its work says all it does.
+
+    The head of a prefill also norms every token of the prompt, which its work does not say.
+    """
+    parameters = sample.parameters
+    alone = sample.what == "op" and parameters["beside"] == "nothing"
+    return alone and (parameters["kind"] != "head" or parameters["phase"] == "decode")
+
+
+def _require_times(measured: Measurements) -> None:
+    """Raise `InvalidInput` for a sample of 0 s where a fit needs its logarithm."""
+    kinds = {kind.name.lower() for kind in KERNEL_KINDS}
+    for sample in measured.samples:
+        of_kind = sample.what == "op" and sample.parameters["kind"] in kinds
+        if (of_kind or sample.what in _SIZED) and not min(sample.mean_s, sample.median_s) > 0:
+            raise InvalidInput(f"sample {sample.row} took no time at all: measure again")
+
+
+def _fit_stack(measured: Measurements, rates: Rates) -> dict[str, Fitted]:
+    """The constants of the software stack, by what they were fitted on."""
+    copies = list(measured.of("h2d", beside="nothing", memory="pinned"))
+    fitted = {"link": _fit_copies(copies, rates.h2d_bytes_per_s)}
+    for constant, kind in _MEDIANS:
+        samples = list(measured.of("op", kind=kind, phase="decode"))
+        if samples:
+            fitted[constant] = fit_median(constant, samples)
+    reads = list(measured.of("disk_read", direct=True))
+    if reads:
+        terms = np.array([[_n_bytes(sample) / rates.storage_bytes_per_s] for sample in reads])
+        slowdown = fit_sum(["slowdown"], terms, reads, keep_all=True)
+        fitted["disk_read"] = slowdown.inverted("slowdown", "storage_efficiency")
+    return fitted
+
+
+def _fit_copies(samples: Sequence[Sample], claimed_bytes_per_s: float) -> Fitted:
+    """Latency and achieved share of the link's rate."""
+    n_sizes = len({_n_bytes(sample) for sample in samples})
+    if n_sizes < _LEAST_SIZES:
+        raise InvalidInput(f"{n_sizes} sizes of copies were measured, at least {_LEAST_SIZES} needed: measure again")
+    terms = np.array([[1.0, _n_bytes(sample) / claimed_bytes_per_s] for sample in samples])
+    found = fit_sum(["copy_latency_s", "slowdown"], terms, samples, keep_all=True)
+    return found.inverted("slowdown", "link_efficiency")
+
+
+def _n_bytes(sample: Sample) -> int:
+    return int(sample.parameters["n_bytes"])
+
+
+def _fit_kernels(measured: Measurements, tables: Mapping[str, GemmTable], rates: Rates) -> dict[str, Fitted]:
+    """The constants of each kind of op, and by `kind/offloaded` what they are multiplied by beside fetches.
+
+    Raises `InvalidInput` when a kind was not measured.
+    """
+    fitted: dict[str, Fitted] = {}
+    for kind in (kind.name.lower() for kind in KERNEL_KINDS):
+        samples = [sample for sample in measured.of("op", kind=kind) if counts(sample)]
+        if not samples:
+            raise InvalidInput(f"no op of kind {kind} was measured: measure again")
+        fitted[kind] = _fit_kind(samples, tables, rates)
+        beside = fit_beside_fetches(list(measured.of("op", kind=kind)))
+        if beside is not None:
+            fitted[f"{kind}/offloaded"] = beside
+    readback = list(measured.of("op", kind="readback", phase="decode"))
+    if readback:
+        fitted["readback"] = fit_median("fixed_s", readback)
+    return fitted
+
+
+def _fit_kind(samples: Sequence[Sample], tables: Mapping[str, GemmTable], rates: Rates) -> Fitted:
+    """The constants of one kind of op."""
+    names, rows = list(KERNEL_CONSTANTS), []
+    for sample in samples:
+        work = sample.work
+        if work.dtype not in tables:
+            raise InvalidInput(f"ops were measured in {work.dtype}, but no GEMM was: measure again")
+        terms = kernel_terms(work, tables[work.dtype], rates.flop_per_s[work.dtype], rates.hbm_bytes_per_s)
+        rows.append([1.0 if name == "fixed_s" else sum(terms[name]) for name in names])
+    return fit_sum(names, np.array(rows), samples)
+
+
+def gemm_tables(measured: Measurements, rates: Rates) -> tuple[GemmTable, ...]:
+    """The utilisation of the roofline over the grid that was measured, by number format, to three digits.
+
+    Raises `InvalidInput` when the grid has holes, or is in a format that the machine claims no rate for.
+    """
+    by_dtype: dict[str, list[Sample]] = defaultdict(list)
+    for sample in measured.of("gemm"):
+        by_dtype[str(sample.parameters["dtype"])].append(sample)
+    if not by_dtype:
+        raise InvalidInput("no GEMM was measured: measure again")
+    tables = []
+    for dtype, samples in by_dtype.items():
+        if dtype not in rates.flop_per_s:
+            raise InvalidInput(f"GEMMs were measured in {dtype}, which the machine claims no rate for: leave it out")
+        at = {_grid(sample): _utilisation(sample, rates) for sample in samples}
+        m, params, aspect = (tuple(sorted({point[i] for point in at})) for i in range(3))
+        missing = [(x, p, a) for x in m for p in params for a in aspect if (x, p, a) not in at]
+        if missing:
+            raise InvalidInput(f"the GEMM grid of {dtype} has no sample at {missing[0]}: measure again")
+        cells = tuple(tuple(tuple(at[x, p, a] for a in aspect) for p in params) for x in m)
+        tables.append(GemmTable(dtype, m, params, aspect, cells))
+    return tuple(tables)
+
+
+def _grid(sample: Sample) -> tuple[float, float, float]:
+    m, params, aspect = (float(sample.parameters[name]) for name in ("m", "params", "aspect"))
+    return m, params, aspect
+
+
+def _utilisation(sample: Sample, rates: Rates) -> float:
+    """What share of its time the roofline of a GEMM is; three digits are more than a measurement has."""
+    m, n, k = (int(sample.parameters[name]) for name in ("m", "n", "k"))
+    dtype = str(sample.parameters["dtype"])
+    roofline_s = max(2 * m * n * k / rates.flop_per_s[dtype], n * k * rates.bytes_of(dtype) / rates.hbm_bytes_per_s)
+    return float(f"{roofline_s / sample.mean_s:.3g}")
+
+
+def _gemm_left_out(tables: Sequence[GemmTable]) -> LeftOut:
+    """Each point between two others, interpolated from its neighbours in the number of rows."""
+    errors = [np.zeros(0)]
+    for table in tables:
+        logs = np.log(np.array(table.utilisation))
+        m = np.log(np.array(table.m))
+        for i in range(1, len(m) - 1):
+            share = (m[i] - m[i - 1]) / (m[i + 1] - m[i - 1])
+            errors.append(np.exp(logs[i] - ((1 - share) * logs[i - 1] + share * logs[i + 1])).ravel() - 1)
+    return summary(np.concatenate(errors))
+
+
+def _issue_times(measured: Measurements) -> dict[str, FittedConstant]:
+    """Host time to issue an op of each kind, where nothing made the host wait: the lower quartile of the samples."""
+    by_kind: dict[str, list[Sample]] = defaultdict(list)
+    for sample in measured.of("issue"):
+        kind = sample.parameters.get("kind")
+        if isinstance(kind, str) and kind.upper() in OpKind.__members__:
+            by_kind[kind].append(sample)
+    found = {}
+    for kind, samples in by_kind.items():
+        low, value, high = np.quantile([sample.median_s for sample in samples], (0.05, 0.25, 0.95)).tolist()
+        if value > 0:
+            rows = tuple(dict.fromkeys(sample.row for sample in samples))
+            found[f"{kind}.issue_s"] = FittedConstant(value, (min(low, value), max(high, value)), rows)
+    return found
+
+
+def _named(fitted: Mapping[str, Fitted], *, of_kinds: bool) -> list[tuple[tuple[str, ...], Fitted]]:
+    """What was fitted together, with the names its constants have in a fit: those of a kind of op begin with it."""
+    named = []
+    for key, one in fitted.items():
+        prefix = f"{key.partition('/')[0]}." if of_kinds else ""
+        named.append((tuple(prefix + name for name in one.values), one))
+    return named
+
+
+def _entries(named: Iterable[tuple[Sequence[str], Fitted]]) -> dict[str, FittedConstant]:
+    """Each constant with the interval of its own."""
+    entries = {}
+    for names, one in named:
+        spreads = np.sqrt(np.diag(one.covariance)).tolist()
+        for name, value, spread in zip(names, one.values.values(), spreads, strict=True):
+            factor = float(np.exp(_Z95 * spread))
+            entries[name] = FittedConstant(value, (value / factor, value * factor), one.rows)
+    return entries
+
+
+def _joined(
+    named: Sequence[tuple[Sequence[str], Fitted]],
+) -> tuple[tuple[str, ...], tuple[tuple[float, ...], ...]]:
+    """One covariance of all, to six digits: what was fitted apart is independent."""
+    order = tuple(name for names, _ in named for name in names)
+    matrix = np.zeros((len(order), len(order)))
+    at = 0
+    for names, one in named:
+        here = slice(at, at + len(names))
+        matrix[here, here] = one.covariance
+        at += len(names)
+    return order, tuple(tuple(float(f"{x:.6g}") for x in row) for row in matrix.tolist())

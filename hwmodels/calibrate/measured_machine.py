@@ -1,0 +1,134 @@
+"""The machine that measurements are of: as its maker describes it, or, where nobody does, as it was measured.
+
+Efficiencies are fractions of these figures. Of a processor that plays the accelerator the best rates seen count as
+claims.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from hwmodels.calibrate.measurements import Measurements, Sample
+from hwmodels.spec import MachineSpec, load_machine, read_machine
+from traces.documents import Section
+from traces.errors import InvalidFile, InvalidInput
+from traces.model.dtypes import DTYPES
+
+__all__ = ["Rates", "machine_of"]
+
+_BEST = "measured: the best that a microbenchmark saw"
+_SETTING = "read from the machine, or a setting of the run"
+
+
+@dataclass(frozen=True, slots=True)
+class Rates:
+    """What efficiencies are fractions of: peak arithmetic by number format, HBM, link to the device, storage."""
+
+    flop_per_s: Mapping[str, float]
+    hbm_bytes_per_s: float
+    h2d_bytes_per_s: float
+    storage_bytes_per_s: float
+
+    def bytes_of(self, dtype: str) -> float:
+        """Bytes a weight takes."""
+        return DTYPES[dtype].bytes_per_param
+
+
+def machine_of(measured: Measurements) -> tuple[str, MachineSpec | None, Rates]:
+    """Name of the hardware, its description where it has none of its own, and its rates.
+
+    Raises `InvalidInput` when the measurements do not say enough.
+    """
+    spec = measured.machine.get("spec")
+    if spec is not None:
+        machine = load_machine(str(spec))
+        return machine.accelerator.name, None, _rates(machine)
+    try:
+        machine = _described(measured)
+    except (KeyError, TypeError, ValueError, InvalidFile) as error:
+        what = f"no {error}" if isinstance(error, KeyError) else error
+        raise InvalidInput(f"the measurements do not describe their machine ({what}): measure again") from None
+    return machine.accelerator.name, machine, _rates(machine)
+
+
+def _rates(machine: MachineSpec) -> Rates:
+    accelerator = machine.accelerator
+    return Rates(
+        accelerator.peak_flop_per_s,
+        accelerator.hbm_bytes_per_s,
+        machine.link.h2d_bytes_per_s,
+        machine.storage.read_bytes_per_s,
+    )
+
+
+def _described(measured: Measurements) -> MachineSpec:
+    """A machine document from what was read and measured."""
+    about = measured.machine
+    gemms = list(measured.of("gemm"))
+    flop, rate = _best_flop_per_s(gemms), _best_bytes_per_s(gemms)
+    if "fp32" not in flop:
+        raise ValueError("no GEMMs in fp32, the format that every machine is described in")
+    copies = {way: _best_copy(measured, way) for way in ("h2d", "d2h")}
+    disk = max((s.parameters["n_bytes"] / s.median_s for s in measured.of("disk_read")), default=1e9)
+    measured_dram = max(*copies.values(), rate)
+    document = {
+        "vendor": str(about["vendor"]),
+        "hbm_bytes": _figure(about["hbm_bytes"], "size", _SETTING),
+        "hbm_bytes_per_s": _figure(rate, "bandwidth", _BEST),
+        "peak_flop_per_s": {dtype: _figure(value, "compute", _BEST) for dtype, value in flop.items()},
+        "n_sm": _figure(about["n_compute_cores"], "count", _SETTING),
+        "clock_hz": _figure(about["clock_hz"], "frequency", _SETTING),
+        "l2_bytes": _figure(about["cache_bytes"], "size", _SETTING),
+        "host": {
+            "dram_bytes": _figure(about["dram_bytes"], "size", _SETTING),
+            "dram_bytes_per_s": _figure(measured_dram, "bandwidth", _BEST),
+            "n_cores": _figure(about["n_cores"], "count", _SETTING),
+            "peak_flop_per_s": _figure(flop["fp32"], "compute", _BEST),
+        },
+        "link": {
+            f"{way}_bytes_per_s": _figure(
+                about.get(f"{way}_bytes_per_s") or copies[way], "bandwidth", _link_source(about)
+            )
+            for way in copies
+        },
+        "storage": {"read_bytes_per_s": _figure(disk, "bandwidth", _BEST)},
+    }
+    return read_machine(str(about["name"]), Section(document, "measurements"))
+
+
+def _link_source(about: Mapping[str, object]) -> str:
+    return _SETTING if about.get("h2d_bytes_per_s") else _BEST
+
+
+def _figure(value: object, dimension: str, source: str) -> dict[str, object]:
+    units = {"size": "B", "bandwidth": "B/s", "compute": "FLOP/s", "count": "count", "frequency": "Hz"}
+    return {"value": float(str(value)), "unit": units[dimension], "source": source}
+
+
+def _best_flop_per_s(gemms: list[Sample]) -> dict[str, float]:
+    best: dict[str, float] = {}
+    for sample in gemms:
+        m, n, k = (int(sample.parameters[name]) for name in ("m", "n", "k"))
+        dtype = str(sample.parameters["dtype"])
+        best[dtype] = max(best.get(dtype, 0.0), 2 * m * n * k / sample.median_s)
+    return best
+
+
+def _best_bytes_per_s(gemms: list[Sample]) -> float:
+    """The fastest that weights were read by products that have little else to do. Raises `ValueError` without one."""
+    rates = []
+    for sample in gemms:
+        n_bytes = int(sample.parameters["n"]) * int(sample.parameters["k"])
+        rates.append(n_bytes * DTYPES[str(sample.parameters["dtype"])].bytes_per_param / sample.median_s)
+    if not rates:
+        raise ValueError("no GEMMs")
+    return max(rates)
+
+
+def _best_copy(measured: Measurements, way: str) -> float:
+    """The fastest copy of a direction. Raises `ValueError` without one."""
+    rates = [float(s.parameters["n_bytes"]) / s.median_s for s in measured.of(way)]
+    if not rates:
+        raise ValueError(f"no {way} copies")
+    return max(rates)

@@ -1,0 +1,1 @@
+"""The decode loop compiled: the same schedule, digest for digest. `offload.decode` is the definition."""

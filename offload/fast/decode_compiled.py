@@ -1,0 +1,295 @@
+"""Decode at machine speed: prepares what `decode_kernel` reads, part by part, and hands its ops on.
+
+For policies that are plain values: the shipped prefetches, misses fetched, no cache or one that evicts by age
+(`lru`, `fifo`, `lifo`). `offload.decode` is the definition, for every policy; the two write the same schedule, digest
+for digest (tests/agree). Memory is bounded by a part: some hundred thousand ops, or one forward pass.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from offload.eviction import Fifo, Lifo, Lru
+from offload.execution import Execution
+from offload.fast import decode_words
+from offload.fast import kernel_layout as layout
+from offload.memory import CapacityExceeded
+from offload.ops import OpKind, Work
+from offload.policies.prefetch_all import whole_next_block
+from offload.policies.pregate import SelectedAhead
+from offload.policy import Policy, fetch_misses, no_prefetch
+from offload.recorder import Part
+from offload.residency import ResidentSet, count_slots
+from offload.schedule import COLUMNS
+from offload.work_rows import Rows, Works
+from traces.model.architecture import LayerStack, ModelArchitecture
+from traces.routing import Phase, Step
+
+__all__ = ["CompiledLoop", "is_compilable"]
+
+_EXECUTION_FLAGS = (
+    "stage", "grouped", "fetch_first", "readback_per_fetch", "host_waits", "sync_after_ffn",
+)  # fmt: skip
+
+_PART_OPS = 1 << 18
+"""Ops a part holds at least room for."""
+
+_PART_CELLS = 1 << 21
+"""Routing cells (tokens x layers x top_k) prepared at a time at most, but always one forward pass."""
+
+
+def is_compilable(policy: Policy, cache: ResidentSet | None) -> bool:
+    """Whether policy and cache are values that the kernel knows."""
+    known = policy.prefetch in (no_prefetch, whole_next_block) or isinstance(policy.prefetch, SelectedAhead)
+    if isinstance(policy.prefetch, SelectedAhead) and policy.prefetch.lookahead != policy.lookahead:
+        return False
+    by_age = cache is None or cache.eviction_kind in (Lru, Fifo, Lifo)
+    return known and policy.on_miss is fetch_misses and by_age
+
+
+class CompiledLoop:
+    """The state of one pass over the steps, as `offload.decode` keeps it, in arrays.
+
+    `lookups`: by phase, experts looked up and found resident. A `cache` is read once, at the start.
+    """
+
+    def __init__(
+        self,
+        model: ModelArchitecture,
+        policy: Policy,
+        execution: Execution,
+        n_buffers: int,
+        cache: ResidentSet | None,
+        disk: bool,
+    ) -> None:
+        from offload.fast import decode_kernel
+
+        self._kernel = decode_kernel
+        self._model, self._policy, self._execution = model, policy, execution
+        self._n_buffers, self._cache, self._disk = n_buffers, cache, disk
+        self._experts, self._words = decode_words.memory(model, n_buffers, cache)
+        self._works = Works(model, count_slots(n_buffers, cache) * model.expert_bytes)
+        self._memory_tokens: Counter[int] = Counter()
+        self._projected: set[int] = set()
+        self.warm_bytes = 0 if cache is None else cache.n_resident * model.expert_bytes
+
+    @property
+    def lookups(self) -> dict[Phase, list[int]]:
+        """Experts looked up and found resident so far, by phase."""
+        w, at = self._words, layout.LOOKUPS
+        return {Phase.DECODE: w[at : at + 2].tolist(), Phase.PREFILL: w[at + 2 : at + 4].tolist()}
+
+    def parts(self, steps: Iterable[Step]) -> Iterator[Part]:
+        """The schedule of `steps`. Raises `CapacityExceeded` when the experts of one block do not fit."""
+        for batch in self._batches(steps):
+            yield from self._write(batch)
+
+    def _batches(self, steps: Iterable[Step]) -> Iterator[list[Step]]:
+        """Consecutive steps through the same stack, a bounded number of routing cells at a time."""
+        batch: list[Step] = []
+        cells = 0
+        for step in steps:
+            if batch and (cells + step.experts.size > _PART_CELLS or self._encodes(step) != self._encodes(batch[0])):
+                yield batch
+                batch, cells = [], 0
+            batch.append(step)
+            cells += step.experts.size
+        if batch:
+            yield batch
+
+    def _encodes(self, step: Step) -> bool:
+        return self._model.encoder is not None and step.phase == Phase.PREFILL
+
+    def _write(self, batch: list[Step]) -> Iterator[Part]:
+        """The ops of `batch`, in as many parts as it takes."""
+        w, n_experts = self._words, self._model.n_experts
+        encoding = self._encodes(batch[0])
+        stack = self._model.encoder if encoding and self._model.encoder is not None else self._model.decoder
+        rows = Rows()
+        r = self._prepare(rows, batch, stack, encoding)
+        n_blocks = len(stack.moe_layers)
+        max_ops = 3 * stack.n_layers + n_blocks * (8 + 4 * n_experts) + 2
+        max_deps = n_blocks * (8 + 10 * n_experts) + 2
+        done = 0
+        while done < len(batch):
+            o = np.empty((max(_PART_OPS, max_ops), layout.N_COLUMNS), np.int64)
+            d = np.empty(max(2 * _PART_OPS, max_deps), np.int32)
+            r[r[layout.ROW_OF] :] = -1
+            w[layout.LOCAL] = w[layout.DEPS] = w[layout.ROWS] = 0
+            ran = self._kernel.run_steps(o, d, self._experts, w, r, done, max_ops, max_deps)
+            if ran < 0:
+                self._refuse(batch[-1 - ran].i_step)
+            done += ran
+            used = r[r[layout.USED] :][: w[layout.ROWS]]
+            yield self._part(o, d, tuple(rows.works[i] for i in used.tolist()))
+
+    def _refuse(self, i_step: int) -> None:
+        w = self._words
+        raise CapacityExceeded(
+            f"step {i_step}, MoE layer {w[layout.FAILED_LAYER]}: {w[layout.FAILED_N]} experts needed at "
+            f"once do not fit {self._n_buffers} expert slots: free HBM or use a smaller batch"
+        )
+
+    def _part(self, o: NDArray[np.int64], d: NDArray[np.int32], works: tuple[Work, ...]) -> Part:
+        """The ops just written, as columns."""
+        w = self._words
+        n_ops = int(w[layout.LOCAL])
+        columns: dict[str, NDArray[Any]] = {}
+        for name, dtype in COLUMNS.items():
+            at = getattr(layout, name.upper(), None)
+            if at is not None:
+                columns[name] = o[:n_ops, at].astype(dtype)
+        kinds = np.array([what.kind for what in works], np.int8)
+        sizes = np.array([what.copy_bytes for what in works], np.int64)
+        columns |= {"kind": kinds[columns["cost"]], "bytes": sizes[columns["cost"]]}
+        columns |= {"dep_ptr": np.append(0, o[:n_ops, layout.DEP_END]), "dep": d[: w[layout.DEPS]].copy()}
+        live = np.concatenate([w[w[layout.READER] : w[layout.FREE]], w[[layout.LAST_FETCH]]])
+        base = int(w[layout.BASE])
+        w[layout.BASE] += n_ops
+        return Part(base, columns, works, np.unique(live[live >= 0]))
+
+    def _plan(self, stack: LayerStack, encoding: bool) -> dict[str, int]:
+        """What policy and stack decide, by the name of the kernel's word for it."""
+        policy, execution, cache = self._policy, self._execution, self._cache
+        plain = encoding and policy.encoder == "on_demand" and not policy.resident
+        prefetch = 0 if plain or policy.prefetch is no_prefetch else 1
+        if prefetch and policy.prefetch is whole_next_block:
+            prefetch = 2
+        kind = None if cache is None else cache.eviction_kind
+        flags = {name.upper(): int(getattr(execution, name)) for name in _EXECUTION_FLAGS}
+        return flags | {
+            "N_EXPERTS": self._model.n_experts,
+            "FIRST": 0 if encoding else self._model.n_encoder_moe_layers,
+            "N_LAYERS": stack.n_layers,
+            "EXPERT_BYTES": self._model.expert_bytes,
+            "N_BUFFERS": self._n_buffers,
+            "LOOKAHEAD": 0 if plain else policy.lookahead,
+            "PREFETCH": prefetch,
+            "RESIDENT": int(policy.resident),
+            "NEEDS_IDS": int(plain or policy.needs_ids),
+            "DISK": int(self._disk),
+            "CACHED": int(cache is not None),
+            "N_POOLS": 1 if cache is None else cache.n_pools,
+            "BY_RECENCY": int(kind is Lru),
+            "NEWEST_FIRST": int(kind is Lifo),
+            "WITH_HEAD": int(not encoding),
+        }
+
+    def _prepare(self, rows: Rows, batch: list[Step], stack: LayerStack, encoding: bool) -> NDArray[np.int64]:
+        """What the kernel reads of the steps: the plan, costs by candidate row and the unions of experts."""
+        plan, works = self._plan(stack, encoding), self._works
+        n_tokens = np.array([len(step.experts) for step in batch])
+        ptr, experts, tokens = self._unions(batch, n_tokens, plan["FIRST"], len(stack.moe_layers))
+        n_shared = n_tokens if self._model.n_shared_experts else np.zeros_like(n_tokens)
+        alone = not self._execution.grouped
+        none = np.full(len(batch), -1, np.int64)
+        block_of = np.full(stack.n_layers, -1, np.int64)
+        block_of[list(stack.moe_layers)] = np.arange(len(stack.moe_layers))
+        tables = self._attention(rows, batch, stack, encoding, n_tokens) | {
+            "I_STEP": np.array([step.i_step for step in batch], np.int64),
+            "PHASE": np.array([step.phase == Phase.PREFILL for step in batch], np.int64),
+            "COST_GATE": rows.each(works.gate, n_tokens.tolist()),
+            "COST_READBACK": rows.each(works.readback, n_tokens.tolist()),
+            "COST_DENSE": rows.each(lambda n: works.dense(stack, n), n_tokens.tolist()),
+            "COST_SHARED": rows.each(works.shared, n_shared.tolist()) if alone else none,
+            "UNION_PTR": ptr,
+            "UNION_EXPERT": experts,
+            "COST_SINGLE": rows.each(works.single, tokens.tolist()) if alone else none[:0],
+            "COST_GROUPED": self._grouped(rows, ptr, tokens, np.repeat(n_shared, len(stack.moe_layers)), alone),
+            "BLOCK_OF": block_of,
+            "PLACE": np.array([layer for part in self._model.stacks for layer in part.moe_layers], np.int64),
+        }
+        plan |= {
+            "N_STEPS": len(batch),
+            "COST_FETCH": rows.of(works.copy(OpKind.FETCH)),
+            "COST_STAGE": rows.of(works.copy(OpKind.STAGE)),
+            "COST_DISK": rows.of(works.copy(OpKind.DISK_READ)),
+            "COST_WAIT": rows.of(Work(OpKind.WAIT)),
+            "COST_STEP": rows.of(Work(OpKind.STEP)),
+        }
+        unknown = np.full(len(rows.works), -1, np.int64)
+        return decode_words.words(layout.N_PART_WORDS, plan, tables | {"ROW_OF": unknown, "USED": unknown})
+
+    def _unions(
+        self, batch: list[Step], n_tokens: NDArray[np.int64], first: int, n_blocks: int
+    ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+        """Of every (step, block) in CSR form: where it starts, its experts ascending, the tokens each serves."""
+        model = self._model
+        experts = batch[0].experts if len(batch) == 1 else np.concatenate([step.experts for step in batch])
+        n_entries = int(np.minimum(n_tokens * model.top_k, model.n_experts).sum()) * n_blocks
+        ptr = np.zeros(len(batch) * n_blocks + 1, np.int64)
+        found, tokens = np.zeros(n_entries, np.int64), np.zeros(n_entries, np.int64)
+        bounds = np.append(0, np.cumsum(n_tokens))
+        self._kernel.unions(experts, bounds, first, n_blocks, model.n_experts, ptr, found, tokens)
+        return ptr, found[: ptr[-1]], tokens[: ptr[-1]]
+
+    def _grouped(
+        self, rows: Rows, ptr: NDArray[np.int64], tokens: NDArray[np.int64], n_shared: NDArray[np.int64], alone: bool
+    ) -> NDArray[np.int64]:
+        """Cost of the FFN of all experts of each union; one an expert (`alone`) needs it for empty unions only."""
+        sizes = np.diff(ptr)
+        if alone:
+            wanted = [(shared, ()) if not size else None for size, shared in zip(sizes, n_shared.tolist(), strict=True)]
+            return np.array([0 if key is None else rows.of(self._works.grouped(*key)) for key in wanted], np.int64)
+        many = np.zeros(len(sizes), dtype=np.bool_)
+        many[np.repeat(np.arange(len(sizes)), sizes)[tokens > 1]] = True
+        keys = [
+            (shared, tuple(sorted(tokens[ptr[u] : ptr[u + 1]].tolist())) if uneven else (1,) * size)
+            for u, (shared, uneven, size) in enumerate(
+                zip(n_shared.tolist(), many.tolist(), sizes.tolist(), strict=True)
+            )
+        ]
+        return rows.each(lambda key: self._works.grouped(*key), keys)
+
+    def _attention(
+        self, rows: Rows, batch: list[Step], stack: LayerStack, encoding: bool, n_tokens: NDArray[np.int64]
+    ) -> dict[str, NDArray[np.int64]]:
+        """Costs of attention and head: they depend on the context, not on routing."""
+        step = np.repeat(np.arange(len(batch)), n_tokens)
+        sequence = np.concatenate([s.sequence for s in batch])
+        context = np.concatenate([s.position for s in batch]).astype(np.int64) + 1
+        order = np.lexsort((sequence, step))
+        new = np.ones(len(order), dtype=np.bool_)
+        new[1:] = (np.diff(step[order]) != 0) | (np.diff(sequence[order]) != 0)
+        edge = np.flatnonzero(new)  # one pair a (step, sequence)
+        pair_step, pair_sequence = step[order][edge], sequence[order][edge]
+        counts = np.diff(np.append(edge, len(order)))
+        n_sequences = np.bincount(pair_step, minlength=len(batch))
+        if encoding:  # every token sees every token of its sequence
+            kv_tokens = n_tokens
+            pairs = np.bincount(pair_step, counts.astype(np.float64) ** 2, len(batch)).astype(np.int64)
+            for member, count in zip(pair_sequence.tolist(), counts.tolist(), strict=True):
+                self._memory_tokens[member] += count
+        else:  # causal: a token sees itself and what came before it
+            longest = np.maximum.reduceat(context[order], edge)
+            kv_tokens = np.bincount(pair_step, longest, len(batch)).astype(np.int64)
+            pairs = np.bincount(step, context, len(batch)).astype(np.int64)
+        keys = list(zip(n_tokens.tolist(), kv_tokens.tolist(), pairs.tolist(), strict=True))
+        cross = np.full(len(batch), -1, np.int64)
+        if stack.cross_attention and not encoding:
+            memory, fresh = self._cross_memory(pair_step, pair_sequence, len(batch))
+            crossing = list(zip(n_tokens.tolist(), memory, fresh, strict=True))
+            cross = rows.each(lambda key: self._works.cross_attention(stack, *key), crossing)
+        return {
+            "COST_SELF_ATTENTION": rows.each(lambda key: self._works.self_attention(stack, *key), keys),
+            "COST_CROSS_ATTENTION": cross,
+            "COST_HEAD": rows.each(self._works.head, n_sequences.tolist()),
+        }
+
+    def _cross_memory(
+        self, pair_step: NDArray[np.intp], pair_sequence: NDArray[np.int32], n_steps: int
+    ) -> tuple[list[int], list[int]]:
+        """Encoder outputs that each step reads, and of them those projected for the first time."""
+        memory, fresh = [0] * n_steps, [0] * n_steps
+        for step, sequence in zip(pair_step.tolist(), pair_sequence.tolist(), strict=True):
+            n = self._memory_tokens[sequence]
+            memory[step] += n
+            if sequence not in self._projected:
+                self._projected.add(sequence)
+                fresh[step] += n
+        return memory, fresh

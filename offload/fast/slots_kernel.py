@@ -1,0 +1,324 @@
+"""Expert slots and caches as machine code: what `offload.memory` and `offload.residency` do, for `decode_kernel`.
+
+numba is imported with this module: import it on first use. Arrays: `offload.fast.kernel_layout`. Nothing knows time.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from numba import njit
+
+from offload.fast.kernel_layout import (
+    BASE,
+    BY_RECENCY,
+    CACHED,
+    CANCELLED_BY,
+    COST,
+    COST_DISK,
+    COST_FETCH,
+    COST_STAGE,
+    DEP_END,
+    DEPS,
+    DISK,
+    EXPERT,
+    EXPERT_BYTES,
+    FILLED,
+    FREE,
+    FREE_HEAD,
+    FREE_N,
+    FREE_SIZE,
+    HBM_ACQUIRED,
+    HBM_RELEASED,
+    HELD,
+    HELD_FIRST,
+    HELD_HIT,
+    HELD_READY,
+    HELD_SLOT,
+    HELD_TRANSIENT,
+    LANE,
+    LAST_FETCH,
+    LAYER,
+    LOCAL,
+    MARK,
+    N_BUFFERS,
+    N_EXPERTS,
+    N_HELD,
+    N_KEYS,
+    N_PINS,
+    N_POOLS,
+    NEEDED,
+    NEWER,
+    NEWEST_FIRST,
+    OLDER,
+    PINNED,
+    PINS,
+    PLACE,
+    PRIORITY,
+    QUEUE_EXPERT,
+    QUEUE_HIT,
+    QUEUE_LAYER,
+    QUEUE_SIZE,
+    QUEUE_SLOT,
+    QUEUE_STEP,
+    READER,
+    ROW_OF,
+    ROWS,
+    SLOT,
+    SLOT_OF,
+    SPARE,
+    SPARE_FROM,
+    SPARE_TOP,
+    STAGE,
+    STAMP,
+    STEP,
+    USED,
+    WAIT_HEAD,
+    WAIT_N,
+    WAITING,
+    WANTED,
+)
+from offload.ops import Lane
+
+_H2D = int(Lane.H2D)
+_DISK = int(Lane.DISK)
+
+
+@njit(cache=True, nogil=True, inline="always")
+def after(d: Any, w: Any, op: int) -> None:
+    """The next op waits for `op`."""
+    d[w[DEPS]] = op
+    w[DEPS] += 1
+
+
+@njit(cache=True, nogil=True)
+def issue(o: Any, w: Any, r: Any, lane: int, cost: int, step: int, layer: int, expert: int, slot: int) -> int:
+    """Append one op, which waits for what `_after` named since the last; returns its index."""
+    i = w[LOCAL]
+    row = r[r[ROW_OF] + cost]
+    if row < 0:
+        row = w[ROWS]
+        r[r[ROW_OF] + cost] = row
+        r[r[USED] + row] = cost
+        w[ROWS] = row + 1
+    o[i, LANE], o[i, COST], o[i, STEP], o[i, LAYER] = lane, row, step, layer
+    o[i, EXPERT], o[i, SLOT] = expert, slot
+    o[i, HBM_ACQUIRED], o[i, HBM_RELEASED], o[i, PRIORITY], o[i, CANCELLED_BY] = 0, 0, 0, -1
+    o[i, DEP_END] = w[DEPS]
+    w[LOCAL] = i + 1
+    return w[BASE] + i
+
+
+@njit(cache=True, nogil=True)
+def _copy(o: Any, d: Any, w: Any, r: Any, lane: int, cost: int, layer: int, expert: int, slot: int, step: int,
+          first: int, second: int, needed: int) -> int:  # fmt: skip
+    """One copy, after ops `first` and `second` (-1 none)."""
+    low, high = min(first, second), max(first, second)
+    if low >= 0 and low != high:
+        after(d, w, low)
+    if high >= 0:
+        after(d, w, high)
+    op = issue(o, w, r, lane, cost, step, r[r[PLACE] + layer], expert, slot)
+    i = op - w[BASE]
+    if slot >= 0 and (slot < r[N_BUFFERS] or w[w[FILLED] + slot] == -2):
+        o[i, HBM_ACQUIRED] = r[EXPERT_BYTES]
+    o[i, PRIORITY] = 0 if layer == needed else 1
+    return op
+
+
+@njit(cache=True, nogil=True)
+def _fetch(o: Any, d: Any, w: Any, r: Any, layer: int, expert: int, slot: int, step: int, needed: int) -> int:
+    """One expert over the link; returns the first op of it, the last is `LAST_FETCH`."""
+    reader = w[w[READER] + slot] if slot >= 0 else -1
+    read = -1
+    if r[DISK]:
+        read = _copy(o, d, w, r, _DISK, r[COST_DISK], layer, expert, -1, step, w[LAST_FETCH], -1, needed)
+    op = _copy(o, d, w, r, _H2D, r[COST_FETCH], layer, expert, slot, step, reader, read, needed)
+    w[LAST_FETCH] = op
+    return read if read >= 0 else op
+
+
+@njit(cache=True, nogil=True)
+def _grant(o: Any, d: Any, x: Any, w: Any, r: Any, needed: int) -> None:
+    """Place who waits, in order, until the first for whom there is no slot."""
+    size = w[QUEUE_SIZE]
+    while w[WAIT_N] > 0:
+        at = w[WAIT_HEAD]
+        layer, expert, cache_slot = w[w[QUEUE_LAYER] + at], w[w[QUEUE_EXPERT] + at], w[w[QUEUE_SLOT] + at]
+        key = layer * r[N_EXPERTS] + expert
+        hit, step = w[w[QUEUE_HIT] + at], w[w[QUEUE_STEP] + at]
+        transient = r[STAGE] != 0 or cache_slot < 0
+        if transient and w[FREE_N] == 0:
+            return
+        w[WAIT_HEAD] = (at + 1) % size
+        w[WAIT_N] -= 1
+        x[key, WAITING] = 0
+        buffer = -1
+        if transient:
+            buffer = w[w[FREE] + w[FREE_HEAD]]
+            w[FREE_HEAD] = (w[FREE_HEAD] + 1) % w[FREE_SIZE]
+            w[FREE_N] -= 1
+        cached = r[N_BUFFERS] + cache_slot if cache_slot >= 0 else -1
+        ready = -1
+        if cached >= 0 and w[w[FILLED] + cached] >= 0:
+            ready = w[w[FILLED] + cached]
+        first = ready
+        if not hit:
+            target = cached if cached >= 0 else (-1 if r[STAGE] else buffer)
+            first = _fetch(o, d, w, r, layer, expert, target, step, needed)
+            ready = w[LAST_FETCH]
+            if cached >= 0:
+                w[w[FILLED] + cached] = ready
+        slot = cached if cached >= 0 else buffer
+        if r[STAGE]:
+            reader = w[w[READER] + buffer]
+            ready = _copy(o, d, w, r, _H2D, r[COST_STAGE], layer, expert, buffer, step, ready, reader, needed)
+            if cached >= 0:
+                w[w[READER] + cached] = ready
+            slot, transient = buffer, True
+            if hit:
+                first = ready
+        x[key, HELD_SLOT], x[key, HELD_READY] = slot, ready
+        x[key, HELD_FIRST] = first if cached < 0 else -1
+        x[key, HELD_HIT], x[key, HELD_TRANSIENT] = hit, transient
+        x[layer * r[N_EXPERTS] + w[w[N_HELD] + layer], HELD] = expert
+        w[w[N_HELD] + layer] += 1
+
+
+@njit(cache=True, nogil=True)
+def _unlink(x: Any, key: int) -> None:
+    newer, older = x[key, NEWER], x[key, OLDER]
+    x[newer, OLDER], x[older, NEWER] = older, newer
+
+
+@njit(cache=True, nogil=True)
+def _link_newest(x: Any, sentinel: int, key: int) -> None:
+    newest = x[sentinel, OLDER]
+    x[sentinel, OLDER], x[key, NEWER] = key, sentinel
+    x[key, OLDER], x[newest, NEWER] = newest, key
+
+
+@njit(cache=True, nogil=True)
+def _cache_slot(x: Any, w: Any, r: Any, pool: int, key: int) -> int:
+    """Make `key` resident; its slot, or -1 when everything is protected."""
+    n_keys = w[N_KEYS]
+    sentinel = n_keys + pool
+    if w[w[SPARE_TOP] + pool] > 0:
+        w[w[SPARE_TOP] + pool] -= 1
+        slot = w[w[SPARE] + w[w[SPARE_FROM] + pool] + w[w[SPARE_TOP] + pool]]
+    else:
+        at = x[sentinel, OLDER] if r[NEWEST_FIRST] else x[sentinel, NEWER]
+        while at < n_keys and (x[at, MARK] == w[STAMP] or x[at, PINNED]):
+            at = x[at, OLDER] if r[NEWEST_FIRST] else x[at, NEWER]
+        if at >= n_keys:
+            return -1
+        slot = x[at, SLOT_OF]
+        x[at, SLOT_OF] = -1
+        _unlink(x, at)
+    x[key, SLOT_OF] = slot
+    _link_newest(x, sentinel, key)
+    return slot
+
+
+@njit(cache=True, nogil=True)
+def bring(o: Any, d: Any, x: Any, w: Any, r: Any, layer: int, n_wanted: int, step: int, needed: int) -> None:
+    """Bring the first `n_wanted` experts of `WANTED` for the next FFN of `layer`; one event for the cache."""
+    first_key = layer * r[N_EXPERTS]
+    w[STAMP] += 1
+    pool = layer if r[N_POOLS] > 1 else 0
+    size = w[QUEUE_SIZE]
+    n_new = 0
+    for i in range(n_wanted):
+        expert = w[w[WANTED] + i]
+        if x[first_key + expert, HELD_SLOT] != -2 or x[first_key + expert, WAITING]:
+            continue
+        w[w[WANTED] + n_new] = expert
+        n_new += 1
+        if r[CACHED]:
+            x[first_key + expert, MARK] = w[STAMP]
+    for i in range(n_new):
+        expert = w[w[WANTED] + i]
+        key, slot, hit = first_key + expert, -1, False
+        if r[CACHED]:
+            slot = x[key, SLOT_OF]
+            hit = slot >= 0
+            if not hit:
+                slot = _cache_slot(x, w, r, pool, key)
+            if slot >= 0:
+                x[first_key + w[w[N_PINS] + layer], PINS] = expert
+                w[w[N_PINS] + layer] += 1
+        at = (w[WAIT_HEAD] + w[WAIT_N]) % size
+        w[w[QUEUE_LAYER] + at], w[w[QUEUE_EXPERT] + at], w[w[QUEUE_SLOT] + at] = layer, expert, slot
+        w[w[QUEUE_HIT] + at], w[w[QUEUE_STEP] + at] = hit, step
+        x[first_key + expert, WAITING] = 1
+        w[WAIT_N] += 1
+    if r[CACHED]:
+        for i in range(n_new):
+            key = first_key + w[w[WANTED] + i]
+            if r[BY_RECENCY] and x[key, SLOT_OF] >= 0:
+                _unlink(x, key)
+                _link_newest(x, w[N_KEYS] + pool, key)
+        for i in range(w[w[N_PINS] + layer]):
+            x[first_key + x[first_key + i, PINS], PINNED] = 1
+    _grant(o, d, x, w, r, needed)
+
+
+@njit(cache=True, nogil=True)
+def drop_waiting(o: Any, d: Any, x: Any, w: Any, r: Any, layer: int, stamp: int, needed: int) -> None:
+    """What still waits for a slot in `layer` and is not needed is not brought after all."""
+    first_key = layer * r[N_EXPERTS]
+    size = w[QUEUE_SIZE]
+    n_waiting, kept = w[WAIT_N], 0
+    for i in range(n_waiting):
+        at = (w[WAIT_HEAD] + i) % size
+        expert, slot = w[w[QUEUE_EXPERT] + at], w[w[QUEUE_SLOT] + at]
+        if w[w[QUEUE_LAYER] + at] == layer and w[w[NEEDED] + expert] != stamp:
+            x[first_key + expert, WAITING] = 0
+            if slot >= 0 and not w[w[QUEUE_HIT] + at]:
+                key, pool = first_key + expert, layer if r[N_POOLS] > 1 else 0
+                w[w[SPARE] + w[w[SPARE_FROM] + pool] + w[w[SPARE_TOP] + pool]] = slot
+                w[w[SPARE_TOP] + pool] += 1
+                x[key, SLOT_OF] = -1
+                _unlink(x, key)
+            continue
+        to = (w[WAIT_HEAD] + kept) % size
+        w[w[QUEUE_LAYER] + to], w[w[QUEUE_EXPERT] + to], w[w[QUEUE_SLOT] + to] = w[w[QUEUE_LAYER] + at], expert, slot
+        w[w[QUEUE_HIT] + to], w[w[QUEUE_STEP] + to] = w[w[QUEUE_HIT] + at], w[w[QUEUE_STEP] + at]
+        kept += 1
+    w[WAIT_N] = kept
+    _grant(o, d, x, w, r, needed)
+
+
+@njit(cache=True, nogil=True)
+def cancel(o: Any, x: Any, w: Any, r: Any, layer: int, stamp: int, by: int) -> None:
+    """Prefetches of `layer` not selected by its gate and kept by no cache are pointless once op `by` has ended."""
+    first_key = layer * r[N_EXPERTS]
+    for i in range(w[w[N_HELD] + layer]):
+        expert = x[first_key + i, HELD]
+        first = x[first_key + expert, HELD_FIRST]
+        if w[w[NEEDED] + expert] != stamp and first >= 0 and not x[first_key + expert, HELD_HIT]:
+            for op in range(first, x[first_key + expert, HELD_READY] + 1):
+                o[op - w[BASE], CANCELLED_BY] = by
+
+
+@njit(cache=True, nogil=True)
+def release(o: Any, d: Any, x: Any, w: Any, r: Any, layer: int, reader: int, all_used: bool, stamp: int) -> None:
+    """The FFN of `layer` is op `reader`: its transient slots are free once that has run."""
+    first_key = layer * r[N_EXPERTS]
+    for i in range(w[w[N_HELD] + layer]):
+        expert = x[first_key + i, HELD]
+        slot, ready = x[first_key + expert, HELD_SLOT], x[first_key + expert, HELD_READY]
+        used = all_used or w[w[NEEDED] + expert] == stamp
+        last = reader if used or ready < 0 else ready
+        w[w[READER] + slot] = max(last, w[w[READER] + slot])
+        if x[first_key + expert, HELD_TRANSIENT]:
+            w[w[FREE] + (w[FREE_HEAD] + w[FREE_N]) % w[FREE_SIZE]] = slot
+            w[FREE_N] += 1
+            if not used:
+                o[ready - w[BASE], HBM_RELEASED] += r[EXPERT_BYTES]
+        x[first_key + expert, HELD_SLOT] = -2
+    w[w[N_HELD] + layer] = 0
+    for i in range(w[w[N_PINS] + layer]):
+        x[first_key + x[first_key + i, PINS], PINNED] = 0
+    w[w[N_PINS] + layer] = 0
+    _grant(o, d, x, w, r, layer)

@@ -1,0 +1,226 @@
+"""From a model, a machine's memory, a trace and a policy to a schedule: what is asked for, and what was written.
+
+Of the machine only memory and the stack's execution matter here: one capture is replayed on every machine it fits.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from dataclasses import dataclass
+
+import numpy as np
+
+from hwmodels.platform import Platform
+from offload.decode import Decoded, decode
+from offload.execution import Execution
+from offload.footprint import MemoryPlan, Workload, measure_workload, plan_memory
+from offload.memory import CapacityExceeded
+from offload.policies import eviction_named, policy_named
+from offload.policy import Cache, Policy
+from offload.residency import ResidentSet
+from offload.schedule import VERSION
+from traces.errors import InvalidInput
+from traces.model.architecture import ModelArchitecture
+from traces.routing import Phase, RoutingTrace
+
+__all__ = [
+    "Captured",
+    "MachineMemory",
+    "Request",
+    "capture",
+    "capture_request",
+    "check_trace",
+    "memory_of",
+    "request",
+    "resident_set",
+]
+
+
+@dataclass(frozen=True, slots=True)
+class MachineMemory:
+    """What a schedule needs to know of a machine: its memories, and what its software does with them.
+
+    `reserve_bytes`: HBM that the software takes for itself; `dram_bytes` of the host called `host`; `way_out`: what to
+    try where those are too few.
+    """
+
+    hbm_bytes: int
+    reserve_bytes: int
+    dram_bytes: int
+    host: str
+    execution: Execution
+    way_out: str = "--tier ssd, or --set host.dram_bytes=..."
+
+
+def memory_of(hw: Platform) -> MachineMemory:
+    """The memory of a platform."""
+    machine = hw.machine
+    return MachineMemory(
+        machine.accelerator.hbm_bytes,
+        int(hw.constant("reserve_bytes")),
+        machine.host.dram_bytes,
+        machine.host.name,
+        hw.stack.execution,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """All that a schedule depends on."""
+
+    model: ModelArchitecture
+    trace: RoutingTrace
+    policy: Policy
+    execution: Execution
+    expert_tier: str
+    workload: Workload
+    plan: MemoryPlan
+
+    @property
+    def key(self) -> str:
+        """32 hex digits of the SHA-256 of all of it: equal keys give equal schedules, in this process.
+
+        A function counts by where it is in memory; `pregate.ask.schedule_cache.lasting_key` is good for longer.
+        """
+        parts = (VERSION, self.model, self.trace.digest, self.policy, self.execution, self.expert_tier, self.plan)
+        return hashlib.sha256(repr(parts).encode()).hexdigest()[:32]
+
+
+@dataclass(frozen=True, slots=True)
+class Captured:
+    """A schedule with what is known of it before any clock: replayed on any machine it fits."""
+
+    request: Request
+    decoded: Decoded
+
+    @property
+    def model(self) -> ModelArchitecture:
+        """The model."""
+        return self.request.model
+
+    @property
+    def trace(self) -> RoutingTrace:
+        """The trace."""
+        return self.request.trace
+
+    @property
+    def policy(self) -> Policy:
+        """The policy, cache included."""
+        return self.request.policy
+
+    @property
+    def workload(self) -> Workload:
+        """What the trace asks of memory."""
+        return self.request.workload
+
+    @property
+    def plan(self) -> MemoryPlan:
+        """The HBM granted."""
+        return self.request.plan
+
+
+def check_trace(model: ModelArchitecture, trace: RoutingTrace) -> None:
+    """Raise `InvalidInput` unless `trace` is one of `model` and makes tokens."""
+    trace.check_model(model)
+    if not np.any(trace.phase == Phase.DECODE):
+        raise InvalidInput(
+            f"the trace of {trace.provenance.model} has no decode steps: generate at least 2 tokens a sequence"
+        )
+
+
+def request(
+    model: ModelArchitecture,
+    hw: Platform | MachineMemory,
+    trace: RoutingTrace,
+    policy: str | Policy,
+    *,
+    cache: Cache | None = None,
+    expert_tier: str = "dram",
+    workload: Workload | None = None,
+) -> Request:
+    """Plan the memory of `policy` on `hw`, of which only memory matters; writes no schedule yet, so it is cheap.
+
+    `workload`: what `measure_workload` said of this model and trace, when it is known. Raises `InvalidInput` for a
+    trace that is not the model's or has no decode steps, `CapacityExceeded` when a memory is too small.
+    """
+    chosen = policy_named(policy) if isinstance(policy, str) else policy
+    if cache is not None and not chosen.resident:
+        chosen = dataclasses.replace(chosen, cache=cache)
+    if expert_tier not in ("dram", "ssd"):
+        raise InvalidInput(f"expert tier = {expert_tier!r}: experts wait in dram or ssd")
+    if workload is None:
+        check_trace(model, trace)
+        workload = measure_workload(model, trace.steps())
+    memory = hw if isinstance(hw, MachineMemory) else memory_of(hw)
+    if expert_tier == "dram" and not chosen.resident:
+        _check_host_memory(model, memory, chosen)
+    plan = plan_memory(
+        model,
+        workload,
+        chosen,
+        memory.execution,
+        hbm_bytes=memory.hbm_bytes,
+        reserve_bytes=memory.reserve_bytes,
+    )
+    return Request(model, trace, chosen, memory.execution, expert_tier, workload, plan)
+
+
+def capture(
+    model: ModelArchitecture,
+    hw: Platform | MachineMemory,
+    trace: RoutingTrace,
+    policy: str | Policy,
+    *,
+    cache: Cache | None = None,
+    expert_tier: str = "dram",
+) -> Captured:
+    """Write the schedule that `simulate` prices. Raises as `request`."""
+    return capture_request(request(model, hw, trace, policy, cache=cache, expert_tier=expert_tier))
+
+
+def capture_request(asked: Request) -> Captured:
+    """Write the schedule of a request. Raises `CapacityExceeded` when the experts of one block do not fit."""
+    decoded = decode(
+        asked.model,
+        asked.trace.steps(),
+        asked.policy,
+        asked.execution,
+        n_buffers=asked.plan.n_buffers,
+        cache=resident_set(asked),
+        disk=asked.expert_tier == "ssd",
+        static_bytes=asked.plan.static_bytes,
+    )
+    return Captured(asked, decoded)
+
+
+def _check_host_memory(model: ModelArchitecture, memory: MachineMemory, policy: Policy) -> None:
+    """Experts wait in DRAM, all of them. Raises `CapacityExceeded` when the host has less."""
+    needed = model.n_moe_layers * model.n_experts * model.expert_bytes
+    if needed > memory.dram_bytes:
+        raise CapacityExceeded(
+            f"{policy.name}: the experts of {model.name} take {needed / 1e9:.1f} GB of host memory, {memory.host} has "
+            f"{memory.dram_bytes / 1e9:.1f} GB: try {memory.way_out}",
+            needed,
+            "DRAM",
+        )
+
+
+def resident_set(asked: Request) -> ResidentSet | None:
+    """The cache of a policy; a warm one has seen the whole request once before."""
+    model, spec = asked.model, asked.policy.cache
+    if spec is None:
+        return None
+    residents = ResidentSet(
+        asked.plan.n_cache_slots,
+        eviction_named(spec.eviction, model.n_encoder_moe_layers * model.n_experts),
+        per_layer=spec.per_layer,
+        n_layers=model.n_moe_layers,
+        n_experts=model.n_experts,
+    )
+    if spec.warm:
+        for step in asked.trace.steps():
+            for layer in range(model.n_moe_layers):
+                chosen = np.unique(step.experts[:, layer])
+                residents.admit(layer, chosen[chosen >= 0].tolist())
+    return residents

@@ -1,0 +1,153 @@
+"""Several policies on one workload: one table, what does not fit shown as such, and one line of plain words."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from hwmodels.platform import Platform
+from offload.memory import CapacityExceeded
+from offload.ops import Lane, OpKind
+from offload.policy import Cache, Policy
+from pregate.ask.simulation import SimulationResult, describe_calibration, simulate, to_dataframe
+from simulator.modes import FIFO, Modes
+from traces.errors import InvalidInput
+from traces.model.architecture import ModelArchitecture
+from traces.routing import RoutingTrace
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+__all__ = ["Comparison", "DoesNotFit", "compare"]
+
+
+@dataclass(frozen=True, slots=True)
+class DoesNotFit:
+    """A policy that `memory` ("HBM" or "DRAM") is too small for: what it would need, and the reason in words."""
+
+    policy: str
+    needed_bytes: int
+    memory: str
+    reason: str
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready."""
+        return {name: getattr(self, name) for name in self.__slots__}
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """Results in the order asked for; iterate over those that fit, `unfit` has the others."""
+
+    results: tuple[SimulationResult, ...]
+    unfit: tuple[DoesNotFit, ...]
+    order: tuple[str, ...]
+    calibration: str
+
+    def __iter__(self) -> Iterator[SimulationResult]:
+        return iter(self.results)
+
+    def __getitem__(self, policy: str) -> SimulationResult:
+        """The result of one policy. Raises `KeyError` when it was not asked for or does not fit."""
+        for result in self.results:
+            if result.policy == policy:
+                return result
+        raise KeyError(policy)
+
+    @property
+    def best(self) -> SimulationResult | None:
+        """The policy with the most tokens per second, None when nothing fits."""
+        return max(self.results, key=lambda result: result.tokens_per_s, default=None)
+
+    def ratio_to_best(self, result: SimulationResult) -> float:
+        """Tokens per second over the best's, 1 for the best."""
+        return result.tokens_per_s / self.best.tokens_per_s if self.best else 0.0
+
+    def verdict(self) -> str:
+        """Which policy wins and what binds it, in plain words."""
+        best = self.best
+        if best is None:
+            return "Nothing fits: " + "; ".join(unfit.reason for unfit in self.unfit)
+        others = sorted((r for r in self.results if r is not best), key=lambda r: -r.tokens_per_s)
+        lead = f"{best.policy} wins with {best.tokens_per_s:.4g} tokens/s"
+        if others:
+            lead += f", {best.tokens_per_s / others[0].tokens_per_s:.2f}x {others[0].policy}"
+        if self.unfit:
+            lead += f" ({', '.join(unfit.policy for unfit in self.unfit)} would not fit)"
+        return f"{lead}; {what_binds(best)}."
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready: every result with `fits` and `ratio_to_best`, what does not fit, the verdict."""
+        rows = [r.to_dict() | {"fits": True, "ratio_to_best": self.ratio_to_best(r)} for r in self.results]
+        return {
+            "results": rows,
+            "does_not_fit": [unfit.to_dict() for unfit in self.unfit],
+            "verdict": self.verdict(),
+            "calibration": self.calibration,
+        }
+
+    def to_dataframe(self) -> pd.DataFrame:
+        """One row a policy, in the order asked for; what does not fit has only what it would need."""
+        rows = {row["policy"]: row for row in self.to_dict()["results"]}
+        rows |= {u.policy: u.to_dict() | {"fits": False} for u in self.unfit}
+        return to_dataframe([rows[name] for name in self.order])
+
+
+def what_binds(result: SimulationResult) -> str:
+    """What a run waits for most, in plain words, with the shares of its lanes."""
+    timeline, span_s = result.timeline, result.makespan_s
+    if timeline is None:
+        return f"{result.binding} bounds it from below, stalled {result.stall_share:.0%}"
+    busy = {lane: timeline.busy_s(lane) / span_s for lane in (Lane.COMPUTE, Lane.H2D, Lane.DISK)}
+    fetches = timeline.schedule.kind == OpKind.FETCH
+    link = float((timeline.end_s - timeline.start_s)[fetches].sum()) / span_s
+    shares = f"compute busy {busy[Lane.COMPUTE]:.0%}, link {link:.0%}, stalled {result.stall_share:.0%}"
+    if busy[Lane.DISK] > max(busy[Lane.H2D], busy[Lane.COMPUTE]):
+        return f"storage reads bind it ({shares}, storage {busy[Lane.DISK]:.0%})"
+    if result.stall_share > 0.5:
+        return f"transfers bind it ({shares})"
+    if busy[Lane.COMPUTE] > 0.8:
+        return f"compute binds it ({shares})"
+    if busy[Lane.COMPUTE] + result.stall_share < 0.7:
+        return f"launches and synchronisation on the host bind it ({shares})"
+    return f"compute and transfers share the time ({shares})"
+
+
+def compare(
+    model: ModelArchitecture,
+    hw: Platform,
+    trace: RoutingTrace,
+    policies: Sequence[str | Policy] = ("gpu_only", "on_demand", "prefetch_all", "pregate"),
+    *,
+    cache: Cache | None = None,
+    expert_tier: str = "dram",
+    engine: str = "des",
+    modes: Modes = FIFO,
+    progress: Callable[[str], None] | None = None,
+) -> Comparison:
+    """Simulate every policy on the same trace; a policy that does not fit is a row, not an error.
+
+    `cache` is added to every offloading policy; `progress` is called with a policy's name when it starts. Raises
+    `InvalidInput` without policies or with one twice, and what `simulate` raises otherwise.
+    """
+    if not policies:
+        raise InvalidInput("no policies to compare: give at least one, such as pregate")
+    results, unfit, order = [], [], []
+    for policy in policies:
+        name = policy if isinstance(policy, str) else policy.name
+        if progress is not None:
+            progress(name)
+        try:
+            result = simulate(
+                model, hw, trace, policy, cache=cache, expert_tier=expert_tier, engine=engine, modes=modes
+            )
+        except CapacityExceeded as error:
+            unfit.append(DoesNotFit(name, error.needed_bytes, error.memory, str(error)))
+            order.append(name)
+            continue
+        results.append(result)
+        order.append(result.policy)
+    if len(set(order)) < len(order):
+        raise InvalidInput(f"policies {', '.join(order)}: one is given twice")
+    return Comparison(tuple(results), tuple(unfit), tuple(order), describe_calibration(hw, model, results))

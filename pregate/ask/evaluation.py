@@ -1,0 +1,137 @@
+"""A captured schedule on many machines at once: every field of a simulation's result, as arrays.
+
+FIFO machines go through the batched recurrence, others through the event engine, one by one. What is said of a machine
+does not depend on the machines it is evaluated with.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hwmodels.cost import Costs, price_figures
+from hwmodels.figures import figures_of
+from hwmodels.platform import Platform
+from offload import metrics
+from offload.ops import Lane, OpKind
+from offload.probes import find_probes
+from pregate.ask.capture import Captured
+from pregate.ask.simulation import beyond_fit, calibration
+from simulator import batch, event
+from simulator.explain.bounds import lower_bounds
+from simulator.modes import FIFO, Modes
+
+__all__ = ["evaluate"]
+
+_BINDING = np.array([*(lane.name for lane in Lane), "critical path"])
+"""By the number that `batch` gives for what a bound comes from; -1 is the last."""
+
+
+def evaluate(
+    captured: Captured,
+    hw: Platform,
+    values: Mapping[str, NDArray[np.float64]],
+    n_machines: int,
+    *,
+    modes: Modes = FIFO,
+    draws: int = 0,
+    seed: int = 0,
+) -> dict[str, NDArray[Any]]:
+    """Every field of a `SimulationResult` but names, digests and the timeline, (n_machines,), for machines that differ
+    from `hw` in `values` (figure keys -> (n_machines,) SI).
+
+    `draws`: machines drawn from the fit's covariance for the intervals `..._ci95...`, (n_machines, 2); 0 leaves them
+    out. HBM is what the capture was granted. Raises `UnknownName` for a key that is no figure.
+    """
+    base = figures_of(hw)
+    figures = base.with_values(values)
+    costs = price_figures(captured.decoded.schedule.works, figures, n_machines)
+    measured = _fifo(captured, costs) if modes.is_fifo else _by_events(captured, costs, modes)
+    fields = _derived(captured, measured)
+    changed = np.zeros(n_machines, dtype=np.bool_)
+    for key, value in values.items():
+        changed |= value != base.values.get(key)
+    stated = calibration(captured.model, captured.decoded.schedule.works, hw)
+    fields["calibration"] = np.where(changed & (stated == "fitted"), "extrapolated", stated)
+    if draws:
+        fields |= _intervals(captured, hw, values, n_machines, draws, seed)
+    return fields
+
+
+def _fifo(captured: Captured, costs: Costs) -> dict[str, NDArray[Any]]:
+    schedule, plan = captured.decoded.schedule, captured.plan
+    most = plan.static_bytes + plan.n_slots * captured.model.expert_bytes
+    compiled = batch.compile_schedule(schedule, find_probes(schedule, captured.trace), most_hbm_bytes=most)
+    found = batch.evaluate(compiled, costs)
+    fields = {name: getattr(found, name) for name in found.__slots__ if name != "step_end_s"}
+    return fields | {"binding": _BINDING[found.binding]}
+
+
+def _by_events(captured: Captured, costs: Costs, modes: Modes) -> dict[str, NDArray[Any]]:
+    schedule, trace = captured.decoded.schedule, captured.trace
+    prepared, steps = event.prepare(schedule), metrics.decode_steps(trace)
+    rows = []
+    for i in range(costs.duration_s.shape[1]):
+        mine = Costs(*(np.ascontiguousarray(getattr(costs, name)[:, i]) for name in costs.__slots__))
+        timeline = event.simulate(schedule, mine, modes, prepared)
+        bounds, tpot = lower_bounds(schedule, mine, modes), metrics.tpot_s(timeline, trace)
+        rows.append(
+            {
+                "makespan_s": timeline.makespan_s,
+                "moe_layer_latency_s": metrics.moe_layer_latency_s(timeline, steps),
+                "ttft_s": metrics.ttft_s(timeline),
+                "tpot_s": tpot["mean"],
+                "tpot_p50_s": tpot["p50"],
+                "tpot_p99_s": tpot["p99"],
+                "stall_s": metrics.stall_s(timeline),
+                "transfer_s": metrics.transfer_s(timeline),
+                "peak_hbm_bytes": timeline.peak_hbm_bytes,
+                "bound_s": bounds.makespan_s,
+                "binding": bounds.binding,
+            }
+        )
+    return {name: np.array([row[name] for row in rows]) for name in rows[0]} if rows else {}
+
+
+def _derived(captured: Captured, measured: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+    """The fields of a result from what was measured, and those that no machine changes."""
+    schedule, decoded, plan = captured.decoded.schedule, captured.decoded, captured.plan
+    fields = dict(measured)
+    makespan_s, stall_s, transfer_s = fields["makespan_s"], fields["stall_s"], fields.pop("transfer_s")
+    n_tokens = captured.workload.n_output_tokens
+    fields["tokens_per_s"] = n_tokens / makespan_s
+    fields["stall_share"] = stall_s / makespan_s
+    moving = transfer_s > 0
+    fields["exposed_transfer_fraction"] = np.where(moving, stall_s / np.where(moving, transfer_s, 1.0), 0.0)
+    constants = {
+        "h2d_bytes": int(schedule.bytes[schedule.kind == OpKind.FETCH].sum()),
+        "hit_rate": decoded.n_hits / decoded.n_lookups if decoded.n_lookups else 0.0,
+        "n_output_tokens": n_tokens,
+        "n_expert_slots": plan.n_slots,
+    }
+    return fields | {name: np.full(len(makespan_s), value) for name, value in constants.items()}
+
+
+def _intervals(
+    captured: Captured, hw: Platform, values: Mapping[str, NDArray[np.float64]], n_machines: int, draws: int, seed: int
+) -> dict[str, NDArray[Any]]:
+    """The intervals of each machine, from the same draws of the fit; NaN where there are none."""
+    from pregate.ask.intervals import compiled, figure_intervals
+
+    names = {"moe_layer_latency_s": "moe_layer_latency_ci95_s", "tokens_per_s": "tokens_per_s_ci95"}
+    fields = {field: np.full((n_machines, 2), np.nan) for field in names.values()}
+    if hw.fit is None or beyond_fit(captured.decoded.schedule.works, hw):
+        return fields
+    base, ready = figures_of(hw), compiled(captured)
+    for i in range(n_machines):
+        mine = base.with_values({key: float(array[i]) for key, array in values.items()})
+        rng = np.random.default_rng(seed)
+        found = figure_intervals(captured, hw, mine, rng, draws, exact=frozenset(values), ready=ready)
+        for name, field in names.items():
+            interval = found[name]
+            if interval is not None:
+                fields[field][i] = interval
+    return fields

@@ -1,0 +1,142 @@
+"""95 % intervals of a prediction: the fit's covariance, drawn from, through the recurrence.
+
+A draw is a machine: every fitted constant times exp(z), z normal with the covariance of ln(constants) that the fit
+states, and every kind of op that was measured times exp(z), z normal with the scatter of what the fit says of samples
+that it has not seen: a model has one shape of each kind, and the law of the kind is so far off for a shape. Every draw
+runs the captured schedule; the interval is the middle 95 % of what comes out, so curvature and a bottleneck that moves
+from one lane to another are in it. An efficiency drawn above 1, the physical limit, counts as 1.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Collection, Mapping, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hwmodels.cost import price_figures
+from hwmodels.figures import Figures, figures_of
+from hwmodels.fit import Fit
+from hwmodels.kernels import KERNEL_KINDS
+from hwmodels.platform import Platform
+from hwmodels.quantity import ReadOnly
+from hwmodels.stack import CONSTANTS
+from offload.probes import find_probes
+from pregate.ask.capture import Captured
+from simulator.batch import Compiled, compile_schedule, evaluate
+
+__all__ = [
+    "N_DRAWS",
+    "Interval",
+    "compiled",
+    "drawn_constants",
+    "drawn_scatter",
+    "figure_intervals",
+    "intervals",
+    "measured",
+]
+
+Interval = tuple[float, float]
+
+N_DRAWS = 1000
+"""Draws of an interval: its ends then scatter by about a twenty-fifth of its half-width."""
+
+_UNCERTAIN = ("moe_layer_latency_s", "tokens_per_s")
+"""The metrics of a result that carry an interval."""
+
+
+def intervals(
+    captured: Captured,
+    hw: Platform,
+    rng: np.random.Generator,
+    n_draws: int = N_DRAWS,
+    *,
+    metrics: Sequence[str] = _UNCERTAIN,
+) -> dict[str, Interval | None]:
+    """The interval of each of `metrics` (`simulator.explain.sensitivity.METRICS`) on `hw`; None without a fit, or of 0.
+
+    Constants set by the user are taken as exact and the others keep their spread; sizes of memory are exact too, for
+    they decide the schedule. Deterministic in `rng`.
+    """
+    return figure_intervals(captured, hw, figures_of(hw), rng, n_draws, metrics=metrics)
+
+
+def figure_intervals(
+    captured: Captured,
+    hw: Platform,
+    figures: Figures,
+    rng: np.random.Generator,
+    n_draws: int = N_DRAWS,
+    *,
+    exact: Collection[str] = (),
+    metrics: Sequence[str] = _UNCERTAIN,
+    ready: Compiled | None = None,
+) -> dict[str, Interval | None]:
+    """As `intervals`, on a machine that differs from `hw` in the numbers `exact` (dotted keys), which `figures` has.
+
+    `ready`: what `compiled` made of `captured`, when it is at hand.
+    """
+    if hw.fit is None:
+        return dict.fromkeys(metrics)
+    known = {f"stack.{name}" for name in hw.overridden} | set(exact)
+    sizes = {name for name in hw.fit.constants if CONSTANTS[name] == "size"}
+    free = [f"stack.{name}" for name in hw.fit.constants if f"stack.{name}" not in known and name not in sizes]
+    free += [f"kernel.{name}" for name in hw.fit.kernels if name in hw.fit.order]
+    machines = figures.with_values(drawn_constants(hw.fit, free, rng, n_draws))
+    machines = dataclasses.replace(machines, scatter=drawn_scatter(hw.fit, captured, rng, n_draws))
+    found = measured(ready or compiled(captured), captured, machines, n_draws)
+    ends = {name: np.quantile(found[name], (0.025, 0.975)).tolist() for name in metrics}
+    return {name: (low, high) if high > 0 else None for name, (low, high) in ends.items()}
+
+
+def drawn_constants(
+    fit: Fit, keys: list[str], rng: np.random.Generator, n_draws: int
+) -> dict[str, NDArray[np.float64]]:
+    """`n_draws` of the constants behind the figures `keys`, from their joint log-normal: each (n_draws,)."""
+    rows = [fit.order.index(key.partition(".")[2]) for key in keys]
+    covariance = np.array(fit.covariance).reshape(len(fit.order), len(fit.order))[np.ix_(rows, rows)]
+    eigenvalues, vectors = np.linalg.eigh(covariance)
+    # The symmetric root: it is unique, while the sign of an eigenvector is the library's choice.
+    root = (vectors * np.sqrt(np.maximum(eigenvalues, 0.0))) @ vectors.T
+    factors = np.exp(rng.standard_normal((n_draws, len(keys))) @ root)
+    drawn = {}
+    for i, key in enumerate(keys):
+        constant = fit.drawn(key)
+        assert constant is not None
+        values = constant.value * factors[:, i]
+        drawn[key] = np.minimum(values, 1.0) if CONSTANTS.get(key.removeprefix("stack.")) == "ratio" else values
+    return drawn
+
+
+def drawn_scatter(
+    fit: Fit, captured: Captured, rng: np.random.Generator, n_draws: int
+) -> Mapping[str, NDArray[np.float64]]:
+    """By kind, `n_draws` of how far its ops lie from their law, and where experts are fetched from that of fetches."""
+    factors: dict[str, NDArray[np.float64]] = {}
+    for kind in (kind.name.lower() for kind in KERNEL_KINDS):
+        names = (kind, f"{kind}/offloaded")[: 1 if captured.policy.resident else 2]
+        scatter = math.hypot(*(fit.left_out[name].scatter for name in names if name in fit.left_out))
+        if scatter:
+            factors[kind] = np.exp(scatter * rng.standard_normal(n_draws))
+    return ReadOnly(factors)
+
+
+def compiled(captured: Captured) -> Compiled:
+    """A captured schedule made ready to be measured on many machines."""
+    schedule = captured.decoded.schedule
+    # No metric here is a level of HBM: a most that is reached at once spares looking for it.
+    return compile_schedule(schedule, find_probes(schedule, captured.trace), most_hbm_bytes=schedule.static_bytes)
+
+
+def measured(ready: Compiled, captured: Captured, figures: Figures, n_machines: int) -> dict[str, NDArray[np.float64]]:
+    """Each of `simulator.explain.sensitivity.METRICS`, (n_machines,), on the machines that `figures` has arrays for."""
+    found = evaluate(ready, price_figures(captured.decoded.schedule.works, figures, n_machines))
+    return {
+        "makespan_s": found.makespan_s,
+        "tokens_per_s": captured.workload.n_output_tokens / found.makespan_s,
+        "ttft_s": found.ttft_s,
+        "tpot_s": found.tpot_s,
+        "moe_layer_latency_s": found.moe_layer_latency_s,
+    }

@@ -1,0 +1,167 @@
+"""Captured schedules on disk, so that the next run, or another process, need not write them again.
+
+A schedule is found by what it was made from: request, format and the code that wrote it. Whatever is broken, foreign
+or of other code counts as absent and is replaced. Any number of processes may share a folder.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, fields
+from functools import cache
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import offload
+import traces
+from offload.decode import Decoded
+from offload.policy import Policy
+from offload.schedule import COLUMNS, VERSION, Schedule
+from pregate.ask.capture import Captured, Request, capture_request
+from traces.documents import read_text
+from traces.errors import InvalidFile, InvalidInput
+from traces.whole_file import whole_file
+
+__all__ = ["DEFAULT_FOLDER", "MAX_BYTES", "ScheduleCache", "lasting_key", "source_digest"]
+
+DEFAULT_FOLDER = Path("~/.cache/pregate/schedules")
+MAX_BYTES = 4 << 30
+"""What a folder may take (4 GiB); beyond it the schedules longest unused go."""
+_STALE_S = 86_400.0
+"""Age at which what a killed writer left behind is removed."""
+_COUNTS = ("n_lookups", "n_hits", "n_prefill_lookups", "n_prefill_hits")
+
+
+@dataclass(frozen=True, slots=True)
+class ScheduleCache:
+    """A folder of schedules, each `KEY.safetensors` with what the decode loop counted in `KEY.json`.
+
+    Raises `InvalidInput` for a bound below 0, `InvalidFile` when the folder cannot be made.
+    """
+
+    folder: Path
+    max_bytes: int = MAX_BYTES
+
+    def __post_init__(self) -> None:
+        if self.max_bytes < 0:
+            raise InvalidInput(f"a schedule cache of {self.max_bytes} bytes: 0 or more")
+        object.__setattr__(self, "folder", Path(self.folder).expanduser().absolute())
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            reason = error.strerror or error
+            raise InvalidFile(f"{self.folder}: cannot be made ({reason}): choose another --cache-dir") from error
+
+    def captured(self, asked: Request) -> Captured:
+        """The capture of a request: read, or written now and kept. Raises as `capture_request`."""
+        key = lasting_key(asked)
+        found = self.load(key) if key else None
+        if found is not None:
+            return Captured(asked, found)
+        captured = capture_request(asked)
+        if key:
+            self.store(key, captured.decoded)
+        return captured
+
+    def load(self, key: str) -> Decoded | None:
+        """What is kept under a key; None when it is not there, or not what was written. Its digest is checked."""
+        try:
+            counted = json.loads(read_text(self._path(key, "json"), 1 << 12))
+            counts = [counted[name] for name in _COUNTS]
+            schedule = Schedule.load(self._path(key, "safetensors"))
+        except (InvalidFile, ValueError, KeyError, TypeError):
+            return None
+        if counted.get("digest") != schedule.digest or any(type(count) is not int or count < 0 for count in counts):
+            return None
+        with suppress(OSError):
+            os.utime(self._path(key, "safetensors"))  # used now: the last to go
+        return Decoded(schedule, *counts)
+
+    def store(self, key: str, decoded: Decoded) -> None:
+        """Keep a schedule; does nothing where the folder cannot be written: a cache may fail, a run may not."""
+        if sum(getattr(decoded.schedule, name).nbytes for name in COLUMNS) > self.max_bytes:
+            return
+        counts = {name: getattr(decoded, name) for name in _COUNTS} | {"digest": decoded.schedule.digest}
+        with suppress(InvalidFile):
+            decoded.schedule.save(self._path(key, "safetensors"))
+            with whole_file(self._path(key, "json")) as partial:
+                partial.write_text(json.dumps(counts))
+            self._trim()
+
+    def _path(self, key: str, suffix: str) -> Path:
+        return self.folder / f"{key}.{suffix}"
+
+    def _trim(self) -> None:
+        """Remove what was unused longest until the rest fits; what another process removes meanwhile is gone."""
+        kept: list[tuple[float, int, Path]] = []
+        for path in self.folder.iterdir():
+            with suppress(OSError):
+                found = path.stat()
+                if path.suffix == ".partial" and path.name.startswith(".") and time.time() - found.st_mtime > _STALE_S:
+                    path.unlink()
+                elif path.suffix == ".safetensors":
+                    kept.append((found.st_mtime, found.st_size, path))
+        total = sum(size for _, size, _ in kept)
+        for _, size, path in sorted(kept):
+            if total <= self.max_bytes:
+                break
+            total -= size
+            with suppress(OSError):
+                path.unlink()
+                path.with_suffix(".json").unlink()
+
+
+def lasting_key(asked: Request) -> str | None:
+    """The key of a request that is the same in every process, or None for a policy made of code of one's own: another
+    run cannot tell whether that has changed.
+    """
+    policy = _described(asked.policy)
+    if policy is None:
+        return None
+    parts = (VERSION, _code(), asked.model, asked.trace.digest, policy, asked.execution, asked.expert_tier, asked.plan)
+    return hashlib.sha256(repr(parts).encode()).hexdigest()[:32]
+
+
+def _described(policy: Policy) -> str | None:
+    """The fields of a policy with its functions by name, None when one is not of this project."""
+    described = []
+    for field in fields(policy):
+        value = getattr(policy, field.name)
+        if callable(value):
+            value = _named(value)
+            if value is None:
+                return None
+        described.append(f"{field.name}={value!r}")
+    return ", ".join(described)
+
+
+def _named(function: Callable[..., Any]) -> str | None:
+    """A function at the top of a module of `offload`, or a value of a class there."""
+    is_value = hasattr(function, "__dataclass_fields__")
+    home = type(function) if is_value else function
+    module, name = getattr(home, "__module__", ""), getattr(home, "__qualname__", "<")
+    told = repr(function) if is_value else name
+    if module.partition(".")[0] != offload.__name__ or "<" in name or " at 0x" in told:
+        return None
+    return f"{module}.{told}"
+
+
+@cache
+def _code() -> str:
+    """Digest of the code that decides what a schedule holds."""
+    return source_digest([offload, traces], [Path(__file__).with_name("capture.py")])
+
+
+def source_digest(packages: Sequence[ModuleType], files: Sequence[Path] = ()) -> str:
+    """16 hex digits of the SHA-256 of all Python source in `packages` and of `files`."""
+    state = hashlib.sha256()
+    rooms = [Path(package.__file__ or "").parent for package in packages]
+    for path in (*sorted(path for room in rooms for path in room.rglob("*.py")), *files):
+        state.update(path.read_bytes())
+    return state.hexdigest()[:16]

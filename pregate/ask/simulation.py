@@ -1,0 +1,201 @@
+"""One prediction: model + platform + routing trace + policy -> schedule -> virtual time -> metrics."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from hwmodels.cost import price
+from hwmodels.platform import Platform
+from offload import metrics
+from offload.ops import OpKind, Work
+from offload.policy import Cache, Policy
+from offload.timeline import Timeline
+from pregate.ask.capture import Captured, capture_request, request
+from pregate.ask.intervals import Interval, intervals
+from simulator import des, event, recurrence
+from simulator.explain.bounds import Bounds, lower_bounds
+from simulator.modes import FIFO, Modes
+from traces.errors import InvalidInput, unknown_name
+from traces.model.architecture import ModelArchitecture
+from traces.routing import RoutingTrace
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+__all__ = [
+    "ENGINES",
+    "SimulationResult",
+    "beyond_fit",
+    "calibration",
+    "describe_calibration",
+    "interpret",
+    "simulate",
+    "to_dataframe",
+]
+
+
+@dataclass(frozen=True, slots=True)
+class SimulationResult:
+    """What a policy would do to one workload on one platform; definitions in `offload.metrics`.
+
+    Latencies in seconds, sizes in bytes, rates as fractions; `..._ci95` is the 95 % interval from the fit's covariance,
+    None without a fit (`pregate.ask.intervals`). `bound_s`: no interpreter of this schedule is faster; `binding`: what
+    that bound comes from. `calibration`: whether the prediction interpolates a fit ("fitted"), extrapolates one, or
+    rests on claims. `timeline`: start and end of every op; None of a streamed simulation, which keeps none.
+    """
+
+    policy: str
+    model: str
+    hardware: str
+    stack: str
+    calibration: str
+    moe_layer_latency_s: float
+    tokens_per_s: float
+    ttft_s: float
+    tpot_s: float
+    tpot_p50_s: float
+    tpot_p99_s: float
+    makespan_s: float
+    peak_hbm_bytes: int
+    h2d_bytes: int
+    hit_rate: float
+    stall_s: float
+    stall_share: float
+    exposed_transfer_fraction: float
+    bound_s: float
+    binding: str
+    n_output_tokens: int
+    n_expert_slots: int
+    schedule_digest: str
+    trace_digest: str
+    moe_layer_latency_ci95_s: Interval | None
+    tokens_per_s_ci95: Interval | None
+    timeline: Timeline | None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Every field but the timeline, JSON-ready."""
+        names = (field.name for field in dataclasses.fields(self))
+        return {name: getattr(self, name) for name in names if name != "timeline"}
+
+    def to_dataframe(self) -> pd.DataFrame:
+        """One row. Needs pandas (the extra `notebooks`)."""
+        return to_dataframe([self.to_dict()])
+
+
+ENGINES = {
+    "des": "SimPy, the definition: every mode, HBM checked while it runs",
+    "recurrence": "compiled, FIFO lanes only: the same times bit for bit",
+    "event": "compiled, every mode: the same times",
+    "stream": "the recurrence in memory bounded by the step: no timeline, no intervals",
+}
+"""What gives a schedule its times."""
+
+
+def to_dataframe(rows: list[dict[str, Any]]) -> pd.DataFrame:
+    """Rows as a pandas DataFrame. Raises `InvalidInput` when pandas is not installed."""
+    try:
+        import pandas as pd
+    except ImportError:
+        raise InvalidInput("pandas is not installed: pip install 'pregate[notebooks]', or use to_dict()") from None
+    return pd.DataFrame(rows)
+
+
+def simulate(
+    model: ModelArchitecture,
+    hw: Platform,
+    trace: RoutingTrace,
+    policy: str | Policy = "pregate",
+    *,
+    cache: Cache | None = None,
+    expert_tier: str = "dram",
+    engine: str = "des",
+    modes: Modes = FIFO,
+) -> SimulationResult:
+    """Predict `policy` on `trace`.
+
+    `policy`: a preset as typed on the command line (`pregate`, `pregate(2)`, `on_demand+lru:0.1`) or a `Policy`;
+    `cache`: an expert cache to add to it; `expert_tier`: where experts wait, `dram` or `ssd`; `engine`: a name in
+    `ENGINES`; `modes`: links and HBM that are shared, priorities, cancelled prefetches. Raises `InvalidInput` when the
+    trace is not of `model` or has no decode steps, `CapacityExceeded` when HBM is too small, `NotFifo` for modes that
+    the engine cannot express.
+    """
+    if engine not in ENGINES:
+        raise unknown_name("engine", engine, ENGINES)
+    asked = request(model, hw, trace, policy, cache=cache, expert_tier=expert_tier)
+    if engine != "stream":
+        return interpret(capture_request(asked), hw, engine, modes=modes)
+    from pregate.ask.streaming import stream_request
+
+    modes.require_fifo()
+    return stream_request(asked, hw)
+
+
+def interpret(
+    captured: Captured, hw: Platform, engine: str = "des", *, modes: Modes = FIFO, with_intervals: bool = True
+) -> SimulationResult:
+    """Give a captured schedule its times on `hw`. Raises `UnknownName` for an unknown engine, or one that streams."""
+    schedule = captured.decoded.schedule
+    costs = price(schedule.works, hw)
+    if engine == "des":
+        timeline = des.simulate(schedule, costs, hw.machine.accelerator.hbm_bytes, modes)
+    elif engine == "event":
+        timeline = event.simulate(schedule, costs, modes)
+    elif engine == "recurrence":
+        timeline = recurrence.simulate(schedule, costs, modes)
+    else:
+        raise unknown_name("engine", engine, [name for name in ENGINES if name != "stream"])
+    known = with_intervals and modes.is_fifo and not beyond_fit(schedule.works, hw)
+    found = intervals(captured, hw if known else dataclasses.replace(hw, fit=None), np.random.default_rng(0))
+    return _result(captured, hw, timeline, lower_bounds(schedule, costs, modes), found)
+
+
+_UNFITTED = {OpKind.DISK_READ: "storage_efficiency", OpKind.CPU_EXPERT: "cpu_efficiency"}
+"""Kinds of op whose time rests on a constant of their own, which a fit may not have."""
+
+
+def beyond_fit(works: Iterable[Work], hw: Platform) -> bool:
+    """Whether among the works of a schedule are kinds of op that the platform's fit, if any, never saw."""
+    fitted = hw.fit.constants if hw.fit is not None else {}
+    return any(work.kind in _UNFITTED and _UNFITTED[work.kind] not in fitted for work in works)
+
+
+def calibration(model: ModelArchitecture, works: Iterable[Work], hw: Platform) -> str:
+    """What a prediction of a schedule rests on: as the platform says, but no further than its fit saw."""
+    stated = hw.calibration(model.dtype.name)
+    return "extrapolated" if stated == "fitted" and beyond_fit(works, hw) else stated
+
+
+def describe_calibration(hw: Platform, model: ModelArchitecture, results: Sequence[SimulationResult]) -> str:
+    """What the results of one comparison rest on, in plain words."""
+    dtype = model.dtype.name
+    beyond = any(result.calibration != hw.calibration(dtype) for result in results)
+    return hw.describe_calibration(dtype) + (", but not its storage or CPU: extrapolated" if beyond else "")
+
+
+def _result(
+    captured: Captured, hw: Platform, timeline: Timeline, bounds: Bounds, found: Mapping[str, Interval | None]
+) -> SimulationResult:
+    trace, decoded, plan = captured.trace, captured.decoded, captured.plan
+    n_tokens = captured.workload.n_output_tokens
+    return SimulationResult(
+        policy=captured.policy.name,
+        model=captured.model.name,
+        hardware=hw.hardware,
+        stack=hw.stack.name,
+        calibration=calibration(captured.model, decoded.schedule.works, hw),
+        **metrics.of_timeline(timeline, trace, n_tokens, (decoded.n_lookups, decoded.n_hits)),
+        bound_s=bounds.makespan_s,
+        binding=bounds.binding,
+        n_output_tokens=n_tokens,
+        n_expert_slots=plan.n_slots,
+        schedule_digest=decoded.schedule.digest,
+        trace_digest=trace.digest,
+        moe_layer_latency_ci95_s=found["moe_layer_latency_s"],
+        tokens_per_s_ci95=found["tokens_per_s"],
+        timeline=timeline,
+    )

@@ -1,0 +1,83 @@
+"""One prediction in memory bounded by the step, not by the trace: decoded, priced and timed part by part."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+
+from hwmodels.cost import price_figures
+from hwmodels.figures import figures_of
+from hwmodels.platform import Platform
+from offload.decode import DecodeStream
+from offload.metrics import decode_steps
+from offload.ops import Lane
+from offload.probes import gap_pairs
+from offload.schedule import ScheduleDigest
+from pregate.ask.capture import Request, resident_set
+from pregate.ask.simulation import SimulationResult, calibration
+from simulator.stream import Stream
+from traces.routing import Phase
+
+__all__ = ["stream_request"]
+
+
+def stream_request(asked: Request, hw: Platform) -> SimulationResult:
+    """What `simulate` says of a request, but for the timeline and the intervals, which it does not keep.
+
+    Its digest is that of the whole schedule. Raises `CapacityExceeded` when the experts of one block do not fit.
+    """
+    trace, plan = asked.trace, asked.plan
+    figures = dataclasses.replace(figures_of(hw), offloaded=not asked.policy.resident)
+    parts = DecodeStream(
+        asked.model,
+        trace.steps(),
+        asked.policy,
+        asked.execution,
+        n_buffers=plan.n_buffers,
+        cache=resident_set(asked),
+        disk=asked.expert_tier == "ssd",
+    )
+    static_bytes = plan.static_bytes + parts.warm_bytes
+    stream, digest = Stream(decode_steps(trace), static_bytes), ScheduleDigest()
+    rests_on = calibration(asked.model, (), hw)
+    for part in parts:
+        stream.feed(part, price_figures(part.works, figures))
+        digest.update(part.columns, part.works)
+        if rests_on == "fitted":
+            rests_on = calibration(asked.model, part.works, hw)
+    steps, ends = stream.step_ends
+    gap_from, gap_to = gap_pairs(trace, steps)
+    gaps = ends[gap_to] - ends[gap_from] if gap_to.size else np.zeros(1)
+    n_lookups, n_hits = parts.lookups[Phase.DECODE]
+    bound_s = float(max(stream.lane_s.max(), stream.critical_path_s))
+    on_lane = stream.lane_s.max() >= stream.critical_path_s
+    return SimulationResult(
+        policy=asked.policy.name,
+        model=asked.model.name,
+        hardware=hw.hardware,
+        stack=hw.stack.name,
+        calibration=rests_on,
+        moe_layer_latency_s=stream.moe_layer_latency_s,
+        tokens_per_s=asked.workload.n_output_tokens / stream.makespan_s,
+        ttft_s=float(ends.min()),
+        tpot_s=float(gaps.mean()),
+        tpot_p50_s=float(np.percentile(gaps, 50)),
+        tpot_p99_s=float(np.percentile(gaps, 99)),
+        makespan_s=stream.makespan_s,
+        peak_hbm_bytes=stream.peak_hbm_bytes,
+        h2d_bytes=stream.h2d_bytes,
+        hit_rate=n_hits / n_lookups if n_lookups else 0.0,
+        stall_s=stream.stall_s,
+        stall_share=stream.stall_s / stream.makespan_s,
+        exposed_transfer_fraction=stream.stall_s / stream.transfer_s if stream.transfer_s else 0.0,
+        bound_s=bound_s,
+        binding=Lane(int(stream.lane_s.argmax())).name if on_lane else "critical path",
+        n_output_tokens=asked.workload.n_output_tokens,
+        n_expert_slots=plan.n_slots,
+        schedule_digest=digest.of(static_bytes),
+        trace_digest=trace.digest,
+        moe_layer_latency_ci95_s=None,
+        tokens_per_s_ci95=None,
+        timeline=None,
+    )

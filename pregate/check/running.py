@@ -1,0 +1,227 @@
+"""One measurement: model + routing trace + policy + the machine at hand -> schedule -> real time -> metrics.
+
+A replay reports what `pregate.simulate` predicts, under the same names. PyTorch is loaded on first use.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import gc
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from hwmodels.quantity import ReadOnly
+from offload import metrics
+from offload.ops import Lane
+from offload.policy import Cache, Policy
+from offload.timeline import Timeline
+from pregate.ask.capture import Captured, resident_set
+from pregate.ask.simulation import to_dataframe
+from pregate.check.devices import Device, capture_on, make_backend, memory_of_device, resolve
+from traces.errors import InvalidInput
+from traces.model.architecture import ModelArchitecture
+from traces.routing import Phase, RoutingTrace
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from runtime.model.weights import Experts
+    from runtime.program import Key
+    from runtime.run import Run
+
+__all__ = [
+    "Device",
+    "RunResult",
+    "capture_on",
+    "execute_captured",
+    "initial_slots",
+    "measured_metrics",
+    "memory_of_device",
+    "resolve",
+    "run",
+]
+
+_MOVING = (Lane.H2D, Lane.D2H, Lane.DISK)
+
+
+@dataclass(frozen=True, slots=True)
+class RunResult:
+    """What a policy did to one workload on this machine; definitions in `offload.metrics`, names of `SimulationResult`.
+
+    Latencies in seconds, sizes in bytes, rates as fractions: medians over the `n_runs` that count. A run beside which
+    the machine was busy does not count (`n_disturbed`); where all were, all count and `disturbance` says what was
+    wrong, None otherwise. `device`: what it calls itself; `pool_bytes`: HBM taken, by what for; `moved_bytes`: by lane;
+    `output_digest`: of the final hidden states, the same for every policy. `timeline`: of the run whose makespan is the
+    (lower) median.
+    """
+
+    policy: str
+    model: str
+    backend: str
+    device: str
+    moe_layer_latency_s: float
+    tokens_per_s: float
+    ttft_s: float
+    tpot_s: float
+    tpot_p50_s: float
+    tpot_p99_s: float
+    makespan_s: float
+    peak_hbm_bytes: int
+    h2d_bytes: int
+    hit_rate: float
+    stall_s: float
+    stall_share: float
+    exposed_transfer_fraction: float
+    n_output_tokens: int
+    n_expert_slots: int
+    schedule_digest: str
+    trace_digest: str
+    output_digest: str
+    n_runs: int
+    n_disturbed: int
+    disturbance: str | None
+    pool_bytes: Mapping[str, int]
+    moved_bytes: Mapping[str, int]
+    timeline: Timeline
+
+    def to_dict(self) -> dict[str, Any]:
+        """Every field but the timeline, JSON-ready."""
+        names = (field.name for field in dataclasses.fields(self) if field.name != "timeline")
+        values = {name: getattr(self, name) for name in names}
+        return {name: dict(value) if isinstance(value, Mapping) else value for name, value in values.items()}
+
+    def to_row(self) -> dict[str, Any]:
+        """As `to_dict`, flat: `moved_bytes.h2d`, `pool_bytes.KV cache`."""
+        row: dict[str, Any] = {}
+        for name, value in self.to_dict().items():
+            row |= {f"{name}.{key}": part for key, part in value.items()} if isinstance(value, dict) else {name: value}
+        return row
+
+    def to_dataframe(self) -> pd.DataFrame:
+        """One row. Needs pandas (the extra `notebooks`)."""
+        return to_dataframe([self.to_row()])
+
+
+def run(
+    model: ModelArchitecture,
+    trace: RoutingTrace,
+    policy: str | Policy = "pregate",
+    *,
+    device: Device = Device(),  # noqa: B008 (frozen)
+    cache: Cache | None = None,
+    expert_tier: str = "dram",
+    repeats: int = 1,
+    warmup: bool | None = None,
+    seed: int = 0,
+    say: Callable[[str], None] = lambda _: None,
+) -> RunResult:
+    """Execute `policy` on `trace` for real, `repeats` times, with random weights of `seed`.
+
+    `policy`, `cache`, `expert_tier` as of `pregate.simulate`. `warmup`: one more run first, which does not count (None:
+    when there are repeats): on a CUDA device first calls of kernels load them. `say` hears what is being done.
+
+    Raises `InvalidInput` for a device or trace that cannot be had, `CapacityExceeded` when a memory is too small, which
+    is known before any is taken, `InvalidFile` when experts cannot be stored, `LaneFailure` when an op fails,
+    `OutputMismatch` when runs end in different hidden states. Whatever happens, no thread and no file is left.
+    """
+    if repeats < 1:
+        raise InvalidInput(f"repeats = {repeats} is below 1: at least one run is needed")
+    if seed < 0:
+        raise InvalidInput(f"seed = {seed} is below 0")
+    device = resolve(device)
+    say(f"writing the schedule of {policy if isinstance(policy, str) else policy.name}")
+    captured = capture_on(device, model, trace, policy, cache=cache, expert_tier=expert_tier)
+    from runtime.model.weights import Experts
+
+    experts = Experts(model, seed, make_backend(device).allocate_host)
+    if repeats > 1 if warmup is None else warmup:
+        say("warming up")
+        execute_captured(captured, device, experts)
+    runs, disturbances = [], []
+    for i in range(repeats):
+        say(f"run {i + 1} of {repeats}")
+        done, disturbance = _watched(captured, device, experts, prove=i == 0)
+        runs.append(done)
+        disturbances.append(disturbance)
+    return _result(captured, device, runs, disturbances)
+
+
+def execute_captured(captured: Captured, device: Device, experts: Experts | None = None, *, prove: bool = True) -> Run:
+    """Run a captured schedule once on `device`, from the experts that its policy starts with.
+
+    `experts`: weights to share between runs. `prove`: as of `runtime.run.execute`; once a schedule is enough. Raises as
+    that does.
+    """
+    from runtime.run import execute
+
+    return execute(
+        make_backend(device),
+        captured.model,
+        captured.trace.steps(),
+        captured.decoded.schedule,
+        initial=initial_slots(captured),
+        experts=experts,
+        storage=device.storage,
+        prove=prove,
+    )
+
+
+def initial_slots(captured: Captured) -> dict[int, Key]:
+    """The experts that are in slots before the start: all of them, those of a warm cache, or none."""
+    from runtime.program import cached_slots, resident_slots
+
+    if captured.policy.resident:
+        return resident_slots(captured.model)
+    cache = resident_set(captured.request)
+    return {} if cache is None else cached_slots(cache, captured.plan.n_buffers)
+
+
+def measured_metrics(captured: Captured, run: Run) -> dict[str, Any]:
+    """The metrics of one run, by their names in `RunResult`."""
+    return metrics.of_timeline(
+        run.timeline, captured.trace, captured.workload.n_output_tokens, run.lookups[Phase.DECODE]
+    )
+
+
+def _watched(captured: Captured, device: Device, experts: Experts, *, prove: bool) -> tuple[Run, str | None]:
+    """A run, and what else the machine did during it."""
+    from runtime.watch import LoadWatch
+
+    gc.collect()  # the pools of the run before
+    with LoadWatch() as watch:
+        done = execute_captured(captured, device, experts, prove=prove)
+    return done, watch.seen.disturbance()
+
+
+def _result(captured: Captured, device: Device, runs: Sequence[Run], disturbances: Sequence[str | None]) -> RunResult:
+    from runtime.device import describe
+    from runtime.run import check_same_output
+
+    output = check_same_output({f"run {i + 1}": one for i, one in enumerate(runs)})
+    quiet = [one for one, disturbance in zip(runs, disturbances, strict=True) if disturbance is None]
+    counting = quiet or list(runs)
+    middle = sorted(counting, key=lambda one: one.timeline.makespan_s)[(len(counting) - 1) // 2]
+    measured = [measured_metrics(captured, one) for one in counting]
+    medians: dict[str, Any] = {name: float(np.median([one[name] for one in measured])) for name in measured[0]}
+    medians |= {name: int(medians[name]) for name in ("peak_hbm_bytes", "h2d_bytes")}
+    return RunResult(
+        policy=captured.policy.name,
+        model=captured.model.name,
+        backend=device.backend,
+        device=describe(device.backend)["name"],
+        **medians,
+        n_output_tokens=captured.workload.n_output_tokens,
+        n_expert_slots=captured.plan.n_slots,
+        schedule_digest=captured.decoded.schedule.digest,
+        trace_digest=captured.trace.digest,
+        output_digest=output,
+        n_runs=len(counting),
+        n_disturbed=len(runs) - len(quiet),
+        disturbance=None if quiet else disturbances[0],
+        pool_bytes=ReadOnly(middle.pool_bytes),
+        moved_bytes=ReadOnly({lane.name.lower(): middle.moved_bytes[lane] for lane in _MOVING}),
+        timeline=middle.timeline,
+    )

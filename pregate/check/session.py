@@ -1,0 +1,217 @@
+"""A validation from end to end: predict and write the prediction down, then run, then put both side by side."""
+
+from __future__ import annotations
+
+import datetime
+import importlib.metadata
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from hwmodels.calibrate.measurements import workload_digest
+from hwmodels.platform import Platform
+from hwmodels.quantity import ReadOnly
+from offload.memory import CapacityExceeded
+from pregate.check.cases import Group
+from pregate.check.devices import Device, require_storage
+from pregate.check.outcome import Outcome, Prediction, Validation
+from pregate.check.predictions import Prepared, predict, predictions_document, prepare
+from pregate.check.runs import Runner
+from runtime.backend import LaneFailure
+from runtime.device import describe, software, stack_of
+from runtime.microbench.session import cpu_link
+from runtime.run import OutputMismatch
+from traces.errors import InvalidInput
+from traces.whole_file import whole_file
+
+__all__ = ["PREDICTIONS", "Plan", "device_of", "provenance_of", "validate"]
+
+PREDICTIONS = "predictions.json"
+"""Where the predictions are written down before the first run."""
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """How to validate. `backend`: "cpu" or "cuda"; `repeats`: valid runs a case; `tries`: disturbed ones beside them;
+    `drawn`: groups whose timelines the report shows, those of `pregate` and `on_demand`. `budget_s`: groups that would
+    take longer than what is left of it are not run (None: all are). `graphs`: sections of layers run as CUDA graphs.
+    `storage`: a folder for experts of groups that keep them there.
+    """
+
+    backend: str = "cpu"
+    repeats: int = 3
+    tries: int = 6
+    drawn: int = 2
+    budget_s: float | None = None
+    graphs: bool = False
+    storage: Path | None = None
+    provenance: Mapping[str, str] = field(default_factory=lambda: ReadOnly({}))
+
+
+_PLAN = Plan()
+_Predicted = list[tuple[Prepared, Prediction]]
+
+
+def validate(
+    groups: Sequence[Group],
+    hw: Platform,
+    plan: Plan = _PLAN,
+    *,
+    directory: Path | None = None,
+    say: Callable[[str], None] = lambda _: None,
+) -> Validation:
+    """Predict every case of `groups` on `hw`, write that to `directory` (when given), then run them all.
+
+    A group that fails is reported, and the others go on; where no other is left its error is raised: `CapacityExceeded`
+    for a case that does not fit, `OutputMismatch` when policies end in different states, `LaneFailure`. `say` hears
+    what is being done. Raises `InvalidInput` for a platform without a fit, or a case that the fit was made on.
+    """
+    if hw.fit is None:
+        raise InvalidInput(f"{hw.hardware} has no fit: pregate measure and pregate calibrate make one")
+    stack = stack_of(plan.backend, plan.graphs)
+    if hw.fit.stack != stack:
+        raise InvalidInput(
+            f"the fit {hw.fit.name} is of the stack {hw.fit.stack}, what would run is {stack}: give a fit of that, or "
+            f"another --backend, with --graphs or without"
+        )
+    for group in groups:
+        require_storage(group.expert_tier, plan.storage)
+    budget, errors = _Budget(plan.budget_s, plan.repeats), _Errors()
+    say("predicting")
+    predicted: list[_Predicted] = []
+    for group in groups:
+        with errors.noted(group.name):
+            predicted.append(_predicted(group, hw, drawn=len(predicted) < plan.drawn))
+    text, digest = predictions_document([pair for pairs in predicted for pair in pairs])
+    if directory is not None:
+        directory.mkdir(parents=True, exist_ok=True)
+        with whole_file(directory / PREDICTIONS) as partial:
+            partial.write_text(text, encoding="utf-8")
+    runner = Runner(device_of(plan), plan.repeats, plan.tries)
+    outcomes: list[Outcome] = []
+    skipped: dict[str, str] = {}
+    for pairs in predicted:
+        name = pairs[0][0].case.group
+        lacking = budget.lacking(pairs)
+        if lacking is not None:
+            skipped[name] = lacking
+            continue
+        say(f"running {name}")
+        with errors.noted(name), budget.spent_on(pairs):
+            drawn = [one.case.name for one, prediction in pairs if prediction.timeline is not None]
+            measured = runner.measure([one for one, _ in pairs], drawn)
+            outcomes += [Outcome(one.case, said, run) for (one, said), run in zip(pairs, measured, strict=True)]
+    if errors.first is not None and not outcomes:
+        raise errors.first
+    machine = ReadOnly(describe(plan.backend))
+    return Validation(tuple(outcomes), plan.provenance, machine, hw.fit.name, digest, errors.reasons, skipped)
+
+
+def _predicted(group: Group, hw: Platform, *, drawn: bool) -> _Predicted:
+    """The cases of a group with what is predicted of them; timelines of two policies where they are to be `drawn`."""
+    cases = prepare(group, hw)
+    for one in cases:
+        _require_unseen(one, hw)
+    shown = ("pregate", "on_demand") if drawn else ()
+    return [(one, predict(one, keep_timeline=one.case.policy in shown)) for one in cases]
+
+
+@dataclass
+class _Errors:
+    """Groups that failed, and why."""
+
+    reasons: dict[str, str] = field(default_factory=dict)
+    first: Exception | None = None
+
+    @contextmanager
+    def noted(self, group: str) -> Iterator[None]:
+        """What a memory, a run, or the framework below it raises is noted for `group`."""
+        try:
+            yield
+        except (CapacityExceeded, LaneFailure, OutputMismatch, RuntimeError) as error:
+            self.reasons[group] = str(error).partition("\n")[0]
+            self.first = self.first or error
+
+
+@dataclass
+class _Budget:
+    """Time for all groups, begun when made; each run takes what was predicted and, beside it, `beside_s` at most."""
+
+    budget_s: float | None
+    repeats: int
+    beside_s: float = 0.0
+    begin_s: float = field(default_factory=lambda: time.monotonic())
+
+    def lacking(self, pairs: _Predicted) -> str | None:
+        """Why there is no time for a group; None when there is."""
+        if self.budget_s is None:
+            return None
+        left_s = self.budget_s - (time.monotonic() - self.begin_s)
+        n_runs, predicted_s = self._runs_of(pairs)
+        wanted_s = predicted_s + n_runs * self.beside_s
+        return f"{max(left_s, 0.0):.0f} s were left, {wanted_s:.0f} s needed" if wanted_s > left_s else None
+
+    @contextmanager
+    def spent_on(self, pairs: _Predicted) -> Iterator[None]:
+        """Learn from a group what its runs take beside their makespans."""
+        begin_s = time.monotonic()
+        yield
+        n_runs, predicted_s = self._runs_of(pairs)
+        self.beside_s = max(self.beside_s, (time.monotonic() - begin_s - predicted_s) / n_runs)
+
+    def _runs_of(self, pairs: _Predicted) -> tuple[int, float]:
+        """Runs of a group, and their makespans together."""
+        makespan_s = sum(prediction.metrics["makespan_s"] for _, prediction in pairs)
+        return 1 + self.repeats * len(pairs), self.repeats * makespan_s
+
+
+def _require_unseen(prepared: Prepared, hw: Platform) -> None:
+    """Raise `InvalidInput` for a workload that the fit was made on."""
+    captured = prepared.captured
+    if hw.fit is not None and workload_digest(captured.model, captured.trace) in hw.fit.probes:
+        raise InvalidInput(
+            f"{prepared.case.name}: the fit {hw.fit.name} was made on this very workload, so it cannot be judged by "
+            f"it: validate another model or trace"
+        )
+
+
+def device_of(plan: Plan) -> Callable[[float | None], Device]:
+    """The device of a plan, with a link of so many bytes/s where links are imitated."""
+
+    def device(link_bytes_per_s: float | None) -> Device:
+        if plan.backend == "cuda":
+            return Device("cuda", storage=plan.storage, graphs=plan.graphs)
+        link = cpu_link(link_bytes_per_s)
+        return Device("cpu", h2d=link, d2h=link, storage=plan.storage)
+
+    return device
+
+
+def provenance_of(command: str) -> dict[str, str]:
+    """Who made a file: command, date, this release, its commit, the software below it."""
+    packages = {name: importlib.metadata.version(name) for name in ("numpy", "simpy", "scipy")}
+    return {
+        "command": command,
+        "date": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        "commit": _commit(),
+        **software(),
+        **packages,
+        "platform": sys.platform,
+    }
+
+
+def _commit() -> str:
+    """The commit of the checkout this runs from, "+" when files differ from it; "unknown" outside of one."""
+    root = Path(__file__).parents[2]
+    try:
+        commit, changes = (
+            subprocess.run(["git", "-C", str(root), *words], capture_output=True, text=True, check=True).stdout.strip()
+            for words in (["rev-parse", "--short=12", "HEAD"], ["status", "--porcelain", "--untracked-files=no"])
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+    return commit + ("+" if changes else "")

@@ -1,0 +1,60 @@
+"""`pregate calibrate`: from measurements to a fit."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.table import Table
+
+from hwmodels.calibrate.measurements import load_measurements
+from hwmodels.fit import Fit
+from pregate.draw import render
+from traces.errors import InvalidInput
+from traces.whole_file import whole_file
+
+
+def calibrate(
+    measurements: Annotated[Path, typer.Argument(help="What pregate measure wrote.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="The fit to write (YAML).")],
+    plot: Annotated[Path | None, typer.Option(help="Draw the fit against the data (PNG or SVG).")] = None,
+    busy: Annotated[bool, typer.Option("--even-if-busy", help="Fit what a busy machine did; the fit says so.")] = False,
+) -> None:
+    """Fit this machine and its software on what was measured, with covariance and leave-one-out errors.
+
+    The fit is a machine: --hardware FIT.yaml takes it in every command.
+
+    Example: pregate calibrate measurements.json -o fit.yaml
+    """
+    from hwmodels.calibrate.calibration import calibrate as run_calibrate
+
+    if output.suffix not in (".yaml", ".yml"):
+        raise InvalidInput(f"{output}: a fit is a YAML file, name it .yaml")
+    measured = load_measurements(measurements)
+    provenance = {"command": "pregate calibrate", "measurements": measured.digest}
+    if busy and not measured.is_clean:
+        provenance["disturbed"] = "; ".join(measured.disturbances)
+        measured = dataclasses.replace(measured, disturbances=())
+    fit = run_calibrate(measured, provenance)
+    with whole_file(output) as partial:
+        partial.write_text(fit.to_yaml(), encoding="utf-8")
+    if plot is not None:
+        from pregate.draw.calibration_plot import fit_against_data
+        from pregate.draw.timelines import save_figure
+
+        save_figure(fit_against_data(measured, fit), plot)
+    render.print_table(_table(fit))
+    print(f"{output}: {fit.hardware} with {fit.stack}; use it as --hardware {output}")
+
+
+def _table(fit: Fit) -> Table:
+    table = Table(title="Leave-one-out errors", title_justify="left")
+    table.add_column("what")
+    for column in ("samples", "median", "p90"):
+        table.add_column(column, justify="right")
+    for name, error in fit.left_out.items():
+        sizes = (f"{error.median:.1%}", f"{error.p90:.1%}") if error.n else ("too few", "")
+        table.add_row(name, str(error.n), *sizes)
+    return table

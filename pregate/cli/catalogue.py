@@ -1,0 +1,127 @@
+"""`pregate models` and `pregate hardware`: what there is, and where every number comes from."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+from rich.table import Table
+
+from hwmodels.fit import fit_names
+from hwmodels.platform import load_platform
+from hwmodels.spec import hardware_names, host_names, link_names, load_machine, storage_names
+from hwmodels.stack import stack_names
+from pregate.cli import options
+from pregate.draw import render
+from traces.model.architecture import architecture_names, load_architecture
+
+models = typer.Typer(help="The models that ship with pregate.", invoke_without_command=True)
+hardware = typer.Typer(help="The machines that ship with pregate.", invoke_without_command=True)
+
+Name = Annotated[str, typer.Argument(help="Its name, or a file.")]
+
+
+@models.callback()
+def list_models(context: typer.Context, format: options.OutputFormat = options.Format.table) -> None:
+    """List the models, or `show` one with its sources."""
+    if context.invoked_subcommand is not None:
+        return
+    rows: list[dict[str, Any]] = []
+    for name in architecture_names():
+        model = load_architecture(name)
+        rows.append(
+            {
+                "model": name,
+                "total_params": model.total_params,
+                "active_params": model.active_params,
+                "layers": "+".join(str(stack.n_layers) for stack in model.stacks),
+                "moe_layers": model.n_moe_layers,
+                "experts": model.n_experts,
+                "top_k": model.top_k,
+                "expert_bytes": model.expert_bytes,
+                "dtype": model.expert_dtype.name,
+            }
+        )
+    if render.print_data(format, rows, rows):
+        return
+    table = Table()
+    for column in rows[0]:
+        table.add_column(column, justify="left" if column in ("model", "dtype") else "right")
+    for row in rows:
+        shown = row | {
+            "total_params": f"{row['total_params'] / 1e9:.2f} B",
+            "active_params": f"{row['active_params'] / 1e9:.2f} B",
+            "expert_bytes": render.si(float(row["expert_bytes"]), "B"),
+        }
+        table.add_row(*map(str, shown.values()))
+    render.print_table(table)
+
+
+@models.command("show")
+def show_model(name: Name) -> None:
+    """Print one model's architecture with its sources, as YAML."""
+    typer.echo(load_architecture(name).to_yaml(), nl=False)
+
+
+@hardware.callback()
+def list_hardware(context: typer.Context, format: options.OutputFormat = options.Format.table) -> None:
+    """List the machines and what they can be combined with, or `show` one with its sources."""
+    if context.invoked_subcommand is not None:
+        return
+    rows: list[dict[str, Any]] = []
+    for name in hardware_names():
+        machine = load_machine(name)
+        accelerator = machine.accelerator
+        fitted = [fit.split(".")[1] for fit in fit_names() if fit.split(".")[0] == name]
+        rows.append(
+            {
+                "hardware": name,
+                "hbm_bytes": accelerator.hbm_bytes,
+                "hbm_bytes_per_s": accelerator.hbm_bytes_per_s,
+                "h2d_bytes_per_s": machine.link.h2d_bytes_per_s,
+                "link": machine.link.name,
+                "host": machine.host.name,
+                "storage": machine.storage.name,
+                "price_usd": accelerator.price_usd,
+                "fitted_stacks": " ".join(fitted),
+            }
+        )
+    if render.print_data(format, rows, rows):
+        return
+    table = Table()
+    for column in rows[0]:
+        table.add_column(column, justify="right" if column.endswith(("bytes", "_s", "usd")) else "left")
+    for row in rows:
+        shown = row | {"hbm_bytes": render.si(row["hbm_bytes"], "B")}
+        shown |= {key: render.si(row[key], "B") + "/s" for key in ("hbm_bytes_per_s", "h2d_bytes_per_s")}
+        shown["price_usd"] = "-" if row["price_usd"] is None else f"{row['price_usd']:.0f}"
+        table.add_row(*map(str, shown.values()))
+    render.print_table(table)
+    for title, names in (("links", link_names()), ("hosts", host_names()), ("storage", storage_names()),
+                         ("stacks", stack_names())):  # fmt: skip
+        print(f"{title}: {', '.join(names)}")
+
+
+@hardware.command("show")
+def show_hardware(name: Name, stack: options.Stack = None, format: options.OutputFormat = options.Format.table) -> None:
+    """Print every number of one machine with its source, and the stack's constants with theirs."""
+    platform = load_platform(name, stack)
+    rows: list[dict[str, Any]] = [
+        {"key": key, "value": quantity.value, "unit": quantity.unit, "source": quantity.source}
+        for key, quantity in platform.machine.quantities().items()
+    ]
+    for key, claimed in platform.stack.constants.items():
+        row = {"key": f"stack.{key}", "value": claimed.value, "unit": claimed.unit, "source": claimed.source}
+        if platform.fit is not None and key in platform.fit.constants:
+            fitted = platform.fit.constants[key]
+            low, high = fitted.ci95
+            row |= {"value": fitted.value, "source": f"fitted: {platform.fit.name}, 95 % {low:.3g} to {high:.3g}"}
+        rows.append(row)
+    if render.print_data(format, rows, rows):
+        return
+    table = Table(title=f"{platform.hardware} ({platform.stack.name})", title_justify="left")
+    for column in rows[0]:
+        table.add_column(column, justify="right" if column == "value" else "left", overflow="fold")
+    for row in rows:
+        table.add_row(str(row["key"]), f"{row['value']:.6g}", str(row["unit"]), str(row["source"]))
+    render.print_table(table)

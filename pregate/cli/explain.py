@@ -1,0 +1,95 @@
+"""`pregate explain`: where the time of one design goes, and which number of the machine would change it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.table import Table
+
+from pregate.ask.simulation import describe_calibration
+from pregate.cli import options
+from pregate.draw import render
+from pregate.explore.explanation import MOVE, Explanation
+from pregate.explore.explanation import explain as run_explain
+
+
+def explain(
+    model: options.Model,
+    hardware: options.Hardware,
+    policy: Annotated[
+        str, typer.Option(help="Design: pregate, pregate(2), pregate:encoder, on_demand+lru:0.1.")
+    ] = "pregate",
+    metric: Annotated[
+        str, typer.Option(help="makespan_s, tokens_per_s, ttft_s, tpot_s or moe_layer_latency_s.")
+    ] = "makespan_s",
+    trace: options.TraceFile = None,
+    tornado: Annotated[Path | None, typer.Option(help="Draw what 10 % of each number does (PNG or SVG).")] = None,
+    batch: options.Batch = 1,
+    input_tokens: options.InputTokens = 256,
+    output_tokens: options.OutputTokens = 256,
+    active: options.Active = None,
+    cache: options.CacheText = None,
+    tier: options.Tier = "dram",
+    hbm: options.Hbm = None,
+    sets: options.Sets = None,
+    stack: options.Stack = None,
+    dtype: options.Dtype = None,
+    top_k: options.TopK = None,
+    seed: options.Seed = 0,
+    format: options.OutputFormat = options.Format.table,
+) -> None:
+    """Explain one design: shares of the critical path, and the exact elasticity of a metric by every number.
+
+    Example: pregate explain switch-base-8 --hardware a100-sxm4-80gb --output-tokens 8 --tornado out.png
+    """
+    architecture = options.build_model(model, dtype, top_k)
+    machine = options.build_machine(hardware, stack, hbm, sets)
+    workload = options.build_trace(
+        architecture, trace, batch=batch, input_tokens=input_tokens, output_tokens=output_tokens, active=active,
+        seed=seed,
+    )  # fmt: skip
+    with options.spinner("explaining") as update:
+        update(policy)
+        explanation = run_explain(
+            architecture, machine, workload, policy,
+            cache=options.build_cache(cache), expert_tier=tier, metric=metric,
+        )  # fmt: skip
+        if tornado is not None:
+            from pregate.draw.timelines import tornado as draw
+
+            update(f"drawing {tornado}")
+            draw(explanation, tornado)
+    if not render.print_data(format, explanation.to_dict(), explanation.rows()):
+        for table in _tables(explanation):
+            render.print_table(table)
+        print(explanation.verdict())
+        print(f"Machine constants: {describe_calibration(machine, architecture, [explanation.result])}.")
+    if tornado is not None:
+        typer.echo(f"wrote {tornado}", err=True)
+
+
+def _tables(explanation: Explanation) -> list[Table]:
+    """The shares, then the numbers that matter."""
+    result = explanation.result
+    shares = Table(title=f"Critical path of {result.policy}", title_justify="left")
+    for column in ("spent on", "time", "share"):
+        shares.add_column(column, justify="left" if column == "spent on" else "right")
+    for name, seconds in sorted(explanation.seconds.items(), key=lambda item: -item[1]):
+        if seconds:
+            shares.add_row(name, render.si(seconds, "s"), f"{explanation.shares[name]:.1%}")
+    numbers = Table(
+        title=f"{explanation.metric} = {explanation.value:.4g} on {result.hardware} ({result.stack})",
+        caption="% for 1 %: exact for this schedule; of accelerator.n_sm with whole waves of tiles held.",
+        title_justify="left",
+        caption_justify="left",
+    )
+    for column in ("number", "value", "% for 1 %", f"-{MOVE:.0%}", f"+{MOVE:.0%}"):
+        numbers.add_column(column, justify="left" if column == "number" else "right")
+    for key, elasticity in explanation.by_size():
+        swing = explanation.swings[key]
+        if abs(elasticity) >= 5e-4 or swing.span >= 1e-4 * explanation.value:
+            changes = [f"{swing.low / explanation.value - 1:+.2%}", f"{swing.high / explanation.value - 1:+.2%}"]
+            numbers.add_row(key, f"{swing.value:.4g}", f"{elasticity:+.3f}", *changes)
+    return [shares, numbers]

@@ -1,0 +1,77 @@
+"""`pregate measure`: what this machine does, one thing at a time."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from hwmodels.quantity import parse_override
+from pregate import extras
+from pregate.cli import options
+from traces.errors import InvalidInput, unknown_name
+
+
+def measure(
+    output: Annotated[Path, typer.Option("--output", "-o", help="Where to write the measurements (JSON).")],
+    backend: options.BackendName = "auto",
+    dtypes: Annotated[str, typer.Option(help="Number formats, by comma: fp32, bf16, fp16.")] = "fp32",
+    link: options.LinkSpeed = "2GB/s",
+    graphs: options.Graphs = False,
+    storage: Annotated[Path | None, typer.Option(help="A folder whose disk is measured too.")] = None,
+    quick: Annotated[bool, typer.Option("--quick", help="A third of the points.")] = False,
+    busy: Annotated[bool, typer.Option("--even-if-busy", help="Measure beside other work; the file says so.")] = False,
+) -> None:
+    """Measure this machine: copies, GEMMs, every kind of op, launches, waits, storage. About two minutes.
+
+    Example: pregate measure -o measurements.json
+    """
+    extras.require_torch()
+    from pregate.check.devices import require_graphs
+    from pregate.check.session import provenance_of
+    from runtime.microbench.session import Settings, cpu_link
+    from runtime.microbench.session import measure as run_measure
+
+    _require_places(output, storage)
+    name = extras.backend_named(backend)
+    speed = parse_override(link, "bandwidth") if name == "cpu" and link != "memory" else None
+    cpu_link(speed)
+    formats = _formats(dtypes, name)
+    require_graphs(name, graphs)
+    settings = Settings(name, formats, speed, storage, quick, graphs)
+    with options.spinner("measuring") as update:
+        found = run_measure(settings, provenance_of("pregate measure"), say=update, insist=not busy)
+    found.save(output)
+    print(f"{len(found.samples)} samples of {found.machine['name']} ({found.stack}) in {output}")
+    if not found.is_clean:
+        print(f"Not clean: {found.disturbances[0]}, and calibrate will refuse it. Measure again on a quiet machine.")
+        raise typer.Exit(3)
+
+
+def _require_places(output: Path, storage: Path | None) -> None:
+    """Raise `InvalidInput` for what would go wrong minutes later: nowhere to write, nothing to read from."""
+    if not output.parent.is_dir():
+        raise InvalidInput(f"{output}: there is no folder {output.parent}")
+    if output.is_dir():
+        raise InvalidInput(f"{output}: is a folder, name a file in it")
+    if not os.access(output.parent, os.W_OK):
+        raise InvalidInput(f"{output}: the folder {output.parent} cannot be written to")
+    if storage is not None and not storage.is_dir():
+        raise InvalidInput(f"--storage {storage}: there is no such folder")
+
+
+def _formats(text: str, backend: str) -> tuple[str, ...]:
+    """The number formats named in `text`. Raises `UnknownName`, and `InvalidInput` for a CPU without fp32, by which it
+    is described.
+    """
+    from runtime.memory import TYPES
+
+    formats = tuple(dict.fromkeys(word.strip() for word in text.split(",") if word.strip()))
+    for name in formats:
+        if name not in TYPES:
+            raise unknown_name("number format", name, TYPES)
+    if not formats or (backend == "cpu" and "fp32" not in formats):
+        raise InvalidInput(f"--dtypes {text!r}: fp32 must be among them, such as --dtypes fp32,bf16")
+    return formats

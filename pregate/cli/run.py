@@ -1,0 +1,140 @@
+"""`pregate run`: one design executed for real on this machine, with its timeline."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.table import Table
+
+from hwmodels.quantity import parse_override
+from pregate import extras
+from pregate.check.devices import Device
+from pregate.check.running import RunResult
+from pregate.check.running import run as run_for_real
+from pregate.cli import options
+from pregate.draw import render
+from runtime.pacing import Link
+from traces.errors import InvalidInput
+
+
+def run(
+    model: options.Model,
+    policy: Annotated[
+        str, typer.Option(help="Design: pregate, pregate(2), pregate:encoder, on_demand+lru:0.1.")
+    ] = "pregate",
+    trace: options.TraceFile = None,
+    backend: options.BackendName = "auto",
+    hbm: Annotated[str | None, typer.Option(help="HBM to use at most, such as 4GiB; default: what is free.")] = None,
+    link: Annotated[
+        str | None, typer.Option(help="Link that the CPU back end imitates, such as 4GB/s; default: as fast as memory.")
+    ] = None,
+    link_latency: Annotated[
+        str | None, typer.Option(help="Fixed time of a copy over that link; default: 20us.")
+    ] = None,
+    chunk: Annotated[str | None, typer.Option(help="CUDA: copy experts in parts of this size, such as 1MiB.")] = None,
+    graphs: options.Graphs = False,
+    tier: options.Tier = "dram",
+    storage: Annotated[Path | None, typer.Option(help="A folder for the experts of --tier ssd.")] = None,
+    repeats: Annotated[int, typer.Option(min=1, help="Runs; medians are printed.")] = 1,
+    warmup: Annotated[
+        bool | None,
+        typer.Option("--warmup/--no-warmup", help="One run first that does not count; default: with --repeats."),
+    ] = None,
+    timeline: Annotated[Path | None, typer.Option(help="Write the timeline for ui.perfetto.dev (JSON).")] = None,
+    gantt: Annotated[Path | None, typer.Option(help="Draw one decode step as a Gantt chart (PNG or SVG).")] = None,
+    batch: options.Batch = 1,
+    input_tokens: options.InputTokens = 256,
+    output_tokens: options.OutputTokens = 256,
+    active: options.Active = None,
+    cache: options.CacheText = None,
+    dtype: options.Dtype = None,
+    top_k: options.TopK = None,
+    seed: options.Seed = 0,
+    format: options.OutputFormat = options.Format.table,
+) -> None:
+    """Execute one design for real on this machine: random weights of the true shapes, the trace's routing.
+
+    Example: pregate run switch-mini-16 --backend cpu --link 2GB/s --output-tokens 8 --timeline out.json
+    """
+    extras.require_torch()
+    for path in (timeline, gantt):
+        if path is not None and not path.parent.is_dir():
+            raise InvalidInput(f"{path}: there is no folder {path.parent}")
+    options.check_storage(tier, storage)
+    architecture = options.build_model(model, dtype, top_k)
+    workload = options.build_trace(
+        architecture, trace, batch=batch, input_tokens=input_tokens, output_tokens=output_tokens, active=active,
+        seed=seed,
+    )  # fmt: skip
+    with options.spinner("running") as update:
+        result = run_for_real(
+            architecture,
+            workload,
+            policy,
+            device=_device(backend, hbm, link, link_latency, storage, chunk, graphs),
+            cache=options.build_cache(cache),
+            expert_tier=tier,
+            repeats=repeats,
+            warmup=warmup,
+            say=update,
+        )
+        _write(result, timeline, gantt)
+    _print(result, format)
+    for path in (timeline, gantt):
+        if path is not None:
+            typer.echo(f"wrote {path}", err=True)
+
+
+def _device(
+    backend: str, hbm: str | None, link: str | None, latency: str | None, storage: Path | None, chunk: str | None,
+    graphs: bool,
+) -> Device:  # fmt: skip
+    """The device of the options."""
+    from runtime.microbench.session import LINK_LATENCY_S
+
+    speed = None if link in (None, "memory") else parse_override(str(link), "bandwidth")
+    default_s = 0.0 if speed is None else LINK_LATENCY_S
+    there = Link(speed, default_s if latency is None else parse_override(latency, "time"))
+    hbm_bytes, chunk_bytes = (None if text is None else int(parse_override(text, "size")) for text in (hbm, chunk))
+    return Device(backend, hbm_bytes, there, there, storage, chunk_bytes, graphs)
+
+
+def _write(result: RunResult, timeline: Path | None, gantt: Path | None) -> None:
+    if timeline is not None:
+        from pregate.draw.perfetto import write_trace
+
+        write_trace(result.timeline, timeline)
+    if gantt is not None:
+        from pregate.draw.timelines import gantt as draw
+
+        draw({result.policy: result.timeline}, gantt)
+
+
+def _print(result: RunResult, format: str) -> None:
+    """The figures on standard output; what makes them doubtful on standard error."""
+    if not render.print_data(format, result.to_dict(), [result.to_row()]):
+        render.print_table(_table(result))
+    if result.disturbance is not None:
+        typer.echo(f"warning: these times mean little, the machine was busy: {result.disturbance}", err=True)
+    elif result.n_disturbed:
+        whole = result.n_runs + result.n_disturbed
+        typer.echo(f"{result.n_disturbed} of {whole} runs do not count: the machine was busy", err=True)
+
+
+def _table(result: RunResult) -> Table:
+    table = Table(title=f"{result.policy}: {result.model} run on {result.device}", title_justify="left")
+    table.add_column("figure")
+    table.add_column("value", justify="right")
+    for name, value in result.to_row().items():
+        table.add_row(name, _shown(name, value))
+    return table
+
+
+def _shown(name: str, value: object) -> str:
+    if isinstance(value, float):
+        return render.si(value, "s") if name.endswith("_s") and not name.endswith("per_s") else f"{value:.4g}"
+    if isinstance(value, int) and "_bytes" in name:
+        return render.si(value, "B")
+    return "-" if value is None else str(value)

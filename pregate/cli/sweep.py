@@ -1,0 +1,153 @@
+"""`pregate sweep`: a grid, or a sample, of machines, models, workloads and policies from a YAML file."""
+
+from __future__ import annotations
+
+import sys
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.table import Table
+
+from pregate.cli import options
+from pregate.draw import render
+from pregate.explore.sweeps.checkpoint import Checkpoint
+from pregate.explore.sweeps.files import check_output, write_dataset
+from pregate.explore.sweeps.spec import read_sweep
+from pregate.explore.sweeps.summary import summarise
+from pregate.explore.sweeps.sweep import sweep as run_sweep
+from traces.errors import InvalidInput
+
+
+def sweep(
+    file: Annotated[Path, typer.Argument(help="What to sweep, as YAML: model, hardware, policies, axes, ...")],
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Result: .nc or .parquet; default: FILE.nc, here.")
+    ] = None,
+    jobs: Annotated[int | None, typer.Option(help="Worker processes; default: threads of this one.", min=1)] = None,
+    dask: Annotated[str | None, typer.Option(help="Scheduler of a Dask cluster to run on: tcp://HOST:PORT.")] = None,
+    plot: Annotated[Path | None, typer.Option(help="Folder for pictures along the first two numeric axes.")] = None,
+    checkpoint: Annotated[
+        Path | None, typer.Option(help="Folder that keeps finished tasks; default: one beside the result, until done.")
+    ] = None,
+    cache_dir: Annotated[
+        Path | None, typer.Option(help="Folder that keeps schedules; default: ~/.cache/pregate/schedules.")
+    ] = None,
+    no_cache: Annotated[bool, typer.Option("--no-cache", help="Keep no schedules on disk.")] = False,
+    format: options.OutputFormat = options.Format.table,
+) -> None:
+    """Sweep axes x policies, write the dataset, say which policy is best where. A rerun goes on where one was stopped.
+
+    Example: pregate sweep sweep.yaml -o sweep.nc --jobs 2 --plot pictures
+    """
+    arguments = read_sweep(file)
+    target = output if output is not None else Path(file.with_suffix(".nc").name)
+    check_output(target)
+    if plot is not None and arguments["sample"] is not None:
+        raise InvalidInput("--plot draws along axes, which a sample does not have: leave it out, or sweep a grid")
+    if no_cache and cache_dir is not None:
+        raise InvalidInput("--no-cache and --cache-dir are both given: choose one")
+    kept = checkpoint if checkpoint is not None else target.with_name(f"{target.name}.partial")
+    where: dict[str, Any] = {"jobs": jobs, "checkpoint": kept, "cache_dir": False if no_cache else cache_dir}
+    with _resumable(kept) as count, warnings.catch_warnings(record=True) as notes:
+        warnings.simplefilter("always", UserWarning)
+        with _client(dask) as executor, _bar(count) as progress:
+            dataset = run_sweep(**arguments, **where, executor=executor, progress=progress)
+        write_dataset(dataset, target)
+    if checkpoint is None:
+        Checkpoint(kept, dataset.attrs["sweep_digest"]).clear()
+    rows = summarise(dataset)
+    if not render.print_data(format, {"policies": rows, "attributes": dataset.attrs}, rows):
+        render.print_table(_table(rows, f"{dataset.attrs['model']} on {dataset.attrs['hardware']}"))
+        print(f"Machine constants: {dataset.attrs['calibration']}.")
+    for note in notes:
+        print(f"note: {note.message}", file=sys.stderr if format is not options.Format.table else sys.stdout)
+    written = [target]
+    if plot is not None:
+        from pregate.draw.sweep_plot import draw_sweep
+
+        written += draw_sweep(dataset, plot)
+    for path in written:
+        typer.echo(f"wrote {path}", err=True)
+
+
+@contextmanager
+def _resumable(kept: Path) -> Iterator[Callable[[int, int], None]]:
+    """An interrupt ends in one line, with what the progress that is yielded was told last, and status 130."""
+    done = total = 0
+
+    def count(now: int, all_of_them: int) -> None:
+        nonlocal done, total
+        done, total = now, all_of_them
+
+    try:
+        yield count
+    except KeyboardInterrupt:
+        typer.echo(f"interrupted: {done} of {total} machines are kept in {kept}, the same command goes on", err=True)
+        raise typer.Exit(130) from None
+
+
+@contextmanager
+def _bar(count: Callable[[int, int], None]) -> Iterator[Callable[[int, int], None]]:
+    """A bar on standard error: machines evaluated, how many a second, and how long the rest will take."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+    from rich.progress import TimeRemainingColumn as Remaining
+
+    rate = TextColumn("{task.fields[rate]}")
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), rate, TimeElapsedColumn(),
+               TextColumn("left"), Remaining())  # fmt: skip
+    with Progress(*columns, console=Console(stderr=True)) as progress:
+        task = progress.add_task("planning", total=None, rate="")
+        first = started_s = 0.0
+
+        def draw(done: int, total: int) -> None:
+            nonlocal first, started_s
+            elapsed_s = progress.tasks[0].elapsed or 0.0
+            if progress.tasks[0].total is None:  # planned; what a checkpoint had counts for no rate
+                first, started_s = done, elapsed_s
+            rate = f"{(done - first) / (elapsed_s - started_s):,.0f} machines/s" if elapsed_s > started_s else ""
+            progress.update(task, description="sweeping", completed=done, total=total, rate=rate)
+            count(done, total)
+
+        yield draw
+
+
+@contextmanager
+def _client(address: str | None) -> Iterator[Any]:
+    """A client of a Dask scheduler, or None. Raises `InvalidInput` when there is none at the address."""
+    if address is None:
+        yield None
+        return
+    try:
+        from distributed import Client
+    except ImportError:
+        raise InvalidInput("--dask needs distributed: pip install 'pregate[cluster]', or leave it out") from None
+    try:
+        client: Any = Client(address, timeout="5s")  # type: ignore[no-untyped-call]
+    except (OSError, ValueError) as error:
+        raise InvalidInput(f"--dask {address}: no scheduler answers there ({error})") from None
+    with client:
+        yield client
+
+
+def _table(rows: list[dict[str, Any]], title: str) -> Table:
+    table = Table(title=f"{title}: {rows[0]['n_points']:,} points", title_justify="left")
+    table.add_column("policy")
+    for column in ("fits", "best", "tokens/s", "MoE layer", "TTFT", "peak HBM"):
+        table.add_column(column, justify="right")
+    for row in rows:
+        spans = (("tokens_per_s", ""), ("moe_layer_latency_s", "s"), ("ttft_s", "s"), ("peak_hbm_bytes", "B"))
+        table.add_row(
+            row["policy"], f"{row['fits_share']:.1%}", f"{row['best_share']:.1%}",
+            *(_span(row[f"{name}_min"], row[f"{name}_max"], unit) for name, unit in spans),
+        )  # fmt: skip
+    return table
+
+
+def _span(low: float, high: float, unit: str) -> str:
+    first, last = render.si(low, unit), render.si(high, unit)
+    return first if first == last else f"{first} to {last}"

@@ -1,0 +1,138 @@
+"""`pregate trace import|synth|fit|stats`: routing traces from recordings, from dials, and looked at."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import typer
+from rich.table import Table
+
+from pregate import api
+from pregate.cli import options
+from pregate.draw import render
+from traces.errors import InvalidInput
+from traces.fitting import fit_dials
+from traces.importers import IMPORTERS
+from traces.routing import rebatch
+from traces.statistics import trace_statistics
+from traces.storage import save_trace
+from traces.synthesis import Dials
+
+app = typer.Typer(help="Import, synthesise, fit and describe routing traces.", no_args_is_help=True)
+
+TraceArgument = Annotated[Path, typer.Argument(help="Routing trace, or a recording pregate can import.")]
+Output = Annotated[Path, typer.Option("--output", "-o", help="Where to write the trace (.safetensors).")]
+
+
+@app.command("import")
+def import_(
+    file: Annotated[Path, typer.Argument(help="The recording.")],
+    output: Output,
+    format: Annotated[str, typer.Option(help=f"Its format: {', '.join(IMPORTERS)}.")],
+    batch: Annotated[int, typer.Option(help="Run this many of its sequences side by side.")] = 1,
+) -> None:
+    """Import a recorded trace.
+
+    Example: pregate trace import qwen.route.csv --format route_trace_v1 -o qwen.safetensors
+    """
+    trace = api.import_trace(file, format)
+    if batch != 1:
+        trace = rebatch(trace, batch)
+    save_trace(trace, output)
+    typer.echo(
+        f"wrote {output}: {trace.n_tokens} tokens, {trace.n_moe_layers} MoE layers, digest {trace.digest}", err=True
+    )
+
+
+@app.command("synth")
+def synth(
+    model: options.Model,
+    output: Output,
+    input_tokens: options.InputTokens = 256,
+    output_tokens: options.OutputTokens = 256,
+    batch: options.Batch = 1,
+    active: options.Active = None,
+    zipf: Annotated[float, typer.Option(help="Zipf exponent of expert popularity; 0 is uniform.")] = api.DEFAULT_ZIPF,
+    repeat: Annotated[
+        float, typer.Option(help="Probability of repeating an expert at the next token.")
+    ] = api.DEFAULT_DIALS.repeat_probability,
+    correlation: Annotated[
+        float, typer.Option(help="Probability of following the layer before by a fixed map.")
+    ] = api.DEFAULT_DIALS.layer_correlation,
+    affinity: Annotated[float, typer.Option(help="Probability of drawing from what the sequence chose lately.")] = 0.0,
+    active_fraction: Annotated[float, typer.Option(help="Share of each layer's experts ever used.")] = 1.0,
+    top_k: options.TopK = None,
+    seed: options.Seed = 0,
+) -> None:
+    """Synthesise a trace from dials, or with a forced number of active experts.
+
+    Example: pregate trace synth mixtral-8x7b --output-tokens 64 --repeat 0.3 -o trace.safetensors
+    """
+    architecture = options.build_model(model, None, top_k)
+    dials = None if active is not None else Dials(zipf, repeat, correlation, active_fraction, affinity)
+    trace = api.synthesize(architecture, input_tokens, output_tokens, batch, seed, dials=dials, n_active=active)
+    save_trace(trace, output)
+    typer.echo(f"wrote {output}: {trace.n_tokens} tokens, digest {trace.digest}", err=True)
+
+
+@app.command("fit")
+def fit(trace: TraceArgument, seed: options.Seed = 0, format: options.OutputFormat = options.Format.table) -> None:
+    """Set the synthetic dials from a trace and report how near the synthetic statistics come.
+
+    Example: pregate trace fit trace.safetensors --format json
+    """
+    with options.spinner("fitting"):
+        fitted = fit_dials(api.load_trace(trace), np.random.default_rng(seed))
+    document = fitted.to_dict()
+    if render.print_data(format, document, document["comparisons"]):
+        return
+    dials = document["dials"]
+    exponents = np.atleast_1d(dials.pop("zipf_exponent"))
+    print(f"zipf_exponent: mean {exponents.mean():.3f}, {exponents.min():.3f} to {exponents.max():.3f} by layer")
+    for name, value in dials.items():
+        print(f"{name}: {value:.4g}")
+    table = Table(title="Synthetic against recorded", title_justify="left")
+    table.add_column("statistic")
+    for column in ("recorded", "synthetic", "difference", "fitted to"):
+        table.add_column(column, justify="right")
+    for row in document["comparisons"]:
+        share = "-" if row["relative"] is None else f"{row['relative']:+.1%}"
+        table.add_row(
+            row["name"], f"{row['recorded']:.4g}", f"{row['synthetic']:.4g}", share, "yes" if row["fitted"] else ""
+        )
+    render.print_table(table)
+
+
+@app.command("stats")
+def stats(trace: TraceArgument, format: options.OutputFormat = options.Format.table) -> None:
+    """Reuse, entropy, distinct experts per batch, LRU hit rates and load imbalance of a trace.
+
+    Example: pregate trace stats trace.safetensors --format json
+    """
+    with options.spinner("counting"):
+        document = trace_statistics(api.load_trace(trace)).to_dict()
+    if render.print_data(format, document, [_flat(layer) for layer in document["load"]]):
+        return
+    for key in ("n_tokens", "n_decode_tokens", "n_sequences", "n_moe_layers", "n_experts", "top_k"):
+        print(f"{key}: {document[key]}")
+    for key, title in (("reuse", "reuse at lag"), ("distinct_experts", "distinct experts, batch of"),
+                       ("lru_hit_rate", "LRU hit rate, share resident")):  # fmt: skip
+        for at, value in document[key].items():
+            print(f"{title} {at}: {'-' if value is None else f'{value:.4g}'}")
+    table = Table(title="Load by MoE layer", title_justify="left")
+    rows = [_flat(layer) for layer in document["load"]]
+    for column in rows[0]:
+        table.add_column(column, justify="right", overflow="fold")
+    for row in rows:
+        table.add_row(*(f"{v:.3g}" if isinstance(v, float) else str(v) for v in row.values()))
+    render.print_table(table)
+
+
+def _flat(layer: dict[str, Any]) -> dict[str, Any]:
+    """One layer's load without the counts of every expert."""
+    kept = {key: value for key, value in layer.items() if not isinstance(value, list) or len(value) <= 8}
+    if not kept:
+        raise InvalidInput("the trace has no layer that decode tokens visit")
+    return {key: " ".join(map(str, value)) if isinstance(value, list) else value for key, value in kept.items()}

@@ -1,0 +1,178 @@
+"""`pregate validate`: predict, run, compare."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.table import Table
+
+from hwmodels.platform import Platform, load_platform, platform_of
+from hwmodels.quantity import parse_override
+from pregate import extras
+from pregate.cli import options
+from pregate.draw import render
+from traces.errors import InvalidInput
+from traces.whole_file import whole_file
+
+if TYPE_CHECKING:
+    from pregate.check.cases import Group
+    from runtime.microbench.session import Settings
+
+FAILED, TOO_BUSY = 1, 3
+"""Exit status: the gate stays shut; the machine was too busy to say."""
+
+
+def validate(
+    model: Annotated[str | None, typer.Option(help="One model instead of a suite: a name or a file.")] = None,
+    trace: options.TraceFile = None,
+    policies: Annotated[str | None, typer.Option(help="Designs, by comma.")] = None,
+    suite: Annotated[str | None, typer.Option(help="quick, full, published or gpu.")] = None,
+    hardware: Annotated[
+        str | None, typer.Option("--fit", help="A fit by name or file; without, this machine is measured first.")
+    ] = None,
+    backend: options.BackendName = "auto",
+    graphs: options.Graphs = False,
+    link: Annotated[str | None, typer.Option(help="Link of the CPU back end with --model, such as 2GB/s.")] = None,
+    tier: options.Tier = "dram",
+    storage: Annotated[Path | None, typer.Option(help="A folder for the experts of --tier ssd.")] = None,
+    batch: options.Batch = 1,
+    input_tokens: options.InputTokens = 32,
+    output_tokens: options.OutputTokens = 16,
+    active: options.Active = None,
+    seed: options.Seed = 0,
+    dtype: options.Dtype = None,
+    repeats: Annotated[int, typer.Option(min=1, help="Valid runs of each configuration.")] = 3,
+    budget: Annotated[
+        float | None, typer.Option("--budget-s", min=1, help="Seconds; groups that no longer fit are left out.")
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="A folder for report.html, rows.csv and summary.json.")
+    ] = None,
+    max_mape: Annotated[float | None, typer.Option(help="Fail above this error of the time per token: 0.07.")] = None,
+    format: options.OutputFormat = options.Format.table,
+) -> None:
+    """Predict configurations, write that down, run them for real, and say how right the predictions were.
+
+    Example: pregate validate --suite quick -o report
+    """
+    extras.require_torch()
+    from pregate.check.cases import POLICIES, Group, Workload
+    from pregate.check.devices import require_graphs
+    from pregate.check.report import gate, write_report
+    from pregate.check.scores import rows, summarise
+    from pregate.check.session import Plan, provenance_of
+    from pregate.check.session import validate as run_validate
+    from pregate.check.verdict import verdict
+
+    if (model is None) == (suite is None):
+        raise InvalidInput("say either --suite (quick, full, published, gpu) or --model NAME")
+    name = extras.backend_named(backend)
+    require_graphs(name, graphs)
+    if model is not None:
+        chosen = tuple(word.strip() for word in policies.split(",")) if policies else POLICIES
+        workload = Workload(batch, input_tokens, output_tokens, seed, active, trace)
+        architecture = options.build_model(model, dtype, None)
+        speed = _link_bytes_per_s(link, name)
+        groups = [Group(architecture, workload, chosen, link_bytes_per_s=speed, expert_tier=_tier(tier, storage))]
+    else:
+        groups = _suite(str(suite), name, (policies, trace, link, storage, tier != "dram"))
+    what = f" --suite {suite}" if suite else f" --model {model}"
+    command = f"pregate validate{what}{' --graphs' * graphs}{' --tier ssd' * (tier == 'ssd')}"
+    with options.spinner("validating") as update:
+        hw, measured = _platform(hardware, _settings(name, graphs, suite == "quick", storage), output, update)
+        provenance = {**provenance_of(command), "measurements": measured}
+        plan = Plan(name, repeats, budget_s=budget, graphs=graphs, storage=storage, provenance=provenance)
+        found = run_validate(groups, hw, plan, directory=output, say=update)
+        if output is not None:
+            update("writing the report")
+            write_report(found, output)
+    summary = summarise(found)
+    if not render.print_data(format, summary, rows(found)):
+        render.print_table(_table(summary))
+        print(verdict(summary))
+    reasons = gate(found, max_mape)
+    if reasons:
+        raise typer.Exit(_shut(reasons, summary))
+
+
+def _link_bytes_per_s(link: str | None, backend: str) -> float | None:
+    """The speed of the link that the CPU back end imitates; a CUDA device has its own."""
+    speed = None if link is None else parse_override(link, "bandwidth")
+    if backend == "cpu" and speed is None:
+        raise InvalidInput("the CPU back end imitates a link: say how fast, such as --link 2GB/s")
+    if backend == "cuda" and speed is not None:
+        raise InvalidInput("--link is of the CPU back end: a CUDA device has its own")
+    return speed
+
+
+def _tier(tier: str, storage: Path | None) -> str:
+    """Where experts wait. Raises `InvalidInput` for a tier that is none, or a folder missing or not asked for."""
+    from pregate.check.devices import require_storage
+
+    if tier not in ("dram", "ssd"):
+        raise InvalidInput(f"expert tier = {tier!r}: experts wait in dram or ssd")
+    options.check_storage(tier, storage)
+    require_storage(tier, storage)
+    if storage is not None and not storage.is_dir():
+        raise InvalidInput(f"--storage {storage}: there is no such folder")
+    return tier
+
+
+def _suite(name: str, backend: str, own: Sequence[object]) -> list[Group]:
+    """The groups of a suite. Raises `InvalidInput` where it is not for this back end, or for options of `own`."""
+    from pregate.check.cases import suite_named
+
+    if any(own):
+        raise InvalidInput("a suite has its own policies, traces, links and tier: leave them out, or give --model")
+    if name == "gpu" and backend != "cuda":
+        raise InvalidInput("the suite gpu is of whole models on a CUDA device: try --suite full")
+    return suite_named(name)
+
+
+def _settings(backend: str, graphs: bool, quick: bool, storage: Path | None) -> Settings:
+    """What to measure where no fit is given."""
+    from runtime.microbench.session import Settings
+
+    formats = ("fp32", "bf16") if backend == "cuda" else ("fp32",)
+    return Settings(backend, formats, storage=storage, quick=quick, graphs=graphs)
+
+
+def _platform(
+    hardware: str | None, settings: Settings, output: Path | None, say: Callable[[str], None]
+) -> tuple[Platform, str]:
+    """The fitted platform, and the digest of the measurements it was fitted on, which `output` keeps."""
+    if hardware is not None:
+        hw = load_platform(hardware)
+        return hw, hw.fit.provenance.get("measurements", "") if hw.fit is not None else ""
+    from hwmodels.calibrate.calibration import calibrate
+    from pregate.check.session import provenance_of
+    from runtime.microbench.session import measure
+
+    measured = measure(settings, provenance_of("pregate validate"), say=say)
+    fit = calibrate(measured, {"command": "pregate validate", "measurements": measured.digest})
+    if output is not None:
+        output.mkdir(parents=True, exist_ok=True)
+        measured.save(output / "measurements.json")
+        with whole_file(output / f"{fit.name}.yaml") as partial:
+            partial.write_text(fit.to_yaml(), encoding="utf-8")
+    return platform_of(fit), measured.digest
+
+
+def _shut(reasons: list[str], summary: dict[str, Any]) -> int:
+    for reason in reasons:
+        print(f"error: {reason}")
+    return FAILED if summary["n"] else TOO_BUSY
+
+
+def _table(summary: dict[str, Any]) -> Table:
+    table = Table(title="Time per output token, predicted against measured", title_justify="left")
+    table.add_column("policy")
+    for column in ("cases", "MAPE", "bias", "worst"):
+        table.add_column(column, justify="right")
+    for policy, scores in summary["metrics"]["tpot_s"]["by_policy"].items():
+        cells = ((scores[name], sign) for name, sign in (("mape", ""), ("bias", "+"), ("worst", "")))
+        table.add_row(policy, str(scores["n"]), *("-" if x is None else f"{x:{sign}.1%}" for x, sign in cells))
+    return table

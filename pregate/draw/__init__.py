@@ -1,0 +1,1 @@
+"""Pictures and timelines: matplotlib figures and Perfetto files of what other rooms found."""

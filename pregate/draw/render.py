@@ -1,0 +1,185 @@
+"""What the terminal shows: tables for people, JSON and CSV for programs. Nothing here computes a result."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from pregate.ask.comparison import Comparison
+from pregate.ask.simulation import SimulationResult
+from pregate.published.reproduction import Accuracy, Reproduction
+
+__all__ = [
+    "comparison_table",
+    "print_data",
+    "print_json",
+    "print_rows",
+    "print_table",
+    "reproduction_tables",
+    "result_table",
+    "si",
+]
+
+
+def si(value: float, unit: str) -> str:
+    """A number in a unit people read: `0.00113, s` is 1.13 ms, bytes are powers of 1000. Dash for NaN."""
+    if math.isnan(value):
+        return "-"
+    if unit == "s":
+        for factor, name in ((1.0, "s"), (1e-3, "ms"), (1e-6, "us")):
+            if abs(value) >= factor or factor == 1e-6:
+                return f"{value / factor:.3g} {name}" if value else "0 s"
+    if unit == "B":
+        for factor, name in ((1e12, "TB"), (1e9, "GB"), (1e6, "MB"), (1e3, "kB")):
+            if abs(value) >= factor:
+                return f"{value / factor:.3g} {name}"
+        return f"{value:.0f} B"
+    return f"{value:.4g} {unit}".strip()
+
+
+def print_table(table: Table) -> None:
+    """A table on standard output, as wide as the terminal or, when piped, as wide as it needs."""
+    Console(width=None if sys.stdout.isatty() else 160, soft_wrap=False).print(table)
+
+
+def print_json(value: Any) -> None:
+    """JSON on standard output; what is not a number is null."""
+    print(json.dumps(_finite(value), indent=2))
+
+
+def print_data(format: str, document: Any, rows: Sequence[dict[str, Any]]) -> bool:
+    """Print `document` as JSON or `rows` as CSV, as `format` says; False, and nothing, when it asks for a table."""
+    if format == "json":
+        print_json(document)
+    elif format == "csv":
+        print_rows(rows)
+    return format in ("json", "csv")
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def print_rows(rows: Sequence[dict[str, Any]]) -> None:
+    """CSV on standard output; the columns of the first row that has most."""
+    text = io.StringIO()
+    rows = [_flat(row) for row in rows]
+    columns = max((list(row) for row in rows), key=len, default=[])
+    writer = csv.DictWriter(text, columns, restval="", extrasaction="ignore", lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    sys.stdout.write(text.getvalue())
+
+
+def _flat(row: dict[str, Any]) -> dict[str, Any]:
+    """Intervals as two columns, `..._low` and `..._high`."""
+    flat: dict[str, Any] = {}
+    for key, value in row.items():
+        if "_ci95" in key:
+            flat[f"{key}_low"], flat[f"{key}_high"] = value if value is not None else ("", "")
+        else:
+            flat[key] = value
+    return flat
+
+
+def comparison_table(comparison: Comparison, title: str) -> Table:
+    """One row a policy: what does not fit is shown with what it would need."""
+    table = Table(title=title, title_justify="left", caption_justify="left")
+    table.add_column("policy")
+    for column in ("MoE layer", "tokens/s", "vs best", "TTFT", "TPOT", "peak HBM", "link bytes", "hits", "stalled"):
+        table.add_column(column, justify="right")
+    results = {result.policy: result for result in comparison}
+    unfit = {row.policy: row for row in comparison.unfit}
+    for name in comparison.order:
+        if name in results:
+            table.add_row(*_cells(results[name], comparison.ratio_to_best(results[name])))
+        else:
+            needed = f"{si(unfit[name].needed_bytes, 'B')} {unfit[name].memory}"
+            table.add_row(name, "does not fit", *["-"] * 4, f"needs {needed}", *["-"] * 3, style="dim")
+    return table
+
+
+def _cells(result: SimulationResult, ratio: float) -> list[str]:
+    return [
+        result.policy,
+        si(result.moe_layer_latency_s, "s"),
+        f"{result.tokens_per_s:.4g}",
+        f"{ratio:.3f}",
+        si(result.ttft_s, "s"),
+        si(result.tpot_s, "s"),
+        si(result.peak_hbm_bytes, "B"),
+        si(result.h2d_bytes, "B"),
+        f"{result.hit_rate:.1%}",
+        f"{result.stall_share:.1%}",
+    ]
+
+
+def result_table(result: SimulationResult) -> Table:
+    """One result, a figure a line."""
+    table = Table(title=f"{result.policy}: {result.model} on {result.hardware}", title_justify="left")
+    table.add_column("figure")
+    table.add_column("value", justify="right")
+    for name, value in result.to_dict().items():
+        if isinstance(value, tuple):
+            shown = " to ".join(si(end, "s" if name.endswith("_s") else "") for end in value)
+        elif value is None:
+            shown = "-"
+        elif name.endswith("_s") and not name.endswith("per_s"):
+            shown = si(value, "s")
+        elif name.endswith("_bytes"):
+            shown = si(value, "B")
+        else:
+            shown = f"{value:.4g}" if isinstance(value, float) else str(value)
+        table.add_row(name, shown)
+    return table
+
+
+def reproduction_tables(reproduction: Reproduction) -> list[Table]:
+    """Every row with its error, then the accuracy of each group."""
+    rows = Table(title="Published against predicted", title_justify="left")
+    rows.add_column("row", overflow="fold")
+    for column in ("measured", "predicted", "error"):
+        rows.add_column(column, justify="right")
+    rows.add_column("fitted")
+    for row in reproduction.to_dict()["rows"]:
+        name = " ".join(str(row[key]) for key in ("model", "design", "metric") if row[key])
+        rest = ", ".join(f"{key} {row[key]}" for key in ("batch", "forced_active_experts") if row[key])
+        cached = f", {row['cache_policy']} {row['cache_ratio']}" if row["cache_policy"] != "none" else ""
+        tier = ", ssd" if row["expert_tier"] == "ssd" else ""
+        points = row["metric"] == "cache_hit_rate"
+        rows.add_row(
+            f"{name}: {rest}{cached}{tier}",
+            f"{float(row['value']):.6g} {row['unit']}",
+            "does not fit" if math.isnan(row["predicted"]) else f"{row['predicted']:.6g}",
+            "-" if math.isnan(row["error"]) else f"{100 * row['error']:+.2f} {'points' if points else '%'}",
+            "yes" if row["fitted"] else "",
+        )
+    return [rows, accuracy_table(reproduction.accuracy())]
+
+
+def accuracy_table(accuracy: Sequence[Accuracy]) -> Table:
+    """MAPE, signed bias and worst of each group (hit rates: percentage points)."""
+    table = Table(title="Accuracy", title_justify="left")
+    table.add_column("group")
+    for column in ("rows", "fitted", "MAPE", "MAPE unseen", "bias", "worst"):
+        table.add_column(column, justify="right")
+    table.add_column("worst row", overflow="fold")
+    for entry in accuracy:
+        unseen = "-" if math.isnan(entry.mape_unseen) else f"{100 * entry.mape_unseen:.2f}"
+        table.add_row(
+            entry.group, str(entry.n), str(entry.n_fitted), f"{100 * entry.mape:.2f}", unseen,
+            f"{100 * entry.bias:+.2f}", f"{100 * entry.worst:.2f}", entry.worst_row,
+        )  # fmt: skip
+    return table

@@ -1,0 +1,117 @@
+"""Who is best at each point of one axis: every schedule written once, each point measured once.
+
+What a point runs is planned as `pregate.sweep` plans it, and measured by the same recurrence, so the two say the same
+bit for bit. Only the pricing is this module's own: a search comes back to a schedule many times and wants one metric of
+it, where a sweep comes once and wants every field.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hwmodels.figures import figures_of
+from offload.memory import CapacityExceeded
+from pregate.ask.capture import Captured, Request, capture_request
+from pregate.ask.intervals import compiled, measured
+from pregate.explore.sweeps.axes import Axis
+from pregate.explore.sweeps.planning import Planner, Subject
+from pregate.explore.sweeps.points import Points, grid_points
+from simulator.batch import Compiled
+from traces.errors import InvalidInput
+
+__all__ = ["Contest", "Winner"]
+
+_TIE = 1e-12
+"""Policies this close are one: the first asked for wins, and rounding makes no difference."""
+
+
+@dataclass(frozen=True, slots=True)
+class Winner:
+    """Who has the best metric at one point, and what it is; None and NaN when no policy fits."""
+
+    name: str | None
+    metric: float
+
+
+class Contest:
+    """Every policy's metric at any value of an axis; the values that `axis` comes with play no part.
+
+    On an axis that only prices, each policy has one schedule, which is kept and priced at all values of a scan at once;
+    on another, a schedule is measured when it is written and not kept.
+    """
+
+    def __init__(self, subject: Subject, axis: Axis, metric: str) -> None:
+        self.axis, self.metric = axis, metric
+        self.names = [design.policy.name for design in subject.designs]
+        self._planner = Planner(subject)
+        self._ready: dict[int, tuple[Compiled, Captured]] = {}
+        self._found: dict[int, NDArray[np.float64]] = {}
+        self._refused: list[str] = []
+        self._winners: dict[float, Winner] = {}
+
+    @property
+    def refusal(self) -> str:
+        """Why a policy has no figures somewhere, memory too small apart; the first reason met, empty without one."""
+        reasons = [hole.reason for hole in self._planner.holes if not hole.memory]
+        return next(iter([*reasons, *self._refused]), "")
+
+    def at(self, value: float) -> Winner:
+        """Who wins where the axis is `value`."""
+        if value not in self._winners:
+            self.scan(np.array([value]))
+        return self._winners[value]
+
+    def scan(self, values: NDArray[np.float64]) -> None:
+        """Find the winner at each of `values`. Raises `InvalidInput` with the reason when no point so far can be."""
+        scores = self._scores(values)
+        more_is_better = self.metric == "tokens_per_s"
+        for i, value in enumerate(values.tolist()):
+            here = {name: float(score[i]) for name, score in scores.items() if np.isfinite(score[i])}
+            if not here:
+                self._winners[value] = Winner(None, math.nan)
+                continue
+            best = max(here.values()) if more_is_better else min(here.values())
+            name = next(name for name, score in here.items() if abs(score - best) <= _TIE * best)
+            self._winners[value] = Winner(name, here[name])
+        if self.refusal and all(winner.name is None for winner in self._winners.values()):
+            raise InvalidInput(self.refusal)
+
+    def _scores(self, values: NDArray[np.float64]) -> dict[str, NDArray[np.float64]]:
+        """The metric of each policy at `values`, (n,); NaN where it does not fit or cannot be."""
+        points = grid_points((dataclasses.replace(self.axis, values=values),), len(self.names))
+        groups = self._planner.plan(points).i_group[:, points.i_choice]  # [n_policies, n]
+        scores = np.full(groups.shape, np.nan)
+        for i in np.unique(groups[groups >= 0]).tolist():
+            scores = np.where(groups == i, self._measured(i, points)[points.i_price], scores)
+        return dict(zip(self.names, scores, strict=True))
+
+    def _measured(self, i: int, points: Points) -> NDArray[np.float64]:
+        """The metric of group `i` at each row of prices, (n_prices,); NaN when it cannot be."""
+        if i in self._found:
+            return self._found[i]
+        group, found = self._planner.groups[i], np.full(points.n_prices, np.nan)
+        try:
+            ready = self._ready.get(i) or _made(group.request)
+            figures = figures_of(group.hw).with_values(points.prices)
+            found = measured(*ready, figures, points.n_prices)[self.metric]
+        except CapacityExceeded:
+            return found
+        except InvalidInput as error:
+            self._refused.append(str(error))
+            return found
+        if points.prices:
+            self._ready[i] = ready
+        else:
+            self._found[i] = found
+        return found
+
+
+def _made(request: Request) -> tuple[Compiled, Captured]:
+    """The schedule of a request, ready to be measured. Raises `CapacityExceeded` as `capture_request`."""
+    captured = capture_request(request)
+    return compiled(captured), captured

@@ -1,0 +1,178 @@
+"""Where to search: policies, lists of values and ranges, on a subject; and the price of the machine at each point.
+
+Machines without a price are taken out here where prices count: nothing treats a missing price as a number.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hwmodels.platform import Platform
+from offload.policy import Cache, Policy
+from pregate.api import load_model
+from pregate.explore.sweeps.axes import MACHINE, WORKLOAD, Axis, read_axes, spaced
+from pregate.explore.sweeps.designs import read_designs
+from pregate.explore.sweeps.machines import MachineRecipe, platform_at
+from pregate.explore.sweeps.planning import Subject
+from pregate.explore.sweeps.workloads import TraceRecipe, as_source, check_workload_axes, trace_at
+from traces.errors import InvalidInput
+from traces.model.architecture import ModelArchitecture
+from traces.routing import RoutingTrace
+
+__all__ = ["Range", "Space", "read_space"]
+
+_PRICE = "accelerator.price_usd"
+
+
+@dataclass(frozen=True, slots=True)
+class Range:
+    """A number from `low` to `high`, SI, evenly in its logarithm when `log`. `whole`: it has no fractions."""
+
+    name: str
+    key: str
+    unit: str
+    low: float
+    high: float
+    log: bool
+    whole: bool
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Space:
+    """`parameters`: what varies besides the policies of `subject`, in the order given.
+
+    `priced_by`: the name of the axis that decides the accelerator, "" for none; `prices`: in US dollars by its values
+    (without one by ""), None where unknown. `left_out`: machines that are not searched for want of a price.
+    """
+
+    subject: Subject
+    parameters: tuple[Axis | Range, ...]
+    priced_by: str
+    prices: Mapping[str, float | None]
+    left_out: tuple[str, ...]
+
+    @property
+    def n_evaluations(self) -> int | None:
+        """Points x policies of the grid; None where a range has no end of them."""
+        sizes = [len(axis.values) for axis in self.parameters if isinstance(axis, Axis)]
+        return None if len(sizes) < len(self.parameters) else math.prod(sizes) * len(self.subject.designs)
+
+    @property
+    def hardware(self) -> str:
+        """The accelerators searched."""
+        choices = {p.key: p for p in self.parameters if isinstance(p, Axis) and p.key in MACHINE}
+        for key in ("accelerator", "hardware"):
+            if key in choices:
+                return ", ".join(choices[key].values.tolist())
+        return platform_at(self.subject.hw, {key: axis.value(0) for key, axis in choices.items()}).hardware
+
+    def grid(self) -> tuple[Axis, ...]:
+        """The axes, all lists. Raises `InvalidInput` where one is a range."""
+        axes = tuple(axis for axis in self.parameters if isinstance(axis, Axis))
+        for range_ in (parameter for parameter in self.parameters if isinstance(parameter, Range)):
+            raise InvalidInput(f"axis {range_.name} is a range, which has no end of values: list some, or use optuna")
+        return axes
+
+    def price_usd(self, axes: Sequence[Axis], n: int) -> NDArray[np.float64]:
+        """What the accelerator costs at each of `n` points, of which `axes` have the values: NaN where unknown."""
+        for axis in axes:
+            if axis.key == _PRICE:
+                return axis.values.astype(np.float64)
+            if axis.name == self.priced_by:
+                found, place = np.unique(axis.values, return_inverse=True)
+                prices = np.array([self.prices[name] for name in found.tolist()], dtype=np.float64)
+                return prices[place.reshape(-1)]
+        return np.full(n, self.prices.get(""), dtype=np.float64)
+
+
+def read_space(
+    model: ModelArchitecture | str | Path,
+    hw: Platform | MachineRecipe | str | Path | None,
+    trace: RoutingTrace | TraceRecipe | str | Path | None,
+    policies: Sequence[str | Policy],
+    axes: Mapping[str, Any],
+    *,
+    expert_tier: str = "dram",
+    cache: Cache | None = None,
+    need_prices: bool = False,
+) -> Space:
+    """The space of the arguments of `pregate.optimize`, each checked as `pregate.sweep` does.
+
+    Raises `UnknownName` or `InvalidInput`; with `need_prices` also when no machine has a price.
+    """
+    parameters = _parameters(axes)
+    ends = {parameter.key: _ends(parameter) for parameter in parameters}
+    designs, source = read_designs(policies, cache, ends), as_source(trace)
+    check_workload_axes(source, ends)
+    architecture = model if isinstance(model, ModelArchitecture) else load_model(model)
+    if isinstance(source, TraceRecipe) and not ends.keys() & {*WORKLOAD, "top_k"}:
+        source = trace_at(source, architecture, {})  # one for all points
+    machine = hw if isinstance(hw, Platform | MachineRecipe) else MachineRecipe("" if hw is None else str(hw))
+    priced_by, prices = _prices(machine, ends)
+    left_out = tuple(name for name, price in prices.items() if price is None) if need_prices else ()
+    if left_out and len(left_out) == len(prices):
+        named = ", ".join(left_out) if priced_by else platform_at(machine, {}).hardware
+        raise InvalidInput(
+            f"no price is known of {named}: give one ({_PRICE}=1500), a machine that has one (`pregate hardware "
+            f"show NAME`), or goals without prices"
+        )
+    kept = tuple(
+        _without(parameter, left_out) if isinstance(parameter, Axis) and parameter.name == priced_by else parameter
+        for parameter in parameters
+    )
+    return Space(Subject(architecture, machine, source, designs, expert_tier), kept, priced_by, prices, left_out)
+
+
+def _parameters(axes: Mapping[str, Any]) -> tuple[Axis | Range, ...]:
+    """Lists as axes, tuples as ranges: (low, high) or (low, high, "log")."""
+    spacings: dict[str, str] = {}
+    listed: dict[str, Any] = {}
+    for name, values in axes.items():
+        listed[name] = values
+        if isinstance(values, tuple):
+            if len(values) not in (2, 3):
+                raise InvalidInput(f"axis {name} = {values!r}: a range is (low, high) or (low, high, 'log')")
+            spacings[name] = values[2] if len(values) == 3 else "linear"
+            listed[name] = spaced(name, spacings[name], values[0], values[1], 2)
+    return tuple(
+        _range(axis, spacings[axis.name], axes[axis.name]) if axis.name in spacings else axis
+        for axis in read_axes(listed)
+    )
+
+
+def _range(ends: Axis, spacing: str, given: Any) -> Range:
+    low, high = ends.values[0].item(), ends.values[-1].item()
+    if not low < high:
+        raise InvalidInput(f"axis {ends.name} = {given!r}: a range must rise")
+    return Range(ends.name, ends.key, ends.unit, low, high, spacing == "log", isinstance(ends.value(0), int))
+
+
+def _ends(parameter: Axis | Range) -> Axis:
+    """A parameter as an axis: a range by its two ends."""
+    if isinstance(parameter, Axis):
+        return parameter
+    return Axis(parameter.name, parameter.key, np.array([parameter.low, parameter.high]), parameter.unit)
+
+
+def _prices(hw: Platform | MachineRecipe, axes: Mapping[str, Axis]) -> tuple[str, dict[str, float | None]]:
+    """The axis that decides the accelerator, and what each of its values costs."""
+    if _PRICE in axes:
+        return "", {}
+    usual = {key: axes[key].value(0) for key in MACHINE if key in axes}
+    deciding = next((axes[key] for key in ("accelerator", "hardware") if key in axes), None)
+    if deciding is None:
+        return "", {"": platform_at(hw, usual).machine.accelerator.price_usd}
+    names = deciding.values.tolist()
+    machines = [platform_at(hw, {**usual, deciding.key: name}).machine for name in names]
+    return deciding.name, {name: machine.accelerator.price_usd for name, machine in zip(names, machines, strict=True)}
+
+
+def _without(axis: Axis, names: Sequence[str]) -> Axis:
+    return Axis(axis.name, axis.key, axis.values[~np.isin(axis.values, names)], axis.unit)

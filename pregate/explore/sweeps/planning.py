@@ -1,0 +1,234 @@
+"""Which schedule each point runs: the memory of every structural choice is planned, and equal plans share a schedule.
+
+No schedule is written here, so planning is cheap: what has to be written, and priced for which rows, goes to tasks.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hwmodels.figures import MEMORY_FIGURES
+from hwmodels.platform import Platform
+from hwmodels.quantity import ReadOnly
+from offload.footprint import Workload, measure_workload
+from offload.memory import CapacityExceeded
+from offload.policy import Cache, Policy
+from pregate.api import load_model
+from pregate.ask.capture import Request, check_trace, request
+from pregate.explore.sweeps.axes import MACHINE, MODEL, POLICY, WORKLOAD, Axis
+from pregate.explore.sweeps.designs import Design, read_designs
+from pregate.explore.sweeps.machines import MachineRecipe, platform_at
+from pregate.explore.sweeps.points import Points
+from pregate.explore.sweeps.workloads import TraceRecipe, as_source, check_workload_axes, model_at, trace_at
+from traces.errors import InvalidInput, UnknownName
+from traces.model.architecture import ModelArchitecture
+from traces.routing import RoutingTrace
+
+__all__ = ["Group", "Hole", "Plan", "Planner", "Subject", "plan_points", "read_subject", "with_figures"]
+
+_HBM = "accelerator.hbm_bytes"
+
+Part = tuple[tuple[str, Any], ...]
+"""Some of a point's choices, hashable."""
+
+
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """What a sweep is about, before any axis moves it."""
+
+    model: ModelArchitecture
+    hw: Platform | MachineRecipe | str
+    trace: RoutingTrace | TraceRecipe
+    designs: tuple[Design, ...]
+    expert_tier: str
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Group:
+    """Points of one policy that run the same schedule on the same machine, but for its prices."""
+
+    request: Request
+    hw: Platform
+
+
+@dataclass(frozen=True, slots=True)
+class Hole:
+    """Why a point has no figures: `needed_bytes` of a `memory` ("HBM", "DRAM") it has less of, or else the `reason`."""
+
+    reason: str
+    needed_bytes: int = 0
+    memory: str = ""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Plan:
+    """`i_group`: (n_policies, n_choices) int64, a row of `groups`, or -1 - a row of `holes`."""
+
+    groups: tuple[Group, ...]
+    holes: tuple[Hole, ...]
+    i_group: NDArray[np.int64]
+
+
+def read_subject(
+    model: ModelArchitecture | str | Path,
+    hw: Platform | MachineRecipe | str | Path | None,
+    trace: RoutingTrace | TraceRecipe | str | Path | None,
+    policies: Sequence[str | Policy],
+    axes: Mapping[str, Axis],
+    *,
+    cache: Cache | None = None,
+    expert_tier: str = "dram",
+) -> Subject:
+    """The subject of the arguments of `pregate.sweep`; `axes` by key. Raises `UnknownName`, `InvalidFile`, or
+    `InvalidInput` for policies that are none or an axis that moves nothing, or that a recording cannot follow.
+    """
+    designs, source = read_designs(policies, cache, axes), as_source(trace)
+    check_workload_axes(source, axes)
+    return Subject(
+        model if isinstance(model, ModelArchitecture) else load_model(model),
+        hw if isinstance(hw, Platform | MachineRecipe) else MachineRecipe("" if hw is None else str(hw)),
+        source, designs, expert_tier,
+    )  # fmt: skip
+
+
+def plan_points(points: Points, subject: Subject) -> Plan:
+    """Plan every structural choice of every policy. Raises `UnknownName` for a name that is none.
+
+    Choices that cannot be (a model that does not fit, more forced experts than a batch chooses) become holes.
+    """
+    return Planner(subject).plan(points)
+
+
+def _cells(points: Points) -> list[tuple[NDArray[np.int64], dict[str, Any], list[int | None]]]:
+    """Structural rows that differ in HBM only: which, what they have in common, and the HBM of each, ascending."""
+    size = next((axis for axis in points.structural if axis.key == _HBM), None)
+    if size is None:
+        return [(np.array([row]), points.choice(row), [None]) for row in range(len(points.choices))]
+    column = points.structural.index(size)
+    hbm_bytes = size.values[points.choices[:, column]]
+    common = np.delete(points.choices, column, axis=1)
+    cell = np.unique(common, axis=0, return_inverse=True)[1].reshape(-1) if common.size else np.zeros(len(common))
+    order = np.lexsort((hbm_bytes, cell))
+    cells: list[tuple[NDArray[np.int64], dict[str, Any], list[int | None]]] = []
+    for rows in np.split(order, np.flatnonzero(np.diff(cell[order])) + 1):
+        choice = points.choice(int(rows[0]))
+        del choice[_HBM]
+        cells.append((rows, choice, [int(value) for value in hbm_bytes[rows].tolist()]))
+    return cells
+
+
+class Planner:
+    """Makes models, traces, platforms and plans once each, and numbers the distinct ones, however often it plans."""
+
+    def __init__(self, subject: Subject) -> None:
+        self.subject = subject
+        self.groups: list[Group] = []
+        self.holes: list[Hole] = []
+        self._made: dict[tuple[Any, ...], Any] = {}
+        self._numbers: dict[tuple[Any, ...], int] = {}
+
+    def plan(self, points: Points) -> Plan:
+        """As `plan_points`; a group or hole that an earlier plan has too keeps its number."""
+        i_group = np.zeros((len(self.subject.designs), len(points.choices)), dtype=np.int64)
+        for rows, choice, sizes in _cells(points):
+            for i_design, design in enumerate(self.subject.designs):
+                i_group[i_design, rows] = self._cell(design, choice, sizes)
+        return Plan(tuple(self.groups), tuple(self.holes), i_group)
+
+    def _cell(self, design: Design, choice: Mapping[str, Any], sizes: Sequence[int | None]) -> list[int]:
+        """The group, or hole, of a policy at each of ascending HBM sizes (None: the machine's own)."""
+
+        def ask(i: int) -> int:
+            size = sizes[i]
+            try:
+                return self._group(design, choice if size is None else {**choice, _HBM: size})
+            except UnknownName:
+                raise
+            except CapacityExceeded as error:
+                return self._hole(Hole(str(error), error.needed_bytes, error.memory))
+            except InvalidInput as error:
+                return self._hole(Hole(str(error)))
+
+        return _monotone(len(sizes), ask)
+
+    def _group(self, design: Design, choice: Mapping[str, Any]) -> int:
+        subject = self.subject
+        swaps, precision, load = _part(choice, MACHINE), _part(choice, MODEL), _part(choice, (*WORKLOAD, "top_k"))
+        policy = self._once(("policy", design.policy.name, _part(choice, POLICY)), lambda: design.at(choice))
+        model = self._once(("model", precision), lambda: model_at(subject.model, choice))
+        trace = self._once(("trace", load), lambda: trace_at(subject.trace, model, choice))
+        workload = self._once(("workload", precision, load), lambda: _measured(model, trace))
+        machine = self._once(("hw", swaps), lambda: platform_at(subject.hw, choice))
+        hw = with_figures(machine, {key: choice[key] for key in MEMORY_FIGURES if key in choice})
+        tier = choice.get("expert_tier", subject.expert_tier)
+        asked = request(model, hw, trace, policy, expert_tier=tier, workload=workload)
+        identity = (swaps, precision, load, repr(_without_size(policy)), tier, asked.plan)
+        if identity not in self._numbers:
+            self._numbers[identity] = len(self.groups)
+            self.groups.append(Group(asked, hw))
+        return self._numbers[identity]
+
+    def _hole(self, hole: Hole) -> int:
+        identity = ("hole", hole.needed_bytes, hole.memory, hole.reason if not hole.needed_bytes else "")
+        if identity not in self._numbers:
+            self._numbers[identity] = -1 - len(self.holes)
+            self.holes.append(hole)
+        return self._numbers[identity]
+
+    def _once(self, key: tuple[Any, ...], make: Callable[[], Any]) -> Any:
+        if key not in self._made:
+            self._made[key] = make()
+        return self._made[key]
+
+
+def _part(choice: Mapping[str, Any], names: Sequence[str]) -> Part:
+    return tuple((name, choice[name]) for name in names if name in choice)
+
+
+def _measured(model: ModelArchitecture, trace: RoutingTrace) -> Workload:
+    check_trace(model, trace)
+    return measure_workload(model, trace.steps())
+
+
+def _without_size(policy: Policy) -> Policy:
+    """What of a policy the plan of its memory does not say: ratios that grant as many slots have one schedule."""
+    if policy.cache is None:
+        return policy
+    return dataclasses.replace(policy, cache=dataclasses.replace(policy.cache, ratio=None, n_slots=None))
+
+
+def with_figures(hw: Platform, figures: Mapping[str, float]) -> Platform:
+    """The platform with other numbers, by figure key in SI. Raises `InvalidInput` for what they cannot be."""
+    if not figures:
+        return hw
+    ours = {key.removeprefix("stack."): float(value) for key, value in figures.items() if key.startswith("stack.")}
+    theirs = {key: value for key, value in figures.items() if not key.startswith("stack.")}
+    overridden = ReadOnly({**hw.overridden, **ours})
+    return dataclasses.replace(hw, machine=hw.machine.with_overrides(theirs), overridden=overridden)
+
+
+def _monotone(n: int, ask: Callable[[int], int]) -> list[int]:
+    """`ask` of 0..n-1, asked only where its answers change: more HBM never makes a plan smaller (`plan_memory`), so
+    that equal plans at two sizes are the plan of every size between.
+    """
+    found = [ask(0)] * n
+    found[-1] = ask(n - 1) if n > 1 else found[0]
+
+    def fill(low: int, high: int) -> None:
+        if found[low] == found[high]:
+            found[low:high] = [found[low]] * (high - low)
+        elif high - low > 1:
+            middle = (low + high) // 2
+            found[middle] = ask(middle)
+            fill(low, middle)
+            fill(middle, high)
+
+    fill(0, n - 1)
+    return found

@@ -1,0 +1,162 @@
+"""Runs tasks on whatever executor there is, keeps each outcome as soon as it is there, and loses none to a failure."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import signal
+from collections import Counter, deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import CancelledError, Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor, wait
+from contextlib import contextmanager
+from multiprocessing import get_context
+from queue import SimpleQueue
+from typing import Any
+
+from pregate.explore.sweeps.checkpoint import Checkpoint
+from pregate.explore.sweeps.tasks import Outcome, Task, run_task
+from traces.errors import InvalidInput
+
+__all__ = ["Progress", "opened", "run_tasks"]
+
+_IN_FLIGHT = 64
+"""Tasks handed to an executor at a time: enough for any cluster's queue, few enough to hold in memory."""
+
+Progress = Callable[[int, int], None]
+"""Called with the machines evaluated so far and in all, on the thread that called `sweep`."""
+
+
+def run_tasks(
+    tasks: Sequence[Task],
+    digests: Sequence[str],
+    executor: Executor,
+    checkpoint: Checkpoint | None = None,
+    progress: Progress | None = None,
+) -> tuple[list[Outcome | None], list[BaseException]]:
+    """The outcome of each task, None where it failed, and the failures.
+
+    What a checkpoint has is not run again; what ends goes into it at once. An interrupt stops what has not begun, waits
+    for what has, keeps it and goes on.
+    """
+    run = _Run(tasks, digests, executor, checkpoint, progress)
+    try:
+        run.all()
+    except BaseException:
+        run.drain()
+        raise
+    return run.outcomes, run.failures
+
+
+class _Run:
+    """The state of one call of `run_tasks`."""
+
+    def __init__(
+        self,
+        tasks: Sequence[Task],
+        digests: Sequence[str],
+        executor: Executor,
+        checkpoint: Checkpoint | None,
+        progress: Progress | None,
+    ) -> None:
+        self.tasks, self.digests, self.executor, self.checkpoint = tasks, digests, executor, checkpoint
+        self.progress = progress or (lambda done, total: None)
+        self.outcomes: list[Outcome | None] = [checkpoint.load(name) if checkpoint else None for name in digests]
+        self.failures: list[BaseException] = []
+        self.running: dict[Future[Outcome], int] = {}
+        self.ended: SimpleQueue[Future[Outcome]] = SimpleQueue()  # an interrupt of `wait` can leave futures locked
+        self.total = sum(task.n_machines for task in tasks)
+        self.done = sum(task.n_machines for task, known in zip(tasks, self.outcomes, strict=True) if known)
+
+    def all(self) -> None:
+        """Run whatever has no outcome."""
+        waiting = deque(i for i in _distinct_first(self.tasks) if self.outcomes[i] is None)
+        self.progress(self.done, self.total)
+        while waiting or self.running:
+            while waiting and len(self.running) < _IN_FLIGHT:
+                i = waiting.popleft()
+                try:
+                    future = self.executor.submit(run_task, self.tasks[i])
+                    self.running[future] = i
+                    future.add_done_callback(self.ended.put)
+                except RuntimeError as error:  # the executor broke or was shut down
+                    self.failures.append(error)
+                    waiting.clear()
+            if self.running:
+                self._collect(self.ended.get())
+
+    def drain(self) -> None:
+        """Keep what was under way."""
+        for future in list(self.running):
+            if future.cancel():
+                del self.running[future]
+        for future in wait(self.running).done:
+            self._collect(future)
+
+    def _collect(self, future: Future[Outcome]) -> None:
+        i = self.running[future]
+        error = CancelledError() if future.cancelled() else future.exception()
+        if error is not None:
+            self.failures.append(error)
+        else:
+            self.outcomes[i] = future.result()
+            if self.checkpoint is not None:
+                self.checkpoint.save(self.digests[i], future.result())
+            self.done += self.tasks[i].n_machines
+        del self.running[future]  # last: what an interrupt cuts short is collected again
+        self.progress(self.done, self.total)
+
+
+def _distinct_first(tasks: Sequence[Task]) -> list[int]:
+    """An order in which every schedule is written early, and by one worker, before others ask for it too."""
+    seen: Counter[str] = Counter()
+    ranks = []
+    for task in tasks:
+        ranks.append(seen[task.key])
+        seen[task.key] += 1
+    return sorted(range(len(tasks)), key=lambda i: ranks[i])
+
+
+@contextmanager
+def opened(executor: Any, jobs: int | None, tasks: Sequence[Task]) -> Iterator[Executor]:
+    """The executor that was asked for: one given (a Dask client offers one), `jobs` processes, or threads of this one.
+
+    Only what is made here is shut down. Raises `InvalidInput` for both at once, for fewer processes than one, or for a
+    policy that cannot be sent to another process.
+    """
+    if executor is not None and jobs is not None:
+        raise InvalidInput("executor and jobs are both given: choose one")
+    if jobs is not None and jobs < 1:
+        raise InvalidInput(f"jobs = {jobs}: at least 1 process")
+    if executor is None and jobs is None:
+        with ThreadPoolExecutor(_n_cores(), thread_name_prefix="sweep") as threads:
+            yield threads
+        return
+    if executor is None or isinstance(executor, ProcessPoolExecutor):
+        _check_sendable(tasks)
+    if executor is not None:
+        yield executor.get_executor(pure=False) if hasattr(executor, "get_executor") else executor
+        return
+    pool = ProcessPoolExecutor(jobs, mp_context=get_context("spawn"), initializer=_leave_interrupts_to_parent)
+    with pool:
+        yield pool
+
+
+def _n_cores() -> int:
+    """Processors this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _leave_interrupts_to_parent() -> None:
+    """Ctrl-C reaches a whole process group: a worker finishes what it has, and the parent keeps it."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def _check_sendable(tasks: Sequence[Task]) -> None:
+    for policy in {repr(task.request.policy): task.request.policy for task in tasks}.values():
+        try:
+            pickle.dumps(policy)
+        except (pickle.PicklingError, AttributeError, TypeError):
+            raise InvalidInput(
+                f"policy {policy.name} has functions that cannot be sent to another process: define them at the top of "
+                f"a module, or sweep in this process (no jobs, no executor)"
+            ) from None

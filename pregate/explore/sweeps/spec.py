@@ -1,0 +1,170 @@
+"""A sweep as a YAML file: parsed once, every key known, every number in SI. Files it names are looked for beside it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from hwmodels.quantity import parse_override
+from offload.policies import cache_named
+from pregate.api import load_model
+from pregate.explore.sweeps.axes import LatinHypercube, spaced
+from pregate.explore.sweeps.machines import MachineRecipe
+from pregate.explore.sweeps.workloads import TraceRecipe
+from simulator.modes import FIFO, Modes
+from traces.documents import Section, read_yaml
+from traces.errors import InvalidFile, unknown_name
+from traces.synthesis import Dials
+
+__all__ = ["read_sweep"]
+
+_FILES = (".yaml", ".yml", ".json")
+
+
+def read_sweep(path: Path) -> dict[str, Any]:
+    """The arguments of `pregate.sweep` that the YAML (or JSON) file at `path` states.
+
+    Keys: model, dtype, top_k, hardware, stack, set, hbm, trace or workload, policies, axes, sample, modes, expert_tier,
+    cache, draws, seed. An axis is a list, or `{values: [...]}`, `{linear: [low, high, n]}`, `{log: [low, high, n]}`;
+    with `sample: {n: ..., seed: ...}` a range has no n. Raises `InvalidFile`, `UnknownName` naming the nearest key, or
+    `InvalidInput` for a value that cannot be.
+    """
+    section = read_yaml(path)
+    sample = _sample(section.optional_section("sample"))
+    cache = section.text("cache", "")
+    arguments = {
+        "model": load_model(
+            _beside(path, section.text("model")),
+            dtype=section.text("dtype", "") or None,
+            top_k=_optional_count(section, "top_k"),
+        ),
+        "hw": _machine(section, path),
+        "trace": _trace(section, path),
+        "policies": _texts(section, "policies"),
+        "axes": _axes(section.optional_section("axes"), sample),
+        "sample": sample,
+        "modes": _modes(section.optional_section("modes")),
+        "expert_tier": section.text("expert_tier", "dram"),
+        "cache": cache_named(cache) if cache else None,
+        "draws": section.integer("draws", 0),
+        "seed": section.integer("seed", 0),
+    }
+    section.done()
+    return arguments
+
+
+def _beside(file: Path, name: str) -> str:
+    """A name, or a file that stands beside `file` unless its path is absolute."""
+    return str(file.parent / name) if name.endswith(_FILES) else name
+
+
+def _machine(section: Section, path: Path) -> MachineRecipe:
+    overrides = section.optional_section("set")
+    given: dict[str, float | str] = {}
+    for key in overrides.remaining() if overrides is not None else ():
+        value = overrides.take(key) if overrides is not None else None
+        if isinstance(value, bool) or not isinstance(value, int | float | str):
+            raise InvalidFile(f"{path}: set: {key} = {value!r} is neither a number nor text")
+        given[key] = value
+    hbm = section.take("hbm", optional=True)
+    if hbm is not None:
+        if "hbm_bytes" in given:
+            raise InvalidFile(f"{path}: hbm and set: hbm_bytes are the same: give one")
+        given["hbm_bytes"] = hbm
+    return MachineRecipe(_beside(path, section.text("hardware", "")), section.text("stack", "") or None, given)
+
+
+def _trace(section: Section, path: Path) -> TraceRecipe:
+    recording, load = section.text("trace", ""), section.optional_section("workload")
+    if load is None:
+        return TraceRecipe(path=path.parent / recording) if recording else TraceRecipe()
+    recipe = TraceRecipe(
+        input_tokens=load.integer("input_tokens", 256, minimum=1),
+        output_tokens=load.integer("output_tokens", 256, minimum=1),
+        batch=_optional_count(load, "batch"),
+        seed=load.integer("seed", 0),
+        dials=_dials(load.optional_section("dials")),
+        n_active=_optional_count(load, "n_active"),
+        path=path.parent / recording if recording else None,
+    )
+    load.done()
+    return recipe
+
+
+def _optional_count(section: Section, key: str) -> int | None:
+    """A count of at least 1, None when absent."""
+    return section.integer(key, minimum=1) if key in section else section.take(key, optional=True)
+
+
+def _dials(section: Section | None) -> Dials | None:
+    if section is None:
+        return None
+    names = ("zipf_exponent", "repeat_probability", "layer_correlation")
+    numbers = {name: section.number(name) for name in names}
+    rest = {name: section.number(name, value) for name, value in (("active_fraction", 1.0), ("sequence_affinity", 0.0))}
+    section.done()
+    return Dials(**numbers, **rest)
+
+
+def _sample(section: Section | None) -> LatinHypercube | None:
+    if section is None:
+        return None
+    sample = LatinHypercube(section.integer("n", minimum=1), section.integer("seed", 0))
+    section.done()
+    return sample
+
+
+def _modes(section: Section | None) -> Modes:
+    if section is None:
+        return FIFO
+    link = section.text("link", FIFO.link)
+    if link not in ("fifo", "shared", "priority"):
+        raise unknown_name("link mode", link, ("fifo", "shared", "priority"), section.where)
+    chunk = section.take("chunk_bytes", optional=True)
+    if isinstance(chunk, str):
+        chunk = int(parse_override(chunk, "size"))
+    if chunk is not None and (type(chunk) is not int or chunk < 1):
+        raise InvalidFile(f"{section.where}: chunk_bytes = {chunk!r} is not a size of at least 1 byte, such as 1MiB")
+    modes = Modes(link, chunk, section.flag("hbm_shared"), section.flag("cancel"))  # type: ignore[arg-type]
+    section.done()
+    return modes
+
+
+def _axes(section: Section | None, sample: LatinHypercube | None) -> dict[str, Any]:
+    if section is None:
+        return {}
+    return {name: _axis(name, section.take(name), sample, section.where) for name in section.remaining()}
+
+
+def _axis(name: str, raw: Any, sample: LatinHypercube | None, where: str) -> Any:
+    """A list of values, or what `{log: [...]}` stands for."""
+    if isinstance(raw, list):
+        return raw
+    if not isinstance(raw, Mapping) or len(raw) != 1:
+        raise InvalidFile(
+            f"{where}: {name} is neither a list nor one of {{values: [...]}}, {{linear: [low, high, n]}}, "
+            f"{{log: [low, high, n]}}"
+        )
+    how, values = next(iter(raw.items()))
+    if how not in ("values", "linear", "log"):
+        raise unknown_name("kind of axis", str(how), ("values", "linear", "log"), f"{where}: {name}")
+    if not isinstance(values, list):
+        raise InvalidFile(f"{where}: {name}: {how} is not a list")
+    if how == "values":
+        return values
+    wanted = 2 if sample is not None else 3
+    if len(values) != wanted or (sample is None and (type(values[2]) is not int)):
+        form = "[low, high]: a sample has its own number of points" if sample is not None else "[low, high, n]"
+        raise InvalidFile(f"{where}: {name}: {how} takes {form}")
+    if sample is not None:
+        return (*values, how)
+    return spaced(name, how, values[0], values[1], values[2])
+
+
+def _texts(section: Section, key: str) -> list[str]:
+    items = section.items(key)
+    for item in items:
+        if not isinstance(item, str):
+            raise InvalidFile(f"{section.where}: {key}: {item!r} is not text")
+    return items

@@ -1,0 +1,147 @@
+"""The unit of work of a sweep, one schedule priced on some machines: a pure function of a value one can send anywhere.
+
+Nothing here knows which points it serves or who runs it.
+"""
+
+from __future__ import annotations
+
+import copyreg
+import hashlib
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import cache
+from threading import Lock
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+import hwmodels
+import offload
+import pregate
+import simulator
+import traces
+from hwmodels.platform import Platform
+from offload.memory import CapacityExceeded
+from offload.schedule import COLUMNS
+from pregate.ask.capture import Captured, Request, capture_request
+from pregate.ask.evaluation import evaluate
+from pregate.ask.schedule_cache import ScheduleCache, source_digest
+from pregate.explore.sweeps.planning import Hole
+from simulator.modes import Modes
+from traces.errors import InvalidInput
+
+__all__ = ["Outcome", "Task", "run_task", "task_digest"]
+
+_MEMO_BYTES = 1 << 29
+"""Schedules that a process keeps in memory (512 MiB)."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Task:
+    """Price the schedule of `request` on `n_machines` that differ from `hw` in `values` (figure keys -> (n,) SI).
+
+    `key`: equal for equal requests only, in this sweep and in any other.
+    """
+
+    request: Request
+    key: str
+    hw: Platform
+    values: Mapping[str, NDArray[np.float64]]
+    n_machines: int
+    modes: Modes
+    draws: int
+    seed: int
+    schedules: ScheduleCache | None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Outcome:
+    """What became of a task: the fields of its results, (n_machines,) or (n_machines, 2), or why there are none."""
+
+    fields: Mapping[str, NDArray[Any]] = field(default_factory=dict)
+    schedule_digest: str = ""
+    hole: Hole | None = None
+
+
+def run_task(task: Task) -> Outcome:
+    """The results of a task, whatever thread, process or machine it runs on. What cannot be is an outcome too."""
+    try:
+        captured = _memo().get(task.key, lambda: _capture(task))
+        fields = evaluate(
+            captured, task.hw, task.values, task.n_machines, modes=task.modes, draws=task.draws, seed=task.seed
+        )
+    except CapacityExceeded as error:
+        return Outcome(hole=Hole(str(error), error.needed_bytes, error.memory))
+    except InvalidInput as error:
+        return Outcome(hole=Hole(str(error)))
+    return Outcome(fields, captured.decoded.schedule.digest)
+
+
+def task_digest(task: Task) -> str:
+    """16 hex digits of the SHA-256 of all that the outcome depends on: equal in every run of the same code."""
+    parts = (_code(), task.key, task.hw, task.n_machines, task.modes, task.draws, task.seed)
+    state = hashlib.sha256(repr(parts).encode())
+    for name, values in sorted(task.values.items()):
+        state.update(name.encode())
+        state.update(np.ascontiguousarray(values, dtype="<f8").data)
+    return state.hexdigest()[:16]
+
+
+def _read_only(items: dict[Any, Any]) -> MappingProxyType[Any, Any]:
+    return MappingProxyType(items)
+
+
+# Read-only mappings (a trace's provenance, a stack's launches) travel to other processes as the dict they wrap.
+copyreg.pickle(MappingProxyType, lambda proxy: (_read_only, (dict(proxy),)))
+
+
+def _capture(task: Task) -> Captured:
+    return capture_request(task.request) if task.schedules is None else task.schedules.captured(task.request)
+
+
+@cache
+def _code() -> str:
+    return source_digest([hwmodels, offload, pregate, simulator, traces])
+
+
+class _Memo:
+    """The schedules that this process used last; one that two threads ask for is written once."""
+
+    def __init__(self, max_bytes: int) -> None:
+        self._max_bytes, self._n_bytes = max_bytes, 0
+        self._kept: OrderedDict[str, Captured] = OrderedDict()
+        self._making: dict[str, Lock] = {}
+        self._lock = Lock()
+
+    def get(self, key: str, make: Callable[[], Captured]) -> Captured:
+        """What `make` makes of `key`, made now or before."""
+        with self._lock:
+            making = self._making.setdefault(key, Lock())
+        with making:
+            with self._lock:
+                if key in self._kept:
+                    self._kept.move_to_end(key)
+                    return self._kept[key]
+            made = make()
+            with self._lock:
+                if key not in self._kept:
+                    self._n_bytes += _n_bytes(made)
+                self._kept[key] = made
+                while len(self._kept) > 1 and self._n_bytes > self._max_bytes:
+                    gone, captured = self._kept.popitem(last=False)
+                    self._n_bytes -= _n_bytes(captured)
+                    self._making.pop(gone, None)
+            return made
+
+
+def _n_bytes(captured: Captured) -> int:
+    schedule = captured.decoded.schedule
+    return sum(getattr(schedule, name).nbytes for name in COLUMNS)
+
+
+@cache
+def _memo() -> _Memo:
+    return _Memo(_MEMO_BYTES)

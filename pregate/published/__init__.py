@@ -1,0 +1,1 @@
+"""Published measurements and their reproduction."""

@@ -1,0 +1,267 @@
+"""The published measurements of Pre-gated MoE (ISCA 2024): rows in, predictions beside them out.
+
+A row is one figure: model, design, batch, forced number of active experts, cache policy and ratio, expert tier and
+metric. The workload behind it is described in the paper; how its tokens spread over experts is not, so that part is
+an assumption, stated in `Activation` and fitted with the machine's constants.
+"""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import io
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from hwmodels.platform import Platform
+from offload.memory import CapacityExceeded
+from offload.policies import PRESETS
+from offload.policy import Cache
+from pregate.api import synthesize
+from pregate.ask.capture import Captured, capture
+from pregate.ask.simulation import SimulationResult, interpret
+from traces.documents import read_text
+from traces.errors import InvalidFile, InvalidInput, unknown_name
+from traces.model.architecture import ModelArchitecture, load_architecture
+from traces.routing import Phase, RoutingTrace
+from traces.synthesis import Dials
+
+__all__ = ["COLUMNS", "Activation", "Prediction", "Row", "Workbench", "read_rows"]
+
+COLUMNS = (
+    "model", "design", "batch", "forced_active_experts", "cache_policy", "cache_ratio", "expert_tier",
+    "metric", "value", "unit",
+)  # fmt: skip
+
+METRICS = {
+    "moe_layer_latency": "ms",
+    "throughput": "tokens/s",
+    "peak_gpu_memory": "bytes",
+    "cache_hit_rate": "fraction",
+    "max_active_experts": "experts",
+}
+
+INPUT_TOKENS = OUTPUT_TOKENS = 256
+"""Tokens a sequence: PAPER.md, the evaluation set-up."""
+
+EVICTIONS = {"lru": "lru", "lfu": "lfu_released", "lifo": "lifo_released", "unstated": "lfu_released"}
+"""Cache policies as the public code has them; its configuration says LFU where the paper names none."""
+
+
+@dataclass(frozen=True, slots=True)
+class Activation:
+    """How tokens spread over experts where the authors forced nothing. All assumptions, none published.
+
+    `encoder_zipf_exponent`: popularity of a layer's experts among the random input tokens.
+    `decoder_working_set`: experts of a layer that greedy decoding uses, all alike. `batch_concentration`: sequences
+    of a batch join an expert already chosen in the step in proportion to its tokens, or draw afresh with this
+    weight (a Chinese restaurant process; 1 makes the distinct experts the harmonic number of the batch).
+    """
+
+    encoder_zipf_exponent: float = 1.25
+    decoder_working_set: float = 33.0
+    batch_concentration: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One published figure. `forced_active` 0: the authors forced nothing. `cache_ratio` 0: no cache."""
+
+    model: str
+    design: str
+    batch: int
+    forced_active: int
+    cache_policy: str
+    cache_ratio: float
+    expert_tier: str
+    metric: str
+    value: float
+    cells: tuple[str, ...]
+
+    @property
+    def name(self) -> str:
+        """A stable name: the configuration and the metric."""
+        forced = f"/forced{self.forced_active}" if self.forced_active else ""
+        cached = f"/{self.cache_policy}{self.cache_ratio:g}" if self.cache_ratio else ""
+        ssd = "/ssd" if self.expert_tier == "ssd" else ""
+        return f"{self.model}/{self.design}/b{self.batch}{forced}{cached}{ssd}/{self.metric}"
+
+    @property
+    def configuration(self) -> tuple[object, ...]:
+        """What has to be simulated: everything but the metric and its value."""
+        return (
+            self.model, self.design, self.batch, self.forced_active, self.cache_policy, self.cache_ratio,
+            self.expert_tier,
+        )  # fmt: skip
+
+    @property
+    def natural_batch(self) -> bool:
+        """Whether it depends on how the sequences of a batch share experts, which nobody published."""
+        return self.batch > 1 and not self.forced_active
+
+
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    """A row and what was predicted for it, in the row's unit; NaN when the configuration does not fit the machine."""
+
+    row: Row
+    predicted: float
+
+    @property
+    def error(self) -> float:
+        """Signed relative error; for hit rates the difference, as a fraction."""
+        if self.row.metric == "cache_hit_rate":
+            return self.predicted - self.row.value
+        return self.predicted / self.row.value - 1.0
+
+
+def read_rows(path: Path) -> list[Row]:
+    """Parse a CSV with exactly the columns `COLUMNS`. Raises `InvalidFile` or `UnknownName` naming line and value."""
+    reader = csv.reader(io.StringIO(read_text(path)))
+    header = next(reader, [])
+    if tuple(header) != COLUMNS:
+        raise InvalidFile(f"{path}: columns are {','.join(header)[:200]!r}, expected {','.join(COLUMNS)}")
+    rows = [_parse_row(cells, f"{path} line {number}") for number, cells in enumerate(reader, 2) if cells]
+    if not rows:
+        raise InvalidFile(f"{path}: no rows")
+    return rows
+
+
+def _parse_row(cells: list[str], where: str) -> Row:
+    if len(cells) != len(COLUMNS):
+        raise InvalidFile(f"{where}: {len(cells)} cells, expected {len(COLUMNS)}")
+    model, design, batch, forced, cache_policy, ratio, tier, metric, value, unit = (cell.strip() for cell in cells)
+    if design not in PRESETS:
+        raise unknown_name("design", design, PRESETS, where)
+    if metric not in METRICS:
+        raise unknown_name("metric", metric, METRICS, where)
+    if unit != METRICS[metric]:
+        raise InvalidFile(f"{where}: unit {unit!r} of {metric}, expected {METRICS[metric]!r}")
+    if tier not in ("dram", "ssd"):
+        raise unknown_name("expert tier", tier, ("dram", "ssd"), where)
+    if cache_policy not in ("none", *EVICTIONS):
+        raise unknown_name("cache policy", cache_policy, ("none", *EVICTIONS), where)
+    try:
+        row = Row(
+            model, design, int(batch), int(forced or 0), cache_policy, float(ratio or 0), tier, metric,
+            float(value), tuple(cells),
+        )  # fmt: skip
+    except ValueError:
+        raise InvalidFile(f"{where}: batch, active experts, ratio and value must be numbers") from None
+    if row.batch < 1 or row.forced_active < 0 or not 0 <= row.cache_ratio <= 1 or not math.isfinite(row.value):
+        raise InvalidFile(f"{where}: batch {row.batch}, {row.forced_active} active, ratio {row.cache_ratio:g}?")
+    return row
+
+
+class Workbench:
+    """Predicts rows on one platform; traces and schedules that several rows share are made once."""
+
+    def __init__(self, platform: Platform, activation: Activation, seed: int = 0) -> None:
+        self.platform, self.activation, self.seed = platform, activation, seed
+        self._captured: dict[tuple[object, ...], Captured] = {}
+        self._results: dict[tuple[object, ...], SimulationResult] = {}
+
+    def on(self, platform: Platform) -> Workbench:
+        """The same workload on another platform: schedules are kept where the plan of HBM is the same."""
+        other = Workbench(platform, self.activation, self.seed)
+        if platform.constant("reserve_bytes") == self.platform.constant("reserve_bytes"):
+            other._captured = self._captured
+        return other
+
+    def predict(self, rows: Iterable[Row]) -> list[Prediction]:
+        """Predict every row. Raises `UnknownName` for an unknown model."""
+        return [Prediction(row, self._predict_or_nan(row)) for row in rows]
+
+    def _predict_or_nan(self, row: Row) -> float:
+        try:
+            return self._predict(row)
+        except CapacityExceeded:
+            return math.nan
+
+    def _predict(self, row: Row) -> float:
+        model = load_architecture(row.model)
+        match row.metric:
+            case "max_active_experts":
+                return float(self._capture(model, row).workload.n_active)
+            case "peak_gpu_memory":
+                return self._peak_memory(model, row)
+            case "moe_layer_latency":
+                return self._result(model, row).moe_layer_latency_s * 1e3
+            case "throughput":
+                return self._result(model, row).tokens_per_s
+            case _:
+                return self._result(model, row).hit_rate
+
+    def _result(self, model: ModelArchitecture, row: Row) -> SimulationResult:
+        key = row.configuration
+        if key not in self._results:
+            self._results[key] = interpret(self._capture(model, row), self.platform, "recurrence", with_intervals=False)
+        return self._results[key]
+
+    def _capture(self, model: ModelArchitecture, row: Row) -> Captured:
+        key = row.configuration
+        if key not in self._captured:
+            cache = None
+            if row.cache_ratio and row.cache_policy != "none":
+                cache = Cache(EVICTIONS[row.cache_policy], ratio=row.cache_ratio, warm=True)
+            self._captured[key] = capture(
+                model, self.platform, self._trace(model, row), row.design, cache=cache, expert_tier=row.expert_tier
+            )
+        return self._captured[key]
+
+    def _peak_memory(self, model: ModelArchitecture, row: Row) -> float:
+        """As the authors counted it: the pre-gated run's peak with its expert buffers exchanged for the design's.
+
+        Buffers (infer_peak_mem.py of their code): 2 x most active experts for pregate, once that for on_demand,
+        all experts of two layers for prefetch_all, all experts of the *decoder* for gpu_only.
+        """
+        pregated = self._capture(model, dataclasses.replace(row, design="pregate"))
+        active = pregated.workload.n_active
+        decoder_layers = model.n_moe_layers - model.n_encoder_moe_layers
+        held = {
+            "pregate": 2 * active,
+            "on_demand": active,
+            "prefetch_all": 2 * model.n_experts,
+            "gpu_only": decoder_layers * model.n_experts,
+        }
+        return float(pregated.plan.static_bytes + held[row.design] * model.expert_bytes)
+
+    def _trace(self, model: ModelArchitecture, row: Row) -> RoutingTrace:
+        if row.forced_active:
+            return synthesize(model, INPUT_TOKENS, OUTPUT_TOKENS, row.batch, n_active=row.forced_active)
+        return natural_routing(model, row.batch, self.activation, self.seed)
+
+
+def natural_routing(model: ModelArchitecture, batch: int, activation: Activation, seed: int) -> RoutingTrace:
+    """The paper's workload with nothing forced, under the stated assumptions; deterministic in `seed`."""
+    if not model.is_encoder_decoder or model.top_k != 1:
+        raise InvalidInput(f"{model.name}: the paper's workload is of encoder-decoder models with one expert a token")
+    dials = Dials(activation.encoder_zipf_exponent, 0.0, 0.0)
+    trace = synthesize(model, INPUT_TOKENS, OUTPUT_TOKENS, batch, seed, dials=dials)
+    rng = np.random.default_rng(seed + 1)
+    experts = trace.experts.copy()
+    decoding = np.flatnonzero(trace.phase == Phase.DECODE).reshape(-1, batch)
+    n_used = min(model.n_experts, max(1, round(activation.decoder_working_set)))
+    for layer in range(model.n_encoder_moe_layers, model.n_moe_layers):
+        used = rng.permutation(model.n_experts)[:n_used]
+        fresh = used[rng.integers(0, n_used, decoding.shape)]
+        experts[decoding, layer, 0] = _converged(fresh, activation.batch_concentration, rng)
+    return dataclasses.replace(trace, experts=experts)
+
+
+def _converged(fresh: np.ndarray, concentration: float, rng: np.random.Generator) -> np.ndarray:
+    """Chinese restaurant process along a batch: the i-th sequence follows an earlier one with i / (i + weight).
+
+    `fresh` (n_steps, batch): what each sequence would draw by itself.
+    """
+    chosen = fresh.copy()
+    rows = np.arange(len(fresh))
+    for i in range(1, fresh.shape[1]):
+        follows = rng.random(len(fresh)) < i / (i + concentration)
+        leader = rng.integers(0, i, len(fresh))
+        chosen[:, i] = np.where(follows, chosen[rows, leader], fresh[:, i])
+    return chosen

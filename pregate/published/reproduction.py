@@ -1,0 +1,156 @@
+"""`reproduce`: every published row predicted, and how right that is."""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from hwmodels.platform import Platform, load_platform
+from pregate.ask.simulation import to_dataframe
+from pregate.published.isca24 import COLUMNS, Activation, Prediction, Workbench, read_rows
+from pregate.published.isca24_fit import ASSUMPTIONS, FIT_ROWS, HARDWARE, STACK
+from traces.errors import InvalidInput, unknown_name
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+__all__ = ["EXPERIMENTS", "Accuracy", "Reproduction", "reproduce"]
+
+PUBLISHED_ROWS = Path(__file__).resolve().parents[3] / "shared" / "published" / "pregated_isca24_a100.csv"
+"""Where the published rows lie beside a checkout; they are not part of the project."""
+
+EXPERIMENTS = ("isca24",)
+
+
+@dataclass(frozen=True, slots=True)
+class Accuracy:
+    """Errors of one group of rows: relative, or differences in percentage points for hit rates (as fractions).
+
+    `mape`: mean of |error|; `bias`: mean of the signed error; `worst`: largest |error|, of `worst_row`; `n_fitted`:
+    how many of the `n` rows the constants were fitted on, `mape_unseen` leaves those out.
+    """
+
+    group: str
+    n: int
+    n_fitted: int
+    mape: float
+    mape_unseen: float
+    bias: float
+    worst: float
+    worst_row: str
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready."""
+        return {name: getattr(self, name) for name in self.__slots__}
+
+
+@dataclass(frozen=True, slots=True)
+class Reproduction:
+    """Predictions beside measurements, with the assumptions they rest on."""
+
+    predictions: tuple[Prediction, ...]
+    activation: Activation
+    calibration: str
+
+    def accuracy(self) -> list[Accuracy]:
+        """One entry a metric, then one a metric and design; rows with natural batches above 1 apart, rows that do
+        not fit the machine left out.
+        """
+        groups: dict[str, list[Prediction]] = {}
+        fitting = [p for p in self.predictions if not math.isnan(p.predicted)]
+        for p in fitting:
+            apart = ", natural batch" if p.row.natural_batch else ""
+            groups.setdefault(f"{p.row.metric}{apart}", []).append(p)
+        for p in fitting:
+            apart = ", natural batch" if p.row.natural_batch else ""
+            groups.setdefault(f"{p.row.metric}, {p.row.design}{apart}", []).append(p)
+        return [_accuracy(title, group) for title, group in groups.items()]
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready: rows, accuracy, assumptions."""
+        rows = [
+            dict(zip(COLUMNS, p.row.cells, strict=True))
+            | {"predicted": p.predicted, "error": p.error, "fitted": _fitted(p)}
+            for p in self.predictions
+        ]
+        assumed = {name: getattr(self.activation, name) for name in self.activation.__slots__}
+        return {
+            "rows": rows,
+            "accuracy": [entry.to_dict() for entry in self.accuracy()],
+            "assumptions": assumed,
+            "calibration": self.calibration,
+        }
+
+    def to_dataframe(self) -> pd.DataFrame:
+        """One row a published row. Needs pandas (the extra `notebooks`)."""
+        return to_dataframe(self.to_dict()["rows"])
+
+    def to_csv(self) -> str:
+        """The input columns plus `predicted`, in the order of the input; empty for what does not fit the machine."""
+        text = io.StringIO()
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerow([*COLUMNS, "predicted"])
+        for p in self.predictions:
+            writer.writerow([*p.row.cells, "" if math.isnan(p.predicted) else f"{p.predicted:.6g}"])
+        return text.getvalue()
+
+
+def _fitted(prediction: Prediction) -> bool:
+    return any(prediction.row.name in names for names in FIT_ROWS.values())
+
+
+def _accuracy(title: str, group: Sequence[Prediction]) -> Accuracy:
+    errors = np.array([p.error for p in group])
+    unseen = np.array([p.error for p in group if not _fitted(p)])
+    worst = int(np.argmax(np.abs(errors)))
+    return Accuracy(
+        group=title,
+        n=len(group),
+        n_fitted=len(group) - len(unseen),
+        mape=float(np.abs(errors).mean()),
+        mape_unseen=float(np.abs(unseen).mean()) if unseen.size else float("nan"),
+        bias=float(errors.mean()),
+        worst=float(np.abs(errors)[worst]),
+        worst_row=group[worst].row.name,
+    )
+
+
+def published_activation(platform: Platform) -> Activation:
+    """The activation assumptions that were fitted with the platform's constants, else the defaults."""
+    if platform.fit is None or any(name not in platform.fit.assumptions for name in ASSUMPTIONS):
+        return Activation()
+    return Activation(**{name: platform.fit.assumptions[name].value for name in ASSUMPTIONS})
+
+
+def reproduce(
+    experiment: str = "isca24",
+    rows: str | Path | None = None,
+    *,
+    seed: int = 0,
+    progress: Callable[[str], None] | None = None,
+) -> Reproduction:
+    """Predict every row of a published experiment; `rows`: a CSV with its columns (None: the file beside a checkout).
+
+    `progress` is called with a row's name before it is predicted. Raises `UnknownName` for an unknown experiment,
+    `InvalidFile` for a malformed file, `InvalidInput` when no file is given and none lies beside the checkout.
+    """
+    if experiment not in EXPERIMENTS:
+        raise unknown_name("experiment", experiment, EXPERIMENTS)
+    if rows is None and not PUBLISHED_ROWS.exists():
+        raise InvalidInput("the published rows are not beside this checkout: give --rows FILE.csv")
+    platform = load_platform(HARDWARE, STACK)
+    activation = published_activation(platform)
+    bench = Workbench(platform, activation, seed)
+    predictions = []
+    for row in read_rows(Path(rows) if rows is not None else PUBLISHED_ROWS):
+        if progress is not None:
+            progress(row.name)
+        predictions += bench.predict([row])
+    return Reproduction(tuple(predictions), activation, platform.describe_calibration("fp32"))

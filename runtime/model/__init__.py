@@ -1,0 +1,1 @@
+"""The layers of a model as tensors: attention, experts, weights."""

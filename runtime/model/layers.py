@@ -1,0 +1,266 @@
+"""The layers of a model on a device: real matrix products in buffers that exist before the clock starts.
+
+Results do not depend on the policy: every expert writes its own rows of one buffer, and the last FFN op of a block
+sums them token by token, experts ascending, whatever the order in which they were computed. Which experts a token has
+is forced from the trace; with what weights, its gate decides. What kernels need for themselves comes from the
+framework's allocator, which keeps it for the next.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from runtime.bound_pass import BoundPass, Rows
+from runtime.model.attention import Block, Cache, Span, position_bias
+from traces.model.architecture import ModelArchitecture
+
+__all__ = ["Choice", "FfnWeights", "Layers", "Scratch", "ffn_weights"]
+
+
+class FfnWeights(NamedTuple):
+    """One FFN, matrices transposed for products from the right; `gate` None for two matrices, biases None or all."""
+
+    gate: Tensor | None
+    up: Tensor
+    down: Tensor
+    gate_bias: Tensor | None
+    up_bias: Tensor | None
+    down_bias: Tensor | None
+
+
+def ffn_weights(tensors: Mapping[str, Tensor], prefix: str = "") -> FfnWeights:
+    """The FFN of `runtime.model.weights` whose names begin with `prefix`."""
+    gate = tensors.get(f"{prefix}gate")
+    biases = [tensors.get(f"{prefix}{name}.bias") for name in ("gate", "up", "down")]
+    return FfnWeights(
+        None if gate is None else gate.t(), tensors[f"{prefix}up"].t(), tensors[f"{prefix}down"].t(), *biases
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Scratch:
+    """Flat buffers that one lane computes FFNs in, each as large as the widest FFN of the largest pass."""
+
+    gate: Tensor
+    up: Tensor
+    inputs: Tensor
+    outputs: Tensor
+
+    def ffn(self, x: Tensor, weights: FfnWeights, out: Tensor) -> None:
+        """`out` (n, d_model) = FFN of `x` (n, d_model): ReLU between two matrices, a SiLU gate with three."""
+        n, width = len(x), weights.up.shape[1]
+        up = _linear(x, weights.up, weights.up_bias, self.up[: n * width].view(n, width))
+        if weights.gate is None:
+            functional.relu(up, inplace=True)
+        else:
+            gate = _linear(x, weights.gate, weights.gate_bias, self.gate[: n * width].view(n, width))
+            up.mul_(functional.silu(gate, inplace=True))
+        _linear(up, weights.down, weights.down_bias, out)
+
+    def routed(self, x: Tensor, tokens: Rows, weights: FfnWeights, results: Tensor, places: Rows) -> None:
+        """Rows `places` of `results` = FFN of rows `tokens` of `x`."""
+        width = x.shape[1]
+        if isinstance(tokens, slice):
+            inputs = x[tokens]
+        else:
+            inputs = self.inputs[: len(tokens) * width].view(-1, width)
+            torch.index_select(x, 0, tokens, out=inputs)
+        if isinstance(places, slice):
+            self.ffn(inputs, weights, results[places])
+        else:
+            outputs = self.outputs[: len(places) * width].view(-1, width)
+            self.ffn(inputs, weights, outputs)
+            results.index_copy_(0, places, outputs)
+
+
+def _linear(x: Tensor, matrix: Tensor, bias: Tensor | None, out: Tensor) -> Tensor:
+    if bias is None:
+        return torch.mm(x, matrix, out=out)
+    return torch.addmm(bias, x, matrix, out=out)
+
+
+class Choice(NamedTuple):
+    """What the trace has the gate of one block choose: `experts` (n_tokens, top_k) int64, `pads` where it chose none.
+
+    `ids` (n_tokens x top_k,) int32, -1 pads: what the host reads back.
+    """
+
+    experts: Tensor
+    pads: Tensor | None
+    ids: Tensor
+
+
+class Layers:
+    """One method an op kind; `tensors` by the names of `runtime.model.weights`, `buffers` and `caches` of `loading`.
+
+    `states` (n_tokens of the run, d_model): the final hidden states, which cross-attention reads an encoder's from.
+    """
+
+    def __init__(
+        self,
+        model: ModelArchitecture,
+        tensors: Mapping[str, Tensor],
+        buffers: Mapping[str, Tensor],
+        caches: Mapping[str, Cache],
+        states: Tensor,
+    ) -> None:
+        self.model, self._tensors, self._caches, self.states = model, tensors, caches, states
+        self._hidden, self._normed, self._results = (buffers[name] for name in ("hidden", "normed", "results"))
+        self._weights, self._logits, self._shared = (buffers[name] for name in ("weights", "logits", "shared"))
+        self.scratch = Scratch(*(buffers[name] for name in ("gate", "up", "inputs", "outputs")))
+        self._blocks: dict[str, Block] = {}
+        self._ffns: dict[str, FfnWeights] = {}
+        for side, stack in zip(("encoder", "decoder")[-len(model.stacks) :], model.stacks, strict=True):
+            for layer in range(stack.n_layers):
+                at = f"{side}.{layer}."
+                for block in ("self", "cross")[: 2 if stack.cross_attention else 1]:
+                    prefix = f"{at}{block}."
+                    own = {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}
+                    self._blocks[prefix] = Block(stack.attention, own)
+                for prefix in [f"{at}ffn.", *(f"{at}shared.{i}." for i in range(model.n_shared_experts))]:
+                    if f"{prefix}up" in tensors:
+                        self._ffns[prefix] = ffn_weights(tensors, prefix)
+        self._spans: tuple[Span, ...] = ()
+        self._cross_spans: tuple[Span, ...] = ()
+        self.tokens = torch.zeros(len(self._logits), dtype=torch.int64, device=self._logits.device)
+
+    def _norm(self, name: str, x: Tensor) -> Tensor:
+        scale, bias = self._tensors[f"{name}.scale"], self._tensors.get(f"{name}.bias")
+        if bias is None:
+            return functional.rms_norm(x, scale.shape, scale)
+        return functional.layer_norm(x, scale.shape, scale, bias)
+
+    def begin(self, bound: BoundPass) -> None:
+        """Embed the tokens of a pass and make its attention masks."""
+        n = bound.one.n_tokens
+        torch.index_select(self._tensors["embedding"], 0, bound.ids, out=self._hidden[:n])
+        table = self._tensors.get(f"{bound.side}.positions")
+        self._spans = tuple(self._masked(span, bound, table) for span in bound.spans)
+        self._cross_spans = bound.cross_spans
+
+    def _masked(self, span: Span, bound: BoundPass, table: Tensor | None) -> Span:
+        """A span of self-attention with its mask: T5's bias, and nothing of what comes after a token."""
+        positions, n = bound.positions[span.start : span.stop], span.stop - span.start
+        mask = None
+        if table is not None:
+            mask = position_bias(table, positions, span.n_context, bound.one.encoding)
+        if span.ragged or (span.causal and mask is not None):
+            later = torch.arange(span.n_context, device=positions.device) > positions.unsqueeze(1)
+            hidden = torch.zeros(n, 1, 1, span.n_context, dtype=self._hidden.dtype, device=positions.device)
+            hidden.masked_fill_(later.view(n, 1, 1, -1), -math.inf)
+            mask = hidden if mask is None else mask + hidden
+        if mask is None:
+            return span
+        if n != span.n_rows:  # all of one row: (1, heads, tokens, context)
+            mask = mask.permute(2, 1, 0, 3)
+        return Span(span.start, span.stop, span.rows, span.n_rows, span.n_context, mask=mask)
+
+    def self_attention(self, bound: BoundPass, layer: int) -> None:
+        """The residual stream gains what each token finds in its own sequence."""
+        name = f"{bound.side}.{layer}.self."
+        block, cache = self._blocks[name], self._caches.get(name)
+        hidden = self._hidden[: bound.one.n_tokens]
+        x = self._norm(f"{name}norm", hidden)
+        query = block.queries(x)
+        keys, values = block.keys_values(x)
+        if cache is not None:
+            cache.put(bound.kv_places, keys, values)
+        for span in self._spans:
+            here = slice(span.start, span.stop)
+            seen = (keys[here], values[here])
+            if cache is not None:
+                seen = (_rows(cache.keys, span), _rows(cache.values, span))
+            hidden[here] += block.attend(query[here], *seen, span)
+
+    def cross_attention(self, bound: BoundPass, layer: int) -> None:
+        """The residual stream gains what each token finds in its encoder's outputs, projected when first seen."""
+        name = f"{bound.side}.{layer}.cross."
+        block, cache = self._blocks[name], self._caches[name]
+        hidden = self._hidden[: bound.one.n_tokens]
+        if len(bound.memory_sources):
+            memory = self.states.index_select(0, bound.memory_sources)
+            cache.put(bound.memory_places, *block.keys_values(memory))
+        query = block.queries(self._norm(f"{name}norm", hidden))
+        for span in self._cross_spans:
+            here = slice(span.start, span.stop)
+            seen = _rows(cache.keys, span), _rows(cache.values, span)
+            hidden[here] += block.attend(query[here], *seen, span)
+
+    def dense(self, bound: BoundPass, layer: int) -> None:
+        """The FFN of a layer without experts."""
+        n, name = bound.one.n_tokens, f"{bound.side}.{layer}.ffn."
+        hidden = self._hidden[:n]
+        out = self.scratch.outputs[: hidden.numel()].view(hidden.shape)
+        self.scratch.ffn(self._norm(f"{name}norm", hidden), self._ffns[name], out)
+        hidden += out
+
+    def gate(self, bound: BoundPass, layer: int, choice: Choice, ids: Tensor) -> None:
+        """Normed input of the block, logits of all experts, softmax over those that the trace has chosen."""
+        n, at = bound.one.n_tokens, f"{bound.side}.{layer}."
+        normed, weights = self._normed[:n], self._weights[:n]
+        normed.copy_(self._norm(f"{at}ffn.norm", self._hidden[:n]))
+        logits = functional.linear(normed, self._tensors[f"{at}gate"], self._tensors.get(f"{at}gate.bias"))
+        chosen = logits.gather(1, choice.experts)
+        if choice.pads is not None:
+            chosen.masked_fill_(choice.pads, torch.finfo(chosen.dtype).min)
+        weights.copy_(chosen.softmax(1))
+        if choice.pads is not None:
+            weights.masked_fill_(choice.pads, 0)
+        ids.copy_(choice.ids)
+
+    def shared(self, bound: BoundPass, layer: int) -> None:
+        """The experts that every token meets."""
+        n, at = bound.one.n_tokens, f"{bound.side}.{layer}."
+        normed, total = self._normed[:n], self._shared[:n]
+        out = self.scratch.outputs[: total.numel()].view(total.shape)
+        for i in range(self.model.n_shared_experts):
+            self.scratch.ffn(normed, self._ffns[f"{at}shared.{i}."], out if i else total)
+            if i:
+                total += out
+        gate = self._tensors.get(f"{at}shared.gate")
+        if gate is not None:
+            total *= functional.linear(normed, gate).sigmoid()
+
+    def expert(self, tokens: Rows, places: Rows, weights: FfnWeights, scratch: Scratch) -> None:
+        """One expert on its tokens, into rows `places` (token x top_k + rank) of the results."""
+        scratch.routed(self._normed, tokens, weights, self._results, places)
+
+    def combine(self, bound: BoundPass) -> None:
+        """The residual stream gains the block's experts, each token's ascending, weighted as its gate says."""
+        n, top_k = bound.one.n_tokens, self.model.top_k
+        hidden = self._hidden[:n]
+        if self.model.n_shared_experts:
+            hidden += self._shared[:n]
+        results = self._results[: n * top_k].view(n, top_k, -1)
+        hidden.unsqueeze(1).baddbmm_(self._weights[:n].unsqueeze(1), results)
+
+    def finish(self, bound: BoundPass) -> None:
+        """Final norm: the states that an encoder hands over, that the head reads, that a run is judged by."""
+        first, n = bound.one.first, bound.one.n_tokens
+        self.states[first : first + n] = self._norm(f"{bound.side}.norm", self._hidden[:n])
+
+    def head(self, bound: BoundPass) -> None:
+        """Logits of each sequence's last token, and the likeliest."""
+        first = bound.one.first
+        states = self.states[first : first + bound.one.n_tokens]
+        last = (
+            states[bound.last_rows] if isinstance(bound.last_rows, slice) else states.index_select(0, bound.last_rows)
+        )
+        matrix = self._tensors.get("head", self._tensors["embedding"])
+        logits = _linear(last, matrix.t(), self._tensors.get("head.bias"), self._logits[: len(last)])
+        torch.argmax(logits, dim=1, out=self.tokens[: len(last)])
+
+
+def _rows(cache: Tensor, span: Span) -> Tensor:
+    """(n_rows, n_context, width) of a cache (all rows, all context, width)."""
+    if isinstance(span.rows, slice):
+        return cache[span.rows, : span.n_context]
+    assert span.rows is not None
+    return cache[:, : span.n_context].index_select(0, span.rows)

@@ -1,0 +1,1 @@
+"""Why a schedule takes as long as it does: critical path, sensitivities, lower bounds."""

@@ -1,0 +1,1 @@
+"""Model architectures: formats, parts, parameter counts, and configurations read from files."""

@@ -1,0 +1,183 @@
+"""Model architectures by name or from a file: the door to this room.
+
+The shipped ones are `traces/model/architectures/*.yaml`; a new model is one more file there.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from traces.documents import Section, parse_yaml, read_text
+from traces.errors import InvalidFile, InvalidInput, unknown_name
+from traces.model.attention import Attention
+from traces.model.dtypes import DTYPES, Dtype, find_dtype
+from traces.model.huggingface import from_huggingface_config
+from traces.model.layer_stack import LayerStack, every_layer
+from traces.model.model_architecture import ModelArchitecture, PublishedCount, PublishedCounts
+
+__all__ = [
+    "DTYPES",
+    "Attention",
+    "Dtype",
+    "LayerStack",
+    "ModelArchitecture",
+    "PublishedCount",
+    "PublishedCounts",
+    "architecture_names",
+    "load_architecture",
+    "parse_architecture",
+]
+
+_SHIPPED = Path(__file__).parent / "architectures"
+MAX_ARCHITECTURE_BYTES = 1 << 18
+"""Largest architecture file read (256 KiB): the largest of ours is under 3 KiB."""
+
+
+def architecture_names() -> tuple[str, ...]:
+    """Names of the shipped architectures, sorted."""
+    return tuple(sorted(path.stem for path in _SHIPPED.glob("*.yaml")))
+
+
+def load_architecture(name_or_path: str | Path) -> ModelArchitecture:
+    """The architecture of that name, or in that file: `.yaml` and `.yml` are ours, `.json` is Hugging Face's.
+
+    Raises `UnknownName` for a name that is not shipped, `InvalidFile` or `InvalidInput` for a bad file.
+    """
+    path = Path(name_or_path)
+    if path.suffix == ".json":
+        return from_huggingface_config(path)
+    if path.suffix not in (".yaml", ".yml"):
+        if str(name_or_path) not in architecture_names():
+            raise unknown_name("model", str(name_or_path), architecture_names())
+        path = _SHIPPED / f"{name_or_path}.yaml"
+    return parse_architecture(read_text(path, MAX_ARCHITECTURE_BYTES), str(path))
+
+
+def parse_architecture(text: str, where: str) -> ModelArchitecture:
+    """The architecture in YAML `text`. Raises `InvalidFile` or `InvalidInput` naming `where`."""
+    section = parse_yaml(text, where)
+    try:
+        return _read_architecture(section)
+    except (InvalidFile, InvalidInput) as error:
+        if where in str(error):
+            raise
+        raise InvalidFile(f"{where}: {error}") from error
+
+
+def _read_architecture(section: Section) -> ModelArchitecture:
+    activation = section.text("activation_dtype", "")
+    encoder = section.optional_section("encoder")
+    published = section.optional_section("published")
+    architecture = ModelArchitecture(
+        name=section.text("name"),
+        d_model=section.integer("d_model"),
+        vocab_size=section.integer("vocab_size"),
+        tied_embeddings=_required_flag(section, "tied_embeddings"),
+        encoder=None if encoder is None else _read_stack(encoder),
+        decoder=_read_stack(section.section("decoder")),
+        n_experts=section.integer("n_experts"),
+        top_k=section.integer("top_k"),
+        d_ff_expert=section.integer("d_ff_expert"),
+        n_expert_matrices=section.integer("n_expert_matrices"),
+        n_shared_experts=section.integer("n_shared_experts", 0),
+        d_ff_shared=section.integer("d_ff_shared", 0),
+        shared_expert_gate=section.flag("shared_expert_gate"),
+        expert_bias=section.flag("expert_bias"),
+        gate_bias=section.flag("gate_bias"),
+        head_bias=section.flag("head_bias"),
+        norm_bias=section.flag("norm_bias"),
+        dtype=find_dtype(section.text("dtype"), section.where),
+        expert_dtype=find_dtype(section.text("expert_dtype"), section.where),
+        activation_dtype=find_dtype(activation, section.where) if activation else None,
+        published=PublishedCounts() if published is None else _read_published(published),
+        sources=_read_sources(section),
+        note=section.text("note", ""),
+    )
+    section.done()
+    return architecture
+
+
+def _required_flag(section: Section, key: str) -> bool:
+    if key not in section:
+        section.take(key)
+    return section.flag(key)
+
+
+def _read_sources(section: Section) -> tuple[str, ...]:
+    sources = section.items("sources")
+    if not sources or not all(isinstance(source, str) for source in sources):
+        raise InvalidFile(f"{section.where}: sources must name at least one text: where do the shapes come from?")
+    return tuple(sources)
+
+
+def _read_stack(section: Section) -> LayerStack:
+    n_layers = section.integer("n_layers")
+    stack = LayerStack(
+        n_layers=n_layers,
+        moe_layers=_read_moe_layers(section, n_layers),
+        attention=_read_attention(section.section("attention")),
+        cross_attention=section.flag("cross_attention"),
+        d_ff_dense=section.integer("d_ff_dense"),
+        n_dense_matrices=section.integer("n_dense_matrices"),
+        ffn_bias=section.flag("ffn_bias"),
+        relative_position_buckets=section.integer("relative_position_buckets", 0),
+    )
+    section.done()
+    return stack
+
+
+def _read_moe_layers(section: Section, n_layers: int) -> tuple[int, ...]:
+    """Either a list of indices or `{first, step}`."""
+    value = section.take("moe_layers")
+    if isinstance(value, list):
+        if not all(type(layer) is int for layer in value):
+            raise InvalidFile(f"{section.where}: moe_layers holds something that is not an integer")
+        return tuple(value)
+    if not isinstance(value, dict):
+        raise InvalidFile(f"{section.where}: moe_layers is neither a list nor a mapping of first and step")
+    regular = Section(value, f"{section.where}: moe_layers")
+    layers = every_layer(n_layers, regular.integer("first"), regular.integer("step", minimum=1))
+    regular.done()
+    return layers
+
+
+def _read_attention(section: Section) -> Attention:
+    attention = Attention(
+        kind=section.text("kind"),
+        n_heads=section.integer("n_heads"),
+        n_kv_heads=section.integer("n_kv_heads"),
+        head_dim=section.integer("head_dim"),
+        q_lora_rank=section.integer("q_lora_rank", 0),
+        kv_lora_rank=section.integer("kv_lora_rank", 0),
+        qk_nope_dim=section.integer("qk_nope_dim", 0),
+        qk_rope_dim=section.integer("qk_rope_dim", 0),
+        v_head_dim=section.integer("v_head_dim", 0),
+        qkv_bias=section.flag("qkv_bias"),
+        output_bias=section.flag("output_bias"),
+        qk_norm=section.text("qk_norm", "none"),
+        sinks=section.flag("sinks"),
+    )
+    section.done()
+    return attention
+
+
+def _read_published(section: Section) -> PublishedCounts:
+    total = section.optional_section("total_params")
+    active = section.optional_section("active_params")
+    section.done()
+    return PublishedCounts(
+        total_params=None if total is None else _read_count(total),
+        active_params=None if active is None else _read_count(active),
+    )
+
+
+def _read_count(section: Section) -> PublishedCount:
+    count = PublishedCount(
+        value=section.number("value"),
+        source=section.text("source"),
+        rounding=section.number("rounding", 0.0),
+        counts_input_embedding=section.flag("counts_input_embedding", True),
+        note=section.text("note", ""),
+    )
+    section.done()
+    return count

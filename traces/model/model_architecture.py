@@ -1,0 +1,278 @@
+"""What a Mixture-of-Experts model is made of, and the parameters and bytes that follow from it.
+
+Shapes and counts only: nothing here knows a machine, a policy or a trace.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import yaml
+
+from traces.errors import InvalidInput
+from traces.model.dtypes import Dtype, find_dtype
+from traces.model.layer_stack import MAX_WIDTH, LayerStack, ffn_vector_params
+
+MAX_EXPERTS = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class PublishedCount:
+    """A parameter count that the model's authors, or those who measured its checkpoint, state.
+
+    `rounding` is how far the printed digits may lie from the exact count, 0 when they are precise enough.
+    `counts_input_embedding` is False where the source leaves the input table out of the count.
+    """
+
+    value: float
+    source: str
+    rounding: float = 0.0
+    counts_input_embedding: bool = True
+    note: str = ""
+
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.value) and self.value > 0):
+            raise InvalidInput(f"published count {self.value}, expected a positive number")
+        if not 0 <= self.rounding < self.value:
+            raise InvalidInput(f"rounding {self.rounding} of a published count of {self.value:g}")
+
+
+@dataclass(frozen=True, slots=True)
+class PublishedCounts:
+    """The published counts of one model; None where no source states one.
+
+    "Active" means the parameters one token meets, which encoder-decoder models do not publish.
+    """
+
+    total_params: PublishedCount | None = None
+    active_params: PublishedCount | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelArchitecture:
+    """A Mixture-of-Experts transformer; `encoder` is None for a decoder-only model.
+
+    Every MoE block has `n_experts` experts of `n_expert_matrices` (2, or 3 when gated) matrices of width
+    `d_ff_expert`, a gate that picks `top_k` of them for a token, and `n_shared_experts` that always run, each
+    `d_ff_shared` wide. MoE layers are numbered through the model: those of the encoder first.
+
+    Storage: expert matrices in `expert_dtype`; attention, dense FFN and shared-expert matrices in `dtype`;
+    embeddings, gates, norms, biases and the KV cache in `activation_dtype`, which is `dtype` unless given (it
+    must be given below 16 bits). `norm_bias` tells LayerNorm from RMSNorm. Raises `InvalidInput`.
+    """
+
+    name: str
+    d_model: int
+    vocab_size: int
+    tied_embeddings: bool
+    encoder: LayerStack | None = None
+    decoder: LayerStack
+    n_experts: int
+    top_k: int
+    d_ff_expert: int
+    n_expert_matrices: int
+    n_shared_experts: int = 0
+    d_ff_shared: int = 0
+    shared_expert_gate: bool = False
+    expert_bias: bool = False
+    gate_bias: bool = False
+    head_bias: bool = False
+    norm_bias: bool = False
+    dtype: Dtype
+    expert_dtype: Dtype
+    activation_dtype: Dtype | None = None
+    published: PublishedCounts = PublishedCounts()
+    sources: tuple[str, ...] = ()
+    note: str = ""
+
+    def __post_init__(self) -> None:
+        if not self.name:
+            raise InvalidInput("an architecture without a name: give it one")
+        self._check_range("d_model", 1, MAX_WIDTH)
+        self._check_range("vocab_size", 1, MAX_WIDTH)
+        self._check_range("n_experts", 1, MAX_EXPERTS)
+        self._check_range("top_k", 1, self.n_experts)
+        self._check_range("d_ff_expert", 1, MAX_WIDTH)
+        self._check_range("n_expert_matrices", 2, 3)
+        self._check_range("n_shared_experts", 0, MAX_EXPERTS)
+        self._check_range("d_ff_shared", 1 if self.n_shared_experts else 0, MAX_WIDTH)
+        if not self.n_shared_experts and (self.d_ff_shared or self.shared_expert_gate):
+            raise InvalidInput(f"{self.name}: d_ff_shared or shared_expert_gate without shared experts")
+        if not self.n_moe_layers:
+            raise InvalidInput(f"{self.name}: no MoE layer: list at least one in moe_layers")
+        if self.encoder is not None and self.encoder.cross_attention:
+            raise InvalidInput(f"{self.name}: the encoder has cross-attention: only a decoder can")
+        if self.decoder.cross_attention and self.encoder is None:
+            raise InvalidInput(f"{self.name}: cross-attention without an encoder: add one, or set it false")
+        if self.activation_dtype is None and self.dtype.bits < 16:
+            raise InvalidInput(f"{self.name}: dtype {self.dtype.name} needs an activation_dtype, such as bf16")
+
+    def _check_range(self, field: str, low: int, high: int) -> None:
+        value = getattr(self, field)
+        if not low <= value <= high:
+            raise InvalidInput(f"{self.name}: {field} = {value}, expected {low} to {high}")
+
+    @property
+    def stacks(self) -> tuple[LayerStack, ...]:
+        """The encoder, if there is one, then the decoder."""
+        return (self.decoder,) if self.encoder is None else (self.encoder, self.decoder)
+
+    @property
+    def is_encoder_decoder(self) -> bool:
+        """True when an encoder reads the prompt."""
+        return self.encoder is not None
+
+    @property
+    def n_encoder_moe_layers(self) -> int:
+        """MoE layers of the encoder; in a trace they come first."""
+        return 0 if self.encoder is None else len(self.encoder.moe_layers)
+
+    @property
+    def n_moe_layers(self) -> int:
+        """MoE layers of encoder and decoder together."""
+        return self.n_encoder_moe_layers + len(self.decoder.moe_layers)
+
+    @property
+    def stored_activation_dtype(self) -> Dtype:
+        """The format of embeddings, gates, norms, biases and the KV cache."""
+        return self.dtype if self.activation_dtype is None else self.activation_dtype
+
+    @property
+    def _expert_matrix_params(self) -> int:
+        return self.n_expert_matrices * self.d_model * self.d_ff_expert
+
+    @property
+    def _expert_vector_params(self) -> int:
+        if not self.expert_bias:
+            return 0
+        return ffn_vector_params(self.d_model, self.d_ff_expert, self.n_expert_matrices)
+
+    @property
+    def expert_params(self) -> int:
+        """Parameters of one expert."""
+        return self._expert_matrix_params + self._expert_vector_params
+
+    @property
+    def expert_bytes(self) -> int:
+        """Bytes of one expert: what a fetch moves."""
+        vectors = self._expert_vector_params * self.stored_activation_dtype.bytes_per_param
+        return math.ceil(self._expert_matrix_params * self.expert_dtype.bytes_per_param + vectors)
+
+    @property
+    def gate_params(self) -> int:
+        """Parameters of one MoE block's gate, that of its shared expert included."""
+        shared_gate = self.d_model if self.shared_expert_gate else 0
+        return self.d_model * self.n_experts + self.gate_bias * self.n_experts + shared_gate
+
+    @property
+    def shared_expert_params(self) -> int:
+        """Parameters of one MoE block's shared experts together."""
+        return self.n_shared_experts * self.n_expert_matrices * self.d_model * self.d_ff_shared
+
+    @property
+    def embedding_params(self) -> int:
+        """Parameters of the input table, which is also the output head when embeddings are tied."""
+        return self.vocab_size * self.d_model
+
+    @property
+    def head_params(self) -> int:
+        """Parameters the output head has of its own."""
+        return (0 if self.tied_embeddings else self.embedding_params) + self.head_bias * self.vocab_size
+
+    @property
+    def _dense_matrix_params(self) -> int:
+        stacks = sum(stack.matrix_params(self.d_model) for stack in self.stacks)
+        return stacks + self.n_moe_layers * self.shared_expert_params
+
+    @property
+    def _activation_format_params(self) -> int:
+        norm_params = self.d_model * (2 if self.norm_bias else 1)
+        stacks = sum(stack.vector_params(self.d_model, norm_params) for stack in self.stacks)
+        return stacks + self.n_moe_layers * self.gate_params + self.embedding_params + self.head_params
+
+    @property
+    def non_expert_params(self) -> int:
+        """Parameters outside the routed experts: shared experts, gates and embeddings are among them."""
+        return self._dense_matrix_params + self._activation_format_params
+
+    @property
+    def non_expert_bytes(self) -> int:
+        """Bytes outside the routed experts: what every offloading design keeps in HBM."""
+        dense = self._dense_matrix_params * self.dtype.bytes_per_param
+        return math.ceil(dense + self._activation_format_params * self.stored_activation_dtype.bytes_per_param)
+
+    @property
+    def total_params(self) -> int:
+        """All parameters."""
+        return self.non_expert_params + self.n_moe_layers * self.n_experts * self.expert_params
+
+    @property
+    def active_params(self) -> int:
+        """Parameters one token meets: everything outside the experts, and `top_k` experts of each MoE layer.
+
+        Both embedding tables count whole, as in the counts of Qwen3 and Mixtral. An encoder-decoder counts
+        both stacks, though one token only passes through one of them: no such count is published.
+        """
+        return self.non_expert_params + self.n_moe_layers * self.top_k * self.expert_params
+
+    def _kv_bytes(self) -> int:
+        elements = self.decoder.n_layers * self.decoder.attention.kv_elements_per_token
+        return math.ceil(elements * self.stored_activation_dtype.bytes_per_param)
+
+    @property
+    def kv_bytes_per_token(self) -> int:
+        """Bytes of KV cache for one token in the decoder's self-attention, all layers together.
+
+        Every layer counts as full attention: sliding windows and chunks (gpt-oss, Llama 4) keep less.
+        """
+        return self._kv_bytes()
+
+    @property
+    def cross_kv_bytes_per_token(self) -> int:
+        """Bytes of K and V over one encoder token for all decoder layers; 0 without cross-attention."""
+        return self._kv_bytes() if self.decoder.cross_attention else 0
+
+    def with_dtype(self, name: str) -> ModelArchitecture:
+        """The same model with all matrices stored as `name`; below 16 bits the activation format stays.
+
+        Published counts are of parameters, so they stay. Raises `UnknownName`.
+        """
+        dtype = find_dtype(name)
+        kept = self.stored_activation_dtype if dtype.bits < 16 else None
+        return dataclasses.replace(self, dtype=dtype, expert_dtype=dtype, activation_dtype=kept)
+
+    def with_expert_dtype(self, name: str) -> ModelArchitecture:
+        """The same model with the experts' matrices stored as `name`, the rest as it is. Raises `UnknownName`."""
+        return dataclasses.replace(self, expert_dtype=find_dtype(name))
+
+    def with_top_k(self, k: int) -> ModelArchitecture:
+        """The same model with `k` experts for a token; published active count goes. Raises `InvalidInput`."""
+        published = dataclasses.replace(self.published, active_params=None)
+        return dataclasses.replace(self, top_k=k, published=self.published if k == self.top_k else published)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data that `parse_architecture` reads back as YAML; fields at their default are left out."""
+        return {field.name: _plain(value) for field, value in _set_fields(self)}
+
+    def to_yaml(self) -> str:
+        """`to_dict` as YAML text."""
+        return yaml.safe_dump(self.to_dict(), sort_keys=False, width=110)
+
+
+def _set_fields(value: Any) -> list[tuple[dataclasses.Field[Any], Any]]:
+    """Fields of a dataclass that are not at their default, with their values."""
+    pairs = ((field, getattr(value, field.name)) for field in dataclasses.fields(value))
+    return [(field, item) for field, item in pairs if item != field.default]
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Dtype):
+        return value.name
+    if isinstance(value, tuple):
+        return [_plain(item) for item in value]
+    if dataclasses.is_dataclass(value):
+        return {field.name: _plain(item) for field, item in _set_fields(value)}
+    return value
