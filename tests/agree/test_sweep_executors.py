@@ -18,7 +18,7 @@ import xarray as xr
 from pregate.api import load_hardware, synthesize
 from pregate.ask.capture import request
 from pregate.ask.schedule_cache import ScheduleCache
-from pregate.cli.main import main as cli
+from pregate.cli import main as cli
 from pregate.explore.sweeps import work
 from pregate.explore.sweeps.axes import LatinHypercube
 from pregate.explore.sweeps.spec import read_sweep

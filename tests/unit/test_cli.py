@@ -27,7 +27,7 @@ from pregate.cli import (
     sweep,
     trace,
 )
-from pregate.cli.main import main as cli
+from pregate.cli import main as cli
 from tests import small_fits
 from traces.storage import save_trace
 

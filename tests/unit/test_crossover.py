@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 import pregate
-from pregate.cli.main import main as cli
+from pregate.cli import main as cli
 from pregate.explore.axis_scale import read_scale
 from pregate.explore.axis_winners import Contest, Winner
 from pregate.explore.crossover import Crossovers, _between, crossovers

@@ -14,7 +14,7 @@ import pytest
 
 import pregate
 from pregate.ask.capture import capture_request
-from pregate.cli.main import main as cli
+from pregate.cli import main as cli
 from pregate.explore import axis_winners as contest
 from pregate.explore.axis_scale import read_scale
 from pregate.explore.axis_winners import Contest

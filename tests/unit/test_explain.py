@@ -13,7 +13,7 @@ import pytest
 import pregate
 from hwmodels.figures import MEMORY_FIGURES
 from hwmodels.quantity import ReadOnly
-from pregate.cli.main import main as cli
+from pregate.cli import main as cli
 from pregate.draw.timelines import tornado
 from pregate.explore.explanation import Explanation, explain
 from simulator.explain.sensitivity import METRICS

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from pregate.cli import main as cli
 from pregate.cli import optimize as command
-from pregate.cli.main import main as cli
 from pregate.explore.optima.optimize import optimize
 from pregate.explore.sweeps.workloads import TraceRecipe
 

@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 import pregate
+from pregate.cli import main as cli
 from pregate.cli import run as command
-from pregate.cli.main import main as cli
 from tests.small_models import MODELS, routing
 from traces.storage import save_trace
 

@@ -21,7 +21,7 @@ from pyarrow import parquet
 
 from offload.policies import cache_named
 from pregate.api import load_model
-from pregate.cli.main import main as cli
+from pregate.cli import main as cli
 from pregate.draw.sweep_plot import draw_sweep
 from pregate.explore.sweeps.axes import LatinHypercube
 from pregate.explore.sweeps.files import check_output, write_dataset
