@@ -1,7 +1,8 @@
-"""The same contract as `des`, as one compiled pass over the ops: every lane is FIFO, so `max` and `+` suffice.
+"""The same contract as `des`, as one pass over the ops: every lane is FIFO, so `max` and `+` suffice.
 
 Agrees with `des.simulate` bit for bit (tests/agree). What the recurrence cannot express (shared links, priorities,
-cancellation) is not in a `Schedule`. numba is loaded on first use.
+cancellation) is refused. A small schedule is walked in plain Python, which is done before numba would be loaded; a
+large one is compiled.
 """
 
 from __future__ import annotations
@@ -20,7 +21,10 @@ from offload.timeline import Timeline
 from simulator.costs import check_costs
 from simulator.modes import FIFO, Modes
 
-__all__ = ["simulate"]
+__all__ = ["SMALL_OPS", "simulate"]
+
+SMALL_OPS = 400_000
+"""Schedules of up to so many ops are walked in Python: half a second, which is what loading compiled code takes."""
 
 
 def simulate(schedule: Schedule, costs: Costs, modes: Modes = FIFO) -> Timeline:
@@ -31,7 +35,8 @@ def simulate(schedule: Schedule, costs: Costs, modes: Modes = FIFO) -> Timeline:
     """
     modes.require_fifo()
     check_costs(schedule, costs)
-    start_s, end_s = _compiled()(
+    walk = _walk_small if len(schedule) <= SMALL_OPS else _compiled()
+    start_s, end_s = walk(
         schedule.lane,
         schedule.cost,
         schedule.dep_ptr,
@@ -65,6 +70,43 @@ def _walk(
         end[i] = time + duration_s[cost[i]]
         free[here] = end[i]
     return start, end
+
+
+def _walk_small(
+    lane: NDArray[np.int8],
+    cost: NDArray[np.int32],
+    dep_ptr: NDArray[np.int64],
+    dep: NDArray[np.int32],
+    issue_s: NDArray[np.float64],
+    duration_s: NDArray[np.float64],
+    n_lanes: int,
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """`_walk` on lists: the same sums in the same order."""
+    start: list[float] = []
+    end: list[float] = []
+    deps, free, host_s, first = dep.tolist(), [0.0] * n_lanes, 0.0, 0
+    rows = zip(lane.tolist(), issue_s[cost].tolist(), duration_s[cost].tolist(), dep_ptr[1:].tolist(), strict=True)
+    for here, issue, duration, last in rows:
+        if here:
+            host_s += issue
+            time = free[here]
+            if host_s > time:
+                time = host_s
+        else:
+            time = host_s
+        while first < last:
+            ready = end[deps[first]]
+            if ready > time:
+                time = ready
+            first += 1
+        start.append(time)
+        time += duration
+        end.append(time)
+        if here:
+            free[here] = time
+        else:
+            host_s = time
+    return np.array(start), np.array(end)
 
 
 @cache

@@ -162,6 +162,10 @@ def synthesize_routing(
     )
 
 
+_SMALL_CELLS = 100_000
+"""Routing cells that are filled in plain Python: within the second that loading compiled code takes."""
+
+
 def _route(
     ranks: NDArray[np.int16],
     sequence: NDArray[np.int32],
@@ -171,7 +175,7 @@ def _route(
     rng: np.random.Generator,
 ) -> None:
     """Fill `ranks` (n_tokens, n_layers, top_k) in chunks, so that random numbers take bounded memory."""
-    fill = _compiled_fill()
+    fill = _fill if ranks.size <= _SMALL_CELLS else _compiled_fill()
     n_tokens, n_layers, top_k = ranks.shape
     n_kept = AFFINITY_TOKENS if dials.sequence_affinity else 1
     history = np.zeros((n_sequences, n_kept, n_layers, top_k), dtype=np.int16)

@@ -122,8 +122,9 @@ def compare(
     *,
     cache: Cache | None = None,
     expert_tier: str = "dram",
-    engine: str = "des",
+    engine: str = "auto",
     modes: Modes = FIFO,
+    check: bool = False,
     progress: Callable[[str], None] | None = None,
 ) -> Comparison:
     """Simulate every policy on the same trace; a policy that does not fit is a row, not an error.
@@ -140,7 +141,15 @@ def compare(
             progress(name)
         try:
             result = simulate(
-                model, hw, trace, policy, cache=cache, expert_tier=expert_tier, engine=engine, modes=modes
+                model,
+                hw,
+                trace,
+                policy,
+                cache=cache,
+                expert_tier=expert_tier,
+                engine=engine,
+                modes=modes,
+                check=check,
             )
         except CapacityExceeded as error:
             unfit.append(DoesNotFit(name, error.needed_bytes, error.memory, str(error)))

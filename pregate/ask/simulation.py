@@ -9,18 +9,18 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from hwmodels.cost import price
+from hwmodels.cost import Costs, price
 from hwmodels.platform import Platform
 from offload import metrics
 from offload.ops import OpKind, Work
 from offload.policy import Cache, Policy
+from offload.schedule import Schedule
 from offload.timeline import Timeline
 from pregate.ask.capture import Captured, capture_request, request
 from pregate.ask.intervals import Interval, intervals
-from simulator import des, event, recurrence
 from simulator.explain.bounds import Bounds, lower_bounds
 from simulator.modes import FIFO, Modes
-from traces.errors import InvalidInput, unknown_name
+from traces.errors import InvalidInput, PregateError, unknown_name
 from traces.model.architecture import ModelArchitecture
 from traces.routing import RoutingTrace
 
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "ENGINES",
+    "Disagreement",
     "SimulationResult",
     "beyond_fit",
     "calibration",
@@ -37,6 +38,10 @@ __all__ = [
     "simulate",
     "to_dataframe",
 ]
+
+
+class Disagreement(PregateError):
+    """An engine gave an op other times than SimPy, the definition, does."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +93,7 @@ class SimulationResult:
 
 
 ENGINES = {
+    "auto": "the recurrence on FIFO lanes, the event engine where modes ask for more",
     "des": "SimPy, the definition: every mode, HBM checked while it runs",
     "recurrence": "compiled, FIFO lanes only: the same times bit for bit",
     "event": "compiled, every mode: the same times",
@@ -113,14 +119,16 @@ def simulate(
     *,
     cache: Cache | None = None,
     expert_tier: str = "dram",
-    engine: str = "des",
+    engine: str = "auto",
     modes: Modes = FIFO,
+    check: bool = False,
 ) -> SimulationResult:
     """Predict `policy` on `trace`.
 
     `policy`: a preset as typed on the command line (`pregate`, `pregate(2)`, `on_demand+lru:0.1`) or a `Policy`;
     `cache`: an expert cache to add to it; `expert_tier`: where experts wait, `dram` or `ssd`; `engine`: a name in
-    `ENGINES`; `modes`: links and HBM that are shared, priorities, cancelled prefetches. Raises `InvalidInput` when the
+    `ENGINES`; `modes`: links and HBM that are shared, priorities, cancelled prefetches; `check`: SimPy, the definition,
+    runs too and must give every op the same times. Raises `InvalidInput` when the
     trace is not of `model` or has no decode steps, `CapacityExceeded` when HBM is too small, `NotFifo` for modes that
     the engine cannot express.
     """
@@ -128,7 +136,9 @@ def simulate(
         raise unknown_name("engine", engine, ENGINES)
     asked = request(model, hw, trace, policy, cache=cache, expert_tier=expert_tier)
     if engine != "stream":
-        return interpret(capture_request(asked), hw, engine, modes=modes)
+        return interpret(capture_request(asked), hw, engine, modes=modes, check=check)
+    if check:
+        raise InvalidInput("the engine stream keeps no times to check: try another engine, or leave out the check")
     from pregate.ask.streaming import stream_request
 
     modes.require_fifo()
@@ -136,22 +146,57 @@ def simulate(
 
 
 def interpret(
-    captured: Captured, hw: Platform, engine: str = "des", *, modes: Modes = FIFO, with_intervals: bool = True
+    captured: Captured,
+    hw: Platform,
+    engine: str = "auto",
+    *,
+    modes: Modes = FIFO,
+    with_intervals: bool = True,
+    check: bool = False,
 ) -> SimulationResult:
-    """Give a captured schedule its times on `hw`. Raises `UnknownName` for an unknown engine, or one that streams."""
+    """Give a captured schedule its times on `hw`. Raises `UnknownName` for an unknown engine, or one that streams.
+
+    `check`: raises `Disagreement` unless SimPy gives every op the same times.
+    """
     schedule = captured.decoded.schedule
     costs = price(schedule.works, hw)
-    if engine == "des":
-        timeline = des.simulate(schedule, costs, hw.machine.accelerator.hbm_bytes, modes)
-    elif engine == "event":
-        timeline = event.simulate(schedule, costs, modes)
-    elif engine == "recurrence":
-        timeline = recurrence.simulate(schedule, costs, modes)
-    else:
-        raise unknown_name("engine", engine, [name for name in ENGINES if name != "stream"])
+    timeline = _timeline(schedule, costs, hw, engine, modes)
+    if check:
+        _check_definition(timeline, _timeline(schedule, costs, hw, "des", modes))
     known = with_intervals and modes.is_fifo and not beyond_fit(schedule.works, hw)
     found = intervals(captured, hw if known else dataclasses.replace(hw, fit=None), np.random.default_rng(0))
     return _result(captured, hw, timeline, lower_bounds(schedule, costs, modes), found)
+
+
+def _timeline(schedule: Schedule, costs: Costs, hw: Platform, engine: str, modes: Modes) -> Timeline:
+    """The times that `engine` gives; an engine is imported when it is asked."""
+    if engine == "auto":
+        engine = "recurrence" if modes.is_fifo else "event"
+    match engine:
+        case "des":
+            from simulator import des
+
+            return des.simulate(schedule, costs, hw.machine.accelerator.hbm_bytes, modes)
+        case "event":
+            from simulator import event
+
+            return event.simulate(schedule, costs, modes)
+        case "recurrence":
+            from simulator import recurrence
+
+            return recurrence.simulate(schedule, costs, modes)
+    raise unknown_name("engine", engine, [name for name in ENGINES if name != "stream"])
+
+
+def _check_definition(timeline: Timeline, defined: Timeline) -> None:
+    """Raise `Disagreement` unless both give every op the same start and end, bit for bit."""
+    differ = np.flatnonzero((timeline.start_s != defined.start_s) | (timeline.end_s != defined.end_s))
+    if differ.size:
+        op = int(differ[0])
+        raise Disagreement(
+            f"{timeline.source} and SimPy differ on {differ.size} of {len(timeline.schedule)} ops, first on op {op}: "
+            f"it ends at {float(timeline.end_s[op])!r} s against {float(defined.end_s[op])!r} s: please report this"
+        )
 
 
 _UNFITTED = {OpKind.DISK_READ: "storage_efficiency", OpKind.CPU_EXPERT: "cpu_efficiency"}

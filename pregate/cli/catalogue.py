@@ -12,11 +12,12 @@ from hwmodels.platform import load_platform
 from hwmodels.spec import hardware_names, host_names, link_names, load_machine, storage_names
 from hwmodels.stack import stack_names
 from pregate.cli import options
+from pregate.cli.commands import PLAIN
 from pregate.draw import render
 from traces.model.architecture import architecture_names, load_architecture
 
-models = typer.Typer(help="The models that ship with pregate.", invoke_without_command=True)
-hardware = typer.Typer(help="The machines that ship with pregate.", invoke_without_command=True)
+models = typer.Typer(help="The models that ship with pregate.", invoke_without_command=True, **PLAIN)
+hardware = typer.Typer(help="The machines that ship with pregate.", invoke_without_command=True, **PLAIN)
 
 Name = Annotated[str, typer.Argument(help="Its name, or a file.")]
 

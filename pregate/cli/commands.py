@@ -1,43 +1,103 @@
-"""The commands, one file each; `register` hangs them on the application."""
+"""The commands by name: where each one lives and its one line of help. A command is imported when it is called."""
 
 from __future__ import annotations
 
+from importlib import import_module
+from typing import Any, NamedTuple
+
 import typer
+from typer.core import TyperCommand, TyperGroup
+from typer.main import get_command
 
-from pregate.cli import (
-    calibrate,
-    catalogue,
-    compare,
-    crossover,
-    explain,
-    measure,
-    optimize,
-    reproduce,
-    residency,
-    run,
-    simulate,
-    sweep,
-    trace,
-    validate,
-)
-
-__all__ = ["register"]
+__all__ = ["COMMANDS", "PLAIN", "Commands", "Entry"]
 
 
-def register(app: typer.Typer) -> None:
-    """Add every command."""
-    app.command("compare")(compare.compare)
-    app.command("simulate")(simulate.simulate)
-    app.command("run")(run.run)
-    app.command("explain")(explain.explain)
-    app.command("crossover")(crossover.crossover)
-    app.command("sweep")(sweep.sweep)
-    app.command("optimize")(optimize.optimize)
-    app.command("measure")(measure.measure)
-    app.command("calibrate")(calibrate.calibrate)
-    app.command("validate")(validate.validate)
-    app.command("reproduce")(reproduce.reproduce)
-    app.command("residency")(residency.residency)
-    app.add_typer(trace.app, name="trace")
-    app.add_typer(catalogue.models, name="models")
-    app.add_typer(catalogue.hardware, name="hardware")
+class Entry(NamedTuple):
+    """`home`: `module:attribute`, a function or a `Typer` of several; `help`: the first line of what it says itself."""
+
+    home: str
+    help: str
+
+
+COMMANDS: dict[str, Entry] = {
+    "compare": Entry(
+        "compare:compare",
+        "Compare designs: MoE-layer latency, tokens/s, TTFT, TPOT, HBM, link traffic; who wins and what binds it.",
+    ),
+    "simulate": Entry("simulate:simulate", "Simulate one design op by op and write its timeline."),
+    "run": Entry(
+        "run:run",
+        "Execute one design for real on this machine: random weights of the true shapes, the trace's routing.",
+    ),
+    "explain": Entry(
+        "explain:explain",
+        "Explain one design: shares of the critical path, and the exact elasticity of a metric by every number.",
+    ),
+    "crossover": Entry(
+        "crossover:crossover",
+        "Find where another design becomes the best along one axis, to 0.1 %, or to the unit of a count.",
+    ),
+    "sweep": Entry(
+        "sweep:sweep",
+        "Sweep axes x policies, write the dataset, say which policy is best where. A rerun goes on where one was "
+        "stopped.",
+    ),
+    "optimize": Entry(
+        "optimize:optimize",
+        "Find the cheapest or fastest machine, policy and settings that meet every constraint, and the Pareto front.",
+    ),
+    "measure": Entry(
+        "measure:measure",
+        "Measure this machine: copies, GEMMs, every kind of op, launches, waits, storage. About two minutes.",
+    ),
+    "calibrate": Entry(
+        "calibrate:calibrate",
+        "Fit this machine and its software on what was measured, with covariance and leave-one-out errors.",
+    ),
+    "validate": Entry(
+        "validate:validate",
+        "Predict configurations, write that down, run them for real, and say how right the predictions were.",
+    ),
+    "reproduce": Entry(
+        "reproduce:reproduce",
+        "Predict every row of a published experiment; print predicted, measured, error, and the accuracy of each "
+        "group.",
+    ),
+    "residency": Entry(
+        "residency:residency",
+        "Replay a trace through expert caches, without timing: hit rates and bytes read by budget and policy.",
+    ),
+    "trace": Entry("trace:app", "Import, synthesise, fit and describe routing traces."),
+    "models": Entry("catalogue:models", "The models that ship with pregate."),
+    "hardware": Entry("catalogue:hardware", "The machines that ship with pregate."),
+}
+
+
+PLAIN: dict[str, Any] = {"add_completion": False, "rich_markup_mode": None, "pretty_exceptions_enable": False}
+"""How every application looks: plain help, errors as they are, no completion to install."""
+
+
+class Commands(TyperGroup):
+    """The group of all commands. The list and its help import none of them; a call imports one."""
+
+    def __init__(self, **attributes: Any) -> None:
+        super().__init__(**attributes)
+        self.commands = {name: TyperCommand(name, help=entry.help) for name, entry in COMMANDS.items()}
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """The command that `args` name, imported."""
+        name, command, rest = super().resolve_command(ctx, args)
+        return name, command if name is None else _imported(name), rest
+
+
+def _imported(name: str) -> Any:
+    module, _, attribute = COMMANDS[name].home.partition(":")
+    found = getattr(import_module(f"pregate.cli.{module}"), attribute)
+    if isinstance(found, typer.Typer):
+        app = found
+    else:
+        app = typer.Typer(**PLAIN)
+        app.command(name)(found)
+    command = get_command(app)
+    command.name = name
+    return command

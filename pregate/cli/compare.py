@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from offload.policies import policy_named
 from pregate.ask.comparison import compare as run_compare
 from pregate.cli import options
 from pregate.draw import render
@@ -26,7 +27,8 @@ def compare(
     active: options.Active = None,
     cache: options.CacheText = None,
     tier: options.Tier = "dram",
-    engine: options.Engine = "des",
+    engine: options.Engine = "auto",
+    check: options.Check = False,
     modes: options.ModesText = None,
     hbm: options.Hbm = None,
     sets: options.Sets = None,
@@ -40,13 +42,13 @@ def compare(
 
     Example: pregate compare switch-base-128 --hardware a100-sxm4-80gb
     """
+    chosen = [policy_named(name).name for name in policies.split(",") if name.strip()]
     architecture = options.build_model(model, dtype, top_k)
     machine = options.build_machine(hardware, stack, hbm, sets)
     workload = options.build_trace(
         architecture, trace, batch=batch, input_tokens=input_tokens, output_tokens=output_tokens, active=active,
         seed=seed,
     )  # fmt: skip
-    chosen = [name.strip() for name in policies.split(",") if name.strip()]
     with options.spinner("simulating") as update:
         comparison = run_compare(
             architecture,
@@ -57,6 +59,7 @@ def compare(
             expert_tier=tier,
             engine=engine,
             modes=options.build_modes(modes),
+            check=check,
             progress=update,
         )
     document = comparison.to_dict()
@@ -67,3 +70,5 @@ def compare(
     render.print_table(render.comparison_table(comparison, title))
     print(comparison.verdict())
     print(f"Machine constants: {comparison.calibration}.")
+    if check:
+        print(options.CHECKED)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import sys
+from typing import Annotated
 
 import typer
 
+from pregate.cli.commands import PLAIN, Commands
 from traces.errors import PregateError
 
 __all__ = ["application", "main"]
@@ -13,18 +15,32 @@ __all__ = ["application", "main"]
 
 def application() -> typer.Typer:
     """The command line with every command on it."""
-    from pregate.cli import commands
-
     app = typer.Typer(
         name="pregate",
+        cls=Commands,
         help="Predict the latency of offloaded Mixture-of-Experts inference, and how sure that prediction is.",
         no_args_is_help=True,
-        add_completion=False,
-        rich_markup_mode=None,
-        pretty_exceptions_enable=False,
+        context_settings={"help_option_names": ["-h", "--help"]},
+        **PLAIN,
     )
-    commands.register(app)
+    app.callback()(_options)
     return app
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        from pregate import __version__
+
+        print(f"pregate {__version__}")
+        raise typer.Exit
+
+
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version and exit.", is_eager=True, callback=_version)
+    ] = False,
+) -> None:
+    """Predict the latency of offloaded Mixture-of-Experts inference, and how sure that prediction is."""
 
 
 def main() -> None:

@@ -21,10 +21,12 @@ from traces.model.architecture import ModelArchitecture
 from traces.routing import RoutingTrace
 
 __all__ = [
+    "CHECKED",
     "Active",
     "BackendName",
     "Batch",
     "CacheText",
+    "Check",
     "Dtype",
     "Engine",
     "Format",
@@ -76,7 +78,9 @@ Sets = Annotated[
 ]
 Seed = Annotated[int, typer.Option(help="Seed of synthetic traces.", min=0)]
 Tier = Annotated[str, typer.Option(help="Where experts wait: dram or ssd.")]
-Engine = Annotated[str, typer.Option(help="des (SimPy), recurrence or event (compiled), stream (bounded memory).")]
+Engine = Annotated[str, typer.Option(help="auto, des (SimPy, the definition), recurrence, event or stream.")]
+Check = Annotated[bool, typer.Option("--check", help="Run SimPy, the definition, too: every op must get its times.")]
+CHECKED = "Checked: SimPy gives every op the same start and end, bit for bit."
 ModesText = Annotated[
     str | None, typer.Option("--modes", help="Not FIFO: shared or priority, chunk:1MiB, hbm, cancel; comma-separated.")
 ]

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from offload.policies import policy_named
 from pregate.ask.simulation import describe_calibration
 from pregate.ask.simulation import simulate as run_simulate
 from pregate.cli import options
@@ -29,7 +30,8 @@ def simulate(
     active: options.Active = None,
     cache: options.CacheText = None,
     tier: options.Tier = "dram",
-    engine: options.Engine = "des",
+    engine: options.Engine = "auto",
+    check: options.Check = False,
     modes: options.ModesText = None,
     hbm: options.Hbm = None,
     sets: options.Sets = None,
@@ -47,6 +49,7 @@ def simulate(
         raise InvalidInput(
             "--engine stream keeps no timeline: leave out --timeline and --gantt, or take another engine"
         )
+    chosen = policy_named(policy)
     architecture = options.build_model(model, dtype, top_k)
     machine = options.build_machine(hardware, stack, hbm, sets)
     workload = options.build_trace(
@@ -59,11 +62,12 @@ def simulate(
             architecture,
             machine,
             workload,
-            policy,
+            chosen,
             cache=options.build_cache(cache),
             expert_tier=tier,
             engine=engine,
             modes=options.build_modes(modes),
+            check=check,
         )
         if timeline is not None and result.timeline is not None:
             from pregate.draw.perfetto import write_trace
@@ -78,6 +82,8 @@ def simulate(
     if not render.print_data(format, result.to_dict(), [result.to_dict()]):
         render.print_table(render.result_table(result))
         print(f"Machine constants: {describe_calibration(machine, architecture, [result])}.")
+        if check:
+            print(options.CHECKED)
     for path in (timeline, gantt):
         if path is not None:
             typer.echo(f"wrote {path}", err=True)

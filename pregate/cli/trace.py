@@ -11,6 +11,7 @@ from rich.table import Table
 
 from pregate import api
 from pregate.cli import options
+from pregate.cli.commands import PLAIN
 from pregate.draw import render
 from traces.errors import InvalidInput
 from traces.fitting import fit_dials
@@ -20,7 +21,7 @@ from traces.statistics import trace_statistics
 from traces.storage import save_trace
 from traces.synthesis import Dials
 
-app = typer.Typer(help="Import, synthesise, fit and describe routing traces.", no_args_is_help=True)
+app = typer.Typer(help="Import, synthesise, fit and describe routing traces.", no_args_is_help=True, **PLAIN)
 
 TraceArgument = Annotated[Path, typer.Argument(help="Routing trace, or a recording pregate can import.")]
 Output = Annotated[Path, typer.Option("--output", "-o", help="Where to write the trace (.safetensors).")]

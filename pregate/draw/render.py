@@ -8,14 +8,15 @@ import json
 import math
 import sys
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.table import Table
 
-from pregate.ask.comparison import Comparison
-from pregate.ask.simulation import SimulationResult
-from pregate.published.reproduction import Accuracy, Reproduction
+if TYPE_CHECKING:
+    from pregate.ask.comparison import Comparison
+    from pregate.ask.simulation import SimulationResult
+    from pregate.published.reproduction import Accuracy, Reproduction
 
 __all__ = [
     "comparison_table",

@@ -15,7 +15,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import t as student_t
 
 from hwmodels.fit import Fit, FittedConstant
 from hwmodels.platform import load_platform
@@ -123,10 +122,12 @@ def _as_fit(
     problem: _Problem, values: NDArray[np.float64], wanted: Sequence[str], provenance: Mapping[str, str]
 ) -> Fit:
     residuals, jacobian = problem.residuals(values), problem.jacobian(values)
+    from scipy.special import stdtrit
+
     freedom = len(wanted) - len(values)
     variance = float(residuals @ residuals) / freedom
     covariance = variance * np.linalg.inv(jacobian.T @ jacobian)
-    half = student_t.ppf(0.975, freedom) * np.sqrt(np.diag(covariance))
+    half = stdtrit(freedom, 0.975) * np.sqrt(np.diag(covariance))
     entries = {
         name: FittedConstant(float(v), (float(v * np.exp(-h)), float(v * np.exp(h))), FIT_ROWS[name])
         for name, v, h in zip(problem.names, values, half, strict=True)

@@ -14,6 +14,7 @@ from offload.ops import Lane
 from offload.schedule import Schedule
 from simulator.costs import check_costs
 from simulator.modes import FIFO, LINKS, Modes
+from simulator.recurrence import SMALL_OPS
 
 __all__ = ["Bounds", "lower_bounds"]
 
@@ -53,7 +54,23 @@ def lower_bounds(schedule: Schedule, costs: Costs, modes: Modes = FIFO) -> Bound
     if modes.link == "shared":
         for lane in LINKS:
             lane_s[lane] = float(np.minimum(costs.link_s[schedule.cost], duration)[schedule.lane == lane].sum())
-    return Bounds(lane_s, float(_compiled()(schedule.dep_ptr, schedule.dep, duration)))
+    chain = _longest_chain_small if len(schedule) <= SMALL_OPS else _compiled()
+    return Bounds(lane_s, float(chain(schedule.dep_ptr, schedule.dep, duration)))
+
+
+def _longest_chain_small(dep_ptr: NDArray[np.int64], dep: NDArray[np.int32], duration_s: NDArray[np.float64]) -> float:
+    """`_longest_chain` on lists, for schedules that are done before compiled code is loaded."""
+    end: list[float] = []
+    deps, first = dep.tolist(), 0
+    for duration, last in zip(duration_s.tolist(), dep_ptr[1:].tolist(), strict=True):
+        time = 0.0
+        while first < last:
+            ready = end[deps[first]]
+            if ready > time:
+                time = ready
+            first += 1
+        end.append(time + duration)
+    return max(end, default=0.0)
 
 
 @cache

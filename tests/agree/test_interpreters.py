@@ -71,10 +71,13 @@ def test_the_yardstick_of_benchmarks_does_the_same(case: tuple[Schedule, np.ndar
 
 def assert_agree(schedule: Schedule, issue_s: np.ndarray, duration_s: np.ndarray) -> Any:
     reference = des.simulate(schedule, Costs(issue_s, duration_s), hbm_bytes=1 << 50)
-    compiled = recurrence.simulate(schedule, Costs(issue_s, duration_s))
+    plain = recurrence.simulate(schedule, Costs(issue_s, duration_s))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(recurrence, "SMALL_OPS", -1)
+        compiled = recurrence.simulate(schedule, Costs(issue_s, duration_s))
     by_events = event.simulate(schedule, Costs(issue_s, duration_s))
     start, end = oracle(schedule, issue_s, duration_s)
-    for timeline in (reference, compiled, by_events):
+    for timeline in (reference, plain, compiled, by_events):
         assert timeline.start_s.tolist() == start
         assert timeline.end_s.tolist() == end
     return reference
@@ -85,6 +88,9 @@ def assert_agree(schedule: Schedule, issue_s: np.ndarray, duration_s: np.ndarray
 def test_random_schedules_agree_bit_for_bit(case: tuple[Schedule, np.ndarray, np.ndarray]) -> None:
     timeline = assert_agree(*case)
     bounds = lower_bounds(case[0], Costs(*case[1:]))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("simulator.explain.bounds.SMALL_OPS", -1)
+        assert lower_bounds(case[0], Costs(*case[1:])) == bounds
     assert timeline.makespan_s >= bounds.makespan_s * (1 - 1e-12)
     for lane in Lane:
         assert timeline.busy_s(lane) <= timeline.makespan_s * (1 + 1e-12)

@@ -8,11 +8,15 @@ import numpy as np
 import pytest
 
 import pregate
+from hwmodels.cost import Costs
+from offload.schedule import Schedule
+from offload.timeline import Timeline
 from pregate.ask.capture import capture
 from pregate.ask.evaluation import evaluate
-from pregate.ask.simulation import ENGINES
+from pregate.ask.simulation import ENGINES, Disagreement
+from simulator import recurrence
 from simulator.modes import Modes, NotFifo
-from traces.errors import UnknownName
+from traces.errors import InvalidInput, UnknownName
 
 MODEL = pregate.load_model("switch-base-8")
 HW = pregate.load_hardware("a100-sxm4-80gb")
@@ -25,7 +29,7 @@ OMITTED = {"timeline", "moe_layer_latency_ci95_s", "tokens_per_s_ci95"}
 @pytest.mark.parametrize("engine", sorted(set(ENGINES) - {"des"}))
 def test_every_engine_says_what_the_definition_says(engine: str, policy: str) -> None:
     for tier in ("dram", "ssd"):
-        wanted = pregate.simulate(MODEL, HW, TRACE, policy, expert_tier=tier).to_dict()
+        wanted = pregate.simulate(MODEL, HW, TRACE, policy, expert_tier=tier, engine="des").to_dict()
         found = pregate.simulate(MODEL, HW, TRACE, policy, expert_tier=tier, engine=engine).to_dict()
         for name in set(wanted) - OMITTED:
             assert found[name] == (
@@ -91,3 +95,31 @@ def test_memory_of_a_stream_is_bounded_by_a_part_not_by_the_trace(monkeypatch: p
     short, long = (peak_bytes(n_steps, "stream") for n_steps in (500, 2000))
     assert long < 1.3 * short
     assert peak_bytes(2000, "recurrence") > 3 * long
+
+
+def test_the_default_is_the_recurrence_and_simpy_agrees_when_it_is_asked() -> None:
+    result = pregate.simulate(MODEL, HW, TRACE, "pregate", check=True)
+    assert result.timeline is not None
+    assert result.timeline.source == "recurrence"
+    shared = pregate.simulate(MODEL, HW, TRACE, "pregate", modes=Modes(link="shared"), check=True)
+    assert shared.timeline is not None
+    assert shared.timeline.source == "event"
+    with pytest.raises(InvalidInput, match="the engine stream keeps no times to check"):
+        pregate.simulate(MODEL, HW, TRACE, "pregate", engine="stream", check=True)
+
+
+def test_an_engine_that_is_wrong_is_found_out() -> None:
+    right = recurrence.simulate
+
+    def wrong(schedule: Schedule, costs: Costs, modes: Modes) -> Timeline:
+        times = right(schedule, costs, modes)
+        later = times.end_s.copy()
+        later[-1] = np.nextafter(later[-1], np.inf)
+        return Timeline(schedule, times.start_s, later, "recurrence")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(recurrence, "simulate", wrong)
+        with pytest.raises(
+            Disagreement, match=r"recurrence and SimPy differ on 1 of \d+ ops, first on op \d+: it ends at"
+        ):
+            pregate.simulate(MODEL, HW, TRACE, "pregate", check=True)
