@@ -7,14 +7,13 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from decimal import Decimal
 from numbers import Real
-from typing import Generic, TypeVar
 
 from traces.documents import Section
 from traces.errors import InvalidFile, InvalidInput, UnknownName, unknown_name
+from traces.read_only import ReadOnly
 
 __all__ = [
     "DIMENSIONS",
@@ -26,33 +25,6 @@ __all__ = [
     "parse_quantity",
     "positive_number",
 ]
-
-Value = TypeVar("Value")
-
-
-class ReadOnly(Mapping[str, Value], Generic[Value]):
-    """A mapping that nobody can change; unlike a mapping proxy it can be hashed and sent to a process."""
-
-    __slots__ = ("_items",)
-
-    def __init__(self, items: Mapping[str, Value]) -> None:
-        self._items = dict(items)
-
-    def __getitem__(self, key: str) -> Value:
-        return self._items[key]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._items)
-
-    def __len__(self) -> int:
-        return len(self._items)
-
-    def __hash__(self) -> int:
-        return hash(frozenset(self._items.items()))
-
-    def __repr__(self) -> str:
-        return repr(self._items)
-
 
 @dataclass(frozen=True, slots=True)
 class Unit:

@@ -9,7 +9,6 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from types import MappingProxyType
 
 from hwmodels.quantity import Quantity, ReadOnly, parse_quantity
 from offload.execution import EXECUTIONS, Execution
@@ -106,7 +105,7 @@ def _launches(section: Section) -> Mapping[OpKind, int]:
     counts = {kind: table.integer(kind.name.lower()) for kind in _COMPUTE_KINDS}
     table.take("source")
     table.done()
-    return MappingProxyType(counts)
+    return ReadOnly(counts)
 
 
 def _tile(section: Section) -> tuple[int, int] | None:

@@ -74,6 +74,7 @@ class CudaBackend:
         self._queue: SimpleQueue[int | None] = SimpleQueue()
         self._issued: dict[int, threading.Event] = {}
         self._stop = False
+        self._restore: Callable[[], None] | None = None
 
     def allocate(self, n_bytes: int, what: str) -> Tensor:
         """Device memory, counted."""
@@ -119,7 +120,7 @@ class CudaBackend:
                 "moving their inputs and results; try the cpu back end, or a policy that fetches all misses"
             )
         n, api = len(self._lanes), self._api
-        torch.backends.cuda.enable_cudnn_sdp(False)  # its attention is planned anew for every length of context
+        self._leave_cudnn_attention()
         self._streams = {lane: api.Stream() for lane in _STREAMS}
         self._moved = dict.fromkeys(Lane, 0)
         self._start_ns, self._end_ns = np.zeros(n, dtype=np.int64), np.zeros(n, dtype=np.int64)
@@ -142,6 +143,11 @@ class CudaBackend:
         self._zero.record(self._streams[Lane.COMPUTE])
         self._zero.synchronize()
         self._zero_ns = now_ns()
+
+    def _leave_cudnn_attention(self) -> None:
+        """Take attention from elsewhere until `close`: cuDNN plans its own anew for every length of context."""
+        self._restore = partial(torch.backends.cuda.enable_cudnn_sdp, torch.backends.cuda.cudnn_sdp_enabled())
+        torch.backends.cuda.enable_cudnn_sdp(False)
 
     def _capture(self) -> None:
         """Put the replay of a graph in the place of each action of the compute stream."""
@@ -292,8 +298,11 @@ class CudaBackend:
         return Times(start_s - zero, end_s - zero, dict(self._moved))
 
     def close(self) -> None:
-        """Stop the reader, let the device finish what it has, give its memory back."""
+        """Stop the reader, let the device finish what it has, give its memory and the process's settings back."""
         self._stop = True
+        restore, self._restore = self._restore, None
+        if restore is not None:
+            restore()
         self._stop_reader()
         with suppress(RuntimeError):
             self._api.synchronize()

@@ -11,13 +11,13 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from enum import IntEnum
 from itertools import pairwise
-from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from traces.errors import InvalidInput
+from traces.read_only import ReadOnly
 
 if TYPE_CHECKING:
     from traces.model.architecture import ModelArchitecture
@@ -50,7 +50,7 @@ class Provenance:
     note: str = ""
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "versions", MappingProxyType(dict(self.versions)))
+        object.__setattr__(self, "versions", ReadOnly(self.versions))
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -9,7 +9,7 @@ import sys
 import threading
 import time
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -139,11 +139,11 @@ class SlotMachine:
         return lambda op: time.sleep(held_s[op]) if held_s[op] else None
 
 
-def test_thousands_of_random_schedules_neither_deadlock_nor_corrupt_nor_leak() -> None:
+def test_hundreds_of_random_schedules_neither_deadlock_nor_corrupt_nor_leak() -> None:
     before = threading.active_count()
 
     def stress() -> None:
-        for seed in range(2000):
+        for seed in range(600):
             rng = np.random.default_rng(seed)
             machine = SlotMachine(rng, int(rng.integers(1, 4)), int(rng.integers(5, 30)))
             link = Link(1e9, 1e-6) if seed % 2 else Link()
@@ -170,7 +170,7 @@ def test_a_failing_op_on_any_lane_ends_the_run_in_one_line_naming_it() -> None:
         raise InvalidFile("the disk went away")
 
     def stress() -> None:
-        for seed in range(200):
+        for seed in range(100):
             rng = np.random.default_rng(seed)
             machine = SlotMachine(rng, 2, 20)
             op = int(rng.choice([i for i, action in enumerate(machine.actions) if action is not None]))
@@ -184,8 +184,16 @@ def test_a_failing_op_on_any_lane_ends_the_run_in_one_line_naming_it() -> None:
     assert not lane_threads()
 
 
+@pytest.fixture
+def interruptible() -> Iterator[None]:
+    """Interrupts as a terminal's: whoever started the tests may have had them ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 @pytest.mark.skipif(threading.current_thread() is not threading.main_thread(), reason="signals go to the main thread")
-def test_an_interrupt_joins_all_lanes_and_gives_the_process_its_settings_back() -> None:
+def test_an_interrupt_joins_all_lanes_and_gives_the_process_its_settings_back(interruptible: None) -> None:
     def settings() -> tuple[object, ...]:
         cores = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else None
         return cores, sys.getswitchinterval(), torch.get_num_threads()

@@ -306,6 +306,11 @@ def test_what_has_no_lines_is_not_drawn(run: Run, tmp_path: Path) -> None:
     assert not (tmp_path / "p").exists()
 
 
+def _interruptible() -> None:
+    """Interrupts as a terminal's: whoever started the tests may have had them ignored."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 @pytest.mark.parametrize("words", [[], ["--jobs", "2"]], ids=["threads", "processes"])
 def test_an_interrupt_keeps_what_is_done_and_the_same_command_goes_on(tmp_path: Path, words: list[str]) -> None:
     (tmp_path / "s.yaml").write_text(
@@ -314,7 +319,9 @@ def test_an_interrupt_keeps_what_is_done_and_the_same_command_goes_on(tmp_path: 
     )
     command = [sys.executable, "-m", "pregate.cli.main", "sweep", str(tmp_path / "s.yaml"), "--no-cache", *words]
     started: dict[str, Any] = {"cwd": tmp_path, "env": os.environ | {"PYTHONPATH": str(ROOT)}, "text": True}
-    run = subprocess.Popen(command, stderr=subprocess.PIPE, start_new_session=True, **started)
+    run = subprocess.Popen(
+        command, stderr=subprocess.PIPE, start_new_session=True, preexec_fn=_interruptible, **started
+    )
     kept = tmp_path / "s.nc.partial"
     deadline = time.monotonic() + 120
     while not list(kept.glob("*.safetensors")) and time.monotonic() < deadline:

@@ -5,14 +5,12 @@ Nothing here knows which points it serves or who runs it.
 
 from __future__ import annotations
 
-import copyreg
 import hashlib
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from threading import Lock
-from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -88,14 +86,6 @@ def task_digest(task: Task) -> str:
         state.update(name.encode())
         state.update(np.ascontiguousarray(values, dtype="<f8").data)
     return state.hexdigest()[:16]
-
-
-def _read_only(items: dict[Any, Any]) -> MappingProxyType[Any, Any]:
-    return MappingProxyType(items)
-
-
-# Read-only mappings (a trace's provenance, a stack's launches) travel to other processes as the dict they wrap.
-copyreg.pickle(MappingProxyType, lambda proxy: (_read_only, (dict(proxy),)))
 
 
 def _capture(task: Task) -> Captured:

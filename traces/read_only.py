@@ -1,0 +1,34 @@
+"""A mapping that nobody can change: what frozen objects hold in place of a dict."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Generic, TypeVar
+
+__all__ = ["ReadOnly"]
+
+Value = TypeVar("Value")
+
+
+class ReadOnly(Mapping[str, Value], Generic[Value]):
+    """A mapping that nobody can change; unlike a mapping proxy it can be hashed and sent to a process."""
+
+    __slots__ = ("_items",)
+
+    def __init__(self, items: Mapping[str, Value]) -> None:
+        self._items = dict(items)
+
+    def __getitem__(self, key: str) -> Value:
+        return self._items[key]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._items)
+
+    def __len__(self) -> int:
+        return len(self._items)
+
+    def __hash__(self) -> int:
+        return hash(frozenset(self._items.items()))
+
+    def __repr__(self) -> str:
+        return repr(self._items)
