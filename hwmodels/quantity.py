@@ -26,6 +26,7 @@ __all__ = [
     "positive_number",
 ]
 
+
 @dataclass(frozen=True, slots=True)
 class Unit:
     """What a unit measures (`dimension`, a key of `DIMENSIONS`) and how many SI units it is."""
