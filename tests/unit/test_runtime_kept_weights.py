@@ -8,8 +8,8 @@ from tests.small_models import MODELS
 
 torch = pytest.importorskip("torch", reason="the runtime needs PyTorch (the extra 'runtime')")
 
-from runtime.model import weights  # noqa: E402
 from runtime.memory import Carver, aligned, element_type  # noqa: E402
+from runtime.model import weights  # noqa: E402
 from runtime.model.weights import Experts, static_shapes  # noqa: E402
 from runtime.watch import Seen, limits_of  # noqa: E402
 
