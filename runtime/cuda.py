@@ -146,7 +146,8 @@ class CudaBackend:
 
     def _leave_cudnn_attention(self) -> None:
         """Take attention from elsewhere until `close`: cuDNN plans its own anew for every length of context."""
-        self._restore = partial(torch.backends.cuda.enable_cudnn_sdp, torch.backends.cuda.cudnn_sdp_enabled())
+        enabled = bool(torch.backends.cuda.cudnn_sdp_enabled())  # type: ignore[no-untyped-call]
+        self._restore = partial(torch.backends.cuda.enable_cudnn_sdp, enabled)
         torch.backends.cuda.enable_cudnn_sdp(False)
 
     def _capture(self) -> None:

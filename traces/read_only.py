@@ -7,21 +7,22 @@ from typing import Generic, TypeVar
 
 __all__ = ["ReadOnly"]
 
+Key = TypeVar("Key")
 Value = TypeVar("Value")
 
 
-class ReadOnly(Mapping[str, Value], Generic[Value]):
+class ReadOnly(Mapping[Key, Value], Generic[Key, Value]):
     """A mapping that nobody can change; unlike a mapping proxy it can be hashed and sent to a process."""
 
     __slots__ = ("_items",)
 
-    def __init__(self, items: Mapping[str, Value]) -> None:
+    def __init__(self, items: Mapping[Key, Value]) -> None:
         self._items = dict(items)
 
-    def __getitem__(self, key: str) -> Value:
+    def __getitem__(self, key: Key) -> Value:
         return self._items[key]
 
-    def __iter__(self) -> Iterator[str]:
+    def __iter__(self) -> Iterator[Key]:
         return iter(self._items)
 
     def __len__(self) -> int:
