@@ -13,6 +13,7 @@ from traces.forced import forced_active_routing
 from traces.importers import IMPORTERS
 from traces.importers import import_trace as import_recorded
 from traces.model.architecture import ModelArchitecture, load_architecture
+from traces.recorded import recorded_path
 from traces.routing import RoutingTrace, rebatch
 from traces.storage import load_trace as load_stored
 from traces.synthesis import Dials, synthesize_routing
@@ -46,11 +47,11 @@ def load_hardware(name: str, stack: str | None = None, overrides: Mapping[str, f
 
 
 def load_trace(path: str | Path, *, batch: int | None = None) -> RoutingTrace:
-    """A routing trace that pregate wrote, or a recording whose format can be told from its content.
+    """A routing trace by the name of one that ships, or by path: pregate's own, or a recording of a known format.
 
     `batch`: run that many of its sequences side by side. Raises `InvalidFile` for anything else.
     """
-    path = Path(path)
+    path = recorded_path(str(path)) or Path(path)
     name = _recorded_format(path)
     trace = load_stored(path) if name is None else import_recorded(path, name)
     return trace if batch is None else rebatch(trace, batch)

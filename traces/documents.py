@@ -52,13 +52,18 @@ def parse_yaml(text: str, where: str) -> Section:
     return Section(data, where)
 
 
-class _StrictLoader(yaml.SafeLoader):
+_Events: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+"""Where events come from: libyaml where PyYAML has it, ten times as fast."""
+
+
+class _StrictLoader(yaml.composer.Composer, _Events):  # type: ignore[misc] (which base it is depends on the machine)
     """A `SafeLoader` that refuses aliases within what an alias names (a few can expand to gigabytes), and keys given
     twice.
     """
 
     def __init__(self, stream: str) -> None:
-        super().__init__(stream)
+        _Events.__init__(self, stream)
+        yaml.composer.Composer.__init__(self)
         self._n_aliases = 0
         self._with_aliases: set[int] = set()
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import heapq
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from enum import IntEnum
 from itertools import pairwise
@@ -175,6 +175,17 @@ class RoutingTrace:
             raise InvalidInput(f"the trace of {self.provenance.model} has no {phase.name.lower()} tokens")
         return _pick(self, keep, _renumbered(self.step[keep]))
 
+    def of_sequences(self, sequences: Collection[int]) -> RoutingTrace:
+        """The tokens of some sequences, steps renumbered from 0. Raises `InvalidInput` for one the trace has not."""
+        there = set(np.unique(self.sequence).tolist())
+        for sequence in sequences:
+            if sequence not in there:
+                raise InvalidInput(f"sequence {sequence} is not in the trace, whose {len(there)} are {_few(there)}")
+        keep = np.flatnonzero(np.isin(self.sequence, list(sequences)))
+        if not keep.size:
+            raise InvalidInput("no sequences: name at least one")
+        return _pick(self, keep, _renumbered(self.step[keep]))
+
     def decode_only(self) -> RoutingTrace:
         """The decode tokens, steps renumbered from 0. Raises `InvalidInput` when there are none."""
         return self.select(phase=Phase.DECODE)
@@ -295,6 +306,14 @@ def _pick(trace: RoutingTrace, tokens: NDArray[np.intp], step: NDArray[np.int32]
         step=step,
         gate_weights=None if weights is None else weights[tokens],
     )
+
+
+def _few(numbers: Collection[int]) -> str:
+    """Some numbers as text, the first and the last of many."""
+    ordered = sorted(numbers)
+    if len(ordered) <= 8:
+        return ", ".join(map(str, ordered))
+    return f"{ordered[0]}, {ordered[1]}, ... {ordered[-1]}"
 
 
 def _renumbered(step: NDArray[Any]) -> NDArray[np.int32]:

@@ -9,9 +9,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from traces.errors import InvalidFile
+from traces.errors import InvalidFile, InvalidInput
 
-__all__ = ["whole_file"]
+__all__ = ["refuse_overwriting", "whole_file"]
+
+
+def refuse_overwriting(output: Path, *inputs: Path | None) -> None:
+    """Raise `InvalidInput` when `output` is one of the files that it is made of, by whatever name or link."""
+    for path in inputs:
+        if path is not None and output.exists() and path.exists() and output.samefile(path):
+            raise InvalidInput(f"{output}: it is what is read, and would be overwritten: write to another file")
 
 
 @contextmanager

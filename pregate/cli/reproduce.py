@@ -16,9 +16,7 @@ from traces.whole_file import whole_file
 
 def reproduce(
     experiment: Annotated[str, typer.Argument(help="The experiment: isca24 (Pre-gated MoE on an A100).")] = "isca24",
-    rows: Annotated[
-        Path | None, typer.Option(help="CSV of rows; default: the published file beside a checkout.")
-    ] = None,
+    rows: Annotated[Path | None, typer.Option(help="CSV of rows; default: the published ones.")] = None,
     refit: Annotated[
         Path | None, typer.Option(help="Fit the machine's constants anew and write this fit file.")
     ] = None,
@@ -27,7 +25,7 @@ def reproduce(
 ) -> None:
     """Predict every row of a published experiment; print predicted, measured, error, and the accuracy of each group.
 
-    Example: pregate reproduce isca24 --rows measured.csv --format csv
+    Example: pregate reproduce isca24 --format csv
     """
     if refit is not None:
         _refit(rows, refit)

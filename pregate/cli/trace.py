@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -16,10 +18,12 @@ from pregate.draw import render
 from traces.errors import InvalidInput
 from traces.fitting import fit_dials
 from traces.importers import IMPORTERS
-from traces.routing import rebatch
+from traces.recorded import recorded_names
+from traces.routing import Phase, rebatch
 from traces.statistics import trace_statistics
 from traces.storage import save_trace
 from traces.synthesis import Dials
+from traces.whole_file import refuse_overwriting
 
 app = typer.Typer(help="Import, synthesise, fit and describe routing traces.", no_args_is_help=True, **PLAIN)
 
@@ -32,19 +36,75 @@ def import_(
     file: Annotated[Path, typer.Argument(help="The recording.")],
     output: Output,
     format: Annotated[str, typer.Option(help=f"Its format: {', '.join(IMPORTERS)}.")],
-    batch: Annotated[int, typer.Option(help="Run this many of its sequences side by side.")] = 1,
+    batch: Annotated[int | None, typer.Option(help="Run this many of its sequences side by side.")] = None,
+    sequences: Annotated[
+        str | None, typer.Option(help="Keep these sequences only: 0:12, or 0,3,7; as the recording numbers them.")
+    ] = None,
+    gate_weights: Annotated[bool, typer.Option(help="Keep the gates' weights.")] = True,
+    source: Annotated[str | None, typer.Option(help="Where the recording is from, for the provenance.")] = None,
+    licence: Annotated[str | None, typer.Option(help="Its licence, for the provenance.")] = None,
 ) -> None:
     """Import a recorded trace.
 
     Example: pregate trace import qwen.route.csv --format route_trace_v1 -o qwen.safetensors
     """
+    refuse_overwriting(output, file)
     trace = api.import_trace(file, format)
-    if batch != 1:
+    if sequences is not None:
+        trace = trace.of_sequences(_numbers(sequences))
+    if not gate_weights:
+        trace = replace(trace, gate_weights=None)
+    told = {"source": source, "licence": licence}
+    origin = replace(trace.provenance, **{name: text for name, text in told.items() if text is not None})
+    if sequences is not None:
+        origin = replace(origin, note="; ".join(filter(None, (origin.note, f"sequences {sequences}"))))
+    trace = replace(trace, provenance=origin)
+    if batch is not None:
         trace = rebatch(trace, batch)
     save_trace(trace, output)
     typer.echo(
         f"wrote {output}: {trace.n_tokens} tokens, {trace.n_moe_layers} MoE layers, digest {trace.digest}", err=True
     )
+
+
+def _numbers(text: str) -> list[int]:
+    """`0:12` is 0 to 11, `0,3,7` those three. Raises `InvalidInput` for anything else."""
+    match = re.fullmatch(r"(\d{1,9}):(\d{1,9})|\d{1,9}(,\d{1,9})*", text.strip(), re.ASCII)
+    if match is None:
+        raise InvalidInput(f"--sequences {text!r} is neither FIRST:LAST, such as 0:12, nor numbers, such as 0,3,7")
+    if match[1] is not None:
+        return list(range(int(match[1]), int(match[2])))
+    return [int(word) for word in text.split(",")]
+
+
+@app.command("list")
+def list_(format: options.OutputFormat = options.Format.table) -> None:
+    """The recorded traces that ship with pregate; a command takes one by name: --trace NAME."""
+    rows = []
+    for name in recorded_names():
+        trace = api.load_trace(name)
+        rows.append(
+            {
+                "name": name,
+                "model": trace.provenance.model,
+                "sequences": trace.n_sequences,
+                "prefill_tokens": int((trace.phase == Phase.PREFILL).sum()),
+                "decode_tokens": int((trace.phase == Phase.DECODE).sum()),
+                "moe_layers": trace.n_moe_layers,
+                "experts": trace.n_experts,
+                "top_k": trace.top_k,
+                "licence": trace.provenance.licence,
+                "source": trace.provenance.source,
+            }
+        )
+    if render.print_data(format, rows, rows):
+        return
+    table = Table(title="Recorded traces", title_justify="left")
+    for column in rows[0]:
+        table.add_column(column.replace("_", " "), overflow="fold")
+    for row in rows:
+        table.add_row(*map(str, row.values()))
+    render.print_table(table)
 
 
 @app.command("synth")

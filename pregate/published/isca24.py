@@ -164,12 +164,15 @@ class Workbench:
         self.platform, self.activation, self.seed = platform, activation, seed
         self._captured: dict[tuple[object, ...], Captured] = {}
         self._results: dict[tuple[object, ...], SimulationResult] = {}
+        self._models: dict[str, ModelArchitecture] = {}
+        self._traces: dict[tuple[str, int, int], RoutingTrace] = {}
 
     def on(self, platform: Platform) -> Workbench:
         """The same workload on another platform: schedules are kept where the plan of HBM is the same."""
         other = Workbench(platform, self.activation, self.seed)
         if platform.constant("reserve_bytes") == self.platform.constant("reserve_bytes"):
             other._captured = self._captured
+        other._models, other._traces = self._models, self._traces
         return other
 
     def predict(self, rows: Iterable[Row]) -> list[Prediction]:
@@ -183,7 +186,7 @@ class Workbench:
             return math.nan
 
     def _predict(self, row: Row) -> float:
-        model = load_architecture(row.model)
+        model = self._model(row.model)
         match row.metric:
             case "max_active_experts":
                 return float(self._capture(model, row).workload.n_active)
@@ -195,6 +198,11 @@ class Workbench:
                 return self._result(model, row).tokens_per_s
             case _:
                 return self._result(model, row).hit_rate
+
+    def _model(self, name: str) -> ModelArchitecture:
+        if name not in self._models:
+            self._models[name] = load_architecture(name)
+        return self._models[name]
 
     def _result(self, model: ModelArchitecture, row: Row) -> SimulationResult:
         key = row.configuration
@@ -231,9 +239,14 @@ class Workbench:
         return float(pregated.plan.static_bytes + held[row.design] * model.expert_bytes)
 
     def _trace(self, model: ModelArchitecture, row: Row) -> RoutingTrace:
-        if row.forced_active:
-            return synthesize(model, INPUT_TOKENS, OUTPUT_TOKENS, row.batch, n_active=row.forced_active)
-        return natural_routing(model, row.batch, self.activation, self.seed)
+        key = (row.model, row.batch, row.forced_active)
+        if key not in self._traces:
+            self._traces[key] = (
+                synthesize(model, INPUT_TOKENS, OUTPUT_TOKENS, row.batch, n_active=row.forced_active)
+                if row.forced_active
+                else natural_routing(model, row.batch, self.activation, self.seed)
+            )
+        return self._traces[key]
 
 
 def natural_routing(model: ModelArchitecture, batch: int, activation: Activation, seed: int) -> RoutingTrace:

@@ -16,15 +16,15 @@ from hwmodels.platform import Platform, load_platform
 from pregate.ask.simulation import to_dataframe
 from pregate.published.isca24 import COLUMNS, Activation, Prediction, Workbench, read_rows
 from pregate.published.isca24_fit import ASSUMPTIONS, FIT_ROWS, HARDWARE, STACK
-from traces.errors import InvalidInput, unknown_name
+from traces.errors import unknown_name
 
 if TYPE_CHECKING:
     import pandas as pd
 
 __all__ = ["EXPERIMENTS", "Accuracy", "Reproduction", "reproduce"]
 
-PUBLISHED_ROWS = Path(__file__).resolve().parents[3] / "shared" / "published" / "pregated_isca24_a100.csv"
-"""Where the published rows lie beside a checkout; they are not part of the project."""
+PUBLISHED_ROWS = Path(__file__).parent / "tables" / "pregated_isca24_a100.csv"
+"""The published measurements; where they are from stands in SOURCES.md beside them."""
 
 EXPERIMENTS = ("isca24",)
 
@@ -136,15 +136,13 @@ def reproduce(
     seed: int = 0,
     progress: Callable[[str], None] | None = None,
 ) -> Reproduction:
-    """Predict every row of a published experiment; `rows`: a CSV with its columns (None: the file beside a checkout).
+    """Predict every row of a published experiment; `rows`: a CSV with its columns (None: those shipped).
 
     `progress` is called with a row's name before it is predicted. Raises `UnknownName` for an unknown experiment,
-    `InvalidFile` for a malformed file, `InvalidInput` when no file is given and none lies beside the checkout.
+    `InvalidFile` for a malformed file.
     """
     if experiment not in EXPERIMENTS:
         raise unknown_name("experiment", experiment, EXPERIMENTS)
-    if rows is None and not PUBLISHED_ROWS.exists():
-        raise InvalidInput("the published rows are not beside this checkout: give --rows FILE.csv")
     platform = load_platform(HARDWARE, STACK)
     activation = published_activation(platform)
     bench = Workbench(platform, activation, seed)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import hypothesis.strategies as st
@@ -24,7 +23,7 @@ from offload.recorder import Recorder
 from offload.residency import ResidentSet
 from offload.schedule import Schedule, ScheduleDigest
 from offload.timeline import Timeline
-from pregate.api import import_trace
+from pregate.api import load_model, load_trace
 from simulator import batch, recurrence
 from simulator.explain.bounds import lower_bounds
 from simulator.stream import Stream
@@ -33,7 +32,6 @@ from traces.errors import InvalidInput
 from traces.model.architecture import ModelArchitecture
 from traces.routing import RoutingTrace
 
-SHARED = Path(__file__).resolve().parents[3] / "shared" / "traces"
 POLICIES = ["gpu_only", "on_demand", "prefetch_all", "pregate", "pregate(2)", "lru", "on_demand+lru:5", "pregate+lfu:4"]
 
 
@@ -203,12 +201,9 @@ def test_part_by_part_is_as_the_whole(
         assert stream.h2d_bytes == metrics.h2d_bytes(timeline)
 
 
-@pytest.mark.skipif(not SHARED.is_dir(), reason="the recorded traces are not beside this checkout")
 @pytest.mark.parametrize("text", ["on_demand", "pregate", "lru"])
 def test_a_recorded_trace_is_measured_right(text: str) -> None:
-    from pregate.api import load_model
-
-    trace = import_trace(SHARED / "bigmoeonedge" / "gptoss.route.csv", "route_trace_v1")
+    trace = load_trace("gpt-oss-120b-phone")
     model = load_model("gpt-oss-120b").with_top_k(trace.top_k)
     schedule, most, _ = captured(model, trace, text, "streams")
     figures = figures_of(load_platform("rtx-4090", "streams"))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import hypothesis.strategies as st
 import numpy as np
@@ -20,14 +19,13 @@ from offload.policies import PRESETS, policy_named
 from offload.recorder import Recorder
 from offload.residency import ResidentSet
 from offload.schedule import Schedule
-from pregate.api import import_trace, load_model
+from pregate.api import load_model, load_trace
 from simulator import des, event, recurrence
 from simulator.modes import FIFO, Modes
 from tests.small_models import MODELS, routing
 from traces.model.architecture import ModelArchitecture
 from traces.routing import RoutingTrace
 
-SHARED = Path(__file__).resolve().parents[3] / "shared" / "traces"
 HBM_BYTES = 1 << 50
 
 MODES = [
@@ -198,15 +196,16 @@ def test_every_preset_agrees_in_every_mode(text: str, name: str, execution: str)
 RECORDED = [FIFO, Modes(link="shared", hbm_shared=True), Modes("priority", 1 << 22, cancel=True)]
 
 
-@pytest.mark.skipif(not SHARED.is_dir(), reason="the recorded traces are not beside this checkout")
 @pytest.mark.parametrize(
     ("text", "n_steps", "chosen"),
     [*((text, 8, mode) for text in ("pregate", "lru") for mode in RECORDED), ("prefetch_all", 1, RECORDED[2])],
 )
-@pytest.mark.parametrize(("file", "name"), [("gptoss.route.csv", "gpt-oss-120b"), ("qwen.route.csv", "qwen3-30b-a3b")])
-def test_recorded_traces_agree(file: str, name: str, text: str, n_steps: int, chosen: Modes) -> None:
+@pytest.mark.parametrize(
+    ("recorded", "name"), [("gpt-oss-120b-phone", "gpt-oss-120b"), ("qwen3-30b-a3b-phone", "qwen3-30b-a3b")]
+)
+def test_recorded_traces_agree(recorded: str, name: str, text: str, n_steps: int, chosen: Modes) -> None:
     """The first tokens that were generated; one is many ops where whole layers are prefetched."""
-    whole = import_trace(SHARED / "bigmoeonedge" / file, "route_trace_v1").decode_only()
+    whole = load_trace(recorded).decode_only()
     keep = whole.step < n_steps
     trace = RoutingTrace(
         whole.experts[keep], whole.sequence[keep], whole.position[keep], whole.phase[keep], whole.step[keep],

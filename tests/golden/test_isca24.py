@@ -18,13 +18,9 @@ from traces.errors import InvalidFile, UnknownName
 
 ROOT = Path(__file__).parents[2]
 
-published = pytest.mark.skipif(not PUBLISHED_ROWS.exists(), reason="the published rows are not beside this checkout")
-
 
 @pytest.fixture(scope="module")
 def reproduction() -> Reproduction:
-    if not PUBLISHED_ROWS.exists():
-        pytest.skip("the published rows are not beside this checkout")
     return reproduce("isca24")
 
 
@@ -74,7 +70,7 @@ def test_the_committed_accuracy_is_what_the_code_produces(reproduction: Reproduc
     fresh = {entry.group: entry for entry in reproduction.accuracy()}
     assert {entry["group"] for entry in committed} == set(fresh)
     for entry in committed:
-        assert entry["mape"] == pytest.approx(fresh[entry["group"]].mape, rel=1e-9)
+        assert entry["mape"] == pytest.approx(fresh[entry["group"]].mape, rel=1e-7)  # kept to eight digits
         assert entry["worst_row"] == fresh[entry["group"]].worst_row
 
 
@@ -95,7 +91,6 @@ def test_at_most_eight_constants_from_at_most_twelve_rows() -> None:
     assert {name: entry.rows for name, entry in entries.items()} == dict(FIT_ROWS)
 
 
-@published
 def test_fitted_rows_exist_and_no_constant_is_of_a_model() -> None:
     names = {row.name for row in read_rows(PUBLISHED_ROWS)}
     assert {row for rows in FIT_ROWS.values() for row in rows} <= names

@@ -11,12 +11,15 @@ import pytest
 
 from offload.replay import replay_residency, residency_curve
 from offload.residency import ResidentSet
+from pregate.api import load_trace
 from traces.importers import import_trace
 from traces.importers.route_trace_v1 import read_residency
 from traces.routing import Phase, RoutingTrace
 
 SHARED = Path(__file__).resolve().parents[3] / "shared" / "traces"
 PHONE = SHARED / "bigmoeonedge"
+FIGURES = Path(__file__).parent / "recorded"
+"""Curves and counts that the traces' authors published, beside this test (BigMoeOnEdge, Apache-2.0)."""
 GPTOSS20B = SHARED / "gptoss20b"
 MODELS = ("qwen", "gptoss")
 
@@ -26,18 +29,17 @@ needs_gptoss20b = pytest.mark.skipif(not GPTOSS20B.is_dir(), reason="the gpt-oss
 
 @cache
 def phone_trace(model: str) -> RoutingTrace:
-    return import_trace(PHONE / f"{model}.route.csv", "route_trace_v1")
+    return load_trace({"qwen": "qwen3-30b-a3b-phone", "gptoss": "gpt-oss-120b-phone"}[model])
 
 
 def published_rows(model: str) -> list[str]:
-    return (PHONE / f"{model}-curve.csv").read_text(encoding="utf-8").split()[1:]
+    return (FIGURES / f"{model}-curve.csv").read_text(encoding="utf-8").split()[1:]
 
 
 def budgets_of(model: str) -> list[int]:
     return sorted({int(row.split(",")[0]) for row in published_rows(model)})
 
 
-@needs_phone
 @pytest.mark.parametrize("policy", ["lru", "belady", "lfu", "layer", "layerlfu"])
 @pytest.mark.parametrize("model", MODELS)
 def test_curves_are_the_published_text(model: str, policy: str) -> None:
@@ -48,7 +50,6 @@ def test_curves_are_the_published_text(model: str, policy: str) -> None:
     assert [row.csv() for row in rows] == expected
 
 
-@needs_phone
 @pytest.mark.parametrize(("model", "tolerance_pct"), [("qwen", 0.5), ("gptoss", 2.0)])
 def test_random_is_near_the_published_draw(model: str, tolerance_pct: float) -> None:
     """One draw against one draw: standard deviation at most 0.2 points (qwen) and 0.7 (gptoss) each."""
@@ -59,10 +60,9 @@ def test_random_is_near_the_published_draw(model: str, tolerance_pct: float) -> 
         assert row.hit_pct_decode == pytest.approx(float(published[3]), abs=tolerance_pct)
 
 
-@needs_phone
 @pytest.mark.parametrize("model", MODELS)
 def test_counts_at_the_engines_budget(model: str) -> None:
-    expected = json.loads((PHONE / "expected.json").read_text(encoding="utf-8"))["bigmoeonedge"][model]
+    expected = json.loads((FIGURES / "expected.json").read_text(encoding="utf-8"))["bigmoeonedge"][model]
     result = replay_residency(phone_trace(model), "lru", expected["budget_mib"] << 20)
     assert result.n_lookups == expected["unique_lookups_all"]
     assert result.n_lookups_decode == expected["unique_lookups_decode"]
@@ -92,7 +92,6 @@ def test_every_bit_the_engine_recorded(model: str, budget_mib: int) -> None:
     np.testing.assert_array_equal(np.array(recorded), result.hits)
 
 
-@needs_phone
 @pytest.mark.parametrize("model", MODELS)
 def test_pooled_lru_hits_nothing_below_one_tokens_cycle(model: str) -> None:
     trace = phone_trace(model)

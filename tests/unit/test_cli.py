@@ -252,3 +252,40 @@ def test_readme_python_runs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> 
         exec(code, space)
     assert len(blocks) == 2
     assert np.isfinite(space["result"].tokens_per_s)  # type: ignore[attr-defined]
+
+
+def test_shipped_traces_are_listed_and_taken_by_name(run: Run) -> None:
+    status, out, _ = run("trace", "list", "--format", "json")
+    assert status == 0
+    listed = {row["name"]: row for row in json.loads(out)}
+    assert listed["gpt-oss-20b-mmlu"]["sequences"] == 12
+    assert all(row["licence"] == "Apache-2.0" for row in listed.values())
+    sizes = {path.stem: path.stat().st_size for path in (ROOT / "traces" / "recorded").glob("*.safetensors")}
+    assert set(sizes) == set(listed)
+    assert max(sizes.values()) <= 1_000_000
+    status, out, _ = run("trace", "stats", "qwen3-30b-a3b-phone", "--format", "json")
+    assert json.loads(out)["n_decode_tokens"] == 128
+
+
+def test_an_import_keeps_the_sequences_asked_for_and_never_overwrites_what_it_reads(run: Run, tmp_path: Path) -> None:
+    csv = tmp_path / "t.csv"
+    header = (
+        "# route_trace v1\n# model=toy n_layer=1 n_expert=4 n_expert_used=1\n# layer=0 expert_bytes=9 dense_bytes=0\n"
+    )
+    columns = "turn,phase,step,layer,slot,expert,weight,residency,expert_bytes\n"
+    csv.write_text(header + columns + "".join(f"{turn},1,{i},0,0,{i},1,0,9\n" for turn in range(3) for i in range(2)))
+    before = csv.read_text()
+    link = tmp_path / "link.csv"
+    link.symlink_to(csv)
+    for output in (csv, link):
+        status, _, err = run("trace", "import", str(csv), "--format", "route_trace_v1", "-o", str(output))
+        assert (status, csv.read_text()) == (2, before)
+        assert "would be overwritten" in err
+    kept = tmp_path / "kept.safetensors"
+    words = ("trace", "import", str(csv), "--format", "route_trace_v1", "-o", str(kept))
+    assert run(*words, "--sequences", "0,2", "--no-gate-weights", "--licence", "MIT")[0] == 0
+    trace = pregate.load_trace(kept)
+    assert sorted(set(trace.sequence.tolist())) == [0, 2]
+    assert (trace.gate_weights, trace.provenance.licence) == (None, "MIT")
+    assert run(*words, "--sequences", "0:9")[0] == 2
+    assert "neither FIRST:LAST" in run(*words, "--sequences", "all")[2]
