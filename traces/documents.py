@@ -56,7 +56,8 @@ _Events: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 """Where events come from: libyaml where PyYAML has it, ten times as fast."""
 
 
-class _StrictLoader(yaml.composer.Composer, _Events):  # type: ignore[misc] (which base it is depends on the machine)
+# Which base it is depends on the machine.
+class _StrictLoader(yaml.composer.Composer, _Events):  # type: ignore[misc]
     """A `SafeLoader` that refuses aliases within what an alias names (a few can expand to gigabytes), and keys given
     twice.
     """
@@ -88,7 +89,8 @@ class _StrictLoader(yaml.composer.Composer, _Events):  # type: ignore[misc] (whi
                 raise yaml.constructor.ConstructorError(None, None, problem, key.start_mark)
             if isinstance(key, yaml.ScalarNode):
                 seen.add(key.value)
-        return super().construct_mapping(node, deep)
+        mapping: dict[Any, Any] = super().construct_mapping(node, deep)
+        return mapping
 
 
 class Section:

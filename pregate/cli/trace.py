@@ -54,8 +54,8 @@ def import_(
         trace = trace.of_sequences(_numbers(sequences))
     if not gate_weights:
         trace = replace(trace, gate_weights=None)
-    told = {"source": source, "licence": licence}
-    origin = replace(trace.provenance, **{name: text for name, text in told.items() if text is not None})
+    origin = trace.provenance
+    origin = replace(origin, source=source or origin.source, licence=licence or origin.licence)
     if sequences is not None:
         origin = replace(origin, note="; ".join(filter(None, (origin.note, f"sequences {sequences}"))))
     trace = replace(trace, provenance=origin)
