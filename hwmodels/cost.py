@@ -19,11 +19,11 @@ from numpy.typing import NDArray
 from hwmodels.figures import Figures, Number, figures_of
 from hwmodels.kernels import cached_share, kernel_terms, longer, roofline_s
 from hwmodels.platform import Platform
-from offload.ops import OpKind, Work
+from offload.ops import KINDS, Lane, OpKind, Work
 
 __all__ = ["Costs", "Parts", "parts_of", "price", "price_figures"]
 
-_COPIES = (OpKind.FETCH, OpKind.STAGE, OpKind.READBACK)
+_COPIES = tuple(kind for kind, row in KINDS.items() if row.lane in (Lane.H2D, Lane.D2H))
 
 
 @dataclass(frozen=True, slots=True, eq=False)

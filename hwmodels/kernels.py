@@ -23,7 +23,6 @@ from traces.model.dtypes import DTYPES
 
 __all__ = [
     "KERNEL_CONSTANTS",
-    "KERNEL_KINDS",
     "GemmTable",
     "activation_bytes",
     "cached_share",
@@ -34,16 +33,6 @@ __all__ = [
     "roofline_s",
     "tables_by_dtype",
 ]
-
-KERNEL_KINDS = (
-    OpKind.SELF_ATTENTION,
-    OpKind.CROSS_ATTENTION,
-    OpKind.GATE,
-    OpKind.EXPERTS,
-    OpKind.DENSE_FFN,
-    OpKind.HEAD,
-)
-"""Kinds of op on the compute lane that are made of GEMMs and what lies between them."""
 
 KERNEL_CONSTANTS: dict[str, str] = {
     "fixed_s": "time",

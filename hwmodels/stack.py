@@ -12,7 +12,7 @@ from pathlib import Path
 
 from hwmodels.quantity import Quantity, ReadOnly, parse_quantity
 from offload.execution import EXECUTIONS, Execution
-from offload.ops import OpKind
+from offload.ops import KINDS, OpKind
 from traces.documents import Section, read_yaml
 from traces.errors import InvalidFile, InvalidInput, unknown_name
 
@@ -41,15 +41,8 @@ dependent launch). sync_s: host time to wake up from a blocking wait. step_s: ho
 copy_issue_s, copy_latency_s: host time and fixed device time of one copy. The efficiencies: achieved over
 claimed rate. reserve_bytes: HBM taken by context, libraries and workspaces."""
 
-_COMPUTE_KINDS = (
-    OpKind.SELF_ATTENTION,
-    OpKind.CROSS_ATTENTION,
-    OpKind.GATE,
-    OpKind.EXPERTS,
-    OpKind.DENSE_FFN,
-    OpKind.HEAD,
-    OpKind.STAGE,
-)
+_LAUNCHED = tuple(kind for kind, row in KINDS.items() if row.time == "kernel")
+"""Kinds of op whose kernels are launched; a stack says how many of them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +95,7 @@ def _sources(section: Section) -> dict[str, str]:
 
 def _launches(section: Section) -> Mapping[OpKind, int]:
     table = section.section("launches")
-    counts = {kind: table.integer(kind.name.lower()) for kind in _COMPUTE_KINDS}
+    counts = {kind: table.integer(kind.name.lower()) for kind in _LAUNCHED}
     table.take("source")
     table.done()
     return ReadOnly(counts)

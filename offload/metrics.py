@@ -7,12 +7,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from offload.ops import Lane, OpKind
+from offload.ops import TRANSFERS, Lane, OpKind
 from offload.timeline import Timeline
 from traces.routing import Phase, RoutingTrace
 
 __all__ = [
-    "TRANSFERS",
     "decode_steps",
     "h2d_bytes",
     "moe_layer_latency_s",
@@ -24,9 +23,6 @@ __all__ = [
     "transfer_s",
     "ttft_s",
 ]
-
-TRANSFERS = (OpKind.FETCH, OpKind.STAGE, OpKind.DISK_READ)
-"""Kinds of op that move experts."""
 
 
 def decode_steps(trace: RoutingTrace) -> NDArray[np.int32]:

@@ -5,10 +5,12 @@ Nothing here may know time.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from enum import IntEnum
-from typing import NamedTuple
+from types import MappingProxyType
+from typing import Literal, NamedTuple
 
-__all__ = ["Gemm", "Lane", "OpKind", "Work"]
+__all__ = ["KERNEL_KINDS", "KINDS", "TRANSFERS", "Gemm", "KindRow", "Lane", "OpKind", "TimeClass", "Work"]
 
 
 class Lane(IntEnum):
@@ -54,6 +56,53 @@ class OpKind(IntEnum):
     """One expert, storage to pinned host memory."""
     CPU_EXPERT = 12
     """One expert FFN computed by the host."""
+
+
+TimeClass = Literal["kernel", "h2d", "disk", "cpu", "host", "sync"]
+"""What the time of an op is spent on as a whole; `kernel` is divided further by what bounds it."""
+
+
+class KindRow(NamedTuple):
+    """What every room needs to know of a kind of op.
+
+    `lane`: where it runs. `time`: the class of its time. `family`, `colour`: its name and colour in pictures.
+    `is_kernel`: made of GEMMs and what lies between them, on the compute lane. `moves_expert`: copies or reads the
+    weights of an expert. `reads_host`: takes the weights of an expert from host memory, unless storage comes before.
+    """
+
+    lane: Lane
+    time: TimeClass
+    family: str
+    colour: str
+    is_kernel: bool = False
+    moves_expert: bool = False
+    reads_host: bool = False
+
+
+KINDS: Mapping[OpKind, KindRow] = MappingProxyType(
+    {
+        OpKind.SELF_ATTENTION: KindRow(Lane.COMPUTE, "kernel", "attention", "#0072B2", is_kernel=True),
+        OpKind.CROSS_ATTENTION: KindRow(Lane.COMPUTE, "kernel", "attention", "#0072B2", is_kernel=True),
+        OpKind.GATE: KindRow(Lane.COMPUTE, "kernel", "gate", "#56B4E9", is_kernel=True),
+        OpKind.EXPERTS: KindRow(Lane.COMPUTE, "kernel", "expert FFN", "#009E73", is_kernel=True),
+        OpKind.DENSE_FFN: KindRow(Lane.COMPUTE, "kernel", "dense FFN", "#7FC8A9", is_kernel=True),
+        OpKind.HEAD: KindRow(Lane.COMPUTE, "kernel", "head", "#332288", is_kernel=True),
+        OpKind.FETCH: KindRow(Lane.H2D, "h2d", "fetch", "#D55E00", moves_expert=True, reads_host=True),
+        OpKind.STAGE: KindRow(Lane.H2D, "kernel", "stage", "#E69F00", moves_expert=True),
+        OpKind.READBACK: KindRow(Lane.D2H, "sync", "read-back", "#CC79A7"),
+        OpKind.WAIT: KindRow(Lane.HOST, "sync", "host", "#999999"),
+        OpKind.STEP: KindRow(Lane.HOST, "host", "host", "#999999"),
+        OpKind.DISK_READ: KindRow(Lane.DISK, "disk", "storage", "#882255", moves_expert=True),
+        OpKind.CPU_EXPERT: KindRow(Lane.CPU, "cpu", "expert FFN", "#009E73", reads_host=True),
+    }
+)
+"""The kinds of op, a row each, in the order of `OpKind`; colours are Okabe and Ito's palette, extended."""
+
+TRANSFERS = tuple(kind for kind, row in KINDS.items() if row.moves_expert)
+"""Kinds of op that move experts."""
+
+KERNEL_KINDS = tuple(kind for kind, row in KINDS.items() if row.is_kernel)
+"""Kinds of op that are made of GEMMs and what lies between them."""
 
 
 class Gemm(NamedTuple):

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from offload.metrics import TRANSFERS, decode_steps
-from offload.ops import Lane, OpKind
+from offload.metrics import decode_steps
+from offload.ops import TRANSFERS, Lane, OpKind
 from offload.schedule import Schedule
 from traces.routing import RoutingTrace
 

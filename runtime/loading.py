@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from offload.ops import OpKind
+from offload.ops import KINDS, Lane, OpKind
 from runtime.backend import Action, Backend, Copy
 from runtime.bound_pass import as_rows, bind_pass
 from runtime.memory import PAGE_BYTES, Carver, aligned, element_type, pieces, round_up
@@ -116,7 +116,7 @@ class _Binder:
                 one, layer = self.program.passes.passes[self.program.pass_of[op]], int(self.program.moe_layer[op])
                 expected[here] = one.experts[:, layer].ravel()
                 actions.append(Copy(host_ids[here], self.ids[layer, : sizes[op]]))
-            elif kind in (OpKind.WAIT, OpKind.STEP):
+            elif KINDS[kind].lane is Lane.HOST:
                 actions.append(None)
             else:
                 actions.append(self._action(op, kind))

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from offload.ops import Lane, OpKind
+from offload.ops import KINDS, Lane, OpKind
 from offload.residency import ResidentSet
 from offload.schedule import Schedule
 from runtime.order import Order, order_of
@@ -29,16 +29,6 @@ Key = tuple[int, int]
 """An expert: MoE layer through the model, encoder first, and its number there."""
 
 _WAY_OUT = "capture the schedule with a stack whose execution is 'streams'"
-
-_LANES = {
-    OpKind.FETCH: Lane.H2D,
-    OpKind.READBACK: Lane.D2H,
-    OpKind.WAIT: Lane.HOST,
-    OpKind.STEP: Lane.HOST,
-    OpKind.DISK_READ: Lane.DISK,
-    OpKind.CPU_EXPERT: Lane.CPU,
-}
-"""The lane of each kind of op that does not run on the compute lane."""
 
 
 class Routed(NamedTuple):
@@ -175,7 +165,7 @@ class _Builder:
             raise InvalidInput(
                 f"op {op} copies an expert within HBM: the runtime reads experts where they land, {_WAY_OUT}"
             )
-        wanted = _LANES.get(kind, Lane.COMPUTE)
+        wanted = KINDS[kind].lane
         if lane != wanted:
             raise InvalidInput(f"op {op}, a {kind.name}, is on lane {Lane(lane).name}: it runs on {wanted.name}")
 

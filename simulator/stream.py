@@ -14,8 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hwmodels.cost import Costs
-from offload.metrics import TRANSFERS
-from offload.ops import Lane, OpKind
+from offload.ops import TRANSFERS, Lane, OpKind
 from offload.probes import moe_layers
 from offload.recorder import Part
 

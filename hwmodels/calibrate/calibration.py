@@ -18,10 +18,10 @@ from hwmodels.calibrate.measured_machine import Rates, machine_of
 from hwmodels.calibrate.measurements import Measurements, Sample
 from hwmodels.calibrate.offloaded_slowdown import fit_beside_fetches
 from hwmodels.fit import Fit, FittedConstant, LeftOut
-from hwmodels.kernels import KERNEL_CONSTANTS, KERNEL_KINDS, GemmTable, kernel_terms
+from hwmodels.kernels import KERNEL_CONSTANTS, GemmTable, kernel_terms
 from hwmodels.quantity import ReadOnly
 from hwmodels.stack import load_stack
-from offload.ops import OpKind
+from offload.ops import KERNEL_KINDS, OpKind
 from traces.errors import InvalidInput
 
 __all__ = ["calibrate", "counts", "gemm_tables"]

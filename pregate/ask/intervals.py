@@ -19,10 +19,10 @@ from numpy.typing import NDArray
 from hwmodels.cost import price_figures
 from hwmodels.figures import Figures, figures_of
 from hwmodels.fit import Fit
-from hwmodels.kernels import KERNEL_KINDS
 from hwmodels.platform import Platform
 from hwmodels.quantity import ReadOnly
 from hwmodels.stack import CONSTANTS
+from offload.ops import KERNEL_KINDS
 from offload.probes import find_probes
 from pregate.ask.capture import Captured
 from simulator.batch import Compiled, compile_schedule, evaluate

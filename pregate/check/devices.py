@@ -15,7 +15,7 @@ import numpy as np
 from offload import metrics
 from offload.execution import EXECUTIONS
 from offload.memory import CapacityExceeded
-from offload.ops import OpKind
+from offload.ops import KINDS
 from offload.policy import Cache, Policy
 from pregate.ask.capture import Captured, MachineMemory, Request, capture_request, request
 from pregate.extras import BACKENDS, backend_named
@@ -218,7 +218,7 @@ def _n_held(captured: Captured) -> int:
     if captured.request.expert_tier == "ssd":
         return 0
     schedule, model = captured.decoded.schedule, captured.model
-    taken = np.isin(schedule.kind, (OpKind.FETCH, OpKind.CPU_EXPERT))
+    taken = np.isin(schedule.kind, [kind for kind, row in KINDS.items() if row.reads_host])
     encoding = ~np.isin(schedule.step[taken], metrics.decode_steps(captured.trace)) & model.is_encoder_decoder
     keys = np.stack([encoding, schedule.layer[taken], schedule.expert[taken]]).astype(np.int64)
     return int(np.unique(keys, axis=1).shape[1])

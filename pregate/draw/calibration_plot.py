@@ -10,9 +10,8 @@ from hwmodels.calibrate.measurements import Measurements, Sample
 from hwmodels.cost import parts_of
 from hwmodels.figures import figures_of
 from hwmodels.fit import Fit
-from hwmodels.kernels import KERNEL_KINDS
 from hwmodels.platform import platform_of
-from offload.ops import OpKind, Work
+from offload.ops import KERNEL_KINDS, OpKind, Work
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from offload.metrics import stall_intervals
-from offload.ops import Lane, OpKind
+from offload.ops import KINDS, Lane, OpKind
 from offload.replay import CurveRow
 from offload.timeline import Timeline
 from traces.errors import InvalidInput
@@ -25,35 +25,8 @@ if TYPE_CHECKING:
 
 __all__ = ["expert_heat", "gantt", "locality", "residency_curves", "save_figure", "tornado"]
 
-COLOURS = {
-    "attention": "#0072B2",
-    "gate": "#56B4E9",
-    "expert FFN": "#009E73",
-    "dense FFN": "#7FC8A9",
-    "head": "#332288",
-    "fetch": "#D55E00",
-    "stage": "#E69F00",
-    "read-back": "#CC79A7",
-    "host": "#999999",
-    "storage": "#882255",
-}
+COLOURS = {row.family: row.colour for row in KINDS.values()}
 """Okabe and Ito's colour-blind-safe palette, extended."""
-
-_FAMILY = {
-    OpKind.SELF_ATTENTION: "attention",
-    OpKind.CROSS_ATTENTION: "attention",
-    OpKind.GATE: "gate",
-    OpKind.EXPERTS: "expert FFN",
-    OpKind.CPU_EXPERT: "expert FFN",
-    OpKind.DENSE_FFN: "dense FFN",
-    OpKind.HEAD: "head",
-    OpKind.FETCH: "fetch",
-    OpKind.STAGE: "stage",
-    OpKind.READBACK: "read-back",
-    OpKind.WAIT: "host",
-    OpKind.STEP: "host",
-    OpKind.DISK_READ: "storage",
-}
 
 _LANE_NAMES = {
     Lane.HOST: "host",
@@ -131,7 +104,7 @@ def _draw_lanes(
     for row, lane in enumerate(lanes):
         ops = np.flatnonzero(inside & (schedule.lane == lane))
         for family in COLOURS:
-            mine = [i for i in ops if _FAMILY[OpKind(int(schedule.kind[i]))] == family]
+            mine = [i for i in ops if KINDS[OpKind(int(schedule.kind[i]))].family == family]
             if mine:
                 seen[family] = None
                 bars = [

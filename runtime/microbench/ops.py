@@ -11,10 +11,9 @@ import numpy as np
 import torch
 
 from hwmodels.calibrate.measurements import Sample, sample_of, work_parameters
-from hwmodels.kernels import KERNEL_KINDS
 from offload.decode import decode
 from offload.execution import EXECUTIONS
-from offload.ops import Gemm, OpKind, Work
+from offload.ops import KERNEL_KINDS, KINDS, Gemm, Lane, OpKind, Work
 from offload.policies import policy_named
 from offload.policy import Policy
 from offload.schedule import Schedule
@@ -28,7 +27,7 @@ from traces.routing import Phase
 
 __all__ = ["offloaded_samples", "op_samples"]
 
-_HOST_KINDS = (OpKind.WAIT, OpKind.STEP)
+_HOST_KINDS = tuple(kind for kind, row in KINDS.items() if row.lane is Lane.HOST)
 _Group = tuple[OpKind, tuple[Gemm, ...], bool]
 
 

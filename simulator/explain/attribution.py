@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from hwmodels.cost import parts_of
 from hwmodels.figures import Figures
-from offload.ops import OpKind, Work
+from offload.ops import KINDS, OpKind, Work
 from simulator.explain.critical_path import HOST, Trail
 
 __all__ = ["CLASSES", "Path", "critical_path", "partition"]
@@ -27,14 +27,7 @@ staging copies' included. hbm: HBM traffic that arithmetic does not hide, and st
 transfer. disk: storage reads. cpu: experts on the host. host: launches, copy issues, bookkeeping of a step. sync:
 ids read back and blocking waits. slot: copies that wait for an expert slot or for the pinned buffer."""
 
-_WHOLE = {
-    OpKind.FETCH: "h2d",
-    OpKind.DISK_READ: "disk",
-    OpKind.CPU_EXPERT: "cpu",
-    OpKind.STEP: "host",
-    OpKind.READBACK: "sync",
-    OpKind.WAIT: "sync",
-}
+_WHOLE: dict[OpKind, str] = {kind: row.time for kind, row in KINDS.items() if row.time != "kernel"}
 """The class of ops that belong to one as a whole; every other op is kernels."""
 
 
@@ -93,7 +86,7 @@ def _class_shares(work: Work, figures: Figures) -> list[float]:
     """How the duration of an op splits over `CLASSES`; all 0 when it takes no time."""
     parts = parts_of(work, figures)
     if work.kind in _WHOLE:
-        spent = {_WHOLE[work.kind]: parts.total_s}
+        spent = {str(_WHOLE[work.kind]): parts.total_s}
     else:
         spent = {"kernel": parts.fixed_s, "compute": parts.compute_s, "hbm": parts.hbm_s}
     return [float(spent.get(name, 0.0) / parts.total_s) if parts.total_s else 0.0 for name in CLASSES]

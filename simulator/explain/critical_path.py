@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hwmodels.cost import Costs
-from offload.ops import Lane, OpKind
+from offload.ops import TRANSFERS, Lane, OpKind
 from offload.schedule import Schedule
 from offload.timeline import Timeline
 from simulator.costs import check_costs
@@ -27,8 +27,6 @@ __all__ = ["HOST", "Gradient", "Trail", "gradient", "slot_edges", "walk"]
 
 HOST = -2
 """In `Trail.bound_by`: the start waited for the host that issued the op."""
-
-_COPIES = (OpKind.FETCH, OpKind.STAGE, OpKind.DISK_READ)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -83,7 +81,7 @@ def slot_edges(schedule: Schedule) -> NDArray[np.bool_]:
     hop_before = (kind == OpKind.FETCH) & (schedule.kind[source] == OpKind.DISK_READ)
     hop_before |= (kind == OpKind.STAGE) & (schedule.kind[source] == OpKind.FETCH)
     same = (schedule.layer[owner] == schedule.layer[source]) & (schedule.expert[owner] == schedule.expert[source])
-    edges: NDArray[np.bool_] = np.isin(kind, _COPIES) & ~(hop_before & same)
+    edges: NDArray[np.bool_] = np.isin(kind, TRANSFERS) & ~(hop_before & same)
     return edges
 
 

@@ -28,9 +28,9 @@ from hwmodels.calibrate.measurements import (
 from hwmodels.calibrate.offloaded_slowdown import fit_beside_fetches
 from hwmodels.cost import price
 from hwmodels.fit import Fit, is_fit, load_fit
-from hwmodels.kernels import KERNEL_KINDS, activation_bytes, cached_share
+from hwmodels.kernels import activation_bytes, cached_share
 from hwmodels.platform import load_platform
-from offload.ops import Gemm, OpKind, Work
+from offload.ops import KERNEL_KINDS, Gemm, OpKind, Work
 from tests import small_fits
 from tests.small_models import MODELS, routing
 from traces.errors import InvalidInput, PregateError, UnknownName

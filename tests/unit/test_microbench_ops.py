@@ -8,8 +8,7 @@ from collections import Counter
 import pytest
 
 from hwmodels.calibrate.measurements import Sample, workload_digest
-from hwmodels.kernels import KERNEL_KINDS
-from offload.ops import OpKind, Work
+from offload.ops import KERNEL_KINDS, OpKind, Work
 from tests.small_models import MODELS
 from traces.routing import Phase
 
