@@ -103,26 +103,62 @@ def test_memory_is_slower_the_further_it_is_from_the_gpu(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "gib", "hbm_bytes_per_s", "dtype", "peak_flop_per_s"),
+    ("name", "hbm_bytes_per_s", "dtype", "peak_flop_per_s"),
     [
-        ("a100-sxm4-80gb", 80, 2039e9, "bf16", 312e12),
-        ("a100-pcie-40gb", 40, 1555e9, "tf32", 156e12),
-        ("h100-sxm", 80, 3352e9, "fp8", 1978.9e12),
-        ("v100-sxm2-16gb", 16, 900e9, "fp16", 125e12),
-        ("t4", 16, 320e9, "int8", 130e12),
-        ("rtx-3090", 24, 936e9, "fp16", 71e12),
-        ("rtx-4090", 24, 1008e9, "bf16", 165.2e12),
-        ("rtx-5090", 32, 1792e9, "fp4", 1676e12),
-        ("mi300x", 192, 5325e9, "fp8", 2614.9e12),
+        ("a100-sxm4-80gb", 2039e9, "bf16", 312e12),
+        ("a100-pcie-40gb", 1555e9, "tf32", 156e12),
+        ("h100-sxm", 3352e9, "fp8", 1978.9e12),
+        ("v100-sxm2-16gb", 900e9, "fp16", 125e12),
+        ("t4", 320e9, "int8", 130e12),
+        ("rtx-3090", 936e9, "fp16", 71e12),
+        ("rtx-4090", 1008e9, "bf16", 165.2e12),
+        ("rtx-5090", 1792e9, "fp4", 1676e12),
+        ("mi300x", 5325e9, "fp8", 2614.9e12),
     ],
 )
 def test_headline_figures_are_the_datasheets(
-    name: str, gib: int, hbm_bytes_per_s: float, dtype: str, peak_flop_per_s: float
+    name: str, hbm_bytes_per_s: float, dtype: str, peak_flop_per_s: float
 ) -> None:
     gpu = load_accelerator(name)
-    assert gpu.hbm_bytes == gib * 2**30
     assert gpu.hbm_bytes_per_s == pytest.approx(hbm_bytes_per_s, rel=1e-12)
     assert gpu.peak_flop_per_s[dtype] == pytest.approx(peak_flop_per_s, rel=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("name", "mib"),
+    [
+        ("a10", 23028),
+        ("a100-pcie-40gb", 40960),
+        ("a100-sxm4-80gb", 81920),
+        ("b200", 178.35 * 1024),
+        ("gh200", 97871),
+        ("h100-pcie", 81559),
+        ("h100-sxm", 81559),
+        ("h200-sxm", 143771),
+        ("l4", 23034),
+        ("l40s", 46068),
+        ("rtx-4090", 24564),
+        ("rtx-a6000", 49140),
+        ("t4", 15360),
+    ],
+)
+def test_memory_is_what_a_driver_reports(name: str, mib: float) -> None:
+    assert load_accelerator(name).hbm_bytes == pytest.approx(mib * 2**20, rel=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("name", "n_channels", "mega_transfers_per_s"),
+    [("xeon-8480c-2s", 16, 4400), ("xeon-8570-2s", 16, 4400), ("epyc-9654-2s", 24, 4800), ("desktop-ddr5", 2, 5200)],
+)
+def test_host_memory_runs_at_the_speed_of_its_population(
+    name: str, n_channels: int, mega_transfers_per_s: float
+) -> None:
+    """Two DIMMs a channel run slower than one: 32 DIMMs on 16 channels at 4400 MT/s."""
+    assert load_host(name).dram_bytes_per_s == pytest.approx(n_channels * mega_transfers_per_s * 1e6 * 8, rel=1e-9)
+
+
+def test_a_grace_reads_its_memory_at_least_as_fast_as_stream_has() -> None:
+    assert load_host("grace-480gb").dram_bytes_per_s >= 486e9
 
 
 def test_the_papers_machine_is_an_a100_with_an_epyc_7v12_on_pcie_4(machine: MachineSpec) -> None:
