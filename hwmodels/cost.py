@@ -67,7 +67,7 @@ class Parts(NamedTuple):
 
 
 def price(works: Sequence[Work], platform: Platform) -> Costs:
-    """Price every work on `platform`. Raises `InvalidInput` for a dtype the accelerator has no peak rate for."""
+    """Price every work on `platform`; a format that the accelerator has no rate for counts as the next wider."""
     return price_figures(works, figures_of(platform))
 
 
@@ -143,8 +143,8 @@ def _kernel_parts(work: Work, figures: Figures) -> Parts:
 
     Traffic and arithmetic outside the GEMMs (KV cache, attention scores) overlap each other.
     """
-    rate, bandwidth = figures.flop_per_s(work.dtype), figures.hbm_bytes_per_s
-    rest_flop_s, rest_bytes_s = work.flop / rate, work.hbm_bytes / bandwidth
+    rate, bandwidth = figures.flop_per_s(work.compute), figures.hbm_bytes_per_s
+    rest_flop_s, rest_bytes_s = work.flop / figures.flop_per_s(work.flop_format), work.hbm_bytes / bandwidth
     compute_s, hbm_s = longer(rest_flop_s, rest_bytes_s)
     fixed_s = figures.stack.launches.get(work.kind, 0) * figures.stack_constant("kernel_s")
     if work.kind is OpKind.EXPERTS and figures.stack.tile is not None:
@@ -162,12 +162,13 @@ def _measured_parts(work: Work, figures: Figures) -> Parts:
 
     All over the rates that the accelerator claims: a faster machine of the same kind scales with them.
     """
-    rate, bandwidth = figures.peak_flop_per_s(work.dtype), figures["accelerator.hbm_bytes_per_s"]
-    table = figures.gemm_table(work.dtype)
+    rate, bandwidth = figures.peak_flop_per_s(work.compute), figures["accelerator.hbm_bytes_per_s"]
+    table = figures.gemm_table(work.compute)
     assert table is not None
     compute_s: Number = 0.0
     hbm_s: Number = 0.0
-    for name, (flop_s, bytes_s) in kernel_terms(work, table, rate, bandwidth).items():
+    rest = figures.peak_flop_per_s(work.flop_format)
+    for name, (flop_s, bytes_s) in kernel_terms(work, table, rate, bandwidth, rest).items():
         factor = _or(figures.kernel(work.kind, name), 1.0 if name == "gemm" else 0.0)
         compute_s, hbm_s = compute_s + flop_s * factor, hbm_s + bytes_s * factor
     fixed_s = _or(figures.kernel(work.kind, "fixed_s"), 0.0)
@@ -202,15 +203,16 @@ def _grouped_gemms_s(
     assert figures.stack.tile is not None
     rows, columns = figures.stack.tile
     n_sm = figures["accelerator.n_sm"]
-    tiles: Counter[tuple[int, int]] = Counter()
-    weights: Counter[tuple[int, int]] = Counter()
-    for gemm in work.gemms:
-        tiles[gemm.n, gemm.k] += math.ceil(gemm.m / rows) * math.ceil(gemm.n / columns) * gemm.n_gemms
-        weights[gemm.n, gemm.k] += gemm.n * gemm.k * gemm.n_gemms
+    tiles: Counter[tuple[int, int, int]] = Counter()
+    weights: Counter[tuple[int, int, int]] = Counter()
+    for i, gemm in enumerate(work.gemms):
+        launch = i % 2, gemm.n, gemm.k  # `offload.work` lists up and down projections in turn, a launch each
+        tiles[launch] += math.ceil(gemm.m / rows) * math.ceil(gemm.n / columns) * gemm.n_gemms
+        weights[launch] += gemm.n * gemm.k * gemm.n_gemms
     pairs = []
-    for (n, k), n_tiles in tiles.items():
+    for (place, n, k), n_tiles in tiles.items():
         tile_s = 2 * rows * columns * k / (flop_per_s / n_sm)
-        bytes_s = weights[n, k] * work.weight_bits / 8 / bytes_per_s
+        bytes_s = weights[place, n, k] * work.weight_bits / 8 / bytes_per_s
         pairs.append((np.ceil(n_tiles / np.real(n_sm)) * tile_s, bytes_s))
     return pairs
 

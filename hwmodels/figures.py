@@ -16,10 +16,10 @@ from numpy.typing import NDArray
 from hwmodels.kernels import GemmTable, tables_by_dtype
 from hwmodels.platform import Platform
 from hwmodels.quantity import ReadOnly
-from hwmodels.spec import FIELDS, PEAK_DTYPES, check_figure, find_field
+from hwmodels.spec import FIELDS, PEAK_DTYPES, check_figure, computes_in, find_field
 from hwmodels.stack import CONSTANTS, SoftwareStack, check_constant
 from offload.ops import OpKind, Work
-from traces.errors import InvalidInput, unknown_name
+from traces.errors import unknown_name
 
 __all__ = ["MEMORY_FIGURES", "Figures", "check_axis", "figure_keys", "figures_of"]
 
@@ -71,22 +71,19 @@ class Figures:
         """A measured constant of a kind of op; None where there is none."""
         return self.values.get(f"kernel.{kind.name.lower()}.{name}")
 
-    def gemm_table(self, dtype: str) -> GemmTable | None:
-        """The utilisation of GEMMs in `dtype`; of another format where that one was not measured."""
-        found = self.gemm_tables.get(dtype)
+    def gemm_table(self, compute: str) -> GemmTable | None:
+        """The utilisation of GEMMs in `compute`; of another format where that one was not measured."""
+        found = self.gemm_tables.get(self.computes_in(compute))
         return found if found is not None else next(iter(self.gemm_tables.values()), None)
 
-    def peak_flop_per_s(self, dtype: str) -> Number:
-        """What the accelerator claims for `dtype`. Raises `InvalidInput` where it states no rate for it."""
-        peak = self.values.get(f"accelerator.peak_flop_per_s.{dtype}")
-        if peak is None:
-            stated = [name for name in PEAK_DTYPES if f"accelerator.peak_flop_per_s.{name}" in self.values]
-            settable = f", or --set accelerator.peak_flop_per_s.{dtype}=..." if dtype in PEAK_DTYPES else ""
-            raise InvalidInput(
-                f"{self.hardware} states no {dtype} rate (it has {', '.join(sorted(stated))}): "
-                f"choose another dtype{settable}"
-            )
-        return peak
+    def computes_in(self, compute: str) -> str:
+        """The format in which the accelerator multiplies what asks for `compute`: `hwmodels.spec.computes_in`."""
+        stated = [name for name in PEAK_DTYPES if f"accelerator.peak_flop_per_s.{name}" in self.values]
+        return computes_in(compute, stated)
+
+    def peak_flop_per_s(self, compute: str) -> Number:
+        """What the accelerator claims for `compute`, or for the format that it computes that in."""
+        return self.values[f"accelerator.peak_flop_per_s.{self.computes_in(compute)}"]
 
     @property
     def copy_latency_s(self) -> Number:
@@ -103,9 +100,9 @@ class Figures:
         """What copies achieve: `direction` is "h2d" or "d2h"."""
         return self.values[f"link.{direction}_bytes_per_s"] * self.stack_constant("link_efficiency")
 
-    def flop_per_s(self, dtype: str) -> Number:
-        """What GEMMs in `dtype` achieve. Raises `InvalidInput` where the accelerator states no rate for it."""
-        return self.peak_flop_per_s(dtype) * self.stack_constant("gemm_efficiency")
+    def flop_per_s(self, compute: str) -> Number:
+        """What GEMMs in `compute` achieve."""
+        return self.peak_flop_per_s(compute) * self.stack_constant("gemm_efficiency")
 
 
 def figure_keys() -> tuple[str, ...]:

@@ -107,10 +107,12 @@ class GemmTable:
         return {"dtype": self.dtype, **axes, "utilisation": cells}
 
 
-def kernel_terms(work: Work, table: GemmTable, flop_per_s: Any, bytes_per_s: Any) -> dict[str, tuple[Any, Any]]:
+def kernel_terms(
+    work: Work, table: GemmTable, flop_per_s: Any, bytes_per_s: Any, rest_flop_per_s: Any
+) -> dict[str, tuple[Any, Any]]:
     """What each constant but fixed_s is multiplied by in the time of `work`: seconds of (arithmetic, traffic).
 
-    `flop_per_s`, `bytes_per_s`: what the machine claims, numbers or (n,).
+    `flop_per_s`, `bytes_per_s`: what the machine claims, numbers or (n,); `rest_flop_per_s` for what is no GEMM.
     """
     compute_s: Any = 0.0
     hbm_s: Any = 0.0
@@ -122,7 +124,7 @@ def kernel_terms(work: Work, table: GemmTable, flop_per_s: Any, bytes_per_s: Any
         "gemm": (compute_s, hbm_s),
         "activations": (0.0, activation_bytes(work) / bytes_per_s),
         "traffic": (0.0, work.hbm_bytes / bytes_per_s),
-        "arithmetic": (work.flop / flop_per_s, 0.0),
+        "arithmetic": (work.flop / rest_flop_per_s, 0.0),
     }
 
 
@@ -144,7 +146,7 @@ def longer(flop_s: Any, bytes_s: Any) -> tuple[Any, Any]:
 def activation_bytes(work: Work) -> float:
     """Bytes of activations that go into and come out of the GEMMs of `work`, in the format that they compute in."""
     rows = sum(gemm.n_gemms * gemm.m * (gemm.n + gemm.k) for gemm in work.gemms)
-    return rows * DTYPES[work.dtype].bytes_per_param
+    return rows * DTYPES[work.compute].bytes_per_param
 
 
 def cached_share(slots_bytes: int, cache_bytes: Any) -> Any:

@@ -5,7 +5,7 @@ What a machine was measured to do is another file (`fits/`): no number in here i
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -30,6 +30,7 @@ __all__ = [
     "MachineSpec",
     "Storage",
     "check_figure",
+    "computes_in",
     "find_field",
     "hardware_names",
     "host_names",
@@ -48,7 +49,25 @@ SPECS = Path(__file__).parent / "specs"
 PEAK_DTYPES = ("fp32", "tf32", "bf16", "fp16", "fp8", "fp4", "int8", "int4")
 """Number formats a peak rate can be stated for; only fp32 must be."""
 
+_WIDER: dict[str, tuple[str, ...]] = {
+    "fp4": ("fp8", "bf16", "fp16", "fp32"),
+    "fp8": ("bf16", "fp16", "fp32"),
+    "int4": ("int8", "bf16", "fp16", "fp32"),
+    "int8": ("bf16", "fp16", "fp32"),
+    "bf16": ("fp16", "fp32"),
+    "fp16": ("bf16", "fp32"),
+}
+"""What a card that has no rate for a format computes it in: the first of these that it has. Weights of any format can
+be stored and unpacked; a T4 has no bf16, so engines run such models in fp16 there."""
+
 Defaults = dict[str, Any]
+
+
+def computes_in(compute: str, stated: Collection[str]) -> str:
+    """The format in which a card with rates for `stated` multiplies what asks for `compute`; fp32 at last."""
+    if compute in stated:
+        return compute
+    return next((wider for wider in _WIDER.get(compute, ()) if wider in stated), "fp32")
 
 
 @dataclass(frozen=True, slots=True)

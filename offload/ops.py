@@ -117,20 +117,27 @@ class Gemm(NamedTuple):
 class Work(NamedTuple):
     """What an op asks of a machine, without saying which: the row of a cost table.
 
-    `gemms` read their weights once at `weight_bits` a parameter and run at the peak rate of `dtype`;
-    `flop` is arithmetic outside of them (attention scores), `hbm_bytes` HBM traffic outside of them (KV
-    cache), `copy_bytes` what crosses a link or is copied in HBM. `slots_bytes`: of expert weights, all of the HBM that
-    fetched experts go round in, so that few slots may stay in a cache; 0 for weights that stay where they are.
+    `gemms` read their weights once, `weight_bits` a parameter as they are stored, and multiply in the format `compute`.
+    `flop` is arithmetic outside of them (attention scores), in the format `flop_compute` ("": the GEMMs'); `hbm_bytes`
+    HBM traffic outside of them (KV cache); `copy_bytes` what crosses a link or is copied in HBM. `slots_bytes`: of
+    expert weights, all of the HBM that fetched experts go round in, so that few slots may stay in a cache; 0 for
+    weights that stay where they are.
     """
 
     kind: OpKind
     gemms: tuple[Gemm, ...] = ()
-    dtype: str = "fp32"
+    compute: str = "fp32"
     weight_bits: float = 32.0
     flop: int = 0
     hbm_bytes: int = 0
     copy_bytes: int = 0
     slots_bytes: int = 0
+    flop_compute: str = ""
+
+    @property
+    def flop_format(self) -> str:
+        """The format of the arithmetic outside of the GEMMs."""
+        return self.flop_compute or self.compute
 
     @property
     def weight_bytes(self) -> float:

@@ -1,8 +1,9 @@
 """What each op of a transformer layer asks of a machine, from the architecture alone: GEMMs, bytes, FLOPs.
 
-Counting rules (2 FLOP per multiply-add): attention scores and values cost 4 x pairs x heads x head size,
-the KV cache is read once a forward pass, weights are read once per GEMM. Gates, head and KV cache are in the
-model's activation format. Nothing here may know time.
+Counting rules (2 FLOP per multiply-add): attention scores and values cost `Attention.score_flop_per_pair`,
+the KV cache is read once a forward pass, weights are read once per GEMM. Gates, head, KV cache and the arithmetic
+of scores are in the model's activation format; shared experts are stored as the dense weights
+are. Nothing here may know time.
 """
 
 from __future__ import annotations
@@ -39,9 +40,10 @@ def self_attention_work(model: ModelArchitecture, stack: LayerStack, n_tokens: i
     return Work(
         OpKind.SELF_ATTENTION,
         gemms,
-        model.dtype.name,
+        model.compute_format(model.dtype),
         model.dtype.bits,
-        flop=4 * pairs * attention.n_heads * attention.head_dim,
+        flop_compute=model.stored_activation_dtype.name,
+        flop=pairs * attention.score_flop_per_pair,
         hbm_bytes=int(kv_tokens * attention.kv_elements_per_token * element_bytes),
     )
 
@@ -61,9 +63,10 @@ def cross_attention_work(
     return Work(
         OpKind.CROSS_ATTENTION,
         tuple(gemms),
-        model.dtype.name,
+        model.compute_format(model.dtype),
         model.dtype.bits,
-        flop=4 * kv_tokens * attention.n_heads * attention.head_dim,
+        flop_compute=model.stored_activation_dtype.name,
+        flop=kv_tokens * attention.score_flop_per_pair,
         hbm_bytes=int(kv_tokens * attention.kv_elements_per_token * model.stored_activation_dtype.bytes_per_param),
     )
 
@@ -89,19 +92,25 @@ def experts_work(
     `slots_bytes`: of all slots that experts are fetched into; 0 where every expert has a place of its own.
     """
     gemms: list[Gemm] = []
+    stored = model.expert_dtype if tokens_per_expert else model.dtype
     for n_tokens, n_experts in sorted(Counter(tokens_per_expert).items()):
         gemms += _ffn(n_tokens, model.d_model, model.d_ff_expert, model.n_expert_matrices, n_experts)
+    weight_bits = stored.bits
     if n_shared_tokens and model.n_shared_experts:
         width = model.d_ff_shared
-        gemms += _ffn(n_shared_tokens, model.d_model, width, model.n_expert_matrices, model.n_shared_experts)
+        shared = _ffn(n_shared_tokens, model.d_model, width, model.n_expert_matrices, model.n_shared_experts)
+        if model.dtype.bits != stored.bits:  # two formats in one op: the mean of its parameters' bits
+            here, there = (sum(g.n * g.k * g.n_gemms for g in part) for part in (gemms, shared))
+            weight_bits = (here * stored.bits + there * model.dtype.bits) / (here + there)
+        gemms += shared
     slots_bytes = slots_bytes if tokens_per_expert else 0
-    return Work(OpKind.EXPERTS, tuple(gemms), model.dtype.name, model.expert_dtype.bits, slots_bytes=slots_bytes)
+    return Work(OpKind.EXPERTS, tuple(gemms), model.compute_format(stored), weight_bits, slots_bytes=slots_bytes)
 
 
 def dense_ffn_work(model: ModelArchitecture, stack: LayerStack, n_tokens: int) -> Work:
     """The FFN of a layer without experts."""
     gemms = _ffn(n_tokens, model.d_model, stack.d_ff_dense, stack.n_dense_matrices, 1)
-    return Work(OpKind.DENSE_FFN, tuple(gemms), model.dtype.name, model.dtype.bits)
+    return Work(OpKind.DENSE_FFN, tuple(gemms), model.compute_format(model.dtype), model.dtype.bits)
 
 
 def head_work(model: ModelArchitecture, n_tokens: int) -> Work:
@@ -114,7 +123,7 @@ def head_work(model: ModelArchitecture, n_tokens: int) -> Work:
 
 def expert_copy_work(model: ModelArchitecture, kind: OpKind) -> Work:
     """One expert moved: `FETCH` over the link, `STAGE` within HBM, or `DISK_READ` from storage."""
-    return Work(kind, dtype=model.dtype.name, weight_bits=model.expert_dtype.bits, copy_bytes=model.expert_bytes)
+    return Work(kind, weight_bits=model.expert_dtype.bits, copy_bytes=model.expert_bytes)
 
 
 def readback_work(n_ids: int) -> Work:

@@ -148,9 +148,14 @@ def _fit_kind(samples: Sequence[Sample], tables: Mapping[str, GemmTable], rates:
     names, rows = list(KERNEL_CONSTANTS), []
     for sample in samples:
         work = sample.work
-        if work.dtype not in tables:
-            raise InvalidInput(f"ops were measured in {work.dtype}, but no GEMM was: measure again")
-        terms = kernel_terms(work, tables[work.dtype], rates.flop_per_s[work.dtype], rates.hbm_bytes_per_s)
+        if work.compute not in tables:
+            raise InvalidInput(f"ops were measured in {work.compute}, but no GEMM was: measure again")
+        rate, rest = (rates.flop_per_s.get(name, 0.0) for name in (work.compute, work.flop_format))
+        if not rest:
+            raise InvalidInput(
+                f"ops computed in {work.flop_format}, which the machine claims no rate for: leave it out"
+            )
+        terms = kernel_terms(work, tables[work.compute], rate, rates.hbm_bytes_per_s, rest)
         rows.append([1.0 if name == "fixed_s" else sum(terms[name]) for name in names])
     return fit_sum(names, np.array(rows), samples)
 

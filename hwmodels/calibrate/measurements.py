@@ -91,6 +91,7 @@ class Sample:
                 hbm_bytes=int(parameters["hbm_bytes"]),
                 copy_bytes=int(parameters["copy_bytes"]),
                 slots_bytes=int(parameters["slots_bytes"]),
+                flop_compute=str(parameters.get("flop_dtype", "")),
             )
         except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise InvalidInput(f"sample {self.what} is not of an op: {type(error).__name__} {error}") from None
@@ -120,7 +121,8 @@ def work_parameters(work: Work) -> dict[str, Any]:
     return {
         "kind": work.kind.name.lower(),
         "gemms": [list(gemm) for gemm in work.gemms],
-        "dtype": work.dtype,
+        "dtype": work.compute,
+        "flop_dtype": work.flop_compute,
         "weight_bits": work.weight_bits,
         "flop": work.flop,
         "hbm_bytes": work.hbm_bytes,
@@ -264,7 +266,7 @@ def _require_parameters(sample: Sample, where: str) -> None:
             for name in ("phase", "beside", "probe"):
                 known.text(name)
             try:
-                dtype = sample.work.dtype
+                dtype = sample.work.compute
             except InvalidInput as error:
                 raise InvalidFile(f"{where}: {error}") from None
         case "h2d" | "d2h" | "disk_read":

@@ -13,13 +13,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hwmodels.cost import Costs, price_figures
+from hwmodels.coverage import beyond_fit, unfitted_device
 from hwmodels.figures import figures_of
 from hwmodels.platform import Platform
 from offload import metrics
 from offload.ops import Lane, OpKind
 from offload.probes import find_probes
 from pregate.ask.capture import Captured
-from pregate.ask.simulation import beyond_fit, calibration
+from pregate.ask.simulation import calibration
 from simulator import batch, event
 from simulator.explain.bounds import lower_bounds
 from simulator.modes import FIFO, Modes
@@ -54,7 +55,9 @@ def evaluate(
     changed = np.zeros(n_machines, dtype=np.bool_)
     for key, value in values.items():
         changed |= value != base.values.get(key)
-    stated = calibration(captured.model, captured.decoded.schedule.works, hw)
+    beyond = beyond_fit(captured.decoded.schedule.works, hw)
+    stated = calibration(hw.calibration(captured.model.dtype.name), beyond)
+    fields["beyond_fit"] = np.full(n_machines, beyond)
     fields["calibration"] = np.where(changed & (stated == "fitted"), "extrapolated", stated)
     if draws:
         fields |= _intervals(captured, hw, values, n_machines, draws, seed)
@@ -123,7 +126,7 @@ def _intervals(
 
     names = {"moe_layer_latency_s": "moe_layer_latency_ci95_s", "tokens_per_s": "tokens_per_s_ci95"}
     fields = {field: np.full((n_machines, 2), np.nan) for field in names.values()}
-    if hw.fit is None or beyond_fit(captured.decoded.schedule.works, hw):
+    if hw.fit is None or unfitted_device(captured.decoded.schedule.works, hw):
         return fields
     base, ready = figures_of(hw), compiled(captured)
     for i in range(n_machines):

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from hwmodels.cost import Costs, price
+from hwmodels.coverage import beyond_fit, unfitted_device
 from hwmodels.platform import Platform
+from hwmodels.spec import computes_in
 from offload import metrics
-from offload.ops import OpKind, Work
 from offload.policy import Cache, Policy
 from offload.schedule import Schedule
 from offload.timeline import Timeline
@@ -31,7 +32,6 @@ __all__ = [
     "ENGINES",
     "Disagreement",
     "SimulationResult",
-    "beyond_fit",
     "calibration",
     "describe_calibration",
     "interpret",
@@ -51,7 +51,8 @@ class SimulationResult:
     Latencies in seconds, sizes in bytes, rates as fractions; `..._ci95` is the 95 % interval from the fit's covariance,
     None without a fit (`pregate.ask.intervals`). `bound_s`: no interpreter of this schedule is faster; `binding`: what
     that bound comes from. `calibration`: whether the prediction interpolates a fit ("fitted"), extrapolates one, or
-    rests on claims. `timeline`: start and end of every op; None of a streamed simulation, which keeps none.
+    rests on claims; `beyond_fit`: what of it the fit has not seen, "" nothing. `timeline`: start and end of
+    every op; None of a streamed simulation, which keeps none.
     """
 
     policy: str
@@ -59,6 +60,7 @@ class SimulationResult:
     hardware: str
     stack: str
     calibration: str
+    beyond_fit: str
     moe_layer_latency_s: float
     tokens_per_s: float
     ttft_s: float
@@ -163,7 +165,7 @@ def interpret(
     timeline = _timeline(schedule, costs, hw, engine, modes)
     if check:
         _check_definition(timeline, _timeline(schedule, costs, hw, "des", modes))
-    known = with_intervals and modes.is_fifo and not beyond_fit(schedule.works, hw)
+    known = with_intervals and modes.is_fifo and not unfitted_device(schedule.works, hw)
     found = intervals(captured, hw if known else dataclasses.replace(hw, fit=None), np.random.default_rng(0))
     return _result(captured, hw, timeline, lower_bounds(schedule, costs, modes), found)
 
@@ -199,27 +201,23 @@ def _check_definition(timeline: Timeline, defined: Timeline) -> None:
         )
 
 
-_UNFITTED = {OpKind.DISK_READ: "storage_efficiency", OpKind.CPU_EXPERT: "cpu_efficiency"}
-"""Kinds of op whose time rests on a constant of their own, which a fit may not have."""
-
-
-def beyond_fit(works: Iterable[Work], hw: Platform) -> bool:
-    """Whether among the works of a schedule are kinds of op that the platform's fit, if any, never saw."""
-    fitted = hw.fit.constants if hw.fit is not None else {}
-    return any(work.kind in _UNFITTED and _UNFITTED[work.kind] not in fitted for work in works)
-
-
-def calibration(model: ModelArchitecture, works: Iterable[Work], hw: Platform) -> str:
-    """What a prediction of a schedule rests on: as the platform says, but no further than its fit saw."""
-    stated = hw.calibration(model.dtype.name)
-    return "extrapolated" if stated == "fitted" and beyond_fit(works, hw) else stated
+def calibration(stated: str, beyond: str) -> str:
+    """What a prediction rests on: as its platform says (`stated`), "fitted" only where nothing is beyond the fit."""
+    return "extrapolated" if stated == "fitted" and beyond else stated
 
 
 def describe_calibration(hw: Platform, model: ModelArchitecture, results: Sequence[SimulationResult]) -> str:
     """What the results of one comparison rest on, in plain words."""
-    dtype = model.dtype.name
-    beyond = any(result.calibration != hw.calibration(dtype) for result in results)
-    return hw.describe_calibration(dtype) + (", but not its storage or CPU: extrapolated" if beyond else "")
+    words = hw.describe_calibration(model.dtype.name)
+    unseen = sorted({result.beyond_fit for result in results if result.beyond_fit})
+    if unseen and hw.calibration(model.dtype.name) == "fitted":
+        words += f", but not {', '.join(unseen)}: extrapolated"
+    asked = dict.fromkeys(model.compute_format(stored) for stored in (model.dtype, model.expert_dtype))
+    stated = hw.machine.accelerator.peak_flop_per_s
+    for wanted in asked:
+        if (wider := computes_in(wanted, stated)) != wanted:
+            words += f"; {hw.hardware} states no {wanted} rate and computes it in {wider}"
+    return words
 
 
 def _result(
@@ -227,12 +225,14 @@ def _result(
 ) -> SimulationResult:
     trace, decoded, plan = captured.trace, captured.decoded, captured.plan
     n_tokens = captured.workload.n_output_tokens
+    beyond = beyond_fit(decoded.schedule.works, hw)
     return SimulationResult(
         policy=captured.policy.name,
         model=captured.model.name,
         hardware=hw.hardware,
         stack=hw.stack.name,
-        calibration=calibration(captured.model, decoded.schedule.works, hw),
+        calibration=calibration(hw.calibration(captured.model.dtype.name), beyond),
+        beyond_fit=beyond,
         **metrics.of_timeline(timeline, trace, n_tokens, (decoded.n_lookups, decoded.n_hits)),
         bound_s=bounds.makespan_s,
         binding=bounds.binding,

@@ -7,11 +7,12 @@ import dataclasses
 import numpy as np
 
 from hwmodels.cost import price_figures
+from hwmodels.coverage import beyond_fit
 from hwmodels.figures import figures_of
 from hwmodels.platform import Platform
 from offload.decode import DecodeStream
 from offload.metrics import decode_steps
-from offload.ops import Lane
+from offload.ops import Lane, OpKind
 from offload.probes import gap_pairs
 from offload.schedule import ScheduleDigest
 from pregate.ask.capture import Request, resident_set
@@ -27,8 +28,20 @@ def stream_request(asked: Request, hw: Platform) -> SimulationResult:
 
     Its digest is that of the whole schedule. Raises `CapacityExceeded` when the experts of one block do not fit.
     """
+    found = _stream(asked, hw, offloaded=False)
+    if found is None:
+        found = _stream(asked, hw, offloaded=True)
+    assert found is not None
+    return found
+
+
+def _stream(asked: Request, hw: Platform, offloaded: bool) -> SimulationResult | None:
+    """The result where experts are fetched (`offloaded`) or never are; None when the latter turns out not to be so.
+
+    Whether a schedule fetches decides what its kernels take (`Figures.for_works`), and only its end tells.
+    """
     trace, plan = asked.trace, asked.plan
-    figures = dataclasses.replace(figures_of(hw), offloaded=not asked.policy.resident)
+    figures = dataclasses.replace(figures_of(hw), offloaded=offloaded)
     parts = DecodeStream(
         asked.model,
         trace.steps(),
@@ -40,12 +53,13 @@ def stream_request(asked: Request, hw: Platform) -> SimulationResult:
     )
     static_bytes = plan.static_bytes + parts.warm_bytes
     stream, digest = Stream(decode_steps(trace), static_bytes), ScheduleDigest()
-    rests_on = calibration(asked.model, (), hw)
+    beyond = ""
     for part in parts:
+        if not offloaded and any(work.kind is OpKind.FETCH for work in part.works):
+            return None
+        beyond = beyond or beyond_fit(part.works, hw)
         stream.feed(part, price_figures(part.works, figures))
         digest.update(part.columns, part.works)
-        if rests_on == "fitted":
-            rests_on = calibration(asked.model, part.works, hw)
     steps, ends = stream.step_ends
     gap_from, gap_to = gap_pairs(trace, steps)
     gaps = ends[gap_to] - ends[gap_from] if gap_to.size else np.zeros(1)
@@ -57,7 +71,8 @@ def stream_request(asked: Request, hw: Platform) -> SimulationResult:
         model=asked.model.name,
         hardware=hw.hardware,
         stack=hw.stack.name,
-        calibration=rests_on,
+        calibration=calibration(hw.calibration(asked.model.dtype.name), beyond),
+        beyond_fit=beyond,
         moe_layer_latency_s=stream.moe_layer_latency_s,
         tokens_per_s=asked.workload.n_output_tokens / stream.makespan_s,
         ttft_s=float(ends.min()),

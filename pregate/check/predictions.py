@@ -12,14 +12,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hwmodels.cost import price
+from hwmodels.coverage import unfitted_device
 from hwmodels.platform import Platform
+from hwmodels.spec import computes_in
 from offload import metrics
 from offload.ops import Lane, OpKind
 from offload.schedule import Schedule
 from offload.timeline import Timeline
 from pregate.ask.capture import Captured, MachineMemory, capture, memory_of
 from pregate.ask.intervals import intervals
-from pregate.ask.simulation import beyond_fit, interpret
+from pregate.ask.simulation import interpret
 from pregate.check.cases import Group
 from pregate.check.outcome import METRICS, Case, OpTime, Prediction
 from simulator.explain.bounds import lower_bounds
@@ -99,7 +101,7 @@ def predict(prepared: Prepared, *, keep_timeline: bool = False) -> Prediction:
     schedule = captured.decoded.schedule
     result = interpret(captured, hw, "recurrence", with_intervals=False)
     assert result.timeline is not None
-    known = not beyond_fit(schedule.works, hw)
+    known = not unfitted_device(schedule.works, hw)
     found = intervals(
         captured, hw if known else dataclasses.replace(hw, fit=None), np.random.default_rng(0), metrics=SIMULATED
     )
@@ -155,10 +157,11 @@ def _naive(prepared: Prepared) -> dict[str, float]:
     captured, machine = prepared.captured, prepared.hw.machine
     schedule = captured.decoded.schedule
     works, accelerator = schedule.works, machine.accelerator
+    rates = accelerator.peak_flop_per_s
     row_s = np.zeros(len(works))
     for i, work in enumerate(works):
         if work.gemms or work.flop:
-            flop_s = work.total_flop / accelerator.peak_flop_per_s[work.dtype]
+            flop_s = work.total_flop / rates[computes_in(work.compute, rates)]
             row_s[i] = max(flop_s, (work.weight_bytes + work.hbm_bytes) / accelerator.hbm_bytes_per_s)
     steps = metrics.decode_steps(captured.trace)
     decoding = np.isin(schedule.step, steps)

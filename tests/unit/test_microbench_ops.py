@@ -84,7 +84,7 @@ def test_works_survive_json(resident: list[Sample]) -> None:
         assert again.work == sample.work
         assert again.work.kind is OpKind[sample.parameters["kind"].upper()]
     experts = [s.work for s in resident if s.what == "op" and s.parameters["kind"] == "experts"]
-    assert all(work.gemms and work.dtype == "fp32" for work in experts)
+    assert all(work.gemms and work.compute == "fp32" for work in experts)
     shapes = Counter(
         (s.parameters["probe"], s.parameters["phase"], s.work.kind, s.work.gemms) for s in resident if s.what == "op"
     )

@@ -123,6 +123,18 @@ class Attention:
         return self.matrix_params(d_model) + self.vector_params(d_model)
 
     @property
+    def score_flop_per_pair(self) -> int:
+        """FLOPs of one query-key pair, all heads: the score over the width of a key, then the value's share.
+
+        MLA with the up-projections absorbed into the query and the output, as kernels over a cache of latents do it
+        (DeepSeek-V2, arXiv 2405.04434, section 2.1.2): a key is the latent and the shared RoPE part, a value the
+        latent. Kernels that decompress a prompt first take `head_dim` and `v_head_dim` instead, fewer.
+        """
+        if self.kind == "mla":
+            return 2 * self.n_heads * (2 * self.kv_lora_rank + self.qk_rope_dim)
+        return 4 * self.n_heads * self.head_dim
+
+    @property
     def kv_elements_per_token(self) -> int:
         """Numbers cached for a token in one layer: K and V, or in MLA the latent and the shared RoPE key."""
         if self.kind == "mla":

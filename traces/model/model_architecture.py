@@ -140,6 +140,12 @@ class ModelArchitecture:
         """The format of embeddings, gates, norms, biases and the KV cache."""
         return self.dtype if self.activation_dtype is None else self.activation_dtype
 
+    def compute_format(self, stored: Dtype) -> str:
+        """The format in which weights stored as `stored` are multiplied: their own from 8 bits on, as fp8 engines
+        quantise activations too; below, they are unpacked to the activations' format.
+        """
+        return stored.name if stored.bits >= 8 else self.stored_activation_dtype.name
+
     @property
     def _expert_matrix_params(self) -> int:
         return self.n_expert_matrices * self.d_model * self.d_ff_expert

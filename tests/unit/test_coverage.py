@@ -1,0 +1,75 @@
+"""What is said to be fitted, and what is not."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+
+import pregate
+from hwmodels.coverage import beyond_fit
+from hwmodels.fit import load_fit
+from hwmodels.platform import Platform, load_platform, platform_of
+from offload.ops import Gemm, OpKind, Work
+from tests import small_fits
+
+A100 = load_platform("a100-sxm4-80gb", "fastertransformer")
+MEASURED = platform_of(small_fits.fit())
+
+
+def gemm(n: float) -> Work:
+    return Work(OpKind.DENSE_FFN, (Gemm(1, int(n), int(n)),))
+
+
+def inside(hw: Platform) -> Gemm:
+    """A product at a corner of the measured grid."""
+    assert hw.fit is not None
+    table = hw.fit.gemm_tables[0]
+    side = int(table.params[0] ** 0.5)
+    return Gemm(int(table.m[0]), side, side)
+
+
+def test_nothing_is_beyond_a_fit_that_is_not_there() -> None:
+    assert beyond_fit([gemm(10**6)], load_platform("t4")) == ""
+
+
+def test_formats_are_those_that_were_measured() -> None:
+    assert beyond_fit([gemm(512)], A100) == ""
+    assert beyond_fit([gemm(512)._replace(compute="bf16")], A100) == "arithmetic in bf16"
+    assert beyond_fit([gemm(512)._replace(weight_bits=8.0)], A100) == "weights of 8 bits"
+    assert beyond_fit([gemm(512)._replace(flop=9, flop_compute="fp16")], A100) == "arithmetic in fp16"
+
+
+def test_shapes_are_those_that_were_measured_by_what_they_weigh() -> None:
+    known = Work(OpKind.DENSE_FFN, (inside(MEASURED),))
+    far = known._replace(gemms=(Gemm(1, 1 << 17, 1 << 17),))
+    speck = known._replace(gemms=(Gemm(1, 1, 1),))
+    assert beyond_fit([known], MEASURED) == ""
+    assert beyond_fit([known, speck], MEASURED) == ""
+    assert "GEMM shapes (100% of them by size)" in beyond_fit([known, far], MEASURED)
+
+
+def test_a_large_model_on_a_fit_of_small_shapes_is_extrapolated() -> None:
+    root = Path(__file__).parents[2] / "results" / "cpu-intel-xeon-2c-2026-11-24"
+    hw = platform_of(load_fit(root / "cpu-intel-xeon-2c.threads.yaml"))
+    model = pregate.load_model("mixtral-8x7b", dtype="fp32")
+    hw = dataclasses.replace(hw, machine=hw.machine.with_overrides({"hbm_bytes": 400e9, "host.dram_bytes": 400e9}))
+    result = pregate.simulate(model, hw, pregate.synthesize(model, 2, 2), "on_demand")
+    assert result.calibration == "extrapolated"
+    assert "GEMM shapes" in result.beyond_fit
+
+
+@pytest.mark.parametrize("engine", ["recurrence", "stream"])
+def test_whether_experts_are_fetched_is_what_the_schedule_says_in_every_engine(engine: str) -> None:
+    """A warm cache that holds every expert fetches none: kernels take what they take alone."""
+    root = Path(__file__).parents[2] / "results" / "cpu-intel-xeon-2c-2026-11-24"
+    hw = platform_of(load_fit(root / "cpu-intel-xeon-2c.threads.yaml"))
+    model = pregate.load_model("switch-mini-16")
+    trace = pregate.synthesize(model, 8, 6)
+    for policy in ("on_demand+lru:1.0:warm", "on_demand"):
+        wanted = pregate.simulate(model, hw, trace, policy, engine="des")
+        found = pregate.simulate(model, hw, trace, policy, engine=engine)
+        assert found.makespan_s == pytest.approx(wanted.makespan_s, rel=1e-12)
+        assert found.calibration == wanted.calibration
+        assert (wanted.h2d_bytes == 0) is (policy != "on_demand")

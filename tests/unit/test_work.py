@@ -1,0 +1,86 @@
+"""What each op moves and multiplies, counted by hand for small numbers."""
+
+from __future__ import annotations
+
+import pytest
+
+from offload import work
+from offload.ops import Gemm, OpKind
+from traces.model.architecture import DTYPES, Attention, LayerStack, ModelArchitecture, load_architecture
+
+
+def small(**changes: object) -> ModelArchitecture:
+    """d_model 8, 2 heads of 4 with one KV head; 4 experts of width 6, three matrices; bf16."""
+    attention = Attention("gqa", n_heads=2, n_kv_heads=1, head_dim=4)
+    fields: dict[str, object] = {
+        "name": "by-hand", "d_model": 8, "vocab_size": 10, "tied_embeddings": False,
+        "decoder": LayerStack(2, (1,), attention, False, d_ff_dense=12, n_dense_matrices=3),
+        "n_experts": 4, "top_k": 2, "d_ff_expert": 6, "n_expert_matrices": 3,
+        "dtype": DTYPES["bf16"], "expert_dtype": DTYPES["bf16"], "sources": ("by hand",),
+    }  # fmt: skip
+    return ModelArchitecture(**(fields | changes))  # type: ignore[arg-type]
+
+
+MODEL = small()
+
+
+def test_self_attention_of_a_prompt() -> None:
+    """Three tokens of one sequence: pairs 1 + 2 + 3, a cache of three read once."""
+    what = work.self_attention_work(MODEL, MODEL.decoder, 3, 3, 6)
+    assert what.gemms == (Gemm(3, 8, 8), Gemm(3, 4, 8), Gemm(3, 4, 8), Gemm(3, 8, 8))
+    assert what.flop == 6 * 2 * (2 * 4 + 2 * 4)  # pairs x heads x (scores + values, 2 FLOP a multiply-add)
+    assert what.hbm_bytes == 3 * (4 + 4) * 2  # tokens x (key + value of one head) x bf16
+    assert what.weight_bytes == (64 + 32 + 32 + 64) * 2
+
+
+def test_latent_attention_reads_latents_and_scores_over_them() -> None:
+    latent = Attention(
+        "mla", n_heads=2, n_kv_heads=2, head_dim=6, kv_lora_rank=5, qk_nope_dim=4, qk_rope_dim=2, v_head_dim=3
+    )
+    model = small(decoder=LayerStack(2, (1,), latent, False, d_ff_dense=12, n_dense_matrices=3))
+    what = work.self_attention_work(model, model.decoder, 1, 7, 7)
+    assert what.gemms == (Gemm(1, 12, 8), Gemm(1, 7, 8), Gemm(1, 14, 5), Gemm(1, 8, 6))
+    assert what.flop == 7 * 2 * 2 * ((5 + 2) + 5)  # pairs x heads x (key width + value width) multiply-adds
+    assert what.hbm_bytes == 7 * (5 + 2) * 2
+
+
+def test_latent_attention_of_deepseek_v2_lite_is_what_was_executed() -> None:
+    """512 cached tokens, one new: 17.83 MFLOP of scores, counted by PyTorch in the runtime."""
+    model = load_architecture("deepseek-v2-lite")
+    what = work.self_attention_work(model, model.decoder, 1, 512, 512)
+    assert what.flop == pytest.approx(17.83e6, rel=1e-3)
+
+
+def test_cross_attention_projects_the_memory_once() -> None:
+    attention = Attention("mha", n_heads=2, n_kv_heads=2, head_dim=4)
+    stack = LayerStack(2, (1,), attention, True, d_ff_dense=12, n_dense_matrices=2)
+    model = small(decoder=stack, encoder=LayerStack(1, (), attention, False, d_ff_dense=12, n_dense_matrices=2))
+    first, later = (work.cross_attention_work(model, stack, 1, 9, fresh) for fresh in (9, 0))
+    assert first.gemms == (Gemm(1, 8, 8), Gemm(1, 8, 8), Gemm(9, 8, 8), Gemm(9, 8, 8))
+    assert later.gemms == (Gemm(1, 8, 8), Gemm(1, 8, 8))
+    assert first.flop == later.flop == 9 * 2 * 16
+    assert first.hbm_bytes == later.hbm_bytes == 9 * 16 * 2
+
+
+def test_gate_head_and_dense_layer() -> None:
+    gate = work.gate_work(MODEL, 3)
+    assert gate.gemms == (Gemm(3, 4, 8),)
+    assert gate.hbm_bytes == 2 * 3 * 2 * 8 * 2  # read and written: tokens x top-2 rows of d_model in bf16
+    head = work.head_work(MODEL, 2)
+    assert head.gemms == (Gemm(2, 10, 8),)
+    assert head.hbm_bytes == 2 * 2 * 10 * 2  # logits written and read
+    dense = work.dense_ffn_work(MODEL, MODEL.decoder, 3)
+    assert dense.gemms == (Gemm(3, 12, 8, 2), Gemm(3, 8, 12))
+
+
+def test_experts_and_what_moves_of_them() -> None:
+    what = work.experts_work(MODEL, [1, 2, 1], slots_bytes=99)
+    assert what.gemms == (Gemm(1, 6, 8, 4), Gemm(1, 8, 6, 2), Gemm(2, 6, 8, 2), Gemm(2, 8, 6, 1))
+    assert what.weight_bytes == 3 * 3 * 48 * 2
+    assert what.slots_bytes == 99
+    fetch = work.expert_copy_work(MODEL, OpKind.FETCH)
+    assert (fetch.copy_bytes, fetch.gemms) == (3 * 48 * 2, ())
+    assert work.readback_work(6).copy_bytes == 24
+    shared = work.experts_work(small(n_shared_experts=2, d_ff_shared=5), (), 3, slots_bytes=99)
+    assert shared.gemms == (Gemm(3, 5, 8, 4), Gemm(3, 8, 5, 2))
+    assert shared.slots_bytes == 0
