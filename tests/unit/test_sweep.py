@@ -289,7 +289,7 @@ def test_a_rerun_goes_on_where_it_was_stopped(tmp_path: Path, monkeypatch: pytes
 def test_a_checkpoint_keeps_holes_texts_and_intervals(tmp_path: Path) -> None:
     model = pregate.load_model("switch-base-8")
     more: Any = {
-        "policies": ["gpu_only", "pregate"], "axes": {"n_active": [2, 9]}, "draws": 5, "cache_dir": False,
+        "policies": ["gpu_only", "pregate"], "axes": {"n_active": [1, 9]}, "draws": 5, "cache_dir": False,
         "checkpoint": tmp_path,
     }  # fmt: skip
     with pytest.warns(UserWarning, match="n_active = 9"):
