@@ -92,19 +92,22 @@ def parts_of(work: Work, figures: Figures) -> Parts:
     constant = figures.stack_constant
     match work.kind:
         case OpKind.FETCH:
-            return Parts(figures.copy_latency_s, link_s=work.copy_bytes / figures.link_bytes_per_s("h2d"))
+            latency_s = work.n_copies * figures.copy_latency_s
+            return Parts(latency_s, link_s=work.copy_bytes / figures.link_bytes_per_s("h2d"))
         case OpKind.READBACK:
             measured = figures.kernel(work.kind, "fixed_s")
             fixed_s = figures.copy_latency_s if measured is None else measured
             return Parts(fixed_s, link_s=work.copy_bytes / figures.link_bytes_per_s("d2h"))
         case OpKind.STAGE:
-            fixed_s = figures.stack.launches[OpKind.STAGE] * constant("kernel_s")
+            fixed_s = work.n_copies * figures.stack.launches[OpKind.STAGE] * constant("kernel_s")
             return Parts(fixed_s, hbm_s=_hbm_traffic_s(work, figures))
         case OpKind.DISK_READ:
             rate = figures["storage.read_bytes_per_s"] * constant("storage_efficiency")
             return Parts(figures.values.get("storage.read_latency_s", 0.0), disk_s=work.copy_bytes / rate)
         case OpKind.WAIT:
             return Parts(constant("sync_s"))
+        case OpKind.ISSUE:
+            return Parts(work.n_copies * _issue_s(Work(OpKind.FETCH), figures))
         case OpKind.STEP:
             return Parts(constant("step_s"))
         case OpKind.CPU_EXPERT:
@@ -131,7 +134,7 @@ def _hbm_traffic_s(work: Work, figures: Figures) -> Number:
             moved: float = 2 * work.copy_bytes
         case OpKind.FETCH | OpKind.READBACK:
             moved = work.copy_bytes
-        case OpKind.WAIT | OpKind.STEP | OpKind.DISK_READ | OpKind.CPU_EXPERT:
+        case OpKind.WAIT | OpKind.STEP | OpKind.ISSUE | OpKind.DISK_READ | OpKind.CPU_EXPERT:
             return 0.0
         case _:
             moved = work.weight_bytes + work.hbm_bytes

@@ -145,7 +145,9 @@ class _Loop:
             work.expert_copy_work(model, OpKind.STAGE) if execution.stage else None,
         )
         places = [layer for stack in model.stacks for layer in stack.moe_layers]
-        self.memory = ExpertMemory(self.recorder, n_buffers, model.expert_bytes, copies, cache, places)
+        self.memory = ExpertMemory(
+            self.recorder, n_buffers, model.expert_bytes, copies, cache, places, in_runs=execution.grouped
+        )
         self.warm_bytes = self.memory.warm_bytes
         self.slots_bytes = count_slots(n_buffers, cache) * model.expert_bytes
         self.lookups = {phase: [0, 0] for phase in Phase}
@@ -302,7 +304,7 @@ class _Blocks:
         """Bring what this block needs and has not; returns the experts that the host computes instead."""
         memory, layer = self.loop.memory, self.first + view.block
         for fetch in own:
-            memory.bring(layer, fetch.experts, self.loop.i_step)
+            memory.bring(layer, fetch.experts, self.loop.i_step, view.active)
         memory.drop_waiting(layer, view.active)
         missing = [expert for expert in view.active if not memory.claimed_or_waiting(layer, expert)]
         actions = self.policy.on_miss(view, missing) if missing else {}
@@ -311,7 +313,8 @@ class _Blocks:
 
     def _bring(self, later: list[Fetch]) -> None:
         for fetch in later:
-            self.loop.memory.bring(self.first + fetch.block, fetch.experts, self.loop.i_step)
+            named = self.unions[fetch.block].experts
+            self.loop.memory.bring(self.first + fetch.block, fetch.experts, self.loop.i_step, named)
 
     def _wait(self, block: int, layer: int) -> None:
         """The host blocks until the block's copies are done, where the stack does that."""

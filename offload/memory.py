@@ -10,11 +10,13 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Container, Iterable, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import NamedTuple
 
-from offload.ops import Lane, Work
+from offload.ops import Lane, OpKind, Work
 from offload.recorder import Recorder
 from offload.residency import Access, ResidentSet
+from offload.runs import run_work
 from traces.errors import PregateError
 
 __all__ = ["CapacityExceeded", "ExpertMemory", "Held"]
@@ -55,14 +57,23 @@ class Copies(NamedTuple):
     stage: Work | None
 
 
+class _Waiting(NamedTuple):
+    """An expert that waits for a slot. `alone`: its copy is an op of its own, not part of a run."""
+
+    layer: int
+    access: Access
+    step: int
+    alone: bool
+
+
 class ExpertMemory:
     """Grants slots and writes the copies that fill them into a recorder.
 
     Slots 0..n_buffers-1 are transient, the cache's follow. With `copies.stage`, experts are copied within HBM
     from where the link put them (a cache slot, or a staging area outside the count, as Eq. 1 of the paper
     has it) into a buffer; without, they are read where they landed. With `copies.disk`, every fetch is
-    preceded by a read into the single pinned host buffer, unpipelined. `warm_bytes`: what a cache that has
-    residents already holds of HBM.
+    preceded by a read into the single pinned host buffer, unpipelined. `in_runs`: copies that nobody waits for one by
+    one become runs (`offload.runs`). `warm_bytes`: what a cache that has residents already holds of HBM.
     """
 
     def __init__(
@@ -73,6 +84,7 @@ class ExpertMemory:
         copies: Copies,
         cache: ResidentSet | None,
         places: Sequence[int],
+        in_runs: bool = False,
     ) -> None:
         self.n_buffers, self.cache, self.copies = n_buffers, cache, copies
         self._recorder, self._expert_bytes, self._places = recorder, expert_bytes, places
@@ -82,7 +94,8 @@ class ExpertMemory:
         self.warm_bytes = len(warm) * expert_bytes
         self._filled = dict.fromkeys((n_buffers + slot for slot in warm), -1)  # cache slot -> op that filled it
         self._held: dict[int, dict[int, Held]] = {}  # layer -> expert -> where
-        self._waiting: deque[tuple[int, Access, int]] = deque()  # layer, access, step
+        self._waiting: deque[_Waiting] = deque()
+        self._in_runs = in_runs and copies.disk is None
         self._pinned: set[int] = set()
         self._pinned_by_layer: dict[int, list[int]] = {}
         self._last_fetch = -1
@@ -105,11 +118,14 @@ class ExpertMemory:
     def claimed_or_waiting(self, layer: int, expert: int) -> bool:
         """Whether the expert was brought for the layer's next FFN, a slot granted or not."""
         return expert in self._held.get(layer, ()) or any(
-            queued == layer and access.expert == expert for queued, access, _ in self._waiting
+            entry.layer == layer and entry.access.expert == expert for entry in self._waiting
         )
 
-    def bring(self, layer: int, experts: Iterable[int], step: int) -> None:
-        """Bring `experts` of `layer` for its next FFN, as soon as slots allow; one event for the cache."""
+    def bring(self, layer: int, experts: Iterable[int], step: int, named: Container[int] | None = None) -> None:
+        """Bring `experts` of `layer` for its next FFN, as soon as slots allow; one event for the cache.
+
+        `named`: those that the gate of the layer will name in this step; the copies of the others may become runs.
+        """
         self._held.setdefault(layer, {})
         new = [expert for expert in dict.fromkeys(experts) if not self.claimed_or_waiting(layer, expert)]
         if self.cache is None:
@@ -119,7 +135,11 @@ class ExpertMemory:
             pins = [layer * self.cache.n_experts + access.expert for access in accesses if access.slot >= 0]
             self._pinned.update(pins)
             self._pinned_by_layer.setdefault(layer, []).extend(pins)
-        self._waiting.extend((layer, access, step) for access in accesses)
+        apart = named is None or not self._in_runs
+        self._waiting.extend(
+            _Waiting(layer, access, step, apart or (named is not None and access.expert in named))
+            for access in accesses
+        )
         self._grant()
 
     def cancel(self, layer: int, needed: Container[int], by: int) -> None:
@@ -134,9 +154,10 @@ class ExpertMemory:
 
     def drop_waiting(self, layer: int, needed: Container[int]) -> None:
         """The gate of `layer` has run: what still waits for a slot and is not `needed` is not brought after all."""
-        for entry in [entry for entry in self._waiting if entry[0] == layer and entry[1].expert not in needed]:
+        dropped = [e for e in self._waiting if e.layer == layer and e.access.expert not in needed]
+        for entry in dropped:
             self._waiting.remove(entry)
-            access = entry[1]
+            access = entry.access
             if self.cache is not None and access.slot >= 0 and not access.hit:
                 self.cache.forget(layer, access.expert)
         self._grant()
@@ -159,12 +180,52 @@ class ExpertMemory:
     def _grant(self) -> None:
         """Place who waits, in order, until the first for whom there is no slot."""
         while self._waiting:
-            layer, access, step = self._waiting[0]
+            layer, access, step, _ = self._waiting[0]
             transient = self.copies.stage is not None or access.slot < 0
             if transient and not self._free:
                 return
-            self._waiting.popleft()
-            self._held[layer][access.expert] = self._place(layer, access, step, transient)
+            n = self._run_length()
+            first = self._waiting.popleft()
+            if n == 1:
+                self._held[layer][access.expert] = self._place(layer, access, step, transient)
+            else:
+                for _ in range(n - 1):
+                    self._waiting.popleft()
+                self._place_run(first, n)
+
+    def _run_length(self) -> int:
+        """How many of those who wait are brought by one run, from the first: experts and slots that follow."""
+        first, n = self._waiting[0], 1
+        if first.alone or first.access.hit or first.access.slot >= 0:
+            return n
+        buffer, reader = self._free[0], self._reader.get(self._free[0], -1)
+        for entry, slot in zip(islice(self._waiting, 1, None), islice(self._free, 1, None), strict=False):
+            access, follows = entry.access, (first.access.expert + n, buffer + n)
+            same = entry.layer == first.layer and entry.step == first.step and not entry.alone
+            if not same or access.hit or access.slot >= 0 or (access.expert, slot) != follows:
+                break
+            if self._reader.get(slot, -1) != reader:
+                break
+            n += 1
+        return n
+
+    def _place_run(self, entry: _Waiting, n: int) -> None:
+        """`n` experts from that of `entry` on into as many free slots, by one op a hop."""
+        layer, expert, step, stage = entry.layer, entry.access.expert, entry.step, self.copies.stage
+        buffers = [self._free.popleft() for _ in range(n)]
+        waits = self._reader.get(buffers[0], -1)
+        target = -1 if stage is not None else buffers[0]
+        first = ready = self._copy(
+            Lane.H2D, run_work(self.copies.fetch, n), layer, expert, target, step, (waits if stage is None else -1,)
+        )
+        if stage is not None:
+            ready = self._copy(Lane.H2D, run_work(stage, n), layer, expert, buffers[0], step, (first, waits))
+        n_more = (n - 1) * (1 if stage is None else 2)
+        self._recorder.issue(Lane.HOST, Work(OpKind.ISSUE, n_copies=n_more), step=step, layer=self._places[layer])
+        self._last_fetch = first
+        held = self._held[layer]
+        for i, buffer in enumerate(buffers):
+            held[expert + i] = Held(buffer, ready, True, False, first, True)
 
     def _place(self, layer: int, access: Access, step: int, transient: bool) -> Held:
         buffer = self._free.popleft() if transient else -1
@@ -207,6 +268,6 @@ class ExpertMemory:
             layer=self._places[layer],
             expert=expert,
             slot=slot,
-            hbm_acquired=self._expert_bytes if fills else 0,
+            hbm_acquired=self._expert_bytes * work.n_copies if fills else 0,
             priority=0 if layer == self.gated_layer else 1,
         )

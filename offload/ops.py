@@ -56,6 +56,8 @@ class OpKind(IntEnum):
     """One expert, storage to pinned host memory."""
     CPU_EXPERT = 12
     """One expert FFN computed by the host."""
+    ISSUE = 13
+    """Host work of a run of copies: issuing all but the first of each."""
 
 
 TimeClass = Literal["kernel", "h2d", "disk", "cpu", "host", "sync"]
@@ -94,6 +96,7 @@ KINDS: Mapping[OpKind, KindRow] = MappingProxyType(
         OpKind.STEP: KindRow(Lane.HOST, "host", "host", "#999999"),
         OpKind.DISK_READ: KindRow(Lane.DISK, "disk", "storage", "#882255", moves_expert=True),
         OpKind.CPU_EXPERT: KindRow(Lane.CPU, "cpu", "expert FFN", "#009E73", reads_host=True),
+        OpKind.ISSUE: KindRow(Lane.HOST, "host", "host", "#999999"),
     }
 )
 """The kinds of op, a row each, in the order of `OpKind`; colours are Okabe and Ito's palette, extended."""
@@ -122,6 +125,7 @@ class Work(NamedTuple):
     HBM traffic outside of them (KV cache); `copy_bytes` what crosses a link or is copied in HBM. `slots_bytes`: of
     expert weights, all of the HBM that fetched experts go round in, so that few slots may stay in a cache; 0 for
     weights that stay where they are.
+    `n_copies`: copies that an op makes one after the other, `copy_bytes` being of all (`offload.runs`).
     """
 
     kind: OpKind
@@ -133,6 +137,7 @@ class Work(NamedTuple):
     copy_bytes: int = 0
     slots_bytes: int = 0
     flop_compute: str = ""
+    n_copies: int = 1
 
     @property
     def flop_format(self) -> str:

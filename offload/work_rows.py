@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from offload import work
 from offload.ops import OpKind, Work
+from offload.runs import run_work
 from traces.model.architecture import LayerStack, ModelArchitecture
 
 __all__ = ["Rows", "Works"]
@@ -72,6 +73,10 @@ class Works:
     def copy(self, kind: OpKind) -> Work:
         """One expert moved."""
         return self._once(("copy", kind), lambda: work.expert_copy_work(self._model, kind))
+
+    def run(self, kind: OpKind, n: int) -> Work:
+        """A run of `n` experts moved."""
+        return self._once(("run", kind, n), lambda: run_work(self.copy(kind), n))
 
 
 class Rows:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import numpy as np
 
 from hwmodels.cost import Costs
+from offload.runs import Unrolled
 from offload.schedule import Schedule
 from traces.errors import InvalidInput
 
-__all__ = ["check_costs"]
+__all__ = ["check_costs", "one_by_one"]
 
 
 def check_costs(schedule: Schedule, costs: Costs) -> None:
@@ -21,3 +22,10 @@ def check_costs(schedule: Schedule, costs: Costs) -> None:
             raise InvalidInput(f"{name} holds a time that is negative or not finite")
         if name in ("link_s", "hbm_s") and np.any(values > costs.duration_s * (1 + 1e-9)):
             raise InvalidInput(f"{name} holds a time that is longer than the op itself")
+
+
+def one_by_one(costs: Costs, copies: Unrolled) -> Costs:
+    """The costs of single copies, from those of the schedule with runs: an equal share of each run."""
+    n = copies.n_copies
+    durations = (getattr(costs, name)[copies.row] / n for name in ("duration_s", "link_s", "hbm_s"))
+    return Costs(costs.issue_s[copies.row], *durations)

@@ -18,9 +18,10 @@ from numpy.typing import NDArray
 
 from hwmodels.cost import Costs
 from offload.ops import Lane
+from offload.runs import Unrolled, unrolled
 from offload.schedule import Schedule
 from offload.timeline import Timeline
-from simulator.costs import check_costs
+from simulator.costs import check_costs, one_by_one
 from simulator.modes import FIFO, Modes, chunks
 from traces.errors import InvalidInput
 
@@ -39,6 +40,7 @@ class Prepared:
 
     `lane_op` (n_ops,) int32: the ops lane by lane, in order, lane l in `lane_ptr[l]:lane_ptr[l + 1]`. `cancels`: the
     first op that the end of each op cancels, -1 none, `next_cancelled` the next with the same, (n_ops,) int32.
+    `unrolled`, `one_by_one`: where it has runs of copies, the schedule without them and what is known of that.
     """
 
     schedule: Schedule
@@ -46,16 +48,22 @@ class Prepared:
     lane_op: _Ints
     cancels: _Ints
     next_cancelled: _Ints
+    unrolled: Unrolled | None = None
+    one_by_one: Prepared | None = None
 
 
 def prepare(schedule: Schedule) -> Prepared:
     """Sort `schedule` by lane and by what cancels it; about as long as simulating it once."""
-    return Prepared(schedule, *_compiled(_index)(schedule.lane, schedule.cancelled_by, len(Lane)))
+    lane_ptr, lane_op, cancels, following = _compiled(_index)(schedule.lane, schedule.cancelled_by, len(Lane))
+    copies = unrolled(schedule)
+    singly = None if copies is None else prepare(copies.schedule)
+    return Prepared(schedule, lane_ptr, lane_op, cancels, following, copies, singly)
 
 
 def simulate(schedule: Schedule, costs: Costs, modes: Modes = FIFO, prepared: Prepared | None = None) -> Timeline:
     """Start and end of every op; `costs` and `modes` as for `des.simulate`, `prepared` what `prepare` made of it.
 
+    Modes that choose between copies see runs of them one by one: the timeline is then of `offload.runs.unrolled`.
     Raises `InvalidInput` for times that are negative, not finite or of another length and for what was prepared of
     another schedule: compiled code would read past the end.
     """
@@ -63,6 +71,8 @@ def simulate(schedule: Schedule, costs: Costs, modes: Modes = FIFO, prepared: Pr
     known = prepare(schedule) if prepared is None else prepared
     if known.schedule is not schedule and known.schedule != schedule:
         raise InvalidInput(f"prepared is of schedule {known.schedule.digest}, not {schedule.digest}: prepare this one")
+    if known.unrolled is not None and known.one_by_one is not None and not modes.is_fifo:
+        return simulate(known.unrolled.schedule, one_by_one(costs, known.unrolled), modes, known.one_by_one)
     start_s, end_s = (_run_fifo if modes.is_fifo else _run_timed)(known, costs, modes)
     return Timeline(schedule, start_s, end_s, "event")
 

@@ -178,6 +178,7 @@ class CompiledLoop:
             "BY_RECENCY": int(kind is Lru),
             "NEWEST_FIRST": int(kind is Lifo),
             "WITH_HEAD": int(not encoding),
+            "IN_RUNS": int(execution.grouped and not self._disk and prefetch == 2),
         }
 
     def _prepare(self, rows: Rows, batch: list[Step], stack: LayerStack, encoding: bool) -> NDArray[np.int64]:
@@ -201,6 +202,7 @@ class CompiledLoop:
             "UNION_EXPERT": experts,
             "COST_SINGLE": rows.each(works.single, tokens.tolist()) if alone else none[:0],
             "COST_GROUPED": self._grouped(rows, ptr, tokens, np.repeat(n_shared, len(stack.moe_layers)), alone),
+            **self._runs(rows, bool(plan["IN_RUNS"])),
             "BLOCK_OF": block_of,
             "PLACE": np.array([layer for part in self._model.stacks for layer in part.moe_layers], np.int64),
         }
@@ -214,6 +216,16 @@ class CompiledLoop:
         }
         unknown = np.full(len(rows.works), -1, np.int64)
         return decode_words.words(layout.N_PART_WORDS, plan, tables | {"ROW_OF": unknown, "USED": unknown})
+
+    def _runs(self, rows: Rows, in_runs: bool) -> dict[str, NDArray[np.int64]]:
+        """Costs of runs of copies, by how many copies; nothing where there are no runs."""
+        sizes = range(self._model.n_experts + 1) if in_runs else range(0)
+        n_hops = 2 if self._execution.stage else 1
+        return {
+            "COST_FETCH_RUN": rows.each(lambda n: self._works.run(OpKind.FETCH, n), sizes),
+            "COST_STAGE_RUN": rows.each(lambda n: self._works.run(OpKind.STAGE, n), sizes),
+            "COST_ISSUE": rows.each(lambda n: Work(OpKind.ISSUE, n_copies=(n - 1) * n_hops), sizes),
+        }
 
     def _unions(
         self, batch: list[Step], n_tokens: NDArray[np.int64], first: int, n_blocks: int

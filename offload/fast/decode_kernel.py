@@ -229,7 +229,7 @@ def _bring_later(o: Any, d: Any, x: Any, w: Any, r: Any, u0: int, low: int, high
                 w[w[WANTED] + n] = r[r[UNION_EXPERT] + at]
                 n += 1
         if n:
-            bring(o, d, x, w, r, r[FIRST] + block, n, step, needed)
+            bring(o, d, x, w, r, r[FIRST] + block, n, step, needed, u0 + block)
 
 
 @njit(cache=True, nogil=True)
@@ -266,7 +266,7 @@ def _run_block(o: Any, d: Any, x: Any, w: Any, r: Any, t: int, block: int, n_blo
     if r[PREFETCH] == 2 and block == 0:
         for expert in range(r[N_EXPERTS]):
             w[w[WANTED] + expert] = expert
-        bring(o, d, x, w, r, moe_layer, r[N_EXPERTS], step, moe_layer)
+        bring(o, d, x, w, r, moe_layer, r[N_EXPERTS], step, moe_layer, u0 + block)
     drop_waiting(o, d, x, w, r, moe_layer, stamp, moe_layer)
     n = 0
     for at in range(low, high):
@@ -274,7 +274,7 @@ def _run_block(o: Any, d: Any, x: Any, w: Any, r: Any, t: int, block: int, n_blo
         if x[key, HELD_SLOT] == -2 and not x[key, WAITING]:
             w[w[WANTED] + n] = r[r[UNION_EXPERT] + at]
             n += 1
-    bring(o, d, x, w, r, moe_layer, n, step, moe_layer)
+    bring(o, d, x, w, r, moe_layer, n, step, moe_layer, -1)
     reads_again = any_later and (r[READBACK_PER_FETCH] != 0 or (r[NEEDS_IDS] != 0 and selected_before))
     if r[FETCH_FIRST]:
         if r[HOST_WAITS]:

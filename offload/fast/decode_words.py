@@ -57,6 +57,6 @@ def memory(
         "SPARE": np.array(spare, np.int64),
         "SPARE_TOP": spare_top,
         "SPARE_FROM": spare_from,
-        **dict.fromkeys(("WANTED", "ARRIVALS", "ORDER", "NEEDED"), scratch),
+        **dict.fromkeys(("WANTED", "ARRIVALS", "ORDER", "NEEDED", "NAMED"), scratch),
     }
     return x, words(layout.N_WORDS, values, tables)

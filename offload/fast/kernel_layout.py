@@ -18,17 +18,17 @@ N_COLUMNS = 11
 # Columns of `x`. Held for the next FFN of its layer: slot (-2 not held), last op of the copy, first op of a copy that
 # no cache keeps (-1), found resident, slot to be given back; WAITING for a slot. HELD, PINS: the i-th row of a layer
 # names its i-th held, or pinned, expert. In the cache: slot (-1), neighbours by age (row n_keys + pool closes the
-# ring), in use and not to be evicted, last event that asked for it.
+# ring), in use and not to be evicted, last event that asked for it. ALONE: waits for a copy of its own, not for a run.
 HELD_SLOT, HELD_READY, HELD_FIRST, HELD_HIT, HELD_TRANSIENT, WAITING, HELD, PINS = range(8)
-SLOT_OF, NEWER, OLDER, PINNED, MARK = range(8, 13)
-N_EXPERT_COLUMNS = 13
+SLOT_OF, NEWER, OLDER, PINNED, MARK, ALONE = range(8, 14)
+N_EXPERT_COLUMNS = 14
 
 # Words of `w`: counters (LOOKUPS, HITS of decode, then of prefill), sizes, and where tables begin.
 BASE, LOCAL, DEPS, ROWS, LAST_FETCH, FREE_HEAD, FREE_N, WAIT_HEAD, WAIT_N, STAMP, LOOKUPS, HITS = range(12)
 FAILED_LAYER, FAILED_N, N_KEYS, FREE_SIZE, QUEUE_SIZE = range(14, 19)
 READER, FILLED, FREE, QUEUE_LAYER, QUEUE_EXPERT, QUEUE_SLOT, QUEUE_HIT, QUEUE_STEP = range(19, 27)
-N_HELD, N_PINS, SPARE, SPARE_TOP, SPARE_FROM, WANTED, ARRIVALS, ORDER, NEEDED = range(27, 36)
-N_WORDS = 36
+N_HELD, N_PINS, SPARE, SPARE_TOP, SPARE_FROM, WANTED, ARRIVALS, ORDER, NEEDED, NAMED = range(27, 37)
+N_WORDS = 37
 
 # Words of `r`: the plan (flags are 0 or 1; PREFETCH 0 none, 1 selected ahead, 2 all), costs of single ops, and where
 # tables begin: by forward pass (PHASE: 1 for prefill), by union, by expert of a union, by layer, by candidate cost.
@@ -39,4 +39,5 @@ COST_FETCH, COST_STAGE, COST_DISK, COST_WAIT, COST_STEP = range(23, 28)
 I_STEP, COST_SELF_ATTENTION, COST_CROSS_ATTENTION, COST_GATE, COST_DENSE, COST_READBACK = range(28, 34)
 COST_HEAD, COST_SHARED, UNION_PTR, COST_GROUPED, UNION_EXPERT, COST_SINGLE, BLOCK_OF, PLACE = range(34, 42)
 ROW_OF, USED = range(42, 44)
-N_PART_WORDS = 44
+IN_RUNS, COST_FETCH_RUN, COST_STAGE_RUN, COST_ISSUE = range(44, 48)  # costs of runs by number of copies
+N_PART_WORDS = 48

@@ -10,6 +10,7 @@ from typing import Any
 from numba import njit
 
 from offload.fast.kernel_layout import (
+    ALONE,
     BASE,
     BY_RECENCY,
     CACHED,
@@ -17,7 +18,10 @@ from offload.fast.kernel_layout import (
     COST,
     COST_DISK,
     COST_FETCH,
+    COST_FETCH_RUN,
+    COST_ISSUE,
     COST_STAGE,
+    COST_STAGE_RUN,
     DEP_END,
     DEPS,
     DISK,
@@ -36,6 +40,7 @@ from offload.fast.kernel_layout import (
     HELD_READY,
     HELD_SLOT,
     HELD_TRANSIENT,
+    IN_RUNS,
     LANE,
     LAST_FETCH,
     LAYER,
@@ -47,6 +52,7 @@ from offload.fast.kernel_layout import (
     N_KEYS,
     N_PINS,
     N_POOLS,
+    NAMED,
     NEEDED,
     NEWER,
     NEWEST_FIRST,
@@ -72,6 +78,8 @@ from offload.fast.kernel_layout import (
     STAGE,
     STAMP,
     STEP,
+    UNION_EXPERT,
+    UNION_PTR,
     USED,
     WAIT_HEAD,
     WAIT_N,
@@ -80,6 +88,7 @@ from offload.fast.kernel_layout import (
 )
 from offload.ops import Lane
 
+_HOST = int(Lane.HOST)
 _H2D = int(Lane.H2D)
 _DISK = int(Lane.DISK)
 
@@ -139,6 +148,54 @@ def _fetch(o: Any, d: Any, w: Any, r: Any, layer: int, expert: int, slot: int, s
 
 
 @njit(cache=True, nogil=True)
+def _run_length(x: Any, w: Any, r: Any) -> int:
+    """How many of those who wait are brought by one run, from the first: experts and slots that follow."""
+    size, at = w[QUEUE_SIZE], w[WAIT_HEAD]
+    layer, expert, step = w[w[QUEUE_LAYER] + at], w[w[QUEUE_EXPERT] + at], w[w[QUEUE_STEP] + at]
+    first_key = layer * r[N_EXPERTS]
+    if x[first_key + expert, ALONE] or w[w[QUEUE_HIT] + at] or w[w[QUEUE_SLOT] + at] >= 0:
+        return 1
+    buffer = w[w[FREE] + w[FREE_HEAD]]
+    for n in range(1, min(w[WAIT_N], w[FREE_N])):
+        at = (w[WAIT_HEAD] + n) % size
+        slot = w[w[FREE] + (w[FREE_HEAD] + n) % w[FREE_SIZE]]
+        if w[w[QUEUE_LAYER] + at] != layer or w[w[QUEUE_STEP] + at] != step or w[w[QUEUE_EXPERT] + at] != expert + n:
+            return n
+        if x[first_key + expert + n, ALONE] or w[w[QUEUE_HIT] + at] or w[w[QUEUE_SLOT] + at] >= 0:
+            return n
+        if slot != buffer + n or w[w[READER] + slot] != w[w[READER] + buffer]:
+            return n
+    return max(min(w[WAIT_N], w[FREE_N]), 1)
+
+
+@njit(cache=True, nogil=True)
+def _place_run(o: Any, d: Any, x: Any, w: Any, r: Any, layer: int, expert: int, step: int, n: int,
+               needed: int) -> None:  # fmt: skip
+    """`n` experts from `expert` on into as many free slots, by one op a hop."""
+    buffer, first_key = w[w[FREE] + w[FREE_HEAD]], layer * r[N_EXPERTS]
+    reader, staged = w[w[READER] + buffer], r[STAGE] != 0
+    target, after_fetch = (-1, -1) if staged else (buffer, reader)
+    first = _copy(o, d, w, r, _H2D, r[r[COST_FETCH_RUN] + n], layer, expert, target, step, after_fetch, -1, needed)
+    ready = first
+    if staged:
+        ready = _copy(o, d, w, r, _H2D, r[r[COST_STAGE_RUN] + n], layer, expert, buffer, step, first, reader, needed)
+    o[ready - w[BASE], HBM_ACQUIRED] = n * r[EXPERT_BYTES]
+    issue(o, w, r, _HOST, r[r[COST_ISSUE] + n], step, r[r[PLACE] + layer], -1, -1)
+    w[LAST_FETCH] = first
+    w[WAIT_HEAD] = (w[WAIT_HEAD] + n) % w[QUEUE_SIZE]
+    w[WAIT_N] -= n
+    w[FREE_HEAD] = (w[FREE_HEAD] + n) % w[FREE_SIZE]
+    w[FREE_N] -= n
+    for i in range(n):
+        key = first_key + expert + i
+        x[key, WAITING] = 0
+        x[key, HELD_SLOT], x[key, HELD_READY], x[key, HELD_FIRST] = buffer + i, ready, first
+        x[key, HELD_HIT], x[key, HELD_TRANSIENT] = 0, 1
+        x[first_key + w[w[N_HELD] + layer], HELD] = expert + i
+        w[w[N_HELD] + layer] += 1
+
+
+@njit(cache=True, nogil=True)
 def _grant(o: Any, d: Any, x: Any, w: Any, r: Any, needed: int) -> None:
     """Place who waits, in order, until the first for whom there is no slot."""
     size = w[QUEUE_SIZE]
@@ -150,6 +207,10 @@ def _grant(o: Any, d: Any, x: Any, w: Any, r: Any, needed: int) -> None:
         transient = r[STAGE] != 0 or cache_slot < 0
         if transient and w[FREE_N] == 0:
             return
+        n = _run_length(x, w, r)
+        if n > 1:
+            _place_run(o, d, x, w, r, layer, expert, step, n, needed)
+            continue
         w[WAIT_HEAD] = (at + 1) % size
         w[WAIT_N] -= 1
         x[key, WAITING] = 0
@@ -221,10 +282,17 @@ def _cache_slot(x: Any, w: Any, r: Any, pool: int, key: int) -> int:
 
 
 @njit(cache=True, nogil=True)
-def bring(o: Any, d: Any, x: Any, w: Any, r: Any, layer: int, n_wanted: int, step: int, needed: int) -> None:
-    """Bring the first `n_wanted` experts of `WANTED` for the next FFN of `layer`; one event for the cache."""
+def bring(o: Any, d: Any, x: Any, w: Any, r: Any, layer: int, n_wanted: int, step: int, needed: int, u: int) -> None:
+    """Bring the first `n_wanted` experts of `WANTED` for the next FFN of `layer`; one event for the cache.
+
+    `u`: the union that the gate of the layer names; copies of other experts may become runs. -1: none do.
+    """
     first_key = layer * r[N_EXPERTS]
     w[STAMP] += 1
+    in_runs = r[IN_RUNS] != 0 and u >= 0
+    if in_runs:
+        for at in range(r[r[UNION_PTR] + u], r[r[UNION_PTR] + u + 1]):
+            w[w[NAMED] + r[r[UNION_EXPERT] + at]] = w[STAMP]
     pool = layer if r[N_POOLS] > 1 else 0
     size = w[QUEUE_SIZE]
     n_new = 0
@@ -234,6 +302,7 @@ def bring(o: Any, d: Any, x: Any, w: Any, r: Any, layer: int, n_wanted: int, ste
             continue
         w[w[WANTED] + n_new] = expert
         n_new += 1
+        x[first_key + expert, ALONE] = not in_runs or w[w[NAMED] + expert] == w[STAMP]
         if r[CACHED]:
             x[first_key + expert, MARK] = w[STAMP]
     for i in range(n_new):

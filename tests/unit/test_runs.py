@@ -1,0 +1,98 @@
+"""Runs of copies: fewer ops, the same schedule. Each is unrolled and compared with what is written without runs."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from hwmodels.cost import price
+from hwmodels.platform import load_platform
+from offload.decode import DecodeStream
+from offload.execution import EXECUTIONS
+from offload.memory import ExpertMemory
+from offload.ops import OpKind
+from offload.policies import policy_named
+from offload.recorder import assemble
+from offload.runs import unrolled
+from offload.schedule import Schedule
+from simulator import des, event, recurrence
+from simulator.costs import one_by_one
+from simulator.modes import Modes
+from tests.small_models import MODELS, routing
+from traces.model.architecture import ModelArchitecture
+
+A100 = load_platform("a100-sxm4-80gb")
+NAMES = list(MODELS)
+
+
+def _prefetched(model: ModelArchitecture, n_buffers: int, execution: str = "fastertransformer") -> Schedule:
+    steps = routing(model, batch=2, seed=3).steps()
+    policy = policy_named("prefetch_all")
+    stream = DecodeStream(model, steps, policy, EXECUTIONS[execution], n_buffers=n_buffers, compiled=False)
+    return assemble(stream, 11)
+
+
+def _one_by_one(
+    model: ModelArchitecture, n_buffers: int, monkeypatch: pytest.MonkeyPatch, execution: str = "fastertransformer"
+) -> Schedule:
+    def without_runs(*args: Any, in_runs: bool) -> ExpertMemory:
+        return ExpertMemory(*args)
+
+    with monkeypatch.context() as patched:
+        patched.setattr("offload.decode.ExpertMemory", without_runs)
+        return _prefetched(model, n_buffers, execution)
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("spare", [0, 1, 3, 100])
+def test_unrolled_is_the_schedule_without_runs(name: str, spare: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = MODELS[name]
+    n_buffers = min(model.n_experts + spare, 2 * model.n_experts)
+    short, long = _prefetched(model, n_buffers), _one_by_one(model, n_buffers, monkeypatch)
+    copies = unrolled(short)
+    assert copies is not None
+    assert len(short) < len(long)
+    assert copies.schedule == long
+    assert short.bytes.sum() == long.bytes.sum()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_run_takes_the_time_of_its_copies(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """FIFO lanes: every op that is no copy starts and ends when it does without runs, but for rounding."""
+    model = MODELS[name]
+    times = []
+    for schedule in (_prefetched(model, 2 * model.n_experts), _one_by_one(model, 2 * model.n_experts, monkeypatch)):
+        timeline = recurrence.simulate(schedule, price(schedule.works, A100))
+        others = ~np.isin(schedule.kind, (OpKind.FETCH, OpKind.STAGE, OpKind.ISSUE))
+        times.append(np.stack([timeline.start_s[others], timeline.end_s[others]]))
+    np.testing.assert_allclose(times[0], times[1], rtol=1e-9)
+
+
+@pytest.mark.parametrize(
+    "modes",
+    [Modes("priority"), Modes("shared", hbm_shared=True), Modes(chunk_bytes=1000), Modes("priority", cancel=True)],
+    ids=Modes.describe,
+)
+def test_modes_see_copies_one_by_one(modes: Modes, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = MODELS[NAMES[0]]
+    short, long = (
+        _prefetched(model, 2 * model.n_experts),
+        _one_by_one(model, 2 * model.n_experts, monkeypatch),
+    )
+    costs, copies = price(short.works, A100), unrolled(short)
+    assert copies is not None
+    found = event.simulate(short, costs, modes)
+    defined = des.simulate(short, costs, A100.machine.accelerator.hbm_bytes, modes)
+    assert found.schedule == defined.schedule == long
+    np.testing.assert_allclose(found.end_s, defined.end_s, rtol=1e-12)
+    alone = event.simulate(long, price(long.works, A100), modes)
+    np.testing.assert_allclose(found.end_s, alone.end_s, rtol=1e-9)
+    shares = one_by_one(costs, copies).duration_s
+    np.testing.assert_allclose(shares, price(copies.schedule.works, A100).duration_s, rtol=1e-12)
+
+
+def test_where_experts_are_read_one_by_one_so_are_copies() -> None:
+    model = MODELS[NAMES[0]]
+    assert unrolled(_prefetched(model, 2 * model.n_experts, "streams")) is None
