@@ -24,7 +24,7 @@ from traces.whole_file import whole_file
 __all__ = ["COLUMNS", "Schedule", "ScheduleDigest"]
 
 FORMAT = "pregate.schedule"
-VERSION = 4
+VERSION = 5
 MAX_OPS = 200_000_000
 """Largest schedule file accepted, in ops (about 12 GB of arrays)."""
 

@@ -161,6 +161,8 @@ class _Builder:
         )  # fmt: skip
 
     def _check_kind(self, op: int, kind: OpKind, lane: int) -> None:
+        if kind is OpKind.ISSUE:
+            raise InvalidInput(f"op {op} issues a run of copies: the runtime copies experts one by one, {_WAY_OUT}")
         if kind is OpKind.STAGE:
             raise InvalidInput(
                 f"op {op} copies an expert within HBM: the runtime reads experts where they land, {_WAY_OUT}"

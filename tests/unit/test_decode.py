@@ -134,7 +134,8 @@ def test_ops_run_after_what_they_wait_for_one_at_a_time_a_lane(case: Case, machi
 def test_bytes_over_the_link_are_the_misses(case: Case) -> None:
     schedule, decoded = case.decoded.schedule, case.decoded
     fetches = schedule.kind == OpKind.FETCH
-    n_fetches = int(fetches.sum())
+    n_copies = np.array([work.n_copies for work in schedule.works])[schedule.cost]
+    n_fetches = int(n_copies[fetches].sum())
     assert int(schedule.bytes[fetches].sum()) == n_fetches * case.model.expert_bytes
     n_lookups = decoded.n_lookups + decoded.n_prefill_lookups
     n_misses = n_lookups - decoded.n_hits - decoded.n_prefill_hits

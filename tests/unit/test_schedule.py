@@ -136,9 +136,12 @@ Tamper = Callable[[dict[str, Any], dict[str, str]], Any]
         (lambda arrays, header: header.update(static_bytes="many"), "not a readable schedule"),
         (lambda arrays, header: header.update(works="[" * 50_000), "not a readable schedule"),
         (lambda arrays, header: header.update(works="[[2]]"), "not a readable schedule"),
-        (lambda arrays, header: header.update(works=json.dumps([[99, [], "fp32", 32.0, 0, 0, 0, 0]] * 3)), "readable"),
+        (
+            lambda arrays, header: header.update(works=json.dumps([[99, [], "fp32", 32.0, 0, 0, 0, 0, "", 1]] * 3)),
+            "readable",
+        ),
         (lambda arrays, header: header.update(works="3"), "not a readable schedule"),
-        (lambda arrays, header: header.update(version="2"), "of version 4"),
+        (lambda arrays, header: header.update(version="2"), "of version 5"),
         (lambda arrays, header: header.update(format="other"), "not a pregate.schedule file"),
     ],
 )
