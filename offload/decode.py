@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,7 +20,8 @@ from offload.execution import Execution
 from offload.fast.decode_compiled import CompiledLoop, is_compilable
 from offload.memory import CapacityExceeded, Copies, ExpertMemory
 from offload.ops import Lane, OpKind, Work
-from offload.policy import BlockView, Fetch, MissAction, Policy, no_prefetch
+from offload.policy import BlockView, Decisions, Fetch, MissAction, Policy, RunFacts, no_prefetch
+from offload.policy_answers import checked_answers, checked_fetches
 from offload.recorder import Part, Recorder, assemble
 from offload.residency import ResidentSet, count_slots
 from offload.schedule import Schedule
@@ -153,12 +154,16 @@ class _Loop:
         self.lookups = {phase: [0, 0] for phase in Phase}
         self.memory_tokens: Counter[int] = Counter()  # sequence -> encoder outputs
         self.projected: set[int] = set()  # sequences whose cross-attention keys and values exist
+        n_encoder = model.n_encoder_moe_layers
+        facts = RunFacts(model.n_moe_layers - n_encoder, n_encoder, model.n_experts, model.top_k)
+        self.decisions = policy.decisions(facts)
+        self.next_step: list[Fetch] = []  # of the next step, for blocks that have not run in this one
 
     def parts(self, steps: Iterable[Step]) -> Iterator[Part]:
         """The schedule of `steps`, some hundred thousand ops at a time."""
         for step in steps:
             self.run(step)
-            if len(self.recorder) >= _PART_OPS:
+            if len(self.recorder) >= _PART_OPS and not self.memory.holds_ahead:
                 yield self.recorder.take(self.memory.live_ops())
         yield self.recorder.take(self.memory.live_ops())
 
@@ -168,13 +173,14 @@ class _Loop:
         model = self.model
         encoding = model.encoder is not None and step.phase == Phase.PREFILL
         stack = model.encoder if encoding and model.encoder is not None else model.decoder
-        policy = self.policy
+        policy, decisions = self.policy, self.decisions
         if encoding and policy.encoder == "on_demand" and not policy.resident:
-            policy = replace(policy, lookahead=0, prefetch=no_prefetch, needs_ids=True)
+            policy = replace(policy, lookahead=0, prefetch=no_prefetch, start=None, needs_ids=True)
+            decisions = Decisions(no_prefetch, decisions.on_miss)
         first = 0 if encoding else model.n_encoder_moe_layers
         n_blocks = len(stack.moe_layers)
         unions = _unions(step.experts[:, first : first + n_blocks], model.n_experts)
-        blocks = _Blocks(self, policy, first, unions)
+        blocks = _Blocks(self, policy, decisions, first, unions, step, encoding)
         attention = self._attention(step, stack, encoding)
         for layer in range(stack.n_layers):
             for what in attention:
@@ -221,9 +227,20 @@ class _Loop:
 class _Blocks:
     """The MoE blocks of one forward pass through one stack."""
 
-    def __init__(self, loop: _Loop, policy: Policy, first: int, unions: list[_Union]) -> None:
-        self.loop, self.policy, self.first, self.unions = loop, policy, first, unions
+    def __init__(
+        self,
+        loop: _Loop,
+        policy: Policy,
+        decisions: Decisions,
+        first: int,
+        unions: list[_Union],
+        step: Step,
+        encoding: bool,
+    ) -> None:
+        self.loop, self.policy, self.decisions, self.first, self.unions = loop, policy, decisions, first, unions
+        self.step, self.encoding = step, encoding
         self.n_revealed = 0  # blocks whose experts a gate has selected so far
+        self.bits: dict[int, float] = {}  # experts of the block that are fetched below their stored precision
 
     def run(self, block: int, layer: int) -> None:
         """Gate, copies, waits and expert FFN of MoE block `block`, which sits in `layer`."""
@@ -236,9 +253,9 @@ class _Blocks:
         selected_before = block < self.n_revealed and block > 0
         self.n_revealed = max(self.n_revealed, block + self.policy.lookahead + 1)
         view = self._view(block)
-        fetches = self._checked(self.policy.prefetch(view), view)
-        own = [fetch for fetch in fetches if fetch.block == block]
-        later = [fetch for fetch in fetches if fetch.block != block and fetch.experts]
+        fetches = checked_fetches(self.policy.name, self.decisions.prefetch(view), view, crosses=not self.encoding)
+        own = [fetch for fetch in fetches if fetch.block == block and not fetch.steps_ahead]
+        later = [fetch for fetch in fetches if fetch.experts and (fetch.block != block or fetch.steps_ahead)]
         read_back = not selected_before
         loop.memory.gated_layer = self.first + block
         if read_back:
@@ -249,13 +266,14 @@ class _Blocks:
             self._wait(block, layer)
             if reads_again:
                 self._read_back(gate, layer)
-            self._bring(later)
+            self._bring(later, block - 1)
             self._experts_and_release(block, layer, on_cpu, gate)
+            self._bring((), block)
         else:
             self._experts_and_release(block, layer, on_cpu, gate)
             if reads_again:
                 self._read_back(gate, layer)
-            self._bring(later)
+            self._bring(later, block)
 
     def _view(self, block: int) -> BlockView:
         union = self.unions[block]
@@ -263,6 +281,9 @@ class _Blocks:
         def revealed(other: int) -> tuple[int, ...] | None:
             known = 0 <= other < min(self.n_revealed, len(self.unions))
             return self.unions[other].experts if known else None
+
+        def of_tokens(values: NDArray[Any] | None, other: int) -> NDArray[Any] | None:
+            return None if values is None or revealed(other) is None else values[:, self.first + other]
 
         return BlockView(
             i_step=self.loop.i_step,
@@ -273,19 +294,9 @@ class _Blocks:
             tokens=union.tokens,
             revealed=revealed,
             resident=lambda other, expert: self.loop.memory.has(self.first + other, expert),
+            chosen=lambda other: of_tokens(self.step.experts, other),
+            gate_weights=lambda other: of_tokens(self.step.gate_weights, other),
         )
-
-    def _checked(self, fetches: Iterable[Fetch], view: BlockView) -> list[Fetch]:
-        """The fetches of a policy, refused when they are of a block behind or of nothing that exists."""
-        checked = list(fetches)
-        for fetch in checked:
-            known = not fetch.experts or (min(fetch.experts) >= 0 and max(fetch.experts) < view.n_experts)
-            if not (view.block <= fetch.block < view.n_blocks and known):
-                raise InvalidInput(
-                    f"policy {self.policy.name} in block {view.block} of {view.n_blocks} fetches {fetch}: "
-                    f"this block or a later one, experts 0..{view.n_experts - 1}"
-                )
-        return checked
 
     def _reads_for(self, later: list[Fetch], read_back: bool) -> bool:
         """Whether the host must read the ids of later blocks back before it can fetch them."""
@@ -306,15 +317,45 @@ class _Blocks:
         for fetch in own:
             memory.bring(layer, fetch.experts, self.loop.i_step, view.active)
         memory.drop_waiting(layer, view.active)
-        missing = [expert for expert in view.active if not memory.claimed_or_waiting(layer, expert)]
-        actions = self.policy.on_miss(view, missing) if missing else {}
-        memory.bring(layer, [e for e in missing if actions[e] is MissAction.FETCH], self.loop.i_step)
-        return [expert for expert in missing if actions[expert] is MissAction.CPU]
+        absent = [expert for expert in view.active if not memory.claimed_or_waiting(layer, expert)]
+        missing = [expert for expert in absent if not memory.has(layer, expert)]
+        actions = self._answers(view, missing) if missing else {}
+        self.bits = {expert: action.bits for expert, action in actions.items() if action.bits is not None}
+        on_cpu = [expert for expert in missing if actions[expert].place == "host"]
+        memory.bring(layer, [e for e in absent if e not in on_cpu], self.loop.i_step, bits=self.bits)
+        return on_cpu
 
-    def _bring(self, later: list[Fetch]) -> None:
+    def _answers(self, view: BlockView, missing: list[int]) -> dict[int, MissAction]:
+        """What the policy does with each missing expert. Raises `InvalidInput` for what cannot be done."""
+        answers = checked_answers(self.policy.name, self.decisions.on_miss(view, missing), view, missing)
+        loop = self.loop
+        for expert, action in answers.items():
+            if action.bits is None:
+                continue
+            where = f"policy {self.policy.name} fetches expert {expert} at {action.bits:g} bits"
+            copies, execution, stored = loop.memory.copies, loop.execution, loop.model.expert_dtype.bits
+            if execution.grouped or copies.stage or copies.disk or loop.memory.cache is not None:
+                raise InvalidInput(
+                    f"{where}: take a stack that runs experts one by one from their slots (streams), no cache, and DRAM"
+                )
+            if action.bits > stored:
+                raise InvalidInput(f"{where}: {loop.model.name} stores {stored:g}, give at most that")
+        return answers
+
+    def _bring(self, later: Iterable[Fetch], done: int) -> None:
+        """Start `later` fetches; those of the next step once their block has run, `done` being the last that has."""
+        loop = self.loop
         for fetch in later:
-            named = self.unions[fetch.block].experts
-            self.loop.memory.bring(self.first + fetch.block, fetch.experts, self.loop.i_step, named)
+            if fetch.steps_ahead:
+                loop.next_step.append(fetch)
+            else:
+                named = self.unions[fetch.block].experts
+                loop.memory.bring(self.first + fetch.block, fetch.experts, loop.i_step, named)
+        if loop.next_step:
+            due = [fetch for fetch in loop.next_step if fetch.block <= done]
+            loop.next_step = [fetch for fetch in loop.next_step if fetch.block > done]
+            for fetch in due:
+                loop.memory.bring(self.first + fetch.block, fetch.experts, loop.i_step)
 
     def _wait(self, block: int, layer: int) -> None:
         """The host blocks until the block's copies are done, where the stack does that."""
@@ -375,6 +416,8 @@ class _Blocks:
                 own = ready[union.experts[i]]
                 waits = sorted({*after, *((own,) if own >= 0 else ())})
                 what = work.experts_work(model, (union.tokens[i],), 0, loop.slots_bytes)
+                if union.experts[i] in self.bits:
+                    what = what._replace(weight_bits=self.bits[union.experts[i]])
                 last = loop.recorder.issue(
                     Lane.COMPUTE, what, waits, step=loop.i_step, layer=layer,
                     expert=union.experts[i], hbm_released=0 if n_left else freed,

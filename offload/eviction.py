@@ -18,7 +18,7 @@ from typing import Protocol
 
 import numpy as np
 
-__all__ = ["EVICTIONS", "Belady", "Eviction", "Fifo", "Key", "Lfu", "Lifo", "Lru", "Random"]
+__all__ = ["EVICTIONS", "Belady", "Eviction", "Fifo", "Key", "Lfu", "Lifo", "Lru", "Random", "Static"]
 
 Key = int
 """An expert of a layer: `layer * n_experts + expert`."""
@@ -179,6 +179,23 @@ class Lifo:
         return _first_free(reversed(self._by_insertion), protected)
 
 
+class Static:
+    """Nobody goes: what is resident at the start, or comes first, stays."""
+
+    def insert(self, key: Key) -> None:
+        """Stay for ever."""
+
+    def touch(self, key: Key) -> None:
+        """Change nothing."""
+
+    def remove(self, key: Key) -> None:
+        """Leave: it was admitted but never brought."""
+
+    def victim(self, protected: AbstractSet[Key]) -> Key | None:
+        """None."""
+        return None
+
+
 class Random:
     """Every unprotected resident is equally likely to go: what no information at all is worth."""
 
@@ -279,4 +296,4 @@ class Belady:
 
 
 EVICTIONS: dict[str, Callable[[], Eviction]] = {"lru": Lru, "lfu": Lfu, "lifo": Lifo, "fifo": Fifo}
-"""The evictions that need nothing to start: `Random` wants a generator, `Belady` the future."""
+"""The evictions that need nothing to start: `Random` wants a generator, `Belady` the future, `Static` its residents."""

@@ -8,7 +8,7 @@ know time.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Container, Iterable, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import NamedTuple
@@ -58,12 +58,15 @@ class Copies(NamedTuple):
 
 
 class _Waiting(NamedTuple):
-    """An expert that waits for a slot. `alone`: its copy is an op of its own, not part of a run."""
+    """An expert that waits for a slot. `alone`: its copy is an op of its own, not part of a run; `bits`: of a parameter
+    as it is brought, None as it is stored.
+    """
 
     layer: int
     access: Access
     step: int
     alone: bool
+    bits: float | None = None
 
 
 class ExpertMemory:
@@ -107,6 +110,11 @@ class ExpertMemory:
         held = (h.ready for experts in self._held.values() for h in experts.values())
         return {op for op in (*self._reader.values(), *self._filled.values(), *held, self._last_fetch) if op >= 0}
 
+    @property
+    def holds_ahead(self) -> bool:
+        """Whether an expert is held or waits for an FFN to come."""
+        return bool(self._waiting) or any(self._held.values())
+
     def has(self, layer: int, expert: int) -> bool:
         """Whether the expert is on the device, on its way or waiting for a slot."""
         return expert in self._held.get(layer, ()) or (self.cache is not None and (layer, expert) in self.cache)
@@ -121,10 +129,18 @@ class ExpertMemory:
             entry.layer == layer and entry.access.expert == expert for entry in self._waiting
         )
 
-    def bring(self, layer: int, experts: Iterable[int], step: int, named: Container[int] | None = None) -> None:
+    def bring(
+        self,
+        layer: int,
+        experts: Iterable[int],
+        step: int,
+        named: Container[int] | None = None,
+        bits: Mapping[int, float] | None = None,
+    ) -> None:
         """Bring `experts` of `layer` for its next FFN, as soon as slots allow; one event for the cache.
 
         `named`: those that the gate of the layer will name in this step; the copies of the others may become runs.
+        `bits`: of those brought below their stored precision, of a parameter.
         """
         self._held.setdefault(layer, {})
         new = [expert for expert in dict.fromkeys(experts) if not self.claimed_or_waiting(layer, expert)]
@@ -137,7 +153,13 @@ class ExpertMemory:
             self._pinned_by_layer.setdefault(layer, []).extend(pins)
         apart = named is None or not self._in_runs
         self._waiting.extend(
-            _Waiting(layer, access, step, apart or (named is not None and access.expert in named))
+            _Waiting(
+                layer,
+                access,
+                step,
+                apart or (named is not None and access.expert in named),
+                None if bits is None else bits.get(access.expert),
+            )
             for access in accesses
         )
         self._grant()
@@ -180,14 +202,14 @@ class ExpertMemory:
     def _grant(self) -> None:
         """Place who waits, in order, until the first for whom there is no slot."""
         while self._waiting:
-            layer, access, step, _ = self._waiting[0]
+            layer, access, step, _, bits = self._waiting[0]
             transient = self.copies.stage is not None or access.slot < 0
             if transient and not self._free:
                 return
             n = self._run_length()
             first = self._waiting.popleft()
             if n == 1:
-                self._held[layer][access.expert] = self._place(layer, access, step, transient)
+                self._held[layer][access.expert] = self._place(layer, access, step, transient, bits)
             else:
                 for _ in range(n - 1):
                     self._waiting.popleft()
@@ -227,7 +249,7 @@ class ExpertMemory:
         for i, buffer in enumerate(buffers):
             held[expert + i] = Held(buffer, ready, True, False, first, True)
 
-    def _place(self, layer: int, access: Access, step: int, transient: bool) -> Held:
+    def _place(self, layer: int, access: Access, step: int, transient: bool, bits: float | None) -> Held:
         buffer = self._free.popleft() if transient else -1
         cached = self.n_buffers + access.slot if access.slot >= 0 else -1
         stage = self.copies.stage
@@ -235,7 +257,7 @@ class ExpertMemory:
         first, passing = ready, not access.hit and cached < 0
         if not access.hit:
             target = cached if cached >= 0 else (-1 if stage is not None else buffer)
-            first, ready = self._fetch(layer, access.expert, target, step)
+            first, ready = self._fetch(layer, access.expert, target, step, bits)
             if cached >= 0:
                 self._filled[cached] = ready
         if stage is None:
@@ -245,7 +267,7 @@ class ExpertMemory:
             self._reader[cached] = ready
         return Held(buffer, ready, True, access.hit, first, passing)
 
-    def _fetch(self, layer: int, expert: int, slot: int, step: int) -> tuple[int, int]:
+    def _fetch(self, layer: int, expert: int, slot: int, step: int, bits: float | None) -> tuple[int, int]:
         """One expert over the link into `slot` (-1: the staging area), out of storage if it lives there.
 
         Returns the first and the last op of it, which follow one another.
@@ -254,7 +276,10 @@ class ExpertMemory:
         if self.copies.disk is not None:
             read = self._copy(Lane.DISK, self.copies.disk, layer, expert, -1, step, (self._last_fetch,))
             waits.append(read)
-        self._last_fetch = self._copy(Lane.H2D, self.copies.fetch, layer, expert, slot, step, waits)
+        fetch = self.copies.fetch
+        if bits is not None:
+            fetch = fetch._replace(copy_bytes=int(fetch.copy_bytes * bits / fetch.weight_bits), weight_bits=bits)
+        self._last_fetch = self._copy(Lane.H2D, fetch, layer, expert, slot, step, waits)
         return (self._last_fetch if read < 0 else read), self._last_fetch
 
     def _copy(self, lane: Lane, work: Work, layer: int, expert: int, slot: int, step: int, waits: Iterable[int]) -> int:

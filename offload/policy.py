@@ -7,27 +7,70 @@ clock. DECISIONS.md shows how every published axis of offloading is expressed wi
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from enum import Enum
-from typing import Literal, NamedTuple
+from dataclasses import dataclass, replace
+from typing import ClassVar, Literal, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
 
 from traces.errors import InvalidInput
 
-__all__ = ["BlockView", "Buffers", "Cache", "Fetch", "MissAction", "Policy", "fetch_misses", "no_prefetch"]
+__all__ = [
+    "BlockView",
+    "Buffers",
+    "Cache",
+    "Decisions",
+    "Fetch",
+    "MissAction",
+    "Policy",
+    "RunFacts",
+    "fetch_misses",
+    "no_prefetch",
+]
 
 
-class MissAction(Enum):
-    """What to do with an expert that is needed now and is not on the device."""
+@dataclass(frozen=True, slots=True)
+class MissAction:
+    """How an expert that is needed now and is not on the device is answered: where it is computed, at which precision.
 
-    FETCH = "fetch"
-    CPU = "cpu"
+    `place`: "device" fetches it into a slot, "host" computes it on the CPU. `bits`: a parameter as it is fetched and
+    read, below the model's own; None: as the model stores it. Raises `InvalidInput` for another place, for bits that
+    are not above 0, or for bits of what stays on the host.
+    """
+
+    place: str = "device"
+    bits: float | None = None
+    FETCH: ClassVar[MissAction]
+    CPU: ClassVar[MissAction]
+
+    def __post_init__(self) -> None:
+        if self.place not in ("device", "host"):
+            raise InvalidInput(f"place = {self.place!r}: a missing expert runs on the device or on the host")
+        if self.bits is not None and not (self.place == "device" and 0 < self.bits <= 64):
+            raise InvalidInput(f"bits = {self.bits!r} on the {self.place}: above 0, at most 64, of what is fetched")
+
+
+MissAction.FETCH = MissAction()
+MissAction.CPU = MissAction("host")
 
 
 class Fetch(NamedTuple):
-    """Start moving `experts` of MoE block `block` (of the same stack) to the device."""
+    """Start moving `experts` of MoE block `block` (of the same stack) to the device.
+
+    `steps_ahead`: 0 for this forward pass, 1 for the next one, which may be of any block.
+    """
 
     block: int
     experts: tuple[int, ...]
+    steps_ahead: int = 0
+
+
+Chosen = NDArray[np.int16]
+"""The experts of each token of a step at one layer: (n_tokens, top_k), -1 pads."""
+
+
+def _unknown(block: int) -> None:
+    return None
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +79,9 @@ class BlockView:
 
     `active`: the experts this block executes, ascending, with `tokens` for each. `revealed(j)`: the experts
     of block j of this step if a gate has selected them already, else None. `resident(j, e)`: whether expert
-    e of block j is on the device or on its way. `i_step`: forward pass.
+    e of block j is on the device or on its way. `i_step`: forward pass. Of block j, None where no gate has selected yet
+    or the trace does not say: `chosen(j)` what each token chose, (n_tokens, top_k), and `gate_weights(j)` the weights
+    of that, float32. `predicted(j)`: what a predictor recorded with the trace expects of any block, as `chosen`.
     """
 
     i_step: int
@@ -47,6 +92,9 @@ class BlockView:
     tokens: tuple[int, ...]
     revealed: Callable[[int], tuple[int, ...] | None]
     resident: Callable[[int, int], bool]
+    chosen: Callable[[int], Chosen | None] = _unknown
+    gate_weights: Callable[[int], NDArray[np.float32] | None] = _unknown
+    predicted: Callable[[int], Chosen | None] = _unknown
 
 
 class Buffers(NamedTuple):
@@ -97,6 +145,29 @@ def fetch_misses(view: BlockView, missing: Sequence[int]) -> Mapping[int, MissAc
     return dict.fromkeys(missing, MissAction.FETCH)
 
 
+Prefetch = Callable[[BlockView], Sequence[Fetch]]
+"""What to start moving when a gate has run."""
+
+OnMiss = Callable[[BlockView, Sequence[int]], Mapping[int, MissAction]]
+"""What to do with needed experts that are not on the device: an answer for each of them."""
+
+
+class Decisions(NamedTuple):
+    """The decisions of one run, which may remember what they have seen in it."""
+
+    prefetch: Prefetch = no_prefetch
+    on_miss: OnMiss = fetch_misses
+
+
+class RunFacts(NamedTuple):
+    """What is known when a run starts: the MoE blocks of each stack, and the experts of a block."""
+
+    n_blocks: int
+    n_encoder_blocks: int
+    n_experts: int
+    top_k: int
+
+
 def _active_only(n_active: int, n_experts: int) -> Buffers:
     return Buffers(n_active, n_active)
 
@@ -107,24 +178,50 @@ class Policy:
 
     `resident`: every expert stays in HBM. `lookahead`: how many blocks ahead a gate selects exactly (the
     activation level of Pre-gated MoE; 0 is the conventional gate). `prefetch`: what to start moving when a
-    gate has run, always the executed step's later blocks. `on_miss`: what to do with needed experts that
-    are not there. `buffers(n_active, n_experts)`: slots needed, `n_active` being the largest union of one
-    event. `needs_ids`: whether a prefetch waits until the host has read the selected ids. `encoder`: whether
-    an encoder runs on demand, as in the released code, or under this policy.
+    gate has run: for blocks of this step that have not run, or any of the next. `on_miss`: what to do with needed
+    experts that are not there. `start(facts)`: makes both anew for every run; a policy that remembers states it instead
+    of them. `buffers(n_active, n_experts)`: slots needed, `n_active` being the largest union of one event. `needs_ids`:
+    whether a prefetch waits until the host has read the selected ids. `encoder`: whether an encoder runs on demand, as
+    in the released code, or under this policy.
     """
 
     name: str
     resident: bool = False
     lookahead: int = 0
-    prefetch: Callable[[BlockView], Sequence[Fetch]] = no_prefetch
-    on_miss: Callable[[BlockView, Sequence[int]], Mapping[int, MissAction]] = fetch_misses
+    prefetch: Prefetch = no_prefetch
+    on_miss: OnMiss = fetch_misses
     buffers: Callable[[int, int], Buffers] = _active_only
     needs_ids: bool = True
     encoder: Literal["on_demand", "same"] = "on_demand"
     cache: Cache | None = None
+    start: Callable[[RunFacts], Decisions] | None = None
 
     def __post_init__(self) -> None:
         if self.lookahead < 0:
             raise InvalidInput(f"lookahead = {self.lookahead} is below 0")
         if self.resident and self.cache is not None:
             raise InvalidInput(f"{self.name} keeps every expert in HBM: it takes no cache")
+        if self.start is not None and not (self.prefetch is no_prefetch and self.on_miss is fetch_misses):
+            raise InvalidInput(f"{self.name} has start, which makes prefetch and on_miss: leave those out")
+
+    def decisions(self, facts: RunFacts) -> Decisions:
+        """The decisions of one run, made anew. Raises `InvalidInput` when `start` makes something else."""
+        if self.start is None:
+            return Decisions(self.prefetch, self.on_miss)
+        made = self.start(facts)
+        if not isinstance(made, Decisions):
+            raise InvalidInput(f"policy {self.name}: start returned {made!r}, not Decisions(prefetch, on_miss)")
+        return made
+
+    def with_cache(self, cache: Cache | None) -> Policy:
+        """The policy with `cache` beside its slots; one that keeps every expert in HBM stays as it is.
+
+        Raises `InvalidInput` where the policy names a cache of its own.
+        """
+        if cache is None or self.resident:
+            return self
+        if self.cache is not None and self.cache != cache:
+            raise InvalidInput(
+                f"policy {self.name} names a cache of its own: give no other cache, or take on_demand with it"
+            )
+        return replace(self, cache=cache)

@@ -55,13 +55,17 @@ class Provenance:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Step:
-    """One forward pass: `experts` (n_tokens_of_step, n_moe_layers, top_k) int16 is a read-only view."""
+    """One forward pass: `experts` (n_tokens_of_step, n_moe_layers, top_k) int16 is a read-only view.
+
+    `gate_weights`: of the same shape, float32, where the trace has them.
+    """
 
     i_step: int
     phase: Phase
     experts: NDArray[np.int16]
     sequence: NDArray[np.int32]
     position: NDArray[np.int32]
+    gate_weights: NDArray[np.float32] | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -166,6 +170,7 @@ class RoutingTrace:
                 self.experts[start:stop],
                 self.sequence[start:stop],
                 self.position[start:stop],
+                None if self.gate_weights is None else self.gate_weights[start:stop],
             )
 
     def select(self, *, phase: Phase) -> RoutingTrace:

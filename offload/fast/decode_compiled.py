@@ -49,7 +49,7 @@ def is_compilable(policy: Policy, cache: ResidentSet | None) -> bool:
     if isinstance(policy.prefetch, SelectedAhead) and policy.prefetch.lookahead != policy.lookahead:
         return False
     by_age = cache is None or cache.eviction_kind in (Lru, Fifo, Lifo)
-    return known and policy.on_miss is fetch_misses and by_age
+    return known and policy.start is None and policy.on_miss is fetch_misses and by_age
 
 
 class CompiledLoop:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 
-from offload.eviction import EVICTIONS, Eviction
+from offload.eviction import EVICTIONS, Belady, Eviction, Key, Static
 from offload.eviction_released import ReleasedLfu, ReleasedLifo
 from offload.policies.gpu_only import gpu_only
 from offload.policies.lru import lfu, lru
@@ -76,10 +76,21 @@ def cache_named(text: str) -> Cache:
 
 def eviction_names() -> tuple[str, ...]:
     """The evictions a cache can name."""
-    return (*EVICTIONS, "random", *RELEASED)
+    return (*EVICTIONS, "random", "belady", "static", *RELEASED)
 
 
-def eviction_named(name: str, n_encoder_keys: int) -> str | Callable[[], Eviction]:
-    """What a `ResidentSet` takes for eviction `name`, in a model with `n_encoder_keys` experts in its encoder."""
+def eviction_named(
+    name: str, n_encoder_keys: int, future: Callable[[], Iterable[Iterable[Key]]] | None = None
+) -> str | Callable[[], Eviction]:
+    """What a `ResidentSet` takes for eviction `name`, in a model with `n_encoder_keys` experts in its encoder.
+
+    `future`: all events to come, in order, which `belady` alone may see. Raises `InvalidInput` when it has none.
+    """
+    if name == "belady":
+        if future is None:
+            raise InvalidInput("eviction belady knows the future: it needs a whole trace, not a stream of steps")
+        return lambda: Belady(future())
+    if name == "static":
+        return Static
     make = RELEASED.get(name)
     return name if make is None else lambda: make(n_encoder_keys)

@@ -5,8 +5,9 @@ Of the machine only memory and the stack's execution matter here: one capture is
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
+from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,7 +18,8 @@ from offload.execution import Execution
 from offload.footprint import MemoryPlan, Workload, measure_workload, plan_memory
 from offload.memory import CapacityExceeded
 from offload.policies import eviction_named, policy_named
-from offload.policy import Cache, Policy
+from offload.policies.pregate import SelectedAhead
+from offload.policy import Cache, Policy, fetch_misses, no_prefetch
 from offload.residency import ResidentSet
 from offload.schedule import VERSION
 from traces.errors import InvalidInput
@@ -145,8 +147,7 @@ def request(
     trace that is not the model's or has no decode steps, `CapacityExceeded` when a memory is too small.
     """
     chosen = policy_named(policy) if isinstance(policy, str) else policy
-    if cache is not None and not chosen.resident:
-        chosen = dataclasses.replace(chosen, cache=cache)
+    chosen = chosen.with_cache(cache)
     if expert_tier not in ("dram", "ssd"):
         raise InvalidInput(f"expert tier = {expert_tier!r}: experts wait in dram or ssd")
     if workload is None:
@@ -207,20 +208,48 @@ def _check_host_memory(model: ModelArchitecture, memory: MachineMemory, policy: 
 
 
 def resident_set(asked: Request) -> ResidentSet | None:
-    """The cache of a policy; a warm one has seen the whole request once before."""
+    """The cache of a policy: a warm one has seen the whole request before, a static one holds what it asks for most.
+
+    Raises `InvalidInput` for `belady` under a policy that brings what is not asked for: its future is of demands.
+    """
     model, spec = asked.model, asked.policy.cache
     if spec is None:
         return None
+    if spec.eviction == "belady" and not _brings_what_is_asked(asked.policy):
+        raise InvalidInput(f"{asked.policy.name} guesses what to bring: cache belady needs on_demand or pregate")
+    n_runs = 2 if spec.warm else 1
     residents = ResidentSet(
         asked.plan.n_cache_slots,
-        eviction_named(spec.eviction, model.n_encoder_moe_layers * model.n_experts),
+        eviction_named(
+            spec.eviction,
+            model.n_encoder_moe_layers * model.n_experts,
+            lambda: (keys for _ in range(n_runs) for keys in _demands(asked)),
+        ),
         per_layer=spec.per_layer,
         n_layers=model.n_moe_layers,
         n_experts=model.n_experts,
     )
-    if spec.warm:
-        for step in asked.trace.steps():
-            for layer in range(model.n_moe_layers):
-                chosen = np.unique(step.experts[:, layer])
-                residents.admit(layer, chosen[chosen >= 0].tolist())
+    if spec.eviction == "static":
+        uses = Counter(key for keys in _demands(asked) for key in keys)
+        for key, _ in sorted(uses.items(), key=lambda item: (-item[1], item[0])):
+            residents.admit(key // model.n_experts, [key % model.n_experts])
+    elif spec.warm:
+        for keys in _demands(asked):
+            residents.admit(keys[0] // model.n_experts, [key % model.n_experts for key in keys])
     return residents
+
+
+def _brings_what_is_asked(policy: Policy) -> bool:
+    """Whether every expert that a policy brings is needed, in the order of the blocks."""
+    plain = policy.start is None and policy.on_miss is fetch_misses
+    return plain and (policy.prefetch is no_prefetch or isinstance(policy.prefetch, SelectedAhead))
+
+
+def _demands(asked: Request) -> Iterator[list[int]]:
+    """The experts of every (step, layer) of the trace that has any, as keys, ascending."""
+    n_experts = asked.model.n_experts
+    for step in asked.trace.steps():
+        for layer in range(asked.model.n_moe_layers):
+            chosen = np.unique(step.experts[:, layer])
+            if chosen.size and chosen[-1] >= 0:
+                yield (chosen[chosen >= 0].astype(np.int64) + layer * n_experts).tolist()

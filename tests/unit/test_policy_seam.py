@@ -1,8 +1,9 @@
-"""Two throw-away policies that prove the seam: a miss computed on the CPU, and a prefetch that can be wrong."""
+"""Throw-away policies that prove the seam: misses on the CPU or in fewer bits, guesses, memory, the next step."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,16 +11,20 @@ import pytest
 from hwmodels.cost import price
 from hwmodels.platform import Platform, load_platform
 from offload.decode import Decoded, decode
+from offload.eviction import Static
 from offload.execution import EXECUTIONS
 from offload.ops import Lane, OpKind
-from offload.policies import policy_named
-from offload.policy import BlockView, Buffers, Fetch, MissAction, Policy
+from offload.policies import cache_named, policy_named
+from offload.policy import BlockView, Buffers, Decisions, Fetch, MissAction, Policy, RunFacts
+from offload.residency import ResidentSet
 from offload.timeline import Timeline
+from pregate.ask.capture import capture
 from simulator import des
 from tests.small_models import MODELS, routing
 from traces.errors import InvalidInput
 
 MODEL = MODELS["decoder-only"]
+STREAMS = EXECUTIONS["streams"]
 FAST = load_platform("rtx-4090")
 SLOW_LINK = load_platform("rtx-4090", overrides={"link.h2d_bytes_per_s": 1e8})
 
@@ -152,3 +157,198 @@ def test_bytes_are_the_right_and_the_wrong_ones_and_time_follows(execution: str)
     assert n_needed < moved[0.5] < moved[0.0]
     assert makespan[1.0] < makespan[0.5] < makespan[0.0]
     assert makespan[1.0] < base.makespan_s
+
+
+def remembers() -> Policy:
+    """Every block prefetches what its follower used in the step before: history, which is empty when a run starts."""
+
+    def start(facts: RunFacts) -> Decisions:
+        last: dict[int, tuple[int, ...]] = {}
+
+        def prefetch(view: BlockView) -> Sequence[Fetch]:
+            last[view.block] = view.active
+            following = view.block + 1
+            return [Fetch(following, last[following])] if following in last else []
+
+        return Decisions(prefetch)
+
+    return Policy("history", start=start, buffers=lambda n, n_experts: Buffers(2 * n, 4 * n))
+
+
+def test_a_policy_that_remembers_starts_anew_with_every_run() -> None:
+    policy = remembers()
+    first, second = (run(policy, 1, "streams")[0].schedule for _ in range(2))
+    assert first == second
+    on_demand = run(policy_named("on_demand"), 1, "streams")[0].schedule
+    assert first != on_demand
+    brought = (first.kind == OpKind.FETCH) & (first.priority == 1)
+    assert brought.any()
+    assert first.step[brought].min() > 0, "nothing is remembered in the first step"
+
+
+def test_the_next_step_is_a_target_of_a_prefetch() -> None:
+    """The last block brings the first block's experts of the next step while it runs: guessed right, none is missed."""
+    truth = {step.i_step: np.unique(step.experts[:, 0]) for step in routing(MODEL, batch=1, seed=5).steps()}
+
+    def prefetch(view: BlockView) -> Sequence[Fetch]:
+        wanted = truth.get(view.i_step + 1)
+        if view.block + 1 < view.n_blocks or wanted is None:
+            return ()
+        return [Fetch(0, tuple(int(expert) for expert in wanted), steps_ahead=1)]
+
+    policy = Policy("next step", prefetch=prefetch, buffers=lambda n, n_experts: Buffers(2 * n, 3 * n))
+    ahead, timeline = run(policy, 1, "streams", SLOW_LINK)
+    alone, base = run(policy_named("on_demand"), 1, "streams", SLOW_LINK)
+    fetches = ahead.schedule.kind == OpKind.FETCH
+    assert ahead.schedule.bytes.sum() == alone.schedule.bytes.sum()
+    first_layer = ahead.schedule.layer == MODEL.decoder.moe_layers[0]
+    assert set(ahead.schedule.step[fetches & first_layer & (ahead.schedule.priority == 0)].tolist()) == {0}
+    assert timeline.makespan_s < base.makespan_s
+    _, level = timeline.hbm_events()
+    assert level[-1] == 0
+
+
+def test_a_block_that_has_not_run_is_fetched_for_the_next_step_after_it_has() -> None:
+    def prefetch(view: BlockView) -> Sequence[Fetch]:
+        return [Fetch(view.n_blocks - 1, (0,), steps_ahead=1)] if view.block == 0 else []
+
+    decoded, _ = run(Policy("early", prefetch=prefetch, buffers=lambda n, m: Buffers(2 * n, 3 * n)), 1, "streams")
+    schedule = decoded.schedule
+    last = MODEL.decoder.moe_layers[-1]
+    brought = np.flatnonzero((schedule.kind == OpKind.FETCH) & (schedule.priority == 1))
+    ffns = (schedule.kind == OpKind.EXPERTS) & (schedule.layer == last)
+    for op in brought.tolist():
+        own = np.flatnonzero(ffns & (schedule.step == schedule.step[op]))
+        assert op > own.max(), "the block of this step is computed before"
+
+
+def test_a_missing_expert_may_come_in_fewer_bits() -> None:
+    stored = MODEL.expert_dtype.bits
+    half = MissAction(bits=stored / 2)
+    decoded, _ = run(Policy("half", on_miss=lambda view, missing: dict.fromkeys(missing, half)), 1, "streams")
+    whole, _ = run(policy_named("on_demand"), 1, "streams")
+    assert 2 * int(decoded.schedule.bytes[decoded.schedule.kind == OpKind.FETCH].sum()) == int(
+        whole.schedule.bytes[whole.schedule.kind == OpKind.FETCH].sum()
+    )
+    ffns = [work for work in decoded.schedule.works if work.kind is OpKind.EXPERTS]
+    assert {work.weight_bits for work in ffns} == {stored / 2}
+    with pytest.raises(InvalidInput, match="half"):
+        run(Policy("half", on_miss=lambda view, missing: dict.fromkeys(missing, half)), 1, "fastertransformer")
+
+
+def test_a_view_has_what_every_token_chose_and_the_weights_that_the_trace_has() -> None:
+    seen: list[tuple[Any, ...]] = []
+
+    def prefetch(view: BlockView) -> Sequence[Fetch]:
+        seen.append((view.block, view.active, view.chosen(view.block), view.chosen(view.block + 2), view.predicted(0)))
+        return ()
+
+    run(Policy("look", lookahead=1, prefetch=prefetch), 3, "streams")
+    for _, active, chosen, hidden, predicted in seen:
+        assert tuple(np.unique(chosen[chosen >= 0]).tolist()) == active
+        assert chosen.shape[1] == MODEL.top_k
+        assert hidden is None
+        assert predicted is None
+
+
+@pytest.mark.parametrize(
+    ("fetches", "words"),
+    [
+        (None, "returned None"),
+        (Fetch(1, (0,)), "not a list of Fetch"),
+        ([(1, (0,))], "not a Fetch"),
+        ([Fetch(1, 3)], "experts a tuple"),  # type: ignore[arg-type]
+        ([Fetch(1, (0.5,))], "whole numbers"),  # type: ignore[arg-type]
+        ([Fetch(1, (True,))], "whole numbers"),
+        ([Fetch(1, ("0",))], "whole numbers"),  # type: ignore[arg-type]
+        ([Fetch(1, (0,), 2)], "1 the next"),
+        ([Fetch(99, (0,), 1)], "fetches"),
+    ],
+)
+def test_a_prefetch_of_nonsense_is_one_line_that_names_it(fetches: Any, words: str) -> None:
+    with pytest.raises(InvalidInput, match="policy bad in block 0") as caught:
+        run(Policy("bad", prefetch=lambda view: fetches), 1, "streams")
+    assert words in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("answer", "words"),
+    [
+        (lambda missing: {}, "forgets expert"),
+        (lambda missing: None, "returned None"),
+        (lambda missing: dict.fromkeys(missing, "SKIP"), "answers 'SKIP'"),
+        (lambda missing: dict.fromkeys([*missing, 99], MissAction.FETCH), "not one of"),
+    ],
+)
+def test_an_answer_to_a_miss_is_never_dropped(answer: Callable[[Sequence[int]], Any], words: str) -> None:
+    with pytest.raises(InvalidInput, match="policy bad in block 0") as caught:
+        run(Policy("bad", on_miss=lambda view, missing: answer(missing)), 1, "streams")
+    assert words in str(caught.value)
+
+
+def test_actions_and_starts_that_do_not_exist_are_refused() -> None:
+    for make in (lambda: MissAction("moon"), lambda: MissAction("host", 4), lambda: MissAction(bits=-1)):
+        with pytest.raises(InvalidInput):
+            make()
+    with pytest.raises(InvalidInput, match="leave those out"):
+        Policy("both", prefetch=lambda view: (), start=lambda facts: Decisions())
+    with pytest.raises(InvalidInput, match="start returned"):
+        run(Policy("odd", start=lambda facts: None), 1, "streams")  # type: ignore[arg-type, return-value]
+
+
+def test_a_resident_expert_is_no_miss() -> None:
+    """`on_miss` is asked for what the cache has not; what it has is a hit, not an expert for the CPU."""
+    cache = ResidentSet(4, Static, n_layers=MODEL.n_moe_layers, n_experts=MODEL.n_experts)
+    for layer in range(MODEL.n_moe_layers):
+        cache.admit(layer, [0])
+    asked: set[int] = set()
+
+    def on_miss(view: BlockView, missing: Sequence[int]) -> Mapping[int, MissAction]:
+        asked.update(missing)
+        return dict.fromkeys(missing, MissAction.CPU)
+
+    trace = routing(MODEL, batch=3, seed=5)
+    decoded = decode(MODEL, trace.steps(), Policy("cpu", on_miss=on_miss), STREAMS, n_buffers=12, cache=cache)
+    n_zero = sum(int(np.any(step.experts[:, i] == 0)) for step in trace.steps() for i in range(trace.n_moe_layers))
+    assert 0 not in asked
+    assert decoded.n_hits + decoded.n_prefill_hits == n_zero > 0
+
+
+def test_belady_misses_the_fewest_of_all_caches() -> None:
+    trace, hw = routing(MODEL, batch=1, seed=5), load_platform("rtx-4090", "streams")
+    misses = {}
+    for eviction in ("belady", "lru", "lfu", "fifo", "random"):
+        decoded = capture(MODEL, hw, trace, f"on_demand+{eviction}:6").decoded
+        misses[eviction] = int(np.count_nonzero(decoded.schedule.kind == OpKind.FETCH))
+    assert misses["belady"] == min(misses.values())
+    again = capture(MODEL, hw, trace, "pregate+belady:6:warm").decoded
+    assert again.schedule == capture(MODEL, hw, trace, "pregate+belady:6:warm").decoded.schedule
+    with pytest.raises(InvalidInput, match="guesses what to bring"):
+        capture(MODEL, hw, trace, "prefetch_all+belady:6")
+
+
+def test_random_eviction_is_drawn_anew_the_same_for_every_run() -> None:
+    trace, hw = routing(MODEL, batch=1, seed=5), load_platform("rtx-4090", "streams")
+    first, second = (capture(MODEL, hw, trace, "on_demand+random:6").decoded.schedule for _ in range(2))
+    assert first == second
+
+
+def test_a_static_cache_holds_the_most_asked_for_and_never_changes() -> None:
+    trace, hw = routing(MODEL, batch=2, seed=5), load_platform("rtx-4090", "streams")
+    captured = capture(MODEL, hw, trace, "on_demand+static:0.25")
+    schedule = captured.decoded.schedule
+    fetched = schedule.kind == OpKind.FETCH
+    assert captured.request.plan.n_cache_slots == round(MODEL.n_moe_layers * MODEL.n_experts * 0.25)
+    assert schedule.slot[fetched].max() < captured.request.plan.n_buffers, "nothing is ever brought into the cache"
+    lookups = captured.decoded.n_lookups + captured.decoded.n_prefill_lookups
+    hits = captured.decoded.n_hits + captured.decoded.n_prefill_hits
+    assert hits / lookups >= 0.25
+
+
+def test_a_cache_over_a_policy_that_names_one_is_refused() -> None:
+    trace, hw = routing(MODEL, batch=1, seed=5), load_platform("rtx-4090", "streams")
+    with pytest.raises(InvalidInput, match="names a cache of its own"):
+        capture(MODEL, hw, trace, "on_demand+lru:0.5", cache=cache_named("lfu:0.5"))
+    same = capture(MODEL, hw, trace, "on_demand+lru:0.5", cache=cache_named("lru:0.5"))
+    assert same.policy.cache == cache_named("lru:0.5")

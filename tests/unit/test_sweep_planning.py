@@ -173,8 +173,10 @@ def test_a_cache_ratio_adds_a_cache_where_there_is_none() -> None:
 
 
 def test_a_cache_for_all_is_added_as_in_a_comparison() -> None:
-    designs = read_designs(["gpu_only", "on_demand", "lru"], cache_named("lfu:0.2"), {})
-    assert [design.at({}).cache for design in designs] == [None, cache_named("lfu:0.2"), cache_named("lfu:0.2")]
+    designs = read_designs(["gpu_only", "on_demand"], cache_named("lfu:0.2"), {})
+    assert [design.at({}).cache for design in designs] == [None, cache_named("lfu:0.2")]
+    with pytest.raises(InvalidInput, match="lru names a cache of its own"):
+        read_designs(["on_demand", "lru"], cache_named("lfu:0.2"), {})
 
 
 @pytest.mark.parametrize(

@@ -46,13 +46,14 @@ class Design:
             ratio = choice["cache_ratio"]
             cache = dataclasses.replace(self.cache or Cache("lru"), ratio=ratio) if ratio else None
             policy = dataclasses.replace(policy, cache=None)
-        return policy if cache is None or policy.resident else dataclasses.replace(policy, cache=cache)
+        return policy.with_cache(cache)
 
 
 def read_designs(policies: Sequence[str | Policy], cache: Cache | None, axes: Mapping[str, Axis]) -> tuple[Design, ...]:
     """The policies of a sweep, each with `cache` added to it unless it keeps every expert.
 
-    Raises `InvalidInput` without policies, with one twice, or for an axis that moves none of them.
+    Raises `InvalidInput` without policies, with one twice, for a cache over a policy that has its own, or for an axis
+    that moves none of them.
     """
     if not policies or isinstance(policies, str | Policy):
         raise InvalidInput(f"policies = {policies!r}: give a list of at least one, such as pregate")
@@ -62,6 +63,8 @@ def read_designs(policies: Sequence[str | Policy], cache: Cache | None, axes: Ma
         else Design(policy_named(policy), policy.strip(), cache)
         for policy in policies
     )
+    for design in designs:
+        design.policy.with_cache(cache)
     names = [design.policy.name for design in designs]
     if len(set(names)) < len(names):
         raise InvalidInput(f"policies {', '.join(names)}: one is given twice")
