@@ -21,10 +21,15 @@ from offload.timeline import Timeline
 from simulator.costs import check_costs
 from simulator.modes import FIFO, Modes
 
-__all__ = ["SMALL_OPS", "simulate"]
+__all__ = ["HOST", "SMALL_OPS", "simulate", "walked"]
 
 SMALL_OPS = 400_000
 """Schedules of up to so many ops are walked in Python: half a second, which is what loading compiled code takes."""
+
+HOST = -2
+"""What bound an op that waited for the host that issued it; -1 is nothing."""
+
+Walked = tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.int64], NDArray[np.float64]]
 
 
 def simulate(schedule: Schedule, costs: Costs, modes: Modes = FIFO) -> Timeline:
@@ -34,18 +39,21 @@ def simulate(schedule: Schedule, costs: Costs, modes: Modes = FIFO) -> Timeline:
     finite or of another length: compiled code would read past the end.
     """
     modes.require_fifo()
+    start_s, end_s, _, _ = walked(schedule, costs)
+    return Timeline(schedule, start_s, end_s, "recurrence")
+
+
+def walked(schedule: Schedule, costs: Costs) -> Walked:
+    """Of every op, (n_ops,): start, end, what its start waited for, and when the host was done with it.
+
+    What bound it is the op whose end it was, `HOST`, or -1; at a tie the first of lane, host, dependencies as listed.
+    Raises `InvalidInput` as `simulate`.
+    """
     check_costs(schedule, costs)
     walk = _walk_small if len(schedule) <= SMALL_OPS else _compiled()
-    start_s, end_s = walk(
-        schedule.lane,
-        schedule.cost,
-        schedule.dep_ptr,
-        schedule.dep,
-        np.asarray(costs.issue_s, dtype=np.float64),
-        np.asarray(costs.duration_s, dtype=np.float64),
-        len(Lane),
-    )
-    return Timeline(schedule, start_s, end_s, "recurrence")
+    issue_s, duration_s = (np.asarray(values, dtype=np.float64) for values in (costs.issue_s, costs.duration_s))
+    found: Walked = walk(schedule.lane, schedule.cost, schedule.dep_ptr, schedule.dep, issue_s, duration_s, len(Lane))
+    return found
 
 
 def _walk(
@@ -56,20 +64,27 @@ def _walk(
     issue_s: NDArray[np.float64],
     duration_s: NDArray[np.float64],
     n_lanes: int,
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+) -> Walked:
     n_ops = lane.size
     start, end, free = np.empty(n_ops), np.empty(n_ops), np.zeros(n_lanes)
+    host, bound_by, last = np.empty(n_ops), np.empty(n_ops, np.int64), np.full(n_lanes, -1, np.int64)
     for i in range(n_ops):
         here = lane[i]
         if here != 0:
             free[0] += issue_s[cost[i]]
-        time = max(free[here], free[0])
+            host[i] = free[0]
+        time, bound = free[here], last[here]
+        if here == 0 or free[0] > time:
+            time, bound = free[0], HOST
         for k in range(dep_ptr[i], dep_ptr[i + 1]):
-            time = max(time, end[dep[k]])
-        start[i] = time
+            if end[dep[k]] > time:
+                time, bound = end[dep[k]], np.int64(dep[k])
+        start[i], bound_by[i] = time, bound
         end[i] = time + duration_s[cost[i]]
-        free[here] = end[i]
-    return start, end
+        free[here], last[here] = end[i], i
+        if here == 0:
+            host[i] = end[i]
+    return start, end, bound_by, host
 
 
 def _walk_small(
@@ -80,33 +95,35 @@ def _walk_small(
     issue_s: NDArray[np.float64],
     duration_s: NDArray[np.float64],
     n_lanes: int,
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+) -> Walked:
     """`_walk` on lists: the same sums in the same order."""
     start: list[float] = []
     end: list[float] = []
-    deps, free, host_s, first = dep.tolist(), [0.0] * n_lanes, 0.0, 0
+    host: list[float] = []
+    bound_by: list[int] = []
+    deps, free, last, host_s, first = dep.tolist(), [0.0] * n_lanes, [-1] * n_lanes, 0.0, 0
     rows = zip(lane.tolist(), issue_s[cost].tolist(), duration_s[cost].tolist(), dep_ptr[1:].tolist(), strict=True)
-    for here, issue, duration, last in rows:
+    for i, (here, issue, duration, stop) in enumerate(rows):
+        time, bound = host_s, HOST
         if here:
             host_s += issue
-            time = free[here]
-            if host_s > time:
-                time = host_s
-        else:
             time = host_s
-        while first < last:
-            ready = end[deps[first]]
-            if ready > time:
-                time = ready
-            first += 1
+            if free[here] >= time:
+                time, bound = free[here], last[here]
+        for k in deps[first:stop]:
+            if end[k] > time:
+                time, bound = end[k], k
+        first = stop
         start.append(time)
+        bound_by.append(bound)
         time += duration
         end.append(time)
         if here:
-            free[here] = time
+            free[here], last[here] = time, i
         else:
             host_s = time
-    return np.array(start), np.array(end)
+        host.append(host_s)
+    return np.array(start), np.array(end), np.array(bound_by, dtype=np.int64), np.array(host)
 
 
 @cache

@@ -20,13 +20,10 @@ from hwmodels.cost import Costs
 from offload.ops import TRANSFERS, Lane, OpKind
 from offload.schedule import Schedule
 from offload.timeline import Timeline
-from simulator.costs import check_costs
+from simulator.recurrence import HOST, SMALL_OPS, walked
 from traces.errors import InvalidInput
 
 __all__ = ["HOST", "Gradient", "Trail", "gradient", "slot_edges", "walk"]
-
-HOST = -2
-"""In `Trail.bound_by`: the start waited for the host that issued the op."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -57,18 +54,24 @@ def walk(schedule: Schedule, costs: Costs) -> Trail:
 
     Raises `InvalidInput` for times that are negative, not finite or of another length.
     """
-    check_costs(schedule, costs)
-    start_s, end_s, bound_by, host_s, slotless_s = _compiled(_walk)(
-        schedule.lane,
-        schedule.cost,
-        schedule.dep_ptr,
-        schedule.dep,
-        slot_edges(schedule),
-        np.asarray(costs.issue_s, dtype=np.float64),
-        np.asarray(costs.duration_s, dtype=np.float64),
-        len(Lane),
-    )
+    start_s, end_s, bound_by, host_s = walked(schedule, costs)
+    slotless_s = _slotless_s(schedule, end_s, host_s)
     return Trail(Timeline(schedule, start_s, end_s, "recurrence"), bound_by, host_s, slotless_s)
+
+
+def _slotless_s(schedule: Schedule, end_s: NDArray[np.float64], host_s: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The starts, (n_ops,), from the lane, the host and all dependencies but those for room."""
+    met = host_s.copy()
+    for lane in Lane:
+        mine = np.flatnonzero(schedule.lane == lane)
+        if lane is Lane.HOST:  # what it was done with before
+            met[mine] = np.where(mine > 0, host_s[mine - 1], 0.0)
+        else:
+            met[mine[1:]] = np.maximum(met[mine[1:]], end_s[mine[:-1]])
+    owner = np.repeat(np.arange(len(schedule)), np.diff(schedule.dep_ptr))
+    counts = ~slot_edges(schedule)
+    np.maximum.at(met, owner[counts], end_s[schedule.dep[counts]])
+    return met
 
 
 def slot_edges(schedule: Schedule) -> NDArray[np.bool_]:
@@ -95,82 +98,62 @@ def gradient(trail: Trail, start_weight: NDArray[np.float64], end_weight: NDArra
     for weights in (start_weight, end_weight):
         if weights.shape != (len(schedule),):
             raise InvalidInput(f"weights have shape {weights.shape}, the schedule has {len(schedule)} ops")
-    by_issue, by_duration = _compiled(_reverse)(
-        schedule.lane,
-        schedule.cost,
-        trail.bound_by,
-        np.asarray(start_weight, dtype=np.float64),
-        np.asarray(end_weight, dtype=np.float64),
-        len(schedule.works),
-    )
-    return Gradient(by_issue, by_duration)
-
-
-def _walk(
-    lane: NDArray[np.int8],
-    cost: NDArray[np.int32],
-    dep_ptr: NDArray[np.int64],
-    dep: NDArray[np.int32],
-    is_slot: NDArray[np.bool_],
-    issue_s: NDArray[np.float64],
-    duration_s: NDArray[np.float64],
-    n_lanes: int,
-) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.int64], NDArray[np.float64], NDArray[np.float64]]:
-    n_ops = lane.size
-    start, end, free = np.empty(n_ops), np.empty(n_ops), np.zeros(n_lanes)
-    host, slotless = np.empty(n_ops), np.empty(n_ops)
-    bound_by, last = np.empty(n_ops, np.int64), np.full(n_lanes, -1, np.int64)
-    for i in range(n_ops):
-        here = lane[i]
-        if here != 0:
-            free[0] += issue_s[cost[i]]
-            host[i] = free[0]
-        time, bound = free[here], last[here]
-        if here == 0 or free[0] > time:
-            time, bound = free[0], HOST
-        met = time
-        for k in range(dep_ptr[i], dep_ptr[i + 1]):
-            if end[dep[k]] > time:
-                time, bound = end[dep[k]], np.int64(dep[k])
-            if not is_slot[k]:
-                met = max(met, end[dep[k]])
-        start[i], bound_by[i], slotless[i] = time, bound, met
-        end[i] = time + duration_s[cost[i]]
-        free[here], last[here] = end[i], i
-        if here == 0:
-            host[i] = end[i]
-    return start, end, bound_by, host, slotless
+    reverse = _reverse_small if len(schedule) <= SMALL_OPS else _compiled()
+    start_weight, end_weight = (np.asarray(weights, dtype=np.float64) for weights in (start_weight, end_weight))
+    issuing, running = reverse(schedule.lane, trail.bound_by, start_weight, end_weight)
+    n_works = len(schedule.works)
+    return Gradient(np.bincount(schedule.cost, issuing, n_works), np.bincount(schedule.cost, running, n_works))
 
 
 def _reverse(
     lane: NDArray[np.int8],
-    cost: NDArray[np.int32],
     bound_by: NDArray[np.int64],
     start_weight: NDArray[np.float64],
     end_weight: NDArray[np.float64],
-    n_works: int,
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    by_issue, by_duration = np.zeros(n_works), np.zeros(n_works)
-    at_end = end_weight.copy()
+    """The derivative by the issue cost and the duration of every op, (n_ops,)."""
+    by_issue, at_end = np.zeros(lane.size), end_weight.copy()
     at_host = 0.0
     for i in range(lane.size - 1, -1, -1):
         if lane[i] == 0:
             at_end[i] += at_host
             at_host = 0.0
-        by_duration[cost[i]] += at_end[i]
         at_start = start_weight[i] + at_end[i]
         if bound_by[i] == HOST:
             at_host += at_start
         elif bound_by[i] >= 0:
             at_end[bound_by[i]] += at_start
         if lane[i] != 0:
-            by_issue[cost[i]] += at_host
-    return by_issue, by_duration
+            by_issue[i] = at_host
+    return by_issue, at_end
+
+
+def _reverse_small(
+    lane: NDArray[np.int8],
+    bound_by: NDArray[np.int64],
+    start_weight: NDArray[np.float64],
+    end_weight: NDArray[np.float64],
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """`_reverse` on lists: the same sums in the same order."""
+    at_end, by_issue, at_host = end_weight.tolist(), [0.0] * lane.size, 0.0
+    rows = zip(lane.tolist()[::-1], bound_by.tolist()[::-1], start_weight.tolist()[::-1], strict=True)
+    for i, (here, bound, weight) in zip(range(lane.size - 1, -1, -1), rows, strict=True):
+        if not here:
+            at_end[i] += at_host
+            at_host = 0.0
+        at_start = weight + at_end[i]
+        if bound == HOST:
+            at_host += at_start
+        elif bound >= 0:
+            at_end[bound] += at_start
+        if here:
+            by_issue[i] = at_host
+    return np.array(by_issue), np.array(at_end)
 
 
 @cache
-def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
+def _compiled() -> Callable[..., Any]:
     from numba import njit
 
-    compiled: Callable[..., Any] = njit(cache=True)(function)
+    compiled: Callable[..., Any] = njit(cache=True)(_reverse)
     return compiled
