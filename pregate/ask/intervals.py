@@ -26,6 +26,7 @@ from offload.ops import KERNEL_KINDS
 from offload.probes import find_probes
 from pregate.ask.capture import Captured
 from simulator.batch import Compiled, compile_schedule, evaluate
+from simulator.explain.critical_path import Trail, walk
 
 __all__ = [
     "N_DRAWS",
@@ -54,13 +55,14 @@ def intervals(
     n_draws: int = N_DRAWS,
     *,
     metrics: Sequence[str] = _UNCERTAIN,
+    trail: Trail | None = None,
 ) -> dict[str, Interval | None]:
     """The interval of each of `metrics` (`simulator.explain.sensitivity.METRICS`) on `hw`; None without a fit, or of 0.
 
     Constants set by the user are taken as exact and the others keep their spread; sizes of memory are exact too, for
-    they decide the schedule. Deterministic in `rng`.
+    they decide the schedule. `trail`: the run on `hw`, when it is known. Deterministic in `rng`.
     """
-    return figure_intervals(captured, hw, figures_of(hw), rng, n_draws, metrics=metrics)
+    return figure_intervals(captured, hw, figures_of(hw), rng, n_draws, metrics=metrics, trail=trail)
 
 
 def figure_intervals(
@@ -72,23 +74,46 @@ def figure_intervals(
     *,
     exact: Collection[str] = (),
     metrics: Sequence[str] = _UNCERTAIN,
-    ready: Compiled | None = None,
+    trail: Trail | None = None,
 ) -> dict[str, Interval | None]:
-    """As `intervals`, on a machine that differs from `hw` in the numbers `exact` (dotted keys), which `figures` has.
-
-    `ready`: what `compiled` made of `captured`, when it is at hand.
-    """
+    """As `intervals`, on a machine that differs from `hw` in the numbers `exact` (dotted keys), which `figures` has."""
     if hw.fit is None:
         return dict.fromkeys(metrics)
+    machines = _drawn(captured, hw, hw.fit, figures, exact, rng, n_draws)
+    if trail is None:
+        schedule = captured.decoded.schedule
+        trail = walk(schedule, price_figures(schedule.works, figures))
+    probes = find_probes(trail.timeline.schedule, captured.trace)
+    return {name: _ends(first_order(trail, probes, figures, machines, n_draws, name), captured) for name in metrics}
+
+
+def full_intervals(
+    captured: Captured,
+    hw: Platform,
+    rng: np.random.Generator,
+    n_draws: int = N_DRAWS,
+    *,
+    metrics: Sequence[str] = _UNCERTAIN,
+) -> dict[str, Interval | None]:
+    """As `intervals`, every draw run whole: a bottleneck that moves from one lane to another is in it."""
+    if hw.fit is None:
+        return dict.fromkeys(metrics)
+    machines = _drawn(captured, hw, hw.fit, figures_of(hw), (), rng, n_draws)
+    found = measured(compiled(captured), captured, machines, n_draws)
+    return {name: _ends(found[name]) for name in metrics}
+
+
+def _drawn(
+    captured: Captured, hw: Platform, fit: Fit, figures: Figures, exact: Collection[str], rng: np.random.Generator,
+    n_draws: int,
+) -> Figures:  # fmt: skip
+    """`n_draws` machines of a fit, all with the numbers that are `exact` or set by the user."""
     known = {f"stack.{name}" for name in hw.overridden} | set(exact)
-    sizes = {name for name in hw.fit.constants if CONSTANTS[name] == "size"}
-    free = [f"stack.{name}" for name in hw.fit.constants if f"stack.{name}" not in known and name not in sizes]
-    free += [f"kernel.{name}" for name in hw.fit.kernels if name in hw.fit.order]
-    machines = figures.with_values(drawn_constants(hw.fit, free, rng, n_draws))
-    machines = dataclasses.replace(machines, scatter=drawn_scatter(hw.fit, captured, rng, n_draws))
-    found = measured(ready or compiled(captured), captured, machines, n_draws)
-    ends = {name: np.quantile(found[name], (0.025, 0.975)).tolist() for name in metrics}
-    return {name: (low, high) if high > 0 else None for name, (low, high) in ends.items()}
+    sizes = {name for name in fit.constants if CONSTANTS[name] == "size"}
+    free = [f"stack.{name}" for name in fit.constants if f"stack.{name}" not in known and name not in sizes]
+    free += [f"kernel.{name}" for name in fit.kernels if name in fit.order]
+    machines = figures.with_values(drawn_constants(fit, free, rng, n_draws))
+    return dataclasses.replace(machines, scatter=drawn_scatter(fit, captured, rng, n_draws))
 
 
 def drawn_constants(
