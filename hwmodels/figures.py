@@ -57,6 +57,12 @@ class Figures:
                 raise unknown_name("hardware number", key, figure_keys())
         return replace(self, values=ReadOnly({**self.values, **values}))
 
+    def of_machine(self, i: int) -> Figures:
+        """The figures of one of many machines."""
+        one = {key: float(value[i]) if isinstance(value, np.ndarray) else value for key, value in self.values.items()}
+        scatter = {kind: float(value[i]) for kind, value in self.scatter.items()}
+        return replace(self, values=ReadOnly(one), scatter=ReadOnly(scatter))
+
     def for_works(self, works: Iterable[Work]) -> Figures:
         """These figures for a schedule of `works`: offloaded if it fetches experts, unless that is settled already."""
         if self.offloaded is not None:

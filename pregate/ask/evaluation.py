@@ -122,17 +122,17 @@ def _intervals(
     captured: Captured, hw: Platform, values: Mapping[str, NDArray[np.float64]], n_machines: int, draws: int, seed: int
 ) -> dict[str, NDArray[Any]]:
     """The intervals of each machine, from the same draws of the fit; NaN where there are none."""
-    from pregate.ask.intervals import compiled, figure_intervals
+    from pregate.ask.intervals import figure_intervals
 
     names = {"moe_layer_latency_s": "moe_layer_latency_ci95_s", "tokens_per_s": "tokens_per_s_ci95"}
     fields = {field: np.full((n_machines, 2), np.nan) for field in names.values()}
     if hw.fit is None or unfitted_device(captured.decoded.schedule.works, hw):
         return fields
-    base, ready = figures_of(hw), compiled(captured)
+    base = figures_of(hw)
     for i in range(n_machines):
         mine = base.with_values({key: float(array[i]) for key, array in values.items()})
         rng = np.random.default_rng(seed)
-        found = figure_intervals(captured, hw, mine, rng, draws, exact=frozenset(values), ready=ready)
+        found = figure_intervals(captured, hw, mine, rng, draws, exact=frozenset(values))
         for name, field in names.items():
             interval = found[name]
             if interval is not None:

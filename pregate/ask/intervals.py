@@ -2,9 +2,10 @@
 
 A draw is a machine: every fitted constant times exp(z), z normal with the covariance of ln(constants) that the fit
 states, and every kind of op that was measured times exp(z), z normal with the scatter of what the fit says of samples
-that it has not seen: a model has one shape of each kind, and the law of the kind is so far off for a shape. Every draw
-runs the captured schedule; the interval is the middle 95 % of what comes out, so curvature and a bottleneck that moves
-from one lane to another are in it. An efficiency drawn above 1, the physical limit, counts as 1.
+that it has not seen: a model has one shape of each kind, and the law of the kind is so far off for a shape. The
+interval is the middle 95 % of what the captured schedule takes on every draw: along its critical paths where those
+hold, which is exact, and run whole where a bottleneck moves from one lane to another.
+An efficiency drawn above 1, the physical limit, counts as 1.
 """
 
 from __future__ import annotations
@@ -23,10 +24,13 @@ from hwmodels.platform import Platform
 from hwmodels.quantity import ReadOnly
 from hwmodels.stack import CONSTANTS
 from offload.ops import KERNEL_KINDS
-from offload.probes import find_probes
+from offload.probes import Probes, find_probes
 from pregate.ask.capture import Captured
+from simulator import recurrence
 from simulator.batch import Compiled, compile_schedule, evaluate
-from simulator.explain.critical_path import Trail, walk
+from simulator.batch_small import FEW_OPS, evaluate_small
+from simulator.explain.critical_path import Trail, gradient, walk
+from simulator.explain.sensitivity import metric_weights
 
 __all__ = [
     "N_DRAWS",
@@ -35,14 +39,19 @@ __all__ = [
     "drawn_constants",
     "drawn_scatter",
     "figure_intervals",
+    "full_intervals",
     "intervals",
     "measured",
+    "prepared",
 ]
 
 Interval = tuple[float, float]
 
 N_DRAWS = 1000
 """Draws of an interval: its ends then scatter by about a twenty-fifth of its half-width."""
+
+_SCATTER = 1 / 25
+"""How far a first-order end of an interval may be off, in half widths: what the draws scatter by themselves."""
 
 _UNCERTAIN = ("moe_layer_latency_s", "tokens_per_s")
 """The metrics of a result that carry an interval."""
@@ -80,11 +89,44 @@ def figure_intervals(
     if hw.fit is None:
         return dict.fromkeys(metrics)
     machines = _drawn(captured, hw, hw.fit, figures, exact, rng, n_draws)
+    found = _first_order(captured, figures, machines, n_draws, metrics, trail)
+    if found is None:
+        found = measured(prepared(captured), captured, machines, n_draws)
+    return {name: _interval(found[name]) for name in metrics}
+
+
+def _first_order(
+    captured: Captured, figures: Figures, machines: Figures, n_draws: int, metrics: Sequence[str], trail: Trail | None
+) -> dict[str, NDArray[np.float64]] | None:
+    """The metrics of every draw, (n_draws,), from the critical paths of `figures`; None where those do not hold.
+
+    A metric is a sum of costs along paths, and stays it while the paths stay: exact then, and no op is walked. The
+    draws at the ends of the first interval are walked: all metrics must agree there, to what draws scatter anyway.
+    """
+    schedule, probes = captured.decoded.schedule, find_probes(captured.decoded.schedule, captured.trace)
+    works, machines = schedule.works, machines.for_works(schedule.works)
     if trail is None:
-        schedule = captured.decoded.schedule
-        trail = walk(schedule, price_figures(schedule.works, figures))
-    probes = find_probes(trail.timeline.schedule, captured.trace)
-    return {name: _ends(first_order(trail, probes, figures, machines, n_draws, name), captured) for name in metrics}
+        trail = walk(schedule, price_figures(works, figures))
+    along = {name: gradient(trail, *metric_weights(trail.timeline, probes, name)) for name in metrics}
+    counted = np.flatnonzero(np.any([[by.issue_s, by.duration_s] for by in along.values()], axis=(0, 1)))
+    costs = price_figures([works[row] for row in counted.tolist()], machines, n_draws)
+    found = {name: by.at(costs, counted) for name, by in along.items()}
+    at_end = {name: np.argsort(values)[_at_interval(n_draws)] for name, values in found.items()}
+    for draw in np.unique(np.concatenate(list(at_end.values()))).tolist():
+        timeline = recurrence.simulate(schedule, price_figures(works, machines.of_machine(draw)))
+        for name, values in found.items():
+            exact_s = metric_weights(timeline, probes, name).value(timeline)
+            low, high = values[at_end[name]]
+            if abs(exact_s - values[draw]) > _SCATTER * (high - low) / 2 + 1e-9 * exact_s:
+                return None
+    if "tokens_per_s" in found:
+        found["tokens_per_s"] = captured.workload.n_output_tokens / found["tokens_per_s"]
+    return found
+
+
+def _at_interval(n_draws: int) -> list[int]:
+    """The places of the ends of a 95 % interval among `n_draws` in order."""
+    return [round(share * (n_draws - 1)) for share in (0.025, 0.975)]
 
 
 def full_intervals(
@@ -99,8 +141,8 @@ def full_intervals(
     if hw.fit is None:
         return dict.fromkeys(metrics)
     machines = _drawn(captured, hw, hw.fit, figures_of(hw), (), rng, n_draws)
-    found = measured(compiled(captured), captured, machines, n_draws)
-    return {name: _ends(found[name]) for name in metrics}
+    found = measured(prepared(captured), captured, machines, n_draws)
+    return {name: _interval(found[name]) for name in metrics}
 
 
 def _drawn(
@@ -148,16 +190,25 @@ def drawn_scatter(
     return ReadOnly(factors)
 
 
+def prepared(captured: Captured) -> Compiled | Probes:
+    """A captured schedule made ready to be measured once: compiled where that pays."""
+    probes = find_probes(captured.decoded.schedule, captured.trace)
+    return probes if len(captured.decoded.schedule) <= FEW_OPS else compiled(captured)
+
+
 def compiled(captured: Captured) -> Compiled:
-    """A captured schedule made ready to be measured on many machines."""
+    """A captured schedule made ready to be measured on many machines, again and again."""
     schedule = captured.decoded.schedule
     # No metric here is a level of HBM: a most that is reached at once spares looking for it.
     return compile_schedule(schedule, find_probes(schedule, captured.trace), most_hbm_bytes=schedule.static_bytes)
 
 
-def measured(ready: Compiled, captured: Captured, figures: Figures, n_machines: int) -> dict[str, NDArray[np.float64]]:
+def measured(
+    ready: Compiled | Probes, captured: Captured, figures: Figures, n_machines: int
+) -> dict[str, NDArray[np.float64]]:
     """Each of `simulator.explain.sensitivity.METRICS`, (n_machines,), on the machines that `figures` has arrays for."""
-    found = evaluate(ready, price_figures(captured.decoded.schedule.works, figures, n_machines))
+    costs = price_figures(captured.decoded.schedule.works, figures, n_machines)
+    found = evaluate_small(ready, costs) if isinstance(ready, Probes) else evaluate(ready, costs)
     return {
         "makespan_s": found.makespan_s,
         "tokens_per_s": captured.workload.n_output_tokens / found.makespan_s,
@@ -165,3 +216,8 @@ def measured(ready: Compiled, captured: Captured, figures: Figures, n_machines: 
         "tpot_s": found.tpot_s,
         "moe_layer_latency_s": found.moe_layer_latency_s,
     }
+
+
+def _interval(values: NDArray[np.float64]) -> Interval | None:
+    low, high = np.quantile(values, (0.025, 0.975)).tolist()
+    return (low, high) if high > 0 else None

@@ -20,6 +20,7 @@ from offload.timeline import Timeline
 from pregate.ask.capture import Captured, capture_request, request
 from pregate.ask.intervals import Interval, intervals
 from simulator.explain.bounds import Bounds, lower_bounds
+from simulator.explain.critical_path import walk
 from simulator.modes import FIFO, Modes
 from traces.errors import InvalidInput, PregateError, unknown_name
 from traces.model.architecture import ModelArchitecture
@@ -162,11 +163,13 @@ def interpret(
     """
     schedule = captured.decoded.schedule
     costs = price(schedule.works, hw)
-    timeline = _timeline(schedule, costs, hw, engine, modes)
+    trail = walk(schedule, costs) if engine in ("auto", "recurrence") and modes.is_fifo else None
+    timeline = trail.timeline if trail else _timeline(schedule, costs, hw, engine, modes)
     if check:
         _check_definition(timeline, _timeline(schedule, costs, hw, "des", modes))
     known = with_intervals and modes.is_fifo and not unfitted_device(schedule.works, hw)
-    found = intervals(captured, hw if known else dataclasses.replace(hw, fit=None), np.random.default_rng(0))
+    fitted = hw if known else dataclasses.replace(hw, fit=None)
+    found = intervals(captured, fitted, np.random.default_rng(0), trail=trail)
     return _result(captured, hw, timeline, lower_bounds(schedule, costs, modes), found)
 
 

@@ -20,7 +20,7 @@ from offload.ops import Lane, OpKind
 from offload.schedule import Schedule
 from offload.timeline import Timeline
 from pregate.ask.capture import Captured, MachineMemory, capture, memory_of
-from pregate.ask.intervals import intervals
+from pregate.ask.intervals import full_intervals
 from pregate.ask.simulation import interpret
 from pregate.check.cases import Group
 from pregate.check.outcome import METRICS, Case, OpTime, Prediction
@@ -102,7 +102,7 @@ def predict(prepared: Prepared, *, keep_timeline: bool = False) -> Prediction:
     result = interpret(captured, hw, "recurrence", with_intervals=False)
     assert result.timeline is not None
     known = not unfitted_device(schedule.works, hw)
-    found = intervals(
+    found = full_intervals(
         captured, hw if known else dataclasses.replace(hw, fit=None), np.random.default_rng(0), metrics=SIMULATED
     )
     values = result.to_dict()

@@ -17,7 +17,7 @@ from hwmodels.stack import CONSTANTS
 from offload.policy import Cache, Policy
 from offload.probes import find_probes
 from pregate.ask.capture import Captured, capture
-from pregate.ask.intervals import compiled, measured
+from pregate.ask.intervals import measured, prepared
 from pregate.ask.simulation import SimulationResult, interpret, to_dataframe
 from simulator.explain.attribution import partition
 from simulator.explain.critical_path import walk
@@ -188,7 +188,7 @@ def _swings(captured: Captured, figures: Figures, metric: str) -> dict[str, Swin
         moved[key] = np.full(2 * len(keys), figures[key])
         for column, factor in ((2 * i, 1 - MOVE), (2 * i + 1, 1 + MOVE)):
             moved[key][column] = _possible(key, figures[key] * factor)
-    found = measured(compiled(captured), captured, figures.with_values(moved), 2 * len(keys))[metric]
+    found = measured(prepared(captured), captured, figures.with_values(moved), 2 * len(keys))[metric]
     return {
         key: Swing(
             figures[key],

@@ -48,6 +48,11 @@ class Gradient:
     issue_s: NDArray[np.float64]
     duration_s: NDArray[np.float64]
 
+    def at(self, costs: Costs, rows: NDArray[np.int64]) -> NDArray[np.float64]:
+        """The metric where the critical path is the same: `costs` (n_rows, n_machines) of the works `rows`."""
+        value: NDArray[np.float64] = self.issue_s[rows] @ costs.issue_s + self.duration_s[rows] @ costs.duration_s
+        return value
+
 
 def walk(schedule: Schedule, costs: Costs) -> Trail:
     """Run the recurrence and remember what bound every op; times as `recurrence.simulate`, bit for bit.
@@ -102,7 +107,10 @@ def gradient(trail: Trail, start_weight: NDArray[np.float64], end_weight: NDArra
     start_weight, end_weight = (np.asarray(weights, dtype=np.float64) for weights in (start_weight, end_weight))
     issuing, running = reverse(schedule.lane, trail.bound_by, start_weight, end_weight)
     n_works = len(schedule.works)
-    return Gradient(np.bincount(schedule.cost, issuing, n_works), np.bincount(schedule.cost, running, n_works))
+    by_issue, by_duration = np.zeros(n_works), np.zeros(n_works)
+    np.add.at(by_issue, schedule.cost, issuing)
+    np.add.at(by_duration, schedule.cost, running)
+    return Gradient(by_issue, by_duration)
 
 
 def _reverse(

@@ -54,7 +54,8 @@ def metric_weights(timeline: Timeline, probes: Probes, metric: str) -> Weights:
     weights = Weights(np.zeros(n_ops), np.zeros(n_ops))
     match metric:
         case "makespan_s" | "tokens_per_s":
-            weights.end[np.argsort(-timeline.end_s, kind="stable")[:1]] = 1.0
+            if n_ops:
+                weights.end[np.argmax(timeline.end_s)] = 1.0
         case "ttft_s":
             weights.end[probes.step_ends[:1]] = 1.0
         case "tpot_s":

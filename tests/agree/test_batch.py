@@ -25,6 +25,7 @@ from offload.schedule import Schedule, ScheduleDigest
 from offload.timeline import Timeline
 from pregate.api import load_model, load_trace
 from simulator import batch, recurrence
+from simulator.batch_small import evaluate_small
 from simulator.explain.bounds import lower_bounds
 from simulator.stream import Stream
 from tests.small_models import MODELS, routing
@@ -118,6 +119,20 @@ def test_random_machines_are_measured_right(seed: int, text: str, name: str, siz
     trace = routing(model, batch=size, seed=seed, output_tokens=3)
     schedule, _, _ = captured(model, trace, text, sorted(EXECUTIONS)[seed % 2], disk=seed % 3 == 0)
     assert_batch_is_right(schedule, trace, machines(schedule, 3, seed), None)
+
+
+@pytest.mark.parametrize("name", list(MODELS))
+@pytest.mark.parametrize("text", POLICIES)
+def test_a_small_schedule_is_measured_the_same_without_compiled_code(text: str, name: str) -> None:
+    model = MODELS[name]
+    trace = routing(model, batch=2)
+    schedule, _, _ = captured(model, trace, text, "streams")
+    probes, rng = find_probes(schedule, trace), np.random.default_rng(0)
+    costs = Costs(*rng.exponential(1e-3, (2, len(schedule.works), 5)))
+    small, other = evaluate_small(probes, costs), batch.evaluate(batch.compile_schedule(schedule, probes), costs)
+    for field in small.__slots__:
+        np.testing.assert_allclose(getattr(small, field), getattr(other, field), rtol=1e-13, err_msg=field)
+    np.testing.assert_array_equal(small.step_end_s, other.step_end_s)
 
 
 def test_a_machine_does_not_depend_on_its_neighbours() -> None:

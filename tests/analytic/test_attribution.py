@@ -187,6 +187,12 @@ def test_the_gradient_of_any_weighted_sum_of_times_is_that_of_the_engine(
     at_start, at_end = (np.array(data.draw(st.lists(weights, min_size=n_ops, max_size=n_ops))) for _ in range(2))
     along = [np.array(data.draw(st.lists(st.floats(0.5, 1.0), min_size=n_works, max_size=n_works))) for _ in range(2)]
     found = gradient(walk(schedule, costs), at_start, at_end)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(recurrence, "SMALL_OPS", -1)
+        patch.setattr("simulator.explain.critical_path.SMALL_OPS", -1)
+        compiled = gradient(walk(schedule, costs), at_start, at_end)
+    assert compiled.issue_s.tobytes() == found.issue_s.tobytes()
+    assert compiled.duration_s.tobytes() == found.duration_s.tobytes()
 
     def metric(move: float) -> float:
         moved = Costs(costs.issue_s * (1 + move * along[0]), costs.duration_s * (1 + move * along[1]))

@@ -1,0 +1,96 @@
+"""A small schedule on many machines at once: the recurrence with a vector, one number a machine, for every time.
+
+The same sums in the same order as `recurrence`, so the same times; done before compiled code would be loaded.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hwmodels.cost import Costs
+from offload.ops import Lane
+from offload.probes import Probes
+from offload.schedule import Schedule
+
+__all__ = ["FEW_OPS", "Ends", "evaluate_small"]
+
+FEW_OPS = 50_000
+"""Schedules of up to so many ops are done in less time than compiled code takes to load, on a thousand machines."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Ends:
+    """What op times alone say of each machine, as `batch.Measured` has it: (n_machines,), and (n_machines, n_steps)."""
+
+    makespan_s: NDArray[np.float64]
+    moe_layer_latency_s: NDArray[np.float64]
+    ttft_s: NDArray[np.float64]
+    tpot_s: NDArray[np.float64]
+    step_end_s: NDArray[np.float64]
+
+
+def evaluate_small(probes: Probes, costs: Costs) -> Ends:
+    """The metrics of every machine; `costs` (n_works, n_machines)."""
+    makespan_s, moe_layers_s, step_end_s = _walk(probes, costs)
+    gaps = step_end_s[:, probes.gap_to] - step_end_s[:, probes.gap_from]
+    return Ends(
+        makespan_s,
+        moe_layers_s / max(len(probes.layer_first), 1),
+        step_end_s.min(axis=1) if step_end_s.size else np.zeros_like(makespan_s),
+        gaps.mean(axis=1) if gaps.size else np.zeros_like(makespan_s),
+        step_end_s,
+    )
+
+
+def _walk(probes: Probes, costs: Costs) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
+    """The makespan, the sum over MoE layers, and the end of every step; a time is kept until its last use."""
+    schedule = probes.schedule
+    issue_s, duration_s = list(costs.issue_s), list(costs.duration_s)
+    nothing = np.zeros(costs.issue_s.shape[1])
+    free, host_s, first_s, moe_layer_s = [nothing] * len(Lane), nothing, nothing, np.zeros_like(nothing)
+    waited_for, done = _last_uses(schedule)
+    kept: dict[int, NDArray[np.float64]] = {}
+    firsts, lasts, steps = (set(ops.tolist()) for ops in (probes.layer_first, probes.layer_last, probes.step_ends))
+    step_end_s, deps, low = [], schedule.dep.tolist(), 0
+    rows = zip(
+        schedule.lane.tolist(), schedule.cost.tolist(), schedule.dep_ptr[1:].tolist(), waited_for.tolist(), strict=True
+    )
+    for i, (here, row, high, waits) in enumerate(rows):
+        time = host_s
+        if here:
+            host_s = time = host_s + issue_s[row]
+            time = np.maximum(free[here], time)
+        for k in deps[low:high]:
+            time = np.maximum(time, kept[k])
+        low = high
+        end = time + duration_s[row]
+        if here:
+            free[here] = end
+        else:
+            host_s = end
+        if waits:
+            kept[i] = end
+        if i in firsts:
+            first_s = time
+        if i in lasts:
+            moe_layer_s += end - first_s
+        if i in steps:
+            step_end_s.append(end)
+        for k in done.get(i, ()):
+            del kept[k]
+    makespan_s = np.max([host_s, *free], axis=0)
+    return makespan_s, moe_layer_s, np.array(step_end_s).reshape(-1, nothing.size).T
+
+
+def _last_uses(schedule: Schedule) -> tuple[NDArray[np.bool_], dict[int, list[int]]]:
+    """Which ops, (n_ops,), others wait for; and of each op those that it is the last to wait for."""
+    last_use = np.full(len(schedule), -1)
+    owner = np.repeat(np.arange(len(schedule)), np.diff(schedule.dep_ptr))
+    np.maximum.at(last_use, schedule.dep, owner)
+    done: dict[int, list[int]] = {}
+    for op in np.flatnonzero(last_use >= 0).tolist():
+        done.setdefault(int(last_use[op]), []).append(op)
+    return last_use >= 0, done
