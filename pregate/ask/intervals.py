@@ -111,8 +111,8 @@ def _first_order(
     counted = np.flatnonzero(np.any([[by.issue_s, by.duration_s] for by in along.values()], axis=(0, 1)))
     costs = price_figures([works[row] for row in counted.tolist()], machines, n_draws)
     found = {name: by.at(costs, counted) for name, by in along.items()}
-    at_end = {name: np.argsort(values)[_at_interval(n_draws)] for name, values in found.items()}
-    for draw in np.unique(np.concatenate(list(at_end.values()))).tolist():
+    at_end = {name: np.argsort(values)[_at_ends(n_draws)] for name, values in found.items()}
+    for draw in at_end[metrics[0]].tolist():
         timeline = recurrence.simulate(schedule, price_figures(works, machines.of_machine(draw)))
         for name, values in found.items():
             exact_s = metric_weights(timeline, probes, name).value(timeline)
@@ -124,7 +124,7 @@ def _first_order(
     return found
 
 
-def _at_interval(n_draws: int) -> list[int]:
+def _at_ends(n_draws: int) -> list[int]:
     """The places of the ends of a 95 % interval among `n_draws` in order."""
     return [round(share * (n_draws - 1)) for share in (0.025, 0.975)]
 

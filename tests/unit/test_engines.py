@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tracemalloc
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,7 +11,6 @@ import pytest
 import pregate
 from hwmodels.cost import Costs
 from offload.schedule import Schedule
-from offload.timeline import Timeline
 from pregate.ask.capture import capture
 from pregate.ask.evaluation import evaluate
 from pregate.ask.simulation import ENGINES, Disagreement
@@ -109,16 +109,13 @@ def test_the_default_is_the_recurrence_and_simpy_agrees_when_it_is_asked() -> No
 
 
 def test_an_engine_that_is_wrong_is_found_out() -> None:
-    right = recurrence.simulate
-
-    def wrong(schedule: Schedule, costs: Costs, modes: Modes) -> Timeline:
-        times = right(schedule, costs, modes)
-        later = times.end_s.copy()
-        later[-1] = np.nextafter(later[-1], np.inf)
-        return Timeline(schedule, times.start_s, later, "recurrence")
+    def wrong(schedule: Schedule, costs: Costs) -> Any:
+        start, end, *bound = recurrence.walked(schedule, costs)
+        end[-1] = np.nextafter(end[-1], np.inf)
+        return start, end, *bound
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(recurrence, "simulate", wrong)
+        patch.setattr("simulator.explain.critical_path.walked", wrong)
         with pytest.raises(
             Disagreement, match=r"recurrence and SimPy differ on 1 of \d+ ops, first on op \d+: it ends at"
         ):
