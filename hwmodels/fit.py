@@ -56,7 +56,8 @@ class Fit:
     which command. `dtypes`: weight formats that the rows were measured in; others are extrapolated.
 
     A fit of microbenchmarks has more: `kernels`, constants of each kind of op ("self_attention.fixed_s"), and
-    `gemm_tables`, in place of a roofline with one efficiency; `left_out`, the leave-one-out error of each kind;
+    `gemm_tables`, in place of a roofline with one efficiency; `left_out`, the leave-one-out error of each kind, and of
+    "rounds", how far the same samples lay from each other from one round of the session to the next;
     `machine`, the machine itself where no maker describes it; `probes`, digests of what must not be validated on it.
     """
 

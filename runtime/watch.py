@@ -1,33 +1,40 @@
-"""What else the machine did while something was timed: a run beside other work is marked, not reported.
+"""What else the machine did while something was timed, and which of several timings count therefore.
 
 Foreign load is processor time that neither this process nor idleness accounts for, and time that a hypervisor gave to
 someone else (steal); both from /proc, which Linux has. Elsewhere only the clock is watched: the same loop before and
-after must take the same time.
+after must take about the same time. No machine is refused for its load: quiet timings count where there are any, the
+less disturbed ones otherwise.
 """
 
 from __future__ import annotations
 
+import math
 import os
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from traces.errors import PregateError
 
-__all__ = ["LIMITS", "Busy", "LoadWatch", "Reading", "Seen", "limits_of"]
+__all__ = ["LIMITS", "Busy", "Limits", "LoadWatch", "Reading", "Seen", "counting", "limits_of"]
 
 
 class Busy(PregateError):
-    """The machine does something else: what would be timed now means nothing."""
+    """The machine does so much else that nothing can be said of its times."""
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What is still quiet: `foreign`, `steal` in cores' worth of time; `clock`: how far a loop may slow down."""
+    """What is still quiet: `foreign`, `steal` in cores' worth of time; `clock`: how far a loop's time may change.
+
+    On virtual machines the same loop was seen to take a third more or less from one second to the next, with nothing
+    else running; what that does to times is seen by timing them again.
+    """
 
     foreign: float
     steal: float
-    clock: float = 0.15
+    clock: float = 0.5
 
 
 def limits_of(n_cores: int) -> Limits:
@@ -71,9 +78,16 @@ class Seen:
             return f"other processes used {self.foreign:.2f} cores (at most {limits.foreign:g})"
         if self.steal > limits.steal:
             return f"the hypervisor took {self.steal:.2f} cores away (at most {limits.steal:g})"
-        if self.clock > 1 + limits.clock:
-            return f"the same loop took {self.clock:.2f} times as long afterwards (at most {1 + limits.clock:g})"
+        change = max(self.clock, 1 / self.clock)
+        if change > 1 + limits.clock:
+            when = "afterwards" if self.clock > 1 else "before"
+            return f"the same loop took {change:.2f} times as long {when} (at most {1 + limits.clock:g})"
         return None
+
+    def load(self, limits: Limits = LIMITS) -> float:
+        """How many times the limit that it comes closest to, or is furthest beyond; 1 is the most that is quiet."""
+        clock = abs(math.log(self.clock)) / math.log(1 + limits.clock)
+        return max(self.foreign / limits.foreign, self.steal / limits.steal, clock)
 
 
 class LoadWatch:
@@ -100,13 +114,13 @@ def between(before: Reading, after: Reading) -> Seen:
     return Seen(foreign, steal, after.loop_s / before.loop_s)
 
 
-def require_quiet(seconds: float = 0.5) -> None:
-    """Watch an idle moment. Raises `Busy` when others use the machine."""
-    with LoadWatch() as watch:
-        time.sleep(seconds)
-    disturbance = watch.seen.disturbance()
-    if disturbance is not None:
-        raise Busy(f"the machine is busy: {disturbance}: stop other work, or try again later")
+def counting(seen: Sequence[Seen], limits: Limits = LIMITS) -> list[int]:
+    """Which of several timings count, in order: the quiet ones, or where none was, the less disturbed half."""
+    quiet = [i for i, one in enumerate(seen) if one.disturbance(limits) is None]
+    if quiet:
+        return quiet
+    by_load = sorted(range(len(seen)), key=lambda i: seen[i].load(limits))
+    return sorted(by_load[: (len(seen) + 1) // 2])
 
 
 def _own_s() -> float:
@@ -126,9 +140,9 @@ def _processors() -> tuple[float | None, float | None]:
 
 
 def _loop_s() -> float:
-    """The time of a fixed loop, the best of five: a processor whose clock fell, or is shared, takes longer."""
+    """The time of a fixed loop, the best of ten: a processor whose clock fell, or is shared, takes longer."""
     times = []
-    for _ in range(5):
+    for _ in range(10):
         begin = time.perf_counter()
         sum(range(20_000))
         times.append(time.perf_counter() - begin)

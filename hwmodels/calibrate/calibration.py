@@ -17,6 +17,7 @@ from hwmodels.calibrate.least_squares import Fitted, fit_median, fit_sum, summar
 from hwmodels.calibrate.measured_machine import Rates, machine_of
 from hwmodels.calibrate.measurements import Measurements, Sample
 from hwmodels.calibrate.offloaded_slowdown import fit_beside_fetches
+from hwmodels.calibrate.rounds import rounds_left_out
 from hwmodels.fit import Fit, FittedConstant, LeftOut
 from hwmodels.kernels import KERNEL_CONSTANTS, GemmTable, kernel_terms
 from hwmodels.quantity import ReadOnly
@@ -40,13 +41,17 @@ _MEDIANS: tuple[tuple[str, str], ...] = (("sync_s", "wait"), ("step_s", "step"))
 _NOTHING: Mapping[str, str] = ReadOnly({})
 
 
-def calibrate(measured: Measurements, provenance: Mapping[str, str] = _NOTHING) -> Fit:
+def calibrate(measured: Measurements, provenance: Mapping[str, str] = _NOTHING, *, insist: bool = True) -> Fit:
     """Fit a machine and its software on what was measured of them; `provenance` is added to the measurements' own.
 
-    Raises `InvalidInput` when a busy machine was measured, or samples of something that a fit needs are missing.
+    Raises `InvalidInput` when samples of something that a fit needs are missing and, if `insist`, when the machine was
+    so busy that its measurements say nothing.
     """
-    if not measured.is_clean:
-        raise InvalidInput(f"measured on a busy machine ({measured.disturbances[0]}): measure again on a quiet one")
+    if insist and measured.trust.level == "none":
+        raise InvalidInput(
+            f"the measurements say nothing of this machine: {'; '.join(measured.trust.reasons)}: measure again with "
+            f"less other work, or fit them as they are (--even-if-busy)"
+        )
     _require_times(measured)
     stack = load_stack(measured.stack)
     hardware, machine, rates = machine_of(measured)
@@ -65,10 +70,10 @@ def calibrate(measured: Measurements, provenance: Mapping[str, str] = _NOTHING) 
         assumptions=ReadOnly({}),
         order=order,
         covariance=covariance,
-        provenance=ReadOnly({**measured.provenance, **provenance}),
+        provenance=ReadOnly({**measured.provenance, **measured.trust.recorded(), **provenance}),
         kernels=ReadOnly({**_entries(of_kinds), **_issue_times(measured)}),
         gemm_tables=tables,
-        left_out=ReadOnly({"gemm": _gemm_left_out(tables), **left_out}),
+        left_out=ReadOnly({"gemm": _gemm_left_out(tables), **left_out, "rounds": rounds_left_out(measured.samples)}),
         machine=machine,
         probes=measured.probes,
     )

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from hwmodels.quantity import ReadOnly
+from hwmodels.trust import Trust, recorded_trust
 from offload.ops import Gemm, OpKind, Work
 from traces.documents import Section, read_text
 from traces.errors import InvalidFile, InvalidInput, unknown_name
@@ -43,6 +44,7 @@ class Sample:
     mean, and one interrupt is nobody's.
 
     `what`: "h2d", "gemm", "self_attention", ...; `parameters`: what it depends on, JSON values with unit-bearing names.
+    `scatter`: of its mean between rounds, the standard deviation of the logarithm (None: timed in one round).
     """
 
     what: str
@@ -52,6 +54,7 @@ class Sample:
     p75_s: float
     mean_s: float
     n: int
+    scatter: float | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "parameters", ReadOnly(self.parameters))
@@ -62,6 +65,8 @@ class Sample:
             object.__setattr__(self, name, float(value))
         if self.n < 1:
             raise InvalidInput(f"sample {self.what}: n = {self.n}, at least 1 needed")
+        if self.scatter is not None and not 0 <= self.scatter < math.inf:
+            raise InvalidInput(f"sample {self.what}: scatter = {self.scatter!r} is no share")
 
     @property
     def spread(self) -> float:
@@ -103,7 +108,8 @@ class Sample:
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready."""
         times = {name: getattr(self, name) for name in (*_TIMES, "n")}
-        return {"what": self.what, "parameters": dict(self.parameters), **times}
+        scatter = {} if self.scatter is None else {"scatter": self.scatter}
+        return {"what": self.what, "parameters": dict(self.parameters), **times, **scatter}
 
 
 def sample_of(what: str, durations_s: Sequence[float], **parameters: Any) -> Sample:
@@ -141,7 +147,8 @@ class Measurements:
     """All samples of one session on one machine.
 
     `machine`: what it is (device, host, sizes of memory, number of cores), JSON values; `stack`: the software that ran;
-    `provenance`: command, date, versions; `disturbances`: what else ran meanwhile, empty on a quiet machine.
+    `provenance`: command, date, versions; `disturbances`: what else ran while a part was measured, of those
+    that were never measured on a quiet machine.
     `probes`: digests of the workloads whose ops were timed: no validation may run one of them.
     """
 
@@ -154,8 +161,13 @@ class Measurements:
 
     @property
     def is_clean(self) -> bool:
-        """Whether the machine did nothing else."""
+        """Whether every part was measured at least once while the machine did nothing else."""
         return not self.disturbances
+
+    @property
+    def trust(self) -> Trust:
+        """As the session judged itself; by whether it is clean where it did not."""
+        return recorded_trust(self.provenance) or Trust("high" if self.is_clean else "low", self.disturbances[:1])
 
     def of(self, what: str, **parameters: Any) -> Iterator[Sample]:
         """The samples of `what` that have all of `parameters`."""
@@ -245,7 +257,8 @@ def _sample(raw: object, where: str) -> Sample:
     gemms = {"gemms": table.items("gemms")} if "gemms" in table else {}
     parameters = {key: _plain(table, key) for key in table.remaining()} | gemms
     median_s, p25_s, p75_s, mean_s = (section.number(name, minimum=0) for name in _TIMES)
-    sample = Sample(what, parameters, median_s, p25_s, p75_s, mean_s, section.integer("n", minimum=1))
+    scatter = section.number("scatter", minimum=0) if "scatter" in section else None
+    sample = Sample(what, parameters, median_s, p25_s, p75_s, mean_s, section.integer("n", minimum=1), scatter)
     section.done()
     _require_parameters(sample, where)
     return sample

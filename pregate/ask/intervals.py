@@ -180,13 +180,18 @@ def drawn_constants(
 def drawn_scatter(
     fit: Fit, captured: Captured, rng: np.random.Generator, n_draws: int
 ) -> Mapping[str, NDArray[np.float64]]:
-    """By kind, `n_draws` of how far its ops lie from their law, and where experts are fetched from that of fetches."""
+    """By kind, `n_draws` of how far its ops lie from their law, and where experts are fetched from that of fetches.
+
+    One more factor is common to all kinds of a draw: how far the machine lay from itself from round to round.
+    """
     factors: dict[str, NDArray[np.float64]] = {}
+    rounds = fit.left_out["rounds"].scatter if "rounds" in fit.left_out else 0.0
+    common = np.exp(rounds * rng.standard_normal(n_draws)) if rounds else np.ones(n_draws)
     for kind in (kind.name.lower() for kind in KERNEL_KINDS):
         names = (kind, f"{kind}/offloaded")[: 1 if captured.policy.resident else 2]
         scatter = math.hypot(*(fit.left_out[name].scatter for name in names if name in fit.left_out))
-        if scatter:
-            factors[kind] = np.exp(scatter * rng.standard_normal(n_draws))
+        if scatter or rounds:
+            factors[kind] = common * np.exp(scatter * rng.standard_normal(n_draws))
     return ReadOnly(factors)
 
 

@@ -12,6 +12,7 @@ from statistics import median
 from typing import Any, NamedTuple
 
 from hwmodels.quantity import ReadOnly
+from hwmodels.trust import Trust
 from offload.timeline import Timeline
 from traces.errors import InvalidInput
 
@@ -78,10 +79,11 @@ class Prediction:
 
 @dataclass(frozen=True, slots=True)
 class Measurement:
-    """Metrics (METRICS) of every valid run; `ops`: medians over runs of the totals by op kind.
+    """Metrics (METRICS) of every run that counts; `ops`: medians over runs of the totals by op kind.
 
     `bound_s`: the schedule's lower bound at this measurement's own op times. `disturbances`: why runs were thrown away.
-    Raises `InvalidInput` for a metric that is missing, negative or not a number.
+    `load`: the most beside a run that counts, 1 being the most that leaves times alone. Raises `InvalidInput` for a
+    metric that is missing, negative or not a number.
     """
 
     runs: tuple[Mapping[str, float], ...]
@@ -91,6 +93,7 @@ class Measurement:
     output_digest: str
     disturbances: tuple[str, ...]
     timeline: Timeline | None
+    load: float = 0.0
 
     def __post_init__(self) -> None:
         for run in self.runs:
@@ -109,7 +112,7 @@ class Measurement:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """A case with what was predicted and measured of it; `measurement` None when the machine was too busy."""
+    """A case with what was predicted and measured of it; `measurement` None where it was not run."""
 
     case: Case
     prediction: Prediction
@@ -117,7 +120,7 @@ class Outcome:
 
     @property
     def valid(self) -> Measurement | None:
-        """The measurement, when at least one run of it counts."""
+        """The measurement, when there is a run of it."""
         return self.measurement if self.measurement is not None and self.measurement.runs else None
 
     @property
@@ -131,7 +134,8 @@ class Validation:
     """All outcomes, and how they came about: date, command, versions, commit, digest of the measurements fitted.
 
     `predicted_first`: digest of the predictions as they were written down before the first run. Groups of which there
-    is no outcome, and why: `failed`, `skipped` when the time was up. Raises `InvalidInput` when two cases share a name.
+    is no outcome, and why: `failed`, `skipped` when the time was up. `fit_trust`: in what the fit was made on. Raises
+    `InvalidInput` when two cases share a name.
     """
 
     outcomes: tuple[Outcome, ...]
@@ -141,6 +145,7 @@ class Validation:
     predicted_first: str
     failed: Mapping[str, str] = field(default_factory=lambda: ReadOnly({}))
     skipped: Mapping[str, str] = field(default_factory=lambda: ReadOnly({}))
+    fit_trust: Trust = Trust("high")  # noqa: RUF009 (frozen)
 
     def __post_init__(self) -> None:
         names = [outcome.case.name for outcome in self.outcomes]

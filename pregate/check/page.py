@@ -71,6 +71,7 @@ def _head(validation: Validation, summary: Mapping[str, Any]) -> str:
         (percent(summary["coverage"]), "inside the predicted interval"),
         (exact[summary["bytes_exact"]], "bytes moved"),
         (exact[summary["residency_exact"]], "residency"),
+        (summary["trust"]["level"], "trust in the times"),
         (number(bound), "pregate's time over its lower bound, median"),
     ]
     shown = "".join(f"<div><b>{escape(value)}</b><span>{escape(name)}</span></div>" for value, name in tiles)
@@ -93,7 +94,7 @@ def _problems(summary: Mapping[str, Any]) -> str:
     for entry in summary["differing_outputs"]:
         said = ", ".join(f"{policy} {digest}" for policy, digest in entry["digests"].items())
         lines.append([words(entry["group"]), words(f"different hidden states: {said}")])
-    lines += [[words(name), words("not measured: machine too busy")] for name in summary["thrown_away"]]
+    lines += [[words(name), words("not measured")] for name in summary["thrown_away"]]
     lines += [[words(name), words(f"failed: {why}")] for name, why in summary["failed"].items()]
     lines += [[words(name), words(f"not run: {why}")] for name, why in summary["skipped"].items()]
     return section("Not as it should be", "", table(["where", "what"], lines, (0, 1))) if lines else ""
@@ -276,7 +277,7 @@ def _case(outcome: Outcome, colours: Mapping[str, str]) -> list[str]:
         cell(percent(stall.predicted)),
         cell(percent(stall.measured)),
         cell(number(bound)),
-        cell(len(run.runs) if run is not None else "too busy", "" if run is not None else "bad"),
+        cell(len(run.runs) if run is not None else "none", "" if run is not None else "bad"),
         words(outcome.prediction.schedule_digest),
     ]
 

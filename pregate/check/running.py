@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from runtime.model.weights import Experts
     from runtime.program import Key
     from runtime.run import Run
+    from runtime.watch import Seen
 
 __all__ = [
     "Device",
@@ -51,11 +52,11 @@ _MOVING = (Lane.H2D, Lane.D2H, Lane.DISK)
 class RunResult:
     """What a policy did to one workload on this machine; definitions in `offload.metrics`, names of `SimulationResult`.
 
-    Latencies in seconds, sizes in bytes, rates as fractions: medians over the `n_runs` that count. A run beside which
-    the machine was busy does not count (`n_disturbed`); where all were, all count and `disturbance` says what was
-    wrong, None otherwise. `device`: what it calls itself; `pool_bytes`: HBM taken, by what for; `moved_bytes`: by lane;
-    `output_digest`: of the final hidden states, the same for every policy. `timeline`: of the run whose makespan is the
-    (lower) median.
+    Latencies in seconds, sizes in bytes, rates as fractions: medians over the `n_runs` that count. Of `n_disturbed`
+    runs beside other work none counts; where all were, the less disturbed half does, and `disturbance` says what was
+    seen, None otherwise. `scatter`: of the time of the runs that count, the standard deviation of the logarithm.
+    `device`: what it calls itself; `pool_bytes`: HBM taken, by what for; `moved_bytes`: by lane; `output_digest`: of the
+    final hidden states, the same for every policy. `timeline`: of the run whose makespan is the (lower) median.
     """
 
     policy: str
@@ -83,6 +84,7 @@ class RunResult:
     n_runs: int
     n_disturbed: int
     disturbance: str | None
+    scatter: float | None
     pool_bytes: Mapping[str, int]
     moved_bytes: Mapping[str, int]
     timeline: Timeline
@@ -140,13 +142,13 @@ def run(
     if repeats > 1 if warmup is None else warmup:
         say("warming up")
         execute_captured(captured, device, experts)
-    runs, disturbances = [], []
+    runs, seen = [], []
     for i in range(repeats):
         say(f"run {i + 1} of {repeats}")
-        done, disturbance = _watched(captured, device, experts, prove=i == 0)
+        done, beside = _watched(captured, device, experts, prove=i == 0)
         runs.append(done)
-        disturbances.append(disturbance)
-    return _result(captured, device, runs, disturbances)
+        seen.append(beside)
+    return _result(captured, device, runs, seen)
 
 
 def execute_captured(captured: Captured, device: Device, experts: Experts | None = None, *, prove: bool = True) -> Run:
@@ -186,25 +188,27 @@ def measured_metrics(captured: Captured, run: Run) -> dict[str, Any]:
     )
 
 
-def _watched(captured: Captured, device: Device, experts: Experts, *, prove: bool) -> tuple[Run, str | None]:
+def _watched(captured: Captured, device: Device, experts: Experts, *, prove: bool) -> tuple[Run, Seen]:
     """A run, and what else the machine did during it."""
     from runtime.watch import LoadWatch
 
     gc.collect()  # the pools of the run before
     with LoadWatch() as watch:
         done = execute_captured(captured, device, experts, prove=prove)
-    return done, watch.seen.disturbance()
+    return done, watch.seen
 
 
-def _result(captured: Captured, device: Device, runs: Sequence[Run], disturbances: Sequence[str | None]) -> RunResult:
+def _result(captured: Captured, device: Device, runs: Sequence[Run], seen: Sequence[Seen]) -> RunResult:
     from runtime.device import describe
     from runtime.run import check_same_output
+    from runtime.watch import counting
 
     output = check_same_output({f"run {i + 1}": one for i, one in enumerate(runs)})
-    quiet = [one for one, disturbance in zip(runs, disturbances, strict=True) if disturbance is None]
-    counting = quiet or list(runs)
-    middle = sorted(counting, key=lambda one: one.timeline.makespan_s)[(len(counting) - 1) // 2]
-    measured = [measured_metrics(captured, one) for one in counting]
+    disturbances = [one.disturbance() for one in seen]
+    counted = [runs[i] for i in counting(seen)]
+    middle = sorted(counted, key=lambda one: one.timeline.makespan_s)[(len(counted) - 1) // 2]
+    measured = [measured_metrics(captured, one) for one in counted]
+    logs = np.log([one.timeline.makespan_s for one in counted])
     medians: dict[str, Any] = {name: float(np.median([one[name] for one in measured])) for name in measured[0]}
     medians |= {name: int(medians[name]) for name in ("peak_hbm_bytes", "h2d_bytes")}
     return RunResult(
@@ -218,9 +222,10 @@ def _result(captured: Captured, device: Device, runs: Sequence[Run], disturbance
         schedule_digest=captured.decoded.schedule.digest,
         trace_digest=captured.trace.digest,
         output_digest=output,
-        n_runs=len(counting),
-        n_disturbed=len(runs) - len(quiet),
-        disturbance=None if quiet else disturbances[0],
+        n_runs=len(counted),
+        n_disturbed=sum(line is not None for line in disturbances),
+        disturbance=None if None in disturbances else disturbances[counting(seen)[0]],
+        scatter=float(logs.std(ddof=1)) if len(logs) > 1 else None,
         pool_bytes=ReadOnly(middle.pool_bytes),
         moved_bytes=ReadOnly({lane.name.lower(): middle.moved_bytes[lane] for lane in _MOVING}),
         timeline=middle.timeline,

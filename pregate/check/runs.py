@@ -16,7 +16,7 @@ from pregate.check.predictions import Prepared, exact_counts, op_times
 from pregate.check.running import execute_captured, initial_slots, measured_metrics
 from runtime.model.weights import Experts
 from runtime.run import OutputMismatch, Run
-from runtime.watch import LoadWatch
+from runtime.watch import LoadWatch, Seen, counting
 from traces.routing import Phase
 
 __all__ = ["Runner"]
@@ -26,7 +26,7 @@ __all__ = ["Runner"]
 class Runner:
     """Runs cases, those of one model with the same weights. `device`: what has a link of so many bytes/s.
 
-    `repeats`: valid runs a case wanted; `tries`: disturbed runs more than these and a case is given up.
+    `repeats`: quiet runs of a case that are wanted; `tries`: runs more, at most, for those that were disturbed.
     """
 
     device: Callable[[float | None], Device]
@@ -35,20 +35,20 @@ class Runner:
     _experts: Experts | None = field(default=None, init=False)
 
     def measure(self, group: Sequence[Prepared], drawn: Collection[str] = ()) -> list[Measurement]:
-        """The cases of one group, in turn and again, so that what drifts hits all alike; no runs: too busy a machine.
+        """The cases of one group, in turn and again, so that what drifts hits all alike.
 
-        `drawn`: names of cases whose timeline is kept. Raises `OutputMismatch` when two policies end in different
-        states: nothing of such a group means anything.
+        Quiet runs count where there are any, the less disturbed half of them otherwise. `drawn`: names of cases whose
+        timeline is kept. Raises `OutputMismatch` when two policies end in different states: nothing of such a group
+        means anything.
         """
         found = [_Collected(prepared) for prepared in group]
         self._run(group[0])  # caches, kernels chosen, clocks: not kept
-        for _ in range(self.repeats + self.tries):
-            wanting = [one for one in found if len(one.runs) < self.repeats and len(one.disturbances) <= self.tries]
-            for one in wanting:
+        for i in range(self.repeats + self.tries):
+            for one in found if i < self.repeats else [one for one in found if one.n_quiet < self.repeats]:
                 gc.collect()
                 with LoadWatch() as watch:
                     run = self._run(one.prepared)
-                one.add(run, watch.seen.disturbance())
+                one.add(run, watch.seen)
         digests = {one.digest: one.prepared.case.policy for one in found if one.digest}
         if len(digests) > 1:
             raise OutputMismatch(
@@ -70,39 +70,43 @@ class Runner:
 class _Collected:
     prepared: Prepared
     runs: list[Run] = field(default_factory=list)
-    disturbances: list[str] = field(default_factory=list)
+    seen: list[Seen] = field(default_factory=list)
     digest: str = ""
     exact: dict[str, int] = field(default_factory=dict)
 
-    def add(self, run: Run, disturbance: str | None) -> None:
+    @property
+    def n_quiet(self) -> int:
+        return sum(one.disturbance() is None for one in self.seen)
+
+    def add(self, run: Run, seen: Seen) -> None:
         if self.digest and run.digest != self.digest:
             raise OutputMismatch(f"{self.prepared.case.name}: two runs end in different hidden states")
         self.digest = run.digest  # load changes times, never this, nor what must be exact
         self.exact = exact_counts(run.moved_bytes, run.lookups[Phase.DECODE], run.lookups[Phase.PREFILL])
-        if disturbance is None:
-            self.runs.append(run)
-        else:
-            self.disturbances.append(disturbance)
+        self.runs.append(run)
+        self.seen.append(seen)
 
     def measurement(self, drawn: bool) -> Measurement:
-        if not self.runs:
-            return Measurement((), {}, self.exact, 0.0, self.digest, tuple(self.disturbances), None)
+        counted = counting(self.seen)
+        counted_runs = [self.runs[i] for i in counted]
+        thrown = [one.disturbance() for i, one in enumerate(self.seen) if i not in counted]
         captured = self.prepared.captured
-        by_makespan = sorted(self.runs, key=lambda run: run.timeline.makespan_s)
+        by_makespan = sorted(counted_runs, key=lambda run: run.timeline.makespan_s)
         middle = by_makespan[(len(by_makespan) - 1) // 2]
-        times = [op_times(run.timeline, captured.trace) for run in self.runs]
+        times = [op_times(run.timeline, captured.trace) for run in counted_runs]
         ops = {
             kind: OpTime(one.n, float(np.median([other[kind].total_s for other in times])))
             for kind, one in times[0].items()
         }
         return Measurement(
-            runs=tuple(measured_metrics(captured, run) for run in self.runs),
+            runs=tuple(measured_metrics(captured, run) for run in counted_runs),
             ops=ops,
             exact=self.exact,
             bound_s=achieved_bound_s(middle.timeline),
             output_digest=self.digest,
-            disturbances=tuple(self.disturbances),
+            disturbances=tuple(line for line in thrown if line is not None),
             timeline=middle.timeline if drawn else None,
+            load=max(self.seen[i].load() for i in counted),
         )
 
 

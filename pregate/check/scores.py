@@ -13,6 +13,7 @@ from typing import Any
 from pregate.check.compared import Compared, compared_metric, compared_naive, compared_ops, score, unit_of
 from pregate.check.outcome import METRICS, Outcome, Validation
 from pregate.check.ranking import kendall_tau, regret, resolved_tau
+from pregate.check.trustworthiness import trust_in
 
 __all__ = ["baselines_of", "rows", "summarise"]
 
@@ -75,9 +76,9 @@ def summarise(validation: Validation) -> dict[str, Any]:
 
     `bytes_exact`, `residency_exact`: whether every count matched (None: none was compared); `mismatches` names what
     did not. `outputs_equal`: whether all policies of each group ended in the same hidden states. `failed`, `skipped`:
-    groups without figures, and why. `valid`: the figures stand for all that was predicted: something was measured, no
-    group is missing, nothing was thrown away as too busy, all counts were compared and matched, outputs equal. A
-    summary that is not valid still says what it can of the cases it has.
+    groups without figures, and why. `trust`: how far the times can be trusted, and why. `valid`: the figures stand for
+    all that was predicted: something was measured, no group is missing, all counts were compared and matched, outputs
+    equal, and the times can be trusted. A summary that is not valid still says what it can of the cases it has.
     """
     outcomes = validation.outcomes
     measured = [outcome for outcome in outcomes if outcome.valid is not None]
@@ -85,7 +86,9 @@ def summarise(validation: Validation) -> dict[str, Any]:
     order = _ordering([compared_metric(outcome, CHOSEN_BY) for outcome in measured])
     exactness = _exactness(measured)
     differing = _differing_outputs(measured)
+    trust = trust_in(validation)
     sound = bool(measured) and exactness["bytes_exact"] and exactness["residency_exact"] and not differing
+    complete = len(measured) == len(outcomes) and not validation.failed and not validation.skipped
     return {
         "metric": CHOSEN_BY,
         **{name: metrics[CHOSEN_BY]["overall"][name] for name in _HEADLINE},
@@ -100,7 +103,8 @@ def summarise(validation: Validation) -> dict[str, Any]:
         "thrown_away": [outcome.case.name for outcome in outcomes if outcome.valid is None],
         "failed": dict(validation.failed),
         "skipped": dict(validation.skipped),
-        "valid": bool(sound and len(measured) == len(outcomes) and not validation.failed and not validation.skipped),
+        "trust": trust.to_dict(),
+        "valid": bool(sound and complete and not trust.is_doubtful),
         "achieved_over_bound": _over_bound([o for o in measured if o.case.policy.startswith("pregate")]),
         "metrics": metrics,
         "policies": {policy: _of_policy(mine) for policy, mine in _by(outcomes, lambda o: o.case.policy).items()},

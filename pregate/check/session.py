@@ -15,6 +15,7 @@ from pathlib import Path
 from hwmodels.calibrate.measurements import workload_digest
 from hwmodels.platform import Platform
 from hwmodels.quantity import ReadOnly
+from hwmodels.trust import Trust, recorded_trust
 from offload.memory import CapacityExceeded
 from pregate.check.cases import Group
 from pregate.check.devices import Device, require_storage
@@ -36,7 +37,7 @@ PREDICTIONS = "predictions.json"
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """How to validate. `backend`: "cpu" or "cuda"; `repeats`: valid runs a case; `tries`: disturbed ones beside them;
+    """How to validate. `backend`: "cpu" or "cuda"; `repeats`: quiet runs a case; `tries`: runs more for disturbed ones;
     `drawn`: groups whose timelines the report shows, those of `pregate` and `on_demand`. `budget_s`: groups that would
     take longer than what is left of it are not run (None: all are). `graphs`: sections of layers run as CUDA graphs.
     `storage`: a folder for experts of groups that keep them there.
@@ -44,7 +45,7 @@ class Plan:
 
     backend: str = "cpu"
     repeats: int = 3
-    tries: int = 6
+    tries: int = 3
     drawn: int = 2
     budget_s: float | None = None
     graphs: bool = False
@@ -108,7 +109,8 @@ def validate(
     if errors.first is not None and not outcomes:
         raise errors.first
     machine = ReadOnly(describe(plan.backend))
-    return Validation(tuple(outcomes), plan.provenance, machine, hw.fit.name, digest, errors.reasons, skipped)
+    trust = recorded_trust(hw.fit.provenance) or Trust("high")
+    return Validation(tuple(outcomes), plan.provenance, machine, hw.fit.name, digest, errors.reasons, skipped, trust)
 
 
 def _predicted(group: Group, hw: Platform, *, drawn: bool) -> _Predicted:

@@ -1,4 +1,4 @@
-"""What the numbers of a validation come to: two plain sentences for people, reasons to fail for a gate."""
+"""What the numbers of a validation come to: a few plain sentences for people, reasons to fail for a gate."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 from traces.errors import InvalidInput
 
-__all__ = ["failures", "percent", "verdict"]
+__all__ = ["doubts", "failures", "percent", "verdict"]
 
 _SHOWN = 3
 """How many mismatches a reason names before it only counts."""
@@ -20,15 +20,16 @@ def percent(value: float | None, *, signed: bool = False) -> str:
 
 
 def verdict(summary: Mapping[str, Any]) -> str:
-    """Two sentences: how right the times and their order are, then what is exact and what was thrown away; and a third
-    where groups are missing.
+    """How right the times and their order are; what is exact and what was thrown away; how far times can be trusted;
+    and where groups are missing, which.
 
     `summary`: of `pregate.check.scores.summarise`.
     """
     if not summary["n"]:
         nothing = "Nothing was measured, so nothing is known of how right the predictions are"
         return f"{nothing}. {_thrown_away(summary)}.{_missing(summary)}"
-    return f"{_accuracy(summary)}{_order(summary)}. {_exact(summary)}; {_thrown_away(summary)}.{_missing(summary)}"
+    exact = f"{_exact(summary)}; {_thrown_away(summary)}"
+    return f"{_accuracy(summary)}{_order(summary)}. {exact}.{_trust(summary)}{_missing(summary)}"
 
 
 def _accuracy(summary: Mapping[str, Any]) -> str:
@@ -86,6 +87,12 @@ def _thrown_away(summary: Mapping[str, Any]) -> str:
     return said if summary["n"] else said[0].upper() + said[1:]
 
 
+def _trust(summary: Mapping[str, Any]) -> str:
+    """A sentence on how far the times can be trusted."""
+    trust = summary["trust"]
+    return f" Trust in the times is {trust['level']}: {'; '.join(trust['reasons']) or 'nothing disturbed them'}."
+
+
 def _missing(summary: Mapping[str, Any]) -> str:
     """A sentence on groups without figures; nothing when there are none."""
     said = {"failed": "failed", "skipped": "left out for lack of time"}
@@ -123,6 +130,22 @@ def failures(summary: Mapping[str, Any], max_mape: float | None) -> list[str]:
         digests = ", ".join(f"{policy} {digest}" for policy, digest in entry["digests"].items())
         reasons.append(f"{entry['group']}: policies end in different hidden states: {digests}")
     return reasons
+
+
+def doubts(summary: Mapping[str, Any], max_mape: float | None) -> list[str]:
+    """Reasons why the machine was too busy for a gate to open or to stay shut; none where its times can be judged.
+
+    Of an error above `max_mape` that may be the machine's as well as the model's, and of times that say nothing. What
+    is exact needs no quiet machine: where `failures` has other reasons, they stand.
+    """
+    trust = summary["trust"]
+    why, way_out = "; ".join(trust["reasons"]), "stop other work, try again, or judge it as it is (--even-if-busy)"
+    if trust["level"] == "none":
+        return [f"the times say nothing ({why}): {way_out}"]
+    mape = summary["mape"]
+    if trust["level"] == "low" and max_mape is not None and mape is not None and mape > max_mape:
+        return [f"an error above {100 * max_mape:g} % may be the machine's, trust is low ({why}): {way_out}"]
+    return []
 
 
 def _named(wrong: Sequence[Mapping[str, Any]]) -> str:

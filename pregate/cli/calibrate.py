@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from pathlib import Path
 from typing import Annotated
 
@@ -20,7 +19,9 @@ def calibrate(
     measurements: Annotated[Path, typer.Argument(help="What pregate measure wrote.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="The fit to write (YAML).")],
     plot: Annotated[Path | None, typer.Option(help="Draw the fit against the data (PNG or SVG).")] = None,
-    busy: Annotated[bool, typer.Option("--even-if-busy", help="Fit what a busy machine did; the fit says so.")] = False,
+    busy: Annotated[
+        bool, typer.Option("--even-if-busy", help="Fit measurements that say nothing all the same.")
+    ] = False,
 ) -> None:
     """Fit this machine and its software on what was measured, with covariance and leave-one-out errors.
 
@@ -34,10 +35,9 @@ def calibrate(
         raise InvalidInput(f"{output}: a fit is a YAML file, name it .yaml")
     measured = load_measurements(measurements)
     provenance = {"command": "pregate calibrate", "measurements": measured.digest}
-    if busy and not measured.is_clean:
+    if not measured.is_clean:
         provenance["disturbed"] = "; ".join(measured.disturbances)
-        measured = dataclasses.replace(measured, disturbances=())
-    fit = run_calibrate(measured, provenance)
+    fit = run_calibrate(measured, provenance, insist=not busy)
     with whole_file(output) as partial:
         partial.write_text(fit.to_yaml(), encoding="utf-8")
     if plot is not None:
@@ -46,6 +46,7 @@ def calibrate(
 
         save_figure(fit_against_data(measured, fit), plot)
     render.print_table(_table(fit))
+    print(f"Trust in the measurements: {measured.trust}")
     print(f"{output}: {fit.hardware} with {fit.stack}; use it as --hardware {output}")
 
 

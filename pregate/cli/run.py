@@ -117,7 +117,7 @@ def _print(result: RunResult, format: str) -> None:
     if not render.print_data(format, result.to_dict(), [result.to_row()]):
         render.print_table(_table(result))
     if result.disturbance is not None:
-        typer.echo(f"warning: these times mean little, the machine was busy: {result.disturbance}", err=True)
+        typer.echo(f"warning: these times are of a busy machine: {result.disturbance}", err=True)
     elif result.n_disturbed:
         whole = result.n_runs + result.n_disturbed
         typer.echo(f"{result.n_disturbed} of {whole} runs do not count: the machine was busy", err=True)

@@ -35,6 +35,9 @@ _POOL_BYTES = 384 << 20
 _HELD = 100
 """Actions issued while a device is held up once."""
 
+_LONG_S = 20e-3
+"""A product that takes so long and is timed once is timed at once: what getting going adds is not to be seen."""
+
 _ACTION_S = 200e-6
 """Products are timed several at a time where one would be over before a thread has got going."""
 
@@ -48,6 +51,7 @@ class _Point:
     k: int
     n_products: int
     n_actions: int
+    n_warm: int
 
 
 def gemm_samples(
@@ -58,14 +62,15 @@ def gemm_samples(
     params: Sequence[int] = PARAMS,
     aspects: Sequence[float] = ASPECTS,
     point_s: float = 0.03,
+    least: int = 4,
     hold: Action | None = None,
 ) -> list[Sample]:
     """Samples "gemm", seconds of one product on every point of the grid: m, n, k, dtype, and where on the grid it is.
 
-    `point_s`: about so long a point is timed. `hold`: run on the compute lane now and then, so that a device that runs
-    ahead of its host finds its queue full.
+    `point_s`: about so long a point is timed, and `least` times. `hold`: run on the compute lane now and then, so that
+    a device that runs ahead of its host finds its queue full.
     """
-    points = [_point(m, p, aspect, dtype, point_s) for p in params for aspect in aspects for m in rows]
+    points = [_point(m, p, aspect, dtype, point_s, least) for p in params for aspect in aspects for m in rows]
     backend = make()
     pool = backend.allocate(_POOL_BYTES, "weights to multiply by").view(TYPES[dtype])
     pool.uniform_(-0.1, 0.1)
@@ -81,7 +86,14 @@ def gemm_samples(
             durations[i].append(seconds / points[i].n_products)
     return [
         sample_of(
-            "gemm", taken[1:], m=point.m, n=point.n, k=point.k, dtype=dtype, params=point.params, aspect=point.aspect
+            "gemm",
+            taken[point.n_warm :],
+            m=point.m,
+            n=point.n,
+            k=point.k,
+            dtype=dtype,
+            params=point.params,
+            aspect=point.aspect,
         )
         for point, taken in zip(points, durations, strict=True)
     ]
@@ -108,13 +120,15 @@ def _shuffled(
     return [action for _, action in ordered], [i for i, _ in ordered]
 
 
-def _point(m: int, n_params: int, aspect: float, dtype: str, point_s: float) -> _Point:
+def _point(m: int, n_params: int, aspect: float, dtype: str, point_s: float, least: int) -> _Point:
     """A shape of about so many weights, and how often it is worth multiplying by."""
     n = max(8, round(math.sqrt(n_params / aspect) / 8) * 8)
     k = max(8, round(n_params / n / 8) * 8)
     guess_s = 5e-6 + n * k * TYPES[dtype].itemsize / 15e9 + 2 * m * n * k / 150e9
     n_products = max(1, min(16, round(_ACTION_S / guess_s)))
-    return _Point(m, n_params, aspect, n, k, n_products, 1 + max(4, min(40, round(point_s / (n_products * guess_s)))))
+    n_warm = int(guess_s < _LONG_S or least > 1)
+    n_timed = max(least, min(40, round(point_s / (n_products * guess_s))))
+    return _Point(m, n_params, aspect, n, k, n_products, n_warm + n_timed, n_warm)
 
 
 def _actions(point: _Point, pool: Tensor, inputs: Tensor, outputs: Tensor) -> Iterator[Action]:

@@ -31,14 +31,20 @@ _HOST_KINDS = tuple(kind for kind, row in KINDS.items() if row.lane is Lane.HOST
 _Group = tuple[OpKind, tuple[Gemm, ...], bool]
 
 
-def op_samples(make: Callable[[], Backend], probe: Probe, experts: Experts) -> list[Sample]:
+_WARM_TOKENS = 256
+"""Tokens of all prompts that a run to warm up has at most: what libraries first do costs longer ones little."""
+
+
+def op_samples(make: Callable[[], Backend], probe: Probe, experts: Experts, *, warm: bool = True) -> list[Sample]:
     """A sample of each kind of op and shape of `probe`: what it takes on its lane, and `issue` what the host takes.
 
-    All experts are resident and nothing runs beside the ops. The first decode pass is left out, and all of a shorter
-    run before it: libraries choose their kernels when they first meet a shape.
+    All experts are resident and nothing runs beside the ops. The first decode pass is left out, and if `warm` all of a
+    shorter run before it: libraries choose their kernels when they first meet a shape.
     """
     resident = policy_named("gpu_only")
-    _run(make, dataclasses.replace(probe, output_tokens=2), experts, resident, 0)
+    if warm:
+        prompt = min(probe.input_tokens, max(1, _WARM_TOKENS // probe.batch))
+        _run(make, dataclasses.replace(probe, input_tokens=prompt, output_tokens=2), experts, resident, 0)
     return _samples(probe, *_run(make, probe, experts, resident, 0), "nothing")
 
 

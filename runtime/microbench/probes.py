@@ -34,16 +34,16 @@ _OUTPUT_TOKENS = 10
 
 _DECODER = (
     _Use(1, 16, 2, offloaded=True, quick=True), _Use(1, 256, 2), _Use(1, 1024, 2),
-    _Use(4, 256, 4, quick=True), _Use(16, 64, 8), _Use(64, 16, 8),
+    _Use(4, 64, 4, quick=True), _Use(16, 64, 8), _Use(64, 16, 8),
 )  # fmt: skip
 _WIDE = (
     _Use(1, 32, 1, offloaded=True, quick=True), _Use(1, 512, 1), _Use(2, 32, 1), _Use(8, 32, 3, offloaded=True),
-    _Use(32, 32, 4, quick=True),
+    _Use(32, 8, 4, quick=True),
 )  # fmt: skip
-_LARGE_HEADS = (_Use(1, 48, 2), _Use(8, 96, 4, quick=True), _Use(32, 24, 2, offloaded=True))
+_LARGE_HEADS = (_Use(1, 48, 2), _Use(8, 32, 4, quick=True), _Use(32, 24, 2, offloaded=True))
 _ENCODER_DECODER = (
-    _Use(1, 16, 1, quick=True), _Use(1, 128, 1), _Use(1, 512, 1, quick=True), _Use(2, 64, 2, offloaded=True),
-    _Use(4, 128, 4), _Use(16, 32, 8, quick=True),
+    _Use(1, 16, 1, quick=True), _Use(1, 128, 1), _Use(1, 512, 1), _Use(2, 64, 2, offloaded=True),
+    _Use(4, 128, 4), _Use(16, 16, 8, quick=True),
 )  # fmt: skip
 
 _SOURCE = ("a probe of pregate's microbenchmarks: no published model",)

@@ -1,0 +1,109 @@
+"""Microbenchmarks in rounds: every part once, then again while there is time, first what was disturbed.
+
+What drifts then hits all parts alike, and a part that is timed twice says how far it lies from itself.
+"""
+
+from __future__ import annotations
+
+import gc
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from hwmodels.calibrate.measurements import Sample
+from hwmodels.calibrate.rounds import merged_rounds
+from hwmodels.trust import Trust, trust_of
+from runtime.watch import LoadWatch, Seen, counting
+
+__all__ = ["Part", "Round", "Session", "in_rounds"]
+
+_QUIET_ROUNDS = 2
+"""Quiet rounds of a part wanted, of at most `_MOST_ROUNDS`."""
+
+_MOST_ROUNDS = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """A microbenchmark. `run`: takes whether this is its first round, in which libraries choose their kernels."""
+
+    name: str
+    run: Callable[[bool], list[Sample]]
+
+
+@dataclass(frozen=True, slots=True)
+class Round:
+    """What a part gave in one round, what else was seen on the machine, and how long it took."""
+
+    samples: list[Sample]
+    seen: Seen
+    took_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Session:
+    """The rounds of each part by name, in the order of their first."""
+
+    rounds: Mapping[str, Sequence[Round]]
+
+    @property
+    def samples(self) -> tuple[Sample, ...]:
+        """Each sample of the rounds that count, made one."""
+        found: list[Sample] = []
+        for rounds in self.rounds.values():
+            found += merged_rounds([one.samples for one in _counted(rounds)], [one.samples for one in rounds])
+        return tuple(found)
+
+    @property
+    def disturbances(self) -> tuple[str, ...]:
+        """A line for each part that was never timed on a quiet machine: what was seen in its least disturbed round."""
+        least = {name: min(rounds, key=lambda one: one.seen.load()) for name, rounds in self.rounds.items()}
+        lines = {name: one.seen.disturbance() for name, one in least.items()}
+        return tuple(f"{name}: {line}" for name, line in lines.items() if line is not None)
+
+    def trust(self, samples: Sequence[Sample]) -> Trust:
+        """By how far `samples` lie from themselves between rounds, and the load beside the rounds that count."""
+        scatter = [sample.scatter for sample in samples if sample.scatter is not None]
+        loads = [max(one.seen.load() for one in _counted(rounds)) for rounds in self.rounds.values()]
+        return trust_of(float(np.median(scatter)) if scatter else None, loads, "parts")
+
+
+def in_rounds(parts: Sequence[Part], budget_s: float, say: Callable[[str], None]) -> Session:
+    """Measure every part once, then again within `budget_s`; `say` hears what is being done.
+
+    A part is wanted again until it has been timed twice on a quiet machine, four times at most, and is left out of a
+    round that it would carry past the budget. The first round is whole whatever it takes.
+    """
+    begin_s = time.monotonic()
+    rounds: dict[str, list[Round]] = {part.name: [] for part in parts}
+    for i in range(_MOST_ROUNDS):
+        wanted = [part for part in parts if _is_wanted(rounds[part.name])]
+        for part in sorted(wanted, key=lambda part: _n_quiet(rounds[part.name]) > 0 if i else False):
+            spent_s = time.monotonic() - begin_s
+            if i and spent_s + rounds[part.name][-1].took_s > budget_s:
+                continue
+            say(f"{part.name} (round {i + 1}, {spent_s:.0f} of {budget_s:.0f} s)")
+            rounds[part.name].append(_one_round(part, i == 0))
+    return Session(rounds)
+
+
+def _one_round(part: Part, first: bool) -> Round:
+    gc.collect()
+    begin_s = time.monotonic()
+    with LoadWatch() as watch:
+        samples = part.run(first)
+    return Round(samples, watch.seen, time.monotonic() - begin_s)
+
+
+def _counted(rounds: Sequence[Round]) -> list[Round]:
+    return [rounds[i] for i in counting([one.seen for one in rounds])]
+
+
+def _n_quiet(rounds: Sequence[Round]) -> int:
+    return sum(one.seen.disturbance() is None for one in rounds)
+
+
+def _is_wanted(rounds: Sequence[Round]) -> bool:
+    return _n_quiet(rounds) < _QUIET_ROUNDS
