@@ -90,8 +90,8 @@ if [ "$backend" = cuda ]; then
 else
   measure=(--dtypes fp32 --link 2GB/s --quick) suite=quick
 fi
-part measure 230 60 "$python" -m pregate.cli.main measure --backend "$backend" "${graphs[@]}" "${measure[@]}" --even-if-busy \
-  -o "$out/measurements.json"
+part measure 230 60 "$python" -m pregate.cli.main measure --backend "$backend" "${graphs[@]}" "${measure[@]}" \
+  --budget-s 150 --even-if-busy -o "$out/measurements.json"
 if [ ! -f "$out/measurements.json" ] && [ "$(left_s)" -ge 150 ]; then
   part 'measure less' 100 60 "$python" -m pregate.cli.main measure --backend "$backend" "${graphs[@]}" "${measure[@]}" --quick \
     --even-if-busy -o "$out/measurements.json"

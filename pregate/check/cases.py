@@ -91,8 +91,8 @@ def _quick() -> list[Group]:
     switch, mixtral = load_model("switch-mini-16"), load_model("mixtral-mini-8")
     policies = ("gpu_only", "on_demand", "pregate")
     return [
-        Group(switch, Workload(1, 16, 16, seed=11), policies, 1.0),
-        Group(mixtral, Workload(1, 16, 12, seed=12), policies, 3.0),
+        Group(switch, Workload(1, 16, 10, seed=11), policies, 1.0),
+        Group(mixtral, Workload(1, 16, 8, seed=12), policies, 3.0),
     ]
 
 

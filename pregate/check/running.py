@@ -55,8 +55,8 @@ class RunResult:
     Latencies in seconds, sizes in bytes, rates as fractions: medians over the `n_runs` that count. Of `n_disturbed`
     runs beside other work none counts; where all were, the less disturbed half does, and `disturbance` says what was
     seen, None otherwise. `scatter`: of the time of the runs that count, the standard deviation of the logarithm.
-    `device`: what it calls itself; `pool_bytes`: HBM taken, by what for; `moved_bytes`: by lane; `output_digest`: of the
-    final hidden states, the same for every policy. `timeline`: of the run whose makespan is the (lower) median.
+    `device`: what it calls itself; `pool_bytes`: HBM taken, by what for; `moved_bytes`: by lane; `output_digest`: of
+    the final hidden states, the same for every policy. `timeline`: of the run whose makespan is the (lower) median.
     """
 
     policy: str

@@ -137,7 +137,9 @@ def test_known_constants_are_recovered(exact: Fit) -> None:
         for name, value in {**TRUE, "offloaded": OFFLOADED, "issue_s": ISSUE_S}.items():
             assert exact.kernels[f"{kind}.{name}"].value == pytest.approx(value, rel=1e-3), (kind, name)
     assert exact.kernels["readback.fixed_s"].value == pytest.approx(READBACK_S, rel=1e-3)
-    assert all(error.n > 0 and error.median < 1e-3 for name, error in exact.left_out.items() if name != "gemm")
+    assert all(
+        error.n > 0 and error.median < 1e-3 for name, error in exact.left_out.items() if name not in ("gemm", "rounds")
+    )
 
 
 def test_what_was_fitted_prices_ops_as_they_were_measured(exact: Fit) -> None:
@@ -359,7 +361,9 @@ def broken(name: str) -> Measurements:
     )
     two = list(measured.of("h2d"))[:2]
     return {
-        "busy": lambda: dataclasses.replace(measured, disturbances=("GEMMs: other processes used 1.00 cores",)),
+        "busy": lambda: dataclasses.replace(
+            measured, provenance={"trust": "none", "trust_reasons": "the same thing takes 90 % more or less"}
+        ),
         "hole": lambda: without(measured, "gemm", m=16, params=1 << 20, aspect=1.0),
         "no gemms": lambda: without(measured, "gemm"),
         "no gemms, no maker": lambda: without(made_up, "gemm"),
@@ -393,7 +397,7 @@ def broken(name: str) -> Measurements:
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("busy", r"measured on a busy machine \(GEMMs: other processes used 1.00 cores\): measure again"),
+        ("busy", r"say nothing of this machine: the same thing takes 90 % more or less: measure again with less"),
         ("hole", r"the GEMM grid of fp32 has no sample at \(16.0, 1048576.0, 1.0\): measure again"),
         ("no gemms", "no GEMM was measured"),
         ("no gemms, no maker", r"do not describe their machine \(no GEMMs\)"),

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Callable, Iterator
-from functools import partial
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +24,9 @@ from traces.errors import InvalidFile, InvalidInput, PregateError
 torch = pytest.importorskip("torch", reason="the runtime needs PyTorch (the extra 'runtime')")
 
 from runtime import device  # noqa: E402
-from runtime.microbench import contention, gemms, session  # noqa: E402
+from runtime.microbench import contention, gemms, parts, rounds, session  # noqa: E402
 from runtime.microbench.probes import Probe  # noqa: E402
+from runtime.microbench.rounds import Part  # noqa: E402
 from runtime.watch import Busy, Seen  # noqa: E402
 
 PROBES = [
@@ -66,14 +66,13 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
     }
 
     def fewer(name: str) -> Callable[..., Any]:
-        whole = getattr(session, name)
+        whole = getattr(parts, name)
         return lambda *args, **settings: whole(*args, **{**settings, **few[name]})
 
     for name in few:
-        monkeypatch.setattr(session, name, fewer(name))
-    monkeypatch.setattr(session, "probes", lambda dtype, scale: iter(PROBES))
-    monkeypatch.setattr(session, "LoadWatch", Watch)
-    monkeypatch.setattr(session, "require_quiet", lambda: None)
+        monkeypatch.setattr(parts, name, fewer(name))
+    monkeypatch.setattr(parts, "probes", lambda dtype, scale: iter(PROBES))
+    monkeypatch.setattr(rounds, "LoadWatch", Watch)
     monkeypatch.setattr(gemms, "_POOL_BYTES", 1 << 20)
     monkeypatch.setattr(contention, "_POOL_BYTES", 32 << 20)
     monkeypatch.setattr(contention, "_COPY_BYTES", 1 << 14)
@@ -133,56 +132,63 @@ def test_a_quick_session_takes_a_third_of_the_probes(small: None, tmp_path: Path
     assert not list(found.of("h2d", beside="other way"))
 
 
-def test_a_busy_machine_is_refused_before_anything_is_measured(
-    small: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def refuse() -> None:
-        raise Busy("the machine is busy")
+def numbered(*scales: float) -> list[Part]:
+    """A part whose samples take so many times as long from round to round."""
+    taken = iter(scales)
 
-    monkeypatch.setattr(session, "require_quiet", refuse)
-    monkeypatch.setattr(session, "_parts", lambda settings: pytest.fail("measured"))
-    with pytest.raises(Busy, match="the machine is busy"):
-        run("measure", "-o", str(tmp_path / "m.json"), *CPU)
-    assert not list(tmp_path.iterdir())
+    def run(first: bool) -> list[Any]:
+        scale = next(taken)
+        return [
+            dataclasses.replace(
+                sample, mean_s=sample.mean_s * scale, median_s=sample.median_s * scale, p25_s=sample.p25_s * scale,
+                p75_s=sample.p75_s * scale,
+            )
+            for sample in measurements().samples
+        ]  # fmt: skip
+
+    return [Part("a part", run)]
 
 
-def parts(settings: session.Settings) -> Iterator[tuple[str, Callable[[], list[Any]]]]:
-    """A part that takes no time."""
-    yield "nothing", partial(list, measurements().samples)
-
-
-def test_measurements_beside_other_work_say_so_and_are_not_fitted(
-    small: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(session, "LoadWatch", Loud)
-    monkeypatch.setattr(session, "require_quiet", lambda: pytest.fail("asked"))
-    monkeypatch.setattr(session, "_parts", parts)
+def test_a_busy_machine_is_measured_and_says_so(small: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rounds, "LoadWatch", Loud)
+    monkeypatch.setattr(session, "parts_of", lambda settings: numbered(1.0, 1.02, 1.01, 1.0))
     path = tmp_path / "m.json"
-    status, text = run("measure", "-o", str(path), *CPU, "--even-if-busy")
-    assert status == 3
-    assert "Not clean: nothing: other processes used 9.00 cores" in text
+    status, text = run("measure", "-o", str(path), *CPU)
+    assert status == 0
+    assert "Trust in them: low (the same thing takes 1 % more or less when timed again; 1 of 1 parts were" in text
     found = load_measurements(path)
-    assert (found.is_clean, len(found.disturbances)) == (False, 1)
-    with pytest.raises(InvalidInput, match="measured on a busy machine"):
+    assert found.disturbances == ("a part: other processes used 9.00 cores (at most 0.06)",)
+    assert found.trust.level == "low"
+    status, text = run("calibrate", str(path), "-o", str(tmp_path / "fit.yaml"))
+    assert status == 0
+    assert "Trust in the measurements: low (the same thing" in text
+    fit = load_fit(tmp_path / "fit.yaml")
+    assert fit.provenance["disturbed"].startswith("a part: other processes")
+    assert fit.left_out["rounds"].scatter == pytest.approx(0.014, abs=2e-3)
+
+
+def test_what_says_nothing_is_refused_with_the_way_out(
+    small: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(session, "parts_of", lambda settings: numbered(1.0, 4.0))
+    path = tmp_path / "m.json"
+    with pytest.raises(
+        Busy, match=r"takes 98 % more or less .*\(--budget-s\), or take what there is \(--even-if-busy\)"
+    ):
+        run("measure", "-o", str(path), *CPU)
+    assert not path.exists()
+    monkeypatch.setattr(session, "parts_of", lambda settings: numbered(1.0, 4.0))
+    assert run("measure", "-o", str(path), *CPU, "--even-if-busy")[0] == 0
+    with pytest.raises(InvalidInput, match=r"say nothing of this machine: .* as they are \(--even-if-busy\)"):
         run("calibrate", str(path), "-o", str(tmp_path / "fit.yaml"))
     assert not (tmp_path / "fit.yaml").exists()
+    assert run("calibrate", str(path), "-o", str(tmp_path / "fit.yaml"), "--even-if-busy")[0] == 0
 
 
-def test_a_disturbed_part_is_measured_again(small: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    seen = iter([Loud.seen, Watch.seen])
-
-    class Once(Watch):
-        def __enter__(self) -> Watch:
-            self.seen = next(seen)
-            return self
-
-    times: list[int] = []
-    monkeypatch.setattr(session, "LoadWatch", Once)
-    monkeypatch.setattr(session, "_parts", lambda _: iter([("a part", lambda: times.append(1) or [])]))
-    told: list[str] = []
-    found = session.measure(session.Settings("cpu"), {"command": "a test"}, say=told.append)
-    assert (len(times), told, found.is_clean) == (2, ["a part"], True)
-    assert found.provenance["command"] == "a test"
+@pytest.mark.parametrize("budget", ["0", "-1", "nan", "inf"])
+def test_a_budget_is_a_time(small: None, tmp_path: Path, budget: str) -> None:
+    with pytest.raises(InvalidInput, match="is no time: give seconds above 0"):
+        run("measure", "-o", str(tmp_path / "m.json"), *CPU, "--budget-s", budget)
 
 
 @pytest.mark.parametrize(

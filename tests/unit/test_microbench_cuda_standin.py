@@ -33,7 +33,7 @@ from pregate.check.scores import summarise  # noqa: E402
 from pregate.check.session import Plan, validate  # noqa: E402
 from runtime.backend import LaneFailure  # noqa: E402
 from runtime.cuda import CudaBackend  # noqa: E402
-from runtime.microbench import contention, copies, gemms, host, session  # noqa: E402
+from runtime.microbench import contention, copies, gemms, host, parts, rounds, session  # noqa: E402
 from runtime.microbench.copies import copy_samples  # noqa: E402
 from runtime.microbench.probes import Probe  # noqa: E402
 from tests.unit.test_validation_session import Watch  # noqa: E402
@@ -71,28 +71,29 @@ def device(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def equip(monkeypatch: pytest.MonkeyPatch) -> None:
     """Small pools and probes, and a device that sleeps for nothing."""
-    monkeypatch.setattr(session, "CudaBackend", make)
+    monkeypatch.setattr(parts, "CudaBackend", make)
     for module in (running, runs):
         monkeypatch.setattr(module, "make_backend", lambda device: make(device.graphs))
     monkeypatch.setattr(session, "describe", lambda _: dict(H100))
     monkeypatch.setattr(validation_session, "describe", lambda _: dict(H100))
-    monkeypatch.setattr(session, "_sleep", lambda cycles: None)
-    monkeypatch.setattr(session, "LoadWatch", Watch)
+    monkeypatch.setattr(parts, "_sleep", lambda cycles: None)
+    monkeypatch.setattr(rounds, "LoadWatch", Watch)
     monkeypatch.setattr(runs, "LoadWatch", Watch)
-    monkeypatch.setattr(session, "PARAMS", (1 << 12, 1 << 14))
-    monkeypatch.setattr(session, "_LARGE_PARAMS", (1 << 16,))
-    monkeypatch.setattr(session, "_QUICK_ROWS", (1, 4, 16))
+    monkeypatch.setattr(parts, "PARAMS", (1 << 12, 1 << 14))
+    monkeypatch.setattr(parts, "_LARGE_PARAMS", (1 << 16,))
+    monkeypatch.setattr(parts, "_QUICK_ROWS", (1, 4, 16))
     monkeypatch.setattr(gemms, "_POOL_BYTES", 8 << 20)
     monkeypatch.setattr(gemms, "_ACTION_S", 0.0)
     for name, size in (("_POOL_BYTES", 8 << 20), ("_COPY_BYTES", 1 << 20), ("_ROWS", 256), ("_COLUMNS", 256)):
         monkeypatch.setattr(contention, name, size)
     small = partial(copy_samples, sizes=(4096, 1 << 16, 1 << 20, 1 << 21), pool_bytes=8 << 20)
-    monkeypatch.setattr(session, "copy_samples", small)
+    monkeypatch.setattr(parts, "copy_samples", small)
     monkeypatch.setattr(
-        session, "round_trip_samples", partial(copies.round_trip_samples, n=5, pause_s=0, pool_bytes=8 << 20)
+        parts, "round_trip_samples", partial(copies.round_trip_samples, n=5, pause_s=0, pool_bytes=8 << 20)
     )
-    monkeypatch.setattr(session, "host_samples", partial(host.host_samples, n=20))
-    monkeypatch.setattr(session, "_probes", lambda settings: (p for d in settings.dtypes for p in small_probes(d)))
+    monkeypatch.setattr(parts, "host_samples", partial(host.host_samples, n=20))
+    for module in (parts, session):
+        monkeypatch.setattr(module, "probes_of", lambda settings: (p for d in settings.dtypes for p in small_probes(d)))
 
 
 def small_probes(dtype: str) -> Iterator[Probe]:
@@ -115,7 +116,7 @@ def test_everything_is_measured_in_both_formats_and_calibrate_takes_it(
 ) -> None:
     found = measurements
     assert {sample.what for sample in found.samples} == {
-        "contention", "d2h", "edge", "fetch_idle", "gemm", "h2d", "issue", "launch", "op", "readback", "sync", "wait",
+        "d2h", "edge", "fetch_idle", "gemm", "h2d", "issue", "launch", "op", "readback", "sync", "wait",
     }  # fmt: skip
     assert found.stack == "pytorch-eager"
     assert {sample.parameters["dtype"] for sample in found.of("gemm")} == set(DTYPES)

@@ -19,8 +19,8 @@ from runtime.cpu import CpuBackend  # noqa: E402
 from runtime.microbench import contention, gemms  # noqa: E402
 from runtime.microbench.gemms import gemm_samples  # noqa: E402
 from runtime.microbench.ops import offloaded_samples, op_samples  # noqa: E402
+from runtime.microbench.parts import Settings, probes_of  # noqa: E402
 from runtime.microbench.probes import Probe, probes  # noqa: E402
-from runtime.microbench.session import Settings, _probes  # noqa: E402
 from runtime.model.weights import Experts  # noqa: E402
 from runtime.pacing import Link  # noqa: E402
 
@@ -126,17 +126,17 @@ def test_a_probe_activates_as_many_experts_as_it_says_other_ones_every_time() ->
 
 def test_every_probe_is_a_workload_of_its_own_with_a_name_of_its_own() -> None:
     for backend in ("cpu", "cuda"):
-        every = list(_probes(Settings(backend, dtypes=("fp32", "bf16"))))
+        every = list(probes_of(Settings(backend, dtypes=("fp32", "bf16"))))
         digests = {workload_digest(probe.model, probe.trace) for probe in every if probe.input_tokens < 100}
         assert len(digests) == sum(probe.input_tokens < 100 for probe in every)
-        quick = list(_probes(Settings(backend, quick=True)))
+        quick = list(probes_of(Settings(backend, quick=True)))
         assert len(quick) * 2 < len(every)
     names = [probe.name for probe in probes("fp32")]
     assert len(names) == len(set(names))
 
 
 def test_a_quick_session_still_has_every_kind_of_op() -> None:
-    quick = list(_probes(Settings("cpu", quick=True)))
+    quick = list(probes_of(Settings("cpu", quick=True)))
     assert any(probe.model.decoder.cross_attention for probe in quick)
     assert any(probe.offloaded for probe in quick)
     assert any(len(probe.model.decoder.moe_layers) < probe.model.decoder.n_layers for probe in quick)
@@ -167,7 +167,7 @@ def test_shapes_of_one_number_of_rows_are_timed_together_in_an_order_of_chance()
     def action() -> None:
         raise AssertionError
 
-    points = [gemms._point(m, 1 << p, 1.0, "fp32", 0.01) for m in (1, 16) for p in (8, 10)]
+    points = [gemms._point(m, 1 << p, 1.0, "fp32", 0.01, 4) for m in (1, 16) for p in (8, 10)]
     of_points = [[action] * 6 for _ in points]
     actions, of_point = gemms._shuffled(points, of_points, None)
     assert Counter(of_point) == dict.fromkeys(range(4), 6)

@@ -130,7 +130,7 @@ def test_a_busy_machine_is_said_and_marked(run: Run, seen: list[Seen]) -> None:
     status, out, err = run(*SMALL, "--format", "json")
     assert status == 0
     assert json.loads(out)["disturbance"] == LOUD.disturbance()
-    assert f"warning: these times mean little, the machine was busy: {LOUD.disturbance()}" in err
+    assert f"warning: these times are of a busy machine: {LOUD.disturbance()}" in err
     seen[:] = [LOUD, QUIET]
     status, out, err = run(*SMALL, "--repeats", "2", "--format", "json")
     assert (json.loads(out)["n_runs"], json.loads(out)["disturbance"]) == (1, None)

@@ -12,11 +12,14 @@ from pregate.cli import validate as command
 from pregate.cli.main import application
 from tests.small_fits import fit
 from tests.small_models import MODELS
+from tests.small_validations import outcome, validation
 from traces.errors import InvalidInput, PregateError
 
 torch = pytest.importorskip("torch", reason="the runtime needs PyTorch (the extra 'runtime')")
 
 from pregate.check import cases, runs  # noqa: E402
+from pregate.check.scores import summarise  # noqa: E402
+from pregate.check.verdict import doubts, failures  # noqa: E402
 from tests.unit.test_validation_session import LOUD, Watch  # noqa: E402
 
 
@@ -83,11 +86,35 @@ def test_the_gate_shuts_on_an_error_above_the_limit(model: str, fitted: str) -> 
     assert "MAPE of tpot_s is" in text
 
 
-def test_a_busy_machine_has_a_status_of_its_own(model: str, fitted: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_busy_machine_is_judged_and_its_error_has_a_status_of_its_own(
+    model: str, fitted: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(runs, "LoadWatch", type("Loud", (Watch,), {"seen": LOUD}))
-    status, text = run("--model", model, "--fit", fitted, *SMALL, "--policies", "on_demand", "--max-mape", "0.5")
+    words = ("--model", model, "--fit", fitted, *SMALL, "--policies", "on_demand")
+    status, text = run(*words)
+    assert status == 0
+    assert "match exactly" in text
+    assert "Trust in the times is low: nothing was timed twice; 1 of 1 configurations were timed beside" in text
+    assert run(*words, "--max-mape", "1e9")[0] == 0
+    status, text = run(*words, "--max-mape", "1e-6")
     assert status == command.TOO_BUSY
-    assert "machine too busy" in text
+    assert "may be the machine's, trust is low" in text
+    assert "(--even-if-busy)" in text
+    status, text = run(*words, "--max-mape", "1e-6", "--even-if-busy")
+    assert status == command.FAILED
+    assert "MAPE of tpot_s is" in text
+
+
+def test_times_that_say_nothing_are_refused_and_what_is_exact_is_not(capsys: pytest.CaptureFixture[str]) -> None:
+    wild = outcome("lru", 1.0, (1.0, 9.0))
+    summary = summarise(validation(wild))
+    (doubt,) = doubts(summary, None)
+    assert doubt.startswith("the times say nothing (the same thing takes 155 % more or less when timed again): stop")
+    assert failures(summary, None) == []
+    assert command._status([], [], [doubt]) == command.TOO_BUSY
+    assert command._status(["bytes not exact"], ["bytes not exact"], [doubt]) == command.FAILED
+    assert "say nothing" not in capsys.readouterr().out.splitlines()[-1]
+    assert doubts(summarise(validation(outcome("lru", 2.0, (1.0, 1.0)))), 0.1) == []
 
 
 def test_json_has_the_summary(model: str, fitted: str) -> None:

@@ -11,6 +11,7 @@ import pytest
 
 from hwmodels.calibrate.measurements import workload_digest
 from hwmodels.platform import load_platform
+from hwmodels.trust import Trust
 from offload.ops import Lane, OpKind
 from offload.schedule import Schedule
 from offload.timeline import Timeline
@@ -100,30 +101,52 @@ def test_predictions_are_written_before_anything_runs(
         validate([GROUP], platform(), Plan(repeats=1), directory=tmp_path)
 
 
-def test_a_busy_machine_is_reported_and_not_averaged_in(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(runs_module, "LoadWatch", type("Loud", (Watch,), {"seen": LOUD}))
+class Script(Watch):
+    """A watch that sees one thing after another."""
+
+    def __init__(self, *seen: Seen) -> None:
+        self.script = iter(seen)
+
+    def __call__(self) -> Script:
+        return self
+
+    def __enter__(self) -> Script:
+        self.seen = next(self.script)
+        return self
+
+
+def test_a_machine_that_is_never_quiet_is_measured_and_the_summary_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    louder = Seen(foreign=1.5, steal=0.0, clock=1.0)
+    monkeypatch.setattr(runs_module, "LoadWatch", Script(louder, LOUD, LOUD))
     group = dataclasses.replace(GROUP, policies=("on_demand",))
-    found = validate([group], platform(), Plan(repeats=1, tries=1))
-    outcome = found.outcomes[0]
-    assert outcome.valid is None
-    assert outcome.measurement is not None
-    assert len(outcome.disturbances) == 2
-    assert outcome.measurement.exact == outcome.prediction.exact  # load changes no byte
-    assert not summarise(found)["valid"]
+    found = validate([group], platform(), Plan(repeats=3, tries=5))  # five more would be no quieter
+    measurement = found.outcomes[0].valid
+    assert measurement is not None
+    assert (len(measurement.runs), measurement.load) == (2, LOUD.load())
+    assert found.outcomes[0].disturbances == (louder.disturbance(),)
+    assert measurement.exact == found.outcomes[0].prediction.exact  # load changes no byte
+    summary = summarise(found)
+    assert (summary["n"], summary["bytes_exact"], summary["trust"]["level"]) == (1, True, "low")
+    assert summary["trust"]["reasons"][-1] == "1 of 1 configurations were timed beside other work"
+    assert not summary["valid"]
+
+
+def test_the_fit_of_a_busy_machine_is_trusted_no_more_for_quiet_runs(quiet: None) -> None:
+    hw = platform()
+    assert hw.fit is not None
+    doubtful = dataclasses.replace(hw.fit, provenance={**hw.fit.provenance, **Trust("low", ("busy",)).recorded()})
+    hw = dataclasses.replace(hw, fit=doubtful)
+    found = validate([dataclasses.replace(GROUP, policies=("on_demand",))], hw, Plan(repeats=1))
+    assert summarise(found)["trust"] == {"level": "low", "scatter": None, "reasons": ["the fit: busy"]}
 
 
 def test_a_disturbed_run_is_run_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    seen = iter([LOUD, QUIET])
-
-    class Once(Watch):
-        def __enter__(self) -> Watch:
-            self.seen = next(seen)
-            return self
-
-    monkeypatch.setattr(runs_module, "LoadWatch", Once)
-    found = validate([dataclasses.replace(GROUP, policies=("pregate",))], platform(), Plan(repeats=1, tries=2))
-    assert len(found.outcomes[0].disturbances) == 1
-    assert found.outcomes[0].valid is not None
+    monkeypatch.setattr(runs_module, "LoadWatch", Script(LOUD, QUIET, LOUD, QUIET))
+    found = validate([dataclasses.replace(GROUP, policies=("pregate",))], platform(), Plan(repeats=2, tries=2))
+    assert len(found.outcomes[0].disturbances) == 2
+    measurement = found.outcomes[0].valid
+    assert measurement is not None
+    assert (len(measurement.runs), measurement.load) == (2, 0.0)
 
 
 def test_a_policy_that_computes_something_else_is_fatal(quiet: None, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,77 +1,45 @@
 """The loop closed on the machine that runs the tests: measure, calibrate, predict, run, compare.
 
-Run alone, after all other tests: a neighbour would be timed as well. Bytes and residency must be exact whatever the
-machine does. Times must be right within a wide bound, and policies in the right order, unless other work disturbed all
-tries: then the test says that the machine was too busy, and nothing of its times.
+Whatever else the machine does, it finishes, bytes, residency and hidden states are exact, and the verdict says how far
+the times can be trusted. Times must be right, within a wide bound, where that trust is high; elsewhere they are printed.
 """
 
 from __future__ import annotations
 
 import math
-import time
 
 import pytest
 
 from hwmodels.calibrate.calibration import calibrate
 from hwmodels.platform import platform_of
+from hwmodels.trust import LEVELS
 
 torch = pytest.importorskip("torch", reason="the runtime needs PyTorch (the extra 'runtime')")
 
 from pregate.check.cases import suite_named  # noqa: E402
-from pregate.check.outcome import Validation  # noqa: E402
 from pregate.check.scores import summarise  # noqa: E402
 from pregate.check.session import Plan, validate  # noqa: E402
-from pregate.check.verdict import verdict  # noqa: E402
+from pregate.check.verdict import failures, verdict  # noqa: E402
 from runtime.microbench.session import Settings, measure  # noqa: E402
-from runtime.watch import Busy  # noqa: E402
 
 WIDE = 0.25
 """Mean error of the time per token: a quarter, ten times what a quiet machine shows."""
 
-TRIES = 3
-PAUSE_S = 10.0
-"""Between tries, for whatever disturbed the last one to end."""
 
-
-def attempt() -> Validation:
-    """A whole loop. Raises `Busy`."""
-    measured = measure(Settings("cpu", quick=True))
-    return validate(suite_named("quick"), platform_of(calibrate(measured)), Plan(repeats=1, tries=3))
-
-
-def check_exact(found: Validation) -> None:
-    """Other work changes times, never these."""
+def test_the_quick_suite_finishes_exactly_and_is_right_where_the_machine_can_be_trusted() -> None:
+    measured = measure(Settings("cpu", quick=True), insist=False)
+    found = validate(suite_named("quick"), platform_of(calibrate(measured, insist=False)), Plan(repeats=2, tries=2))
+    summary = summarise(found)
+    print(verdict(summary))
+    assert summary["n"] == len(found.outcomes) == 6
     for outcome in found.outcomes:
         assert outcome.measurement is not None
         assert outcome.measurement.exact == outcome.prediction.exact, outcome.case.name
-
-
-def wrong_times(found: Validation) -> list[str]:
-    """What is wrong with times that were measured undisturbed."""
-    summary = summarise(found)
-    wrong = [] if summary["mape"] <= WIDE else [f"times are {summary['mape']:.0%} off on average"]
-    taus = {group["group"]: group["kendall_tau"] for group in summary["groups"] if group["kendall_tau"] is not None}
-    wrong += [f"{name}: policies in the wrong order" for name, tau in taus.items() if not math.isclose(tau, 1.0)]
-    return wrong
-
-
-def test_predictions_hold_on_this_machine() -> None:
-    said: list[str] = []
-    for i in range(TRIES):
-        time.sleep(PAUSE_S if i else 0.0)
-        try:
-            found = attempt()
-        except Busy as busy:
-            said.append(str(busy))
-            continue
-        check_exact(found)
-        if not any(outcome.valid for outcome in found.outcomes):
-            said.append(found.outcomes[0].disturbances[0])
-            continue
-        print(verdict(summarise(found)))
-        wrong = wrong_times(found)
-        if not wrong:
-            return
-        if i == TRIES - 1:
-            pytest.fail("; ".join(wrong))
-    pytest.skip(f"machine too busy: {said[-1]}")
+    assert summary["outputs_equal"]
+    assert failures(summary, None) == []
+    assert summary["trust"]["level"] in LEVELS
+    assert f"Trust in the times is {summary['trust']['level']}" in verdict(summary)
+    if summary["trust"]["level"] == "high":
+        assert summary["mape"] <= WIDE
+        taus = {group["group"]: group["kendall_tau_resolved"] for group in summary["groups"]}
+        assert all(tau is None or math.isclose(tau, 1.0) for tau in taus.values()), taus
