@@ -115,12 +115,14 @@ def between(before: Reading, after: Reading) -> Seen:
 
 
 def counting(seen: Sequence[Seen], limits: Limits = LIMITS) -> list[int]:
-    """Which of several timings count, in order: the quiet ones, or where none was, the less disturbed half."""
+    """Which of several timings count, in order: the quiet ones, or where none was, the less disturbed half, two of them
+    at least where there are two: what was timed once says nothing of its scatter.
+    """
     quiet = [i for i, one in enumerate(seen) if one.disturbance(limits) is None]
     if quiet:
         return quiet
     by_load = sorted(range(len(seen)), key=lambda i: seen[i].load(limits))
-    return sorted(by_load[: (len(seen) + 1) // 2])
+    return sorted(by_load[: max(2, (len(seen) + 1) // 2)])
 
 
 def _own_s() -> float:

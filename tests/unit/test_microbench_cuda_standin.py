@@ -108,7 +108,9 @@ def small_probes(dtype: str) -> Iterator[Probe]:
 def measurements() -> Measurements:
     with pytest.MonkeyPatch.context() as monkeypatch:
         equip(monkeypatch)
-        return session.measure(session.Settings("cuda", DTYPES, quick=True), {"command": "a test"}, insist=False)
+        return session.measure(
+            session.Settings("cuda", DTYPES, quick=True, budget_s=1e-3), {"command": "a test"}, insist=False
+        )
 
 
 def test_everything_is_measured_in_both_formats_and_calibrate_takes_it(

@@ -169,7 +169,8 @@ def test_runs_beside_other_work_do_not_count_and_are_marked_when_all_were(
     assert done.timeline is executed[2].timeline
     watched(LOUD, LOUD)
     done = run(MODEL, trace, "pregate", device=CPU, repeats=2)
-    assert (done.n_runs, done.n_disturbed, done.scatter) == (1, 2, None)
+    assert (done.n_runs, done.n_disturbed) == (2, 2)
+    assert done.scatter is not None
     assert done.disturbance == LOUD.disturbance()
 
 

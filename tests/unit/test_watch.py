@@ -128,4 +128,5 @@ def test_on_a_machine_that_is_never_quiet_the_less_disturbed_half_counts() -> No
     assert counting(foreign(1.0, 0.3, 0.5, 0.9), LIMITS) == [1, 2]
     assert counting([Seen(0.10, 0.05, 1.6), Seen(0.10, 0.13, 1.0), Seen(0.02, 0.05, 1.1)], LIMITS) == [0, 2]
     assert counting(foreign(2.0), LIMITS) == [0]
+    assert counting(foreign(2.0, 1.0), LIMITS) == [0, 1]
     assert counting([], LIMITS) == []

@@ -1,7 +1,7 @@
 """The loop closed on the machine that runs the tests: measure, calibrate, predict, run, compare.
 
 Whatever else the machine does, it finishes, bytes, residency and hidden states are exact, and the verdict says how far
-the times can be trusted. Times must be right, within a wide bound, where that trust is high; elsewhere they are printed.
+the times can be trusted. Times must be right, within a wide bound, where that trust is high; else they are printed.
 """
 
 from __future__ import annotations
