@@ -20,7 +20,7 @@ Reproduced exactly with these rules (tests/golden/test_residency_curves.py): eve
 is reproduced in distribution only: a published row is a single draw of another generator.
 
 `replay_residency` replays these rules, and is the definition. A curve has the points of `lru` and `layer` from one pass
-for all budgets (`offload.stack_distance`), equal to the replay, and replays the other policies budget by budget.
+for all budgets (`traces.stack_distance`), equal to the replay, and replays the other policies budget by budget.
 """
 
 from __future__ import annotations
@@ -32,9 +32,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from offload.eviction import Belady, Eviction, Key, Lfu, Lru, Random
-from offload.stack_distance import NEVER, HitCurve, expert_sizes, lru_curve
+from offload.fast.replay_compiled import FlatTrace
 from traces.errors import InvalidInput, unknown_name
 from traces.routing import Phase, RoutingTrace
+from traces.stack_distance import NEVER, HitCurve, expert_sizes, lru_curve
 
 __all__ = ["POLICIES", "CurveRow", "ResidencyResult", "curve_csv", "replay_residency", "residency_curve"]
 
@@ -42,6 +43,9 @@ POLICIES = ("belady", "lru", "lfu", "random", "layer", "layerlfu")
 """What can be replayed, in the published order; `layer` and `layerlfu` are LRU and LFU layer by layer."""
 
 MIB = 1 << 20
+
+SMALL_CELLS = 100_000
+"""Traces of up to so many routing cells (tokens x layers x top_k) are replayed in Python: about half a second."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,8 +114,7 @@ def replay_residency(
     by "random" only. Raises `UnknownName` on a policy, `InvalidInput` on a negative budget, on sizes that are
     not positive or not one a layer, or when nobody states them.
     """
-    sizes = _expert_sizes(trace, expert_bytes)
-    return _replay(_batches(trace), policy, budget_bytes, sizes, trace.n_experts, seed)
+    return _Replay(trace, _expert_sizes(trace, expert_bytes)).run(policy, budget_bytes, seed)
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,7 +148,7 @@ def residency_curve(
     """
     sizes = _expert_sizes(trace, expert_bytes)
     curves = {name: lru_curve(trace, sizes, per_layer=name == "layer") for name in policies if name in ("lru", "layer")}
-    batches = _batches(trace) if set(policies) - set(curves) else []
+    replay = _Replay(trace, sizes)
     rows = []
     for budget_mib in budgets_mib:
         budget_bytes = int(budget_mib * MIB)
@@ -153,7 +156,7 @@ def residency_curve(
             if policy in curves:
                 rows.append(_row_of_curve(curves[policy], policy, budget_mib, budget_bytes))
                 continue
-            result = _replay(batches, policy, budget_bytes, sizes, trace.n_experts, seed)
+            result = replay.run(policy, budget_bytes, seed)
             read_mib = result.read_bytes / MIB
             rows.append(CurveRow(budget_mib, policy, result.hit_pct_cum, result.hit_pct_decode, read_mib))
     return rows
@@ -213,11 +216,42 @@ def _make_pools(batches: list[_Batch], policy: str, budget_bytes: int, n_layers:
     raise unknown_name("replay policy", policy, POLICIES)
 
 
+class _Replay:
+    """One trace, prepared when it is first replayed: in Python where it is small, else for compiled code."""
+
+    def __init__(self, trace: RoutingTrace, sizes: list[int], compiled: bool | None = None) -> None:
+        self._trace, self._sizes = trace, sizes
+        self._compiled = trace.experts.size > SMALL_CELLS if compiled is None else compiled
+        self._batches: list[_Batch] | None = None
+        self._flat: FlatTrace | None = None
+
+    def run(self, policy: str, budget_bytes: int, seed: int) -> ResidencyResult:
+        """Replay through `policy`. Raises `UnknownName` for one that does not exist, `InvalidInput` below 0 bytes."""
+        if policy not in POLICIES:
+            raise unknown_name("replay policy", policy, POLICIES)
+        if budget_bytes < 0:
+            raise InvalidInput(f"budget_bytes = {budget_bytes} is below 0: give 0 to keep nothing")
+        if not self._compiled:
+            if self._batches is None:
+                self._batches = _batches(self._trace)
+            return _replay(self._batches, policy, budget_bytes, self._sizes, self._trace.n_experts, seed)
+        if self._flat is None:
+            self._flat = FlatTrace(self._trace)
+        hits, read_bytes, peak_bytes = self._flat.replay(policy, budget_bytes, self._sizes, seed)
+        decode = self._flat.decode
+        return _result(hits, int(decode.sum()), int(hits[decode].sum()), read_bytes, peak_bytes)
+
+
+def _result(
+    hits: NDArray[np.bool_], n_decode: int, n_hits_decode: int, read_bytes: int, peak_bytes: int
+) -> ResidencyResult:
+    hits.setflags(write=False)
+    return ResidencyResult(hits, len(hits), n_decode, int(hits.sum()), n_hits_decode, read_bytes, peak_bytes)
+
+
 def _replay(
     batches: list[_Batch], policy: str, budget_bytes: int, sizes: list[int], n_experts: int, seed: int
 ) -> ResidencyResult:
-    if budget_bytes < 0:
-        raise InvalidInput(f"budget_bytes = {budget_bytes} is below 0: give 0 to keep nothing")
     pools = _make_pools(batches, policy, budget_bytes, len(sizes), seed)
     resident: set[Key] = set()
     hits: list[bool] = []
@@ -241,9 +275,7 @@ def _replay(
         read_bytes += size * len(missing)
         resident_bytes += size * len(missing) - _evict(pool, resident, set(batch.keys), sizes, n_experts)
         peak_bytes = max(peak_bytes, resident_bytes)
-    flags = np.array(hits, dtype=np.bool_)
-    flags.setflags(write=False)
-    return ResidencyResult(flags, sum(n_lookups), n_lookups[1], sum(n_hits), n_hits[1], read_bytes, peak_bytes)
+    return _result(np.array(hits, dtype=np.bool_), n_lookups[1], n_hits[1], read_bytes, peak_bytes)
 
 
 def _evict(pool: _Pool, resident: set[Key], protected: set[Key], sizes: list[int], n_experts: int) -> int:

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from offload import stack_distance
 from offload.replay import CurveRow, curve_csv, residency_curve
 from pregate.ask.simulation import to_dataframe
+from traces import stack_distance
 from traces.errors import InvalidInput
 from traces.routing import RoutingTrace
 
@@ -120,7 +120,7 @@ class LruCurve:
 def lru_curve(
     trace: RoutingTrace, *, per_layer: bool = False, expert_bytes: int | Sequence[int] | NDArray[np.int64] | None = None
 ) -> LruCurve:
-    """Hit rate of an LRU cache of experts at every capacity, from one pass over `trace` (`offload.stack_distance`).
+    """Hit rate of an LRU cache of experts at every capacity, from one pass over `trace` (`traces.stack_distance`).
 
     expert_bytes: size of one expert, or one a layer (`trace.expert_bytes`, where recorded): the capacities are then
     bytes, and the curve is what `residency` replays. None counts slots of equal experts, as the caches of policies do;
