@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -80,11 +80,27 @@ def price_figures(works: Sequence[Work], figures: Figures, n_machines: int | Non
     shape = (len(works),) if n_machines is None else (len(works), n_machines)
     kind = np.result_type(np.float64, *(np.asarray(value).dtype for value in figures.values.values()))
     issue, duration, link, hbm = (np.zeros(shape, dtype=kind) for _ in range(4))
-    for i, work in enumerate(works):
+    for work, rows in _alike(works, n_machines is not None):
         parts = parts_of(work, figures)
-        issue[i], duration[i], link[i] = _issue_s(work, figures), parts.total_s, parts.link_s
-        hbm[i] = _hbm_traffic_s(work, figures)
+        issue[rows], duration[rows], link[rows] = _issue_s(work, figures), parts.total_s, parts.link_s
+        hbm[rows] = _hbm_traffic_s(work, figures)
     return Costs(issue, duration, link, np.minimum(hbm, duration))
+
+
+def _alike(works: Sequence[Work], many: bool) -> Iterator[tuple[Work, Any]]:
+    """Works with the rows that they are: those that differ in attention alone as one, its `flop` and `hbm_bytes` (n,),
+    or (n, 1) for `many` machines. Contexts grow with every step, shapes of GEMMs do not.
+    """
+    groups: dict[Work, list[int]] = {}
+    for i, work in enumerate(works):
+        groups.setdefault(work._replace(flop=0, hbm_bytes=0), []).append(i)
+    for shape, rows in groups.items():
+        if len(rows) == 1:
+            yield works[rows[0]], rows[0]
+            continue
+        rest = np.array([(works[i].flop, works[i].hbm_bytes) for i in rows], dtype=np.float64).T
+        flop, hbm_bytes = rest[..., None] if many else rest
+        yield shape._replace(flop=flop, hbm_bytes=hbm_bytes), rows
 
 
 def parts_of(work: Work, figures: Figures) -> Parts:

@@ -96,13 +96,16 @@ class SimulationResult:
 
 
 ENGINES = {
-    "auto": "the recurrence on FIFO lanes, the event engine where modes ask for more",
+    "auto": "the recurrence on FIFO lanes, part by part on a long trace; the event engine where modes ask for more",
     "des": "SimPy, the definition: every mode, HBM checked while it runs",
     "recurrence": "compiled, FIFO lanes only: the same times bit for bit",
     "event": "compiled, every mode: the same times",
     "stream": "the recurrence in memory bounded by the step: no timeline, no intervals",
 }
 """What gives a schedule its times."""
+
+LONG_TRACE = 50_000
+"""Passes times MoE layers beyond which a trace is long: its schedule is some hundred MB, and its timeline as much."""
 
 
 def to_dataframe(rows: list[dict[str, Any]]) -> pd.DataFrame:
@@ -125,27 +128,37 @@ def simulate(
     engine: str = "auto",
     modes: Modes = FIFO,
     check: bool = False,
+    timeline: bool | None = None,
 ) -> SimulationResult:
     """Predict `policy` on `trace`.
 
     `policy`: a preset as typed on the command line (`pregate`, `pregate(2)`, `on_demand+lru:0.1`) or a `Policy`;
     `cache`: an expert cache to add to it; `expert_tier`: where experts wait, `dram` or `ssd`; `engine`: a name in
     `ENGINES`; `modes`: links and HBM that are shared, priorities, cancelled prefetches; `check`: SimPy, the definition,
-    runs too and must give every op the same times. Raises `InvalidInput` when the
+    runs too and must give every op the same times; `timeline`: whether the result has one (None: unless the trace is
+    long, so that memory does not grow with it). Raises `InvalidInput` when the
     trace is not of `model` or has no decode steps, `CapacityExceeded` when HBM is too small, `NotFifo` for modes that
     the engine cannot express.
     """
     if engine not in ENGINES:
         raise unknown_name("engine", engine, ENGINES)
     asked = request(model, hw, trace, policy, cache=cache, expert_tier=expert_tier)
+    if check and engine == "stream":
+        raise InvalidInput("the engine stream keeps no times to check: try another engine, or leave out the check")
+    if timeline and engine == "stream":
+        raise InvalidInput("the engine stream keeps no timeline: try another engine, or ask for none")
+    if engine == "auto" and modes.is_fifo and not check and timeline is not True and (timeline is False or _is_long(trace)):
+        engine = "stream"
     if engine != "stream":
         return interpret(capture_request(asked), hw, engine, modes=modes, check=check)
-    if check:
-        raise InvalidInput("the engine stream keeps no times to check: try another engine, or leave out the check")
     from pregate.ask.streaming import stream_request
 
     modes.require_fifo()
     return stream_request(asked, hw)
+
+
+def _is_long(trace: RoutingTrace) -> bool:
+    return (np.count_nonzero(np.diff(trace.step)) + 1) * trace.n_moe_layers > LONG_TRACE
 
 
 def interpret(

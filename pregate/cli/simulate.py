@@ -68,6 +68,7 @@ def simulate(
             engine=engine,
             modes=options.build_modes(modes),
             check=check,
+            timeline=True if timeline is not None or gantt is not None else None,
         )
         if timeline is not None and result.timeline is not None:
             from pregate.draw.perfetto import write_trace
