@@ -68,10 +68,10 @@ def measure_workload(model: ModelArchitecture, steps: Iterable[Step]) -> Workloa
         if step.phase == Phase.PREFILL and model.is_encoder_decoder:
             for sequence in sequences:
                 memory[sequence] = memory.get(sequence, 0) + 1
-            n_encoder_active = max(n_encoder_active, _largest_union(step.experts[:, :first], model.n_experts))
+            n_encoder_active = _largest_union(step.experts[:, :first], model.n_experts, n_encoder_active)
             n_memory = max(n_memory, sum(memory[s] for s in set(sequences)))
             continue
-        n_active = max(n_active, _largest_union(step.experts[:, first:], model.n_experts))
+        n_active = _largest_union(step.experts[:, first:], model.n_experts, n_active)
         if step.phase == Phase.PREFILL:
             again = context.keys() & set(sequences)
             if again:
@@ -90,14 +90,14 @@ def measure_workload(model: ModelArchitecture, steps: Iterable[Step]) -> Workloa
     return Workload(n_cached, n_memory, n_tokens, n_context, n_active, n_encoder_active, n_output, n_sequences)
 
 
-def _largest_union(experts: NDArray[np.int16], n_experts: int) -> int:
-    """Most distinct experts at one layer of a step; `experts` (n_tokens, n_layers, top_k)."""
-    n_layers = experts.shape[1]
-    if not n_layers:
-        return 0
+def _largest_union(experts: NDArray[np.int16], n_experts: int, at_least: int) -> int:
+    """Most distinct experts at one layer of a step, or `at_least`; `experts` (n_tokens, n_layers, top_k)."""
+    n_tokens, n_layers, top_k = experts.shape
+    if not n_layers or n_tokens * top_k <= at_least:
+        return at_least
     keys = experts.astype(np.int64) + np.arange(n_layers)[None, :, None] * n_experts
     seen = np.bincount(keys[experts >= 0], minlength=n_layers * n_experts).reshape(n_layers, n_experts)
-    return int((seen > 0).sum(axis=1).max())
+    return max(int((seen > 0).sum(axis=1).max()), at_least)
 
 
 def plan_memory(

@@ -7,7 +7,7 @@ large one is compiled.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import cache
 from typing import Any
 
@@ -21,7 +21,7 @@ from offload.timeline import Timeline
 from simulator.costs import check_costs
 from simulator.modes import FIFO, Modes
 
-__all__ = ["HOST", "SMALL_OPS", "simulate", "walked"]
+__all__ = ["HOST", "SMALL_OPS", "simulate", "walk_on", "walked"]
 
 SMALL_OPS = 400_000
 """Schedules of up to so many ops are walked in Python: half a second, which is what loading compiled code takes."""
@@ -50,9 +50,31 @@ def walked(schedule: Schedule, costs: Costs) -> Walked:
     Raises `InvalidInput` as `simulate`.
     """
     check_costs(schedule, costs)
-    walk = _walk_small if len(schedule) <= SMALL_OPS else _compiled()
+    columns = {name: getattr(schedule, name) for name in ("lane", "cost", "dep_ptr", "dep")}
+    return walk_on(columns, costs, np.zeros(len(Lane)), np.zeros(0))
+
+
+def walk_on(
+    columns: Mapping[str, NDArray[Any]],
+    costs: Costs,
+    free_s: NDArray[np.float64],
+    carried_end_s: NDArray[np.float64],
+    *,
+    small: bool | None = None,
+) -> Walked:
+    """As `walked`, from where lanes are free at `free_s` (n_lanes,), which is moved on.
+
+    `dep` counts places: first the ops carried over, of which the ends are known, then those of `columns`; so does what
+    bound an op. Ends are of all places. What is carried over and the costs are taken at their word. `small`: whether to
+    walk in Python, None to tell by the number of ops.
+    """
+    if small is None:
+        small = len(columns["lane"]) <= SMALL_OPS
+    walk = _walk_small if small else _compiled()
     issue_s, duration_s = (np.asarray(values, dtype=np.float64) for values in (costs.issue_s, costs.duration_s))
-    found: Walked = walk(schedule.lane, schedule.cost, schedule.dep_ptr, schedule.dep, issue_s, duration_s, len(Lane))
+    found: Walked = walk(
+        columns["lane"], columns["cost"], columns["dep_ptr"], columns["dep"], issue_s, duration_s, free_s, carried_end_s
+    )
     return found
 
 
@@ -63,11 +85,13 @@ def _walk(
     dep: NDArray[np.int32],
     issue_s: NDArray[np.float64],
     duration_s: NDArray[np.float64],
-    n_lanes: int,
+    free: NDArray[np.float64],
+    carried: NDArray[np.float64],
 ) -> Walked:
-    n_ops = lane.size
-    start, end, free = np.empty(n_ops), np.empty(n_ops), np.zeros(n_lanes)
-    host, bound_by, last = np.empty(n_ops), np.empty(n_ops, np.int64), np.full(n_lanes, -1, np.int64)
+    n_ops, n_carried = lane.size, carried.size
+    start, end = np.empty(n_ops), np.empty(n_carried + n_ops)
+    host, bound_by, last = np.empty(n_ops), np.empty(n_ops, np.int64), np.full(free.size, -1, np.int64)
+    end[:n_carried] = carried
     for i in range(n_ops):
         here = lane[i]
         if here != 0:
@@ -80,10 +104,11 @@ def _walk(
             if end[dep[k]] > time:
                 time, bound = end[dep[k]], np.int64(dep[k])
         start[i], bound_by[i] = time, bound
-        end[i] = time + duration_s[cost[i]]
-        free[here], last[here] = end[i], i
+        time += duration_s[cost[i]]
+        end[n_carried + i] = free[here] = time
+        last[here] = n_carried + i
         if here == 0:
-            host[i] = end[i]
+            host[i] = time
     return start, end, bound_by, host
 
 
@@ -94,22 +119,24 @@ def _walk_small(
     dep: NDArray[np.int32],
     issue_s: NDArray[np.float64],
     duration_s: NDArray[np.float64],
-    n_lanes: int,
+    free: NDArray[np.float64],
+    carried: NDArray[np.float64],
 ) -> Walked:
     """`_walk` on lists: the same sums in the same order."""
     start: list[float] = []
-    end: list[float] = []
+    end: list[float] = carried.tolist()
     host: list[float] = []
     bound_by: list[int] = []
-    deps, free, last, host_s, first = dep.tolist(), [0.0] * n_lanes, [-1] * n_lanes, 0.0, 0
+    deps, at, last, first = dep.tolist(), free.tolist(), [-1] * free.size, 0
+    host_s = at[0]
     rows = zip(lane.tolist(), issue_s[cost].tolist(), duration_s[cost].tolist(), dep_ptr[1:].tolist(), strict=True)
-    for i, (here, issue, duration, stop) in enumerate(rows):
+    for place, (here, issue, duration, stop) in enumerate(rows, len(end)):
         time, bound = host_s, HOST
         if here:
             host_s += issue
             time = host_s
-            if free[here] >= time:
-                time, bound = free[here], last[here]
+            if at[here] >= time:
+                time, bound = at[here], last[here]
         for k in deps[first:stop]:
             if end[k] > time:
                 time, bound = end[k], k
@@ -119,10 +146,11 @@ def _walk_small(
         time += duration
         end.append(time)
         if here:
-            free[here], last[here] = time, i
+            at[here], last[here] = time, place
         else:
             host_s = time
         host.append(host_s)
+    free[:] = [host_s, *at[1:]]
     return np.array(start), np.array(end), np.array(bound_by, dtype=np.int64), np.array(host)
 
 

@@ -6,8 +6,7 @@ in which experts move are settled up to the host's clock, before which nothing l
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import cache
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -17,8 +16,15 @@ from hwmodels.cost import Costs
 from offload.ops import TRANSFERS, Lane, OpKind
 from offload.probes import moe_layers
 from offload.recorder import Part
+from simulator.explain.bounds import chains_s
+from simulator.explain.critical_path import pulled_back
+from simulator.explain.path_sum import PathSum
+from simulator.recurrence import walk_on
 
 __all__ = ["Stream"]
+
+_SMALL_OPS = 100_000
+"""Ops of a stream that are walked in Python: more may come, and compiled code is loaded only once."""
 
 _NOWHERE = np.zeros(0, dtype=np.int64)
 
@@ -29,16 +35,19 @@ class Stream:
     `steps`: the forward passes whose MoE layers count. `static_bytes`: HBM in use throughout. After the last `feed`:
     `makespan_s`, `stall_s`, `moe_layer_latency_s`, `transfer_s`, `peak_hbm_bytes`, `h2d_bytes`, `critical_path_s`,
     `lane_s` (n_lanes,) work of each lane, and `step_ends`: step and end of each forward pass that made tokens.
+    `n_layers`, `layers_s`: MoE layers counted, and their sum. `paths`, if asked for: the makespan, and the sum over MoE
+    layers, along their critical paths, as if none crossed from a part to the next but on the host.
     """
 
-    def __init__(self, steps: NDArray[np.int32], static_bytes: int) -> None:
-        self._steps = steps
+    def __init__(self, steps: NDArray[np.int32], static_bytes: int, *, with_paths: bool = False) -> None:
+        self.paths = (PathSum(), PathSum()) if with_paths else None
+        self._steps, self._small = steps, True
         self._free = np.zeros(len(Lane))
         self._live, self._live_end, self._live_chain = _NOWHERE, np.zeros(0), np.zeros(0)
         self._live_moves = np.zeros(0, dtype=np.bool_)
         self._hbm = _Levels(static_bytes)
         self._moving = _Covered()
-        self._layer_s, self._n_layers = 0.0, 0
+        self.layers_s, self.n_layers = 0.0, 0
         self._ends: list[tuple[NDArray[np.int32], NDArray[np.float64]]] = []
         self.makespan_s = self.stall_s = self.critical_path_s = 0.0
         self.h2d_bytes = 0
@@ -46,25 +55,21 @@ class Stream:
 
     def feed(self, part: Part, costs: Costs) -> None:
         """The next part; `costs`: (n_works,) of its works."""
-        columns = part.columns
-        n = len(part)
-        moves = np.isin(columns["kind"], TRANSFERS)
-        end = np.concatenate([self._live_end, np.empty(n)])
-        chain = np.concatenate([self._live_chain, np.empty(n)])
-        start, stall_s = np.empty(n), np.zeros(1)
-        _compiled()(
-            columns["lane"], columns["cost"], columns["dep_ptr"], self._places(part),
-            np.concatenate([self._live_moves, moves]), costs.issue_s, costs.duration_s, self._free, start, end, chain,
-            stall_s, len(self._live), int(Lane.COMPUTE),
-        )  # fmt: skip
-        mine = end[len(self._live) :]
-        self.stall_s += float(stall_s[0])
+        self._small = part.base + len(part) <= _SMALL_OPS
+        columns, n_live = {**part.columns, "dep": self._places(part)}, len(self._live)
+        duration_s = costs.duration_s[columns["cost"]]
+        moves = np.concatenate([self._live_moves, np.isin(columns["kind"], TRANSFERS)])
+        compute_free_s = float(self._free[Lane.COMPUTE])
+        start, end, bound_by, _ = walk_on(columns, costs, self._free, self._live_end, small=self._small)
+        chain = chains_s(columns["dep_ptr"], columns["dep"], duration_s, self._live_chain, small=self._small)
+        mine = end[n_live:]
+        self.stall_s += _stalled_s(columns, start, end, moves, compute_free_s)
         self.makespan_s = max(self.makespan_s, float(mine.max(initial=0.0)))
-        self.critical_path_s = max(self.critical_path_s, float(chain[len(self._live) :].max(initial=0.0)))
-        self._count(columns, costs, start, mine)
+        self.critical_path_s = max(self.critical_path_s, float(chain[n_live:].max(initial=0.0)))
+        self._count(part, costs, start, mine, np.where(bound_by >= 0, np.maximum(bound_by - n_live, -1), bound_by))
         settled_s = float(self._free[Lane.HOST])
         self._hbm.add(start, mine, columns["hbm_acquired"], columns["hbm_released"], settled_s)
-        self._moving.add(start[moves], mine[moves], settled_s)
+        self._moving.add(start[moves[n_live:]], mine[moves[n_live:]], settled_s)
         self._carry(part, end, chain, moves)
 
     def _places(self, part: Part) -> NDArray[np.int64]:
@@ -75,18 +80,36 @@ class Stream:
         places[~later] = np.searchsorted(self._live, dep[~later])
         return places
 
-    def _count(self, columns: Any, costs: Costs, start: NDArray[np.float64], end: NDArray[np.float64]) -> None:
+    def _count(
+        self,
+        part: Part,
+        costs: Costs,
+        start: NDArray[np.float64],
+        end: NDArray[np.float64],
+        bound_by: NDArray[np.int64],
+    ) -> None:
         """Sums over this part's ops."""
-        lane, kind = columns["lane"], columns["kind"]
-        duration = costs.duration_s[columns["cost"]]
-        self.lane_s += np.bincount(lane, duration, len(Lane))
-        self.lane_s[Lane.HOST] += float(costs.issue_s[columns["cost"]][lane != Lane.HOST].sum())
+        columns = part.columns
+        lane, kind, cost = columns["lane"], columns["kind"], columns["cost"]
+        self.lane_s += np.bincount(lane, costs.duration_s[cost], len(Lane))
+        self.lane_s[Lane.HOST] += float(costs.issue_s[cost][lane != Lane.HOST].sum())
         self.h2d_bytes += int(columns["bytes"][kind == OpKind.FETCH].sum())
         first, last = moe_layers(lane, kind, columns["step"], columns["layer"], self._steps)
-        self._layer_s += float((end[last] - start[first]).sum())
-        self._n_layers += len(first)
+        self.layers_s += float((end[last] - start[first]).sum())
+        self.n_layers += len(first)
         ends = kind == OpKind.STEP
         self._ends.append((columns["step"][ends], end[ends]))
+        if self.paths is not None and len(part):
+            layers, until = np.zeros((2, len(part))), np.zeros((2, len(part)))
+            np.add.at(layers[0], first, -1.0)
+            np.add.at(layers[1], last, 1.0)
+            # One part ends and the next begins where its last op on the host ends.
+            until[1, np.flatnonzero(lane == Lane.HOST)[-1:]] = 1.0
+            for path, weights in zip(self.paths, (until, layers), strict=True):
+                path.add(
+                    part.works,
+                    pulled_back(lane, cost, bound_by, weights[0], weights[1], len(part.works), small=self._small),
+                )
 
     def _carry(
         self, part: Part, end: NDArray[np.float64], chain: NDArray[np.float64], moves: NDArray[np.bool_]
@@ -94,14 +117,13 @@ class Stream:
         places = part.live - part.base + len(self._live)
         older = part.live < part.base
         places[older] = np.searchsorted(self._live, part.live[older])
-        carried = np.concatenate([self._live_moves, moves])
         self._live, self._live_end, self._live_chain = part.live, end[places], chain[places]
-        self._live_moves = carried[places]
+        self._live_moves = moves[places]
 
     @property
     def moe_layer_latency_s(self) -> float:
         """Mean over MoE layers of the chosen steps."""
-        return self._layer_s / self._n_layers if self._n_layers else 0.0
+        return self.layers_s / self.n_layers if self.n_layers else 0.0
 
     @property
     def transfer_s(self) -> float:
@@ -180,47 +202,18 @@ def _union(start: NDArray[np.float64], end: NDArray[np.float64]) -> float:
     return float(np.maximum(end - np.maximum(start, reach), 0.0).sum())
 
 
-@cache
-def _compiled() -> Callable[..., None]:
-    from numba import njit
-
-    compiled: Callable[..., None] = njit(cache=True, nogil=True)(_walk)
-    return compiled
-
-
-def _walk(
-    lane: NDArray[np.int8],
-    cost: NDArray[np.int32],
-    dep_ptr: NDArray[np.int64],
-    dep: NDArray[np.int64],
-    moves: NDArray[np.bool_],
-    issue_s: NDArray[np.float64],
-    duration_s: NDArray[np.float64],
-    free: NDArray[np.float64],
+def _stalled_s(
+    columns: Mapping[str, NDArray[Any]],
     start: NDArray[np.float64],
     end: NDArray[np.float64],
-    chain: NDArray[np.float64],
-    stall_s: NDArray[np.float64],
-    n_live: int,
-    compute: int,
-) -> None:
-    """`recurrence._walk` with `free` carried over, places instead of ops, and stalls and longest chains on the way."""
-    for i in range(lane.size):
-        here, row = lane[i], cost[i]
-        if here != 0:
-            free[0] += issue_s[row]
-        before = free[here]
-        time = max(before, free[0])
-        arrival, longest = 0.0, 0.0
-        for k in range(dep_ptr[i], dep_ptr[i + 1]):
-            at = dep[k]
-            time = max(time, end[at])
-            longest = max(longest, chain[at])
-            if moves[at]:
-                arrival = max(arrival, end[at])
-        if here == compute:
-            stall_s[0] += max(min(time, arrival) - before, 0.0)
-        start[i] = time
-        end[n_live + i] = time + duration_s[row]
-        chain[n_live + i] = longest + duration_s[row]
-        free[here] = end[n_live + i]
+    moves: NDArray[np.bool_],
+    compute_free_s: float,
+) -> float:
+    """How long the compute lane waited for transfers; `end`, `moves` and `dep` of all places, `start` of this part."""
+    owner = np.repeat(np.arange(len(start)), np.diff(columns["dep_ptr"]))
+    transfers = moves[columns["dep"]]
+    arrivals = np.zeros(len(start))
+    np.maximum.at(arrivals, owner[transfers], end[columns["dep"][transfers]])
+    compute = np.flatnonzero(columns["lane"] == Lane.COMPUTE)
+    free = np.concatenate([[compute_free_s], end[len(end) - len(start) + compute]])[:-1]
+    return float(np.maximum(np.minimum(start[compute], arrivals[compute]) - free, 0.0).sum())

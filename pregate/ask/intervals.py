@@ -24,12 +24,14 @@ from hwmodels.platform import Platform
 from hwmodels.quantity import ReadOnly
 from hwmodels.stack import CONSTANTS
 from offload.ops import KERNEL_KINDS
+from offload.policy import Policy
 from offload.probes import Probes, find_probes
 from pregate.ask.capture import Captured
 from simulator import recurrence
 from simulator.batch import Compiled, compile_schedule, evaluate
 from simulator.batch_small import FEW_OPS, evaluate_small
 from simulator.explain.critical_path import Trail, gradient, walk
+from simulator.explain.path_sum import PathSum
 from simulator.explain.sensitivity import metric_weights
 
 __all__ = [
@@ -42,6 +44,7 @@ __all__ = [
     "full_intervals",
     "intervals",
     "measured",
+    "path_intervals",
     "prepared",
 ]
 
@@ -52,6 +55,9 @@ N_DRAWS = 1000
 
 _SCATTER = 1 / 25
 """How far a first-order end of an interval may be off, in half widths: what the draws scatter by themselves."""
+
+_CUT = 0.01
+"""How much of a metric may be lost where critical paths are cut between the parts of a stream."""
 
 _UNCERTAIN = ("moe_layer_latency_s", "tokens_per_s")
 """The metrics of a result that carry an interval."""
@@ -88,7 +94,7 @@ def figure_intervals(
     """As `intervals`, on a machine that differs from `hw` in the numbers `exact` (dotted keys), which `figures` has."""
     if hw.fit is None:
         return dict.fromkeys(metrics)
-    machines = _drawn(captured, hw, hw.fit, figures, exact, rng, n_draws)
+    machines = _drawn(captured.policy, hw, hw.fit, figures, exact, rng, n_draws)
     found = _first_order(captured, figures, machines, n_draws, metrics, trail)
     if found is None:
         found = measured(prepared(captured), captured, machines, n_draws)
@@ -107,10 +113,11 @@ def _first_order(
     works, machines = schedule.works, machines.for_works(schedule.works)
     if trail is None:
         trail = walk(schedule, price_figures(works, figures))
-    along = {name: gradient(trail, *metric_weights(trail.timeline, probes, name)) for name in metrics}
-    counted = np.flatnonzero(np.any([[by.issue_s, by.duration_s] for by in along.values()], axis=(0, 1)))
-    costs = price_figures([works[row] for row in counted.tolist()], machines, n_draws)
-    found = {name: by.at(costs, counted) for name, by in along.items()}
+    found = {}
+    for name in metrics:
+        along = PathSum()
+        along.add(works, gradient(trail, *metric_weights(trail.timeline, probes, name)))
+        found[name] = along.at(machines, n_draws)
     at_end = {name: np.argsort(values)[_at_ends(n_draws)] for name, values in found.items()}
     for draw in at_end[metrics[0]].tolist():
         timeline = recurrence.simulate(schedule, price_figures(works, machines.of_machine(draw)))
@@ -129,6 +136,25 @@ def _at_ends(n_draws: int) -> list[int]:
     return [round(share * (n_draws - 1)) for share in (0.025, 0.975)]
 
 
+def path_intervals(
+    paths: Mapping[str, tuple[PathSum, float]], hw: Platform, figures: Figures, policy: Policy, rng: np.random.Generator
+) -> dict[str, Interval | None]:
+    """Intervals of what is known by critical paths alone, as of a stream; None where the paths do not add up.
+
+    `paths`: by name, with the metric itself; `figures`: of `hw`, for the schedule they are of. No draw is walked: where
+    a bottleneck moves from one lane to another the interval is that of the bottleneck now.
+    """
+    if hw.fit is None:
+        return dict.fromkeys(paths)
+    machines = _drawn(policy, hw, hw.fit, figures, (), rng, N_DRAWS)
+    found: dict[str, Interval | None] = {}
+    for name, (path, value) in paths.items():
+        along = float(path.at(figures, 1)[0])
+        holds = abs(along - value) <= _CUT * abs(value)
+        found[name] = _interval(path.at(machines, N_DRAWS) * (value / along)) if holds and along else None
+    return found
+
+
 def full_intervals(
     captured: Captured,
     hw: Platform,
@@ -140,13 +166,13 @@ def full_intervals(
     """As `intervals`, every draw run whole: a bottleneck that moves from one lane to another is in it."""
     if hw.fit is None:
         return dict.fromkeys(metrics)
-    machines = _drawn(captured, hw, hw.fit, figures_of(hw), (), rng, n_draws)
+    machines = _drawn(captured.policy, hw, hw.fit, figures_of(hw), (), rng, n_draws)
     found = measured(prepared(captured), captured, machines, n_draws)
     return {name: _interval(found[name]) for name in metrics}
 
 
 def _drawn(
-    captured: Captured, hw: Platform, fit: Fit, figures: Figures, exact: Collection[str], rng: np.random.Generator,
+    policy: Policy, hw: Platform, fit: Fit, figures: Figures, exact: Collection[str], rng: np.random.Generator,
     n_draws: int,
 ) -> Figures:  # fmt: skip
     """`n_draws` machines of a fit, all with the numbers that are `exact` or set by the user."""
@@ -155,7 +181,7 @@ def _drawn(
     free = [f"stack.{name}" for name in fit.constants if f"stack.{name}" not in known and name not in sizes]
     free += [f"kernel.{name}" for name in fit.kernels if name in fit.order]
     machines = figures.with_values(drawn_constants(fit, free, rng, n_draws))
-    return dataclasses.replace(machines, scatter=drawn_scatter(fit, captured, rng, n_draws))
+    return dataclasses.replace(machines, scatter=drawn_scatter(fit, policy, rng, n_draws))
 
 
 def drawn_constants(
@@ -178,7 +204,7 @@ def drawn_constants(
 
 
 def drawn_scatter(
-    fit: Fit, captured: Captured, rng: np.random.Generator, n_draws: int
+    fit: Fit, policy: Policy, rng: np.random.Generator, n_draws: int
 ) -> Mapping[str, NDArray[np.float64]]:
     """By kind, `n_draws` of how far its ops lie from their law, and where experts are fetched from that of fetches.
 
@@ -188,7 +214,7 @@ def drawn_scatter(
     rounds = fit.left_out["rounds"].scatter if "rounds" in fit.left_out else 0.0
     common = np.exp(rounds * rng.standard_normal(n_draws)) if rounds else np.ones(n_draws)
     for kind in (kind.name.lower() for kind in KERNEL_KINDS):
-        names = (kind, f"{kind}/offloaded")[: 1 if captured.policy.resident else 2]
+        names = (kind, f"{kind}/offloaded")[: 1 if policy.resident else 2]
         scatter = math.hypot(*(fit.left_out[name].scatter for name in names if name in fit.left_out))
         if scatter or rounds:
             factors[kind] = common * np.exp(scatter * rng.standard_normal(n_draws))

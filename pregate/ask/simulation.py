@@ -100,7 +100,7 @@ ENGINES = {
     "des": "SimPy, the definition: every mode, HBM checked while it runs",
     "recurrence": "compiled, FIFO lanes only: the same times bit for bit",
     "event": "compiled, every mode: the same times",
-    "stream": "the recurrence in memory bounded by the step: no timeline, no intervals",
+    "stream": "the recurrence in memory bounded by the step: no timeline",
 }
 """What gives a schedule its times."""
 
@@ -147,7 +147,13 @@ def simulate(
         raise InvalidInput("the engine stream keeps no times to check: try another engine, or leave out the check")
     if timeline and engine == "stream":
         raise InvalidInput("the engine stream keeps no timeline: try another engine, or ask for none")
-    if engine == "auto" and modes.is_fifo and not check and timeline is not True and (timeline is False or _is_long(trace)):
+    if (
+        engine == "auto"
+        and modes.is_fifo
+        and not check
+        and timeline is not True
+        and (timeline is False or _is_long(trace))
+    ):
         engine = "stream"
     if engine != "stream":
         return interpret(capture_request(asked), hw, engine, modes=modes, check=check)
@@ -158,7 +164,7 @@ def simulate(
 
 
 def _is_long(trace: RoutingTrace) -> bool:
-    return (np.count_nonzero(np.diff(trace.step)) + 1) * trace.n_moe_layers > LONG_TRACE
+    return int(np.count_nonzero(np.diff(trace.step)) + 1) * trace.n_moe_layers > LONG_TRACE
 
 
 def interpret(

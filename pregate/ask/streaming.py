@@ -8,7 +8,7 @@ import numpy as np
 
 from hwmodels.cost import price_figures
 from hwmodels.coverage import beyond_fit
-from hwmodels.figures import figures_of
+from hwmodels.figures import Figures, figures_of
 from hwmodels.platform import Platform
 from offload.decode import DecodeStream
 from offload.metrics import decode_steps
@@ -16,6 +16,7 @@ from offload.ops import Lane, OpKind
 from offload.probes import gap_pairs
 from offload.schedule import ScheduleDigest
 from pregate.ask.capture import Request, resident_set
+from pregate.ask.intervals import Interval, path_intervals
 from pregate.ask.simulation import SimulationResult, calibration
 from simulator.stream import Stream
 from traces.routing import Phase
@@ -24,7 +25,8 @@ __all__ = ["stream_request"]
 
 
 def stream_request(asked: Request, hw: Platform) -> SimulationResult:
-    """What `simulate` says of a request, but for the timeline and the intervals, which it does not keep.
+    """What `simulate` says of a request, but for the timeline, which it does not keep; its intervals hold where no
+    bottleneck moves (`pregate.ask.intervals.path_intervals`).
 
     Its digest is that of the whole schedule. Raises `CapacityExceeded` when the experts of one block do not fit.
     """
@@ -52,7 +54,7 @@ def _stream(asked: Request, hw: Platform, offloaded: bool) -> SimulationResult |
         disk=asked.expert_tier == "ssd",
     )
     static_bytes = plan.static_bytes + parts.warm_bytes
-    stream, digest = Stream(decode_steps(trace), static_bytes), ScheduleDigest()
+    stream, digest = Stream(decode_steps(trace), static_bytes, with_paths=hw.fit is not None), ScheduleDigest()
     beyond = ""
     for part in parts:
         if not offloaded and any(work.kind is OpKind.FETCH for work in part.works):
@@ -66,6 +68,7 @@ def _stream(asked: Request, hw: Platform, offloaded: bool) -> SimulationResult |
     n_lookups, n_hits = parts.lookups[Phase.DECODE]
     bound_s = float(max(stream.lane_s.max(), stream.critical_path_s))
     on_lane = stream.lane_s.max() >= stream.critical_path_s
+    intervals = _intervals(stream, asked, hw, figures) if not beyond else {}
     return SimulationResult(
         policy=asked.policy.name,
         model=asked.model.name,
@@ -92,7 +95,22 @@ def _stream(asked: Request, hw: Platform, offloaded: bool) -> SimulationResult |
         n_expert_slots=plan.n_slots,
         schedule_digest=digest.of(static_bytes),
         trace_digest=trace.digest,
-        moe_layer_latency_ci95_s=None,
-        tokens_per_s_ci95=None,
+        moe_layer_latency_ci95_s=intervals.get("moe_layer_latency_s"),
+        tokens_per_s_ci95=intervals.get("tokens_per_s"),
         timeline=None,
     )
+
+
+def _intervals(stream: Stream, asked: Request, hw: Platform, figures: Figures) -> dict[str, Interval | None]:
+    """The intervals of a result from the critical paths of its parts."""
+    if stream.paths is None:
+        return {}
+    makespan, layers = stream.paths
+    paths = {"makespan_s": (makespan, stream.makespan_s), "layers_s": (layers, stream.layers_s)}
+    found = path_intervals(paths, hw, figures, asked.policy, np.random.default_rng(0))
+    n_tokens, n_layers = asked.workload.n_output_tokens, stream.n_layers
+    makespan_s, layers_s = found["makespan_s"], found["layers_s"]
+    return {
+        "tokens_per_s": makespan_s and (n_tokens / makespan_s[1], n_tokens / makespan_s[0]),
+        "moe_layer_latency_s": layers_s and (layers_s[0] / n_layers, layers_s[1] / n_layers),
+    }

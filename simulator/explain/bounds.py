@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,7 +17,7 @@ from simulator.costs import check_costs
 from simulator.modes import FIFO, LINKS, Modes
 from simulator.recurrence import SMALL_OPS
 
-__all__ = ["Bounds", "lower_bounds"]
+__all__ = ["Bounds", "chains_s", "lower_bounds"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,39 +55,59 @@ def lower_bounds(schedule: Schedule, costs: Costs, modes: Modes = FIFO) -> Bound
     if modes.link == "shared":
         for lane in LINKS:
             lane_s[lane] = float(np.minimum(costs.link_s[schedule.cost], duration)[schedule.lane == lane].sum())
-    chain = _longest_chain_small if len(schedule) <= SMALL_OPS else _compiled()
-    return Bounds(lane_s, float(chain(schedule.dep_ptr, schedule.dep, duration)))
+    chains = chains_s(schedule.dep_ptr, schedule.dep, duration, np.zeros(0))
+    return Bounds(lane_s, float(chains.max(initial=0.0)))
 
 
-def _longest_chain_small(dep_ptr: NDArray[np.int64], dep: NDArray[np.int32], duration_s: NDArray[np.float64]) -> float:
-    """`_longest_chain` on lists, for schedules that are done before compiled code is loaded."""
-    end: list[float] = []
+def chains_s(
+    dep_ptr: NDArray[np.int64],
+    dep: NDArray[Any],
+    duration_s: NDArray[np.float64],
+    carried_s: NDArray[np.float64],
+    *,
+    small: bool | None = None,
+) -> NDArray[np.float64]:
+    """The longest sum of durations along dependencies that ends at each place: ops carried over, then (n_ops,) more."""
+    if small is None:
+        small = len(duration_s) <= SMALL_OPS
+    chains = _chains_small if small else _compiled()
+    found: NDArray[np.float64] = chains(dep_ptr, dep, duration_s, carried_s)
+    return found
+
+
+def _chains_small(
+    dep_ptr: NDArray[np.int64], dep: NDArray[Any], duration_s: NDArray[np.float64], carried_s: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """`_chains` on lists, for schedules that are done before compiled code is loaded."""
+    end: list[float] = carried_s.tolist()
     deps, first = dep.tolist(), 0
     for duration, last in zip(duration_s.tolist(), dep_ptr[1:].tolist(), strict=True):
         time = 0.0
-        while first < last:
-            ready = end[deps[first]]
-            if ready > time:
-                time = ready
-            first += 1
+        for k in deps[first:last]:
+            if end[k] > time:
+                time = end[k]
+        first = last
         end.append(time + duration)
-    return max(end, default=0.0)
+    return np.array(end)
 
 
 @cache
-def _compiled() -> Callable[..., float]:
+def _compiled() -> Callable[..., Any]:
     from numba import njit
 
-    compiled: Callable[..., float] = njit(cache=True, nogil=True)(_longest_chain)
+    compiled: Callable[..., Any] = njit(cache=True, nogil=True)(_chains)
     return compiled
 
 
-def _longest_chain(dep_ptr: NDArray[np.int64], dep: NDArray[np.int32], duration_s: NDArray[np.float64]) -> float:
-    """The longest sum of durations along dependencies."""
-    end, longest = np.zeros(duration_s.size), 0.0
+def _chains(
+    dep_ptr: NDArray[np.int64], dep: NDArray[Any], duration_s: NDArray[np.float64], carried_s: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    n_carried = carried_s.size
+    end = np.zeros(n_carried + duration_s.size)
+    end[:n_carried] = carried_s
     for i in range(duration_s.size):
+        time = 0.0
         for k in range(dep_ptr[i], dep_ptr[i + 1]):
-            end[i] = max(end[i], end[dep[k]])
-        end[i] += duration_s[i]
-        longest = max(longest, end[i])
-    return longest
+            time = max(time, end[dep[k]])
+        end[n_carried + i] = time + duration_s[i]
+    return end

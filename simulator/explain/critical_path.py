@@ -23,7 +23,7 @@ from offload.timeline import Timeline
 from simulator.recurrence import HOST, SMALL_OPS, walked
 from traces.errors import InvalidInput
 
-__all__ = ["HOST", "Gradient", "Trail", "gradient", "slot_edges", "walk"]
+__all__ = ["HOST", "Gradient", "Trail", "gradient", "pulled_back", "slot_edges", "walk"]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -47,11 +47,6 @@ class Gradient:
 
     issue_s: NDArray[np.float64]
     duration_s: NDArray[np.float64]
-
-    def at(self, costs: Costs, rows: NDArray[np.int64]) -> NDArray[np.float64]:
-        """The metric where the critical path is the same: `costs` (n_rows, n_machines) of the works `rows`."""
-        value: NDArray[np.float64] = self.issue_s[rows] @ costs.issue_s + self.duration_s[rows] @ costs.duration_s
-        return value
 
 
 def walk(schedule: Schedule, costs: Costs) -> Trail:
@@ -103,13 +98,28 @@ def gradient(trail: Trail, start_weight: NDArray[np.float64], end_weight: NDArra
     for weights in (start_weight, end_weight):
         if weights.shape != (len(schedule),):
             raise InvalidInput(f"weights have shape {weights.shape}, the schedule has {len(schedule)} ops")
-    reverse = _reverse_small if len(schedule) <= SMALL_OPS else _compiled()
+    return pulled_back(schedule.lane, schedule.cost, trail.bound_by, start_weight, end_weight, len(schedule.works))
+
+
+def pulled_back(
+    lane: NDArray[np.int8],
+    cost: NDArray[np.int32],
+    bound_by: NDArray[np.int64],
+    start_weight: NDArray[np.float64],
+    end_weight: NDArray[np.float64],
+    n_works: int,
+    *,
+    small: bool | None = None,
+) -> Gradient:
+    """As `gradient`, of the columns (n_ops,) of a schedule or a part; what is bound by nothing here ends the path."""
+    if small is None:
+        small = len(lane) <= SMALL_OPS
+    reverse = _reverse_small if small else _compiled()
     start_weight, end_weight = (np.asarray(weights, dtype=np.float64) for weights in (start_weight, end_weight))
-    issuing, running = reverse(schedule.lane, trail.bound_by, start_weight, end_weight)
-    n_works = len(schedule.works)
+    issuing, running = reverse(lane, bound_by, start_weight, end_weight)
     by_issue, by_duration = np.zeros(n_works), np.zeros(n_works)
-    np.add.at(by_issue, schedule.cost, issuing)
-    np.add.at(by_duration, schedule.cost, running)
+    np.add.at(by_issue, cost, issuing)
+    np.add.at(by_duration, cost, running)
     return Gradient(by_issue, by_duration)
 
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 
+import numpy as np
 import pytest
 
-from hwmodels.cost import price
+from hwmodels.cost import price, price_figures
+from hwmodels.figures import figures_of
 from hwmodels.platform import Platform, load_platform
 from offload import work
 from offload.ops import Gemm, OpKind, Work
@@ -175,3 +177,24 @@ def test_a_grouped_gemm_is_never_faster_than_reading_its_weights() -> None:
     fixed = hw.stack.launches[OpKind.EXPERTS] * hw.constant("kernel_s")
     reading_s = 3 * 18_874_368 / (1e9 * hw.constant("hbm_efficiency"))
     assert price([what], hw).duration_s[0] == pytest.approx(fixed + reading_s, rel=1e-12)
+
+
+@pytest.mark.parametrize("n_machines", [None, 3])
+def test_works_priced_together_cost_what_each_costs_alone(n_machines: int | None) -> None:
+    """To the last bit: contexts far apart, so that arithmetic binds some and traffic others."""
+    hw = load_platform("a100-sxm4-80gb")
+    gemms = (Gemm(1, 768, 768), Gemm(1, 64, 768))
+    works = [
+        Work(kind, gemms[:n], flop=flop, hbm_bytes=n_bytes)
+        for kind in (OpKind.SELF_ATTENTION, OpKind.GATE)
+        for n in (1, 2)
+        for flop, n_bytes in ((0, 10), (10**9, 1), (7, 10**8 + 1), (10**9, 1))
+    ]
+    figures = figures_of(hw)
+    if n_machines is not None:
+        figures = figures.with_values({"stack.gemm_efficiency": np.linspace(0.1, 0.9, n_machines)})
+    together = price_figures(works, figures.for_works(works), n_machines)
+    for i, each in enumerate(works):
+        alone = price_figures([each], figures, n_machines)
+        for name in ("issue_s", "duration_s", "link_s", "hbm_s"):
+            assert getattr(together, name)[i].tolist() == getattr(alone, name)[0].tolist(), (i, name)

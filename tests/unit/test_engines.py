@@ -37,11 +37,37 @@ def test_every_engine_says_what_the_definition_says(engine: str, policy: str) ->
             ), name
 
 
-def test_a_streamed_simulation_keeps_no_timeline_and_no_interval() -> None:
+def test_a_streamed_simulation_keeps_no_timeline_and_has_the_interval_of_its_critical_paths() -> None:
     result = pregate.simulate(MODEL, HW, TRACE, "pregate", engine="stream")
+    whole = pregate.simulate(MODEL, HW, TRACE, "pregate")
     assert result.timeline is None
-    assert result.tokens_per_s_ci95 is None
+    for name in ("tokens_per_s_ci95", "moe_layer_latency_ci95_s"):
+        assert getattr(result, name) == pytest.approx(getattr(whole, name), rel=1e-6)
     assert "pregate wins" in pregate.compare(MODEL, HW, TRACE, ["pregate"], engine="stream").verdict()
+
+
+def test_an_interval_that_critical_paths_do_not_add_up_to_is_not_given(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pregate.ask.intervals._CUT", -1.0)
+    assert pregate.simulate(MODEL, HW, TRACE, "pregate", engine="stream").tokens_per_s_ci95 is None
+
+
+def test_a_long_trace_is_taken_part_by_part_unless_its_timeline_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    short = pregate.simulate(MODEL, HW, TRACE, "pregate")
+    monkeypatch.setattr("pregate.ask.simulation.LONG_TRACE", 100)
+    long, asked, none = (pregate.simulate(MODEL, HW, TRACE, "pregate", timeline=wish) for wish in (None, True, False))
+    assert short.timeline is not None
+    assert long.timeline is none.timeline is None
+    assert asked.timeline is not None
+    assert asked.to_dict() == short.to_dict()
+    assert pregate.simulate(MODEL, HW, TRACE, "pregate", check=True).timeline is not None
+    assert long.makespan_s == short.makespan_s
+    assert long.schedule_digest == short.schedule_digest
+
+
+def test_no_timeline_is_kept_where_none_is_asked_for() -> None:
+    assert pregate.simulate(MODEL, HW, TRACE, "pregate", timeline=False).timeline is None
+    with pytest.raises(InvalidInput, match="the engine stream keeps no timeline"):
+        pregate.simulate(MODEL, HW, TRACE, "pregate", engine="stream", timeline=True)
 
 
 @pytest.mark.parametrize("engine", ["recurrence", "stream"])

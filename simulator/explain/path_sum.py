@@ -1,0 +1,45 @@
+"""A metric as a sum of costs along its critical paths, so that many machines that share the paths need no walk."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hwmodels.cost import price_figures
+from hwmodels.figures import Figures
+from offload.ops import Work
+from simulator.explain.critical_path import Gradient
+
+__all__ = ["PathSum"]
+
+
+class PathSum:
+    """Gradients of one metric, whole or part by part, in memory bounded by the number of GEMM shapes.
+
+    Works that differ in attention alone count as their mean: prices are linear in `flop` and `hbm_bytes` while the same
+    of the two binds, and then that is exact. What counts for less than nothing is kept apart, so that a mean is one.
+    """
+
+    def __init__(self) -> None:
+        self._sums: dict[tuple[Work, bool], NDArray[np.float64]] = {}
+
+    def add(self, works: Sequence[Work], by: Gradient) -> None:
+        """More of the metric: the derivative by the costs of `works`."""
+        counted = np.flatnonzero((by.issue_s != 0) | (by.duration_s != 0)).tolist()
+        for i, issues, runs in zip(counted, by.issue_s[counted].tolist(), by.duration_s[counted].tolist(), strict=True):
+            work = works[i]
+            key = work._replace(flop=0, hbm_bytes=0), runs < 0
+            known = self._sums.setdefault(key, np.zeros(4))
+            known += (issues, runs, runs * work.flop, runs * work.hbm_bytes)
+
+    def at(self, figures: Figures, n_machines: int) -> NDArray[np.float64]:
+        """The metric, (n_machines,), on the machines that `figures` has arrays for, where the paths are the same."""
+        works = []
+        for (work, _), (_, runs, flop, hbm_bytes) in self._sums.items():
+            works.append(work._replace(flop=flop / runs, hbm_bytes=hbm_bytes / runs) if runs else work)
+        costs = price_figures(works, figures, n_machines)
+        sums = np.array(list(self._sums.values())).reshape(-1, 4)
+        value: NDArray[np.float64] = sums[:, 0] @ costs.issue_s + sums[:, 1] @ costs.duration_s
+        return value
