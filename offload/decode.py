@@ -19,6 +19,7 @@ from offload import work
 from offload.execution import Execution
 from offload.fast.decode_compiled import CompiledLoop, is_compilable
 from offload.memory import CapacityExceeded, Copies, ExpertMemory
+from offload.mixing import mixing_works
 from offload.ops import Lane, OpKind, Work
 from offload.policy import BlockView, Decisions, Fetch, MissAction, Policy, RunFacts, no_prefetch
 from offload.policy_answers import checked_answers, checked_fetches
@@ -93,7 +94,7 @@ class DecodeStream:
         disk: bool = False,
         compiled: bool | None = None,
     ) -> None:
-        kind = CompiledLoop if compiled is not False and is_compilable(policy, cache) else _Loop
+        kind = CompiledLoop if compiled is not False and model.is_uniform and is_compilable(policy, cache) else _Loop
         self._loop: CompiledLoop | _Loop = kind(model, policy, execution, n_buffers, cache, disk)
         self._steps = steps
         self.warm_bytes = self._loop.warm_bytes
@@ -181,13 +182,15 @@ class _Loop:
         n_blocks = len(stack.moe_layers)
         unions = _unions(step.experts[:, first : first + n_blocks], model.n_experts)
         blocks = _Blocks(self, policy, decisions, first, unions, step, encoding)
-        attention = self._attention(step, stack, encoding)
+        attention: Sequence[Work | None] = self._attention(step, stack, encoding)
+        mixing = () if stack.is_uniform else mixing_works(model, stack, step)
         for layer in range(stack.n_layers):
-            for what in attention:
-                self.compute(what, layer)
+            for what in mixing[layer : layer + 1] if mixing else attention:
+                if what is not None:
+                    self.compute(what, layer)
             if layer in stack.moe_layers:
                 blocks.run(stack.moe_layers.index(layer), layer)
-            else:
+            elif layer not in stack.bare_layers:
                 self.compute(work.dense_ffn_work(model, stack, self.n_tokens), layer)
         if not encoding:
             head = self.compute(work.head_work(model, len(np.unique(step.sequence))), -1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -12,7 +13,7 @@ from offload.execution import Execution
 from offload.memory import CapacityExceeded
 from offload.policy import Policy
 from traces.errors import InvalidInput
-from traces.model.architecture import ModelArchitecture
+from traces.model.architecture import Attention, ModelArchitecture
 from traces.routing import Phase, Step
 
 __all__ = ["MemoryPlan", "Workload", "measure_workload", "plan_memory"]
@@ -149,7 +150,7 @@ def _static_bytes(model: ModelArchitecture, workload: Workload, execution: Execu
     outputs, permuted inputs), two FFN hidden rows, and the scores where the stack stores them.
     """
     element = model.stored_activation_dtype.bytes_per_param
-    kv = workload.n_cached_tokens * model.kv_bytes_per_token
+    kv = _kv_bytes(model, workload) + workload.n_sequences * model.state_bytes_per_sequence
     kv += workload.n_memory_tokens * model.cross_kv_bytes_per_token
     if execution.splits_expert_buffer:
         kv = max(kv, model.n_experts * model.expert_bytes // 2)
@@ -157,6 +158,18 @@ def _static_bytes(model: ModelArchitecture, workload: Workload, execution: Execu
     scores = workload.n_context * model.decoder.attention.n_heads if execution.stores_scores else 0
     activations = int(workload.n_tokens * (14 * model.d_model + 2 * hidden + scores) * element)
     return model.non_expert_bytes + kv + activations
+
+
+def _kv_bytes(model: ModelArchitecture, workload: Workload) -> int:
+    """The decoder's KV cache at its largest: a layer with a window keeps no more than that of each sequence."""
+    elements = 0
+    for mixer in model.decoder.all_mixers:
+        if isinstance(mixer, Attention):
+            kept = workload.n_cached_tokens
+            if mixer.window:
+                kept = min(kept, mixer.window * workload.n_sequences)
+            elements += kept * mixer.kv_elements_per_token
+    return math.ceil(elements * model.stored_kv_dtype.bytes_per_param)
 
 
 def _too_small(name: str, needed: int, hbm_bytes: int, way_out: str) -> str:

@@ -2,8 +2,8 @@
 
 Counting rules (2 FLOP per multiply-add): attention scores and values cost `Attention.score_flop_per_pair`,
 the KV cache is read once a forward pass, weights are read once per GEMM. Gates, head, KV cache and the arithmetic
-of scores are in the model's activation format; shared experts are stored as the dense weights
-are. Nothing here may know time.
+of scores are in the model's activation format; every part of the weights is read as it is stored.
+Nothing here may know time.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 from offload.ops import Gemm, OpKind, Work
-from traces.model.architecture import LayerStack, ModelArchitecture
+from traces.model.architecture import Attention, LayerStack, LinearMixer, ModelArchitecture
 
 __all__ = [
     "cross_attention_work",
@@ -21,6 +21,7 @@ __all__ = [
     "experts_work",
     "gate_work",
     "head_work",
+    "mixer_work",
     "readback_work",
     "self_attention_work",
 ]
@@ -34,17 +35,37 @@ def self_attention_work(model: ModelArchitecture, stack: LayerStack, n_tokens: i
 
     `kv_tokens`: cached tokens read (summed over sequences); `pairs`: query-key pairs scored.
     """
-    attention = stack.attention
-    element_bytes = model.stored_activation_dtype.bytes_per_param
-    gemms = tuple(Gemm(n_tokens, n, k) for n, k in attention.gemm_shapes(model.d_model))
+    return mixer_work(model, stack.attention, n_tokens, kv_tokens, pairs)
+
+
+def mixer_work(
+    model: ModelArchitecture,
+    mixer: Attention | LinearMixer,
+    n_tokens: int,
+    kv_tokens: int,
+    pairs: int,
+    *,
+    n_sequences: int = 1,
+    context_pairs: int = 0,
+) -> Work:
+    """What mixes tokens in one layer. `kv_tokens` and `pairs` of attention: those within its window or chosen by its
+    indexer, which itself scores all `context_pairs`. A linear mixer reads and writes a state for each of `n_sequences`.
+    """
+    gemms = tuple(Gemm(n_tokens, n, k) for n, k in mixer.gemm_shapes(model.d_model))
+    if isinstance(mixer, LinearMixer):
+        flop, moved = n_tokens * mixer.flop_per_token, 2 * n_sequences * mixer.state_elements * 4.0
+    else:
+        flop = pairs * mixer.score_flop_per_pair + context_pairs * mixer.index_flop_per_pair
+        moved = kv_tokens * mixer.kv_elements_per_token * model.stored_kv_dtype.bytes_per_param
+    stored = model.stored_attention_dtype
     return Work(
         OpKind.SELF_ATTENTION,
         gemms,
-        model.compute_format(model.dtype),
-        model.dtype.bits,
+        model.compute_format(stored),
+        stored.bits,
         flop_compute=model.stored_activation_dtype.name,
-        flop=pairs * attention.score_flop_per_pair,
-        hbm_bytes=int(kv_tokens * attention.kv_elements_per_token * element_bytes),
+        flop=flop,
+        hbm_bytes=int(moved),
     )
 
 
@@ -63,21 +84,23 @@ def cross_attention_work(
     return Work(
         OpKind.CROSS_ATTENTION,
         tuple(gemms),
-        model.compute_format(model.dtype),
-        model.dtype.bits,
+        model.compute_format(model.stored_attention_dtype),
+        model.stored_attention_dtype.bits,
         flop_compute=model.stored_activation_dtype.name,
         flop=kv_tokens * attention.score_flop_per_pair,
-        hbm_bytes=int(kv_tokens * attention.kv_elements_per_token * model.stored_activation_dtype.bytes_per_param),
+        hbm_bytes=int(kv_tokens * attention.kv_elements_per_token * model.stored_kv_dtype.bytes_per_param),
     )
 
 
 def gate_work(model: ModelArchitecture, n_tokens: int) -> Work:
-    """Gate GEMM (d_model x n_experts), top-k and the permutation of tokens by expert."""
+    """Gate GEMM (d_model x n_experts), top-k, the permutation of tokens by expert, projections around experts."""
     stored = model.stored_activation_dtype
-    moved_bytes = 2 * n_tokens * model.top_k * model.d_model * stored.bytes_per_param
+    moved_bytes = 2 * n_tokens * model.top_k * model.expert_width * stored.bytes_per_param
+    shapes = ((model.d_expert, model.d_model), (model.d_model, model.d_expert)) if model.d_expert else ()
+    around = tuple(Gemm(n_tokens, n, k) for n, k in shapes)
     return Work(
         OpKind.GATE,
-        (Gemm(n_tokens, model.n_experts, model.d_model),),
+        (Gemm(n_tokens, model.n_experts, model.d_model), *around),
         stored.name,
         stored.bits,
         hbm_bytes=int(moved_bytes),
@@ -92,16 +115,16 @@ def experts_work(
     `slots_bytes`: of all slots that experts are fetched into; 0 where every expert has a place of its own.
     """
     gemms: list[Gemm] = []
-    stored = model.expert_dtype if tokens_per_expert else model.dtype
+    stored = model.expert_dtype if tokens_per_expert else model.stored_shared_dtype
     for n_tokens, n_experts in sorted(Counter(tokens_per_expert).items()):
-        gemms += _ffn(n_tokens, model.d_model, model.d_ff_expert, model.n_expert_matrices, n_experts)
+        gemms += _ffn(n_tokens, model.expert_width, model.d_ff_expert, model.n_expert_matrices, n_experts)
     weight_bits = stored.bits
     if n_shared_tokens and model.n_shared_experts:
         width = model.d_ff_shared
         shared = _ffn(n_shared_tokens, model.d_model, width, model.n_expert_matrices, model.n_shared_experts)
-        if model.dtype.bits != stored.bits:  # two formats in one op: the mean of its parameters' bits
+        if model.stored_shared_dtype.bits != stored.bits:  # two formats in one op: the mean of its parameters' bits
             here, there = (sum(g.n * g.k * g.n_gemms for g in part) for part in (gemms, shared))
-            weight_bits = (here * stored.bits + there * model.dtype.bits) / (here + there)
+            weight_bits = (here * stored.bits + there * model.stored_shared_dtype.bits) / (here + there)
         gemms += shared
     slots_bytes = slots_bytes if tokens_per_expert else 0
     return Work(OpKind.EXPERTS, tuple(gemms), model.compute_format(stored), weight_bits, slots_bytes=slots_bytes)

@@ -103,6 +103,11 @@ def build_program(
     Raises `InvalidInput` when the schedule stages or groups experts, reads one that no slot holds, moves other bytes
     than the model's experts have, or does not compute exactly what the trace asks for.
     """
+    if not model.is_uniform:
+        raise InvalidInput(
+            f"{model.name} has layers of several kinds, windows or gates in attention: the runtime executes plain "
+            f"attention in every layer only, simulate it instead"
+        )
     return _Builder(model, plan_passes(model, steps), schedule, dict(initial or {})).build()
 
 

@@ -241,7 +241,7 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
         ("kind: gqa", "kind: gqaa", "unknown attention kind 'gqaa'.*'gqa'"),
         ("kind: gqa", "kind: mha", "mha with 8 KV heads"),
         ("kind: gqa", "kind: mla", "kv_lora_rank = 0"),
-        ("head_dim: 128", "head_dim: 128\n    v_head_dim: 64", "no low-rank fields"),
+        ("head_dim: 128", "head_dim: 128\n    kv_lora_rank: 64", "no low-rank fields"),
         ("    value: 46.7e9", "    value: -1", "published count -1"),
     ],
 )

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from traces.errors import InvalidFile, InvalidInput, UnknownName
+from traces.errors import InvalidFile, InvalidInput
 from traces.model.architecture import architecture_names, load_architecture
 from traces.model.huggingface import MAX_CONFIG_BYTES, from_huggingface_config
 
@@ -263,17 +263,32 @@ def test_layers_listed_as_dense_are_dense(tmp_path: Path) -> None:
     assert not {0, 5} & set(model.decoder.moe_layers)
 
 
-def test_an_unknown_model_type_is_answered_with_the_nearest(tmp_path: Path) -> None:
-    with pytest.raises(UnknownName, match=r"unknown model_type 'mixtrall'.*did you mean 'mixtral'"):
-        from_huggingface_config(write(tmp_path, CONFIGS["mixtral-8x7b"] | {"model_type": "mixtrall"}))
+def test_a_type_that_nobody_checked_is_read_by_its_fields_and_says_so(tmp_path: Path) -> None:
+    model = from_huggingface_config(write(tmp_path, CONFIGS["mixtral-8x7b"] | {"model_type": "mixtrall"}))
+    assert model.total_params == load_architecture("mixtral-8x7b").total_params
+    assert "mixtrall is read by its fields" in model.note
+
+
+def test_a_dense_model_is_told_that_it_has_no_experts(tmp_path: Path) -> None:
+    dense = {k: v for k, v in CONFIGS["mixtral-8x7b"].items() if k not in ("num_local_experts", "num_experts_per_tok")}
+    with pytest.raises(InvalidFile, match="a llama model is dense, it has no experts to offload") as caught:
+        from_huggingface_config(write(tmp_path, dense | {"model_type": "llama"}))
+    assert "did you mean" not in str(caught.value)
 
 
 @pytest.mark.parametrize(
-    "key", ["hidden_size", "num_local_experts", "intermediate_size", "vocab_size", "num_experts_per_tok"]
+    ("key", "named"),
+    [
+        ("hidden_size", "key 'hidden_size' is missing"),
+        ("num_local_experts", "key 'n_routed_experts' is missing .*num_local_experts"),
+        ("intermediate_size", "key 'moe_intermediate_size' is missing: the width of an expert"),
+        ("vocab_size", "key 'vocab_size' is missing"),
+        ("num_experts_per_tok", "key 'num_experts_per_tok' is missing"),
+    ],
 )
-def test_a_missing_key_is_named(key: str, tmp_path: Path) -> None:
+def test_a_missing_key_is_named(key: str, named: str, tmp_path: Path) -> None:
     config = {name: value for name, value in CONFIGS["mixtral-8x7b"].items() if name != key}
-    with pytest.raises(InvalidFile, match=f"config.json: key '{key}' is missing"):
+    with pytest.raises(InvalidFile, match=f"config.json: {named}"):
         from_huggingface_config(write(tmp_path, config))
 
 
@@ -289,7 +304,11 @@ def test_a_missing_key_is_named(key: str, tmp_path: Path) -> None:
         ({"num_experts_per_tok": 9}, "top_k = 9, expected 1 to 8"),
         ({"torch_dtype": "float8"}, "unknown torch_dtype 'float8'"),
         ({"torch_dtype": 16}, "torch_dtype = 16 is not text"),
-        ({"quantization_config": {"quant_method": "awq"}}, "'awq' is neither fp8 nor mxfp4"),
+        ({"quantization_config": {"quant_method": "magic"}}, "'magic' is not read: .*--dtype"),
+        ({"quantization_config": {"quant_method": "awq", "bits": "4"}}, "bits = '4' is not an integer"),
+        ({"quantization_config": {"quant_method": "gptq", "bits": 12}}, "1 to 8 bits"),
+        ({"layer_types": ["sideways"] * 32}, "of the kind 'sideways', which is not modelled"),
+        ({"layer_types": ["full_attention"] * 3}, "layer_types names 3 layers of 32"),
         ({"quantization_config": 4}, "quantization_config is not a mapping"),
         ({"text_config": []}, "text_config is not a mapping"),
     ],

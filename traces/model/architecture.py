@@ -13,6 +13,7 @@ from traces.model.attention import Attention
 from traces.model.dtypes import DTYPES, Dtype, find_dtype
 from traces.model.huggingface import from_huggingface_config
 from traces.model.layer_stack import LayerStack, every_layer
+from traces.model.linear_mixer import LINEAR_KINDS, LinearMixer
 from traces.model.model_architecture import ModelArchitecture, PublishedCount, PublishedCounts
 
 __all__ = [
@@ -20,6 +21,7 @@ __all__ = [
     "Attention",
     "Dtype",
     "LayerStack",
+    "LinearMixer",
     "ModelArchitecture",
     "PublishedCount",
     "PublishedCounts",
@@ -65,7 +67,6 @@ def parse_architecture(text: str, where: str) -> ModelArchitecture:
 
 
 def _read_architecture(section: Section) -> ModelArchitecture:
-    activation = section.text("activation_dtype", "")
     encoder = section.optional_section("encoder")
     published = section.optional_section("published")
     architecture = ModelArchitecture(
@@ -88,13 +89,21 @@ def _read_architecture(section: Section) -> ModelArchitecture:
         norm_bias=section.flag("norm_bias"),
         dtype=find_dtype(section.text("dtype"), section.where),
         expert_dtype=find_dtype(section.text("expert_dtype"), section.where),
-        activation_dtype=find_dtype(activation, section.where) if activation else None,
+        **_formats(section),
+        other_params=section.integer("other_params", 0),
+        d_expert=section.integer("d_expert", 0),
         published=PublishedCounts() if published is None else _read_published(published),
         sources=_read_sources(section),
         note=section.text("note", ""),
     )
     section.done()
     return architecture
+
+
+def _formats(section: Section) -> dict[str, Dtype | None]:
+    """The formats that a model may leave out."""
+    names = {key: section.text(key, "") for key in ("activation_dtype", "attention_dtype", "shared_dtype", "kv_dtype")}
+    return {key: find_dtype(name, section.where) if name else None for key, name in names.items()}
 
 
 def _required_flag(section: Section, key: str) -> bool:
@@ -121,6 +130,9 @@ def _read_stack(section: Section) -> LayerStack:
         n_dense_matrices=section.integer("n_dense_matrices"),
         ffn_bias=section.flag("ffn_bias"),
         relative_position_buckets=section.integer("relative_position_buckets", 0),
+        mixers=tuple(_read_mixer(item, section.where) for item in section.items("mixers", optional=True)),
+        mixer_of=_integers(section, "mixer_of"),
+        bare_layers=_integers(section, "bare_layers"),
     )
     section.done()
     return stack
@@ -141,6 +153,35 @@ def _read_moe_layers(section: Section, n_layers: int) -> tuple[int, ...]:
     return layers
 
 
+def _integers(section: Section, key: str) -> tuple[int, ...]:
+    """A list of integers; empty when absent."""
+    values = section.items(key, optional=True)
+    if not all(type(value) is int for value in values):
+        raise InvalidFile(f"{section.where}: {key} holds something that is not an integer")
+    return tuple(values)
+
+
+def _read_mixer(item: object, where: str) -> Attention | LinearMixer:
+    """What mixes tokens in some layers: an attention, or a mixer with a state of fixed size."""
+    if not isinstance(item, dict):
+        raise InvalidFile(f"{where}: mixers holds something that is not a mapping")
+    section = Section(item, f"{where}: mixers")
+    if item.get("kind") not in LINEAR_KINDS:
+        return _read_attention(section)
+    shapes = section.items("gemms")
+    if not all(isinstance(shape, list) and all(type(n) is int for n in shape) for shape in shapes):
+        raise InvalidFile(f"{section.where}: gemms are pairs of integers (n_out, k_in)")
+    mixer = LinearMixer(
+        kind=section.text("kind"),
+        gemms=tuple((shape[0], shape[1]) if len(shape) == 2 else (0, 0) for shape in shapes),
+        vectors=section.integer("vectors"),
+        state_elements=section.integer("state_elements"),
+        flop_per_token=section.integer("flop_per_token"),
+    )
+    section.done()
+    return mixer
+
+
 def _read_attention(section: Section) -> Attention:
     attention = Attention(
         kind=section.text("kind"),
@@ -156,6 +197,12 @@ def _read_attention(section: Section) -> Attention:
         output_bias=section.flag("output_bias"),
         qk_norm=section.text("qk_norm", "none"),
         sinks=section.flag("sinks"),
+        window=section.integer("window", 0),
+        output_gate=section.integer("output_gate", 0),
+        shared_key_value=section.flag("shared_key_value"),
+        index_heads=section.integer("index_heads", 0),
+        index_dim=section.integer("index_dim", 0),
+        index_topk=section.integer("index_topk", 0),
     )
     section.done()
     return attention

@@ -10,6 +10,7 @@ KINDS = ("mha", "gqa", "mla")
 QK_NORMS = ("none", "head", "full")
 MAX_HEADS = 4096
 MAX_HEAD_DIM = 1 << 16
+MAX_WIDTH = 1 << 24
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,6 +21,11 @@ class Attention:
     MLA fields are 0 otherwise. `q_lora_rank` = 0 in MLA means that queries are not compressed. `qk_norm`
     scales queries and keys by one vector of `head_dim` ("head", Qwen3) or one of all heads ("full", OLMoE).
     `sinks` adds a learned logit for each head (gpt-oss). In MLA `qkv_bias` sits on the two down-projections.
+
+    `window`: a token sees this many tokens at most, 0 all (sliding windows; chunks count as windows). `output_gate`:
+    rows of a projection that gates the output (Qwen3-Next: one a channel, Step: one a head). `shared_key_value`: keys
+    serve as values. Outside of MLA `v_head_dim` is the width of a value head where it is not `head_dim`. An indexer of
+    `index_heads` x `index_dim` picks `index_topk` tokens to attend to (DeepSeek-V3.2); it keeps `index_dim` a token.
 
     MLA follows DeepSeek-V2 (arXiv 2405.04434, section 2.1) with K and V decompressed by one matrix.
     Raises `InvalidInput` for shapes that contradict the kind.
@@ -38,6 +44,12 @@ class Attention:
     output_bias: bool = False
     qk_norm: str = "none"
     sinks: bool = False
+    window: int = 0
+    output_gate: int = 0
+    shared_key_value: bool = False
+    index_heads: int = 0
+    index_dim: int = 0
+    index_topk: int = 0
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
@@ -48,13 +60,19 @@ class Attention:
             value = getattr(self, name)
             if not 1 <= value <= limit:
                 raise InvalidInput(f"attention: {name} = {value}, expected 1 to {limit}")
+        for name in ("window", "output_gate", "index_heads", "index_dim", "index_topk"):
+            value = getattr(self, name)
+            if not 0 <= value <= MAX_WIDTH:
+                raise InvalidInput(f"attention: {name} = {value}, expected 0 to {MAX_WIDTH}")
+        if len({bool(n) for n in (self.index_heads, self.index_dim, self.index_topk)}) > 1:
+            raise InvalidInput("attention: an indexer has index_heads, index_dim and index_topk, all above 0")
         if self.kind == "mla":
             self._check_mla()
         else:
             self._check_heads()
 
     def _check_heads(self) -> None:
-        if self.q_lora_rank or self.kv_lora_rank or self.qk_nope_dim or self.qk_rope_dim or self.v_head_dim:
+        if self.q_lora_rank or self.kv_lora_rank or self.qk_nope_dim or self.qk_rope_dim:
             raise InvalidInput(f"attention: {self.kind} has no low-rank fields: leave them out, or use mla")
         if self.kind == "mha" and self.n_kv_heads != self.n_heads:
             raise InvalidInput(f"attention: mha with {self.n_kv_heads} KV heads for {self.n_heads} heads: use gqa")
@@ -64,7 +82,9 @@ class Attention:
             )
 
     def _check_mla(self) -> None:
-        for name in ("kv_lora_rank", "qk_nope_dim", "qk_rope_dim", "v_head_dim"):
+        if not 0 <= self.qk_rope_dim <= MAX_HEAD_DIM:
+            raise InvalidInput(f"attention: mla with qk_rope_dim = {self.qk_rope_dim}, expected 0 to {MAX_HEAD_DIM}")
+        for name in ("kv_lora_rank", "qk_nope_dim", "v_head_dim"):
             value = getattr(self, name)
             if not 1 <= value <= MAX_HEAD_DIM:
                 raise InvalidInput(f"attention: mla with {name} = {value}, expected 1 to {MAX_HEAD_DIM}")
@@ -88,8 +108,11 @@ class Attention:
         """
         q_width = self.n_heads * self.head_dim
         if self.kind != "mla":
-            kv_width = self.n_kv_heads * self.head_dim
-            return ((q_width, d_model), (kv_width, d_model), (kv_width, d_model), (d_model, q_width))
+            keys, values = self.n_kv_heads * self.head_dim, self.n_kv_heads * self.value_dim
+            kept = ((keys, d_model),) if self.shared_key_value else ((keys, d_model), (values, d_model))
+            gate = ((self.output_gate, d_model),) if self.output_gate else ()
+            output = (d_model, self.n_heads * self.value_dim)
+            return ((q_width, d_model), *kept, *gate, *self._indexer(d_model), output)
         queries: tuple[tuple[int, int], ...]
         if self.q_lora_rank:
             queries = ((self.q_lora_rank, d_model), (q_width, self.q_lora_rank))
@@ -99,8 +122,33 @@ class Attention:
             *queries,
             (self.kv_lora_rank + self.qk_rope_dim, d_model),
             (self.n_heads * (self.qk_nope_dim + self.v_head_dim), self.kv_lora_rank),
+            *(((self.output_gate, d_model),) if self.output_gate else ()),
+            *self._indexer(d_model),
             (d_model, self.n_heads * self.v_head_dim),
         )
+
+    def _indexer(self, d_model: int) -> tuple[tuple[int, int], ...]:
+        """The indexer's queries, key and weights of heads (DeepSeek-V3.2, arXiv 2512.02556, section 2.1)."""
+        if not self.index_heads:
+            return ()
+        source = self.q_lora_rank or d_model
+        return ((self.index_heads * self.index_dim, source), (self.index_dim, d_model), (self.index_heads, d_model))
+
+    @property
+    def value_dim(self) -> int:
+        """The width of one value head."""
+        return self.v_head_dim or self.head_dim
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether every token attends to all before it, with no gate and no indexer: what the runtime executes."""
+        extras = (self.window, self.output_gate, self.index_heads, self.shared_key_value)
+        return not any(extras) and (self.kind == "mla" or self.value_dim == self.head_dim)
+
+    @property
+    def most_attended(self) -> int:
+        """Most tokens that one token attends to; 0 without a limit."""
+        return self.index_topk or self.window
 
     def matrix_params(self, d_model: int) -> int:
         """Parameters of the projection matrices."""
@@ -132,11 +180,17 @@ class Attention:
         """
         if self.kind == "mla":
             return 2 * self.n_heads * (2 * self.kv_lora_rank + self.qk_rope_dim)
-        return 4 * self.n_heads * self.head_dim
+        return 2 * self.n_heads * (self.head_dim + self.value_dim)
+
+    @property
+    def index_flop_per_pair(self) -> int:
+        """FLOPs of the indexer's score of one query-key pair, over all of the context."""
+        return 2 * self.index_heads * self.index_dim
 
     @property
     def kv_elements_per_token(self) -> int:
         """Numbers cached for a token in one layer: K and V, or in MLA the latent and the shared RoPE key."""
         if self.kind == "mla":
-            return self.kv_lora_rank + self.qk_rope_dim
-        return 2 * self.n_kv_heads * self.head_dim
+            return self.kv_lora_rank + self.qk_rope_dim + self.index_dim
+        values = 0 if self.shared_key_value else self.value_dim
+        return self.n_kv_heads * (self.head_dim + values) + self.index_dim

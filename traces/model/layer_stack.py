@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from traces.errors import InvalidInput
 from traces.model.attention import Attention
+from traces.model.linear_mixer import LinearMixer
 
 MAX_LAYERS = 1024
 MAX_WIDTH = 1 << 24
@@ -32,7 +33,9 @@ class LayerStack:
 
     A layer is a self-attention, a second attention over the encoder when `cross_attention`, and an FFN: an
     MoE block, or `n_dense_matrices` (2, or 3 when gated) matrices of width `d_ff_dense` (0 if every layer is
-    MoE), with biases when `ffn_bias`. `relative_position_buckets` is T5's bias table, one for the stack.
+    MoE), with biases when `ffn_bias`. Where layers differ, `mixers` holds what mixes tokens in place of `attention` and
+    `mixer_of` says by layer which does: 0 `attention`, i the i-th of `mixers`, -1 nothing; empty: 0 everywhere.
+    `bare_layers` have no FFN at all. `relative_position_buckets` is T5's bias table, one for the stack.
     Raises `InvalidInput` for anything out of range.
     """
 
@@ -44,6 +47,9 @@ class LayerStack:
     n_dense_matrices: int
     ffn_bias: bool = False
     relative_position_buckets: int = 0
+    mixers: tuple[Attention | LinearMixer, ...] = ()
+    mixer_of: tuple[int, ...] = ()
+    bare_layers: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         if not 1 <= self.n_layers <= MAX_LAYERS:
@@ -64,13 +70,52 @@ class LayerStack:
             )
         if not self.n_dense_layers and self.d_ff_dense:
             raise InvalidInput(f"d_ff_dense = {self.d_ff_dense} but every layer is MoE: write 0")
+        self._check_mixers()
         if not 0 <= self.relative_position_buckets <= MAX_WIDTH:
             raise InvalidInput(f"relative_position_buckets = {self.relative_position_buckets} is out of range")
 
     @property
     def n_dense_layers(self) -> int:
         """Layers whose FFN is not an MoE block."""
-        return self.n_layers - len(self.moe_layers)
+        return self.n_layers - len(self.moe_layers) - len(self.bare_layers)
+
+    def mixer(self, layer: int) -> Attention | LinearMixer | None:
+        """What mixes tokens in `layer`; None: nothing."""
+        i = self.mixer_of[layer] if self.mixer_of else 0
+        return self.attention if i == 0 else None if i < 0 else self.mixers[i - 1]
+
+    @property
+    def all_mixers(self) -> tuple[Attention | LinearMixer | None, ...]:
+        """What mixes tokens, by layer."""
+        return tuple(self.mixer(layer) for layer in range(self.n_layers))
+
+    @property
+    def is_uniform(self) -> bool:
+        """Whether every layer has the same plain attention and an FFN."""
+        return not self.mixer_of and not self.bare_layers and self.attention.is_plain
+
+    @property
+    def kv_elements_per_token(self) -> int:
+        """Numbers cached for a token in all layers; windows count as if they had no end."""
+        return sum(mixer.kv_elements_per_token for mixer in self.all_mixers if mixer is not None)
+
+    @property
+    def state_elements(self) -> int:
+        """Numbers of fixed-size states kept a sequence in all layers."""
+        return sum(mixer.state_elements for mixer in self.all_mixers if isinstance(mixer, LinearMixer))
+
+    def _check_mixers(self) -> None:
+        if len(self.mixer_of) not in (0, self.n_layers):
+            raise InvalidInput(f"mixer_of names {len(self.mixer_of)} layers of {self.n_layers}: all, or none")
+        if self.mixers and not self.mixer_of:
+            raise InvalidInput("mixers without mixer_of: say which layer has which")
+        if any(not -1 <= i <= len(self.mixers) for i in self.mixer_of):
+            raise InvalidInput(f"mixer_of: -1 to {len(self.mixers)}, the number of mixers")
+        if self.cross_attention and self.mixer_of:
+            raise InvalidInput("cross_attention with mixers: not modelled")
+        bare = set(self.bare_layers)
+        if bare & set(self.moe_layers) or any(not 0 <= layer < self.n_layers for layer in bare):
+            raise InvalidInput("bare_layers: layers of the stack that are not MoE")
 
     @property
     def n_attention_blocks(self) -> int:
@@ -80,14 +125,20 @@ class LayerStack:
     def matrix_params(self, d_model: int) -> int:
         """Parameters of attention projections and dense FFN matrices; no MoE block."""
         dense = self.n_dense_layers * self.n_dense_matrices * d_model * self.d_ff_dense
-        return self.n_attention_blocks * self.attention.matrix_params(d_model) + dense
+        return self.mixer_matrix_params(d_model) + dense
+
+    def mixer_matrix_params(self, d_model: int) -> int:
+        """Parameters of what mixes tokens: the projections."""
+        mixing = sum(mixer.matrix_params(d_model) for mixer in self.all_mixers if mixer is not None)
+        return (2 if self.cross_attention else 1) * mixing
 
     def vector_params(self, d_model: int, norm_params: int) -> int:
         """Parameters of biases, position tables and norms: one before every block and one at the end."""
         n_norms = self.n_attention_blocks + self.n_layers + 1
         biases = ffn_vector_params(d_model, self.d_ff_dense, self.n_dense_matrices) if self.ffn_bias else 0
         return (
-            self.n_attention_blocks * self.attention.vector_params(d_model)
+            (2 if self.cross_attention else 1)
+            * sum(mixer.vector_params(d_model) for mixer in self.all_mixers if mixer is not None)
             + self.n_dense_layers * biases
             + self.relative_position_buckets * self.attention.n_heads
             + n_norms * norm_params

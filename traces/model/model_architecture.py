@@ -59,9 +59,12 @@ class ModelArchitecture:
     `d_ff_expert`, a gate that picks `top_k` of them for a token, and `n_shared_experts` that always run, each
     `d_ff_shared` wide. MoE layers are numbered through the model: those of the encoder first.
 
-    Storage: expert matrices in `expert_dtype`; attention, dense FFN and shared-expert matrices in `dtype`;
-    embeddings, gates, norms, biases and the KV cache in `activation_dtype`, which is `dtype` unless given (it
-    must be given below 16 bits). `norm_bias` tells LayerNorm from RMSNorm. Raises `InvalidInput`.
+    Storage: expert matrices in `expert_dtype`; dense FFN matrices in `dtype`, attention and shared experts too unless
+    `attention_dtype` or `shared_dtype` says otherwise; embeddings, head, gates, norms and biases in `activation_dtype`,
+    which is `dtype` unless given (it must be given below 16 bits); the KV cache in `kv_dtype`, that unless given.
+    `other_params`: parameters of parts that no op reads, kept in HBM (tables by layer, say). `d_expert`: the width that
+    experts read and write, where a projection to it and back stands around them; 0: `d_model`. `norm_bias` tells
+    LayerNorm from RMSNorm. Raises `InvalidInput`.
     """
 
     name: str
@@ -84,6 +87,11 @@ class ModelArchitecture:
     dtype: Dtype
     expert_dtype: Dtype
     activation_dtype: Dtype | None = None
+    attention_dtype: Dtype | None = None
+    shared_dtype: Dtype | None = None
+    kv_dtype: Dtype | None = None
+    other_params: int = 0
+    d_expert: int = 0
     published: PublishedCounts = PublishedCounts()
     sources: tuple[str, ...] = ()
     note: str = ""
@@ -137,8 +145,28 @@ class ModelArchitecture:
 
     @property
     def stored_activation_dtype(self) -> Dtype:
-        """The format of embeddings, gates, norms, biases and the KV cache."""
+        """The format of embeddings, gates, norms and biases, and of activations."""
         return self.dtype if self.activation_dtype is None else self.activation_dtype
+
+    @property
+    def stored_attention_dtype(self) -> Dtype:
+        """The format of the token mixers' matrices."""
+        return self.dtype if self.attention_dtype is None else self.attention_dtype
+
+    @property
+    def stored_shared_dtype(self) -> Dtype:
+        """The format of the shared experts' matrices."""
+        return self.dtype if self.shared_dtype is None else self.shared_dtype
+
+    @property
+    def stored_kv_dtype(self) -> Dtype:
+        """The format of the KV cache."""
+        return self.stored_activation_dtype if self.kv_dtype is None else self.kv_dtype
+
+    @property
+    def is_uniform(self) -> bool:
+        """Whether all layers of each stack have the same plain attention: what is decoded compiled, and executed."""
+        return not self.d_expert and all(stack.is_uniform for stack in self.stacks)
 
     def compute_format(self, stored: Dtype) -> str:
         """The format in which weights stored as `stored` are multiplied: their own from 8 bits on, as fp8 engines
@@ -147,14 +175,19 @@ class ModelArchitecture:
         return stored.name if stored.bits >= 8 else self.stored_activation_dtype.name
 
     @property
+    def expert_width(self) -> int:
+        """The width of what an expert reads and writes: `d_model`, or that of a space between (latent MoE)."""
+        return self.d_expert or self.d_model
+
+    @property
     def _expert_matrix_params(self) -> int:
-        return self.n_expert_matrices * self.d_model * self.d_ff_expert
+        return self.n_expert_matrices * self.expert_width * self.d_ff_expert
 
     @property
     def _expert_vector_params(self) -> int:
         if not self.expert_bias:
             return 0
-        return ffn_vector_params(self.d_model, self.d_ff_expert, self.n_expert_matrices)
+        return ffn_vector_params(self.expert_width, self.d_ff_expert, self.n_expert_matrices)
 
     @property
     def expert_params(self) -> int:
@@ -169,8 +202,9 @@ class ModelArchitecture:
 
     @property
     def gate_params(self) -> int:
-        """Parameters of one MoE block's gate, that of its shared expert included."""
+        """Parameters of one MoE block's gate, that of its shared expert and the projections to its experts included."""
         shared_gate = self.d_model if self.shared_expert_gate else 0
+        shared_gate += 2 * self.d_model * self.d_expert
         return self.d_model * self.n_experts + self.gate_bias * self.n_experts + shared_gate
 
     @property
@@ -197,7 +231,8 @@ class ModelArchitecture:
     def _activation_format_params(self) -> int:
         norm_params = self.d_model * (2 if self.norm_bias else 1)
         stacks = sum(stack.vector_params(self.d_model, norm_params) for stack in self.stacks)
-        return stacks + self.n_moe_layers * self.gate_params + self.embedding_params + self.head_params
+        tables = self.embedding_params + self.head_params + self.other_params
+        return stacks + self.n_moe_layers * self.gate_params + tables
 
     @property
     def non_expert_params(self) -> int:
@@ -207,7 +242,11 @@ class ModelArchitecture:
     @property
     def non_expert_bytes(self) -> int:
         """Bytes outside the routed experts: what every offloading design keeps in HBM."""
-        dense = self._dense_matrix_params * self.dtype.bytes_per_param
+        mixing = sum(stack.mixer_matrix_params(self.d_model) for stack in self.stacks)
+        shared = self.n_moe_layers * self.shared_expert_params
+        dense = (self._dense_matrix_params - mixing - shared) * self.dtype.bytes_per_param
+        dense += mixing * self.stored_attention_dtype.bytes_per_param
+        dense += shared * self.stored_shared_dtype.bytes_per_param
         return math.ceil(dense + self._activation_format_params * self.stored_activation_dtype.bytes_per_param)
 
     @property
@@ -222,11 +261,10 @@ class ModelArchitecture:
         Both embedding tables count whole, as in the counts of Qwen3 and Mixtral. An encoder-decoder counts
         both stacks, though one token only passes through one of them: no such count is published.
         """
-        return self.non_expert_params + self.n_moe_layers * self.top_k * self.expert_params
+        return self.non_expert_params - self.other_params + self.n_moe_layers * self.top_k * self.expert_params
 
     def _kv_bytes(self) -> int:
-        elements = self.decoder.n_layers * self.decoder.attention.kv_elements_per_token
-        return math.ceil(elements * self.stored_activation_dtype.bytes_per_param)
+        return math.ceil(self.decoder.kv_elements_per_token * self.stored_kv_dtype.bytes_per_param)
 
     @property
     def kv_bytes_per_token(self) -> int:
@@ -235,6 +273,11 @@ class ModelArchitecture:
         Every layer counts as full attention: sliding windows and chunks (gpt-oss, Llama 4) keep less.
         """
         return self._kv_bytes()
+
+    @property
+    def state_bytes_per_sequence(self) -> int:
+        """Bytes of the fixed-size states of linear mixers for one sequence, in fp32 as engines keep them."""
+        return 4 * self.decoder.state_elements
 
     @property
     def cross_kv_bytes_per_token(self) -> int:
@@ -248,7 +291,9 @@ class ModelArchitecture:
         """
         dtype = find_dtype(name)
         kept = self.stored_activation_dtype if dtype.bits < 16 else None
-        return dataclasses.replace(self, dtype=dtype, expert_dtype=dtype, activation_dtype=kept)
+        return dataclasses.replace(
+            self, dtype=dtype, expert_dtype=dtype, activation_dtype=kept, attention_dtype=None, shared_dtype=None
+        )
 
     def with_expert_dtype(self, name: str) -> ModelArchitecture:
         """The same model with the experts' matrices stored as `name`, the rest as it is. Raises `UnknownName`."""

@@ -1,0 +1,44 @@
+"""The token mixers of a stack whose layers differ: sliding windows, indexers, linear attention, state spaces.
+
+One op a layer, of the kind of self-attention whatever mixes. A stack whose layers are alike has one attention for all,
+and `offload.decode` asks for that directly. Nothing here may know time.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from offload.ops import Work
+from offload.work import mixer_work
+from traces.model.architecture import Attention, LayerStack, LinearMixer, ModelArchitecture
+from traces.routing import Step
+
+__all__ = ["mixing_works"]
+
+
+def mixing_works(model: ModelArchitecture, stack: LayerStack, step: Step) -> tuple[Work | None, ...]:
+    """The mixer's work of each layer for one causal forward pass; None where a layer mixes nothing."""
+    sequences, index = np.unique(step.sequence, return_inverse=True)
+    context = step.position.astype(np.int64) + 1
+    longest = np.zeros(len(sequences), dtype=np.int64)
+    np.maximum.at(longest, index, context)
+    made: dict[Attention | LinearMixer, Work] = {}
+    for mixer in stack.all_mixers:
+        if mixer is not None and mixer not in made:
+            made[mixer] = _work(model, mixer, context, longest)
+    return tuple(None if mixer is None else made[mixer] for mixer in stack.all_mixers)
+
+
+def _work(
+    model: ModelArchitecture, mixer: Attention | LinearMixer, context: NDArray[np.int64], longest: NDArray[np.int64]
+) -> Work:
+    n_tokens = len(context)
+    if isinstance(mixer, LinearMixer):
+        return mixer_work(model, mixer, n_tokens, 0, 0, n_sequences=len(longest))
+    limit = mixer.most_attended
+    seen = np.minimum(context, limit) if limit else context
+    # Tokens of one pass see overlapping windows: what is read is the context, or what one window and the pass span.
+    spans = np.minimum(longest, limit + n_tokens // len(longest)) if limit and not mixer.index_topk else longest
+    whole = int(context.sum()) if mixer.index_heads else 0
+    return mixer_work(model, mixer, n_tokens, int(spans.sum()), int(seen.sum()), context_pairs=whole)

@@ -1,0 +1,92 @@
+"""Parameter counts against the model's own classes in transformers, built on the meta device: no weights."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from traces.errors import InvalidFile
+from traces.model.architecture import load_architecture
+
+torch = pytest.importorskip("torch", reason="models are built with PyTorch (the extra 'runtime')")
+transformers = pytest.importorskip("transformers", reason="counts are held against transformers (the extra 'hf')")
+
+from transformers import CONFIG_MAPPING  # noqa: E402
+from transformers.models.auto import modeling_auto  # noqa: E402
+
+OTHER_MODALITIES = re.compile(r"vision|visual|audio|multi_modal|projector|patch|image|resampler|mtp")
+
+CHANGES: dict[str, dict[str, Any]] = {
+    "deepseek_v2": {"num_experts_per_tok": 6},
+    "dots1": {"n_routed_experts": 32, "n_shared_experts": 2, "num_experts_per_tok": 6, "num_hidden_layers": 6},
+    "hunyuan_v1_moe": {"num_experts": 8, "moe_topk": 2, "head_dim": 128, "num_hidden_layers": 4},
+    "lfm2_moe": {"layer_types": ["conv", "conv", "full_attention"] * 2, "num_hidden_layers": 6},
+}
+"""What a class's defaults leave out."""
+
+TYPES = (
+    "afmoe", "aria", "axk1", "bailing_hybrid", "cohere2_moe", "deepseek_v2", "deepseek_v3", "deepseek_v32", "dots1",
+    "ernie4_5_moe", "exaone_moe", "flex_olmo", "flint", "glm4_moe", "glm4_moe_lite", "glm4v_moe", "glm5_next",
+    "glm_moe_dsa", "gpt_oss", "granitemoe", "granitemoe_swa", "granitemoehybrid", "granitemoeshared", "hunyuan_v1_moe",
+    "hy_v3", "hy_v4", "hy_v4_vl", "inkling2", "inkling2_loop", "jamba", "jetmoe", "kimi_linear", "kolibri1", "laguna",
+    "lara_mini", "lfm2_moe", "llama4_text", "mellum", "mimo_v2_flash", "minimax", "minimax_m2", "minimax_m3_vl",
+    "mistral4", "mistral_large4", "mixtral", "muse_spark", "nemotron_h", "nllb-moe", "olmoe", "phimoe", "qwen2_moe",
+    "qwen3_5_moe_text", "qwen3_moe", "qwen3_next", "qwen3_vl_moe", "sarvam_mla", "sarvam_moe", "solar_open", "step3p7",
+    "switch_transformers", "zaya",
+)  # fmt: skip
+
+NOT_READ = {
+    "deepseek_v4": "which is not modelled",  # compressed attention
+    "doge": "n_experts = 16384, expected 1 to 4096",  # experts of one neuron, found by product keys
+}
+
+MAPPINGS = (
+    modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING,
+    modeling_auto.MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING,
+    modeling_auto.MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING,
+)
+
+
+def config_of(model_type: str) -> Any:
+    if model_type not in CONFIG_MAPPING:
+        pytest.skip(f"transformers {transformers.__version__} has no {model_type}")
+    return CONFIG_MAPPING[model_type](**CHANGES.get(model_type, {}))
+
+
+def read(config: Any, folder: Path) -> Any:
+    path = folder / "config.json"
+    path.write_text(json.dumps(config.to_dict(), default=str))
+    return load_architecture(path)
+
+
+def language_params(config: Any) -> int:
+    """Parameters of the language model as its own class makes it, each tensor once."""
+    kind = next(mapping[type(config)] for mapping in MAPPINGS if type(config) in mapping)
+    kind = kind[0] if isinstance(kind, tuple) else kind
+    with torch.device("meta"):
+        model = kind._from_config(config)
+    named = {id(p): (name, p) for name, p in reversed(list(model.named_parameters()))}
+    return sum(p.numel() for name, p in named.values() if not OTHER_MODALITIES.search(name))
+
+
+@pytest.mark.parametrize("model_type", TYPES)
+def test_the_fields_give_the_parameters_of_the_class(model_type: str, tmp_path: Path) -> None:
+    config = config_of(model_type)
+    assert read(config, tmp_path).total_params == pytest.approx(language_params(config), rel=0.005)
+
+
+@pytest.mark.parametrize("model_type", NOT_READ)
+def test_what_is_not_modelled_is_refused_in_one_line(model_type: str, tmp_path: Path) -> None:
+    config = config_of(model_type)
+    with pytest.raises(InvalidFile, match=NOT_READ[model_type]) as caught:
+        read(config, tmp_path)
+    assert "\n" not in str(caught.value)
+
+
+def test_longcat_counts_the_experts_that_exist(tmp_path: Path) -> None:
+    """Its class in transformers also makes matrices for the experts that compute nothing; 560 B are published."""
+    assert read(config_of("longcat_flash"), tmp_path).total_params == pytest.approx(560e9, rel=0.005)

@@ -1,0 +1,217 @@
+"""Shapes of decoder-only models from their Hugging Face configuration, read from the fields rather than by the name.
+
+What a family does and its fields do not say (biases, norms, gates of outputs, two matrices in place of three) stands in
+`TRAITS` and follows the model's own code in huggingface/transformers, src/transformers/models/<model_type>.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from traces.errors import InvalidFile
+from traces.model.attention import Attention
+from traces.model.config_fields import Fields
+from traces.model.config_layers import Traits, block_letters, mixers_by_layer, moe_layers
+from traces.model.layer_stack import MAX_LAYERS, LayerStack
+
+__all__ = ["CHECKED", "TRAITS", "decoder_only"]
+
+_QWEN3: Traits = {"qk_norm": "head"}
+_QWEN3_NEXT: Traits = {"qk_norm": "head", "output_gate": "channel"}
+TRAITS: dict[str, Traits] = {
+    "bailing_hybrid": {"output_gate": "head", "kda_full_rank": True},
+    "hunyuan_v1_moe": {"shared_of_expert_width": True},
+    "hy_v4": {"output_gate": "channel"},
+    "hy_v4_vl_text": {"output_gate": "channel"},
+    "inkling2_text": {"output_gate": "channel"},
+    "inkling2_loop_text": {"output_gate": "channel"},
+    "jetmoe": {"attention_experts": True},
+    "longcat_flash": {"double_layers": True},
+    "muse_spark_text": {"output_gate": "channel"},
+    "afmoe": {"qk_norm": "head", "output_gate": "channel"},
+    "flex_olmo": {"qk_norm": "full"},
+    "gpt_oss": {"sinks": True, "attention_bias": True, "expert_bias": True, "gate_bias": True},
+    "grok-1": {"tied": True},
+    "llama4": {"shared_of_expert_width": True},
+    "llama4_text": {"shared_of_expert_width": True},
+    "nemotron_h": {"n_matrices": 2},
+    "olmoe": {"qk_norm": "full"},
+    "phimoe": {"norm_bias": True},
+    "qwen2_moe": {"qkv_bias": True},
+    "qwen3_5_moe": _QWEN3_NEXT,
+    "qwen3_5_moe_text": _QWEN3_NEXT,
+    "qwen3_moe": _QWEN3,
+    "qwen3_next": _QWEN3_NEXT,
+    "qwen3_omni_moe_text": _QWEN3,
+    "qwen3_vl_moe_text": _QWEN3,
+    "step3p5": {"output_gate": "head"},
+}
+
+CHECKED = frozenset(
+    {
+        "aria_text", "axk1", "axk2", "bailing_moe", "cohere2_moe", "dbrx", "deepseek_v2", "deepseek_v3", "deepseek_v32",
+        "dots1", "ernie4_5_moe", "ernie4_5_vl_moe_text", "exaone_moe", "flint", "gemma4_text", "glm4_moe",
+        "glm4_moe_lite", "glm4v_moe_text", "glm5_next_text", "glm_moe_dsa", "granitemoe", "granitemoe_swa",
+        "granitemoehybrid", "granitemoeshared", "hunyuan_v1_moe", "hy_v3", "jamba", "kimi_k2", "kimi_linear",
+        "kolibri1", "laguna", "lara_mini", "lfm2_moe", "mellum", "mimo_v2_flash", "minimax", "minimax_m2",
+        "minimax_m3_vl_text", "mistral4", "mistral_large4_text", "mixtral", "sarvam_mla", "sarvam_moe", "solar_open",
+        "zaya", *TRAITS,
+    }
+)  # fmt: skip
+"""Types whose counts were held against the model's own classes, or published figures, within 0.5 %."""
+
+
+def decoder_only(fields: Fields, model_type: str) -> dict[str, Any]:
+    """Fields of `ModelArchitecture` but name, sources and formats. Raises `InvalidFile` naming a missing or bad key."""
+    traits = TRAITS.get(model_type, {})
+    d_model = fields.integer("d_model", minimum=1)
+    blocks = block_letters(fields)
+    n_layers = len(blocks) or fields.integer("n_layers", minimum=1)
+    if traits.get("double_layers"):  # LongCat: two attentions and two dense FFNs beside one MoE block
+        n_layers *= 2
+    if n_layers > MAX_LAYERS:
+        raise InvalidFile(f"{fields.where}: n_layers = {n_layers}, expected 1 to {MAX_LAYERS}")
+    experts = _experts(fields, traits)
+    sparse = tuple(i for i, block in enumerate(blocks) if block == "moe") or moe_layers(fields, n_layers)
+    if traits.get("double_layers"):
+        sparse = tuple(range(0, n_layers, 2))
+    attention = _attention(fields, d_model, traits)
+    mixers = mixers_by_layer(fields, n_layers, attention, d_model, traits)
+    plain = [mixer for mixer in mixers if isinstance(mixer, Attention)]
+    if plain and len(set(mixers)) > 1:
+        attention = max(dict.fromkeys(plain), key=lambda mixer: (mixer.window == 0, plain.count(mixer)))
+    elif plain:
+        attention = plain[0]
+    distinct = tuple(dict.fromkeys(mixer for mixer in mixers if mixer is not None and mixer != attention))
+    places = {mixer: i + 1 for i, mixer in enumerate(distinct)}
+    uneven = any(mixer != attention for mixer in mixers)
+    bare = tuple(i for i, block in enumerate(blocks) if block in ("linear", "full"))
+    n_matrices = traits.get("n_matrices", 3)
+    dense = fields.integer("d_ff_dense", fields.integer("d_ff", 0))
+    has_dense = len(sparse) + len(bare) < n_layers
+    return {
+        "d_model": d_model,
+        "vocab_size": fields.integer("vocab_size", minimum=1),
+        "tied_embeddings": _tied(fields, traits),
+        "decoder": LayerStack(
+            n_layers=n_layers,
+            moe_layers=sparse,
+            attention=attention,
+            cross_attention=False,
+            d_ff_dense=dense if has_dense else 0,
+            n_dense_matrices=n_matrices,
+            mixers=distinct if uneven else (),
+            mixer_of=tuple(-1 if m is None else places.get(m, 0) for m in mixers) if uneven else (),
+            bare_layers=bare,
+        ),
+        "n_expert_matrices": n_matrices,
+        "norm_bias": bool(traits.get("norm_bias")),
+        "head_bias": fields.flag("lm_head_bias"),
+        "d_expert": fields.integer("moe_hidden_size", fields.integer("moe_latent_size", 0)) % d_model,
+        "other_params": _other_params(fields, d_model, n_layers, attention, traits),
+        **experts,
+    }
+
+
+def _other_params(fields: Fields, d_model: int, n_layers: int, attention: Attention, traits: Traits) -> int:
+    """Parameters that no op of ours reads: attention experts not chosen (JetMoE), tables by layer (Gemma)."""
+    total = 0
+    if traits.get("attention_experts"):
+        idle = fields.integer("n_experts") - fields.integer("top_k")
+        width = attention.n_heads * attention.head_dim // fields.integer("top_k")
+        total += n_layers * (idle * 2 * d_model * width + d_model * fields.integer("n_experts"))
+    per_layer = fields.integer("hidden_size_per_layer_input", 0)
+    if per_layer:
+        table = fields.integer("vocab_size_per_layer_input", fields.integer("vocab_size"))
+        total += n_layers * per_layer * (table + 3 * d_model)
+    return total
+
+
+def _tied(fields: Fields, traits: Traits) -> bool:
+    """Whether head and input table are one; of a multimodal model the whole decides, not the text model."""
+    for document in reversed(fields.documents):
+        if isinstance(document.get("tie_word_embeddings"), bool):
+            return bool(document["tie_word_embeddings"])
+    return bool(traits.get("tied"))
+
+
+def _experts(fields: Fields, traits: Traits) -> dict[str, Any]:
+    """The MoE blocks; a model without experts is told so by the caller."""
+    d_ff_expert = fields.integer("d_ff_expert", fields.integer("d_ff", 0), minimum=0)
+    if d_ff_expert < 1:
+        raise InvalidFile(f"{fields.where}: key 'moe_intermediate_size' is missing: the width of an expert")
+    n_shared, width = _shared(fields, d_ff_expert, traits)
+    return {
+        "n_experts": fields.integer("n_experts", minimum=1),
+        "top_k": fields.integer("top_k", minimum=1),
+        "d_ff_expert": d_ff_expert,
+        "n_shared_experts": n_shared,
+        "d_ff_shared": width,
+        "shared_expert_gate": bool(n_shared) and fields.get("shared_expert_intermediate_size") is not None,
+        "expert_bias": bool(traits.get("expert_bias")),
+        "gate_bias": bool(traits.get("gate_bias")) or fields.get("topk_method") == "noaux_tc",
+    }
+
+
+def _shared(fields: Fields, d_ff_expert: int, traits: Traits) -> tuple[int, int]:
+    """(number, width) of what runs for every token in an MoE block."""
+    if traits.get("shared_of_expert_width"):
+        return 1, d_ff_expert
+    if fields.flag("enable_moe_block") or traits.get("double_layers"):  # Gemma 4: a dense FFN beside the experts
+        return 1, fields.integer("d_ff", minimum=1)
+    width, number = fields.integer("d_ff_shared", 0), fields.integer("n_shared", 0)
+    if width:
+        return (number or 1), width
+    return (number, d_ff_expert) if number else (0, 0)
+
+
+def _attention(fields: Fields, d_model: int, traits: Traits) -> Attention:
+    n_heads = fields.integer("n_heads", minimum=1)
+    bias = fields.flag("attention_bias", default=bool(traits.get("attention_bias")))
+    qkv_bias = fields.flag(
+        "qkv_bias", "use_qkv_bias", "attention_qkv_bias", default=bias or bool(traits.get("qkv_bias"))
+    )
+    indexer: dict[str, Any] = {
+        "index_heads": fields.integer("index_n_heads", 0),
+        "index_dim": fields.integer("index_head_dim", 0),
+        "index_topk": fields.integer("index_topk", 0),
+    }
+    indexer = indexer if all(indexer.values()) else {}
+    gate = traits.get("output_gate") if fields.flag("attn_output_gate", default=True) else None
+    gate = "head" if gate is None and fields.flag("gating", "use_head_wise_attn_gate") else gate
+    if fields.integer("kv_lora_rank", 0):
+        nope, rope = (
+            fields.integer("qk_nope_head_dim"),
+            fields.integer("qk_rope_head_dim", fields.integer("head_dim", 64)),
+        )
+        return Attention(
+            kind="mla",
+            n_heads=n_heads,
+            n_kv_heads=n_heads,
+            head_dim=nope + rope,
+            q_lora_rank=fields.integer("q_lora_rank", 0),
+            kv_lora_rank=fields.integer("kv_lora_rank"),
+            qk_nope_dim=nope,
+            qk_rope_dim=rope,
+            v_head_dim=fields.integer("v_head_dim"),
+            qkv_bias=bias,
+            output_bias=bias,
+            output_gate={None: 0, "channel": n_heads * fields.integer("v_head_dim"), "head": n_heads}[gate],
+            **indexer,
+        )
+    n_kv_heads = fields.integer("n_kv_heads", n_heads, minimum=1)
+    head_dim = fields.integer("head_dim", d_model // n_heads, minimum=1)
+    value_dim = fields.integer("v_head_dim", 0)
+    return Attention(
+        kind="mha" if n_kv_heads == n_heads else "gqa",
+        n_heads=n_heads,
+        n_kv_heads=n_kv_heads,
+        head_dim=head_dim,
+        v_head_dim=value_dim if value_dim != head_dim else 0,
+        qkv_bias=qkv_bias,
+        output_bias=bias,
+        qk_norm=traits.get("qk_norm", "none"),
+        sinks=bool(traits.get("sinks")),
+        output_gate={None: 0, "channel": n_heads * head_dim, "head": n_heads}[gate],
+        **indexer,
+    )

@@ -1,0 +1,224 @@
+"""Which layer is what, from a `config.json`: MoE or dense, and what mixes its tokens."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+from traces.errors import InvalidFile
+from traces.model import linear_mixer
+from traces.model.attention import Attention
+from traces.model.config_fields import Fields
+from traces.model.layer_stack import every_layer
+from traces.model.linear_mixer import LinearMixer
+
+__all__ = ["BLOCKS", "Traits", "block_letters", "mixers_by_layer", "moe_layers"]
+
+Traits = dict[str, Any]
+"""What a family does that its fields do not say; see `traces.model.config_decoder`."""
+
+BLOCKS = {
+    "M": "linear", "E": "moe", "*": "full", "-": "mlp", "linear_attention": "linear", "mamba": "linear", "moe": "moe",
+    "full_attention": "full", "attention": "full", "mlp": "mlp",
+}  # fmt: skip
+"""Nemotron-H: a layer is one block alone, by letter of the pattern or by name."""
+
+_LINEAR = ("linear_attention", "mamba", "mamba2", "linear", "conv", "kda", "recurrent")
+_SLIDING = (
+    "sliding_attention", "chunked_attention", "sliding", "local", "hybrid_sliding", "reference_sliding_attention",
+)  # fmt: skip
+_FULL = ("full_attention", "attention", "global", "full", "hybrid", "softmax", "indexed_attention")
+
+
+def block_letters(fields: Fields) -> list[str]:
+    """The blocks of a model whose layers are one block each; empty for every other."""
+    pattern = fields.get("hybrid_override_pattern")
+    names = list(pattern) if isinstance(pattern, str) else fields.texts("layers_block_type")
+    if not isinstance(pattern, str) and not set(names) & {"moe", "mlp"}:
+        return []
+    unknown = [name for name in names if name not in BLOCKS]
+    if unknown:
+        raise InvalidFile(f"{fields.where}: a layer is {unknown[0]!r}, known: {', '.join(sorted(set(BLOCKS)))}")
+    return [BLOCKS[name] for name in names]
+
+
+def moe_layers(fields: Fields, n_layers: int) -> tuple[int, ...]:
+    """The layers with experts, by whichever fields the family states them."""
+    kinds = fields.texts("mlp_layer_types")
+    if kinds:
+        _check_length(fields, "mlp_layer_types", kinds, n_layers)
+        return tuple(i for i, kind in enumerate(kinds) if kind in ("sparse", "moe"))
+    listed = fields.get("moe_layers")
+    if isinstance(listed, list) and listed:
+        return tuple(fields.integers("moe_layers"))
+    enumerated = fields.get("moe_layers_enum")
+    if isinstance(enumerated, str) and enumerated:
+        return tuple(int(word) for word in enumerated.split(",") if word.strip().isdigit())
+    period = fields.get("moe_layer_freq")
+    if isinstance(period, list):
+        _check_length(fields, "moe_layer_freq", period, n_layers)
+        return tuple(i for i, on in enumerate(period) if on)
+    first = fields.integer("first_dense", 0)
+    if fields.get("expert_layer_period") is not None:
+        step, offset = fields.integer("expert_layer_period", minimum=1), fields.integer("expert_layer_offset", 0)
+        return tuple(layer for layer in range(n_layers) if layer % step == offset)
+    if fields.get("moe_layer_start_index") is not None:
+        last, step = (
+            fields.integer("moe_layer_end_index", n_layers - 1),
+            fields.integer("moe_layer_interval", 1, minimum=1),
+        )
+        start = fields.integer("moe_layer_start_index")
+        return tuple(i for i in range(n_layers) if start <= i <= last and (i + 1) % step == 0)
+    if fields.get("interleave_moe_layer_step") is not None:
+        step = fields.integer("interleave_moe_layer_step", minimum=1)
+        return every_layer(n_layers, step - 1, step)
+    sparse = fields.integer("decoder_sparse_step", 1, minimum=1)
+    step = fields.integer("moe_layer_freq", 1, minimum=1)
+    dense = fields.integers("mlp_only_layers")
+    return tuple(
+        layer
+        for layer in range(n_layers)
+        if layer >= first and (layer + 1) % sparse == 0 and layer % step == 0 and layer not in dense
+    )
+
+
+def _check_length(fields: Fields, key: str, values: list[Any], n_layers: int) -> None:
+    if len(values) < n_layers:
+        raise InvalidFile(f"{fields.where}: {key} names {len(values)} layers of {n_layers}")
+    del values[n_layers:]  # some families list those of extra prediction layers after
+
+
+def mixers_by_layer(
+    fields: Fields, n_layers: int, attention: Attention, d_model: int, traits: Traits
+) -> tuple[Attention | LinearMixer | None, ...]:
+    """What mixes the tokens of each layer."""
+    blocks = block_letters(fields)
+    kinds = blocks if blocks else _layer_kinds(fields, n_layers)
+    made: list[Attention | LinearMixer | None] = []
+    for layer, kind in enumerate(kinds[:n_layers]):
+        if kind in ("moe", "mlp"):
+            made.append(None)
+        elif kind in _LINEAR:
+            made.append(_linear(fields, d_model, traits))
+        elif kind in _SLIDING:
+            made.append(_sliding(fields, _of_layer(fields, attention, layer)))
+        elif kind in _FULL:
+            made.append(_full(fields, _of_layer(fields, attention, layer), traits))
+        else:
+            raise InvalidFile(f"{fields.where}: layer {layer} is of the kind {kind[:40]!r}, which is not modelled")
+    return tuple(made)
+
+
+def _layer_kinds(fields: Fields, n_layers: int) -> list[str]:
+    kinds = fields.texts("layer_types") or fields.texts("layers_block_type")
+    if kinds:
+        _check_length(fields, "layer_types", kinds, n_layers)
+        return kinds
+    switches = fields.get("attn_type_list")  # MiniMax-01: 1 is softmax attention
+    if isinstance(switches, list):
+        return ["full_attention" if on else "linear_attention" for on in switches][:n_layers]
+    linear = fields.get("linear_attn_config")  # Kimi Linear: layers counted from 1
+    if isinstance(linear, dict):
+        full = linear.get("full_attn_layers") or []
+        return ["full_attention" if i + 1 in full else "linear_attention" for i in range(n_layers)]
+    if fields.get("attn_layer_period") is not None:
+        step, offset = fields.integer("attn_layer_period", minimum=1), fields.integer("attn_layer_offset", 0)
+        return ["full_attention" if i % step == offset else "linear_attention" for i in range(n_layers)]
+    if fields.get("full_attention_interval") is not None:
+        step = fields.integer("full_attention_interval", minimum=1)
+        return ["linear_attention" if (i + 1) % step else "full_attention" for i in range(n_layers)]
+    return ["full_attention"] * n_layers
+
+
+def _of_layer(fields: Fields, attention: Attention, layer: int) -> Attention:
+    """The attention with what a layer states apart (`per_layer_config`, heads by layer)."""
+    changes: dict[str, int] = {}
+    heads = fields.get("num_attention_heads_per_layer")
+    if isinstance(heads, list) and layer < len(heads) and type(heads[layer]) is int:
+        changes["n_heads"] = heads[layer]
+    apart = fields.get("per_layer_config")
+    if isinstance(apart, dict):
+        own: dict[str, Any] = next((item for key, item in apart.items() if key.isdigit() and int(key) == layer), {})
+        names = {"head_dim": "head_dim", "num_key_value_heads": "n_kv_heads", "num_attention_heads": "n_heads"}
+        changes |= {ours: own[key] for key, ours in names.items() if type(own.get(key)) is int}
+    return _changed(attention, **changes) if changes else attention
+
+
+def _changed(attention: Attention, **changes: Any) -> Attention:
+    heads = changes.get("n_heads", attention.n_heads)
+    kv_heads = changes.get("n_kv_heads", attention.n_kv_heads)
+    gate = attention.output_gate
+    if gate:  # one a channel or one a head: as many more as there are heads or channels more
+        width = attention.n_heads * attention.head_dim
+        gate = heads * changes.get("head_dim", attention.head_dim) if gate == width else heads
+    if attention.kind != "mla":
+        changes["kind"] = "mha" if heads == kv_heads else "gqa"
+    return dataclasses.replace(attention, output_gate=gate, **changes)
+
+
+def _sliding(fields: Fields, attention: Attention) -> Attention:
+    """A layer that sees a window; its heads may be its own (MiMo-V2)."""
+    changes: dict[str, Any] = {"window": fields.integer("window", 0)}
+    for key, ours in (("swa_num_key_value_heads", "n_kv_heads"), ("swa_num_attention_heads", "n_heads"),
+                      ("swa_head_dim", "head_dim"), ("swa_v_head_dim", "v_head_dim")):  # fmt: skip
+        if type(fields.get(key)) is int:
+            changes[ours] = fields.get(key)
+    return _changed(attention, **changes)
+
+
+def _full(fields: Fields, attention: Attention, traits: Traits) -> Attention:
+    """A layer that sees all; in Gemma 4 with heads of its own, keys serving as values."""
+    changes: dict[str, Any] = {}
+    for key, ours in (("global_head_dim", "head_dim"), ("num_global_key_value_heads", "n_kv_heads")):
+        if type(fields.get(key)) is int:
+            changes[ours] = fields.get(key)
+    if changes and fields.flag("attention_k_eq_v"):
+        changes["shared_key_value"] = True
+    return _changed(attention, **changes) if changes else attention
+
+
+def _linear(fields: Fields, d_model: int, traits: Traits) -> LinearMixer:
+    """The mixer with a state, by the fields that describe one."""
+    kind = traits.get("linear")
+    inner = fields.get("linear_attn_config") if isinstance(fields.get("linear_attn_config"), dict) else None
+    if inner is not None or (fields.get("linear_num_heads") is not None and fields.get("linear_num_key_heads") is None):
+        source = Fields((inner,), fields.where) if inner is not None else fields
+        heads = source.integer("num_heads" if inner is not None else "linear_num_heads", minimum=1)
+        width = source.integer("head_dim" if inner is not None else "linear_head_dim", minimum=1)
+        conv = source.integer("short_conv_kernel_size" if inner is not None else "linear_conv_kernel_dim", 4, minimum=1)
+        return linear_mixer.kimi_delta(d_model, heads, width, conv, full_rank=bool(traits.get("kda_full_rank")))
+    if fields.get("linear_num_value_heads") is not None:
+        return linear_mixer.gated_delta_net(
+            d_model,
+            fields.integer("linear_num_key_heads", minimum=1),
+            fields.integer("linear_num_value_heads", minimum=1),
+            fields.integer("linear_key_head_dim", minimum=1),
+            fields.integer("linear_value_head_dim", minimum=1),
+            fields.integer("linear_conv_kernel_dim", 4, minimum=1),
+        )
+    if fields.get("mamba_n_heads") is not None or fields.get("mamba_num_heads") is not None:
+        granite = fields.get("mamba_n_heads") is not None
+        names = (
+            ("mamba_n_heads", "mamba_d_head", "mamba_n_groups", "mamba_d_state", "mamba_d_conv")
+            if granite
+            else ("mamba_num_heads", "mamba_head_dim", "n_groups", "ssm_state_size", "conv_kernel")
+        )
+        return linear_mixer.mamba2(
+            d_model,
+            fields.integer(names[0], minimum=1),
+            fields.integer(names[1], minimum=1),
+            fields.integer(names[2], 1, minimum=1),
+            fields.integer(names[3], minimum=1),
+            fields.integer(names[4], 4, minimum=1),
+        )
+    if fields.get("mamba_d_state") is not None:
+        inner_width = fields.integer("mamba_expand", 2, minimum=1) * d_model
+        rank = fields.get("mamba_dt_rank")
+        rank = rank if type(rank) is int else -(-d_model // 16)
+        return linear_mixer.mamba(
+            d_model, inner_width, fields.integer("mamba_d_state", minimum=1), rank, fields.integer("mamba_d_conv", 4)
+        )
+    if kind == "short_conv" or fields.get("conv_L_cache") is not None:
+        return linear_mixer.short_conv(d_model, fields.integer("conv_L_cache", 3, minimum=1))
+    n_heads = fields.integer("n_heads", minimum=1)
+    return linear_mixer.lightning(d_model, n_heads, fields.integer("head_dim", d_model // n_heads, minimum=1))
