@@ -15,7 +15,7 @@ from pathlib import Path
 
 import torch
 
-from runtime.device import describe, software
+from runtime.device import describe_device, software
 
 PACKAGES = ("numpy", "scipy", "numba", "simpy", "yaml", "safetensors", "typer", "rich", "matplotlib", "xarray", "h5py")
 USED_BYTES = 72 << 30
@@ -26,7 +26,7 @@ BLOCK_BYTES, LEAST_BYTES = 2 << 30, 4 << 30
 
 def main(backend: str) -> None:
     """Print it all."""
-    for name, value in {**software(), **describe(backend)}.items():
+    for name, value in {**software(), **describe_device(backend)}.items():
         print(f"{name}: {value}")
     for name in PACKAGES:
         here = importlib.util.find_spec(name) is not None

@@ -15,9 +15,9 @@ from runtime.model.attention import Span
 from runtime.passes import Pass, Segment
 from traces.model.architecture import ModelArchitecture
 
-__all__ = ["BoundPass", "Rows", "as_rows", "bind_pass"]
+__all__ = ["BoundPass", "BoundRows", "as_rows", "bind_pass"]
 
-Rows = slice | Tensor
+BoundRows = slice | Tensor
 """Rows of a buffer: a slice when they follow one another, which copies nothing, else their indices."""
 
 
@@ -34,7 +34,7 @@ class BoundPass:
     ids: Tensor
     positions: Tensor
     kv_places: Tensor
-    last_rows: Rows
+    last_rows: BoundRows
     spans: tuple[Span, ...]
     cross_spans: tuple[Span, ...]
     memory_sources: Tensor
@@ -94,11 +94,11 @@ def _cross_spans(backend: Backend, one: Pass, dtype: torch.dtype) -> Iterator[Sp
         yield Span(segment.start, segment.start + segment.n_tokens, rows, 1, segment.n_memory)
 
 
-def _rows_of(backend: Backend, segments: tuple[Segment, ...]) -> Rows:
+def _rows_of(backend: Backend, segments: tuple[Segment, ...]) -> BoundRows:
     return as_rows(backend, np.array([segment.row for segment in segments], dtype=np.int64))
 
 
-def as_rows(backend: Backend, rows: NDArray[np.int64]) -> Rows:
+def as_rows(backend: Backend, rows: NDArray[np.int64]) -> BoundRows:
     """Rows as a slice where they follow one another."""
     first = int(rows[0])
     if np.array_equal(rows, np.arange(first, first + len(rows))):

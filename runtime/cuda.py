@@ -23,7 +23,7 @@ from torch import Tensor
 from offload.memory import CapacityExceeded
 from offload.ops import Lane
 from runtime.backend import Action, Copy, DeviceBudget, LaneFailure, Times
-from runtime.graphs import capture
+from runtime.graphs import capture_graphs
 from runtime.memory import host_array
 from runtime.order import Order
 from runtime.pacing import now_ns
@@ -155,7 +155,7 @@ class CudaBackend:
         mine = {op: self._actions[op] for op, lane in enumerate(self._lanes) if lane is Lane.COMPUTE}
         computing = {op: action for op, action in mine.items() if action is not None and not isinstance(action, Copy)}
         try:
-            for op, replay in capture(self._api, self._streams[Lane.COMPUTE], computing).items():
+            for op, replay in capture_graphs(self._api, self._streams[Lane.COMPUTE], computing).items():
                 self._actions[op] = replay
             self._captured = list(computing.values())
         except torch.OutOfMemoryError as error:

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-__all__ = ["describe", "has_cuda", "software", "stack_of"]
+__all__ = ["describe_device", "has_cuda", "software", "stack_of"]
 
 _SPECS = {
     "A10": "a10", "A100-PCIE-40GB": "a100-pcie-40gb", "A100-SXM4-80GB": "a100-sxm4-80gb", "B200": "b200",
@@ -25,7 +25,7 @@ an A100 is no A10, an L40 no L4, a laptop's RTX 4090 no RTX 4090, and a slice of
 _BRANDS = ("NVIDIA ", "Tesla ", "GeForce ")
 
 
-def describe(backend: str) -> dict[str, Any]:
+def describe_device(backend: str) -> dict[str, Any]:
     """The machine behind a back end ("cpu", "cuda"): JSON values.
 
     `spec`: the description that ships with the project, None where there is none. Sizes in bytes, clocks in Hz.

@@ -14,10 +14,10 @@ from typing import Any
 
 from runtime.quiet import no_collections
 
-__all__ = ["capture"]
+__all__ = ["capture_graphs"]
 
 
-def capture(api: Any, stream: Any, actions: Mapping[int, Callable[[], Any]]) -> dict[int, Callable[[], None]]:
+def capture_graphs(api: Any, stream: Any, actions: Mapping[int, Callable[[], Any]]) -> dict[int, Callable[[], None]]:
     """What replays each of `actions`, by op, in the order they are given; `api`: the module that has graphs.
 
     All run once as they are, so that libraries choose kernels and take workspaces, then are captured, then replayed

@@ -19,7 +19,7 @@ from offload.ops import KINDS, Lane, OpKind
 from runtime.backend import Action, Backend, Copy
 from runtime.bound_pass import as_rows, bind_pass
 from runtime.memory import PAGE_BYTES, Carver, aligned, element_type, pieces, round_up
-from runtime.model.attention import Cache
+from runtime.model.attention import KvCache
 from runtime.model.layers import Choice, FfnWeights, Layers, Scratch, ffn_weights
 from runtime.model.weights import Experts, Shapes, expert_shapes, static_shapes
 from runtime.passes import Pass, Passes
@@ -27,7 +27,7 @@ from runtime.program import Program
 from runtime.storage import ExpertFile
 from traces.model.architecture import ModelArchitecture
 
-__all__ = ["Loaded", "load", "pool_bytes"]
+__all__ = ["Loaded", "load_program", "pool_bytes"]
 
 _SLOTS, _IDS, _STATIC = "expert slots", "selected expert ids", "weights outside experts"
 
@@ -53,7 +53,7 @@ def pool_bytes(model: ModelArchitecture, passes: Passes, n_slots: int) -> dict[s
     return carved | {_SLOTS: n_slots * round_up(model.expert_bytes, PAGE_BYTES), _IDS: ids}
 
 
-def load(backend: Backend, program: Program, experts: Experts, storage: ExpertFile | None) -> Loaded:
+def load_program(backend: Backend, program: Program, experts: Experts, storage: ExpertFile | None) -> Loaded:
     """Take the memory of `program` on `backend` and bind its ops.
 
     Raises `CapacityExceeded` when HBM or host memory is too small, `InvalidInput` for a model in a format that the
@@ -210,7 +210,7 @@ def _load_layers(backend: Backend, program: Program, experts: Experts) -> Layers
     experts.copy_static(pools[_STATIC])
     tensors, kept, buffers = (carver.views(pools[what]) for what, carver in carvers.items())
     prefixes = dict.fromkeys(name.rpartition(".")[0] for name in kept)
-    caches = {f"{p}.": Cache(kept[f"{p}.keys"], kept.get(f"{p}.values", kept[f"{p}.keys"])) for p in prefixes}
+    caches = {f"{p}.": KvCache(kept[f"{p}.keys"], kept.get(f"{p}.values", kept[f"{p}.keys"])) for p in prefixes}
     states = backend.upload(np.zeros((passes.n_tokens, model.d_model), dtype=np.float32)).to(element_type(model))
     return Layers(model, tensors, buffers, caches, states)
 

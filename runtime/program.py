@@ -23,9 +23,9 @@ from traces.errors import InvalidInput
 from traces.model.architecture import ModelArchitecture
 from traces.routing import Phase, Step
 
-__all__ = ["Key", "Program", "Routed", "build_program", "cached_slots", "resident_slots"]
+__all__ = ["ExpertKey", "Program", "Routed", "build_program", "cached_slots", "resident_slots"]
 
-Key = tuple[int, int]
+ExpertKey = tuple[int, int]
 """An expert: MoE layer through the model, encoder first, and its number there."""
 
 _WAY_OUT = "capture the schedule with a stack whose execution is 'streams'"
@@ -65,27 +65,27 @@ class Program:
     closes: NDArray[np.bool_]
     ends: NDArray[np.bool_]
     routed: Mapping[int, Routed]
-    initial: Mapping[int, Key]
+    initial: Mapping[int, ExpertKey]
     n_slots: int
     n_staging: int
     lookups: Mapping[Phase, tuple[int, int]]
 
-    def key(self, op: int) -> Key:
+    def key(self, op: int) -> ExpertKey:
         """The expert that an op moves or computes."""
         return int(self.moe_layer[op]), int(self.schedule.expert[op])
 
-    def keys(self, kind: OpKind) -> list[Key]:
+    def keys(self, kind: OpKind) -> list[ExpertKey]:
         """The distinct experts that ops of `kind` move or compute, in order."""
         return list(dict.fromkeys(self.key(int(op)) for op in np.flatnonzero(self.schedule.kind == kind)))
 
 
-def resident_slots(model: ModelArchitecture) -> dict[int, Key]:
+def resident_slots(model: ModelArchitecture) -> dict[int, ExpertKey]:
     """Every expert in a slot of its own: what `gpu_only` starts from."""
     keys = [(layer, expert) for layer in range(model.n_moe_layers) for expert in range(model.n_experts)]
     return dict(enumerate(keys))
 
 
-def cached_slots(cache: ResidentSet, n_buffers: int) -> dict[int, Key]:
+def cached_slots(cache: ResidentSet, n_buffers: int) -> dict[int, ExpertKey]:
     """The slots that a warm cache fills before the start, the transient buffers' numbers coming first."""
     asked = copy.deepcopy(cache)  # asking for a resident makes it recent
     slots = {}
@@ -96,7 +96,7 @@ def cached_slots(cache: ResidentSet, n_buffers: int) -> dict[int, Key]:
 
 
 def build_program(
-    model: ModelArchitecture, steps: Iterable[Step], schedule: Schedule, initial: Mapping[int, Key] | None = None
+    model: ModelArchitecture, steps: Iterable[Step], schedule: Schedule, initial: Mapping[int, ExpertKey] | None = None
 ) -> Program:
     """Derive what each op of `schedule`, the schedule of `steps`, touches; `initial`: experts in slots at the start.
 
@@ -115,12 +115,14 @@ class _Builder:
     """The state of one walk over the ops."""
 
     def __init__(
-        self, model: ModelArchitecture, passes: Passes, schedule: Schedule, initial: Mapping[int, Key]
+        self, model: ModelArchitecture, passes: Passes, schedule: Schedule, initial: Mapping[int, ExpertKey]
     ) -> None:
         self.model, self.passes, self.schedule, self.initial = model, passes, schedule, initial
         self.order = order_of(schedule)
-        self.content: dict[int, Key] = dict(initial)  # slot -> expert
-        self.holder: dict[Key, tuple[int, int]] = {key: (slot, -1) for slot, key in initial.items()}  # slot, filler
+        self.content: dict[int, ExpertKey] = dict(initial)  # slot -> expert
+        self.holder: dict[ExpertKey, tuple[int, int]] = {
+            key: (slot, -1) for slot, key in initial.items()
+        }  # slot, filler
         self.read_by: list[int] = []  # staging buffer -> the fetch that empties it, or the read until there is one
         self.routed: dict[int, Routed] = {}
         self.lookups = {phase: [0, 0] for phase in Phase}

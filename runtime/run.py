@@ -18,9 +18,9 @@ from offload.ops import Lane, OpKind
 from offload.schedule import Schedule
 from offload.timeline import Timeline
 from runtime.backend import Action, Backend, Times
-from runtime.loading import Loaded, load, pool_bytes
+from runtime.loading import Loaded, load_program, pool_bytes
 from runtime.model.weights import Experts
-from runtime.program import Key, Program, build_program
+from runtime.program import ExpertKey, Program, build_program
 from runtime.quiet import no_collections
 from runtime.races import check_races
 from runtime.storage import ExpertFile
@@ -28,9 +28,9 @@ from traces.errors import InvalidInput, PregateError
 from traces.model.architecture import ModelArchitecture
 from traces.routing import Phase, Step
 
-__all__ = ["TOLERANCE", "OutputMismatch", "Run", "check_close_output", "check_same_output", "execute"]
+__all__ = ["STATES_TOLERANCE", "MeasuredRun", "OutputMismatch", "check_close_output", "check_same_output", "execute"]
 
-TOLERANCE = 1e-3
+STATES_TOLERANCE = 1e-3
 """How far two back ends may differ in fp32, over the largest hidden state: sums of some thousand products in another
 order, through some tens of layers, each normed again."""
 
@@ -40,7 +40,7 @@ class OutputMismatch(PregateError):
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Run:
+class MeasuredRun:
     """What happened. `timeline.source` names the back end.
 
     `digest`: of the final hidden states of all forward passes, `pass_digests` of each; `states` (n_tokens, d_model)
@@ -65,11 +65,11 @@ def execute(
     steps: Iterable[Step],
     schedule: Schedule,
     *,
-    initial: Mapping[int, Key] | None = None,
+    initial: Mapping[int, ExpertKey] | None = None,
     experts: Experts | None = None,
     storage: Path | None = None,
     prove: bool = True,
-) -> Run:
+) -> MeasuredRun:
     """Run `schedule`, that of `steps`, on `backend`, which is closed at the end whatever happens.
 
     `initial`: experts in slots before the start (`resident_slots`, `cached_slots`). `experts`: weights to share with
@@ -90,7 +90,7 @@ def execute(
             raise InvalidInput(f"the experts given are of {made.model.name}, the schedule is run on {model.name}")
         with torch.inference_mode():
             file = _prepare(program, made, storage)
-            loaded = load(backend, program, made, file)
+            loaded = load_program(backend, program, made, file)
             times = _replay(backend, program, loaded.actions)
             _check(program, loaded, times)
             digests = _digests(program, loaded)
@@ -103,10 +103,10 @@ def execute(
     direct = None if file is None else file.direct
     states = loaded.states.float().cpu().numpy()
     pools = dict(backend.budget.taken)
-    return Run(timeline, digest, digests, states, times.moved_bytes, pools, program.lookups, direct)
+    return MeasuredRun(timeline, digest, digests, states, times.moved_bytes, pools, program.lookups, direct)
 
 
-def check_same_output(runs: Mapping[str, Run]) -> str:
+def check_same_output(runs: Mapping[str, MeasuredRun]) -> str:
     """The digest that all `runs`, by name, share. Raises `OutputMismatch`, naming who differs first and where."""
     if not runs:
         raise InvalidInput("no runs to compare: give at least one")
@@ -122,7 +122,7 @@ def check_same_output(runs: Mapping[str, Run]) -> str:
     return runs[first].digest
 
 
-def check_close_output(here: Run, there: Run, tolerance: float = TOLERANCE) -> float:
+def check_close_output(here: MeasuredRun, there: MeasuredRun, tolerance: float = STATES_TOLERANCE) -> float:
     """The largest difference between the hidden states of two back ends, over the largest state; 0.0 when they agree.
 
     Raises `OutputMismatch` when it is above `tolerance`, or the states are not finite or not of one shape.

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from runtime.memory import PAGE_BYTES, aligned, round_up
 from runtime.model.weights import Experts
-from runtime.program import Key
+from runtime.program import ExpertKey
 from traces.errors import InvalidFile
 
 __all__ = ["ExpertFile"]
@@ -27,8 +27,8 @@ class ExpertFile:
     has not the room or the file cannot be written or read; it leaves nothing behind then.
     """
 
-    def __init__(self, folder: Path, keys: Iterable[Key], experts: Experts) -> None:
-        self._offsets: dict[Key, int] = {}
+    def __init__(self, folder: Path, keys: Iterable[ExpertKey], experts: Experts) -> None:
+        self._offsets: dict[ExpertKey, int] = {}
         self.n_bytes = experts.model.expert_bytes
         self._stride = round_up(self.n_bytes, PAGE_BYTES)
         self._folder = folder
@@ -62,7 +62,7 @@ class ExpertFile:
         finally:
             os.unlink(name)
 
-    def _write(self, keys: list[Key], experts: Experts) -> None:
+    def _write(self, keys: list[ExpertKey], experts: Experts) -> None:
         buffer = aligned(self._stride)
         with os.fdopen(self._file, "wb", closefd=False) as file:
             for i, key in enumerate(keys):
@@ -82,7 +82,7 @@ class ExpertFile:
         if hasattr(os, "posix_fadvise"):
             os.posix_fadvise(self._file, 0, 0, os.POSIX_FADV_DONTNEED)
 
-    def read(self, key: Key, target: Tensor) -> int:
+    def read(self, key: ExpertKey, target: Tensor) -> int:
         """Read the expert `key` into `target`, whole pages of host memory; returns its bytes. Raises `InvalidFile`."""
         view, done = target.numpy().data, 0
         file = self._unbuffered if self.direct else self._file

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from offload.timeline import Timeline
-from pregate.check.outcome import METRICS, Case, Measurement, OpTime, Outcome, Prediction, Validation
+from pregate.check.outcome import COMPARED_METRICS, Case, CaseOutcome, CasePrediction, Measurement, OpTime, Validation
 
 ZERO = OpTime(10, 0.01)
 
 
 def metrics(tpot_s: float, stall_s: float = 0.0) -> dict[str, float]:
     """Ten tokens, the first after two token times; nothing else matters to the tests."""
-    values = dict.fromkeys(METRICS, tpot_s)
+    values = dict.fromkeys(COMPARED_METRICS, tpot_s)
     values |= {"ttft_s": 2 * tpot_s, "makespan_s": 11 * tpot_s, "stall_s": stall_s}
     return values | {"tokens_per_s": 10 / (11 * tpot_s) if tpot_s else 0.0}
 
@@ -33,21 +33,21 @@ def outcome(
     output: str = "same",
     disturbances: tuple[str, ...] = (),
     timelines: tuple[Timeline | None, Timeline | None] = (None, None),
-) -> Outcome:
+) -> CaseOutcome:
     """A configuration predicted at `predicted_s` a token and run at each of `measured_s`; None: too busy."""
     said, seen = ops or ({"experts": ZERO}, {"experts": ZERO})
     intervals = {} if interval is None else {"tpot_s": interval}
-    prediction = Prediction(
+    prediction = CasePrediction(
         metrics(predicted_s, stalls_s[0]), intervals, naive or {}, said, exact[0], bound_s, "d1", timelines[0]
     )
     run = None
     if measured_s is not None:
         runs = tuple(metrics(value, stalls_s[1]) for value in measured_s)
         run = Measurement(runs, seen, exact[1], bound_s, output, disturbances, timelines[1])
-    return Outcome(Case(f"{group}/{policy}", group, model, "batch 1", 1, 3.0, policy), prediction, run)
+    return CaseOutcome(Case(f"{group}/{policy}", group, model, "batch 1", 1, 3.0, policy), prediction, run)
 
 
-def validation(*outcomes: Outcome, machine: Mapping[str, object] | None = None) -> Validation:
+def validation(*outcomes: CaseOutcome, machine: Mapping[str, object] | None = None) -> Validation:
     """With provenance made up."""
     provenance = {"date": "2026-11-24", "command": "pregate validate", "commit": "abc"}
     return Validation(outcomes, provenance, machine or {"processor": "a processor", "n_cores": 2}, "a-fit", "p1")

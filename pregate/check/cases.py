@@ -15,12 +15,12 @@ from traces.errors import unknown_name
 from traces.model.architecture import ModelArchitecture, PublishedCounts
 from traces.routing import RoutingTrace
 
-__all__ = ["POLICIES", "SUITES", "Group", "Workload", "shortened", "suite_named"]
+__all__ = ["SUITES", "SUITE_POLICIES", "CaseGroup", "CaseWorkload", "shortened", "suite_named"]
 
-POLICIES = ("gpu_only", "on_demand", "prefetch_all", "pregate", "pregate(2)", "lru")
+SUITE_POLICIES = ("gpu_only", "on_demand", "prefetch_all", "pregate", "pregate(2)", "lru")
 """Designs that a suite compares."""
 
-GPU_POLICIES = (*POLICIES, "lfu")
+GPU_POLICIES = (*SUITE_POLICIES, "lfu")
 _FORCED = ("gpu_only", "on_demand", "pregate", "prefetch_all")
 """Where the same experts are always active, a cache that has them never misses: caches say nothing."""
 
@@ -29,7 +29,7 @@ _MOVING = ("gpu_only", "on_demand", "pregate", "pregate(2)", "lru")
 
 
 @dataclass(frozen=True, slots=True)
-class Workload:
+class CaseWorkload:
     """A trace made up or recorded: `n_active` forces how many experts a layer activates."""
 
     batch: int
@@ -62,7 +62,7 @@ class Workload:
 
 
 @dataclass(frozen=True, slots=True)
-class Group:
+class CaseGroup:
     """What policies are compared within. `ratio` or `link_bytes_per_s` says what the link is; neither: as it is.
 
     `hbm_share`: of the model's experts, what HBM holds under policies that offload. `expert_tier`: where the others
@@ -70,7 +70,7 @@ class Group:
     """
 
     model: ModelArchitecture
-    workload: Workload
+    workload: CaseWorkload
     policies: tuple[str, ...]
     ratio: float | None = None
     link_bytes_per_s: float | None = None
@@ -86,17 +86,17 @@ class Group:
         return f"{name}/ratio{self.ratio:g}" if self.ratio else f"{name}/{(self.link_bytes_per_s or 0) / 1e9:g}GBps"
 
 
-def _quick() -> list[Group]:
+def _quick() -> list[CaseGroup]:
     """One workload of each model at a middling link: under two minutes on two cores, measurements included."""
     switch, mixtral = load_model("switch-mini-16"), load_model("mixtral-mini-8")
     policies = ("gpu_only", "on_demand", "pregate")
     return [
-        Group(switch, Workload(1, 16, 10, seed=11), policies, 1.0),
-        Group(mixtral, Workload(1, 16, 8, seed=12), policies, 3.0),
+        CaseGroup(switch, CaseWorkload(1, 16, 10, seed=11), policies, 1.0),
+        CaseGroup(mixtral, CaseWorkload(1, 16, 8, seed=12), policies, 3.0),
     ]
 
 
-def _full() -> list[Group]:
+def _full() -> list[CaseGroup]:
     """Two layouts, four ratios of transfer to compute, six policies.
 
     At the lowest ratio the Mixtral-like model decodes a batch that is forced to as few experts as one token uses:
@@ -104,57 +104,57 @@ def _full() -> list[Group]:
     """
     switch, mixtral = load_model("switch-mini-16"), load_model("mixtral-mini-8")
     groups = [
-        Group(switch, Workload(1, 32, n_tokens, seed=21), POLICIES, ratio)
+        CaseGroup(switch, CaseWorkload(1, 32, n_tokens, seed=21), SUITE_POLICIES, ratio)
         for ratio, n_tokens in ((0.35, 32), (1.0, 24), (3.0, 12), (10.0, 6))
     ]
-    groups.append(Group(switch, Workload(4, 24, 16, seed=22), POLICIES, 1.0))
-    groups.append(Group(mixtral, Workload(32, 16, 12, n_active=2), POLICIES, 0.35))
+    groups.append(CaseGroup(switch, CaseWorkload(4, 24, 16, seed=22), SUITE_POLICIES, 1.0))
+    groups.append(CaseGroup(mixtral, CaseWorkload(32, 16, 12, n_active=2), SUITE_POLICIES, 0.35))
     groups += [
-        Group(mixtral, Workload(1, 32, n_tokens, seed=23), POLICIES, ratio)
+        CaseGroup(mixtral, CaseWorkload(1, 32, n_tokens, seed=23), SUITE_POLICIES, ratio)
         for ratio, n_tokens in ((1.0, 32), (3.0, 16), (10.0, 8))
     ]
-    groups.append(Group(mixtral, Workload(4, 24, 12, seed=24), POLICIES, 3.0))
+    groups.append(CaseGroup(mixtral, CaseWorkload(4, 24, 12, seed=24), SUITE_POLICIES, 3.0))
     return groups
 
 
-def _published() -> list[Group]:
+def _published() -> list[CaseGroup]:
     """First layers of published models whose shapes no probe has: latent attention, shared experts, many experts."""
     switch = shortened("switch-base-8", "fp32")
     deepseek, qwen = shortened("deepseek-v2-lite", "fp32", 4), shortened("qwen3-30b-a3b", "fp32", 2)
     return [
-        Group(switch, Workload(1, 24, 8, seed=41), _MOVING, 1.0),
-        Group(switch, Workload(8, 16, 8, seed=42), _MOVING, 1.0),
-        Group(deepseek, Workload(1, 24, 10, seed=43), _MOVING, 3.0),
-        Group(deepseek, Workload(4, 16, 8, seed=44), _MOVING, 3.0),
-        Group(qwen, Workload(1, 24, 10, seed=45), _MOVING, 3.0),
-        Group(qwen, Workload(4, 8, 8, seed=46), _MOVING, 3.0, hbm_share=0.7),
+        CaseGroup(switch, CaseWorkload(1, 24, 8, seed=41), _MOVING, 1.0),
+        CaseGroup(switch, CaseWorkload(8, 16, 8, seed=42), _MOVING, 1.0),
+        CaseGroup(deepseek, CaseWorkload(1, 24, 10, seed=43), _MOVING, 3.0),
+        CaseGroup(deepseek, CaseWorkload(4, 16, 8, seed=44), _MOVING, 3.0),
+        CaseGroup(qwen, CaseWorkload(1, 24, 10, seed=45), _MOVING, 3.0),
+        CaseGroup(qwen, CaseWorkload(4, 8, 8, seed=46), _MOVING, 3.0, hbm_share=0.7),
     ]
 
 
-def _gpu() -> list[Group]:
+def _gpu() -> list[CaseGroup]:
     """Published models on a real link, the most telling first: a budget of time cuts off the end.
 
     Some have fewer layers than published, so that their experts are made within seconds and the host can hold them. Few
     tokens each: what a run costs beside its tokens (weights, pools, events) is most of its time.
     """
     small, base = shortened("switch-base-64", "bf16"), shortened("switch-base-128", "bf16")
-    groups = [Group(small, Workload(batch, 16, 12, seed=31), GPU_POLICIES) for batch in (1, 4, 16)]
-    groups += [Group(small, Workload(64, 8, 8, n_active=n), _FORCED) for n in (1, 2, 4, 8, 16, 32, 64)]
+    groups = [CaseGroup(small, CaseWorkload(batch, 16, 12, seed=31), GPU_POLICIES) for batch in (1, 4, 16)]
+    groups += [CaseGroup(small, CaseWorkload(64, 8, 8, n_active=n), _FORCED) for n in (1, 2, 4, 8, 16, 32, 64)]
     mixtral = shortened("mixtral-8x7b", "bf16", 6)
     groups += [
-        Group(mixtral, Workload(batch, 8, n_tokens, seed=32), policies, hbm_share=0.6)
+        CaseGroup(mixtral, CaseWorkload(batch, 8, n_tokens, seed=32), policies, hbm_share=0.6)
         for batch, n_tokens, policies in ((1, 8, GPU_POLICIES), (4, 6, _MOVING), (16, 4, _MOVING))
     ]
-    groups += [Group(base, Workload(batch, 16, 12, seed=33), GPU_POLICIES) for batch in (1, 16)]
-    groups += [Group(base, Workload(64, 8, 8, n_active=n), _FORCED[:3]) for n in (1, 8, 64)]
+    groups += [CaseGroup(base, CaseWorkload(batch, 16, 12, seed=33), GPU_POLICIES) for batch in (1, 16)]
+    groups += [CaseGroup(base, CaseWorkload(64, 8, 8, n_active=n), _FORCED[:3]) for n in (1, 8, 64)]
     single = shortened("switch-base-8", "fp32")
-    groups += [Group(single, Workload(batch, 16, 12, seed=34), GPU_POLICIES) for batch in (1, 4, 16)]
+    groups += [CaseGroup(single, CaseWorkload(batch, 16, 12, seed=34), GPU_POLICIES) for batch in (1, 4, 16)]
     deepseek = shortened("deepseek-v2-lite", "bf16", 7)
-    groups += [Group(deepseek, Workload(batch, 16, 8, seed=35), GPU_POLICIES) for batch in (1, 4)]
+    groups += [CaseGroup(deepseek, CaseWorkload(batch, 16, 8, seed=35), GPU_POLICIES) for batch in (1, 4)]
     qwen = shortened("qwen3-30b-a3b", "bf16", 8)
-    groups += [Group(qwen, Workload(batch, 16, 8, seed=36), GPU_POLICIES) for batch in (1, 4)]
-    groups.append(Group(shortened("switch-base-64", "fp32"), Workload(1, 16, 12, seed=38), GPU_POLICIES))
-    groups.append(Group(shortened("switch-large-128", "bf16"), Workload(1, 16, 8, seed=39), _MOVING[1:]))
+    groups += [CaseGroup(qwen, CaseWorkload(batch, 16, 8, seed=36), GPU_POLICIES) for batch in (1, 4)]
+    groups.append(CaseGroup(shortened("switch-base-64", "fp32"), CaseWorkload(1, 16, 12, seed=38), GPU_POLICIES))
+    groups.append(CaseGroup(shortened("switch-large-128", "bf16"), CaseWorkload(1, 16, 8, seed=39), _MOVING[1:]))
     return groups
 
 
@@ -173,7 +173,7 @@ def shortened(name: str, dtype: str, n_layers: int | None = None) -> ModelArchit
 SUITES = {"quick": _quick, "full": _full, "published": _published, "gpu": _gpu}
 
 
-def suite_named(name: str) -> list[Group]:
+def suite_named(name: str) -> list[CaseGroup]:
     """The groups of a suite. Raises `UnknownName`."""
     if name not in SUITES:
         raise unknown_name("suite", name, SUITES)

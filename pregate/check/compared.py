@@ -13,10 +13,10 @@ from typing import Any
 
 import numpy as np
 
-from pregate.check.outcome import Case, OpTime, Outcome
+from pregate.check.outcome import Case, CaseOutcome, OpTime
 from pregate.check.ranking import kendall_tau
 
-__all__ = ["SHARES", "Compared", "compared_metric", "compared_naive", "compared_ops", "score", "unit_of"]
+__all__ = ["SHARES", "Compared", "compared_metric", "compared_naive", "compared_ops", "compared_unit", "score"]
 
 SHARES = frozenset({"stall_s"})
 """Metrics compared as shares of the measured makespan."""
@@ -53,12 +53,12 @@ class Compared:
         return self.interval[0] <= self.measured <= self.interval[1]
 
 
-def unit_of(metric: str) -> str:
+def compared_unit(metric: str) -> str:
     """Of what `compared_metric` returns."""
     return "share of makespan" if metric in SHARES else "tokens/s" if metric == "tokens_per_s" else "s"
 
 
-def compared_metric(outcome: Outcome, metric: str) -> Compared:
+def compared_metric(outcome: CaseOutcome, metric: str) -> Compared:
     """A metric of a case, in the unit that `unit_of` says."""
     predicted = outcome.prediction.metrics[metric]
     interval = outcome.prediction.intervals.get(metric)
@@ -75,7 +75,7 @@ def compared_metric(outcome: Outcome, metric: str) -> Compared:
     return Compared(outcome.case, predicted / whole_s, part / whole_s, share, (low / whole_s, high / whole_s), True)
 
 
-def compared_naive(outcome: Outcome, baseline: str) -> Compared | None:
+def compared_naive(outcome: CaseOutcome, baseline: str) -> Compared | None:
     """What a naive baseline says of `tpot_s`; None when it says nothing of this case."""
     if baseline not in outcome.prediction.naive:
         return None
@@ -83,7 +83,7 @@ def compared_naive(outcome: Outcome, baseline: str) -> Compared | None:
     return Compared(outcome.case, outcome.prediction.naive[baseline], mine.measured, span=mine.span)
 
 
-def compared_ops(outcome: Outcome) -> dict[str, Compared]:
+def compared_ops(outcome: CaseOutcome) -> dict[str, Compared]:
     """Mean time of an op (s) by kind, of the decode phase."""
     said = outcome.prediction.ops
     seen = outcome.valid.ops if outcome.valid is not None else {}

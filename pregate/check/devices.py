@@ -108,7 +108,7 @@ def memory_of_device(device: Device) -> MachineMemory:
     `resolve`.
     """
     device = resolve(device)
-    from runtime.device import describe
+    from runtime.device import describe_device
 
     free = _free_bytes(device)
     if device.hbm_bytes is not None and device.hbm_bytes > free:
@@ -118,7 +118,7 @@ def memory_of_device(device: Device) -> MachineMemory:
             device.hbm_bytes,
         )
     most = free // 2 if device.backend == "cpu" else free
-    dram_bytes = int(describe(device.backend)["dram_bytes"])
+    dram_bytes = int(describe_device(device.backend)["dram_bytes"])
     hbm_bytes, way_out = device.hbm_bytes or most, "--tier ssd with --storage DIR, or a smaller model"
     return MachineMemory(hbm_bytes, 0, dram_bytes, "this machine", EXECUTIONS["streams"], way_out)
 

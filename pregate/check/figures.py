@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from pregate.check.compared import Compared, compared_metric, compared_ops
-from pregate.check.outcome import Outcome, Validation
+from pregate.check.outcome import CaseOutcome, Validation
 from pregate.check.theme import INK, LINE, MARKERS, NAIVE, PAPER, colours_of, styled
 from pregate.draw.timelines import gantt
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from matplotlib.axis import Axis
     from matplotlib.figure import Figure
 
-__all__ = ["naive_bars", "op_errors", "scatter", "timelines"]
+__all__ = ["naive_bars", "op_errors", "predicted_against_measured", "timelines"]
 
 _PANELS = {
     "tpot_s": "time per output token",
@@ -31,7 +31,7 @@ BAND = 0.1
 """Relative error inside which a point is drawn on the band."""
 
 
-def scatter(validation: Validation) -> Figure | None:
+def predicted_against_measured(validation: Validation) -> Figure | None:
     """Predicted against measured for three times, both axes logarithmic, and below it the error; a band is +-10 %.
 
     Bars across: least to most of the runs. Bars upwards: the predicted interval. None when nothing was measured.
@@ -69,7 +69,7 @@ def scatter(validation: Validation) -> Figure | None:
         return figure
 
 
-def _positive(outcomes: Sequence[Outcome], metric: str) -> list[Compared]:
+def _positive(outcomes: Sequence[CaseOutcome], metric: str) -> list[Compared]:
     numbers = [compared_metric(outcome, metric) for outcome in outcomes]
     return [n for n in numbers if n.error is not None and n.predicted and n.measured]
 
@@ -251,7 +251,7 @@ def naive_bars(summary: Mapping[str, Any]) -> Figure | None:
         return figure
 
 
-def timelines(outcome: Outcome) -> Figure | None:
+def timelines(outcome: CaseOutcome) -> Figure | None:
     """One decode step as predicted and, below it on the same time axis, as measured; None without both timelines."""
     run = outcome.valid
     if run is None or run.timeline is None or outcome.prediction.timeline is None:

@@ -14,7 +14,7 @@ from pregate.check.theme import inline_svg
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["STYLE", "cell", "number", "picture", "policy_cell", "section", "table", "words", "yes_cell"]
+__all__ = ["STYLE", "cell", "number", "picture", "policy_cell", "section", "table", "word_cell", "yes_cell"]
 
 STYLE = """
 :root { color-scheme: light dark; --ink: #1f2328; --soft: #59636e; --line: #d9dee3; --paper: #ffffff; --card: #f4f6f8;
@@ -60,7 +60,7 @@ def cell(value: object, style: str = "") -> str:
     return f'<td class="{style}">{escape(str(value))}</td>' if style else f"<td>{escape(str(value))}</td>"
 
 
-def words(value: object) -> str:
+def word_cell(value: object) -> str:
     """A cell of words."""
     return cell(value, "text")
 

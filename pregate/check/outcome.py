@@ -16,9 +16,9 @@ from hwmodels.trust import Trust
 from offload.timeline import Timeline
 from traces.errors import InvalidInput
 
-__all__ = ["METRICS", "Case", "Measurement", "OpTime", "Outcome", "Prediction", "Validation"]
+__all__ = ["COMPARED_METRICS", "Case", "CaseOutcome", "CasePrediction", "Measurement", "OpTime", "Validation"]
 
-METRICS = (
+COMPARED_METRICS = (
     "tpot_s", "tpot_p50_s", "tpot_p99_s", "ttft_s", "moe_layer_latency_s", "makespan_s", "stall_s", "tokens_per_s",
 )  # fmt: skip
 """What is compared; definitions in `offload.metrics`. `stall_s` is compared as a share of the measured makespan."""
@@ -49,8 +49,8 @@ class Case:
 
 
 @dataclass(frozen=True, slots=True)
-class Prediction:
-    """Before any run: `metrics` (METRICS), `intervals` of them where the fit has one, time by op kind.
+class CasePrediction:
+    """Before any run: `metrics` (COMPARED_METRICS), `intervals` of them where the fit has one, time by op kind.
 
     `naive`: `tpot_s` by baseline ("roofline", "bandwidth", "serialised"). `exact`: what the run must match to the last
     one, by name; names in `_bytes` are bytes moved, the others residency. `bound_s`: the schedule's lower bound at the
@@ -79,7 +79,7 @@ class Prediction:
 
 @dataclass(frozen=True, slots=True)
 class Measurement:
-    """Metrics (METRICS) of every run that counts; `ops`: medians over runs of the totals by op kind.
+    """Metrics (COMPARED_METRICS) of every run that counts; `ops`: medians over runs of the totals by op kind.
 
     `bound_s`: the schedule's lower bound at this measurement's own op times. `disturbances`: why runs were thrown away.
     `load`: the most beside a run that counts, 1 being the most that leaves times alone. Raises `InvalidInput` for a
@@ -111,11 +111,11 @@ class Measurement:
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
+class CaseOutcome:
     """A case with what was predicted and measured of it; `measurement` None where it was not run."""
 
     case: Case
-    prediction: Prediction
+    prediction: CasePrediction
     measurement: Measurement | None
 
     @property
@@ -138,7 +138,7 @@ class Validation:
     `InvalidInput` when two cases share a name.
     """
 
-    outcomes: tuple[Outcome, ...]
+    outcomes: tuple[CaseOutcome, ...]
     provenance: Mapping[str, str]
     machine: Mapping[str, Any]
     fit: str
@@ -155,10 +155,11 @@ class Validation:
 
 
 def _check_metrics(metrics: Mapping[str, float], what: str) -> None:
-    missing = [metric for metric in METRICS if metric not in metrics]
+    missing = [metric for metric in COMPARED_METRICS if metric not in metrics]
     if missing:
-        raise InvalidInput(f"{what} metrics lack {', '.join(missing)}: all of {', '.join(METRICS)} are compared")
-    _check_numbers({metric: metrics[metric] for metric in METRICS}, what)
+        compared = ", ".join(COMPARED_METRICS)
+        raise InvalidInput(f"{what} metrics lack {', '.join(missing)}: all of {compared} are compared")
+    _check_numbers({metric: metrics[metric] for metric in COMPARED_METRICS}, what)
 
 
 def _check_numbers(values: Mapping[str, float], what: str) -> None:

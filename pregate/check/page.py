@@ -12,8 +12,8 @@ from typing import Any
 
 from pregate.check import figures
 from pregate.check.compared import compared_metric
-from pregate.check.markup import STYLE, cell, number, picture, policy_cell, section, table, words, yes_cell
-from pregate.check.outcome import METRICS, Outcome, Validation
+from pregate.check.markup import STYLE, cell, number, picture, policy_cell, section, table, word_cell, yes_cell
+from pregate.check.outcome import COMPARED_METRICS, CaseOutcome, Validation
 from pregate.check.theme import colours_of
 from pregate.check.verdict import percent, verdict
 from pregate.draw.render import si
@@ -88,15 +88,15 @@ def _head(validation: Validation, summary: Mapping[str, Any]) -> str:
 def _problems(summary: Mapping[str, Any]) -> str:
     """What keeps the figures from standing for all that was predicted; nothing when nothing does."""
     lines = [
-        [words(m["case"]), words(f"{m['count']}: predicted {m['predicted']}, measured {m['measured']}")]
+        [word_cell(m["case"]), word_cell(f"{m['count']}: predicted {m['predicted']}, measured {m['measured']}")]
         for m in summary["mismatches"]
     ]
     for entry in summary["differing_outputs"]:
         said = ", ".join(f"{policy} {digest}" for policy, digest in entry["digests"].items())
-        lines.append([words(entry["group"]), words(f"different hidden states: {said}")])
-    lines += [[words(name), words("not measured")] for name in summary["thrown_away"]]
-    lines += [[words(name), words(f"failed: {why}")] for name, why in summary["failed"].items()]
-    lines += [[words(name), words(f"not run: {why}")] for name, why in summary["skipped"].items()]
+        lines.append([word_cell(entry["group"]), word_cell(f"different hidden states: {said}")])
+    lines += [[word_cell(name), word_cell("not measured")] for name in summary["thrown_away"]]
+    lines += [[word_cell(name), word_cell(f"failed: {why}")] for name, why in summary["failed"].items()]
+    lines += [[word_cell(name), word_cell(f"not run: {why}")] for name, why in summary["skipped"].items()]
     return section("Not as it should be", "", table(["where", "what"], lines, (0, 1))) if lines else ""
 
 
@@ -118,7 +118,7 @@ def _by_metric(summary: Mapping[str, Any]) -> str:
     lines = []
     for metric, entry in summary["metrics"].items():
         overall = entry["overall"]
-        lines.append([words(_TITLES[metric]), *_scores(overall), words(overall["worst_case"] or "-")])
+        lines.append([word_cell(_TITLES[metric]), *_scores(overall), word_cell(overall["worst_case"] or "-")])
     note = (
         "Errors are predicted over measured, less 1; measured is the median over runs. MAPE is the mean, P50 to P99 "
         "percentiles of |error|. The stall is different: predicted and measured stall are both divided by the measured "
@@ -132,13 +132,13 @@ def _pictures(validation: Validation) -> str:
         "Above, predicted against measured, each axis logarithmic; below, the error. A point is a configuration; bars "
         "across span its runs, bars upwards the predicted interval. Grey: within 10 %."
     )
-    drawn = picture(partial(figures.scatter, validation), "scatter", caption)
+    drawn = picture(partial(figures.predicted_against_measured, validation), "scatter", caption)
     return section("Predicted against measured", "", drawn) if drawn else ""
 
 
 def _by_policy(validation: Validation, summary: Mapping[str, Any]) -> str:
     colours = colours_of(outcome.case.policy for outcome in validation.outcomes)
-    of = {metric: summary["metrics"][metric]["by_policy"] for metric in METRICS}
+    of = {metric: summary["metrics"][metric]["by_policy"] for metric in COMPARED_METRICS}
     lines = []
     for policy, entry in summary["policies"].items():
         tpot, bound = of["tpot_s"][policy], entry["achieved_over_bound"]
@@ -163,7 +163,7 @@ def _by_policy(validation: Validation, summary: Mapping[str, Any]) -> str:
 def _by_model(summary: Mapping[str, Any]) -> str:
     models = summary["metrics"]["tpot_s"]["by_model"]
     lines = [
-        [words(model), words(_TITLES[metric]), *_scores(summary["metrics"][metric]["by_model"][model])]
+        [word_cell(model), word_cell(_TITLES[metric]), *_scores(summary["metrics"][metric]["by_model"][model])]
         for model in models
         for metric in ("tpot_s", "ttft_s", "moe_layer_latency_s")
     ]
@@ -175,7 +175,7 @@ def _choices(summary: Mapping[str, Any]) -> str:
     for group in summary["groups"]:
         wrong = group["predicted_best"] != group["measured_best"]
         lines.append([
-            words(group["group"]), cell(group["n"]), cell(group["predicted_best"] or "-", "text"),
+            word_cell(group["group"]), cell(group["n"]), cell(group["predicted_best"] or "-", "text"),
             cell(group["measured_best"] or "-", "text strong" if wrong else "text"), cell(percent(group["regret"])),
             cell(number(group["kendall_tau"])), cell(number(group["kendall_tau_resolved"])),
         ])  # fmt: skip
@@ -196,7 +196,8 @@ def _naive(summary: Mapping[str, Any]) -> str:
     }
     lines = [
         [
-            words(name), *[cell(percent(entry[key], signed=key == "bias")) for key in ("mape", "bias", "p90", "worst")],
+            word_cell(name),
+            *[cell(percent(entry[key], signed=key == "bias")) for key in ("mape", "bias", "p90", "worst")],
             cell(number(entry["kendall_tau"])), cell(number(entry["kendall_tau_within"])),
             cell(percent(entry["regret"])), cell(percent(entry["regret_worst"])),
         ]
@@ -215,10 +216,10 @@ def _naive(summary: Mapping[str, Any]) -> str:
 def _ops(validation: Validation, summary: Mapping[str, Any]) -> str:
     lines = [
         [
-            words(kind.replace("_", " ")),
+            word_cell(kind.replace("_", " ")),
             cell(percent(entry["share"])),
             *_scores(entry)[:-2],
-            words(entry["worst_case"] or "-"),
+            word_cell(entry["worst_case"] or "-"),
         ]
         for kind, entry in summary["ops"].items()
     ]
@@ -256,13 +257,13 @@ def _cases(validation: Validation) -> str:
     return section("Every configuration", note, table(heads, lines, (0, -1)))
 
 
-def _described(outcome: Outcome) -> str:
+def _described(outcome: CaseOutcome) -> str:
     case = outcome.case
     ratio = "" if case.transfer_over_compute is None else f", transfer {case.transfer_over_compute:g} x compute"
     return f"{case.group}: {case.workload}{ratio}"
 
 
-def _case(outcome: Outcome, colours: Mapping[str, str]) -> list[str]:
+def _case(outcome: CaseOutcome, colours: Mapping[str, str]) -> list[str]:
     run = outcome.valid
     tpot, stall = (compared_metric(outcome, metric) for metric in ("tpot_s", "stall_s"))
     bound = run.median("makespan_s") / run.bound_s if run is not None and run.bound_s > 0 else None
@@ -278,7 +279,7 @@ def _case(outcome: Outcome, colours: Mapping[str, str]) -> list[str]:
         cell(percent(stall.measured)),
         cell(number(bound)),
         cell(len(run.runs) if run is not None else "none", "" if run is not None else "bad"),
-        words(outcome.prediction.schedule_digest),
+        word_cell(outcome.prediction.schedule_digest),
     ]
 
 
@@ -296,7 +297,11 @@ def _range(ends: tuple[float, float] | None) -> str:
 
 
 def _thrown_away(validation: Validation) -> str:
-    lines = [[words(outcome.case.name), words(why)] for outcome in validation.outcomes for why in outcome.disturbances]
+    lines = [
+        [word_cell(outcome.case.name), word_cell(why)]
+        for outcome in validation.outcomes
+        for why in outcome.disturbances
+    ]
     note = "Other work on the machine fell on these; they are in no figure above."
     return section("Runs thrown away", note, table(["configuration", "why"], lines, (0, 1))) if lines else ""
 
@@ -305,7 +310,7 @@ def _provenance(validation: Validation) -> str:
     known = {"fit": validation.fit, "predictions written before the first run": validation.predicted_first}
     known |= dict(validation.provenance)
     lines = [
-        [words(key), cell(value, "text wrap")]
+        [word_cell(key), cell(value, "text wrap")]
         for key, value in {**known, **_flat(validation.machine, "machine")}.items()
     ]
     return section("Where it is from", "", table(["what", "value"], lines, (0, 1)))

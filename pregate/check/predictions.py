@@ -22,21 +22,29 @@ from offload.timeline import Timeline
 from pregate.ask.capture import Captured, MachineMemory, capture, memory_of
 from pregate.ask.intervals import full_intervals
 from pregate.ask.simulation import interpret
-from pregate.check.cases import Group
-from pregate.check.outcome import METRICS, Case, OpTime, Prediction
+from pregate.check.cases import CaseGroup
+from pregate.check.outcome import COMPARED_METRICS, Case, CasePrediction, OpTime
 from simulator.explain.bounds import lower_bounds
 from simulator.explain.sensitivity import METRICS as SIMULATED
 from traces.errors import InvalidInput
 from traces.model.architecture import ModelArchitecture
 from traces.routing import RoutingTrace
 
-__all__ = ["Prepared", "exact_counts", "exact_figures", "op_times", "predict", "predictions_document", "prepare"]
+__all__ = [
+    "PreparedCase",
+    "exact_counts",
+    "exact_figures",
+    "op_times",
+    "predict",
+    "predictions_document",
+    "prepare_cases",
+]
 
 _MOVING = {"h2d_bytes": Lane.H2D, "d2h_bytes": Lane.D2H, "disk_bytes": Lane.DISK}
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Prepared:
+class PreparedCase:
     """A case ready to be predicted and run: the schedule that both execute, and the machine with its link."""
 
     case: Case
@@ -45,7 +53,7 @@ class Prepared:
     link_bytes_per_s: float | None
 
 
-def prepare(group: Group, hw: Platform) -> list[Prepared]:
+def prepare_cases(group: CaseGroup, hw: Platform) -> list[PreparedCase]:
     """The cases of a group on `hw`, whose link becomes what the group says. Raises as `pregate.simulate`."""
     model, trace = group.model, group.workload.trace(group.model)
     whole = memory_of(hw)
@@ -66,7 +74,7 @@ def prepare(group: Group, hw: Platform) -> list[Prepared]:
             group.ratio,
             policy,
         )
-        prepared.append(Prepared(case, captured, here, link))
+        prepared.append(PreparedCase(case, captured, here, link))
     return prepared
 
 
@@ -95,7 +103,7 @@ def _link_of_ratio(model: ModelArchitecture, trace: RoutingTrace, hw: Platform, 
     return n_bytes / (ratio * compute_s)
 
 
-def predict(prepared: Prepared, *, keep_timeline: bool = False) -> Prediction:
+def predict(prepared: PreparedCase, *, keep_timeline: bool = False) -> CasePrediction:
     """Simulate a prepared case."""
     captured, hw = prepared.captured, prepared.hw
     schedule = captured.decoded.schedule
@@ -106,8 +114,8 @@ def predict(prepared: Prepared, *, keep_timeline: bool = False) -> Prediction:
         captured, hw if known else dataclasses.replace(hw, fit=None), np.random.default_rng(0), metrics=SIMULATED
     )
     values = result.to_dict()
-    return Prediction(
-        metrics={name: float(values[name]) for name in METRICS},
+    return CasePrediction(
+        metrics={name: float(values[name]) for name in COMPARED_METRICS},
         intervals={name: ends for name, ends in found.items() if ends is not None},
         naive=_naive(prepared),
         ops=op_times(result.timeline, captured.trace),
@@ -148,7 +156,7 @@ def op_times(timeline: Timeline, trace: RoutingTrace) -> dict[str, OpTime]:
     return found
 
 
-def _naive(prepared: Prepared) -> dict[str, float]:
+def _naive(prepared: PreparedCase) -> dict[str, float]:
     """`tpot_s` by three rules of thumb, all at claimed rates, nothing fitted.
 
     roofline: FLOP or bytes of every kernel, transfers free. bandwidth: bytes over the link, kernels free. serialised:
@@ -172,7 +180,7 @@ def _naive(prepared: Prepared) -> dict[str, float]:
     return {"roofline": compute_s, "bandwidth": link_s, "serialised": compute_s + link_s}
 
 
-def predictions_document(predicted: Sequence[tuple[Prepared, Prediction]]) -> tuple[str, str]:
+def predictions_document(predicted: Sequence[tuple[PreparedCase, CasePrediction]]) -> tuple[str, str]:
     """JSON of all predictions, to be written before any run, and its digest (16 hex digits of the SHA-256)."""
     rows: list[dict[str, Any]] = [
         {

@@ -16,7 +16,7 @@ from typing import Any
 
 from pregate.check.outcome import Validation
 from pregate.check.page import page
-from pregate.check.scores import rows, summarise
+from pregate.check.scores import rows, summarise_validation
 from pregate.check.verdict import failures, verdict
 from traces.errors import InvalidFile
 from traces.whole_file import whole_file
@@ -34,7 +34,7 @@ def write_report(validation: Validation, directory: str | Path) -> None:
     Raises `InvalidFile` when the folder cannot be written.
     """
     folder = Path(directory)
-    summary = summarise(validation)
+    summary = summarise_validation(validation)
     texts = dict(zip(FILES, (page(validation, summary), _csv(rows(validation)), _json(summary)), strict=True))
     made = _make(folder)
     try:
@@ -64,7 +64,7 @@ def gate(validation: Validation, max_mape: float | None = None) -> list[str]:
     MAPE above the limit, bytes or residency that do not match, policies of a group with different outputs, nothing
     measured. Raises `InvalidInput` for a limit that is not above 0.
     """
-    return failures(summarise(validation), max_mape)
+    return failures(summarise_validation(validation), max_mape)
 
 
 def _csv(found: Sequence[Mapping[str, Any]]) -> str:

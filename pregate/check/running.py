@@ -29,8 +29,8 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from runtime.model.weights import Experts
-    from runtime.program import Key
-    from runtime.run import Run
+    from runtime.program import ExpertKey
+    from runtime.run import MeasuredRun
     from runtime.watch import Seen
 
 __all__ = [
@@ -151,7 +151,9 @@ def run(
     return _result(captured, device, runs, seen)
 
 
-def execute_captured(captured: Captured, device: Device, experts: Experts | None = None, *, prove: bool = True) -> Run:
+def execute_captured(
+    captured: Captured, device: Device, experts: Experts | None = None, *, prove: bool = True
+) -> MeasuredRun:
     """Run a captured schedule once on `device`, from the experts that its policy starts with.
 
     `experts`: weights to share between runs. `prove`: as of `runtime.run.execute`; once a schedule is enough. Raises as
@@ -171,7 +173,7 @@ def execute_captured(captured: Captured, device: Device, experts: Experts | None
     )
 
 
-def initial_slots(captured: Captured) -> dict[int, Key]:
+def initial_slots(captured: Captured) -> dict[int, ExpertKey]:
     """The experts that are in slots before the start: all of them, those of a warm cache, or none."""
     from runtime.program import cached_slots, resident_slots
 
@@ -181,14 +183,14 @@ def initial_slots(captured: Captured) -> dict[int, Key]:
     return {} if cache is None else cached_slots(cache, captured.plan.n_buffers)
 
 
-def measured_metrics(captured: Captured, run: Run) -> dict[str, Any]:
+def measured_metrics(captured: Captured, run: MeasuredRun) -> dict[str, Any]:
     """The metrics of one run, by their names in `RunResult`."""
     return metrics.of_timeline(
         run.timeline, captured.trace, captured.workload.n_output_tokens, run.lookups[Phase.DECODE]
     )
 
 
-def _watched(captured: Captured, device: Device, experts: Experts, *, prove: bool) -> tuple[Run, Seen]:
+def _watched(captured: Captured, device: Device, experts: Experts, *, prove: bool) -> tuple[MeasuredRun, Seen]:
     """A run, and what else the machine did during it."""
     from runtime.watch import LoadWatch
 
@@ -198,8 +200,8 @@ def _watched(captured: Captured, device: Device, experts: Experts, *, prove: boo
     return done, watch.seen
 
 
-def _result(captured: Captured, device: Device, runs: Sequence[Run], seen: Sequence[Seen]) -> RunResult:
-    from runtime.device import describe
+def _result(captured: Captured, device: Device, runs: Sequence[MeasuredRun], seen: Sequence[Seen]) -> RunResult:
+    from runtime.device import describe_device
     from runtime.run import check_same_output
     from runtime.watch import counting
 
@@ -215,7 +217,7 @@ def _result(captured: Captured, device: Device, runs: Sequence[Run], seen: Seque
         policy=captured.policy.name,
         model=captured.model.name,
         backend=device.backend,
-        device=describe(device.backend)["name"],
+        device=describe_device(device.backend)["name"],
         **medians,
         n_output_tokens=captured.workload.n_output_tokens,
         n_expert_slots=captured.plan.n_slots,

@@ -12,10 +12,10 @@ from offload.ops import Lane, OpKind
 from offload.timeline import Timeline
 from pregate.check.devices import Device, make_backend
 from pregate.check.outcome import Measurement, OpTime
-from pregate.check.predictions import Prepared, exact_counts, op_times
+from pregate.check.predictions import PreparedCase, exact_counts, op_times
 from pregate.check.running import execute_captured, initial_slots, measured_metrics
 from runtime.model.weights import Experts
-from runtime.run import OutputMismatch, Run
+from runtime.run import MeasuredRun, OutputMismatch
 from runtime.watch import LoadWatch, Seen, counting
 from traces.routing import Phase
 
@@ -34,7 +34,7 @@ class Runner:
     tries: int
     _experts: Experts | None = field(default=None, init=False)
 
-    def measure(self, group: Sequence[Prepared], drawn: Collection[str] = ()) -> list[Measurement]:
+    def measure(self, group: Sequence[PreparedCase], drawn: Collection[str] = ()) -> list[Measurement]:
         """The cases of one group, in turn and again, so that what drifts hits all alike.
 
         Quiet runs count where there are any, the less disturbed half of them otherwise. `drawn`: names of cases whose
@@ -58,7 +58,7 @@ class Runner:
             )
         return [one.measurement(one.prepared.case.name in drawn) for one in found]
 
-    def _run(self, prepared: Prepared) -> Run:
+    def _run(self, prepared: PreparedCase) -> MeasuredRun:
         captured, device = prepared.captured, self.device(prepared.link_bytes_per_s)
         model = captured.model
         if self._experts is None or self._experts.model != model:
@@ -70,8 +70,8 @@ class Runner:
 
 @dataclass
 class _Collected:
-    prepared: Prepared
-    runs: list[Run] = field(default_factory=list)
+    prepared: PreparedCase
+    runs: list[MeasuredRun] = field(default_factory=list)
     seen: list[Seen] = field(default_factory=list)
     digest: str = ""
     exact: dict[str, int] = field(default_factory=dict)
@@ -80,7 +80,7 @@ class _Collected:
     def n_quiet(self) -> int:
         return sum(one.disturbance() is None for one in self.seen)
 
-    def add(self, run: Run, seen: Seen) -> None:
+    def add(self, run: MeasuredRun, seen: Seen) -> None:
         if self.digest and run.digest != self.digest:
             raise OutputMismatch(f"{self.prepared.case.name}: two runs end in different hidden states")
         self.digest = run.digest  # load changes times, never this, nor what must be exact

@@ -10,12 +10,12 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from statistics import fmean, median
 from typing import Any
 
-from pregate.check.compared import Compared, compared_metric, compared_naive, compared_ops, score, unit_of
-from pregate.check.outcome import METRICS, Outcome, Validation
+from pregate.check.compared import Compared, compared_metric, compared_naive, compared_ops, compared_unit, score
+from pregate.check.outcome import COMPARED_METRICS, CaseOutcome, Validation
 from pregate.check.ranking import kendall_tau, regret, resolved_tau
 from pregate.check.trustworthiness import trust_in
 
-__all__ = ["baselines_of", "rows", "summarise"]
+__all__ = ["baselines_of", "rows", "summarise_validation"]
 
 CHOSEN_BY = "tpot_s"
 """The metric that orders policies and that naive baselines predict."""
@@ -38,20 +38,22 @@ def rows(validation: Validation) -> list[dict[str, Any]]:
     baselines = baselines_of(validation)
     found: list[dict[str, Any]] = []
     for outcome in validation.outcomes:
-        for metric in METRICS:
+        for metric in COMPARED_METRICS:
             naive = [compared_naive(outcome, name) if metric == CHOSEN_BY else None for name in baselines]
             errors = {
                 f"naive_{name}_error": entry.error if entry is not None else None
                 for name, entry in zip(baselines, naive, strict=True)
             }
-            found.append(_row(outcome, "metric", metric, compared_metric(outcome, metric), unit_of(metric)) | errors)
+            found.append(
+                _row(outcome, "metric", metric, compared_metric(outcome, metric), compared_unit(metric)) | errors
+            )
         for kind, number in compared_ops(outcome).items():
             nothing = dict.fromkeys(f"naive_{name}_error" for name in baselines)
             found.append(_row(outcome, "op", kind, number, "s an op") | nothing)
     return found
 
 
-def _row(outcome: Outcome, what: str, kind: str, number: Compared, unit: str) -> dict[str, Any]:
+def _row(outcome: CaseOutcome, what: str, kind: str, number: Compared, unit: str) -> dict[str, Any]:
     case = {name: getattr(outcome.case, name) for name in outcome.case.__slots__}
     run = outcome.valid
     return case | {
@@ -71,7 +73,7 @@ def _row(outcome: Outcome, what: str, kind: str, number: Compared, unit: str) ->
     }
 
 
-def summarise(validation: Validation) -> dict[str, Any]:
+def summarise_validation(validation: Validation) -> dict[str, Any]:
     """Every score, JSON-ready. At the top those of `tpot_s`; then by metric, policy, group, baseline, op kind.
 
     `bytes_exact`, `residency_exact`: whether every count matched (None: none was compared); `mismatches` names what
@@ -82,7 +84,7 @@ def summarise(validation: Validation) -> dict[str, Any]:
     """
     outcomes = validation.outcomes
     measured = [outcome for outcome in outcomes if outcome.valid is not None]
-    metrics = {metric: _of_metric(outcomes, metric) for metric in METRICS}
+    metrics = {metric: _of_metric(outcomes, metric) for metric in COMPARED_METRICS}
     order = _ordering([compared_metric(outcome, CHOSEN_BY) for outcome in measured])
     exactness = _exactness(measured)
     differing = _differing_outputs(measured)
@@ -118,9 +120,9 @@ def summarise(validation: Validation) -> dict[str, Any]:
     }
 
 
-def _by(outcomes: Iterable[Outcome], key: Callable[[Outcome], str]) -> dict[str, list[Outcome]]:
+def _by(outcomes: Iterable[CaseOutcome], key: Callable[[CaseOutcome], str]) -> dict[str, list[CaseOutcome]]:
     """Outcomes by what `key` says, in the order in which that first appears."""
-    parts: dict[str, list[Outcome]] = {}
+    parts: dict[str, list[CaseOutcome]] = {}
     for outcome in outcomes:
         parts.setdefault(key(outcome), []).append(outcome)
     return parts
@@ -131,10 +133,10 @@ def _parts(numbers: Sequence[Compared], field: str) -> dict[str, dict[str, Any]]
     return {name: score(n for n in numbers if getattr(n.case, field) == name) for name in names}
 
 
-def _of_metric(outcomes: Sequence[Outcome], metric: str) -> dict[str, Any]:
+def _of_metric(outcomes: Sequence[CaseOutcome], metric: str) -> dict[str, Any]:
     numbers = [compared_metric(outcome, metric) for outcome in outcomes]
     return {
-        "unit": unit_of(metric),
+        "unit": compared_unit(metric),
         "overall": score(numbers),
         "by_policy": _parts(numbers, "policy"),
         "by_model": _parts(numbers, "model"),
@@ -177,7 +179,7 @@ def _regrets(groups: Mapping[str, Sequence[Compared]]) -> dict[str, float]:
     return {name: value for name, value in found.items() if value is not None}
 
 
-def _of_group(name: str, outcomes: Sequence[Outcome]) -> dict[str, Any]:
+def _of_group(name: str, outcomes: Sequence[CaseOutcome]) -> dict[str, Any]:
     """Which policy was predicted fastest, which was, among those that were measured."""
     numbers = [compared_metric(outcome, CHOSEN_BY) for outcome in outcomes if outcome.valid is not None]
     scored = [number for number in numbers if number.error is not None]
@@ -194,7 +196,7 @@ def _of_group(name: str, outcomes: Sequence[Outcome]) -> dict[str, Any]:
     }
 
 
-def _of_policy(outcomes: Sequence[Outcome]) -> dict[str, Any]:
+def _of_policy(outcomes: Sequence[CaseOutcome]) -> dict[str, Any]:
     measured = [outcome for outcome in outcomes if outcome.valid is not None]
     exactness = _exactness(measured)
     sound = bool(measured) and exactness["bytes_exact"] and exactness["residency_exact"]
@@ -208,12 +210,12 @@ def _of_policy(outcomes: Sequence[Outcome]) -> dict[str, Any]:
     }
 
 
-def _of_baseline(measured: Sequence[Outcome], baseline: str) -> dict[str, Any]:
+def _of_baseline(measured: Sequence[CaseOutcome], baseline: str) -> dict[str, Any]:
     numbers = [entry for outcome in measured if (entry := compared_naive(outcome, baseline)) is not None]
     return score(numbers) | _ordering(numbers) | {"by_policy": _parts(numbers, "policy")}
 
 
-def _exactness(measured: Sequence[Outcome]) -> dict[str, Any]:
+def _exactness(measured: Sequence[CaseOutcome]) -> dict[str, Any]:
     """Counts that had to match. One that is there on one side only does not match."""
     compared = {"bytes": 0, "residency": 0}
     wrong: list[dict[str, Any]] = []
@@ -233,7 +235,7 @@ def _exactness(measured: Sequence[Outcome]) -> dict[str, Any]:
     return exact | {"mismatches": wrong}
 
 
-def _differing_outputs(measured: Sequence[Outcome]) -> list[dict[str, Any]]:
+def _differing_outputs(measured: Sequence[CaseOutcome]) -> list[dict[str, Any]]:
     found = []
     for name, group in _by(measured, lambda o: o.case.group).items():
         digests = {o.case.policy: o.valid.output_digest for o in group if o.valid is not None}
@@ -242,7 +244,7 @@ def _differing_outputs(measured: Sequence[Outcome]) -> list[dict[str, Any]]:
     return found
 
 
-def _over_bound(measured: Sequence[Outcome]) -> dict[str, Any]:
+def _over_bound(measured: Sequence[CaseOutcome]) -> dict[str, Any]:
     """Measured makespan over the schedule's lower bound at the measured op times: 1 is all that a policy can do."""
     ratios = {
         o.case.name: o.valid.median("makespan_s") / o.valid.bound_s
@@ -258,7 +260,7 @@ def _over_bound(measured: Sequence[Outcome]) -> dict[str, Any]:
     }
 
 
-def _of_ops(measured: Sequence[Outcome]) -> dict[str, dict[str, Any]]:
+def _of_ops(measured: Sequence[CaseOutcome]) -> dict[str, dict[str, Any]]:
     """By op kind: errors of the mean time of an op, and the kind's share of the time of all ops measured in decode.
 
     Lanes overlap, so shares are of the sum of op times, not of the wall.

@@ -17,26 +17,26 @@ from hwmodels.platform import Platform
 from hwmodels.quantity import ReadOnly
 from hwmodels.trust import Trust, recorded_trust
 from offload.memory import CapacityExceeded
-from pregate.check.cases import Group
+from pregate.check.cases import CaseGroup
 from pregate.check.devices import Device, require_storage
-from pregate.check.outcome import Outcome, Prediction, Validation
-from pregate.check.predictions import Prepared, predict, predictions_document, prepare
+from pregate.check.outcome import CaseOutcome, CasePrediction, Validation
+from pregate.check.predictions import PreparedCase, predict, predictions_document, prepare_cases
 from pregate.check.runs import Runner
 from runtime.backend import LaneFailure
-from runtime.device import describe, software, stack_of
+from runtime.device import describe_device, software, stack_of
 from runtime.microbench.session import cpu_link
 from runtime.run import OutputMismatch
 from traces.errors import InvalidInput
 from traces.whole_file import whole_file
 
-__all__ = ["PREDICTIONS", "Plan", "device_of", "provenance_of", "validate"]
+__all__ = ["PREDICTIONS", "ValidationPlan", "device_of", "provenance_of", "validate"]
 
 PREDICTIONS = "predictions.json"
 """Where the predictions are written down before the first run."""
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class ValidationPlan:
     """How to validate. `backend`: "cpu" or "cuda"; `repeats`: quiet runs a case; `tries`: runs more for disturbed ones;
     `drawn`: groups whose timelines the report shows, those of `pregate` and `on_demand`. `budget_s`: groups that would
     take longer than what is left of it are not run (None: all are). `graphs`: sections of layers run as CUDA graphs.
@@ -53,14 +53,14 @@ class Plan:
     provenance: Mapping[str, str] = field(default_factory=lambda: ReadOnly({}))
 
 
-_PLAN = Plan()
-_Predicted = list[tuple[Prepared, Prediction]]
+_PLAN = ValidationPlan()
+_Predicted = list[tuple[PreparedCase, CasePrediction]]
 
 
 def validate(
-    groups: Sequence[Group],
+    groups: Sequence[CaseGroup],
     hw: Platform,
-    plan: Plan = _PLAN,
+    plan: ValidationPlan = _PLAN,
     *,
     directory: Path | None = None,
     say: Callable[[str], None] = lambda _: None,
@@ -93,7 +93,7 @@ def validate(
         with whole_file(directory / PREDICTIONS) as partial:
             partial.write_text(text, encoding="utf-8")
     runner = Runner(device_of(plan), plan.repeats, plan.tries)
-    outcomes: list[Outcome] = []
+    outcomes: list[CaseOutcome] = []
     skipped: dict[str, str] = {}
     for pairs in predicted:
         name = pairs[0][0].case.group
@@ -105,17 +105,17 @@ def validate(
         with errors.noted(name), budget.spent_on(pairs):
             drawn = [one.case.name for one, prediction in pairs if prediction.timeline is not None]
             measured = runner.measure([one for one, _ in pairs], drawn)
-            outcomes += [Outcome(one.case, said, run) for (one, said), run in zip(pairs, measured, strict=True)]
+            outcomes += [CaseOutcome(one.case, said, run) for (one, said), run in zip(pairs, measured, strict=True)]
     if errors.first is not None and not outcomes:
         raise errors.first
-    machine = ReadOnly(describe(plan.backend))
+    machine = ReadOnly(describe_device(plan.backend))
     trust = recorded_trust(hw.fit.provenance) or Trust("high")
     return Validation(tuple(outcomes), plan.provenance, machine, hw.fit.name, digest, errors.reasons, skipped, trust)
 
 
-def _predicted(group: Group, hw: Platform, *, drawn: bool) -> _Predicted:
+def _predicted(group: CaseGroup, hw: Platform, *, drawn: bool) -> _Predicted:
     """The cases of a group with what is predicted of them; timelines of two policies where they are to be `drawn`."""
-    cases = prepare(group, hw)
+    cases = prepare_cases(group, hw)
     for one in cases:
         _require_unseen(one, hw)
     shown = ("pregate", "on_demand") if drawn else ()
@@ -171,7 +171,7 @@ class _Budget:
         return 1 + self.repeats * len(pairs), self.repeats * makespan_s
 
 
-def _require_unseen(prepared: Prepared, hw: Platform) -> None:
+def _require_unseen(prepared: PreparedCase, hw: Platform) -> None:
     """Raise `InvalidInput` for a workload that the fit was made on."""
     captured = prepared.captured
     if hw.fit is not None and workload_digest(captured.model, captured.trace) in hw.fit.probes:
@@ -181,7 +181,7 @@ def _require_unseen(prepared: Prepared, hw: Platform) -> None:
         )
 
 
-def device_of(plan: Plan) -> Callable[[float | None], Device]:
+def device_of(plan: ValidationPlan) -> Callable[[float | None], Device]:
     """The device of a plan, with a link of so many bytes/s where links are imitated."""
 
     def device(link_bytes_per_s: float | None) -> Device:

@@ -18,7 +18,7 @@ from traces.errors import InvalidInput
 from traces.whole_file import whole_file
 
 if TYPE_CHECKING:
-    from pregate.check.cases import Group
+    from pregate.check.cases import CaseGroup
     from runtime.microbench.session import Settings
 
 FAILED, TOO_BUSY = 1, 3
@@ -62,11 +62,11 @@ def validate(
     Example: pregate validate --suite quick -o report
     """
     extras.require_torch()
-    from pregate.check.cases import POLICIES, Group, Workload
+    from pregate.check.cases import SUITE_POLICIES, CaseGroup, CaseWorkload
     from pregate.check.devices import require_graphs
     from pregate.check.report import write_report
-    from pregate.check.scores import rows, summarise
-    from pregate.check.session import Plan, provenance_of
+    from pregate.check.scores import rows, summarise_validation
+    from pregate.check.session import ValidationPlan, provenance_of
     from pregate.check.session import validate as run_validate
     from pregate.check.verdict import doubts, failures, verdict
 
@@ -75,11 +75,11 @@ def validate(
     name = extras.backend_named(backend)
     require_graphs(name, graphs)
     if model is not None:
-        chosen = tuple(word.strip() for word in policies.split(",")) if policies else POLICIES
-        workload = Workload(batch, input_tokens, output_tokens, seed, active, trace)
+        chosen = tuple(word.strip() for word in policies.split(",")) if policies else SUITE_POLICIES
+        workload = CaseWorkload(batch, input_tokens, output_tokens, seed, active, trace)
         architecture = options.build_model(model, dtype, None)
         speed = _link_bytes_per_s(link, name)
-        groups = [Group(architecture, workload, chosen, link_bytes_per_s=speed, expert_tier=_tier(tier, storage))]
+        groups = [CaseGroup(architecture, workload, chosen, link_bytes_per_s=speed, expert_tier=_tier(tier, storage))]
     else:
         groups = _suite(str(suite), name, (policies, trace, link, storage, tier != "dram"))
     what = f" --suite {suite}" if suite else f" --model {model}"
@@ -88,12 +88,12 @@ def validate(
         settings = _settings(name, graphs, suite == "quick", storage)
         hw, measured = _platform(hardware, settings, output, update, insist=not busy)
         provenance = {**provenance_of(command), "measurements": measured}
-        plan = Plan(name, repeats, budget_s=budget, graphs=graphs, storage=storage, provenance=provenance)
+        plan = ValidationPlan(name, repeats, budget_s=budget, graphs=graphs, storage=storage, provenance=provenance)
         found = run_validate(groups, hw, plan, directory=output, say=update)
         if output is not None:
             update("writing the report")
             write_report(found, output)
-    summary = summarise(found)
+    summary = summarise_validation(found)
     if not render.print_data(format, summary, rows(found)):
         render.print_table(_table(summary))
         print(verdict(summary))
@@ -124,7 +124,7 @@ def _tier(tier: str, storage: Path | None) -> str:
     return tier
 
 
-def _suite(name: str, backend: str, own: Sequence[object]) -> list[Group]:
+def _suite(name: str, backend: str, own: Sequence[object]) -> list[CaseGroup]:
     """The groups of a suite. Raises `InvalidInput` where it is not for this back end, or for options of `own`."""
     from pregate.check.cases import suite_named
 

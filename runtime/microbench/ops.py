@@ -18,7 +18,7 @@ from offload.policies import policy_named
 from offload.policy import Policy
 from offload.schedule import Schedule
 from runtime.backend import Backend
-from runtime.loading import load
+from runtime.loading import load_program
 from runtime.microbench.lanes import Timed, timed
 from runtime.microbench.probes import Probe
 from runtime.model.weights import Experts
@@ -78,7 +78,7 @@ def _run(
         with torch.inference_mode():
             if offloaded:
                 experts.require(program.keys(OpKind.FETCH))
-            actions = load(backend, program, experts, None).actions
+            actions = load_program(backend, program, experts, None).actions
     except BaseException:
         backend.close()
         raise

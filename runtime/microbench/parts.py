@@ -23,7 +23,7 @@ from runtime.microbench.gemms import PARAMS, gemm_samples
 from runtime.microbench.host import host_samples
 from runtime.microbench.ops import offloaded_samples, op_samples
 from runtime.microbench.probes import Probe, probes
-from runtime.microbench.rounds import Part
+from runtime.microbench.rounds import Microbenchmark
 from runtime.microbench.storage import read_samples
 from runtime.model.weights import Experts
 from runtime.pacing import Link
@@ -32,7 +32,7 @@ from traces.errors import InvalidInput
 from traces.model.architecture import ModelArchitecture
 from traces.model.dtypes import DTYPES
 
-__all__ = ["LINK_LATENCY_S", "Settings", "cpu_link", "parts_of", "probes_of"]
+__all__ = ["LINK_LATENCY_S", "Settings", "cpu_link", "microbenchmarks_of", "probes_of"]
 
 LINK_LATENCY_S = 20e-6
 """Fixed time of a copy over a paced link of the CPU back end: of the order of a copy's over PCIe."""
@@ -99,7 +99,7 @@ def cpu_link(bytes_per_s: float | None) -> Link:
     return Link(bytes_per_s, LINK_LATENCY_S) if bytes_per_s is not None else Link()
 
 
-def parts_of(settings: Settings) -> list[Part]:
+def microbenchmarks_of(settings: Settings) -> list[Microbenchmark]:
     """Every part, in the order in which a round measures them; those of one model share its experts."""
     return [*_machine_parts(settings), *_op_parts(settings), *_storage_parts(settings)]
 
@@ -111,12 +111,12 @@ def probes_of(settings: Settings) -> Iterator[Probe]:
         yield from (probe for probe in probes(dtype, scale) if probe.quick or not settings.quick)
 
 
-def _part(name: str, measure: Callable[[], list[Sample]]) -> Part:
+def _part(name: str, measure: Callable[[], list[Sample]]) -> Microbenchmark:
     """A part whose rounds are all alike."""
-    return Part(name, lambda _: measure())
+    return Microbenchmark(name, lambda _: measure())
 
 
-def _machine_parts(settings: Settings) -> Iterator[Part]:
+def _machine_parts(settings: Settings) -> Iterator[Microbenchmark]:
     make, cuda, quick = settings.make, settings.backend == "cuda", settings.quick
     hold, longer = (partial(_sleep, n * _SLEEP_CYCLES) if cuda else None for n in (1, _LONGER))
     params = (*PARAMS, *_LARGE_PARAMS) if cuda else PARAMS
@@ -137,19 +137,19 @@ def _machine_parts(settings: Settings) -> Iterator[Part]:
         yield _part("copies beside kernels", partial(contention_samples, make, settings.dtypes[0]))
 
 
-def _op_parts(settings: Settings) -> Iterator[Part]:
+def _op_parts(settings: Settings) -> Iterator[Microbenchmark]:
     """A quick session runs each probe that offloads under one policy, in turn."""
     keep, turns = _Keep(), cycle(_OFFLOADING)
     narrowest = min(settings.dtypes, key=lambda name: DTYPES[name].bits)  # its slots are the smallest
     for probe in probes_of(settings):
-        yield Part(f"ops of {probe.name}", partial(_ops, settings, keep, probe))
+        yield Microbenchmark(f"ops of {probe.name}", partial(_ops, settings, keep, probe))
         if probe.offloaded and probe.model.dtype.name == narrowest:
             for policy in (next(turns),) if settings.quick else _OFFLOADING:
                 beside = partial(_offloaded, settings, keep, probe, policy)
                 yield _part(f"ops of {probe.name} under {policy}", beside)
 
 
-def _storage_parts(settings: Settings) -> Iterator[Part]:
+def _storage_parts(settings: Settings) -> Iterator[Microbenchmark]:
     if settings.storage is not None:
         yield _part("storage", partial(read_samples, settings.storage))
 

@@ -17,7 +17,7 @@ from hwmodels.calibrate.rounds import merged_rounds
 from hwmodels.trust import Trust, trust_of
 from runtime.watch import LoadWatch, Seen, counting
 
-__all__ = ["Part", "Round", "Session", "in_rounds"]
+__all__ = ["Microbenchmark", "Round", "Session", "in_rounds"]
 
 _QUIET_ROUNDS = 2
 """Quiet rounds of a part wanted, of at most `_MOST_ROUNDS`."""
@@ -26,7 +26,7 @@ _MOST_ROUNDS = 4
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
+class Microbenchmark:
     """A microbenchmark. `run`: takes whether this is its first round, in which libraries choose their kernels."""
 
     name: str
@@ -70,7 +70,7 @@ class Session:
         return trust_of(float(np.median(scatter)) if scatter else None, loads, "parts")
 
 
-def in_rounds(parts: Sequence[Part], budget_s: float, say: Callable[[str], None]) -> Session:
+def in_rounds(parts: Sequence[Microbenchmark], budget_s: float, say: Callable[[str], None]) -> Session:
     """Measure every part once, then again within `budget_s`; `say` hears what is being done.
 
     A part is wanted again until it has been timed twice on a quiet machine, four times at most, and is left out of a
@@ -89,7 +89,7 @@ def in_rounds(parts: Sequence[Part], budget_s: float, say: Callable[[str], None]
     return Session(rounds)
 
 
-def _one_round(part: Part, first: bool) -> Round:
+def _one_round(part: Microbenchmark, first: bool) -> Round:
     gc.collect()
     begin_s = time.monotonic()
     with LoadWatch() as watch:

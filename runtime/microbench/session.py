@@ -10,8 +10,8 @@ from collections.abc import Callable, Mapping
 
 from hwmodels.calibrate.measurements import Measurements, workload_digest
 from hwmodels.quantity import ReadOnly
-from runtime.device import describe, software
-from runtime.microbench.parts import LINK_LATENCY_S, Settings, cpu_link, parts_of, probes_of
+from runtime.device import describe_device, software
+from runtime.microbench.parts import LINK_LATENCY_S, Settings, cpu_link, microbenchmarks_of, probes_of
 from runtime.microbench.rounds import in_rounds
 from runtime.watch import Busy
 
@@ -32,7 +32,7 @@ def measure(
     `provenance`: command, date, commit; the trust in the figures is added. Raises `Busy`, if `insist`, when the rounds
     scatter so much that they say nothing.
     """
-    session = in_rounds(parts_of(settings), settings.rounds_s, say)
+    session = in_rounds(microbenchmarks_of(settings), settings.rounds_s, say)
     samples = session.samples
     trust = session.trust(samples)
     if insist and trust.level == "none":
@@ -40,7 +40,7 @@ def measure(
             f"the machine is too busy to say anything of it: {'; '.join(trust.reasons)}: stop other work, give more "
             f"time (--budget-s), or take what there is (--even-if-busy)"
         )
-    machine = describe(settings.backend)
+    machine = describe_device(settings.backend)
     if settings.backend == "cpu":
         speed = settings.link_bytes_per_s
         machine |= {"h2d_bytes_per_s": speed, "d2h_bytes_per_s": speed}

@@ -17,7 +17,7 @@ from torch.nn import functional
 
 from traces.model.architecture import Attention
 
-__all__ = ["Block", "Cache", "Span", "position_bias"]
+__all__ = ["Block", "KvCache", "Span", "position_bias"]
 
 _MAX_DISTANCE = 128
 """T5's largest distance with a bucket of its own kind (Raffel et al. 2020, section 2.1)."""
@@ -43,7 +43,7 @@ class Span:
 
 
 @dataclass(frozen=True, slots=True)
-class Cache:
+class KvCache:
     """What one layer keeps of every token: keys and values, (n_rows, n_context, width); a latent has keys only."""
 
     keys: Tensor

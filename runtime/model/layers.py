@@ -17,8 +17,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from runtime.bound_pass import BoundPass, Rows
-from runtime.model.attention import Block, Cache, Span, position_bias
+from runtime.bound_pass import BoundPass, BoundRows
+from runtime.model.attention import Block, KvCache, Span, position_bias
 from traces.model.architecture import ModelArchitecture
 
 __all__ = ["Choice", "FfnWeights", "Layers", "Scratch", "ffn_weights"]
@@ -64,7 +64,7 @@ class Scratch:
             up.mul_(functional.silu(gate, inplace=True))
         _linear(up, weights.down, weights.down_bias, out)
 
-    def routed(self, x: Tensor, tokens: Rows, weights: FfnWeights, results: Tensor, places: Rows) -> None:
+    def routed(self, x: Tensor, tokens: BoundRows, weights: FfnWeights, results: Tensor, places: BoundRows) -> None:
         """Rows `places` of `results` = FFN of rows `tokens` of `x`."""
         width = x.shape[1]
         if isinstance(tokens, slice):
@@ -108,7 +108,7 @@ class Layers:
         model: ModelArchitecture,
         tensors: Mapping[str, Tensor],
         buffers: Mapping[str, Tensor],
-        caches: Mapping[str, Cache],
+        caches: Mapping[str, KvCache],
         states: Tensor,
     ) -> None:
         self.model, self._tensors, self._caches, self.states = model, tensors, caches, states
@@ -228,7 +228,7 @@ class Layers:
         if gate is not None:
             total *= functional.linear(normed, gate).sigmoid()
 
-    def expert(self, tokens: Rows, places: Rows, weights: FfnWeights, scratch: Scratch) -> None:
+    def expert(self, tokens: BoundRows, places: BoundRows, weights: FfnWeights, scratch: Scratch) -> None:
         """One expert on its tokens, into rows `places` (token x top_k + rank) of the results."""
         scratch.routed(self._normed, tokens, weights, self._results, places)
 

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from runtime.memory import PAGE_BYTES, Carver, aligned, available_bytes, element_type, host_memory, round_up
-from runtime.program import Key
+from runtime.program import ExpertKey
 from traces.model.architecture import Attention, LayerStack, ModelArchitecture
 
 __all__ = ["Experts", "expert_shapes", "fill_expert", "fill_static", "static_shapes"]
@@ -120,7 +120,7 @@ def _fill_named(tensor: Tensor, name: str, seed: int) -> None:
     _fill(tensor, name, np.random.default_rng([seed, zlib.crc32(name.encode())]))
 
 
-def fill_expert(memory: Tensor, model: ModelArchitecture, seed: int, key: Key) -> None:
+def fill_expert(memory: Tensor, model: ModelArchitecture, seed: int, key: ExpertKey) -> None:
     """Give the expert `key` in `memory` (expert_bytes,) uint8 its values."""
     rng = np.random.default_rng([seed, *key])
     flat, at = memory.view(element_type(model)), 0
@@ -178,10 +178,10 @@ class Experts:
     ):
         self.model, self.seed, self.keep_static = model, seed, keep_static
         self._allocate = allocate
-        self._kept: dict[Key, Tensor] = {}
+        self._kept: dict[ExpertKey, Tensor] = {}
         self._static: Tensor | None = None
 
-    def require(self, keys: Iterable[Key]) -> None:
+    def require(self, keys: Iterable[ExpertKey]) -> None:
         """Make those of `keys` that are not there, in one piece of memory. Raises `CapacityExceeded`."""
         missing = [key for key in dict.fromkeys(keys) if key not in self._kept]
         stride = round_up(self.model.expert_bytes, PAGE_BYTES)
@@ -191,7 +191,7 @@ class Experts:
         _together((partial(fill_expert, place, self.model, self.seed, key) for place, key in pairs), len(memory))
         self._kept.update(zip(missing, places, strict=True))
 
-    def keep(self, keys: Iterable[Key]) -> None:
+    def keep(self, keys: Iterable[ExpertKey]) -> None:
         """As `require`, where half of the host memory that is free has room: `copy_to` then makes nothing."""
         wanted = list(keys)
         if 2 * len(wanted) * self.model.expert_bytes <= available_bytes():
@@ -212,7 +212,7 @@ class Experts:
             self._static = memory
         target.copy_(self._static)
 
-    def copy_to(self, target: Tensor, key: Key) -> None:
+    def copy_to(self, target: Tensor, key: ExpertKey) -> None:
         """The bytes of an expert into `target` (expert_bytes,) uint8, on whatever device; nothing more is kept."""
         if key in self._kept:
             target.copy_(self._kept[key])
@@ -221,6 +221,6 @@ class Experts:
         fill_expert(made, self.model, self.seed, key)
         target.copy_(made)
 
-    def __getitem__(self, key: Key) -> Tensor:
+    def __getitem__(self, key: ExpertKey) -> Tensor:
         """The bytes of an expert, (expert_bytes,) uint8. Raises `KeyError` for one that was not required."""
         return self._kept[key]

@@ -22,7 +22,7 @@ torch = pytest.importorskip("torch", reason="the runtime needs PyTorch (the extr
 from runtime.cpu import CpuBackend  # noqa: E402
 from runtime.model.weights import Experts, expert_shapes, fill_static, static_shapes  # noqa: E402
 from runtime.passes import Passes, plan_passes  # noqa: E402
-from runtime.run import Run, execute  # noqa: E402
+from runtime.run import MeasuredRun, execute  # noqa: E402
 
 Tensor = torch.Tensor
 F = torch.nn.functional
@@ -220,7 +220,7 @@ class Oracle:
         return out
 
 
-def run(model: ModelArchitecture, trace: RoutingTrace, experts: Experts, policy: str = "on_demand") -> Run:
+def run(model: ModelArchitecture, trace: RoutingTrace, experts: Experts, policy: str = "on_demand") -> MeasuredRun:
     chosen, steps = policy_named(policy), list(trace.steps())
     schedule = decode(model, steps, chosen, EXECUTIONS["streams"], n_buffers=2 * model.n_experts).schedule
     return execute(CpuBackend(), model, steps, schedule, experts=experts)

@@ -28,9 +28,9 @@ from runtime.cpu import CpuBackend  # noqa: E402
 from runtime.model.weights import Experts  # noqa: E402
 from runtime.order import order_of  # noqa: E402
 from runtime.pacing import Link  # noqa: E402
-from runtime.program import Key, build_program, cached_slots, resident_slots  # noqa: E402
+from runtime.program import ExpertKey, build_program, cached_slots, resident_slots  # noqa: E402
 from runtime.races import UnsafeSchedule  # noqa: E402
-from runtime.run import OutputMismatch, Run, check_close_output, check_same_output, execute  # noqa: E402
+from runtime.run import MeasuredRun, OutputMismatch, check_close_output, check_same_output, execute  # noqa: E402
 
 HW = load_platform("rtx-4090", "pytorch-eager")
 POLICIES = [
@@ -41,7 +41,7 @@ POLICIES = [
 
 def captured(
     model: ModelArchitecture, trace: RoutingTrace, policy: str, tier: str = "dram"
-) -> tuple[Captured, dict[int, Key]]:
+) -> tuple[Captured, dict[int, ExpertKey]]:
     """A schedule, and the experts that are in slots before it starts."""
     asked = request(model, HW, trace, policy, expert_tier=tier)
     cache = resident_set(asked)
@@ -54,7 +54,7 @@ def captured(
 def run(
     model: ModelArchitecture, trace: RoutingTrace, policy: str, experts: Experts, *,
     tier: str = "dram", storage: Path | None = None,
-) -> tuple[Run, Captured]:  # fmt: skip
+) -> tuple[MeasuredRun, Captured]:  # fmt: skip
     what, initial = captured(model, trace, policy, tier)
     schedule = what.decoded.schedule
     done = execute(CpuBackend(), model, trace.steps(), schedule, initial=initial, experts=experts, storage=storage)
@@ -83,7 +83,7 @@ def test_all_policies_end_in_the_same_hidden_states(name: str, batch: int, tmp_p
     assert not list(tmp_path.iterdir())
 
 
-def assert_sane(done: Run) -> None:
+def assert_sane(done: MeasuredRun) -> None:
     """Ops of one lane follow one another, and none starts before what it depends on has ended."""
     timeline, schedule = done.timeline, done.timeline.schedule
     for lane in Lane:

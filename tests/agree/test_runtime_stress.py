@@ -122,7 +122,8 @@ def test_random_models_and_policies_under_delays_end_as_all_resident(tmp_path: P
                 continue
             held_s = np.where(rng.random(len(schedule)) < 0.05, rng.random(len(schedule)) * 1e-3, 0.0).tolist()
             backend = CpuBackend(
-                h2d=Link(1e9, 1e-6) if i % 2 else Link(), disturb=lambda op, held_s=held_s: time.sleep(held_s[op])
+                h2d=Link(1e9, 1e-6) if i % 2 else Link(),
+                disturb=lambda op, held_s=held_s: time.sleep(held_s[op]),
             )
             runs[f"{seed}.{i}"] = execute(backend, model, steps, schedule, experts=experts, storage=tmp_path)
             n_cpu += int(np.any(schedule.kind == OpKind.CPU_EXPERT))

@@ -28,7 +28,7 @@ from runtime.cpu import CpuBackend  # noqa: E402
 from runtime.cuda import CudaBackend  # noqa: E402
 from runtime.model.weights import Experts  # noqa: E402
 from runtime.program import cached_slots, resident_slots  # noqa: E402
-from runtime.run import OutputMismatch, Run, check_close_output, check_same_output, execute  # noqa: E402
+from runtime.run import MeasuredRun, OutputMismatch, check_close_output, check_same_output, execute  # noqa: E402
 
 HW = load_platform("rtx-4090", "pytorch-eager")
 POLICIES = ["gpu_only", "on_demand", "prefetch_all", "pregate", "pregate(2)", "lru", "lfu", "on_demand+lru:5:warm"]
@@ -39,7 +39,7 @@ CLOCKS_S = 1e-4
 def run(
     model: ModelArchitecture, trace: RoutingTrace, policy: str, experts: Experts, backend: CpuBackend | CudaBackend, *,
     tier: str = "dram", storage: Path | None = None,
-) -> Run:  # fmt: skip
+) -> MeasuredRun:  # fmt: skip
     asked = request(model, HW, trace, policy, expert_tier=tier)
     cache = resident_set(asked)
     initial = resident_slots(model) if asked.policy.resident else {}
@@ -72,7 +72,7 @@ def test_all_policies_agree_bit_for_bit_and_with_the_cpu_within_tolerance(
         assert_sane(done)
 
 
-def assert_sane(done: Run) -> None:
+def assert_sane(done: MeasuredRun) -> None:
     timeline, schedule = done.timeline, done.timeline.schedule
     for lane in (Lane.COMPUTE, Lane.H2D, Lane.D2H):
         mine = np.flatnonzero(schedule.lane == lane)

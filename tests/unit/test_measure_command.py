@@ -26,7 +26,7 @@ torch = pytest.importorskip("torch", reason="the runtime needs PyTorch (the extr
 from runtime import device  # noqa: E402
 from runtime.microbench import contention, gemms, parts, rounds, session  # noqa: E402
 from runtime.microbench.probes import Probe  # noqa: E402
-from runtime.microbench.rounds import Part  # noqa: E402
+from runtime.microbench.rounds import Microbenchmark  # noqa: E402
 from runtime.watch import Busy, Seen  # noqa: E402
 
 PROBES = [
@@ -132,7 +132,7 @@ def test_a_quick_session_takes_a_third_of_the_probes(small: None, tmp_path: Path
     assert not list(found.of("h2d", beside="other way"))
 
 
-def numbered(*scales: float) -> list[Part]:
+def numbered(*scales: float) -> list[Microbenchmark]:
     """A part whose samples take so many times as long from round to round."""
     taken = iter(scales)
 
@@ -146,12 +146,12 @@ def numbered(*scales: float) -> list[Part]:
             for sample in measurements().samples
         ]  # fmt: skip
 
-    return [Part("a part", run)]
+    return [Microbenchmark("a part", run)]
 
 
 def test_a_busy_machine_is_measured_and_says_so(small: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(rounds, "LoadWatch", Loud)
-    monkeypatch.setattr(session, "parts_of", lambda settings: numbered(1.0, 1.02, 1.01, 1.0))
+    monkeypatch.setattr(session, "microbenchmarks_of", lambda settings: numbered(1.0, 1.02, 1.01, 1.0))
     path = tmp_path / "m.json"
     status, text = run("measure", "-o", str(path), *CPU)
     assert status == 0
@@ -170,14 +170,14 @@ def test_a_busy_machine_is_measured_and_says_so(small: None, tmp_path: Path, mon
 def test_what_says_nothing_is_refused_with_the_way_out(
     small: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(session, "parts_of", lambda settings: numbered(1.0, 4.0))
+    monkeypatch.setattr(session, "microbenchmarks_of", lambda settings: numbered(1.0, 4.0))
     path = tmp_path / "m.json"
     with pytest.raises(
         Busy, match=r"takes 98 % more or less .*\(--budget-s\), or take what there is \(--even-if-busy\)"
     ):
         run("measure", "-o", str(path), *CPU)
     assert not path.exists()
-    monkeypatch.setattr(session, "parts_of", lambda settings: numbered(1.0, 4.0))
+    monkeypatch.setattr(session, "microbenchmarks_of", lambda settings: numbered(1.0, 4.0))
     assert run("measure", "-o", str(path), *CPU, "--even-if-busy")[0] == 0
     with pytest.raises(InvalidInput, match=r"say nothing of this machine: .* as they are \(--even-if-busy\)"):
         run("calibrate", str(path), "-o", str(tmp_path / "fit.yaml"))
@@ -270,7 +270,7 @@ class Properties:
 )
 def test_a_device_is_taken_for_no_other(monkeypatch: pytest.MonkeyPatch, name: str, spec: str | None) -> None:
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda i: Properties(name))
-    found = device.describe("cuda")
+    found = device.describe_device("cuda")
     assert found["spec"] == spec
     assert json.loads(json.dumps(found)) == found
     if spec is not None:
@@ -281,7 +281,7 @@ def test_a_device_that_no_maker_describes_can_be_calibrated(monkeypatch: pytest.
     from hwmodels.calibrate.measured_machine import machine_of
 
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda i: Properties("NVIDIA GeForce RTX 2080 Ti"))
-    name, machine, _ = machine_of(measurements(machine=device.describe("cuda"), stack="pytorch-eager"))
+    name, machine, _ = machine_of(measurements(machine=device.describe_device("cuda"), stack="pytorch-eager"))
     assert name == "nvidia-geforce-rtx-2080-ti"
     assert machine is not None
     assert (machine.accelerator.n_sm, machine.accelerator.clock_hz) == (68, 1.545e9)

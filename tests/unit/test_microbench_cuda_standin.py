@@ -28,9 +28,9 @@ torch = pytest.importorskip("torch", reason="the runtime needs PyTorch (the extr
 
 from pregate.check import running, runs  # noqa: E402
 from pregate.check import session as validation_session  # noqa: E402
-from pregate.check.cases import GPU_POLICIES, Group, Workload, suite_named  # noqa: E402
-from pregate.check.scores import summarise  # noqa: E402
-from pregate.check.session import Plan, validate  # noqa: E402
+from pregate.check.cases import GPU_POLICIES, CaseGroup, CaseWorkload, suite_named  # noqa: E402
+from pregate.check.scores import summarise_validation  # noqa: E402
+from pregate.check.session import ValidationPlan, validate  # noqa: E402
 from runtime.backend import LaneFailure  # noqa: E402
 from runtime.cuda import CudaBackend  # noqa: E402
 from runtime.microbench import contention, copies, gemms, host, parts, rounds, session  # noqa: E402
@@ -74,8 +74,8 @@ def equip(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(parts, "CudaBackend", make)
     for module in (running, runs):
         monkeypatch.setattr(module, "make_backend", lambda device: make(device.graphs))
-    monkeypatch.setattr(session, "describe", lambda _: dict(H100))
-    monkeypatch.setattr(validation_session, "describe", lambda _: dict(H100))
+    monkeypatch.setattr(session, "describe_device", lambda _: dict(H100))
+    monkeypatch.setattr(validation_session, "describe_device", lambda _: dict(H100))
     monkeypatch.setattr(parts, "_sleep", lambda cycles: None)
     monkeypatch.setattr(rounds, "LoadWatch", Watch)
     monkeypatch.setattr(runs, "LoadWatch", Watch)
@@ -135,11 +135,11 @@ def test_a_validation_runs_on_the_fit(measurements: Measurements, tmp_path: Path
     path = tmp_path / "fit.yaml"
     path.write_text(calibrate(measurements, {"command": "a test"}).to_yaml(), encoding="utf-8")
     groups = [
-        Group(MODELS[name].with_dtype(dtype), Workload(2, 3, 3, seed=5), GPU_POLICIES, hbm_share=0.9)
+        CaseGroup(MODELS[name].with_dtype(dtype), CaseWorkload(2, 3, 3, seed=5), GPU_POLICIES, hbm_share=0.9)
         for name, dtype in (("decoder-only", "fp32"), ("encoder-decoder", "bf16"))
     ]
-    found = validate(groups, load_platform(str(path)), Plan("cuda", repeats=1))
-    summary = summarise(found)
+    found = validate(groups, load_platform(str(path)), ValidationPlan("cuda", repeats=1))
+    summary = summarise_validation(found)
     assert summary["n"] == 2 * len(GPU_POLICIES)
     assert summary["bytes_exact"]
     assert summary["residency_exact"]
@@ -153,12 +153,14 @@ def test_graphs_are_a_stack_of_their_own(tmp_path: Path) -> None:
     assert fit.name == "h100-sxm.streams"
     path = tmp_path / "fit.yaml"
     path.write_text(fit.to_yaml(), encoding="utf-8")
-    group = Group(MODELS["decoder-only"], Workload(1, 3, 3, seed=5), ("on_demand", "pregate"), hbm_share=0.9)
-    summary = summarise(validate([group], load_platform(str(path)), Plan("cuda", repeats=1, graphs=True)))
+    group = CaseGroup(MODELS["decoder-only"], CaseWorkload(1, 3, 3, seed=5), ("on_demand", "pregate"), hbm_share=0.9)
+    summary = summarise_validation(
+        validate([group], load_platform(str(path)), ValidationPlan("cuda", repeats=1, graphs=True))
+    )
     assert summary["n"] == 2
     assert summary["outputs_equal"]
     with pytest.raises(InvalidInput, match="is of the stack streams, what would run is pytorch-eager: give a fit of"):
-        validate([group], load_platform(str(path)), Plan("cuda", repeats=1))
+        validate([group], load_platform(str(path)), ValidationPlan("cuda", repeats=1))
 
 
 def test_a_queue_of_copies_waits_until_all_are_issued() -> None:
@@ -183,8 +185,8 @@ def test_a_driver_fault_costs_its_group_alone(
 ) -> None:
     path = tmp_path / "fit.yaml"
     path.write_text(calibrate(measurements, {"command": "a test"}).to_yaml(), encoding="utf-8")
-    group = Group(MODELS["decoder-only"], Workload(1, 3, 3, seed=6), ("on_demand",), hbm_share=0.9)
-    groups = [group, dataclasses.replace(group, workload=Workload(2, 3, 3, seed=6))]
+    group = CaseGroup(MODELS["decoder-only"], CaseWorkload(1, 3, 3, seed=6), ("on_demand",), hbm_share=0.9)
+    groups = [group, dataclasses.replace(group, workload=CaseWorkload(2, 3, 3, seed=6))]
     real = runs.execute_captured
 
     def faulty(captured: Captured, *rest: Any, **named: Any) -> Any:
@@ -193,12 +195,12 @@ def test_a_driver_fault_costs_its_group_alone(
         return real(captured, *rest, **named)
 
     monkeypatch.setattr(runs, "execute_captured", faulty)
-    found = validate(groups, load_platform(str(path)), Plan("cuda", repeats=1))
+    found = validate(groups, load_platform(str(path)), ValidationPlan("cuda", repeats=1))
     assert [outcome.case.group for outcome in found.outcomes] == [groups[1].name]
     assert found.failed == {group.name: "op 3 on lane COMPUTE failed: CUDA error"}
-    assert not summarise(found)["valid"]
+    assert not summarise_validation(found)["valid"]
     with pytest.raises(LaneFailure):
-        validate(groups[:1], load_platform(str(path)), Plan("cuda", repeats=1))
+        validate(groups[:1], load_platform(str(path)), ValidationPlan("cuda", repeats=1))
 
 
 def test_the_gpu_suite_has_what_it_must_show() -> None:

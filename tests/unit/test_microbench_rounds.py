@@ -14,7 +14,7 @@ from traces.errors import UnknownName
 torch = pytest.importorskip("torch", reason="the runtime needs PyTorch (the extra 'runtime')")
 
 from runtime.microbench import rounds  # noqa: E402
-from runtime.microbench.rounds import Part, in_rounds  # noqa: E402
+from runtime.microbench.rounds import Microbenchmark, in_rounds  # noqa: E402
 from runtime.watch import Seen  # noqa: E402
 
 QUIET, LOUD, LOUDER = (Seen(foreign=cores, steal=0.0, clock=1.0) for cores in (0.0, 1.0, 1.5))
@@ -36,7 +36,7 @@ class Machine:
     def __exit__(self, *_: object) -> None:
         self.seen = next(self.script[self.order[-1]])
 
-    def part(self, name: str, *values_s: float) -> Part:
+    def part(self, name: str, *values_s: float) -> Microbenchmark:
         values = iter(values_s or (1.0,) * 9)
 
         def run(first: bool) -> list[Sample]:
@@ -45,7 +45,7 @@ class Machine:
             self.now_s += self.took_s
             return [sample_of(name, [next(values)])]
 
-        return Part(name, run)
+        return Microbenchmark(name, run)
 
 
 def test_parts_take_turns_until_each_was_timed_twice_on_a_quiet_machine(monkeypatch: pytest.MonkeyPatch) -> None:

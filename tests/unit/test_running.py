@@ -296,7 +296,7 @@ def test_a_cuda_device_keeps_some_memory_for_its_libraries(monkeypatch: pytest.M
     monkeypatch.setattr(
         "runtime.cuda.CudaBackend", lambda *_: SimpleNamespace(budget=SimpleNamespace(hbm_bytes=8 << 30))
     )
-    monkeypatch.setattr("runtime.device.describe", lambda _: {"dram_bytes": 64 << 30})
+    monkeypatch.setattr("runtime.device.describe_device", lambda _: {"dram_bytes": 64 << 30})
     assert 7 << 30 < memory_of_device(Device("auto")).hbm_bytes < 8 << 30
     with pytest.raises(CapacityExceeded, match=r"the cuda back end has 8\.3 GB free here"):
         memory_of_device(Device("auto", 8 << 30))

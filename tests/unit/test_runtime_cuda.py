@@ -34,7 +34,7 @@ from runtime.cuda import CudaBackend  # noqa: E402
 from runtime.model.weights import Experts  # noqa: E402
 from runtime.order import order_of  # noqa: E402
 from runtime.program import resident_slots  # noqa: E402
-from runtime.run import TOLERANCE, OutputMismatch, check_close_output, check_same_output, execute  # noqa: E402
+from runtime.run import STATES_TOLERANCE, OutputMismatch, check_close_output, check_same_output, execute  # noqa: E402
 
 MODEL = MODELS["decoder-only"]
 
@@ -221,7 +221,7 @@ def test_another_order_of_sums_is_close_and_not_the_same() -> None:
     plain = execute(CudaBackend(device="cpu", api=StandIn()), MODEL, steps, schedule)
     with Rounded():
         rounded = execute(CudaBackend(device="cpu", api=StandIn()), MODEL, steps, schedule)
-    assert 0 < check_close_output(plain, rounded) < TOLERANCE
+    assert 0 < check_close_output(plain, rounded) < STATES_TOLERANCE
     with pytest.raises(OutputMismatch):
         check_same_output({"plain": plain, "rounded": rounded})
 

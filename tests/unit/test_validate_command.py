@@ -18,7 +18,7 @@ from traces.errors import InvalidInput, PregateError
 torch = pytest.importorskip("torch", reason="the runtime needs PyTorch (the extra 'runtime')")
 
 from pregate.check import cases, runs  # noqa: E402
-from pregate.check.scores import summarise  # noqa: E402
+from pregate.check.scores import summarise_validation  # noqa: E402
 from pregate.check.verdict import doubts, failures  # noqa: E402
 from tests.unit.test_validation_session import LOUD, Watch  # noqa: E402
 
@@ -107,14 +107,14 @@ def test_a_busy_machine_is_judged_and_its_error_has_a_status_of_its_own(
 
 def test_times_that_say_nothing_are_refused_and_what_is_exact_is_not(capsys: pytest.CaptureFixture[str]) -> None:
     wild = outcome("lru", 1.0, (1.0, 9.0))
-    summary = summarise(validation(wild))
+    summary = summarise_validation(validation(wild))
     (doubt,) = doubts(summary, None)
     assert doubt.startswith("the times say nothing (the same thing takes 155 % more or less when timed again): stop")
     assert failures(summary, None) == []
     assert command._status([], [], [doubt]) == command.TOO_BUSY
     assert command._status(["bytes not exact"], ["bytes not exact"], [doubt]) == command.FAILED
     assert "say nothing" not in capsys.readouterr().out.splitlines()[-1]
-    assert doubts(summarise(validation(outcome("lru", 2.0, (1.0, 1.0)))), 0.1) == []
+    assert doubts(summarise_validation(validation(outcome("lru", 2.0, (1.0, 1.0)))), 0.1) == []
 
 
 def test_json_has_the_summary(model: str, fitted: str) -> None:
@@ -123,7 +123,7 @@ def test_json_has_the_summary(model: str, fitted: str) -> None:
 
 
 def test_a_suite_runs_its_own_groups(fitted: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    group = cases.Group(MODELS["encoder-decoder"], cases.Workload(1, 4, 3), ("pregate",), link_bytes_per_s=20e6)
+    group = cases.CaseGroup(MODELS["encoder-decoder"], cases.CaseWorkload(1, 4, 3), ("pregate",), link_bytes_per_s=20e6)
     monkeypatch.setitem(cases.SUITES, "quick", lambda: [group])
     status, text = run("--suite", "quick", "--fit", fitted, "--repeats", "1", "--backend", "cpu")
     assert status == 0

@@ -14,19 +14,19 @@ from tests.small_models import MODELS
 torch = pytest.importorskip("torch", reason="the runtime needs PyTorch (the extra 'runtime')")
 
 from pregate.check import runs, session  # noqa: E402
-from pregate.check.cases import Group, Workload  # noqa: E402
+from pregate.check.cases import CaseGroup, CaseWorkload  # noqa: E402
 from pregate.check.page import page  # noqa: E402
 from pregate.check.report import gate  # noqa: E402
 from pregate.check.runs import Runner  # noqa: E402
-from pregate.check.scores import summarise  # noqa: E402
-from pregate.check.session import Plan, validate  # noqa: E402
+from pregate.check.scores import summarise_validation  # noqa: E402
+from pregate.check.session import ValidationPlan, validate  # noqa: E402
 from pregate.check.verdict import verdict  # noqa: E402
 from runtime.run import OutputMismatch  # noqa: E402
 from tests.unit.test_validation_session import Watch  # noqa: E402
 
-WORKLOAD = Workload(1, 4, 3, seed=1)
+WORKLOAD = CaseWorkload(1, 4, 3, seed=1)
 GROUPS = [
-    Group(MODELS["decoder-only"], WORKLOAD, ("on_demand",), link_bytes_per_s=speed, hbm_share=0.5)
+    CaseGroup(MODELS["decoder-only"], WORKLOAD, ("on_demand",), link_bytes_per_s=speed, hbm_share=0.5)
     for speed in (10e6, 20e6, 30e6)
 ]
 NAMES = [group.name for group in GROUPS]
@@ -54,10 +54,10 @@ def ten_seconds_a_group(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_groups_that_no_longer_fit_are_left_out_and_named(
     budget_s: float | None, n_run: int, ten_seconds_a_group: None
 ) -> None:
-    found = validate(GROUPS, platform(), Plan(repeats=1, budget_s=budget_s))
+    found = validate(GROUPS, platform(), ValidationPlan(repeats=1, budget_s=budget_s))
     assert [outcome.case.group for outcome in found.outcomes] == NAMES[:n_run]
     assert list(found.skipped) == NAMES[n_run:]
-    summary = summarise(found)
+    summary = summarise_validation(found)
     assert summary["valid"] == (n_run == 3)
     assert all("s were left" in why for why in summary["skipped"].values())
     assert gate(found) == ([] if n_run else ["nothing was measured"])
@@ -71,7 +71,7 @@ def failing(real: Callable[..., Any], error: Exception) -> Callable[..., Any]:
 
     def call(first: Any, *rest: Any, **named: Any) -> Any:
         subject = rest[0] if rest and isinstance(rest[0], list) else first
-        name = subject.name if isinstance(subject, Group) else subject[0].case.group
+        name = subject.name if isinstance(subject, CaseGroup) else subject[0].case.group
         if name == NAMES[1]:
             raise error
         return real(first, *rest, **named)
@@ -91,14 +91,14 @@ def test_a_group_that_fails_costs_no_other_and_shuts_the_gate(
     where: Any, what: str, error: Exception, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(where, what, failing(getattr(where, what), error))
-    found = validate(GROUPS, platform(), Plan(repeats=1))
+    found = validate(GROUPS, platform(), ValidationPlan(repeats=1))
     assert [outcome.case.group for outcome in found.outcomes] == [NAMES[0], NAMES[2]]
     reason = str(error).partition("\n")[0]
     assert found.failed == {NAMES[1]: reason}
-    summary = summarise(found)
+    summary = summarise_validation(found)
     assert not summary["valid"]
     assert gate(found) == [f"{NAMES[1]} failed: {reason}"]
     assert verdict(summary).endswith(" 1 group failed.")
     assert f"failed: {reason}" in page(found, summary)
     with pytest.raises(type(error)):
-        validate(GROUPS[1:2], platform(), Plan(repeats=1))
+        validate(GROUPS[1:2], platform(), ValidationPlan(repeats=1))

@@ -15,10 +15,10 @@ import pytest
 import pregate
 from offload.timeline import Timeline
 from pregate.check import report
-from pregate.check.figures import naive_bars, op_errors, scatter, timelines
+from pregate.check.figures import naive_bars, op_errors, predicted_against_measured, timelines
 from pregate.check.outcome import OpTime, Validation
 from pregate.check.report import FILES, gate, verdict, write_report
-from pregate.check.scores import rows, summarise
+from pregate.check.scores import rows, summarise_validation
 from pregate.check.theme import colours_of, inline_svg
 from tests.small_validations import ZERO, outcome, validation
 from traces.errors import InvalidFile, InvalidInput
@@ -115,7 +115,7 @@ def test_the_page_is_whole_and_fetches_nothing(written: Path) -> None:
 
 def test_the_page_begins_with_the_verdict_and_has_every_part(written: Path) -> None:
     page = Page((written / "report.html").read_text())
-    said = verdict(summarise(full()))
+    said = verdict(summarise_validation(full()))
     assert said in page.text
     parts = [
         "Not as it should be", "By metric", "Predicted against measured", "By policy", "By model",
@@ -181,7 +181,7 @@ def test_the_summary_has_no_number_that_is_none(written: Path) -> None:
     assert keys <= set(summary)
     assert (summary["n"], summary["n_invalid"], summary["valid"], summary["bytes_exact"]) == (4, 1, False, True)
     assert summary["machine"]["odd"] is None
-    assert summary["mape"] == summarise(full())["mape"]
+    assert summary["mape"] == summarise_validation(full())["mape"]
 
 
 def test_a_crash_midway_leaves_the_old_report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -246,19 +246,19 @@ def test_one_case_is_a_report_without_an_order(tmp_path: Path) -> None:
 
 
 def test_the_verdict_is_a_few_sentences_with_the_numbers() -> None:
-    assert verdict(summarise(full())) == (
+    assert verdict(summarise_validation(full())) == (
         "The time per output token was predicted 4.7 % off on average over 4 configurations, 9.1 % at worst "
         "(b/pregate), and their order to a Kendall tau of 1.000; taking the policy predicted fastest costs 0.0 % on "
         "average, 0.0 % at worst. Transferred bytes and residency match exactly; 1 of 5 configurations and 1 single "
         "run were thrown away because the machine was busy. Trust in the times is high: the same thing takes 4 % more "
         "or less when timed again."
     )
-    assert verdict(summarise(validation(outcome("lru", 1.1, (1.0,))))) == (
+    assert verdict(summarise_validation(validation(outcome("lru", 1.1, (1.0,))))) == (
         "The time per output token was predicted 10.0 % off in the one configuration that was measured. Transferred "
         "bytes and residency match exactly; nothing was thrown away. Trust in the times is fair: nothing was timed "
         "twice."
     )
-    assert verdict(summarise(validation(outcome("lru", 1.0, None)))) == (
+    assert verdict(summarise_validation(validation(outcome("lru", 1.0, None)))) == (
         "Nothing was measured, so nothing is known of how right the predictions are. 1 of 1 configuration was thrown "
         "away because the machine was busy."
     )
@@ -267,11 +267,11 @@ def test_the_verdict_is_a_few_sentences_with_the_numbers() -> None:
 def test_the_verdict_says_what_does_not_match() -> None:
     wrong = outcome("lru", 1.0, (1.0,), exact=({"h2d_bytes": 1, "hits": 1}, {"h2d_bytes": 2, "hits": 1}))
     other = outcome("pregate", 1.0, (1.0,), output="else")
-    said = verdict(summarise(validation(wrong, other)))
+    said = verdict(summarise_validation(validation(wrong, other)))
     assert "Residency matches exactly, transferred bytes do NOT match in 1 configuration" in said
     assert "policies of 1 group end in DIFFERENT hidden states" in said
     assert "residency was not compared" in verdict(
-        summarise(validation(outcome("lru", 1.0, (1.0,), exact=({"h2d_bytes": 1}, {"h2d_bytes": 1}))))
+        summarise_validation(validation(outcome("lru", 1.0, (1.0,), exact=({"h2d_bytes": 1}, {"h2d_bytes": 1}))))
     )
 
 
@@ -313,7 +313,7 @@ def test_a_policy_has_one_colour_and_no_two_share_one() -> None:
 
 def test_pictures_name_their_axes_with_units_and_draw_every_case() -> None:
     found = full()
-    figure = scatter(found)
+    figure = predicted_against_measured(found)
     assert figure is not None
     assert figure.axes[0].get_xlabel() == ""
     assert {axes.get_ylabel() for axes in figure.axes} == {"predicted (s)", "error (%)"}
@@ -324,7 +324,7 @@ def test_pictures_name_their_axes_with_units_and_draw_every_case() -> None:
     ops = op_errors(found)
     assert ops is not None
     assert [label.get_text() for label in ops.axes[0].get_yticklabels()] == ["fetch (92.3 %)", "experts (7.7 %)"]
-    bars = naive_bars(summarise(found))
+    bars = naive_bars(summarise_validation(found))
     assert bars is not None
     assert [text.get_text() for text in bars.legends[0].get_texts()][1:] == ["roofline", "bandwidth", "serialised"]
     assert "%" in bars.axes[0].get_xlabel()
@@ -341,13 +341,13 @@ def test_both_timelines_stand_on_one_time_axis() -> None:
 
 def test_nothing_measured_is_not_drawn() -> None:
     busy = validation(outcome("lru", 1.0, None))
-    assert scatter(busy) is None
+    assert predicted_against_measured(busy) is None
     assert op_errors(busy) is None
-    assert naive_bars(summarise(busy)) is None
+    assert naive_bars(summarise_validation(busy)) is None
 
 
 def test_the_same_picture_is_the_same_text() -> None:
-    first, second = (scatter(full()) for _ in range(2))
+    first, second = (predicted_against_measured(full()) for _ in range(2))
     assert first is not None
     assert second is not None
     assert inline_svg(first, "a", "x") == inline_svg(second, "a", "x")

@@ -12,9 +12,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pregate.check.outcome import METRICS, OpTime, Validation
+from pregate.check.outcome import COMPARED_METRICS, OpTime, Validation
 from pregate.check.ranking import kendall_tau, regret, resolved_tau
-from pregate.check.scores import baselines_of, rows, summarise
+from pregate.check.scores import baselines_of, rows, summarise_validation
 from tests.small_validations import metrics, outcome, validation
 from traces.errors import InvalidInput
 
@@ -35,7 +35,7 @@ def four() -> Validation:
 
 
 def test_errors_are_scored_as_by_hand() -> None:
-    overall = summarise(four())["metrics"]["tpot_s"]["overall"]
+    overall = summarise_validation(four())["metrics"]["tpot_s"]["overall"]
     assert overall["n"] == 4
     assert overall["mape"] == pytest.approx((0.1 + 0.2 + 0.0 + 0.5) / 4)
     assert overall["bias"] == pytest.approx((0.1 - 0.2 + 0.0 + 0.5) / 4)
@@ -47,7 +47,7 @@ def test_errors_are_scored_as_by_hand() -> None:
 
 
 def test_policies_and_models_are_scored_apart_and_the_top_repeats_the_time_per_token() -> None:
-    summary = summarise(four())
+    summary = summarise_validation(four())
     tpot = summary["metrics"]["tpot_s"]
     assert {name: entry["mape"] for name, entry in tpot["by_policy"].items()} == {
         "pregate": pytest.approx(0.05), "on_demand": pytest.approx(0.35)
@@ -58,11 +58,11 @@ def test_policies_and_models_are_scored_apart_and_the_top_repeats_the_time_per_t
     assert {name: summary[name] for name in ("mape", "bias", "worst", "coverage")} == {
         name: tpot["overall"][name] for name in ("mape", "bias", "worst", "coverage")
     }
-    assert list(summary["metrics"]) == list(METRICS)
+    assert list(summary["metrics"]) == list(COMPARED_METRICS)
 
 
 def test_a_rate_is_off_the_other_way() -> None:
-    overall = summarise(validation(outcome("lru", 1.25, (1.0,))))["metrics"]["tokens_per_s"]["overall"]
+    overall = summarise_validation(validation(outcome("lru", 1.25, (1.0,))))["metrics"]["tokens_per_s"]["overall"]
     assert overall["bias"] == pytest.approx(-0.2)
 
 
@@ -79,13 +79,13 @@ def test_a_stall_is_compared_in_points_of_the_measured_makespan() -> None:
     assert (row["predicted"], row["measured"]) == (pytest.approx(0.25), pytest.approx(0.1))
     assert row["error"] == pytest.approx(0.15)
     assert row["unit"] == "share of makespan"
-    assert summarise(validation(one))["metrics"]["stall_s"]["overall"]["mape"] == pytest.approx(0.15)
+    assert summarise_validation(validation(one))["metrics"]["stall_s"]["overall"]["mape"] == pytest.approx(0.15)
 
 
 def test_no_stall_at_all_is_exactly_right() -> None:
-    overall = summarise(validation(outcome("gpu_only", 1.0, (1.0,))))["metrics"]["stall_s"]["overall"]
+    overall = summarise_validation(validation(outcome("gpu_only", 1.0, (1.0,))))["metrics"]["stall_s"]["overall"]
     assert (overall["n"], overall["mape"], overall["worst"]) == (1, 0.0, 0.0)
-    missed = summarise(validation(outcome("gpu_only", 1.0, (1.0,), stalls_s=(0.11, 0.0))))
+    missed = summarise_validation(validation(outcome("gpu_only", 1.0, (1.0,), stalls_s=(0.11, 0.0))))
     assert missed["metrics"]["stall_s"]["overall"]["mape"] == pytest.approx(0.01)
 
 
@@ -146,7 +146,7 @@ def test_regret_is_what_the_choice_costs() -> None:
 
 
 def test_policies_are_ordered_within_groups() -> None:
-    summary = summarise(
+    summary = summarise_validation(
         validation(
             outcome("gpu_only", 1.0, (1.0,)),
             outcome("pregate", 2.0, (3.3,)),
@@ -170,7 +170,7 @@ def test_policies_are_ordered_within_groups() -> None:
 
 
 def test_the_group_with_the_worst_regret_is_named() -> None:
-    summary = summarise(
+    summary = summarise_validation(
         validation(
             outcome("lru", 1.0, (2.0,), group="a"), outcome("pregate", 1.5, (1.0,), group="a"),
             outcome("lru", 1.0, (1.0,), group="b"), outcome("pregate", 1.5, (2.0,), group="b"),
@@ -184,7 +184,7 @@ def test_naive_baselines_are_scored_like_the_prediction() -> None:
         outcome("lru", 1.0, (1.0,), naive={"roofline": 0.5, "serialised": 1.5}),
         outcome("pregate", 2.0, (2.0,), naive={"roofline": 0.4, "serialised": 2.0}),
     )
-    naive = summarise(found)["naive"]
+    naive = summarise_validation(found)["naive"]
     assert list(naive) == ["roofline", "serialised"] == list(baselines_of(found))
     assert naive["roofline"]["mape"] == pytest.approx((0.5 + 0.8) / 2)
     assert (naive["roofline"]["bias"], naive["roofline"]["worst"]) == (pytest.approx(-0.65), pytest.approx(0.8))
@@ -201,7 +201,7 @@ def test_ops_are_compared_by_the_time_of_one_and_weighed_by_all_their_time() -> 
     seen = {"experts": OpTime(10, 0.10), "fetch": OpTime(5, 0.30)}
     other = ({"experts": OpTime(4, 0.04)}, {"experts": OpTime(4, 0.05)})
     found = validation(outcome("lru", 1.0, (1.0,), ops=(said, seen)), outcome("gpu_only", 1.0, (1.0,), ops=other))
-    ops = summarise(found)["ops"]
+    ops = summarise_validation(found)["ops"]
     assert list(ops) == ["fetch", "experts"]  # by time measured: 0.30 and 0.15
     assert ops["experts"]["mape"] == pytest.approx((0.2 + 0.2) / 2)
     assert ops["experts"]["bias"] == pytest.approx(0.0)
@@ -213,7 +213,7 @@ def test_ops_are_compared_by_the_time_of_one_and_weighed_by_all_their_time() -> 
 
 def test_an_op_that_one_side_lacks_has_no_error() -> None:
     ops = ({"experts": OpTime(1, 0.1), "wait": OpTime(0, 0.0)}, {"head": OpTime(1, 0.1)})
-    scores = summarise(validation(outcome("lru", 1.0, (1.0,), ops=ops)))["ops"]
+    scores = summarise_validation(validation(outcome("lru", 1.0, (1.0,), ops=ops)))["ops"]
     assert {kind: entry["n"] for kind, entry in scores.items()} == {"head": 0, "experts": 0, "wait": 0}
     assert all(entry["mape"] is None for entry in scores.values())
 
@@ -227,7 +227,7 @@ def test_counts_must_match_to_the_last_one() -> None:
         ({name: n for name, n in said.items() if name != "disk_bytes"}, False, True),
         (said | {"evictions": 1}, True, False),
     ):
-        summary = summarise(validation(outcome("lru", 1.0, (1.0,), exact=(said, seen))))
+        summary = summarise_validation(validation(outcome("lru", 1.0, (1.0,), exact=(said, seen))))
         assert (summary["bytes_exact"], summary["residency_exact"]) == (bytes_exact, residency_exact)
         assert summary["valid"] == (bytes_exact and residency_exact)
         assert bool(summary["mismatches"]) != summary["valid"]
@@ -238,20 +238,23 @@ def test_counts_must_match_to_the_last_one() -> None:
 
 
 def test_counts_that_nobody_compared_are_not_called_exact() -> None:
-    summary = summarise(validation(outcome("lru", 1.0, (1.0,), exact=({"hits": 1}, {"hits": 1}))))
+    summary = summarise_validation(validation(outcome("lru", 1.0, (1.0,), exact=({"hits": 1}, {"hits": 1}))))
     assert (summary["bytes_exact"], summary["residency_exact"], summary["valid"]) == (None, True, False)
 
 
 def test_policies_of_a_group_must_end_in_the_same_states() -> None:
     one = outcome("lru", 1.0, (1.0,), output="x")
-    assert summarise(validation(one, outcome("pregate", 1.0, (1.0,), output="y", group="b")))["outputs_equal"] is True
-    summary = summarise(validation(one, outcome("pregate", 1.0, (1.0,), output="y")))
+    assert (
+        summarise_validation(validation(one, outcome("pregate", 1.0, (1.0,), output="y", group="b")))["outputs_equal"]
+        is True
+    )
+    summary = summarise_validation(validation(one, outcome("pregate", 1.0, (1.0,), output="y")))
     assert (summary["outputs_equal"], summary["valid"]) == (False, False)
     assert summary["differing_outputs"] == [{"group": "mini/b1", "digests": {"lru": "x", "pregate": "y"}}]
 
 
 def test_achieved_over_bound_is_of_the_pregate_policies() -> None:
-    summary = summarise(
+    summary = summarise_validation(
         validation(
             outcome("pregate", 1.0, (1.0,), bound_s=10.0),
             outcome("pregate(2)", 1.0, (1.0,), bound_s=8.8),
@@ -268,7 +271,7 @@ def test_achieved_over_bound_is_of_the_pregate_policies() -> None:
 def test_a_case_that_a_busy_machine_cost_is_in_no_score_and_makes_the_whole_not_valid() -> None:
     busy = outcome("lru", 9.0, None)
     found = validation(outcome("pregate", 1.1, (1.0,), disturbances=("noise",)), busy)
-    summary = summarise(found)
+    summary = summarise_validation(found)
     assert (summary["n"], summary["n_invalid"], summary["valid"]) == (1, 1, False)
     assert (summary["n_runs"], summary["n_runs_thrown_away"]) == (1, 1)
     assert summary["thrown_away"] == ["mini/b1/lru"]
@@ -284,20 +287,20 @@ def test_a_case_that_a_busy_machine_cost_is_in_no_score_and_makes_the_whole_not_
 
 
 def test_a_measurement_without_a_run_counts_as_too_busy() -> None:
-    summary = summarise(validation(outcome("lru", 1.0, (), disturbances=("a", "b"))))
+    summary = summarise_validation(validation(outcome("lru", 1.0, (), disturbances=("a", "b"))))
     assert (summary["n"], summary["n_invalid"], summary["n_runs_thrown_away"]) == (0, 1, 2)
 
 
 def test_one_case_has_no_order_and_nothing_has_no_score() -> None:
-    one = summarise(validation(outcome("lru", 1.0, (1.0,))))
+    one = summarise_validation(validation(outcome("lru", 1.0, (1.0,))))
     assert (one["kendall_tau"], one["regret"], one["kendall_tau_within"], one["valid"]) == (None, None, None, True)
-    for none in (summarise(validation()), summarise(validation(outcome("lru", 1.0, None)))):
+    for none in (summarise_validation(validation()), summarise_validation(validation(outcome("lru", 1.0, None)))):
         assert none["valid"] is False
         assert (none["mape"], none["worst"], none["bytes_exact"], none["outputs_equal"]) == (None, None, None, None)
 
 
 def test_a_time_of_nothing_has_no_relative_error() -> None:
-    summary = summarise(validation(outcome("lru", 0.0, (0.0,))))
+    summary = summarise_validation(validation(outcome("lru", 0.0, (0.0,))))
     assert (summary["n"], summary["mape"], summary["metrics"]["tpot_s"]["overall"]["n"]) == (1, None, 0)
 
 
@@ -328,9 +331,9 @@ def test_no_summary_holds_what_json_does_not_have(
         for policy, group, predicted, runs, ranged in cases
     ]  # fmt: skip
     found = validation(*outcomes)
-    json.dumps(summarise(found), allow_nan=False)
+    json.dumps(summarise_validation(found), allow_nan=False)
     json.dumps(rows(found), allow_nan=False)
-    assert len(rows(found)) == len(outcomes) * (len(METRICS) + 1)
+    assert len(rows(found)) == len(outcomes) * (len(COMPARED_METRICS) + 1)
     assert len({tuple(row) for row in rows(found)}) <= 1  # the same keys in the same order
 
 
@@ -345,7 +348,7 @@ def test_figures_that_cannot_be_are_refused_when_they_are_made() -> None:
         with pytest.raises(InvalidInput, match="roofline"):
             replace(good.prediction, naive={"roofline": value})
     with pytest.raises(InvalidInput, match="lack ttft_s"):
-        replace(good.prediction, metrics={name: 1.0 for name in METRICS if name != "ttft_s"})
+        replace(good.prediction, metrics={name: 1.0 for name in COMPARED_METRICS if name != "ttft_s"})
     with pytest.raises(InvalidInput, match="interval from 2 to 1"):
         replace(good.prediction, intervals={"tpot_s": (2.0, 1.0)})
     with pytest.raises(InvalidInput, match="two cases named 'mini/b1/lru'"):

@@ -22,16 +22,16 @@ from traces.errors import InvalidInput, UnknownName
 torch = pytest.importorskip("torch", reason="the runtime needs PyTorch (the extra 'runtime')")
 
 from pregate.check import runs as runs_module  # noqa: E402
-from pregate.check.cases import POLICIES, SUITES, Group, Workload, suite_named  # noqa: E402
-from pregate.check.predictions import predict, predictions_document, prepare  # noqa: E402
+from pregate.check.cases import SUITE_POLICIES, SUITES, CaseGroup, CaseWorkload, suite_named  # noqa: E402
+from pregate.check.predictions import predict, predictions_document, prepare_cases  # noqa: E402
 from pregate.check.runs import achieved_bound_s  # noqa: E402
-from pregate.check.scores import summarise  # noqa: E402
-from pregate.check.session import PREDICTIONS, Plan, validate  # noqa: E402
+from pregate.check.scores import summarise_validation  # noqa: E402
+from pregate.check.session import PREDICTIONS, ValidationPlan, validate  # noqa: E402
 from runtime.run import OutputMismatch  # noqa: E402
 from runtime.watch import Seen  # noqa: E402
 
 SMALL = MODELS["decoder-only"]
-GROUP = Group(SMALL, Workload(1, 4, 4, seed=3), POLICIES, link_bytes_per_s=20e6, hbm_share=0.5)
+GROUP = CaseGroup(SMALL, CaseWorkload(1, 4, 4, seed=3), SUITE_POLICIES, link_bytes_per_s=20e6, hbm_share=0.5)
 QUIET = Seen(foreign=0.0, steal=0.0, clock=1.0)
 LOUD = Seen(foreign=1.0, steal=0.0, clock=1.0)
 
@@ -56,15 +56,15 @@ def quiet(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("name", MODELS)
 def test_bytes_and_residency_are_exact_and_policies_agree(name: str, quiet: None, tmp_path: Path) -> None:
     group = dataclasses.replace(GROUP, model=MODELS[name])
-    found = validate([group], platform(), Plan(repeats=1), directory=tmp_path)
-    assert [outcome.case.policy for outcome in found.outcomes] == list(POLICIES)
+    found = validate([group], platform(), ValidationPlan(repeats=1), directory=tmp_path)
+    assert [outcome.case.policy for outcome in found.outcomes] == list(SUITE_POLICIES)
     for outcome in found.outcomes:
         assert outcome.measurement is not None
         assert outcome.measurement.exact == outcome.prediction.exact
         assert {kind: op.n for kind, op in outcome.measurement.ops.items()} == {
             kind: op.n for kind, op in outcome.prediction.ops.items()
         }
-    summary = summarise(found)
+    summary = summarise_validation(found)
     assert summary["valid"]
     assert summary["bytes_exact"]
     assert summary["residency_exact"]
@@ -76,8 +76,8 @@ def test_bytes_and_residency_are_exact_and_policies_agree(name: str, quiet: None
 def test_experts_on_storage_are_read_as_often_as_predicted(quiet: None, tmp_path: Path) -> None:
     group = dataclasses.replace(GROUP, expert_tier="ssd", policies=("gpu_only", "on_demand", "pregate", "lru"))
     assert group.name == f"{SMALL.name}/b1/ssd/0.02GBps"
-    found = validate([group], platform(), Plan(repeats=1, storage=tmp_path))
-    summary = summarise(found)
+    found = validate([group], platform(), ValidationPlan(repeats=1, storage=tmp_path))
+    summary = summarise_validation(found)
     assert summary["bytes_exact"]
     assert summary["residency_exact"]
     assert summary["outputs_equal"]
@@ -86,7 +86,7 @@ def test_experts_on_storage_are_read_as_often_as_predicted(quiet: None, tmp_path
     assert 0 < read["lru"] <= read["on_demand"] == read["pregate"]
     assert not list(tmp_path.iterdir()), "nothing stays"
     with pytest.raises(InvalidInput, match=r"on storage \(--tier ssd\): name a folder for them, --storage DIR"):
-        validate([group], platform(), Plan(repeats=1))
+        validate([group], platform(), ValidationPlan(repeats=1))
 
 
 def test_predictions_are_written_before_anything_runs(
@@ -98,7 +98,7 @@ def test_predictions_are_written_before_anything_runs(
 
     monkeypatch.setattr(runs_module, "execute_captured", lambda *args, **rest: fail())
     with pytest.raises(OutputMismatch):
-        validate([GROUP], platform(), Plan(repeats=1), directory=tmp_path)
+        validate([GROUP], platform(), ValidationPlan(repeats=1), directory=tmp_path)
 
 
 class Script(Watch):
@@ -119,13 +119,13 @@ def test_a_machine_that_is_never_quiet_is_measured_and_the_summary_says_so(monke
     louder = Seen(foreign=1.5, steal=0.0, clock=1.0)
     monkeypatch.setattr(runs_module, "LoadWatch", Script(louder, LOUD, LOUD))
     group = dataclasses.replace(GROUP, policies=("on_demand",))
-    found = validate([group], platform(), Plan(repeats=3, tries=5))  # five more would be no quieter
+    found = validate([group], platform(), ValidationPlan(repeats=3, tries=5))  # five more would be no quieter
     measurement = found.outcomes[0].valid
     assert measurement is not None
     assert (len(measurement.runs), measurement.load) == (2, LOUD.load())
     assert found.outcomes[0].disturbances == (louder.disturbance(),)
     assert measurement.exact == found.outcomes[0].prediction.exact  # load changes no byte
-    summary = summarise(found)
+    summary = summarise_validation(found)
     assert (summary["n"], summary["bytes_exact"], summary["trust"]["level"]) == (1, True, "low")
     assert summary["trust"]["reasons"][-1] == "1 of 1 configurations were timed beside other work"
     assert not summary["valid"]
@@ -136,13 +136,15 @@ def test_the_fit_of_a_busy_machine_is_trusted_no_more_for_quiet_runs(quiet: None
     assert hw.fit is not None
     doubtful = dataclasses.replace(hw.fit, provenance={**hw.fit.provenance, **Trust("low", ("busy",)).recorded()})
     hw = dataclasses.replace(hw, fit=doubtful)
-    found = validate([dataclasses.replace(GROUP, policies=("on_demand",))], hw, Plan(repeats=1))
-    assert summarise(found)["trust"] == {"level": "low", "scatter": None, "reasons": ["the fit: busy"]}
+    found = validate([dataclasses.replace(GROUP, policies=("on_demand",))], hw, ValidationPlan(repeats=1))
+    assert summarise_validation(found)["trust"] == {"level": "low", "scatter": None, "reasons": ["the fit: busy"]}
 
 
 def test_a_disturbed_run_is_run_again(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(runs_module, "LoadWatch", Script(LOUD, QUIET, LOUD, QUIET))
-    found = validate([dataclasses.replace(GROUP, policies=("pregate",))], platform(), Plan(repeats=2, tries=2))
+    found = validate(
+        [dataclasses.replace(GROUP, policies=("pregate",))], platform(), ValidationPlan(repeats=2, tries=2)
+    )
     assert len(found.outcomes[0].disturbances) == 2
     measurement = found.outcomes[0].valid
     assert measurement is not None
@@ -159,25 +161,27 @@ def test_a_policy_that_computes_something_else_is_fatal(quiet: None, monkeypatch
 
     monkeypatch.setattr(runs_module, "execute_captured", other_every_time)
     with pytest.raises(OutputMismatch, match="different hidden states"):
-        validate([dataclasses.replace(GROUP, policies=("on_demand", "pregate"))], platform(), Plan(repeats=1))
+        validate([dataclasses.replace(GROUP, policies=("on_demand", "pregate"))], platform(), ValidationPlan(repeats=1))
 
 
 def test_a_fit_is_not_judged_by_what_it_was_made_on(quiet: None) -> None:
     seen = workload_digest(SMALL, GROUP.workload.trace(SMALL))
     with pytest.raises(InvalidInput, match="made on this very workload"):
-        validate([GROUP], platform(probes=(seen,)), Plan(repeats=1))
+        validate([GROUP], platform(probes=(seen,)), ValidationPlan(repeats=1))
 
 
 def test_without_a_fit_nothing_is_validated() -> None:
     with pytest.raises(InvalidInput, match="has no fit: pregate measure"):
-        validate([GROUP], load_platform("rtx-4090", "streams"), Plan())
+        validate([GROUP], load_platform("rtx-4090", "streams"), ValidationPlan())
 
 
 @pytest.mark.parametrize("ratio", [0.3, 1.0, 10.0])
 def test_a_ratio_says_what_the_link_is(ratio: float) -> None:
     """With the link it gives, on-demand decoding moves experts for `ratio` times as long as it computes."""
     hw = platform()
-    prepared = prepare(dataclasses.replace(GROUP, link_bytes_per_s=None, ratio=ratio, policies=("on_demand",)), hw)[0]
+    prepared = prepare_cases(
+        dataclasses.replace(GROUP, link_bytes_per_s=None, ratio=ratio, policies=("on_demand",)), hw
+    )[0]
     prediction = predict(prepared)
     kernels = ("self_attention", "gate", "experts", "dense_ffn", "head")
     compute_s = sum(prediction.ops[kind].total_s for kind in kernels if kind in prediction.ops)
@@ -187,7 +191,7 @@ def test_a_ratio_says_what_the_link_is(ratio: float) -> None:
 
 def test_naive_baselines_are_what_they_say() -> None:
     hw = platform()
-    on_demand, resident = prepare(dataclasses.replace(GROUP, policies=("on_demand", "gpu_only")), hw)
+    on_demand, resident = prepare_cases(dataclasses.replace(GROUP, policies=("on_demand", "gpu_only")), hw)
     moved, still = predict(on_demand).naive, predict(resident).naive
     assert moved["serialised"] == pytest.approx(moved["roofline"] + moved["bandwidth"])
     assert still["bandwidth"] == 0
@@ -198,7 +202,7 @@ def test_naive_baselines_are_what_they_say() -> None:
 
 
 def test_the_document_of_predictions_names_every_schedule() -> None:
-    prepared = prepare(GROUP, platform())
+    prepared = prepare_cases(GROUP, platform())
     text, digest = predictions_document([(one, predict(one)) for one in prepared])
     assert [row["schedule"] for row in json.loads(text)] == [one.captured.decoded.schedule.digest for one in prepared]
     assert len(digest) == 16
@@ -230,7 +234,7 @@ def test_the_bound_of_a_run_by_hand() -> None:
 
 
 def _schedule(lanes: list[Lane], kinds: list[OpKind], steps: list[int]) -> Schedule:
-    prepared = prepare(dataclasses.replace(GROUP, policies=("on_demand",)), platform())[0]
+    prepared = prepare_cases(dataclasses.replace(GROUP, policies=("on_demand",)), platform())[0]
     whole = prepared.captured.decoded.schedule
     n = len(lanes)
     columns = {

@@ -17,8 +17,8 @@ from hwmodels.trust import LEVELS
 torch = pytest.importorskip("torch", reason="the runtime needs PyTorch (the extra 'runtime')")
 
 from pregate.check.cases import suite_named  # noqa: E402
-from pregate.check.scores import summarise  # noqa: E402
-from pregate.check.session import Plan, validate  # noqa: E402
+from pregate.check.scores import summarise_validation  # noqa: E402
+from pregate.check.session import ValidationPlan, validate  # noqa: E402
 from pregate.check.verdict import failures, verdict  # noqa: E402
 from runtime.microbench.session import Settings, measure  # noqa: E402
 
@@ -28,8 +28,10 @@ WIDE = 0.25
 
 def test_the_quick_suite_finishes_exactly_and_is_right_where_the_machine_can_be_trusted() -> None:
     measured = measure(Settings("cpu", quick=True), insist=False)
-    found = validate(suite_named("quick"), platform_of(calibrate(measured, insist=False)), Plan(repeats=2, tries=2))
-    summary = summarise(found)
+    found = validate(
+        suite_named("quick"), platform_of(calibrate(measured, insist=False)), ValidationPlan(repeats=2, tries=2)
+    )
+    summary = summarise_validation(found)
     print(verdict(summary))
     assert summary["n"] == len(found.outcomes) == 6
     for outcome in found.outcomes:
