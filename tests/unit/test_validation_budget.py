@@ -82,7 +82,7 @@ def failing(real: Callable[..., Any], error: Exception) -> Callable[..., Any]:
 @pytest.mark.parametrize(
     ("where", "what", "error"),
     [
-        (session, "prepare", CapacityExceeded("gpu_only: 90 GB do not fit", 90)),
+        (session, "prepare_cases", CapacityExceeded("gpu_only: 90 GB do not fit", 90)),
         (Runner, "measure", OutputMismatch("on_demand and pregate end in different hidden states")),
         (Runner, "measure", RuntimeError("CUDA error: an illegal memory access was encountered\nCompile with")),
     ],
