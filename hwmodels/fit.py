@@ -203,7 +203,7 @@ def _left_out(table: Section | None) -> Mapping[str, LeftOut]:
 
 def _machine(section: Section) -> MachineSpec | None:
     table = section.optional_section("machine")
-    return None if table is None else read_machine(table.text("name"), table)
+    return None if table is None else read_machine(table.name("name"), table)
 
 
 def _entries(table: Section, known: Mapping[str, str] | None) -> Mapping[str, FittedConstant]:

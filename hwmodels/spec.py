@@ -18,7 +18,7 @@ from hwmodels.quantity import (
     parse_quantity,
     positive_number,
 )
-from traces.documents import Section, read_yaml
+from traces.documents import Section, check_name, read_yaml
 from traces.errors import InvalidFile, InvalidInput, unknown_name
 
 __all__ = [
@@ -342,7 +342,7 @@ def _load(kind: str, name_or_path: str | Path, where: str = "") -> tuple[Any, De
         path = Path(name_or_path)
     else:
         raise unknown_name(_LABELS[kind], name, _names(kind), where)
-    return *_read(kind, path.stem, read_yaml(path)), str(path)
+    return *_read(kind, check_name(path.stem, f"the name of {_LABELS[kind]} {path.name!r}"), read_yaml(path)), str(path)
 
 
 def _read(kind: str, name: str, section: Section) -> tuple[Any, Defaults]:

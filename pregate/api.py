@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import codecs
 from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 
 from hwmodels.platform import Platform, load_platform
+from traces.documents import open_regular
 from traces.errors import InvalidInput
 from traces.forced import forced_active_routing
 from traces.importers import IMPORTERS
@@ -63,12 +65,9 @@ def import_trace(path: str | Path, format: str) -> RoutingTrace:
 
 
 def _recorded_format(path: Path) -> str | None:
-    """The importer for a file, by its first bytes; None for pregate's own format and whatever is unreadable."""
-    try:
-        with path.open("rb") as file:
-            head = file.read(64)
-    except OSError:
-        return None
+    """The importer for a file, by its first bytes; None for pregate's own format. Raises `InvalidFile` for what is no regular file."""
+    with open_regular(path) as file:
+        head = file.read(64).removeprefix(codecs.BOM_UTF8)
     if head.startswith(b"# route_trace v1"):
         return "route_trace_v1"
     return "gptoss_npz" if head.startswith(b"PK\x03\x04") and "gptoss_npz" in IMPORTERS else None

@@ -7,10 +7,14 @@ they stood.
 from __future__ import annotations
 
 import math
+import os
+import re
 import reprlib
+import stat
+import unicodedata
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import yaml
 
@@ -20,13 +24,50 @@ MAX_DOCUMENT_BYTES = 4 << 20
 """Largest YAML or JSON document read (4 MiB): the largest of ours is under 100 KiB."""
 
 
-def read_text(path: Path, max_bytes: int = MAX_DOCUMENT_BYTES) -> str:
-    """Text of a UTF-8 file of at most `max_bytes`. Raises `InvalidFile` if missing, too big or not UTF-8."""
+MAX_NODES = 200_000
+"""Most values, keys and containers of one YAML document: the largest of ours has a tenth of it."""
+MAX_NAME = 120
+"""Longest name of a model, a machine or a policy, in characters."""
+NUMBER = re.compile(r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?")
+"""How a number is written, everywhere: decimal, in ASCII digits."""
+
+
+def open_regular(path: Path) -> BinaryIO:
+    """A regular file, open to read bytes. Raises `InvalidFile` for what is missing, or a folder, a pipe or a device.
+
+    A pipe or a device may never end, and a pipe without a writer never begins.
+    """
     try:
-        size = path.stat().st_size
-        if size > max_bytes:
-            raise InvalidFile(f"{path}: {size} bytes, at most {max_bytes} are read: is this the right file?")
-        return path.read_text(encoding="utf-8")
+        handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+    except FileNotFoundError as error:
+        raise InvalidFile(f"{path}: cannot be read, there is no such file: check the path") from error
+    except OSError as error:
+        raise InvalidFile(f"{path}: cannot be read ({error.strerror or error}): check the path") from error
+    except ValueError as error:
+        raise InvalidFile(f"{str(path)!r} is no path ({error})") from error
+    if not stat.S_ISREG(os.fstat(handle).st_mode):
+        os.close(handle)
+        raise InvalidFile(f"{path}: cannot be read, it is not a regular file: copy what it gives to a file first")
+    return os.fdopen(handle, "rb")
+
+
+def require_regular(path: Path) -> None:
+    """Raise `InvalidFile` unless `path` is a regular file that can be opened."""
+    open_regular(path).close()
+
+
+def read_text(path: Path, max_bytes: int = MAX_DOCUMENT_BYTES) -> str:
+    """Text of a UTF-8 file of at most `max_bytes`, without a byte-order mark.
+
+    Raises `InvalidFile` if missing, too big, not UTF-8 or not a regular file.
+    """
+    try:
+        with open_regular(path) as file:
+            data = file.read(max_bytes + 1)
+            if len(data) > max_bytes:
+                size = max(len(data), os.fstat(file.fileno()).st_size)
+                raise InvalidFile(f"{path}: {size} bytes, at most {max_bytes} are read: is this the right file?")
+        return data.decode("utf-8-sig").replace("\r\n", "\n")
     except OSError as error:
         raise InvalidFile(f"{path}: cannot be read ({error.strerror}): check the path") from error
     except UnicodeDecodeError as error:
@@ -65,6 +106,7 @@ class _StrictLoader(yaml.composer.Composer, _Events):  # type: ignore[misc]
     def __init__(self, stream: str) -> None:
         _Events.__init__(self, stream)
         yaml.composer.Composer.__init__(self)
+        self._n_nodes = 0
         self._n_aliases = 0
         self._with_aliases: set[int] = set()
 
@@ -76,6 +118,9 @@ class _StrictLoader(yaml.composer.Composer, _Events):  # type: ignore[misc]
                 raise yaml.composer.ComposerError(None, None, "an alias within an alias", None)
             return node
         n_before = self._n_aliases
+        self._n_nodes += 1
+        if self._n_nodes > MAX_NODES:
+            raise yaml.composer.ComposerError(None, None, f"more than {MAX_NODES} keys and values", None)
         node = super().compose_node(parent, index)
         if self._n_aliases > n_before:
             self._with_aliases.add(id(node))
@@ -84,13 +129,38 @@ class _StrictLoader(yaml.composer.Composer, _Events):  # type: ignore[misc]
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen: set[str] = set()
         for key, _ in node.value:
+            if not isinstance(key, yaml.ScalarNode):
+                problem = f"a key is a {key.id}, not text"
+                raise yaml.constructor.ConstructorError(None, None, problem, key.start_mark)
             if key.value in seen:
                 problem = f"key {str(key.value)[:40]!r} is given twice"
                 raise yaml.constructor.ConstructorError(None, None, problem, key.start_mark)
-            if isinstance(key, yaml.ScalarNode):
-                seen.add(key.value)
+            seen.add(key.value)
         mapping: dict[Any, Any] = super().construct_mapping(node, deep)
         return mapping
+
+    def construct_plain_number(self, node: yaml.ScalarNode) -> int | float:
+        """A number that YAML 1.1 and 1.2 read alike: no octal 010, no sexagesimal 1:30, no 1_000."""
+        text = node.value
+        if NUMBER.fullmatch(text) and not re.match(r"[+-]?0[0-9]", text):
+            return int(text) if re.fullmatch(r"[+-]?[0-9]+", text) else float(text)
+        if text.lower().lstrip("+-") in (".inf", ".nan"):
+            return float(text.replace(".", ""))
+        problem = f"{text[:40]!r} is read as another number by each version of YAML: write it in decimal, or quote it"
+        raise yaml.constructor.ConstructorError(None, None, problem, node.start_mark)
+
+
+for _tag in ("int", "float"):
+    _StrictLoader.add_constructor(f"tag:yaml.org,2002:{_tag}", _StrictLoader.construct_plain_number)
+
+
+def check_name(name: str, where: str) -> str:
+    """`name` again. Raises `InvalidFile` unless it is printable text of one line, of at most `MAX_NAME` characters."""
+    if not name.strip() or len(name) > MAX_NAME or not name.isprintable():
+        raise InvalidFile(
+            f"{where} = {reprlib.repr(name)} is no name: one line of printable text, at most {MAX_NAME} characters"
+        )
+    return name
 
 
 class Section:
@@ -129,7 +199,13 @@ class Section:
             return default
         if not isinstance(value, str):
             raise InvalidFile(f"{self.where}: {key} = {reprlib.repr(value)} is not text")
+        if any(unicodedata.category(letter) == "Cc" and letter not in "\n\t" for letter in value):
+            raise InvalidFile(f"{self.where}: {key} = {reprlib.repr(value)} has control characters: remove them")
         return value
+
+    def name(self, key: str, default: str | None = None) -> str:
+        """A name: printable text of one line and at most `MAX_NAME` characters; `default` when absent and given."""
+        return check_name(self.text(key, default), f"{self.where}: {key}")
 
     def integer(self, key: str, default: int | None = None, *, minimum: int = 0) -> int:
         """An integer >= `minimum`; `default` when absent and given."""
@@ -148,10 +224,9 @@ class Section:
         if value is None and default is not None:
             return default
         if isinstance(value, str):  # YAML 1.1 reads 64e9 as text
-            try:
-                value = float(value)
-            except ValueError:
-                raise InvalidFile(f"{self.where}: {key} = {reprlib.repr(value)} is not a number") from None
+            if not NUMBER.fullmatch(value.strip()):
+                raise InvalidFile(f"{self.where}: {key} = {reprlib.repr(value)} is not a number")
+            value = float(value)
         if isinstance(value, int) and abs(value) > 1 << 1000:  # float() would overflow
             value = math.inf
         if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):

@@ -14,7 +14,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
-from traces.documents import Section
+from traces.documents import Section, open_regular
 from traces.errors import InvalidFile, InvalidInput
 from traces.routing import Phase, Provenance, RoutingTrace, Step, check_tokens
 from traces.whole_file import whole_file
@@ -146,9 +146,7 @@ def open_trace(path: Path | str) -> TraceReader:
 
 def _check_header_size(path: Path) -> None:
     try:
-        if not path.is_file():
-            raise InvalidFile(f"{path}: no such file")
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             stated = int.from_bytes(file.read(8), "little")
         if stated > min(MAX_HEADER_BYTES, path.stat().st_size - 8):
             raise InvalidFile(f"{path}: not a safetensors file, or cut short (header of {stated} bytes stated)")

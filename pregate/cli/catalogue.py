@@ -12,7 +12,7 @@ from hwmodels.platform import load_platform
 from hwmodels.spec import hardware_names, host_names, link_names, load_machine, storage_names
 from hwmodels.stack import stack_names
 from pregate.cli import options
-from pregate.cli.commands import PLAIN
+from pregate.cli.commands import PLAIN, Command
 from pregate.draw import render
 from traces.model.architecture import architecture_names, load_architecture
 
@@ -58,7 +58,7 @@ def list_models(context: typer.Context, format: options.OutputFormat = options.F
     render.print_table(table)
 
 
-@models.command("show")
+@models.command("show", cls=Command)
 def show_model(name: Name) -> None:
     """Print one model's architecture with its sources, as YAML."""
     typer.echo(load_architecture(name).to_yaml(), nl=False)
@@ -103,7 +103,7 @@ def list_hardware(context: typer.Context, format: options.OutputFormat = options
         print(f"{title}: {', '.join(names)}")
 
 
-@hardware.command("show")
+@hardware.command("show", cls=Command)
 def show_hardware(name: Name, stack: options.Stack = None, format: options.OutputFormat = options.Format.table) -> None:
     """Print every number of one machine with its source, and the stack's constants with theirs."""
     platform = load_platform(name, stack)

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from importlib import import_module
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import typer
 from typer.core import TyperCommand, TyperGroup
 from typer.main import get_command
 
-__all__ = ["COMMANDS", "PLAIN", "Commands", "Entry"]
+from pregate.cli.arguments import check_arguments
+
+__all__ = ["COMMANDS", "PLAIN", "Command", "Commands", "Entry", "root"]
 
 
 class Entry(NamedTuple):
@@ -77,6 +79,45 @@ PLAIN: dict[str, Any] = {"add_completion": False, "rich_markup_mode": None, "pre
 """How every application looks: plain help, errors as they are, no completion to install."""
 
 
+def root() -> typer.Typer:
+    """The command line with every command on it."""
+    app = typer.Typer(
+        name="pregate",
+        cls=Commands,
+        help="Predict the latency of offloaded Mixture-of-Experts inference, and how sure that prediction is.",
+        no_args_is_help=True,
+        context_settings={"help_option_names": ["-h", "--help"]},
+        **PLAIN,
+    )
+    app.callback()(_options)
+    return app
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        from pregate import __version__
+
+        print(f"pregate {__version__}")
+        raise typer.Exit
+
+
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version and exit.", is_eager=True, callback=_version)
+    ] = False,
+) -> None:
+    """Predict the latency of offloaded Mixture-of-Experts inference, and how sure that prediction is."""
+
+
+class Command(TyperCommand):
+    """A command that takes each of its options once, and numbers in ASCII digits."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Read the words of the command line. Raises `InvalidInput` for what `check_arguments` refuses."""
+        check_arguments(self.get_params(ctx), args)
+        return super().parse_args(ctx, args)
+
+
 class Commands(TyperGroup):
     """The group of all commands. The list and its help import none of them; a call imports one."""
 
@@ -97,7 +138,7 @@ def _imported(name: str) -> Any:
         app = found
     else:
         app = typer.Typer(**PLAIN)
-        app.command(name)(found)
+        app.command(name, cls=Command)(found)
     command = get_command(app)
     command.name = name
     return command

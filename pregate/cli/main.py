@@ -2,58 +2,69 @@
 
 from __future__ import annotations
 
+import os
 import sys
-from typing import Annotated
+from contextlib import suppress
+from typing import TYPE_CHECKING
 
-import typer
-
-from pregate.cli.commands import PLAIN, Commands
-from traces.errors import PregateError
+if TYPE_CHECKING:
+    from typer import Typer
 
 __all__ = ["application", "main"]
 
+INTERRUPTED = 130
+"""Exit status after Ctrl-C, as a shell has it: 128 and the number of the signal."""
 
-def application() -> typer.Typer:
+
+def application() -> Typer:
     """The command line with every command on it."""
-    app = typer.Typer(
-        name="pregate",
-        cls=Commands,
-        help="Predict the latency of offloaded Mixture-of-Experts inference, and how sure that prediction is.",
-        no_args_is_help=True,
-        context_settings={"help_option_names": ["-h", "--help"]},
-        **PLAIN,
-    )
-    app.callback()(_options)
-    return app
+    from pregate.cli.commands import root
 
-
-def _version(asked: bool) -> None:
-    if asked:
-        from pregate import __version__
-
-        print(f"pregate {__version__}")
-        raise typer.Exit
-
-
-def _options(
-    version: Annotated[
-        bool, typer.Option("--version", help="Print the version and exit.", is_eager=True, callback=_version)
-    ] = False,
-) -> None:
-    """Predict the latency of offloaded Mixture-of-Experts inference, and how sure that prediction is."""
+    return root()
 
 
 def main() -> None:
     """Entry point: run the command line; what a user can mend ends in one line and status 2."""
     try:
-        application()()
-    except PregateError as error:
-        message = " ".join(str(error).split())
-        print(f"error: {message}", file=sys.stderr)
-        raise SystemExit(2) from None
+        status = _status()
+        sys.stdout.flush()
     except BrokenPipeError:
-        sys.stderr.close()
-        raise SystemExit(0) from None
+        _close_output()
+        status = 0
+    except KeyboardInterrupt:
+        status = INTERRUPTED
+    except OSError as error:  # standard output on a full disk, or what no command expected
+        _close_output()
+        status = _refused(f"{error.filename or 'standard output'}: cannot be written ({error.strerror or error})")
+    raise SystemExit(status)
+
+
+def _status() -> int:
+    """Run the command of `sys.argv` and say how it ended."""
+    from traces.errors import PregateError
+
+    try:
+        application()()
+    except SystemExit as stop:
+        return stop.code if isinstance(stop.code, int) else 0 if stop.code is None else 1
+    except PregateError as error:
+        return _refused(str(error))
+    except MemoryError:
+        return _refused("this needs more memory than there is: ask for fewer tokens, sequences or points")
+    return 0
+
+
+def _refused(message: str) -> int:
+    """Say why not, on one line that no name in it can move the cursor of."""
+    line = " ".join(message.split())
+    print("error: " + "".join(c if c.isprintable() else ascii(c)[1:-1] for c in line), file=sys.stderr)
+    return 2
+
+
+def _close_output() -> None:
+    """Let what is still buffered go nowhere: there is nobody to read it, or no room."""
+    with suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 if __name__ == "__main__":

@@ -173,11 +173,12 @@ def build_trace(
 def spinner(title: str) -> Iterator[Callable[[str], None]]:
     """A moving line on standard error while long work runs; `update(text)` says what is being done."""
     from rich.console import Console
+    from rich.text import Text
 
-    console = Console(stderr=True)
+    console = Console(stderr=True, markup=False)
     with console.status(title) as status:
 
         def update(what: str) -> None:
-            status.update(f"{title}: {what}")
+            status.update(Text(f"{title}: {what}"))
 
         yield update

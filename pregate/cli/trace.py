@@ -13,7 +13,7 @@ from rich.table import Table
 
 from pregate import api
 from pregate.cli import options
-from pregate.cli.commands import PLAIN
+from pregate.cli.commands import PLAIN, Command
 from pregate.draw import render
 from traces.errors import InvalidInput
 from traces.fitting import fit_dials
@@ -31,7 +31,7 @@ TraceArgument = Annotated[Path, typer.Argument(help="Routing trace, or a recordi
 Output = Annotated[Path, typer.Option("--output", "-o", help="Where to write the trace (.safetensors).")]
 
 
-@app.command("import")
+@app.command("import", cls=Command)
 def import_(
     file: Annotated[Path, typer.Argument(help="The recording.")],
     output: Output,
@@ -77,7 +77,7 @@ def _numbers(text: str) -> list[int]:
     return [int(word) for word in text.split(",")]
 
 
-@app.command("list")
+@app.command("list", cls=Command)
 def list_(format: options.OutputFormat = options.Format.table) -> None:
     """The recorded traces that ship with pregate; a command takes one by name: --trace NAME."""
     rows = []
@@ -107,7 +107,7 @@ def list_(format: options.OutputFormat = options.Format.table) -> None:
     render.print_table(table)
 
 
-@app.command("synth")
+@app.command("synth", cls=Command)
 def synth(
     model: options.Model,
     output: Output,
@@ -138,7 +138,7 @@ def synth(
     typer.echo(f"wrote {output}: {trace.n_tokens} tokens, digest {trace.digest}", err=True)
 
 
-@app.command("fit")
+@app.command("fit", cls=Command)
 def fit(trace: TraceArgument, seed: options.Seed = 0, format: options.OutputFormat = options.Format.table) -> None:
     """Set the synthetic dials from a trace and report how near the synthetic statistics come.
 
@@ -166,7 +166,7 @@ def fit(trace: TraceArgument, seed: options.Seed = 0, format: options.OutputForm
     render.print_table(table)
 
 
-@app.command("stats")
+@app.command("stats", cls=Command)
 def stats(trace: TraceArgument, format: options.OutputFormat = options.Format.table) -> None:
     """Reuse, entropy, distinct experts per batch, LRU hit rates and load imbalance of a trace.
 

@@ -48,7 +48,8 @@ def si(value: float, unit: str) -> str:
 
 def print_table(table: Table) -> None:
     """A table on standard output, as wide as the terminal or, when piped, as wide as it needs."""
-    Console(width=None if sys.stdout.isatty() else 160, soft_wrap=False).print(table)
+    width = None if sys.stdout.isatty() else 160
+    Console(width=width, soft_wrap=False, markup=False, highlight=False, emoji=False).print(table)
 
 
 def print_json(value: Any) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+from traces.documents import require_regular
 from traces.errors import unknown_name
 from traces.importers.gptoss_npz import import_gptoss_npz
 from traces.importers.route_trace_v1 import import_route_trace_v1
@@ -23,4 +24,5 @@ def import_trace(path: Path | str, trace_format: str) -> RoutingTrace:
     """Read `path` in `trace_format`. Raises `UnknownName` (the format) or `InvalidFile` (the file)."""
     if trace_format not in IMPORTERS:
         raise unknown_name("trace format", trace_format, IMPORTERS)
+    require_regular(Path(path))
     return IMPORTERS[trace_format](Path(path))

@@ -105,7 +105,7 @@ def _read(path: Path) -> _Table:
 
 
 def _lines(path: Path) -> Iterator[tuple[int, str]]:
-    with path.open(encoding="utf-8") as file:
+    with path.open(encoding="utf-8-sig") as file:
         number = 0
         while line := file.readline(MAX_LINE_CHARACTERS + 1):
             number += 1

@@ -70,7 +70,7 @@ def _read_architecture(section: Section) -> ModelArchitecture:
     encoder = section.optional_section("encoder")
     published = section.optional_section("published")
     architecture = ModelArchitecture(
-        name=section.text("name"),
+        name=section.name("name"),
         d_model=section.integer("d_model"),
         vocab_size=section.integer("vocab_size"),
         tied_embeddings=_required_flag(section, "tied_embeddings"),

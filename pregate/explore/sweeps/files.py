@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import shutil
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +19,9 @@ if TYPE_CHECKING:
     import xarray as xr
 
 __all__ = ["check_output", "write_dataset"]
+
+_IN_MEMORY_BYTES = 1 << 30
+"""Largest dataset that is put together in memory before it is written (1 GiB)."""
 
 
 def check_output(path: Path) -> None:
@@ -38,13 +43,24 @@ def write_dataset(dataset: xr.Dataset, path: Path) -> None:
     check_output(path)
     with whole_file(path) as partial:
         if path.suffix == ".nc":
-            dataset.to_netcdf(partial, engine="h5netcdf")
+            _write_netcdf(dataset, partial)
             return
         import pyarrow as pa
         from pyarrow import parquet
 
         table = pa.table({name: pa.array(column) for name, column in _long(dataset).items()})
         parquet.write_table(table.replace_schema_metadata({"pregate": json.dumps(dataset.attrs)}), partial)
+
+
+def _write_netcdf(dataset: xr.Dataset, path: Path) -> None:
+    """Write a netCDF file. HDF5 cannot end a file that the disk has no room for: room is made sure of first."""
+    if dataset.nbytes <= _IN_MEMORY_BYTES:
+        path.write_bytes(bytes(dataset.to_netcdf(engine="h5netcdf")))
+        return
+    free = shutil.disk_usage(path.parent).free
+    if free < 1.1 * dataset.nbytes:
+        raise OSError(errno.ENOSPC, f"about {dataset.nbytes} bytes, and the disk has {free} left")
+    dataset.to_netcdf(path, engine="h5netcdf")
 
 
 def _long(dataset: xr.Dataset) -> dict[str, NDArray[Any]]:

@@ -1,0 +1,44 @@
+"""The words of a command line, looked at before they are read: no option twice, no digits of other scripts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from traces.errors import InvalidInput
+
+__all__ = ["check_arguments"]
+
+
+def check_arguments(params: Sequence[Any], words: Sequence[str]) -> None:
+    """Raise `InvalidInput` for an option that takes one value and is given twice, or a number that is not ASCII.
+
+    `params`: of the command, with `opts`, `multiple`, `is_flag` and `bare_type`.
+    """
+    seen: set[str] = set()
+    for param, value in _given(params, words):
+        name = param.opts[0]
+        if not param.multiple and param.name in seen:
+            raise InvalidInput(f"{name} is given twice: give it once")
+        seen.add(param.name)
+        if _is_number(param) and value is not None and not (value.isascii() and "_" not in value):
+            raise InvalidInput(f"{name} {value!r} is not a number: write it in the digits 0 to 9")
+
+
+def _given(params: Sequence[Any], words: Sequence[str]) -> Iterator[tuple[Any, str | None]]:
+    """The options that take a value, each with it, as they stand in `words`."""
+    options = {name: param for param in params for name in param.opts if name.startswith("-")}
+    flags = {name for name, param in options.items() if getattr(param, "is_flag", False)}
+    rest = iter(words)
+    for word in rest:
+        if word == "--":
+            return
+        name, attached, value = word.partition("=")
+        if name not in options and not word.startswith("--"):
+            name, attached, value = word[:2], word[2:], word[2:]
+        if name in options and name not in flags:
+            yield options[name], value if attached else next(rest, None)
+
+
+def _is_number(param: Any) -> bool:
+    return param.bare_type in (int, float)
