@@ -173,7 +173,7 @@ def test_header_that_states_terabytes_allocates_nothing(tmp_path: Path) -> None:
 
 def test_missing_file_and_folder_are_refused(tmp_path: Path) -> None:
     for path in (tmp_path, tmp_path / "absent"):
-        with pytest.raises(InvalidFile, match="no such file|not a regular file"):
+        with pytest.raises(InvalidFile, match=r"no such file|not a regular file"):
             open_trace(path)
 
 
