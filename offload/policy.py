@@ -13,7 +13,8 @@ from typing import ClassVar, Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from traces.errors import InvalidInput
+from traces.errors import InvalidInput, unknown_name
+from traces.typed import check_fields
 
 __all__ = [
     "BlockView",
@@ -121,6 +122,11 @@ class Cache:
     warm: bool = False
 
     def __post_init__(self) -> None:
+        check_fields(self)
+        from offload.policies import eviction_names  # the policies are made of this module
+
+        if self.eviction not in eviction_names():
+            raise unknown_name("eviction", self.eviction, eviction_names())
         if self.ratio is not None and self.n_slots is not None:
             raise InvalidInput("a cache has a ratio (0..1] or a number of slots, not both: lru:0.1")
         if self.ratio is not None and not 0 < self.ratio <= 1:

@@ -6,14 +6,17 @@ Names are loaded on first use, so that `import pregate` stays fast.
 from __future__ import annotations
 
 from importlib import import_module
+from inspect import isfunction
 from typing import TYPE_CHECKING, Any
+
+from pregate.arguments import checked
 
 if TYPE_CHECKING:
     from hwmodels.calibrate.calibration import calibrate
     from hwmodels.calibrate.measurements import Measurements, load_measurements
     from hwmodels.platform import Platform
     from offload.memory import CapacityExceeded
-    from offload.policy import Cache, Policy
+    from offload.policy import Cache, Fetch, MissAction, Policy
     from pregate.api import import_trace, load_hardware, load_model, load_trace, synthesize
     from pregate.ask.comparison import Comparison, compare
     from pregate.ask.replay import LruCurve, Residency, lru_curve, residency
@@ -36,7 +39,7 @@ if TYPE_CHECKING:
     from traces.errors import InvalidInput, PregateError
     from traces.fitting import fit_dials
     from traces.model.architecture import ModelArchitecture
-    from traces.routing import RoutingTrace
+    from traces.routing import Provenance, RoutingTrace
     from traces.statistics import trace_statistics
     from traces.storage import save_trace
     from traces.synthesis import Dials
@@ -52,18 +55,21 @@ _HOMES = {
     "Device": "pregate.check.devices",
     "Dials": "traces.synthesis",
     "Explanation": "pregate.explore.explanation",
+    "Fetch": "offload.policy",
     "InvalidInput": "traces.errors",
     "LatinHypercube": "pregate.explore.sweeps.axes",
     "Link": "runtime.pacing",
     "LruCurve": "pregate.ask.replay",
     "MachineRecipe": "pregate.explore.sweeps.machines",
     "Measurements": "hwmodels.calibrate.measurements",
+    "MissAction": "offload.policy",
     "ModelArchitecture": "traces.model.architecture",
     "Modes": "simulator.modes",
     "Optimum": "pregate.explore.optima.optimum",
     "Platform": "hwmodels.platform",
     "Policy": "offload.policy",
     "PregateError": "traces.errors",
+    "Provenance": "traces.routing",
     "Reproduction": "pregate.published.reproduction",
     "Residency": "pregate.ask.replay",
     "RoutingTrace": "traces.routing",
@@ -103,18 +109,21 @@ __all__ = [
     "Device",
     "Dials",
     "Explanation",
+    "Fetch",
     "InvalidInput",
     "LatinHypercube",
     "Link",
     "LruCurve",
     "MachineRecipe",
     "Measurements",
+    "MissAction",
     "ModelArchitecture",
     "Modes",
     "Optimum",
     "Platform",
     "Policy",
     "PregateError",
+    "Provenance",
     "Reproduction",
     "Residency",
     "RoutingTrace",
@@ -151,6 +160,8 @@ def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module 'pregate' has no attribute {name!r}")
     value = getattr(import_module(_HOMES[name]), name)
+    if isfunction(value):
+        value = checked(value)
     globals()[name] = value
     return value
 

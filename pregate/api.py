@@ -65,7 +65,7 @@ def import_trace(path: str | Path, format: str) -> RoutingTrace:
 
 
 def _recorded_format(path: Path) -> str | None:
-    """The importer for a file, by its first bytes; None for pregate's own format. Raises `InvalidFile` as `open_regular`."""
+    """The importer for a file, by its first bytes; None for our own format. Raises `InvalidFile` as `open_regular`."""
     with open_regular(path) as file:
         head = file.read(64).removeprefix(codecs.BOM_UTF8)
     if head.startswith(b"# route_trace v1"):

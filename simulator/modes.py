@@ -36,6 +36,7 @@ from numpy.typing import NDArray
 from offload.ops import Lane, OpKind
 from offload.schedule import Schedule
 from traces.errors import InvalidInput, PregateError
+from traces.typed import check_fields
 
 __all__ = ["FIFO", "LINKS", "Link", "Modes", "NotFifo", "chunks"]
 
@@ -66,6 +67,7 @@ class Modes:
     cancel: bool = False
 
     def __post_init__(self) -> None:
+        check_fields(self)
         if self.link not in get_args(Link):
             raise InvalidInput(f"link = {self.link!r}: it is one of {', '.join(get_args(Link))}")
         if self.chunk_bytes is not None and self.chunk_bytes < 1:

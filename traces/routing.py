@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from traces.errors import InvalidInput
 from traces.read_only import ReadOnly
+from traces.typed import check_value
 
 if TYPE_CHECKING:
     from traces.model.architecture import ModelArchitecture
@@ -100,6 +101,11 @@ class RoutingTrace:
         shape = np.shape(self.experts)
         if len(shape) != 3 or 0 in shape:
             raise InvalidInput(f"experts has shape {shape}: it must be (n_tokens, n_moe_layers, top_k), none 0")
+        for name, hint in (("n_experts", int), ("provenance", Provenance)):
+            check_value(f"a routing trace: {name}", getattr(self, name), hint)
+        for name in ("experts", "sequence", "position", "phase", "step"):
+            if isinstance(getattr(self, name), np.ma.MaskedArray):
+                raise InvalidInput(f"{name} is a masked array, which hides values: fill it, with -1 where experts pad")
         if not 1 <= self.n_experts <= MAX_EXPERTS:
             raise InvalidInput(f"n_experts = {self.n_experts}: it must be 1 to {MAX_EXPERTS}")
         if shape[2] > self.n_experts:

@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 
 from traces.errors import InvalidInput
 from traces.routing import MAX_EXPERTS, Phase, Provenance, RoutingTrace
+from traces.typed import check_fields
 
 __all__ = ["AFFINITY_TOKENS", "Dials", "TokenLayout", "synthesize_routing", "token_layout"]
 
@@ -57,6 +58,7 @@ class Dials:
     sequence_affinity: float = 0.0
 
     def __post_init__(self) -> None:
+        check_fields(self)
         for value in np.atleast_1d(self.zipf_exponent).tolist():
             if not 0 <= value <= 20:
                 raise InvalidInput(f"zipf_exponent = {value:g}: it must be 0 (uniform) to 20")

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from hwmodels.platform import Platform
 from offload.memory import CapacityExceeded
 from offload.ops import Lane, OpKind
+from offload.policies import policy_named
 from offload.policy import Cache, Policy
 from pregate.ask.simulation import SimulationResult, describe_calibration, simulate, to_dataframe
 from simulator.modes import FIFO, Modes
@@ -134,6 +135,10 @@ def compare(
     """
     if not policies:
         raise InvalidInput("no policies to compare: give at least one, such as pregate")
+    asked = [policy_named(policy).name if isinstance(policy, str) else policy.name for policy in policies]
+    for name in asked:
+        if asked.count(name) > 1:
+            raise InvalidInput(f"policy {name} is given twice")
     results, unfit, order = [], [], []
     for policy in policies:
         name = policy if isinstance(policy, str) else policy.name

@@ -19,6 +19,7 @@ from hwmodels.spec import ALIASES, FIELDS
 from hwmodels.stack import CONSTANTS
 from traces.errors import InvalidInput, unknown_name
 from traces.model.dtypes import DTYPES
+from traces.typed import check_fields
 
 __all__ = [
     "MACHINE", "MODEL", "NAMES", "POLICY", "WORKLOAD", "Axis", "LatinHypercube", "find_axis", "read_axes", "rounded",
@@ -82,6 +83,7 @@ class LatinHypercube:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        check_fields(self)
         if self.n < 1 or self.seed < 0:
             raise InvalidInput(f"a Latin hypercube of {self.n} points with seed {self.seed}: at least 1, and 0")
 

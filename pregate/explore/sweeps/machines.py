@@ -11,6 +11,7 @@ from hwmodels.platform import Platform, load_platform
 from hwmodels.spec import FIELDS, hardware_names, load_machine
 from pregate.explore.sweeps.axes import MACHINE
 from traces.errors import InvalidInput
+from traces.typed import check_fields
 
 __all__ = ["MachineRecipe", "platform_at"]
 
@@ -25,6 +26,9 @@ class MachineRecipe:
     hardware: str = ""
     stack: str | None = None
     overrides: Mapping[str, float | str] | None = None
+
+    def __post_init__(self) -> None:
+        check_fields(self)
 
     def platform(self, choice: Mapping[str, Any]) -> Platform:
         """The platform with the parts that a point chose. Raises `UnknownName` or `InvalidInput` as `load_hardware`."""

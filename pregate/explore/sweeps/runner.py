@@ -125,6 +125,8 @@ def opened(executor: Any, jobs: int | None, tasks: Sequence[Task]) -> Iterator[E
     """
     if executor is not None and jobs is not None:
         raise InvalidInput("executor and jobs are both given: choose one")
+    if executor is not None and not (hasattr(executor, "submit") or hasattr(executor, "get_executor")):
+        raise InvalidInput(f"executor = {executor!r} is neither a concurrent.futures.Executor nor a Dask client")
     if jobs is not None and jobs < 1:
         raise InvalidInput(f"jobs = {jobs}: at least 1 process")
     if executor is None and jobs is None:

@@ -79,6 +79,8 @@ def sweep(
     is NaN with `fits` False and `needed_bytes`. Raises `InvalidInput` or `UnknownName` for arguments that are wrong or
     when no point can be, `SweepFailed` when tasks failed.
     """
+    if draws < 0 or seed < 0:
+        raise InvalidInput(f"draws = {draws}, seed = {seed}: neither can be below 0")
     names = {axis.key: axis for axis in (sample.axes(axes) if sample is not None else read_axes(axes))}
     given = tuple(names.values())
     subject = read_subject(model, hw, trace, policies, names, cache=cache, expert_tier=expert_tier)

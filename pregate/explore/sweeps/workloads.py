@@ -13,6 +13,7 @@ from traces.errors import InvalidInput
 from traces.model.architecture import ModelArchitecture
 from traces.routing import RoutingTrace, rebatch
 from traces.synthesis import Dials
+from traces.typed import check_fields
 
 __all__ = ["TraceRecipe", "check_workload_axes", "model_at", "trace_at"]
 
@@ -36,6 +37,11 @@ class TraceRecipe:
     path: str | Path | None = None
 
     def __post_init__(self) -> None:
+        check_fields(self)
+        for name, least in (("input_tokens", 1), ("output_tokens", 1), ("batch", 1), ("seed", 0), ("n_active", 1)):
+            value = getattr(self, name)
+            if value is not None and value < least:
+                raise InvalidInput(f"{name} = {value} is below {least}")
         made = (self.input_tokens, self.output_tokens, self.seed, self.dials, self.n_active)
         if self.path is not None and made != (256, 256, 0, None, None):
             raise InvalidInput(f"{self.path} is a recording: token counts, seed, dials and n_active are of synthesis")
