@@ -21,8 +21,9 @@ _WORDS = {str: "text", int: "a whole number", float: "a number", bool: "True or 
 
 def check_fields(instance: Any) -> None:
     """Raise `InvalidInput` for the first field of a dataclass whose value is not of its annotated type."""
-    for name, hint in _hints(type(instance)):
-        check_value(f"{type(instance).__name__}: {name}", getattr(instance, name), hint)
+    owner: Any = type(instance)
+    for name, hint in _hints(owner):
+        check_value(f"{owner.__name__}: {name}", getattr(instance, name), hint)
 
 
 def check_value(where: str, value: Any, hint: Any) -> None:
