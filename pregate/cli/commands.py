@@ -50,7 +50,7 @@ COMMANDS: dict[str, Entry] = {
     ),
     "measure": Entry(
         "measure:measure",
-        "Measure this machine: copies, GEMMs, every kind of op, launches, waits, storage. About two minutes.",
+        "Measure this machine: copies, GEMMs, every kind of op, launches, waits, storage. About four minutes.",
     ),
     "calibrate": Entry(
         "calibrate:calibrate",
