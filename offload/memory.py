@@ -9,13 +9,12 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Container, Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from itertools import islice
+from itertools import groupby, islice
 from typing import NamedTuple
 
 from offload.ops import Lane, OpKind, Work
 from offload.recorder import Recorder
-from offload.residency import Access, ResidentSet
+from offload.residency import ResidentSet, count_slots
 from offload.runs import run_work
 from traces.errors import PregateError
 
@@ -33,14 +32,15 @@ class CapacityExceeded(PregateError):
         self.needed_bytes, self.memory = needed_bytes, memory
 
 
-@dataclass(frozen=True, slots=True)
-class Held:
-    """One expert on the device or on its way. `ready`: the op to wait for before reading it, -1 none.
+class Held(NamedTuple):
+    """One expert on the device or on its way, or the `n` of a run. `ready`: the op to wait for before reading, -1 none.
 
-    `slot` is where the FFN reads it; `transient`: the slot is given back after the read. `hit`: it was
-    resident when it was first asked for. `passing`: ops `first` to `ready` bring it for one read only.
+    `slot` is where the FFN reads it, of a run the first; `transient`: the slot is given back after the read. `hit`: it
+    was resident when it was first asked for. `passing`: ops `first` to `ready` bring it for one read only.
     """
 
+    expert: int
+    n: int
     slot: int
     ready: int
     transient: bool
@@ -58,15 +58,17 @@ class Copies(NamedTuple):
 
 
 class _Waiting(NamedTuple):
-    """An expert that waits for a slot. `alone`: its copy is an op of its own, not part of a run; `bits`: of a parameter
-    as it is brought, None as it is stored.
+    """An expert that waits for a slot, or `n` that one run brings. `cached`: its slot of the cache, -1 none; `bits`: of
+    a parameter as it is brought, None as it is stored.
     """
 
     layer: int
-    access: Access
+    expert: int
+    n: int
+    cached: int
+    hit: bool
     step: int
-    alone: bool
-    bits: float | None = None
+    bits: float | None
 
 
 class ExpertMemory:
@@ -92,11 +94,13 @@ class ExpertMemory:
         self.n_buffers, self.cache, self.copies = n_buffers, cache, copies
         self._recorder, self._expert_bytes, self._places = recorder, expert_bytes, places
         self._free = deque(range(n_buffers))
-        self._reader: dict[int, int] = {}  # slot -> the op that read it last
+        self._reader = [-1] * count_slots(n_buffers, cache)  # slot -> the op that read it last
         warm = cache.slots_in_use if cache is not None else ()
         self.warm_bytes = len(warm) * expert_bytes
         self._filled = dict.fromkeys((n_buffers + slot for slot in warm), -1)  # cache slot -> op that filled it
         self._held: dict[int, dict[int, Held]] = {}  # layer -> expert -> where
+        self._holds: dict[int, list[Held]] = {}  # layer -> the same, a run once
+        self._run_works: dict[int, tuple[Work, Work | None, Work]] = {}
         self._waiting: deque[_Waiting] = deque()
         self._in_runs = in_runs and copies.disk is None
         self._pinned: set[int] = set()
@@ -107,8 +111,8 @@ class ExpertMemory:
 
     def live_ops(self) -> set[int]:
         """The ops that a later op may have to wait for."""
-        held = (h.ready for experts in self._held.values() for h in experts.values())
-        return {op for op in (*self._reader.values(), *self._filled.values(), *held, self._last_fetch) if op >= 0}
+        held = (h.ready for holds in self._holds.values() for h in holds)
+        return {op for op in (*self._reader, *self._filled.values(), *held, self._last_fetch) if op >= 0}
 
     @property
     def holds_ahead(self) -> bool:
@@ -123,11 +127,24 @@ class ExpertMemory:
         """The experts of `layer` that were brought for its next FFN."""
         return self._held.get(layer, {})
 
+    def arrivals(self, layer: int, experts: Iterable[int] | None = None) -> list[int]:
+        """The copies that bring what is held for the layer's next FFN, ascending; of `experts` only, where given."""
+        held = self._held.get(layer, {})
+        holds: Iterable[Held] = self._holds.get(layer, ()) if experts is None else (held[expert] for expert in experts)
+        return sorted({h.ready for h in holds if h.ready >= 0})
+
+    def n_transient(self, layer: int, experts: Iterable[int] | None = None) -> int:
+        """Slots that are given back when what is held for the layer has been read."""
+        held = self._held.get(layer, {})
+        if experts is None:
+            return sum(h.n for h in self._holds.get(layer, ()) if h.transient)
+        return sum(held[expert].transient for expert in experts)
+
     def claimed_or_waiting(self, layer: int, expert: int) -> bool:
         """Whether the expert was brought for the layer's next FFN, a slot granted or not."""
-        return expert in self._held.get(layer, ()) or any(
-            entry.layer == layer and entry.access.expert == expert for entry in self._waiting
-        )
+        if expert in self._held.get(layer, ()):
+            return True
+        return any(w.layer == layer and w.expert <= expert < w.expert + w.n for w in self._waiting)
 
     def bring(
         self,
@@ -142,157 +159,190 @@ class ExpertMemory:
         `named`: those that the gate of the layer will name in this step; the copies of the others may become runs.
         `bits`: of those brought below their stored precision, of a parameter.
         """
-        self._held.setdefault(layer, {})
-        new = [expert for expert in dict.fromkeys(experts) if not self.claimed_or_waiting(layer, expert)]
+        held = self._held.setdefault(layer, {})
+        self._holds.setdefault(layer, [])
+        new = list(dict.fromkeys(experts))
+        if held or self._waiting:
+            new = [expert for expert in new if not self.claimed_or_waiting(layer, expert)]
         if self.cache is None:
-            accesses = [Access(expert, False, -1) for expert in new]
+            self._queue(layer, new, step, named, bits or {})
         else:
-            accesses = list(self.cache.admit(layer, new, self._pinned))
+            accesses = self.cache.admit(layer, new, self._pinned)
             pins = [layer * self.cache.n_experts + access.expert for access in accesses if access.slot >= 0]
             self._pinned.update(pins)
             self._pinned_by_layer.setdefault(layer, []).extend(pins)
-        apart = named is None or not self._in_runs
-        self._waiting.extend(
-            _Waiting(
-                layer,
-                access,
-                step,
-                apart or (named is not None and access.expert in named),
-                None if bits is None else bits.get(access.expert),
-            )
-            for access in accesses
-        )
+            for passing, group in groupby(accesses, lambda access: access.slot < 0):
+                if passing:
+                    self._queue(layer, [access.expert for access in group], step, named, bits or {})
+                else:
+                    self._waiting.extend(_Waiting(layer, a.expert, 1, a.slot, a.hit, step, None) for a in group)
         self._grant()
+
+    def _queue(
+        self, layer: int, experts: list[int], step: int, named: Container[int] | None, bits: Mapping[int, float]
+    ) -> None:
+        """Let `experts`, which no cache keeps, wait for slots: in runs where nobody waits for them one by one."""
+        if named is None or not self._in_runs:
+            self._waiting.extend(_Waiting(layer, expert, 1, -1, False, step, bits.get(expert)) for expert in experts)
+            return
+        first = n = 0
+        for expert in [*experts, -1]:
+            alone = expert in named
+            if n and (alone or expert != first + n):
+                self._waiting.append(_Waiting(layer, first, n, -1, False, step, None))
+                n = 0
+            if alone:
+                self._waiting.append(_Waiting(layer, expert, 1, -1, False, step, bits.get(expert)))
+            elif n:
+                n += 1
+            else:
+                first, n = expert, 1
 
     def cancel(self, layer: int, needed: Container[int], by: int) -> None:
         """The end of op `by` tells that of the prefetches of `layer` only the `needed` were right.
 
-        What a cache keeps is brought all the same.
+        What a cache keeps is brought all the same. A run has none that are needed.
         """
-        for expert, held in self._held.get(layer, {}).items():
-            if held.passing and expert not in needed:
+        for held in self._holds.get(layer, ()):
+            if held.passing and held.expert not in needed:
                 for op in range(held.first, held.ready + 1):
                     self._recorder.cancel(op, by)
 
     def drop_waiting(self, layer: int, needed: Container[int]) -> None:
         """The gate of `layer` has run: what still waits for a slot and is not `needed` is not brought after all."""
-        dropped = [e for e in self._waiting if e.layer == layer and e.access.expert not in needed]
+        if not self._waiting:
+            return
+        dropped = [w for w in self._waiting if w.layer == layer and w.expert not in needed]
         for entry in dropped:
             self._waiting.remove(entry)
-            access = entry.access
-            if self.cache is not None and access.slot >= 0 and not access.hit:
-                self.cache.forget(layer, access.expert)
+            if self.cache is not None and entry.cached >= 0 and not entry.hit:
+                self.cache.forget(layer, entry.expert)
         self._grant()
 
-    def release(self, layer: int, reader: int, used: Container[int]) -> None:
+    def release(self, layer: int, reader: int, used: Container[int] | None) -> None:
         """The FFN of `layer` is issued as op `reader`: its transient slots are free once that has run.
 
-        Experts outside `used` were brought for nothing; their slots are free once their copy has ended.
+        Experts outside `used` (None: all are used) were brought for nothing; their slots are free once their copy has
+        ended.
         """
-        for expert, held in self._held.pop(layer, {}).items():
-            reader_here = reader if expert in used or held.ready < 0 else held.ready
-            self._reader[held.slot] = max(reader_here, self._reader.get(held.slot, -1))
+        self._held.pop(layer, None)
+        readers = self._reader
+        for held in self._holds.pop(layer, ()):
+            in_use = used is None or held.expert in used
+            last, slot = reader if in_use or held.ready < 0 else held.ready, held.slot
+            for i in range(slot, slot + held.n):
+                if readers[i] < last:
+                    readers[i] = last
             if held.transient:
-                self._free.append(held.slot)
-                if expert not in used:
-                    self._recorder.release_after(held.ready, self._expert_bytes)
-        self._pinned.difference_update(self._pinned_by_layer.pop(layer, ()))
+                self._free.extend(range(slot, slot + held.n))
+                if not in_use:
+                    self._recorder.release_after(held.ready, self._expert_bytes * held.n)
+        if self._pinned:
+            self._pinned.difference_update(self._pinned_by_layer.pop(layer, ()))
         self._grant()
 
     def _grant(self) -> None:
         """Place who waits, in order, until the first for whom there is no slot."""
-        while self._waiting:
-            layer, access, step, _, bits = self._waiting[0]
-            transient = self.copies.stage is not None or access.slot < 0
+        waiting = self._waiting
+        while waiting:
+            entry = waiting[0]
+            transient = self.copies.stage is not None or entry.cached < 0
             if transient and not self._free:
                 return
-            n = self._run_length()
-            first = self._waiting.popleft()
+            waiting.popleft()
+            n = 1 if entry.n == 1 else self._run_length(entry.n)
+            if n < entry.n:
+                waiting.appendleft(entry._replace(expert=entry.expert + n, n=entry.n - n))
+            held = self._place(entry, transient) if n == 1 else self._place_run(entry, n)
+            self._holds[entry.layer].append(held)
             if n == 1:
-                self._held[layer][access.expert] = self._place(layer, access, step, transient, bits)
+                self._held[entry.layer][entry.expert] = held
             else:
-                for _ in range(n - 1):
-                    self._waiting.popleft()
-                self._place_run(first, n)
+                self._held[entry.layer].update(dict.fromkeys(range(entry.expert, entry.expert + n), held))
 
-    def _run_length(self) -> int:
-        """How many of those who wait are brought by one run, from the first: experts and slots that follow."""
-        first, n = self._waiting[0], 1
-        if first.alone or first.access.hit or first.access.slot >= 0:
-            return n
-        buffer, reader = self._free[0], self._reader.get(self._free[0], -1)
-        for entry, slot in zip(islice(self._waiting, 1, None), islice(self._free, 1, None), strict=False):
-            access, follows = entry.access, (first.access.expert + n, buffer + n)
-            same = entry.layer == first.layer and entry.step == first.step and not entry.alone
-            if not same or access.hit or access.slot >= 0 or (access.expert, slot) != follows:
+    def _run_length(self, n: int) -> int:
+        """How many of `n` copies one run can bring: into slots that follow one another and were read last at once."""
+        free, readers = self._free, self._reader
+        slot, reader, length = free[0], readers[free[0]], 0
+        for buffer in islice(free, n):
+            if buffer != slot + length or readers[buffer] != reader:
                 break
-            if self._reader.get(slot, -1) != reader:
-                break
-            n += 1
-        return n
+            length += 1
+        return length
 
-    def _place_run(self, entry: _Waiting, n: int) -> None:
+    def _place_run(self, entry: _Waiting, n: int) -> Held:
         """`n` experts from that of `entry` on into as many free slots, by one op a hop."""
-        layer, expert, step, stage = entry.layer, entry.access.expert, entry.step, self.copies.stage
-        buffers = [self._free.popleft() for _ in range(n)]
-        waits = self._reader.get(buffers[0], -1)
-        target = -1 if stage is not None else buffers[0]
-        first = ready = self._copy(
-            Lane.H2D, run_work(self.copies.fetch, n), layer, expert, target, step, (waits if stage is None else -1,)
-        )
-        if stage is not None:
-            ready = self._copy(Lane.H2D, run_work(stage, n), layer, expert, buffers[0], step, (first, waits))
-        n_more = (n - 1) * (1 if stage is None else 2)
-        self._recorder.issue(Lane.HOST, Work(OpKind.ISSUE, n_copies=n_more), step=step, layer=self._places[layer])
+        layer, expert, step = entry.layer, entry.expert, entry.step
+        fetch, stage, issue = self._works_of_run(n)
+        buffer = self._free[0]
+        for _ in range(n):
+            self._free.popleft()
+        reader = self._reader[buffer]
+        if stage is None:
+            first = ready = self._copy(Lane.H2D, fetch, layer, expert, buffer, step, reader)
+        else:
+            first = self._copy(Lane.H2D, fetch, layer, expert, -1, step)
+            ready = self._copy(Lane.H2D, stage, layer, expert, buffer, step, first, reader)
+        self._recorder.issue(Lane.HOST, issue, step=step, layer=self._places[layer])
         self._last_fetch = first
-        held = self._held[layer]
-        for i, buffer in enumerate(buffers):
-            held[expert + i] = Held(buffer, ready, True, False, first, True)
+        return Held(expert, n, buffer, ready, True, False, first, True)
 
-    def _place(self, layer: int, access: Access, step: int, transient: bool, bits: float | None) -> Held:
+    def _works_of_run(self, n: int) -> tuple[Work, Work | None, Work]:
+        """The copies of a run of `n`, and what the host does to issue all but the first of each."""
+        found = self._run_works.get(n)
+        if found is None:
+            stage = None if self.copies.stage is None else run_work(self.copies.stage, n)
+            n_more = (n - 1) * (1 if stage is None else 2)
+            found = run_work(self.copies.fetch, n), stage, Work(OpKind.ISSUE, n_copies=n_more)
+            self._run_works[n] = found
+        return found
+
+    def _place(self, entry: _Waiting, transient: bool) -> Held:
+        layer, expert, step = entry.layer, entry.expert, entry.step
         buffer = self._free.popleft() if transient else -1
-        cached = self.n_buffers + access.slot if access.slot >= 0 else -1
+        cached = self.n_buffers + entry.cached if entry.cached >= 0 else -1
         stage = self.copies.stage
         ready = self._filled.get(cached, -1)
-        first, passing = ready, not access.hit and cached < 0
-        if not access.hit:
+        first, passing = ready, not entry.hit and cached < 0
+        if not entry.hit:
             target = cached if cached >= 0 else (-1 if stage is not None else buffer)
-            first, ready = self._fetch(layer, access.expert, target, step, bits)
+            first, ready = self._fetch(layer, expert, target, step, entry.bits)
             if cached >= 0:
                 self._filled[cached] = ready
         if stage is None:
-            return Held(cached if cached >= 0 else buffer, ready, transient, access.hit, first, passing)
-        ready = self._copy(Lane.H2D, stage, layer, access.expert, buffer, step, (ready, self._reader.get(buffer, -1)))
+            return Held(expert, 1, cached if cached >= 0 else buffer, ready, transient, entry.hit, first, passing)
+        ready = self._copy(Lane.H2D, stage, layer, expert, buffer, step, ready, self._reader[buffer])
         if cached >= 0:
             self._reader[cached] = ready
-        return Held(buffer, ready, True, access.hit, first, passing)
+        return Held(expert, 1, buffer, ready, True, entry.hit, first, passing)
 
     def _fetch(self, layer: int, expert: int, slot: int, step: int, bits: float | None) -> tuple[int, int]:
         """One expert over the link into `slot` (-1: the staging area), out of storage if it lives there.
 
         Returns the first and the last op of it, which follow one another.
         """
-        waits, read = [self._reader.get(slot, -1)], -1
+        reader, read = self._reader[slot] if slot >= 0 else -1, -1
         if self.copies.disk is not None:
-            read = self._copy(Lane.DISK, self.copies.disk, layer, expert, -1, step, (self._last_fetch,))
-            waits.append(read)
+            read = self._copy(Lane.DISK, self.copies.disk, layer, expert, -1, step, self._last_fetch)
         fetch = self.copies.fetch
         if bits is not None:
             fetch = fetch._replace(copy_bytes=int(fetch.copy_bytes * bits / fetch.weight_bits), weight_bits=bits)
-        self._last_fetch = self._copy(Lane.H2D, fetch, layer, expert, slot, step, waits)
+        self._last_fetch = self._copy(Lane.H2D, fetch, layer, expert, slot, step, reader, read)
         return (self._last_fetch if read < 0 else read), self._last_fetch
 
-    def _copy(self, lane: Lane, work: Work, layer: int, expert: int, slot: int, step: int, waits: Iterable[int]) -> int:
-        """Issue one copy; it takes HBM when it fills a transient slot, or a cache slot for the first time."""
+    def _copy(
+        self, lane: Lane, work: Work, layer: int, expert: int, slot: int, step: int, one: int = -1, other: int = -1
+    ) -> int:
+        """Issue one copy after ops `one` and `other` (-1 none); it takes HBM when it fills a transient slot, or a cache
+        slot for the first time.
+        """
+        if one > other:
+            one, other = other, one
+        after = () if other < 0 else ((other,) if one < 0 or one == other else (one, other))
         fills = slot >= 0 and (slot < self.n_buffers or slot not in self._filled)
+        taken = self._expert_bytes * work.n_copies if fills else 0
+        ahead = 0 if layer == self.gated_layer else 1
         return self._recorder.issue(
-            lane,
-            work,
-            sorted({op for op in waits if op >= 0}),
-            step=step,
-            layer=self._places[layer],
-            expert=expert,
-            slot=slot,
-            hbm_acquired=self._expert_bytes * work.n_copies if fills else 0,
-            priority=0 if layer == self.gated_layer else 1,
-        )
+            lane, work, after, step=step, layer=self._places[layer], expert=expert, slot=slot, hbm_acquired=taken,
+            priority=ahead,
+        )  # fmt: skip

@@ -27,8 +27,9 @@ def _checked_fetch(where: str, fetch: Any, view: BlockView, crosses: bool) -> Fe
     if not isinstance(fetch, Fetch):
         raise InvalidInput(f"{where}: prefetch returned {fetch!r} among its fetches, not a Fetch(block, experts)")
     experts: Any = fetch.experts
-    if not isinstance(experts, Sequence) or not all(
-        _whole(value) for value in (fetch.block, fetch.steps_ahead, *experts)
+    plain = isinstance(experts, tuple) and {*map(type, experts), type(fetch.block), type(fetch.steps_ahead)} == {int}
+    if not plain and not (
+        isinstance(experts, Sequence) and all(map(_whole, (fetch.block, fetch.steps_ahead, *experts)))
     ):
         raise InvalidInput(f"{where} fetches {fetch}: block and steps_ahead are whole numbers, experts a tuple of them")
     if fetch.steps_ahead not in ((0, 1) if crosses else (0,)):

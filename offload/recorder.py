@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,9 @@ from offload.ops import Lane, Work
 from offload.schedule import COLUMNS, Schedule
 
 __all__ = ["Part", "Recorder", "assemble"]
+
+_RECORDED = ("lane", "cost", "step", "layer", "expert", "slot", "hbm_acquired", "hbm_released", "priority")
+"""The columns that an op is recorded with, in order; the others follow from its work, or come later."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -58,14 +62,18 @@ class Recorder:
         self._clear()
 
     def _clear(self) -> None:
-        self._columns: dict[str, list[int]] = {name: [] for name in COLUMNS if not name.startswith("dep")}
-        self._dep_ptr = [0]
+        self._ops: list[tuple[int, ...]] = []
+        self._dep_end: list[int] = []
         self._dep: list[int] = []
         self._rows: dict[Work, int] = {}
+        self._row_of: dict[int, int] = {}  # identity of a work -> its row
+        self._kept: list[Work] = []  # so that no identity is used again
+        self._released: dict[int, int] = {}
+        self._cancelled: dict[int, int] = {}
 
     def __len__(self) -> int:
         """Ops not taken yet."""
-        return len(self._dep_ptr) - 1
+        return len(self._ops)
 
     def issue(
         self,
@@ -82,38 +90,44 @@ class Recorder:
         priority: int = 0,
     ) -> int:
         """Append one op; returns its index, to be named in later ops' `after`."""
-        row = self._rows.setdefault(work, len(self._rows))
-        columns = self._columns
-        columns["lane"].append(lane)
-        columns["kind"].append(work.kind)
-        columns["cost"].append(row)
-        columns["step"].append(step)
-        columns["layer"].append(layer)
-        columns["expert"].append(expert)
-        columns["slot"].append(slot)
-        columns["bytes"].append(work.copy_bytes)
-        columns["hbm_acquired"].append(hbm_acquired)
-        columns["hbm_released"].append(hbm_released)
-        columns["priority"].append(priority)
-        columns["cancelled_by"].append(-1)
-        self._dep.extend(after)
-        self._dep_ptr.append(len(self._dep))
-        return self._base + len(self._dep_ptr) - 2
+        row = self._row_of.get(id(work))
+        if row is None:
+            row = self._row_of[id(work)] = self._rows.setdefault(work, len(self._rows))
+            self._kept.append(work)
+        self._ops.append((lane, row, step, layer, expert, slot, hbm_acquired, hbm_released, priority))
+        self._dep += after
+        self._dep_end.append(len(self._dep))
+        return self._base + len(self._ops) - 1
 
     def release_after(self, op: int, n_bytes: int) -> None:
         """Op `op` gives back `n_bytes` more of HBM when it ends."""
-        self._columns["hbm_released"][op - self._base] += n_bytes
+        self._released[self._local(op)] = self._released.get(op - self._base, 0) + n_bytes
 
     def cancel(self, op: int, by: int) -> None:
         """The end of op `by` makes op `op` pointless."""
-        self._columns["cancelled_by"][op - self._base] = by
+        self._cancelled[self._local(op)] = by
+
+    def _local(self, op: int) -> int:
+        if op < self._base:
+            raise ValueError(f"op {op} was taken already: the first that is not is {self._base}")
+        return op - self._base
 
     def take(self, live: Iterable[int] = ()) -> Part:
         """What was recorded since the last time; `live`: ops that may still be waited for."""
-        arrays = {name: np.array(values, dtype=COLUMNS[name]) for name, values in self._columns.items()}
-        arrays["dep_ptr"] = np.array(self._dep_ptr, dtype=np.int64)
+        n, works = len(self._ops), tuple(self._rows)
+        flat = np.fromiter(chain.from_iterable(self._ops), np.int64, n * len(_RECORDED)).reshape(n, len(_RECORDED))
+        arrays: dict[str, NDArray[Any]] = {name: flat[:, i].astype(COLUMNS[name]) for i, name in enumerate(_RECORDED)}
+        kinds, sizes = np.array([w.kind for w in works], np.int8), np.array([w.copy_bytes for w in works], np.int64)
+        arrays["kind"] = kinds[arrays["cost"]] if n else np.zeros(0, np.int8)
+        arrays["bytes"] = sizes[arrays["cost"]] if n else np.zeros(0, np.int64)
+        arrays["cancelled_by"] = np.full(n, -1, np.int32)
+        if self._cancelled:
+            arrays["cancelled_by"][list(self._cancelled)] = list(self._cancelled.values())
+        if self._released:
+            arrays["hbm_released"][list(self._released)] += np.array(list(self._released.values()), np.int64)
+        arrays["dep_ptr"] = np.array([0, *self._dep_end], dtype=np.int64)
         arrays["dep"] = np.array(self._dep, dtype=np.int32)
-        part = Part(self._base, arrays, tuple(self._rows), np.array(sorted(set(live)), dtype=np.int64))
+        part = Part(self._base, arrays, works, np.array(sorted(set(live)), dtype=np.int64))
         self._base += len(part)
         self._clear()
         return part

@@ -76,7 +76,6 @@ class CompiledLoop:
         self._works = Works(model, count_slots(n_buffers, cache) * model.expert_bytes)
         self._memory_tokens: Counter[int] = Counter()
         self._projected: set[int] = set()
-        self.warm_bytes = 0 if cache is None else cache.n_resident * model.expert_bytes
 
     @property
     def lookups(self) -> dict[Phase, list[int]]:

@@ -59,7 +59,7 @@ def written(
     n_buffers: int,
     n_slots: int = 7,
     disk: bool = False,
-    compiled: bool | None = None,
+    compiled: bool | None = True,
 ) -> tuple[str, dict[Phase, list[int]]]:
     cache = resident_set(model, trace, policy, n_slots)
     stream = DecodeStream(
@@ -76,7 +76,7 @@ def assert_written_alike(
     policy = policy_named(text)
     fast, slow = (
         written(model, trace, policy, execution, compiled=compiled, **options)  # type: ignore[arg-type]
-        for compiled in (None, False)
+        for compiled in (True, False)
     )
     assert fast == slow
 
@@ -116,7 +116,7 @@ def test_random_traces_slots_and_caches_are_written_alike(
     assert_written_alike(model, trace, text, execution, n_buffers=n_buffers, n_slots=n_slots, disk=bool(seed % 2))
 
 
-@pytest.mark.parametrize("compiled", [None, False])
+@pytest.mark.parametrize("compiled", [None, True, False])
 def test_a_block_that_finds_no_slots_is_refused_in_the_same_words(compiled: bool | None) -> None:
     model = MODELS["decoder-only"]
     trace = routing(model, batch=4)
@@ -135,6 +135,7 @@ def test_parts_are_the_whole_and_name_what_may_still_be_waited_for() -> None:
         compiled=False,
     )  # fmt: skip
     loop = stream._loop
+    assert loop is not None
     parts = []
     for step in trace.steps():
         parts += list(loop.parts([step]))
@@ -158,3 +159,17 @@ def test_what_the_kernel_does_not_know_is_left_to_the_definition() -> None:
     assert not is_compilable(custom, None)
     late = Policy("late", lookahead=2, prefetch=policy_named("pregate").prefetch)
     assert not is_compilable(late, None)  # it reveals two blocks and fetches one: not what the kernel writes
+
+
+def test_a_small_schedule_is_written_by_the_definition_and_a_large_one_compiled(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    model = MODELS["decoder-only"]
+    trace, taken = routing(model), []
+    for size in (10**9, 0):
+        monkeypatch.setattr("offload.decode.SMALL_OPS", size)
+        stream = DecodeStream(model, trace.steps(), policy_named("pregate"), EXECUTIONS["streams"], n_buffers=9)
+        digest = assemble(stream).digest
+        taken.append((digest, type(stream._loop).__name__))
+    assert taken[0][0] == taken[1][0]
+    assert [name for _, name in taken] == ["_Loop", "CompiledLoop"]

@@ -1,0 +1,272 @@
+"""One MoE block after the other: what the decode loop does between a gate and the FFN of its experts.
+
+Order inside a block (the released Pre-gated MoE, `fetch_first`): gate, wait for the block's own experts, issue the
+fetches of later blocks, expert FFN. The transfer of block N + 1 can hide under the expert FFN of N, the dense layer
+between, and the attention and gate of N + 1. Nothing here may know time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple, Protocol
+
+from numpy.typing import NDArray
+
+from offload import work
+from offload.execution import Execution
+from offload.memory import CapacityExceeded, ExpertMemory
+from offload.ops import Lane, OpKind, Work
+from offload.policy import BlockView, Decisions, Fetch, MissAction, Policy, fetch_misses, no_prefetch
+from offload.policy_answers import checked_answers, checked_fetches
+from offload.recorder import Recorder
+from offload.work_rows import Works
+from traces.errors import InvalidInput
+from traces.model.architecture import ModelArchitecture
+from traces.routing import Phase, Step
+
+__all__ = ["Blocks", "PassWorks", "Union"]
+
+_WAIT = Work(OpKind.WAIT)
+
+
+class Union(NamedTuple):
+    """The experts of one (step, layer): distinct, ascending, with the tokens that each serves."""
+
+    experts: tuple[int, ...]
+    tokens: tuple[int, ...]
+
+
+class PassWorks(NamedTuple):
+    """The works that every layer of a forward pass shares."""
+
+    gate: Work
+    readback: Work
+    dense: Work
+    shared: Work | None
+
+
+class Pass(Protocol):
+    """What blocks need of the loop that they are part of: one forward pass of it."""
+
+    model: ModelArchitecture
+    execution: Execution
+    recorder: Recorder
+    memory: ExpertMemory
+    works: Works
+    pass_works: PassWorks
+    lookups: dict[Phase, list[int]]
+    next_step: list[Fetch]
+    i_step: int
+    phase: Phase
+    n_tokens: int
+
+    def compute(self, what: Work, layer: int, after: Sequence[int] = (), hbm_released: int = 0) -> int:
+        """An op of the compute stream."""
+
+    def host(self, what: Work, after: Sequence[int], layer: int) -> int:
+        """An op of the issuing thread."""
+
+
+class Blocks:
+    """The MoE blocks of one forward pass through one stack."""
+
+    def __init__(
+        self,
+        loop: Pass,
+        policy: Policy,
+        decisions: Decisions,
+        first: int,
+        unions: list[Union],
+        step: Step,
+        encoding: bool,
+    ) -> None:
+        self.loop, self.policy, self.decisions, self.first, self.unions = loop, policy, decisions, first, unions
+        self.step, self.encoding = step, encoding
+        self.n_revealed = 0  # blocks whose experts a gate has selected so far
+        self.bits: dict[int, float] = {}  # experts of the block that are fetched below their stored precision
+
+    def run(self, block: int, layer: int) -> None:
+        """Gate, copies, waits and expert FFN of MoE block `block`, which sits in `layer`."""
+        loop, union = self.loop, self.unions[block]
+        gate = loop.compute(loop.pass_works.gate, layer)
+        if self.policy.resident:
+            self._count(len(union.experts), len(union.experts))
+            self._experts(union, layer, dict.fromkeys(union.experts, -1), [])
+            return
+        selected_before = block < self.n_revealed and block > 0
+        self.n_revealed = max(self.n_revealed, block + self.policy.lookahead + 1)
+        fetches: list[Fetch] = []
+        if self.decisions.prefetch is not no_prefetch:
+            view = self._view(block)
+            fetches = checked_fetches(self.policy.name, self.decisions.prefetch(view), view, crosses=not self.encoding)
+        own = [fetch for fetch in fetches if fetch.block == block and not fetch.steps_ahead]
+        later = [fetch for fetch in fetches if fetch.experts and (fetch.block != block or fetch.steps_ahead)]
+        read_back = not selected_before
+        loop.memory.gated_layer = self.first + block
+        if read_back:
+            loop.memory.cancel(self.first + block, union.experts, self._read_back(gate, layer))
+        on_cpu = self._fetch_own(block, own)
+        reads_again = bool(later) and self._reads_for(later, read_back)
+        if loop.execution.fetch_first:
+            self._wait(block, layer)
+            if reads_again:
+                self._read_back(gate, layer)
+            self._bring(later, block - 1)
+            self._experts_and_release(block, layer, on_cpu, gate)
+            self._bring((), block)
+        else:
+            self._experts_and_release(block, layer, on_cpu, gate)
+            if reads_again:
+                self._read_back(gate, layer)
+            self._bring(later, block)
+
+    def _view(self, block: int) -> BlockView:
+        union = self.unions[block]
+
+        def revealed(other: int) -> tuple[int, ...] | None:
+            known = 0 <= other < min(self.n_revealed, len(self.unions))
+            return self.unions[other].experts if known else None
+
+        def of_tokens(values: NDArray[Any] | None, other: int) -> NDArray[Any] | None:
+            return None if values is None or revealed(other) is None else values[:, self.first + other]
+
+        return BlockView(
+            i_step=self.loop.i_step,
+            block=block,
+            n_blocks=len(self.unions),
+            n_experts=self.loop.model.n_experts,
+            active=union.experts,
+            tokens=union.tokens,
+            revealed=revealed,
+            resident=lambda other, expert: self.loop.memory.has(self.first + other, expert),
+            chosen=lambda other: of_tokens(self.step.experts, other),
+            gate_weights=lambda other: of_tokens(self.step.gate_weights, other),
+        )
+
+    def _reads_for(self, later: list[Fetch], read_back: bool) -> bool:
+        """Whether the host must read the ids of later blocks back before it can fetch them."""
+        if self.loop.execution.readback_per_fetch:
+            return True
+        return self.policy.needs_ids and not read_back
+
+    def _read_back(self, gate: int, layer: int) -> int:
+        """The host waits for the ids that the gate has selected; returns the wait."""
+        loop = self.loop
+        ids = loop.recorder.issue(Lane.D2H, loop.pass_works.readback, (gate,), step=loop.i_step, layer=layer)
+        return loop.host(_WAIT, (ids,), layer)
+
+    def _fetch_own(self, block: int, own: list[Fetch]) -> list[int]:
+        """Bring what this block needs and has not; returns the experts that the host computes instead."""
+        memory, layer, active = self.loop.memory, self.first + block, self.unions[block].experts
+        for fetch in own:
+            memory.bring(layer, fetch.experts, self.loop.i_step, active)
+        memory.drop_waiting(layer, active)
+        absent = [expert for expert in active if not memory.claimed_or_waiting(layer, expert)]
+        if self.decisions.on_miss is fetch_misses:
+            if absent:
+                memory.bring(layer, absent, self.loop.i_step)
+            return []
+        missing = [expert for expert in absent if not memory.has(layer, expert)]
+        actions = self._answers(self._view(block), missing) if missing else {}
+        self.bits = {expert: action.bits for expert, action in actions.items() if action.bits is not None}
+        on_cpu = [expert for expert in missing if actions[expert].place == "host"]
+        memory.bring(layer, [e for e in absent if e not in on_cpu], self.loop.i_step, bits=self.bits)
+        return on_cpu
+
+    def _answers(self, view: BlockView, missing: list[int]) -> dict[int, MissAction]:
+        """What the policy does with each missing expert. Raises `InvalidInput` for what cannot be done."""
+        answers = checked_answers(self.policy.name, self.decisions.on_miss(view, missing), view, missing)
+        loop = self.loop
+        for expert, action in answers.items():
+            if action.bits is None:
+                continue
+            where = f"policy {self.policy.name} fetches expert {expert} at {action.bits:g} bits"
+            copies, execution, stored = loop.memory.copies, loop.execution, loop.model.expert_dtype.bits
+            if execution.grouped or copies.stage or copies.disk or loop.memory.cache is not None:
+                raise InvalidInput(
+                    f"{where}: take a stack that runs experts one by one from their slots (streams), no cache, and DRAM"
+                )
+            if action.bits > stored:
+                raise InvalidInput(f"{where}: {loop.model.name} stores {stored:g}, give at most that")
+        return answers
+
+    def _bring(self, later: Iterable[Fetch], done: int) -> None:
+        """Start `later` fetches; those of the next step once their block has run, `done` being the last that has."""
+        loop = self.loop
+        for fetch in later:
+            if fetch.steps_ahead:
+                loop.next_step.append(fetch)
+            else:
+                named = self.unions[fetch.block].experts
+                loop.memory.bring(self.first + fetch.block, fetch.experts, loop.i_step, named)
+        if loop.next_step:
+            due = [fetch for fetch in loop.next_step if fetch.block <= done]
+            loop.next_step = [fetch for fetch in loop.next_step if fetch.block > done]
+            for fetch in due:
+                loop.memory.bring(self.first + fetch.block, fetch.experts, loop.i_step)
+
+    def _wait(self, block: int, layer: int) -> None:
+        """The host blocks until the block's copies are done, where the stack does that."""
+        if self.loop.execution.host_waits:
+            ready = self.loop.memory.arrivals(self.first + block)
+            if ready:
+                self.loop.host(_WAIT, ready, layer)
+
+    def _experts_and_release(self, block: int, layer: int, on_cpu: list[int], gate: int) -> None:
+        loop, union, moe_layer = self.loop, self.unions[block], self.first + block
+        held, memory = loop.memory.claimed(moe_layer), loop.memory
+        on_device = [expert for expert in union.experts if expert not in on_cpu] if on_cpu else union.experts
+        for expert in on_device:
+            if expert not in held:
+                raise CapacityExceeded(
+                    f"step {loop.i_step}, MoE layer {moe_layer}: {len(on_device)} experts needed at once do "
+                    f"not fit {memory.n_buffers} expert slots: free HBM or use a smaller batch"
+                )
+        self._count(len(union.experts), sum(held[expert].hit for expert in on_device))
+        device, host_ops = union, []
+        if on_cpu:
+            tokens = dict(zip(union.experts, union.tokens, strict=True))
+            host_ops = [self._on_cpu(expert, tokens[expert], gate, layer) for expert in on_cpu]
+            device = Union(tuple(on_device), tuple(tokens[expert] for expert in on_device))
+        layerwise = loop.execution.grouped or loop.execution.host_waits or not self.policy.needs_ids
+        used = None if layerwise else on_device
+        freed = loop.model.expert_bytes * memory.n_transient(moe_layer, used)
+        waits = [*memory.arrivals(moe_layer, used), *host_ops]
+        last = self._experts(device, layer, {expert: held[expert].ready for expert in on_device}, waits, freed)
+        memory.release(moe_layer, last, used)
+
+    def _on_cpu(self, expert: int, n_tokens: int, gate: int, layer: int) -> int:
+        """The host computes one expert."""
+        loop = self.loop
+        what = work.experts_work(loop.model, [n_tokens])._replace(kind=OpKind.CPU_EXPERT)
+        return loop.recorder.issue(Lane.CPU, what, (gate,), step=loop.i_step, layer=layer, expert=expert)
+
+    def _experts(self, union: Union, layer: int, ready: dict[int, int], waits: list[int], freed: int = 0) -> int:
+        """The FFN ops: one grouped, or one an expert as they arrive and shared experts first; the last one `waits`."""
+        loop = self.loop
+        shared = loop.n_tokens if loop.model.n_shared_experts else 0
+        if loop.execution.grouped or not union.experts:
+            last = loop.compute(loop.works.grouped(shared, union.tokens), layer, waits, freed)
+        else:
+            if loop.pass_works.shared is not None:
+                loop.compute(loop.pass_works.shared, layer)
+            order = sorted(range(len(union.experts)), key=lambda i: ready[union.experts[i]])
+            for n_left, i in zip(range(len(order) - 1, -1, -1), order, strict=True):
+                expert = union.experts[i]
+                own = ready[expert]
+                after = sorted({*(() if n_left else waits), *((own,) if own >= 0 else ())})
+                what = loop.works.single(union.tokens[i])
+                if expert in self.bits:
+                    what = what._replace(weight_bits=self.bits[expert])
+                last = loop.recorder.issue(
+                    Lane.COMPUTE, what, after, step=loop.i_step, layer=layer, expert=expert,
+                    hbm_released=0 if n_left else freed,
+                )  # fmt: skip
+        if loop.execution.sync_after_ffn:
+            loop.host(_WAIT, (last,), layer)
+        return last
+
+    def _count(self, n_lookups: int, n_hits: int) -> None:
+        counts = self.loop.lookups[self.loop.phase]
+        counts[0] += n_lookups
+        counts[1] += n_hits
