@@ -8,8 +8,8 @@ know time.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Container, Iterable, Mapping, Sequence
-from itertools import groupby, islice
+from collections.abc import Collection, Container, Iterable, Mapping, Sequence
+from itertools import groupby, islice, takewhile
 from typing import NamedTuple
 
 from offload.ops import Lane, OpKind, Work
@@ -151,7 +151,7 @@ class ExpertMemory:
         layer: int,
         experts: Iterable[int],
         step: int,
-        named: Container[int] | None = None,
+        named: Collection[int] | None = None,
         bits: Mapping[int, float] | None = None,
     ) -> None:
         """Bring `experts` of `layer` for its next FFN, as soon as slots allow; one event for the cache.
@@ -179,24 +179,15 @@ class ExpertMemory:
         self._grant()
 
     def _queue(
-        self, layer: int, experts: list[int], step: int, named: Container[int] | None, bits: Mapping[int, float]
+        self, layer: int, experts: list[int], step: int, named: Collection[int] | None, bits: Mapping[int, float]
     ) -> None:
         """Let `experts`, which no cache keeps, wait for slots: in runs where nobody waits for them one by one."""
         if named is None or not self._in_runs:
             self._waiting.extend(_Waiting(layer, expert, 1, -1, False, step, bits.get(expert)) for expert in experts)
             return
-        first = n = 0
-        for expert in [*experts, -1]:
-            alone = expert in named
-            if n and (alone or expert != first + n):
-                self._waiting.append(_Waiting(layer, first, n, -1, False, step, None))
-                n = 0
-            if alone:
-                self._waiting.append(_Waiting(layer, expert, 1, -1, False, step, bits.get(expert)))
-            elif n:
-                n += 1
-            else:
-                first, n = expert, 1
+        for first, n in _runs(experts, named):
+            own = bits.get(first) if n == 1 else None
+            self._waiting.append(_Waiting(layer, first, n, -1, False, step, own))
 
     def cancel(self, layer: int, needed: Container[int], by: int) -> None:
         """The end of op `by` tells that of the prefetches of `layer` only the `needed` were right.
@@ -230,9 +221,10 @@ class ExpertMemory:
         for held in self._holds.pop(layer, ()):
             in_use = used is None or held.expert in used
             last, slot = reader if in_use or held.ready < 0 else held.ready, held.slot
-            for i in range(slot, slot + held.n):
-                if readers[i] < last:
-                    readers[i] = last
+            if last == reader:  # the newest op of all
+                readers[slot : slot + held.n] = [reader] * held.n
+            else:
+                readers[slot : slot + held.n] = [max(last, before) for before in readers[slot : slot + held.n]]
             if held.transient:
                 self._free.extend(range(slot, slot + held.n))
                 if not in_use:
@@ -263,12 +255,12 @@ class ExpertMemory:
     def _run_length(self, n: int) -> int:
         """How many of `n` copies one run can bring: into slots that follow one another and were read last at once."""
         free, readers = self._free, self._reader
-        slot, reader, length = free[0], readers[free[0]], 0
-        for buffer in islice(free, n):
-            if buffer != slot + length or readers[buffer] != reader:
-                break
-            length += 1
-        return length
+        slot, reader = free[0], readers[free[0]]
+        buffers = list(islice(free, n))
+        if buffers == list(range(slot, slot + n)) and readers[slot : slot + n].count(reader) == n:
+            return n
+        same = takewhile(lambda at: at[1] == slot + at[0] and readers[at[1]] == reader, enumerate(buffers))
+        return sum(1 for _ in same)
 
     def _place_run(self, entry: _Waiting, n: int) -> Held:
         """`n` experts from that of `entry` on into as many free slots, by one op a hop."""
@@ -346,3 +338,23 @@ class ExpertMemory:
             lane, work, after, step=step, layer=self._places[layer], expert=expert, slot=slot, hbm_acquired=taken,
             priority=ahead,
         )  # fmt: skip
+
+
+def _runs(experts: list[int], named: Collection[int]) -> list[tuple[int, int]]:
+    """`experts` as (first, count) of those that follow one another, the `named` ones each alone."""
+    first = experts[0] if experts else 0
+    if experts == list(range(first, first + len(experts))):  # all of a block: cut it at what is named
+        found, last = [], first + len(experts)
+        for expert in sorted(named):
+            if first <= expert < last:
+                found += [(first, expert - first), (expert, 1)] if expert > first else [(expert, 1)]
+                first = expert + 1
+        return [*found, (first, last - first)] if last > first else found
+    found = []
+    for i, expert in enumerate(experts):
+        joins = i > 0 and expert == experts[i - 1] + 1 and not {expert, expert - 1} & set(named)
+        if joins:
+            found[-1] = (found[-1][0], found[-1][1] + 1)
+        else:
+            found.append((expert, 1))
+    return found
