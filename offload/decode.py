@@ -104,7 +104,7 @@ class DecodeStream:
     ) -> None:
         self._arguments = model, policy, execution, n_buffers, cache, disk
         self._steps = steps
-        known = is_compilable(policy, cache)
+        known = model.is_uniform and is_compilable(policy, cache)
         self._loop: CompiledLoop | _Loop | None = None  # until the size of the schedule is known
         if compiled is not None or not known:
             self._loop = (CompiledLoop if compiled and known else _Loop)(*self._arguments)
