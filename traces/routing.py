@@ -28,6 +28,12 @@ __all__ = ["MAX_EXPERTS", "Phase", "Provenance", "RoutingTrace", "Step", "check_
 MAX_EXPERTS = 32767
 """Expert ids are int16."""
 
+MAX_POSITION = (1 << 24) - 1
+"""Longest context of a trace: 16.8 million tokens, above any published model's."""
+
+MAX_EXPERT_BYTES = 1 << 40
+"""Largest expert of a trace: 1 TiB."""
+
 _CHECK_CELLS = 1 << 22
 """Cells checked at a time, so that validation needs a bounded amount of memory beside the trace."""
 
@@ -75,7 +81,8 @@ class RoutingTrace:
 
     experts       (n_tokens, n_moe_layers, top_k) int16, -1 pads: the layer axis covers all MoE layers,
                   encoder first. Encoder tokens (prefill) have -1 in decoder layers and decode tokens of an
-                  encoder-decoder -1 in encoder layers; without an encoder every token visits every layer.
+                  encoder-decoder -1 in encoder layers; without an encoder every token visits every layer,
+                  save that an engine may leave out a prompt's tokens at the last one. Other holes are refused.
     gate_weights  same shape float32, or None
     sequence      (n_tokens,) int32 request the token belongs to
     position      (n_tokens,) int32 place of the token in its sequence
@@ -119,9 +126,16 @@ class RoutingTrace:
             if self.expert_bytes.min() <= 0:
                 layer = int(self.expert_bytes.argmin())
                 raise InvalidInput(f"expert_bytes of layer {layer} is {self.expert_bytes[layer]}: above 0 needed")
+            if self.expert_bytes.max() > MAX_EXPERT_BYTES:
+                layer = int(self.expert_bytes.argmax())
+                raise InvalidInput(
+                    f"expert_bytes of layer {layer} is {self.expert_bytes[layer]}: at most {MAX_EXPERT_BYTES}"
+                )
         if self.gate_weights is not None:
             _freeze(self, "gate_weights", np.float32, shape)
         check_tokens(self.experts, self.sequence, self.position, self.phase, self.step, self.n_experts)
+        _refuse_repeated_positions(self.sequence, self.position, self.phase)
+        _refuse_holes(self.experts, self.phase)
 
     @property
     def n_tokens(self) -> int:
@@ -212,6 +226,9 @@ class RoutingTrace:
                 raise InvalidInput(
                     f"trace of {self.provenance.model} has {what} = {here}, model {model.name} has {there}: {way_out}"
                 )
+        n_encoder = model.n_encoder_moe_layers
+        for phase, due in ((Phase.PREFILL, slice(0, n_encoder or None)), (Phase.DECODE, slice(n_encoder, None))):
+            _refuse_other_layers(self, phase, np.arange(self.n_moe_layers)[due], model.name)
 
 
 def rebatch(trace: RoutingTrace, batch: int) -> RoutingTrace:
@@ -220,18 +237,24 @@ def rebatch(trace: RoutingTrace, batch: int) -> RoutingTrace:
     Sequences start in order of first appearance, each as soon as one of the `batch` places is free; the
     prompts of sequences that start together form one prefill step just before their first decode step,
     and every decode step takes the next token of each running sequence. What a token chose is kept.
-    Raises `InvalidInput` for a batch below 1.
+    Raises `InvalidInput` for a batch below 1, or above the sequences that were recorded.
     """
     if batch < 1:
         raise InvalidInput(f"batch = {batch}: it must be at least 1")
     _, first, member = np.unique(trace.sequence, return_index=True, return_inverse=True)
+    if batch > first.size:
+        raise InvalidInput(
+            f"batch = {batch}: the trace of {trace.provenance.model} has {first.size} "
+            f"sequence{'s' if first.size > 1 else ''}, at most {first.size} run side by side: a smaller batch, or a "
+            "synthetic trace"
+        )
     rank = np.empty(first.size, dtype=np.int64)
     rank[np.argsort(first, kind="stable")] = np.arange(first.size)
     member = rank[member]  # [T] order in which the token's sequence starts
     decoding = trace.phase == Phase.DECODE
     n_decode = np.bincount(member[decoding], minlength=first.size)
     start = np.empty(first.size, dtype=np.int64)
-    places = [0] * min(batch, first.size)
+    places = [0] * batch
     for i, length in enumerate(n_decode.tolist()):
         start[i] = heapq.heappop(places)
         heapq.heappush(places, int(start[i]) + max(length, 1))
@@ -258,6 +281,7 @@ def check_tokens(
     """
     for name, column in (("sequence", sequence), ("position", position), ("step", step)):
         _refuse(column < 0, first_token, f"{name} below 0", column)
+    _refuse(position > MAX_POSITION, first_token, f"position above {MAX_POSITION}", position)
     _refuse((phase != Phase.PREFILL) & (phase != Phase.DECODE), first_token, "phase not 0 or 1", phase)
     _refuse(np.diff(step, prepend=step[:1]) < 0, first_token, "step below the one before: sort by step", step)
     mixed = (np.diff(step, prepend=step[:1] - 1) == 0) & (np.diff(phase, prepend=phase[:1]) != 0)
@@ -267,6 +291,9 @@ def check_tokens(
         part = experts[start : start + rows]
         if part.min() < -1 or part.max() >= n_experts:
             _refuse_expert((part < -1) | (part >= n_experts), part, first_token + start, f"is not in [-1, {n_experts})")
+        nowhere = ~(part >= 0).any(axis=(1, 2))
+        if nowhere.any():
+            raise InvalidInput(f"token {first_token + start + int(nowhere.argmax())}: no expert at any MoE layer")
         ranked = np.sort(part, axis=2)
         twice = (ranked[:, :, 1:] == ranked[:, :, :-1]) & (ranked[:, :, 1:] >= 0)
         if twice.any():
@@ -283,6 +310,84 @@ def _refuse_expert(bad: NDArray[np.bool_], part: NDArray[np.int16], first_token:
     token, layer, slot = np.unravel_index(int(bad.argmax()), bad.shape)
     value = int(part[token, layer, slot])
     raise InvalidInput(f"token {first_token + int(token)}, MoE layer {int(layer)}: expert {value} {problem}")
+
+
+def _refuse_repeated_positions(
+    sequence: NDArray[np.int32], position: NDArray[np.int32], phase: NDArray[np.int8]
+) -> None:
+    """An encoder and its decoder both begin at 0; else a place in a sequence holds one token."""
+    place = (sequence.astype(np.int64) * 2 + phase) * (MAX_POSITION + 1) + position
+    if np.all(np.diff(place) > 0):
+        return
+    order = np.argsort(place, kind="stable")
+    again = np.flatnonzero(np.diff(place[order]) == 0)
+    if again.size:
+        token = int(order[again[0] + 1])
+        raise InvalidInput(
+            f"token {token}: position {position[token]} of sequence {sequence[token]} was there before "
+            f"(token {int(order[again[0]])})"
+        )
+
+
+def _layers_visited(experts: NDArray[np.int16]) -> NDArray[np.bool_]:
+    """(n_tokens, n_layers): whether the token has an expert there."""
+    rows = max(1, _CHECK_CELLS // experts[0].size)
+    parts = [(experts[start : start + rows] >= 0).any(axis=2) for start in range(0, len(experts), rows)]
+    return np.concatenate(parts)
+
+
+def _refuse_holes(experts: NDArray[np.int16], phase: NDArray[np.int8]) -> None:
+    """Tokens of one phase visit the same layers; a prompt's may leave out the last. Those of both are one stack of
+    layers, or an encoder's and a decoder's with none in common.
+    """
+    if experts[:, :, 0].min() >= 0:
+        return
+    visited = _layers_visited(experts)
+    last = experts.shape[1] - 1
+    layers_of: dict[Phase, NDArray[np.bool_]] = {}
+    for kind in Phase:
+        tokens = np.flatnonzero(phase == kind)
+        if not tokens.size:
+            continue
+        visits = visited[tokens]
+        n_visits = visits.sum(axis=0)
+        uneven = (n_visits > 0) & (n_visits < tokens.size)
+        uneven[last] &= kind != Phase.PREFILL
+        if uneven.any():
+            layer = int(uneven.argmax())
+            few = visits[:, layer] == (n_visits[layer] * 2 < tokens.size)
+            token, has = int(tokens[few.argmax()]), "an" if visits[few.argmax(), layer] else "no"
+            raise InvalidInput(
+                f"token {token}, MoE layer {layer}: {has} expert, unlike other {kind.name.lower()} tokens: the trace "
+                "has a hole, or mixes two stacks of layers"
+            )
+        layers_of[kind] = n_visits > 0
+    if len(layers_of) == 2:
+        prompt, decoded = layers_of[Phase.PREFILL], layers_of[Phase.DECODE]
+        differ = prompt ^ decoded
+        differ[last] &= prompt[last]
+        if differ.any() and (prompt & decoded).any():
+            layer = int(differ.argmax())
+            here, there = ("prefill", "decode") if prompt[layer] else ("decode", "prefill")
+            raise InvalidInput(
+                f"MoE layer {layer}: {here} tokens have experts, {there} tokens none, though they share other layers"
+            )
+
+
+def _refuse_other_layers(trace: RoutingTrace, phase: Phase, due: NDArray[np.intp], model: str) -> None:
+    """Raise `InvalidInput` when tokens of `phase` visit other layers than those `due` in `model`."""
+    tokens = np.flatnonzero(trace.phase == phase)
+    if not tokens.size:
+        return
+    visited = np.flatnonzero(_layers_visited(trace.experts[tokens]).any(axis=0))
+    spare = [trace.n_moe_layers - 1] if phase == Phase.PREFILL else []
+    for layer in sorted(set(due.tolist()) ^ set(visited.tolist())):
+        if layer in visited or layer not in spare:
+            has = "experts" if layer in visited else "no experts"
+            raise InvalidInput(
+                f"the trace of {trace.provenance.model} has {has} of {phase.name.lower()} tokens at MoE layer {layer}, "
+                f"where {model} has {'none' if layer in visited else 'some'}: record or import it whole"
+            )
 
 
 def _freeze(trace: RoutingTrace, name: str, dtype: type[np.generic], shape: tuple[int, ...]) -> None:

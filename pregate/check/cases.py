@@ -30,9 +30,12 @@ _MOVING = ("gpu_only", "on_demand", "pregate", "pregate(2)", "lru")
 
 @dataclass(frozen=True, slots=True)
 class CaseWorkload:
-    """A trace made up or recorded: `n_active` forces how many experts a layer activates."""
+    """A trace made up or recorded: `n_active` forces how many experts a layer activates.
 
-    batch: int
+    `batch`: None is 1, or a recording as it was recorded.
+    """
+
+    batch: int | None
     input_tokens: int
     output_tokens: int
     seed: int = 0
@@ -42,23 +45,24 @@ class CaseWorkload:
     def trace(self, model: ModelArchitecture) -> RoutingTrace:
         """The routing. Raises as `pregate.synthesize` and `pregate.load_trace`."""
         if self.path is not None:
-            return load_trace(self.path, batch=self.batch if self.batch > 1 else None)
-        return synthesize(model, self.input_tokens, self.output_tokens, self.batch, self.seed, n_active=self.n_active)
+            return load_trace(self.path, batch=self.batch)
+        batch = 1 if self.batch is None else self.batch
+        return synthesize(model, self.input_tokens, self.output_tokens, batch, self.seed, n_active=self.n_active)
 
     @property
     def name(self) -> str:
         """Short, for names of cases."""
         if self.path is not None:
-            return self.path.stem if self.batch == 1 else f"{self.path.stem}-b{self.batch}"
-        return f"b{self.batch}" + (f"-a{self.n_active}" if self.n_active else "")
+            return self.path.stem if self.batch is None else f"{self.path.stem}-b{self.batch}"
+        return f"b{self.batch or 1}" + (f"-a{self.n_active}" if self.n_active else "")
 
     @property
     def description(self) -> str:
         """For people."""
         if self.path is not None:
-            return f"batch {self.batch}, {self.path.name}"
+            return f"batch {'as recorded' if self.batch is None else self.batch}, {self.path.name}"
         routing = f"{self.n_active} experts active" if self.n_active else f"routing seed {self.seed}"
-        return f"batch {self.batch}, {self.input_tokens} + {self.output_tokens} tokens, {routing}"
+        return f"batch {self.batch or 1}, {self.input_tokens} + {self.output_tokens} tokens, {routing}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -70,7 +70,7 @@ def prepare_cases(group: CaseGroup, hw: Platform) -> list[PreparedCase]:
             group.name,
             model.name,
             group.workload.description,
-            group.workload.batch,
+            group.workload.batch or trace.batch,
             group.ratio,
             policy,
         )

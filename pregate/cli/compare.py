@@ -21,7 +21,7 @@ def compare(
     policies: Annotated[
         str, typer.Option(help="Designs, comma-separated: pregate, pregate(2), pregate:encoder, on_demand+lru:0.1.")
     ] = DEFAULT_POLICIES,
-    batch: options.Batch = 1,
+    batch: options.Batch = None,
     input_tokens: options.InputTokens = 256,
     output_tokens: options.OutputTokens = 256,
     active: options.Active = None,

@@ -31,7 +31,7 @@ def crossover(
     ] = "tokens_per_s",
     points: Annotated[int, typer.Option(help="Points of the scan that finds brackets.")] = 33,
     trace: options.TraceFile = None,
-    batch: options.Batch = 1,
+    batch: options.Batch = None,
     input_tokens: options.InputTokens = 256,
     output_tokens: options.OutputTokens = 256,
     active: options.Active = None,

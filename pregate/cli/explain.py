@@ -26,7 +26,7 @@ def explain(
     ] = "makespan_s",
     trace: options.TraceFile = None,
     tornado: Annotated[Path | None, typer.Option(help="Draw what 10 % of each number does (PNG or SVG).")] = None,
-    batch: options.Batch = 1,
+    batch: options.Batch = None,
     input_tokens: options.InputTokens = 256,
     output_tokens: options.OutputTokens = 256,
     active: options.Active = None,

@@ -51,7 +51,7 @@ def optimize(
     plot: Annotated[Path | None, typer.Option(help="Draw the front (PNG, SVG or PDF).")] = None,
     jobs: Annotated[int | None, typer.Option(help="Worker processes; default: threads of this one.", min=1)] = None,
     trace: options.TraceFile = None,
-    batch: options.Batch = 1,
+    batch: options.Batch = None,
     input_tokens: options.InputTokens = 256,
     output_tokens: options.OutputTokens = 256,
     active: options.Active = None,
@@ -140,14 +140,14 @@ def _axes(texts: Sequence[str], hardware: str | None, stack: str | None) -> tupl
 
 
 def _workload(
-    path: Path | None, batch: int, input_tokens: int, output_tokens: int, active: int | None, seed: int
+    path: Path | None, batch: int | None, input_tokens: int, output_tokens: int, active: int | None, seed: int
 ) -> TraceRecipe:
     """The trace of the options. Raises `InvalidInput` where a file is given what only a synthetic trace has."""
     if path is None:
         return TraceRecipe(input_tokens, output_tokens, batch, seed, n_active=active)
     if (input_tokens, output_tokens, active) != (256, 256, None):
         raise InvalidInput("--input-tokens, --output-tokens and --active make a synthetic trace: leave out --trace")
-    return TraceRecipe(path=path, batch=batch if batch != 1 else None)
+    return TraceRecipe(path=path, batch=batch)
 
 
 def _listed(text: str) -> list[str]:

@@ -67,7 +67,7 @@ Model = Annotated[str, typer.Argument(help="Model name (`pregate models`), YAML 
 Hardware = Annotated[str, typer.Option("--hardware", help="Machine (`pregate hardware`) or YAML file.")]
 Stack = Annotated[str | None, typer.Option(help="Software stack; default: the one fitted on the machine.")]
 TraceFile = Annotated[Path | None, typer.Option("--trace", help="Routing trace; default: a synthetic one.")]
-Batch = Annotated[int, typer.Option(help="Sequences side by side.")]
+Batch = Annotated[int | None, typer.Option(help="Sequences side by side; default: as recorded, or 1.")]
 InputTokens = Annotated[int, typer.Option(help="Prompt tokens a sequence (synthetic traces).")]
 OutputTokens = Annotated[int, typer.Option(help="Generated tokens a sequence (synthetic traces).")]
 Active = Annotated[int | None, typer.Option(help="Force this many active experts a layer (synthetic traces).")]
@@ -153,20 +153,20 @@ def build_trace(
     model: ModelArchitecture,
     path: Path | None,
     *,
-    batch: int,
+    batch: int | None,
     input_tokens: int,
     output_tokens: int,
     active: int | None,
     seed: int,
 ) -> RoutingTrace:
-    """The trace of the options: a file (rebatched when a batch above 1 is asked for) or a synthetic one."""
+    """The trace of the options: a file (its sequences run at the batch asked for) or a synthetic one."""
     if path is not None:
         if active is not None:
             raise InvalidInput("--active forces a synthetic trace: leave it out, or leave out --trace")
         if (input_tokens, output_tokens, seed) != (256, 256, 0):
             raise InvalidInput("--input-tokens, --output-tokens and --seed make a synthetic trace: leave out --trace")
-        return api.load_trace(path, batch=batch if batch != 1 else None)
-    return api.synthesize(model, input_tokens, output_tokens, batch, seed, n_active=active)
+        return api.load_trace(path, batch=batch)
+    return api.synthesize(model, input_tokens, output_tokens, 1 if batch is None else batch, seed, n_active=active)
 
 
 @contextmanager

@@ -44,7 +44,7 @@ def run(
     ] = None,
     timeline: Annotated[Path | None, typer.Option(help="Write the timeline for ui.perfetto.dev (JSON).")] = None,
     gantt: Annotated[Path | None, typer.Option(help="Draw one decode step as a Gantt chart (PNG or SVG).")] = None,
-    batch: options.Batch = 1,
+    batch: options.Batch = None,
     input_tokens: options.InputTokens = 256,
     output_tokens: options.OutputTokens = 256,
     active: options.Active = None,

@@ -113,7 +113,7 @@ def synth(
     output: Output,
     input_tokens: options.InputTokens = 256,
     output_tokens: options.OutputTokens = 256,
-    batch: options.Batch = 1,
+    batch: options.Batch = None,
     active: options.Active = None,
     zipf: Annotated[float, typer.Option(help="Zipf exponent of expert popularity; 0 is uniform.")] = api.DEFAULT_ZIPF,
     repeat: Annotated[
@@ -133,7 +133,7 @@ def synth(
     """
     architecture = options.build_model(model, None, top_k)
     dials = None if active is not None else Dials(zipf, repeat, correlation, active_fraction, affinity)
-    trace = api.synthesize(architecture, input_tokens, output_tokens, batch, seed, dials=dials, n_active=active)
+    trace = api.synthesize(architecture, input_tokens, output_tokens, 1 if batch is None else batch, seed, dials=dials, n_active=active)
     save_trace(trace, output)
     typer.echo(f"wrote {output}: {trace.n_tokens} tokens, digest {trace.digest}", err=True)
 

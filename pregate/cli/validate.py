@@ -38,7 +38,7 @@ def validate(
     link: Annotated[str | None, typer.Option(help="Link of the CPU back end with --model, such as 2GB/s.")] = None,
     tier: options.Tier = "dram",
     storage: Annotated[Path | None, typer.Option(help="A folder for the experts of --tier ssd.")] = None,
-    batch: options.Batch = 1,
+    batch: options.Batch = None,
     input_tokens: options.InputTokens = 32,
     output_tokens: options.OutputTokens = 16,
     active: options.Active = None,

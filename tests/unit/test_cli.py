@@ -117,6 +117,37 @@ def test_a_stored_trace_is_compared(run: Run, tmp_path: Path) -> None:
     assert given == made
 
 
+def test_batch_1_runs_the_sequences_of_a_recording_one_by_one(run: Run, tmp_path: Path) -> None:
+    path = str(tmp_path / "t.safetensors")
+    run("trace", "synth", "switch-base-8", "--input-tokens", "8", "--output-tokens", "4", "--batch", "2", "-o", path)
+
+    def tokens_per_s(*words: str) -> float:
+        document = json.loads(run("simulate", *SMALL[:3], "--trace", path, *words, "--format", "json")[1])
+        return float(document["tokens_per_s"])
+
+    assert tokens_per_s("--batch", "1") < tokens_per_s() == tokens_per_s("--batch", "2")
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["compare", *SMALL[:3], "--trace", "t.safetensors", "--batch", "4"],
+        ["simulate", *SMALL[:3], "--trace", "t.safetensors", "--batch", "4"],
+        ["trace", "import", "t.safetensors", "-o", "o.safetensors", "--batch", "4"],
+        ["crossover", *SMALL[:3], "--trace", "t.safetensors", "--axis", "batch", "--from", "1", "--to", "4"],
+    ],
+)
+def test_a_batch_above_the_recorded_sequences_is_refused(
+    run: Run, words: list[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    save_trace(pregate.synthesize(pregate.load_model("switch-base-8"), 8, 4, 2), "t.safetensors")
+    status, _, error = run(*words)
+    assert status == 2
+    assert "batch = 4: the trace of switch-base-8 has 2 sequences" in error
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["t.safetensors"]
+
+
 @pytest.mark.parametrize("words", [["models"], ["hardware"], ["hardware", "show", "rtx-4090"]])
 def test_catalogues_print_tables_json_and_csv(run: Run, words: list[str]) -> None:
     assert run(*words)[0] == 0

@@ -223,7 +223,7 @@ def test_a_prompt_is_one_batch_a_layer() -> None:
 
 
 def test_pads_are_no_lookups() -> None:
-    result = replay_residency(trace_of([[[0, -1]], [[-1, -1]], [[0, 1]]]), "lru", 100, [10])
+    result = replay_residency(trace_of([[[0, -1]], [[0, 1]]]), "lru", 100, [10])
     assert result.hits.tolist() == [False, True, False]
 
 

@@ -75,11 +75,11 @@ def test_expert_chosen_twice_by_one_token_is_refused() -> None:
         replace(trace, experts=experts)
 
 
-def test_padding_may_repeat() -> None:
+def test_fewer_experts_than_top_k_are_padded() -> None:
     trace = decode_trace([2])
     experts = trace.experts.copy()
-    experts[0, 1] = -1
-    assert replace(trace, experts=experts).experts[0, 1].tolist() == [-1, -1]
+    experts[0, 1] = [3, -1]
+    assert replace(trace, experts=experts).experts[0, 1].tolist() == [3, -1]
 
 
 def test_two_phases_in_one_step_are_refused() -> None:
@@ -99,6 +99,14 @@ def test_two_phases_in_one_step_are_refused() -> None:
         {"expert_bytes": np.array([5, 0])},
         {"n_experts": 40_000},
         {"n_experts": 1},
+        {"n_experts": 8.5},
+        {"n_experts": "8"},
+        {"n_experts": True},
+        {"provenance": None},
+        {"position": np.full(6, (1 << 31) - 1)},
+        {"position": np.zeros(6, np.int32)},
+        {"expert_bytes": np.array([5, 1 << 62])},
+        {"sequence": np.ma.masked_array(np.zeros(6, int), mask=True)},
     ],
 )
 def test_wrong_shape_type_or_size_is_refused(change: dict[str, Any]) -> None:
@@ -134,7 +142,7 @@ def test_select_keeps_one_phase_and_renumbers_its_steps() -> None:
 
 def test_model_of_another_shape_is_refused_naming_both_sides() -> None:
     trace = decode_trace([2])
-    fitting: Any = SimpleNamespace(name="fits", n_moe_layers=2, n_experts=8, top_k=2)
+    fitting: Any = SimpleNamespace(name="fits", n_moe_layers=2, n_experts=8, top_k=2, n_encoder_moe_layers=0)
     trace.check_model(fitting)
     other: Any = SimpleNamespace(name="other", n_moe_layers=2, n_experts=64, top_k=2)
     with pytest.raises(InvalidInput, match="toy has n_experts = 8, model other has 64"):
@@ -162,8 +170,9 @@ def test_prompts_run_just_before_their_first_decode_step() -> None:
 @given(st.lists(st.integers(1, 6), min_size=1, max_size=6), st.integers(1, 8), st.integers(0, 2))
 def test_rebatching_keeps_every_choice_and_can_be_undone(lengths: list[int], batch: int, prompts: int) -> None:
     trace = decode_trace(lengths, prompts=prompts)
+    batch = min(batch, len(lengths))
     side_by_side = rebatch(trace, batch)
-    assert side_by_side.batch == min(batch, len(lengths))
+    assert side_by_side.batch == batch
     for i in range(len(lengths)):
         assert np.array_equal(trace.experts[trace.sequence == i], side_by_side.experts[side_by_side.sequence == i])
     assert rebatch(side_by_side, 1).digest == trace.digest
@@ -172,3 +181,50 @@ def test_rebatching_keeps_every_choice_and_can_be_undone(lengths: list[int], bat
 def test_batch_below_one_is_refused() -> None:
     with pytest.raises(InvalidInput, match="batch = 0"):
         rebatch(decode_trace([2]), 0)
+
+
+@pytest.mark.parametrize("batch", [3, 4, 8, 1000])
+def test_batch_above_the_recorded_sequences_is_refused(batch: int) -> None:
+    with pytest.raises(InvalidInput, match=f"batch = {batch}: the trace of toy has 2 sequences, at most 2"):
+        rebatch(decode_trace([2, 3]), batch)
+
+
+def with_holes(trace: RoutingTrace, *cells: tuple[int, int | slice]) -> RoutingTrace:
+    experts = trace.experts.copy()
+    for token, layer in cells:
+        experts[token, layer] = -1
+    return replace(trace, experts=experts)
+
+
+@pytest.mark.parametrize(
+    ("cells", "message"),
+    [
+        ([(slice(None), slice(None))], "token 0: no expert at any MoE layer"),
+        ([(7, slice(None))], "token 7: no expert at any MoE layer"),
+        ([(7, 1)], "token 7, MoE layer 1: no expert, unlike other decode tokens"),
+        ([(1, 0)], "token 1, MoE layer 0: no expert, unlike other prefill tokens"),
+        ([(7, 2)], "token 7, MoE layer 2: no expert"),
+        ([(slice(0, 4), 0)], "MoE layer 0: decode tokens have experts, prefill tokens none"),
+    ],
+)
+def test_a_trace_with_holes_is_refused(cells: list[Any], message: str) -> None:
+    with pytest.raises(InvalidInput, match=message):
+        with_holes(decode_trace([8], prompts=4, n_layers=3), *cells)
+
+
+def test_a_prompt_may_leave_out_the_last_layer_and_an_encoder_all_of_the_decoder() -> None:
+    trace = decode_trace([8], prompts=4, n_layers=3)
+    assert with_holes(trace, (slice(0, 3), 2)).n_tokens == 12
+    assert with_holes(trace, (slice(0, 4), 2)).n_tokens == 12
+    encoder_decoder = with_holes(trace, (slice(0, 4), slice(1, 3)), (slice(4, None), 0))
+    with pytest.raises(InvalidInput, match="token 0, MoE layer 1: an expert, unlike other prefill tokens"):
+        replace(encoder_decoder, experts=np.concatenate((trace.experts[:1], encoder_decoder.experts[1:])))
+    with pytest.raises(InvalidInput, match="prefill tokens at MoE layer 1, where one has some"):
+        encoder_decoder.check_model(model("one", n_encoder=0))
+    with pytest.raises(InvalidInput, match="prefill tokens at MoE layer 1, where two has some"):
+        encoder_decoder.check_model(model("two", n_encoder=2))
+    encoder_decoder.check_model(model("three", n_encoder=1))
+
+
+def model(name: str, n_encoder: int) -> Any:
+    return SimpleNamespace(name=name, n_moe_layers=3, n_experts=8, top_k=2, n_encoder_moe_layers=n_encoder)

@@ -59,6 +59,12 @@ def check_workload_axes(trace: RoutingTrace | TraceRecipe, axes: Mapping[str, Ax
                 f"axis {name} needs a synthetic trace, this one of {trace.provenance.model} was recorded: leave the "
                 f"axis out, or give the numbers of a synthetic workload (TraceRecipe, `workload:`)"
             )
+    for batch in axes["batch"].values.tolist() if "batch" in axes else ():
+        if batch > trace.n_sequences:
+            raise InvalidInput(
+                f"axis batch = {batch:g}: the trace of {trace.provenance.model} has {trace.n_sequences} sequences, at "
+                f"most that many run side by side: a smaller batch, or a synthetic workload"
+            )
     for top_k in axes["top_k"].values.tolist() if "top_k" in axes else ():
         if top_k != trace.top_k:
             raise InvalidInput(
