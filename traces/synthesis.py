@@ -117,12 +117,15 @@ def synthesize_routing(
     dials: Dials,
     rng: np.random.Generator,
     model_name: str,
+    shares: NDArray[np.float64] | None = None,
 ) -> RoutingTrace:
     """A trace of `batch` equal sequences (see `token_layout`) routed by `dials`.
 
     With `n_encoder_moe_layers` above 0, prefill tokens visit only these first layers and decode tokens only
     the others. Popularity, maps and active experts are drawn from `rng` once and shared by all sequences.
-    The same `rng` state gives the same trace. Raises `InvalidInput` for impossible numbers.
+    `shares` (n_moe_layers, n_experts): how popular each expert is, in place of the Zipf exponents and the random
+    names of ranks (`PopularityProfile.shares`). The same `rng` state gives the same trace. Raises `InvalidInput` for
+    impossible numbers.
     """
     _check_shape(n_moe_layers, n_encoder_moe_layers, n_experts, top_k)
     layout = token_layout(
@@ -136,6 +139,8 @@ def synthesize_routing(
         raise InvalidInput(f"{n_cells} routing cells, at most {_MAX_CELLS}: fewer tokens, or a smaller batch")
     popularity = _popularity(dials, n_moe_layers, n_experts, top_k)
     by_rank = rng.permuted(np.tile(np.arange(n_experts, dtype=np.int16), (n_moe_layers, 1)), axis=1)
+    if shares is not None:
+        popularity, by_rank = _ranked(shares, (n_moe_layers, n_experts), dials)
     experts = np.full((layout.step.size, n_moe_layers, top_k), -1, dtype=np.int16)
     n_prefill = batch * input_tokens
     if n_encoder_moe_layers:  # two stacks of layers, each with a past of its own
@@ -211,6 +216,20 @@ def _popularity(dials: Dials, n_moe_layers: int, n_experts: int, top_k: int) -> 
     weight = np.broadcast_to(ranks ** -exponents[:, None], (n_moe_layers, n_active))
     total = np.concatenate((np.zeros((n_moe_layers, 1)), np.cumsum(weight, axis=1)), axis=1)
     return total / total[:, -1:]
+
+
+def _ranked(
+    shares: NDArray[np.float64], shape: tuple[int, int], dials: Dials
+) -> tuple[NDArray[np.float64], NDArray[np.int16]]:
+    """Cumulative popularity by rank, and the experts by rank, of a profile. No expert is quite impossible."""
+    if shares.shape != shape:
+        raise InvalidInput(f"popularity of {shares.shape} MoE layers and experts, the model has {shape}")
+    if dials.active_fraction < 1:
+        raise InvalidInput("active_fraction and a popularity profile both say which experts are used: leave out one")
+    by_rank = np.argsort(-shares, axis=1, kind="stable")
+    weight = np.take_along_axis(shares, by_rank, axis=1) + 1e-9 / shape[1]
+    total = np.concatenate((np.zeros((shape[0], 1)), np.cumsum(weight, axis=1)), axis=1)
+    return total / total[:, -1:], by_rank.astype(np.int16)
 
 
 def _name_experts(experts: NDArray[np.int16], by_rank: NDArray[np.int16]) -> None:

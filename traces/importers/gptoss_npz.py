@@ -9,42 +9,39 @@ configurations of the two gpt-oss models by their number of layers.
 
 from __future__ import annotations
 
-import zipfile
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from traces.documents import parse_yaml, read_text
 from traces.errors import InvalidFile, InvalidInput
+from traces.importers.arrays import npz_arrays
+from traces.importers.recording import ModelShape
 from traces.routing import MAX_EXPERTS, Phase, Provenance, RoutingTrace
 
 __all__ = ["import_gptoss_npz"]
-
-MAX_UNPACKED_BYTES = 4 << 30
 
 _N_EXPERTS_BY_LAYERS = {24: 32, 36: 128}
 """openai/gpt-oss-20b and openai/gpt-oss-120b, config.json: num_hidden_layers -> num_local_experts."""
 
 
-def import_gptoss_npz(path: Path) -> RoutingTrace:
+def import_gptoss_npz(path: Path, shape: ModelShape = ModelShape()) -> RoutingTrace:  # noqa: B008 (frozen)
     """The routing in a gpt-oss npz, with gate weights. Raises `InvalidFile` when it is not one."""
-    _check_sizes(path)
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            experts, start, position = file["experts"], file["seq_start"], file["position"]
-            probabilities = file["probs"] if "probs" in file.files else None
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise InvalidFile(f"{path}: not a sound npz file ({_line(error)})") from error
+    found = npz_arrays(path, ("experts", "seq_start", "position"), ("probs",))
+    experts, position = found["experts"], found["position"]
+    start: NDArray[Any] = found["seq_start"]
+    probabilities = found.get("probs")
     if experts.ndim != 3 or experts.dtype.kind not in "iu":
         raise InvalidFile(f"{path}: experts is {experts.dtype} {experts.shape}, not integers (T, n_layers, k)")
     n_tokens = len(experts)
     if start.ndim != 1 or start.dtype.kind not in "iu" or start.size < 2:
         raise InvalidFile(f"{path}: seq_start is {start.dtype} {start.shape}, not integers (n_sequences + 1,)")
-    lengths = np.diff(start.astype(np.int64))
+    lengths = start[1:].astype(np.int64) - start[:-1].astype(np.int64)
     if start[0] != 0 or start[-1] != n_tokens or (lengths < 1).any():
         raise InvalidFile(f"{path}: seq_start must rise from 0 to the {n_tokens} tokens of experts")
-    model, n_experts = _model(path, experts.shape[1])
+    model, n_experts = _model(path, experts.shape[1], shape)
     try:
         return RoutingTrace(
             experts=experts,
@@ -66,42 +63,7 @@ def import_gptoss_npz(path: Path) -> RoutingTrace:
         raise InvalidFile(f"{path}: {error}") from error
 
 
-def _check_sizes(path: Path) -> None:
-    """Refuse, before anything is unpacked, members whose stated shape and stored size disagree."""
-    try:
-        with zipfile.ZipFile(path) as archive:
-            total = sum(member.file_size for member in archive.infolist())
-            if total > MAX_UNPACKED_BYTES:
-                raise InvalidFile(f"{path}: unpacks to {total} bytes, at most {MAX_UNPACKED_BYTES} are read")
-            names = set(archive.namelist())
-            for name in ("experts.npy", "seq_start.npy", "position.npy"):
-                if name not in names:
-                    raise InvalidFile(f"{path}: array {name[:-4]!r} is missing")
-            for name in sorted(names & {"experts.npy", "seq_start.npy", "position.npy", "probs.npy"}):
-                with archive.open(name) as file:
-                    stated = _stated_bytes(file)
-                if stated != archive.getinfo(name).file_size:
-                    raise InvalidFile(f"{path}: {name} states {stated} bytes, the archive another number")
-    except OSError as error:
-        raise InvalidFile(f"{path}: cannot be read ({error.strerror or _line(error)}): check the path") from error
-    except (ValueError, EOFError, zipfile.BadZipFile, NotImplementedError, RuntimeError) as error:
-        raise InvalidFile(f"{path}: not a sound npz file ({_line(error)})") from error
-
-
-def _stated_bytes(file: IO[bytes]) -> int:
-    """Size of an npy file by its own header."""
-    version = np.lib.format.read_magic(file)
-    read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-    shape, _, dtype = read(file)
-    if dtype.hasobject:
-        raise ValueError("it holds Python objects")
-    count = 1
-    for extent in shape:
-        count *= extent
-    return file.tell() + count * dtype.itemsize
-
-
-def _model(path: Path, n_layers: int) -> tuple[str, int]:
+def _model(path: Path, n_layers: int, shape: ModelShape) -> tuple[str, int]:
     """Model name and number of experts, from the side file or the number of layers."""
     side = path.with_suffix(".meta.json")
     if side.exists():
@@ -110,10 +72,8 @@ def _model(path: Path, n_layers: int) -> tuple[str, int]:
         if n_experts > MAX_EXPERTS:
             raise InvalidFile(f"{side}: num_experts = {n_experts} is above {MAX_EXPERTS}")
         return about.text("model"), n_experts
+    if shape.n_experts is not None:
+        return "not stated in the file", shape.n_experts
     if n_layers not in _N_EXPERTS_BY_LAYERS:
         raise InvalidFile(f"{path}: {n_layers} layers fit no gpt-oss model: state num_experts in {side.name}")
     return f"gpt-oss with {n_layers} layers", _N_EXPERTS_BY_LAYERS[n_layers]
-
-
-def _line(error: Any) -> str:
-    return " ".join(str(error).split())[:120]

@@ -12,6 +12,7 @@ else means a file cut short and is refused.
 
 from __future__ import annotations
 
+import math
 from array import array
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -21,6 +22,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from traces.errors import InvalidFile, InvalidInput
+from traces.importers.lines import regular_file
+from traces.importers.recording import ModelShape
 from traces.routing import MAX_EXPERTS, Phase, Provenance, RoutingTrace
 
 __all__ = ["import_route_trace_v1", "read_residency"]
@@ -53,8 +56,11 @@ class _Table:
     residency: NDArray[np.int8]
 
 
-def import_route_trace_v1(path: Path) -> RoutingTrace:
-    """The routing in a route_trace v1 file, with gate weights and expert sizes. Raises `InvalidFile`."""
+def import_route_trace_v1(path: Path, shape: ModelShape = ModelShape()) -> RoutingTrace:  # noqa: B008
+    """The routing in a route_trace v1 file, with expert sizes, and gate weights where the engine showed them.
+
+    Raises `InvalidFile`.
+    """
     table = _read(path)
     turn, phase, position = table.tokens.T
     # A prompt is one forward pass, every decode token one of its own.
@@ -63,7 +69,7 @@ def import_route_trace_v1(path: Path) -> RoutingTrace:
     try:
         return RoutingTrace(
             experts=table.experts,
-            gate_weights=table.weights,
+            gate_weights=None if np.isnan(table.weights).any() else table.weights,
             sequence=turn,
             position=position,
             phase=phase,
@@ -92,9 +98,7 @@ def read_residency(path: Path) -> NDArray[np.int8]:
 
 def _read(path: Path) -> _Table:
     try:
-        size = path.stat().st_size
-        if size > MAX_FILE_BYTES:
-            raise InvalidFile(f"{path}: {size} bytes, at most {MAX_FILE_BYTES} are read")
+        regular_file(path, MAX_FILE_BYTES)
         lines = _lines(path)
         header = _header(lines, path)
         return _table(header, _rows(lines, header, path), path)
@@ -168,10 +172,16 @@ def _rows(
         if not 9 <= len(parts) <= 10:
             raise InvalidFile(f"{path}: line {number} has {len(parts)} fields, not 9 or 10: {line[:60]!r}")
         try:
+            if not line.isascii() or "_" in line or "+" in line.partition("e+")[0]:
+                raise ValueError
             values = [int(part) for part in (*parts[:6], parts[7])]
             weight = float(parts[6])
+            if weight < 0 or math.isinf(weight) or int(parts[8]) < 0:
+                raise ValueError
         except ValueError:
-            raise InvalidFile(f"{path}: line {number} is not numbers: {line[:60]!r}") from None
+            raise InvalidFile(
+                f"{path}: line {number} is not numbers, of which none is below 0: {line[:60]!r}"
+            ) from None
         if not all(0 <= value < limit for value, limit in zip(values, limits, strict=True)) or values[3] not in index:
             names = "turn, phase, step, layer, slot, expert, residency"
             raise InvalidFile(f"{path}: line {number}: ({names}) = {tuple(values)} goes beyond the header")

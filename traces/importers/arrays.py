@@ -1,0 +1,97 @@
+"""Arrays of files from outside: npz, npy, and lists in JSON. Sizes are checked before anything is unpacked."""
+
+from __future__ import annotations
+
+import zipfile
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from traces.errors import InvalidFile
+from traces.importers.lines import regular_file
+
+__all__ = ["MAX_UNPACKED_BYTES", "npy_array", "npz_arrays", "npz_names", "whole_array"]
+
+MAX_UNPACKED_BYTES = 4 << 30
+
+
+def npz_names(path: Path) -> list[str]:
+    """The names of the arrays in an npz file. Raises `InvalidFile` for another file."""
+    regular_file(path, MAX_UNPACKED_BYTES)
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return sorted(name.removesuffix(".npy") for name in archive.namelist())
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile, NotImplementedError, RuntimeError) as error:
+        raise InvalidFile(f"{path}: not a sound npz file ({_line(error)})") from error
+
+
+def npz_arrays(path: Path, needed: tuple[str, ...], optional: tuple[str, ...] = ()) -> dict[str, NDArray[Any]]:
+    """Arrays of an npz file by name. Raises `InvalidFile` when one is missing, too big, or unlike its stated size."""
+    regular_file(path, MAX_UNPACKED_BYTES)
+    try:
+        with zipfile.ZipFile(path) as archive:
+            names = set(archive.namelist())
+            for name in needed:
+                if f"{name}.npy" not in names:
+                    raise InvalidFile(f"{path}: array {name!r} is missing")
+            wanted = [name for name in (*needed, *optional) if f"{name}.npy" in names]
+            total = sum(member.file_size for member in archive.infolist())
+            if total > MAX_UNPACKED_BYTES:
+                raise InvalidFile(f"{path}: unpacks to {total} bytes, at most {MAX_UNPACKED_BYTES} are read")
+            for name in wanted:
+                with archive.open(f"{name}.npy") as file:
+                    stated = _stated_bytes(file)
+                if stated != archive.getinfo(f"{name}.npy").file_size:
+                    raise InvalidFile(f"{path}: {name}.npy states {stated} bytes, the archive another number")
+        with np.load(path, allow_pickle=False) as arrays:
+            return {name: arrays[name] for name in wanted}
+    except OSError as error:
+        raise InvalidFile(f"{path}: cannot be read ({error.strerror or _line(error)}): check the path") from error
+    except (ValueError, EOFError, zipfile.BadZipFile, NotImplementedError, RuntimeError, MemoryError) as error:
+        raise InvalidFile(f"{path}: not a sound npz file ({_line(error)})") from error
+
+
+def npy_array(path: Path) -> NDArray[Any]:
+    """The array of an npy file. Raises `InvalidFile` when it is cut short, or holds Python objects."""
+    size = regular_file(path, MAX_UNPACKED_BYTES)
+    try:
+        with path.open("rb") as file:
+            stated = _stated_bytes(file)
+        if stated != size:
+            raise InvalidFile(f"{path}: its header states {stated} bytes, it has {size}: cut short?")
+        array: NDArray[Any] = np.load(path, allow_pickle=False)
+        return array
+    except (OSError, ValueError, EOFError, MemoryError) as error:
+        raise InvalidFile(f"{path}: not a sound npy file ({_line(error)})") from error
+
+
+def whole_array(path: Path, name: str, value: Any, n_dims: int) -> NDArray[np.int64]:
+    """`value`, an array or nested lists, as integers of `n_dims` axes. Raises `InvalidFile` for anything else."""
+    try:
+        array = np.asarray(value)
+    except (ValueError, OverflowError, RecursionError) as error:
+        raise InvalidFile(f"{path}: {name} is not an array: its rows differ in length") from error
+    if array.dtype.kind not in "iu" or array.ndim != n_dims or 0 in array.shape:
+        raise InvalidFile(f"{path}: {name} is {array.dtype} {array.shape}: whole numbers of {n_dims} axes are needed")
+    if array.dtype.kind == "u" and array.max() >= 1 << 62:
+        raise InvalidFile(f"{path}: {name} holds {array.max()}: too large")
+    return array.astype(np.int64)
+
+
+def _stated_bytes(file: IO[bytes]) -> int:
+    """Size of an npy file by its own header."""
+    version = np.lib.format.read_magic(file)
+    read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+    shape, _, dtype = read(file)
+    if dtype.hasobject:
+        raise ValueError("it holds Python objects")
+    count = 1
+    for extent in shape:
+        count *= extent
+    return file.tell() + count * dtype.itemsize
+
+
+def _line(error: Any) -> str:
+    return " ".join(str(error).split())[:120]

@@ -1,0 +1,110 @@
+"""Tables of how often experts were chosen: popularity, not routing.
+
+npy           [n_layers, n_experts] (DeepSeek EPLB, MIT), or [n, n_layers, n_experts] summed over n sequences or steps
+              (MoE-Infinity's expert activation matrices, Apache-2.0, encoder layers first)
+npz           such an array; of several, the one that has the model's layers and experts
+json          [[...], ...], [n_layers, n_experts] (EPLB)
+recorder      SGLang's recorder in mode stat, a file of `torch.save`: `logical_count` [n_steps, n_layers, n_experts]
+tensorrt_llm  a folder of EXPERT_STATISTIC_PATH: rank*.safetensors of "<iteration>_<layer>" -> int64 [n_experts]
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors import SafetensorError
+from safetensors.numpy import load_file
+
+from traces.errors import InvalidFile, InvalidInput
+from traces.importers.arrays import npy_array, npz_arrays, npz_names
+from traces.importers.lines import json_document, regular_file
+from traces.importers.recording import ModelShape, refused
+from traces.importers.sniffing import recognise_popularity
+from traces.importers.torch_archive import read_torch_archive
+from traces.popularity import PopularityProfile
+from traces.routing import Provenance
+
+__all__ = ["import_popularity"]
+
+MAX_RANK_BYTES = 1 << 30
+
+
+def import_popularity(path: Path | str, shape: ModelShape = ModelShape()) -> PopularityProfile:  # noqa: B008 (frozen)
+    """The table in a file or folder. Raises `InvalidFile` for one of another kind."""
+    path = Path(path)
+    match recognise_popularity(path):
+        case "npy":
+            recorder, array = "array of counts", npy_array(path)
+        case "npz":
+            recorder, array = "array of counts", _from_npz(path, shape)
+        case "json":
+            recorder, array = "list of counts", _array(path, json_document(path))
+        case "recorder":
+            recorder, array = "SGLang expert distribution recorder, stat", _from_recorder(path)
+        case "tensorrt_llm":
+            recorder, array = "TensorRT-LLM expert statistic", _from_tensorrt_llm(path)
+        case _:
+            raise refused(path, "not a table of expert counts: npy, npz, json, recorder .pt or a folder of rank files")
+    if array.dtype.kind not in "iuf" or array.ndim not in (2, 3) or 0 in array.shape:
+        raise refused(path, f"{array.dtype} {array.shape} are not counts [layers, experts] or [n, layers, experts]")
+    counts = array.astype(np.float64)
+    if not np.isfinite(counts).all() or counts.min() < 0:
+        raise refused(path, "counts are below 0 or not finite")
+    if counts.ndim == 3:
+        counts = counts.sum(axis=0)
+    try:
+        counts = counts[counts.any(axis=1)] if counts.any() else counts  # dense layers count nothing
+        return PopularityProfile(counts, Provenance("not stated in the file", path.name, recorder=recorder))
+    except InvalidInput as error:
+        raise refused(path, str(error)) from error
+
+
+def _array(path: Path, value: Any) -> NDArray[Any]:
+    try:
+        return np.asarray(value)
+    except (ValueError, OverflowError) as error:
+        raise refused(path, "rows differ in length: [layers][experts] is needed") from error
+
+
+def _from_npz(path: Path, shape: ModelShape) -> NDArray[Any]:
+    names = npz_names(path)
+    arrays = {name: array for name in names for array in npz_arrays(path, (name,)).values() if array.ndim in (2, 3)}
+    wanted = (shape.n_moe_layers, shape.n_experts)
+    fitting = [name for name, array in arrays.items() if None in wanted or array.shape[-2:] == wanted]
+    if len(fitting) != 1:
+        raise refused(path, f"{len(fitting)} of its arrays {', '.join(names[:8])} fit: save the one of the model alone")
+    return arrays[fitting[0]]
+
+
+def _from_recorder(path: Path) -> NDArray[Any]:
+    document = read_torch_archive(path)
+    if not isinstance(document, dict) or not isinstance(document.get("logical_count"), np.ndarray):
+        raise refused(path, "no tensor logical_count: recorded in mode stat?")
+    return np.asarray(document["logical_count"])
+
+
+def _from_tensorrt_llm(path: Path) -> NDArray[Any]:
+    folder = path if path.is_dir() else path.parent
+    files = sorted(folder.glob("rank*.safetensors"))
+    if not files:
+        raise refused(folder, "no rank*.safetensors in it: is this a folder of expert statistics?")
+    layers: dict[int, NDArray[Any]] = {}
+    for file in files:
+        regular_file(file, MAX_RANK_BYTES)
+        try:
+            tensors = load_file(file)
+        except (SafetensorError, OSError, ValueError) as error:
+            raise refused(file, f"not a sound safetensors file ({str(error)[:80]})") from error
+        for key, counts in tensors.items():
+            match = re.fullmatch(r"\d{1,9}_(\d{1,6})", key, re.ASCII)
+            if match is None or counts.ndim != 1 or (layers and counts.shape != next(iter(layers.values())).shape):
+                raise refused(file, f"{key[:40]!r} {counts.shape} is not <iteration>_<layer> of one number an expert")
+            layer = int(match[1])
+            layers[layer] = layers.get(layer, 0) + counts.astype(np.float64)
+    if not layers:
+        raise InvalidFile(f"{folder}: no counts in it")
+    return np.stack([layers[layer] for layer in sorted(layers)])

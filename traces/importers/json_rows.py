@@ -1,0 +1,208 @@
+"""Routing as JSON lines, a row for a token and layer.
+
+`vllm_route_log`     {"type": "meta", model_id, num_experts, ...}, then {"type": "route", req_id, token_idx, layer,
+                     topk_ids, topk_weights}; a request is a sequence, phases are not recorded
+`policylang`         {model_name, num_layers, num_experts, top_k, num_entries}, then {"t": token, "l": layer,
+                     "e": [ids], "s": [scores] or null} and, in some versions, "p" prompt and "ph" prefill or decode
+`moe_cache_lab`      {"record_type": "metadata", "format": "moe-cache-lab.routing-jsonl", ...}, then {"record_type":
+                     "routing_selection", phase prompt or generated, token_position, layer, selected_experts, ...}
+`speculative_moe`    {"dataset", "problem_id", "layer", "experts", "gating_probs", "token_idx"}; a problem is a sequence
+`moe_balance`        {"layer", "batch_id", "origin_rows": [T], "topk_experts": [T][k], "topk_weights"?}
+`moe_vis`            {"layer": L, "experts": [T][k]} and {"wlayer": L, ...}; a pass ends where the layer falls
+
+Where phases are not recorded every token counts as decode, and the provenance says so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from traces.importers.lines import json_lines
+from traces.importers.recording import ModelShape, Origin, TokenRows, refused
+from traces.routing import Phase, RoutingTrace
+
+__all__ = [
+    "import_moe_balance",
+    "import_moe_cache_lab",
+    "import_moe_vis",
+    "import_policylang",
+    "import_route_log",
+    "import_speculative_moe",
+]
+
+_PHASES_UNKNOWN = "phases are not recorded: every token counts as decode"
+
+
+def import_route_log(path: Path, shape: ModelShape = ModelShape()) -> RoutingTrace:  # noqa: B008 (frozen)
+    """The routing of a vLLM route log. Raises `InvalidFile`."""
+    rows, requests = TokenRows(path), _Numbers()
+    lines = json_lines(path)
+    about = _first(path, lines)
+    for number, record in lines:
+        if record.get("type") != "route":
+            raise refused(path, f"type is {_short(record.get('type'))}, not 'route'", number)
+        at = _fields(path, number, record, "token_idx", "layer", "topk_ids")
+        _add(rows, number, requests[record.get("req_id")], Phase.DECODE, at, record.get("topk_weights"))
+    return rows.trace(_origin(path, about, "vLLM route log", "model_id", "num_experts", "vllm_version"), shape)
+
+
+def import_policylang(path: Path, shape: ModelShape = ModelShape()) -> RoutingTrace:  # noqa: B008
+    """The routing of moe-policylang. Raises `InvalidFile`."""
+    rows, prompts = TokenRows(path), _Numbers()
+    lines = json_lines(path)
+    about = _first(path, lines)
+    n_rows, phased = 0, True
+    phases = {"prefill": Phase.PREFILL, "decode": Phase.DECODE, None: Phase.DECODE}
+    for number, record in lines:
+        at = _fields(path, number, record, "t", "l", "e")
+        phase = _phase(path, number, record.get("ph"), phases)
+        phased &= "ph" in record
+        _add(rows, number, prompts[record.get("p", 0)], phase, at, record.get("s"))
+        n_rows += 1
+    stated = about.get("num_entries")
+    if isinstance(stated, int) and stated != n_rows:
+        raise refused(path, f"{n_rows} rows, its header states {stated}: cut short?")
+    origin = _origin(path, about, "moe-policylang", "model_name", "num_experts", phased=phased)
+    return rows.trace(origin, shape)
+
+
+def import_moe_cache_lab(path: Path, shape: ModelShape = ModelShape()) -> RoutingTrace:  # noqa: B008
+    """The routing of moe-cache-lab, one sequence. Raises `InvalidFile`; for tokens that capacity dropped, too."""
+    rows = TokenRows(path)
+    lines = json_lines(path)
+    about = _first(path, lines)
+    phases = {"prompt": Phase.PREFILL, "generated": Phase.DECODE}
+    for number, record in lines:
+        if record.get("record_type") != "routing_selection":
+            continue
+        if record.get("assignment_state") == "unassigned":
+            raise refused(path, "a token was dropped by its expert's capacity: such traces are not simulated", number)
+        if record.get("routing_stage") == "encoder":
+            raise refused(path, "routing of an encoder: convert it to pregate's CSV, encoder layers first", number)
+        at = _fields(path, number, record, "token_position", "layer", "selected_experts")
+        phase = _phase(path, number, record.get("phase"), phases)
+        _add(rows, number, 0, phase, at, record.get("selected_probabilities"))
+    return rows.trace(_origin(path, about, "moe-cache-lab", "model_id", "num_experts", phased=True), shape)
+
+
+def import_speculative_moe(path: Path, shape: ModelShape = ModelShape()) -> RoutingTrace:  # noqa: B008
+    """The routing of speculative-moe. Raises `InvalidFile`."""
+    rows, problems = TokenRows(path), _Numbers()
+    for number, record in json_lines(path):
+        at = _fields(path, number, record, "token_idx", "layer", "experts")
+        problem = problems[(str(record.get("dataset")), str(record.get("problem_id")))]
+        _add(rows, number, problem, Phase.DECODE, at, record.get("gating_probs"))
+    return rows.trace(_origin(path, {}, "speculative-moe", "", ""), shape)
+
+
+def import_moe_balance(path: Path, shape: ModelShape = ModelShape()) -> RoutingTrace:  # noqa: B008
+    """The routing of moe-balance: a batch is a sequence, its rows are tokens. Raises `InvalidFile`."""
+    rows, batches = TokenRows(path), _Numbers()
+    for number, record in json_lines(path):
+        _, layer, chosen = _fields(path, number, record, "batch_id", "layer", "topk_experts")
+        weights = record.get("topk_weights")
+        _add_tokens(rows, number, batches[record.get("batch_id")], 0, layer, chosen, weights)
+    return rows.trace(_origin(path, {}, "moe-balance", "", ""), shape)
+
+
+def import_moe_vis(path: Path, shape: ModelShape = ModelShape()) -> RoutingTrace:  # noqa: B008
+    """The routing of moe-vis: a pass of several tokens is a prompt's. Raises `InvalidFile`."""
+    rows = TokenRows(path)
+    first, n_tokens, last, sequence, decoding = 0, 0, -1, 0, False
+    for number, record in json_lines(path):
+        if "wlayer" in record:
+            continue
+        layer, _, chosen = _fields(path, number, record, "layer", "layer", "experts")
+        if not isinstance(chosen, list):
+            raise refused(path, "experts is not a list", number)
+        if type(layer) is int and layer <= last:
+            first += n_tokens
+            if decoding and len(chosen) > 1:
+                sequence, first = sequence + 1, 0
+        last = layer if type(layer) is int else last
+        n_tokens, decoding = len(chosen), len(chosen) == 1
+        phase = Phase.DECODE if decoding else Phase.PREFILL
+        _add_tokens(rows, number, sequence, first, layer, chosen, None, phase)
+    return rows.trace(_origin(path, {}, "moe-vis", "", "", phased=True), shape)
+
+
+class _Numbers:
+    """Names as numbers, in order of appearance."""
+
+    def __init__(self) -> None:
+        self._known: dict[str, int] = {}
+
+    def __getitem__(self, name: Any) -> int:
+        return self._known.setdefault(repr(name), len(self._known))
+
+
+def _first(path: Path, lines: Iterator[tuple[int, dict[str, Any]]]) -> dict[str, Any]:
+    for _, record in lines:
+        return record
+    raise refused(path, "no rows: the file is empty")
+
+
+def _fields(path: Path, number: int, record: dict[str, Any], *names: str) -> tuple[Any, ...]:
+    for name in names:
+        if name not in record:
+            raise refused(path, f"{name!r} is missing: cut short, or not of this format?", number)
+    return tuple(record[name] for name in names)
+
+
+def _phase(path: Path, number: int, found: Any, phases: dict[Any, Phase]) -> Phase:
+    if not isinstance(found, str | None) or found not in phases:
+        raise refused(path, f"phase {_short(found)} is none of {', '.join(str(p) for p in phases if p)}", number)
+    return phases[found]
+
+
+def _add(rows: TokenRows, number: int, sequence: int, phase: Phase, at: tuple[Any, ...], weights: Any) -> None:
+    position, layer, experts = at
+    _check_lists(rows.path, number, experts, weights)
+    rows.add(number, sequence, phase, position, layer, experts, weights)
+
+
+def _add_tokens(
+    rows: TokenRows,
+    number: int,
+    sequence: int,
+    first: int,
+    layer: Any,
+    chosen: Any,
+    weights: Any,
+    phase: Phase = Phase.DECODE,
+) -> None:
+    """A row of several tokens at one layer."""
+    _check_lists(rows.path, number, chosen, weights)
+    if weights is not None and len(weights) != len(chosen):
+        raise refused(rows.path, f"{len(chosen)} tokens and weights of {len(weights)}", number)
+    for i, experts in enumerate(chosen):
+        own = None if weights is None else weights[i]
+        _check_lists(rows.path, number, experts, own)
+        rows.add(number, sequence, phase, first + i, layer, experts, own)
+
+
+def _check_lists(path: Path, number: int, experts: Any, weights: Any) -> None:
+    if not isinstance(experts, list) or not isinstance(weights, list | None):
+        raise refused(path, "experts and weights must be lists", number)
+
+
+def _origin(
+    path: Path, about: dict[str, Any], recorder: str, model: str, n_experts: str, *more: str, phased: bool = False
+) -> Origin:
+    stated = about.get(n_experts)
+    if stated is not None and (type(stated) is not int or stated < 1):
+        raise refused(path, f"{n_experts} = {_short(stated)} is not a whole number above 0", 1)
+    name = about.get(model)
+    return Origin(
+        recorder,
+        name if isinstance(name, str) and name else "not stated in the file",
+        stated,
+        {key: str(about[key])[:80] for key in more if key in about},
+        () if phased else (_PHASES_UNKNOWN,),
+    )
+
+
+def _short(value: Any) -> str:
+    return repr(value)[:40]

@@ -1,0 +1,185 @@
+"""What importers share: rows and arrays of any recorder become one `RoutingTrace`, holes and repeats refused."""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from traces.errors import InvalidFile, InvalidInput
+from traces.routing import MAX_EXPERTS, Phase, Provenance, RoutingTrace
+
+__all__ = ["MAX_CELLS", "ModelShape", "Origin", "TokenRows", "recorded_trace", "refused"]
+
+MAX_CELLS = 1 << 28
+"""Most (token, layer, slot) cells of one recording: 512 MiB of expert ids."""
+_LIMIT = 1 << 31
+
+
+@dataclass(frozen=True, slots=True)
+class ModelShape:
+    """What a recording may leave out of its model, from whoever reads it. None: what the recording shows."""
+
+    n_layers: int | None = None
+    n_moe_layers: int | None = None
+    n_experts: int | None = None
+    top_k: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """What a recording says of itself. `n_experts`: None where it does not say."""
+
+    recorder: str
+    model: str = "not stated in the file"
+    n_experts: int | None = None
+    versions: Mapping[str, str] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+
+def refused(path: Path, problem: str, line: int | None = None) -> InvalidFile:
+    """The error for a recording that cannot be read."""
+    where = "" if line is None else f" line {line}:"
+    return InvalidFile(f"{path}:{where} {problem}")
+
+
+def recorded_trace(
+    path: Path,
+    origin: Origin,
+    shape: ModelShape,
+    *,
+    experts: NDArray[Any],
+    sequence: NDArray[Any],
+    position: NDArray[Any],
+    phase: NDArray[Any],
+    step: NDArray[Any] | None = None,
+    gate_weights: NDArray[Any] | None = None,
+    expert_bytes: NDArray[Any] | None = None,
+) -> RoutingTrace:
+    """The trace of token arrays, in the shapes of `RoutingTrace`.
+
+    Without `step` the sequences run one after another: a prompt in one step, every decode token in its own. Weights
+    of which any is NaN were not recorded. Raises `InvalidFile`.
+    """
+    if step is None:
+        order = np.lexsort((position, phase, sequence))
+        sequence, position, phase, experts = (a[order] for a in (sequence, position, phase, experts))
+        gate_weights = None if gate_weights is None else gate_weights[order]
+        is_new = (np.diff(sequence, prepend=-1) != 0) | (phase == Phase.DECODE)
+        step = np.cumsum(is_new) - 1
+    notes = list(origin.notes)
+    n_experts = origin.n_experts or shape.n_experts
+    if n_experts is None:
+        n_experts = int(experts.max(initial=0)) + 1
+        notes.append("the number of experts is not recorded: taken as the largest id and one")
+    if gate_weights is not None and np.isnan(gate_weights).any():
+        gate_weights = None
+    if gate_weights is not None and not (np.isfinite(gate_weights).all() and gate_weights.min(initial=0) >= 0):
+        raise refused(path, "a gate weight is below 0 or infinite: is this the right file?")
+    if n_experts > MAX_EXPERTS:
+        raise refused(path, f"{n_experts} experts, at most {MAX_EXPERTS} are read")
+    try:
+        return RoutingTrace(
+            experts=experts,
+            sequence=sequence,
+            position=position,
+            phase=phase,
+            step=step,
+            n_experts=n_experts,
+            gate_weights=gate_weights,
+            expert_bytes=expert_bytes,
+            provenance=Provenance(
+                model=origin.model,
+                source=path.name,
+                licence="not stated in the file",
+                recorder=origin.recorder,
+                versions=origin.versions,
+                note="; ".join(notes),
+            ),
+        )
+    except InvalidInput as error:
+        raise refused(path, str(error)) from error
+
+
+class TokenRows:
+    """Rows of a recording, one for each token and layer, in any order; `trace` makes them one table."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._cells, self._weights = array("q"), array("f")  # cells: sequence, phase, position, layer, slot, expert
+        self._top_k = 0
+
+    def add(
+        self,
+        line: int,
+        sequence: int,
+        phase: int,
+        position: int,
+        layer: int,
+        experts: Sequence[Any],
+        weights: Sequence[Any] | None = None,
+        first_slot: int = 0,
+    ) -> None:
+        """One token's choice at a layer; `first_slot` where a row is one slot. Raises `InvalidFile` naming `line`."""
+        if weights is None:
+            weights = (float("nan"),) * len(experts)
+        if not experts or len(weights) != len(experts):
+            raise refused(self.path, f"{len(experts)} experts and {len(weights)} weights", line)
+        for name, value in (("sequence", sequence), ("token", position), ("layer", layer), *_named(experts)):
+            if type(value) is not int or not 0 <= value < _LIMIT:
+                raise refused(self.path, f"{name} {str(value)[:40]} is not a whole number from 0 to {_LIMIT - 1}", line)
+        for slot, (expert, weight) in enumerate(zip(experts, weights, strict=True), start=first_slot):
+            if type(weight) not in (int, float):
+                raise refused(self.path, f"weight {str(weight)[:40]} is not a number", line)
+            self._cells.extend((sequence, phase, position, layer, slot, expert))
+            self._weights.append(min(weight, 1e30))
+            self._top_k = max(self._top_k, slot + 1)
+        if len(self._weights) > MAX_CELLS:
+            raise refused(self.path, f"more than {MAX_CELLS} choices: split the recording")
+
+    def trace(self, origin: Origin, shape: ModelShape) -> RoutingTrace:
+        """The trace of all rows. Raises `InvalidFile` where rows are missing or come twice."""
+        if not self._weights:
+            raise refused(self.path, "no rows: nothing was recorded, or the file is cut short")
+        cells = np.frombuffer(self._cells, dtype=np.int64).reshape(-1, 6)
+        tokens, member = np.unique(cells[:, :3], axis=0, return_inverse=True)
+        layers, layer = np.unique(cells[:, 3], return_inverse=True)
+        dims = (len(tokens), len(layers), self._top_k)
+        if np.prod(dims, dtype=np.float64) > min(MAX_CELLS, 64 * len(cells)):
+            raise refused(self.path, f"{len(cells)} choices of {dims} tokens, layers and slots: most of it is missing")
+        at = np.ravel_multi_index((member.reshape(-1), layer.reshape(-1), cells[:, 4]), dims)
+        self._refuse_repeats(cells, at)
+        if (too_big := cells[:, 5].max()) > MAX_EXPERTS:
+            raise refused(self.path, f"expert {too_big}: ids are at most {MAX_EXPERTS}")
+        experts, weights = np.full(dims, -1, np.int16), np.full(dims, np.nan, np.float32)
+        experts.reshape(-1)[at] = cells[:, 5]
+        weights.reshape(-1)[at] = np.frombuffer(self._weights, dtype=np.float32)
+        chosen = (experts >= 0).sum(axis=2)
+        short = (chosen > 0) & (chosen < dims[2])
+        if short.any():
+            token, place = np.unravel_index(int(short.argmax()), short.shape)
+            raise refused(
+                self.path,
+                f"token {tokens[token, 2]} of sequence {tokens[token, 0]} has {chosen[token, place]} experts at layer "
+                f"{layers[place]}, others {dims[2]}: cut short?",
+            )
+        weights[experts < 0] = 0.0
+        sequence, phase, position = tokens.T
+        arrays = {"experts": experts, "sequence": sequence, "position": position, "phase": phase}
+        return recorded_trace(self.path, origin, shape, **arrays, gate_weights=weights)
+
+    def _refuse_repeats(self, cells: NDArray[np.int64], at: NDArray[np.intp]) -> None:
+        order = np.argsort(at, kind="stable")
+        again = np.flatnonzero(np.diff(at[order]) == 0)
+        if again.size:
+            sequence, _, position, layer, slot, _ = cells[order[again[0] + 1]].tolist()
+            raise refused(self.path, f"sequence {sequence} token {position} layer {layer} slot {slot} comes twice")
+
+
+def _named(experts: Sequence[Any]) -> list[tuple[str, Any]]:
+    return [("expert", expert) for expert in experts]

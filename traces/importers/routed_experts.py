@@ -1,0 +1,162 @@
+"""Routing that serving engines return with an answer: `routed_experts` of vLLM and SGLang.
+
+`vllm_completion` JSON, one answer, a list or one a line: `prompt_routed_experts` [prompt][MoE layer][k] at the top and
+                  `choices[i].routed_experts` [generated - 1][layer][k] (the last token runs no gate), or one
+                  `routed_experts` over prompt and answer (docs.vllm.ai v0.21, routed_experts_replay, Apache-2.0).
+                  SGLang's `meta_info.routed_experts` or `sgl_ext.routed_experts`: base64 of int32
+                  [tokens - 1][layer][k],
+                  whose layers and k come from the model
+`vllm_npz`        the same arrays saved with numpy.savez
+`routed_npy`      one int array [tokens, layers, k] saved with numpy.save: all tokens count as decode
+
+Layers that no expert was captured for are filled with 0 or -1 by the engines (dense layers): those are left out.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from traces.importers.arrays import npy_array, npz_arrays, whole_array
+from traces.importers.lines import json_document, json_lines
+from traces.importers.recording import MAX_CELLS, ModelShape, Origin, recorded_trace, refused
+from traces.routing import MAX_EXPERTS, Phase, RoutingTrace
+
+__all__ = ["import_routed_npy", "import_vllm_completion", "import_vllm_npz"]
+
+_ARRAYS = ("prompt_routed_experts", "routed_experts")
+Part = tuple[int, Phase, NDArray[np.int64]]
+"""Tokens of one phase of a sequence: where they begin, the phase, and the experts (n_tokens, n_layers, k)."""
+
+
+def import_vllm_completion(path: Path, shape: ModelShape = ModelShape()) -> RoutingTrace:  # noqa: B008 (frozen)
+    """The routing of the answers in a JSON file, a sequence a choice. Raises `InvalidFile`."""
+    sequences = [parts for answer in _answers(path) for parts in _sequences(path, answer, shape)]
+    names = [name for answer in _answers(path) if isinstance(name := answer.get("model"), str)]
+    return _trace(path, sequences, shape, names[0] if names else "not stated in the file")
+
+
+def import_vllm_npz(path: Path, shape: ModelShape = ModelShape()) -> RoutingTrace:  # noqa: B008
+    """The routing of one answer in an npz file. Raises `InvalidFile`."""
+    found = npz_arrays(path, ("routed_experts",), ("prompt_routed_experts",))
+    arrays = {name: whole_array(path, name, found[name], 3) for name in _ARRAYS if name in found}
+    prompt = arrays.get("prompt_routed_experts")
+    parts: list[Part] = [] if prompt is None else [(0, Phase.PREFILL, prompt)]
+    return _trace(
+        path, [[*parts, (0 if prompt is None else len(prompt), Phase.DECODE, arrays["routed_experts"])]], shape
+    )
+
+
+def import_routed_npy(path: Path, shape: ModelShape = ModelShape()) -> RoutingTrace:  # noqa: B008
+    """The routing in an npy file, all of it decode. Raises `InvalidFile`."""
+    array = whole_array(path, "the array", npy_array(path), 3)
+    return _trace(path, [[(0, Phase.DECODE, array)]], shape, notes=("phases are not recorded: every token is decode",))
+
+
+def _answers(path: Path) -> list[dict[str, Any]]:
+    with path.open("rb") as file:
+        first = file.readline(1 << 20).rstrip()
+        many = first.endswith(b"}") and bool(file.read(64).strip())
+    found = [record for _, record in json_lines(path)] if many else json_document(path)
+    answers = found if isinstance(found, list) else [found]
+    if not answers or not all(isinstance(answer, dict) for answer in answers):
+        raise refused(path, "neither an answer nor a list of answers of vLLM or SGLang")
+    return answers
+
+
+def _sequences(path: Path, answer: dict[str, Any], shape: ModelShape) -> Iterator[list[Part]]:
+    prompt = answer.get("prompt_routed_experts")
+    read = None if prompt is None else _array(path, "prompt_routed_experts", prompt, shape)
+    n_prompt = len(answer["prompt_token_ids"]) if isinstance(answer.get("prompt_token_ids"), list) else 0
+    choices = answer.get("choices", answer.get("outputs", [answer]))
+    if not isinstance(choices, list) or not all(isinstance(choice, dict) for choice in choices):
+        raise refused(path, "choices is not a list of answers")
+    for choice in choices:
+        routed = next((where["routed_experts"] for where in _places(answer, choice) if "routed_experts" in where), None)
+        if routed is None:
+            if read is None:
+                raise refused(path, "an answer has no routed_experts: ask the engine to return them")
+            yield [(0, Phase.PREFILL, read)]
+            continue
+        whole = _array(path, "routed_experts", routed, shape)
+        if read is not None:
+            yield [(0, Phase.PREFILL, read), (len(read), Phase.DECODE, whole)]
+        else:
+            n_prompt = n_prompt or _prompt_tokens(answer)
+            n_new = len(choice["token_ids"]) if isinstance(choice.get("token_ids"), list) else 0
+            both = n_prompt > 0 and len(whole) > n_prompt and (n_new == 0 or len(whole) >= n_prompt + n_new - 1)
+            first = n_prompt if both else 0
+            parts: list[Part] = [(0, Phase.PREFILL, whole[:first])] if first else []
+            yield [*parts, (first or n_prompt, Phase.DECODE, whole[first:])]
+
+
+def _places(answer: dict[str, Any], choice: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    for holder in (choice, answer):
+        yield holder
+        for key in ("meta_info", "sgl_ext"):
+            if isinstance(holder.get(key), dict):
+                yield holder[key]
+
+
+def _prompt_tokens(answer: dict[str, Any]) -> int:
+    for key in ("meta_info", "usage"):
+        about = answer.get(key)
+        if isinstance(about, dict) and type(about.get("prompt_tokens")) is int:
+            return max(0, int(about["prompt_tokens"]))
+    return 0
+
+
+def _array(path: Path, name: str, value: Any, shape: ModelShape) -> NDArray[np.int64]:
+    """Nested lists, or base64 of int32 whose layers and experts a token are the model's."""
+    if not isinstance(value, str):
+        return whole_array(path, name, value, 3)
+    try:
+        flat = np.frombuffer(base64.b64decode(value, validate=True), dtype="<i4")
+    except (binascii.Error, ValueError) as error:
+        raise refused(path, f"{name} is not base64 of 32-bit numbers") from error
+    n_layers = shape.n_layers or shape.n_moe_layers  # the engine's buffer has all layers, dense ones too
+    if n_layers is None or shape.top_k is None:
+        raise refused(path, f"{name} is base64 without a shape: say the model it is of (--model NAME)")
+    if not flat.size or flat.size % (n_layers * shape.top_k):
+        raise refused(path, f"{name} has {flat.size} numbers, not a multiple of {n_layers} layers x {shape.top_k}")
+    return flat.reshape(-1, n_layers, shape.top_k).astype(np.int64)
+
+
+def _trace(
+    path: Path,
+    sequences: list[list[Part]],
+    shape: ModelShape,
+    model: str = "not stated in the file",
+    notes: tuple[str, ...] = (),
+) -> RoutingTrace:
+    parts = [(i, *part) for i, sequence in enumerate(sequences) for part in sequence]
+    forms = {experts.shape[1:] for *_, experts in parts}
+    if len(forms) != 1:
+        raise refused(path, f"answers of {sorted(forms)} layers and experts a token: they are of several models")
+    if sum(math.prod(experts.shape) for *_, experts in parts) > MAX_CELLS:
+        raise refused(path, f"more than {MAX_CELLS} choices: split the recording")
+    experts = np.concatenate([part for *_, part in parts])
+    if experts.max() > MAX_EXPERTS:
+        raise refused(path, f"expert {experts.max()}: ids are at most {MAX_EXPERTS}")
+    filled = (experts <= 0).all(axis=(0, 2)) if experts.shape[2] > 1 else (experts < 0).all(axis=(0, 2))
+    if filled.all():
+        raise refused(path, "every id is 0 or -1: nothing was captured")
+    if filled.any():
+        notes = (*notes, f"{int(filled.sum())} layers without experts left out")
+    lengths = [len(part) for *_, part in parts]
+    return recorded_trace(
+        path,
+        Origin("routed_experts of the serving engine", model, notes=notes),
+        shape,
+        experts=experts[:, ~filled],
+        sequence=np.repeat([i for i, *_ in parts], lengths),
+        position=np.concatenate([first + np.arange(len(part)) for _, first, _, part in parts]),
+        phase=np.repeat([int(phase) for _, _, phase, _ in parts], lengths),
+    )

@@ -1,0 +1,166 @@
+"""Which format a file is of, by its first bytes, the names in it, and its first line: never by its ending."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from traces.errors import InvalidFile
+from traces.importers.arrays import npy_array, npz_names
+from traces.importers.lines import regular_file
+from traces.importers.llama_cpp import ACTIVATIONS_HEADER, RANKS_HEADER, SERVER_LOG_HEADER
+from traces.importers.plain import PLAIN_CSV, PLAIN_NPZ
+from traces.importers.router_scores import GATE_CSV_HEADER
+from traces.importers.torch_archive import read_torch_archive
+
+__all__ = ["OWN_FORMAT", "recognise", "recognise_popularity"]
+
+OWN_FORMAT = "pregate"
+_HEAD_BYTES = 1 << 16
+_MAX_BYTES = 1 << 40
+_READ = (
+    "pregate's own (safetensors), its plain CSV or npz, route_trace v1, vLLM and SGLang (routed_experts as JSON, npz "
+    "or npy, recorder .pt, route log), router_logits .pt, llama.cpp traces, MBLT, RTRACE01, and the others of "
+    "`pregate trace import --help`"
+)
+_BY_KEYS: dict[str, tuple[str, ...]] = {
+    "policylang": ("model_name", "num_layers"),
+    "speculative_moe": ("problem_id", "experts"),
+    "moe_balance": ("batch_id", "topk_experts"),
+    "moe_vis": ("layer", "experts"),
+    "olmoe_blocks": ("exp_ids",),
+    "gptoss_json": ("router_data",),
+}
+"""Keys that the first JSON object of a format has, the more telling first."""
+
+
+def recognise(path: Path) -> str:
+    """The name of the format of a routing trace.
+
+    Raises `InvalidFile` for a popularity table (with what to do with it), and for what no importer reads: it lists
+    what can be read.
+    """
+    found = _routing(path, _head(path))
+    if found is not None:
+        return found
+    if recognise_popularity(path) is not None:
+        raise InvalidFile(f"{path}: counts of experts, not a routing trace: give it to --popularity")
+    raise InvalidFile(f"{path}: not a routing trace of a known format; can be read: {_READ}")
+
+
+def recognise_popularity(path: Path) -> str | None:
+    """The kind of a table of expert counts: npy, npz, json, recorder or tensorrt_llm; None for another file."""
+    if path.is_dir() or path.name == "meta_info.json":
+        return "tensorrt_llm"
+    head = _head(path)
+    if head.startswith(b"\x93NUMPY"):
+        return "npy"
+    if head.startswith(b"PK\x03\x04"):
+        return "recorder" if _is_torch(path) else "npz"
+    return "json" if re.match(rb"\s*\[\s*\[\s*[-\d]", head.removeprefix(b"\xef\xbb\xbf")) else None
+
+
+def _head(path: Path) -> bytes:
+    regular_file(path, _MAX_BYTES)
+    try:
+        with path.open("rb") as file:
+            head = file.read(_HEAD_BYTES)
+    except OSError as error:
+        raise InvalidFile(f"{path}: cannot be read ({error.strerror}): check the path") from error
+    if not head:
+        raise InvalidFile(f"{path}: the file is empty")
+    return head
+
+
+def _routing(path: Path, head: bytes) -> str | None:
+    if head.startswith(b"MBLT"):
+        return "mbolt"
+    if head.startswith(b"RTRACE01"):
+        return "rtrace01"
+    if head[8:9] == b"{" and head[:8] != b"":
+        stated = int.from_bytes(head[:8], "little")
+        if stated < 1 << 32 and not head[:1].isspace() and head[:1] not in b"{[":
+            return OWN_FORMAT
+    if head.startswith(b"PK\x03\x04"):
+        return _of_torch(path) if _is_torch(path) else _of_npz(path)
+    if head.startswith(b"\x93NUMPY"):
+        array = npy_array(path)
+        return "routed_npy" if array.ndim == 3 and array.dtype.kind in "iu" else None
+    return _of_text(head)
+
+
+def _is_torch(path: Path) -> bool:
+    return any(name == "data.pkl" or name.endswith("/data.pkl") for name in npz_names(path))
+
+
+def _of_torch(path: Path) -> str | None:
+    document = read_torch_archive(path)
+    if isinstance(document, dict):
+        return next((name for key, name in _TORCH_KEYS.items() if key in document), None)
+    return "router_logits" if isinstance(document, list | tuple) else None
+
+
+_TORCH_KEYS = {"records": "sglang_recorder", "router_logits": "router_logits"}
+
+
+def _of_npz(path: Path) -> str | None:
+    names = set(npz_names(path))
+    if names >= set(PLAIN_NPZ):
+        return "plain_npz"
+    if "routed_experts" in names:
+        return "vllm_npz"
+    return "gptoss_npz" if names & {"seq_start", "experts"} else None
+
+
+def _of_text(head: bytes) -> str | None:
+    try:
+        text = head.decode("utf-8-sig", errors="strict" if len(head) < _HEAD_BYTES else "ignore").lstrip()
+    except UnicodeDecodeError:
+        return None
+    first = text.splitlines()[0].strip() if text else ""
+    if first.startswith("# route_trace"):
+        return "route_trace_v1"
+    if first.startswith("#"):
+        first = next((line.strip() for line in text.splitlines() if not line.startswith("#")), "")
+    if first.startswith(PLAIN_CSV):
+        return "plain_csv"
+    if first == RANKS_HEADER:
+        return "llama_ranks"
+    if first == SERVER_LOG_HEADER:
+        return "llama_server_log"
+    if first == ACTIVATIONS_HEADER:
+        return "llama_activations"
+    if GATE_CSV_HEADER.match(first):
+        return "gate_csv"
+    if re.fullmatch(r"-?\d+,\d+(,\d+)+", first, re.ASCII):
+        return "llama_moe_trace"
+    return _of_json(text, first) if text.startswith(("{", "[")) else None
+
+
+def _of_json(text: str, first: str) -> str | None:
+    try:
+        record = json.loads(first)
+    except (ValueError, RecursionError):
+        record = None
+    if isinstance(record, list) and record:
+        record = record[0]
+    if isinstance(record, dict):
+        return _of_record(record)
+    # A document over many lines, or one long line: the names that stand in its beginning.
+    keys = set(re.findall(r'"(\w+)"\s*:', text, re.ASCII))
+    return _of_record(dict.fromkeys(keys))
+
+
+def _of_record(record: Mapping[str, Any]) -> str | None:
+    if record.get("type") in ("meta", "route") or "topk_ids" in record:
+        return "vllm_route_log"
+    if str(record.get("format", "")).startswith("moe-cache-lab") or record.get("record_type") is not None:
+        return "moe_cache_lab"
+    named = next((name for name, keys in _BY_KEYS.items() if all(key in record for key in keys)), None)
+    if named is not None:
+        return named
+    answers = {"routed_experts", "prompt_routed_experts", "choices", "outputs", "meta_info", "sgl_ext"}
+    return "vllm_completion" if answers & set(record) else None
