@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from hwmodels.platform import Platform
     from offload.memory import CapacityExceeded
     from offload.policy import Cache, Fetch, MissAction, Policy
-    from pregate.api import import_trace, load_hardware, load_model, load_trace, synthesize
+    from pregate.api import import_trace, load_hardware, load_model, load_popularity, load_trace, synthesize
     from pregate.ask.comparison import Comparison, compare
     from pregate.ask.replay import LruCurve, Residency, lru_curve, residency
     from pregate.ask.simulation import SimulationResult, simulate
@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from traces.errors import InvalidInput, PregateError
     from traces.fitting import fit_dials
     from traces.model.architecture import ModelArchitecture
+    from traces.popularity import PopularityProfile
     from traces.routing import Provenance, RoutingTrace
     from traces.statistics import trace_statistics
     from traces.storage import save_trace
@@ -64,6 +65,7 @@ _HOMES = {
     "Measurements": "hwmodels.calibrate.measurements",
     "MissAction": "offload.policy",
     "ModelArchitecture": "traces.model.architecture",
+    "PopularityProfile": "traces.popularity",
     "Modes": "simulator.modes",
     "Optimum": "pregate.explore.optima.optimum",
     "Platform": "hwmodels.platform",
@@ -86,6 +88,7 @@ _HOMES = {
     "load_hardware": "pregate.api",
     "load_measurements": "hwmodels.calibrate.measurements",
     "load_model": "pregate.api",
+    "load_popularity": "pregate.api",
     "load_trace": "pregate.api",
     "lru_curve": "pregate.ask.replay",
     "measure": "runtime.microbench.session",
@@ -122,6 +125,7 @@ __all__ = [
     "Optimum",
     "Platform",
     "Policy",
+    "PopularityProfile",
     "PregateError",
     "Provenance",
     "Reproduction",
@@ -140,6 +144,7 @@ __all__ = [
     "load_hardware",
     "load_measurements",
     "load_model",
+    "load_popularity",
     "load_trace",
     "lru_curve",
     "measure",

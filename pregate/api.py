@@ -2,25 +2,26 @@
 
 from __future__ import annotations
 
-import codecs
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
 from hwmodels.platform import Platform, load_platform
-from traces.documents import open_regular
 from traces.errors import InvalidInput
 from traces.forced import forced_active_routing
-from traces.importers import IMPORTERS
+from traces.importers import ModelShape
 from traces.importers import import_trace as import_recorded
+from traces.importers.sniffing import is_routing, recognise_popularity
 from traces.model.architecture import ModelArchitecture, load_architecture
+from traces.popularity import PopularityProfile, popularity_of
 from traces.recorded import recorded_path
+from traces.recorded.dials import recorded_dials
 from traces.routing import RoutingTrace, rebatch
-from traces.storage import load_trace as load_stored
 from traces.synthesis import Dials, synthesize_routing
 
-__all__ = ["import_trace", "load_hardware", "load_model", "load_trace", "seeded", "synthesize"]
+__all__ = ["import_trace", "load_hardware", "load_model", "load_popularity", "load_trace", "seeded", "synthesize"]
 
 DEFAULT_ZIPF = 0.6
 DEFAULT_DIALS = Dials(zipf_exponent=DEFAULT_ZIPF, repeat_probability=0.15, layer_correlation=0.0)
@@ -48,29 +49,49 @@ def load_hardware(name: str, stack: str | None = None, overrides: Mapping[str, f
     return load_platform(name, stack, overrides)
 
 
-def load_trace(path: str | Path, *, batch: int | None = None) -> RoutingTrace:
+def load_trace(path: str | Path, *, batch: int | None = None, model: ModelArchitecture | None = None) -> RoutingTrace:
     """A routing trace by the name of one that ships, or by path: pregate's own, or a recording of a known format.
 
-    `batch`: run that many of its sequences side by side. Raises `InvalidFile` for anything else.
+    `batch`: run that many of its sequences side by side; `model`: for what a recording does not say of its own. Raises
+    `InvalidFile` for anything else, with the formats that can be read.
     """
-    path = recorded_path(str(path)) or Path(path)
-    name = _recorded_format(path)
-    trace = load_stored(path) if name is None else import_recorded(path, name)
+    trace = import_trace(recorded_path(str(path)) or Path(path), model=model)
     return trace if batch is None else rebatch(trace, batch)
 
 
-def import_trace(path: str | Path, format: str) -> RoutingTrace:
-    """A recording in one of the formats of `traces.importers`. Raises `UnknownName` or `InvalidFile`."""
-    return import_recorded(Path(path), format)
+def import_trace(
+    path: str | Path, format: str | None = None, *, model: ModelArchitecture | None = None
+) -> RoutingTrace:
+    """A recording in one of the formats of `traces.importers`; None: the one that it shows itself to be.
+
+    `model` as of `load_trace`. Raises `UnknownName` or `InvalidFile`.
+    """
+    return import_recorded(Path(path), format, _shape(model))
 
 
-def _recorded_format(path: Path) -> str | None:
-    """The importer for a file, by its first bytes; None for our own format. Raises `InvalidFile` as `open_regular`."""
-    with open_regular(path) as file:
-        head = file.read(64).removeprefix(codecs.BOM_UTF8)
-    if head.startswith(b"# route_trace v1"):
-        return "route_trace_v1"
-    return "gptoss_npz" if head.startswith(b"PK\x03\x04") and "gptoss_npz" in IMPORTERS else None
+def load_popularity(path: str | Path, *, model: ModelArchitecture | None = None) -> PopularityProfile:
+    """How often each expert is chosen: a table of counts, or a routing trace by name or path, counted.
+
+    `model`: of several tables in a file, the one of its shape. Raises `InvalidFile`, or `InvalidInput` for counts that
+    are not of `model`.
+    """
+    from traces.importers.expert_counts import import_popularity
+
+    shipped = recorded_path(str(path))
+    if shipped is None and recognise_popularity(Path(path)) is not None and not is_routing(Path(path)):
+        profile = import_popularity(Path(path), _shape(model))
+    else:
+        profile = popularity_of(load_trace(path, model=model))
+    if model is not None:
+        profile.check_model(model)
+    return profile
+
+
+def _shape(model: ModelArchitecture | None) -> ModelShape:
+    """What a recording may leave out."""
+    if model is None:
+        return ModelShape()
+    return ModelShape(model.decoder.n_layers, model.n_moe_layers, model.n_experts, model.top_k)
 
 
 def synthesize(
@@ -82,13 +103,17 @@ def synthesize(
     *,
     dials: Dials | None = None,
     n_active: int | None = None,
+    popularity: PopularityProfile | None = None,
 ) -> RoutingTrace:
-    """A made-up trace of `batch` sequences: `dials` set its skew and locality, or `n_active` forces how many experts
-    every step activates at every MoE layer. Raises `InvalidInput` for impossible counts or both at once.
+    """A made-up trace of `batch` sequences: `dials` set its skew and locality (None: those fitted to a recording of the
+    model, where one ships), `popularity` the skew alone, expert by expert; or `n_active` forces how many experts every
+    step activates at every MoE layer. Raises `InvalidInput` for impossible counts or two that exclude each other.
     """
+    if popularity is not None:
+        popularity.check_model(model)
     if n_active is not None:
-        if dials is not None:
-            raise InvalidInput("give dials or a number of active experts, not both")
+        if dials is not None or popularity is not None:
+            raise InvalidInput("a number of active experts forces the routing: give no dials and no popularity with it")
         return forced_active_routing(
             n_moe_layers=model.n_moe_layers,
             n_encoder_moe_layers=model.n_encoder_moe_layers,
@@ -99,6 +124,10 @@ def synthesize(
             batch=batch,
             n_active=n_active,
         )
+    chosen, origin = (dials, "dials as given") if dials is not None else default_dials(model)
+    counted = "" if popularity is None else f"popularity of {popularity.provenance.source}"
+    if popularity is not None:  # one exponent for all layers: it is not used
+        chosen = replace(chosen, zipf_exponent=DEFAULT_ZIPF)
     return synthesize_routing(
         n_moe_layers=model.n_moe_layers,
         n_encoder_moe_layers=model.n_encoder_moe_layers,
@@ -107,10 +136,20 @@ def synthesize(
         input_tokens=input_tokens,
         output_tokens=output_tokens,
         batch=batch,
-        dials=dials or DEFAULT_DIALS,
+        dials=chosen,
         rng=seeded(seed),
         model_name=model.name,
+        shares=None if popularity is None else popularity.shares,
+        origin="; ".join(filter(None, (origin, counted))),
     )
+
+
+def default_dials(model: ModelArchitecture) -> tuple[Dials, str]:
+    """The dials of a synthetic trace of `model` that gives none, and whose they are, in words."""
+    recorded = recorded_dials(model.name, model.n_moe_layers)
+    if recorded is None:
+        return DEFAULT_DIALS, "default dials"
+    return recorded.dials, f"dials fitted to {recorded.trace}"
 
 
 def seeded(seed: int) -> np.random.Generator:

@@ -77,13 +77,16 @@ class FittedDials:
         }
 
 
-def fit_dials(trace: RoutingTrace, rng: np.random.Generator, *, all_dials: bool = True) -> FittedDials:
+def fit_dials(
+    trace: RoutingTrace, rng: np.random.Generator, *, all_dials: bool = True, every_expert: bool = False
+) -> FittedDials:
     """Fit `Dials` to the decode tokens of `trace`; deterministic for a given `rng` state.
 
     The synthetic trace has as many sequences (of the mean length) and runs at the batch of the recorded
     one. Layers that no decode token visits (an encoder's) get the mean exponent of the others.
     `all_dials=False` leaves the two optional dials, active fraction and sequence affinity, at their
-    defaults. Raises `InvalidInput` for a trace without decode tokens.
+    defaults; `every_expert` leaves the active fraction: what one prompt did not use, another may.
+    Raises `InvalidInput` for a trace without decode tokens.
     """
     decoded = trace.decode_only()
     layers = decode_layers(decoded)
@@ -92,13 +95,12 @@ def fit_dials(trace: RoutingTrace, rng: np.random.Generator, *, all_dials: bool 
     def imitate(dials: Dials) -> RoutingTrace:
         return _imitation(decoded, len(layers), dials, np.random.default_rng(seed))
 
-    dials = _fit(_Moments.of(decoded), imitate, decoded, all_dials)
+    dials = _fit(_Moments.of(decoded), imitate, decoded, all_dials, every_expert)
     synthetic = rebatch(imitate(dials), decoded.batch)
     exponents = np.full(trace.n_moe_layers, float(np.mean(dials.zipf_exponent)))
     exponents[layers] = dials.zipf_exponent
-    return FittedDials(
-        replace(dials, zipf_exponent=tuple(exponents.tolist())), _comparisons(decoded, synthetic, all_dials)
-    )
+    comparisons = _comparisons(decoded, synthetic, all_dials, every_expert)
+    return FittedDials(replace(dials, zipf_exponent=tuple(exponents.tolist())), comparisons)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -122,15 +124,23 @@ class _Moments:
             distinct=distinct_experts(decoded, _LARGE),
         )
 
-    def distance(self, other: _Moments, all_dials: bool) -> float:
+    def distance(self, other: _Moments, all_dials: bool, every_expert: bool) -> float:
         """Sum of relative differences of the moments that are fitted."""
-        names = ["reuse", "following", *(["late_reuse", "distinct"] if all_dials else [])]
+        names = ["reuse", "following", *(["late_reuse"] if all_dials else [])]
+        if all_dials and not every_expert:
+            names.append("distinct")
         parts = [abs(getattr(self, name) - getattr(other, name)) / (abs(getattr(self, name)) or 1.0) for name in names]
         known = sum(float(part) for part in parts if not math.isnan(part))
         return known + float(np.abs(self.entropy - other.entropy).mean() / max(self.entropy.mean(), 1e-9))
 
 
-def _fit(target: _Moments, imitate: Callable[[Dials], RoutingTrace], decoded: RoutingTrace, all_dials: bool) -> Dials:
+def _fit(
+    target: _Moments,
+    imitate: Callable[[Dials], RoutingTrace],
+    decoded: RoutingTrace,
+    all_dials: bool,
+    every_expert: bool,
+) -> Dials:
     """Move every dial by the shortfall of its own moment, all at once, and keep the best set met.
 
     Each moment rises with its dial by 0.2 to 1 for 1 (an entropy falls by 0.5 to 2 bits for 1 in its
@@ -141,7 +151,7 @@ def _fit(target: _Moments, imitate: Callable[[Dials], RoutingTrace], decoded: Ro
     best, least = dials, math.inf
     for _ in range(_ROUNDS):
         made = _Moments.of(imitate(dials))
-        if (distance := target.distance(made, all_dials)) < least:
+        if (distance := target.distance(made, all_dials, every_expert)) < least:
             best, least = dials, distance
         surplus = np.clip(made.entropy - target.entropy, -0.5, 0.5)
         exponents = np.clip(np.array(dials.zipf_exponent) + surplus, 0.0, _MAX_EXPONENT)
@@ -157,7 +167,7 @@ def _fit(target: _Moments, imitate: Callable[[Dials], RoutingTrace], decoded: Ro
             dials = replace(
                 dials,
                 sequence_affinity=_moved(dials.sequence_affinity, target.late_reuse - made.late_reuse),
-                active_fraction=min(1.0, max(enough, dials.active_fraction * factor)),
+                active_fraction=1.0 if every_expert else min(1.0, max(enough, dials.active_fraction * factor)),
             )
     return best
 
@@ -184,11 +194,15 @@ def _imitation(decoded: RoutingTrace, n_layers: int, dials: Dials, rng: np.rando
     ).decode_only()
 
 
-def _comparisons(decoded: RoutingTrace, synthetic: RoutingTrace, all_dials: bool) -> tuple[Comparison, ...]:
+def _comparisons(
+    decoded: RoutingTrace, synthetic: RoutingTrace, all_dials: bool, every_expert: bool
+) -> tuple[Comparison, ...]:
     recorded, made = _figures(decoded), _figures(synthetic)
     fitted = {"reuse at lag 1", "mean entropy (bits)", "layer following"}
     if all_dials:
-        fitted |= {f"reuse at lag {_LATE}", f"distinct experts, batch {_LARGE}"}
+        fitted.add(f"reuse at lag {_LATE}")
+    if all_dials and not every_expert:
+        fitted.add(f"distinct experts, batch {_LARGE}")
     return tuple(
         Comparison(name, value, made[name], name in fitted)
         for name, value in recorded.items()

@@ -138,6 +138,11 @@ class RoutingTrace:
         _refuse_holes(self.experts, self.phase)
 
     @property
+    def is_synthetic(self) -> bool:
+        """Whether the routing was made up, by dials or by force, and not recorded."""
+        return self.provenance.source == "synthetic"
+
+    @property
     def n_tokens(self) -> int:
         """Tokens, of either phase."""
         return int(self.experts.shape[0])

@@ -118,14 +118,15 @@ def synthesize_routing(
     rng: np.random.Generator,
     model_name: str,
     shares: NDArray[np.float64] | None = None,
+    origin: str = "",
 ) -> RoutingTrace:
     """A trace of `batch` equal sequences (see `token_layout`) routed by `dials`.
 
     With `n_encoder_moe_layers` above 0, prefill tokens visit only these first layers and decode tokens only
     the others. Popularity, maps and active experts are drawn from `rng` once and shared by all sequences.
     `shares` (n_moe_layers, n_experts): how popular each expert is, in place of the Zipf exponents and the random
-    names of ranks (`PopularityProfile.shares`). The same `rng` state gives the same trace. Raises `InvalidInput` for
-    impossible numbers.
+    names of ranks (`PopularityProfile.shares`); `origin`: whose dials they are, for the provenance. The same `rng`
+    state gives the same trace. Raises `InvalidInput` for impossible numbers.
     """
     _check_shape(n_moe_layers, n_encoder_moe_layers, n_experts, top_k)
     layout = token_layout(
@@ -164,7 +165,7 @@ def synthesize_routing(
             source="synthetic",
             licence="none needed",
             recorder="traces.synthesis",
-            note=str(dials),
+            note=f"{origin}: {dials}" if origin else str(dials),
         ),
     )
 

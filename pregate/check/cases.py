@@ -10,7 +10,7 @@ import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
 
-from pregate.api import load_model, load_trace, synthesize
+from pregate.api import DEFAULT_DIALS, load_model, load_trace, synthesize
 from traces.errors import unknown_name
 from traces.model.architecture import ModelArchitecture, PublishedCounts
 from traces.routing import RoutingTrace
@@ -47,7 +47,10 @@ class CaseWorkload:
         if self.path is not None:
             return load_trace(self.path, batch=self.batch)
         batch = 1 if self.batch is None else self.batch
-        return synthesize(model, self.input_tokens, self.output_tokens, batch, self.seed, n_active=self.n_active)
+        dials = None if self.n_active else DEFAULT_DIALS  # one locality for every model: figures stay comparable
+        return synthesize(
+            model, self.input_tokens, self.output_tokens, batch, self.seed, dials=dials, n_active=self.n_active
+        )
 
     @property
     def name(self) -> str:

@@ -8,6 +8,7 @@ import typer
 
 from offload.policies import policy_named
 from pregate.ask.comparison import compare as run_compare
+from pregate.ask.routing_source import describe_routing
 from pregate.cli import options
 from pregate.draw import render
 
@@ -25,6 +26,7 @@ def compare(
     input_tokens: options.InputTokens = 256,
     output_tokens: options.OutputTokens = 256,
     active: options.Active = None,
+    popularity: options.Popularity = None,
     cache: options.CacheText = None,
     tier: options.Tier = "dram",
     engine: options.Engine = "auto",
@@ -47,8 +49,9 @@ def compare(
     machine = options.build_machine(hardware, stack, hbm, sets)
     workload = options.build_trace(
         architecture, trace, batch=batch, input_tokens=input_tokens, output_tokens=output_tokens, active=active,
-        seed=seed,
+        seed=seed, popularity=popularity,
     )  # fmt: skip
+    architecture = options.as_recorded(architecture, workload, dtype)
     with options.spinner("simulating") as update:
         comparison = run_compare(
             architecture,
@@ -70,5 +73,6 @@ def compare(
     render.print_table(render.comparison_table(comparison, title))
     print(comparison.verdict())
     print(f"Machine constants: {comparison.calibration}.")
+    print(f"Routing: {describe_routing(architecture, workload, comparison)}.")
     if check:
         print(options.CHECKED)

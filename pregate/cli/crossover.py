@@ -57,6 +57,7 @@ def crossover(
             architecture, trace, batch=batch, input_tokens=input_tokens, output_tokens=output_tokens, active=active,
             seed=seed,
         )  # fmt: skip
+        architecture = options.as_recorded(architecture, workload, dtype)
     chosen = [name.strip() for name in policies.split(",") if name.strip()]
     with options.spinner("searching") as update:
         update(axis)

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
+from pregate.ask.routing_source import describe_routing
 from pregate.ask.simulation import describe_calibration
 from pregate.cli import options
 from pregate.draw import render
@@ -50,6 +51,7 @@ def explain(
         architecture, trace, batch=batch, input_tokens=input_tokens, output_tokens=output_tokens, active=active,
         seed=seed,
     )  # fmt: skip
+    architecture = options.as_recorded(architecture, workload, dtype)
     with options.spinner("explaining") as update:
         update(policy)
         explanation = run_explain(
@@ -66,6 +68,7 @@ def explain(
             render.print_table(table)
         print(explanation.verdict())
         print(f"Machine constants: {describe_calibration(machine, architecture, [explanation.result])}.")
+        print(f"Routing: {describe_routing(architecture, workload, [explanation.result])}.")
     if tornado is not None:
         typer.echo(f"wrote {tornado}", err=True)
 

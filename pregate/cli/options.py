@@ -39,12 +39,14 @@ __all__ = [
     "ModesText",
     "OutputFormat",
     "OutputTokens",
+    "Popularity",
     "Seed",
     "Sets",
     "Stack",
     "Tier",
     "TopK",
     "TraceFile",
+    "as_recorded",
     "build_cache",
     "build_machine",
     "build_model",
@@ -67,6 +69,10 @@ Model = Annotated[str, typer.Argument(help="Model name (`pregate models`), YAML 
 Hardware = Annotated[str, typer.Option("--hardware", help="Machine (`pregate hardware`) or YAML file.")]
 Stack = Annotated[str | None, typer.Option(help="Software stack; default: the one fitted on the machine.")]
 TraceFile = Annotated[Path | None, typer.Option("--trace", help="Routing trace; default: a synthetic one.")]
+Popularity = Annotated[
+    Path | None,
+    typer.Option("--popularity", help="How often each expert is chosen: a table of counts, or a trace to count."),
+]
 Batch = Annotated[int | None, typer.Option(help="Sequences side by side; default: as recorded, or 1.")]
 InputTokens = Annotated[int, typer.Option(help="Prompt tokens a sequence (synthetic traces).")]
 OutputTokens = Annotated[int, typer.Option(help="Generated tokens a sequence (synthetic traces).")]
@@ -158,6 +164,7 @@ def build_trace(
     output_tokens: int,
     active: int | None,
     seed: int,
+    popularity: Path | None = None,
 ) -> RoutingTrace:
     """The trace of the options: a file (its sequences run at the batch asked for) or a synthetic one."""
     if path is not None:
@@ -165,8 +172,20 @@ def build_trace(
             raise InvalidInput("--active forces a synthetic trace: leave it out, or leave out --trace")
         if (input_tokens, output_tokens, seed) != (256, 256, 0):
             raise InvalidInput("--input-tokens, --output-tokens and --seed make a synthetic trace: leave out --trace")
-        return api.load_trace(path, batch=batch)
-    return api.synthesize(model, input_tokens, output_tokens, 1 if batch is None else batch, seed, n_active=active)
+        if popularity is not None:
+            raise InvalidInput("--popularity shapes a synthetic trace: leave it out, or leave out --trace")
+        return api.load_trace(path, batch=batch, model=model)
+    counted = None if popularity is None else api.load_popularity(popularity, model=model)
+    return api.synthesize(
+        model, input_tokens, output_tokens, 1 if batch is None else batch, seed, n_active=active, popularity=counted
+    )
+
+
+def as_recorded(model: ModelArchitecture, trace: RoutingTrace, dtype: str | None) -> ModelArchitecture:
+    """The model with experts of the size that the trace recorded, unless a format was asked for."""
+    from pregate.ask.recorded_size import with_recorded_experts
+
+    return model if dtype is not None else with_recorded_experts(model, trace)
 
 
 @contextmanager

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from offload.policies import policy_named
+from pregate.ask.routing_source import describe_routing
 from pregate.ask.simulation import describe_calibration
 from pregate.ask.simulation import simulate as run_simulate
 from pregate.cli import options
@@ -28,6 +29,7 @@ def simulate(
     input_tokens: options.InputTokens = 256,
     output_tokens: options.OutputTokens = 256,
     active: options.Active = None,
+    popularity: options.Popularity = None,
     cache: options.CacheText = None,
     tier: options.Tier = "dram",
     engine: options.Engine = "auto",
@@ -54,8 +56,9 @@ def simulate(
     machine = options.build_machine(hardware, stack, hbm, sets)
     workload = options.build_trace(
         architecture, trace, batch=batch, input_tokens=input_tokens, output_tokens=output_tokens, active=active,
-        seed=seed,
+        seed=seed, popularity=popularity,
     )  # fmt: skip
+    architecture = options.as_recorded(architecture, workload, dtype)
     with options.spinner("simulating") as update:
         update(policy)
         result = run_simulate(
@@ -83,6 +86,7 @@ def simulate(
     if not render.print_data(format, result.to_dict(), [result.to_dict()]):
         render.print_table(render.result_table(result))
         print(f"Machine constants: {describe_calibration(machine, architecture, [result])}.")
+        print(f"Routing: {describe_routing(architecture, workload, [result])}.")
         if check:
             print(options.CHECKED)
     for path in (timeline, gantt):

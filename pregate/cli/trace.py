@@ -18,6 +18,7 @@ from pregate.draw import render
 from traces.errors import InvalidInput
 from traces.fitting import fit_dials
 from traces.importers import IMPORTERS
+from traces.model.architecture import ModelArchitecture
 from traces.recorded import recorded_names
 from traces.routing import Phase, rebatch
 from traces.statistics import trace_statistics
@@ -28,14 +29,25 @@ from traces.whole_file import refuse_overwriting
 app = typer.Typer(help="Import, synthesise, fit and describe routing traces.", no_args_is_help=True, **PLAIN)
 
 TraceArgument = Annotated[Path, typer.Argument(help="Routing trace, or a recording pregate can import.")]
+ModelName = Annotated[
+    str | None, typer.Option("--model", help="The model it is of, where the file does not say its experts.")
+]
 Output = Annotated[Path, typer.Option("--output", "-o", help="Where to write the trace (.safetensors).")]
+
+
+EveryExpert = Annotated[
+    bool, typer.Option(help="Leave the active fraction at 1: what one prompt did not use, another may.")
+]
 
 
 @app.command("import", cls=Command)
 def import_(
     file: Annotated[Path, typer.Argument(help="The recording.")],
     output: Output,
-    format: Annotated[str, typer.Option(help=f"Its format: {', '.join(IMPORTERS)}.")],
+    format: Annotated[
+        str | None, typer.Option(help=f"Its format; default: as the file shows. {', '.join(IMPORTERS)}.")
+    ] = None,
+    model: ModelName = None,
     batch: Annotated[int | None, typer.Option(help="Run this many of its sequences side by side.")] = None,
     sequences: Annotated[
         str | None, typer.Option(help="Keep these sequences only: 0:12, or 0,3,7; as the recording numbers them.")
@@ -44,12 +56,12 @@ def import_(
     source: Annotated[str | None, typer.Option(help="Where the recording is from, for the provenance.")] = None,
     licence: Annotated[str | None, typer.Option(help="Its licence, for the provenance.")] = None,
 ) -> None:
-    """Import a recorded trace.
+    """Import a recorded trace: the file shows its format, and what it leaves out of its model is the model's.
 
-    Example: pregate trace import qwen.route.csv --format route_trace_v1 -o qwen.safetensors
+    Example: pregate trace import qwen.route.csv -o qwen.safetensors
     """
     refuse_overwriting(output, file)
-    trace = api.import_trace(file, format)
+    trace = api.import_trace(file, format, model=_model(model))
     if sequences is not None:
         trace = trace.of_sequences(_numbers(sequences))
     if not gate_weights:
@@ -65,6 +77,12 @@ def import_(
     typer.echo(
         f"wrote {output}: {trace.n_tokens} tokens, {trace.n_moe_layers} MoE layers, digest {trace.digest}", err=True
     )
+    if trace.provenance.note:
+        typer.echo(f"note: {trace.provenance.note}", err=True)
+
+
+def _model(name: str | None) -> ModelArchitecture | None:
+    return None if name is None else api.load_model(name)
 
 
 def _numbers(text: str) -> list[int]:
@@ -115,37 +133,57 @@ def synth(
     output_tokens: options.OutputTokens = 256,
     batch: options.Batch = None,
     active: options.Active = None,
-    zipf: Annotated[float, typer.Option(help="Zipf exponent of expert popularity; 0 is uniform.")] = api.DEFAULT_ZIPF,
-    repeat: Annotated[
-        float, typer.Option(help="Probability of repeating an expert at the next token.")
-    ] = api.DEFAULT_DIALS.repeat_probability,
+    zipf: Annotated[float | None, typer.Option(help="Zipf exponent of expert popularity; 0 is uniform.")] = None,
+    repeat: Annotated[float | None, typer.Option(help="Probability of repeating an expert at the next token.")] = None,
     correlation: Annotated[
-        float, typer.Option(help="Probability of following the layer before by a fixed map.")
-    ] = api.DEFAULT_DIALS.layer_correlation,
-    affinity: Annotated[float, typer.Option(help="Probability of drawing from what the sequence chose lately.")] = 0.0,
-    active_fraction: Annotated[float, typer.Option(help="Share of each layer's experts ever used.")] = 1.0,
+        float | None, typer.Option(help="Probability of following the layer before by a fixed map.")
+    ] = None,
+    affinity: Annotated[
+        float | None, typer.Option(help="Probability of drawing from what the sequence chose lately.")
+    ] = None,
+    active_fraction: Annotated[float | None, typer.Option(help="Share of each layer's experts ever used.")] = None,
+    popularity: options.Popularity = None,
     top_k: options.TopK = None,
     seed: options.Seed = 0,
 ) -> None:
     """Synthesise a trace from dials, or with a forced number of active experts.
 
+    Dials not given are those fitted to a recording of the model, where one ships, or the default ones.
+
     Example: pregate trace synth mixtral-8x7b --output-tokens 64 --repeat 0.3 -o trace.safetensors
     """
     architecture = options.build_model(model, None, top_k)
-    dials = None if active is not None else Dials(zipf, repeat, correlation, active_fraction, affinity)
-    trace = api.synthesize(architecture, input_tokens, output_tokens, 1 if batch is None else batch, seed, dials=dials, n_active=active)
+    given = {
+        "zipf_exponent": zipf, "repeat_probability": repeat, "layer_correlation": correlation,
+        "active_fraction": active_fraction, "sequence_affinity": affinity,
+    }  # fmt: skip
+    dials = _dials(architecture, {name: value for name, value in given.items() if value is not None})
+    trace = api.synthesize(
+        architecture, input_tokens, output_tokens, 1 if batch is None else batch, seed, dials=dials, n_active=active,
+        popularity=None if popularity is None else api.load_popularity(popularity, model=architecture),
+    )  # fmt: skip
     save_trace(trace, output)
     typer.echo(f"wrote {output}: {trace.n_tokens} tokens, digest {trace.digest}", err=True)
 
 
+def _dials(model: ModelArchitecture, given: dict[str, float]) -> Dials | None:
+    """The model's dials with those given in their place; None where none is given."""
+    return replace(api.default_dials(model)[0], **given) if given else None
+
+
 @app.command("fit", cls=Command)
-def fit(trace: TraceArgument, seed: options.Seed = 0, format: options.OutputFormat = options.Format.table) -> None:
+def fit(
+    trace: TraceArgument,
+    seed: options.Seed = 0,
+    every_expert: EveryExpert = False,
+    format: options.OutputFormat = options.Format.table,
+) -> None:
     """Set the synthetic dials from a trace and report how near the synthetic statistics come.
 
     Example: pregate trace fit trace.safetensors --format json
     """
     with options.spinner("fitting"):
-        fitted = fit_dials(api.load_trace(trace), np.random.default_rng(seed))
+        fitted = fit_dials(api.load_trace(trace), np.random.default_rng(seed), every_expert=every_expert)
     document = fitted.to_dict()
     if render.print_data(format, document, document["comparisons"]):
         return

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -67,6 +68,11 @@ def test_cells_that_the_last_prompt_layer_skips_become_minus_one(tmp_path: Path)
     assert read_residency(path)[2].tolist() == [[1, 0], [2, 0]]
 
 
+def test_a_recorder_that_saw_no_weights_writes_nan(tmp_path: Path) -> None:
+    rows = [",".join([*row.split(",")[:6], "nan", *row.split(",")[7:]]) for row in ROWS]
+    assert import_route_trace_v1(written(tmp_path, rows)).gate_weights is None
+
+
 def test_turns_are_sequences(tmp_path: Path) -> None:
     second = [row.replace("0,", "1,", 1) for row in ROWS]
     trace = import_route_trace_v1(written(tmp_path, ROWS + second))
@@ -84,7 +90,13 @@ def test_turns_are_sequences(tmp_path: Path) -> None:
         ([*ROWS, "0,1,3,1,0,8,0.5,0,0"], "line 17: .* goes beyond the header"),
         ([*ROWS, "0,1,3,0,0,1,0.5,0,0"], "line 17: .* goes beyond the header"),
         ([*ROWS, "0,1,3,1,0,1,0.5,0,0" + "0" * 5000], "line 17 is longer than"),
-        ([ROWS[0], ROWS[1].replace("0.25", "nan"), *ROWS[2:]], "not finite"),
+        ([ROWS[0], ROWS[1].replace("0.25", "inf"), *ROWS[2:]], "line 8 is not numbers from 0"),
+        ([ROWS[0], ROWS[1].replace("0.25", "-0.25"), *ROWS[2:]], "line 8 is not numbers from 0"),
+        ([ROWS[0], ROWS[1].replace(",5,", ",0_5,"), *ROWS[2:]], "line 8 is not numbers from 0"),
+        ([ROWS[0], ROWS[1].replace(",5,", ",+5,"), *ROWS[2:]], "line 8 is not numbers from 0"),
+        ([ROWS[0], ROWS[1].replace(",5,", ",\u0665,"), *ROWS[2:]], "line 8 is not numbers from 0"),
+        ([ROWS[0], ROWS[1].replace(",100", ",-100"), *ROWS[2:]], "line 8 is not numbers from 0"),
+        ([ROWS[0], ROWS[1].replace(",100", ",junk"), *ROWS[2:]], "line 8 is not numbers from 0"),
         ([ROWS[0], ROWS[1].replace("5", "3", 1), *ROWS[2:]], "expert 3 is chosen twice"),
         ([], "no rows"),
     ],
@@ -182,6 +194,15 @@ def test_every_importer_refuses_a_foreign_file_in_one_line(tmp_path: Path, name:
         with pytest.raises(InvalidFile) as caught:
             import_trace(path, name)
         assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", sorted(IMPORTERS))
+def test_a_named_pipe_is_refused_and_not_waited_for(tmp_path: Path, name: str) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(InvalidFile, match="not a regular file|no such file"):
+        import_trace(tmp_path / "pipe", name)
+    with pytest.raises(InvalidFile, match="not a regular file"):
+        import_trace(tmp_path / "pipe")
 
 
 def test_unknown_format_offers_the_nearest() -> None:

@@ -3,31 +3,27 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from traces.documents import open_regular
 from traces.errors import InvalidFile
 
-__all__ = ["json_document", "json_lines", "regular_file", "text_lines", "whole_numbers"]
+__all__ = ["MAX_LINE_CHARACTERS", "json_document", "json_lines", "regular_file", "text_lines", "whole_numbers"]
 
 MAX_TEXT_BYTES = 1 << 30
 MAX_DOCUMENT_BYTES = 256 << 20
-MAX_LINE_CHARACTERS = 16 << 20
+MAX_LINE_CHARACTERS = 64 << 20
 _WHOLE = re.compile(r"\s*-?[0-9]{1,12}\s*", re.ASCII)
 
 
 def regular_file(path: Path, max_bytes: int) -> int:
     """The size of a regular file. Raises `InvalidFile` for anything else (a pipe would never end), or one too big."""
-    try:
-        if not path.exists():
-            raise InvalidFile(f"{path}: no such file")
-        if not path.is_file():
-            raise InvalidFile(f"{path}: not a regular file")
-        size = path.stat().st_size
-    except (OSError, ValueError) as error:
-        raise InvalidFile(f"{path}: cannot be read ({getattr(error, 'strerror', None) or error})") from error
+    with open_regular(path) as file:
+        size = os.fstat(file.fileno()).st_size
     if size > max_bytes:
         raise InvalidFile(f"{path}: {size} bytes, at most {max_bytes} are read: is this the right file?")
     return size

@@ -25,7 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from traces.importers.arrays import npy_array, npz_arrays, whole_array
-from traces.importers.lines import json_document, json_lines
+from traces.importers.lines import MAX_LINE_CHARACTERS, json_document, json_lines, text_lines
 from traces.importers.recording import MAX_CELLS, ModelShape, Origin, recorded_trace, refused
 from traces.routing import MAX_EXPERTS, Phase, RoutingTrace
 
@@ -61,9 +61,8 @@ def import_routed_npy(path: Path, shape: ModelShape = ModelShape()) -> RoutingTr
 
 
 def _answers(path: Path) -> list[dict[str, Any]]:
-    with path.open("rb") as file:
-        first = file.readline(1 << 20).rstrip()
-        many = first.endswith(b"}") and bool(file.read(64).strip())
+    first = next(text_lines(path, MAX_LINE_CHARACTERS), (1, ""))[1].strip()
+    many = first.startswith("{") and first.endswith("}")  # one an answer
     found = [record for _, record in json_lines(path)] if many else json_document(path)
     answers = found if isinstance(found, list) else [found]
     if not answers or not all(isinstance(answer, dict) for answer in answers):

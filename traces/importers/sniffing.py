@@ -16,7 +16,7 @@ from traces.importers.plain import PLAIN_CSV, PLAIN_NPZ
 from traces.importers.router_scores import GATE_CSV_HEADER
 from traces.importers.torch_archive import read_torch_archive
 
-__all__ = ["OWN_FORMAT", "recognise", "recognise_popularity"]
+__all__ = ["OWN_FORMAT", "is_routing", "recognise", "recognise_popularity"]
 
 OWN_FORMAT = "pregate"
 _HEAD_BYTES = 1 << 16
@@ -49,6 +49,11 @@ def recognise(path: Path) -> str:
     if recognise_popularity(path) is not None:
         raise InvalidFile(f"{path}: counts of experts, not a routing trace: give it to --popularity")
     raise InvalidFile(f"{path}: not a routing trace of a known format; can be read: {_READ}")
+
+
+def is_routing(path: Path) -> bool:
+    """Whether a file shows itself to be a routing trace."""
+    return path.is_file() and _routing(path, _head(path)) is not None
 
 
 def recognise_popularity(path: Path) -> str | None:

@@ -1,0 +1,31 @@
+"""Whether the routing of a prediction was recorded or made up, and what hit rates that lets one believe in."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from pregate.ask.recorded_size import describe_size
+from pregate.ask.simulation import SimulationResult
+from traces.model.architecture import ModelArchitecture
+from traces.recorded.dials import recorded_hit_rates
+from traces.routing import RoutingTrace
+
+__all__ = ["describe_routing"]
+
+
+def describe_routing(model: ModelArchitecture, trace: RoutingTrace, results: Iterable[SimulationResult]) -> str:
+    """Where the routing is from; of a synthetic one with a cache, what an LRU of its size hits on recorded traces."""
+    origin = trace.provenance
+    if not trace.is_synthetic:
+        size = describe_size(model, trace)
+        return "; ".join(filter(None, (f"recorded ({origin.recorder}, {origin.source})", size)))
+    words = f"synthetic ({origin.note.partition(':')[0]}), so hit rates are assumed, not known"
+    cached = [result for result in results if 0 < result.hit_rate < 1]
+    if not cached:
+        return words
+    n_slots = max(result.n_expert_slots for result in cached)
+    share = min(1.0, n_slots / (model.n_moe_layers * model.n_experts))
+    rates = recorded_hit_rates(share).values()
+    return (
+        f"{words}: an LRU with {share:.0%} of the experts hits {min(rates):.0%} to {max(rates):.0%} on recorded traces"
+    )
