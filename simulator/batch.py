@@ -198,7 +198,7 @@ def _kernel() -> Any:
 
 @cache
 def _prepared() -> Any:
-    from numba import njit
+    from traces.compiled import njit
 
     return njit(cache=True, nogil=True)(_places)
 

@@ -8,9 +8,9 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numba import njit
 
 from simulator.vector import WIDTH, add, load, maximum, minimum, store, subtract, zeros
+from traces.compiled import njit
 
 __all__ = ["N_SUMS", "WIDTH", "run"]
 

@@ -217,7 +217,7 @@ def _fifo(
 
 @cache
 def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
-    from numba import njit
+    from traces.compiled import njit
 
     compiled: Callable[..., Any] = njit(cache=True, nogil=True)(function)
     return compiled

@@ -12,9 +12,9 @@ from collections.abc import Callable
 from typing import Any, NamedTuple, TypeVar, cast
 
 import numpy as np
-from numba import njit
 
 from offload.ops import Lane
+from traces.compiled import njit
 
 __all__ = ["FIFO", "MACHINE", "N_SLOTS", "PRIORITY", "SHARED", "Job", "Run", "run"]
 

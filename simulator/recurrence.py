@@ -156,7 +156,7 @@ def _walk_small(
 
 @cache
 def _compiled() -> Callable[..., Any]:
-    from numba import njit
+    from traces.compiled import njit
 
     compiled: Callable[..., Any] = njit(cache=True)(_walk)
     return compiled

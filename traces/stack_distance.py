@@ -304,7 +304,7 @@ def _measure(
 
 @cache
 def _compiled() -> tuple[Callable[..., Any], Callable[..., Any]]:
-    from numba import njit
+    from traces.compiled import njit
 
     compile_function: Callable[..., Any] = njit(cache=True)
     return compile_function(_find_events), compile_function(_measure)

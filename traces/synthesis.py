@@ -244,7 +244,7 @@ def _name_experts(experts: NDArray[np.int16], by_rank: NDArray[np.int16]) -> Non
 @cache
 def _compiled_fill() -> Callable[..., None]:
     """`_fill` as machine code: compiled on first use, then kept on disk."""
-    from numba import njit
+    from traces.compiled import njit
 
     compiled: Callable[..., None] = njit(cache=True)(_fill)
     return compiled

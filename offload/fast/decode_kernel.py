@@ -8,7 +8,6 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numba import njit
 
 from offload.fast.kernel_layout import (
     ARRIVALS,
@@ -65,6 +64,7 @@ from offload.fast.kernel_layout import (
 )
 from offload.fast.slots_kernel import after, bring, cancel, drop_waiting, issue, release
 from offload.ops import Lane
+from traces.compiled import njit
 
 _HOST = int(Lane.HOST)
 _COMPUTE = int(Lane.COMPUTE)

@@ -10,7 +10,8 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numba import njit
+
+from traces.compiled import njit
 
 __all__ = ["BELADY", "LFU", "LRU", "RANDOM", "batches", "replay"]
 

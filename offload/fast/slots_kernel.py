@@ -7,8 +7,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from numba import njit
-
 from offload.fast.kernel_layout import (
     ALONE,
     BASE,
@@ -87,6 +85,7 @@ from offload.fast.kernel_layout import (
     WANTED,
 )
 from offload.ops import Lane
+from traces.compiled import njit
 
 _HOST = int(Lane.HOST)
 _H2D = int(Lane.H2D)

@@ -114,7 +114,7 @@ def _trace_back(
 
 @cache
 def _compiled() -> Callable[..., Any]:
-    from numba import njit
+    from traces.compiled import njit
 
     compiled: Callable[..., Any] = njit(cache=True)(_trace_back)
     return compiled

@@ -93,7 +93,7 @@ def _chains_small(
 
 @cache
 def _compiled() -> Callable[..., Any]:
-    from numba import njit
+    from traces.compiled import njit
 
     compiled: Callable[..., Any] = njit(cache=True, nogil=True)(_chains)
     return compiled

@@ -171,7 +171,7 @@ def _reverse_small(
 
 @cache
 def _compiled() -> Callable[..., Any]:
-    from numba import njit
+    from traces.compiled import njit
 
     compiled: Callable[..., Any] = njit(cache=True)(_reverse)
     return compiled
