@@ -17,6 +17,8 @@ from typing import Any
 from traces.documents import read_text
 from traces.errors import InvalidFile, unknown_name
 from traces.model.dtypes import DTYPES, Dtype, find_dtype
+from traces.model.layer_stack import MAX_LAYERS
+from traces.model.quantisation_methods import method_name, own_formats, weight_format
 
 __all__ = ["StoredFormats", "stored_formats"]
 
@@ -41,6 +43,24 @@ _PARTS: dict[str, tuple[str, ...]] = {
 }  # fmt: skip
 """Modules that stand for a part: it is excluded when one of them is, under any of the prefixes of multimodal models."""
 
+_GATED = ("gate_proj", "up_proj", "down_proj")
+_FAMILIES: dict[tuple[str, ...], tuple[tuple[str, ...], ...]] = {
+    _PARTS["experts"]: (
+        tuple(f"mlp.experts.0.{name}" for name in _GATED), tuple(f"mlp.switch_mlp.{name}" for name in _GATED),
+        tuple(f"block_sparse_moe.experts.0.{name}" for name in ("w1", "w2", "w3")),
+        tuple(f"block_sparse_moe.switch_mlp.{name}" for name in _GATED),
+    ),
+    _PARTS["shared"]: tuple(
+        tuple(f"mlp.{stem}.{name}" for name in _GATED) for stem in ("shared_experts", "shared_expert")
+    ),
+    _PARTS["dense"]: (tuple(f"mlp.{name}" for name in _GATED),),
+    _PARTS["attention"]: (
+        tuple(f"self_attn.{name}_proj" for name in "qkvo"),
+        ("self_attn.q_b_proj", "self_attn.kv_a_proj_with_mqa", "self_attn.kv_b_proj", "self_attn.o_proj"),
+    ),
+}  # fmt: skip
+"""The matrices of a part in a layer, by the names of each family of models."""
+
 
 def stored_formats(config: Mapping[str, Any], shapes: Mapping[str, Any], folder: Path, where: str) -> StoredFormats:
     """Formats by part. `config`: the whole document; `shapes`: the text model in it. Raises `InvalidFile`."""
@@ -50,7 +70,9 @@ def stored_formats(config: Mapping[str, Any], shapes: Mapping[str, Any], folder:
         return {"dtype": plain, "expert_dtype": plain, "note": note}
     if plain.bits < 16:
         plain = DTYPES["bf16"]
-    scheme = _scheme(quantisation, f"{where}: {source}")
+    count = shapes.get("num_hidden_layers")
+    n_layers = count if type(count) is int and 1 <= count <= MAX_LAYERS else 1
+    scheme = _scheme(quantisation, n_layers, f"{where}: {source}")
     parts = {part: scheme(names) or plain for part, names in _PARTS.items()}
     fields: StoredFormats = {
         "dtype": parts["dense"],
@@ -129,10 +151,8 @@ Scheme = Callable[[tuple[str, ...]], Dtype | None]
 """The format of a part by the modules that stand for it; None: it is not quantised."""
 
 
-def _scheme(quantisation: Mapping[str, Any], where: str) -> Scheme:
-    method = str(quantisation.get("quant_method", "")).lower().replace("_", "-")
-    if not method and "bits" in quantisation:
-        method = "gptq"
+def _scheme(quantisation: Mapping[str, Any], n_layers: int, where: str) -> Scheme:
+    method = method_name(quantisation)
     excluded = _excluded(quantisation)
     if method == "compressed-tensors":
         return _compressed_tensors(quantisation, excluded, where)
@@ -141,46 +161,52 @@ def _scheme(quantisation: Mapping[str, Any], where: str) -> Scheme:
         return lambda names: packed if names is _PARTS["experts"] and not _hits(excluded, names) else None
     if method in ("modelopt", "modelopt-fp4", "modelopt-mixed", "nvfp4"):
         return _modelopt(quantisation, excluded, where)
-    stored = _one_format(method, quantisation, where)
+    stored = weight_format(method, quantisation, where)
+    own = own_formats(method, quantisation, where)
+    if own:
+        return lambda names: None if _hits(excluded, names) else _mean_format(names, own, stored, n_layers)
     return lambda names: None if _hits(excluded, names) else stored
 
 
-def _one_format(method: str, quantisation: Mapping[str, Any], where: str) -> Dtype:
-    """The format of a method that stores all it converts alike."""
-    match method:
-        case "fp8" | "fbgemm-fp8" | "finegrained-fp8":
-            return DTYPES["fp8"]
-        case "awq" | "gptq" | "gptqmodel" | "auto-round" | "intel/auto-round" | "autoawq" | "auto-gptq" | "hqq":
-            group = _number(quantisation, ("group_size", "q_group_size"), 128, where)
-            bits = _number(quantisation, ("bits", "w_bit", "nbits"), 4, where)
-            zero = quantisation.get("zero_point", not quantisation.get("sym", False))
-            group = 1 << 20 if group <= 0 else group  # -1: a scale a column
-            return find_dtype(f"int{bits}-g{group}{'-zp' if zero else ''}", where)
-        case "mlx":
-            bits, group = (_number(quantisation, (key,), due, where) for key, due in (("bits", 4), ("group_size", 64)))
-            return find_dtype(f"int{bits}-g{group}-b", where)
-        case "bitsandbytes" | "bitsandbytes-4bit" | "bitsandbytes-8bit":
-            return DTYPES["int8" if quantisation.get("load_in_8bit") else "nf4"]
-        case "mxfp8" | "nvfp4":
-            return DTYPES[method]
-        case "quark":
-            return _quark(quantisation, where)
-    raise InvalidFile(
-        f"{where}: quant_method {method[:40]!r} is not read: take the config.json of the unquantised model, and give "
-        "the format with --dtype (fp8, int8, int4-g128, mxfp4, nvfp4)"
-    )
+def _mean_format(
+    names: tuple[str, ...], own: list[tuple[str, Dtype | None]], stored: Dtype, n_layers: int
+) -> Dtype | None:
+    """The format of a part some modules of which have their own: that of all, or their mean bits by layer and matrix.
+
+    `own`: patterns and formats, None where a module is not converted; `stored`: the format of the rest.
+    """
+    exact = {_from_layers(pattern): form for pattern, form in own if not _is_pattern(pattern)}
+    patterns = [(pattern, form) for pattern, form in own if _is_pattern(pattern)]
+    for family in _FAMILIES[names]:
+        modules = [f"layers.{layer}.{name}" for layer in range(n_layers) for name in family]
+        found = [_own_format(module, exact, patterns, stored) for module in modules]
+        if set(found) != {stored}:
+            break
+    if len(set(found)) == 1:
+        return found[0]
+    bits = sum(16.0 if form is None else form.bits for form in found) / len(found)
+    return find_dtype(f"w{round(bits, 3):g}") if bits < 8 else None if found.count(None) * 2 > len(found) else stored
 
 
-def _quark(quantisation: Mapping[str, Any], where: str) -> Dtype:
-    """AMD Quark: `global_quant_config.weight.dtype`."""
-    whole = quantisation.get("global_quant_config") or {}
-    weight = whole.get("weight") if isinstance(whole, dict) else None
-    weight = weight[0] if isinstance(weight, list) and weight else weight
-    name = str(weight.get("dtype", "")) if isinstance(weight, dict) else ""
-    known = {"fp8_e4m3": "fp8", "fp4": "mxfp4", "int8": "int8", "int4": "int4-g128"}
-    if name not in known:
-        raise InvalidFile(f"{where}: weight dtype {name[:40]!r} of quark is not read: give the format with --dtype")
-    return find_dtype(known[name])
+def _own_format(
+    module: str, exact: Mapping[str, Dtype | None], patterns: list[tuple[str, Dtype | None]], stored: Dtype
+) -> Dtype | None:
+    """The format of one module: by its name or that of what it stands in, by the first pattern, or that of the rest."""
+    name = module
+    while name:
+        if name in exact:
+            return exact[name]
+        name = name.rpartition(".")[0]
+    return next((form for pattern, form in patterns if _means(pattern, f"model.{module}")), stored)
+
+
+def _is_pattern(pattern: str) -> bool:
+    return pattern.startswith("re:") or "*" in pattern
+
+
+def _from_layers(name: str) -> str:
+    """A module's name from `layers.` on, as prefixes differ."""
+    return re.sub(r"^.*?(?=layers\.\d)", "", name)
 
 
 _MODELOPT = {
@@ -268,21 +294,6 @@ def _tensor_format(weights: Mapping[str, Any], form: str, where: str) -> Dtype:
     raise InvalidFile(f"{where}: weights of {bits!r} bits of type {weights.get('type')!r} are not read: give --dtype")
 
 
-def _number(document: Mapping[str, Any], keys: tuple[str, ...], default: int, where: str) -> int:
-    for key in keys:
-        value = document.get(key)
-        if value is not None:
-            if type(value) is not int:
-                raise InvalidFile(f"{where}: {key} = {value!r} is not an integer")
-            return value
-    return default
-
-
-_EXCLUDING = (
-    "modules_to_not_convert", "ignore", "exclude_modules", "ignored_layers", "exclude", "llm_int8_skip_modules",
-)  # fmt: skip
-
-
 def _excluded(quantisation: Mapping[str, Any]) -> list[str]:
     """Patterns of modules that are not converted."""
     found: list[str] = []
@@ -293,6 +304,8 @@ def _excluded(quantisation: Mapping[str, Any]) -> list[str]:
         "ignored_layers",
         "exclude",
         "llm_int8_skip_modules",
+        "skip_modules",
+        "linear_weights_not_to_quantize",
     ):
         value = quantisation.get(key)
         if isinstance(value, list):

@@ -28,6 +28,9 @@ class Dtype:
 _GROUPED = re.compile(r"int(?P<bits>\d{1,2})-g(?P<group>\d{1,7})(?P<scheme>-zp|-b|)", re.ASCII)
 """`int4-g128`, `int4-g128-zp` (AWQ, GPTQ: arXiv 2306.00978), `int4-g64-b` (MLX: a scale and a bias a group)."""
 
+_MEAN = re.compile(r"w(?P<bits>[0-7](\.\d{1,4})?)", re.ASCII)
+"""`w3.5`: 3.5 bits a weight on average, scales included, of methods that mix widths (EXL3, AQLM, MLX by layer)."""
+
 DTYPES: dict[str, Dtype] = {
     "fp32": Dtype("fp32", 32.0),
     "bf16": Dtype("bf16", 16.0),
@@ -50,6 +53,9 @@ def find_dtype(name: str, where: str = "") -> Dtype:
     grouped = _GROUPED.fullmatch(name)
     if grouped is not None:
         return _grouped(name, int(grouped["bits"]), int(grouped["group"]), grouped["scheme"])
+    mean = _MEAN.fullmatch(name)
+    if mean is not None:
+        return Dtype(name, float(mean["bits"]))
     if name not in DTYPES:
         raise unknown_name("dtype", name, DTYPES, where)
     return DTYPES[name]

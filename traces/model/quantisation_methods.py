@@ -1,0 +1,204 @@
+"""The storage format that one description of a quantisation gives to the weights it converts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from traces.errors import InvalidFile
+from traces.model.dtypes import DTYPES, Dtype, find_dtype
+
+__all__ = ["method_name", "own_formats", "weight_format"]
+
+_A_COLUMN = 1 << 20
+_ALIASES = {
+    "gptqmodel": "gptq", "auto-gptq": "gptq", "gptq-marlin": "gptq", "marlin": "gptq", "moe-wna16": "gptq",
+    "autoawq": "awq", "awq-marlin": "awq", "intel/auto-round": "auto-round", "autoround": "auto-round",
+    "fbgemm-fp8": "fp8", "finegrained-fp8": "fp8", "ptpc-fp8": "fp8", "w8a8-fp8": "fp8",
+    "eetq": "int8", "w8a8-int8": "int8", "bitsandbytes-4bit": "bitsandbytes", "bitsandbytes-8bit": "bitsandbytes",
+    "exl2": "exl", "exl3": "exl",
+}  # fmt: skip
+
+
+def method_name(quantisation: Mapping[str, Any]) -> str:
+    """The method under one spelling; GPTQ where bits are stated and no method is."""
+    method = str(quantisation.get("quant_method", "")).lower().replace("_", "-")
+    if not method and "bits" in quantisation:
+        method = "gptq"
+    return _ALIASES.get(method, method)
+
+
+def weight_format(method: str, quantisation: Mapping[str, Any], where: str) -> Dtype:
+    """The format of what `method` converts. Raises `InvalidFile` for a method or a value that is not read."""
+    match method:
+        case "fp8" | "int8" | "mxfp8" | "nvfp4":
+            return DTYPES[method]
+        case "awq" | "gptq" | "auto-round":
+            return _grouped({"zero_point": method == "awq" and "sym" not in quantisation, **quantisation}, where)
+        case "mlx":
+            return _mlx(quantisation, where)
+        case "hqq" | "higgs":
+            return _half_quadratic(quantisation, where)
+        case "bitsandbytes":
+            return DTYPES["int8" if quantisation.get("load_in_8bit") else "nf4"]
+        case "quark":
+            return _quark(quantisation.get("global_quant_config"), where)
+        case "quanto":
+            return _by_word("weights", quantisation.get("weights"), 128, where)
+        case "torchao":
+            return _torchao(quantisation, where)
+        case "fp-quant":
+            return _by_word("forward_dtype", quantisation.get("forward_dtype", "nvfp4"), 32, where)
+        case "bitnet":  # three values, four of them packed in a byte
+            return find_dtype("w2")
+        case "exl":
+            return _bits(quantisation.get("bits"), where)
+        case "aqlm":  # codes of `in_group_size` weights each; codebooks and scales are below 1 %
+            codes = whole(quantisation, ("num_codebooks",), 1, where) * whole(
+                quantisation, ("nbits_per_codebook",), 16, where
+            )
+            coded = whole(quantisation, ("in_group_size",), 8, where) * whole(
+                quantisation, ("out_group_size",), 1, where
+            )
+            return _bits(codes / coded if coded > 0 else None, where)
+    raise InvalidFile(
+        f"{where}: quant_method {method[:40]!r} is not read: take the config.json of the unquantised model, and give "
+        "the format with --dtype (fp8, int8, int4-g128, mxfp4, nvfp4, or w3.5 for 3.5 bits a weight)"
+    )
+
+
+def own_formats(method: str, quantisation: Mapping[str, Any], where: str) -> list[tuple[str, Dtype | None]]:
+    """Modules with a format of their own, by pattern, the first that means a module counts; None: not converted."""
+    match method:
+        case "mlx":
+            named = {key: item for key, item in quantisation.items() if isinstance(item, (dict, bool)) and "." in key}
+            named |= {key: quantisation[key] for key in ("lm_head",) if isinstance(quantisation.get(key), (dict, bool))}
+            return [
+                (key, _mlx({**quantisation, **(item if isinstance(item, dict) else {})}, where) if item else None)
+                for key, item in named.items()
+                if item is not True
+            ]
+        case "gptq":  # GPTQModel: regular expressions, those with a minus are left out
+            return [
+                (f"re:{key.removeprefix('-:').removeprefix('+:')}", _changed(quantisation, item, key, where))
+                for key, item in _mapping(quantisation, "dynamic").items()
+            ]
+        case "auto-round":
+            return [
+                (f"re:{key}" if "*" in key else key, _changed(quantisation, item, key, where))
+                for key, item in _mapping(quantisation, "extra_config").items()
+            ]
+        case "quark":
+            return [(key, _quark(item, where)) for key, item in _mapping(quantisation, "layer_quant_config").items()]
+    return []
+
+
+def whole(document: Mapping[str, Any], keys: tuple[str, ...], default: int, where: str) -> int:
+    """A whole number under the first of `keys` that is there. Raises `InvalidFile`."""
+    for key in keys:
+        value = document.get(key)
+        if isinstance(value, float) and value.is_integer():
+            value = int(value)
+        if value is not None:
+            if type(value) is not int:
+                raise InvalidFile(f"{where}: {key} = {str(value)[:40]!r} is not an integer")
+            return value
+    return default
+
+
+def _mapping(document: Mapping[str, Any], key: str) -> dict[str, Any]:
+    value = document.get(key)
+    return value if isinstance(value, dict) else {}
+
+
+def _changed(quantisation: Mapping[str, Any], item: Any, key: str, where: str) -> Dtype | None:
+    """The format of a module that changes some fields of the whole; 16 bits and more are not converted."""
+    changes = item if isinstance(item, dict) else {}
+    if key.startswith("-:") or whole(changes, ("bits",), 4, where) >= 16:
+        return None
+    return _grouped({**quantisation, **changes}, where)
+
+
+def _grouped(quantisation: Mapping[str, Any], where: str) -> Dtype:
+    """Integers in groups: GPTQ, AWQ, AutoRound; the latter has microscaled floats too."""
+    bits = whole(quantisation, ("bits", "w_bit"), 4, where)
+    group = whole(quantisation, ("group_size", "q_group_size"), 128, where)
+    kind = str(quantisation.get("data_type", "int"))
+    if kind.startswith(("mx_fp", "nv_fp", "fp8", "float8")):
+        form = {"mx_fp": "mxfp", "nv_fp": "nvfp"}.get(kind[:5], "fp")
+        return find_dtype(f"{form}{8 if form == 'fp' else bits}", where)
+    zero = quantisation.get("zero_point") or not quantisation.get("sym", True)
+    return find_dtype(f"int{bits}-g{group if group > 0 else _A_COLUMN}{'-zp' if zero else ''}", where)
+
+
+def _mlx(quantisation: Mapping[str, Any], where: str) -> Dtype:
+    mode = str(quantisation.get("mode", "affine"))
+    bits, group = (whole(quantisation, (key,), due, where) for key, due in (("bits", 4), ("group_size", 64)))
+    if mode == "affine":
+        return find_dtype(f"int{bits}-g{group}-b", where)
+    return find_dtype(mode, where)
+
+
+def _half_quadratic(quantisation: Mapping[str, Any], where: str) -> Dtype:
+    """HQQ (a 16-bit scale and a 16-bit zero a group), its parameters flat or nested; HIGGS has the scale alone."""
+    flat = dict(quantisation)
+    flat |= _mapping(_mapping(quantisation, "quant_config"), "weight_quant_params")
+    flat |= _mapping(quantisation, "weight_quant_params")
+    if "nbits" not in flat and "bits" not in flat:
+        raise InvalidFile(f"{where}: nbits is missing, or stands by module: give the format with --dtype")
+    group = whole(flat, ("group_size",), 0, where)
+    beside = "" if "nbits" not in flat else "-b"
+    bits = whole(flat, ("nbits", "bits"), 4, where)
+    return find_dtype(f"int{bits}-g{group if group > 0 else _A_COLUMN}{beside}", where)
+
+
+_QUARK = {
+    "fp8_e4m3": "fp8", "fp8_e5m2": "fp8", "mxfp4": "mxfp4", "int8": "int8", "uint8": "int8", "mxfp8": "mxfp8",
+    "fp6_e3m2": "w6.25", "fp6_e2m3": "w6.25",
+}  # fmt: skip
+
+
+def _quark(described: Any, where: str) -> Dtype:
+    """AMD Quark: `weight.dtype`, with `group_size`; of stacked stages the last is what is stored."""
+    weight = described.get("weight") if isinstance(described, dict) else None
+    weight = weight[-1] if isinstance(weight, list) and weight else weight
+    weight = weight if isinstance(weight, dict) else {}
+    name, group = str(weight.get("dtype", "")), whole(weight, ("group_size",), 0, where)
+    if name == "fp4":
+        return DTYPES["nvfp4" if group == 16 else "mxfp4"]
+    if name in ("int4", "uint4", "int2", "uint2"):
+        zero = "-zp" if name.startswith("u") else ""
+        return find_dtype(f"int{name[-1]}-g{group if group > 0 else _A_COLUMN}{zero}", where)
+    if name not in _QUARK:
+        raise InvalidFile(f"{where}: weight dtype {name[:40]!r} of quark is not read: give the format with --dtype")
+    return find_dtype(_QUARK[name])
+
+
+def _torchao(quantisation: Mapping[str, Any], where: str) -> Dtype:
+    """torchao: a word such as int4_weight_only, or the class and the fields of a configuration."""
+    kind = quantisation.get("quant_type")
+    kind = _mapping(quantisation, "quant_type").get("default", kind) if isinstance(kind, dict) else kind
+    fields = _mapping(quantisation, "quant_type_kwargs")
+    if isinstance(kind, dict):
+        kind, fields = kind.get("_type"), _mapping(kind, "_data")
+    return _by_word("quant_type", kind, whole(fields, ("group_size",), 128, where), where)
+
+
+def _by_word(key: str, word: Any, group: int, where: str) -> Dtype:
+    """The format that a word names: of two formats, as in int8 activations with int4 weights, the narrower."""
+    text = str(word).lower()
+    names = {
+        "nvfp4": "nvfp4", "mxfp4": "mxfp4", "int2": f"int2-g{group}-b", "int4": f"int4-g{group}-b", "mxfp8": "mxfp8",
+        "int8": "int8", "float8": "fp8", "fp8": "fp8", "qfloat8": "fp8",
+    }  # fmt: skip
+    for part, name in names.items():
+        if part in text:
+            return find_dtype(name, where)
+    raise InvalidFile(f"{where}: {key} = {text[:40]!r} is not read: give the format with --dtype")
+
+
+def _bits(bits: Any, where: str) -> Dtype:
+    """A stated mean of bits a weight."""
+    if isinstance(bits, bool) or not isinstance(bits, (int, float)) or not 0 < bits < 8.5:
+        raise InvalidFile(f"{where}: bits = {str(bits)[:40]!r}, expected above 0 and below 8.5")
+    return DTYPES["int8"] if bits >= 8 else find_dtype(f"w{round(bits, 3):g}", where)
