@@ -139,9 +139,9 @@ def dense_ffn_work(model: ModelArchitecture, stack: LayerStack, n_tokens: int) -
 def head_work(model: ModelArchitecture, n_tokens: int) -> Work:
     """LM head over `n_tokens` (the last token of each sequence) and sampling."""
     gemms = (Gemm(n_tokens, model.vocab_size, model.d_model),)
-    stored = model.stored_activation_dtype
-    logits_bytes = 2 * n_tokens * model.vocab_size * stored.bytes_per_param
-    return Work(OpKind.HEAD, gemms, stored.name, stored.bits, hbm_bytes=int(logits_bytes))
+    stored = model.stored_head_dtype
+    logits_bytes = 2 * n_tokens * model.vocab_size * model.stored_activation_dtype.bytes_per_param
+    return Work(OpKind.HEAD, gemms, model.compute_format(stored), stored.bits, hbm_bytes=int(logits_bytes))
 
 
 def expert_copy_work(model: ModelArchitecture, kind: OpKind) -> Work:

@@ -102,7 +102,8 @@ def _read_architecture(section: Section) -> ModelArchitecture:
 
 def _formats(section: Section) -> dict[str, Dtype | None]:
     """The formats that a model may leave out."""
-    names = {key: section.text(key, "") for key in ("activation_dtype", "attention_dtype", "shared_dtype", "kv_dtype")}
+    parts = ("activation", "attention", "shared", "kv", "embedding", "head")
+    names = {f"{part}_dtype": section.text(f"{part}_dtype", "") for part in parts}
     return {key: find_dtype(name, section.where) if name else None for key, name in names.items()}
 
 

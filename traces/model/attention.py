@@ -17,8 +17,8 @@ MAX_WIDTH = 1 << 24
 class Attention:
     """Multi-head ("mha"), grouped-query ("gqa") or multi-head latent ("mla") attention.
 
-    `head_dim` is the width of one query and key head; in MLA it is `qk_nope_dim + qk_rope_dim`, and the five
-    MLA fields are 0 otherwise. `q_lora_rank` = 0 in MLA means that queries are not compressed. `qk_norm`
+    `head_dim` is the width of one query and key head; in MLA it is `qk_nope_dim + qk_rope_dim`, and the other MLA
+    fields are 0 otherwise. Queries are made through a vector of `q_lora_rank` (MLA, Step-3), 0: directly. `qk_norm`
     scales queries and keys by one vector of `head_dim` ("head", Qwen3) or one of all heads ("full", OLMoE).
     `sinks` adds a learned logit for each head (gpt-oss). In MLA `qkv_bias` sits on the two down-projections.
 
@@ -60,6 +60,8 @@ class Attention:
             value = getattr(self, name)
             if not 1 <= value <= limit:
                 raise InvalidInput(f"attention: {name} = {value}, expected 1 to {limit}")
+        if not 0 <= self.q_lora_rank <= MAX_HEAD_DIM:
+            raise InvalidInput(f"attention: q_lora_rank = {self.q_lora_rank}, expected 0 (none) to {MAX_HEAD_DIM}")
         for name in ("window", "output_gate", "index_heads", "index_dim", "index_topk"):
             value = getattr(self, name)
             if not 0 <= value <= MAX_WIDTH:
@@ -72,7 +74,7 @@ class Attention:
             self._check_heads()
 
     def _check_heads(self) -> None:
-        if self.q_lora_rank or self.kv_lora_rank or self.qk_nope_dim or self.qk_rope_dim:
+        if self.kv_lora_rank or self.qk_nope_dim or self.qk_rope_dim:
             raise InvalidInput(f"attention: {self.kind} has no low-rank fields: leave them out, or use mla")
         if self.kind == "mha" and self.n_kv_heads != self.n_heads:
             raise InvalidInput(f"attention: mha with {self.n_kv_heads} KV heads for {self.n_heads} heads: use gqa")
@@ -88,8 +90,6 @@ class Attention:
             value = getattr(self, name)
             if not 1 <= value <= MAX_HEAD_DIM:
                 raise InvalidInput(f"attention: mla with {name} = {value}, expected 1 to {MAX_HEAD_DIM}")
-        if not 0 <= self.q_lora_rank <= MAX_HEAD_DIM:
-            raise InvalidInput(f"attention: q_lora_rank = {self.q_lora_rank}, expected 0 (none) to {MAX_HEAD_DIM}")
         if self.head_dim != self.qk_nope_dim + self.qk_rope_dim:
             raise InvalidInput(
                 f"attention: mla head_dim = {self.head_dim}, expected qk_nope_dim + qk_rope_dim = "
@@ -106,26 +106,27 @@ class Attention:
         MLA: queries (one matrix, or down and up), KV down, KV up, output. Kernels that absorb the KV
         up-projection into its neighbours multiply by the same weights in another order.
         """
-        q_width = self.n_heads * self.head_dim
         if self.kind != "mla":
             keys, values = self.n_kv_heads * self.head_dim, self.n_kv_heads * self.value_dim
             kept = ((keys, d_model),) if self.shared_key_value else ((keys, d_model), (values, d_model))
             gate = ((self.output_gate, d_model),) if self.output_gate else ()
             output = (d_model, self.n_heads * self.value_dim)
-            return ((q_width, d_model), *kept, *gate, *self._indexer(d_model), output)
-        queries: tuple[tuple[int, int], ...]
-        if self.q_lora_rank:
-            queries = ((self.q_lora_rank, d_model), (q_width, self.q_lora_rank))
-        else:
-            queries = ((q_width, d_model),)
+            return (*self._queries(d_model), *kept, *gate, *self._indexer(d_model), output)
         return (
-            *queries,
+            *self._queries(d_model),
             (self.kv_lora_rank + self.qk_rope_dim, d_model),
             (self.n_heads * (self.qk_nope_dim + self.v_head_dim), self.kv_lora_rank),
             *(((self.output_gate, d_model),) if self.output_gate else ()),
             *self._indexer(d_model),
             (d_model, self.n_heads * self.v_head_dim),
         )
+
+    def _queries(self, d_model: int) -> tuple[tuple[int, int], ...]:
+        """One matrix, or one down to `q_lora_rank` and one up to all heads."""
+        q_width = self.n_heads * self.head_dim
+        if not self.q_lora_rank:
+            return ((q_width, d_model),)
+        return ((self.q_lora_rank, d_model), (q_width, self.q_lora_rank))
 
     def _indexer(self, d_model: int) -> tuple[tuple[int, int], ...]:
         """The indexer's queries, key and weights of heads (DeepSeek-V3.2, arXiv 2512.02556, section 2.1)."""
@@ -143,7 +144,7 @@ class Attention:
     def is_plain(self) -> bool:
         """Whether every token attends to all before it, with no gate and no indexer: what the runtime executes."""
         extras = (self.window, self.output_gate, self.index_heads, self.shared_key_value)
-        return not any(extras) and (self.kind == "mla" or self.value_dim == self.head_dim)
+        return not any(extras) and (self.kind == "mla" or (self.value_dim == self.head_dim and not self.q_lora_rank))
 
     @property
     def most_attended(self) -> int:
@@ -162,7 +163,7 @@ class Attention:
         else:
             biased = (self.n_heads + 2 * self.n_kv_heads) * self.head_dim
             widths = {"none": 0, "head": 2, "full": self.n_heads + self.n_kv_heads}
-            norms = widths[self.qk_norm] * self.head_dim
+            norms = widths[self.qk_norm] * self.head_dim + self.q_lora_rank
         sinks = self.n_heads if self.sinks else 0
         return self.qkv_bias * biased + self.output_bias * d_model + norms + sinks
 

@@ -159,6 +159,10 @@ def _shared(fields: Fields, d_ff_expert: int, traits: Traits) -> tuple[int, int]
         return 1, d_ff_expert
     if fields.flag("enable_moe_block") or traits.get("double_layers"):  # Gemma 4: a dense FFN beside the experts
         return 1, fields.integer("d_ff", minimum=1)
+    if fields.flag("residual_moe"):  # Grok-2: a dense FFN beside the experts
+        return 1, fields.integer("d_ff", minimum=1)
+    if fields.flag("parallel_attn_mlp_res"):  # Arctic: a dense FFN as wide as the model beside attention and experts
+        return 1, fields.integer("d_model", minimum=1)
     width, number = fields.integer("d_ff_shared", 0), fields.integer("n_shared", 0)
     if width:
         return (number or 1), width
@@ -208,6 +212,7 @@ def _attention(fields: Fields, d_model: int, traits: Traits) -> Attention:
         n_kv_heads=n_kv_heads,
         head_dim=head_dim,
         v_head_dim=value_dim if value_dim != head_dim else 0,
+        q_lora_rank=fields.integer("share_q_dim", 0),
         qkv_bias=qkv_bias,
         output_bias=bias,
         qk_norm=traits.get("qk_norm", "none"),

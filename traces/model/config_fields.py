@@ -19,10 +19,11 @@ NAMES: dict[str, tuple[str, ...]] = {
     "head_dim": ("head_dim", "kv_channels", "attention_head_dim"),
     "n_experts": (
         "n_routed_experts", "num_experts", "num_local_experts", "moe_num_experts", "num_moe_experts", "n_experts",
+        "moe_num_primary_experts",
     ),
     "top_k": (
         "num_experts_per_tok", "num_experts_per_token", "moe_topk", "moe_k", "moe_top_k", "top_k_experts",
-        "experts_per_token", "num_selected_experts", "n_activated_experts",
+        "experts_per_token", "num_selected_experts", "n_activated_experts", "moe_num_active_primary_experts",
     ),
     "d_ff_expert": (
         "moe_intermediate_size", "expert_ffn_hidden_size", "moe_ffn_hidden_size", "expert_intermediate_size",
@@ -34,7 +35,7 @@ NAMES: dict[str, tuple[str, ...]] = {
         "shared_expert_intermediate_size", "moe_shared_expert_intermediate_size", "share_expert_dim",
         "shared_intermediate_size",
     ),
-    "window": ("sliding_window", "attention_chunk_size"),
+    "window": ("sliding_window", "attention_chunk_size", "sliding_window_size"),
     "first_dense": ("first_k_dense_replace", "num_dense_layers", "n_dense_layers", "first_dense_layers"),
 }  # fmt: skip
 """Our name of a field: the keys that it is found under, the commonest first."""

@@ -81,12 +81,28 @@ def stored_formats(config: Mapping[str, Any], shapes: Mapping[str, Any], folder:
         "shared_dtype": parts["shared"],
         "activation_dtype": plain,
         "kv_dtype": _kv_format(quantisation),
+        **_tables(quantisation, f"{where}: {source}"),
         "note": note,
     }
     for part in ("attention_dtype", "shared_dtype", "activation_dtype"):
         if fields[part] == fields["dtype"]:
             fields[part] = None
     return fields
+
+
+def _tables(quantisation: Mapping[str, Any], where: str) -> dict[str, Dtype]:
+    """The formats of input table and head where converted: MLX both, EXL the head by `head_bits`, GPTQ if stated."""
+    method = method_name(quantisation)
+    if method == "exl" and quantisation.get("head_bits") is not None:
+        return {"head_dtype": weight_format(method, {"bits": quantisation["head_bits"]}, where)}
+    if method == "gptq" and quantisation.get("lm_head") is True:
+        return {"head_dtype": weight_format(method, quantisation, where)}
+    if method != "mlx":
+        return {}
+    stored = weight_format(method, quantisation, where)
+    own = {_from_layers(name).rpartition("model.")[2]: form for name, form in own_formats(method, quantisation, where)}
+    found = {"embedding_dtype": own.get("embed_tokens", stored), "head_dtype": own.get("lm_head", stored)}
+    return {key: form for key, form in found.items() if form is not None}
 
 
 def _quantisation(

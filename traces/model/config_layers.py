@@ -54,10 +54,11 @@ def moe_layers(fields: Fields, n_layers: int) -> tuple[int, ...]:
     enumerated = fields.get("moe_layers_enum")
     if isinstance(enumerated, str) and enumerated:
         return tuple(int(word) for word in enumerated.split(",") if word.strip().isdigit())
-    period = fields.get("moe_layer_freq")
-    if isinstance(period, list):
-        _check_length(fields, "moe_layer_freq", period, n_layers)
-        return tuple(i for i, on in enumerate(period) if on)
+    for key in ("moe_layer_freq", "moe_layer_layout"):
+        switches = fields.get(key)
+        if isinstance(switches, list):
+            _check_length(fields, key, switches, n_layers)
+            return tuple(i for i, on in enumerate(switches) if on)
     first = fields.integer("first_dense", 0)
     if fields.get("expert_layer_period") is not None:
         step, offset = fields.integer("expert_layer_period", minimum=1), fields.integer("expert_layer_offset", 0)
@@ -117,6 +118,10 @@ def _layer_kinds(fields: Fields, n_layers: int) -> list[str]:
     switches = fields.get("attn_type_list")  # MiniMax-01: 1 is softmax attention
     if isinstance(switches, list):
         return ["full_attention" if on else "linear_attention" for on in switches][:n_layers]
+    windows = fields.get("sliding_window_layout")  # SmallThinker: 1 sees a window
+    if isinstance(windows, list):
+        _check_length(fields, "sliding_window_layout", windows, n_layers)
+        return ["sliding_attention" if on else "full_attention" for on in windows]
     linear = fields.get("linear_attn_config")  # Kimi Linear: layers counted from 1
     if isinstance(linear, dict):
         full = linear.get("full_attn_layers") or []

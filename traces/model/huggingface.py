@@ -99,6 +99,19 @@ def _require_experts(fields: Fields, model_type: str) -> None:
     if any(fields.get(key) is not None for key in NAMES["top_k"]):
         first, *others = NAMES["n_experts"]
         raise InvalidFile(f"{fields.where}: key {first!r} is missing (or {', '.join(others)})")
+    unread = sorted({key for document in fields.documents for key, value in document.items() if _counts(key, value)})
+    if unread:
+        raise InvalidFile(
+            f"{fields.where}: {', '.join(unread)[:200]} speak of experts, but no key read here says how many: "
+            f"state {', '.join(NAMES['n_experts'])}"
+        )
     raise InvalidFile(
         f"{fields.where}: a {model_type} model is dense, it has no experts to offload: take a Mixture-of-Experts model"
     )
+
+
+def _counts(key: str, value: Any) -> bool:
+    """Whether a key states a number of experts, under a name that is not read."""
+    words = set(key.lower().split("_"))
+    known = key in NAMES["n_experts"]
+    return bool(words & {"expert", "experts", "moe"}) and type(value) is int and value >= _MIN_EXPERTS and not known

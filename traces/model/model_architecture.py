@@ -60,8 +60,9 @@ class ModelArchitecture:
     `d_ff_shared` wide. MoE layers are numbered through the model: those of the encoder first.
 
     Storage: expert matrices in `expert_dtype`; dense FFN matrices in `dtype`, attention and shared experts too unless
-    `attention_dtype` or `shared_dtype` says otherwise; embeddings, head, gates, norms and biases in `activation_dtype`,
-    which is `dtype` unless given (it must be given below 16 bits); the KV cache in `kv_dtype`, that unless given.
+    `attention_dtype` or `shared_dtype` says otherwise; gates, norms and biases in `activation_dtype`, which is `dtype`
+    unless given (it must be given below 16 bits); the KV cache in `kv_dtype`, the input table in `embedding_dtype`, the
+    output head in `head_dtype`, all three in `activation_dtype` unless given; a tied head is the input table.
     `other_params`: parameters of parts that no op reads, kept in HBM (tables by layer, say). `d_expert`: the width that
     experts read and write, where a projection to it and back stands around them; 0: `d_model`. `norm_bias` tells
     LayerNorm from RMSNorm. Raises `InvalidInput`.
@@ -90,6 +91,8 @@ class ModelArchitecture:
     attention_dtype: Dtype | None = None
     shared_dtype: Dtype | None = None
     kv_dtype: Dtype | None = None
+    embedding_dtype: Dtype | None = None
+    head_dtype: Dtype | None = None
     other_params: int = 0
     d_expert: int = 0
     published: PublishedCounts = PublishedCounts()
@@ -164,6 +167,18 @@ class ModelArchitecture:
         return self.stored_activation_dtype if self.kv_dtype is None else self.kv_dtype
 
     @property
+    def stored_embedding_dtype(self) -> Dtype:
+        """The format of the input table."""
+        return self.stored_activation_dtype if self.embedding_dtype is None else self.embedding_dtype
+
+    @property
+    def stored_head_dtype(self) -> Dtype:
+        """The format of the output head's matrix."""
+        if self.tied_embeddings:
+            return self.stored_embedding_dtype
+        return self.stored_activation_dtype if self.head_dtype is None else self.head_dtype
+
+    @property
     def is_uniform(self) -> bool:
         """Whether all layers of each stack have the same plain attention: what is decoded compiled, and executed."""
         return not self.d_expert and all(stack.is_uniform for stack in self.stacks)
@@ -229,6 +244,7 @@ class ModelArchitecture:
 
     @property
     def _activation_format_params(self) -> int:
+        """What no part of the layers' matrices holds: norms, biases, gates, and the two tables."""
         norm_params = self.d_model * (2 if self.norm_bias else 1)
         stacks = sum(stack.vector_params(self.d_model, norm_params) for stack in self.stacks)
         tables = self.embedding_params + self.head_params + self.other_params
@@ -247,7 +263,11 @@ class ModelArchitecture:
         dense = (self._dense_matrix_params - mixing - shared) * self.dtype.bytes_per_param
         dense += mixing * self.stored_attention_dtype.bytes_per_param
         dense += shared * self.stored_shared_dtype.bytes_per_param
-        return math.ceil(dense + self._activation_format_params * self.stored_activation_dtype.bytes_per_param)
+        head = 0 if self.tied_embeddings else self.embedding_params
+        dense += self.embedding_params * self.stored_embedding_dtype.bytes_per_param
+        dense += head * self.stored_head_dtype.bytes_per_param
+        rest = self._activation_format_params - self.embedding_params - head
+        return math.ceil(dense + rest * self.stored_activation_dtype.bytes_per_param)
 
     @property
     def total_params(self) -> int:
@@ -292,8 +312,9 @@ class ModelArchitecture:
         dtype = find_dtype(name)
         kept = self.stored_activation_dtype if dtype.bits < 16 else None
         return dataclasses.replace(
-            self, dtype=dtype, expert_dtype=dtype, activation_dtype=kept, attention_dtype=None, shared_dtype=None
-        )
+            self, dtype=dtype, expert_dtype=dtype, activation_dtype=kept, attention_dtype=None, shared_dtype=None,
+            embedding_dtype=None, head_dtype=None,
+        )  # fmt: skip
 
     def with_expert_dtype(self, name: str) -> ModelArchitecture:
         """The same model with the experts' matrices stored as `name`, the rest as it is. Raises `UnknownName`."""

@@ -177,10 +177,11 @@ def _quark(described: Any, where: str) -> Dtype:
 def _torchao(quantisation: Mapping[str, Any], where: str) -> Dtype:
     """torchao: a word such as int4_weight_only, or the class and the fields of a configuration."""
     kind = quantisation.get("quant_type")
-    kind = _mapping(quantisation, "quant_type").get("default", kind) if isinstance(kind, dict) else kind
+    kind = kind.get("default", kind) if isinstance(kind, dict) else kind
     fields = _mapping(quantisation, "quant_type_kwargs")
     if isinstance(kind, dict):
-        kind, fields = kind.get("_type"), _mapping(kind, "_data")
+        fields = _mapping(dict(kind), "_data")
+        kind = kind.get("_type")
     return _by_word("quant_type", kind, whole(fields, ("group_size",), 128, where), where)
 
 

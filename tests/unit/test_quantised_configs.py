@@ -1,0 +1,152 @@
+"""Formats of quantised checkpoints: methods by their own fields, modules with a format of their own, tables."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from offload.work import head_work
+from traces.errors import InvalidFile, InvalidInput
+from traces.model.architecture import ModelArchitecture, load_architecture, parse_architecture
+from traces.model.dtypes import find_dtype
+
+SHAPES: dict[str, Any] = {
+    "model_type": "qwen2_moe", "hidden_size": 64, "num_hidden_layers": 4, "num_attention_heads": 4,
+    "num_key_value_heads": 4, "num_experts": 8, "num_experts_per_tok": 2, "moe_intermediate_size": 32,
+    "intermediate_size": 128, "shared_expert_intermediate_size": 32, "mlp_only_layers": [0], "vocab_size": 100,
+    "tie_word_embeddings": False, "torch_dtype": "bfloat16",
+}  # fmt: skip
+
+
+def read(folder: Path, **more: Any) -> ModelArchitecture:
+    path = folder / "config.json"
+    path.write_text(json.dumps(SHAPES | more))
+    return load_architecture(path)
+
+
+def quantised(folder: Path, method: str, **more: Any) -> ModelArchitecture:
+    return read(folder, quantization_config={"quant_method": method, **more})
+
+
+@pytest.mark.parametrize(
+    ("method", "fields", "bits"),
+    [
+        ("hqq", {"quant_config": {"weight_quant_params": {"nbits": 3, "group_size": 64}}}, 3.5),
+        ("hqq", {"nbits": 4, "group_size": 64}, 4.5),
+        ("aqlm", {"num_codebooks": 1, "nbits_per_codebook": 16, "in_group_size": 8, "out_group_size": 1}, 2.0),
+        ("quanto", {"weights": "int8"}, 8.0),
+        ("torchao", {"quant_type": "int4_weight_only", "quant_type_kwargs": {"group_size": 64}}, 4.5),
+        ("torchao", {"quant_type": {"default": {"_type": "Float8WeightOnlyConfig", "_data": {}}}}, 8.0),
+        ("eetq", {"weights": "int8"}, 8.0),
+        ("exl3", {"bits": 3.5}, 3.5),
+        ("gptq_marlin", {"bits": 4, "group_size": 128, "sym": True}, 4.125),
+        ("fp_quant", {"forward_dtype": "mxfp4"}, 4.25),
+        ("auto-round", {"bits": 4, "group_size": 32, "data_type": "mx_fp"}, 4.25),
+        ("quark", {"global_quant_config": {"weight": {"dtype": "uint4", "group_size": 64}}}, 4 + 20 / 64),
+        ("quark", {"global_quant_config": {"weight": [{"dtype": "fp8_e4m3"}, {"dtype": "int4", "group_size": 128}]}},
+         4.125),
+    ],
+)  # fmt: skip
+def test_a_method_is_read_by_its_own_fields(method: str, fields: dict[str, Any], bits: float, tmp_path: Path) -> None:
+    model = quantised(tmp_path, method, **fields)
+    assert model.expert_dtype.bits == pytest.approx(bits)
+    assert parse_architecture(model.to_yaml(), "printed") == model
+
+
+def test_a_method_nobody_reads_is_refused_with_a_way_out_that_exists(tmp_path: Path) -> None:
+    with pytest.raises(InvalidFile, match=r"quant_method 'vptq' is not read.*--dtype .*w3\.5") as caught:
+        quantised(tmp_path, "vptq")
+    assert "\n" not in str(caught.value)
+    assert find_dtype("w3.5").bits == 3.5
+    for wrong in ("w0", "w8.5", "w3.55555"):
+        with pytest.raises(InvalidInput):
+            find_dtype(wrong)
+
+
+def test_modules_with_a_format_of_their_own_keep_it(tmp_path: Path) -> None:
+    dynamic = {"-:.*self_attn.*": {}, "+:.*shared_expert.*": {"bits": 8}}
+    model = quantised(tmp_path, "gptq", bits=4, group_size=128, sym=True, dynamic=dynamic)
+    assert (model.expert_dtype.name, model.stored_attention_dtype.name) == ("int4-g128", "bf16")
+    assert model.stored_shared_dtype.name == "int8-g128"
+    stages = {"*experts*": {"weight": {"dtype": "fp4", "group_size": 32}}}
+    model = quantised(
+        tmp_path, "quark", global_quant_config={"weight": {"dtype": "fp8_e4m3"}}, layer_quant_config=stages
+    )
+    assert (model.expert_dtype.name, model.dtype.name) == ("mxfp4", "fp8")
+
+
+def test_a_part_of_several_formats_takes_their_mean_bits(tmp_path: Path) -> None:
+    """Down-projections of two experts' layers of four at 6 bits, all else at 4: 4 + 2 / 12 matrices x 2 bits."""
+    own = {f"model.layers.{i}.mlp.switch_mlp.down_proj": {"bits": 6, "group_size": 64} for i in (1, 2)}
+    model = read(tmp_path, quantization={"bits": 4, "group_size": 64, **own})
+    assert model.expert_dtype.bits == pytest.approx(4.5 + 2 * 2 / 12, abs=1e-3)
+    assert model.stored_attention_dtype.bits == 4.5
+
+
+def test_input_table_and_head_are_stored_as_the_file_says(tmp_path: Path) -> None:
+    plain = read(tmp_path)
+    assert plain.stored_embedding_dtype.name == plain.stored_head_dtype.name == "bf16"
+    apple = {"bits": 4, "group_size": 64, "lm_head": {"bits": 6, "group_size": 64}}
+    model = read(tmp_path, quantization=apple)
+    assert (model.stored_embedding_dtype.name, model.stored_head_dtype.name) == ("int4-g64-b", "int6-g64-b")
+    without = read(tmp_path, quantization=apple | {"lm_head": False, "model.embed_tokens": False})
+    saved = 100 * 64 * (16 - 4.5 + 16 - 6.5) / 8
+    assert without.non_expert_bytes - model.non_expert_bytes == pytest.approx(saved, abs=1)
+    assert head_work(model, 3).weight_bits == 6.5
+    tied = read(tmp_path, quantization=apple, tie_word_embeddings=True)
+    assert tied.stored_head_dtype.name == "int4-g64-b"
+    assert quantised(tmp_path, "exl3", bits=3.5, head_bits=6).stored_head_dtype.bits == 6
+    assert parse_architecture(model.to_yaml(), "printed") == model
+
+
+def remote(folder: Path, **fields: Any) -> ModelArchitecture:
+    """A family whose code comes with its checkpoint, from the fields as published."""
+    path = folder / "config.json"
+    path.write_text(json.dumps({"tie_word_embeddings": False, "torch_dtype": "bfloat16"} | fields))
+    return load_architecture(path)
+
+
+def test_families_with_code_of_their_own_have_the_published_counts(tmp_path: Path) -> None:
+    """Arctic 480 B / 17 B, Grok-2 270 B / 115 B, Step-3 316 B / 38 B (language model), SmallThinker 21 B."""
+    arctic = remote(
+        tmp_path, model_type="arctic", hidden_size=7168, intermediate_size=4864, num_attention_heads=56,
+        num_key_value_heads=8, num_hidden_layers=35, num_local_experts=128, num_experts_per_tok=2,
+        parallel_attn_mlp_res=True, vocab_size=32000,
+    )  # fmt: skip
+    assert (arctic.total_params, arctic.active_params) == pytest.approx((480e9, 17e9), rel=0.02)
+    grok = remote(
+        tmp_path, model_type="git", hidden_size=8192, intermediate_size=32768, moe_intermediate_size=16384,
+        num_attention_heads=64, num_key_value_heads=8, num_hidden_layers=64, num_local_experts=8,
+        num_experts_per_tok=2, residual_moe=True, head_dim=128, vocab_size=131072,
+    )  # fmt: skip
+    assert (grok.total_params, grok.active_params) == pytest.approx((270e9, 115e9), rel=0.005)
+    layers = ",".join(map(str, range(4, 60)))
+    text = {
+        "model_type": "step3_text", "hidden_size": 7168, "intermediate_size": 18432, "num_attention_heads": 64,
+        "num_attention_groups": 1, "num_hidden_layers": 61, "vocab_size": 128815, "moe_layers_enum": layers,
+        "moe_num_experts": 48, "moe_top_k": 3, "moe_intermediate_size": 5120, "share_expert_dim": 5120,
+        "head_dim": 256, "share_q_dim": 2048,
+    }  # fmt: skip
+    step = remote(tmp_path, model_type="step3_vl", text_config=text)
+    assert step.total_params == pytest.approx(316e9, rel=0.005)
+    assert step.kv_bytes_per_token == 61 * 2 * 256 * 2
+    assert parse_architecture(step.to_yaml(), "printed") == step
+    small = remote(
+        tmp_path, model_type="smallthinker", head_dim=128, hidden_size=2560, moe_ffn_hidden_size=768,
+        moe_num_active_primary_experts=6, moe_num_primary_experts=64, num_attention_heads=28, num_hidden_layers=52,
+        num_key_value_heads=4, sliding_window_size=4096, sliding_window_layout=[0, 1, 1, 1] * 13,
+        moe_layer_layout=[1] * 52, vocab_size=151936,
+    )  # fmt: skip
+    assert small.total_params == pytest.approx(21.5e9, rel=0.005)
+    assert sum(mixer.window == 4096 for mixer in small.decoder.all_mixers) == 39  # type: ignore[union-attr]
+
+
+def test_experts_under_a_name_nobody_reads_are_not_called_dense(tmp_path: Path) -> None:
+    shapes = {key: value for key, value in SHAPES.items() if key not in ("num_experts", "num_experts_per_tok")}
+    (tmp_path / "config.json").write_text(json.dumps(shapes | {"n_gizmo_experts": 8}))
+    with pytest.raises(InvalidFile, match="n_gizmo_experts") as caught:
+        load_architecture(tmp_path / "config.json")
+    assert "dense" not in str(caught.value)
