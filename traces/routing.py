@@ -226,6 +226,8 @@ class RoutingTrace:
             here, there = getattr(self, what), getattr(model, what)
             if here != there:
                 way_out = "choose the model the trace was recorded with"
+                if what == "n_experts" and here < there:
+                    way_out += ", or import it with --model where the recording did not say"
                 if what == "top_k":
                     way_out = f"if the recorder overrode it, take the model with {here} (--top-k {here})"
                 raise InvalidInput(

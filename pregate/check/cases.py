@@ -45,7 +45,7 @@ class CaseWorkload:
     def trace(self, model: ModelArchitecture) -> RoutingTrace:
         """The routing. Raises as `pregate.synthesize` and `pregate.load_trace`."""
         if self.path is not None:
-            return load_trace(self.path, batch=self.batch)
+            return load_trace(self.path, batch=self.batch, model=model)
         batch = 1 if self.batch is None else self.batch
         dials = None if self.n_active else DEFAULT_DIALS  # one locality for every model: figures stay comparable
         return synthesize(

@@ -109,9 +109,9 @@ def read_space(
     """
     parameters = _parameters(axes)
     ends = {parameter.key: _ends(parameter) for parameter in parameters}
-    designs, source = read_designs(policies, cache, ends), as_source(trace)
-    check_workload_axes(source, ends)
     architecture = model if isinstance(model, ModelArchitecture) else load_model(model)
+    designs, source = read_designs(policies, cache, ends), as_source(trace, architecture)
+    check_workload_axes(source, ends)
     if isinstance(source, TraceRecipe) and not ends.keys() & {*WORKLOAD, "top_k"}:
         source = trace_at(source, architecture, {})  # one for all points
     machine = hw if isinstance(hw, Platform | MachineRecipe) else MachineRecipe("" if hw is None else str(hw))

@@ -89,10 +89,11 @@ def read_subject(
     """The subject of the arguments of `pregate.sweep`; `axes` by key. Raises `UnknownName`, `InvalidFile`, or
     `InvalidInput` for policies that are none or an axis that moves nothing, or that a recording cannot follow.
     """
-    designs, source = read_designs(policies, cache, axes), as_source(trace)
+    architecture = model if isinstance(model, ModelArchitecture) else load_model(model)
+    designs, source = read_designs(policies, cache, axes), as_source(trace, architecture)
     check_workload_axes(source, axes)
     return Subject(
-        model if isinstance(model, ModelArchitecture) else load_model(model),
+        architecture,
         hw if isinstance(hw, Platform | MachineRecipe) else MachineRecipe("" if hw is None else str(hw)),
         source, designs, expert_tier,
     )  # fmt: skip

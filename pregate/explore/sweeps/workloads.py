@@ -97,12 +97,14 @@ def trace_at(trace: RoutingTrace | TraceRecipe, model: ModelArchitecture, choice
     )
 
 
-def as_source(trace: RoutingTrace | TraceRecipe | str | Path | None) -> RoutingTrace | TraceRecipe:
-    """What `sweep` was given for a trace: recordings are read now, synthesis waits for its point."""
+def as_source(
+    trace: RoutingTrace | TraceRecipe | str | Path | None, model: ModelArchitecture
+) -> RoutingTrace | TraceRecipe:
+    """What `sweep` was given for a trace: recordings, of `model`, are read now, synthesis waits for its point."""
     if trace is None:
         return TraceRecipe()
     if isinstance(trace, str | Path):
-        return load_trace(trace)
+        return load_trace(trace, model=model)
     if isinstance(trace, TraceRecipe) and trace.path is not None:
-        return load_trace(trace.path, batch=trace.batch)
+        return load_trace(trace.path, batch=trace.batch, model=model)
     return trace

@@ -1,0 +1,98 @@
+"""What a result says of its routing: recorded or made up, by whose dials, and how large the experts were."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+import pregate
+from pregate.api import DEFAULT_DIALS, default_dials
+from pregate.ask.recorded_size import describe_size, with_recorded_experts
+from pregate.ask.routing_source import describe_routing
+from pregate.ask.simulation import SimulationResult, simulate
+from traces.recorded import recorded_names
+from traces.recorded.dials import MODEL_OF, recorded_dials, recorded_hit_rates
+from traces.routing import RoutingTrace
+from traces.statistics import lru_hit_rates
+
+SWITCH = pregate.load_model("switch-base-8")
+
+
+def recorded(expert_bytes: int) -> RoutingTrace:
+    trace = pregate.synthesize(SWITCH, 4, 4)
+    origin = replace(trace.provenance, source="a file", recorder="an engine")
+    return replace(trace, provenance=origin, expert_bytes=np.full(trace.n_moe_layers, expert_bytes))
+
+
+def test_every_model_with_dials_has_its_recorded_trace_and_shape() -> None:
+    for name, trace_name in MODEL_OF.items():
+        model, trace = pregate.load_model(name), pregate.load_trace(trace_name)
+        assert trace_name in recorded_names()
+        assert (trace.n_moe_layers, trace.n_experts) == (model.n_moe_layers, model.n_experts)
+        dials, whose = default_dials(model)
+        assert dials != DEFAULT_DIALS
+        assert whose == f"dials fitted to {trace_name}"
+
+
+def test_other_models_keep_the_default_dials() -> None:
+    assert default_dials(SWITCH) == (DEFAULT_DIALS, "default dials")
+    assert recorded_dials("qwen3-30b-a3b", 47) is None
+    assert "default dials" in pregate.synthesize(SWITCH, 4, 4).provenance.note
+
+
+def test_recorded_hit_rates_are_those_of_the_traces_that_ship() -> None:
+    trace = pregate.load_trace("qwen3-30b-a3b-phone")
+    (counted,) = lru_hit_rates(trace, [round(0.4 * 128)])
+    assert recorded_hit_rates(0.4)["qwen3-30b-a3b-phone"] == pytest.approx(counted, abs=1e-4)
+    assert recorded_hit_rates(1.0)["qwen3-30b-a3b-phone"] == 1.0
+
+
+def test_dials_of_a_recorded_model_come_nearer_to_its_locality() -> None:
+    model, slots = pregate.load_model("qwen3-30b-a3b", top_k=6), round(0.4 * 128)
+    own = lru_hit_rates(pregate.synthesize(model, 28, 129), [slots])[0]
+    default = lru_hit_rates(pregate.synthesize(model, 28, 129, dials=DEFAULT_DIALS), [slots])[0]
+    assert default + 0.1 < own < 0.95
+
+
+def simulated(trace: RoutingTrace, policy: str) -> SimulationResult:
+    return simulate(SWITCH, pregate.load_hardware("a100-sxm4-80gb"), trace, policy)
+
+
+def test_a_synthetic_trace_is_called_so_with_what_recorded_ones_would_hit() -> None:
+    trace = pregate.synthesize(SWITCH, 4, 16)
+    said = describe_routing(SWITCH, trace, [simulated(trace, "on_demand")])
+    assert said == "synthetic (default dials), so hit rates are assumed, not known"
+    said = describe_routing(SWITCH, trace, [simulated(trace, "on_demand+lru:0.4")])
+    assert "an LRU with" in said
+    assert said.endswith("on recorded traces")
+
+
+def test_experts_are_as_large_as_the_engine_stored_them() -> None:
+    quarter = SWITCH.expert_bytes // 4
+    trace = recorded(quarter)
+    model = with_recorded_experts(SWITCH, trace)
+    assert model.expert_bytes == pytest.approx(quarter, rel=1e-3)
+    assert describe_size(model, trace).endswith("MB, as the recording engine stored them")
+    assert "where the recording engine stored" in describe_size(SWITCH, trace)
+    assert with_recorded_experts(SWITCH, recorded(SWITCH.expert_bytes)) == SWITCH
+    assert with_recorded_experts(SWITCH, pregate.synthesize(SWITCH, 4, 4)) == SWITCH
+
+
+@pytest.mark.parametrize("expert_bytes", [999, 1 << 39])
+def test_a_size_that_no_format_has_is_of_another_model(expert_bytes: int) -> None:
+    with pytest.raises(pregate.InvalidInput, match=r"bits for each of the .* it is not of this model"):
+        with_recorded_experts(SWITCH, recorded(expert_bytes))
+
+
+def test_a_sweep_refuses_a_batch_above_the_recorded_sequences_before_it_runs() -> None:
+    trace = pregate.synthesize(SWITCH, 4, 4, 2)
+    with pytest.raises(pregate.InvalidInput, match="axis batch = 4: the trace of switch-base-8 has 2 sequences"):
+        pregate.sweep(
+            "switch-base-8",
+            "a100-sxm4-80gb",
+            trace=trace,
+            policies=["pregate"],
+            axes={"batch": [1, 2, 4, 8, 1000]},
+        )
