@@ -13,7 +13,6 @@ from traces.errors import InvalidInput
 from traces.forced import forced_active_routing
 from traces.importers import ModelShape
 from traces.importers import import_trace as import_recorded
-from traces.importers.sniffing import is_routing, recognise_popularity
 from traces.model.architecture import ModelArchitecture, load_architecture
 from traces.popularity import PopularityProfile, popularity_of
 from traces.recorded import recorded_path
@@ -76,6 +75,7 @@ def load_popularity(path: str | Path, *, model: ModelArchitecture | None = None)
     are not of `model`.
     """
     from traces.importers.expert_counts import import_popularity
+    from traces.importers.sniffing import is_routing, recognise_popularity
 
     shipped = recorded_path(str(path))
     if shipped is None and recognise_popularity(Path(path)) is not None and not is_routing(Path(path)):

@@ -76,7 +76,7 @@ class PopularityProfile:
         here, there = self.counts.shape, (model.n_moe_layers, model.n_experts)
         if here != there:
             raise InvalidInput(
-                f"popularity of {self.provenance.model} is of {here[0]} MoE layers x {here[1]} experts, model "
+                f"popularity of {self.provenance.source} is of {here[0]} MoE layers x {here[1]} experts, model "
                 f"{model.name} has {there[0]} x {there[1]}: choose the model it was counted with"
             )
 

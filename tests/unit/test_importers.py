@@ -154,7 +154,7 @@ def test_gptoss_sequences_run_one_after_another(tmp_path: Path) -> None:
 def test_number_of_experts_comes_from_the_side_file(tmp_path: Path) -> None:
     path = npz(tmp_path / "t.npz", experts=np.zeros((5, 3, 1), np.uint8), probs=None)
     with pytest.raises(InvalidFile, match="3 layers fit no gpt-oss model"):
-        IMPORTERS["gptoss_npz"](path)
+        import_trace(path, "gptoss_npz")
     (tmp_path / "t.meta.json").write_text(json.dumps({"model": "tiny", "num_experts": 7, "top_k": 1}))
     trace = import_trace(path, "gptoss_npz")
     assert (trace.n_experts, trace.provenance.model) == (7, "tiny")
