@@ -329,11 +329,11 @@ def test_a_layer_that_no_token_visits_runs_without_experts() -> None:
     model = MODELS["decoder-only"]
     trace = routing(model)
     experts = trace.experts.copy()
-    experts[trace.step == 2, 1] = -1
+    experts[trace.step == 0, -1] = -1  # an engine may leave out a prompt's tokens at the last layer
     trace = dataclasses.replace(trace, experts=experts)
     for text in ("on_demand", "pregate", "gpu_only"):
         for execution in EXECUTIONS.values():
             schedule = decode(model, trace.steps(), policy_named(text), execution, n_buffers=9).schedule
-            here = (schedule.step == 2) & (schedule.layer == 2)
+            here = (schedule.step == 0) & (schedule.layer == model.decoder.moe_layers[-1])
             assert not np.any(schedule.kind[here] == OpKind.FETCH)
             assert np.count_nonzero(schedule.kind[here] == OpKind.EXPERTS) == 1
