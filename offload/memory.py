@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Collection, Container, Iterable, Mapping, Sequence
-from itertools import groupby, islice, takewhile
+from itertools import groupby
 from typing import NamedTuple
 
 from offload.ops import Lane, OpKind, Work
@@ -93,7 +93,8 @@ class ExpertMemory:
     ) -> None:
         self.n_buffers, self.cache, self.copies = n_buffers, cache, copies
         self._recorder, self._expert_bytes, self._places = recorder, expert_bytes, places
-        self._free = deque(range(n_buffers))
+        self._free = list(range(n_buffers))  # first in, first out, from `_next_free` on
+        self._next_free = 0
         self._reader = [-1] * count_slots(n_buffers, cache)  # slot -> the op that read it last
         warm = cache.slots_in_use if cache is not None else ()
         self.warm_bytes = len(warm) * expert_bytes
@@ -239,7 +240,7 @@ class ExpertMemory:
         while waiting:
             entry = waiting[0]
             transient = self.copies.stage is not None or entry.cached < 0
-            if transient and not self._free:
+            if transient and self._next_free == len(self._free):
                 return
             waiting.popleft()
             n = 1 if entry.n == 1 else self._run_length(entry.n)
@@ -254,21 +255,20 @@ class ExpertMemory:
 
     def _run_length(self, n: int) -> int:
         """How many of `n` copies one run can bring: into slots that follow one another and were read last at once."""
-        free, readers = self._free, self._reader
-        slot, reader = free[0], readers[free[0]]
-        buffers = list(islice(free, n))
+        readers, buffers = self._reader, self._free[self._next_free : self._next_free + n]
+        slot, reader = buffers[0], readers[buffers[0]]
         if buffers == list(range(slot, slot + n)) and readers[slot : slot + n].count(reader) == n:
             return n
-        same = takewhile(lambda at: at[1] == slot + at[0] and readers[at[1]] == reader, enumerate(buffers))
-        return sum(1 for _ in same)
+        for i, buffer in enumerate(buffers):
+            if buffer != slot + i or readers[buffer] != reader:
+                return i
+        return len(buffers)
 
     def _place_run(self, entry: _Waiting, n: int) -> Held:
         """`n` experts from that of `entry` on into as many free slots, by one op a hop."""
         layer, expert, step = entry.layer, entry.expert, entry.step
         fetch, stage, issue = self._works_of_run(n)
-        buffer = self._free[0]
-        for _ in range(n):
-            self._free.popleft()
+        buffer = self._take(n)
         reader = self._reader[buffer]
         if stage is None:
             first = ready = self._copy(Lane.H2D, fetch, layer, expert, buffer, step, reader)
@@ -278,6 +278,15 @@ class ExpertMemory:
         self._recorder.issue(Lane.HOST, issue, step=step, layer=self._places[layer])
         self._last_fetch = first
         return Held(expert, n, buffer, ready, True, False, first, True)
+
+    def _take(self, n: int) -> int:
+        """The first of the `n` slots that have been free for longest, which are free no more."""
+        slot = self._free[self._next_free]
+        self._next_free += n
+        if self._next_free > 1024:
+            del self._free[: self._next_free]
+            self._next_free = 0
+        return slot
 
     def _works_of_run(self, n: int) -> tuple[Work, Work | None, Work]:
         """The copies of a run of `n`, and what the host does to issue all but the first of each."""
@@ -291,7 +300,7 @@ class ExpertMemory:
 
     def _place(self, entry: _Waiting, transient: bool) -> Held:
         layer, expert, step = entry.layer, entry.expert, entry.step
-        buffer = self._free.popleft() if transient else -1
+        buffer = self._take(1) if transient else -1
         cached = self.n_buffers + entry.cached if entry.cached >= 0 else -1
         stage = self.copies.stage
         ready = self._filled.get(cached, -1)

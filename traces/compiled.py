@@ -30,7 +30,7 @@ FOLDER = Path("~/.cache/pregate/compiled")
 _CONSTANTS = ("offload/fast/kernel_layout.py", "offload/ops.py")
 """Source that compiled code takes numbers from, beside its own."""
 
-_KEPT = 6
+_KEPT = 16
 """Versions of the code whose machine code is kept, the one in use included."""
 
 
