@@ -79,11 +79,22 @@ def test_modules_with_a_format_of_their_own_keep_it(tmp_path: Path) -> None:
 
 
 def test_a_part_of_several_formats_takes_their_mean_bits(tmp_path: Path) -> None:
-    """Down-projections of two experts' layers of four at 6 bits, all else at 4: 4 + 2 / 12 matrices x 2 bits."""
+    """Down-projections of two MoE layers of three at 6 bits, all else at 4: two of nine matrices have 2 bits more."""
     own = {f"model.layers.{i}.mlp.switch_mlp.down_proj": {"bits": 6, "group_size": 64} for i in (1, 2)}
     model = read(tmp_path, quantization={"bits": 4, "group_size": 64, **own})
-    assert model.expert_dtype.bits == pytest.approx(4.5 + 2 * 2 / 12, abs=1e-3)
+    assert model.expert_dtype.bits == pytest.approx(4.5 + 2 * 2 / 9, abs=1e-3)
     assert model.stored_attention_dtype.bits == 4.5
+
+
+def test_layers_that_are_not_converted_count_by_number(tmp_path: Path) -> None:
+    """The dense first layer alone; the attention of one layer of four, and of three."""
+    first = quantised(tmp_path, "awq", bits=4, group_size=128, modules_to_not_convert=["model.layers.0."])
+    assert (first.dtype.name, first.expert_dtype.name) == ("bf16", "int4-g128-zp")
+    one, three = (
+        quantised(tmp_path, "fp8", modules_to_not_convert=[f"model.layers.{i}.self_attn" for i in layers])
+        for layers in ((2,), (0, 1, 2))
+    )
+    assert (one.stored_attention_dtype.name, three.stored_attention_dtype.name) == ("fp8", "bf16")
 
 
 def test_input_table_and_head_are_stored_as_the_file_says(tmp_path: Path) -> None:
@@ -150,3 +161,12 @@ def test_experts_under_a_name_nobody_reads_are_not_called_dense(tmp_path: Path) 
     with pytest.raises(InvalidFile, match="n_gizmo_experts") as caught:
         load_architecture(tmp_path / "config.json")
     assert "dense" not in str(caught.value)
+
+
+def test_a_key_stated_twice_is_refused_unless_it_says_the_same(tmp_path: Path) -> None:
+    text = json.dumps(SHAPES)
+    (tmp_path / "config.json").write_text(text.replace("{", '{"num_experts": 4, ', 1))
+    with pytest.raises(InvalidFile, match="num_experts is stated twice"):
+        load_architecture(tmp_path / "config.json")
+    (tmp_path / "config.json").write_text(text.replace("{", '{"num_experts": 8, ', 1), encoding="utf-8-sig")
+    assert load_architecture(tmp_path / "config.json").n_experts == 8

@@ -17,7 +17,7 @@ from typing import Any
 from traces.documents import read_text
 from traces.errors import InvalidFile, unknown_name
 from traces.model.dtypes import DTYPES, Dtype, find_dtype
-from traces.model.layer_stack import MAX_LAYERS
+from traces.model.layer_stack import LayerStack
 from traces.model.quantisation_methods import method_name, own_formats, weight_format
 
 __all__ = ["StoredFormats", "stored_formats"]
@@ -62,7 +62,9 @@ _FAMILIES: dict[tuple[str, ...], tuple[tuple[str, ...], ...]] = {
 """The matrices of a part in a layer, by the names of each family of models."""
 
 
-def stored_formats(config: Mapping[str, Any], shapes: Mapping[str, Any], folder: Path, where: str) -> StoredFormats:
+def stored_formats(
+    config: Mapping[str, Any], shapes: Mapping[str, Any], stack: LayerStack, folder: Path, where: str
+) -> StoredFormats:
     """Formats by part. `config`: the whole document; `shapes`: the text model in it. Raises `InvalidFile`."""
     quantisation, source = _quantisation(config, shapes, folder, where)
     plain, note = _plain_format(config, shapes, quantisation is not None, where)
@@ -70,9 +72,7 @@ def stored_formats(config: Mapping[str, Any], shapes: Mapping[str, Any], folder:
         return {"dtype": plain, "expert_dtype": plain, "note": note}
     if plain.bits < 16:
         plain = DTYPES["bf16"]
-    count = shapes.get("num_hidden_layers")
-    n_layers = count if type(count) is int and 1 <= count <= MAX_LAYERS else 1
-    scheme = _scheme(quantisation, n_layers, f"{where}: {source}")
+    scheme = _scheme(quantisation, stack, f"{where}: {source}")
     parts = {part: scheme(names) or plain for part, names in _PARTS.items()}
     fields: StoredFormats = {
         "dtype": parts["dense"],
@@ -167,7 +167,7 @@ Scheme = Callable[[tuple[str, ...]], Dtype | None]
 """The format of a part by the modules that stand for it; None: it is not quantised."""
 
 
-def _scheme(quantisation: Mapping[str, Any], n_layers: int, where: str) -> Scheme:
+def _scheme(quantisation: Mapping[str, Any], stack: LayerStack, where: str) -> Scheme:
     method = method_name(quantisation)
     excluded = _excluded(quantisation)
     if method == "compressed-tensors":
@@ -179,29 +179,38 @@ def _scheme(quantisation: Mapping[str, Any], n_layers: int, where: str) -> Schem
         return _modelopt(quantisation, excluded, where)
     stored = weight_format(method, quantisation, where)
     own = own_formats(method, quantisation, where)
+    of_layers = [name for name in excluded if re.search(r"layers\.\d", name) and not _is_pattern(name)]
+    own += [(name, None) for name in of_layers]
     if own:
-        return lambda names: None if _hits(excluded, names) else _mean_format(names, own, stored, n_layers)
+        general = [name for name in excluded if name not in set(of_layers)]
+        return lambda names: None if _hits(general, names) else _mean_format(names, own, stored, stack)
     return lambda names: None if _hits(excluded, names) else stored
 
 
 def _mean_format(
-    names: tuple[str, ...], own: list[tuple[str, Dtype | None]], stored: Dtype, n_layers: int
+    names: tuple[str, ...], own: list[tuple[str, Dtype | None]], stored: Dtype, stack: LayerStack
 ) -> Dtype | None:
     """The format of a part some modules of which have their own: that of all, or their mean bits by layer and matrix.
 
-    `own`: patterns and formats, None where a module is not converted; `stored`: the format of the rest.
+    From 8 bits on the format of the most. `own`: patterns and formats, None where a module is not converted; `stored`:
+    the format of the rest.
     """
     exact = {_from_layers(pattern): form for pattern, form in own if not _is_pattern(pattern)}
     patterns = [(pattern, form) for pattern, form in own if _is_pattern(pattern)]
+    sparse = set(stack.moe_layers)
+    layers = list(range(stack.n_layers))
+    if names != _PARTS["attention"]:
+        layers = [layer for layer in layers if (layer in sparse) != (names == _PARTS["dense"])]
+    found: list[Dtype | None] = [stored]
     for family in _FAMILIES[names]:
-        modules = [f"layers.{layer}.{name}" for layer in range(n_layers) for name in family]
-        found = [_own_format(module, exact, patterns, stored) for module in modules]
+        modules = [f"layers.{layer}.{name}" for layer in layers for name in family]
+        found = [_own_format(module, exact, patterns, stored) for module in modules] or [stored]
         if set(found) != {stored}:
             break
     if len(set(found)) == 1:
         return found[0]
     bits = sum(16.0 if form is None else form.bits for form in found) / len(found)
-    return find_dtype(f"w{round(bits, 3):g}") if bits < 8 else None if found.count(None) * 2 > len(found) else stored
+    return find_dtype(f"w{round(bits, 3):g}") if bits < 8 else None if found.count(None) * 2 >= len(found) else stored
 
 
 def _own_format(
@@ -222,7 +231,8 @@ def _is_pattern(pattern: str) -> bool:
 
 def _from_layers(name: str) -> str:
     """A module's name from `layers.` on, as prefixes differ."""
-    return re.sub(r"^.*?(?=layers\.\d)", "", name)
+    name = re.sub(r"^.*?(?=layers\.\d)", "", name).rstrip(".")
+    return re.sub(r"\.(weight|weight_scale_inv|weight_scale)$", "", name)
 
 
 _MODELOPT = {

@@ -45,7 +45,7 @@ def from_huggingface_config(path: str | Path) -> ModelArchitecture:
         return ModelArchitecture(
             name=name or model_type,
             sources=(f"{path.name}, model_type {model_type}",),
-            **_noted(stored_formats(whole, text, path.resolve().parent, str(path)), model_type),
+            **_noted(stored_formats(whole, text, shapes["decoder"], path.resolve().parent, str(path)), model_type),
             **shapes,
         )
     except InvalidInput as error:
@@ -65,7 +65,9 @@ def _noted(formats: dict[str, Any], model_type: str) -> dict[str, Any]:
 def _read_json(path: Path) -> dict[str, Any]:
     text = read_text(path, MAX_CONFIG_BYTES)
     try:
-        data = json.loads(text)
+        data = json.loads(text, object_pairs_hook=lambda pairs: _object(pairs, path))
+    except InvalidFile:
+        raise
     except (ValueError, RecursionError) as error:
         line = f" at line {error.lineno}" if isinstance(error, json.JSONDecodeError) else ""
         raise InvalidFile(
@@ -74,6 +76,16 @@ def _read_json(path: Path) -> dict[str, Any]:
     if not isinstance(data, dict):
         raise InvalidFile(f"{path}: expected a mapping at the top, found {type(data).__name__}")
     return data
+
+
+def _object(pairs: list[tuple[str, Any]], path: Path) -> dict[str, Any]:
+    """One object of the file. Raises `InvalidFile` for a key stated twice with two values."""
+    made: dict[str, Any] = {}
+    for key, value in pairs:
+        if key in made and made[key] != value:
+            raise InvalidFile(f"{path}: {key[:60]} is stated twice, with two values: keep one")
+        made[key] = value
+    return made
 
 
 def _model_type(text: Mapping[str, Any], whole: Mapping[str, Any], path: Path) -> str:
