@@ -163,6 +163,15 @@ def test_experts_under_a_name_nobody_reads_are_not_called_dense(tmp_path: Path) 
     assert "dense" not in str(caught.value)
 
 
+def test_weights_in_groups_are_multiplied_in_the_format_of_activations(tmp_path: Path) -> None:
+    """A card has rates for int8 and fp8, none for eight bits in groups of 128."""
+    model = quantised(tmp_path, "gptq", bits=8, group_size=128, sym=True)
+    assert model.compute_format(model.expert_dtype) == "bf16"
+    assert [model.compute_format(find_dtype(name)) for name in ("int8", "fp8", "mxfp8", "w3.5")] == [
+        "int8", "fp8", "fp8", "bf16",
+    ]  # fmt: skip
+
+
 def test_a_key_stated_twice_is_refused_unless_it_says_the_same(tmp_path: Path) -> None:
     text = json.dumps(SHAPES)
     (tmp_path / "config.json").write_text(text.replace("{", '{"num_experts": 4, ', 1))

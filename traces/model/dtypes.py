@@ -24,6 +24,11 @@ class Dtype:
         """Bytes that one parameter takes."""
         return self.bits / 8
 
+    @property
+    def is_grouped(self) -> bool:
+        """Whether these are integers with a scale a group, of weights alone: no engine multiplies them as they are."""
+        return _GROUPED.fullmatch(self.name) is not None
+
 
 _GROUPED = re.compile(r"int(?P<bits>\d{1,2})-g(?P<group>\d{1,7})(?P<scheme>-zp|-b|)", re.ASCII)
 """`int4-g128`, `int4-g128-zp` (AWQ, GPTQ: arXiv 2306.00978), `int4-g64-b` (MLX: a scale and a bias a group)."""

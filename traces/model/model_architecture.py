@@ -185,9 +185,11 @@ class ModelArchitecture:
 
     def compute_format(self, stored: Dtype) -> str:
         """The format in which weights stored as `stored` are multiplied: their own from 8 bits on, as fp8 engines
-        quantise activations too; below, they are unpacked to the activations' format.
+        quantise activations too. Narrower ones and integers in groups are unpacked to the activations' format.
         """
-        return stored.name if stored.bits >= 8 else self.stored_activation_dtype.name
+        if stored.name == "mxfp8":  # multiplied at the rate of fp8, scales applied on the way
+            return "fp8"
+        return self.stored_activation_dtype.name if stored.bits < 8 or stored.is_grouped else stored.name
 
     @property
     def expert_width(self) -> int:
