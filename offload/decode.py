@@ -199,8 +199,9 @@ class _Loop:
         self.works = Works(model, count_slots(n_buffers, cache) * model.expert_bytes)
         self._of_pass: dict[tuple[bool, int], PassWorks] = {}
         self.memory = ExpertMemory(
-            self.recorder, n_buffers, model.expert_bytes, copies, cache, places, in_runs=execution.grouped
-        )
+            self.recorder, n_buffers, model.expert_bytes, copies, cache, places, execution.grouped,
+            execution.n_host_buffers,
+        )  # fmt: skip
         self.lookups = {phase: [0, 0] for phase in Phase}
         self.memory_tokens: Counter[int] = Counter()  # sequence -> encoder outputs
         self.projected: set[int] = set()  # sequences whose cross-attention keys and values exist

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from traces.errors import InvalidInput
+
 __all__ = ["EXECUTIONS", "Execution"]
 
 
@@ -21,7 +23,8 @@ class Execution:
     until a block's experts are there, where events on the compute stream would do. `sync_after_ffn`: the host
     waits for every expert FFN. `splits_expert_buffer`: a caching allocator carves the KV cache out of one of the four
     weight buffers (n_experts times half an expert) and then allocates that buffer anew. `stores_scores`: attention
-    is not fused, so the scores of a forward pass are materialised.
+    is not fused, so the scores of a forward pass are materialised. `n_host_buffers`, 1 or 2: pinned ones that storage
+    is read into; with one, a read waits until the link has emptied it, with two it runs beside the copy before.
     """
 
     name: str
@@ -33,6 +36,11 @@ class Execution:
     sync_after_ffn: bool
     splits_expert_buffer: bool
     stores_scores: bool
+    n_host_buffers: int
+
+    def __post_init__(self) -> None:
+        if self.n_host_buffers not in (1, 2):
+            raise InvalidInput(f"execution {self.name}: n_host_buffers = {self.n_host_buffers}: must be 1 or 2")
 
 
 EXECUTIONS: dict[str, Execution] = {
@@ -47,6 +55,7 @@ EXECUTIONS: dict[str, Execution] = {
         sync_after_ffn=True,
         splits_expert_buffer=True,
         stores_scores=True,
+        n_host_buffers=1,
     ),
     # Events on cross-lane edges only; experts run straight from their slots: what our runtime executes.
     "streams": Execution(
@@ -59,5 +68,6 @@ EXECUTIONS: dict[str, Execution] = {
         sync_after_ffn=False,
         splits_expert_buffer=False,
         stores_scores=False,
+        n_host_buffers=2,
     ),
 }

@@ -77,8 +77,9 @@ class ExpertMemory:
     Slots 0..n_buffers-1 are transient, the cache's follow. With `copies.stage`, experts are copied within HBM
     from where the link put them (a cache slot, or a staging area outside the count, as Eq. 1 of the paper
     has it) into a buffer; without, they are read where they landed. With `copies.disk`, every fetch is
-    preceded by a read into the single pinned host buffer, unpipelined. `in_runs`: copies that nobody waits for one by
-    one become runs (`offload.runs`). `warm_bytes`: what a cache that has residents already holds of HBM.
+    preceded by a read into one of `n_host_buffers` pinned host buffers, which the copy before that many must have
+    emptied. `in_runs`: copies that nobody waits for one by one become runs (`offload.runs`). `warm_bytes`: what a cache
+    that has residents already holds of HBM.
     """
 
     def __init__(
@@ -90,6 +91,7 @@ class ExpertMemory:
         cache: ResidentSet | None,
         places: Sequence[int],
         in_runs: bool = False,
+        n_host_buffers: int = 1,
     ) -> None:
         self.n_buffers, self.cache, self.copies = n_buffers, cache, copies
         self._recorder, self._expert_bytes, self._places = recorder, expert_bytes, places
@@ -106,14 +108,14 @@ class ExpertMemory:
         self._in_runs = in_runs and copies.disk is None
         self._pinned: set[int] = set()
         self._pinned_by_layer: dict[int, list[int]] = {}
-        self._last_fetch = -1
+        self._last_fetches = deque([-1] * n_host_buffers, maxlen=n_host_buffers)  # by host buffer, the oldest first
         self.gated_layer = -1
         """The layer whose gate has run last: its experts are needed now, others are brought ahead."""
 
     def live_ops(self) -> set[int]:
         """The ops that a later op may have to wait for."""
         held = (h.ready for holds in self._holds.values() for h in holds)
-        return {op for op in (*self._reader, *self._filled.values(), *held, self._last_fetch) if op >= 0}
+        return {op for op in (*self._reader, *self._filled.values(), *held, *self._last_fetches) if op >= 0}
 
     @property
     def holds_ahead(self) -> bool:
@@ -276,7 +278,7 @@ class ExpertMemory:
             first = self._copy(Lane.H2D, fetch, layer, expert, -1, step)
             ready = self._copy(Lane.H2D, stage, layer, expert, buffer, step, first, reader)
         self._recorder.issue(Lane.HOST, issue, step=step, layer=self._places[layer])
-        self._last_fetch = first
+        self._last_fetches.append(first)
         return Held(expert, n, buffer, ready, True, False, first, True)
 
     def _take(self, n: int) -> int:
@@ -324,12 +326,13 @@ class ExpertMemory:
         """
         reader, read = self._reader[slot] if slot >= 0 else -1, -1
         if self.copies.disk is not None:
-            read = self._copy(Lane.DISK, self.copies.disk, layer, expert, -1, step, self._last_fetch)
+            read = self._copy(Lane.DISK, self.copies.disk, layer, expert, -1, step, self._last_fetches[0])
         fetch = self.copies.fetch
         if bits is not None:
             fetch = fetch._replace(copy_bytes=int(fetch.copy_bytes * bits / fetch.weight_bits), weight_bits=bits)
-        self._last_fetch = self._copy(Lane.H2D, fetch, layer, expert, slot, step, reader, read)
-        return (self._last_fetch if read < 0 else read), self._last_fetch
+        last = self._copy(Lane.H2D, fetch, layer, expert, slot, step, reader, read)
+        self._last_fetches.append(last)
+        return (last if read < 0 else read), last
 
     def _copy(
         self, lane: Lane, work: Work, layer: int, expert: int, slot: int, step: int, one: int = -1, other: int = -1

@@ -147,7 +147,7 @@ class CompiledLoop:
         sizes = np.array([what.copy_bytes for what in works], np.int64)
         columns |= {"kind": kinds[columns["cost"]], "bytes": sizes[columns["cost"]]}
         columns |= {"dep_ptr": np.append(0, o[:n_ops, layout.DEP_END]), "dep": d[: w[layout.DEPS]].copy()}
-        live = np.concatenate([w[w[layout.READER] : w[layout.FREE]], w[[layout.LAST_FETCH]]])
+        live = np.concatenate([w[w[layout.READER] : w[layout.FREE]], w[[layout.LAST_FETCH, layout.EARLIER_FETCH]]])
         base = int(w[layout.BASE])
         w[layout.BASE] += n_ops
         return Part(base, columns, works, np.unique(live[live >= 0]))
@@ -171,7 +171,7 @@ class CompiledLoop:
             "PREFETCH": prefetch,
             "RESIDENT": int(policy.resident),
             "NEEDS_IDS": int(plain or policy.needs_ids),
-            "DISK": int(self._disk),
+            "DISK": self._execution.n_host_buffers if self._disk else 0,
             "CACHED": int(cache is not None),
             "N_POOLS": 1 if cache is None else cache.n_pools,
             "BY_RECENCY": int(kind is Lru),

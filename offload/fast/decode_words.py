@@ -46,7 +46,7 @@ def memory(
         for key, slot in residents:
             x[key, layout.SLOT_OF], filled[n_buffers + slot] = slot, -1
     queue, scratch = np.zeros(n_keys + 1, np.int64), np.zeros(model.n_experts + 1, np.int64)
-    values = {"LAST_FETCH": -1, "FREE_N": n_buffers, "N_KEYS": n_keys}
+    values = {"LAST_FETCH": -1, "EARLIER_FETCH": -1, "FREE_N": n_buffers, "N_KEYS": n_keys}
     values |= {"FREE_SIZE": max(n_buffers, 1), "QUEUE_SIZE": n_keys + 1}
     tables = {
         "READER": np.full(n_slots, -1, np.int64),

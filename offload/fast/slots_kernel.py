@@ -23,6 +23,7 @@ from offload.fast.kernel_layout import (
     DEP_END,
     DEPS,
     DISK,
+    EARLIER_FETCH,
     EXPERT,
     EXPERT_BYTES,
     FILLED,
@@ -140,9 +141,10 @@ def _fetch(o: Any, d: Any, w: Any, r: Any, layer: int, expert: int, slot: int, s
     reader = w[w[READER] + slot] if slot >= 0 else -1
     read = -1
     if r[DISK]:
-        read = _copy(o, d, w, r, _DISK, r[COST_DISK], layer, expert, -1, step, w[LAST_FETCH], -1, needed)
+        emptied = w[LAST_FETCH] if r[DISK] == 1 else w[EARLIER_FETCH]
+        read = _copy(o, d, w, r, _DISK, r[COST_DISK], layer, expert, -1, step, emptied, -1, needed)
     op = _copy(o, d, w, r, _H2D, r[COST_FETCH], layer, expert, slot, step, reader, read, needed)
-    w[LAST_FETCH] = op
+    w[EARLIER_FETCH], w[LAST_FETCH] = w[LAST_FETCH], op
     return read if read >= 0 else op
 
 

@@ -99,7 +99,7 @@ def test_a_schedule_survives_the_disk_and_tampering_is_refused(tmp_path: object)
 
 
 def test_the_digest_of_a_schedule_is_golden() -> None:
-    assert hand_made().schedule.digest == "dd082bbd8862852d"
+    assert hand_made().schedule.digest == "6f610c509e5dfe99"
 
 
 def test_an_op_cannot_wait_for_a_later_one() -> None:

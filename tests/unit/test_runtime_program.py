@@ -61,7 +61,7 @@ def test_slots_hits_and_safety_follow_from_the_schedule_alone(name: str, policy:
         check_races(program)
         assert program.lookups[Phase.DECODE] == (decoded.n_lookups, decoded.n_hits)
         assert program.lookups[Phase.PREFILL] == (decoded.n_prefill_lookups, decoded.n_prefill_hits)
-        assert program.n_staging == (1 if disk else 0)
+        assert program.n_staging == (EXECUTIONS["streams"].n_host_buffers if disk else 0)
         assert_slots_hold_what_is_read(program)
 
 
