@@ -138,9 +138,9 @@ class RoutingTrace:
         _refuse_holes(self.experts, self.phase)
 
     @property
-    def is_synthetic(self) -> bool:
-        """Whether the routing was made up, by dials or by force, and not recorded."""
-        return self.provenance.source == "synthetic"
+    def routing(self) -> str:
+        """Says "synthetic" where the routing was made up, by dials or by force, else "recorded"."""
+        return "synthetic" if self.provenance.source == "synthetic" else "recorded"
 
     @property
     def n_tokens(self) -> int:

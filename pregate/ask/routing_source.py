@@ -16,7 +16,7 @@ __all__ = ["describe_routing"]
 def describe_routing(model: ModelArchitecture, trace: RoutingTrace, results: Iterable[SimulationResult]) -> str:
     """Where the routing is from; of a synthetic one with a cache, what an LRU of its size hits on recorded traces."""
     origin = trace.provenance
-    if not trace.is_synthetic:
+    if trace.routing == "recorded":
         size = describe_size(model, trace)
         return "; ".join(filter(None, (f"recorded ({origin.recorder}, {origin.source})", size)))
     words = f"synthetic ({origin.note.partition(':')[0]}), so hit rates are assumed, not known"

@@ -52,8 +52,9 @@ class SimulationResult:
     Latencies in seconds, sizes in bytes, rates as fractions; `..._ci95` is the 95 % interval from the fit's covariance,
     None without a fit (`pregate.ask.intervals`). `bound_s`: no interpreter of this schedule is faster; `binding`: what
     that bound comes from. `calibration`: whether the prediction interpolates a fit ("fitted"), extrapolates one, or
-    rests on claims; `beyond_fit`: what of it the fit has not seen, "" nothing. `timeline`: start and end of
-    every op; None of a streamed simulation, which keeps none.
+    rests on claims; `beyond_fit`: what of it the fit has not seen, "" nothing. `routing`: "synthetic" where it was made
+    up, so that `hit_rate` is assumed, else "recorded". `timeline`: start and end of every op; None of a streamed
+    simulation, which keeps none.
     """
 
     policy: str
@@ -81,6 +82,7 @@ class SimulationResult:
     n_expert_slots: int
     schedule_digest: str
     trace_digest: str
+    routing: str
     moe_layer_latency_ci95_s: Interval | None
     tokens_per_s_ci95: Interval | None
     timeline: Timeline | None
@@ -262,6 +264,7 @@ def _result(
         n_expert_slots=plan.n_slots,
         schedule_digest=decoded.schedule.digest,
         trace_digest=trace.digest,
+        routing=trace.routing,
         moe_layer_latency_ci95_s=found["moe_layer_latency_s"],
         tokens_per_s_ci95=found["tokens_per_s"],
         timeline=timeline,

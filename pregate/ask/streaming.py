@@ -95,6 +95,7 @@ def _stream(asked: Request, hw: Platform, offloaded: bool) -> SimulationResult |
         n_expert_slots=plan.n_slots,
         schedule_digest=digest.of(static_bytes),
         trace_digest=trace.digest,
+        routing=trace.routing,
         moe_layer_latency_ci95_s=intervals.get("moe_layer_latency_s"),
         tokens_per_s_ci95=intervals.get("tokens_per_s"),
         timeline=None,

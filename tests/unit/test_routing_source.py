@@ -63,6 +63,7 @@ def simulated(trace: RoutingTrace, policy: str) -> SimulationResult:
 def test_a_synthetic_trace_is_called_so_with_what_recorded_ones_would_hit() -> None:
     trace = pregate.synthesize(SWITCH, 4, 16)
     said = describe_routing(SWITCH, trace, [simulated(trace, "on_demand")])
+    assert simulated(trace, "on_demand").to_dict()["routing"] == "synthetic"
     assert said == "synthetic (default dials), so hit rates are assumed, not known"
     said = describe_routing(SWITCH, trace, [simulated(trace, "on_demand+lru:0.4")])
     assert "an LRU with" in said
