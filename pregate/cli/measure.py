@@ -49,7 +49,7 @@ def measure(
     formats = _formats(dtypes, name)
     require_graphs(name, graphs)
     settings = Settings(name, formats, speed, storage, quick, graphs, budget)
-    with options.spinner("measuring") as update:
+    with options.spinner("measuring", lines=True) as update:
         found = run_measure(settings, provenance_of("pregate measure"), say=update, insist=not busy)
     found.save(output)
     print(f"{len(found.samples)} samples of {found.machine['name']} ({found.stack}) in {output}")

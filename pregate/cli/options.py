@@ -189,8 +189,11 @@ def as_recorded(model: ModelArchitecture, trace: RoutingTrace, dtype: str | None
 
 
 @contextmanager
-def spinner(title: str) -> Iterator[Callable[[str], None]]:
-    """A moving line on standard error while long work runs; `update(text)` says what is being done."""
+def spinner(title: str, *, lines: bool = False) -> Iterator[Callable[[str], None]]:
+    """A moving line on standard error while long work runs; `update(text)` says what is being done.
+
+    `lines`: where standard error is no terminal, a line for each, for work of minutes that a log should show.
+    """
     from rich.console import Console
     from rich.text import Text
 
@@ -199,5 +202,7 @@ def spinner(title: str) -> Iterator[Callable[[str], None]]:
 
         def update(what: str) -> None:
             status.update(Text(f"{title}: {what}"))
+            if lines and not console.is_terminal:
+                typer.echo(f"{title}: {what}", err=True)
 
         yield update

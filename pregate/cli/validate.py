@@ -84,7 +84,7 @@ def validate(
         groups = _suite(str(suite), name, (policies, trace, link, storage, tier != "dram"))
     what = f" --suite {suite}" if suite else f" --model {model}"
     command = f"pregate validate{what}{' --graphs' * graphs}{' --tier ssd' * (tier == 'ssd')}"
-    with options.spinner("validating") as update:
+    with options.spinner("validating", lines=True) as update:
         settings = _settings(name, graphs, suite == "quick", storage)
         hw, measured = _platform(hardware, settings, output, update, insist=not busy)
         provenance = {**provenance_of(command), "measurements": measured}

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator
 
+import numpy as np
 import pytest
 
 from hwmodels.calibrate.measurements import Sample, sample_of
 from hwmodels.calibrate.rounds import merged_rounds, rounds_left_out
+from hwmodels.fit import LeftOut
 from hwmodels.trust import LEVELS, Trust, least_trusted, recorded_trust, trust_of
+from pregate.ask.capture import capture, memory_of
+from pregate.ask.intervals import intervals
+from tests.small_fits import platform
+from tests.small_models import MODELS, routing
 from traces.errors import UnknownName
 
 torch = pytest.importorskip("torch", reason="the runtime needs PyTorch (the extra 'runtime')")
@@ -98,6 +105,21 @@ def test_samples_that_one_round_lacks_are_of_those_that_have_them() -> None:
     assert merged[1].scatter is None
     assert rounds_left_out(merged).n == 1
     assert rounds_left_out([two]).scatter == 0.0
+
+
+@pytest.mark.parametrize("policy", ["gpu_only", "pregate"])
+def test_a_machine_that_differs_from_itself_has_wider_intervals(policy: str) -> None:
+    hw, model = platform(), MODELS["decoder-only"]
+    assert hw.fit is not None
+    captured = capture(model, memory_of(hw), routing(model), policy)
+    widths = []
+    for scatter in (0.0, 0.1, 0.3):
+        fit = dataclasses.replace(hw.fit, left_out={**hw.fit.left_out, "rounds": LeftOut(9, scatter, scatter, scatter)})
+        here = dataclasses.replace(hw, fit=fit)
+        ends = intervals(captured, here, np.random.default_rng(0), metrics=("makespan_s",))["makespan_s"]
+        assert ends is not None
+        widths.append(ends[1] - ends[0])
+    assert widths[0] < widths[1] < widths[2]
 
 
 @pytest.mark.parametrize(

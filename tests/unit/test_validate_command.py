@@ -118,8 +118,10 @@ def test_times_that_say_nothing_are_refused_and_what_is_exact_is_not(capsys: pyt
 
 
 def test_json_has_the_summary(model: str, fitted: str) -> None:
-    _, text = run("--model", model, "--fit", fitted, *SMALL, "--policies", "pregate", "--format", "json")
-    assert json.loads(text)["policies"]["pregate"]["n"] == 1
+    words = ("validate", "--model", model, "--fit", fitted, *SMALL, "--policies", "pregate", "--format", "json")
+    done = CliRunner().invoke(application(), [*words])
+    assert json.loads(done.stdout)["policies"]["pregate"]["n"] == 1
+    assert "validating: predicting" in done.stderr.splitlines()
 
 
 def test_a_suite_runs_its_own_groups(fitted: str, monkeypatch: pytest.MonkeyPatch) -> None:
