@@ -148,7 +148,7 @@ def test_a_validation_runs_on_the_fit(measurements: Measurements, tmp_path: Path
 
 
 def test_graphs_are_a_stack_of_their_own(tmp_path: Path) -> None:
-    settings = session.Settings("cuda", DTYPES[:1], quick=True, graphs=True)
+    settings = session.Settings("cuda", DTYPES[:1], quick=True, graphs=True, budget_s=1e-3)
     fit = calibrate(session.measure(settings, {"command": "a test"}, insist=False), {"command": "a test"})
     assert fit.name == "h100-sxm.streams"
     path = tmp_path / "fit.yaml"
