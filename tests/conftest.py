@@ -1,7 +1,7 @@
 """What holds for every test: no deadline, whatever else the machine does, and in CI the same examples every time.
 
-Libraries compute on one thread in each of the processes that tests run in: threads that wait for each other in turn make
-a product a hundred times slower where the machine has other work.
+Libraries compute on one thread in each process that runs tests: threads that wait for each other at every product are
+slow where the machine has other work.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import os
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # read when PyTorch is loaded, which nothing has done yet
 
-from hypothesis import HealthCheck, settings  # noqa: E402
+from hypothesis import HealthCheck, settings
 
 settings.register_profile(
     "suite",
