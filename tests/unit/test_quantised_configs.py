@@ -172,6 +172,12 @@ def test_weights_in_groups_are_multiplied_in_the_format_of_activations(tmp_path:
     ]  # fmt: skip
 
 
+def test_layers_listed_as_something_else_are_refused(tmp_path: Path) -> None:
+    linear = {"full_attn_layers": 1.5, "num_heads": 4, "head_dim": 16, "short_conv_kernel_size": 4}
+    with pytest.raises(InvalidFile, match="full_attn_layers"):
+        read(tmp_path, linear_attn_config=linear)
+
+
 def test_a_key_stated_twice_is_refused_unless_it_says_the_same(tmp_path: Path) -> None:
     text = json.dumps(SHAPES)
     (tmp_path / "config.json").write_text(text.replace("{", '{"num_experts": 4, ', 1))

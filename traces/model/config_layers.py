@@ -124,7 +124,7 @@ def _layer_kinds(fields: Fields, n_layers: int) -> list[str]:
         return ["sliding_attention" if on else "full_attention" for on in windows]
     linear = fields.get("linear_attn_config")  # Kimi Linear: layers counted from 1
     if isinstance(linear, dict):
-        full = linear.get("full_attn_layers") or []
+        full = Fields((linear,), fields.where).integers("full_attn_layers")
         return ["full_attention" if i + 1 in full else "linear_attention" for i in range(n_layers)]
     if fields.get("attn_layer_period") is not None:
         step, offset = fields.integer("attn_layer_period", minimum=1), fields.integer("attn_layer_offset", 0)
