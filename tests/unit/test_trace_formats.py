@@ -300,6 +300,12 @@ def test_own_safetensors_is_imported_as_it_is(tmp_path: Path) -> None:
     assert import_trace(tmp_path / "t.safetensors").digest == trace.digest
 
 
+def test_a_row_without_experts_is_named(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_bytes(text("-1,0,0,1", "-1"))
+    with pytest.raises(InvalidFile, match="line 2: 1 fields"):
+        import_trace(tmp_path / "t.csv")
+
+
 def test_prompts_of_llama_moe_trace_may_come_in_batches(tmp_path: Path) -> None:
     """Two batches of 2 and 1 tokens of one prompt overlap in position; after decode rows another prompt begins."""
     rows = ["-2,0,0,1", "-1,0,1,2", "-2,1,0,1", "-1,1,1,2", "-1,0,2,3", "-1,1,2,3", "0,0,3,0", "0,1,3,0",
@@ -425,6 +431,7 @@ def test_expert_counts_of_tensorrt_llm_lie_in_a_folder(tmp_path: Path) -> None:
         (b"[[1, 2], [3]]", "rows differ in length"),
         (b"[[1, 2], [3", "not valid JSON"),
         (b"hello", "not a table of expert counts"),
+        (npy(COUNTS).replace(b"(2, 4)", b"(2, 4("), "its header is broken"),
     ],
 )
 def test_wrong_counts_are_one_clear_line(content: bytes, message: str, tmp_path: Path) -> None:

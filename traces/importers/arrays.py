@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import zipfile
 from pathlib import Path
+from tokenize import TokenError
 from typing import IO, Any
 
 import numpy as np
@@ -83,8 +84,13 @@ def whole_array(path: Path, name: str, value: Any, n_dims: int) -> NDArray[np.in
 def _stated_bytes(file: IO[bytes]) -> int:
     """Size of an npy file by its own header."""
     version = np.lib.format.read_magic(file)
+    if version not in ((1, 0), (2, 0)):
+        raise ValueError(f"npy version {version}")
     read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-    shape, _, dtype = read(file)
+    try:
+        shape, _, dtype = read(file)
+    except (TokenError, SyntaxError, RecursionError) as error:  # the header is parsed as Python, never run
+        raise ValueError("its header is broken") from error
     if dtype.hasobject:
         raise ValueError("it holds Python objects")
     count = 1

@@ -34,7 +34,10 @@ def import_moe_trace(path: Path, shape: ModelShape = ModelShape()) -> RoutingTra
     last = (1 << 40, 0)  # layer and position of the row before
     decoding = False
     for number, line in text_lines(path):
-        position, layer, *experts = whole_numbers(path, number, line.split(","))
+        parts = line.split(",")
+        if len(parts) < 3:
+            raise refused(path, f"{len(parts)} fields, not pos,layer,id0,...: {line[:60]!r}", number)
+        position, layer, *experts = whole_numbers(path, number, parts)
         if layer < last[0] or (layer == last[0] and position <= last[1]) or (position < 0) != (last[1] < 0):
             if position < 0:  # one more batch of a prompt, or the prompt of the next sequence
                 sequence, prompt = (sequence + 1, 0) if decoding else (sequence, prompt)
