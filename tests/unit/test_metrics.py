@@ -62,6 +62,39 @@ def test_tpot_is_of_a_sequence_not_across_sequences() -> None:
     assert metrics.tpot_s(hand_made(), trace_of([0, 1], [0, 1]))["mean"] == 0.0
 
 
+def test_tpot_percentiles_of_uneven_gaps_are_interpolated() -> None:
+    """Steps end at 1, 2, 4 and 12: gaps of 1, 2 and 8; p99 lies 0.98 of the way from the second to the last."""
+    recorder = Recorder()
+    for step in range(4):
+        recorder.issue(Lane.HOST, Work(OpKind.STEP), step=step)
+    end = np.array([1.0, 2.0, 4.0, 12.0])
+    found = metrics.tpot_s(Timeline(recorder.schedule(), end - 0.5, end, "hand"), trace_of([0, 1, 2, 3], [0] * 4))
+    assert found == pytest.approx({"mean": 11 / 3, "p50": 2.0, "p99": 2 + 0.98 * 6})
+
+
+def test_the_latency_of_moe_layers_leaves_dense_layers_and_other_steps_out() -> None:
+    recorder = Recorder()
+    for step, layer, kind in (
+        (0, 0, OpKind.DENSE_FFN),
+        (0, 1, OpKind.GATE),
+        (0, 1, OpKind.EXPERTS),
+        (1, 1, OpKind.GATE),
+    ):
+        recorder.issue(Lane.COMPUTE, Work(kind), step=step, layer=layer)
+    timeline = Timeline(recorder.schedule(), np.array([0.0, 50, 51, 60]), np.array([50.0, 51, 53, 90]), "hand")
+    assert metrics.moe_layer_latency_s(timeline, np.array([0], np.int32)) == 3.0
+    assert metrics.moe_layer_latency_s(timeline, np.array([0, 1], np.int32)) == (3.0 + 30.0) / 2
+    assert metrics.moe_layer_latency_s(timeline, np.array([7], np.int32)) == 0.0
+
+
+def test_every_metric_by_its_name() -> None:
+    timeline, trace = hand_made(), trace_of([0, 1], [0, 0])
+    found = metrics.of_timeline(timeline, trace, 38, (8, 2))
+    assert (found["tokens_per_s"], found["hit_rate"], found["stall_share"]) == (2.0, 0.25, 6 / 19)
+    assert found["exposed_transfer_fraction"] == 1.0
+    assert metrics.of_timeline(timeline, trace, 38, (0, 0))["hit_rate"] == 0.0
+
+
 def test_overlapping_transfers_are_counted_once() -> None:
     recorder = Recorder()
     for lane in (Lane.H2D, Lane.DISK, Lane.H2D):

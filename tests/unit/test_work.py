@@ -7,6 +7,7 @@ import pytest
 from offload import work
 from offload.ops import Gemm, OpKind
 from traces.model.architecture import DTYPES, Attention, LayerStack, ModelArchitecture, load_architecture
+from traces.model.linear_mixer import LinearMixer
 
 
 def small(**changes: object) -> ModelArchitecture:
@@ -84,3 +85,17 @@ def test_experts_and_what_moves_of_them() -> None:
     shared = work.experts_work(small(n_shared_experts=2, d_ff_shared=5), (), 3, slots_bytes=99)
     assert shared.gemms == (Gemm(3, 5, 8, 4), Gemm(3, 8, 5, 2))
     assert shared.slots_bytes == 0
+
+
+def test_a_linear_mixer_reads_and_writes_a_state_a_sequence() -> None:
+    mixer = LinearMixer("gated_delta_net", ((12, 8), (8, 4)), vectors=0, state_elements=30, flop_per_token=70)
+    what = work.mixer_work(MODEL, mixer, 3, 5, 7, n_sequences=2)
+    assert what.gemms == (Gemm(3, 12, 8), Gemm(3, 8, 4))
+    assert what.flop == 3 * 70  # of the new tokens: nothing grows with the context
+    assert what.hbm_bytes == 2 * 2 * 30 * 4  # read and written, two sequences, fp32
+
+
+def test_experts_and_shared_experts_of_two_formats_weigh_what_they_store() -> None:
+    model = small(n_shared_experts=1, d_ff_shared=5, expert_dtype=DTYPES["fp8"], shared_dtype=DTYPES["bf16"])
+    what = work.experts_work(model, [1, 2], 3)
+    assert what.weight_bytes == pytest.approx(2 * 3 * 48 * 1 + 3 * 40 * 2)
