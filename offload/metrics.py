@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
@@ -12,13 +13,18 @@ from offload.timeline import Timeline
 from traces.routing import Phase, RoutingTrace
 
 __all__ = [
+    "Metrics",
     "decode_steps",
+    "exposed_s",
+    "gap_pairs",
     "h2d_bytes",
     "moe_layer_latency_s",
     "of_timeline",
+    "overlap_s",
     "stall_intervals",
     "stall_s",
     "step_end_s",
+    "summed_up",
     "tpot_s",
     "transfer_s",
     "ttft_s",
@@ -80,9 +86,8 @@ def moe_layer_latency_s(timeline: Timeline, steps: NDArray[np.int32]) -> float:
 
 
 def h2d_bytes(timeline: Timeline) -> int:
-    """Bytes that crossed the link to the device."""
-    schedule = timeline.schedule
-    return int(schedule.bytes[schedule.kind == OpKind.FETCH].sum())
+    """Bytes that crossed the link to the device; of a cancelled copy those before it was."""
+    return int(timeline.moved_bytes[timeline.schedule.kind == OpKind.FETCH].sum())
 
 
 def transfer_s(timeline: Timeline) -> float:
@@ -115,28 +120,144 @@ def stall_s(timeline: Timeline) -> float:
     return float((end_s - begin_s).sum())
 
 
+def exposed_s(timeline: Timeline) -> float:
+    """Time in which experts moved while the compute lane waited for a transfer: at most `transfer_s`, or `stall_s`."""
+    moving = np.isin(timeline.schedule.kind, TRANSFERS)
+    return overlap_s((timeline.start_s[moving], timeline.end_s[moving]), stall_intervals(timeline))
+
+
+def overlap_s(
+    moving: tuple[NDArray[np.float64], NDArray[np.float64]], stalls: tuple[NDArray[np.float64], NDArray[np.float64]]
+) -> float:
+    """How long it is within one of `moving` and one of `stalls`: starts and ends (n,); stalls do not overlap."""
+    if not moving[0].size or not stalls[0].size:
+        return 0.0
+    order = np.argsort(moving[0], kind="stable")
+    start, end = moving[0][order], np.maximum.accumulate(moving[1][order])
+    start = np.maximum(start, np.concatenate([[start[0]], end[:-1]]))
+    end = np.maximum(start, end)
+    edges, moved_s = np.stack([start, end], axis=1).ravel(), np.cumsum(end - start)
+    until_s = np.stack([np.concatenate([[0.0], moved_s[:-1]]), moved_s], axis=1).ravel()
+    begin_s, finish_s = (np.interp(times, edges, until_s) for times in stalls)
+    return float((finish_s - begin_s).sum())
+
+
+def n_first_tokens(trace: RoutingTrace, steps: NDArray[np.int32]) -> int:
+    """Tokens that the first of `steps` makes, those that make tokens in order: one a sequence."""
+    return np.unique(trace.sequence[trace.step == steps[0]]).size if steps.size else 0
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Metrics:
+    """What a run took, by the names of a result: a number each, or (n_machines,). Definitions in DESIGN's words.
+
+    `decode_tokens_per_s`: tokens after those of the first forward pass that makes any, over the time after it.
+    `stall_s`: the compute lane waits for a transfer. `exposed_transfer_fraction`: the share of the time in which
+    experts move that passes in such waits.
+    """
+
+    moe_layer_latency_s: Any
+    tokens_per_s: Any
+    decode_tokens_per_s: Any
+    ttft_s: Any
+    tpot_s: Any
+    tpot_p50_s: Any
+    tpot_p99_s: Any
+    makespan_s: Any
+    peak_hbm_bytes: Any
+    h2d_bytes: Any
+    hit_rate: Any
+    stall_s: Any
+    stall_share: Any
+    exposed_transfer_fraction: Any
+
+    def to_dict(self) -> dict[str, Any]:
+        """By name."""
+        return {field.name: getattr(self, field.name) for field in fields(self)}
+
+
+def summed_up(
+    trace: RoutingTrace,
+    steps: NDArray[np.int32],
+    step_end: NDArray[np.float64],
+    *,
+    makespan_s: Any,
+    moe_layer_latency_s: Any,
+    stall_s: Any,
+    exposed_s: Any,
+    transfer_s: Any,
+    peak_hbm_bytes: Any,
+    h2d_bytes: Any,
+    n_output_tokens: int,
+    lookups: tuple[int, int],
+) -> Metrics:
+    """The metrics of what an interpreter saw, of one machine or many.
+
+    `steps` (n_steps,): those that make tokens; `step_end` (n_steps,) or (n_machines, n_steps): when they ended. The
+    others are numbers or (n_machines,). `lookups`: experts looked up in decoding, and found.
+    """
+    zero = np.zeros(step_end.shape[:-1])
+    ttft_s = step_end.min(axis=-1) if steps.size else zero
+    gap_from, gap_to = gap_pairs(trace, steps)
+    gaps = np.ascontiguousarray(step_end[..., gap_to] - step_end[..., gap_from])
+    p50, p99 = np.percentile(gaps, [50, 99], axis=-1) if gap_to.size else (zero, zero)
+    decode_s = step_end.max(axis=-1) - ttft_s if steps.size else zero
+    n_decoded = n_output_tokens - n_first_tokens(trace, steps)
+    found = Metrics(
+        moe_layer_latency_s=moe_layer_latency_s,
+        tokens_per_s=n_output_tokens / makespan_s,
+        decode_tokens_per_s=_share(np.full_like(zero, n_decoded), decode_s),
+        ttft_s=ttft_s,
+        tpot_s=gaps.mean(axis=-1) if gap_to.size else zero,
+        tpot_p50_s=p50,
+        tpot_p99_s=p99,
+        makespan_s=makespan_s,
+        peak_hbm_bytes=peak_hbm_bytes,
+        h2d_bytes=h2d_bytes,
+        hit_rate=lookups[1] / lookups[0] if lookups[0] else 0.0,
+        stall_s=stall_s,
+        stall_share=stall_s / makespan_s,
+        exposed_transfer_fraction=_share(np.minimum(exposed_s, transfer_s), transfer_s),  # rounding may differ
+    )
+    return found if step_end.ndim > 1 else Metrics(*(np.asarray(v).item() for v in found.to_dict().values()))
+
+
 def of_timeline(
     timeline: Timeline, trace: RoutingTrace, n_output_tokens: int, lookups: tuple[int, int]
 ) -> dict[str, Any]:
     """Every metric by its name in a result, virtual or real; `lookups`: experts looked up in decoding, and found."""
-    tpot, makespan_s = tpot_s(timeline, trace), timeline.makespan_s
-    stalled_s, moving_s = stall_s(timeline), transfer_s(timeline)
-    n_lookups, n_hits = lookups
-    return {
-        "moe_layer_latency_s": moe_layer_latency_s(timeline, decode_steps(trace)),
-        "tokens_per_s": n_output_tokens / makespan_s,
-        "ttft_s": ttft_s(timeline),
-        "tpot_s": tpot["mean"],
-        "tpot_p50_s": tpot["p50"],
-        "tpot_p99_s": tpot["p99"],
-        "makespan_s": makespan_s,
-        "peak_hbm_bytes": timeline.peak_hbm_bytes,
-        "h2d_bytes": h2d_bytes(timeline),
-        "hit_rate": n_hits / n_lookups if n_lookups else 0.0,
-        "stall_s": stalled_s,
-        "stall_share": stalled_s / makespan_s,
-        "exposed_transfer_fraction": stalled_s / moving_s if moving_s else 0.0,
-    }
+    ends = timeline.schedule.kind == OpKind.STEP
+    return summed_up(
+        trace,
+        timeline.schedule.step[ends],
+        timeline.end_s[ends],
+        makespan_s=timeline.makespan_s,
+        moe_layer_latency_s=moe_layer_latency_s(timeline, decode_steps(trace)),
+        stall_s=stall_s(timeline),
+        exposed_s=exposed_s(timeline),
+        transfer_s=transfer_s(timeline),
+        peak_hbm_bytes=timeline.peak_hbm_bytes,
+        h2d_bytes=h2d_bytes(timeline),
+        n_output_tokens=n_output_tokens,
+        lookups=lookups,
+    ).to_dict()
+
+
+def gap_pairs(trace: RoutingTrace, steps: NDArray[np.int32]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Places in `steps` (those that make tokens) between whose ends a sequence makes one token, after its first."""
+    order = np.argsort(steps, kind="stable")
+    place = np.searchsorted(steps[order], trace.step)
+    makes = np.isin(trace.step, steps)
+    place = order[np.minimum(place, len(steps) - 1)] if len(steps) else place
+    pairs = np.unique(np.stack([trace.sequence[makes].astype(np.int64), place[makes]]), axis=1)
+    same = np.diff(pairs[0]) == 0
+    return pairs[1][:-1][same], pairs[1][1:][same]
+
+
+def _share(part: Any, whole: Any) -> Any:
+    """part / whole, and 0 of nothing."""
+    some = np.asarray(whole) > 0
+    return np.where(some, part / np.where(some, whole, 1.0), 0.0)
 
 
 def _covered(start_s: NDArray[np.float64], end_s: NDArray[np.float64]) -> float:

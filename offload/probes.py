@@ -10,12 +10,12 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from offload.metrics import decode_steps
+from offload.metrics import decode_steps, gap_pairs
 from offload.ops import TRANSFERS, Lane, OpKind
 from offload.schedule import Schedule
 from traces.routing import RoutingTrace
 
-__all__ = ["Probes", "find_probes", "gap_pairs", "moe_layers"]
+__all__ = ["Probes", "find_probes", "moe_layers"]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -63,14 +63,3 @@ def moe_layers(
     moe = np.zeros(len(first), dtype=np.bool_)
     moe[index[kind[chosen] == OpKind.GATE]] = True
     return chosen[first[moe]], chosen[last[moe]]
-
-
-def gap_pairs(trace: RoutingTrace, steps: NDArray[np.int32]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Places in `steps` (those that make tokens) between whose ends a sequence makes one token, after its first."""
-    order = np.argsort(steps, kind="stable")
-    place = np.searchsorted(steps[order], trace.step)
-    makes = np.isin(trace.step, steps)
-    place = order[np.minimum(place, len(steps) - 1)] if len(steps) else place
-    pairs = np.unique(np.stack([trace.sequence[makes].astype(np.int64), place[makes]]), axis=1)
-    same = np.diff(pairs[0]) == 0
-    return pairs[1][:-1][same], pairs[1][1:][same]

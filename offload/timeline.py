@@ -18,7 +18,8 @@ __all__ = ["Timeline"]
 class Timeline:
     """When each op of `schedule` ran: `start_s`, `end_s` (n_ops,) float64, seconds from the first op.
 
-    `source` names the interpreter ("des", "cuda", ...). Raises `InvalidInput` when an op ends before its
+    `source` names the interpreter ("des", "cuda", ...). `copied_bytes` (n_ops,) int64: what each op moved, where copies
+    were cancelled; None: all of `schedule.bytes`. Raises `InvalidInput` when an op ends before its
     start or a time is not finite.
     """
 
@@ -26,6 +27,7 @@ class Timeline:
     start_s: NDArray[np.float64]
     end_s: NDArray[np.float64]
     source: str
+    copied_bytes: NDArray[np.int64] | None = None
 
     def __post_init__(self) -> None:
         for name in ("start_s", "end_s"):
@@ -38,6 +40,11 @@ class Timeline:
             object.__setattr__(self, name, array)
         if np.any(self.end_s < self.start_s):
             raise InvalidInput("timeline: an op ends before it starts")
+
+    @property
+    def moved_bytes(self) -> NDArray[np.int64]:
+        """Bytes that each op moved, (n_ops,)."""
+        return self.schedule.bytes if self.copied_bytes is None else self.copied_bytes
 
     @property
     def makespan_s(self) -> float:

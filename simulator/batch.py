@@ -60,6 +60,7 @@ class Measured:
     tpot_p50_s: NDArray[np.float64]
     tpot_p99_s: NDArray[np.float64]
     stall_s: NDArray[np.float64]
+    exposed_s: NDArray[np.float64]
     transfer_s: NDArray[np.float64]
     peak_hbm_bytes: NDArray[np.int64]
     bound_s: NDArray[np.float64]
@@ -137,13 +138,13 @@ def evaluate(compiled: Compiled, costs: Costs) -> Measured:
     sums = np.empty((n_machines, kernel.N_SUMS))
     step_end = np.empty((n_machines, len(probes.step_ends)))
     peak = np.empty(n_machines, dtype=np.int64)
-    several = compiled.merge[8].size > 2
+    n_stalls = np.count_nonzero(compiled.n_transfers)
     kernel.run(
         schedule.lane, schedule.cost, compiled.place, schedule.dep_ptr, compiled.dep, compiled.n_transfers,
         compiled.probe, issue_s, duration_s, sums, step_end, peak,
         np.empty((compiled.merge[1].size, kernel.WIDTH)), np.empty((compiled.merge[4].size, kernel.WIDTH)),
-        np.empty((2 * probes.moving.size if several else 0, kernel.WIDTH)), compiled.merge, compiled.n_places,
-        len(Lane),
+        np.empty((2 * probes.moving.size, kernel.WIDTH)), np.empty((2 * n_stalls, kernel.WIDTH)), compiled.merge,
+        compiled.n_places, len(Lane),
     )  # fmt: skip
     bound_s, binding = _bounds(compiled, issue_s, duration_s, sums[:, kernel.CRITICAL])
     tpot = _tpot(step_end, probes)
@@ -156,6 +157,7 @@ def evaluate(compiled: Compiled, costs: Costs) -> Measured:
         tpot_p50_s=tpot[1],
         tpot_p99_s=tpot[2],
         stall_s=sums[:, kernel.STALL].copy(),
+        exposed_s=sums[:, kernel.EXPOSED].copy(),
         transfer_s=sums[:, kernel.MOVED].copy(),
         peak_hbm_bytes=peak,
         bound_s=bound_s,

@@ -14,8 +14,8 @@ from traces.compiled import njit
 
 __all__ = ["N_SUMS", "WIDTH", "run"]
 
-MAKESPAN, MOE_LAYERS, STALL, MOVED, CRITICAL = range(5)
-N_SUMS = 5
+MAKESPAN, MOE_LAYERS, STALL, MOVED, EXPOSED, CRITICAL = range(6)
+N_SUMS = 6
 FIRST, LAST, STEP, MOVES, TAKES, GIVES, STALLS = 1, 2, 4, 8, 16, 32, 64
 
 
@@ -35,7 +35,8 @@ def run(
     peak: Any,  # [M] int64 written
     taken: Any,  # [n_takes, WIDTH] scratch
     given: Any,  # [n_gives, WIDTH] scratch
-    moves: Any,  # [2 * n_moves, WIDTH] scratch, none where every mover is in one lane
+    moves: Any,  # [2 * n_moves, WIDTH] scratch
+    stalls: Any,  # [2 * n_stalls, WIDTH] scratch
     merge: Any,  # what `_peak` and `_covered` read
     n_places: int,
     n_lanes: int,
@@ -53,25 +54,24 @@ def run(
                 duration[k, b] = duration_s[k, begin + min(b, n_here - 1)]
         _walk(
             lane, cost, place, dep_ptr, dep, n_transfers, probe, issue, duration, end, chain, ends, totals, taken,
-            given, moves, n_lanes,
+            given, moves, stalls, n_lanes,
         )  # fmt: skip
         for b in range(n_here):
             step_end[begin + b] = ends[:, b]
             sums[begin + b] = totals[:, b]
-            if moves.shape[0]:
-                sums[begin + b, MOVED] = _covered(moves, merge, b)
+            sums[begin + b, MOVED], sums[begin + b, EXPOSED] = _covered(moves, stalls, merge, b)
             peak[begin + b] = _peak(taken, given, merge, b)
 
 
 @njit(cache=True, nogil=True)
 def _walk(
     lane: Any, cost: Any, place: Any, dep_ptr: Any, dep: Any, n_transfers: Any, probe: Any, issue: Any, duration: Any,
-    end: Any, chain: Any, ends: Any, totals: Any, taken: Any, given: Any, moves: Any, n_lanes: int,
+    end: Any, chain: Any, ends: Any, totals: Any, taken: Any, given: Any, moves: Any, stalls: Any, n_lanes: int,
 ) -> None:  # fmt: skip
     """One pass over the ops; a value below is a vector, one number a machine."""
     free = np.zeros((n_lanes, WIDTH))
-    host = first = moe_layers = stall = moved = critical = zeros()
-    n_steps = n_taken = n_given = n_moved = 0
+    host = first = moe_layers = stall = critical = zeros()
+    n_steps = n_taken = n_given = n_moved = n_stalls = 0
     for i in range(lane.size):
         here, row, flags = lane[i], cost[i], probe[i]
         low, high = dep_ptr[i], dep_ptr[i + 1]
@@ -92,7 +92,11 @@ def _walk(
             for k in range(low, high):
                 start = maximum(start, load(end, dep[k]))
                 longest = maximum(longest, load(chain, dep[k]))
-            stall = add(stall, maximum(subtract(minimum(start, arrival), before), zeros()))
+            until = maximum(minimum(start, arrival), before)
+            stall = add(stall, subtract(until, before))
+            store(stalls, n_stalls, before)
+            store(stalls, n_stalls + 1, until)
+            n_stalls += 2
         else:
             for k in range(low, high):
                 start = maximum(start, load(end, dep[k]))
@@ -113,11 +117,9 @@ def _walk(
         if flags & LAST:
             moe_layers = add(moe_layers, subtract(finish, first))
         if flags & MOVES:
-            moved = add(moved, subtract(finish, start))
-            if moves.shape[0]:
-                store(moves, n_moved, start)
-                store(moves, n_moved + 1, finish)
-                n_moved += 2
+            store(moves, n_moved, start)
+            store(moves, n_moved + 1, finish)
+            n_moved += 2
         if flags & TAKES:
             store(taken, n_taken, start)
             n_taken += 1
@@ -133,7 +135,6 @@ def _walk(
     store(totals, MAKESPAN, makespan)
     store(totals, MOE_LAYERS, moe_layers)
     store(totals, STALL, stall)
-    store(totals, MOVED, moved)
     store(totals, CRITICAL, critical)
 
 
@@ -179,19 +180,27 @@ def _first_not_before(taken: Any, take_at: Any, low: int, high: int, time: float
 
 
 @njit(cache=True, nogil=True)
-def _covered(moves: Any, merge: Any, b: int) -> float:
-    """Time in which experts were moved on machine `b`: the union over lanes."""
+def _covered(moves: Any, stalls: Any, merge: Any, b: int) -> tuple[float, float]:
+    """Time in which experts were moved on machine `b`, the union over lanes, and of it within stalls."""
     move_ptr, move_at = merge[8], merge[9]
     at = move_ptr[:-1].copy()
-    total, reach = 0.0, 0.0
+    total, exposed, reach, k_stall = 0.0, 0.0, 0.0, 0
     while True:
         lane, time = -1, np.inf
         for k in range(move_ptr.size - 1):
             if at[k] < move_ptr[k + 1] and moves[2 * move_at[at[k]], b] < time:
                 lane, time = k, moves[2 * move_at[at[k]], b]
         if lane < 0:
-            return total
+            return total, exposed
         finish = moves[2 * move_at[at[lane]] + 1, b]
         at[lane] += 1
-        total += max(finish - max(time, reach), 0.0)
-        reach = max(reach, finish)
+        time = max(time, reach)
+        if finish <= time:
+            continue
+        total += finish - time
+        while k_stall < stalls.shape[0] and stalls[k_stall, b] < finish:
+            exposed += max(min(stalls[k_stall + 1, b], finish) - max(stalls[k_stall, b], time), 0.0)
+            if stalls[k_stall + 1, b] > finish:
+                break
+            k_stall += 2
+        reach = finish

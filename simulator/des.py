@@ -51,7 +51,8 @@ def simulate(schedule: Schedule, costs: Costs, hbm_bytes: int, modes: Modes = FI
         _FifoMachine(env, schedule, costs, hbm) if modes.is_fifo else TimedMachine(env, schedule, costs, hbm, modes)
     )
     env.run()
-    return Timeline(schedule, np.array(machine.start_s), np.array(machine.end_s), "des")
+    copied = machine.copied_bytes(schedule) if isinstance(machine, TimedMachine) else None
+    return Timeline(schedule, np.array(machine.start_s), np.array(machine.end_s), "des", copied)
 
 
 class _FifoMachine:

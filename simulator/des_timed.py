@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import simpy
+from numpy.typing import NDArray
 from simpy.events import NORMAL, EventPriority
 
 from hwmodels.cost import Costs
@@ -18,7 +19,7 @@ from offload.ops import Lane
 from offload.schedule import Schedule
 from simulator.flow import Flow
 from simulator.hbm import Hbm
-from simulator.modes import LINKS, Modes, chunks
+from simulator.modes import LINKS, Modes, chunks, copied_bytes
 
 __all__ = ["TimedMachine"]
 
@@ -45,7 +46,8 @@ class TimedMachine:
         self.link_s, self.hbm_s = costs.link_s[cost].tolist(), costs.hbm_s[cost].tolist()
         self.dep_ptr, self.dep = schedule.dep_ptr.tolist(), schedule.dep.tolist()
         self.n_chunks = chunks(schedule, modes).tolist()
-        self.n_left = [1] * n_ops if modes.link == "shared" else list(self.n_chunks)
+        self.n_served = [1] * n_ops if modes.link == "shared" else self.n_chunks
+        self.n_left = list(self.n_served)
         self.cancelled_by = schedule.cancelled_by.tolist() if modes.cancel else [-1] * n_ops
         self.cancels: dict[int, list[int]] = {}
         for i, by in enumerate(self.cancelled_by):
@@ -60,6 +62,11 @@ class TimedMachine:
         env.process(self._issue())
         for lane in list(Lane)[1:]:
             env.process(self._serve(lane))
+
+    def copied_bytes(self, schedule: Schedule) -> NDArray[np.int64] | None:
+        """Bytes that each op moved; None where none could be cancelled."""
+        served, left = (np.array(counts, dtype=np.int32) for counts in (self.n_served, self.n_left))
+        return copied_bytes(schedule, self.modes, served, left)
 
     def _issue(self) -> _Process:
         """The host: issues ops in order, and runs its own unless they are cancelled."""

@@ -22,7 +22,7 @@ from offload.runs import Unrolled, unrolled
 from offload.schedule import Schedule
 from offload.timeline import Timeline
 from simulator.costs import check_costs, one_by_one
-from simulator.modes import FIFO, Modes, chunks
+from simulator.modes import FIFO, Modes, chunks, copied_bytes
 from traces.errors import InvalidInput
 
 __all__ = ["Prepared", "prepare", "simulate"]
@@ -73,11 +73,13 @@ def simulate(schedule: Schedule, costs: Costs, modes: Modes = FIFO, prepared: Pr
         raise InvalidInput(f"prepared is of schedule {known.schedule.digest}, not {schedule.digest}: prepare this one")
     if known.unrolled is not None and known.one_by_one is not None and not modes.is_fifo:
         return simulate(known.unrolled.schedule, one_by_one(costs, known.unrolled), modes, known.one_by_one)
-    start_s, end_s = (_run_fifo if modes.is_fifo else _run_timed)(known, costs, modes)
-    return Timeline(schedule, start_s, end_s, "event")
+    if modes.is_fifo:
+        return Timeline(schedule, *_run_fifo(known, costs), "event")
+    start_s, end_s, copied = _run_timed(known, costs, modes)
+    return Timeline(schedule, start_s, end_s, "event", copied)
 
 
-def _run_fifo(prepared: Prepared, costs: Costs, _: Modes) -> _Times:
+def _run_fifo(prepared: Prepared, costs: Costs) -> _Times:
     s = prepared.schedule
     start_s, end_s = _compiled(_fifo)(
         s.lane, s.cost, s.dep_ptr, s.dep, prepared.lane_ptr, prepared.lane_op, *_own(costs.issue_s, costs.duration_s)
@@ -85,11 +87,12 @@ def _run_fifo(prepared: Prepared, costs: Costs, _: Modes) -> _Times:
     return start_s, end_s
 
 
-def _run_timed(prepared: Prepared, costs: Costs, modes: Modes) -> _Times:
+def _run_timed(prepared: Prepared, costs: Costs, modes: Modes) -> tuple[_Floats, _Floats, _Longs | None]:
     kernel, s = _kernel(), prepared.schedule
     n, n_links = len(s), len(s) if modes.link != "fifo" else 0
     n_flows = n if modes.hbm_shared or modes.link == "shared" else 0
     n_chunks = chunks(s, modes)
+    served = np.ones(n, dtype=np.int32) if modes.link == "shared" else n_chunks
     job = kernel.Job(
         s.lane, s.cost, s.dep_ptr, s.dep, s.priority, s.cancelled_by,
         *_own(costs.issue_s, costs.duration_s, costs.link_s, costs.hbm_s),
@@ -104,7 +107,7 @@ def _run_timed(prepared: Prepared, costs: Costs, modes: Modes) -> _Times:
         waiter=np.full(n, -1, dtype=np.int32),
         next_waiter=np.empty(n, dtype=np.int32),
         ending=np.empty(n, dtype=np.int32),
-        n_left=np.ones(n, dtype=np.int32) if modes.link == "shared" else n_chunks.copy(),
+        n_left=served.copy(),
         next_s=np.full(kernel.N_SLOTS, np.inf),
         busy=np.full(len(Lane), -1, dtype=np.int32),
         head=prepared.lane_ptr[:-1].copy(),
@@ -116,7 +119,7 @@ def _run_timed(prepared: Prepared, costs: Costs, modes: Modes) -> _Times:
         **{name: np.empty(n_flows) for name in ("remaining_s", "since_s", "rate", "finish_s", "demand")},
     )
     kernel.run(job, run)
-    return run.start_s, run.end_s
+    return run.start_s, run.end_s, copied_bytes(s, modes, served, run.n_left)
 
 
 def _own(*times: _Floats) -> list[_Floats]:

@@ -165,10 +165,11 @@ def _end(job: Any, s: Any, m: Any) -> None:
     m.look |= 1 << here
     if s.busy[here] == i:
         s.busy[here] = -1
-    s.n_left[i] -= 1
-    if s.state[i] == RUNNING and s.n_left[i] > 0:
-        _ready(job, s, m, i, PAUSED)
-        return
+    if s.state[i] == RUNNING:
+        s.n_left[i] -= 1
+        if s.n_left[i] > 0:
+            _ready(job, s, m, i, PAUSED)
+            return
     s.end_s[i] = m.now_s
     s.state[i] = DONE
     j = s.waiter[i]

@@ -38,7 +38,7 @@ from offload.schedule import Schedule
 from traces.errors import InvalidInput, PregateError
 from traces.typed import check_fields
 
-__all__ = ["FIFO", "LINKS", "Link", "Modes", "NotFifo", "chunks"]
+__all__ = ["FIFO", "LINKS", "Link", "Modes", "NotFifo", "chunks", "copied_bytes"]
 
 Link = Literal["fifo", "shared", "priority"]
 LINKS = (Lane.H2D, Lane.D2H)
@@ -96,6 +96,16 @@ class Modes:
 
 FIFO = Modes()
 """Every lane serves in issue order, one op at a time."""
+
+
+def copied_bytes(
+    schedule: Schedule, modes: Modes, n_chunks: NDArray[np.int32], n_left: NDArray[np.int32]
+) -> NDArray[np.int64] | None:
+    """Bytes that each op moved, (n_ops,), when `n_left` of its `n_chunks` were cancelled; None where nothing can be."""
+    if not modes.cancel:
+        return None
+    copied: NDArray[np.int64] = schedule.bytes * (n_chunks - n_left).astype(np.int64) // n_chunks
+    return copied
 
 
 def chunks(schedule: Schedule, modes: Modes) -> NDArray[np.int32]:

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hwmodels.cost import Costs
+from offload.metrics import overlap_s
 from offload.ops import TRANSFERS, Lane, OpKind
 from offload.probes import moe_layers
 from offload.recorder import Part
@@ -63,13 +64,14 @@ class Stream:
         start, end, bound_by, _ = walk_on(columns, costs, self._free, self._live_end, small=self._small)
         chain = chains_s(columns["dep_ptr"], columns["dep"], duration_s, self._live_chain, small=self._small)
         mine = end[n_live:]
-        self.stall_s += _stalled_s(columns, start, end, moves, compute_free_s)
+        stalls = _stalls(columns, start, end, moves, compute_free_s)
+        self.stall_s += float((stalls[1] - stalls[0]).sum())
         self.makespan_s = max(self.makespan_s, float(mine.max(initial=0.0)))
         self.critical_path_s = max(self.critical_path_s, float(chain[n_live:].max(initial=0.0)))
         self._count(part, costs, start, mine, np.where(bound_by >= 0, np.maximum(bound_by - n_live, -1), bound_by))
         settled_s = float(self._free[Lane.HOST])
         self._hbm.add(start, mine, columns["hbm_acquired"], columns["hbm_released"], settled_s)
-        self._moving.add(start[moves[n_live:]], mine[moves[n_live:]], settled_s)
+        self._moving.add((start[moves[n_live:]], mine[moves[n_live:]]), stalls, settled_s)
         self._carry(part, end, chain, moves)
 
     def _places(self, part: Part) -> NDArray[np.int64]:
@@ -131,6 +133,11 @@ class Stream:
         return self._moving.total_s()
 
     @property
+    def exposed_s(self) -> float:
+        """Of it, while the compute lane waited for a transfer."""
+        return self._moving.exposed_s()
+
+    @property
     def peak_hbm_bytes(self) -> int:
         """Most HBM in use at any time."""
         return self._hbm.peak()
@@ -175,22 +182,43 @@ class _Levels:
         return self._peak
 
 
+_Intervals = tuple[NDArray[np.float64], NDArray[np.float64]]
+"""Starts and ends, (n,)."""
+
+
 class _Covered:
-    """The length of a union of intervals that come nearly in order of time."""
+    """The length of a union of intervals, and of it within others, that come nearly in order of time."""
 
     def __init__(self) -> None:
-        self._total_s, self._start, self._end = 0.0, np.zeros(0), np.zeros(0)
+        self._total_s = self._exposed_s = 0.0
+        self._moving: _Intervals = (np.zeros(0), np.zeros(0))
+        self._stalls: _Intervals = (np.zeros(0), np.zeros(0))
 
-    def add(self, start: NDArray[np.float64], end: NDArray[np.float64], settled_s: float) -> None:
+    def add(self, moving: _Intervals, stalls: _Intervals, settled_s: float) -> None:
         """More intervals; nothing after them can start before `settled_s`."""
-        start, end = np.concatenate([self._start, start]), np.concatenate([self._end, end])
-        self._total_s += _union(np.minimum(start, settled_s), np.minimum(end, settled_s))
-        left = end > settled_s
-        self._start, self._end = np.maximum(start[left], settled_s), end[left]
+        done, self._moving = _cut(_joined(self._moving, moving), settled_s)
+        waited, self._stalls = _cut(_joined(self._stalls, stalls), settled_s)
+        self._total_s += _union(*done)
+        self._exposed_s += overlap_s(done, waited)
 
     def total_s(self) -> float:
         """The length, all intervals counted."""
-        return self._total_s + _union(self._start, self._end)
+        return self._total_s + _union(*self._moving)
+
+    def exposed_s(self) -> float:
+        """The length within stalls, all intervals counted."""
+        return self._exposed_s + overlap_s(self._moving, self._stalls)
+
+
+def _joined(one: _Intervals, other: _Intervals) -> _Intervals:
+    return np.concatenate([one[0], other[0]]), np.concatenate([one[1], other[1]])
+
+
+def _cut(intervals: _Intervals, at_s: float) -> tuple[_Intervals, _Intervals]:
+    """What lies before `at_s`, and what after."""
+    start, end = intervals
+    before, left = start < at_s, end > at_s
+    return (start[before], np.minimum(end[before], at_s)), (np.maximum(start[left], at_s), end[left])
 
 
 def _union(start: NDArray[np.float64], end: NDArray[np.float64]) -> float:
@@ -202,18 +230,20 @@ def _union(start: NDArray[np.float64], end: NDArray[np.float64]) -> float:
     return float(np.maximum(end - np.maximum(start, reach), 0.0).sum())
 
 
-def _stalled_s(
+def _stalls(
     columns: Mapping[str, NDArray[Any]],
     start: NDArray[np.float64],
     end: NDArray[np.float64],
     moves: NDArray[np.bool_],
     compute_free_s: float,
-) -> float:
-    """How long the compute lane waited for transfers; `end`, `moves` and `dep` of all places, `start` of this part."""
+) -> _Intervals:
+    """The waits of the compute lane for transfers; `end`, `moves` and `dep` of all places, `start` of this part."""
     owner = np.repeat(np.arange(len(start)), np.diff(columns["dep_ptr"]))
     transfers = moves[columns["dep"]]
     arrivals = np.zeros(len(start))
     np.maximum.at(arrivals, owner[transfers], end[columns["dep"][transfers]])
     compute = np.flatnonzero(columns["lane"] == Lane.COMPUTE)
     free = np.concatenate([[compute_free_s], end[len(end) - len(start) + compute]])[:-1]
-    return float(np.maximum(np.minimum(start[compute], arrivals[compute]) - free, 0.0).sum())
+    until = np.minimum(start[compute], arrivals[compute])
+    waits = until > free
+    return free[waits], until[waits]

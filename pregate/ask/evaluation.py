@@ -50,8 +50,9 @@ def evaluate(
     base = figures_of(hw)
     figures = base.with_values(values)
     costs = price_figures(captured.decoded.schedule.works, figures, n_machines)
-    measured = _fifo(captured, costs) if modes.is_fifo else _by_events(captured, costs, modes)
-    fields = _derived(captured, measured)
+    fields = _fifo(captured, costs) if modes.is_fifo else _by_events(captured, costs, modes)
+    constants = {"n_output_tokens": captured.workload.n_output_tokens, "n_expert_slots": captured.plan.n_slots}
+    fields |= {name: np.full(n_machines, value) for name, value in constants.items()}
     changed = np.zeros(n_machines, dtype=np.bool_)
     for key, value in values.items():
         changed |= value != base.values.get(key)
@@ -65,57 +66,38 @@ def evaluate(
 
 
 def _fifo(captured: Captured, costs: Costs) -> dict[str, NDArray[Any]]:
-    schedule, plan = captured.decoded.schedule, captured.plan
+    schedule, plan, decoded = captured.decoded.schedule, captured.plan, captured.decoded
     most = plan.static_bytes + plan.n_slots * captured.model.expert_bytes
-    compiled = batch.compile_schedule(schedule, find_probes(schedule, captured.trace), most_hbm_bytes=most)
-    found = batch.evaluate(compiled, costs)
-    fields = {name: getattr(found, name) for name in found.__slots__ if name != "step_end_s"}
-    return fields | {"binding": _BINDING[found.binding]}
+    probes = find_probes(schedule, captured.trace)
+    seen = batch.evaluate(batch.compile_schedule(schedule, probes, most_hbm_bytes=most), costs)
+    found = metrics.summed_up(
+        captured.trace,
+        schedule.step[probes.step_ends],
+        seen.step_end_s,
+        makespan_s=seen.makespan_s,
+        moe_layer_latency_s=seen.moe_layer_latency_s,
+        stall_s=seen.stall_s,
+        exposed_s=seen.exposed_s,
+        transfer_s=seen.transfer_s,
+        peak_hbm_bytes=seen.peak_hbm_bytes,
+        h2d_bytes=int(schedule.bytes[schedule.kind == OpKind.FETCH].sum()),
+        n_output_tokens=captured.workload.n_output_tokens,
+        lookups=(decoded.n_lookups, decoded.n_hits),
+    )
+    each = {name: np.broadcast_to(value, seen.makespan_s.shape) for name, value in found.to_dict().items()}
+    return each | {"bound_s": seen.bound_s, "binding": _BINDING[seen.binding]}
 
 
 def _by_events(captured: Captured, costs: Costs, modes: Modes) -> dict[str, NDArray[Any]]:
-    schedule, trace = captured.decoded.schedule, captured.trace
-    prepared, steps = event.prepare(schedule), metrics.decode_steps(trace)
-    rows = []
+    schedule, decoded = captured.decoded.schedule, captured.decoded
+    prepared, rows = event.prepare(schedule), []
     for i in range(costs.duration_s.shape[1]):
         mine = Costs(*(np.ascontiguousarray(getattr(costs, name)[:, i]) for name in costs.__slots__))
         timeline = event.simulate(schedule, mine, modes, prepared)
-        bounds, tpot = lower_bounds(schedule, mine, modes), metrics.tpot_s(timeline, trace)
-        rows.append(
-            {
-                "makespan_s": timeline.makespan_s,
-                "moe_layer_latency_s": metrics.moe_layer_latency_s(timeline, steps),
-                "ttft_s": metrics.ttft_s(timeline),
-                "tpot_s": tpot["mean"],
-                "tpot_p50_s": tpot["p50"],
-                "tpot_p99_s": tpot["p99"],
-                "stall_s": metrics.stall_s(timeline),
-                "transfer_s": metrics.transfer_s(timeline),
-                "peak_hbm_bytes": timeline.peak_hbm_bytes,
-                "bound_s": bounds.makespan_s,
-                "binding": bounds.binding,
-            }
-        )
+        bounds, n_tokens = lower_bounds(schedule, mine, modes), captured.workload.n_output_tokens
+        found = metrics.of_timeline(timeline, captured.trace, n_tokens, (decoded.n_lookups, decoded.n_hits))
+        rows.append(found | {"bound_s": bounds.makespan_s, "binding": bounds.binding})
     return {name: np.array([row[name] for row in rows]) for name in rows[0]} if rows else {}
-
-
-def _derived(captured: Captured, measured: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
-    """The fields of a result from what was measured, and those that no machine changes."""
-    schedule, decoded, plan = captured.decoded.schedule, captured.decoded, captured.plan
-    fields = dict(measured)
-    makespan_s, stall_s, transfer_s = fields["makespan_s"], fields["stall_s"], fields.pop("transfer_s")
-    n_tokens = captured.workload.n_output_tokens
-    fields["tokens_per_s"] = n_tokens / makespan_s
-    fields["stall_share"] = stall_s / makespan_s
-    moving = transfer_s > 0
-    fields["exposed_transfer_fraction"] = np.where(moving, stall_s / np.where(moving, transfer_s, 1.0), 0.0)
-    constants = {
-        "h2d_bytes": int(schedule.bytes[schedule.kind == OpKind.FETCH].sum()),
-        "hit_rate": decoded.n_hits / decoded.n_lookups if decoded.n_lookups else 0.0,
-        "n_output_tokens": n_tokens,
-        "n_expert_slots": plan.n_slots,
-    }
-    return fields | {name: np.full(len(makespan_s), value) for name, value in constants.items()}
 
 
 def _intervals(

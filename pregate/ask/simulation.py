@@ -65,6 +65,7 @@ class SimulationResult:
     beyond_fit: str
     moe_layer_latency_s: float
     tokens_per_s: float
+    decode_tokens_per_s: float
     ttft_s: float
     tpot_s: float
     tpot_p50_s: float

@@ -11,9 +11,8 @@ from hwmodels.coverage import beyond_fit
 from hwmodels.figures import Figures, figures_of
 from hwmodels.platform import Platform
 from offload.decode import DecodeStream
-from offload.metrics import decode_steps
+from offload.metrics import decode_steps, summed_up
 from offload.ops import Lane, OpKind
-from offload.probes import gap_pairs
 from offload.schedule import ScheduleDigest
 from pregate.ask.capture import Request, resident_set
 from pregate.ask.intervals import Interval, path_intervals
@@ -63,9 +62,21 @@ def _stream(asked: Request, hw: Platform, offloaded: bool) -> SimulationResult |
         stream.feed(part, price_figures(part.works, figures))
         digest.update(part.columns, part.works)
     steps, ends = stream.step_ends
-    gap_from, gap_to = gap_pairs(trace, steps)
-    gaps = ends[gap_to] - ends[gap_from] if gap_to.size else np.zeros(1)
     n_lookups, n_hits = parts.lookups[Phase.DECODE]
+    found = summed_up(
+        trace,
+        steps,
+        ends,
+        makespan_s=stream.makespan_s,
+        moe_layer_latency_s=stream.moe_layer_latency_s,
+        stall_s=stream.stall_s,
+        exposed_s=stream.exposed_s,
+        transfer_s=stream.transfer_s,
+        peak_hbm_bytes=stream.peak_hbm_bytes,
+        h2d_bytes=stream.h2d_bytes,
+        n_output_tokens=asked.workload.n_output_tokens,
+        lookups=(n_lookups, n_hits),
+    )
     bound_s = float(max(stream.lane_s.max(), stream.critical_path_s))
     on_lane = stream.lane_s.max() >= stream.critical_path_s
     intervals = _intervals(stream, asked, hw, figures) if not beyond else {}
@@ -76,19 +87,7 @@ def _stream(asked: Request, hw: Platform, offloaded: bool) -> SimulationResult |
         stack=hw.stack.name,
         calibration=calibration(hw.calibration(asked.model.dtype.name), beyond),
         beyond_fit=beyond,
-        moe_layer_latency_s=stream.moe_layer_latency_s,
-        tokens_per_s=asked.workload.n_output_tokens / stream.makespan_s,
-        ttft_s=float(ends.min()),
-        tpot_s=float(gaps.mean()),
-        tpot_p50_s=float(np.percentile(gaps, 50)),
-        tpot_p99_s=float(np.percentile(gaps, 99)),
-        makespan_s=stream.makespan_s,
-        peak_hbm_bytes=stream.peak_hbm_bytes,
-        h2d_bytes=stream.h2d_bytes,
-        hit_rate=n_hits / n_lookups if n_lookups else 0.0,
-        stall_s=stream.stall_s,
-        stall_share=stream.stall_s / stream.makespan_s,
-        exposed_transfer_fraction=stream.stall_s / stream.transfer_s if stream.transfer_s else 0.0,
+        **found.to_dict(),
         bound_s=bound_s,
         binding=Lane(int(stream.lane_s.argmax())).name if on_lane else "critical path",
         n_output_tokens=asked.workload.n_output_tokens,

@@ -65,6 +65,7 @@ class RunResult:
     device: str
     moe_layer_latency_s: float
     tokens_per_s: float
+    decode_tokens_per_s: float
     ttft_s: float
     tpot_s: float
     tpot_p50_s: float

@@ -140,3 +140,26 @@ def test_an_op_cannot_wait_for_a_later_one() -> None:
     recorder.issue(Lane.COMPUTE, Work(OpKind.GATE), (0,), step=0)
     with pytest.raises(InvalidInput, match="a later op"):
         recorder.schedule()
+
+
+def test_what_is_exposed_is_the_part_of_transfers_that_passes_in_waits_for_them() -> None:
+    """The compute lane waits from 1 on for a copy that moves from 4 to 6, and another moves from 6 to 8."""
+    recorder = Recorder()
+    gate = recorder.issue(Lane.COMPUTE, Work(OpKind.GATE), step=0, layer=0)
+    fetch = recorder.issue(Lane.H2D, Work(OpKind.FETCH, copy_bytes=1), (gate,), step=0, layer=0)
+    experts = recorder.issue(Lane.COMPUTE, Work(OpKind.EXPERTS), (fetch,), step=0, layer=0)
+    recorder.issue(Lane.H2D, Work(OpKind.FETCH, copy_bytes=1), step=0, layer=0)
+    recorder.issue(Lane.HOST, Work(OpKind.STEP), (experts,), step=0)
+    start, end = np.array([0.0, 4.0, 6.0, 6.0, 7.0]), np.array([1.0, 6.0, 7.0, 8.0, 9.0])
+    timeline = Timeline(recorder.schedule(), start, end, "hand")
+    assert metrics.stall_s(timeline) == 5.0
+    assert metrics.exposed_s(timeline) == 2.0
+    found = metrics.of_timeline(timeline, trace_of([0, 1], [0, 0]), 2, (2, 1))
+    assert found["exposed_transfer_fraction"] == 0.5
+    assert found["stall_share"] == 5.0 / 9.0
+
+
+def test_tokens_of_decoding_are_those_after_the_first_pass_over_the_time_after_it() -> None:
+    found = metrics.of_timeline(hand_made(), trace_of([0, 1], [0, 0]), 2, (0, 0))
+    assert found["tokens_per_s"] == 2 / 19.0
+    assert found["decode_tokens_per_s"] == 1 / 10.0

@@ -8,6 +8,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
+import pregate
 from hwmodels.cost import Costs
 from offload.memory import CapacityExceeded
 from offload.ops import Lane, OpKind, Work
@@ -16,7 +17,7 @@ from offload.schedule import Schedule
 from offload.timeline import Timeline
 from simulator import des, event, recurrence
 from simulator.flow import max_min_level
-from simulator.modes import FIFO, MAX_CHUNKS, Modes, NotFifo, chunks
+from simulator.modes import FIFO, MAX_CHUNKS, Link, Modes, NotFifo, chunks
 from traces.errors import InvalidInput
 
 Engine = Callable[[Schedule, Costs, Modes], Timeline]
@@ -284,3 +285,24 @@ def test_what_was_prepared_of_another_schedule_is_refused() -> None:
 @pytest.mark.parametrize("modes", [FIFO, Modes("shared", 1, True, True)])
 def test_nothing_to_do_ends_at_once_in_any_mode(engine: Engine, modes: Modes) -> None:
     assert engine(*Story().told(), modes).makespan_s == 0.0
+
+
+@pytest.mark.parametrize("policy", ["prefetch_all", "pregate(2)", "on_demand"])
+@pytest.mark.parametrize("link", ["fifo", "shared", "priority"])
+@pytest.mark.parametrize("chunk_bytes", [None, 1 << 20])
+@pytest.mark.parametrize("cancel", [False, True])
+def test_no_link_carries_more_than_it_can(policy: str, link: Link, chunk_bytes: int | None, cancel: bool) -> None:
+    """Bytes over time are at most the rate of the link in every mode; what was cancelled did not cross it."""
+    hw, model = pregate.load_hardware("a100-sxm4-80gb"), pregate.load_model("switch-base-8")
+    trace = pregate.synthesize(model, 4, 4)
+    modes = Modes(link=link, chunk_bytes=chunk_bytes, cancel=cancel)
+    by_event, by_definition = (
+        pregate.simulate(model, hw, trace, policy, engine=engine, modes=modes) for engine in ("event", "des")
+    )
+    assert by_event.h2d_bytes == by_definition.h2d_bytes
+    assert by_event.h2d_bytes / by_event.makespan_s <= hw.machine.link.h2d_bytes_per_s
+    assert 0 <= by_event.exposed_transfer_fraction <= 1
+    needed = pregate.simulate(model, hw, trace, "on_demand").h2d_bytes
+    whole = pregate.simulate(model, hw, trace, policy).h2d_bytes
+    assert needed <= by_event.h2d_bytes <= whole
+    assert cancel or by_event.h2d_bytes == whole
