@@ -8,7 +8,7 @@ from functools import cache
 from pathlib import Path
 
 from hwmodels.fit import Fit, fit_names, is_fit, load_fit
-from hwmodels.quantity import ReadOnly, parse_override, positive_number
+from hwmodels.quantity import ReadOnly, parse_override, real_number
 from hwmodels.spec import MachineSpec, hardware_names, load_machine
 from hwmodels.stack import CONSTANTS, SoftwareStack, check_constant, load_stack
 from traces.errors import InvalidInput, unknown_name
@@ -138,7 +138,7 @@ def _split(
         name = key.removeprefix("stack.")
         if name not in CONSTANTS:
             raise unknown_name("stack constant", name, CONSTANTS)
-        number = parse_override(value, CONSTANTS[name]) if isinstance(value, str) else positive_number(value, key)
+        number = parse_override(value, CONSTANTS[name]) if isinstance(value, str) else real_number(value, key)
         try:
             check_constant(name, number, key)
         except InvalidInput as error:

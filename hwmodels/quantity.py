@@ -12,19 +12,22 @@ from dataclasses import dataclass
 from decimal import Decimal
 from numbers import Real
 
-from traces.documents import Section
+from traces.documents import NUMBER, Section
 from traces.errors import InvalidFile, InvalidInput, UnknownName, unknown_name
 from traces.read_only import ReadOnly
 
 __all__ = [
     "DIMENSIONS",
+    "PLAUSIBLE",
     "UNITS",
     "Quantity",
     "ReadOnly",
     "Unit",
+    "check_plausible",
     "parse_override",
     "parse_quantity",
     "positive_number",
+    "real_number",
 ]
 
 
@@ -66,7 +69,7 @@ UNITS: dict[str, Unit] = {
 """Units by the text they are written as, case-sensitive: GB is 1e9 bytes, GiB 2**30, a gigabit neither.
 OP/s counts integer operations, as FLOP/s counts floating-point ones (a fused multiply-add is two)."""
 
-_NUMBER_AND_UNIT = re.compile(r"([+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)\s*([A-Za-z/]*)")
+_NUMBER_AND_UNIT = re.compile(r"([+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)\s*([A-Za-z/]*)", re.ASCII)
 _EXAMPLES = {
     "size": "24e9 or 24GiB",
     "bandwidth": "64e9 or 64GB/s",
@@ -77,6 +80,32 @@ _EXAMPLES = {
     "count": "108",
     "ratio": "0.5",
 }
+
+
+PLAUSIBLE: dict[str, tuple[float, float]] = {
+    "size": (1e3, 1e17),
+    "bandwidth": (1e5, 1e30),
+    "compute": (1e7, 1e30),
+    "time": (0.0, 100.0),
+    "frequency": (1e6, 1e12),
+    "price": (0.01, 1e9),
+    "count": (1.0, 1e7),
+    "ratio": (0.0, 1.0),
+}
+"""What a number of a machine can be, by dimension, in SI: far beyond any machine there is, so that what is outside was
+written in another unit. A rate of 1e30 stands for one that limits nothing."""
+
+
+def check_plausible(value: float, dimension: str, where: str) -> None:
+    """Raise `InvalidInput` unless a machine can have `value` of `dimension`."""
+    low, high = PLAUSIBLE[dimension]
+    if not low <= value <= high:
+        unit = DIMENSIONS[dimension] if dimension not in ("count", "ratio") else ""
+        raise InvalidInput(
+            f"{where} = {value:.12g} {unit}".rstrip()
+            + f": no machine has that, {low:g} to {high:g} are taken: write it "
+            f"with its unit, such as {_EXAMPLES[dimension]}"
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,18 +131,23 @@ class Quantity:
 
 def positive_number(value: object, where: str, *, zero_ok: bool = False) -> float:
     """`value` as a finite float above 0 (or at least 0). Raises `InvalidInput` naming `where` otherwise."""
-    if isinstance(value, bool) or not isinstance(value, Real):
-        raise InvalidInput(f"{where} = {_shown(value)}: must be a number")
-    try:
-        number = float(value)
-    except OverflowError:
-        number = math.inf
+    number = real_number(value, where)
     limit = "must be 0 or above" if zero_ok else "must be above 0"
     if not math.isfinite(number):
         raise InvalidInput(f"{where} = {number}: must be a finite number, {limit.removeprefix('must be ')}")
     if number < 0 or (number == 0 and not zero_ok):
         raise InvalidInput(f"{where} = {number:.12g}: {limit}")
     return number
+
+
+def real_number(value: object, where: str) -> float:
+    """`value` as a float, infinite where it is too large for one. Raises `InvalidInput` for what is no number."""
+    if isinstance(value, bool) or not isinstance(value, Real):
+        raise InvalidInput(f"{where} = {_shown(value)}: must be a number")
+    try:
+        return float(value)
+    except OverflowError:
+        return math.inf
 
 
 def parse_quantity(raw: object, where: str, dimension: str, sources: Mapping[str, str] | None = None) -> Quantity:
@@ -183,10 +217,9 @@ def _scaled(value: float, factor: float) -> float:
 
 
 def _number(text: str, where: str) -> float:
-    try:
-        return float(text)
-    except ValueError:
-        raise InvalidInput(f"{where} = {_shown(text)}: must be a number") from None
+    if NUMBER.fullmatch(text.strip()) is None:
+        raise InvalidInput(f"{where} = {_shown(text)}: must be a number")
+    return float(text)
 
 
 def _shown(value: object) -> str:

@@ -14,6 +14,7 @@ from hwmodels.quantity import (
     DIMENSIONS,
     Quantity,
     ReadOnly,
+    check_plausible,
     parse_override,
     parse_quantity,
     positive_number,
@@ -409,11 +410,13 @@ def _figure(value: object, rule: Field, where: str) -> float | int:
     """`value` in the type of its field: sizes are rounded down to whole bytes, counts must be whole."""
     number = positive_number(value, where, zero_ok=rule.zero_ok)
     if rule.dimension not in ("size", "count"):
+        check_plausible(number, rule.dimension, where)
         return number
     if rule.dimension == "count" and number != int(number):
         raise InvalidInput(f"{where} = {number:.12g}: must be a whole number")
     if number < 1:
         raise InvalidInput(f"{where} = {number:.12g}: must be at least 1")
+    check_plausible(number, rule.dimension, where)
     return int(number)
 
 

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from hwmodels.quantity import Quantity, ReadOnly, parse_quantity
+from hwmodels.quantity import PLAUSIBLE, Quantity, ReadOnly, check_plausible, parse_quantity
 from offload.execution import EXECUTIONS, Execution
 from offload.ops import KINDS, OpKind
 from traces.documents import Section, read_yaml
@@ -128,5 +128,7 @@ def check_constant(name: str, value: float, where: str) -> None:
         raise unknown_name("constant", name, CONSTANTS, where)
     if not (value > 0 and math.isfinite(value)):
         raise InvalidInput(f"{where}: {name} = {value:g} must be above 0 and finite")
+    if CONSTANTS[name] != "ratio":
+        check_plausible(max(value, PLAUSIBLE[CONSTANTS[name]][0]), CONSTANTS[name], f"{where}: {name}")
     if CONSTANTS[name] == "ratio" and value > 1:
         raise InvalidFile(f"{where}: {name} = {value:g} is above 1: an efficiency is a fraction of the claim")

@@ -105,6 +105,10 @@ class Buffers(NamedTuple):
     full: int
 
 
+_SMALLEST_RATIO = 1e-12
+"""A millionth of one expert of any model: what is smaller is a mistake."""
+
+
 @dataclass(frozen=True, slots=True)
 class Cache:
     """An expert cache in HBM beside the transient buffers.
@@ -129,8 +133,8 @@ class Cache:
             raise unknown_name("eviction", self.eviction, eviction_names())
         if self.ratio is not None and self.n_slots is not None:
             raise InvalidInput("a cache has a ratio (0..1] or a number of slots, not both: lru:0.1")
-        if self.ratio is not None and not 0 < self.ratio <= 1:
-            raise InvalidInput(f"cache ratio = {self.ratio:g} is outside (0, 1]")
+        if self.ratio is not None and not _SMALLEST_RATIO <= self.ratio <= 1:
+            raise InvalidInput(f"cache ratio = {self.ratio:g} is outside (0, 1], from 1e-12")
         if self.n_slots is not None and self.n_slots < 1:
             raise InvalidInput(f"cache slots = {self.n_slots} is below 1: leave the cache out instead")
 

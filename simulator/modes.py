@@ -44,6 +44,8 @@ Link = Literal["fifo", "shared", "priority"]
 LINKS = (Lane.H2D, Lane.D2H)
 """The lanes that a link mode is of."""
 
+MAX_CHUNK_BYTES = 1 << 50
+"""Largest chunk: no copy is larger."""
 MAX_CHUNKS = 1_000_000
 """Most chunks of one copy: more is a mistake, and would take as long as it reads."""
 
@@ -70,9 +72,9 @@ class Modes:
         check_fields(self)
         if self.link not in get_args(Link):
             raise InvalidInput(f"link = {self.link!r}: it is one of {', '.join(get_args(Link))}")
-        if self.chunk_bytes is not None and self.chunk_bytes < 1:
+        if self.chunk_bytes is not None and not 1 <= self.chunk_bytes <= MAX_CHUNK_BYTES:
             raise InvalidInput(
-                f"chunk_bytes = {self.chunk_bytes}: a chunk has 1 byte or more; None leaves copies whole"
+                f"chunk_bytes = {self.chunk_bytes}: a chunk has 1 byte to {MAX_CHUNK_BYTES:,}; None leaves copies whole"
             )
 
     @property

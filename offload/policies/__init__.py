@@ -14,6 +14,7 @@ from offload.policies.on_demand import on_demand
 from offload.policies.prefetch_all import prefetch_all
 from offload.policies.pregate import pregate
 from offload.policy import Cache, Policy
+from traces.documents import NUMBER
 from traces.errors import InvalidInput, unknown_name
 
 __all__ = ["PRESETS", "cache_named", "eviction_named", "eviction_names", "policy_named"]
@@ -67,10 +68,9 @@ def cache_named(text: str) -> Cache:
     for flag in flags:
         if flag not in ("per_layer", "warm"):
             raise unknown_name("cache option", flag, ["per_layer", "warm"], f"cache {text!r}")
-    try:
-        ratio, n_slots = (None, None) if size is None else (None, int(size)) if size.isdigit() else (float(size), None)
-    except ValueError:
-        raise InvalidInput(f"cache {text!r}: size {size!r} is neither a ratio (0.1) nor slots (64)") from None
+    if size is not None and NUMBER.fullmatch(size) is None:
+        raise InvalidInput(f"cache {text!r}: size {size!r} is neither a ratio (0.1) nor slots (64)")
+    ratio, n_slots = (None, None) if size is None else (None, int(size)) if size.isdigit() else (float(size), None)
     return Cache(eviction, ratio, n_slots, per_layer="per_layer" in flags, warm="warm" in flags)
 
 

@@ -77,7 +77,9 @@ class ScheduleCache:
             schedule = Schedule.load(self._path(key, "safetensors"))
         except (InvalidFile, ValueError, KeyError, TypeError):
             return None
-        if counted.get("digest") != schedule.digest or any(type(count) is not int or count < 0 for count in counts):
+        if counted.get("seal") != _seal(key, schedule.digest, counts) or any(
+            type(count) is not int or count < 0 for count in counts
+        ):
             return None
         with suppress(OSError):
             os.utime(self._path(key, "safetensors"))  # used now: the last to go
@@ -87,7 +89,8 @@ class ScheduleCache:
         """Keep a schedule; does nothing where the folder cannot be written: a cache may fail, a run may not."""
         if sum(getattr(decoded.schedule, name).nbytes for name in COLUMNS) > self.max_bytes:
             return
-        counts = {name: getattr(decoded, name) for name in _COUNTS} | {"digest": decoded.schedule.digest}
+        counts: dict[str, Any] = {name: getattr(decoded, name) for name in _COUNTS}
+        counts["seal"] = _seal(key, decoded.schedule.digest, list(counts.values()))
         with suppress(InvalidFile):
             decoded.schedule.save(self._path(key, "safetensors"))
             with whole_file(self._path(key, "json")) as partial:
@@ -115,6 +118,11 @@ class ScheduleCache:
             with suppress(OSError):
                 path.unlink()
                 path.with_suffix(".json").unlink()
+
+
+def _seal(key: str, digest: str, counts: Sequence[Any]) -> str:
+    """SHA-256 of what is kept and of the key it is kept under: an entry of another key, or a flipped bit, is told."""
+    return hashlib.sha256(json.dumps([key, digest, *counts]).encode()).hexdigest()
 
 
 def lasting_key(asked: Request) -> str | None:

@@ -140,8 +140,12 @@ def build_modes(text: str | None) -> Modes:
         match word.strip().partition(":"):
             case ("", _, _):
                 continue
-            case ("shared" | "priority" as link, "", _):
+            case ("shared" | "priority" as link, "", _) if given.get("link", link) == link:
                 given["link"] = link
+            case ("shared" | "priority", "", _):
+                raise InvalidInput("--modes: a link is shared or by priority, not both")
+            case ("chunk", ":", _) if "chunk_bytes" in given:
+                raise InvalidInput("--modes: chunk is given twice: give it once")
             case ("chunk", ":", size):
                 given["chunk_bytes"] = int(parse_override(size, "size"))
             case ("hbm", "", _):

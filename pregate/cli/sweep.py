@@ -20,6 +20,7 @@ from pregate.explore.sweeps.spec import read_sweep
 from pregate.explore.sweeps.summary import summarise
 from pregate.explore.sweeps.sweep import sweep as run_sweep
 from traces.errors import InvalidInput
+from traces.whole_file import refuse_overwriting
 
 
 def sweep(
@@ -46,6 +47,9 @@ def sweep(
     arguments = read_sweep(file)
     target = output if output is not None else Path(file.with_suffix(".nc").name)
     check_output(target)
+    if plot is not None and plot.exists() and not plot.is_dir():
+        raise InvalidInput(f"--plot {plot}: it is a file, name a folder")
+    refuse_overwriting(target, file)
     if plot is not None and arguments["sample"] is not None:
         raise InvalidInput("--plot draws along axes, which a sample does not have: leave it out, or sweep a grid")
     if no_cache and cache_dir is not None:

@@ -112,7 +112,8 @@ def _best_map(table: xr.Dataset, x: str, y: str, best: NDArray[np.int64]) -> Fig
     colours = [_COLOURS[i % len(_COLOURS)] for i in range(len(policies))]
     shown = np.ma.masked_less(best, 0)
     at_x, at_y = _scaled(table, x), _scaled(table, y)
-    axes.pcolormesh(at_x[0], at_y[0], shown, cmap=ListedColormap(colours), vmin=-0.5, vmax=len(policies) - 0.5)
+    edges = (_edges(at_x[0]), _edges(at_y[0]))
+    axes.pcolormesh(*edges, shown, cmap=ListedColormap(colours), vmin=-0.5, vmax=len(policies) - 0.5)
     _scale_axis(axes, "x", *at_x)
     _scale_axis(axes, "y", *at_y)
     handles = [Patch(facecolor=colours[i], label=policies[i]) for i in range(len(policies)) if np.any(best == i)]
@@ -128,7 +129,7 @@ def _value_map(table: xr.Dataset, x: str, y: str, value: NDArray[np.float64], me
     axes = figure.subplots()
     at_x, at_y = _scaled(table, x), _scaled(table, y)
     shown = np.ma.masked_invalid(value)
-    picture = axes.pcolormesh(at_x[0], at_y[0], shown, cmap="viridis", shading="nearest")
+    picture = axes.pcolormesh(_edges(at_x[0]), _edges(at_y[0]), shown, cmap="viridis")
     if shown.count() and shown.max() > shown.min():
         lines = axes.contour(at_x[0], at_y[0], shown, levels=6, colors="white", linewidths=0.9)
         axes.clabel(lines, fontsize=8, fmt="%.3g")
@@ -157,14 +158,30 @@ def _scale_axis(axes: Axes, side: Any, at: NDArray[np.float64], label: str) -> N
     """Logarithmic where the values spread over a factor of four, more evenly in their logarithms."""
     from matplotlib.ticker import LogLocator, NullLocator
 
-    low, high = float(at.min()), float(at.max())
-    log = low > 0 and high / low >= 4 and _unevenness(np.log(at)) < _unevenness(at)
+    log = _is_log(at)
     axes.set(**{f"{side}label": label, f"{side}scale": "log" if log else "linear"})
     if log:
         axis = getattr(axes, f"{side}axis")
         axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         axis.set_minor_locator(NullLocator())
         axis.set_major_formatter("{x:g}")
+
+
+def _is_log(at: NDArray[np.float64]) -> bool:
+    low, high = float(at.min()), float(at.max())
+    return low > 0 and high / low >= 4 and _unevenness(np.log(at)) < _unevenness(at)
+
+
+def _edges(at: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The edges of the cells around ascending values: halfway between two, in ratio where the axis is logarithmic."""
+    if _is_log(at):
+        return np.asarray(np.exp(_halfway(np.log(at))))
+    return _halfway(at)
+
+
+def _halfway(at: NDArray[np.float64]) -> NDArray[np.float64]:
+    inner = (at[:-1] + at[1:]) / 2
+    return np.concatenate([[2 * at[0] - inner[0]], inner, [2 * at[-1] - inner[-1]]])
 
 
 def _unevenness(at: NDArray[np.float64]) -> float:

@@ -108,6 +108,10 @@ class Crossovers:
         return to_dataframe([row.to_dict() for row in self.rows])
 
 
+MAX_SCAN = 100_000
+"""Most points of a scan: far more than changes of the winner that anybody has seen."""
+
+
 def crossovers(
     model: ModelArchitecture | str | Path,
     hw: Platform | MachineRecipe | str | Path,
@@ -137,8 +141,8 @@ def crossovers(
     scale = read_scale(axis, low, high)
     if metric not in METRICS:
         raise unknown_name("metric", metric, METRICS)
-    if n_scan < 2:
-        raise InvalidInput(f"n_scan = {n_scan}: a scan has at least 2 points")
+    if not 2 <= n_scan <= MAX_SCAN:
+        raise InvalidInput(f"n_scan = {n_scan}: a scan has 2 to {MAX_SCAN:,} points")
     key = scale.axis.key
     subject = read_subject(model, hw, trace, policies, {key: scale.axis}, cache=cache, expert_tier=expert_tier)
     contest = Contest(subject, scale.axis, metric)

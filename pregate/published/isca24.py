@@ -24,7 +24,7 @@ from offload.policy import Cache
 from pregate.api import synthesize
 from pregate.ask.capture import Captured, capture
 from pregate.ask.simulation import SimulationResult, interpret
-from traces.documents import read_text
+from traces.documents import NUMBER, read_text
 from traces.errors import InvalidFile, InvalidInput, unknown_name
 from traces.model.architecture import ModelArchitecture, load_architecture
 from traces.routing import Phase, RoutingTrace
@@ -145,6 +145,9 @@ def _parse_row(cells: list[str], where: str) -> Row:
         raise unknown_name("expert tier", tier, ("dram", "ssd"), where)
     if cache_policy not in ("none", *EVICTIONS):
         raise unknown_name("cache policy", cache_policy, ("none", *EVICTIONS), where)
+    for name, cell in (("batch", batch), ("active experts", forced), ("ratio", ratio), ("value", value)):
+        if cell and NUMBER.fullmatch(cell) is None:
+            raise InvalidFile(f"{where}: {name} {cell[:40]!r} is not a number")
     try:
         row = Row(
             model, design, int(batch), int(forced or 0), cache_policy, float(ratio or 0), tier, metric,
@@ -154,6 +157,8 @@ def _parse_row(cells: list[str], where: str) -> Row:
         raise InvalidFile(f"{where}: batch, active experts, ratio and value must be numbers") from None
     if row.batch < 1 or row.forced_active < 0 or not 0 <= row.cache_ratio <= 1 or not math.isfinite(row.value):
         raise InvalidFile(f"{where}: batch {row.batch}, {row.forced_active} active, ratio {row.cache_ratio:g}?")
+    if row.value <= 0 and metric != "cache_hit_rate":
+        raise InvalidFile(f"{where}: value {row.value:g} of {metric} is not above 0, and has no relative error")
     return row
 
 

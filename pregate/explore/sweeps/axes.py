@@ -22,7 +22,7 @@ from traces.model.dtypes import DTYPES
 from traces.typed import check_fields
 
 __all__ = [
-    "MACHINE", "MODEL", "NAMES", "POLICY", "WORKLOAD", "Axis", "LatinHypercube", "find_axis", "read_axes", "rounded",
+    "MACHINE", "MAX_VALUES", "MODEL", "NAMES", "POLICY", "WORKLOAD", "Axis", "LatinHypercube", "find_axis", "read_axes", "rounded",
     "spaced",
 ]  # fmt: skip
 
@@ -34,6 +34,11 @@ POLICY = ("lookahead", "cache_ratio")
 
 NAMES = ("expert_tier", "dtype", "expert_dtype", *MACHINE)
 """Axes whose values are names: in no order, with nothing between two."""
+
+MAX_VALUES = 10_000_000
+"""Most values of an axis."""
+MAX_COUNT = 10_000_000
+"""Largest count on an axis: what it would take is said of it where a trace is made."""
 
 _COUNTS = ("top_k", "lookahead", *WORKLOAD)
 
@@ -118,6 +123,8 @@ def spaced(name: str, how: str, low: float | str, high: float | str, n: int) -> 
     """
     if n < 1:
         raise InvalidInput(f"axis {name}: {n} values, at least 1 needed")
+    if n > MAX_VALUES:
+        raise InvalidInput(f"axis {name}: {n} values, at most {MAX_VALUES:,}: sample it (LatinHypercube, `sample:`)")
     values = _between(name, how, low, high, np.linspace(0.0, 1.0, n) if n > 1 else np.zeros(1))
     return np.unique(values) if _is_count(find_axis(name)) else values
 
@@ -193,6 +200,8 @@ def _checked(axis: Axis) -> Axis:
     elif axis.key in _COUNTS:
         for value in axis.values[~(axis.values >= 1)].tolist():
             raise InvalidInput(f"axis {axis.name}: {value:g} is below 1")
+        for value in axis.values[axis.values > MAX_COUNT].tolist():
+            raise InvalidInput(f"axis {axis.name}: {value:g} is above {MAX_COUNT:,}")
     known = {"expert_tier": ("dram", "ssd"), "dtype": tuple(DTYPES), "expert_dtype": tuple(DTYPES)}.get(axis.key)
     for value in axis.values.tolist() if known else ():
         if value not in (known or ()):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 from contextlib import suppress
@@ -49,11 +50,13 @@ class Checkpoint:
             )
 
     def load(self, task: str) -> Outcome | None:
-        """The outcome of a task, None when it is not there or not readable."""
+        """The outcome of a task, None when it is not there, not readable, or not what was written for this very task."""
         try:
             with safe_open(self._path(task), framework="numpy") as file:
                 header = json.loads((file.metadata() or {}).get(FORMAT, "null"))
                 arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
+            if header.pop("digest") != _digest(self.spec, task, header, arrays):
+                return None
             hole = None if header["hole"] is None else Hole(*header["hole"])
             for name, texts in header["texts"].items():
                 arrays[name] = np.array(texts, dtype=np.str_)[arrays[name]]
@@ -71,11 +74,12 @@ class Checkpoint:
                 texts[name] = found.tolist()
             arrays[name] = np.ascontiguousarray(values)
         hole = outcome.hole
-        header = {
+        header: dict[str, Any] = {
             "schedule_digest": outcome.schedule_digest,
             "texts": texts,
             "hole": None if hole is None else [hole.reason, hole.needed_bytes, hole.memory],
         }
+        header["digest"] = _digest(self.spec, task, header, arrays)
         with whole_file(self._path(task)) as partial:
             partial.write_bytes(save(arrays, metadata={FORMAT: json.dumps(header)}))
 
@@ -89,3 +93,13 @@ class Checkpoint:
 
     def _path(self, task: str) -> Path:
         return self.folder / f"{self.spec}-{task}.safetensors"
+
+
+def _digest(spec: str, task: str, header: dict[str, Any], arrays: dict[str, NDArray[Any]]) -> str:
+    """SHA-256 of an outcome and of whose it is: a flipped bit, or a copy of another task's file, is told."""
+    state = hashlib.sha256(json.dumps([spec, task, header], sort_keys=True).encode())
+    for name in sorted(arrays):
+        array = np.ascontiguousarray(arrays[name])
+        state.update(f"{name} {array.dtype.str} {array.shape}".encode())
+        state.update(array.tobytes())
+    return state.hexdigest()
