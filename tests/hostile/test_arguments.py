@@ -32,7 +32,7 @@ WRONG: list[tuple[str, Callable[[], Any]]] = [
         ("overrides", lambda given=given: pregate.load_hardware("t4", None, given))
         for given in ({5: 5}, [("a", 1)], 5, {"stack.sync_s": None}, {"stack.sync_s": True}, {"stack.sync_s": [1]})
     ),
-    ("stack.sync_s", lambda: pregate.load_hardware("t4", None, {"stack.sync_s": 10**400})),
+    ("sync_s", lambda: pregate.load_hardware("t4", None, {"stack.sync_s": 10**400})),
     *(
         (name, lambda name=name, value=value: pregate.synthesize(MODEL, **{"output_tokens": 4, name: value}))
         for name in ("input_tokens", "batch", "seed")

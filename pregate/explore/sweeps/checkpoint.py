@@ -50,7 +50,7 @@ class Checkpoint:
             )
 
     def load(self, task: str) -> Outcome | None:
-        """The outcome of a task, None when it is not there, not readable, or not what was written for this very task."""
+        """The outcome of a task, None when it is not there, not readable, or not what was written for this task."""
         try:
             with safe_open(self._path(task), framework="numpy") as file:
                 header = json.loads((file.metadata() or {}).get(FORMAT, "null"))
