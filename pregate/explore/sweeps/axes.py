@@ -22,8 +22,8 @@ from traces.model.dtypes import DTYPES
 from traces.typed import check_fields
 
 __all__ = [
-    "MACHINE", "MAX_VALUES", "MODEL", "NAMES", "POLICY", "WORKLOAD", "Axis", "LatinHypercube", "find_axis", "read_axes", "rounded",
-    "spaced",
+    "MACHINE", "MAX_VALUES", "MODEL", "NAMES", "POLICY", "WORKLOAD", "Axis", "LatinHypercube", "find_axis", "read_axes",
+    "rounded", "spaced",
 ]  # fmt: skip
 
 MACHINE = ("hardware", "accelerator", "link", "host", "storage", "stack")
