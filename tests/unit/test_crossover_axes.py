@@ -247,8 +247,8 @@ def test_the_command_takes_every_axis(
     monkeypatch.chdir(tmp_path)
     save_trace(pregate.synthesize(MODEL, 4, 6, 4), tmp_path / "t.safetensors")
     sizes = [] if "--trace" in words else ["--input-tokens", "4", "--output-tokens", "5"]
-    monkeypatch.setattr("sys.argv", ["pregate", "crossover", "switch-base-8", "--hardware", "h100-sxm", *sizes,
-                                     "--policies", "on_demand,pregate", *words])  # fmt: skip
+    sizes += [] if "--policies" in words else ["--policies", "on_demand,pregate"]
+    monkeypatch.setattr("sys.argv", ["pregate", "crossover", "switch-base-8", "--hardware", "h100-sxm", *sizes, *words])
     with pytest.raises(SystemExit) as stop:
         cli.main()
     out, err = capsys.readouterr()
