@@ -228,7 +228,7 @@ def test_points_that_cannot_be_are_empty_with_the_reason() -> None:
         ({"expert_tier": "tape"}, InvalidInput, "dram or ssd"),
         ({"jobs": 0}, InvalidInput, "at least 1 process"),
         ({"policies": []}, InvalidInput, "at least one"),
-        ({"axes": {"link.h2d_bytes_per_s": np.arange(1, 10**6), "stack.sync_s": [1, 2]}, "policies": ALL * 11},
+        ({"axes": {"link.h2d_bytes_per_s": 1e9 + np.arange(1, 10**6), "stack.sync_s": [1, 2]}, "policies": ALL * 11},
          InvalidInput, "given twice|evaluations"),
     ],
 )  # fmt: skip
