@@ -45,7 +45,7 @@ class PassWorks(NamedTuple):
     shared: Work | None
 
 
-class Pass(Protocol):
+class DecodingPass(Protocol):
     """What blocks need of the loop that they are part of: one forward pass of it."""
 
     model: ModelArchitecture
@@ -72,7 +72,7 @@ class Blocks:
 
     def __init__(
         self,
-        loop: Pass,
+        loop: DecodingPass,
         policy: Policy,
         decisions: Decisions,
         first: int,

@@ -25,7 +25,7 @@ from simulator.costs import check_costs, one_by_one
 from simulator.modes import FIFO, Modes, chunks, copied_bytes
 from traces.errors import InvalidInput
 
-__all__ = ["Prepared", "prepare", "simulate"]
+__all__ = ["PreparedSchedule", "prepare", "simulate"]
 
 _N_LANES = len(Lane)
 _Ints = NDArray[np.int32]
@@ -35,7 +35,7 @@ _Times = tuple[_Floats, _Floats]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Prepared:
+class PreparedSchedule:
     """What the engine needs to know of a schedule on any machine. Made by `prepare`.
 
     `lane_op` (n_ops,) int32: the ops lane by lane, in order, lane l in `lane_ptr[l]:lane_ptr[l + 1]`. `cancels`: the
@@ -49,18 +49,20 @@ class Prepared:
     cancels: _Ints
     next_cancelled: _Ints
     unrolled: Unrolled | None = None
-    one_by_one: Prepared | None = None
+    one_by_one: PreparedSchedule | None = None
 
 
-def prepare(schedule: Schedule) -> Prepared:
+def prepare(schedule: Schedule) -> PreparedSchedule:
     """Sort `schedule` by lane and by what cancels it; about as long as simulating it once."""
     lane_ptr, lane_op, cancels, following = _compiled(_index)(schedule.lane, schedule.cancelled_by, len(Lane))
     copies = unrolled(schedule)
     singly = None if copies is None else prepare(copies.schedule)
-    return Prepared(schedule, lane_ptr, lane_op, cancels, following, copies, singly)
+    return PreparedSchedule(schedule, lane_ptr, lane_op, cancels, following, copies, singly)
 
 
-def simulate(schedule: Schedule, costs: Costs, modes: Modes = FIFO, prepared: Prepared | None = None) -> Timeline:
+def simulate(
+    schedule: Schedule, costs: Costs, modes: Modes = FIFO, prepared: PreparedSchedule | None = None
+) -> Timeline:
     """Start and end of every op; `costs` and `modes` as for `des.simulate`, `prepared` what `prepare` made of it.
 
     Modes that choose between copies see runs of them one by one: the timeline is then of `offload.runs.unrolled`.
@@ -79,7 +81,7 @@ def simulate(schedule: Schedule, costs: Costs, modes: Modes = FIFO, prepared: Pr
     return Timeline(schedule, start_s, end_s, "event", copied)
 
 
-def _run_fifo(prepared: Prepared, costs: Costs) -> _Times:
+def _run_fifo(prepared: PreparedSchedule, costs: Costs) -> _Times:
     s = prepared.schedule
     start_s, end_s = _compiled(_fifo)(
         s.lane, s.cost, s.dep_ptr, s.dep, prepared.lane_ptr, prepared.lane_op, *_own(costs.issue_s, costs.duration_s)
@@ -87,7 +89,7 @@ def _run_fifo(prepared: Prepared, costs: Costs) -> _Times:
     return start_s, end_s
 
 
-def _run_timed(prepared: Prepared, costs: Costs, modes: Modes) -> tuple[_Floats, _Floats, _Longs | None]:
+def _run_timed(prepared: PreparedSchedule, costs: Costs, modes: Modes) -> tuple[_Floats, _Floats, _Longs | None]:
     kernel, s = _kernel(), prepared.schedule
     n, n_links = len(s), len(s) if modes.link != "fifo" else 0
     n_flows = n if modes.hbm_shared or modes.link == "shared" else 0

@@ -31,7 +31,7 @@ from traces.statistics import (
 )
 from traces.synthesis import Dials, synthesize_routing
 
-__all__ = ["Comparison", "FittedDials", "fit_dials"]
+__all__ = ["FittedDials", "FittedStatistic", "fit_dials"]
 
 _ROUNDS = 40
 _MAX_EXPONENT = 8.0
@@ -40,7 +40,7 @@ _LARGE = max(BATCHES)
 
 
 @dataclass(frozen=True, slots=True)
-class Comparison:
+class FittedStatistic:
     """One statistic of the recorded and of the synthetic trace. `fitted` when a dial was set by it."""
 
     name: str
@@ -64,7 +64,7 @@ class FittedDials:
     """Dials set from a trace, with the comparison of the recorded and the synthetic statistics."""
 
     dials: Dials
-    comparisons: tuple[Comparison, ...]
+    comparisons: tuple[FittedStatistic, ...]
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready."""
@@ -196,7 +196,7 @@ def _imitation(decoded: RoutingTrace, n_layers: int, dials: Dials, rng: np.rando
 
 def _comparisons(
     decoded: RoutingTrace, synthetic: RoutingTrace, all_dials: bool, every_expert: bool
-) -> tuple[Comparison, ...]:
+) -> tuple[FittedStatistic, ...]:
     recorded, made = _figures(decoded), _figures(synthetic)
     fitted = {"reuse at lag 1", "mean entropy (bits)", "layer following"}
     if all_dials:
@@ -204,7 +204,7 @@ def _comparisons(
     if all_dials and not every_expert:
         fitted.add(f"distinct experts, batch {_LARGE}")
     return tuple(
-        Comparison(name, value, made[name], name in fitted)
+        FittedStatistic(name, value, made[name], name in fitted)
         for name, value in recorded.items()
         if not (math.isnan(value) or math.isnan(made[name]))
     )

@@ -11,6 +11,7 @@ from offload.memory import CapacityExceeded
 from offload.ops import Lane, OpKind
 from offload.policies import policy_named
 from offload.policy import Cache, Policy
+from pregate.ask.shown import html_table
 from pregate.ask.simulation import SimulationResult, describe_calibration, simulate, to_dataframe
 from simulator.modes import FIFO, Modes
 from traces.errors import InvalidInput
@@ -37,7 +38,7 @@ class DoesNotFit:
         return {name: getattr(self, name) for name in self.__slots__}
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class Comparison:
     """Results in the order asked for; iterate over those that fit, `unfit` has the others."""
 
@@ -45,6 +46,13 @@ class Comparison:
     unfit: tuple[DoesNotFit, ...]
     order: tuple[str, ...]
     calibration: str
+
+    def __repr__(self) -> str:
+        return f"Comparison({', '.join(self.order)}: {self.verdict()})"
+
+    def _repr_html_(self) -> str:
+        rows = [result.to_dict() for result in self.results] + [{"policy": unfit.policy} for unfit in self.unfit]
+        return html_table(rows, self.verdict())
 
     def __iter__(self) -> Iterator[SimulationResult]:
         return iter(self.results)

@@ -19,6 +19,7 @@ from offload.schedule import Schedule
 from offload.timeline import Timeline
 from pregate.ask.capture import Captured, capture_request, request
 from pregate.ask.intervals import Interval, intervals
+from pregate.ask.shown import html_table, one_line
 from simulator.explain.bounds import Bounds, lower_bounds
 from simulator.explain.critical_path import walk
 from simulator.modes import FIFO, Modes
@@ -45,7 +46,7 @@ class Disagreement(PregateError):
     """An engine gave an op other times than SimPy, the definition, does."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class SimulationResult:
     """What a policy would do to one workload on one platform; definitions in `offload.metrics`.
 
@@ -87,6 +88,12 @@ class SimulationResult:
     moe_layer_latency_ci95_s: Interval | None
     tokens_per_s_ci95: Interval | None
     timeline: Timeline | None
+
+    def __repr__(self) -> str:
+        return one_line("SimulationResult", self.to_dict())
+
+    def _repr_html_(self) -> str:
+        return html_table([self.to_dict()], f"{self.model} on {self.hardware} ({self.stack})")
 
     def to_dict(self) -> dict[str, Any]:
         """Every field but the timeline, JSON-ready."""

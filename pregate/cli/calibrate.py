@@ -10,9 +10,10 @@ from rich.table import Table
 
 from hwmodels.calibrate.measurements import load_measurements
 from hwmodels.fit import Fit
+from pregate.cli import options
 from pregate.draw import render
 from traces.errors import InvalidInput
-from traces.whole_file import whole_file
+from traces.whole_file import refuse_overwriting, whole_file
 
 
 def calibrate(
@@ -33,6 +34,9 @@ def calibrate(
 
     if output.suffix not in (".yaml", ".yml"):
         raise InvalidInput(f"{output}: a fit is a YAML file, name it .yaml")
+    refuse_overwriting(output, measurements)
+    if plot is not None:
+        options.require_picture(plot)
     measured = load_measurements(measurements)
     provenance = {"command": "pregate calibrate", "measurements": measured.digest}
     if not measured.is_clean:

@@ -12,6 +12,9 @@ from pregate.ask.routing_source import describe_routing
 from pregate.cli import options
 from pregate.draw import render
 
+NOTHING_FITS = 1
+"""Exit status where no design fits the machine."""
+
 DEFAULT_POLICIES = "gpu_only,on_demand,prefetch_all,pregate"
 
 
@@ -31,6 +34,7 @@ def compare(
     tier: options.Tier = "dram",
     engine: options.Engine = "auto",
     check: options.Check = False,
+    yes: options.Yes = False,
     modes: options.ModesText = None,
     hbm: options.Hbm = None,
     sets: options.Sets = None,
@@ -49,7 +53,7 @@ def compare(
     machine = options.build_machine(hardware, stack, hbm, sets)
     workload = options.build_trace(
         architecture, trace, batch=batch, input_tokens=input_tokens, output_tokens=output_tokens, active=active,
-        seed=seed, popularity=popularity,
+        seed=seed, popularity=popularity, yes=yes,
     )  # fmt: skip
     architecture = options.as_recorded(architecture, workload, dtype)
     with options.spinner("simulating") as update:
@@ -68,7 +72,7 @@ def compare(
     document = comparison.to_dict()
     unfit = [row | {"fits": False} for row in document["does_not_fit"]]
     if render.print_data(format, document, document["results"] + unfit):
-        return
+        raise typer.Exit(0 if comparison.results else NOTHING_FITS)
     title = f"{architecture.name} on {machine.hardware} ({machine.stack.name}), batch {max(workload.batch, 1)}"
     render.print_table(render.comparison_table(comparison, title))
     print(comparison.verdict())
@@ -76,3 +80,4 @@ def compare(
     print(f"Routing: {describe_routing(architecture, workload, comparison)}.")
     if check:
         print(options.CHECKED)
+    raise typer.Exit(0 if comparison.results else NOTHING_FITS)

@@ -22,6 +22,9 @@ from pregate.explore.sweeps.spec import read_sweep
 from pregate.explore.sweeps.workloads import TraceRecipe
 from traces.errors import InvalidInput
 
+NOTHING_FEASIBLE = 1
+"""Exit status where no point meets every constraint."""
+
 _POLICIES = "gpu_only,on_demand,pregate"
 _RANGE = re.compile(r"(.+?)\.\.(.+?)(?::(linear|log))?")
 _SEARCHED = (
@@ -84,8 +87,8 @@ def optimize(
         }  # fmt: skip
     if trials is not None:
         searched["n_trials"] = trials
-    if plot is not None and plot.suffix not in (".png", ".svg", ".pdf"):
-        raise InvalidInput(f"{plot}: pictures are written as .png, .svg or .pdf")
+    if plot is not None:
+        options.require_picture(plot)
     with options.spinner("searching") as update:
         optimum = run_optimize(
             **{"seed": seed, **searched}, objectives=objectives or DEFAULT_OBJECTIVES, constraints=subject_to or (),
@@ -98,6 +101,7 @@ def optimize(
 
         draw_front(optimum, plot)
         typer.echo(f"wrote {plot}", err=True)
+    raise typer.Exit(0 if optimum.best is not None else NOTHING_FEASIBLE)
 
 
 def _of_file(context: typer.Context, path: Path) -> dict[str, Any]:

@@ -46,6 +46,7 @@ __all__ = [
     "Tier",
     "TopK",
     "TraceFile",
+    "Yes",
     "as_recorded",
     "build_cache",
     "build_machine",
@@ -53,6 +54,8 @@ __all__ = [
     "build_modes",
     "build_trace",
     "check_storage",
+    "require_folder",
+    "require_picture",
     "spinner",
 ]  # fmt: skip
 
@@ -86,6 +89,7 @@ Seed = Annotated[int, typer.Option(help="Seed of synthetic traces.", min=0)]
 Tier = Annotated[str, typer.Option(help="Where experts wait: dram or ssd.")]
 Engine = Annotated[str, typer.Option(help="auto, des (SimPy, the definition), recurrence, event or stream.")]
 Check = Annotated[bool, typer.Option("--check", help="Run SimPy, the definition, too: every op must get its times.")]
+Yes = Annotated[bool, typer.Option("--yes", help="Go on with a workload that takes many minutes.")]
 CHECKED = "Checked: SimPy gives every op the same start and end, bit for bit."
 ModesText = Annotated[
     str | None, typer.Option("--modes", help="Not FIFO: shared or priority, chunk:1MiB, hbm, cancel; comma-separated.")
@@ -169,6 +173,7 @@ def build_trace(
     active: int | None,
     seed: int,
     popularity: Path | None = None,
+    yes: bool = True,
 ) -> RoutingTrace:
     """The trace of the options: a file (its sequences run at the batch asked for) or a synthetic one."""
     if path is not None:
@@ -179,10 +184,46 @@ def build_trace(
         if popularity is not None:
             raise InvalidInput("--popularity shapes a synthetic trace: leave it out, or leave out --trace")
         return api.load_trace(path, batch=batch, model=model)
+    if not yes:
+        _require_consent(model, output_tokens, 1 if batch is None else batch, input_tokens)
     counted = None if popularity is None else api.load_popularity(popularity, model=model)
     return api.synthesize(
         model, input_tokens, output_tokens, 1 if batch is None else batch, seed, n_active=active, popularity=counted
     )
+
+
+LARGE_JOB_LAYERS = 5_000_000
+"""Forward passes x layers of a workload that is simulated without being asked again: some minutes a design."""
+
+_LAYERS_PER_S = 20_000
+"""Layers that are decoded, priced and timed a second, of the order of magnitude, by one core."""
+
+
+def _require_consent(model: ModelArchitecture, output_tokens: int, batch: int, input_tokens: int) -> None:
+    """Raise `InvalidInput` for a workload that takes long, saying how long: `--yes` is the way on."""
+    layers = max(output_tokens, 1) * model.decoder.n_layers
+    cells = (input_tokens + output_tokens) * max(batch, 1) * model.n_moe_layers * model.top_k
+    if layers > LARGE_JOB_LAYERS or cells > 20 * LARGE_JOB_LAYERS:
+        minutes = max(layers, cells / 20) / _LAYERS_PER_S / 60
+        raise InvalidInput(
+            f"--output-tokens {output_tokens} x batch {batch} is {layers:.2g} layers to simulate, some {minutes:.0f} "
+            f"minutes and {cells * 4 / 1e9:.1f} GB a design: add --yes, or take fewer tokens"
+        )
+
+
+def require_picture(path: Path) -> None:
+    """Raise `InvalidInput` before the work unless `path` can become a picture."""
+    if path.suffix not in (".png", ".svg", ".pdf"):
+        raise InvalidInput(f"{path}: pictures are written as .png, .svg or .pdf")
+    require_folder(path)
+
+
+def require_folder(path: Path) -> None:
+    """Raise `InvalidInput` before the work unless a file can be written at `path`."""
+    if not path.resolve().parent.is_dir():
+        raise InvalidInput(f"{path}: cannot be written, there is no folder {path.parent}")
+    if path.is_dir():
+        raise InvalidInput(f"{path}: it is a folder: name a file in it")
 
 
 def as_recorded(model: ModelArchitecture, trace: RoutingTrace, dtype: str | None) -> ModelArchitecture:

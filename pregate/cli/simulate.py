@@ -34,6 +34,7 @@ def simulate(
     tier: options.Tier = "dram",
     engine: options.Engine = "auto",
     check: options.Check = False,
+    yes: options.Yes = False,
     modes: options.ModesText = None,
     hbm: options.Hbm = None,
     sets: options.Sets = None,
@@ -51,12 +52,18 @@ def simulate(
         raise InvalidInput(
             "--engine stream keeps no timeline: leave out --timeline and --gantt, or take another engine"
         )
+    if gantt is not None:
+        options.require_picture(gantt)
+    if timeline is not None:
+        options.require_folder(timeline)
+    if gantt is not None and gantt == timeline:
+        raise InvalidInput(f"--timeline and --gantt are both {gantt}: name two files")
     chosen = policy_named(policy)
     architecture = options.build_model(model, dtype, top_k)
     machine = options.build_machine(hardware, stack, hbm, sets)
     workload = options.build_trace(
         architecture, trace, batch=batch, input_tokens=input_tokens, output_tokens=output_tokens, active=active,
-        seed=seed, popularity=popularity,
+        seed=seed, popularity=popularity, yes=yes,
     )  # fmt: skip
     architecture = options.as_recorded(architecture, workload, dtype)
     with options.spinner("simulating") as update:

@@ -72,6 +72,10 @@ def validate(
 
     if (model is None) == (suite is None):
         raise InvalidInput("say either --suite (quick, full, published, gpu) or --model NAME")
+    if max_mape is not None and not 0 < max_mape < 1:
+        raise InvalidInput(f"--max-mape {max_mape:g}: a share between 0 and 1, such as 0.07 for 7 %")
+    if output is not None and output.exists() and not output.is_dir():
+        raise InvalidInput(f"-o {output}: it is a file, a report is a folder: name another")
     name = extras.backend_named(backend)
     require_graphs(name, graphs)
     if model is not None:

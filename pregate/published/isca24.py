@@ -30,7 +30,7 @@ from traces.model.architecture import ModelArchitecture, load_architecture
 from traces.routing import Phase, RoutingTrace
 from traces.synthesis import Dials
 
-__all__ = ["COLUMNS", "Activation", "Prediction", "Row", "Workbench", "read_rows"]
+__all__ = ["COLUMNS", "Activation", "Row", "RowPrediction", "Workbench", "read_rows"]
 
 COLUMNS = (
     "model", "design", "batch", "forced_active_experts", "cache_policy", "cache_ratio", "expert_tier",
@@ -105,7 +105,7 @@ class Row:
 
 
 @dataclass(frozen=True, slots=True)
-class Prediction:
+class RowPrediction:
     """A row and what was predicted for it, in the row's unit; NaN when the configuration does not fit the machine."""
 
     row: Row
@@ -180,9 +180,9 @@ class Workbench:
         other._models, other._traces = self._models, self._traces
         return other
 
-    def predict(self, rows: Iterable[Row]) -> list[Prediction]:
+    def predict(self, rows: Iterable[Row]) -> list[RowPrediction]:
         """Predict every row. Raises `UnknownName` for an unknown model."""
-        return [Prediction(row, self._predict_or_nan(row)) for row in rows]
+        return [RowPrediction(row, self._predict_or_nan(row)) for row in rows]
 
     def _predict_or_nan(self, row: Row) -> float:
         try:

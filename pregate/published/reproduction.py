@@ -14,7 +14,7 @@ import numpy as np
 
 from hwmodels.platform import Platform, load_platform
 from pregate.ask.simulation import to_dataframe
-from pregate.published.isca24 import COLUMNS, Activation, Prediction, Workbench, read_rows
+from pregate.published.isca24 import COLUMNS, Activation, RowPrediction, Workbench, read_rows
 from pregate.published.isca24_fit import ASSUMPTIONS, FIT_ROWS, HARDWARE, STACK
 from traces.errors import unknown_name
 
@@ -55,7 +55,7 @@ class Accuracy:
 class Reproduction:
     """Predictions beside measurements, with the assumptions they rest on."""
 
-    predictions: tuple[Prediction, ...]
+    predictions: tuple[RowPrediction, ...]
     activation: Activation
     calibration: str
 
@@ -63,7 +63,7 @@ class Reproduction:
         """One entry a metric, then one a metric and design; rows with natural batches above 1 apart, rows that do
         not fit the machine left out.
         """
-        groups: dict[str, list[Prediction]] = {}
+        groups: dict[str, list[RowPrediction]] = {}
         fitting = [p for p in self.predictions if not math.isnan(p.predicted)]
         for p in fitting:
             apart = ", natural batch" if p.row.natural_batch else ""
@@ -102,11 +102,11 @@ class Reproduction:
         return text.getvalue()
 
 
-def _fitted(prediction: Prediction) -> bool:
+def _fitted(prediction: RowPrediction) -> bool:
     return any(prediction.row.name in names for names in FIT_ROWS.values())
 
 
-def _accuracy(title: str, group: Sequence[Prediction]) -> Accuracy:
+def _accuracy(title: str, group: Sequence[RowPrediction]) -> Accuracy:
     errors = np.array([p.error for p in group])
     unseen = np.array([p.error for p in group if not _fitted(p)])
     worst = int(np.argmax(np.abs(errors)))

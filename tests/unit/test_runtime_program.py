@@ -176,7 +176,8 @@ def test_sequences_share_rows_of_the_cache_one_after_the_other() -> None:
 def test_traces_that_cannot_be_run_are_refused() -> None:
     def trace_of(model: ModelArchitecture, position: list[int], phase: int) -> RoutingTrace:
         n = len(position)
-        experts = np.full((n, model.n_moe_layers, model.top_k), -1, dtype=np.int16)
+        experts = np.tile(np.arange(model.top_k, dtype=np.int16), (n, model.n_moe_layers, 1))
+        experts[:, : model.n_encoder_moe_layers if phase == Phase.DECODE else 0] = -1
         column = np.zeros(n, dtype=int)
         phases = np.full(n, phase)
         return RoutingTrace(experts, column, np.array(position), phases, column, model.n_experts, Provenance("m", "t"))

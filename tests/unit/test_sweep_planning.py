@@ -22,9 +22,9 @@ from pregate.explore.sweeps.axes import read_axes
 from pregate.explore.sweeps.designs import read_designs
 from pregate.explore.sweeps.layout import lay_out, scatter
 from pregate.explore.sweeps.machines import MachineRecipe, platform_at
-from pregate.explore.sweeps.planning import Plan, Subject, plan_points
+from pregate.explore.sweeps.planning import Subject, SweepPlan, plan_points
 from pregate.explore.sweeps.points import Points, grid_points
-from pregate.explore.sweeps.tasks import Outcome
+from pregate.explore.sweeps.tasks import TaskOutcome
 from pregate.explore.sweeps.workloads import TraceRecipe, as_source, check_workload_axes, model_at, trace_at
 from tests.small_models import MODELS, routing
 from traces.errors import InvalidInput, UnknownName
@@ -43,7 +43,7 @@ def planned(policies: list[Any], axes: dict[str, Any], trace: RoutingTrace | Tra
     return points, plan_points(points, subject)
 
 
-def at(points: Points, plan: Plan, i_policy: int) -> np.ndarray:
+def at(points: Points, plan: SweepPlan, i_policy: int) -> np.ndarray:
     """Group of a policy at every point, shaped as the grid."""
     return plan.i_group[i_policy][points.i_choice].reshape(points.shape)
 
@@ -277,7 +277,7 @@ def test_every_point_finds_the_row_of_its_prices() -> None:
     points, plan = planned(["lru", "gpu_only"], {"hbm_bytes": np.geomspace(1e6, 1e9, 9), "stack.sync_s": [1e-6, 2e-6]})
     for layout, groups in zip(lay_out(points, plan), plan.i_group, strict=True):
         parts = [
-            (len(rows), Outcome({"group": np.full(len(rows), group), "row": rows}))
+            (len(rows), TaskOutcome({"group": np.full(len(rows), group), "row": rows}))
             for group, rows in zip(layout.groups.tolist(), layout.rows, strict=True)
         ]
         fields = scatter(layout, plan.holes, parts)
@@ -294,7 +294,7 @@ def test_every_point_finds_the_row_of_its_prices() -> None:
 def test_a_failed_task_empties_its_own_points_only() -> None:
     points, plan = planned(["pregate"], {"stack.sync_s": [1e-6, 2e-6, 3e-6, 4e-6]})
     (layout,) = lay_out(points, plan)
-    done = Outcome({"ttft_s": np.array([1.0, 2.0]), "binding": np.array(["H2D", "COMPUTE"])})
+    done = TaskOutcome({"ttft_s": np.array([1.0, 2.0]), "binding": np.array(["H2D", "COMPUTE"])})
     fields = scatter(layout, plan.holes, [(2, done), (2, None)])
     assert fields["fits"].tolist() == [True, True, False, False]
     assert fields["ttft_s"][:2].tolist() == [1.0, 2.0]

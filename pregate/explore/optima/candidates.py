@@ -19,7 +19,7 @@ from pregate.explore.sweeps.layout import lay_out
 from pregate.explore.sweeps.planning import plan_points
 from pregate.explore.sweeps.points import Points
 from pregate.explore.sweeps.runner import Progress, run_tasks
-from pregate.explore.sweeps.work import Pricing, Work, plan_work
+from pregate.explore.sweeps.work import Pricing, SweepWork, plan_work
 from traces.errors import PregateError
 
 __all__ = ["Candidates", "SearchFailed", "evaluated", "joined", "plan_candidates"]
@@ -70,7 +70,9 @@ class Candidates:
         }
 
 
-def plan_candidates(points: Points, i_policy: NDArray[np.int64] | None, space: Space, pricing: Pricing) -> list[Work]:
+def plan_candidates(
+    points: Points, i_policy: NDArray[np.int64] | None, space: Space, pricing: Pricing
+) -> list[SweepWork]:
     """The work of each policy at its points: at those where `i_policy` (points.n,) names it, or at all when None."""
     plan = plan_points(points, space.subject)
     works = []
@@ -85,12 +87,12 @@ def plan_candidates(points: Points, i_policy: NDArray[np.int64] | None, space: S
         if plan.groups:
             works.append(plan_work(mine, planned, pricing))
         else:  # nothing here fits
-            works.append(Work(mine, planned, pricing, tuple(lay_out(mine, planned)), (), (0,), (), ()))
+            works.append(SweepWork(mine, planned, pricing, tuple(lay_out(mine, planned)), (), (0,), (), ()))
     return works
 
 
 def evaluated(
-    works: Sequence[Work],
+    works: Sequence[SweepWork],
     axes: Sequence[Axis],
     i_policy: NDArray[np.int64] | None,
     space: Space,

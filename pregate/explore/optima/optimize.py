@@ -23,7 +23,7 @@ from pregate.explore.sweeps.axes import Axis
 from pregate.explore.sweeps.machines import MachineRecipe
 from pregate.explore.sweeps.points import grid_points, sample_points
 from pregate.explore.sweeps.runner import Progress, opened
-from pregate.explore.sweeps.work import Pricing, Work
+from pregate.explore.sweeps.work import Pricing, SweepWork
 from pregate.explore.sweeps.workloads import TraceRecipe
 from simulator.modes import FIFO, Modes
 from traces.errors import InvalidInput, unknown_name
@@ -145,7 +145,7 @@ def _some(
 
 def _planned(
     points: Sequence[Point], space: Space, pricing: Pricing
-) -> tuple[list[Work], NDArray[np.int64], tuple[Axis, ...]]:
+) -> tuple[list[SweepWork], NDArray[np.int64], tuple[Axis, ...]]:
     """The work of some points, with their policies and the values of their axes."""
     i_policy, axes = points_as_axes(points, space)
     return plan_candidates(sample_points(axes, len(points), 1), i_policy, space, pricing), i_policy, axes

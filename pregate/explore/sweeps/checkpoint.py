@@ -16,7 +16,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from pregate.explore.sweeps.planning import Hole
-from pregate.explore.sweeps.tasks import Outcome
+from pregate.explore.sweeps.tasks import TaskOutcome
 from traces.errors import InvalidFile, InvalidInput
 from traces.whole_file import whole_file
 
@@ -49,7 +49,7 @@ class Checkpoint:
                 f"it, or choose another --checkpoint"
             )
 
-    def load(self, task: str) -> Outcome | None:
+    def load(self, task: str) -> TaskOutcome | None:
         """The outcome of a task, None when it is not there, not readable, or not what was written for this task."""
         try:
             with safe_open(self._path(task), framework="numpy") as file:
@@ -60,11 +60,11 @@ class Checkpoint:
             hole = None if header["hole"] is None else Hole(*header["hole"])
             for name, texts in header["texts"].items():
                 arrays[name] = np.array(texts, dtype=np.str_)[arrays[name]]
-            return Outcome(arrays, header["schedule_digest"], hole)
+            return TaskOutcome(arrays, header["schedule_digest"], hole)
         except (OSError, SafetensorError, ValueError, KeyError, TypeError, IndexError):
             return None
 
-    def save(self, task: str, outcome: Outcome) -> None:
+    def save(self, task: str, outcome: TaskOutcome) -> None:
         """Write an outcome. Raises `InvalidFile` when it cannot be written."""
         arrays: dict[str, NDArray[Any]] = {}
         texts: dict[str, list[str]] = {}

@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pregate.explore.sweeps.planning import Hole, Plan
+from pregate.explore.sweeps.planning import Hole, SweepPlan
 from pregate.explore.sweeps.points import Points
-from pregate.explore.sweeps.tasks import Outcome
+from pregate.explore.sweeps.tasks import TaskOutcome
 
 __all__ = ["Layout", "lay_out", "scatter"]
 
@@ -32,7 +32,7 @@ class Layout:
     i_result: NDArray[np.int64]
 
 
-def lay_out(points: Points, plan: Plan) -> list[Layout]:
+def lay_out(points: Points, plan: SweepPlan) -> list[Layout]:
     """The layout of each policy."""
     layouts = []
     for of_choice in plan.i_group:
@@ -48,7 +48,7 @@ def lay_out(points: Points, plan: Plan) -> list[Layout]:
 
 
 def scatter(
-    layout: Layout, holes: Sequence[Hole], parts: Sequence[tuple[int, Outcome | None]]
+    layout: Layout, holes: Sequence[Hole], parts: Sequence[tuple[int, TaskOutcome | None]]
 ) -> dict[str, NDArray[Any]]:
     """Every field at every point, (n_points,) or (n_points, 2): NaN, or "" for text, where there is none.
 
@@ -56,7 +56,7 @@ def scatter(
     fields of a result: `fits`, and `needed_bytes` of `memory` where that is why.
     """
     columns = [_columns(n, outcome) for n, outcome in parts]
-    columns += [_columns(1, Outcome(hole=hole)) for hole in reversed(holes)]  # the last is at -1: see `i_result`
+    columns += [_columns(1, TaskOutcome(hole=hole)) for hole in reversed(holes)]  # the last is at -1: see `i_result`
     likes = {name: values for part in columns for name, values in part.items()}
     fields = {}
     for name, like in likes.items():
@@ -65,7 +65,7 @@ def scatter(
     return fields
 
 
-def _columns(n: int, outcome: Outcome | None) -> dict[str, NDArray[Any]]:
+def _columns(n: int, outcome: TaskOutcome | None) -> dict[str, NDArray[Any]]:
     """The fields of `n` machines, and whether and why they have none."""
     hole = Hole("failed") if outcome is None else outcome.hole
     needed = float(hole.needed_bytes) if hole is not None and hole.needed_bytes else np.nan

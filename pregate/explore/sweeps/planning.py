@@ -31,7 +31,7 @@ from traces.errors import InvalidInput, UnknownName
 from traces.model.architecture import ModelArchitecture
 from traces.routing import RoutingTrace
 
-__all__ = ["Group", "Hole", "Plan", "Planner", "Subject", "plan_points", "read_subject", "with_figures"]
+__all__ = ["Hole", "PlanGroup", "Planner", "Subject", "SweepPlan", "plan_points", "read_subject", "with_figures"]
 
 _HBM = "accelerator.hbm_bytes"
 
@@ -51,7 +51,7 @@ class Subject:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Group:
+class PlanGroup:
     """Points of one policy that run the same schedule on the same machine, but for its prices."""
 
     request: Request
@@ -68,10 +68,10 @@ class Hole:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Plan:
+class SweepPlan:
     """`i_group`: (n_policies, n_choices) int64, a row of `groups`, or -1 - a row of `holes`."""
 
-    groups: tuple[Group, ...]
+    groups: tuple[PlanGroup, ...]
     holes: tuple[Hole, ...]
     i_group: NDArray[np.int64]
 
@@ -99,7 +99,7 @@ def read_subject(
     )  # fmt: skip
 
 
-def plan_points(points: Points, subject: Subject) -> Plan:
+def plan_points(points: Points, subject: Subject) -> SweepPlan:
     """Plan every structural choice of every policy. Raises `UnknownName` for a name that is none.
 
     Choices that cannot be (a model that does not fit, more forced experts than a batch chooses) become holes.
@@ -130,18 +130,18 @@ class Planner:
 
     def __init__(self, subject: Subject) -> None:
         self.subject = subject
-        self.groups: list[Group] = []
+        self.groups: list[PlanGroup] = []
         self.holes: list[Hole] = []
         self._made: dict[tuple[Any, ...], Any] = {}
         self._numbers: dict[tuple[Any, ...], int] = {}
 
-    def plan(self, points: Points) -> Plan:
+    def plan(self, points: Points) -> SweepPlan:
         """As `plan_points`; a group or hole that an earlier plan has too keeps its number."""
         i_group = np.zeros((len(self.subject.designs), len(points.choices)), dtype=np.int64)
         for rows, choice, sizes in _cells(points):
             for i_design, design in enumerate(self.subject.designs):
                 i_group[i_design, rows] = self._cell(design, choice, sizes)
-        return Plan(tuple(self.groups), tuple(self.holes), i_group)
+        return SweepPlan(tuple(self.groups), tuple(self.holes), i_group)
 
     def _cell(self, design: Design, choice: Mapping[str, Any], sizes: Sequence[int | None]) -> list[int]:
         """The group, or hole, of a policy at each of ascending HBM sizes (None: the machine's own)."""
@@ -173,7 +173,7 @@ class Planner:
         identity = (swaps, precision, load, repr(_without_size(policy)), tier, asked.plan)
         if identity not in self._numbers:
             self._numbers[identity] = len(self.groups)
-            self.groups.append(Group(asked, hw))
+            self.groups.append(PlanGroup(asked, hw))
         return self._numbers[identity]
 
     def _hole(self, hole: Hole) -> int:

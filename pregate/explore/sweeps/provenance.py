@@ -12,8 +12,8 @@ import numpy as np
 import pregate
 from pregate.explore.sweeps.axes import LatinHypercube
 from pregate.explore.sweeps.planning import Subject
-from pregate.explore.sweeps.tasks import Outcome
-from pregate.explore.sweeps.work import Work
+from pregate.explore.sweeps.tasks import TaskOutcome
+from pregate.explore.sweeps.work import SweepWork
 from pregate.explore.sweeps.workloads import TraceRecipe
 from simulator.modes import Modes
 from traces.routing import RoutingTrace
@@ -25,7 +25,7 @@ _MAX_LISTED = 256
 
 
 def describe(
-    subject: Subject, sample: LatinHypercube | None, work: Work, outcomes: Sequence[Outcome | None]
+    subject: Subject, sample: LatinHypercube | None, work: SweepWork, outcomes: Sequence[TaskOutcome | None]
 ) -> dict[str, str]:
     """What was swept and on what, by which versions, from which seeds, with which engine and why."""
     groups, pricing, source = work.plan.groups, work.pricing, subject.trace
@@ -70,7 +70,7 @@ def _recorded(trace: RoutingTrace) -> str:
     return f"{trace.n_tokens} tokens of {origin.model}, {origin.source}, recorded by {origin.recorder}"
 
 
-def _calibration(outcome: Outcome) -> str:
+def _calibration(outcome: TaskOutcome) -> str:
     found = outcome.fields.get("calibration")
     return str(found[0]) if found is not None and found.size else ""
 

@@ -14,7 +14,7 @@ from queue import SimpleQueue
 from typing import Any
 
 from pregate.explore.sweeps.checkpoint import Checkpoint
-from pregate.explore.sweeps.tasks import Outcome, Task, run_task
+from pregate.explore.sweeps.tasks import Task, TaskOutcome, run_task
 from traces.errors import InvalidInput
 
 __all__ = ["Progress", "opened", "run_tasks"]
@@ -32,7 +32,7 @@ def run_tasks(
     executor: Executor,
     checkpoint: Checkpoint | None = None,
     progress: Progress | None = None,
-) -> tuple[list[Outcome | None], list[BaseException]]:
+) -> tuple[list[TaskOutcome | None], list[BaseException]]:
     """The outcome of each task, None where it failed, and the failures.
 
     What a checkpoint has is not run again; what ends goes into it at once. An interrupt stops what has not begun, waits
@@ -60,10 +60,10 @@ class _Run:
     ) -> None:
         self.tasks, self.digests, self.executor, self.checkpoint = tasks, digests, executor, checkpoint
         self.progress = progress or (lambda done, total: None)
-        self.outcomes: list[Outcome | None] = [checkpoint.load(name) if checkpoint else None for name in digests]
+        self.outcomes: list[TaskOutcome | None] = [checkpoint.load(name) if checkpoint else None for name in digests]
         self.failures: list[BaseException] = []
-        self.running: dict[Future[Outcome], int] = {}
-        self.ended: SimpleQueue[Future[Outcome]] = SimpleQueue()  # an interrupt of `wait` can leave futures locked
+        self.running: dict[Future[TaskOutcome], int] = {}
+        self.ended: SimpleQueue[Future[TaskOutcome]] = SimpleQueue()  # an interrupt of `wait` can leave futures locked
         self.total = sum(task.n_machines for task in tasks)
         self.done = sum(task.n_machines for task, known in zip(tasks, self.outcomes, strict=True) if known)
 
@@ -92,7 +92,7 @@ class _Run:
         for future in wait(self.running).done:
             self._collect(future)
 
-    def _collect(self, future: Future[Outcome]) -> None:
+    def _collect(self, future: Future[TaskOutcome]) -> None:
         i = self.running[future]
         error = CancelledError() if future.cancelled() else future.exception()
         if error is not None:

@@ -16,8 +16,7 @@ __all__ = ["best_policy", "summarise"]
 def best_policy(dataset: xr.Dataset, metric: str = "tokens_per_s") -> NDArray[np.int64]:
     """Index of the policy with the most `metric` at each point, (...) over the axes; -1 where none fits."""
     values = np.nan_to_num(dataset[metric].transpose("policy", ...).values, nan=-np.inf)
-    best: NDArray[np.int64] = values.argmax(axis=0)
-    best[np.isneginf(values.max(axis=0))] = -1
+    best: NDArray[np.int64] = np.where(np.isneginf(values.max(axis=0)), -1, values.argmax(axis=0))
     return best
 
 

@@ -18,8 +18,8 @@ from pregate.explore.sweeps.planning import plan_points, read_subject
 from pregate.explore.sweeps.points import grid_points, sample_points
 from pregate.explore.sweeps.provenance import describe, engine_used
 from pregate.explore.sweeps.runner import Progress, opened, run_tasks
-from pregate.explore.sweeps.tasks import Outcome
-from pregate.explore.sweeps.work import Pricing, Work, plan_work
+from pregate.explore.sweeps.tasks import TaskOutcome
+from pregate.explore.sweeps.work import Pricing, SweepWork, plan_work
 from pregate.explore.sweeps.workloads import TraceRecipe
 from simulator.modes import FIFO, Modes
 from traces.errors import InvalidInput, PregateError
@@ -100,7 +100,7 @@ def sweep(
     return dataset
 
 
-def _checkpoint(folder: str | Path | None, work: Work) -> Checkpoint | None:
+def _checkpoint(folder: str | Path | None, work: SweepWork) -> Checkpoint | None:
     if folder is None:
         return None
     work.check_lasting()
@@ -120,7 +120,7 @@ def _schedules(cache_dir: str | Path | ScheduleCache | bool | None) -> ScheduleC
 
 
 def _failed(
-    outcomes: Sequence[Outcome | None], failures: Sequence[BaseException], checkpoint: str | Path | None
+    outcomes: Sequence[TaskOutcome | None], failures: Sequence[BaseException], checkpoint: str | Path | None
 ) -> str:
     n_done = sum(outcome is not None for outcome in outcomes)
     kept = f"kept in {checkpoint}, sweep again to go on" if checkpoint is not None else "in the dataset of this error"

@@ -31,7 +31,7 @@ from pregate.explore.sweeps.planning import Hole
 from simulator.modes import Modes
 from traces.errors import InvalidInput
 
-__all__ = ["Outcome", "Task", "run_task", "task_digest"]
+__all__ = ["Task", "TaskOutcome", "run_task", "task_digest"]
 
 _MEMO_BYTES = 1 << 29
 """Schedules that a process keeps in memory (512 MiB)."""
@@ -56,7 +56,7 @@ class Task:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Outcome:
+class TaskOutcome:
     """What became of a task: the fields of its results, (n_machines,) or (n_machines, 2), or why there are none."""
 
     fields: Mapping[str, NDArray[Any]] = field(default_factory=dict)
@@ -64,7 +64,7 @@ class Outcome:
     hole: Hole | None = None
 
 
-def run_task(task: Task) -> Outcome:
+def run_task(task: Task) -> TaskOutcome:
     """The results of a task, whatever thread, process or machine it runs on. What cannot be is an outcome too."""
     try:
         captured = _memo().get(task.key, lambda: _capture(task))
@@ -72,10 +72,10 @@ def run_task(task: Task) -> Outcome:
             captured, task.hw, task.values, task.n_machines, modes=task.modes, draws=task.draws, seed=task.seed
         )
     except CapacityExceeded as error:
-        return Outcome(hole=Hole(str(error), error.needed_bytes, error.memory))
+        return TaskOutcome(hole=Hole(str(error), error.needed_bytes, error.memory))
     except InvalidInput as error:
-        return Outcome(hole=Hole(str(error)))
-    return Outcome(fields, captured.decoded.schedule.digest)
+        return TaskOutcome(hole=Hole(str(error)))
+    return TaskOutcome(fields, captured.decoded.schedule.digest)
 
 
 def task_digest(task: Task) -> str:

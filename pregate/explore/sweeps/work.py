@@ -15,13 +15,13 @@ from numpy.typing import NDArray
 
 from pregate.ask.schedule_cache import ScheduleCache, lasting_key
 from pregate.explore.sweeps.layout import Layout, lay_out, scatter
-from pregate.explore.sweeps.planning import Group, Plan
+from pregate.explore.sweeps.planning import PlanGroup, SweepPlan
 from pregate.explore.sweeps.points import Points
-from pregate.explore.sweeps.tasks import Outcome, Task, task_digest
+from pregate.explore.sweeps.tasks import Task, TaskOutcome, task_digest
 from simulator.modes import Modes
 from traces.errors import InvalidInput
 
-__all__ = ["CHUNK_MACHINES", "SMALL_CHUNK_MACHINES", "Pricing", "Work", "plan_work"]
+__all__ = ["CHUNK_MACHINES", "SMALL_CHUNK_MACHINES", "Pricing", "SweepWork", "plan_work"]
 
 CHUNK_MACHINES = 1024
 SMALL_CHUNK_MACHINES = 32
@@ -45,14 +45,14 @@ class Pricing:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Work:
+class SweepWork:
     """`tasks`: policy by policy, group by group, rows ascending; `n_tasks`: of each policy; `digests`: of each task.
 
     `strangers`: policies of code that another run cannot recognise.
     """
 
     points: Points
-    plan: Plan
+    plan: SweepPlan
     pricing: Pricing
     layouts: tuple[Layout, ...]
     tasks: tuple[Task, ...]
@@ -78,14 +78,14 @@ class Work:
                 f"they changed: leave the checkpoint out, or make it a preset in offload/policies"
             )
 
-    def fields(self, outcomes: Sequence[Outcome | None]) -> list[dict[str, NDArray[Any]]]:
+    def fields(self, outcomes: Sequence[TaskOutcome | None]) -> list[dict[str, NDArray[Any]]]:
         """The fields of each policy at every point."""
         found = [(task.n_machines, outcome) for task, outcome in zip(self.tasks, outcomes, strict=True)]
         ends = np.cumsum(self.n_tasks).tolist()
         parts = [found[end - n : end] for end, n in zip(ends, self.n_tasks, strict=True)]
         return [scatter(layout, self.plan.holes, part) for layout, part in zip(self.layouts, parts, strict=True)]
 
-    def refusals(self, outcomes: Sequence[Outcome | None]) -> Mapping[str, int]:
+    def refusals(self, outcomes: Sequence[TaskOutcome | None]) -> Mapping[str, int]:
         """Why points have no figures, other than memory too small, with the number of evaluations each reason met."""
         met: Counter[str] = Counter()
         for layout in self.layouts:
@@ -98,7 +98,7 @@ class Work:
         return {reason: n for reason, n in met.items() if n}
 
 
-def plan_work(points: Points, plan: Plan, pricing: Pricing) -> Work:
+def plan_work(points: Points, plan: SweepPlan, pricing: Pricing) -> SweepWork:
     """Tasks of a chunk of rows each. Raises `InvalidInput` with the reason when no point can be."""
     if not plan.groups and not any(hole.memory for hole in plan.holes):
         raise InvalidInput(plan.holes[0].reason)
@@ -116,14 +116,14 @@ def plan_work(points: Points, plan: Plan, pricing: Pricing) -> Work:
     ]
     every = tuple(task for of_policy in tasks for task in of_policy)
     strangers = {group.request.policy.name for key, group in zip(lasting, plan.groups, strict=True) if key is None}
-    return Work(
+    return SweepWork(
         points, plan, pricing, layouts, every, tuple(map(len, tasks)), tuple(map(task_digest, every)),
         tuple(sorted(strangers)),
     )  # fmt: skip
 
 
 def _task(
-    group: Group, key: str, values: Mapping[str, NDArray[np.float64]], rows: NDArray[np.int64], pricing: Pricing
+    group: PlanGroup, key: str, values: Mapping[str, NDArray[np.float64]], rows: NDArray[np.int64], pricing: Pricing
 ) -> Task:
     return Task(
         group.request, key, group.hw, values, len(rows), pricing.modes, pricing.draws, pricing.seed, pricing.schedules

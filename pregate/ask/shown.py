@@ -1,0 +1,42 @@
+"""How results show themselves where nobody printed them: one line as text, a table in a notebook."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+__all__ = ["COLUMNS", "html_table", "one_line"]
+
+COLUMNS: dict[str, str] = {
+    "policy": "policy",
+    "moe_layer_latency_s": "MoE layer (s)",
+    "tokens_per_s": "tokens/s, prompt included",
+    "ttft_s": "TTFT (s)",
+    "tpot_s": "TPOT (s)",
+    "peak_hbm_bytes": "peak HBM (bytes)",
+    "h2d_bytes": "link bytes",
+    "hit_rate": "hits",
+    "stall_share": "stalled",
+    "calibration": "calibration",
+}
+"""What a table shows of a result, by field, with its title."""
+
+
+def one_line(kind: str, row: Mapping[str, Any]) -> str:
+    """`kind` and the figures of `row` that a table shows."""
+    return f"{kind}({', '.join(f'{name}={_text(row[name])}' for name in COLUMNS if name in row)})"
+
+
+def html_table(rows: Sequence[Mapping[str, Any]], caption: str) -> str:
+    """The rows as an HTML table; what a row lacks is a dash. All text is escaped."""
+    head = "".join(f"<th>{html.escape(title)}</th>" for title in COLUMNS.values())
+    cells = ("".join(f"<td>{html.escape(_text(row.get(name)))}</td>" for name in COLUMNS) for row in rows)
+    body = "".join(f"<tr>{line}</tr>" for line in cells)
+    return f"<table><caption>{html.escape(caption)}</caption><tr>{head}</tr>{body}</table>"
+
+
+def _text(value: Any) -> str:
+    if value is None:
+        return "-"
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
