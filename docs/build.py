@@ -72,6 +72,7 @@ PARTS: dict[str, Callable[[], str]] = {
     "speed": speed_tables.engines,
     "speed_others": speed_tables.others,
     "speed_machine": speed_tables.machine,
+    "command_line": speed_tables.command_line,
     "validated": validation_tables.accuracy,
     "validated_targets": validation_tables.targets,
 }

@@ -91,3 +91,13 @@ def machine() -> str:
         f"Measured on {found['date']}, {found['n_cores']} cores of {found['cpu']}, Python {found['python']}, commit "
         f"{found['commit']}."
     )
+
+
+def command_line() -> str:
+    """CPU seconds of README's commands, the first time and again."""
+    found = json.loads((RESULTS.parent / "command_line.json").read_text())
+    machine = found["machine"]
+    lines = [f"{found['date']}, {machine['n_cores']} cores of {machine['processor']}.", ""]
+    lines += [_row(("command", "first, CPU s", "again, CPU s")), _row(["---"] * 3)]
+    lines += [_row((f"`{row['command']}`", f"{row['first_s']:.2f}", f"{row['again_s']:.2f}")) for row in found["rows"]]
+    return "\n".join(lines)

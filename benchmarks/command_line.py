@@ -1,0 +1,65 @@
+"""CPU seconds of every command that README names, the first time and again: `python -m benchmarks.command_line`.
+
+User and system time of the whole process, children included, so that other work on the machine counts little. "first":
+no bytecode, no compiled code, no schedules kept from before; "again": the best of three runs after it. Writes
+`results/command_line.json`. Commands that time the machine itself are left out.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import re
+import resource
+import shlex
+import subprocess
+import sys
+import tempfile
+from datetime import date
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+RESULTS = ROOT / "results" / "command_line.json"
+LEFT_OUT = ("pregate measure", "pregate run", "pregate validate", "pregate calibrate", "pregate compare mixtral-mini-8")
+
+
+def commands() -> list[str]:
+    """What README tells a reader to run, in its order, after `pregate --help`."""
+    text = (ROOT / "README.md").read_text()
+    found = re.findall(r"^\$ (pregate .+?)(?:\s+#.*)?$", text, re.MULTILINE)
+    return ["pregate --help", *(c for c in dict.fromkeys(found) if not c.startswith(LEFT_OUT))]
+
+
+def cpu_s(command: str, folder: Path, home: Path) -> float:
+    """CPU seconds of one run in `folder`, with caches under `home`. Raises `CalledProcessError` when it fails."""
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    caches = {"HOME": str(home), "PYTHONPYCACHEPREFIX": str(home / "bytecode"), "PYTHONPATH": str(ROOT)}
+    words = [sys.executable, "-m", "pregate", *shlex.split(command)[1:]]
+    subprocess.run(words, cwd=folder, env=os.environ | caches, check=True, capture_output=True)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return after.ru_utime - before.ru_utime + after.ru_stime - before.ru_stime
+
+
+def main() -> None:
+    """Run every command with fresh caches of its own, then again three times."""
+    rows = []
+    with tempfile.TemporaryDirectory() as root:
+        folder = Path(root) / "work"
+        folder.mkdir()
+        (folder / "examples").symlink_to(ROOT / "examples")
+        for i, command in enumerate(commands()):
+            home = Path(root) / f"home{i}"
+            home.mkdir()
+            first = cpu_s(command, folder, home)
+            again = min(cpu_s(command, folder, home) for _ in range(3))
+            rows.append({"command": command, "first_s": round(first, 2), "again_s": round(again, 2)})
+            print(f"{first:7.2f} {again:7.2f}  {command}", flush=True)
+    with Path("/proc/cpuinfo").open() as file:
+        names = [line.partition(":")[2].strip() for line in file if line.startswith("model name")]
+    machine = {"processor": names[0] if names else platform.processor(), "n_cores": os.cpu_count()}
+    RESULTS.write_text(json.dumps({"date": date.today().isoformat(), "machine": machine, "rows": rows}, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
