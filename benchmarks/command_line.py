@@ -58,7 +58,9 @@ def main() -> None:
     with Path("/proc/cpuinfo").open() as file:
         names = [line.partition(":")[2].strip() for line in file if line.startswith("model name")]
     machine = {"processor": names[0] if names else platform.processor(), "n_cores": os.cpu_count()}
-    RESULTS.write_text(json.dumps({"date": date.today().isoformat(), "machine": machine, "rows": rows}, indent=1) + "\n")
+    RESULTS.write_text(
+        json.dumps({"date": date.today().isoformat(), "machine": machine, "rows": rows}, indent=1) + "\n"
+    )
 
 
 if __name__ == "__main__":

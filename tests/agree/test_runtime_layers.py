@@ -74,7 +74,7 @@ def ragged(model: ModelArchitecture, seed: int = 0) -> RoutingTrace:
     shape = (len(rows), model.n_moe_layers)
     chosen = rng.permuted(np.broadcast_to(np.arange(model.n_experts), (*shape, model.n_experts)), axis=2)
     experts = chosen[..., : model.top_k].astype(np.int16)
-    experts[rng.random(experts.shape) < 0.1] = -1  # dropped: more tokens than an expert takes
+    experts[..., 1:][rng.random(experts[..., 1:].shape) < 0.1] = -1  # dropped: more tokens than an expert takes
     if encoding:
         n = model.n_encoder_moe_layers
         experts[phase == Phase.PREFILL, n:] = -1

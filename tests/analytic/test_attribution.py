@@ -204,6 +204,10 @@ def test_the_gradient_of_any_weighted_sum_of_times_is_that_of_the_engine(
     assert float(found.issue_s @ costs.issue_s + found.duration_s @ costs.duration_s) == pytest.approx(
         here, abs=1e-12 * (1 + scale)
     )
+    for move in (h, -h):  # no tie nearby: the same chains bind on both sides
+        moved = Costs(costs.issue_s * (1 + move * along[0]), costs.duration_s * (1 + move * along[1]))
+        nearby = gradient(walk(schedule, moved), at_start, at_end)
+        assume(np.array_equal(nearby.issue_s, found.issue_s) and np.array_equal(nearby.duration_s, found.duration_s))
     right, left = (metric(h) - here) / h, (here - metric(-h)) / h
     assume(abs(right - left) < 1e-8 * (1 + scale))
     exact = float(found.issue_s @ (costs.issue_s * along[0]) + found.duration_s @ (costs.duration_s * along[1]))

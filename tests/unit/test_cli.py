@@ -85,7 +85,7 @@ def test_simulate_writes_timeline_and_gantt(run: Run, tmp_path: Path) -> None:
 
 def test_storage_is_not_called_fitted(run: Run) -> None:
     _, out, _ = run("simulate", *SMALL, "--tier", "ssd")
-    assert "but not its storage or CPU: extrapolated" in out
+    assert "but not storage: extrapolated" in out
     _, out, _ = run("simulate", *SMALL)
     assert "extrapolated" not in out
 

@@ -218,16 +218,20 @@ def test_nothing_crosses_forward_passes() -> None:
         assert np.all(schedule.step[owner[reads]] == schedule.step[schedule.dep[reads]])
 
 
-def test_storage_is_read_through_one_buffer_unpipelined() -> None:
+@pytest.mark.parametrize(("execution", "n_host_buffers"), [("fastertransformer", 1), ("streams", 2)])
+def test_a_read_of_storage_waits_for_the_copy_that_empties_its_host_buffer(execution: str, n_host_buffers: int) -> None:
     model = MODELS["decoder-only"]
+    assert EXECUTIONS[execution].n_host_buffers == n_host_buffers
     decoded = decode(
-        model, routing(model).steps(), policy_named("on_demand"), EXECUTIONS["streams"], n_buffers=9, disk=True
+        model, routing(model).steps(), policy_named("on_demand"), EXECUTIONS[execution], n_buffers=9, disk=True
     )
     timeline, schedule = timed(decoded), decoded.schedule
     reads, fetches = (np.flatnonzero(schedule.kind == kind) for kind in (OpKind.DISK_READ, OpKind.FETCH))
     assert len(reads) == len(fetches)
     assert np.all(timeline.start_s[fetches] >= timeline.end_s[reads])
-    assert np.all(timeline.start_s[reads[1:]] >= timeline.end_s[fetches[:-1]])
+    emptied = timeline.end_s[fetches[:-n_host_buffers]]
+    assert np.all(timeline.start_s[reads[n_host_buffers:]] >= emptied)
+    assert np.any(timeline.start_s[reads[1:]] < timeline.end_s[fetches[:-1]]) == (n_host_buffers > 1)
     assert np.all(schedule.lane[reads] == Lane.DISK)
 
 

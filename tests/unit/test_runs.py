@@ -37,8 +37,8 @@ def _prefetched(model: ModelArchitecture, n_buffers: int, execution: str = "fast
 def _one_by_one(
     model: ModelArchitecture, n_buffers: int, monkeypatch: pytest.MonkeyPatch, execution: str = "fastertransformer"
 ) -> Schedule:
-    def without_runs(*args: Any, in_runs: bool) -> ExpertMemory:
-        return ExpertMemory(*args)
+    def without_runs(*args: Any, **more: Any) -> ExpertMemory:
+        return ExpertMemory(*args[:6], in_runs=False, **{key: value for key, value in more.items() if key != "in_runs"})
 
     with monkeypatch.context() as patched:
         patched.setattr("offload.decode.ExpertMemory", without_runs)

@@ -104,13 +104,13 @@ def test_a_recording_is_rebatched_and_synthesis_follows_every_axis(tmp_path: Pat
     assert len(np.unique(forced.experts)) == 4
     save_trace(recorded, tmp_path / "t.safetensors")
     for source in (tmp_path / "t.safetensors", TraceRecipe(path=tmp_path / "t.safetensors")):
-        loaded = as_source(source)
+        loaded = as_source(source, MODEL)
         assert isinstance(loaded, RoutingTrace)
         assert loaded.digest == recorded.digest
-    again = as_source(TraceRecipe(path=tmp_path / "t.safetensors", batch=2))
+    again = as_source(TraceRecipe(path=tmp_path / "t.safetensors", batch=2), MODEL)
     assert isinstance(again, RoutingTrace)
     assert again.digest == rebatch(recorded, 2).digest
-    assert as_source(None) == TraceRecipe()
+    assert as_source(None, MODEL) == TraceRecipe()
 
 
 @pytest.mark.parametrize("name", ["input_tokens", "output_tokens", "n_active", "top_k"])

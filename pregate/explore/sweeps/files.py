@@ -5,6 +5,9 @@ from __future__ import annotations
 import errno
 import json
 import shutil
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -52,10 +55,23 @@ def write_dataset(dataset: xr.Dataset, path: Path) -> None:
         parquet.write_table(table.replace_schema_metadata({"pregate": json.dumps(dataset.attrs)}), partial)
 
 
+@contextmanager
+def _no_cluster() -> Iterator[None]:
+    """What is written in memory asks no cluster for a lock: its workers know no name for it."""
+    if "dask" not in sys.modules:
+        yield
+        return
+    import dask
+
+    with dask.config.set(scheduler="synchronous"):
+        yield
+
+
 def _write_netcdf(dataset: xr.Dataset, path: Path) -> None:
     """Write a netCDF file. HDF5 cannot end a file that the disk has no room for: room is made sure of first."""
     if dataset.nbytes <= _IN_MEMORY_BYTES:
-        path.write_bytes(bytes(dataset.to_netcdf(engine="h5netcdf")))
+        with _no_cluster():
+            path.write_bytes(bytes(dataset.to_netcdf(engine="h5netcdf")))
         return
     free = shutil.disk_usage(path.parent).free
     if free < 1.1 * dataset.nbytes:
