@@ -1,7 +1,7 @@
 """CPU seconds of every command that README names, the first time and again: `python -m benchmarks.command_line`.
 
 User and system time of the whole process, children included, so that other work on the machine counts little. "first":
-no bytecode, no compiled code, no schedules kept from before; "again": the best of three runs after it. Writes
+no bytecode, no compiled code, no schedules kept from before; "again": the better of two runs after it. Writes
 `results/command_line.json`. Commands that time the machine itself are left out.
 """
 
@@ -35,14 +35,15 @@ def cpu_s(command: str, folder: Path, home: Path) -> float:
     """CPU seconds of one run in `folder`, with caches under `home`. Raises `CalledProcessError` when it fails."""
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     caches = {"HOME": str(home), "PYTHONPYCACHEPREFIX": str(home / "bytecode"), "PYTHONPATH": str(ROOT)}
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"} | caches
     words = [sys.executable, "-m", "pregate", *shlex.split(command)[1:]]
-    subprocess.run(words, cwd=folder, env=os.environ | caches, check=True, capture_output=True)
+    subprocess.run(words, cwd=folder, env=environment, check=True, capture_output=True)
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     return after.ru_utime - before.ru_utime + after.ru_stime - before.ru_stime
 
 
 def main() -> None:
-    """Run every command with fresh caches of its own, then again three times."""
+    """Run every command with fresh caches of its own, then again twice."""
     rows = []
     with tempfile.TemporaryDirectory() as root:
         folder = Path(root) / "work"
@@ -52,7 +53,7 @@ def main() -> None:
             home = Path(root) / f"home{i}"
             home.mkdir()
             first = cpu_s(command, folder, home)
-            again = min(cpu_s(command, folder, home) for _ in range(3))
+            again = min(cpu_s(command, folder, home) for _ in range(2))
             rows.append({"command": command, "first_s": round(first, 2), "again_s": round(again, 2)})
             print(f"{first:7.2f} {again:7.2f}  {command}", flush=True)
     with Path("/proc/cpuinfo").open() as file:
