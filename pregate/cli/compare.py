@@ -76,6 +76,7 @@ def compare(
     title = f"{architecture.name} on {machine.hardware} ({machine.stack.name}), batch {max(workload.batch, 1)}"
     render.print_table(render.comparison_table(comparison, title))
     print(comparison.verdict())
+    print("Tokens/s are output tokens over the whole run, prompt included.")
     print(f"Machine constants: {comparison.calibration}.")
     print(f"Routing: {describe_routing(architecture, workload, comparison)}.")
     if check:

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
+from rich.measure import Measurement
 from rich.table import Table
 
 if TYPE_CHECKING:
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "comparison_table",
+    "fit_to_width",
     "print_data",
     "print_json",
     "print_rows",
@@ -49,7 +51,24 @@ def si(value: float, unit: str) -> str:
 def print_table(table: Table) -> None:
     """A table on standard output, as wide as the terminal or, when piped, as wide as it needs."""
     width = None if sys.stdout.isatty() else 160
-    Console(width=width, soft_wrap=False, markup=False, highlight=False, emoji=False).print(table)
+    console = Console(width=width, soft_wrap=False, markup=False, highlight=False, emoji=False)
+    left_out = fit_to_width(table, console)
+    console.print(table)
+    if left_out:
+        print(f"Left out, {console.width} columns are too few: {', '.join(left_out)}. --format json has all.")
+
+
+def fit_to_width(table: Table, console: Console) -> list[str]:
+    """Take the last columns out until what is left fits the console uncut; returns their titles. Texts may fold."""
+    left_out: list[str] = []
+    room = console.options.update(max_width=10_000)
+    folds = any(column.overflow == "fold" for column in table.columns)
+    while len(table.columns) > 1:
+        needed = Measurement.get(console, room, table)
+        if (needed.minimum if folds else needed.maximum) <= console.width:
+            break
+        left_out.insert(0, str(table.columns.pop().header))
+    return left_out
 
 
 def print_json(value: Any) -> None:
@@ -99,7 +118,7 @@ def _flat(row: dict[str, Any]) -> dict[str, Any]:
 def comparison_table(comparison: Comparison, title: str) -> Table:
     """One row a policy: what does not fit is shown with what it would need."""
     table = Table(title=title, title_justify="left", caption_justify="left")
-    table.add_column("policy")
+    table.add_column("policy", no_wrap=True)
     for column in ("MoE layer", "tokens/s", "vs best", "TTFT", "TPOT", "peak HBM", "link bytes", "hits", "stalled"):
         table.add_column(column, justify="right")
     results = {result.policy: result for result in comparison}
