@@ -27,7 +27,7 @@ __all__ = [
     "PEAK_DTYPES",
     "Accelerator",
     "Host",
-    "Link",
+    "LinkSpec",
     "MachineSpec",
     "Storage",
     "check_figure",
@@ -157,7 +157,7 @@ class Host:
 
 
 @dataclass(frozen=True, slots=True)
-class Link:
+class LinkSpec:
     """Host to device and back: bandwidth of each direction after line encoding, before packet headers.
 
     `copy_latency_s` is None where no maker claims one: a fit has it. Raises `InvalidInput` for a bandwidth
@@ -190,7 +190,7 @@ class Storage:
         _check("storage", self)
 
 
-Component = Accelerator | Host | Link | Storage
+Component = Accelerator | Host | LinkSpec | Storage
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,7 +199,7 @@ class MachineSpec:
 
     accelerator: Accelerator
     host: Host
-    link: Link
+    link: LinkSpec
     storage: Storage
 
     def with_overrides(self, overrides: Mapping[str, float | str]) -> MachineSpec:
@@ -313,9 +313,9 @@ def load_host(name_or_path: str | Path) -> Host:
     return host
 
 
-def load_link(name_or_path: str | Path) -> Link:
+def load_link(name_or_path: str | Path) -> LinkSpec:
     """A link by name or file. Raises as `load_machine`."""
-    link: Link = _load("link", name_or_path)[0]
+    link: LinkSpec = _load("link", name_or_path)[0]
     return link
 
 
@@ -327,7 +327,7 @@ def load_storage(name_or_path: str | Path) -> Storage:
 
 _FOLDERS = {"accelerator": "accelerators", "host": "hosts", "link": "links", "storage": "storage"}
 _LABELS = {"accelerator": "hardware", "host": "host", "link": "link", "storage": "storage"}
-_BUILDERS: dict[str, Any] = {"accelerator": Accelerator, "host": Host, "link": Link, "storage": Storage}
+_BUILDERS: dict[str, Any] = {"accelerator": Accelerator, "host": Host, "link": LinkSpec, "storage": Storage}
 
 
 def _names(kind: str) -> tuple[str, ...]:

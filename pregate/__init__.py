@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from pregate.explore.sweeps.workloads import TraceRecipe
     from pregate.published.reproduction import Reproduction, reproduce
     from runtime.microbench.session import measure
-    from runtime.pacing import PacedLink
+    from runtime.pacing import Link
     from simulator.modes import Modes
     from traces.errors import InvalidInput, PregateError
     from traces.fitting import fit_dials
@@ -59,7 +59,7 @@ _HOMES = {
     "Fetch": "offload.policy",
     "InvalidInput": "traces.errors",
     "LatinHypercube": "pregate.explore.sweeps.axes",
-    "PacedLink": "runtime.pacing",
+    "Link": "runtime.pacing",
     "LruCurve": "pregate.ask.replay",
     "MachineRecipe": "pregate.explore.sweeps.machines",
     "Measurements": "hwmodels.calibrate.measurements",
@@ -115,6 +115,7 @@ __all__ = [
     "Fetch",
     "InvalidInput",
     "LatinHypercube",
+    "Link",
     "LruCurve",
     "MachineRecipe",
     "Measurements",
@@ -122,7 +123,6 @@ __all__ = [
     "ModelArchitecture",
     "Modes",
     "Optimum",
-    "PacedLink",
     "Platform",
     "Policy",
     "PopularityProfile",

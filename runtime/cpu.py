@@ -23,7 +23,7 @@ from offload.ops import Lane
 from runtime.backend import Action, Copy, DeviceBudget, LaneFailure, Times
 from runtime.memory import aligned, host_memory
 from runtime.order import Order
-from runtime.pacing import PacedLink, now_ns, paced_copy, spin_until_set, without_timer_slack
+from runtime.pacing import Link, now_ns, paced_copy, spin_until_set, without_timer_slack
 from traces.errors import InvalidInput
 
 __all__ = ["CpuBackend"]
@@ -56,8 +56,8 @@ class CpuBackend:
     def __init__(
         self,
         hbm_bytes: int | None = None,
-        h2d: PacedLink = PacedLink(),  # noqa: B008 (frozen)
-        d2h: PacedLink = PacedLink(),  # noqa: B008 (frozen)
+        h2d: Link = Link(),  # noqa: B008 (frozen)
+        d2h: Link = Link(),  # noqa: B008 (frozen)
         disturb: Callable[[int], None] | None = None,
     ) -> None:
         self.budget = DeviceBudget(hbm_bytes)
@@ -104,7 +104,7 @@ class CpuBackend:
         self._free_ns = dict.fromkeys(Lane, 0)  # when each link has served what it was given, by its own clock
         self._last_end_ns = dict.fromkeys(Lane, 0)
         spin_until_set(np.ones(1, dtype=np.int64), 0, 0)  # compiled before the clock starts
-        paced_copy(0, 0, 0, 0, PacedLink(), self._stop)
+        paced_copy(0, 0, 0, 0, Link(), self._stop)
         own, others = self._quieten()
         for lane in dict.fromkeys(self._lanes):
             if lane is not Lane.HOST:

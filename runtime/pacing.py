@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from traces.errors import InvalidInput
 
-__all__ = ["CHUNK_BYTES", "PacedLink", "now_ns", "paced_copy", "spin_until_set", "without_timer_slack"]
+__all__ = ["CHUNK_BYTES", "Link", "now_ns", "paced_copy", "spin_until_set", "without_timer_slack"]
 
 CHUNK_BYTES = 256 << 10
 """A paced copy moves so many bytes at a time: small against an expert, large against the clock's resolution."""
@@ -29,7 +29,7 @@ _PR_SET_TIMERSLACK = 29
 
 
 @dataclass(frozen=True, slots=True)
-class PacedLink:
+class Link:
     """A link that a copy thread imitates: chunks end no earlier than start + `latency_s` + bytes / `bytes_per_s`.
 
     `bytes_per_s` None: as fast as memory allows. Raises `InvalidInput` for a speed not above 0, a latency below 0.
@@ -56,7 +56,7 @@ def without_timer_slack() -> None:
         ctypes.CDLL(None).prctl(_PR_SET_TIMERSLACK, ctypes.c_ulong(1), 0, 0, 0)
 
 
-def paced_copy(target: int, source: int, n_bytes: int, start_ns: int, link: PacedLink, stop: NDArray[np.int64]) -> None:
+def paced_copy(target: int, source: int, n_bytes: int, start_ns: int, link: Link, stop: NDArray[np.int64]) -> None:
     """Copy `n_bytes` from address `source` to `target` as a link would that began at `start_ns`.
 
     A copy that began late catches up with the link. Returns early once `stop[0]` is set.

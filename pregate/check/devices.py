@@ -19,7 +19,7 @@ from offload.ops import KINDS
 from offload.policy import Cache, Policy
 from pregate.ask.capture import Captured, MachineMemory, Request, capture_request, request
 from pregate.extras import BACKENDS, backend_named
-from runtime.pacing import PacedLink
+from runtime.pacing import Link
 from traces.errors import InvalidFile, InvalidInput, unknown_name
 from traces.model.architecture import ModelArchitecture
 from traces.routing import RoutingTrace
@@ -50,8 +50,8 @@ class Device:
 
     backend: str = "auto"
     hbm_bytes: int | None = None
-    h2d: PacedLink = PacedLink()  # noqa: RUF009 (frozen)
-    d2h: PacedLink = PacedLink()  # noqa: RUF009 (frozen)
+    h2d: Link = Link()  # noqa: RUF009 (frozen)
+    d2h: Link = Link()  # noqa: RUF009 (frozen)
     storage: Path | None = None
     chunk_bytes: int | None = None
     graphs: bool = False
@@ -70,7 +70,7 @@ def resolve(device: Device) -> Device:
     what the back end has no use for.
     """
     name = backend_named(device.backend)
-    if name == "cuda" and (device.h2d != PacedLink() or device.d2h != PacedLink()):
+    if name == "cuda" and (device.h2d != Link() or device.d2h != Link()):
         raise InvalidInput("--link is of the CPU back end: a CUDA device has its own; leave it out, or --backend cpu")
     if name == "cpu" and device.chunk_bytes is not None:
         raise InvalidInput("--chunk is of the CUDA back end: leave it out")

@@ -15,7 +15,7 @@ from pregate.check.running import RunResult
 from pregate.check.running import run as run_for_real
 from pregate.cli import options
 from pregate.draw import render
-from runtime.pacing import PacedLink
+from runtime.pacing import Link
 from traces.errors import InvalidInput
 
 
@@ -96,7 +96,7 @@ def _device(
 
     speed = None if link in (None, "memory") else parse_override(str(link), "bandwidth")
     default_s = 0.0 if speed is None else LINK_LATENCY_S
-    there = PacedLink(speed, default_s if latency is None else parse_override(latency, "time"))
+    there = Link(speed, default_s if latency is None else parse_override(latency, "time"))
     hbm_bytes, chunk_bytes = (None if text is None else int(parse_override(text, "size")) for text in (hbm, chunk))
     return Device(backend, hbm_bytes, there, there, storage, chunk_bytes, graphs)
 

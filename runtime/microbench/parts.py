@@ -26,7 +26,7 @@ from runtime.microbench.probes import Probe, probes
 from runtime.microbench.rounds import Microbenchmark
 from runtime.microbench.storage import read_samples
 from runtime.model.weights import Experts
-from runtime.pacing import PacedLink
+from runtime.pacing import Link
 from runtime.program import resident_slots
 from traces.errors import InvalidInput
 from traces.model.architecture import ModelArchitecture
@@ -94,9 +94,9 @@ class Settings:
         return CpuBackend(h2d=link, d2h=link)
 
 
-def cpu_link(bytes_per_s: float | None) -> PacedLink:
+def cpu_link(bytes_per_s: float | None) -> Link:
     """The link of the CPU back end at a speed; unpaced without one."""
-    return PacedLink(bytes_per_s, LINK_LATENCY_S) if bytes_per_s is not None else PacedLink()
+    return Link(bytes_per_s, LINK_LATENCY_S) if bytes_per_s is not None else Link()
 
 
 def microbenchmarks_of(settings: Settings) -> list[Microbenchmark]:

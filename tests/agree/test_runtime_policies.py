@@ -27,7 +27,7 @@ from runtime.backend import Times  # noqa: E402
 from runtime.cpu import CpuBackend  # noqa: E402
 from runtime.model.weights import Experts  # noqa: E402
 from runtime.order import order_of  # noqa: E402
-from runtime.pacing import PacedLink  # noqa: E402
+from runtime.pacing import Link  # noqa: E402
 from runtime.program import ExpertKey, build_program, cached_slots, resident_slots  # noqa: E402
 from runtime.races import UnsafeSchedule  # noqa: E402
 from runtime.run import MeasuredRun, OutputMismatch, check_close_output, check_same_output, execute  # noqa: E402
@@ -99,7 +99,7 @@ def test_a_paced_link_is_never_faster_than_it_says() -> None:
     model = MODELS["decoder-only"]
     trace = routing(model, batch=2, output_tokens=3)
     what, _ = captured(model, trace, "pregate")
-    link = PacedLink(bytes_per_s=50e6, latency_s=1e-4)
+    link = Link(bytes_per_s=50e6, latency_s=1e-4)
     done = execute(CpuBackend(h2d=link), model, trace.steps(), what.decoded.schedule)
     mine = done.timeline.schedule.kind == OpKind.FETCH
     end_s = done.timeline.end_s[mine]

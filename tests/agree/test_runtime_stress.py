@@ -25,7 +25,7 @@ torch = pytest.importorskip("torch", reason="the runtime needs PyTorch (the extr
 
 from runtime.cpu import CpuBackend  # noqa: E402
 from runtime.model.weights import Experts  # noqa: E402
-from runtime.pacing import PacedLink  # noqa: E402
+from runtime.pacing import Link  # noqa: E402
 from runtime.program import resident_slots  # noqa: E402
 from runtime.run import check_same_output, execute  # noqa: E402
 
@@ -122,7 +122,7 @@ def test_random_models_and_policies_under_delays_end_as_all_resident(tmp_path: P
                 continue
             held_s = np.where(rng.random(len(schedule)) < 0.05, rng.random(len(schedule)) * 1e-3, 0.0).tolist()
             backend = CpuBackend(
-                h2d=PacedLink(1e9, 1e-6) if i % 2 else PacedLink(),
+                h2d=Link(1e9, 1e-6) if i % 2 else Link(),
                 disturb=lambda op, held_s=held_s: time.sleep(held_s[op]),
             )
             runs[f"{seed}.{i}"] = execute(backend, model, steps, schedule, experts=experts, storage=tmp_path)

@@ -25,10 +25,10 @@ from runtime.cpu import CpuBackend  # noqa: E402
 from runtime.cuda import CudaBackend  # noqa: E402
 from runtime.microbench.copies import SIZES, Ring, copy_samples, planned_copies, round_trip_samples  # noqa: E402
 from runtime.order import Order  # noqa: E402
-from runtime.pacing import PacedLink  # noqa: E402
+from runtime.pacing import Link  # noqa: E402
 
 KIB = 1 << 10
-LINK = PacedLink(200e6, latency_s=2e-4)
+LINK = Link(200e6, latency_s=2e-4)
 LATE_S = 51e-6
 """A copy in a queue may begin so much after its link could have, and catches up."""
 

@@ -18,7 +18,7 @@ from runtime.cpu import CpuBackend  # noqa: E402
 from runtime.cuda import CudaBackend  # noqa: E402
 from runtime.microbench.host import _queue, host_samples  # noqa: E402
 from runtime.microbench.lanes import Timed  # noqa: E402
-from runtime.pacing import PacedLink  # noqa: E402
+from runtime.pacing import Link  # noqa: E402
 
 SLOW_S = 5e-4
 
@@ -34,7 +34,7 @@ def tiny(backend: Backend) -> Action:
 
 def slow() -> CpuBackend:
     """Every op takes half a millisecond."""
-    return CpuBackend(h2d=PacedLink(4e9), disturb=lambda op: time.sleep(SLOW_S))
+    return CpuBackend(h2d=Link(4e9), disturb=lambda op: time.sleep(SLOW_S))
 
 
 def named(samples: list[Sample], what: str) -> dict[tuple[object, ...], Sample]:

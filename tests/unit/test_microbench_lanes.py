@@ -20,10 +20,10 @@ from runtime.cpu import CpuBackend  # noqa: E402
 from runtime.cuda import CudaBackend  # noqa: E402
 from runtime.memory import aligned  # noqa: E402
 from runtime.microbench.lanes import timed  # noqa: E402
-from runtime.pacing import PacedLink  # noqa: E402
+from runtime.pacing import Link  # noqa: E402
 
 N_BYTES = 64 << 10
-LINK = PacedLink(20e6, latency_s=1e-4)
+LINK = Link(20e6, latency_s=1e-4)
 
 
 def nothing() -> None:

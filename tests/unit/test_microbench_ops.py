@@ -22,7 +22,7 @@ from runtime.microbench.ops import offloaded_samples, op_samples  # noqa: E402
 from runtime.microbench.parts import Settings, probes_of  # noqa: E402
 from runtime.microbench.probes import Probe, probes  # noqa: E402
 from runtime.model.weights import Experts  # noqa: E402
-from runtime.pacing import PacedLink  # noqa: E402
+from runtime.pacing import Link  # noqa: E402
 
 OUTPUT_TOKENS = 5
 DECODERS = Probe(MODELS["decoder-only"], 2, 4, OUTPUT_TOKENS, 3)
@@ -31,7 +31,7 @@ N_LAYERS = {probe.name: probe.model.decoder.n_layers for probe in (DECODERS, ENC
 
 
 def make() -> Backend:
-    return CpuBackend(h2d=PacedLink(100e6, 1e-5), d2h=PacedLink(100e6, 1e-5))
+    return CpuBackend(h2d=Link(100e6, 1e-5), d2h=Link(100e6, 1e-5))
 
 
 def kinds(samples: list[Sample], what: str, phase: str) -> set[str]:
@@ -194,7 +194,7 @@ def test_copies_and_kernels_are_timed_beside_each_other_on_a_link_of_any_speed(
     """One copy may outlast all kernels, or one kernel all copies."""
     for name, value in (("_POOL_BYTES", 32 << 20), ("_COPY_BYTES", 1 << 14), ("_N", 6)):
         monkeypatch.setattr(contention, name, value)
-    samples = contention.contention_samples(lambda: CpuBackend(h2d=PacedLink(bytes_per_s)), "fp32")
+    samples = contention.contention_samples(lambda: CpuBackend(h2d=Link(bytes_per_s)), "fp32")
     found = {(s.parameters["of"], s.parameters["beside"]): s for s in samples}
     assert list(found) == [("gemv", "nothing"), ("h2d", "nothing"), ("gemv", "h2d"), ("h2d", "gemv")]
     assert {s.parameters["n_bytes"] for s in samples if s.parameters["of"] == "h2d"} == {1 << 14}

@@ -21,7 +21,7 @@ from offload.ops import Lane
 from pregate.check import devices, running
 from pregate.check.devices import Device, capture_on, memory_of_device, resolve
 from pregate.check.running import RunResult, execute_captured, measured_metrics, run
-from runtime.pacing import PacedLink
+from runtime.pacing import Link
 from tests.small_models import MODELS, routing
 from traces.errors import InvalidFile, InvalidInput, PregateError, UnknownName
 from traces.model.architecture import load_architecture
@@ -66,7 +66,7 @@ def watched(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
 
 def test_metrics_are_those_of_the_timeline(watched: Callable[..., None]) -> None:
     trace = routing(MODEL, batch=2)
-    done = run(MODEL, trace, "pregate+lru:3", device=dataclasses.replace(CPU, h2d=PacedLink(50e6, 2e-5)))
+    done = run(MODEL, trace, "pregate+lru:3", device=dataclasses.replace(CPU, h2d=Link(50e6, 2e-5)))
     timeline = done.timeline
     schedule = timeline.schedule
     assert timeline.source == done.backend == "cpu"
@@ -301,7 +301,7 @@ def test_a_cuda_device_keeps_some_memory_for_its_libraries(monkeypatch: pytest.M
     with pytest.raises(CapacityExceeded, match=r"the cuda back end has 8\.3 GB free here"):
         memory_of_device(Device("auto", 8 << 30))
     with pytest.raises(InvalidInput, match="a CUDA device has its own"):
-        resolve(Device("auto", h2d=PacedLink(1e9)))
+        resolve(Device("auto", h2d=Link(1e9)))
 
 
 @pytest.mark.parametrize(

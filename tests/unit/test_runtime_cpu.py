@@ -27,7 +27,7 @@ from runtime.backend import Action, Copy, LaneFailure, Times  # noqa: E402
 from runtime.cpu import CpuBackend  # noqa: E402
 from runtime.memory import aligned  # noqa: E402
 from runtime.order import order_of  # noqa: E402
-from runtime.pacing import PacedLink  # noqa: E402
+from runtime.pacing import Link  # noqa: E402
 
 N_BYTES = 4096
 Tensor = torch.Tensor
@@ -146,7 +146,7 @@ def test_hundreds_of_random_schedules_neither_deadlock_nor_corrupt_nor_leak() ->
         for seed in range(600):
             rng = np.random.default_rng(seed)
             machine = SlotMachine(rng, int(rng.integers(1, 4)), int(rng.integers(5, 30)))
-            link = PacedLink(1e9, 1e-6) if seed % 2 else PacedLink()
+            link = Link(1e9, 1e-6) if seed % 2 else Link()
             times = replay(CpuBackend(h2d=link, disturb=machine.delays()), machine.schedule, machine.actions)
             assert not machine.corrupt, f"seed {seed}: op {machine.corrupt[0]} read another expert's bytes"
             assert_in_order(machine.schedule, times, seed)
@@ -206,7 +206,7 @@ def test_an_interrupt_joins_all_lanes_and_gives_the_process_its_settings_back(in
     before, host = settings(), threading.get_ident()
     threading.Timer(0.2, lambda: signal.pthread_kill(host, signal.SIGINT)).start()
     with pytest.raises(KeyboardInterrupt):
-        replay(CpuBackend(h2d=PacedLink(10.0)), recorder.schedule(), actions)  # 400 s a copy
+        replay(CpuBackend(h2d=Link(10.0)), recorder.schedule(), actions)  # 400 s a copy
     assert not lane_threads()
     assert settings() == before
 

@@ -11,14 +11,12 @@ torch = pytest.importorskip("torch", reason="the runtime needs PyTorch (the extr
 import numpy as np  # noqa: E402
 
 from runtime.memory import aligned  # noqa: E402
-from runtime.pacing import CHUNK_BYTES, PacedLink, now_ns, paced_copy, spin_until_set  # noqa: E402
+from runtime.pacing import CHUNK_BYTES, Link, now_ns, paced_copy, spin_until_set  # noqa: E402
 
 
 @pytest.mark.parametrize("n_bytes", [1, CHUNK_BYTES, 2 * CHUNK_BYTES + 3])
-@pytest.mark.parametrize(
-    "link", [PacedLink(), PacedLink(100e6), PacedLink(100e6, latency_s=1e-3), PacedLink(None, latency_s=2e-3)]
-)
-def test_every_byte_arrives_and_none_too_soon(n_bytes: int, link: PacedLink) -> None:
+@pytest.mark.parametrize("link", [Link(), Link(100e6), Link(100e6, latency_s=1e-3), Link(None, latency_s=2e-3)])
+def test_every_byte_arrives_and_none_too_soon(n_bytes: int, link: Link) -> None:
     source, target = aligned(n_bytes), aligned(n_bytes + 1)
     source.copy_(torch.from_numpy(np.random.default_rng(0).integers(0, 256, n_bytes).astype(np.uint8)))
     start_ns = now_ns()
@@ -31,7 +29,7 @@ def test_every_byte_arrives_and_none_too_soon(n_bytes: int, link: PacedLink) -> 
 
 def test_a_copy_that_is_stopped_leaves_the_rest_alone() -> None:
     source, target = aligned(3 * CHUNK_BYTES).fill_(1), aligned(3 * CHUNK_BYTES)
-    paced_copy(target.data_ptr(), source.data_ptr(), len(source), now_ns(), PacedLink(1.0), np.ones(1, dtype=np.int64))
+    paced_copy(target.data_ptr(), source.data_ptr(), len(source), now_ns(), Link(1.0), np.ones(1, dtype=np.int64))
     assert not target.any()
 
 
@@ -51,4 +49,4 @@ def test_a_spin_ends_with_its_flag_or_its_time() -> None:
 )
 def test_impossible_links_are_refused(speed: float, latency: float, message: str) -> None:
     with pytest.raises(InvalidInput, match=message):
-        PacedLink(speed, latency)
+        Link(speed, latency)

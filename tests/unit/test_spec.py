@@ -13,7 +13,7 @@ import yaml
 from hwmodels.spec import (
     FIELDS,
     SPECS,
-    Link,
+    LinkSpec,
     MachineSpec,
     hardware_names,
     host_names,
@@ -301,7 +301,7 @@ def test_a_name_never_leaves_the_catalogue(name: str) -> None:
 
 def test_a_link_cannot_be_built_with_a_bandwidth_of_zero() -> None:
     with pytest.raises(InvalidInput, match=r"link\.d2h_bytes_per_s = 0: must be above 0"):
-        Link("mine", 1e9, 0.0, None, {})
+        LinkSpec("mine", 1e9, 0.0, None, {})
 
 
 def test_a_machine_of_ones_own_may_hold_its_link_in_the_same_file(tmp_path: Path) -> None:
