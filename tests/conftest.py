@@ -10,7 +10,10 @@ import os
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # read when PyTorch is loaded, which nothing has done yet
 
+import pytest
 from hypothesis import HealthCheck, settings
+
+from tests.command_line import Run, runner
 
 settings.register_profile(
     "suite",
@@ -20,3 +23,9 @@ settings.register_profile(
     print_blob=True,
 )
 settings.load_profile("suite")
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+    """`pregate WORDS` in this process."""
+    return runner(monkeypatch, capsys)

@@ -7,19 +7,14 @@ from pathlib import Path
 import pytest
 
 import pregate
-from pregate.cli import main as cli
+from tests.command_line import runner
 
 SMALL = ("switch-base-8", "--hardware", "a100-sxm4-80gb", "--input-tokens", "4", "--output-tokens", "3")
 
 
 def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, str]:
-    monkeypatch.setattr("sys.argv", ["pregate", *words])
-    status = 0
-    try:
-        cli.main()
-    except SystemExit as stop:
-        status = int(stop.code or 0)
-    return status, capsys.readouterr().err
+    status, _, error = runner(monkeypatch, capsys)(*words)
+    return status, error
 
 
 @pytest.mark.parametrize(

@@ -6,16 +6,15 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 import pregate
+from tests.command_line import Run
 from traces.documents import MAX_NODES, parse_yaml, read_text
 from traces.errors import InvalidFile, InvalidInput
 
-Run = Callable[..., tuple[int, str, str]]
 ROOT = Path(__file__).parents[2]
 SHIPPED = ROOT / "traces" / "model" / "architectures" / "switch-base-8.yaml"
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -13,10 +12,10 @@ import pytest
 import pregate
 from hwmodels.figures import MEMORY_FIGURES
 from hwmodels.quantity import ReadOnly
-from pregate.cli import main as cli
 from pregate.draw.timelines import tornado
 from pregate.explore.explanation import Explanation, explain
 from simulator.explain.sensitivity import METRICS
+from tests.command_line import Run
 from traces.errors import InvalidFile, InvalidInput, UnknownName
 
 SMALL = ["switch-base-8", "--hardware", "a100-sxm4-80gb", "--input-tokens", "8", "--output-tokens", "4"]
@@ -138,24 +137,6 @@ def test_a_number_without_any_effect_has_no_bar(trace: pregate.RoutingTrace) -> 
     still = {key: found.swings[key] for key in ("storage.read_bytes_per_s", "stack.kernel_s")}
     only = Explanation(found.result, found.metric, found.seconds, found.elasticities, ReadOnly(still))
     assert [label.get_text() for label in tornado(only).axes[0].get_yticklabels()] == ["stack.kernel_s"]
-
-
-Run = Callable[..., tuple[int, str, str]]
-
-
-@pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
-    def command(*words: str) -> tuple[int, str, str]:
-        monkeypatch.setattr("sys.argv", ["pregate", *words])
-        status = 0
-        try:
-            cli.main()
-        except SystemExit as stop:
-            status = int(stop.code or 0)
-        printed = capsys.readouterr()
-        return status, printed.out, printed.err
-
-    return command
 
 
 def test_the_command_prints_shares_numbers_and_the_verdict(run: Run, tmp_path: Path) -> None:

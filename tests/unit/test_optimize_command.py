@@ -3,38 +3,28 @@
 from __future__ import annotations
 
 import csv
+import functools
 import io
 import json
 import re
 import shlex
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from pregate.cli import main as cli
 from pregate.cli import optimize as command
 from pregate.explore.optima.optimize import optimize
 from pregate.explore.sweeps.workloads import TraceRecipe
+from tests.command_line import Run
 
-Run = Callable[..., tuple[int, str, str]]
 SMALL = ["switch-base-8", "--input-tokens", "16", "--output-tokens", "6"]
 SPACE = ["--hardware", "rtx-3060-12gb,rtx-4090,a10", "--axis", "batch=1,3", "--policies", "gpu_only, pregate"]
 
 
 @pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
-    def pregate(*words: str) -> tuple[int, str, str]:
-        monkeypatch.setattr("sys.argv", ["pregate", "optimize", *words])
-        status = 0
-        try:
-            cli.main()
-        except SystemExit as stop:
-            status = int(stop.code or 0)
-        printed = capsys.readouterr()
-        return status, printed.out, printed.err
-
-    return pregate
+def run(run: Run) -> Run:
+    """`pregate optimize WORDS`."""
+    return functools.partial(run, "optimize")
 
 
 def test_the_table_is_the_front_and_the_line_below_says_the_optimum(run: Run) -> None:

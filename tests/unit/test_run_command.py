@@ -7,14 +7,13 @@ import io
 import json
 import re
 import shlex
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 import pregate
-from pregate.cli import main as cli
 from pregate.cli import run as command
+from tests.command_line import Run
 from tests.small_models import MODELS, routing
 from traces.storage import save_trace
 
@@ -28,8 +27,6 @@ QUIET, LOUD = Seen(foreign=0.0, steal=0.0, clock=1.0), Seen(foreign=0.0, steal=0
 
 MODEL = MODELS["decoder-only"]
 SMALL = ["--backend", "cpu", "--input-tokens", "4", "--output-tokens", "4"]
-
-Run = Callable[..., tuple[int, str, str]]
 
 
 @pytest.fixture
@@ -50,20 +47,13 @@ def seen(monkeypatch: pytest.MonkeyPatch) -> list[Seen]:
 
 
 @pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path, seen: list[Seen]) -> Run:
+def run(run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, seen: list[Seen]) -> Run:
     """`pregate run mine.yaml WORDS` in a folder of its own."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "mine.yaml").write_text(MODEL.to_yaml())
 
     def call(*words: str, model: str = "mine.yaml") -> tuple[int, str, str]:
-        monkeypatch.setattr("sys.argv", ["pregate", "run", model, *words])
-        status = 0
-        try:
-            cli.main()
-        except SystemExit as stop:
-            status = int(stop.code or 0)
-        printed = capsys.readouterr()
-        return status, printed.out, printed.err
+        return run("run", model, *words)
 
     return call
 

@@ -10,7 +10,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +20,6 @@ from pyarrow import parquet
 
 from offload.policies import cache_named
 from pregate.api import load_model
-from pregate.cli import main as cli
 from pregate.draw.sweep_plot import draw_sweep
 from pregate.explore.sweeps.axes import LatinHypercube
 from pregate.explore.sweeps.files import check_output, write_dataset
@@ -30,6 +28,7 @@ from pregate.explore.sweeps.spec import read_sweep
 from pregate.explore.sweeps.sweep import sweep
 from pregate.explore.sweeps.workloads import TraceRecipe
 from simulator.modes import FIFO, Modes
+from tests.command_line import Run
 from tests.small_models import MODELS, routing
 from traces.errors import InvalidFile, InvalidInput
 from traces.storage import save_trace
@@ -48,23 +47,15 @@ axes:
   hbm_bytes: {linear: [1GB, 5GB, 4]}
 """
 
-Run = Callable[..., tuple[int, str, str]]
-
 
 @pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Run:
+def run(run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Run:
+    """`pregate sweep` of a text in a folder of its own."""
     monkeypatch.chdir(tmp_path)
 
     def command(text: str, *words: str) -> tuple[int, str, str]:
         (tmp_path / "some.yaml").write_text(text)
-        monkeypatch.setattr("sys.argv", ["pregate", "sweep", "some.yaml", "--no-cache", *words])
-        status = 0
-        try:
-            cli.main()
-        except SystemExit as stop:
-            status = int(stop.code or 0)
-        printed = capsys.readouterr()
-        return status, printed.out, printed.err
+        return run("sweep", "some.yaml", "--no-cache", *words)
 
     return command
 

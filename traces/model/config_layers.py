@@ -104,7 +104,7 @@ def mixers_by_layer(
         elif kind in _SLIDING:
             made.append(_sliding(fields, _of_layer(fields, attention, layer)))
         elif kind in _FULL:
-            made.append(_full(fields, _of_layer(fields, attention, layer), traits))
+            made.append(_full(fields, _of_layer(fields, attention, layer)))
         else:
             raise InvalidFile(f"{fields.where}: layer {layer} is of the kind {kind[:40]!r}, which is not modelled")
     return tuple(made)
@@ -171,7 +171,7 @@ def _sliding(fields: Fields, attention: Attention) -> Attention:
     return _changed(attention, **changes)
 
 
-def _full(fields: Fields, attention: Attention, traits: Traits) -> Attention:
+def _full(fields: Fields, attention: Attention) -> Attention:
     """A layer that sees all; in Gemma 4 with heads of its own, keys serving as values."""
     changes: dict[str, Any] = {}
     for key, ours in (("global_head_dim", "head_dim"), ("num_global_key_value_heads", "n_kv_heads")):
@@ -184,7 +184,6 @@ def _full(fields: Fields, attention: Attention, traits: Traits) -> Attention:
 
 def _linear(fields: Fields, d_model: int, traits: Traits) -> LinearMixer:
     """The mixer with a state, by the fields that describe one."""
-    kind = traits.get("linear")
     inner = fields.get("linear_attn_config") if isinstance(fields.get("linear_attn_config"), dict) else None
     if inner is not None or (fields.get("linear_num_heads") is not None and fields.get("linear_num_key_heads") is None):
         source = Fields((inner,), fields.where) if inner is not None else fields
@@ -223,7 +222,7 @@ def _linear(fields: Fields, d_model: int, traits: Traits) -> LinearMixer:
         return linear_mixer.mamba(
             d_model, inner_width, fields.integer("mamba_d_state", minimum=1), rank, fields.integer("mamba_d_conv", 4)
         )
-    if kind == "short_conv" or fields.get("conv_L_cache") is not None:
+    if fields.get("conv_L_cache") is not None:
         return linear_mixer.short_conv(d_model, fields.integer("conv_L_cache", 3, minimum=1))
     n_heads = fields.integer("n_heads", minimum=1)
     return linear_mixer.lightning(d_model, n_heads, fields.integer("head_dim", d_model // n_heads, minimum=1))

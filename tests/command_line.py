@@ -1,4 +1,4 @@
-"""One command line in this process: words in, status and both streams out."""
+"""One command line in this process: words in; the status and both streams out."""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ from pregate.cli import main as cli
 Run = Callable[..., tuple[int, str, str]]
 
 
-@pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+def runner(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+    """`pregate WORDS`, as a shell would start it."""
+
     def command(*words: str) -> tuple[int, str, str]:
         monkeypatch.setattr("sys.argv", ["pregate", *words])
         status = 0
