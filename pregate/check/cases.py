@@ -28,6 +28,10 @@ _MOVING = ("gpu_only", "on_demand", "pregate", "pregate(2)", "lru")
 """Where fetching all of a layer takes too long."""
 
 
+_LONG_TOKENS = 64
+"""Prompts beyond it are named."""
+
+
 @dataclass(frozen=True, slots=True)
 class CaseWorkload:
     """A trace made up or recorded: `n_active` forces how many experts a layer activates.
@@ -57,7 +61,8 @@ class CaseWorkload:
         """Short, for names of cases."""
         if self.path is not None:
             return self.path.stem if self.batch is None else f"{self.path.stem}-b{self.batch}"
-        return f"b{self.batch or 1}" + (f"-a{self.n_active}" if self.n_active else "")
+        prompt = f"-p{self.input_tokens}" if self.input_tokens > _LONG_TOKENS else ""
+        return f"b{self.batch or 1}{prompt}" + (f"-a{self.n_active}" if self.n_active else "")
 
     @property
     def description(self) -> str:
@@ -151,6 +156,9 @@ def _gpu() -> list[CaseGroup]:
     groups += [
         CaseGroup(mixtral, CaseWorkload(batch, 8, n_tokens, seed=32), policies, hbm_share=0.6)
         for batch, n_tokens, policies in ((1, 8, GPU_POLICIES), (4, 6, _MOVING), (16, 4, _MOVING))
+    ]
+    groups += [
+        CaseGroup(mixtral, CaseWorkload(1, n, 4, seed=37), _MOVING[:3], hbm_share=0.6) for n in (256, 1024, 4096)
     ]
     groups += [CaseGroup(base, CaseWorkload(batch, 16, 12, seed=33), GPU_POLICIES) for batch in (1, 16)]
     groups += [CaseGroup(base, CaseWorkload(64, 8, 8, n_active=n), _FORCED[:3]) for n in (1, 8, 64)]

@@ -53,12 +53,15 @@ class PreparedCase:
     link_bytes_per_s: float | None
 
 
-def prepare_cases(group: CaseGroup, hw: Platform) -> list[PreparedCase]:
-    """The cases of a group on `hw`, whose link becomes what the group says. Raises as `pregate.simulate`."""
+def prepare_cases(group: CaseGroup, hw: Platform, link_bytes_per_s: float | None = None) -> list[PreparedCase]:
+    """The cases of a group on `hw`, whose link becomes `link_bytes_per_s`, or what the group says without.
+
+    Raises as `pregate.simulate`.
+    """
     model, trace = group.model, group.workload.trace(group.model)
     whole = memory_of(hw)
-    link = group.link_bytes_per_s
-    if group.ratio is not None:
+    link = link_bytes_per_s or group.link_bytes_per_s
+    if link is None and group.ratio is not None:
         link = _link_of_ratio(model, trace, hw, group.ratio)
     here = hw if link is None else _with_link(hw, link)
     prepared = []

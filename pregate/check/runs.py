@@ -8,12 +8,11 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from offload.ops import Lane, OpKind
-from offload.timeline import Timeline
 from pregate.check.devices import Device, make_backend
-from pregate.check.outcome import Measurement, OpTime
-from pregate.check.predictions import PreparedCase, exact_counts, op_times
-from pregate.check.running import execute_captured, initial_slots, measured_metrics
+from pregate.check.outcome import Measurement
+from pregate.check.predictions import PreparedCase, exact_counts
+from pregate.check.recording import RecordedCase, measurement_of
+from pregate.check.running import execute_captured, initial_slots
 from runtime.model.weights import Experts
 from runtime.run import MeasuredRun, OutputMismatch
 from runtime.watch import LoadWatch, Seen, counting
@@ -27,11 +26,13 @@ class Runner:
     """Runs cases, those of one model with the same weights. `device`: what has a link of so many bytes/s.
 
     `repeats`: quiet runs of a case that are wanted; `tries`: runs more, at most, for those that were disturbed.
+    `recorded`: the runs of every case so far, by name.
     """
 
     device: Callable[[float | None], Device]
     repeats: int
     tries: int
+    recorded: dict[str, RecordedCase] = field(default_factory=dict, init=False)
     _experts: Experts | None = field(default=None, init=False)
 
     def measure(self, group: Sequence[PreparedCase], drawn: Collection[str] = ()) -> list[Measurement]:
@@ -56,7 +57,12 @@ class Runner:
             raise OutputMismatch(
                 f"{group[0].case.group}: {' and '.join(digests.values())} end in different hidden states"
             )
-        return [one.measurement(one.prepared.case.name in drawn) for one in found]
+        measured = []
+        for one in found:
+            name, recorded = one.prepared.case.name, one.recorded()
+            self.recorded[name] = recorded
+            measured.append(measurement_of(recorded, one.prepared.captured, name in drawn))
+        return measured
 
     def _run(self, prepared: PreparedCase) -> MeasuredRun:
         captured, device = prepared.captured, self.device(prepared.link_bytes_per_s)
@@ -88,51 +94,23 @@ class _Collected:
         self.runs.append(run)
         self.seen.append(seen)
 
-    def measurement(self, drawn: bool) -> Measurement:
+    def recorded(self) -> RecordedCase:
+        """The runs that count."""
         counted = counting(self.seen)
-        counted_runs = [self.runs[i] for i in counted]
         thrown = [one.disturbance() for i, one in enumerate(self.seen) if i not in counted]
-        captured = self.prepared.captured
-        by_makespan = sorted(counted_runs, key=lambda run: run.timeline.makespan_s)
-        middle = by_makespan[(len(by_makespan) - 1) // 2]
-        times = [op_times(run.timeline, captured.trace) for run in counted_runs]
-        ops = {
-            kind: OpTime(one.n, float(np.median([other[kind].total_s for other in times])))
-            for kind, one in times[0].items()
-        }
-        return Measurement(
-            runs=tuple(measured_metrics(captured, run) for run in counted_runs),
-            ops=ops,
+        timelines = [self.runs[i].timeline for i in counted]
+        start_ns, end_ns = (
+            np.array([np.rint(getattr(one, name) * 1e9) for one in timelines], dtype=np.int64)
+            for name in ("start_s", "end_s")
+        )
+        return RecordedCase(
+            schedule_digest=self.prepared.captured.decoded.schedule.digest,
+            source=timelines[0].source,
+            link_bytes_per_s=self.prepared.link_bytes_per_s,
+            start_ns=start_ns,
+            end_ns=end_ns,
             exact=self.exact,
-            bound_s=achieved_bound_s(middle.timeline),
             output_digest=self.digest,
             disturbances=tuple(line for line in thrown if line is not None),
-            timeline=middle.timeline if drawn else None,
             load=max(self.seen[i].load() for i in counted),
         )
-
-
-def achieved_bound_s(timeline: Timeline) -> float:
-    """What no order of these very ops could beat, pass by pass, at the times they took.
-
-    A pass fetches all it fetches. It waits for the first expert of its first MoE block, which nothing gates in advance,
-    and computes the last of that block's experts when all have come, the others meanwhile. So it takes no less than
-    max(fetches, compute + first fetch, compute - all but one of the block's experts + the block's fetches).
-    """
-    schedule = timeline.schedule
-    took_s = timeline.end_s - timeline.start_s
-    bound_s = 0.0
-    for step in np.unique(schedule.step).tolist():
-        mine = schedule.step == step
-        compute_s = float(took_s[mine & (schedule.lane == Lane.COMPUTE)].sum())
-        fetches = np.flatnonzero(mine & (schedule.kind == OpKind.FETCH))
-        if not len(fetches):
-            bound_s += compute_s
-            continue
-        in_block = mine & (schedule.layer == schedule.layer[fetches[0]])
-        block_s = float(took_s[in_block & (schedule.kind == OpKind.FETCH)].sum())
-        experts_s = took_s[in_block & (schedule.kind == OpKind.EXPERTS)]
-        others_s = float(experts_s.sum() - experts_s.min(initial=np.inf)) if len(experts_s) else 0.0
-        first_s = float(took_s[fetches[0]])
-        bound_s += max(float(took_s[fetches].sum()), compute_s + first_s, compute_s - others_s + block_s)
-    return bound_s

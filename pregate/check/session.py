@@ -21,6 +21,7 @@ from pregate.check.cases import CaseGroup
 from pregate.check.devices import Device, require_storage
 from pregate.check.outcome import CaseOutcome, CasePrediction, Validation
 from pregate.check.predictions import PreparedCase, predict, predictions_document, prepare_cases
+from pregate.check.recording import Recording, save_recording
 from pregate.check.runs import Runner
 from runtime.backend import LaneFailure
 from runtime.device import describe_device, software, stack_of
@@ -29,10 +30,13 @@ from runtime.run import OutputMismatch
 from traces.errors import InvalidInput
 from traces.whole_file import whole_file
 
-__all__ = ["PREDICTIONS", "ValidationPlan", "device_of", "provenance_of", "validate"]
+__all__ = ["PREDICTIONS", "RUNS", "ValidationPlan", "device_of", "provenance_of", "rejudge", "validate"]
 
 PREDICTIONS = "predictions.json"
 """Where the predictions are written down before the first run."""
+
+RUNS = "runs.npz"
+"""Where the start and end of every op of the runs are."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,14 +75,7 @@ def validate(
     for a case that does not fit, `OutputMismatch` when policies end in different states, `LaneFailure`. `say` hears
     what is being done. Raises `InvalidInput` for a platform without a fit, or a case that the fit was made on.
     """
-    if hw.fit is None:
-        raise InvalidInput(f"{hw.hardware} has no fit: pregate measure and pregate calibrate make one")
-    stack = stack_of(plan.backend, plan.graphs)
-    if hw.fit.stack != stack:
-        raise InvalidInput(
-            f"the fit {hw.fit.name} is of the stack {hw.fit.stack}, what would run is {stack}: give a fit of that, or "
-            f"another --backend, with --graphs or without"
-        )
+    _require_fit(hw, stack_of(plan.backend, plan.graphs))
     for group in groups:
         require_storage(group.expert_tier, plan.storage)
     budget, errors = _Budget(plan.budget_s, plan.repeats), _Errors()
@@ -86,7 +83,7 @@ def validate(
     predicted: list[_Predicted] = []
     for group in groups:
         with errors.noted(group.name):
-            predicted.append(_predicted(group, hw, drawn=len(predicted) < plan.drawn))
+            predicted.append(_predicted(prepare_cases(group, hw), hw, drawn=len(predicted) < plan.drawn))
     text, digest = predictions_document([pair for pairs in predicted for pair in pairs])
     if directory is not None:
         directory.mkdir(parents=True, exist_ok=True)
@@ -106,16 +103,64 @@ def validate(
             drawn = [one.case.name for one, prediction in pairs if prediction.timeline is not None]
             measured = runner.measure([one for one, _ in pairs], drawn)
             outcomes += [CaseOutcome(one.case, said, run) for (one, said), run in zip(pairs, measured, strict=True)]
+    machine = ReadOnly(describe_device(plan.backend))
+    assert hw.fit is not None
+    if directory is not None and runner.recorded:
+        save_recording(Recording(runner.recorded, hw.fit.stack, machine, plan.provenance), directory / RUNS)
     if errors.first is not None and not outcomes:
         raise errors.first
-    machine = ReadOnly(describe_device(plan.backend))
-    trust = recorded_trust(hw.fit.provenance) or Trust("high")
-    return Validation(tuple(outcomes), plan.provenance, machine, hw.fit.name, digest, errors.reasons, skipped, trust)
+    return Validation(
+        tuple(outcomes), plan.provenance, machine, hw.fit.name, digest, errors.reasons, skipped, _trust(hw)
+    )
 
 
-def _predicted(group: CaseGroup, hw: Platform, *, drawn: bool) -> _Predicted:
+def rejudge(
+    groups: Sequence[CaseGroup], hw: Platform, recording: Recording, *, say: Callable[[str], None] = lambda _: None
+) -> Validation:
+    """Predict those of `groups` that were recorded on `hw`, and compare: needs no device, but predicts afterwards.
+
+    `Validation.predicted_first` is empty therefore. Raises `InvalidInput` for a platform without a fit or with one of
+    another stack, a case that the fit was made on, schedules other than those recorded, and where nothing was recorded.
+    """
+    _require_fit(hw, recording.stack)
+    assert hw.fit is not None
+    outcomes: list[CaseOutcome] = []
+    skipped: dict[str, str] = {}
+    for group in groups:
+        if not recording.has(group):
+            skipped[group.name] = "not recorded"
+            continue
+        say(f"predicting {group.name}")
+        cases = prepare_cases(group, hw, recording.link_bytes_per_s(group))
+        pairs = _predicted(cases, hw, drawn=len(outcomes) == 0)
+        measured = recording.measure(cases, [one.case.name for one, said in pairs if said.timeline is not None])
+        outcomes += [CaseOutcome(one.case, said, run) for (one, said), run in zip(pairs, measured, strict=True)]
+    if not outcomes:
+        raise InvalidInput("the recording has runs of none of these groups: name the suite that was run")
+    return Validation(
+        tuple(outcomes), recording.provenance, recording.machine, hw.fit.name, "", {}, ReadOnly(skipped), _trust(hw)
+    )
+
+
+def _require_fit(hw: Platform, stack: str) -> None:
+    """Raise `InvalidInput` unless `hw` was fitted on the stack that runs."""
+    if hw.fit is None:
+        raise InvalidInput(f"{hw.hardware} has no fit: pregate measure and pregate calibrate make one")
+    if hw.fit.stack != stack:
+        raise InvalidInput(
+            f"the fit {hw.fit.name} is of the stack {hw.fit.stack}, what would run is {stack}: give a fit of that, or "
+            f"another --backend, with --graphs or without"
+        )
+
+
+def _trust(hw: Platform) -> Trust:
+    """In what the fit was made on."""
+    assert hw.fit is not None
+    return recorded_trust(hw.fit.provenance) or Trust("high")
+
+
+def _predicted(cases: Sequence[PreparedCase], hw: Platform, *, drawn: bool) -> _Predicted:
     """The cases of a group with what is predicted of them; timelines of two policies where they are to be `drawn`."""
-    cases = prepare_cases(group, hw)
     for one in cases:
         _require_unseen(one, hw)
     shown = ("pregate", "on_demand") if drawn else ()
@@ -207,7 +252,10 @@ def provenance_of(command: str) -> dict[str, str]:
 
 
 def _commit() -> str:
-    """The commit of the checkout this runs from, "+" when files differ from it; "unknown" outside of one."""
+    """The commit of the checkout this runs from, "+" when files differ from it.
+
+    Of a copy without its history what the file `.commit` says, where there is one; else "unknown".
+    """
     root = Path(__file__).parents[2]
     try:
         commit, changes = (
@@ -215,5 +263,6 @@ def _commit() -> str:
             for words in (["rev-parse", "--short=12", "HEAD"], ["status", "--porcelain", "--untracked-files=no"])
         )
     except (OSError, subprocess.CalledProcessError):
-        return "unknown"
+        told = root / ".commit"
+        return told.read_text(encoding="utf-8").strip()[:40] if told.is_file() else "unknown"
     return commit + ("+" if changes else "")

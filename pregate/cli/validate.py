@@ -48,6 +48,9 @@ def validate(
     budget: Annotated[
         float | None, typer.Option("--budget-s", min=1, help="Seconds; groups that no longer fit are left out.")
     ] = None,
+    recorded: Annotated[
+        Path | None, typer.Option(help="A folder that a validation left: judge its runs anew, on no device.")
+    ] = None,
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="A folder for report.html, rows.csv and summary.json.")
     ] = None,
@@ -64,9 +67,10 @@ def validate(
     extras.require_torch()
     from pregate.check.cases import SUITE_POLICIES, CaseGroup, CaseWorkload
     from pregate.check.devices import require_graphs
+    from pregate.check.recording import load_recording
     from pregate.check.report import write_report
     from pregate.check.scores import rows, summarise_validation
-    from pregate.check.session import ValidationPlan, provenance_of
+    from pregate.check.session import RUNS, ValidationPlan, provenance_of, rejudge
     from pregate.check.session import validate as run_validate
     from pregate.check.verdict import doubts, failures, verdict
 
@@ -76,8 +80,11 @@ def validate(
         raise InvalidInput(f"--max-mape {max_mape:g}: a share between 0 and 1, such as 0.07 for 7 %")
     if output is not None and output.exists() and not output.is_dir():
         raise InvalidInput(f"-o {output}: it is a file, a report is a folder: name another")
+    if recorded is not None and (suite is None or hardware is None):
+        raise InvalidInput("--recorded FOLDER: say of which --suite its runs are, and on which --fit to predict them")
     name = extras.backend_named(backend)
-    require_graphs(name, graphs)
+    if recorded is None:
+        require_graphs(name, graphs)
     if model is not None:
         chosen = tuple(word.strip() for word in policies.split(",")) if policies else SUITE_POLICIES
         workload = CaseWorkload(batch, input_tokens, output_tokens, seed, active, trace)
@@ -85,15 +92,19 @@ def validate(
         speed = _link_bytes_per_s(link, name)
         groups = [CaseGroup(architecture, workload, chosen, link_bytes_per_s=speed, expert_tier=_tier(tier, storage))]
     else:
-        groups = _suite(str(suite), name, (policies, trace, link, storage, tier != "dram"))
+        own = (policies, trace, link, storage, tier != "dram")
+        groups = _suite(str(suite), name if recorded is None else "cuda", own)
     what = f" --suite {suite}" if suite else f" --model {model}"
     command = f"pregate validate{what}{' --graphs' * graphs}{' --tier ssd' * (tier == 'ssd')}"
     with options.spinner("validating", lines=True) as update:
-        settings = _settings(name, graphs, suite == "quick", storage)
-        hw, measured = _platform(hardware, settings, output, update, insist=not busy)
-        provenance = {**provenance_of(command), "measurements": measured}
-        plan = ValidationPlan(name, repeats, budget_s=budget, graphs=graphs, storage=storage, provenance=provenance)
-        found = run_validate(groups, hw, plan, directory=output, say=update)
+        if recorded is not None:
+            found = rejudge(groups, load_platform(str(hardware)), load_recording(recorded / RUNS), say=update)
+        else:
+            settings = _settings(name, graphs, suite == "quick", storage)
+            hw, measured = _platform(hardware, settings, output, update, insist=not busy)
+            provenance = {**provenance_of(command), "measurements": measured}
+            plan = ValidationPlan(name, repeats, budget_s=budget, graphs=graphs, storage=storage, provenance=provenance)
+            found = run_validate(groups, hw, plan, directory=output, say=update)
         if output is not None:
             update("writing the report")
             write_report(found, output)

@@ -24,7 +24,7 @@ torch = pytest.importorskip("torch", reason="the runtime needs PyTorch (the extr
 from pregate.check import runs as runs_module  # noqa: E402
 from pregate.check.cases import SUITE_POLICIES, SUITES, CaseGroup, CaseWorkload, suite_named  # noqa: E402
 from pregate.check.predictions import predict, predictions_document, prepare_cases  # noqa: E402
-from pregate.check.runs import achieved_bound_s  # noqa: E402
+from pregate.check.recording import achieved_bound_s  # noqa: E402
 from pregate.check.scores import summarise_validation  # noqa: E402
 from pregate.check.session import PREDICTIONS, ValidationPlan, validate  # noqa: E402
 from runtime.run import OutputMismatch  # noqa: E402
