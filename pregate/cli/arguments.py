@@ -13,7 +13,7 @@ __all__ = ["check_arguments"]
 def check_arguments(params: Sequence[Any], words: Sequence[str]) -> None:
     """Raise `InvalidInput` for an option that takes one value and is given twice, or a number that is not ASCII.
 
-    `params`: of the command, with `opts`, `multiple`, `is_flag` and `bare_type`.
+    `params`: of the command, with `opts`, `multiple`, `is_flag` and a type.
     """
     seen: set[str] = set()
     for param, value in _given(params, words):
@@ -41,4 +41,7 @@ def _given(params: Sequence[Any], words: Sequence[str]) -> Iterator[tuple[Any, s
 
 
 def _is_number(param: Any) -> bool:
-    return param.bare_type in (int, float)
+    """Typer names the type of a parameter in one way before 0.29 and in another from then on."""
+    kind = getattr(param, "type", None)
+    name = param.bare_type() if kind is None else kind.name
+    return str(name).split()[0] in ("int", "integer", "float")

@@ -62,7 +62,8 @@ def test_one_model_with_a_report(model: str, fitted: str, tmp_path: Path) -> Non
     assert summary["n"] == 2
     assert summary["bytes_exact"] is True
     assert summary["provenance"]["command"].startswith("pregate validate --model")
-    assert {path.name for path in folder.iterdir()} == {"report.html", "rows.csv", "summary.json", "predictions.json"}
+    names = {"report.html", "rows.csv", "summary.json", "predictions.json", "runs.npz"}
+    assert {path.name for path in folder.iterdir()} == names
 
 
 def test_experts_may_wait_on_storage(model: str, fitted: str, tmp_path: Path) -> None:
