@@ -10,6 +10,7 @@
 #
 #   GPU_BUDGET_S=530     seconds for everything; what no longer fits is skipped
 #   GPU_SH_GRAPHS=1      sections of layers as CUDA graphs, instead of kernel by kernel: a stack, and a fit, of its own
+#   GPU_SH_SKIP="tests yardstick"   parts to leave out, by name
 #   GPU_SH_BACKEND=cpu   the same on the CPU back end and small models, to try the script out
 #   PYTHON=python3       an interpreter with PyTorch
 set -u
@@ -53,6 +54,12 @@ left_s() { echo $((budget_s - SECONDS)); }
 part() {
   local name=$1 limit_s=$2 least_s=$3 begin_s=$SECONDS status
   shift 3
+  case " ${GPU_SH_SKIP:-} " in
+  *" $name "*)
+    printf '%-12s left out\n' "$name" | tee -a "$summary"
+    return
+    ;;
+  esac
   [ "$limit_s" -le "$(left_s)" ] || limit_s=$(left_s)
   if [ "$limit_s" -lt "$least_s" ]; then
     printf '%-12s skipped: %d s left, %d needed\n' "$name" "$(left_s)" "$least_s" | tee -a "$summary"
@@ -105,7 +112,8 @@ if [ -f "$out/fit.yaml" ]; then # its name is what reports call it: device.stack
 fi
 
 # Left for after the last run: the report, and a run that took longer than expected (45 s), then what comes below.
-validate_s=$(($(left_s) - 110))
+case " ${GPU_SH_SKIP:-} " in *' yardstick sanitizer '*) reserve_s=50 ;; *) reserve_s=110 ;; esac
+validate_s=$(($(left_s) - reserve_s))
 if [ -f "$out/${named:=fit.yaml}" ]; then
   part validate $((validate_s + 45)) 60 "$python" -m pregate.cli.main validate --suite "$suite" --backend "$backend" "${graphs[@]}" \
     --fit "$out/$named" --repeats 2 --budget-s "$((validate_s > 1 ? validate_s : 1))" -o "$report"
