@@ -9,6 +9,7 @@
 # machine without CUDA.
 #
 #   GPU_BUDGET_S=530     seconds for everything; what no longer fits is skipped
+#   GPU_SH_MEASURE_S=150 seconds for the rounds of measuring, of which the first is whole whatever it takes
 #   GPU_SH_GRAPHS=1      sections of layers as CUDA graphs, instead of kernel by kernel: a stack, and a fit, of its own
 #   GPU_SH_SKIP="tests yardstick"   parts to leave out, by name
 #   GPU_SH_BACKEND=cpu   the same on the CPU back end and small models, to try the script out
@@ -98,7 +99,7 @@ else
   measure=(--dtypes fp32 --link 2GB/s --quick) suite=quick
 fi
 part measure 230 60 "$python" -m pregate.cli.main measure --backend "$backend" "${graphs[@]}" "${measure[@]}" \
-  --budget-s 150 --even-if-busy -o "$out/measurements.json"
+  --budget-s "${GPU_SH_MEASURE_S:-150}" --even-if-busy -o "$out/measurements.json"
 if [ ! -f "$out/measurements.json" ] && [ "$(left_s)" -ge 150 ]; then
   part 'measure less' 100 60 "$python" -m pregate.cli.main measure --backend "$backend" "${graphs[@]}" "${measure[@]}" --quick \
     --even-if-busy -o "$out/measurements.json"

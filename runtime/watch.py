@@ -1,9 +1,10 @@
 """What else the machine did while something was timed, and which of several timings count therefore.
 
 Foreign load is processor time that neither this process nor idleness accounts for, and time that a hypervisor gave to
-someone else (steal); both from /proc, which Linux has. Elsewhere only the clock is watched: the same loop before and
-after must take about the same time. No machine is refused for its load: quiet timings count where there are any, the
-less disturbed ones otherwise.
+someone else (steal); both from /proc, which Linux has. Neither shows a core whose other hardware thread is someone
+else's: there the same loop takes up to twice as long, for seconds or minutes. So a loop is timed before and after, and
+both must take about as long as the fastest seen in the session. No machine is refused for its load: quiet timings count
+where there are any, the less disturbed ones otherwise.
 """
 
 from __future__ import annotations
@@ -11,13 +12,25 @@ from __future__ import annotations
 import math
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from traces.errors import PregateError
 
-__all__ = ["LIMITS", "Busy", "Limits", "LoadWatch", "Reading", "Seen", "counting", "limits_of"]
+__all__ = [
+    "LIMITS",
+    "Busy",
+    "Clock",
+    "Limits",
+    "LoadWatch",
+    "Reading",
+    "Seen",
+    "counting",
+    "limits_of",
+    "on_fastest_core",
+]
 
 
 class Busy(PregateError):
@@ -26,7 +39,7 @@ class Busy(PregateError):
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What is still quiet: `foreign`, `steal` in cores' worth of time; `clock`: how far a loop's time may change.
+    """What is still quiet: `foreign`, `steal` in cores' worth of time; `clock`: how far a loop's time may grow.
 
     On virtual machines the same loop was seen to take a third more or less from one second to the next, with nothing
     else running; what that does to times is seen by timing them again.
@@ -66,7 +79,7 @@ class Reading:
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """Between two readings: `foreign`, `steal` in cores' worth of time, `clock` the later loop over the first."""
+    """Between two readings: `foreign`, `steal` in cores' worth of time, `clock` the slower loop over the fastest."""
 
     foreign: float
     steal: float
@@ -78,32 +91,45 @@ class Seen:
             return f"other processes used {self.foreign:.2f} cores (at most {limits.foreign:g})"
         if self.steal > limits.steal:
             return f"the hypervisor took {self.steal:.2f} cores away (at most {limits.steal:g})"
-        change = max(self.clock, 1 / self.clock)
-        if change > 1 + limits.clock:
-            when = "afterwards" if self.clock > 1 else "before"
-            return f"the same loop took {change:.2f} times as long {when} (at most {1 + limits.clock:g})"
+        if self.clock > 1 + limits.clock:
+            return f"the same loop took {self.clock:.2f} times as long as at its fastest (at most {1 + limits.clock:g})"
         return None
 
     def load(self, limits: Limits = LIMITS) -> float:
         """How many times the limit that it comes closest to, or is furthest beyond; 1 is the most that is quiet."""
-        clock = abs(math.log(self.clock)) / math.log(1 + limits.clock)
+        clock = math.log(self.clock) / math.log(1 + limits.clock)
         return max(self.foreign / limits.foreign, self.steal / limits.steal, clock)
 
 
+@dataclass
+class Clock:
+    """The fastest that the loop was, of all readings that share it."""
+
+    fastest_s: float = math.inf
+
+    def see(self, *readings: Reading) -> float:
+        """How many times as long as at its fastest the slowest of the loops of `readings` took."""
+        self.fastest_s = min(self.fastest_s, *(one.loop_s for one in readings))
+        return max(one.loop_s for one in readings) / self.fastest_s
+
+
 class LoadWatch:
-    """`with LoadWatch() as watch: ...`, then `watch.seen`."""
+    """`with LoadWatch(clock) as watch: ...`, then `watch.seen`. `clock`: of the session; of its own without."""
 
     seen: Seen
+
+    def __init__(self, clock: Clock | None = None) -> None:
+        self._clock = clock or Clock()
 
     def __enter__(self) -> LoadWatch:
         self._before = Reading.now()
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.seen = between(self._before, Reading.now())
+        self.seen = between(self._before, Reading.now(), self._clock)
 
 
-def between(before: Reading, after: Reading) -> Seen:
+def between(before: Reading, after: Reading, clock: Clock) -> Seen:
     """What happened from one reading to another."""
     wall_s = max(after.wall_s - before.wall_s, 1e-9)
     foreign = steal = 0.0
@@ -111,7 +137,33 @@ def between(before: Reading, after: Reading) -> Seen:
         foreign = max(0.0, (after.busy_s - before.busy_s) - (after.own_s - before.own_s)) / wall_s
     if before.steal_s is not None and after.steal_s is not None:
         steal = (after.steal_s - before.steal_s) / wall_s
-    return Seen(foreign, steal, after.loop_s / before.loop_s)
+    return Seen(foreign, steal, clock.see(before, after))
+
+
+@contextmanager
+def on_fastest_core(clock: Clock, tolerance: float = 0.15) -> Iterator[None]:
+    """Keep the calling thread on the core on which the loop is fastest, where it is slower than `clock` has seen it.
+
+    For one thread that drives a device: what such a core shares with others, it shares with less of them. Does nothing
+    where a thread cannot choose its core.
+    """
+    if not hasattr(os, "sched_setaffinity") or _loop_s() <= clock.fastest_s * (1 + tolerance):
+        yield
+        return
+    allowed = os.sched_getaffinity(0)
+    try:
+        found = {core: _on_core(core) for core in sorted(allowed)}
+        best = min(found, key=lambda core: found[core])
+        clock.fastest_s = min(clock.fastest_s, found[best])
+        os.sched_setaffinity(0, {best})
+        yield
+    finally:
+        os.sched_setaffinity(0, allowed)
+
+
+def _on_core(core: int) -> float:
+    os.sched_setaffinity(0, {core})
+    return _loop_s()
 
 
 def counting(seen: Sequence[Seen], limits: Limits = LIMITS) -> list[int]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import gc
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
     from runtime.model.weights import Experts
     from runtime.program import ExpertKey
     from runtime.run import MeasuredRun
-    from runtime.watch import Seen
+    from runtime.watch import Clock, Seen
 
 __all__ = [
     "Device",
@@ -143,10 +144,12 @@ def run(
     if repeats > 1 if warmup is None else warmup:
         say("warming up")
         execute_captured(captured, device, experts)
-    runs, seen = [], []
+    from runtime.watch import Clock
+
+    runs, seen, clock = [], [], Clock()
     for i in range(repeats):
         say(f"run {i + 1} of {repeats}")
-        done, beside = _watched(captured, device, experts, prove=i == 0)
+        done, beside = _watched(captured, device, experts, clock, prove=i == 0)
         runs.append(done)
         seen.append(beside)
     return _result(captured, device, runs, seen)
@@ -191,12 +194,14 @@ def measured_metrics(captured: Captured, run: MeasuredRun) -> dict[str, Any]:
     )
 
 
-def _watched(captured: Captured, device: Device, experts: Experts, *, prove: bool) -> tuple[MeasuredRun, Seen]:
+def _watched(
+    captured: Captured, device: Device, experts: Experts, clock: Clock, *, prove: bool
+) -> tuple[MeasuredRun, Seen]:
     """A run, and what else the machine did during it."""
-    from runtime.watch import LoadWatch
+    from runtime.watch import LoadWatch, on_fastest_core
 
     gc.collect()  # the pools of the run before
-    with LoadWatch() as watch:
+    with on_fastest_core(clock) if device.backend == "cuda" else nullcontext(), LoadWatch(clock) as watch:
         done = execute_captured(captured, device, experts, prove=prove)
     return done, watch.seen
 

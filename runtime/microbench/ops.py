@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from hwmodels.calibrate.measurements import Sample, sample_of, work_parameters
 from offload.decode import decode
@@ -17,9 +18,9 @@ from offload.ops import KERNEL_KINDS, KINDS, Gemm, Lane, OpKind, Work
 from offload.policies import policy_named
 from offload.policy import Policy
 from offload.schedule import Schedule
-from runtime.backend import Backend
+from runtime.backend import Action, Backend
 from runtime.loading import load_program
-from runtime.microbench.lanes import Timed, timed
+from runtime.microbench.lanes import timed
 from runtime.microbench.probes import Probe
 from runtime.model.weights import Experts
 from runtime.program import Program, build_program, resident_slots
@@ -35,24 +36,30 @@ _WARM_TOKENS = 256
 """Tokens of all prompts that a run to warm up has at most: what libraries first do costs longer ones little."""
 
 
-def op_samples(make: Callable[[], Backend], probe: Probe, experts: Experts, *, warm: bool = True) -> list[Sample]:
+def op_samples(
+    make: Callable[[], Backend], probe: Probe, experts: Experts, *, warm: bool = True, hold: Action | None = None
+) -> list[Sample]:
     """A sample of each kind of op and shape of `probe`: what it takes on its lane, and `issue` what the host takes.
 
     All experts are resident and nothing runs beside the ops. The first decode pass is left out, and if `warm` all of a
-    shorter run before it: libraries choose their kernels when they first meet a shape.
+    shorter run before it: libraries choose their kernels when they first meet a shape. `hold`: keeps the compute lane
+    busy for as long as the host takes to issue a pass; then ops are timed once more behind it, so that none waits for
+    its own kernels to be launched, and that is what they take.
     """
     resident = policy_named("gpu_only")
     if warm:
         prompt = min(probe.input_tokens, max(1, _WARM_TOKENS // probe.batch))
         _run(make, dataclasses.replace(probe, input_tokens=prompt, output_tokens=2), experts, resident, 0)
-    return _samples(probe, *_run(make, probe, experts, resident, 0), "nothing")
+    return _samples(probe, _run(make, probe, experts, resident, 0, hold), "nothing")
 
 
 def offloaded_samples(
-    make: Callable[[], Backend], probe: Probe, experts: Experts, policy: str, *, quick: bool = False
-) -> list[Sample]:
+    make: Callable[[], Backend], probe: Probe, experts: Experts, policy: str, *, quick: bool = False,
+    hold: Action | None = None,
+) -> list[Sample]:  # fmt: skip
     """The ops of `probe` under a policy that offloads: copies go through the same memory, caches go cold while it
-    waits, and its waits and readbacks are timed too. Their `beside` says the policy and its slots.
+    waits, and its waits and readbacks are timed too. Their `beside` says the policy and its slots. `hold` as of
+    `op_samples`.
 
     Once for each of several numbers of slots: those of prompts that activate as few experts as the probe does, all of
     them, and unless `quick` some between. Few slots stay in a cache.
@@ -62,38 +69,107 @@ def offloaded_samples(
     samples = []
     for n_active in sorted(active):
         n_slots = chosen.buffers(n_active, n_experts).full
-        run = _run(make, probe, experts, chosen, n_slots)
-        samples += _samples(probe, *run, f"{policy}, {n_slots} slots")
+        samples += _samples(probe, _run(make, probe, experts, chosen, n_slots, hold), f"{policy}, {n_slots} slots")
     return samples
 
 
+@dataclasses.dataclass(frozen=True, slots=True, eq=False)
+class _Ran:
+    """A program, and what its ops took, (n_ops,): on their lane, and the host to issue them."""
+
+    program: Program
+    duration_s: NDArray[np.float64]
+    issue_s: NDArray[np.float64]
+
+
 def _run(
-    make: Callable[[], Backend], probe: Probe, experts: Experts, policy: Policy, n_slots: int
-) -> tuple[Program, Timed]:
+    make: Callable[[], Backend],
+    probe: Probe,
+    experts: Experts,
+    policy: Policy,
+    n_slots: int,
+    hold: Action | None = None,
+) -> _Ran:
     model, trace, offloaded = probe.model, probe.trace, not policy.resident
     schedule = decode(model, trace.steps(), policy, EXECUTIONS["streams"], n_buffers=n_slots).schedule
     program = build_program(model, trace.steps(), schedule, {} if offloaded else resident_slots(model))
+    if offloaded:
+        experts.require(program.keys(OpKind.FETCH))
+    lanes, waits = program.order.lane.tolist(), program.order.waits
+    backend, actions = _loaded(make, program, experts)
+    run = timed(backend, lanes, actions, waits)
+    duration_s = run.times.end_s - run.times.start_s
+    if hold is not None:
+        backend, actions = _loaded(make, program, experts)
+        queued = _queued(program, actions, hold)
+        times = timed(backend, queued.lanes, queued.actions, queued.waits).times
+        duration_s[queued.ops] = (times.end_s - times.start_s)[queued.places]
+    return _Ran(program, duration_s, run.issue_s)
+
+
+def _loaded(make: Callable[[], Backend], program: Program, experts: Experts) -> tuple[Backend, list[Action | None]]:
     backend = make()
     try:
         with torch.inference_mode():
-            if offloaded:
-                experts.require(program.keys(OpKind.FETCH))
-            actions = load_program(backend, program, experts, None).actions
+            return backend, load_program(backend, program, experts, None).actions
     except BaseException:
         backend.close()
         raise
-    return program, timed(backend, program.order.lane.tolist(), actions, program.order.waits)
 
 
-def _samples(probe: Probe, program: Program, run: Timed, beside: str) -> list[Sample]:
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Queued:
+    """Ops to issue with no host between them; of them `places` are the ops `ops` of the program."""
+
+    lanes: list[int]
+    actions: list[Action | None]
+    waits: list[tuple[int, ...]]
+    ops: list[int]
+    places: list[int]
+
+
+def _queued(program: Program, actions: Sequence[Action | None], hold: Action) -> _Queued:
+    """A program whose host is ahead of the device: each pass begins with `hold`, and what the host would wait for, all
+    that it issues from then on waits for.
+    """
+    found = _Queued([], [], [], [], [])
+    place: dict[int, int] = {}
+    behind: set[int] = set()
+    i_pass = -1
+    for op, (lane, action) in enumerate(zip(program.order.lane.tolist(), actions, strict=True)):
+        needed = {place[dep] for dep in program.order.waits[op] if dep in place}
+        if lane == Lane.HOST:
+            behind |= needed
+            continue
+        if int(program.pass_of[op]) != i_pass:
+            i_pass = int(program.pass_of[op])
+            _append(found, Lane.COMPUTE, hold, set())
+        place[op] = len(found.lanes)
+        found.ops.append(op)
+        found.places.append(place[op])
+        _append(found, lane, action, needed | behind)
+    return found
+
+
+def _append(queued: _Queued, lane: int, action: Action | None, waits: set[int]) -> None:
+    """An op, which waits for the last of each other lane of `waits`: lanes serve in order."""
+    last: dict[int, int] = {}
+    for dep in waits:
+        last[queued.lanes[dep]] = max(dep, last.get(queued.lanes[dep], -1))
+    queued.waits.append(tuple(sorted(dep for at, dep in last.items() if at != lane)))
+    queued.lanes.append(int(lane))
+    queued.actions.append(action)
+
+
+def _samples(probe: Probe, run: _Ran, beside: str) -> list[Sample]:
+    program = run.program
     schedule = program.schedule
-    durations_s = run.times.end_s - run.times.start_s
     samples = []
     for (kind, _, decoding), ops in _groups(program).items():
         work = schedule.works[schedule.cost[ops[len(ops) // 2]]]
         phase = "decode" if decoding else "prefill"
         described: dict[str, Any] = {"probe": probe.name, "phase": phase, "beside": beside} | work_parameters(work)
-        samples.append(sample_of("op", durations_s[ops].tolist(), **described))
+        samples.append(sample_of("op", run.duration_s[ops].tolist(), **described))
         if kind not in _HOST_KINDS:
             issued = run.issue_s[ops]
             samples.append(

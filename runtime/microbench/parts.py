@@ -52,6 +52,9 @@ _LONGER = 4
 _OFFLOADING = ("on_demand", "pregate")
 """Policies under which ops are timed beside fetches."""
 
+_PASS = 1.5
+"""So many times that for all ops of a forward pass."""
+
 _LARGE_PARAMS = (1 << 26,)
 """Weights of a matrix that only a CUDA device is asked to multiply by: those of the largest experts."""
 
@@ -101,7 +104,8 @@ def cpu_link(bytes_per_s: float | None) -> Link:
 
 def microbenchmarks_of(settings: Settings) -> list[Microbenchmark]:
     """Every part, in the order in which a round measures them; those of one model share its experts."""
-    return [*_machine_parts(settings), *_op_parts(settings), *_storage_parts(settings)]
+    parts = [*_machine_parts(settings), *_op_parts(settings), *_storage_parts(settings)]
+    return [dataclasses.replace(part, of_device=settings.backend == "cuda") for part in parts]
 
 
 def probes_of(settings: Settings) -> Iterator[Probe]:
@@ -118,7 +122,7 @@ def _part(name: str, measure: Callable[[], list[Sample]]) -> Microbenchmark:
 
 def _machine_parts(settings: Settings) -> Iterator[Microbenchmark]:
     make, cuda, quick = settings.make, settings.backend == "cuda", settings.quick
-    hold, longer = (partial(_sleep, n * _SLEEP_CYCLES) if cuda else None for n in (1, _LONGER))
+    hold, longer = (_hold(settings, n) for n in (1, _LONGER))
     params = (*PARAMS, *_LARGE_PARAMS) if cuda else PARAMS
     for dtype in settings.dtypes:
         gemms = partial(gemm_samples, make, dtype, params=params, hold=hold)
@@ -169,12 +173,14 @@ class _Keep:
 
 
 def _ops(settings: Settings, keep: _Keep, probe: Probe, first: bool) -> list[Sample]:
-    return op_samples(settings.make, probe, keep.experts(settings, probe.model), warm=first and not settings.quick)
+    experts = keep.experts(settings, probe.model)
+    return op_samples(settings.make, probe, experts, warm=first and not settings.quick, hold=_hold(settings, _PASS))
 
 
 def _offloaded(settings: Settings, keep: _Keep, probe: Probe, policy: str) -> list[Sample]:
     experts = keep.experts(settings, probe.model)
-    return offloaded_samples(settings.make, probe, experts, policy, quick=settings.quick)
+    hold = _hold(settings, _PASS)
+    return offloaded_samples(settings.make, probe, experts, policy, quick=settings.quick, hold=hold)
 
 
 def _tiny(backend: Backend) -> Action:
@@ -184,6 +190,11 @@ def _tiny(backend: Backend) -> Action:
 
 def _add_nothing(numbers: Tensor) -> None:
     numbers.add_(0)
+
+
+def _hold(settings: Settings, times: float) -> Action | None:
+    """What keeps a device busy while its host issues ops; a processor's lanes need none."""
+    return partial(_sleep, int(times * _SLEEP_CYCLES)) if settings.backend == "cuda" else None
 
 
 def _sleep(cycles: int) -> None:

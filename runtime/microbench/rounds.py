@@ -8,6 +8,7 @@ from __future__ import annotations
 import gc
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,7 +16,7 @@ import numpy as np
 from hwmodels.calibrate.measurements import Sample
 from hwmodels.calibrate.rounds import merged_rounds
 from hwmodels.trust import Trust, trust_of
-from runtime.watch import LoadWatch, Seen, counting
+from runtime.watch import Clock, LoadWatch, Seen, counting, on_fastest_core
 
 __all__ = ["Microbenchmark", "Round", "Session", "in_rounds"]
 
@@ -27,10 +28,14 @@ _MOST_ROUNDS = 4
 
 @dataclass(frozen=True, slots=True)
 class Microbenchmark:
-    """A microbenchmark. `run`: takes whether this is its first round, in which libraries choose their kernels."""
+    """A microbenchmark. `run`: takes whether this is its first round, in which libraries choose their kernels.
+
+    `of_device`: a device computes, and one thread drives it.
+    """
 
     name: str
     run: Callable[[bool], list[Sample]]
+    of_device: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +81,7 @@ def in_rounds(parts: Sequence[Microbenchmark], budget_s: float, say: Callable[[s
     A part is wanted again until it has been timed twice on a quiet machine, four times at most, and is left out of a
     round that it would carry past the budget. The first round is whole whatever it takes.
     """
-    begin_s = time.monotonic()
+    begin_s, clock = time.monotonic(), Clock()
     rounds: dict[str, list[Round]] = {part.name: [] for part in parts}
     for i in range(_MOST_ROUNDS):
         wanted = [part for part in parts if _is_wanted(rounds[part.name])]
@@ -85,14 +90,14 @@ def in_rounds(parts: Sequence[Microbenchmark], budget_s: float, say: Callable[[s
             if i and spent_s + rounds[part.name][-1].took_s > budget_s:
                 continue
             say(f"{part.name} (round {i + 1}, {spent_s:.0f} of {budget_s:.0f} s)")
-            rounds[part.name].append(_one_round(part, i == 0))
+            rounds[part.name].append(_one_round(part, i == 0, clock))
     return Session(rounds)
 
 
-def _one_round(part: Microbenchmark, first: bool) -> Round:
+def _one_round(part: Microbenchmark, first: bool, clock: Clock) -> Round:
     gc.collect()
     begin_s = time.monotonic()
-    with LoadWatch() as watch:
+    with on_fastest_core(clock) if part.of_device else nullcontext(), LoadWatch(clock) as watch:
         samples = part.run(first)
     return Round(samples, watch.seen, time.monotonic() - begin_s)
 

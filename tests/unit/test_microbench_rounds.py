@@ -34,7 +34,7 @@ class Machine:
         self.now_s, self.took_s, self.order = 0.0, took_s, list[str]()
         self.script = {name: iter(seen) for name, seen in script.items()}
         self.values: dict[str, Iterator[float]] = {}
-        monkeypatch.setattr(rounds, "LoadWatch", lambda: self)
+        monkeypatch.setattr(rounds, "LoadWatch", lambda clock: self)
         monkeypatch.setattr(rounds, "time", type("Clock", (), {"monotonic": staticmethod(lambda: self.now_s)}))
 
     def __enter__(self) -> Machine:

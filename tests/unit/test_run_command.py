@@ -35,6 +35,9 @@ def seen(monkeypatch: pytest.MonkeyPatch) -> list[Seen]:
     ahead = [QUIET]
 
     class Watch:
+        def __init__(self, clock: object = None) -> None:
+            pass
+
         def __enter__(self) -> Watch:
             self.seen = ahead[0] if len(ahead) == 1 else ahead.pop(0)
             return self

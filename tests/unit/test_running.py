@@ -51,6 +51,9 @@ def watched(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
         ahead = itertools.chain(seen, itertools.repeat(QUIET))
 
         class Watch:
+            def __init__(self, clock: object = None) -> None:
+                pass
+
             def __enter__(self) -> Watch:
                 self.seen = next(ahead)
                 return self

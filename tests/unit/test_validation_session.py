@@ -41,6 +41,9 @@ class Watch:
 
     seen = QUIET
 
+    def __init__(self, clock: object = None) -> None:
+        pass
+
     def __enter__(self) -> Watch:
         return self
 
@@ -107,7 +110,7 @@ class Script(Watch):
     def __init__(self, *seen: Seen) -> None:
         self.script = iter(seen)
 
-    def __call__(self) -> Script:
+    def __call__(self, clock: object) -> Script:
         return self
 
     def __enter__(self) -> Script:
