@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import groupby
 
 import numpy as np
 import torch
@@ -61,20 +62,21 @@ def bind_pass(backend: Backend, model: ModelArchitecture, one: Pass, dtype: torc
 
 
 def _spans(backend: Backend, one: Pass) -> Iterator[Span]:
-    """Self-attention: all sequences at once when each has one token, else one after the other."""
+    """Self-attention: all sequences at once when each has one token, else runs of those that are alike."""
     if not one.encoding and all(segment.n_tokens == 1 for segment in one.segments):
         contexts = [segment.n_context for segment in one.segments]
         rows = _rows_of(backend, one.segments)
         yield Span(0, len(contexts), rows, len(contexts), max(contexts), ragged=len(set(contexts)) > 1)
         return
-    for segment in one.segments:
-        stop = segment.start + segment.n_tokens
+    for alike in _alike(one.segments):
+        first, n = alike[0], len(alike)
+        stop = first.start + n * first.n_tokens
         if one.encoding:
-            yield Span(segment.start, stop, None, 1, segment.n_tokens)
+            yield Span(first.start, stop, None, n, first.n_tokens)
         else:
-            rows, later = slice(segment.row, segment.row + 1), segment.position > 0
-            causal = segment.n_tokens > 1 and not later
-            yield Span(segment.start, stop, rows, 1, segment.n_context, causal, ragged=segment.n_tokens > 1 and later)
+            several, later = first.n_tokens > 1, first.position > 0
+            rows = _rows_of(backend, alike)
+            yield Span(first.start, stop, rows, n, first.n_context, several and not later, ragged=several and later)
 
 
 def _cross_spans(backend: Backend, one: Pass, dtype: torch.dtype) -> Iterator[Span]:
@@ -89,9 +91,15 @@ def _cross_spans(backend: Backend, one: Pass, dtype: torch.dtype) -> Iterator[Sp
             mask = backend.upload(scores).to(dtype).view(n, 1, 1, longest)
         yield Span(0, n, _rows_of(backend, one.segments), n, longest, mask=mask)
         return
-    for segment in one.segments:
-        rows = slice(segment.row, segment.row + 1)
-        yield Span(segment.start, segment.start + segment.n_tokens, rows, 1, segment.n_memory)
+    for alike in _alike(one.segments):
+        first, n = alike[0], len(alike)
+        yield Span(first.start, first.start + n * first.n_tokens, _rows_of(backend, alike), n, first.n_memory)
+
+
+def _alike(segments: tuple[Segment, ...]) -> Iterator[tuple[Segment, ...]]:
+    """Runs of segments with as many tokens each, at the same positions, over as much of an encoder's output."""
+    for _, run in groupby(segments, lambda segment: (segment.n_tokens, segment.position, segment.n_memory)):
+        yield tuple(run)
 
 
 def _rows_of(backend: Backend, segments: tuple[Segment, ...]) -> BoundRows:

@@ -27,7 +27,7 @@ _MAX_DISTANCE = 128
 class Span:
     """Tokens that attend together: rows `start` to `stop` of a pass over `rows` of a cache, `n_context` tokens each.
 
-    Either one token a row, or all of one row's. `rows` None: over their own keys and values, which no cache keeps.
+    As many tokens of each row, row by row. `rows` None: over their own keys and values, which no cache keeps.
     `causal`: each token sees what came before it in the span; `ragged`: up to its own position in the cache. `mask`:
     added to the scores, broadcast to (rows, heads, tokens, n_context), in place of both.
     """
@@ -112,10 +112,10 @@ class Block:
             query = query.view(n, n_kv, attention.n_heads // n_kv, -1)
             out = _weighted(query, key, value, mask, False, scale, self._sinks(n_kv))
         else:
-            query = query.transpose(0, 1).unsqueeze(0)
+            query = query.view(span.n_rows, -1, *query.shape[1:]).transpose(1, 2)
             key, value = (_for_each_head(x, attention.n_heads) for x in (key, value))
             out = _weighted(query, key, value, span.mask, span.causal, scale, self._sinks(attention.n_heads))
-            out = out.squeeze(0).transpose(0, 1)
+            out = out.transpose(1, 2)
         out = out.reshape(n, attention.n_heads, -1)
         if self._latent:
             out = torch.bmm(out.transpose(0, 1), self._value_up.transpose(1, 2)).transpose(0, 1)
@@ -128,9 +128,9 @@ class Block:
 
 
 def _for_each_head(x: Tensor, n_heads: int) -> Tensor:
-    """(1, n_kv, m, width) as (1, n_heads, m, width); nothing is copied when all heads share one."""
-    _, n_kv, m, width = x.shape
-    return x.unsqueeze(2).expand(1, n_kv, n_heads // n_kv, m, width).reshape(1, n_heads, m, width)
+    """(rows, n_kv, m, width) as (rows, n_heads, m, width); nothing is copied when all heads share one."""
+    rows, n_kv, m, width = x.shape
+    return x.unsqueeze(2).expand(rows, n_kv, n_heads // n_kv, m, width).reshape(rows, n_heads, m, width)
 
 
 def _weighted(

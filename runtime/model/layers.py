@@ -147,8 +147,10 @@ class Layers:
 
     def _masked(self, span: Span, bound: BoundPass, table: Tensor | None) -> Span:
         """A span of self-attention with its mask: T5's bias, and nothing of what comes after a token."""
-        positions, n = bound.positions[span.start : span.stop], span.stop - span.start
-        mask = None
+        n = span.stop - span.start
+        if n != span.n_rows:  # rows are alike: one mask for all
+            n //= span.n_rows
+        positions, mask = bound.positions[span.start : span.start + n], None
         if table is not None:
             mask = position_bias(table, positions, span.n_context, bound.one.encoding)
         if span.ragged or (span.causal and mask is not None):
@@ -158,7 +160,7 @@ class Layers:
             mask = hidden if mask is None else mask + hidden
         if mask is None:
             return span
-        if n != span.n_rows:  # all of one row: (1, heads, tokens, context)
+        if span.stop - span.start != span.n_rows:  # (1, heads, tokens, context)
             mask = mask.permute(2, 1, 0, 3)
         return Span(span.start, span.stop, span.rows, span.n_rows, span.n_context, mask=mask)
 

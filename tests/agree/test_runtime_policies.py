@@ -23,6 +23,7 @@ from traces.routing import Phase, RoutingTrace
 
 torch = pytest.importorskip("torch", reason="the runtime needs PyTorch (the extra 'runtime')")
 
+from runtime import bound_pass  # noqa: E402
 from runtime.backend import Times  # noqa: E402
 from runtime.cpu import CpuBackend  # noqa: E402
 from runtime.model.weights import Experts  # noqa: E402
@@ -59,6 +60,16 @@ def run(
     schedule = what.decoded.schedule
     done = execute(CpuBackend(), model, trace.steps(), schedule, initial=initial, experts=experts, storage=storage)
     return done, what
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_prompts_attended_to_together_end_where_each_alone_does(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = MODELS[name]
+    trace, experts = routing(model, batch=3, seed=3, input_tokens=5), Experts(model)
+    together, _ = run(model, trace, "gpu_only", experts)
+    monkeypatch.setattr(bound_pass, "_alike", lambda segments: ((one,) for one in segments))
+    alone, _ = run(model, trace, "gpu_only", experts)
+    check_close_output(together, alone, 1e-5)
 
 
 @pytest.mark.parametrize("batch", [1, 3])
