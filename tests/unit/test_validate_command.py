@@ -133,9 +133,22 @@ def test_a_suite_runs_its_own_groups(fitted: str, monkeypatch: pytest.MonkeyPatc
     assert "pregate" in text
 
 
+def test_runs_that_were_kept_are_judged_again(fitted: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    group = cases.CaseGroup(MODELS["encoder-decoder"], cases.CaseWorkload(1, 4, 3), ("pregate",), link_bytes_per_s=20e6)
+    monkeypatch.setitem(cases.SUITES, "quick", lambda: [group])
+    live, again = tmp_path / "live", tmp_path / "again"
+    run("--suite", "quick", "--fit", fitted, "--repeats", "1", "--backend", "cpu", "-o", str(live))
+    status, _ = run("--suite", "quick", "--fit", fitted, "--recorded", str(live), "-o", str(again))
+    assert status == 0
+    found = [json.loads((folder / "summary.json").read_text())["mape"] for folder in (live, again)]
+    assert found[1] == pytest.approx(found[0], rel=1e-9)
+    assert not (again / "runs.npz").exists()
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
+        (("--suite", "quick", "--recorded", "x"), "say of which --suite its runs are, and on which --fit"),
         ((), r"either --suite \(quick, full, published, gpu\)"),
         (("--suite", "quick", "--model", "x"), r"either --suite \(quick, full, published, gpu\)"),
         (("--suite", "quick", "--policies", "lru"), "a suite has its own"),

@@ -24,9 +24,9 @@ torch = pytest.importorskip("torch", reason="the runtime needs PyTorch (the extr
 from pregate.check import runs as runs_module  # noqa: E402
 from pregate.check.cases import SUITE_POLICIES, SUITES, CaseGroup, CaseWorkload, suite_named  # noqa: E402
 from pregate.check.predictions import predict, predictions_document, prepare_cases  # noqa: E402
-from pregate.check.recording import achieved_bound_s  # noqa: E402
+from pregate.check.recording import achieved_bound_s, load_recording  # noqa: E402
 from pregate.check.scores import summarise_validation  # noqa: E402
-from pregate.check.session import PREDICTIONS, ValidationPlan, validate  # noqa: E402
+from pregate.check.session import PREDICTIONS, RUNS, ValidationPlan, rejudge, validate  # noqa: E402
 from runtime.run import OutputMismatch  # noqa: E402
 from runtime.watch import Seen  # noqa: E402
 
@@ -74,6 +74,26 @@ def test_bytes_and_residency_are_exact_and_policies_agree(name: str, quiet: None
     assert summary["outputs_equal"]
     written = json.loads((tmp_path / PREDICTIONS).read_text())
     assert [row["metrics"]["tpot_s"] for row in written] == [o.prediction.metrics["tpot_s"] for o in found.outcomes]
+
+
+def test_recorded_runs_are_judged_again_without_a_device(quiet: None, tmp_path: Path) -> None:
+    paced = dataclasses.replace(GROUP, link_bytes_per_s=None, ratio=1.0, policies=("on_demand", "pregate"))
+    live = validate([paced], platform(), ValidationPlan(repeats=2), directory=tmp_path)
+    recording = load_recording(tmp_path / RUNS)
+    other = dataclasses.replace(GROUP, policies=("lru",))
+    again = rejudge([paced, other], platform(), recording)
+    assert again.predicted_first == ""
+    assert dict(again.skipped) == {other.name: "not recorded"}
+    for here, there in zip(live.outcomes, again.outcomes, strict=True):
+        assert here.prediction.metrics == there.prediction.metrics
+        assert here.measurement is not None
+        assert there.measurement is not None
+        assert there.measurement.median("tpot_s") == pytest.approx(here.measurement.median("tpot_s"), rel=1e-12)
+        assert there.measurement.exact == here.measurement.exact
+    with pytest.raises(InvalidInput, match="the recording has runs of none of these groups"):
+        rejudge([other], platform(), recording)
+    with pytest.raises(InvalidInput, match="what would run is streams"):
+        rejudge([paced], platform(), dataclasses.replace(recording, stack="streams"))
 
 
 def test_experts_on_storage_are_read_as_often_as_predicted(quiet: None, tmp_path: Path) -> None:
