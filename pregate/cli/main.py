@@ -44,14 +44,30 @@ def _status() -> int:
     from traces.errors import PregateError
 
     try:
-        application()()
+        ended = application()(standalone_mode=False)  # a status where the command says one
+        return ended if isinstance(ended, int) else 0
     except SystemExit as stop:
         return stop.code if isinstance(stop.code, int) else 0 if stop.code is None else 1
     except PregateError as error:
         return _refused(str(error))
     except MemoryError:
         return _refused("this needs more memory than there is: ask for fewer tokens, sequences or points")
-    return 0
+    except Exception as error:
+        return _misused(error)
+
+
+def _misused(error: Exception) -> int:
+    """What the library of the command line has against the words it was given; its classes move between releases."""
+    if type(error).__name__ == "Abort":
+        raise KeyboardInterrupt from error
+    told = getattr(error, "format_message", None)
+    if told is None:
+        raise error
+    if type(error).__name__ == "NoArgsIsHelpError":
+        print(told())
+        return 0
+    path = getattr(getattr(error, "ctx", None), "command_path", "pregate")
+    return _refused(f"{told().rstrip('.')}: see {path} --help")
 
 
 def _refused(message: str) -> int:

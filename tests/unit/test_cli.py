@@ -7,6 +7,7 @@ import io
 import json
 import re
 import shlex
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +27,7 @@ from pregate.cli import (
     sweep,
     trace,
 )
+from pregate.cli import main as command_line
 from tests import small_fits
 from tests.command_line import Run
 from traces.storage import save_trace
@@ -302,3 +304,32 @@ def test_an_import_keeps_the_sequences_asked_for_and_never_overwrites_what_it_re
     assert (trace.gate_weights, trace.provenance.licence) == (None, "MIT")
     assert run(*words, "--sequences", "0:9")[0] == 2
     assert "neither FIRST:LAST" in run(*words, "--sequences", "all")[2]
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        (("compare", "--nope"), r"No such option: --nope .*: see \S+ compare --help"),
+        (("compare", "switch-mini-16", "--batch", "x"), r"Invalid value for '--batch': .*: see \S+ compare --help"),
+        (("compare",), r"Missing argument '(model|MODEL)': see \S+ compare --help"),
+        (("frob",), r"No such command 'frob': see \S+ --help"),
+    ],
+)
+def test_words_that_no_command_takes_end_in_one_line(
+    words: tuple[str, ...], line: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["pregate", *words])
+    with pytest.raises(SystemExit) as stop:
+        command_line.main()
+    assert stop.value.code == 2
+    assert re.fullmatch(f"error: {line}\n", capsys.readouterr().err)
+
+
+def test_nothing_asked_is_answered_with_help(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["pregate"])
+    with pytest.raises(SystemExit) as stop:
+        command_line.main()
+    assert stop.value.code == 0
+    assert "Commands:" in capsys.readouterr().out
