@@ -9,8 +9,9 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import CancelledError, Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor, wait
 from contextlib import contextmanager
-from multiprocessing import get_context
+from multiprocessing import connection, get_context, parent_process
 from queue import SimpleQueue
+from threading import Thread
 from typing import Any
 
 from pregate.explore.sweeps.checkpoint import Checkpoint
@@ -138,7 +139,7 @@ def opened(executor: Any, jobs: int | None, tasks: Sequence[Task]) -> Iterator[E
     if executor is not None:
         yield executor.get_executor(pure=False) if hasattr(executor, "get_executor") else executor
         return
-    pool = ProcessPoolExecutor(jobs, mp_context=get_context("spawn"), initializer=_leave_interrupts_to_parent)
+    pool = ProcessPoolExecutor(jobs, mp_context=get_context("spawn"), initializer=_depend_on_parent)
     with pool:
         yield pool
 
@@ -148,9 +149,20 @@ def _n_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _leave_interrupts_to_parent() -> None:
-    """Ctrl-C reaches a whole process group: a worker finishes what it has, and the parent keeps it."""
+def _depend_on_parent() -> None:
+    """Ctrl-C reaches a whole process group: a worker finishes what it has, and the parent keeps it. A parent that was
+    ended otherwise keeps nothing: its workers end with it.
+    """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    parent = parent_process()
+    if parent is not None:
+        Thread(target=_end_after, args=(parent.sentinel,), name="parent", daemon=True).start()
+
+
+def _end_after(sentinel: int) -> None:
+    """End this process at once when what `sentinel` stands for is gone."""
+    connection.wait([sentinel])
+    os._exit(1)
 
 
 def _check_sendable(tasks: Sequence[Task]) -> None:
