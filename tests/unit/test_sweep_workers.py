@@ -7,8 +7,13 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
+
+from pregate.explore.sweeps.runner import run_tasks
 
 SCRIPT = """
 import os, time
@@ -58,3 +63,41 @@ def test_workers_end_with_their_parent(how: signal.Signals, tmp_path: object) ->
     for worker in left:
         os.kill(worker, signal.SIGKILL)
     assert not left
+
+
+def test_an_interrupt_is_taken_between_two_tasks_and_never_inside_a_lock() -> None:
+    """It comes while a future is being read, at every place where Python would take it."""
+    taken: list[str] = []
+
+    class Reading(Future[Any]):
+        def exception(self, timeout: float | None = None) -> BaseException | None:
+            with self._condition:
+                signal.raise_signal(signal.SIGINT)
+                taken.append("inside")
+            return super().exception(timeout)
+
+    class AtOnce(Executor):
+        def submit(self, *_: Any, **__: Any) -> Future[Any]:
+            future: Future[Any] = Reading()
+            future.set_exception(ValueError("a task that fails"))
+            return future
+
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    tasks: Any = [SimpleNamespace(key="k", n_machines=1)] * 3
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            run_tasks(tasks, ["a", "b", "c"], AtOnce())
+        assert taken
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def test_interrupts_of_others_are_left_to_them() -> None:
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        with ThreadPoolExecutor(1) as pool:
+            assert run_tasks([], [], pool) == ([], [])
+        assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGINT, before)

@@ -11,7 +11,7 @@ from concurrent.futures import CancelledError, Executor, Future, ProcessPoolExec
 from contextlib import contextmanager
 from multiprocessing import connection, get_context, parent_process
 from queue import SimpleQueue
-from threading import Thread
+from threading import Thread, current_thread, main_thread
 from typing import Any
 
 from pregate.explore.sweeps.checkpoint import Checkpoint
@@ -37,15 +37,37 @@ def run_tasks(
     """The outcome of each task, None where it failed, and the failures.
 
     What a checkpoint has is not run again; what ends goes into it at once. An interrupt stops what has not begun, waits
-    for what has, keeps it and goes on.
+    for what has, keeps it and goes on; a second one waits for nothing.
     """
     run = _Run(tasks, digests, executor, checkpoint, progress)
-    try:
-        run.all()
-    except BaseException:
-        run.drain()
-        raise
+    with _interrupts_as(run.interrupt):
+        try:
+            run.all()
+        except BaseException:
+            run.drain()
+            raise
     return run.outcomes, run.failures
+
+
+@contextmanager
+def _interrupts_as(act: Callable[[], None]) -> Iterator[None]:
+    """Have Ctrl-C call `act`, the second time raise `KeyboardInterrupt`, where it would have raised that at once.
+
+    Raised anywhere, it can leave a lock of a future taken, for which all would wait for ever.
+    """
+    if current_thread() is not main_thread() or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
+        yield
+        return
+
+    def heard(*_: object) -> None:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        act()
+
+    signal.signal(signal.SIGINT, heard)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 class _Run:
@@ -64,7 +86,8 @@ class _Run:
         self.outcomes: list[TaskOutcome | None] = [checkpoint.load(name) if checkpoint else None for name in digests]
         self.failures: list[BaseException] = []
         self.running: dict[Future[TaskOutcome], int] = {}
-        self.ended: SimpleQueue[Future[TaskOutcome]] = SimpleQueue()  # an interrupt of `wait` can leave futures locked
+        self.interrupted = False
+        self.ended: SimpleQueue[Future[TaskOutcome] | None] = SimpleQueue()  # None: an interrupt
         self.total = sum(task.n_machines for task in tasks)
         self.done = sum(task.n_machines for task, known in zip(tasks, self.outcomes, strict=True) if known)
 
@@ -83,7 +106,17 @@ class _Run:
                     self.failures.append(error)
                     waiting.clear()
             if self.running:
-                self._collect(self.ended.get())
+                ended = self.ended.get()
+                if ended is None:
+                    break
+                self._collect(ended)
+        if self.interrupted:
+            raise KeyboardInterrupt
+
+    def interrupt(self) -> None:
+        """Stop before the next outcome is taken."""
+        self.interrupted = True
+        self.ended.put(None)
 
     def drain(self) -> None:
         """Keep what was under way."""
