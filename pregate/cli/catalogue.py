@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
 from typing import Annotated, Any
 
 import typer
+import yaml
 from rich.table import Table
 
 from hwmodels.fit import fit_names
 from hwmodels.platform import load_platform
-from hwmodels.spec import hardware_names, host_names, link_names, load_machine, storage_names
+from hwmodels.spec import (
+    hardware_names,
+    host_names,
+    link_names,
+    load_machine,
+    machine_document,
+    storage_names,
+)
 from hwmodels.stack import stack_names
 from pregate.cli import options
 from pregate.cli.commands import PLAIN, Command
@@ -103,10 +112,33 @@ def list_hardware(context: typer.Context, format: options.OutputFormat = options
         print(f"{title}: {', '.join(names)}")
 
 
+class Shown(StrEnum):
+    """How a machine is printed; `yaml`: as a file of one's own, to edit and to give to --hardware."""
+
+    table = "table"
+    json = "json"
+    csv = "csv"
+    yaml = "yaml"
+
+
 @hardware.command("show", cls=Command)
-def show_hardware(name: Name, stack: options.Stack = None, format: options.OutputFormat = options.Format.table) -> None:
-    """Print every number of one machine with its source, and the stack's constants with theirs."""
+def show_hardware(
+    name: Name,
+    stack: options.Stack = None,
+    format: Annotated[
+        Shown, typer.Option("--format", help="table, json or csv; yaml: a machine to edit and give to --hardware.")
+    ] = Shown.table,
+) -> None:
+    """Print every number of one machine with its source, and the stack's constants with theirs.
+
+    Example: pregate hardware show t4 --format yaml
+    """
     platform = load_platform(name, stack)
+    if format is Shown.yaml:
+        document = machine_document(platform.machine)
+        del document["name"]  # a machine of one's own is called as its file is
+        typer.echo(yaml.safe_dump(document, sort_keys=False, width=110, allow_unicode=True), nl=False)
+        return
     rows: list[dict[str, Any]] = [
         {"key": key, "value": quantity.value, "unit": quantity.unit, "source": quantity.source}
         for key, quantity in platform.machine.quantities().items()
@@ -118,7 +150,7 @@ def show_hardware(name: Name, stack: options.Stack = None, format: options.Outpu
             low, high = fitted.ci95
             row |= {"value": fitted.value, "source": f"fitted: {platform.fit.name}, 95 % {low:.3g} to {high:.3g}"}
         rows.append(row)
-    if render.print_data(format, rows, rows):
+    if render.print_data(options.Format(format), rows, rows):
         return
     table = Table(title=f"{platform.hardware} ({platform.stack.name})", title_justify="left")
     for column in rows[0]:

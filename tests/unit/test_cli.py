@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 import pregate
+from hwmodels.spec import hardware_names, load_machine
 from pregate.cli import (
     calibrate,
     catalogue,
@@ -333,3 +334,15 @@ def test_nothing_asked_is_answered_with_help(
         command_line.main()
     assert stop.value.code == 0
     assert "Commands:" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", hardware_names())
+def test_a_machine_is_printed_as_a_file_that_reads_back(run: Run, name: str, tmp_path: Path) -> None:
+    status, text, _ = run("hardware", "show", name, "--format", "yaml")
+    assert status == 0
+    (tmp_path / "mine.yaml").write_text(text)
+    mine, theirs = load_machine(tmp_path / "mine.yaml"), load_machine(name)
+    assert mine.accelerator.name == "mine"
+    for key, quantity in theirs.quantities().items():
+        assert mine.quantities()[key].value == quantity.value, key
+        assert mine.quantities()[key].source == quantity.source, key
