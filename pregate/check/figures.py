@@ -27,6 +27,9 @@ _PANELS = {
     "ttft_s": "time to first token",
     "moe_layer_latency_s": "MoE layer latency",
 }
+_CHARACTER_PT, _HANDLE_PT = 5.2, 36.0
+"""Room for a letter of a legend, at the size it is set in, and for what stands beside a label."""
+
 BAND = 0.1
 """Relative error inside which a point is drawn on the band."""
 
@@ -64,7 +67,8 @@ def predicted_against_measured(validation: Validation) -> Figure | None:
             *[Line2D([], [], color=colour, marker="o", ls="", label=name) for name, colour in colours.items()],
             *[Line2D([], [], color="#888888", marker=mark, ls="", label=name) for name, mark in markers.items()],
         ]
-        columns = min(len(handles), 8)
+        widest_pt = max(len(str(handle.get_label())) for handle in handles) * _CHARACTER_PT + _HANDLE_PT
+        columns = max(1, min(len(handles), int(figure.get_figwidth() * 72 / widest_pt)))
         figure.legend(handles=handles, loc="outside lower center", ncols=columns, frameon=False, fontsize=9)
         return figure
 

@@ -29,7 +29,7 @@ _POLICIES = {
 }
 _MORE = ("#882255", "#999933", "#6f5fc7", "#a05a2c", "#44aa99", "#777777")
 NAIVE = ("#bbbbbb", "#88aacc", "#ddaa55", "#aa7799")
-MARKERS = "osD^vP"
+MARKERS = "osD^vPX*<>hp"
 _STYLE: Any = {
     "font.family": "sans-serif",
     "font.size": 10.0,
