@@ -49,18 +49,18 @@ mkdir -p -- "$rest"
 : >"$summary"
 failed=0 named=
 
+left_out() { case " ${GPU_SH_SKIP:-} " in *" $1 "*) ;; *) return 1 ;; esac }
+
 left_s() { echo $((budget_s - SECONDS)); }
 
 # part NAME LIMIT_S LEAST_S COMMAND...: run for at most LIMIT_S of what is left, unless that is below LEAST_S.
 part() {
   local name=$1 limit_s=$2 least_s=$3 begin_s=$SECONDS status
   shift 3
-  case " ${GPU_SH_SKIP:-} " in
-  *" $name "*)
+  if left_out "$name"; then
     printf '%-12s left out\n' "$name" | tee -a "$summary"
     return
-    ;;
-  esac
+  fi
   [ "$limit_s" -le "$(left_s)" ] || limit_s=$(left_s)
   if [ "$limit_s" -lt "$least_s" ]; then
     printf '%-12s skipped: %d s left, %d needed\n' "$name" "$(left_s)" "$least_s" | tee -a "$summary"
@@ -113,7 +113,9 @@ if [ -f "$out/fit.yaml" ]; then # its name is what reports call it: device.stack
 fi
 
 # Left for after the last run: the report, and a run that took longer than expected (45 s), then what comes below.
-case " ${GPU_SH_SKIP:-} " in *' yardstick sanitizer '*) reserve_s=50 ;; *) reserve_s=110 ;; esac
+reserve_s=45
+left_out yardstick || reserve_s=$((reserve_s + 35))
+left_out sanitizer || reserve_s=$((reserve_s + 30))
 validate_s=$(($(left_s) - reserve_s))
 if [ -f "$out/${named:=fit.yaml}" ]; then
   part validate $((validate_s + 45)) 60 "$python" -m pregate.cli.main validate --suite "$suite" --backend "$backend" "${graphs[@]}" \

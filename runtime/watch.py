@@ -12,8 +12,7 @@ from __future__ import annotations
 import math
 import os
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,7 +28,6 @@ __all__ = [
     "Seen",
     "counting",
     "limits_of",
-    "on_fastest_core",
 ]
 
 
@@ -138,32 +136,6 @@ def between(before: Reading, after: Reading, clock: Clock) -> Seen:
     if before.steal_s is not None and after.steal_s is not None:
         steal = (after.steal_s - before.steal_s) / wall_s
     return Seen(foreign, steal, clock.see(before, after))
-
-
-@contextmanager
-def on_fastest_core(clock: Clock, tolerance: float = 0.15) -> Iterator[None]:
-    """Keep the calling thread on the core on which the loop is fastest, where it is slower than `clock` has seen it.
-
-    For one thread that drives a device: what such a core shares with others, it shares with less of them. Does nothing
-    where a thread cannot choose its core.
-    """
-    if not hasattr(os, "sched_setaffinity") or _loop_s() <= clock.fastest_s * (1 + tolerance):
-        yield
-        return
-    allowed = os.sched_getaffinity(0)
-    try:
-        found = {core: _on_core(core) for core in sorted(allowed)}
-        best = min(found, key=lambda core: found[core])
-        clock.fastest_s = min(clock.fastest_s, found[best])
-        os.sched_setaffinity(0, {best})
-        yield
-    finally:
-        os.sched_setaffinity(0, allowed)
-
-
-def _on_core(core: int) -> float:
-    os.sched_setaffinity(0, {core})
-    return _loop_s()
 
 
 def counting(seen: Sequence[Seen], limits: Limits = LIMITS) -> list[int]:

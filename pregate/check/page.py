@@ -307,7 +307,7 @@ def _thrown_away(validation: Validation) -> str:
 
 
 def _provenance(validation: Validation) -> str:
-    known = {"fit": validation.fit, "predictions written before the first run": validation.predicted_first}
+    known = {"fit": validation.fit, "predictions written before the first run": validation.predicted_first or "none"}
     known |= dict(validation.provenance)
     lines = [
         [word_cell(key), cell(value, "text wrap")]

@@ -6,7 +6,6 @@ A recording holds what was measured and nothing that was predicted. Its schedule
 from __future__ import annotations
 
 import json
-import zipfile
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,12 +24,12 @@ from pregate.check.outcome import Measurement, OpTime
 from pregate.check.predictions import PreparedCase, op_times
 from traces.documents import Section
 from traces.errors import InvalidFile, InvalidInput
+from traces.importers.arrays import npz_arrays, npz_names
 from traces.whole_file import whole_file
 
 __all__ = ["RecordedCase", "Recording", "achieved_bound_s", "load_recording", "measurement_of", "save_recording"]
 
 VERSION = 1
-MAX_BYTES = 256 << 20
 _ABOUT = "about"
 
 
@@ -183,15 +182,10 @@ def save_recording(recording: Recording, path: Path) -> None:
 
 def load_recording(path: Path) -> Recording:
     """Read a recording. Raises `InvalidFile`, naming the file and what is wrong with it."""
+    found = npz_arrays(path, (_ABOUT,), tuple(npz_names(path)))
     try:
-        with zipfile.ZipFile(path) as archive:
-            n_bytes = sum(entry.file_size for entry in archive.infolist())
-        if n_bytes > MAX_BYTES:
-            raise InvalidFile(f"{path}: {n_bytes} bytes once unpacked, at most {MAX_BYTES}")
-        with np.load(path, allow_pickle=False) as arrays:
-            about = json.loads(arrays[_ABOUT].tobytes())
-            found = {name: arrays[name] for name in arrays.files if name != _ABOUT}
-    except (OSError, ValueError, KeyError, zipfile.BadZipFile, RecursionError) as error:
+        about = json.loads(found.pop(_ABOUT).tobytes())
+    except (ValueError, RecursionError) as error:
         raise InvalidFile(f"{path}: not a recording of runs ({error})") from None
     if not isinstance(about, dict):
         raise InvalidFile(f"{path}: expected a mapping, found {type(about).__name__}")

@@ -8,7 +8,6 @@ from __future__ import annotations
 import dataclasses
 import gc
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -198,10 +197,10 @@ def _watched(
     captured: Captured, device: Device, experts: Experts, clock: Clock, *, prove: bool
 ) -> tuple[MeasuredRun, Seen]:
     """A run, and what else the machine did during it."""
-    from runtime.watch import LoadWatch, on_fastest_core
+    from runtime.watch import LoadWatch
 
     gc.collect()  # the pools of the run before
-    with on_fastest_core(clock) if device.backend == "cuda" else nullcontext(), LoadWatch(clock) as watch:
+    with LoadWatch(clock) as watch:
         done = execute_captured(captured, device, experts, prove=prove)
     return done, watch.seen
 

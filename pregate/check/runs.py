@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Callable, Collection, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -16,7 +15,7 @@ from pregate.check.recording import RecordedCase, measurement_of
 from pregate.check.running import execute_captured, initial_slots
 from runtime.model.weights import Experts
 from runtime.run import MeasuredRun, OutputMismatch
-from runtime.watch import Clock, LoadWatch, Seen, counting, on_fastest_core
+from runtime.watch import Clock, LoadWatch, Seen, counting
 from traces.routing import Phase
 
 __all__ = ["Runner"]
@@ -51,9 +50,7 @@ class Runner:
                 break  # a machine that is never quiet will not be
             for one in found if i < self.repeats else [one for one in found if one.n_quiet < self.repeats]:
                 gc.collect()
-                device = self.device(one.prepared.link_bytes_per_s)
-                driven = on_fastest_core(self._clock) if device.backend == "cuda" else nullcontext()
-                with driven, LoadWatch(self._clock) as watch:
+                with LoadWatch(self._clock) as watch:
                     run = self._run(one.prepared)
                 one.add(run, watch.seen)
         digests = {one.digest: one.prepared.case.policy for one in found if one.digest}

@@ -115,12 +115,18 @@ def validate(
 
 
 def rejudge(
-    groups: Sequence[CaseGroup], hw: Platform, recording: Recording, *, say: Callable[[str], None] = lambda _: None
+    groups: Sequence[CaseGroup],
+    hw: Platform,
+    recording: Recording,
+    *,
+    provenance: Mapping[str, str] = ReadOnly({}),
+    say: Callable[[str], None] = lambda _: None,
 ) -> Validation:
     """Predict those of `groups` that were recorded on `hw`, and compare: needs no device, but predicts afterwards.
 
-    `Validation.predicted_first` is empty therefore. Raises `InvalidInput` for a platform without a fit or with one of
-    another stack, a case that the fit was made on, schedules other than those recorded, and where nothing was recorded.
+    `Validation.predicted_first` is empty therefore. `provenance`: of this judgement, beside that of the runs. Raises
+    `InvalidInput` for a platform without a fit or with one of another stack, a case that the fit was made on, schedules
+    other than those recorded, and where nothing was recorded.
     """
     _require_fit(hw, recording.stack)
     assert hw.fit is not None
@@ -137,8 +143,9 @@ def rejudge(
         outcomes += [CaseOutcome(one.case, said, run) for (one, said), run in zip(pairs, measured, strict=True)]
     if not outcomes:
         raise InvalidInput("the recording has runs of none of these groups: name the suite that was run")
+    told = {**recording.provenance, **{f"judged again: {name}": text for name, text in provenance.items()}}
     return Validation(
-        tuple(outcomes), recording.provenance, recording.machine, hw.fit.name, "", {}, ReadOnly(skipped), _trust(hw)
+        tuple(outcomes), ReadOnly(told), recording.machine, hw.fit.name, "", {}, ReadOnly(skipped), _trust(hw)
     )
 
 
@@ -252,10 +259,7 @@ def provenance_of(command: str) -> dict[str, str]:
 
 
 def _commit() -> str:
-    """The commit of the checkout this runs from, "+" when files differ from it.
-
-    Of a copy without its history what the file `.commit` says, where there is one; else "unknown".
-    """
+    """The commit of the checkout this runs from, "+" when files differ from it; "unknown" outside of one."""
     root = Path(__file__).parents[2]
     try:
         commit, changes = (
@@ -263,6 +267,5 @@ def _commit() -> str:
             for words in (["rev-parse", "--short=12", "HEAD"], ["status", "--porcelain", "--untracked-files=no"])
         )
     except (OSError, subprocess.CalledProcessError):
-        told = root / ".commit"
-        return told.read_text(encoding="utf-8").strip()[:40] if told.is_file() else "unknown"
+        return "unknown"
     return commit + ("+" if changes else "")

@@ -82,6 +82,10 @@ def validate(
         raise InvalidInput(f"-o {output}: it is a file, a report is a folder: name another")
     if recorded is not None and (suite is None or hardware is None):
         raise InvalidInput("--recorded FOLDER: say of which --suite its runs are, and on which --fit to predict them")
+    if recorded is not None and (graphs or backend != "auto" or budget is not None):
+        raise InvalidInput("--recorded FOLDER: nothing is run, leave out --backend, --graphs and --budget-s")
+    if recorded is not None and output is not None and output.resolve() == recorded.resolve():
+        raise InvalidInput(f"-o {output}: what was predicted before the runs is there, name another folder")
     name = extras.backend_named(backend)
     if recorded is None:
         require_graphs(name, graphs)
@@ -98,7 +102,8 @@ def validate(
     command = f"pregate validate{what}{' --graphs' * graphs}{' --tier ssd' * (tier == 'ssd')}"
     with options.spinner("validating", lines=True) as update:
         if recorded is not None:
-            found = rejudge(groups, load_platform(str(hardware)), load_recording(recorded / RUNS), say=update)
+            runs, again = load_recording(recorded / RUNS), provenance_of(f"{command} --recorded")
+            found = rejudge(groups, load_platform(str(hardware)), runs, provenance=again, say=update)
         else:
             settings = _settings(name, graphs, suite == "quick", storage)
             hw, measured = _platform(hardware, settings, output, update, insist=not busy)

@@ -104,8 +104,7 @@ def cpu_link(bytes_per_s: float | None) -> Link:
 
 def microbenchmarks_of(settings: Settings) -> list[Microbenchmark]:
     """Every part, in the order in which a round measures them; those of one model share its experts."""
-    parts = [*_machine_parts(settings), *_op_parts(settings), *_storage_parts(settings)]
-    return [dataclasses.replace(part, of_device=settings.backend == "cuda") for part in parts]
+    return [*_machine_parts(settings), *_op_parts(settings), *_storage_parts(settings)]
 
 
 def probes_of(settings: Settings) -> Iterator[Probe]:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import gc
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,7 +15,7 @@ import numpy as np
 from hwmodels.calibrate.measurements import Sample
 from hwmodels.calibrate.rounds import merged_rounds
 from hwmodels.trust import Trust, trust_of
-from runtime.watch import Clock, LoadWatch, Seen, counting, on_fastest_core
+from runtime.watch import Clock, LoadWatch, Seen, counting
 
 __all__ = ["Microbenchmark", "Round", "Session", "in_rounds"]
 
@@ -28,14 +27,10 @@ _MOST_ROUNDS = 4
 
 @dataclass(frozen=True, slots=True)
 class Microbenchmark:
-    """A microbenchmark. `run`: takes whether this is its first round, in which libraries choose their kernels.
-
-    `of_device`: a device computes, and one thread drives it.
-    """
+    """A microbenchmark. `run`: takes whether this is its first round, in which libraries choose their kernels."""
 
     name: str
     run: Callable[[bool], list[Sample]]
-    of_device: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +92,7 @@ def in_rounds(parts: Sequence[Microbenchmark], budget_s: float, say: Callable[[s
 def _one_round(part: Microbenchmark, first: bool, clock: Clock) -> Round:
     gc.collect()
     begin_s = time.monotonic()
-    with on_fastest_core(clock) if part.of_device else nullcontext(), LoadWatch(clock) as watch:
+    with LoadWatch(clock) as watch:
         samples = part.run(first)
     return Round(samples, watch.seen, time.monotonic() - begin_s)
 

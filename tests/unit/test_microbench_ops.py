@@ -4,25 +4,31 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from functools import partial
 
+import numpy as np
 import pytest
 
 from hwmodels.calibrate.measurements import Sample, workload_digest
-from offload.ops import KERNEL_KINDS, OpKind, Work
+from offload.decode import decode
+from offload.execution import EXECUTIONS
+from offload.ops import KERNEL_KINDS, Lane, OpKind, Work
+from offload.policies import policy_named
 from tests.small_models import MODELS
 from traces.routing import Phase
 
 torch = pytest.importorskip("torch", reason="the runtime needs PyTorch (the extra 'runtime')")
 
-from runtime.backend import Backend  # noqa: E402
+from runtime.backend import Action, Backend  # noqa: E402
 from runtime.cpu import CpuBackend  # noqa: E402
-from runtime.microbench import contention, gemms  # noqa: E402
+from runtime.microbench import contention, gemms, ops  # noqa: E402
 from runtime.microbench.gemms import gemm_samples  # noqa: E402
 from runtime.microbench.ops import offloaded_samples, op_samples  # noqa: E402
 from runtime.microbench.parts import Settings, probes_of  # noqa: E402
 from runtime.microbench.probes import Probe, probes  # noqa: E402
 from runtime.model.weights import Experts  # noqa: E402
 from runtime.pacing import Link  # noqa: E402
+from runtime.program import build_program  # noqa: E402
 
 OUTPUT_TOKENS = 5
 DECODERS = Probe(MODELS["decoder-only"], 2, 4, OUTPUT_TOKENS, 3)
@@ -200,3 +206,43 @@ def test_copies_and_kernels_are_timed_beside_each_other_on_a_link_of_any_speed(
     assert {s.parameters["n_bytes"] for s in samples if s.parameters["of"] == "h2d"} == {1 << 14}
     assert found["gemv", "nothing"].n == found["h2d", "nothing"].n == 4
     assert all(1 <= s.n <= 4 and s.median_s > 0 for s in samples)
+
+
+def test_behind_a_full_queue_every_pass_begins_with_the_hold_and_no_op_waits_for_the_host() -> None:
+    steps, policy = DECODERS.trace.steps(), policy_named("on_demand")
+    n_slots = policy.buffers(DECODERS.model.n_experts, DECODERS.model.n_experts).full
+    schedule = decode(DECODERS.model, steps, policy, EXECUTIONS["streams"], n_buffers=n_slots).schedule
+    program = build_program(DECODERS.model, DECODERS.trace.steps(), schedule)
+    actions: list[Action | None] = [partial(int, op) for op in range(len(schedule))]
+    hold = partial(int, -1)
+    found = ops._queued(program, actions, hold)
+    assert [found.actions[place] for place in found.places] == [actions[op] for op in found.ops]
+    assert found.ops == np.flatnonzero(schedule.lane != Lane.HOST).tolist()
+    holds = [place for place, action in enumerate(found.actions) if action is hold]
+    assert len(holds) == len(program.passes.passes)
+    assert all(found.lanes[place] == Lane.COMPUTE for place in holds)
+    passes = program.pass_of[found.ops]
+    first = [found.places[int(np.flatnonzero(passes == i)[0])] for i in range(len(holds))]
+    assert holds == [place - 1 for place in first]
+    awaited, place_of = -1, dict(zip(found.ops, found.places, strict=True))
+    for op in range(len(schedule)):
+        if schedule.lane[op] == Lane.HOST:
+            awaited = max([awaited, *(place_of[d] for d in schedule.deps(op).tolist() if schedule.lane[d] == Lane.D2H)])
+            continue
+        waits = found.waits[place_of[op]]
+        assert all(found.lanes[dep] != found.lanes[place_of[op]] for dep in waits)
+        if schedule.kind[op] == OpKind.FETCH and awaited >= 0:  # the ids that say which expert it is
+            assert awaited in waits
+
+
+def test_ops_behind_a_hold_are_timed_in_a_run_of_their_own() -> None:
+    held: list[int] = []
+    n_passes = len(list(DECODERS.trace.steps()))
+    plain = op_samples(make, DECODERS, Experts(DECODERS.model), warm=False)
+    queued = op_samples(make, DECODERS, Experts(DECODERS.model), warm=False, hold=lambda: held.append(1))
+    assert len(held) == n_passes
+    assert [(s.what, s.parameters["kind"]) for s in queued] == [(s.what, s.parameters["kind"]) for s in plain]
+    offloaded_samples(
+        make, DECODERS, Experts(DECODERS.model), "on_demand", quick=True, hold=lambda: held.append(1)
+    )  # fmt: skip
+    assert len(held) == n_passes * (1 + len({DECODERS.n_active, DECODERS.model.n_experts}))

@@ -143,12 +143,20 @@ def test_runs_that_were_kept_are_judged_again(fitted: str, monkeypatch: pytest.M
     found = [json.loads((folder / "summary.json").read_text())["mape"] for folder in (live, again)]
     assert found[1] == pytest.approx(found[0], rel=1e-9)
     assert not (again / "runs.npz").exists()
+    provenance = json.loads((again / "summary.json").read_text())["provenance"]
+    assert provenance["command"] == "pregate validate --suite quick"
+    assert provenance["judged again: command"] == "pregate validate --suite quick --recorded"
+    kept = (live / "rows.csv").read_bytes()
+    with pytest.raises(InvalidInput, match="name another folder"):
+        run("--suite", "quick", "--fit", fitted, "--recorded", str(live), "-o", str(live))
+    assert (live / "rows.csv").read_bytes() == kept
 
 
 @pytest.mark.parametrize(
     ("words", "message"),
     [
         (("--suite", "quick", "--recorded", "x"), "say of which --suite its runs are, and on which --fit"),
+        (("--suite", "quick", "--recorded", "x", "--fit", "y", "--budget-s", "9"), "nothing is run, leave out"),
         ((), r"either --suite \(quick, full, published, gpu\)"),
         (("--suite", "quick", "--model", "x"), r"either --suite \(quick, full, published, gpu\)"),
         (("--suite", "quick", "--policies", "lru"), "a suite has its own"),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import subprocess
 import sys
@@ -12,8 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from runtime import watch
-from runtime.watch import Clock, Limits, LoadWatch, Reading, Seen, between, counting, on_fastest_core
+from runtime.watch import Clock, Limits, LoadWatch, Reading, Seen, between, counting
 
 LIMITS = Limits(foreign=0.06, steal=0.03, clock=0.5)
 
@@ -49,18 +47,6 @@ def test_a_loop_slow_before_and_after_is_slow_beside_the_fastest_of_the_session(
     assert between(slow, slow, clock).clock == 1.0
     assert between(fast, fast, clock).clock == 1.0
     assert between(slow, slow, clock).clock == 2.0
-
-
-@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="a thread cannot choose its core here")
-def test_a_thread_keeps_to_the_fastest_core_while_its_own_is_slow(monkeypatch: pytest.MonkeyPatch) -> None:
-    allowed = os.sched_getaffinity(0)
-    best = max(allowed)
-    monkeypatch.setattr(watch, "_loop_s", lambda: 1e-3 if os.sched_getaffinity(0) == {best} else 2e-3)
-    with on_fastest_core(Clock(1e-3)):
-        assert os.sched_getaffinity(0) == {best}
-    assert os.sched_getaffinity(0) == allowed
-    with on_fastest_core(Clock(2e-3)):
-        assert os.sched_getaffinity(0) == allowed
 
 
 def test_two_readings_at_once_divide_by_nothing() -> None:
