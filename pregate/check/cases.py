@@ -89,6 +89,10 @@ class CaseGroup:
     hbm_share: float = 0.4
     expert_tier: str = "dram"
 
+    def case_name(self, policy: str) -> str:
+        """Of one of its cases."""
+        return f"{self.name}/{policy}"
+
     @property
     def name(self) -> str:
         """Model, workload, link."""

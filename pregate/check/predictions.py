@@ -69,7 +69,7 @@ def prepare_cases(group: CaseGroup, hw: Platform, link_bytes_per_s: float | None
         memory = whole if policy == "gpu_only" else _limited(model, trace, whole, group.hbm_share)
         captured = capture(model, memory, trace, policy, expert_tier=group.expert_tier)
         case = Case(
-            f"{group.name}/{policy}",
+            group.case_name(policy),
             group.name,
             model.name,
             group.workload.description,

@@ -37,9 +37,8 @@ _ABOUT = "about"
 class RecordedCase:
     """The runs of a case that count: `start_ns`, `end_ns` (n_runs, n_ops) int64 from the first op of each.
 
-    `link_bytes_per_s`: of a link that was imitated.
-    `exact`, `output_digest`, `disturbances`, `load`: as of `Measurement`. Raises `InvalidInput` for runs of several
-    lengths, none, or an op that ends before it starts.
+    `link_bytes_per_s`: of a link that was imitated. `exact`, `output_digest`, `disturbances`, `load`: as of
+    `Measurement`. Raises `InvalidInput` for runs of several lengths, none, or an op that ends before it starts.
     """
 
     schedule_digest: str
@@ -69,11 +68,11 @@ class Recording:
 
     def has(self, group: CaseGroup) -> bool:
         """Whether all cases of a group were run."""
-        return all(f"{group.name}/{policy}" in self.cases for policy in group.policies)
+        return all(group.case_name(policy) in self.cases for policy in group.policies)
 
     def link_bytes_per_s(self, group: CaseGroup) -> float | None:
         """The link that a group was run on, where it was imitated."""
-        return self.cases[f"{group.name}/{group.policies[0]}"].link_bytes_per_s
+        return self.cases[group.case_name(group.policies[0])].link_bytes_per_s
 
     def measure(self, group: Sequence[PreparedCase], drawn: Collection[str] = ()) -> list[Measurement]:
         """What was measured of the cases of a group.

@@ -80,12 +80,12 @@ def validate(
         raise InvalidInput(f"--max-mape {max_mape:g}: a share between 0 and 1, such as 0.07 for 7 %")
     if output is not None and output.exists() and not output.is_dir():
         raise InvalidInput(f"-o {output}: it is a file, a report is a folder: name another")
-    if recorded is not None and (suite is None or hardware is None):
-        raise InvalidInput("--recorded FOLDER: say of which --suite its runs are, and on which --fit to predict them")
-    if recorded is not None and (graphs or backend != "auto" or budget is not None):
-        raise InvalidInput("--recorded FOLDER: nothing is run, leave out --backend, --graphs and --budget-s")
-    if recorded is not None and output is not None and output.resolve() == recorded.resolve():
-        raise InvalidInput(f"-o {output}: what was predicted before the runs is there, name another folder")
+    if recorded is not None:
+        if suite is None or hardware is None:
+            raise InvalidInput(
+                "--recorded FOLDER: say of which --suite its runs are, and on which --fit to predict them"
+            )
+        _check_recorded(recorded, output, runs=graphs or backend != "auto" or budget is not None)
     name = extras.backend_named(backend)
     if recorded is None:
         require_graphs(name, graphs)
@@ -119,6 +119,14 @@ def validate(
         print(verdict(summary))
     doubted = [] if busy else doubts(summary, max_mape)
     raise typer.Exit(_status(failures(summary, max_mape), failures(summary, None), doubted))
+
+
+def _check_recorded(recorded: Path, output: Path | None, *, runs: bool) -> None:
+    """Raise `InvalidInput` for options of `runs` that are not made, and where the old report would be overwritten."""
+    if runs:
+        raise InvalidInput("--recorded FOLDER: nothing is run, leave out --backend, --graphs and --budget-s")
+    if output is not None and output.resolve() == recorded.resolve():
+        raise InvalidInput(f"-o {output}: what was predicted before the runs is there, name another folder")
 
 
 def _link_bytes_per_s(link: str | None, backend: str) -> float | None:
