@@ -13,10 +13,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from hwmodels.compute_formats import PEAK_DTYPES, computes_in
 from hwmodels.kernels import GemmTable, tables_by_dtype
+from hwmodels.machine_fields import FIELDS, check_figure, find_field
 from hwmodels.platform import Platform
 from hwmodels.quantity import ReadOnly
-from hwmodels.spec import FIELDS, PEAK_DTYPES, check_figure, computes_in, find_field
 from hwmodels.stack import CONSTANTS, SoftwareStack, check_constant
 from offload.ops import OpKind, Work
 from traces.errors import unknown_name
@@ -83,7 +84,7 @@ class Figures:
         return found if found is not None else next(iter(self.gemm_tables.values()), None)
 
     def computes_in(self, compute: str) -> str:
-        """The format in which the accelerator multiplies what asks for `compute`: `hwmodels.spec.computes_in`."""
+        """The format in which the accelerator multiplies what asks for `compute`."""
         stated = [name for name in PEAK_DTYPES if f"accelerator.peak_flop_per_s.{name}" in self.values]
         return computes_in(compute, stated)
 

@@ -14,8 +14,9 @@ from typing import Any
 import yaml
 
 from hwmodels.kernels import GemmTable, kernel_constant, read_table
+from hwmodels.machine_files import machine_document, read_machine
 from hwmodels.quantity import DIMENSIONS, ReadOnly
-from hwmodels.spec import MachineSpec, machine_document, read_machine
+from hwmodels.spec import MachineSpec
 from hwmodels.stack import CONSTANTS, check_constant
 from traces.documents import Section, read_yaml
 from traces.errors import InvalidFile, unknown_name

@@ -8,8 +8,10 @@ from functools import cache
 from pathlib import Path
 
 from hwmodels.fit import Fit, fit_names, is_fit, load_fit
+from hwmodels.machine_files import hardware_names, load_machine
+from hwmodels.overrides import with_overrides
 from hwmodels.quantity import ReadOnly, parse_override, real_number
-from hwmodels.spec import MachineSpec, hardware_names, load_machine
+from hwmodels.spec import MachineSpec
 from hwmodels.stack import CONSTANTS, SoftwareStack, check_constant, load_stack
 from traces.errors import InvalidInput, unknown_name
 
@@ -72,7 +74,7 @@ def platform_of(fit: Fit, overrides: Mapping[str, float | str] | None = None) ->
     """The machine that a fit was made on, with the stack that ran on it; `overrides` as of `load_platform`."""
     ours, theirs = _split(overrides or {})
     machine = fit.machine or load_machine(fit.hardware)
-    return Platform(machine.with_overrides(theirs), load_stack(fit.stack), fit, ours)
+    return Platform(with_overrides(machine, theirs), load_stack(fit.stack), fit, ours)
 
 
 @cache
@@ -101,7 +103,7 @@ def load_platform(
         stack = fitted[0] if fitted else DEFAULT_STACK
     chosen = load_stack(stack)
     ours, theirs = _split(overrides or {})
-    return Platform(machine.with_overrides(theirs), chosen, _best_fit(machine.accelerator.name, stack), ours)
+    return Platform(with_overrides(machine, theirs), chosen, _best_fit(machine.accelerator.name, stack), ours)
 
 
 def _fit_of(hardware: str, stack: str | None) -> Fit | None:

@@ -10,7 +10,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from hwmodels.calibrate.measurements import Measurements, Sample
-from hwmodels.spec import MachineSpec, load_machine, read_machine
+from hwmodels.machine_files import load_machine, read_machine
+from hwmodels.spec import MachineSpec
 from traces.documents import Section
 from traces.errors import InvalidFile, InvalidInput
 from traces.model.dtypes import DTYPES

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from hwmodels.compute_formats import computes_in
 from hwmodels.cost import Costs, price
 from hwmodels.coverage import beyond_fit, unfitted_device
 from hwmodels.platform import Platform
-from hwmodels.spec import computes_in
 from offload import metrics
 from offload.policy import Cache, Policy
 from offload.schedule import Schedule

@@ -11,10 +11,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from hwmodels.compute_formats import computes_in
 from hwmodels.cost import price
 from hwmodels.coverage import unfitted_device
+from hwmodels.overrides import with_overrides
 from hwmodels.platform import Platform
-from hwmodels.spec import computes_in
 from offload import metrics
 from offload.ops import Lane, OpKind
 from offload.schedule import Schedule
@@ -83,7 +84,7 @@ def prepare_cases(group: CaseGroup, hw: Platform, link_bytes_per_s: float | None
 
 def _with_link(hw: Platform, bytes_per_s: float) -> Platform:
     figures: dict[str, float | str] = {"link.h2d_bytes_per_s": bytes_per_s, "link.d2h_bytes_per_s": bytes_per_s}
-    return dataclasses.replace(hw, machine=hw.machine.with_overrides(figures))
+    return dataclasses.replace(hw, machine=with_overrides(hw.machine, figures))
 
 
 def _limited(model: ModelArchitecture, trace: RoutingTrace, memory: MachineMemory, share: float) -> MachineMemory:

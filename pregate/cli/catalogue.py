@@ -10,15 +10,8 @@ import yaml
 from rich.table import Table
 
 from hwmodels.fit import fit_names
+from hwmodels.machine_files import component_names, hardware_names, load_machine, machine_document
 from hwmodels.platform import load_platform
-from hwmodels.spec import (
-    hardware_names,
-    host_names,
-    link_names,
-    load_machine,
-    machine_document,
-    storage_names,
-)
 from hwmodels.stack import stack_names
 from pregate.cli import options
 from pregate.cli.commands import PLAIN, Command
@@ -107,8 +100,10 @@ def list_hardware(context: typer.Context, format: options.OutputFormat = options
         shown["price_usd"] = "-" if row["price_usd"] is None else f"{row['price_usd']:.0f}"
         table.add_row(*map(str, shown.values()))
     render.print_table(table)
-    for title, names in (("links", link_names()), ("hosts", host_names()), ("storage", storage_names()),
-                         ("stacks", stack_names())):  # fmt: skip
+    beside = {
+        title: component_names(kind) for title, kind in (("links", "link"), ("hosts", "host"), ("storage", "storage"))
+    }
+    for title, names in {**beside, "stacks": stack_names()}.items():
         print(f"{title}: {', '.join(names)}")
 
 

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
-from hwmodels.spec import hardware_names
+from hwmodels.machine_files import hardware_names
 from pregate.cli import options
 from pregate.draw import render
 from pregate.explore.optima.goals import shown

@@ -10,9 +10,9 @@ import numpy as np
 
 from hwmodels.cost import price_figures
 from hwmodels.figures import MEMORY_FIGURES, Figures, figures_of
+from hwmodels.machine_fields import FIELDS
 from hwmodels.platform import Platform
 from hwmodels.quantity import ReadOnly
-from hwmodels.spec import FIELDS
 from hwmodels.stack import CONSTANTS
 from offload.policy import Cache, Policy
 from offload.probes import find_probes

@@ -10,6 +10,7 @@ import pytest
 import pregate
 from hwmodels.coverage import beyond_fit
 from hwmodels.fit import load_fit
+from hwmodels.overrides import with_overrides
 from hwmodels.platform import Platform, load_platform, platform_of
 from offload.ops import Gemm, OpKind, Work
 from tests import small_fits
@@ -54,7 +55,7 @@ def test_a_large_model_on_a_fit_of_small_shapes_is_extrapolated() -> None:
     root = Path(__file__).parents[2] / "results" / "cpu-intel-xeon-2c-2026-11-24"
     hw = platform_of(load_fit(root / "cpu-intel-xeon-2c.threads.yaml"))
     model = pregate.load_model("mixtral-8x7b", dtype="fp32")
-    hw = dataclasses.replace(hw, machine=hw.machine.with_overrides({"hbm_bytes": 400e9, "host.dram_bytes": 400e9}))
+    hw = dataclasses.replace(hw, machine=with_overrides(hw.machine, {"hbm_bytes": 400e9, "host.dram_bytes": 400e9}))
     result = pregate.simulate(model, hw, pregate.synthesize(model, 2, 2), "on_demand")
     assert result.calibration == "extrapolated"
     assert "GEMM shapes" in result.beyond_fit

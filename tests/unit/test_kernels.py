@@ -17,6 +17,7 @@ from hwmodels.cost import parts_of, price, price_figures
 from hwmodels.figures import figures_of
 from hwmodels.fit import FittedConstant, LeftOut
 from hwmodels.kernels import GemmTable, activation_bytes, cached_share, kernel_constant, read_table
+from hwmodels.overrides import with_overrides
 from hwmodels.platform import Platform
 from hwmodels.quantity import ReadOnly
 from offload import work
@@ -210,7 +211,7 @@ def test_a_measured_issue_and_readback_take_the_place_of_the_stacks(hw: Platform
 
 def test_a_format_that_was_not_measured_is_priced_by_another_table(hw: Platform) -> None:
     """At the rates of its own: half the bytes, and what the user says of its arithmetic."""
-    machine = hw.machine.with_overrides({"accelerator.peak_flop_per_s.bf16": 400e9})
+    machine = with_overrides(hw.machine, {"accelerator.peak_flop_per_s.bf16": 400e9})
     what = Work(OpKind.EXPERTS, (Gemm(1, 128, 32),), "bf16", 16.0)
     expected_s = 7e-6 + 1.5 * 2 * 4096 / 20e9 / 0.1 + 2.0 * activation_bytes(what) / 20e9
     found = price([what], dataclasses.replace(hw, machine=machine))

@@ -10,21 +10,10 @@ from typing import Any
 import pytest
 import yaml
 
-from hwmodels.spec import (
-    FIELDS,
-    SPECS,
-    LinkSpec,
-    MachineSpec,
-    hardware_names,
-    host_names,
-    link_names,
-    load_accelerator,
-    load_host,
-    load_link,
-    load_machine,
-    load_storage,
-    storage_names,
-)
+from hwmodels.machine_fields import FIELDS
+from hwmodels.machine_files import SPECS, component_names, hardware_names, load_component, load_machine
+from hwmodels.overrides import with_overrides
+from hwmodels.spec import LinkSpec, MachineSpec
 from traces.documents import MAX_DOCUMENT_BYTES
 from traces.errors import InvalidFile, InvalidInput, PregateError, UnknownName
 
@@ -79,14 +68,14 @@ def test_every_document_listed_in_a_file_is_cited_in_it(path: Path) -> None:
 
 @pytest.mark.parametrize("name", hardware_names())
 def test_fp32_peak_is_lanes_times_two_times_boost_clock(name: str) -> None:
-    gpu = load_accelerator(name)
+    gpu = load_component("accelerator", name)
     lanes = FP32_LANES_PER_SM.get(name, 128)
     assert gpu.n_sm * lanes * 2 * gpu.clock_hz == pytest.approx(gpu.peak_flop_per_s["fp32"], rel=0.01)
 
 
 @pytest.mark.parametrize("name", hardware_names())
 def test_narrower_formats_are_never_slower(name: str) -> None:
-    peak = load_accelerator(name).peak_flop_per_s
+    peak = load_component("accelerator", name).peak_flop_per_s
     order = [peak[dtype] for dtype in ("fp32", "tf32", "bf16", "fp8", "fp4") if dtype in peak]
     assert order == sorted(order)
     assert peak.get("fp16", peak["fp32"]) >= peak["fp32"]
@@ -119,7 +108,7 @@ def test_memory_is_slower_the_further_it_is_from_the_gpu(name: str) -> None:
 def test_headline_figures_are_the_datasheets(
     name: str, hbm_bytes_per_s: float, dtype: str, peak_flop_per_s: float
 ) -> None:
-    gpu = load_accelerator(name)
+    gpu = load_component("accelerator", name)
     assert gpu.hbm_bytes_per_s == pytest.approx(hbm_bytes_per_s, rel=1e-12)
     assert gpu.peak_flop_per_s[dtype] == pytest.approx(peak_flop_per_s, rel=1e-12)
 
@@ -143,7 +132,7 @@ def test_headline_figures_are_the_datasheets(
     ],
 )
 def test_memory_is_what_a_driver_reports(name: str, mib: float) -> None:
-    assert load_accelerator(name).hbm_bytes == pytest.approx(mib * 2**20, rel=1e-3)
+    assert load_component("accelerator", name).hbm_bytes == pytest.approx(mib * 2**20, rel=1e-3)
 
 
 @pytest.mark.parametrize(
@@ -154,11 +143,13 @@ def test_host_memory_runs_at_the_speed_of_its_population(
     name: str, n_channels: int, mega_transfers_per_s: float
 ) -> None:
     """Two DIMMs a channel run slower than one: 32 DIMMs on 16 channels at 4400 MT/s."""
-    assert load_host(name).dram_bytes_per_s == pytest.approx(n_channels * mega_transfers_per_s * 1e6 * 8, rel=1e-9)
+    assert load_component("host", name).dram_bytes_per_s == pytest.approx(
+        n_channels * mega_transfers_per_s * 1e6 * 8, rel=1e-9
+    )
 
 
 def test_a_grace_reads_its_memory_at_least_as_fast_as_stream_has() -> None:
-    assert load_host("grace-480gb").dram_bytes_per_s >= 486e9
+    assert load_component("host", "grace-480gb").dram_bytes_per_s >= 486e9
 
 
 def test_the_papers_machine_is_an_a100_with_an_epyc_7v12_on_pcie_4(machine: MachineSpec) -> None:
@@ -172,16 +163,17 @@ def test_the_papers_machine_is_an_a100_with_an_epyc_7v12_on_pcie_4(machine: Mach
 )
 def test_pcie_bandwidth_is_lanes_times_rate_after_encoding(gen: int, gt_per_s: float, efficiency: float) -> None:
     for lanes in (8, 16):
-        link = load_link(f"pcie{gen}-x{lanes}")
+        link = load_component("link", f"pcie{gen}-x{lanes}")
         expected = gt_per_s * 1e9 * lanes / 8 * efficiency
         assert link.h2d_bytes_per_s == pytest.approx(expected, rel=1e-6)
         assert link.d2h_bytes_per_s == link.h2d_bytes_per_s
 
 
-def test_every_host_link_and_drive_loads_by_name() -> None:
-    assert {load_host(name).name for name in host_names()} == set(host_names())
-    assert {load_link(name).name for name in link_names()} == set(link_names())
-    assert {load_storage(name).name for name in storage_names()} == set(storage_names())
+@pytest.mark.parametrize("kind", FIELDS)
+def test_every_component_loads_by_name(kind: str) -> None:
+    assert component_names(kind)
+    for name in component_names(kind):
+        assert load_component(kind, name).name == name
 
 
 @pytest.mark.parametrize("name", [name for name in hardware_names() if name.startswith("rtx-") and "-a" not in name])
@@ -205,7 +197,7 @@ def test_a_machine_can_be_copied_and_compared(machine: MachineSpec) -> None:
     again = copy.deepcopy(machine)
     assert again == machine
     assert hash(again) == hash(machine)
-    assert again.with_overrides({"hbm_bytes": 1e9}) != machine
+    assert with_overrides(again, {"hbm_bytes": 1e9}) != machine
 
 
 @pytest.mark.parametrize(
@@ -226,7 +218,7 @@ def test_a_machine_can_be_copied_and_compared(machine: MachineSpec) -> None:
 def test_an_override_changes_its_figure_and_says_so(
     machine: MachineSpec, key: str, value: float | str, expected: float
 ) -> None:
-    changed = machine.with_overrides({key: value})
+    changed = with_overrides(machine, {key: value})
     kind, field = key.split(".")
     assert getattr(getattr(changed, kind), field) == expected
     quantities = changed.quantities()
@@ -237,20 +229,20 @@ def test_an_override_changes_its_figure_and_says_so(
 
 
 def test_a_peak_rate_is_overridden_for_one_dtype(machine: MachineSpec) -> None:
-    changed = machine.with_overrides({"accelerator.peak_flop_per_s.bf16": "200TFLOP/s"})
+    changed = with_overrides(machine, {"accelerator.peak_flop_per_s.bf16": "200TFLOP/s"})
     assert changed.accelerator.peak_flop_per_s["bf16"] == 200e12
     assert changed.accelerator.peak_flop_per_s["fp16"] == machine.accelerator.peak_flop_per_s["fp16"]
 
 
 def test_hbm_bytes_stands_for_the_accelerators(machine: MachineSpec) -> None:
-    assert machine.with_overrides({"hbm_bytes": "10.5GB"}).accelerator.hbm_bytes == 10_500_000_000
+    assert with_overrides(machine, {"hbm_bytes": "10.5GB"}).accelerator.hbm_bytes == 10_500_000_000
     with pytest.raises(InvalidInput, match="overridden twice"):
-        machine.with_overrides({"hbm_bytes": 1e9, "accelerator.hbm_bytes": 2e9})
+        with_overrides(machine, {"hbm_bytes": 1e9, "accelerator.hbm_bytes": 2e9})
 
 
 def test_a_component_is_swapped_by_name_before_its_figures_are_overridden(machine: MachineSpec) -> None:
-    changed = machine.with_overrides(
-        {"link.copy_latency_s": "5us", "link": "pcie5-x16", "host": "desktop-ddr5", "storage": "sata"}
+    changed = with_overrides(
+        machine, {"link.copy_latency_s": "5us", "link": "pcie5-x16", "host": "desktop-ddr5", "storage": "sata"}
     )
     assert dataclasses.replace(changed.link, copy_latency_s=None).h2d_bytes_per_s == pytest.approx(63.015385e9)
     assert changed.link.copy_latency_s == 5e-6
@@ -284,7 +276,7 @@ def test_a_bad_override_is_refused_by_one_line(
     machine: MachineSpec, overrides: dict[str, Any], error: type[Exception], message: str
 ) -> None:
     with pytest.raises(error, match=message) as caught:
-        machine.with_overrides(overrides)
+        with_overrides(machine, overrides)
     assert "\n" not in str(caught.value)
 
 
@@ -312,7 +304,7 @@ def test_a_machine_of_ones_own_may_hold_its_link_in_the_same_file(tmp_path: Path
     assert (machine.accelerator.name, machine.link.name) == ("mine", "mine-link")
     assert machine.link.h2d_bytes_per_s == 10e9
     assert machine.link.copy_latency_s is None
-    assert machine.host == load_host("epyc-7v12")
+    assert machine.host == load_component("host", "epyc-7v12")
 
 
 @pytest.mark.parametrize(

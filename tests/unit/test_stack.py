@@ -10,8 +10,8 @@ import pytest
 import yaml
 
 from hwmodels.fit import fit_names, load_fit
+from hwmodels.machine_files import hardware_names
 from hwmodels.platform import load_platform
-from hwmodels.spec import hardware_names
 from hwmodels.stack import CONSTANTS, load_stack, stack_names
 from traces.errors import InvalidFile, InvalidInput, PregateError, UnknownName
 

@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from hwmodels.overrides import with_overrides
 from hwmodels.platform import load_platform
 from offload.memory import CapacityExceeded
 from offload.policies import cache_named, policy_named
@@ -219,7 +220,7 @@ def test_every_size_of_hbm_has_the_plan_it_would_be_granted(rooms: list[int], po
     sizes = [static + room * MODEL.expert_bytes // 2 for room in rooms]
     points, plan = planned([policy], {"hbm_bytes": sizes}, trace)
     for size, group in zip(sizes, at(points, plan, 0).tolist(), strict=True):
-        machine = HW.machine.with_overrides({"hbm_bytes": size})
+        machine = with_overrides(HW.machine, {"hbm_bytes": size})
         hw = dataclasses.replace(HW, machine=machine)
         if group < 0:
             with pytest.raises(CapacityExceeded) as caught:

@@ -14,8 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hwmodels.figures import MEMORY_FIGURES, check_axis, figure_keys
+from hwmodels.machine_fields import ALIASES, FIELDS
 from hwmodels.quantity import DIMENSIONS, parse_override
-from hwmodels.spec import ALIASES, FIELDS
 from hwmodels.stack import CONSTANTS
 from traces.errors import InvalidInput, unknown_name
 from traces.model.dtypes import DTYPES

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hwmodels.figures import MEMORY_FIGURES
+from hwmodels.overrides import with_overrides
 from hwmodels.platform import Platform
 from hwmodels.quantity import ReadOnly
 from offload.footprint import Workload, measure_workload
@@ -212,7 +213,7 @@ def with_figures(hw: Platform, figures: Mapping[str, float]) -> Platform:
     ours = {key.removeprefix("stack."): float(value) for key, value in figures.items() if key.startswith("stack.")}
     theirs = {key: value for key, value in figures.items() if not key.startswith("stack.")}
     overridden = ReadOnly({**hw.overridden, **ours})
-    return dataclasses.replace(hw, machine=hw.machine.with_overrides(theirs), overridden=overridden)
+    return dataclasses.replace(hw, machine=with_overrides(hw.machine, theirs), overridden=overridden)
 
 
 def _monotone(n: int, ask: Callable[[int], int]) -> list[int]:

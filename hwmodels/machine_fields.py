@@ -1,0 +1,79 @@
+"""The figures of a machine by component: their dimensions, their dotted keys, and which values are possible."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from hwmodels.compute_formats import PEAK_DTYPES
+from hwmodels.quantity import check_plausible, positive_number
+from traces.errors import InvalidInput, unknown_name
+
+__all__ = ["ALIASES", "FIELDS", "Field", "check_figure", "find_field", "possible_figure"]
+
+
+@dataclass(frozen=True, slots=True)
+class Field:
+    """One figure of a component: its dimension, whether it may be missing and whether it may be 0."""
+
+    dimension: str
+    optional: bool = False
+    zero_ok: bool = False
+
+
+FIELDS: dict[str, dict[str, Field]] = {
+    "accelerator": {
+        "hbm_bytes": Field("size"),
+        "hbm_bytes_per_s": Field("bandwidth"),
+        **{f"peak_flop_per_s.{dtype}": Field("compute", optional=dtype != "fp32") for dtype in PEAK_DTYPES},
+        "n_sm": Field("count"),
+        "clock_hz": Field("frequency"),
+        "l2_bytes": Field("size"),
+        "price_usd": Field("price", optional=True),
+    },
+    "host": {
+        "dram_bytes": Field("size"),
+        "dram_bytes_per_s": Field("bandwidth"),
+        "n_cores": Field("count"),
+        "peak_flop_per_s": Field("compute"),
+    },
+    "link": {
+        "h2d_bytes_per_s": Field("bandwidth"),
+        "d2h_bytes_per_s": Field("bandwidth"),
+        "copy_latency_s": Field("time", optional=True, zero_ok=True),
+    },
+    "storage": {
+        "read_bytes_per_s": Field("bandwidth"),
+        "read_latency_s": Field("time", optional=True, zero_ok=True),
+    },
+}
+"""The figures of each component. A YAML file spells them the same, but the price is `price`."""
+
+ALIASES = {"hbm_bytes": "accelerator.hbm_bytes"}
+
+
+def find_field(key: str) -> tuple[str, str]:
+    """Component and field of a dotted key (`hbm_bytes` is the accelerator's). Raises `UnknownName`."""
+    kind, _, field = ALIASES.get(key, key).partition(".")
+    if field not in FIELDS.get(kind, {}):
+        known = [f"{kind}.{field}" for kind, fields in FIELDS.items() for field in fields]
+        raise unknown_name("override", key, [*known, *FIELDS, *ALIASES])
+    return kind, field
+
+
+def check_figure(kind: str, field: str, value: float) -> None:
+    """Raise `InvalidInput` unless `value` is possible for a field of a component."""
+    possible_figure(value, FIELDS[kind][field], f"{kind}.{field}")
+
+
+def possible_figure(value: object, rule: Field, where: str) -> float | int:
+    """`value` in the type of its field: sizes are rounded down to whole bytes, counts must be whole."""
+    number = positive_number(value, where, zero_ok=rule.zero_ok)
+    if rule.dimension not in ("size", "count"):
+        check_plausible(number, rule.dimension, where)
+        return number
+    if rule.dimension == "count" and number != int(number):
+        raise InvalidInput(f"{where} = {number:.12g}: must be a whole number")
+    if number < 1:
+        raise InvalidInput(f"{where} = {number:.12g}: must be at least 1")
+    check_plausible(number, rule.dimension, where)
+    return int(number)

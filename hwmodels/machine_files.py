@@ -1,0 +1,132 @@
+"""Machines and their components read from files, by name or by path, and written back."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from hwmodels.machine_fields import FIELDS, possible_figure
+from hwmodels.quantity import Quantity, parse_quantity
+from hwmodels.spec import Accelerator, Component, Host, LinkSpec, MachineSpec, Storage
+from traces.documents import Section, check_name, read_yaml
+from traces.errors import InvalidFile, unknown_name
+
+__all__ = [
+    "SPECS",
+    "component_names",
+    "hardware_names",
+    "load_component",
+    "load_machine",
+    "machine_document",
+    "read_machine",
+]
+
+SPECS = Path(__file__).parent / "specs"
+_FOLDERS = {"accelerator": "accelerators", "host": "hosts", "link": "links", "storage": "storage"}
+_LABELS = {"accelerator": "hardware", "host": "host", "link": "link", "storage": "storage"}
+_BUILDERS: dict[str, Any] = {"accelerator": Accelerator, "host": Host, "link": LinkSpec, "storage": Storage}
+_YAML_KEYS = {"price_usd": "price"}
+
+Defaults = dict[str, Any]
+"""The host, link and storage that an accelerator's file names or describes."""
+
+
+def hardware_names() -> tuple[str, ...]:
+    """Names that `load_machine` knows: the accelerators, each with its usual host, link and storage."""
+    return component_names("accelerator")
+
+
+def component_names(kind: str) -> tuple[str, ...]:
+    """Names of the accelerators, hosts, links or drives that `load_component` knows; `kind`: a key of `FIELDS`."""
+    return tuple(sorted(path.stem for path in (SPECS / _FOLDERS[kind]).glob("*.yaml")))
+
+
+def load_machine(name_or_path: str | Path) -> MachineSpec:
+    """The machine around an accelerator, by name or from a YAML file of one's own.
+
+    In a file `host`, `link` and `storage` are names or whole mappings. Raises `UnknownName` with the nearest
+    name, `InvalidFile` for a file that is missing, too big or malformed, `InvalidInput` for a value out of
+    range.
+    """
+    return _around(*_load("accelerator", name_or_path))
+
+
+def load_component(kind: str, name_or_path: str | Path) -> Component:
+    """An accelerator, host, link or drive by name or file. Raises as `load_machine`."""
+    component: Component = _load(kind, name_or_path)[0]
+    return component
+
+
+def read_machine(name: str, section: Section) -> MachineSpec:
+    """The machine in a section of another file, spelt as a file of its own. Raises as `load_machine`."""
+    return _around(*_read("accelerator", name, section), section.where)
+
+
+def machine_document(machine: MachineSpec) -> dict[str, Any]:
+    """What `read_machine` reads back: every figure with its source."""
+    document: dict[str, Any] = {"name": machine.accelerator.name, "vendor": machine.accelerator.vendor}
+    for kind in FIELDS:
+        component = getattr(machine, kind)
+        figures: dict[str, Any] = document if kind == "accelerator" else {}
+        for field, quantity in component.sources.items():
+            holder, key = (figures, _YAML_KEYS.get(field, field))
+            if "." in field:
+                holder, key = figures.setdefault("peak_flop_per_s", {}), field.partition(".")[2]
+            holder[key] = {"value": quantity.value, "unit": quantity.unit, "source": quantity.source}
+        if kind != "accelerator":
+            document[kind] = figures
+    return document
+
+
+def _around(accelerator: Accelerator, defaults: Defaults, where: str) -> MachineSpec:
+    """An accelerator with the host, link and storage that its file names or describes."""
+    parts: dict[str, Any] = {}
+    for kind in ("host", "link", "storage"):
+        chosen = defaults[kind]
+        if isinstance(chosen, dict):
+            parts[kind] = _read(kind, f"{accelerator.name}-{kind}", Section(chosen, f"{where}: {kind}"))[0]
+        elif isinstance(chosen, str):
+            parts[kind] = _load(kind, chosen, where)[0]
+        else:
+            known = ", ".join(component_names(kind))
+            raise InvalidFile(f"{where}: {kind} is neither a name nor a mapping: known: {known}")
+    return MachineSpec(accelerator, **parts)
+
+
+def _load(kind: str, name_or_path: str | Path, where: str = "") -> tuple[Any, Defaults, str]:
+    """A component by name, or from a path that ends in .yaml, .yml or .json; its defaults; its file."""
+    name = str(name_or_path)
+    if name in component_names(kind):
+        path = SPECS / _FOLDERS[kind] / f"{name}.yaml"
+    elif isinstance(name_or_path, Path) or name.endswith((".yaml", ".yml", ".json")):
+        path = Path(name_or_path)
+    else:
+        raise unknown_name(_LABELS[kind], name, component_names(kind), where)
+    return *_read(kind, check_name(path.stem, f"the name of {_LABELS[kind]} {path.name!r}"), read_yaml(path)), str(path)
+
+
+def _read(kind: str, name: str, section: Section) -> tuple[Any, Defaults]:
+    """The component in `section`, and what an accelerator names as its host, link and storage."""
+    table = section.optional_section("sources")
+    documents: dict[str, str] = {}
+    if table is not None:
+        documents = {key: table.text(key) for key in table.remaining()}
+    sources: dict[str, Quantity] = {}
+    peaks = section.section("peak_flop_per_s") if kind == "accelerator" else section
+    for field, rule in FIELDS[kind].items():
+        holder, key = (peaks, field.partition(".")[2]) if "." in field else (section, _YAML_KEYS.get(field, field))
+        raw = holder.take(key, optional=rule.optional)
+        if raw is not None:
+            sources[field] = parse_quantity(raw, f"{holder.where}: {key}", rule.dimension, documents)
+    given: dict[str, Any] = {"vendor": section.text("vendor")} if kind == "accelerator" else {}
+    defaults = {part: section.take(part) for part in ("host", "link", "storage")} if kind == "accelerator" else {}
+    peaks.done()
+    section.done()
+    for field, rule in FIELDS[kind].items():
+        found = sources.get(field)
+        value = None if found is None else possible_figure(found.value, rule, f"{section.where}: {field}")
+        if "." not in field:
+            given[field] = value
+        elif value is not None:
+            given.setdefault("peak_flop_per_s", {})[field.partition(".")[2]] = value
+    return _BUILDERS[kind](name=name, sources=sources, **given), defaults
