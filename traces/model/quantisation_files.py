@@ -1,0 +1,49 @@
+"""Where a checkpoint describes its quantisation: a key of its configuration, or a file beside it.
+
+Under `quantization_config` (transformers) or `quantization` (MLX); in `hf_quant_config.json` (NVIDIA ModelOpt), or in
+`quantize_config.json` or `quant_config.json` (older GPTQ, AWQ).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from traces.documents import read_text
+from traces.errors import InvalidFile
+
+__all__ = ["find_quantisation"]
+
+MAX_SIDE_FILE_BYTES = 16 << 20
+_SIDE_FILES = ("hf_quant_config.json", "quantize_config.json", "quant_config.json", "quantization_config.json")
+
+
+def find_quantisation(
+    config: Mapping[str, Any], shapes: Mapping[str, Any], folder: Path, where: str
+) -> tuple[dict[str, Any] | None, str]:
+    """The description of the quantisation, and where it stood; a side file counts where the configuration has none."""
+    for document in (config, shapes):
+        for key in ("quantization_config", "compression_config", "quantization"):
+            found = document.get(key)
+            if found is not None and not isinstance(found, dict):
+                raise InvalidFile(f"{where}: {key} is not a mapping")
+            if found:
+                return dict(found, **({"quant_method": "mlx"} if key == "quantization" else {})), key
+    for name in _SIDE_FILES:
+        path = folder / name
+        if path.is_file():
+            try:
+                data = json.loads(read_text(path, MAX_SIDE_FILE_BYTES))
+            except (ValueError, RecursionError) as error:
+                raise InvalidFile(
+                    f"{path}: not valid JSON ({type(error).__name__}): complete it, or move it away"
+                ) from None
+            if isinstance(data, dict) and data:
+                inner = data.get("quantization", data)
+                if not isinstance(inner, dict):
+                    raise InvalidFile(f"{path}: quantization is not a mapping")
+                method = "modelopt" if name == "hf_quant_config.json" else "awq" if "w_bit" in data else "gptq"
+                return {"quant_method": method, **inner}, name
+    return None, ""
