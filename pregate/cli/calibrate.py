@@ -10,7 +10,7 @@ from rich.table import Table
 
 from hwmodels.calibrate.measurements import load_measurements
 from hwmodels.fit import Fit
-from pregate.cli import options
+from pregate.cli.output_paths import require_picture
 from pregate.draw import render
 from traces.errors import InvalidInput
 from traces.whole_file import refuse_overwriting, whole_file
@@ -36,7 +36,7 @@ def calibrate(
         raise InvalidInput(f"{output}: a fit is a YAML file, name it .yaml")
     refuse_overwriting(output, measurements)
     if plot is not None:
-        options.require_picture(plot)
+        require_picture(plot)
     measured = load_measurements(measurements)
     provenance = {"command": "pregate calibrate", "measurements": measured.digest}
     if not measured.is_clean:

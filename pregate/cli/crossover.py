@@ -7,10 +7,14 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from pregate.cli import options
+from hwmodels.platform import Platform
+from pregate.cli.built import build_cache, listed
+from pregate.cli.progress import spinner
+from pregate.cli.question import ENGINES, Question, asks
 from pregate.draw import render
 from pregate.explore.crossover import Crossovers, crossovers, shown
 from pregate.explore.sweeps.workloads import TraceRecipe
+from traces.model.architecture import ModelArchitecture
 from traces.routing import RoutingTrace
 
 _AXIS_HELP = (
@@ -19,9 +23,9 @@ _AXIS_HELP = (
 )
 
 
+@asks(*ENGINES)
 def crossover(
-    model: options.Model,
-    hardware: options.Hardware,
+    *,
     axis: Annotated[str, typer.Option(help=_AXIS_HELP)],
     from_: Annotated[str, typer.Option("--from", help="Its lowest value, SI or with a unit: 4e9, 4GB/s, 1.")],
     to: Annotated[str, typer.Option(help="Its highest value.")],
@@ -30,43 +34,21 @@ def crossover(
         str, typer.Option(help="makespan_s, tokens_per_s, ttft_s, tpot_s or moe_layer_latency_s.")
     ] = "tokens_per_s",
     points: Annotated[int, typer.Option(help="Points of the scan that finds brackets.")] = 33,
-    trace: options.TraceFile = None,
-    batch: options.Batch = None,
-    input_tokens: options.InputTokens = 256,
-    output_tokens: options.OutputTokens = 256,
-    active: options.Active = None,
-    cache: options.CacheText = None,
-    tier: options.Tier = "dram",
-    hbm: options.Hbm = None,
-    sets: options.Sets = None,
-    stack: options.Stack = None,
-    dtype: options.Dtype = None,
-    top_k: options.TopK = None,
-    seed: options.Seed = 0,
-    format: options.OutputFormat = options.Format.table,
+    question: Question,
 ) -> None:
     """Find where another design becomes the best along one axis, to 0.1 %, or to the unit of a count.
 
     Example: pregate crossover switch-base-8 --hardware a100-sxm4-80gb --axis hbm_bytes --from 2GB --to 80GB
     """
-    architecture = options.build_model(model, dtype, top_k)
-    machine = options.build_machine(hardware, stack, hbm, sets)
-    workload: RoutingTrace | TraceRecipe = TraceRecipe(input_tokens, output_tokens, batch, seed, None, active)
-    if trace is not None:
-        workload = options.build_trace(
-            architecture, trace, batch=batch, input_tokens=input_tokens, output_tokens=output_tokens, active=active,
-            seed=seed,
-        )  # fmt: skip
-        architecture = options.as_recorded(architecture, workload, dtype)
-    chosen = [name.strip() for name in policies.split(",") if name.strip()]
-    with options.spinner("searching") as update:
+    architecture, machine, workload = _subject(question)
+    with spinner("searching") as update:
         update(axis)
         found = crossovers(
-            architecture, machine, workload, chosen, axis, from_, to,
-            metric=metric, n_scan=points, cache=options.build_cache(cache), expert_tier=tier,
+            architecture, machine, workload, listed(policies), axis, from_, to,
+            metric=metric, n_scan=points, cache=build_cache(question.cache), expert_tier=question.tier,
         )  # fmt: skip
     document = found.to_dict()
-    if render.print_data(format, document, document["crossovers"]):
+    if render.print_data(question.format, document, document["crossovers"]):
         return
     if len(found):
         render.print_table(_table(found, f"{architecture.name} on {machine.hardware} ({machine.stack.name})"))
@@ -74,6 +56,16 @@ def crossover(
     print(f"Machine constants: {found.calibration}.")
     if found.refusal:
         print(f"Not every point can be: {found.refusal}.")
+
+
+def _subject(question: Question) -> tuple[ModelArchitecture, Platform, RoutingTrace | TraceRecipe]:
+    """Model, machine and trace; a synthetic trace stays a recipe, for an axis may change what it is made of."""
+    if question.trace is not None:
+        return question.subject(any_size=True)
+    recipe = TraceRecipe(
+        question.input_tokens, question.output_tokens, question.batch, question.seed, None, question.active
+    )
+    return question.architecture(), question.machine(), recipe
 
 
 def _table(found: Crossovers, title: str) -> Table:

@@ -11,66 +11,50 @@ from rich.table import Table
 from pregate.ask.routing_source import describe_routing
 from pregate.ask.simulation import describe_calibration
 from pregate.cli import options
+from pregate.cli.built import build_cache
+from pregate.cli.output_paths import require_picture, say_written
+from pregate.cli.progress import spinner
+from pregate.cli.question import ENGINES, Question, asks
 from pregate.draw import render
 from pregate.explore.explanation import MOVE, Explanation
 from pregate.explore.explanation import explain as run_explain
 
 
+@asks(*ENGINES)
 def explain(
-    model: options.Model,
-    hardware: options.Hardware,
-    policy: Annotated[
-        str, typer.Option(help="Design: pregate, pregate(2), pregate:encoder, on_demand+lru:0.1.")
-    ] = "pregate",
+    *,
+    policy: options.Policy = "pregate",
     metric: Annotated[
         str, typer.Option(help="makespan_s, tokens_per_s, ttft_s, tpot_s or moe_layer_latency_s.")
     ] = "makespan_s",
-    trace: options.TraceFile = None,
+    question: Question,
     tornado: Annotated[Path | None, typer.Option(help="Draw what 10 % of each number does (PNG or SVG).")] = None,
-    batch: options.Batch = None,
-    input_tokens: options.InputTokens = 256,
-    output_tokens: options.OutputTokens = 256,
-    active: options.Active = None,
-    cache: options.CacheText = None,
-    tier: options.Tier = "dram",
-    hbm: options.Hbm = None,
-    sets: options.Sets = None,
-    stack: options.Stack = None,
-    dtype: options.Dtype = None,
-    top_k: options.TopK = None,
-    seed: options.Seed = 0,
-    format: options.OutputFormat = options.Format.table,
 ) -> None:
     """Explain one design: shares of the critical path, and the exact elasticity of a metric by every number.
 
     Example: pregate explain switch-base-8 --hardware a100-sxm4-80gb --output-tokens 8 --tornado out.png
     """
-    architecture = options.build_model(model, dtype, top_k)
-    machine = options.build_machine(hardware, stack, hbm, sets)
-    workload = options.build_trace(
-        architecture, trace, batch=batch, input_tokens=input_tokens, output_tokens=output_tokens, active=active,
-        seed=seed,
-    )  # fmt: skip
-    architecture = options.as_recorded(architecture, workload, dtype)
-    with options.spinner("explaining") as update:
+    if tornado is not None:
+        require_picture(tornado)
+    architecture, machine, workload = question.subject(any_size=True)
+    with spinner("explaining") as update:
         update(policy)
         explanation = run_explain(
             architecture, machine, workload, policy,
-            cache=options.build_cache(cache), expert_tier=tier, metric=metric,
+            cache=build_cache(question.cache), expert_tier=question.tier, metric=metric,
         )  # fmt: skip
         if tornado is not None:
             from pregate.draw.timelines import tornado as draw
 
             update(f"drawing {tornado}")
             draw(explanation, tornado)
-    if not render.print_data(format, explanation.to_dict(), explanation.rows()):
+    if not render.print_data(question.format, explanation.to_dict(), explanation.rows()):
         for table in _tables(explanation):
             render.print_table(table)
         print(explanation.verdict())
         print(f"Machine constants: {describe_calibration(machine, architecture, [explanation.result])}.")
         print(f"Routing: {describe_routing(architecture, workload, [explanation.result])}.")
-    if tornado is not None:
-        typer.echo(f"wrote {tornado}", err=True)
+    say_written(tornado)
 
 
 def _tables(explanation: Explanation) -> list[Table]:

@@ -11,6 +11,7 @@ import typer
 from hwmodels.quantity import parse_override
 from pregate import extras
 from pregate.cli import options
+from pregate.cli.progress import spinner
 from traces.errors import InvalidInput, unknown_name
 
 
@@ -49,7 +50,7 @@ def measure(
     formats = _formats(dtypes, name)
     require_graphs(name, graphs)
     settings = Settings(name, formats, speed, storage, quick, graphs, budget)
-    with options.spinner("measuring", lines=True) as update:
+    with spinner("measuring", lines=True) as update:
         found = run_measure(settings, provenance_of("pregate measure"), say=update, insist=not busy)
     found.save(output)
     print(f"{len(found.samples)} samples of {found.machine['name']} ({found.stack}) in {output}")

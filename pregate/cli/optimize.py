@@ -12,6 +12,9 @@ from rich.table import Table
 
 from hwmodels.machine_files import hardware_names
 from pregate.cli import options
+from pregate.cli.built import build_cache, build_model, listed
+from pregate.cli.output_paths import require_picture
+from pregate.cli.progress import spinner
 from pregate.draw import render
 from pregate.explore.optima.goals import shown
 from pregate.explore.optima.optimize import DEFAULT_OBJECTIVES
@@ -82,14 +85,14 @@ def optimize(
         axes, recipe = _axes(axis or (), hardware, stack)
         workload = _workload(trace, batch, input_tokens, output_tokens, active, seed)
         searched = {
-            "model": options.build_model(model, dtype, top_k), "hw": recipe, "trace": workload, "axes": axes,
-            "policies": _listed(policies), "cache": options.build_cache(cache), "expert_tier": tier,
+            "model": build_model(model, dtype, top_k), "hw": recipe, "trace": workload, "axes": axes,
+            "policies": listed(policies), "cache": build_cache(cache), "expert_tier": tier,
         }  # fmt: skip
     if trials is not None:
         searched["n_trials"] = trials
     if plot is not None:
-        options.require_picture(plot)
-    with options.spinner("searching") as update:
+        require_picture(plot)
+    with spinner("searching") as update:
         optimum = run_optimize(
             **{"seed": seed, **searched}, objectives=objectives or DEFAULT_OBJECTIVES, constraints=subject_to or (),
             method=method, jobs=jobs, progress=lambda done, total: update(f"{done:,} of {total:,}"),
@@ -126,7 +129,7 @@ def _is_typed(context: typer.Context, name: str) -> bool:
 
 def _axes(texts: Sequence[str], hardware: str | None, stack: str | None) -> tuple[dict[str, Any], MachineRecipe]:
     """The axes of the options, machines first where there are several. Raises `InvalidInput` for other text."""
-    machines = list(hardware_names()) if hardware is None else _listed(hardware)
+    machines = list(hardware_names()) if hardware is None else listed(hardware)
     axes: dict[str, Any] = {}
     for text in texts:
         name, _, values = text.partition("=")
@@ -135,7 +138,7 @@ def _axes(texts: Sequence[str], hardware: str | None, stack: str | None) -> tupl
             raise InvalidInput(f"--axis {text!r} is neither NAME=VALUE,VALUE,... nor NAME=LOW..HIGH")
         if name in axes:
             raise InvalidInput(f"--axis {name} is given twice")
-        axes[name] = _listed(values) if match is None else tuple(part for part in match.groups() if part)
+        axes[name] = listed(values) if match is None else tuple(part for part in match.groups() if part)
     if "hardware" in axes and hardware is not None:
         raise InvalidInput("--hardware and --axis hardware are the same: give one")
     if "hardware" not in axes and len(machines) > 1:
@@ -152,10 +155,6 @@ def _workload(
     if (input_tokens, output_tokens, active) != (256, 256, None):
         raise InvalidInput("--input-tokens, --output-tokens and --active make a synthetic trace: leave out --trace")
     return TraceRecipe(path=path, batch=batch)
-
-
-def _listed(text: str) -> list[str]:
-    return [item.strip() for item in text.split(",") if item.strip()]
 
 
 def _print(optimum: Optimum) -> None:

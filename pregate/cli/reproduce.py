@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from pregate.cli import options
+from pregate.cli.progress import spinner
 from pregate.draw import render
 from pregate.published import reproduction
 from traces.whole_file import whole_file
@@ -30,7 +31,7 @@ def reproduce(
     if refit is not None:
         _refit(rows, refit)
         return
-    with options.spinner("predicting") as update:
+    with spinner("predicting") as update:
         result = reproduction.reproduce(experiment, rows, seed=seed, progress=update)
     if format is options.Format.json:
         render.print_json(result.to_dict())
@@ -55,6 +56,6 @@ def _refit(rows: Path | None, target: Path) -> None:
         "command": "pregate reproduce isca24 --refit FILE",
         "date": date.today().isoformat(),
     }
-    with whole_file(target) as partial, options.spinner("fitting (a minute or two)"):
+    with whole_file(target) as partial, spinner("fitting (a minute or two)"):
         partial.write_text(fit_published(read_rows(source), provenance).to_yaml(), encoding="utf-8")
     typer.echo(f"wrote {target}", err=True)

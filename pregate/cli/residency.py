@@ -12,6 +12,8 @@ from pregate import api
 from pregate.ask.replay import Residency
 from pregate.ask.replay import residency as run_residency
 from pregate.cli import options
+from pregate.cli.built import listed
+from pregate.cli.progress import spinner
 from pregate.draw import render
 from traces.errors import InvalidInput
 
@@ -32,9 +34,9 @@ def residency(
 
     Example: pregate residency trace.safetensors --policies lru,belady --budgets-mib 500,1000 --format csv
     """
-    chosen = [name.strip() for name in policies.split(",") if name.strip()]
-    sizes = [_number(text) for text in budgets_mib.split(",") if text.strip()]
-    with options.spinner("replaying"):
+    chosen = listed(policies)
+    sizes = [_number(text) for text in listed(budgets_mib)]
+    with spinner("replaying"):
         found = run_residency(api.load_trace(trace), chosen, sizes, expert_bytes=expert_bytes, seed=seed)
     if format is options.Format.csv:
         typer.echo(found.to_csv(), nl=False)
@@ -48,7 +50,7 @@ def _number(text: str) -> float:
     try:
         return float(text)
     except ValueError:
-        raise InvalidInput(f"--budgets-mib: {text.strip()!r} is not a number of MiB") from None
+        raise InvalidInput(f"--budgets-mib: {text!r} is not a number of MiB") from None
 
 
 def _table(rows: Residency, title: str) -> Table:

@@ -14,16 +14,16 @@ from pregate.check.devices import Device
 from pregate.check.running import RunResult
 from pregate.check.running import run as run_for_real
 from pregate.cli import options
+from pregate.cli.built import build_cache, build_model, build_trace, check_storage
+from pregate.cli.output_paths import require_timelines, say_written, write_timelines
+from pregate.cli.progress import spinner
 from pregate.draw import render
 from runtime.pacing import Link
-from traces.errors import InvalidInput
 
 
 def run(
     model: options.Model,
-    policy: Annotated[
-        str, typer.Option(help="Design: pregate, pregate(2), pregate:encoder, on_demand+lru:0.1.")
-    ] = "pregate",
+    policy: options.Policy = "pregate",
     trace: options.TraceFile = None,
     backend: options.BackendName = "auto",
     hbm: Annotated[str | None, typer.Option(help="HBM to use at most, such as 4GiB; default: what is free.")] = None,
@@ -59,32 +59,28 @@ def run(
     Example: pregate run switch-mini-16 --backend cpu --link 2GB/s --output-tokens 8 --timeline out.json
     """
     extras.require_torch()
-    for path in (timeline, gantt):
-        if path is not None and not path.parent.is_dir():
-            raise InvalidInput(f"{path}: there is no folder {path.parent}")
-    options.check_storage(tier, storage)
-    architecture = options.build_model(model, dtype, top_k)
-    workload = options.build_trace(
+    require_timelines(timeline, gantt)
+    check_storage(tier, storage)
+    architecture = build_model(model, dtype, top_k)
+    workload = build_trace(
         architecture, trace, batch=batch, input_tokens=input_tokens, output_tokens=output_tokens, active=active,
         seed=seed,
     )  # fmt: skip
-    with options.spinner("running") as update:
+    with spinner("running") as update:
         result = run_for_real(
             architecture,
             workload,
             policy,
             device=_device(backend, hbm, link, link_latency, storage, chunk, graphs),
-            cache=options.build_cache(cache),
+            cache=build_cache(cache),
             expert_tier=tier,
             repeats=repeats,
             warmup=warmup,
             say=update,
         )
-        _write(result, timeline, gantt)
+        write_timelines(result.timeline, result.policy, timeline, gantt, update)
     _print(result, format)
-    for path in (timeline, gantt):
-        if path is not None:
-            typer.echo(f"wrote {path}", err=True)
+    say_written(timeline, gantt)
 
 
 def _device(
@@ -99,17 +95,6 @@ def _device(
     there = Link(speed, default_s if latency is None else parse_override(latency, "time"))
     hbm_bytes, chunk_bytes = (None if text is None else int(parse_override(text, "size")) for text in (hbm, chunk))
     return Device(backend, hbm_bytes, there, there, storage, chunk_bytes, graphs)
-
-
-def _write(result: RunResult, timeline: Path | None, gantt: Path | None) -> None:
-    if timeline is not None:
-        from pregate.draw.perfetto import write_trace
-
-        write_trace(result.timeline, timeline)
-    if gantt is not None:
-        from pregate.draw.timelines import gantt as draw
-
-        draw({result.policy: result.timeline}, gantt)
 
 
 def _print(result: RunResult, format: str) -> None:

@@ -13,7 +13,9 @@ from rich.table import Table
 
 from pregate import api
 from pregate.cli import options
+from pregate.cli.built import build_model
 from pregate.cli.commands import PLAIN, Command
+from pregate.cli.progress import spinner
 from pregate.draw import render
 from traces.errors import InvalidInput
 from traces.fitting import fit_dials
@@ -152,7 +154,7 @@ def synth(
 
     Example: pregate trace synth mixtral-8x7b --output-tokens 64 --repeat 0.3 -o trace.safetensors
     """
-    architecture = options.build_model(model, None, top_k)
+    architecture = build_model(model, None, top_k)
     given = {
         "zipf_exponent": zipf, "repeat_probability": repeat, "layer_correlation": correlation,
         "active_fraction": active_fraction, "sequence_affinity": affinity,
@@ -182,7 +184,7 @@ def fit(
 
     Example: pregate trace fit trace.safetensors --format json
     """
-    with options.spinner("fitting"):
+    with spinner("fitting"):
         fitted = fit_dials(api.load_trace(trace), np.random.default_rng(seed), every_expert=every_expert)
     document = fitted.to_dict()
     if render.print_data(format, document, document["comparisons"]):
@@ -210,7 +212,7 @@ def stats(trace: TraceArgument, format: options.OutputFormat = options.Format.ta
 
     Example: pregate trace stats trace.safetensors --format json
     """
-    with options.spinner("counting"):
+    with spinner("counting"):
         document = trace_statistics(api.load_trace(trace)).to_dict()
     if render.print_data(format, document, [_flat(layer) for layer in document["load"]]):
         return

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -13,12 +14,17 @@ from hwmodels.platform import Platform, load_platform, platform_of
 from hwmodels.quantity import parse_override
 from pregate import extras
 from pregate.cli import options
+from pregate.cli.built import build_model, check_storage
+from pregate.cli.progress import spinner
 from pregate.draw import render
 from traces.errors import InvalidInput
+from traces.model.architecture import ModelArchitecture
 from traces.whole_file import whole_file
 
 if TYPE_CHECKING:
-    from pregate.check.cases import CaseGroup
+    from pregate.check.cases import CaseGroup, CaseWorkload
+    from pregate.check.outcome import Validation
+    from pregate.check.session import ValidationPlan
     from runtime.microbench.session import Settings
 
 FAILED, TOO_BUSY = 1, 3
@@ -65,51 +71,36 @@ def validate(
     Example: pregate validate --suite quick -o report
     """
     extras.require_torch()
-    from pregate.check.cases import SUITE_POLICIES, CaseGroup, CaseWorkload
+    from pregate.check.cases import CaseWorkload
     from pregate.check.devices import require_graphs
     from pregate.check.recording import load_recording
     from pregate.check.report import write_report
     from pregate.check.scores import rows, summarise_validation
     from pregate.check.session import RUNS, ValidationPlan, provenance_of, rejudge
-    from pregate.check.session import validate as run_validate
     from pregate.check.verdict import doubts, failures, verdict
 
-    if (model is None) == (suite is None):
-        raise InvalidInput("say either --suite (quick, full, published, gpu) or --model NAME")
-    if max_mape is not None and not 0 < max_mape < 1:
-        raise InvalidInput(f"--max-mape {max_mape:g}: a share between 0 and 1, such as 0.07 for 7 %")
-    if output is not None and output.exists() and not output.is_dir():
-        raise InvalidInput(f"-o {output}: it is a file, a report is a folder: name another")
+    _check_options(model, suite, max_mape, output)
     if recorded is not None:
-        if suite is None or hardware is None:
-            raise InvalidInput(
-                "--recorded FOLDER: say of which --suite its runs are, and on which --fit to predict them"
-            )
-        _check_recorded(recorded, output, runs=graphs or backend != "auto" or budget is not None)
+        runs = graphs or backend != "auto" or budget is not None
+        _check_recorded(recorded, output, complete=suite is not None and hardware is not None, runs=runs)
     name = extras.backend_named(backend)
     if recorded is None:
         require_graphs(name, graphs)
     if model is not None:
-        chosen = tuple(word.strip() for word in policies.split(",")) if policies else SUITE_POLICIES
         workload = CaseWorkload(batch, input_tokens, output_tokens, seed, active, trace)
-        architecture = options.build_model(model, dtype, None)
-        speed = _link_bytes_per_s(link, name)
-        groups = [CaseGroup(architecture, workload, chosen, link_bytes_per_s=speed, expert_tier=_tier(tier, storage))]
+        groups = [_group(build_model(model, dtype, None), workload, policies, name, link, tier, storage)]
     else:
         own = (policies, trace, link, storage, tier != "dram")
         groups = _suite(str(suite), name if recorded is None else "cuda", own)
     what = f" --suite {suite}" if suite else f" --model {model}"
     command = f"pregate validate{what}{' --graphs' * graphs}{' --tier ssd' * (tier == 'ssd')}"
-    with options.spinner("validating", lines=True) as update:
+    with spinner("validating", lines=True) as update:
         if recorded is not None:
-            runs, again = load_recording(recorded / RUNS), provenance_of(f"{command} --recorded")
-            found = rejudge(groups, load_platform(str(hardware)), runs, provenance=again, say=update)
+            made, again = load_recording(recorded / RUNS), provenance_of(f"{command} --recorded")
+            found = rejudge(groups, load_platform(str(hardware)), made, provenance=again, say=update)
         else:
-            settings = _settings(name, graphs, suite == "quick", storage)
-            hw, measured = _platform(hardware, settings, output, update, insist=not busy)
-            provenance = {**provenance_of(command), "measurements": measured}
-            plan = ValidationPlan(name, repeats, budget_s=budget, graphs=graphs, storage=storage, provenance=provenance)
-            found = run_validate(groups, hw, plan, directory=output, say=update)
+            plan = ValidationPlan(name, repeats, budget_s=budget, graphs=graphs, storage=storage)
+            found = _run(groups, plan, hardware, command, output, update, quick=suite == "quick", insist=not busy)
         if output is not None:
             update("writing the report")
             write_report(found, output)
@@ -121,12 +112,52 @@ def validate(
     raise typer.Exit(_status(failures(summary, max_mape), failures(summary, None), doubted))
 
 
-def _check_recorded(recorded: Path, output: Path | None, *, runs: bool) -> None:
-    """Raise `InvalidInput` for options of `runs` that are not made, and where the old report would be overwritten."""
+def _check_options(model: str | None, suite: str | None, max_mape: float | None, output: Path | None) -> None:
+    """Raise `InvalidInput` for what would be found out minutes later, or for neither or both of suite and model."""
+    if (model is None) == (suite is None):
+        raise InvalidInput("say either --suite (quick, full, published, gpu) or --model NAME")
+    if max_mape is not None and not 0 < max_mape < 1:
+        raise InvalidInput(f"--max-mape {max_mape:g}: a share between 0 and 1, such as 0.07 for 7 %")
+    if output is not None and output.exists() and not output.is_dir():
+        raise InvalidInput(f"-o {output}: it is a file, a report is a folder: name another")
+
+
+def _check_recorded(recorded: Path, output: Path | None, *, complete: bool, runs: bool) -> None:
+    """Raise `InvalidInput` for options of `runs` that are not made, and where the old report would be overwritten.
+
+    `complete`: both the suite and the fit are named.
+    """
+    if not complete:
+        raise InvalidInput("--recorded FOLDER: say of which --suite its runs are, and on which --fit to predict them")
     if runs:
         raise InvalidInput("--recorded FOLDER: nothing is run, leave out --backend, --graphs and --budget-s")
     if output is not None and output.resolve() == recorded.resolve():
         raise InvalidInput(f"-o {output}: what was predicted before the runs is there, name another folder")
+
+
+def _group(
+    model: ModelArchitecture, workload: CaseWorkload, policies: str | None, backend: str, link: str | None, tier: str,
+    storage: Path | None,
+) -> CaseGroup:  # fmt: skip
+    """The one group of `--model`."""
+    from pregate.check.cases import SUITE_POLICIES, CaseGroup
+
+    chosen = tuple(word.strip() for word in policies.split(",")) if policies else SUITE_POLICIES
+    speed = _link_bytes_per_s(link, backend)
+    return CaseGroup(model, workload, chosen, link_bytes_per_s=speed, expert_tier=_tier(tier, storage))
+
+
+def _run(
+    groups: Sequence[CaseGroup], plan: ValidationPlan, hardware: str | None, command: str, output: Path | None,
+    say: Callable[[str], None], *, quick: bool, insist: bool,
+) -> Validation:  # fmt: skip
+    """Predict `groups` on the fit, or on this machine measured first, and run them."""
+    from pregate.check.session import provenance_of, validate
+
+    settings = _settings(plan.backend, plan.graphs, quick, plan.storage)
+    hw, measured = _platform(hardware, settings, output, say, insist=insist)
+    plan = replace(plan, provenance={**provenance_of(command), "measurements": measured})
+    return validate(groups, hw, plan, directory=output, say=say)
 
 
 def _link_bytes_per_s(link: str | None, backend: str) -> float | None:
@@ -145,7 +176,7 @@ def _tier(tier: str, storage: Path | None) -> str:
 
     if tier not in ("dram", "ssd"):
         raise InvalidInput(f"expert tier = {tier!r}: experts wait in dram or ssd")
-    options.check_storage(tier, storage)
+    check_storage(tier, storage)
     require_storage(tier, storage)
     if storage is not None and not storage.is_dir():
         raise InvalidInput(f"--storage {storage}: there is no such folder")

@@ -1,0 +1,61 @@
+"""The files that a command writes: whether they can be, asked before the work; timelines; and that they were."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import typer
+
+from offload.timeline import Timeline
+from traces.errors import InvalidInput
+
+__all__ = ["require_folder", "require_picture", "require_timelines", "say_written", "write_timelines"]
+
+
+def require_picture(path: Path) -> None:
+    """Raise `InvalidInput` before the work unless `path` can become a picture."""
+    if path.suffix not in (".png", ".svg", ".pdf"):
+        raise InvalidInput(f"{path}: pictures are written as .png, .svg or .pdf")
+    require_folder(path)
+
+
+def require_folder(path: Path) -> None:
+    """Raise `InvalidInput` before the work unless a file can be written at `path`."""
+    if not path.resolve().parent.is_dir():
+        raise InvalidInput(f"{path}: cannot be written, there is no folder {path.parent}")
+    if path.is_dir():
+        raise InvalidInput(f"{path}: it is a folder: name a file in it")
+
+
+def require_timelines(timeline: Path | None, gantt: Path | None) -> None:
+    """Raise `InvalidInput` before the work unless `--timeline` and `--gantt` can be written, each to its own file."""
+    if gantt is not None:
+        require_picture(gantt)
+    if timeline is not None:
+        require_folder(timeline)
+    if gantt is not None and gantt == timeline:
+        raise InvalidInput(f"--timeline and --gantt are both {gantt}: name two files")
+
+
+def write_timelines(
+    found: Timeline, policy: str, timeline: Path | None, gantt: Path | None, say: Callable[[str], None]
+) -> None:
+    """Write the timeline of `policy` for Perfetto, and one step of it as a picture, where a file is named."""
+    if timeline is not None:
+        from pregate.draw.perfetto import write_trace
+
+        say(f"writing {timeline}")
+        write_trace(found, timeline)
+    if gantt is not None:
+        from pregate.draw.timelines import gantt as draw
+
+        say(f"drawing {gantt}")
+        draw({policy: found}, gantt)
+
+
+def say_written(*paths: Path | None) -> None:
+    """Name the files that were written, on standard error."""
+    for path in paths:
+        if path is not None:
+            typer.echo(f"wrote {path}", err=True)

@@ -1,0 +1,102 @@
+"""What `compare`, `simulate`, `explain` and `crossover` are asked about, and its options, declared once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import MISSING, dataclass, fields
+from functools import wraps
+from inspect import Parameter, Signature, signature
+from typing import Any, get_type_hints
+
+from hwmodels.platform import Platform
+from pregate.cli import options
+from pregate.cli.built import as_recorded, build_machine, build_model, build_trace
+from traces.model.architecture import ModelArchitecture
+from traces.routing import RoutingTrace
+
+__all__ = ["ENGINES", "Question", "asks"]
+
+ENGINES = ("popularity", "engine", "check", "yes", "modes")
+"""Options of those commands only that run an engine of the user's choice."""
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """A model, a machine, a workload and what is common to all designs on them, as options state them."""
+
+    model: options.Model
+    hardware: options.Hardware
+    trace: options.TraceFile = None
+    batch: options.Batch = None
+    input_tokens: options.InputTokens = 256
+    output_tokens: options.OutputTokens = 256
+    active: options.Active = None
+    popularity: options.Popularity = None
+    cache: options.CacheText = None
+    tier: options.Tier = "dram"
+    engine: options.Engine = "auto"
+    check: options.Check = False
+    yes: options.Yes = False
+    modes: options.ModesText = None
+    hbm: options.Hbm = None
+    sets: options.Sets = None
+    stack: options.Stack = None
+    dtype: options.Dtype = None
+    top_k: options.TopK = None
+    seed: options.Seed = 0
+    format: options.OutputFormat = options.Format.table
+
+    def architecture(self) -> ModelArchitecture:
+        """The model as it is published, or in the format asked for."""
+        return build_model(self.model, self.dtype, self.top_k)
+
+    def machine(self) -> Platform:
+        """The machine."""
+        return build_machine(self.hardware, self.stack, self.hbm, self.sets)
+
+    def subject(self, *, any_size: bool = False) -> tuple[ModelArchitecture, Platform, RoutingTrace]:
+        """Model, machine and trace; experts are of the size that the trace recorded.
+
+        `any_size`: a workload of many minutes needs no `--yes`. Raises `InvalidInput` for what does not go together.
+        """
+        model, machine = self.architecture(), self.machine()
+        trace = build_trace(
+            model, self.trace, batch=self.batch, input_tokens=self.input_tokens, output_tokens=self.output_tokens,
+            active=self.active, seed=self.seed, popularity=self.popularity, yes=any_size or self.yes,
+        )  # fmt: skip
+        return as_recorded(model, trace, self.dtype), machine, trace
+
+
+def asks(*without: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """A command whose keyword `question` is given as options: those of a `Question`, but the ones `without`.
+
+    Model and machine come first, the trace where the command declares `question`, the others last.
+    """
+    hints = get_type_hints(Question, include_extras=True)
+    shared = {
+        field.name: Parameter(
+            field.name,
+            Parameter.KEYWORD_ONLY,
+            default=Parameter.empty if field.default is MISSING else field.default,
+            annotation=hints[field.name],
+        )
+        for field in fields(Question)
+        if field.name not in without
+    }
+
+    def expanded(command: Callable[..., None]) -> Callable[..., None]:
+        own = list(signature(command, eval_str=True).parameters.values())
+        place = [parameter.name for parameter in own].index("question")
+        first, last = [shared["model"], shared["hardware"]], list(shared.values())[3:]
+        order = Signature([*first, *own[:place], shared["trace"], *own[place + 1 :], *last])
+
+        @wraps(command)
+        def call(**given: Any) -> None:
+            question = Question(**{name: given.pop(name) for name in shared})
+            command(question=question, **given)
+
+        call.__signature__ = order  # type: ignore[attr-defined]
+        call.__annotations__ = {parameter.name: parameter.annotation for parameter in order.parameters.values()}
+        return call
+
+    return expanded
