@@ -42,6 +42,11 @@ class Execution:
         if self.n_host_buffers not in (1, 2):
             raise InvalidInput(f"execution {self.name}: n_host_buffers = {self.n_host_buffers}: must be 1 or 2")
 
+    @property
+    def hands_slots_on(self) -> bool:
+        """Whether an expert's slot is free once its own FFN has run: then those of a block need not fit at once."""
+        return not self.grouped and not self.host_waits
+
 
 EXECUTIONS: dict[str, Execution] = {
     # Pre-gated MoE's public FasterTransformer fork: fetcher.cc, arena.cc, moe_kernels.cu (run_moe_fc).

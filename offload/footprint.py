@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from offload.execution import Execution
 from offload.memory import CapacityExceeded
-from offload.policy import Policy
+from offload.policy import Buffers, Policy
 from traces.errors import InvalidInput
 from traces.model.architecture import Attention, ModelArchitecture
 from traces.routing import Phase, Step
@@ -25,8 +25,9 @@ class Workload:
 
     `n_cached_tokens`: KV entries alive at once at most (self-attention); `n_memory_tokens`: encoder outputs alive at
     once; `n_tokens`: most tokens in one forward pass, `n_context` the most that one of them attends to; `n_active`:
-    most experts in one (step, layer) union of the decoder, `n_encoder_active` of the encoder. `n_output_tokens` are
-    made by decode steps, and one a sequence by a prefill without encoder, for `n_sequences`.
+    most experts in one (step, layer) union of the decoder, `n_decode_active` in its decode steps alone,
+    `n_encoder_active` of the encoder. `n_output_tokens` are made by decode steps, and one a sequence by a prefill
+    without encoder, for `n_sequences`.
     """
 
     n_cached_tokens: int
@@ -34,6 +35,7 @@ class Workload:
     n_tokens: int
     n_context: int
     n_active: int
+    n_decode_active: int
     n_encoder_active: int
     n_output_tokens: int
     n_sequences: int
@@ -57,7 +59,7 @@ def measure_workload(model: ModelArchitecture, steps: Iterable[Step]) -> Workloa
     """Walk the steps once. Raises `InvalidInput` for a prompt that is read in more than one step: only its last would
     make a token, and a stream of steps does not say which that is.
     """
-    n_tokens = n_active = n_encoder_active = n_output = 0
+    n_tokens = n_active = n_decode_active = n_encoder_active = n_output = 0
     first = model.n_encoder_moe_layers
     memory: dict[int, int] = {}
     context: dict[int, int] = {}
@@ -72,8 +74,10 @@ def measure_workload(model: ModelArchitecture, steps: Iterable[Step]) -> Workloa
             n_encoder_active = _largest_union(step.experts[:, :first], model.n_experts, n_encoder_active)
             n_memory = max(n_memory, sum(memory[s] for s in set(sequences)))
             continue
-        n_active = _largest_union(step.experts[:, first:], model.n_experts, n_active)
-        if step.phase == Phase.PREFILL:
+        if step.phase == Phase.DECODE:
+            n_decode_active = _largest_union(step.experts[:, first:], model.n_experts, n_decode_active)
+        else:
+            n_active = _largest_union(step.experts[:, first:], model.n_experts, n_active)
             again = context.keys() & set(sequences)
             if again:
                 raise InvalidInput(
@@ -88,7 +92,10 @@ def measure_workload(model: ModelArchitecture, steps: Iterable[Step]) -> Workloa
         n_memory = max(n_memory, sum(memory.get(sequence, 0) for sequence in running))
         n_cached = max(n_cached, sum(running.values()))
     n_sequences = len(memory.keys() | context)
-    return Workload(n_cached, n_memory, n_tokens, n_context, n_active, n_encoder_active, n_output, n_sequences)
+    n_active = max(n_active, n_decode_active)
+    return Workload(
+        n_cached, n_memory, n_tokens, n_context, n_active, n_decode_active, n_encoder_active, n_output, n_sequences
+    )
 
 
 def _largest_union(experts: NDArray[np.int16], n_experts: int, at_least: int) -> int:
@@ -123,11 +130,7 @@ def plan_memory(
         return MemoryPlan(needed, 0, 0)
     stated = policy.cache.capacity(_cached_layers(model), model.n_experts) if policy.cache else 0
     n_cache = stated or 0
-    n_active = workload.n_active
-    if policy.encoder == "same":
-        n_active = max(n_active, workload.n_encoder_active)
-    wanted = policy.buffers(n_active, model.n_experts)
-    minimum, full = (max(size, workload.n_encoder_active) for size in wanted)
+    minimum, full = _buffers(model, workload, policy, execution)
     needed = static + (n_cache + minimum) * model.expert_bytes
     n_fit = (hbm_bytes - static) // model.expert_bytes - n_cache
     if n_fit < minimum:
@@ -136,6 +139,20 @@ def plan_memory(
     if stated is None:
         n_cache = min(max(n_fit - full, 0), model.n_moe_layers * model.n_experts)
     return MemoryPlan(static, min(full, n_fit), n_cache)
+
+
+def _buffers(model: ModelArchitecture, workload: Workload, policy: Policy, execution: Execution) -> Buffers:
+    """Transient slots. Where slots are handed on, one at least, and as decode steps use: prompts pass through them.
+
+    A second slot lets the copy of an expert run beside the FFN of the one before.
+    """
+    n_active, n_experts = workload.n_active, model.n_experts
+    largest = max(n_active, workload.n_encoder_active)
+    if execution.hands_slots_on and policy.needs_ids:
+        full = policy.buffers(workload.n_decode_active or n_active, n_experts).full
+        return Buffers(policy.buffers(1, n_experts).minimum, max(full, min(2, largest)))
+    wanted = policy.buffers(largest if policy.encoder == "same" else n_active, n_experts)
+    return Buffers(*(max(size, workload.n_encoder_active) for size in wanted))
 
 
 def _cached_layers(model: ModelArchitecture) -> int:

@@ -236,6 +236,28 @@ class ExpertMemory:
             self._pinned.difference_update(self._pinned_by_layer.pop(layer, ()))
         self._grant()
 
+    def hand_on(self, layer: int, expert: int, reader: int) -> None:
+        """The FFN of one expert of `layer` is issued as op `reader`: its slot goes to who waits, once that has run."""
+        held = self._held[layer].pop(expert)
+        self._holds[layer].remove(held)
+        self._reader[held.slot] = reader
+        if held.transient:
+            self._free.append(held.slot)
+        self._grant()
+
+    def give_up(self, layer: int, needed: Container[int]) -> bool:
+        """Take the slots of what `layer` holds and does not need, once the copies have ended; whether it had any."""
+        held = self._held[layer]
+        wrong = [one for one in held.values() if one.transient and one.expert not in needed]
+        for one in wrong:
+            del held[one.expert]
+            self._holds[layer].remove(one)
+            self._reader[one.slot] = max(one.ready, self._reader[one.slot])
+            self._free.append(one.slot)
+            self._recorder.release_after(one.ready, self._expert_bytes)
+        self._grant()
+        return bool(wrong)
+
     def _grant(self) -> None:
         """Place who waits, in order, until the first for whom there is no slot."""
         waiting = self._waiting

@@ -215,25 +215,57 @@ class Blocks:
     def _experts_and_release(self, block: int, layer: int, on_cpu: list[int], gate: int) -> None:
         loop, union, moe_layer = self.loop, self.unions[block], self.first + block
         held, memory = loop.memory.claimed(moe_layer), loop.memory
-        on_device = [expert for expert in union.experts if expert not in on_cpu] if on_cpu else union.experts
-        for expert in on_device:
-            if expert not in held:
-                raise CapacityExceeded(
-                    f"step {loop.i_step}, MoE layer {moe_layer}: {len(on_device)} experts needed at once do "
-                    f"not fit {memory.n_buffers} expert slots: free HBM or use a smaller batch"
-                )
-        self._count(len(union.experts), sum(held[expert].hit for expert in on_device))
         device, host_ops = union, []
         if on_cpu:
             tokens = dict(zip(union.experts, union.tokens, strict=True))
             host_ops = [self._on_cpu(expert, tokens[expert], gate, layer) for expert in on_cpu]
-            device = Union(tuple(on_device), tuple(tokens[expert] for expert in on_device))
-        layerwise = loop.execution.grouped or loop.execution.host_waits or not self.policy.needs_ids
-        used = None if layerwise else on_device
+            device = _without(union, on_cpu)
+        hands_on = loop.execution.hands_slots_on and self.policy.needs_ids
+        n_hits = sum(expert in held and held[expert].hit for expert in device.experts)
+        begun = False
+        if not all(expert in held for expert in device.experts):
+            if not hands_on:
+                raise self._does_not_fit(moe_layer, device)
+            n_hits, device, begun = self._until_all_fit(device, layer, moe_layer)
+        self._count(len(union.experts), n_hits)
+        used = device.experts if hands_on else None
         freed = loop.model.expert_bytes * memory.n_transient(moe_layer, used)
         waits = [*memory.arrivals(moe_layer, used), *host_ops]
-        last = self._experts(device, layer, {expert: held[expert].ready for expert in on_device}, waits, freed)
+        ready = {expert: held[expert].ready for expert in device.experts}
+        last = self._experts(device, layer, ready, waits, freed, begun)
         memory.release(moe_layer, last, used)
+
+    def _until_all_fit(self, union: Union, layer: int, moe_layer: int) -> tuple[int, Union, bool]:
+        """Run experts as they arrive and hand their slots on, until those that are left all have one.
+
+        Returns how many were hits, what is left, and that shared experts have run.
+        """
+        loop, memory = self.loop, self.loop.memory
+        held, tokens = memory.claimed(moe_layer), dict(zip(union.experts, union.tokens, strict=True))
+        n_hits = 0
+        if loop.pass_works.shared is not None:
+            loop.compute(loop.pass_works.shared, layer)
+        left = list(union.experts)
+        while any(expert not in held for expert in left):
+            here = [expert for expert in left if expert in held]
+            if not here:
+                if not memory.give_up(moe_layer, left):
+                    raise self._does_not_fit(moe_layer, union)
+                continue
+            expert = min(here, key=lambda one: held[one].ready)
+            n_hits += held[expert].hit
+            freed = loop.model.expert_bytes if held[expert].transient else 0
+            own = (held[expert].ready,) if held[expert].ready >= 0 else ()
+            memory.hand_on(moe_layer, expert, self._expert(expert, tokens[expert], layer, own, freed))
+            left.remove(expert)
+        n_hits += sum(held[expert].hit for expert in left)
+        return n_hits, _without(union, [expert for expert in union.experts if expert not in left]), True
+
+    def _does_not_fit(self, moe_layer: int, union: Union) -> CapacityExceeded:
+        return CapacityExceeded(
+            f"step {self.loop.i_step}, MoE layer {moe_layer}: {len(union.experts)} experts needed at once do "
+            f"not fit {self.loop.memory.n_buffers} expert slots: free HBM or use a smaller batch"
+        )
 
     def _on_cpu(self, expert: int, n_tokens: int, gate: int, layer: int) -> int:
         """The host computes one expert."""
@@ -241,32 +273,45 @@ class Blocks:
         what = work.experts_work(loop.model, [n_tokens])._replace(kind=OpKind.CPU_EXPERT)
         return loop.recorder.issue(Lane.CPU, what, (gate,), step=loop.i_step, layer=layer, expert=expert)
 
-    def _experts(self, union: Union, layer: int, ready: dict[int, int], waits: list[int], freed: int = 0) -> int:
-        """The FFN ops: one grouped, or one an expert as they arrive and shared experts first; the last one `waits`."""
+    def _experts(
+        self, union: Union, layer: int, ready: dict[int, int], waits: list[int], freed: int = 0, begun: bool = False
+    ) -> int:
+        """The FFN ops: one grouped, or one an expert as they arrive; the last one `waits`. Shared experts are first,
+        unless the block has `begun` already.
+        """
         loop = self.loop
         shared = loop.n_tokens if loop.model.n_shared_experts else 0
         if loop.execution.grouped or not union.experts:
             last = loop.compute(loop.works.grouped(shared, union.tokens), layer, waits, freed)
         else:
-            if loop.pass_works.shared is not None:
+            if loop.pass_works.shared is not None and not begun:
                 loop.compute(loop.pass_works.shared, layer)
             order = sorted(range(len(union.experts)), key=lambda i: ready[union.experts[i]])
             for n_left, i in zip(range(len(order) - 1, -1, -1), order, strict=True):
                 expert = union.experts[i]
                 own = ready[expert]
                 after = sorted({*(() if n_left else waits), *((own,) if own >= 0 else ())})
-                what = loop.works.single(union.tokens[i])
-                if expert in self.bits:
-                    what = what._replace(weight_bits=self.bits[expert])
-                last = loop.recorder.issue(
-                    Lane.COMPUTE, what, after, step=loop.i_step, layer=layer, expert=expert,
-                    hbm_released=0 if n_left else freed,
-                )  # fmt: skip
+                last = self._expert(expert, union.tokens[i], layer, after, 0 if n_left else freed)
         if loop.execution.sync_after_ffn:
             loop.host(_WAIT, (last,), layer)
         return last
+
+    def _expert(self, expert: int, n_tokens: int, layer: int, after: Sequence[int], freed: int) -> int:
+        """The FFN of one expert."""
+        what = self.loop.works.single(n_tokens)
+        if expert in self.bits:
+            what = what._replace(weight_bits=self.bits[expert])
+        return self.loop.recorder.issue(
+            Lane.COMPUTE, what, after, step=self.loop.i_step, layer=layer, expert=expert, hbm_released=freed
+        )
 
     def _count(self, n_lookups: int, n_hits: int) -> None:
         counts = self.loop.lookups[self.loop.phase]
         counts[0] += n_lookups
         counts[1] += n_hits
+
+
+def _without(union: Union, experts: Sequence[int]) -> Union:
+    """`union`, `experts` left out."""
+    kept = [(e, n) for e, n in zip(union.experts, union.tokens, strict=True) if e not in experts]
+    return Union(tuple(e for e, _ in kept), tuple(n for _, n in kept))

@@ -62,7 +62,7 @@ from offload.fast.kernel_layout import (
     WANTED,
     WITH_HEAD,
 )
-from offload.fast.slots_kernel import after, bring, cancel, drop_waiting, issue, release
+from offload.fast.slots_kernel import after, bring, cancel, drop_waiting, give_up, hand_on, issue, release
 from offload.ops import Lane
 from traces.compiled import njit
 
@@ -151,9 +151,47 @@ def _ready(x: Any, r: Any, first_key: int, at: int) -> int:
 
 
 @njit(cache=True, nogil=True)
+def _until_all_fit(o: Any, d: Any, x: Any, w: Any, r: Any, t: int, u: int, layer: int, moe_layer: int,
+                   stamp: int) -> int:  # fmt: skip
+    """Run experts as they arrive and hand their slots on, until those that are left all have one.
+
+    Returns how many of those that have run were hits, or -1 when an expert finds no slot.
+    """
+    first_key, step = moe_layer * r[N_EXPERTS], r[r[I_STEP] + t]
+    low, high = r[r[UNION_PTR] + u], r[r[UNION_PTR] + u + 1]
+    if r[r[COST_SHARED] + t] >= 0:
+        issue(o, w, r, _COMPUTE, r[r[COST_SHARED] + t], step, layer, -1, -1)
+    n_hits = 0
+    while True:
+        here, n_missing = -1, 0
+        for at in range(low, high):
+            key = first_key + r[r[UNION_EXPERT] + at]
+            if x[key, HELD_SLOT] == -2:
+                n_missing += x[key, WAITING]
+            elif here < 0 or x[key, HELD_READY] < x[first_key + r[r[UNION_EXPERT] + here], HELD_READY]:
+                here = at
+        if n_missing == 0:
+            return n_hits
+        if here < 0:
+            if not give_up(o, d, x, w, r, moe_layer, stamp):
+                return -1
+            continue
+        expert = r[r[UNION_EXPERT] + here]
+        key = first_key + expert
+        n_hits += x[key, HELD_HIT]
+        if x[key, HELD_READY] >= 0:
+            after(d, w, x[key, HELD_READY])
+        op = issue(o, w, r, _COMPUTE, r[r[COST_SINGLE] + here], step, layer, expert, -1)
+        o[op - w[BASE], HBM_RELEASED] = r[EXPERT_BYTES] if x[key, HELD_TRANSIENT] else 0
+        hand_on(o, d, x, w, r, moe_layer, expert, op)
+
+
+@njit(cache=True, nogil=True)
 def _experts(o: Any, d: Any, x: Any, w: Any, r: Any, t: int, u: int, layer: int, moe_layer: int, n_arrivals: int,
-             freed: int) -> int:  # fmt: skip
-    """The FFN ops: one grouped, or one an expert as they arrive and shared experts first; returns the last."""
+             freed: int, begun: bool) -> int:  # fmt: skip
+    """The FFN ops: one grouped, or one an expert as they arrive; returns the last. Shared experts are first, unless the
+    block has `begun` already.
+    """
     first_key = moe_layer * r[N_EXPERTS]
     low, high = r[r[UNION_PTR] + u], r[r[UNION_PTR] + u + 1]
     if r[GROUPED] or low == high:
@@ -161,11 +199,15 @@ def _experts(o: Any, d: Any, x: Any, w: Any, r: Any, t: int, u: int, layer: int,
             after(d, w, w[w[ARRIVALS] + i])
         last = issue(o, w, r, _COMPUTE, r[r[COST_GROUPED] + u], r[r[I_STEP] + t], layer, -1, -1)
     else:
-        if r[r[COST_SHARED] + t] >= 0:
+        if r[r[COST_SHARED] + t] >= 0 and not begun:
             issue(o, w, r, _COMPUTE, r[r[COST_SHARED] + t], r[r[I_STEP] + t], layer, -1, -1)
+        n_left = 0
         for i in range(high - low):  # stable, by arrival
+            if begun and x[first_key + r[r[UNION_EXPERT] + low + i], HELD_SLOT] == -2:
+                continue  # it has run
             ready = _ready(x, r, first_key, low + i)
-            place = i
+            place = n_left
+            n_left += 1
             while place > 0:
                 if _ready(x, r, first_key, low + w[w[ORDER] + place - 1]) <= ready:
                     break
@@ -173,9 +215,9 @@ def _experts(o: Any, d: Any, x: Any, w: Any, r: Any, t: int, u: int, layer: int,
                 place -= 1
             w[w[ORDER] + place] = i
         last = -1
-        for i in range(high - low):
+        for i in range(n_left):
             at = low + w[w[ORDER] + i]
-            if i == high - low - 1:
+            if i == n_left - 1:
                 for j in range(n_arrivals):
                     after(d, w, w[w[ARRIVALS] + j])
             elif _ready(x, r, first_key, at) >= 0:
@@ -195,22 +237,27 @@ def _run_experts(o: Any, d: Any, x: Any, w: Any, r: Any, t: int, u: int, layer: 
     """The FFN of a block and what it frees; False when an expert found no slot."""
     first_key = moe_layer * r[N_EXPERTS]
     low, high = r[r[UNION_PTR] + u], r[r[UNION_PTR] + u + 1]
-    n_hits = 0
+    layerwise = r[GROUPED] != 0 or r[HOST_WAITS] != 0 or r[NEEDS_IDS] == 0
+    n_hits, n_missing = 0, 0
     for at in range(low, high):
-        if x[first_key + r[r[UNION_EXPERT] + at], HELD_SLOT] == -2:
+        n_missing += x[first_key + r[r[UNION_EXPERT] + at], HELD_SLOT] == -2
+    if n_missing:
+        n_hits = -1 if layerwise else _until_all_fit(o, d, x, w, r, t, u, layer, moe_layer, stamp)
+        if n_hits < 0:
             w[FAILED_LAYER], w[FAILED_N] = moe_layer, high - low
             return False
-        n_hits += x[first_key + r[r[UNION_EXPERT] + at], HELD_HIT]
+    for at in range(low, high):
+        if x[first_key + r[r[UNION_EXPERT] + at], HELD_SLOT] != -2:
+            n_hits += x[first_key + r[r[UNION_EXPERT] + at], HELD_HIT]
     w[LOOKUPS + 2 * r[r[PHASE] + t]] += high - low
     w[HITS + 2 * r[r[PHASE] + t]] += n_hits
-    layerwise = r[GROUPED] != 0 or r[HOST_WAITS] != 0 or r[NEEDS_IDS] == 0
     freed = 0
     for i in range(w[w[N_HELD] + moe_layer]):
         expert = x[first_key + i, HELD]
         if (layerwise or w[w[NEEDED] + expert] == stamp) and x[first_key + expert, HELD_TRANSIENT]:
             freed += r[EXPERT_BYTES]
     n_arrivals = _sorted_arrivals(x, w, r, moe_layer, layerwise, stamp)
-    last = _experts(o, d, x, w, r, t, u, layer, moe_layer, n_arrivals, freed)
+    last = _experts(o, d, x, w, r, t, u, layer, moe_layer, n_arrivals, freed, n_missing > 0)
     release(o, d, x, w, r, moe_layer, last, layerwise, stamp)
     return True
 
@@ -243,7 +290,7 @@ def _run_block(o: Any, d: Any, x: Any, w: Any, r: Any, t: int, block: int, n_blo
     if r[RESIDENT]:
         w[LOOKUPS + 2 * r[r[PHASE] + t]] += high - low
         w[HITS + 2 * r[r[PHASE] + t]] += high - low
-        _experts(o, d, x, w, r, t, u0 + block, layer, moe_layer, 0, 0)
+        _experts(o, d, x, w, r, t, u0 + block, layer, moe_layer, 0, 0, False)
         return n_revealed
     selected_before = block > 0 and block < n_revealed
     n_revealed = max(n_revealed, block + r[LOOKAHEAD] + 1)

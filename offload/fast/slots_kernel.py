@@ -372,6 +372,57 @@ def cancel(o: Any, x: Any, w: Any, r: Any, layer: int, stamp: int, by: int) -> N
 
 
 @njit(cache=True, nogil=True)
+def _no_longer_held(x: Any, w: Any, r: Any, layer: int, expert: int) -> None:
+    """Take `expert` out of the list of what `layer` holds; the others keep their order."""
+    first_key, n = layer * r[N_EXPERTS], 0
+    for i in range(w[w[N_HELD] + layer]):
+        if x[first_key + i, HELD] != expert:
+            x[first_key + n, HELD] = x[first_key + i, HELD]
+            n += 1
+    w[w[N_HELD] + layer] = n
+    x[first_key + expert, HELD_SLOT] = -2
+
+
+@njit(cache=True, nogil=True)
+def _free(x: Any, w: Any, slot: int, reader: int) -> None:
+    """`slot` is free once op `reader` has run."""
+    w[w[READER] + slot] = reader
+    w[w[FREE] + (w[FREE_HEAD] + w[FREE_N]) % w[FREE_SIZE]] = slot
+    w[FREE_N] += 1
+
+
+@njit(cache=True, nogil=True)
+def hand_on(o: Any, d: Any, x: Any, w: Any, r: Any, layer: int, expert: int, reader: int) -> None:
+    """The FFN of one expert of `layer` is op `reader`: its slot goes to who waits, once that has run."""
+    key = layer * r[N_EXPERTS] + expert
+    slot = x[key, HELD_SLOT]
+    w[w[READER] + slot] = reader
+    if x[key, HELD_TRANSIENT]:
+        _free(x, w, slot, reader)
+    _no_longer_held(x, w, r, layer, expert)
+    _grant(o, d, x, w, r, layer)
+
+
+@njit(cache=True, nogil=True)
+def give_up(o: Any, d: Any, x: Any, w: Any, r: Any, layer: int, stamp: int) -> bool:
+    """Take the slots of what `layer` holds and does not need, once the copies have ended; whether it had any."""
+    first_key, found, i = layer * r[N_EXPERTS], False, 0
+    while i < w[w[N_HELD] + layer]:
+        expert = x[first_key + i, HELD]
+        key = first_key + expert
+        if w[w[NEEDED] + expert] == stamp or not x[key, HELD_TRANSIENT]:
+            i += 1
+            continue
+        ready, slot = x[key, HELD_READY], x[key, HELD_SLOT]
+        _free(x, w, slot, max(ready, w[w[READER] + slot]))
+        o[ready - w[BASE], HBM_RELEASED] += r[EXPERT_BYTES]
+        _no_longer_held(x, w, r, layer, expert)
+        found = True
+    _grant(o, d, x, w, r, layer)
+    return found
+
+
+@njit(cache=True, nogil=True)
 def release(o: Any, d: Any, x: Any, w: Any, r: Any, layer: int, reader: int, all_used: bool, stamp: int) -> None:
     """The FFN of `layer` is op `reader`: its transient slots are free once that has run."""
     first_key = layer * r[N_EXPERTS]

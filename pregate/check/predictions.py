@@ -16,11 +16,12 @@ from hwmodels.cost import price
 from hwmodels.coverage import unfitted_device
 from hwmodels.overrides import with_overrides
 from hwmodels.platform import Platform
+from hwmodels.quantity import ReadOnly
 from offload import metrics
 from offload.ops import Lane, OpKind
 from offload.schedule import Schedule
 from offload.timeline import Timeline
-from pregate.ask.capture import Captured, MachineMemory, capture, memory_of
+from pregate.ask.capture import Captured, MachineMemory, capture, capture_request, memory_of, request
 from pregate.ask.intervals import full_intervals
 from pregate.ask.simulation import interpret
 from pregate.check.cases import CaseGroup
@@ -54,10 +55,16 @@ class PreparedCase:
     link_bytes_per_s: float | None
 
 
-def prepare_cases(group: CaseGroup, hw: Platform, link_bytes_per_s: float | None = None) -> list[PreparedCase]:
+def prepare_cases(
+    group: CaseGroup,
+    hw: Platform,
+    link_bytes_per_s: float | None = None,
+    slots: Mapping[str, tuple[int, int]] = ReadOnly({}),
+) -> list[PreparedCase]:
     """The cases of a group on `hw`, whose link becomes `link_bytes_per_s`, or what the group says without.
 
-    Raises as `pregate.simulate`.
+    `slots`: by the name of a case the transient slots and those of its cache that it ran with, where it has run; others
+    get what `plan_memory` grants. Raises as `pregate.simulate`.
     """
     model, trace = group.model, group.workload.trace(group.model)
     whole = memory_of(hw)
@@ -68,7 +75,12 @@ def prepare_cases(group: CaseGroup, hw: Platform, link_bytes_per_s: float | None
     prepared = []
     for policy in group.policies:
         memory = whole if policy == "gpu_only" else _limited(model, trace, whole, group.hbm_share)
-        captured = capture(model, memory, trace, policy, expert_tier=group.expert_tier)
+        asked = request(model, memory, trace, policy, expert_tier=group.expert_tier)
+        if group.case_name(policy) in slots:
+            n_buffers, n_cache_slots = slots[group.case_name(policy)]
+            plan = dataclasses.replace(asked.plan, n_buffers=n_buffers, n_cache_slots=n_cache_slots)
+            asked = dataclasses.replace(asked, plan=plan)
+        captured = capture_request(asked)
         case = Case(
             group.case_name(policy),
             group.name,

@@ -29,7 +29,7 @@ from traces.whole_file import whole_file
 
 __all__ = ["RecordedCase", "Recording", "achieved_bound_s", "load_recording", "measurement_of", "save_recording"]
 
-VERSION = 1
+VERSION = 2
 _ABOUT = "about"
 
 
@@ -37,11 +37,14 @@ _ABOUT = "about"
 class RecordedCase:
     """The runs of a case that count: `start_ns`, `end_ns` (n_runs, n_ops) int64 from the first op of each.
 
-    `link_bytes_per_s`: of a link that was imitated. `exact`, `output_digest`, `disturbances`, `load`: as of
+    `n_buffers`, `n_cache_slots`: expert slots, transient ones and those of the cache. `link_bytes_per_s`: of a link
+    that was imitated. `exact`, `output_digest`, `disturbances`, `load`: as of
     `Measurement`. Raises `InvalidInput` for runs of several lengths, none, or an op that ends before it starts.
     """
 
     schedule_digest: str
+    n_buffers: int
+    n_cache_slots: int
     source: str
     link_bytes_per_s: float | None
     start_ns: NDArray[np.int64]
@@ -73,6 +76,11 @@ class Recording:
     def link_bytes_per_s(self, group: CaseGroup) -> float | None:
         """The link that a group was run on, where it was imitated."""
         return self.cases[group.case_name(group.policies[0])].link_bytes_per_s
+
+    def slots(self, group: CaseGroup) -> dict[str, tuple[int, int]]:
+        """The expert slots that the cases of a group were run with, as `prepare_cases` takes them."""
+        cases = {name: self.cases[name] for name in map(group.case_name, group.policies)}
+        return {name: (case.n_buffers, case.n_cache_slots) for name, case in cases.items()}
 
     def measure(self, group: Sequence[PreparedCase], drawn: Collection[str] = ()) -> list[Measurement]:
         """What was measured of the cases of a group.
@@ -159,6 +167,7 @@ def save_recording(recording: Recording, path: Path) -> None:
             {
                 "name": name,
                 "schedule": case.schedule_digest,
+                "slots": [case.n_buffers, case.n_cache_slots],
                 "source": case.source,
                 "exact": dict(case.exact),
                 "output": case.output_digest,
@@ -216,9 +225,14 @@ def _case(section: Section, times: NDArray[Any]) -> RecordedCase:
         raise InvalidFile(f"{section.where}: runs are {times.dtype} of shape {times.shape}, not int64 (runs, 2, ops)")
     start = np.cumsum(times[:, 0], axis=1)
     link = section.number("link_bytes_per_s", minimum=1) if "link_bytes_per_s" in section else None
+    slots = section.items("slots")
+    if len(slots) != 2 or not all(type(n) is int and 0 <= n < 1 << 31 for n in slots):
+        raise InvalidFile(f"{section.where}: slots = {slots}: two whole numbers, of buffers and of the cache")
     try:
         case = RecordedCase(
             schedule_digest=section.text("schedule"),
+            n_buffers=slots[0],
+            n_cache_slots=slots[1],
             source=section.text("source"),
             link_bytes_per_s=link,
             start_ns=start,

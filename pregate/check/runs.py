@@ -104,8 +104,11 @@ class _Collected:
             np.array([np.rint(getattr(one, name) * 1e9) for one in timelines], dtype=np.int64)
             for name in ("start_s", "end_s")
         )
+        captured = self.prepared.captured
         return RecordedCase(
-            schedule_digest=self.prepared.captured.decoded.schedule.digest,
+            schedule_digest=captured.decoded.schedule.digest,
+            n_buffers=captured.plan.n_buffers,
+            n_cache_slots=captured.plan.n_cache_slots,
             source=timelines[0].source,
             link_bytes_per_s=self.prepared.link_bytes_per_s,
             start_ns=start_ns,

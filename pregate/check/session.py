@@ -137,7 +137,7 @@ def rejudge(
             skipped[group.name] = "not recorded"
             continue
         say(f"predicting {group.name}")
-        cases = prepare_cases(group, hw, recording.link_bytes_per_s(group))
+        cases = prepare_cases(group, hw, recording.link_bytes_per_s(group), recording.slots(group))
         pairs = _predicted(cases, hw, drawn=len(outcomes) == 0)
         measured = recording.measure(cases, [one.case.name for one, said in pairs if said.timeline is not None])
         outcomes += [CaseOutcome(one.case, said, run) for (one, said), run in zip(pairs, measured, strict=True)]

@@ -235,9 +235,11 @@ def runs(draw: st.DrawFn) -> tuple[Schedule, RoutingTrace, Figures]:
     trace = routing(model, seed=draw(st.integers(0, 3)), batch=draw(st.integers(1, 2)))
     tier = draw(st.sampled_from(["dram", "ssd"]))
     asked = request(model, hw, trace, draw(st.sampled_from(POLICIES)), expert_tier=tier)
-    if draw(st.booleans()) and not asked.policy.resident:  # no more slots than one block needs: copies wait for them
+    if draw(st.booleans()) and not asked.policy.resident:  # no more slots than needed: copies wait for them
         fewest = asked.policy.buffers(asked.workload.n_active, model.n_experts).minimum
         fewest = max(fewest, asked.workload.n_encoder_active)
+        if asked.execution.hands_slots_on and asked.policy.needs_ids:
+            fewest = draw(st.integers(1, fewest))
         plan = dataclasses.replace(asked.plan, n_buffers=min(asked.plan.n_buffers, fewest))
         asked = dataclasses.replace(asked, plan=plan)
     figures = figures_of(hw)

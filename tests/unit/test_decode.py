@@ -70,9 +70,11 @@ def cases(draw: st.DrawFn) -> Case:
     trace = routing(model, seed=draw(st.integers(0, 999)), batch=draw(st.integers(1, 4)), input_tokens=2)
     policy = policy_named(draw(st.sampled_from([*PRESETS, "pregate(2)", "pregate(3)", "pregate:encoder"])))
     workload = measure_workload(model, trace.steps())
+    execution = WAYS[draw(st.sampled_from(list(WAYS)))]
     n_active = max(workload.n_active, workload.n_encoder_active)
     wanted = policy.buffers(n_active, model.n_experts)
-    n_buffers = draw(st.integers(max(wanted.minimum, n_active), max(wanted.full, n_active) + 1))
+    fewest = 1 if execution.hands_slots_on and policy.needs_ids else max(wanted.minimum, n_active)
+    n_buffers = draw(st.integers(fewest, max(wanted.full, n_active) + 1))
     residents = None
     if not policy.resident and draw(st.booleans()):
         eviction = draw(st.sampled_from([*EVICTIONS, "random"]))
@@ -85,7 +87,7 @@ def cases(draw: st.DrawFn) -> Case:
         model,
         trace.steps(),
         policy,
-        WAYS[draw(st.sampled_from(list(WAYS)))],
+        execution,
         n_buffers=n_buffers,
         cache=residents,
         disk=draw(st.booleans()),

@@ -19,7 +19,7 @@ from traces.routing import Provenance, RoutingTrace, rebatch
 STREAMS, RELEASED = EXECUTIONS["streams"], EXECUTIONS["fastertransformer"]
 DECODER, SWITCH = MODELS["decoder-only"], MODELS["encoder-decoder"]
 WORKLOAD = Workload(
-    n_cached_tokens=10, n_memory_tokens=0, n_tokens=4, n_context=5, n_active=3, n_encoder_active=0,
+    n_cached_tokens=10, n_memory_tokens=0, n_tokens=4, n_context=5, n_active=3, n_decode_active=3, n_encoder_active=0,
     n_output_tokens=6, n_sequences=2,
 )  # fmt: skip
 
@@ -101,7 +101,7 @@ def test_a_model_of_small_weights_keeps_its_activations_wide() -> None:
 
 @pytest.mark.parametrize(
     ("policy", "minimum", "full"),
-    [("on_demand", 3, 3), ("pregate", 3, 6), ("pregate(2)", 3, 9), ("prefetch_all", 6, 12), ("pregate+lru:4", 7, 10)],
+    [("on_demand", 1, 3), ("pregate", 1, 6), ("pregate(2)", 1, 9), ("prefetch_all", 6, 12), ("pregate+lru:4", 5, 10)],
 )
 def test_slots_are_granted_up_to_full_overlap_and_refused_below_the_least(policy: str, minimum: int, full: int) -> None:
     base, slot = static_bytes(DECODER), DECODER.expert_bytes
@@ -124,11 +124,26 @@ def test_gpu_only_needs_every_expert() -> None:
 
 def test_an_encoder_with_larger_unions_gets_its_slots() -> None:
     """On demand it needs one block's experts; pre-gated as well, twice as many overlap."""
-    busy = dataclasses.replace(WORKLOAD, n_active=1, n_encoder_active=5, n_memory_tokens=4)
+    busy = dataclasses.replace(WORKLOAD, n_active=1, n_decode_active=1, n_encoder_active=5, n_memory_tokens=4)
     for encoder, granted in (("on_demand", 5), ("same", 10)):
         policy = pregate(encoder=encoder)  # type: ignore[arg-type]
-        found = plan_memory(SWITCH, busy, policy, STREAMS, hbm_bytes=1 << 40, reserve_bytes=0)
+        found = plan_memory(SWITCH, busy, policy, RELEASED, hbm_bytes=1 << 40, reserve_bytes=0)
         assert found.n_buffers == granted
+
+
+@pytest.mark.parametrize(("policy", "granted"), [("on_demand", 2), ("pregate", 2), ("pregate(2)", 3)])
+def test_a_long_prompt_passes_through_the_slots_of_decoding(policy: str, granted: int) -> None:
+    """Two at least, so that a copy runs beside an FFN."""
+    long = dataclasses.replace(WORKLOAD, n_active=6, n_decode_active=1)
+    found = plan_memory(DECODER, long, policy_named(policy), STREAMS, hbm_bytes=1 << 40, reserve_bytes=0)
+    assert found.n_buffers == granted
+    rest = plan_memory(DECODER, long, policy_named(f"{policy}+lru"), STREAMS, hbm_bytes=1 << 40, reserve_bytes=0)
+    assert rest == MemoryPlan(found.static_bytes, granted, 3 * 6)
+
+
+def test_a_trace_that_only_reads_prompts_gets_the_slots_of_a_prompt() -> None:
+    long = dataclasses.replace(WORKLOAD, n_active=6, n_decode_active=0)
+    assert plan_memory(DECODER, long, pregate(), STREAMS, hbm_bytes=1 << 40, reserve_bytes=0).n_buffers == 12
 
 
 def test_a_cache_ratio_is_of_the_decoders_experts() -> None:

@@ -19,7 +19,7 @@ from offload.memory import CapacityExceeded
 from offload.ops import Lane, OpKind
 from offload.policies import PRESETS, cache_named, eviction_named, eviction_names, policy_named
 from offload.policies.pregate import pregate
-from offload.policy import Cache, Policy
+from offload.policy import BlockView, Cache, Fetch, Policy
 from offload.residency import ResidentSet
 from offload.timeline import Timeline
 from simulator import recurrence
@@ -158,12 +158,57 @@ def test_the_fewest_slots_are_enough_and_never_stuck(text: str, name: str, execu
     model, policy = MODELS[name], policy_named(text)
     trace = routing(model, batch=2, seed=3)
     workload = measure_workload(model, trace.steps())
-    fewest = max(policy.buffers(workload.n_active, model.n_experts).minimum, workload.n_encoder_active)
-    few, many = (run(model, trace, policy, execution, n) for n in (fewest, 99))
-    assert few.schedule.bytes.sum() == many.schedule.bytes.sum()
+    hands_on = EXECUTIONS[execution].hands_slots_on and policy.needs_ids
     largest = max(workload.n_active, workload.n_encoder_active)
+    fewest = max(policy.buffers(workload.n_active, model.n_experts).minimum, workload.n_encoder_active)
+    few, many = (run(model, trace, policy, execution, n) for n in (1 if hands_on else fewest, 99))
+    assert few.schedule.bytes.sum() == many.schedule.bytes.sum()
+    for lookups in ("n_lookups", "n_hits", "n_prefill_lookups", "n_prefill_hits"):
+        assert getattr(few, lookups) == getattr(many, lookups)
     with pytest.raises(CapacityExceeded, match="slots"):
-        run(model, trace, policy, execution, largest - 1)
+        run(model, trace, policy, execution, 0 if hands_on else largest - 1)
+
+
+def test_experts_of_a_block_beyond_the_slots_pass_through_them() -> None:
+    """Two slots, the experts of a block one by one: each copy waits for the FFN that read its slot last."""
+    model = MODELS["decoder-only"]
+    trace = routing(model, batch=2, seed=3)
+    schedule = run(model, trace, policy_named("on_demand"), "streams", 2).schedule
+    reader: dict[int, int] = {}
+    n_waits = 0
+    for step, layer in {*zip(schedule.step.tolist(), schedule.layer.tolist(), strict=True)}:
+        mine = np.flatnonzero((schedule.step == step) & (schedule.layer == layer))
+        copies = [op for op in mine if schedule.kind[op] == OpKind.FETCH]
+        ffns = [op for op in mine if schedule.kind[op] == OpKind.EXPERTS]
+        assert [schedule.expert[op] for op in copies] == [schedule.expert[op] for op in ffns]
+        for i, copy in enumerate(copies):
+            waits = schedule.dep[schedule.dep_ptr[copy] : schedule.dep_ptr[copy + 1]].tolist()
+            assert schedule.slot[copy] < 2
+            if i >= 2:
+                assert ffns[i - 2] in waits
+                assert schedule.hbm_released[ffns[i - 2]] == model.expert_bytes
+                n_waits += 1
+        reader.update({int(schedule.slot[copy]): ffn for copy, ffn in zip(copies, ffns, strict=True)})
+    assert n_waits > 0
+
+
+def test_wrong_guesses_give_their_slots_up_to_what_is_needed() -> None:
+    """One slot, taken by a guess of the next block that its gate does not choose."""
+    model = MODELS["decoder-only"]
+    trace = routing(model, batch=1, seed=3)
+
+    def guess(view: BlockView) -> list[Fetch]:
+        later = view.block + 1
+        if later == view.n_blocks:
+            return []
+        wrong = set(range(view.n_experts)) - {*trace.experts[trace.step == view.i_step][:, later].ravel().tolist()}
+        return [Fetch(later, (min(wrong),))]
+
+    decoded = run(model, trace, Policy("guess", prefetch=guess), "streams", 1)
+    assert decoded.n_hits == decoded.n_prefill_hits == 0
+    fetched = np.count_nonzero(decoded.schedule.kind == OpKind.FETCH)
+    n_steps = len(np.unique(trace.step))
+    assert fetched == decoded.n_lookups + decoded.n_prefill_lookups + n_steps * (model.n_moe_layers - 1)
 
 
 def kinds_of_block(decoded: Decoded, step: int, layer: int) -> list[OpKind]:

@@ -38,7 +38,19 @@ def recorded(case: PreparedCase, slower: float = 1.0) -> RecordedCase:
     ]
     schedule = case.captured.decoded.schedule
     exact = exact_figures(schedule, case.captured)
-    return RecordedCase(schedule.digest, "cuda", None, *times, exact, "d1", ("a busy neighbour",), 0.5)
+    plan = case.captured.plan
+    return RecordedCase(
+        schedule.digest,
+        plan.n_buffers,
+        plan.n_cache_slots,
+        "cuda",
+        None,
+        *times,
+        exact,
+        "d1",
+        ("a busy neighbour",),
+        0.5,
+    )
 
 
 def test_what_is_written_is_what_is_read(prepared: list[PreparedCase], tmp_path: Path) -> None:
@@ -82,12 +94,27 @@ def test_another_schedule_than_was_run_is_refused(prepared: list[PreparedCase]) 
         recording.measure(prepared)
 
 
+def test_a_case_is_prepared_with_the_slots_it_ran_with(prepared: list[PreparedCase]) -> None:
+    """A recording stays what it is when memory is planned otherwise."""
+    hw = load_hardware("a100-sxm4-80gb", stack="streams")
+    names = [one.case.name for one in prepared]
+    fewer = prepare_cases(GROUP, hw, None, {names[0]: (1, 0)})
+    assert (fewer[0].captured.plan.n_buffers, fewer[0].captured.plan.n_cache_slots) == (1, 0)
+    assert fewer[0].captured.decoded.schedule.digest != prepared[0].captured.decoded.schedule.digest
+    assert fewer[1].captured.decoded.schedule.digest == prepared[1].captured.decoded.schedule.digest
+    recording = Recording(
+        ReadOnly({one.case.name: recorded(one) for one in fewer}), "streams", ReadOnly({}), ReadOnly({})
+    )
+    assert recording.slots(GROUP)[names[0]] == (1, 0)
+    recording.measure(prepare_cases(GROUP, hw, None, recording.slots(GROUP)))
+
+
 @pytest.mark.parametrize(
     ("start", "end"), [([[0, 5]], [[3, 4]]), ([[0]], [[1, 2]]), (np.zeros((0, 2)), np.zeros((0, 2))), ([0], [1])]
 )
 def test_no_run_ends_before_it_starts(start: list[int], end: list[int]) -> None:
     with pytest.raises(InvalidInput, match="are no recording"):
-        RecordedCase("d", "cuda", None, np.array(start), np.array(end), {}, "o", (), 0.0)
+        RecordedCase("d", 1, 0, "cuda", None, np.array(start), np.array(end), {}, "o", (), 0.0)
 
 
 def rewritten(path: Path, about: object, arrays: dict[str, np.ndarray] | None = None) -> Path:
@@ -98,20 +125,31 @@ def rewritten(path: Path, about: object, arrays: dict[str, np.ndarray] | None = 
     return path
 
 
-CASE = {"name": "c", "schedule": "s", "source": "cuda", "exact": {}, "output": "o", "disturbances": [], "load": 0.0}
-WHOLE = {"version": 1, "stack": "streams", "machine": {}, "provenance": {}, "cases": [CASE]}
+CASE = {
+    "name": "c",
+    "schedule": "s",
+    "slots": [1, 0],
+    "source": "cuda",
+    "exact": {},
+    "output": "o",
+    "disturbances": [],
+    "load": 0.0,
+}
+WHOLE = {"version": 2, "stack": "streams", "machine": {}, "provenance": {}, "cases": [CASE]}
 
 
 @pytest.mark.parametrize(
     ("about", "array", "line"),
     [
         ([], None, "expected a mapping, found list"),
-        ({**WHOLE, "version": 2}, None, "version 2, this release reads 1"),
+        ({**WHOLE, "version": 1}, None, "version 1, this release reads 2"),
         (WHOLE, None, r"cases\[0\] has no runs"),
         (WHOLE, np.zeros((1, 2, 3)), "runs are float64"),
         (WHOLE, np.zeros((1, 3, 3), dtype=np.int64), r"of shape \(1, 3, 3\)"),
         (WHOLE, np.full((1, 2, 3), -1, dtype=np.int64), "are no recording"),
         ({**WHOLE, "cases": [{**CASE, "load": -1.0}]}, np.zeros((1, 2, 3), dtype=np.int64), "load"),
+        ({**WHOLE, "cases": [{**CASE, "slots": [1]}]}, np.zeros((1, 2, 3), dtype=np.int64), r"slots = \[1\]"),
+        ({**WHOLE, "cases": [{**CASE, "slots": [1, -1]}]}, np.zeros((1, 2, 3), dtype=np.int64), r"slots = \[1, -1\]"),
         ({**WHOLE, "more": 1}, np.zeros((1, 2, 3), dtype=np.int64), "more"),
     ],
 )
