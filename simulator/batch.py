@@ -17,6 +17,8 @@ from hwmodels.cost import Costs
 from offload.ops import Lane
 from offload.probes import Probes
 from offload.schedule import Schedule
+from simulator.batch_code import NO_LANES, NO_LEVELS, BatchCode, power, write_code
+from simulator.recurrence import simulate
 from traces.errors import InvalidInput
 
 __all__ = ["Compiled", "Measured", "compile_schedule", "evaluate"]
@@ -24,20 +26,12 @@ __all__ = ["Compiled", "Measured", "compile_schedule", "evaluate"]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Compiled:
-    """A schedule made ready: dependencies as places in a small table of ends that are still waited for.
-
-    `n_places`: the most ends waited for at one time. Made by `compile_schedule`, read by the kernel.
-    """
+    """A schedule made ready by `compile_schedule`: its code, and how often each lane runs, and issues, each work."""
 
     probes: Probes
-    place: NDArray[np.int32]
-    dep: NDArray[np.int32]
-    n_transfers: NDArray[np.int32]
-    probe: NDArray[np.uint8]
-    n_places: int
+    code: BatchCode
     lane_counts: NDArray[np.int64]
     issue_counts: NDArray[np.int64]
-    merge: tuple[Any, ...]
 
     @property
     def schedule(self) -> Schedule:
@@ -57,8 +51,6 @@ class Measured:
     moe_layer_latency_s: NDArray[np.float64]
     ttft_s: NDArray[np.float64]
     tpot_s: NDArray[np.float64]
-    tpot_p50_s: NDArray[np.float64]
-    tpot_p99_s: NDArray[np.float64]
     stall_s: NDArray[np.float64]
     exposed_s: NDArray[np.float64]
     transfer_s: NDArray[np.float64]
@@ -73,53 +65,12 @@ def compile_schedule(schedule: Schedule, probes: Probes, *, most_hbm_bytes: int 
 
     `most_hbm_bytes`: a level that it is known never to pass, which spares looking on once it is reached.
     """
-    kernel = _kernel()
-    moving = np.zeros(len(schedule), dtype=np.bool_)
-    moving[probes.moving] = True
-    place, dep, n_transfers, n_places = _prepared()(
-        schedule.lane, schedule.dep_ptr, schedule.dep, moving, int(Lane.COMPUTE)
-    )
-    probe = np.zeros(len(schedule), dtype=np.uint8)
-    for ops, flag in (
-        (probes.layer_first, kernel.FIRST),
-        (probes.layer_last, kernel.LAST),
-        (probes.step_ends, kernel.STEP),
-        (probes.moving, kernel.MOVES),
-        (np.flatnonzero(schedule.hbm_acquired), kernel.TAKES),
-        (np.flatnonzero(schedule.hbm_released), kernel.GIVES),
-        (np.flatnonzero(n_transfers), kernel.STALLS),
-    ):
-        probe[ops] |= flag
     n_works = len(schedule.works)
     key = schedule.lane.astype(np.int64) * n_works + schedule.cost
     counts = np.bincount(key, minlength=len(Lane) * n_works).reshape(len(Lane), n_works)
     issued = np.bincount(schedule.cost[schedule.lane != Lane.HOST], minlength=n_works)
-    return Compiled(
-        probes, place, dep, n_transfers, probe, n_places, counts, issued, _merge(schedule, probes, most_hbm_bytes)
-    )
-
-
-def _merge(schedule: Schedule, probes: Probes, most_hbm_bytes: int | None) -> tuple[Any, ...]:
-    """Events by lane, to be walked in order of time: HBM taken, HBM given back, and movers where several lanes move."""
-    takes, gives = np.flatnonzero(schedule.hbm_acquired), np.flatnonzero(schedule.hbm_released)
-    take_ptr, take_at = _by_lane(schedule.lane[takes])
-    take_sum = np.append(0, np.cumsum(schedule.hbm_acquired[takes][take_at]))
     most = np.iinfo(np.int64).max if most_hbm_bytes is None else most_hbm_bytes
-    return (
-        *(take_ptr, take_at, take_sum),
-        *_by_lane(schedule.lane[gives]),
-        schedule.hbm_released[gives],
-        np.int64(schedule.static_bytes),
-        np.int64(most),
-        *_by_lane(schedule.lane[probes.moving]),
-    )
-
-
-def _by_lane(lane: NDArray[np.int8]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Places of the events of each lane that has any: (n_lanes + 1,) where each begins, (n,) places."""
-    order = np.argsort(lane, kind="stable")
-    _, counts = np.unique(lane, return_counts=True)
-    return np.append(0, np.cumsum(counts)), order
+    return Compiled(probes, write_code(probes, int(most)), counts, issued)
 
 
 def evaluate(compiled: Compiled, costs: Costs) -> Measured:
@@ -134,45 +85,62 @@ def evaluate(compiled: Compiled, costs: Costs) -> Measured:
             raise InvalidInput(f"{name} has shape {values.shape}, not ({len(schedule.works)}, n_machines)")
         if not np.all(np.isfinite(values)) or np.any(values < 0):
             raise InvalidInput(f"{name} holds a time that is negative or not finite")
-    kernel, n_machines = _kernel(), issue_s.shape[1]
-    sums = np.empty((n_machines, kernel.N_SUMS))
-    step_end = np.empty((n_machines, len(probes.step_ends)))
-    peak = np.empty(n_machines, dtype=np.int64)
-    n_stalls = np.count_nonzero(compiled.n_transfers)
-    kernel.run(
-        schedule.lane, schedule.cost, compiled.place, schedule.dep_ptr, compiled.dep, compiled.n_transfers,
-        compiled.probe, issue_s, duration_s, sums, step_end, peak,
-        np.empty((compiled.merge[1].size, kernel.WIDTH)), np.empty((compiled.merge[4].size, kernel.WIDTH)),
-        np.empty((2 * probes.moving.size, kernel.WIDTH)), np.empty((2 * n_stalls, kernel.WIDTH)), compiled.merge,
-        compiled.n_places, len(Lane),
-    )  # fmt: skip
+    kernel, sums, step_end = _kernel(), *_run(compiled, issue_s, duration_s)
     bound_s, binding = _bounds(compiled, issue_s, duration_s, sums[:, kernel.CRITICAL])
-    tpot = _tpot(step_end, probes)
+    gaps = np.ascontiguousarray(step_end[:, probes.gap_to] - step_end[:, probes.gap_from])
     n_layers = max(len(probes.layer_first), 1)
     return Measured(
         makespan_s=sums[:, kernel.MAKESPAN].copy(),
         moe_layer_latency_s=sums[:, kernel.MOE_LAYERS] / n_layers,
-        ttft_s=step_end.min(axis=1) if step_end.size else np.zeros(n_machines),
-        tpot_s=tpot[0],
-        tpot_p50_s=tpot[1],
-        tpot_p99_s=tpot[2],
+        ttft_s=step_end.min(axis=1) if step_end.size else np.zeros(len(step_end)),
+        tpot_s=gaps.mean(axis=1) if gaps.size else np.zeros(len(step_end)),
         stall_s=sums[:, kernel.STALL].copy(),
         exposed_s=sums[:, kernel.EXPOSED].copy(),
         transfer_s=sums[:, kernel.MOVED].copy(),
-        peak_hbm_bytes=peak,
+        peak_hbm_bytes=_peaks(compiled, issue_s, duration_s, sums[:, kernel.PEAK]),
         bound_s=bound_s,
         binding=binding,
         step_end_s=step_end,
     )
 
 
-def _tpot(step_end: NDArray[np.float64], probes: Probes) -> list[NDArray[np.float64]]:
-    """Mean, p50 and p99 of the gaps between a sequence's tokens, each (n_machines,); 0 without a gap."""
-    if not probes.gap_to.size:
-        return [np.zeros(len(step_end)) for _ in range(3)]
-    gaps = step_end[:, probes.gap_to] - step_end[:, probes.gap_from]
-    p50, p99 = np.percentile(gaps, [50, 99], axis=1)
-    return [np.array([row.mean() for row in gaps]), p50, p99]
+def _run(
+    compiled: Compiled, issue_s: NDArray[np.float64], duration_s: NDArray[np.float64], *, roomy: bool = False
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """The sums, (n_machines, N_SUMS), and the ends of steps; `roomy`: with room to look at every take of HBM."""
+    code, kernel, schedule = compiled.code, _kernel(), compiled.schedule
+    sums = np.empty((issue_s.shape[1], kernel.N_SUMS))
+    step_end = np.empty((issue_s.shape[1], len(compiled.probes.step_ends)))
+    levels = code.levels or NO_LEVELS
+    hbm = (levels.take_bytes, levels.give_bytes, levels.limit, levels.most, float(schedule.static_bytes), levels.last)
+    n_taken = power(len(levels.take_bytes)) if roomy else levels.n_taken
+    kernel.run(
+        code.code, code.refs, schedule.cost, code.chain_code, code.chain_refs, code.alone, issue_s,
+        duration_s, sums, step_end, hbm, code.move_lanes or NO_LANES, code.n_places, code.n_chain_places,
+        n_taken, levels.n_given, code.n_moves, code.n_stalls,
+    )  # fmt: skip
+    return sums, step_end
+
+
+def _peaks(
+    compiled: Compiled, issue_s: NDArray[np.float64], duration_s: NDArray[np.float64], found: NDArray[np.float64]
+) -> NDArray[np.int64]:
+    """The peak of each machine, looked for again where it was not found.
+
+    That is where copies and kernels take no time, so that more is taken at one instant than a machine has room for; and
+    where several lanes take HBM or give it back, which no policy here does: one machine at a time then.
+    """
+    kernel, peak = _kernel(), found.astype(np.int64)
+    if compiled.code.levels is None:
+        for i in range(len(peak)):
+            costs = Costs(*(np.ascontiguousarray(values[:, i]) for values in (issue_s, duration_s)))
+            peak[i] = simulate(compiled.schedule, costs).peak_hbm_bytes
+        return peak
+    again = np.flatnonzero(found == kernel.OVERRUN)
+    if again.size:
+        mine = (np.ascontiguousarray(values[:, again]) for values in (issue_s, duration_s))
+        peak[again] = _run(compiled, *mine, roomy=True)[0][:, kernel.PEAK]
+    return peak
 
 
 def _bounds(
@@ -196,57 +164,3 @@ def _kernel() -> Any:
     from simulator import batch_kernel
 
     return batch_kernel
-
-
-@cache
-def _prepared() -> Any:
-    from traces.compiled import njit
-
-    return njit(cache=True, nogil=True)(_places)
-
-
-def _places(
-    lane: NDArray[np.int8],
-    dep_ptr: NDArray[np.int64],
-    dep: NDArray[np.int32],
-    moving: NDArray[np.bool_],
-    compute: int,
-) -> tuple[NDArray[np.int32], NDArray[np.int32], NDArray[np.int32], int]:
-    """Where each end is kept from its op to the last that waits for it; dependencies as places, transfers first."""
-    n = lane.size
-    last_use = np.full(n, -1, dtype=np.int64)
-    for i in range(n):
-        for k in range(dep_ptr[i], dep_ptr[i + 1]):
-            last_use[dep[k]] = i
-    place, placed = np.full(n, -1, dtype=np.int32), np.empty(dep.size, dtype=np.int32)
-    n_transfers = np.zeros(n, dtype=np.int32)
-    free, n_free, n_places = np.empty(n + 1, dtype=np.int32), 0, 0
-    for i in range(n):
-        low, high = dep_ptr[i], dep_ptr[i + 1]
-        at = low
-        if lane[i] == compute:
-            for k in range(low, high):
-                if moving[dep[k]]:
-                    placed[at] = place[dep[k]]
-                    at += 1
-            n_transfers[i] = at - low
-        for k in range(low, high):
-            if lane[i] != compute or not moving[dep[k]]:
-                placed[at] = place[dep[k]]
-                at += 1
-        for k in range(low, high):
-            if last_use[dep[k]] == i:
-                last_use[dep[k]] = -1
-                free[n_free] = place[dep[k]]
-                n_free += 1
-        if last_use[i] >= 0:
-            if n_free:
-                n_free -= 1
-                place[i] = free[n_free]
-            else:
-                place[i] = n_places
-                n_places += 1
-    for i in range(n):
-        if place[i] < 0:
-            place[i] = n_places
-    return place, placed, n_transfers, n_places + 1

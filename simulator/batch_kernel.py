@@ -1,6 +1,7 @@
-"""The recurrence on `WIDTH` machines at a time, one vector for all, with what metrics need kept on the way.
+"""The recurrence on `WIDTH` machines at a time, one vector for all, with what metrics need found on the way.
 
-numba is imported with this module: import it on first use. Same contract and arithmetic as `recurrence`, op by op.
+numba is imported with this module: import it on first use. Same contract and arithmetic as `recurrence`, op by op;
+what is read is `batch_code.BatchCode`. Times that wait to be compared lie in rings, tables that are gone round in.
 """
 
 from __future__ import annotations
@@ -9,180 +10,217 @@ from typing import Any
 
 import numpy as np
 
-from simulator.vector import WIDTH, add, load, maximum, minimum, store, subtract, zeros
+from offload.ops import Lane
+from simulator import batch_code as layout
+from simulator.vector import ALL, WIDTH, add, below, load, maximum, splat, store, subtract, where_below
 from traces.compiled import njit
 
-__all__ = ["N_SUMS", "WIDTH", "run"]
+__all__ = ["N_SUMS", "OVERRUN", "WIDTH", "run"]
 
-MAKESPAN, MOE_LAYERS, STALL, MOVED, EXPOSED, CRITICAL = range(6)
-N_SUMS = 6
-FIRST, LAST, STEP, MOVES, TAKES, GIVES, STALLS = 1, 2, 4, 8, 16, 32, 64
+MAKESPAN, MOE_LAYERS, STALL, MOVED, EXPOSED, CRITICAL, PEAK, BEGUN = range(8)
+N_SUMS = 8
+OVERRUN = -1.0
+"""A peak that was not found: more takes were as early as a give than the ring has room for."""
+
+COMPUTE, H2D, N_LANES = int(Lane.COMPUTE), int(Lane.H2D), len(Lane)
+LANE, COUNT, SHIFT = (1 << layout.LANE_BITS) - 1, (1 << layout.COUNT_BITS) - 1, layout.LANE_BITS + layout.COUNT_BITS
+ARRIVAL_BITS = layout.LANE_BITS
+FIRST, LAST, STEP, MOVES, TAKES, GIVES, KEPT, WINDOW, DECIDES = (
+    layout.FIRST, layout.LAST, layout.STEP, layout.MOVES, layout.TAKES, layout.GIVES, layout.KEPT,
+    layout.WINDOW, layout.DECIDES,
+)  # fmt: skip
+ANY = -1 << (SHIFT + layout.COUNT_BITS)
 
 
 @njit(cache=True, nogil=True)
 def run(
-    lane: Any,  # [n] int8
+    code: Any,  # [n] int32
+    refs: Any,  # int32
     cost: Any,  # [n] int32
-    place: Any,  # [n] int32, where the end is kept for later ops; of an op nobody waits for the last place
-    dep_ptr: Any,  # [n + 1] int64
-    dep: Any,  # [n_deps] int32, places; of each compute op its transfers first
-    n_transfers: Any,  # [n] int32, of a compute op
-    probe: Any,  # [n] uint8, flags
+    chain_code: Any,  # int32
+    chain_refs: Any,  # int32
+    alone: Any,  # rows
     issue_s: Any,  # [n_works, M]
     duration_s: Any,  # [n_works, M]
     sums: Any,  # [M, N_SUMS] written
     step_end: Any,  # [M, n_steps] written
-    peak: Any,  # [M] int64 written
-    taken: Any,  # [n_takes, WIDTH] scratch
-    given: Any,  # [n_gives, WIDTH] scratch
-    moves: Any,  # [2 * n_moves, WIDTH] scratch
-    stalls: Any,  # [2 * n_stalls, WIDTH] scratch
-    merge: Any,  # what `_peak` and `_covered` read
+    hbm: Any,  # what `_decide` reads
+    move_lanes: Any,  # what `_covered` reads, of no lanes where one moves all
     n_places: int,
-    n_lanes: int,
+    n_chain_places: int,
+    n_taken: int,
+    n_given: int,
+    n_moves: int,
+    n_stalls: int,
 ) -> None:
     """Every machine, `WIDTH` at a time; the last few are filled up with copies of the last."""
     n_works, n_machines = issue_s.shape
-    issue, duration = np.empty((n_works, WIDTH)), np.empty((n_works, WIDTH))
-    end, chain = np.empty((n_places, WIDTH)), np.empty((n_places, WIDTH))
-    ends, totals = np.empty((step_end.shape[1], WIDTH)), np.empty((N_SUMS, WIDTH))
+    issue, duration = np.empty((n_works, WIDTH)), np.empty((n_works + n_chain_places, WIDTH))
+    end, ends, totals = np.empty((n_places, WIDTH)), np.empty((step_end.shape[1], WIDTH)), np.empty((N_SUMS, WIDTH))
+    taken, given = np.empty((n_taken, WIDTH)), np.empty((n_given, WIDTH))
+    moves, stalls = np.empty((2 * n_moves, WIDTH)), np.empty((2 * n_stalls, WIDTH))
     for begin in range(0, n_machines, WIDTH):
         n_here = min(WIDTH, n_machines - begin)
         for k in range(n_works):
             for b in range(WIDTH):
                 issue[k, b] = issue_s[k, begin + min(b, n_here - 1)]
                 duration[k, b] = duration_s[k, begin + min(b, n_here - 1)]
-        _walk(
-            lane, cost, place, dep_ptr, dep, n_transfers, probe, issue, duration, end, chain, ends, totals, taken,
-            given, moves, stalls, n_lanes,
-        )  # fmt: skip
+        _walk(code, refs, cost, issue, duration, end, ends, totals, taken, given, moves, stalls, hbm)
+        _chains(chain_code, chain_refs, alone, duration, totals)
         for b in range(n_here):
             step_end[begin + b] = ends[:, b]
             sums[begin + b] = totals[:, b]
-            sums[begin + b, MOVED], sums[begin + b, EXPOSED] = _covered(moves, stalls, merge, b)
-            peak[begin + b] = _peak(taken, given, merge, b)
+            if n_stalls > 0:
+                sums[begin + b, MOVED], sums[begin + b, EXPOSED] = _covered(moves, stalls, move_lanes, b)
 
 
 @njit(cache=True, nogil=True)
 def _walk(
-    lane: Any, cost: Any, place: Any, dep_ptr: Any, dep: Any, n_transfers: Any, probe: Any, issue: Any, duration: Any,
-    end: Any, chain: Any, ends: Any, totals: Any, taken: Any, given: Any, moves: Any, stalls: Any, n_lanes: int,
+    code: Any, refs: Any, cost: Any, issue: Any, duration: Any, end: Any, ends: Any, totals: Any, taken: Any,
+    given: Any, moves: Any, stalls: Any, hbm: Any,
 ) -> None:  # fmt: skip
     """One pass over the ops; a value below is a vector, one number a machine."""
-    free = np.zeros((n_lanes, WIDTH))
-    host = first = moe_layers = stall = critical = zeros()
-    n_steps = n_taken = n_given = n_moved = n_stalls = 0
-    for i in range(lane.size):
-        here, row, flags = lane[i], cost[i], probe[i]
-        low, high = dep_ptr[i], dep_ptr[i + 1]
-        if here == 0:
-            before = start = host
-        else:
-            host = add(host, load(issue, row))
-            before = load(free, here)
-            start = maximum(before, host)
-        longest = zeros()
-        if flags & STALLS:
-            arrival = zeros()
-            for k in range(low, low + n_transfers[i]):
-                arrival = maximum(arrival, load(end, dep[k]))
-                longest = maximum(longest, load(chain, dep[k]))
-            start = maximum(start, arrival)
-            low += n_transfers[i]
-            for k in range(low, high):
-                start = maximum(start, load(end, dep[k]))
-                longest = maximum(longest, load(chain, dep[k]))
-            until = maximum(minimum(start, arrival), before)
-            stall = add(stall, subtract(until, before))
-            store(stalls, n_stalls, before)
-            store(stalls, n_stalls + 1, until)
-            n_stalls += 2
-        else:
-            for k in range(low, high):
-                start = maximum(start, load(end, dep[k]))
-                longest = maximum(longest, load(chain, dep[k]))
+    take_bytes, give_bytes, limit, most, static, last = hbm
+    free = np.zeros((N_LANES, WIDTH))
+    zeros = splat(0.0)
+    host = compute = h2d = zeros
+    for k in range(N_SUMS):
+        store(totals, k, zeros)
+    peak, level = splat(static), static
+    at = n_steps = n_stalls = n_moved = window = n_taken = n_given = n_decided = n_sure = 0
+    move_ring, take_ring, give_ring = moves.shape[0] // 2 - 1, taken.shape[0] - 1, given.shape[0] - 1
+    overrun = False
+    for i in range(code.size):
+        what, row = code[i], cost[i]
+        here = what & LANE
         duration_here = load(duration, row)
-        finish, reach = add(start, duration_here), add(longest, duration_here)
+        if what == COMPUTE:
+            host = add(host, load(issue, row))
+            compute = add(maximum(host, compute), duration_here)
+            continue
+        start = host
         if here == 0:
+            before = host
+        else:
+            start = host = add(host, load(issue, row))
+            before = load(free, here)
+            if here == COMPUTE:
+                before = compute
+            elif here == H2D:
+                before = h2d
+        n_arrivals = (what >> ARRIVAL_BITS) & COUNT
+        if n_arrivals > 0:
+            until = before
+            for k in range(n_arrivals):
+                until = maximum(until, load(end, refs[at + k]))
+            start = maximum(start, until)
+            at += n_arrivals
+            store(totals, STALL, add(load(totals, STALL), subtract(until, before)))
+            if stalls.size > 0:
+                store(stalls, n_stalls, before)
+                store(stalls, n_stalls + 1, until)
+                n_stalls += 2
+        for _ in range((what >> SHIFT) & COUNT):
+            start = maximum(start, load(end, refs[at]))
+            at += 1
+        start = maximum(start, before)
+        finish = add(start, duration_here)
+        if here == COMPUTE:
+            compute = finish
+        elif here == H2D:
+            h2d = finish
+        elif here == 0:
             host = finish
         else:
             store(free, here, finish)
-        store(end, place[i], finish)
-        store(chain, place[i], reach)
-        critical = maximum(critical, reach)
-        if flags == 0:
+        if what & ANY == 0:
             continue
-        if flags & FIRST:
-            first = start
-        if flags & LAST:
-            moe_layers = add(moe_layers, subtract(finish, first))
-        if flags & MOVES:
-            store(moves, n_moved, start)
-            store(moves, n_moved + 1, finish)
-            n_moved += 2
-        if flags & TAKES:
-            store(taken, n_taken, start)
+        if what & KEPT:
+            store(end, refs[at], finish)
+            at += 1
+        if what & FIRST:
+            store(totals, BEGUN, start)
+        if what & LAST:
+            store(totals, MOE_LAYERS, add(load(totals, MOE_LAYERS), subtract(finish, load(totals, BEGUN))))
+        if what & MOVES:
+            k = 2 * (n_moved & move_ring)
+            store(moves, k, start)
+            store(moves, k + 1, finish)
+            store(totals, MOVED, add(load(totals, MOVED), subtract(finish, start)))
+            n_moved += 1
+        if what & WINDOW:
+            exposed = load(totals, EXPOSED)
+            while window < refs[at]:
+                k = 2 * (window & move_ring)
+                exposed = add(exposed, maximum(subtract(load(moves, k + 1), maximum(load(moves, k), before)), zeros))
+                window += 1
+            store(totals, EXPOSED, exposed)
+            at += 1
+        if what & TAKES:
+            overrun |= n_taken - n_sure > take_ring
+            store(taken, n_taken & take_ring, start)
             n_taken += 1
-        if flags & GIVES:
-            store(given, n_given, finish)
+        if what & GIVES:
+            store(given, n_given & give_ring, finish)
             n_given += 1
-        if flags & STEP:
+        if what & DECIDES:
+            for _ in range(refs[at]):
+                time = load(given, n_decided & give_ring)
+                while n_sure < limit[n_decided] and below(load(taken, n_sure & take_ring), time) == ALL:
+                    level += take_bytes[n_sure]
+                    n_sure += 1
+                if below(peak, splat(most[n_decided])) != 0:
+                    here_level = splat(level)
+                    for k in range(n_sure, limit[n_decided]):
+                        start = load(taken, k & take_ring)
+                        if below(start, time) == 0:
+                            break
+                        here_level = add(here_level, where_below(start, time, take_bytes[k]))
+                    peak = maximum(peak, here_level)
+                level -= give_bytes[n_decided]
+                n_decided += 1
+            at += 1
+        if what & STEP:
             store(ends, n_steps, finish)
             n_steps += 1
-    makespan = host
-    for here in range(1, n_lanes):
+    makespan = maximum(maximum(host, compute), h2d)
+    for here in range(N_LANES):
         makespan = maximum(makespan, load(free, here))
     store(totals, MAKESPAN, makespan)
-    store(totals, MOE_LAYERS, moe_layers)
-    store(totals, STALL, stall)
+    peak = maximum(peak, splat(last))
+    if overrun:
+        peak = splat(OVERRUN)
+    store(totals, PEAK, peak)
+
+
+@njit(cache=True, nogil=True)
+def _chains(code: Any, refs: Any, alone: Any, table: Any, totals: Any) -> None:
+    """The longest chain of dependencies; `table`: durations, and from there on the chains that others continue."""
+    critical = splat(0.0)
+    for k in range(alone.size):
+        critical = maximum(critical, load(table, alone[k]))
+    at = 0
+    for i in range(code.size):
+        what = code[i]
+        longest = load(table, refs[at])
+        for _ in range((what >> 1) - 1):
+            at += 1
+            longest = maximum(longest, load(table, refs[at]))
+        at += 1
+        if what & 1:
+            reach = add(longest, load(table, refs[at + 1]))
+            store(table, refs[at], reach)
+            at += 2
+        else:
+            critical = maximum(critical, add(longest, load(table, refs[at])))
+            at += 1
     store(totals, CRITICAL, critical)
 
 
 @njit(cache=True, nogil=True)
-def _peak(taken: Any, given: Any, merge: Any, b: int) -> int:
-    """Most HBM in use on machine `b`: the level just before each time that some is given back, and at the end.
-
-    The events of each lane are in order of time, a lane being FIFO; at one instant what is given back comes first.
-    """
-    take_ptr, take_at, take_sum, give_ptr, give_at, give_bytes, static, most, _, _ = merge
-    n_take, n_give = take_ptr.size - 1, give_ptr.size - 1
-    at_take, at_give = take_ptr[:-1].copy(), give_ptr[:-1].copy()
-    level = peak = static
-    while peak < most:
-        lane, time = -1, np.inf
-        for k in range(n_give):
-            if at_give[k] < give_ptr[k + 1] and given[give_at[at_give[k]], b] < time:
-                lane, time = k, given[give_at[at_give[k]], b]
-        for k in range(n_take):
-            low = at_take[k]
-            at_take[k] = _first_not_before(taken, take_at, low, take_ptr[k + 1], time, b)
-            level += take_sum[at_take[k]] - take_sum[low]
-        peak = max(peak, level)
-        if lane < 0:
-            break
-        level -= give_bytes[give_at[at_give[lane]]]
-        at_give[lane] += 1
-    return peak
-
-
-@njit(cache=True, nogil=True)
-def _first_not_before(taken: Any, take_at: Any, low: int, high: int, time: float, b: int) -> int:
-    """The first event from `low` on, below `high`, that is not before `time`: strides that double, then halve."""
-    stride = 1
-    while low + stride <= high and taken[take_at[low + stride - 1], b] < time:
-        low += stride
-        stride *= 2
-    while stride > 0:
-        if low + stride <= high and taken[take_at[low + stride - 1], b] < time:
-            low += stride
-        stride //= 2
-    return low
-
-
-@njit(cache=True, nogil=True)
-def _covered(moves: Any, stalls: Any, merge: Any, b: int) -> tuple[float, float]:
+def _covered(moves: Any, stalls: Any, move_lanes: Any, b: int) -> tuple[float, float]:
     """Time in which experts were moved on machine `b`, the union over lanes, and of it within stalls."""
-    move_ptr, move_at = merge[8], merge[9]
+    move_ptr, move_at = move_lanes
     at = move_ptr[:-1].copy()
     total, exposed, reach, k_stall = 0.0, 0.0, 0.0, 0
     while True:

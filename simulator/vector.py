@@ -1,4 +1,4 @@
-"""Sixteen float64 side by side as one value of compiled code: loaded from a table row, computed with, stored.
+"""Several float64 side by side as one value of compiled code: loaded from a table row, computed with, stored.
 
 A loop over machines would be left scalar by the compiler, which cannot know that the rows read and written are apart;
 these are vector instructions by construction. Tables are C-contiguous (n_rows, WIDTH) float64. numba is imported with
@@ -12,14 +12,27 @@ from typing import Any
 
 from llvmlite import ir
 from numba import types
+from numba.core import config
+from numba.core.codegen import get_host_cpu_features
 from numba.core.datamodel import models
 from numba.core.datamodel.registry import register_default
 from numba.extending import intrinsic
 
-__all__ = ["WIDTH", "add", "load", "maximum", "minimum", "store", "subtract", "zeros"]
+__all__ = ["ALL", "WIDTH", "add", "below", "load", "maximum", "splat", "store", "subtract", "where_below"]
 
-WIDTH = 16
-"""Machines side by side: two AVX-512 registers, four of AVX2."""
+
+def _width(features: str) -> int:
+    """How many machines a processor with these features computes side by side: two of its registers."""
+    return 16 if "+avx512f" in features.split(",") else 8
+
+
+_settings: Any = config
+_host_features: Callable[[], str] = get_host_cpu_features
+WIDTH = _width(_host_features() if _settings.CPU_FEATURES is None else _settings.CPU_FEATURES)
+"""Machines side by side: two registers of AVX-512 or AVX2. More of them spill, fewer wait for one another."""
+
+ALL = (1 << WIDTH) - 1
+"""What `below` says when it is so on every machine."""
 
 
 _instruction: Callable[[Callable[..., Any]], Any] = intrinsic
@@ -48,6 +61,11 @@ def _address(context: Any, builder: Any, table_type: Any, table: Any, row: Any) 
     return builder.bitcast(first, _vector.as_pointer())
 
 
+def _splat(builder: Any, value: Any) -> Any:
+    first = builder.insert_element(ir.Constant(_vector, ir.Undefined), value, ir.Constant(ir.IntType(32), 0))
+    return builder.shuffle_vector(first, first, ir.Constant(ir.VectorType(ir.IntType(32), WIDTH), [0] * WIDTH))
+
+
 @_instruction
 def load(typingctx: Any, table: Any, row: Any) -> Any:
     """Row `row` of a table."""
@@ -70,13 +88,13 @@ def store(typingctx: Any, table: Any, row: Any, value: Any) -> Any:
 
 
 @_instruction
-def zeros(typingctx: Any) -> Any:
-    """All 0."""
+def splat(typingctx: Any, value: Any) -> Any:
+    """The same number for all."""
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        return ir.Constant(_vector, [0.0] * WIDTH)
+        return _splat(builder, args[0])
 
-    return _lanes(), codegen
+    return _lanes(types.float64), codegen
 
 
 @_instruction
@@ -110,10 +128,22 @@ def maximum(typingctx: Any, left: Any, right: Any) -> Any:
 
 
 @_instruction
-def minimum(typingctx: Any, left: Any, right: Any) -> Any:
-    """The smaller of both; no NaN expected."""
+def below(typingctx: Any, left: Any, right: Any) -> Any:
+    """Where left < right, a bit each: 0 nowhere, `ALL` everywhere."""
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        return builder.select(builder.fcmp_ordered("<", args[0], args[1]), args[0], args[1])
+        bits = builder.bitcast(builder.fcmp_ordered("<", args[0], args[1]), ir.IntType(WIDTH))
+        return builder.zext(bits, ir.IntType(64))
 
-    return _lanes(_lanes, _lanes), codegen
+    return types.intp(_lanes, _lanes), codegen
+
+
+@_instruction
+def where_below(typingctx: Any, left: Any, right: Any, value: Any) -> Any:
+    """`value` where left < right, else 0."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        zeros = ir.Constant(_vector, [0.0] * WIDTH)
+        return builder.select(builder.fcmp_ordered("<", args[0], args[1]), _splat(builder, args[2]), zeros)
+
+    return _lanes(_lanes, _lanes, types.float64), codegen
