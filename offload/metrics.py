@@ -13,11 +13,14 @@ from offload.timeline import Timeline
 from traces.routing import Phase, RoutingTrace
 
 __all__ = [
+    "METRICS",
     "Metrics",
     "decode_steps",
     "exposed_s",
+    "first_token_s",
     "gap_pairs",
     "h2d_bytes",
+    "mean_gap_s",
     "moe_layer_latency_s",
     "of_timeline",
     "overlap_s",
@@ -25,6 +28,7 @@ __all__ = [
     "stall_s",
     "step_end_s",
     "summed_up",
+    "token_gaps_s",
     "tpot_s",
     "transfer_s",
     "ttft_s",
@@ -44,24 +48,44 @@ def step_end_s(timeline: Timeline) -> dict[int, float]:
 
 
 def ttft_s(timeline: Timeline) -> float:
-    """Time to the first token: the end of the first forward pass that makes one."""
-    return min(step_end_s(timeline).values(), default=0.0)
+    """Time to the first token of one timeline: see `first_token_s`."""
+    return float(first_token_s(timeline.end_s[timeline.schedule.kind == OpKind.STEP]))
 
 
 def tpot_s(timeline: Timeline, trace: RoutingTrace) -> dict[str, float]:
-    """Time per output token after a sequence's first: mean, p50, p99 of the gaps between its tokens.
+    """Time per output token of one timeline: mean, p50 and p99 of `token_gaps_s`. All 0.0 without a gap."""
+    ends = timeline.schedule.kind == OpKind.STEP
+    gaps = token_gaps_s(timeline.end_s[ends], *gap_pairs(trace, timeline.schedule.step[ends]))
+    p50, p99 = _percentiles_s(gaps)
+    return {"mean": float(mean_gap_s(gaps)), "p50": float(p50), "p99": float(p99)}
 
-    A prefill that makes a token (no encoder) counts as the sequence's first. All 0.0 without a gap.
+
+def first_token_s(step_end: NDArray[np.float64]) -> Any:
+    """Time to the first token: when the first forward pass that makes one has ended; 0.0 without one.
+
+    `step_end` (n_steps,), or (n_machines, n_steps): when those that make tokens ended.
     """
-    ends = step_end_s(timeline)
-    makes = np.array([step in ends for step in trace.step.tolist()])
-    pairs = np.unique(np.stack([trace.sequence[makes], trace.step[makes]]), axis=1)
-    end_s = np.array([ends[step] for step in pairs[1].tolist()])
-    gaps = np.diff(end_s)[np.diff(pairs[0]) == 0]
-    if not gaps.size:
-        return {"mean": 0.0, "p50": 0.0, "p99": 0.0}
-    p50, p99 = np.percentile(gaps, [50, 99])
-    return {"mean": float(gaps.mean()), "p50": float(p50), "p99": float(p99)}
+    return step_end.min(axis=-1) if step_end.shape[-1] else np.zeros(step_end.shape[:-1])
+
+
+def token_gaps_s(
+    step_end: NDArray[np.float64], gap_from: NDArray[np.int64], gap_to: NDArray[np.int64]
+) -> NDArray[np.float64]:
+    """Times between a sequence's tokens, (..., n_gaps): `step_end` as of `first_token_s`, `gap_pairs` of the trace.
+
+    A prefill that makes a token (no encoder) counts as the sequence's first.
+    """
+    return np.ascontiguousarray(step_end[..., gap_to] - step_end[..., gap_from])
+
+
+def mean_gap_s(gaps: NDArray[np.float64]) -> Any:
+    """Time per output token after a sequence's first: the mean of `token_gaps_s`; 0.0 without one."""
+    return gaps.mean(axis=-1) if gaps.shape[-1] else np.zeros(gaps.shape[:-1])
+
+
+def _percentiles_s(gaps: NDArray[np.float64]) -> Any:
+    """The median and the 99th percentile of `token_gaps_s`; 0.0 without one."""
+    return np.percentile(gaps, [50, 99], axis=-1) if gaps.shape[-1] else np.zeros((2, *gaps.shape[:-1]))
 
 
 def moe_layer_latency_s(timeline: Timeline, steps: NDArray[np.int32]) -> float:
@@ -147,33 +171,33 @@ def n_first_tokens(trace: RoutingTrace, steps: NDArray[np.int32]) -> int:
     return np.unique(trace.sequence[trace.step == steps[0]]).size if steps.size else 0
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True)
 class Metrics:
-    """What a run took, by the names of a result: a number each, or (n_machines,). Definitions in DESIGN's words.
+    """What a run took, virtual or real: the part that results have in common. Definitions in DESIGN's words.
 
     `decode_tokens_per_s`: tokens after those of the first forward pass that makes any, over the time after it.
     `stall_s`: the compute lane waits for a transfer. `exposed_transfer_fraction`: the share of the time in which
     experts move that passes in such waits.
     """
 
-    moe_layer_latency_s: Any
-    tokens_per_s: Any
-    decode_tokens_per_s: Any
-    ttft_s: Any
-    tpot_s: Any
-    tpot_p50_s: Any
-    tpot_p99_s: Any
-    makespan_s: Any
-    peak_hbm_bytes: Any
-    h2d_bytes: Any
-    hit_rate: Any
-    stall_s: Any
-    stall_share: Any
-    exposed_transfer_fraction: Any
+    moe_layer_latency_s: float
+    tokens_per_s: float
+    decode_tokens_per_s: float
+    ttft_s: float
+    tpot_s: float
+    tpot_p50_s: float
+    tpot_p99_s: float
+    makespan_s: float
+    peak_hbm_bytes: int
+    h2d_bytes: int
+    hit_rate: float
+    stall_s: float
+    stall_share: float
+    exposed_transfer_fraction: float
 
-    def to_dict(self) -> dict[str, Any]:
-        """By name."""
-        return {field.name: getattr(self, field.name) for field in fields(self)}
+
+METRICS = tuple(field.name for field in fields(Metrics))
+"""The names of all metrics, in order."""
 
 
 def summed_up(
@@ -190,36 +214,34 @@ def summed_up(
     h2d_bytes: Any,
     n_output_tokens: int,
     lookups: tuple[int, int],
-) -> Metrics:
-    """The metrics of what an interpreter saw, of one machine or many.
+) -> dict[str, Any]:
+    """Every field of `Metrics` by name, from what an interpreter saw of one machine or many.
 
     `steps` (n_steps,): those that make tokens; `step_end` (n_steps,) or (n_machines, n_steps): when they ended. The
-    others are numbers or (n_machines,). `lookups`: experts looked up in decoding, and found.
+    others, and what is returned, are numbers or (n_machines,). `lookups`: experts looked up in decoding, and found.
     """
     zero = np.zeros(step_end.shape[:-1])
-    ttft_s = step_end.min(axis=-1) if steps.size else zero
-    gap_from, gap_to = gap_pairs(trace, steps)
-    gaps = np.ascontiguousarray(step_end[..., gap_to] - step_end[..., gap_from])
-    p50, p99 = np.percentile(gaps, [50, 99], axis=-1) if gap_to.size else (zero, zero)
+    ttft_s, gaps = first_token_s(step_end), token_gaps_s(step_end, *gap_pairs(trace, steps))
+    p50, p99 = _percentiles_s(gaps)
     decode_s = step_end.max(axis=-1) - ttft_s if steps.size else zero
     n_decoded = n_output_tokens - n_first_tokens(trace, steps)
-    found = Metrics(
-        moe_layer_latency_s=moe_layer_latency_s,
-        tokens_per_s=n_output_tokens / makespan_s,
-        decode_tokens_per_s=_share(np.full_like(zero, n_decoded), decode_s),
-        ttft_s=ttft_s,
-        tpot_s=gaps.mean(axis=-1) if gap_to.size else zero,
-        tpot_p50_s=p50,
-        tpot_p99_s=p99,
-        makespan_s=makespan_s,
-        peak_hbm_bytes=peak_hbm_bytes,
-        h2d_bytes=h2d_bytes,
-        hit_rate=lookups[1] / lookups[0] if lookups[0] else 0.0,
-        stall_s=stall_s,
-        stall_share=stall_s / makespan_s,
-        exposed_transfer_fraction=_share(np.minimum(exposed_s, transfer_s), transfer_s),  # rounding may differ
-    )
-    return found if step_end.ndim > 1 else Metrics(*(np.asarray(v).item() for v in found.to_dict().values()))
+    found = {
+        "moe_layer_latency_s": moe_layer_latency_s,
+        "tokens_per_s": n_output_tokens / makespan_s,
+        "decode_tokens_per_s": _share(np.full_like(zero, n_decoded), decode_s),
+        "ttft_s": ttft_s,
+        "tpot_s": mean_gap_s(gaps),
+        "tpot_p50_s": p50,
+        "tpot_p99_s": p99,
+        "makespan_s": makespan_s,
+        "peak_hbm_bytes": peak_hbm_bytes,
+        "h2d_bytes": h2d_bytes,
+        "hit_rate": lookups[1] / lookups[0] if lookups[0] else 0.0,
+        "stall_s": stall_s,
+        "stall_share": stall_s / makespan_s,
+        "exposed_transfer_fraction": _share(np.minimum(exposed_s, transfer_s), transfer_s),  # rounding may differ
+    }
+    return found if step_end.ndim > 1 else {name: np.asarray(value).item() for name, value in found.items()}
 
 
 def of_timeline(
@@ -240,7 +262,7 @@ def of_timeline(
         h2d_bytes=h2d_bytes(timeline),
         n_output_tokens=n_output_tokens,
         lookups=lookups,
-    ).to_dict()
+    )
 
 
 def gap_pairs(trace: RoutingTrace, steps: NDArray[np.int32]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

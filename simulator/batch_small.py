@@ -27,22 +27,13 @@ class Ends:
 
     makespan_s: NDArray[np.float64]
     moe_layer_latency_s: NDArray[np.float64]
-    ttft_s: NDArray[np.float64]
-    tpot_s: NDArray[np.float64]
     step_end_s: NDArray[np.float64]
 
 
 def evaluate_small(probes: Probes, costs: Costs) -> Ends:
     """The metrics of every machine; `costs` (n_works, n_machines)."""
     makespan_s, moe_layers_s, step_end_s = _walk(probes, costs)
-    gaps = step_end_s[:, probes.gap_to] - step_end_s[:, probes.gap_from]
-    return Ends(
-        makespan_s,
-        moe_layers_s / max(len(probes.layer_first), 1),
-        step_end_s.min(axis=1) if step_end_s.size else np.zeros_like(makespan_s),
-        gaps.mean(axis=1) if gaps.size else np.zeros_like(makespan_s),
-        step_end_s,
-    )
+    return Ends(makespan_s, moe_layers_s / max(len(probes.layer_first), 1), step_end_s)
 
 
 def _walk(probes: Probes, costs: Costs) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:

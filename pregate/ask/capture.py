@@ -9,10 +9,12 @@ import hashlib
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from hwmodels.platform import Platform
+from offload import metrics
 from offload.decode import Decoded, decode
 from offload.execution import Execution
 from offload.footprint import MemoryPlan, Workload, measure_workload, plan_memory
@@ -22,6 +24,7 @@ from offload.policies.pregate import SelectedAhead
 from offload.policy import Cache, Policy, fetch_misses, no_prefetch
 from offload.residency import ResidentSet
 from offload.schedule import VERSION
+from offload.timeline import Timeline
 from traces.errors import InvalidInput
 from traces.model.architecture import ModelArchitecture
 from traces.routing import Phase, RoutingTrace
@@ -34,6 +37,7 @@ __all__ = [
     "capture_request",
     "check_trace",
     "memory_of",
+    "metrics_of",
     "request",
     "resident_set",
 ]
@@ -120,6 +124,16 @@ class Captured:
     def plan(self) -> MemoryPlan:
         """The HBM granted."""
         return self.request.plan
+
+
+def metrics_of(captured: Captured, timeline: Timeline, lookups: tuple[int, int] | None = None) -> dict[str, Any]:
+    """Every field of `Metrics` by name, of a run of the schedule, virtual or real.
+
+    `lookups`: experts looked up in decoding, and found, where a run counted them itself.
+    """
+    decoded = captured.decoded
+    counted = (decoded.n_lookups, decoded.n_hits) if lookups is None else lookups
+    return metrics.of_timeline(timeline, captured.trace, captured.workload.n_output_tokens, counted)
 
 
 def check_trace(model: ModelArchitecture, trace: RoutingTrace) -> None:

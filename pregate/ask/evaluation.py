@@ -19,7 +19,7 @@ from hwmodels.platform import Platform
 from offload import metrics
 from offload.ops import Lane, OpKind
 from offload.probes import find_probes
-from pregate.ask.capture import Captured
+from pregate.ask.capture import Captured, metrics_of
 from pregate.ask.simulation import calibration
 from simulator import batch, event
 from simulator.explain.bounds import lower_bounds
@@ -84,19 +84,18 @@ def _fifo(captured: Captured, costs: Costs) -> dict[str, NDArray[Any]]:
         n_output_tokens=captured.workload.n_output_tokens,
         lookups=(decoded.n_lookups, decoded.n_hits),
     )
-    each = {name: np.broadcast_to(value, seen.makespan_s.shape) for name, value in found.to_dict().items()}
+    each = {name: np.broadcast_to(value, seen.makespan_s.shape) for name, value in found.items()}
     return each | {"bound_s": seen.bound_s, "binding": _BINDING[seen.binding]}
 
 
 def _by_events(captured: Captured, costs: Costs, modes: Modes) -> dict[str, NDArray[Any]]:
-    schedule, decoded = captured.decoded.schedule, captured.decoded
+    schedule = captured.decoded.schedule
     prepared, rows = event.prepare(schedule), []
     for i in range(costs.duration_s.shape[1]):
         mine = Costs(*(np.ascontiguousarray(getattr(costs, name)[:, i]) for name in costs.__slots__))
         timeline = event.simulate(schedule, mine, modes, prepared)
-        bounds, n_tokens = lower_bounds(schedule, mine, modes), captured.workload.n_output_tokens
-        found = metrics.of_timeline(timeline, captured.trace, n_tokens, (decoded.n_lookups, decoded.n_hits))
-        rows.append(found | {"bound_s": bounds.makespan_s, "binding": bounds.binding})
+        bounds = lower_bounds(schedule, mine, modes)
+        rows.append(metrics_of(captured, timeline) | {"bound_s": bounds.makespan_s, "binding": bounds.binding})
     return {name: np.array([row[name] for row in rows]) for name in rows[0]} if rows else {}
 
 

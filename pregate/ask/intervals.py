@@ -23,6 +23,7 @@ from hwmodels.fit import Fit
 from hwmodels.platform import Platform
 from hwmodels.quantity import ReadOnly
 from hwmodels.stack import CONSTANTS
+from offload.metrics import first_token_s, mean_gap_s, token_gaps_s
 from offload.ops import KERNEL_KINDS
 from offload.policy import Policy
 from offload.probes import Probes, find_probes
@@ -240,11 +241,12 @@ def measured(
     """Each of `simulator.explain.sensitivity.METRICS`, (n_machines,), on the machines that `figures` has arrays for."""
     costs = price_figures(captured.decoded.schedule.works, figures, n_machines)
     found = evaluate_small(ready, costs) if isinstance(ready, Probes) else evaluate(ready, costs)
+    probes = ready if isinstance(ready, Probes) else ready.probes
     return {
         "makespan_s": found.makespan_s,
         "tokens_per_s": captured.workload.n_output_tokens / found.makespan_s,
-        "ttft_s": found.ttft_s,
-        "tpot_s": found.tpot_s,
+        "ttft_s": first_token_s(found.step_end_s),
+        "tpot_s": mean_gap_s(token_gaps_s(found.step_end_s, probes.gap_from, probes.gap_to)),
         "moe_layer_latency_s": found.moe_layer_latency_s,
     }
 

@@ -1,12 +1,15 @@
-"""How results show themselves where nobody printed them: one line as text, a table in a notebook."""
+"""How results show themselves: their fields in order, one line as text, a table in a notebook."""
 
 from __future__ import annotations
 
+import dataclasses
 import html
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-__all__ = ["COLUMNS", "html_table", "one_line"]
+from offload.metrics import METRICS, Metrics
+
+__all__ = ["COLUMNS", "fields_of", "html_table", "one_line"]
 
 COLUMNS: dict[str, str] = {
     "policy": "policy",
@@ -21,6 +24,13 @@ COLUMNS: dict[str, str] = {
     "calibration": "calibration",
 }
 """What a table shows of a result, by field, with its title."""
+
+
+def fields_of(result: Metrics, *, metrics_before: str) -> dict[str, Any]:
+    """Every field of a result but its timeline, the metrics together where `metrics_before` comes next."""
+    own = [field.name for field in dataclasses.fields(result) if field.name not in (*METRICS, "timeline")]
+    place = own.index(metrics_before)
+    return {name: getattr(result, name) for name in (*own[:place], *METRICS, *own[place:])}
 
 
 def one_line(kind: str, row: Mapping[str, Any]) -> str:

@@ -17,9 +17,9 @@ from offload import metrics
 from offload.policy import Cache, Policy
 from offload.schedule import Schedule
 from offload.timeline import Timeline
-from pregate.ask.capture import Captured, capture_request, request
+from pregate.ask.capture import Captured, capture_request, metrics_of, request
 from pregate.ask.intervals import Interval, intervals
-from pregate.ask.shown import html_table, one_line
+from pregate.ask.shown import fields_of, html_table, one_line
 from simulator.explain.bounds import Bounds, lower_bounds
 from simulator.explain.critical_path import walk
 from simulator.modes import FIFO, Modes
@@ -47,7 +47,7 @@ class Disagreement(PregateError):
 
 
 @dataclass(frozen=True, slots=True, repr=False)
-class SimulationResult:
+class SimulationResult(metrics.Metrics):
     """What a policy would do to one workload on one platform; definitions in `offload.metrics`.
 
     Latencies in seconds, sizes in bytes, rates as fractions; `..._ci95` is the 95 % interval from the fit's covariance,
@@ -64,20 +64,6 @@ class SimulationResult:
     stack: str
     calibration: str
     beyond_fit: str
-    moe_layer_latency_s: float
-    tokens_per_s: float
-    decode_tokens_per_s: float
-    ttft_s: float
-    tpot_s: float
-    tpot_p50_s: float
-    tpot_p99_s: float
-    makespan_s: float
-    peak_hbm_bytes: int
-    h2d_bytes: int
-    hit_rate: float
-    stall_s: float
-    stall_share: float
-    exposed_transfer_fraction: float
     bound_s: float
     binding: str
     n_output_tokens: int
@@ -97,8 +83,7 @@ class SimulationResult:
 
     def to_dict(self) -> dict[str, Any]:
         """Every field but the timeline, JSON-ready."""
-        names = (field.name for field in dataclasses.fields(self))
-        return {name: getattr(self, name) for name in names if name != "timeline"}
+        return fields_of(self, metrics_before="bound_s")
 
     def to_dataframe(self) -> pd.DataFrame:
         """One row. Needs pandas (the extra `notebooks`)."""
@@ -255,8 +240,7 @@ def describe_calibration(hw: Platform, model: ModelArchitecture, results: Sequen
 def _result(
     captured: Captured, hw: Platform, timeline: Timeline, bounds: Bounds, found: Mapping[str, Interval | None]
 ) -> SimulationResult:
-    trace, decoded, plan = captured.trace, captured.decoded, captured.plan
-    n_tokens = captured.workload.n_output_tokens
+    decoded = captured.decoded
     beyond = beyond_fit(decoded.schedule.works, hw)
     return SimulationResult(
         policy=captured.policy.name,
@@ -265,14 +249,14 @@ def _result(
         stack=hw.stack.name,
         calibration=calibration(hw.calibration(captured.model.dtype.name), beyond),
         beyond_fit=beyond,
-        **metrics.of_timeline(timeline, trace, n_tokens, (decoded.n_lookups, decoded.n_hits)),
+        **metrics_of(captured, timeline),
         bound_s=bounds.makespan_s,
         binding=bounds.binding,
-        n_output_tokens=n_tokens,
-        n_expert_slots=plan.n_slots,
+        n_output_tokens=captured.workload.n_output_tokens,
+        n_expert_slots=captured.plan.n_slots,
         schedule_digest=decoded.schedule.digest,
-        trace_digest=trace.digest,
-        routing=trace.routing,
+        trace_digest=captured.trace.digest,
+        routing=captured.trace.routing,
         moe_layer_latency_ci95_s=found["moe_layer_latency_s"],
         tokens_per_s_ci95=found["tokens_per_s"],
         timeline=timeline,

@@ -87,7 +87,7 @@ def _stream(asked: Request, hw: Platform, offloaded: bool) -> SimulationResult |
         stack=hw.stack.name,
         calibration=calibration(hw.calibration(asked.model.dtype.name), beyond),
         beyond_fit=beyond,
-        **found.to_dict(),
+        **found,
         bound_s=bound_s,
         binding=Lane(int(stream.lane_s.argmax())).name if on_lane else "critical path",
         n_output_tokens=asked.workload.n_output_tokens,

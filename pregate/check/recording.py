@@ -15,10 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hwmodels.quantity import ReadOnly
-from offload import metrics
 from offload.ops import Lane, OpKind
 from offload.timeline import Timeline
-from pregate.ask.capture import Captured
+from pregate.ask.capture import Captured, metrics_of
 from pregate.check.cases import CaseGroup
 from pregate.check.outcome import Measurement, OpTime
 from pregate.check.predictions import PreparedCase, op_times
@@ -114,9 +113,8 @@ def measurement_of(recorded: RecordedCase, captured: Captured, drawn: bool) -> M
         kind: OpTime(one.n, float(np.median([other[kind].total_s for other in times])))
         for kind, one in times[0].items()
     }
-    n_output_tokens = captured.workload.n_output_tokens
     return Measurement(
-        runs=tuple(metrics.of_timeline(one, captured.trace, n_output_tokens, lookups) for one in timelines),
+        runs=tuple(metrics_of(captured, one, lookups) for one in timelines),
         ops=ops,
         exact=recorded.exact,
         bound_s=achieved_bound_s(middle),

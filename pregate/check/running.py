@@ -5,7 +5,6 @@ A replay reports what `pregate.simulate` predicts, under the same names. PyTorch
 
 from __future__ import annotations
 
-import dataclasses
 import gc
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,11 +13,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from hwmodels.quantity import ReadOnly
-from offload import metrics
+from offload.metrics import Metrics
 from offload.ops import Lane
 from offload.policy import Cache, Policy
 from offload.timeline import Timeline
-from pregate.ask.capture import Captured, resident_set
+from pregate.ask.capture import Captured, metrics_of, resident_set
+from pregate.ask.shown import fields_of
 from pregate.ask.simulation import to_dataframe
 from pregate.check.devices import Device, capture_on, make_backend, memory_of_device, resolve
 from traces.errors import InvalidInput
@@ -39,7 +39,6 @@ __all__ = [
     "capture_on",
     "execute_captured",
     "initial_slots",
-    "measured_metrics",
     "memory_of_device",
     "resolve",
     "run",
@@ -49,7 +48,7 @@ _MOVING = (Lane.H2D, Lane.D2H, Lane.DISK)
 
 
 @dataclass(frozen=True, slots=True)
-class RunResult:
+class RunResult(Metrics):
     """What a policy did to one workload on this machine; definitions in `offload.metrics`, names of `SimulationResult`.
 
     Latencies in seconds, sizes in bytes, rates as fractions: medians over the `n_runs` that count. Of `n_disturbed`
@@ -63,20 +62,6 @@ class RunResult:
     model: str
     backend: str
     device: str
-    moe_layer_latency_s: float
-    tokens_per_s: float
-    decode_tokens_per_s: float
-    ttft_s: float
-    tpot_s: float
-    tpot_p50_s: float
-    tpot_p99_s: float
-    makespan_s: float
-    peak_hbm_bytes: int
-    h2d_bytes: int
-    hit_rate: float
-    stall_s: float
-    stall_share: float
-    exposed_transfer_fraction: float
     n_output_tokens: int
     n_expert_slots: int
     schedule_digest: str
@@ -92,8 +77,7 @@ class RunResult:
 
     def to_dict(self) -> dict[str, Any]:
         """Every field but the timeline, JSON-ready."""
-        names = (field.name for field in dataclasses.fields(self) if field.name != "timeline")
-        values = {name: getattr(self, name) for name in names}
+        values = fields_of(self, metrics_before="n_output_tokens")
         return {name: dict(value) if isinstance(value, Mapping) else value for name, value in values.items()}
 
     def to_row(self) -> dict[str, Any]:
@@ -186,13 +170,6 @@ def initial_slots(captured: Captured) -> dict[int, ExpertKey]:
     return {} if cache is None else cached_slots(cache, captured.plan.n_buffers)
 
 
-def measured_metrics(captured: Captured, run: MeasuredRun) -> dict[str, Any]:
-    """The metrics of one run, by their names in `RunResult`."""
-    return metrics.of_timeline(
-        run.timeline, captured.trace, captured.workload.n_output_tokens, run.lookups[Phase.DECODE]
-    )
-
-
 def _watched(
     captured: Captured, device: Device, experts: Experts, clock: Clock, *, prove: bool
 ) -> tuple[MeasuredRun, Seen]:
@@ -214,7 +191,7 @@ def _result(captured: Captured, device: Device, runs: Sequence[MeasuredRun], see
     disturbances = [one.disturbance() for one in seen]
     counted = [runs[i] for i in counting(seen)]
     middle = sorted(counted, key=lambda one: one.timeline.makespan_s)[(len(counted) - 1) // 2]
-    measured = [measured_metrics(captured, one) for one in counted]
+    measured = [metrics_of(captured, one.timeline, one.lookups[Phase.DECODE]) for one in counted]
     logs = np.log([one.timeline.makespan_s for one in counted])
     medians: dict[str, Any] = {name: float(np.median([one[name] for one in measured])) for name in measured[0]}
     medians |= {name: int(medians[name]) for name in ("peak_hbm_bytes", "h2d_bytes")}

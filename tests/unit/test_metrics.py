@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -10,6 +12,8 @@ from offload.ops import Lane, OpKind, Work
 from offload.recorder import Recorder
 from offload.schedule import Schedule
 from offload.timeline import Timeline
+from pregate.ask.simulation import SimulationResult
+from pregate.check.running import RunResult
 from traces.errors import InvalidFile, InvalidInput
 from traces.routing import Provenance, RoutingTrace
 
@@ -163,3 +167,15 @@ def test_tokens_of_decoding_are_those_after_the_first_pass_over_the_time_after_i
     found = metrics.of_timeline(hand_made(), trace_of([0, 1], [0, 0]), 2, (0, 0))
     assert found["tokens_per_s"] == 2 / 19.0
     assert found["decode_tokens_per_s"] == 1 / 10.0
+
+
+def test_results_list_the_metrics_where_they_belong_and_declare_none_of_their_own() -> None:
+    for result in (SimulationResult, RunResult):
+        assert set(metrics.METRICS) < {field.name for field in dataclasses.fields(result)}
+        assert not set(metrics.METRICS) & set(result.__annotations__)
+
+
+def test_all_that_is_summed_up_is_a_metric_in_order() -> None:
+    found = metrics.of_timeline(hand_made(), trace_of([0, 1], [0, 0]), 2, (0, 0))
+    assert tuple(found) == metrics.METRICS
+    assert metrics.Metrics(**found).ttft_s == 9.0

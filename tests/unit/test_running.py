@@ -18,13 +18,15 @@ import pregate
 from offload import metrics
 from offload.memory import CapacityExceeded
 from offload.ops import Lane
+from pregate.ask.capture import metrics_of
 from pregate.check import devices, running
 from pregate.check.devices import Device, capture_on, memory_of_device, resolve
-from pregate.check.running import RunResult, execute_captured, measured_metrics, run
+from pregate.check.running import RunResult, execute_captured, run
 from runtime.pacing import Link
 from tests.small_models import MODELS, routing
 from traces.errors import InvalidFile, InvalidInput, PregateError, UnknownName
 from traces.model.architecture import load_architecture
+from traces.routing import Phase
 
 torch = pytest.importorskip("torch", reason="the runtime needs PyTorch (the extra 'runtime')")
 
@@ -130,7 +132,7 @@ def test_repeats_give_medians_and_the_timeline_of_the_middle_run(
     done = run(MODEL, trace, "pregate", device=CPU, repeats=3)
     captured = capture_on(CPU, MODEL, trace, "pregate")
     assert len(executed) == 4  # one of them to warm up
-    measured = [measured_metrics(captured, one) for one in executed[1:]]
+    measured = [metrics_of(captured, one.timeline, one.lookups[Phase.DECODE]) for one in executed[1:]]
     for name in measured[0]:
         assert getattr(done, name) == np.median([one[name] for one in measured])
     assert done.timeline.makespan_s == done.makespan_s
