@@ -1,124 +1,206 @@
-"""Which wrong lines the unit tests of central modules let pass: one operator, number or condition changed at a time.
+"""Which wrong lines the unit tests of ten central modules let pass: `mutmut` changes one at a time, this reports.
 
-`python -m benchmarks.mutation [N [MODULE...]]` changes N places of each module, of all `TARGETS` by default, spread
-evenly over the file and the same ones each time. It runs the module's tests on a copy of the tree and writes
-`results/mutation.json`. A mutant is killed when a test fails, or when the tests take ten times as long as unchanged.
+`python -m benchmarks.mutation [MODULE...]` copies the tree to a temporary folder, has mutmut change every place that it
+knows in the functions of each module, one after the other, and writes `results/mutation.json`. `--folder DIR` works in
+DIR and leaves it there: what was killed before and has not changed is not tried again, what survived is tried with the
+tests of now. A mutant is killed when a test of its module fails or takes far longer than unchanged. mutmut leaves out
+what is decorated, so properties, and annotations; the texts of errors are left out here. numba runs as Python.
 """
 
 from __future__ import annotations
 
+import argparse
 import ast
+import difflib
 import json
 import os
 import shutil
 import subprocess
 import sys
 import tempfile
-import time
+from collections import Counter
 from collections.abc import Iterator
+from contextlib import ExitStack
+from itertools import takewhile
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "results" / "mutation.json"
-PACKAGES = ("pregate", "simulator", "runtime", "hwmodels", "offload", "traces", "tests")
+EQUIVALENT = ROOT / "benchmarks" / "equivalent_mutants.json"
+SOURCES = ("pregate", "simulator", "runtime", "hwmodels", "offload", "traces")
 
 TARGETS = {
     "offload/work.py": ("tests/unit/test_work.py",),
     "offload/metrics.py": ("tests/unit/test_metrics.py",),
-    "hwmodels/cost.py": ("tests/unit/test_cost.py",),
     "offload/eviction.py": ("tests/unit/test_eviction.py",),
+    "offload/footprint.py": ("tests/unit/test_footprint.py",),
+    "offload/memory.py": ("tests/unit/test_memory.py",),
+    "offload/decode.py": ("tests/unit/test_decode.py",),
+    "hwmodels/cost.py": ("tests/unit/test_cost.py", "tests/unit/test_kernels.py"),
+    "hwmodels/kernels.py": ("tests/unit/test_kernels.py",),
+    "simulator/recurrence.py": ("tests/unit/test_recurrence.py",),
+    "traces/stack_distance.py": ("tests/unit/test_stack_distance.py",),
 }
 """The tests that have to notice a wrong line of each module."""
 
-_SWAPPED: dict[type[ast.AST], type[ast.AST]] = {
-    ast.Add: ast.Sub, ast.Sub: ast.Add, ast.Mult: ast.Add, ast.Div: ast.Mult, ast.FloorDiv: ast.Mult,
-    ast.Lt: ast.LtE, ast.LtE: ast.Lt, ast.Gt: ast.GtE, ast.GtE: ast.Gt, ast.Eq: ast.NotEq, ast.NotEq: ast.Eq,
-    ast.Is: ast.IsNot, ast.IsNot: ast.Is, ast.In: ast.NotIn, ast.NotIn: ast.In, ast.And: ast.Or, ast.Or: ast.And,
-}  # fmt: skip
+_LEFT_OUT = "not every_interpreter and not numba_waits"
+"""Tests that need machine code, or no numba at all."""
+
+_CONTEXT = 40
+"""Characters shown on either side of what a mutant changes."""
+
+_NOTICED = {1, 3, 24, 36, 152, 255, -24}
+"""Exit codes by which mutmut says that a test failed, or that time ran out."""
 
 
-def places(tree: ast.Module) -> Iterator[tuple[ast.AST, str]]:
-    """Nodes of function bodies that `mutate` can change, with what will be changed, in the order of the file."""
-    for function in ast.walk(tree):
-        if not isinstance(function, ast.FunctionDef):
+def configuration(target: str) -> str:
+    """What mutmut is told of one module, in TOML."""
+    values = {
+        "source_paths": list(SOURCES),
+        "also_copy": ["benchmarks"],
+        "only_mutate": [target],
+        "do_not_mutate_patterns": [r"^\s*raise "],
+        "pytest_add_cli_args_test_selection": list(TARGETS[target]),
+        "pytest_add_cli_args": ["-k", _LEFT_OUT, "--hypothesis-profile=mutants"],
+        "use_git_change_detection": False,
+    }
+    return "\n[tool.mutmut]\n" + "".join(f"{key} = {json.dumps(value)}\n" for key, value in values.items())
+
+
+def try_mutants(target: str, where: Path) -> None:
+    """Have mutmut judge all mutants of one module in a copy of the tree at `where`, one process at a time."""
+    for name in (*SOURCES, "tests", "benchmarks"):
+        shutil.copytree(
+            ROOT / name, where / name, dirs_exist_ok=True, ignore=shutil.ignore_patterns("__pycache__", "mutants")
+        )
+    _forget_survivors(where, target)
+    project = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    (where / "pyproject.toml").write_text(project + configuration(target), encoding="utf-8")
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    environment |= {"NUMBA_DISABLE_JIT": "1", "CI": "1"}  # plain Python, and the same examples every time
+    command = [sys.executable, "-m", "mutmut", "run", "--max-children", "1"]
+    with (where / "mutmut.log").open("w") as log:
+        done = subprocess.run(command, cwd=where, env=environment, stdout=log, stderr=subprocess.STDOUT, check=False)
+    if done.returncode:
+        raise SystemExit(f"mutmut failed on {target}: {where / 'mutmut.log'} says why (--folder keeps it)")
+
+
+def _forget_survivors(where: Path, target: str) -> None:
+    """So that they are tried with the tests of now: mutmut lets verdicts of an earlier run stand."""
+    (where / "mutants" / "mutmut-stats.json").unlink(missing_ok=True)
+    verdicts = where / "mutants" / f"{target}.meta"
+    if verdicts.exists():
+        document = json.loads(verdicts.read_text("utf-8"))
+        codes = document["exit_code_by_key"]
+        document["exit_code_by_key"] = {key: code if code in _NOTICED else None for key, code in codes.items()}
+        verdicts.write_text(json.dumps(document), encoding="utf-8")
+
+
+def changed(mutated: Path) -> dict[str, dict[str, str]]:
+    """Of each mutant of a file that mutmut wrote, by name: the function, what a line was and what it becomes."""
+    functions = {n.name: n for n in ast.walk(ast.parse(mutated.read_text("utf-8"))) if isinstance(n, ast.FunctionDef)}
+    found = {}
+    for name, function in functions.items():
+        stem, _, number = name.rpartition("__mutmut_")
+        if not number.isdigit():
             continue
-        for statement in function.body:
-            for node in ast.walk(statement):
-                if isinstance(node, ast.BinOp | ast.AugAssign | ast.BoolOp) and type(node.op) in _SWAPPED:
-                    yield node, f"{type(node.op).__name__} -> {_SWAPPED[type(node.op)].__name__}"
-                elif isinstance(node, ast.Compare) and type(node.ops[0]) in _SWAPPED:
-                    yield node, f"{type(node.ops[0]).__name__} -> {_SWAPPED[type(node.ops[0])].__name__}"
-                elif isinstance(node, ast.Constant) and type(node.value) in (int, float):
-                    yield node, f"{node.value} -> {node.value + 1}"
-                elif isinstance(node, ast.If | ast.IfExp):
-                    yield node, "condition negated"
+        before, after = (_lines(node) for node in (functions[f"{stem}__mutmut_orig"], function))
+        rows = [row for row in difflib.ndiff(before, after) if row[0] in "-+"]
+        was, becomes = ("; ".join(row[2:].strip() for row in rows if row[0] == sign) for sign in "-+")
+        where = stem.removeprefix("xǁ").replace("ǁ", ".") if "ǁ" in stem else stem.removeprefix("x_")
+        found[name] = {"function": where, **_around(was, becomes)}
+    return found
 
 
-def mutate(node: ast.AST) -> None:
-    """Change the node in place."""
-    match node:
-        case ast.BinOp() | ast.AugAssign() | ast.BoolOp():
-            node.op = _SWAPPED[type(node.op)]()  # type: ignore[assignment]
-        case ast.Compare():
-            node.ops[0] = _SWAPPED[type(node.ops[0])]()  # type: ignore[call-overload]
-        case ast.Constant():
-            assert isinstance(node.value, int | float)
-            node.value = node.value + 1
-        case ast.If() | ast.IfExp():
-            node.test = ast.UnaryOp(ast.Not(), node.test)
+def _lines(function: ast.FunctionDef) -> list[str]:
+    function.name, function.decorator_list = "_", []
+    return ast.unparse(function).splitlines()
 
 
-def passes(tests: tuple[str, ...], where: Path, limit_s: float) -> bool:
-    """Whether all `tests` pass in the copy of the tree at `where` within `limit_s`."""
-    environment = os.environ | {"PYTHONPATH": str(where), "PYTHONDONTWRITEBYTECODE": "1"}
-    command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", *tests]
-    try:
-        done = subprocess.run(command, cwd=where, env=environment, capture_output=True, timeout=limit_s, check=False)
-    except subprocess.TimeoutExpired:
-        return False
-    return done.returncode == 0
+def _around(was: str, becomes: str) -> dict[str, str]:
+    """What differs between two lines, and `_CONTEXT` characters on either side."""
+    first = _n_shared(was, becomes)
+    rest = _n_shared(was[first:][::-1], becomes[first:][::-1])
+    begin = max(first - _CONTEXT, 0)
+    return {
+        name: line[begin : len(line) - max(rest - _CONTEXT, 0)] for name, line in (("was", was), ("becomes", becomes))
+    }
 
 
-def judge(target: str, tests: tuple[str, ...], n_mutants: int, where: Path) -> dict[str, object]:
-    """The row of one module: mutants tried and killed, and the survivors by line."""
-    source = (ROOT / target).read_text(encoding="utf-8")
-    found = list({id(node): what for node, what in places(ast.parse(source))}.values())
-    chosen = (
-        sorted({i * len(found) // n_mutants for i in range(n_mutants)})
-        if len(found) > n_mutants
-        else [*range(len(found))]
-    )
-    began = time.monotonic()
-    if not passes(tests, where, 600):
-        raise SystemExit(f"{', '.join(tests)} fail on the unchanged {target}: mend them first")
-    limit_s = 10 * (time.monotonic() - began)
-    survivors, n_tried = [], 0
-    for i in chosen:
-        tree = ast.parse(source)
-        node, what = [*{id(node): (node, what) for node, what in places(tree)}.values()][i]
-        mutate(node)
-        (where / target).write_text(ast.unparse(tree), encoding="utf-8")
-        n_tried += 1
-        if passes(tests, where, limit_s):
-            survivors.append(f"line {getattr(node, 'lineno', 0)}: {what}")
-            print(target, survivors[-1], flush=True)
-    (where / target).write_text(source, encoding="utf-8")
-    return {"places": len(found), "tried": n_tried, "killed": n_tried - len(survivors), "survivors": survivors}
+def _n_shared(one: str, other: str) -> int:
+    """Characters that two texts begin with alike."""
+    return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(one, other, strict=False)))
 
 
-def main(n_mutants: int, targets: list[str]) -> None:
-    """Judge the targets on a copy of the tree and renew their rows of the table."""
-    with tempfile.TemporaryDirectory() as folder:
-        where = Path(folder)
-        for package in PACKAGES:
-            shutil.copytree(ROOT / package, where / package, ignore=shutil.ignore_patterns("__pycache__"))
-        shutil.copy(ROOT / "pyproject.toml", where)
-        rows = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.exists() else {}
+def why_equivalent(target: str, mutant: dict[str, str], known: list[dict[str, str]]) -> str | None:
+    """The reason for which no test can notice the mutant, from the list of those; None when there is none.
+
+    An entry is of a module, of a function unless none is named, and of changes that hold its `was` and `becomes`.
+    """
+    for entry in known:
+        here = entry["module"] == target and entry.get("function", mutant["function"]) == mutant["function"]
+        if here and entry["was"] in mutant["was"] and entry["becomes"] in mutant["becomes"]:
+            return entry["why"]
+    return None
+
+
+def judged(target: str, where: Path) -> dict[str, Any]:
+    """The row of one module: how many mutants there are, were killed, are equivalent by reason, and who survives."""
+    codes = json.loads((where / "mutants" / f"{target}.meta").read_text("utf-8"))["exit_code_by_key"]
+    described = changed(where / "mutants" / target)
+    known = json.loads(EQUIVALENT.read_text("utf-8"))
+    equivalent: Counter[str] = Counter()
+    survivors = []
+    for key, code in codes.items():
+        if code in _NOTICED:
+            continue
+        mutant = described[key.rpartition(".")[2]]
+        reason = why_equivalent(target, mutant, known)
+        if reason is None:
+            survivors.append(mutant)
+        else:
+            equivalent[f"{mutant['function']}: {reason}"] += 1
+    n_killed = len(codes) - len(survivors) - equivalent.total()
+    return {
+        "tests": list(TARGETS[target]),
+        "mutants": len(codes),
+        "killed": n_killed,
+        "equivalent": dict(sorted(equivalent.items())),
+        "survivors": survivors,
+    }
+
+
+def report(targets: list[str], folder: Path | None) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Each module with its row, tried in `folder`, or in a temporary one."""
+    with ExitStack() as stack:
+        where = folder or Path(stack.enter_context(tempfile.TemporaryDirectory()))
         for target in targets:
-            row = rows[target] = judge(target, TARGETS[target], n_mutants, where)
-            RESULTS.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
-            print(f"{target}: {row['killed']} of {row['tried']} killed, {row['places']} places", flush=True)
+            place = where / target.replace("/", "_")
+            place.mkdir(parents=True, exist_ok=True)
+            try_mutants(target, place)
+            yield target, judged(target, place)
+
+
+def main() -> None:
+    """Renew the rows of the modules that were asked for."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("modules", nargs="*", default=list(TARGETS), help="of: " + ", ".join(TARGETS))
+    parser.add_argument("--folder", type=Path, help="work here, and leave it for the next time")
+    asked = parser.parse_args()
+    unknown = set(asked.modules) - set(TARGETS)
+    if unknown:
+        raise SystemExit(f"{', '.join(sorted(unknown))}: not one of {', '.join(TARGETS)}")
+    for target, row in report(asked.modules, asked.folder):
+        rows = json.loads(RESULTS.read_text("utf-8")) if RESULTS.exists() else {}
+        rows[target] = row
+        ordered = {name: rows[name] for name in TARGETS if name in rows}
+        RESULTS.write_text(json.dumps(ordered, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        n_equivalent = sum(row["equivalent"].values())
+        print(f"{target}: {row['mutants']} mutants, {row['killed']} killed, {n_equivalent} equivalent", flush=True)
+        for mutant in row["survivors"]:
+            print(f"  {mutant['function']}: {mutant['was']}  ->  {mutant['becomes']}", flush=True)
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]) if len(sys.argv) > 1 else 40, sys.argv[2:] or list(TARGETS))
+    main()

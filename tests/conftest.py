@@ -11,7 +11,7 @@ import os
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # read when PyTorch is loaded, which nothing has done yet
 
 import pytest
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, Phase, settings
 
 from tests.command_line import Run, runner
 
@@ -21,6 +21,9 @@ settings.register_profile(
     suppress_health_check=[HealthCheck.too_slow],
     derandomize=bool(os.environ.get("CI")),
     print_blob=True,
+)
+settings.register_profile(  # to find out whether a test fails at all (benchmarks/mutation.py)
+    "mutants", settings.get_profile("suite"), derandomize=True, max_examples=10, phases=(Phase.explicit, Phase.generate)
 )
 settings.load_profile("suite")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from offload import work
-from offload.ops import Gemm, OpKind
+from offload.ops import Gemm, OpKind, Work
 from traces.model.architecture import DTYPES, Attention, LayerStack, ModelArchitecture, load_architecture
 from traces.model.linear_mixer import LinearMixer
 
@@ -99,3 +99,70 @@ def test_experts_and_shared_experts_of_two_formats_weigh_what_they_store() -> No
     model = small(n_shared_experts=1, d_ff_shared=5, expert_dtype=DTYPES["fp8"], shared_dtype=DTYPES["bf16"])
     what = work.experts_work(model, [1, 2], 3)
     assert what.weight_bytes == pytest.approx(2 * 3 * 48 * 1 + 3 * 40 * 2)
+
+
+OF_SEVEN_FORMATS = small(
+    dtype=DTYPES["fp16"], expert_dtype=DTYPES["fp8"], activation_dtype=DTYPES["bf16"], attention_dtype=DTYPES["mxfp8"],
+    shared_dtype=DTYPES["nvfp4"], kv_dtype=DTYPES["int8"], head_dtype=DTYPES["fp32"], n_shared_experts=2, d_ff_shared=5,
+    d_expert=6,
+)  # fmt: skip
+"""bf16 activations, and each part of the weights in a format of its own; experts read and write 6 numbers a token."""
+
+
+def test_every_op_is_of_its_kind_reads_what_is_stored_and_multiplies_in_its_format() -> None:
+    model = OF_SEVEN_FORMATS
+    attention, dense = model.decoder.attention, model.decoder
+    projections = ((8, 8), (4, 8), (4, 8), (8, 8))
+    assert work.self_attention_work(model, dense, 3, 5, 6) == Work(
+        OpKind.SELF_ATTENTION, tuple(Gemm(3, n, k) for n, k in projections), "fp8", 8.25,
+        flop=6 * 32, hbm_bytes=5 * 8, flop_compute="bf16",
+    )  # fmt: skip
+    assert work.mixer_work(model, attention, 3, 5, 6) == work.self_attention_work(model, dense, 3, 5, 6)
+    assert work.cross_attention_work(model, dense, 3, 5, 0) == Work(
+        OpKind.CROSS_ATTENTION, (Gemm(3, 8, 8), Gemm(3, 8, 8)), "fp8", 8.25,
+        flop=5 * 32, hbm_bytes=5 * 8, flop_compute="bf16",
+    )  # fmt: skip
+    around = (Gemm(3, 6, 8), Gemm(3, 8, 6))  # to the width of experts, and back
+    assert work.gate_work(model, 3) == Work(
+        OpKind.GATE, (Gemm(3, 4, 8), *around), "bf16", 16.0, hbm_bytes=2 * 3 * 2 * 6 * 2
+    )
+    assert work.experts_work(model, [2]) == Work(OpKind.EXPERTS, (Gemm(2, 6, 6, 2), Gemm(2, 6, 6)), "fp8", 8.0)
+    assert work.experts_work(model, (), 3) == Work(
+        OpKind.EXPERTS, (Gemm(3, 5, 8, 4), Gemm(3, 8, 5, 2)), "bf16", 4.5
+    )  # fmt: skip
+    assert work.dense_ffn_work(model, dense, 3) == Work(
+        OpKind.DENSE_FFN, (Gemm(3, 12, 8, 2), Gemm(3, 8, 12)), "fp16", 16.0
+    )
+    assert work.head_work(model, 2) == Work(OpKind.HEAD, (Gemm(2, 10, 8),), "fp32", 32.0, hbm_bytes=2 * 2 * 10 * 2)
+    for kind in (OpKind.FETCH, OpKind.STAGE, OpKind.DISK_READ):
+        assert work.expert_copy_work(model, kind) == Work(kind, weight_bits=8.0, copy_bytes=3 * 6 * 6)
+    assert work.readback_work(6) == Work(OpKind.READBACK, copy_bytes=24)
+
+
+def test_routed_and_shared_experts_of_two_formats_have_the_mean_of_their_bits() -> None:
+    """Three matrices of 6 x 6 in each of two experts at 8 bits, three of 5 x 8 in each of two at 4.5."""
+    what = work.experts_work(OF_SEVEN_FORMATS, [2, 2], 3)
+    n_routed, n_shared = 2 * 3 * 36, 2 * 3 * 40
+    assert what.weight_bits == pytest.approx((n_routed * 8 + n_shared * 4.5) / (n_routed + n_shared))
+    assert what.gemms == (Gemm(2, 6, 6, 4), Gemm(2, 6, 6, 2), Gemm(3, 5, 8, 4), Gemm(3, 8, 5, 2))
+    assert what.compute == "fp8"
+
+
+def test_shared_experts_run_on_the_tokens_that_they_are_given() -> None:
+    alone = work.experts_work(OF_SEVEN_FORMATS, [2], 0)
+    assert alone.gemms == work.experts_work(OF_SEVEN_FORMATS, [2]).gemms == (Gemm(2, 6, 6, 2), Gemm(2, 6, 6))
+    assert work.experts_work(MODEL, [2], 3).gemms == (Gemm(2, 6, 8, 2), Gemm(2, 8, 6))  # it has none
+    assert work.experts_work(MODEL, [2]).slots_bytes == 0
+
+
+def test_an_indexer_scores_the_whole_context_and_attention_what_it_chose() -> None:
+    chosen = Attention("gqa", n_heads=2, n_kv_heads=1, head_dim=4, index_heads=3, index_dim=2, index_topk=2)
+    model = small(decoder=LayerStack(2, (1,), chosen, False, d_ff_dense=12, n_dense_matrices=3))
+    what = work.mixer_work(model, chosen, 1, 2, 2, context_pairs=9)
+    assert what.flop == 2 * 32 + 9 * 2 * 3 * 2
+    assert work.mixer_work(model, chosen, 1, 2, 2).flop == 2 * 32
+
+
+def test_a_linear_mixer_of_one_sequence_unless_more_are_said() -> None:
+    mixer = LinearMixer("gated_delta_net", ((12, 8), (8, 4)), vectors=0, state_elements=30, flop_per_token=70)
+    assert work.mixer_work(MODEL, mixer, 1, 5, 7).hbm_bytes == 2 * 30 * 4
