@@ -27,7 +27,7 @@ class Workload:
     once; `n_tokens`: most tokens in one forward pass, `n_context` the most that one of them attends to; `n_active`:
     most experts in one (step, layer) union of the decoder, `n_decode_active` in its decode steps alone,
     `n_encoder_active` of the encoder. `n_output_tokens` are made by decode steps, and one a sequence by a prefill
-    without encoder, for `n_sequences`.
+    without encoder, for `n_sequences`, of which `n_running` at most have a KV cache or a state at once.
     """
 
     n_cached_tokens: int
@@ -39,6 +39,7 @@ class Workload:
     n_encoder_active: int
     n_output_tokens: int
     n_sequences: int
+    n_running: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +64,7 @@ def measure_workload(model: ModelArchitecture, steps: Iterable[Step]) -> Workloa
     first = model.n_encoder_moe_layers
     memory: dict[int, int] = {}
     context: dict[int, int] = {}
-    n_memory = n_cached = n_context = 0
+    n_memory = n_cached = n_context = n_running = 0
     for step in steps:
         n_tokens = max(n_tokens, len(step.experts))
         n_context = max(n_context, int(step.position.max()) + 1)
@@ -90,12 +91,13 @@ def measure_workload(model: ModelArchitecture, steps: Iterable[Step]) -> Workloa
             running[sequence] = max(running.get(sequence, 0), position + 1)
         context |= running
         n_memory = max(n_memory, sum(memory.get(sequence, 0) for sequence in running))
-        n_cached = max(n_cached, sum(running.values()))
+        n_cached, n_running = max(n_cached, sum(running.values())), max(n_running, len(running))
     n_sequences = len(memory.keys() | context)
     n_active = max(n_active, n_decode_active)
     return Workload(
-        n_cached, n_memory, n_tokens, n_context, n_active, n_decode_active, n_encoder_active, n_output, n_sequences
-    )
+        n_cached, n_memory, n_tokens, n_context, n_active, n_decode_active, n_encoder_active, n_output, n_sequences,
+        n_running,
+    )  # fmt: skip
 
 
 def _largest_union(experts: NDArray[np.int16], n_experts: int, at_least: int) -> int:
@@ -167,7 +169,7 @@ def _static_bytes(model: ModelArchitecture, workload: Workload, execution: Execu
     outputs, permuted inputs), two FFN hidden rows, and the scores where the stack stores them.
     """
     element = model.stored_activation_dtype.bytes_per_param
-    kv = _kv_bytes(model, workload) + workload.n_sequences * model.state_bytes_per_sequence
+    kv = _kv_bytes(model, workload) + workload.n_running * model.state_bytes_per_sequence
     kv += workload.n_memory_tokens * model.cross_kv_bytes_per_token
     if execution.splits_expert_buffer:
         kv = max(kv, model.n_experts * model.expert_bytes // 2)
@@ -184,7 +186,7 @@ def _kv_bytes(model: ModelArchitecture, workload: Workload) -> int:
         if isinstance(mixer, Attention):
             kept = workload.n_cached_tokens
             if mixer.window:
-                kept = min(kept, mixer.window * workload.n_sequences)
+                kept = min(kept, mixer.window * workload.n_running)
             elements += kept * mixer.kv_elements_per_token
     return math.ceil(elements * model.stored_kv_dtype.bytes_per_param)
 

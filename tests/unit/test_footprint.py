@@ -13,14 +13,16 @@ from offload.memory import CapacityExceeded
 from offload.policies import policy_named
 from offload.policies.pregate import pregate
 from tests.small_models import MODELS, decoder_only, routing
+from traces.errors import InvalidInput
 from traces.model.architecture import DTYPES, ModelArchitecture
-from traces.routing import Provenance, RoutingTrace, rebatch
+from traces.model.linear_mixer import LinearMixer
+from traces.routing import Phase, Provenance, RoutingTrace, Step, rebatch
 
 STREAMS, RELEASED = EXECUTIONS["streams"], EXECUTIONS["fastertransformer"]
 DECODER, SWITCH = MODELS["decoder-only"], MODELS["encoder-decoder"]
 WORKLOAD = Workload(
     n_cached_tokens=10, n_memory_tokens=0, n_tokens=4, n_context=5, n_active=3, n_decode_active=3, n_encoder_active=0,
-    n_output_tokens=6, n_sequences=2,
+    n_output_tokens=6, n_sequences=2, n_running=2,
 )  # fmt: skip
 
 
@@ -72,7 +74,63 @@ def test_encoder_outputs_count_while_their_sequence_still_decodes() -> None:
 def test_sequences_run_one_by_one_do_not_share_the_cache() -> None:
     found = measure_workload(DECODER, rebatch(routing(DECODER, batch=2), 1).steps())
     assert found.n_cached_tokens == 8
-    assert found.n_sequences == 2
+    assert (found.n_sequences, found.n_running) == (2, 1)
+
+
+def step(i: int, phase: Phase, rows: list[tuple[int, int]], experts: object) -> Step:
+    """A forward pass of tokens (sequence, position) that choose `experts`, (n_tokens, n_layers, top_k)."""
+    sequence, position = np.array(rows, np.int32).T
+    return Step(i, phase, np.array(experts, np.int16), sequence, position)
+
+
+def test_what_passes_ask_for_is_counted_pass_by_pass() -> None:
+    """Of three layers: a prompt of three tokens, two sequences at once, and tokens that one sequence makes together."""
+    prompt = step(0, Phase.PREFILL, [(4, 0), (4, 1), (4, 2)], [[[0, 5], [0, 1], [2, -1]]] * 3)
+    other = step(1, Phase.PREFILL, [(7, 0)], [[[1, 2], [3, 4], [0, 5]]])
+    both = step(2, Phase.DECODE, [(4, 3), (7, 1)], [[[0, 1], [0, 1], [0, 1]], [[2, 3], [0, 2], [-1, -1]]])
+    drafted = step(3, Phase.DECODE, [(4, 5), (4, 4)], [[[0, 1]] * 3] * 2)
+    assert measure_workload(DECODER, [prompt]) == Workload(3, 0, 3, 3, 2, 0, 0, 1, 1, 1)
+    assert measure_workload(DECODER, [prompt, other, both]) == Workload(4 + 2, 0, 3, 4, 4, 4, 0, 2 + 2, 2, 2)
+    assert measure_workload(DECODER, [prompt, drafted]) == Workload(6, 0, 3, 6, 2, 2, 0, 1 + 2, 1, 1)
+
+
+def test_unions_of_an_encoder_and_of_a_decoder_are_counted_apart() -> None:
+    """The encoder's layer comes first in a trace; the other layers of a pass are not its own."""
+    hidden = [[-1]] * 3
+    reads = step(0, Phase.PREFILL, [(0, 0), (0, 1), (0, 2)], [[[0], *hidden], [[4], *hidden], [[2], *hidden]])
+    makes = step(1, Phase.DECODE, [(0, 0), (1, 0)], [[[-1], [1], [0], [3]], [[-1], [1], [4], [3]]])
+    assert measure_workload(SWITCH, [reads]) == Workload(0, 3, 3, 3, 0, 0, 3, 0, 1, 0)
+    assert measure_workload(SWITCH, [reads, makes]) == Workload(2, 3, 3, 3, 2, 2, 3, 2, 2, 2)
+    dense = dataclasses.replace(SWITCH.stacks[0], moe_layers=())
+    model = dataclasses.replace(SWITCH, encoder=dense)
+    reads = step(0, Phase.PREFILL, [(0, 0)], [hidden])
+    assert measure_workload(model, [reads]).n_encoder_active == 0
+
+
+def test_a_prompt_read_in_two_passes_is_refused() -> None:
+    first, second = (step(i, Phase.PREFILL, [(9, i)], [[[0, 1]] * 3]) for i in range(2))
+    with pytest.raises(InvalidInput, match=r"sequence 9 is prefilled in several steps \(step 1 again\)"):
+        measure_workload(DECODER, [first, second])
+
+
+def test_states_and_windows_are_of_the_sequences_that_run_at_once() -> None:
+    """A layer with a state of 30 numbers, one that sees four tokens, two that see all; two sequences, one by one."""
+    decoder = DECODER.decoder
+    window = dataclasses.replace(decoder.attention, window=4)
+    mixer = LinearMixer("gated_delta_net", ((12, 32), (32, 4)), vectors=0, state_elements=30, flop_per_token=70)
+    stack = dataclasses.replace(decoder, mixers=(window, mixer), mixer_of=(0, 1, 2, 0))
+    model = dataclasses.replace(DECODER, decoder=stack)
+    activation_bytes = 4 * (14 * 32 + 2 * 96) * 4
+    kv_bytes = 2 * 2 * 8 * 4  # of a token in one layer
+    for batch, n_cached, n_kept in ((1, 8, 4), (2, 16, 8)):
+        workload = measure_workload(model, rebatch(routing(DECODER, batch=2), batch).steps())
+        workload = dataclasses.replace(workload, n_tokens=4)
+        assert (workload.n_cached_tokens, workload.n_sequences) == (n_cached, 2)
+        outside = plan(model, "on_demand", 1 << 40, workload).static_bytes - model.non_expert_bytes - 100
+        assert outside == activation_bytes + (2 * n_cached + n_kept) * kv_bytes + batch * 30 * 4
+    short = dataclasses.replace(WORKLOAD, n_cached_tokens=5, n_sequences=9, n_running=3)
+    outside = plan(model, "on_demand", 1 << 40, short).static_bytes - model.non_expert_bytes - 100
+    assert outside == activation_bytes + 3 * 5 * kv_bytes + 3 * 30 * 4  # all within the window
 
 
 def test_static_bytes_by_hand() -> None:
@@ -89,6 +147,21 @@ def test_the_released_stack_stores_scores_and_splits_a_weight_buffer() -> None:
     buffer_bytes = DECODER.n_experts * DECODER.expert_bytes // 2
     activation_bytes = 4 * (14 * 32 + 2 * 96 + 5 * 4) * 4
     assert released == DECODER.non_expert_bytes + buffer_bytes + activation_bytes + 100
+    odd = dataclasses.replace(
+        decoder_only(n_experts=3, n_matrices=3), d_model=33, d_ff_expert=47,
+        dtype=DTYPES["fp8"], expert_dtype=DTYPES["fp8"], activation_dtype=DTYPES["bf16"],
+    )  # fmt: skip
+    found = plan_memory(odd, WORKLOAD, policy_named("on_demand"), RELEASED, hbm_bytes=1 << 40, reserve_bytes=0)
+    assert odd.n_experts * odd.expert_bytes == 3 * 3 * 33 * 47  # an odd number: whole bytes all the same
+    kv_bytes = max(3 * 3 * 33 * 47 // 2, 10 * 4 * (2 * 2 * 8) * 2)
+    assert found.static_bytes == odd.non_expert_bytes + kv_bytes + 4 * (14 * 33 + 2 * 94 + 5 * 4) * 2
+
+
+def test_keys_and_values_of_what_an_encoder_read_are_kept() -> None:
+    """Six decoder layers of keys and values, 4 heads of 8 each in fp32, for every encoder output."""
+    none, some = (dataclasses.replace(WORKLOAD, n_memory_tokens=n) for n in (0, 3))
+    first, second = (plan(SWITCH, "on_demand", 1 << 40, workload).static_bytes for workload in (none, some))
+    assert second - first == 3 * 6 * (4 * 8 + 4 * 8) * 4
 
 
 def test_a_model_of_small_weights_keeps_its_activations_wide() -> None:
@@ -112,7 +185,18 @@ def test_slots_are_granted_up_to_full_overlap_and_refused_below_the_least(policy
         assert plan(DECODER, policy, base + full * slot - 1).n_buffers == full - 1 - n_cached
     with pytest.raises(CapacityExceeded, match="GB of HBM, there are") as caught:
         plan(DECODER, policy, base + minimum * slot - 1)
-    assert ("--cache" if n_cached else "--hbm") in str(caught.value)
+    assert caught.value.needed_bytes == base + minimum * slot
+    assert str(caught.value).endswith(
+        "GB: try a smaller --cache" if n_cached else "GB: try a smaller batch or a larger --hbm"
+    )
+
+
+def test_a_refusal_names_both_sizes_in_gb_and_the_way_out() -> None:
+    with pytest.raises(CapacityExceeded) as caught:
+        plan_memory(DECODER, WORKLOAD, policy_named("on_demand"), STREAMS, hbm_bytes=5 * 10**17, reserve_bytes=10**18)
+    assert str(caught.value) == (
+        "on_demand needs 1000000000.0 GB of HBM, there are 500000000.0 GB: try a smaller batch or a larger --hbm"
+    )
 
 
 def test_gpu_only_needs_every_expert() -> None:
