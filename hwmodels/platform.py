@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from hwmodels.fit import Fit, fit_names, is_fit, load_fit
+from hwmodels.fit import Fit
+from hwmodels.fit_files import fit_names, is_fit, load_fit
 from hwmodels.machine_files import hardware_names, load_machine
 from hwmodels.overrides import with_overrides
 from hwmodels.quantity import ReadOnly, parse_override, real_number

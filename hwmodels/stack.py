@@ -16,7 +16,7 @@ from offload.ops import KINDS, OpKind
 from traces.documents import Section, read_yaml
 from traces.errors import InvalidFile, InvalidInput, unknown_name
 
-__all__ = ["CONSTANTS", "SoftwareStack", "load_stack", "stack_names"]
+__all__ = ["BACKEND_STACKS", "CONSTANTS", "SoftwareStack", "load_stack", "stack_names"]
 
 STACKS_DIR = Path(__file__).parent / "stacks"
 
@@ -40,6 +40,9 @@ launch_s: host time to launch a kernel. kernel_s: device time of a kernel beyond
 dependent launch). sync_s: host time to wake up from a blocking wait. step_s: host time once a forward pass.
 copy_issue_s, copy_latency_s: host time and fixed device time of one copy. The efficiencies: achieved over
 claimed rate. reserve_bytes: HBM taken by context, libraries and workspaces."""
+
+BACKEND_STACKS: dict[str, tuple[str, ...]] = {"cpu": ("threads",), "cuda": ("pytorch-eager", "streams")}
+"""The stacks that each back end of the runtime is: microbenchmarks measure these and no other."""
 
 _LAUNCHED = tuple(kind for kind, row in KINDS.items() if row.time == "kernel")
 """Kinds of op whose kernels are launched; a stack says how many of them."""

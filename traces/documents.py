@@ -184,6 +184,10 @@ class Section:
         """The keys not taken yet."""
         return list(self._left)
 
+    def unread(self) -> dict[str, Any]:
+        """A copy of what has not been taken yet."""
+        return dict(self._left)
+
     def take(self, key: str, *, optional: bool = False) -> Any:
         """The raw value of `key`, None when absent and optional. Raises `InvalidFile` when absent otherwise."""
         self._known.append(key)

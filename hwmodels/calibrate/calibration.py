@@ -19,6 +19,7 @@ from hwmodels.calibrate.measurements import Measurements, Sample
 from hwmodels.calibrate.offloaded_slowdown import fit_beside_fetches
 from hwmodels.calibrate.rounds import rounds_left_out
 from hwmodels.fit import Fit, FittedConstant, LeftOut
+from hwmodels.fit_limits import check_fit
 from hwmodels.kernels import KERNEL_CONSTANTS, GemmTable, kernel_terms
 from hwmodels.quantity import ReadOnly
 from hwmodels.stack import load_stack
@@ -34,6 +35,12 @@ _SIZED = ("gemm", "h2d", "d2h", "disk_read")
 
 _LEAST_SIZES = 3
 """Sizes of copies that tell latency from bandwidth, one to spare."""
+
+_WIDE, _LEAST_GROWTH = 4096, 1.1
+"""A copy of so many times the bytes of another takes at least so many times as long."""
+
+_MOST_OF_LINK, _MOST_OF_STORAGE = 2.0, 16.0
+"""What copies may achieve of the rates that the machine claims: a link is what it is, a disk may be a better one."""
 
 _MEDIANS: tuple[tuple[str, str], ...] = (("sync_s", "wait"), ("step_s", "step"))
 """Stack constants that are a time of their own: the constant, and the kind of op whose median it is."""
@@ -61,7 +68,7 @@ def calibrate(measured: Measurements, provenance: Mapping[str, str] = _NOTHING, 
     of_stack, of_kinds = _named(constants, of_kinds=False), _named(kernels, of_kinds=True)
     order, covariance = _joined([*of_stack, *of_kinds])
     left_out = {name: summary(one.left_out, one.weights) for name, one in {**kernels, **constants}.items()}
-    return Fit(
+    found = Fit(
         name=f"{hardware}.{stack.name}",
         hardware=hardware,
         stack=stack.name,
@@ -77,6 +84,8 @@ def calibrate(measured: Measurements, provenance: Mapping[str, str] = _NOTHING, 
         machine=machine,
         probes=measured.probes,
     )
+    check_fit(found)
+    return found
 
 
 def counts(sample: Sample) -> bool:
@@ -108,6 +117,7 @@ def _fit_stack(measured: Measurements, rates: Rates) -> dict[str, Fitted]:
             fitted[constant] = fit_median(constant, samples)
     reads = list(measured.of("disk_read", direct=True))
     if reads:
+        _require_growth(reads, _MOST_OF_STORAGE * rates.storage_bytes_per_s)
         terms = np.array([[_n_bytes(sample) / rates.storage_bytes_per_s] for sample in reads])
         slowdown = fit_sum(["slowdown"], terms, reads, keep_all=True)
         fitted["disk_read"] = slowdown.inverted("slowdown", "storage_efficiency")
@@ -119,9 +129,26 @@ def _fit_copies(samples: Sequence[Sample], claimed_bytes_per_s: float) -> Fitted
     n_sizes = len({_n_bytes(sample) for sample in samples})
     if n_sizes < _LEAST_SIZES:
         raise InvalidInput(f"{n_sizes} sizes of copies were measured, at least {_LEAST_SIZES} needed: measure again")
+    _require_growth(samples, _MOST_OF_LINK * claimed_bytes_per_s)
     terms = np.array([[1.0, _n_bytes(sample) / claimed_bytes_per_s] for sample in samples])
     found = fit_sum(["copy_latency_s", "slowdown"], terms, samples, keep_all=True)
     return found.inverted("slowdown", "link_efficiency")
+
+
+def _require_growth(samples: Sequence[Sample], most_bytes_per_s: float) -> None:
+    """Raise `InvalidInput` unless larger copies take longer, and none outruns what moves it."""
+    least, largest = (pick(samples, key=_n_bytes) for pick in (min, max))
+    spans = _n_bytes(largest) >= _WIDE * _n_bytes(least)
+    if spans and largest.mean_s < _LEAST_GROWTH * least.mean_s:
+        raise InvalidInput(
+            f"{largest.row} took {largest.mean_s:.3g} s and {least.row} {least.mean_s:.3g} s: larger copies "
+            f"take longer, measure again"
+        )
+    if _n_bytes(largest) > most_bytes_per_s * largest.mean_s:
+        raise InvalidInput(
+            f"{largest.row} took {largest.mean_s:.3g} s, {_n_bytes(largest) / largest.mean_s:.3g} B/s: at most "
+            f"{most_bytes_per_s:.3g} B/s can be on this machine: it is another than its rates say, measure again"
+        )
 
 
 def _n_bytes(sample: Sample) -> int:
@@ -180,6 +207,8 @@ def gemm_tables(measured: Measurements, rates: Rates) -> tuple[GemmTable, ...]:
         if dtype not in rates.flop_per_s:
             raise InvalidInput(f"GEMMs were measured in {dtype}, which the machine claims no rate for: leave it out")
         at = {_grid(sample): _utilisation(sample, rates) for sample in samples}
+        if len(at) < len(samples):
+            raise InvalidInput(f"{len(samples)} GEMMs in {dtype} are of {len(at)} shapes: each once is needed")
         m, params, aspect = (tuple(sorted({point[i] for point in at})) for i in range(3))
         missing = [(x, p, a) for x in m for p in params for a in aspect if (x, p, a) not in at]
         if missing:

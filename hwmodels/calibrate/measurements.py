@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 import reprlib
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -17,13 +16,14 @@ from typing import Any
 
 import numpy as np
 
+from hwmodels.calibrate.sample_kinds import check_kind, check_quartiles, check_times
 from hwmodels.quantity import ReadOnly
+from hwmodels.stack import BACKEND_STACKS, stack_names
 from hwmodels.trust import Trust, recorded_trust
 from offload.ops import Gemm, OpKind, Work
-from traces.documents import Section, read_text
+from traces.documents import Section, check_name, read_text
 from traces.errors import InvalidFile, InvalidInput, unknown_name
 from traces.model.architecture import ModelArchitecture
-from traces.model.dtypes import DTYPES
 from traces.routing import RoutingTrace
 from traces.whole_file import whole_file
 
@@ -58,15 +58,9 @@ class Sample:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "parameters", ReadOnly(self.parameters))
+        check_times(self)
         for name in _TIMES:
-            value = getattr(self, name)
-            if not (isinstance(value, int | float) and 0 <= value < math.inf):
-                raise InvalidInput(f"sample {self.what}: {name} = {value!r} is no time")
-            object.__setattr__(self, name, float(value))
-        if self.n < 1:
-            raise InvalidInput(f"sample {self.what}: n = {self.n}, at least 1 needed")
-        if self.scatter is not None and not 0 <= self.scatter < math.inf:
-            raise InvalidInput(f"sample {self.what}: scatter = {self.scatter!r} is no share")
+            object.__setattr__(self, name, float(getattr(self, name)))
 
     @property
     def spread(self) -> float:
@@ -222,7 +216,7 @@ def _read(section: Section) -> Measurements:
     machine, provenance = section.section("machine"), section.section("provenance")
     found = Measurements(
         machine=ReadOnly({key: _plain(machine, key) for key in machine.remaining()}),
-        stack=section.text("stack"),
+        stack=section.name("stack"),
         provenance=ReadOnly({key: provenance.text(key) for key in provenance.remaining()}),
         disturbances=_texts(section, "disturbances"),
         probes=_texts(section, "probes"),
@@ -231,7 +225,27 @@ def _read(section: Section) -> Measurements:
     if section.flag("clean") != found.is_clean:
         raise InvalidFile(f"{section.where}: clean says other than disturbances do: measure again")
     section.done()
+    _check_machine(found, section.where)
     return found
+
+
+def _check_machine(found: Measurements, where: str) -> None:
+    """Raise `InvalidFile` unless the machine has printable names and sizes above 0, and the stack is one of its own."""
+    for key, value in found.machine.items():
+        if isinstance(value, str) or (value is None and key != "spec"):
+            check_name(str(value or ""), f"{where}: machine: {key}")
+        elif value is not None and not (isinstance(value, bool) or value > 0):
+            raise InvalidFile(f"{where}: machine: {key} = {value:g} is not above 0: measure again")
+    if found.stack not in stack_names():
+        raise unknown_name("stack", found.stack, stack_names(), where)
+    backend = found.machine.get("backend")
+    if backend is None:
+        return
+    if backend not in BACKEND_STACKS:
+        raise unknown_name("back end", str(backend), BACKEND_STACKS, f"{where}: machine")
+    if found.stack not in BACKEND_STACKS[backend]:
+        runs = " or ".join(BACKEND_STACKS[backend])
+        raise InvalidFile(f"{where}: stack = {found.stack!r}: the back end {backend} runs {runs}: measure again")
 
 
 def _texts(section: Section, key: str) -> tuple[str, ...]:
@@ -258,34 +272,12 @@ def _sample(raw: object, where: str) -> Sample:
     parameters = {key: _plain(table, key) for key in table.remaining()} | gemms
     median_s, p25_s, p75_s, mean_s = (section.number(name, minimum=0) for name in _TIMES)
     scatter = section.number("scatter", minimum=0) if "scatter" in section else None
-    sample = Sample(what, parameters, median_s, p25_s, p75_s, mean_s, section.integer("n", minimum=1), scatter)
+    n = section.integer("n", minimum=1)
     section.done()
-    _require_parameters(sample, where)
+    try:
+        sample = Sample(what, parameters, median_s, p25_s, p75_s, mean_s, n, scatter)
+        check_quartiles(sample)
+    except InvalidInput as error:
+        raise InvalidFile(f"{where}: {error}") from None
+    check_kind(sample, where)
     return sample
-
-
-def _require_parameters(sample: Sample, where: str) -> None:
-    """Raise `InvalidFile` unless a sample that fits are made of says what it is of."""
-    known = Section(sample.parameters, f"{where}: {sample.what}")
-    match sample.what:
-        case "gemm":
-            for name in ("m", "n", "k"):
-                known.integer(name, minimum=1)
-            for name in ("params", "aspect"):
-                if known.number(name) <= 0:
-                    raise InvalidFile(f"{known.where}: {name} = {sample.parameters[name]} is not above 0")
-            dtype = known.text("dtype")
-        case "op":
-            for name in ("phase", "beside", "probe"):
-                known.text(name)
-            try:
-                dtype = sample.work.compute
-            except InvalidInput as error:
-                raise InvalidFile(f"{where}: {error}") from None
-        case "h2d" | "d2h" | "disk_read":
-            known.integer("n_bytes", minimum=1)
-            return
-        case _:
-            return
-    if dtype not in DTYPES:
-        raise unknown_name("number format", dtype, DTYPES, known.where)

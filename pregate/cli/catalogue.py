@@ -9,7 +9,7 @@ import typer
 import yaml
 from rich.table import Table
 
-from hwmodels.fit import fit_names
+from hwmodels.fit_files import fit_names
 from hwmodels.machine_files import component_names, hardware_names, load_machine, machine_document
 from hwmodels.platform import load_platform
 from hwmodels.stack import stack_names

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from hwmodels.fit import load_fit
+from hwmodels.fit_files import load_fit
 from pregate.published.isca24 import COLUMNS, read_rows
 from pregate.published.isca24_fit import FIT_ROWS
 from pregate.published.reproduction import PUBLISHED_ROWS, Reproduction, reproduce

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import yaml
 
-from hwmodels import fit as fit_module
+from hwmodels import fit_files
 from hwmodels.calibrate import calibration
 from hwmodels.calibrate.calibration import calibrate, counts, gemm_tables
 from hwmodels.calibrate.least_squares import fit_factor, fit_median, fit_sum, solve, summary
@@ -27,7 +27,8 @@ from hwmodels.calibrate.measurements import (
 )
 from hwmodels.calibrate.offloaded_slowdown import fit_beside_fetches
 from hwmodels.cost import price
-from hwmodels.fit import Fit, is_fit, load_fit
+from hwmodels.fit import Fit
+from hwmodels.fit_files import is_fit, load_fit
 from hwmodels.kernels import activation_bytes, cached_share
 from hwmodels.platform import load_platform
 from offload.ops import KERNEL_KINDS, Gemm, OpKind, Work
@@ -478,7 +479,7 @@ def test_every_number_of_the_users_own_is_extrapolated_another_speed_of_the_link
 def test_a_shipped_fit_of_a_machine_nobody_describes_is_found_by_name(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(fit_module, "FITS_DIR", tmp_path)
+    monkeypatch.setattr(fit_files, "FITS_DIR", tmp_path)
     fit = small_fits.fit()
     (tmp_path / "made-up.threads.yaml").write_text(fit.to_yaml())
     (tmp_path / "made-up.streams.yaml").write_text(dataclasses.replace(fit, stack="streams").to_yaml())

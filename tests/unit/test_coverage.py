@@ -9,7 +9,7 @@ import pytest
 
 import pregate
 from hwmodels.coverage import beyond_fit
-from hwmodels.fit import load_fit
+from hwmodels.fit_files import load_fit
 from hwmodels.overrides import with_overrides
 from hwmodels.platform import Platform, load_platform, platform_of
 from offload.ops import Gemm, OpKind, Work

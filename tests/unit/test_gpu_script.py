@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from hwmodels.fit import load_fit
+from hwmodels.fit_files import load_fit
 from tests.small_fits import measurements
 from tests.small_models import MODELS
 

@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 import pregate
 from hwmodels.calibrate.measurements import load_measurements, workload_digest
-from hwmodels.fit import load_fit
+from hwmodels.fit_files import load_fit
 from hwmodels.platform import load_platform
 from pregate import extras
 from pregate.cli.main import application
@@ -91,6 +91,8 @@ def run(*words: str) -> tuple[int, str]:
 
 
 CPU = ("--backend", "cpu", "--link", "100MB/s")
+AS_MADE_UP = ("--backend", "cpu", "--link", "2GB/s")
+"""The link of `tests.small_fits`."""
 
 
 def test_a_machine_is_measured_calibrated_and_predicted_on(small: None, tmp_path: Path) -> None:
@@ -156,7 +158,7 @@ def test_a_busy_machine_is_measured_and_says_so(small: None, tmp_path: Path, mon
     monkeypatch.setattr(rounds, "LoadWatch", Loud)
     monkeypatch.setattr(session, "microbenchmarks_of", lambda settings: numbered(1.0, 1.02, 1.01, 1.0))
     path = tmp_path / "m.json"
-    status, text = run("measure", "-o", str(path), *CPU)
+    status, text = run("measure", "-o", str(path), *AS_MADE_UP)
     assert status == 0
     assert "Trust in them: low (the same thing takes 1 % more or less when timed again; 1 of 1 parts were" in text
     found = load_measurements(path)
@@ -178,10 +180,10 @@ def test_what_says_nothing_is_refused_with_the_way_out(
     with pytest.raises(
         Busy, match=r"takes 98 % more or less .*\(--budget-s\), or take what there is \(--even-if-busy\)"
     ):
-        run("measure", "-o", str(path), *CPU)
+        run("measure", "-o", str(path), *AS_MADE_UP)
     assert not path.exists()
     monkeypatch.setattr(session, "microbenchmarks_of", lambda settings: numbered(1.0, 4.0))
-    assert run("measure", "-o", str(path), *CPU, "--even-if-busy")[0] == 0
+    assert run("measure", "-o", str(path), *AS_MADE_UP, "--even-if-busy")[0] == 0
     with pytest.raises(InvalidInput, match=r"say nothing of this machine: .* as they are \(--even-if-busy\)"):
         run("calibrate", str(path), "-o", str(tmp_path / "fit.yaml"))
     assert not (tmp_path / "fit.yaml").exists()

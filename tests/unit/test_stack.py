@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import yaml
 
-from hwmodels.fit import fit_names, load_fit
+from hwmodels.fit_files import fit_names, load_fit
 from hwmodels.machine_files import hardware_names
 from hwmodels.platform import load_platform
 from hwmodels.stack import CONSTANTS, load_stack, stack_names
