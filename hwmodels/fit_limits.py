@@ -98,8 +98,8 @@ def _check_names(fit: Fit) -> None:
         raise InvalidInput("kernels without gemm_tables: calibrate again")
     if sorted(table.dtype for table in fit.gemm_tables) != sorted(fit.dtypes):
         raise InvalidInput(f"dtypes = {list(fit.dtypes)}, but gemm_tables are of other formats: calibrate again")
-    software = fit.provenance
-    ran = "cuda" if "cuda" in software else "cpu" if "torch" in software else None
+    software, described = fit.provenance, fit.machine is not None  # makers describe no processor
+    ran = "cuda" if "cuda" in software or not described else "cpu" if "torch" in software else None
     runs = [name for backend, names in BACKEND_STACKS.items() if ran in (None, backend) for name in names]
     if fit.stack not in runs:
         raise InvalidInput(f"stack = {fit.stack!r}, but what was measured ran on {' or '.join(runs)}: calibrate again")
