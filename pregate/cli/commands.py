@@ -10,6 +10,7 @@ from typer.core import TyperCommand, TyperGroup
 from typer.main import get_command
 
 from pregate.cli.arguments import check_arguments
+from pregate.cli.coercion import coerced_here
 
 __all__ = ["COMMANDS", "PLAIN", "Command", "Commands", "Entry", "root"]
 
@@ -75,19 +76,14 @@ COMMANDS: dict[str, Entry] = {
 }
 
 
-PLAIN: dict[str, Any] = {"add_completion": False, "rich_markup_mode": None, "pretty_exceptions_enable": False}
-"""How every application looks: plain help, errors as they are, no completion to install."""
-
-
 def root() -> typer.Typer:
     """The command line with every command on it."""
     app = typer.Typer(
         name="pregate",
-        cls=Commands,
         help="Predict the latency of offloaded Mixture-of-Experts inference, and how sure that prediction is.",
         no_args_is_help=True,
         context_settings={"help_option_names": ["-h", "--help"]},
-        **PLAIN,
+        **PLAIN | {"cls": Commands},
     )
     app.callback()(_options)
     return app
@@ -112,13 +108,34 @@ def _options(
 class Command(TyperCommand):
     """A command that takes each of its options once, and numbers in ASCII digits."""
 
+    def get_params(self, ctx: Any) -> Any:
+        """Its parameters, `--help` included."""
+        return coerced_here(super().get_params(ctx))
+
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Read the words of the command line. Raises `InvalidInput` for what `check_arguments` refuses."""
         check_arguments(self.get_params(ctx), args)
         return super().parse_args(ctx, args)
 
 
-class Commands(TyperGroup):
+class Group(TyperGroup):
+    """Several commands under one name."""
+
+    def get_params(self, ctx: Any) -> Any:
+        """Its parameters, `--help` included."""
+        return coerced_here(super().get_params(ctx))
+
+
+PLAIN: dict[str, Any] = {
+    "cls": Group,
+    "add_completion": False,
+    "rich_markup_mode": None,
+    "pretty_exceptions_enable": False,
+}
+"""How every application looks: plain help, errors as they are, no completion to install."""
+
+
+class Commands(Group):
     """The group of all commands. The list and its help import none of them; a call imports one."""
 
     def __init__(self, **attributes: Any) -> None:
