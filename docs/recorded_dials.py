@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from pregate import api
+from pregate.named import load_model
 from traces.fitting import fit_dials
 from traces.recorded.dials import MODEL_OF, PATH, SHARES
 from traces.routing import RoutingTrace, rebatch
@@ -35,7 +36,7 @@ def entry(name: str, trace_name: str) -> dict[str, Any]:
     trace = api.load_trace(trace_name)
     dials = fit_dials(trace, np.random.default_rng(0), every_expert=True).dials
     dials = Dials(**{key: _rounded(value) for key, value in asdict(dials).items()})
-    model = api.load_model(name, top_k=trace.top_k)
+    model = load_model(name, top_k=trace.top_k)
     prompt = max(1, int((trace.phase == 0).sum() / trace.n_sequences))
     length = max(2, round(trace.decode_only().n_tokens / trace.n_sequences))
 

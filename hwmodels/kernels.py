@@ -1,6 +1,7 @@
 """Kernels as they were measured: what a GEMM of a shape achieves of the roofline, and what an op takes beside it.
 
-Utilisation is interpolated, not time: between two measured shapes it changes little where time changes manifold.
+Utilisation is interpolated, not time: between two measured shapes it changes little where time changes manifold. numpy
+is imported on use: a machine that is only read, listed or refused needs none.
 """
 
 from __future__ import annotations
@@ -13,8 +14,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
-
-import numpy as np
 
 from offload.ops import Gemm, OpKind, Work
 from traces.documents import Section
@@ -139,6 +138,8 @@ def longer(flop_s: Any, bytes_s: Any) -> tuple[Any, Any]:
     """The longer of two that overlap, and 0 for the other: (arithmetic, traffic)."""
     if type(flop_s) is float and type(bytes_s) is float:
         return (flop_s, 0.0) if flop_s >= bytes_s else (0.0, bytes_s)
+    import numpy as np
+
     bound = np.real(flop_s) >= np.real(bytes_s)
     return np.where(bound, flop_s, 0.0), np.where(bound, 0.0, bytes_s)
 
@@ -155,6 +156,7 @@ def cached_share(slots_bytes: int, cache_bytes: Any) -> Any:
     Of random replacement, as last-level caches nearly are: while a line waits for its next turn each miss on the others
     throws out one line of the cache, so h = exp(-(1 - h) slots / cache), which Lambert's W solves; 1 if all slots fit.
     """
+    import numpy as np
     from scipy.special import lambertw
 
     turns = slots_bytes / np.asarray(cache_bytes)

@@ -14,9 +14,10 @@ import heapq
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from collections.abc import Set as AbstractSet
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
-import numpy as np
+if TYPE_CHECKING:
+    import numpy as np
 
 __all__ = ["EVICTIONS", "Belady", "Eviction", "Fifo", "Key", "Lfu", "Lifo", "Lru", "Random", "Static"]
 

@@ -8,13 +8,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import ClassVar, Literal, NamedTuple
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import TYPE_CHECKING, ClassVar, Literal, NamedTuple
 
 from traces.errors import InvalidInput, unknown_name
 from traces.typed import check_fields
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    Chosen = NDArray[np.int16]
+    """The experts of each token of a step at one layer: (n_tokens, top_k), -1 pads."""
 
 __all__ = [
     "BlockView",
@@ -64,10 +68,6 @@ class Fetch(NamedTuple):
     block: int
     experts: tuple[int, ...]
     steps_ahead: int = 0
-
-
-Chosen = NDArray[np.int16]
-"""The experts of each token of a step at one layer: (n_tokens, top_k), -1 pads."""
 
 
 def _unknown(block: int) -> None:

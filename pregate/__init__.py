@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from hwmodels.platform import Platform
     from offload.memory import CapacityExceeded
     from offload.policy import Cache, Fetch, MissAction, Policy
-    from pregate.api import import_trace, load_hardware, load_model, load_popularity, load_trace, synthesize
+    from pregate.api import import_trace, load_popularity, load_trace, synthesize
     from pregate.ask.comparison import Comparison, compare
     from pregate.ask.replay import LruCurve, Residency, lru_curve, residency
     from pregate.ask.simulation import SimulationResult, simulate
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from pregate.explore.sweeps.machines import MachineRecipe
     from pregate.explore.sweeps.sweep import SweepFailed, sweep
     from pregate.explore.sweeps.workloads import TraceRecipe
+    from pregate.named import load_hardware, load_model
     from pregate.published.reproduction import Reproduction, reproduce
     from runtime.microbench.session import measure
     from runtime.pacing import Link
@@ -85,9 +86,9 @@ _HOMES = {
     "explain": "pregate.explore.explanation",
     "fit_dials": "traces.fitting",
     "import_trace": "pregate.api",
-    "load_hardware": "pregate.api",
+    "load_hardware": "pregate.named",
     "load_measurements": "hwmodels.calibrate.measurements",
-    "load_model": "pregate.api",
+    "load_model": "pregate.named",
     "load_popularity": "pregate.api",
     "load_trace": "pregate.api",
     "lru_curve": "pregate.ask.replay",

@@ -1,51 +1,29 @@
-"""What `import pregate` offers: names of models, machines and traces become objects."""
+"""Routing traces and popularity by name, from files or made up, as `import pregate` offers them."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
-from hwmodels.platform import Platform, load_platform
 from traces.errors import InvalidInput
 from traces.forced import forced_active_routing
 from traces.importers import ModelShape
 from traces.importers import import_trace as import_recorded
-from traces.model.architecture import ModelArchitecture, load_architecture
+from traces.model.architecture import ModelArchitecture
 from traces.popularity import PopularityProfile, popularity_of
 from traces.recorded import recorded_path
 from traces.recorded.dials import recorded_dials
 from traces.routing import RoutingTrace, rebatch
 from traces.synthesis import Dials, synthesize_routing
 
-__all__ = ["import_trace", "load_hardware", "load_model", "load_popularity", "load_trace", "seeded", "synthesize"]
+__all__ = ["import_trace", "load_popularity", "load_trace", "seeded", "synthesize"]
 
 DEFAULT_ZIPF = 0.6
 DEFAULT_DIALS = Dials(zipf_exponent=DEFAULT_ZIPF, repeat_probability=0.15, layer_correlation=0.0)
 """Locality where no trace is given: next-token reuse a little above chance, as on the least local recorded model
 (gpt-oss-120b, 17.9 % against 1.6 % at random). Cautious: real prompts of other models reuse up to 43 %."""
-
-
-def load_model(name: str | Path, *, dtype: str | None = None, top_k: int | None = None) -> ModelArchitecture:
-    """A model by name, YAML file or Hugging Face `config.json`; `dtype`, `top_k` replace the published ones.
-
-    Raises `UnknownName` with the nearest name, `InvalidFile` or `InvalidInput`.
-    """
-    model = load_architecture(name)
-    if dtype is not None:
-        model = model.with_dtype(dtype)
-    return model if top_k is None else model.with_top_k(top_k)
-
-
-def load_hardware(name: str, stack: str | None = None, overrides: Mapping[str, float | str] | None = None) -> Platform:
-    """A machine by accelerator name or YAML file, with a software stack (None: the one it was fitted with).
-
-    `overrides`: dotted keys, numbers in SI or text with a unit: `{"link.h2d_bytes_per_s": 64e9, "hbm_bytes": "24GiB",
-    "stack.sync_s": "5us", "link": "pcie5-x16"}`. Raises `UnknownName` or `InvalidInput`.
-    """
-    return load_platform(name, stack, overrides)
 
 
 def load_trace(path: str | Path, *, batch: int | None = None, model: ModelArchitecture | None = None) -> RoutingTrace:

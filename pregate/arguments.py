@@ -44,13 +44,13 @@ def checked(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _model(name: str | Path) -> Any:
-    from pregate.api import load_model
+    from pregate.named import load_model
 
     return load_model(name)
 
 
 def _platform(name: str | Path) -> Any:
-    from pregate.api import load_hardware
+    from pregate.named import load_hardware
 
     return load_hardware(str(name))
 

@@ -1,19 +1,21 @@
-"""What the text of options stands for: a model, a machine, a cache, modes, a workload."""
+"""What the text of options stands for: a model, a machine, a cache, modes, a workload.
+
+Each is imported on use, so that a wrong word is told before what it does not need is loaded.
+"""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from hwmodels.platform import Platform
-from hwmodels.quantity import parse_override
-from offload.policies import cache_named
-from offload.policy import Cache
-from pregate import api
-from simulator.modes import Modes
 from traces.errors import InvalidInput, unknown_name
-from traces.model.architecture import ModelArchitecture
-from traces.routing import RoutingTrace
+
+if TYPE_CHECKING:
+    from hwmodels.platform import Platform
+    from offload.policy import Cache
+    from simulator.modes import Modes
+    from traces.model.architecture import ModelArchitecture
+    from traces.routing import RoutingTrace
 
 __all__ = [
     "as_recorded",
@@ -29,11 +31,15 @@ __all__ = [
 
 def build_model(name: str, dtype: str | None, top_k: int | None) -> ModelArchitecture:
     """The model of the options."""
-    return api.load_model(name, dtype=dtype, top_k=top_k)
+    from pregate.named import load_model
+
+    return load_model(name, dtype=dtype, top_k=top_k)
 
 
 def build_machine(hardware: str, stack: str | None, hbm: str | None, sets: list[str] | None) -> Platform:
     """The machine of the options. Raises `InvalidInput` for a `--set` that is no KEY=VALUE or is given twice."""
+    from pregate.named import load_hardware
+
     overrides: dict[str, float | str] = {}
     for text in sets or []:
         key, separator, value = text.partition("=")
@@ -44,7 +50,7 @@ def build_machine(hardware: str, stack: str | None, hbm: str | None, sets: list[
         overrides[key] = value
     if hbm is not None:
         overrides["hbm_bytes"] = hbm
-    return api.load_hardware(hardware, stack, overrides)
+    return load_hardware(hardware, stack, overrides)
 
 
 def check_storage(tier: str, storage: Path | None) -> None:
@@ -55,11 +61,16 @@ def check_storage(tier: str, storage: Path | None) -> None:
 
 def build_cache(text: str | None) -> Cache | None:
     """The cache of the options."""
+    from offload.policies import cache_named
+
     return None if text is None else cache_named(text)
 
 
 def build_modes(text: str | None) -> Modes:
     """The modes of the options: `shared` or `priority` links, `chunk:1MiB`, `hbm` shared, `cancel`."""
+    from hwmodels.quantity import parse_override
+    from simulator.modes import Modes
+
     given: dict[str, Any] = {}
     for word in (text or "").split(","):
         match word.strip().partition(":"):
@@ -97,6 +108,8 @@ def build_trace(
     yes: bool = True,
 ) -> RoutingTrace:
     """The trace of the options: a file (its sequences run at the batch asked for) or a synthetic one."""
+    from pregate import api
+
     if path is not None:
         if active is not None:
             raise InvalidInput("--active forces a synthetic trace: leave it out, or leave out --trace")

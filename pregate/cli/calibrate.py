@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.table import Table
 
 from hwmodels.calibrate.measurements import load_measurements
 from hwmodels.fit import Fit
@@ -14,6 +13,9 @@ from pregate.cli.output_paths import require_picture
 from pregate.draw import render
 from traces.errors import InvalidInput
 from traces.whole_file import refuse_overwriting, whole_file
+
+if TYPE_CHECKING:
+    from rich.table import Table
 
 
 def calibrate(
@@ -55,7 +57,7 @@ def calibrate(
 
 
 def _table(fit: Fit) -> Table:
-    table = Table(title="Leave-one-out errors", title_justify="left")
+    table = render.new_table("Leave-one-out errors")
     table.add_column("what")
     for column in ("samples", "median", "p90"):
         table.add_column(column, justify="right")

@@ -6,8 +6,6 @@ from enum import StrEnum
 from typing import Annotated, Any
 
 import typer
-import yaml
-from rich.table import Table
 
 from hwmodels.fit_files import fit_names
 from hwmodels.machine_files import component_names, hardware_names, load_machine, machine_document
@@ -47,7 +45,7 @@ def list_models(context: typer.Context, format: options.OutputFormat = options.F
         )
     if render.print_data(format, rows, rows):
         return
-    table = Table()
+    table = render.new_table()
     for column in rows[0]:
         table.add_column(column, justify="left" if column in ("model", "dtype") else "right")
     for row in rows:
@@ -91,7 +89,7 @@ def list_hardware(context: typer.Context, format: options.OutputFormat = options
         )
     if render.print_data(format, rows, rows):
         return
-    table = Table()
+    table = render.new_table()
     for column in rows[0]:
         table.add_column(column, justify="right" if column.endswith(("bytes", "_s", "usd")) else "left")
     for row in rows:
@@ -132,6 +130,8 @@ def show_hardware(
     if format is Shown.yaml:
         document = machine_document(platform.machine)
         del document["name"]  # a machine of one's own is called as its file is
+        import yaml
+
         typer.echo(yaml.safe_dump(document, sort_keys=False, width=110, allow_unicode=True), nl=False)
         return
     rows: list[dict[str, Any]] = [
@@ -147,7 +147,7 @@ def show_hardware(
         rows.append(row)
     if render.print_data(options.Format(format), rows, rows):
         return
-    table = Table(title=f"{platform.hardware} ({platform.stack.name})", title_justify="left")
+    table = render.new_table(f"{platform.hardware} ({platform.stack.name})")
     for column in rows[0]:
         table.add_column(column, justify="right" if column == "value" else "left", overflow="fold")
     for row in rows:

@@ -7,8 +7,6 @@ from typing import Annotated
 import typer
 
 from offload.policies import policy_named
-from pregate.ask.comparison import compare as run_compare
-from pregate.ask.routing_source import describe_routing
 from pregate.cli import options
 from pregate.cli.built import build_cache, build_modes, listed
 from pregate.cli.progress import spinner
@@ -35,6 +33,9 @@ def compare(
     """
     chosen = [policy_named(name).name for name in listed(policies)]
     architecture, machine, workload = question.subject()
+    from pregate.ask.comparison import compare as run_compare
+    from pregate.ask.routing_source import describe_routing
+
     with spinner("simulating") as update:
         comparison = run_compare(
             architecture,

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.table import Table
 
-from hwmodels.platform import Platform
 from pregate.cli.built import build_cache, listed
 from pregate.cli.progress import spinner
 from pregate.cli.question import ENGINES, Question, asks
 from pregate.draw import render
-from pregate.explore.crossover import Crossovers, crossovers, shown
-from pregate.explore.sweeps.workloads import TraceRecipe
-from traces.model.architecture import ModelArchitecture
-from traces.routing import RoutingTrace
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from hwmodels.platform import Platform
+    from pregate.explore.crossover import Crossovers
+    from pregate.explore.sweeps.workloads import TraceRecipe
+    from traces.model.architecture import ModelArchitecture
+    from traces.routing import RoutingTrace
 
 _AXIS_HELP = (
     "What varies: a hardware number (link.h2d_bytes_per_s, hbm_bytes, stack.sync_s), batch, input_tokens, "
@@ -41,6 +44,8 @@ def crossover(
     Example: pregate crossover switch-base-8 --hardware a100-sxm4-80gb --axis hbm_bytes --from 2GB --to 80GB
     """
     architecture, machine, workload = _subject(question)
+    from pregate.explore.crossover import crossovers
+
     with spinner("searching") as update:
         update(axis)
         found = crossovers(
@@ -62,14 +67,19 @@ def _subject(question: Question) -> tuple[ModelArchitecture, Platform, RoutingTr
     """Model, machine and trace; a synthetic trace stays a recipe, for an axis may change what it is made of."""
     if question.trace is not None:
         return question.subject(any_size=True)
+    architecture, machine = question.architecture(), question.machine()
+    from pregate.explore.sweeps.workloads import TraceRecipe
+
     recipe = TraceRecipe(
         question.input_tokens, question.output_tokens, question.batch, question.seed, None, question.active
     )
-    return question.architecture(), question.machine(), recipe
+    return architecture, machine, recipe
 
 
 def _table(found: Crossovers, title: str) -> Table:
-    table = Table(title=title, title_justify="left")
+    from pregate.explore.crossover import shown
+
+    table = render.new_table(title)
     for column in (found.axis, "best below", "best above", f"{found.metric} below", "above"):
         table.add_column(column, justify="left" if column.startswith("best") else "right")
     for row in found:

@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.table import Table
 
-from pregate.ask.routing_source import describe_routing
-from pregate.ask.simulation import describe_calibration
 from pregate.cli import options
 from pregate.cli.built import build_cache
 from pregate.cli.output_paths import require_picture, say_written
 from pregate.cli.progress import spinner
 from pregate.cli.question import ENGINES, Question, asks
 from pregate.draw import render
-from pregate.explore.explanation import MOVE, Explanation
-from pregate.explore.explanation import explain as run_explain
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from pregate.explore.explanation import Explanation
 
 
 @asks(*ENGINES)
@@ -37,6 +37,10 @@ def explain(
     if tornado is not None:
         require_picture(tornado)
     architecture, machine, workload = question.subject(any_size=True)
+    from pregate.ask.routing_source import describe_routing
+    from pregate.ask.simulation import describe_calibration
+    from pregate.explore.explanation import explain as run_explain
+
     with spinner("explaining") as update:
         update(policy)
         explanation = run_explain(
@@ -59,18 +63,18 @@ def explain(
 
 def _tables(explanation: Explanation) -> list[Table]:
     """The shares, then the numbers that matter."""
+    from pregate.explore.explanation import MOVE
+
     result = explanation.result
-    shares = Table(title=f"Critical path of {result.policy}", title_justify="left")
+    shares = render.new_table(f"Critical path of {result.policy}")
     for column in ("spent on", "time", "share"):
         shares.add_column(column, justify="left" if column == "spent on" else "right")
     for name, seconds in sorted(explanation.seconds.items(), key=lambda item: -item[1]):
         if seconds:
             shares.add_row(name, render.si(seconds, "s"), f"{explanation.shares[name]:.1%}")
-    numbers = Table(
-        title=f"{explanation.metric} = {explanation.value:.4g} on {result.hardware} ({result.stack})",
-        caption="% for 1 %: exact for this schedule; of accelerator.n_sm with whole waves of tiles held.",
-        title_justify="left",
-        caption_justify="left",
+    numbers = render.new_table(
+        f"{explanation.metric} = {explanation.value:.4g} on {result.hardware} ({result.stack})",
+        "% for 1 %: exact for this schedule; of accelerator.n_sm with whole waves of tiles held.",
     )
     for column in ("number", "value", "% for 1 %", f"-{MOVE:.0%}", f"+{MOVE:.0%}"):
         numbers.add_column(column, justify="left" if column == "number" else "right")

@@ -38,12 +38,12 @@ def measure(
     Example: pregate measure -o measurements.json
     """
     extras.require_torch()
+    _require_places(output, storage)
     from pregate.check.devices import require_graphs
     from pregate.check.session import provenance_of
     from runtime.microbench.session import Settings, cpu_link
     from runtime.microbench.session import measure as run_measure
 
-    _require_places(output, storage)
     name = extras.backend_named(backend)
     speed = parse_override(link, "bandwidth") if name == "cpu" and link != "memory" else None
     cpu_link(speed)

@@ -5,10 +5,9 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.table import Table
 
 from hwmodels.machine_files import hardware_names
 from pregate.cli import options
@@ -16,14 +15,14 @@ from pregate.cli.built import build_cache, build_model, listed
 from pregate.cli.output_paths import require_picture
 from pregate.cli.progress import spinner
 from pregate.draw import render
-from pregate.explore.optima.goals import shown
-from pregate.explore.optima.optimize import DEFAULT_OBJECTIVES
-from pregate.explore.optima.optimize import optimize as run_optimize
-from pregate.explore.optima.optimum import Optimum
-from pregate.explore.sweeps.machines import MachineRecipe
-from pregate.explore.sweeps.spec import read_sweep
-from pregate.explore.sweeps.workloads import TraceRecipe
 from traces.errors import InvalidInput
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from pregate.explore.optima.optimum import Optimum
+    from pregate.explore.sweeps.machines import MachineRecipe
+    from pregate.explore.sweeps.workloads import TraceRecipe
 
 NOTHING_FEASIBLE = 1
 """Exit status where no point meets every constraint."""
@@ -82,16 +81,20 @@ def optimize(
     elif model is None:
         raise InvalidInput("nothing to search: name a model (`pregate models`), or a file with --sweep")
     else:
+        architecture = build_model(model, dtype, top_k)
         axes, recipe = _axes(axis or (), hardware, stack)
         workload = _workload(trace, batch, input_tokens, output_tokens, active, seed)
         searched = {
-            "model": build_model(model, dtype, top_k), "hw": recipe, "trace": workload, "axes": axes,
+            "model": architecture, "hw": recipe, "trace": workload, "axes": axes,
             "policies": listed(policies), "cache": build_cache(cache), "expert_tier": tier,
         }  # fmt: skip
     if trials is not None:
         searched["n_trials"] = trials
     if plot is not None:
         require_picture(plot)
+    from pregate.explore.optima.optimize import DEFAULT_OBJECTIVES
+    from pregate.explore.optima.optimize import optimize as run_optimize
+
     with spinner("searching") as update:
         optimum = run_optimize(
             **{"seed": seed, **searched}, objectives=objectives or DEFAULT_OBJECTIVES, constraints=subject_to or (),
@@ -109,6 +112,8 @@ def optimize(
 
 def _of_file(context: typer.Context, path: Path) -> dict[str, Any]:
     """What a sweep's file states; a sample's ranges and number of points become ranges and trials."""
+    from pregate.explore.sweeps.spec import read_sweep
+
     typed = [name for name in context.params if _is_typed(context, name)]
     for name in typed:
         if name in _SEARCHED:
@@ -129,6 +134,8 @@ def _is_typed(context: typer.Context, name: str) -> bool:
 
 def _axes(texts: Sequence[str], hardware: str | None, stack: str | None) -> tuple[dict[str, Any], MachineRecipe]:
     """The axes of the options, machines first where there are several. Raises `InvalidInput` for other text."""
+    from pregate.explore.sweeps.machines import MachineRecipe
+
     machines = list(hardware_names()) if hardware is None else listed(hardware)
     axes: dict[str, Any] = {}
     for text in texts:
@@ -150,6 +157,8 @@ def _workload(
     path: Path | None, batch: int | None, input_tokens: int, output_tokens: int, active: int | None, seed: int
 ) -> TraceRecipe:
     """The trace of the options. Raises `InvalidInput` where a file is given what only a synthetic trace has."""
+    from pregate.explore.sweeps.workloads import TraceRecipe
+
     if path is None:
         return TraceRecipe(input_tokens, output_tokens, batch, seed, n_active=active)
     if (input_tokens, output_tokens, active) != (256, 256, None):
@@ -168,11 +177,13 @@ def _print(optimum: Optimum) -> None:
 
 def _table(optimum: Optimum) -> Table:
     """The front, a row a candidate."""
+    from pregate.explore.optima.goals import shown
+
     fields = [objective.field for objective in optimum.goals.objectives]
     fields += [constraint.field for constraint in optimum.goals.constraints]
     columns = list(dict.fromkeys([*fields, "tokens_per_s", "tpot_s", "peak_hbm_bytes", "price_usd"]))
     where = f"{optimum.hardware.count(',') + 1} machines" if "," in optimum.hardware else optimum.hardware
-    table = Table(title=f"Pareto front: {optimum.model} on {where}", title_justify="left")
+    table = render.new_table(f"Pareto front: {optimum.model} on {where}")
     for name in ("policy", *optimum.front[0]["settings"]):
         table.add_column(name, justify="left" if name in ("policy", "hardware") else "right")
     for name in columns:

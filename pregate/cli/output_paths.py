@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import typer
 
-from offload.timeline import Timeline
 from traces.errors import InvalidInput
+
+if TYPE_CHECKING:
+    from offload.timeline import Timeline
 
 __all__ = ["require_folder", "require_picture", "require_timelines", "say_written", "write_timelines"]
 

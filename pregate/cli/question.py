@@ -6,13 +6,15 @@ from collections.abc import Callable
 from dataclasses import MISSING, dataclass, fields
 from functools import wraps
 from inspect import Parameter, Signature, signature
-from typing import Any, get_type_hints
+from typing import TYPE_CHECKING, Any, get_type_hints
 
-from hwmodels.platform import Platform
 from pregate.cli import options
 from pregate.cli.built import as_recorded, build_machine, build_model, build_trace
-from traces.model.architecture import ModelArchitecture
-from traces.routing import RoutingTrace
+
+if TYPE_CHECKING:
+    from hwmodels.platform import Platform
+    from traces.model.architecture import ModelArchitecture
+    from traces.routing import RoutingTrace
 
 __all__ = ["ENGINES", "Question", "asks"]
 

@@ -11,7 +11,6 @@ import typer
 from pregate.cli import options
 from pregate.cli.progress import spinner
 from pregate.draw import render
-from pregate.published import reproduction
 from traces.whole_file import whole_file
 
 
@@ -31,8 +30,10 @@ def reproduce(
     if refit is not None:
         _refit(rows, refit)
         return
+    from pregate.published.reproduction import reproduce as run_reproduce
+
     with spinner("predicting") as update:
-        result = reproduction.reproduce(experiment, rows, seed=seed, progress=update)
+        result = run_reproduce(experiment, rows, seed=seed, progress=update)
     if format is options.Format.json:
         render.print_json(result.to_dict())
         return
@@ -48,8 +49,9 @@ def reproduce(
 def _refit(rows: Path | None, target: Path) -> None:
     from pregate.published.isca24 import read_rows
     from pregate.published.isca24_fit import fit_published
+    from pregate.published.reproduction import PUBLISHED_ROWS
 
-    source = rows if rows is not None else reproduction.PUBLISHED_ROWS
+    source = rows if rows is not None else PUBLISHED_ROWS
     provenance = {
         "rows": f"{source.name}: Pre-gated MoE (ISCA 2024) measurements published with its code",
         "machine": "A100-SXM4-80GB, EPYC 7V12, PCIe 4.0 x16; driver and CUDA version not published",

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.table import Table
 
-from pregate import api
-from pregate.ask.replay import Residency
-from pregate.ask.replay import residency as run_residency
 from pregate.cli import options
 from pregate.cli.built import listed
 from pregate.cli.progress import spinner
 from pregate.draw import render
 from traces.errors import InvalidInput
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from pregate.ask.replay import Residency
 
 
 def residency(
@@ -36,8 +37,13 @@ def residency(
     """
     chosen = listed(policies)
     sizes = [_number(text) for text in listed(budgets_mib)]
+    from pregate.api import load_trace
+
+    recorded = load_trace(trace)
+    from pregate.ask.replay import residency as run_residency
+
     with spinner("replaying"):
-        found = run_residency(api.load_trace(trace), chosen, sizes, expert_bytes=expert_bytes, seed=seed)
+        found = run_residency(recorded, chosen, sizes, expert_bytes=expert_bytes, seed=seed)
     if format is options.Format.csv:
         typer.echo(found.to_csv(), nl=False)
     elif format is options.Format.json:
@@ -54,7 +60,7 @@ def _number(text: str) -> float:
 
 
 def _table(rows: Residency, title: str) -> Table:
-    table = Table(title=f"Residency of {title}", title_justify="left")
+    table = render.new_table(f"Residency of {title}")
     table.add_column("budget", justify="right")
     table.add_column("policy")
     for column in ("hits", "hits in decode", "read"):

@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.table import Table
 
 from hwmodels.quantity import parse_override
+from offload.policies import policy_named
 from pregate import extras
-from pregate.check.devices import Device
-from pregate.check.running import RunResult
-from pregate.check.running import run as run_for_real
 from pregate.cli import options
 from pregate.cli.built import build_cache, build_model, build_trace, check_storage
 from pregate.cli.output_paths import require_timelines, say_written, write_timelines
 from pregate.cli.progress import spinner
 from pregate.draw import render
-from runtime.pacing import Link
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from pregate.check.devices import Device
+    from pregate.check.running import RunResult
 
 
 def run(
@@ -61,11 +63,14 @@ def run(
     extras.require_torch()
     require_timelines(timeline, gantt)
     check_storage(tier, storage)
+    policy_named(policy)
     architecture = build_model(model, dtype, top_k)
     workload = build_trace(
         architecture, trace, batch=batch, input_tokens=input_tokens, output_tokens=output_tokens, active=active,
         seed=seed,
     )  # fmt: skip
+    from pregate.check.running import run as run_for_real
+
     with spinner("running") as update:
         result = run_for_real(
             architecture,
@@ -88,7 +93,9 @@ def _device(
     graphs: bool,
 ) -> Device:  # fmt: skip
     """The device of the options."""
+    from pregate.check.devices import Device
     from runtime.microbench.session import LINK_LATENCY_S
+    from runtime.pacing import Link
 
     speed = None if link in (None, "memory") else parse_override(str(link), "bandwidth")
     default_s = 0.0 if speed is None else LINK_LATENCY_S
@@ -109,7 +116,7 @@ def _print(result: RunResult, format: str) -> None:
 
 
 def _table(result: RunResult) -> Table:
-    table = Table(title=f"{result.policy}: {result.model} run on {result.device}", title_justify="left")
+    table = render.new_table(f"{result.policy}: {result.model} run on {result.device}")
     table.add_column("figure")
     table.add_column("value", justify="right")
     for name, value in result.to_row().items():

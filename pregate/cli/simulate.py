@@ -8,9 +8,6 @@ from typing import Annotated
 import typer
 
 from offload.policies import policy_named
-from pregate.ask.routing_source import describe_routing
-from pregate.ask.simulation import describe_calibration
-from pregate.ask.simulation import simulate as run_simulate
 from pregate.cli import options
 from pregate.cli.built import build_cache, build_modes
 from pregate.cli.output_paths import require_timelines, say_written, write_timelines
@@ -39,6 +36,10 @@ def simulate(
     require_timelines(timeline, gantt)
     chosen = policy_named(policy)
     architecture, machine, workload = question.subject()
+    from pregate.ask.routing_source import describe_routing
+    from pregate.ask.simulation import describe_calibration
+    from pregate.ask.simulation import simulate as run_simulate
+
     with spinner("simulating") as update:
         update(policy)
         result = run_simulate(

@@ -7,10 +7,9 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.table import Table
 
 from pregate.cli import options
 from pregate.draw import render
@@ -21,6 +20,9 @@ from pregate.explore.sweeps.summary import summarise
 from pregate.explore.sweeps.sweep import sweep as run_sweep
 from traces.errors import InvalidInput
 from traces.whole_file import refuse_overwriting
+
+if TYPE_CHECKING:
+    from rich.table import Table
 
 
 def sweep(
@@ -139,7 +141,7 @@ def _client(address: str | None) -> Iterator[Any]:
 
 
 def _table(rows: list[dict[str, Any]], title: str) -> Table:
-    table = Table(title=f"{title}: {rows[0]['n_points']:,} points", title_justify="left")
+    table = render.new_table(f"{title}: {rows[0]['n_points']:,} points")
     table.add_column("policy")
     for column in ("fits", "best", "tokens/s", "MoE layer", "TTFT", "peak HBM"):
         table.add_column(column, justify="right")

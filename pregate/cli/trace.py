@@ -7,9 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
-import numpy as np
 import typer
-from rich.table import Table
 
 from pregate import api
 from pregate.cli import options
@@ -18,12 +16,10 @@ from pregate.cli.commands import PLAIN, Command
 from pregate.cli.progress import spinner
 from pregate.draw import render
 from traces.errors import InvalidInput
-from traces.fitting import fit_dials
 from traces.importers import IMPORTERS
 from traces.model.architecture import ModelArchitecture
 from traces.recorded import recorded_names
 from traces.routing import Phase, rebatch
-from traces.statistics import trace_statistics
 from traces.storage import save_trace
 from traces.synthesis import Dials
 from traces.whole_file import refuse_overwriting
@@ -84,7 +80,7 @@ def import_(
 
 
 def _model(name: str | None) -> ModelArchitecture | None:
-    return None if name is None else api.load_model(name)
+    return None if name is None else build_model(name, None, None)
 
 
 def _numbers(text: str) -> list[int]:
@@ -119,7 +115,7 @@ def list_(format: options.OutputFormat = options.Format.table) -> None:
         )
     if render.print_data(format, rows, rows):
         return
-    table = Table(title="Recorded traces", title_justify="left")
+    table = render.new_table("Recorded traces")
     for column in rows[0]:
         table.add_column(column.replace("_", " "), overflow="fold")
     for row in rows:
@@ -184,6 +180,10 @@ def fit(
 
     Example: pregate trace fit trace.safetensors --format json
     """
+    import numpy as np
+
+    from traces.fitting import fit_dials
+
     with spinner("fitting"):
         fitted = fit_dials(api.load_trace(trace), np.random.default_rng(seed), every_expert=every_expert)
     document = fitted.to_dict()
@@ -194,7 +194,7 @@ def fit(
     print(f"zipf_exponent: mean {exponents.mean():.3f}, {exponents.min():.3f} to {exponents.max():.3f} by layer")
     for name, value in dials.items():
         print(f"{name}: {value:.4g}")
-    table = Table(title="Synthetic against recorded", title_justify="left")
+    table = render.new_table("Synthetic against recorded")
     table.add_column("statistic")
     for column in ("recorded", "synthetic", "difference", "fitted to"):
         table.add_column(column, justify="right")
@@ -212,6 +212,8 @@ def stats(trace: TraceArgument, format: options.OutputFormat = options.Format.ta
 
     Example: pregate trace stats trace.safetensors --format json
     """
+    from traces.statistics import trace_statistics
+
     with spinner("counting"):
         document = trace_statistics(api.load_trace(trace)).to_dict()
     if render.print_data(format, document, [_flat(layer) for layer in document["load"]]):
@@ -222,7 +224,7 @@ def stats(trace: TraceArgument, format: options.OutputFormat = options.Format.ta
                        ("lru_hit_rate", "LRU hit rate, share resident")):  # fmt: skip
         for at, value in document[key].items():
             print(f"{title} {at}: {'-' if value is None else f'{value:.4g}'}")
-    table = Table(title="Load by MoE layer", title_justify="left")
+    table = render.new_table("Load by MoE layer")
     rows = [_flat(layer) for layer in document["load"]]
     for column in rows[0]:
         table.add_column(column, justify="right", overflow="fold")

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.table import Table
 
 from hwmodels.platform import Platform, load_platform, platform_of
 from hwmodels.quantity import parse_override
@@ -22,6 +21,8 @@ from traces.model.architecture import ModelArchitecture
 from traces.whole_file import whole_file
 
 if TYPE_CHECKING:
+    from rich.table import Table
+
     from pregate.check.cases import CaseGroup, CaseWorkload
     from pregate.check.outcome import Validation
     from pregate.check.session import ValidationPlan
@@ -71,6 +72,11 @@ def validate(
     Example: pregate validate --suite quick -o report
     """
     extras.require_torch()
+    _check_options(model, suite, max_mape, output)
+    if recorded is not None:
+        runs = graphs or backend != "auto" or budget is not None
+        _check_recorded(recorded, output, complete=suite is not None and hardware is not None, runs=runs)
+    name = extras.backend_named(backend)
     from pregate.check.cases import CaseWorkload
     from pregate.check.devices import require_graphs
     from pregate.check.recording import load_recording
@@ -79,11 +85,6 @@ def validate(
     from pregate.check.session import RUNS, ValidationPlan, provenance_of, rejudge
     from pregate.check.verdict import doubts, failures, verdict
 
-    _check_options(model, suite, max_mape, output)
-    if recorded is not None:
-        runs = graphs or backend != "auto" or budget is not None
-        _check_recorded(recorded, output, complete=suite is not None and hardware is not None, runs=runs)
-    name = extras.backend_named(backend)
     if recorded is None:
         require_graphs(name, graphs)
     if model is not None:
@@ -116,6 +117,10 @@ def _check_options(model: str | None, suite: str | None, max_mape: float | None,
     """Raise `InvalidInput` for what would be found out minutes later, or for neither or both of suite and model."""
     if (model is None) == (suite is None):
         raise InvalidInput("say either --suite (quick, full, published, gpu) or --model NAME")
+    if suite is not None:
+        from pregate.check.cases import suite_named
+
+        suite_named(suite)
     if max_mape is not None and not 0 < max_mape < 1:
         raise InvalidInput(f"--max-mape {max_mape:g}: a share between 0 and 1, such as 0.07 for 7 %")
     if output is not None and output.exists() and not output.is_dir():
@@ -232,7 +237,7 @@ def _status(failed: list[str], failed_anyway: list[str], doubted: list[str]) -> 
 
 
 def _table(summary: dict[str, Any]) -> Table:
-    table = Table(title="Time per output token, predicted against measured", title_justify="left")
+    table = render.new_table("Time per output token, predicted against measured")
     table.add_column("policy")
     for column in ("cases", "MAPE", "bias", "worst"):
         table.add_column(column, justify="right")

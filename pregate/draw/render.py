@@ -1,4 +1,7 @@
-"""What the terminal shows: tables for people, JSON and CSV for programs. Nothing here computes a result."""
+"""What the terminal shows: tables for people, JSON and CSV for programs. Nothing here computes a result.
+
+rich is imported for tables alone.
+"""
 
 from __future__ import annotations
 
@@ -10,11 +13,10 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
-from rich.measure import Measurement
-from rich.table import Table
-
 if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
+
     from pregate.ask.comparison import Comparison
     from pregate.ask.simulation import SimulationResult
     from pregate.published.reproduction import Accuracy, Reproduction
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
 __all__ = [
     "comparison_table",
     "fit_to_width",
+    "new_table",
     "print_data",
     "print_json",
     "print_rows",
@@ -48,8 +51,17 @@ def si(value: float, unit: str) -> str:
     return f"{value:.4g} {unit}".strip()
 
 
+def new_table(title: str | None = None, caption: str | None = None) -> Table:
+    """A table without columns or rows."""
+    from rich.table import Table
+
+    return Table(title=title, caption=caption, title_justify="left", caption_justify="left")
+
+
 def print_table(table: Table) -> None:
     """A table on standard output, as wide as the terminal or, when piped, as wide as it needs."""
+    from rich.console import Console
+
     width = None if sys.stdout.isatty() else 160
     console = Console(width=width, soft_wrap=False, markup=False, highlight=False, emoji=False)
     left_out = fit_to_width(table, console)
@@ -60,6 +72,8 @@ def print_table(table: Table) -> None:
 
 def fit_to_width(table: Table, console: Console) -> list[str]:
     """Take the last columns out until what is left fits the console uncut; returns their titles. Texts may fold."""
+    from rich.measure import Measurement
+
     left_out: list[str] = []
     room = console.options.update(max_width=10_000)
     folds = any(column.overflow == "fold" for column in table.columns)
@@ -117,7 +131,7 @@ def _flat(row: dict[str, Any]) -> dict[str, Any]:
 
 def comparison_table(comparison: Comparison, title: str) -> Table:
     """One row a policy: what does not fit is shown with what it would need."""
-    table = Table(title=title, title_justify="left", caption_justify="left")
+    table = new_table(title)
     table.add_column("policy", no_wrap=True)
     for column in ("MoE layer", "tokens/s", "vs best", "TTFT", "TPOT", "peak HBM", "link bytes", "hits", "stalled"):
         table.add_column(column, justify="right")
@@ -149,7 +163,7 @@ def _cells(result: SimulationResult, ratio: float) -> list[str]:
 
 def result_table(result: SimulationResult) -> Table:
     """One result, a figure a line."""
-    table = Table(title=f"{result.policy}: {result.model} on {result.hardware}", title_justify="left")
+    table = new_table(f"{result.policy}: {result.model} on {result.hardware}")
     table.add_column("figure")
     table.add_column("value", justify="right")
     for name, value in result.to_dict().items():
@@ -169,7 +183,7 @@ def result_table(result: SimulationResult) -> Table:
 
 def reproduction_tables(reproduction: Reproduction) -> list[Table]:
     """Every row with its error, then the accuracy of each group."""
-    rows = Table(title="Published against predicted", title_justify="left")
+    rows = new_table("Published against predicted")
     rows.add_column("row", overflow="fold")
     for column in ("measured", "predicted", "error"):
         rows.add_column(column, justify="right")
@@ -192,7 +206,7 @@ def reproduction_tables(reproduction: Reproduction) -> list[Table]:
 
 def accuracy_table(accuracy: Sequence[Accuracy]) -> Table:
     """MAPE, signed bias and worst of each group (hit rates: percentage points)."""
-    table = Table(title="Accuracy", title_justify="left")
+    table = new_table("Accuracy")
     table.add_column("group")
     for column in ("rows", "fitted", "MAPE", "MAPE unseen", "bias", "worst"):
         table.add_column(column, justify="right")

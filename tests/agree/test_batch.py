@@ -23,7 +23,8 @@ from offload.recorder import Recorder
 from offload.residency import ResidentSet
 from offload.schedule import Schedule, ScheduleDigest
 from offload.timeline import Timeline
-from pregate.api import load_model, load_trace
+from pregate.api import load_trace
+from pregate.named import load_model
 from simulator import batch, recurrence
 from simulator.batch_small import evaluate_small
 from simulator.explain.bounds import lower_bounds

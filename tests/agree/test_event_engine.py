@@ -19,7 +19,8 @@ from offload.policies import PRESETS, policy_named
 from offload.recorder import Recorder
 from offload.residency import ResidentSet
 from offload.schedule import Schedule
-from pregate.api import load_model, load_trace
+from pregate.api import load_trace
+from pregate.named import load_model
 from simulator import des, event, recurrence
 from simulator.modes import FIFO, Modes
 from tests.small_models import MODELS, routing

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from pregate.api import load_hardware, synthesize
+from pregate.api import synthesize
 from pregate.ask.capture import request
 from pregate.ask.schedule_cache import ScheduleCache
 from pregate.cli import main as cli
@@ -24,6 +24,7 @@ from pregate.explore.sweeps.axes import LatinHypercube
 from pregate.explore.sweeps.spec import read_sweep
 from pregate.explore.sweeps.sweep import SweepFailed, sweep
 from pregate.explore.sweeps.workloads import TraceRecipe
+from pregate.named import load_hardware
 from tests.small_models import MODELS
 
 MODEL = MODELS["encoder-decoder"]

@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pregate.api import load_hardware
 from pregate.ask.capture import request
 from pregate.ask.schedule_cache import ScheduleCache, lasting_key
 from pregate.explore.sweeps.sweep import sweep
+from pregate.named import load_hardware
 from tests.small_models import MODELS, routing
 
 MODEL, HW = MODELS["decoder-only"], load_hardware("a100-sxm4-80gb")

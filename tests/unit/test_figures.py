@@ -11,7 +11,7 @@ from hwmodels.platform import load_platform
 from hwmodels.stack import stack_names
 from offload import work
 from offload.ops import OpKind, Work
-from pregate.api import load_model
+from pregate.named import load_model
 from traces.errors import InvalidInput, UnknownName
 
 

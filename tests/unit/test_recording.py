@@ -13,11 +13,11 @@ import pytest
 
 from hwmodels.quantity import ReadOnly
 from offload.metrics import of_timeline
-from pregate.api import load_hardware, load_model
 from pregate.ask.simulation import interpret
 from pregate.check.cases import CaseGroup, CaseWorkload
 from pregate.check.predictions import PreparedCase, exact_figures, prepare_cases
 from pregate.check.recording import RecordedCase, Recording, load_recording, measurement_of, save_recording
+from pregate.named import load_hardware, load_model
 from traces.errors import InvalidFile, InvalidInput
 
 GROUP = CaseGroup(load_model("switch-mini-16"), CaseWorkload(2, 4, 3, seed=1), ("on_demand", "pregate"))

@@ -19,7 +19,7 @@ from offload.memory import CapacityExceeded
 from offload.policies import cache_named, policy_named
 from offload.policy import BlockView, Fetch
 from offload.schedule import COLUMNS
-from pregate.api import load_hardware, synthesize
+from pregate.api import synthesize
 from pregate.ask.capture import capture
 from pregate.ask.simulation import simulate
 from pregate.explore.sweeps.axes import LatinHypercube
@@ -28,6 +28,7 @@ from pregate.explore.sweeps.machines import MachineRecipe
 from pregate.explore.sweeps.summary import best_policy, summarise
 from pregate.explore.sweeps.sweep import SweepFailed, sweep
 from pregate.explore.sweeps.workloads import TraceRecipe
+from pregate.named import load_hardware
 from simulator.modes import Modes
 from tests.small_models import MODELS, routing
 from traces.errors import InvalidInput, UnknownName

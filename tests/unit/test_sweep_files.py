@@ -19,7 +19,6 @@ import xarray as xr
 from pyarrow import parquet
 
 from offload.policies import cache_named
-from pregate.api import load_model
 from pregate.draw.sweep_plot import draw_sweep
 from pregate.explore.sweeps.axes import LatinHypercube
 from pregate.explore.sweeps.files import check_output, write_dataset
@@ -27,6 +26,7 @@ from pregate.explore.sweeps.machines import MachineRecipe
 from pregate.explore.sweeps.spec import read_sweep
 from pregate.explore.sweeps.sweep import sweep
 from pregate.explore.sweeps.workloads import TraceRecipe
+from pregate.named import load_model
 from simulator.modes import FIFO, Modes
 from tests.command_line import Run
 from tests.small_models import MODELS, routing

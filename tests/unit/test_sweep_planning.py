@@ -17,7 +17,6 @@ from hwmodels.platform import load_platform
 from offload.memory import CapacityExceeded
 from offload.policies import cache_named, policy_named
 from offload.policies.pregate import pregate
-from pregate.api import load_hardware
 from pregate.ask.capture import request
 from pregate.explore.sweeps.axes import read_axes
 from pregate.explore.sweeps.designs import read_designs
@@ -27,6 +26,7 @@ from pregate.explore.sweeps.planning import Subject, SweepPlan, plan_points
 from pregate.explore.sweeps.points import Points, grid_points
 from pregate.explore.sweeps.tasks import TaskOutcome
 from pregate.explore.sweeps.workloads import TraceRecipe, as_source, check_workload_axes, model_at, trace_at
+from pregate.named import load_hardware
 from tests.small_models import MODELS, routing
 from traces.errors import InvalidInput, UnknownName
 from traces.routing import RoutingTrace, rebatch

@@ -11,7 +11,6 @@ from traces.documents import Section, parse_yaml, read_text
 from traces.errors import InvalidFile, InvalidInput, unknown_name
 from traces.model.attention import Attention
 from traces.model.dtypes import DTYPES, Dtype, find_dtype
-from traces.model.huggingface import from_huggingface_config
 from traces.model.layer_stack import LayerStack, every_layer
 from traces.model.linear_mixer import LINEAR_KINDS, LinearMixer
 from traces.model.model_architecture import ModelArchitecture, PublishedCount, PublishedCounts
@@ -47,6 +46,8 @@ def load_architecture(name_or_path: str | Path) -> ModelArchitecture:
     """
     path = Path(name_or_path)
     if path.suffix == ".json":
+        from traces.model.huggingface import from_huggingface_config  # every layout of every maker: on use
+
         return from_huggingface_config(path)
     if path.suffix not in (".yaml", ".yml"):
         if str(name_or_path) not in architecture_names():

@@ -16,12 +16,12 @@ from numpy.typing import NDArray
 
 from hwmodels.platform import Platform
 from offload.policy import Cache, Policy
-from pregate.api import load_model
 from pregate.explore.sweeps.axes import MACHINE, WORKLOAD, Axis, read_axes, spaced
 from pregate.explore.sweeps.designs import read_designs
 from pregate.explore.sweeps.machines import MachineRecipe, platform_at
 from pregate.explore.sweeps.planning import Subject
 from pregate.explore.sweeps.workloads import TraceRecipe, as_source, check_workload_axes, trace_at
+from pregate.named import load_model
 from traces.errors import InvalidInput
 from traces.model.architecture import ModelArchitecture
 from traces.routing import RoutingTrace

@@ -21,13 +21,13 @@ from hwmodels.quantity import ReadOnly
 from offload.footprint import Workload, measure_workload
 from offload.memory import CapacityExceeded
 from offload.policy import Cache, Policy
-from pregate.api import load_model
 from pregate.ask.capture import Request, check_trace, request
 from pregate.explore.sweeps.axes import MACHINE, MODEL, POLICY, WORKLOAD, Axis
 from pregate.explore.sweeps.designs import Design, read_designs
 from pregate.explore.sweeps.machines import MachineRecipe, platform_at
 from pregate.explore.sweeps.points import Points
 from pregate.explore.sweeps.workloads import TraceRecipe, as_source, check_workload_axes, model_at, trace_at
+from pregate.named import load_model
 from traces.errors import InvalidInput, UnknownName
 from traces.model.architecture import ModelArchitecture
 from traces.routing import RoutingTrace

@@ -8,10 +8,10 @@ from typing import Any
 
 from hwmodels.quantity import parse_override
 from offload.policies import cache_named
-from pregate.api import load_model
 from pregate.explore.sweeps.axes import LatinHypercube, spaced
 from pregate.explore.sweeps.machines import MachineRecipe
 from pregate.explore.sweeps.workloads import TraceRecipe
+from pregate.named import load_model
 from simulator.modes import FIFO, Modes
 from traces.documents import Section, read_yaml
 from traces.errors import InvalidFile, unknown_name
