@@ -31,10 +31,10 @@ def quantisation_scheme(quantisation: Mapping[str, Any], stack: LayerStack, wher
         return _modelopt(quantisation, excluded, where)
     stored = weight_format(method, quantisation, where)
     own = own_formats(method, quantisation, where)
-    of_layers = [name for name in excluded if re.search(r"layers\.\d", name) and not is_pattern(name)]
-    own += [(name, None) for name in of_layers]
+    of_layers = {name for name in excluded if re.search(r"layers\.\d", name) and not is_pattern(name)}
+    own += [(name, None) for name in excluded if name in of_layers]
     if own:
-        general = [name for name in excluded if name not in set(of_layers)]
+        general = [name for name in excluded if name not in of_layers]
         return lambda names: None if matches_any(general, names) else _mean_format(names, own, stored, stack)
     return lambda names: None if matches_any(excluded, names) else stored
 
