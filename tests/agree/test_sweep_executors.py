@@ -79,16 +79,23 @@ def test_chunks_of_any_size_agree(alone: Any, n: int, monkeypatch: pytest.Monkey
         assert name == "sweep_digest" or chunked.attrs[name] == value
 
 
-def test_processes_agree_and_share_schedules_on_disk(alone: Any, tmp_path: Path) -> None:
-    for jobs in (1, 3):
-        assert alone.identical(swept(jobs=jobs, cache_dir=ScheduleCache(tmp_path)))
-    with ProcessPoolExecutor(2, mp_context=get_context("spawn")) as processes:
-        assert alone.identical(swept(executor=processes, cache_dir=tmp_path))
-        assert processes.submit(os.getpid).result() != os.getpid()  # a given executor stays open
+@pytest.fixture(scope="module")
+def processes() -> Iterator[ProcessPoolExecutor]:
+    """Two processes that know nothing of this one."""
+    with ProcessPoolExecutor(2, mp_context=get_context("spawn")) as pool:
+        yield pool
+
+
+def test_processes_agree_and_share_schedules_on_disk(
+    alone: Any, processes: ProcessPoolExecutor, tmp_path: Path
+) -> None:
+    assert alone.identical(swept(jobs=2, cache_dir=ScheduleCache(tmp_path)))
+    assert alone.identical(swept(executor=processes, cache_dir=tmp_path))
+    assert processes.submit(os.getpid).result() != os.getpid()  # a given executor stays open
     assert len(list(tmp_path.glob("*.safetensors"))) == len(list(tmp_path.glob("*.json"))) > 5
 
 
-def test_a_sample_agrees_on_processes() -> None:
+def test_a_sample_agrees_on_processes(processes: ProcessPoolExecutor) -> None:
     more: Any = {
         "axes": {
             "link.h2d_bytes_per_s": (4e9, 64e9, "log"),
@@ -97,7 +104,7 @@ def test_a_sample_agrees_on_processes() -> None:
         },
         "sample": LatinHypercube(40, 3),
     }
-    assert swept(**more).identical(swept(**more, jobs=2))
+    assert swept(**more).identical(swept(**more, executor=processes))
 
 
 def test_a_dead_process_is_reported_and_what_is_done_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -121,13 +128,13 @@ def test_a_dead_process_is_reported_and_what_is_done_is_kept(tmp_path: Path, mon
     assert whole.drop_attrs().identical(swept().drop_attrs())
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def client() -> Iterator[Any]:
-    """A client of three worker processes that need no network but the loopback."""
+    """A client of two worker processes that need no network but the loopback."""
     from distributed import Client, LocalCluster
 
     with (
-        LocalCluster(n_workers=3, threads_per_worker=1, processes=True, dashboard_address="127.0.0.1:0") as cluster,
+        LocalCluster(n_workers=2, threads_per_worker=1, processes=True, dashboard_address="127.0.0.1:0") as cluster,
         Client(cluster) as client,
     ):
         yield client

@@ -18,7 +18,7 @@ import pregate
 from offload import metrics
 from offload.memory import CapacityExceeded
 from offload.ops import Lane
-from pregate.ask.capture import metrics_of
+from pregate.ask.capture import Captured, metrics_of
 from pregate.check import devices, running
 from pregate.check.devices import Device, capture_on, memory_of_device, resolve
 from pregate.check.running import RunResult, execute_captured, run
@@ -214,31 +214,41 @@ def test_what_is_planned_within_a_limit_runs_within_it(name: str, policy: str, n
     trace = routing(model, batch=2)
     enough = sum(pool_bytes(model, plan_passes(model, trace.steps()), 18).values())
     limits = range(enough, model.expert_bytes, -model.expert_bytes // 3)
-    slots = [slots_within(limit, model, trace, policy) for limit in limits]
-    granted = [n for n in slots if n]
-    assert len(set(granted)) >= n_sizes
+    found = [(limit, captured_within(limit, model, trace, policy)) for limit in limits]
+    granted = {n_slots(captured): (limit, captured) for limit, captured in found if captured is not None}
+    assert len(granted) >= n_sizes
+    slots = [n_slots(captured) for _, captured in found]
     assert slots == sorted(slots, reverse=True)
     assert slots[-1] == 0
+    for limit, captured in granted.values():  # the least limit of each number of slots
+        done = execute_captured(captured, Device("cpu", limit), prove=False)
+        assert sum(done.pool_bytes.values()) <= limit
 
 
-def slots_within(hbm_bytes: int, model: pregate.ModelArchitecture, trace: pregate.RoutingTrace, policy: str) -> int:
-    """Expert slots of a run within `hbm_bytes`; 0 where it is refused."""
-    device = Device("cpu", hbm_bytes)
+def captured_within(
+    hbm_bytes: int, model: pregate.ModelArchitecture, trace: pregate.RoutingTrace, policy: str
+) -> Captured | None:
+    """What is planned for `hbm_bytes`; None where it is refused."""
     try:
-        captured = capture_on(device, model, trace, policy)
+        return capture_on(Device("cpu", hbm_bytes), model, trace, policy)
     except CapacityExceeded:
-        return 0
-    done = execute_captured(captured, device, prove=False)
-    assert sum(done.pool_bytes.values()) <= hbm_bytes
-    return captured.plan.n_buffers + captured.plan.n_cache_slots
+        return None
+
+
+def n_slots(captured: Captured | None) -> int:
+    """Expert slots of a plan; 0 of none."""
+    return 0 if captured is None else captured.plan.n_buffers + captured.plan.n_cache_slots
 
 
 def test_a_limit_that_takes_exactly_the_least_slots_is_not_refused() -> None:
     trace = routing(MODEL)
-    n_slots = capture_on(CPU, MODEL, trace, "on_demand").request.workload.n_active
-    least = sum(pool_bytes(MODEL, plan_passes(MODEL, trace.steps()), n_slots).values())
-    assert slots_within(least, MODEL, trace, "on_demand") == n_slots
-    assert slots_within(least - 1, MODEL, trace, "on_demand") == 0
+    n_active = capture_on(CPU, MODEL, trace, "on_demand").request.workload.n_active
+    least = sum(pool_bytes(MODEL, plan_passes(MODEL, trace.steps()), n_active).values())
+    captured = captured_within(least, MODEL, trace, "on_demand")
+    assert captured is not None
+    assert n_slots(captured) == n_active
+    assert sum(execute_captured(captured, Device("cpu", least), prove=False).pool_bytes.values()) <= least
+    assert captured_within(least - 1, MODEL, trace, "on_demand") is None
 
 
 def test_experts_that_stay_are_refused_below_what_their_pages_take() -> None:

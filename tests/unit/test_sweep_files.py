@@ -6,10 +6,8 @@ import csv
 import io
 import json
 import os
-import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +18,7 @@ from pyarrow import parquet
 
 from offload.policies import cache_named
 from pregate.draw.sweep_plot import draw_sweep
+from pregate.explore.sweeps import work
 from pregate.explore.sweeps.axes import LatinHypercube
 from pregate.explore.sweeps.files import check_output, write_dataset
 from pregate.explore.sweeps.machines import MachineRecipe
@@ -297,37 +296,55 @@ def test_what_has_no_lines_is_not_drawn(run: Run, tmp_path: Path) -> None:
     assert not (tmp_path / "p").exists()
 
 
-def _interruptible() -> None:
-    """Interrupts as a terminal's: whoever started the tests may have had them ignored."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
+INTERRUPTED = """
+import os, signal, sys
+from pregate.cli.main import main
+from pregate.explore.sweeps import work
+from pregate.explore.sweeps.checkpoint import Checkpoint
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # whoever started the tests may have had it ignored
+    work.SMALL_CHUNK_MACHINES = 1
+    keep = Checkpoint.save
+
+    def keep_one(*given):
+        Checkpoint.save = keep
+        keep(*given)
+        os.killpg(0, signal.SIGINT)
+
+    Checkpoint.save = keep_one
+    main()
+"""
+"""`pregate` with tasks of one machine; its process group is interrupted, as by a terminal, when the first is kept."""
 
 
 @pytest.mark.parametrize("words", [[], ["--jobs", "2"]], ids=["threads", "processes"])
-def test_an_interrupt_keeps_what_is_done_and_the_same_command_goes_on(tmp_path: Path, words: list[str]) -> None:
-    (tmp_path / "s.yaml").write_text(
-        "{model: switch-base-8, hardware: t4, policies: [on_demand, pregate], workload: {output_tokens: 64},"
-        " modes: {link: shared}, axes: {link.h2d_bytes_per_s: {log: [1e9, 64e9, 1000]}}}"
+def test_an_interrupt_keeps_what_is_done_and_the_same_command_goes_on(
+    run: Run, tmp_path: Path, words: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """More tasks than are handed out at a time, so that some are left however late the interrupt is taken."""
+    swept = (
+        "{model: switch-base-8, hardware: t4, policies: [on_demand, pregate], workload: {output_tokens: 4},"
+        " modes: {link: shared}, axes: {link.h2d_bytes_per_s: {log: [1e9, 64e9, 70]}}}"
     )
-    command = [sys.executable, "-m", "pregate.cli.main", "sweep", str(tmp_path / "s.yaml"), "--no-cache", *words]
-    started: dict[str, Any] = {"cwd": tmp_path, "env": os.environ | {"PYTHONPATH": str(ROOT)}, "text": True}
-    run = subprocess.Popen(
-        command, stderr=subprocess.PIPE, start_new_session=True, preexec_fn=_interruptible, **started
-    )
-    kept = tmp_path / "s.nc.partial"
-    deadline = time.monotonic() + 120
-    while not list(kept.glob("*.safetensors")) and time.monotonic() < deadline:
-        time.sleep(0.02)
-    os.killpg(run.pid, signal.SIGINT)  # as a terminal does it: workers get it too
-    _, err = run.communicate(timeout=120)
-    assert run.returncode == 130, err
-    assert "interrupted: " in err
-    assert "Traceback" not in err
+    (tmp_path / "interrupted.py").write_text(INTERRUPTED)
+    (tmp_path / "some.yaml").write_text(swept)
+    stopped = subprocess.run(
+        [sys.executable, "interrupted.py", "sweep", "some.yaml", "--no-cache", *words], cwd=tmp_path, text=True,
+        env=os.environ | {"PYTHONPATH": str(ROOT)}, stderr=subprocess.PIPE, start_new_session=True, check=False,
+    )  # fmt: skip
+    assert stopped.returncode == 130, stopped.stderr
+    assert "interrupted: " in stopped.stderr
+    assert "Traceback" not in stopped.stderr
+    kept = tmp_path / "some.nc.partial"
     found = list(kept.iterdir())
     assert found
     assert all(path.suffix == ".safetensors" for path in found)
-    assert not (tmp_path / "s.nc").exists()
+    assert not (tmp_path / "some.nc").exists()
     before = {path: path.stat().st_mtime_ns for path in found}
-    again = subprocess.run([*command, "--checkpoint", str(kept)], capture_output=True, check=True, **started)
-    assert "wrote s.nc" in again.stderr
+    monkeypatch.setattr(work, "SMALL_CHUNK_MACHINES", 1)
+    status, _, err = run(swept, "--checkpoint", str(kept))
+    assert status == 0, err
+    assert "wrote some.nc" in err
     assert all(path.stat().st_mtime_ns == when for path, when in before.items())
-    assert len(list(kept.iterdir())) > len(found)
+    assert len(list(kept.iterdir())) == 140 > len(found)
