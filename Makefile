@@ -4,16 +4,15 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test lint types contracts docs benchmarks clean
+.PHONY: demo test lint types contracts notebooks current docs benchmarks clean
 
 demo: $(VENV)/core.done
 	$(BIN)/pregate compare switch-base-128 --hardware a100-sxm4-80gb
 
-test: $(VENV)/dev.done lint types contracts
+test: $(VENV)/dev.done
+	$(MAKE) -j2 $(if $(filter output-sync,$(.FEATURES)),--output-sync) lint types contracts notebooks current
 	$(BIN)/python -m pytest -q -n auto --dist worksteal --ignore=tests/validation
 	$(BIN)/python -m pytest -q -s tests/validation
-	$(BIN)/python -m pytest -q --nbmake notebooks
-	$(BIN)/python docs/build.py --check
 
 lint: $(VENV)/dev.done
 	$(BIN)/ruff check .
@@ -24,6 +23,12 @@ types: $(VENV)/dev.done
 
 contracts: $(VENV)/dev.done
 	$(BIN)/lint-imports
+
+notebooks: $(VENV)/dev.done
+	$(BIN)/python -m pytest -q --nbmake notebooks
+
+current: $(VENV)/dev.done
+	$(BIN)/python docs/build.py --check
 
 docs: $(VENV)/dev.done
 	$(BIN)/python docs/build.py
