@@ -242,7 +242,7 @@ def n_slots(captured: Captured | None) -> int:
 
 def test_a_limit_that_takes_exactly_the_least_slots_is_not_refused() -> None:
     trace = routing(MODEL)
-    n_active = capture_on(CPU, MODEL, trace, "on_demand").request.workload.n_active
+    n_active = capture_on(CPU, MODEL, trace, "on_demand").request.workload.n_decode_active
     least = sum(pool_bytes(MODEL, plan_passes(MODEL, trace.steps()), n_active).values())
     captured = captured_within(least, MODEL, trace, "on_demand")
     assert captured is not None
