@@ -18,6 +18,7 @@ import pregate
 from offload import metrics
 from offload.memory import CapacityExceeded
 from offload.ops import Lane
+from offload.policies import policy_named
 from pregate.ask.capture import Captured, metrics_of
 from pregate.check import devices, running
 from pregate.check.devices import Device, capture_on, memory_of_device, resolve
@@ -242,13 +243,14 @@ def n_slots(captured: Captured | None) -> int:
 
 def test_a_limit_that_takes_exactly_the_least_slots_is_not_refused() -> None:
     trace = routing(MODEL)
-    n_active = capture_on(CPU, MODEL, trace, "on_demand").request.workload.n_decode_active
-    least = sum(pool_bytes(MODEL, plan_passes(MODEL, trace.steps()), n_active).values())
-    captured = captured_within(least, MODEL, trace, "on_demand")
+    policy, workload = policy_named("prefetch_all"), capture_on(CPU, MODEL, trace, "prefetch_all").request.workload
+    n_least = policy.buffers(workload.n_active, MODEL.n_experts).minimum
+    least = sum(pool_bytes(MODEL, plan_passes(MODEL, trace.steps()), n_least).values())
+    captured = captured_within(least, MODEL, trace, "prefetch_all")
     assert captured is not None
-    assert n_slots(captured) == n_active
+    assert n_slots(captured) == n_least
     assert sum(execute_captured(captured, Device("cpu", least), prove=False).pool_bytes.values()) <= least
-    assert captured_within(least - 1, MODEL, trace, "on_demand") is None
+    assert captured_within(least - 1, MODEL, trace, "prefetch_all") is None
 
 
 def test_experts_that_stay_are_refused_below_what_their_pages_take() -> None:
