@@ -102,7 +102,7 @@ def gate_work(model: ModelArchitecture, n_tokens: int) -> Work:
         OpKind.GATE,
         (Gemm(n_tokens, model.n_experts, model.d_model), *around),
         stored.name,
-        stored.bits,
+        model.stored_gate_dtype.bits,
         hbm_bytes=int(moved_bytes),
     )
 

@@ -11,14 +11,24 @@ from traces.model.architecture import ModelArchitecture, load_architecture
 __all__ = ["load_hardware", "load_model"]
 
 
-def load_model(name: str | Path, *, dtype: str | None = None, top_k: int | None = None) -> ModelArchitecture:
+def load_model(
+    name: str | Path,
+    *,
+    dtype: str | None = None,
+    top_k: int | None = None,
+    formats: Mapping[str, str] | None = None,
+) -> ModelArchitecture:
     """A model by name, YAML file or Hugging Face `config.json`; `dtype`, `top_k` replace the published ones.
 
-    Raises `UnknownName` with the nearest name, `InvalidFile` or `InvalidInput`.
+    `formats`: those of parts, `{"experts": "q4_k", "attention": "q8_0"}`, as `ModelArchitecture.with_formats` takes
+    them, in place of what `dtype` gives them. Raises `UnknownName` with the nearest name, `InvalidFile` or
+    `InvalidInput`.
     """
     model = load_architecture(name)
     if dtype is not None:
         model = model.with_dtype(dtype)
+    if formats is not None:
+        model = model.with_formats(formats)
     return model if top_k is None else model.with_top_k(top_k)
 
 

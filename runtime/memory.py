@@ -43,7 +43,7 @@ def element_type(model: ModelArchitecture) -> torch.dtype:
 
     Raises `InvalidInput` unless the model is stored in fp32, bf16 or fp16 throughout.
     """
-    formats = {model.dtype.name, model.expert_dtype.name, model.stored_activation_dtype.name}
+    formats = {stored.name for stored in model.formats.values()}
     if len(formats) > 1 or not formats <= TYPES.keys():
         raise InvalidInput(
             f"{model.name} is stored in {', '.join(sorted(formats))}: the runtime computes in one of "

@@ -229,7 +229,7 @@ def describe_calibration(hw: Platform, model: ModelArchitecture, results: Sequen
     unseen = sorted({result.beyond_fit for result in results if result.beyond_fit})
     if unseen and hw.calibration(model.dtype.name) == "fitted":
         words += f", but not {', '.join(unseen)}: extrapolated"
-    asked = dict.fromkeys(model.compute_format(stored) for stored in (model.dtype, model.expert_dtype))
+    asked = dict.fromkeys(model.compute_format(stored) for part, stored in model.formats.items() if part != "kv")
     stated = hw.machine.accelerator.peak_flop_per_s
     for wanted in asked:
         if (wider := computes_in(wanted, stated)) != wanted:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from traces.errors import InvalidInput, unknown_name
+from traces.model.formats_by_part import parse_formats
 
 if TYPE_CHECKING:
     from hwmodels.platform import Platform
@@ -29,11 +30,11 @@ __all__ = [
 ]
 
 
-def build_model(name: str, dtype: str | None, top_k: int | None) -> ModelArchitecture:
+def build_model(name: str, dtype: str | None, top_k: int | None, formats: str | None = None) -> ModelArchitecture:
     """The model of the options."""
     from pregate.named import load_model
 
-    return load_model(name, dtype=dtype, top_k=top_k)
+    return load_model(name, dtype=dtype, top_k=top_k, formats=parse_formats(formats))
 
 
 def build_machine(hardware: str, stack: str | None, hbm: str | None, sets: list[str] | None) -> Platform:
@@ -145,11 +146,14 @@ def _require_consent(model: ModelArchitecture, output_tokens: int, batch: int, i
         )
 
 
-def as_recorded(model: ModelArchitecture, trace: RoutingTrace, dtype: str | None) -> ModelArchitecture:
+def as_recorded(
+    model: ModelArchitecture, trace: RoutingTrace, dtype: str | None, formats: str | None = None
+) -> ModelArchitecture:
     """The model with experts of the size that the trace recorded, unless a format was asked for."""
     from pregate.ask.recorded_size import with_recorded_experts
 
-    return model if dtype is not None else with_recorded_experts(model, trace)
+    asked = dtype is not None or {"experts", "all"} & parse_formats(formats).keys()
+    return model if asked else with_recorded_experts(model, trace)
 
 
 def listed(text: str) -> list[str]:

@@ -31,7 +31,7 @@ _POLICIES = "gpu_only,on_demand,pregate"
 _RANGE = re.compile(r"(.+?)\.\.(.+?)(?::(linear|log))?")
 _SEARCHED = (
     "model", "hardware", "policies", "axis", "trace", "batch", "input_tokens", "output_tokens", "active", "cache",
-    "tier", "stack", "dtype", "top_k",
+    "tier", "stack", "dtype", "formats", "top_k",
 )  # fmt: skip
 """Options that a sweep's file takes the place of."""
 
@@ -64,6 +64,7 @@ def optimize(
     tier: options.Tier = "dram",
     stack: options.Stack = None,
     dtype: options.Dtype = None,
+    formats: options.Formats = None,
     top_k: options.TopK = None,
     seed: Annotated[int, typer.Option(help="Seed of synthetic traces and of Optuna.", min=0)] = 0,
     format: options.OutputFormat = options.Format.table,
@@ -81,7 +82,7 @@ def optimize(
     elif model is None:
         raise InvalidInput("nothing to search: name a model (`pregate models`), or a file with --sweep")
     else:
-        architecture = build_model(model, dtype, top_k)
+        architecture = build_model(model, dtype, top_k, formats)
         axes, recipe = _axes(axis or (), hardware, stack)
         workload = _workload(trace, batch, input_tokens, output_tokens, active, seed)
         searched = {

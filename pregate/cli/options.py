@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 __all__ = [
-    "CHECKED", "Active", "BackendName", "Batch", "CacheText", "Check", "Dtype", "Engine", "Format", "Graphs",
+    "CHECKED", "Active", "BackendName", "Batch", "CacheText", "Check", "Dtype", "Engine", "Format", "Formats", "Graphs",
     "Hardware", "Hbm", "InputTokens", "LinkSpeed", "Model", "ModesText", "OutputFormat", "OutputTokens", "Policy",
     "Popularity", "Seed", "Sets", "Stack", "Tier", "TopK", "TraceFile", "Yes",
 ]  # fmt: skip
@@ -59,4 +59,8 @@ LinkSpeed = Annotated[
     str, typer.Option("--link", help="Link that the CPU back end imitates: 2GB/s, or memory for as fast as that.")
 ]
 Dtype = Annotated[str | None, typer.Option(help="Weights in this format instead of the published one.")]
+Formats = Annotated[
+    str | None,
+    typer.Option(help="Parts of the model in other formats: experts=q4_k,attention=q8_0,kv=q8_0; or all=q4_k."),
+]
 OutputFormat = Annotated[Format, typer.Option("--format", help="table, json or csv.")]

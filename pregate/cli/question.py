@@ -44,13 +44,14 @@ class Question:
     sets: options.Sets = None
     stack: options.Stack = None
     dtype: options.Dtype = None
+    formats: options.Formats = None
     top_k: options.TopK = None
     seed: options.Seed = 0
     format: options.OutputFormat = options.Format.table
 
     def architecture(self) -> ModelArchitecture:
         """The model as it is published, or in the format asked for."""
-        return build_model(self.model, self.dtype, self.top_k)
+        return build_model(self.model, self.dtype, self.top_k, self.formats)
 
     def machine(self) -> Platform:
         """The machine."""
@@ -66,7 +67,7 @@ class Question:
             model, self.trace, batch=self.batch, input_tokens=self.input_tokens, output_tokens=self.output_tokens,
             active=self.active, seed=self.seed, popularity=self.popularity, yes=any_size or self.yes,
         )  # fmt: skip
-        return as_recorded(model, trace, self.dtype), machine, trace
+        return as_recorded(model, trace, self.dtype, self.formats), machine, trace
 
 
 def asks(*without: str) -> Callable[[Callable[..., None]], Callable[..., None]]:

@@ -103,7 +103,7 @@ def _read_architecture(section: Section) -> ModelArchitecture:
 
 def _formats(section: Section) -> dict[str, Dtype | None]:
     """The formats that a model may leave out."""
-    parts = ("activation", "attention", "shared", "kv", "embedding", "head")
+    parts = ("activation", "attention", "shared", "kv", "embedding", "head", "gate")
     names = {f"{part}_dtype": section.text(f"{part}_dtype", "") for part in parts}
     return {key: find_dtype(name, section.where) if name else None for key, name in names.items()}
 

@@ -6,6 +6,7 @@ import re
 from dataclasses import dataclass
 
 from traces.errors import InvalidInput, unknown_name
+from traces.model.ggml_blocks import GGML_BLOCKS, block_bits
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,22 +26,32 @@ class Dtype:
         return self.bits / 8
 
     @property
-    def is_grouped(self) -> bool:
-        """Whether these are integers with a scale a group, of weights alone: no engine multiplies them as they are."""
-        return _GROUPED.fullmatch(self.name) is not None
+    def is_packed(self) -> bool:
+        """Whether weights alone have it (blocks, groups, means of several): engines unpack them to multiply them."""
+        return self.name not in _MULTIPLIED
 
+
+_MULTIPLIED = ("fp32", "bf16", "fp16", "fp8", "fp8-b128", "mxfp8", "int8")
+"""Formats that engines multiply as they are stored, or with scales applied on the way, where a card has them."""
 
 _GROUPED = re.compile(r"int(?P<bits>\d{1,2})-g(?P<group>\d{1,7})(?P<scheme>-zp|-b|)", re.ASCII)
 """`int4-g128`, `int4-g128-zp` (AWQ, GPTQ: arXiv 2306.00978), `int4-g64-b` (MLX: a scale and a bias a group)."""
 
-_MEAN = re.compile(r"w(?P<bits>[0-7](\.\d{1,4})?)", re.ASCII)
-"""`w3.5`: 3.5 bits a weight on average, scales included, of methods that mix widths (EXL3, AQLM, MLX by layer)."""
+_HALF_QUADRATIC = re.compile(r"hqq(?P<bits>[12348])-g(?P<group>\d{1,7})(?P<meta>-m|)", re.ASCII)
+"""`hqq4-g64`: a 16-bit scale and zero a group; `hqq2-g16-m`: these quantised to 8 bits themselves."""
+
+_MEAN = re.compile(r"w(?P<bits>\d{1,2}(\.\d{1,4})?)", re.ASCII)
+"""`w3.5`: 3.5 bits a weight on average, scales included, of files and methods that mix widths (GGUF, EXL3, AQLM)."""
+
+_MIX = re.compile(r"i?q\d_(k_)?(xxs|xs|s|m|l|xl|xxl)|ud-.*|.*_moe", re.ASCII)
+"""`q4_k_m`, `iq2_m`, `ud-q2_k_xl`: names of whole files, whose tensors have several formats."""
 
 DTYPES: dict[str, Dtype] = {
     "fp32": Dtype("fp32", 32.0),
     "bf16": Dtype("bf16", 16.0),
     "fp16": Dtype("fp16", 16.0),
     "fp8": Dtype("fp8", 8.0),
+    "fp8-b128": Dtype("fp8-b128", 8 + 32 / (128 * 128)),
     "mxfp4": Dtype("mxfp4", 4.25),
     "nvfp4": Dtype("nvfp4", 4.5),
     "mxfp8": Dtype("mxfp8", 8.25),
@@ -49,26 +60,58 @@ DTYPES: dict[str, Dtype] = {
 }
 """Formats by name. nvfp4: 4-bit elements and one fp8 scale for 16 (NVIDIA, Introducing NVFP4, 2025). nf4: one 8-bit
 constant for 64 elements and one fp32 for 256 of those (QLoRA, arXiv 2305.14314, section 3). mxfp4, mxfp8: elements and
-one 8-bit scale for 32 of them (OCP Microscaling Formats v1.0, section 5.2). fp8 leaves out per-tensor and per-block
-scales (DeepSeek-V3: 4 bytes for 128 x 128, 0.02 %), int8 those of a column."""
+one 8-bit scale for 32 of them (OCP Microscaling Formats v1.0, section 5.2). fp8-b128: one fp32 scale for 128 x 128
+(DeepSeek-V3, arXiv 2412.19437, section 3.3.2). fp8 leaves out the scale of a tensor, int8 those of its columns: 32 bits
+for some thousand weights. Those of GGUF files are derived from their blocks."""
+
+DTYPES |= {name: Dtype(name, block_bits(block)) for name, block in GGML_BLOCKS.items() if name not in DTYPES}
+
+_ALIASES = {"f32": "fp32", "f16": "fp16", "float32": "fp32", "float16": "fp16", "bfloat16": "bf16"}
 
 
 def find_dtype(name: str, where: str = "") -> Dtype:
-    """The format called `name`. Raises `UnknownName` naming the nearest; `where` is the file it stood in."""
-    grouped = _GROUPED.fullmatch(name)
-    if grouped is not None:
-        return _grouped(name, int(grouped["bits"]), int(grouped["group"]), grouped["scheme"])
-    mean = _MEAN.fullmatch(name)
-    if mean is not None:
-        return Dtype(name, float(mean["bits"]))
-    if name not in DTYPES:
-        raise unknown_name("dtype", name, DTYPES, where)
-    return DTYPES[name]
+    """The format called `name`, in capitals or not: `Q4_K` is `q4_k`.
+
+    Raises `UnknownName` naming the nearest, `InvalidInput` for the name of a mix; `where` is the file it stood in.
+    """
+    asked = name.lower()
+    asked = _ALIASES.get(asked, asked)
+    if asked in DTYPES:
+        return DTYPES[asked]
+    if (grouped := _GROUPED.fullmatch(asked)) is not None:
+        return _grouped(asked, int(grouped["bits"]), int(grouped["group"]), grouped["scheme"])
+    if (half := _HALF_QUADRATIC.fullmatch(asked)) is not None:
+        return _half_quadratic(asked, int(half["bits"]), int(half["group"]), bool(half["meta"]))
+    if (mean := _MEAN.fullmatch(asked)) is not None and 0 < float(mean["bits"]) <= 32:
+        return Dtype(asked, float(mean["bits"]))
+    if _MIX.fullmatch(asked):
+        raise InvalidInput(
+            f"{where}{': ' if where else ''}{name!r} names files whose tensors have several formats: give the file "
+            "itself as the model, a format a part (--formats experts=q4_k,attention=q8_0), or its bits a weight (w4.8)"
+        )
+    raise unknown_name("dtype", name, DTYPES, where)
+
+
+def mean_dtype(bits: float) -> Dtype:
+    """The format of a part whose weights take `bits` on average."""
+    return find_dtype(f"w{bits:.4f}".rstrip("0").rstrip("."))
 
 
 def _grouped(name: str, bits: int, group: int, scheme: str) -> Dtype:
     """Integers in groups with a 16-bit scale each; `zp`: and a zero point as wide as an element; `b`: a 16-bit bias."""
     beside = 16 + {"": 0, "-zp": bits, "-b": 16}[scheme]
-    if not 1 <= bits <= 8 or not 8 <= group <= 1 << 20:
-        raise InvalidInput(f"dtype {name!r}: 1 to 8 bits in groups of 8 to {1 << 20}, such as int4-g128")
+    _check_group(name, bits, group, "int4-g128")
     return Dtype(name, bits + beside / group)
+
+
+def _half_quadratic(name: str, bits: int, group: int, meta: bool) -> Dtype:
+    """HQQ (mobiusml/hqq): 3-bit weights ten to 32 bits, the others in bytes; with `meta` 8-bit zeros and 8-bit scales,
+    128 of which share a 16-bit scale and zero (`hqq_base_quant_config`).
+    """
+    _check_group(name, bits, group, "hqq4-g64")
+    return Dtype(name, (3.2 if bits == 3 else bits) + (8 + 8 + 32 / 128 if meta else 16 + 16) / group)
+
+
+def _check_group(name: str, bits: int, group: int, example: str) -> None:
+    if not 1 <= bits <= 8 or not 8 <= group <= 1 << 20:
+        raise InvalidInput(f"dtype {name!r}: 1 to 8 bits in groups of 8 to {1 << 20}, such as {example}")

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +15,7 @@ import yaml
 
 from traces.errors import InvalidInput
 from traces.model.dtypes import Dtype, find_dtype
+from traces.model.formats_by_part import changed_formats, formats_of
 from traces.model.layer_stack import MAX_WIDTH, LayerStack, ffn_vector_params
 
 MAX_EXPERTS = 4096
@@ -60,9 +62,9 @@ class ModelArchitecture:
     `d_ff_shared` wide. MoE layers are numbered through the model: those of the encoder first.
 
     Storage: expert matrices in `expert_dtype`; dense FFN matrices in `dtype`, attention and shared experts too unless
-    `attention_dtype` or `shared_dtype` says otherwise; gates, norms and biases in `activation_dtype`, which is `dtype`
-    unless given (it must be given below 16 bits); the KV cache in `kv_dtype`, the input table in `embedding_dtype`, the
-    output head in `head_dtype`, all three in `activation_dtype` unless given; a tied head is the input table.
+    `attention_dtype` or `shared_dtype` says otherwise; gates, norms and biases in `gate_dtype`, the KV cache in
+    `kv_dtype`, the input table in `embedding_dtype`, the output head in `head_dtype`, all four in `activation_dtype`
+    unless given, which is `dtype` unless given (it must be given below 16 bits); a tied head is the input table.
     `other_params`: parameters of parts that no op reads, kept in HBM (tables by layer, say). `d_expert`: the width that
     experts read and write, where a projection to it and back stands around them; 0: `d_model`. `norm_bias` tells
     LayerNorm from RMSNorm. Raises `InvalidInput`.
@@ -93,6 +95,7 @@ class ModelArchitecture:
     kv_dtype: Dtype | None = None
     embedding_dtype: Dtype | None = None
     head_dtype: Dtype | None = None
+    gate_dtype: Dtype | None = None
     other_params: int = 0
     d_expert: int = 0
     published: PublishedCounts = PublishedCounts()
@@ -148,7 +151,7 @@ class ModelArchitecture:
 
     @property
     def stored_activation_dtype(self) -> Dtype:
-        """The format of embeddings, gates, norms and biases, and of activations."""
+        """The format of activations, and of what has none of its own."""
         return self.dtype if self.activation_dtype is None else self.activation_dtype
 
     @property
@@ -179,17 +182,22 @@ class ModelArchitecture:
         return self.stored_activation_dtype if self.head_dtype is None else self.head_dtype
 
     @property
+    def stored_gate_dtype(self) -> Dtype:
+        """The format of gates, norms and biases."""
+        return self.stored_activation_dtype if self.gate_dtype is None else self.gate_dtype
+
+    @property
     def is_uniform(self) -> bool:
         """Whether all layers of each stack have the same plain attention: what is decoded compiled, and executed."""
         return not self.d_expert and all(stack.is_uniform for stack in self.stacks)
 
     def compute_format(self, stored: Dtype) -> str:
         """The format in which weights stored as `stored` are multiplied: their own from 8 bits on, as fp8 engines
-        quantise activations too. Narrower ones and integers in groups are unpacked to the activations' format.
+        quantise activations too. Narrower ones and what is packed in blocks or groups become the activations' format.
         """
-        if stored.name == "mxfp8":  # multiplied at the rate of fp8, scales applied on the way
+        if stored.name in ("mxfp8", "fp8-b128"):  # multiplied at the rate of fp8, scales applied on the way
             return "fp8"
-        return self.stored_activation_dtype.name if stored.bits < 8 or stored.is_grouped else stored.name
+        return self.stored_activation_dtype.name if stored.bits < 8 or stored.is_packed else stored.name
 
     @property
     def expert_width(self) -> int:
@@ -214,7 +222,7 @@ class ModelArchitecture:
     @property
     def expert_bytes(self) -> int:
         """Bytes of one expert: what a fetch moves."""
-        vectors = self._expert_vector_params * self.stored_activation_dtype.bytes_per_param
+        vectors = self._expert_vector_params * self.stored_gate_dtype.bytes_per_param
         return math.ceil(self._expert_matrix_params * self.expert_dtype.bytes_per_param + vectors)
 
     @property
@@ -269,7 +277,12 @@ class ModelArchitecture:
         dense += self.embedding_params * self.stored_embedding_dtype.bytes_per_param
         dense += head * self.stored_head_dtype.bytes_per_param
         rest = self._activation_format_params - self.embedding_params - head
-        return math.ceil(dense + rest * self.stored_activation_dtype.bytes_per_param)
+        return math.ceil(dense + rest * self.stored_gate_dtype.bytes_per_param)
+
+    @property
+    def total_bytes(self) -> int:
+        """Bytes of all weights as they are stored."""
+        return self.non_expert_bytes + self.n_moe_layers * self.n_experts * self.expert_bytes
 
     @property
     def total_params(self) -> int:
@@ -315,12 +328,25 @@ class ModelArchitecture:
         kept = self.stored_activation_dtype if dtype.bits < 16 else None
         return dataclasses.replace(
             self, dtype=dtype, expert_dtype=dtype, activation_dtype=kept, attention_dtype=None, shared_dtype=None,
-            embedding_dtype=None, head_dtype=None,
+            embedding_dtype=None, head_dtype=None, gate_dtype=None,
         )  # fmt: skip
 
     def with_expert_dtype(self, name: str) -> ModelArchitecture:
         """The same model with the experts' matrices stored as `name`, the rest as it is. Raises `UnknownName`."""
         return dataclasses.replace(self, expert_dtype=find_dtype(name))
+
+    @property
+    def formats(self) -> dict[str, Dtype]:
+        """The format that each part is stored in, by the names of `with_formats`."""
+        return formats_of(self)
+
+    def with_formats(self, formats: Mapping[str, str]) -> ModelArchitecture:
+        """The same model with parts stored in other formats: `{"experts": "q4_k", "attention": "q8_0"}`.
+
+        Parts: attention, dense, shared, experts, embedding, head, gates (norms and biases too), kv, activations; `all`
+        for every matrix that is not named. Raises `UnknownName`, or `InvalidInput` for activations that no card has.
+        """
+        return dataclasses.replace(self, **changed_formats(self, formats))
 
     def with_top_k(self, k: int) -> ModelArchitecture:
         """The same model with `k` experts for a token; published active count goes. Raises `InvalidInput`."""

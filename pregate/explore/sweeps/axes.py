@@ -18,21 +18,24 @@ from hwmodels.machine_fields import ALIASES, FIELDS
 from hwmodels.quantity import DIMENSIONS, parse_override
 from hwmodels.stack import CONSTANTS
 from traces.errors import InvalidInput, unknown_name
-from traces.model.dtypes import DTYPES
+from traces.model.dtypes import find_dtype
+from traces.model.formats_by_part import FORMAT_PARTS, check_formats
 from traces.typed import check_fields
 
 __all__ = [
-    "MACHINE", "MAX_VALUES", "MODEL", "NAMES", "POLICY", "WORKLOAD", "Axis", "LatinHypercube", "find_axis", "read_axes",
-    "rounded", "spaced",
+    "FORMATS", "MACHINE", "MAX_VALUES", "MODEL", "NAMES", "POLICY", "WORKLOAD", "Axis", "LatinHypercube", "find_axis",
+    "read_axes", "rounded", "spaced",
 ]  # fmt: skip
 
 MACHINE = ("hardware", "accelerator", "link", "host", "storage", "stack")
 """Axes that swap a part of the machine for another by name."""
-MODEL = ("dtype", "expert_dtype", "top_k")
+FORMATS = tuple(f"formats.{part}" for part in FORMAT_PARTS)
+"""Axes of the format of one part of the model, `all` among them."""
+MODEL = ("dtype", "expert_dtype", *FORMATS, "top_k")
 WORKLOAD = ("batch", "input_tokens", "output_tokens", "n_active")
 POLICY = ("lookahead", "cache_ratio")
 
-NAMES = ("expert_tier", "dtype", "expert_dtype", *MACHINE)
+NAMES = ("expert_tier", "dtype", "expert_dtype", *FORMATS, *MACHINE)
 """Axes whose values are names: in no order, with nothing between two."""
 
 MAX_VALUES = 10_000_000
@@ -66,9 +69,14 @@ class Axis:
         return _is_count(self.key)
 
     @property
+    def is_figure(self) -> bool:
+        """Whether it is a number of the machine or the stack."""
+        return "." in self.key and self.key not in FORMATS
+
+    @property
     def is_price_only(self) -> bool:
         """Whether it changes no decision: every schedule stays as it is."""
-        return "." in self.key and self.key not in MEMORY_FIGURES
+        return self.is_figure and self.key not in MEMORY_FIGURES
 
     def value(self, i: int) -> Any:
         """Value `i` as plain Python: a count as an integer."""
@@ -192,7 +200,7 @@ def _axis(name: str, items: Sequence[Any]) -> Axis:
 def _checked(axis: Axis) -> Axis:
     """Raise for the first value that no point can have."""
     axis.values.flags.writeable = False
-    if "." in axis.key:
+    if axis.is_figure:
         check_axis(axis.key, axis.values)
     elif axis.key == "cache_ratio":
         for value in axis.values[~((axis.values >= 0) & (axis.values <= 1))].tolist():
@@ -202,10 +210,13 @@ def _checked(axis: Axis) -> Axis:
             raise InvalidInput(f"axis {axis.name}: {value:g} is below 1")
         for value in axis.values[axis.values > MAX_COUNT].tolist():
             raise InvalidInput(f"axis {axis.name}: {value:g} is above {MAX_COUNT:,}")
-    known = {"expert_tier": ("dram", "ssd"), "dtype": tuple(DTYPES), "expert_dtype": tuple(DTYPES)}.get(axis.key)
-    for value in axis.values.tolist() if known else ():
-        if value not in (known or ()):
-            raise unknown_name(axis.key, value, known or (), f"axis {axis.name}")
+    for value in axis.values.tolist() if axis.key == "expert_tier" else ():
+        if value not in ("dram", "ssd"):
+            raise unknown_name(axis.key, value, ("dram", "ssd"), f"axis {axis.name}")
+    for value in axis.values.tolist() if axis.key in ("dtype", "expert_dtype") else ():
+        find_dtype(value, f"axis {axis.name}")
+    for value in axis.values.tolist() if axis.key in FORMATS else ():
+        check_formats({axis.key.partition(".")[2]: value}, f"axis {axis.name}")
     return axis
 
 

@@ -25,10 +25,10 @@ _FILES = (".yaml", ".yml", ".json")
 def read_sweep(path: Path) -> dict[str, Any]:
     """The arguments of `pregate.sweep` that the YAML (or JSON) file at `path` states.
 
-    Keys: model, dtype, top_k, hardware, stack, set, hbm, trace or workload, policies, axes, sample, modes, expert_tier,
-    cache, draws, seed. An axis is a list, or `{values: [...]}`, `{linear: [low, high, n]}`, `{log: [low, high, n]}`;
-    with `sample: {n: ..., seed: ...}` a range has no n. Raises `InvalidFile`, `UnknownName` naming the nearest key, or
-    `InvalidInput` for a value that cannot be.
+    Keys: model, dtype, formats, top_k, hardware, stack, set, hbm, trace or workload, policies, axes, sample, modes,
+    expert_tier, cache, draws, seed. An axis is a list, or `{values: [...]}`, `{linear: [low, high, n]}`,
+    `{log: [low, high, n]}`; with `sample: {n: ..., seed: ...}` a range has no n. Raises `InvalidFile`, `UnknownName`
+    naming the nearest key, or `InvalidInput` for a value that cannot be.
     """
     section = read_yaml(path)
     sample = _sample(section.optional_section("sample"))
@@ -38,6 +38,7 @@ def read_sweep(path: Path) -> dict[str, Any]:
             _beside(path, section.text("model")),
             dtype=section.text("dtype", "") or None,
             top_k=_optional_count(section, "top_k"),
+            formats=_formats(section.optional_section("formats")),
         ),
         "hw": _machine(section, path),
         "trace": _trace(section, path),
@@ -57,6 +58,11 @@ def read_sweep(path: Path) -> dict[str, Any]:
 def _beside(file: Path, name: str) -> str:
     """A name, or a file that stands beside `file` unless its path is absolute."""
     return str(file.parent / name) if name.endswith(_FILES) else name
+
+
+def _formats(section: Section | None) -> dict[str, str]:
+    """Formats by part of the model; none when absent."""
+    return {} if section is None else {part: section.text(part) for part in section.remaining()}
 
 
 def _machine(section: Section, path: Path) -> MachineRecipe:

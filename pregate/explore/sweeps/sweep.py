@@ -67,8 +67,9 @@ def sweep(
 
     An axis is any hardware number by dotted key (`link.h2d_bytes_per_s`, `stack.sync_s`, `hbm_bytes`), a part of the
     machine by name (`hardware`, `accelerator`, `link`, `host`, `storage`, `stack`), the workload (`batch`,
-    `input_tokens`, `output_tokens`, `n_active`), the model (`dtype`, `expert_dtype`, `top_k`), the policy (`lookahead`
-    of `pregate`, `cache_ratio` of an LRU cache added to policies without one, 0 for none), or `expert_tier`.
+    `input_tokens`, `output_tokens`, `n_active`), the model (`dtype`, `expert_dtype`, `formats.experts` and the other
+    parts of `ModelArchitecture.with_formats`, `top_k`), the policy (`lookahead` of `pregate`, `cache_ratio` of an LRU
+    cache added to policies without one, 0 for none), or `expert_tier`.
 
     `draws`, `seed`: of the 95 % intervals, 0 for none. `executor`: any `concurrent.futures.Executor`, or a Dask client;
     `jobs`: that many processes; with neither, threads of this process. Results are the same bit for bit. `checkpoint`:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from pregate.api import load_trace, synthesize
-from pregate.explore.sweeps.axes import Axis
+from pregate.explore.sweeps.axes import FORMATS, Axis
 from traces.errors import InvalidInput
 from traces.model.architecture import ModelArchitecture
 from traces.routing import RoutingTrace, rebatch
@@ -74,11 +74,13 @@ def check_workload_axes(trace: RoutingTrace | TraceRecipe, axes: Mapping[str, Ax
 
 
 def model_at(model: ModelArchitecture, choice: Mapping[str, Any]) -> ModelArchitecture:
-    """The model with the format and experts a token that a point chose. Raises `InvalidInput` for too many experts."""
+    """The model with the formats and experts a token that a point chose. Raises `InvalidInput` for too many experts."""
     if "dtype" in choice:
         model = model.with_dtype(choice["dtype"])
     if "expert_dtype" in choice:
         model = model.with_expert_dtype(choice["expert_dtype"])
+    formats = {key.partition(".")[2]: choice[key] for key in FORMATS if key in choice}
+    model = model.with_formats(formats)
     return model.with_top_k(choice["top_k"]) if "top_k" in choice else model
 
 
