@@ -108,7 +108,7 @@ def parts_of(work: Work, figures: Figures) -> Parts:
     constant = figures.stack_constant
     match work.kind:
         case OpKind.FETCH:
-            latency_s = work.n_copies * figures.copy_latency_s
+            latency_s = work.n_copies * figures.fetch_latency_s
             return Parts(latency_s, link_s=work.copy_bytes / figures.link_bytes_per_s("h2d"))
         case OpKind.READBACK:
             measured = figures.kernel(work.kind, "fixed_s")

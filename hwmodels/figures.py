@@ -20,7 +20,7 @@ from hwmodels.platform import Platform
 from hwmodels.quantity import ReadOnly
 from hwmodels.stack import CONSTANTS, SoftwareStack, check_constant
 from offload.ops import OpKind, Work
-from traces.errors import unknown_name
+from traces.errors import InvalidInput, unknown_name
 
 __all__ = ["MEMORY_FIGURES", "Figures", "check_axis", "figure_keys", "figures_of"]
 
@@ -99,17 +99,44 @@ class Figures:
         return self.stack_constant("copy_latency_s") if stated is None else stated
 
     @property
+    def fetch_latency_s(self) -> Number:
+        """Fixed time of a copy of weights: the link's for memory of the stack's kind, else of any copy."""
+        stated = self.values.get(f"link.{self.stack.host_memory}_copy_latency_s")
+        return self.copy_latency_s if stated is None else stated
+
+    @property
     def hbm_bytes_per_s(self) -> Number:
         """What kernels achieve of the HBM bandwidth."""
         return self.values["accelerator.hbm_bytes_per_s"] * self.stack_constant("hbm_efficiency")
 
     def link_bytes_per_s(self, direction: str) -> Number:
-        """What copies achieve: `direction` is "h2d" or "d2h"."""
-        return self.values[f"link.{direction}_bytes_per_s"] * self.stack_constant("link_efficiency")
+        """What copies achieve: `direction` is "h2d" or "d2h".
+
+        To the device from host memory of the kind that the stack holds weights in: for other kinds than pinned the
+        link's figure, at most what pinned memory achieves. Raises `InvalidInput` where the link has none.
+        """
+        pinned = self.values[f"link.{direction}_bytes_per_s"] * self.stack_constant("link_efficiency")
+        kind = self.stack.host_memory
+        if direction == "d2h" or kind == "pinned":
+            return pinned
+        key = f"link.{kind}_h2d_bytes_per_s"
+        if key not in self.values:
+            raise InvalidInput(
+                f"the link of {self.hardware} has no rate for {kind} host memory: "
+                f"set {key} (such as 8GB/s), or stack.host_memory=pinned"
+            )
+        return _slower(pinned, self.values[key])
 
     def flop_per_s(self, compute: str) -> Number:
         """What GEMMs in `compute` achieve."""
         return self.peak_flop_per_s(compute) * self.stack_constant("gemm_efficiency")
+
+
+def _slower(one: Number, other: Number) -> Number:
+    """The smaller of two rates."""
+    if type(one) is float and type(other) is float:
+        return min(one, other)
+    return np.where(np.real(one) <= np.real(other), one, other)
 
 
 def figure_keys() -> tuple[str, ...]:

@@ -8,7 +8,12 @@ from hwmodels.compute_formats import PEAK_DTYPES
 from hwmodels.quantity import check_plausible, positive_number
 from traces.errors import InvalidInput, unknown_name
 
-__all__ = ["ALIASES", "FIELDS", "Field", "check_figure", "find_field", "possible_figure"]
+__all__ = ["ALIASES", "FIELDS", "HOST_MEMORY", "Field", "check_figure", "find_field", "possible_figure"]
+
+HOST_MEMORY = ("pinned", "pageable", "mapped", "gathered")
+"""How weights lie in host memory, which decides how fast they are copied. pinned: page-locked, read by the device.
+pageable: ordinary memory, which the driver stages through a pinned buffer. mapped: pages of a file, staged likewise.
+gathered: pinned, but in pieces of some tens of KB, a call each."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +45,8 @@ FIELDS: dict[str, dict[str, Field]] = {
         "h2d_bytes_per_s": Field("bandwidth"),
         "d2h_bytes_per_s": Field("bandwidth"),
         "copy_latency_s": Field("time", optional=True, zero_ok=True),
+        **{f"{kind}_h2d_bytes_per_s": Field("bandwidth", optional=True) for kind in HOST_MEMORY[1:]},
+        **{f"{kind}_copy_latency_s": Field("time", optional=True, zero_ok=True) for kind in HOST_MEMORY[1:]},
     },
     "storage": {
         "read_bytes_per_s": Field("bandwidth"),

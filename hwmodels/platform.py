@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 
@@ -54,7 +54,8 @@ class Platform:
         if self.fit is None:
             return "claimed"
         machine = self.fit.machine or _published(self.fit.hardware)
-        as_fitted = dtype in self.fit.dtypes and not self.overridden and self.machine == machine
+        untouched = not self.overridden and self.stack.host_memory == _host_memory(self.stack.name)
+        as_fitted = dtype in self.fit.dtypes and untouched and self.machine == machine
         return "fitted" if as_fitted else "extrapolated"
 
     def describe_calibration(self, dtype: str) -> str:
@@ -73,9 +74,9 @@ class Platform:
 
 def platform_of(fit: Fit, overrides: Mapping[str, float | str] | None = None) -> Platform:
     """The machine that a fit was made on, with the stack that ran on it; `overrides` as of `load_platform`."""
-    ours, theirs = _split(overrides or {})
+    ours, theirs, stack = _split(overrides or {}, load_stack(fit.stack))
     machine = fit.machine or load_machine(fit.hardware)
-    return Platform(with_overrides(machine, theirs), load_stack(fit.stack), fit, ours)
+    return Platform(with_overrides(machine, theirs), stack, fit, ours)
 
 
 @cache
@@ -93,7 +94,8 @@ def load_platform(
     the machine), which names its stack.
 
     `overrides`: dotted keys of the machine (`link.h2d_bytes_per_s`) or of the stack (`stack.sync_s`), SI numbers
-    or text with a unit. Raises `UnknownName` for typos, `InvalidInput` for impossible values.
+    or text with a unit; `stack.host_memory` is a kind of `HOST_MEMORY`. Raises `UnknownName` for typos,
+    `InvalidInput` for impossible values.
     """
     found = _fit_of(hardware, stack)
     if found is not None:
@@ -102,8 +104,7 @@ def load_platform(
     if stack is None:
         fitted = [name.split(".")[1] for name in fit_names() if name.split(".")[0] == machine.accelerator.name]
         stack = fitted[0] if fitted else DEFAULT_STACK
-    chosen = load_stack(stack)
-    ours, theirs = _split(overrides or {})
+    ours, theirs, chosen = _split(overrides or {}, load_stack(stack))
     return Platform(with_overrides(machine, theirs), chosen, _best_fit(machine.accelerator.name, stack), ours)
 
 
@@ -130,21 +131,35 @@ def _best_fit(hardware: str, stack: str) -> Fit | None:
 
 
 def _split(
-    overrides: Mapping[str, float | str],
-) -> tuple[Mapping[str, float], dict[str, float | str]]:
+    overrides: Mapping[str, float | str], stack: SoftwareStack
+) -> tuple[Mapping[str, float], dict[str, float | str], SoftwareStack]:
+    """The stack's numbers, what is the machine's, and `stack` with the kind of host memory that the user wants."""
     stack_values: dict[str, float] = {}
     machine_values: dict[str, float | str] = {}
     for key, value in overrides.items():
+        name = key.removeprefix("stack.")
         if not key.startswith("stack."):
             machine_values[key] = value
-            continue
-        name = key.removeprefix("stack.")
-        if name not in CONSTANTS:
-            raise unknown_name("stack constant", name, CONSTANTS)
-        number = parse_override(value, CONSTANTS[name]) if isinstance(value, str) else real_number(value, key)
-        try:
-            check_constant(name, number, key)
-        except InvalidInput as error:
-            raise InvalidInput(str(error).removeprefix(f"{key}: ")) from None
-        stack_values[name] = number
-    return ReadOnly(stack_values), machine_values
+        elif name == "host_memory":
+            stack = replace(stack, host_memory=str(value))
+        else:
+            stack_values[name] = _stack_number(key, name, value)
+    return ReadOnly(stack_values), machine_values, stack
+
+
+def _stack_number(key: str, name: str, value: float | str) -> float:
+    """A constant of the stack as the user set it. Raises `UnknownName` or `InvalidInput`."""
+    if name not in CONSTANTS:
+        raise unknown_name("stack constant", name, (*CONSTANTS, "host_memory"))
+    number = parse_override(value, CONSTANTS[name]) if isinstance(value, str) else real_number(value, key)
+    try:
+        check_constant(name, number, key)
+    except InvalidInput as error:
+        raise InvalidInput(str(error).removeprefix(f"{key}: ")) from None
+    return number
+
+
+@cache
+def _host_memory(stack: str) -> str:
+    """How a stack holds weights when nobody says otherwise."""
+    return load_stack(stack).host_memory

@@ -64,8 +64,9 @@ class Host:
 class LinkSpec:
     """Host to device and back: bandwidth of each direction after line encoding, before packet headers.
 
-    `copy_latency_s` is None where no maker claims one: a fit has it. Raises `InvalidInput` for a bandwidth
-    that is not finite and above 0.
+    `copy_latency_s` is None where no maker claims one: a fit has it. The rest is what copies from host memory of
+    another kind than pinned (`HOST_MEMORY`) were seen to achieve, None where nobody says: no maker claims those, and
+    the processor sets them, not the lanes. Raises `InvalidInput` for a bandwidth that is not finite and above 0.
     """
 
     name: str
@@ -73,6 +74,12 @@ class LinkSpec:
     d2h_bytes_per_s: float
     copy_latency_s: float | None
     sources: Mapping[str, Quantity]
+    pageable_h2d_bytes_per_s: float | None = None
+    mapped_h2d_bytes_per_s: float | None = None
+    gathered_h2d_bytes_per_s: float | None = None
+    pageable_copy_latency_s: float | None = None
+    mapped_copy_latency_s: float | None = None
+    gathered_copy_latency_s: float | None = None
 
     def __post_init__(self) -> None:
         _check("link", self)

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from hwmodels.machine_fields import HOST_MEMORY
 from hwmodels.quantity import PLAUSIBLE, Quantity, ReadOnly, check_plausible, parse_quantity
 from offload.execution import EXECUTIONS, Execution
 from offload.ops import KINDS, OpKind
@@ -52,9 +53,10 @@ _LAUNCHED = tuple(kind for kind, row in KINDS.items() if row.time == "kernel")
 class SoftwareStack:
     """A way to run a model on a device.
 
-    `execution`: which waits, copies and groupings it makes. `launches`: kernels (or copies, for `stage`) an op of
-    each kind launches. `tile`: (rows, columns) of the output tile of its grouped expert GEMM, one thread block
-    each and no split of the inner dimension; None prices expert GEMMs by roofline. `constants`: by name.
+    `execution`: which waits, copies and groupings it makes. `host_memory`: how it holds weights (`HOST_MEMORY`).
+    `launches`: kernels (or copies, for `stage`) an op of each kind launches. `tile`: (rows, columns) of the output tile
+    of its grouped expert GEMM, one thread block each and no split of the inner dimension; None prices expert GEMMs by
+    roofline. `constants`: by name.
     """
 
     name: str
@@ -63,6 +65,11 @@ class SoftwareStack:
     launches: Mapping[OpKind, int]
     tile: tuple[int, int] | None
     constants: Mapping[str, Quantity]
+    host_memory: str = "pinned"
+
+    def __post_init__(self) -> None:
+        if self.host_memory not in HOST_MEMORY:
+            raise unknown_name("kind of host memory", self.host_memory, HOST_MEMORY)
 
 
 def stack_names() -> tuple[str, ...]:
@@ -75,9 +82,11 @@ def load_stack(name: str) -> SoftwareStack:
     if name not in stack_names():
         raise unknown_name("stack", name, stack_names())
     section = read_yaml(STACKS_DIR / f"{name}.yaml")
-    execution = section.text("execution")
+    execution, host_memory = section.text("execution"), section.text("host_memory", "pinned")
     if execution not in EXECUTIONS:
         raise unknown_name("execution", execution, EXECUTIONS, section.where)
+    if host_memory not in HOST_MEMORY:
+        raise unknown_name("kind of host memory", host_memory, HOST_MEMORY, section.where)
     sources = _sources(section)
     stack = SoftwareStack(
         name=name,
@@ -86,6 +95,7 @@ def load_stack(name: str) -> SoftwareStack:
         launches=_launches(section),
         tile=_tile(section),
         constants=_constants(section.section("constants"), sources),
+        host_memory=host_memory,
     )
     section.done()
     return stack

@@ -61,6 +61,7 @@ def _recipe_of(platform: Platform) -> MachineRecipe:
         }
         overrides |= {key: q.value for key, q in machine.quantities().items() if q.source == "override"}
         overrides |= {f"stack.{constant}": value for constant, value in platform.overridden.items()}
+        overrides["stack.host_memory"] = platform.stack.host_memory
         recipe = MachineRecipe(name, platform.stack.name, overrides)
         try:
             same = recipe.platform({}) == platform
