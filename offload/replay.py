@@ -34,8 +34,9 @@ from numpy.typing import NDArray
 from offload.eviction import Belady, Eviction, Key, Lfu, Lru, Random
 from offload.fast.replay_compiled import FlatTrace
 from traces.errors import InvalidInput, unknown_name
+from traces.hit_curve import HitCurve, lru_curve
 from traces.routing import Phase, RoutingTrace
-from traces.stack_distance import NEVER, HitCurve, expert_sizes, lru_curve
+from traces.stack_distance import NEVER, expert_sizes
 
 __all__ = ["POLICIES", "CurveRow", "ResidencyResult", "curve_csv", "replay_residency", "residency_curve"]
 

@@ -49,8 +49,6 @@ class Measured:
 
     makespan_s: NDArray[np.float64]
     moe_layer_latency_s: NDArray[np.float64]
-    ttft_s: NDArray[np.float64]
-    tpot_s: NDArray[np.float64]
     stall_s: NDArray[np.float64]
     exposed_s: NDArray[np.float64]
     transfer_s: NDArray[np.float64]
@@ -87,13 +85,10 @@ def evaluate(compiled: Compiled, costs: Costs) -> Measured:
             raise InvalidInput(f"{name} holds a time that is negative or not finite")
     kernel, sums, step_end = _kernel(), *_run(compiled, issue_s, duration_s)
     bound_s, binding = _bounds(compiled, issue_s, duration_s, sums[:, kernel.CRITICAL])
-    gaps = np.ascontiguousarray(step_end[:, probes.gap_to] - step_end[:, probes.gap_from])
     n_layers = max(len(probes.layer_first), 1)
     return Measured(
         makespan_s=sums[:, kernel.MAKESPAN].copy(),
         moe_layer_latency_s=sums[:, kernel.MOE_LAYERS] / n_layers,
-        ttft_s=step_end.min(axis=1) if step_end.size else np.zeros(len(step_end)),
-        tpot_s=gaps.mean(axis=1) if gaps.size else np.zeros(len(step_end)),
         stall_s=sums[:, kernel.STALL].copy(),
         exposed_s=sums[:, kernel.EXPOSED].copy(),
         transfer_s=sums[:, kernel.MOVED].copy(),

@@ -30,15 +30,18 @@ from functools import cache
 from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
 from traces.errors import InvalidInput
 from traces.routing import Phase, RoutingTrace
 
-__all__ = ["NEVER", "HitCurve", "StackDistances", "expert_sizes", "lru_curve", "stack_distances"]
+__all__ = ["NEVER", "StackDistances", "expert_sizes", "layer_distances", "size_by_layer", "stack_distances"]
 
 NEVER = int(np.iinfo(np.int64).max)
 """What a first use needs: no capacity makes it a hit."""
+
+_CELLS = 1 << 22
+"""Cells of the tables that `layer_distances` makes at a time."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -61,88 +64,6 @@ class StackDistances:
             array.setflags(write=False)
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class HitCurve:
-    """Hits of an LRU at every capacity: a step function, exact everywhere. Arrays `(n_steps,)` int64, read-only.
-
-    unit: "slots" or "bytes", of all layers together.
-    capacities: ascending: the smallest one answered, then every one at which hits are gained.
-    n_hits, n_hits_decode: lookups that hit from there on, all and those of decode steps.
-    n_read: slots or bytes of what misses from there on, prefill included.
-    """
-
-    unit: str
-    capacities: NDArray[np.int64]
-    n_hits: NDArray[np.int64]
-    n_hits_decode: NDArray[np.int64]
-    n_read: NDArray[np.int64]
-    n_lookups: int
-    n_lookups_decode: int
-
-    def __post_init__(self) -> None:
-        for array in (self.capacities, self.n_hits, self.n_hits_decode, self.n_read):
-            array.setflags(write=False)
-
-    def hits(self, capacities: ArrayLike, *, decode_only: bool = False) -> NDArray[np.int64]:
-        """Lookups that hit at `capacities`, a whole number or an array of them: int64 of the same shape.
-
-        Raises `InvalidInput` for what is no whole number, and below the smallest capacity answered.
-        """
-        return (self.n_hits_decode if decode_only else self.n_hits)[self._step_at(capacities)]
-
-    def hit_rate(self, capacities: ArrayLike, *, decode_only: bool = False) -> NDArray[np.float64]:
-        """Hits over lookups, 0.0 without lookups: float64, otherwise as `hits`."""
-        n_lookups = self.n_lookups_decode if decode_only else self.n_lookups
-        return self.hits(capacities, decode_only=decode_only) / max(n_lookups, 1)
-
-    def read(self, capacities: ArrayLike) -> NDArray[np.int64]:
-        """Slots or bytes (`unit`) of all misses, prefill included; otherwise as `hits`."""
-        return self.n_read[self._step_at(capacities)]
-
-    def _step_at(self, capacities: ArrayLike) -> NDArray[np.intp]:
-        asked = np.asarray(capacities)
-        if asked.dtype.kind not in "iu" or int(asked.max(initial=0)) >= NEVER:
-            raise InvalidInput(f"capacities {capacities!r}: give whole numbers of {self.unit} below {NEVER}")
-        lowest, smallest = int(asked.min(initial=NEVER - 1)), int(self.capacities[0])
-        if lowest < 0:
-            raise InvalidInput(f"capacity = {lowest} {self.unit} is below 0: give 0 to keep nothing")
-        if lowest < smallest:
-            raise InvalidInput(
-                f"capacity = {lowest} slots is below {smallest}, which the largest event needs: give at least that, "
-                "or ask in bytes (1 byte an expert will do), where an event may overshoot"
-            )
-        return self.capacities.searchsorted(asked.astype(np.int64), side="right") - 1
-
-
-def lru_curve(
-    trace: RoutingTrace, expert_bytes: Sequence[int] | NDArray[np.int64] | None = None, *, per_layer: bool = False
-) -> HitCurve:
-    """Hits of an event-atomic LRU over `trace` at every capacity; arguments and errors as for `stack_distances`.
-
-    In bytes it equals `replay_residency`, policy "lru", or "layer" with `per_layer`, at every budget; in slots a
-    `ResidentSet` at every capacity answered.
-    """
-    found = stack_distances(trace, expert_bytes, per_layer=per_layer)
-    sizes = _sizes(trace, expert_bytes)
-    hitting = np.flatnonzero(found.needed < NEVER)
-    hitting = hitting[np.argsort(found.needed[hitting])]
-    # One row before the lookups that hits nothing: the smallest capacity is a step even where none is gained.
-    needed = np.append(found.smallest_capacity, np.maximum(found.needed[hitting], found.smallest_capacity))
-    n_hits = np.flatnonzero(np.append(needed[1:] != needed[:-1], True))  # the last row of every step
-    n_hits_decode = np.append(0, np.cumsum(found.decode[hitting], dtype=np.int64))[n_hits]
-    n_found = np.append(0, np.cumsum(sizes[found.layer[hitting]]))[n_hits]
-    n_looked_up = int(sizes @ np.bincount(found.layer, minlength=sizes.size))
-    return HitCurve(
-        unit="slots" if expert_bytes is None else "bytes",
-        capacities=needed[n_hits],
-        n_hits=n_hits,
-        n_hits_decode=n_hits_decode,
-        n_read=n_looked_up - n_found,
-        n_lookups=found.needed.size,
-        n_lookups_decode=int(np.count_nonzero(found.decode)),
-    )
-
-
 def stack_distances(
     trace: RoutingTrace, expert_bytes: Sequence[int] | NDArray[np.int64] | None = None, *, per_layer: bool = False
 ) -> StackDistances:
@@ -153,9 +74,9 @@ def stack_distances(
     `capacity // n_moe_layers` each, in slots the same and the first `capacity % n_moe_layers` layers one more.
     Raises what `expert_sizes` raises, and `InvalidInput` for sizes that add up beyond int64.
 
-    Takes O(log(n_moe_layers * n_experts)) time and about 30 bytes of memory a lookup; `lru_curve` sorts them, 50 bytes.
+    Takes O(log(n_moe_layers * n_experts)) time and about 30 bytes of memory a lookup; a curve sorts them, 50 bytes.
     """
-    sizes = _sizes(trace, expert_bytes)
+    sizes = size_by_layer(trace, expert_bytes)
     n_layers = trace.n_moe_layers
     find_events, measure = _compiled()
     first_token = np.concatenate(([0], np.flatnonzero(np.diff(trace.step)) + 1, [trace.n_tokens]))
@@ -174,6 +95,44 @@ def stack_distances(
     return StackDistances(needed, layer, decode, smallest)
 
 
+def layer_distances(trace: RoutingTrace, layer: int, *, cold_each_sequence: bool = False) -> NDArray[np.int64]:
+    """What every lookup of one layer needs, in slots of a pool of its own; an event may overshoot them, as in bytes.
+
+    (n_lookups,) by event and expert. `cold_each_sequence`: the pool is emptied whenever the sequence changes. Takes no
+    compiled code, which pays where traces are small, and memory for a part of the events at a time.
+    """
+    token, slot = np.nonzero(trace.experts[:, layer] >= 0)
+    expert = trace.experts[token, layer, slot].astype(np.int64)
+    _, event = np.unique(trace.step[token], return_inverse=True)
+    serial = np.arange(1, token.size + 1)  # when touched; 0 is never
+    since = np.ones(int(event[-1]) + 1 if event.size else 0, dtype=np.int64)  # first touch that counts, by event
+    if cold_each_sequence:
+        changed = np.flatnonzero(np.diff(trace.sequence[token])) + 1
+        since[event[changed]] = serial[changed]
+        since = np.maximum.accumulate(since)
+    needed, size_before = [np.zeros(0, dtype=np.int64)], 0
+    last = np.zeros(trace.n_experts, dtype=np.int64)
+    rows = max(1, _CELLS // (trace.n_experts * min(trace.n_experts, trace.top_k * max(trace.batch, 1))))
+    for start in range(0, since.size, rows):
+        n_events = min(rows, since.size - start)
+        here = slice(*np.searchsorted(event, (start, start + n_events)))
+        touched = np.zeros((n_events + 1, trace.n_experts), dtype=np.int64)
+        touched[0] = last
+        np.maximum.at(touched, (event[here] - start + 1, expert[here]), serial[here])
+        looked_up = touched[1:] > 0
+        np.maximum.accumulate(touched, axis=0, out=touched)
+        last = touched[-1]
+        i_event, i_expert = np.nonzero(looked_up)
+        recency = touched[:-1][i_event]  # [lookups, n_experts], before this event
+        own = recency[np.arange(i_event.size), i_expert]
+        depth = np.count_nonzero(recency > own[:, None], axis=1)
+        sizes = np.concatenate(([size_before], np.count_nonzero(looked_up, axis=1)))
+        outlives = np.where(depth < sizes[i_event], 0, depth + 1)
+        needed.append(np.where(own >= since[start + i_event], outlives, NEVER))
+        size_before = sizes[-1]
+    return np.concatenate(needed)
+
+
 def expert_sizes(trace: RoutingTrace, expert_bytes: Sequence[int] | NDArray[np.int64]) -> list[int]:
     """`expert_bytes` as one whole number a MoE layer of `trace`.
 
@@ -187,7 +146,8 @@ def expert_sizes(trace: RoutingTrace, expert_bytes: Sequence[int] | NDArray[np.i
     return sizes
 
 
-def _sizes(trace: RoutingTrace, expert_bytes: Sequence[int] | NDArray[np.int64] | None) -> NDArray[np.int64]:
+def size_by_layer(trace: RoutingTrace, expert_bytes: Sequence[int] | NDArray[np.int64] | None) -> NDArray[np.int64]:
+    """Bytes of an expert, or 1 slot, `(n_moe_layers,)` int64. Raises `InvalidInput` where they add up beyond int64."""
     sizes = [1] * trace.n_moe_layers if expert_bytes is None else expert_sizes(trace, expert_bytes)
     most = max(sum(sizes) * trace.n_experts * trace.n_moe_layers, max(sizes) * trace.experts.size)
     if most >= NEVER:

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from traces.errors import InvalidInput
 from traces.routing import Phase, RoutingTrace
+from traces.stack_distance import layer_distances
 
 __all__ = [
     "BATCHES",
@@ -195,10 +196,9 @@ def lru_hit_rates(
 
     Event-atomic: the union of a step's experts at a layer is looked up, then touched in token and rank
     order, then the least recent are evicted, never one of this event (so an event larger than the cache
-    stays whole until the next). One pass serves all capacities: an expert is resident exactly when fewer
-    than max(capacity, size of the event before) others were touched since (Mattson's stack distance).
-    Caches start cold; `cold_each_sequence` empties them again whenever the sequence changes and needs a
-    trace of batch 1. Raises `InvalidInput` for a capacity below 1 or a larger batch.
+    stays whole until the next). One pass serves all capacities (`traces.stack_distance`). Caches
+    start cold; `cold_each_sequence` empties them again whenever the sequence changes and needs a trace of batch 1.
+    Raises `InvalidInput` for a capacity below 1 or a larger batch.
     """
     if min(capacities) < 1:
         raise InvalidInput(f"capacity = {min(capacities)}: it must be at least 1 expert a layer")
@@ -207,12 +207,9 @@ def lru_hit_rates(
     decoded = trace.decode_only()
     if cold_each_sequence and decoded.batch > 1:
         raise InvalidInput(f"caches cold for each sequence need batch 1, the trace has {decoded.batch}")
-    hits, lookups = np.zeros(len(capacities), dtype=np.int64), 0
-    for layer in decode_layers(decoded):
-        layer_hits, layer_lookups = _lru_layer(decoded, layer, np.asarray(capacities), cold_each_sequence)
-        hits += layer_hits
-        lookups += layer_lookups
-    return tuple((hits / lookups).tolist()) if lookups else tuple(math.nan for _ in capacities)
+    each = [layer_distances(decoded, i, cold_each_sequence=cold_each_sequence) for i in decode_layers(decoded)]
+    needed = np.concatenate(each)
+    return tuple(float(np.count_nonzero(needed <= capacity)) / needed.size for capacity in capacities)
 
 
 def layer_following(trace: RoutingTrace) -> float:
@@ -247,43 +244,6 @@ def decode_layers(trace: RoutingTrace) -> list[int]:
     """The MoE layers that decode tokens visit."""
     visited = (trace.experts[trace.phase == Phase.DECODE] >= 0).any(axis=(0, 2))
     return [int(layer) for layer in np.flatnonzero(visited)]
-
-
-def _lru_layer(
-    trace: RoutingTrace, layer: int, capacities: NDArray[Any], cold_each_sequence: bool
-) -> tuple[NDArray[np.int64], int]:
-    """(hits at each capacity, lookups) of one layer of a decode-only trace."""
-    token, slot = np.nonzero(trace.experts[:, layer] >= 0)
-    expert = trace.experts[token, layer, slot].astype(np.int64)
-    _, event = np.unique(trace.step[token], return_inverse=True)
-    serial = np.arange(1, token.size + 1)  # when touched; 0 is never
-    epoch = np.ones(int(event[-1]) + 1, dtype=np.int64)  # first touch that still counts, by event
-    if cold_each_sequence:
-        changed = np.flatnonzero(np.diff(trace.sequence[token])) + 1
-        epoch[event[changed]] = serial[changed]
-        epoch = np.maximum.accumulate(epoch)
-    hits, lookups, size_before = np.zeros(capacities.size, dtype=np.int64), 0, 0
-    last = np.zeros(trace.n_experts, dtype=np.int64)
-    rows = max(1, _CELLS // (trace.n_experts * min(trace.n_experts, trace.top_k * trace.batch)))
-    for start in range(0, epoch.size, rows):
-        n_events = min(rows, epoch.size - start)
-        here = slice(*np.searchsorted(event, (start, start + n_events)))
-        touched = np.zeros((n_events + 1, trace.n_experts), dtype=np.int64)
-        touched[0] = last
-        np.maximum.at(touched, (event[here] - start + 1, expert[here]), serial[here])
-        looked_up = touched[1:] > 0
-        np.maximum.accumulate(touched, axis=0, out=touched)
-        last = touched[-1]
-        i_event, i_expert = np.nonzero(looked_up)
-        recency = touched[:-1][i_event]  # [lookups, n_experts], before this event
-        own = recency[np.arange(i_event.size), i_expert]
-        depth = np.count_nonzero(recency > own[:, None], axis=1)
-        sizes = np.concatenate(([size_before], np.count_nonzero(looked_up, axis=1)))
-        known = own >= epoch[start + i_event]
-        for i, capacity in enumerate(capacities):
-            hits[i] += np.count_nonzero(known & (depth < np.maximum(capacity, sizes[i_event])))
-        lookups, size_before = lookups + i_event.size, sizes[-1]
-    return hits, lookups
 
 
 def _distinct_per_row(chosen: NDArray[np.int16], n_experts: int) -> NDArray[np.int64]:

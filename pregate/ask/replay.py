@@ -14,7 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from offload.replay import CurveRow, curve_csv, residency_curve
 from pregate.ask.simulation import to_dataframe
-from traces import stack_distance
+from traces import hit_curve
 from traces.errors import InvalidInput
 from traces.routing import RoutingTrace
 
@@ -80,7 +80,7 @@ class LruCurve:
     any other, and has the counts and the unit, "slots" or "bytes".
     """
 
-    curve: stack_distance.HitCurve
+    curve: hit_curve.HitCurve
     capacities: NDArray[np.int64]
 
     @property
@@ -127,7 +127,7 @@ def lru_curve(
     that curve begins at the largest event. per_layer: each layer has an even share of the capacity, not one pool.
     Raises `InvalidInput` for sizes below 1 or not one a layer.
     """
-    curve = stack_distance.lru_curve(trace, _one_a_layer(trace, expert_bytes), per_layer=per_layer)
+    curve = hit_curve.lru_curve(trace, _one_a_layer(trace, expert_bytes), per_layer=per_layer)
     return LruCurve(curve, curve.capacities)
 
 

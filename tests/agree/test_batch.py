@@ -63,12 +63,10 @@ def column(costs: Costs, i: int) -> Costs:
 
 def wanted(timeline: Timeline, trace: RoutingTrace, costs: Costs) -> dict[str, float]:
     """One machine, by the definitions."""
-    bounds, tpot_s = lower_bounds(timeline.schedule, costs), metrics.tpot_s(timeline, trace)["mean"]
+    bounds = lower_bounds(timeline.schedule, costs)
     return {
         "makespan_s": timeline.makespan_s,
         "moe_layer_latency_s": metrics.moe_layer_latency_s(timeline, metrics.decode_steps(trace)),
-        "ttft_s": metrics.ttft_s(timeline),
-        "tpot_s": tpot_s,
         "stall_s": metrics.stall_s(timeline),
         "transfer_s": metrics.transfer_s(timeline),
         "exposed_s": metrics.exposed_s(timeline),

@@ -17,8 +17,9 @@ from offload.residency import ResidentSet
 from pregate.ask.replay import LruCurve
 from pregate.ask.replay import lru_curve as front_door
 from traces.errors import InvalidInput
+from traces.hit_curve import HitCurve, lru_curve
 from traces.routing import Phase, Provenance, RoutingTrace
-from traces.stack_distance import NEVER, HitCurve, lru_curve, stack_distances
+from traces.stack_distance import NEVER, stack_distances
 from traces.statistics import lru_hit_rates
 
 BUDGETS = (0, 1, 2, 3, 5, 7, 10, 13, 17, 25, 40, 60, 100, 200, 1000, 1 << 40, 1 << 62)
