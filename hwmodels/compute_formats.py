@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
-__all__ = ["PEAK_DTYPES", "computes_in"]
+__all__ = ["PEAK_DTYPES", "UNPACKED_BITS", "computes_in", "is_unpacked"]
 
 PEAK_DTYPES = ("fp32", "tf32", "bf16", "fp16", "fp8", "fp4", "int8", "int4")
 """Number formats a peak rate can be stated for; only fp32 must be."""
@@ -26,3 +26,17 @@ def computes_in(compute: str, stated: Collection[str]) -> str:
     if compute in stated:
         return compute
     return next((wider for wider in _WIDER.get(compute, ()) if wider in stated), "fp32")
+
+
+UNPACKED_BITS = 4
+"""The width of weights that a stack states the efficiency of unpacking for: the commonest."""
+
+_BITS = {"fp32": 32, "tf32": 32, "bf16": 16, "fp16": 16, "fp8": 8, "int8": 8, "fp4": 4, "int4": 4}
+
+
+def is_unpacked(weight_bits: float, computed: str) -> bool:
+    """Whether weights stored in `weight_bits` are unpacked where they are multiplied in `computed`.
+
+    Between formats of 16 and 32 bits engines convert when they load.
+    """
+    return weight_bits < min(16, _BITS[computed])

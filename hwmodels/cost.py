@@ -169,7 +169,8 @@ def _kernel_parts(work: Work, figures: Figures) -> Parts:
     if work.kind is OpKind.EXPERTS and figures.stack.tile is not None:
         pairs = _grouped_gemms_s(work, figures, rate, bandwidth)
     else:
-        pairs = [roofline_s(gemm, work.weight_bits, rate, bandwidth) for gemm in work.gemms]
+        bits = figures.read_bits(work)
+        pairs = [roofline_s(gemm, bits, rate, bandwidth) for gemm in work.gemms]
     for flop_s, bytes_s in pairs:
         more_compute_s, more_hbm_s = longer(flop_s, bytes_s)
         compute_s, hbm_s = compute_s + more_compute_s, hbm_s + more_hbm_s
@@ -187,6 +188,7 @@ def _measured_parts(work: Work, figures: Figures) -> Parts:
     compute_s: Number = 0.0
     hbm_s: Number = 0.0
     rest = figures.peak_flop_per_s(work.flop_format)
+    work = work._replace(weight_bits=figures.read_bits(work))
     for name, (flop_s, bytes_s) in kernel_terms(work, table, rate, bandwidth, rest).items():
         factor = _or(figures.kernel(work.kind, name), 1.0 if name == "gemm" else 0.0)
         compute_s, hbm_s = compute_s + flop_s * factor, hbm_s + bytes_s * factor
@@ -222,6 +224,7 @@ def _grouped_gemms_s(
     assert figures.stack.tile is not None
     rows, columns = figures.stack.tile
     n_sm = figures["accelerator.n_sm"]
+    bits = figures.read_bits(work)
     tiles: Counter[tuple[int, int, int]] = Counter()
     weights: Counter[tuple[int, int, int]] = Counter()
     for i, gemm in enumerate(work.gemms):
@@ -231,7 +234,7 @@ def _grouped_gemms_s(
     pairs = []
     for (place, n, k), n_tiles in tiles.items():
         tile_s = 2 * rows * columns * k / (flop_per_s / n_sm)
-        bytes_s = weights[place, n, k] * work.weight_bits / 8 / bytes_per_s
+        bytes_s = weights[place, n, k] * bits / 8 / bytes_per_s
         pairs.append((np.ceil(n_tiles / np.real(n_sm)) * tile_s, bytes_s))
     return pairs
 

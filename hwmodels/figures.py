@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hwmodels.compute_formats import PEAK_DTYPES, computes_in
+from hwmodels.compute_formats import PEAK_DTYPES, UNPACKED_BITS, computes_in, is_unpacked
 from hwmodels.kernels import GemmTable, tables_by_dtype
 from hwmodels.machine_fields import FIELDS, check_figure, find_field
 from hwmodels.platform import Platform
@@ -91,6 +91,17 @@ class Figures:
     def peak_flop_per_s(self, compute: str) -> Number:
         """What the accelerator claims for `compute`, or for the format that it computes that in."""
         return self.values[f"accelerator.peak_flop_per_s.{self.computes_in(compute)}"]
+
+    def read_bits(self, work: Work) -> Number:
+        """Bits a weight that reading the weights of `work` is priced as: what is unpacked on the way takes longer.
+
+        `dequant_efficiency` is the share of the memory rate at which weights of 4 bits are read and unpacked. Unpacking
+        is work a weight, so that each takes as long as some more bits, whatever its own width. Weights of 16 bits and
+        more, and those in the format that the card computes in, cost nothing beyond their bits.
+        """
+        if not is_unpacked(work.weight_bits, self.computes_in(work.compute)):
+            return work.weight_bits
+        return work.weight_bits + UNPACKED_BITS * (1 / self.stack_constant("dequant_efficiency") - 1)
 
     @property
     def copy_latency_s(self) -> Number:

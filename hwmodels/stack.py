@@ -33,6 +33,7 @@ CONSTANTS: dict[str, str] = {
     "link_efficiency": "ratio",
     "storage_efficiency": "ratio",
     "cpu_efficiency": "ratio",
+    "dequant_efficiency": "ratio",
     "reserve_bytes": "size",
 }
 """Constants a stack owns, by dimension.
@@ -40,7 +41,8 @@ CONSTANTS: dict[str, str] = {
 launch_s: host time to launch a kernel. kernel_s: device time of a kernel beyond its roofline (start-up, drain,
 dependent launch). sync_s: host time to wake up from a blocking wait. step_s: host time once a forward pass.
 copy_issue_s, copy_latency_s: host time and fixed device time of one copy. The efficiencies: achieved over
-claimed rate. reserve_bytes: HBM taken by context, libraries and workspaces."""
+claimed rate; dequant_efficiency: of the memory rate, where weights of 4 bits are unpacked (`Figures.read_bits`).
+reserve_bytes: HBM taken by context, libraries and workspaces."""
 
 BACKEND_STACKS: dict[str, tuple[str, ...]] = {"cpu": ("threads",), "cuda": ("pytorch-eager", "streams")}
 """The stacks that each back end of the runtime is: microbenchmarks measure these and no other."""

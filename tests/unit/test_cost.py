@@ -9,10 +9,11 @@ import pytest
 
 from hwmodels.cost import price, price_figures
 from hwmodels.figures import figures_of
+from hwmodels.machine_files import hardware_names
 from hwmodels.platform import Platform, load_platform
 from offload import work
 from offload.ops import Gemm, OpKind, Work
-from traces.model.architecture import load_architecture
+from traces.model.architecture import DTYPES, load_architecture
 
 HW = load_platform("a100-sxm4-80gb", "fastertransformer")
 SWITCH = load_architecture("switch-base-64")
@@ -103,7 +104,77 @@ def test_formats_below_eight_bits_are_stored_so_and_computed_as_activations() ->
         hw = load_platform(hardware)
         launches = hw.stack.launches[OpKind.EXPERTS] * hw.constant("kernel_s")
         times = [price([what], hw).duration_s[0] - launches for what in (packed, bf16)]
-        assert times[0] / times[1] == pytest.approx(4.25 / 16)  # one token: reading the weights is all of it
+        bits = 4.25 + 4 * (1 / hw.constant("dequant_efficiency") - 1)
+        assert times[0] / times[1] == pytest.approx(bits / 16)  # one token: reading the weights is all of it
+
+
+def test_weights_of_four_bits_are_unpacked_at_the_share_of_the_memory_rate_that_the_stack_states() -> None:
+    hw = load_platform("rtx-4090", "streams")
+    fixed = hw.stack.launches[OpKind.EXPERTS] * hw.constant("kernel_s")
+    four, rate = Work(OpKind.EXPERTS, (Gemm(1, 4096, 4096),), "bf16", 4.0), hw.machine.accelerator.hbm_bytes_per_s
+    achieved = 4096 * 4096 / 2 / (seconds_on(four, hw) - fixed)
+    assert achieved == pytest.approx(rate * hw.constant("hbm_efficiency") * hw.constant("dequant_efficiency"))
+
+
+@pytest.mark.parametrize(
+    ("hardware", "compute", "bits", "unpacked"),
+    [
+        ("rtx-4090", "bf16", 4.25, True), ("rtx-4090", "fp16", 8.5, True), ("rtx-4090", "fp8", 8.0, False),
+        ("rtx-4090", "fp8", 8.25, False), ("rtx-4090", "fp8", 8.002, False), ("a100-sxm4-80gb", "fp8", 8.0, True),
+        ("a100-sxm4-80gb", "int8", 8.0, False), ("t4", "bf16", 16.0, False), ("t4", "fp32", 32.0, False),
+        ("a100-sxm4-80gb", "fp32", 16.0, False), ("rtx-4090", "bf16", 2.0, True),
+    ],
+)  # fmt: skip
+def test_only_weights_narrower_than_what_the_card_multiplies_are_unpacked(
+    hardware: str, compute: str, bits: float, unpacked: bool
+) -> None:
+    figures = figures_of(load_platform(hardware, "streams"))
+    what = Work(OpKind.EXPERTS, (Gemm(1, 4096, 4096),), compute, bits)
+    extra = 4 * (1 / figures.stack_constant("dequant_efficiency") - 1)
+    assert figures.read_bits(what) == bits + (extra if unpacked else 0.0)
+
+
+@pytest.mark.parametrize("hardware", hardware_names())
+def test_every_card_stores_every_format_and_multiplies_it_in_one_that_it_has(hardware: str) -> None:
+    hw = load_platform(hardware, "streams")
+    model = load_architecture("mixtral-8x7b")
+    for name in DTYPES:
+        changed = model.with_formats({"all": name})
+        works = [
+            work.experts_work(changed, [1]), work.self_attention_work(changed, model.decoder, 1, 5, 5),
+            work.head_work(changed, 1), work.gate_work(changed, 1),
+        ]  # fmt: skip
+        assert np.all(price(works, hw).duration_s > 0)
+
+
+def test_unpacking_costs_nothing_where_nothing_is_packed() -> None:
+    hw = load_platform("a100-sxm4-80gb", "streams")
+    slow = figures_of(hw).with_values({"stack.dequant_efficiency": 0.01})
+    for name in ("switch-base-64", "qwen3-30b-a3b", "mixtral-8x7b"):
+        model = load_architecture(name)
+        works = [
+            work.experts_work(model, [1, 3]), work.gate_work(model, 2), work.head_work(model, 2),
+            work.self_attention_work(model, model.decoder, 1, 5, 5), work.expert_copy_work(model, OpKind.FETCH),
+        ]  # fmt: skip
+        assert price(works, hw).duration_s.tolist() == price_figures(works, slow).duration_s.tolist()
+
+
+def test_grouped_gemms_and_fitted_kernels_unpack_too() -> None:
+    model = load_architecture("mixtral-8x7b").with_formats({"experts": "q2_k"})
+    what = work.experts_work(model, [1])
+    for hw in (HW, load_platform("h100-sxm", "streams")):
+        times = [
+            float(price_figures([what], figures_of(hw).with_values({"stack.dequant_efficiency": e})).duration_s[0])
+            for e in (1.0, 0.05)
+        ]
+        assert times[1] > times[0]
+
+
+def test_bytes_over_the_link_are_those_stored_whatever_unpacking_costs() -> None:
+    model = load_architecture("mixtral-8x7b").with_formats({"experts": "q2_k"})
+    what = work.expert_copy_work(model, OpKind.FETCH)
+    slow = figures_of(HW).with_values({"stack.dequant_efficiency": 0.01})
+    assert price_figures([what], slow).duration_s.tolist() == price([what], HW).duration_s.tolist()
 
 
 def test_scores_of_an_fp8_model_are_computed_as_its_activations_are() -> None:
