@@ -16,9 +16,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from offload import work
+from offload.copies import Copies
 from offload.execution import Execution
 from offload.fast.decode_compiled import CompiledLoop, is_compilable
-from offload.memory import Copies, ExpertMemory
+from offload.memory import ExpertMemory
 from offload.mixing import mixing_works
 from offload.moe_blocks import Blocks, PassWorks, Union
 from offload.ops import Lane, OpKind, Work

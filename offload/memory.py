@@ -12,10 +12,9 @@ from collections.abc import Collection, Container, Iterable, Mapping, Sequence
 from itertools import groupby
 from typing import NamedTuple
 
-from offload.ops import Lane, OpKind, Work
+from offload.copies import Copies, CopyWriter, Target
 from offload.recorder import Recorder
 from offload.residency import ResidentSet, count_slots
-from offload.runs import run_work
 from traces.errors import PregateError
 
 __all__ = ["CapacityExceeded", "ExpertMemory", "Held"]
@@ -49,14 +48,6 @@ class Held(NamedTuple):
     passing: bool
 
 
-class Copies(NamedTuple):
-    """What moving one expert costs, by stage of its way: storage, link, within HBM (None: not taken)."""
-
-    disk: Work | None
-    fetch: Work
-    stage: Work | None
-
-
 class _Waiting(NamedTuple):
     """An expert that waits for a slot, or `n` that one run brings. `cached`: its slot of the cache, -1 none; `bits`: of
     a parameter as it is brought, None as it is stored.
@@ -76,10 +67,9 @@ class ExpertMemory:
 
     Slots 0..n_buffers-1 are transient, the cache's follow. With `copies.stage`, experts are copied within HBM
     from where the link put them (a cache slot, or a staging area outside the count, as Eq. 1 of the paper
-    has it) into a buffer; without, they are read where they landed. With `copies.disk`, every fetch is
-    preceded by a read into one of `n_host_buffers` pinned host buffers, which the copy before that many must have
-    emptied. `in_runs`: copies that nobody waits for one by one become runs (`offload.runs`). `warm_bytes`: what a cache
-    that has residents already holds of HBM.
+    has it) into a buffer; without, they are read where they landed. `n_host_buffers`: see `CopyWriter`. `in_runs`:
+    copies that nobody waits for one by one become runs (`offload.runs`). `warm_bytes`: what a cache that has residents
+    already holds of HBM.
     """
 
     def __init__(
@@ -94,7 +84,8 @@ class ExpertMemory:
         n_host_buffers: int = 1,
     ) -> None:
         self.n_buffers, self.cache, self.copies = n_buffers, cache, copies
-        self._recorder, self._expert_bytes, self._places = recorder, expert_bytes, places
+        self._recorder, self._expert_bytes = recorder, expert_bytes
+        self._writer = CopyWriter(recorder, copies, expert_bytes, places, n_host_buffers)
         self._free = list(range(n_buffers))  # first in, first out, from `_next_free` on
         self._next_free = 0
         self._reader = [-1] * count_slots(n_buffers, cache)  # slot -> the op that read it last
@@ -103,19 +94,17 @@ class ExpertMemory:
         self._filled = dict.fromkeys((n_buffers + slot for slot in warm), -1)  # cache slot -> op that filled it
         self._held: dict[int, dict[int, Held]] = {}  # layer -> expert -> where
         self._holds: dict[int, list[Held]] = {}  # layer -> the same, a run once
-        self._run_works: dict[int, tuple[Work, Work | None, Work]] = {}
         self._waiting: deque[_Waiting] = deque()
         self._in_runs = in_runs and copies.disk is None
         self._pinned: set[int] = set()
         self._pinned_by_layer: dict[int, list[int]] = {}
-        self._last_fetches = deque([-1] * n_host_buffers, maxlen=n_host_buffers)  # by host buffer, the oldest first
         self.gated_layer = -1
         """The layer whose gate has run last: its experts are needed now, others are brought ahead."""
 
     def live_ops(self) -> set[int]:
         """The ops that a later op may have to wait for."""
         held = (h.ready for holds in self._holds.values() for h in holds)
-        return {op for op in (*self._reader, *self._filled.values(), *held, *self._last_fetches) if op >= 0}
+        return {op for op in (*self._reader, *self._filled.values(), *held, *self._writer.live_ops()) if op >= 0}
 
     @property
     def holds_ahead(self) -> bool:
@@ -289,19 +278,10 @@ class ExpertMemory:
         return len(buffers)
 
     def _place_run(self, entry: _Waiting, n: int) -> Held:
-        """`n` experts from that of `entry` on into as many free slots, by one op a hop."""
-        layer, expert, step = entry.layer, entry.expert, entry.step
-        fetch, stage, issue = self._works_of_run(n)
+        """`n` experts from that of `entry` on into as many free slots."""
         buffer = self._take(n)
-        reader = self._reader[buffer]
-        if stage is None:
-            first = ready = self._copy(Lane.H2D, fetch, layer, expert, buffer, step, reader)
-        else:
-            first = self._copy(Lane.H2D, fetch, layer, expert, -1, step)
-            ready = self._copy(Lane.H2D, stage, layer, expert, buffer, step, first, reader)
-        self._recorder.issue(Lane.HOST, issue, step=step, layer=self._places[layer])
-        self._last_fetches.append(first)
-        return Held(expert, n, buffer, ready, True, False, first, True)
+        first, ready = self._writer.fetch_run(self._target(entry, buffer), n)
+        return Held(entry.expert, n, buffer, ready, True, False, first, True)
 
     def _take(self, n: int) -> int:
         """The first of the `n` slots that have been free for longest, which are free no more."""
@@ -312,66 +292,31 @@ class ExpertMemory:
             self._next_free = 0
         return slot
 
-    def _works_of_run(self, n: int) -> tuple[Work, Work | None, Work]:
-        """The copies of a run of `n`, and what the host does to issue all but the first of each."""
-        found = self._run_works.get(n)
-        if found is None:
-            stage = None if self.copies.stage is None else run_work(self.copies.stage, n)
-            n_more = (n - 1) * (1 if stage is None else 2)
-            found = run_work(self.copies.fetch, n), stage, Work(OpKind.ISSUE, n_copies=n_more)
-            self._run_works[n] = found
-        return found
-
     def _place(self, entry: _Waiting, transient: bool) -> Held:
-        layer, expert, step = entry.layer, entry.expert, entry.step
+        """One expert into its slot of the cache or into a free one, or from the cache into a free one to be read."""
         buffer = self._take(1) if transient else -1
         cached = self.n_buffers + entry.cached if entry.cached >= 0 else -1
-        stage = self.copies.stage
         ready = self._filled.get(cached, -1)
         first, passing = ready, not entry.hit and cached < 0
+        stage = self.copies.stage
         if not entry.hit:
-            target = cached if cached >= 0 else (-1 if stage is not None else buffer)
-            first, ready = self._fetch(layer, expert, target, step, entry.bits)
+            slot = cached if cached >= 0 else (-1 if stage is not None else buffer)
+            first, ready = self._writer.fetch(self._target(entry, slot), entry.bits)
             if cached >= 0:
                 self._filled[cached] = ready
         if stage is None:
-            return Held(expert, 1, cached if cached >= 0 else buffer, ready, transient, entry.hit, first, passing)
-        ready = self._copy(Lane.H2D, stage, layer, expert, buffer, step, ready, self._reader[buffer])
+            slot = cached if cached >= 0 else buffer
+            return Held(entry.expert, 1, slot, ready, transient, entry.hit, first, passing)
+        ready = self._writer.stage(stage, self._target(entry, buffer), ready)
         if cached >= 0:
             self._reader[cached] = ready
-        return Held(expert, 1, buffer, ready, True, entry.hit, first, passing)
+        return Held(entry.expert, 1, buffer, ready, True, entry.hit, first, passing)
 
-    def _fetch(self, layer: int, expert: int, slot: int, step: int, bits: float | None) -> tuple[int, int]:
-        """One expert over the link into `slot` (-1: the staging area), out of storage if it lives there.
-
-        Returns the first and the last op of it, which follow one another.
-        """
-        reader, read = self._reader[slot] if slot >= 0 else -1, -1
-        if self.copies.disk is not None:
-            read = self._copy(Lane.DISK, self.copies.disk, layer, expert, -1, step, self._last_fetches[0])
-        fetch = self.copies.fetch
-        if bits is not None:
-            fetch = fetch._replace(copy_bytes=int(fetch.copy_bytes * bits / fetch.weight_bits), weight_bits=bits)
-        last = self._copy(Lane.H2D, fetch, layer, expert, slot, step, reader, read)
-        self._last_fetches.append(last)
-        return (last if read < 0 else read), last
-
-    def _copy(
-        self, lane: Lane, work: Work, layer: int, expert: int, slot: int, step: int, one: int = -1, other: int = -1
-    ) -> int:
-        """Issue one copy after ops `one` and `other` (-1 none); it takes HBM when it fills a transient slot, or a cache
-        slot for the first time.
-        """
-        if one > other:
-            one, other = other, one
-        after = () if other < 0 else ((other,) if one < 0 or one == other else (one, other))
+    def _target(self, entry: _Waiting, slot: int) -> Target:
+        """Where the expert of `entry` goes: HBM is taken for a transient slot, and for a cache slot the first time."""
         fills = slot >= 0 and (slot < self.n_buffers or slot not in self._filled)
-        taken = self._expert_bytes * work.n_copies if fills else 0
-        ahead = 0 if layer == self.gated_layer else 1
-        return self._recorder.issue(
-            lane, work, after, step=step, layer=self._places[layer], expert=expert, slot=slot, hbm_acquired=taken,
-            priority=ahead,
-        )  # fmt: skip
+        reader = self._reader[slot] if slot >= 0 else -1
+        return Target(entry.layer, entry.expert, slot, entry.step, reader, fills, entry.layer != self.gated_layer)
 
 
 def _runs(experts: list[int], named: Collection[int]) -> list[tuple[int, int]]:

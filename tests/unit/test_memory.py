@@ -6,8 +6,9 @@ import dataclasses
 
 import pytest
 
+from offload.copies import Copies
 from offload.execution import EXECUTIONS
-from offload.memory import CapacityExceeded, Copies, ExpertMemory, Held
+from offload.memory import CapacityExceeded, ExpertMemory, Held
 from offload.ops import Lane, OpKind, Work
 from offload.recorder import Part, Recorder, assemble
 from offload.residency import ResidentSet

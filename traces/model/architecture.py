@@ -13,7 +13,8 @@ from traces.model.attention import Attention
 from traces.model.dtypes import DTYPES, Dtype, find_dtype
 from traces.model.layer_stack import LayerStack, every_layer
 from traces.model.linear_mixer import LINEAR_KINDS, LinearMixer
-from traces.model.model_architecture import ModelArchitecture, PublishedCount, PublishedCounts
+from traces.model.model_architecture import ModelArchitecture
+from traces.model.published_counts import PublishedCount, PublishedCounts
 
 __all__ = [
     "DTYPES",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 from traces.errors import InvalidFile
@@ -84,6 +85,7 @@ def moe_layers(fields: Fields, n_layers: int) -> tuple[int, ...]:
 
 
 def _check_length(fields: Fields, key: str, values: list[Any], n_layers: int) -> None:
+    """Cut a list by layer down to `n_layers`. Raises `InvalidFile` for one that is shorter."""
     if len(values) < n_layers:
         raise InvalidFile(f"{fields.where}: {key} names {len(values)} layers of {n_layers}")
     del values[n_layers:]  # some families list those of extra prediction layers after
@@ -111,6 +113,7 @@ def mixers_by_layer(
 
 
 def _layer_kinds(fields: Fields, n_layers: int) -> list[str]:
+    """What mixes the tokens of each layer, in words, by whichever fields state it; by default full attention."""
     kinds = fields.texts("layer_types") or fields.texts("layers_block_type")
     if kinds:
         _check_length(fields, "layer_types", kinds, n_layers)
@@ -150,6 +153,7 @@ def _of_layer(fields: Fields, attention: Attention, layer: int) -> Attention:
 
 
 def _changed(attention: Attention, **changes: Any) -> Attention:
+    """The attention with other heads: its kind and the width of its output gate follow from them."""
     heads = changes.get("n_heads", attention.n_heads)
     kv_heads = changes.get("n_kv_heads", attention.n_kv_heads)
     gate = attention.output_gate
@@ -182,39 +186,43 @@ def _full(fields: Fields, attention: Attention) -> Attention:
     return _changed(attention, **changes) if changes else attention
 
 
+_Sizes = tuple[tuple[str, int | None], ...]
+"""Fields in order, with what holds where one is not stated, None where it must be."""
+
+_KIMI: _Sizes = (("num_heads", None), ("head_dim", None), ("short_conv_kernel_size", 4))
+_KIMI_FLAT: _Sizes = (("linear_num_heads", None), ("linear_head_dim", None), ("linear_conv_kernel_dim", 4))
+"""Kimi Linear's mixer: in a mapping of its own, `linear_attn_config`, or among the other fields."""
+
+_RECURRENT: dict[str, tuple[Callable[..., LinearMixer], _Sizes]] = {
+    "linear_num_value_heads": (
+        linear_mixer.gated_delta_net,
+        (("linear_num_key_heads", None), ("linear_num_value_heads", None), ("linear_key_head_dim", None),
+         ("linear_value_head_dim", None), ("linear_conv_kernel_dim", 4)),
+    ),
+    "mamba_n_heads": (
+        linear_mixer.mamba2,
+        (("mamba_n_heads", None), ("mamba_d_head", None), ("mamba_n_groups", 1), ("mamba_d_state", None),
+         ("mamba_d_conv", 4)),
+    ),
+    "mamba_num_heads": (
+        linear_mixer.mamba2,
+        (("mamba_num_heads", None), ("mamba_head_dim", None), ("n_groups", 1), ("ssm_state_size", None),
+         ("conv_kernel", 4)),
+    ),
+}  # fmt: skip
+"""Mixers by the field that tells of them, in order: how one is made of `d_model` and its sizes."""
+
+
 def _linear(fields: Fields, d_model: int, traits: Traits) -> LinearMixer:
-    """The mixer with a state, by the fields that describe one."""
-    inner = fields.get("linear_attn_config") if isinstance(fields.get("linear_attn_config"), dict) else None
-    if inner is not None or (fields.get("linear_num_heads") is not None and fields.get("linear_num_key_heads") is None):
-        source = Fields((inner,), fields.where) if inner is not None else fields
-        heads = source.integer("num_heads" if inner is not None else "linear_num_heads", minimum=1)
-        width = source.integer("head_dim" if inner is not None else "linear_head_dim", minimum=1)
-        conv = source.integer("short_conv_kernel_size" if inner is not None else "linear_conv_kernel_dim", 4, minimum=1)
-        return linear_mixer.kimi_delta(d_model, heads, width, conv, full_rank=bool(traits.get("kda_full_rank")))
-    if fields.get("linear_num_value_heads") is not None:
-        return linear_mixer.gated_delta_net(
-            d_model,
-            fields.integer("linear_num_key_heads", minimum=1),
-            fields.integer("linear_num_value_heads", minimum=1),
-            fields.integer("linear_key_head_dim", minimum=1),
-            fields.integer("linear_value_head_dim", minimum=1),
-            fields.integer("linear_conv_kernel_dim", 4, minimum=1),
-        )
-    if fields.get("mamba_n_heads") is not None or fields.get("mamba_num_heads") is not None:
-        granite = fields.get("mamba_n_heads") is not None
-        names = (
-            ("mamba_n_heads", "mamba_d_head", "mamba_n_groups", "mamba_d_state", "mamba_d_conv")
-            if granite
-            else ("mamba_num_heads", "mamba_head_dim", "n_groups", "ssm_state_size", "conv_kernel")
-        )
-        return linear_mixer.mamba2(
-            d_model,
-            fields.integer(names[0], minimum=1),
-            fields.integer(names[1], minimum=1),
-            fields.integer(names[2], 1, minimum=1),
-            fields.integer(names[3], minimum=1),
-            fields.integer(names[4], 4, minimum=1),
-        )
+    """The mixer with a state, by the fields that describe one; MiniMax-01's lightning attention where none does."""
+    inner = fields.get("linear_attn_config")
+    apart = isinstance(inner, dict)
+    if apart or (fields.get("linear_num_heads") is not None and fields.get("linear_num_key_heads") is None):
+        sizes = _sizes(Fields((inner,), fields.where), _KIMI) if apart else _sizes(fields, _KIMI_FLAT)
+        return linear_mixer.kimi_delta(d_model, *sizes, full_rank=bool(traits.get("kda_full_rank")))
+    for told_by, (make, named) in _RECURRENT.items():
+        if fields.get(told_by) is not None:
+            return make(d_model, *_sizes(fields, named))
     if fields.get("mamba_d_state") is not None:
         inner_width = fields.integer("mamba_expand", 2, minimum=1) * d_model
         rank = fields.get("mamba_dt_rank")
@@ -226,3 +234,8 @@ def _linear(fields: Fields, d_model: int, traits: Traits) -> LinearMixer:
         return linear_mixer.short_conv(d_model, fields.integer("conv_L_cache", 3, minimum=1))
     n_heads = fields.integer("n_heads", minimum=1)
     return linear_mixer.lightning(d_model, n_heads, fields.integer("head_dim", d_model // n_heads, minimum=1))
+
+
+def _sizes(fields: Fields, named: _Sizes) -> list[int]:
+    """The whole numbers, from 1 on, under the names. Raises `InvalidFile` for one that is missing or is none."""
+    return [fields.integer(name, default, minimum=1) for name, default in named]

@@ -17,40 +17,11 @@ from traces.errors import InvalidInput
 from traces.model.dtypes import Dtype, find_dtype
 from traces.model.formats_by_part import changed_formats, formats_of
 from traces.model.layer_stack import MAX_WIDTH, LayerStack, ffn_vector_params
+from traces.model.published_counts import NOT_PUBLISHED, PublishedCounts
+
+__all__ = ["MAX_EXPERTS", "ModelArchitecture"]
 
 MAX_EXPERTS = 4096
-
-
-@dataclass(frozen=True, slots=True)
-class PublishedCount:
-    """A parameter count that the model's authors, or those who measured its checkpoint, state.
-
-    `rounding` is how far the printed digits may lie from the exact count, 0 when they are precise enough.
-    `counts_input_embedding` is False where the source leaves the input table out of the count.
-    """
-
-    value: float
-    source: str
-    rounding: float = 0.0
-    counts_input_embedding: bool = True
-    note: str = ""
-
-    def __post_init__(self) -> None:
-        if not (math.isfinite(self.value) and self.value > 0):
-            raise InvalidInput(f"published count {self.value}, expected a positive number")
-        if not 0 <= self.rounding < self.value:
-            raise InvalidInput(f"rounding {self.rounding} of a published count of {self.value:g}")
-
-
-@dataclass(frozen=True, slots=True)
-class PublishedCounts:
-    """The published counts of one model; None where no source states one.
-
-    "Active" means the parameters one token meets, which encoder-decoder models do not publish.
-    """
-
-    total_params: PublishedCount | None = None
-    active_params: PublishedCount | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,7 +69,7 @@ class ModelArchitecture:
     gate_dtype: Dtype | None = None
     other_params: int = 0
     d_expert: int = 0
-    published: PublishedCounts = PublishedCounts()
+    published: PublishedCounts = NOT_PUBLISHED
     sources: tuple[str, ...] = ()
     note: str = ""
 
@@ -369,6 +340,7 @@ def _set_fields(value: Any) -> list[tuple[dataclasses.Field[Any], Any]]:
 
 
 def _plain(value: Any) -> Any:
+    """A field as YAML has it: formats by name, parts as mappings of what is not at its default."""
     if isinstance(value, Dtype):
         return value.name
     if isinstance(value, tuple):

@@ -1,0 +1,109 @@
+"""The copies that bring experts into slots of HBM, written hop by hop into a recorder.
+
+Which slot, and which op read it last, is decided in `offload.memory`. Nothing here may know time.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from offload.ops import Lane, OpKind, Work
+from offload.recorder import Recorder
+from offload.runs import run_work
+
+__all__ = ["Copies", "CopyWriter", "Target"]
+
+
+class Copies(NamedTuple):
+    """What moving one expert costs, by stage of its way: storage, link, within HBM (None: not taken)."""
+
+    disk: Work | None
+    fetch: Work
+    stage: Work | None
+
+
+class Target(NamedTuple):
+    """Where a copy puts an expert. `slot`: -1 is the staging area; `reader`: the op that read the slot last, -1 none.
+
+    `fills`: the slot holds nothing that HBM was taken for. `ahead`: the expert is brought before its gate has run.
+    """
+
+    layer: int
+    expert: int
+    slot: int
+    step: int
+    reader: int
+    fills: bool
+    ahead: bool
+
+
+class CopyWriter:
+    """Writes what brings one expert, or a run of them: a read of storage, a copy over the link, one within HBM.
+
+    `places`: the layer of the model, by MoE layer. With `copies.disk` every fetch is preceded by a read into one of
+    `n_host_buffers` pinned host buffers, which the copy before that many must have emptied.
+    """
+
+    def __init__(
+        self, recorder: Recorder, copies: Copies, expert_bytes: int, places: Sequence[int], n_host_buffers: int
+    ) -> None:
+        self._recorder, self._copies, self._expert_bytes, self._places = recorder, copies, expert_bytes, places
+        self._last_fetches = deque([-1] * n_host_buffers, maxlen=n_host_buffers)  # by host buffer, the oldest first
+        self._run_works: dict[int, tuple[Work, Work | None, Work]] = {}
+
+    def live_ops(self) -> tuple[int, ...]:
+        """The copies that a later read of storage may have to wait for; -1 is none."""
+        return tuple(self._last_fetches)
+
+    def fetch(self, to: Target, bits: float | None) -> tuple[int, int]:
+        """One expert over the link, out of storage if it lives there; `bits` of a parameter, None as it is stored.
+
+        Returns the first and the last op of it, which follow one another.
+        """
+        read, work = -1, self._copies.fetch
+        if self._copies.disk is not None:
+            aside = to._replace(slot=-1, fills=False)
+            read = self._copy(Lane.DISK, self._copies.disk, aside, self._last_fetches[0], -1)
+        if bits is not None:
+            work = work._replace(copy_bytes=int(work.copy_bytes * bits / work.weight_bits), weight_bits=bits)
+        last = self._copy(Lane.H2D, work, to, to.reader, read)
+        self._last_fetches.append(last)
+        return (last if read < 0 else read), last
+
+    def stage(self, work: Work, to: Target, landed: int) -> int:
+        """One expert within HBM, once op `landed` has brought it there."""
+        return self._copy(Lane.H2D, work, to, landed, to.reader)
+
+    def fetch_run(self, to: Target, n: int) -> tuple[int, int]:
+        """`n` experts from that of `to` on, into as many slots from its on, by one op a hop; the first and last."""
+        fetch, stage, issue = self._works_of_run(n)
+        if stage is None:
+            first = ready = self._copy(Lane.H2D, fetch, to, to.reader, -1)
+        else:
+            first = self._copy(Lane.H2D, fetch, to._replace(slot=-1, fills=False), -1, -1)
+            ready = self._copy(Lane.H2D, stage, to, first, to.reader)
+        self._recorder.issue(Lane.HOST, issue, step=to.step, layer=self._places[to.layer])
+        self._last_fetches.append(first)
+        return first, ready
+
+    def _works_of_run(self, n: int) -> tuple[Work, Work | None, Work]:
+        """The copies of a run of `n`, and what the host does to issue all but the first of each."""
+        found = self._run_works.get(n)
+        if found is None:
+            stage = None if self._copies.stage is None else run_work(self._copies.stage, n)
+            n_more = (n - 1) * (1 if stage is None else 2)
+            found = run_work(self._copies.fetch, n), stage, Work(OpKind.ISSUE, n_copies=n_more)
+            self._run_works[n] = found
+        return found
+
+    def _copy(self, lane: Lane, work: Work, to: Target, one: int, other: int) -> int:
+        """Issue one copy after ops `one` and `other` (-1 none); it takes HBM where it fills."""
+        if one > other:
+            one, other = other, one
+        after = () if other < 0 else ((other,) if one < 0 or one == other else (one, other))
+        return self._recorder.issue(
+            lane, work, after, step=to.step, layer=self._places[to.layer], expert=to.expert, slot=to.slot,
+            hbm_acquired=self._expert_bytes * work.n_copies if to.fills else 0, priority=int(to.ahead),
+        )  # fmt: skip
