@@ -80,7 +80,7 @@ def test_a_count_changes_hands_where_a_sweep_of_every_value_says(
         (low + i, below, above) for i, (below, above) in enumerate(pairwise(told), start=1) if below[0] != above[0]
     ]
     assert len(expected) == n_changes
-    for n_scan in (5, 33):
+    for n_scan in (5, 33) if axis == "batch" else (5,):
         found = search(policies, axis, low, high, recipe, overrides, n_scan=n_scan)
         assert found.first == told[0][0]
         assert [(row.value, row.below, row.above) for row in found] == [(x, a[0], b[0]) for x, a, b in expected]

@@ -202,8 +202,12 @@ def test_fit_finds_the_dials_of_a_synthetic_trace() -> None:
     assert found.dials.layer_correlation == pytest.approx(0.3, abs=0.03)
     assert np.mean(found.dials.zipf_exponent) == pytest.approx(1.0, abs=0.1)
     assert all(abs(row.relative) < 0.03 for row in found.comparisons)
-    again = fit_dials(trace, np.random.default_rng(0), all_dials=False)
-    assert again.to_dict() == found.to_dict()
+
+
+def test_the_state_of_the_generator_fixes_a_fit() -> None:
+    trace = made(Dials(1.0, 0.4, 0.3), output_tokens=50)
+    first, again = (fit_dials(trace, np.random.default_rng(0)).to_dict() for _ in range(2))
+    assert first == again
 
 
 def test_fit_of_an_encoder_decoder_gives_dials_for_all_its_layers() -> None:
