@@ -70,15 +70,18 @@ def decode(
     cache: ResidentSet | None = None,
     disk: bool = False,
     static_bytes: int = 0,
+    compiled: bool | None = None,
 ) -> Decoded:
     """Write the schedule of `steps` under `policy`, as `execution` runs it: `decode_stream`, all parts in one.
 
     `n_buffers`: transient expert slots; `cache`: slots beside them; `disk`: experts live on storage;
-    `static_bytes`: HBM in use throughout, what a warm cache holds not counted. Raises `CapacityExceeded` when the
-    experts of one block do not fit `n_buffers`, `InvalidInput` when the policy fetches for a block that has run or
-    an expert or block that does not exist.
+    `static_bytes`: HBM in use throughout, what a warm cache holds not counted; `compiled` as of `DecodeStream`.
+    Raises `CapacityExceeded` when the experts of one block do not fit `n_buffers`, `InvalidInput` when the policy
+    fetches for a block that has run or an expert or block that does not exist.
     """
-    stream = DecodeStream(model, steps, policy, execution, n_buffers=n_buffers, cache=cache, disk=disk)
+    stream = DecodeStream(
+        model, steps, policy, execution, n_buffers=n_buffers, cache=cache, disk=disk, compiled=compiled
+    )
     schedule = assemble(stream, static_bytes + stream.warm_bytes)
     return Decoded(schedule, *stream.lookups[Phase.DECODE], *stream.lookups[Phase.PREFILL])
 

@@ -69,7 +69,7 @@ class Schedule:
     cancelled_by: NDArray[np.int32]
     works: tuple[Work, ...]
     static_bytes: int = 0
-    digest: str = field(init=False)
+    _digest: str = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         for name, dtype in COLUMNS.items():
@@ -77,9 +77,16 @@ class Schedule:
             array.flags.writeable = False
             object.__setattr__(self, name, array)
         self._check()
-        digest = ScheduleDigest()
-        digest.update({name: getattr(self, name) for name in COLUMNS}, self.works)
-        object.__setattr__(self, "digest", digest.of(self.static_bytes))
+        object.__setattr__(self, "_digest", "")
+
+    @property
+    def digest(self) -> str:
+        """16 hex digits of the SHA-256 of all columns and costs (`ScheduleDigest`), taken when first asked for."""
+        if not self._digest:
+            seen = ScheduleDigest()
+            seen.update({name: getattr(self, name) for name in COLUMNS}, self.works)
+            object.__setattr__(self, "_digest", seen.of(self.static_bytes))
+        return self._digest
 
     def _check(self) -> None:
         n = len(self.lane)
@@ -193,4 +200,4 @@ def _works_from_json(rows: list[list[Any]]) -> tuple[Work, ...]:
     return tuple(Work(OpKind(row[0]), tuple(Gemm(*gemm) for gemm in row[1]), *row[2:]) for row in rows)
 
 
-assert {f.name for f in fields(Schedule)} - {"works", "static_bytes", "digest"} == set(COLUMNS)
+assert {f.name for f in fields(Schedule)} - {"works", "static_bytes", "_digest"} == set(COLUMNS)

@@ -15,6 +15,7 @@ from offload.ops import Gemm, OpKind, Work
 from traces.model.architecture import Attention, LayerStack, LinearMixer, ModelArchitecture
 
 __all__ = [
+    "attention_rates",
     "cross_attention_work",
     "dense_ffn_work",
     "expert_copy_work",
@@ -38,6 +39,11 @@ def self_attention_work(model: ModelArchitecture, stack: LayerStack, n_tokens: i
     return mixer_work(model, stack.attention, n_tokens, kv_tokens, pairs)
 
 
+def attention_rates(model: ModelArchitecture, attention: Attention) -> tuple[int, int, float]:
+    """FLOP of the scores and values of a query-key pair; numbers in the KV cache of a token, and bytes of each."""
+    return attention.score_flop_per_pair, attention.kv_elements_per_token, model.stored_kv_dtype.bytes_per_param
+
+
 def mixer_work(
     model: ModelArchitecture,
     mixer: Attention | LinearMixer,
@@ -55,8 +61,9 @@ def mixer_work(
     if isinstance(mixer, LinearMixer):
         flop, moved = n_tokens * mixer.flop_per_token, 2 * n_sequences * mixer.state_elements * 4.0
     else:
-        flop = pairs * mixer.score_flop_per_pair + context_pairs * mixer.index_flop_per_pair
-        moved = kv_tokens * mixer.kv_elements_per_token * model.stored_kv_dtype.bytes_per_param
+        per_pair, elements, element_bytes = attention_rates(model, mixer)
+        flop = pairs * per_pair + context_pairs * mixer.index_flop_per_pair
+        moved = kv_tokens * elements * element_bytes
     stored = model.stored_attention_dtype
     return Work(
         OpKind.SELF_ATTENTION,
@@ -77,6 +84,7 @@ def cross_attention_work(
     `new_memory_tokens`: encoder outputs whose keys and values are projected now (first decode step only).
     """
     attention = stack.attention
+    per_pair, elements, element_bytes = attention_rates(model, attention)
     query, key, value, output = attention.gemm_shapes(model.d_model)
     gemms = [Gemm(n_tokens, *query), Gemm(n_tokens, *output)]
     if new_memory_tokens:
@@ -87,8 +95,8 @@ def cross_attention_work(
         model.compute_format(model.stored_attention_dtype),
         model.stored_attention_dtype.bits,
         flop_compute=model.stored_activation_dtype.name,
-        flop=kv_tokens * attention.score_flop_per_pair,
-        hbm_bytes=int(kv_tokens * attention.kv_elements_per_token * model.stored_kv_dtype.bytes_per_param),
+        flop=kv_tokens * per_pair,
+        hbm_bytes=int(kv_tokens * elements * element_bytes),
     )
 
 

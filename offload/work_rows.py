@@ -22,6 +22,7 @@ class Works:
     def __init__(self, model: ModelArchitecture, slots_bytes: int) -> None:
         self._model, self._slots_bytes = model, slots_bytes
         self._made: dict[Hashable, Work] = {}
+        self._rates: dict[int, tuple[int, int, float]] = {}
 
     def _once(self, key: Hashable, make: Callable[[], Work]) -> Work:
         found = self._made.get(key)
@@ -30,12 +31,24 @@ class Works:
         return found
 
     def self_attention(self, stack: LayerStack, n_tokens: int, kv_tokens: int, pairs: int) -> Work:
-        """Not kept: in a long sequence every step has one of its own."""
-        return work.self_attention_work(self._model, stack, n_tokens, kv_tokens, pairs)
+        """Only its GEMMs are kept: in a long sequence every step has a context of its own."""
+        key = ("self", id(stack), n_tokens)
+        alike = self._once(key, lambda: work.self_attention_work(self._model, stack, n_tokens, 0, 0))
+        return self._of_context(alike, stack, kv_tokens, pairs)
 
     def cross_attention(self, stack: LayerStack, n_tokens: int, memory: int, fresh: int) -> Work:
-        """Not kept either: `memory` encoder outputs read, `fresh` of them projected now."""
-        return work.cross_attention_work(self._model, stack, n_tokens, memory, fresh)
+        """The same: `memory` encoder outputs read, `fresh` of them projected now."""
+        key = ("cross", id(stack), n_tokens, fresh)
+        alike = self._once(key, lambda: work.cross_attention_work(self._model, stack, n_tokens, 0, fresh))
+        return self._of_context(alike, stack, memory, memory)
+
+    def _of_context(self, alike: Work, stack: LayerStack, kv_tokens: int, pairs: int) -> Work:
+        """`alike` over a context: what it reads of the KV cache and the arithmetic of its scores."""
+        rates = self._rates.get(id(stack))
+        if rates is None:
+            rates = self._rates[id(stack)] = work.attention_rates(self._model, stack.attention)
+        per_pair, elements, element_bytes = rates
+        return alike._replace(flop=pairs * per_pair, hbm_bytes=int(kv_tokens * elements * element_bytes))
 
     def gate(self, n_tokens: int) -> Work:
         """The gate over `n_tokens`."""

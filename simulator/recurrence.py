@@ -32,18 +32,18 @@ HOST = -2
 Walked = tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.int64], NDArray[np.float64]]
 
 
-def simulate(schedule: Schedule, costs: Costs, modes: Modes = FIFO) -> Timeline:
-    """Start and end of every op; `costs` as for `des.simulate`.
+def simulate(schedule: Schedule, costs: Costs, modes: Modes = FIFO, *, small: bool | None = None) -> Timeline:
+    """Start and end of every op; `costs` as for `des.simulate`, `small` as of `walk_on`.
 
     HBM is not checked: `Timeline.hbm_events` has its level. Raises `InvalidInput` for times that are negative, not
     finite or of another length: compiled code would read past the end.
     """
     modes.require_fifo()
-    start_s, end_s, _, _ = walked(schedule, costs)
+    start_s, end_s, _, _ = walked(schedule, costs, small=small)
     return Timeline(schedule, start_s, end_s, "recurrence")
 
 
-def walked(schedule: Schedule, costs: Costs) -> Walked:
+def walked(schedule: Schedule, costs: Costs, *, small: bool | None = None) -> Walked:
     """Of every op, (n_ops,): start, end, what its start waited for, and when the host was done with it.
 
     What bound it is the op whose end it was, `HOST`, or -1; at a tie the first of lane, host, dependencies as listed.
@@ -51,7 +51,7 @@ def walked(schedule: Schedule, costs: Costs) -> Walked:
     """
     check_costs(schedule, costs)
     columns = {name: getattr(schedule, name) for name in ("lane", "cost", "dep_ptr", "dep")}
-    return walk_on(columns, costs, np.zeros(len(Lane)), np.zeros(0))
+    return walk_on(columns, costs, np.zeros(len(Lane)), np.zeros(0), small=small)
 
 
 def walk_on(

@@ -183,13 +183,16 @@ def _route(
     rng: np.random.Generator,
 ) -> None:
     """Fill `ranks` (n_tokens, n_layers, top_k) in chunks, so that random numbers take bounded memory."""
-    fill = _fill if ranks.size <= _SMALL_CELLS else _compiled_fill()
     n_tokens, n_layers, top_k = ranks.shape
+    rows = max(1, _CHUNK_DRAWS // (2 * top_k * n_layers))
+    if top_k == 1 and not dials.layer_correlation and not dials.sequence_affinity and n_tokens <= rows:
+        _fill_alone(ranks[:, :, 0], sequence, rng.random((*ranks.shape, 2))[:, :, 0], popularity, dials)
+        return
+    fill = _fill if ranks.size <= _SMALL_CELLS else _compiled_fill()
     n_kept = AFFINITY_TOKENS if dials.sequence_affinity else 1
     history = np.zeros((n_sequences, n_kept, n_layers, top_k), dtype=np.int16)
     seen = np.zeros(n_sequences, dtype=np.int64)
     chances = (dials.repeat_probability, dials.layer_correlation, dials.sequence_affinity)
-    rows = max(1, _CHUNK_DRAWS // (2 * top_k * n_layers))
     for start in range(0, n_tokens, rows):
         part = ranks[start : start + rows]
         draws = rng.random((*part.shape, 2))
@@ -239,6 +242,26 @@ def _name_experts(experts: NDArray[np.int16], by_rank: NDArray[np.int16]) -> Non
     names = np.concatenate((by_rank, pads), axis=1)  # the last column answers index -1
     for layer in range(experts.shape[1]):
         experts[:, layer] = names[layer][experts[:, layer]]
+
+
+def _fill_alone(
+    ranks: NDArray[np.int16],  # [T, L], written
+    sequence: NDArray[np.int32],  # [T]
+    draws: NDArray[np.float64],  # [T, L, 2] in [0, 1)
+    popularity: NDArray[np.float64],  # [L, n_active + 1], cumulative
+    dials: Dials,
+) -> None:
+    """`_fill` of one expert a token that repeats the token before or is drawn by popularity: no loop over tokens."""
+    for layer, edges in enumerate(popularity):
+        place = np.searchsorted(edges[1:], draws[:, layer, 1], side="right")
+        ranks[:, layer] = np.minimum(place, len(edges) - 2)
+    if dials.repeat_probability:
+        order = np.argsort(sequence, kind="stable")
+        repeats = draws[order, :, 0] < dials.repeat_probability
+        repeats[np.flatnonzero(np.diff(sequence[order], prepend=-1))] = False  # nothing to repeat
+        source = np.where(repeats, 0, np.arange(len(order))[:, None])
+        np.maximum.accumulate(source, axis=0, out=source)
+        ranks[order] = np.take_along_axis(ranks[order], source, axis=0)
 
 
 @cache

@@ -194,8 +194,11 @@ def capture(
     return capture_request(request(model, hw, trace, policy, cache=cache, expert_tier=expert_tier))
 
 
-def capture_request(asked: Request) -> Captured:
-    """Write the schedule of a request. Raises `CapacityExceeded` when the experts of one block do not fit."""
+def capture_request(asked: Request, *, compiled: bool | None = None) -> Captured:
+    """Write the schedule of a request; `compiled` as of `offload.decode.DecodeStream`.
+
+    Raises `CapacityExceeded` when the experts of one block do not fit.
+    """
     decoded = decode(
         asked.model,
         asked.trace.steps(),
@@ -205,6 +208,7 @@ def capture_request(asked: Request) -> Captured:
         cache=resident_set(asked),
         disk=asked.expert_tier == "ssd",
         static_bytes=asked.plan.static_bytes,
+        compiled=compiled,
     )
     return Captured(asked, decoded)
 
@@ -259,11 +263,25 @@ def _brings_what_is_asked(policy: Policy) -> bool:
     return plain and (policy.prefetch is no_prefetch or isinstance(policy.prefetch, SelectedAhead))
 
 
+_CELLS = 1 << 18
+"""Routing cells (tokens x layers x top_k) looked through at a time, or one forward pass."""
+
+
 def _demands(asked: Request) -> Iterator[list[int]]:
     """The experts of every (step, layer) of the trace that has any, as keys, ascending."""
-    n_experts = asked.model.n_experts
-    for step in asked.trace.steps():
-        for layer in range(asked.model.n_moe_layers):
-            chosen = np.unique(step.experts[:, layer])
-            if chosen.size and chosen[-1] >= 0:
-                yield (chosen[chosen >= 0].astype(np.int64) + layer * n_experts).tolist()
+    trace, n_layers, n_experts = asked.trace, asked.model.n_moe_layers, asked.model.n_experts
+    begins = np.append(True, np.diff(trace.step) != 0)
+    i_pass, edges = np.cumsum(begins), np.append(np.flatnonzero(begins), trace.n_tokens)
+    start = 0
+    while start < trace.n_tokens:  # whole passes, some hundred thousand cells at a time
+        room = start + max(1, _CELLS // (n_layers * trace.top_k))
+        stop = int(edges[max(np.searchsorted(edges, room, side="right") - 1, np.searchsorted(edges, start) + 1)])
+        experts = trace.experts[start:stop]
+        first = (i_pass[start:stop, None] * n_layers + np.arange(n_layers)) * n_experts  # (n_tokens, n_layers)
+        keys = np.unique((first[:, :, None] + experts)[experts >= 0])
+        ends = np.append(np.flatnonzero(np.diff(keys // n_experts)) + 1, len(keys)).tolist()
+        named, last = (keys % (n_layers * n_experts)).tolist(), 0
+        for end in ends if named else ():
+            yield named[last:end]
+            last = end
+        start = stop

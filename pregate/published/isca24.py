@@ -17,20 +17,23 @@ from pathlib import Path
 
 import numpy as np
 
+from hwmodels.cost import price
 from hwmodels.platform import Platform
+from offload import metrics
+from offload.footprint import Workload, measure_workload
 from offload.memory import CapacityExceeded
 from offload.policies import PRESETS
 from offload.policy import Cache
 from pregate.api import synthesize
-from pregate.ask.capture import Captured, capture
-from pregate.ask.simulation import SimulationResult, interpret
+from pregate.ask.capture import Captured, Request, capture_request, check_trace, request
+from simulator import recurrence
 from traces.documents import NUMBER, read_text
 from traces.errors import InvalidFile, InvalidInput, unknown_name
 from traces.model.architecture import ModelArchitecture, load_architecture
 from traces.routing import Phase, RoutingTrace
 from traces.synthesis import Dials
 
-__all__ = ["COLUMNS", "Activation", "Row", "RowPrediction", "Workbench", "read_rows"]
+__all__ = ["COLUMNS", "MANY_SCHEDULES", "Activation", "Row", "RowPrediction", "Timed", "Workbench", "read_rows"]
 
 COLUMNS = (
     "model", "design", "batch", "forced_active_experts", "cache_policy", "cache_ratio", "expert_tier",
@@ -99,6 +102,11 @@ class Row:
         )  # fmt: skip
 
     @property
+    def is_timed(self) -> bool:
+        """Whether it states something of a run, and not of memory or routing alone."""
+        return self.metric in ("moe_layer_latency", "throughput", "cache_hit_rate")
+
+    @property
     def natural_batch(self) -> bool:
         """Whether it depends on how the sequences of a batch share experts, which nobody published."""
         return self.batch > 1 and not self.forced_active
@@ -162,19 +170,37 @@ def _parse_row(cells: list[str], where: str) -> Row:
     return row
 
 
-class Workbench:
-    """Predicts rows on one platform; traces and schedules that several rows share are made once."""
+MANY_SCHEDULES = 24
+"""Configurations that are timed by compiled code: in Python they take longer than that takes to load."""
 
-    def __init__(self, platform: Platform, activation: Activation, seed: int = 0) -> None:
-        self.platform, self.activation, self.seed = platform, activation, seed
+
+@dataclass(frozen=True, slots=True)
+class Timed:
+    """What the rows of one configuration state of its run."""
+
+    moe_layer_latency_s: float
+    tokens_per_s: float
+    hit_rate: float
+
+
+class Workbench:
+    """Predicts rows on one platform; what several rows share is made once, and no schedule where memory is asked for.
+
+    `compiled`: whether schedules are written and timed by compiled code, None: the large ones.
+    """
+
+    def __init__(
+        self, platform: Platform, activation: Activation, seed: int = 0, *, compiled: bool | None = None
+    ) -> None:
+        self.platform, self.activation, self.seed, self.compiled = platform, activation, seed, compiled
         self._captured: dict[tuple[object, ...], Captured] = {}
-        self._results: dict[tuple[object, ...], SimulationResult] = {}
+        self._timed: dict[tuple[object, ...], Timed] = {}
         self._models: dict[str, ModelArchitecture] = {}
-        self._traces: dict[tuple[str, int, int], RoutingTrace] = {}
+        self._traces: dict[tuple[str, int, int], tuple[RoutingTrace, Workload]] = {}
 
     def on(self, platform: Platform) -> Workbench:
         """The same workload on another platform: schedules are kept where the plan of HBM is the same."""
-        other = Workbench(platform, self.activation, self.seed)
+        other = Workbench(platform, self.activation, self.seed, compiled=self.compiled)
         if platform.constant("reserve_bytes") == self.platform.constant("reserve_bytes"):
             other._captured = self._captured
         other._models, other._traces = self._models, self._traces
@@ -194,37 +220,50 @@ class Workbench:
         model = self._model(row.model)
         match row.metric:
             case "max_active_experts":
-                return float(self._capture(model, row).workload.n_active)
+                return float(self._request(model, row).workload.n_active)
             case "peak_gpu_memory":
                 return self._peak_memory(model, row)
             case "moe_layer_latency":
-                return self._result(model, row).moe_layer_latency_s * 1e3
+                return self._run(model, row).moe_layer_latency_s * 1e3
             case "throughput":
-                return self._result(model, row).tokens_per_s
+                return self._run(model, row).tokens_per_s
             case _:
-                return self._result(model, row).hit_rate
+                return self._run(model, row).hit_rate
 
     def _model(self, name: str) -> ModelArchitecture:
         if name not in self._models:
             self._models[name] = load_architecture(name)
         return self._models[name]
 
-    def _result(self, model: ModelArchitecture, row: Row) -> SimulationResult:
+    def _run(self, model: ModelArchitecture, row: Row) -> Timed:
         key = row.configuration
-        if key not in self._results:
-            self._results[key] = interpret(self._capture(model, row), self.platform, "recurrence", with_intervals=False)
-        return self._results[key]
+        if key not in self._timed:
+            captured = self._capture(model, row)
+            decoded, small = captured.decoded, None if self.compiled is None else not self.compiled
+            costs = price(decoded.schedule.works, self.platform)
+            timeline = recurrence.simulate(decoded.schedule, costs, small=small)
+            self._timed[key] = Timed(
+                metrics.moe_layer_latency_s(timeline, metrics.decode_steps(captured.trace)),
+                captured.workload.n_output_tokens / timeline.makespan_s,
+                decoded.n_hits / decoded.n_lookups if decoded.n_lookups else 0.0,
+            )
+        return self._timed[key]
 
     def _capture(self, model: ModelArchitecture, row: Row) -> Captured:
         key = row.configuration
         if key not in self._captured:
-            cache = None
-            if row.cache_ratio and row.cache_policy != "none":
-                cache = Cache(EVICTIONS[row.cache_policy], ratio=row.cache_ratio, warm=True)
-            self._captured[key] = capture(
-                model, self.platform, self._trace(model, row), row.design, cache=cache, expert_tier=row.expert_tier
-            )
+            self._captured[key] = capture_request(self._request(model, row), compiled=self.compiled)
         return self._captured[key]
+
+    def _request(self, model: ModelArchitecture, row: Row) -> Request:
+        """What the row's configuration asks of memory."""
+        cache = None
+        if row.cache_ratio and row.cache_policy != "none":
+            cache = Cache(EVICTIONS[row.cache_policy], ratio=row.cache_ratio, warm=True)
+        trace, workload = self._trace(model, row)
+        return request(
+            model, self.platform, trace, row.design, cache=cache, expert_tier=row.expert_tier, workload=workload
+        )
 
     def _peak_memory(self, model: ModelArchitecture, row: Row) -> float:
         """As the authors counted it: the pre-gated run's peak with its expert buffers exchanged for the design's.
@@ -232,7 +271,7 @@ class Workbench:
         Buffers (infer_peak_mem.py of their code): 2 x most active experts for pregate, once that for on_demand,
         all experts of two layers for prefetch_all, all experts of the *decoder* for gpu_only.
         """
-        pregated = self._capture(model, dataclasses.replace(row, design="pregate"))
+        pregated = self._request(model, dataclasses.replace(row, design="pregate"))
         active = pregated.workload.n_active
         decoder_layers = model.n_moe_layers - model.n_encoder_moe_layers
         held = {
@@ -243,14 +282,16 @@ class Workbench:
         }
         return float(pregated.plan.static_bytes + held[row.design] * model.expert_bytes)
 
-    def _trace(self, model: ModelArchitecture, row: Row) -> RoutingTrace:
+    def _trace(self, model: ModelArchitecture, row: Row) -> tuple[RoutingTrace, Workload]:
         key = (row.model, row.batch, row.forced_active)
         if key not in self._traces:
-            self._traces[key] = (
+            trace = (
                 synthesize(model, INPUT_TOKENS, OUTPUT_TOKENS, row.batch, n_active=row.forced_active)
                 if row.forced_active
                 else natural_routing(model, row.batch, self.activation, self.seed)
             )
+            check_trace(model, trace)
+            self._traces[key] = trace, measure_workload(model, trace.steps())
         return self._traces[key]
 
 

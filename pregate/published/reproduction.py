@@ -14,7 +14,7 @@ import numpy as np
 
 from hwmodels.platform import Platform, load_platform
 from pregate.ask.simulation import to_dataframe
-from pregate.published.isca24 import COLUMNS, Activation, RowPrediction, Workbench, read_rows
+from pregate.published.isca24 import COLUMNS, MANY_SCHEDULES, Activation, RowPrediction, Workbench, read_rows
 from pregate.published.isca24_fit import ASSUMPTIONS, FIT_ROWS, HARDWARE, STACK
 from traces.errors import unknown_name
 
@@ -145,9 +145,11 @@ def reproduce(
         raise unknown_name("experiment", experiment, EXPERIMENTS)
     platform = load_platform(HARDWARE, STACK)
     activation = published_activation(platform)
-    bench = Workbench(platform, activation, seed)
+    wanted = read_rows(Path(rows) if rows is not None else PUBLISHED_ROWS)
+    many = len({row.configuration for row in wanted if row.is_timed}) >= MANY_SCHEDULES
+    bench = Workbench(platform, activation, seed, compiled=True if many else None)
     predictions = []
-    for row in read_rows(Path(rows) if rows is not None else PUBLISHED_ROWS):
+    for row in wanted:
         if progress is not None:
             progress(row.name)
         predictions += bench.predict([row])
