@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import re
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +23,17 @@ FP32_LANES_PER_SM = {
     "a100-pcie-40gb": 64,
     "v100-sxm2-16gb": 64,
     "t4": 64,
+    "rtx-2080-ti": 64,
+    "quadro-rtx-6000": 64,
+    "p100-pcie-16gb": 64,
 }
-"""fp32 lanes of a multiprocessor: 64 on Volta, Turing and GA100, 128 on all later ones and on CDNA 3."""
+"""fp32 lanes of a multiprocessor: 64 on GP100, Volta, Turing and GA100, 128 on all later ones, on GP102 and CDNA 3, on
+RDNA with dual issue, and on Apple's cores."""
+
+UNIFIED = tuple(name for name in hardware_names() if load_machine(name).link.name.startswith("unified-"))
+"""Machines whose accelerator and host share one memory, which the link stands for."""
+
+NOT_SOLD_ALONE_FOR_DOLLARS = {"rtx-4090d", "rtx-pro-6000"}
 
 
 @pytest.fixture
@@ -83,12 +93,26 @@ def test_narrower_formats_are_never_slower(name: str) -> None:
         assert peak["bf16"] == peak["fp16"]
 
 
-@pytest.mark.parametrize("name", hardware_names())
+@pytest.mark.parametrize("name", sorted({*hardware_names()} - {*UNIFIED}))
 def test_memory_is_slower_the_further_it_is_from_the_gpu(name: str) -> None:
     machine = load_machine(name)
     assert machine.storage.read_bytes_per_s < machine.link.h2d_bytes_per_s
     assert machine.link.h2d_bytes_per_s < machine.accelerator.hbm_bytes_per_s
     assert machine.host.dram_bytes_per_s < machine.accelerator.hbm_bytes_per_s
+
+
+@pytest.mark.parametrize("name", UNIFIED)
+def test_a_unified_machine_has_one_memory_and_a_copy_reads_and_writes_it(name: str) -> None:
+    machine = load_machine(name)
+    assert machine.host.dram_bytes_per_s == machine.accelerator.hbm_bytes_per_s
+    assert machine.accelerator.hbm_bytes <= machine.host.dram_bytes
+    assert machine.link.h2d_bytes_per_s == machine.link.d2h_bytes_per_s == machine.accelerator.hbm_bytes_per_s / 2
+    assert machine.link.pageable_h2d_bytes_per_s == machine.link.mapped_h2d_bytes_per_s == machine.link.h2d_bytes_per_s
+
+
+def test_unified_machines_are_those_that_people_run_models_on() -> None:
+    assert set(UNIFIED) == {"apple-m2-ultra", "apple-m3-ultra", "apple-m4-max", "dgx-spark", "strix-halo"}
+    assert {load_machine(name).link.name for name in ("gh200", "gb300")} == {"nvlink-c2c"}
 
 
 @pytest.mark.parametrize(
@@ -103,6 +127,11 @@ def test_memory_is_slower_the_further_it_is_from_the_gpu(name: str) -> None:
         ("rtx-4090", 1008e9, "bf16", 165.2e12),
         ("rtx-5090", 1792e9, "fp4", 1676e12),
         ("mi300x", 5325e9, "fp8", 2614.9e12),
+        ("rtx-5080", 960e9, "fp4", 900.5e12),
+        ("rtx-4080", 716.8e9, "fp16", 97.48e12),
+        ("rtx-pro-6000", 1792e9, "bf16", 503.8e12),
+        ("h800-sxm", 3352e9, "fp8", 1978.9e12),
+        ("rx-9070-xt", 640e9, "fp8", 389.3e12),
     ],
 )
 def test_headline_figures_are_the_datasheets(
@@ -126,7 +155,9 @@ def test_headline_figures_are_the_datasheets(
         ("h200-sxm", 143771),
         ("l4", 23034),
         ("l40s", 46068),
+        ("gb300", 275040),
         ("rtx-4090", 24564),
+        ("rtx-pro-6000", 97887),
         ("rtx-a6000", 49140),
         ("t4", 15360),
     ],
@@ -146,6 +177,56 @@ def test_host_memory_runs_at_the_speed_of_its_population(
     assert load_component("host", name).dram_bytes_per_s == pytest.approx(
         n_channels * mega_transfers_per_s * 1e6 * 8, rel=1e-9
     )
+
+
+SUM = re.compile(r"(\d+) (?:performance )?cores x (\d+) x ([\d.]+) GHz")
+CHANNELS = re.compile(r"(\d+) (?:channels )?x (\d+) MT/s x 8 bytes")
+
+
+@pytest.mark.parametrize("name", component_names("host"))
+def test_a_hosts_figures_are_the_arithmetic_of_their_notes(name: str) -> None:
+    """Cores x FLOP a cycle x base clock, and channels x rate x 8 bytes, wherever the file says so."""
+    host = load_component("host", name)
+    data = yaml.safe_load((SPECS / "hosts" / f"{name}.yaml").read_text(encoding="utf-8"))
+    peak = SUM.search(data["peak_flop_per_s"].get("note", ""))
+    if peak is not None:
+        n_cores, flop, ghz = peak.groups()
+        assert host.peak_flop_per_s == pytest.approx(int(n_cores) * int(flop) * float(ghz) * 1e9, rel=1e-3)
+        assert int(n_cores) == host.n_cores or "performance" in peak.group()
+    memory = CHANNELS.search(data["dram_bytes_per_s"].get("note", ""))
+    if memory is not None:
+        n_channels, rate = memory.groups()
+        assert host.dram_bytes_per_s == pytest.approx(int(n_channels) * int(rate) * 1e6 * 8, rel=1e-3)
+    assert peak is not None or name.startswith(("core-", "laptop-13", "grace-", "dgx-spark"))
+
+
+@pytest.mark.parametrize(
+    ("slower", "faster"),
+    [
+        ("ryzen-5600x", "ryzen-9950x"),
+        ("ryzen-9950x3d", "ryzen-9950x3d-2dimm"),
+        ("ryzen-7950x-4dimm", "desktop-ddr5"),
+        ("threadripper-3960x", "threadripper-pro-3955wx"),
+        ("threadripper-pro-7975wx", "threadripper-pro-7975wx-5600"),
+        ("xeon-w9-3495x", "threadripper-pro-7975wx"),
+        ("epyc-7502", "epyc-9355"),
+        ("xeon-6430-2s", "xeon-6454s-2s"),
+    ],
+)
+def test_hosts_stand_in_the_order_of_their_channels_and_speed(slower: str, faster: str) -> None:
+    assert load_component("host", slower).dram_bytes_per_s < load_component("host", faster).dram_bytes_per_s
+
+
+@pytest.mark.parametrize(
+    "path",
+    [path for path in sorted(SPECS.glob("*/*.yaml")) if "read 2026-11-28" in path.read_text(encoding="utf-8")],
+    ids=lambda path: path.stem,
+)
+def test_a_new_source_says_whether_it_was_read(path: Path) -> None:
+    """A page says that it was read and whether it is the maker's; what was not found says so."""
+    for text in yaml.safe_load(path.read_text(encoding="utf-8"))["sources"].values():
+        assert "http" not in text or "read 2026" in text or "PCI-SIG" in text or "github.com" in text, text
+        assert "techpowerup.com" not in text or "secondary" in text
 
 
 def test_a_grace_reads_its_memory_at_least_as_fast_as_stream_has() -> None:
@@ -176,7 +257,12 @@ def test_every_component_loads_by_name(kind: str) -> None:
         assert load_component(kind, name).name == name
 
 
-@pytest.mark.parametrize("name", [name for name in hardware_names() if name.startswith("rtx-") and "-a" not in name])
+GEFORCE = [name for name in hardware_names() if name.startswith(("rtx-", "gtx-")) and "-a" not in name]
+
+
+@pytest.mark.parametrize(
+    "name", [name for name in GEFORCE if "mobile" not in name and name not in NOT_SOLD_ALONE_FOR_DOLLARS]
+)
 def test_geforce_cards_have_a_dated_launch_price(name: str) -> None:
     price = load_machine(name).quantities()["accelerator.price_usd"]
     assert price.date is not None
