@@ -18,10 +18,10 @@ def load_model(
     top_k: int | None = None,
     formats: Mapping[str, str] | None = None,
 ) -> ModelArchitecture:
-    """A model by name, YAML file or Hugging Face `config.json`; `dtype`, `top_k` replace the published ones.
+    """A model by name, YAML file, Hugging Face `config.json`, or its weights (`.gguf`), stored as these are.
 
-    `formats`: those of parts, `{"experts": "q4_k", "attention": "q8_0"}`, as `ModelArchitecture.with_formats` takes
-    them, in place of what `dtype` gives them. Raises `UnknownName` with the nearest name, `InvalidFile` or
+    `dtype`, `top_k` replace the published ones; `formats`: those of parts, `{"experts": "q4_k", "attention": "q8_0"}`, as
+    `ModelArchitecture.with_formats` takes them, in place of what `dtype` gives them. Raises `UnknownName` with the nearest name, `InvalidFile` or
     `InvalidInput`.
     """
     model = load_architecture(name)

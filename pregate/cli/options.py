@@ -23,7 +23,9 @@ class Format(StrEnum):
     csv = "csv"
 
 
-Model = Annotated[str, typer.Argument(help="Model name (`pregate models`), YAML file or Hugging Face config.json.")]
+Model = Annotated[
+    str, typer.Argument(help="Model name (`pregate models`), YAML file, Hugging Face config.json, or the model: .gguf.")
+]
 Hardware = Annotated[str, typer.Option("--hardware", help="Machine (`pregate hardware`) or YAML file.")]
 Stack = Annotated[str | None, typer.Option(help="Software stack; default: the one fitted on the machine.")]
 TraceFile = Annotated[Path | None, typer.Option("--trace", help="Routing trace; default: a synthetic one.")]

@@ -41,7 +41,8 @@ def architecture_names() -> tuple[str, ...]:
 
 
 def load_architecture(name_or_path: str | Path) -> ModelArchitecture:
-    """The architecture of that name, or in that file: `.yaml` and `.yml` are ours, `.json` is Hugging Face's.
+    """The architecture of that name, or in that file: `.yaml` and `.yml` are ours, `.json` is Hugging Face's, `.gguf`
+    the model itself.
 
     Raises `UnknownName` for a name that is not shipped, `InvalidFile` or `InvalidInput` for a bad file.
     """
@@ -50,6 +51,10 @@ def load_architecture(name_or_path: str | Path) -> ModelArchitecture:
         from traces.model.huggingface import from_huggingface_config  # every layout of every maker: on use
 
         return from_huggingface_config(path)
+    if path.suffix.lower() == ".gguf":
+        from traces.model.gguf_architecture import from_gguf
+
+        return from_gguf(path)
     if path.suffix not in (".yaml", ".yml"):
         if str(name_or_path) not in architecture_names():
             raise unknown_name("model", str(name_or_path), architecture_names())
