@@ -20,9 +20,9 @@ def load_model(
 ) -> ModelArchitecture:
     """A model by name, YAML file, Hugging Face `config.json`, or its weights (`.gguf`), stored as these are.
 
-    `dtype`, `top_k` replace the published ones; `formats`: those of parts, `{"experts": "q4_k", "attention": "q8_0"}`, as
-    `ModelArchitecture.with_formats` takes them, in place of what `dtype` gives them. Raises `UnknownName` with the nearest name, `InvalidFile` or
-    `InvalidInput`.
+    `dtype`, `top_k` replace the published ones; `formats` those of parts, as `ModelArchitecture.with_formats` takes
+    them (`{"experts": "q4_k", "attention": "q8_0"}`), in place of what `dtype` gives them. Raises `UnknownName` with
+    the nearest name, `InvalidFile` or `InvalidInput`.
     """
     model = load_architecture(name)
     if dtype is not None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from traces.errors import InvalidInput, unknown_name
 from traces.model.formats_by_part import parse_formats
+from traces.model.weights_files import is_weights
 
 if TYPE_CHECKING:
     from hwmodels.platform import Platform
@@ -147,13 +148,15 @@ def _require_consent(model: ModelArchitecture, output_tokens: int, batch: int, i
 
 
 def as_recorded(
-    model: ModelArchitecture, trace: RoutingTrace, dtype: str | None, formats: str | None = None
+    model: ModelArchitecture, trace: RoutingTrace, name: str, dtype: str | None, formats: str | None = None
 ) -> ModelArchitecture:
-    """The model with experts of the size that the trace recorded, unless a format was asked for."""
+    """The model with experts of the size that the trace recorded, unless a format was asked for, or the model `name` is
+    a file of weights.
+    """
     from pregate.ask.recorded_size import with_recorded_experts
 
     asked = dtype is not None or {"experts", "all"} & parse_formats(formats).keys()
-    return model if asked else with_recorded_experts(model, trace)
+    return model if asked or is_weights(name) else with_recorded_experts(model, trace)
 
 
 def listed(text: str) -> list[str]:

@@ -67,7 +67,7 @@ class Question:
             model, self.trace, batch=self.batch, input_tokens=self.input_tokens, output_tokens=self.output_tokens,
             active=self.active, seed=self.seed, popularity=self.popularity, yes=any_size or self.yes,
         )  # fmt: skip
-        return as_recorded(model, trace, self.dtype, self.formats), machine, trace
+        return as_recorded(model, trace, self.model, self.dtype, self.formats), machine, trace
 
 
 def asks(*without: str) -> Callable[[Callable[..., None]], Callable[..., None]]:

@@ -400,6 +400,16 @@ def test_the_command_line_takes_a_gguf_file(run: Run, tmp_path: Path) -> None:
     assert (status, told.count("\n")) == (2, 1)
 
 
+def test_experts_are_as_large_as_the_file_says_whatever_a_trace_recorded(run: Run, tmp_path: Path) -> None:
+    shipped, keys = load_architecture("qwen3-30b-a3b"), {"attention.head_count_kv": 4, "attention.key_length": 128}
+    path = header_of(tmp_path / "qwen.gguf", shipped, "qwen3moe", keys)
+    words = ("--trace", "qwen3-30b-a3b-phone", "--top-k", "6", "--hardware", "rtx-4090", "--format", "json")
+    status, out, _ = run("simulate", str(path), "--policy", "on_demand", *words)
+    assert status == 0
+    assert json.loads(out)["h2d_bytes"] % load_architecture(path).expert_bytes == 0
+    path.unlink()
+
+
 def header_of(path: Path, model: ModelArchitecture, family: str, keys: dict[str, Any]) -> Path:
     """A file as large as `model` whose weights are a hole: the tensors that llama.cpp's converters name, in q8_0."""
     d, f, e, attention = model.d_model, model.d_ff_expert, model.n_experts, model.decoder.attention

@@ -15,6 +15,7 @@ from traces.model.layer_stack import LayerStack, every_layer
 from traces.model.linear_mixer import LINEAR_KINDS, LinearMixer
 from traces.model.model_architecture import ModelArchitecture
 from traces.model.published_counts import PublishedCount, PublishedCounts
+from traces.model.weights_files import is_weights, read_weights
 
 __all__ = [
     "DTYPES",
@@ -51,10 +52,8 @@ def load_architecture(name_or_path: str | Path) -> ModelArchitecture:
         from traces.model.huggingface import from_huggingface_config  # every layout of every maker: on use
 
         return from_huggingface_config(path)
-    if path.suffix.lower() == ".gguf":
-        from traces.model.gguf_architecture import from_gguf
-
-        return from_gguf(path)
+    if is_weights(path):
+        return read_weights(path)
     if path.suffix not in (".yaml", ".yml"):
         if str(name_or_path) not in architecture_names():
             raise unknown_name("model", str(name_or_path), architecture_names())
