@@ -126,7 +126,12 @@ def parts_of(work: Work, figures: Figures) -> Parts:
             return Parts(work.n_copies * _issue_s(Work(OpKind.FETCH), figures))
         case OpKind.STEP:
             return Parts(constant("step_s"))
-        case OpKind.CPU_EXPERT:
+        case OpKind.HANDOVER:
+            moved_s = work.copy_bytes / figures.link_bytes_per_s("d2h")
+            return Parts(figures.copy_latency_s + constant("handover_s"), link_s=moved_s)
+        case OpKind.STREAM | OpKind.RETURN:
+            return Parts(figures.copy_latency_s, link_s=work.copy_bytes / figures.link_bytes_per_s("h2d"))
+        case OpKind.CPU_EXPERT | OpKind.CPU_LAYER:
             return _cpu_parts(work, figures)
         case _ if figures.gemm_tables:
             return _measured_parts(work, figures)
@@ -148,9 +153,9 @@ def _hbm_traffic_s(work: Work, figures: Figures) -> Number:
     match work.kind:
         case OpKind.STAGE:
             moved: float = 2 * work.copy_bytes
-        case OpKind.FETCH | OpKind.READBACK:
+        case OpKind.FETCH | OpKind.READBACK | OpKind.HANDOVER | OpKind.STREAM | OpKind.RETURN:
             moved = work.copy_bytes
-        case OpKind.WAIT | OpKind.STEP | OpKind.ISSUE | OpKind.DISK_READ | OpKind.CPU_EXPERT:
+        case OpKind.WAIT | OpKind.STEP | OpKind.ISSUE | OpKind.DISK_READ | OpKind.CPU_EXPERT | OpKind.CPU_LAYER:
             return 0.0
         case _:
             moved = work.weight_bytes + work.hbm_bytes
@@ -240,9 +245,18 @@ def _grouped_gemms_s(
 
 
 def _cpu_parts(work: Work, figures: Figures) -> Parts:
-    """One expert on the host: weights read from DRAM once, or arithmetic, both at `cpu_efficiency`."""
-    efficiency = figures.stack_constant("cpu_efficiency")
-    bytes_s = work.weight_bytes / (figures["host.dram_bytes_per_s"] * efficiency)
-    flop_s: Any = work.total_flop / (figures["host.peak_flop_per_s"] * efficiency)
-    compute_s, dram_s = longer(flop_s, bytes_s)
+    """A part of a layer on the host: what it reads of DRAM, or arithmetic, whichever takes longer.
+
+    It reads at a share of the DRAM rate of the sockets that the stack uses, and no faster than its cores take in.
+    """
+    rate = figures["host.dram_bytes_per_s"] * figures.stack_constant("cpu_efficiency")
+    n_sockets = figures.values.get("host.n_sockets")
+    if n_sockets is not None:
+        rate = rate * np.minimum(np.real(figures.stack_constant("cpu_sockets")) / n_sockets, 1.0)
+    cores = figures["host.n_cores"] * figures.stack_constant("cpu_core_bytes_per_s")
+    bytes_s = (work.weight_bytes + work.hbm_bytes) / np.where(np.real(cores) < np.real(rate), cores, rate)
+    gemm_flop = work.total_flop - work.flop
+    flop_s: Any = gemm_flop / figures.stack_constant("cpu_gemm_efficiency")
+    flop_s = flop_s + work.flop / figures.stack_constant("cpu_attention_efficiency")
+    compute_s, dram_s = longer(flop_s / figures["host.peak_flop_per_s"], bytes_s)
     return Parts(compute_s=compute_s, dram_s=dram_s)

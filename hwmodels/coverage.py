@@ -21,6 +21,7 @@ COVERED = 0.9
 _UNFITTED = {
     OpKind.DISK_READ: ("storage_efficiency", "storage"),
     OpKind.CPU_EXPERT: ("cpu_efficiency", "experts on the CPU"),
+    OpKind.CPU_LAYER: ("cpu_efficiency", "layers on the CPU"),
 }
 """Kinds of op whose time rests on a constant of their own, which a fit may not have."""
 

@@ -40,6 +40,7 @@ FIELDS: dict[str, dict[str, Field]] = {
         "dram_bytes_per_s": Field("bandwidth"),
         "n_cores": Field("count"),
         "peak_flop_per_s": Field("compute"),
+        "n_sockets": Field("count", optional=True),
     },
     "link": {
         "h2d_bytes_per_s": Field("bandwidth"),

@@ -44,7 +44,7 @@ class Accelerator:
 
 @dataclass(frozen=True, slots=True)
 class Host:
-    """Host processors (all sockets) and their DRAM: `peak_flop_per_s` is fp32 at the base clock.
+    """Host processors (all sockets) and their DRAM: `peak_flop_per_s` is fp32 at the base clock; `n_sockets` None: one.
 
     Raises `InvalidInput` for a figure that is not finite and above 0.
     """
@@ -55,6 +55,7 @@ class Host:
     n_cores: int
     peak_flop_per_s: float
     sources: Mapping[str, Quantity]
+    n_sockets: int | None = None
 
     def __post_init__(self) -> None:
         _check("host", self)

@@ -34,6 +34,11 @@ CONSTANTS: dict[str, str] = {
     "storage_efficiency": "ratio",
     "cpu_efficiency": "ratio",
     "dequant_efficiency": "ratio",
+    "cpu_gemm_efficiency": "ratio",
+    "cpu_attention_efficiency": "ratio",
+    "cpu_core_bytes_per_s": "bandwidth",
+    "cpu_sockets": "count",
+    "handover_s": "time",
     "reserve_bytes": "size",
 }
 """Constants a stack owns, by dimension.
@@ -42,7 +47,11 @@ launch_s: host time to launch a kernel. kernel_s: device time of a kernel beyond
 dependent launch). sync_s: host time to wake up from a blocking wait. step_s: host time once a forward pass.
 copy_issue_s, copy_latency_s: host time and fixed device time of one copy. The efficiencies: achieved over
 claimed rate; dequant_efficiency: of the memory rate, where weights of 4 bits are unpacked (`Figures.read_bits`).
-reserve_bytes: HBM taken by context, libraries and workspaces."""
+Of what the host computes: cpu_efficiency is that of reading weights, keys and values from DRAM,
+cpu_gemm_efficiency and cpu_attention_efficiency are of its peak rate; cpu_core_bytes_per_s: what one core takes in at
+most, unpacking included; cpu_sockets: whose memory it reads at full rate, at most those that there are; handover_s:
+waking its threads with the activations of a layer, and collecting their results. reserve_bytes: HBM taken by context,
+libraries and workspaces."""
 
 BACKEND_STACKS: dict[str, tuple[str, ...]] = {"cpu": ("threads",), "cuda": ("pytorch-eager", "streams")}
 """The stacks that each back end of the runtime is: microbenchmarks measure these and no other."""

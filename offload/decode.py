@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import chain
 
 import numpy as np
@@ -19,10 +20,12 @@ from offload import work
 from offload.copies import Copies
 from offload.execution import Execution
 from offload.fast.decode_compiled import CompiledLoop, is_compilable
+from offload.host_side import HostSide
 from offload.memory import ExpertMemory
 from offload.mixing import mixing_works
 from offload.moe_blocks import Blocks, PassWorks, Union
 from offload.ops import Lane, OpKind, Work
+from offload.placement import Placed, place
 from offload.policy import Decisions, Fetch, Policy, RunFacts, no_prefetch
 from offload.recorder import Part, Recorder, assemble
 from offload.residency import ResidentSet, count_slots
@@ -71,16 +74,18 @@ def decode(
     disk: bool = False,
     static_bytes: int = 0,
     compiled: bool | None = None,
+    placed: Placed | None = None,
 ) -> Decoded:
     """Write the schedule of `steps` under `policy`, as `execution` runs it: `decode_stream`, all parts in one.
 
     `n_buffers`: transient expert slots; `cache`: slots beside them; `disk`: experts live on storage;
-    `static_bytes`: HBM in use throughout, what a warm cache holds not counted; `compiled` as of `DecodeStream`.
-    Raises `CapacityExceeded` when the experts of one block do not fit `n_buffers`, `InvalidInput` when the policy
-    fetches for a block that has run or an expert or block that does not exist.
+    `static_bytes`: HBM in use throughout, what a warm cache holds not counted; `compiled` as of `DecodeStream`;
+    `placed`: the policy's placement of this model (None: as `place` has it without a popularity). Raises
+    `CapacityExceeded` when the experts of one block do not fit `n_buffers`, `InvalidInput` when the policy fetches for
+    a block that has run or an expert or block that does not exist.
     """
     stream = DecodeStream(
-        model, steps, policy, execution, n_buffers=n_buffers, cache=cache, disk=disk, compiled=compiled
+        model, steps, policy, execution, n_buffers=n_buffers, cache=cache, disk=disk, compiled=compiled, placed=placed
     )
     schedule = assemble(stream, static_bytes + stream.warm_bytes)
     return Decoded(schedule, *stream.lookups[Phase.DECODE], *stream.lookups[Phase.PREFILL])
@@ -105,13 +110,16 @@ class DecodeStream:
         cache: ResidentSet | None = None,
         disk: bool = False,
         compiled: bool | None = None,
+        placed: Placed | None = None,
     ) -> None:
         self._arguments = model, policy, execution, n_buffers, cache, disk
         self._steps = steps
-        known = model.is_uniform and is_compilable(policy, cache)
+        placed = place(model, policy.placement) if placed is None else placed
+        known = model.is_uniform and is_compilable(policy, cache) and placed.is_plain and not execution.micro_batch
         self._loop: CompiledLoop | _Loop | None = None  # until the size of the schedule is known
         if compiled is not None or not known:
-            self._loop = (CompiledLoop if compiled and known else _Loop)(*self._arguments)
+            made = CompiledLoop if compiled and known else partial(_Loop, placed=placed)
+            self._loop = made(*self._arguments)
         self.warm_bytes = 0 if cache is None else cache.n_resident * model.expert_bytes
 
     @property
@@ -180,6 +188,22 @@ def _contexts(step: Step) -> tuple[dict[int, int], int]:
     return dict(zip(sequences.tolist(), most.tolist(), strict=True)), int(context.sum())
 
 
+def _micro_batches(step: Step, n_tokens: int) -> list[Step]:
+    """The passes that a prompt takes, `n_tokens` at a time (0: all); the same step in each."""
+    n = len(step.experts)
+    if not n_tokens or n <= n_tokens:
+        return [step]
+    parts = (slice(low, low + n_tokens) for low in range(0, n, n_tokens))
+    weights = step.gate_weights
+    return [
+        replace(
+            step, experts=step.experts[part], sequence=step.sequence[part], position=step.position[part],
+            gate_weights=None if weights is None else weights[part],
+        )
+        for part in parts
+    ]  # fmt: skip
+
+
 class _Loop:
     """The state of one pass over the steps."""
 
@@ -191,6 +215,7 @@ class _Loop:
         n_buffers: int,
         cache: ResidentSet | None,
         disk: bool,
+        placed: Placed | None = None,
     ) -> None:
         self.model, self.policy, self.execution = model, policy, execution
         self.recorder = Recorder()
@@ -212,18 +237,26 @@ class _Loop:
         n_encoder = model.n_encoder_moe_layers
         facts = RunFacts(model.n_moe_layers - n_encoder, n_encoder, model.n_experts, model.top_k)
         self.decisions = policy.decisions(facts)
+        self.host_side = HostSide(self, place(model, policy.placement) if placed is None else placed)
+        self.last_op = -1  # of the compute stream
         self.next_step: list[Fetch] = []  # of the next step, for blocks that have not run in this one
 
     def parts(self, steps: Iterable[Step]) -> Iterator[Part]:
         """The schedule of `steps`, some hundred thousand ops at a time."""
         for step in steps:
-            self.run(step)
+            whole = step.phase == Phase.DECODE or self.model.is_encoder_decoder
+            passes = [step] if whole else _micro_batches(step, self.execution.micro_batch)
+            for one in passes:
+                self.run(one, n_heads=len(np.unique(step.sequence)) if one is passes[-1] else 0)
             if len(self.recorder) >= _PART_OPS and not self.memory.holds_ahead:
-                yield self.recorder.take(self.memory.live_ops())
-        yield self.recorder.take(self.memory.live_ops())
+                yield self.recorder.take(self._live_ops())
+        yield self.recorder.take(self._live_ops())
 
-    def run(self, step: Step) -> None:
-        """One forward pass."""
+    def _live_ops(self) -> set[int]:
+        return {*self.memory.live_ops(), *self.host_side.live_ops()}
+
+    def run(self, step: Step, n_heads: int) -> None:
+        """One forward pass, which ends with the head over `n_heads` sequences."""
         self.i_step, self.phase, self.n_tokens = step.i_step, Phase(step.phase), len(step.experts)
         model = self.model
         encoding = model.encoder is not None and step.phase == Phase.PREFILL
@@ -238,21 +271,44 @@ class _Loop:
         self.pass_works = self._pass_works(stack, encoding)
         blocks = Blocks(self, policy, decisions, first, unions, step, encoding)
         attention: Sequence[Work | None]
-        attention, n_sequences = self._attention(step, stack, encoding)
+        attention = self._attention(step, stack, encoding)
         mixing = () if stack.is_uniform else mixing_works(model, stack, step)
         block_of = {layer: block for block, layer in enumerate(stack.moe_layers)}
+        away = not encoding and not self.host_side.placed.is_plain
+        self.last_op = -1
         for layer in range(stack.n_layers):
+            if away:
+                self.host_side.enter(layer, self.last_op)
+            on_host = away and layer in self.host_side.placed.host_layers
             for what in mixing[layer : layer + 1] if mixing else attention:
                 if what is not None:
-                    self.compute(what, layer)
+                    self._mix(what, layer, on_host, away)
             block = block_of.get(layer)
             if block is not None:
                 blocks.run(block, layer)
             elif layer not in stack.bare_layers:
-                self.compute(self.pass_works.dense, layer)
-        if not encoding:
-            head = self.compute(self.works.head(n_sequences), -1)
+                dense = self.pass_works.dense
+                self.host_side.compute(dense, layer) if on_host else self.compute(dense, layer)
+            if away:
+                self.host_side.leave(layer, self.last_op)
+        stays = away and self.host_side.end_pass()
+        if not encoding and n_heads:
+            what = self.works.head(n_heads)
+            head = self.host_side.compute(what, -1) if stays else self.compute(what, -1)
             self.host(_STEP, (head,), -1)
+
+    def _mix(self, what: Work, layer: int, on_host: bool, away: bool) -> None:
+        """What mixes the tokens of a layer, where its weights and its keys and values are."""
+        kv = self.host_side.placed.kv if away else "device"
+        if on_host:
+            self.host_side.compute(what, layer)
+        elif kv == "host":
+            here = self.compute(what._replace(flop=0, hbm_bytes=0), layer)
+            self.host_side.attend(what, layer, here)
+        else:
+            if kv == "stream":
+                self.host_side.stream_cache(what.hbm_bytes, layer)
+            self.compute(what, layer)
 
     def _pass_works(self, stack: LayerStack, encoding: bool) -> PassWorks:
         works, n = self.works, self.n_tokens
@@ -263,8 +319,8 @@ class _Loop:
             self._of_pass[encoding, n] = found
         return found
 
-    def _attention(self, step: Step, stack: LayerStack, encoding: bool) -> tuple[list[Work], int]:
-        """The attention ops of each layer of this pass, the same for every layer; and the sequences in it."""
+    def _attention(self, step: Step, stack: LayerStack, encoding: bool) -> list[Work]:
+        """The attention ops of each layer of this pass, the same for every layer."""
         if encoding:  # every token sees every token of its sequence
             sequences, counts = np.unique(step.sequence, return_counts=True)
             self.memory_tokens.update(dict(zip(sequences.tolist(), counts.tolist(), strict=True)))
@@ -279,11 +335,19 @@ class _Loop:
             memory = sum(self.memory_tokens[sequence] for sequence in running)
             new_memory = sum(self.memory_tokens[sequence] for sequence in new)
             works.append(self.works.cross_attention(stack, self.n_tokens, memory, new_memory))
-        return works, len(running)
+        return works
 
-    def compute(self, what: Work, layer: int, after: Sequence[int] = (), hbm_released: int = 0) -> int:
+    def compute(
+        self, what: Work, layer: int, after: Sequence[int] = (), hbm_released: int = 0, expert: int = -1
+    ) -> int:
         """An op of the compute stream."""
-        return self.recorder.issue(Lane.COMPUTE, what, after, step=self.i_step, layer=layer, hbm_released=hbm_released)
+        if self.host_side.waits:
+            after = sorted({*after, *self.host_side.waits})
+            self.host_side.waits.clear()
+        self.last_op = self.recorder.issue(
+            Lane.COMPUTE, what, after, step=self.i_step, layer=layer, expert=expert, hbm_released=hbm_released
+        )
+        return self.last_op
 
     def host(self, what: Work, after: Sequence[int], layer: int) -> int:
         """An op of the issuing thread, which blocks until `after` is done."""

@@ -25,6 +25,11 @@ class Execution:
     weight buffers (n_experts times half an expert) and then allocates that buffer anew. `stores_scores`: attention
     is not fused, so the scores of a forward pass are materialised. `n_host_buffers`, 1 or 2: pinned ones that storage
     is read into; with one, a read waits until the link has emptied it, with two it runs beside the copy before.
+
+    Of what a placement puts on the host: `host_computes`: the issuing thread computes it, and issues nothing meanwhile;
+    else threads of their own do. `micro_batch`: tokens of a prompt in one pass, 0 all. Experts of the host are streamed
+    to the device where a pass has `stream_tokens` tokens at least (0: never), or with `stream_per_expert` as many for
+    each expert on average; `streams_ahead`: while the layer before computes, else when their gate has run.
     """
 
     name: str
@@ -37,8 +42,15 @@ class Execution:
     splits_expert_buffer: bool
     stores_scores: bool
     n_host_buffers: int
+    host_computes: bool = False
+    micro_batch: int = 0
+    stream_tokens: int = 0
+    stream_per_expert: bool = False
+    streams_ahead: bool = False
 
     def __post_init__(self) -> None:
+        if min(self.micro_batch, self.stream_tokens) < 0:
+            raise InvalidInput(f"execution {self.name}: micro_batch and stream_tokens are counts, 0 or more")
         if self.n_host_buffers not in (1, 2):
             raise InvalidInput(f"execution {self.name}: n_host_buffers = {self.n_host_buffers}: must be 1 or 2")
 
@@ -74,5 +86,54 @@ EXECUTIONS: dict[str, Execution] = {
         splits_expert_buffer=False,
         stores_scores=False,
         n_host_buffers=2,
+    ),
+    # ggml's scheduler: layers split by where their tensors are, one fused matrix product over the experts of a layer;
+    # the thread that issues computes what is on the CPU. llama.cpp: src/llama-graph.cpp (build_moe_ffn),
+    # ggml-backend.cpp, ggml-cuda.cu (offload_op: batches of 32 rows and more are copied to the device).
+    "llama_cpp": Execution(
+        "llama_cpp",
+        stage=False,
+        grouped=True,
+        fetch_first=False,
+        readback_per_fetch=False,
+        host_waits=False,
+        sync_after_ffn=False,
+        splits_expert_buffer=False,
+        stores_scores=False,
+        n_host_buffers=2,
+        host_computes=True,
+        micro_batch=512,
+        stream_tokens=32,
+    ),
+    # The same engine in ik_llama.cpp, which streams a layer only where each of its experts gets 32 rows on average.
+    "ik_llama": Execution(
+        "ik_llama",
+        stage=False,
+        grouped=True,
+        fetch_first=False,
+        readback_per_fetch=False,
+        host_waits=False,
+        sync_after_ffn=False,
+        splits_expert_buffer=False,
+        stores_scores=False,
+        n_host_buffers=2,
+        host_computes=True,
+        micro_batch=512,
+        stream_tokens=32,
+        stream_per_expert=True,
+    ),
+    # KTransformers: experts on threads of their own beside the shared experts, submitted from within a CUDA graph.
+    "ktransformers": Execution(
+        "ktransformers",
+        stage=False,
+        grouped=True,
+        fetch_first=False,
+        readback_per_fetch=False,
+        host_waits=False,
+        sync_after_ffn=False,
+        splits_expert_buffer=False,
+        stores_scores=False,
+        n_host_buffers=2,
+        micro_batch=8192,
     ),
 }

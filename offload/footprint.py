@@ -11,12 +11,14 @@ from numpy.typing import NDArray
 
 from offload.execution import Execution
 from offload.memory import CapacityExceeded
+from offload.placement import Placed, place
 from offload.policy import Buffers, Policy
 from traces.errors import InvalidInput
 from traces.model.architecture import Attention, ModelArchitecture
+from traces.model.layer_bytes import head_bytes, layer_weight_bytes
 from traces.routing import Phase, Step
 
-__all__ = ["MemoryPlan", "Workload", "measure_workload", "plan_memory"]
+__all__ = ["MemoryPlan", "Workload", "host_bytes", "measure_workload", "plan_memory"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,19 +120,21 @@ def plan_memory(
     *,
     hbm_bytes: int,
     reserve_bytes: int,
+    placed: Placed | None = None,
 ) -> MemoryPlan:
-    """Grant a policy as many expert slots as it can use and HBM can hold.
+    """Grant a policy as many expert slots as it can use and HBM can hold. `placed`: its placement of the model.
 
     Raises `CapacityExceeded`, naming both sizes and the way out, when even the least does not fit.
     """
-    static = _static_bytes(model, workload, execution) + reserve_bytes
+    placed = place(model, policy.placement) if placed is None else placed
+    static = _static_bytes(model, workload, execution, placed) + reserve_bytes
     if policy.resident:
-        n_resident = model.n_moe_layers * model.n_experts
+        n_resident = placed.n_decided * model.n_experts
         needed = static + n_resident * model.expert_bytes
         if needed > hbm_bytes:
             raise CapacityExceeded(_too_small(policy.name, needed, hbm_bytes, "an offloading policy"), needed)
         return MemoryPlan(needed, 0, 0)
-    stated = policy.cache.capacity(_cached_layers(model), model.n_experts) if policy.cache else 0
+    stated = policy.cache.capacity(_cached_layers(model, placed), model.n_experts) if policy.cache else 0
     n_cache = stated or 0
     minimum, full = _buffers(model, workload, policy, execution)
     needed = static + (n_cache + minimum) * model.expert_bytes
@@ -139,7 +143,7 @@ def plan_memory(
         way_out = "a smaller --cache" if n_cache else "a smaller batch or a larger --hbm"
         raise CapacityExceeded(_too_small(policy.name, needed, hbm_bytes, way_out), needed)
     if stated is None:
-        n_cache = min(max(n_fit - full, 0), model.n_moe_layers * model.n_experts)
+        n_cache = min(max(n_fit - full, 0), placed.n_decided * model.n_experts)
     return MemoryPlan(static, min(full, n_fit), n_cache)
 
 
@@ -157,32 +161,72 @@ def _buffers(model: ModelArchitecture, workload: Workload, policy: Policy, execu
     return Buffers(*(max(size, workload.n_encoder_active) for size in wanted))
 
 
-def _cached_layers(model: ModelArchitecture) -> int:
-    """A cache's ratio is of the decoder's experts, as in the released Pre-gated MoE (eval_all.py)."""
-    return model.n_moe_layers - model.n_encoder_moe_layers
+def _cached_layers(model: ModelArchitecture, placed: Placed) -> int:
+    """A cache's ratio is of the decoder's experts that move, as in the released Pre-gated MoE (eval_all.py)."""
+    return max(placed.n_decided - model.n_encoder_moe_layers, 0)
 
 
-def _static_bytes(model: ModelArchitecture, workload: Workload, execution: Execution) -> int:
+def host_bytes(model: ModelArchitecture, workload: Workload, policy: Policy, placed: Placed) -> int:
+    """What a policy and a placement keep in host memory: experts, layers, and keys and values.
+
+    An offloading policy keeps every expert there that it may move; experts that stay in HBM are not kept twice.
+    """
+    n_experts = (model.n_moe_layers - placed.n_decided) * model.n_experts - placed.n_kept
+    if not policy.resident:
+        n_experts += placed.n_decided * model.n_experts
+    away = placed.host_layers | placed.streamed_layers
+    weights = layer_weight_bytes(model) if away else ()
+    keys = _kv_bytes(model, workload, range(model.decoder.n_layers) if placed.kv != "device" else placed.host_layers)
+    return n_experts * model.expert_bytes + sum(weights[layer] for layer in away) + keys
+
+
+def _static_bytes(model: ModelArchitecture, workload: Workload, execution: Execution, placed: Placed) -> int:
     """Weights outside experts, KV cache at its largest, and activations of the largest forward pass.
+
+    What the placement keeps on the host is not among them; two layers of what is streamed are, one matrix of a layer's
+    experts where a prompt streams those, and the experts kept beside others of the host.
 
     Activations a token: 14 rows of d_model (residual, norms, Q, K, V and their transposed copies, attention and FFN
     outputs, permuted inputs), two FFN hidden rows, and the scores where the stack stores them.
     """
     element = model.stored_activation_dtype.bytes_per_param
-    kv = _kv_bytes(model, workload) + workload.n_running * model.state_bytes_per_sequence
+    layers = range(model.decoder.n_layers)
+    here = [layer for layer in layers if layer not in placed.host_layers]
+    kv = _kv_bytes(model, workload, here if placed.kv == "device" else ())
+    if placed.kv == "stream":
+        kv = 2 * max((_kv_bytes(model, workload, (layer,)) for layer in here), default=0)
+    kv += workload.n_running * model.state_bytes_per_sequence
     kv += workload.n_memory_tokens * model.cross_kv_bytes_per_token
     if execution.splits_expert_buffer:
         kv = max(kv, model.n_experts * model.expert_bytes // 2)
     hidden = max(model.d_ff_expert * model.top_k, *(stack.d_ff_dense for stack in model.stacks))
     scores = workload.n_context * model.decoder.attention.n_heads if execution.stores_scores else 0
-    activations = int(workload.n_tokens * (14 * model.d_model + 2 * hidden + scores) * element)
-    return model.non_expert_bytes + kv + activations
+    n_tokens = min(workload.n_tokens, execution.micro_batch) if execution.micro_batch else workload.n_tokens
+    activations = int(n_tokens * (14 * model.d_model + 2 * hidden + scores) * element)
+    experts = placed.n_kept * model.expert_bytes
+    if placed.n_decided < model.n_moe_layers and 0 < execution.stream_tokens <= n_tokens:
+        experts += model.n_experts * model.expert_bytes // model.n_expert_matrices
+    return model.non_expert_bytes - _weights_away(model, placed) + kv + activations + experts
 
 
-def _kv_bytes(model: ModelArchitecture, workload: Workload) -> int:
-    """The decoder's KV cache at its largest: a layer with a window keeps no more than that of each sequence."""
+def _weights_away(model: ModelArchitecture, placed: Placed) -> int:
+    """Weights outside the routed experts that are not in HBM."""
+    if not placed.host_layers and not placed.streamed_layers:
+        return 0
+    weights = layer_weight_bytes(model)
+    away = sum(weights[layer] for layer in placed.host_layers | placed.streamed_layers)
+    away -= 2 * max((weights[layer] for layer in placed.streamed_layers), default=0)
+    if len(placed.host_layers) == model.decoder.n_layers:
+        away += head_bytes(model)
+    return max(min(away, model.non_expert_bytes), 0)
+
+
+def _kv_bytes(model: ModelArchitecture, workload: Workload, layers: Iterable[int]) -> int:
+    """The KV cache of some of the decoder's layers at its largest: one with a window keeps no more than that of each
+    sequence.
+    """
     elements = 0
-    for mixer in model.decoder.all_mixers:
+    for mixer in map(model.decoder.mixer, layers):
         if isinstance(mixer, Attention):
             kept = workload.n_cached_tokens
             if mixer.window:

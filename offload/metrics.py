@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from offload.ops import TRANSFERS, Lane, OpKind
+from offload.ops import TO_DEVICE, TRANSFERS, Lane, OpKind
 from offload.timeline import Timeline
 from traces.routing import Phase, RoutingTrace
 
@@ -22,6 +22,7 @@ __all__ = [
     "h2d_bytes",
     "mean_gap_s",
     "moe_layer_latency_s",
+    "moe_layers",
     "of_timeline",
     "overlap_s",
     "stall_intervals",
@@ -92,26 +93,41 @@ def moe_layer_latency_s(timeline: Timeline, steps: NDArray[np.int32]) -> float:
     """Device time of the whole layer that contains an MoE block, mean over MoE layers and `steps`.
 
     From the start of the layer's first op on the compute stream to the end of its last (PAPER.md: what the
-    authors call MoE block latency). 0.0 without an MoE layer.
+    authors call MoE block latency); where the host computes a part of it, its ops and their way back count as those of
+    the compute stream. 0.0 without an MoE layer.
     """
     schedule = timeline.schedule
-    chosen = np.flatnonzero((schedule.lane == Lane.COMPUTE) & (schedule.layer >= 0) & np.isin(schedule.step, steps))
+    first, last = moe_layers(schedule.lane, schedule.kind, schedule.step, schedule.layer, steps)
+    return float(np.mean(timeline.end_s[last] - timeline.start_s[first])) if len(first) else 0.0
+
+
+def moe_layers(
+    lane: NDArray[np.int8],
+    kind: NDArray[np.int8],
+    step: NDArray[np.int32],
+    layer: NDArray[np.int16],
+    steps: NDArray[np.int32],
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """First and last compute op, (n_layers,) each, of every MoE layer of `steps`; columns (n_ops,) as of a schedule.
+
+    What the host computes, and its way back, counts as the compute stream's.
+    """
+    computes = (lane == Lane.COMPUTE) | (lane == Lane.CPU) | (kind == OpKind.RETURN)
+    chosen = np.flatnonzero(computes & (layer >= 0) & np.isin(step, steps))
     if not chosen.size:
-        return 0.0
-    key = schedule.step[chosen].astype(np.int64) * (int(schedule.layer.max()) + 1) + schedule.layer[chosen]
-    layers, index = np.unique(key, return_inverse=True)
-    start = np.full(len(layers), np.inf)
-    end = np.zeros(len(layers))
-    np.minimum.at(start, index, timeline.start_s[chosen])
-    np.maximum.at(end, index, timeline.end_s[chosen])
-    moe = np.zeros(len(layers), dtype=bool)
-    moe[index[schedule.kind[chosen] == OpKind.GATE]] = True
-    return float(np.mean((end - start)[moe])) if moe.any() else 0.0
+        return chosen, chosen
+    key = step[chosen].astype(np.int64) * (int(layer.max()) + 1) + layer[chosen]
+    _, first, index = np.unique(key, return_index=True, return_inverse=True)
+    last = np.zeros(len(first), dtype=np.int64)
+    np.maximum.at(last, index, np.arange(len(chosen)))
+    moe = np.zeros(len(first), dtype=np.bool_)
+    moe[index[(kind[chosen] == OpKind.GATE) | (kind[chosen] == OpKind.CPU_EXPERT)]] = True
+    return chosen[first[moe]], chosen[last[moe]]
 
 
 def h2d_bytes(timeline: Timeline) -> int:
     """Bytes that crossed the link to the device; of a cancelled copy those before it was."""
-    return int(timeline.moved_bytes[timeline.schedule.kind == OpKind.FETCH].sum())
+    return int(timeline.moved_bytes[np.isin(timeline.schedule.kind, TO_DEVICE)].sum())
 
 
 def transfer_s(timeline: Timeline) -> float:

@@ -12,8 +12,8 @@ from typing import Any, NamedTuple, Protocol
 
 from numpy.typing import NDArray
 
-from offload import work
 from offload.execution import Execution
+from offload.host_side import HostSide
 from offload.memory import CapacityExceeded, ExpertMemory
 from offload.ops import Lane, OpKind, Work
 from offload.policy import BlockView, Decisions, Fetch, MissAction, Policy, fetch_misses, no_prefetch
@@ -52,6 +52,7 @@ class DecodingPass(Protocol):
     execution: Execution
     recorder: Recorder
     memory: ExpertMemory
+    host_side: HostSide
     works: Works
     pass_works: PassWorks
     lookups: dict[Phase, list[int]]
@@ -60,7 +61,9 @@ class DecodingPass(Protocol):
     phase: Phase
     n_tokens: int
 
-    def compute(self, what: Work, layer: int, after: Sequence[int] = (), hbm_released: int = 0) -> int:
+    def compute(
+        self, what: Work, layer: int, after: Sequence[int] = (), hbm_released: int = 0, expert: int = -1
+    ) -> int:
         """An op of the compute stream."""
 
     def host(self, what: Work, after: Sequence[int], layer: int) -> int:
@@ -88,7 +91,15 @@ class Blocks:
     def run(self, block: int, layer: int) -> None:
         """Gate, copies, waits and expert FFN of MoE block `block`, which sits in `layer`."""
         loop, union = self.loop, self.unions[block]
+        side, kept = loop.host_side, None if self.encoding else loop.host_side.placed.kept[self.first + block]
+        if not self.encoding and layer in side.placed.host_layers:
+            self._on_host(union, layer)
+            self.n_revealed = max(self.n_revealed, block + self.policy.lookahead + 1)
+            return
         gate = loop.compute(loop.pass_works.gate, layer)
+        if self.policy.resident and kept is not None:
+            self._at_home(union, kept, layer, gate)
+            return
         if self.policy.resident:
             self._count(len(union.experts), len(union.experts))
             self._experts(union, layer, dict.fromkeys(union.experts, -1), [])
@@ -99,8 +110,15 @@ class Blocks:
         if self.decisions.prefetch is not no_prefetch:
             view = self._view(block)
             fetches = checked_fetches(self.policy.name, self.decisions.prefetch(view), view, crosses=not self.encoding)
+            fetches = [fetch for fetch in fetches if side.placed.kept[self.first + fetch.block] is None]
         own = [fetch for fetch in fetches if fetch.block == block and not fetch.steps_ahead]
         later = [fetch for fetch in fetches if fetch.experts and (fetch.block != block or fetch.steps_ahead)]
+        if kept is not None:
+            self._at_home(union, kept, layer, gate)
+            if later and self._reads_for(later, read_back=False):
+                self._read_back(gate, layer)
+            self._bring(later, block)
+            return
         read_back = not selected_before
         loop.memory.gated_layer = self.first + block
         if read_back:
@@ -215,10 +233,12 @@ class Blocks:
     def _experts_and_release(self, block: int, layer: int, on_cpu: list[int], gate: int) -> None:
         loop, union, moe_layer = self.loop, self.unions[block], self.first + block
         held, memory = loop.memory.claimed(moe_layer), loop.memory
-        device, host_ops = union, []
+        device, back = union, []
         if on_cpu:
             tokens = dict(zip(union.experts, union.tokens, strict=True))
-            host_ops = [self._on_cpu(expert, tokens[expert], gate, layer) for expert in on_cpu]
+            arrived = loop.host_side.hand_over(gate, layer)
+            loop.host_side.experts(on_cpu, [tokens[expert] for expert in on_cpu], layer, arrived)
+            back = loop.host_side.take_waits()
             device = _without(union, on_cpu)
         hands_on = loop.execution.hands_slots_on and self.policy.needs_ids
         n_hits = sum(expert in held and held[expert].hit for expert in device.experts)
@@ -230,7 +250,7 @@ class Blocks:
         self._count(len(union.experts), n_hits)
         used = device.experts if hands_on else None
         freed = loop.model.expert_bytes * memory.n_transient(moe_layer, used)
-        waits = [*memory.arrivals(moe_layer, used), *host_ops]
+        waits = [*memory.arrivals(moe_layer, used), *back]
         ready = {expert: held[expert].ready for expert in device.experts}
         last = self._experts(device, layer, ready, waits, freed, begun)
         memory.release(moe_layer, last, used)
@@ -267,11 +287,37 @@ class Blocks:
             f"not fit {self.loop.memory.n_buffers} expert slots: free HBM or use a smaller batch"
         )
 
-    def _on_cpu(self, expert: int, n_tokens: int, gate: int, layer: int) -> int:
-        """The host computes one expert."""
-        loop = self.loop
-        what = work.experts_work(loop.model, [n_tokens])._replace(kind=OpKind.CPU_EXPERT)
-        return loop.recorder.issue(Lane.CPU, what, (gate,), step=loop.i_step, layer=layer, expert=expert)
+    def _on_host(self, union: Union, layer: int) -> None:
+        """A block of a layer that the host computes whole."""
+        loop, side = self.loop, self.loop.host_side
+        self._count(len(union.experts), 0)
+        side.compute(loop.pass_works.gate, layer)
+        if loop.pass_works.shared is not None:
+            side.compute(loop.pass_works.shared, layer)
+        side.experts(union.experts, union.tokens, layer)
+
+    def _at_home(self, union: Union, kept: frozenset[int], layer: int, gate: int) -> None:
+        """A block whose experts stay where they are: `kept` in HBM, others on the host, which a prompt may stream."""
+        loop, side = self.loop, self.loop.host_side
+        here = _without(union, [expert for expert in union.experts if expert not in kept])
+        away = _without(union, here.experts)
+        self._count(len(union.experts), len(here.experts))
+        if away.experts and side.streams_experts(loop.n_tokens):
+            side.stream_experts(len(away.experts), layer, gate)
+            side.stream_read(self._experts(union, layer, dict.fromkeys(union.experts, -1), side.take_waits()))
+            return
+        ready = dict.fromkeys(here.experts, -1)
+        if not away.experts:
+            self._experts(here, layer, ready, side.take_waits())
+            return
+        arrived = side.hand_over(gate, layer)
+        if loop.execution.grouped and not loop.execution.host_computes:  # the device's share runs beside the host's
+            if here.experts or loop.pass_works.shared is not None:
+                self._experts(here, layer, ready, [])
+            side.experts(away.experts, away.tokens, layer, arrived)
+            return
+        side.experts(away.experts, away.tokens, layer, arrived)
+        self._experts(here, layer, ready, side.take_waits())
 
     def _experts(
         self, union: Union, layer: int, ready: dict[int, int], waits: list[int], freed: int = 0, begun: bool = False
@@ -281,7 +327,11 @@ class Blocks:
         """
         loop = self.loop
         shared = loop.n_tokens if loop.model.n_shared_experts else 0
-        if loop.execution.grouped or not union.experts:
+        alone = loop.pass_works.shared is not None and not begun
+        if not union.experts and waits and alone and not loop.execution.grouped:
+            loop.compute(loop.works.grouped(shared, ()), layer)
+            last = loop.compute(loop.works.grouped(0, ()), layer, waits, freed)
+        elif loop.execution.grouped or not union.experts:
             last = loop.compute(loop.works.grouped(shared, union.tokens), layer, waits, freed)
         else:
             if loop.pass_works.shared is not None and not begun:
@@ -301,9 +351,7 @@ class Blocks:
         what = self.loop.works.single(n_tokens)
         if expert in self.bits:
             what = what._replace(weight_bits=self.bits[expert])
-        return self.loop.recorder.issue(
-            Lane.COMPUTE, what, after, step=self.loop.i_step, layer=layer, expert=expert, hbm_released=freed
-        )
+        return self.loop.compute(what, layer, after, freed, expert)
 
     def _count(self, n_lookups: int, n_hits: int) -> None:
         counts = self.loop.lookups[self.loop.phase]

@@ -10,7 +10,7 @@ from enum import IntEnum
 from types import MappingProxyType
 from typing import Literal, NamedTuple
 
-__all__ = ["KERNEL_KINDS", "KINDS", "TRANSFERS", "Gemm", "KindRow", "Lane", "OpKind", "TimeClass", "Work"]
+__all__ = ["KERNEL_KINDS", "KINDS", "TO_DEVICE", "TRANSFERS", "Gemm", "KindRow", "Lane", "OpKind", "TimeClass", "Work"]
 
 
 class Lane(IntEnum):
@@ -27,7 +27,7 @@ class Lane(IntEnum):
     DISK = 4
     """Reads from storage into pinned host memory."""
     CPU = 5
-    """Experts computed on the host."""
+    """What the host's processor computes of the model."""
 
 
 class OpKind(IntEnum):
@@ -58,6 +58,15 @@ class OpKind(IntEnum):
     """One expert FFN computed by the host."""
     ISSUE = 13
     """Host work of a run of copies: issuing all but the first of each."""
+    HANDOVER = 14
+    """Activations, HBM to host memory, for what the host computes; its threads are woken."""
+    STREAM = 15
+    """What passes through HBM for one use: experts of the host for a prompt, weights outside the routed experts, keys
+    and values."""
+    RETURN = 16
+    """Activations, host memory to HBM: what the host has computed."""
+    CPU_LAYER = 17
+    """Attention, gate, dense FFN, shared experts or head computed by the host."""
 
 
 TimeClass = Literal["kernel", "h2d", "disk", "cpu", "host", "sync"]
@@ -68,8 +77,9 @@ class KindRow(NamedTuple):
     """What every room needs to know of a kind of op.
 
     `lane`: where it runs. `time`: the class of its time. `family`, `colour`: its name and colour in pictures.
-    `is_kernel`: made of GEMMs and what lies between them, on the compute lane. `moves_expert`: copies or reads the
-    weights of an expert. `reads_host`: takes the weights of an expert from host memory, unless storage comes before.
+    `is_kernel`: made of GEMMs and what lies between them, on the compute lane. `moves_weights`: copies or reads the
+    weights of an expert, or others that the compute lane waits for. `reads_host`: takes the weights of an expert from
+    host memory, unless storage comes before.
     """
 
     lane: Lane
@@ -77,7 +87,7 @@ class KindRow(NamedTuple):
     family: str
     colour: str
     is_kernel: bool = False
-    moves_expert: bool = False
+    moves_weights: bool = False
     reads_host: bool = False
 
 
@@ -89,20 +99,27 @@ KINDS: Mapping[OpKind, KindRow] = MappingProxyType(
         OpKind.EXPERTS: KindRow(Lane.COMPUTE, "kernel", "expert FFN", "#009E73", is_kernel=True),
         OpKind.DENSE_FFN: KindRow(Lane.COMPUTE, "kernel", "dense FFN", "#7FC8A9", is_kernel=True),
         OpKind.HEAD: KindRow(Lane.COMPUTE, "kernel", "head", "#332288", is_kernel=True),
-        OpKind.FETCH: KindRow(Lane.H2D, "h2d", "fetch", "#D55E00", moves_expert=True, reads_host=True),
-        OpKind.STAGE: KindRow(Lane.H2D, "kernel", "stage", "#E69F00", moves_expert=True),
+        OpKind.FETCH: KindRow(Lane.H2D, "h2d", "fetch", "#D55E00", moves_weights=True, reads_host=True),
+        OpKind.STAGE: KindRow(Lane.H2D, "kernel", "stage", "#E69F00", moves_weights=True),
         OpKind.READBACK: KindRow(Lane.D2H, "sync", "read-back", "#CC79A7"),
         OpKind.WAIT: KindRow(Lane.HOST, "sync", "host", "#999999"),
         OpKind.STEP: KindRow(Lane.HOST, "host", "host", "#999999"),
-        OpKind.DISK_READ: KindRow(Lane.DISK, "disk", "storage", "#882255", moves_expert=True),
+        OpKind.DISK_READ: KindRow(Lane.DISK, "disk", "storage", "#882255", moves_weights=True),
         OpKind.CPU_EXPERT: KindRow(Lane.CPU, "cpu", "expert FFN", "#009E73", reads_host=True),
         OpKind.ISSUE: KindRow(Lane.HOST, "host", "host", "#999999"),
+        OpKind.HANDOVER: KindRow(Lane.D2H, "sync", "hand-over", "#CC79A7"),
+        OpKind.STREAM: KindRow(Lane.H2D, "h2d", "stream", "#D55E00", moves_weights=True),
+        OpKind.RETURN: KindRow(Lane.H2D, "sync", "hand-over", "#CC79A7"),
+        OpKind.CPU_LAYER: KindRow(Lane.CPU, "cpu", "layer on the CPU", "#0072B2"),
     }
 )
 """The kinds of op, a row each, in the order of `OpKind`; colours are Okabe and Ito's palette, extended."""
 
-TRANSFERS = tuple(kind for kind, row in KINDS.items() if row.moves_expert)
-"""Kinds of op that move experts."""
+TRANSFERS = tuple(kind for kind, row in KINDS.items() if row.moves_weights)
+"""Kinds of op that move weights."""
+
+TO_DEVICE = (OpKind.FETCH, OpKind.STREAM, OpKind.RETURN)
+"""Kinds of op whose bytes cross the link to the device."""
 
 KERNEL_KINDS = tuple(kind for kind, row in KINDS.items() if row.is_kernel)
 """Kinds of op that are made of GEMMs and what lies between them."""

@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar, Literal, NamedTuple
 
+from offload.placement import AS_DECIDED, Placement
 from traces.errors import InvalidInput, unknown_name
 from traces.typed import check_fields
 
@@ -30,6 +31,7 @@ __all__ = [
     "Policy",
     "RunFacts",
     "fetch_misses",
+    "misses_on_host",
     "no_prefetch",
 ]
 
@@ -155,6 +157,11 @@ def fetch_misses(view: BlockView, missing: Sequence[int]) -> Mapping[int, MissAc
     return dict.fromkeys(missing, MissAction.FETCH)
 
 
+def misses_on_host(view: BlockView, missing: Sequence[int]) -> Mapping[int, MissAction]:
+    """Have the host compute whatever is missing."""
+    return dict.fromkeys(missing, MissAction.CPU)
+
+
 Prefetch = Callable[[BlockView], Sequence[Fetch]]
 """What to start moving when a gate has run."""
 
@@ -192,7 +199,8 @@ class Policy:
     experts that are not there. `start(facts)`: makes both anew for every run; a policy that remembers states it instead
     of them. `buffers(n_active, n_experts)`: slots needed, `n_active` being the largest union of one event. `needs_ids`:
     whether a prefetch waits until the host has read the selected ids. `encoder`: whether an encoder runs on demand, as
-    in the released code, or under this policy.
+    in the released code, or under this policy. `placement`: where the parts of the model live that are not simply in
+    HBM; the policy decides about the experts that it leaves.
     """
 
     name: str
@@ -205,6 +213,7 @@ class Policy:
     encoder: Literal["on_demand", "same"] = "on_demand"
     cache: Cache | None = None
     start: Callable[[RunFacts], Decisions] | None = None
+    placement: Placement = AS_DECIDED
 
     def __post_init__(self) -> None:
         if self.lookahead < 0:
@@ -222,6 +231,17 @@ class Policy:
         if not isinstance(made, Decisions):
             raise InvalidInput(f"policy {self.name}: start returned {made!r}, not Decisions(prefetch, on_miss)")
         return made
+
+    def with_placement(self, placement: Placement | None) -> Policy:
+        """The policy with the model placed as `placement`, which its name then says.
+
+        Raises `InvalidInput` where the policy has a placement of its own.
+        """
+        if placement is None or placement in (AS_DECIDED, self.placement):
+            return self
+        if self.placement != AS_DECIDED:
+            raise InvalidInput(f"policy {self.name} names a placement of its own: give no other placement")
+        return replace(self, name=f"{self.name}@{placement}", placement=placement)
 
     def with_cache(self, cache: Cache | None) -> Policy:
         """The policy with `cache` beside its slots; one that keeps every expert in HBM stays as it is.

@@ -10,12 +10,12 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from offload.metrics import decode_steps, gap_pairs
-from offload.ops import TRANSFERS, Lane, OpKind
+from offload.metrics import decode_steps, gap_pairs, moe_layers
+from offload.ops import TRANSFERS, OpKind
 from offload.schedule import Schedule
 from traces.routing import RoutingTrace
 
-__all__ = ["Probes", "find_probes", "moe_layers"]
+__all__ = ["Probes", "find_probes"]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -43,23 +43,3 @@ def find_probes(schedule: Schedule, trace: RoutingTrace) -> Probes:
     gap_from, gap_to = gap_pairs(trace, schedule.step[ends])
     moving = np.flatnonzero(np.isin(schedule.kind, TRANSFERS))
     return Probes(schedule, first, last, ends, gap_from, gap_to, moving)
-
-
-def moe_layers(
-    lane: NDArray[np.int8],
-    kind: NDArray[np.int8],
-    step: NDArray[np.int32],
-    layer: NDArray[np.int16],
-    steps: NDArray[np.int32],
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """First and last compute op, (n_layers,) each, of every MoE layer of `steps`; columns (n_ops,) as of a schedule."""
-    chosen = np.flatnonzero((lane == Lane.COMPUTE) & (layer >= 0) & np.isin(step, steps))
-    if not chosen.size:
-        return chosen, chosen
-    key = step[chosen].astype(np.int64) * (int(layer.max()) + 1) + layer[chosen]
-    _, first, index = np.unique(key, return_index=True, return_inverse=True)
-    last = np.zeros(len(first), dtype=np.int64)
-    np.maximum.at(last, index, np.arange(len(chosen)))
-    moe = np.zeros(len(first), dtype=np.bool_)
-    moe[index[kind[chosen] == OpKind.GATE]] = True
-    return chosen[first[moe]], chosen[last[moe]]

@@ -8,6 +8,7 @@ Nothing here may know time.
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Sequence
 
@@ -15,16 +16,22 @@ from offload.ops import Gemm, OpKind, Work
 from traces.model.architecture import Attention, LayerStack, LinearMixer, ModelArchitecture
 
 __all__ = [
+    "activation_row_bytes",
     "attention_rates",
+    "cpu_expert_work",
+    "cpu_layer_work",
     "cross_attention_work",
     "dense_ffn_work",
     "expert_copy_work",
     "experts_work",
     "gate_work",
+    "handover_work",
     "head_work",
     "mixer_work",
     "readback_work",
+    "return_work",
     "self_attention_work",
+    "stream_work",
 ]
 
 _IDS_BYTES = 4
@@ -160,6 +167,36 @@ def expert_copy_work(model: ModelArchitecture, kind: OpKind) -> Work:
 def readback_work(n_ids: int) -> Work:
     """The selected expert ids of one block, device to host."""
     return Work(OpKind.READBACK, copy_bytes=n_ids * _IDS_BYTES)
+
+
+def handover_work(model: ModelArchitecture, n_tokens: int) -> Work:
+    """The activations of `n_tokens`, device to host."""
+    return Work(OpKind.HANDOVER, copy_bytes=activation_row_bytes(model) * n_tokens)
+
+
+def return_work(model: ModelArchitecture, n_tokens: int) -> Work:
+    """The activations of `n_tokens`, host to device."""
+    return handover_work(model, n_tokens)._replace(kind=OpKind.RETURN)
+
+
+def stream_work(n_bytes: int) -> Work:
+    """`n_bytes` from host memory into a buffer in HBM, for one use."""
+    return Work(OpKind.STREAM, copy_bytes=n_bytes)
+
+
+def cpu_layer_work(what: Work) -> Work:
+    """An op of a layer, computed by the host: what it reads of HBM elsewhere (keys and values) is read of DRAM."""
+    return what._replace(kind=OpKind.CPU_LAYER, slots_bytes=0)
+
+
+def cpu_expert_work(model: ModelArchitecture, n_tokens: int) -> Work:
+    """One expert FFN, computed by the host."""
+    return experts_work(model, [n_tokens])._replace(kind=OpKind.CPU_EXPERT)
+
+
+def activation_row_bytes(model: ModelArchitecture) -> int:
+    """Bytes of one token's activations between two layers."""
+    return math.ceil(model.d_model * model.stored_activation_dtype.bytes_per_param)
 
 
 def _ffn(n_tokens: int, d_model: int, d_ff: int, n_matrices: int, n_ffns: int) -> list[Gemm]:

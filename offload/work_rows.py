@@ -83,6 +83,26 @@ class Works:
     def _experts(self, tokens: tuple[int, ...], n_shared: int) -> Work:
         return work.experts_work(self._model, tokens, n_shared, self._slots_bytes)
 
+    def cpu_expert(self, n_tokens: int) -> Work:
+        """One expert, computed by the host."""
+        return self._once(("cpu expert", n_tokens), lambda: work.cpu_expert_work(self._model, n_tokens))
+
+    def cpu_layer(self, what: Work) -> Work:
+        """An op of a layer, computed by the host."""
+        return self._once(("cpu layer", what), lambda: work.cpu_layer_work(what))
+
+    def handover(self, n_tokens: int) -> Work:
+        """Activations to the host."""
+        return self._once(("handover", n_tokens), lambda: work.handover_work(self._model, n_tokens))
+
+    def back(self, n_tokens: int) -> Work:
+        """Activations from the host."""
+        return self._once(("return", n_tokens), lambda: work.return_work(self._model, n_tokens))
+
+    def stream(self, n_bytes: int) -> Work:
+        """Bytes from the host that pass through HBM."""
+        return self._once(("stream", n_bytes), lambda: work.stream_work(n_bytes))
+
     def copy(self, kind: OpKind) -> Work:
         """One expert moved."""
         return self._once(("copy", kind), lambda: work.expert_copy_work(self._model, kind))

@@ -30,6 +30,7 @@ from traces.model.architecture import ModelArchitecture
 __all__ = ["Loaded", "load_program", "pool_bytes"]
 
 _SLOTS, _IDS, _STATIC = "expert slots", "selected expert ids", "weights outside experts"
+_CROSSING = "activations of experts on the host"
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +83,10 @@ class _Binder:
         self.choices = [self._choices(one) for one in program.passes.passes]
         self.ids = backend.allocate(sizes[_IDS], _IDS).view(torch.int32).view(model.n_moe_layers, -1)
         self.cpu_scratch = self._cpu_scratch()
+        n_rows = program.passes.n_widest if self.cpu_scratch is not None else 0
+        shape, n_bytes = (n_rows, model.d_model), n_rows * model.d_model * self.dtype.itemsize
+        self.handed_over = backend.allocate_host(n_bytes, _CROSSING).view(self.dtype).view(shape)
+        self.returned = backend.allocate(n_bytes, _CROSSING).view(self.dtype).view(shape)
 
     def _choices(self, one: Pass) -> dict[int, Choice]:
         """What the gate of each MoE layer of a pass is made to choose."""
@@ -116,11 +121,20 @@ class _Binder:
                 one, layer = self.program.passes.passes[self.program.pass_of[op]], int(self.program.moe_layer[op])
                 expected[here] = one.experts[:, layer].ravel()
                 actions.append(Copy(host_ids[here], self.ids[layer, : sizes[op]]))
+            elif kind in (OpKind.HANDOVER, OpKind.RETURN):
+                n_tokens = self.program.passes.passes[self.program.pass_of[op]].n_tokens
+                actions.append(self._crossing(kind, n_tokens))
             elif KINDS[kind].lane is Lane.HOST:
                 actions.append(None)
             else:
                 actions.append(self._action(op, kind))
         return Loaded(actions, self.layers.states, host_ids, expected)
+
+    def _crossing(self, kind: OpKind, n_tokens: int) -> Copy:
+        """The activations of a block, to the host that computes some of its experts, or back."""
+        here, back = self.layers.normed[:n_tokens], self.returned[:n_tokens]
+        away = self.handed_over[:n_tokens]
+        return Copy(away.view(-1), here.view(-1)) if kind is OpKind.HANDOVER else Copy(back.view(-1), away.view(-1))
 
     def _action(self, op: int, kind: OpKind) -> Action:
         if kind is OpKind.DISK_READ:

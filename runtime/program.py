@@ -170,6 +170,11 @@ class _Builder:
     def _check_kind(self, op: int, kind: OpKind, lane: int) -> None:
         if kind is OpKind.ISSUE:
             raise InvalidInput(f"op {op} issues a run of copies: the runtime copies experts one by one, {_WAY_OUT}")
+        if kind in (OpKind.STREAM, OpKind.CPU_LAYER):
+            what = "streams weights, keys or values" if kind is OpKind.STREAM else "is a part of a layer on the host"
+            raise InvalidInput(
+                f"op {op} {what}: the runtime executes placements of experts only (experts=cpu), simulate it instead"
+            )
         if kind is OpKind.STAGE:
             raise InvalidInput(
                 f"op {op} copies an expert within HBM: the runtime reads experts where they land, {_WAY_OUT}"

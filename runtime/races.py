@@ -52,7 +52,9 @@ def _reads(program: Program, op: int, kind: OpKind) -> list[str]:
         return [f"staging buffer {program.staging[op]}"]
     if kind is OpKind.READBACK:
         return [f"the ids of MoE layer {program.moe_layer[op]}"]
-    return [_INPUT] if kind is OpKind.CPU_EXPERT else []
+    if kind is OpKind.RETURN:
+        return [_CPU_RESULTS]
+    return [_INPUT] if kind in (OpKind.CPU_EXPERT, OpKind.HANDOVER) else []
 
 
 def _writes(program: Program, op: int, kind: OpKind) -> list[str]:

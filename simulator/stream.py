@@ -13,9 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hwmodels.cost import Costs
-from offload.metrics import overlap_s
-from offload.ops import TRANSFERS, Lane, OpKind
-from offload.probes import moe_layers
+from offload.metrics import moe_layers, overlap_s
+from offload.ops import TO_DEVICE, TRANSFERS, Lane, OpKind
 from offload.recorder import Part
 from simulator.explain.bounds import chains_s
 from simulator.explain.critical_path import pulled_back
@@ -95,7 +94,7 @@ class Stream:
         lane, kind, cost = columns["lane"], columns["kind"], columns["cost"]
         self.lane_s += np.bincount(lane, costs.duration_s[cost], len(Lane))
         self.lane_s[Lane.HOST] += float(costs.issue_s[cost][lane != Lane.HOST].sum())
-        self.h2d_bytes += int(columns["bytes"][kind == OpKind.FETCH].sum())
+        self.h2d_bytes += int(columns["bytes"][np.isin(kind, TO_DEVICE)].sum())
         first, last = moe_layers(lane, kind, columns["step"], columns["layer"], self._steps)
         self.layers_s += float((end[last] - start[first]).sum())
         self.n_layers += len(first)

@@ -52,6 +52,9 @@ def encoder_decoder(*, n_experts: int = 5) -> ModelArchitecture:
     )
 
 
+TRIED = ("fastertransformer", "streams")
+"""x."""
+
 MODELS = {
     "decoder-only": decoder_only(),
     "shared experts, three matrices": decoder_only(n_shared=1, n_matrices=3),

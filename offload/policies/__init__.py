@@ -8,12 +8,13 @@ from dataclasses import replace
 
 from offload.eviction import EVICTIONS, Belady, Eviction, Key, Static
 from offload.eviction_released import ReleasedLfu, ReleasedLifo
+from offload.placement import placement_named
 from offload.policies.gpu_only import gpu_only
 from offload.policies.lru import lfu, lru
 from offload.policies.on_demand import on_demand
 from offload.policies.prefetch_all import prefetch_all
 from offload.policies.pregate import pregate
-from offload.policy import Cache, Policy
+from offload.policy import Cache, Policy, misses_on_host
 from traces.documents import NUMBER
 from traces.errors import InvalidInput, unknown_name
 
@@ -31,19 +32,28 @@ PRESETS: dict[str, Callable[..., Policy]] = {
 RELEASED: dict[str, Callable[[int], Eviction]] = {"lfu_released": ReleasedLfu, "lifo_released": ReleasedLifo}
 """Evictions as Pre-gated MoE's public code has them; made for a number of encoder keys."""
 
-_FORM = re.compile(r"(?P<name>[a-z_]+)(\((?P<lookahead>\d{1,4})\))?(?P<encoder>:encoder)?(\+(?P<cache>.+))?", re.ASCII)
+_FORM = re.compile(
+    r"(?P<name>[a-z_]+)(\((?P<lookahead>\d{1,4})\))?(?P<encoder>:encoder)?(?P<miss>:cpu)?(\+(?P<cache>.+))?", re.ASCII
+)
 
 
 def policy_named(text: str) -> Policy:
-    """The policy a user types: `pregate`, `pregate(2)`, `on_demand+lru:0.1`, `pregate+lfu:64:per_layer`.
+    """The policy a user types: `pregate`, `pregate(2)`, `on_demand+lru:0.1`, `pregate+lfu:64:per_layer`, and where the
+    parts of the model are, `gpu_only@experts=cpu`.
 
     `:encoder` has an encoder run under the policy too, instead of on demand: `pregate:encoder`, `pregate(2):encoder`.
+    `:cpu` has the host compute what is missing: `on_demand:cpu+static:28:per_layer`.
 
     Raises `UnknownName` for a preset that does not exist, `InvalidInput` for anything else that is wrong.
     """
-    match = _FORM.fullmatch(text.strip())
+    text, at, placement = text.strip().partition("@")
+    if at:
+        return policy_named(text).with_placement(placement_named(placement))
+    match = _FORM.fullmatch(text)
     if match is None:
-        raise InvalidInput(f"policy {text!r} is not of the form NAME, NAME(lookahead), NAME:encoder or NAME+CACHE")
+        raise InvalidInput(
+            f"policy {text!r} is not of the form NAME, NAME(lookahead), NAME:encoder, NAME:cpu or NAME+CACHE"
+        )
     if match["name"] not in PRESETS:
         raise unknown_name("policy", match["name"], PRESETS)
     if match["lookahead"] is not None and match["name"] != "pregate":
@@ -51,6 +61,8 @@ def policy_named(text: str) -> Policy:
     policy = PRESETS[match["name"]](*([int(match["lookahead"])] if match["lookahead"] else []))
     if match["encoder"]:
         policy = replace(policy, name=f"{policy.name}:encoder", encoder="same")
+    if match["miss"]:
+        policy = replace(policy, name=f"{policy.name}:cpu", on_miss=misses_on_host)
     if match["cache"] is None:
         return policy
     return replace(policy, name=f"{policy.name}+{match['cache']}", cache=cache_named(match["cache"]))

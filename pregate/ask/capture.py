@@ -12,13 +12,15 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from hwmodels.platform import Platform
 from offload import metrics
 from offload.decode import Decoded, decode
 from offload.execution import Execution
-from offload.footprint import MemoryPlan, Workload, measure_workload, plan_memory
+from offload.footprint import MemoryPlan, Workload, host_bytes, measure_workload, plan_memory
 from offload.memory import CapacityExceeded
+from offload.placement import AS_DECIDED, Placed, place
 from offload.policies import eviction_named, policy_named
 from offload.policies.pregate import SelectedAhead
 from offload.policy import Cache, Policy, fetch_misses, no_prefetch
@@ -82,6 +84,7 @@ class Request:
     expert_tier: str
     workload: Workload
     plan: MemoryPlan
+    placed: Placed
 
     @property
     def key(self) -> str:
@@ -89,8 +92,23 @@ class Request:
 
         A function counts by where it is in memory; `pregate.ask.schedule_cache.lasting_key` is good for longer.
         """
-        parts = (VERSION, self.model, self.trace.digest, self.policy, self.execution, self.expert_tier, self.plan)
+        parts = (
+            VERSION,
+            self.model,
+            self.trace.digest,
+            self.policy,
+            self.execution,
+            self.expert_tier,
+            self.plan,
+            *self._placed,
+        )
         return hashlib.sha256(repr(parts).encode()).hexdigest()[:32]
+
+    @property
+    def _placed(self) -> tuple[str, ...]:
+        """The placement as far as it is not in the policy: which experts are kept."""
+        kept = [sorted(experts) for experts in self.placed.kept if experts]
+        return (repr(kept),) if kept else ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,17 +186,20 @@ def request(
         check_trace(model, trace)
         workload = measure_workload(model, trace.steps())
     memory = hw if isinstance(hw, MachineMemory) else memory_of(hw)
-    if expert_tier == "dram" and not chosen.resident:
-        _check_host_memory(model, memory, chosen)
+    placed = place(model, chosen.placement, _popularity(model, trace) if chosen.placement.n_kept else None)
+    execution = chosen.placement.execution(memory.execution)
+    if expert_tier == "dram":
+        _check_host_memory(model, memory, chosen, host_bytes(model, workload, chosen, placed))
     plan = plan_memory(
         model,
         workload,
         chosen,
-        memory.execution,
+        execution,
         hbm_bytes=memory.hbm_bytes,
         reserve_bytes=memory.reserve_bytes,
+        placed=placed,
     )
-    return Request(model, trace, chosen, memory.execution, expert_tier, workload, plan)
+    return Request(model, trace, chosen, execution, expert_tier, workload, plan, placed)
 
 
 def capture(
@@ -209,16 +230,25 @@ def capture_request(asked: Request, *, compiled: bool | None = None) -> Captured
         disk=asked.expert_tier == "ssd",
         static_bytes=asked.plan.static_bytes,
         compiled=compiled,
+        placed=asked.placed,
     )
     return Captured(asked, decoded)
 
 
-def _check_host_memory(model: ModelArchitecture, memory: MachineMemory, policy: Policy) -> None:
-    """Experts wait in DRAM, all of them. Raises `CapacityExceeded` when the host has less."""
-    needed = model.n_moe_layers * model.n_experts * model.expert_bytes
+def _popularity(model: ModelArchitecture, trace: RoutingTrace) -> NDArray[np.float64]:
+    """In how many forward passes the trace asks for each expert: (n_moe_layers, n_experts)."""
+    counts = np.zeros(model.n_moe_layers * model.n_experts)
+    for keys in _demands(model, trace):
+        counts[keys] += 1
+    return counts.reshape(model.n_moe_layers, model.n_experts)
+
+
+def _check_host_memory(model: ModelArchitecture, memory: MachineMemory, policy: Policy, needed: int) -> None:
+    """What waits in DRAM fits there. Raises `CapacityExceeded` when the host has less."""
     if needed > memory.dram_bytes:
+        what = "the experts of " * (policy.placement == AS_DECIDED)
         raise CapacityExceeded(
-            f"{policy.name}: the experts of {model.name} take {needed / 1e9:.1f} GB of host memory, {memory.host} has "
+            f"{policy.name}: {what}{model.name} take {needed / 1e9:.1f} GB of host memory, {memory.host} has "
             f"{memory.dram_bytes / 1e9:.1f} GB: try {memory.way_out}",
             needed,
             "DRAM",
@@ -241,18 +271,18 @@ def resident_set(asked: Request) -> ResidentSet | None:
         eviction_named(
             spec.eviction,
             model.n_encoder_moe_layers * model.n_experts,
-            lambda: (keys for _ in range(n_runs) for keys in _demands(asked)),
+            lambda: (keys for _ in range(n_runs) for keys in _demands(asked.model, asked.trace)),
         ),
         per_layer=spec.per_layer,
         n_layers=model.n_moe_layers,
         n_experts=model.n_experts,
     )
     if spec.eviction == "static":
-        uses = Counter(key for keys in _demands(asked) for key in keys)
+        uses = Counter(key for keys in _demands(asked.model, asked.trace) for key in keys)
         for key, _ in sorted(uses.items(), key=lambda item: (-item[1], item[0])):
             residents.admit(key // model.n_experts, [key % model.n_experts])
     elif spec.warm:
-        for keys in _demands(asked):
+        for keys in _demands(asked.model, asked.trace):
             residents.admit(keys[0] // model.n_experts, [key % model.n_experts for key in keys])
     return residents
 
@@ -267,9 +297,9 @@ _CELLS = 1 << 18
 """Routing cells (tokens x layers x top_k) looked through at a time, or one forward pass."""
 
 
-def _demands(asked: Request) -> Iterator[list[int]]:
+def _demands(model: ModelArchitecture, trace: RoutingTrace) -> Iterator[list[int]]:
     """The experts of every (step, layer) of the trace that has any, as keys, ascending."""
-    trace, n_layers, n_experts = asked.trace, asked.model.n_moe_layers, asked.model.n_experts
+    n_layers, n_experts = model.n_moe_layers, model.n_experts
     begins = np.append(True, np.diff(trace.step) != 0)
     i_pass, edges = np.cumsum(begins), np.append(np.flatnonzero(begins), trace.n_tokens)
     start = 0

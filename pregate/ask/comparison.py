@@ -6,9 +6,11 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from hwmodels.platform import Platform
 from offload.memory import CapacityExceeded
-from offload.ops import Lane, OpKind
+from offload.ops import TO_DEVICE, Lane
 from offload.policies import policy_named
 from offload.policy import Cache, Policy
 from pregate.ask.shown import html_table
@@ -108,12 +110,16 @@ def what_binds(result: SimulationResult) -> str:
     timeline, span_s = result.timeline, result.makespan_s
     if timeline is None:
         return f"{result.binding} bounds it from below, stalled {result.stall_share:.0%}"
-    busy = {lane: timeline.busy_s(lane) / span_s for lane in (Lane.COMPUTE, Lane.H2D, Lane.DISK)}
-    fetches = timeline.schedule.kind == OpKind.FETCH
+    busy = {lane: timeline.busy_s(lane) / span_s for lane in (Lane.COMPUTE, Lane.H2D, Lane.DISK, Lane.CPU)}
+    fetches = np.isin(timeline.schedule.kind, TO_DEVICE)
     link = float((timeline.end_s - timeline.start_s)[fetches].sum()) / span_s
     shares = f"compute busy {busy[Lane.COMPUTE]:.0%}, link {link:.0%}, stalled {result.stall_share:.0%}"
     if busy[Lane.DISK] > max(busy[Lane.H2D], busy[Lane.COMPUTE]):
         return f"storage reads bind it ({shares}, storage {busy[Lane.DISK]:.0%})"
+    if busy[Lane.CPU]:
+        shares += f", the host's processor {busy[Lane.CPU]:.0%}"
+    if busy[Lane.CPU] > 0.4:
+        return f"what the host computes binds it ({shares})"
     if result.stall_share > 0.5:
         return f"transfers bind it ({shares})"
     if busy[Lane.COMPUTE] > 0.8:

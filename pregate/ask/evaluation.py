@@ -17,7 +17,7 @@ from hwmodels.coverage import beyond_fit, unfitted_device
 from hwmodels.figures import figures_of
 from hwmodels.platform import Platform
 from offload import metrics
-from offload.ops import Lane, OpKind
+from offload.ops import TO_DEVICE, Lane
 from offload.probes import find_probes
 from pregate.ask.capture import Captured, metrics_of
 from pregate.ask.simulation import calibration
@@ -80,7 +80,7 @@ def _fifo(captured: Captured, costs: Costs) -> dict[str, NDArray[Any]]:
         exposed_s=seen.exposed_s,
         transfer_s=seen.transfer_s,
         peak_hbm_bytes=seen.peak_hbm_bytes,
-        h2d_bytes=int(schedule.bytes[schedule.kind == OpKind.FETCH].sum()),
+        h2d_bytes=int(schedule.bytes[np.isin(schedule.kind, TO_DEVICE)].sum()),
         n_output_tokens=captured.workload.n_output_tokens,
         lookups=(decoded.n_lookups, decoded.n_hits),
     )

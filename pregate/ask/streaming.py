@@ -51,6 +51,7 @@ def _stream(asked: Request, hw: Platform, offloaded: bool) -> SimulationResult |
         n_buffers=plan.n_buffers,
         cache=resident_set(asked),
         disk=asked.expert_tier == "ssd",
+        placed=asked.placed,
     )
     static_bytes = plan.static_bytes + parts.warm_bytes
     stream, digest = Stream(decode_steps(trace), static_bytes, with_paths=hw.fit is not None), ScheduleDigest()

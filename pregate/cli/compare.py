@@ -6,7 +6,6 @@ from typing import Annotated
 
 import typer
 
-from offload.policies import policy_named
 from pregate.cli import options
 from pregate.cli.built import build_cache, build_modes, listed
 from pregate.cli.progress import spinner
@@ -31,7 +30,7 @@ def compare(
 
     Example: pregate compare switch-base-128 --hardware a100-sxm4-80gb
     """
-    chosen = [policy_named(name).name for name in listed(policies)]
+    chosen = [question.design(name) for name in listed(policies)]
     architecture, machine, workload = question.subject()
     from pregate.ask.comparison import compare as run_compare
     from pregate.ask.routing_source import describe_routing

@@ -49,7 +49,7 @@ def crossover(
     with spinner("searching") as update:
         update(axis)
         found = crossovers(
-            architecture, machine, workload, listed(policies), axis, from_, to,
+            architecture, machine, workload, [question.design(name) for name in listed(policies)], axis, from_, to,
             metric=metric, n_scan=points, cache=build_cache(question.cache), expert_tier=question.tier,
         )  # fmt: skip
     document = found.to_dict()

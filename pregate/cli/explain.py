@@ -44,7 +44,7 @@ def explain(
     with spinner("explaining") as update:
         update(policy)
         explanation = run_explain(
-            architecture, machine, workload, policy,
+            architecture, machine, workload, question.design(policy),
             cache=build_cache(question.cache), expert_tier=question.tier, metric=metric,
         )  # fmt: skip
         if tornado is not None:

@@ -10,8 +10,8 @@ import typer
 
 __all__ = [
     "CHECKED", "Active", "BackendName", "Batch", "CacheText", "Check", "Dtype", "Engine", "Format", "Formats", "Graphs",
-    "Hardware", "Hbm", "InputTokens", "LinkSpeed", "Model", "ModesText", "OutputFormat", "OutputTokens", "Policy",
-    "Popularity", "Seed", "Sets", "Stack", "Tier", "TopK", "TraceFile", "Yes",
+    "Hardware", "Hbm", "InputTokens", "LinkSpeed", "Model", "ModesText", "OutputFormat", "OutputTokens",
+    "PlacementText", "Policy", "Popularity", "Seed", "Sets", "Stack", "Tier", "TopK", "TraceFile", "Yes",
 ]  # fmt: skip
 
 
@@ -38,6 +38,14 @@ Batch = Annotated[int | None, typer.Option(help="Sequences side by side; default
 InputTokens = Annotated[int, typer.Option(help="Prompt tokens a sequence (synthetic traces).")]
 OutputTokens = Annotated[int, typer.Option(help="Generated tokens a sequence (synthetic traces).")]
 Active = Annotated[int | None, typer.Option(help="Force this many active experts a layer (synthetic traces).")]
+PlacementText = Annotated[
+    str | None,
+    typer.Option(
+        "--placement",
+        help="Where parts of the model are: experts=cpu, experts=cpu:26 (layers), experts=cpu:keep=28 (on the "
+        "accelerator), layers=cpu:20, weights=stream, kv=cpu, kv=stream; prompts: ubatch=2048, stream=never; by comma.",
+    ),
+]
 CacheText = Annotated[str | None, typer.Option("--cache", help="Expert cache: EVICTION:RATIO or EVICTION:SLOTS.")]
 Hbm = Annotated[str | None, typer.Option(help="HBM of the accelerator, such as 24GiB.")]
 Sets = Annotated[

@@ -8,6 +8,7 @@ from functools import wraps
 from inspect import Parameter, Signature, signature
 from typing import TYPE_CHECKING, Any, get_type_hints
 
+from offload.policies import policy_named
 from pregate.cli import options
 from pregate.cli.built import as_recorded, build_machine, build_model, build_trace
 
@@ -35,6 +36,7 @@ class Question:
     active: options.Active = None
     popularity: options.Popularity = None
     cache: options.CacheText = None
+    placement: options.PlacementText = None
     tier: options.Tier = "dram"
     engine: options.Engine = "auto"
     check: options.Check = False
@@ -56,6 +58,13 @@ class Question:
     def machine(self) -> Platform:
         """The machine."""
         return build_machine(self.hardware, self.stack, self.hbm, self.sets)
+
+    def design(self, text: str) -> str:
+        """The name of the design that a user typed, the model placed as the options say."""
+        from offload.placement import placement_named
+
+        placement = None if self.placement is None else placement_named(self.placement)
+        return policy_named(text).with_placement(placement).name
 
     def subject(self, *, any_size: bool = False) -> tuple[ModelArchitecture, Platform, RoutingTrace]:
         """Model, machine and trace; experts are of the size that the trace recorded.

@@ -34,7 +34,7 @@ def simulate(
             "--engine stream keeps no timeline: leave out --timeline and --gantt, or take another engine"
         )
     require_timelines(timeline, gantt)
-    chosen = policy_named(policy)
+    chosen = policy_named(question.design(policy))
     architecture, machine, workload = question.subject()
     from pregate.ask.routing_source import describe_routing
     from pregate.ask.simulation import describe_calibration

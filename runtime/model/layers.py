@@ -230,6 +230,11 @@ class Layers:
         if gate is not None:
             total *= functional.linear(normed, gate).sigmoid()
 
+    @property
+    def normed(self) -> Tensor:
+        """(n_widest, d_model): the input of the MoE block that runs."""
+        return self._normed
+
     def expert(self, tokens: BoundRows, places: BoundRows, weights: FfnWeights, scratch: Scratch) -> None:
         """One expert on its tokens, into rows `places` (token x top_k + rank) of the results."""
         scratch.routed(self._normed, tokens, weights, self._results, places)

@@ -29,7 +29,7 @@ from simulator import batch, recurrence
 from simulator.batch_small import evaluate_small
 from simulator.explain.bounds import lower_bounds
 from simulator.stream import Stream
-from tests.small_models import MODELS, routing
+from tests.small_models import MODELS, TRIED, routing
 from traces.errors import InvalidInput
 from traces.model.architecture import ModelArchitecture
 from traces.routing import RoutingTrace
@@ -99,7 +99,7 @@ def machines(schedule: Schedule, n: int, seed: int) -> Costs:
     return Costs(issue, duration)
 
 
-@pytest.mark.parametrize("execution", list(EXECUTIONS))
+@pytest.mark.parametrize("execution", TRIED)
 @pytest.mark.parametrize("name", list(MODELS))
 @pytest.mark.parametrize("text", POLICIES)
 def test_many_machines_are_each_measured_as_one(text: str, name: str, execution: str) -> None:
@@ -118,7 +118,7 @@ def test_many_machines_are_each_measured_as_one(text: str, name: str, execution:
 def test_random_machines_are_measured_right(seed: int, text: str, name: str, size: int) -> None:
     model = MODELS[name]
     trace = routing(model, batch=size, seed=seed, output_tokens=3)
-    schedule, _, _ = captured(model, trace, text, sorted(EXECUTIONS)[seed % 2], disk=seed % 3 == 0)
+    schedule, _, _ = captured(model, trace, text, sorted(TRIED)[seed % 2], disk=seed % 3 == 0)
     assert_batch_is_right(schedule, trace, machines(schedule, 3, seed), None)
 
 
@@ -222,7 +222,7 @@ def test_impossible_costs_are_refused(bad: np.ndarray) -> None:
 
 
 @pytest.mark.parametrize("compiled", [None, False])
-@pytest.mark.parametrize("execution", list(EXECUTIONS))
+@pytest.mark.parametrize("execution", TRIED)
 @pytest.mark.parametrize("text", POLICIES)
 def test_part_by_part_is_as_the_whole(
     text: str, execution: str, compiled: bool | None, monkeypatch: pytest.MonkeyPatch

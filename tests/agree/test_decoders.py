@@ -17,7 +17,7 @@ from offload.policy import Policy
 from offload.recorder import assemble
 from offload.residency import ResidentSet
 from offload.schedule import ScheduleDigest
-from tests.small_models import MODELS, decoder_only, routing
+from tests.small_models import MODELS, TRIED, decoder_only, routing
 from traces.model.architecture import ModelArchitecture
 from traces.routing import Phase, RoutingTrace, rebatch
 
@@ -81,7 +81,7 @@ def assert_written_alike(
     assert fast == slow
 
 
-@pytest.mark.parametrize("execution", list(EXECUTIONS))
+@pytest.mark.parametrize("execution", TRIED)
 @pytest.mark.parametrize("name", list(MODELS))
 @pytest.mark.parametrize("text", POLICIES)
 def test_every_policy_is_written_alike(text: str, name: str, execution: str) -> None:
@@ -100,7 +100,7 @@ def test_every_policy_is_written_alike(text: str, name: str, execution: str) -> 
 @given(
     st.sampled_from([text for text in POLICIES if text != "lfu"]),
     st.sampled_from(list(MODELS)),
-    st.sampled_from(list(EXECUTIONS)),
+    st.sampled_from(TRIED),
     st.integers(0, 10**6),
     st.integers(1, 5),
     st.integers(-12, 8),

@@ -27,7 +27,7 @@ from simulator import recurrence
 from simulator.explain.attribution import CLASSES, Path, critical_path, partition
 from simulator.explain.critical_path import gradient, slot_edges, walk
 from simulator.explain.sensitivity import METRICS, elasticities, metric_weights
-from tests.small_models import MODELS, decoder_only, routing
+from tests.small_models import MODELS, TRIED, decoder_only, routing
 from traces.errors import InvalidInput, UnknownName
 from traces.routing import RoutingTrace
 
@@ -230,7 +230,7 @@ factors = st.floats(-2.0, 2.0, allow_nan=False).map(math.exp)
 def runs(draw: st.DrawFn) -> tuple[Schedule, RoutingTrace, Figures]:
     """A small model under any policy, execution and tier, on a machine with every price moved by up to e^2."""
     model = MODELS[draw(st.sampled_from(list(MODELS)))]
-    stack = draw(st.sampled_from(list(EXECUTIONS)))
+    stack = draw(st.sampled_from(TRIED))
     hw = load_platform("a100-sxm4-80gb", stack)
     trace = routing(model, seed=draw(st.integers(0, 3)), batch=draw(st.integers(1, 2)))
     tier = draw(st.sampled_from(["dram", "ssd"]))

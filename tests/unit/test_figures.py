@@ -32,7 +32,11 @@ def works() -> list[Work]:
         work.expert_copy_work(model, OpKind.STAGE),
         work.expert_copy_work(model, OpKind.DISK_READ),
         work.readback_work(12),
-        work.experts_work(model, [3])._replace(kind=OpKind.CPU_EXPERT),
+        work.cpu_expert_work(model, 3),
+        work.cpu_layer_work(work.self_attention_work(model, stack, 5, 900, 4000)),
+        work.handover_work(model, 4),
+        work.return_work(model, 4),
+        work.stream_work(1 << 20),
         Work(OpKind.WAIT),
         Work(OpKind.STEP),
     ]

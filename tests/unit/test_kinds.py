@@ -22,9 +22,9 @@ def test_a_row_is_consistent(kind: OpKind) -> None:
     assert re.fullmatch("#[0-9A-F]{6}", row.colour)
     assert COLOURS[row.family] == row.colour, "a family has one colour"
     assert row.is_kernel == (row.lane is Lane.COMPUTE)
-    assert not (row.is_kernel and row.moves_expert)
+    assert not (row.is_kernel and row.moves_weights)
 
 
 def test_transfers_and_kernels_are_those_of_the_design() -> None:
-    assert TRANSFERS == (OpKind.FETCH, OpKind.STAGE, OpKind.DISK_READ)
+    assert TRANSFERS == (OpKind.FETCH, OpKind.STAGE, OpKind.DISK_READ, OpKind.STREAM)
     assert {OpKind.GATE, OpKind.EXPERTS, OpKind.HEAD} < set(KERNEL_KINDS)

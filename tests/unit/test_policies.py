@@ -23,7 +23,7 @@ from offload.policy import BlockView, Cache, Fetch, Policy
 from offload.residency import ResidentSet
 from offload.timeline import Timeline
 from simulator import recurrence
-from tests.small_models import MODELS, routing
+from tests.small_models import MODELS, TRIED, routing
 from traces.errors import InvalidInput, UnknownName
 from traces.model.architecture import ModelArchitecture
 from traces.routing import Phase, RoutingTrace
@@ -67,7 +67,7 @@ def timed(decoded: Decoded) -> Timeline:
     return recurrence.simulate(decoded.schedule, costs)
 
 
-@pytest.mark.parametrize("execution", list(EXECUTIONS))
+@pytest.mark.parametrize("execution", TRIED)
 @pytest.mark.parametrize("name", list(MODELS))
 @pytest.mark.parametrize("text", POLICIES)
 def test_no_slot_is_overwritten_before_its_reader_has_ended(text: str, name: str, execution: str) -> None:
@@ -91,7 +91,7 @@ def test_no_slot_is_overwritten_before_its_reader_has_ended(text: str, name: str
             filled[slot] = i
 
 
-@pytest.mark.parametrize("execution", list(EXECUTIONS))
+@pytest.mark.parametrize("execution", TRIED)
 @pytest.mark.parametrize("name", list(MODELS))
 @pytest.mark.parametrize("text", POLICIES)
 def test_hbm_stays_within_the_slots_and_returns_to_its_level(text: str, name: str, execution: str) -> None:
@@ -108,7 +108,7 @@ def test_hbm_stays_within_the_slots_and_returns_to_its_level(text: str, name: st
         assert level[-1] <= cached * model.expert_bytes
 
 
-@pytest.mark.parametrize("execution", list(EXECUTIONS))
+@pytest.mark.parametrize("execution", TRIED)
 @pytest.mark.parametrize("name", list(MODELS))
 @pytest.mark.parametrize("text", POLICIES)
 def test_the_future_does_not_change_the_past(text: str, name: str, execution: str) -> None:
@@ -153,7 +153,7 @@ def test_bytes_moved_are_the_misses(text: str, name: str) -> None:
 
 @pytest.mark.parametrize("name", list(MODELS))
 @pytest.mark.parametrize("text", ["on_demand", "pregate", "pregate(2)", "pregate(3)", "prefetch_all"])
-@pytest.mark.parametrize("execution", list(EXECUTIONS))
+@pytest.mark.parametrize("execution", TRIED)
 def test_the_fewest_slots_are_enough_and_never_stuck(text: str, name: str, execution: str) -> None:
     model, policy = MODELS[name], policy_named(text)
     trace = routing(model, batch=2, seed=3)

@@ -1,0 +1,188 @@
+"""What one run does away from the accelerator: layers and experts on the host, and what streams through HBM.
+
+Activations are on one side at a time. Where the sides change they cross the link, and the next op waits for them.
+Nothing here may know time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from offload.execution import Execution
+from offload.ops import Lane, OpKind, Work
+from offload.placement import Placed
+from offload.recorder import Recorder
+from offload.work_rows import Works
+from traces.model.architecture import ModelArchitecture
+from traces.model.layer_bytes import layer_weight_bytes
+
+__all__ = ["HostSide"]
+
+_WAIT = Work(OpKind.WAIT)
+_BUSY = Work(OpKind.ISSUE, n_copies=0)
+"""The issuing thread waits for what it computes itself: no time of its own."""
+
+_N_STREAM_BUFFERS = 2
+"""A layer's weights arrive while those of the layer before are read."""
+
+
+class _Loop(Protocol):
+    """What the host's side needs of the loop that it is part of."""
+
+    model: ModelArchitecture
+    execution: Execution
+    recorder: Recorder
+    works: Works
+    i_step: int
+    n_tokens: int
+
+
+class HostSide:
+    """The host's part of a run. `waits`: what the next op of the compute stream waits for."""
+
+    def __init__(self, loop: _Loop, placed: Placed) -> None:
+        self._loop, self.placed = loop, placed
+        self.waits: list[int] = []
+        self._is_here = False  # whether activations are on the host
+        self._arrived: int = -1  # the copy that brought them
+        self._last = -1  # the last op of the host's processor
+        self._streamed: dict[int, int] = {}  # layer of this pass -> the copy of its weights
+        self._readers = [-1] * _N_STREAM_BUFFERS  # stream buffer -> the op that read it last
+        self._n_streams = 0
+        self._buffer_of: dict[int, int] = {}
+        self._weights = layer_weight_bytes(loop.model) if placed.streamed_layers else ()
+
+    def live_ops(self) -> list[int]:
+        """The ops that a later op may have to wait for."""
+        return [op for op in (*self._readers, self._last, *self.waits) if op >= 0]
+
+    def take_waits(self) -> list[int]:
+        """What the next op of the compute stream waits for, which then is no more."""
+        waits, self.waits = self.waits, []
+        return waits
+
+    def streams_experts(self, n_tokens: int) -> bool:
+        """Whether a pass of `n_tokens` streams the experts that the host holds, instead of computing them there."""
+        execution, model = self._loop.execution, self._loop.model
+        if not execution.stream_tokens:
+            return False
+        least = execution.stream_tokens
+        return n_tokens * model.top_k >= least * model.n_experts if execution.stream_per_expert else n_tokens >= least
+
+    def enter(self, layer: int, last_op: int) -> None:
+        """A layer begins: its activations cross over if they are on the other side.
+
+        `last_op`: the last op of this pass on the accelerator, -1 none.
+        """
+        on_host = layer in self.placed.host_layers
+        if on_host != self._is_here:
+            if on_host:
+                self._arrived = self._hand_over(last_op, layer) if last_op >= 0 else -1
+            else:
+                self.waits.append(self._return((self._last,), layer))
+            self._is_here = on_host
+        if layer in self.placed.streamed_layers:
+            for one in (layer, layer + 1):  # the next while this one computes
+                if one in self.placed.streamed_layers and one not in self._streamed:
+                    self._stream_weights(one)
+            self.waits.append(self._streamed[layer])
+
+    def leave(self, layer: int, last_op: int) -> None:
+        """A layer of the accelerator has been issued up to `last_op`: its stream buffer is free after that."""
+        if layer in self._streamed:
+            self._readers[self._buffer_of[layer]] = last_op
+
+    def end_pass(self) -> bool:
+        """The last layer is done: whether the head runs on the host. If not, activations are back."""
+        self._streamed.clear()
+        self._buffer_of.clear()
+        n_layers = self._loop.model.decoder.n_layers
+        if self._is_here and len(self.placed.host_layers) < n_layers:
+            self.waits.append(self._return((self._last,), n_layers - 1))
+            self._is_here = False
+        stays, self._is_here = self._is_here, False
+        return stays
+
+    def compute(self, what: Work, layer: int) -> int:
+        """An op of a layer, by the host's processor."""
+        after = (self._arrived,) if self._arrived >= 0 else ()
+        self._arrived = -1
+        return self._issue(self._loop.works.cpu_layer(what), layer, after)
+
+    def hand_over(self, gate: int, layer: int) -> int:
+        """Activations of a block to the host, once its gate has run; returns what the host's processor waits for."""
+        return self._hand_over(gate, layer)
+
+    def experts(self, experts: Sequence[int], tokens: Sequence[int], layer: int, arrived: int = -1) -> None:
+        """Experts that the host computes; the next op of the compute stream waits for their results.
+
+        `arrived`: the hand-over of their activations; -1 where those are on the host already.
+        """
+        after: tuple[int, ...] = (arrived,) if arrived >= 0 else ()
+        for expert, n_tokens in zip(experts, tokens, strict=True):
+            self._issue(self._loop.works.cpu_expert(n_tokens), layer, after, expert)
+            after = ()
+        if arrived >= 0:
+            self.waits.append(self._return((self._last,), layer))
+
+    def stream_experts(self, n_experts: int, layer: int, gate: int) -> None:
+        """Experts of the host through a buffer, for a prompt; the next op of the compute stream waits for them."""
+        loop = self._loop
+        n_bytes = n_experts * loop.model.expert_bytes
+        reader = self._readers[0]
+        after = sorted({op for op in (reader, gate if not loop.execution.streams_ahead else -1) if op >= 0})
+        copy = loop.recorder.issue(Lane.H2D, loop.works.stream(n_bytes), after, step=loop.i_step, layer=layer)
+        self.waits.append(copy)
+
+    def stream_read(self, op: int) -> None:
+        """Op `op` has read the streamed experts: their buffer is free after it, the other one is next."""
+        self._readers = [*self._readers[1:], op]
+
+    def attend(self, what: Work, layer: int, projected: int) -> None:
+        """Scores and values over a KV cache in host memory, queries, keys and values being handed over."""
+        after = (self._hand_over(projected, layer),)
+        rest = what._replace(gemms=(), weight_bits=32.0)
+        self._issue(self._loop.works.cpu_layer(rest), layer, after)
+        self.waits.append(self._return((self._last,), layer))
+
+    def stream_cache(self, n_bytes: int, layer: int) -> None:
+        """Keys and values of a layer through a buffer; its attention waits for them."""
+        loop = self._loop
+        reader = self._readers[self._n_streams % _N_STREAM_BUFFERS]
+        copy = loop.recorder.issue(
+            Lane.H2D, loop.works.stream(n_bytes), (reader,) if reader >= 0 else (), step=loop.i_step, layer=layer
+        )
+        self.waits.append(copy)
+
+    def _stream_weights(self, layer: int) -> None:
+        loop, buffer = self._loop, self._n_streams % _N_STREAM_BUFFERS
+        reader = self._readers[buffer]
+        self._streamed[layer] = loop.recorder.issue(
+            Lane.H2D, loop.works.stream(self._weights[layer]), (reader,) if reader >= 0 else (),
+            step=loop.i_step, layer=layer,
+        )  # fmt: skip
+        self._buffer_of[layer] = buffer
+        self._n_streams += 1
+
+    def _issue(self, what: Work, layer: int, after: Sequence[int], expert: int = -1) -> int:
+        loop = self._loop
+        self._last = loop.recorder.issue(Lane.CPU, what, after, step=loop.i_step, layer=layer, expert=expert)
+        return self._last
+
+    def _hand_over(self, after: int, layer: int) -> int:
+        """Activations to the host; returns what its processor waits for."""
+        loop = self._loop
+        down = loop.recorder.issue(
+            Lane.D2H, loop.works.handover(loop.n_tokens), (after,), step=loop.i_step, layer=layer
+        )
+        if loop.execution.host_computes:
+            return loop.recorder.issue(Lane.HOST, _WAIT, (down,), step=loop.i_step, layer=layer)
+        return down
+
+    def _return(self, after: Sequence[int], layer: int) -> int:
+        """Activations from the host; returns what the accelerator waits for."""
+        loop = self._loop
+        if loop.execution.host_computes:
+            loop.recorder.issue(Lane.HOST, _BUSY, after, step=loop.i_step, layer=layer)
+        return loop.recorder.issue(Lane.H2D, loop.works.back(loop.n_tokens), after, step=loop.i_step, layer=layer)

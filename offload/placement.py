@@ -1,0 +1,232 @@
+"""Where the parts of a model live and run: in HBM, on the host's processor, or streamed through HBM for one use.
+
+A placement is stated for any model; `place` says what it means for one. A policy decides within it: of the experts that
+no placement holds, what to move and when. Nothing here may know time.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from offload.execution import Execution
+from traces.errors import InvalidInput
+from traces.model.architecture import ModelArchitecture
+
+__all__ = ["AS_DECIDED", "EVERYWHERE", "LayerRange", "Placed", "Placement", "place", "placement_named"]
+
+_LAYERS = re.compile(r"(?P<low>\d{1,4})(-(?P<high>\d{1,4}))?", re.ASCII)
+_FORM = (
+    "experts=cpu[:LAYERS][:keep=N], layers=cpu[:LAYERS], weights=stream[:LAYERS], kv=cpu, kv=stream, ubatch=TOKENS, "
+    "stream=TOKENS"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class LayerRange:
+    """Layers `first` to `last` of the decoder, both included; `last` None: to its end."""
+
+    first: int = 0
+    last: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.first < 0 or (self.last is not None and self.last < self.first):
+            raise InvalidInput(
+                f"layers {self.first}-{self.last}: the first layer is 0, and no range ends before it starts"
+            )
+
+    def of(self, n_layers: int) -> range:
+        """Those of them that a stack of `n_layers` has. Raises `InvalidInput` where it has none of them."""
+        if self.first >= n_layers:
+            raise InvalidInput(f"layers from {self.first} on: there are {n_layers}, the last is {n_layers - 1}")
+        return range(self.first, n_layers if self.last is None else min(self.last + 1, n_layers))
+
+    def __str__(self) -> str:
+        if self.last is None:
+            return "" if not self.first else f"{self.first}-"
+        return f":{self.last + 1}" if not self.first else f":{self.first}-{self.last}"
+
+
+EVERYWHERE = LayerRange()
+
+
+@dataclass(frozen=True, slots=True)
+class Placement:
+    """Where parts of a decoder live that are not simply in HBM.
+
+    `host_experts`: MoE layers whose routed experts live in host memory and run on the host's processor, but for
+    `n_kept` of each layer, which stay in HBM (the most popular where a popularity is known, else the first).
+    `host_layers`: layers that live and run there whole, attention and KV cache included; all of them take the head
+    along. `streamed`: layers whose weights outside the routed experts wait in host memory and pass through HBM in every
+    forward pass. `kv`: the KV cache of the other layers is in HBM ("device"), in host memory and attended to there
+    ("host"), or streamed from there ("stream"). How a prompt passes, None as the execution has it: `micro_batch` tokens
+    in one pass, 0 all; `stream_from` tokens of a pass on experts of the host are streamed, 0 never. Raises
+    `InvalidInput` for anything else.
+    """
+
+    host_experts: LayerRange | None = None
+    n_kept: int = 0
+    host_layers: LayerRange | None = None
+    streamed: LayerRange | None = None
+    kv: str = "device"
+    micro_batch: int | None = None
+    stream_from: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.kv not in ("device", "host", "stream"):
+            raise InvalidInput(f"kv = {self.kv!r}: a KV cache is on the device, on the host, or streamed (stream)")
+        if self.n_kept < 0:
+            raise InvalidInput(f"keep = {self.n_kept} experts a layer is below 0")
+        if self.n_kept and self.host_experts is None:
+            raise InvalidInput(
+                f"keep = {self.n_kept} says how many experts stay in HBM where experts=cpu puts the others"
+            )
+
+    def execution(self, execution: Execution) -> Execution:
+        """`execution` with the prompt passing as the placement says."""
+        if self.micro_batch is not None:
+            execution = replace(execution, micro_batch=self.micro_batch)
+        if self.stream_from is not None:
+            execution = replace(execution, stream_tokens=self.stream_from, stream_per_expert=False)
+        return execution
+
+    def __str__(self) -> str:
+        said = []
+        if self.host_experts is not None:
+            said.append(f"experts=cpu{self.host_experts}" + (f":keep={self.n_kept}" if self.n_kept else ""))
+        if self.host_layers is not None:
+            said.append(f"layers=cpu{self.host_layers}")
+        if self.streamed is not None:
+            said.append(f"weights=stream{self.streamed}")
+        if self.kv != "device":
+            said.append("kv=" + {"host": "cpu"}.get(self.kv, self.kv))
+        if self.micro_batch is not None:
+            said.append(f"ubatch={self.micro_batch}")
+        if self.stream_from is not None:
+            said.append(f"stream={self.stream_from or 'never'}")
+        return "@".join(said)
+
+
+@dataclass(frozen=True, slots=True)
+class Placed:
+    """A placement of one model.
+
+    `host_layers`, `streamed_layers`: of the decoder. `kept`: by MoE layer (numbered through the model) the experts in
+    HBM where the others run on the host; None where a policy decides.
+    """
+
+    host_layers: frozenset[int]
+    streamed_layers: frozenset[int]
+    kept: tuple[frozenset[int] | None, ...]
+    kv: str
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether all is in HBM but what a policy moves."""
+        plain = not self.host_layers and not self.streamed_layers and self.kv == "device"
+        return plain and all(one is None for one in self.kept)
+
+    @property
+    def n_decided(self) -> int:
+        """MoE layers whose experts a policy moves, or keeps."""
+        return sum(one is None for one in self.kept)
+
+    @property
+    def n_kept(self) -> int:
+        """Experts in HBM throughout, of all layers whose others run on the host."""
+        return sum(len(one) for one in self.kept if one is not None)
+
+
+def place(model: ModelArchitecture, placement: Placement, popularity: NDArray[np.float64] | None = None) -> Placed:
+    """What `placement` means for `model`. `popularity`: (n_moe_layers, n_experts), how often each expert is chosen.
+
+    Raises `InvalidInput` for layers that the decoder has not, more kept experts than a layer has, or a KV cache away
+    from HBM in a model that has cross-attention or mixers of several kinds.
+    """
+    stack = model.decoder
+    layers = {
+        name: frozenset(() if where is None else where.of(stack.n_layers))
+        for name, where in (
+            ("host", placement.host_layers), ("experts", placement.host_experts), ("streamed", placement.streamed),
+        )
+    }  # fmt: skip
+    if placement.n_kept > model.n_experts:
+        raise InvalidInput(f"keep = {placement.n_kept} experts a layer: {model.name} has {model.n_experts}")
+    if placement.kv != "device" and (model.is_encoder_decoder or not stack.is_uniform):
+        raise InvalidInput(f"kv = {placement.kv}: of a decoder whose layers all have one kind of attention only")
+    kept: list[frozenset[int] | None] = [None] * model.n_moe_layers
+    for block, layer in enumerate(stack.moe_layers):
+        at = model.n_encoder_moe_layers + block
+        if layer in layers["host"]:
+            kept[at] = frozenset()
+        elif layer in layers["experts"]:
+            order = np.arange(model.n_experts)
+            if popularity is not None:
+                order = np.argsort(-popularity[at], kind="stable")
+            kept[at] = frozenset(order[: placement.n_kept].tolist())
+    return Placed(layers["host"], layers["streamed"] - layers["host"], tuple(kept), placement.kv)
+
+
+AS_DECIDED = Placement()
+"""All in HBM but what a policy moves."""
+
+
+def placement_named(text: str) -> Placement:
+    """The placement a user types: clauses `PART=WHERE`, joined by `@` or commas.
+
+    `experts=cpu` (all layers), `experts=cpu:26` (the first 26 layers), `experts=cpu:12-47`, `experts=cpu:keep=28`;
+    `layers=cpu:20`; `weights=stream`; `kv=cpu`, `kv=stream`. Raises `InvalidInput` for anything else.
+    """
+    found = Placement()
+    seen: set[str] = set()
+    for clause in re.split(r"[@,]", text.strip()):
+        part, _, where = clause.strip().partition("=")
+        if part in seen:
+            raise InvalidInput(f"placement {text!r} says {part} twice: once is enough")
+        seen.add(part)
+        found = _with_clause(found, part, where, text)
+    return found
+
+
+def _with_clause(found: Placement, part: str, where: str, text: str) -> Placement:
+    if part in ("ubatch", "stream"):
+        count = "0" if part == "stream" and where == "never" else where
+        if not re.fullmatch(r"\d{1,7}", count, re.ASCII):
+            raise InvalidInput(f"placement {text!r}: {part}={where} is no number of tokens")
+        n = int(count)
+        return replace(found, micro_batch=n) if part == "ubatch" else replace(found, stream_from=n)
+    place_, *rest = where.split(":")
+    wanted = {"experts": ("cpu",), "layers": ("cpu",), "weights": ("stream",), "kv": ("cpu", "stream")}
+    if place_ not in wanted.get(part, ()) or (part == "kv" and rest):
+        raise InvalidInput(f"placement {text!r}: {part}={where} is not of the form {_FORM}")
+    if part == "kv":
+        return replace(found, kv={"cpu": "host"}.get(place_, place_))
+    n_kept = 0
+    if part == "experts" and rest and rest[-1].startswith("keep="):
+        digits = rest.pop().removeprefix("keep=")
+        if not re.fullmatch(r"\d{1,4}", digits, re.ASCII):
+            raise InvalidInput(f"placement {text!r}: keep={digits} is not a number of experts a layer")
+        n_kept = int(digits)
+    layers = _layers(rest, text)
+    if part == "experts":
+        return replace(found, host_experts=layers, n_kept=n_kept)
+    return replace(found, host_layers=layers) if part == "layers" else replace(found, streamed=layers)
+
+
+def _layers(words: list[str], text: str) -> LayerRange:
+    """`[]`: all; `["26"]`: the first 26; `["12-47"]`: those."""
+    if not words:
+        return EVERYWHERE
+    match = _LAYERS.fullmatch(words[0])
+    if match is None or len(words) > 1:
+        raise InvalidInput(
+            f"placement {text!r}: {':'.join(words)} is neither a number of layers (26) nor a range (12-47)"
+        )
+    if match["high"] is not None:
+        return LayerRange(int(match["low"]), int(match["high"]))
+    if int(match["low"]) < 1:
+        raise InvalidInput(f"placement {text!r}: 0 layers are no placement, leave the clause out")
+    return LayerRange(0, int(match["low"]) - 1)

@@ -1,0 +1,308 @@
+"""Where the parts of a model are: what the host computes, what streams, and what HBM and DRAM then hold."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from hwmodels.cost import price
+from hwmodels.platform import load_platform
+from hwmodels.stack import stack_names
+from offload import work
+from offload.decode import Decoded, decode
+from offload.execution import EXECUTIONS
+from offload.footprint import measure_workload, plan_memory
+from offload.memory import CapacityExceeded
+from offload.ops import Lane, OpKind
+from offload.placement import AS_DECIDED, LayerRange, Placement, place, placement_named
+from offload.policies import policy_named
+from pregate import load_hardware, load_model, simulate
+from pregate.ask.capture import capture, memory_of
+from simulator import des, recurrence
+from tests.small_models import MODELS, routing
+from traces.errors import InvalidInput
+from traces.model.layer_bytes import layer_kv_bytes, layer_weight_bytes
+
+MODEL = MODELS["shared experts, three matrices"]
+DECODER = MODELS["decoder-only"]
+TRACE = routing(MODEL, batch=2, seed=3, input_tokens=6)
+TEXTS = (
+    "experts=cpu", "experts=cpu:2", "experts=cpu:1-2", "experts=cpu:keep=2", "experts=cpu:3:keep=1", "layers=cpu",
+    "layers=cpu:2", "layers=cpu:1-1", "weights=stream", "weights=stream:1-3", "kv=cpu", "kv=stream",
+    "experts=cpu@ubatch=4", "experts=cpu@stream=5", "experts=cpu@stream=never", "experts=cpu:2@layers=cpu:1@kv=stream",
+)  # fmt: skip
+
+
+def written(text: str, execution: str = "streams", policy: str = "gpu_only", n_buffers: int = 12) -> Decoded:
+    chosen = policy_named(f"{policy}@{text}" if text else policy)
+    run = chosen.placement.execution(EXECUTIONS[execution])
+    return decode(MODEL, TRACE.steps(), chosen, run, n_buffers=n_buffers)
+
+
+def count(decoded: Decoded, kind: OpKind) -> int:
+    return int(np.count_nonzero(decoded.schedule.kind == kind))
+
+
+@pytest.mark.parametrize("text", TEXTS)
+def test_what_is_typed_is_what_is_said(text: str) -> None:
+    placement = placement_named(text)
+    assert placement_named(str(placement)) == placement
+    assert policy_named(f"pregate@{text}").name == f"pregate@{text}"
+    assert policy_named(f"pregate@{text}") == policy_named("pregate").with_placement(placement)
+    assert placement_named(text.replace("@", ",")) == placement
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("", "is not of the form"), ("experts", "is not of the form"), ("experts=gpu", "is not of the form"),
+        ("heads=cpu", "is not of the form"), ("kv=cpu:2", "is not of the form"), ("experts=cpu:0", "0 layers"),
+        ("experts=cpu:4-2", "no range ends before it starts"), ("experts=cpu:x", "neither a number of layers"),
+        ("experts=cpu:keep=x", "not a number of experts"), ("experts=cpu@experts=cpu:2", "says experts twice"),
+        ("ubatch=-1", "no number of tokens"), ("stream=often", "no number of tokens"),
+        ("experts=cpu:\N{ARABIC-INDIC DIGIT TWO}", "neither a number of layers"),
+    ],
+)  # fmt: skip
+def test_what_is_no_placement_is_refused_in_one_line(text: str, words: str) -> None:
+    with pytest.raises(InvalidInput, match=words) as caught:
+        placement_named(text)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_placement_is_of_the_model() -> None:
+    assert place(MODEL, AS_DECIDED).is_plain
+    with pytest.raises(InvalidInput, match="layers from 9 on: there are 4"):
+        place(MODEL, Placement(host_experts=LayerRange(9)))
+    with pytest.raises(InvalidInput, match="keep = 99 experts"):
+        place(MODEL, placement_named("experts=cpu:keep=99"))
+    with pytest.raises(InvalidInput, match="kv = host"):
+        place(MODELS["encoder-decoder"], placement_named("kv=cpu"))
+    with pytest.raises(InvalidInput, match="names a placement of its own"):
+        policy_named("gpu_only@experts=cpu").with_placement(placement_named("kv=cpu"))
+
+
+def test_the_most_popular_experts_are_kept() -> None:
+    popularity = np.zeros((MODEL.n_moe_layers, MODEL.n_experts))
+    popularity[:, 4], popularity[:, 2] = 9, 5
+    kept = place(MODEL, placement_named("experts=cpu:keep=2"), popularity).kept
+    assert kept == (frozenset({2, 4}),) * MODEL.n_moe_layers
+    assert place(MODEL, placement_named("experts=cpu:keep=2")).kept[0] == frozenset({0, 1})
+
+
+@pytest.mark.parametrize("execution", list(EXECUTIONS))
+@pytest.mark.parametrize("text", TEXTS)
+def test_every_expert_is_computed_once_wherever_it_is(text: str, execution: str) -> None:
+    """Lookups are those of the plain design; SimPy and the recurrence agree op by op."""
+    plain, decoded = written("", execution), written(text, execution)
+    chosen = policy_named(f"gpu_only@{text}").placement.execution(EXECUTIONS[execution])
+    if not 0 < chosen.micro_batch < 12:  # else a prompt looks an expert up in every pass
+        assert decoded.n_prefill_lookups == plain.n_prefill_lookups
+    assert decoded.n_lookups == plain.n_lookups
+    schedule = decoded.schedule
+    on_cpu = np.isin(schedule.kind, (OpKind.CPU_EXPERT, OpKind.CPU_LAYER))
+    assert np.array_equal(on_cpu, schedule.lane == Lane.CPU)
+    assert decoded.n_hits + decoded.n_prefill_hits + count(decoded, OpKind.CPU_EXPERT) <= (
+        decoded.n_lookups + decoded.n_prefill_lookups
+    )
+    costs = price(schedule.works, load_platform("rtx-4090", "streams"))
+    one, other = des.simulate(schedule, costs, 1 << 40), recurrence.simulate(schedule, costs)
+    assert one.start_s.tobytes() == other.start_s.tobytes()
+    assert one.end_s.tobytes() == other.end_s.tobytes()
+
+
+def test_experts_on_the_host_take_their_activations_there_and_back() -> None:
+    decoded = written("experts=cpu@stream=never", "llama_cpp")
+    schedule = decoded.schedule
+    n_blocks = len(np.unique(TRACE.step)) * MODEL.n_moe_layers
+    assert count(decoded, OpKind.HANDOVER) == count(decoded, OpKind.RETURN) == n_blocks
+    assert count(decoded, OpKind.CPU_EXPERT) == decoded.n_lookups + decoded.n_prefill_lookups
+    assert decoded.n_hits == count(decoded, OpKind.FETCH) == 0
+    tokens = [int(np.count_nonzero(TRACE.step == step)) for step in np.unique(TRACE.step)]
+    row = work.activation_row_bytes(MODEL)
+    assert row == MODEL.d_model * 4
+    assert schedule.bytes[schedule.kind == OpKind.HANDOVER].sum() == sum(tokens) * MODEL.n_moe_layers * row
+    timeline = des.simulate(schedule, price(schedule.works, load_platform("rtx-4090", "llama-cpp")), 1 << 40)
+    for back in np.flatnonzero(schedule.kind == OpKind.RETURN).tolist():
+        same = (schedule.step == schedule.step[back]) & (schedule.layer == schedule.layer[back])
+        there = np.flatnonzero(same & (schedule.kind == OpKind.HANDOVER))
+        done = np.flatnonzero(same & (schedule.kind == OpKind.CPU_EXPERT))
+        joined = np.flatnonzero(same & (schedule.kind == OpKind.EXPERTS))
+        assert timeline.end_s[there].max() <= timeline.start_s[done].min()
+        assert timeline.end_s[done].max() <= timeline.start_s[back]
+        assert timeline.end_s[back] <= timeline.start_s[joined].min()  # the issuing thread was busy
+
+
+def test_an_engine_with_threads_of_its_own_computes_shared_experts_meanwhile() -> None:
+    schedule = written("experts=cpu", "ktransformers").schedule
+    timeline = des.simulate(schedule, price(schedule.works, load_platform("rtx-4090", "ktransformers")), 1 << 40)
+    overlaps = 0
+    for step, layer in {*zip(schedule.step.tolist(), schedule.layer.tolist(), strict=True)}:
+        same = (schedule.step == step) & (schedule.layer == layer)
+        shared, back = (np.flatnonzero(same & (schedule.kind == k)) for k in (OpKind.EXPERTS, OpKind.RETURN))
+        if len(back):
+            overlaps += bool(timeline.start_s[shared[0]] < timeline.start_s[back[0]])
+            later = np.flatnonzero((schedule.lane == Lane.COMPUTE) & (np.arange(len(schedule)) > back[0]))
+            assert timeline.start_s[later[0]] >= timeline.end_s[back[0]]
+    assert overlaps > 0
+
+
+def test_layers_on_the_host_leave_nothing_of_theirs_on_the_device() -> None:
+    schedule = written("layers=cpu:2").schedule
+    theirs = (schedule.layer >= 0) & (schedule.layer < 2)
+    assert set(schedule.lane[theirs].tolist()) == {Lane.CPU}
+    assert np.count_nonzero(schedule.kind == OpKind.RETURN) == len(np.unique(TRACE.step))
+    whole = written("layers=cpu").schedule
+    assert set(whole.lane.tolist()) == {Lane.CPU, Lane.HOST}
+    late = written("layers=cpu:2-3").schedule  # activations go there, and come back for the head
+    assert np.count_nonzero(late.kind == OpKind.HANDOVER) == len(np.unique(TRACE.step))
+    assert np.count_nonzero(late.kind == OpKind.RETURN) == len(np.unique(TRACE.step))
+
+
+def test_streamed_weights_are_those_of_the_layers_and_go_round_two_buffers() -> None:
+    schedule = written("weights=stream").schedule
+    copies = np.flatnonzero(schedule.kind == OpKind.STREAM)
+    n_steps = len(np.unique(TRACE.step))
+    assert schedule.bytes[copies].tolist() == list(layer_weight_bytes(MODEL)) * n_steps
+    first_of = {}
+    for op in np.flatnonzero(schedule.lane == Lane.COMPUTE).tolist():
+        first_of.setdefault((schedule.step[op], schedule.layer[op]), op)
+    for n, copy in enumerate(copies.tolist()):
+        assert copy in schedule.deps(first_of[schedule.step[copy], schedule.layer[copy]]).tolist()
+        if n >= 2:
+            (reader,) = schedule.deps(copy).tolist()
+            assert (schedule.step[reader], schedule.layer[reader]) == (
+                schedule.step[copies[n - 2]], schedule.layer[copies[n - 2]],
+            )  # fmt: skip
+
+
+def test_layers_weigh_what_the_model_weighs_outside_tables_and_experts() -> None:
+    for model in (MODEL, DECODER, load_model("deepseek-v2-lite"), load_model("gpt-oss-20b")):
+        tables = model.embedding_params * model.stored_embedding_dtype.bytes_per_param
+        tables += model.head_params * model.stored_head_dtype.bytes_per_param
+        kept = model.other_params * model.stored_activation_dtype.bytes_per_param
+        layers = sum(layer_weight_bytes(model))
+        assert layers == pytest.approx(model.non_expert_bytes - tables - kept, rel=2e-3)
+        assert sum(layer_kv_bytes(model)) == pytest.approx(model.kv_bytes_per_token, abs=1)
+
+
+def test_keys_and_values_in_host_memory_are_streamed_or_attended_to_there() -> None:
+    plain = written("").schedule
+    kv_bytes = sum(plain.works[row].hbm_bytes for row in plain.cost[plain.kind == OpKind.SELF_ATTENTION].tolist())
+    streamed, attended = written("kv=stream").schedule, written("kv=cpu").schedule
+    assert streamed.bytes[streamed.kind == OpKind.STREAM].sum() == kv_bytes
+    on_cpu = [attended.works[row] for row in attended.cost[attended.kind == OpKind.CPU_LAYER].tolist()]
+    assert sum(one.hbm_bytes for one in on_cpu) == kv_bytes
+    assert not any(one.gemms for one in on_cpu)
+    here = [attended.works[row] for row in attended.cost[attended.kind == OpKind.SELF_ATTENTION].tolist()]
+    assert not any(one.hbm_bytes or one.flop for one in here)
+    flop = [sum(w.works[row].flop for row in w.cost.tolist()) for w in (plain, attended)]
+    assert flop[0] == flop[1]
+
+
+def test_a_prompt_passes_in_micro_batches_and_streams_from_its_tokens_on() -> None:
+    n = int(np.count_nonzero(TRACE.step == 0))
+    assert n == 12
+    whole, parts = written("experts=cpu@stream=never"), written("experts=cpu@stream=never@ubatch=5")
+    blocks = MODEL.n_moe_layers
+    in_prompt = [(d.schedule.step == 0) & (d.schedule.kind == OpKind.HANDOVER) for d in (whole, parts)]
+    assert [int(np.count_nonzero(one)) for one in in_prompt] == [blocks, 3 * blocks]  # 5 + 5 + 2 tokens
+    assert parts.schedule.bytes[in_prompt[1]].sum() == whole.schedule.bytes[in_prompt[0]].sum()
+    assert count(parts, OpKind.HEAD) == count(whole, OpKind.HEAD)
+    pairs = [
+        sum(d.schedule.works[row].flop for row in d.schedule.cost[(d.schedule.kind == OpKind.SELF_ATTENTION)].tolist())
+        for d in (whole, parts)
+    ]
+    assert pairs[0] == pairs[1]  # a causal prompt scores the same pairs however it is cut
+    streamed = written("experts=cpu@stream=12")
+    first = streamed.schedule.step == 0
+    assert np.count_nonzero(first & (streamed.schedule.kind == OpKind.STREAM)) == blocks
+    assert np.count_nonzero(first & (streamed.schedule.kind == OpKind.CPU_EXPERT)) == 0
+    moved = streamed.schedule.bytes[streamed.schedule.kind == OpKind.STREAM].sum()
+    assert moved == streamed.n_prefill_lookups * MODEL.expert_bytes
+    assert count(written("experts=cpu@stream=13"), OpKind.STREAM) == 0
+
+
+def test_hbm_holds_what_the_placement_leaves_there() -> None:
+    workload = measure_workload(MODEL, TRACE.steps())
+
+    def static(text: str, execution: str = "streams") -> int:
+        policy = policy_named(f"gpu_only@{text}" if text else "gpu_only")
+        run = policy.placement.execution(EXECUTIONS[execution])
+        return plan_memory(MODEL, workload, policy, run, hbm_bytes=1 << 40, reserve_bytes=0).static_bytes
+
+    whole, expert = static(""), MODEL.expert_bytes
+    weights, kv = layer_weight_bytes(MODEL), layer_kv_bytes(MODEL)
+    n_experts = MODEL.n_moe_layers * MODEL.n_experts
+    assert whole - static("experts=cpu") == n_experts * expert
+    assert whole - static("experts=cpu:2") == MODEL.n_experts * expert  # layers 0 and 1, of which 1 has experts
+    assert whole - static("experts=cpu:keep=2") == (n_experts - 2 * MODEL.n_moe_layers) * expert
+    first = weights[0] + weights[1] + MODEL.n_experts * expert + 2 * workload.n_cached_tokens * kv[0]
+    assert whole - static("layers=cpu:2") == first
+    assert whole - static("weights=stream") == sum(weights) - 2 * max(weights)
+    assert whole - static("kv=cpu") == workload.n_cached_tokens * sum(kv)
+    assert static("experts=cpu@ubatch=3") < static("experts=cpu")
+    assert static("experts=cpu@stream=2") > static("experts=cpu")
+
+
+def test_host_memory_must_hold_what_is_placed_there() -> None:
+    hw = load_hardware("rtx-4090", stack="streams")
+    trace = routing(MODEL, batch=1)
+    small = dataclasses.replace(memory_of(hw), dram_bytes=1000)
+    with pytest.raises(CapacityExceeded, match="of host memory"):
+        capture(MODEL, small, trace, "gpu_only@experts=cpu")
+    with pytest.raises(CapacityExceeded, match="of host memory"):
+        capture(MODEL, small, trace, "gpu_only@kv=cpu")
+    capture(MODEL, small, trace, "gpu_only")
+
+
+def test_a_policy_decides_about_the_experts_that_the_placement_leaves() -> None:
+    decoded = written("experts=cpu:2", policy="pregate")
+    schedule = decoded.schedule
+    assert not np.any((schedule.kind == OpKind.FETCH) & (schedule.layer == 1))
+    assert set(schedule.layer[schedule.kind == OpKind.FETCH].tolist()) == {2, 3}
+    assert set(schedule.layer[schedule.kind == OpKind.CPU_EXPERT].tolist()) == {1}
+
+
+def test_misses_of_a_static_cache_run_on_the_host() -> None:
+    kept = written("experts=cpu:keep=2", "streams")
+    hw = load_hardware("rtx-4090", stack="streams")
+    cached = capture(MODEL, hw, TRACE, "on_demand:cpu+static:6:per_layer").decoded
+    assert count(cached, OpKind.FETCH) == 0
+    popular = capture(MODEL, hw, TRACE, "gpu_only@experts=cpu:keep=2").decoded
+    for kind in (OpKind.CPU_EXPERT, OpKind.HANDOVER, OpKind.RETURN):
+        assert count(popular, kind) == count(cached, kind)
+    assert count(popular, OpKind.CPU_EXPERT) <= count(kept, OpKind.CPU_EXPERT)
+
+
+@pytest.mark.parametrize("stack", stack_names())
+def test_the_host_reads_no_faster_than_its_cores_and_sockets(stack: str) -> None:
+    base = load_platform("rtx-4090", stack)
+    what = work.cpu_expert_work(MODEL, 1)
+    moved = what.weight_bytes
+
+    def took(**numbers: float) -> float:
+        overrides = {key.replace("__", "."): value for key, value in numbers.items()}
+        return float(price([what], load_platform("rtx-4090", stack, overrides)).duration_s[0])
+
+    efficiency, core = base.constant("cpu_efficiency"), base.constant("cpu_core_bytes_per_s")
+    many = {"host__peak_flop_per_s": 1e16, "host__n_cores": 1000}
+    assert took(**many, host__dram_bytes_per_s=1e11) == pytest.approx(moved / (1e11 * efficiency))
+    assert took(**{**many, "host__n_cores": 1}, host__dram_bytes_per_s=1e12) == pytest.approx(moved / core)
+    sockets = min(base.constant("cpu_sockets"), 4) / 4
+    four = took(**many, host__dram_bytes_per_s=1e11, host__n_sockets=4)
+    assert four == pytest.approx(moved / (1e11 * efficiency * sockets))
+
+
+def test_a_design_on_the_host_is_asked_for_by_name() -> None:
+    hw, model = load_hardware("rtx-4090", stack="llama-cpp"), load_model("qwen3-30b-a3b")
+    trace = routing(model, batch=1, input_tokens=4)
+    found = simulate(model, hw, trace, "gpu_only@experts=cpu")
+    assert found.moe_layer_latency_s > hw.constant("handover_s")
+    assert found.hit_rate == 0
+    assert found.peak_hbm_bytes < 8e9
+    streamed = simulate(model, hw, trace, "gpu_only@experts=cpu", engine="stream")
+    assert streamed.makespan_s == found.makespan_s
+    assert streamed.h2d_bytes == found.h2d_bytes > 0
+    assert streamed.moe_layer_latency_s == pytest.approx(found.moe_layer_latency_s, rel=1e-12)

@@ -1,0 +1,49 @@
+"""The bytes of a model by layer: weights outside the routed experts, and keys and values of a token."""
+
+from __future__ import annotations
+
+import math
+
+from traces.model.linear_mixer import LinearMixer
+from traces.model.model_architecture import ModelArchitecture
+
+__all__ = ["head_bytes", "layer_kv_bytes", "layer_weight_bytes"]
+
+
+def layer_weight_bytes(model: ModelArchitecture) -> tuple[int, ...]:
+    """Weights of each decoder layer outside its routed experts, in bytes; a share of norms and biases in each.
+
+    Their sum, the two tables and an encoder are `non_expert_bytes`, to a byte a layer.
+    """
+    stack, moe = model.decoder, set(model.decoder.moe_layers)
+    attention, shared = model.stored_attention_dtype.bytes_per_param, model.stored_shared_dtype.bytes_per_param
+    kept = model.stored_activation_dtype.bytes_per_param
+    norm_params = model.d_model * (2 if model.norm_bias else 1)
+    vectors = stack.vector_params(model.d_model, norm_params) / stack.n_layers * kept
+    sizes = []
+    for layer, mixer in enumerate(stack.all_mixers):
+        n_bytes = vectors
+        if mixer is not None:
+            n_blocks = 2 if stack.cross_attention else 1
+            n_bytes += n_blocks * sum(n * k for n, k in mixer.gemm_shapes(model.d_model)) * attention
+        if layer in moe:
+            n_bytes += model.shared_expert_params * shared + model.gate_params * kept
+        elif layer not in stack.bare_layers:
+            n_bytes += stack.n_dense_matrices * model.d_model * stack.d_ff_dense * model.dtype.bytes_per_param
+        sizes.append(math.ceil(n_bytes))
+    return tuple(sizes)
+
+
+def layer_kv_bytes(model: ModelArchitecture) -> tuple[float, ...]:
+    """Bytes of keys and values that each decoder layer keeps of a token."""
+    width = model.stored_kv_dtype.bytes_per_param
+    mixers = model.decoder.all_mixers
+    return tuple(
+        0.0 if mixer is None or isinstance(mixer, LinearMixer) else mixer.kv_elements_per_token * width
+        for mixer in mixers
+    )
+
+
+def head_bytes(model: ModelArchitecture) -> int:
+    """Bytes of the output head's matrix."""
+    return math.ceil(model.vocab_size * model.d_model * model.stored_head_dtype.bytes_per_param)
