@@ -33,7 +33,7 @@ from traces.model.architecture import ModelArchitecture, load_architecture
 from traces.routing import Phase, RoutingTrace
 from traces.synthesis import Dials
 
-__all__ = ["COLUMNS", "MANY_SCHEDULES", "Activation", "Row", "RowPrediction", "Timed", "Workbench", "read_rows"]
+__all__ = ["COLUMNS", "MANY_SCHEDULES", "Activation", "Row", "RowPrediction", "RowTimes", "Workbench", "read_rows"]
 
 COLUMNS = (
     "model", "design", "batch", "forced_active_experts", "cache_policy", "cache_ratio", "expert_tier",
@@ -175,7 +175,7 @@ MANY_SCHEDULES = 24
 
 
 @dataclass(frozen=True, slots=True)
-class Timed:
+class RowTimes:
     """What the rows of one configuration state of its run."""
 
     moe_layer_latency_s: float
@@ -194,7 +194,7 @@ class Workbench:
     ) -> None:
         self.platform, self.activation, self.seed, self.compiled = platform, activation, seed, compiled
         self._captured: dict[tuple[object, ...], Captured] = {}
-        self._timed: dict[tuple[object, ...], Timed] = {}
+        self._timed: dict[tuple[object, ...], RowTimes] = {}
         self._models: dict[str, ModelArchitecture] = {}
         self._traces: dict[tuple[str, int, int], tuple[RoutingTrace, Workload]] = {}
 
@@ -235,14 +235,14 @@ class Workbench:
             self._models[name] = load_architecture(name)
         return self._models[name]
 
-    def _run(self, model: ModelArchitecture, row: Row) -> Timed:
+    def _run(self, model: ModelArchitecture, row: Row) -> RowTimes:
         key = row.configuration
         if key not in self._timed:
             captured = self._capture(model, row)
             decoded, small = captured.decoded, None if self.compiled is None else not self.compiled
             costs = price(decoded.schedule.works, self.platform)
             timeline = recurrence.simulate(decoded.schedule, costs, small=small)
-            self._timed[key] = Timed(
+            self._timed[key] = RowTimes(
                 metrics.moe_layer_latency_s(timeline, metrics.decode_steps(captured.trace)),
                 captured.workload.n_output_tokens / timeline.makespan_s,
                 decoded.n_hits / decoded.n_lookups if decoded.n_lookups else 0.0,
