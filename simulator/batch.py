@@ -30,8 +30,8 @@ class Compiled:
 
     probes: Probes
     code: BatchCode
-    lane_counts: NDArray[np.int64]
-    issue_counts: NDArray[np.int64]
+    lane_counts: NDArray[np.float64]
+    issue_counts: NDArray[np.float64]
 
     @property
     def schedule(self) -> Schedule:
@@ -68,7 +68,7 @@ def compile_schedule(schedule: Schedule, probes: Probes, *, most_hbm_bytes: int 
     counts = np.bincount(key, minlength=len(Lane) * n_works).reshape(len(Lane), n_works)
     issued = np.bincount(schedule.cost[schedule.lane != Lane.HOST], minlength=n_works)
     most = np.iinfo(np.int64).max if most_hbm_bytes is None else most_hbm_bytes
-    return Compiled(probes, write_code(probes, int(most)), counts, issued)
+    return Compiled(probes, write_code(probes, int(most)), counts.astype(np.float64), issued.astype(np.float64))
 
 
 def evaluate(compiled: Compiled, costs: Costs) -> Measured:
@@ -84,7 +84,8 @@ def evaluate(compiled: Compiled, costs: Costs) -> Measured:
         if not np.all(np.isfinite(values)) or np.any(values < 0):
             raise InvalidInput(f"{name} holds a time that is negative or not finite")
     kernel, sums, step_end = _kernel(), *_run(compiled, issue_s, duration_s)
-    bound_s, binding = _bounds(compiled, issue_s, duration_s, sums[:, kernel.CRITICAL])
+    lane_s, critical_s = sums[:, kernel.N_SUMS :], sums[:, kernel.CRITICAL]
+    work_s = lane_s.max(axis=1)
     n_layers = max(len(probes.layer_first), 1)
     return Measured(
         makespan_s=sums[:, kernel.MAKESPAN].copy(),
@@ -93,8 +94,8 @@ def evaluate(compiled: Compiled, costs: Costs) -> Measured:
         exposed_s=sums[:, kernel.EXPOSED].copy(),
         transfer_s=sums[:, kernel.MOVED].copy(),
         peak_hbm_bytes=_peaks(compiled, issue_s, duration_s, sums[:, kernel.PEAK]),
-        bound_s=bound_s,
-        binding=binding,
+        bound_s=np.maximum(work_s, critical_s),
+        binding=np.where(work_s >= critical_s, lane_s.argmax(axis=1), -1).astype(np.int8),
         step_end_s=step_end,
     )
 
@@ -102,17 +103,20 @@ def evaluate(compiled: Compiled, costs: Costs) -> Measured:
 def _run(
     compiled: Compiled, issue_s: NDArray[np.float64], duration_s: NDArray[np.float64], *, roomy: bool = False
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """The sums, (n_machines, N_SUMS), and the ends of steps; `roomy`: with room to look at every take of HBM."""
+    """The sums, with the work of each lane, (n_machines, N_SUMS + n_lanes), and the ends of steps.
+
+    `roomy`: with room to look at every take of HBM.
+    """
     code, kernel, schedule = compiled.code, _kernel(), compiled.schedule
-    sums = np.empty((issue_s.shape[1], kernel.N_SUMS))
+    sums = np.empty((issue_s.shape[1], kernel.N_SUMS + len(Lane)))
     step_end = np.empty((issue_s.shape[1], len(compiled.probes.step_ends)))
     levels = code.levels or NO_LEVELS
     hbm = (levels.take_bytes, levels.give_bytes, levels.limit, levels.most, float(schedule.static_bytes), levels.last)
     n_taken = power(len(levels.take_bytes)) if roomy else levels.n_taken
     kernel.run(
-        code.code, code.refs, schedule.cost, code.chain_code, code.chain_refs, code.alone, issue_s,
-        duration_s, sums, step_end, hbm, code.move_lanes or NO_LANES, code.n_places, code.n_chain_places,
-        n_taken, levels.n_given, code.n_moves, code.n_stalls,
+        code.code, code.refs, schedule.cost, code.chain_code, code.chain_refs, code.alone, compiled.lane_counts,
+        compiled.issue_counts, issue_s, duration_s, sums, step_end, hbm, code.move_lanes or NO_LANES, code.n_places,
+        code.n_chain_places, n_taken, levels.n_given, code.n_moves, code.n_stalls,
     )  # fmt: skip
     return sums, step_end
 
@@ -136,22 +140,6 @@ def _peaks(
         mine = (np.ascontiguousarray(values[:, again]) for values in (issue_s, duration_s))
         peak[again] = _run(compiled, *mine, roomy=True)[0][:, kernel.PEAK]
     return peak
-
-
-def _bounds(
-    compiled: Compiled, issue_s: NDArray[np.float64], duration_s: NDArray[np.float64], critical_s: NDArray[np.float64]
-) -> tuple[NDArray[np.float64], NDArray[np.int8]]:
-    """The largest lower bound of each machine and where it comes from."""
-    lane_s = np.zeros((len(Lane), duration_s.shape[1]))
-    for lane, counts in enumerate(compiled.lane_counts):
-        for work in np.flatnonzero(counts).tolist():
-            lane_s[lane] += counts[work] * duration_s[work]
-    for work in np.flatnonzero(compiled.issue_counts).tolist():
-        lane_s[Lane.HOST] += compiled.issue_counts[work] * issue_s[work]
-    most = lane_s.argmax(axis=0)
-    work_s = lane_s.max(axis=0)
-    binding = np.where(work_s >= critical_s, most, -1).astype(np.int8)
-    return np.maximum(work_s, critical_s), binding
 
 
 @cache

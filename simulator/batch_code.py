@@ -69,6 +69,11 @@ class BatchCode:
     move_lanes: tuple[NDArray[np.int64], NDArray[np.int64]] | None
     n_stalls: int
 
+    @property
+    def n_bytes(self) -> int:
+        """Memory that its long arrays take."""
+        return sum(array.nbytes for array in (self.code, self.refs, self.chain_code, self.chain_refs))
+
 
 def write_code(probes: Probes, most_hbm_bytes: int) -> BatchCode:
     """The code of a schedule; `most_hbm_bytes`: a level that it is known never to pass."""
@@ -124,12 +129,12 @@ def _windows(
     """Where the window of each of `stalls` ends, written into `ends` (n_ops,): after the last transfer it waits for.
 
     One lane moves all: what arrived for an earlier op has moved in an earlier wait, what comes later moves in none of
-    these. Returns the most transfers that are issued and in no window yet when one ends.
+    these. Returns the most transfers that are issued and in no window yet when one ends, or all is done.
     """
     moved = np.cumsum(moving)
     ends[stalls] = moved[arrivals]
-    begins = np.append(0, np.maximum.accumulate(ends[stalls])[:-1])
-    return int((moved[stalls] - begins).max(initial=0))
+    begins = np.append(0, np.maximum.accumulate(ends[stalls]))
+    return int((np.append(moved[stalls], moved[-1:].max(initial=0)) - begins).max(initial=0))
 
 
 def _levels(

@@ -12,7 +12,7 @@ import numpy as np
 
 from offload.ops import Lane
 from simulator import batch_code as layout
-from simulator.vector import ALL, WIDTH, add, below, load, maximum, splat, store, subtract, where_below
+from simulator.vector import ALL, WIDTH, add, below, load, maximum, multiply, splat, store, subtract, where_below
 from traces.compiled import njit
 
 __all__ = ["N_SUMS", "OVERRUN", "WIDTH", "run"]
@@ -29,6 +29,8 @@ FIRST, LAST, STEP, MOVES, TAKES, GIVES, KEPT, WINDOW, DECIDES = (
     layout.FIRST, layout.LAST, layout.STEP, layout.MOVES, layout.TAKES, layout.GIVES, layout.KEPT,
     layout.WINDOW, layout.DECIDES,
 )  # fmt: skip
+COPY = H2D | MOVES
+"""The code of a copy of an expert that waits for its lane and its host only, unless it takes HBM too."""
 ANY = -1 << (SHIFT + layout.COUNT_BITS)
 
 
@@ -40,9 +42,11 @@ def run(
     chain_code: Any,  # int32
     chain_refs: Any,  # int32
     alone: Any,  # rows
+    lane_counts: Any,  # [n_lanes, n_works] float64
+    issue_counts: Any,  # [n_works] float64
     issue_s: Any,  # [n_works, M]
     duration_s: Any,  # [n_works, M]
-    sums: Any,  # [M, N_SUMS] written
+    sums: Any,  # [M, N_SUMS + n_lanes] written
     step_end: Any,  # [M, n_steps] written
     hbm: Any,  # what `_decide` reads
     move_lanes: Any,  # what `_covered` reads, of no lanes where one moves all
@@ -56,7 +60,11 @@ def run(
     """Every machine, `WIDTH` at a time; the last few are filled up with copies of the last."""
     n_works, n_machines = issue_s.shape
     issue, duration = np.empty((n_works, WIDTH)), np.empty((n_works + n_chain_places, WIDTH))
-    end, ends, totals = np.empty((n_places, WIDTH)), np.empty((step_end.shape[1], WIDTH)), np.empty((N_SUMS, WIDTH))
+    end, ends, totals = (
+        np.empty((n_places, WIDTH)),
+        np.empty((step_end.shape[1], WIDTH)),
+        np.empty((sums.shape[1], WIDTH)),
+    )
     taken, given = np.empty((n_taken, WIDTH)), np.empty((n_given, WIDTH))
     moves, stalls = np.empty((2 * n_moves, WIDTH)), np.empty((2 * n_stalls, WIDTH))
     for begin in range(0, n_machines, WIDTH):
@@ -67,6 +75,7 @@ def run(
                 duration[k, b] = duration_s[k, begin + min(b, n_here - 1)]
         _walk(code, refs, cost, issue, duration, end, ends, totals, taken, given, moves, stalls, hbm)
         _chains(chain_code, chain_refs, alone, duration, totals)
+        _lane_work(lane_counts, issue_counts, issue, duration, totals)
         for b in range(n_here):
             step_end[begin + b] = ends[:, b]
             sums[begin + b] = totals[:, b]
@@ -97,6 +106,19 @@ def _walk(
         if what == COMPUTE:
             host = add(host, load(issue, row))
             compute = add(maximum(host, compute), duration_here)
+            continue
+        if what & ~TAKES == COPY:
+            host = add(host, load(issue, row))
+            start = maximum(host, h2d)
+            h2d = add(start, duration_here)
+            k = 2 * (n_moved & move_ring)
+            store(moves, k, start)
+            store(moves, k + 1, h2d)
+            n_moved += 1
+            if what & TAKES:
+                overrun |= n_taken - n_sure > take_ring
+                store(taken, n_taken & take_ring, start)
+                n_taken += 1
             continue
         start = host
         if here == 0:
@@ -146,14 +168,16 @@ def _walk(
             k = 2 * (n_moved & move_ring)
             store(moves, k, start)
             store(moves, k + 1, finish)
-            store(totals, MOVED, add(load(totals, MOVED), subtract(finish, start)))
             n_moved += 1
         if what & WINDOW:
-            exposed = load(totals, EXPOSED)
+            moved, exposed = load(totals, MOVED), load(totals, EXPOSED)
             while window < refs[at]:
                 k = 2 * (window & move_ring)
-                exposed = add(exposed, maximum(subtract(load(moves, k + 1), maximum(load(moves, k), before)), zeros))
+                begun, done = load(moves, k), load(moves, k + 1)
+                moved = add(moved, subtract(done, begun))
+                exposed = add(exposed, maximum(subtract(done, maximum(begun, before)), zeros))
                 window += 1
+            store(totals, MOVED, moved)
             store(totals, EXPOSED, exposed)
             at += 1
         if what & TAKES:
@@ -183,6 +207,11 @@ def _walk(
         if what & STEP:
             store(ends, n_steps, finish)
             n_steps += 1
+    moved = load(totals, MOVED)
+    for i in range(window, n_moved):
+        k = 2 * (i & move_ring)
+        moved = add(moved, subtract(load(moves, k + 1), load(moves, k)))
+    store(totals, MOVED, moved)
     makespan = maximum(maximum(host, compute), h2d)
     for here in range(N_LANES):
         makespan = maximum(makespan, load(free, here))
@@ -215,6 +244,21 @@ def _chains(code: Any, refs: Any, alone: Any, table: Any, totals: Any) -> None:
             critical = maximum(critical, add(longest, load(table, refs[at])))
             at += 1
     store(totals, CRITICAL, critical)
+
+
+@njit(cache=True, nogil=True)
+def _lane_work(lane_counts: Any, issue_counts: Any, issue: Any, duration: Any, totals: Any) -> None:
+    """The work of each lane, of the host issuing included, a row each after the sums."""
+    for lane in range(lane_counts.shape[0]):
+        work = splat(0.0)
+        for row in range(lane_counts.shape[1]):
+            if lane_counts[lane, row] > 0:
+                work = add(work, multiply(splat(lane_counts[lane, row]), load(duration, row)))
+        if lane == 0:
+            for row in range(issue_counts.size):
+                if issue_counts[row] > 0:
+                    work = add(work, multiply(splat(issue_counts[row]), load(issue, row)))
+        store(totals, N_SUMS + lane, work)
 
 
 @njit(cache=True, nogil=True)

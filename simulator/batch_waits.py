@@ -29,10 +29,10 @@ def needed(lane: Any, dep_ptr: Any, dep: Any, moving: Any, compute: int, n_lanes
     last, arrived, best = np.full(n_lanes, -1, np.int64), np.empty(n_lanes, np.int64), np.empty(n_lanes, np.int64)
     for i in range(n):
         here, mine = lane[i], known[i]
-        if last[here] >= 0:
-            mine[:] = known[last[here]]
-        arrived[:] = -1
-        best[:] = -1
+        for j in range(n_lanes):
+            arrived[j] = best[j] = -1
+            if last[here] >= 0:
+                mine[j] = known[last[here], j]
         if here == compute:
             for k in range(dep_ptr[i], dep_ptr[i + 1]):
                 d = dep[k]

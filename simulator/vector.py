@@ -18,18 +18,19 @@ from numba.core.datamodel import models
 from numba.core.datamodel.registry import register_default
 from numba.extending import intrinsic
 
-__all__ = ["ALL", "WIDTH", "add", "below", "load", "maximum", "splat", "store", "subtract", "where_below"]
+__all__ = ["ALL", "WIDTH", "add", "below", "load", "maximum", "multiply", "splat", "store", "subtract", "where_below"]
 
 
 def _width(features: str) -> int:
-    """How many machines a processor with these features computes side by side: two of its registers."""
-    return 16 if "+avx512f" in features.split(",") else 8
+    """How many machines a processor with these features computes side by side: four of its registers."""
+    has = features.split(",")
+    return 32 if "+avx512f" in has else 16 if "+avx2" in has else 8
 
 
 _settings: Any = config
 _host_features: Callable[[], str] = get_host_cpu_features
 WIDTH = _width(_host_features() if _settings.CPU_FEATURES is None else _settings.CPU_FEATURES)
-"""Machines side by side: two registers of AVX-512 or AVX2. More of them spill, fewer wait for one another."""
+"""Machines side by side: fewer wait for the op before, more are spilled."""
 
 ALL = (1 << WIDTH) - 1
 """What `below` says when it is so on every machine."""
@@ -113,6 +114,16 @@ def subtract(typingctx: Any, left: Any, right: Any) -> Any:
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         return builder.fsub(args[0], args[1])
+
+    return _lanes(_lanes, _lanes), codegen
+
+
+@_instruction
+def multiply(typingctx: Any, left: Any, right: Any) -> Any:
+    """left * right."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        return builder.fmul(args[0], args[1])
 
     return _lanes(_lanes, _lanes), codegen
 

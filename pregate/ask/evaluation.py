@@ -22,10 +22,11 @@ from offload.probes import find_probes
 from pregate.ask.capture import Captured, metrics_of
 from pregate.ask.simulation import calibration
 from simulator import batch, event
+from simulator.batch import Compiled
 from simulator.explain.bounds import lower_bounds
 from simulator.modes import FIFO, Modes
 
-__all__ = ["evaluate"]
+__all__ = ["evaluate", "made_ready"]
 
 _BINDING = np.array([*(lane.name for lane in Lane), "critical path"])
 """By the number that `batch` gives for what a bound comes from; -1 is the last."""
@@ -40,17 +41,21 @@ def evaluate(
     modes: Modes = FIFO,
     draws: int = 0,
     seed: int = 0,
+    ready: Compiled | None = None,
 ) -> dict[str, NDArray[Any]]:
     """Every field of a `SimulationResult` but names, digests and the timeline, (n_machines,), for machines that differ
     from `hw` in `values` (figure keys -> (n_machines,) SI).
 
     `draws`: machines drawn from the fit's covariance for the intervals `..._ci95...`, (n_machines, 2); 0 leaves them
-    out. HBM is what the capture was granted. Raises `UnknownName` for a key that is no figure.
+    out. `ready`: what `made_ready` makes of `captured`, where it is known. HBM is what the capture was granted. Raises
+    `UnknownName` for a key that is no figure.
     """
     base = figures_of(hw)
     figures = base.with_values(values)
     costs = price_figures(captured.decoded.schedule.works, figures, n_machines)
-    fields = _fifo(captured, costs) if modes.is_fifo else _by_events(captured, costs, modes)
+    fields = (
+        _fifo(captured, ready or made_ready(captured), costs) if modes.is_fifo else _by_events(captured, costs, modes)
+    )
     constants = {"n_output_tokens": captured.workload.n_output_tokens, "n_expert_slots": captured.plan.n_slots}
     fields |= {name: np.full(n_machines, value) for name, value in constants.items()}
     changed = np.zeros(n_machines, dtype=np.bool_)
@@ -65,11 +70,16 @@ def evaluate(
     return fields
 
 
-def _fifo(captured: Captured, costs: Costs) -> dict[str, NDArray[Any]]:
-    schedule, plan, decoded = captured.decoded.schedule, captured.plan, captured.decoded
+def made_ready(captured: Captured) -> Compiled:
+    """A captured schedule made ready for FIFO machines."""
+    schedule, plan = captured.decoded.schedule, captured.plan
     most = plan.static_bytes + plan.n_slots * captured.model.expert_bytes
-    probes = find_probes(schedule, captured.trace)
-    seen = batch.evaluate(batch.compile_schedule(schedule, probes, most_hbm_bytes=most), costs)
+    return batch.compile_schedule(schedule, find_probes(schedule, captured.trace), most_hbm_bytes=most)
+
+
+def _fifo(captured: Captured, ready: Compiled, costs: Costs) -> dict[str, NDArray[Any]]:
+    schedule, decoded, probes = captured.decoded.schedule, captured.decoded, ready.probes
+    seen = batch.evaluate(ready, costs)
     found = metrics.summed_up(
         captured.trace,
         schedule.step[probes.step_ends],

@@ -365,8 +365,8 @@ def test_a_failing_task_loses_no_other(tmp_path: Path, monkeypatch: pytest.Monke
 def test_a_process_writes_a_schedule_once_and_keeps_a_bounded_number() -> None:
     from pregate.explore.sweeps.tasks import _Memo
 
-    captured = [capture(MODEL, HW, routing(MODEL, seed=seed), "pregate") for seed in range(4)]
-    sizes = [sum(getattr(one.decoded.schedule, name).nbytes for name in COLUMNS) for one in captured]
+    captured = [(capture(MODEL, HW, routing(MODEL, seed=seed), "pregate"), None) for seed in range(4)]
+    sizes = [sum(getattr(one.decoded.schedule, name).nbytes for name in COLUMNS) for one, _ in captured]
     memo, made = _Memo(sizes[0] + sizes[2] + sizes[3]), []
 
     def get(i: int) -> Any:

@@ -25,9 +25,10 @@ from hwmodels.platform import Platform
 from offload.memory import CapacityExceeded
 from offload.schedule import COLUMNS
 from pregate.ask.capture import Captured, Request, capture_request
-from pregate.ask.evaluation import evaluate
+from pregate.ask.evaluation import evaluate, made_ready
 from pregate.ask.schedule_cache import ScheduleCache, source_digest
 from pregate.explore.sweeps.planning import Hole
+from simulator.batch import Compiled
 from simulator.modes import Modes
 from traces.errors import InvalidInput
 
@@ -67,10 +68,11 @@ class TaskOutcome:
 def run_task(task: Task) -> TaskOutcome:
     """The results of a task, whatever thread, process or machine it runs on. What cannot be is an outcome too."""
     try:
-        captured = _memo().get(task.key, lambda: _capture(task))
+        captured, ready = _memo().get(f"{task.key} {task.modes.is_fifo}", lambda: _capture(task))
         fields = evaluate(
-            captured, task.hw, task.values, task.n_machines, modes=task.modes, draws=task.draws, seed=task.seed
-        )
+            captured, task.hw, task.values, task.n_machines, modes=task.modes, draws=task.draws, seed=task.seed,
+            ready=ready,
+        )  # fmt: skip
     except CapacityExceeded as error:
         return TaskOutcome(hole=Hole(str(error), error.needed_bytes, error.memory))
     except InvalidInput as error:
@@ -88,8 +90,13 @@ def task_digest(task: Task) -> str:
     return state.hexdigest()[:16]
 
 
-def _capture(task: Task) -> Captured:
-    return capture_request(task.request) if task.schedules is None else task.schedules.captured(task.request)
+_Made = tuple[Captured, Compiled | None]
+"""A schedule, and the same made ready for FIFO machines, where these run it."""
+
+
+def _capture(task: Task) -> _Made:
+    captured = capture_request(task.request) if task.schedules is None else task.schedules.captured(task.request)
+    return captured, made_ready(captured) if task.modes.is_fifo else None
 
 
 @cache
@@ -102,11 +109,11 @@ class _Memo:
 
     def __init__(self, max_bytes: int) -> None:
         self._max_bytes, self._n_bytes = max_bytes, 0
-        self._kept: OrderedDict[str, Captured] = OrderedDict()
+        self._kept: OrderedDict[str, _Made] = OrderedDict()
         self._making: dict[str, Lock] = {}
         self._lock = Lock()
 
-    def get(self, key: str, make: Callable[[], Captured]) -> Captured:
+    def get(self, key: str, make: Callable[[], _Made]) -> _Made:
         """What `make` makes of `key`, made now or before."""
         with self._lock:
             making = self._making.setdefault(key, Lock())
@@ -121,15 +128,18 @@ class _Memo:
                     self._n_bytes += _n_bytes(made)
                 self._kept[key] = made
                 while len(self._kept) > 1 and self._n_bytes > self._max_bytes:
-                    gone, captured = self._kept.popitem(last=False)
-                    self._n_bytes -= _n_bytes(captured)
+                    gone, oldest = self._kept.popitem(last=False)
+                    self._n_bytes -= _n_bytes(oldest)
                     self._making.pop(gone, None)
             return made
 
 
-def _n_bytes(captured: Captured) -> int:
-    schedule = captured.decoded.schedule
-    return sum(getattr(schedule, name).nbytes for name in COLUMNS)
+def _n_bytes(made: _Made) -> int:
+    captured, ready = made
+    n_bytes = 0 if ready is None else ready.code.n_bytes
+    for name in COLUMNS:
+        n_bytes += getattr(captured.decoded.schedule, name).nbytes
+    return n_bytes
 
 
 @cache
