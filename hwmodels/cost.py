@@ -43,7 +43,7 @@ class Costs:
     def __post_init__(self) -> None:
         for name in ("link_s", "hbm_s"):
             if not getattr(self, name).size:
-                object.__setattr__(self, name, np.zeros_like(self.duration_s))
+                object.__setattr__(self, name, np.zeros(self.duration_s.shape, self.duration_s.dtype))
 
 
 class Parts(NamedTuple):
@@ -63,7 +63,11 @@ class Parts(NamedTuple):
     @property
     def total_s(self) -> Number:
         """The duration."""
-        return self.fixed_s + self.compute_s + self.hbm_s + self.link_s + self.disk_s + self.dram_s
+        total_s = self.fixed_s
+        for part in self[1:]:
+            if isinstance(part, np.ndarray) or part:  # most are plain zeros, for thousands of machines
+                total_s = total_s + part
+        return total_s
 
 
 def price(works: Sequence[Work], platform: Platform) -> Costs:
@@ -71,20 +75,25 @@ def price(works: Sequence[Work], platform: Platform) -> Costs:
     return price_figures(works, figures_of(platform))
 
 
-def price_figures(works: Sequence[Work], figures: Figures, n_machines: int | None = None) -> Costs:
+def price_figures(
+    works: Sequence[Work], figures: Figures, n_machines: int | None = None, *, shares: bool = True
+) -> Costs:
     """Price every work on one machine, (n_works,), or on the `n_machines` that `figures` has arrays for, (n_works, n).
 
-    The same arithmetic in the same order for one and for many: the same seconds to the last bit.
+    The same arithmetic in the same order for one and for many: the same seconds to the last bit. `shares`: also what of
+    an op draws on the link and on HBM, which FIFO lanes do not ask.
     """
     figures = figures.for_works(works)
     shape = (len(works),) if n_machines is None else (len(works), n_machines)
     kind = np.result_type(np.float64, *(np.asarray(value).dtype for value in figures.values.values()))
-    issue, duration, link, hbm = (np.zeros(shape, dtype=kind) for _ in range(4))
+    issue, duration = np.zeros(shape, dtype=kind), np.zeros(shape, dtype=kind)
+    link, hbm = (np.zeros(shape if shares else 0, dtype=kind) for _ in range(2))
     for work, rows in _alike(works, n_machines is not None):
         parts = parts_of(work, figures)
-        issue[rows], duration[rows], link[rows] = _issue_s(work, figures), parts.total_s, parts.link_s
-        hbm[rows] = _hbm_traffic_s(work, figures)
-    return Costs(issue, duration, link, np.minimum(hbm, duration))
+        issue[rows], duration[rows] = _issue_s(work, figures), parts.total_s
+        if shares:
+            link[rows], hbm[rows] = parts.link_s, _hbm_traffic_s(work, figures)
+    return Costs(issue, duration, link, np.minimum(hbm, duration) if shares else hbm)
 
 
 def _alike(works: Sequence[Work], many: bool) -> Iterator[tuple[Work, Any]]:

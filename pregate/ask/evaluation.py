@@ -52,7 +52,7 @@ def evaluate(
     """
     base = figures_of(hw)
     figures = base.with_values(values)
-    costs = price_figures(captured.decoded.schedule.works, figures, n_machines)
+    costs = price_figures(captured.decoded.schedule.works, figures, n_machines, shares=not modes.is_fifo)
     fields = (
         _fifo(captured, ready or made_ready(captured), costs) if modes.is_fifo else _by_events(captured, costs, modes)
     )

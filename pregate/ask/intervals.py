@@ -239,7 +239,7 @@ def measured(
     ready: Compiled | Probes, captured: Captured, figures: Figures, n_machines: int
 ) -> dict[str, NDArray[np.float64]]:
     """Each of `simulator.explain.sensitivity.METRICS`, (n_machines,), on the machines that `figures` has arrays for."""
-    costs = price_figures(captured.decoded.schedule.works, figures, n_machines)
+    costs = price_figures(captured.decoded.schedule.works, figures, n_machines, shares=False)
     found = evaluate_small(ready, costs) if isinstance(ready, Probes) else evaluate(ready, costs)
     probes = ready if isinstance(ready, Probes) else ready.probes
     return {
