@@ -12,7 +12,8 @@ from collections.abc import Callable
 import numpy as np
 
 from offload.replay import POLICIES, replay_residency
-from traces.routing import Phase, Provenance, RoutingTrace
+from traces.phase import Phase
+from traces.routing import Provenance, RoutingTrace
 
 N_TOKENS, N_LAYERS, N_EXPERTS, TOP_K = 10_417, 48, 128, 4
 BUDGET = N_LAYERS * N_EXPERTS // 4

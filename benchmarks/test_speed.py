@@ -138,7 +138,7 @@ def test_a_sweep_of_ten_thousand_machines_from_the_command_line(benchmark: Any, 
 STREAM = """
 import dataclasses, json, resource, sys, time
 import pregate
-from traces.routing import rebatch
+from traces.rebatching import rebatch
 
 model = pregate.load_model("mixtral-8x7b")
 decoder = dataclasses.replace(model.decoder, n_layers=24, moe_layers=tuple(range(24)))

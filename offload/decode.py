@@ -32,7 +32,8 @@ from offload.residency import ResidentSet, count_slots
 from offload.schedule import Schedule
 from offload.work_rows import Works
 from traces.model.architecture import LayerStack, ModelArchitecture
-from traces.routing import Phase, Step
+from traces.phase import Phase
+from traces.routing import Step
 
 __all__ = ["DecodeStream", "Decoded", "decode"]
 

@@ -16,7 +16,8 @@ from offload.policy import Buffers, Policy
 from traces.errors import InvalidInput
 from traces.model.architecture import Attention, ModelArchitecture
 from traces.model.layer_bytes import head_bytes, layer_weight_bytes
-from traces.routing import Phase, Step
+from traces.phase import Phase
+from traces.routing import Step
 
 __all__ = ["MemoryPlan", "Workload", "host_bytes", "measure_workload", "plan_memory"]
 

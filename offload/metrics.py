@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 
 from offload.ops import TO_DEVICE, TRANSFERS, Lane, OpKind
 from offload.timeline import Timeline
-from traces.routing import Phase, RoutingTrace
+from traces.phase import Phase
+from traces.routing import RoutingTrace
 
 __all__ = [
     "METRICS",

@@ -22,7 +22,8 @@ from offload.recorder import Recorder
 from offload.work_rows import Works
 from traces.errors import InvalidInput
 from traces.model.architecture import ModelArchitecture
-from traces.routing import Phase, Step
+from traces.phase import Phase
+from traces.routing import Step
 
 __all__ = ["Blocks", "PassWorks", "Union"]
 

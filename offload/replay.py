@@ -35,7 +35,8 @@ from offload.eviction import Belady, Eviction, Key, Lfu, Lru, Random
 from offload.fast.replay_compiled import FlatTrace
 from traces.errors import InvalidInput, unknown_name
 from traces.hit_curve import HitCurve, lru_curve
-from traces.routing import Phase, RoutingTrace
+from traces.phase import Phase
+from traces.routing import RoutingTrace
 from traces.stack_distance import NEVER, expert_sizes
 
 __all__ = ["POLICIES", "CurveRow", "ResidencyResult", "curve_csv", "replay_residency", "residency_curve"]

@@ -13,9 +13,10 @@ from traces.importers import ModelShape
 from traces.importers import import_trace as import_recorded
 from traces.model.architecture import ModelArchitecture
 from traces.popularity import PopularityProfile, popularity_of
+from traces.rebatching import rebatch
 from traces.recorded import recorded_path
 from traces.recorded.dials import recorded_dials
-from traces.routing import RoutingTrace, rebatch
+from traces.routing import RoutingTrace
 from traces.synthesis import Dials, synthesize_routing
 
 __all__ = ["import_trace", "load_popularity", "load_trace", "seeded", "synthesize"]

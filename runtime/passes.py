@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 
 from traces.errors import InvalidInput
 from traces.model.architecture import LayerStack, ModelArchitecture
-from traces.routing import Phase, Step
+from traces.phase import Phase
+from traces.routing import Step
 
 __all__ = ["Pass", "Passes", "Segment", "plan_passes"]
 

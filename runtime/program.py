@@ -21,7 +21,8 @@ from runtime.order import Order, order_of
 from runtime.passes import Passes, plan_passes
 from traces.errors import InvalidInput
 from traces.model.architecture import ModelArchitecture
-from traces.routing import Phase, Step
+from traces.phase import Phase
+from traces.routing import Step
 
 __all__ = ["ExpertKey", "Program", "Routed", "build_program", "cached_slots", "resident_slots"]
 

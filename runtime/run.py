@@ -26,7 +26,8 @@ from runtime.races import check_races
 from runtime.storage import ExpertFile
 from traces.errors import InvalidInput, PregateError
 from traces.model.architecture import ModelArchitecture
-from traces.routing import Phase, Step
+from traces.phase import Phase
+from traces.routing import Step
 
 __all__ = ["STATES_TOLERANCE", "MeasuredRun", "OutputMismatch", "check_close_output", "check_same_output", "execute"]
 

@@ -17,7 +17,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from traces.routing import RoutingTrace, rebatch
+from traces.rebatching import rebatch
+from traces.routing import RoutingTrace
 from traces.statistics import (
     BATCHES,
     LAGS,

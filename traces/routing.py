@@ -6,10 +6,8 @@ Nothing here knows bytes moved or time; a trace says what the gates said.
 from __future__ import annotations
 
 import hashlib
-import heapq
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from enum import IntEnum
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
@@ -17,32 +15,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 from traces.errors import InvalidInput
+from traces.phase import Phase
 from traces.read_only import ReadOnly
+from traces.token_checks import check_tokens, layers_visited, refuse_holes, refuse_repeated_positions
 from traces.typed import check_value
 
 if TYPE_CHECKING:
     from traces.model.architecture import ModelArchitecture
 
-__all__ = ["MAX_EXPERTS", "Phase", "Provenance", "RoutingTrace", "Step", "check_tokens", "rebatch"]
+__all__ = ["MAX_EXPERTS", "Provenance", "RoutingTrace", "Step"]
 
 MAX_EXPERTS = 32767
 """Expert ids are int16."""
 
-MAX_POSITION = (1 << 24) - 1
-"""Longest context of a trace: 16.8 million tokens, above any published model's."""
-
 MAX_EXPERT_BYTES = 1 << 40
 """Largest expert of a trace: 1 TiB."""
-
-_CHECK_CELLS = 1 << 22
-"""Cells checked at a time, so that validation needs a bounded amount of memory beside the trace."""
-
-
-class Phase(IntEnum):
-    """What a forward pass does: read the prompt (or run the encoder), or make one token a sequence."""
-
-    PREFILL = 0
-    DECODE = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,8 +121,8 @@ class RoutingTrace:
         if self.gate_weights is not None:
             _freeze(self, "gate_weights", np.float32, shape)
         check_tokens(self.experts, self.sequence, self.position, self.phase, self.step, self.n_experts)
-        _refuse_repeated_positions(self.sequence, self.position, self.phase)
-        _refuse_holes(self.experts, self.phase)
+        refuse_repeated_positions(self.sequence, self.position, self.phase)
+        refuse_holes(self.experts, self.phase)
 
     @property
     def routing(self) -> str:
@@ -203,7 +190,7 @@ class RoutingTrace:
         keep = np.flatnonzero(self.phase == phase)
         if not keep.size:
             raise InvalidInput(f"the trace of {self.provenance.model} has no {phase.name.lower()} tokens")
-        return _pick(self, keep, _renumbered(self.step[keep]))
+        return self.reordered(keep, self.step[keep])
 
     def of_sequences(self, sequences: Collection[int]) -> RoutingTrace:
         """The tokens of some sequences, steps renumbered from 0. Raises `InvalidInput` for one the trace has not."""
@@ -214,11 +201,18 @@ class RoutingTrace:
         keep = np.flatnonzero(np.isin(self.sequence, list(sequences)))
         if not keep.size:
             raise InvalidInput("no sequences: name at least one")
-        return _pick(self, keep, _renumbered(self.step[keep]))
+        return self.reordered(keep, self.step[keep])
 
     def decode_only(self) -> RoutingTrace:
         """The decode tokens, steps renumbered from 0. Raises `InvalidInput` when there are none."""
         return self.select(phase=Phase.DECODE)
+
+    def reordered(self, tokens: NDArray[np.intp], label: NDArray[Any]) -> RoutingTrace:
+        """The tokens at the given places, in that order; those of one sorted `label` are a step, numbered from 0."""
+        step = np.cumsum(np.diff(label, prepend=label[:1]) != 0, dtype=np.int32)
+        weights = None if self.gate_weights is None else self.gate_weights[tokens]
+        columns = {name: getattr(self, name)[tokens] for name in ("experts", "sequence", "position", "phase")}
+        return replace(self, **columns, step=step, gate_weights=weights)
 
     def check_model(self, model: ModelArchitecture) -> None:
         """Raise `InvalidInput` naming both sides when the trace is not one of `model`."""
@@ -238,155 +232,12 @@ class RoutingTrace:
             _refuse_other_layers(self, phase, np.arange(self.n_moe_layers)[due], model.name)
 
 
-def rebatch(trace: RoutingTrace, batch: int) -> RoutingTrace:
-    """Run `batch` sequences of a recorded trace side by side (continuous batching).
-
-    Sequences start in order of first appearance, each as soon as one of the `batch` places is free; the
-    prompts of sequences that start together form one prefill step just before their first decode step,
-    and every decode step takes the next token of each running sequence. What a token chose is kept.
-    Raises `InvalidInput` for a batch below 1, or above the sequences that were recorded.
-    """
-    if batch < 1:
-        raise InvalidInput(f"batch = {batch}: it must be at least 1")
-    _, first, member = np.unique(trace.sequence, return_index=True, return_inverse=True)
-    if batch > first.size:
-        raise InvalidInput(
-            f"batch = {batch}: the trace of {trace.provenance.model} has {first.size} "
-            f"sequence{'s' if first.size > 1 else ''}, at most {first.size} run side by side: a smaller batch, or a "
-            "synthetic trace"
-        )
-    rank = np.empty(first.size, dtype=np.int64)
-    rank[np.argsort(first, kind="stable")] = np.arange(first.size)
-    member = rank[member]  # [T] order in which the token's sequence starts
-    decoding = trace.phase == Phase.DECODE
-    n_decode = np.bincount(member[decoding], minlength=first.size)
-    start = np.empty(first.size, dtype=np.int64)
-    places = [0] * batch
-    for i, length in enumerate(n_decode.tolist()):
-        start[i] = heapq.heappop(places)
-        heapq.heappush(places, int(start[i]) + max(length, 1))
-    age = np.zeros(trace.n_tokens, dtype=np.int64)  # decode tokens of the same sequence before this one
-    by_sequence = np.flatnonzero(decoding)[np.argsort(member[decoding], kind="stable")]
-    age[by_sequence] = np.arange(by_sequence.size) - np.repeat(np.cumsum(n_decode) - n_decode, n_decode)
-    tick = 2 * (start[member] + age) + trace.phase
-    order = np.lexsort((np.arange(trace.n_tokens), member, tick))
-    return _pick(trace, order, _renumbered(tick[order]))
-
-
-def check_tokens(
-    experts: NDArray[np.int16],
-    sequence: NDArray[np.int32],
-    position: NDArray[np.int32],
-    phase: NDArray[np.int8],
-    step: NDArray[np.int32],
-    n_experts: int,
-    first_token: int = 0,
-) -> None:
-    """Check the contents of token arrays (a whole trace, or a chunk that starts at `first_token`).
-
-    Raises `InvalidInput` naming the first token, layer and value outside its limits.
-    """
-    for name, column in (("sequence", sequence), ("position", position), ("step", step)):
-        _refuse(column < 0, first_token, f"{name} below 0", column)
-    _refuse(position > MAX_POSITION, first_token, f"position above {MAX_POSITION}", position)
-    _refuse((phase != Phase.PREFILL) & (phase != Phase.DECODE), first_token, "phase not 0 or 1", phase)
-    _refuse(np.diff(step, prepend=step[:1]) < 0, first_token, "step below the one before: sort by step", step)
-    mixed = (np.diff(step, prepend=step[:1] - 1) == 0) & (np.diff(phase, prepend=phase[:1]) != 0)
-    _refuse(mixed, first_token, "phase unlike the rest of its step", phase)
-    rows = max(1, _CHECK_CELLS // max(1, experts[0].size))
-    for start in range(0, len(experts), rows):
-        part = experts[start : start + rows]
-        if part.min() < -1 or part.max() >= n_experts:
-            _refuse_expert((part < -1) | (part >= n_experts), part, first_token + start, f"is not in [-1, {n_experts})")
-        nowhere = ~(part >= 0).any(axis=(1, 2))
-        if nowhere.any():
-            raise InvalidInput(f"token {first_token + start + int(nowhere.argmax())}: no expert at any MoE layer")
-        ranked = np.sort(part, axis=2)
-        twice = (ranked[:, :, 1:] == ranked[:, :, :-1]) & (ranked[:, :, 1:] >= 0)
-        if twice.any():
-            _refuse_expert(twice, ranked, first_token + start, "is chosen twice by one token")
-
-
-def _refuse(bad: NDArray[np.bool_], first_token: int, problem: str, column: NDArray[Any]) -> None:
-    if bad.any():
-        i = int(bad.argmax())
-        raise InvalidInput(f"token {first_token + i}: {problem} ({int(column[i])})")
-
-
-def _refuse_expert(bad: NDArray[np.bool_], part: NDArray[np.int16], first_token: int, problem: str) -> None:
-    token, layer, slot = np.unravel_index(int(bad.argmax()), bad.shape)
-    value = int(part[token, layer, slot])
-    raise InvalidInput(f"token {first_token + int(token)}, MoE layer {int(layer)}: expert {value} {problem}")
-
-
-def _refuse_repeated_positions(
-    sequence: NDArray[np.int32], position: NDArray[np.int32], phase: NDArray[np.int8]
-) -> None:
-    """An encoder and its decoder both begin at 0; else a place in a sequence holds one token."""
-    place = (sequence.astype(np.int64) * 2 + phase) * (MAX_POSITION + 1) + position
-    if np.all(np.diff(place) > 0):
-        return
-    order = np.argsort(place, kind="stable")
-    again = np.flatnonzero(np.diff(place[order]) == 0)
-    if again.size:
-        token = int(order[again[0] + 1])
-        raise InvalidInput(
-            f"token {token}: position {position[token]} of sequence {sequence[token]} was there before "
-            f"(token {int(order[again[0]])})"
-        )
-
-
-def _layers_visited(experts: NDArray[np.int16]) -> NDArray[np.bool_]:
-    """(n_tokens, n_layers): whether the token has an expert there."""
-    rows = max(1, _CHECK_CELLS // experts[0].size)
-    parts = [(experts[start : start + rows] >= 0).any(axis=2) for start in range(0, len(experts), rows)]
-    return np.concatenate(parts)
-
-
-def _refuse_holes(experts: NDArray[np.int16], phase: NDArray[np.int8]) -> None:
-    """Tokens of one phase visit the same layers; a prompt's may leave out the last. Those of both are one stack of
-    layers, or an encoder's and a decoder's with none in common.
-    """
-    if experts[:, :, 0].min() >= 0:
-        return
-    visited = _layers_visited(experts)
-    last = experts.shape[1] - 1
-    layers_of: dict[Phase, NDArray[np.bool_]] = {}
-    for kind in Phase:
-        tokens = np.flatnonzero(phase == kind)
-        if not tokens.size:
-            continue
-        visits = visited[tokens]
-        n_visits = visits.sum(axis=0)
-        uneven = (n_visits > 0) & (n_visits < tokens.size)
-        uneven[last] &= kind != Phase.PREFILL
-        if uneven.any():
-            layer = int(uneven.argmax())
-            few = visits[:, layer] == (n_visits[layer] * 2 < tokens.size)
-            token, has = int(tokens[few.argmax()]), "an" if visits[few.argmax(), layer] else "no"
-            raise InvalidInput(
-                f"token {token}, MoE layer {layer}: {has} expert, unlike other {kind.name.lower()} tokens: the trace "
-                "has a hole, or mixes two stacks of layers"
-            )
-        layers_of[kind] = n_visits > 0
-    if len(layers_of) == 2:
-        prompt, decoded = layers_of[Phase.PREFILL], layers_of[Phase.DECODE]
-        differ = prompt ^ decoded
-        differ[last] &= prompt[last]
-        if differ.any() and (prompt & decoded).any():
-            layer = int(differ.argmax())
-            here, there = ("prefill", "decode") if prompt[layer] else ("decode", "prefill")
-            raise InvalidInput(
-                f"MoE layer {layer}: {here} tokens have experts, {there} tokens none, though they share other layers"
-            )
-
-
 def _refuse_other_layers(trace: RoutingTrace, phase: Phase, due: NDArray[np.intp], model: str) -> None:
     """Raise `InvalidInput` when tokens of `phase` visit other layers than those `due` in `model`."""
     tokens = np.flatnonzero(trace.phase == phase)
     if not tokens.size:
         return
-    visited = np.flatnonzero(_layers_visited(trace.experts[tokens]).any(axis=0))
+    visited = np.flatnonzero(layers_visited(trace.experts[tokens]).any(axis=0))
     spare = [trace.n_moe_layers - 1] if phase == Phase.PREFILL else []
     for layer in sorted(set(due.tolist()) ^ set(visited.tolist())):
         if layer in visited or layer not in spare:
@@ -417,28 +268,9 @@ def _freeze(trace: RoutingTrace, name: str, dtype: type[np.generic], shape: tupl
     object.__setattr__(trace, name, frozen)
 
 
-def _pick(trace: RoutingTrace, tokens: NDArray[np.intp], step: NDArray[np.int32]) -> RoutingTrace:
-    """The given tokens in the given order, under the given step numbers."""
-    weights = trace.gate_weights
-    return replace(
-        trace,
-        experts=trace.experts[tokens],
-        sequence=trace.sequence[tokens],
-        position=trace.position[tokens],
-        phase=trace.phase[tokens],
-        step=step,
-        gate_weights=None if weights is None else weights[tokens],
-    )
-
-
 def _few(numbers: Collection[int]) -> str:
     """Some numbers as text, the first and the last of many."""
     ordered = sorted(numbers)
     if len(ordered) <= 8:
         return ", ".join(map(str, ordered))
     return f"{ordered[0]}, {ordered[1]}, ... {ordered[-1]}"
-
-
-def _renumbered(step: NDArray[Any]) -> NDArray[np.int32]:
-    """Sorted step labels as 0, 1, 2, ..."""
-    return np.cumsum(np.diff(step, prepend=step[:1]) != 0, dtype=np.int32)

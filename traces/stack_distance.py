@@ -33,7 +33,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from traces.errors import InvalidInput
-from traces.routing import Phase, RoutingTrace
+from traces.phase import Phase
+from traces.routing import RoutingTrace
 
 __all__ = ["NEVER", "StackDistances", "expert_sizes", "layer_distances", "size_by_layer", "stack_distances"]
 

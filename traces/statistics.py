@@ -16,7 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from traces.errors import InvalidInput
-from traces.routing import Phase, RoutingTrace
+from traces.phase import Phase
+from traces.routing import RoutingTrace
 from traces.stack_distance import layer_distances
 
 __all__ = [

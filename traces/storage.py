@@ -16,7 +16,9 @@ from safetensors.numpy import save_file
 
 from traces.documents import Section, open_regular
 from traces.errors import InvalidFile, InvalidInput
-from traces.routing import Phase, Provenance, RoutingTrace, Step, check_tokens
+from traces.phase import Phase
+from traces.routing import Provenance, RoutingTrace, Step
+from traces.token_checks import check_tokens
 from traces.whole_file import whole_file
 
 __all__ = ["FORMAT", "VERSION", "TraceReader", "load_trace", "open_trace", "save_trace"]

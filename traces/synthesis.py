@@ -23,7 +23,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from traces.errors import InvalidInput
-from traces.routing import MAX_EXPERTS, Phase, Provenance, RoutingTrace
+from traces.phase import Phase
+from traces.routing import MAX_EXPERTS, Provenance, RoutingTrace
 from traces.typed import check_fields
 
 __all__ = ["AFFINITY_TOKENS", "Dials", "TokenLayout", "synthesize_routing", "token_layout"]

@@ -28,7 +28,8 @@ from offload.residency import ResidentSet, count_slots
 from offload.schedule import COLUMNS
 from offload.work_rows import Rows, Works
 from traces.model.architecture import LayerStack, ModelArchitecture
-from traces.routing import Phase, Step
+from traces.phase import Phase
+from traces.routing import Step
 
 __all__ = ["CompiledLoop", "is_compilable"]
 

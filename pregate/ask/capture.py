@@ -29,7 +29,8 @@ from offload.schedule import VERSION
 from offload.timeline import Timeline
 from traces.errors import InvalidInput
 from traces.model.architecture import ModelArchitecture
-from traces.routing import Phase, RoutingTrace
+from traces.phase import Phase
+from traces.routing import RoutingTrace
 
 __all__ = [
     "Captured",

@@ -18,7 +18,7 @@ from pregate.ask.capture import Request, resident_set
 from pregate.ask.intervals import Interval, path_intervals
 from pregate.ask.simulation import SimulationResult, calibration
 from simulator.stream import Stream
-from traces.routing import Phase
+from traces.phase import Phase
 
 __all__ = ["stream_request"]
 

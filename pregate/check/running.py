@@ -23,7 +23,8 @@ from pregate.ask.simulation import to_dataframe
 from pregate.check.devices import Device, capture_on, make_backend, memory_of_device, resolve
 from traces.errors import InvalidInput
 from traces.model.architecture import ModelArchitecture
-from traces.routing import Phase, RoutingTrace
+from traces.phase import Phase
+from traces.routing import RoutingTrace
 
 if TYPE_CHECKING:
     import pandas as pd

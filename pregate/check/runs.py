@@ -16,7 +16,7 @@ from pregate.check.running import execute_captured, initial_slots
 from runtime.model.weights import Experts
 from runtime.run import MeasuredRun, OutputMismatch
 from runtime.watch import Clock, LoadWatch, Seen, counting
-from traces.routing import Phase
+from traces.phase import Phase
 
 __all__ = ["Runner"]
 

@@ -18,8 +18,9 @@ from pregate.draw import render
 from traces.errors import InvalidInput
 from traces.importers import IMPORTERS
 from traces.model.architecture import ModelArchitecture
+from traces.phase import Phase
+from traces.rebatching import rebatch
 from traces.recorded import recorded_names
-from traces.routing import Phase, rebatch
 from traces.storage import save_trace
 from traces.synthesis import Dials
 from traces.whole_file import refuse_overwriting

@@ -30,7 +30,8 @@ from simulator import recurrence
 from traces.documents import NUMBER, read_text
 from traces.errors import InvalidFile, InvalidInput, unknown_name
 from traces.model.architecture import ModelArchitecture, load_architecture
-from traces.routing import Phase, RoutingTrace
+from traces.phase import Phase
+from traces.routing import RoutingTrace
 from traces.synthesis import Dials
 
 __all__ = ["COLUMNS", "MANY_SCHEDULES", "Activation", "Row", "RowPrediction", "RowTimes", "Workbench", "read_rows"]

@@ -24,7 +24,7 @@ from runtime.microbench.lanes import timed
 from runtime.microbench.probes import Probe
 from runtime.model.weights import Experts
 from runtime.program import Program, build_program, resident_slots
-from traces.routing import Phase
+from traces.phase import Phase
 
 __all__ = ["offloaded_samples", "op_samples"]
 

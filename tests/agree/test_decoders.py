@@ -19,7 +19,9 @@ from offload.residency import ResidentSet
 from offload.schedule import ScheduleDigest
 from tests.small_models import MODELS, TRIED, decoder_only, routing
 from traces.model.architecture import ModelArchitecture
-from traces.routing import Phase, RoutingTrace, rebatch
+from traces.phase import Phase
+from traces.rebatching import rebatch
+from traces.routing import RoutingTrace
 
 POLICIES = [
     *PRESETS,

@@ -17,7 +17,8 @@ from offload.schedule import Schedule
 from tests.small_models import MODELS, decoder_only, routing
 from tests.unit.test_runtime_cuda import StandIn
 from traces.model.architecture import Attention, ModelArchitecture
-from traces.routing import Phase, RoutingTrace
+from traces.phase import Phase
+from traces.routing import RoutingTrace
 
 torch = pytest.importorskip("torch", reason="the runtime needs PyTorch (the extra 'runtime')")
 

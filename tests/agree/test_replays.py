@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given, settings
 
 from offload.replay import POLICIES, _Replay, replay_residency
-from traces.routing import Phase, Provenance, RoutingTrace
+from traces.phase import Phase
+from traces.routing import Provenance, RoutingTrace
 
 
 def _trace(seed: int, n_tokens: int, batch: int, n_layers: int, n_experts: int, top_k: int) -> RoutingTrace:

@@ -15,7 +15,8 @@ from offload.policies import policy_named
 from tests.small_models import MODELS, routing
 from traces.errors import InvalidInput
 from traces.model.architecture import DTYPES, Attention, ModelArchitecture
-from traces.routing import Phase, Provenance, RoutingTrace
+from traces.phase import Phase
+from traces.routing import Provenance, RoutingTrace
 
 torch = pytest.importorskip("torch", reason="the runtime needs PyTorch (the extra 'runtime')")
 

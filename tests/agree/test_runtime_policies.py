@@ -19,7 +19,8 @@ from pregate.ask.capture import Captured, capture_request, request, resident_set
 from tests.small_models import MODELS, routing
 from traces.errors import InvalidInput, PregateError
 from traces.model.architecture import ModelArchitecture
-from traces.routing import Phase, RoutingTrace
+from traces.phase import Phase
+from traces.routing import RoutingTrace
 
 torch = pytest.importorskip("torch", reason="the runtime needs PyTorch (the extra 'runtime')")
 

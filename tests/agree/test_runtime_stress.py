@@ -19,7 +19,8 @@ from offload.policy import BlockView, Buffers, Fetch, MissAction, Policy
 from offload.residency import ResidentSet
 from offload.schedule import Schedule
 from traces.model.architecture import DTYPES, Attention, LayerStack, ModelArchitecture
-from traces.routing import Phase, Provenance, RoutingTrace
+from traces.phase import Phase
+from traces.routing import Provenance, RoutingTrace
 
 torch = pytest.importorskip("torch", reason="the runtime needs PyTorch (the extra 'runtime')")
 

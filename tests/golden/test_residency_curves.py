@@ -14,7 +14,8 @@ from offload.residency import ResidentSet
 from pregate.api import load_trace
 from traces.importers import import_trace
 from traces.importers.route_trace_v1 import read_residency
-from traces.routing import Phase, RoutingTrace
+from traces.phase import Phase
+from traces.routing import RoutingTrace
 from traces.statistics import lru_hit_rates
 
 SHARED = Path(__file__).resolve().parents[3] / "shared" / "traces"

@@ -18,7 +18,8 @@ from offload.schedule import COLUMNS, Schedule
 from pregate.ask.capture import capture_request, request, resident_set
 from tests.small_models import MODELS, routing
 from traces.model.architecture import ModelArchitecture
-from traces.routing import Phase, RoutingTrace
+from traces.phase import Phase
+from traces.routing import RoutingTrace
 
 torch = pytest.importorskip("torch", reason="the runtime needs PyTorch (the extra 'runtime')")
 if not torch.cuda.is_available():

@@ -16,7 +16,9 @@ from tests.small_models import MODELS, decoder_only, routing
 from traces.errors import InvalidInput
 from traces.model.architecture import DTYPES, ModelArchitecture
 from traces.model.linear_mixer import LinearMixer
-from traces.routing import Phase, Provenance, RoutingTrace, Step, rebatch
+from traces.phase import Phase
+from traces.rebatching import rebatch
+from traces.routing import Provenance, RoutingTrace, Step
 
 STREAMS, RELEASED = EXECUTIONS["streams"], EXECUTIONS["fastertransformer"]
 DECODER, SWITCH = MODELS["decoder-only"], MODELS["encoder-decoder"]

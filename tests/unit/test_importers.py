@@ -12,7 +12,7 @@ import pytest
 from traces.errors import InvalidFile, UnknownName
 from traces.importers import IMPORTERS, import_trace
 from traces.importers.route_trace_v1 import import_route_trace_v1, read_residency
-from traces.routing import Phase
+from traces.phase import Phase
 
 SHARED = Path(__file__).resolve().parents[3] / "shared" / "traces"
 needs_shared = pytest.mark.skipif(not SHARED.is_dir(), reason="the recorded traces are not beside this checkout")

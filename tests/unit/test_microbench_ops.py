@@ -15,7 +15,7 @@ from offload.execution import EXECUTIONS
 from offload.ops import KERNEL_KINDS, Lane, OpKind, Work
 from offload.policies import policy_named
 from tests.small_models import MODELS
-from traces.routing import Phase
+from traces.phase import Phase
 
 torch = pytest.importorskip("torch", reason="the runtime needs PyTorch (the extra 'runtime')")
 

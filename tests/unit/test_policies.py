@@ -26,7 +26,8 @@ from simulator import recurrence
 from tests.small_models import MODELS, TRIED, routing
 from traces.errors import InvalidInput, UnknownName
 from traces.model.architecture import ModelArchitecture
-from traces.routing import Phase, RoutingTrace
+from traces.phase import Phase
+from traces.routing import RoutingTrace
 
 HW = load_platform("a100-sxm4-80gb", "streams")
 

@@ -13,7 +13,8 @@ from offload.eviction import EVICTIONS, Belady
 from offload.replay import POLICIES, curve_csv, replay_residency, residency_curve
 from offload.residency import ResidentSet
 from traces.errors import InvalidInput, UnknownName
-from traces.routing import Phase, Provenance, RoutingTrace
+from traces.phase import Phase
+from traces.routing import Provenance, RoutingTrace
 
 N_LAYERS, N_EXPERTS = 2, 6
 EVENTS = st.lists(

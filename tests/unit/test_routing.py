@@ -10,7 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from traces.errors import InvalidInput
-from traces.routing import Phase, Provenance, RoutingTrace, rebatch
+from traces.phase import Phase
+from traces.rebatching import rebatch
+from traces.routing import Provenance, RoutingTrace
 
 ORIGIN = Provenance(model="toy", source="test")
 

@@ -27,7 +27,7 @@ from runtime.pacing import Link
 from tests.small_models import MODELS, routing
 from traces.errors import InvalidFile, InvalidInput, PregateError, UnknownName
 from traces.model.architecture import load_architecture
-from traces.routing import Phase
+from traces.phase import Phase
 
 torch = pytest.importorskip("torch", reason="the runtime needs PyTorch (the extra 'runtime')")
 

@@ -24,7 +24,8 @@ from runtime.races import UnsafeSchedule, check_races
 from tests.small_models import MODELS, decoder_only, routing
 from traces.errors import InvalidInput
 from traces.model.architecture import ModelArchitecture
-from traces.routing import Phase, Provenance, RoutingTrace
+from traces.phase import Phase
+from traces.routing import Provenance, RoutingTrace
 
 MODEL = MODELS["decoder-only"]
 POLICIES = ["on_demand", "prefetch_all", "pregate", "pregate(2)", "pregate:encoder"]

@@ -18,7 +18,8 @@ from pregate.ask.replay import LruCurve
 from pregate.ask.replay import lru_curve as front_door
 from traces.errors import InvalidInput
 from traces.hit_curve import HitCurve, lru_curve
-from traces.routing import Phase, Provenance, RoutingTrace
+from traces.phase import Phase
+from traces.routing import Provenance, RoutingTrace
 from traces.stack_distance import NEVER, stack_distances
 from traces.statistics import lru_hit_rates
 

@@ -32,7 +32,7 @@ from pregate.named import load_hardware
 from simulator.modes import Modes
 from tests.small_models import MODELS, routing
 from traces.errors import InvalidInput, UnknownName
-from traces.routing import rebatch
+from traces.rebatching import rebatch
 
 MODEL = MODELS["decoder-only"]
 HW = load_hardware("a100-sxm4-80gb")

@@ -29,7 +29,8 @@ from pregate.explore.sweeps.workloads import TraceRecipe, as_source, check_workl
 from pregate.named import load_hardware
 from tests.small_models import MODELS, routing
 from traces.errors import InvalidInput, UnknownName
-from traces.routing import RoutingTrace, rebatch
+from traces.rebatching import rebatch
+from traces.routing import RoutingTrace
 from traces.storage import save_trace
 from traces.synthesis import Dials
 

@@ -12,7 +12,8 @@ from traces import synthesis
 from traces.errors import InvalidInput
 from traces.fitting import fit_dials
 from traces.forced import forced_active_routing
-from traces.routing import Phase, RoutingTrace
+from traces.phase import Phase
+from traces.routing import RoutingTrace
 from traces.statistics import expert_counts, expert_reuse, layer_entropy_bits, layer_following
 from traces.synthesis import Dials, synthesize_routing
 

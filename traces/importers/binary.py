@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 
 from traces.importers.lines import regular_file
 from traces.importers.recording import ModelShape, Origin, TokenRows, refused
-from traces.routing import MAX_EXPERTS, Phase, RoutingTrace
+from traces.phase import Phase
+from traces.routing import MAX_EXPERTS, RoutingTrace
 
 __all__ = ["import_mbolt", "import_rtrace"]
 

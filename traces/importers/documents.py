@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 from traces.importers.arrays import whole_array
 from traces.importers.lines import json_document, json_lines
 from traces.importers.recording import MAX_CELLS, ModelShape, Origin, TokenRows, recorded_trace, refused
-from traces.routing import MAX_EXPERTS, Phase, RoutingTrace
+from traces.phase import Phase
+from traces.routing import MAX_EXPERTS, RoutingTrace
 
 __all__ = ["import_gptoss_json", "import_olmoe_blocks"]
 

@@ -21,7 +21,8 @@ from typing import Any
 
 from traces.importers.lines import json_lines
 from traces.importers.recording import ModelShape, Origin, TokenRows, refused
-from traces.routing import Phase, RoutingTrace
+from traces.phase import Phase
+from traces.routing import RoutingTrace
 
 __all__ = [
     "import_moe_balance",

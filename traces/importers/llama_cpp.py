@@ -17,7 +17,8 @@ from pathlib import Path
 
 from traces.importers.lines import text_lines, whole_numbers
 from traces.importers.recording import ModelShape, Origin, TokenRows, refused
-from traces.routing import Phase, RoutingTrace
+from traces.phase import Phase
+from traces.routing import RoutingTrace
 
 __all__ = ["import_activations", "import_moe_trace", "import_ranks", "import_server_log"]
 

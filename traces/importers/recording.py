@@ -12,7 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from traces.errors import InvalidFile, InvalidInput
-from traces.routing import MAX_EXPERTS, Phase, Provenance, RoutingTrace
+from traces.phase import Phase
+from traces.routing import MAX_EXPERTS, Provenance, RoutingTrace
 
 __all__ = ["MAX_CELLS", "ModelShape", "Origin", "TokenRows", "recorded_trace", "refused"]
 

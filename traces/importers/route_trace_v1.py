@@ -24,7 +24,8 @@ from numpy.typing import NDArray
 from traces.errors import InvalidFile, InvalidInput
 from traces.importers.lines import regular_file
 from traces.importers.recording import ModelShape
-from traces.routing import MAX_EXPERTS, Phase, Provenance, RoutingTrace
+from traces.phase import Phase
+from traces.routing import MAX_EXPERTS, Provenance, RoutingTrace
 
 __all__ = ["import_route_trace_v1", "read_residency"]
 

@@ -27,7 +27,8 @@ from numpy.typing import NDArray
 from traces.importers.arrays import npy_array, npz_arrays, whole_array
 from traces.importers.lines import MAX_LINE_CHARACTERS, json_document, json_lines, text_lines
 from traces.importers.recording import MAX_CELLS, ModelShape, Origin, recorded_trace, refused
-from traces.routing import MAX_EXPERTS, Phase, RoutingTrace
+from traces.phase import Phase
+from traces.routing import MAX_EXPERTS, RoutingTrace
 
 __all__ = ["import_routed_npy", "import_vllm_completion", "import_vllm_npz"]
 

@@ -16,7 +16,8 @@ import numpy as np
 from traces.importers.lines import text_lines, whole_numbers
 from traces.importers.recording import MAX_CELLS, ModelShape, Origin, TokenRows, recorded_trace, refused
 from traces.importers.torch_archive import read_torch_archive
-from traces.routing import Phase, RoutingTrace
+from traces.phase import Phase
+from traces.routing import RoutingTrace
 
 __all__ = ["GATE_CSV_HEADER", "import_gate_csv", "import_router_logits"]
 

@@ -21,7 +21,8 @@ from numpy.typing import NDArray
 from traces.importers.arrays import whole_array
 from traces.importers.recording import MAX_CELLS, ModelShape, Origin, recorded_trace, refused
 from traces.importers.torch_archive import read_torch_archive
-from traces.routing import Phase, RoutingTrace
+from traces.phase import Phase
+from traces.routing import RoutingTrace
 
 __all__ = ["import_sglang_recorder"]
 

@@ -11,7 +11,8 @@ from pregate.api import load_trace, synthesize
 from pregate.explore.sweeps.axes import FORMATS, Axis
 from traces.errors import InvalidInput
 from traces.model.architecture import ModelArchitecture
-from traces.routing import RoutingTrace, rebatch
+from traces.rebatching import rebatch
+from traces.routing import RoutingTrace
 from traces.synthesis import Dials
 from traces.typed import check_fields
 

@@ -1,0 +1,127 @@
+"""What the arrays of a routing trace must hold: ids and columns within their limits, one token a place, no holes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from traces.errors import InvalidInput
+from traces.phase import Phase
+
+__all__ = ["MAX_POSITION", "check_tokens", "layers_visited", "refuse_holes", "refuse_repeated_positions"]
+
+MAX_POSITION = (1 << 24) - 1
+"""Longest context of a trace: 16.8 million tokens, above any published model's."""
+
+_CHECK_CELLS = 1 << 22
+"""Cells checked at a time, so that validation needs a bounded amount of memory beside the trace."""
+
+
+def check_tokens(
+    experts: NDArray[np.int16],
+    sequence: NDArray[np.int32],
+    position: NDArray[np.int32],
+    phase: NDArray[np.int8],
+    step: NDArray[np.int32],
+    n_experts: int,
+    first_token: int = 0,
+) -> None:
+    """Check the contents of token arrays (a whole trace, or a chunk that starts at `first_token`).
+
+    Raises `InvalidInput` naming the first token, layer and value outside its limits.
+    """
+    for name, column in (("sequence", sequence), ("position", position), ("step", step)):
+        _refuse(column < 0, first_token, f"{name} below 0", column)
+    _refuse(position > MAX_POSITION, first_token, f"position above {MAX_POSITION}", position)
+    _refuse((phase != Phase.PREFILL) & (phase != Phase.DECODE), first_token, "phase not 0 or 1", phase)
+    _refuse(np.diff(step, prepend=step[:1]) < 0, first_token, "step below the one before: sort by step", step)
+    mixed = (np.diff(step, prepend=step[:1] - 1) == 0) & (np.diff(phase, prepend=phase[:1]) != 0)
+    _refuse(mixed, first_token, "phase unlike the rest of its step", phase)
+    rows = max(1, _CHECK_CELLS // max(1, experts[0].size))
+    for start in range(0, len(experts), rows):
+        part = experts[start : start + rows]
+        if part.min() < -1 or part.max() >= n_experts:
+            _refuse_expert((part < -1) | (part >= n_experts), part, first_token + start, f"is not in [-1, {n_experts})")
+        nowhere = ~(part >= 0).any(axis=(1, 2))
+        if nowhere.any():
+            raise InvalidInput(f"token {first_token + start + int(nowhere.argmax())}: no expert at any MoE layer")
+        ranked = np.sort(part, axis=2)
+        twice = (ranked[:, :, 1:] == ranked[:, :, :-1]) & (ranked[:, :, 1:] >= 0)
+        if twice.any():
+            _refuse_expert(twice, ranked, first_token + start, "is chosen twice by one token")
+
+
+def _refuse(bad: NDArray[np.bool_], first_token: int, problem: str, column: NDArray[Any]) -> None:
+    if bad.any():
+        i = int(bad.argmax())
+        raise InvalidInput(f"token {first_token + i}: {problem} ({int(column[i])})")
+
+
+def _refuse_expert(bad: NDArray[np.bool_], part: NDArray[np.int16], first_token: int, problem: str) -> None:
+    token, layer, slot = np.unravel_index(int(bad.argmax()), bad.shape)
+    value = int(part[token, layer, slot])
+    raise InvalidInput(f"token {first_token + int(token)}, MoE layer {int(layer)}: expert {value} {problem}")
+
+
+def refuse_repeated_positions(
+    sequence: NDArray[np.int32], position: NDArray[np.int32], phase: NDArray[np.int8]
+) -> None:
+    """An encoder and its decoder both begin at 0; else a place in a sequence holds one token."""
+    place = (sequence.astype(np.int64) * 2 + phase) * (MAX_POSITION + 1) + position
+    if np.all(np.diff(place) > 0):
+        return
+    order = np.argsort(place, kind="stable")
+    again = np.flatnonzero(np.diff(place[order]) == 0)
+    if again.size:
+        token = int(order[again[0] + 1])
+        raise InvalidInput(
+            f"token {token}: position {position[token]} of sequence {sequence[token]} was there before "
+            f"(token {int(order[again[0]])})"
+        )
+
+
+def layers_visited(experts: NDArray[np.int16]) -> NDArray[np.bool_]:
+    """(n_tokens, n_layers): whether the token has an expert there."""
+    rows = max(1, _CHECK_CELLS // experts[0].size)
+    parts = [(experts[start : start + rows] >= 0).any(axis=2) for start in range(0, len(experts), rows)]
+    return np.concatenate(parts)
+
+
+def refuse_holes(experts: NDArray[np.int16], phase: NDArray[np.int8]) -> None:
+    """Tokens of one phase visit the same layers; a prompt's may leave out the last. Those of both are one stack of
+    layers, or an encoder's and a decoder's with none in common.
+    """
+    if experts[:, :, 0].min() >= 0:
+        return
+    visited = layers_visited(experts)
+    last = experts.shape[1] - 1
+    layers_of: dict[Phase, NDArray[np.bool_]] = {}
+    for kind in Phase:
+        tokens = np.flatnonzero(phase == kind)
+        if not tokens.size:
+            continue
+        visits = visited[tokens]
+        n_visits = visits.sum(axis=0)
+        uneven = (n_visits > 0) & (n_visits < tokens.size)
+        uneven[last] &= kind != Phase.PREFILL
+        if uneven.any():
+            layer = int(uneven.argmax())
+            few = visits[:, layer] == (n_visits[layer] * 2 < tokens.size)
+            token, has = int(tokens[few.argmax()]), "an" if visits[few.argmax(), layer] else "no"
+            raise InvalidInput(
+                f"token {token}, MoE layer {layer}: {has} expert, unlike other {kind.name.lower()} tokens: the trace "
+                "has a hole, or mixes two stacks of layers"
+            )
+        layers_of[kind] = n_visits > 0
+    if len(layers_of) == 2:
+        prompt, decoded = layers_of[Phase.PREFILL], layers_of[Phase.DECODE]
+        differ = prompt ^ decoded
+        differ[last] &= prompt[last]
+        if differ.any() and (prompt & decoded).any():
+            layer = int(differ.argmax())
+            here, there = ("prefill", "decode") if prompt[layer] else ("decode", "prefill")
+            raise InvalidInput(
+                f"MoE layer {layer}: {here} tokens have experts, {there} tokens none, though they share other layers"
+            )
