@@ -81,7 +81,8 @@ def model_at(model: ModelArchitecture, choice: Mapping[str, Any]) -> ModelArchit
     if "expert_dtype" in choice:
         model = model.with_expert_dtype(choice["expert_dtype"])
     formats = {key.partition(".")[2]: choice[key] for key in FORMATS if key in choice}
-    model = model.with_formats(formats)
+    if formats:
+        model = model.with_formats(formats)
     return model.with_top_k(choice["top_k"]) if "top_k" in choice else model
 
 
