@@ -284,13 +284,12 @@ def of_timeline(
 
 def gap_pairs(trace: RoutingTrace, steps: NDArray[np.int32]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Places in `steps` (those that make tokens) between whose ends a sequence makes one token, after its first."""
-    order = np.argsort(steps, kind="stable")
-    place = np.searchsorted(steps[order], trace.step)
+    order = np.argsort(steps)
     makes = np.isin(trace.step, steps)
-    place = order[np.minimum(place, len(steps) - 1)] if len(steps) else place
-    pairs = np.unique(np.stack([trace.sequence[makes].astype(np.int64), place[makes]]), axis=1)
-    same = np.diff(pairs[0]) == 0
-    return pairs[1][:-1][same], pairs[1][1:][same]
+    turn = np.searchsorted(steps, trace.step[makes], sorter=order)  # which of `steps` by time
+    sequence, turn = np.unique(np.stack([trace.sequence[makes].astype(np.int64), turn]), axis=1)
+    same = np.diff(sequence) == 0
+    return order[turn[:-1][same]], order[turn[1:][same]]
 
 
 def _share(part: Any, whole: Any) -> Any:

@@ -505,3 +505,47 @@ def test_what_does_not_fit_says_how_much_would() -> None:
     assert (CapacityExceeded("x").needed_bytes, CapacityExceeded("x").memory) == (0, "HBM")
     error = CapacityExceeded("too large", 7, "DRAM")
     assert (str(error), error.needed_bytes, error.memory) == ("too large", 7, "DRAM")
+
+
+def test_the_slot_of_an_expert_that_has_run_goes_to_who_waits() -> None:
+    desk = Desk(2, cache=cache_of(1, 3))
+    memory = desk.memory
+    memory.bring(0, [3, 0, 1, 2], step=0)  # 3 is in the cache, 2 waits
+    assert memory.arrivals(0) == [0, 1]
+    reader = desk.recorder.issue(Lane.COMPUTE, Work(OpKind.EXPERTS), step=0)
+    memory.hand_on(0, 0, reader)
+    assert memory.claimed(0)[2] == Held(2, 1, slot=0, ready=3, transient=True, hit=False, first=3, passing=True)
+    assert set(memory.claimed(0)) == {1, 2, 3}
+    assert memory.n_transient(0) == 2
+    memory.hand_on(0, 3, desk.recorder.issue(Lane.COMPUTE, Work(OpKind.EXPERTS), step=0))
+    memory.bring(1, [5], step=0)  # no slot came free: that of 3 is the cache's
+    assert memory.claimed(1) == {}
+    last = desk.ffn(0)
+    assert memory.claimed(1)[5].slot == 1
+    assert desk.rows()[2:] == [("FETCH", 3, 2, 0, [reader], 10), ("FETCH", 5, 5, 1, [last], 10)]
+
+
+def test_what_a_block_holds_and_does_not_need_gives_way_to_what_it_does() -> None:
+    desk = Desk(2, cache=cache_of(1, 3))
+    memory = desk.memory
+    memory.bring(0, [3, 0, 1], step=0)
+    memory.bring(0, [2], step=0)
+    assert memory.give_up(0, {1, 2, 3})  # 0 goes when its copy has ended; the cache's 3 needs no slot
+    assert set(memory.claimed(0)) == {1, 2, 3}
+    assert memory.claimed(0)[2].slot == 0
+    assert memory.n_transient(0) == 2
+    assert not memory.give_up(0, {1, 2})
+    memory.hand_on(0, 1, desk.recorder.issue(Lane.COMPUTE, Work(OpKind.EXPERTS), step=0))
+    rows = desk.rows()
+    assert rows[2:] == [("FETCH", 3, 2, 0, [0], 10)]
+    assert desk.schedule().hbm_released.tolist()[0] == 10
+
+
+def test_a_slot_given_up_is_free_after_its_last_reader_and_its_copy() -> None:
+    desk = Desk(1, STAGED, cache_of(1))
+    memory = desk.memory
+    memory.bring(0, [0], step=0)
+    memory.give_up(0, set())
+    memory.bring(1, [4], step=0)
+    assert desk.rows()[2:] == [("FETCH", 5, 4, -1, [], 0), ("STAGE", 5, 4, 0, [1, 2], 10)]
+    assert memory.claimed(0) == {}

@@ -179,3 +179,140 @@ def test_all_that_is_summed_up_is_a_metric_in_order() -> None:
     found = metrics.of_timeline(hand_made(), trace_of([0, 1], [0, 0]), 2, (0, 0))
     assert tuple(found) == metrics.METRICS
     assert metrics.Metrics(**found).ttft_s == 9.0
+
+
+def of_ops(
+    *ops: tuple[Lane, OpKind, int, int, float, float], deps: dict[int, tuple[int, ...]] | None = None
+) -> Timeline:
+    """A timeline of ops (lane, kind, step, layer, start, end), each of which waits for `deps`."""
+    recorder = Recorder()
+    for i, (lane, kind, step, layer, _, _) in enumerate(ops):
+        recorder.issue(lane, Work(kind, copy_bytes=1), (deps or {}).get(i, ()), step=step, layer=layer)
+    start, end = np.array([op[4:] for op in ops]).reshape(-1, 2).T
+    return Timeline(recorder.schedule(), start, end, "hand")
+
+
+TWO_SEQUENCES = trace_of([0, 0, 1, 1, 2, 3], [0, 1, 0, 1, 0, 1])
+"""Sequence 0 makes tokens in steps 0, 1 and 2, sequence 1 in 0, 1 and 3."""
+
+
+def test_every_metric_of_many_machines_and_of_each_alone() -> None:
+    """Steps end at 1, 3, 4, 9 on one machine: gaps of 2, 1, 2, 6; at 2, 4, 8, 10 on the other: 2, 4, 2, 6."""
+    ends = np.array([[1.0, 3, 4, 9], [2, 4, 8, 10]])
+    by_machine = {
+        "makespan_s": [10.0, 20.0], "moe_layer_latency_s": [0.5, 0.25], "stall_s": [4.0, 5.0], "exposed_s": [3.0, 2.0],
+        "transfer_s": [6.0, 0.5], "peak_hbm_bytes": [7, 8], "h2d_bytes": [9, 11],
+    }  # fmt: skip
+    wanted = {
+        "moe_layer_latency_s": [0.5, 0.25], "tokens_per_s": [0.6, 0.3], "decode_tokens_per_s": [4 / 8, 4 / 8],
+        "ttft_s": [1.0, 2.0], "tpot_s": [11 / 4, 14 / 4], "tpot_p50_s": [2.0, 3.0],
+        "tpot_p99_s": [2 + 0.97 * 4, 4 + 0.97 * 2], "makespan_s": [10.0, 20.0], "peak_hbm_bytes": [7, 8],
+        "h2d_bytes": [9, 11], "hit_rate": 0.25, "stall_s": [4.0, 5.0], "stall_share": [0.4, 0.25],
+        "exposed_transfer_fraction": [0.5, 1.0],  # no more is exposed than was transferred
+    }  # fmt: skip
+    steps = np.arange(4, dtype=np.int32)
+    arrays = {name: np.array(values) for name, values in by_machine.items()}
+    found = metrics.summed_up(TWO_SEQUENCES, steps, ends, n_output_tokens=6, lookups=(8, 2), **arrays)
+    assert set(found) == set(wanted)
+    for name, values in wanted.items():
+        np.testing.assert_allclose(found[name], values, rtol=1e-12, err_msg=name)
+    for i in range(2):
+        one = {name: values[i] for name, values in arrays.items()}
+        alone = metrics.summed_up(TWO_SEQUENCES, steps, ends[i], n_output_tokens=6, lookups=(8, 2), **one)
+        for name, value in alone.items():
+            assert type(value) in (float, int), name
+            assert value == np.broadcast_to(found[name], 2)[i], name
+
+
+def test_a_run_without_tokens_or_transfers_has_zeros() -> None:
+    none = np.zeros(0, dtype=np.int32)
+    given = dict.fromkeys(
+        ("moe_layer_latency_s", "stall_s", "exposed_s", "transfer_s", "peak_hbm_bytes", "h2d_bytes"), 0.0
+    )
+    found = metrics.summed_up(
+        TWO_SEQUENCES, none, np.zeros(0), makespan_s=2.0, n_output_tokens=0, lookups=(0, 0), **given
+    )
+    assert found == dict.fromkeys(found, 0.0) | {"makespan_s": 2.0}
+    many = metrics.summed_up(
+        TWO_SEQUENCES, none, np.zeros((3, 0)), makespan_s=np.full(3, 2.0), n_output_tokens=0, lookups=(0, 0),
+        **{name: np.zeros(3) for name in given},
+    )  # fmt: skip
+    for name in ("ttft_s", "tpot_s", "tpot_p50_s", "tpot_p99_s", "decode_tokens_per_s", "exposed_transfer_fraction"):
+        assert many[name].tolist() == [0.0] * 3, name
+    assert metrics.n_first_tokens(TWO_SEQUENCES, none) == 0
+    timeline = of_ops((Lane.COMPUTE, OpKind.GATE, 0, 0, 0.0, 1.0))
+    assert metrics.ttft_s(timeline) == metrics.transfer_s(timeline) == metrics.exposed_s(timeline) == 0.0
+
+
+def test_first_tokens_are_one_a_sequence_of_the_first_pass() -> None:
+    assert metrics.n_first_tokens(TWO_SEQUENCES, np.array([0, 1, 2, 3], np.int32)) == 2
+    assert metrics.n_first_tokens(TWO_SEQUENCES, np.array([2, 3], np.int32)) == 1
+
+
+def test_gaps_are_between_passes_in_which_a_sequence_makes_tokens() -> None:
+    """Whatever the order of passes; a pass that makes none, or of which the trace knows nothing, is left out."""
+    begin, end = metrics.gap_pairs(TWO_SEQUENCES, np.array([3, 0, 9, 1], np.int32))
+    assert (begin.tolist(), end.tolist()) == ([1, 1, 3], [3, 3, 0])  # of sequence 0, then of sequence 1
+    begin, end = metrics.gap_pairs(TWO_SEQUENCES, np.zeros(0, np.int32))
+    assert begin.size == end.size == 0
+
+
+def test_a_gap_takes_one_sequence() -> None:
+    assert metrics.tpot_s(hand_made(), trace_of([0, 1], [0, 1])) == {"mean": 0.0, "p50": 0.0, "p99": 0.0}
+
+
+def test_layers_of_many_steps_are_told_apart() -> None:
+    """Layer 1 of step 0 and layer 0 of step 2, and a layer that has no gate."""
+    timeline = of_ops(
+        (Lane.COMPUTE, OpKind.GATE, 0, 1, 0.0, 2.0),
+        (Lane.COMPUTE, OpKind.GATE, 2, 0, 10.0, 14.0),
+        (Lane.COMPUTE, OpKind.DENSE_FFN, 3, 1, 20.0, 90.0),
+    )
+    steps = np.array([0, 1, 2, 3], np.int32)
+    assert metrics.moe_layer_latency_s(timeline, steps) == (2.0 + 4.0) / 2
+    assert metrics.moe_layer_latency_s(timeline, steps[3:]) == 0.0
+
+
+def test_waits_are_for_transfers_alone_and_have_a_length() -> None:
+    """The first op waits from the start to 3 for a fetch; the next for a read-back; the last comes just in time."""
+    timeline = of_ops(
+        (Lane.H2D, OpKind.FETCH, 0, 0, 0.0, 3.0),
+        (Lane.COMPUTE, OpKind.EXPERTS, 0, 0, 3.5, 5.0),
+        (Lane.D2H, OpKind.READBACK, 0, 0, 5.0, 8.0),
+        (Lane.COMPUTE, OpKind.GATE, 0, 0, 8.0, 9.0),
+        (Lane.H2D, OpKind.FETCH, 0, 0, 4.0, 9.0),
+        (Lane.COMPUTE, OpKind.EXPERTS, 0, 0, 9.0, 10.0),
+        (Lane.COMPUTE, OpKind.EXPERTS, 0, 0, 12.0, 13.0),
+        deps={1: (0,), 3: (2,), 5: (4,), 6: (4,)},
+    )
+    begin, end = metrics.stall_intervals(timeline)
+    assert (begin.tolist(), end.tolist()) == ([0.0], [3.0])
+    assert metrics.stall_s(timeline) == metrics.exposed_s(timeline) == 3.0
+    assert metrics.transfer_s(timeline) == 8.0
+
+
+def test_what_overlaps_is_counted_once_whatever_the_order() -> None:
+    """Moving from 0 to 10 with two copies within, from 12 to 14 and from 13 to 20; stalled 1-3, 9-13 and 19-30."""
+    moving = (np.array([12.0, 0, 1, 5, 13]), np.array([14.0, 10, 2, 6, 20]))
+    stalls = (np.array([1.0, 9, 19]), np.array([3.0, 13, 30]))
+    assert metrics.overlap_s(moving, stalls) == 2 + (1 + 1) + 1
+    none = (np.zeros(0), np.zeros(0))
+    assert metrics.overlap_s(none, stalls) == metrics.overlap_s(moving, none) == 0.0
+
+
+def test_a_copy_within_another_takes_no_time_of_its_own() -> None:
+    timeline = of_ops(
+        (Lane.H2D, OpKind.FETCH, 0, 0, 0.0, 6.0),
+        (Lane.DISK, OpKind.DISK_READ, 0, 0, 1.0, 5.0),
+        (Lane.H2D, OpKind.STAGE, 0, 0, 6.0, 6.5),
+        (Lane.DISK, OpKind.DISK_READ, 0, 0, 5.75, 6.25),
+    )
+    assert metrics.transfer_s(timeline) == 6.5
+
+
+def test_all_figures_of_a_hand_made_timeline_by_their_names() -> None:
+    assert metrics.of_timeline(hand_made(), trace_of([0, 1], [0, 0]), 2, (8, 2)) == {
+        "moe_layer_latency_s": 7.0, "tokens_per_s": 2 / 19, "decode_tokens_per_s": 1 / 10, "ttft_s": 9.0,
+        "tpot_s": 10.0, "tpot_p50_s": 10.0, "tpot_p99_s": 10.0, "makespan_s": 19.0, "peak_hbm_bytes": 1100,
+        "h2d_bytes": 200, "hit_rate": 0.25, "stall_s": 6.0, "stall_share": 6 / 19, "exposed_transfer_fraction": 1.0,
+    }  # fmt: skip
