@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import math
+import sys
 from typing import Any
 
 import hypothesis.strategies as st
@@ -16,7 +17,7 @@ import pregate
 from hwmodels.cost import parts_of, price, price_figures
 from hwmodels.figures import figures_of
 from hwmodels.fit import FittedConstant, LeftOut
-from hwmodels.kernels import GemmTable, activation_bytes, cached_share, kernel_constant, read_table
+from hwmodels.kernels import GemmTable, activation_bytes, cached_share, kernel_constant, longer, read_table
 from hwmodels.overrides import with_overrides
 from hwmodels.platform import Platform
 from hwmodels.quantity import ReadOnly
@@ -58,6 +59,16 @@ def test_a_table_is_exact_on_its_grid_and_its_edge_counts_beyond() -> None:
     assert not TABLE.covers(below)
     assert not TABLE.covers(above)
     assert not TABLE.covers(Gemm(1, 1024, 64))
+
+
+def test_a_table_of_three_points_an_axis_is_exact_on_its_grid_and_covers_all_of_it() -> None:
+    m, params, aspect = [1, 4, 64], [4096, 65536, 1 << 20], [0.25, 1.0, 4.0]
+    cells = (np.arange(1.0, 28.0).reshape(3, 3, 3) / 100).tolist()
+    table = read_table(Section({"dtype": "fp32", "m": m, "params": params, "aspect": aspect, "utilisation": cells}, ""))
+    for i, j, k in itertools.product(range(3), repeat=3):
+        gemm = shape(m[i], params[j], aspect[k])
+        assert table.at(gemm) == pytest.approx(cells[i][j][k], rel=1e-14)
+        assert table.covers(gemm)
 
 
 def test_between_two_points_a_table_is_linear_in_logarithms() -> None:
@@ -107,6 +118,23 @@ def test_a_table_survives_its_own_document(table: GemmTable) -> None:
     assert read_table(Section(table.to_dict(), "a test")) == table
 
 
+def test_the_largest_table_and_the_largest_number_are_read() -> None:
+    ascending = [float(i) for i in range(1, 4096)]
+    document = {"dtype": "fp32", "m": [*ascending, sys.float_info.max], "params": [1.0], "aspect": [1.0]}
+    table = read_table(Section({**document, "utilisation": [[[0.5]]] * 4096}, ""))
+    assert len(table.m) == 4096
+    assert table.m[-1] == sys.float_info.max
+
+
+def test_of_two_that_overlap_the_longer_counts_and_arithmetic_at_a_tie() -> None:
+    for flop_s, bytes_s, wanted in ((2.0, 1.0, (2.0, 0.0)), (1.0, 2.0, (0.0, 2.0)), (3.0, 3.0, (3.0, 0.0))):
+        found = longer(flop_s, bytes_s)
+        assert found == wanted
+        assert [type(value) for value in found] == [float, float]
+        many = longer(np.full(2, flop_s), bytes_s)
+        assert [value.tolist() for value in many] == [[value] * 2 for value in wanted]
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -125,6 +153,8 @@ def test_a_table_survives_its_own_document(table: GemmTable) -> None:
         ({"params": [1.0]}, "not as long as its axes"),
         ({"utilisation": [[[0.1, 0.2], [0.3, 0.4]]]}, "not as long as its axes"),
         ({"utilisation": [0.5, 0.5]}, "not as long as its axes"),
+        ({"utilisation": [[[0.1, 0.2], [0.3]], [[0.5, 0.6], [0.7, 0.8]]]}, r"not as long as its axes \(2 expected"),
+        ({"utilisation": [[[0.1, 0.2], 0.3], [[0.5, 0.6], [0.7, 0.8]]]}, r"not as long as its axes \(2 expected"),
         ({"utilisation": [[[0.1, -0.2], [0.3, 0.4]], [[0.5, 0.6], [0.7, 0.8]]]}, "-0.2 is not a finite number above 0"),
         ({"utilisation": [[[0.1, "x"], [0.3, 0.4]], [[0.5, 0.6], [0.7, 0.8]]]}, "'x' is not a finite number above 0"),
         ({"utilization": []}, "did you mean 'utilisation'"),
@@ -133,6 +163,7 @@ def test_a_table_survives_its_own_document(table: GemmTable) -> None:
 def test_a_malformed_table_is_one_clear_line(change: dict[str, Any], message: str) -> None:
     with pytest.raises(PregateError, match=message) as caught:
         read_table(Section({**TABLE.to_dict(), **change}, "fit.yaml: gemm_tables[0]"))
+    assert "fit.yaml: gemm_tables[0]" in str(caught.value)
     assert str(caught.value).count("fit.yaml") == 1
     assert "\n" not in str(caught.value)
 
@@ -381,6 +412,7 @@ def test_a_cache_of_random_replacement_answers_what_its_equation_says() -> None:
     assert np.all(np.diff(shares) < 0)
     assert shares[0] > 0.99
     assert cached_share(1 << 60, 1e3) == 0.0
+    assert type(cached_share(2_000_000, 1e6)) is float
     caches = np.append(np.geomspace(1e4, 1e8, 50), 1e6 * (1 + np.linspace(-1e-15, 1e-15, 9)))
     together = cached_share(1_000_000, caches)
     assert together.tolist() == [cached_share(1_000_000, float(cache)) for cache in caches]

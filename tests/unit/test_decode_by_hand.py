@@ -1,0 +1,373 @@
+"""Schedules of a few tokens, written by hand: every op, what it waits for and what it asks of the machine."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+import pytest
+
+import offload.decode
+from offload import work
+from offload.decode import Decoded, DecodeStream, decode
+from offload.execution import EXECUTIONS
+from offload.ops import Lane, OpKind, Work
+from offload.policies import policy_named
+from offload.policy import Decisions, Policy, RunFacts, no_prefetch
+from offload.recorder import assemble
+from offload.residency import ResidentSet
+from tests.small_models import MODELS, routing
+from traces.model.architecture import LayerStack, ModelArchitecture
+from traces.model.linear_mixer import LinearMixer
+from traces.routing import Phase, Step
+
+DECODER, SHARED, SWITCH = MODELS.values()
+WORDS = {OpKind.SELF_ATTENTION: "attention", OpKind.CROSS_ATTENTION: "cross", OpKind.DENSE_FFN: "ffn"}
+
+
+def step(i: int, phase: Phase, rows: list[tuple[int, int]], experts: object) -> Step:
+    """A forward pass of tokens (sequence, position) that choose `experts`, (n_tokens, n_layers, top_k)."""
+    sequence, position = np.array(rows, np.int32).T
+    return Step(i, phase, np.array(experts, np.int16), sequence, position)
+
+
+PROMPT = step(0, Phase.PREFILL, [(4, 0), (4, 1)], [[[0, 5], [0, 1], [2, 3]], [[0, 1], [0, 1], [2, 4]]])
+NEXT = step(1, Phase.DECODE, [(4, 2)], [[[1, 2], [0, 5], [4, 3]]])
+
+NONE = [-1]
+READ = step(0, Phase.PREFILL, [(0, 0), (0, 1), (1, 0)], [[[2], *[NONE] * 3], [[2], *[NONE] * 3], [[0], *[NONE] * 3]])
+MADE = [step(i, Phase.DECODE, [(0, i - 1), (1, i - 1)], [[NONE, [1], [0], [3]], [NONE, [1], [4], [3]]]) for i in (1, 2)]
+
+
+def ops(decoded: Decoded, i_step: int) -> list[str]:
+    """The ops of a step: kind, layer, expert, slot and what it waits for, itself counting from the step's first op."""
+    schedule, found = decoded.schedule, []
+    first = int(np.flatnonzero(schedule.step == i_step)[0])
+    for i in np.flatnonzero(schedule.step == i_step).tolist():
+        kind = OpKind(schedule.kind[i])
+        words = [WORDS.get(kind, kind.name.lower())]
+        for letter, column in (("", schedule.layer), ("e", schedule.expert), ("s", schedule.slot)):
+            if column[i] >= 0:
+                words.append(f"{letter}{column[i]}")
+        waits = [str(dep - first) for dep in schedule.deps(i).tolist()]
+        found.append(" ".join([*words, *(["after", *waits] if waits else [])]))
+    return found
+
+
+def asked(decoded: Decoded, kind: OpKind, i_step: int) -> list[Work]:
+    """The works of a kind in a step, in order."""
+    schedule = decoded.schedule
+    rows = schedule.cost[(schedule.kind == kind) & (schedule.step == i_step)]
+    return [schedule.works[row] for row in rows.tolist()]
+
+
+def written(
+    model: ModelArchitecture, steps: list[Step], policy: str | Policy, stack: str = "streams", **more: Any
+) -> Decoded:
+    chosen = policy_named(policy) if isinstance(policy, str) else policy
+    return decode(model, steps, chosen, EXECUTIONS[stack], **({"n_buffers": 8} | more))
+
+
+def test_experts_on_demand_are_fetched_when_the_host_has_read_who_they_are() -> None:
+    decoded = written(DECODER, [PROMPT, NEXT], "on_demand", static_bytes=77)
+    assert ops(decoded, 0) == [
+        "attention 0", "ffn 0",
+        "attention 1", "gate 1", "readback 1 after 3", "wait 1 after 4",
+        "fetch 1 e0 s0", "fetch 1 e1 s1", "fetch 1 e5 s2",
+        "experts 1 e0 after 6", "experts 1 e1 after 7", "experts 1 e5 after 6 7 8",
+        "attention 2", "gate 2", "readback 2 after 13", "wait 2 after 14",
+        "fetch 2 e0 s3", "fetch 2 e1 s4", "experts 2 e0 after 16", "experts 2 e1 after 16 17",
+        "attention 3", "gate 3", "readback 3 after 21", "wait 3 after 22",
+        "fetch 3 e2 s5", "fetch 3 e3 s6", "fetch 3 e4 s7",
+        "experts 3 e2 after 24", "experts 3 e3 after 25", "experts 3 e4 after 24 25 26",
+        "head", "step after 30",
+    ]  # fmt: skip
+    assert ops(decoded, 1)[4:12] == [
+        "readback 1 after 3", "wait 1 after 4", "fetch 1 e1 s0 after -21", "fetch 1 e2 s1 after -21",
+        "experts 1 e1 after 6", "experts 1 e2 after 6 7", "attention 2", "gate 2",
+    ]  # fmt: skip
+    schedule = decoded.schedule
+    assert schedule.static_bytes == 77
+    assert set(schedule.priority.tolist()) == {0}
+    assert (decoded.n_lookups, decoded.n_hits, decoded.n_prefill_lookups, decoded.n_prefill_hits) == (6, 0, 8, 0)
+    fetched = schedule.kind == OpKind.FETCH
+    assert set(schedule.hbm_acquired[fetched].tolist()) == {DECODER.expert_bytes}
+    assert schedule.hbm_released[schedule.hbm_released > 0].tolist() == [
+        n * DECODER.expert_bytes for n in (3, 2, 3, 2, 2, 2)
+    ]
+    lanes = {OpKind.READBACK: Lane.D2H, OpKind.WAIT: Lane.HOST, OpKind.STEP: Lane.HOST, OpKind.FETCH: Lane.H2D}
+    for kind in {OpKind(kind) for kind in schedule.kind.tolist()}:
+        assert set(schedule.lane[schedule.kind == kind].tolist()) == {lanes.get(kind, Lane.COMPUTE)}
+
+
+def test_every_op_of_a_pass_asks_for_its_tokens_and_contexts() -> None:
+    """A prompt of two tokens, then one token beside another sequence's at position 9."""
+    other = step(1, Phase.DECODE, [(4, 2), (7, 9)], [[[1, 2], [0, 5], [4, 3]], [[1, -1], [0, 5], [4, 3]]])
+    decoded = written(SHARED, [PROMPT, other], "on_demand", n_buffers=9)
+    stack, slots_bytes = SHARED.decoder, 9 * SHARED.expert_bytes
+    assert asked(decoded, OpKind.SELF_ATTENTION, 0) == [work.self_attention_work(SHARED, stack, 2, 2, 3)] * 4
+    assert asked(decoded, OpKind.SELF_ATTENTION, 1) == [work.self_attention_work(SHARED, stack, 2, 3 + 10, 3 + 10)] * 4
+    for i, n_sequences in ((0, 1), (1, 2)):
+        assert asked(decoded, OpKind.GATE, i) == [work.gate_work(SHARED, 2)] * 3
+        assert asked(decoded, OpKind.READBACK, i) == [work.readback_work(4)] * 3
+        assert asked(decoded, OpKind.DENSE_FFN, i) == [work.dense_ffn_work(SHARED, stack, 2)]
+        assert asked(decoded, OpKind.HEAD, i) == [work.head_work(SHARED, n_sequences)]
+        assert asked(decoded, OpKind.STEP, i) == [Work(OpKind.STEP)]
+        assert set(asked(decoded, OpKind.FETCH, i)) == {work.expert_copy_work(SHARED, OpKind.FETCH)}
+    alone = work.experts_work(SHARED, (), 2)
+    one, two = (work.experts_work(SHARED, (n,), 0, slots_bytes) for n in (1, 2))
+    assert asked(decoded, OpKind.EXPERTS, 0)[:4] == [alone, two, one, one]  # expert 0 serves both tokens
+    assert asked(decoded, OpKind.EXPERTS, 1)[:3] == [alone, two, one]
+
+
+def test_a_pre_gate_brings_the_next_block_under_this_one() -> None:
+    """The gate of block 1 chooses for block 2 too: its experts are on their way when it begins."""
+    decoded = written(DECODER, [PROMPT, NEXT], "pregate")
+    assert ops(decoded, 0)[3:] == [
+        "gate 1", "readback 1 after 3", "wait 1 after 4", "fetch 1 e0 s0", "fetch 1 e1 s1", "fetch 1 e5 s2",
+        "experts 1 e0 after 6", "experts 1 e1 after 7", "experts 1 e5 after 6 7 8",
+        "fetch 2 e0 s3", "fetch 2 e1 s4",
+        "attention 2", "gate 2", "experts 2 e0 after 12", "experts 2 e1 after 12 13",
+        "readback 2 after 15", "wait 2 after 18", "fetch 3 e2 s5", "fetch 3 e3 s6", "fetch 3 e4 s7",
+        "attention 3", "gate 3", "experts 3 e2 after 20", "experts 3 e3 after 21", "experts 3 e4 after 20 21 22",
+        "head", "step after 28",
+    ]  # fmt: skip
+    schedule = decoded.schedule
+    ahead = [i for i in range(len(schedule)) if schedule.priority[i] == 1]
+    assert ahead == [i for i in range(len(schedule)) if schedule.kind[i] == OpKind.FETCH and schedule.layer[i] > 1]
+
+
+def test_the_released_stack_stages_and_waits() -> None:
+    decoded = written(DECODER, [NEXT], "on_demand", "fastertransformer")
+    assert ops(decoded, 1)[2:14] == [
+        "attention 1", "gate 1", "readback 1 after 3", "wait 1 after 4",
+        "fetch 1 e1", "stage 1 e1 s0 after 6", "fetch 1 e2", "stage 1 e2 s1 after 8",
+        "wait 1 after 7 9", "experts 1 after 7 9", "wait 1 after 11", "attention 2",
+    ]  # fmt: skip
+    assert asked(decoded, OpKind.STAGE, 1) == [work.expert_copy_work(DECODER, OpKind.STAGE)] * 6
+
+
+def test_storage_comes_before_the_link() -> None:
+    decoded = written(DECODER, [NEXT], "on_demand", disk=True)
+    assert ops(decoded, 1)[6:10] == [
+        "disk_read 1 e1", "fetch 1 e1 s0 after 6", "disk_read 1 e2", "fetch 1 e2 s1 after 8",
+    ]  # fmt: skip
+    assert asked(decoded, OpKind.DISK_READ, 1) == [work.expert_copy_work(DECODER, OpKind.DISK_READ)] * 6
+
+
+@pytest.mark.parametrize("policy", ["gpu_only", "pregate"])
+def test_an_encoder_reads_once_and_a_decoder_attends_to_what_it_read(policy: str) -> None:
+    """Three tokens of two sequences: all pairs of each, 4 + 1; keys and values of them are made in the first step."""
+    decoded = written(SWITCH, [READ, *MADE], policy)
+    assert SWITCH.encoder is not None
+    assert asked(decoded, OpKind.SELF_ATTENTION, 0) == [work.self_attention_work(SWITCH, SWITCH.encoder, 3, 3, 5)] * 2
+    for i, fresh in ((1, 3), (2, 0)):
+        own, cross = (asked(decoded, kind, i) for kind in (OpKind.SELF_ATTENTION, OpKind.CROSS_ATTENTION))
+        assert own == [work.self_attention_work(SWITCH, SWITCH.decoder, 2, 2 * i, 2 * i)] * 6
+        assert cross == [work.cross_attention_work(SWITCH, SWITCH.decoder, 2, 3, fresh)] * 6
+        assert asked(decoded, OpKind.HEAD, i) == [work.head_work(SWITCH, 2)]
+    brought = ["readback 1 after 3", "wait 1 after 4", "fetch 1 e0 s0", "fetch 1 e2 s1"]
+    read = (
+        ["experts 1 e0", "experts 1 e2"] if policy == "gpu_only" else ["experts 1 e0 after 6", "experts 1 e2 after 6 7"]
+    )
+    assert ops(decoded, 0) == [
+        "attention 0", "ffn 0", "attention 1", "gate 1", *(brought if policy == "pregate" else []), *read,
+    ]  # fmt: skip
+    kinds = [
+        line for line in ops(decoded, 2) if line.split()[0] in ("attention", "cross", "ffn", "gate", "head", "step")
+    ]
+    assert [line.split(" after")[0] for line in kinds] == [
+        "attention 0", "cross 0", "ffn 0", "attention 1", "cross 1", "gate 1",
+        "attention 2", "cross 2", "ffn 2", "attention 3", "cross 3", "gate 3",
+        "attention 4", "cross 4", "ffn 4", "attention 5", "cross 5", "gate 5", "head", "step",
+    ]  # fmt: skip
+    hits = (8, 8, 2, 2) if policy == "gpu_only" else (8, 0, 2, 0)
+    assert (decoded.n_lookups, decoded.n_hits, decoded.n_prefill_lookups, decoded.n_prefill_hits) == hits
+
+
+def test_a_sequence_that_joins_later_has_its_own_memory_projected() -> None:
+    """Sequence 0 read two tokens and goes on alone, then sequence 1 with its one."""
+    alone, both = (step(i, Phase.DECODE, [(s, p) for s, p in rows], [[NONE, [1], [0], [3]]] * len(rows)) for i, rows in
+                   ((1, [(0, 0)]), (2, [(1, 0), (0, 1)])))  # fmt: skip
+    decoded = written(SWITCH, [READ, alone, both], "on_demand")
+    assert asked(decoded, OpKind.CROSS_ATTENTION, 1)[0] == work.cross_attention_work(SWITCH, SWITCH.decoder, 1, 2, 2)
+    assert asked(decoded, OpKind.CROSS_ATTENTION, 2)[0] == work.cross_attention_work(SWITCH, SWITCH.decoder, 2, 3, 1)
+    assert asked(decoded, OpKind.SELF_ATTENTION, 2)[0] == work.self_attention_work(SWITCH, SWITCH.decoder, 2, 3, 3)
+
+
+def two_block_encoder() -> ModelArchitecture:
+    return dataclasses.replace(SWITCH, encoder=dataclasses.replace(SWITCH.stacks[0], moe_layers=(0, 1), d_ff_dense=0))
+
+
+@pytest.mark.parametrize("policy", ["pregate", "pregate:encoder"])
+def test_an_encoder_runs_on_demand_unless_the_policy_says_the_same(policy: str) -> None:
+    reads = step(0, Phase.PREFILL, [(0, 0)], [[[2], [3], *[NONE] * 3]])
+    decoded = written(two_block_encoder(), [reads], policy)
+    demanded = ["readback 1 after 8", "wait 1 after 9", "fetch 1 e3 s1", "experts 1 e3 after 11"]
+    assert ops(decoded, 0) == [
+        "attention 0", "gate 0", "readback 0 after 1", "wait 0 after 2", "fetch 0 e2 s0", "experts 0 e2 after 4",
+        *(["attention 1", "gate 1"] if policy == "pregate" else ["fetch 1 e3 s1", "attention 1", "gate 1"]),
+        *([line.replace("8", "7").replace("9", "8").replace("11", "10") for line in demanded]
+          if policy == "pregate" else ["experts 1 e3 after 6"]),
+    ]  # fmt: skip
+
+
+def test_a_policy_starts_a_run_with_what_is_known_of_it_and_answers_misses_of_an_encoder() -> None:
+    seen: list[object] = []
+
+    def start(facts: RunFacts) -> Decisions:
+        seen.append(facts)
+
+        def on_miss(view: Any, missing: Any) -> Any:
+            seen.append((view.i_step, view.block, tuple(missing)))
+            from offload.policy import fetch_misses
+
+            return fetch_misses(view, missing)
+
+        return Decisions(no_prefetch, on_miss)
+
+    reads = step(0, Phase.PREFILL, [(0, 0)], [[[2], [3], *[NONE] * 3]])
+    written(two_block_encoder(), [reads], Policy("remembers", start=start))
+    assert seen == [RunFacts(3, 2, 5, 1), (0, 0, (2,)), (0, 1, (3,))]
+
+
+def hybrid() -> ModelArchitecture:
+    """Layer 0 as usual, layer 1 with a state of 30 numbers, layer 2 mixes nothing, layer 3 as usual and no FFN."""
+    mixer = LinearMixer("gated_delta_net", ((12, 32), (32, 4)), vectors=0, state_elements=30, flop_per_token=70)
+    stack = LayerStack(
+        4, (1, 2), DECODER.decoder.attention, False, d_ff_dense=64, n_dense_matrices=2,
+        mixers=(mixer,), mixer_of=(0, 1, -1, 0), bare_layers=(3,),
+    )  # fmt: skip
+    return dataclasses.replace(DECODER, decoder=stack)
+
+
+def test_layers_that_differ_are_written_one_by_one() -> None:
+    model = hybrid()
+    attention, mixer = model.decoder.attention, model.decoder.mixers[0]
+    moved = [dataclasses.replace(one, experts=one.experts[:, :2]) for one in (PROMPT, NEXT)]
+    decoded = written(model, moved, "gpu_only")
+    lines = [line for line in ops(decoded, 1) if not line.startswith("experts")]
+    assert lines == ["attention 0", "ffn 0", "attention 1", "gate 1", "gate 2", "attention 3", "head", lines[-1]]
+    assert lines[-1].startswith("step after")
+    usual, state = (work.mixer_work(model, one, 1, 3, 3) for one in (attention, mixer))
+    assert asked(decoded, OpKind.SELF_ATTENTION, 1) == [usual, state, usual]
+
+
+def many(n: int) -> list[Step]:
+    """Passes of two sequences whose tokens stand in no order, one of them without a second expert."""
+    rng = np.random.default_rng(n)
+    steps = []
+    for i in range(4):
+        rows = [(5, 3), (2, 7), (5, 1), (2, 0), (5, 2)] if i % 2 == 0 else [(2, 8 + i), (5, 4 + i)]
+        experts = np.sort(rng.permuted(np.tile(np.arange(6), (len(rows), 3, 1)), axis=2)[..., :2])
+        experts[0, 0, 1] = -1
+        steps.append(step(i, Phase.DECODE, rows, experts))
+    return steps
+
+
+def test_long_passes_are_counted_on_arrays_to_the_same_schedule(monkeypatch: pytest.MonkeyPatch) -> None:
+    for policy in ("on_demand", "pregate", "gpu_only"):
+        digests = []
+        for size in (512, 0):
+            monkeypatch.setattr(offload.decode, "_SMALL_PASS", size)
+            digests.append(written(SHARED, many(1), policy, n_buffers=12).schedule.digest)
+        assert digests[0] == digests[1]
+    attention = asked(written(SHARED, many(1), "gpu_only"), OpKind.SELF_ATTENTION, 0)[0]
+    assert attention == work.self_attention_work(SHARED, SHARED.decoder, 5, 4 + 8, 4 + 8 + 2 + 1 + 3)
+
+
+@pytest.mark.parametrize("size", [512, 0])
+def test_unions_count_each_expert_once_with_its_tokens(size: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(offload.decode, "_SMALL_PASS", size)
+    chosen = [[[0, 5], [-1, -1], [3, 3]], [[5, -1], [-1, -1], [2, 0]], [[1, 5], [-1, -1], [-1, 2]]]
+    one = step(0, Phase.DECODE, [(0, 0), (1, 0), (2, 0)], chosen)
+    decoded = written(DECODER, [one], "gpu_only")
+    experts = [line.split()[1:3] for line in ops(decoded, 0) if line.startswith("experts")]
+    assert experts == [["1", "e0"], ["1", "e1"], ["1", "e5"], ["2"], ["3", "e0"], ["3", "e2"], ["3", "e3"]]
+    tokens = [what.gemms[0].m if what.gemms else 0 for what in asked(decoded, OpKind.EXPERTS, 0)]
+    assert tokens == [1, 1, 3, 0, 1, 2, 2]
+
+
+def test_parts_put_together_are_the_whole_and_none_ends_while_experts_are_held_ahead(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    steps = [PROMPT, NEXT, *[dataclasses.replace(NEXT, i_step=i, position=NEXT.position + i - 1) for i in range(2, 6)]]
+    whole = written(DECODER, steps, "pregate").schedule
+    for most, n_parts in ((30, 4), (60, 3), (10**6, 1)):
+        monkeypatch.setattr(offload.decode, "_PART_OPS", most)
+        stream = DecodeStream(
+            DECODER, steps, policy_named("pregate"), EXECUTIONS["streams"], n_buffers=8, compiled=False
+        )
+        parts = list(stream)
+        assert assemble(parts) == whole
+        assert len(parts) == n_parts
+
+
+class Spy:
+    """Stands where the compiled loop does, and writes what the other would."""
+
+    made = 0
+
+    def __init__(self, *arguments: Any) -> None:
+        Spy.made += 1
+        self._loop = offload.decode._Loop(*arguments)
+        self.lookups = self._loop.lookups
+        self.parts = self._loop.parts
+
+
+def test_large_schedules_are_written_by_compiled_code_where_it_knows_the_policy(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A step of one token here counts as 3 x (8 + 3 x 2) = 42 ops, the prompt as 3 x (8 + 3 x 4) = 60."""
+    monkeypatch.setattr(offload.decode, "CompiledLoop", Spy)
+    unknown = Policy("unknown", prefetch=lambda view: ())
+    for policy, size, compiled, wanted in (
+        ("pregate", 102, None, 0), ("pregate", 101, None, 1), ("pregate", 101, False, 0), ("pregate", 10**6, True, 1),
+        (unknown, 0, None, 0), (unknown, 0, True, 0),
+    ):  # fmt: skip
+        monkeypatch.setattr(offload.decode, "SMALL_OPS", size)
+        Spy.made = 0
+        chosen = policy_named(policy) if isinstance(policy, str) else policy
+        stream = DecodeStream(DECODER, [PROMPT, NEXT], chosen, EXECUTIONS["streams"], n_buffers=8, compiled=compiled)
+        if isinstance(policy, str) and compiled is None:
+            assert stream.lookups == {Phase.PREFILL: [0, 0], Phase.DECODE: [0, 0]}
+        assert assemble(stream) == written(DECODER, [PROMPT, NEXT], chosen, n_buffers=8).schedule
+        assert stream.lookups[Phase.DECODE] == [6, 0]
+        written_here = Spy.made - (1 if isinstance(policy, str) and size < 102 else 0)  # `written` is free to choose
+        assert written_here == wanted, (policy, size, compiled)
+    monkeypatch.setattr(offload.decode, "SMALL_OPS", 0)
+    Spy.made = 0
+    moved = [dataclasses.replace(one, experts=one.experts[:, :2]) for one in (PROMPT, NEXT)]
+    written(hybrid(), moved, "pregate")
+    assert Spy.made == 0  # its layers differ
+
+
+def test_large_passes_count_no_expert_twice(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nine tokens of two experts each are at most six experts a block: 3 x (8 + 3 x 6) ops."""
+    monkeypatch.setattr(offload.decode, "CompiledLoop", Spy)
+    one = step(0, Phase.DECODE, [(i, 0) for i in range(9)], [[[0, 1]] * 3] * 9)
+    for size, wanted in ((78, 0), (77, 1)):
+        monkeypatch.setattr(offload.decode, "SMALL_OPS", size)
+        Spy.made = 0
+        written(DECODER, [one], "pregate")
+        assert Spy.made == wanted
+
+
+def test_a_warm_cache_counts_in_hbm_and_is_looked_up() -> None:
+    cache = ResidentSet(4, "lru", n_layers=3, n_experts=6)
+    cache.admit(0, [1])
+    cache.admit(1, [0, 3])
+    decoded = written(DECODER, [NEXT], "on_demand", cache=cache, static_bytes=5)
+    assert decoded.schedule.static_bytes == 5 + 3 * DECODER.expert_bytes
+    assert (decoded.n_lookups, decoded.n_hits) == (6, 2)
+    experts = asked(decoded, OpKind.EXPERTS, 1)
+    assert {what.slots_bytes for what in experts} == {(8 + 4) * DECODER.expert_bytes}
+    stream = DecodeStream(DECODER, [NEXT], policy_named("on_demand"), EXECUTIONS["streams"], n_buffers=8)
+    assert stream.warm_bytes == 0
+
+
+def test_the_same_trace_is_the_same_schedule_by_every_door() -> None:
+    trace = routing(DECODER, batch=3)
+    stream = DecodeStream(DECODER, trace.steps(), policy_named("pregate"), EXECUTIONS["streams"], n_buffers=20)
+    assert assemble(stream) == written(DECODER, list(trace.steps()), "pregate", n_buffers=20).schedule
