@@ -135,6 +135,9 @@ def test_slots_are_granted_in_turn_and_given_back_by_the_read() -> None:
         2: Held(2, 1, slot=0, ready=3, transient=True, hit=False, first=3, passing=True),
         3: Held(3, 1, slot=1, ready=4, transient=True, hit=False, first=4, passing=True),
     }
+    memory.bring(1, [2], step=7)  # it is there: nothing waits for the slots that come free
+    desk.ffn(1)
+    assert not memory.holds_ahead
     assert desk.rows() == [
         ("FETCH", 3, 4, 0, [], 10),
         ("FETCH", 3, 1, 1, [], 10),
@@ -147,6 +150,7 @@ def test_what_was_released_is_held_no_more_and_what_may_be_waited_for_is_live() 
     desk = Desk(2)
     memory = desk.memory
     assert (memory.live_ops(), memory.holds_ahead, memory.warm_bytes) == (set(), False, 0)
+    assert not memory.claimed_or_waiting(1, 0)
     memory.bring(1, [0], step=0)
     assert memory.holds_ahead
     assert memory.live_ops() == {0}
@@ -170,7 +174,7 @@ def test_an_expert_that_waits_for_a_slot_is_held_ahead() -> None:
 
 def test_copies_for_the_block_whose_gate_has_run_come_before_those_ahead_of_need() -> None:
     desk = Desk(4)
-    desk.memory.bring(0, [0], step=2)
+    desk.memory.bring(1, [0], step=2)  # before any gate
     desk.memory.gated_layer = 1
     desk.memory.bring(1, [1], step=2)
     desk.memory.bring(0, [2], step=3)
@@ -271,10 +275,42 @@ def test_what_the_next_ffn_reads_is_not_evicted_before_it() -> None:
     assert memory.claimed(1)[1].passing
     desk.ffn(0)
     desk.ffn(1)
+    desk.ffn(1)
     memory.bring(1, [2], step=1)  # 0 was read: its slot is free to go
-    assert memory.claimed(1)[2] == Held(2, 1, slot=1, ready=4, transient=False, hit=False, first=4, passing=False)
+    assert memory.claimed(1)[2] == Held(2, 1, slot=1, ready=5, transient=False, hit=False, first=5, passing=False)
     memory.bring(0, [3], step=1)
     assert memory.claimed(0)[3].passing
+    desk.ffn(0)
+    memory.bring(0, [4], step=1)
+    assert memory.claimed(0)[4].passing  # 2 has not been read yet
+
+
+def test_an_ffn_of_a_layer_that_was_never_brought_frees_nothing() -> None:
+    desk = Desk(1, cache=cache_of(1))
+    desk.memory.bring(0, [0], step=0)
+    desk.ffn(1)
+    desk.memory.bring(1, [1], step=0)
+    assert desk.memory.claimed(1)[1].passing
+
+
+def test_a_cache_without_buffers_holds_experts_from_its_first_slot_on() -> None:
+    for copies, first in ((STREAMED, 0), (Copies(DISK, FETCH, None), 1)):
+        desk = Desk(0, copies, cache_of(2))
+        desk.memory.bring(0, [4], step=0)
+        held = Held(4, 1, slot=0, ready=first, transient=False, hit=False, first=0, passing=False)
+        assert desk.memory.claimed(0) == {4: held}
+        assert desk.rows()[-1] == ("FETCH", 3, 4, 0, [0] * first, 10)
+        desk.ffn(0)
+        desk.memory.bring(0, [4], step=1)
+        assert desk.memory.claimed(0) == {4: held._replace(hit=True, first=first)}
+
+
+def test_a_copy_waits_for_the_very_first_op_where_that_reads_its_slot() -> None:
+    desk = Desk(0, Copies(DISK, FETCH, None), cache_of(1, 5))
+    desk.memory.bring(0, [5], step=0)
+    assert desk.ffn(0) == 0
+    desk.memory.bring(0, [2], step=0)
+    assert desk.rows() == [("DISK_READ", 3, 2, -1, [], 0), ("FETCH", 3, 2, 0, [0, 1], 0)]
 
 
 def test_a_guess_that_was_wrong_gives_its_slot_back_when_its_copy_has_ended() -> None:
@@ -307,6 +343,7 @@ def test_what_waits_for_a_slot_and_is_not_needed_is_not_brought() -> None:
     desk = Desk(1, STAGED, cache_of(2))
     memory = desk.memory
     memory.drop_waiting(0, set())  # nothing waits
+    assert desk.rows() == []
     memory.bring(0, [0, 1], step=0)  # 1 waits for a buffer, with a slot of the cache
     memory.bring(1, [5, 4], step=0)  # so do 5 and 4, with none
     assert memory.has(0, 1)
@@ -318,6 +355,14 @@ def test_what_waits_for_a_slot_and_is_not_needed_is_not_brought() -> None:
     assert [row[:3] for row in desk.rows()] == [
         ("FETCH", 3, 0), ("STAGE", 3, 0), ("FETCH", 5, 4), ("STAGE", 5, 4),
     ]  # fmt: skip
+
+
+def test_what_was_not_brought_is_not_in_the_first_slot_of_a_cache_either() -> None:
+    desk = Desk(0, STAGED, cache_of(1))
+    desk.memory.bring(0, [2], step=0)  # waits for a buffer
+    assert desk.memory.has(0, 2)
+    desk.memory.drop_waiting(0, set())
+    assert not desk.memory.has(0, 2)
 
 
 def test_a_hit_that_waits_for_a_buffer_and_is_dropped_stays_in_the_cache() -> None:
@@ -386,6 +431,8 @@ def test_neighbours_that_nobody_waits_for_come_in_one_run() -> None:
     assert schedule.layer.tolist() == [3] * 5
     run = Held(3, 3, slot=3, ready=3, transient=True, hit=False, first=3, passing=True)
     assert memory.claimed(0)[3] == memory.claimed(0)[4] == memory.claimed(0)[5] == run
+    assert memory.claimed(0)[2] == Held(2, 1, slot=2, ready=2, transient=True, hit=False, first=2, passing=True)
+    assert memory.live_ops() == {0, 2, 3}
     assert set(memory.claimed(0)) == set(range(6))
     assert memory.arrivals(0) == [0, 2, 3]
     assert memory.n_transient(0) == 6
@@ -455,6 +502,19 @@ def test_only_neighbours_make_a_run() -> None:
     desk.memory.bring(0, [0, 1, 4, 3, 5], step=0, named=[4])
     fetched = [row[1:4] for row in run_rows(desk) if row[0] == "FETCH"]
     assert fetched == [(0, 0, 2), (4, 2, 1), (3, 3, 1), (5, 4, 1)]
+    for experts, named, runs in (
+        ([0, 4, 5, 2, 3], [4, 1], [(0, 1), (4, 1), (5, 1), (2, 2)]),
+        ([3, 2], [], [(3, 1), (2, 1)]),
+        ([4], [], [(4, 1)]),
+        ([4], [4], [(4, 1)]),
+        ([], [], []),
+        ([0, 1, 2], [3], [(0, 3)]),
+        ([1, 2, 3], [3, 4], [(1, 2), (3, 1)]),
+        ([2, 3, 4], [1, 3], [(2, 1), (3, 1), (4, 1)]),
+    ):
+        desk = Desk(6, in_runs=True)
+        desk.memory.bring(0, experts, step=0, named=named)
+        assert [(row[1], row[3]) for row in run_rows(desk) if row[0] == "FETCH"] == runs
 
 
 def test_runs_are_cut_at_what_is_named_within_them_alone() -> None:
