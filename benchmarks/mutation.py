@@ -63,6 +63,8 @@ def configuration(target: str) -> str:
         "do_not_mutate_patterns": [r"^\s*raise "],
         "pytest_add_cli_args_test_selection": list(TARGETS[target]),
         "pytest_add_cli_args": ["-k", _LEFT_OUT, "--hypothesis-profile=mutants"],
+        "timeout_multiplier": 5.0,
+        "timeout_constant": 2.0,
         "use_git_change_detection": False,
     }
     return "\n[tool.mutmut]\n" + "".join(f"{key} = {json.dumps(value)}\n" for key, value in values.items())

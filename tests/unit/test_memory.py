@@ -523,9 +523,14 @@ def test_runs_are_cut_at_what_is_named_within_them_alone() -> None:
     assert [row[1:4] for row in run_rows(desk) if row[0] == "FETCH"] == [(2, 0, 1), (3, 1, 2), (5, 3, 1)]
 
 
-def test_storage_and_unnamed_guesses_come_one_by_one() -> None:
-    for copies, named in ((Copies(DISK, FETCH, None), ()), (STREAMED, None)):
-        desk = Desk(3, copies, in_runs=True)
+def test_storage_unnamed_guesses_and_stacks_without_runs_come_one_by_one() -> None:
+    cases = (
+        (Copies(DISK, FETCH, None), (), {"in_runs": True}),
+        (STREAMED, None, {"in_runs": True}),
+        (STREAMED, (), {}),
+    )
+    for copies, named, more in cases:
+        desk = Desk(3, copies, **more)
         desk.memory.bring(0, [0, 1, 2], step=0, named=named)
         assert [row[1:4] for row in run_rows(desk) if row[0] == "FETCH"] == [(0, 0, 1), (1, 1, 1), (2, 2, 1)]
 

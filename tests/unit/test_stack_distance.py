@@ -184,8 +184,39 @@ def test_a_curve_answers_arrays_in_their_shape_and_order(curve: HitCurve) -> Non
 
 
 def test_arrays_are_read_only(curve: HitCurve) -> None:
-    with pytest.raises(ValueError, match="read-only"):
-        curve.n_hits[0] = 9
+    found = stack_distances(trace_of([[[0]], [[0]]], [1, 1], 0, 2))
+    for array in (
+        curve.n_hits, curve.n_hits_decode, curve.capacities, curve.n_read, found.needed, found.layer, found.decode,
+    ):  # fmt: skip
+        with pytest.raises(ValueError, match="read-only"):
+            array[0] = 1
+
+
+def test_rates_of_decoding_are_of_its_lookups() -> None:
+    """Experts 0 and 1 in the prompt, then 0 again: one lookup in decoding, which hits at two."""
+    curve = lru_curve(trace_of([[[0]], [[1]], [[0]]], [1, 1, 1], 2, 2), [10])
+    assert (curve.n_lookups, curve.n_lookups_decode, curve.unit) == (3, 1, "bytes")
+    assert curve.hit_rate([19, 20], decode_only=True).tolist() == [0.0, 1.0]
+    assert curve.hit_rate([19, 20]).tolist() == [0.0, 1 / 3]
+    assert curve.hits([19, 20], decode_only=True).tolist() == curve.hits([19, 20]).tolist() == [0, 1]
+    assert curve.read([19, 20]).tolist() == [30, 20]
+    prompt = lru_curve(trace_of([[[0]], [[0]]], [1, 1], 2, 2))
+    assert (prompt.n_lookups_decode, prompt.unit) == (0, "slots")
+    assert prompt.hit_rate([1, 2], decode_only=True).tolist() == [0.0, 0.0]
+    assert prompt.hit_rate(2) == 0.5
+
+
+def test_capacities_beyond_what_floats_can_tell_apart_are_exact() -> None:
+    size = (1 << 53) + 1
+    curve = lru_curve(trace_of([[[0]], [[1]], [[0]]], [1, 1, 1], 0, 2), [size])
+    assert curve.hits([2 * size - 1, 2 * size]).tolist() == [0, 1]
+    assert curve.capacities.tolist() == [0, 2 * size]
+
+
+def test_a_layer_that_no_token_reached_reads_nothing() -> None:
+    """An engine may leave out the prompt's tokens at the last layer."""
+    curve = lru_curve(trace_of([[[0], [-1]], [[1], [-1]]], [1, 1], 2, 2), [10, 1000])
+    assert (curve.n_lookups, curve.n_read.tolist()) == (2, [20])
 
 
 def test_what_is_no_capacity_is_refused_by_name(curve: HitCurve) -> None:
