@@ -16,11 +16,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import mutation_table
 import speed_tables
 import validation_tables
 
 ROOT = Path(__file__).resolve().parents[1]
-DOCUMENTS = (ROOT / "README.md", ROOT / "docs" / "benchmarks.md")
+DOCUMENTS = (ROOT / "README.md", ROOT / "docs" / "benchmarks.md", ROOT / "docs" / "mutants.md")
 RESULTS = ROOT / "results" / "isca24.json"
 
 GROUPS = {
@@ -75,6 +76,10 @@ PARTS: dict[str, Callable[[], str]] = {
     "command_line": speed_tables.command_line,
     "validated": validation_tables.accuracy,
     "validated_targets": validation_tables.targets,
+    "mutants": mutation_table.line,
+    "mutants_modules": mutation_table.modules,
+    "mutants_survivors": mutation_table.survivors,
+    "mutants_equivalent": mutation_table.equivalent,
 }
 
 

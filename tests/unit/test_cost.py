@@ -7,7 +7,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-from hwmodels.cost import price, price_figures
+from hwmodels.cost import Costs, Parts, parts_of, price, price_figures
 from hwmodels.figures import figures_of
 from hwmodels.machine_files import hardware_names
 from hwmodels.platform import Platform, load_platform
@@ -269,3 +269,106 @@ def test_works_priced_together_cost_what_each_costs_alone(n_machines: int | None
         alone = price_figures([each], figures, n_machines)
         for name in ("issue_s", "duration_s", "link_s", "hbm_s"):
             assert getattr(together, name)[i].tolist() == getattr(alone, name)[0].tolist(), (i, name)
+
+
+ROUND = figures_of(load_platform("a100-sxm4-80gb", "fastertransformer", {"storage.read_bytes_per_s": 1e9})).with_values(
+    {
+        "accelerator.hbm_bytes_per_s": 1000.0, "accelerator.peak_flop_per_s.fp32": 4000.0,
+        "accelerator.peak_flop_per_s.bf16": 8000.0, "accelerator.n_sm": 4.0, "host.dram_bytes_per_s": 100.0,
+        "host.peak_flop_per_s": 1000.0, "link.h2d_bytes_per_s": 100.0, "link.d2h_bytes_per_s": 200.0,
+        "storage.read_bytes_per_s": 40.0, "storage.read_latency_s": 3.0, "stack.launch_s": 2.0, "stack.kernel_s": 7.0,
+        "stack.sync_s": 11.0, "stack.step_s": 13.0, "stack.copy_issue_s": 5.0, "stack.copy_latency_s": 17.0,
+        "stack.gemm_efficiency": 0.5, "stack.hbm_efficiency": 0.5, "stack.link_efficiency": 0.5,
+        "stack.storage_efficiency": 0.25, "stack.cpu_efficiency": 0.5,
+    }
+)  # fmt: skip
+"""In round numbers, as achieved: HBM 500 B/s, 2000 FLOP/s (bf16 4000) on 4 multiprocessors, link 50 and 100 B/s,
+storage 10 B/s, host 50 B/s and 500 FLOP/s. A launch takes 2 s, a kernel 7, a copy 5 + 17."""
+
+UP, DOWN = Gemm(1, 256, 10, 2), Gemm(1, 10, 256, 2)
+
+
+@pytest.mark.parametrize(
+    ("what", "issue_s", "parts", "hbm_s"),
+    [
+        (Work(OpKind.FETCH, copy_bytes=600, n_copies=3), 5, Parts(3 * 17, link_s=12), 1.2),
+        (Work(OpKind.READBACK, copy_bytes=200), 5, Parts(17, link_s=2), 0.4),
+        (Work(OpKind.STAGE, copy_bytes=300, n_copies=3), 5, Parts(3 * 2 * 7, hbm_s=1.2), 1.2),  # read and written
+        (Work(OpKind.DISK_READ, copy_bytes=50), 0, Parts(3, disk_s=5), 0),
+        (Work(OpKind.WAIT), 0, Parts(11), 0),
+        (Work(OpKind.STEP), 0, Parts(13), 0),
+        (Work(OpKind.ISSUE, n_copies=4), 0, Parts(4 * 5), 0),
+        (Work(OpKind.CPU_EXPERT, (Gemm(1, 10, 10),)), 0, Parts(dram_s=8), 0),  # 400 B
+        (Work(OpKind.CPU_EXPERT, (Gemm(50, 10, 10),)), 0, Parts(compute_s=20), 0),  # 10 kFLOP
+        (
+            Work(OpKind.GATE, (Gemm(2, 10, 10), Gemm(50, 10, 10)), flop=3000, hbm_bytes=500),
+            7 * 2, Parts(7 * 7, 1.5 + 5, 0.8), (800 + 500) / 500,
+        ),
+        (
+            Work(OpKind.HEAD, (Gemm(2, 10, 10),), "bf16", 16.0, flop=100, hbm_bytes=500, flop_compute="fp32"),
+            7 * 2, Parts(7 * 7, 0, 1 + 0.4), (200 + 500) / 500,
+        ),
+        (Work(OpKind.HEAD, flop=3000, flop_compute="bf16"), 7 * 2, Parts(7 * 7, 0.75), 0),
+        # four tiles of 128 x 128 up, two down, one a multiprocessor at 500 FLOP/s
+        (Work(OpKind.EXPERTS, (UP, DOWN)), 4 * 2, Parts(4 * 7, 655.36 + 16777.216), 81.92),
+        # tokens of two numbers: 1 + 2 rows of two columns of tiles up are two waves, down half as many are one
+        (
+            Work(OpKind.EXPERTS, (Gemm(128, 256, 10), Gemm(128, 10, 256), Gemm(129, 256, 10), Gemm(129, 10, 256))),
+            4 * 2, Parts(4 * 7, 2 * 655.36 + 16777.216), 81.92,
+        ),
+    ],
+)  # fmt: skip
+def test_every_kind_of_op_in_round_numbers(what: Work, issue_s: float, parts: Parts, hbm_s: float) -> None:
+    assert parts_of(what, ROUND) == pytest.approx(parts, rel=1e-12)
+    costs = price_figures([what], ROUND)
+    assert costs.issue_s.tolist() == [issue_s]
+    assert costs.duration_s.tolist() == pytest.approx([sum(parts)], rel=1e-12)
+    assert costs.link_s.tolist() == [parts.link_s]
+    assert costs.hbm_s.tolist() == pytest.approx([hbm_s], rel=1e-12)
+
+
+def test_parts_sum_to_the_whole_and_are_zero_unless_given() -> None:
+    assert Parts(1, 2, 4, 8, 16, 32).total_s == 63
+    assert Parts() == (0.0,) * 6
+
+
+def test_reading_the_weights_of_grouped_experts_takes_over_where_it_is_longer() -> None:
+    """At 1 B/s of HBM achieved: 256 x 10 numbers up and as many down, two experts, four bytes each."""
+    slow = ROUND.with_values({"accelerator.hbm_bytes_per_s": 2.0})
+    assert parts_of(Work(OpKind.EXPERTS, (UP, DOWN)), slow) == pytest.approx(Parts(28, 0, 2 * 20480))
+    half = parts_of(Work(OpKind.EXPERTS, (UP, DOWN), "bf16", 16.0), slow)
+    assert half == pytest.approx(Parts(28, 0, 2 * 10240))
+
+
+def test_a_stack_without_a_tile_prices_experts_by_roofline() -> None:
+    plain = dataclasses.replace(ROUND, stack=load_platform("a100-sxm4-80gb", "streams").stack)
+    n_launches = plain.stack.launches[OpKind.EXPERTS]
+    what = Work(OpKind.EXPERTS, (UP, Gemm(4, 10, 256, 2)))
+    assert parts_of(what, plain) == pytest.approx(Parts(7 * n_launches, 0, 2 * 40.96))
+    assert parts_of(Work(OpKind.EXPERTS, (Gemm(40, 10, 256, 2),)), plain) == pytest.approx(
+        Parts(7 * n_launches, 2 * 2 * 40 * 2560 / 2000)
+    )
+
+
+def test_storage_without_a_stated_latency_has_none() -> None:
+    values = {key: value for key, value in ROUND.values.items() if key != "storage.read_latency_s"}
+    bare = dataclasses.replace(ROUND, values=values)
+    assert parts_of(Work(OpKind.DISK_READ, copy_bytes=50), bare) == Parts(0.0, disk_s=5.0)
+
+
+def test_costs_that_say_nothing_of_shared_resources_share_none() -> None:
+    costs = Costs(np.array([1.0, 2.0]), np.array([3.0, 4.0]))
+    assert costs.link_s.tolist() == costs.hbm_s.tolist() == [0.0, 0.0]
+    given = Costs(np.ones((1, 2)), np.ones((1, 2)), hbm_s=np.full((1, 2), 0.5))
+    assert (given.link_s.tolist(), given.hbm_s.tolist()) == ([[0.0, 0.0]], [[0.5, 0.5]])
+
+
+def test_prices_have_a_row_a_work_and_a_column_a_machine() -> None:
+    works = [Work(OpKind.WAIT), Work(OpKind.FETCH, copy_bytes=600)]
+    many = price_figures(works, ROUND.with_values({"stack.sync_s": np.array([1.0, 2.0, 3.0])}), 3)
+    assert many.duration_s.tolist() == [[1.0, 2.0, 3.0], [17.0 + 12] * 3]
+    assert many.link_s.tolist() == [[0.0] * 3, [12.0] * 3]
+    assert many.issue_s.tolist() == [[0.0] * 3, [5.0] * 3]
+    assert many.hbm_s.tolist() == [[0.0] * 3, [pytest.approx(1.2)] * 3]
+    assert price_figures([], ROUND).duration_s.shape == (0,)
+    assert price_figures([], ROUND, 3).duration_s.shape == (0, 3)

@@ -1,0 +1,59 @@
+"""What mutation testing found, from results/mutation.json: a line for the README, and the tables of docs/mutants.md."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+__all__ = ["equivalent", "line", "modules", "survivors"]
+
+RESULTS = Path(__file__).resolve().parents[1] / "results" / "mutation.json"
+
+
+def _rows() -> dict[str, dict[str, Any]]:
+    rows: dict[str, dict[str, Any]] = json.loads(RESULTS.read_text(encoding="utf-8"))
+    return rows
+
+
+def _counts(row: dict[str, Any]) -> tuple[int, int, int, int]:
+    """Mutants, killed, equivalent, surviving."""
+    return row["mutants"], row["killed"], sum(row["equivalent"].values()), len(row["survivors"])
+
+
+def line() -> str:
+    """All modules in one sentence."""
+    rows = _rows()
+    made, killed, same, left = (sum(column) for column in zip(*map(_counts, rows.values()), strict=True))
+    return (
+        f"Of {made:,} mutants of {len(rows)} central modules, one wrong expression each, the unit tests of the module "
+        f"notice {killed:,};\n{same} are equivalent and {left} survive ([docs/mutants.md](docs/mutants.md))."
+    )
+
+
+def modules() -> str:
+    """A row a module."""
+    lines = ["| module | tests | mutants | noticed | equivalent | survive |", "| --- | --- | --- | --- | --- | --- |"]
+    for module, row in _rows().items():
+        made, killed, same, left = _counts(row)
+        tests = ", ".join(f"`{Path(test).name}`" for test in row["tests"])
+        lines.append(f"| `{module}` | {tests} | {made} | {killed} | {same} | {left} |")
+    return "\n".join(lines)
+
+
+def equivalent() -> str:
+    """Why no test can notice a mutant, by function."""
+    lines = []
+    for module, row in _rows().items():
+        lines += [f"- `{module}`, {reason} ({n})" for reason, n in row["equivalent"].items()]
+    return "\n".join(lines)
+
+
+def survivors() -> str:
+    """What no test notices."""
+    lines = [
+        f"- `{module}`, {mutant['function']}: `{mutant['was']}` becomes `{mutant['becomes']}`"
+        for module, row in _rows().items()
+        for mutant in row["survivors"]
+    ]
+    return "\n".join(lines) or "None."
