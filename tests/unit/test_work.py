@@ -103,7 +103,7 @@ def test_experts_and_shared_experts_of_two_formats_weigh_what_they_store() -> No
 
 OF_SEVEN_FORMATS = small(
     dtype=DTYPES["fp16"], expert_dtype=DTYPES["fp8"], activation_dtype=DTYPES["bf16"], attention_dtype=DTYPES["mxfp8"],
-    shared_dtype=DTYPES["nvfp4"], kv_dtype=DTYPES["int8"], head_dtype=DTYPES["fp32"], n_shared_experts=2, d_ff_shared=5,
+    shared_dtype=DTYPES["nvfp4"], kv_dtype=DTYPES["int8"], head_dtype=DTYPES["nf4"], n_shared_experts=2, d_ff_shared=5,
     d_expert=6,
 )  # fmt: skip
 """bf16 activations, and each part of the weights in a format of its own; experts read and write 6 numbers a token."""
@@ -133,18 +133,18 @@ def test_every_op_is_of_its_kind_reads_what_is_stored_and_multiplies_in_its_form
     assert work.dense_ffn_work(model, dense, 3) == Work(
         OpKind.DENSE_FFN, (Gemm(3, 12, 8, 2), Gemm(3, 8, 12)), "fp16", 16.0
     )
-    assert work.head_work(model, 2) == Work(OpKind.HEAD, (Gemm(2, 10, 8),), "fp32", 32.0, hbm_bytes=2 * 2 * 10 * 2)
+    assert work.head_work(model, 2) == Work(OpKind.HEAD, (Gemm(2, 10, 8),), "bf16", 4.127, hbm_bytes=2 * 2 * 10 * 2)
     for kind in (OpKind.FETCH, OpKind.STAGE, OpKind.DISK_READ):
         assert work.expert_copy_work(model, kind) == Work(kind, weight_bits=8.0, copy_bytes=3 * 6 * 6)
     assert work.readback_work(6) == Work(OpKind.READBACK, copy_bytes=24)
 
 
 def test_routed_and_shared_experts_of_two_formats_have_the_mean_of_their_bits() -> None:
-    """Three matrices of 6 x 6 in each of two experts at 8 bits, three of 5 x 8 in each of two at 4.5."""
-    what = work.experts_work(OF_SEVEN_FORMATS, [2, 2], 3)
-    n_routed, n_shared = 2 * 3 * 36, 2 * 3 * 40
+    """Three matrices of 6 x 6 in each of three experts at 8 bits, three of 5 x 8 in each of two at 4.5."""
+    what = work.experts_work(OF_SEVEN_FORMATS, [2, 2, 2], 3)
+    n_routed, n_shared = 3 * 3 * 36, 2 * 3 * 40
     assert what.weight_bits == pytest.approx((n_routed * 8 + n_shared * 4.5) / (n_routed + n_shared))
-    assert what.gemms == (Gemm(2, 6, 6, 4), Gemm(2, 6, 6, 2), Gemm(3, 5, 8, 4), Gemm(3, 8, 5, 2))
+    assert what.gemms == (Gemm(2, 6, 6, 6), Gemm(2, 6, 6, 3), Gemm(3, 5, 8, 4), Gemm(3, 8, 5, 2))
     assert what.compute == "fp8"
 
 
