@@ -12,6 +12,7 @@ from offload.footprint import MemoryPlan, Workload, measure_workload, plan_memor
 from offload.memory import CapacityExceeded
 from offload.policies import policy_named
 from offload.policies.pregate import pregate
+from offload.policy import Buffers, Policy
 from tests.small_models import MODELS, decoder_only, routing
 from traces.errors import InvalidInput
 from traces.model.architecture import DTYPES, ModelArchitecture
@@ -93,6 +94,8 @@ def test_what_passes_ask_for_is_counted_pass_by_pass() -> None:
     drafted = step(3, Phase.DECODE, [(4, 5), (4, 4)], [[[0, 1]] * 3] * 2)
     assert measure_workload(DECODER, [prompt]) == Workload(3, 0, 3, 3, 2, 0, 0, 1, 1, 1)
     assert measure_workload(DECODER, [prompt, other, both]) == Workload(4 + 2, 0, 3, 4, 4, 4, 0, 2 + 2, 2, 2)
+    found = measure_workload(DECODER, [prompt, drafted, dataclasses.replace(both, i_step=4)])
+    assert found.n_decode_active == 4  # more than two tokens chose before
     assert measure_workload(DECODER, [prompt, drafted]) == Workload(6, 0, 3, 6, 2, 2, 0, 1 + 2, 1, 1)
 
 
@@ -199,6 +202,15 @@ def test_a_refusal_names_both_sizes_in_gb_and_the_way_out() -> None:
     assert str(caught.value) == (
         "on_demand needs 1000000000.0 GB of HBM, there are 500000000.0 GB: try a smaller batch or a larger --hbm"
     )
+
+
+def test_a_policy_asks_for_buffers_by_the_experts_that_a_block_has() -> None:
+    """Of six experts, of which three are active at most: a third of all at least, all and the active to overlap."""
+    policy = Policy("of its own", buffers=lambda n_active, n_experts: Buffers(n_experts // 3, n_experts + n_active))
+    for n_slots, granted in ((2, 2), (9, 9), (20, 9)):
+        hbm_bytes = static_bytes(DECODER) + n_slots * DECODER.expert_bytes
+        found = plan_memory(DECODER, WORKLOAD, policy, STREAMS, hbm_bytes=hbm_bytes, reserve_bytes=100)
+        assert found.n_buffers == granted
 
 
 def test_gpu_only_needs_every_expert() -> None:
