@@ -69,6 +69,9 @@ def test_a_table_of_three_points_an_axis_is_exact_on_its_grid_and_covers_all_of_
         gemm = shape(m[i], params[j], aspect[k])
         assert table.at(gemm) == pytest.approx(cells[i][j][k], rel=1e-14)
         assert table.covers(gemm)
+    for m_between, (low, high) in ((2, (0, 1)), (16, (1, 2))):  # half way by ratio in either cell
+        wanted = math.sqrt(cells[low][1][1] * cells[high][1][1])
+        assert table.at(shape(m_between, params[1], aspect[1])) == pytest.approx(wanted, rel=1e-14)
 
 
 def test_between_two_points_a_table_is_linear_in_logarithms() -> None:
