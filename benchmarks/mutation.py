@@ -1,4 +1,4 @@
-"""Which wrong lines the unit tests of ten central modules let pass: `mutmut` changes one at a time, this reports.
+"""Which wrong lines the unit tests of central modules let pass: `mutmut` changes one at a time, this reports.
 
 `python -m benchmarks.mutation [MODULE...]` copies the tree to a temporary folder, has mutmut change every place that it
 knows in the functions of each module, one after the other, and writes `results/mutation.json`. `--folder DIR` works in
@@ -41,6 +41,7 @@ TARGETS = {
     "hwmodels/kernels.py": ("tests/unit/test_kernels.py",),
     "simulator/recurrence.py": ("tests/unit/test_recurrence.py",),
     "traces/stack_distance.py": ("tests/unit/test_stack_distance.py",),
+    "traces/hit_curve.py": ("tests/unit/test_stack_distance.py",),
 }
 """The tests that have to notice a wrong line of each module."""
 
