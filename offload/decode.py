@@ -264,7 +264,7 @@ class _Loop:
         stack = model.encoder if encoding and model.encoder is not None else model.decoder
         policy, decisions = self.policy, self.decisions
         if encoding and policy.encoder == "on_demand" and not policy.resident:
-            policy = replace(policy, lookahead=0, prefetch=no_prefetch, start=None, needs_ids=True)
+            policy = replace(policy, lookahead=0, needs_ids=True)
             decisions = Decisions(no_prefetch, decisions.on_miss)
         first = 0 if encoding else model.n_encoder_moe_layers
         n_blocks = len(stack.moe_layers)

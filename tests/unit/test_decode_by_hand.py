@@ -14,10 +14,11 @@ from offload.decode import Decoded, DecodeStream, decode
 from offload.execution import EXECUTIONS
 from offload.ops import Lane, OpKind, Work
 from offload.policies import policy_named
-from offload.policy import Decisions, Policy, RunFacts, no_prefetch
+from offload.policy import BlockView, Decisions, Fetch, Policy, RunFacts, no_prefetch
 from offload.recorder import assemble
 from offload.residency import ResidentSet
 from tests.small_models import MODELS, routing
+from traces.errors import InvalidInput
 from traces.model.architecture import LayerStack, ModelArchitecture
 from traces.model.linear_mixer import LinearMixer
 from traces.routing import Phase, Step
@@ -294,14 +295,14 @@ def test_parts_put_together_are_the_whole_and_none_ends_while_experts_are_held_a
 ) -> None:
     steps = [PROMPT, NEXT, *[dataclasses.replace(NEXT, i_step=i, position=NEXT.position + i - 1) for i in range(2, 6)]]
     whole = written(DECODER, steps, "pregate").schedule
-    for most, n_parts in ((30, 4), (60, 3), (10**6, 1)):
+    for most, sizes in ((30, [30, 52, 52, 26]), (31, [56, 52, 52, 0]), (10**6, [160])):
         monkeypatch.setattr(offload.decode, "_PART_OPS", most)
         stream = DecodeStream(
             DECODER, steps, policy_named("pregate"), EXECUTIONS["streams"], n_buffers=8, compiled=False
         )
         parts = list(stream)
         assert assemble(parts) == whole
-        assert len(parts) == n_parts
+        assert [len(part) for part in parts] == sizes
 
 
 class Spy:
@@ -323,24 +324,32 @@ def test_large_schedules_are_written_by_compiled_code_where_it_knows_the_policy(
     monkeypatch.setattr(offload.decode, "CompiledLoop", Spy)
     unknown = Policy("unknown", prefetch=lambda view: ())
     for policy, size, compiled, wanted in (
-        ("pregate", 102, None, 0), ("pregate", 101, None, 1), ("pregate", 101, False, 0), ("pregate", 10**6, True, 1),
-        (unknown, 0, None, 0), (unknown, 0, True, 0),
+        ("pregate", 102, None, 0), ("pregate", 101, None, 1), ("pregate", 59, None, 1), ("pregate", 59, False, 0),
+        ("pregate", 10**6, True, 1), (unknown, 0, None, 0), (unknown, 0, True, 0),
     ):  # fmt: skip
         monkeypatch.setattr(offload.decode, "SMALL_OPS", size)
         Spy.made = 0
         chosen = policy_named(policy) if isinstance(policy, str) else policy
-        stream = DecodeStream(DECODER, [PROMPT, NEXT], chosen, EXECUTIONS["streams"], n_buffers=8, compiled=compiled)
-        if isinstance(policy, str) and compiled is None:
-            assert stream.lookups == {Phase.PREFILL: [0, 0], Phase.DECODE: [0, 0]}
-        assert assemble(stream) == written(DECODER, [PROMPT, NEXT], chosen, n_buffers=8).schedule
-        assert stream.lookups[Phase.DECODE] == [6, 0]
-        written_here = Spy.made - (1 if isinstance(policy, str) and size < 102 else 0)  # `written` is free to choose
-        assert written_here == wanted, (policy, size, compiled)
+        first, plain = (
+            DecodeStream(DECODER, [PROMPT, NEXT], chosen, EXECUTIONS["streams"], n_buffers=8, compiled=how)
+            for how in (compiled, False)
+        )
+        assert first.lookups == {Phase.PREFILL: [0, 0], Phase.DECODE: [0, 0]}
+        assert assemble(first) == assemble(plain)
+        assert first.lookups == {Phase.PREFILL: [8, 0], Phase.DECODE: [6, 0]}
+        assert Spy.made == wanted, (policy, size, compiled)
+
+
+def test_what_compiled_code_does_not_know_is_written_without_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(offload.decode, "CompiledLoop", Spy)
     monkeypatch.setattr(offload.decode, "SMALL_OPS", 0)
     Spy.made = 0
     moved = [dataclasses.replace(one, experts=one.experts[:, :2]) for one in (PROMPT, NEXT)]
-    written(hybrid(), moved, "pregate")
-    assert Spy.made == 0  # its layers differ
+    written(hybrid(), moved, "pregate")  # its layers differ
+    for eviction, wanted in (("random", 0), ("lru", 1)):
+        cache = ResidentSet(3, eviction, n_layers=3, n_experts=6)
+        written(DECODER, [NEXT], "on_demand", cache=cache)
+        assert Spy.made == wanted
 
 
 def test_large_passes_count_no_expert_twice(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -371,3 +380,67 @@ def test_the_same_trace_is_the_same_schedule_by_every_door() -> None:
     trace = routing(DECODER, batch=3)
     stream = DecodeStream(DECODER, trace.steps(), policy_named("pregate"), EXECUTIONS["streams"], n_buffers=20)
     assert assemble(stream) == written(DECODER, list(trace.steps()), "pregate", n_buffers=20).schedule
+
+
+def test_one_token_of_one_expert_is_one_row() -> None:
+    one = step(1, Phase.DECODE, [(0, 4)], [[NONE, [1], [0], [3]]])
+    decoded = written(SWITCH, [one], "gpu_only")
+    assert asked(decoded, OpKind.EXPERTS, 1) == [work.experts_work(SWITCH, (1,), 0, 8 * SWITCH.expert_bytes)] * 3
+    assert [line for line in ops(decoded, 1) if line.startswith("experts")] == [
+        "experts 1 e1", "experts 3 e0", "experts 5 e3",
+    ]  # fmt: skip
+
+
+def test_stacks_with_one_grouped_ffn_bring_neighbours_in_runs() -> None:
+    decoded = written(DECODER, [NEXT], "prefetch_all", "fastertransformer", n_buffers=12)
+    assert max(what.n_copies for what in asked(decoded, OpKind.FETCH, 1)) > 1
+    assert asked(decoded, OpKind.ISSUE, 1)
+    assert not asked(written(DECODER, [NEXT], "prefetch_all", n_buffers=12), OpKind.ISSUE, 1)
+
+
+def test_an_encoder_on_demand_hands_its_slots_on_whatever_the_policy() -> None:
+    """Two experts pass through one slot, though the policy itself needs all of a block at once."""
+    decoded = written(SWITCH, [READ], "prefetch_all", n_buffers=1)
+    assert [line for line in ops(decoded, 0) if line.startswith("fetch")] == ["fetch 1 e0 s0", "fetch 1 e2 s0 after 7"]
+
+
+def test_an_encoder_and_a_decoder_have_works_of_their_own() -> None:
+    """Passes of as many tokens, FFNs of another width."""
+    model = dataclasses.replace(SWITCH, encoder=dataclasses.replace(SWITCH.stacks[0], d_ff_dense=96))
+    reads = step(0, Phase.PREFILL, [(0, 0), (1, 0)], [[[2], *[NONE] * 3]] * 2)
+    decoded = written(model, [reads, MADE[0]], "gpu_only")
+    for i, stack in enumerate(model.stacks):
+        assert set(asked(decoded, OpKind.DENSE_FFN, i)) == {work.dense_ffn_work(model, stack, 2)}
+
+
+def test_a_fetch_for_the_next_step_starts_when_its_block_has_run() -> None:
+    """Block 0 asks for expert 5 of block 0 and expert 3 of block 2, one step ahead."""
+
+    def prefetch(view: BlockView) -> list[Fetch]:
+        return [Fetch(0, (5,), 1), Fetch(2, (3,), 1)] if view.block == 0 and view.i_step == 0 else []
+
+    decoded = written(DECODER, [PROMPT, NEXT], Policy("ahead", prefetch=prefetch), n_buffers=10)
+    fetched = [line for line in ops(decoded, 0) if line.startswith("fetch")]
+    assert [line.split()[1:3] for line in fetched[3:]] == [
+        ["1", "e5"], ["2", "e0"], ["2", "e1"], ["3", "e2"], ["3", "e3"], ["3", "e4"], ["3", "e3"],
+    ]  # fmt: skip
+    again = [line.split()[1:3] for line in ops(decoded, 1) if line.startswith("fetch")]
+    assert again == [["1", "e1"], ["1", "e2"], ["2", "e0"], ["2", "e5"], ["3", "e4"]]  # e3 of layer 3 is there
+
+
+def test_an_encoder_has_no_next_step_to_fetch_for() -> None:
+    policy = Policy("ahead", prefetch=lambda view: [Fetch(0, (1,), 1)], encoder="same")
+    with pytest.raises(InvalidInput, match="the next step of an encoder is no target"):
+        written(SWITCH, [READ], policy)
+
+
+def test_a_policy_sees_what_each_token_chose() -> None:
+    seen: list[object] = []
+
+    def prefetch(view: BlockView) -> list[Fetch]:
+        chosen = view.chosen(view.block)
+        seen.append(None if chosen is None else chosen.tolist())
+        return []
+
+    written(DECODER, [PROMPT], Policy("looks", prefetch=prefetch))
+    assert seen == [[[0, 5], [0, 1]], [[0, 1], [0, 1]], [[2, 3], [2, 4]]]
