@@ -91,6 +91,7 @@ def test_experts_on_demand_are_fetched_when_the_host_has_read_who_they_are() -> 
     schedule = decoded.schedule
     assert schedule.static_bytes == 77
     assert set(schedule.priority.tolist()) == {0}
+    assert schedule.layer[-2:].tolist() == [-1, -1]  # the head and the end of a step are of no layer
     assert (decoded.n_lookups, decoded.n_hits, decoded.n_prefill_lookups, decoded.n_prefill_hits) == (6, 0, 8, 0)
     fetched = schedule.kind == OpKind.FETCH
     assert set(schedule.hbm_acquired[fetched].tolist()) == {DECODER.expert_bytes}
@@ -146,6 +147,8 @@ def test_the_released_stack_stages_and_waits() -> None:
         "fetch 1 e1", "stage 1 e1 s0 after 6", "fetch 1 e2", "stage 1 e2 s1 after 8",
         "wait 1 after 7 9", "experts 1 after 7 9", "wait 1 after 11", "attention 2",
     ]  # fmt: skip
+    schedule = decoded.schedule
+    assert schedule.hbm_released[schedule.kind == OpKind.EXPERTS].tolist() == [2 * DECODER.expert_bytes] * 3
     assert asked(decoded, OpKind.STAGE, 1) == [work.expert_copy_work(DECODER, OpKind.STAGE)] * 6
 
 
