@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from offload.eviction import EVICTIONS, Belady, Eviction, Fifo, Lfu, Lifo, Lru, Random
+from offload.eviction import EVICTIONS, Belady, Eviction, Fifo, Lfu, Lifo, Lru, Random, Static
 
 N_KEYS = 8
 EVENTS = st.lists(st.sets(st.integers(0, N_KEYS - 1), min_size=1, max_size=4).map(sorted), max_size=40)
@@ -160,3 +160,118 @@ def test_random_is_uniform_over_the_unprotected() -> None:
 def test_the_same_seed_draws_the_same_victims() -> None:
     first, second = (filled(Random(np.random.default_rng(3)), *range(6)) for _ in range(2))
     assert [first.victim(set()) for _ in range(20)] == [second.victim(set()) for _ in range(20)]
+
+
+def emptied(eviction: Eviction, protected: set[int] | None = None) -> list[int]:
+    """Who goes, one after the other, until nobody may."""
+    left = []
+    while (victim := eviction.victim(protected or set())) is not None:
+        eviction.remove(victim)
+        left.append(victim)
+    return left
+
+
+@pytest.mark.parametrize(("make_eviction", "order"), [(Lru, [4, 7, 2]), (Fifo, [2, 4, 7]), (Lifo, [2, 4, 7])])
+def test_residents_are_told_the_oldest_first(make_eviction: Callable[[], Lru | Fifo | Lifo], order: list[int]) -> None:
+    eviction = make_eviction()
+    for key in (2, 4, 7):
+        eviction.insert(key)
+    eviction.touch(2)
+    assert list(eviction) == order
+
+
+def test_prefetches_of_lfu_go_in_the_order_they_came() -> None:
+    """None has been used: ties go to the least recently inserted, whatever the keys."""
+    eviction = Lfu()
+    for key in (5, 3, 9, 1):
+        eviction.insert(key)
+    assert emptied(eviction) == [5, 3, 9, 1]
+
+
+def test_ties_of_lfu_go_to_the_least_recently_used() -> None:
+    eviction = filled(Lfu(), 1, 2, 3)  # once each
+    eviction.touch(2)
+    eviction.touch(1)  # 1 and 2 twice, 2 longer ago
+    eviction.insert(7)
+    eviction.touch(7)  # 7 once, later than 3
+    assert eviction.victim({3}) == 7
+    assert eviction.victim({3, 7}) == 2
+    assert eviction.victim(set()) == 3  # who was passed over is there still
+    assert emptied(eviction) == [3, 7, 2, 1]
+
+
+def test_a_return_to_lfu_is_not_mistaken_for_the_stay_before() -> None:
+    eviction = filled(Lfu(), 1, 2)
+    assert eviction.victim(set()) == 1
+    eviction.remove(1)
+    eviction.touch(1)
+    eviction.touch(1)
+    eviction.insert(1)  # three uses by now
+    eviction.touch(2)  # two
+    assert emptied(eviction) == [2, 1]
+
+
+def test_random_keeps_every_resident_in_the_lottery() -> None:
+    eviction = filled(Random(np.random.default_rng(0)), *range(5))
+    for gone in (1, 4, 0):  # from the middle, the last one, the first one
+        eviction.remove(gone)
+    eviction.insert(8)
+    drawn = {eviction.victim(set()) for _ in range(100)}
+    assert drawn == {2, 3, 8}
+    assert {eviction.victim({3}) for _ in range(100)} == {2, 8}
+    assert sorted(emptied(eviction)) == [2, 3, 8]
+
+
+def test_random_draws_from_its_generator() -> None:
+    """One number for a draw, another among the unprotected when that one is protected."""
+    eviction, twin = filled(Random(np.random.default_rng(5)), *range(4)), np.random.default_rng(5)
+    for _ in range(30):
+        drawn = int(twin.integers(4))
+        wanted = drawn if drawn != 2 else [0, 1, 3][int(twin.integers(3))]
+        assert eviction.victim({2}) == wanted
+
+
+def test_static_keeps_everybody() -> None:
+    eviction = filled(Static(), 1, 2)
+    eviction.remove(1)
+    assert eviction.victim(set()) is None
+
+
+def test_belady_looks_at_the_next_use_after_now() -> None:
+    """Now event 2: key 1 comes at 3 and 6, key 2 at 5, key 3 at 4, key 4 never again."""
+    eviction = Belady([[1, 2, 3, 4], [2, 2], [4], [1], [3], [2], [1]])
+    filled(eviction, 1, 2, 3, 4)
+    eviction.touch(2)
+    eviction.touch(4)
+    assert eviction.victim({4}) == 2
+    assert eviction.victim({4, 2}) == 3
+    assert emptied(eviction, {4}) == [2, 3, 1]
+    assert emptied(eviction) == [4]
+
+
+def test_belady_knows_a_return_and_uses_while_away() -> None:
+    eviction = Belady([[1], [2], [1], [2], [1], [3]])
+    filled(eviction, 1, 2)
+    eviction.remove(1)
+    eviction.touch(1)  # looked up in event 2 and not kept
+    eviction.touch(2)
+    eviction.insert(1)  # 2 is not used again, 1 in event 4
+    assert emptied(eviction) == [2, 1]
+
+
+def test_what_belady_knows_nothing_of_goes_before_what_is_needed_last() -> None:
+    eviction = filled(Belady([[1], [2], [1]]), 1, 2)
+    eviction.insert(9)
+    eviction.touch(9)
+    assert emptied(eviction) == [2, 9, 1]
+
+
+def test_belady_stays_right_and_small_over_thousands_of_uses() -> None:
+    """A heap that is made anew now and then: 3 stays needed last, 1 and 2 in turn."""
+    n = 3000
+    eviction = Belady([*[[1 + i % 2] for i in range(n)], [2], [1], [3]])
+    for key in (1, 2, 3):
+        eviction.insert(key)
+    for i in range(n):
+        eviction.touch(1 + i % 2)
+    assert emptied(eviction) == [3, 1, 2]
