@@ -54,10 +54,8 @@ def test_a_read_from_storage_waits_for_the_copy_that_empties_its_host_buffer(n_h
 
 
 def test_only_the_released_code_reads_storage_and_copies_in_turn() -> None:
-    assert {name: execution.n_host_buffers for name, execution in EXECUTIONS.items()} == {
-        "fastertransformer": 1,
-        "streams": 2,
-    }
+    in_turn = {name for name, execution in EXECUTIONS.items() if execution.n_host_buffers == 1}
+    assert in_turn == {"fastertransformer"}
     with pytest.raises(InvalidInput, match="n_host_buffers = 3: must be 1 or 2"):
         dataclasses.replace(EXECUTIONS["streams"], n_host_buffers=3)
 
