@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from functools import cache
 
 import hypothesis.strategies as st
 import numpy as np
@@ -13,7 +14,7 @@ from hypothesis import assume, given, settings
 import pregate
 from hwmodels.cost import Costs, price_figures
 from hwmodels.figures import MEMORY_FIGURES, Figures, figures_of
-from hwmodels.platform import load_platform
+from hwmodels.platform import Platform, load_platform
 from offload import metrics
 from offload.decode import decode
 from offload.execution import EXECUTIONS
@@ -226,12 +227,17 @@ POLICIES = ("gpu_only", "on_demand", "prefetch_all", "pregate", "pregate(2)", "o
 factors = st.floats(-2.0, 2.0, allow_nan=False).map(math.exp)
 
 
+@cache
+def machine(stack: str) -> Platform:
+    return load_platform("a100-sxm4-80gb", stack)
+
+
 @st.composite
 def runs(draw: st.DrawFn) -> tuple[Schedule, RoutingTrace, Figures]:
     """A small model under any policy, execution and tier, on a machine with every price moved by up to e^2."""
     model = MODELS[draw(st.sampled_from(list(MODELS)))]
     stack = draw(st.sampled_from(TRIED))
-    hw = load_platform("a100-sxm4-80gb", stack)
+    hw = machine(stack)
     trace = routing(model, seed=draw(st.integers(0, 3)), batch=draw(st.integers(1, 2)))
     tier = draw(st.sampled_from(["dram", "ssd"]))
     asked = request(model, hw, trace, draw(st.sampled_from(POLICIES)), expert_tier=tier)

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 
-from hwmodels.fit_files import load_fit
 from tests.small_fits import measurements
 from tests.small_models import MODELS
 
@@ -88,13 +87,3 @@ def test_its_commands_need_no_more_than_it_says(tmp_path: Path) -> None:
     )
     assert done.returncode in (0, 3), done.stderr  # 3: other work fell on all of its runs
     assert (tmp_path / "report" / "report.html").exists()
-
-
-def test_a_fit_of_a_busy_machine_says_so(tmp_path: Path) -> None:
-    measurements(disturbances=("GEMMs: other processes used 1.00 cores",)).save(tmp_path / "measurements.json")
-    words = ("calibrate", "measurements.json", "-o", "fit.yaml")
-    done = without_extras(*words, cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
-    provenance = load_fit(tmp_path / "fit.yaml").provenance
-    assert provenance["disturbed"] == "GEMMs: other processes used 1.00 cores"
-    assert provenance["trust"] == "low"

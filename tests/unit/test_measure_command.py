@@ -169,6 +169,7 @@ def test_a_busy_machine_is_measured_and_says_so(small: None, tmp_path: Path, mon
     assert "Trust in the measurements: low (the same thing" in text
     fit = load_fit(tmp_path / "fit.yaml")
     assert fit.provenance["disturbed"].startswith("a part: other processes")
+    assert fit.provenance["trust"] == "low"
     assert fit.left_out["rounds"].scatter == pytest.approx(0.014, abs=2e-3)
 
 
