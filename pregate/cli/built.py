@@ -156,7 +156,7 @@ def as_recorded(
     from pregate.ask.recorded_size import with_recorded_experts
 
     asked = dtype is not None or {"experts", "all"} & parse_formats(formats).keys()
-    return model if asked or is_weights(name) else with_recorded_experts(model, trace)
+    return model if asked or is_weights(name) or Path(name).is_dir() else with_recorded_experts(model, trace)
 
 
 def listed(text: str) -> list[str]:

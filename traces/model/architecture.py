@@ -15,7 +15,7 @@ from traces.model.layer_stack import LayerStack, every_layer
 from traces.model.linear_mixer import LINEAR_KINDS, LinearMixer
 from traces.model.model_architecture import ModelArchitecture
 from traces.model.published_counts import PublishedCount, PublishedCounts
-from traces.model.weights_files import is_weights, read_weights
+from traces.model.weights_files import file_of_folder, is_weights, read_weights
 
 __all__ = [
     "DTYPES",
@@ -43,17 +43,19 @@ def architecture_names() -> tuple[str, ...]:
 
 def load_architecture(name_or_path: str | Path) -> ModelArchitecture:
     """The architecture of that name, or in that file: `.yaml` and `.yml` are ours, `.json` is Hugging Face's, `.gguf`
-    the model itself.
+    and `.safetensors` the model itself; of a folder the model in it.
 
     Raises `UnknownName` for a name that is not shipped, `InvalidFile` or `InvalidInput` for a bad file.
     """
     path = Path(name_or_path)
+    if str(name_or_path) and str(name_or_path) not in architecture_names() and path.is_dir():
+        path = file_of_folder(path)
+    if is_weights(path):
+        return read_weights(path)
     if path.suffix == ".json":
         from traces.model.huggingface import from_huggingface_config  # every layout of every maker: on use
 
         return from_huggingface_config(path)
-    if is_weights(path):
-        return read_weights(path)
     if path.suffix not in (".yaml", ".yml"):
         if str(name_or_path) not in architecture_names():
             raise unknown_name("model", str(name_or_path), architecture_names())

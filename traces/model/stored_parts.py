@@ -11,7 +11,7 @@ from traces.errors import InvalidFile
 from traces.model.dtypes import DTYPES, Dtype, find_dtype, mean_dtype
 from traces.model.model_architecture import ModelArchitecture
 
-__all__ = ["COUNTED", "MATRICES", "StoredParts", "with_stored_parts"]
+__all__ = ["COUNTED", "MATRICES", "StoredParts", "matrix_params", "with_stored_parts"]
 
 MATRICES = ("attention", "dense", "shared", "experts", "embedding", "head")
 """Parts with a format of their own; "gates" is what is left: gates, norms, biases, those of experts too."""
@@ -26,9 +26,13 @@ _MOST_LEFT = 0.05
 
 @dataclass(slots=True)
 class StoredParts:
-    """Weights and bytes by part, summed over the tensors of `where`, and how many tensors have each format."""
+    """Weights and bytes by part, summed over the tensors of `where`, and how many tensors have each format.
+
+    `stated`: what engines multiply in, where the files say so.
+    """
 
     where: str
+    stated: Dtype | None = None
     n_params: Counter[str] = field(default_factory=Counter)
     n_bytes: Counter[str] = field(default_factory=Counter)
     formats: dict[str, Counter[str]] = field(default_factory=dict)
@@ -50,7 +54,9 @@ class StoredParts:
 
     @property
     def activations(self) -> Dtype:
-        """What engines multiply in: bf16 where a matrix is stored so, else fp16."""
+        """What engines multiply in: as stated, or bf16 where a matrix is stored so, else fp16."""
+        if self.stated is not None:
+            return self.stated
         wide = {"bf16"} & {name for part in MATRICES for name in self.formats.get(part, ())}
         return DTYPES["bf16" if wide else "fp16"]
 
@@ -82,9 +88,13 @@ def with_stored_parts(model: ModelArchitecture, parts: StoredParts) -> ModelArch
     Tensors that the architecture has no place for are counted as parameters that no op reads. Raises `InvalidFile`
     where its matrices are of another shape than those of the files, or much is left over.
     """
-    counted = _counted(model)
+    counted = matrix_params(model)
     for part, here in counted.items():
         there = parts.n_params[part]
+        if here and not parts.n_bytes[part]:
+            raise InvalidFile(
+                f"{parts.where}: no tensor of {part}, the model has {here} weights there: is this all of it?"
+            )
         if here > there * (1 + COUNTED) or (part == "experts" and here != there):
             raise InvalidFile(
                 f"{parts.where}: {there} weights of {part} in its tensors, the shapes read from it make {here}: "
@@ -121,7 +131,7 @@ def _unless(stored: Dtype | None, default: Dtype) -> Dtype | None:
     return None if stored == default else stored
 
 
-def _counted(model: ModelArchitecture) -> dict[str, int]:
+def matrix_params(model: ModelArchitecture) -> dict[str, int]:
     """Weights of the matrices of each part."""
     mixing = sum(stack.mixer_matrix_params(model.d_model) for stack in model.stacks)
     dense = sum(stack.matrix_params(model.d_model) for stack in model.stacks) - mixing

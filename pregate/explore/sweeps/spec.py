@@ -19,7 +19,7 @@ from traces.synthesis import Dials
 
 __all__ = ["read_sweep"]
 
-_FILES = (".yaml", ".yml", ".json", ".gguf")
+_FILES = (".yaml", ".yml", ".json", ".gguf", ".safetensors")
 
 
 def read_sweep(path: Path) -> dict[str, Any]:

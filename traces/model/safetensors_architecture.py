@@ -1,0 +1,87 @@
+"""The architecture of a model in safetensors files: shapes by its `config.json`, bytes of each part by its tensors."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from traces.errors import InvalidFile
+from traces.model.gguf_file import Tensor
+from traces.model.huggingface import from_huggingface_config
+from traces.model.model_architecture import ModelArchitecture
+from traces.model.safetensors_file import read_safetensors
+from traces.model.stored_parts import MATRICES, StoredParts, matrix_params, with_stored_parts
+
+__all__ = ["from_safetensors"]
+
+_PLAIN = {"F64": "fp64", "F32": "fp32", "F16": "fp16", "BF16": "bf16"}
+"""Element types whose tensors have as many elements as weights: others are packed, or come with scales."""
+
+_LAYER = re.compile(r"(?:^|\.)(?:layers|blocks|h|block)\.(\d+)\.", re.ASCII)
+_BESIDE = re.compile(
+    r"(^|\.)(visual|vision\w*|audio\w*|multi_modal\w*|mm_\w*|mtp|image_newline|talker|code2wav)\.", re.ASCII
+)
+"""Modules beside the language model, and layers that predict further tokens: no op of ours runs them."""
+
+_VECTORS = re.compile(r"(norm\w*\.(weight|bias)|(^|[._])bias|\.gate\.(weight|wg\.weight)|router\.(weight|\w+\.weight)|"
+                      r"gate\.e_score_correction_bias|_expert_gate\.\w+|conv1d\.\w+|\.(A_log|dt_bias|D|sinks))$",
+                      re.ASCII)  # fmt: skip
+"""Norms, biases, gates of MoE blocks, convolutions: what has no part of its own."""
+
+_PARTS: tuple[tuple[str, re.Pattern[str]], ...] = tuple(
+    (part, re.compile(pattern, re.ASCII))
+    for part, pattern in (
+        ("embedding", r"(^|\.)(embed_tokens|wte|word_embeddings|tok_embeddings|embed_in)\.|^shared\."),
+        ("head", r"(^|\.)(lm_head|embed_out)\.|^output\."),
+        ("shared", r"\.(shared_expert|shared_experts|shared_mlp|share_expert)\."),
+        ("experts", r"\.(experts|switch_mlp)\.|\.block_sparse_moe\.(input|output)_linear\."),
+        ("attention", r"\.(self_attn|self_attention|attention|attn|linear_attn|mixer|mamba|short_conv|conv|"
+                      r"SelfAttention|EncDecAttention)\."),
+        ("dense", r"\.(mlp|feed_forward|ffn|dense_mlp|residual_mlp|DenseReluDense)\."),
+    )
+)  # fmt: skip
+"""The part that a tensor is of, by the first pattern that its name has."""
+
+
+def from_safetensors(path: Path) -> ModelArchitecture:
+    """The architecture of the model whose safetensors file, or index of them, is at `path`, stored as its tensors are.
+
+    Its `config.json` must stand beside it. Raises `InvalidFile` for files that are none, or not of that configuration.
+    """
+    config = path.with_name("config.json")
+    if not config.is_file():
+        raise InvalidFile(f"{path}: no config.json beside it, which says what the tensors are: put it there")
+    model = from_huggingface_config(config)
+    counted = matrix_params(model)
+    parts = StoredParts(str(path), model.stored_activation_dtype)
+    plain: dict[str, int] = dict.fromkeys(MATRICES, 0)
+    packed: set[str] = set()
+    for tensor in read_safetensors(path):
+        part = _part_of(tensor, model)
+        if part is None:
+            continue
+        parts.add(part, tensor.n_params, tensor.n_bytes, _PLAIN.get(tensor.dtype, tensor.dtype))
+        if part in plain:
+            plain[part] += tensor.n_params if tensor.dtype in _PLAIN else 0
+            packed |= {part} if tensor.dtype not in _PLAIN else set()
+    for part in packed:
+        parts.n_params[part] = counted[part]
+        parts.formats[part].clear()
+        parts.formats[part][model.formats[part].name] += 1
+    return with_stored_parts(model, parts)
+
+
+def _part_of(tensor: Tensor, model: ModelArchitecture) -> str | None:
+    """The part of the model that a tensor is of; None beside the language model."""
+    name = tensor.name
+    layer = _LAYER.search(name)
+    if _BESIDE.search(name) or (layer is not None and int(layer[1]) >= max(s.n_layers for s in model.stacks)):
+        return None
+    if _VECTORS.search(name) or (len(tensor.shape) < 2 and name.endswith(".weight")):
+        return "gates"
+    part = next((part for part, pattern in _PARTS if pattern.search(name)), "gates")
+    if part == "head" and model.tied_embeddings:
+        return None
+    if part == "dense" and layer is not None and int(layer[1]) in model.decoder.moe_layers:
+        return "shared" if model.n_shared_experts else "gates"
+    return part
