@@ -13,6 +13,7 @@ from command_line import Run, runner
 
 import pregate
 from offload.work import dense_ffn_work, experts_work, gate_work, head_work, self_attention_work
+from pregate.cli.built import as_recorded
 from pregate.explore.sweeps.axes import FORMATS, read_axes
 from traces.errors import InvalidInput, UnknownName
 from traces.model.architecture import DTYPES, ModelArchitecture, load_architecture, parse_architecture
@@ -201,16 +202,13 @@ def test_the_command_line_takes_formats(run: Run) -> None:
     assert "did you mean 'experts'" in told
 
 
-def test_formats_asked_for_count_more_than_what_a_trace_recorded(run: Run) -> None:
-    words = ("--trace", "qwen3-30b-a3b-phone", "--top-k", "6", "--hardware", "rtx-4090", "--policy", "on_demand")
-    found = []
-    for more in ((), ("--formats", "experts=fp8"), ("--formats", "attention=fp8")):
-        status, out, _ = run("simulate", "qwen3-30b-a3b", *words, *more, "--format", "json")
-        assert status == 0
-        found.append(json.loads(out)["h2d_bytes"])
-    recorded, experts, attention = found
-    assert attention == recorded
-    assert experts != recorded
+def test_formats_asked_for_count_more_than_what_a_trace_recorded() -> None:
+    trace = pregate.load_trace("qwen3-30b-a3b-phone", model=QWEN)
+    recorded = as_recorded(QWEN, trace, QWEN.name, None)
+    assert recorded != QWEN
+    for formats, same in (("experts=fp8", True), ("all=q4_k", True), ("attention=fp8", False)):
+        asked = QWEN.with_formats(parse_formats(formats))
+        assert (as_recorded(asked, trace, QWEN.name, None, formats) == asked) == same
 
 
 def test_formats_are_axes() -> None:

@@ -12,6 +12,8 @@ import numpy as np
 import pytest
 from command_line import Run, runner
 
+from pregate import load_trace
+from pregate.cli.built import as_recorded
 from traces.errors import InvalidFile, InvalidInput
 from traces.model.architecture import ModelArchitecture, load_architecture, parse_architecture
 from traces.model.attention import Attention
@@ -339,6 +341,7 @@ HOSTILE = {
     "a text longer than the file": header(struct.pack("<Q", 2**60), n_keys=1),
     "a list longer than the file": header(text("a"), struct.pack("<IIQ", 9, 4, 2**61), n_keys=1),
     "lists in lists without end": header(text("a"), struct.pack("<IIQ", 9, 9, 1) * 1000, n_keys=1),
+    "texts that end beyond the file": header(text("a"), struct.pack("<IIQ", 9, 8, 5000) + b"\xff" * 41000, n_keys=1),
     "a kind that is none": header(text("a"), struct.pack("<I", 77), n_keys=1),
     "a key twice": header(*[text("a") + struct.pack("<II", 4, 1)] * 2, n_keys=2),
     "a tensor of a hundred dimensions": header(text("t"), struct.pack("<I", 100) + b"\1" * 2000, n_tensors=1),
@@ -367,12 +370,16 @@ def test_a_file_that_is_not_there_is_refused(tmp_path: Path) -> None:
         load_architecture(tmp_path / "none.gguf")
 
 
-def test_a_vocabulary_longer_than_its_file_is_found_out_before_it_is_walked(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("n_texts", "message"),
+    [(2**22 + 1, "a list of 4194305 values"), (2**33, "more than 64 MiB"), (5000, "architecture' is missing")],
+)
+def test_a_vocabulary_is_gone_past_within_limits(n_texts: int, message: str, tmp_path: Path) -> None:
     path = tmp_path / "sparse.gguf"
     with path.open("wb") as file:
-        file.write(header(text("a"), struct.pack("<IIQ", 9, 8, 2**33), n_keys=1))
+        file.write(header(text("a"), struct.pack("<IIQ", 9, 8, n_texts), n_keys=1))
         file.truncate(1 << 40)
-    with pytest.raises(InvalidFile, match="more than 64 MiB"):
+    with pytest.raises(InvalidFile, match=message):
         load_architecture(path)
 
 
@@ -400,14 +407,11 @@ def test_the_command_line_takes_a_gguf_file(run: Run, tmp_path: Path) -> None:
     assert (status, told.count("\n")) == (2, 1)
 
 
-def test_experts_are_as_large_as_the_file_says_whatever_a_trace_recorded(run: Run, tmp_path: Path) -> None:
-    shipped, keys = load_architecture("qwen3-30b-a3b"), {"attention.head_count_kv": 4, "attention.key_length": 128}
-    path = header_of(tmp_path / "qwen.gguf", shipped, "qwen3moe", keys)
-    words = ("--trace", "qwen3-30b-a3b-phone", "--top-k", "6", "--hardware", "rtx-4090", "--format", "json")
-    status, out, _ = run("simulate", str(path), "--policy", "on_demand", *words)
-    assert status == 0
-    assert json.loads(out)["h2d_bytes"] % load_architecture(path).expert_bytes == 0
-    path.unlink()
+def test_experts_are_as_large_as_the_file_says_whatever_a_trace_recorded() -> None:
+    model = load_architecture("qwen3-30b-a3b").with_expert_dtype("w3")
+    trace = load_trace("qwen3-30b-a3b-phone", model=model)
+    for name, same in (("qwen3-30b-a3b", False), ("qwen.gguf", True), ("qwen.SAFETENSORS", True)):
+        assert (as_recorded(model, trace, name, None) == model) == same
 
 
 def header_of(path: Path, model: ModelArchitecture, family: str, keys: dict[str, Any]) -> Path:

@@ -30,6 +30,8 @@ MAX_PARTS = 1_000
 _MAX_KEPT = 4096
 """Longest list that is kept: a number a layer, not a vocabulary."""
 _MAX_TEXT = 1 << 16
+_MAX_TEXTS = 1 << 22
+"""Longest list of texts that is gone past: four million, of merges of a vocabulary."""
 _MAX_DEPTH = 3
 _MAX_DIMS = 8
 
@@ -206,10 +208,23 @@ class _Header:
             return [self.value(inner, depth + 1) for _ in range(count)]
         if inner in _SCALARS:
             self.at += size * count
+        elif inner == _TEXT and count <= _MAX_TEXTS:
+            self.skip_texts(count)
         else:
-            for _ in range(count):
-                self.value(inner, depth + 1)
+            raise InvalidFile(
+                f"{self.path}: a list of {count} values of kind {inner} at byte {self.at}: is this a model?"
+            )
         return None
+
+    def skip_texts(self, count: int) -> None:
+        """Go past a vocabulary."""
+        at, length = self.at, struct.Struct("<Q").unpack_from
+        for _ in range(count):
+            if at + 8 > self.limit:
+                break
+            at += 8 + length(self.data, at)[0]
+        self.need(at - self.at)
+        self.at = at
 
     def scalar(self, form: str) -> Any:
         """One number."""
