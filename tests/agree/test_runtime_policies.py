@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from pathlib import Path
 
@@ -146,6 +145,18 @@ def few_slots(policy: str) -> tuple[ModelArchitecture, RoutingTrace, Schedule]:
     return model, trace, decoded.schedule
 
 
+def held_until(op: int, end: int, schedule: Schedule) -> CpuBackend:
+    """A back end on which `op` begins no sooner than `end`, which does not wait for it, has ended."""
+    assert not order_of(schedule).before(op, end)
+
+    def late(running: int) -> None:
+        while running == op and not backend._end_ns[end] and not backend._stop[0]:
+            time.sleep(1e-3)
+
+    backend = CpuBackend(disturb=late)
+    return backend
+
+
 @pytest.mark.parametrize("prove", [True, False])
 def test_an_ffn_that_does_not_wait_for_its_expert_is_caught(prove: bool) -> None:
     model, trace, schedule = few_slots("on_demand")
@@ -154,20 +165,11 @@ def test_an_ffn_that_does_not_wait_for_its_expert_is_caught(prove: bool) -> None
     broken = schedule
     for dep in schedule.deps(op).tolist():
         broken = without(broken, op, dep)
-    read = threading.Event()
-
-    def late(running: int) -> None:
-        """The copy is held up until the FFN's lane has gone on to the next op."""
-        if running == fetch:
-            read.wait(10)
-        elif running > op and schedule.lane[running] == Lane.COMPUTE:
-            read.set()
-
     if prove:
         with pytest.raises(UnsafeSchedule, match=f"op {op} reads slot .* without waiting for op {fetch} .FETCH"):
             execute(CpuBackend(), model, trace.steps(), broken)
         return
-    bad = execute(CpuBackend(disturb=late), model, trace.steps(), broken, prove=False)
+    bad = execute(held_until(fetch, op, broken), model, trace.steps(), broken, prove=False)
     with pytest.raises(OutputMismatch, match=r"broken and good disagree in the hidden states of forward pass \d+"):
         check_same_output({"good": good, "broken": bad})
 
@@ -180,25 +182,14 @@ def test_a_slot_refilled_while_its_expert_is_in_use_is_caught(prove: bool) -> No
     op, dep = edges(schedule, OpKind.FETCH, OpKind.EXPERTS)[0]
     broken = without(schedule, op, dep)  # the last FFN of the block that had the slot
     reader = max(i for i in range(op) if schedule.kind[i] == OpKind.EXPERTS and slot[i] == slot[op])
-    assert not order_of(broken).before(reader, op)
     assert schedule.expert[reader] != schedule.expert[op]
-    refilling = threading.Event()
-
-    def late(running: int) -> None:
-        """The reader is held up until the refill has begun, and a little longer."""
-        if running == reader:
-            refilling.wait(10)
-            time.sleep(0.05)
-        elif running == op:
-            refilling.set()
-
     if prove:
         with pytest.raises(
             UnsafeSchedule, match=f"op {op} overwrites slot .* without waiting for op {reader} .EXPERTS"
         ):
             execute(CpuBackend(), model, trace.steps(), broken)
         return
-    bad = execute(CpuBackend(disturb=late), model, trace.steps(), broken, prove=False)
+    bad = execute(held_until(reader, op, broken), model, trace.steps(), broken, prove=False)
     with pytest.raises(OutputMismatch):
         check_same_output({"good": good, "broken": bad})
 
@@ -208,12 +199,8 @@ def test_ids_read_back_before_their_gate_are_caught() -> None:
     op, gate = edges(schedule, OpKind.READBACK, OpKind.GATE)[0]
     broken = without(schedule, op, gate)
 
-    def late(running: int) -> None:
-        if running == gate:
-            time.sleep(0.1)
-
     with pytest.raises(OutputMismatch, match="ids that the host read back are not those that the gates chose"):
-        execute(CpuBackend(disturb=late), model, trace.steps(), broken, prove=False)
+        execute(held_until(gate, op, broken), model, trace.steps(), broken, prove=False)
 
 
 def test_runs_of_other_workloads_are_not_compared() -> None:

@@ -204,9 +204,13 @@ def test_an_interrupt_joins_all_lanes_and_gives_the_process_its_settings_back(in
     recorder.issue(Lane.HOST, Work(OpKind.WAIT), (copy,), step=0)
     actions: list[Action | None] = [Copy(aligned(N_BYTES), aligned(N_BYTES)), lambda: None, None]
     before, host = settings(), threading.get_ident()
-    threading.Timer(0.2, lambda: signal.pthread_kill(host, signal.SIGINT)).start()
+
+    def interrupt_soon(op: int) -> None:
+        if op == copy:
+            threading.Timer(0.2, lambda: signal.pthread_kill(host, signal.SIGINT)).start()
+
     with pytest.raises(KeyboardInterrupt):
-        replay(CpuBackend(h2d=Link(10.0)), recorder.schedule(), actions)  # 400 s a copy
+        replay(CpuBackend(h2d=Link(10.0), disturb=interrupt_soon), recorder.schedule(), actions)  # 400 s a copy
     assert not lane_threads()
     assert settings() == before
 
