@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from traces.popularity import PopularityProfile
+
     Chosen = NDArray[np.int16]
     """The experts of each token of a step at one layer: (n_tokens, top_k), -1 pads."""
 
@@ -117,8 +119,9 @@ class Cache:
 
     Capacity: `n_slots` experts, or `ratio` of the decoder's experts (`round(layers x experts x ratio)`, at
     least 1), or with neither all the HBM that is left. `eviction`: a name of `offload.eviction`; `per_layer`: split
-    evenly over the layers. `warm`: the cache has served one such request before. Raises `InvalidInput` on a ratio
-    outside (0, 1], fewer slots than one, or both.
+    evenly over the layers. `warm`: the cache has served one such request before. `popularity`: the counts by which a
+    static cache holds what was chosen most (None: those of the trace itself). Raises `InvalidInput` on a ratio outside
+    (0, 1], fewer slots than one, or both, and for counts that another eviction does not look at.
     """
 
     eviction: str = "lru"
@@ -126,6 +129,7 @@ class Cache:
     n_slots: int | None = None
     per_layer: bool = False
     warm: bool = False
+    popularity: PopularityProfile | None = None
 
     def __post_init__(self) -> None:
         check_fields(self)
@@ -133,12 +137,18 @@ class Cache:
 
         if self.eviction not in eviction_names():
             raise unknown_name("eviction", self.eviction, eviction_names())
+        if self.popularity is not None and self.eviction != "static":
+            raise InvalidInput(f"cache {self.eviction} chooses as it runs: popularity says what a static cache holds")
         if self.ratio is not None and self.n_slots is not None:
             raise InvalidInput("a cache has a ratio (0..1] or a number of slots, not both: lru:0.1")
         if self.ratio is not None and not _SMALLEST_RATIO <= self.ratio <= 1:
             raise InvalidInput(f"cache ratio = {self.ratio:g} is outside (0, 1], from 1e-12")
         if self.n_slots is not None and self.n_slots < 1:
             raise InvalidInput(f"cache slots = {self.n_slots} is below 1: leave the cache out instead")
+
+    def placed(self, popularity: PopularityProfile) -> Cache:
+        """A static cache that holds what was chosen most in `popularity`; any other as it is."""
+        return replace(self, popularity=popularity) if self.eviction == "static" else self
 
     def capacity(self, n_layers: int, n_experts: int) -> int | None:
         """Slots for `n_layers` MoE layers of `n_experts`; None: what is left."""
@@ -242,6 +252,10 @@ class Policy:
         if self.placement != AS_DECIDED:
             raise InvalidInput(f"policy {self.name} names a placement of its own: give no other placement")
         return replace(self, name=f"{self.name}@{placement}", placement=placement)
+
+    def placed(self, popularity: PopularityProfile) -> Policy:
+        """The policy whose static cache, if it has one, holds what was chosen most in `popularity`."""
+        return self if self.cache is None else replace(self, cache=self.cache.placed(popularity))
 
     def with_cache(self, cache: Cache | None) -> Policy:
         """The policy with `cache` beside its slots; one that keeps every expert in HBM stays as it is.

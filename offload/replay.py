@@ -154,6 +154,10 @@ def residency_curve(
     rows = []
     for budget_mib in budgets_mib:
         budget_bytes = int(budget_mib * MIB)
+        if budget_bytes < min(sizes):
+            raise InvalidInput(
+                f"budget = {budget_mib:g} MiB holds no expert: the smallest takes {min(sizes) / MIB:.4g} MiB"
+            )
         for policy in policies:
             if policy in curves:
                 rows.append(_row_of_curve(curves[policy], policy, budget_mib, budget_bytes))

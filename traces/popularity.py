@@ -5,6 +5,7 @@ It says which experts to keep resident and how skewed a synthetic trace should b
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 __all__ = ["PopularityProfile", "popularity_of"]
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
 class PopularityProfile:
     """Counts (n_moe_layers, n_experts) float64, an encoder's layers first: only shares within a layer matter.
 
@@ -44,6 +45,16 @@ class PopularityProfile:
             raise InvalidInput(f"layer {int(counts.any(axis=1).argmin())} has no counts: leave out dense layers")
         counts.flags.writeable = False
         object.__setattr__(self, "counts", counts)
+
+    def __repr__(self) -> str:
+        return f"PopularityProfile({self.n_moe_layers} x {self.n_experts}, digest {self.digest})"
+
+    @property
+    def digest(self) -> str:
+        """16 hex digits of the SHA-256 of the counts: what a schedule that they decide depends on."""
+        state = hashlib.sha256(repr(self.counts.shape).encode())
+        state.update(self.counts.astype("<f8").tobytes())
+        return state.hexdigest()[:16]
 
     @property
     def n_moe_layers(self) -> int:

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from traces.errors import InvalidInput
 from traces.phase import Phase
 from traces.read_only import ReadOnly
-from traces.token_checks import check_tokens, layers_visited, refuse_holes, refuse_repeated_positions
+from traces.token_checks import check_tokens, layers_visited, refuse_holes, refuse_jumps, refuse_repeated_positions
 from traces.typed import check_value
 
 if TYPE_CHECKING:
@@ -122,6 +122,7 @@ class RoutingTrace:
             _freeze(self, "gate_weights", np.float32, shape)
         check_tokens(self.experts, self.sequence, self.position, self.phase, self.step, self.n_experts)
         refuse_repeated_positions(self.sequence, self.position, self.phase)
+        refuse_jumps(self.sequence, self.position)
         refuse_holes(self.experts, self.phase)
 
     @property

@@ -10,7 +10,14 @@ from numpy.typing import NDArray
 from traces.errors import InvalidInput
 from traces.phase import Phase
 
-__all__ = ["MAX_POSITION", "check_tokens", "layers_visited", "refuse_holes", "refuse_repeated_positions"]
+__all__ = [
+    "MAX_POSITION",
+    "check_tokens",
+    "layers_visited",
+    "refuse_holes",
+    "refuse_jumps",
+    "refuse_repeated_positions",
+]
 
 MAX_POSITION = (1 << 24) - 1
 """Longest context of a trace: 16.8 million tokens, above any published model's."""
@@ -87,6 +94,18 @@ def layers_visited(experts: NDArray[np.int16]) -> NDArray[np.bool_]:
     rows = max(1, _CHECK_CELLS // experts[0].size)
     parts = [(experts[start : start + rows] >= 0).any(axis=2) for start in range(0, len(experts), rows)]
     return np.concatenate(parts)
+
+
+def refuse_jumps(sequence: NDArray[np.int32], position: NDArray[np.int32]) -> None:
+    """Tokens that are not there have no experts and are attended to all the same: a sequence has no gaps."""
+    place = np.unique(sequence.astype(np.int64) * (MAX_POSITION + 1) + position)
+    gaps = np.flatnonzero((np.diff(place) > 1) & (np.diff(place // (MAX_POSITION + 1)) == 0))
+    if gaps.size:
+        (number, before), (_, after) = (divmod(int(place[at]), MAX_POSITION + 1) for at in (gaps[0], gaps[0] + 1))
+        raise InvalidInput(
+            f"sequence {number} jumps from position {before} to {after}: {after - before - 1} tokens between them were "
+            f"not recorded: record it whole, or number its tokens one after the other"
+        )
 
 
 def refuse_holes(experts: NDArray[np.int16], phase: NDArray[np.int8]) -> None:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 import secrets
 import stat
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from traces.errors import InvalidFile, InvalidInput
 
-__all__ = ["refuse_overwriting", "whole_file"]
+__all__ = ["refuse_overwriting", "require_writable", "whole_file"]
 
 
 def refuse_overwriting(output: Path, *inputs: Path | None) -> None:
@@ -19,6 +20,21 @@ def refuse_overwriting(output: Path, *inputs: Path | None) -> None:
     for path in inputs:
         if path is not None and output.exists() and path.exists() and output.samefile(path):
             raise InvalidInput(f"{output}: it is what is read, and would be overwritten: write to another file")
+
+
+def require_writable(folder: Path) -> None:
+    """Raise `InvalidFile` unless a file can be made in `folder`, or in what of it is there already.
+
+    A file is made and gone at once: permissions alone do not tell, of a disk that is read-only or no disk.
+    """
+    there = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
+    try:
+        with tempfile.TemporaryFile(dir=there):
+            return
+    except OSError as error:
+        raise InvalidFile(
+            f"{folder}: cannot be written to ({error.strerror or error}): choose another folder"
+        ) from None
 
 
 @contextmanager

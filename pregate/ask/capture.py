@@ -181,6 +181,12 @@ def request(
     """
     chosen = policy_named(policy) if isinstance(policy, str) else policy
     chosen = chosen.with_cache(cache)
+    n_blocks = model.n_moe_layers - model.n_encoder_moe_layers
+    if chosen.lookahead > n_blocks:
+        raise InvalidInput(
+            f"{chosen.name}: a gate selects {chosen.lookahead} MoE blocks ahead, the decoder of {model.name} has "
+            f"{n_blocks}: look fewer ahead"
+        )
     if expert_tier not in ("dram", "ssd"):
         raise InvalidInput(f"expert tier = {expert_tier!r}: experts wait in dram or ssd")
     if workload is None:
@@ -257,7 +263,7 @@ def _check_host_memory(model: ModelArchitecture, memory: MachineMemory, policy: 
 
 
 def resident_set(asked: Request) -> ResidentSet | None:
-    """The cache of a policy: a warm one has seen the whole request before, a static one holds what it asks for most.
+    """The cache of a policy: a warm one has seen the whole request before, a static one holds what is popular.
 
     Raises `InvalidInput` for `belady` under a policy that brings what is not asked for: its future is of demands.
     """
@@ -279,13 +285,23 @@ def resident_set(asked: Request) -> ResidentSet | None:
         n_experts=model.n_experts,
     )
     if spec.eviction == "static":
-        uses = Counter(key for keys in _demands(asked.model, asked.trace) for key in keys)
-        for key, _ in sorted(uses.items(), key=lambda item: (-item[1], item[0])):
-            residents.admit(key // model.n_experts, [key % model.n_experts])
+        for layer, expert in _most_asked_for(asked, spec):
+            residents.admit(layer, [expert])
     elif spec.warm:
         for keys in _demands(asked.model, asked.trace):
             residents.admit(keys[0] // model.n_experts, [key % model.n_experts for key in keys])
     return residents
+
+
+def _most_asked_for(asked: Request, spec: Cache) -> Iterator[tuple[int, int]]:
+    """Layers and experts, the most popular first: as counted elsewhere, or else in the trace itself."""
+    if spec.popularity is not None:
+        spec.popularity.check_model(asked.model)
+        yield from spec.popularity.hottest(spec.popularity.counts.size)
+        return
+    uses = Counter(key for keys in _demands(asked.model, asked.trace) for key in keys)
+    for key, _ in sorted(uses.items(), key=lambda item: (-item[1], item[0])):
+        yield divmod(key, asked.model.n_experts)
 
 
 def _brings_what_is_asked(policy: Policy) -> bool:

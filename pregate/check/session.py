@@ -85,7 +85,7 @@ def validate(
         with errors.noted(group.name):
             predicted.append(_predicted(prepare_cases(group, hw), hw, drawn=len(predicted) < plan.drawn))
     text, digest = predictions_document([pair for pairs in predicted for pair in pairs])
-    if directory is not None:
+    if directory is not None and predicted:
         directory.mkdir(parents=True, exist_ok=True)
         with whole_file(directory / PREDICTIONS) as partial:
             partial.write_text(text, encoding="utf-8")

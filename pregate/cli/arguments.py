@@ -7,7 +7,9 @@ from typing import Any
 
 from traces.errors import InvalidInput
 
-__all__ = ["check_arguments"]
+__all__ = ["check_arguments", "check_recorded", "is_typed"]
+
+_OF_SYNTHESIS = ("--input-tokens", "--output-tokens", "--active")
 
 
 def check_arguments(params: Sequence[Any], words: Sequence[str]) -> None:
@@ -23,6 +25,19 @@ def check_arguments(params: Sequence[Any], words: Sequence[str]) -> None:
         seen.add(param.name)
         if _is_number(param) and value is not None and not (value.isascii() and "_" not in value):
             raise InvalidInput(f"{name} {value!r} is not a number: write it in the digits 0 to 9")
+
+
+def check_recorded(typed: set[str]) -> None:
+    """Raise `InvalidInput` for options of a synthetic trace beside one that was recorded."""
+    of_no_use = [name for name in _OF_SYNTHESIS if name in typed]
+    if "--trace" in typed and of_no_use:
+        raise InvalidInput(f"{of_no_use[0]} makes a synthetic trace: leave it out, or leave out --trace")
+
+
+def is_typed(context: Any, name: str) -> bool:
+    """Whether an option stands on the command line, and is not a default."""
+    source = context.get_parameter_source(name)
+    return source is not None and source.name == "COMMANDLINE"
 
 
 def _given(params: Sequence[Any], words: Sequence[str]) -> Iterator[tuple[Any, str | None]]:

@@ -27,6 +27,7 @@ __all__ = [
     "build_modes",
     "build_trace",
     "check_storage",
+    "distinct",
     "listed",
 ]
 
@@ -51,6 +52,9 @@ def build_machine(hardware: str, stack: str | None, hbm: str | None, sets: list[
             raise InvalidInput(f"--set {key} is given twice")
         overrides[key] = value
     if hbm is not None:
+        for key in ("hbm_bytes", "accelerator.hbm_bytes"):
+            if key in overrides:
+                raise InvalidInput(f"--hbm and --set {key} are the same: give one")
         overrides["hbm_bytes"] = hbm
     return load_hardware(hardware, stack, overrides)
 
@@ -117,34 +121,15 @@ def build_trace(
             raise InvalidInput("--active forces a synthetic trace: leave it out, or leave out --trace")
         if (input_tokens, output_tokens, seed) != (256, 256, 0):
             raise InvalidInput("--input-tokens, --output-tokens and --seed make a synthetic trace: leave out --trace")
-        if popularity is not None:
-            raise InvalidInput("--popularity shapes a synthetic trace: leave it out, or leave out --trace")
         return api.load_trace(path, batch=batch, model=model)
     if not yes:
-        _require_consent(model, output_tokens, 1 if batch is None else batch, input_tokens)
+        from pregate.cli.consent import require_consent
+
+        require_consent(model, input_tokens=input_tokens, output_tokens=output_tokens, batch=batch)
     counted = None if popularity is None else api.load_popularity(popularity, model=model)
     return api.synthesize(
         model, input_tokens, output_tokens, 1 if batch is None else batch, seed, n_active=active, popularity=counted
     )
-
-
-LARGE_JOB_LAYERS = 5_000_000
-"""Forward passes x layers of a workload that is simulated without being asked again: some minutes a design."""
-
-_LAYERS_PER_S = 20_000
-"""Layers that are decoded, priced and timed a second, of the order of magnitude, by one core."""
-
-
-def _require_consent(model: ModelArchitecture, output_tokens: int, batch: int, input_tokens: int) -> None:
-    """Raise `InvalidInput` for a workload that takes long, saying how long: `--yes` is the way on."""
-    layers = max(output_tokens, 1) * model.decoder.n_layers
-    cells = (input_tokens + output_tokens) * max(batch, 1) * model.n_moe_layers * model.top_k
-    if layers > LARGE_JOB_LAYERS or cells > 20 * LARGE_JOB_LAYERS:
-        minutes = max(layers, cells / 20) / _LAYERS_PER_S / 60
-        raise InvalidInput(
-            f"--output-tokens {output_tokens} x batch {batch} is {layers:.2g} layers to simulate, some {minutes:.0f} "
-            f"minutes and {cells * 4 / 1e9:.1f} GB a design: add --yes, or take fewer tokens"
-        )
 
 
 def as_recorded(
@@ -162,3 +147,13 @@ def as_recorded(
 def listed(text: str) -> list[str]:
     """The words of a list by comma."""
     return [word.strip() for word in text.split(",") if word.strip()]
+
+
+def distinct(text: str, option: str) -> list[str]:
+    """The words of a list by comma. Raises `InvalidInput` for one that is empty, or there twice."""
+    words = [word.strip() for word in text.split(",")]
+    for i, word in enumerate(words):
+        if not word or word in words[:i]:
+            what = f"has {word} twice" if word else "has an empty place"
+            raise InvalidInput(f"{option} {text!r} {what}: name each once, by comma")
+    return words

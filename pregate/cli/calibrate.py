@@ -9,7 +9,7 @@ import typer
 
 from hwmodels.calibrate.measurements import load_measurements
 from hwmodels.fit import Fit
-from pregate.cli.output_paths import require_picture
+from pregate.cli.output_paths import require_folder, require_picture
 from pregate.draw import render
 from traces.errors import InvalidInput
 from traces.whole_file import refuse_overwriting, whole_file
@@ -36,6 +36,7 @@ def calibrate(
 
     if output.suffix not in (".yaml", ".yml"):
         raise InvalidInput(f"{output}: a fit is a YAML file, name it .yaml")
+    require_folder(output)
     refuse_overwriting(output, measurements)
     if plot is not None:
         require_picture(plot)

@@ -9,7 +9,7 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 from typer.main import get_command
 
-from pregate.cli.arguments import check_arguments
+from pregate.cli.arguments import check_arguments, check_recorded, is_typed
 from pregate.cli.coercion import coerced_here
 
 __all__ = ["COMMANDS", "PLAIN", "Command", "Commands", "Entry", "root"]
@@ -113,9 +113,12 @@ class Command(TyperCommand):
         return coerced_here(super().get_params(ctx))
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Read the words of the command line. Raises `InvalidInput` for what `check_arguments` refuses."""
-        check_arguments(self.get_params(ctx), args)
-        return super().parse_args(ctx, args)
+        """Read the words of the command line. Raises `InvalidInput` for what is given twice, or of no use."""
+        params = self.get_params(ctx)
+        check_arguments(params, args)
+        rest = super().parse_args(ctx, args)
+        check_recorded({param.opts[-1] for param in params if is_typed(ctx, param.name)})
+        return rest
 
 
 class Group(TyperGroup):

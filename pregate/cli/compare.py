@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from pregate.cli import options
-from pregate.cli.built import build_cache, build_modes, listed
+from pregate.cli.built import build_modes, listed
 from pregate.cli.progress import spinner
 from pregate.cli.question import Question, asks
 from pregate.draw import render
@@ -30,8 +30,9 @@ def compare(
 
     Example: pregate compare switch-base-128 --hardware a100-sxm4-80gb
     """
-    chosen = [question.design(name) for name in listed(policies)]
+    names = [question.design(name) for name in listed(policies)]
     architecture, machine, workload = question.subject()
+    chosen, cache = question.designs(names, architecture)
     from pregate.ask.comparison import compare as run_compare
     from pregate.ask.routing_source import describe_routing
 
@@ -41,7 +42,7 @@ def compare(
             machine,
             workload,
             chosen,
-            cache=build_cache(question.cache),
+            cache=cache,
             expert_tier=question.tier,
             engine=question.engine,
             modes=build_modes(question.modes),

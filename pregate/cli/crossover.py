@@ -7,9 +7,11 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from pregate.cli.built import build_cache, listed
+from pregate.cli.consent import require_consent_along
 from pregate.cli.progress import spinner
 from pregate.cli.question import ENGINES, Question, asks
 from pregate.draw import render
+from traces.errors import InvalidInput
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -43,13 +45,16 @@ def crossover(
 
     Example: pregate crossover switch-base-8 --hardware a100-sxm4-80gb --axis hbm_bytes --from 2GB --to 80GB
     """
-    architecture, machine, workload = _subject(question)
+    chosen = listed(policies)
+    if len(chosen) < 2:
+        raise InvalidInput(f"--policies {policies!r}: one design crosses nothing, name two or more")
+    architecture, machine, workload = _subject(question, axis, from_, to)
     from pregate.explore.crossover import crossovers
 
     with spinner("searching") as update:
         update(axis)
         found = crossovers(
-            architecture, machine, workload, [question.design(name) for name in listed(policies)], axis, from_, to,
+            architecture, machine, workload, [question.design(name) for name in chosen], axis, from_, to,
             metric=metric, n_scan=points, cache=build_cache(question.cache), expert_tier=question.tier,
         )  # fmt: skip
     document = found.to_dict()
@@ -63,17 +68,36 @@ def crossover(
         print(f"Not every point can be: {found.refusal}.")
 
 
-def _subject(question: Question) -> tuple[ModelArchitecture, Platform, RoutingTrace | TraceRecipe]:
+def _subject(
+    question: Question, axis: str, low: str, high: str
+) -> tuple[ModelArchitecture, Platform, RoutingTrace | TraceRecipe]:
     """Model, machine and trace; a synthetic trace stays a recipe, for an axis may change what it is made of."""
     if question.trace is not None:
-        return question.subject(any_size=True)
-    architecture, machine = question.architecture(), question.machine()
+        return question.subject()
+    _require_free(question, axis)
+    model = question.architecture()
     from pregate.explore.sweeps.workloads import TraceRecipe
 
     recipe = TraceRecipe(
         question.input_tokens, question.output_tokens, question.batch, question.seed, None, question.active
     )
-    return architecture, machine, recipe
+    if not question.yes:
+        require_consent_along(model, recipe, {axis: (low, high)})
+    return model, question.machine(), recipe
+
+
+def _require_free(question: Question, axis: str) -> None:
+    """Raise `InvalidInput` for a number that varies and is given too."""
+    from hwmodels.machine_fields import ALIASES
+    from pregate.explore.sweeps.axes import find_axis
+
+    counts = {"batch": question.batch, "n_active": question.active, "top_k": question.top_k}
+    given = {name for name, count in counts.items() if count is not None}
+    given |= {name for name in ("input_tokens", "output_tokens") if getattr(question, name) != 256}
+    given |= {"accelerator.hbm_bytes"} if question.hbm is not None else set()
+    given |= {ALIASES.get(key, key) for key in (text.partition("=")[0] for text in question.sets or ())}
+    if find_axis(axis) in given:
+        raise InvalidInput(f"{axis} is what varies, and it is given a value too: leave out one of the two")
 
 
 def _table(found: Crossovers, title: str) -> Table:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Annotated
 
@@ -11,6 +10,7 @@ import typer
 from hwmodels.quantity import parse_override
 from pregate import extras
 from pregate.cli import options
+from pregate.cli.output_paths import require_folder
 from pregate.cli.progress import spinner
 from traces.errors import InvalidInput, unknown_name
 
@@ -59,12 +59,7 @@ def measure(
 
 def _require_places(output: Path, storage: Path | None) -> None:
     """Raise `InvalidInput` for what would go wrong minutes later: nowhere to write, nothing to read from."""
-    if not output.parent.is_dir():
-        raise InvalidInput(f"{output}: there is no folder {output.parent}")
-    if output.is_dir():
-        raise InvalidInput(f"{output}: is a folder, name a file in it")
-    if not os.access(output.parent, os.W_OK):
-        raise InvalidInput(f"{output}: the folder {output.parent} cannot be written to")
+    require_folder(output)
     if storage is not None and not storage.is_dir():
         raise InvalidInput(f"--storage {storage}: there is no such folder")
 

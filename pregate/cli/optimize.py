@@ -11,7 +11,9 @@ import typer
 
 from hwmodels.machine_files import hardware_names
 from pregate.cli import options
+from pregate.cli.arguments import is_typed
 from pregate.cli.built import build_cache, build_model, listed
+from pregate.cli.consent import require_consent_along
 from pregate.cli.output_paths import require_picture
 from pregate.cli.progress import spinner
 from pregate.draw import render
@@ -67,6 +69,7 @@ def optimize(
     formats: options.Formats = None,
     top_k: options.TopK = None,
     seed: Annotated[int, typer.Option(help="Seed of synthetic traces and of Optuna.", min=0)] = 0,
+    yes: options.Yes = False,
     format: options.OutputFormat = options.Format.table,
 ) -> None:
     """Find the cheapest or fastest machine, policy and settings that meet every constraint, and the Pareto front.
@@ -91,6 +94,8 @@ def optimize(
         }  # fmt: skip
     if trials is not None:
         searched["n_trials"] = trials
+    if not yes:
+        require_consent_along(searched["model"], searched["trace"], searched["axes"])
     if plot is not None:
         require_picture(plot)
     from pregate.explore.optima.optimize import DEFAULT_OBJECTIVES
@@ -115,7 +120,7 @@ def _of_file(context: typer.Context, path: Path) -> dict[str, Any]:
     """What a sweep's file states; a sample's ranges and number of points become ranges and trials."""
     from pregate.explore.sweeps.spec import read_sweep
 
-    typed = [name for name in context.params if _is_typed(context, name)]
+    typed = [name for name in context.params if is_typed(context, name)]
     for name in typed:
         if name in _SEARCHED:
             raise InvalidInput(f"--sweep {path} states what is searched: leave out {name.replace('_', '-')}")
@@ -128,16 +133,13 @@ def _of_file(context: typer.Context, path: Path) -> dict[str, Any]:
     return arguments | ({"seed": context.params["seed"]} if "seed" in typed else {})
 
 
-def _is_typed(context: typer.Context, name: str) -> bool:
-    source = context.get_parameter_source(name)
-    return source is not None and source.name == "COMMANDLINE"
-
-
 def _axes(texts: Sequence[str], hardware: str | None, stack: str | None) -> tuple[dict[str, Any], MachineRecipe]:
     """The axes of the options, machines first where there are several. Raises `InvalidInput` for other text."""
     from pregate.explore.sweeps.machines import MachineRecipe
 
     machines = list(hardware_names()) if hardware is None else listed(hardware)
+    if not machines:
+        raise InvalidInput(f"--hardware {hardware!r} names no machine: leave it out for all that ship")
     axes: dict[str, Any] = {}
     for text in texts:
         name, _, values = text.partition("=")

@@ -32,7 +32,11 @@ TraceFile = Annotated[Path | None, typer.Option("--trace", help="Routing trace; 
 Policy = Annotated[str, typer.Option(help="Design: pregate, pregate(2), pregate:encoder, on_demand+lru:0.1.")]
 Popularity = Annotated[
     Path | None,
-    typer.Option("--popularity", help="How often each expert is chosen: a table of counts, or a trace to count."),
+    typer.Option(
+        "--popularity",
+        help="How often each expert is chosen: a table of counts, or a trace to count; for static caches "
+        "(on_demand+static:0.1), and the skew of a synthetic trace.",
+    ),
 ]
 Batch = Annotated[int | None, typer.Option(help="Sequences side by side; default: as recorded, or 1.")]
 InputTokens = Annotated[int, typer.Option(help="Prompt tokens a sequence (synthetic traces).")]

@@ -9,11 +9,19 @@ from typing import TYPE_CHECKING
 import typer
 
 from traces.errors import InvalidInput
+from traces.whole_file import require_writable
 
 if TYPE_CHECKING:
     from offload.timeline import Timeline
 
-__all__ = ["require_folder", "require_picture", "require_timelines", "say_written", "write_timelines"]
+__all__ = [
+    "require_folder",
+    "require_picture",
+    "require_timelines",
+    "require_trace_file",
+    "say_written",
+    "write_timelines",
+]
 
 
 def require_picture(path: Path) -> None:
@@ -29,6 +37,14 @@ def require_folder(path: Path) -> None:
         raise InvalidInput(f"{path}: cannot be written, there is no folder {path.parent}")
     if path.is_dir():
         raise InvalidInput(f"{path}: it is a folder: name a file in it")
+    require_writable(path.resolve().parent)
+
+
+def require_trace_file(path: Path) -> None:
+    """Raise `InvalidInput` before the work unless a trace can be written at `path`."""
+    if path.suffix != ".safetensors":
+        raise InvalidInput(f"{path}: a trace is written as safetensors, name it {path.stem or 'trace'}.safetensors")
+    require_folder(path)
 
 
 def require_timelines(timeline: Path | None, gantt: Path | None) -> None:

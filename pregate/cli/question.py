@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import MISSING, dataclass, fields
 from functools import wraps
 from inspect import Parameter, Signature, signature
@@ -10,16 +10,18 @@ from typing import TYPE_CHECKING, Any, get_type_hints
 
 from offload.policies import policy_named
 from pregate.cli import options
-from pregate.cli.built import as_recorded, build_machine, build_model, build_trace
+from pregate.cli.built import as_recorded, build_cache, build_machine, build_model, build_trace
+from traces.errors import InvalidInput
 
 if TYPE_CHECKING:
     from hwmodels.platform import Platform
+    from offload.policy import Cache, Policy
     from traces.model.architecture import ModelArchitecture
     from traces.routing import RoutingTrace
 
 __all__ = ["ENGINES", "Question", "asks"]
 
-ENGINES = ("popularity", "engine", "check", "yes", "modes")
+ENGINES = ("popularity", "engine", "check", "modes")
 """Options of those commands only that run an engine of the user's choice."""
 
 
@@ -66,17 +68,36 @@ class Question:
         placement = None if self.placement is None else placement_named(self.placement)
         return policy_named(text).with_placement(placement).name
 
-    def subject(self, *, any_size: bool = False) -> tuple[ModelArchitecture, Platform, RoutingTrace]:
+    def subject(self) -> tuple[ModelArchitecture, Platform, RoutingTrace]:
         """Model, machine and trace; experts are of the size that the trace recorded.
 
-        `any_size`: a workload of many minutes needs no `--yes`. Raises `InvalidInput` for what does not go together.
+        Raises `InvalidInput` for what does not go together, or a workload of many minutes without `--yes`.
         """
         model, machine = self.architecture(), self.machine()
         trace = build_trace(
             model, self.trace, batch=self.batch, input_tokens=self.input_tokens, output_tokens=self.output_tokens,
-            active=self.active, seed=self.seed, popularity=self.popularity, yes=any_size or self.yes,
+            active=self.active, seed=self.seed, popularity=self.popularity, yes=self.yes,
         )  # fmt: skip
         return as_recorded(model, trace, self.model, self.dtype, self.formats), machine, trace
+
+    def designs(self, names: Sequence[str], model: ModelArchitecture) -> tuple[list[Policy], Cache | None]:
+        """The policies called `names`, and the cache to add to them; static ones hold what `--popularity` counted.
+
+        Raises `InvalidInput` for counts that nothing looks at: a recorded trace, and no static cache.
+        """
+        policies, cache = [policy_named(name) for name in names], build_cache(self.cache)
+        if self.popularity is None:
+            return policies, cache
+        from pregate.api import load_popularity
+
+        counted = load_popularity(self.popularity, model=model)
+        placed = [policy.placed(counted) for policy in policies], None if cache is None else cache.placed(counted)
+        if self.trace is not None and placed == (policies, cache):
+            raise InvalidInput(
+                "--popularity says what a static cache holds, and none is asked for: add one, such as "
+                "on_demand+static:0.1, or leave out --popularity or --trace"
+            )
+        return placed
 
 
 def asks(*without: str) -> Callable[[Callable[..., None]], Callable[..., None]]:

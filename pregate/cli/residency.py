@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from pregate.cli import options
-from pregate.cli.built import listed
+from pregate.cli.built import distinct
 from pregate.cli.progress import spinner
 from pregate.draw import render
 from traces.errors import InvalidInput
@@ -35,8 +35,8 @@ def residency(
 
     Example: pregate residency trace.safetensors --policies lru,belady --budgets-mib 500,1000 --format csv
     """
-    chosen = listed(policies)
-    sizes = [_number(text) for text in listed(budgets_mib)]
+    chosen = distinct(policies, "--policies")
+    sizes = [_number(text) for text in distinct(budgets_mib, "--budgets-mib")]
     from pregate.api import load_trace
 
     recorded = load_trace(trace)

@@ -54,6 +54,7 @@ def run(
     dtype: options.Dtype = None,
     top_k: options.TopK = None,
     seed: options.Seed = 0,
+    yes: options.Yes = False,
     format: options.OutputFormat = options.Format.table,
 ) -> None:
     """Execute one design for real on this machine: random weights of the true shapes, the trace's routing.
@@ -67,7 +68,7 @@ def run(
     architecture = build_model(model, dtype, top_k)
     workload = build_trace(
         architecture, trace, batch=batch, input_tokens=input_tokens, output_tokens=output_tokens, active=active,
-        seed=seed,
+        seed=seed, yes=yes,
     )  # fmt: skip
     from pregate.check.running import run as run_for_real
 

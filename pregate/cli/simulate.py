@@ -7,9 +7,8 @@ from typing import Annotated
 
 import typer
 
-from offload.policies import policy_named
 from pregate.cli import options
-from pregate.cli.built import build_cache, build_modes
+from pregate.cli.built import build_modes
 from pregate.cli.output_paths import require_timelines, say_written, write_timelines
 from pregate.cli.progress import spinner
 from pregate.cli.question import Question, asks
@@ -34,8 +33,9 @@ def simulate(
             "--engine stream keeps no timeline: leave out --timeline and --gantt, or take another engine"
         )
     require_timelines(timeline, gantt)
-    chosen = policy_named(question.design(policy))
+    name = question.design(policy)
     architecture, machine, workload = question.subject()
+    (chosen,), cache = question.designs([name], architecture)
     from pregate.ask.routing_source import describe_routing
     from pregate.ask.simulation import describe_calibration
     from pregate.ask.simulation import simulate as run_simulate
@@ -47,7 +47,7 @@ def simulate(
             machine,
             workload,
             chosen,
-            cache=build_cache(question.cache),
+            cache=cache,
             expert_tier=question.tier,
             engine=question.engine,
             modes=build_modes(question.modes),

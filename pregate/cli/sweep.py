@@ -12,13 +12,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from pregate.cli import options
+from pregate.cli.consent import require_consent_along
 from pregate.draw import render
 from pregate.explore.sweeps.checkpoint import Checkpoint
 from pregate.explore.sweeps.files import check_output, write_dataset
 from pregate.explore.sweeps.spec import read_sweep
 from pregate.explore.sweeps.summary import summarise
 from pregate.explore.sweeps.sweep import sweep as run_sweep
-from traces.errors import InvalidInput
+from traces.errors import InvalidInput, PregateError
 from traces.whole_file import refuse_overwriting
 
 if TYPE_CHECKING:
@@ -40,6 +41,7 @@ def sweep(
         Path | None, typer.Option(help="Folder that keeps schedules; default: ~/.cache/pregate/schedules.")
     ] = None,
     no_cache: Annotated[bool, typer.Option("--no-cache", help="Keep no schedules on disk.")] = False,
+    yes: options.Yes = False,
     format: options.OutputFormat = options.Format.table,
 ) -> None:
     """Sweep axes x policies, write the dataset, say which policy is best where. A rerun goes on where one was stopped.
@@ -56,6 +58,8 @@ def sweep(
         raise InvalidInput("--plot draws along axes, which a sample does not have: leave it out, or sweep a grid")
     if no_cache and cache_dir is not None:
         raise InvalidInput("--no-cache and --cache-dir are both given: choose one")
+    if not yes:
+        require_consent_along(arguments["model"], arguments["trace"], arguments["axes"])
     kept = checkpoint if checkpoint is not None else target.with_name(f"{target.name}.partial")
     where: dict[str, Any] = {"jobs": jobs, "checkpoint": kept, "cache_dir": False if no_cache else cache_dir}
     with _resumable(kept) as count, warnings.catch_warnings(record=True) as notes:
@@ -119,7 +123,12 @@ def _bar(count: Callable[[int, int], None]) -> Iterator[Callable[[int, int], Non
             progress.update(task, description="sweeping", completed=done, total=total, rate=rate)
             count(done, total)
 
-        yield draw
+        try:
+            yield draw
+        except PregateError:
+            progress.live.transient = True  # the reason is one line, and no bar stays above it
+            progress.console.quiet = not progress.console.is_interactive
+            raise
 
 
 @contextmanager

@@ -13,6 +13,8 @@ from pregate import api
 from pregate.cli import options
 from pregate.cli.built import build_model
 from pregate.cli.commands import PLAIN, Command
+from pregate.cli.consent import require_consent
+from pregate.cli.output_paths import require_trace_file
 from pregate.cli.progress import spinner
 from pregate.draw import render
 from traces.errors import InvalidInput
@@ -60,6 +62,7 @@ def import_(
     Example: pregate trace import qwen.route.csv -o qwen.safetensors
     """
     refuse_overwriting(output, file)
+    require_trace_file(output)
     trace = api.import_trace(file, format, model=_model(model))
     if sequences is not None:
         trace = trace.of_sequences(_numbers(sequences))
@@ -144,6 +147,7 @@ def synth(
     popularity: options.Popularity = None,
     top_k: options.TopK = None,
     seed: options.Seed = 0,
+    yes: options.Yes = False,
 ) -> None:
     """Synthesise a trace from dials, or with a forced number of active experts.
 
@@ -151,7 +155,10 @@ def synth(
 
     Example: pregate trace synth mixtral-8x7b --output-tokens 64 --repeat 0.3 -o trace.safetensors
     """
+    require_trace_file(output)
     architecture = build_model(model, None, top_k)
+    if not yes:
+        require_consent(architecture, input_tokens=input_tokens, output_tokens=output_tokens, batch=batch)
     given = {
         "zipf_exponent": zipf, "repeat_probability": repeat, "layer_correlation": correlation,
         "active_fraction": active_fraction, "sequence_affinity": affinity,

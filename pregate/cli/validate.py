@@ -18,7 +18,7 @@ from pregate.cli.progress import spinner
 from pregate.draw import render
 from traces.errors import InvalidInput
 from traces.model.architecture import ModelArchitecture
-from traces.whole_file import whole_file
+from traces.whole_file import require_writable, whole_file
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -125,6 +125,8 @@ def _check_options(model: str | None, suite: str | None, max_mape: float | None,
         raise InvalidInput(f"--max-mape {max_mape:g}: a share between 0 and 1, such as 0.07 for 7 %")
     if output is not None and output.exists() and not output.is_dir():
         raise InvalidInput(f"-o {output}: it is a file, a report is a folder: name another")
+    if output is not None:
+        require_writable(output)
 
 
 def _check_recorded(recorded: Path, output: Path | None, *, complete: bool, runs: bool) -> None:

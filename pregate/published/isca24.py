@@ -49,6 +49,15 @@ METRICS = {
     "max_active_experts": "experts",
 }
 
+PLAUSIBLE_VALUES = {
+    "moe_layer_latency": (1e-6, 1e9),
+    "throughput": (1e-9, 1e9),
+    "peak_gpu_memory": (1.0, 1e17),
+    "cache_hit_rate": (0.0, 1.0),
+    "max_active_experts": (1.0, 1e6),
+}
+"""What a measurement can be, in its unit: far beyond any there is, so that what is outside is a slip."""
+
 INPUT_TOKENS = OUTPUT_TOKENS = 256
 """Tokens a sequence: PAPER.md, the evaluation set-up."""
 
@@ -166,6 +175,9 @@ def _parse_row(cells: list[str], where: str) -> Row:
         raise InvalidFile(f"{where}: batch, active experts, ratio and value must be numbers") from None
     if row.batch < 1 or row.forced_active < 0 or not 0 <= row.cache_ratio <= 1 or not math.isfinite(row.value):
         raise InvalidFile(f"{where}: batch {row.batch}, {row.forced_active} active, ratio {row.cache_ratio:g}?")
+    low, high = PLAUSIBLE_VALUES[metric]
+    if row.value and not low <= row.value <= high:
+        raise InvalidFile(f"{where}: value {row.value:g} of {metric}: {low:g} to {high:g} {unit} can be")
     if row.value <= 0 and metric != "cache_hit_rate":
         raise InvalidFile(f"{where}: value {row.value:g} of {metric} is not above 0, and has no relative error")
     return row

@@ -246,7 +246,7 @@ def test_other_outputs_are_refused_before_anything_runs(tmp_path: Path, monkeypa
         (("-o", "out.txt"), "netCDF"),
         (("--cache-dir", "x"), "choose one"),
         (("--dask", "tcp://127.0.0.1:1"), "no scheduler answers"),
-        (("--jobs", "0"), "greater than or equal to 1"),
+        (("--jobs", "0"), "is below 1"),
     ],
 )
 def test_wrong_options_are_one_clear_line(run: Run, words: tuple[str, ...], message: str) -> None:

@@ -77,6 +77,9 @@ def moe_layers(fields: Fields, n_layers: int) -> tuple[int, ...]:
     sparse = fields.integer("decoder_sparse_step", 1, minimum=1)
     step = fields.integer("moe_layer_freq", 1, minimum=1)
     dense = fields.integers("mlp_only_layers")
+    for layer in dense:
+        if not 0 <= layer < n_layers:
+            raise InvalidFile(f"{fields.where}: mlp_only_layers names layer {layer}, there are 0 to {n_layers - 1}")
     return tuple(
         layer
         for layer in range(n_layers)

@@ -146,6 +146,8 @@ def _constraint(text: Any) -> Constraint:
         limit = parse_override(number, _DIMENSIONS.get(_UNITS[field], "ratio"))
     except InvalidInput as error:
         raise type(error)(f"constraint {text!r}: {error}") from None
+    if limit < 0:
+        raise InvalidInput(f"constraint {text!r}: no figure is below 0, so it says nothing: give a limit above")
     return Constraint(field, sign == ">=", limit, str(text).strip())
 
 

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from traces.errors import InvalidFile, InvalidInput
-from traces.whole_file import whole_file
+from traces.whole_file import require_writable, whole_file
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -35,6 +35,9 @@ def check_output(path: Path) -> None:
         raise InvalidInput(f"{path}: pyarrow is not installed: pip install 'pregate[parquet]', or write .nc")
     if not path.absolute().parent.is_dir():
         raise InvalidFile(f"{path}: cannot be written, there is no folder {path.absolute().parent}")
+    if path.is_dir():
+        raise InvalidInput(f"{path}: it is a folder: name a file in it")
+    require_writable(path.absolute().parent)
 
 
 def write_dataset(dataset: xr.Dataset, path: Path) -> None:

@@ -93,6 +93,12 @@ def read_subject(
     architecture = model if isinstance(model, ModelArchitecture) else load_model(model)
     designs, source = read_designs(policies, cache, axes), as_source(trace, architecture)
     check_workload_axes(source, axes)
+    most = max(axes["top_k"].values.tolist(), default=0) if "top_k" in axes else 0
+    if most > architecture.n_experts:
+        raise InvalidInput(
+            f"axis top_k = {most:g}: {architecture.name} has {architecture.n_experts} experts a layer, "
+            f"a token chooses at most that many"
+        )
     return Subject(
         architecture,
         hw if isinstance(hw, Platform | MachineRecipe) else MachineRecipe("" if hw is None else str(hw)),
