@@ -210,7 +210,8 @@ class Policy:
     of them. `buffers(n_active, n_experts)`: slots needed, `n_active` being the largest union of one event. `needs_ids`:
     whether a prefetch waits until the host has read the selected ids. `encoder`: whether an encoder runs on demand, as
     in the released code, or under this policy. `placement`: where the parts of the model live that are not simply in
-    HBM; the policy decides about the experts that it leaves.
+    HBM; the policy decides about the experts that it leaves. `popularity`: the counts by which a placement keeps the
+    most popular experts (None: those of the trace itself).
     """
 
     name: str
@@ -224,6 +225,7 @@ class Policy:
     cache: Cache | None = None
     start: Callable[[RunFacts], Decisions] | None = None
     placement: Placement = AS_DECIDED
+    popularity: PopularityProfile | None = None
 
     def __post_init__(self) -> None:
         if self.lookahead < 0:
@@ -254,8 +256,9 @@ class Policy:
         return replace(self, name=f"{self.name}@{placement}", placement=placement)
 
     def placed(self, popularity: PopularityProfile) -> Policy:
-        """The policy whose static cache, if it has one, holds what was chosen most in `popularity`."""
-        return self if self.cache is None else replace(self, cache=self.cache.placed(popularity))
+        """The policy whose static cache, and whose placement, keep in HBM what was chosen most in `popularity`."""
+        cache = None if self.cache is None else self.cache.placed(popularity)
+        return replace(self, cache=cache, popularity=popularity if self.placement.n_kept else None)
 
     def with_cache(self, cache: Cache | None) -> Policy:
         """The policy with `cache` beside its slots; one that keeps every expert in HBM stays as it is.

@@ -193,7 +193,7 @@ def request(
         check_trace(model, trace)
         workload = measure_workload(model, trace.steps())
     memory = hw if isinstance(hw, MachineMemory) else memory_of(hw)
-    placed = place(model, chosen.placement, _popularity(model, trace) if chosen.placement.n_kept else None)
+    placed = place(model, chosen.placement, _popularity(model, trace, chosen) if chosen.placement.n_kept else None)
     execution = chosen.placement.execution(memory.execution)
     if expert_tier == "dram":
         _check_host_memory(model, memory, chosen, host_bytes(model, workload, chosen, placed))
@@ -242,8 +242,11 @@ def capture_request(asked: Request, *, compiled: bool | None = None) -> Captured
     return Captured(asked, decoded)
 
 
-def _popularity(model: ModelArchitecture, trace: RoutingTrace) -> NDArray[np.float64]:
-    """In how many forward passes the trace asks for each expert: (n_moe_layers, n_experts)."""
+def _popularity(model: ModelArchitecture, trace: RoutingTrace, policy: Policy) -> NDArray[np.float64]:
+    """(n_moe_layers, n_experts): in how many forward passes the trace asks for each expert, or as counted elsewhere."""
+    if policy.popularity is not None:
+        policy.popularity.check_model(model)
+        return policy.popularity.counts
     counts = np.zeros(model.n_moe_layers * model.n_experts)
     for keys in _demands(model, trace):
         counts[keys] += 1

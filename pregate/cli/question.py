@@ -95,7 +95,7 @@ class Question:
         if self.trace is not None and placed == (policies, cache):
             raise InvalidInput(
                 "--popularity says what a static cache holds, and none is asked for: add one, such as "
-                "on_demand+static:0.1, or leave out --popularity or --trace"
+                "on_demand+static:0.1 or experts=cpu:keep=4, or leave out --popularity or --trace"
             )
         return placed
 

@@ -50,6 +50,14 @@ def test_hits_are_those_of_the_experts_that_are_held() -> None:
     assert found.hit_rate == pytest.approx(expected, rel=1e-12)
 
 
+def test_a_placement_keeps_what_was_counted_most() -> None:
+    policy = policy_named("on_demand@experts=cpu:keep=1").placed(profile(3))
+    assert policy.popularity is not None
+    kept = request(MODEL, HW, TRACE, policy).placed.kept
+    assert kept == (frozenset({3}),) * MODEL.n_moe_layers
+    assert kept != request(MODEL, HW, TRACE, policy_named("on_demand@experts=cpu:keep=1")).placed.kept
+
+
 def test_schedules_of_other_counts_are_other_requests() -> None:
     asked = [
         request(MODEL, HW, TRACE, "on_demand", cache=Cache("static", n_slots=4, popularity=counts))
