@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
@@ -25,6 +26,7 @@ __all__ = [
     "element_type",
     "host_array",
     "host_memory",
+    "mapped",
     "pieces",
     "round_up",
 ]
@@ -60,6 +62,24 @@ def round_up(n: int, step: int) -> int:
 def aligned(n_bytes: int) -> Tensor:
     """`n_bytes` of zeroed host memory, (n_bytes,) uint8, that begin on a page and have been touched."""
     return torch.from_numpy(_aligned_array(n_bytes))
+
+
+def mapped(n_bytes: int) -> Tensor:
+    """`n_bytes` of a file mapped into memory, (n_bytes,) uint8, every page of it read once: weights as `mmap` has them.
+
+    The file is gone when the tensor is. Raises `CapacityExceeded` where temporary files have no room for it.
+    """
+    try:
+        with tempfile.TemporaryFile(prefix="pregate-") as file:
+            block = bytes(range(256)) * 4096
+            for at in range(0, n_bytes, len(block)):
+                file.write(block[: n_bytes - at])
+            file.flush()
+            pages = np.memmap(file, dtype=np.uint8, mode="c", shape=(n_bytes,))
+    except OSError as error:
+        raise CapacityExceeded(f"{n_bytes / 1e9:.1f} GB of a file to map: {error.strerror}: set TMPDIR") from None
+    pages[::PAGE_BYTES].max()
+    return torch.from_numpy(pages)
 
 
 def _aligned_array(n_bytes: int) -> NDArray[np.uint8]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from hwmodels.calibrate.host_memory import memory_figures
 from hwmodels.calibrate.measurements import Measurements, Sample
 from hwmodels.machine_files import load_machine, read_machine
 from hwmodels.spec import MachineSpec
@@ -92,6 +93,10 @@ def _described(measured: Measurements) -> MachineSpec:
                 about.get(f"{way}_bytes_per_s") or copies[way], "bandwidth", _link_source(about)
             )
             for way in copies
+        }
+        | {
+            name: _figure(value, "bandwidth" if name.endswith("bytes_per_s") else "time", _BEST)
+            for name, value in memory_figures(measured).items()
         },
         "storage": {"read_bytes_per_s": _figure(disk, "bandwidth", _BEST)},
     }
@@ -103,7 +108,7 @@ def _link_source(about: Mapping[str, object]) -> str:
 
 
 def _figure(value: object, dimension: str, source: str) -> dict[str, object]:
-    units = {"size": "B", "bandwidth": "B/s", "compute": "FLOP/s", "count": "count", "frequency": "Hz"}
+    units = {"size": "B", "bandwidth": "B/s", "compute": "FLOP/s", "count": "count", "frequency": "Hz", "time": "s"}
     return {"value": float(str(value)), "unit": units[dimension], "source": source}
 
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from hwmodels.calibrate.host_memory import memory_figures
 from hwmodels.calibrate.measurements import load_measurements
 from hwmodels.fit import Fit
 from pregate.cli.output_paths import require_folder, require_picture
@@ -54,6 +55,9 @@ def calibrate(
         save_figure(fit_against_data(measured, fit), plot)
     render.print_table(_table(fit))
     print(f"Trust in the measurements: {measured.trust}")
+    if fit.machine is None and (figures := memory_figures(measured)):
+        settings = " ".join(f"--set link.{name}={value:.4g}" for name, value in figures.items())
+        print(f"Weights in other host memory than pinned were copied as with {settings}")
     print(f"{output}: {fit.hardware} with {fit.stack}; use it as --hardware {output}")
 
 

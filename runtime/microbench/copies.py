@@ -1,4 +1,4 @@
-"""Copies against size: to the device and back, from pinned and pageable memory, one way and both ways at once.
+"""Copies against size: to the device and back, from every kind of host memory, one way and both ways at once.
 
 Copies queue in one lane, so that one begins where the last has ended: what a queue of fetches achieves. No byte is
 copied again before a whole pool has been, so that no cache has kept it. Copies on an idle lane, which must wake up
@@ -18,7 +18,7 @@ from torch import Tensor
 from hwmodels.calibrate.measurements import Sample, sample_of
 from offload.ops import Lane
 from runtime.backend import Action, Backend, Copy
-from runtime.memory import aligned
+from runtime.memory import aligned, mapped
 from runtime.microbench.lanes import timed
 from traces.errors import InvalidInput
 
@@ -63,13 +63,20 @@ _LATENCY_S = 20e-6
 class Ring:
     """Memory of the host and of the device that the copies of one lane go through in turn, (n_bytes,) each.
 
-    `pageable`: ordinary host memory instead of the back end's own.
+    `memory`: the host's: "pinned", the back end's own; "pageable"; "mapped", pages of a file that are in memory.
     """
 
-    def __init__(self, backend: Backend, lane: Lane, n_bytes: int, pageable: bool = False) -> None:
+    def __init__(self, backend: Backend, lane: Lane, n_bytes: int, memory: str = "pinned") -> None:
         what = f"{lane.name} copies to time"
         self._lane, self._at = lane, 0
-        self._host: Tensor = aligned(n_bytes) if pageable else backend.allocate_host(n_bytes, what)
+        self._host: Tensor
+        match memory:
+            case "pageable":
+                self._host = aligned(n_bytes)
+            case "mapped":
+                self._host = mapped(n_bytes)
+            case _:
+                self._host = backend.allocate_host(n_bytes, what)
         self._device = backend.allocate(n_bytes, what)
 
     def copy(self, n_bytes: int) -> Copy:
@@ -99,34 +106,36 @@ def copy_samples(
     budget_s: float = 3.0,
     slowest_bytes_per_s: float = 4e9,
     link_bytes_per_s: float | None = None,
-    pageable: bool = False,
+    memory: Sequence[str] = ("pinned",),
     both_ways: bool = True,
     pool_bytes: int = POOL_BYTES,
     hold: Action | None = None,
 ) -> list[Sample]:
-    """Samples "h2d" and "d2h", seconds a copy: n_bytes, memory ("pinned", "pageable"), beside ("nothing", "other way").
+    """Samples "h2d" and "d2h", seconds a copy: n_bytes, memory (of `HOST_MEMORY`), beside ("nothing", "other way").
 
     At most `n` copies a size; fewer, and none of the largest sizes, where all would take more than `budget_s` on a link
     of `slowest_bytes_per_s` (taking memory comes on top). `link_bytes_per_s`: what a link is paced to, added to the
-    samples. `pageable`: from ordinary memory too; to be left out where all host memory is alike. `pool_bytes`: of the
-    host and of the device. `hold`: run on the compute lane, it keeps the copies of a size waiting until all are issued.
+    samples. `memory`: the kinds of host memory, only those that are not alike; pages of a file are read, not written.
+    Both ways at once from pinned memory. `pool_bytes`: of the host and of the device. `hold`: run on the compute lane,
+    it keeps the copies of a size waiting until all are issued.
 
     Raises `InvalidInput` when not even the smallest size fits the budget, `CapacityExceeded` without room for a pool.
     """
-    sweeps: list[tuple[tuple[Lane, ...], bool]] = [((lane,), False) for lane in (Lane.H2D, Lane.D2H)]
-    sweeps += [((lane,), True) for lane in (Lane.H2D, Lane.D2H)] if pageable else []
-    sweeps += [((Lane.H2D, Lane.D2H), False)] if both_ways else []
+    sweeps: list[tuple[tuple[Lane, ...], str]] = []
+    for kind in memory:
+        sweeps += [((lane,), kind) for lane in (Lane.H2D, Lane.D2H) if lane is Lane.H2D or kind != "mapped"]
+    sweeps += [((Lane.H2D, Lane.D2H), "pinned")] if both_ways else []
     paced = {} if link_bytes_per_s is None else {"link_bytes_per_s": link_bytes_per_s}
     samples = []
-    for lanes, from_pageable in sweeps:
+    for lanes, kind in sweeps:
         wanted = sizes if len(lanes) == 1 else [size for size in sizes if size >= _LARGE_BYTES] or sizes
         plan = planned_copies(wanted, n, budget_s / len(sweeps), slowest_bytes_per_s)
         alike = {
-            "memory": "pageable" if from_pageable else "pinned",
+            "memory": kind,
             "beside": "nothing" if len(lanes) == 1 else "other way",
         } | paced
         with closing(make()) as backend:
-            rings = {lane: Ring(backend, lane, max(pool_bytes, plan[-1][0]), from_pageable) for lane in lanes}
+            rings = {lane: Ring(backend, lane, max(pool_bytes, plan[-1][0]), kind) for lane in lanes}
             for lane, n_bytes, taken in _durations(backend, rings, plan, slowest_bytes_per_s, hold):
                 samples.append(sample_of(lane.name.lower(), taken, n_bytes=n_bytes, **alike))
     return samples

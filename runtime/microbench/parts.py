@@ -131,13 +131,20 @@ def _machine_parts(settings: Settings) -> Iterator[Microbenchmark]:
     speed = settings.link_bytes_per_s
     slowest = speed or (20e9 if cuda else 5e9)
     copies = partial(copy_samples, make, slowest_bytes_per_s=slowest, link_bytes_per_s=speed)
-    copies = partial(copies, pageable=cuda, hold=longer)
+    copies = partial(copies, memory=_kinds_of_memory(settings), hold=longer)
     yield _part("copies", partial(copies, budget_s=1.5, both_ways=False) if quick else partial(copies, budget_s=5.0))
     launching = dataclasses.replace(settings, graphs=False).make  # a pause of the host cannot be captured
     yield _part("round trips", partial(round_trip_samples, launching, _tiny, budget_s=0.5 if quick else 3.0))
     yield _part("launches and edges", partial(host_samples, make, _tiny, hold=longer))
     if not quick:
         yield _part("copies beside kernels", partial(contention_samples, make, settings.dtypes[0]))
+
+
+def _kinds_of_memory(settings: Settings) -> tuple[str, ...]:
+    """The kinds of host memory whose copies differ: all on a CUDA device, none from another where a link is paced."""
+    if settings.backend == "cuda":
+        return "pinned", "pageable", "mapped"
+    return ("pinned", "mapped") if settings.link_bytes_per_s is None else ("pinned",)
 
 
 def _op_parts(settings: Settings) -> Iterator[Microbenchmark]:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import errno
+import tempfile
 from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -138,10 +141,34 @@ def test_a_size_alone_is_timed_as_the_machine_takes_it() -> None:
 
 def test_host_memory_that_is_all_alike_is_timed_once() -> None:
     assert {s.parameters["memory"] for s in few(paced)} == {"pinned"}
-    samples = few(streams, pageable=True, both_ways=False)
+    samples = few(streams, memory=("pinned", "pageable", "mapped"), both_ways=False)
     assert {(s.what, s.parameters["memory"]) for s in samples} == {
-        (what, memory) for what in ("h2d", "d2h") for memory in ("pinned", "pageable")
+        *((what, memory) for what in ("h2d", "d2h") for memory in ("pinned", "pageable")),
+        ("h2d", "mapped"),
     }
+
+
+def test_mapped_memory_is_pages_of_a_file_that_is_gone_from_its_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    ring = Ring(CpuBackend(), Lane.H2D, 3 * (1 << 20) + 5, "mapped")
+    assert not list(tmp_path.iterdir())
+    at = ring._host.data_ptr()
+    rows = [row.split() for row in Path("/proc/self/maps").read_text().splitlines()]
+    mine = [row for row in rows if int(row[0].split("-")[0], 16) <= at < int(row[0].split("-")[1], 16)]
+    assert [str(tmp_path) in " ".join(row) for row in mine] == [True]
+    assert ring._host[:513].tolist() == [i % 256 for i in range(513)]
+    assert len(ring._host) == 3 * (1 << 20) + 5
+
+
+def test_no_room_for_a_file_to_map_is_one_clear_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(**_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(tempfile, "TemporaryFile", full)
+    with pytest.raises(CapacityExceeded, match=r"0\.0 GB of a file to map: No space left on device: set TMPDIR"):
+        Ring(CpuBackend(), Lane.H2D, 1 << 20, "mapped")
 
 
 def test_what_a_link_is_paced_to_stands_in_its_samples() -> None:
@@ -177,9 +204,9 @@ def test_a_fast_link_gets_every_size_and_a_slow_one_those_it_has_time_for() -> N
 
 
 @pytest.mark.parametrize("lane", [Lane.H2D, Lane.D2H])
-@pytest.mark.parametrize("pageable", [False, True])
-def test_no_byte_is_copied_again_before_the_pool_has_been(lane: Lane, pageable: bool) -> None:
-    ring = Ring(CpuBackend(), lane, 1 << 20, pageable)
+@pytest.mark.parametrize("memory", ["pinned", "pageable", "mapped"])
+def test_no_byte_is_copied_again_before_the_pool_has_been(lane: Lane, memory: str) -> None:
+    ring = Ring(CpuBackend(), lane, 1 << 20, memory)
     copies = [ring.copy(n_bytes) for n_bytes in (4 * KIB, 64 * KIB, 64 * KIB, 256 * KIB, 512 * KIB)]
     for end in ("source", "target"):
         spans = sorted((getattr(copy, end).data_ptr(), copy.n_bytes) for copy in copies)

@@ -122,7 +122,7 @@ def test_everything_is_measured_in_both_formats_and_calibrate_takes_it(
     }  # fmt: skip
     assert found.stack == "pytorch-eager"
     assert {sample.parameters["dtype"] for sample in found.of("gemm")} == set(DTYPES)
-    assert {sample.parameters["memory"] for sample in found.of("h2d")} == {"pinned", "pageable"}
+    assert {sample.parameters["memory"] for sample in found.of("h2d")} == {"pinned", "pageable", "mapped"}
     kinds = {sample.parameters["kind"] for sample in found.of("op")}
     assert {kind.name.lower() for kind in (OpKind.FETCH, OpKind.READBACK, OpKind.WAIT, OpKind.CROSS_ATTENTION)} <= kinds
     found.save(tmp_path / "measurements.json")
