@@ -53,7 +53,10 @@ PlacementText = Annotated[
 CacheText = Annotated[str | None, typer.Option("--cache", help="Expert cache: EVICTION:RATIO or EVICTION:SLOTS.")]
 Hbm = Annotated[str | None, typer.Option(help="HBM of the accelerator, such as 24GiB.")]
 Sets = Annotated[
-    list[str] | None, typer.Option("--set", help="Override: link.h2d_bytes_per_s=64e9, stack.sync_s=5us, host=NAME, stack.host_memory=mapped.")
+    list[str] | None,
+    typer.Option(
+        "--set", help="Override: link.h2d_bytes_per_s=64e9, stack.sync_s=5us, host=NAME, stack.host_memory=mapped."
+    ),
 ]
 Seed = Annotated[int, typer.Option(help="Seed of synthetic traces.", min=0)]
 Tier = Annotated[str, typer.Option(help="Where experts wait: dram or ssd.")]
