@@ -229,10 +229,14 @@ def _read(section: Section) -> Measurements:
     return found
 
 
+_MAY_BE_NOTHING = ("spec", "h2d_bytes_per_s", "d2h_bytes_per_s")
+"""What a machine may be without: a maker's description, and a speed that its link is paced to."""
+
+
 def _check_machine(found: Measurements, where: str) -> None:
     """Raise `InvalidFile` unless the machine has printable names and sizes above 0, and the stack is one of its own."""
     for key, value in found.machine.items():
-        if isinstance(value, str) or (value is None and key != "spec"):
+        if isinstance(value, str) or (value is None and key not in _MAY_BE_NOTHING):
             check_name(str(value or ""), f"{where}: machine: {key}")
         elif value is not None and not (isinstance(value, bool) or value > 0):
             raise InvalidFile(f"{where}: machine: {key} = {value:g} is not above 0: measure again")

@@ -88,6 +88,15 @@ def test_a_narrower_link_is_never_faster_whatever_the_memory(gen: int) -> None:
         assert taken == sorted(taken, reverse=True)
 
 
+@pytest.mark.parametrize("lanes", [4, 8, 16])
+def test_a_later_generation_is_never_slower_whatever_the_memory(lanes: int) -> None:
+    for kind in HOST_MEMORY:
+        link = [load_component("link", f"pcie{gen}-x{lanes}") for gen in (3, 4, 5, 6)]
+        field = "h2d_bytes_per_s" if kind == "pinned" else f"{kind}_h2d_bytes_per_s"
+        rates = [getattr(one, field) for one in link]
+        assert rates == sorted(rates), kind
+
+
 def test_what_comes_back_is_not_weights() -> None:
     assert seconds(held("gathered"), IDS) == seconds(machine(), IDS)
 

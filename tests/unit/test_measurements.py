@@ -231,3 +231,10 @@ def test_a_workload_is_named_by_its_model_and_its_routing() -> None:
     assert digest == workload_digest(model, routing(model))
     assert digest != workload_digest(model, routing(model, seed=1))
     assert digest != workload_digest(dataclasses.replace(model, vocab_size=128), routing(model))
+
+
+def test_a_link_that_is_memory_has_no_speed_and_its_measurements_load(tmp_path: Path) -> None:
+    unpaced = {"h2d_bytes_per_s": None, "d2h_bytes_per_s": None}
+    found = measurements(machine={**measurements().machine, **unpaced})
+    found.save(tmp_path / "measurements.json")
+    assert load_measurements(tmp_path / "measurements.json").machine["h2d_bytes_per_s"] is None
