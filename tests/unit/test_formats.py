@@ -226,7 +226,7 @@ def test_formats_are_axes() -> None:
 
 @pytest.mark.parametrize(
     "axes", [{"formats.exprts": ["q4_k"]}, {"formats.experts": ["q4_kk"]}, {"formats.activations": ["q4_k"]},
-             {"formats.experts": [4]}, {"dtype": ["q4_k_m"]}],
+             {"formats.experts": [4]}, {"dtype": ["ud-q2_k_xl"]}],
 )  # fmt: skip
 def test_axes_of_formats_that_cannot_be_are_refused(axes: dict[str, Any]) -> None:
     with pytest.raises(InvalidInput):

@@ -87,7 +87,8 @@ def find_dtype(name: str, where: str = "") -> Dtype:
     if _MIX.fullmatch(asked):
         raise InvalidInput(
             f"{where}{': ' if where else ''}{name!r} names files whose tensors have several formats: give the file "
-            "itself as the model, a format a part (--formats experts=q4_k,attention=q8_0), or its bits a weight (w4.8)"
+            "itself as the model, a format a part (--formats experts=q4_k,attention=q8_0), its size (--formats "
+            "all=15.4GiB), or its bits a weight (w4.8)"
         )
     raise unknown_name("dtype", name, DTYPES, where)
 

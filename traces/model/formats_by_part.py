@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from traces.errors import InvalidInput, unknown_name
-from traces.model.dtypes import Dtype, find_dtype
+from traces.model.dtypes import Dtype, find_dtype, mean_dtype
+from traces.model.llama_mixes import is_mix, mix_formats
 
 if TYPE_CHECKING:
     from traces.model.model_architecture import ModelArchitecture
@@ -16,7 +18,17 @@ __all__ = ["FORMAT_PARTS", "changed_formats", "check_formats", "formats_of", "pa
 _MATRICES = ("attention", "dense", "shared", "experts", "embedding", "head")
 _REST = ("gates", "kv", "activations")
 FORMAT_PARTS = (*_MATRICES, *_REST, "all")
-"""What a format can be given for. `gates`: those of MoE blocks, norms and biases; `all`: every matrix, tables too."""
+"""What a format can be given for. `gates`: those of MoE blocks, norms and biases; `all`: every matrix, tables too.
+
+In place of a format a part can have what a mix gives it (`q4_k_m`), and `all` the size of the whole model (`15.4GiB`).
+"""
+
+_SIZE = re.compile(r"(?P<number>\d{1,6}(\.\d{1,6})?)\s*(?P<unit>[KMGT]i?B)", re.ASCII)
+_UNITS = {
+    f"{prefix}{binary}B": (1024.0 if binary else 1000.0) ** power
+    for power, prefix in enumerate("KMGT", start=1)
+    for binary in ("", "i")
+}
 
 _OF_ACTIVATIONS = ("fp32", "bf16", "fp16", "fp8", "int8")
 _FOLLOWS = {"attention": "dense", "shared": "dense", "embedding": "activations", "head": "activations",
@@ -44,18 +56,61 @@ def parse_formats(text: str | None) -> dict[str, str]:
     return formats
 
 
-def check_formats(formats: Mapping[str, str], where: str) -> dict[str, Dtype]:
-    """The formats by part. Raises `UnknownName` for a part or a format that is none."""
-    found: dict[str, Dtype] = {}
+def check_formats(formats: Mapping[str, str], where: str) -> None:
+    """Raise `UnknownName` for a part or a format that is none, `InvalidInput` for one that the part cannot have."""
     for part, name in formats.items():
         if part not in FORMAT_PARTS:
             raise unknown_name("part of a model", part, FORMAT_PARTS, where)
         if not isinstance(name, str):
             raise InvalidInput(f"{where}: {part} = {name!r} is not the name of a format, such as q4_k")
-        found[part] = find_dtype(name, where)
-        if part == "activations" and found[part].name not in _OF_ACTIVATIONS:
+        if part == "all" and _size(name) is not None:
+            continue
+        if is_mix(name) and part not in ("kv", "activations"):
+            continue
+        stored = find_dtype(name, where)
+        if part == "activations" and stored.name not in _OF_ACTIVATIONS:
             raise InvalidInput(f"{where}: activations={name}: one of {', '.join(_OF_ACTIVATIONS)}, weights may be any")
-    return found
+
+
+def _size(text: str) -> float | None:
+    """Bytes, of text that is a size; None for other text."""
+    match = _SIZE.fullmatch(text.strip())
+    return None if match is None else float(match["number"]) * _UNITS[match["unit"]]
+
+
+def _stated(model: ModelArchitecture, formats: Mapping[str, str]) -> dict[str, Dtype]:
+    """The format of each part that is named, or that `all` stands for."""
+    named = {part: _form(model, part, name) for part, name in formats.items() if part != "all"}
+    name = formats.get("all")
+    if name is None:
+        return named
+    if (n_bytes := _size(name)) is not None:
+        return dict.fromkeys(_MATRICES, _mean_of_rest(model, named, n_bytes, name)) | named
+    if is_mix(name):
+        return mix_formats(model, name) | named
+    stored = find_dtype(name)
+    wide = stored.bits >= 16 and stored.name in _OF_ACTIVATIONS
+    return dict.fromkeys((*_MATRICES, *(_REST if wide else ())), stored) | named
+
+
+def _form(model: ModelArchitecture, part: str, name: str) -> Dtype:
+    return mix_formats(model, name)[part] if is_mix(name) else find_dtype(name)
+
+
+def _mean_of_rest(model: ModelArchitecture, named: Mapping[str, Dtype], n_bytes: float, text: str) -> Dtype:
+    """The mean format of the matrices that are not `named`, in a model of `n_bytes` in all."""
+    params = model.matrix_params
+    rest = sum(n for part, n in params.items() if part not in named)
+    given = sum(n * named[part].bytes_per_param for part, n in params.items() if part in named)
+    given += (model.total_params - sum(params.values())) * named.get("gates", model.stored_gate_dtype).bytes_per_param
+    bits = 8 * (n_bytes - given) / rest if rest else 0.0
+    if not 0.5 <= bits <= 32:
+        low, high = ((given + rest * width / 8) / 2**30 for width in (0.5, 32))
+        raise InvalidInput(
+            f"{model.name}: all={text} leaves {bits:.3g} bits a weight for {rest} weights: expected {low:.4g} to "
+            f"{high:.4g} GiB"
+        )
+    return mean_dtype(bits)
 
 
 def formats_of(model: ModelArchitecture) -> dict[str, Dtype]:
@@ -79,18 +134,15 @@ def changed_formats(model: ModelArchitecture, formats: Mapping[str, str]) -> dic
     Where `all` is of 16 bits and more, what is no matrix follows it, as in a checkpoint of that format. Raises
     `UnknownName` or `InvalidInput`.
     """
-    asked = check_formats(formats, "formats")
-    if not asked:
+    check_formats(formats, "formats")
+    if not formats:
         return {}
-    stated = {part: form for part, form in asked.items() if part != "all"}
-    if "all" in asked:
-        wide = asked["all"].bits >= 16 and asked["all"].name in _OF_ACTIVATIONS
-        stated = dict.fromkeys((*_MATRICES, *(_REST if wide else ())), asked["all"]) | stated
+    stated = _stated(model, formats)
     if model.tied_embeddings:
-        if {"head", "embedding"} <= asked.keys() and asked["head"] != asked["embedding"]:
+        if {"head", "embedding"} <= formats.keys() and stated["head"] != stated["embedding"]:
             raise InvalidInput(f"{model.name}: the head is the input table (tied): give both one format")
-        if "head" in asked:
-            stated["embedding"] = asked["head"]
+        if "head" in formats:
+            stated["embedding"] = stated["head"]
     now = formats_of(model) | stated
     fields: dict[str, Any] = {}
     for part, field in _FIELDS.items():

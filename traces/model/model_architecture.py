@@ -17,6 +17,7 @@ from traces.errors import InvalidInput
 from traces.model.dtypes import Dtype, find_dtype
 from traces.model.formats_by_part import changed_formats, formats_of
 from traces.model.layer_stack import MAX_WIDTH, LayerStack, ffn_vector_params
+from traces.model.llama_mixes import is_mix
 from traces.model.published_counts import NOT_PUBLISHED, PublishedCounts
 
 __all__ = ["MAX_EXPERTS", "ModelArchitecture"]
@@ -219,6 +220,19 @@ class ModelArchitecture:
         return (0 if self.tied_embeddings else self.embedding_params) + self.head_bias * self.vocab_size
 
     @property
+    def matrix_params(self) -> dict[str, int]:
+        """Weights of the matrices of each part that has a format of its own; the head's are 0 where it is tied."""
+        mixing = sum(stack.mixer_matrix_params(self.d_model) for stack in self.stacks)
+        return {
+            "attention": mixing,
+            "dense": sum(stack.matrix_params(self.d_model) for stack in self.stacks) - mixing,
+            "shared": self.n_moe_layers * self.shared_expert_params,
+            "experts": self.n_moe_layers * self.n_experts * self._expert_matrix_params,
+            "embedding": self.embedding_params,
+            "head": 0 if self.tied_embeddings else self.embedding_params,
+        }
+
+    @property
     def _dense_matrix_params(self) -> int:
         stacks = sum(stack.matrix_params(self.d_model) for stack in self.stacks)
         return stacks + self.n_moe_layers * self.shared_expert_params
@@ -295,6 +309,8 @@ class ModelArchitecture:
 
         Published counts are of parameters, so they stay. Raises `UnknownName`.
         """
+        if is_mix(name):
+            return self.with_formats({"all": name})
         dtype = find_dtype(name)
         kept = self.stored_activation_dtype if dtype.bits < 16 else None
         return dataclasses.replace(
@@ -315,7 +331,8 @@ class ModelArchitecture:
         """The same model with parts stored in other formats: `{"experts": "q4_k", "attention": "q8_0"}`.
 
         Parts: attention, dense, shared, experts, embedding, head, gates (norms and biases too), kv, activations; `all`
-        for every matrix that is not named. Raises `UnknownName`, or `InvalidInput` for activations that no card has.
+        for every matrix that is not named, a format, a mix whose rule is published (`q4_k_m`), or the size of the whole
+        model (`15.4GiB`). Raises `UnknownName`, or `InvalidInput` for activations that no card has.
         """
         return dataclasses.replace(self, **changed_formats(self, formats))
 

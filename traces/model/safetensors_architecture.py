@@ -10,7 +10,7 @@ from traces.model.gguf_file import Tensor
 from traces.model.huggingface import from_huggingface_config
 from traces.model.model_architecture import ModelArchitecture
 from traces.model.safetensors_file import read_safetensors
-from traces.model.stored_parts import MATRICES, StoredParts, matrix_params, with_stored_parts
+from traces.model.stored_parts import MATRICES, StoredParts, with_stored_parts
 
 __all__ = ["from_safetensors"]
 
@@ -52,7 +52,7 @@ def from_safetensors(path: Path) -> ModelArchitecture:
     if not config.is_file():
         raise InvalidFile(f"{path}: no config.json beside it, which says what the tensors are: put it there")
     model = from_huggingface_config(config)
-    counted = matrix_params(model)
+    counted = model.matrix_params
     parts = StoredParts(str(path), model.stored_activation_dtype)
     plain: dict[str, int] = dict.fromkeys(MATRICES, 0)
     packed: set[str] = set()

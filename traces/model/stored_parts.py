@@ -11,7 +11,7 @@ from traces.errors import InvalidFile
 from traces.model.dtypes import DTYPES, Dtype, find_dtype, mean_dtype
 from traces.model.model_architecture import ModelArchitecture
 
-__all__ = ["COUNTED", "MATRICES", "StoredParts", "matrix_params", "with_stored_parts"]
+__all__ = ["COUNTED", "MATRICES", "StoredParts", "with_stored_parts"]
 
 MATRICES = ("attention", "dense", "shared", "experts", "embedding", "head")
 """Parts with a format of their own; "gates" is what is left: gates, norms, biases, those of experts too."""
@@ -88,7 +88,7 @@ def with_stored_parts(model: ModelArchitecture, parts: StoredParts) -> ModelArch
     Tensors that the architecture has no place for are counted as parameters that no op reads. Raises `InvalidFile`
     where its matrices are of another shape than those of the files, or much is left over.
     """
-    counted = matrix_params(model)
+    counted = model.matrix_params
     for part, here in counted.items():
         there = parts.n_params[part]
         if here and not parts.n_bytes[part]:
@@ -129,18 +129,3 @@ def _with_rest(model: ModelArchitecture, parts: StoredParts, rest: Dtype) -> Mod
 def _unless(stored: Dtype | None, default: Dtype) -> Dtype | None:
     """A format, or None where it is the one that is taken by default."""
     return None if stored == default else stored
-
-
-def matrix_params(model: ModelArchitecture) -> dict[str, int]:
-    """Weights of the matrices of each part."""
-    mixing = sum(stack.mixer_matrix_params(model.d_model) for stack in model.stacks)
-    dense = sum(stack.matrix_params(model.d_model) for stack in model.stacks) - mixing
-    expert = model.n_expert_matrices * model.expert_width * model.d_ff_expert
-    return {
-        "attention": mixing,
-        "dense": dense,
-        "shared": model.n_moe_layers * model.shared_expert_params,
-        "experts": model.n_moe_layers * model.n_experts * expert,
-        "embedding": model.embedding_params,
-        "head": 0 if model.tied_embeddings else model.embedding_params,
-    }

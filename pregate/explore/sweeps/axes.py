@@ -20,6 +20,7 @@ from hwmodels.stack import CONSTANTS
 from traces.errors import InvalidInput, unknown_name
 from traces.model.dtypes import find_dtype
 from traces.model.formats_by_part import FORMAT_PARTS, check_formats
+from traces.model.llama_mixes import is_mix
 from traces.typed import check_fields
 
 __all__ = [
@@ -214,7 +215,8 @@ def _checked(axis: Axis) -> Axis:
         if value not in ("dram", "ssd"):
             raise unknown_name(axis.key, value, ("dram", "ssd"), f"axis {axis.name}")
     for value in axis.values.tolist() if axis.key in ("dtype", "expert_dtype") else ():
-        find_dtype(value, f"axis {axis.name}")
+        if axis.key != "dtype" or not is_mix(value):
+            find_dtype(value, f"axis {axis.name}")
     for value in axis.values.tolist() if axis.key in FORMATS else ():
         check_formats({axis.key.partition(".")[2]: value}, f"axis {axis.name}")
     return axis

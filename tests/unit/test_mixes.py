@@ -1,0 +1,112 @@
+"""Files that mix formats by a published rule, and models whose size is all that is known."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+
+import pregate
+from pregate.explore.sweeps.axes import read_axes
+from traces.errors import InvalidInput
+from traces.model.architecture import load_architecture
+from traces.model.dtypes import find_dtype
+from traces.model.formats_by_part import parse_formats
+from traces.model.llama_mixes import MIXES, is_mix, mix_formats
+
+QWEN, MIXTRAL = load_architecture("qwen3-30b-a3b"), load_architecture("mixtral-8x7b")
+
+
+def test_the_layers_of_more_bits_are_the_first_and_last_eighth_and_every_third_between() -> None:
+    """48 layers: 6 + 6, and 12 of the 36 between; the third matrix of an expert in six bits there."""
+    found = mix_formats(QWEN, "Q4_K_M")
+    assert found["experts"].bits == pytest.approx((2 * 4.5 + (24 * 6.5625 + 24 * 4.5) / 48) / 3, abs=1e-4)
+    kv = 4 * 128
+    attention = ((2 * 4096 + kv) * 4.5 + kv * (6.5625 + 4.5) / 2) / (2 * 4096 + 2 * kv)
+    assert found["attention"].bits == pytest.approx(attention, abs=1e-4)
+    assert (found["head"].name, found["embedding"].name, found["gates"].name) == ("q6_k", "q4_k", "fp32")
+
+
+def test_the_size_of_a_published_file_is_met() -> None:
+    """Qwen3-30B-A3B's Q4_K_M has 17.28 GiB, as llama.cpp prints it (offload_field.csv of the published tables)."""
+    assert QWEN.with_formats({"all": "q4_k_m"}).total_bytes / 2**30 == pytest.approx(17.28, rel=0.003)
+
+
+def test_models_of_eight_experts_keep_keys_and_values_in_eight_bits() -> None:
+    found = mix_formats(MIXTRAL, "q4_k_m")
+    d, kv = 4096, 1024
+    assert found["attention"].bits == pytest.approx((d * 4.5 + d * 5.5 + 2 * kv * 8.5) / (2 * d + 2 * kv), abs=1e-4)
+
+
+def test_rows_that_blocks_of_256_do_not_divide_have_the_next_format() -> None:
+    model = load_architecture("gpt-oss-20b")  # rows of 2880
+    assert mix_formats(model, "q4_k_m")["experts"].bits > find_dtype("q5_0").bits
+    assert mix_formats(model, "mxfp4_moe")["experts"].name == "mxfp4"
+    assert mix_formats(model, "mxfp4_moe")["attention"].name == "q8_0"
+
+
+@pytest.mark.parametrize("name", [*MIXES, "mxfp4_moe"])
+@pytest.mark.parametrize("model", ["qwen3-30b-a3b", "deepseek-v3", "gpt-oss-20b", "mixtral-8x7b", "switch-base-8"])
+def test_every_mix_gives_every_part_of_every_model_a_format(name: str, model: str) -> None:
+    assert is_mix(name.upper())
+    before = load_architecture(model)
+    made = before.with_formats({"all": name})
+    assert made == before.with_dtype(name)
+    assert made.total_bytes < before.with_dtype("bf16").total_bytes
+    assert made.stored_activation_dtype == before.stored_activation_dtype
+
+
+def test_wider_mixes_are_larger() -> None:
+    order = ["q2_k_s", "q3_k_s", "q3_k_m", "q4_k_s", "q4_k_m", "q5_k_s", "q5_k_m"]
+    sizes = [QWEN.with_formats({"all": name}).total_bytes for name in order]
+    assert sizes == sorted(sizes)
+    assert len(set(sizes)) == len(sizes)
+
+
+def test_one_part_can_be_of_a_mix() -> None:
+    model = QWEN.with_formats({"experts": "q4_k_m", "attention": "q8_0"})
+    assert model.expert_dtype == mix_formats(QWEN, "q4_k_m")["experts"]
+    assert model.stored_attention_dtype.name == "q8_0"
+    for part in ("kv", "activations"):
+        with pytest.raises(InvalidInput):
+            QWEN.with_formats({part: "q4_k_m"})
+
+
+@pytest.mark.parametrize("size", ["15.4GiB", "15.4 GiB", "20GB", "0.015TiB"])
+def test_a_size_of_the_whole_model_is_met(size: str) -> None:
+    units = {"GiB": 2**30, "GB": 1e9, "TiB": 2**40}
+    unit = next(unit for unit in units if size.endswith(unit))
+    model = QWEN.with_formats({"all": size})
+    assert model.total_bytes == pytest.approx(float(size.removesuffix(unit)) * units[unit], rel=1e-4)
+
+
+def test_a_size_leaves_what_is_named_beside_it_as_it_is() -> None:
+    model = load_architecture("deepseek-v3").with_formats({"all": "226GiB", "attention": "q8_0", "head": "q6_k"})
+    assert model.total_bytes == pytest.approx(226 * 2**30, rel=1e-4)
+    assert model.stored_attention_dtype.name == "q8_0"
+    assert model.stored_shared_dtype == model.expert_dtype
+
+
+@pytest.mark.parametrize("size", ["1GiB", "500GiB", "0GB", "15.4Gib", "15.4", "-3GiB", "1e9GiB"])
+def test_a_size_that_cannot_be_is_refused(size: str) -> None:
+    with pytest.raises(InvalidInput) as caught:
+        QWEN.with_formats({"all": size})
+    assert "\n" not in str(caught.value)
+
+
+def test_a_size_is_of_the_whole_model_only() -> None:
+    with pytest.raises(InvalidInput):
+        QWEN.with_formats({"experts": "15GiB"})
+
+
+def test_mixes_and_sizes_are_taken_where_formats_are() -> None:
+    assert parse_formats("all=106.8GiB,kv=q8_0") == {"all": "106.8GiB", "kv": "q8_0"}
+    assert read_axes({"formats.all": ["q4_k_m", "15GiB"]})[0].values.tolist() == ["q4_k_m", "15GiB"]
+    assert read_axes({"dtype": ["q4_k_m", "bf16"]})[0].values.tolist() == ["q4_k_m", "bf16"]
+    assert pregate.load_model("qwen3-30b-a3b", dtype="q4_k_m") == QWEN.with_formats({"all": "q4_k_m"})
+
+
+def test_the_same_layers_count_whatever_stands_between() -> None:
+    attention = dataclasses.replace(QWEN.decoder.attention, n_kv_heads=QWEN.decoder.attention.n_heads, kind="mha")
+    wide = dataclasses.replace(QWEN, decoder=dataclasses.replace(QWEN.decoder, attention=attention))
+    assert mix_formats(wide, "iq3_xs")["attention"].bits != mix_formats(QWEN, "iq3_xs")["attention"].bits

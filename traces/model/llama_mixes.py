@@ -1,0 +1,168 @@
+"""Files that mix formats by a published rule: what `Q4_K_M` and its like make of each part of a model.
+
+The rule: ggml-org/llama.cpp, src/llama-quant.cpp, `llama_tensor_get_type_impl` (commit 007dbbf, without an importance
+matrix where it matters). Names of other recipes (UD-Q2_K_XL, an engine's own) say no rule: their files do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, NamedTuple
+
+from traces.model.attention import Attention
+from traces.model.dtypes import Dtype, find_dtype, mean_dtype
+
+if TYPE_CHECKING:
+    from traces.model.layer_stack import LayerStack
+    from traces.model.model_architecture import ModelArchitecture
+
+__all__ = ["MIXES", "is_mix", "mix_formats"]
+
+Rule = Callable[[int, int], str | None]
+"""The format at layer i of n; None: the mix's own."""
+
+
+def _everywhere(name: str) -> Rule:
+    return lambda i, n: name
+
+
+def _first(name: str, share: int, then: str | None = None) -> Rule:
+    """`name` in the first 1 / `share` of the layers."""
+    return lambda i, n: name if i < n // share else then
+
+
+def _first_layers(name: str, count: int, then: str | None = None) -> Rule:
+    return lambda i, n: name if i < count else then
+
+
+def _more(name: str) -> Rule:
+    """`name` in the first and the last eighth, and every third layer between."""
+    return lambda i, n: name if i < n // 8 or i >= 7 * n // 8 or (i - n // 8) % 3 == 2 else None
+
+
+def _between(name: str) -> Rule:
+    """`name` in all layers but the first and the last eighth."""
+    return lambda i, n: name if n // 8 <= i < 7 * n // 8 else None
+
+
+class Mix(NamedTuple):
+    """`plain`: the format of what no rule names; then those of values, outputs and queries and keys of attention, of
+    the last matrix and the others of an FFN. `grouped_value`: of values that four or more heads share.
+    """
+
+    plain: str
+    value: Rule | None = None
+    output: Rule | None = None
+    query_key: Rule | None = None
+    down: Rule | None = None
+    up: Rule | None = None
+    grouped_value: str = ""
+    embedding: str = ""
+    head: str = "q6_k"
+    eight_output: str = "q5_k"
+    """The format of outputs in models of eight experts."""
+
+
+MIXES: dict[str, Mix] = {
+    "q2_k_s": Mix("q2_k", down=_first("q4_k", 8), grouped_value="q4_k", eight_output=""),
+    "q3_k_s": Mix("q3_k"),
+    "q3_k_m": Mix("q3_k", value=_first_layers("q5_k", 2, "q4_k"), output=_everywhere("q4_k"),
+                  down=_first("q5_k", 16, "q4_k")),
+    "q3_k_l": Mix("q3_k", value=_everywhere("q5_k"), output=_everywhere("q5_k"), down=_everywhere("q5_k"),
+                  eight_output=""),
+    "q4_k_s": Mix("q4_k", value=_first_layers("q5_k", 4), down=_first("q5_k", 8)),
+    "q4_k_m": Mix("q4_k", value=_more("q6_k"), down=_more("q6_k")),
+    "q5_k_s": Mix("q5_k", eight_output=""),
+    "q5_k_m": Mix("q5_k", value=_more("q6_k"), down=_more("q6_k"), eight_output=""),
+    "iq2_m": Mix("iq2_s", value=_everywhere("q4_k"), output=_everywhere("iq3_s"), down=_first("iq3_s", 8),
+                 embedding="iq3_s", head="q5_k"),
+    "iq3_xs": Mix("iq3_s", query_key=_everywhere("iq3_xxs"), up=_between("iq3_xxs"), grouped_value="q4_k"),
+    "iq3_m": Mix("iq3_s", value=_everywhere("q4_k"), output=_everywhere("q4_k"), down=_first("q4_k", 8)),
+}  # fmt: skip
+"""Mixes by name."""
+
+_NARROWER = {
+    "q2_k": "q4_0", "q3_k": "q4_0", "q4_k": "q5_0", "q5_k": "q5_1", "q6_k": "q8_0", "iq2_s": "iq4_nl",
+    "iq3_xxs": "iq4_nl", "iq3_s": "iq4_nl",
+}  # fmt: skip
+"""What matrices have instead, whose rows are no multiple of 256."""
+_BLOCK = 256
+
+
+def is_mix(name: str) -> bool:
+    """Whether a name is that of a mix whose rule is known, in capitals or not."""
+    return name.lower() in MIXES or name.lower() == "mxfp4_moe"
+
+
+def mix_formats(model: ModelArchitecture, name: str) -> dict[str, Dtype]:
+    """The format of each part of `model` in a file of the mix `name`: its mean bits a weight; gates are in fp32.
+
+    Linear mixers and projections of latent attention are taken to have the mix's own format.
+    """
+    name = name.lower()
+    if name == "mxfp4_moe":
+        wide = dict.fromkeys(("attention", "dense", "shared", "embedding", "head"), find_dtype("q8_0"))
+        return wide | {"experts": find_dtype("mxfp4"), "gates": find_dtype("fp32")}
+    mix = MIXES[name]
+    stack, d = model.decoder, model.d_model
+    sparse = stack.moe_layers
+    dense = [i for i in range(stack.n_layers) if i not in {*sparse, *stack.bare_layers}]
+    head = find_dtype(_fitting("q8_0" if d % _BLOCK else mix.head, d))
+    found = {
+        "attention": _mean([row for i in range(stack.n_layers) for row in _attention(model, stack, i, mix)]),
+        "experts": _ffn(mix, sparse, stack.n_layers, model.expert_width, model.d_ff_expert, model.n_expert_matrices),
+        "shared": _ffn(mix, sparse, stack.n_layers, d, model.d_ff_shared or d, model.n_expert_matrices),
+        "dense": _ffn(mix, dense or sparse, stack.n_layers, d, stack.d_ff_dense or d, stack.n_dense_matrices),
+        "embedding": head if model.tied_embeddings else find_dtype(_fitting(mix.embedding or mix.plain, d)),
+        "head": head,
+    }
+    return found | {"gates": find_dtype("fp32")}
+
+
+def _attention(model: ModelArchitecture, stack: LayerStack, i: int, mix: Mix) -> list[tuple[int, str]]:
+    """(weights, format) of the matrices that mix the tokens of layer `i`."""
+    mixer, n = stack.mixer(i), stack.n_layers
+    if mixer is None:
+        return []
+    if not isinstance(mixer, Attention):
+        return [(out * k, _fitting(mix.plain, k)) for out, k in mixer.gemm_shapes(model.d_model)]
+    value, output, query_key = (_at(rule, mix, i, n) for rule in (mix.value, mix.output, mix.query_key))
+    grouped = mixer.n_heads >= 4 * mixer.n_kv_heads and mixer.kind != "mla"
+    value = mix.grouped_value if grouped and mix.grouped_value else value
+    if model.n_experts == 8:
+        value, output = "q8_0", mix.eight_output or output
+    shapes = list(mixer.gemm_shapes(model.d_model))
+    rows = [(out * k, _fitting(query_key, k)) for out, k in shapes]
+    rows[-1] = shapes[-1][0] * shapes[-1][1], _fitting(output, shapes[-1][1])
+    if mixer.kind == "mla":
+        return rows
+    keys = 2 if mixer.q_lora_rank else 1
+    if model.n_experts == 8:
+        rows[keys] = rows[keys][0], "q8_0"
+    if not mixer.shared_key_value:
+        rows[keys + 1] = rows[keys + 1][0], _fitting(value, model.d_model)
+    return rows
+
+
+def _ffn(mix: Mix, layers: tuple[int, ...] | list[int], n: int, width: int, d_ff: int, n_matrices: int) -> Dtype:
+    """The mean over layers of an FFN's first matrices, one or two, and its last."""
+    rows = [(n_matrices - 1, _fitting(_at(mix.up, mix, i, n), width)) for i in layers]
+    return _mean(rows + [(1, _fitting(_at(mix.down, mix, i, n), d_ff)) for i in layers])
+
+
+def _at(rule: Rule | None, mix: Mix, i: int, n: int) -> str:
+    return (rule(i, n) if rule is not None else None) or mix.plain
+
+
+def _fitting(name: str, row: int) -> str:
+    """The format, or the one taken for rows that its blocks do not divide."""
+    return _NARROWER.get(name, name) if row % _BLOCK else name
+
+
+def _mean(rows: list[tuple[int, str]]) -> Dtype:
+    """The one format of all rows (weights, format), or their mean bits."""
+    names = {name for _, name in rows}
+    if len(names) == 1:
+        return find_dtype(names.pop())
+    bits = sum(n * find_dtype(name).bits for n, name in rows) / sum(n for n, _ in rows)
+    return mean_dtype(bits)
