@@ -39,7 +39,7 @@ class Accelerator:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "peak_flop_per_s", ReadOnly(self.peak_flop_per_s))
-        _check("accelerator", self)
+        _check_figures("accelerator", self)
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +58,7 @@ class Host:
     n_sockets: int | None = None
 
     def __post_init__(self) -> None:
-        _check("host", self)
+        _check_figures("host", self)
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +83,7 @@ class LinkSpec:
     gathered_copy_latency_s: float | None = None
 
     def __post_init__(self) -> None:
-        _check("link", self)
+        _check_figures("link", self)
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +99,7 @@ class Storage:
     sources: Mapping[str, Quantity]
 
     def __post_init__(self) -> None:
-        _check("storage", self)
+        _check_figures("storage", self)
 
 
 Component = Accelerator | Host | LinkSpec | Storage
@@ -121,7 +121,7 @@ class MachineSpec:
         )
 
 
-def _check(kind: str, component: Component) -> None:
+def _check_figures(kind: str, component: Component) -> None:
     """Check every figure of `component` and make its sources read-only. Raises `InvalidInput`."""
     object.__setattr__(component, "sources", ReadOnly(component.sources))
     for field, rule in FIELDS[kind].items():

@@ -34,6 +34,7 @@ __all__ = [
     "tpot_s",
     "transfer_s",
     "ttft_s",
+    "union_s",
 ]
 
 
@@ -134,7 +135,7 @@ def h2d_bytes(timeline: Timeline) -> int:
 def transfer_s(timeline: Timeline) -> float:
     """Time in which experts were being moved: the union of all copies and storage reads."""
     moving = np.isin(timeline.schedule.kind, TRANSFERS)
-    return _covered(timeline.start_s[moving], timeline.end_s[moving])
+    return union_s(timeline.start_s[moving], timeline.end_s[moving])
 
 
 def stall_intervals(timeline: Timeline) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -298,11 +299,11 @@ def _share(part: Any, whole: Any) -> Any:
     return np.where(some, part / np.where(some, whole, 1.0), 0.0)
 
 
-def _covered(start_s: NDArray[np.float64], end_s: NDArray[np.float64]) -> float:
+def union_s(start_s: NDArray[np.float64], end_s: NDArray[np.float64]) -> float:
     """Length of the union of intervals."""
     if not start_s.size:
         return 0.0
-    order = np.argsort(start_s)
+    order = np.argsort(start_s, kind="stable")
     start, end = start_s[order], np.maximum.accumulate(end_s[order])
     reach = np.concatenate([[start[0]], end[:-1]])
     return float(np.maximum(end - np.maximum(start, reach), 0.0).sum())

@@ -240,7 +240,7 @@ class _Replay:
         if not self._compiled:
             if self._batches is None:
                 self._batches = _batches(self._trace)
-            return _replay(self._batches, policy, budget_bytes, self._sizes, self._trace.n_experts, seed)
+            return _replay_in_python(self._batches, policy, budget_bytes, self._sizes, self._trace.n_experts, seed)
         if self._flat is None:
             self._flat = FlatTrace(self._trace)
         hits, read_bytes, peak_bytes = self._flat.replay(policy, budget_bytes, self._sizes, seed)
@@ -255,7 +255,7 @@ def _result(
     return ResidencyResult(hits, len(hits), n_decode, int(hits.sum()), n_hits_decode, read_bytes, peak_bytes)
 
 
-def _replay(
+def _replay_in_python(
     batches: list[_Batch], policy: str, budget_bytes: int, sizes: list[int], n_experts: int, seed: int
 ) -> ResidencyResult:
     pools = _make_pools(batches, policy, budget_bytes, len(sizes), seed)

@@ -68,7 +68,7 @@ def _spans(backend: Backend, one: Pass) -> Iterator[Span]:
         rows = _rows_of(backend, one.segments)
         yield Span(0, len(contexts), rows, len(contexts), max(contexts), ragged=len(set(contexts)) > 1)
         return
-    for alike in _alike(one.segments):
+    for alike in _segments_alike(one.segments):
         first, n = alike[0], len(alike)
         stop = first.start + n * first.n_tokens
         if one.encoding:
@@ -91,12 +91,12 @@ def _cross_spans(backend: Backend, one: Pass, dtype: torch.dtype) -> Iterator[Sp
             mask = backend.upload(scores).to(dtype).view(n, 1, 1, longest)
         yield Span(0, n, _rows_of(backend, one.segments), n, longest, mask=mask)
         return
-    for alike in _alike(one.segments):
+    for alike in _segments_alike(one.segments):
         first, n = alike[0], len(alike)
         yield Span(first.start, first.start + n * first.n_tokens, _rows_of(backend, alike), n, first.n_memory)
 
 
-def _alike(segments: tuple[Segment, ...]) -> Iterator[tuple[Segment, ...]]:
+def _segments_alike(segments: tuple[Segment, ...]) -> Iterator[tuple[Segment, ...]]:
     """Runs of segments with as many tokens each, at the same positions, over as much of an encoder's output."""
     for _, run in groupby(segments, lambda segment: (segment.n_tokens, segment.position, segment.n_memory)):
         yield tuple(run)

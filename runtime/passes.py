@@ -117,7 +117,7 @@ def plan_passes(model: ModelArchitecture, steps: Iterable[Step]) -> Passes:
     under cross-attention without having been encoded.
     """
     listed = list(steps)
-    rows, n_rows = _rows(model, listed)
+    rows, n_rows = _cache_rows(model, listed)
     n_context = max((int(step.position.max()) + 1 for step in listed if not _encodes(model, step)), default=1)
     outputs = Counter(s for step in listed if _encodes(model, step) for s in step.sequence.tolist())
     n_memory = max(outputs.values(), default=0)
@@ -165,7 +165,7 @@ def _encodes(model: ModelArchitecture, step: Step) -> bool:
     return model.encoder is not None and step.phase == Phase.PREFILL
 
 
-def _rows(model: ModelArchitecture, steps: Sequence[Step]) -> tuple[dict[int, int], int]:
+def _cache_rows(model: ModelArchitecture, steps: Sequence[Step]) -> tuple[dict[int, int], int]:
     """A row of the KV cache for every sequence, the lowest that is free when it starts; and how many there are."""
     last: dict[int, int] = {}
     for i, step in enumerate(steps):

@@ -92,8 +92,8 @@ def execute(
         with torch.inference_mode():
             file = _prepare(program, made, storage)
             loaded = load_program(backend, program, made, file)
-            times = _replay(backend, program, loaded.actions)
-            _check(program, loaded, times)
+            times = _issue_in_order(backend, program, loaded.actions)
+            _check_moved_and_read(program, loaded, times)
             digests = _digests(program, loaded)
     finally:
         backend.close()
@@ -151,7 +151,7 @@ def _prepare(program: Program, experts: Experts, storage: Path | None) -> Expert
     return ExpertFile(storage, on_disk, experts) if on_disk and storage is not None else None
 
 
-def _replay(backend: Backend, program: Program, actions: list[Action | None]) -> Times:
+def _issue_in_order(backend: Backend, program: Program, actions: list[Action | None]) -> Times:
     """The host lane: issue every op in order, wait where the schedule does."""
     backend.load(program.order, actions)
     with no_collections():
@@ -164,7 +164,7 @@ def _replay(backend: Backend, program: Program, actions: list[Action | None]) ->
     return backend.times()
 
 
-def _check(program: Program, loaded: Loaded, times: Times) -> None:
+def _check_moved_and_read(program: Program, loaded: Loaded, times: Times) -> None:
     """Raise `OutputMismatch` unless the lanes moved the schedule's bytes and the host read the ids of the trace."""
     schedule = program.schedule
     for lane in Lane:

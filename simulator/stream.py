@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hwmodels.cost import Costs
-from offload.metrics import moe_layers, overlap_s
+from offload.metrics import moe_layers, overlap_s, union_s
 from offload.ops import TO_DEVICE, TRANSFERS, Lane, OpKind
 from offload.recorder import Part
 from simulator.explain.bounds import chains_s
@@ -197,12 +197,12 @@ class _Covered:
         """More intervals; nothing after them can start before `settled_s`."""
         done, self._moving = _cut(_joined(self._moving, moving), settled_s)
         waited, self._stalls = _cut(_joined(self._stalls, stalls), settled_s)
-        self._total_s += _union(*done)
+        self._total_s += union_s(*done)
         self._exposed_s += overlap_s(done, waited)
 
     def total_s(self) -> float:
         """The length, all intervals counted."""
-        return self._total_s + _union(*self._moving)
+        return self._total_s + union_s(*self._moving)
 
     def exposed_s(self) -> float:
         """The length within stalls, all intervals counted."""
@@ -218,15 +218,6 @@ def _cut(intervals: _Intervals, at_s: float) -> tuple[_Intervals, _Intervals]:
     start, end = intervals
     before, left = start < at_s, end > at_s
     return (start[before], np.minimum(end[before], at_s)), (np.maximum(start[left], at_s), end[left])
-
-
-def _union(start: NDArray[np.float64], end: NDArray[np.float64]) -> float:
-    if not start.size:
-        return 0.0
-    order = np.argsort(start, kind="stable")
-    start, end = start[order], np.maximum.accumulate(end[order])
-    reach = np.concatenate([[start[0]], end[:-1]])
-    return float(np.maximum(end - np.maximum(start, reach), 0.0).sum())
 
 
 def _stalls(

@@ -115,7 +115,7 @@ def trace_statistics(trace: RoutingTrace) -> TraceStatistics:
         mean_normalised_entropy=_mean(share),
         distinct_experts={batch: distinct_experts(decoded, batch) for batch in BATCHES},
         lru_hit_rate=dict(zip(CACHED_FRACTIONS, lru_hit_rates(decoded, slots), strict=True)),
-        load=tuple(_load(layer, row) for layer, row in enumerate(counts)),
+        load=tuple(_layer_load(layer, row) for layer, row in enumerate(counts)),
     )
 
 
@@ -258,7 +258,7 @@ def _distinct_per_row(chosen: NDArray[np.int16], n_experts: int) -> NDArray[np.i
     return counts
 
 
-def _load(layer: int, counts: NDArray[np.int64]) -> LayerLoad:
+def _layer_load(layer: int, counts: NDArray[np.int64]) -> LayerLoad:
     mean = counts.mean()
     hottest = [int(i) for i in np.argsort(-counts, kind="stable")[:5] if counts[i]]
     return LayerLoad(

@@ -65,7 +65,7 @@ def calibrate(measured: Measurements, provenance: Mapping[str, str] = _NOTHING, 
     tables = gemm_tables(measured, rates)
     constants = _fit_stack(measured, rates)
     kernels = _fit_kernels(measured, {table.dtype: table for table in tables}, rates)
-    of_stack, of_kinds = _named(constants, of_kinds=False), _named(kernels, of_kinds=True)
+    of_stack, of_kinds = _by_fit_name(constants, of_kinds=False), _by_fit_name(kernels, of_kinds=True)
     order, covariance = _joined([*of_stack, *of_kinds])
     left_out = {name: summary(one.left_out, one.weights) for name, one in {**kernels, **constants}.items()}
     found = Fit(
@@ -259,7 +259,7 @@ def _issue_times(measured: Measurements) -> dict[str, FittedConstant]:
     return found
 
 
-def _named(fitted: Mapping[str, Fitted], *, of_kinds: bool) -> list[tuple[tuple[str, ...], Fitted]]:
+def _by_fit_name(fitted: Mapping[str, Fitted], *, of_kinds: bool) -> list[tuple[tuple[str, ...], Fitted]]:
     """What was fitted together, with the names its constants have in a fit: those of a kind of op begin with it."""
     named = []
     for key, one in fitted.items():

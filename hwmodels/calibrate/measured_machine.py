@@ -47,7 +47,7 @@ def machine_of(measured: Measurements) -> tuple[str, MachineSpec | None, Rates]:
         machine = load_machine(str(spec))
         return machine.accelerator.name, None, _rates(machine)
     try:
-        machine = _described(measured)
+        machine = _measured_document(measured)
     except (KeyError, TypeError, ValueError, InvalidFile) as error:
         what = f"no {error}" if isinstance(error, KeyError) else error
         raise InvalidInput(f"the measurements do not describe their machine ({what}): measure again") from None
@@ -64,7 +64,7 @@ def _rates(machine: MachineSpec) -> Rates:
     )
 
 
-def _described(measured: Measurements) -> MachineSpec:
+def _measured_document(measured: Measurements) -> MachineSpec:
     """A machine document from what was read and measured."""
     about = measured.machine
     gemms = list(measured.of("gemm"))

@@ -31,7 +31,7 @@ from pregate.ask.capture import Captured
 from simulator import recurrence
 from simulator.batch import Compiled, compile_schedule, evaluate
 from simulator.batch_small import FEW_OPS, evaluate_small
-from simulator.explain.critical_path import Trail, gradient, walk
+from simulator.explain.critical_path import ExplainedRun, gradient, walk
 from simulator.explain.path_sum import PathSum
 from simulator.explain.sensitivity import metric_weights
 
@@ -71,14 +71,14 @@ def intervals(
     n_draws: int = N_DRAWS,
     *,
     metrics: Sequence[str] = _UNCERTAIN,
-    trail: Trail | None = None,
+    explained: ExplainedRun | None = None,
 ) -> dict[str, Interval | None]:
     """The interval of each of `metrics` (`simulator.explain.sensitivity.METRICS`) on `hw`; None without a fit, or of 0.
 
     Constants set by the user are taken as exact and the others keep their spread; sizes of memory are exact too, for
-    they decide the schedule. `trail`: the run on `hw`, when it is known. Deterministic in `rng`.
+    they decide the schedule. `explained`: the run on `hw`, when it is known. Deterministic in `rng`.
     """
-    return figure_intervals(captured, hw, figures_of(hw), rng, n_draws, metrics=metrics, trail=trail)
+    return figure_intervals(captured, hw, figures_of(hw), rng, n_draws, metrics=metrics, explained=explained)
 
 
 def figure_intervals(
@@ -90,20 +90,25 @@ def figure_intervals(
     *,
     exact: Collection[str] = (),
     metrics: Sequence[str] = _UNCERTAIN,
-    trail: Trail | None = None,
+    explained: ExplainedRun | None = None,
 ) -> dict[str, Interval | None]:
     """As `intervals`, on a machine that differs from `hw` in the numbers `exact` (dotted keys), which `figures` has."""
     if hw.fit is None:
         return dict.fromkeys(metrics)
     machines = _drawn(captured.policy, hw, hw.fit, figures, exact, rng, n_draws)
-    found = _first_order(captured, figures, machines, n_draws, metrics, trail)
+    found = _first_order(captured, figures, machines, n_draws, metrics, explained)
     if found is None:
         found = measured(prepared(captured), captured, machines, n_draws)
     return {name: _interval(found[name]) for name in metrics}
 
 
 def _first_order(
-    captured: Captured, figures: Figures, machines: Figures, n_draws: int, metrics: Sequence[str], trail: Trail | None
+    captured: Captured,
+    figures: Figures,
+    machines: Figures,
+    n_draws: int,
+    metrics: Sequence[str],
+    explained: ExplainedRun | None,
 ) -> dict[str, NDArray[np.float64]] | None:
     """The metrics of every draw, (n_draws,), from the critical paths of `figures`; None where those do not hold.
 
@@ -112,12 +117,12 @@ def _first_order(
     """
     schedule, probes = captured.decoded.schedule, find_probes(captured.decoded.schedule, captured.trace)
     works, machines = schedule.works, machines.for_works(schedule.works)
-    if trail is None:
-        trail = walk(schedule, price_figures(works, figures))
+    if explained is None:
+        explained = walk(schedule, price_figures(works, figures))
     found = {}
     for name in metrics:
         along = PathSum()
-        along.add(works, gradient(trail, *metric_weights(trail.timeline, probes, name)))
+        along.add(works, gradient(explained, *metric_weights(explained.timeline, probes, name)))
         found[name] = along.at(machines, n_draws)
     at_end = {name: np.argsort(values)[_at_ends(n_draws)] for name, values in found.items()}
     for draw in at_end[metrics[0]].tolist():

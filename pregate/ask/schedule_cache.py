@@ -129,27 +129,27 @@ def lasting_key(asked: Request) -> str | None:
     """The key of a request that is the same in every process, or None for a policy made of code of one's own: another
     run cannot tell whether that has changed.
     """
-    policy = _described(asked.policy)
+    policy = _policy_fields(asked.policy)
     if policy is None:
         return None
     parts = (VERSION, _code(), asked.model, asked.trace.digest, policy, asked.execution, asked.expert_tier, asked.plan)
     return hashlib.sha256(repr(parts).encode()).hexdigest()[:32]
 
 
-def _described(policy: Policy) -> str | None:
+def _policy_fields(policy: Policy) -> str | None:
     """The fields of a policy with its functions by name, None when one is not of this project."""
     described = []
     for field in fields(policy):
         value = getattr(policy, field.name)
         if callable(value):
-            value = _named(value)
+            value = _function_name(value)
             if value is None:
                 return None
         described.append(f"{field.name}={value!r}")
     return ", ".join(described)
 
 
-def _named(function: Callable[..., Any]) -> str | None:
+def _function_name(function: Callable[..., Any]) -> str | None:
     """A function at the top of a module of `offload`, or a value of a class there."""
     is_value = hasattr(function, "__dataclass_fields__")
     home = type(function) if is_value else function

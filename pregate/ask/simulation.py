@@ -177,13 +177,13 @@ def interpret(
     """
     schedule = captured.decoded.schedule
     costs = price(schedule.works, hw)
-    trail = walk(schedule, costs) if engine in ("auto", "recurrence") and modes.is_fifo else None
-    timeline = trail.timeline if trail else _timeline(schedule, costs, hw, engine, modes)
+    explained = walk(schedule, costs) if engine in ("auto", "recurrence") and modes.is_fifo else None
+    timeline = explained.timeline if explained else _timeline(schedule, costs, hw, engine, modes)
     if check:
         _check_definition(timeline, _timeline(schedule, costs, hw, "des", modes))
     known = with_intervals and modes.is_fifo and not unfitted_device(schedule.works, hw)
     fitted = hw if known else dataclasses.replace(hw, fit=None)
-    found = intervals(captured, fitted, np.random.default_rng(0), trail=trail)
+    found = intervals(captured, fitted, np.random.default_rng(0), explained=explained)
     return _result(captured, hw, timeline, lower_bounds(schedule, costs, modes), found)
 
 

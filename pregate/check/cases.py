@@ -103,7 +103,7 @@ class CaseGroup:
         return f"{name}/ratio{self.ratio:g}" if self.ratio else f"{name}/{(self.link_bytes_per_s or 0) / 1e9:g}GBps"
 
 
-def _quick() -> list[CaseGroup]:
+def _quick_suite() -> list[CaseGroup]:
     """One workload of each model at a middling link: under two minutes on two cores, measurements included."""
     switch, mixtral = load_model("switch-mini-16"), load_model("mixtral-mini-8")
     policies = ("gpu_only", "on_demand", "pregate")
@@ -113,7 +113,7 @@ def _quick() -> list[CaseGroup]:
     ]
 
 
-def _full() -> list[CaseGroup]:
+def _full_suite() -> list[CaseGroup]:
     """Two layouts, four ratios of transfer to compute, six policies.
 
     At the lowest ratio the Mixtral-like model decodes a batch that is forced to as few experts as one token uses:
@@ -134,7 +134,7 @@ def _full() -> list[CaseGroup]:
     return groups
 
 
-def _published() -> list[CaseGroup]:
+def _published_suite() -> list[CaseGroup]:
     """First layers of published models whose shapes no probe has: latent attention, shared experts, many experts."""
     switch = shortened("switch-base-8", "fp32")
     deepseek, qwen = shortened("deepseek-v2-lite", "fp32", 4), shortened("qwen3-30b-a3b", "fp32", 2)
@@ -148,7 +148,7 @@ def _published() -> list[CaseGroup]:
     ]
 
 
-def _gpu() -> list[CaseGroup]:
+def _gpu_suite() -> list[CaseGroup]:
     """Published models on a real link, the most telling first: a budget of time cuts off the end.
 
     Some have fewer layers than published, so that their experts are made within seconds and the host can hold them. Few
@@ -190,7 +190,7 @@ def shortened(name: str, dtype: str, n_layers: int | None = None) -> ModelArchit
     return dataclasses.replace(model, name=f"{name}-{n_layers}l-{dtype}", decoder=decoder, published=published)
 
 
-SUITES = {"quick": _quick, "full": _full, "published": _published, "gpu": _gpu}
+SUITES = {"quick": _quick_suite, "full": _full_suite, "published": _published_suite, "gpu": _gpu_suite}
 
 
 def suite_named(name: str) -> list[CaseGroup]:

@@ -311,15 +311,15 @@ def _provenance(validation: Validation) -> str:
     known |= dict(validation.provenance)
     lines = [
         [word_cell(key), cell(value, "text wrap")]
-        for key, value in {**known, **_flat(validation.machine, "machine")}.items()
+        for key, value in {**known, **_dotted(validation.machine, "machine")}.items()
     ]
     return section("Where it is from", "", table(["what", "value"], lines, (0, 1)))
 
 
-def _flat(values: Mapping[str, Any], prefix: str) -> dict[str, Any]:
+def _dotted(values: Mapping[str, Any], prefix: str) -> dict[str, Any]:
     """Nested values under names joined by dots."""
     flat: dict[str, Any] = {}
     for key, value in values.items():
         name = f"{prefix}.{key}"
-        flat |= _flat(value, name) if isinstance(value, Mapping) else {name: value}
+        flat |= _dotted(value, name) if isinstance(value, Mapping) else {name: value}
     return flat

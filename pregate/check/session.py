@@ -110,7 +110,7 @@ def validate(
     if errors.first is not None and not outcomes:
         raise errors.first
     return Validation(
-        tuple(outcomes), plan.provenance, machine, hw.fit.name, digest, errors.reasons, skipped, _trust(hw)
+        tuple(outcomes), plan.provenance, machine, hw.fit.name, digest, errors.reasons, skipped, _trust_in_fit(hw)
     )
 
 
@@ -145,7 +145,7 @@ def rejudge(
         raise InvalidInput("the recording has runs of none of these groups: name the suite that was run")
     told = {**recording.provenance, **{f"judged again: {name}": text for name, text in provenance.items()}}
     return Validation(
-        tuple(outcomes), ReadOnly(told), recording.machine, hw.fit.name, "", {}, ReadOnly(skipped), _trust(hw)
+        tuple(outcomes), ReadOnly(told), recording.machine, hw.fit.name, "", {}, ReadOnly(skipped), _trust_in_fit(hw)
     )
 
 
@@ -160,7 +160,7 @@ def _require_fit(hw: Platform, stack: str) -> None:
         )
 
 
-def _trust(hw: Platform) -> Trust:
+def _trust_in_fit(hw: Platform) -> Trust:
     """In what the fit was made on."""
     assert hw.fit is not None
     return recorded_trust(hw.fit.provenance) or Trust("high")

@@ -36,7 +36,7 @@ def residency(
     Example: pregate residency trace.safetensors --policies lru,belady --budgets-mib 500,1000 --format csv
     """
     chosen = distinct(policies, "--policies")
-    sizes = [_number(text) for text in distinct(budgets_mib, "--budgets-mib")]
+    sizes = [_mib(text) for text in distinct(budgets_mib, "--budgets-mib")]
     from pregate.api import load_trace
 
     recorded = load_trace(trace)
@@ -52,7 +52,7 @@ def residency(
         render.print_table(_table(found, str(trace)))
 
 
-def _number(text: str) -> float:
+def _mib(text: str) -> float:
     try:
         return float(text)
     except ValueError:

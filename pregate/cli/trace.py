@@ -224,7 +224,7 @@ def stats(trace: TraceArgument, format: options.OutputFormat = options.Format.ta
 
     with spinner("counting"):
         document = trace_statistics(api.load_trace(trace)).to_dict()
-    if render.print_data(format, document, [_flat(layer) for layer in document["load"]]):
+    if render.print_data(format, document, [_load_row(layer) for layer in document["load"]]):
         return
     for key in ("n_tokens", "n_decode_tokens", "n_sequences", "n_moe_layers", "n_experts", "top_k"):
         print(f"{key}: {document[key]}")
@@ -233,7 +233,7 @@ def stats(trace: TraceArgument, format: options.OutputFormat = options.Format.ta
         for at, value in document[key].items():
             print(f"{title} {at}: {'-' if value is None else f'{value:.4g}'}")
     table = render.new_table("Load by MoE layer")
-    rows = [_flat(layer) for layer in document["load"]]
+    rows = [_load_row(layer) for layer in document["load"]]
     for column in rows[0]:
         table.add_column(column, justify="right", overflow="fold")
     for row in rows:
@@ -241,7 +241,7 @@ def stats(trace: TraceArgument, format: options.OutputFormat = options.Format.ta
     render.print_table(table)
 
 
-def _flat(layer: dict[str, Any]) -> dict[str, Any]:
+def _load_row(layer: dict[str, Any]) -> dict[str, Any]:
     """One layer's load without the counts of every expert."""
     kept = {key: value for key, value in layer.items() if not isinstance(value, list) or len(value) <= 8}
     if not kept:

@@ -35,7 +35,7 @@ def draw_front(optimum: Optimum, path: Path | None = None) -> Figure:
 
     if not optimum.front:
         raise InvalidInput(f"nothing to draw: {optimum.verdict()}")
-    x, y = _drawn(optimum)
+    x, y = _coordinates(optimum)
     rows, numbered = _ordered(optimum, x)
     figure = Figure(figsize=(8.5, 5 + 0.2 * len(numbered)), layout="constrained")
     axes, below = figure.subplots(2, 1, height_ratios=(24, 1 + len(numbered)))
@@ -53,13 +53,13 @@ def draw_front(optimum: Optimum, path: Path | None = None) -> Figure:
     where = optimum.hardware if "," not in optimum.hardware else f"{optimum.hardware.count(',') + 1} machines"
     held = ", ".join(constraint.text for constraint in optimum.goals.constraints)
     figure.suptitle(f"{optimum.model} on {where}" + (f": {held}" if held else ""), x=0.01, ha="left", fontsize=11)
-    _number(figure, axes, at[numbered], up=_goes_up(optimum, y))
+    _number_points(figure, axes, at[numbered], up=_goes_up(optimum, y))
     if path is not None:
         save_figure(figure, path)
     return figure
 
 
-def _drawn(optimum: Optimum) -> tuple[str, str]:
+def _coordinates(optimum: Optimum) -> tuple[str, str]:
     """The figures across and up."""
     fields = [objective.field for objective in optimum.goals.objectives][:2]
     if len(fields) == 1:
@@ -116,7 +116,7 @@ def _style(axes: Axes, optimum: Optimum, x: str, y: str) -> None:
     axes.spines[["top", "right"]].set_visible(False)
 
 
-def _number(figure: Figure, axes: Axes, at: NDArray[np.float64], *, up: bool) -> None:
+def _number_points(figure: Figure, axes: Axes, at: NDArray[np.float64], *, up: bool) -> None:
     """A number beside each point, on the side that nothing is better on: left, or up (down) of a close neighbour."""
     figure.draw_without_rendering()
     pixels = axes.transData.transform(at)

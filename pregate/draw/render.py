@@ -110,7 +110,7 @@ def _finite(value: Any) -> Any:
 def print_rows(rows: Sequence[dict[str, Any]]) -> None:
     """CSV on standard output; the columns of the first row that has most."""
     text = io.StringIO()
-    rows = [_flat(row) for row in rows]
+    rows = [_interval_columns(row) for row in rows]
     columns = max((list(row) for row in rows), key=len, default=[])
     writer = csv.DictWriter(text, columns, restval="", extrasaction="ignore", lineterminator="\n")
     writer.writeheader()
@@ -118,7 +118,7 @@ def print_rows(rows: Sequence[dict[str, Any]]) -> None:
     sys.stdout.write(text.getvalue())
 
 
-def _flat(row: dict[str, Any]) -> dict[str, Any]:
+def _interval_columns(row: dict[str, Any]) -> dict[str, Any]:
     """Intervals as two columns, `..._low` and `..._high`."""
     flat: dict[str, Any] = {}
     for key, value in row.items():

@@ -24,7 +24,7 @@ from pregate.explore.sweeps.points import Points, grid_points
 from simulator.batch import Compiled
 from traces.errors import InvalidInput
 
-__all__ = ["Contest", "Winner"]
+__all__ = ["AxisWinners", "Winner"]
 
 _TIE = 1e-12
 """Policies this close are one: the first asked for wins, and rounding makes no difference."""
@@ -38,7 +38,7 @@ class Winner:
     metric: float
 
 
-class Contest:
+class AxisWinners:
     """Every policy's metric at any value of an axis; the values that `axis` comes with play no part.
 
     On an axis that only prices, each policy has one schedule, which is kept and priced at all values of a scan at once;

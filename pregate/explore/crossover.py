@@ -21,7 +21,7 @@ from hwmodels.platform import Platform
 from offload.policy import Cache, Policy
 from pregate.ask.simulation import to_dataframe
 from pregate.explore.axis_scale import Scale, read_scale
-from pregate.explore.axis_winners import Contest, Winner
+from pregate.explore.axis_winners import AxisWinners, Winner
 from pregate.explore.sweeps.machines import MachineRecipe, platform_at
 from pregate.explore.sweeps.planning import Subject, read_subject, with_figures
 from pregate.explore.sweeps.workloads import TraceRecipe
@@ -145,14 +145,14 @@ def crossovers(
         raise InvalidInput(f"n_scan = {n_scan}: a scan has 2 to {MAX_SCAN:,} points")
     key = scale.axis.key
     subject = read_subject(model, hw, trace, policies, {key: scale.axis}, cache=cache, expert_tier=expert_tier)
-    contest = Contest(subject, scale.axis, metric)
+    winners = AxisWinners(subject, scale.axis, metric)
     points = scale.spaced(n_scan).tolist()
     intervals = list(pairwise(points))
-    contest.scan(np.unique([*points, *(scale.middle(*interval) for interval in intervals)]))
-    rows = [row for interval in intervals for row in _between(scale, *interval, contest.at, look=True)]
+    winners.scan(np.unique([*points, *(scale.middle(*interval) for interval in intervals)]))
+    rows = [row for interval in intervals for row in _changes_between(scale, *interval, winners.at, look=True)]
     return Crossovers(
-        tuple(rows), key, scale.low, scale.high, metric, contest.at(scale.low).name, _calibration(subject, scale),
-        contest.refusal,
+        tuple(rows), key, scale.low, scale.high, metric, winners.at(scale.low).name, _calibration(subject, scale),
+        winners.refusal,
     )  # fmt: skip
 
 
@@ -167,7 +167,7 @@ def _calibration(subject: Subject, scale: Scale) -> str:
     return with_figures(platform_at(subject.hw, {}), moved).describe_calibration(subject.model.dtype.name)
 
 
-def _between(
+def _changes_between(
     scale: Scale, low: float, high: float, winner_at: Callable[[float], Winner], *, look: bool
 ) -> list[Crossover]:
     """The changes between two points; `look`: at the middle even where the ends agree."""
@@ -181,6 +181,6 @@ def _between(
         return [Crossover(scale.axis.key, value, low, high, below.name, above.name, below.metric, above.metric)]
     middle = scale.middle(low, high)
     return [
-        *_between(scale, low, middle, winner_at, look=False),
-        *_between(scale, middle, high, winner_at, look=False),
+        *_changes_between(scale, low, middle, winner_at, look=False),
+        *_changes_between(scale, middle, high, winner_at, look=False),
     ]

@@ -167,12 +167,12 @@ def explain(
         raise InvalidInput(f"{metric} of this trace is 0: explain makespan_s instead")
     figures = figures_of(hw)
     schedule = captured.decoded.schedule
-    trail = walk(schedule, price_figures(schedule.works, figures))
+    explained = walk(schedule, price_figures(schedule.works, figures))
     return Explanation(
         result,
         metric,
-        ReadOnly(partition(trail, figures)),
-        ReadOnly(elasticities(trail, find_probes(schedule, trace), figures, metric)),
+        ReadOnly(partition(explained, figures)),
+        ReadOnly(elasticities(explained, find_probes(schedule, trace), figures, metric)),
         ReadOnly(_swings(captured, figures, metric)),
     )
 

@@ -46,7 +46,7 @@ _QUICK_ROWS, _QUICK_ASPECTS = (1, 2, 4, 16, 64, 256, 1024), (1 / 4, 1.0, 4.0)
 _SLEEP_CYCLES = 20_000_000
 """What a CUDA device sleeps while its host fills the queue: some 10 ms, for a hundred ops."""
 
-_LONGER = 4
+_LONG_HOLD = 4
 """So many times that for hundreds of ops."""
 
 _OFFLOADING = ("on_demand", "pregate")
@@ -109,9 +109,9 @@ def microbenchmarks_of(settings: Settings) -> list[Microbenchmark]:
 
 def probes_of(settings: Settings) -> Iterator[Probe]:
     """The models whose ops are timed."""
-    scale = 2 if settings.backend == "cuda" else 1
+    width_factor = 2 if settings.backend == "cuda" else 1
     for dtype in settings.dtypes:
-        yield from (probe for probe in probes(dtype, scale) if probe.quick or not settings.quick)
+        yield from (probe for probe in probes(dtype, width_factor) if probe.quick or not settings.quick)
 
 
 def _part(name: str, measure: Callable[[], list[Sample]]) -> Microbenchmark:
@@ -121,7 +121,7 @@ def _part(name: str, measure: Callable[[], list[Sample]]) -> Microbenchmark:
 
 def _machine_parts(settings: Settings) -> Iterator[Microbenchmark]:
     make, cuda, quick = settings.make, settings.backend == "cuda", settings.quick
-    hold, longer = (_hold(settings, n) for n in (1, _LONGER))
+    hold, long_hold = (_hold(settings, n) for n in (1, _LONG_HOLD))
     params = (*PARAMS, *_LARGE_PARAMS) if cuda else PARAMS
     for dtype in settings.dtypes:
         gemms = partial(gemm_samples, make, dtype, params=params, hold=hold)
@@ -131,11 +131,11 @@ def _machine_parts(settings: Settings) -> Iterator[Microbenchmark]:
     speed = settings.link_bytes_per_s
     slowest = speed or (20e9 if cuda else 5e9)
     copies = partial(copy_samples, make, slowest_bytes_per_s=slowest, link_bytes_per_s=speed)
-    copies = partial(copies, memory=_kinds_of_memory(settings), hold=longer)
+    copies = partial(copies, memory=_kinds_of_memory(settings), hold=long_hold)
     yield _part("copies", partial(copies, budget_s=1.5, both_ways=False) if quick else partial(copies, budget_s=5.0))
     launching = dataclasses.replace(settings, graphs=False).make  # a pause of the host cannot be captured
     yield _part("round trips", partial(round_trip_samples, launching, _tiny, budget_s=0.5 if quick else 3.0))
-    yield _part("launches and edges", partial(host_samples, make, _tiny, hold=longer))
+    yield _part("launches and edges", partial(host_samples, make, _tiny, hold=long_hold))
     if not quick:
         yield _part("copies beside kernels", partial(contention_samples, make, settings.dtypes[0]))
 

@@ -90,39 +90,39 @@ class Probe:
         return dataclasses.replace(forced, experts=np.where(forced.experts < 0, -1, moved).astype(np.int16))
 
 
-def probes(dtype: str, scale: int = 1) -> Iterator[Probe]:
-    """The probes of one number format; `scale` widens their layers, for devices that are soon done with small ones."""
+def probes(dtype: str, width_factor: int = 1) -> Iterator[Probe]:
+    """The probes of one number format; `width_factor`: how many times as wide they are, for fast devices."""
     models = (
-        (_decoder(dtype, scale), _DECODER),
-        (_wide(dtype, scale), _WIDE),
-        (_large_heads(dtype, scale), _LARGE_HEADS),
-        (_encoder_decoder(dtype, 384 * scale), _ENCODER_DECODER),
-        (_encoder_decoder(dtype, 640 * scale), _ENCODER_DECODER),
+        (_decoder(dtype, width_factor), _DECODER),
+        (_wide(dtype, width_factor), _WIDE),
+        (_large_heads(dtype, width_factor), _LARGE_HEADS),
+        (_encoder_decoder(dtype, 384 * width_factor), _ENCODER_DECODER),
+        (_encoder_decoder(dtype, 640 * width_factor), _ENCODER_DECODER),
     )
     for model, uses in models:
         yield from (Probe(model, output_tokens=_OUTPUT_TOKENS, **use._asdict()) for use in uses)
 
 
-def _decoder(dtype: str, scale: int) -> ModelArchitecture:
+def _decoder(dtype: str, width_factor: int) -> ModelArchitecture:
     """Grouped queries, three matrices an expert, top-2, dense layers between."""
-    d_model = 512 * scale
-    attention = Attention("gqa", n_heads=8 * scale, n_kv_heads=4 * scale, head_dim=64)
+    d_model = 512 * width_factor
+    attention = Attention("gqa", n_heads=8 * width_factor, n_kv_heads=4 * width_factor, head_dim=64)
     stack = LayerStack(12, tuple(range(1, 12, 2)), attention, False, d_ff_dense=4 * d_model, n_dense_matrices=3)
     return _model("probe-decoder", dtype, None, stack, d_model, 8, 2, 2 * d_model, 3, vocab_size=16384)
 
 
-def _large_heads(dtype: str, scale: int) -> ModelArchitecture:
+def _large_heads(dtype: str, width_factor: int) -> ModelArchitecture:
     """Heads of 128 that four share, three narrow matrices an expert, top-2 in every layer."""
-    d_model = 640 * scale
-    attention = Attention("gqa", n_heads=8 * scale, n_kv_heads=2 * scale, head_dim=128)
+    d_model = 640 * width_factor
+    attention = Attention("gqa", n_heads=8 * width_factor, n_kv_heads=2 * width_factor, head_dim=128)
     stack = LayerStack(16, tuple(range(16)), attention, False, d_ff_dense=0, n_dense_matrices=3)
-    return _model("probe-heads", dtype, None, stack, d_model, 8, 2, 512 * scale, 3, vocab_size=8192)
+    return _model("probe-heads", dtype, None, stack, d_model, 8, 2, 512 * width_factor, 3, vocab_size=8192)
 
 
-def _wide(dtype: str, scale: int) -> ModelArchitecture:
+def _wide(dtype: str, width_factor: int) -> ModelArchitecture:
     """Full attention, two matrices an expert, top-1 in every layer."""
-    d_model = 1024 * scale
-    attention = Attention("mha", n_heads=16 * scale, n_kv_heads=16 * scale, head_dim=64)
+    d_model = 1024 * width_factor
+    attention = Attention("mha", n_heads=16 * width_factor, n_kv_heads=16 * width_factor, head_dim=64)
     stack = LayerStack(8, tuple(range(8)), attention, False, d_ff_dense=0, n_dense_matrices=2)
     return _model("probe-wide", dtype, None, stack, d_model, 4, 1, 2 * d_model, 2, vocab_size=4096)
 

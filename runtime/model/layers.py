@@ -178,7 +178,7 @@ class Layers:
             here = slice(span.start, span.stop)
             seen = (keys[here], values[here])
             if cache is not None:
-                seen = (_rows(cache.keys, span), _rows(cache.values, span))
+                seen = (_rows_of_cache(cache.keys, span), _rows_of_cache(cache.values, span))
             hidden[here] += block.attend(query[here], *seen, span)
 
     def cross_attention(self, bound: BoundPass, layer: int) -> None:
@@ -192,7 +192,7 @@ class Layers:
         query = block.queries(self._norm(f"{name}norm", hidden))
         for span in self._cross_spans:
             here = slice(span.start, span.stop)
-            seen = _rows(cache.keys, span), _rows(cache.values, span)
+            seen = _rows_of_cache(cache.keys, span), _rows_of_cache(cache.values, span)
             hidden[here] += block.attend(query[here], *seen, span)
 
     def dense(self, bound: BoundPass, layer: int) -> None:
@@ -265,7 +265,7 @@ class Layers:
         torch.argmax(logits, dim=1, out=self.tokens[: len(last)])
 
 
-def _rows(cache: Tensor, span: Span) -> Tensor:
+def _rows_of_cache(cache: Tensor, span: Span) -> Tensor:
     """(n_rows, n_context, width) of a cache (all rows, all context, width)."""
     if isinstance(span.rows, slice):
         return cache[span.rows, : span.n_context]

@@ -113,7 +113,7 @@ def expert_shapes(model: ModelArchitecture) -> Shapes:
 def fill_static(weights: dict[str, Tensor], seed: int) -> None:
     """Give every tensor of `static_shapes` its values; they may lie on a device."""
     n_bytes = sum(tensor.nbytes for tensor in weights.values())
-    _together((partial(_fill_named, tensor, name, seed) for name, tensor in weights.items()), n_bytes)
+    _in_threads((partial(_fill_named, tensor, name, seed) for name, tensor in weights.items()), n_bytes)
 
 
 def _fill_named(tensor: Tensor, name: str, seed: int) -> None:
@@ -141,7 +141,7 @@ def _fill(tensor: Tensor, name: str, rng: np.random.Generator) -> None:
     tensor.copy_(torch.from_numpy(values))
 
 
-def _together(jobs: Iterable[Callable[[], None]], n_bytes: int) -> None:
+def _in_threads(jobs: Iterable[Callable[[], None]], n_bytes: int) -> None:
     """Do all `jobs`, which fill `n_bytes`; as many at a time as there are cores where that is worth threads."""
     if n_bytes < _WORTH_THREADS_BYTES:
         for job in jobs:
@@ -188,7 +188,7 @@ class Experts:
         memory = self._allocate(len(missing) * stride, f"{len(missing)} experts of {self.model.name}")
         places = [memory[at : at + self.model.expert_bytes] for at in range(0, len(memory), stride)]
         pairs = zip(places, missing, strict=True)
-        _together((partial(fill_expert, place, self.model, self.seed, key) for place, key in pairs), len(memory))
+        _in_threads((partial(fill_expert, place, self.model, self.seed, key) for place, key in pairs), len(memory))
         self._kept.update(zip(missing, places, strict=True))
 
     def keep(self, keys: Iterable[ExpertKey]) -> None:

@@ -1,6 +1,6 @@
 """Where the time of a schedule goes: its critical path on one machine, split exactly by what it is spent on.
 
-The path is what the reverse pass of `trail` walks for the makespan: a chain of ops running and being issued that covers
+The path is what the reverse pass of `critical_path` walks for the makespan: a chain of ops running and being issued that covers
 [0, makespan] without gap. numba is loaded on first use.
 """
 
@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from hwmodels.cost import parts_of
 from hwmodels.figures import Figures
 from offload.ops import KINDS, OpKind, Work
-from simulator.explain.critical_path import HOST, Trail
+from simulator.explain.critical_path import HOST, ExplainedRun
 
 __all__ = ["CLASSES", "Path", "critical_path", "partition"]
 
@@ -46,31 +46,31 @@ class Path:
     slot_s: NDArray[np.float64]
 
 
-def critical_path(trail: Trail) -> Path:
+def critical_path(explained: ExplainedRun) -> Path:
     """The chain of ops and issues that the end of the last op (the first of several) waited for."""
-    timeline = trail.timeline
+    timeline = explained.timeline
     if not len(timeline.schedule):
         nothing = np.zeros(0)
         return Path(nothing.astype(np.int64), nothing.astype(np.bool_), nothing, nothing, nothing)
     last = int(np.argmax(timeline.end_s))
-    op, issuing = _compiled()(timeline.schedule.lane, trail.bound_by, last)
-    before = np.where(op > 0, trail.host_s[op - 1], 0.0)
+    op, issuing = _compiled()(timeline.schedule.lane, explained.bound_by, last)
+    before = np.where(op > 0, explained.host_s[op - 1], 0.0)
     begin_s = np.where(issuing, before, timeline.start_s[op])
-    end_s = np.where(issuing, trail.host_s[op], timeline.end_s[op])
+    end_s = np.where(issuing, explained.host_s[op], timeline.end_s[op])
     # What the path spends after `slotless_s` of a copy that comes later, that copy waits for its slot.
-    since_s = np.where(issuing, np.inf, trail.slotless_s[op])
+    since_s = np.where(issuing, np.inf, explained.slotless_s[op])
     waits_since_s = np.minimum.accumulate(np.concatenate([[np.inf], since_s[:0:-1]]))[::-1]
     slot_s = np.maximum(end_s - np.maximum(begin_s, waits_since_s), 0.0)
     return Path(op, issuing, begin_s, end_s, slot_s)
 
 
-def partition(trail: Trail, figures: Figures) -> dict[str, float]:
-    """Seconds of the makespan in each of `CLASSES`, on the machine `figures` that `trail` was priced for.
+def partition(explained: ExplainedRun, figures: Figures) -> dict[str, float]:
+    """Seconds of the makespan in each of `CLASSES`, on the machine `figures` that `explained` was priced for.
 
     They sum to the makespan to rounding. A segment that waits for a slot in part spends the rest in the
     proportions of the whole op.
     """
-    schedule, path = trail.timeline.schedule, critical_path(trail)
+    schedule, path = explained.timeline.schedule, critical_path(explained)
     figures = figures.for_works(schedule.works)
     left_s = path.end_s - path.begin_s - path.slot_s
     row, n_works = schedule.cost[path.op], len(schedule.works)

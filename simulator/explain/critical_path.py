@@ -23,11 +23,11 @@ from offload.timeline import Timeline
 from simulator.recurrence import HOST, SMALL_OPS, walked
 from traces.errors import InvalidInput
 
-__all__ = ["HOST", "Gradient", "Trail", "gradient", "pulled_back", "slot_edges", "walk"]
+__all__ = ["HOST", "ExplainedRun", "Gradient", "gradient", "pulled_back", "slot_edges", "walk"]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Trail:
+class ExplainedRun:
     """A run of the recurrence, and what the start of every op waited for, each (n_ops,).
 
     `bound_by` int64: the op whose end it was (the last one of the lane or a dependency), -2 for the host that issued
@@ -49,14 +49,14 @@ class Gradient:
     duration_s: NDArray[np.float64]
 
 
-def walk(schedule: Schedule, costs: Costs) -> Trail:
+def walk(schedule: Schedule, costs: Costs) -> ExplainedRun:
     """Run the recurrence and remember what bound every op; times as `recurrence.simulate`, bit for bit.
 
     Raises `InvalidInput` for times that are negative, not finite or of another length.
     """
     start_s, end_s, bound_by, host_s = walked(schedule, costs)
     slotless_s = _slotless_s(schedule, end_s, host_s)
-    return Trail(Timeline(schedule, start_s, end_s, "recurrence"), bound_by, host_s, slotless_s)
+    return ExplainedRun(Timeline(schedule, start_s, end_s, "recurrence"), bound_by, host_s, slotless_s)
 
 
 def _slotless_s(schedule: Schedule, end_s: NDArray[np.float64], host_s: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -88,17 +88,17 @@ def slot_edges(schedule: Schedule) -> NDArray[np.bool_]:
     return edges
 
 
-def gradient(trail: Trail, start_weight: NDArray[np.float64], end_weight: NDArray[np.float64]) -> Gradient:
+def gradient(explained: ExplainedRun, start_weight: NDArray[np.float64], end_weight: NDArray[np.float64]) -> Gradient:
     """Derivative of sum(start_weight x start_s + end_weight x end_s), weights (n_ops,), by every row of costs.
 
     Issue costs count through the host: each delays what the host issues or runs later. Raises `InvalidInput` for
     weights of another shape.
     """
-    schedule = trail.timeline.schedule
+    schedule = explained.timeline.schedule
     for weights in (start_weight, end_weight):
         if weights.shape != (len(schedule),):
             raise InvalidInput(f"weights have shape {weights.shape}, the schedule has {len(schedule)} ops")
-    return pulled_back(schedule.lane, schedule.cost, trail.bound_by, start_weight, end_weight, len(schedule.works))
+    return pulled_back(schedule.lane, schedule.cost, explained.bound_by, start_weight, end_weight, len(schedule.works))
 
 
 def pulled_back(

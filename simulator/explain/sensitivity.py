@@ -1,6 +1,6 @@
 """Which hardware number matters how much: exact elasticities of a metric, and what a change of each number does.
 
-A metric that is a weighted sum of op times has an exact gradient by cost (`trail.gradient`), and every cost an exact
+A metric that is a weighted sum of op times has an exact gradient by cost (`critical_path.gradient`), and every cost an exact
 derivative by every number of the machine: one complex step, price(x (1 + ih)) = price + ih dprice/dln x for h so small
 that its square is lost (Squire and Trapp, SIAM Review 40, 1998). Their product is the derivative of the metric.
 
@@ -21,7 +21,7 @@ from hwmodels.cost import price_figures
 from hwmodels.figures import MEMORY_FIGURES, Figures
 from offload.probes import Probes
 from offload.timeline import Timeline
-from simulator.explain.critical_path import Trail, gradient
+from simulator.explain.critical_path import ExplainedRun, gradient
 from traces.errors import unknown_name
 
 __all__ = ["METRICS", "Weights", "elasticities", "metric_weights"]
@@ -72,12 +72,12 @@ def metric_weights(timeline: Timeline, probes: Probes, metric: str) -> Weights:
     return weights
 
 
-def elasticities(trail: Trail, probes: Probes, figures: Figures, metric: str) -> dict[str, float]:
+def elasticities(explained: ExplainedRun, probes: Probes, figures: Figures, metric: str) -> dict[str, float]:
     """d ln(metric) / d ln(number) for every number of `figures` but `MEMORY_FIGURES`: 1 % more of it is that many %.
 
-    `trail`: the run on `figures`. All 0.0 for a metric that is 0. Raises `UnknownName` for an unknown metric.
+    `explained`: the run on `figures`. All 0.0 for a metric that is 0. Raises `UnknownName` for an unknown metric.
     """
-    timeline = trail.timeline
+    timeline = explained.timeline
     weights = metric_weights(timeline, probes, metric)
     value = weights.value(timeline)
     if metric == "tokens_per_s":
@@ -85,7 +85,7 @@ def elasticities(trail: Trail, probes: Probes, figures: Figures, metric: str) ->
     keys = [key for key in figures.values if key not in MEMORY_FIGURES]
     if not value:
         return dict.fromkeys(keys, 0.0)
-    by = gradient(trail, *weights)
+    by = gradient(explained, *weights)
     issue_s, duration_s = _by_log_figure(timeline, figures, keys)
     found = (by.issue_s @ issue_s + by.duration_s @ duration_s) / value + 0.0  # no -0.0
     return dict(zip(keys, found.tolist(), strict=True))

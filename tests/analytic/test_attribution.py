@@ -60,11 +60,11 @@ def ends(schedule: Schedule, costs: Costs) -> np.ndarray:
 @settings(max_examples=150, deadline=None)
 def test_the_path_covers_the_makespan_without_gap_and_every_link_of_it_holds(case: tuple[Schedule, Costs]) -> None:
     schedule, costs = case
-    trail = walk(schedule, costs)
+    explained = walk(schedule, costs)
     plain = recurrence.simulate(schedule, costs)
-    assert trail.timeline.start_s.tolist() == plain.start_s.tolist()
-    assert trail.timeline.end_s.tolist() == plain.end_s.tolist()
-    path = critical_path(trail)
+    assert explained.timeline.start_s.tolist() == plain.start_s.tolist()
+    assert explained.timeline.end_s.tolist() == plain.end_s.tolist()
+    path = critical_path(explained)
     assert path.begin_s[0] == 0.0
     assert path.end_s[-1] == plain.makespan_s
     assert path.begin_s[1:].tolist() == path.end_s[:-1].tolist()
@@ -78,8 +78,8 @@ def test_the_path_covers_the_makespan_without_gap_and_every_link_of_it_holds(cas
 def test_time_spent_waiting_for_slots_is_the_union_of_the_waits_on_the_path(case: tuple[Schedule, Costs]) -> None:
     """Nested waits count once: [could have started, started] of every op on the path, by the definition itself."""
     schedule, costs = case
-    trail = walk(schedule, costs)
-    path, timeline, edges = critical_path(trail), trail.timeline, slot_edges(schedule)
+    explained = walk(schedule, costs)
+    path, timeline, edges = critical_path(explained), explained.timeline, slot_edges(schedule)
     on_path = set(path.op[~path.issuing].tolist())
     busy_until = dict.fromkeys(Lane, 0.0)
     covered: list[tuple[float, float]] = []
@@ -163,10 +163,10 @@ def test_the_gradient_of_the_makespan_bounds_it_from_below_everywhere(
 ) -> None:
     """The makespan is convex and of degree 1 in the costs: M(c) = g c, and M(c') >= g c' for any c', at ties too."""
     schedule, costs = case
-    trail = walk(schedule, costs)
+    explained = walk(schedule, costs)
     last = np.zeros(len(schedule))
-    last[int(np.argmax(trail.timeline.end_s))] = 1.0
-    found = gradient(trail, np.zeros(len(schedule)), last)
+    last[int(np.argmax(explained.timeline.end_s))] = 1.0
+    found = gradient(explained, np.zeros(len(schedule)), last)
     n = len(schedule.works)
     other = Costs(*(np.array(data.draw(st.lists(times, min_size=n, max_size=n))) for _ in range(2)))
     for at, equal in ((costs, True), (other, False)):
@@ -218,9 +218,9 @@ def test_the_gradient_of_any_weighted_sum_of_times_is_that_of_the_engine(
 def test_weights_of_another_shape_are_refused() -> None:
     recorder = Recorder()
     recorder.issue(Lane.COMPUTE, Work(OpKind.GATE), step=0)
-    trail = walk(recorder.schedule(), Costs(np.zeros(1), np.ones(1)))
+    explained = walk(recorder.schedule(), Costs(np.zeros(1), np.ones(1)))
     with pytest.raises(InvalidInput, match=r"weights have shape \(2,\), the schedule has 1 ops"):
-        gradient(trail, np.zeros(2), np.zeros(1))
+        gradient(explained, np.zeros(2), np.zeros(1))
 
 
 POLICIES = ("gpu_only", "on_demand", "prefetch_all", "pregate", "pregate(2)", "on_demand+lru:0.3", "pregate+lfu:4")
@@ -271,9 +271,9 @@ def measured(schedule: Schedule, trace: RoutingTrace, figures: Figures) -> dict[
 
 def assert_elasticities(schedule: Schedule, trace: RoutingTrace, figures: Figures) -> int:
     """Compare with central differences of the engine, wherever its two one-sided ones agree; returns how many did."""
-    trail, h, n_compared = walk(schedule, price_figures(schedule.works, figures)), 1e-6, 0
+    explained, h, n_compared = walk(schedule, price_figures(schedule.works, figures)), 1e-6, 0
     probes = find_probes(schedule, trace)
-    found = {metric: elasticities(trail, probes, figures, metric) for metric in METRICS}
+    found = {metric: elasticities(explained, probes, figures, metric) for metric in METRICS}
     here = measured(schedule, trace, figures)
     for key in found["ttft_s"]:
         if key == "accelerator.n_sm":
@@ -302,9 +302,9 @@ def test_all_times_longer_and_all_rates_slower_by_a_factor_make_every_metric_lon
 ) -> None:
     """Euler's theorem, at ties too: elasticities of times, less those of rates, sum to the degree of the metric."""
     schedule, trace, figures = run
-    trail = walk(schedule, price_figures(schedule.works, figures))
+    explained = walk(schedule, price_figures(schedule.works, figures))
     for metric in METRICS:
-        found = elasticities(trail, find_probes(schedule, trace), figures, metric)
+        found = elasticities(explained, find_probes(schedule, trace), figures, metric)
         rates = {key for key in found if key.endswith("_per_s") or "_per_s." in key}
         times = {key for key in found if key.endswith("_s")} - rates
         degree = -1.0 if metric == "tokens_per_s" else 1.0
@@ -318,14 +318,14 @@ def test_shares_sum_to_one_and_are_the_elasticities_of_what_they_are_proportiona
 ) -> None:
     """Waiting for slots takes its time from other shares, which are then below."""
     schedule, trace, figures = run
-    trail = walk(schedule, price_figures(schedule.works, figures))
-    seconds = partition(trail, figures)
+    explained = walk(schedule, price_figures(schedule.works, figures))
+    seconds = partition(explained, figures)
     assert tuple(seconds) == CLASSES
     assert all(value >= 0 for value in seconds.values())
-    makespan_s = trail.timeline.makespan_s
+    makespan_s = explained.timeline.makespan_s
     assert math.fsum(seconds.values()) == pytest.approx(makespan_s, rel=1e-12)
     share = {name: value / makespan_s for name, value in seconds.items()}
-    found = elasticities(trail, find_probes(schedule, trace), figures, "makespan_s")
+    found = elasticities(explained, find_probes(schedule, trace), figures, "makespan_s")
     expected = {
         "kernel": found["stack.kernel_s"],
         "compute": -found["stack.gemm_efficiency"],
@@ -377,8 +377,8 @@ def test_a_metric_with_nothing_to_measure_has_no_elasticity() -> None:
     )
     schedule = decode(model, decode_only.steps(), policy_named("gpu_only"), EXECUTIONS["streams"], n_buffers=6).schedule
     figures = figures_of(hw)
-    trail = walk(schedule, price_figures(schedule.works, figures))
-    assert set(elasticities(trail, find_probes(schedule, decode_only), figures, "tpot_s").values()) == {0.0}
+    explained = walk(schedule, price_figures(schedule.works, figures))
+    assert set(elasticities(explained, find_probes(schedule, decode_only), figures, "tpot_s").values()) == {0.0}
 
 
 def test_more_multiprocessors_of_the_same_peak_rate_are_slower_by_their_share_of_whole_waves() -> None:
@@ -386,9 +386,11 @@ def test_more_multiprocessors_of_the_same_peak_rate_are_slower_by_their_share_of
     model, hw = pregate.load_model("switch-base-8"), pregate.load_hardware("a100-sxm4-80gb")
     trace = pregate.synthesize(model, 16, 8, 1, 0)
     schedule, figures = capture(model, hw, trace, "gpu_only").decoded.schedule, figures_of(hw)
-    trail = walk(schedule, price_figures(schedule.works, figures))
+    explained = walk(schedule, price_figures(schedule.works, figures))
     experts = schedule.kind == OpKind.EXPERTS
     fixed_s = hw.stack.launches[OpKind.EXPERTS] * hw.constant("kernel_s")
-    waves_s = float((trail.timeline.end_s - trail.timeline.start_s)[experts].sum()) - fixed_s * int(experts.sum())
-    found = elasticities(trail, find_probes(schedule, trace), figures, "makespan_s")["accelerator.n_sm"]
-    assert found == pytest.approx(waves_s / trail.timeline.makespan_s, rel=1e-9)
+    waves_s = float((explained.timeline.end_s - explained.timeline.start_s)[experts].sum()) - fixed_s * int(
+        experts.sum()
+    )
+    found = elasticities(explained, find_probes(schedule, trace), figures, "makespan_s")["accelerator.n_sm"]
+    assert found == pytest.approx(waves_s / explained.timeline.makespan_s, rel=1e-9)

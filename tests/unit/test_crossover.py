@@ -15,8 +15,8 @@ import pytest
 import pregate
 from pregate.cli import main as cli
 from pregate.explore.axis_scale import read_scale
-from pregate.explore.axis_winners import Contest, Winner
-from pregate.explore.crossover import Crossovers, _between, crossovers
+from pregate.explore.axis_winners import AxisWinners, Winner
+from pregate.explore.crossover import Crossovers, _changes_between, crossovers
 from pregate.explore.sweeps.planning import read_subject
 from traces.errors import InvalidInput
 
@@ -128,11 +128,11 @@ def test_two_policies_that_differ_by_rounding_are_one(
 ) -> None:
     """The first asked for wins; a real difference, however small, decides."""
     subject = read_subject(model, "h100-sxm", trace, ["on_demand", "pregate"], {})
-    contest = Contest(subject, read_scale(LINK, 1.0, 3.0).axis, "tokens_per_s")
+    winners = AxisWinners(subject, read_scale(LINK, 1.0, 3.0).axis, "tokens_per_s")
     scores = {"on_demand": np.array([1.0, 1.0, 1.0]), "pregate": np.array([1.0 + 4e-16, 1.0 - 4e-16, 1.0 + 1e-9])}
-    monkeypatch.setattr(contest, "_scores", lambda values: scores)
-    contest.scan(np.array([1.0, 2.0, 3.0]))
-    assert [contest.at(x).name for x in (1.0, 2.0, 3.0)] == ["on_demand", "on_demand", "pregate"]
+    monkeypatch.setattr(winners, "_scores", lambda values: scores)
+    winners.scan(np.array([1.0, 2.0, 3.0]))
+    assert [winners.at(x).name for x in (1.0, 2.0, 3.0)] == ["on_demand", "on_demand", "pregate"]
 
 
 def winners(edges: list[float], names: list[str | None]) -> tuple[Callable[[float], Winner], list[float]]:
@@ -147,28 +147,28 @@ def winners(edges: list[float], names: list[str | None]) -> tuple[Callable[[floa
 
 def test_two_changes_between_two_points_of_the_scan_are_both_found() -> None:
     at, _ = winners([9.0, 11.0], ["a", "b", "a"])
-    found = _between(read_scale(LINK, 1.0, 100.0), 1.0, 100.0, at, look=True)
+    found = _changes_between(read_scale(LINK, 1.0, 100.0), 1.0, 100.0, at, look=True)
     assert [(row.below, row.above) for row in found] == [("a", "b"), ("b", "a")]
     for row, edge in zip(found, (9.0, 11.0), strict=True):
         assert row.low < edge <= row.high <= row.low * (1 + TOLERANCE)
-    assert _between(read_scale(LINK, 1.0, 100.0), 1.0, 100.0, at, look=False) == []
+    assert _changes_between(read_scale(LINK, 1.0, 100.0), 1.0, 100.0, at, look=False) == []
 
 
 def test_a_third_winner_in_a_bracket_splits_it() -> None:
     at, _ = winners([5.0, 20.0, 20.001], ["a", "b", "c", "d"])
-    found = _between(read_scale(LINK, 1.0, 100.0), 1.0, 100.0, at, look=False)
+    found = _changes_between(read_scale(LINK, 1.0, 100.0), 1.0, 100.0, at, look=False)
     assert [(row.below, row.above) for row in found] == [("a", "b"), ("b", "d")]
 
 
 def test_bisection_asks_for_as_many_points_as_it_must() -> None:
     at, asked = winners([7.0], ["a", "b"])
-    _between(read_scale(LINK, 1.0, 16.0), 1.0, 16.0, at, look=True)
+    _changes_between(read_scale(LINK, 1.0, 16.0), 1.0, 16.0, at, look=True)
     assert len(set(asked)) <= 2 + math.ceil(math.log2(math.log(16) / math.log(1 + TOLERANCE)))
 
 
 def test_a_count_changes_at_a_whole_number() -> None:
     at, _ = winners([37.0], ["a", "b"])
-    (row,) = _between(read_scale("accelerator.n_sm", 10, 200), 10.0, 200.0, at, look=True)
+    (row,) = _changes_between(read_scale("accelerator.n_sm", 10, 200), 10.0, 200.0, at, look=True)
     assert (row.low, row.high, row.value) == (36.0, 37.0, 37.0)
 
 

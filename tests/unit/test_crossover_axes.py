@@ -15,9 +15,9 @@ import pytest
 import pregate
 from pregate.ask.capture import capture_request
 from pregate.cli import main as cli
-from pregate.explore import axis_winners as contest
+from pregate.explore import axis_winners as winners
 from pregate.explore.axis_scale import read_scale
-from pregate.explore.axis_winners import Contest
+from pregate.explore.axis_winners import AxisWinners
 from pregate.explore.crossover import Crossovers, crossovers, shown
 from pregate.explore.sweeps.axes import NAMES, find_axis
 from pregate.explore.sweeps.planning import read_subject
@@ -112,7 +112,7 @@ def test_ratios_of_as_many_slots_share_a_schedule(monkeypatch: pytest.MonkeyPatc
         written.append((request.policy.name, request.plan.n_cache_slots))
         return capture_request(request)
 
-    monkeypatch.setattr(contest, "capture_request", counted)
+    monkeypatch.setattr(winners, "capture_request", counted)
     search(["gpu_only", "pregate", "on_demand"], "cache_ratio", 0, 1, n_scan=100)
     assert len(written) == len(set(written)) == 1 + 2 * (N_SLOTS + 1)
     written.clear()
@@ -137,7 +137,7 @@ def test_every_policy_has_at_every_value_what_a_sweep_says_bit_for_bit(axis: str
     dataset = swept(policies, axis, values, recipe, None)
     subject = read_subject(MODEL, "h100-sxm", recipe, policies, {scale.axis.key: scale.axis})
     for metric in METRICS if axis in ("link.h2d_bytes_per_s", "batch") else ("tokens_per_s",):
-        scores = Contest(subject, scale.axis, metric)._scores(values)
+        scores = AxisWinners(subject, scale.axis, metric)._scores(values)
         assert list(scores) == policies
         np.testing.assert_array_equal(np.stack(list(scores.values())), dataset[metric].values)
     assert np.isfinite(dataset.makespan_s.values).any()
@@ -161,7 +161,7 @@ def test_a_lookahead_and_a_cache_move_only_the_designs_they_are_of() -> None:
     for axis, low, high, values in (("lookahead", 1, 5, [1.0, 2.0, 4.0]), ("cache_ratio", 0, 1, [0.0, 0.5, 1.0])):
         scale = read_scale(axis, low, high)
         subject = read_subject(MODEL, hw, TraceRecipe(4, 6, 8), policies, {axis: scale.axis})
-        scores[axis] = Contest(subject, scale.axis, "makespan_s")._scores(np.array(values))
+        scores[axis] = AxisWinners(subject, scale.axis, "makespan_s")._scores(np.array(values))
     moved = {axis: [name for name, score in found.items() if len(set(score)) > 1] for axis, found in scores.items()}
     assert moved == {"lookahead": ["pregate"], "cache_ratio": ["pregate", "pregate(2)"]}
     assert scores["lookahead"]["pregate"][1] == scores["lookahead"]["pregate(2)"][0]

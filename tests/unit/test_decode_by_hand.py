@@ -21,7 +21,8 @@ from tests.small_models import MODELS, routing
 from traces.errors import InvalidInput
 from traces.model.architecture import LayerStack, ModelArchitecture
 from traces.model.linear_mixer import LinearMixer
-from traces.routing import Phase, Step
+from traces.phase import Phase
+from traces.routing import Step
 
 DECODER, SHARED, SWITCH = MODELS.values()
 WORDS = {OpKind.SELF_ATTENTION: "attention", OpKind.CROSS_ATTENTION: "cross", OpKind.DENSE_FFN: "ffn"}

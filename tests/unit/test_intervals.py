@@ -69,13 +69,13 @@ def test_a_narrow_fit_gives_the_first_order_interval(hw: Platform, captured: Cap
     narrow = scaled(hw, 1e-4)
     assert narrow.fit is not None
     schedule, figures = captured.decoded.schedule, figures_of(narrow)
-    trail = walk(schedule, price(schedule.works, narrow))
+    explained = walk(schedule, price(schedule.works, narrow))
     names = [name for name in narrow.fit.order if f"stack.{name}" in figures.values and name != "reserve_bytes"]
     rows = [narrow.fit.order.index(name) for name in names]
     covariance = np.array(narrow.fit.covariance)[np.ix_(rows, rows)]
     found = half_widths(intervals(captured, narrow, np.random.default_rng(0), 20_000))
     for metric in METRICS:
-        exact = elasticities(trail, find_probes(schedule, captured.trace), figures, metric)
+        exact = elasticities(explained, find_probes(schedule, captured.trace), figures, metric)
         g = np.array([exact[f"stack.{name}"] for name in names])
         assert found[metric] == pytest.approx(1.959964 * math.sqrt(g @ covariance @ g), rel=0.03)
 

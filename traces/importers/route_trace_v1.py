@@ -102,7 +102,7 @@ def _read(path: Path) -> _Table:
         regular_file(path, MAX_FILE_BYTES)
         lines = _lines(path)
         header = _header(lines, path)
-        return _table(header, _rows(lines, header, path), path)
+        return _table(header, _columns_and_weights(lines, header, path), path)
     except OSError as error:
         raise InvalidFile(f"{path}: cannot be read ({error.strerror}): check the path") from error
     except UnicodeDecodeError as error:
@@ -161,7 +161,7 @@ def _integer(pairs: dict[str, str], key: str, least: int, most: int, path: Path,
     return int(text)
 
 
-def _rows(
+def _columns_and_weights(
     lines: Iterator[tuple[int, str]], header: _Header, path: Path
 ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
     """Columns turn, phase, position, MoE layer, slot, expert, residency (n_rows, 7), and the weights."""

@@ -105,11 +105,11 @@ def mixers_by_layer(
         if kind in ("moe", "mlp"):
             made.append(None)
         elif kind in _LINEAR:
-            made.append(_linear(fields, d_model, traits))
+            made.append(_recurrent_mixer(fields, d_model, traits))
         elif kind in _SLIDING:
-            made.append(_sliding(fields, _of_layer(fields, attention, layer)))
+            made.append(_sliding_attention(fields, _of_layer(fields, attention, layer)))
         elif kind in _FULL:
-            made.append(_full(fields, _of_layer(fields, attention, layer)))
+            made.append(_full_attention(fields, _of_layer(fields, attention, layer)))
         else:
             raise InvalidFile(f"{fields.where}: layer {layer} is of the kind {kind[:40]!r}, which is not modelled")
     return tuple(made)
@@ -152,10 +152,10 @@ def _of_layer(fields: Fields, attention: Attention, layer: int) -> Attention:
         own: dict[str, Any] = next((item for key, item in apart.items() if key.isdigit() and int(key) == layer), {})
         names = {"head_dim": "head_dim", "num_key_value_heads": "n_kv_heads", "num_attention_heads": "n_heads"}
         changes |= {ours: own[key] for key, ours in names.items() if type(own.get(key)) is int}
-    return _changed(attention, **changes) if changes else attention
+    return _with_heads(attention, **changes) if changes else attention
 
 
-def _changed(attention: Attention, **changes: Any) -> Attention:
+def _with_heads(attention: Attention, **changes: Any) -> Attention:
     """The attention with other heads: its kind and the width of its output gate follow from them."""
     heads = changes.get("n_heads", attention.n_heads)
     kv_heads = changes.get("n_kv_heads", attention.n_kv_heads)
@@ -168,17 +168,17 @@ def _changed(attention: Attention, **changes: Any) -> Attention:
     return dataclasses.replace(attention, output_gate=gate, **changes)
 
 
-def _sliding(fields: Fields, attention: Attention) -> Attention:
+def _sliding_attention(fields: Fields, attention: Attention) -> Attention:
     """A layer that sees a window; its heads may be its own (MiMo-V2)."""
     changes: dict[str, Any] = {"window": fields.integer("window", 0)}
     for key, ours in (("swa_num_key_value_heads", "n_kv_heads"), ("swa_num_attention_heads", "n_heads"),
                       ("swa_head_dim", "head_dim"), ("swa_v_head_dim", "v_head_dim")):  # fmt: skip
         if type(fields.get(key)) is int:
             changes[ours] = fields.get(key)
-    return _changed(attention, **changes)
+    return _with_heads(attention, **changes)
 
 
-def _full(fields: Fields, attention: Attention) -> Attention:
+def _full_attention(fields: Fields, attention: Attention) -> Attention:
     """A layer that sees all; in Gemma 4 with heads of its own, keys serving as values."""
     changes: dict[str, Any] = {}
     for key, ours in (("global_head_dim", "head_dim"), ("num_global_key_value_heads", "n_kv_heads")):
@@ -186,7 +186,7 @@ def _full(fields: Fields, attention: Attention) -> Attention:
             changes[ours] = fields.get(key)
     if changes and fields.flag("attention_k_eq_v"):
         changes["shared_key_value"] = True
-    return _changed(attention, **changes) if changes else attention
+    return _with_heads(attention, **changes) if changes else attention
 
 
 _Sizes = tuple[tuple[str, int | None], ...]
@@ -216,7 +216,7 @@ _RECURRENT: dict[str, tuple[Callable[..., LinearMixer], _Sizes]] = {
 """Mixers by the field that tells of them, in order: how one is made of `d_model` and its sizes."""
 
 
-def _linear(fields: Fields, d_model: int, traits: Traits) -> LinearMixer:
+def _recurrent_mixer(fields: Fields, d_model: int, traits: Traits) -> LinearMixer:
     """The mixer with a state, by the fields that describe one; MiniMax-01's lightning attention where none does."""
     inner = fields.get("linear_attn_config")
     apart = isinstance(inner, dict)

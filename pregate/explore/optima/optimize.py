@@ -90,7 +90,7 @@ def optimize(
     )
     pricing = Pricing(modes, 0, 0, schedules)
     if method == "exhaustive":
-        candidates = _all(space, pricing, executor, jobs, progress)
+        candidates = _all_points(space, pricing, executor, jobs, progress)
     else:
         candidates = _some(space, goals, pricing, executor, jobs, n_trials, seed, progress)
     if candidates.refused and not candidates.fits.any() and not np.any(candidates.fields["memory"] != ""):
@@ -101,7 +101,9 @@ def optimize(
     )  # fmt: skip
 
 
-def _all(space: Space, pricing: Pricing, executor: Any, jobs: int | None, progress: Progress | None) -> Candidates:
+def _all_points(
+    space: Space, pricing: Pricing, executor: Any, jobs: int | None, progress: Progress | None
+) -> Candidates:
     """Every policy at every point of the grid."""
     axes = space.grid()
     points = grid_points(axes, len(space.subject.designs))

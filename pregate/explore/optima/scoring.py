@@ -24,8 +24,8 @@ def judge(
     """Find what is feasible, its front, and what each constraint costs or misses."""
     costs, met = goals.costs(candidates.values), goals.met(candidates.values)
     known = candidates.fits & np.all(np.isfinite(costs), axis=1)
-    without = [_all([known, *met[:i], *met[i + 1 :]]) for i in range(len(met))]
-    feasible = _all([known, *met])
+    without = [_all_hold([known, *met[:i], *met[i + 1 :]]) for i in range(len(met))]
+    feasible = _all_hold([known, *met])
     found: tuple[tuple[Toll, ...], tuple[Shortfall, ...]] = (), ()
     if feasible.any():
         found = _tolls(candidates, goals, feasible, without), ()
@@ -65,7 +65,7 @@ def _shortfalls(
     return tuple(found)
 
 
-def _all(conditions: Sequence[NDArray[np.bool_]]) -> NDArray[np.bool_]:
+def _all_hold(conditions: Sequence[NDArray[np.bool_]]) -> NDArray[np.bool_]:
     """Where every condition holds, (n,)."""
     found: NDArray[np.bool_] = np.logical_and.reduce(conditions)
     return found

@@ -134,7 +134,7 @@ def spaced(name: str, how: str, low: float | str, high: float | str, n: int) -> 
         raise InvalidInput(f"axis {name}: {n} values, at least 1 needed")
     if n > MAX_VALUES:
         raise InvalidInput(f"axis {name}: {n} values, at most {MAX_VALUES:,}: sample it (LatinHypercube, `sample:`)")
-    values = _between(name, how, low, high, np.linspace(0.0, 1.0, n) if n > 1 else np.zeros(1))
+    values = _interpolated(name, how, low, high, np.linspace(0.0, 1.0, n) if n > 1 else np.zeros(1))
     return np.unique(values) if _is_count(find_axis(name)) else values
 
 
@@ -194,7 +194,7 @@ def _axis(name: str, items: Sequence[Any]) -> Axis:
             if not isinstance(item, str):
                 raise InvalidInput(f"axis {name}: {item!r} is not a name")
         return _checked(Axis(name, key, np.array(items, dtype=np.str_), ""))
-    numbers = np.array([_number(name, key, item) for item in items])
+    numbers = np.array([_si_value(name, key, item) for item in items])
     return _checked(Axis(name, key, _whole(name, key, numbers), DIMENSIONS[_dimension(key)]))
 
 
@@ -222,7 +222,7 @@ def _checked(axis: Axis) -> Axis:
     return axis
 
 
-def _number(name: str, key: str, item: Any) -> float:
+def _si_value(name: str, key: str, item: Any) -> float:
     """One value in SI."""
     if isinstance(item, str):
         try:
@@ -248,14 +248,14 @@ def _whole(name: str, key: str, numbers: NDArray[np.float64]) -> NDArray[np.floa
     return near
 
 
-def _between(name: str, how: str, low: Any, high: Any, u: NDArray[np.float64]) -> NDArray[np.float64]:
+def _interpolated(name: str, how: str, low: Any, high: Any, u: NDArray[np.float64]) -> NDArray[np.float64]:
     """Values at the shares `u` (0..1) of the way from `low` to `high`; whole ones where only these make sense."""
     key = find_axis(name)
     if key in NAMES:
         raise InvalidInput(f"axis {name} takes names, not a range: give a list")
     if how not in ("linear", "log"):
         raise InvalidInput(f"axis {name}: spacing {how!r} is neither linear nor log")
-    first, last = _number(name, key, low), _number(name, key, high)
+    first, last = _si_value(name, key, low), _si_value(name, key, high)
     if how == "log":
         if not (first > 0 and last > 0):
             raise InvalidInput(f"axis {name}: a log space from {first:g} to {last:g} needs both above 0")
@@ -272,7 +272,7 @@ def _sampled(name: str, values: Any, u: NDArray[np.float64]) -> Axis:
         if len(values) not in (2, 3):
             raise InvalidInput(f"axis {name} = {values!r}: a range to sample is (low, high) or (low, high, 'log')")
         how = values[2] if len(values) == 3 else "linear"
-        return _axis(name, _between(name, how, values[0], values[1], u).tolist())
+        return _axis(name, _interpolated(name, how, values[0], values[1], u).tolist())
     listed = _axis(name, _listed(name, values))
     chosen = np.minimum((u * len(listed.values)).astype(np.int64), len(listed.values) - 1)
     return Axis(name, listed.key, listed.values[chosen], listed.unit)

@@ -35,7 +35,7 @@ def read_sweep(path: Path) -> dict[str, Any]:
     cache = section.text("cache", "")
     arguments = {
         "model": load_model(
-            _beside(path, section.text("model")),
+            _path_beside(path, section.text("model")),
             dtype=section.text("dtype", "") or None,
             top_k=_optional_count(section, "top_k"),
             formats=_formats(section.optional_section("formats")),
@@ -55,7 +55,7 @@ def read_sweep(path: Path) -> dict[str, Any]:
     return arguments
 
 
-def _beside(file: Path, name: str) -> str:
+def _path_beside(file: Path, name: str) -> str:
     """A name, or a file that stands beside `file` unless its path is absolute."""
     return str(file.parent / name) if name.endswith(_FILES) else name
 
@@ -78,7 +78,7 @@ def _machine(section: Section, path: Path) -> MachineRecipe:
         if "hbm_bytes" in given:
             raise InvalidFile(f"{path}: hbm and set: hbm_bytes are the same: give one")
         given["hbm_bytes"] = hbm
-    return MachineRecipe(_beside(path, section.text("hardware", "")), section.text("stack", "") or None, given)
+    return MachineRecipe(_path_beside(path, section.text("hardware", "")), section.text("stack", "") or None, given)
 
 
 def _trace(section: Section, path: Path) -> TraceRecipe:
