@@ -1,7 +1,7 @@
 """Where the time of a schedule goes: its critical path on one machine, split exactly by what it is spent on.
 
-The path is what the reverse pass of `critical_path` walks for the makespan: a chain of ops running and being issued that covers
-[0, makespan] without gap. numba is loaded on first use.
+The path is what the reverse pass of `critical_path` walks for the makespan: a chain of ops running and being issued
+that covers [0, makespan] without gap. numba is loaded on first use.
 """
 
 from __future__ import annotations
