@@ -1,8 +1,8 @@
 """Which hardware number matters how much: exact elasticities of a metric, and what a change of each number does.
 
 A metric that is a weighted sum of op times has an exact gradient by cost (`critical_path.gradient`), and every cost an
-exact derivative by every number of the machine: one complex step, price(x (1 + ih)) = price + ih dprice/dln x for h so small
-that its square is lost (Squire and Trapp, SIAM Review 40, 1998). Their product is the derivative of the metric.
+exact derivative by every number of the machine: one complex step, price(x (1 + ih)) = price + ih dprice/dln x for h so
+small that its square is lost (Squire and Trapp, SIAM Review 40, 1998). Their product is the derivative of the metric.
 
 The schedule stays as it was captured: sizes of memories, which decide what is captured, have no elasticity. Whole waves
 of tiles are a step function of `accelerator.n_sm`: their number is held, so its elasticity is that of the same peak
