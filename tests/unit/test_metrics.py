@@ -41,7 +41,7 @@ def trace_of(steps: list[int], sequences: list[int]) -> RoutingTrace:
     return RoutingTrace(
         experts=np.zeros((n, 1, 1), np.int16),
         sequence=np.array(sequences, np.int32),
-        position=np.arange(n, dtype=np.int32),
+        position=np.array([sequences[:i].count(one) for i, one in enumerate(sequences)], np.int32),
         phase=np.ones(n, np.int8),
         step=np.array(steps, np.int32),
         n_experts=2,
