@@ -40,6 +40,7 @@ $(VENV)/core.done: pyproject.toml constraints.txt
 
 $(VENV)/dev.done: $(VENV)/core.done
 	$(PIP) -e '.[dev,notebooks]'
+	$(BIN)/python -m pregate.kernels
 	touch $@
 
 benchmarks: $(VENV)/dev.done

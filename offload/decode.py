@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from offload import work
 from offload.copies import Copies
 from offload.execution import Execution
-from offload.fast.decode_compiled import CompiledLoop, is_compilable
+from offload.fast.decode_compiled import CompiledLoop, is_compilable, is_kept
 from offload.host_side import HostSide
 from offload.memory import ExpertMemory
 from offload.mixing import mixing_works
@@ -31,6 +31,7 @@ from offload.recorder import Part, Recorder, assemble
 from offload.residency import ResidentSet, count_slots
 from offload.schedule import Schedule
 from offload.work_rows import Works
+from traces.machine_code import KEPT_OPS
 from traces.model.architecture import LayerStack, ModelArchitecture
 from traces.phase import Phase
 from traces.routing import Step
@@ -38,7 +39,8 @@ from traces.routing import Step
 __all__ = ["DecodeStream", "Decoded", "decode"]
 
 SMALL_OPS = 120_000
-"""Schedules of about so many ops are written in Python: that is done before compiled code would be loaded."""
+"""Schedules of about so many ops are written in Python, or of `KEPT_OPS` where the compiled code is kept: that is done
+before it would be there."""
 
 _PART_OPS = 1 << 18
 """Ops written before a part is handed over."""
@@ -140,12 +142,14 @@ class DecodeStream:
 def _first_steps(steps: Iterator[Step], model: ModelArchitecture) -> tuple[list[Step], bool]:
     """Steps of so many ops that compiled code pays, or all of them if they are fewer; and whether it pays."""
     first: list[Step] = []
-    n_ops = 0
+    n_ops, most = 0, SMALL_OPS
+    if most > KEPT_OPS and is_kept():
+        most = KEPT_OPS
     for step in steps:
         first.append(step)
         n_tokens, n_blocks, top_k = step.experts.shape
         n_ops += n_blocks * (8 + 3 * min(n_tokens * top_k, model.n_experts))
-        if n_ops > SMALL_OPS:
+        if n_ops > most:
             return first, True
     return first, False
 

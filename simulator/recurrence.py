@@ -8,7 +8,6 @@ large one is compiled.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from functools import cache
 from typing import Any
 
 import numpy as np
@@ -20,11 +19,17 @@ from offload.schedule import Schedule
 from offload.timeline import Timeline
 from simulator.costs import check_costs
 from simulator.modes import FIFO, Modes
+from traces.machine_code import KEPT_OPS, Kernel, are_kept, loaded
 
-__all__ = ["HOST", "SMALL_OPS", "simulate", "walk_on", "walked"]
+__all__ = ["HOST", "SMALL_OPS", "is_small", "simulate", "walk_on", "walked"]
 
 SMALL_OPS = 400_000
-"""Schedules of up to so many ops are walked in Python: half a second, which is what loading compiled code takes."""
+"""Schedules of up to so many ops are walked in Python where nothing is compiled yet: half a second."""
+
+WALK = Kernel(
+    __name__, "_walk",
+    ("int8[1]", "int32[1]", "int64[1]", "int32[1]", *["float64[1]"] * 5, "int64[1]", "float64[1]", "int64[1]"),
+)  # fmt: skip
 
 HOST = -2
 """What bound an op that waited for the host that issued it; -1 is nothing."""
@@ -69,13 +74,23 @@ def walk_on(
     walk in Python, None to tell by the number of ops.
     """
     if small is None:
-        small = len(columns["lane"]) <= SMALL_OPS
-    walk = _walk_small if small else _compiled()
-    issue_s, duration_s = (np.asarray(values, dtype=np.float64) for values in (costs.issue_s, costs.duration_s))
-    found: Walked = walk(
-        columns["lane"], columns["cost"], columns["dep_ptr"], columns["dep"], issue_s, duration_s, free_s, carried_end_s
-    )
-    return found
+        small = is_small(len(columns["lane"]), SMALL_OPS, WALK)
+    issue_s, duration_s = (np.ascontiguousarray(values, np.float64) for values in (costs.issue_s, costs.duration_s))
+    lane, cost, dep_ptr = columns["lane"], columns["cost"], columns["dep_ptr"]
+    dep = np.ascontiguousarray(columns["dep"], np.int32)
+    if small:
+        return _walk_small(lane, cost, dep_ptr, dep, issue_s, duration_s, free_s, carried_end_s)
+    n_ops = len(lane)
+    start, end, host = np.empty(n_ops), np.empty(len(carried_end_s) + n_ops), np.empty(n_ops)
+    end[: len(carried_end_s)] = carried_end_s
+    bound_by, last = np.empty(n_ops, np.int64), np.full(len(free_s), -1, np.int64)
+    _compiled()(lane, cost, dep_ptr, dep, issue_s, duration_s, free_s, start, end, bound_by, host, last)
+    return start, end, bound_by, host
+
+
+def is_small(n_ops: int, most_ops: int, *kernels: Kernel) -> bool:
+    """Whether a schedule is done in Python: one of up to `most_ops`, and of a few where `kernels` are kept compiled."""
+    return n_ops <= min(KEPT_OPS, most_ops) or (n_ops <= most_ops and not are_kept(*kernels))
 
 
 def _walk(
@@ -86,12 +101,15 @@ def _walk(
     issue_s: NDArray[np.float64],
     duration_s: NDArray[np.float64],
     free: NDArray[np.float64],
-    carried: NDArray[np.float64],
-) -> Walked:
-    n_ops, n_carried = lane.size, carried.size
-    start, end = np.empty(n_ops), np.empty(n_carried + n_ops)
-    host, bound_by, last = np.empty(n_ops), np.empty(n_ops, np.int64), np.full(free.size, -1, np.int64)
-    end[:n_carried] = carried
+    start: NDArray[np.float64],
+    end: NDArray[np.float64],
+    bound_by: NDArray[np.int64],
+    host: NDArray[np.float64],
+    last: NDArray[np.int64],
+) -> None:
+    """Writes `start`, the rest of `end`, `bound_by` and `host`; `last` (n_lanes,): the last op of each, -1 so far."""
+    n_ops = lane.size
+    n_carried = end.size - n_ops
     for i in range(n_ops):
         here = lane[i]
         if here != 0:
@@ -109,7 +127,6 @@ def _walk(
         last[here] = n_carried + i
         if here == 0:
             host[i] = time
-    return start, end, bound_by, host
 
 
 def _walk_small(
@@ -154,9 +171,5 @@ def _walk_small(
     return np.array(start), np.array(end), np.array(bound_by, dtype=np.int64), np.array(host)
 
 
-@cache
 def _compiled() -> Callable[..., Any]:
-    from traces.compiled import njit
-
-    compiled: Callable[..., Any] = njit(cache=True)(_walk)
-    return compiled
+    return loaded(WALK)

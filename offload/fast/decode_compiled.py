@@ -27,11 +27,23 @@ from offload.recorder import Part
 from offload.residency import ResidentSet, count_slots
 from offload.schedule import COLUMNS
 from offload.work_rows import Rows, Works
+from traces.machine_code import Kernel, are_kept, loaded
 from traces.model.architecture import LayerStack, ModelArchitecture
 from traces.phase import Phase
 from traces.routing import Step
 
-__all__ = ["CompiledLoop", "is_compilable"]
+__all__ = ["CompiledLoop", "is_compilable", "is_kept"]
+
+_KERNEL = "offload.fast.decode_kernel"
+
+UNIONS = Kernel(_KERNEL, "unions", ("int16[3]", "int64[1]", "int64", "int64", *["int64[1]"] * 4))
+RUN_STEPS = Kernel(
+    _KERNEL,
+    "run_steps",
+    ("int64[2]", "int32[1]", "int64[2]", "int64[1]", "int64[1]", "int64", "int64", "int64"),
+    returns=True,
+    sources=("offload.fast.slots_kernel", "offload.fast.kernel_layout", "offload.ops"),
+)
 
 _EXECUTION_FLAGS = (
     "stage", "grouped", "fetch_first", "readback_per_fetch", "host_waits", "sync_after_ffn",
@@ -53,6 +65,11 @@ def is_compilable(policy: Policy, cache: ResidentSet | None) -> bool:
     return known and policy.start is None and policy.on_miss is fetch_misses and by_age
 
 
+def is_kept() -> bool:
+    """Whether the kernels need not be compiled first."""
+    return are_kept(UNIONS, RUN_STEPS)
+
+
 class CompiledLoop:
     """The state of one pass over the steps, as `offload.decode` keeps it, in arrays.
 
@@ -68,9 +85,6 @@ class CompiledLoop:
         cache: ResidentSet | None,
         disk: bool,
     ) -> None:
-        from offload.fast import decode_kernel
-
-        self._kernel = decode_kernel
         self._model, self._policy, self._execution = model, policy, execution
         self._n_buffers, self._cache, self._disk = n_buffers, cache, disk
         self._experts, self._words = decode_words.memory(model, n_buffers, cache)
@@ -121,7 +135,7 @@ class CompiledLoop:
             d = np.empty(max(2 * _PART_OPS, max_deps), np.int32)
             r[r[layout.ROW_OF] :] = -1
             w[layout.LOCAL] = w[layout.DEPS] = w[layout.ROWS] = 0
-            ran = self._kernel.run_steps(o, d, self._experts, w, r, done, max_ops, max_deps)
+            ran = loaded(RUN_STEPS)(o, d, self._experts, w, r, done, max_ops, max_deps)
             if ran < 0:
                 self._refuse(batch[-1 - ran].i_step)
             done += ran
@@ -237,7 +251,8 @@ class CompiledLoop:
         ptr = np.zeros(len(batch) * n_blocks + 1, np.int64)
         found, tokens = np.zeros(n_entries, np.int64), np.zeros(n_entries, np.int64)
         bounds = np.append(0, np.cumsum(n_tokens))
-        self._kernel.unions(experts, bounds, first, n_blocks, model.n_experts, ptr, found, tokens)
+        counts = np.zeros(model.n_experts, np.int64)
+        loaded(UNIONS)(np.ascontiguousarray(experts), bounds, first, n_blocks, counts, ptr, found, tokens)
         return ptr, found[: ptr[-1]], tokens[: ptr[-1]]
 
     def _grouped(

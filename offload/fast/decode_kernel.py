@@ -7,8 +7,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
-
 from offload.fast.kernel_layout import (
     ARRIVALS,
     BASE,
@@ -73,10 +71,13 @@ _D2H = int(Lane.D2H)
 
 @njit(cache=True, nogil=True)
 def unions(
-    experts: Any, bounds: Any, first: int, n_blocks: int, n_experts: int, ptr: Any, found: Any, tokens: Any
+    experts: Any, bounds: Any, first: int, n_blocks: int, counts: Any, ptr: Any, found: Any, tokens: Any
 ) -> None:
-    """Distinct experts, ascending, of every (step, block), and the tokens that each serves; `experts` (T, L, k)."""
-    counts = np.zeros(n_experts, dtype=np.int32)
+    """Distinct experts, ascending, of every (step, block), and the tokens that each serves; `experts` (T, L, k).
+
+    `counts` (n_experts,): zeros, and zeros again.
+    """
+    n_experts = counts.size
     top_k = experts.shape[2]
     at = 0
     for step in range(len(bounds) - 1):

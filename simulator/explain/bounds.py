@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache
 from typing import Any
 
 import numpy as np
@@ -15,9 +14,13 @@ from offload.ops import Lane
 from offload.schedule import Schedule
 from simulator.costs import check_costs
 from simulator.modes import FIFO, LINKS, Modes
-from simulator.recurrence import SMALL_OPS
+from simulator.recurrence import SMALL_OPS, is_small
+from traces.machine_code import Kernel, loaded
 
 __all__ = ["Bounds", "chains_s", "lower_bounds"]
+
+
+CHAINS = Kernel(__name__, "_chains", ("int64[1]", "int32[1]", "float64[1]", "float64[1]"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,10 +72,12 @@ def chains_s(
 ) -> NDArray[np.float64]:
     """The longest sum of durations along dependencies that ends at each place: ops carried over, then (n_ops,) more."""
     if small is None:
-        small = len(duration_s) <= SMALL_OPS
-    chains = _chains_small if small else _compiled()
-    found: NDArray[np.float64] = chains(dep_ptr, dep, duration_s, carried_s)
-    return found
+        small = is_small(len(duration_s), SMALL_OPS, CHAINS)
+    if small:
+        return _chains_small(dep_ptr, dep, duration_s, carried_s)
+    end = np.concatenate([carried_s, np.zeros(len(duration_s))])
+    _compiled()(dep_ptr, np.ascontiguousarray(dep, np.int32), np.ascontiguousarray(duration_s, np.float64), end)
+    return end
 
 
 def _chains_small(
@@ -91,23 +96,17 @@ def _chains_small(
     return np.array(end)
 
 
-@cache
 def _compiled() -> Callable[..., Any]:
-    from traces.compiled import njit
-
-    compiled: Callable[..., Any] = njit(cache=True, nogil=True)(_chains)
-    return compiled
+    return loaded(CHAINS)
 
 
 def _chains(
-    dep_ptr: NDArray[np.int64], dep: NDArray[Any], duration_s: NDArray[np.float64], carried_s: NDArray[np.float64]
-) -> NDArray[np.float64]:
-    n_carried = carried_s.size
-    end = np.zeros(n_carried + duration_s.size)
-    end[:n_carried] = carried_s
+    dep_ptr: NDArray[np.int64], dep: NDArray[Any], duration_s: NDArray[np.float64], end: NDArray[np.float64]
+) -> None:
+    """Writes `end` of the ops, after that of those carried over."""
+    n_carried = end.size - duration_s.size
     for i in range(duration_s.size):
         time = 0.0
         for k in range(dep_ptr[i], dep_ptr[i + 1]):
             time = max(time, end[dep[k]])
         end[n_carried + i] = time + duration_s[i]
-    return end

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache
 from typing import Any
 
 import numpy as np
@@ -20,10 +19,14 @@ from hwmodels.cost import Costs
 from offload.ops import TRANSFERS, Lane, OpKind
 from offload.schedule import Schedule
 from offload.timeline import Timeline
-from simulator.recurrence import HOST, SMALL_OPS, walked
+from simulator.recurrence import HOST, SMALL_OPS, is_small, walked
 from traces.errors import InvalidInput
+from traces.machine_code import Kernel, loaded
 
 __all__ = ["HOST", "ExplainedRun", "Gradient", "gradient", "pulled_back", "slot_edges", "walk"]
+
+
+REVERSE = Kernel(__name__, "_reverse", ("int8[1]", "int64[1]", "float64[1]", "float64[1]", "float64[1]"))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -113,10 +116,13 @@ def pulled_back(
 ) -> Gradient:
     """As `gradient`, of the columns (n_ops,) of a schedule or a part; what is bound by nothing here ends the path."""
     if small is None:
-        small = len(lane) <= SMALL_OPS
-    reverse = _reverse_small if small else _compiled()
-    start_weight, end_weight = (np.asarray(weights, dtype=np.float64) for weights in (start_weight, end_weight))
-    issuing, running = reverse(lane, bound_by, start_weight, end_weight)
+        small = is_small(len(lane), SMALL_OPS, REVERSE)
+    start_weight, end_weight = (np.ascontiguousarray(weights, np.float64) for weights in (start_weight, end_weight))
+    if small:
+        issuing, running = _reverse_small(lane, bound_by, start_weight, end_weight)
+    else:
+        issuing, running = np.zeros(len(lane)), end_weight.copy()
+        _compiled()(lane, bound_by, start_weight, running, issuing)
     by_issue, by_duration = np.zeros(n_works), np.zeros(n_works)
     np.add.at(by_issue, cost, issuing)
     np.add.at(by_duration, cost, running)
@@ -127,10 +133,10 @@ def _reverse(
     lane: NDArray[np.int8],
     bound_by: NDArray[np.int64],
     start_weight: NDArray[np.float64],
-    end_weight: NDArray[np.float64],
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """The derivative by the issue cost and the duration of every op, (n_ops,)."""
-    by_issue, at_end = np.zeros(lane.size), end_weight.copy()
+    at_end: NDArray[np.float64],
+    by_issue: NDArray[np.float64],
+) -> None:
+    """The derivative by the duration of every op, (n_ops,), in place of the weights of ends, and by its issue cost."""
     at_host = 0.0
     for i in range(lane.size - 1, -1, -1):
         if lane[i] == 0:
@@ -143,7 +149,6 @@ def _reverse(
             at_end[bound_by[i]] += at_start
         if lane[i] != 0:
             by_issue[i] = at_host
-    return by_issue, at_end
 
 
 def _reverse_small(
@@ -152,7 +157,7 @@ def _reverse_small(
     start_weight: NDArray[np.float64],
     end_weight: NDArray[np.float64],
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """`_reverse` on lists: the same sums in the same order."""
+    """`_reverse` on lists: the same sums in the same order; by issue cost, and by duration."""
     at_end, by_issue, at_host = end_weight.tolist(), [0.0] * lane.size, 0.0
     rows = zip(lane.tolist()[::-1], bound_by.tolist()[::-1], start_weight.tolist()[::-1], strict=True)
     for i, (here, bound, weight) in zip(range(lane.size - 1, -1, -1), rows, strict=True):
@@ -169,9 +174,5 @@ def _reverse_small(
     return np.array(by_issue), np.array(at_end)
 
 
-@cache
 def _compiled() -> Callable[..., Any]:
-    from traces.compiled import njit
-
-    compiled: Callable[..., Any] = njit(cache=True)(_reverse)
-    return compiled
+    return loaded(REVERSE)

@@ -1,0 +1,19 @@
+"""`python -m pregate.kernels`: compile what the next commands would, half a minute of it, so that they only load it."""
+
+from __future__ import annotations
+
+from offload.fast.decode_compiled import RUN_STEPS, UNIONS
+from simulator.explain.bounds import CHAINS
+from simulator.explain.critical_path import REVERSE
+from simulator.recurrence import WALK
+from traces.machine_code import Kernel, loaded
+
+__all__ = ["KERNELS"]
+
+KERNELS: tuple[Kernel, ...] = (UNIONS, RUN_STEPS, WALK, REVERSE, CHAINS)
+"""What is kept as machine code that needs no compiler beside it."""
+
+
+if __name__ == "__main__":
+    for kernel in KERNELS:
+        loaded(kernel)
