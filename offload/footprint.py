@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
+from numbers import Integral
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -156,10 +158,22 @@ def _buffers(model: ModelArchitecture, workload: Workload, policy: Policy, execu
     n_active, n_experts = workload.n_active, model.n_experts
     largest = max(n_active, workload.n_encoder_active)
     if execution.hands_slots_on and policy.needs_ids:
-        full = policy.buffers(workload.n_decode_active or n_active, n_experts).full
-        return Buffers(policy.buffers(1, n_experts).minimum, max(full, min(2, largest)))
-    wanted = policy.buffers(largest if policy.encoder == "same" else n_active, n_experts)
+        full = _asked(policy, workload.n_decode_active or n_active, n_experts).full
+        return Buffers(_asked(policy, 1, n_experts).minimum, max(full, min(2, largest)))
+    wanted = _asked(policy, largest if policy.encoder == "same" else n_active, n_experts)
     return Buffers(*(max(size, workload.n_encoder_active) for size in wanted))
+
+
+def _asked(policy: Policy, n_active: int, n_experts: int) -> Buffers:
+    """The slots that a policy asks for. Raises `InvalidInput` where it answers something else."""
+    asked: Any = policy.buffers(n_active, n_experts)
+    sizes = asked if isinstance(asked, tuple) else ()
+    if len(sizes) != 2 or not all(isinstance(size, Integral) for size in sizes) or not 0 <= sizes[0] <= sizes[1]:
+        raise InvalidInput(
+            f"policy {policy.name}: buffers({n_active}, {n_experts}) returned {asked!r}, not Buffers(minimum, full), "
+            f"both 0 or above"
+        )
+    return Buffers(*sizes)
 
 
 def _cached_layers(model: ModelArchitecture, placed: Placed) -> int:

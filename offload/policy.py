@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar, Literal, NamedTuple
 
 from offload.placement import AS_DECIDED, Placement
+from traces.documents import check_name
 from traces.errors import InvalidInput, unknown_name
 from traces.typed import check_fields
 
@@ -228,6 +229,8 @@ class Policy:
     popularity: PopularityProfile | None = None
 
     def __post_init__(self) -> None:
+        check_fields(self)
+        check_name(self.name, "policy name")
         if self.lookahead < 0:
             raise InvalidInput(f"lookahead = {self.lookahead} is below 0")
         if self.resident and self.cache is not None:

@@ -37,6 +37,8 @@ def checked(function: Callable[..., Any]) -> Callable[..., Any]:
                 continue
             if isinstance(value, str | Path) and not fits(value, hint) and name in _NAMED:
                 value = bound.arguments[name] = _NAMED[name](value)
+            if name == "policies" and hasattr(value, "tolist"):
+                value = bound.arguments[name] = value.tolist()
             check_value(f"{function.__name__}: {name}", value, hint)
         return function(*bound.args, **bound.kwargs)
 

@@ -24,6 +24,10 @@ class UnknownName(InvalidInput):
     """A name that is not in a registry; the message offers the nearest one."""
 
 
+_MOST_NAMES = 24
+"""Known names that a message lists where none is near."""
+
+
 def unknown_name(kind: str, name: str, known: Iterable[str], where: str = "") -> UnknownName:
     """Build the error for `name`, unknown among `known`: it names the nearest valid ones.
 
@@ -32,6 +36,8 @@ def unknown_name(kind: str, name: str, known: Iterable[str], where: str = "") ->
     names = sorted(known)
     near = [known_name for known_name in names if name and known_name.startswith(name)][:3]
     near = near or difflib.get_close_matches(name, names, n=1, cutoff=0.5)
-    hint = f"did you mean {' or '.join(map(repr, near))}?" if near else f"known: {', '.join(names)}"
+    n_more = len(names) - _MOST_NAMES
+    told = ", ".join(names[:_MOST_NAMES]) + (f" and {n_more} more" if n_more > 0 else "")
+    hint = f"did you mean {' or '.join(map(repr, near))}?" if near else f"known: {told}"
     place = f" in {where}" if where else ""
     return UnknownName(f"unknown {kind} {name!r}{place}: {hint}")

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from traces.errors import InvalidInput
 from traces.routing import MAX_EXPERTS, Provenance, RoutingTrace
 from traces.statistics import expert_counts
+from traces.typed import check_value
 
 if TYPE_CHECKING:
     from traces.model.architecture import ModelArchitecture
@@ -33,6 +34,7 @@ class PopularityProfile:
     provenance: Provenance
 
     def __post_init__(self) -> None:
+        check_value("PopularityProfile: provenance", self.provenance, Provenance)
         given = np.asarray(self.counts)
         if given.ndim != 2 or 0 in given.shape or given.dtype.kind not in "iuf":
             raise InvalidInput(f"counts are {given.dtype} {given.shape}: numbers (n_moe_layers, n_experts) are needed")
@@ -77,6 +79,7 @@ class PopularityProfile:
 
         What a static placement holds. Raises `InvalidInput` for more than there are.
         """
+        check_value("hottest: n", n, int)
         if not 0 <= n <= self.counts.size:
             raise InvalidInput(f"{n} experts of {self.counts.size}: ask for 0 to {self.counts.size}")
         order = np.argsort(-self.shares.ravel(), kind="stable")[:n]

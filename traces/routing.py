@@ -44,6 +44,8 @@ class Provenance:
     note: str = ""
 
     def __post_init__(self) -> None:
+        for name in ("model", "source", "licence", "recorder", "note"):
+            check_value(f"Provenance: {name}", getattr(self, name), str)
         object.__setattr__(self, "versions", ReadOnly(self.versions))
 
 
@@ -188,6 +190,7 @@ class RoutingTrace:
 
     def select(self, *, phase: Phase) -> RoutingTrace:
         """The tokens of one phase, steps renumbered from 0. Raises `InvalidInput` when there are none."""
+        check_value("phase", phase, Phase)
         keep = np.flatnonzero(self.phase == phase)
         if not keep.size:
             raise InvalidInput(f"the trace of {self.provenance.model} has no {phase.name.lower()} tokens")
@@ -195,6 +198,7 @@ class RoutingTrace:
 
     def of_sequences(self, sequences: Collection[int]) -> RoutingTrace:
         """The tokens of some sequences, steps renumbered from 0. Raises `InvalidInput` for one the trace has not."""
+        check_value("sequences", sequences, Collection[int])
         there = set(np.unique(self.sequence).tolist())
         for sequence in sequences:
             if sequence not in there:

@@ -77,7 +77,9 @@ def cache_named(text: str) -> Cache:
     size, flags = (rest[0], rest[1:]) if sized else (None, rest)
     if eviction not in eviction_names():
         raise unknown_name("eviction", eviction, eviction_names(), f"cache {text!r}")
-    for flag in flags:
+    for i, flag in enumerate(flags):
+        if flag in flags[:i]:
+            raise InvalidInput(f"cache {text!r} says {flag} twice: once is enough")
         if flag not in ("per_layer", "warm"):
             raise unknown_name("cache option", flag, ["per_layer", "warm"], f"cache {text!r}")
     if size is not None and NUMBER.fullmatch(size) is None:

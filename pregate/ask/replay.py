@@ -66,6 +66,11 @@ def residency(
     sizes = _one_a_layer(trace, expert_bytes)
     if not policies or not budgets_mib:
         raise InvalidInput("no policies or no budgets to replay: give at least one of each, such as lru and 1000")
+    if seed < 0:
+        raise InvalidInput(f"seed = {seed} is below 0")
+    for what, given in (("policies", policies), ("budgets_mib", budgets_mib)):
+        if len(set(given)) < len(given):
+            raise InvalidInput(f"{what} = {list(given)!r}: name each once")
     for budget in budgets_mib:
         if not 0 < budget < 1e12:
             raise InvalidInput(f"budget = {budget:g} MiB: it must be above 0 and finite")

@@ -90,6 +90,10 @@ def build_modes(text: str | None) -> Modes:
                 raise InvalidInput("--modes: chunk is given twice: give it once")
             case ("chunk", ":", size):
                 given["chunk_bytes"] = int(parse_override(size, "size"))
+            case ("hbm", "", _) if "hbm_shared" in given:
+                raise InvalidInput("--modes: hbm is given twice: give it once")
+            case ("cancel", "", _) if "cancel" in given:
+                raise InvalidInput("--modes: cancel is given twice: give it once")
             case ("hbm", "", _):
                 given["hbm_shared"] = True
             case ("cancel", "", _):

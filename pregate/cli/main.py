@@ -72,7 +72,7 @@ def _misused(error: Exception) -> int:
 
 def _refused(message: str) -> int:
     """Say why not, on one line that no name in it can move the cursor of."""
-    line = " ".join(message.split())
+    line = " ".join(word if len(word) <= 300 else f"{word[:120]}...{word[-120:]}" for word in message.split())
     print("error: " + "".join(c if c.isprintable() else ascii(c)[1:-1] for c in line), file=sys.stderr)
     return 2
 

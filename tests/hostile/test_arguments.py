@@ -77,6 +77,25 @@ WRONG: list[tuple[str, Callable[[], Any]]] = [
     ("rows", lambda: pregate.reproduce("isca24", rows=5)),  # type: ignore[arg-type]
     ("chunk_bytes", lambda: pregate.Modes("shared", "x")),  # type: ignore[arg-type]
     ("eviction", lambda: pregate.Cache("zz")),
+    ("policies", lambda: pregate.compare(MODEL, HW, TRACE, np.array([1, 2]))),  # type: ignore[arg-type]
+    ("batch", lambda: swept(axes={"batch": range(10**9)})),
+    ("10,000,000", lambda: pregate.LatinHypercube(10**12)),
+    ("policies", lambda: pregate.residency(TRACE, ["lru", "lru"], [100], expert_bytes=1)),
+    ("seed", lambda: pregate.residency(TRACE, ["random"], [100], expert_bytes=1, seed=-1)),
+    ("lookahead", lambda: pregate.Policy("x", lookahead="a")),  # type: ignore[arg-type]
+    ("name", lambda: pregate.Policy(None)),  # type: ignore[arg-type]
+    ("policy name", lambda: pregate.Policy("x\n")),
+    ("prefetch", lambda: pregate.Policy("x", prefetch=5)),  # type: ignore[arg-type]
+    *(
+        ("buffers", lambda b=b: pregate.simulate(MODEL, HW, TRACE, pregate.Policy("x", buffers=lambda *_: b)))
+        for b in (5, None, (1, 2, 3), (2, 1), (-1, 1), ("a", "b"))
+    ),
+    *((name, lambda name=name: pregate.Provenance(**({"model": "m", "source": "s"} | {name: 5})))
+      for name in ("model", "source", "licence", "note")),
+    ("provenance", lambda: pregate.PopularityProfile(np.ones((2, 2)), None)),  # type: ignore[arg-type]
+    ("n", lambda: pregate.PopularityProfile(np.ones((2, 2)), FROM).hottest(1.5)),  # type: ignore[arg-type]
+    ("sequences", lambda: TRACE.of_sequences(5)),  # type: ignore[arg-type]
+    ("phase", lambda: TRACE.select(phase=5)),  # type: ignore[arg-type]
 ]  # fmt: skip
 
 

@@ -38,6 +38,9 @@ SWEEP = "{model: switch-base-8, hardware: t4, policies: [on_demand, pregate], "
         (("optimize", "switch-base-8", "--hardware", ""), "names no machine"),
         (("optimize", "switch-base-8", "--subject-to", "tokens_per_s>=-5"), "no figure is below 0"),
         (("simulate", *SMALL, "--policy", "pregate(9999)"), "the decoder of switch-base-8 has 6"),
+        (("simulate", *SMALL, "--policy", "pregate+lru:0.1:warm:warm"), "says warm twice"),
+        (("simulate", *SMALL, "--modes", "hbm,hbm"), "hbm is given twice"),
+        (("simulate", *SMALL, "--dtype", "zzz"), "more"),
         (("residency", "t.safetensors", "--expert-bytes", "9", "--budgets-mib", "1,,2"), "has an empty place"),
         (("residency", "t.safetensors", "--expert-bytes", "9", "--budgets-mib", "1,1"), "has 1 twice"),
         (("residency", "t.safetensors", "--expert-bytes", "9", "--policies", "lru,lru"), "has lru twice"),
@@ -76,6 +79,12 @@ def recorded(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("traces") / "t.safetensors"
     pregate.save_trace(pregate.synthesize(pregate.load_model("switch-base-8"), 8, 4), path)
     return path
+
+
+def test_a_long_path_does_not_make_a_long_line(run: Run) -> None:
+    status, _, error = run("models", "show", "a/" * 2000 + "x.yaml")
+    assert (status, len(error) < 600) == (2, True)
+    assert "..." in error
 
 
 def test_a_sequence_with_a_gap_is_refused() -> None:

@@ -6,6 +6,7 @@ What a family does and its fields do not say (biases, norms, gates of outputs, t
 
 from __future__ import annotations
 
+import reprlib
 from typing import Any
 
 from traces.errors import InvalidFile
@@ -130,8 +131,11 @@ def _other_params(fields: Fields, d_model: int, n_layers: int, attention: Attent
 def _tied(fields: Fields, traits: Traits) -> bool:
     """Whether head and input table are one; of a multimodal model the whole decides, not the text model."""
     for document in reversed(fields.documents):
-        if isinstance(document.get("tie_word_embeddings"), bool):
-            return bool(document["tie_word_embeddings"])
+        tied = document.get("tie_word_embeddings")
+        if isinstance(tied, bool):
+            return tied
+        if tied is not None:
+            raise InvalidFile(f"{fields.where}: tie_word_embeddings = {reprlib.repr(tied)} is not true or false")
     return bool(traits.get("tied"))
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -98,8 +99,10 @@ class LatinHypercube:
 
     def __post_init__(self) -> None:
         check_fields(self)
-        if self.n < 1 or self.seed < 0:
-            raise InvalidInput(f"a Latin hypercube of {self.n} points with seed {self.seed}: at least 1, and 0")
+        if not 1 <= self.n <= MAX_VALUES or self.seed < 0:
+            raise InvalidInput(
+                f"a Latin hypercube of {self.n} points with seed {self.seed}: 1 to {MAX_VALUES:,}, and 0 or above"
+            )
 
     def axes(self, given: Mapping[str, Any]) -> tuple[Axis, ...]:
         """The axes with a value for each of the `n` points. Raises `InvalidInput` or `UnknownName` as `read_axes`."""
@@ -180,7 +183,9 @@ def _listed(name: str, values: Any) -> list[Any]:
         raise InvalidInput(f"axis {name} has shape {array.shape}: it must be one list of values")
     if isinstance(values, str | Mapping) or not hasattr(values, "__iter__"):
         raise InvalidInput(f"axis {name} = {values!r} is not a list of values")
-    items: list[Any] = list(values) if array is None else array.tolist()
+    items: list[Any] = list(islice(values, MAX_VALUES + 1)) if array is None else array.tolist()
+    if len(items) > MAX_VALUES:
+        raise InvalidInput(f"axis {name} has more than {MAX_VALUES:,} values: sample it (LatinHypercube, `sample:`)")
     if not items:
         raise InvalidInput(f"axis {name} has no values: give at least one, or leave it out")
     return items
