@@ -101,7 +101,7 @@ class LatinHypercube:
         check_fields(self)
         if not 1 <= self.n <= MAX_VALUES or self.seed < 0:
             raise InvalidInput(
-                f"a Latin hypercube of {self.n} points with seed {self.seed}: 1 to {MAX_VALUES:,}, and 0 or above"
+                f"a Latin hypercube of {self.n} points with seed {self.seed}: at least 1, at most {MAX_VALUES:,}, and 0"
             )
 
     def axes(self, given: Mapping[str, Any]) -> tuple[Axis, ...]:
