@@ -200,6 +200,11 @@ def test_a_hosts_figures_are_the_arithmetic_of_their_notes(name: str) -> None:
     assert peak is not None or name.startswith(("core-", "laptop-13", "grace-", "dgx-spark"))
 
 
+@pytest.mark.parametrize("name", component_names("host"))
+def test_a_host_named_for_two_sockets_has_them(name: str) -> None:
+    assert (load_component("host", name).n_sockets == 2) == name.endswith("-2s")
+
+
 @pytest.mark.parametrize(
     ("slower", "faster"),
     [
