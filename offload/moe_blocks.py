@@ -140,6 +140,7 @@ class Blocks:
             self._bring(later, block)
 
     def _view(self, block: int) -> BlockView:
+        """What a policy may see at a block: only what gates have revealed so far."""
         union = self.unions[block]
 
         def revealed(other: int) -> tuple[int, ...] | None:
@@ -232,6 +233,10 @@ class Blocks:
                 self.loop.host(_WAIT, ready, layer)
 
     def _experts_and_release(self, block: int, layer: int, on_cpu: list[int], gate: int) -> None:
+        """The experts of a block, on the host and on the device, then the slots are given back.
+
+        Where slots are handed on inside a block, experts that found none come as others are done.
+        """
         loop, union, moe_layer = self.loop, self.unions[block], self.first + block
         held, memory = loop.memory.claimed(moe_layer), loop.memory
         device, back = union, []

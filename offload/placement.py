@@ -192,6 +192,7 @@ def placement_named(text: str) -> Placement:
 
 
 def _with_clause(found: Placement, part: str, where: str, text: str) -> Placement:
+    """`found` with one clause, `part=where`, of the `text` of a placement. Raises `InvalidInput`."""
     if part in ("ubatch", "stream"):
         count = "0" if part == "stream" and where == "never" else where
         if not re.fullmatch(r"\d{1,7}", count, re.ASCII):

@@ -24,6 +24,7 @@ def checked_fetches(name: str, fetches: Any, view: BlockView, *, crosses: bool) 
 
 
 def _checked_fetch(where: str, fetch: Any, view: BlockView, crosses: bool) -> Fetch:
+    """A fetch that a policy returned, if it is one of experts that exist, at a block that is still to come."""
     if not isinstance(fetch, Fetch):
         raise InvalidInput(f"{where}: prefetch returned {fetch!r} among its fetches, not a Fetch(block, experts)")
     experts: Any = fetch.experts

@@ -89,6 +89,7 @@ class Schedule:
         return self._digest
 
     def _check(self) -> None:
+        """Raise `InvalidInput` for columns of other lengths, values out of range or dependencies that point ahead."""
         n = len(self.lane)
         for name in COLUMNS:
             wanted = {"dep_ptr": n + 1, "dep": int(self.dep_ptr[-1]) if len(self.dep_ptr) else -1}.get(name, n)

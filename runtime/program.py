@@ -169,6 +169,7 @@ class _Builder:
         )  # fmt: skip
 
     def _check_kind(self, op: int, kind: OpKind, lane: int) -> None:
+        """Raise `InvalidInput` for an op that the runtime does not execute, or one on another lane than its kind's."""
         if kind is OpKind.ISSUE:
             raise InvalidInput(f"op {op} issues a run of copies: the runtime copies experts one by one, {_WAY_OUT}")
         if kind in (OpKind.STREAM, OpKind.CPU_LAYER):
@@ -185,6 +186,7 @@ class _Builder:
             raise InvalidInput(f"op {op}, a {kind.name}, is on lane {Lane(lane).name}: it runs on {wanted.name}")
 
     def _touch(self, op: int, kind: OpKind) -> None:
+        """What an op does to the experts that are held: it moves one, or computes with one. Raises `InvalidInput`."""
         if kind in (OpKind.FETCH, OpKind.DISK_READ):
             moved = int(self.schedule.bytes[op])
             if moved != self.model.expert_bytes:
@@ -226,6 +228,7 @@ class _Builder:
         return bool(self.schedule.kind[op] == OpKind.FETCH)
 
     def _compute(self, op: int, on_device: bool) -> None:
+        """An expert is computed for the tokens that chose it, once a pass; counts it as looked up, and as found."""
         i_pass, key = int(self.pass_of[op]), (int(self.moe_layer[op]), int(self.schedule.expert[op]))
         one = self.passes.passes[i_pass]
         chosen = one.experts[:, key[0]] if key[0] >= 0 else np.zeros((0, 1), dtype=np.int16)

@@ -90,6 +90,7 @@ def _run_fifo(prepared: PreparedSchedule, costs: Costs) -> _Times:
 
 
 def _run_timed(prepared: PreparedSchedule, costs: Costs, modes: Modes) -> tuple[_Floats, _Floats, _Longs | None]:
+    """Start and end of every op under `modes`, and the bytes copied where copies may be cancelled, else None."""
     kernel, s = _kernel(), prepared.schedule
     n, n_links = len(s), len(s) if modes.link != "fifo" else 0
     n_flows = n if modes.hbm_shared or modes.link == "shared" else 0
@@ -130,6 +131,7 @@ def _own(*times: _Floats) -> list[_Floats]:
 
 
 def _index(lane: NDArray[np.int8], cancelled_by: _Ints, n_lanes: int) -> tuple[_Longs, _Ints, _Ints, _Ints]:
+    """The ops of each lane, in order, and of each op those that it cancels, as a chain of the next one cancelled."""
     n_ops = lane.size
     lane_ptr = np.zeros(n_lanes + 1, dtype=np.int64)
     for i in range(n_ops):

@@ -90,6 +90,7 @@ def _run(
     n_slots: int,
     hold: Action | None = None,
 ) -> _Ran:
+    """Times of every op of a probe under a policy; queued behind `hold`, those that the host would hold up."""
     model, trace, offloaded = probe.model, probe.trace, not policy.resident
     schedule = decode(model, trace.steps(), policy, EXECUTIONS["streams"], n_buffers=n_slots).schedule
     program = build_program(model, trace.steps(), schedule, {} if offloaded else resident_slots(model))
@@ -162,6 +163,7 @@ def _append(queued: _Queued, lane: int, action: Action | None, waits: set[int]) 
 
 
 def _samples(probe: Probe, run: _Ran, beside: str) -> list[Sample]:
+    """What a run says of each group of like ops: what they took, and what the host took to issue them."""
     program = run.program
     schedule = program.schedule
     samples = []

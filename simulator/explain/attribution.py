@@ -95,6 +95,7 @@ def _class_shares(work: Work, figures: Figures) -> list[float]:
 def _trace_back(
     lane: NDArray[np.int8], bound_by: NDArray[np.int64], last: int
 ) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+    """The chain of ops that ends with `last`, first to last, and where the host was issuing it, not it running."""
     op, issuing = np.empty(2 * lane.size, np.int64), np.zeros(2 * lane.size, np.bool_)
     n, i = 0, last
     while i >= 0:

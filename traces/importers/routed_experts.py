@@ -72,6 +72,10 @@ def _answers(path: Path) -> list[dict[str, Any]]:
 
 
 def _sequences(path: Path, answer: dict[str, Any], shape: ModelShape) -> Iterator[list[Part]]:
+    """The parts of each choice of an answer: first position, phase, experts.
+
+    Engines return prompt and answer apart, in one array, or the answer alone; counts of tokens tell which.
+    """
     prompt = answer.get("prompt_routed_experts")
     read = None if prompt is None else _array(path, "prompt_routed_experts", prompt, shape)
     n_prompt = len(answer["prompt_token_ids"]) if isinstance(answer.get("prompt_token_ids"), list) else 0
@@ -136,6 +140,7 @@ def _trace(
     model: str = "not stated in the file",
     notes: tuple[str, ...] = (),
 ) -> RoutingTrace:
+    """The trace of all sequences; layers that captured nothing are left out, with a note. Raises `InvalidFile`."""
     parts = [(i, *part) for i, sequence in enumerate(sequences) for part in sequence]
     forms = {experts.shape[1:] for *_, experts in parts}
     if len(forms) != 1:

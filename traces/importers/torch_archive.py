@@ -114,6 +114,7 @@ class _Reader:
         raise ValueError("no STOP")
 
     def _build(self, name: str, argument: Any) -> None:
+        """Do what one opcode of the pickle says on the stack. Raises `InvalidFile` for one that is more than data."""
         stack = self._stack
         match name:
             case "EMPTY_LIST":
@@ -180,6 +181,7 @@ class _Reader:
         return self._tensor(self._as(_Storage, storage), offset, self._as(tuple, size), self._as(tuple, stride))
 
     def _tensor(self, storage: _Storage, offset: int, size: tuple[int, ...], stride: tuple[int, ...]) -> NDArray[Any]:
+        """The array that a tensor views in its storage, copied. Raises `InvalidFile` where it reaches beyond that."""
         if len(size) != len(stride) or min((offset, *size, *stride)) < 0:
             raise ValueError("shape")
         dtype = np.dtype(_STORAGES[storage.kind]).newbyteorder(self._byte_order)

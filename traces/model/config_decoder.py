@@ -174,6 +174,7 @@ def _shared(fields: Fields, d_ff_expert: int, traits: Traits) -> tuple[int, int]
 
 
 def _attention(fields: Fields, d_model: int, traits: Traits) -> Attention:
+    """The attention that most layers have: latent where a rank of keys and values is stated, else by its heads."""
     n_heads = fields.integer("n_heads", minimum=1)
     bias = fields.flag("attention_bias", default=bool(traits.get("attention_bias")))
     qkv_bias = fields.flag(
