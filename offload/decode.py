@@ -36,7 +36,7 @@ from traces.model.architecture import LayerStack, ModelArchitecture
 from traces.phase import Phase
 from traces.routing import Step
 
-__all__ = ["DecodeStream", "Decoded", "decode"]
+__all__ = ["DecodeStream", "Decoded", "about_ops", "decode", "small_ops"]
 
 SMALL_OPS = 120_000
 """Schedules of about so many ops are written in Python, or of `KEPT_OPS` where the compiled code is kept: that is done
@@ -139,16 +139,28 @@ class DecodeStream:
         return self._loop.parts(chain(first, rest))
 
 
+def small_ops() -> int:
+    """About how many ops are written in Python before compiled code would be there."""
+    return KEPT_OPS if SMALL_OPS > KEPT_OPS and is_kept() else SMALL_OPS
+
+
+def about_ops(model: ModelArchitecture, steps: Iterable[Step]) -> int:
+    """About how many ops a schedule of `steps` has, whatever the policy."""
+    return sum(_about_ops(step, model) for step in steps)
+
+
+def _about_ops(step: Step, model: ModelArchitecture) -> int:
+    n_tokens, n_blocks, top_k = step.experts.shape
+    return int(n_blocks * (8 + 3 * min(n_tokens * top_k, model.n_experts)))
+
+
 def _first_steps(steps: Iterator[Step], model: ModelArchitecture) -> tuple[list[Step], bool]:
     """Steps of so many ops that compiled code pays, or all of them if they are fewer; and whether it pays."""
     first: list[Step] = []
-    n_ops, most = 0, SMALL_OPS
-    if most > KEPT_OPS and is_kept():
-        most = KEPT_OPS
+    n_ops, most = 0, small_ops()
     for step in steps:
         first.append(step)
-        n_tokens, n_blocks, top_k = step.experts.shape
-        n_ops += n_blocks * (8 + 3 * min(n_tokens * top_k, model.n_experts))
+        n_ops += _about_ops(step, model)
         if n_ops > most:
             return first, True
     return first, False

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hwmodels.figures import figures_of
+from offload.decode import about_ops, small_ops
 from offload.memory import CapacityExceeded
 from pregate.ask.capture import Captured, Request, capture_request
 from pregate.ask.intervals import compiled, measured
@@ -52,6 +53,7 @@ class AxisWinners:
         self._ready: dict[int, tuple[Compiled, Captured]] = {}
         self._found: dict[int, NDArray[np.float64]] = {}
         self._refused: list[str] = []
+        self._compiled: bool | None = None  # True once what a scan writes is large in all, each alone small
         self._winners: dict[float, Winner] = {}
 
     @property
@@ -85,8 +87,11 @@ class AxisWinners:
         """The metric of each policy at `values`, (n,); NaN where it does not fit or cannot be."""
         points = grid_points((dataclasses.replace(self.axis, values=values),), len(self.names))
         groups = self._planner.plan(points).i_group[:, points.i_choice]  # [n_policies, n]
-        scores = np.full(groups.shape, np.nan)
-        for i in np.unique(groups[groups >= 0]).tolist():
+        scores, new = np.full(groups.shape, np.nan), np.unique(groups[groups >= 0]).tolist()
+        requests = [self._planner.groups[i].request for i in new if i not in self._found and i not in self._ready]
+        if sum(about_ops(asked.model, asked.trace.steps()) for asked in requests) > small_ops():
+            self._compiled = True
+        for i in new:
             scores = np.where(groups == i, self._measured(i, points)[points.i_price], scores)
         return dict(zip(self.names, scores, strict=True))
 
@@ -96,7 +101,7 @@ class AxisWinners:
             return self._found[i]
         group, found = self._planner.groups[i], np.full(points.n_prices, np.nan)
         try:
-            ready = self._ready.get(i) or _made(group.request)
+            ready = self._ready.get(i) or self._made(group.request)
             figures = figures_of(group.hw).with_values(points.prices)
             found = measured(*ready, figures, points.n_prices)[self.metric]
         except CapacityExceeded:
@@ -110,8 +115,7 @@ class AxisWinners:
             self._found[i] = found
         return found
 
-
-def _made(request: Request) -> tuple[Compiled, Captured]:
-    """The schedule of a request, ready to be measured. Raises `CapacityExceeded` as `capture_request`."""
-    captured = capture_request(request)
-    return compiled(captured), captured
+    def _made(self, request: Request) -> tuple[Compiled, Captured]:
+        """The schedule of a request, ready to be measured. Raises `CapacityExceeded` as `capture_request`."""
+        captured = capture_request(request, compiled=self._compiled)
+        return compiled(captured), captured
