@@ -108,9 +108,9 @@ def test_a_cache_ratio_changes_hands_where_the_slots_do(overrides: Mapping[str, 
 def test_ratios_of_as_many_slots_share_a_schedule(monkeypatch: pytest.MonkeyPatch) -> None:
     written: list[tuple[str, int]] = []
 
-    def counted(request: Any) -> Any:
+    def counted(request: Any, **options: Any) -> Any:
         written.append((request.policy.name, request.plan.n_cache_slots))
-        return capture_request(request)
+        return capture_request(request, **options)
 
     monkeypatch.setattr(winners, "capture_request", counted)
     search(["gpu_only", "pregate", "on_demand"], "cache_ratio", 0, 1, n_scan=100)
@@ -118,6 +118,23 @@ def test_ratios_of_as_many_slots_share_a_schedule(monkeypatch: pytest.MonkeyPatc
     written.clear()
     search(["gpu_only", "pregate", "on_demand"], "link.h2d_bytes_per_s", "1GB/s", "1TB/s")
     assert len(written) == 3
+
+
+@pytest.mark.parametrize(("limit", "wanted"), [(10**9, {None}), (0, {True})])
+def test_many_small_schedules_are_written_as_a_large_one_is(
+    monkeypatch: pytest.MonkeyPatch, limit: int, wanted: set[bool | None]
+) -> None:
+    """By compiled code when a scan writes many ops in all; who wins where stays as it is."""
+    told, expected = [], search(["gpu_only", "pregate", "lru"], "batch", 1, 8, overrides=SMALL)
+
+    def recorded(request: Any, *, compiled: bool | None = None) -> Any:
+        told.append(compiled)
+        return capture_request(request, compiled=compiled)
+
+    monkeypatch.setattr(contest, "capture_request", recorded)
+    monkeypatch.setattr(contest, "small_ops", lambda: limit)
+    assert search(["gpu_only", "pregate", "lru"], "batch", 1, 8, overrides=SMALL) == expected
+    assert set(told) == wanted
 
 
 AXES = [
