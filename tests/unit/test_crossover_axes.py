@@ -131,8 +131,8 @@ def test_many_small_schedules_are_written_as_a_large_one_is(
         told.append(compiled)
         return capture_request(request, compiled=compiled)
 
-    monkeypatch.setattr(contest, "capture_request", recorded)
-    monkeypatch.setattr(contest, "small_ops", lambda: limit)
+    monkeypatch.setattr(winners, "capture_request", recorded)
+    monkeypatch.setattr(winners, "small_ops", lambda: limit)
     assert search(["gpu_only", "pregate", "lru"], "batch", 1, 8, overrides=SMALL) == expected
     assert set(told) == wanted
 
