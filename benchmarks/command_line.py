@@ -1,8 +1,8 @@
 """CPU seconds of every command that README names, the first time and again: `python -m benchmarks.command_line`.
 
 User and system time of the whole process, children included, so that other work on the machine counts little. "first":
-no bytecode, no compiled code, no schedules kept from before; "again": the better of two runs after it. Writes
-`results/command_line.json`. Commands that time the machine itself are left out.
+no bytecode, no compiled code, no schedules kept from before; "again": the better of two runs after it, with the kernels
+that `python -m pregate.kernels` keeps, as after `make test`. Writes `results/command_line.json`. Commands that time the machine itself are left out.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import platform
 import re
 import resource
 import shlex
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -21,6 +22,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "results" / "command_line.json"
+KERNELS = Path(".cache") / "pregate" / "kernels"
 LEFT_OUT = ("pregate measure", "pregate run", "pregate validate", "pregate calibrate", "pregate compare mixtral-mini-8")
 
 
@@ -34,12 +36,16 @@ def commands() -> list[str]:
 def cpu_s(command: str, folder: Path, home: Path) -> float:
     """CPU seconds of one run in `folder`, with caches under `home`. Raises `CalledProcessError` when it fails."""
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    caches = {"HOME": str(home), "PYTHONPYCACHEPREFIX": str(home / "bytecode"), "PYTHONPATH": str(ROOT)}
-    environment = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"} | caches
-    words = [sys.executable, "-m", "pregate", *shlex.split(command)[1:]]
-    subprocess.run(words, cwd=folder, env=environment, check=True, capture_output=True)
+    run_python(["pregate", *shlex.split(command)[1:]], folder, home)
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     return after.ru_utime - before.ru_utime + after.ru_stime - before.ru_stime
+
+
+def run_python(words: list[str], folder: Path, home: Path) -> None:
+    """Run a module with its arguments in `folder`, with caches under `home`."""
+    caches = {"HOME": str(home), "PYTHONPYCACHEPREFIX": str(home / "bytecode"), "PYTHONPATH": str(ROOT)}
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"} | caches
+    subprocess.run([sys.executable, "-m", *words], cwd=folder, env=environment, check=True, capture_output=True)
 
 
 def main() -> None:
@@ -49,10 +55,14 @@ def main() -> None:
         folder = Path(root) / "work"
         folder.mkdir()
         (folder / "examples").symlink_to(ROOT / "examples")
+        kept = Path(root) / "kept"
+        kept.mkdir()
+        run_python(["pregate.kernels"], folder, kept)
         for i, command in enumerate(commands()):
             home = Path(root) / f"home{i}"
             home.mkdir()
             first = cpu_s(command, folder, home)
+            shutil.copytree(kept / KERNELS, home / KERNELS, dirs_exist_ok=True)
             again = min(cpu_s(command, folder, home) for _ in range(2))
             rows.append({"command": command, "first_s": round(first, 2), "again_s": round(again, 2)})
             print(f"{first:7.2f} {again:7.2f}  {command}", flush=True)
