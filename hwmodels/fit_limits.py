@@ -10,8 +10,6 @@ import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from hwmodels.kernels import kernel_constant
 from hwmodels.machine_files import hardware_names
 from hwmodels.quantity import PLAUSIBLE, check_plausible
@@ -66,7 +64,7 @@ def check_fit(fit: Fit) -> None:
     for name, constant in fit.kernels.items():
         _check_kernel(name, constant)
     for table in fit.gemm_tables:
-        most = float(np.max(table.utilisation))
+        most = float(max(max(row) for plane in table.utilisation for row in plane))
         if most > _MOST_UTILISATION:
             raise InvalidInput(
                 f"gemm_tables: {table.dtype} reaches {most:g} of the roofline, at most {_MOST_UTILISATION:g} can be: "
@@ -136,6 +134,8 @@ def _check_covariance(fit: Fit) -> None:
     known: Mapping[str, FittedConstant] = {**fit.constants, **fit.assumptions, **fit.kernels}
     if sorted(fit.order) != sorted(name for name in known if not name.endswith(_MEASURED_ALONE)):
         raise InvalidInput("log_covariance is not of the constants and assumptions of this fit: calibrate again")
+    import numpy as np  # on use: a listing reads no fit
+
     matrix = np.array(fit.covariance, dtype=np.float64).reshape(len(fit.order), len(fit.order))
     if not matrix.size:
         return

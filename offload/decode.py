@@ -157,10 +157,12 @@ def _about_ops(step: Step, model: ModelArchitecture) -> int:
 def _first_steps(steps: Iterator[Step], model: ModelArchitecture) -> tuple[list[Step], bool]:
     """Steps of so many ops that compiled code pays, or all of them if they are fewer; and whether it pays."""
     first: list[Step] = []
-    n_ops, most = 0, small_ops()
+    n_ops, most = 0, min(KEPT_OPS, SMALL_OPS)
     for step in steps:
         first.append(step)
         n_ops += _about_ops(step, model)
+        if n_ops > most and most < SMALL_OPS:
+            most = small_ops()
         if n_ops > most:
             return first, True
     return first, False

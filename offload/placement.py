@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, replace
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import TYPE_CHECKING
 
 from offload.execution import Execution
 from traces.errors import InvalidInput
 from traces.model.architecture import ModelArchitecture
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 __all__ = ["AS_DECIDED", "EVERYWHERE", "LayerRange", "Placed", "Placement", "place", "placement_named"]
 
@@ -146,6 +148,8 @@ def place(model: ModelArchitecture, placement: Placement, popularity: NDArray[np
     Raises `InvalidInput` for layers that the decoder has not, more kept experts than a layer has, or a KV cache away
     from HBM in a model that has cross-attention or mixers of several kinds.
     """
+    import numpy as np  # on use: a policy that is only named needs no arrays
+
     stack = model.decoder
     layers = {
         name: frozenset(() if where is None else where.of(stack.n_layers))

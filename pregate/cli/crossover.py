@@ -74,8 +74,8 @@ def _subject(
     """Model, machine and trace; a synthetic trace stays a recipe, for an axis may change what it is made of."""
     if question.trace is not None:
         return question.subject()
-    _require_free(question, axis)
     model = question.architecture()
+    _require_free(question, axis)
     from pregate.explore.sweeps.workloads import TraceRecipe
 
     recipe = TraceRecipe(
