@@ -15,6 +15,7 @@ import difflib
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -71,7 +72,7 @@ def configuration(target: str) -> str:
     return "\n[tool.mutmut]\n" + "".join(f"{key} = {json.dumps(value)}\n" for key, value in values.items())
 
 
-def try_mutants(target: str, where: Path) -> None:
+def try_mutants(target: str, where: Path, limit_s: float | None) -> None:
     """Have mutmut judge all mutants of one module in a copy of the tree at `where`, one process at a time."""
     for name in (*SOURCES, "tests", "benchmarks"):
         shutil.copytree(
@@ -83,9 +84,15 @@ def try_mutants(target: str, where: Path) -> None:
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     environment |= {"NUMBA_DISABLE_JIT": "1", "CI": "1"}  # plain Python, and the same examples every time
     command = [sys.executable, "-m", "mutmut", "run", "--max-children", "1"]
-    with (where / "mutmut.log").open("w") as log:
-        done = subprocess.run(command, cwd=where, env=environment, stdout=log, stderr=subprocess.STDOUT, check=False)
-    if done.returncode:
+    with (where / "mutmut.log").open("w") as log, subprocess.Popen(
+        command, cwd=where, env=environment, stdout=log, stderr=subprocess.STDOUT, start_new_session=True
+    ) as run:  # fmt: skip
+        try:
+            failed = run.wait(limit_s) != 0
+        except subprocess.TimeoutExpired:
+            failed = False
+            os.killpg(run.pid, signal.SIGKILL)
+    if failed:
         raise SystemExit(f"mutmut failed on {target}: {where / 'mutmut.log'} says why (--folder keeps it)")
 
 
@@ -149,13 +156,14 @@ def why_equivalent(target: str, mutant: dict[str, str], known: list[dict[str, st
 
 
 def judged(target: str, where: Path) -> dict[str, Any]:
-    """The row of one module: how many mutants there are, were killed, are equivalent by reason, and who survives."""
+    """The row of one module: how many mutants there are, were tried, killed, are equivalent by reason; who survives."""
     codes = json.loads((where / "mutants" / f"{target}.meta").read_text("utf-8"))["exit_code_by_key"]
     described = changed(where / "mutants" / target)
     known = json.loads(EQUIVALENT.read_text("utf-8"))
     equivalent: Counter[str] = Counter()
     survivors = []
-    for key, code in codes.items():
+    tried = {key: code for key, code in codes.items() if code is not None}
+    for key, code in tried.items():
         if code in _NOTICED:
             continue
         mutant = described[key.rpartition(".")[2]]
@@ -164,24 +172,27 @@ def judged(target: str, where: Path) -> dict[str, Any]:
             survivors.append(mutant)
         else:
             equivalent[f"{mutant['function']}: {reason}"] += 1
-    n_killed = len(codes) - len(survivors) - equivalent.total()
+    n_killed = len(tried) - len(survivors) - equivalent.total()
     return {
         "tests": list(TARGETS[target]),
         "mutants": len(codes),
+        "tried": len(tried),
         "killed": n_killed,
         "equivalent": dict(sorted(equivalent.items())),
         "survivors": survivors,
     }
 
 
-def report(targets: list[str], folder: Path | None) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Each module with its row, tried in `folder`, or in a temporary one."""
+def report(
+    targets: list[str], folder: Path | None, limit_s: float | None = None
+) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Each module with its row, tried in `folder`, or in a temporary one, for `limit_s` at most."""
     with ExitStack() as stack:
         where = folder or Path(stack.enter_context(tempfile.TemporaryDirectory()))
         for target in targets:
             place = where / target.replace("/", "_")
             place.mkdir(parents=True, exist_ok=True)
-            try_mutants(target, place)
+            try_mutants(target, place, limit_s)
             yield target, judged(target, place)
 
 
@@ -190,17 +201,19 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("modules", nargs="*", default=list(TARGETS), help="of: " + ", ".join(TARGETS))
     parser.add_argument("--folder", type=Path, help="work here, and leave it for the next time")
+    parser.add_argument("--minutes", type=float, help="at most so long a module; the quickest mutants come first")
     asked = parser.parse_args()
     unknown = set(asked.modules) - set(TARGETS)
     if unknown:
         raise SystemExit(f"{', '.join(sorted(unknown))}: not one of {', '.join(TARGETS)}")
-    for target, row in report(asked.modules, asked.folder):
+    limit_s = None if asked.minutes is None else 60 * asked.minutes
+    for target, row in report(asked.modules, asked.folder, limit_s):
         rows = json.loads(RESULTS.read_text("utf-8")) if RESULTS.exists() else {}
         rows[target] = row
         ordered = {name: rows[name] for name in TARGETS if name in rows}
         RESULTS.write_text(json.dumps(ordered, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
         n_equivalent = sum(row["equivalent"].values())
-        print(f"{target}: {row['mutants']} mutants, {row['killed']} killed, {n_equivalent} equivalent", flush=True)
+        print(f"{target}: {row['tried']} of {row['mutants']} tried, {row['killed']} killed, {n_equivalent} equivalent")
         for mutant in row["survivors"]:
             print(f"  {mutant['function']}: {mutant['was']}  ->  {mutant['becomes']}", flush=True)
 

@@ -17,8 +17,8 @@ def _rows() -> dict[str, dict[str, Any]]:
 
 
 def _counts(row: dict[str, Any]) -> tuple[int, int, int, int]:
-    """Mutants, killed, equivalent, surviving."""
-    return row["mutants"], row["killed"], sum(row["equivalent"].values()), len(row["survivors"])
+    """Mutants tried, killed, equivalent, surviving."""
+    return row["tried"], row["killed"], sum(row["equivalent"].values()), len(row["survivors"])
 
 
 def line() -> str:
@@ -33,11 +33,14 @@ def line() -> str:
 
 def modules() -> str:
     """A row a module."""
-    lines = ["| module | tests | mutants | noticed | equivalent | survive |", "| --- | --- | --- | --- | --- | --- |"]
+    lines = [
+        "| module | tests | mutants | tried | noticed | equivalent | survive |",
+        "| --- | --- | --- | --- | --- | --- | --- |",
+    ]
     for module, row in _rows().items():
-        made, killed, same, left = _counts(row)
+        tried, killed, same, left = _counts(row)
         tests = ", ".join(f"`{Path(test).name}`" for test in row["tests"])
-        lines.append(f"| `{module}` | {tests} | {made} | {killed} | {same} | {left} |")
+        lines.append(f"| `{module}` | {tests} | {row['mutants']} | {tried} | {killed} | {same} | {left} |")
     return "\n".join(lines)
 
 

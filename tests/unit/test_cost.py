@@ -340,6 +340,12 @@ def test_reading_the_weights_of_grouped_experts_takes_over_where_it_is_longer() 
     assert half == pytest.approx(Parts(28, 0, 2 * 10240))
 
 
+def test_weights_of_experts_with_more_and_fewer_tokens_add_up() -> None:
+    slow = ROUND.with_values({"accelerator.hbm_bytes_per_s": 2.0})
+    one_more = (Gemm(2, 256, 10), Gemm(2, 10, 256))
+    assert parts_of(Work(OpKind.EXPERTS, (UP, DOWN, *one_more)), slow) == pytest.approx(Parts(28, 0, 3 * 20480))
+
+
 def test_a_stack_without_a_tile_prices_experts_by_roofline() -> None:
     plain = dataclasses.replace(ROUND, stack=load_platform("a100-sxm4-80gb", "streams").stack)
     n_launches = plain.stack.launches[OpKind.EXPERTS]

@@ -252,6 +252,35 @@ def test_a_format_that_was_not_measured_is_priced_by_another_table(hw: Platform)
     assert found.duration_s[0] == pytest.approx(expected_s, rel=1e-12)
 
 
+def test_each_format_has_its_rate_and_its_table(hw: Platform) -> None:
+    """bf16 at 400 GFLOP/s and half the utilisation of fp32's table; what lies between its products in fp32."""
+    machine = with_overrides(hw.machine, {"accelerator.peak_flop_per_s.bf16": 400e9})
+    half = tuple(tuple(tuple(u / 2 for u in row) for row in plane) for plane in TABLE.utilisation)
+    assert hw.fit is not None
+    fit = dataclasses.replace(hw.fit, gemm_tables=(TABLE, dataclasses.replace(TABLE, dtype="bf16", utilisation=half)))
+    both = dataclasses.replace(hw, machine=machine, fit=fit)
+    gemm = Gemm(4096, 128, 512)
+    what = Work(OpKind.EXPERTS, (gemm,), "bf16", 16.0, flop=10**9, flop_compute="fp32")
+    expected_s = 7e-6 + 1.5 * (2 * 4096 * 65536 / 400e9) / 0.4 + 2.0 * activation_bytes(what) / 20e9
+    assert price([what], both).duration_s[0] == pytest.approx(expected_s + 4.0 * 1e9 / 200e9, rel=1e-12)
+
+
+def test_ops_of_a_kind_that_scatter_take_as_many_times_as_long(hw: Platform) -> None:
+    figures = figures_of(hw)
+    scattered = dataclasses.replace(figures, scatter={"gate": 2.5})
+    gate, head = Work(OpKind.GATE, (Gemm(1, 128, 32),)), Work(OpKind.HEAD, (Gemm(1, 128, 32),))
+    before, after = (price_figures([gate, head], each).duration_s for each in (figures, scattered))
+    assert (after / before).tolist() == pytest.approx([2.5, 1.0], rel=1e-12)
+
+
+def test_a_kind_that_was_not_measured_beside_copies_takes_what_it_takes_alone(hw: Platform) -> None:
+    assert hw.fit is not None
+    kernels = {key: value for key, value in hw.fit.kernels.items() if key != "gate.offloaded"}
+    bare = dataclasses.replace(hw, fit=dataclasses.replace(hw.fit, kernels=ReadOnly(kernels)))
+    what = Work(OpKind.GATE, (Gemm(1, 128, 32),))
+    assert price([what, FETCH], bare).duration_s[0] == price([what], bare).duration_s[0]
+
+
 def works() -> list[Work]:
     """One of every kind, bound by memory and by arithmetic."""
     model = MODELS["encoder-decoder"]
