@@ -168,6 +168,8 @@ def test_a_shared_budget_is_split_before_it_is_spent() -> None:
     trace = trace_of([[[0]] * 3, [[1]] * 3, [[0]] * 3], [1] * 3, 0, 2)
     assert stack_distances(trace, [10] * 3, per_layer=True).needed[-3:].tolist() == [60, 60, 60]
     assert stack_distances(trace, per_layer=True).needed[-3:].tolist() == [4, 5, 6]
+    again = trace_of([[[0]] * 3, [[0]] * 3], [1] * 2, 0, 2)  # nothing came between
+    assert stack_distances(again, per_layer=True).needed[-3:].tolist() == [0, 0, 0]
 
 
 @pytest.fixture
@@ -215,8 +217,10 @@ def test_capacities_beyond_what_floats_can_tell_apart_are_exact() -> None:
 
 def test_a_layer_that_no_token_reached_reads_nothing() -> None:
     """An engine may leave out the prompt's tokens at the last layer."""
-    curve = lru_curve(trace_of([[[0], [-1]], [[1], [-1]]], [1, 1], 2, 2), [10, 1000])
-    assert (curve.n_lookups, curve.n_read.tolist()) == (2, [20])
+    trace = trace_of([[[0], [-1]], [[1], [-1]], [[0], [-1]]], [1, 1, 1], 3, 2)
+    curve = lru_curve(trace, [10, 1000])
+    assert (curve.n_lookups, curve.n_read.tolist()) == (3, [30, 20])
+    assert stack_distances(trace, [10, 1000]).needed.tolist() == [NEVER, NEVER, 20]
 
 
 def test_what_is_no_capacity_is_refused_by_name(curve: HitCurve) -> None:
