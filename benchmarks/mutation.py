@@ -19,6 +19,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -75,9 +76,13 @@ def configuration(target: str) -> str:
 def try_mutants(target: str, where: Path, limit_s: float | None) -> None:
     """Have mutmut judge all mutants of one module in a copy of the tree at `where`, one process at a time."""
     for name in (*SOURCES, "tests", "benchmarks"):
-        shutil.copytree(
-            ROOT / name, where / name, dirs_exist_ok=True, ignore=shutil.ignore_patterns("__pycache__", "mutants")
-        )
+        for place, left_out in (
+            (where, "mutants"),
+            (where / "mutants", "*.py"),
+        ):  # mutmut keeps data files as they were
+            if place.exists():
+                ignored = shutil.ignore_patterns("__pycache__", left_out)
+                shutil.copytree(ROOT / name, place / name, dirs_exist_ok=True, ignore=ignored)
     _forget_survivors(where, target)
     project = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
     (where / "pyproject.toml").write_text(project + configuration(target), encoding="utf-8")
@@ -91,9 +96,23 @@ def try_mutants(target: str, where: Path, limit_s: float | None) -> None:
             failed = run.wait(limit_s) != 0
         except subprocess.TimeoutExpired:
             failed = False
-            os.killpg(run.pid, signal.SIGKILL)
+            _stop_between_verdicts(run.pid, where / "mutants" / f"{target}.meta")
     if failed:
         raise SystemExit(f"mutmut failed on {target}: {where / 'mutmut.log'} says why (--folder keeps it)")
+
+
+def _stop_between_verdicts(group: int, verdicts: Path) -> None:
+    """End mutmut when it is not in the middle of writing a verdict down."""
+    while True:
+        os.killpg(group, signal.SIGSTOP)
+        try:
+            json.loads(verdicts.read_text("utf-8"))
+        except ValueError:
+            os.killpg(group, signal.SIGCONT)
+            time.sleep(0.1)
+        else:
+            os.killpg(group, signal.SIGKILL)
+            return
 
 
 def _forget_survivors(where: Path, target: str) -> None:
