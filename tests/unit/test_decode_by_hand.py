@@ -448,3 +448,50 @@ def test_a_policy_sees_what_each_token_chose() -> None:
 
     written(DECODER, [PROMPT], Policy("looks", prefetch=prefetch))
     assert seen == [[[0, 5], [0, 1]], [[0, 1], [0, 1]], [[2, 3], [2, 4]]]
+
+
+def test_a_prompt_passes_in_micro_batches_and_its_head_comes_last() -> None:
+    """Five tokens, two at a time: each pass attends to what came before, each expert is looked up in its pass."""
+    by_two = dataclasses.replace(EXECUTIONS["streams"], name="by two", micro_batch=2)
+    chosen = [[[i, 5]] * 3 for i in range(5)]
+    prompt = step(0, Phase.PREFILL, [(4, i) for i in range(5)], chosen)
+    prompt = dataclasses.replace(prompt, gate_weights=np.arange(30, dtype=np.float32).reshape(5, 3, 2))
+    seen: list[object] = []
+
+    def prefetch(view: BlockView) -> list[Fetch]:
+        if view.block == 0:
+            tokens, weights = view.chosen(0), view.gate_weights(0)
+            seen.append((None if tokens is None else tokens.tolist(), None if weights is None else weights.tolist()))
+        return []
+
+    for policy in (Policy("looks", prefetch=prefetch), policy_named("on_demand")):
+        decoded = decode(DECODER, [prompt, NEXT], policy, by_two, n_buffers=8)
+        stack = DECODER.decoder
+        assert asked(decoded, OpKind.SELF_ATTENTION, 0) == [
+            work.self_attention_work(DECODER, stack, n_tokens, kv_tokens, pairs)
+            for n_tokens, kv_tokens, pairs in ((2, 2, 1 + 2), (2, 4, 3 + 4), (1, 5, 5))
+            for _ in range(stack.n_layers)
+        ]
+        assert asked(decoded, OpKind.HEAD, 0) == [work.head_work(DECODER, 1)]
+        assert [line.split()[0] for line in ops(decoded, 0)[-2:]] == ["head", "step"]
+        assert (decoded.n_prefill_lookups, decoded.n_lookups) == (3 * (3 + 3 + 2), 6)
+    weights = [[[6 * i, 6 * i + 1] for i in range(5)], chosen]
+    assert seen[:3] == [
+        ([row[0] for row in chosen[low:high]], weights[0][low:high]) for low, high in ((0, 2), (2, 4), (4, 5))
+    ]
+
+
+@pytest.mark.parametrize("micro_batch", [0, 2, 3])
+def test_a_prompt_that_fits_is_one_pass(micro_batch: int) -> None:
+    execution = dataclasses.replace(EXECUTIONS["streams"], name="by some", micro_batch=micro_batch)
+    decoded = decode(DECODER, [PROMPT], policy_named("gpu_only"), execution, n_buffers=8)
+    assert decoded.schedule == written(DECODER, [PROMPT], "gpu_only").schedule
+
+
+def test_whoever_decodes_may_say_how_it_is_written(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(offload.decode, "CompiledLoop", Spy)
+    for size, compiled, wanted in ((10**6, True, 1), (0, False, 0), (0, None, 1), (10**6, None, 0)):
+        monkeypatch.setattr(offload.decode, "SMALL_OPS", size)
+        Spy.made = 0
+        written(DECODER, [NEXT], "pregate", compiled=compiled)
+        assert Spy.made == wanted

@@ -166,3 +166,20 @@ def test_an_indexer_scores_the_whole_context_and_attention_what_it_chose() -> No
 def test_a_linear_mixer_of_one_sequence_unless_more_are_said() -> None:
     mixer = LinearMixer("gated_delta_net", ((12, 8), (8, 4)), vectors=0, state_elements=30, flop_per_token=70)
     assert work.mixer_work(MODEL, mixer, 1, 5, 7).hbm_bytes == 2 * 30 * 4
+
+
+def test_what_crosses_between_device_and_host_is_activations_and_weights_in_passing() -> None:
+    """Rows of eight bf16 numbers a token."""
+    model = OF_SEVEN_FORMATS
+    assert work.activation_row_bytes(model) == 16
+    assert work.handover_work(model, 3) == Work(OpKind.HANDOVER, copy_bytes=48)
+    assert work.return_work(model, 3) == Work(OpKind.RETURN, copy_bytes=48)
+    assert work.stream_work(99) == Work(OpKind.STREAM, copy_bytes=99)
+
+
+def test_the_host_computes_what_the_device_would_from_memory_of_its_own() -> None:
+    experts = work.experts_work(OF_SEVEN_FORMATS, [2], slots_bytes=77)
+    assert work.cpu_layer_work(experts) == experts._replace(kind=OpKind.CPU_LAYER, slots_bytes=0)
+    assert work.cpu_expert_work(OF_SEVEN_FORMATS, 2) == Work(
+        OpKind.CPU_EXPERT, (Gemm(2, 6, 6, 2), Gemm(2, 6, 6)), "fp8", 8.0
+    )
