@@ -38,12 +38,12 @@ TARGETS = {
     "offload/eviction.py": ("tests/unit/test_eviction.py",),
     "offload/footprint.py": ("tests/unit/test_footprint.py",),
     "offload/memory.py": ("tests/unit/test_memory.py",),
+    "offload/copies.py": ("tests/unit/test_memory.py",),
     "offload/decode.py": ("tests/unit/test_decode_by_hand.py",),
     "hwmodels/cost.py": ("tests/unit/test_cost.py", "tests/unit/test_kernels.py"),
     "hwmodels/kernels.py": ("tests/unit/test_kernels.py",),
     "simulator/recurrence.py": ("tests/unit/test_recurrence.py",),
     "traces/stack_distance.py": ("tests/unit/test_stack_distance.py",),
-    "traces/hit_curve.py": ("tests/unit/test_stack_distance.py",),
 }
 """The tests that have to notice a wrong line of each module."""
 

@@ -8,14 +8,16 @@ import numpy as np
 import pytest
 
 from offload.execution import EXECUTIONS
-from offload.footprint import MemoryPlan, Workload, measure_workload, plan_memory
+from offload.footprint import MemoryPlan, Workload, host_bytes, measure_workload, plan_memory
 from offload.memory import CapacityExceeded
+from offload.placement import Placed
 from offload.policies import policy_named
 from offload.policies.pregate import pregate
 from offload.policy import Buffers, Policy
 from tests.small_models import MODELS, decoder_only, routing
 from traces.errors import InvalidInput
 from traces.model.architecture import DTYPES, ModelArchitecture
+from traces.model.layer_bytes import layer_weight_bytes
 from traces.model.linear_mixer import LinearMixer
 from traces.phase import Phase
 from traces.rebatching import rebatch
@@ -259,3 +261,30 @@ def test_a_cache_of_no_stated_size_takes_what_is_left() -> None:
     assert [slots("lru", room) for room in (3, 4, 8)] == [(3, 0), (3, 1), (3, 5)]
     assert slots("lru", 10_000) == (3, DECODER.n_moe_layers * DECODER.n_experts)
     assert [slots("pregate+lru", room) for room in (4, 6, 7)] == [(4, 0), (6, 0), (6, 1)]  # its buffers come first
+
+
+def test_what_waits_in_host_memory_is_counted_once() -> None:
+    """Experts that a policy moves or a placement keeps there, whole layers, what streams, and keys and values."""
+    expert, weights, kv_layer = DECODER.expert_bytes, layer_weight_bytes(DECODER), 10 * (2 * 2 * 8) * 4
+    nothing: frozenset[int] = frozenset()
+    plain = Placed(nothing, nothing, (None, None, None), "device")
+    some = Placed(nothing, nothing, (frozenset({0, 1}), None, nothing), "device")  # 4 and 6 of two blocks on the host
+    layers = Placed(frozenset({0}), frozenset({3}), (None, None, None), "device")
+    for policy, placed, wanted in (
+        ("on_demand", plain, 3 * 6 * expert),
+        ("gpu_only", plain, 0),
+        ("on_demand", some, (4 + 6 + 6) * expert),
+        ("gpu_only", some, (4 + 6) * expert),
+        ("gpu_only", layers, weights[0] + weights[3] + kv_layer),
+        ("gpu_only", dataclasses.replace(plain, kv="host"), 4 * kv_layer),
+        ("gpu_only", dataclasses.replace(layers, kv="stream"), weights[0] + weights[3] + 4 * kv_layer),
+    ):
+        assert host_bytes(DECODER, WORKLOAD, policy_named(policy), placed) == wanted
+
+
+def test_a_placement_that_is_given_takes_the_place_of_the_policys() -> None:
+    on_host = Placed(frozenset({3}), frozenset(), (None, None, None), "device")
+    policy, given = policy_named("gpu_only"), {"hbm_bytes": 1 << 40, "reserve_bytes": 0}
+    own = plan_memory(DECODER, WORKLOAD, policy, STREAMS, **given).static_bytes
+    other = plan_memory(DECODER, WORKLOAD, policy, STREAMS, placed=on_host, **given).static_bytes
+    assert other < own
