@@ -13,6 +13,7 @@ from offload import work
 from offload.decode import Decoded, DecodeStream, decode
 from offload.execution import EXECUTIONS
 from offload.ops import Lane, OpKind, Work
+from offload.placement import Placed
 from offload.policies import policy_named
 from offload.policy import BlockView, Decisions, Fetch, Policy, RunFacts, no_prefetch
 from offload.recorder import assemble
@@ -495,3 +496,17 @@ def test_whoever_decodes_may_say_how_it_is_written(monkeypatch: pytest.MonkeyPat
         Spy.made = 0
         written(DECODER, [NEXT], "pregate", compiled=compiled)
         assert Spy.made == wanted
+
+
+def test_layers_that_are_placed_on_the_host_run_there() -> None:
+    placed = Placed(frozenset({0}), frozenset(), (None, None, None), "device")
+    decoded = written(DECODER, [NEXT], "gpu_only", placed=placed)
+    assert len(asked(decoded, OpKind.CPU_LAYER, 1)) >= 2  # its attention and its FFN
+    assert len(asked(decoded, OpKind.SELF_ATTENTION, 1)) == DECODER.decoder.n_layers - 1
+    assert not asked(written(DECODER, [NEXT], "gpu_only"), OpKind.CPU_LAYER, 1)
+
+
+def test_a_prompt_without_weights_of_its_gates_passes_in_micro_batches_too() -> None:
+    one_by_one = dataclasses.replace(EXECUTIONS["streams"], name="one by one", micro_batch=1)
+    decoded = decode(DECODER, [PROMPT], policy_named("gpu_only"), one_by_one, n_buffers=8)
+    assert len(asked(decoded, OpKind.GATE, 0)) == 2 * 3
