@@ -24,10 +24,12 @@ def _counts(row: dict[str, Any]) -> tuple[int, int, int, int]:
 def line() -> str:
     """All modules in one sentence."""
     rows = _rows()
-    made, killed, same, left = (sum(column) for column in zip(*map(_counts, rows.values()), strict=True))
+    tried, killed, same, left = (sum(column) for column in zip(*map(_counts, rows.values()), strict=True))
+    made = sum(row["mutants"] for row in rows.values())
     return (
-        f"Of {made:,} mutants of {len(rows)} central modules, one wrong expression each, the unit tests of the module "
-        f"notice {killed:,};\n{same} are equivalent and {left} survive ([docs/mutants.md](docs/mutants.md))."
+        f"Of {made:,} mutants of {len(rows)} central modules, one wrong expression each, the last run tried {tried:,} "
+        f"on the unit tests of their module,\nwhich notice {killed:,}; {same} are equivalent and {left} survive "
+        "([docs/mutants.md](docs/mutants.md))."
     )
 
 

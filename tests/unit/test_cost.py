@@ -378,3 +378,25 @@ def test_prices_have_a_row_a_work_and_a_column_a_machine() -> None:
     assert many.hbm_s.tolist() == [[0.0] * 3, [pytest.approx(1.2)] * 3]
     assert price_figures([], ROUND).duration_s.shape == (0,)
     assert price_figures([], ROUND, 3).duration_s.shape == (0, 3)
+
+
+@pytest.mark.parametrize(
+    ("changes", "dram_s"),
+    [
+        ({}, 8),  # 400 B at 50 B/s
+        ({"host.n_sockets": 2.0, "stack.cpu_sockets": 1.0}, 16),
+        ({"host.n_sockets": 2.0, "stack.cpu_sockets": 4.0}, 8),
+        ({"host.n_cores": 5.0, "stack.cpu_core_bytes_per_s": 5.0}, 16),
+        ({"host.n_cores": 50.0, "stack.cpu_core_bytes_per_s": 5.0}, 8),
+    ],
+)
+def test_the_host_reads_as_fast_as_its_sockets_and_cores_take_in(changes: dict[str, float], dram_s: float) -> None:
+    what = Work(OpKind.CPU_EXPERT, (Gemm(1, 10, 10),))
+    assert parts_of(what, ROUND.with_values(changes)) == pytest.approx(Parts(dram_s=dram_s))
+
+
+def test_the_host_has_one_efficiency_for_products_and_one_for_scores() -> None:
+    figures = ROUND.with_values({"stack.cpu_gemm_efficiency": 0.5, "stack.cpu_attention_efficiency": 0.25})
+    what = Work(OpKind.CPU_LAYER, (Gemm(50, 10, 10),), flop=3000, hbm_bytes=100)
+    assert parts_of(what, figures) == pytest.approx(Parts(compute_s=10_000 / 500 + 3000 / 250))
+    assert parts_of(what._replace(flop=0, hbm_bytes=800), figures) == pytest.approx(Parts(dram_s=1200 / 50))
