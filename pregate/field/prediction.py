@@ -1,0 +1,172 @@
+"""One row of a table predicted: the run that it describes, simulated, and what rules of thumb say of the same run."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from hwmodels.compute_formats import computes_in
+from hwmodels.platform import Platform, load_platform
+from offload.ops import Lane, OpKind
+from offload.policies import policy_named
+from offload.schedule import Schedule
+from pregate.api import synthesize
+from pregate.ask.capture import Captured, capture
+from pregate.ask.simulation import interpret
+from pregate.field.table import MeasuredRow
+from traces.errors import InvalidInput
+from traces.model.architecture import ModelArchitecture, load_architecture
+from traces.routing import RoutingTrace
+
+__all__ = ["Workbench"]
+
+_DECODED = 32
+"""Tokens simulated of a longer decode, in its middle: a token's time is linear in its context."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Run:
+    """A captured run, and the tokens of its prompt."""
+
+    captured: Captured
+    n_prompt: int
+
+
+class Workbench:
+    """Predicts rows; models, traces and schedules that rows share are made once."""
+
+    def __init__(self, seed: int = 0, overrides: Mapping[str, str] | None = None, hardware: str | None = None) -> None:
+        self._seed, self._overrides, self._hardware = seed, dict(overrides or {}), hardware
+        self._runs: dict[Any, _Run] = {}
+        self._traces: dict[Any, RoutingTrace] = {}
+
+    def platform(self, row: MeasuredRow, constants: Mapping[str, float] | None = None) -> Platform:
+        """The machine of a row, `constants` in place of what is claimed. Raises `InvalidInput` or `UnknownName`."""
+        overrides: dict[str, float | str] = {}
+        if self._hardware is None:
+            overrides |= {key: value for key, value in (("host", row.host), ("link", row.link)) if value}
+        for clause in filter(None, (part.strip() for part in row.set.split(";"))):
+            key, equals, value = clause.partition("=")
+            if not equals:
+                raise InvalidInput(f"{row.name}: set {clause!r} is not KEY=VALUE")
+            overrides[key.strip()] = value.strip()
+        return load_platform(
+            self._hardware or row.hardware, row.stack or None, {**overrides, **self._overrides, **(constants or {})}
+        )
+
+    def predict(self, row: MeasuredRow, constants: Mapping[str, float] | None = None) -> float:
+        """The metric of `row`, in its unit. Raises as `pregate.simulate`."""
+        hw = self.platform(row, constants)
+        run = self._run(row, hw)
+        result = interpret(run.captured, hw, "recurrence", with_intervals=False)
+        batch = row.batch
+        match row.metric:
+            case "decode_tokens_per_s":
+                return batch / result.tpot_s
+            case "prefill_tokens_per_s":
+                return batch * row.input_tokens / result.ttft_s
+            case "tokens_per_s":
+                return result.tokens_per_s
+            case "ttft":
+                return result.ttft_s
+            case "tpot":
+                return result.tpot_s
+            case _:
+                return result.moe_layer_latency_s
+
+    def rules_of_thumb(self, row: MeasuredRow) -> dict[str, float]:
+        """What two rules say at claimed rates, in the unit of the row.
+
+        link: bytes over the link, all else free. roofline: FLOP or bytes of every kernel, of the host's share of DRAM,
+        and the link, the longest of the three, nothing else.
+        """
+        hw = self.platform(row)
+        run = self._run(row, hw)
+        link_s, roofline_s = _ideal_s(run.captured.decoded.schedule, hw, _counted(row, run.captured))
+        n_steps = 1 if row.metric in ("ttft", "prefill_tokens_per_s") else max(_n_decode_steps(run.captured), 1)
+        said = {}
+        for name, seconds in (("link", link_s), ("roofline", roofline_s)):
+            if seconds <= 0:
+                continue
+            step_s = seconds / n_steps
+            tokens = row.batch * (row.input_tokens if row.metric == "prefill_tokens_per_s" else 1)
+            said[name] = tokens / step_s if row.more_is_better else step_s
+        return said
+
+    def _run(self, row: MeasuredRow, hw: Platform) -> _Run:
+        n_prompt, n_output, context = _shape(row)
+        model = _model(row)
+        placed = policy_named(row.policy)
+        memory = hw.machine.accelerator.hbm_bytes, hw.machine.host.dram_bytes, hw.constant("reserve_bytes")
+        key = (model, placed, hw.stack.execution, memory, n_prompt, n_output, context, row.batch)
+        found = self._runs.get(key)
+        if found is None:
+            trace = self._trace(model, n_prompt, n_output, row.batch, context)
+            found = self._runs[key] = _Run(capture(model, hw, trace, placed), n_prompt)
+        return found
+
+    def _trace(self, model: ModelArchitecture, n_prompt: int, n_output: int, batch: int, context: int) -> RoutingTrace:
+        shape = (model.name, model.top_k, n_prompt, n_output, batch)
+        found = self._traces.get(shape)
+        if found is None:
+            found = self._traces[shape] = synthesize(model, n_prompt, n_output, batch, self._seed)
+        return dataclasses.replace(found, position=found.position + np.int32(context)) if context else found
+
+
+def _shape(row: MeasuredRow) -> tuple[int, int, int]:
+    """Tokens of the prompt that is run, tokens generated, and those whose keys and values are there before."""
+    if row.metric in ("ttft", "prefill_tokens_per_s"):
+        return row.input_tokens, 2, row.context_tokens
+    if row.metric == "tokens_per_s":
+        return row.input_tokens, max(row.output_tokens, 2), row.context_tokens
+    n = min(max(row.output_tokens, 2), _DECODED)
+    skipped = max(row.output_tokens - n, 0) // 2
+    return 1, n, row.context_tokens + row.input_tokens - 1 + skipped
+
+
+def _model(row: MeasuredRow) -> ModelArchitecture:
+    model = load_architecture(row.model)
+    if row.formats:
+        from traces.model.formats_by_part import parse_formats
+
+        model = model.with_formats(parse_formats(row.formats))
+    return model
+
+
+def _n_decode_steps(captured: Captured) -> int:
+    from offload.metrics import decode_steps
+
+    return len(decode_steps(captured.trace))
+
+
+def _counted(row: MeasuredRow, captured: Captured) -> Any:
+    """The ops of the passes that the metric is of: (n_ops,) bool."""
+    from offload.metrics import decode_steps
+
+    schedule = captured.decoded.schedule
+    decoding = np.isin(schedule.step, decode_steps(captured.trace))
+    return ~decoding if row.metric in ("ttft", "prefill_tokens_per_s") else decoding
+
+
+def _ideal_s(schedule: Schedule, hw: Platform, counted: Any) -> tuple[float, float]:
+    """Seconds of the counted ops at claimed rates: the link alone, and the longest of kernels, host and link."""
+    machine = hw.machine
+    rates = machine.accelerator.peak_flop_per_s
+    row_s = np.zeros(len(schedule.works))
+    for i, work in enumerate(schedule.works):
+        moved = work.weight_bytes + work.hbm_bytes
+        if work.kind in (OpKind.CPU_EXPERT, OpKind.CPU_LAYER):
+            row_s[i] = max(work.total_flop / machine.host.peak_flop_per_s, moved / machine.host.dram_bytes_per_s)
+        elif work.gemms or work.flop:
+            flop_s = work.total_flop / rates[computes_in(work.compute, rates)]
+            row_s[i] = max(flop_s, moved / machine.accelerator.hbm_bytes_per_s)
+    kernels_s, host_s = (
+        float(row_s[schedule.cost[counted & (schedule.lane == lane)]].sum()) for lane in (Lane.COMPUTE, Lane.CPU)
+    )
+    crossing = counted & (schedule.lane == Lane.H2D) & (schedule.kind != OpKind.STAGE)
+    link_s = int(schedule.bytes[crossing].sum()) / machine.link.h2d_bytes_per_s
+    return link_s, max(kernels_s, host_s, link_s)

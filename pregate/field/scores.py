@@ -1,0 +1,222 @@
+"""All rows of a table predicted, with the constants that rows of their machine determine, and how right that is."""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from offload.memory import CapacityExceeded
+from pregate.ask.simulation import to_dataframe
+from pregate.check.ranking import kendall_tau
+from pregate.field.prediction import Workbench
+from pregate.field.table import COLUMNS, MeasuredRow
+from traces.errors import PregateError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+__all__ = ["FieldScore", "PredictedRow", "TablePrediction", "predict_table"]
+
+BASELINES = ("link", "roofline", "repeat")
+"""Bytes over the link; a roofline; the first row of the same source, machine and metric repeated."""
+
+_REACH = 64.0
+"""A constant is sought from a 64th of what is claimed to 64 times it."""
+
+
+@dataclass(frozen=True, slots=True)
+class PredictedRow:
+    """A row, what is predicted (NaN where it is not) and why not; `baselines` by name, those that say anything."""
+
+    row: MeasuredRow
+    predicted: float
+    baselines: Mapping[str, float]
+    reason: str
+
+    @property
+    def error(self) -> float:
+        """Predicted over measured, less 1."""
+        return self.predicted / self.row.value - 1
+
+
+@dataclass(frozen=True, slots=True)
+class FieldScore:
+    """Errors of one group of scored rows, relative: `mape` and `median` of |error|, `bias`, `worst`; `kendall_tau` of
+    the order. `baselines`: their MAPE, on the rows that each says something of.
+    """
+
+    group: str
+    n: int
+    mape: float
+    median: float
+    bias: float
+    worst: float
+    worst_row: str
+    kendall_tau: float | None
+    baselines: Mapping[str, float]
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready."""
+        return {name: getattr(self, name) for name in self.__slots__} | {"baselines": dict(self.baselines)}
+
+
+@dataclass(frozen=True, slots=True)
+class TablePrediction:
+    """Every row of a table beside its prediction; `constants`: what rows determined, by machine and key."""
+
+    rows: tuple[PredictedRow, ...]
+    constants: Mapping[str, float]
+
+    @property
+    def scored(self) -> list[PredictedRow]:
+        """The rows that are judged."""
+        return [one for one in self.rows if one.row.is_scored and not math.isnan(one.predicted)]
+
+    def scores(self) -> list[FieldScore]:
+        """One a metric, then one a source and metric."""
+        groups: dict[str, list[PredictedRow]] = {}
+        for one in self.scored:
+            groups.setdefault(one.row.metric, []).append(one)
+        for one in self.scored:
+            groups.setdefault(f"{one.row.metric}, {one.row.source}", []).append(one)
+        return [_score(title, group) for title, group in groups.items()]
+
+    def unsaid(self) -> dict[str, int]:
+        """Why rows are not predicted, and how many."""
+        counts: dict[str, int] = {}
+        for one in self.rows:
+            if one.reason:
+                counts[one.reason] = counts.get(one.reason, 0) + 1
+        return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready: rows, scores, constants, what could not be said."""
+        rows = []
+        for one in self.rows:
+            known = not math.isnan(one.predicted)
+            cells = {name: getattr(one.row, name) for name in COLUMNS} | {"reason": one.reason}
+            said = {"predicted": one.predicted if known else None, "error": one.error if known else None}
+            rows.append(cells | said | {"baselines": dict(one.baselines), "scored": one in self.scored})
+        return {
+            "rows": rows,
+            "scores": [score.to_dict() for score in self.scores()],
+            "constants": dict(self.constants),
+            "unsaid": self.unsaid(),
+        }
+
+    def to_dataframe(self) -> pd.DataFrame:
+        """One row a row. Needs pandas (the extra `notebooks`)."""
+        return to_dataframe(self.to_dict()["rows"])
+
+    def to_csv(self) -> str:
+        """The table with `predicted`, empty where nothing is."""
+        text = io.StringIO()
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerow([*COLUMNS, "predicted"])
+        for one in self.rows:
+            cells = [getattr(one.row, name) for name in COLUMNS]
+            cells[COLUMNS.index("reason")] = one.reason
+            writer.writerow([*cells, "" if math.isnan(one.predicted) else f"{one.predicted:.6g}"])
+        return text.getvalue()
+
+
+def predict_table(
+    rows: Sequence[MeasuredRow],
+    *,
+    seed: int = 0,
+    hardware: str | None = None,
+    overrides: Mapping[str, str] | None = None,
+    progress: Callable[[str], None] = lambda _: None,
+) -> TablePrediction:
+    """Predict every row that can be said; those with a role "fit KEY" first, to determine KEY on their machine.
+
+    `hardware`, `overrides`: ask the same workloads of another machine, or with other numbers. A row that the simulator
+    refuses keeps its refusal as the reason.
+    """
+    bench = Workbench(seed, overrides, hardware)
+    constants: dict[tuple[str, str, str, str], dict[str, float]] = {}
+    said: dict[str, float] = {}
+    for row in rows:
+        if row.role.startswith("fit ") and not row.reason:
+            progress(row.name)
+            key = row.role.removeprefix("fit ").strip()
+            value = _determined(bench, row, key)
+            constants[row.machine] = {key: value}
+            said[f"{row.source}, {row.hardware}: {key}"] = value
+    first: dict[Any, MeasuredRow] = {}
+    for row in sorted(rows, key=lambda row: not row.role.startswith("fit ")):
+        if not row.reason and row.role != "input":
+            first.setdefault((*row.machine, row.metric), row)
+    return TablePrediction(tuple(_predicted(bench, row, constants, first, progress) for row in rows), said)
+
+
+def _predicted(
+    bench: Workbench,
+    row: MeasuredRow,
+    constants: Mapping[Any, Mapping[str, float]],
+    first: Mapping[Any, MeasuredRow],
+    progress: Callable[[str], None],
+) -> PredictedRow:
+    if row.reason or row.role == "input":
+        return PredictedRow(row, math.nan, {}, row.reason or "an input of its source, no measurement of a run")
+    progress(row.name)
+    try:
+        predicted = bench.predict(row, constants.get(row.machine))
+        baselines = bench.rules_of_thumb(row)
+    except CapacityExceeded as error:
+        return PredictedRow(row, math.nan, {}, f"does not fit: {error}")
+    except PregateError as error:
+        return PredictedRow(row, math.nan, {}, str(error))
+    anchor = first[(*row.machine, row.metric)]
+    if anchor is not row:
+        baselines = baselines | {"repeat": anchor.value}
+    return PredictedRow(row, predicted, baselines, "")
+
+
+def _determined(bench: Workbench, row: MeasuredRow, key: str) -> float:
+    """The value of constant `key` at which `row` is predicted as measured, or the nearest that is tried."""
+    from scipy.optimize import brentq
+
+    from hwmodels.figures import figures_of
+
+    claimed = float(figures_of(bench.platform(row))[key])
+
+    def off(log_factor: float) -> float:
+        return math.log(bench.predict(row, {key: claimed * math.exp(log_factor)}) / row.value)
+
+    high = math.log(_REACH)
+    if key.endswith("efficiency"):
+        high = min(high, math.log(1 / claimed))
+    low = -math.log(_REACH)
+    ends = off(low), off(high)
+    if ends[0] * ends[1] > 0:
+        return claimed * math.exp(low if abs(ends[0]) < abs(ends[1]) else high)
+    return claimed * math.exp(brentq(off, low, high, rtol=1e-9))
+
+
+def _score(title: str, group: Sequence[PredictedRow]) -> FieldScore:
+    errors = np.array([one.error for one in group])
+    worst = int(np.argmax(np.abs(errors)))
+    baselines = {}
+    for name in BASELINES:
+        found = [abs(one.baselines[name] / one.row.value - 1) for one in group if name in one.baselines]
+        if found:
+            baselines[name] = float(np.mean(found))
+    tau = kendall_tau([one.predicted for one in group], [one.row.value for one in group])
+    return FieldScore(
+        group=title,
+        n=len(group),
+        mape=float(np.abs(errors).mean()),
+        median=float(np.median(np.abs(errors))),
+        bias=float(errors.mean()),
+        worst=float(np.abs(errors)[worst]),
+        worst_row=group[worst].row.name,
+        kendall_tau=tau,
+        baselines=baselines,
+    )
