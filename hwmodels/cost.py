@@ -266,6 +266,8 @@ def _cpu_parts(work: Work, figures: Figures) -> Parts:
     bytes_s = (work.weight_bytes + work.hbm_bytes) / np.where(np.real(cores) < np.real(rate), cores, rate)
     gemm_flop = work.total_flop - work.flop
     flop_s: Any = gemm_flop / figures.stack_constant("cpu_gemm_efficiency")
+    if work.weight_bits <= 8.5:
+        flop_s = flop_s / figures.stack_constant("cpu_packed_speedup")
     flop_s = flop_s + work.flop / figures.stack_constant("cpu_attention_efficiency")
     compute_s, dram_s = longer(flop_s / figures["host.peak_flop_per_s"], bytes_s)
     return Parts(compute_s=compute_s, dram_s=dram_s)

@@ -36,6 +36,7 @@ CONSTANTS: dict[str, str] = {
     "dequant_efficiency": "ratio",
     "cpu_gemm_efficiency": "ratio",
     "cpu_attention_efficiency": "ratio",
+    "cpu_packed_speedup": "ratio",
     "cpu_core_bytes_per_s": "bandwidth",
     "cpu_sockets": "count",
     "handover_s": "time",
@@ -48,7 +49,8 @@ dependent launch). sync_s: host time to wake up from a blocking wait. step_s: ho
 copy_issue_s, copy_latency_s: host time and fixed device time of one copy. The efficiencies: achieved over
 claimed rate; dequant_efficiency: of the memory rate, where weights of 4 bits are unpacked (`Figures.read_bits`).
 Of what the host computes: cpu_efficiency is that of reading weights, keys and values from DRAM,
-cpu_gemm_efficiency and cpu_attention_efficiency are of its peak rate; cpu_core_bytes_per_s: what one core takes in at
+cpu_gemm_efficiency and cpu_attention_efficiency are of its peak rate; cpu_packed_speedup: how many times as fast it
+multiplies weights of at most 8 bits, by integer dot products; cpu_core_bytes_per_s: what one core takes in at
 most, unpacking included; cpu_sockets: whose memory it reads at full rate, at most those that there are; handover_s:
 waking its threads with the activations of a layer, and collecting their results. reserve_bytes: HBM taken by context,
 libraries and workspaces."""
@@ -154,5 +156,5 @@ def check_constant(name: str, value: float, where: str) -> None:
         raise InvalidInput(f"{where}: {name} = {value:g} must be above 0 and finite")
     if CONSTANTS[name] != "ratio":
         check_plausible(max(value, PLAUSIBLE[CONSTANTS[name]][0]), CONSTANTS[name], f"{where}: {name}")
-    if CONSTANTS[name] == "ratio" and value > 1:
+    if name.endswith("efficiency") and value > 1:
         raise InvalidFile(f"{where}: {name} = {value:g} is above 1: an efficiency is a fraction of the claim")

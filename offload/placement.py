@@ -22,8 +22,8 @@ __all__ = ["AS_DECIDED", "EVERYWHERE", "LayerRange", "Placed", "Placement", "pla
 
 _LAYERS = re.compile(r"(?P<low>\d{1,4})(-(?P<high>\d{1,4}))?", re.ASCII)
 _FORM = (
-    "experts=cpu[:LAYERS][:keep=N], layers=cpu[:LAYERS], weights=stream[:LAYERS], kv=cpu, kv=stream, ubatch=TOKENS, "
-    "stream=TOKENS"
+    "experts=cpu[:LAYERS][:keep=N[:uniform]], layers=cpu[:LAYERS], weights=stream[:LAYERS], kv=cpu, kv=stream, "
+    "ubatch=TOKENS, stream=TOKENS"
 )
 
 
@@ -60,7 +60,7 @@ class Placement:
     """Where parts of a decoder live that are not simply in HBM.
 
     `host_experts`: MoE layers whose routed experts live in host memory and run on the host's processor, but for
-    `n_kept` of each layer, which stay in HBM (the most popular where a popularity is known, else the first).
+    `n_kept` of each layer, which stay in HBM (the most popular, or, `uniform`, the first, whatever is asked for).
     `host_layers`: layers that live and run there whole, attention and KV cache included; all of them take the head
     along. `streamed`: layers whose weights outside the routed experts wait in host memory and pass through HBM in every
     forward pass. `kv`: the KV cache of the other layers is in HBM ("device"), in host memory and attended to there
@@ -71,6 +71,7 @@ class Placement:
 
     host_experts: LayerRange | None = None
     n_kept: int = 0
+    uniform: bool = False
     host_layers: LayerRange | None = None
     streamed: LayerRange | None = None
     kv: str = "device"
@@ -98,7 +99,10 @@ class Placement:
     def __str__(self) -> str:
         said = []
         if self.host_experts is not None:
-            said.append(f"experts=cpu{self.host_experts}" + (f":keep={self.n_kept}" if self.n_kept else ""))
+            said.append(
+                f"experts=cpu{self.host_experts}"
+                + (f":keep={self.n_kept}" + ":uniform" * self.uniform if self.n_kept else "")
+            )
         if self.host_layers is not None:
             said.append(f"layers=cpu{self.host_layers}")
         if self.streamed is not None:
@@ -168,7 +172,7 @@ def place(model: ModelArchitecture, placement: Placement, popularity: NDArray[np
             kept[at] = frozenset()
         elif layer in layers["experts"]:
             order = np.arange(model.n_experts)
-            if popularity is not None:
+            if popularity is not None and not placement.uniform:
                 order = np.argsort(-popularity[at], kind="stable")
             kept[at] = frozenset(order[: placement.n_kept].tolist())
     return Placed(layers["host"], layers["streamed"] - layers["host"], tuple(kept), placement.kv)
@@ -181,7 +185,8 @@ AS_DECIDED = Placement()
 def placement_named(text: str) -> Placement:
     """The placement a user types: clauses `PART=WHERE`, joined by `@` or commas.
 
-    `experts=cpu` (all layers), `experts=cpu:26` (the first 26 layers), `experts=cpu:12-47`, `experts=cpu:keep=28`;
+    `experts=cpu` (all layers), `experts=cpu:26` (the first 26 layers), `experts=cpu:12-47`, `experts=cpu:keep=28`,
+    `experts=cpu:keep=28:uniform`;
     `layers=cpu:20`; `weights=stream`; `kv=cpu`, `kv=stream`. Raises `InvalidInput` for anything else.
     """
     found = Placement()
@@ -209,7 +214,9 @@ def _with_clause(found: Placement, part: str, where: str, text: str) -> Placemen
         raise InvalidInput(f"placement {text!r}: {part}={where} is not of the form {_FORM}")
     if part == "kv":
         return replace(found, kv={"cpu": "host"}.get(place_, place_))
-    n_kept = 0
+    n_kept, uniform = 0, part == "experts" and rest[-1:] == ["uniform"] and len(rest) > 1
+    if uniform:
+        rest.pop()
     if part == "experts" and rest and rest[-1].startswith("keep="):
         digits = rest.pop().removeprefix("keep=")
         if not re.fullmatch(r"\d{1,4}", digits, re.ASCII):
@@ -217,7 +224,7 @@ def _with_clause(found: Placement, part: str, where: str, text: str) -> Placemen
         n_kept = int(digits)
     layers = _layers(rest, text)
     if part == "experts":
-        return replace(found, host_experts=layers, n_kept=n_kept)
+        return replace(found, host_experts=layers, n_kept=n_kept, uniform=uniform)
     return replace(found, host_layers=layers) if part == "layers" else replace(found, streamed=layers)
 
 

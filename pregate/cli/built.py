@@ -29,6 +29,7 @@ __all__ = [
     "check_storage",
     "distinct",
     "listed",
+    "parse_sets",
 ]
 
 
@@ -43,7 +44,18 @@ def build_machine(hardware: str, stack: str | None, hbm: str | None, sets: list[
     """The machine of the options. Raises `InvalidInput` for a `--set` that is no KEY=VALUE or is given twice."""
     from pregate.named import load_hardware
 
-    overrides: dict[str, float | str] = {}
+    overrides: dict[str, float | str] = {**parse_sets(sets)}
+    if hbm is not None:
+        for key in ("hbm_bytes", "accelerator.hbm_bytes"):
+            if key in overrides:
+                raise InvalidInput(f"--hbm and --set {key} are the same: give one")
+        overrides["hbm_bytes"] = hbm
+    return load_hardware(hardware, stack, overrides)
+
+
+def parse_sets(sets: list[str] | None) -> dict[str, str]:
+    """The numbers of `--set`. Raises `InvalidInput` for one that is no KEY=VALUE or is given twice."""
+    overrides: dict[str, str] = {}
     for text in sets or []:
         key, separator, value = text.partition("=")
         if not separator or not key or not value:
@@ -51,12 +63,7 @@ def build_machine(hardware: str, stack: str | None, hbm: str | None, sets: list[
         if key in overrides:
             raise InvalidInput(f"--set {key} is given twice")
         overrides[key] = value
-    if hbm is not None:
-        for key in ("hbm_bytes", "accelerator.hbm_bytes"):
-            if key in overrides:
-                raise InvalidInput(f"--hbm and --set {key} are the same: give one")
-        overrides["hbm_bytes"] = hbm
-    return load_hardware(hardware, stack, overrides)
+    return overrides
 
 
 def check_storage(tier: str, storage: Path | None) -> None:

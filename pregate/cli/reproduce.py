@@ -11,22 +11,39 @@ import typer
 from pregate.cli import options
 from pregate.cli.progress import spinner
 from pregate.draw import render
+from traces.errors import InvalidInput
 from traces.whole_file import whole_file
 
 
 def reproduce(
-    experiment: Annotated[str, typer.Argument(help="The experiment: isca24 (Pre-gated MoE on an A100).")] = "isca24",
+    experiment: Annotated[
+        str,
+        typer.Argument(help="isca24 (Pre-gated MoE on an A100), field (what others measured), or a CSV of rows."),
+    ] = "isca24",
     rows: Annotated[Path | None, typer.Option(help="CSV of rows; default: the published ones.")] = None,
     refit: Annotated[
         Path | None, typer.Option(help="Fit the machine's constants anew and write this fit file.")
     ] = None,
+    hardware: Annotated[str | None, typer.Option(help="Ask a table's workloads of this machine instead.")] = None,
+    sets: options.Sets = None,
+    fit_stack: Annotated[
+        str | None,
+        typer.Option(help="Fit constants of a stack on a table's rows of role stack: ik-llama:cpu_efficiency,sync_s."),
+    ] = None,
     seed: options.Seed = 0,
     format: options.OutputFormat = options.Format.table,
 ) -> None:
-    """Predict every row of a published experiment; print predicted, measured, error, and the accuracy of each group.
+    """Predict every row of a table of measurements; print predicted, measured, error, and the accuracy of each group.
 
     Example: pregate reproduce isca24 --format csv
     """
+    if experiment == "field" or experiment.lower().endswith(".csv"):
+        if rows is not None or refit is not None:
+            raise InvalidInput("--rows and --refit are of isca24: name the table instead of the experiment")
+        _table(experiment, hardware, sets, fit_stack, seed, format)
+        return
+    if hardware is not None or sets or fit_stack is not None:
+        raise InvalidInput("--hardware, --set and --fit-stack are of tables: pregate reproduce TABLE.csv")
     if refit is not None:
         _refit(rows, refit)
         return
@@ -44,6 +61,39 @@ def reproduce(
         render.print_table(table)
     assumed = ", ".join(f"{name} {getattr(result.activation, name):.4g}" for name in result.activation.__slots__)
     print(f"Machine constants: {result.calibration}. Activation assumed: {assumed}.")
+
+
+def _table(
+    name: str, hardware: str | None, sets: list[str] | None, fit: str | None, seed: int, format: options.Format
+) -> None:
+    """A table in the project's own language."""
+    from pregate.cli.built import parse_sets
+    from pregate.field.scores import predict_table
+    from pregate.field.table import FIELD_TABLE, read_table
+
+    rows = read_table(FIELD_TABLE if name == "field" else Path(name))
+    if fit is not None:
+        from pregate.field.stack_fit import fit_stack
+
+        stack, _, names = fit.partition(":")
+        with spinner("fitting (minutes)") as update:
+            wanted = [key.strip() for key in names.split(",") if key.strip()]
+            found = fit_stack(rows, stack, wanted, seed=seed, progress=update)
+        for key, value in found.items():
+            typer.echo(f"{key}: {value:.4g}")
+        return
+    with spinner("predicting") as update:
+        result = predict_table(rows, seed=seed, hardware=hardware, overrides=parse_sets(sets), progress=update)
+    if format is options.Format.json:
+        render.print_json(result.to_dict())
+    elif format is options.Format.csv:
+        typer.echo(result.to_csv(), nl=False)
+    else:
+        from pregate.draw.field_tables import field_tables
+
+        for table in field_tables(result):
+            render.print_table(table)
+        print(f"{len(result.scored)} of {len(result.rows)} rows scored.")
 
 
 def _refit(rows: Path | None, target: Path) -> None:

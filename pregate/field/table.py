@@ -12,12 +12,13 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import Any
 
 from hwmodels.quantity import ReadOnly
 from traces.documents import NUMBER, read_text
 from traces.errors import InvalidFile, unknown_name
 
-__all__ = ["COLUMNS", "METRICS", "MeasuredRow", "read_table"]
+__all__ = ["COLUMNS", "FIELD_TABLE", "METRICS", "MeasuredRow", "read_table"]
 
 MAX_TABLE_BYTES = 8 << 20
 MAX_ROWS = 20_000
@@ -35,6 +36,9 @@ METRICS: Mapping[str, tuple[str, bool]] = ReadOnly(
 """Metrics by name: their unit, and whether more is better. Decode and prefill rates are of one sequence's tokens times
 the batch; `tokens_per_s` is output tokens over the whole run."""
 
+FIELD_TABLE = Path(__file__).parent / "tables" / "offload_field.csv"
+"""What others measured, in the project's language; where it is from stands in SOURCES.md beside it."""
+
 _SECONDS = {"s": 1.0, "ms": 1e-3, "us": 1e-6}
 _COUNTS = {"batch": 1, "input_tokens": 1, "output_tokens": 0, "context_tokens": 0}
 """Columns that are counts, and the least of each."""
@@ -47,8 +51,9 @@ class MeasuredRow:
 
     `host`, `link`: of the machine, "" as `hardware` has them; `formats`, `policy`, `set`: as the options of the same
     name take them, `set` with `;` between. `context_tokens`: kept from before the prompt. `value` in seconds or
-    tokens/s. `role`: "" is predicted and scored; "fit KEY" determines the constant KEY of its source and machine, and is
-    not scored; "input" is no measurement of a run. `reason`: why it cannot be said, "" where it can.
+    tokens/s. `role`: "" is predicted and scored; "fit KEY" determines the constant KEY of its source and machine,
+    "stack" those of its stack (`stack_fit`), and neither is scored; "input" is no measurement of a run. `reason`: why
+    it cannot be said, "" where it can.
     """
 
     name: str
@@ -124,16 +129,22 @@ def read_table(path: Path) -> list[MeasuredRow]:
 
 def _row(cells: Mapping[str, str], where: str) -> MeasuredRow:
     text = {column: cells.get(column, "").strip() for column in COLUMNS}
-    metric, reason = text["metric"], text["reason"]
+    metric = text["metric"]
     if metric not in METRICS:
         raise unknown_name("metric", metric, METRICS, where)
-    counts = {column: _count(text[column] or _DEFAULTS[column], column, least, where) for column, least in _COUNTS.items()}
-    if text["role"] and text["role"] != "input" and not text["role"].startswith("fit "):
-        raise InvalidFile(f"{where}: role {text['role'][:40]!r}: empty, input, or fit KEY (fit link.h2d_bytes_per_s)")
+    counts = {
+        column: _count(text[column] or _DEFAULTS[column], column, least, where) for column, least in _COUNTS.items()
+    }
+    if text["role"] not in ("", "input", "stack") and not text["role"].startswith("fit "):
+        raise InvalidFile(
+            f"{where}: role {text['role'][:40]!r}: empty, input, stack, or fit KEY (fit link.h2d_bytes_per_s)"
+        )
     value = _value(text["value"], text["unit"], metric, where)
-    text["name"] = text["name"] or f"{text['source']}: {text['model']} on {text['hardware']}, {text['policy']}, {metric}"
-    rest = {name: value for name, value in text.items() if name not in (*_COUNTS, "value", "unit")}
-    return MeasuredRow(**rest, **counts, value=value, unit=METRICS[metric][0])
+    text["name"] = (
+        text["name"] or f"{text['source']}: {text['model']} on {text['hardware']}, {text['policy']}, {metric}"
+    )
+    rest: dict[str, Any] = {name: cell for name, cell in text.items() if name not in (*_COUNTS, "value", "unit")}
+    return MeasuredRow(**rest, **counts, value=value, unit=METRICS[metric][0])  # type: ignore[arg-type]
 
 
 def _count(text: str, column: str, least: int, where: str) -> int:

@@ -30,6 +30,7 @@ DECODER = MODELS["decoder-only"]
 TRACE = routing(MODEL, batch=2, seed=3, input_tokens=6)
 TEXTS = (
     "experts=cpu", "experts=cpu:2", "experts=cpu:1-2", "experts=cpu:keep=2", "experts=cpu:3:keep=1", "layers=cpu",
+    "experts=cpu:keep=2:uniform",
     "layers=cpu:2", "layers=cpu:1-1", "weights=stream", "weights=stream:1-3", "kv=cpu", "kv=stream",
     "experts=cpu@ubatch=4", "experts=cpu@stream=5", "experts=cpu@stream=never", "experts=cpu:2@layers=cpu:1@kv=stream",
 )  # fmt: skip
@@ -88,7 +89,7 @@ def test_the_most_popular_experts_are_kept() -> None:
     popularity[:, 4], popularity[:, 2] = 9, 5
     kept = place(MODEL, placement_named("experts=cpu:keep=2"), popularity).kept
     assert kept == (frozenset({2, 4}),) * MODEL.n_moe_layers
-    assert place(MODEL, placement_named("experts=cpu:keep=2")).kept[0] == frozenset({0, 1})
+    assert place(MODEL, placement_named("experts=cpu:keep=2:uniform"), popularity).kept[0] == frozenset({0, 1})
 
 
 @pytest.mark.parametrize("execution", list(EXECUTIONS))

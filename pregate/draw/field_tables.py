@@ -1,0 +1,73 @@
+"""A predicted table of measurements, as the terminal and the documents show it. Nothing here computes a result."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from pregate.draw.render import new_table
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from pregate.field.scores import FieldScore, TablePrediction
+
+__all__ = ["field_tables", "score_cells"]
+
+SCORE_HEADS = (
+    "group",
+    "rows",
+    "MAPE",
+    "median",
+    "bias",
+    "worst",
+    "tau",
+    "link alone",
+    "roofline",
+    "first row repeated",
+)
+
+
+def field_tables(result: TablePrediction) -> list[Table]:
+    """Every predicted row with its error, the accuracy of each group, what could not be said, constants determined."""
+    rows = new_table("Measured against predicted")
+    rows.add_column("row", overflow="fold")
+    for column in ("measured", "predicted", "error"):
+        rows.add_column(column, justify="right")
+    rows.add_column("role")
+    for one in result.rows:
+        if not math.isnan(one.predicted):
+            measured = f"{one.row.value:.4g} {one.row.unit}"
+            rows.add_row(one.row.name, measured, f"{one.predicted:.4g}", f"{100 * one.error:+.1f} %", one.row.role)
+    scores = new_table("Accuracy, and what rules of thumb miss by")
+    for i, head in enumerate(SCORE_HEADS):
+        scores.add_column(head, justify="right" if i else "left", overflow="fold")
+    for score in result.scores():
+        scores.add_row(*score_cells(score))
+    tables = [rows, scores]
+    for title, pairs in (("Not said", result.unsaid()), ("Determined by rows", result.constants)):
+        if pairs:
+            tables.append(_pairs(title, pairs))
+    return tables
+
+
+def score_cells(score: FieldScore) -> list[str]:
+    """The cells of one score, as `SCORE_HEADS` names them; errors in per cent."""
+
+    def percent(value: float | None) -> str:
+        return "-" if value is None else f"{100 * value:.0f}"
+
+    tau = "-" if score.kendall_tau is None else f"{score.kendall_tau:.2f}"
+    rules = [percent(score.baselines.get(name)) for name in ("link", "roofline", "repeat")]
+    own = [percent(score.mape), percent(score.median), f"{100 * score.bias:+.0f}", percent(score.worst), tau]
+    return [score.group, str(score.n), *own, *rules]
+
+
+def _pairs(title: str, pairs: Mapping[str, float]) -> Table:
+    table = new_table(title)
+    table.add_column("what", overflow="fold")
+    table.add_column("", justify="right")
+    for name, value in pairs.items():
+        table.add_row(name, f"{value:.4g}")
+    return table

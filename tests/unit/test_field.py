@@ -1,0 +1,162 @@
+"""Tables of measurements: read strictly, predicted row by row, scored beside rules of thumb."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+from pathlib import Path
+
+import pytest
+
+from pregate.field.prediction import Workbench
+from pregate.field.scores import predict_table
+from pregate.field.stack_fit import fit_stack
+from pregate.field.table import COLUMNS, FIELD_TABLE, METRICS, MeasuredRow, read_table
+from tests.command_line import Run, runner
+from traces.errors import InvalidFile, InvalidInput, UnknownName
+
+ROW = {
+    "source": "a test", "model": "switch-mini-16", "hardware": "rtx-4090", "policy": "on_demand", "stack": "streams",
+    "input_tokens": "4", "output_tokens": "6", "metric": "decode_tokens_per_s", "value": "100", "unit": "tokens/s",
+}  # fmt: skip
+
+
+def table(path: Path, *rows: dict[str, str]) -> Path:
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, names, restval="")
+        writer.writeheader()
+        writer.writerows(rows)
+    return path
+
+
+def read(path: Path, *rows: dict[str, str]) -> list[MeasuredRow]:
+    return read_table(table(path / "rows.csv", *rows))
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"metric": "speed"}, "metric 'speed'"), ({"value": "0"}, "not a number above 0"),
+        ({"value": "nan"}, "above 0"),
+        ({"value": "1e999"}, "above 0"), ({"unit": "tok/s"}, "unit 'tok/s'"), ({"batch": "1.5"}, "whole number"),
+        ({"input_tokens": "0"}, "whole number of 1 or more"), ({"role": "fitted"}, "role 'fitted'"),
+        ({"colour": "red"}, "column 'colour'"), ({"output_tokens": "\N{ARABIC-INDIC DIGIT TWO}"}, "whole number"),
+    ],
+)  # fmt: skip
+def test_a_row_that_says_nothing_is_refused_with_its_line(change: dict[str, str], words: str, tmp_path: Path) -> None:
+    with pytest.raises((InvalidFile, UnknownName), match=words) as caught:
+        read(tmp_path, ROW | change)
+    assert "rows.csv" in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_table_without_rows_or_columns_is_refused(tmp_path: Path) -> None:
+    for text, words in (("", "missing"), (",".join(ROW) + "\n", "no rows"), ("a,b\n1,2\n", "column 'a'")):
+        (tmp_path / "t.csv").write_text(text)
+        with pytest.raises((InvalidFile, UnknownName), match=words):
+            read_table(tmp_path / "t.csv")
+    (tmp_path / "t.csv").write_text(",".join(ROW) + "\n" + ",".join(ROW.values()) + ",more\n")
+    with pytest.raises(InvalidFile, match="as many cells as columns"):
+        read_table(tmp_path / "t.csv")
+
+
+def test_units_become_seconds(tmp_path: Path) -> None:
+    (row,) = read(tmp_path, ROW | {"metric": "ttft", "value": "250", "unit": "ms"})
+    assert row.value == 0.25
+    assert not row.more_is_better
+    assert row.name == "a test: switch-mini-16 on rtx-4090, on_demand, ttft"
+
+
+def test_every_metric_is_of_one_run(tmp_path: Path) -> None:
+    bench, found = Workbench(), {}
+    for metric, (unit, _) in METRICS.items():
+        (row,) = read(tmp_path, ROW | {"metric": metric, "unit": unit, "context_tokens": "3"})
+        found[metric] = bench.predict(row)
+    assert found["decode_tokens_per_s"] == pytest.approx(1 / found["tpot"])
+    assert found["prefill_tokens_per_s"] == pytest.approx(4 / found["ttft"])
+    assert all(value > 0 for value in found.values())
+
+
+def test_a_longer_context_takes_longer(tmp_path: Path) -> None:
+    rows = read(
+        tmp_path, *(ROW | {"model": "olmoe-1b-7b", "policy": "gpu_only", "context_tokens": n} for n in ("0", "30000"))
+    )
+    short, long = map(Workbench().predict, rows)
+    assert long < 0.95 * short
+
+
+def test_a_row_of_a_machine_determines_its_constant_and_is_not_scored(tmp_path: Path) -> None:
+    (row,) = read(tmp_path, ROW)
+    right = Workbench().predict(row, {"link.h2d_bytes_per_s": 7e9})
+    rows = [
+        ROW | {"value": f"{right:.9g}", "role": "fit link.h2d_bytes_per_s"},
+        ROW | {"value": f"{right:.9g}", "metric": "decode_tokens_per_s", "policy": "pregate"},
+        ROW | {"value": f"{right:.9g}", "source": "another"},
+        ROW | {"reason": "cannot be said"},
+        ROW | {"role": "input"},
+        ROW | {"hardware": "no-such-card"},
+    ]
+    found = predict_table(read(tmp_path, *rows))
+    assert found.constants == {"a test, rtx-4090: link.h2d_bytes_per_s": pytest.approx(7e9, rel=1e-6)}
+    fitted, same_machine, elsewhere, *rest = found.rows
+    assert fitted.predicted == pytest.approx(right, rel=1e-6)
+    assert same_machine.baselines["repeat"] == pytest.approx(right)
+    assert "repeat" not in elsewhere.baselines
+    assert elsewhere.predicted != pytest.approx(right, rel=0.05)
+    assert [math.isnan(one.predicted) for one in rest] == [True] * 3
+    assert rest[0].reason == "cannot be said"
+    assert "no-such-card" in rest[2].reason
+    assert found.scored == [same_machine, elsewhere]
+    overall = found.scores()[0]
+    assert overall.n == 2
+    assert overall.mape == pytest.approx((abs(same_machine.error) + abs(elsewhere.error)) / 2)
+    assert sum(found.unsaid().values()) == 3
+    assert found.to_csv().splitlines()[0] == ",".join([*COLUMNS, "predicted"])
+    assert len(found.to_dict()["rows"]) == 6
+
+
+def test_rules_of_thumb_are_bytes_over_claimed_rates(tmp_path: Path) -> None:
+    on_demand, resident = read(tmp_path, ROW, ROW | {"policy": "gpu_only"})
+    bench = Workbench()
+    said = bench.rules_of_thumb(on_demand)
+    assert said["link"] >= said["roofline"] > bench.predict(on_demand)
+    assert set(bench.rules_of_thumb(resident)) == {"roofline"}
+
+
+def test_a_stack_is_fitted_on_its_own_rows_only(tmp_path: Path) -> None:
+    rows = read(tmp_path, *(ROW | {"role": "stack", "policy": policy} for policy in ("on_demand", "pregate")), ROW)
+    right = [Workbench().predict(row, {"stack.sync_s": 40e-6}) for row in rows]
+    changed = read(
+        tmp_path, *(ROW | {"role": "stack", "policy": p, "value": f"{v:.9g}"}
+                    for p, v in zip(("on_demand", "pregate"), right, strict=False)), ROW
+    )  # fmt: skip
+    assert fit_stack(changed, "streams", ["sync_s"])["sync_s"] == pytest.approx(40e-6, rel=1e-3)
+    with pytest.raises(InvalidInput, match="2 rows of role stack"):
+        fit_stack(changed, "streams", ["sync_s", "step_s", "launch_s"])
+
+
+def test_the_table_that_ships_can_be_read_and_says_why_rows_are_left_out() -> None:
+    rows = read_table(FIELD_TABLE)
+    assert len(rows) > 200
+    assert sum(row.is_scored for row in rows) > 80
+    assert all(row.note for row in rows)
+
+
+@pytest.fixture
+def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+    return runner(monkeypatch, capsys)
+
+
+def test_a_table_is_reproduced_from_the_command_line(command: Run, tmp_path: Path) -> None:
+    path = table(tmp_path / "mine.csv", ROW)
+    status, shown, _ = command("reproduce", str(path))
+    assert status == 0
+    assert "1 of 1 rows scored" in shown
+    status, shown, _ = command("reproduce", str(path), "--hardware", "a100-sxm4-80gb", "--format", "json")
+    assert status == 0
+    assert json.loads(shown)["scores"][0]["n"] == 1
+    status, _, said = command("reproduce", "isca24", "--hardware", "a100-sxm4-80gb")
+    assert status == 2
+    assert "are of tables" in said
