@@ -16,12 +16,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import field_tables
 import mutation_table
 import speed_tables
 import validation_tables
 
 ROOT = Path(__file__).resolve().parents[1]
-DOCUMENTS = (ROOT / "README.md", ROOT / "docs" / "benchmarks.md", ROOT / "docs" / "mutants.md")
+DOCUMENTS = (ROOT / "README.md", *(ROOT / "docs" / f"{name}.md" for name in ("benchmarks", "mutants", "field")))
 RESULTS = ROOT / "results" / "isca24.json"
 
 GROUPS = {
@@ -74,6 +75,10 @@ PARTS: dict[str, Callable[[], str]] = {
     "speed_others": speed_tables.others,
     "speed_machine": speed_tables.machine,
     "command_line": speed_tables.command_line,
+    "field": field_tables.accuracy,
+    "field_headline": field_tables.headline,
+    "field_worst": field_tables.worst,
+    "field_unsaid": field_tables.unsaid,
     "validated": validation_tables.accuracy,
     "validated_targets": validation_tables.targets,
     "mutants": mutation_table.line,

@@ -160,3 +160,14 @@ def test_a_table_is_reproduced_from_the_command_line(command: Run, tmp_path: Pat
     status, _, said = command("reproduce", "isca24", "--hardware", "a100-sxm4-80gb")
     assert status == 2
     assert "are of tables" in said
+
+
+def test_the_committed_predictions_are_those_of_today() -> None:
+    """A handful of rows: the tables of docs/field.md are made of the file."""
+    committed = json.loads((Path(__file__).parents[2] / "results" / "field.json").read_text())
+    rows, bench = read_table(FIELD_TABLE), Workbench()
+    assert [row.name for row in rows] == [entry["name"] for entry in committed["rows"]]
+    cheap = [i for i, row in enumerate(rows) if row.is_scored and row.model == "qwen3-30b-a3b"][:60:12]
+    assert len(cheap) >= 3
+    for i in cheap:
+        assert committed["rows"][i]["predicted"] == pytest.approx(bench.predict(rows[i]), rel=1e-4)

@@ -1,0 +1,91 @@
+"""The tables of docs/field.md, from the committed predictions in results/field.json.
+
+`python docs/field_tables.py` writes that file anew: what `pregate reproduce field --format json` prints, less the notes.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+RESULTS = Path(__file__).resolve().parents[1] / "results" / "field.json"
+_WORST = 12
+
+
+def _document() -> dict[str, Any]:
+    document: dict[str, Any] = json.loads(RESULTS.read_text())
+    return document
+
+
+def _percent(value: float | None) -> str:
+    return "-" if value is None else f"{100 * value:.0f}"
+
+
+def accuracy() -> str:
+    """One line a group."""
+    lines = [
+        "| rows | n | MAPE | median | bias | worst | tau | link alone | roofline | first row repeated |",
+        "|---|---|---|---|---|---|---|---|---|---|",
+    ]
+    for score in _document()["scores"]:
+        rules = score["baselines"]
+        tau = "-" if score["kendall_tau"] is None else f"{score['kendall_tau']:.2f}"
+        cells = [
+            score["group"], str(score["n"]), _percent(score["mape"]), _percent(score["median"]),
+            f"{100 * score['bias']:+.0f}", _percent(score["worst"]), tau,
+            *(_percent(rules.get(name)) for name in ("link", "roofline", "repeat")),
+        ]  # fmt: skip
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def headline() -> str:
+    """The overall scores of decode and prefill, in a sentence each."""
+    document = _document()
+    scored = [row for row in document["rows"] if row["scored"]]
+    said = [f"{len(scored)} of {len(document['rows'])} rows are scored."]
+    for title, metric in (("Decode", "decode_tokens_per_s"), ("Prefill", "prefill_tokens_per_s")):
+        score = next(entry for entry in document["scores"] if entry["group"] == metric)
+        rules = score["baselines"]
+        said.append(
+            f"{title}, {score['n']} rows: {_percent(score['mape'])} % off on average, {_percent(score['median'])} % at "
+            f"the median, Kendall's tau {score['kendall_tau']:.2f}; a roofline is {_percent(rules['roofline'])} % off, "
+            f"the first row of the same machine repeated {_percent(rules['repeat'])} %."
+        )
+    return " ".join(said)
+
+
+def worst() -> str:
+    """The rows that are furthest off."""
+    rows = sorted((row for row in _document()["rows"] if row["scored"]), key=lambda row: -abs(row["error"]))[:_WORST]
+    lines = ["| row | measured | predicted | error, % |", "|---|---|---|---|"]
+    for row in rows:
+        predicted = f"{row['predicted']:.4g}"
+        lines.append(f"| {row['name']} | {row['value']:.4g} {row['unit']} | {predicted} | {100 * row['error']:+.0f} |")
+    return "\n".join(lines)
+
+
+def unsaid() -> str:
+    """Why rows are left out."""
+    lines = ["| why | rows |", "|---|---|"]
+    lines += [f"| {reason} | {n} |" for reason, n in _document()["unsaid"].items()]
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Predict every row, and keep what the tables need."""
+    from pregate.field.scores import predict_table
+    from pregate.field.table import FIELD_TABLE, read_table
+
+    document = predict_table(read_table(FIELD_TABLE)).to_dict()
+    kept = ("name", "source", "metric", "value", "unit", "role", "reason", "predicted", "error", "scored")
+    document["rows"] = [{name: row[name] for name in kept} for row in document["rows"]]
+    text = json.dumps(document, indent=1)
+    RESULTS.write_text(
+        json.dumps(json.loads(text, parse_float=lambda digits: float(f"{float(digits):.6g}")), indent=1) + "\n"
+    )
+
+
+if __name__ == "__main__":
+    main()
