@@ -1,6 +1,6 @@
 """The tables of docs/field.md, from the committed predictions in results/field.json.
 
-`python docs/field_tables.py` writes that file anew: what `pregate reproduce field --format json` prints, less the notes.
+`python docs/field_tables.py` writes that file anew: what `pregate reproduce field --format json` prints, but the notes.
 """
 
 from __future__ import annotations
