@@ -22,7 +22,7 @@ from traces.errors import InvalidInput
 from traces.model.architecture import ModelArchitecture, load_architecture
 from traces.routing import RoutingTrace
 
-__all__ = ["Workbench"]
+__all__ = ["RowBench"]
 
 _DECODED = 32
 """Tokens simulated of a longer decode, in its middle: a token's time is linear in its context."""
@@ -36,7 +36,7 @@ class _Run:
     n_prompt: int
 
 
-class Workbench:
+class RowBench:
     """Predicts rows; models, traces and schedules that rows share are made once."""
 
     def __init__(self, seed: int = 0, overrides: Mapping[str, str] | None = None, hardware: str | None = None) -> None:

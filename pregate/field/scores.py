@@ -14,7 +14,7 @@ import numpy as np
 from offload.memory import CapacityExceeded
 from pregate.ask.simulation import to_dataframe
 from pregate.check.ranking import kendall_tau
-from pregate.field.prediction import Workbench
+from pregate.field.prediction import RowBench
 from pregate.field.table import COLUMNS, MeasuredRow
 from traces.errors import PregateError
 
@@ -139,7 +139,7 @@ def predict_table(
     `hardware`, `overrides`: ask the same workloads of another machine, or with other numbers. A row that the simulator
     refuses keeps its refusal as the reason.
     """
-    bench = Workbench(seed, overrides, hardware)
+    bench = RowBench(seed, overrides, hardware)
     constants: dict[tuple[str, str, str, str], dict[str, float]] = {}
     said: dict[str, float] = {}
     for row in rows:
@@ -157,7 +157,7 @@ def predict_table(
 
 
 def _predicted(
-    bench: Workbench,
+    bench: RowBench,
     row: MeasuredRow,
     constants: Mapping[Any, Mapping[str, float]],
     first: Mapping[Any, MeasuredRow],
@@ -179,7 +179,7 @@ def _predicted(
     return PredictedRow(row, predicted, baselines, "")
 
 
-def _determined(bench: Workbench, row: MeasuredRow, key: str) -> float:
+def _determined(bench: RowBench, row: MeasuredRow, key: str) -> float:
     """The value of constant `key` at which `row` is predicted as measured, or the nearest that is tried."""
     from scipy.optimize import brentq
 

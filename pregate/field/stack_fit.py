@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from hwmodels.figures import figures_of
-from pregate.field.prediction import Workbench
+from pregate.field.prediction import RowBench
 from pregate.field.table import MeasuredRow
 from traces.errors import InvalidInput
 
@@ -35,7 +35,7 @@ def fit_stack(
         raise InvalidInput(
             f"{len(chosen)} rows of role stack for {stack}: {len(names)} constants need as many at least"
         )
-    bench = Workbench(seed)
+    bench = RowBench(seed)
     claimed = {name: float(figures_of(bench.platform(chosen[0]))[f"stack.{name}"]) for name in names}
     bounds = [
         (-math.log(32), math.log(1 / v) if name.endswith("efficiency") else math.log(32)) for name, v in claimed.items()

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from pregate.field.prediction import Workbench
+from pregate.field.prediction import RowBench
 from pregate.field.scores import predict_table
 from pregate.field.stack_fit import fit_stack
 from pregate.field.table import COLUMNS, FIELD_TABLE, METRICS, MeasuredRow, read_table
@@ -70,7 +70,7 @@ def test_units_become_seconds(tmp_path: Path) -> None:
 
 
 def test_every_metric_is_of_one_run(tmp_path: Path) -> None:
-    bench, found = Workbench(), {}
+    bench, found = RowBench(), {}
     for metric, (unit, _) in METRICS.items():
         (row,) = read(tmp_path, ROW | {"metric": metric, "unit": unit, "context_tokens": "3"})
         found[metric] = bench.predict(row)
@@ -83,13 +83,13 @@ def test_a_longer_context_takes_longer(tmp_path: Path) -> None:
     rows = read(
         tmp_path, *(ROW | {"model": "olmoe-1b-7b", "policy": "gpu_only", "context_tokens": n} for n in ("0", "30000"))
     )
-    short, long = map(Workbench().predict, rows)
+    short, long = map(RowBench().predict, rows)
     assert long < 0.95 * short
 
 
 def test_a_row_of_a_machine_determines_its_constant_and_is_not_scored(tmp_path: Path) -> None:
     (row,) = read(tmp_path, ROW)
-    right = Workbench().predict(row, {"link.h2d_bytes_per_s": 7e9})
+    right = RowBench().predict(row, {"link.h2d_bytes_per_s": 7e9})
     rows = [
         ROW | {"value": f"{right:.9g}", "role": "fit link.h2d_bytes_per_s"},
         ROW | {"value": f"{right:.9g}", "metric": "decode_tokens_per_s", "policy": "pregate"},
@@ -119,7 +119,7 @@ def test_a_row_of_a_machine_determines_its_constant_and_is_not_scored(tmp_path: 
 
 def test_rules_of_thumb_are_bytes_over_claimed_rates(tmp_path: Path) -> None:
     on_demand, resident = read(tmp_path, ROW, ROW | {"policy": "gpu_only"})
-    bench = Workbench()
+    bench = RowBench()
     said = bench.rules_of_thumb(on_demand)
     assert said["link"] >= said["roofline"] > bench.predict(on_demand)
     assert set(bench.rules_of_thumb(resident)) == {"roofline"}
@@ -127,7 +127,7 @@ def test_rules_of_thumb_are_bytes_over_claimed_rates(tmp_path: Path) -> None:
 
 def test_a_stack_is_fitted_on_its_own_rows_only(tmp_path: Path) -> None:
     rows = read(tmp_path, *(ROW | {"role": "stack", "policy": policy} for policy in ("on_demand", "pregate")), ROW)
-    right = [Workbench().predict(row, {"stack.sync_s": 40e-6}) for row in rows]
+    right = [RowBench().predict(row, {"stack.sync_s": 40e-6}) for row in rows]
     changed = read(
         tmp_path, *(ROW | {"role": "stack", "policy": p, "value": f"{v:.9g}"}
                     for p, v in zip(("on_demand", "pregate"), right, strict=False)), ROW
@@ -165,7 +165,7 @@ def test_a_table_is_reproduced_from_the_command_line(command: Run, tmp_path: Pat
 def test_the_committed_predictions_are_those_of_today() -> None:
     """A handful of rows: the tables of docs/field.md are made of the file."""
     committed = json.loads((Path(__file__).parents[2] / "results" / "field.json").read_text())
-    rows, bench = read_table(FIELD_TABLE), Workbench()
+    rows, bench = read_table(FIELD_TABLE), RowBench()
     assert [row.name for row in rows] == [entry["name"] for entry in committed["rows"]]
     cheap = [i for i, row in enumerate(rows) if row.is_scored and row.model == "qwen3-30b-a3b"][:60:12]
     assert len(cheap) >= 3
