@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from traces.errors import InvalidInput, unknown_name
 from traces.model.formats_by_part import parse_formats
-from traces.model.weights_files import is_weights
+from traces.model.weights_files import is_folder, is_weights
 
 if TYPE_CHECKING:
     from hwmodels.platform import Platform
@@ -152,7 +152,7 @@ def as_recorded(
     from pregate.ask.recorded_size import with_recorded_experts
 
     asked = dtype is not None or {"experts", "all"} & parse_formats(formats).keys()
-    return model if asked or is_weights(name) or Path(name).is_dir() else with_recorded_experts(model, trace)
+    return model if asked or is_weights(name) or is_folder(name) else with_recorded_experts(model, trace)
 
 
 def listed(text: str) -> list[str]:

@@ -256,7 +256,15 @@ def test_the_runtime_refuses_a_part_that_is_stored_otherwise(tmp_path: Path) -> 
             element_type(model.with_formats({part: name}))
 
 
+@pytest.mark.parametrize("formats", ["experts=q4_k", ["experts"], None, 5])
+def test_formats_that_are_no_mapping_are_refused(formats: Any) -> None:
+    with pytest.raises(InvalidInput, match="no mapping of parts"):
+        QWEN.with_formats(formats)
+
+
 def test_names_are_found_near() -> None:
+    with pytest.raises(UnknownName, match="did you mean 'int4-g128'"):
+        find_dtype("int4")
     with pytest.raises(UnknownName, match="did you mean 'iq4_xs'"):
         find_dtype("iq4xs")
 

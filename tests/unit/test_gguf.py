@@ -169,6 +169,12 @@ def biased(tensors: Shapes) -> Shapes:
     return tensors
 
 
+def layer_norms(tensors: Shapes) -> Shapes:
+    for name in [name for name in tensors if name.endswith("_norm.weight") and "_q_" not in name and "_k_" not in name]:
+        tensors[name.replace("weight", "bias")] = tensors[name]
+    return tensors | {"output.bias": ((VOCAB,), "F32")}
+
+
 LORA, NOPE, ROPE, VALUE = 256, 64, 64, 64
 
 
@@ -217,6 +223,7 @@ LINEAR_KEYS = {"ssm.conv_kernel": 4, "ssm.state_size": 64, "ssm.inner_size": 512
     [
         ("qwen2moe", shared, {}), ("gpt-oss", biased, {"attention.sliding_window": 128}),
         ("deepseek2", latent, LATENT_KEYS), ("qwen3next", linear, LINEAR_KEYS), ("somethingnew", lambda t: t, {}),
+        ("phimoe", layer_norms, {}),
     ],
 )  # fmt: skip
 def test_families_are_read_by_their_tensors(
@@ -240,6 +247,8 @@ def test_families_are_read_by_their_tensors(
                 "none",
             )
             assert [mixer.window for mixer in model.decoder.all_mixers] == [128, 0, 128]  # type: ignore[union-attr]
+        case "phimoe":
+            assert (model.norm_bias, model.head_bias, model.other_params) == (True, True, 0)
         case "deepseek2":
             assert (attention.kind, attention.kv_lora_rank, attention.qk_nope_dim) == ("mla", LORA, NOPE)
             assert (attention.v_head_dim, attention.q_lora_rank, model.gate_bias) == (VALUE, 256, True)

@@ -225,6 +225,12 @@ def test_a_missing_file_and_a_missing_configuration_are_named(tmp_path: Path) ->
         load_architecture(path)
 
 
+def test_a_file_that_is_not_there_is_named_first(tmp_path: Path) -> None:
+    for name in ("x.safetensors", "model.safetensors.index.json"):
+        with pytest.raises(InvalidFile, match="no such file"):
+            load_architecture(tmp_path / name)
+
+
 def test_a_folder_without_weights_is_that_of_its_configuration(tmp_path: Path) -> None:
     path = write(tmp_path / "m", bf16_tensors())
     path.unlink()

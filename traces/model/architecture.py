@@ -15,7 +15,7 @@ from traces.model.layer_stack import LayerStack, every_layer
 from traces.model.linear_mixer import LINEAR_KINDS, LinearMixer
 from traces.model.model_architecture import ModelArchitecture
 from traces.model.published_counts import PublishedCount, PublishedCounts
-from traces.model.weights_files import file_of_folder, is_weights, read_weights
+from traces.model.weights_files import file_of_folder, is_folder, is_weights, read_weights
 
 __all__ = [
     "DTYPES",
@@ -48,7 +48,7 @@ def load_architecture(name_or_path: str | Path) -> ModelArchitecture:
     Raises `UnknownName` for a name that is not shipped, `InvalidFile` or `InvalidInput` for a bad file.
     """
     path = Path(name_or_path)
-    if str(name_or_path) and str(name_or_path) not in architecture_names() and path.is_dir():
+    if is_folder(name_or_path) and str(name_or_path) not in architecture_names():
         path = file_of_folder(path)
     if is_weights(path):
         return read_weights(path)

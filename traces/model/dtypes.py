@@ -90,6 +90,10 @@ def find_dtype(name: str, where: str = "") -> Dtype:
             "itself as the model, a format a part (--formats experts=q4_k,attention=q8_0), its size (--formats "
             "all=15.4GiB), or its bits a weight (w4.8)"
         )
+    if re.fullmatch(r"u?int[1-7]", asked):
+        raise unknown_name(
+            "dtype", name, [f"{asked.removeprefix('u')}-g128", f"{asked.removeprefix('u')}-g128-zp"], where
+        )
     raise unknown_name("dtype", name, DTYPES, where)
 
 

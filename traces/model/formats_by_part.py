@@ -58,6 +58,8 @@ def parse_formats(text: str | None) -> dict[str, str]:
 
 def check_formats(formats: Mapping[str, str], where: str) -> None:
     """Raise `UnknownName` for a part or a format that is none, `InvalidInput` for one that the part cannot have."""
+    if not isinstance(formats, Mapping):
+        raise InvalidInput(f"{where} = {formats!r} is no mapping of parts to formats, such as {{'experts': 'q4_k'}}")
     for part, name in formats.items():
         if part not in FORMAT_PARTS:
             raise unknown_name("part of a model", part, FORMAT_PARTS, where)

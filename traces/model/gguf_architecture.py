@@ -67,6 +67,8 @@ def _architecture(file: WeightsFile) -> ModelArchitecture:
         d_model=d_model,
         vocab_size=vocab_size,
         tied_embeddings="output.weight" not in top,
+        norm_bias="attn_norm.bias" in layers[0],
+        head_bias="output.bias" in top,
         decoder=_stack(layers, sparse, d_model, keys, shapes["n_expert_matrices"]),
         top_k=keys.integer("expert_used_count"),
         sources=(f"{file.path.name}, general.architecture {keys.family}",),

@@ -116,7 +116,7 @@ def _opened(path: Path) -> Iterator[mmap.mmap]:
         with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
             yield data
     except (OSError, ValueError) as error:
-        reason = error.strerror if isinstance(error, OSError) and error.strerror else "it is empty"
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
         raise InvalidFile(f"{path}: cannot be read ({reason})") from None
 
 

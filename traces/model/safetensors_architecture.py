@@ -48,6 +48,8 @@ def from_safetensors(path: Path) -> ModelArchitecture:
 
     Its `config.json` must stand beside it. Raises `InvalidFile` for files that are none, or not of that configuration.
     """
+    if not path.is_file():
+        raise InvalidFile(f"{path}: cannot be read (no such file)")
     config = path.with_name("config.json")
     if not config.is_file():
         raise InvalidFile(f"{path}: no config.json beside it, which says what the tensors are: put it there")

@@ -10,7 +10,7 @@ from traces.errors import InvalidFile
 if TYPE_CHECKING:
     from traces.model.model_architecture import ModelArchitecture
 
-__all__ = ["file_of_folder", "is_weights", "read_weights"]
+__all__ = ["file_of_folder", "is_folder", "is_weights", "read_weights"]
 
 _OF_FOLDER = ("*.safetensors.index.json", "*.safetensors", "*.gguf", "config.json")
 """What stands for the model of a folder, the first of these that is there."""
@@ -19,6 +19,11 @@ _OF_FOLDER = ("*.safetensors.index.json", "*.safetensors", "*.gguf", "config.jso
 def is_weights(name: str | Path) -> bool:
     """Whether a name means a file of weights, or an index of such files."""
     return str(name).lower().endswith((".gguf", ".safetensors", ".safetensors.index.json"))
+
+
+def is_folder(name: str | Path) -> bool:
+    """Whether a name means a folder that is there, and not a file that should be."""
+    return bool(str(name)) and Path(name).suffix not in (".yaml", ".yml", ".json", ".gguf") and Path(name).is_dir()
 
 
 def file_of_folder(folder: Path) -> Path:
