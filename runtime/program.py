@@ -24,7 +24,7 @@ from traces.model.architecture import ModelArchitecture
 from traces.phase import Phase
 from traces.routing import Step
 
-__all__ = ["ExpertKey", "Program", "Routed", "build_program", "cached_slots", "resident_slots"]
+__all__ = ["ExpertKey", "Program", "Routed", "build_program", "cached_slots", "kept_slots", "resident_slots"]
 
 ExpertKey = tuple[int, int]
 """An expert: MoE layer through the model, encoder first, and its number there."""
@@ -84,6 +84,12 @@ def resident_slots(model: ModelArchitecture) -> dict[int, ExpertKey]:
     """Every expert in a slot of its own: what `gpu_only` starts from."""
     keys = [(layer, expert) for layer in range(model.n_moe_layers) for expert in range(model.n_experts)]
     return dict(enumerate(keys))
+
+
+def kept_slots(kept: Iterable[tuple[int, Iterable[int]]], first: int) -> dict[int, ExpertKey]:
+    """The experts of `kept`, a MoE layer and those of it that stay in HBM each, in slots from `first` on."""
+    keys = [(layer, expert) for layer, experts in kept for expert in sorted(experts)]
+    return dict(enumerate(keys, first))
 
 
 def cached_slots(cache: ResidentSet, n_buffers: int) -> dict[int, ExpertKey]:

@@ -162,13 +162,17 @@ def execute_captured(
 
 
 def initial_slots(captured: Captured) -> dict[int, ExpertKey]:
-    """The experts that are in slots before the start: all of them, those of a warm cache, or none."""
-    from runtime.program import cached_slots, resident_slots
+    """The experts in slots before the start: the resident ones, those of a warm cache, those a placement keeps."""
+    from runtime.program import cached_slots, kept_slots
 
+    model, plan, placed = captured.model, captured.plan, captured.request.placed.kept
+    kept = [(layer, experts) for layer, experts in enumerate(placed) if experts is not None]
     if captured.policy.resident:
-        return resident_slots(captured.model)
+        whole = [(layer, range(model.n_experts)) for layer, experts in enumerate(placed) if experts is None]
+        return kept_slots([*whole, *kept], 0)
     cache = resident_set(captured.request)
-    return {} if cache is None else cached_slots(cache, captured.plan.n_buffers)
+    cached = {} if cache is None else cached_slots(cache, plan.n_buffers)
+    return cached | kept_slots(kept, plan.n_buffers + plan.n_cache_slots)
 
 
 def _watched(

@@ -379,3 +379,29 @@ def test_describing_a_device_loads_no_framework() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
     assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize(
+    "design",
+    [
+        "gpu_only@experts=cpu", "gpu_only@experts=cpu:2", "gpu_only@experts=cpu:keep=2",
+        "on_demand@experts=cpu:3:keep=1", "pregate@experts=cpu:2",
+        "on_demand:cpu+static:4:per_layer", "on_demand+lru:5:warm@experts=cpu:2:keep=2",
+    ],
+)  # fmt: skip
+def test_experts_on_the_host_compute_what_the_device_would(design: str, watched: Callable[..., None]) -> None:
+    """Bit for bit, wherever the experts are; only those that are kept take HBM."""
+    watched()
+    trace = routing(MODEL, batch=2, seed=3)
+    resident, placed = (run(MODEL, trace, policy, device=CPU) for policy in ("gpu_only", design))
+    assert placed.output_digest == resident.output_digest
+    assert placed.pool_bytes["activations of experts on the host"] > 0
+    assert placed.moved_bytes["d2h"] > 0
+    assert placed.pool_bytes["expert slots"] < resident.pool_bytes["expert slots"]
+
+
+def test_a_layer_on_the_host_is_refused_by_name() -> None:
+    with pytest.raises(InvalidInput, match="executes placements of experts only"):
+        run(MODEL, routing(MODEL, batch=1), "gpu_only@layers=cpu", device=CPU)
+    with pytest.raises(InvalidInput, match="streams weights, keys or values"):
+        run(MODEL, routing(MODEL, batch=1), "gpu_only@weights=stream", device=CPU)
