@@ -20,7 +20,7 @@ def describe_routing(model: ModelArchitecture, trace: RoutingTrace, results: Ite
         size = describe_size(model, trace)
         return "; ".join(filter(None, (f"recorded ({origin.recorder}, {origin.source})", size)))
     words = f"synthetic ({origin.note.partition(':')[0]}), so hit rates are assumed, not known"
-    cached = [result for result in results if 0 < result.hit_rate < 1]
+    cached = [result for result in results if 0 < result.hit_rate < 1 and result.n_expert_slots]
     if not cached:
         return words
     n_slots = max(result.n_expert_slots for result in cached)
