@@ -12,14 +12,15 @@ import numpy as np
 from hwmodels.compute_formats import computes_in
 from hwmodels.platform import Platform, load_platform
 from offload.ops import Lane, OpKind
-from offload.policies import policy_named
 from offload.schedule import Schedule
 from pregate.api import synthesize
 from pregate.ask.capture import Captured, capture
 from pregate.ask.simulation import interpret
 from pregate.field.table import MeasuredRow
+from pregate.named import load_model
 from traces.errors import InvalidInput
-from traces.model.architecture import ModelArchitecture, load_architecture
+from traces.model.architecture import ModelArchitecture
+from traces.model.formats_by_part import parse_formats
 from traces.routing import RoutingTrace
 
 __all__ = ["RowBench"]
@@ -57,6 +58,14 @@ class RowBench:
         return load_platform(
             self._hardware or row.hardware, row.stack or None, {**overrides, **self._overrides, **(constants or {})}
         )
+
+    def binding_constant(self, row: MeasuredRow) -> str:
+        """The constant of the stack that scales what a run of `row` spends most time in: host, link or kernels."""
+        hw = self.platform(row)
+        timeline = interpret(self._run(row, hw).captured, hw, "recurrence", with_intervals=False).timeline
+        assert timeline is not None
+        constants = {Lane.CPU: "cpu_efficiency", Lane.H2D: "link_efficiency", Lane.COMPUTE: "hbm_efficiency"}
+        return f"stack.{constants[max(constants, key=timeline.busy_s)]}"
 
     def predict(self, row: MeasuredRow, constants: Mapping[str, float] | None = None) -> float:
         """The metric of `row`, in its unit. Raises as `pregate.simulate`."""
@@ -100,7 +109,7 @@ class RowBench:
     def _run(self, row: MeasuredRow, hw: Platform) -> _Run:
         n_prompt, n_output, context = _shape(row)
         model = _model(row)
-        placed = policy_named(row.policy)
+        placed = row.design()
         memory = hw.machine.accelerator.hbm_bytes, hw.machine.host.dram_bytes, hw.constant("reserve_bytes")
         key = (model, placed, hw.stack.execution, memory, n_prompt, n_output, context, row.batch)
         found = self._runs.get(key)
@@ -129,12 +138,7 @@ def _shape(row: MeasuredRow) -> tuple[int, int, int]:
 
 
 def _model(row: MeasuredRow) -> ModelArchitecture:
-    model = load_architecture(row.model)
-    if row.formats:
-        from traces.model.formats_by_part import parse_formats
-
-        model = model.with_formats(parse_formats(row.formats))
-    return model
+    return load_model(row.model, formats=parse_formats(row.formats))
 
 
 def _n_decode_steps(captured: Captured) -> int:

@@ -143,14 +143,17 @@ def predict_table(
     constants: dict[tuple[str, str, str, str], dict[str, float]] = {}
     said: dict[str, float] = {}
     for row in rows:
-        if row.role.startswith("fit ") and not row.reason:
+        if row.role.startswith("fit") and not row.reason:
             progress(row.name)
-            key = row.role.removeprefix("fit ").strip()
-            value = _determined(bench, row, key)
+            try:
+                key = row.role.removeprefix("fit").strip() or bench.binding_constant(row)
+                value = _determined(bench, row, key)
+            except PregateError:
+                continue  # the row itself then keeps the refusal as its reason
             constants[row.machine] = {key: value}
             said[f"{row.source}, {row.hardware}: {key}"] = value
     first: dict[Any, MeasuredRow] = {}
-    for row in sorted(rows, key=lambda row: not row.role.startswith("fit ")):
+    for row in sorted(rows, key=lambda row: not row.role.startswith("fit")):
         if not row.reason and row.role != "input":
             first.setdefault((*row.machine, row.metric), row)
     return TablePrediction(tuple(_predicted(bench, row, constants, first, progress) for row in rows), said)

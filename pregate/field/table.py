@@ -15,6 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from hwmodels.quantity import ReadOnly
+from offload.placement import placement_named
+from offload.policies import policy_named
+from offload.policy import Policy
 from traces.documents import NUMBER, read_text
 from traces.errors import InvalidFile, unknown_name
 
@@ -39,6 +42,19 @@ the batch; `tokens_per_s` is output tokens over the whole run."""
 FIELD_TABLE = Path(__file__).parent / "tables" / "offload_field.csv"
 """What others measured, in the project's language; where it is from stands in SOURCES.md beside it."""
 
+ALIASES: Mapping[str, str] = ReadOnly(
+    {
+        "decode_throughput": "decode_tokens_per_s",
+        "prefill_throughput": "prefill_tokens_per_s",
+        "throughput": "tokens_per_s",
+        "ttft_s": "ttft",
+        "tpot_s": "tpot",
+        "moe_layer_latency_s": "moe_layer_latency",
+    }
+)
+"""Other names of metrics."""
+
+_RATES = ("tokens/s", "tok/s", "t/s")
 _SECONDS = {"s": 1.0, "ms": 1e-3, "us": 1e-6}
 _COUNTS = {"batch": 1, "input_tokens": 1, "output_tokens": 0, "context_tokens": 0}
 """Columns that are counts, and the least of each."""
@@ -49,11 +65,11 @@ _DEFAULTS = {"batch": "1", "input_tokens": "1", "output_tokens": "32", "context_
 class MeasuredRow:
     """One measurement, in the project's words.
 
-    `host`, `link`: of the machine, "" as `hardware` has them; `formats`, `policy`, `set`: as the options of the same
-    name take them, `set` with `;` between. `context_tokens`: kept from before the prompt. `value` in seconds or
-    tokens/s. `role`: "" is predicted and scored; "fit KEY" determines the constant KEY of its source and machine,
-    "stack" those of its stack (`stack_fit`), and neither is scored; "input" is no measurement of a run. `reason`: why
-    it cannot be said, "" where it can.
+    `host`, `link`: of the machine, "" as `hardware` has them; `formats`, `placement`, `policy`, `set`: as the options
+    of the same name take them (no policy: `gpu_only`), `set` with `;` between. `context_tokens`: kept from before the
+    prompt. `value` in seconds or tokens/s. `role`: "" is predicted and scored; "fit KEY" determines the constant KEY of
+    its source and machine ("fit": that of what binds it), "stack" those of its stack (`stack_fit`), and neither is
+    scored; "input" is no measurement of a run. `reason`: why it cannot be said, "" where it can.
     """
 
     name: str
@@ -63,6 +79,7 @@ class MeasuredRow:
     host: str
     link: str
     formats: str
+    placement: str
     policy: str
     stack: str
     batch: int
@@ -82,6 +99,11 @@ class MeasuredRow:
         """The source and the machine: rows of one share a fitted constant."""
         return self.source, self.hardware, self.host, self.link
 
+    def design(self) -> Policy:
+        """The policy, the model placed as the row says. Raises `InvalidInput` for what is none."""
+        placement = placement_named(self.placement) if self.placement else None
+        return policy_named(self.policy).with_placement(placement)
+
     @property
     def more_is_better(self) -> bool:
         """Whether a larger value is the better one."""
@@ -96,7 +118,7 @@ class MeasuredRow:
 COLUMNS = tuple(field.name for field in fields(MeasuredRow))
 """The columns of a table, in order; those that a file leaves out are empty."""
 
-_REQUIRED = ("model", "hardware", "policy", "metric", "value", "unit")
+_REQUIRED = ("model", "hardware", "metric", "value", "unit")
 
 
 def read_table(path: Path) -> list[MeasuredRow]:
@@ -129,20 +151,20 @@ def read_table(path: Path) -> list[MeasuredRow]:
 
 def _row(cells: Mapping[str, str], where: str) -> MeasuredRow:
     text = {column: cells.get(column, "").strip() for column in COLUMNS}
-    metric = text["metric"]
+    metric = text["metric"] = ALIASES.get(text["metric"], text["metric"])
     if metric not in METRICS:
         raise unknown_name("metric", metric, METRICS, where)
     counts = {
         column: _count(text[column] or _DEFAULTS[column], column, least, where) for column, least in _COUNTS.items()
     }
-    if text["role"] not in ("", "input", "stack") and not text["role"].startswith("fit "):
+    if text["role"] not in ("", "input", "stack", "fit") and not text["role"].startswith("fit "):
         raise InvalidFile(
             f"{where}: role {text['role'][:40]!r}: empty, input, stack, or fit KEY (fit link.h2d_bytes_per_s)"
         )
     value = _value(text["value"], text["unit"], metric, where)
-    text["name"] = (
-        text["name"] or f"{text['source']}: {text['model']} on {text['hardware']}, {text['policy']}, {metric}"
-    )
+    text["policy"] = text["policy"] or "gpu_only"
+    design = "@".join(filter(None, (text["policy"], text["placement"])))
+    text["name"] = text["name"] or f"{text['source']}: {text['model']} on {text['hardware']}, {design}, {metric}"
     rest: dict[str, Any] = {name: cell for name, cell in text.items() if name not in (*_COUNTS, "value", "unit")}
     return MeasuredRow(**rest, **counts, value=value, unit=METRICS[metric][0])  # type: ignore[arg-type]
 
@@ -157,7 +179,7 @@ def _value(text: str, unit: str, metric: str, where: str) -> float:
     if NUMBER.fullmatch(text) is None or not (math.isfinite(float(text)) and float(text) > 0):
         raise InvalidFile(f"{where}: value {text[:40]!r} is not a number above 0")
     wanted = METRICS[metric][0]
-    known = _SECONDS if wanted == "s" else {wanted: 1.0}
+    known = _SECONDS if wanted == "s" else dict.fromkeys(_RATES, 1.0)
     if unit not in known:
         raise unknown_name("unit", unit, known, f"{where}: {metric}")
     return float(text) * known[unit]

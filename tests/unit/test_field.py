@@ -40,7 +40,7 @@ def read(path: Path, *rows: dict[str, str]) -> list[MeasuredRow]:
     [
         ({"metric": "speed"}, "metric 'speed'"), ({"value": "0"}, "not a number above 0"),
         ({"value": "nan"}, "above 0"),
-        ({"value": "1e999"}, "above 0"), ({"unit": "tok/s"}, "unit 'tok/s'"), ({"batch": "1.5"}, "whole number"),
+        ({"value": "1e999"}, "above 0"), ({"unit": "hops/s"}, "unit 'hops/s'"), ({"batch": "1.5"}, "whole number"),
         ({"input_tokens": "0"}, "whole number of 1 or more"), ({"role": "fitted"}, "role 'fitted'"),
         ({"colour": "red"}, "column 'colour'"), ({"output_tokens": "\N{ARABIC-INDIC DIGIT TWO}"}, "whole number"),
     ],
@@ -97,6 +97,7 @@ def test_a_row_of_a_machine_determines_its_constant_and_is_not_scored(tmp_path: 
         ROW | {"reason": "cannot be said"},
         ROW | {"role": "input"},
         ROW | {"hardware": "no-such-card"},
+        ROW | {"hardware": "no-such-card", "role": "fit stack.sync_s"},
     ]
     found = predict_table(read(tmp_path, *rows))
     assert found.constants == {"a test, rtx-4090: link.h2d_bytes_per_s": pytest.approx(7e9, rel=1e-6)}
@@ -105,16 +106,16 @@ def test_a_row_of_a_machine_determines_its_constant_and_is_not_scored(tmp_path: 
     assert same_machine.baselines["repeat"] == pytest.approx(right)
     assert "repeat" not in elsewhere.baselines
     assert elsewhere.predicted != pytest.approx(right, rel=0.05)
-    assert [math.isnan(one.predicted) for one in rest] == [True] * 3
+    assert [math.isnan(one.predicted) for one in rest] == [True] * 4
     assert rest[0].reason == "cannot be said"
     assert "no-such-card" in rest[2].reason
     assert found.scored == [same_machine, elsewhere]
     overall = found.scores()[0]
     assert overall.n == 2
     assert overall.mape == pytest.approx((abs(same_machine.error) + abs(elsewhere.error)) / 2)
-    assert sum(found.unsaid().values()) == 3
+    assert sum(found.unsaid().values()) == 4
     assert found.to_csv().splitlines()[0] == ",".join([*COLUMNS, "predicted"])
-    assert len(found.to_dict()["rows"]) == 6
+    assert len(found.to_dict()["rows"]) == 7
 
 
 def test_rules_of_thumb_are_bytes_over_claimed_rates(tmp_path: Path) -> None:
@@ -171,3 +172,29 @@ def test_the_committed_predictions_are_those_of_today() -> None:
     assert len(cheap) >= 3
     for i in cheap:
         assert committed["rows"][i]["predicted"] == pytest.approx(bench.predict(rows[i]), rel=1e-4)
+
+
+def test_a_placement_may_stand_apart_from_the_policy(tmp_path: Path) -> None:
+    apart = ROW | {"policy": "", "placement": "experts=cpu"}
+    together = ROW | {"policy": "gpu_only@experts=cpu", "metric": "decode_throughput", "unit": "tok/s"}
+    rows = read(tmp_path, apart, together)
+    assert rows[0].design() == rows[1].design()
+    assert rows[1].metric == "decode_tokens_per_s"
+    assert RowBench().predict(rows[0]) == RowBench().predict(rows[1])
+
+
+@pytest.mark.parametrize(
+    ("design", "constant"),
+    [("gpu_only@experts=cpu", "cpu_efficiency"), ("on_demand", "link_efficiency"), ("gpu_only", "hbm_efficiency")],
+)
+def test_a_fit_without_a_key_is_of_what_binds(design: str, constant: str, tmp_path: Path) -> None:
+    row = ROW | {
+        "model": "mixtral-8x7b",
+        "policy": design,
+        "role": "fit",
+        "set": "hbm_bytes=200GB;host.dram_bytes=256GiB",
+        "value": "1",
+    }
+    found = predict_table(read(tmp_path, row, row | {"role": ""}))
+    assert list(found.constants) == [f"a test, rtx-4090: stack.{constant}"]
+    assert found.rows[1].predicted == pytest.approx(1, rel=1e-2)
