@@ -83,10 +83,11 @@ class _Binder:
         self.choices = [self._choices(one) for one in program.passes.passes]
         self.ids = backend.allocate(sizes[_IDS], _IDS).view(torch.int32).view(model.n_moe_layers, -1)
         self.cpu_scratch = self._cpu_scratch()
-        n_rows = program.passes.n_widest if self.cpu_scratch is not None else 0
-        shape, n_bytes = (n_rows, model.d_model), n_rows * model.d_model * self.dtype.itemsize
-        self.handed_over = backend.allocate_host(n_bytes, _CROSSING).view(self.dtype).view(shape)
-        self.returned = backend.allocate(n_bytes, _CROSSING).view(self.dtype).view(shape)
+        if self.cpu_scratch is not None:
+            shape = program.passes.n_widest, model.d_model
+            n_bytes = math.prod(shape) * self.dtype.itemsize
+            self.handed_over = backend.allocate_host(n_bytes, _CROSSING).view(self.dtype).view(shape)
+            self.returned = backend.allocate(n_bytes, _CROSSING).view(self.dtype).view(shape)
 
     def _choices(self, one: Pass) -> dict[int, Choice]:
         """What the gate of each MoE layer of a pass is made to choose."""

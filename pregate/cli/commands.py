@@ -63,7 +63,7 @@ COMMANDS: dict[str, Entry] = {
     ),
     "reproduce": Entry(
         "reproduce:reproduce",
-        "Predict every row of a published experiment; print predicted, measured, error, and the accuracy of each "
+        "Predict every row of a table of measurements; print predicted, measured, error, and the accuracy of each "
         "group.",
     ),
     "residency": Entry(

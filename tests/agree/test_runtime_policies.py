@@ -67,7 +67,7 @@ def test_prompts_attended_to_together_end_where_each_alone_does(name: str, monke
     model = MODELS[name]
     trace, experts = routing(model, batch=3, seed=3, input_tokens=5), Experts(model)
     together, _ = run(model, trace, "gpu_only", experts)
-    monkeypatch.setattr(bound_pass, "_alike", lambda segments: ((one,) for one in segments))
+    monkeypatch.setattr(bound_pass, "_segments_alike", lambda segments: ((one,) for one in segments))
     alone, _ = run(model, trace, "gpu_only", experts)
     check_close_output(together, alone, 1e-5)
 

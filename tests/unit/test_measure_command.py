@@ -201,7 +201,7 @@ def test_a_budget_is_a_time(small: None, tmp_path: Path, budget: str) -> None:
     ("words", "message"),
     [
         (("-o", "{}/no/m.json"), "there is no folder"),
-        (("-o", "{}"), "is a folder, name a file in it"),
+        (("-o", "{}"), "is a folder: name a file in it"),
         (("-o", "{}/m.json", "--backend", "tpu"), "unknown back end 'tpu'"),
         (("-o", "{}/m.json", "--dtypes", "fp8"), "unknown number format 'fp8'"),
         (("-o", "{}/m.json", "--dtypes", "bf16", "--backend", "cpu"), "fp32 must be among them"),
@@ -241,7 +241,7 @@ def test_calibrate_refuses_what_it_cannot_read_or_write(tmp_path: Path) -> None:
     with pytest.raises(InvalidFile, match="key 'version' is missing"):
         run("calibrate", str(path), "-o", str(tmp_path / "fit.yaml"))
     measurements().save(path)
-    with pytest.raises(InvalidFile, match="there is no folder"):
+    with pytest.raises(InvalidInput, match="there is no folder"):
         run("calibrate", str(path), "-o", str(tmp_path / "no" / "fit.yaml"))
     assert list(tmp_path.iterdir()) == [path]
 

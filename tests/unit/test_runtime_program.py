@@ -183,8 +183,10 @@ def test_traces_that_cannot_be_run_are_refused() -> None:
         phases = np.full(n, phase)
         return RoutingTrace(experts, column, np.array(position), phases, column, model.n_experts, Provenance("m", "t"))
 
+    gap = trace_of(MODEL, [0, 1], Phase.PREFILL)
+    steps = [dataclasses.replace(step, position=np.array([0, 2], np.int32)) for step in gap.steps()]
     with pytest.raises(InvalidInput, match="step 0: the positions of sequence 0 are not consecutive"):
-        plan_passes(MODEL, trace_of(MODEL, [0, 2], Phase.PREFILL).steps())
+        plan_passes(MODEL, steps)
     switch = MODELS["encoder-decoder"]
     with pytest.raises(InvalidInput, match="sequence 0 decodes but was never encoded: keep the prefill steps"):
         plan_passes(switch, trace_of(switch, [0], Phase.DECODE).steps())

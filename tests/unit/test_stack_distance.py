@@ -242,7 +242,7 @@ def test_sizes_that_cannot_be_are_refused_by_name() -> None:
 
 
 @settings(deadline=None)
-@given(trace=traces(), budgets=st.lists(st.integers(0, 120), min_size=1, max_size=4))
+@given(trace=traces(), budgets=st.lists(st.integers(1, 120), min_size=1, max_size=4))
 @example(trace=trace_of([[[0]], [[0]]], [1, 1], 0, 1), budgets=[1 << 70])
 def test_curve_rows_are_the_replays_to_the_last_bit(trace: RoutingTrace, budgets: list[int]) -> None:
     sizes = [1 << 18] * trace.n_moe_layers  # a quarter of a MiB
