@@ -5,7 +5,7 @@ These are facts about released code, not decisions; a stack names the execution 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from traces.errors import InvalidInput
 
@@ -87,53 +87,22 @@ EXECUTIONS: dict[str, Execution] = {
         stores_scores=False,
         n_host_buffers=2,
     ),
-    # ggml's scheduler: layers split by where their tensors are, one fused matrix product over the experts of a layer;
-    # the thread that issues computes what is on the CPU. llama.cpp: src/llama-graph.cpp (build_moe_ffn),
-    # ggml-backend.cpp, ggml-cuda.cu (offload_op: batches of 32 rows and more are copied to the device).
-    "llama_cpp": Execution(
-        "llama_cpp",
-        stage=False,
-        grouped=True,
-        fetch_first=False,
-        readback_per_fetch=False,
-        host_waits=False,
-        sync_after_ffn=False,
-        splits_expert_buffer=False,
-        stores_scores=False,
-        n_host_buffers=2,
-        host_computes=True,
-        micro_batch=512,
-        stream_tokens=32,
-    ),
-    # The same engine in ik_llama.cpp, which streams a layer only where each of its experts gets 32 rows on average.
-    "ik_llama": Execution(
-        "ik_llama",
-        stage=False,
-        grouped=True,
-        fetch_first=False,
-        readback_per_fetch=False,
-        host_waits=False,
-        sync_after_ffn=False,
-        splits_expert_buffer=False,
-        stores_scores=False,
-        n_host_buffers=2,
-        host_computes=True,
-        micro_batch=512,
-        stream_tokens=32,
-        stream_per_expert=True,
-    ),
-    # KTransformers: experts on threads of their own beside the shared experts, submitted from within a CUDA graph.
-    "ktransformers": Execution(
-        "ktransformers",
-        stage=False,
-        grouped=True,
-        fetch_first=False,
-        readback_per_fetch=False,
-        host_waits=False,
-        sync_after_ffn=False,
-        splits_expert_buffer=False,
-        stores_scores=False,
-        n_host_buffers=2,
-        micro_batch=8192,
-    ),
+}
+
+_FUSED = replace(EXECUTIONS["streams"], name="fused", grouped=True)
+"""One fused matrix product over the experts of a layer, and nothing else that waits."""
+
+EXECUTIONS |= {
+    one.name: one
+    for one in (
+        # ggml's scheduler: layers split by where their tensors are; the thread that issues computes what is on the CPU.
+        # llama.cpp: src/llama-graph.cpp (build_moe_ffn), ggml-backend.cpp, ggml-cuda.cu (offload_op: batches of 32 rows
+        # and more are copied to the device).
+        replace(_FUSED, name="llama_cpp", host_computes=True, micro_batch=512, stream_tokens=32),
+        # ik_llama.cpp streams a layer only where each of its experts gets 32 rows on average.
+        replace(_FUSED, name="ik_llama", host_computes=True, micro_batch=512, stream_tokens=32, stream_per_expert=True),
+        # KTransformers: experts on threads of their own beside the shared experts, submitted from within a CUDA graph;
+        # layers that it streams for a prompt (stream=TOKENS) arrive while the layer before computes.
+        replace(_FUSED, name="ktransformers", micro_batch=8192, streams_ahead=True),
+    )
 }

@@ -23,8 +23,8 @@ _WAIT = Work(OpKind.WAIT)
 _BUSY = Work(OpKind.ISSUE, n_copies=0)
 """The issuing thread waits for what it computes itself: no time of its own."""
 
-_N_STREAM_BUFFERS = 2
-"""A layer's weights arrive while those of the layer before are read."""
+_N_BUFFERS = 2
+"""What one layer reads arrives while that of the layer before is read."""
 
 
 class _Loop(Protocol):
@@ -48,14 +48,14 @@ class HostSide:
         self._arrived: int = -1  # the copy that brought them
         self._last = -1  # the last op of the host's processor
         self._streamed: dict[int, int] = {}  # layer of this pass -> the copy of its weights
-        self._readers = [-1] * _N_STREAM_BUFFERS  # stream buffer -> the op that read it last
-        self._n_streams = 0
-        self._buffer_of: dict[int, int] = {}
+        self._readers: dict[str, list[int]] = {}  # what is streamed -> by buffer, the op that read it last
+        self._in_use: dict[int, list[str]] = {}  # layer -> what of it has a buffer
         self._weights = layer_weight_bytes(loop.model) if placed.streamed_layers else ()
 
     def live_ops(self) -> list[int]:
         """The ops that a later op may have to wait for."""
-        return [op for op in (*self._readers, self._last, *self.waits) if op >= 0]
+        readers = (op for buffers in self._readers.values() for op in buffers)
+        return [op for op in (*readers, self._last, *self.waits) if op >= 0]
 
     def take_waits(self) -> list[int]:
         """What the next op of the compute stream waits for, which then is no more."""
@@ -78,25 +78,24 @@ class HostSide:
         on_host = layer in self.placed.host_layers
         if on_host != self._is_here:
             if on_host:
-                self._arrived = self._hand_over(last_op, layer) if last_op >= 0 else -1
+                self._arrived = self.hand_over(last_op, layer) if last_op >= 0 else -1
             else:
                 self.waits.append(self._return((self._last,), layer))
             self._is_here = on_host
         if layer in self.placed.streamed_layers:
             for one in (layer, layer + 1):  # the next while this one computes
                 if one in self.placed.streamed_layers and one not in self._streamed:
-                    self._stream_weights(one)
+                    self._streamed[one] = self._stream("weights", self._weights[one], one)
             self.waits.append(self._streamed[layer])
 
     def leave(self, layer: int, last_op: int) -> None:
-        """A layer of the accelerator has been issued up to `last_op`: its stream buffer is free after that."""
-        if layer in self._streamed:
-            self._readers[self._buffer_of[layer]] = last_op
+        """A layer of the accelerator has been issued up to `last_op`: what it streamed has been read by then."""
+        for what in self._in_use.pop(layer, ()):
+            self._readers[what] = [*self._readers[what][1:], last_op]
 
     def end_pass(self) -> bool:
         """The last layer is done: whether the head runs on the host. If not, activations are back."""
         self._streamed.clear()
-        self._buffer_of.clear()
         n_layers = self._loop.model.decoder.n_layers
         if self._is_here and len(self.placed.host_layers) < n_layers:
             self.waits.append(self._return((self._last,), n_layers - 1))
@@ -109,10 +108,6 @@ class HostSide:
         after = (self._arrived,) if self._arrived >= 0 else ()
         self._arrived = -1
         return self._issue(self._loop.works.cpu_layer(what), layer, after)
-
-    def hand_over(self, gate: int, layer: int) -> int:
-        """Activations of a block to the host, once its gate has run; returns what the host's processor waits for."""
-        return self._hand_over(gate, layer)
 
     def experts(self, experts: Sequence[int], tokens: Sequence[int], layer: int, arrived: int = -1) -> None:
         """Experts that the host computes; the next op of the compute stream waits for their results.
@@ -129,49 +124,37 @@ class HostSide:
     def stream_experts(self, n_experts: int, layer: int, gate: int) -> None:
         """Experts of the host through a buffer, for a prompt; the next op of the compute stream waits for them."""
         loop = self._loop
-        n_bytes = n_experts * loop.model.expert_bytes
-        reader = self._readers[0]
-        after = sorted({op for op in (reader, gate if not loop.execution.streams_ahead else -1) if op >= 0})
-        copy = loop.recorder.issue(Lane.H2D, loop.works.stream(n_bytes), after, step=loop.i_step, layer=layer)
-        self.waits.append(copy)
-
-    def stream_read(self, op: int) -> None:
-        """Op `op` has read the streamed experts: their buffer is free after it, the other one is next."""
-        self._readers = [*self._readers[1:], op]
+        after = () if loop.execution.streams_ahead else (gate,)
+        self.waits.append(self._stream("experts", n_experts * loop.model.expert_bytes, layer, after))
 
     def attend(self, what: Work, layer: int, projected: int) -> None:
         """Scores and values over a KV cache in host memory, queries, keys and values being handed over."""
-        after = (self._hand_over(projected, layer),)
+        after = (self.hand_over(projected, layer),)
         rest = what._replace(gemms=(), weight_bits=32.0)
         self._issue(self._loop.works.cpu_layer(rest), layer, after)
         self.waits.append(self._return((self._last,), layer))
 
     def stream_cache(self, n_bytes: int, layer: int) -> None:
         """Keys and values of a layer through a buffer; its attention waits for them."""
-        loop = self._loop
-        reader = self._readers[self._n_streams % _N_STREAM_BUFFERS]
-        copy = loop.recorder.issue(
-            Lane.H2D, loop.works.stream(n_bytes), (reader,) if reader >= 0 else (), step=loop.i_step, layer=layer
-        )
-        self.waits.append(copy)
+        self.waits.append(self._stream("keys and values", n_bytes, layer))
 
-    def _stream_weights(self, layer: int) -> None:
-        loop, buffer = self._loop, self._n_streams % _N_STREAM_BUFFERS
-        reader = self._readers[buffer]
-        self._streamed[layer] = loop.recorder.issue(
-            Lane.H2D, loop.works.stream(self._weights[layer]), (reader,) if reader >= 0 else (),
-            step=loop.i_step, layer=layer,
-        )  # fmt: skip
-        self._buffer_of[layer] = buffer
-        self._n_streams += 1
+    def _stream(self, what: str, n_bytes: int, layer: int, after: Sequence[int] = ()) -> int:
+        """`n_bytes` of a layer into the next buffer for `what`, once what was there has been read; returns the copy."""
+        loop = self._loop
+        readers = self._readers.setdefault(what, [-1] * _N_BUFFERS)
+        ahead = sum(what in used for used in self._in_use.values())  # buffers that layers not yet left hold
+        self._in_use.setdefault(layer, []).append(what)
+        free = readers[min(ahead, _N_BUFFERS - 1)]
+        waits = sorted({op for op in (*after, free) if op >= 0})
+        return loop.recorder.issue(Lane.H2D, loop.works.stream(n_bytes), waits, step=loop.i_step, layer=layer)
 
     def _issue(self, what: Work, layer: int, after: Sequence[int], expert: int = -1) -> int:
         loop = self._loop
         self._last = loop.recorder.issue(Lane.CPU, what, after, step=loop.i_step, layer=layer, expert=expert)
         return self._last
 
-    def _hand_over(self, after: int, layer: int) -> int:
-        """Activations to the host; returns what its processor waits for."""
+    def hand_over(self, after: int, layer: int) -> int:
+        """Activations to the host, once op `after` has run; returns what its processor waits for."""
         loop = self._loop
         down = loop.recorder.issue(
             Lane.D2H, loop.works.handover(loop.n_tokens), (after,), step=loop.i_step, layer=layer

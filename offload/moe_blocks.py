@@ -310,7 +310,7 @@ class Blocks:
         self._count(len(union.experts), len(here.experts))
         if away.experts and side.streams_experts(loop.n_tokens):
             side.stream_experts(len(away.experts), layer, gate)
-            side.stream_read(self._experts(union, layer, dict.fromkeys(union.experts, -1), side.take_waits()))
+            self._experts(union, layer, dict.fromkeys(union.experts, -1), side.take_waits())
             return
         ready = dict.fromkeys(here.experts, -1)
         if not away.experts:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 __all__ = ["AS_DECIDED", "EVERYWHERE", "LayerRange", "Placed", "Placement", "place", "placement_named"]
 
-_LAYERS = re.compile(r"(?P<low>\d{1,4})(-(?P<high>\d{1,4}))?", re.ASCII)
+_LAYERS = re.compile(r"(?P<low>\d{1,4})(?P<dash>-(?P<high>\d{1,4})?)?", re.ASCII)
 _FORM = (
     "experts=cpu[:LAYERS][:keep=N[:uniform]], layers=cpu[:LAYERS], weights=stream[:LAYERS], kv=cpu, kv=stream, "
     "ubatch=TOKENS, stream=TOKENS"
@@ -48,7 +48,7 @@ class LayerRange:
 
     def __str__(self) -> str:
         if self.last is None:
-            return "" if not self.first else f"{self.first}-"
+            return "" if not self.first else f":{self.first}-"
         return f":{self.last + 1}" if not self.first else f":{self.first}-{self.last}"
 
 
@@ -185,9 +185,9 @@ AS_DECIDED = Placement()
 def placement_named(text: str) -> Placement:
     """The placement a user types: clauses `PART=WHERE`, joined by `@` or commas.
 
-    `experts=cpu` (all layers), `experts=cpu:26` (the first 26 layers), `experts=cpu:12-47`, `experts=cpu:keep=28`,
-    `experts=cpu:keep=28:uniform`;
-    `layers=cpu:20`; `weights=stream`; `kv=cpu`, `kv=stream`. Raises `InvalidInput` for anything else.
+    `experts=cpu` (all layers), `experts=cpu:26` (the first 26 layers), `experts=cpu:12-47`, `experts=cpu:12-`,
+    `experts=cpu:keep=28`, `experts=cpu:keep=28:uniform`; `layers=cpu:20`; `weights=stream`; `kv=cpu`, `kv=stream`;
+    `ubatch=2048`, `stream=32`, `stream=never`. Raises `InvalidInput` for anything else.
     """
     found = Placement()
     seen: set[str] = set()
@@ -208,12 +208,12 @@ def _with_clause(found: Placement, part: str, where: str, text: str) -> Placemen
             raise InvalidInput(f"placement {text!r}: {part}={where} is no number of tokens")
         n = int(count)
         return replace(found, micro_batch=n) if part == "ubatch" else replace(found, stream_from=n)
-    place_, *rest = where.split(":")
+    home, *rest = where.split(":")
     wanted = {"experts": ("cpu",), "layers": ("cpu",), "weights": ("stream",), "kv": ("cpu", "stream")}
-    if place_ not in wanted.get(part, ()) or (part == "kv" and rest):
+    if home not in wanted.get(part, ()) or (part == "kv" and rest):
         raise InvalidInput(f"placement {text!r}: {part}={where} is not of the form {_FORM}")
     if part == "kv":
-        return replace(found, kv={"cpu": "host"}.get(place_, place_))
+        return replace(found, kv={"cpu": "host"}.get(home, home))
     n_kept, uniform = 0, part == "experts" and rest[-1:] == ["uniform"] and len(rest) > 1
     if uniform:
         rest.pop()
@@ -237,8 +237,8 @@ def _layers(words: list[str], text: str) -> LayerRange:
         raise InvalidInput(
             f"placement {text!r}: {':'.join(words)} is neither a number of layers (26) nor a range (12-47)"
         )
-    if match["high"] is not None:
-        return LayerRange(int(match["low"]), int(match["high"]))
+    if match["dash"] is not None:
+        return LayerRange(int(match["low"]), None if match["high"] is None else int(match["high"]))
     if int(match["low"]) < 1:
         raise InvalidInput(f"placement {text!r}: 0 layers are no placement, leave the clause out")
     return LayerRange(0, int(match["low"]) - 1)

@@ -29,7 +29,8 @@ MODEL = MODELS["shared experts, three matrices"]
 DECODER = MODELS["decoder-only"]
 TRACE = routing(MODEL, batch=2, seed=3, input_tokens=6)
 TEXTS = (
-    "experts=cpu", "experts=cpu:2", "experts=cpu:1-2", "experts=cpu:keep=2", "experts=cpu:3:keep=1", "layers=cpu",
+    "experts=cpu", "experts=cpu:2", "experts=cpu:1-2",
+    "experts=cpu:2-", "experts=cpu:keep=2", "experts=cpu:3:keep=1", "layers=cpu",
     "experts=cpu:keep=2:uniform",
     "layers=cpu:2", "layers=cpu:1-1", "weights=stream", "weights=stream:1-3", "kv=cpu", "kv=stream",
     "experts=cpu@ubatch=4", "experts=cpu@stream=5", "experts=cpu@stream=never", "experts=cpu:2@layers=cpu:1@kv=stream",
@@ -176,6 +177,31 @@ def test_streamed_weights_are_those_of_the_layers_and_go_round_two_buffers() -> 
             assert (schedule.step[reader], schedule.layer[reader]) == (
                 schedule.step[copies[n - 2]], schedule.layer[copies[n - 2]],
             )  # fmt: skip
+
+
+def test_streamed_keys_and_values_go_round_two_buffers() -> None:
+    """Capacity is a dependency: a copy waits for the layer that read its buffer, two layers before."""
+    schedule = written("kv=stream").schedule
+    copies = np.flatnonzero(schedule.kind == OpKind.STREAM)
+    last: dict[tuple[int, int], int] = {}
+    for op in np.flatnonzero((schedule.lane == Lane.COMPUTE) & (schedule.layer >= 0)).tolist():
+        last[schedule.step[op], schedule.layer[op]] = op
+    for n, copy in enumerate(copies.tolist()):
+        before = copies[n - 2]
+        wanted = [last[schedule.step[before], schedule.layer[before]]] if n >= 2 else []
+        assert schedule.deps(copy).tolist() == wanted
+
+
+def test_an_engine_that_streams_ahead_does_not_wait_for_the_gate() -> None:
+    gates = {}
+    for execution in ("llama_cpp", "ktransformers"):
+        schedule = written("experts=cpu@stream=12", execution).schedule
+        kinds = [
+            schedule.kind[op] for copy in np.flatnonzero(schedule.kind == OpKind.STREAM) for op in schedule.deps(copy)
+        ]
+        gates[execution] = kinds.count(OpKind.GATE)
+    assert gates["llama_cpp"] == MODEL.n_moe_layers
+    assert gates["ktransformers"] == 0
 
 
 def test_layers_weigh_what_the_model_weighs_outside_tables_and_experts() -> None:
