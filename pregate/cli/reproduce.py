@@ -11,7 +11,7 @@ import typer
 from pregate.cli import options
 from pregate.cli.progress import spinner
 from pregate.draw import render
-from traces.errors import InvalidInput
+from traces.errors import InvalidInput, unknown_name
 from traces.whole_file import whole_file
 
 
@@ -42,6 +42,8 @@ def reproduce(
             raise InvalidInput("--rows and --refit are of isca24: name the table instead of the experiment")
         _table(experiment, hardware, sets, fit_stack, seed, format)
         return
+    if experiment != "isca24":
+        raise unknown_name("experiment", experiment, ("isca24", "field", "TABLE.csv"))
     if hardware is not None or sets or fit_stack is not None:
         raise InvalidInput("--hardware, --set and --fit-stack are of tables: pregate reproduce TABLE.csv")
     if refit is not None:

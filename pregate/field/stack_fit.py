@@ -8,9 +8,10 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from hwmodels.figures import figures_of
+from hwmodels.stack import CONSTANTS
 from pregate.field.prediction import RowBench
 from pregate.field.table import MeasuredRow
-from traces.errors import InvalidInput
+from traces.errors import InvalidInput, unknown_name
 
 __all__ = ["fit_stack"]
 
@@ -26,11 +27,17 @@ def fit_stack(
     """The values of constants `names` of `stack` with the least squares of log(predicted / measured), by name.
 
     Over rows of that stack whose role is "stack"; soft absolute errors beyond 20 %. Constants stay within a factor of
-    32 of the claims, efficiencies at most 1. Raises `InvalidInput` for fewer rows than constants.
+    32 of the claims, efficiencies at most 1. Raises `InvalidInput` for fewer rows than constants, or
+    none, `UnknownName` for what is no constant.
     """
     from scipy.optimize import least_squares
 
     chosen = [row for row in rows if row.role == "stack" and row.stack == stack and not row.reason]
+    for name in names:
+        if name not in CONSTANTS:
+            raise unknown_name("constant", name, CONSTANTS)
+    if not names:
+        raise InvalidInput(f"no constants of {stack} are named: {stack}:cpu_efficiency,sync_s")
     if len(chosen) < len(names):
         raise InvalidInput(
             f"{len(chosen)} rows of role stack for {stack}: {len(names)} constants need as many at least"

@@ -14,6 +14,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from hwmodels.figures import figure_keys
 from hwmodels.quantity import ReadOnly
 from offload.placement import placement_named
 from offload.policies import policy_named
@@ -161,6 +162,9 @@ def _row(cells: Mapping[str, str], where: str) -> MeasuredRow:
         raise InvalidFile(
             f"{where}: role {text['role'][:40]!r}: empty, input, stack, or fit KEY (fit link.h2d_bytes_per_s)"
         )
+    key = text["role"].removeprefix("fit").strip() if text["role"].startswith("fit") else ""
+    if key and key not in figure_keys():
+        raise unknown_name("number", key, figure_keys(), f"{where}: role")
     value = _value(text["value"], text["unit"], metric, where)
     text["policy"] = text["policy"] or "gpu_only"
     design = "@".join(filter(None, (text["policy"], text["placement"])))

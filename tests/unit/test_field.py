@@ -42,6 +42,7 @@ def read(path: Path, *rows: dict[str, str]) -> list[MeasuredRow]:
         ({"value": "nan"}, "above 0"),
         ({"value": "1e999"}, "above 0"), ({"unit": "hops/s"}, "unit 'hops/s'"), ({"batch": "1.5"}, "whole number"),
         ({"input_tokens": "0"}, "whole number of 1 or more"), ({"role": "fitted"}, "role 'fitted'"),
+        ({"role": "fit link.speed"}, "number 'link.speed'"),
         ({"colour": "red"}, "column 'colour'"), ({"output_tokens": "\N{ARABIC-INDIC DIGIT TWO}"}, "whole number"),
     ],
 )  # fmt: skip
@@ -136,6 +137,10 @@ def test_a_stack_is_fitted_on_its_own_rows_only(tmp_path: Path) -> None:
     assert fit_stack(changed, "streams", ["sync_s"])["sync_s"] == pytest.approx(40e-6, rel=1e-3)
     with pytest.raises(InvalidInput, match="2 rows of role stack"):
         fit_stack(changed, "streams", ["sync_s", "step_s", "launch_s"])
+    with pytest.raises(UnknownName, match="constant 'sync'"):
+        fit_stack(changed, "streams", ["sync"])
+    with pytest.raises(InvalidInput, match="no constants of streams are named"):
+        fit_stack(changed, "streams", [])
 
 
 def test_the_table_that_ships_can_be_read_and_says_why_rows_are_left_out() -> None:
