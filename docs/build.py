@@ -17,12 +17,16 @@ from pathlib import Path
 from typing import Any
 
 import field_tables
+import machine_tables
 import mutation_table
 import speed_tables
 import validation_tables
 
 ROOT = Path(__file__).resolve().parents[1]
-DOCUMENTS = (ROOT / "README.md", *(ROOT / "docs" / f"{name}.md" for name in ("benchmarks", "mutants", "field")))
+DOCUMENTS = (
+    ROOT / "README.md",
+    *(ROOT / "docs" / f"{name}.md" for name in ("benchmarks", "mutants", "field", "machines")),
+)
 RESULTS = ROOT / "results" / "isca24.json"
 
 GROUPS = {
@@ -82,6 +86,7 @@ PARTS: dict[str, Callable[[], str]] = {
     "validated": validation_tables.accuracy,
     "validated_targets": validation_tables.targets,
     "mutants": mutation_table.line,
+    "measured_links": machine_tables.links,
     "mutants_modules": mutation_table.modules,
     "mutants_survivors": mutation_table.survivors,
     "mutants_equivalent": mutation_table.equivalent,

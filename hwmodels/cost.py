@@ -32,18 +32,22 @@ class Costs:
 
     `issue_s`: host time to issue the op. `duration_s`: time it holds its lane when nothing else runs; of it `link_s`
     moves bytes over the link and `hbm_s` is what its HBM traffic would take at full bandwidth, at most the whole (0
-    when not given): what machines that share either need to know. FIFO lanes read the first two only.
+    when not given): what machines that share either need to know. `crossed_s`: what `link_s` would be with
+    copies going the other way all the while (`link_s` when not given). FIFO lanes read the first two only.
     """
 
     issue_s: NDArray[np.float64]
     duration_s: NDArray[np.float64]
     link_s: NDArray[np.float64] = field(default_factory=lambda: np.zeros(0))
     hbm_s: NDArray[np.float64] = field(default_factory=lambda: np.zeros(0))
+    crossed_s: NDArray[np.float64] = field(default_factory=lambda: np.zeros(0))
 
     def __post_init__(self) -> None:
         for name in ("link_s", "hbm_s"):
             if not getattr(self, name).size:
                 object.__setattr__(self, name, np.zeros(self.duration_s.shape, self.duration_s.dtype))
+        if not self.crossed_s.size:
+            object.__setattr__(self, "crossed_s", self.link_s)
 
 
 class Parts(NamedTuple):
@@ -93,7 +97,9 @@ def price_figures(
         issue[rows], duration[rows] = _issue_s(work, figures), parts.total_s
         if shares:
             link[rows], hbm[rows] = parts.link_s, _hbm_traffic_s(work, figures)
-    return Costs(issue, duration, link, np.minimum(hbm, duration) if shares else hbm)
+    if not shares:
+        return Costs(issue, duration, link, hbm)
+    return Costs(issue, duration, link, np.minimum(hbm, duration), link * figures.crossing_slowdown)
 
 
 def _alike(works: Sequence[Work], many: bool) -> Iterator[tuple[Work, Any]]:

@@ -6,7 +6,7 @@ each of `n` machines: a formula written in `+ - * /` and `np.maximum` serves bot
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from hwmodels.compute_formats import PEAK_DTYPES, UNPACKED_BITS, computes_in, is_unpacked
 from hwmodels.kernels import GemmTable, tables_by_dtype
-from hwmodels.machine_fields import FIELDS, check_figure, find_field
+from hwmodels.machine_fields import FIELDS, WAYS, check_figure, find_field
 from hwmodels.platform import Platform
 from hwmodels.quantity import ReadOnly
 from hwmodels.stack import CONSTANTS, SoftwareStack, check_constant
@@ -26,6 +26,10 @@ __all__ = ["MEMORY_FIGURES", "Figures", "check_axis", "figure_keys", "figures_of
 
 MEMORY_FIGURES = ("accelerator.hbm_bytes", "host.dram_bytes", "stack.reserve_bytes")
 """Sizes of memory: they decide what a schedule is, not what it takes."""
+
+_OF_STACK = "stack.link_efficiency"
+_LINK_SHARES = tuple(f"link.{way}_efficiency" for way in WAYS)
+"""What copies achieve of the link's rates: the stack's claim or a fit of it, and what the link was seen to do."""
 
 Number = Any
 """A float, or (n_machines,) float64; complex where a derivative is taken by a complex step."""
@@ -56,7 +60,8 @@ class Figures:
         for key in values:
             if key not in figure_keys() and key not in self.values:
                 raise unknown_name("hardware number", key, figure_keys())
-        return replace(self, values=ReadOnly({**self.values, **values}))
+        kept = _without_link_share(self.values) if _OF_STACK in values else self.values
+        return replace(self, values=ReadOnly({**kept, **values}))
 
     def of_machine(self, i: int) -> Figures:
         """The figures of one of many machines."""
@@ -123,20 +128,36 @@ class Figures:
     def link_bytes_per_s(self, direction: str) -> Number:
         """What copies achieve: `direction` is "h2d" or "d2h".
 
-        To the device from host memory of the kind that the stack holds weights in: for other kinds than pinned the
-        link's figure, at most what pinned memory achieves. Raises `InvalidInput` where the link has none.
+        From or into host memory of the kind that the stack holds weights in: for other kinds than pinned the link's
+        figure, at most what pinned memory achieves, and as pinned on the way back where nobody says. Raises
+        `InvalidInput` where the link has none to the device.
         """
-        pinned = self.values[f"link.{direction}_bytes_per_s"] * self.stack_constant("link_efficiency")
+        pinned = self._pinned_bytes_per_s(direction)
         kind = self.stack.host_memory
-        if direction == "d2h" or kind == "pinned":
+        key = f"link.{kind}_{direction}_bytes_per_s"
+        if kind == "pinned" or (direction == "d2h" and key not in self.values):
             return pinned
-        key = f"link.{kind}_h2d_bytes_per_s"
         if key not in self.values:
             raise InvalidInput(
                 f"the link of {self.hardware} has no rate for {kind} host memory: "
                 f"set {key} (such as 8GB/s), or stack.host_memory=pinned"
             )
         return _slower(pinned, self.values[key])
+
+    def _pinned_bytes_per_s(self, direction: str) -> Number:
+        share = self.values.get(f"link.{direction}_efficiency")
+        return self.values[f"link.{direction}_bytes_per_s"] * (self.values[_OF_STACK] if share is None else share)
+
+    @property
+    def crossing_slowdown(self) -> Number:
+        """How many times as long a transfer takes while another goes the other way all the while: both together move no
+        more than the link's `both_ways_bytes_per_s`. 1 where nobody says.
+        """
+        cap = self.values.get("link.both_ways_bytes_per_s")
+        if cap is None:
+            return 1.0
+        alone = self._pinned_bytes_per_s("h2d") + self._pinned_bytes_per_s("d2h")
+        return np.where(np.real(alone) > np.real(cap), alone / cap, 1.0)
 
     def flop_per_s(self, compute: str) -> Number:
         """What GEMMs in `compute` achieve."""
@@ -168,11 +189,30 @@ def figures_of(platform: Platform) -> Figures:
             if value is not None:
                 values[f"{kind}.{name}"] = float(value)
     values |= {f"stack.{name}": platform.constant(name) for name in CONSTANTS}
+    values = _with_one_link_share(values, platform)
     fit = platform.fit
     if fit is not None:
         values |= {f"kernel.{name}": constant.value for name, constant in fit.kernels.items()}
     tables = tables_by_dtype(fit.gemm_tables) if fit is not None else {}
     return Figures(ReadOnly(values), platform.stack, platform.hardware, ReadOnly(tables))
+
+
+def _with_one_link_share(values: dict[str, float], platform: Platform) -> dict[str, float]:
+    """`values` with what copies achieve of the link said once: by the user, by a fit of this machine, by the link, or
+    else by the stack.
+    """
+    sources, fit = platform.machine.link.sources, platform.fit
+    of_fit = fit is not None and fit.hardware == platform.hardware and "link_efficiency" in fit.constants
+    if of_fit or "link_efficiency" in platform.overridden:
+        asked = {f"link.{name}" for name, quantity in sources.items() if quantity.source == "override"}
+        values = _without_link_share(values, asked)
+    if all(key in values for key in _LINK_SHARES):
+        return {key: value for key, value in values.items() if key != _OF_STACK}
+    return values
+
+
+def _without_link_share(values: Mapping[str, Number], but: Collection[str] = ()) -> dict[str, Number]:
+    return {key: value for key, value in values.items() if key not in _LINK_SHARES or key in but}
 
 
 def check_axis(key: str, values: NDArray[np.float64]) -> None:

@@ -8,12 +8,18 @@ from hwmodels.compute_formats import PEAK_DTYPES
 from hwmodels.quantity import check_plausible, positive_number
 from traces.errors import InvalidInput, unknown_name
 
-__all__ = ["ALIASES", "FIELDS", "HOST_MEMORY", "Field", "check_figure", "find_field", "possible_figure"]
+__all__ = ["ALIASES", "FIELDS", "HOST_MEMORY", "WAYS", "Field", "check_figure", "find_field", "possible_figure"]
 
-HOST_MEMORY = ("pinned", "pageable", "mapped", "gathered")
+HOST_MEMORY = ("pinned", "pageable", "mapped", "gathered", "remote")
 """How weights lie in host memory, which decides how fast they are copied. pinned: page-locked, read by the device.
 pageable: ordinary memory, which the driver stages through a pinned buffer. mapped: pages of a file, staged likewise.
-gathered: pinned, but in pieces of some tens of KB, a call each."""
+gathered: pinned, but in pieces of some tens of KB, a call each. remote: pinned, in the memory of another socket."""
+
+WAYS = ("h2d", "d2h")
+"""Directions of a link: to the device and back."""
+
+_BACK = ("pageable", "remote")
+"""Kinds of host memory that copies from the device are timed into."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +52,10 @@ FIELDS: dict[str, dict[str, Field]] = {
         "h2d_bytes_per_s": Field("bandwidth"),
         "d2h_bytes_per_s": Field("bandwidth"),
         "copy_latency_s": Field("time", optional=True, zero_ok=True),
+        **{f"{way}_efficiency": Field("ratio", optional=True) for way in WAYS},
+        "both_ways_bytes_per_s": Field("bandwidth", optional=True),
         **{f"{kind}_h2d_bytes_per_s": Field("bandwidth", optional=True) for kind in HOST_MEMORY[1:]},
+        **{f"{kind}_d2h_bytes_per_s": Field("bandwidth", optional=True) for kind in _BACK},
         **{f"{kind}_copy_latency_s": Field("time", optional=True, zero_ok=True) for kind in HOST_MEMORY[1:]},
     },
     "storage": {

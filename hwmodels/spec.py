@@ -65,9 +65,11 @@ class Host:
 class LinkSpec:
     """Host to device and back: bandwidth of each direction after line encoding, before packet headers.
 
-    `copy_latency_s` is None where no maker claims one: a fit has it. The rest is what copies from host memory of
-    another kind than pinned (`HOST_MEMORY`) were seen to achieve, None where nobody says: no maker claims those, and
-    the processor sets them, not the lanes. Raises `InvalidInput` for a bandwidth that is not finite and above 0.
+    `copy_latency_s` is None where no maker claims one: a fit has it. The rest is what copies were seen to achieve, None
+    where nobody says. `h2d_efficiency`, `d2h_efficiency`: shares of those bandwidths, from pinned memory one way at a
+    time. `both_ways_bytes_per_s`: bytes of both directions together while copies go both ways. By kind of host memory
+    other than pinned (`HOST_MEMORY`): rates and latencies, which the processor sets, not the lanes. Raises
+    `InvalidInput` for a bandwidth that is not finite and above 0.
     """
 
     name: str
@@ -75,12 +77,19 @@ class LinkSpec:
     d2h_bytes_per_s: float
     copy_latency_s: float | None
     sources: Mapping[str, Quantity]
+    h2d_efficiency: float | None = None
+    d2h_efficiency: float | None = None
+    both_ways_bytes_per_s: float | None = None
     pageable_h2d_bytes_per_s: float | None = None
     mapped_h2d_bytes_per_s: float | None = None
     gathered_h2d_bytes_per_s: float | None = None
+    remote_h2d_bytes_per_s: float | None = None
+    pageable_d2h_bytes_per_s: float | None = None
+    remote_d2h_bytes_per_s: float | None = None
     pageable_copy_latency_s: float | None = None
     mapped_copy_latency_s: float | None = None
     gathered_copy_latency_s: float | None = None
+    remote_copy_latency_s: float | None = None
 
     def __post_init__(self) -> None:
         _check_figures("link", self)

@@ -25,8 +25,9 @@ FIFO, SHARED, PRIORITY = range(3)
 """How the links serve copies."""
 NEW, WAITING, READY, PAUSED, RUNNING, DONE = range(6)
 """What an op is: not issued, waiting for dependencies, could start, between two chunks, in service, ended."""
-LATENCY, ALONE, SHARING = range(3)
-"""What a piece of work is: the latency before a transfer, the last of an op at its own rate or at that of the link."""
+LATENCY, ALONE, TRANSFER, SHARING = range(4)
+"""What a piece of work is: the latency before a transfer, the last of an op at its own rate, a transfer at its own or
+at its share of the link."""
 HOST, COMPUTE, H2D, D2H = (int(lane) for lane in (Lane.HOST, Lane.COMPUTE, Lane.H2D, Lane.D2H))
 N_LANES = len(Lane)
 FLOW = N_LANES
@@ -55,6 +56,7 @@ class Job(NamedTuple):
     duration_s: Any
     link_s: Any
     hbm_s: Any
+    crossed_s: Any
     lane_ptr: Any  # [N_LANES + 1]
     lane_op: Any  # [n], ops lane by lane
     cancels: Any  # [n] the first op that the end of an op cancels, -1 none; then `next_cancelled`
@@ -63,6 +65,7 @@ class Job(NamedTuple):
     link: int
     hbm_shared: bool
     cancel: bool
+    both_ways: bool
 
 
 class Run(NamedTuple):
@@ -305,7 +308,7 @@ def _serve(job: Any, s: Any, m: Any, i: int, here: int) -> None:
         s.start_s[i] = m.now_s
     s.state[i] = RUNNING
     on_link = here in (H2D, D2H)
-    if (on_link and job.link == SHARED) or (job.hbm_shared and (on_link or here == COMPUTE)):
+    if (on_link and (job.link == SHARED or job.both_ways)) or (job.hbm_shared and (on_link or here == COMPUTE)):
         lasts = _begin(job, s, m, i, here)
     else:
         row, n_chunks = job.cost[i], job.n_chunks[i]
@@ -351,7 +354,7 @@ def _begin_transfer(job: Any, s: Any, m: Any, i: int) -> bool:
     demand = job.hbm_s[row] / job.link_s[row] if job.hbm_shared else 0.0
     if job.link == SHARED:
         return _begin_piece(s, m, i, SHARING, job.link_s[row], demand)
-    return _begin_piece(s, m, i, ALONE, job.link_s[row] / job.n_chunks[i], demand)
+    return _begin_piece(s, m, i, TRANSFER, job.link_s[row] / job.n_chunks[i], demand)
 
 
 @_inlined
@@ -369,7 +372,7 @@ def _begin_piece(s: Any, m: Any, i: int, piece: int, work_s: float, demand: floa
 def _share(job: Any, s: Any, m: Any) -> None:
     """Give all work its rate, and account for that of which it is another than before."""
     m.changed = 0
-    n_h2d, n_d2h = 0, 0
+    n_h2d, n_d2h, to_device, to_host = 0, 0, False, False
     for k in range(m.n_active):
         i = s.active[k]
         if s.piece[i] == SHARING:
@@ -377,7 +380,11 @@ def _share(job: Any, s: Any, m: Any) -> None:
                 n_h2d += 1
             else:
                 n_d2h += 1
-    link_rate = (1.0 / max(n_h2d, 1), 1.0 / max(n_d2h, 1))
+        if s.piece[i] >= TRANSFER:
+            to_device = to_device or job.lane[i] == H2D
+            to_host = to_host or job.lane[i] == D2H
+    crossing = 1.0 if job.both_ways and to_device and to_host else 0.0
+    link_rate = (1.0 / max(n_h2d, 1), 1.0 / max(n_d2h, 1), crossing)
     level = _level(job, s, m, link_rate) if job.hbm_shared else np.inf
     first_s = np.inf
     for k in range(m.n_active):
@@ -395,14 +402,17 @@ def _share(job: Any, s: Any, m: Any) -> None:
 
 
 @_inlined
-def _link_rate(job: Any, s: Any, i: int, link_rate: tuple[float, float]) -> float:
-    if s.piece[i] != SHARING:
-        return 1.0
-    return link_rate[0] if job.lane[i] == H2D else link_rate[1]
+def _link_rate(job: Any, s: Any, i: int, link_rate: tuple[float, float, float]) -> float:
+    rate = 1.0
+    if s.piece[i] == SHARING:
+        rate = link_rate[0] if job.lane[i] == H2D else link_rate[1]
+    if link_rate[2] > 0 and s.piece[i] >= TRANSFER:
+        rate = rate * (job.link_s[job.cost[i]] / job.crossed_s[job.cost[i]])
+    return rate
 
 
 @_inlined
-def _level(job: Any, s: Any, m: Any, link_rate: tuple[float, float]) -> float:
+def _level(job: Any, s: Any, m: Any, link_rate: tuple[float, float, float]) -> float:
     """The most HBM bandwidth that any op gets: `flow.max_min_level`."""
     level = 0.0
     while True:

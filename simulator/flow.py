@@ -21,11 +21,14 @@ class _Piece:
     """Work under way: `remaining_s` at a rate of 1 as of `since_s`, when `rate` became what it is.
 
     `demand`: share of the HBM bandwidth at its full rate. `link`: the link that it shares, None if it has its lane.
+    `way`: the lane of a transfer, whose rate is `crossed` times as high while one goes the other way; None of a kernel.
     """
 
     remaining_s: float
     demand: float
     link: int | None
+    way: int | None
+    crossed: float
     since_s: float
     ended: simpy.Event
     rate: float = 0.0
@@ -40,10 +43,13 @@ class Flow:
         self.pieces: dict[int, _Piece] = {}
         self.settling = False
 
-    def work(self, i: int, work_s: float, demand: float, link: int | None) -> Generator[simpy.Event, Any, None]:
+    def work(
+        self, i: int, work_s: float, demand: float, link: int | None, way: int | None = None, crossed: float = 1.0
+    ) -> Generator[simpy.Event, Any, None]:
         """Op `i` works for `work_s`, longer when it has to share; at once when that is no time."""
         if self.env.now + work_s > self.env.now:
-            self.pieces[i] = piece = _Piece(work_s, demand, link, self.env.now, simpy.Event(self.env))
+            ended = simpy.Event(self.env)
+            self.pieces[i] = piece = _Piece(work_s, demand, link, way, crossed, self.env.now, ended)
             self._changed()
             yield piece.ended
 
@@ -57,7 +63,12 @@ class Flow:
         self.settling = False
         n_sharing = Counter(piece.link for piece in self.pieces.values())
         order = sorted(self.pieces)
+        crossing = len({piece.way for piece in self.pieces.values()} - {None}) == 2
         link_rates = {i: 1.0 / n_sharing[link] if (link := self.pieces[i].link) is not None else 1.0 for i in order}
+        if crossing:
+            link_rates |= {
+                i: rate * p.crossed for i, rate in link_rates.items() if (p := self.pieces[i]).way is not None
+            }
         demands = {i: self.pieces[i].demand * link_rates[i] for i in order}
         level = max_min_level(list(demands.values()))
         for i in order:

@@ -1,4 +1,4 @@
-"""What FIFO lanes cannot say: links and HBM that are shared, priorities, chunks, cancellation. The contract of both.
+"""What FIFO lanes cannot say: shared links and HBM, both ways at once, priorities, chunks, cancellation. The contract of both.
 
 Times are float64; `des` and `event` do the same arithmetic in the same order, so both decide alike. Ops on HOST,
 DISK and CPU, and all others unless a mode says otherwise, are served as `des` states it: in issue order, one at a time.
@@ -11,6 +11,8 @@ DISK and CPU, and all others unless a mode says otherwise, are served as `des` s
 - **Chunks.** A FETCH of b bytes on a link is n = max(1, ceil(b / chunk_bytes)) chunks: n x issue_s on the host; each
   chunk takes the latency + link_s / n (one chunk: duration_s). `priority` chooses again after each chunk; `fifo` serves
   them one after the other; `shared` spends n x the latency, then link_s, as one whole.
+- **Both ways.** A transfer (`link_s` > 0, on a link) goes at `link_s / crossed_s` times its rate while the other link
+  has one under way too: both directions at once may move less than each does alone.
 - **HBM.** An op in service on COMPUTE, H2D or D2H demands a share u of the HBM bandwidth: a transfer (`link_s` > 0, on
   a link) hbm_s / link_s times its link rate, nothing during its latency; any other op hbm_s / duration_s. The
   bandwidth is divided max-min fair: u or, if less, the level that uses all of it; an op that gets the level progresses
@@ -60,6 +62,7 @@ class Modes:
 
     `link`: how the lanes H2D and D2H serve copies. `chunk_bytes`: FETCH copies are cut in equal chunks of at most so
     many bytes. `hbm_shared`: copies and kernels share HBM bandwidth. `cancel`: `Schedule.cancelled_by` is honoured.
+    `both_ways`: copies to the device and back slow each other down where the link says so.
     Raises `InvalidInput` for a link mode that does not exist or a chunk below one byte.
     """
 
@@ -67,6 +70,7 @@ class Modes:
     chunk_bytes: int | None = None
     hbm_shared: bool = False
     cancel: bool = False
+    both_ways: bool = False
 
     def __post_init__(self) -> None:
         check_fields(self)
@@ -88,7 +92,8 @@ class Modes:
         chunk = f"copies in chunks of at most {self.chunk_bytes} bytes" if self.chunk_bytes is not None else ""
         hbm = "HBM bandwidth shared" if self.hbm_shared else ""
         cancel = "copies cancelled when pointless" if self.cancel else ""
-        return ", ".join(filter(None, (link, chunk, hbm, cancel))) or "FIFO lanes"
+        both = "one cap for both directions of a link" if self.both_ways else ""
+        return ", ".join(filter(None, (link, chunk, hbm, cancel, both))) or "FIFO lanes"
 
     def require_fifo(self) -> None:
         """Raise `NotFifo` unless FIFO lanes say all of it."""

@@ -80,7 +80,7 @@ def build_cache(text: str | None) -> Cache | None:
 
 
 def build_modes(text: str | None) -> Modes:
-    """The modes of the options: `shared` or `priority` links, `chunk:1MiB`, `hbm` shared, `cancel`."""
+    """The modes of the options: `shared` or `priority` links, `chunk:1MiB`, `hbm` shared, `cancel`, `both` ways."""
     from hwmodels.quantity import parse_override
     from simulator.modes import Modes
 
@@ -101,13 +101,17 @@ def build_modes(text: str | None) -> Modes:
                 raise InvalidInput("--modes: hbm is given twice: give it once")
             case ("cancel", "", _) if "cancel" in given:
                 raise InvalidInput("--modes: cancel is given twice: give it once")
+            case ("both", "", _) if "both_ways" in given:
+                raise InvalidInput("--modes: both is given twice: give it once")
+            case ("both", "", _):
+                given["both_ways"] = True
             case ("hbm", "", _):
                 given["hbm_shared"] = True
             case ("cancel", "", _):
                 given["cancel"] = True
             case _:
                 raise unknown_name(
-                    "mode", word.strip(), ["shared", "priority", "chunk:1MiB", "hbm", "cancel"], "--modes"
+                    "mode", word.strip(), ["shared", "priority", "chunk:1MiB", "hbm", "cancel", "both"], "--modes"
                 )
     return Modes(**given)
 

@@ -39,6 +39,8 @@ MODES = [
     Modes(link="priority", chunk_bytes=3, cancel=True),
     Modes(link="shared", chunk_bytes=3, hbm_shared=True, cancel=True),
     Modes(link="priority", chunk_bytes=2, hbm_shared=True, cancel=True),
+    Modes(both_ways=True),
+    Modes(link="shared", chunk_bytes=2, hbm_shared=True, cancel=True, both_ways=True),
 ]
 
 modes = st.builds(
@@ -47,6 +49,7 @@ modes = st.builds(
     chunk_bytes=st.sampled_from([None, 1, 2, 3, 7]),
     hbm_shared=st.booleans(),
     cancel=st.booleans(),
+    both_ways=st.booleans(),
 )
 kinds = st.sampled_from([OpKind.FETCH, OpKind.STAGE, OpKind.READBACK, OpKind.EXPERTS, OpKind.WAIT])
 times = st.one_of(st.sampled_from([0.0, 1.0, 2.0, 0.5]), st.floats(1e-3, 3.0, allow_nan=False))
@@ -71,7 +74,8 @@ def jobs(draw: st.DrawFn) -> tuple[Schedule, Costs]:
     n = len(schedule.works)
     columns = {name: np.array(draw(st.lists(times, min_size=n, max_size=n))) for name in ("issue", "duration")}
     link, hbm = (np.array(draw(st.lists(shares, min_size=n, max_size=n))) * columns["duration"] for _ in range(2))
-    return schedule, Costs(columns["issue"], columns["duration"], link, hbm)
+    slower = np.array(draw(st.lists(st.sampled_from([1.0, 1.5, 3.0]), min_size=n, max_size=n)))
+    return schedule, Costs(columns["issue"], columns["duration"], link, hbm, link * slower)
 
 
 def assert_alike(schedule: Schedule, costs: Costs, chosen: Modes) -> None:
@@ -155,7 +159,7 @@ def test_random_policies_capacities_and_machines_agree(
     assert_alike(schedule, costs, FIFO)
     assert event.simulate(schedule, costs).end_s.tolist() == recurrence.simulate(schedule, costs).end_s.tolist()
     cut = None if chosen.chunk_bytes is None else max(model.expert_bytes // chosen.chunk_bytes, 1)
-    assert_alike(schedule, costs, Modes(chosen.link, cut, chosen.hbm_shared, chosen.cancel))
+    assert_alike(schedule, costs, Modes(chosen.link, cut, chosen.hbm_shared, chosen.cancel, chosen.both_ways))
 
 
 def captured(
@@ -189,7 +193,11 @@ def test_every_preset_agrees_in_every_mode(text: str, name: str, execution: str)
         costs = price(schedule.works, hw)
         for chosen in MODES:
             cut = chosen if chosen.chunk_bytes is None else Modes(
-                chosen.link, model.expert_bytes // chosen.chunk_bytes, chosen.hbm_shared, chosen.cancel
+                chosen.link,
+                model.expert_bytes // chosen.chunk_bytes,
+                chosen.hbm_shared,
+                chosen.cancel,
+                chosen.both_ways,
             )  # fmt: skip
             assert_alike(schedule, costs, cut)
 

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 
-from hwmodels.cost import Costs
+from hwmodels.cost import Costs, price
+from hwmodels.platform import load_platform
 from offload.ops import Lane, OpKind, Work
 from offload.recorder import Recorder
 from offload.schedule import Schedule
@@ -30,8 +31,9 @@ def of_works(schedule: Schedule, **by_work: dict[Work, float]) -> Costs:
     """Costs by name and work, 0 where none is said."""
     columns = {
         name: np.array([by_work.get(name, {}).get(work, 0.0) for work in schedule.works])
-        for name in ("issue_s", "duration_s", "link_s", "hbm_s")
+        for name in ("issue_s", "duration_s", "link_s", "hbm_s", "crossed_s")
     }
+    columns["crossed_s"] = np.maximum(columns["crossed_s"], columns["link_s"])
     return Costs(**columns)
 
 
@@ -158,6 +160,44 @@ def test_hbm_that_suffices_for_all_slows_nobody(engine: Engine) -> None:
     schedule = recorder.schedule()
     costs = of_works(schedule, duration_s={COPY: 1.0, KERNEL: 2.0}, link_s={COPY: 1.0}, hbm_s={COPY: 0.4, KERNEL: 1.2})
     assert engine(schedule, costs, Modes(hbm_shared=True)).end_s == pytest.approx([1.0, 2.0], rel=1e-12)
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_copies_both_ways_slow_each_other_down_only_while_both_move_bytes(engine: Engine) -> None:
+    """2 s to the device beside 1 s back, each at half its rate while both run: back ends at 2 s, when half of the other
+    is done; that goes on alone and ends at 3. Without the mode each takes its own time, as does what is only latency.
+    """
+    back = Work(OpKind.READBACK, copy_bytes=1)
+    recorder = copies(1)
+    recorder.issue(Lane.D2H, back, step=0)
+    schedule = recorder.schedule()
+    costs = of_works(
+        schedule, duration_s={COPY: 2.0, back: 1.0}, link_s={COPY: 2.0, back: 1.0}, crossed_s={COPY: 4.0, back: 2.0}
+    )
+    assert engine(schedule, costs, Modes(both_ways=True)).end_s == pytest.approx([3.0, 2.0], rel=1e-12)
+    assert engine(schedule, costs, Modes()).end_s.tolist() == [2.0, 1.0]
+    late = of_works(
+        schedule, duration_s={COPY: 2.0, back: 3.0}, link_s={COPY: 2.0, back: 1.0}, crossed_s={COPY: 4.0, back: 2.0}
+    )
+    assert engine(schedule, late, Modes(both_ways=True)).end_s == pytest.approx([2.0, 3.0], rel=1e-12)
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_copies_both_ways_under_one_cap_move_what_it_allows(engine: Engine) -> None:
+    """Both directions busy all the while: bytes over time are the cap of the link, whatever each does alone."""
+    hw = load_platform("rtx-5090", "streams", {"link.copy_latency_s": 0.0})
+    here, back = Work(OpKind.FETCH, copy_bytes=1 << 28), Work(OpKind.READBACK, copy_bytes=1 << 28)
+    recorder = Recorder()
+    for _ in range(4):
+        recorder.issue(Lane.H2D, here, step=0)
+        recorder.issue(Lane.D2H, back, step=0)
+    schedule = recorder.schedule()
+    costs = price(schedule.works, hw)
+    timeline = engine(schedule, costs, Modes(both_ways=True))
+    first_end_s = min(timeline.end_s[-2:])
+    rates = [(1 << 28) / float(costs.crossed_s[schedule.cost[i]]) for i in (0, 1)]
+    assert sum(rates) == pytest.approx(hw.machine.link.both_ways_bytes_per_s, rel=1e-12)
+    assert first_end_s == pytest.approx(4 * min(costs.crossed_s), rel=1e-3)
 
 
 def test_modes_that_cannot_be_are_refused() -> None:

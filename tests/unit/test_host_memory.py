@@ -15,10 +15,14 @@ from hwmodels.figures import figures_of
 from hwmodels.machine_fields import HOST_MEMORY
 from hwmodels.machine_files import SPECS, component_names, load_component
 from hwmodels.platform import Platform, load_platform
+from hwmodels.spec import LinkSpec
 from hwmodels.stack import load_stack, stack_names
 from offload.ops import OpKind, Work
 from pregate.explore.sweeps.machines import platform_at
 from traces.errors import InvalidInput, UnknownName
+
+SAME_SOCKET = tuple(kind for kind in HOST_MEMORY if kind != "remote")
+"""Kinds that every link knows; what another socket's memory achieves is a number of the machine."""
 
 EXPERT = Work(OpKind.FETCH, copy_bytes=9_437_184, n_copies=3)
 IDS = Work(OpKind.READBACK, copy_bytes=4096)
@@ -69,32 +73,46 @@ def test_no_kind_is_faster_than_pinned_memory() -> None:
     wide = held("pageable", link__pageable_h2d_bytes_per_s="500GB/s", link__pageable_copy_latency_s="10us")
     assert seconds(wide) == seconds(machine())
     assert [seconds(held(kind)) for kind in ("gathered", "mapped", "pageable", "pinned")] == sorted(
-        (seconds(held(kind)) for kind in HOST_MEMORY), reverse=True
+        (seconds(held(kind)) for kind in SAME_SOCKET), reverse=True
     )
 
 
 @pytest.mark.parametrize("name", component_names("link"))
 def test_every_link_says_what_every_kind_achieves(name: str) -> None:
     link = load_component("link", name)
-    for kind in HOST_MEMORY[1:]:
+    for kind in SAME_SOCKET[1:]:
         assert getattr(link, f"{kind}_h2d_bytes_per_s") > 0
         assert link.sources[f"{kind}_h2d_bytes_per_s"].source
 
 
 @pytest.mark.parametrize("gen", [3, 4, 5, 6])
 def test_a_narrower_link_is_never_faster_whatever_the_memory(gen: int) -> None:
-    for kind in HOST_MEMORY:
+    for kind in SAME_SOCKET:
         taken = [seconds(held(kind, link=f"pcie{gen}-x{lanes}")) for lanes in (4, 8, 16)]
         assert taken == sorted(taken, reverse=True)
 
 
 @pytest.mark.parametrize("lanes", [4, 8, 16])
 def test_a_later_generation_is_never_slower_whatever_the_memory(lanes: int) -> None:
-    for kind in HOST_MEMORY:
+    for kind in SAME_SOCKET:
         link = [load_component("link", f"pcie{gen}-x{lanes}") for gen in (3, 4, 5, 6)]
         field = "h2d_bytes_per_s" if kind == "pinned" else f"{kind}_h2d_bytes_per_s"
         rates = [getattr(one, field) for one in link]
         assert rates == sorted(rates), kind
+
+
+def test_memory_of_another_socket_is_slower_both_ways_where_the_link_says_so() -> None:
+    link = load_component("link", "pcie3-x16")
+    far, near = (held(kind, link="pcie3-x16") for kind in ("remote", "pinned"))
+    bytes_per_s = dict(figures_of(far).values)["link.remote_h2d_bytes_per_s"]
+    assert seconds(far) == pytest.approx(
+        3 * far.constant("copy_latency_s") + EXPERT.copy_bytes / bytes_per_s, rel=1e-12
+    )
+    assert seconds(far, IDS) > seconds(near, IDS)
+    assert isinstance(link, LinkSpec)
+    assert link.remote_d2h_bytes_per_s == 2.54e9
+    with pytest.raises(InvalidInput, match=r"set link\.remote_h2d_bytes_per_s"):
+        seconds(held("remote", link="pcie5-x16"))
 
 
 def test_what_comes_back_is_not_weights() -> None:

@@ -132,7 +132,8 @@ def _modes(section: Section | None) -> Modes:
         chunk = int(parse_override(chunk, "size"))
     if chunk is not None and (type(chunk) is not int or chunk < 1):
         raise InvalidFile(f"{section.where}: chunk_bytes = {chunk!r} is not a size of at least 1 byte, such as 1MiB")
-    modes = Modes(link, chunk, section.flag("hbm_shared"), section.flag("cancel"))  # type: ignore[arg-type]
+    flags = (section.flag(name) for name in ("hbm_shared", "cancel", "both_ways"))
+    modes = Modes(link, chunk, *flags)  # type: ignore[arg-type]
     section.done()
     return modes
 

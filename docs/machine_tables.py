@@ -1,0 +1,31 @@
+"""Tables of docs/machines.md: what links were measured to do beside what ours say, and figures nobody could read."""
+
+from __future__ import annotations
+
+import statistics
+
+from hwmodels.measured_links import measured_links
+
+
+def links() -> str:
+    """Every measured rate of a link and ours, with its error; rows that cannot be said carry their reason."""
+    lines = [
+        "| measured on | link | copy | host memory | GB/s | ours | error | source |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    errors = []
+    for row in measured_links():
+        copy = row.direction if row.beside == "nothing" else f"{row.direction} while the other way"
+        if row.reason:
+            ours, error = "-", row.reason
+        else:
+            ours, error = f"{row.predicted_bytes_per_s / 1e9:.1f}", f"{row.error:+.0%}"
+            errors.append(abs(row.error))
+        source = row.source.replace("https://", "")
+        cells = (row.gpu, row.link, copy, row.memory, f"{row.bytes_per_s / 1e9:g}", ours, error, source)
+        lines.append(f"| {' | '.join(cells)} |")
+    lines += [
+        "",
+        f"{len(errors)} rows can be said: median {statistics.median(errors):.1%}, mean {statistics.mean(errors):.0%}.",
+    ]
+    return "\n".join(lines)
