@@ -1,4 +1,4 @@
-"""What FIFO lanes cannot say: shared links and HBM, both ways at once, priorities, chunks, cancellation. The contract of both.
+"""What FIFO lanes cannot say: shared links and HBM, both ways at once, priorities, chunks, cancellation: the contract.
 
 Times are float64; `des` and `event` do the same arithmetic in the same order, so both decide alike. Ops on HOST,
 DISK and CPU, and all others unless a mode says otherwise, are served as `des` states it: in issue order, one at a time.

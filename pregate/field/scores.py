@@ -188,7 +188,8 @@ def _determined(bench: RowBench, row: MeasuredRow, key: str) -> float:
 
     from hwmodels.figures import figures_of
 
-    claimed = float(figures_of(bench.platform(row))[key])
+    platform, name = bench.platform(row), key.removeprefix("stack.")
+    claimed = platform.constant(name) if name != key else float(figures_of(platform)[key])
 
     def off(log_factor: float) -> float:
         return math.log(bench.predict(row, {key: claimed * math.exp(log_factor)}) / row.value)
