@@ -75,8 +75,8 @@ def unsaid() -> str:
 
 def main() -> None:
     """Predict every row, and keep what the tables need."""
-    from pregate.field.scores import predict_table
-    from pregate.field.table import FIELD_TABLE, read_table
+    from pregate.measured.scores import predict_table
+    from pregate.measured.table import FIELD_TABLE, read_table
 
     document = predict_table(read_table(FIELD_TABLE)).to_dict()
     kept = ("name", "source", "metric", "value", "unit", "role", "reason", "predicted", "error", "scored")

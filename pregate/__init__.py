@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from pregate.explore.sweeps.sweep import SweepFailed, sweep
     from pregate.explore.sweeps.workloads import TraceRecipe
     from pregate.named import load_hardware, load_model
-    from pregate.published.reproduction import Reproduction, reproduce
+    from pregate.measured.reproduction import Reproduction, reproduce
     from runtime.microbench.session import measure
     from runtime.pacing import Link
     from simulator.modes import Modes
@@ -73,7 +73,7 @@ _HOMES = {
     "Policy": "offload.policy",
     "PregateError": "traces.errors",
     "Provenance": "traces.routing",
-    "Reproduction": "pregate.published.reproduction",
+    "Reproduction": "pregate.measured.reproduction",
     "Residency": "pregate.ask.replay",
     "RoutingTrace": "traces.routing",
     "RunResult": "pregate.check.running",
@@ -94,7 +94,7 @@ _HOMES = {
     "lru_curve": "pregate.ask.replay",
     "measure": "runtime.microbench.session",
     "optimize": "pregate.explore.optima.optimize",
-    "reproduce": "pregate.published.reproduction",
+    "reproduce": "pregate.measured.reproduction",
     "residency": "pregate.ask.replay",
     "run": "pregate.check.running",
     "save_trace": "traces.storage",

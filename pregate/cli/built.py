@@ -8,6 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from hwmodels.sets import parse_sets
 from traces.errors import InvalidInput, unknown_name
 from traces.model.formats_by_part import parse_formats
 from traces.model.weights_files import is_folder, is_weights
@@ -29,7 +30,6 @@ __all__ = [
     "check_storage",
     "distinct",
     "listed",
-    "parse_sets",
 ]
 
 
@@ -51,19 +51,6 @@ def build_machine(hardware: str, stack: str | None, hbm: str | None, sets: list[
                 raise InvalidInput(f"--hbm and --set {key} are the same: give one")
         overrides["hbm_bytes"] = hbm
     return load_hardware(hardware, stack, overrides)
-
-
-def parse_sets(sets: list[str] | None) -> dict[str, str]:
-    """The numbers of `--set`. Raises `InvalidInput` for one that is no KEY=VALUE or is given twice."""
-    overrides: dict[str, str] = {}
-    for text in sets or []:
-        key, separator, value = text.partition("=")
-        if not separator or not key or not value:
-            raise InvalidInput(f"--set {text!r} is not KEY=VALUE, such as link.h2d_bytes_per_s=64e9")
-        if key in overrides:
-            raise InvalidInput(f"--set {key} is given twice")
-        overrides[key] = value
-    return overrides
 
 
 def check_storage(tier: str, storage: Path | None) -> None:

@@ -44,12 +44,19 @@ def reproduce(
         return
     if experiment != "isca24":
         raise unknown_name("experiment", experiment, ("isca24", "field", "TABLE.csv"))
-    if hardware is not None or sets or fit_stack is not None:
-        raise InvalidInput("--hardware, --set and --fit-stack are of tables: pregate reproduce TABLE.csv")
+    if fit_stack is not None:
+        raise InvalidInput("--fit-stack is of tables with rows of role stack; the constants of isca24: --refit FILE")
+    if hardware is not None or sets:
+        if refit is not None:
+            raise InvalidInput("--refit is of the machine that was measured: leave out --hardware and --set")
+        from pregate.measured.reproduction import PUBLISHED_ROWS
+
+        _table(str(rows or PUBLISHED_ROWS), hardware, sets, None, seed, format)
+        return
     if refit is not None:
         _refit(rows, refit)
         return
-    from pregate.published.reproduction import reproduce as run_reproduce
+    from pregate.measured.reproduction import reproduce as run_reproduce
 
     with spinner("predicting") as update:
         result = run_reproduce(experiment, rows, seed=seed, progress=update)
@@ -69,13 +76,13 @@ def _table(
     name: str, hardware: str | None, sets: list[str] | None, fit: str | None, seed: int, format: options.Format
 ) -> None:
     """A table in the project's own language."""
-    from pregate.cli.built import parse_sets
-    from pregate.field.scores import predict_table
-    from pregate.field.table import FIELD_TABLE, read_table
+    from hwmodels.sets import parse_sets
+    from pregate.measured.scores import predict_table
+    from pregate.measured.table import FIELD_TABLE, read_table
 
     rows = read_table(FIELD_TABLE if name == "field" else Path(name))
     if fit is not None:
-        from pregate.field.stack_fit import fit_stack
+        from pregate.measured.stack_fit import fit_stack
 
         stack, _, names = fit.partition(":")
         with spinner("fitting (minutes)") as update:
@@ -99,9 +106,9 @@ def _table(
 
 
 def _refit(rows: Path | None, target: Path) -> None:
-    from pregate.published.isca24 import read_rows
-    from pregate.published.isca24_fit import fit_published
-    from pregate.published.reproduction import PUBLISHED_ROWS
+    from pregate.measured.isca24 import read_rows
+    from pregate.measured.isca24_fit import fit_published
+    from pregate.measured.reproduction import PUBLISHED_ROWS
 
     source = rows if rows is not None else PUBLISHED_ROWS
     provenance = {

@@ -11,7 +11,7 @@ from pregate.draw.render import new_table
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from pregate.field.scores import FieldScore, TablePrediction
+    from pregate.measured.scores import FieldScore, TablePrediction
 
 __all__ = ["field_tables", "score_cells"]
 

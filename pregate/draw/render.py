@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from pregate.ask.comparison import Comparison
     from pregate.ask.simulation import SimulationResult
-    from pregate.published.reproduction import Accuracy, Reproduction
+    from pregate.measured.reproduction import Accuracy, Reproduction
 
 __all__ = [
     "comparison_table",

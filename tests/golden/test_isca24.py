@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 
 from hwmodels.fit_files import load_fit
-from pregate.published.isca24 import COLUMNS, read_rows
-from pregate.published.isca24_fit import FIT_ROWS
-from pregate.published.reproduction import PUBLISHED_ROWS, Reproduction, reproduce
+from pregate.measured.isca24 import COLUMNS, read_rows
+from pregate.measured.isca24_fit import FIT_ROWS
+from pregate.measured.reproduction import PUBLISHED_ROWS, Reproduction, reproduce
 from traces.errors import InvalidFile, UnknownName
 
 ROOT = Path(__file__).parents[2]

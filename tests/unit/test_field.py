@@ -9,10 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from pregate.field.prediction import RowBench
-from pregate.field.scores import predict_table
-from pregate.field.stack_fit import fit_stack
-from pregate.field.table import COLUMNS, FIELD_TABLE, METRICS, MeasuredRow, read_table
+from pregate.measured.prediction import RowBench
+from pregate.measured.reproduction import PUBLISHED_ROWS, reproduce
+from pregate.measured.scores import predict_table
+from pregate.measured.stack_fit import fit_stack
+from pregate.measured.table import COLUMNS, FIELD_TABLE, METRICS, MeasuredRow, read_table
 from tests.command_line import Run, runner
 from traces.errors import InvalidFile, InvalidInput, UnknownName
 
@@ -39,7 +40,7 @@ def read(path: Path, *rows: dict[str, str]) -> list[MeasuredRow]:
     ("change", "words"),
     [
         ({"metric": "speed"}, "metric 'speed'"), ({"value": "0"}, "not a number above 0"),
-        ({"value": "nan"}, "above 0"),
+        ({"value": "nan"}, "above 0"), ({"metric": "hit_rate", "unit": "fraction", "value": "1.2"}, "from 0 to 1"),
         ({"value": "1e999"}, "above 0"), ({"unit": "hops/s"}, "unit 'hops/s'"), ({"batch": "1.5"}, "whole number"),
         ({"input_tokens": "0"}, "whole number of 1 or more"), ({"role": "fitted"}, "role 'fitted'"),
         ({"role": "fit link.speed"}, "number 'link.speed'"),
@@ -73,10 +74,11 @@ def test_units_become_seconds(tmp_path: Path) -> None:
 def test_every_metric_is_of_one_run(tmp_path: Path) -> None:
     bench, found = RowBench(), {}
     for metric, (unit, _) in METRICS.items():
-        (row,) = read(tmp_path, ROW | {"metric": metric, "unit": unit, "context_tokens": "3"})
+        (row,) = read(tmp_path, ROW | {"metric": metric, "unit": unit, "value": "1", "context_tokens": "3"})
         found[metric] = bench.predict(row)
     assert found["decode_tokens_per_s"] == pytest.approx(1 / found["tpot"])
     assert found["prefill_tokens_per_s"] == pytest.approx(4 / found["ttft"])
+    assert found.pop("hit_rate") == 0  # on demand
     assert all(value > 0 for value in found.values())
 
 
@@ -163,9 +165,9 @@ def test_a_table_is_reproduced_from_the_command_line(command: Run, tmp_path: Pat
     status, shown, _ = command("reproduce", str(path), "--hardware", "a100-sxm4-80gb", "--format", "json")
     assert status == 0
     assert json.loads(shown)["scores"][0]["n"] == 1
-    status, _, said = command("reproduce", "isca24", "--hardware", "a100-sxm4-80gb")
+    status, _, said = command("reproduce", "isca24", "--fit-stack", "streams:sync_s")
     assert status == 2
-    assert "are of tables" in said
+    assert "--fit-stack is of tables" in said
 
 
 def test_the_committed_predictions_are_those_of_today() -> None:
@@ -203,3 +205,49 @@ def test_a_fit_without_a_key_is_of_what_binds(design: str, constant: str, tmp_pa
     found = predict_table(read(tmp_path, row, row | {"role": ""}))
     assert list(found.constants) == [f"a test, rtx-4090: stack.{constant}"]
     assert found.rows[1].predicted == pytest.approx(1, rel=1e-2)
+
+
+def published(path: Path, n: int) -> Path:
+    (path / "isca24.csv").write_text("".join(PUBLISHED_ROWS.read_text().splitlines(keepends=True)[: n + 1]))
+    return path / "isca24.csv"
+
+
+def test_the_rows_of_isca24_are_a_table_like_any_other(tmp_path: Path) -> None:
+    path = published(tmp_path, 8)
+    theirs = reproduce("isca24", path).predictions
+    table = predict_table(read_table(path))
+    for one, other in zip(table.rows, theirs, strict=True):
+        assert one.predicted == pytest.approx(other.predicted * 1e-3, rel=1e-12)  # milliseconds
+        assert one.row.value == pytest.approx(other.row.value * 1e-3)
+        assert one.row.routing == "isca24"
+    (tmp_path / "again.csv").write_text("\n".join(line.rpartition(",")[0] for line in table.to_csv().splitlines()))
+    assert [one.row for one in predict_table(read_table(tmp_path / "again.csv")).rows] == [
+        one.row for one in table.rows
+    ]
+
+
+def test_the_workload_of_isca24_is_asked_of_another_card(command: Run, tmp_path: Path) -> None:
+    path = published(tmp_path, 4)
+    own, other = (
+        json.loads(command("reproduce", "isca24", "--rows", str(path), "--format", "json", *more)[1])["rows"]
+        for more in (("--set", "link.h2d_bytes_per_s=5GB/s"), ("--hardware", "rtx-4090"))
+    )
+    offloaded = [row["predicted"] for row in own if row["policy"] == "pregate"]
+    assert offloaded[0] > [row["predicted"] for row in other if row["policy"] == "pregate"][0]
+    status, _, said = command("reproduce", "isca24", "--set", "link.speed=3", "--rows", str(path), "--format", "csv")
+    assert (status, "Traceback" in said) == (0, False)  # each row keeps its refusal
+
+
+def test_numbers_of_a_row_are_parsed_as_those_of_the_command_line(tmp_path: Path) -> None:
+    for cell, words in (("sync_s", "not KEY=VALUE"), ("a=1;a=2", "a is given twice"), ("a=", "not KEY=VALUE")):
+        (row,) = read(tmp_path, ROW | {"set": cell})
+        with pytest.raises(InvalidInput, match=words):
+            RowBench().platform(row)
+
+
+@pytest.mark.parametrize("change", [{"routing": "isca25"}, {"routing": "isca24", "formats": "all=q8_0"},
+                                    {"routing": "isca24", "metric": "ttft", "unit": "s"}])  # fmt: skip
+def test_what_the_workload_of_isca24_has_not_is_refused(change: dict[str, str], tmp_path: Path) -> None:
+    rows = read(tmp_path, ROW | change)
+    (one,) = predict_table(rows).rows
+    assert "routing" in one.reason

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -14,8 +12,9 @@ import numpy as np
 
 from hwmodels.platform import Platform, load_platform
 from pregate.ask.simulation import to_dataframe
-from pregate.published.isca24 import COLUMNS, MANY_SCHEDULES, Activation, RowPrediction, Workbench, read_rows
-from pregate.published.isca24_fit import ASSUMPTIONS, FIT_ROWS, HARDWARE, STACK
+from pregate.measured.isca24 import COLUMNS, MANY_SCHEDULES, Activation, RowPrediction, Workbench, read_rows
+from pregate.measured.isca24_fit import ASSUMPTIONS, FIT_ROWS, HARDWARE, STACK
+from pregate.measured.table import predictions_csv
 from traces.errors import unknown_name
 
 if TYPE_CHECKING:
@@ -94,12 +93,7 @@ class Reproduction:
 
     def to_csv(self) -> str:
         """The input columns plus `predicted`, in the order of the input; empty for what does not fit the machine."""
-        text = io.StringIO()
-        writer = csv.writer(text, lineterminator="\n")
-        writer.writerow([*COLUMNS, "predicted"])
-        for p in self.predictions:
-            writer.writerow([*p.row.cells, "" if math.isnan(p.predicted) else f"{p.predicted:.6g}"])
-        return text.getvalue()
+        return predictions_csv(COLUMNS, ((p.row.cells, p.predicted) for p in self.predictions))
 
 
 def _fitted(prediction: RowPrediction) -> bool:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from hwmodels.compute_formats import computes_in
 from hwmodels.platform import Platform, load_platform
@@ -16,7 +17,10 @@ from offload.schedule import Schedule
 from pregate.api import synthesize
 from pregate.ask.capture import Captured, capture
 from pregate.ask.simulation import interpret
-from pregate.field.table import MeasuredRow
+from pregate.measured.isca24 import Row, Workbench
+from pregate.measured.isca24_table import published_row
+from pregate.measured.reproduction import published_activation
+from pregate.measured.table import MeasuredRow
 from pregate.named import load_model
 from traces.errors import InvalidInput
 from traces.model.architecture import ModelArchitecture
@@ -44,17 +48,14 @@ class RowBench:
         self._seed, self._overrides, self._hardware = seed, dict(overrides or {}), hardware
         self._runs: dict[Any, _Run] = {}
         self._traces: dict[Any, RoutingTrace] = {}
+        self._workloads: dict[Any, Workbench] = {}
 
     def platform(self, row: MeasuredRow, constants: Mapping[str, float] | None = None) -> Platform:
         """The machine of a row, `constants` in place of what is claimed. Raises `InvalidInput` or `UnknownName`."""
         overrides: dict[str, float | str] = {}
         if self._hardware is None:
             overrides |= {key: value for key, value in (("host", row.host), ("link", row.link)) if value}
-        for clause in filter(None, (part.strip() for part in row.set.split(";"))):
-            key, equals, value = clause.partition("=")
-            if not equals:
-                raise InvalidInput(f"{row.name}: set {clause!r} is not KEY=VALUE")
-            overrides[key.strip()] = value.strip()
+        overrides |= row.overrides
         return load_platform(
             self._hardware or row.hardware, row.stack or None, {**overrides, **self._overrides, **(constants or {})}
         )
@@ -70,6 +71,9 @@ class RowBench:
     def predict(self, row: MeasuredRow, constants: Mapping[str, float] | None = None) -> float:
         """The metric of `row`, in its unit. Raises as `pregate.simulate`."""
         hw = self.platform(row, constants)
+        if row.routing:
+            bench, asked = self._published(row, hw)
+            return bench.value(asked) * (1e-3 if row.metric == "moe_layer_latency" else 1.0)
         run = self._run(row, hw)
         result = interpret(run.captured, hw, "recurrence", with_intervals=False)
         batch = row.batch
@@ -84,8 +88,28 @@ class RowBench:
                 return result.ttft_s
             case "tpot":
                 return result.tpot_s
-            case _:
+            case "moe_layer_latency":
                 return result.moe_layer_latency_s
+            case "peak_hbm_bytes":
+                return float(result.peak_hbm_bytes)
+            case "hit_rate":
+                return result.hit_rate
+            case _:
+                return float(run.captured.workload.n_active)
+
+    def _published(self, row: MeasuredRow, hw: Platform) -> tuple[Workbench, Row]:
+        """The bench of Pre-gated MoE's workload on `hw`, and the row as it knows it: whole runs, as their authors ran."""
+        if row.formats or row.placement or "@" in row.policy:
+            raise InvalidInput(f"{row.name}: routing {row.routing} has no formats and no placement")
+        key = hw.stack.execution, _memory(hw)
+        found = self._workloads.get(key)
+        if found is None:
+            assumed = published_activation(load_platform(row.hardware, row.stack or None))
+            found = self._workloads[key] = Workbench(hw, assumed, self._seed)
+        asked = published_row(
+            row.model, row.policy, row.batch, row.routing, row.expert_tier, row.metric, row.value, row.name
+        )
+        return (found if found.platform == hw else found.on(hw)), asked
 
     def rules_of_thumb(self, row: MeasuredRow) -> dict[str, float]:
         """What two rules say at claimed rates, in the unit of the row.
@@ -93,29 +117,31 @@ class RowBench:
         link: bytes over the link, all else free. roofline: FLOP or bytes of every kernel, of the host's share of DRAM,
         and the link, the longest of the three, nothing else.
         """
+        if not row.is_timed:
+            return {}
         hw = self.platform(row)
-        run = self._run(row, hw)
-        link_s, roofline_s = _ideal_s(run.captured.decoded.schedule, hw, _counted(row, run.captured))
-        n_steps = 1 if row.metric in ("ttft", "prefill_tokens_per_s") else max(_n_decode_steps(run.captured), 1)
+        if row.routing:
+            bench, asked = self._published(row, hw)
+            captured = bench.captured(asked)
+        else:
+            captured = self._run(row, hw).captured
+        counted, n_units = _counted(row, captured)
+        link_s, roofline_s = _ideal_s(captured.decoded.schedule, hw, counted)
         said = {}
         for name, seconds in (("link", link_s), ("roofline", roofline_s)):
-            if seconds <= 0:
-                continue
-            step_s = seconds / n_steps
-            tokens = row.batch * (row.input_tokens if row.metric == "prefill_tokens_per_s" else 1)
-            said[name] = tokens / step_s if row.more_is_better else step_s
+            if seconds > 0:
+                said[name] = n_units / seconds if row.more_is_better else seconds / n_units
         return said
 
     def _run(self, row: MeasuredRow, hw: Platform) -> _Run:
         n_prompt, n_output, context = _shape(row)
         model = _model(row)
         placed = row.design()
-        memory = hw.machine.accelerator.hbm_bytes, hw.machine.host.dram_bytes, hw.constant("reserve_bytes")
-        key = (model, placed, hw.stack.execution, memory, n_prompt, n_output, context, row.batch)
+        key = (model, placed, row.expert_tier, hw.stack.execution, _memory(hw), n_prompt, n_output, context, row.batch)
         found = self._runs.get(key)
         if found is None:
             trace = self._trace(model, n_prompt, n_output, row.batch, context)
-            found = self._runs[key] = _Run(capture(model, hw, trace, placed), n_prompt)
+            found = self._runs[key] = _Run(capture(model, hw, trace, placed, expert_tier=row.expert_tier), n_prompt)
         return found
 
     def _trace(self, model: ModelArchitecture, n_prompt: int, n_output: int, batch: int, context: int) -> RoutingTrace:
@@ -141,22 +167,34 @@ def _model(row: MeasuredRow) -> ModelArchitecture:
     return load_model(row.model, formats=parse_formats(row.formats))
 
 
-def _n_decode_steps(captured: Captured) -> int:
+def _memory(hw: Platform) -> tuple[float, float, float]:
+    """What of a machine decides its schedules."""
+    return hw.machine.accelerator.hbm_bytes, hw.machine.host.dram_bytes, hw.constant("reserve_bytes")
+
+
+def _counted(row: MeasuredRow, captured: Captured) -> tuple[NDArray[np.bool_], float]:
+    """The ops that the metric is of, (n_ops,), and of how many tokens, passes or layers they are."""
     from offload.metrics import decode_steps
 
-    return len(decode_steps(captured.trace))
+    schedule, steps = captured.decoded.schedule, decode_steps(captured.trace)
+    decoding = np.isin(schedule.step, steps)
+    n_passes = max(len(steps), 1)
+    match row.metric:
+        case "ttft":
+            return ~decoding, 1
+        case "prefill_tokens_per_s":
+            return ~decoding, row.batch * row.input_tokens
+        case "tokens_per_s":
+            return np.ones_like(decoding), captured.workload.n_output_tokens
+        case "decode_tokens_per_s":
+            return decoding, row.batch * n_passes
+        case "moe_layer_latency":
+            return decoding, n_passes * max(len(captured.model.decoder.moe_layers), 1)
+        case _:
+            return decoding, n_passes
 
 
-def _counted(row: MeasuredRow, captured: Captured) -> Any:
-    """The ops of the passes that the metric is of: (n_ops,) bool."""
-    from offload.metrics import decode_steps
-
-    schedule = captured.decoded.schedule
-    decoding = np.isin(schedule.step, decode_steps(captured.trace))
-    return ~decoding if row.metric in ("ttft", "prefill_tokens_per_s") else decoding
-
-
-def _ideal_s(schedule: Schedule, hw: Platform, counted: Any) -> tuple[float, float]:
+def _ideal_s(schedule: Schedule, hw: Platform, counted: NDArray[np.bool_]) -> tuple[float, float]:
     """Seconds of the counted ops at claimed rates: the link alone, and the longest of kernels, host and link."""
     machine = hw.machine
     rates = machine.accelerator.peak_flop_per_s

@@ -9,8 +9,8 @@ import numpy as np
 
 from hwmodels.figures import figures_of
 from hwmodels.stack import CONSTANTS
-from pregate.field.prediction import RowBench
-from pregate.field.table import MeasuredRow
+from pregate.measured.prediction import RowBench
+from pregate.measured.table import MeasuredRow
 from traces.errors import InvalidInput, unknown_name
 
 __all__ = ["fit_stack"]

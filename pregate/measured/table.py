@@ -9,20 +9,23 @@ from __future__ import annotations
 import csv
 import io
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
 from hwmodels.figures import figure_keys
 from hwmodels.quantity import ReadOnly
+from hwmodels.sets import parse_sets
 from offload.placement import placement_named
 from offload.policies import policy_named
 from offload.policy import Policy
+from pregate.measured.isca24 import COLUMNS as PUBLISHED_COLUMNS
+from pregate.measured.isca24_table import cells_of
 from traces.documents import NUMBER, read_text
 from traces.errors import InvalidFile, unknown_name
 
-__all__ = ["COLUMNS", "FIELD_TABLE", "METRICS", "MeasuredRow", "read_table"]
+__all__ = ["COLUMNS", "FIELD_TABLE", "METRICS", "MeasuredRow", "predictions_csv", "read_table"]
 
 MAX_TABLE_BYTES = 8 << 20
 MAX_ROWS = 20_000
@@ -35,10 +38,13 @@ METRICS: Mapping[str, tuple[str, bool]] = ReadOnly(
         "ttft": ("s", False),
         "tpot": ("s", False),
         "moe_layer_latency": ("s", False),
+        "peak_hbm_bytes": ("bytes", False),
+        "hit_rate": ("fraction", True),
+        "max_active_experts": ("experts", False),
     }
 )
 """Metrics by name: their unit, and whether more is better. Decode and prefill rates are of one sequence's tokens times
-the batch; `tokens_per_s` is output tokens over the whole run."""
+the batch; `tokens_per_s` is output tokens over the whole run; `max_active_experts`: of one layer in one pass."""
 
 FIELD_TABLE = Path(__file__).parent / "tables" / "offload_field.csv"
 """What others measured, in the project's language; where it is from stands in SOURCES.md beside it."""
@@ -51,6 +57,8 @@ ALIASES: Mapping[str, str] = ReadOnly(
         "ttft_s": "ttft",
         "tpot_s": "tpot",
         "moe_layer_latency_s": "moe_layer_latency",
+        "peak_gpu_memory": "peak_hbm_bytes",
+        "cache_hit_rate": "hit_rate",
     }
 )
 """Other names of metrics."""
@@ -68,7 +76,8 @@ class MeasuredRow:
 
     `host`, `link`: of the machine, "" as `hardware` has them; `formats`, `placement`, `policy`, `set`: as the options
     of the same name take them (no policy: `gpu_only`), `set` with `;` between. `context_tokens`: kept from before the
-    prompt. `value` in seconds or tokens/s. `role`: "" is predicted and scored; "fit KEY" determines the constant KEY of
+    prompt. `value` in the unit of the metric. `expert_tier`: where experts wait, dram or ssd. `routing`: "" as typical
+    for the model, "isca24" as assumed of that workload, "isca24:4" where four experts a layer were forced. `role`: "" is predicted and scored; "fit KEY" determines the constant KEY of
     its source and machine ("fit": that of what binds it), "stack" those of its stack (`stack_fit`), and neither is
     scored; "input" is no measurement of a run. `reason`: why it cannot be said, "" where it can.
     """
@@ -91,6 +100,8 @@ class MeasuredRow:
     value: float
     unit: str
     set: str
+    expert_tier: str
+    routing: str
     role: str
     reason: str
     note: str
@@ -99,6 +110,11 @@ class MeasuredRow:
     def machine(self) -> tuple[str, str, str, str]:
         """The source and the machine: rows of one share a fitted constant."""
         return self.source, self.hardware, self.host, self.link
+
+    @property
+    def overrides(self) -> dict[str, str]:
+        """The numbers of `set`. Raises `InvalidInput` for one that is no KEY=VALUE or is given twice."""
+        return parse_sets([part for part in self.set.split(";") if part.strip()], f"{self.name}: set")
 
     def design(self) -> Policy:
         """The policy, the model placed as the row says. Raises `InvalidInput` for what is none."""
@@ -109,6 +125,11 @@ class MeasuredRow:
     def more_is_better(self) -> bool:
         """Whether a larger value is the better one."""
         return METRICS[self.metric][1]
+
+    @property
+    def is_timed(self) -> bool:
+        """Whether the metric is of time, and not of memory or routing alone."""
+        return METRICS[self.metric][0] in ("s", "tokens/s")
 
     @property
     def is_scored(self) -> bool:
@@ -125,11 +146,15 @@ _REQUIRED = ("model", "hardware", "metric", "value", "unit")
 def read_table(path: Path) -> list[MeasuredRow]:
     """Parse a CSV whose header names columns of `COLUMNS`.
 
-    Raises `InvalidFile` or `UnknownName` naming the line and the value.
+    The columns of Pre-gated MoE's authors are read too (`isca24_table`). Raises `InvalidFile` or `UnknownName` naming
+    the line and the value.
     """
     reader = csv.DictReader(io.StringIO(read_text(path, MAX_TABLE_BYTES)), strict=True)
     try:
         header = list(reader.fieldnames or ())
+        theirs = tuple(header) == PUBLISHED_COLUMNS
+        if theirs:
+            header = list(COLUMNS)
         for column in header:
             if column not in COLUMNS:
                 raise unknown_name("column", column, COLUMNS, str(path))
@@ -139,8 +164,11 @@ def read_table(path: Path) -> list[MeasuredRow]:
         rows = []
         for cells in reader:
             if None in cells or None in cells.values():
-                raise InvalidFile(f"{path} line {reader.line_num}: as many cells as columns, {len(header)}, expected")
-            rows.append(_row(cells, f"{path} line {reader.line_num}"))
+                raise InvalidFile(
+                    f"{path} line {reader.line_num}: as many cells as columns, {len(reader.fieldnames or ())}, expected"
+                )
+            where = f"{path} line {reader.line_num}"
+            rows.append(_row(cells_of(list(cells.values()), where) if theirs else cells, where))
             if len(rows) > MAX_ROWS:
                 raise InvalidFile(f"{path}: more than {MAX_ROWS} rows: split it")
     except csv.Error as error:
@@ -148,6 +176,15 @@ def read_table(path: Path) -> list[MeasuredRow]:
     if not rows:
         raise InvalidFile(f"{path}: no rows")
     return rows
+
+
+def predictions_csv(columns: Sequence[str], rows: Iterable[tuple[Sequence[object], float]]) -> str:
+    """A table with a column `predicted` behind its own, empty where nothing is (NaN)."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow([*columns, "predicted"])
+    writer.writerows([*cells, "" if math.isnan(value) else f"{value:.6g}"] for cells, value in rows)
+    return text.getvalue()
 
 
 def _row(cells: Mapping[str, str], where: str) -> MeasuredRow:
@@ -167,6 +204,9 @@ def _row(cells: Mapping[str, str], where: str) -> MeasuredRow:
         raise unknown_name("number", key, figure_keys(), f"{where}: role")
     value = _value(text["value"], text["unit"], metric, where)
     text["policy"] = text["policy"] or "gpu_only"
+    text["expert_tier"] = text["expert_tier"] or "dram"
+    if text["expert_tier"] not in ("dram", "ssd"):
+        raise unknown_name("expert tier", text["expert_tier"], ("dram", "ssd"), where)
     design = "@".join(filter(None, (text["policy"], text["placement"])))
     text["name"] = text["name"] or f"{text['source']}: {text['model']} on {text['hardware']}, {design}, {metric}"
     rest: dict[str, Any] = {name: cell for name, cell in text.items() if name not in (*_COUNTS, "value", "unit")}
@@ -180,10 +220,14 @@ def _count(text: str, column: str, least: int, where: str) -> int:
 
 
 def _value(text: str, unit: str, metric: str, where: str) -> float:
+    if metric == "hit_rate":
+        if NUMBER.fullmatch(text) is None or not 0 <= float(text) <= 1 or unit != "fraction":
+            raise InvalidFile(f"{where}: hit_rate {text[:40]!r} {unit[:20]} is no fraction from 0 to 1")
+        return float(text)
     if NUMBER.fullmatch(text) is None or not (math.isfinite(float(text)) and float(text) > 0):
         raise InvalidFile(f"{where}: value {text[:40]!r} is not a number above 0")
     wanted = METRICS[metric][0]
-    known = _SECONDS if wanted == "s" else dict.fromkeys(_RATES, 1.0)
+    known = _SECONDS if wanted == "s" else dict.fromkeys(_RATES if wanted == "tokens/s" else (wanted,), 1.0)
     if unit not in known:
         raise unknown_name("unit", unit, known, f"{where}: {metric}")
     return float(text) * known[unit]

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from hwmodels.fit import Fit, FittedConstant
 from hwmodels.platform import load_platform
 from hwmodels.quantity import ReadOnly
-from pregate.published.isca24 import Activation, Row, Workbench
+from pregate.measured.isca24 import Activation, Row, Workbench
 from traces.errors import InvalidInput
 
 __all__ = ["FIT_ROWS", "fit_published"]
@@ -51,7 +51,7 @@ FIT_ROWS: Mapping[str, tuple[str, ...]] = MappingProxyType(
 """The constants, each with the rows that chiefly determine it; all are fitted to all twelve together."""
 
 ASSUMPTIONS = ("encoder_zipf_exponent", "decoder_working_set")
-"""Which of them are of the workload, not of the machine (`pregate.published.isca24.Activation`)."""
+"""Which of them are of the workload, not of the machine (`pregate.measured.isca24.Activation`)."""
 
 _STEPS = {"encoder_zipf_exponent": 0.08, "decoder_working_set": 0.06}
 """Relative finite-difference steps of what moves a trace; the machine's constants are moved by 1 %."""

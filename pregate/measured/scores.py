@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,8 +12,8 @@ import numpy as np
 from offload.memory import CapacityExceeded
 from pregate.ask.simulation import to_dataframe
 from pregate.check.ranking import kendall_tau
-from pregate.field.prediction import RowBench
-from pregate.field.table import COLUMNS, MeasuredRow
+from pregate.measured.prediction import RowBench
+from pregate.measured.table import COLUMNS, MeasuredRow, predictions_csv
 from traces.errors import PregateError
 
 if TYPE_CHECKING:
@@ -41,7 +39,9 @@ class PredictedRow:
 
     @property
     def error(self) -> float:
-        """Predicted over measured, less 1."""
+        """Predicted over measured, less 1; of hit rates the difference."""
+        if self.row.metric == "hit_rate":
+            return self.predicted - self.row.value
         return self.predicted / self.row.value - 1
 
 
@@ -116,14 +116,12 @@ class TablePrediction:
 
     def to_csv(self) -> str:
         """The table with `predicted`, empty where nothing is."""
-        text = io.StringIO()
-        writer = csv.writer(text, lineterminator="\n")
-        writer.writerow([*COLUMNS, "predicted"])
+        rows = []
         for one in self.rows:
             cells = [getattr(one.row, name) for name in COLUMNS]
             cells[COLUMNS.index("reason")] = one.reason
-            writer.writerow([*cells, "" if math.isnan(one.predicted) else f"{one.predicted:.6g}"])
-        return text.getvalue()
+            rows.append((cells, one.predicted))
+        return predictions_csv(COLUMNS, rows)
 
 
 def predict_table(

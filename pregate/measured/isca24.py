@@ -34,7 +34,17 @@ from traces.phase import Phase
 from traces.routing import RoutingTrace
 from traces.synthesis import Dials
 
-__all__ = ["COLUMNS", "MANY_SCHEDULES", "Activation", "Row", "RowPrediction", "RowTimes", "Workbench", "read_rows"]
+__all__ = [
+    "COLUMNS",
+    "MANY_SCHEDULES",
+    "Activation",
+    "Row",
+    "RowPrediction",
+    "RowTimes",
+    "Workbench",
+    "parse_row",
+    "read_rows",
+]
 
 COLUMNS = (
     "model", "design", "batch", "forced_active_experts", "cache_policy", "cache_ratio", "expert_tier",
@@ -143,13 +153,14 @@ def read_rows(path: Path) -> list[Row]:
     header = next(reader, [])
     if tuple(header) != COLUMNS:
         raise InvalidFile(f"{path}: columns are {','.join(header)[:200]!r}, expected {','.join(COLUMNS)}")
-    rows = [_parse_row(cells, f"{path} line {number}") for number, cells in enumerate(reader, 2) if cells]
+    rows = [parse_row(cells, f"{path} line {number}") for number, cells in enumerate(reader, 2) if cells]
     if not rows:
         raise InvalidFile(f"{path}: no rows")
     return rows
 
 
-def _parse_row(cells: list[str], where: str) -> Row:
+def parse_row(cells: list[str], where: str) -> Row:
+    """One row from its cells. Raises `InvalidFile` or `UnknownName`."""
     if len(cells) != len(COLUMNS):
         raise InvalidFile(f"{where}: {len(cells)} cells, expected {len(COLUMNS)}")
     model, design, batch, forced, cache_policy, ratio, tier, metric, value, unit = (cell.strip() for cell in cells)
@@ -225,11 +236,12 @@ class Workbench:
 
     def _predict_or_nan(self, row: Row) -> float:
         try:
-            return self._predict(row)
+            return self.value(row)
         except CapacityExceeded:
             return math.nan
 
-    def _predict(self, row: Row) -> float:
+    def value(self, row: Row) -> float:
+        """The metric of `row` in its unit. Raises `CapacityExceeded` where the configuration does not fit."""
         model = self._model(row.model)
         match row.metric:
             case "max_active_experts":
@@ -261,6 +273,10 @@ class Workbench:
                 decoded.n_hits / decoded.n_lookups if decoded.n_lookups else 0.0,
             )
         return self._timed[key]
+
+    def captured(self, row: Row) -> Captured:
+        """The schedule of the row's configuration. Raises as `value`."""
+        return self._capture(self._model(row.model), row)
 
     def _capture(self, model: ModelArchitecture, row: Row) -> Captured:
         key = row.configuration
