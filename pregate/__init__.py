@@ -32,8 +32,8 @@ if TYPE_CHECKING:
     from pregate.explore.sweeps.machines import MachineRecipe
     from pregate.explore.sweeps.sweep import SweepFailed, sweep
     from pregate.explore.sweeps.workloads import TraceRecipe
-    from pregate.named import load_hardware, load_model
     from pregate.measured.reproduction import Reproduction, reproduce
+    from pregate.named import load_hardware, load_model
     from runtime.microbench.session import measure
     from runtime.pacing import Link
     from simulator.modes import Modes

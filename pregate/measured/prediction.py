@@ -98,7 +98,7 @@ class RowBench:
                 return float(run.captured.workload.n_active)
 
     def _published(self, row: MeasuredRow, hw: Platform) -> tuple[Workbench, Row]:
-        """The bench of Pre-gated MoE's workload on `hw`, and the row as it knows it: whole runs, as their authors ran."""
+        """The bench of Pre-gated MoE's workload on `hw`, and the row as it knows it: whole runs are simulated."""
         if row.formats or row.placement or "@" in row.policy:
             raise InvalidInput(f"{row.name}: routing {row.routing} has no formats and no placement")
         key = hw.stack.execution, _memory(hw)

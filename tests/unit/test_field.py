@@ -233,7 +233,7 @@ def test_the_workload_of_isca24_is_asked_of_another_card(command: Run, tmp_path:
         for more in (("--set", "link.h2d_bytes_per_s=5GB/s"), ("--hardware", "rtx-4090"))
     )
     offloaded = [row["predicted"] for row in own if row["policy"] == "pregate"]
-    assert offloaded[0] > [row["predicted"] for row in other if row["policy"] == "pregate"][0]
+    assert offloaded[0] > next(row["predicted"] for row in other if row["policy"] == "pregate")
     status, _, said = command("reproduce", "isca24", "--set", "link.speed=3", "--rows", str(path), "--format", "csv")
     assert (status, "Traceback" in said) == (0, False)  # each row keeps its refusal
 
