@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from pregate.explore.sweeps.workloads import TraceRecipe
     from pregate.measured.reproduction import Reproduction, reproduce
     from pregate.named import load_hardware, load_model
+    from pregate.page.writing import explore_page
     from runtime.microbench.session import measure
     from runtime.pacing import Link
     from simulator.modes import Modes
@@ -84,6 +85,7 @@ _HOMES = {
     "compare": "pregate.ask.comparison",
     "crossovers": "pregate.explore.crossover",
     "explain": "pregate.explore.explanation",
+    "explore_page": "pregate.page.writing",
     "fit_dials": "traces.fitting",
     "import_trace": "pregate.api",
     "load_hardware": "pregate.named",
@@ -140,6 +142,7 @@ __all__ = [
     "compare",
     "crossovers",
     "explain",
+    "explore_page",
     "fit_dials",
     "import_trace",
     "load_hardware",

@@ -40,6 +40,10 @@ COMMANDS: dict[str, Entry] = {
         "crossover:crossover",
         "Find where another design becomes the best along one axis, to 0.1 %, or to the unit of a count.",
     ),
+    "explore": Entry(
+        "explore:explore",
+        "Write a page to play with: sliders for machine and workload, winners, waits and a timeline, in one file.",
+    ),
     "sweep": Entry(
         "sweep:sweep",
         "Sweep axes x policies, write the dataset, say which policy is best where. A rerun goes on where one was "

@@ -23,12 +23,12 @@ if TYPE_CHECKING:
 
     from pregate.explore.explanation import Explanation
 
-__all__ = ["expert_heat", "gantt", "locality", "residency_curves", "save_figure", "tornado"]
+__all__ = ["LANE_NAMES", "expert_heat", "gantt", "locality", "residency_curves", "save_figure", "tornado"]
 
 COLOURS = {row.family: row.colour for row in KINDS.values()}
 """Okabe and Ito's colour-blind-safe palette, extended."""
 
-_LANE_NAMES = {
+LANE_NAMES = {
     Lane.HOST: "host",
     Lane.COMPUTE: "compute",
     Lane.H2D: "copies to GPU",
@@ -120,7 +120,7 @@ def _draw_lanes(
                 seen[_STALL] = None
                 bars = list(zip((begin_s - start_s)[shown] * factor, (end_s - begin_s)[shown] * factor, strict=True))
                 axes.broken_barh(bars, (row - 0.3, 0.6), facecolors="none", edgecolor="#AAAAAA", hatch="////", lw=0)
-    axes.set_yticks(range(len(lanes)), [_LANE_NAMES[lane] for lane in lanes])
+    axes.set_yticks(range(len(lanes)), [LANE_NAMES[lane] for lane in lanes])
     axes.set_ylim(len(lanes) - 0.4, -0.6)
     axes.tick_params(axis="y", length=0)
     axes.grid(axis="x", color="#DDDDDD", lw=0.6)

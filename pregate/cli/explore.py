@@ -1,0 +1,72 @@
+"""`pregate explore`: one HTML file with sliders, the winner map, waits and a timeline, computed where it is opened."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, TypeVar
+
+import typer
+
+from pregate.cli import options
+from pregate.cli.built import build_machine, build_model, distinct
+from pregate.cli.output_paths import require_folder, say_written
+from pregate.cli.progress import spinner
+from traces.errors import InvalidInput
+
+_DESIGNS = "gpu_only,on_demand,on_demand+lru,prefetch_all,pregate,pregate+lru"
+
+Value = TypeVar("Value", int, float)
+
+
+def explore(
+    models: Annotated[list[str], typer.Argument(help="Models, as for `compare`; the page has a list of them.")],
+    hardware: Annotated[str, typer.Option(help="Machines (`pregate hardware`) or YAML files, by comma.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="The page, .html.")],
+    policies: Annotated[str, typer.Option(help="Designs, by comma.")] = _DESIGNS,
+    batches: Annotated[str, typer.Option(help="Stops of the batch slider.")] = "1,4,16",
+    prompts: Annotated[str, typer.Option(help="Stops of the prompt slider, tokens a sequence.")] = "32,256",
+    active: Annotated[
+        str, typer.Option(help="Stops of active experts: shares of all, forced in each layer; 0 as routed.")
+    ] = "0,0.25,1",
+    hbm_factors: Annotated[str, typer.Option(help="Stops of HBM, as multiples of a machine's own.")] = "0.25,0.5,1,2",
+    output_tokens: Annotated[int, typer.Option(help="Generated tokens a sequence.")] = 8,
+    stack: options.Stack = None,
+    dtype: options.Dtype = None,
+    formats: options.Formats = None,
+    seed: options.Seed = 0,
+) -> None:
+    """Write a page to play with: sliders for machine and workload, winners, waits and a timeline, in one file.
+
+    Example: pregate explore switch-base-8 --hardware a100-sxm4-80gb --batches 1 --prompts 32 -o page.html
+    """
+    if output.suffix.lower() not in (".html", ".htm"):
+        raise InvalidInput(f"{output}: a page ends in .html")
+    require_folder(output)
+    sliders = {
+        "batches": _numbers(batches, "--batches", int),
+        "prompts": _numbers(prompts, "--prompts", int),
+        "actives": _numbers(active, "--active", float),
+        "hbm_factors": _numbers(hbm_factors, "--hbm-factors", float),
+    }
+    architectures = [build_model(name, dtype, None, formats) for name in models]
+    machines = [build_machine(name, stack, None, None) for name in distinct(hardware, "--hardware")]
+    designs = distinct(policies, "--policies")
+    from pregate.page.writing import explore_page
+
+    with spinner("writing the page") as update:
+        explore_page(
+            architectures, machines, output, designs, progress=update, output_tokens=output_tokens, seed=seed, **sliders
+        )
+    say_written(output)
+
+
+def _numbers(text: str, option: str, kind: Callable[[str], Value]) -> tuple[Value, ...]:
+    """The numbers of a slider, by comma. Raises `InvalidInput` for a word that is none."""
+    found = []
+    for word in distinct(text, option):
+        try:
+            found.append(kind(word if word.isascii() else "?"))
+        except ValueError:
+            raise InvalidInput(f"{option} {word!r} is no number: name stops by comma, such as 1,4,16") from None
+    return tuple(found)

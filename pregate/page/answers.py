@@ -1,0 +1,211 @@
+"""What a page knows: every schedule once, its prices on each machine at each stop of the link, and all answers.
+
+The prices are those of the cost model and the answers those of the engine for many machines, so the page computes no
+cost of its own: it runs the recurrence on prices that it was given.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hwmodels.cost import Parts, parts_of, price_figures
+from hwmodels.figures import Figures, figures_of
+from hwmodels.platform import Platform
+from offload.footprint import Workload, measure_workload
+from offload.memory import CapacityExceeded
+from offload.ops import KINDS, Lane, OpKind
+from offload.policy import Policy
+from offload.probes import find_probes
+from pregate import __version__
+from pregate.api import synthesize
+from pregate.ask.capture import Captured, MachineMemory, capture_request, memory_of, request
+from pregate.ask.intervals import compiled, measured
+from pregate.check.theme import colours_of
+from pregate.draw.timelines import LANE_NAMES
+from pregate.page.arrays import ArrayBlock
+from pregate.page.subject import AS_ROUTED, PageSubject, Stop, active_experts, link_stops, with_hbm
+from traces.errors import InvalidInput
+from traces.model.architecture import ModelArchitecture
+from traces.routing import RoutingTrace
+
+__all__ = ["METRICS", "document"]
+
+METRICS = ("tpot_s", "ttft_s", "moe_layer_latency_s", "tokens_per_s")
+"""What a page answers, in the order of its cube."""
+
+FORMAT, VERSION = "pregate.page", 1
+
+
+@dataclass(slots=True)
+class _Page:
+    """A page in the making: its block of arrays, and what is known of schedules so far."""
+
+    subject: PageSubject
+    block: ArrayBlock = field(default_factory=ArrayBlock)
+    schedules: list[dict[str, Any]] = field(default_factory=list)
+    of_digest: dict[str, int] = field(default_factory=dict)
+    answered: dict[tuple[int, int], NDArray[np.float32]] = field(default_factory=dict)
+    """By schedule and machine: (n_metrics, n_links)."""
+
+
+def document(subject: PageSubject, progress: Callable[[str], None] = lambda _: None) -> dict[str, Any]:
+    """Everything that the page shows, JSON-ready; arrays lie in its `block` (`ArrayBlock`).
+
+    `progress` is told each model. Raises `InvalidInput` where no design fits any machine, with the first reason.
+    """
+    page = _Page(subject)
+    figures = [figures_of(machine) for machine in subject.machines]
+    points = {}
+    for model in subject.models:
+        progress(model.name)
+        points[model.name] = _points(page, model, figures)
+    designs = [design for machines in points.values() for stops in machines for stop in stops for design in stop]
+    if all("reason" in design for design in designs):
+        raise InvalidInput(designs[0]["reason"])
+    names = [design.name for design in subject.designs]
+    colours = colours_of(names)
+    return {
+        "format": FORMAT,
+        "version": VERSION,
+        "pregate": __version__,
+        "seed": subject.seed,
+        "metrics": list(METRICS),
+        "lanes": [LANE_NAMES[lane] for lane in Lane],
+        "kinds": [{"family": KINDS[kind].family, "colour": KINDS[kind].colour} for kind in OpKind],
+        "parts": [name.removesuffix("_s") for name in Parts._fields],
+        "designs": names,
+        "colours": [colours[name] for name in names],
+        "batches": list(subject.batches),
+        "prompts": list(subject.prompts),
+        "output_tokens": subject.output_tokens,
+        "machines": [_machine(page, machine) for machine in subject.machines],
+        "models": [
+            {
+                "name": model.name,
+                "actives": [active_experts(model, share) for share in subject.actives],
+                "points": points[model.name],
+            }
+            for model in subject.models
+        ],
+        "schedules": page.schedules,
+        "block": page.block.text(),
+    }
+
+
+def _machine(page: _Page, machine: Platform) -> dict[str, Any]:
+    links = link_stops(machine)
+    return {
+        "name": machine.hardware,
+        "stack": machine.stack.name,
+        "links": page.block.add(links),
+        "own_link": int(np.flatnonzero(links == machine.machine.link.h2d_bytes_per_s)[0]),
+        "own_hbm": int(np.argmin(np.abs(np.array(page.subject.hbm_factors) - 1))),
+        "hbm": [with_hbm(machine, factor) for factor in page.subject.hbm_factors],
+        "calibration": machine.describe_calibration(page.subject.models[0].dtype.name),
+    }
+
+
+def _points(page: _Page, model: ModelArchitecture, figures: list[Figures]) -> list[list[list[dict[str, Any]]]]:
+    """[machine][stop x HBM, HBM fastest][design]: the schedule and its answers, or the reason why there is none."""
+    subject = page.subject
+    found: list[list[list[dict[str, Any]]]] = [[] for _ in subject.machines]
+    for stop in subject.stops(model):
+        try:
+            trace = _trace(subject, model, stop)
+        except InvalidInput as error:  # fewer choices in a step than experts to force
+            for points in found:
+                points += [[{"reason": str(error)}] * len(subject.designs)] * len(subject.hbm_factors)
+            continue
+        workload = measure_workload(model, trace.steps())
+        for i, machine in enumerate(subject.machines):
+            for factor in subject.hbm_factors:
+                memory = replace(memory_of(machine), hbm_bytes=with_hbm(machine, factor))
+                asked = [_request(model, memory, trace, design, workload) for design in subject.designs]
+                found[i].append([_answer(page, one, i, figures[i]) for one in asked])
+    return found
+
+
+def _request(
+    model: ModelArchitecture, memory: MachineMemory, trace: RoutingTrace, design: Policy, workload: Workload
+) -> Captured | str:
+    """The schedule of a design, or why it does not fit."""
+    try:
+        return capture_request(request(model, memory, trace, design, workload=workload))
+    except CapacityExceeded as error:
+        return str(error)
+
+
+def _trace(subject: PageSubject, model: ModelArchitecture, stop: Stop) -> RoutingTrace:
+    forced = None if stop.active == AS_ROUTED else stop.active
+    return synthesize(model, stop.prompt, subject.output_tokens, stop.batch, subject.seed, n_active=forced)
+
+
+def _answer(page: _Page, captured: Captured | str, i_machine: int, figures: Figures) -> dict[str, Any]:
+    """The place of a schedule on the page, and what it takes on a machine at each stop of its link; or the reason."""
+    if isinstance(captured, str):
+        return {"reason": captured}
+    i_schedule = _schedule(page, captured)
+    answers = page.answered.get((i_schedule, i_machine))
+    if answers is None:
+        links = link_stops(page.subject.machines[i_machine])
+        on_links = figures.with_values({"link.h2d_bytes_per_s": links})
+        found = measured(compiled(captured), captured, on_links, len(links))
+        answers = np.array([np.broadcast_to(found[name], len(links)) for name in METRICS], dtype=np.float32)
+        page.answered[i_schedule, i_machine] = answers
+        page.schedules[i_schedule]["prices"][i_machine] = _prices(page, captured, figures, links)
+    return {"schedule": i_schedule, "cube": page.block.add(answers)}
+
+
+def _schedule(page: _Page, captured: Captured) -> int:
+    """The number of a schedule on the page, which keeps it once."""
+    schedule = captured.decoded.schedule
+    known = page.of_digest.get(schedule.digest)
+    if known is not None:
+        return known
+    probes, block = find_probes(schedule, captured.trace), page.block
+    owner = np.repeat(np.arange(len(schedule)), np.diff(schedule.dep_ptr))
+    i_expert = np.where(schedule.expert >= 0, schedule.expert + 1, 0)
+    page.schedules.append({
+        "digest": schedule.digest,
+        "n_output_tokens": captured.workload.n_output_tokens,
+        "lane": block.add_counts(schedule.lane),
+        "cost": block.add_counts(schedule.cost),
+        "n_deps": block.add_counts(np.diff(schedule.dep_ptr)),
+        "back": block.add_counts(owner - schedule.dep),
+        "kind": block.add_counts(schedule.kind),
+        "step": block.add_counts(schedule.step),
+        "layer": block.add_counts(schedule.layer + 1),
+        "expert": block.add_counts(i_expert),
+        "step_ends": block.add_counts(probes.step_ends),
+        "gap_from": block.add_counts(probes.gap_from),
+        "gap_to": block.add_counts(probes.gap_to),
+        "layer_first": block.add_counts(probes.layer_first),
+        "layer_last": block.add_counts(probes.layer_last),
+        "prices": {},
+    })  # fmt: skip
+    page.of_digest[schedule.digest] = len(page.schedules) - 1
+    return len(page.schedules) - 1
+
+
+def _prices(page: _Page, captured: Captured, figures: Figures, links: NDArray[np.float64]) -> dict[str, Any]:
+    """Seconds by work: to issue it, its duration, of the works that the link moves their durations at each stop, and
+    what the others are spent on (`Parts`), (n_works, n_parts).
+    """
+    works, block = captured.decoded.schedule.works, page.block
+    on_links = figures.with_values({"link.h2d_bytes_per_s": links})
+    costs = price_figures(works, on_links, len(links), shares=False)
+    moved = np.flatnonzero(np.any(costs.duration_s != costs.duration_s[:, :1], axis=1))
+    plain = figures.for_works(works)
+    parts = np.array([[float(part) for part in parts_of(work, plain)] for work in works], dtype=np.float32)
+    return {
+        "issue": block.add(costs.issue_s[:, 0].copy()),
+        "duration": block.add(costs.duration_s[:, 0].copy()),
+        "moved": block.add_counts(moved),
+        "moved_duration": block.add(costs.duration_s[moved]),
+        "parts": block.add(parts),
+    }

@@ -1,0 +1,147 @@
+"""The page of `pregate explore` in Chromium, where it is installed: what it prints, its keys, its names, its widths."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import pregate
+from pregate.draw.render import si
+
+api = pytest.importorskip("playwright.sync_api", reason="drives a browser (the extra 'browser')")
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed")
+
+DESIGNS = ["gpu_only", "on_demand", "pregate"]
+
+
+@pytest.fixture(scope="module")
+def address(tmp_path_factory: pytest.TempPathFactory) -> str:
+    path = tmp_path_factory.mktemp("page") / "page.html"
+    machines = ["a100-sxm4-80gb", "rtx-4090"]
+    pregate.explore_page(["switch-mini-16"], machines, path, DESIGNS, batches=(1, 2), prompts=(8,), output_tokens=4)
+    return path.as_uri()
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    with api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def page(browser: Any, address: str) -> Iterator[Any]:
+    context = browser.new_context(viewport={"width": 1280, "height": 900})
+    opened = context.new_page()
+    opened.said = []
+    opened.on("console", lambda message: opened.said.append(message.text))
+    opened.on("pageerror", lambda error: opened.said.append(str(error)))
+    opened.on("request", lambda request: opened.said.append(request.url) if "file:" not in request.url else None)
+    visit(opened, address)
+    yield opened
+    assert opened.said == []
+    context.close()
+
+
+def visit(page: Any, address: str) -> None:
+    page.goto("about:blank")
+    page.goto(address)
+    page.wait_for_function("window.answers !== undefined")
+
+
+def rows(page: Any) -> dict[str, list[str]]:
+    lines = page.locator("#designs tbody tr").all()
+    return {line.locator("th").inner_text(): line.locator("td").all_inner_texts() for line in lines}
+
+
+def test_the_table_prints_what_python_prints(page: Any, address: str) -> None:
+    visit(page, f"{address}#machine=1&batch=1")
+    machine = pregate.load_hardware("rtx-4090")
+    model = pregate.load_model("switch-mini-16")
+    trace = pregate.synthesize(model, 8, 4, 2)
+    printed = rows(page)
+    assert list(printed) == DESIGNS
+    best = page.locator("#designs tr.best th").inner_text()
+    found = {design: pregate.simulate(model, machine, trace, design) for design in DESIGNS}
+    assert best == min(found, key=lambda design: found[design].tpot_s)
+    for design, result in found.items():
+        expected = [si(result.tpot_s, "s"), si(result.ttft_s, "s"), si(result.moe_layer_latency_s, "s")]
+        assert printed[design][:4] == [*expected, f"{result.tokens_per_s:.4g}"]
+    assert page.locator("#verdict").inner_text().startswith(f"{best} wins: {si(found[best].tpot_s, 's')} ")
+
+
+def test_the_state_is_in_the_address_and_comes_back_from_it(page: Any) -> None:
+    page.focus("#link")
+    page.keyboard.press("Home")
+    slowest = page.locator("#link-value").inner_text()
+    assert slowest == "1 GB/s"
+    page.select_option("#machine", "1")
+    assert page.locator("#link-value").inner_text() == "31.5 GB/s"
+    page.focus("#batch")
+    page.keyboard.press("End")
+    page.select_option("#metric", "ttft_s")
+    seen, address = page.locator("#answer").inner_text(), page.url
+    visit(page, address)
+    assert page.locator("#answer").inner_text() == seen
+    assert page.locator("#batch-value").inner_text() == "2"
+    page.click("#reset")
+    assert page.locator("#batch-value").inner_text() == "1"
+
+
+@pytest.mark.parametrize(
+    "hash", ["#machine=99&link=-4&batch=x&metric=nosuch&rows=nosuch", "#%3Cscript%3E", "#link=1e99"]
+)
+def test_an_address_that_makes_no_sense_shows_the_page_all_the_same(page: Any, address: str, hash: str) -> None:
+    visit(page, address + hash)
+    assert "wins" in page.locator("#verdict").inner_text()
+
+
+def test_every_control_and_picture_has_a_name(page: Any) -> None:
+    named = (
+        "(e) => e.labels && e.labels.length ? e.labels[0].textContent : e.getAttribute('aria-label') || e.textContent"
+    )
+    for control in page.locator("input, select, button, canvas, form, table").all():
+        assert control.evaluate(named).strip(), control.evaluate("(e) => e.outerHTML.slice(0, 80)")
+    assert page.locator("#link").get_attribute("aria-valuetext") == page.locator("#link-value").inner_text()
+    assert "Best design" in page.locator("#map").get_attribute("aria-label")
+    assert page.locator("#verdict").get_attribute("aria-live") == "polite"
+
+
+def test_a_click_on_the_map_moves_the_sliders(page: Any) -> None:
+    box = page.locator("#map").bounding_box()
+    page.mouse.click(box["x"] + box["width"] - 20, box["y"] + 12)
+    assert page.locator("#link-value").inner_text() == "512 GB/s"
+    assert page.locator("#hbm").input_value() == page.locator("#hbm").get_attribute("max")
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_a_phone_shows_it_without_scrolling_sideways_in_both_schemes(browser: Any, address: str, scheme: str) -> None:
+    context = browser.new_context(viewport={"width": 375, "height": 700}, color_scheme=scheme)
+    page = context.new_page()
+    visit(page, address)
+    assert page.evaluate("document.documentElement.scrollWidth") <= 375
+    ink, paper = (page.evaluate(f"getComputedStyle(document.body).{name}") for name in ("color", "backgroundColor"))
+    assert luminance_ratio(ink, paper) > 7
+    context.close()
+
+
+def luminance_ratio(one: str, other: str) -> float:
+    """The contrast of two colours, `rgb(r, g, b)`, as WCAG 2.1 defines it."""
+
+    def luminance(colour: str) -> float:
+        channels = [int(word) / 255 for word in colour[4:-1].split(",")]
+        linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in channels]
+        return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+    high, low = sorted((luminance(one), luminance(other)), reverse=True)
+    return (high + 0.05) / (low + 0.05)
+
+
+def test_the_page_is_whole_on_disk(address: str) -> None:
+    assert Path(address.removeprefix("file://")).read_text(encoding="utf-8").rstrip().endswith("</html>")
