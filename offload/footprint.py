@@ -246,7 +246,9 @@ def _kv_bytes(model: ModelArchitecture, workload: Workload, layers: Iterable[int
             kept = workload.n_cached_tokens
             if mixer.window:
                 kept = min(kept, mixer.window * workload.n_running)
-            elements += kept * mixer.kv_elements_per_token
+            elements += kept * mixer.entry_elements
+            if mixer.compression:
+                elements += workload.n_cached_tokens * mixer.kv_elements_per_token
     return math.ceil(elements * model.stored_kv_dtype.bytes_per_param)
 
 

@@ -36,9 +36,23 @@ def _work(
     n_tokens = len(context)
     if isinstance(mixer, LinearMixer):
         return mixer_work(model, mixer, n_tokens, 0, 0, n_sequences=len(longest))
+    if mixer.compression:
+        return _compressed(model, mixer, context, longest)
     limit = mixer.most_attended
     seen = np.minimum(context, limit) if limit else context
     # Tokens of one pass see overlapping windows: what is read is the context, or what one window and the pass span.
     spans = np.minimum(longest, limit + n_tokens // len(longest)) if limit and not mixer.index_topk else longest
     whole = int(context.sum()) if mixer.index_heads else 0
     return mixer_work(model, mixer, n_tokens, int(spans.sum()), int(seen.sum()), context_pairs=whole)
+
+
+def _compressed(
+    model: ModelArchitecture, mixer: Attention, context: NDArray[np.int64], longest: NDArray[np.int64]
+) -> Work:
+    """A window, and of what lies before each token whole entries: all of them, or those that an indexer picks."""
+    entries = context // mixer.compression
+    chosen = np.minimum(entries, mixer.index_topk) if mixer.index_topk else entries
+    seen = np.minimum(context, mixer.window) + chosen
+    spans = np.minimum(longest, mixer.window + len(context) // len(longest)) + longest // mixer.compression
+    scored = int(entries.sum()) if mixer.index_heads else 0
+    return mixer_work(model, mixer, len(context), int(spans.sum()), int(seen.sum()), context_pairs=scored)

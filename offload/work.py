@@ -47,8 +47,8 @@ def self_attention_work(model: ModelArchitecture, stack: LayerStack, n_tokens: i
 
 
 def attention_rates(model: ModelArchitecture, attention: Attention) -> tuple[int, int, float]:
-    """FLOP of the scores and values of a query-key pair; numbers in the KV cache of a token, and bytes of each."""
-    return attention.score_flop_per_pair, attention.kv_elements_per_token, model.stored_kv_dtype.bytes_per_param
+    """FLOP of the scores and values of a query-key pair; numbers of an entry of the KV cache, and bytes of each."""
+    return attention.score_flop_per_pair, attention.entry_elements, model.stored_kv_dtype.bytes_per_param
 
 
 def mixer_work(

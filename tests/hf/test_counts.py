@@ -29,7 +29,8 @@ CHANGES: dict[str, dict[str, Any]] = {
 """What a class's defaults leave out."""
 
 TYPES = (
-    "afmoe", "aria", "axk1", "bailing_hybrid", "cohere2_moe", "deepseek_v2", "deepseek_v3", "deepseek_v32", "dots1",
+    "afmoe", "aria", "axk1", "bailing_hybrid", "cohere2_moe", "deepseek_v2", "deepseek_v3", "deepseek_v32", "deepseek_v4",
+    "dots1",
     "ernie4_5_moe", "exaone_moe", "flex_olmo", "flint", "glm4_moe", "glm4_moe_lite", "glm4v_moe", "glm5_next",
     "glm_moe_dsa", "gpt_oss", "granitemoe", "granitemoe_swa", "granitemoehybrid", "granitemoeshared", "hunyuan_v1_moe",
     "hy_v3", "hy_v4", "hy_v4_vl", "inkling2", "inkling2_loop", "jamba", "jetmoe", "kimi_linear", "kolibri1", "laguna",
@@ -40,8 +41,7 @@ TYPES = (
 )  # fmt: skip
 
 NOT_READ = {
-    "deepseek_v4": "which is not modelled",  # compressed attention
-    "doge": "n_experts = 16384, expected 1 to 4096",  # experts of one neuron, found by product keys
+    "doge": "is dense, it has no experts",  # unless is_moe says otherwise
 }
 
 MAPPINGS = (
@@ -85,6 +85,13 @@ def test_what_is_not_modelled_is_refused_in_one_line(model_type: str, tmp_path: 
     with pytest.raises(InvalidFile, match=NOT_READ[model_type]) as caught:
         read(config, tmp_path)
     assert "\n" not in str(caught.value)
+
+
+def test_experts_of_one_row_are_not_modelled(tmp_path: Path) -> None:
+    config = config_of("doge")
+    config.is_moe = True
+    with pytest.raises(InvalidFile, match="single rows of two tables, looked up by product keys"):
+        read(config, tmp_path)
 
 
 def test_longcat_counts_the_experts_that_exist(tmp_path: Path) -> None:

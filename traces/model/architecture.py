@@ -212,6 +212,9 @@ def _read_attention(section: Section) -> Attention:
         index_heads=section.integer("index_heads", 0),
         index_dim=section.integer("index_dim", 0),
         index_topk=section.integer("index_topk", 0),
+        compression=section.integer("compression", 0),
+        output_groups=section.integer("output_groups", 0),
+        output_rank=section.integer("output_rank", 0),
     )
     section.done()
     return attention

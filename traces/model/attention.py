@@ -27,6 +27,10 @@ class Attention:
     serve as values. Outside of MLA `v_head_dim` is the width of a value head where it is not `head_dim`. An indexer of
     `index_heads` x `index_dim` picks `index_topk` tokens to attend to (DeepSeek-V3.2); it keeps `index_dim` a token.
 
+    `compression`: beyond its window a token sees one entry, a key that serves as value, for this many tokens before it
+    (DeepSeek-V4); with an indexer those that it picks, made of twice as many tokens. `output_groups`: the heads are
+    projected in so many groups to `output_rank` numbers each before the output projection; 0: at once.
+
     MLA follows DeepSeek-V2 (arXiv 2405.04434, section 2.1) with K and V decompressed by one matrix.
     Raises `InvalidInput` for shapes that contradict the kind.
     """
@@ -50,6 +54,9 @@ class Attention:
     index_heads: int = 0
     index_dim: int = 0
     index_topk: int = 0
+    compression: int = 0
+    output_groups: int = 0
+    output_rank: int = 0
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
@@ -62,16 +69,31 @@ class Attention:
                 raise InvalidInput(f"attention: {name} = {value}, expected 1 to {limit}")
         if not 0 <= self.q_lora_rank <= MAX_HEAD_DIM:
             raise InvalidInput(f"attention: q_lora_rank = {self.q_lora_rank}, expected 0 (none) to {MAX_HEAD_DIM}")
-        for name in ("window", "output_gate", "index_heads", "index_dim", "index_topk"):
+        for name in (
+            "window", "output_gate", "index_heads", "index_dim", "index_topk", "compression", "output_rank",
+        ):  # fmt: skip
             value = getattr(self, name)
             if not 0 <= value <= MAX_WIDTH:
                 raise InvalidInput(f"attention: {name} = {value}, expected 0 to {MAX_WIDTH}")
         if len({bool(n) for n in (self.index_heads, self.index_dim, self.index_topk)}) > 1:
             raise InvalidInput("attention: an indexer has index_heads, index_dim and index_topk, all above 0")
+        self._check_compression()
         if self.kind == "mla":
             self._check_mla()
         else:
             self._check_heads()
+
+    def _check_compression(self) -> None:
+        if self.compression and not (self.window and self.shared_key_value):
+            raise InvalidInput("attention: compression needs a window, and keys that serve as values")
+        if bool(self.output_groups) != bool(self.output_rank):
+            raise InvalidInput("attention: output_groups and output_rank, both above 0 or both 0")
+        if self.output_groups < 0 or (self.output_groups and self.n_heads % self.output_groups):
+            raise InvalidInput(
+                f"attention: output_groups = {self.output_groups}, expected a divisor of n_heads = {self.n_heads}"
+            )
+        if self.kind == "mla" and (self.compression or self.output_groups):
+            raise InvalidInput("attention: mla with compression or output_groups is not modelled: leave them out")
 
     def _check_heads(self) -> None:
         if self.kv_lora_rank or self.qk_nope_dim or self.qk_rope_dim:
@@ -110,8 +132,8 @@ class Attention:
             keys, values = self.n_kv_heads * self.head_dim, self.n_kv_heads * self.value_dim
             kept = ((keys, d_model),) if self.shared_key_value else ((keys, d_model), (values, d_model))
             gate = ((self.output_gate, d_model),) if self.output_gate else ()
-            output = (d_model, self.n_heads * self.value_dim)
-            return (*self._queries(d_model), *kept, *gate, *self._indexer(d_model), output)
+            compressor = self._compressor(d_model)
+            return (*self._queries(d_model), *kept, *gate, *compressor, *self._indexer(d_model), *self._output(d_model))
         return (
             *self._queries(d_model),
             (self.kv_lora_rank + self.qk_rope_dim, d_model),
@@ -133,7 +155,25 @@ class Attention:
         if not self.index_heads:
             return ()
         source = self.q_lora_rank or d_model
-        return ((self.index_heads * self.index_dim, source), (self.index_dim, d_model), (self.index_heads, d_model))
+        keys = ((4 * self.index_dim if self.compression else self.index_dim), d_model)
+        return ((self.index_heads * self.index_dim, source), keys, (self.index_heads, d_model))
+
+    def _compressor(self, d_model: int) -> tuple[tuple[int, int], ...]:
+        """The entry's numbers and their weights by token; of entries that overlap, two of each."""
+        return ((2 * self._n_series * self.head_dim, d_model),) if self.compression else ()
+
+    @property
+    def _n_series(self) -> int:
+        """Entries that each token is in: two where an indexer picks them, as they overlap."""
+        return 2 if self.index_heads else 1
+
+    def _output(self, d_model: int) -> tuple[tuple[int, int], ...]:
+        """One matrix, or the groups' matrices side by side and one from their ranks."""
+        width = self.n_heads * self.value_dim
+        if not self.output_groups:
+            return ((d_model, width),)
+        ranks = self.output_groups * self.output_rank
+        return ((ranks, width // self.output_groups), (d_model, ranks))
 
     @property
     def value_dim(self) -> int:
@@ -143,7 +183,7 @@ class Attention:
     @property
     def is_plain(self) -> bool:
         """Whether every token attends to all before it, with no gate and no indexer: what the runtime executes."""
-        extras = (self.window, self.output_gate, self.index_heads, self.shared_key_value)
+        extras = (self.window, self.output_gate, self.index_heads, self.shared_key_value, self.output_groups)
         return not any(extras) and (self.kind == "mla" or (self.value_dim == self.head_dim and not self.q_lora_rank))
 
     @property
@@ -165,7 +205,8 @@ class Attention:
             widths = {"none": 0, "head": 2, "full": self.n_heads + self.n_kv_heads}
             norms = widths[self.qk_norm] * self.head_dim + self.q_lora_rank
         sinks = self.n_heads if self.sinks else 0
-        return self.qkv_bias * biased + self.output_bias * d_model + norms + sinks
+        placed = (self.compression + 1) * self._n_series * self.head_dim if self.compression else 0
+        return self.qkv_bias * biased + self.output_bias * d_model + norms + sinks + placed
 
     def params(self, d_model: int) -> int:
         """All parameters of the block."""
@@ -190,7 +231,12 @@ class Attention:
 
     @property
     def kv_elements_per_token(self) -> int:
-        """Numbers cached for a token in one layer: K and V, or in MLA the latent and the shared RoPE key."""
+        """Numbers cached for a token in one layer; of entries that stand for several tokens, its share, rounded up."""
+        return -(-self.entry_elements // self.compression) if self.compression else self.entry_elements
+
+    @property
+    def entry_elements(self) -> int:
+        """Numbers of one entry of the cache: K and V, or in MLA the latent and the shared RoPE key."""
         if self.kind == "mla":
             return self.kv_lora_rank + self.qk_rope_dim + self.index_dim
         values = 0 if self.shared_key_value else self.value_dim

@@ -20,6 +20,7 @@ __all__ = ["CHECKED", "TRAITS", "decoder_only"]
 _QWEN3: Traits = {"qk_norm": "head"}
 _QWEN3_NEXT: Traits = {"qk_norm": "head", "output_gate": "channel"}
 TRAITS: dict[str, Traits] = {
+    "deepseek_v4": {"compressed": True, "sinks": True},
     "bailing_hybrid": {"output_gate": "head", "kda_full_rank": True},
     "hunyuan_v1_moe": {"shared_of_expert_width": True},
     "hy_v4": {"output_gate": "channel"},
@@ -115,7 +116,9 @@ def decoder_only(fields: Fields, model_type: str) -> dict[str, Any]:
 
 
 def _other_params(fields: Fields, d_model: int, n_layers: int, attention: Attention, traits: Traits) -> int:
-    """Parameters that no op of ours reads: attention experts not chosen (JetMoE), tables by layer (Gemma)."""
+    """Parameters that no op of ours reads: attention experts not chosen (JetMoE), tables by layer (Gemma), the mixing of
+    parallel residual streams (DeepSeek-V4, arXiv 2512.24880).
+    """
     total = 0
     if traits.get("attention_experts"):
         idle = fields.integer("n_experts") - fields.integer("top_k")
@@ -125,6 +128,9 @@ def _other_params(fields: Fields, d_model: int, n_layers: int, attention: Attent
     if per_layer:
         table = fields.integer("vocab_size_per_layer_input", fields.integer("vocab_size"))
         total += n_layers * per_layer * (table + 3 * d_model)
+    streams = fields.integer("hc_mult", 0)
+    if streams:  # hyper-connections: before attention and FFN of a layer, and one that joins the streams at the end
+        total += (n_layers * 2 * (2 + streams) + 1) * streams * streams * d_model
     return total
 
 
@@ -185,7 +191,8 @@ def _attention(fields: Fields, d_model: int, traits: Traits) -> Attention:
         "index_dim": fields.integer("index_head_dim", 0),
         "index_topk": fields.integer("index_topk", 0),
     }
-    indexer = indexer if all(indexer.values()) else {}
+    compressed = traits.get("compressed", False)
+    indexer = indexer if all(indexer.values()) and not compressed else {}
     gate = traits.get("output_gate") if fields.flag("attn_output_gate", default=True) else None
     gate = "head" if gate is None and fields.flag("gating", "use_head_wise_attn_gate") else gate
     if fields.integer("kv_lora_rank", 0):
@@ -217,11 +224,14 @@ def _attention(fields: Fields, d_model: int, traits: Traits) -> Attention:
         n_kv_heads=n_kv_heads,
         head_dim=head_dim,
         v_head_dim=value_dim if value_dim != head_dim else 0,
-        q_lora_rank=fields.integer("share_q_dim", 0),
+        q_lora_rank=fields.integer("q_lora_rank" if compressed else "share_q_dim", 0),
         qkv_bias=qkv_bias,
         output_bias=bias,
         qk_norm=traits.get("qk_norm", "none"),
         sinks=bool(traits.get("sinks")),
         output_gate={None: 0, "channel": n_heads * head_dim, "head": n_heads}[gate],
+        shared_key_value=compressed,
+        output_groups=fields.integer("o_groups", 0) if compressed else 0,
+        output_rank=fields.integer("o_lora_rank", 0) if compressed else 0,
         **indexer,
     )

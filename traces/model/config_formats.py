@@ -5,6 +5,7 @@ Modules that are excluded from a quantisation keep the format of the activations
 
 from __future__ import annotations
 
+import reprlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -42,7 +43,7 @@ def stored_formats(
     parts = {part: scheme(names) or plain for part, names in PARTS.items()}
     fields: StoredFormats = {
         "dtype": parts["dense"],
-        "expert_dtype": parts["experts"],
+        "expert_dtype": _expert_format(config, shapes, quantisation, where) or parts["experts"],
         "attention_dtype": parts["attention"],
         "shared_dtype": parts["shared"],
         "activation_dtype": plain,
@@ -54,6 +55,22 @@ def stored_formats(
         if fields[part] == fields["dtype"]:
             fields[part] = None
     return fields
+
+
+_EXPERTS = {"fp8": None, "fp4": "mxfp4", "mxfp4": "mxfp4", "nvfp4": "nvfp4"}
+"""`expert_dtype` by format; None: as everything else. DeepSeek-V4 packs 4-bit floats in blocks of 32 with one scale."""
+
+
+def _expert_format(
+    config: Mapping[str, Any], shapes: Mapping[str, Any], quantisation: Mapping[str, Any], where: str
+) -> Dtype | None:
+    """The format that `expert_dtype` gives the experts, in a quantisation or beside it. Raises `InvalidFile`."""
+    name = next((document["expert_dtype"] for document in (quantisation, shapes, config)
+                 if document.get("expert_dtype") is not None), "fp8")  # fmt: skip
+    if name not in _EXPERTS:
+        raise InvalidFile(f"{where}: expert_dtype = {reprlib.repr(name)} is not read: known {', '.join(_EXPERTS)}")
+    found = _EXPERTS[name]
+    return None if found is None else DTYPES[found]
 
 
 def _tables(quantisation: Mapping[str, Any], where: str) -> dict[str, Dtype]:

@@ -28,6 +28,7 @@ _LINEAR = ("linear_attention", "mamba", "mamba2", "linear", "conv", "kda", "recu
 _SLIDING = (
     "sliding_attention", "chunked_attention", "sliding", "local", "hybrid_sliding", "reference_sliding_attention",
 )  # fmt: skip
+_SPARSE, _HEAVY = "compressed_sparse_attention", "heavily_compressed_attention"
 _FULL = ("full_attention", "attention", "global", "full", "hybrid", "softmax", "indexed_attention")
 
 
@@ -48,7 +49,7 @@ def moe_layers(fields: Fields, n_layers: int) -> tuple[int, ...]:
     kinds = fields.texts("mlp_layer_types")
     if kinds:
         _check_length(fields, "mlp_layer_types", kinds, n_layers)
-        return tuple(i for i, kind in enumerate(kinds) if kind in ("sparse", "moe"))
+        return tuple(i for i, kind in enumerate(kinds) if kind in ("sparse", "moe", "hash_moe"))
     listed = fields.get("moe_layers")
     if isinstance(listed, list) and listed:
         return tuple(fields.integers("moe_layers"))
@@ -99,7 +100,12 @@ def mixers_by_layer(
 ) -> tuple[Attention | LinearMixer | None, ...]:
     """What mixes the tokens of each layer."""
     blocks = block_letters(fields)
-    kinds = blocks if blocks else _layer_kinds(fields, n_layers)
+    if blocks:
+        kinds = blocks
+    elif traits.get("compressed"):
+        return tuple(_compressed_attention(fields, attention, ratio) for ratio in _ratios(fields, n_layers))
+    else:
+        kinds = _layer_kinds(fields, n_layers)
     made: list[Attention | LinearMixer | None] = []
     for layer, kind in enumerate(kinds[:n_layers]):
         if kind in ("moe", "mlp"):
@@ -176,6 +182,45 @@ def _sliding_attention(fields: Fields, attention: Attention) -> Attention:
         if type(fields.get(key)) is int:
             changes[ours] = fields.get(key)
     return _with_heads(attention, **changes)
+
+
+def _ratios(fields: Fields, n_layers: int) -> list[int]:
+    """DeepSeek-V4: tokens an entry stands for beyond the window, by layer; 0 where there are no entries."""
+    listed = fields.integers("compress_ratios")
+    if listed:
+        _check_length(fields, "compress_ratios", listed, n_layers)
+        if min(listed) < 0:
+            raise InvalidFile(f"{fields.where}: compress_ratios = {min(listed)} is below 0")
+        return listed
+    kinds = fields.texts("layer_types") or [_HEAVY if i < 2 or i % 2 == 0 else _SPARSE for i in range(n_layers)]
+    _check_length(fields, "layer_types", kinds, n_layers)
+    stated = fields.get("compress_rates")
+    rates = Fields((stated,), f"{fields.where}: compress_rates") if isinstance(stated, dict) else fields
+    names = (_SPARSE, _HEAVY) if isinstance(stated, dict) else ("compress_rate_csa", "compress_rate_hca")
+    of_kind = {"sliding_attention": 0} | {
+        kind: rates.integer(name, default, minimum=1)
+        for kind, name, default in zip((_SPARSE, _HEAVY), names, (4, 128), strict=True)
+    }
+    for layer, kind in enumerate(kinds):
+        if kind not in of_kind:
+            raise InvalidFile(f"{fields.where}: layer {layer} is of the kind {kind[:40]!r}, which is not modelled")
+    return [of_kind[kind] for kind in kinds]
+
+
+_OVERLAPPING_RATIO = 4
+"""Entries of so few tokens overlap and are picked by an indexer; those of more are all seen."""
+
+
+def _compressed_attention(fields: Fields, attention: Attention, ratio: int) -> Attention:
+    """A window, and entries of `ratio` tokens each beyond it; of a ratio of 0 the window alone (DeepSeek-V4)."""
+    changes: dict[str, int] = {"window": fields.integer("window", 128), "compression": ratio}
+    if ratio == _OVERLAPPING_RATIO:
+        changes |= {
+            "index_heads": fields.integer("index_n_heads", 64, minimum=1),
+            "index_dim": fields.integer("index_head_dim", 128, minimum=1),
+            "index_topk": fields.integer("index_topk", 512, minimum=1),
+        }
+    return dataclasses.replace(attention, **changes)
 
 
 def _full_attention(fields: Fields, attention: Attention) -> Attention:

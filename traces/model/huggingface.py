@@ -101,6 +101,17 @@ def _model_type(text: Mapping[str, Any], whole: Mapping[str, Any], path: Path) -
 
 def _require_experts(fields: Fields, model_type: str) -> None:
     """Raise `InvalidFile` for a model without experts."""
+    stated = fields.get("is_moe")
+    dense = (
+        f"{fields.where}: a {model_type} model is dense, it has no experts to offload: take a Mixture-of-Experts model"
+    )
+    if model_type == "doge" and stated is True:
+        raise InvalidFile(
+            f"{fields.where}: the experts of doge are single rows of two tables, looked up by product keys: there is no "
+            "expert to fetch, so it is not modelled"
+        )
+    if stated is False or (model_type == "doge" and stated is None):
+        raise InvalidFile(dense)
     for key in NAMES["n_experts"]:
         value = fields.get(key)
         value = value[0] if isinstance(value, list) and value else value
@@ -117,9 +128,7 @@ def _require_experts(fields: Fields, model_type: str) -> None:
             f"{fields.where}: {', '.join(unread)[:200]} speak of experts, but no key read here says how many: "
             f"state {', '.join(NAMES['n_experts'])}"
         )
-    raise InvalidFile(
-        f"{fields.where}: a {model_type} model is dense, it has no experts to offload: take a Mixture-of-Experts model"
-    )
+    raise InvalidFile(dense)
 
 
 def _counts(key: str, value: Any) -> bool:
