@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from traces.errors import InvalidFile
+from traces.errors import InvalidFile, InvalidInput
 from traces.model.architecture import load_architecture
 
 torch = pytest.importorskip("torch", reason="models are built with PyTorch (the extra 'runtime')")
@@ -29,15 +31,14 @@ CHANGES: dict[str, dict[str, Any]] = {
 """What a class's defaults leave out."""
 
 TYPES = (
-    "afmoe", "aria", "axk1", "bailing_hybrid", "cohere2_moe", "deepseek_v2", "deepseek_v3", "deepseek_v32", "deepseek_v4",
-    "dots1",
-    "ernie4_5_moe", "exaone_moe", "flex_olmo", "flint", "glm4_moe", "glm4_moe_lite", "glm4v_moe", "glm5_next",
-    "glm_moe_dsa", "gpt_oss", "granitemoe", "granitemoe_swa", "granitemoehybrid", "granitemoeshared", "hunyuan_v1_moe",
-    "hy_v3", "hy_v4", "hy_v4_vl", "inkling2", "inkling2_loop", "jamba", "jetmoe", "kimi_linear", "kolibri1", "laguna",
-    "lara_mini", "lfm2_moe", "llama4_text", "mellum", "mimo_v2_flash", "minimax", "minimax_m2", "minimax_m3_vl",
-    "mistral4", "mistral_large4", "mixtral", "muse_spark", "nemotron_h", "nllb-moe", "olmoe", "phimoe", "qwen2_moe",
-    "qwen3_5_moe_text", "qwen3_moe", "qwen3_next", "qwen3_vl_moe", "sarvam_mla", "sarvam_moe", "solar_open", "step3p7",
-    "switch_transformers", "zaya",
+    "afmoe", "aria", "axk1", "bailing_hybrid", "cohere2_moe", "deepseek_v2", "deepseek_v3", "deepseek_v32",
+    "deepseek_v4", "dots1", "ernie4_5_moe", "exaone_moe", "flex_olmo", "flint", "glm4_moe", "glm4_moe_lite",
+    "glm4v_moe", "glm5_next", "glm_moe_dsa", "gpt_oss", "granitemoe", "granitemoe_swa", "granitemoehybrid",
+    "granitemoeshared", "hunyuan_v1_moe", "hy_v3", "hy_v4", "hy_v4_vl", "inkling2", "inkling2_loop", "jamba",
+    "jetmoe", "kimi_linear", "kolibri1", "laguna", "lara_mini", "lfm2_moe", "llama4_text", "mellum", "mimo_v2_flash",
+    "minimax", "minimax_m2", "minimax_m3_vl", "mistral4", "mistral_large4", "mixtral", "muse_spark", "nemotron_h",
+    "nllb-moe", "olmoe", "phimoe", "qwen2_moe", "qwen3_5_moe_text", "qwen3_moe", "qwen3_next", "qwen3_vl_moe",
+    "sarvam_mla", "sarvam_moe", "solar_open", "step3p7", "switch_transformers", "zaya",
 )  # fmt: skip
 
 NOT_READ = {
@@ -97,3 +98,42 @@ def test_experts_of_one_row_are_not_modelled(tmp_path: Path) -> None:
 def test_longcat_counts_the_experts_that_exist(tmp_path: Path) -> None:
     """Its class in transformers also makes matrices for the experts that compute nothing; 560 B are published."""
     assert read(config_of("longcat_flash"), tmp_path).total_params == pytest.approx(560e9, rel=0.005)
+
+
+NOT_SHAPES = {"model_type", "text_config", "architectures", "dtype", "torch_dtype"}
+SAID_BY_CHANGES = {
+    model_type: set(changes) & {"layer_types", "n_routed_experts", "n_shared_experts"}
+    for model_type, changes in CHANGES.items()
+}
+"""What is no default of the class, as `CHANGES` states it."""
+
+
+def without_each_key(document: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Each key of the whole and of its language model, with a document that lacks it."""
+    for key, item in document.items():
+        rest = {name: value for name, value in document.items() if name != key}
+        if key not in NOT_SHAPES:
+            yield key, rest
+        elif key == "text_config" and isinstance(item, dict):
+            yield from ((f"{key}.{inner}", rest | {key: text}) for inner, text in without_each_key(item))
+
+
+@pytest.mark.parametrize("model_type", TYPES)
+def test_a_key_that_is_not_stated_is_as_the_class_assumes_or_asked_for(model_type: str, tmp_path: Path) -> None:
+    path = tmp_path / "config.json"
+    document = json.loads(json.dumps(config_of(model_type).to_dict(), default=str))
+
+    def model(of: dict[str, Any]) -> Any:
+        path.write_text(json.dumps(of))
+        return dataclasses.replace(load_architecture(path), note="")
+
+    whole = model(document)
+    others = []
+    for key, rest in without_each_key(document):
+        try:
+            found = model(rest)
+        except InvalidInput:
+            continue
+        if found != whole and key not in SAID_BY_CHANGES.get(model_type, ()):
+            others.append(key)
+    assert not others

@@ -80,6 +80,7 @@ def gpt_oss(layers: int, n_experts: int) -> dict[str, Any]:
         num_local_experts=n_experts,
         num_experts_per_tok=4,
         attention_bias=True,
+        layer_types=["full_attention"] * layers,  # the shipped architecture leaves its windows out
         quantization_config={"quant_method": "mxfp4"},
     )
     del config["torch_dtype"]
@@ -220,6 +221,7 @@ CONFIGS: dict[str, dict[str, Any]] = {
             num_local_experts=16,
             num_experts_per_tok=1,
             interleave_moe_layer_step=1,
+            layer_types=["full_attention"] * 48,  # the shipped architecture leaves its chunks out
         ),
     },
 }

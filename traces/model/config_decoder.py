@@ -11,8 +11,10 @@ from typing import Any
 
 from traces.errors import InvalidFile
 from traces.model.attention import Attention
+from traces.model.class_defaults import class_defaults
 from traces.model.config_fields import Fields
 from traces.model.config_layers import Traits, block_letters, mixers_by_layer, moe_layers
+from traces.model.field_names import NAMES
 from traces.model.layer_stack import MAX_LAYERS, LayerStack
 
 __all__ = ["CHECKED", "TRAITS", "decoder_only"]
@@ -65,7 +67,7 @@ CHECKED = frozenset(
 
 def decoder_only(fields: Fields, model_type: str) -> dict[str, Any]:
     """Fields of `ModelArchitecture` but name, sources and formats. Raises `InvalidFile` naming a missing or bad key."""
-    traits = TRAITS.get(model_type, {})
+    traits = TRAITS.get(model_type, {}) | {"model_type": model_type}
     d_model = fields.integer("d_model", minimum=1)
     blocks = block_letters(fields)
     n_layers = len(blocks) or fields.integer("n_layers", minimum=1)
@@ -116,8 +118,8 @@ def decoder_only(fields: Fields, model_type: str) -> dict[str, Any]:
 
 
 def _other_params(fields: Fields, d_model: int, n_layers: int, attention: Attention, traits: Traits) -> int:
-    """Parameters that no op of ours reads: attention experts not chosen (JetMoE), tables by layer (Gemma), the mixing of
-    parallel residual streams (DeepSeek-V4, arXiv 2512.24880).
+    """Parameters that no op of ours reads: attention experts not chosen (JetMoE), tables by layer (Gemma), what
+    mixes parallel residual streams (DeepSeek-V4, arXiv 2512.24880).
     """
     total = 0
     if traits.get("attention_experts"):
@@ -142,13 +144,17 @@ def _tied(fields: Fields, traits: Traits) -> bool:
             return tied
         if tied is not None:
             raise InvalidFile(f"{fields.where}: tie_word_embeddings = {reprlib.repr(tied)} is not true or false")
+        of_class = class_defaults(str(document.get("model_type"))).get("tie_word_embeddings")
+        if isinstance(of_class, bool):
+            return of_class
     return bool(traits.get("tied"))
 
 
 def _experts(fields: Fields, traits: Traits) -> dict[str, Any]:
     """The MoE blocks; a model without experts is told so by the caller."""
     d_ff_expert = fields.integer("d_ff_expert", fields.integer("d_ff", 0), minimum=0)
-    if d_ff_expert < 1:
+    told = any(fields.get(key) is not None for key in NAMES["d_ff_expert"])
+    if d_ff_expert < 1 or (not (told or traits["model_type"] in CHECKED) and fields.integer("first_dense", 0)):
         raise InvalidFile(f"{fields.where}: key 'moe_intermediate_size' is missing: the width of an expert")
     n_shared, width = _shared(fields, d_ff_expert, traits)
     return {

@@ -9,6 +9,8 @@ from typing import Any
 from traces.errors import InvalidFile
 from traces.model import linear_mixer
 from traces.model.attention import Attention
+from traces.model.class_defaults import layer_letters
+from traces.model.config_compressed import compressed_attentions
 from traces.model.config_fields import Fields
 from traces.model.layer_stack import every_layer
 from traces.model.linear_mixer import LinearMixer
@@ -28,7 +30,6 @@ _LINEAR = ("linear_attention", "mamba", "mamba2", "linear", "conv", "kda", "recu
 _SLIDING = (
     "sliding_attention", "chunked_attention", "sliding", "local", "hybrid_sliding", "reference_sliding_attention",
 )  # fmt: skip
-_SPARSE, _HEAVY = "compressed_sparse_attention", "heavily_compressed_attention"
 _FULL = ("full_attention", "attention", "global", "full", "hybrid", "softmax", "indexed_attention")
 
 
@@ -48,7 +49,7 @@ def moe_layers(fields: Fields, n_layers: int) -> tuple[int, ...]:
     """The layers with experts, by whichever fields the family states them."""
     kinds = fields.texts("mlp_layer_types")
     if kinds:
-        _check_length(fields, "mlp_layer_types", kinds, n_layers)
+        fields.cut_to_layers("mlp_layer_types", kinds, n_layers)
         return tuple(i for i, kind in enumerate(kinds) if kind in ("sparse", "moe", "hash_moe"))
     listed = fields.get("moe_layers")
     if isinstance(listed, list) and listed:
@@ -59,7 +60,7 @@ def moe_layers(fields: Fields, n_layers: int) -> tuple[int, ...]:
     for key in ("moe_layer_freq", "moe_layer_layout"):
         switches = fields.get(key)
         if isinstance(switches, list):
-            _check_length(fields, key, switches, n_layers)
+            fields.cut_to_layers(key, switches, n_layers)
             return tuple(i for i, on in enumerate(switches) if on)
     first = fields.integer("first_dense", 0)
     if fields.get("expert_layer_period") is not None:
@@ -88,13 +89,6 @@ def moe_layers(fields: Fields, n_layers: int) -> tuple[int, ...]:
     )
 
 
-def _check_length(fields: Fields, key: str, values: list[Any], n_layers: int) -> None:
-    """Cut a list by layer down to `n_layers`. Raises `InvalidFile` for one that is shorter."""
-    if len(values) < n_layers:
-        raise InvalidFile(f"{fields.where}: {key} names {len(values)} layers of {n_layers}")
-    del values[n_layers:]  # some families list those of extra prediction layers after
-
-
 def mixers_by_layer(
     fields: Fields, n_layers: int, attention: Attention, d_model: int, traits: Traits
 ) -> tuple[Attention | LinearMixer | None, ...]:
@@ -103,9 +97,9 @@ def mixers_by_layer(
     if blocks:
         kinds = blocks
     elif traits.get("compressed"):
-        return tuple(_compressed_attention(fields, attention, ratio) for ratio in _ratios(fields, n_layers))
+        return compressed_attentions(fields, n_layers, attention)
     else:
-        kinds = _layer_kinds(fields, n_layers)
+        kinds = _layer_kinds(fields, n_layers, traits.get("model_type", ""))
     made: list[Attention | LinearMixer | None] = []
     for layer, kind in enumerate(kinds[:n_layers]):
         if kind in ("moe", "mlp"):
@@ -121,18 +115,21 @@ def mixers_by_layer(
     return tuple(made)
 
 
-def _layer_kinds(fields: Fields, n_layers: int) -> list[str]:
+_LETTERS = {"S": "sliding_attention", "F": "full_attention", "L": "linear_attention"}
+
+
+def _layer_kinds(fields: Fields, n_layers: int, model_type: str) -> list[str]:
     """What mixes the tokens of each layer, in words, by whichever fields state it; by default full attention."""
     kinds = fields.texts("layer_types") or fields.texts("layers_block_type")
     if kinds:
-        _check_length(fields, "layer_types", kinds, n_layers)
+        fields.cut_to_layers("layer_types", kinds, n_layers)
         return kinds
     switches = fields.get("attn_type_list")  # MiniMax-01: 1 is softmax attention
     if isinstance(switches, list):
         return ["full_attention" if on else "linear_attention" for on in switches][:n_layers]
     windows = fields.get("sliding_window_layout")  # SmallThinker: 1 sees a window
     if isinstance(windows, list):
-        _check_length(fields, "sliding_window_layout", windows, n_layers)
+        fields.cut_to_layers("sliding_window_layout", windows, n_layers)
         return ["sliding_attention" if on else "full_attention" for on in windows]
     linear = fields.get("linear_attn_config")  # Kimi Linear: layers counted from 1
     if isinstance(linear, dict):
@@ -144,7 +141,13 @@ def _layer_kinds(fields: Fields, n_layers: int) -> list[str]:
     if fields.get("full_attention_interval") is not None:
         step = fields.integer("full_attention_interval", minimum=1)
         return ["linear_attention" if (i + 1) % step else "full_attention" for i in range(n_layers)]
-    return ["full_attention"] * n_layers
+    pattern = fields.get("sliding_window_pattern")  # by the last layer of so many, or by letters: L local, G global
+    if type(pattern) is int and pattern > 0:
+        return ["sliding_attention" if (i + 1) % pattern else "full_attention" for i in range(n_layers)]
+    if isinstance(pattern, str) and pattern and set(pattern) <= {"L", "G"}:
+        return [_LETTERS[{"L": "S", "G": "F"}[pattern[i % len(pattern)]]] for i in range(n_layers)]
+    letters = layer_letters(model_type, n_layers)
+    return [_LETTERS[letter] for letter in letters] if letters else ["full_attention"] * n_layers
 
 
 def _of_layer(fields: Fields, attention: Attention, layer: int) -> Attention:
@@ -182,45 +185,6 @@ def _sliding_attention(fields: Fields, attention: Attention) -> Attention:
         if type(fields.get(key)) is int:
             changes[ours] = fields.get(key)
     return _with_heads(attention, **changes)
-
-
-def _ratios(fields: Fields, n_layers: int) -> list[int]:
-    """DeepSeek-V4: tokens an entry stands for beyond the window, by layer; 0 where there are no entries."""
-    listed = fields.integers("compress_ratios")
-    if listed:
-        _check_length(fields, "compress_ratios", listed, n_layers)
-        if min(listed) < 0:
-            raise InvalidFile(f"{fields.where}: compress_ratios = {min(listed)} is below 0")
-        return listed
-    kinds = fields.texts("layer_types") or [_HEAVY if i < 2 or i % 2 == 0 else _SPARSE for i in range(n_layers)]
-    _check_length(fields, "layer_types", kinds, n_layers)
-    stated = fields.get("compress_rates")
-    rates = Fields((stated,), f"{fields.where}: compress_rates") if isinstance(stated, dict) else fields
-    names = (_SPARSE, _HEAVY) if isinstance(stated, dict) else ("compress_rate_csa", "compress_rate_hca")
-    of_kind = {"sliding_attention": 0} | {
-        kind: rates.integer(name, default, minimum=1)
-        for kind, name, default in zip((_SPARSE, _HEAVY), names, (4, 128), strict=True)
-    }
-    for layer, kind in enumerate(kinds):
-        if kind not in of_kind:
-            raise InvalidFile(f"{fields.where}: layer {layer} is of the kind {kind[:40]!r}, which is not modelled")
-    return [of_kind[kind] for kind in kinds]
-
-
-_OVERLAPPING_RATIO = 4
-"""Entries of so few tokens overlap and are picked by an indexer; those of more are all seen."""
-
-
-def _compressed_attention(fields: Fields, attention: Attention, ratio: int) -> Attention:
-    """A window, and entries of `ratio` tokens each beyond it; of a ratio of 0 the window alone (DeepSeek-V4)."""
-    changes: dict[str, int] = {"window": fields.integer("window", 128), "compression": ratio}
-    if ratio == _OVERLAPPING_RATIO:
-        changes |= {
-            "index_heads": fields.integer("index_n_heads", 64, minimum=1),
-            "index_dim": fields.integer("index_head_dim", 128, minimum=1),
-            "index_topk": fields.integer("index_topk", 512, minimum=1),
-        }
-    return dataclasses.replace(attention, **changes)
 
 
 def _full_attention(fields: Fields, attention: Attention) -> Attention:

@@ -13,8 +13,9 @@ from typing import Any
 from traces.documents import Section, read_text
 from traces.errors import InvalidFile, InvalidInput
 from traces.model.config_decoder import CHECKED, decoder_only
-from traces.model.config_fields import NAMES, Fields, text_model
+from traces.model.config_fields import Fields, text_model
 from traces.model.config_formats import stored_formats
+from traces.model.field_names import NAMES
 from traces.model.huggingface_encoder_decoder import ENCODER_DECODER
 from traces.model.model_architecture import ModelArchitecture
 
@@ -42,10 +43,11 @@ def from_huggingface_config(path: str | Path) -> ModelArchitecture:
         else:
             _require_experts(fields, model_type)
             shapes = decoder_only(fields, model_type)
+        formats = stored_formats(whole, text, shapes["decoder"], path.resolve().parent, str(path))
         return ModelArchitecture(
             name=name or model_type,
             sources=(f"{path.name}, model_type {model_type}",),
-            **_noted(stored_formats(whole, text, shapes["decoder"], path.resolve().parent, str(path)), model_type),
+            **_noted(formats, fields, model_type),
             **shapes,
         )
     except InvalidInput as error:
@@ -54,9 +56,12 @@ def from_huggingface_config(path: str | Path) -> ModelArchitecture:
         raise InvalidFile(f"{path}: {error}") from error
 
 
-def _noted(formats: dict[str, Any], model_type: str) -> dict[str, Any]:
-    """The formats, with a note where nobody has checked what the fields of this type give."""
+def _noted(formats: dict[str, Any], fields: Fields, model_type: str) -> dict[str, Any]:
+    """The formats, with a note of what is not stated, and where nobody has checked what the fields of a type give."""
     notes = [formats.get("note", "")]
+    if fields.defaults and model_type not in ENCODER_DECODER:
+        taken = ", ".join(f"{key} = {value}" for key, value in fields.defaults.items())
+        notes.append(f"not stated, so as the class of {model_type} assumes: {taken}")
     if model_type not in CHECKED and model_type not in ENCODER_DECODER:
         notes.append(f"{model_type} is read by its fields; no count of this type was checked")
     return formats | {"note": "; ".join(filter(None, notes))}
@@ -107,8 +112,8 @@ def _require_experts(fields: Fields, model_type: str) -> None:
     )
     if model_type == "doge" and stated is True:
         raise InvalidFile(
-            f"{fields.where}: the experts of doge are single rows of two tables, looked up by product keys: there is no "
-            "expert to fetch, so it is not modelled"
+            f"{fields.where}: the experts of doge are single rows of two tables, looked up by product keys: "
+            "there is no expert to fetch, so it is not modelled"
         )
     if stated is False or (model_type == "doge" and stated is None):
         raise InvalidFile(dense)

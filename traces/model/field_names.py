@@ -1,0 +1,34 @@
+"""The names that different families give the same field of a `config.json`."""
+
+from __future__ import annotations
+
+__all__ = ["NAMES"]
+
+NAMES: dict[str, tuple[str, ...]] = {
+    "d_model": ("hidden_size", "d_model", "n_embd", "dim"),
+    "n_layers": ("num_hidden_layers", "n_layers", "num_layers", "n_layer"),
+    "n_heads": ("num_attention_heads", "n_heads", "n_head"),
+    "n_kv_heads": ("num_key_value_heads", "kv_n_heads", "n_kv_heads", "num_attention_groups"),
+    "head_dim": ("head_dim", "kv_channels", "attention_head_dim"),
+    "n_experts": (
+        "n_routed_experts", "num_experts", "num_local_experts", "moe_num_experts", "num_moe_experts", "n_experts",
+        "moe_num_primary_experts",
+    ),
+    "top_k": (
+        "num_experts_per_tok", "num_experts_per_token", "moe_topk", "moe_k", "moe_top_k", "top_k_experts",
+        "experts_per_token", "num_selected_experts", "n_activated_experts", "moe_num_active_primary_experts",
+    ),
+    "d_ff_expert": (
+        "moe_intermediate_size", "expert_ffn_hidden_size", "moe_ffn_hidden_size", "expert_intermediate_size",
+    ),
+    "d_ff": ("intermediate_size", "ffn_hidden_size", "d_ff"),
+    "d_ff_dense": ("dense_intermediate_size", "intermediate_size_mlp"),
+    "n_shared": ("n_shared_experts", "num_shared_experts", "moe_num_shared_experts", "num_shared_expert"),
+    "d_ff_shared": (
+        "shared_expert_intermediate_size", "moe_shared_expert_intermediate_size", "share_expert_dim",
+        "shared_intermediate_size",
+    ),
+    "window": ("sliding_window", "attention_chunk_size", "sliding_window_size"),
+    "first_dense": ("first_k_dense_replace", "num_dense_layers", "n_dense_layers", "first_dense_layers"),
+}  # fmt: skip
+"""Our name of a field: the keys that it is found under, the commonest first."""
