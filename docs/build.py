@@ -87,6 +87,7 @@ PARTS: dict[str, Callable[[], str]] = {
     "validated_targets": validation_tables.targets,
     "mutants": mutation_table.line,
     "measured_links": machine_tables.links,
+    "checked_figures": machine_tables.checked,
     "mutants_modules": mutation_table.modules,
     "mutants_survivors": mutation_table.survivors,
     "mutants_equivalent": mutation_table.equivalent,

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import statistics
+from collections import Counter, defaultdict
 
+from hwmodels.checked_specs import VERDICTS, checked_figures, unverified_figures
 from hwmodels.measured_links import measured_links
 
 
@@ -28,4 +30,17 @@ def links() -> str:
         "",
         f"{len(errors)} rows can be said: median {statistics.median(errors):.1%}, mean {statistics.mean(errors):.0%}.",
     ]
+    return "\n".join(lines)
+
+
+def checked() -> str:
+    """How many figures were checked with which verdict, and those that nobody could read."""
+    verdicts = Counter(row.verdict for row in checked_figures())
+    counted = ", ".join(f"{verdicts[name]} {name}" for name in VERDICTS)
+    by_name: dict[str, list[str]] = defaultdict(list)
+    for name, key, _ in unverified_figures():
+        by_name[name].append(key.partition(".")[2].replace("peak_flop_per_s.", ""))
+    lines = [f"{sum(verdicts.values())} figures were checked: {counted}.", ""]
+    lines += ["| unverified in | figures |", "|---|---|"]
+    lines += [f"| `{name}` | {', '.join(keys)} |" for name, keys in by_name.items()]
     return "\n".join(lines)

@@ -72,7 +72,8 @@ def machine_document(machine: MachineSpec) -> dict[str, Any]:
             holder, key = (figures, _YAML_KEYS.get(field, field))
             if "." in field:
                 holder, key = figures.setdefault("peak_flop_per_s", {}), field.partition(".")[2]
-            holder[key] = {"value": quantity.value, "unit": quantity.unit, "source": quantity.source}
+            marked = {"unverified": True} if quantity.unverified else {}
+            holder[key] = {"value": quantity.value, "unit": quantity.unit, "source": quantity.source, **marked}
         if kind != "accelerator":
             document[kind] = figures
     return document

@@ -21,6 +21,12 @@ __all__ = ["Platform", "load_platform", "platform_of"]
 DEFAULT_STACK = "streams"
 """The stack of a machine that no fit was made on: what this project's own runtime executes."""
 
+_BESIDE_THE_POINT = ("accelerator.price_usd", "storage.read_bytes_per_s", "storage.read_latency_s")
+"""Figures that no time depends on while weights lie in memory."""
+
+_NAMED = 3
+"""So many unverified figures are named in a line; `pregate hardware show` has all."""
+
 
 @dataclass(frozen=True, slots=True)
 class Platform:
@@ -58,8 +64,19 @@ class Platform:
         as_fitted = dtype in self.fit.dtypes and untouched and self.machine == machine
         return "fitted" if as_fitted else "extrapolated"
 
+    @property
+    def unverified(self) -> tuple[str, ...]:
+        """Figures that times and sizes are made of and that nobody could read at their source, by dotted key."""
+        quantities = self.machine.quantities()
+        return tuple(key for key, one in quantities.items() if one.unverified and key not in _BESIDE_THE_POINT)
+
     def describe_calibration(self, dtype: str) -> str:
-        """`calibration` in plain words."""
+        """`calibration` in plain words, and which figures of the machine nobody could read."""
+        unread = self.unverified
+        named = ", ".join(unread[:_NAMED]) + (f" and {len(unread) - _NAMED} more" if len(unread) > _NAMED else "")
+        return self._calibration(dtype) + (f"; unverified: {named}" if unread else "")
+
+    def _calibration(self, dtype: str) -> str:
         match self.calibration(dtype):
             case "fitted":
                 return f"fitted on {self.hardware} with {self.stack.name}"

@@ -112,6 +112,8 @@ def check_plausible(value: float, dimension: str, where: str) -> None:
 class Quantity:
     """A published number in SI: `value` in `unit`, the document it stands in, and its date if it ages.
 
+    `unverified`: nobody has read it there, or anywhere else.
+
     Raises `InvalidInput` for a value that is not finite, a unit outside SI or an empty source.
     """
 
@@ -119,6 +121,7 @@ class Quantity:
     unit: str
     source: str
     date: str | None = None
+    unverified: bool = False
 
     def __post_init__(self) -> None:
         if not math.isfinite(self.value):
@@ -151,7 +154,7 @@ def real_number(value: object, where: str) -> float:
 
 
 def parse_quantity(raw: object, where: str, dimension: str, sources: Mapping[str, str] | None = None) -> Quantity:
-    """The `{value, unit, source, date?, note?}` mapping `raw`, in SI; `where` opens every message.
+    """The `{value, unit, source, date?, note?, unverified?}` mapping `raw`, in SI; `where` opens every message.
 
     `source` is a key of `sources` (the file's table of documents) or, when it has a space in it, the
     document's name itself; `note` is appended to it. Raises `InvalidInput` for a value that is not finite
@@ -165,6 +168,7 @@ def parse_quantity(raw: object, where: str, dimension: str, sources: Mapping[str
         value = _number(value, where)
     unit, source = section.text("unit"), section.text("source").strip()
     date, note = section.take("date", optional=True), section.text("note", "").strip()
+    unverified = section.flag("unverified")
     section.done()
     if sources and source not in sources and " " not in source:
         raise unknown_name("source", source, sources, where)
@@ -177,6 +181,7 @@ def parse_quantity(raw: object, where: str, dimension: str, sources: Mapping[str
         unit=DIMENSIONS[dimension],
         source=f"{source} ({note})" if note else source,
         date=None if date is None else str(date),
+        unverified=unverified,
     )
 
 

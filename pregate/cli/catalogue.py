@@ -135,21 +135,30 @@ def show_hardware(
         typer.echo(yaml.safe_dump(document, sort_keys=False, width=110, allow_unicode=True), nl=False)
         return
     rows: list[dict[str, Any]] = [
-        {"key": key, "value": quantity.value, "unit": quantity.unit, "source": quantity.source}
+        {
+            "key": key,
+            "value": quantity.value,
+            "unit": quantity.unit,
+            "source": quantity.source,
+            "unverified": quantity.unverified,
+        }
         for key, quantity in platform.machine.quantities().items()
     ]
     for key, claimed in platform.stack.constants.items():
         row = {"key": f"stack.{key}", "value": claimed.value, "unit": claimed.unit, "source": claimed.source}
+        row["unverified"] = claimed.unverified
         if platform.fit is not None and key in platform.fit.constants:
             fitted = platform.fit.constants[key]
             low, high = fitted.ci95
-            row |= {"value": fitted.value, "source": f"fitted: {platform.fit.name}, 95 % {low:.3g} to {high:.3g}"}
+            source = f"fitted: {platform.fit.name}, 95 % {low:.3g} to {high:.3g}"
+            row |= {"value": fitted.value, "source": source, "unverified": False}
         rows.append(row)
     if render.print_data(options.Format(format), rows, rows):
         return
     table = render.new_table(f"{platform.hardware} ({platform.stack.name})")
-    for column in rows[0]:
+    for column in ("key", "value", "unit", "source"):
         table.add_column(column, justify="right" if column == "value" else "left", overflow="fold")
     for row in rows:
-        table.add_row(str(row["key"]), f"{row['value']:.6g}", str(row["unit"]), str(row["source"]))
+        source = f"unverified: {row['source']}" if row["unverified"] else str(row["source"])
+        table.add_row(str(row["key"]), f"{row['value']:.6g}", str(row["unit"]), source)
     render.print_table(table)
