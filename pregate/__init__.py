@@ -24,6 +24,9 @@ if TYPE_CHECKING:
     from pregate.check.devices import Device
     from pregate.check.running import RunResult, run
     from pregate.check.session import validate
+    from pregate.cost.assumptions import Assumptions, load_assumptions
+    from pregate.cost.costing import CostReport, costs
+    from pregate.cost.serving import Objective
     from pregate.explore.crossover import Crossovers, crossovers
     from pregate.explore.explanation import Explanation, explain
     from pregate.explore.optima.optimize import optimize
@@ -51,9 +54,11 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOMES = {
+    "Assumptions": "pregate.cost.assumptions",
     "Cache": "offload.policy",
     "CapacityExceeded": "offload.memory",
     "Comparison": "pregate.ask.comparison",
+    "CostReport": "pregate.cost.costing",
     "Crossovers": "pregate.explore.crossover",
     "Device": "pregate.check.devices",
     "Dials": "traces.synthesis",
@@ -69,6 +74,7 @@ _HOMES = {
     "ModelArchitecture": "traces.model.architecture",
     "PopularityProfile": "traces.popularity",
     "Modes": "simulator.modes",
+    "Objective": "pregate.cost.serving",
     "Optimum": "pregate.explore.optima.optimum",
     "Platform": "hwmodels.platform",
     "Policy": "offload.policy",
@@ -83,11 +89,13 @@ _HOMES = {
     "TraceRecipe": "pregate.explore.sweeps.workloads",
     "calibrate": "hwmodels.calibrate.calibration",
     "compare": "pregate.ask.comparison",
+    "costs": "pregate.cost.costing",
     "crossovers": "pregate.explore.crossover",
     "explain": "pregate.explore.explanation",
     "explore_page": "pregate.page.writing",
     "fit_dials": "traces.fitting",
     "import_trace": "pregate.api",
+    "load_assumptions": "pregate.cost.assumptions",
     "load_hardware": "pregate.named",
     "load_measurements": "hwmodels.calibrate.measurements",
     "load_model": "pregate.named",
@@ -108,9 +116,11 @@ _HOMES = {
 }
 
 __all__ = [
+    "Assumptions",
     "Cache",
     "CapacityExceeded",
     "Comparison",
+    "CostReport",
     "Crossovers",
     "Device",
     "Dials",
@@ -125,6 +135,7 @@ __all__ = [
     "MissAction",
     "ModelArchitecture",
     "Modes",
+    "Objective",
     "Optimum",
     "Platform",
     "Policy",
@@ -140,11 +151,13 @@ __all__ = [
     "TraceRecipe",
     "calibrate",
     "compare",
+    "costs",
     "crossovers",
     "explain",
     "explore_page",
     "fit_dials",
     "import_trace",
+    "load_assumptions",
     "load_hardware",
     "load_measurements",
     "load_model",

@@ -53,6 +53,10 @@ COMMANDS: dict[str, Entry] = {
         "optimize:optimize",
         "Find the cheapest or fastest machine, policy and settings that meet every constraint, and the Pareto front.",
     ),
+    "cost": Entry(
+        "cost:cost",
+        "Cost designs: money and energy per token and request, machines for a rate, total and payback, with ranges.",
+    ),
     "measure": Entry(
         "measure:measure",
         "Measure this machine: copies, GEMMs, every kind of op, launches, waits, storage. About four minutes.",

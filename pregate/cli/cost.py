@@ -1,0 +1,153 @@
+"""`pregate cost`: money and energy of designs, every assumption printed with its source."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from pregate.cli import options
+from pregate.cli.built import build_machine, build_model, distinct
+from pregate.cli.progress import spinner
+from pregate.draw import render
+from traces.errors import InvalidInput
+
+if TYPE_CHECKING:
+    from pregate.cost.assumptions import Assumption
+    from pregate.cost.costing import CostReport, Range
+    from pregate.cost.serving import Objective
+
+NOTHING_SERVES = 1
+"""Exit status where no design serves the requests."""
+
+
+def cost(
+    model: options.Model,
+    hardware: options.Hardware,
+    policies: Annotated[
+        str, typer.Option(help="Designs, by comma; the first is what runs now.")
+    ] = "on_demand,on_demand+lru,pregate,pregate+lru,gpu_only",
+    input_tokens: options.InputTokens = 256,
+    output_tokens: options.OutputTokens = 256,
+    rate: Annotated[float, typer.Option(help="Requests a second to serve.")] = 0.1,
+    max_ttft: Annotated[str | None, typer.Option(help="Promised time to the first token: 2s, 500ms.")] = None,
+    max_tpot: Annotated[str | None, typer.Option(help="Promised time per output token: 100ms.")] = None,
+    basis: Annotated[str, typer.Option(help="own (bought, with electricity) or rent (by the hour).")] = "own",
+    batches: Annotated[str, typer.Option(help="Batches that are tried.")] = "1,2,4,8,16,32",
+    assume: Annotated[
+        list[str] | None,
+        typer.Option("--assume", help="A figure of your own: electricity_usd_per_kwh=0.31, or low:middle:high."),
+    ] = None,
+    assumptions: Annotated[Path | None, typer.Option("--assumptions", help="A YAML file of such figures.")] = None,
+    sets: options.Sets = None,
+    stack: options.Stack = None,
+    dtype: options.Dtype = None,
+    formats: options.Formats = None,
+    format: options.OutputFormat = options.Format.table,
+) -> None:
+    """Cost designs: money and energy per token and request, machines for a rate, total and payback, with ranges.
+
+    Example: pregate cost switch-base-8 --hardware a100-sxm4-80gb --policies on_demand,pregate --output-tokens 16
+    """
+    architecture = build_model(model, dtype, None, formats)
+    machine = build_machine(hardware, stack, None, sets)
+    names = distinct(policies, "--policies")
+    from pregate.cost.assumptions import load_assumptions
+    from pregate.cost.costing import costs
+
+    with spinner("costing") as update:
+        report = costs(
+            architecture,
+            machine,
+            names,
+            input_tokens=input_tokens,
+            output_tokens=output_tokens,
+            requests_per_s=rate,
+            objective=_objective(max_ttft, max_tpot),
+            basis=basis,
+            batches=_batches(batches),
+            assumptions=load_assumptions(assumptions, _pairs(assume)),
+            progress=update,
+        )
+    document = report.to_dict()
+    if not render.print_data(format, document, document["designs"]):
+        _print(report)
+    raise typer.Exit(0 if report.designs else NOTHING_SERVES)
+
+
+def _objective(max_ttft: str | None, max_tpot: str | None) -> Objective:
+    from hwmodels.quantity import parse_override
+    from pregate.cost.serving import Objective
+
+    return Objective(*(None if text is None else parse_override(text, "time") for text in (max_ttft, max_tpot)))
+
+
+def _batches(text: str) -> tuple[int, ...]:
+    words = distinct(text, "--batches")
+    if not all(word.isascii() and word.isdigit() and 0 < int(word) <= 4096 for word in words):
+        raise InvalidInput(f"--batches {text!r}: whole numbers from 1 to 4096, by comma")
+    return tuple(sorted(int(word) for word in words))
+
+
+def _pairs(assume: list[str] | None) -> dict[str, str]:
+    pairs: dict[str, str] = {}
+    for text in assume or ():
+        name, equals, value = text.partition("=")
+        if not equals or name in pairs:
+            raise InvalidInput(f"--assume {text!r} is not NAME=NUMBER, or is given twice")
+        pairs[name] = value
+    return pairs
+
+
+def _print(report: CostReport) -> None:
+    table = render.new_table(
+        f"{report.model} on {report.hardware}, {report.basis}: {report.request.input_tokens} + "
+        f"{report.request.output_tokens} tokens, {report.requests_per_s:g} requests/s"
+    )
+    table.add_column("design", no_wrap=True)
+    heads = ("batch", "TTFT", "TPOT", "USD/M tokens", "J/token", "machines", "total USD", "cheapest in", "pays in")
+    for head in heads:
+        table.add_column(head, justify="right")
+    for design in report.designs:
+        served, days = design.served, design.payback_days
+        table.add_row(
+            served.design, str(served.batch), render.si(served.ttft_s, "s"), render.si(served.tpot_s, "s"),
+            _shown(design.per_million_tokens), _shown(design.joules_per_token), _shown(design.n_machines),
+            _shown(design.total), f"{design.cheapest_in:.0%}", "runs now" if days is None else _days(days),
+        )  # fmt: skip
+    render.print_table(table)
+    for one in report.unserved:
+        print(f"Not served: {one.reason}.")
+    print(report.verdict())
+    print(f"gpu_only would need {report.gpus_for_gpu_only} of these cards, for memory alone.")
+    print("Batches start and end together: continuous batching serves more. In brackets: 95 % over all assumptions.")
+    print(f"Machine constants: {report.calibration}.")
+    print("Assumed (--assume NAME=NUMBER for your own):")
+    for name, assumed in report.assumed.items():
+        print(f"  {name} = {_assumed(assumed)}")
+
+
+def _assumed(one: Assumption) -> str:
+    ends = "" if one.low == one.high else f" ({one.low:g} to {one.high:g})"
+    unit = "" if one.unit == "1" else f" {one.unit}"
+    return "; ".join(filter(None, (f"{one.value:g}{ends}{unit}", one.source, one.date)))
+
+
+def _shown(found: Range) -> str:
+    if found.low == found.high == found.value:
+        return _figure(found.value)
+    return f"{_figure(found.value)} [{_figure(found.low)}, {_figure(found.high)}]"
+
+
+def _figure(value: float) -> str:
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
+
+
+def _days(found: Range) -> str:
+    def said(days: float) -> str:
+        return "never" if days == float("inf") else f"{days:.3g}"
+
+    if found.low == found.value == found.high == float("inf"):
+        return "never"
+    return f"{said(found.value)} [{said(found.low)}, {said(found.high)}] days"

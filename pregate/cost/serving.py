@@ -1,0 +1,144 @@
+"""What a design takes to serve requests in batches: seconds, and what its lanes do meanwhile; no money yet."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from hwmodels.platform import Platform
+from offload.memory import CapacityExceeded
+from offload.ops import Lane
+from offload.policy import Policy
+from pregate.api import synthesize
+from pregate.ask.simulation import SimulationResult, simulate
+from traces.model.architecture import ModelArchitecture
+
+__all__ = ["BATCHES", "Objective", "Request", "Served", "Unserved", "serve"]
+
+BATCHES = (1, 2, 4, 8, 16, 32)
+"""Batches that are tried."""
+
+_SIMULATED = 16
+"""Tokens simulated of a longer decode, in its middle: a token's time is linear in its context."""
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One request: tokens of its prompt, and tokens that it asks for."""
+
+    input_tokens: int
+    output_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class Objective:
+    """The latency that a user is promised, in seconds; None promises nothing."""
+
+    ttft_s: float | None = None
+    tpot_s: float | None = None
+
+    def met(self, ttft_s: float, tpot_s: float) -> bool:
+        """Whether both are kept."""
+        return (self.ttft_s is None or ttft_s <= self.ttft_s) and (self.tpot_s is None or tpot_s <= self.tpot_s)
+
+
+@dataclass(frozen=True, slots=True)
+class Served:
+    """A design at the batch at which it serves most requests a second and keeps the objective.
+
+    `request_s`: from the prompts of a batch to its last output. Of that time the compute lane is busy `compute_share`,
+    the host's processor `host_share`; `link_bytes` cross the link for each output token.
+    `stretch`: (low, high) of the 95 % interval of a prediction over the prediction; None without a fit.
+    """
+
+    design: str
+    batch: int
+    ttft_s: float
+    tpot_s: float
+    request_s: float
+    compute_share: float
+    host_share: float
+    link_bytes: float
+    stretch: tuple[float, float] | None
+
+    @property
+    def requests_per_s(self) -> float:
+        """Requests a second of a machine that is never idle."""
+        return self.batch / self.request_s
+
+
+@dataclass(frozen=True, slots=True)
+class Unserved:
+    """A design that does not fit, with the HBM that it needs, or that keeps the objective at no batch."""
+
+    design: str
+    reason: str
+    needed_bytes: int = 0
+
+
+def serve(
+    model: ModelArchitecture,
+    machine: Platform,
+    design: Policy,
+    request: Request,
+    objective: Objective,
+    batches: Sequence[int] = BATCHES,
+    seed: int = 0,
+) -> Served | Unserved:
+    """The batch of `batches` at which `design` serves most requests a second within `objective`.
+
+    Sequences of a batch start and end together: engines that batch continuously serve more. Raises as `simulate`.
+    """
+    found: list[Served] = []
+    refused: CapacityExceeded | None = None
+    quickest = (math.inf, math.inf)
+    for batch in batches:
+        try:
+            served = _at(model, machine, design, request, batch, seed)
+        except CapacityExceeded as error:
+            refused = refused or error
+            break
+        quickest = min(quickest, (served.ttft_s, served.tpot_s))
+        if objective.met(served.ttft_s, served.tpot_s):
+            found.append(served)
+    if found:
+        return max(found, key=lambda served: served.requests_per_s)
+    if refused is not None and math.isinf(quickest[0]):
+        return Unserved(design.name, str(refused), refused.needed_bytes if refused.memory == "HBM" else 0)
+    first, other = quickest
+    best = f"{first:.3g} s to the first token and {other:.3g} s a token at best"
+    return Unserved(design.name, f"{design.name} misses the objective at every batch: {best}")
+
+
+def _at(model: ModelArchitecture, machine: Platform, design: Policy, request: Request, batch: int, seed: int) -> Served:
+    """One batch: its prompt, and some tokens in the middle of its decode."""
+    n_seen = min(request.output_tokens, _SIMULATED)
+    before = (request.output_tokens - n_seen) // 2
+    first = _simulated(model, machine, design, request.input_tokens, 2 if before else n_seen, batch, seed)
+    middle = first if not before else _simulated(
+        model, machine, design, request.input_tokens + before, n_seen, batch, seed
+    )  # fmt: skip
+    request_s = first.ttft_s + (request.output_tokens - 1) * middle.tpot_s
+    timeline = middle.timeline
+    assert timeline is not None
+    compute, host = (timeline.busy_s(lane) / middle.makespan_s for lane in (Lane.COMPUTE, Lane.CPU))
+    interval = middle.tokens_per_s_ci95
+    return Served(
+        design=design.name,
+        batch=batch,
+        ttft_s=first.ttft_s,
+        tpot_s=middle.tpot_s,
+        request_s=request_s,
+        compute_share=min(compute, 1.0),
+        host_share=min(host, 1.0),
+        link_bytes=middle.h2d_bytes / middle.n_output_tokens,
+        stretch=None if interval is None else (middle.tokens_per_s / interval[1], middle.tokens_per_s / interval[0]),
+    )
+
+
+def _simulated(
+    model: ModelArchitecture, machine: Platform, design: Policy, n_input: int, n_output: int, batch: int, seed: int
+) -> SimulationResult:
+    trace = synthesize(model, n_input, max(n_output, 2), batch, seed)
+    return simulate(model, machine, trace, design, timeline=True)
