@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from pregate.check.session import validate
     from pregate.cost.assumptions import Assumptions, load_assumptions
     from pregate.cost.costing import CostReport, costs
-    from pregate.cost.serving import Objective
+    from pregate.cost.serving import LatencyPromise
     from pregate.explore.crossover import Crossovers, crossovers
     from pregate.explore.explanation import Explanation, explain
     from pregate.explore.optima.optimize import optimize
@@ -74,7 +74,7 @@ _HOMES = {
     "ModelArchitecture": "traces.model.architecture",
     "PopularityProfile": "traces.popularity",
     "Modes": "simulator.modes",
-    "Objective": "pregate.cost.serving",
+    "LatencyPromise": "pregate.cost.serving",
     "Optimum": "pregate.explore.optima.optimum",
     "Platform": "hwmodels.platform",
     "Policy": "offload.policy",
@@ -127,6 +127,7 @@ __all__ = [
     "Explanation",
     "Fetch",
     "InvalidInput",
+    "LatencyPromise",
     "LatinHypercube",
     "Link",
     "LruCurve",
@@ -135,7 +136,6 @@ __all__ = [
     "MissAction",
     "ModelArchitecture",
     "Modes",
-    "Objective",
     "Optimum",
     "Platform",
     "Policy",

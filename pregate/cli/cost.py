@@ -15,8 +15,8 @@ from traces.errors import InvalidInput
 
 if TYPE_CHECKING:
     from pregate.cost.assumptions import Assumption
-    from pregate.cost.costing import CostReport, Range
-    from pregate.cost.serving import Objective
+    from pregate.cost.costing import CostReport, Estimate
+    from pregate.cost.serving import LatencyPromise
 
 NOTHING_SERVES = 1
 """Exit status where no design serves the requests."""
@@ -76,11 +76,11 @@ def cost(
     raise typer.Exit(0 if report.designs else NOTHING_SERVES)
 
 
-def _objective(max_ttft: str | None, max_tpot: str | None) -> Objective:
+def _objective(max_ttft: str | None, max_tpot: str | None) -> LatencyPromise:
     from hwmodels.quantity import parse_override
-    from pregate.cost.serving import Objective
+    from pregate.cost.serving import LatencyPromise
 
-    return Objective(*(None if text is None else parse_override(text, "time") for text in (max_ttft, max_tpot)))
+    return LatencyPromise(*(None if text is None else parse_override(text, "time") for text in (max_ttft, max_tpot)))
 
 
 def _batches(text: str) -> tuple[int, ...]:
@@ -134,7 +134,7 @@ def _assumed(one: Assumption) -> str:
     return "; ".join(filter(None, (f"{one.value:g}{ends}{unit}", one.source, one.date)))
 
 
-def _shown(found: Range) -> str:
+def _shown(found: Estimate) -> str:
     if found.low == found.high == found.value:
         return _figure(found.value)
     return f"{_figure(found.value)} [{_figure(found.low)}, {_figure(found.high)}]"
@@ -144,7 +144,7 @@ def _figure(value: float) -> str:
     return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
 
 
-def _days(found: Range) -> str:
+def _days(found: Estimate) -> str:
     def said(days: float) -> str:
         return "never" if days == float("inf") else f"{days:.3g}"
 

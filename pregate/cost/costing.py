@@ -14,11 +14,11 @@ from hwmodels.platform import Platform
 from offload.policies import policy_named
 from offload.policy import Policy
 from pregate.cost.assumptions import Assumption, Assumptions, load_assumptions
-from pregate.cost.serving import BATCHES, Objective, Request, Served, Unserved, serve
+from pregate.cost.serving import BATCHES, LatencyPromise, RequestShape, Served, Unserved, serve
 from traces.errors import InvalidInput, unknown_name
 from traces.model.architecture import ModelArchitecture
 
-__all__ = ["BASES", "CostReport", "DesignCost", "Range", "costs"]
+__all__ = ["BASES", "CostReport", "DesignCost", "Estimate", "costs"]
 
 BASES = ("own", "rent")
 """Machines that are bought, or rented by the hour."""
@@ -33,7 +33,7 @@ _JOULES_PER_KWH = 3.6e6
 
 
 @dataclass(frozen=True, slots=True)
-class Range:
+class Estimate:
     """A figure at the middle of all assumptions, and the 95 % interval over their draws."""
 
     value: float
@@ -56,12 +56,12 @@ class DesignCost:
     """
 
     served: Served
-    per_million_tokens: Range
-    per_request: Range
-    joules_per_token: Range
-    n_machines: Range
-    total: Range
-    payback_days: Range | None
+    per_million_tokens: Estimate
+    per_request: Estimate
+    joules_per_token: Estimate
+    n_machines: Estimate
+    total: Estimate
+    payback_days: Estimate | None
     cheapest_in: float
 
 
@@ -76,8 +76,8 @@ class CostReport:
     hardware: str
     basis: str
     calibration: str
-    request: Request
-    objective: Objective
+    request: RequestShape
+    objective: LatencyPromise
     requests_per_s: float
     designs: tuple[DesignCost, ...]
     unserved: tuple[Unserved, ...]
@@ -140,7 +140,7 @@ def costs(
     input_tokens: int = 256,
     output_tokens: int = 256,
     requests_per_s: float = 0.1,
-    objective: Objective | None = None,
+    objective: LatencyPromise | None = None,
     basis: str = "own",
     batches: Sequence[int] = BATCHES,
     assumptions: Assumptions | None = None,
@@ -160,7 +160,7 @@ def costs(
     if not policies:
         raise InvalidInput("no designs to cost: give at least one, such as pregate")
     draws = _Draws(hw, basis, assumptions or load_assumptions())
-    request, promised = Request(input_tokens, output_tokens), objective or Objective()
+    request, promised = RequestShape(input_tokens, output_tokens), objective or LatencyPromise()
     designs: list[Served] = []
     unserved: list[Unserved] = []
     chosen = [policy_named(policy) if isinstance(policy, str) else policy for policy in policies]
@@ -192,9 +192,9 @@ def costs(
     )
 
 
-def _gpus_for_gpu_only(model: ModelArchitecture, hw: Platform, request: Request, batches: Sequence[int]) -> int:
+def _gpus_for_gpu_only(model: ModelArchitecture, hw: Platform, request: RequestShape, batches: Sequence[int]) -> int:
     """Cards whose memory together would hold the model and one smallest batch; 1 where it fits."""
-    found = serve(model, hw, policy_named("gpu_only"), request, Objective(), batches[:1])
+    found = serve(model, hw, policy_named("gpu_only"), request, LatencyPromise(), batches[:1])
     if isinstance(found, Served) or not found.needed_bytes:
         return 1
     reserve = int(hw.constant("reserve_bytes"))
@@ -238,9 +238,9 @@ class _Total:
         )
 
 
-def _range(values: NDArray[np.float64]) -> Range:
+def _range(values: NDArray[np.float64]) -> Estimate:
     low, high = np.quantile(values[1:], (0.025, 0.975), method="inverted_cdf").tolist()
-    return Range(float(values[0]), low, high)
+    return Estimate(float(values[0]), low, high)
 
 
 class _Draws:
@@ -285,7 +285,7 @@ class _Draws:
             self._drawn[name] = np.concatenate([[1.0], np.exp(normal)])
         return self._drawn[name]
 
-    def cost(self, served: Served, request: Request, requests_per_s: float) -> _Total:
+    def cost(self, served: Served, request: RequestShape, requests_per_s: float) -> _Total:
         """What `served` costs at a rate. A machine draws power while it serves, and idles for the rest."""
         slower, used = self._slower(served), self._of("utilisation")
         seconds_per_token = served.request_s * slower / (served.batch * request.output_tokens)

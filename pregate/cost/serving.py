@@ -14,7 +14,7 @@ from pregate.api import synthesize
 from pregate.ask.simulation import SimulationResult, simulate
 from traces.model.architecture import ModelArchitecture
 
-__all__ = ["BATCHES", "Objective", "Request", "Served", "Unserved", "serve"]
+__all__ = ["BATCHES", "LatencyPromise", "RequestShape", "Served", "Unserved", "serve"]
 
 BATCHES = (1, 2, 4, 8, 16, 32)
 """Batches that are tried."""
@@ -24,7 +24,7 @@ _SIMULATED = 16
 
 
 @dataclass(frozen=True, slots=True)
-class Request:
+class RequestShape:
     """One request: tokens of its prompt, and tokens that it asks for."""
 
     input_tokens: int
@@ -32,7 +32,7 @@ class Request:
 
 
 @dataclass(frozen=True, slots=True)
-class Objective:
+class LatencyPromise:
     """The latency that a user is promised, in seconds; None promises nothing."""
 
     ttft_s: float | None = None
@@ -81,8 +81,8 @@ def serve(
     model: ModelArchitecture,
     machine: Platform,
     design: Policy,
-    request: Request,
-    objective: Objective,
+    request: RequestShape,
+    objective: LatencyPromise,
     batches: Sequence[int] = BATCHES,
     seed: int = 0,
 ) -> Served | Unserved:
@@ -111,7 +111,9 @@ def serve(
     return Unserved(design.name, f"{design.name} misses the objective at every batch: {best}")
 
 
-def _at(model: ModelArchitecture, machine: Platform, design: Policy, request: Request, batch: int, seed: int) -> Served:
+def _at(
+    model: ModelArchitecture, machine: Platform, design: Policy, request: RequestShape, batch: int, seed: int
+) -> Served:
     """One batch: its prompt, and some tokens in the middle of its decode."""
     n_seen = min(request.output_tokens, _SIMULATED)
     before = (request.output_tokens - n_seen) // 2

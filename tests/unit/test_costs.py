@@ -12,7 +12,7 @@ from command_line import Run
 import pregate
 from pregate.cost.assumptions import GENERAL, Assumption, Assumptions, load_assumptions
 from pregate.cost.costing import costs
-from pregate.cost.serving import Objective
+from pregate.cost.serving import LatencyPromise
 from traces.errors import InvalidFile, InvalidInput
 
 SURE = {
@@ -115,9 +115,9 @@ def test_the_cheapest_is_called_so_only_where_the_draws_agree() -> None:
 def test_an_objective_chooses_the_batch_and_may_be_met_by_none() -> None:
     free = asked().designs[1].served
     assert free.batch == 2
-    tight = asked(objective=Objective(tpot_s=free.tpot_s * 0.999))
+    tight = asked(objective=LatencyPromise(tpot_s=free.tpot_s * 0.999))
     assert [design.served.batch for design in tight.designs] == [1, 1]
-    none = asked(objective=Objective(ttft_s=1e-9))
+    none = asked(objective=LatencyPromise(ttft_s=1e-9))
     assert not none.designs
     assert "misses the objective at every batch" in none.verdict()
 
