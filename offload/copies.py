@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from offload.ops import Lane, OpKind, Work
+from offload.policy import MissAction
 from offload.recorder import Recorder
 from offload.runs import run_work
 
@@ -57,8 +58,8 @@ class CopyWriter:
         """The copies that a later read of storage may have to wait for; -1 is none."""
         return tuple(self._last_fetches)
 
-    def fetch(self, to: Target, bits: float | None) -> tuple[int, int]:
-        """One expert over the link, out of storage if it lives there; `bits` of a parameter, None as it is stored.
+    def fetch(self, to: Target, how: MissAction) -> tuple[int, int]:
+        """One expert over the link, out of storage if it lives there; `how`: at which precision, and how much of it.
 
         Returns the first and the last op of it, which follow one another.
         """
@@ -66,8 +67,10 @@ class CopyWriter:
         if self._copies.disk is not None:
             aside = to._replace(slot=-1, fills=False)
             read = self._copy(Lane.DISK, self._copies.disk, aside, self._last_fetches[0], -1)
-        if bits is not None:
-            work = work._replace(copy_bytes=int(work.copy_bytes * bits / work.weight_bits), weight_bits=bits)
+        if how.bits is not None:
+            work = work._replace(copy_bytes=int(work.copy_bytes * how.bits / work.weight_bits), weight_bits=how.bits)
+        if how.share < 1:
+            work = work._replace(copy_bytes=int(work.copy_bytes * how.share))
         last = self._copy(Lane.H2D, work, to, to.reader, read)
         self._last_fetches.append(last)
         return (last if read < 0 else read), last

@@ -109,14 +109,24 @@ class HostSide:
         self._arrived = -1
         return self._issue(self._loop.works.cpu_layer(what), layer, after)
 
-    def experts(self, experts: Sequence[int], tokens: Sequence[int], layer: int, arrived: int = -1) -> None:
+    def experts(
+        self,
+        experts: Sequence[int],
+        tokens: Sequence[int],
+        layer: int,
+        arrived: int = -1,
+        shares: Sequence[float] = (),
+    ) -> None:
         """Experts that the host computes; the next op of the compute stream waits for their results.
 
-        `arrived`: the hand-over of their activations; -1 where those are on the host already.
+        `arrived`: the hand-over of their activations; -1 where those are on the host already. `shares`: of the hidden
+        units of each, what is computed here; all where none are given.
         """
+        works = self._loop.works
         after: tuple[int, ...] = (arrived,) if arrived >= 0 else ()
-        for expert, n_tokens in zip(experts, tokens, strict=True):
-            self._issue(self._loop.works.cpu_expert(n_tokens), layer, after, expert)
+        for expert, n_tokens, share in zip(experts, tokens, shares or [1.0] * len(experts), strict=True):
+            what = works.cpu_expert(n_tokens)
+            self._issue(what if share == 1 else works.part(what, share), layer, after, expert)
             after = ()
         if arrived >= 0:
             self.waits.append(self._return((self._last,), layer))

@@ -13,11 +13,15 @@ from itertools import groupby
 from typing import NamedTuple
 
 from offload.copies import Copies, CopyWriter, Target
+from offload.policy import MissAction
 from offload.recorder import Recorder
-from offload.residency import ResidentSet, count_slots
+from offload.residency import Access, ResidentSet, count_slots
 from traces.errors import PregateError
 
 __all__ = ["CapacityExceeded", "ExpertMemory", "Held"]
+
+
+_WHOLE = MissAction.FETCH
 
 
 class CapacityExceeded(PregateError):
@@ -34,8 +38,9 @@ class CapacityExceeded(PregateError):
 class Held(NamedTuple):
     """One expert on the device or on its way, or the `n` of a run. `ready`: the op to wait for before reading, -1 none.
 
-    `slot` is where the FFN reads it, of a run the first; `transient`: the slot is given back after the read. `hit`: it
-    was resident when it was first asked for. `passing`: ops `first` to `ready` bring it for one read only.
+    `slot` is where the FFN reads it, of a run the first; `transient`: as much HBM is given back after the read. `hit`:
+    it was resident when it was first asked for. `passing`: ops `first` to `ready` bring it for one read only. `given`:
+    the slot that a cache gave for it, which is then free after the read, -1 none.
     """
 
     expert: int
@@ -46,11 +51,17 @@ class Held(NamedTuple):
     hit: bool
     first: int
     passing: bool
+    given: int = -1
+
+    @property
+    def frees(self) -> int:
+        """The slot that is free after the read, of a run the first; -1 none."""
+        return self.given if self.given >= 0 else self.slot if self.transient else -1
 
 
 class _Waiting(NamedTuple):
-    """An expert that waits for a slot, or `n` that one run brings. `cached`: its slot of the cache, -1 none; `bits`: of
-    a parameter as it is brought, None as it is stored.
+    """An expert that waits for a slot, or `n` that one run brings. `cached`: its slot of the cache, -1 none; `how`: at
+    which precision it is brought, and how much of it.
     """
 
     layer: int
@@ -59,13 +70,14 @@ class _Waiting(NamedTuple):
     cached: int
     hit: bool
     step: int
-    bits: float | None
+    how: MissAction
 
 
 class ExpertMemory:
     """Grants slots and writes the copies that fill them into a recorder.
 
-    Slots 0..n_buffers-1 are transient, the cache's follow. With `copies.stage`, experts are copied within HBM
+    Slots 0..n_buffers-1 are transient, the cache's follow; a cache that takes an expert over from a transient slot
+    gives its own for it. With `copies.stage`, experts are copied within HBM
     from where the link put them (a cache slot, or a staging area outside the count, as Eq. 1 of the paper
     has it) into a buffer; without, they are read where they landed. `n_host_buffers`: see `CopyWriter`. `in_runs`:
     copies that nobody waits for one by one become runs (`offload.runs`). `warm_bytes`: what a cache that has residents
@@ -91,9 +103,11 @@ class ExpertMemory:
         self._reader = [-1] * count_slots(n_buffers, cache)  # slot -> the op that read it last
         warm = cache.slots_in_use if cache is not None else ()
         self.warm_bytes = len(warm) * expert_bytes
-        self._filled = dict.fromkeys((n_buffers + slot for slot in warm), -1)  # cache slot -> op that filled it
+        self._home = list(range(n_buffers, len(self._reader)))  # slot of the cache -> slot
+        self._filled = dict.fromkeys((n_buffers + slot for slot in warm), -1)  # of the cache's slots, by which op
         self._held: dict[int, dict[int, Held]] = {}  # layer -> expert -> where
         self._holds: dict[int, list[Held]] = {}  # layer -> the same, a run once
+        self._beside: dict[int, set[int]] = {}  # layer -> experts that were brought aside
         self._waiting: deque[_Waiting] = deque()
         self._in_runs = in_runs and copies.disk is None
         self._pinned: set[int] = set()
@@ -144,41 +158,70 @@ class ExpertMemory:
         experts: Iterable[int],
         step: int,
         named: Collection[int] | None = None,
-        bits: Mapping[int, float] | None = None,
+        how: Mapping[int, MissAction] | None = None,
+        aside: bool = False,
+        adopts: Collection[int] = (),
     ) -> None:
         """Bring `experts` of `layer` for its next FFN, as soon as slots allow; one event for the cache.
 
         `named`: those that the gate of the layer will name in this step; the copies of the others may become runs.
-        `bits`: of those brought below their stored precision, of a parameter.
+        `how`: of those not brought whole as they are stored. `aside`: beside the cache, which has no part in it, unless
+        experts are copied within HBM for every read.
+        `adopts`: experts brought aside that the gate has named, which are of the event too.
         """
         held = self._held.setdefault(layer, {})
         self._holds.setdefault(layer, [])
         new = list(dict.fromkeys(experts))
         if held or self._waiting:
             new = [expert for expert in new if not self.claimed_or_waiting(layer, expert)]
+        if aside:
+            self._beside.setdefault(layer, set()).update(new)
         if self.cache is None:
-            self._queue(layer, new, step, named, bits or {})
+            self._queue(layer, new, step, named, how or {})
+        elif aside and self.copies.stage is None:
+            self._queue(layer, [one for one in new if (layer, one) not in self.cache], step, named, how or {})
         else:
-            accesses = self.cache.admit(layer, new, self._pinned)
+            event = sorted([*new, *adopts]) if adopts else new
+            accesses = self.cache.admit(layer, event, self._pinned)
             pins = [layer * self.cache.n_experts + access.expert for access in accesses if access.slot >= 0]
             self._pinned.update(pins)
             self._pinned_by_layer.setdefault(layer, []).extend(pins)
+            for access in accesses if adopts else ():
+                if access.expert in adopts:
+                    self._adopt(layer, access)
+            accesses = tuple(access for access in accesses if access.expert not in adopts) if adopts else accesses
             for passing, group in groupby(accesses, lambda access: access.slot < 0):
                 if passing:
-                    self._queue(layer, [access.expert for access in group], step, named, bits or {})
+                    self._queue(layer, [access.expert for access in group], step, named, how or {})
                 else:
-                    self._waiting.extend(_Waiting(layer, a.expert, 1, a.slot, a.hit, step, None) for a in group)
+                    self._waiting.extend(_Waiting(layer, a.expert, 1, a.slot, a.hit, step, _WHOLE) for a in group)
         self._grant()
 
+    def aside(self, layer: int) -> list[int]:
+        """The experts of `layer` that were brought aside and hold a slot."""
+        held = self._held.get(layer, {})
+        return [expert for expert in held if expert in self._beside.get(layer, ())]
+
+    def _adopt(self, layer: int, access: Access) -> None:
+        """The cache keeps an expert where it was brought beside it, and gives the slot it would have gone to."""
+        if access.slot < 0:
+            return
+        held, before = self._held[layer][access.expert], self._home[access.slot]
+        now = held._replace(transient=before in self._filled, passing=False, given=before)
+        self._filled.pop(before, None)
+        self._filled[held.slot], self._home[access.slot] = held.ready, held.slot
+        self._held[layer][access.expert] = now
+        self._holds[layer] = [now if one is held else one for one in self._holds[layer]]
+
     def _queue(
-        self, layer: int, experts: list[int], step: int, named: Collection[int] | None, bits: Mapping[int, float]
+        self, layer: int, experts: list[int], step: int, named: Collection[int] | None, how: Mapping[int, MissAction]
     ) -> None:
         """Let `experts`, which no cache keeps, wait for slots: in runs where nobody waits for them one by one."""
         if named is None or not self._in_runs:
-            self._waiting.extend(_Waiting(layer, expert, 1, -1, False, step, bits.get(expert)) for expert in experts)
+            self._waiting.extend(_Waiting(layer, one, 1, -1, False, step, how.get(one, _WHOLE)) for one in experts)
             return
         for first, n in _runs(experts, named):
-            own = bits.get(first) if n == 1 else None
+            own = how.get(first, _WHOLE) if n == 1 else _WHOLE
             self._waiting.append(_Waiting(layer, first, n, -1, False, step, own))
 
     def cancel(self, layer: int, needed: Container[int], by: int) -> None:
@@ -209,6 +252,7 @@ class ExpertMemory:
         ended.
         """
         self._held.pop(layer, None)
+        self._beside.pop(layer, None)
         readers = self._reader
         for held in self._holds.pop(layer, ()):
             in_use = used is None or held.expert in used
@@ -217,9 +261,11 @@ class ExpertMemory:
                 readers[slot : slot + held.n] = [reader] * held.n
             else:
                 readers[slot : slot + held.n] = [max(last, before) for before in readers[slot : slot + held.n]]
-            if held.transient:
-                self._free.extend(range(slot, slot + held.n))
-                if not in_use:
+            if held.frees >= 0:
+                if held.frees != slot:
+                    readers[held.frees] = max(last, readers[held.frees])
+                self._free.extend(range(held.frees, held.frees + held.n))
+                if not in_use and held.transient:
                     self._recorder.release_after(held.ready, self._expert_bytes * held.n)
         if self._pinned:
             self._pinned.difference_update(self._pinned_by_layer.pop(layer, ()))
@@ -230,8 +276,9 @@ class ExpertMemory:
         held = self._held[layer].pop(expert)
         self._holds[layer].remove(held)
         self._reader[held.slot] = reader
-        if held.transient:
-            self._free.append(held.slot)
+        if held.frees >= 0:
+            self._reader[held.frees] = reader
+            self._free.append(held.frees)
         self._grant()
 
     def give_up(self, layer: int, needed: Container[int]) -> bool:
@@ -295,13 +342,13 @@ class ExpertMemory:
     def _place(self, entry: _Waiting, transient: bool) -> Held:
         """One expert into its slot of the cache or into a free one, or from the cache into a free one to be read."""
         buffer = self._take(1) if transient else -1
-        cached = self.n_buffers + entry.cached if entry.cached >= 0 else -1
+        cached = self._home[entry.cached] if entry.cached >= 0 else -1
         ready = self._filled.get(cached, -1)
         first, passing = ready, not entry.hit and cached < 0
         stage = self.copies.stage
         if not entry.hit:
             slot = cached if cached >= 0 else (-1 if stage is not None else buffer)
-            first, ready = self._writer.fetch(self._target(entry, slot), entry.bits)
+            first, ready = self._writer.fetch(self._target(entry, slot), entry.how)
             if cached >= 0:
                 self._filled[cached] = ready
         if stage is None:
@@ -314,7 +361,7 @@ class ExpertMemory:
 
     def _target(self, entry: _Waiting, slot: int) -> Target:
         """Where the expert of `entry` goes: HBM is taken for a transient slot, and for a cache slot the first time."""
-        fills = slot >= 0 and (slot < self.n_buffers or slot not in self._filled)
+        fills = slot >= 0 and slot not in self._filled
         reader = self._reader[slot] if slot >= 0 else -1
         return Target(entry.layer, entry.expert, slot, entry.step, reader, fills, entry.layer != self.gated_layer)
 

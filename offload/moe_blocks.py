@@ -8,6 +8,7 @@ between, and the attention and gate of N + 1. Nothing here may know time.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple, Protocol
 
 from numpy.typing import NDArray
@@ -87,7 +88,7 @@ class Blocks:
         self.loop, self.policy, self.decisions, self.first, self.unions = loop, policy, decisions, first, unions
         self.step, self.encoding = step, encoding
         self.n_revealed = 0  # blocks whose experts a gate has selected so far
-        self.bits: dict[int, float] = {}  # experts of the block that are fetched below their stored precision
+        self.how: dict[int, MissAction] = {}  # how the misses of the block are answered
 
     def run(self, block: int, layer: int) -> None:
         """Gate, copies, waits and expert FFN of MoE block `block`, which sits in `layer`."""
@@ -98,6 +99,8 @@ class Blocks:
             self.n_revealed = max(self.n_revealed, block + self.policy.lookahead + 1)
             return
         gate = loop.compute(loop.pass_works.gate, layer)
+        if self.policy.predictor is not None and not self.encoding and block + 1 < len(self.unions):
+            gate = loop.compute(loop.pass_works.gate, layer)  # of a later layer, on the same hidden states
         if self.policy.resident and kept is not None:
             self._at_home(union, kept, layer, gate)
             return
@@ -161,7 +164,15 @@ class Blocks:
             resident=lambda other, expert: self.loop.memory.has(self.first + other, expert),
             chosen=lambda other: of_tokens(self.step.experts, other),
             gate_weights=lambda other: of_tokens(self.step.gate_weights, other),
+            predicted=lambda other: self._predicted(block, other),
         )
+
+    def _predicted(self, block: int, other: int) -> NDArray[Any] | None:
+        """What the policy's predictor says at a block of a later one."""
+        predictor, layer = self.policy.predictor, self.first + other
+        if predictor is None or self.encoding or not block < other < len(self.unions):
+            return None
+        return predictor(self.loop.i_step, layer, self.step.experts[:, layer], self.loop.model.n_experts)
 
     def _reads_for(self, later: list[Fetch], read_back: bool) -> bool:
         """Whether the host must read the ids of later blocks back before it can fetch them."""
@@ -182,33 +193,51 @@ class Blocks:
             memory.bring(layer, fetch.experts, self.loop.i_step, active)
         memory.drop_waiting(layer, active)
         absent = [expert for expert in active if not memory.claimed_or_waiting(layer, expert)]
+        guessed = memory.aside(layer)
+        if any(expert not in active for expert in guessed):
+            memory.give_up(layer, active)
+        kept_there = memory.cache is not None and memory.copies.stage is None
+        adopts = [expert for expert in guessed if expert in active] if kept_there else []
         if self.decisions.on_miss is fetch_misses:
-            if absent:
-                memory.bring(layer, absent, self.loop.i_step)
+            if absent or adopts:
+                memory.bring(layer, absent, self.loop.i_step, adopts=adopts)
             return []
         missing = [expert for expert in absent if not memory.has(layer, expert)]
-        actions = self._answers(self._view(block), missing) if missing else {}
-        self.bits = {expert: action.bits for expert, action in actions.items() if action.bits is not None}
-        on_cpu = [expert for expert in missing if actions[expert].place == "host"]
-        memory.bring(layer, [e for e in absent if e not in on_cpu], self.loop.i_step, bits=self.bits)
-        return on_cpu
+        self.how = self._answers(self._view(block), missing) if missing else {}
+        in_parts = [expert for expert, action in self.how.items() if action.share < 1]
+        on_cpu = [expert for expert in missing if self.how[expert].place == "host"]
+        whole = [expert for expert in absent if expert not in on_cpu and expert not in in_parts]
+        memory.bring(layer, whole, self.loop.i_step, how=self.how, adopts=adopts)
+        if in_parts:
+            memory.bring(layer, in_parts, self.loop.i_step, how=self.how, aside=True)
+        return sorted([*on_cpu, *in_parts])
 
     def _answers(self, view: BlockView, missing: list[int]) -> dict[int, MissAction]:
         """What the policy does with each missing expert. Raises `InvalidInput` for what cannot be done."""
         answers = checked_answers(self.policy.name, self.decisions.on_miss(view, missing), view, missing)
-        loop = self.loop
         for expert, action in answers.items():
-            if action.bits is None:
-                continue
-            where = f"policy {self.policy.name} fetches expert {expert} at {action.bits:g} bits"
-            copies, execution, stored = loop.memory.copies, loop.execution, loop.model.expert_dtype.bits
-            if execution.grouped or copies.stage or copies.disk or loop.memory.cache is not None:
-                raise InvalidInput(
-                    f"{where}: take a stack that runs experts one by one from their slots (streams), no cache, and DRAM"
-                )
-            if action.bits > stored:
-                raise InvalidInput(f"{where}: {loop.model.name} stores {stored:g}, give at most that")
+            if action.bits is not None or action.share < 1:
+                answers[expert] = self._in_part(expert, action)
         return answers
+
+    def _in_part(self, expert: int, action: MissAction) -> MissAction:
+        """An answer that fetches less than all of an expert, its share in whole hidden units; raises `InvalidInput`."""
+        loop, n_units = self.loop, self.loop.model.d_ff_expert
+        what = f"at {action.bits:g} bits" if action.bits is not None else f"by {action.share:.3g} of it"
+        where = f"policy {self.policy.name} fetches expert {expert} {what}"
+        copies, stored = loop.memory.copies, loop.model.expert_dtype.bits
+        cached = action.bits is not None and loop.memory.cache is not None
+        if loop.execution.grouped or copies.stage or copies.disk or cached:
+            no_cache = ", no cache," * (action.bits is not None)
+            raise InvalidInput(
+                f"{where}: take a stack that runs experts one by one from their slots (streams){no_cache} and DRAM"
+            )
+        if action.bits is not None and action.bits > stored:
+            raise InvalidInput(f"{where}: {loop.model.name} stores {stored:g}, give at most that")
+        if action.share < 1:
+            n_fetched = int(action.share * n_units + 0.5)
+            return MissAction.CPU if not n_fetched else replace(action, share=n_fetched / n_units)
+        return action
 
     def _bring(self, later: Iterable[Fetch], done: int) -> None:
         """Start `later` fetches; those of the next step once their block has run, `done` being the last that has."""
@@ -218,12 +247,12 @@ class Blocks:
                 loop.next_step.append(fetch)
             else:
                 named = self.unions[fetch.block].experts
-                loop.memory.bring(self.first + fetch.block, fetch.experts, loop.i_step, named)
+                loop.memory.bring(self.first + fetch.block, fetch.experts, loop.i_step, named, aside=fetch.aside)
         if loop.next_step:
             due = [fetch for fetch in loop.next_step if fetch.block <= done]
             loop.next_step = [fetch for fetch in loop.next_step if fetch.block > done]
             for fetch in due:
-                loop.memory.bring(self.first + fetch.block, fetch.experts, loop.i_step)
+                loop.memory.bring(self.first + fetch.block, fetch.experts, loop.i_step, aside=fetch.aside)
 
     def _wait(self, block: int, layer: int) -> None:
         """The host blocks until the block's copies are done, where the stack does that."""
@@ -243,9 +272,10 @@ class Blocks:
         if on_cpu:
             tokens = dict(zip(union.experts, union.tokens, strict=True))
             arrived = loop.host_side.hand_over(gate, layer)
-            loop.host_side.experts(on_cpu, [tokens[expert] for expert in on_cpu], layer, arrived)
+            shares = [self._host_share(expert) for expert in on_cpu]
+            loop.host_side.experts(on_cpu, [tokens[expert] for expert in on_cpu], layer, arrived, shares)
             back = loop.host_side.take_waits()
-            device = _without(union, on_cpu)
+            device = _without(union, [expert for expert in on_cpu if self.how[expert].place == "host"])
         hands_on = loop.execution.hands_slots_on and self.policy.needs_ids
         n_hits = sum(expert in held and held[expert].hit for expert in device.experts)
         begun = False
@@ -354,10 +384,17 @@ class Blocks:
 
     def _expert(self, expert: int, n_tokens: int, layer: int, after: Sequence[int], freed: int) -> int:
         """The FFN of one expert."""
-        what = self.loop.works.single(n_tokens)
-        if expert in self.bits:
-            what = what._replace(weight_bits=self.bits[expert])
+        what, how = self.loop.works.single(n_tokens), self.how.get(expert, MissAction.FETCH)
+        if how.bits is not None:
+            what = what._replace(weight_bits=how.bits)
+        if how.share < 1:
+            what = self.loop.works.part(what, how.share)
         return self.loop.compute(what, layer, after, freed, expert)
+
+    def _host_share(self, expert: int) -> float:
+        """Of the hidden units of an expert, the share that the host computes."""
+        how = self.how[expert]
+        return 1.0 if how.place == "host" else 1.0 - how.share
 
     def _count(self, n_lookups: int, n_hits: int) -> None:
         counts = self.loop.lookups[self.loop.phase]

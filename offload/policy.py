@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, ClassVar, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
 
+from offload.miss_costs import AsksMachine, MissCosts
 from offload.placement import AS_DECIDED, Placement
 from traces.documents import check_name
 from traces.errors import InvalidInput, unknown_name
@@ -32,6 +33,7 @@ __all__ = [
     "Fetch",
     "MissAction",
     "Policy",
+    "Predictor",
     "RunFacts",
     "fetch_misses",
     "misses_on_host",
@@ -44,12 +46,14 @@ class MissAction:
     """How an expert that is needed now and is not on the device is answered: where it is computed, at which precision.
 
     `place`: "device" fetches it into a slot, "host" computes it on the CPU. `bits`: a parameter as it is fetched and
-    read, below the model's own; None: as the model stores it. Raises `InvalidInput` for another place, for bits that
-    are not above 0, or for bits of what stays on the host.
+    read, below the model's own; None: as the model stores it. `share`: of its hidden units that are fetched, to the
+    nearest; the host computes the others, no cache keeps it. Raises `InvalidInput` for another place, for bits that are
+    not above 0, a share outside 0 to 1, or either of what stays on the host.
     """
 
     place: str = "device"
     bits: float | None = None
+    share: float = 1.0
     FETCH: ClassVar[MissAction]
     CPU: ClassVar[MissAction]
 
@@ -58,6 +62,8 @@ class MissAction:
             raise InvalidInput(f"place = {self.place!r}: a missing expert runs on the device or on the host")
         if self.bits is not None and not (self.place == "device" and 0 < self.bits <= 64):
             raise InvalidInput(f"bits = {self.bits!r} on the {self.place}: above 0, at most 64, of what is fetched")
+        if not (0 <= self.share <= 1) or (self.share < 1 and self.place != "device"):
+            raise InvalidInput(f"share = {self.share!r} on the {self.place}: 0 to 1, of what is fetched")
 
 
 MissAction.FETCH = MissAction()
@@ -67,12 +73,14 @@ MissAction.CPU = MissAction("host")
 class Fetch(NamedTuple):
     """Start moving `experts` of MoE block `block` (of the same stack) to the device.
 
-    `steps_ahead`: 0 for this forward pass, 1 for the next one, which may be of any block.
+    `steps_ahead`: 0 for this forward pass, 1 for the next one, which may be of any block. `aside`: into a buffer beside
+    the cache, which the expert enters only when its gate has named it.
     """
 
     block: int
     experts: tuple[int, ...]
     steps_ahead: int = 0
+    aside: bool = False
 
 
 def _unknown(block: int) -> None:
@@ -87,7 +95,7 @@ class BlockView:
     of block j of this step if a gate has selected them already, else None. `resident(j, e)`: whether expert
     e of block j is on the device or on its way. `i_step`: forward pass. Of block j, None where no gate has selected yet
     or the trace does not say: `chosen(j)` what each token chose, (n_tokens, top_k), and `gate_weights(j)` the weights
-    of that, float32. `predicted(j)`: what a predictor recorded with the trace expects of any block, as `chosen`.
+    of that, float32. `predicted(j)`: what the policy's predictor expects of a later block, as `chosen`.
     """
 
     i_step: int
@@ -180,6 +188,11 @@ OnMiss = Callable[[BlockView, Sequence[int]], Mapping[int, MissAction]]
 """What to do with needed experts that are not on the device: an answer for each of them."""
 
 
+Predictor = Callable[[int, int, "Chosen", int], "Chosen"]
+"""What is expected of a MoE layer before its gate runs: of a forward pass, a layer, what its gate will choose and the
+number of experts, as `chosen`. It stands for what a real predictor would have said: only its errors are made up."""
+
+
 class Decisions(NamedTuple):
     """The decisions of one run, which may remember what they have seen in it."""
 
@@ -208,7 +221,8 @@ class Policy:
     activation level of Pre-gated MoE; 0 is the conventional gate). `prefetch`: what to start moving when a
     gate has run: for blocks of this step that have not run, or any of the next. `on_miss`: what to do with needed
     experts that are not there. `start(facts)`: makes both anew for every run; a policy that remembers states it instead
-    of them. `buffers(n_active, n_experts)`: slots needed, `n_active` being the largest union of one event. `needs_ids`:
+    of them. `predictor`: what `BlockView.predicted` says, for which a second gate runs in every block.
+    `buffers(n_active, n_experts)`: slots needed, `n_active` being the largest union of one event. `needs_ids`:
     whether a prefetch waits until the host has read the selected ids. `encoder`: whether an encoder runs on demand, as
     in the released code, or under this policy. `placement`: where the parts of the model live that are not simply in
     HBM; the policy decides about the experts that it leaves. `popularity`: the counts by which a placement keeps the
@@ -225,6 +239,7 @@ class Policy:
     encoder: Literal["on_demand", "same"] = "on_demand"
     cache: Cache | None = None
     start: Callable[[RunFacts], Decisions] | None = None
+    predictor: Predictor | None = None
     placement: Placement = AS_DECIDED
     popularity: PopularityProfile | None = None
 
@@ -246,6 +261,24 @@ class Policy:
         if not isinstance(made, Decisions):
             raise InvalidInput(f"policy {self.name}: start returned {made!r}, not Decisions(prefetch, on_miss)")
         return made
+
+    @property
+    def costs(self) -> MissCosts | None:
+        """What the policy knows of its machine; None before it was asked, or where it asks nothing."""
+        return self.on_miss.costs if isinstance(self.on_miss, AsksMachine) else None
+
+    @property
+    def asks_machine(self) -> bool:
+        """Whether it decides by what a machine takes, and does not know yet."""
+        answer: Any = self.on_miss
+        return isinstance(answer, AsksMachine) and answer.costs is None
+
+    def on_machine(self, costs: MissCosts) -> Policy:
+        """The policy on a machine of these `costs`; one that asks nothing, or knows, stays as it is."""
+        if not self.asks_machine:
+            return self
+        known: Any = self.on_miss
+        return replace(self, on_miss=replace(known, costs=costs))
 
     def with_placement(self, placement: Placement | None) -> Policy:
         """The policy with the model placed as `placement`, which its name then says.

@@ -23,6 +23,7 @@ __all__ = [
     "cross_attention_work",
     "dense_ffn_work",
     "expert_copy_work",
+    "expert_part_work",
     "experts_work",
     "gate_work",
     "handover_work",
@@ -192,6 +193,12 @@ def cpu_layer_work(what: Work) -> Work:
 def cpu_expert_work(model: ModelArchitecture, n_tokens: int) -> Work:
     """One expert FFN, computed by the host."""
     return experts_work(model, [n_tokens])._replace(kind=OpKind.CPU_EXPERT)
+
+
+def expert_part_work(model: ModelArchitecture, what: Work, share: float) -> Work:
+    """`share` of the hidden units of one expert whose FFN is `what`: as many columns up, and rows down."""
+    (up, down), n_units = what.gemms, round(share * model.d_ff_expert)
+    return what._replace(gemms=(up._replace(n=n_units), down._replace(k=n_units)))
 
 
 def activation_row_bytes(model: ModelArchitecture) -> int:

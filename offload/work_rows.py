@@ -91,6 +91,10 @@ class Works:
         """An op of a layer, computed by the host."""
         return self._once(("cpu layer", what), lambda: work.cpu_layer_work(what))
 
+    def part(self, what: Work, share: float) -> Work:
+        """A share of the hidden units of one expert, computed where `what` computes all of them."""
+        return self._once(("part", what, share), lambda: work.expert_part_work(self._model, what, share))
+
     def handover(self, n_tokens: int) -> Work:
         """Activations to the host."""
         return self._once(("handover", n_tokens), lambda: work.handover_work(self._model, n_tokens))

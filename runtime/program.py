@@ -198,7 +198,7 @@ class _Builder:
             if moved != self.model.expert_bytes:
                 raise InvalidInput(
                     f"op {op} moves {moved} bytes, an expert of {self.model.name} has {self.model.expert_bytes}: the "
-                    f"schedule is of another model"
+                    f"schedule is of another model, or fetches a part of an expert, which is simulated only"
                 )
         if kind is OpKind.FETCH:
             self._fill(op)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from offload.miss_costs import MissCosts
+from offload.policies import policy_named
+from offload.policy import Policy
 from pregate.api import synthesize
 from traces.model.architecture import DTYPES, Attention, LayerStack, ModelArchitecture
 from traces.routing import RoutingTrace
@@ -55,11 +58,19 @@ def encoder_decoder(*, n_experts: int = 5) -> ModelArchitecture:
 TRIED = ("fastertransformer", "streams")
 """x."""
 
+MISSES_KNOW = MissCosts(0.4, host_token=0.15, device=0.05, handover=0.1)
+"""What designs that weigh the host against the link are told of their machine."""
+
 MODELS = {
     "decoder-only": decoder_only(),
     "shared experts, three matrices": decoder_only(n_shared=1, n_matrices=3),
     "encoder-decoder": encoder_decoder(),
 }
+
+
+def told(text: str) -> Policy:
+    """The policy called `text`, which knows its machine."""
+    return policy_named(text).on_machine(MISSES_KNOW)
 
 
 def routing(

@@ -62,7 +62,8 @@ def is_compilable(policy: Policy, cache: ResidentSet | None) -> bool:
     if isinstance(policy.prefetch, SelectedAhead) and policy.prefetch.lookahead != policy.lookahead:
         return False
     by_age = cache is None or cache.eviction_kind in (Lru, Fifo, Lifo)
-    return known and policy.start is None and policy.on_miss is fetch_misses and by_age
+    plain = policy.start is None and policy.on_miss is fetch_misses and policy.predictor is None
+    return known and plain and by_age
 
 
 def is_kept() -> bool:

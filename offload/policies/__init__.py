@@ -8,13 +8,18 @@ from dataclasses import replace
 
 from offload.eviction import EVICTIONS, Belady, Eviction, Key, Static
 from offload.eviction_released import ReleasedLfu, ReleasedLifo
+from offload.miss_costs import MissCosts
 from offload.placement import placement_named
+from offload.policies.bandwidth_split import ByBandwidth, ByBandwidthWithin, bandwidth_split, bandwidth_split_within
 from offload.policies.gpu_only import gpu_only
+from offload.policies.hybrid_schedule import ListScheduled, hybrid_schedule
 from offload.policies.lru import lfu, lru
+from offload.policies.lru_next_gate import lru_next_gate
+from offload.policies.min_latency import CheaperEach, ShorterLane, min_latency_paper, min_latency_released
 from offload.policies.on_demand import on_demand
 from offload.policies.prefetch_all import prefetch_all
 from offload.policies.pregate import pregate
-from offload.policy import Cache, Policy, misses_on_host
+from offload.policy import Cache, OnMiss, Policy, fetch_misses, misses_on_host
 from traces.documents import NUMBER
 from traces.errors import InvalidInput, unknown_name
 
@@ -27,13 +32,34 @@ PRESETS: dict[str, Callable[..., Policy]] = {
     "pregate": pregate,
     "lru": lru,
     "lfu": lfu,
+    "lru_next_gate": lru_next_gate,
+    "min_latency/paper": min_latency_paper,
+    "min_latency/released": min_latency_released,
+    "bandwidth_split": bandwidth_split,
+    "bandwidth_split/within": bandwidth_split_within,
+    "hybrid_schedule": hybrid_schedule,
 }
+
+MISSES: dict[str, OnMiss] = {
+    "cpu": misses_on_host,
+    "cheaper": ShorterLane(),
+    "cheaper_sum": CheaperEach(),
+    "split": ByBandwidth(),
+    "split_within": ByBandwidthWithin(),
+    "scheduled": ListScheduled(),
+}
+"""What a design does with a miss, by the word that follows its name; without one it fetches."""
 
 RELEASED: dict[str, Callable[[int], Eviction]] = {"lfu_released": ReleasedLfu, "lifo_released": ReleasedLifo}
 """Evictions as Pre-gated MoE's public code has them; made for a number of encoder keys."""
 
+_MISS = re.compile(
+    rf":(?P<miss>{'|'.join(sorted(MISSES, key=len, reverse=True))})(=(?P<host>[^:+=]*))?(?=[:+]|$)", re.ASCII
+)
 _FORM = re.compile(
-    r"(?P<name>[a-z_]+)(\((?P<lookahead>\d{1,4})\))?(?P<encoder>:encoder)?(?P<miss>:cpu)?(\+(?P<cache>.+))?", re.ASCII
+    r"(?P<name>[a-z_]+(/[a-z]+)?)(\((?P<lookahead>\d{1,4})\))?(=(?P<host>[^:+=]*))?(?P<encoder>:encoder)?"
+    r"(:recall=(?P<recall>[^:+=]*))?(\+(?P<cache>.+))?",
+    re.ASCII,
 )
 
 
@@ -42,30 +68,68 @@ def policy_named(text: str) -> Policy:
     parts of the model are, `gpu_only@experts=cpu`.
 
     `:encoder` has an encoder run under the policy too, instead of on demand: `pregate:encoder`, `pregate(2):encoder`.
-    `:cpu` has the host compute what is missing: `on_demand:cpu+static:28:per_layer`.
+    `:cpu` has the host compute what is missing: `on_demand:cpu+static:28:per_layer`. Other words of `MISSES` weigh it
+    against the copy: `on_demand:cheaper+lru:0.4` or `on_demand+lru:0.4:cheaper`, by what the machine says, or with a
+    stated time on the host over that of the copy, `on_demand:cheaper=0.35`, `min_latency/paper=0.35`. `:recall=0.9`
+    says how often the guesses of `lru_next_gate` are right.
 
     Raises `UnknownName` for a preset that does not exist, `InvalidInput` for anything else that is wrong.
     """
     text, at, placement = text.strip().partition("@")
     if at:
         return policy_named(text).with_placement(placement_named(placement))
-    match = _FORM.fullmatch(text)
-    if match is None:
+    misses = list(_MISS.finditer(text))
+    match = _FORM.fullmatch(_MISS.sub("", text))
+    if match is None or len(misses) > 1:
         raise InvalidInput(
-            f"policy {text!r} is not of the form NAME, NAME(lookahead), NAME:encoder, NAME:cpu or NAME+CACHE"
+            f"policy {text!r} is not of the form NAME, NAME(lookahead), NAME:encoder, NAME:MISS or NAME+CACHE, "
+            f"MISS being one of {', '.join(MISSES)}"
         )
     if match["name"] not in PRESETS:
         raise unknown_name("policy", match["name"], PRESETS)
     if match["lookahead"] is not None and match["name"] != "pregate":
         raise InvalidInput(f"policy {text!r}: only pregate looks ahead by a number of blocks")
-    policy = PRESETS[match["name"]](*([int(match["lookahead"])] if match["lookahead"] else []))
+    if match["recall"] is not None and match["name"] != "lru_next_gate":
+        raise InvalidInput(f"policy {text!r}: only lru_next_gate guesses, with a recall")
+    given: list[float] = [int(match["lookahead"])] if match["lookahead"] else []
+    if match["recall"] is not None:
+        given = [_number(match["recall"], text)]
+    policy = PRESETS[match["name"]](*given)
+    if match["host"] is not None:
+        policy = _told(policy, f"{policy.name}={match['host']}", match["host"])
     if match["encoder"]:
         policy = replace(policy, name=f"{policy.name}:encoder", encoder="same")
-    if match["miss"]:
-        policy = replace(policy, name=f"{policy.name}:cpu", on_miss=misses_on_host)
+    if misses:
+        policy = _with_miss(policy, misses[0]["miss"], misses[0]["host"])
     if match["cache"] is None:
         return policy
     return replace(policy, name=f"{policy.name}+{match['cache']}", cache=cache_named(match["cache"]))
+
+
+def _with_miss(policy: Policy, word: str, host: str | None) -> Policy:
+    """The policy with a miss answered as `word` says. Raises `InvalidInput` where it has no misses, or its own answer.
+
+    `host`: the time of an expert on the host over that of its copy, as typed; None: what the machine says.
+    """
+    if policy.resident or policy.on_miss is not fetch_misses:
+        why = "keeps every expert in HBM" if policy.resident else "answers misses in its own way"
+        raise InvalidInput(f"policy {policy.name} {why}: leave :{word} out")
+    answered = replace(policy, name=f"{policy.name}:{word}", on_miss=MISSES[word])
+    return answered if host is None else _told(answered, f"{answered.name}={host}", host)
+
+
+def _told(policy: Policy, name: str, host: str) -> Policy:
+    """The policy called `name`, told what it would ask the machine. Raises `InvalidInput` where it asks nothing."""
+    if not policy.asks_machine:
+        raise InvalidInput(f"policy {name}: {policy.name} weighs nothing by its machine, leave ={host} out")
+    return replace(policy.on_machine(MissCosts(_number(host, name))), name=name)
+
+
+def _number(typed: str, text: str) -> float:
+    """A plain number in a policy's name. Raises `InvalidInput` for anything else."""
+    if NUMBER.fullmatch(typed) is None:
+        raise InvalidInput(f"policy {text!r}: {typed!r} is not a number, such as 0.4")
+    return float(typed)
 
 
 def cache_named(text: str) -> Cache:

@@ -7,19 +7,21 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from hwmodels.platform import Platform
+from hwmodels.start_up import miss_costs
 from offload import metrics
 from offload.decode import Decoded, decode
 from offload.execution import Execution
 from offload.footprint import MemoryPlan, Workload, host_bytes, measure_workload, plan_memory
 from offload.memory import CapacityExceeded
+from offload.miss_costs import MissCosts
 from offload.placement import AS_DECIDED, Placed, place
 from offload.policies import eviction_named, policy_named
 from offload.policies.pregate import SelectedAhead
@@ -51,7 +53,8 @@ class MachineMemory:
     """What a schedule needs to know of a machine: its memories, and what its software does with them.
 
     `reserve_bytes`: HBM that the software takes for itself; `dram_bytes` of the host called `host`; `way_out`: what to
-    try where those are too few.
+    try where those are too few. `costs_of`: what a design that weighs the host against the link measures of a model
+    there; None where nobody can tell.
     """
 
     hbm_bytes: int
@@ -60,6 +63,7 @@ class MachineMemory:
     host: str
     execution: Execution
     way_out: str = "--tier ssd, or --set host.dram_bytes=..."
+    costs_of: Callable[[ModelArchitecture], MissCosts] | None = field(default=None, compare=False, repr=False)
 
 
 def memory_of(hw: Platform) -> MachineMemory:
@@ -71,6 +75,7 @@ def memory_of(hw: Platform) -> MachineMemory:
         machine.host.dram_bytes,
         machine.host.name,
         hw.stack.execution,
+        costs_of=lambda model: miss_costs(model, hw),
     )
 
 
@@ -104,6 +109,11 @@ class Request:
             *self._placed,
         )
         return hashlib.sha256(repr(parts).encode()).hexdigest()[:32]
+
+    @property
+    def asked_machine(self) -> str:
+        """What the policy was told of its machine, in words; empty where it asks nothing."""
+        return "" if self.policy.costs is None else str(self.policy.costs)
 
     @property
     def _placed(self) -> tuple[str, ...]:
@@ -193,6 +203,8 @@ def request(
         check_trace(model, trace)
         workload = measure_workload(model, trace.steps())
     memory = hw if isinstance(hw, MachineMemory) else memory_of(hw)
+    if chosen.asks_machine and memory.costs_of is not None:
+        chosen = chosen.on_machine(memory.costs_of(model))
     placed = place(model, chosen.placement, _popularity(model, trace, chosen) if chosen.placement.n_kept else None)
     execution = chosen.placement.execution(memory.execution)
     if expert_tier == "dram":

@@ -64,6 +64,7 @@ def evaluate(
     beyond = beyond_fit(captured.decoded.schedule.works, hw)
     stated = calibration(hw.calibration(captured.model.dtype.name), beyond)
     fields["beyond_fit"] = np.full(n_machines, beyond)
+    fields["asked_machine"] = np.full(n_machines, captured.request.asked_machine)
     fields["calibration"] = np.where(changed & (stated == "fitted"), "extrapolated", stated)
     if draws:
         fields |= _intervals(captured, hw, values, n_machines, draws, seed)

@@ -53,7 +53,8 @@ class SimulationResult(metrics.Metrics):
     Latencies in seconds, sizes in bytes, rates as fractions; `..._ci95` is the 95 % interval from the fit's covariance,
     None without a fit (`pregate.ask.intervals`). `bound_s`: no interpreter of this schedule is faster; `binding`: what
     that bound comes from. `calibration`: whether the prediction interpolates a fit ("fitted"), extrapolates one, or
-    rests on claims; `beyond_fit`: what of it the fit has not seen, "" nothing. `routing`: "synthetic" where it was made
+    rests on claims; `beyond_fit`: what of it the fit has not seen, "" nothing. `asked_machine`: what the policy was
+    told of its machine before it decided, "" where it asks nothing. `routing`: "synthetic" where it was made
     up, so that `hit_rate` is assumed, else "recorded". `timeline`: start and end of every op; None of a streamed
     simulation, which keeps none.
     """
@@ -64,6 +65,7 @@ class SimulationResult(metrics.Metrics):
     stack: str
     calibration: str
     beyond_fit: str
+    asked_machine: str
     bound_s: float
     binding: str
     n_output_tokens: int
@@ -249,6 +251,7 @@ def _result(
         stack=hw.stack.name,
         calibration=calibration(hw.calibration(captured.model.dtype.name), beyond),
         beyond_fit=beyond,
+        asked_machine=captured.request.asked_machine,
         **metrics_of(captured, timeline),
         bound_s=bounds.makespan_s,
         binding=bounds.binding,

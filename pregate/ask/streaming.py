@@ -88,6 +88,7 @@ def _stream(asked: Request, hw: Platform, offloaded: bool) -> SimulationResult |
         stack=hw.stack.name,
         calibration=calibration(hw.calibration(asked.model.dtype.name), beyond),
         beyond_fit=beyond,
+        asked_machine=asked.asked_machine,
         **found,
         bound_s=bound_s,
         binding=Lane(int(stream.lane_s.argmax())).name if on_lane else "critical path",

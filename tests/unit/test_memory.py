@@ -10,6 +10,7 @@ from offload.copies import Copies
 from offload.execution import EXECUTIONS
 from offload.memory import CapacityExceeded, ExpertMemory, Held
 from offload.ops import Lane, OpKind, Work
+from offload.policy import MissAction
 from offload.recorder import Part, Recorder, assemble
 from offload.residency import ResidentSet
 from offload.schedule import Schedule
@@ -385,7 +386,7 @@ def test_dropping_who_stood_first_lets_the_next_have_the_slot() -> None:
 
 def test_experts_below_their_stored_precision_are_fewer_bytes() -> None:
     desk = Desk(3)
-    desk.memory.bring(0, [0, 1], step=0, bits={1: 4.0})
+    desk.memory.bring(0, [0, 1], step=0, how={1: MissAction(bits=4.0)})
     schedule = desk.schedule()
     assert schedule.bytes.tolist() == [10, 5]
     assert [schedule.works[row].weight_bits for row in schedule.cost.tolist()] == [8.0, 4.0]
@@ -394,7 +395,7 @@ def test_experts_below_their_stored_precision_are_fewer_bytes() -> None:
 
 def test_with_a_cache_only_what_it_does_not_keep_has_bits_of_its_own() -> None:
     desk = Desk(2, cache=cache_of(1))
-    desk.memory.bring(0, [0, 1], step=0, bits={0: 4.0, 1: 4.0})
+    desk.memory.bring(0, [0, 1], step=0, how={0: MissAction(bits=4.0), 1: MissAction(bits=4.0)})
     assert desk.schedule().bytes.tolist() == [10, 5]
 
 
@@ -535,7 +536,7 @@ def test_storage_unnamed_guesses_and_stacks_without_runs_come_one_by_one() -> No
 
 def test_one_expert_alone_has_bits_of_its_own_and_a_run_has_not() -> None:
     desk = Desk(6, in_runs=True)
-    desk.memory.bring(0, [0, 2, 3], step=0, named=(), bits={0: 4.0, 2: 4.0})
+    desk.memory.bring(0, [0, 2, 3], step=0, named=(), how={0: MissAction(bits=4.0), 2: MissAction(bits=4.0)})
     assert [(row[1], row[4]) for row in run_rows(desk) if row[0] == "FETCH"] == [(0, 5), (2, 20)]
 
 

@@ -23,7 +23,7 @@ from offload.policy import BlockView, Cache, Fetch, Policy
 from offload.residency import ResidentSet
 from offload.timeline import Timeline
 from simulator import recurrence
-from tests.small_models import MODELS, TRIED, routing
+from tests.small_models import MODELS, TRIED, routing, told
 from traces.errors import InvalidInput, UnknownName
 from traces.model.architecture import ModelArchitecture
 from traces.phase import Phase
@@ -42,7 +42,14 @@ POLICIES = [
     *(f"pregate+{eviction}:5:per_layer" for eviction in EVICTIONS),
     "pregate(2)+lru:3",
     "prefetch_all+lru:9",
+    "on_demand+lru:5:cheaper",
+    "on_demand:cheaper_sum",
+    "pregate:split+lru:5:per_layer",
+    "lru_next_gate:recall=0.5+lru:6:per_layer",
 ]
+
+WAYS = [(text, how) for text in POLICIES for how in TRIED if how == "streams" or "/within" not in text]
+"""Parts of experts are computed one expert at a time only."""
 
 
 def run(
@@ -68,12 +75,11 @@ def timed(decoded: Decoded) -> Timeline:
     return recurrence.simulate(decoded.schedule, costs)
 
 
-@pytest.mark.parametrize("execution", TRIED)
+@pytest.mark.parametrize(("text", "execution"), WAYS)
 @pytest.mark.parametrize("name", list(MODELS))
-@pytest.mark.parametrize("text", POLICIES)
 def test_no_slot_is_overwritten_before_its_reader_has_ended(text: str, name: str, execution: str) -> None:
     """By the timeline: an expert is read where it was brought, and its slot is refilled only afterwards."""
-    model, policy = MODELS[name], policy_named(text)
+    model, policy = MODELS[name], told(text)
     for batch in (1, 4):
         decoded = run(model, routing(model, batch=batch, seed=batch), policy, execution)
         schedule, timeline = decoded.schedule, timed(decoded)
@@ -81,6 +87,9 @@ def test_no_slot_is_overwritten_before_its_reader_has_ended(text: str, name: str
         readers: dict[int, list[int]] = {}
         for reader, source in zip(owner.tolist(), schedule.dep.tolist(), strict=True):
             copied = schedule.kind[source] in (OpKind.FETCH, OpKind.STAGE)
+            own = [(schedule.layer[op], schedule.expert[op]) for op in (reader, source)]
+            if schedule.kind[reader] == OpKind.STAGE and own[0] != own[1]:
+                continue  # it waits for the copy that filled its slot last, for nothing
             if copied and schedule.kind[reader] in (OpKind.STAGE, OpKind.EXPERTS):
                 readers.setdefault(source, []).append(reader)
                 assert timeline.start_s[reader] >= timeline.end_s[source]
@@ -92,11 +101,10 @@ def test_no_slot_is_overwritten_before_its_reader_has_ended(text: str, name: str
             filled[slot] = i
 
 
-@pytest.mark.parametrize("execution", TRIED)
+@pytest.mark.parametrize(("text", "execution"), WAYS)
 @pytest.mark.parametrize("name", list(MODELS))
-@pytest.mark.parametrize("text", POLICIES)
 def test_hbm_stays_within_the_slots_and_returns_to_its_level(text: str, name: str, execution: str) -> None:
-    model, policy = MODELS[name], policy_named(text)
+    model, policy = MODELS[name], told(text)
     trace = routing(model, batch=3)
     decoded = run(model, trace, policy, execution)
     workload = measure_workload(model, trace.steps())
@@ -109,11 +117,10 @@ def test_hbm_stays_within_the_slots_and_returns_to_its_level(text: str, name: st
         assert level[-1] <= cached * model.expert_bytes
 
 
-@pytest.mark.parametrize("execution", TRIED)
+@pytest.mark.parametrize(("text", "execution"), WAYS)
 @pytest.mark.parametrize("name", list(MODELS))
-@pytest.mark.parametrize("text", POLICIES)
 def test_the_future_does_not_change_the_past(text: str, name: str, execution: str) -> None:
-    model, policy = MODELS[name], policy_named(text)
+    model, policy = MODELS[name], told(text)
     whole = routing(model, batch=2, output_tokens=6)
     cut = int(np.unique(whole.step)[3])
     keep = whole.step < cut
@@ -133,10 +140,12 @@ def test_the_future_does_not_change_the_past(text: str, name: str, execution: st
 @pytest.mark.parametrize("text", POLICIES)
 def test_bytes_moved_are_the_misses(text: str, name: str) -> None:
     """What crosses the link: every expert a block executes, less what the cache held (all experts of prefetch_all)."""
-    model, policy = MODELS[name], policy_named(text)
+    model, policy = MODELS[name], told(text)
     trace = routing(model, batch=2)
     decoded = run(model, trace, policy, "streams")
     fetched = int(np.count_nonzero(decoded.schedule.kind == OpKind.FETCH))
+    if "/within" in text:
+        pytest.skip("fetches parts of experts: test_misses counts their bytes")
     assert decoded.schedule.bytes[decoded.schedule.kind == OpKind.FETCH].sum() == fetched * model.expert_bytes
     executed = sum(
         len(np.unique(layer[layer >= 0])) for step in trace.steps() for layer in step.experts.transpose(1, 0, 2)
@@ -144,19 +153,21 @@ def test_bytes_moved_are_the_misses(text: str, name: str) -> None:
     looked_up = decoded.n_lookups + decoded.n_prefill_lookups
     assert looked_up == executed
     misses = looked_up - decoded.n_hits - decoded.n_prefill_hits
+    on_host = int(np.count_nonzero(decoded.schedule.kind == OpKind.CPU_EXPERT))
     if policy.resident:
         assert fetched == 0
-    elif text.startswith("prefetch_all"):
+    elif text.startswith(("prefetch_all", "lru_next_gate")):
         assert fetched >= misses
     else:
-        assert fetched == misses
+        assert fetched + on_host == misses
+        assert bool(on_host) == (policy.costs is not None)
 
 
 @pytest.mark.parametrize("name", list(MODELS))
 @pytest.mark.parametrize("text", ["on_demand", "pregate", "pregate(2)", "pregate(3)", "prefetch_all"])
 @pytest.mark.parametrize("execution", TRIED)
 def test_the_fewest_slots_are_enough_and_never_stuck(text: str, name: str, execution: str) -> None:
-    model, policy = MODELS[name], policy_named(text)
+    model, policy = MODELS[name], told(text)
     trace = routing(model, batch=2, seed=3)
     workload = measure_workload(model, trace.steps())
     hands_on = EXECUTIONS[execution].hands_slots_on and policy.needs_ids

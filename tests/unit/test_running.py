@@ -387,6 +387,8 @@ def test_describing_a_device_loads_no_framework() -> None:
         "gpu_only@experts=cpu", "gpu_only@experts=cpu:2", "gpu_only@experts=cpu:keep=2",
         "on_demand@experts=cpu:3:keep=1", "pregate@experts=cpu:2",
         "on_demand:cpu+static:4:per_layer", "on_demand+lru:5:warm@experts=cpu:2:keep=2",
+        "min_latency/paper=0.6+static:4", "min_latency/released=0.6+static:4", "bandwidth_split=0.6+lru:5:per_layer",
+        "hybrid_schedule=0.6+lru:5", "on_demand+lru:5:warm:cheaper=0.6",
     ],
 )  # fmt: skip
 def test_experts_on_the_host_compute_what_the_device_would(design: str, watched: Callable[..., None]) -> None:
@@ -398,6 +400,22 @@ def test_experts_on_the_host_compute_what_the_device_would(design: str, watched:
     assert placed.pool_bytes["activations of experts on the host"] > 0
     assert placed.moved_bytes["d2h"] > 0
     assert placed.pool_bytes["expert slots"] < resident.pool_bytes["expert slots"]
+
+
+@pytest.mark.parametrize("design", ["lru_next_gate+lru:6:per_layer", "lru_next_gate:recall=0.4+lru:5:per_layer"])
+def test_a_guess_that_the_cache_takes_over_is_read_where_it_lies(design: str, watched: Callable[..., None]) -> None:
+    """The slot of an expert changes hands between buffers and cache; what is computed stays the same."""
+    watched()
+    trace = routing(MODEL, batch=2, seed=3)
+    resident, guessed = (run(MODEL, trace, policy, device=CPU) for policy in ("gpu_only", design))
+    assert guessed.output_digest == resident.output_digest
+
+
+def test_what_a_design_would_ask_of_the_machine_is_stated_for_a_run() -> None:
+    with pytest.raises(InvalidInput, match="state the time"):
+        run(MODEL, routing(MODEL, batch=1), "min_latency/paper+static:4", device=CPU)
+    with pytest.raises(InvalidInput, match="a part of an expert"):
+        run(MODEL, routing(MODEL, batch=1), "bandwidth_split/within=0.6+static:4", device=CPU)
 
 
 def test_a_layer_on_the_host_is_refused_by_name() -> None:
