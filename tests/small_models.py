@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from offload.miss_costs import MissCosts
-from offload.policies import policy_named
+from offload.policies import PRESETS, policy_named
 from offload.policy import Policy
 from pregate.api import synthesize
 from traces.model.architecture import DTYPES, Attention, LayerStack, ModelArchitecture
@@ -60,6 +60,9 @@ TRIED = ("fastertransformer", "streams")
 
 MISSES_KNOW = MissCosts(0.4, host_token=0.15, device=0.05, handover=0.1)
 """What designs that weigh the host against the link are told of their machine."""
+
+WHOLE = [name for name in PRESETS if not name.endswith("/within")]
+"""Presets that move whole experts, on every stack."""
 
 MODELS = {
     "decoder-only": decoder_only(),

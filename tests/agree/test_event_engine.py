@@ -15,7 +15,7 @@ from offload.decode import decode
 from offload.execution import EXECUTIONS
 from offload.footprint import measure_workload
 from offload.ops import Lane, OpKind, Work
-from offload.policies import PRESETS, policy_named
+from offload.policies import eviction_named
 from offload.recorder import Recorder
 from offload.residency import ResidentSet
 from offload.schedule import Schedule
@@ -23,7 +23,7 @@ from pregate.api import load_trace
 from pregate.named import load_model
 from simulator import des, event, recurrence
 from simulator.modes import FIFO, Modes
-from tests.small_models import MODELS, TRIED, routing
+from tests.small_models import MODELS, TRIED, WHOLE, routing, told
 from traces.model.architecture import ModelArchitecture
 from traces.routing import RoutingTrace
 
@@ -137,7 +137,7 @@ def test_threads_that_share_a_prepared_schedule_do_not_disturb_each_other(chosen
 
 
 @given(
-    st.sampled_from([*PRESETS, "pregate(2)", "pregate+lru:4", "prefetch_all+fifo:7"]),
+    st.sampled_from([*WHOLE, "pregate(2)", "pregate+lru:4", "prefetch_all+fifo:7"]),
     st.sampled_from(list(MODELS)),
     st.sampled_from(TRIED),
     st.integers(0, 10**6),
@@ -172,11 +172,12 @@ def captured(
     n_slots: int = 6,
 ) -> Schedule:
     """A schedule with `spare` buffers above the fewest, or all it can use, and a cache of `n_slots` unless it says."""
-    policy, workload = policy_named(text), measure_workload(model, trace.steps())
+    policy, workload = told(text), measure_workload(model, trace.steps())
     cache = None
     if policy.cache is not None:
         n_slots = n_slots if policy.cache.n_slots is None else policy.cache.n_slots
-        cache = ResidentSet(n_slots, policy.cache.eviction, n_layers=model.n_moe_layers, n_experts=model.n_experts)
+        eviction = eviction_named(policy.cache.eviction, model.n_encoder_moe_layers * model.n_experts)
+        cache = ResidentSet(n_slots, eviction, n_layers=model.n_moe_layers, n_experts=model.n_experts)
     minimum, full = policy.buffers(workload.n_active, model.n_experts)
     n_buffers = max(full if spare is None else minimum + spare, workload.n_encoder_active)
     return decode(model, trace.steps(), policy, EXECUTIONS[execution], n_buffers=n_buffers, cache=cache).schedule
@@ -184,7 +185,7 @@ def captured(
 
 @pytest.mark.parametrize("execution", TRIED)
 @pytest.mark.parametrize("name", list(MODELS))
-@pytest.mark.parametrize("text", [*PRESETS, "pregate(2)"])
+@pytest.mark.parametrize("text", [*WHOLE, "pregate(2)"])
 def test_every_preset_agrees_in_every_mode(text: str, name: str, execution: str) -> None:
     model = MODELS[name]
     schedule = captured(model, routing(model, batch=2, output_tokens=3), text, execution)

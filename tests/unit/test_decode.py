@@ -19,21 +19,18 @@ from offload.execution import EXECUTIONS
 from offload.footprint import measure_workload
 from offload.memory import CapacityExceeded
 from offload.ops import Lane, OpKind
-from offload.policies import PRESETS, policy_named
+from offload.policies import policy_named
 from offload.policy import BlockView, Fetch, Policy
 from offload.residency import ResidentSet
 from offload.timeline import Timeline
 from simulator import des
 from simulator.explain.bounds import lower_bounds
-from tests.small_models import MODELS, TRIED, routing, told
+from tests.small_models import MODELS, TRIED, WHOLE, routing, told
 from traces.errors import InvalidInput
 from traces.model.architecture import ModelArchitecture
 from traces.routing import RoutingTrace
 
 STATIC_BYTES = 1000
-WHOLE = [name for name in PRESETS if not name.endswith("/within")]
-"""Presets that move whole experts, on every stack; parts of experts are in test_misses."""
-
 WAYS = EXECUTIONS | {"staged streams": dataclasses.replace(EXECUTIONS["streams"], name="staged streams", stage=True)}
 """The executions that ship, and one in which nothing but dependencies keeps copies and kernels apart."""
 
