@@ -57,6 +57,10 @@ COMMANDS: dict[str, Entry] = {
         "cost:cost",
         "Cost designs: money and energy per token and request, machines for a rate, total and payback, with ranges.",
     ),
+    "poc": Entry(
+        "poc:poc",
+        "Plan a proof of concept: candidates and costs, what to measure first, what to accept, when to go back.",
+    ),
     "measure": Entry(
         "measure:measure",
         "Measure this machine: copies, GEMMs, every kind of op, launches, waits, storage. About four minutes.",

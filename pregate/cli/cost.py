@@ -15,7 +15,8 @@ from traces.errors import InvalidInput
 
 if TYPE_CHECKING:
     from pregate.cost.assumptions import Assumption
-    from pregate.cost.costing import CostReport, Estimate
+    from pregate.cost.costing import CostReport
+    from pregate.cost.drawn import Estimate
     from pregate.cost.serving import LatencyPromise
 
 NOTHING_SERVES = 1
@@ -114,13 +115,17 @@ def _print(report: CostReport) -> None:
         table.add_row(
             served.design, str(served.batch), render.si(served.ttft_s, "s"), render.si(served.tpot_s, "s"),
             _shown(design.per_million_tokens), _shown(design.joules_per_token), _shown(design.n_machines),
-            _shown(design.total), f"{design.cheapest_in:.0%}", "runs now" if days is None else _days(days),
+            _shown(design.total), f"{design.cheapest_in:.0%}",
+            _days(days) if days else "runs now" if served.design == report.now else "-",
         )  # fmt: skip
     render.print_table(table)
     for one in report.unserved:
         print(f"Not served: {one.reason}.")
     print(report.verdict())
     print(f"gpu_only would need {report.gpus_for_gpu_only} of these cards, for memory alone.")
+    if report.drivers:
+        top = list(report.drivers.items())[:3]
+        print(f"What the choice hangs on: {', '.join(f'{name} {share:.0%}' for name, share in top)} of its variance.")
     print("Batches start and end together: continuous batching serves more. In brackets: 95 % over all assumptions.")
     print(f"Machine constants: {report.calibration}.")
     print("Assumed (--assume NAME=NUMBER for your own):")

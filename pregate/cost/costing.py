@@ -14,35 +14,18 @@ from hwmodels.platform import Platform
 from offload.policies import policy_named
 from offload.policy import Policy
 from pregate.cost.assumptions import Assumption, Assumptions, load_assumptions
+from pregate.cost.drawn import DrawnCost, Draws, Estimate, estimate
 from pregate.cost.serving import BATCHES, LatencyPromise, RequestShape, Served, Unserved, serve
 from traces.errors import InvalidInput, unknown_name
 from traces.model.architecture import ModelArchitecture
 
-__all__ = ["BASES", "CostReport", "DesignCost", "Estimate", "costs"]
+__all__ = ["BASES", "CostReport", "DesignCost", "costs"]
 
 BASES = ("own", "rent")
 """Machines that are bought, or rented by the hour."""
 
 _SURE = 0.95
 """Share of the draws from which on a design is called the cheapest without a doubt."""
-
-_N_DRAWS = 4000
-_HOURS_PER_YEAR = 365.25 * 24
-_SECONDS_PER_YEAR = _HOURS_PER_YEAR * 3600
-_JOULES_PER_KWH = 3.6e6
-
-
-@dataclass(frozen=True, slots=True)
-class Estimate:
-    """A figure at the middle of all assumptions, and the 95 % interval over their draws."""
-
-    value: float
-    low: float
-    high: float
-
-    def to_list(self) -> list[float | None]:
-        """[value, low, high], JSON-ready: None for what is not finite."""
-        return [end if math.isfinite(end) else None for end in (self.value, self.low, self.high)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +52,8 @@ class DesignCost:
 class CostReport:
     """Designs on one machine, in the order asked; `gpus_for_gpu_only`: cards whose memory alone would hold the model.
 
-    `assumed`: every assumption that was looked at, by name. `basis`: own or rent.
+    `assumed`: every assumption that was looked at, by name. `drivers`: by name, its share of the variance of what the
+    two cheapest designs differ by, the largest first. `basis`: own or rent. `now`: the design that runs now.
     """
 
     model: str
@@ -83,6 +67,8 @@ class CostReport:
     unserved: tuple[Unserved, ...]
     gpus_for_gpu_only: int
     assumed: Mapping[str, Assumption]
+    drivers: Mapping[str, float]
+    now: str
 
     @property
     def cheapest(self) -> DesignCost | None:
@@ -120,6 +106,7 @@ class CostReport:
             "model": self.model,
             "hardware": self.hardware,
             "basis": self.basis,
+            "now": self.now,
             "calibration": self.calibration,
             "request": asdict(self.request),
             "objective": asdict(self.objective),
@@ -128,6 +115,7 @@ class CostReport:
             "unserved": [asdict(one) for one in self.unserved],
             "gpus_for_gpu_only": self.gpus_for_gpu_only,
             "verdict": self.verdict(),
+            "drivers": dict(self.drivers),
             "assumptions": {name: asdict(one) for name, one in self.assumed.items()},
         }
 
@@ -159,7 +147,7 @@ def costs(
         raise InvalidInput("a request has 1 input token or more, and asks for 2 or more")
     if not policies:
         raise InvalidInput("no designs to cost: give at least one, such as pregate")
-    draws = _Draws(hw, basis, assumptions or load_assumptions())
+    draws = Draws(hw, basis, assumptions or load_assumptions())
     request, promised = RequestShape(input_tokens, output_tokens), objective or LatencyPromise()
     designs: list[Served] = []
     unserved: list[Unserved] = []
@@ -171,9 +159,9 @@ def costs(
             designs.append(found)
         else:
             unserved.append(found)
-    totals = [draws.cost(served, request, requests_per_s) for served in designs]
-    now = totals[0] if totals else None
-    spent = [total.spent_usd(now) for total in totals]
+    drawn = [draws.cost(served, request, requests_per_s) for served in designs]
+    now = next((one for one in drawn if one.served.design == chosen[0].name), None)
+    spent = [one.spent_usd(now) for one in drawn]
     least = np.min(spent, axis=0) if spent else np.zeros(0)
     return CostReport(
         model=model.name,
@@ -184,12 +172,42 @@ def costs(
         objective=promised,
         requests_per_s=requests_per_s,
         designs=tuple(
-            total.against(now, float((usd[1:] <= least[1:]).mean())) for total, usd in zip(totals, spent, strict=True)
+            _held_against(one, now, request, float((usd[1:] <= least[1:]).mean()))
+            for one, usd in zip(drawn, spent, strict=True)
         ),
         unserved=tuple(unserved),
         gpus_for_gpu_only=_gpus_for_gpu_only(model, hw, request, batches),
         assumed=draws.looked_at,
+        drivers=_drivers(draws, spent),
+        now=chosen[0].name,
     )
+
+
+def _held_against(one: DrawnCost, now: DrawnCost | None, request: RequestShape, cheapest_in: float) -> DesignCost:
+    """The costs of one design, and when moving there from what runs `now` has paid."""
+    payback = None
+    if now is not None and now is not one:
+        saved = now.running_per_year - one.running_per_year
+        with np.errstate(divide="ignore", invalid="ignore"):
+            payback = estimate(np.where(saved > 0, 365.25 * one.days_usd / saved, math.inf))
+    return DesignCost(
+        served=one.served,
+        per_million_tokens=estimate(1e6 * one.per_token),
+        per_request=estimate(request.output_tokens * one.per_token),
+        joules_per_token=estimate(one.joules),
+        n_machines=estimate(one.machines),
+        total=estimate(one.spent_usd(now)),
+        payback_days=payback,
+        cheapest_in=cheapest_in,
+    )
+
+
+def _drivers(draws: Draws, spent: list[NDArray[np.float64]]) -> dict[str, float]:
+    """What the choice hangs on: shares of the variance of what the two cheapest differ by, or of the only total."""
+    if not spent:
+        return {}
+    by_middle = sorted(spent, key=lambda usd: float(usd[0]))
+    return draws.shares(by_middle[0] - by_middle[1] if len(by_middle) > 1 else by_middle[0])
 
 
 def _gpus_for_gpu_only(model: ModelArchitecture, hw: Platform, request: RequestShape, batches: Sequence[int]) -> int:
@@ -199,124 +217,3 @@ def _gpus_for_gpu_only(model: ModelArchitecture, hw: Platform, request: RequestS
         return 1
     reserve = int(hw.constant("reserve_bytes"))
     return math.ceil((found.needed_bytes - reserve) / (hw.machine.accelerator.hbm_bytes - reserve))
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class _Total:
-    """One design before it is held against another; arrays (1 + n_draws,), the first at the middle of everything."""
-
-    served: Served
-    per_token: NDArray[np.float64]
-    joules: NDArray[np.float64]
-    machines: NDArray[np.float64]
-    running_per_year: NDArray[np.float64]
-    days_usd: NDArray[np.float64]
-    years: NDArray[np.float64]
-    n_output: int
-
-    def spent_usd(self, now: _Total | None) -> NDArray[np.float64]:
-        """All money over the period; nobody has to be moved to what runs `now`."""
-        return self.running_per_year * self.years + (0 if self is now else self.days_usd)
-
-    def against(self, now: _Total | None, cheapest_in: float) -> DesignCost:
-        """The costs, and when moving here from `now` has paid."""
-        payback = None
-        if now is not None and now is not self:
-            saved = now.running_per_year - self.running_per_year
-            with np.errstate(divide="ignore", invalid="ignore"):
-                days = np.where(saved > 0, 365.25 * self.days_usd / saved, math.inf)
-            payback = _range(days)
-        return DesignCost(
-            served=self.served,
-            per_million_tokens=_range(1e6 * self.per_token),
-            per_request=_range(self.n_output * self.per_token),
-            joules_per_token=_range(self.joules),
-            n_machines=_range(self.machines),
-            total=_range(self.spent_usd(now)),
-            payback_days=payback,
-            cheapest_in=cheapest_in,
-        )
-
-
-def _range(values: NDArray[np.float64]) -> Estimate:
-    low, high = np.quantile(values[1:], (0.025, 0.975), method="inverted_cdf").tolist()
-    return Estimate(float(values[0]), low, high)
-
-
-class _Draws:
-    """The same draws of every assumption for all designs, so that what they share cancels where they are compared."""
-
-    def __init__(self, hw: Platform, basis: str, assumptions: Assumptions) -> None:
-        self._hw, self._basis, self._assumptions = hw, basis, assumptions
-        self._rng = np.random.default_rng(0)
-        self._drawn: dict[str, NDArray[np.float64]] = {}
-        self.looked_at: dict[str, Assumption] = {}
-
-    def _of(self, name: str) -> NDArray[np.float64]:
-        """(1 + n_draws,): the middle, then the draws. Raises `InvalidInput` for what is not assumed."""
-        if name not in self._drawn:
-            assumed = self._assumptions[name]
-            self.looked_at[name] = assumed
-            self._drawn[name] = np.concatenate([[assumed.value], assumed.draws(self._rng, _N_DRAWS)])
-        return self._drawn[name]
-
-    def _card(self, figure: str) -> NDArray[np.float64]:
-        return self._of(f"cards.{self._hw.machine.accelerator.name}.{figure}")
-
-    def _price_usd(self) -> NDArray[np.float64]:
-        """What the card costs: as assumed, else as its machine file has it."""
-        name, stated = self._hw.machine.accelerator.name, self._hw.machine.accelerator.price_usd
-        key = f"cards.{name}.price_usd"
-        if self._assumptions.get(key) is None and stated is not None:
-            around = Assumption(
-                stated, 0.7 * stated, 1.3 * stated, "USD", f"price of {name}, 30 % either way assumed", ""
-            )
-            self._assumptions = Assumptions({**self._assumptions.by_name, key: around})
-        return self._of(key)
-
-    def _slower(self, served: Served) -> NDArray[np.float64]:
-        """Real time over predicted time: of the fit's interval, or where nothing was fitted, as assumed."""
-        if served.stretch is None:
-            return self._of("unfitted_error")
-        name = f"interval of {served.design}"
-        if name not in self._drawn:
-            low, high = (math.log(end) for end in served.stretch)
-            normal = self._rng.standard_normal(_N_DRAWS) * (high - low) / 3.92 + (high + low) / 2
-            self._drawn[name] = np.concatenate([[1.0], np.exp(normal)])
-        return self._drawn[name]
-
-    def cost(self, served: Served, request: RequestShape, requests_per_s: float) -> _Total:
-        """What `served` costs at a rate. A machine draws power while it serves, and idles for the rest."""
-        slower, used = self._slower(served), self._of("utilisation")
-        seconds_per_token = served.request_s * slower / (served.batch * request.output_tokens)
-        busy_watts = self._watts(served.compute_share, served.host_share)
-        idle_watts = self._watts(0.0, 0.0)
-        moved = self._of("transfer_joules_per_gb") * served.link_bytes / 1e9
-        idle_s = seconds_per_token * (1 / used - 1)
-        joules = (seconds_per_token * busy_watts + idle_s * idle_watts + moved) * self._of("pue")
-        machine_s = seconds_per_token / used
-        machines = np.ceil(requests_per_s * request.output_tokens * machine_s - 1e-9)
-        tokens_per_year = requests_per_s * request.output_tokens * _SECONDS_PER_YEAR
-        fixed_per_year = self._machine_usd_per_year()
-        per_token = fixed_per_year / _SECONDS_PER_YEAR * machine_s
-        running = machines * fixed_per_year
-        if self._basis == "own":
-            energy = joules / _JOULES_PER_KWH * self._of("electricity_usd_per_kwh")
-            per_token, running = per_token + energy, running + tokens_per_year * energy
-        days = self._of(self._assumptions.days_of(served.design)) * self._of("engineering_usd_per_day")
-        return _Total(served, per_token, joules, machines, running, days, self._of("years"), request.output_tokens)
-
-    def _watts(self, compute_share: float, host_share: float) -> NDArray[np.float64]:
-        """Power of a machine whose compute lane and processor are busy such shares of the time."""
-        limit = self._card("limit_watts")
-        idle = limit * self._of("idle_share")
-        host_idle, host_busy = self._of("host_idle_watts"), self._of("host_busy_watts")
-        host = host_idle + host_share * np.maximum(host_busy - host_idle, 0)
-        return idle + compute_share * np.maximum(limit * self._of("busy_share") - idle, 0) + host
-
-    def _machine_usd_per_year(self) -> NDArray[np.float64]:
-        """A machine for a year: rented by the hour, or bought, spread over its years, with its upkeep."""
-        if self._basis == "rent":
-            return self._card("usd_per_hour") * _HOURS_PER_YEAR
-        price = self._price_usd() + self._of("machine_usd")
-        return price * (1 / self._of("years") + self._of("upkeep_per_year"))

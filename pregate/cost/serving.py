@@ -49,6 +49,7 @@ class Served:
 
     `request_s`: from the prompts of a batch to its last output. Of that time the compute lane is busy `compute_share`,
     the host's processor `host_share`; `link_bytes` cross the link for each output token.
+    `link_bytes_per_s` while it serves, `hit_rate` of its cache, `peak_hbm_bytes`: what a monitor would show.
     `stretch`: (low, high) of the 95 % interval of a prediction over the prediction; None without a fit.
     """
 
@@ -60,6 +61,9 @@ class Served:
     compute_share: float
     host_share: float
     link_bytes: float
+    link_bytes_per_s: float
+    hit_rate: float
+    peak_hbm_bytes: int
     stretch: tuple[float, float] | None
 
     @property
@@ -135,6 +139,9 @@ def _at(
         compute_share=min(compute, 1.0),
         host_share=min(host, 1.0),
         link_bytes=middle.h2d_bytes / middle.n_output_tokens,
+        link_bytes_per_s=middle.h2d_bytes / middle.makespan_s,
+        hit_rate=middle.hit_rate,
+        peak_hbm_bytes=max(first.peak_hbm_bytes, middle.peak_hbm_bytes),
         stretch=None if interval is None else (middle.tokens_per_s / interval[1], middle.tokens_per_s / interval[0]),
     )
 

@@ -205,6 +205,23 @@ def test_a_card_of_which_nothing_is_known_says_how_to_say_it() -> None:
         )  # fmt: skip
 
 
+def test_the_choice_hangs_on_what_alone_is_in_doubt() -> None:
+    report = asked({"engineering_days.pregate": "10:40:90", "electricity_usd_per_kwh": "0.3:0.36:0.4"}, basis="rent")
+    assert list(report.drivers) == ["engineering_days.pregate"]
+    assert report.drivers["engineering_days.pregate"] == pytest.approx(1)
+    assert asked(basis="rent").drivers == {}
+
+
+def test_nothing_is_paid_back_where_what_runs_now_does_not_fit() -> None:
+    model, hw = pregate.load_model("mixtral-mini-8"), pregate.load_hardware("a100-sxm4-80gb", "streams")
+    small = pregate.load_hardware("a100-sxm4-80gb", "streams", {"hbm_bytes": "1.0GB"})
+    shape = {"input_tokens": 4, "output_tokens": 2, "batches": (1,), "assumptions": load_assumptions(None, SURE)}
+    assert costs(model, hw, ["gpu_only", "pregate"], **shape).designs[1].payback_days is not None
+    found = costs(model, small, ["gpu_only", "pregate"], **shape)
+    assert [design.served.design for design in found.designs] == ["pregate"]
+    assert found.designs[0].payback_days is None
+
+
 def test_draws_are_within_their_ends() -> None:
     draws = Assumption(2, 1, 4, "1", "a test", "2026").draws(np.random.default_rng(0), 1000)
     assert 1 <= draws.min() < 1.3

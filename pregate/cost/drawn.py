@@ -1,0 +1,150 @@
+"""The draws of every assumption, and what a design costs in each: the same draws for all designs."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hwmodels.platform import Platform
+from pregate.cost.assumptions import Assumption, Assumptions
+from pregate.cost.serving import RequestShape, Served
+from traces.read_only import ReadOnly
+
+__all__ = ["PREDICTION", "DrawnCost", "Draws", "Estimate", "estimate"]
+
+PREDICTION = "interval of "
+"""How the draws of a fitted prediction's interval are called, before the name of its design."""
+
+_N_DRAWS = 4000
+_HOURS_PER_YEAR = 365.25 * 24
+_SECONDS_PER_YEAR = _HOURS_PER_YEAR * 3600
+_JOULES_PER_KWH = 3.6e6
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """A figure at the middle of all assumptions, and the 95 % interval over their draws."""
+
+    value: float
+    low: float
+    high: float
+
+    def to_list(self) -> list[float | None]:
+        """[value, low, high], JSON-ready: None for what is not finite."""
+        return [end if math.isfinite(end) else None for end in (self.value, self.low, self.high)]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class DrawnCost:
+    """One design in every draw; arrays (1 + n_draws,), the first at the middle of everything."""
+
+    served: Served
+    per_token: NDArray[np.float64]
+    joules: NDArray[np.float64]
+    machines: NDArray[np.float64]
+    running_per_year: NDArray[np.float64]
+    days_usd: NDArray[np.float64]
+    years: NDArray[np.float64]
+
+    def spent_usd(self, now: DrawnCost | None) -> NDArray[np.float64]:
+        """All money over the period; nobody has to be moved to what runs `now`."""
+        return self.running_per_year * self.years + (0 if self is now else self.days_usd)
+
+
+def estimate(values: NDArray[np.float64]) -> Estimate:
+    """The estimate of a figure that is `values`, (1 + n_draws,), the first at the middle of all assumptions."""
+    low, high = np.quantile(values[1:], (0.025, 0.975), method="inverted_cdf").tolist()
+    return Estimate(float(values[0]), low, high)
+
+
+class Draws:
+    """The same draws of every assumption for all designs, so that what they share cancels where they are compared."""
+
+    def __init__(self, hw: Platform, basis: str, assumptions: Assumptions) -> None:
+        self._hw, self._basis, self._assumptions = hw, basis, assumptions
+        self._rng = np.random.default_rng(0)
+        self._drawn: dict[str, NDArray[np.float64]] = {}
+        self.looked_at: dict[str, Assumption] = {}
+
+    def shares(self, of: NDArray[np.float64]) -> dict[str, float]:
+        """By assumption, its share of the variance of `of`, (1 + n_draws,), the largest first.
+
+        Squares of Pearson's correlations, which add up to 1 where `of` is a sum of independent draws.
+        """
+        found = {}
+        for name, drawn in self._drawn.items():
+            if np.ptp(drawn[1:]) and np.ptp(of[1:]):
+                found[name] = float(np.corrcoef(drawn[1:], of[1:])[0, 1] ** 2)
+        return dict(sorted(found.items(), key=lambda item: -item[1]))
+
+    def _of(self, name: str) -> NDArray[np.float64]:
+        """(1 + n_draws,): the middle, then the draws. Raises `InvalidInput` for what is not assumed."""
+        if name not in self._drawn:
+            assumed = self._assumptions[name]
+            self.looked_at[name] = assumed
+            self._drawn[name] = np.concatenate([[assumed.value], assumed.draws(self._rng, _N_DRAWS)])
+        return self._drawn[name]
+
+    def _card(self, figure: str) -> NDArray[np.float64]:
+        return self._of(f"cards.{self._hw.machine.accelerator.name}.{figure}")
+
+    def _price_usd(self) -> NDArray[np.float64]:
+        """What the card costs: as assumed, else as its machine file has it."""
+        name, stated = self._hw.machine.accelerator.name, self._hw.machine.accelerator.price_usd
+        key = f"cards.{name}.price_usd"
+        if self._assumptions.get(key) is None and stated is not None:
+            around = Assumption(
+                stated, 0.7 * stated, 1.3 * stated, "USD", f"price of {name}, 30 % either way assumed", ""
+            )
+            self._assumptions = Assumptions(ReadOnly({**self._assumptions.by_name, key: around}))
+        return self._of(key)
+
+    def _slower(self, served: Served) -> NDArray[np.float64]:
+        """Real time over predicted time: of the fit's interval, or where nothing was fitted, as assumed."""
+        if served.stretch is None:
+            return self._of("unfitted_error")
+        name = f"{PREDICTION}{served.design}"
+        if name not in self._drawn:
+            low, high = (math.log(end) for end in served.stretch)
+            normal = self._rng.standard_normal(_N_DRAWS) * (high - low) / 3.92 + (high + low) / 2
+            self._drawn[name] = np.concatenate([[1.0], np.exp(normal)])
+        return self._drawn[name]
+
+    def cost(self, served: Served, request: RequestShape, requests_per_s: float) -> DrawnCost:
+        """What `served` costs at a rate. A machine draws power while it serves, and idles for the rest."""
+        slower, used = self._slower(served), self._of("utilisation")
+        seconds_per_token = served.request_s * slower / (served.batch * request.output_tokens)
+        busy_watts = self._watts(served.compute_share, served.host_share)
+        idle_watts = self._watts(0.0, 0.0)
+        moved = self._of("transfer_joules_per_gb") * served.link_bytes / 1e9
+        idle_s = seconds_per_token * (1 / used - 1)
+        joules = (seconds_per_token * busy_watts + idle_s * idle_watts + moved) * self._of("pue")
+        machine_s = seconds_per_token / used
+        machines = np.ceil(requests_per_s * request.output_tokens * machine_s - 1e-9)
+        tokens_per_year = requests_per_s * request.output_tokens * _SECONDS_PER_YEAR
+        fixed_per_year = self._machine_usd_per_year()
+        per_token = fixed_per_year / _SECONDS_PER_YEAR * machine_s
+        running = machines * fixed_per_year
+        if self._basis == "own":
+            energy = joules / _JOULES_PER_KWH * self._of("electricity_usd_per_kwh")
+            per_token, running = per_token + energy, running + tokens_per_year * energy
+        days = self._of(self._assumptions.days_of(served.design)) * self._of("engineering_usd_per_day")
+        return DrawnCost(served, per_token, joules, machines, running, days, self._of("years"))
+
+    def _watts(self, compute_share: float, host_share: float) -> NDArray[np.float64]:
+        """Power of a machine whose compute lane and processor are busy such shares of the time."""
+        limit = self._card("limit_watts")
+        idle = limit * self._of("idle_share")
+        host_idle, host_busy = self._of("host_idle_watts"), self._of("host_busy_watts")
+        host = host_idle + host_share * np.maximum(host_busy - host_idle, 0)
+        return idle + compute_share * np.maximum(limit * self._of("busy_share") - idle, 0) + host
+
+    def _machine_usd_per_year(self) -> NDArray[np.float64]:
+        """A machine for a year: rented by the hour, or bought, spread over its years, with its upkeep."""
+        if self._basis == "rent":
+            return self._card("usd_per_hour") * _HOURS_PER_YEAR
+        price = self._price_usd() + self._of("machine_usd")
+        return price * (1 / self._of("years") + self._of("upkeep_per_year"))

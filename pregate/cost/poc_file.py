@@ -1,0 +1,85 @@
+"""The file of a proof of concept: the question, what runs now, the candidates, and what is promised."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from hwmodels.quantity import parse_override
+from offload.policies import policy_named
+from traces.documents import Section, read_yaml
+from traces.errors import InvalidInput
+
+__all__ = ["PocFile", "read_poc"]
+
+_MOST_CANDIDATES = 12
+
+
+@dataclass(frozen=True, slots=True)
+class PocFile:
+    """A proof of concept as it is asked for; `now` is the design that runs, the others would take its place."""
+
+    title: str
+    model: str
+    hardware: str
+    stack: str | None
+    formats: str | None
+    now: str
+    candidates: tuple[str, ...]
+    input_tokens: int
+    output_tokens: int
+    requests_per_s: float
+    ttft_s: float | None
+    tpot_s: float | None
+    basis: str
+    batches: tuple[int, ...]
+    assume: dict[str, str]
+
+
+def read_poc(path: Path) -> PocFile:
+    """The file at `path`. Raises `InvalidFile` for another form, `UnknownName` for a design that is none."""
+    section = read_yaml(path)
+    workload = section.section("workload")
+    promise = section.optional_section("promise")
+    found = PocFile(
+        title=section.text("title", "A proof of concept"),
+        model=section.text("model"),
+        hardware=section.text("hardware"),
+        stack=section.text("stack", "") or None,
+        formats=section.text("formats", "") or None,
+        now=policy_named(section.text("now")).name,
+        candidates=tuple(policy_named(str(name)).name for name in section.items("candidates")),
+        input_tokens=workload.integer("input_tokens", minimum=1),
+        output_tokens=workload.integer("output_tokens", minimum=2),
+        requests_per_s=workload.number("requests_per_s", minimum=1e-9),
+        ttft_s=_seconds(promise, "ttft"),
+        tpot_s=_seconds(promise, "tpot"),
+        basis=section.text("basis", "own"),
+        batches=tuple(_whole(one, path) for one in section.items("batches", optional=True)) or (1, 2, 4, 8),
+        assume=_assume(section),
+    )
+    workload.done()
+    section.done()
+    names = [found.now, *found.candidates]
+    if not found.candidates or len(names) > _MOST_CANDIDATES or len(set(names)) < len(names):
+        raise InvalidInput(
+            f"{path}: candidates: 1 to {_MOST_CANDIDATES - 1} designs, each once and other than {found.now}"
+        )
+    return found
+
+
+def _seconds(promise: Section | None, name: str) -> float | None:
+    if promise is None or name not in promise:
+        return None
+    return parse_override(promise.text(name), "time")
+
+
+def _whole(value: object, path: Path) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= 4096:
+        raise InvalidInput(f"{path}: batches: {value!r} is no whole number from 1 to 4096")
+    return value
+
+
+def _assume(section: Section) -> dict[str, str]:
+    table = section.optional_section("assume")
+    return {} if table is None else {name: str(table.take(name)) for name in table.remaining()}
