@@ -14,7 +14,7 @@ from pregate.cost.serving import LatencyPromise
 from pregate.named import load_hardware, load_model
 from traces.model.formats_by_part import parse_formats
 
-__all__ = ["Measurement", "Poc", "Threshold", "plan_poc"]
+__all__ = ["Poc", "Threshold", "ToMeasure", "plan_poc"]
 
 N_MEASUREMENTS = 3
 
@@ -44,7 +44,7 @@ _HOW_LAST = {
 
 
 @dataclass(frozen=True, slots=True)
-class Measurement:
+class ToMeasure:
     """One thing to find out, how, and the share of what is in doubt that it would settle."""
 
     name: str
@@ -70,7 +70,7 @@ class Poc:
     asked: PocFile
     report: CostReport
     chosen: DesignCost | None
-    measurements: tuple[Measurement, ...]
+    measurements: tuple[ToMeasure, ...]
     thresholds: tuple[Threshold, ...]
 
     @property
@@ -102,10 +102,10 @@ def plan_poc(path: str | Path, progress: Callable[[str], None] = lambda _: None)
     return Poc(asked, report, chosen, _measurements(report), () if chosen is None else _thresholds(asked, chosen, now))
 
 
-def _measurements(report: CostReport) -> tuple[Measurement, ...]:
+def _measurements(report: CostReport) -> tuple[ToMeasure, ...]:
     """The assumptions that the choice hangs on most, and how each is settled."""
     found = list(report.drivers.items())[:N_MEASUREMENTS]
-    return tuple(Measurement(name, _how(name), share) for name, share in found)
+    return tuple(ToMeasure(name, _how(name), share) for name, share in found)
 
 
 def _how(name: str) -> str:
