@@ -17,9 +17,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hwmodels.figures import Figures, Number, figures_of
+from hwmodels.floors import fused_s, missing_s
 from hwmodels.kernels import cached_share, kernel_terms, longer, roofline_s
 from hwmodels.platform import Platform
-from offload.ops import KINDS, Lane, OpKind, Work
+from offload.ops import KERNEL_KINDS, KINDS, Lane, OpKind, Work
 
 __all__ = ["Costs", "Parts", "parts_of", "price", "price_figures"]
 
@@ -188,13 +189,19 @@ def _kernel_parts(work: Work, figures: Figures) -> Parts:
     fixed_s = figures.stack.launches.get(work.kind, 0) * figures.stack_constant("kernel_s")
     if work.kind is OpKind.EXPERTS and figures.stack.tile is not None:
         pairs = _grouped_gemms_s(work, figures, rate, bandwidth)
+    elif work.fused is not None:
+        pairs = fused_s(work, figures, rate, bandwidth)
     else:
         bits = figures.read_bits(work)
         pairs = [roofline_s(gemm, bits, rate, bandwidth) for gemm in work.gemms]
+    gemms_s = []
     for flop_s, bytes_s in pairs:
         more_compute_s, more_hbm_s = longer(flop_s, bytes_s)
         compute_s, hbm_s = compute_s + more_compute_s, hbm_s + more_hbm_s
-    return Parts(fixed_s, compute_s, hbm_s)
+        gemms_s.append(more_compute_s + more_hbm_s)
+    if work.kind not in KERNEL_KINDS or figures.stack.tile is not None:
+        return Parts(fixed_s, compute_s, hbm_s)
+    return Parts(fixed_s + missing_s(work, figures, fixed_s, gemms_s), compute_s, hbm_s)
 
 
 def _measured_parts(work: Work, figures: Figures) -> Parts:

@@ -24,7 +24,7 @@ from traces.errors import InvalidInput, unknown_name
 
 __all__ = ["MEMORY_FIGURES", "Figures", "check_axis", "figure_keys", "figures_of"]
 
-MEMORY_FIGURES = ("accelerator.hbm_bytes", "host.dram_bytes", "stack.reserve_bytes")
+MEMORY_FIGURES = ("accelerator.hbm_bytes", "host.dram_bytes", "stack.reserve_bytes", "stack.memory_share")
 """Sizes of memory: they decide what a schedule is, not what it takes."""
 
 _OF_STACK = "stack.link_efficiency"
@@ -188,7 +188,7 @@ def figures_of(platform: Platform) -> Figures:
             value = value.get(dtype) if dtype else value
             if value is not None:
                 values[f"{kind}.{name}"] = float(value)
-    values |= {f"stack.{name}": platform.constant(name) for name in CONSTANTS}
+    values |= {f"stack.{name}": value for name, value in platform.constants.items()}
     values = _with_one_link_share(values, platform)
     fit = platform.fit
     if fit is not None:

@@ -13,7 +13,8 @@ from hwmodels.machine_files import hardware_names, load_machine
 from hwmodels.overrides import with_overrides
 from hwmodels.quantity import ReadOnly, parse_override, real_number
 from hwmodels.spec import MachineSpec
-from hwmodels.stack import CONSTANTS, SoftwareStack, check_constant, load_stack
+from hwmodels.stack import CONSTANTS, OPTIONAL, SoftwareStack, check_constant, load_stack
+from offload.execution import Execution
 from traces.errors import InvalidInput, unknown_name
 
 __all__ = ["Platform", "load_platform", "platform_of"]
@@ -44,6 +45,23 @@ class Platform:
     def hardware(self) -> str:
         """The accelerator's name, which stands for the machine around it."""
         return self.machine.accelerator.name
+
+    @property
+    def execution(self) -> Execution:
+        """How the stack executes: as it was measured, or as it claims where it was not."""
+        claimed = self.stack.claimed_execution
+        return self.stack.execution if self.fit is not None or claimed is None else claimed
+
+    @property
+    def constants(self) -> Mapping[str, float]:
+        """Every stack constant that is known. Floors are claims: where kernels were fitted there are none."""
+        known = [name for name in CONSTANTS if name not in OPTIONAL or self._states(name)]
+        return ReadOnly({name: self.constant(name) for name in known})
+
+    def _states(self, name: str) -> bool:
+        if name in self.overridden or (self.fit is not None and name in self.fit.constants):
+            return True
+        return name in self.stack.constants and (self.fit is None or not name.endswith("_floor_s"))
 
     def constant(self, name: str) -> float:
         """A stack constant: the user's, else the fitted, else the claimed one."""

@@ -17,7 +17,7 @@ from offload.ops import KINDS, OpKind
 from traces.documents import Section, read_yaml
 from traces.errors import InvalidFile, InvalidInput, unknown_name
 
-__all__ = ["BACKEND_STACKS", "CONSTANTS", "SoftwareStack", "load_stack", "stack_names"]
+__all__ = ["BACKEND_STACKS", "CONSTANTS", "FLOORS", "OPTIONAL", "SoftwareStack", "load_stack", "stack_names"]
 
 STACKS_DIR = Path(__file__).parent / "stacks"
 
@@ -41,6 +41,11 @@ CONSTANTS: dict[str, str] = {
     "cpu_sockets": "count",
     "handover_s": "time",
     "reserve_bytes": "size",
+    "memory_share": "ratio",
+    "gemm_floor_s": "time",
+    "attention_floor_s": "time",
+    "experts_floor_s": "time",
+    "narrow_experts_floor_s": "time",
 }
 """Constants a stack owns, by dimension.
 
@@ -53,7 +58,14 @@ cpu_gemm_efficiency and cpu_attention_efficiency are of its peak rate; cpu_packe
 multiplies weights of at most 8 bits, by integer dot products; cpu_core_bytes_per_s: what one core takes in at
 most, unpacking included; cpu_sockets: whose memory it reads at full rate, at most those that there are; handover_s:
 waking its threads with the activations of a layer, and collecting their results. reserve_bytes: HBM taken by context,
-libraries and workspaces."""
+libraries and workspaces; memory_share: of HBM, what it uses at all. The floors (`hwmodels.floors`): the least device
+time of a GEMM, of an attention kernel, and of a fused op of experts, of 16 bits a weight or fewer (narrow)."""
+
+FLOORS = ("gemm", "attention", "experts", "narrow_experts")
+"""Kinds of kernel that a stack may state a floor for, in a section `floors` of its file."""
+
+OPTIONAL = ("memory_share", *(f"{kind}_floor_s" for kind in FLOORS))
+"""Constants that a stack may leave out: it uses all of HBM, and its kernels take their fixed time and roofline."""
 
 BACKEND_STACKS: dict[str, tuple[str, ...]] = {"cpu": ("threads",), "cuda": ("pytorch-eager", "streams")}
 """The stacks that each back end of the runtime is: microbenchmarks measure these and no other."""
@@ -66,10 +78,12 @@ _LAUNCHED = tuple(kind for kind, row in KINDS.items() if row.time == "kernel")
 class SoftwareStack:
     """A way to run a model on a device.
 
-    `execution`: which waits, copies and groupings it makes. `host_memory`: how it holds weights (`HOST_MEMORY`).
+    `execution`: which waits, copies and groupings it makes, and `claimed_execution` on a machine where it was not
+    measured. `host_memory`: how it holds weights (`HOST_MEMORY`).
     `launches`: kernels (or copies, for `stage`) an op of each kind launches. `tile`: (rows, columns) of the output tile
     of its grouped expert GEMM, one thread block each and no split of the inner dimension; None prices expert GEMMs by
-    roofline. `constants`: by name.
+    roofline. `fused_rows`: heights of a tile that its fused op of experts chooses from, each expert's rows padded to
+    whole ones; empty: not padded. `constants`: by name.
     """
 
     name: str
@@ -79,8 +93,12 @@ class SoftwareStack:
     tile: tuple[int, int] | None
     constants: Mapping[str, Quantity]
     host_memory: str = "pinned"
+    claimed_execution: Execution | None = None
+    fused_rows: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
+        if any(rows < 1 for rows in self.fused_rows) or list(self.fused_rows) != sorted(set(self.fused_rows)):
+            raise InvalidInput(f"stack {self.name}: fused_rows = {list(self.fused_rows)}: heights of tiles, ascending")
         if self.host_memory not in HOST_MEMORY:
             raise unknown_name("kind of host memory", self.host_memory, HOST_MEMORY)
 
@@ -96,8 +114,10 @@ def load_stack(name: str) -> SoftwareStack:
         raise unknown_name("stack", name, stack_names())
     section = read_yaml(STACKS_DIR / f"{name}.yaml")
     execution, host_memory = section.text("execution"), section.text("host_memory", "pinned")
-    if execution not in EXECUTIONS:
-        raise unknown_name("execution", execution, EXECUTIONS, section.where)
+    claimed = section.text("claimed_execution", execution)
+    for name_of_execution in (execution, claimed):
+        if name_of_execution not in EXECUTIONS:
+            raise unknown_name("execution", name_of_execution, EXECUTIONS, section.where)
     if host_memory not in HOST_MEMORY:
         raise unknown_name("kind of host memory", host_memory, HOST_MEMORY, section.where)
     sources = _sources(section)
@@ -107,8 +127,10 @@ def load_stack(name: str) -> SoftwareStack:
         execution=EXECUTIONS[execution],
         launches=_launches(section),
         tile=_tile(section),
-        constants=_constants(section.section("constants"), sources),
+        constants=_constants(section.section("constants"), _floors(section), sources),
         host_memory=host_memory,
+        claimed_execution=EXECUTIONS[claimed],
+        fused_rows=_fused_rows(section),
     )
     section.done()
     return stack
@@ -137,12 +159,43 @@ def _tile(section: Section) -> tuple[int, int] | None:
     return tile
 
 
-def _constants(section: Section, sources: Mapping[str, str]) -> Mapping[str, Quantity]:
-    constants = {
-        name: parse_quantity(section.take(name), f"{section.where}: {name}", dimension, sources)
-        for name, dimension in CONSTANTS.items()
+def _fused_rows(section: Section) -> tuple[int, ...]:
+    table = section.optional_section("fused_experts_tile")
+    if table is None:
+        return ()
+    rows = table.items("rows")
+    if not rows or any(isinstance(one, bool) or not isinstance(one, int) for one in rows):
+        raise InvalidFile(f"{table.where}: rows = {rows!r}: a list of whole numbers, heights of tiles")
+    table.take("source")
+    table.done()
+    return tuple(rows)
+
+
+def _floors(section: Section) -> dict[str, tuple[object, str]]:
+    """What a file states of `FLOORS`, by the constant that it is, with the place where it stands."""
+    table = section.optional_section("floors")
+    if table is None:
+        return {}
+    for kind in table.remaining():
+        if kind not in FLOORS:
+            raise unknown_name("kind of kernel", kind, FLOORS, table.where)
+    return {f"{kind}_floor_s": (table.take(kind), f"{table.where}: {kind}") for kind in table.remaining()}
+
+
+def _constants(
+    section: Section, floors: Mapping[str, tuple[object, str]], sources: Mapping[str, str]
+) -> Mapping[str, Quantity]:
+    stated = set(section.remaining())
+    raw = {
+        name: (section.take(name), f"{section.where}: {name}")
+        for name in CONSTANTS
+        if name not in OPTIONAL or (name in stated and name == "memory_share")
     }
     section.done()
+    constants = {
+        name: parse_quantity(value, where, CONSTANTS[name], sources)
+        for name, (value, where) in {**raw, **floors}.items()
+    }
     for name, quantity in constants.items():
         check_constant(name, quantity.value, section.where)
     return ReadOnly(constants)
@@ -156,5 +209,5 @@ def check_constant(name: str, value: float, where: str) -> None:
         raise InvalidInput(f"{where}: {name} = {value:g} must be above 0 and finite")
     if CONSTANTS[name] != "ratio":
         check_plausible(max(value, PLAUSIBLE[CONSTANTS[name]][0]), CONSTANTS[name], f"{where}: {name}")
-    if name.endswith("efficiency") and value > 1:
+    if (name.endswith("efficiency") or name == "memory_share") and value > 1:
         raise InvalidFile(f"{where}: {name} = {value:g} is above 1: an efficiency is a fraction of the claim")

@@ -25,6 +25,7 @@ from offload.memory import ExpertMemory
 from offload.mixing import mixing_works
 from offload.moe_blocks import Blocks, PassWorks, Union
 from offload.ops import Lane, OpKind, Work
+from offload.passes import passes_of
 from offload.placement import Placed, place
 from offload.policy import Decisions, Fetch, Policy, RunFacts, no_prefetch
 from offload.recorder import Part, Recorder, assemble
@@ -118,7 +119,7 @@ class DecodeStream:
         self._arguments = model, policy, execution, n_buffers, cache, disk
         self._steps = steps
         placed = place(model, policy.placement) if placed is None else placed
-        known = model.is_uniform and is_compilable(policy, cache) and placed.is_plain and not execution.micro_batch
+        known = model.is_uniform and is_compilable(policy, execution, cache) and placed.is_plain
         self._loop: CompiledLoop | _Loop | None = None  # until the size of the schedule is known
         if compiled is not None or not known:
             made = CompiledLoop if compiled and known else partial(_Loop, placed=placed)
@@ -207,22 +208,6 @@ def _contexts(step: Step) -> tuple[dict[int, int], int]:
     return dict(zip(sequences.tolist(), most.tolist(), strict=True)), int(context.sum())
 
 
-def _micro_batches(step: Step, n_tokens: int) -> list[Step]:
-    """The passes that a prompt takes, `n_tokens` at a time (0: all); the same step in each."""
-    n = len(step.experts)
-    if not n_tokens or n <= n_tokens:
-        return [step]
-    parts = (slice(low, low + n_tokens) for low in range(0, n, n_tokens))
-    weights = step.gate_weights
-    return [
-        replace(
-            step, experts=step.experts[part], sequence=step.sequence[part], position=step.position[part],
-            gate_weights=None if weights is None else weights[part],
-        )
-        for part in parts
-    ]  # fmt: skip
-
-
 class _Loop:
     """The state of one pass over the steps."""
 
@@ -247,7 +232,7 @@ class _Loop:
         self.works = Works(model, count_slots(n_buffers, cache) * model.expert_bytes)
         self._of_pass: dict[tuple[bool, int], PassWorks] = {}
         self.memory = ExpertMemory(
-            self.recorder, n_buffers, model.expert_bytes, copies, cache, places, execution.grouped,
+            self.recorder, n_buffers, model.expert_bytes, copies, cache, places, execution.arriving != "each",
             execution.n_host_buffers,
         )  # fmt: skip
         self.lookups = {phase: [0, 0] for phase in Phase}
@@ -263,10 +248,8 @@ class _Loop:
     def parts(self, steps: Iterable[Step]) -> Iterator[Part]:
         """The schedule of `steps`, some hundred thousand ops at a time."""
         for step in steps:
-            whole = step.phase == Phase.DECODE or self.model.is_encoder_decoder
-            passes = [step] if whole else _micro_batches(step, self.execution.micro_batch)
-            for one in passes:
-                self.run(one, n_heads=len(np.unique(step.sequence)) if one is passes[-1] else 0)
+            for one, n_heads in passes_of(step, self.model, self.execution):
+                self.run(one, n_heads)
             if len(self.recorder) >= _PART_OPS and not self.memory.holds_ahead:
                 yield self.recorder.take(self._live_ops())
         yield self.recorder.take(self._live_ops())
@@ -291,7 +274,7 @@ class _Loop:
         blocks = Blocks(self, policy, decisions, first, unions, step, encoding)
         attention: Sequence[Work | None]
         attention = self._attention(step, stack, encoding)
-        mixing = () if stack.is_uniform else mixing_works(model, stack, step)
+        mixing = () if stack.is_uniform else mixing_works(model, stack, step, self._decompresses(step))
         block_of = {layer: block for block, layer in enumerate(stack.moe_layers)}
         away = not encoding and not self.host_side.placed.is_plain
         self.last_op = -1
@@ -311,7 +294,7 @@ class _Loop:
             if away:
                 self.host_side.leave(layer, self.last_op)
         stays = away and self.host_side.end_pass()
-        if not encoding and n_heads:
+        if n_heads:
             what = self.works.head(n_heads)
             head = self.host_side.compute(what, -1) if stays else self.compute(what, -1)
             self.host(_STEP, (head,), -1)
@@ -347,14 +330,20 @@ class _Loop:
         else:  # causal: a token sees itself and what came before it
             longest, pairs = _contexts(step)
             kv_tokens, running = sum(longest.values()), list(longest)
-        works = [self.works.self_attention(stack, self.n_tokens, kv_tokens, pairs)]
+        n, unpacks = len(running), self._decompresses(step)
+        works = [self.works.self_attention(stack, self.n_tokens, kv_tokens, pairs, n, unpacks)]
         if stack.cross_attention and not encoding:
             new = [sequence for sequence in running if sequence not in self.projected]
             self.projected.update(new)
             memory = sum(self.memory_tokens[sequence] for sequence in running)
             new_memory = sum(self.memory_tokens[sequence] for sequence in new)
-            works.append(self.works.cross_attention(stack, self.n_tokens, memory, new_memory))
+            works.append(self.works.cross_attention(stack, self.n_tokens, memory, new_memory, n))
         return works
+
+    def _decompresses(self, step: Step) -> bool:
+        """Whether latent attention makes keys and values of its context in this pass, on the device."""
+        prompt = step.phase == Phase.PREFILL and self.execution.decompresses
+        return prompt and self.host_side.placed.kv == "device"
 
     def compute(
         self, what: Work, layer: int, after: Sequence[int] = (), hbm_released: int = 0, expert: int = -1

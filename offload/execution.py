@@ -6,25 +6,32 @@ These are facts about released code, not decisions; a stack names the execution 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Literal, get_args
 
-from traces.errors import InvalidInput
+from traces.errors import InvalidInput, unknown_name
 
-__all__ = ["EXECUTIONS", "Execution"]
+__all__ = ["EXECUTIONS", "Execution", "Fusing"]
+
+Fusing = Literal["each", "section", "layer"]
+"""How experts of a block become ops: an op for `each`, as it is there; one fused op for a `section`, those of the layer
+that are in the same place; one fused op for the `layer`, with all others that are said to run so."""
 
 
 @dataclass(frozen=True, slots=True)
 class Execution:
     """One way to run the same decisions.
 
-    `stage`: a fetched (or cached) expert is copied within HBM into the buffer that the FFN reads.
-    `grouped`: one grouped FFN for all experts of a block, after all have arrived; else one FFN an expert, as
-    they arrive. `fetch_first`: the next block's fetch is issued before this block's FFN, as the released code
-    does. `readback_per_fetch`: every fetch reads the ids back, needed or not. `host_waits`: the host blocks
-    until a block's experts are there, where events on the compute stream would do. `sync_after_ffn`: the host
-    waits for every expert FFN. `splits_expert_buffer`: a caching allocator carves the KV cache out of one of the four
-    weight buffers (n_experts times half an expert) and then allocates that buffer anew. `stores_scores`: attention
-    is not fused, so the scores of a forward pass are materialised. `n_host_buffers`, 1 or 2: pinned ones that storage
-    is read into; with one, a read waits until the link has emptied it, with two it runs beside the copy before.
+    `resident`, `cached`, `arriving`: how experts become ops that live in HBM, that a cache was found to hold, and that
+    are fetched; a fused op starts once all of its experts are there. `stage`: a fetched (or cached) expert is copied
+    within HBM into the buffer that the FFN reads. `fetch_first`: the next block's fetch is issued before this block's
+    FFN, as the released code does. `readback_per_fetch`: every fetch reads the ids back, needed or not. `host_waits`:
+    the host blocks until a block's experts are there, where events on the compute stream would do. `sync_after_ffn`:
+    the host waits for every expert FFN. `splits_expert_buffer`: a caching allocator carves the KV cache out of one of
+    the four weight buffers (n_experts times half an expert) and then allocates that buffer anew. `stores_scores`:
+    attention is not fused, so the scores of a forward pass are materialised. `n_host_buffers`, 1 or 2: pinned ones that
+    storage is read into; with one, a read waits until the link has emptied it, with two it runs beside the copy before.
+    `decompresses`: latent attention of a prompt makes keys and values of its context; else it is absorbed throughout.
+    `workspace_tokens`: a pass holds the activations inside a layer of so many tokens at a time, 0 of all.
 
     Of what a placement puts on the host: `host_computes`: the issuing thread computes it, and issues nothing meanwhile;
     else threads of their own do. `micro_batch`: tokens of a prompt in one pass, 0 all. Experts of the host are streamed
@@ -33,8 +40,10 @@ class Execution:
     """
 
     name: str
+    resident: Fusing
+    cached: Fusing
+    arriving: Fusing
     stage: bool
-    grouped: bool
     fetch_first: bool
     readback_per_fetch: bool
     host_waits: bool
@@ -47,25 +56,39 @@ class Execution:
     stream_tokens: int = 0
     stream_per_expert: bool = False
     streams_ahead: bool = False
+    decompresses: bool = False
+    workspace_tokens: int = 0
 
     def __post_init__(self) -> None:
-        if min(self.micro_batch, self.stream_tokens) < 0:
-            raise InvalidInput(f"execution {self.name}: micro_batch and stream_tokens are counts, 0 or more")
+        for how in (self.resident, self.cached, self.arriving):
+            if how not in get_args(Fusing):
+                raise unknown_name("way to fuse experts", how, get_args(Fusing), f"execution {self.name}")
+        if min(self.micro_batch, self.stream_tokens, self.workspace_tokens) < 0:
+            raise InvalidInput(
+                f"execution {self.name}: micro_batch, stream_tokens and workspace_tokens are counts, 0 or more"
+            )
         if self.n_host_buffers not in (1, 2):
             raise InvalidInput(f"execution {self.name}: n_host_buffers = {self.n_host_buffers}: must be 1 or 2")
 
     @property
     def hands_slots_on(self) -> bool:
         """Whether an expert's slot is free once its own FFN has run: then those of a block need not fit at once."""
-        return not self.grouped and not self.host_waits
+        return self.arriving == "each" and not self.host_waits
+
+    @property
+    def fuses_across(self) -> bool:
+        """Whether which experts share an op depends on where each of a block is found."""
+        return self.cached != self.arriving or self.cached == "section"
 
 
 EXECUTIONS: dict[str, Execution] = {
     # Pre-gated MoE's public FasterTransformer fork: fetcher.cc, arena.cc, moe_kernels.cu (run_moe_fc).
     "fastertransformer": Execution(
         "fastertransformer",
+        resident="layer",
+        cached="layer",
+        arriving="layer",
         stage=True,
-        grouped=True,
         fetch_first=True,
         readback_per_fetch=True,
         host_waits=True,
@@ -77,8 +100,10 @@ EXECUTIONS: dict[str, Execution] = {
     # Events on cross-lane edges only; experts run straight from their slots: what our runtime executes.
     "streams": Execution(
         "streams",
+        resident="each",
+        cached="each",
+        arriving="each",
         stage=False,
-        grouped=False,
         fetch_first=False,
         readback_per_fetch=False,
         host_waits=False,
@@ -89,12 +114,18 @@ EXECUTIONS: dict[str, Execution] = {
     ),
 }
 
-_FUSED = replace(EXECUTIONS["streams"], name="fused", grouped=True)
+_FUSED = replace(EXECUTIONS["streams"], name="fused", resident="layer", cached="layer", arriving="layer")
 """One fused matrix product over the experts of a layer, and nothing else that waits."""
 
 EXECUTIONS |= {
     one.name: one
     for one in (
+        # What a present-day engine does in place of `streams`: experts that stay in HBM run in one fused op a layer,
+        # those cached or fetched from their slots, one by one; a long prompt passes each layer piece by piece.
+        replace(EXECUTIONS["streams"], name="streams_fused", resident="layer", workspace_tokens=8192),
+        # vLLM: one fused op a layer (vllm/model_executor/layers/fused_moe), prompts in chunks of max_num_batched_tokens
+        # (2,048 where latency counts, 8,192 otherwise), keys and values made of latents for a prompt (mla/common.py).
+        replace(_FUSED, name="vllm", micro_batch=8192, decompresses=True),
         # ggml's scheduler: layers split by where their tensors are; the thread that issues computes what is on the CPU.
         # llama.cpp: src/llama-graph.cpp (build_moe_ffn), ggml-backend.cpp, ggml-cuda.cu (offload_op: batches of 32 rows
         # and more are copied to the device).

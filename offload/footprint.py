@@ -202,7 +202,8 @@ def _static_bytes(model: ModelArchitecture, workload: Workload, execution: Execu
     experts where a prompt streams those, and the experts kept beside others of the host.
 
     Activations a token: 14 rows of d_model (residual, norms, Q, K, V and their transposed copies, attention and FFN
-    outputs, permuted inputs), two FFN hidden rows, and the scores where the stack stores them.
+    outputs, permuted inputs), two FFN hidden rows, and the scores where the stack stores them. Those of one chunk, of a
+    stack that passes a prompt in chunks; of one that keeps few inside a layer, two rows between layers for the others.
     """
     element = model.stored_activation_dtype.bytes_per_param
     layers = range(model.decoder.n_layers)
@@ -217,7 +218,9 @@ def _static_bytes(model: ModelArchitecture, workload: Workload, execution: Execu
     hidden = max(model.d_ff_expert * model.top_k, *(stack.d_ff_dense for stack in model.stacks))
     scores = workload.n_context * model.decoder.attention.n_heads if execution.stores_scores else 0
     n_tokens = min(workload.n_tokens, execution.micro_batch) if execution.micro_batch else workload.n_tokens
-    activations = int(n_tokens * (14 * model.d_model + 2 * hidden + scores) * element)
+    n_inside = min(n_tokens, execution.workspace_tokens) if execution.workspace_tokens else n_tokens
+    inside = n_inside * (14 * model.d_model + 2 * hidden + scores)
+    activations = int((inside + (n_tokens - n_inside) * 2 * model.d_model) * element)
     experts = placed.n_kept * model.expert_bytes
     if placed.n_decided < model.n_moe_layers and 0 < execution.stream_tokens <= n_tokens:
         experts += model.n_experts * model.expert_bytes // model.n_expert_matrices

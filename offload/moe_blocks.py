@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, Protocol
 
 from numpy.typing import NDArray
 
-from offload.execution import Execution
+from offload.execution import Execution, Fusing
 from offload.host_side import HostSide
 from offload.memory import CapacityExceeded, ExpertMemory
 from offload.ops import Lane, OpKind, Work
@@ -36,6 +36,14 @@ class Union(NamedTuple):
 
     experts: tuple[int, ...]
     tokens: tuple[int, ...]
+
+
+class ExpertOp(NamedTuple):
+    """Experts of one op, and the copies that it waits for."""
+
+    union: Union
+    fused: bool
+    after: tuple[int, ...]
 
 
 class PassWorks(NamedTuple):
@@ -106,7 +114,7 @@ class Blocks:
             return
         if self.policy.resident:
             self._count(len(union.experts), len(union.experts))
-            self._experts(union, layer, dict.fromkeys(union.experts, -1), [])
+            self._experts(union, layer, [])
             return
         selected_before = block < self.n_revealed and block > 0
         self.n_revealed = max(self.n_revealed, block + self.policy.lookahead + 1)
@@ -227,7 +235,7 @@ class Blocks:
         where = f"policy {self.policy.name} fetches expert {expert} {what}"
         copies, stored = loop.memory.copies, loop.model.expert_dtype.bits
         cached = action.bits is not None and loop.memory.cache is not None
-        if loop.execution.grouped or copies.stage or copies.disk or cached:
+        if loop.execution.arriving != "each" or copies.stage or copies.disk or cached:
             no_cache = ", no cache," * (action.bits is not None)
             raise InvalidInput(
                 f"{where}: take a stack that runs experts one by one from their slots (streams){no_cache} and DRAM"
@@ -288,7 +296,8 @@ class Blocks:
         freed = loop.model.expert_bytes * memory.n_transient(moe_layer, used)
         waits = [*memory.arrivals(moe_layer, used), *back]
         ready = {expert: held[expert].ready for expert in device.experts}
-        last = self._experts(device, layer, ready, waits, freed, begun)
+        hits = frozenset(expert for expert in device.experts if held[expert].hit)
+        last = self._experts(device, layer, waits, ready, hits, freed, begun)
         memory.release(moe_layer, last, used)
 
     def _until_all_fit(self, union: Union, layer: int, moe_layer: int) -> tuple[int, Union, bool]:
@@ -340,47 +349,62 @@ class Blocks:
         self._count(len(union.experts), len(here.experts))
         if away.experts and side.streams_experts(loop.n_tokens):
             side.stream_experts(len(away.experts), layer, gate)
-            self._experts(union, layer, dict.fromkeys(union.experts, -1), side.take_waits())
+            self._experts(union, layer, side.take_waits())
             return
-        ready = dict.fromkeys(here.experts, -1)
         if not away.experts:
-            self._experts(here, layer, ready, side.take_waits())
+            self._experts(here, layer, side.take_waits())
             return
         arrived = side.hand_over(gate, layer)
-        if loop.execution.grouped and not loop.execution.host_computes:  # the device's share runs beside the host's
+        beside = loop.execution.resident != "each" and not loop.execution.host_computes
+        if beside:  # the device's share runs beside the host's
             if here.experts or loop.pass_works.shared is not None:
-                self._experts(here, layer, ready, [])
+                self._experts(here, layer, [])
             side.experts(away.experts, away.tokens, layer, arrived)
             return
         side.experts(away.experts, away.tokens, layer, arrived)
-        self._experts(here, layer, ready, side.take_waits())
+        self._experts(here, layer, side.take_waits())
 
     def _experts(
-        self, union: Union, layer: int, ready: dict[int, int], waits: list[int], freed: int = 0, begun: bool = False
+        self,
+        union: Union,
+        layer: int,
+        waits: list[int],
+        ready: dict[int, int] | None = None,
+        hits: frozenset[int] = frozenset(),
+        freed: int = 0,
+        begun: bool = False,
     ) -> int:
-        """The FFN ops: one grouped, or one an expert as they arrive; the last one `waits`. Shared experts are first,
-        unless the block has `begun` already.
+        """The FFN ops, in the order in which what they read is there; the last one `waits`. Shared experts are first,
+        or in a fused op that is first, unless the block has `begun` already.
+
+        `ready`: of experts that are cached (`hits`) or fetched, the last op of the copy, -1 none; None: all live here.
         """
-        loop = self.loop
-        shared = loop.n_tokens if loop.model.n_shared_experts else 0
-        alone = loop.pass_works.shared is not None and not begun
-        if not union.experts and waits and alone and not loop.execution.grouped:
-            loop.compute(loop.works.grouped(shared, ()), layer)
-            last = loop.compute(loop.works.grouped(0, ()), layer, waits, freed)
-        elif loop.execution.grouped or not union.experts:
-            last = loop.compute(loop.works.grouped(shared, union.tokens), layer, waits, freed)
-        else:
-            if loop.pass_works.shared is not None and not begun:
-                loop.compute(loop.pass_works.shared, layer)
-            order = sorted(range(len(union.experts)), key=lambda i: ready[union.experts[i]])
-            for n_left, i in zip(range(len(order) - 1, -1, -1), order, strict=True):
-                expert = union.experts[i]
-                own = ready[expert]
-                after = sorted({*(() if n_left else waits), *((own,) if own >= 0 else ())})
-                last = self._expert(expert, union.tokens[i], layer, after, 0 if n_left else freed)
+        loop, shared = self.loop, 0
+        ops = _expert_ops(loop.execution, union, ready, hits)
+        if loop.pass_works.shared is not None and not begun:
+            shared = loop.n_tokens
+        first_is_fused = ops[0].fused if ops else self._how(ready) != "each" or not waits
+        if shared and not first_is_fused:
+            loop.compute(loop.pass_works.shared or loop.works.grouped(shared, ()), layer)
+            shared = 0
+        if not ops:
+            last = loop.compute(loop.works.grouped(shared, ()), layer, waits, freed)
+        for n_left, one in zip(range(len(ops) - 1, -1, -1), ops, strict=True):
+            after = sorted({*one.after} if n_left else {*one.after, *waits})
+            released = 0 if n_left else freed
+            if one.fused:
+                last = loop.compute(loop.works.grouped(shared, one.union.tokens), layer, after, released)
+                shared = 0
+            else:
+                last = self._expert(one.union.experts[0], one.union.tokens[0], layer, after, released)
         if loop.execution.sync_after_ffn:
             loop.host(_WAIT, (last,), layer)
         return last
+
+    def _how(self, ready: dict[int, int] | None) -> str:
+        """How the experts of a block would run of which the device has none."""
+        execution = self.loop.execution
+        return execution.resident if ready is None else execution.arriving
 
     def _expert(self, expert: int, n_tokens: int, layer: int, after: Sequence[int], freed: int) -> int:
         """The FFN of one expert."""
@@ -400,6 +424,34 @@ class Blocks:
         counts = self.loop.lookups[self.loop.phase]
         counts[0] += n_lookups
         counts[1] += n_hits
+
+
+def _expert_ops(
+    execution: Execution, union: Union, ready: dict[int, int] | None, hits: frozenset[int]
+) -> list[ExpertOp]:
+    """The ops that the experts of a block become, in the order in which their copies end."""
+    if ready is None:
+        ready = dict.fromkeys(union.experts, -1)
+        ways: dict[str, Fusing] = {"resident": execution.resident}
+        place = dict.fromkeys(union.experts, "resident")
+    else:
+        ways = {"cached": execution.cached, "arriving": execution.arriving}
+        place = {expert: "cached" if expert in hits else "arriving" for expert in union.experts}
+    fused: dict[str, list[tuple[int, int]]] = {}
+    ops = []
+    for expert, n_tokens in zip(union.experts, union.tokens, strict=True):
+        way = ways[place[expert]]
+        if way == "each":
+            ops.append(_op([(expert, n_tokens)], ready, fused=False))
+        else:
+            fused.setdefault(place[expert] if way == "section" else "layer", []).append((expert, n_tokens))
+    ops = [*(_op(members, ready, fused=True) for _, members in sorted(fused.items())), *ops]
+    return sorted(ops, key=lambda one: max(one.after, default=-1))
+
+
+def _op(members: list[tuple[int, int]], ready: dict[int, int], *, fused: bool) -> ExpertOp:
+    after = sorted({ready[expert] for expert, _ in members if ready[expert] >= 0})
+    return ExpertOp(Union(tuple(e for e, _ in members), tuple(n for _, n in members)), fused, tuple(after))
 
 
 def _without(union: Union, experts: Sequence[int]) -> Union:

@@ -10,7 +10,20 @@ from enum import IntEnum
 from types import MappingProxyType
 from typing import Literal, NamedTuple
 
-__all__ = ["KERNEL_KINDS", "KINDS", "TO_DEVICE", "TRANSFERS", "Gemm", "KindRow", "Lane", "OpKind", "TimeClass", "Work"]
+__all__ = [
+    "KERNEL_KINDS",
+    "KINDS",
+    "TO_DEVICE",
+    "TRANSFERS",
+    "Attending",
+    "FusedExperts",
+    "Gemm",
+    "KindRow",
+    "Lane",
+    "OpKind",
+    "TimeClass",
+    "Work",
+]
 
 
 class Lane(IntEnum):
@@ -134,6 +147,33 @@ class Gemm(NamedTuple):
     n_gemms: int = 1
 
 
+class Attending(NamedTuple):
+    """The shape of an attention: `n_tokens` query rows of `n_sequences`, heads, and what is read of a cached token.
+
+    `key_width`, `value_width`: of one head, as scores are multiplied (latent attention absorbed: the latent, and one
+    head of keys for all). `token_bytes` of HBM for each cached token, so that `hbm_bytes / token_bytes` are read.
+    """
+
+    n_tokens: int
+    n_sequences: int
+    n_heads: int
+    n_kv_heads: int
+    key_width: int
+    value_width: int
+    token_bytes: float
+
+
+class FusedExperts(NamedTuple):
+    """Experts of one fused op: `n_experts` over `n_rows` pairs of token and expert, the first `n_gemms` of its GEMMs.
+
+    Each two of those are the projections up and down of the experts that have as many rows; shared experts follow.
+    """
+
+    n_experts: int
+    n_rows: int
+    n_gemms: int
+
+
 class Work(NamedTuple):
     """What an op asks of a machine, without saying which: the row of a cost table.
 
@@ -143,6 +183,7 @@ class Work(NamedTuple):
     expert weights, all of the HBM that fetched experts go round in, so that few slots may stay in a cache; 0 for
     weights that stay where they are.
     `n_copies`: copies that an op makes one after the other, `copy_bytes` being of all (`offload.runs`).
+    `attending`: the shape of an attention, whose context is in `flop` and `hbm_bytes`; `fused`: experts in one op.
     """
 
     kind: OpKind
@@ -155,6 +196,8 @@ class Work(NamedTuple):
     slots_bytes: int = 0
     flop_compute: str = ""
     n_copies: int = 1
+    attending: Attending | None = None
+    fused: FusedExperts | None = None
 
     @property
     def flop_format(self) -> str:

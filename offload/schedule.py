@@ -17,14 +17,14 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
-from offload.ops import Gemm, Lane, OpKind, Work
+from offload.ops import Attending, FusedExperts, Gemm, Lane, OpKind, Work
 from traces.errors import InvalidFile, InvalidInput
 from traces.whole_file import whole_file
 
 __all__ = ["COLUMNS", "Schedule", "ScheduleDigest"]
 
 FORMAT = "pregate.schedule"
-VERSION = 5
+VERSION = 6
 MAX_OPS = 200_000_000
 """Largest schedule file accepted, in ops (about 12 GB of arrays)."""
 
@@ -192,13 +192,19 @@ class ScheduleDigest:
 
 
 def _works_to_json(works: Sequence[Work]) -> list[list[Any]]:
-    return [[int(w.kind), [list(g) for g in w.gemms], *w[2:]] for w in works]
+    return [[int(w.kind), [list(g) for g in w.gemms], *w[2:]] for w in works]  # what is a tuple becomes a list
 
 
 def _works_from_json(rows: list[list[Any]]) -> tuple[Work, ...]:
     if any(len(row) != len(Work._fields) for row in rows):
         raise ValueError("a cost row has the wrong number of fields")
-    return tuple(Work(OpKind(row[0]), tuple(Gemm(*gemm) for gemm in row[1]), *row[2:]) for row in rows)
+    return tuple(_work_from_json(row) for row in rows)
+
+
+def _work_from_json(row: list[Any]) -> Work:
+    work = Work(OpKind(row[0]), tuple(Gemm(*gemm) for gemm in row[1]), *row[2:])
+    attending = None if work.attending is None else Attending(*work.attending)
+    return work._replace(attending=attending, fused=None if work.fused is None else FusedExperts(*work.fused))
 
 
 assert {f.name for f in fields(Schedule)} - {"works", "static_bytes", "_digest"} == set(COLUMNS)

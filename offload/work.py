@@ -1,8 +1,9 @@
 """What each op of a transformer layer asks of a machine, from the architecture alone: GEMMs, bytes, FLOPs.
 
-Counting rules (2 FLOP per multiply-add): attention scores and values cost `Attention.score_flop_per_pair`,
-the KV cache is read once a forward pass, weights are read once per GEMM. Gates, head, KV cache and the arithmetic
-of scores are in the model's activation format; every part of the weights is read as it is stored.
+Counting rules (2 FLOP per multiply-add): attention scores and values cost `Attention.score_flop_per_pair` (latents
+decompressed first: the widths of a head), the KV cache is read once a forward pass, weights are read once per GEMM.
+Gates, head, KV cache and the arithmetic of scores are in the model's activation format; every part of the weights is
+read as it is stored.
 Nothing here may know time.
 """
 
@@ -11,11 +12,13 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Sequence
+from typing import NamedTuple
 
-from offload.ops import Gemm, OpKind, Work
+from offload.ops import Attending, FusedExperts, Gemm, OpKind, Work
 from traces.model.architecture import Attention, LayerStack, LinearMixer, ModelArchitecture
 
 __all__ = [
+    "ContextRates",
     "activation_row_bytes",
     "attention_rates",
     "cpu_expert_work",
@@ -39,17 +42,54 @@ _IDS_BYTES = 4
 """An expert id travels as an int32."""
 
 
-def self_attention_work(model: ModelArchitecture, stack: LayerStack, n_tokens: int, kv_tokens: int, pairs: int) -> Work:
-    """Self-attention of one layer over `n_tokens` new tokens.
+class ContextRates(NamedTuple):
+    """What a context costs an attention: FLOP a query-key pair, numbers of an entry of the KV cache, bytes of each.
 
-    `kv_tokens`: cached tokens read (summed over sequences); `pairs`: query-key pairs scored.
+    `unpacked_bytes`: of a cached token, where latents are decompressed: keys and values written, then read.
     """
-    return mixer_work(model, stack.attention, n_tokens, kv_tokens, pairs)
+
+    flop_per_pair: int
+    elements: int
+    element_bytes: float
+    unpacked_bytes: float = 0.0
+
+    def moved_bytes(self, kv_tokens: int) -> int:
+        """HBM traffic of `kv_tokens` cached tokens."""
+        return int(kv_tokens * self.elements * self.element_bytes + kv_tokens * self.unpacked_bytes)
+
+    @property
+    def token_bytes(self) -> float:
+        """HBM traffic of one."""
+        return self.elements * self.element_bytes + self.unpacked_bytes
 
 
-def attention_rates(model: ModelArchitecture, attention: Attention) -> tuple[int, int, float]:
-    """FLOP of the scores and values of a query-key pair; numbers of an entry of the KV cache, and bytes of each."""
-    return attention.score_flop_per_pair, attention.entry_elements, model.stored_kv_dtype.bytes_per_param
+def self_attention_work(
+    model: ModelArchitecture,
+    stack: LayerStack,
+    n_tokens: int,
+    kv_tokens: int,
+    pairs: int,
+    *,
+    n_sequences: int = 1,
+    decompressed: bool = False,
+) -> Work:
+    """Self-attention of one layer over `n_tokens` new tokens of `n_sequences`.
+
+    `kv_tokens`: cached tokens read (summed over sequences); `pairs`: query-key pairs scored; `decompressed` as of
+    `mixer_work`.
+    """
+    return mixer_work(
+        model, stack.attention, n_tokens, kv_tokens, pairs, n_sequences=n_sequences, decompressed=decompressed
+    )
+
+
+def attention_rates(model: ModelArchitecture, attention: Attention, decompressed: bool = False) -> ContextRates:
+    """What a context costs `attention`; latents as they are, or `decompressed` into keys and values of every head."""
+    stored = attention.entry_elements, model.stored_kv_dtype.bytes_per_param
+    if not decompressed:
+        return ContextRates(attention.score_flop_per_pair, *stored)
+    width = attention.n_heads * (attention.head_dim + attention.value_dim)
+    return ContextRates(2 * width, *stored, 2 * width * model.stored_activation_dtype.bytes_per_param)
 
 
 def mixer_work(
@@ -61,17 +101,27 @@ def mixer_work(
     *,
     n_sequences: int = 1,
     context_pairs: int = 0,
+    decompressed: bool = False,
 ) -> Work:
     """What mixes tokens in one layer. `kv_tokens` and `pairs` of attention: those within its window or chosen by its
     indexer, which itself scores all `context_pairs`. A linear mixer reads and writes a state for each of `n_sequences`.
+
+    `decompressed`: latent attention makes keys and values of its whole context first, as kernels do for a prompt
+    (DeepSeek-V2, arXiv 2405.04434, section 2.1), in place of absorbing that projection.
     """
     gemms = tuple(Gemm(n_tokens, n, k) for n, k in mixer.gemm_shapes(model.d_model))
+    attending = None
     if isinstance(mixer, LinearMixer):
-        flop, moved = n_tokens * mixer.flop_per_token, 2 * n_sequences * mixer.state_elements * 4.0
+        flop, moved = n_tokens * mixer.flop_per_token, int(2 * n_sequences * mixer.state_elements * 4.0)
     else:
-        per_pair, elements, element_bytes = attention_rates(model, mixer)
-        flop = pairs * per_pair + context_pairs * mixer.index_flop_per_pair
-        moved = kv_tokens * elements * element_bytes
+        decompressed = decompressed and decompresses(mixer)
+        rates = attention_rates(model, mixer, decompressed)
+        flop = pairs * rates.flop_per_pair + context_pairs * mixer.index_flop_per_pair
+        moved = rates.moved_bytes(kv_tokens)
+        attending = _attending(mixer, n_tokens, n_sequences, rates, decompressed)
+        if decompressed:
+            up = mixer.latent_up
+            gemms = tuple(g._replace(m=kv_tokens) if (g.n, g.k) == up else g for g in gemms)
     stored = model.stored_attention_dtype
     return Work(
         OpKind.SELF_ATTENTION,
@@ -80,19 +130,43 @@ def mixer_work(
         stored.bits,
         flop_compute=model.stored_activation_dtype.name,
         flop=flop,
-        hbm_bytes=int(moved),
+        hbm_bytes=moved,
+        attending=attending,
     )
 
 
+def decompresses(mixer: Attention | LinearMixer) -> bool:
+    """Whether a prompt may decompress what `mixer` caches: latents of which no indexer picks a few."""
+    return isinstance(mixer, Attention) and mixer.kind == "mla" and not mixer.index_topk
+
+
+def _attending(
+    attention: Attention, n_tokens: int, n_sequences: int, rates: ContextRates, decompressed: bool = False
+) -> Attending:
+    """The shape of what runs: latents absorbed are one head of keys that all queries share."""
+    if attention.kind == "mla" and not decompressed:
+        rank = attention.kv_lora_rank
+        heads, widths = (attention.n_heads, 1), (rank + attention.qk_rope_dim, rank)
+    else:
+        heads, widths = (attention.n_heads, attention.n_kv_heads), (attention.head_dim, attention.value_dim)
+    return Attending(n_tokens, n_sequences, *heads, *widths, rates.token_bytes)
+
+
 def cross_attention_work(
-    model: ModelArchitecture, stack: LayerStack, n_tokens: int, kv_tokens: int, new_memory_tokens: int
+    model: ModelArchitecture,
+    stack: LayerStack,
+    n_tokens: int,
+    kv_tokens: int,
+    new_memory_tokens: int,
+    *,
+    n_sequences: int = 1,
 ) -> Work:
-    """Cross-attention of one decoder layer over `kv_tokens` encoder outputs (summed over sequences).
+    """Cross-attention of one decoder layer over `kv_tokens` encoder outputs (summed over `n_sequences`).
 
     `new_memory_tokens`: encoder outputs whose keys and values are projected now (first decode step only).
     """
     attention = stack.attention
-    per_pair, elements, element_bytes = attention_rates(model, attention)
+    rates = attention_rates(model, attention)
     query, key, value, output = attention.gemm_shapes(model.d_model)
     gemms = [Gemm(n_tokens, *query), Gemm(n_tokens, *output)]
     if new_memory_tokens:
@@ -103,8 +177,9 @@ def cross_attention_work(
         model.compute_format(model.stored_attention_dtype),
         model.stored_attention_dtype.bits,
         flop_compute=model.stored_activation_dtype.name,
-        flop=kv_tokens * per_pair,
-        hbm_bytes=int(kv_tokens * elements * element_bytes),
+        flop=kv_tokens * rates.flop_per_pair,
+        hbm_bytes=rates.moved_bytes(kv_tokens),
+        attending=_attending(attention, n_tokens, n_sequences, rates),
     )
 
 
@@ -124,17 +199,24 @@ def gate_work(model: ModelArchitecture, n_tokens: int) -> Work:
 
 
 def experts_work(
-    model: ModelArchitecture, tokens_per_expert: Sequence[int], n_shared_tokens: int = 0, slots_bytes: int = 0
+    model: ModelArchitecture,
+    tokens_per_expert: Sequence[int],
+    n_shared_tokens: int = 0,
+    slots_bytes: int = 0,
+    *,
+    fused: bool = False,
 ) -> Work:
     """Expert FFNs, one entry of `tokens_per_expert` an active expert; shared experts on `n_shared_tokens`.
 
-    `slots_bytes`: of all slots that experts are fetched into; 0 where every expert has a place of its own.
+    `slots_bytes`: of all slots that experts are fetched into; 0 where every expert has a place of its own. `fused`: one
+    op over all of the experts, whatever an engine calls it (grouped GEMM, fused MoE).
     """
     gemms: list[Gemm] = []
     stored = model.expert_dtype if tokens_per_expert else model.stored_shared_dtype
     for n_tokens, n_experts in sorted(Counter(tokens_per_expert).items()):
         gemms += _ffn(n_tokens, model.expert_width, model.d_ff_expert, model.n_expert_matrices, n_experts)
     weight_bits = stored.bits
+    one = FusedExperts(len(tokens_per_expert), sum(tokens_per_expert), len(gemms)) if fused and gemms else None
     if n_shared_tokens and model.n_shared_experts:
         width = model.d_ff_shared
         shared = _ffn(n_shared_tokens, model.d_model, width, model.n_expert_matrices, model.n_shared_experts)
@@ -143,7 +225,9 @@ def experts_work(
             weight_bits = (here * stored.bits + there * model.stored_shared_dtype.bits) / (here + there)
         gemms += shared
     slots_bytes = slots_bytes if tokens_per_expert else 0
-    return Work(OpKind.EXPERTS, tuple(gemms), model.compute_format(stored), weight_bits, slots_bytes=slots_bytes)
+    return Work(
+        OpKind.EXPERTS, tuple(gemms), model.compute_format(stored), weight_bits, slots_bytes=slots_bytes, fused=one
+    )
 
 
 def dense_ffn_work(model: ModelArchitecture, stack: LayerStack, n_tokens: int) -> Work:
@@ -187,7 +271,7 @@ def stream_work(n_bytes: int) -> Work:
 
 def cpu_layer_work(what: Work) -> Work:
     """An op of a layer, computed by the host: what it reads of HBM elsewhere (keys and values) is read of DRAM."""
-    return what._replace(kind=OpKind.CPU_LAYER, slots_bytes=0)
+    return what._replace(kind=OpKind.CPU_LAYER, slots_bytes=0, attending=None, fused=None)
 
 
 def cpu_expert_work(model: ModelArchitecture, n_tokens: int) -> Work:

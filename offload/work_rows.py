@@ -22,7 +22,7 @@ class Works:
     def __init__(self, model: ModelArchitecture, slots_bytes: int) -> None:
         self._model, self._slots_bytes = model, slots_bytes
         self._made: dict[Hashable, Work] = {}
-        self._rates: dict[int, tuple[int, int, float]] = {}
+        self._rates: dict[int, work.ContextRates] = {}
 
     def _once(self, key: Hashable, make: Callable[[], Work]) -> Work:
         found = self._made.get(key)
@@ -30,16 +30,35 @@ class Works:
             found = self._made[key] = make()
         return found
 
-    def self_attention(self, stack: LayerStack, n_tokens: int, kv_tokens: int, pairs: int) -> Work:
+    def self_attention(
+        self,
+        stack: LayerStack,
+        n_tokens: int,
+        kv_tokens: int,
+        pairs: int,
+        n_sequences: int = 1,
+        decompressed: bool = False,
+    ) -> Work:
         """Only its GEMMs are kept: in a long sequence every step has a context of its own."""
-        key = ("self", id(stack), n_tokens)
-        alike = self._once(key, lambda: work.self_attention_work(self._model, stack, n_tokens, 0, 0))
+        if decompressed and work.decompresses(stack.attention):  # one of its GEMMs is over the context
+            return self._once(
+                ("decompressed", id(stack), n_tokens, kv_tokens, pairs, n_sequences),
+                lambda: work.self_attention_work(
+                    self._model, stack, n_tokens, kv_tokens, pairs, n_sequences=n_sequences, decompressed=True
+                ),
+            )
+        alike = self._once(
+            ("self", id(stack), n_tokens, n_sequences),
+            lambda: work.self_attention_work(self._model, stack, n_tokens, 0, 0, n_sequences=n_sequences),
+        )
         return self._of_context(alike, stack, kv_tokens, pairs)
 
-    def cross_attention(self, stack: LayerStack, n_tokens: int, memory: int, fresh: int) -> Work:
+    def cross_attention(self, stack: LayerStack, n_tokens: int, memory: int, fresh: int, n_sequences: int = 1) -> Work:
         """The same: `memory` encoder outputs read, `fresh` of them projected now."""
-        key = ("cross", id(stack), n_tokens, fresh)
-        alike = self._once(key, lambda: work.cross_attention_work(self._model, stack, n_tokens, 0, fresh))
+        alike = self._once(
+            ("cross", id(stack), n_tokens, fresh, n_sequences),
+            lambda: work.cross_attention_work(self._model, stack, n_tokens, 0, fresh, n_sequences=n_sequences),
+        )
         return self._of_context(alike, stack, memory, memory)
 
     def _of_context(self, alike: Work, stack: LayerStack, kv_tokens: int, pairs: int) -> Work:
@@ -47,8 +66,7 @@ class Works:
         rates = self._rates.get(id(stack))
         if rates is None:
             rates = self._rates[id(stack)] = work.attention_rates(self._model, stack.attention)
-        per_pair, elements, element_bytes = rates
-        return alike._replace(flop=pairs * per_pair, hbm_bytes=int(kv_tokens * elements * element_bytes))
+        return alike._replace(flop=pairs * rates.flop_per_pair, hbm_bytes=rates.moved_bytes(kv_tokens))
 
     def gate(self, n_tokens: int) -> Work:
         """The gate over `n_tokens`."""
@@ -74,14 +92,14 @@ class Works:
 
     def single(self, n_tokens: int) -> Work:
         """One expert alone."""
-        return self._once(("single", n_tokens), lambda: self._experts((n_tokens,), 0))
+        return self._once(("single", n_tokens), lambda: self._experts((n_tokens,), 0, fused=False))
 
     def grouped(self, n_shared: int, tokens: tuple[int, ...]) -> Work:
-        """All experts of a block, one entry of `tokens` each, and shared experts over `n_shared` tokens."""
-        return self._once(("grouped", n_shared, tokens), lambda: self._experts(tokens, n_shared))
+        """Several experts of a block in one op, one entry of `tokens` each, and shared ones over `n_shared` tokens."""
+        return self._once(("grouped", n_shared, tokens), lambda: self._experts(tokens, n_shared, fused=True))
 
-    def _experts(self, tokens: tuple[int, ...], n_shared: int) -> Work:
-        return work.experts_work(self._model, tokens, n_shared, self._slots_bytes)
+    def _experts(self, tokens: tuple[int, ...], n_shared: int, *, fused: bool) -> Work:
+        return work.experts_work(self._model, tokens, n_shared, self._slots_bytes, fused=fused)
 
     def cpu_expert(self, n_tokens: int) -> Work:
         """One expert, computed by the host."""

@@ -20,6 +20,7 @@ from offload.fast import decode_words
 from offload.fast import kernel_layout as layout
 from offload.memory import CapacityExceeded
 from offload.ops import OpKind, Work
+from offload.passes import passes_of
 from offload.policies.prefetch_all import whole_next_block
 from offload.policies.pregate import SelectedAhead
 from offload.policy import Policy, fetch_misses, no_prefetch
@@ -45,9 +46,7 @@ RUN_STEPS = Kernel(
     sources=("offload.fast.slots_kernel", "offload.fast.kernel_layout", "offload.ops"),
 )
 
-_EXECUTION_FLAGS = (
-    "stage", "grouped", "fetch_first", "readback_per_fetch", "host_waits", "sync_after_ffn",
-)  # fmt: skip
+_EXECUTION_FLAGS = ("stage", "fetch_first", "readback_per_fetch", "host_waits", "sync_after_ffn")
 
 _PART_OPS = 1 << 18
 """Ops a part holds at least room for."""
@@ -56,8 +55,10 @@ _PART_CELLS = 1 << 21
 """Routing cells (tokens x layers x top_k) prepared at a time at most, but always one forward pass."""
 
 
-def is_compilable(policy: Policy, cache: ResidentSet | None) -> bool:
-    """Whether policy and cache are values that the kernel knows."""
+def is_compilable(policy: Policy, execution: Execution, cache: ResidentSet | None) -> bool:
+    """Whether policy, cache and what shares an op of experts are values that the kernel knows."""
+    if cache is not None and execution.fuses_across:
+        return False
     known = policy.prefetch in (no_prefetch, whole_next_block) or isinstance(policy.prefetch, SelectedAhead)
     if isinstance(policy.prefetch, SelectedAhead) and policy.prefetch.lookahead != policy.lookahead:
         return False
@@ -104,29 +105,34 @@ class CompiledLoop:
         for batch in self._batches(steps):
             yield from self._write(batch)
 
-    def _batches(self, steps: Iterable[Step]) -> Iterator[list[Step]]:
-        """Consecutive steps through the same stack, a bounded number of routing cells at a time."""
-        batch: list[Step] = []
+    def _batches(self, steps: Iterable[Step]) -> Iterator[list[tuple[Step, int]]]:
+        """Consecutive passes through the same stack, with the sequences that each makes tokens for; a bounded number
+        of routing cells at a time.
+        """
+        batch: list[tuple[Step, int]] = []
         cells = 0
-        for step in steps:
-            if batch and (cells + step.experts.size > _PART_CELLS or self._encodes(step) != self._encodes(batch[0])):
-                yield batch
-                batch, cells = [], 0
-            batch.append(step)
-            cells += step.experts.size
+        for whole in steps:
+            for step, n_heads in passes_of(whole, self._model, self._execution):
+                ends = cells + step.experts.size > _PART_CELLS
+                if batch and (ends or self._encodes(step) != self._encodes(batch[0][0])):
+                    yield batch
+                    batch, cells = [], 0
+                batch.append((step, n_heads))
+                cells += step.experts.size
         if batch:
             yield batch
 
     def _encodes(self, step: Step) -> bool:
         return self._model.encoder is not None and step.phase == Phase.PREFILL
 
-    def _write(self, batch: list[Step]) -> Iterator[Part]:
-        """The ops of `batch`, in as many parts as it takes."""
+    def _write(self, passes: list[tuple[Step, int]]) -> Iterator[Part]:
+        """The ops of `passes`, in as many parts as it takes."""
         w, n_experts = self._words, self._model.n_experts
+        batch, n_heads = [step for step, _ in passes], [n for _, n in passes]
         encoding = self._encodes(batch[0])
         stack = self._model.encoder if encoding and self._model.encoder is not None else self._model.decoder
         rows = Rows()
-        r = self._prepare(rows, batch, stack, encoding)
+        r = self._prepare(rows, batch, n_heads, stack, encoding)
         n_blocks = len(stack.moe_layers)
         max_ops = 3 * stack.n_layers + n_blocks * (8 + 4 * n_experts) + 2
         max_deps = n_blocks * (8 + 10 * n_experts) + 2
@@ -192,17 +198,19 @@ class CompiledLoop:
             "N_POOLS": 1 if cache is None else cache.n_pools,
             "BY_RECENCY": int(kind is Lru),
             "NEWEST_FIRST": int(kind is Lifo),
-            "WITH_HEAD": int(not encoding),
-            "IN_RUNS": int(execution.grouped and not self._disk and prefetch == 2),
+            "FUSED": int((execution.resident if policy.resident else execution.arriving) != "each"),
+            "IN_RUNS": int(execution.arriving != "each" and not self._disk and prefetch == 2),
         }
 
-    def _prepare(self, rows: Rows, batch: list[Step], stack: LayerStack, encoding: bool) -> NDArray[np.int64]:
+    def _prepare(
+        self, rows: Rows, batch: list[Step], n_heads: list[int], stack: LayerStack, encoding: bool
+    ) -> NDArray[np.int64]:
         """What the kernel reads of the steps: the plan, costs by candidate row and the unions of experts."""
         plan, works = self._plan(stack, encoding), self._works
         n_tokens = np.array([len(step.experts) for step in batch])
         ptr, experts, tokens = self._unions(batch, n_tokens, plan["FIRST"], len(stack.moe_layers))
         n_shared = n_tokens if self._model.n_shared_experts else np.zeros_like(n_tokens)
-        alone = not self._execution.grouped
+        alone = not plan["FUSED"]
         none = np.full(len(batch), -1, np.int64)
         block_of = np.full(stack.n_layers, -1, np.int64)
         block_of[list(stack.moe_layers)] = np.arange(len(stack.moe_layers))
@@ -218,6 +226,7 @@ class CompiledLoop:
             "COST_SINGLE": rows.each(works.single, tokens.tolist()) if alone else none[:0],
             "COST_GROUPED": self._grouped(rows, ptr, tokens, np.repeat(n_shared, len(stack.moe_layers)), alone),
             **self._runs(rows, bool(plan["IN_RUNS"])),
+            "COST_HEAD": rows.each(lambda n: self._works.head(n) if n else None, n_heads),
             "BLOCK_OF": block_of,
             "PLACE": np.array([layer for part in self._model.stacks for layer in part.moe_layers], np.int64),
         }
@@ -297,16 +306,17 @@ class CompiledLoop:
             longest = np.maximum.reduceat(context[order], edge)
             kv_tokens = np.bincount(pair_step, longest, len(batch)).astype(np.int64)
             pairs = np.bincount(step, context, len(batch)).astype(np.int64)
-        keys = list(zip(n_tokens.tolist(), kv_tokens.tolist(), pairs.tolist(), strict=True))
+        unpacks = [self._execution.decompresses and step.phase == Phase.PREFILL for step in batch]
+        columns = (n_tokens, kv_tokens, pairs, n_sequences)
+        keys = list(zip(*(column.tolist() for column in columns), unpacks, strict=True))
         cross = np.full(len(batch), -1, np.int64)
         if stack.cross_attention and not encoding:
             memory, fresh = self._cross_memory(pair_step, pair_sequence, len(batch))
-            crossing = list(zip(n_tokens.tolist(), memory, fresh, strict=True))
+            crossing = list(zip(n_tokens.tolist(), memory, fresh, n_sequences.tolist(), strict=True))
             cross = rows.each(lambda key: self._works.cross_attention(stack, *key), crossing)
         return {
             "COST_SELF_ATTENTION": rows.each(lambda key: self._works.self_attention(stack, *key), keys),
             "COST_CROSS_ATTENTION": cross,
-            "COST_HEAD": rows.each(self._works.head, n_sequences.tolist()),
         }
 
     def _cross_memory(

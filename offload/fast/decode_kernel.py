@@ -28,7 +28,7 @@ from offload.fast.kernel_layout import (
     FAILED_N,
     FETCH_FIRST,
     FIRST,
-    GROUPED,
+    FUSED,
     HBM_RELEASED,
     HELD,
     HELD_HIT,
@@ -58,7 +58,6 @@ from offload.fast.kernel_layout import (
     UNION_PTR,
     WAITING,
     WANTED,
-    WITH_HEAD,
 )
 from offload.fast.slots_kernel import after, bring, cancel, drop_waiting, give_up, hand_on, issue, release
 from offload.ops import Lane
@@ -195,7 +194,7 @@ def _experts(o: Any, d: Any, x: Any, w: Any, r: Any, t: int, u: int, layer: int,
     """
     first_key = moe_layer * r[N_EXPERTS]
     low, high = r[r[UNION_PTR] + u], r[r[UNION_PTR] + u + 1]
-    if r[GROUPED] or low == high:
+    if r[FUSED] or low == high:
         for i in range(n_arrivals):
             after(d, w, w[w[ARRIVALS] + i])
         last = issue(o, w, r, _COMPUTE, r[r[COST_GROUPED] + u], r[r[I_STEP] + t], layer, -1, -1)
@@ -238,7 +237,7 @@ def _run_experts(o: Any, d: Any, x: Any, w: Any, r: Any, t: int, u: int, layer: 
     """The FFN of a block and what it frees; False when an expert found no slot."""
     first_key = moe_layer * r[N_EXPERTS]
     low, high = r[r[UNION_PTR] + u], r[r[UNION_PTR] + u + 1]
-    layerwise = r[GROUPED] != 0 or r[HOST_WAITS] != 0 or r[NEEDS_IDS] == 0
+    layerwise = r[FUSED] != 0 or r[HOST_WAITS] != 0 or r[NEEDS_IDS] == 0
     n_hits, n_missing = 0, 0
     for at in range(low, high):
         n_missing += x[first_key + r[r[UNION_EXPERT] + at], HELD_SLOT] == -2
@@ -362,7 +361,7 @@ def run_steps(o: Any, d: Any, x: Any, w: Any, r: Any, begin: int, max_ops_a_step
             n_revealed = _run_block(o, d, x, w, r, t, block, n_blocks, layer, n_revealed)
             if n_revealed < 0:
                 return -1 - t
-        if r[WITH_HEAD]:
+        if r[r[COST_HEAD] + t] >= 0:
             head = issue(o, w, r, _COMPUTE, r[r[COST_HEAD] + t], step, -1, -1, -1)
             after(d, w, head)
             issue(o, w, r, _HOST, r[COST_STEP], step, -1, -1, -1)

@@ -70,11 +70,11 @@ def memory_of(hw: Platform) -> MachineMemory:
     """The memory of a platform."""
     machine = hw.machine
     return MachineMemory(
-        machine.accelerator.hbm_bytes,
+        int(machine.accelerator.hbm_bytes * hw.constants.get("memory_share", 1.0)),
         int(hw.constant("reserve_bytes")),
         machine.host.dram_bytes,
         machine.host.name,
-        hw.stack.execution,
+        hw.execution,
         costs_of=lambda model: miss_costs(model, hw),
     )
 

@@ -98,6 +98,7 @@ class Explanation:
         software = ("stack.", "kernel.")
         machine = [key for key in self.elasticities if not key.startswith(software) and key != "accelerator.n_sm"]
         overheads = [f"stack.{name}" for name, dimension in CONSTANTS.items() if dimension == "time"]
+        overheads = [key for key in overheads if key in self.elasticities]
         overheads += [key for key in self.elasticities if key.startswith("kernel.")]
         buys = [text for text in (self._buys(machine), self._buys(overheads)) if text]
         return "; ".join([f"{self.result.policy} spends its time: {', '.join(told)}", *buys]) + "."

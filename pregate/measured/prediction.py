@@ -15,7 +15,7 @@ from hwmodels.platform import Platform, load_platform
 from offload.ops import Lane, OpKind
 from offload.schedule import Schedule
 from pregate.api import synthesize
-from pregate.ask.capture import Captured, capture
+from pregate.ask.capture import Captured, capture, memory_of
 from pregate.ask.simulation import interpret
 from pregate.measured.isca24 import Row, Workbench
 from pregate.measured.isca24_table import published_row
@@ -101,7 +101,7 @@ class RowBench:
         """The bench of Pre-gated MoE's workload on `hw`, and the row as it knows it: whole runs are simulated."""
         if row.formats or row.placement or "@" in row.policy:
             raise InvalidInput(f"{row.name}: routing {row.routing} has no formats and no placement")
-        key = hw.stack.execution, _memory(hw)
+        key = memory_of(hw)
         found = self._workloads.get(key)
         if found is None:
             assumed = published_activation(load_platform(row.hardware, row.stack or None))
@@ -137,7 +137,7 @@ class RowBench:
         n_prompt, n_output, context = _shape(row)
         model = _model(row)
         placed = row.design()
-        key = (model, placed, row.expert_tier, hw.stack.execution, _memory(hw), n_prompt, n_output, context, row.batch)
+        key = (model, placed, row.expert_tier, memory_of(hw), n_prompt, n_output, context, row.batch)
         found = self._runs.get(key)
         if found is None:
             trace = self._trace(model, n_prompt, n_output, row.batch, context)
@@ -165,11 +165,6 @@ def _shape(row: MeasuredRow) -> tuple[int, int, int]:
 
 def _model(row: MeasuredRow) -> ModelArchitecture:
     return load_model(row.model, formats=parse_formats(row.formats))
-
-
-def _memory(hw: Platform) -> tuple[float, float, float]:
-    """What of a machine decides its schedules."""
-    return hw.machine.accelerator.hbm_bytes, hw.machine.host.dram_bytes, hw.constant("reserve_bytes")
 
 
 def _counted(row: MeasuredRow, captured: Captured) -> tuple[NDArray[np.bool_], float]:

@@ -161,12 +161,14 @@ def test_parts_are_the_whole_and_name_what_may_still_be_waited_for() -> None:
 def test_what_the_kernel_does_not_know_is_left_to_the_definition() -> None:
     model = MODELS["decoder-only"]
     by_use = policy_named("on_demand+lfu:4")
-    assert not is_compilable(by_use, resident_set(model, routing(model), by_use, 4))
-    assert is_compilable(policy_named("pregate(2)"), None)
+    assert not is_compilable(by_use, EXECUTIONS["streams"], resident_set(model, routing(model), by_use, 4))
+    assert is_compilable(policy_named("pregate(2)"), EXECUTIONS["streams"], None)
     custom = Policy("custom", prefetch=lambda view: ())
-    assert not is_compilable(custom, None)
+    assert not is_compilable(custom, EXECUTIONS["streams"], None)
     late = Policy("late", lookahead=2, prefetch=policy_named("pregate").prefetch)
-    assert not is_compilable(late, None)  # it reveals two blocks and fetches one: not what the kernel writes
+    assert not is_compilable(
+        late, EXECUTIONS["streams"], None
+    )  # it reveals two blocks and fetches one: not what the kernel writes
 
 
 def test_a_small_schedule_is_written_by_the_definition_and_a_large_one_compiled(

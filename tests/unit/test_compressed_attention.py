@@ -82,7 +82,7 @@ def test_the_last_token_sees_its_window_and_the_entries_before(tmp_path: Path) -
     assert window.flop == 8 * pair
     assert sparse.flop == (8 + 3) * pair + 8 * 2 * 2 * 8
     assert heavy.flop == (8 + 2) * pair
-    assert heavy.hbm_bytes == 2 * 16 * ((8 + 1) + 2)  # of a window, what it and the pass span
+    assert heavy.hbm_bytes == 2 * 16 * (8 + 2)  # a window of eight, the token itself among them, and two entries
 
 
 @pytest.mark.parametrize(

@@ -111,7 +111,10 @@ def test_every_op_of_a_pass_asks_for_its_tokens_and_contexts() -> None:
     decoded = written(SHARED, [PROMPT, other], "on_demand", n_buffers=9)
     stack, slots_bytes = SHARED.decoder, 9 * SHARED.expert_bytes
     assert asked(decoded, OpKind.SELF_ATTENTION, 0) == [work.self_attention_work(SHARED, stack, 2, 2, 3)] * 4
-    assert asked(decoded, OpKind.SELF_ATTENTION, 1) == [work.self_attention_work(SHARED, stack, 2, 3 + 10, 3 + 10)] * 4
+    assert (
+        asked(decoded, OpKind.SELF_ATTENTION, 1)
+        == [work.self_attention_work(SHARED, stack, 2, 13, 13, n_sequences=2)] * 4
+    )
     for i, n_sequences in ((0, 1), (1, 2)):
         assert asked(decoded, OpKind.GATE, i) == [work.gate_work(SHARED, 2)] * 3
         assert asked(decoded, OpKind.READBACK, i) == [work.readback_work(4)] * 3
@@ -167,11 +170,12 @@ def test_an_encoder_reads_once_and_a_decoder_attends_to_what_it_read(policy: str
     """Three tokens of two sequences: all pairs of each, 4 + 1; keys and values of them are made in the first step."""
     decoded = written(SWITCH, [READ, *MADE], policy)
     assert SWITCH.encoder is not None
-    assert asked(decoded, OpKind.SELF_ATTENTION, 0) == [work.self_attention_work(SWITCH, SWITCH.encoder, 3, 3, 5)] * 2
+    reads = work.self_attention_work(SWITCH, SWITCH.encoder, 3, 3, 5, n_sequences=2)
+    assert asked(decoded, OpKind.SELF_ATTENTION, 0) == [reads] * 2
     for i, fresh in ((1, 3), (2, 0)):
         own, cross = (asked(decoded, kind, i) for kind in (OpKind.SELF_ATTENTION, OpKind.CROSS_ATTENTION))
-        assert own == [work.self_attention_work(SWITCH, SWITCH.decoder, 2, 2 * i, 2 * i)] * 6
-        assert cross == [work.cross_attention_work(SWITCH, SWITCH.decoder, 2, 3, fresh)] * 6
+        assert own == [work.self_attention_work(SWITCH, SWITCH.decoder, 2, 2 * i, 2 * i, n_sequences=2)] * 6
+        assert cross == [work.cross_attention_work(SWITCH, SWITCH.decoder, 2, 3, fresh, n_sequences=2)] * 6
         assert asked(decoded, OpKind.HEAD, i) == [work.head_work(SWITCH, 2)]
     brought = ["readback 1 after 3", "wait 1 after 4", "fetch 1 e0 s0", "fetch 1 e2 s1"]
     read = (
@@ -198,8 +202,10 @@ def test_a_sequence_that_joins_later_has_its_own_memory_projected() -> None:
                    ((1, [(0, 0)]), (2, [(1, 0), (0, 1)])))  # fmt: skip
     decoded = written(SWITCH, [READ, alone, both], "on_demand")
     assert asked(decoded, OpKind.CROSS_ATTENTION, 1)[0] == work.cross_attention_work(SWITCH, SWITCH.decoder, 1, 2, 2)
-    assert asked(decoded, OpKind.CROSS_ATTENTION, 2)[0] == work.cross_attention_work(SWITCH, SWITCH.decoder, 2, 3, 1)
-    assert asked(decoded, OpKind.SELF_ATTENTION, 2)[0] == work.self_attention_work(SWITCH, SWITCH.decoder, 2, 3, 3)
+    cross = work.cross_attention_work(SWITCH, SWITCH.decoder, 2, 3, 1, n_sequences=2)
+    own = work.self_attention_work(SWITCH, SWITCH.decoder, 2, 3, 3, n_sequences=2)
+    assert asked(decoded, OpKind.CROSS_ATTENTION, 2)[0] == cross
+    assert asked(decoded, OpKind.SELF_ATTENTION, 2)[0] == own
 
 
 def two_block_encoder() -> ModelArchitecture:
@@ -280,7 +286,7 @@ def test_long_passes_are_counted_on_arrays_to_the_same_schedule(monkeypatch: pyt
             digests.append(written(SHARED, many(1), policy, n_buffers=12).schedule.digest)
         assert digests[0] == digests[1]
     attention = asked(written(SHARED, many(1), "gpu_only"), OpKind.SELF_ATTENTION, 0)[0]
-    assert attention == work.self_attention_work(SHARED, SHARED.decoder, 5, 4 + 8, 4 + 8 + 2 + 1 + 3)
+    assert attention == work.self_attention_work(SHARED, SHARED.decoder, 5, 4 + 8, 4 + 8 + 2 + 1 + 3, n_sequences=2)
 
 
 @pytest.mark.parametrize("size", [512, 0])

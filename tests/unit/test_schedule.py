@@ -141,7 +141,7 @@ Tamper = Callable[[dict[str, Any], dict[str, str]], Any]
             "readable",
         ),
         (lambda arrays, header: header.update(works="3"), "not a readable schedule"),
-        (lambda arrays, header: header.update(version="2"), "of version 5"),
+        (lambda arrays, header: header.update(version="2"), "of version 6"),
         (lambda arrays, header: header.update(format="other"), "not a pregate.schedule file"),
     ],
 )

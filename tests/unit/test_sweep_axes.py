@@ -27,12 +27,14 @@ def test_values_are_si_whatever_they_are_written_in() -> None:
 
 def test_every_hardware_number_is_an_axis() -> None:
     for key in figure_keys():
-        small = key.endswith(("efficiency", "n_sm", "n_cores", "n_sockets", "sockets", "speedup", "price_usd")) or (
-            key.endswith("_s") and "per_s" not in key
-        )
+        small = key.endswith(
+            ("efficiency", "n_sm", "n_cores", "n_sockets", "sockets", "speedup", "price_usd", "share")
+        ) or (key.endswith("_s") and "per_s" not in key)
         axis = read_axes({key: [1.0 if small else 1e9]})[0]
         assert axis.is_numeric
-        assert axis.is_price_only == (key.split(".")[1] not in ("hbm_bytes", "dram_bytes", "reserve_bytes"))
+        assert axis.is_price_only == (
+            key.split(".")[1] not in ("hbm_bytes", "dram_bytes", "reserve_bytes", "memory_share")
+        )
 
 
 def test_sizes_are_whole_bytes_and_counts_whole() -> None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 
 from offload import work
-from offload.ops import Gemm, OpKind, Work
+from offload.ops import Attending, FusedExperts, Gemm, OpKind, Work
 from traces.model.architecture import DTYPES, Attention, LayerStack, ModelArchitecture, load_architecture
 from traces.model.linear_mixer import LinearMixer
 
@@ -43,6 +45,39 @@ def test_latent_attention_reads_latents_and_scores_over_them() -> None:
     assert what.gemms == (Gemm(1, 12, 8), Gemm(1, 7, 8), Gemm(1, 14, 5), Gemm(1, 8, 6))
     assert what.flop == 7 * 2 * 2 * ((5 + 2) + 5)  # pairs x heads x (key width + value width) multiply-adds
     assert what.hbm_bytes == 7 * (5 + 2) * 2
+
+
+LATENT = Attention(
+    "mla", n_heads=2, n_kv_heads=2, head_dim=6, kv_lora_rank=5, qk_nope_dim=4, qk_rope_dim=2, v_head_dim=3
+)
+
+
+def test_a_prompt_of_latents_is_decompressed_over_its_whole_context() -> None:
+    """Three new tokens after four: keys and values of seven are made, written, read; scores are as wide as a head."""
+    model = small(decoder=LayerStack(2, (1,), LATENT, False, d_ff_dense=12, n_dense_matrices=3))
+    what = work.self_attention_work(model, model.decoder, 3, 7, 18, n_sequences=1, decompressed=True)
+    assert what.gemms == (Gemm(3, 12, 8), Gemm(3, 7, 8), Gemm(7, 14, 5), Gemm(3, 8, 6))
+    assert what.flop == 18 * 2 * 2 * (6 + 3)
+    token_bytes = (5 + 2) * 2 + 2 * 2 * (6 + 3) * 2  # the latent, and twice two heads of a key and a value in bf16
+    assert what.hbm_bytes == 7 * token_bytes
+    assert what.attending == Attending(3, 1, 2, 2, 6, 3, token_bytes)
+    absorbed = work.self_attention_work(model, model.decoder, 2, 9, 9, n_sequences=2)
+    assert absorbed.attending == Attending(2, 2, 2, 1, 5 + 2, 5, 14.0)
+
+
+def test_only_latents_without_an_indexer_are_decompressed() -> None:
+    indexed = dataclasses.replace(LATENT, index_heads=3, index_dim=2, index_topk=2)
+    for attention in (indexed, MODEL.decoder.attention):
+        model = small(decoder=LayerStack(2, (1,), attention, False, d_ff_dense=12, n_dense_matrices=3))
+        both = (work.mixer_work(model, attention, 3, 5, 6, decompressed=it) for it in (True, False))
+        assert next(both) == next(both)
+
+
+def test_experts_of_one_op_say_how_many_they_are_and_which_products_are_theirs() -> None:
+    what = work.experts_work(OF_SEVEN_FORMATS, [2, 1, 2], 3, fused=True)
+    assert what.fused == FusedExperts(n_experts=3, n_rows=5, n_gemms=4)
+    assert what._replace(fused=None) == work.experts_work(OF_SEVEN_FORMATS, [2, 1, 2], 3)
+    assert work.experts_work(OF_SEVEN_FORMATS, (), 3, fused=True).fused is None  # shared experts alone
 
 
 def test_latent_attention_of_deepseek_v2_lite_is_what_was_executed() -> None:
@@ -115,12 +150,12 @@ def test_every_op_is_of_its_kind_reads_what_is_stored_and_multiplies_in_its_form
     projections = ((8, 8), (4, 8), (4, 8), (8, 8))
     assert work.self_attention_work(model, dense, 3, 5, 6) == Work(
         OpKind.SELF_ATTENTION, tuple(Gemm(3, n, k) for n, k in projections), "fp8", 8.25,
-        flop=6 * 32, hbm_bytes=5 * 8, flop_compute="bf16",
+        flop=6 * 32, hbm_bytes=5 * 8, flop_compute="bf16", attending=Attending(3, 1, 2, 1, 4, 4, 8.0),
     )  # fmt: skip
     assert work.mixer_work(model, attention, 3, 5, 6) == work.self_attention_work(model, dense, 3, 5, 6)
     assert work.cross_attention_work(model, dense, 3, 5, 0) == Work(
         OpKind.CROSS_ATTENTION, (Gemm(3, 8, 8), Gemm(3, 8, 8)), "fp8", 8.25,
-        flop=5 * 32, hbm_bytes=5 * 8, flop_compute="bf16",
+        flop=5 * 32, hbm_bytes=5 * 8, flop_compute="bf16", attending=Attending(3, 1, 2, 1, 4, 4, 8.0),
     )  # fmt: skip
     around = (Gemm(3, 6, 8), Gemm(3, 8, 6))  # to the width of experts, and back
     assert work.gate_work(model, 3) == Work(

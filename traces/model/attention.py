@@ -137,7 +137,7 @@ class Attention:
         return (
             *self._queries(d_model),
             (self.kv_lora_rank + self.qk_rope_dim, d_model),
-            (self.n_heads * (self.qk_nope_dim + self.v_head_dim), self.kv_lora_rank),
+            self.latent_up,
             *(((self.output_gate, d_model),) if self.output_gate else ()),
             *self._indexer(d_model),
             (d_model, self.n_heads * self.v_head_dim),
@@ -190,6 +190,11 @@ class Attention:
     def most_attended(self) -> int:
         """Most tokens that one token attends to; 0 without a limit."""
         return self.index_topk or self.window
+
+    @property
+    def latent_up(self) -> tuple[int, int]:
+        """(n_out, k_in) of the matrix that makes keys and values of latents."""
+        return self.n_heads * (self.qk_nope_dim + self.v_head_dim), self.kv_lora_rank
 
     def matrix_params(self, d_model: int) -> int:
         """Parameters of the projection matrices."""

@@ -1,0 +1,83 @@
+"""The least time that kernels take: however little a kernel computes, it starts, fills the card, and drains.
+
+Measured on present-day cards, GEMMs take 3 to 4 us at least, decode attention 10 to 12, a fused op of experts 17 to 31
+in bf16 and 29 to 38 in 8 bits; a stack says its own (`SoftwareStack.constants`). Beyond its floor a kernel takes its
+fixed time and its roofline. Fits that measured kernels know better, and use no floor.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from hwmodels.figures import Figures, Number
+from offload.ops import Work
+
+__all__ = ["fused_s", "merged", "missing_s"]
+
+_NARROW_BITS = 8.5
+"""Weights of so many bits at most are narrow: they are unpacked, or multiplied in 8 bits and less."""
+
+
+def missing_s(work: Work, figures: Figures, fixed_s: Number, gemms_s: list[Number]) -> Number:
+    """What an op that takes `fixed_s` and, in its GEMMs, `gemms_s` lacks to its floors.
+
+    `gemms_s`: by GEMM of `work`, of a fused op of experts by kernel. Each kernel has one `kernel_s` in `fixed_s`. An
+    attention reads its context after its floor: that grows by as much as the context from the first token on.
+    """
+    if work.fused is not None:
+        kind = "narrow_experts" if work.weight_bits <= _NARROW_BITS else "experts"
+        return _lacking(figures, kind, fixed_s + sum(gemms_s))
+    kernel_s = figures.stack_constant("kernel_s")
+    missing: Number = 0.0
+    if work.attending is not None:
+        missing = missing + _lacking(figures, "attention", kernel_s)
+    for members in merged(work):
+        missing = missing + _lacking(figures, "gemm", kernel_s + sum(gemms_s[i] for i in members))
+    return missing
+
+
+def merged(work: Work) -> list[list[int]]:
+    """The GEMMs of `work` by kernel: neighbours that read the same rows are one (queries, keys, values)."""
+    kernels: list[list[int]] = []
+    for i, gemm in enumerate(work.gemms):
+        last = work.gemms[kernels[-1][-1]] if kernels else None
+        if last is not None and (last.m, last.k) == (gemm.m, gemm.k):
+            kernels[-1].append(i)
+        else:
+            kernels.append([i])
+    return kernels
+
+
+def _lacking(figures: Figures, kind: str, taken_s: Number) -> Number:
+    import numpy as np
+
+    floor_s = figures.values.get(f"stack.{kind}_floor_s")
+    if floor_s is None:
+        return 0.0
+    short: Any = floor_s - taken_s
+    return np.where(np.real(short) > 0, short, 0.0) if isinstance(short, np.ndarray) else max(short, 0.0, key=_real)
+
+
+def _real(value: Any) -> float:
+    return float(value.real)
+
+
+def fused_s(work: Work, figures: Figures, flop_per_s: Number, bytes_per_s: Number) -> list[tuple[Number, Number]]:
+    """(arithmetic, traffic) of the two kernels of a fused op of experts, up and down, then of each GEMM of shared ones.
+
+    Rows of each expert are padded to whole tiles, of the least height that holds as many as an expert has on average.
+    """
+    assert work.fused is not None
+    bits = figures.read_bits(work)
+    mean = work.fused.n_rows / work.fused.n_experts
+    heights = figures.stack.fused_rows
+    height = next((rows for rows in heights if rows >= mean), heights[-1] if heights else 1)
+    n = work.fused.n_gemms
+    kernels = [work.gemms[0:n:2], work.gemms[1:n:2], *((gemm,) for gemm in work.gemms[n:])]
+    pairs = []
+    for i, kernel in enumerate(kernels):
+        tile = height if i < 2 else 1
+        flop = sum(2 * -(-gemm.m // tile) * tile * gemm.n * gemm.k * gemm.n_gemms for gemm in kernel)
+        weights = sum(gemm.n * gemm.k * gemm.n_gemms for gemm in kernel)
+        pairs.append((flop / flop_per_s, weights * bits / 8 / bytes_per_s))
+    return pairs

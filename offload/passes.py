@@ -1,0 +1,35 @@
+"""The forward passes that one step of a trace takes: a long prompt in chunks, all else in one."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+
+from offload.execution import Execution
+from traces.model.architecture import ModelArchitecture
+from traces.phase import Phase
+from traces.routing import Step
+
+__all__ = ["passes_of"]
+
+
+def passes_of(step: Step, model: ModelArchitecture, execution: Execution) -> list[tuple[Step, int]]:
+    """The passes of `step`, the same step in each, and the sequences that each ends with a head for.
+
+    A prompt without encoder passes `micro_batch` tokens at a time; only its last pass makes tokens.
+    """
+    encodes = model.encoder is not None and step.phase == Phase.PREFILL
+    n_heads = 0 if encodes else len(np.unique(step.sequence))
+    n, size = len(step.experts), execution.micro_batch
+    if step.phase == Phase.DECODE or model.is_encoder_decoder or not size or n <= size:
+        return [(step, n_heads)]
+    weights, passes = step.gate_weights, []
+    for low in range(0, n, size):
+        part = slice(low, low + size)
+        one = replace(
+            step, experts=step.experts[part], sequence=step.sequence[part], position=step.position[part],
+            gate_weights=None if weights is None else weights[part],
+        )  # fmt: skip
+        passes.append((one, n_heads if low + size >= n else 0))
+    return passes
