@@ -204,7 +204,8 @@ def _with_one_link_share(values: dict[str, float], platform: Platform) -> dict[s
     sources, fit = platform.machine.link.sources, platform.fit
     of_fit = fit is not None and fit.hardware == platform.hardware and "link_efficiency" in fit.constants
     if of_fit or "link_efficiency" in platform.overridden:
-        asked = {f"link.{name}" for name, quantity in sources.items() if quantity.source == "override"}
+        known = fit.link if fit is not None and of_fit else ()
+        asked = {f"link.{name}" for name, one in sources.items() if name in known or one.source == "override"}
         values = _without_link_share(values, asked)
     if all(key in values for key in _LINK_SHARES):
         return {key: value for key, value in values.items() if key != _OF_STACK}

@@ -14,6 +14,7 @@ from typing import Any
 import yaml
 
 from hwmodels.kernels import GemmTable, kernel_constant
+from hwmodels.machine_fields import FIELDS
 from hwmodels.machine_files import machine_document
 from hwmodels.quantity import DIMENSIONS, ReadOnly
 from hwmodels.spec import MachineSpec
@@ -56,7 +57,8 @@ class Fit:
     A fit of microbenchmarks has more: `kernels`, constants of each kind of op ("self_attention.fixed_s"), and
     `gemm_tables`, in place of a roofline with one efficiency; `left_out`, the leave-one-out error of each kind, and of
     "rounds", how far the same samples lay from each other from one round of the session to the next;
-    `machine`, the machine itself where no maker describes it; `probes`, digests of what must not be validated on it.
+    `machine`, the machine itself where no maker describes it; `probes`, digests of what must not be validated on it;
+    `link`, figures of the link that copies were measured to achieve, by field.
     What no calibration can have found is refused where one is made or read (`hwmodels.fit_limits`).
     """
 
@@ -74,6 +76,7 @@ class Fit:
     left_out: Mapping[str, LeftOut] = field(default_factory=lambda: ReadOnly({}))
     machine: MachineSpec | None = None
     probes: tuple[str, ...] = ()
+    link: Mapping[str, float] = field(default_factory=lambda: ReadOnly({}))
 
     def drawn(self, key: str) -> FittedConstant | None:
         """The constant behind a figure (`stack.sync_s`, `kernel.experts.fixed_s`); None where it was not fitted."""
@@ -103,6 +106,11 @@ class Fit:
             document["machine"] = machine_document(self.machine)
         if self.probes:
             document["probes"] = list(self.probes)
+        if self.link:
+            document["link"] = {
+                name: {"value": value, "unit": DIMENSIONS[FIELDS["link"][name].dimension]}
+                for name, value in self.link.items()
+            }
         document["digest"] = digest_of(document)
         return yaml.safe_dump(document, sort_keys=False, width=110, default_flow_style=None)
 

@@ -10,6 +10,7 @@ from typing import Any
 from hwmodels.fit import Fit, FittedConstant, LeftOut, digest_of
 from hwmodels.fit_limits import check_fit
 from hwmodels.kernels import GemmTable, kernel_constant, read_table
+from hwmodels.machine_fields import FIELDS, possible_figure
 from hwmodels.machine_files import read_machine
 from hwmodels.quantity import DIMENSIONS, ReadOnly
 from hwmodels.spec import MachineSpec
@@ -76,6 +77,7 @@ def _read(name: str, section: Section) -> Fit:
         left_out=_left_out(section.optional_section("leave_one_out")),
         machine=_machine(section),
         probes=tuple(str(digest) for digest in section.items("probes", optional=True)),
+        link=_link(section.optional_section("link")),
     )
     section.done()
     return fit
@@ -114,6 +116,19 @@ def _left_out(table: Section | None) -> Mapping[str, LeftOut]:
 def _machine(section: Section) -> MachineSpec | None:
     table = section.optional_section("machine")
     return None if table is None else read_machine(table.name("name"), table)
+
+
+def _link(table: Section | None) -> Mapping[str, float]:
+    found = {}
+    for key, entry in table.sections() if table is not None else ():
+        if key not in FIELDS["link"]:
+            raise unknown_name("figure of a link", key, FIELDS["link"], entry.where)
+        rule, value, unit = FIELDS["link"][key], entry.number("value"), entry.text("unit")
+        if unit != DIMENSIONS[rule.dimension]:
+            raise InvalidFile(f"{entry.where}: unit {unit!r}, a fit is written in SI: {DIMENSIONS[rule.dimension]!r}")
+        found[key] = float(possible_figure(value, rule, entry.where))
+        entry.done()
+    return ReadOnly(found)
 
 
 def _entries(table: Section, known: Mapping[str, str] | None) -> Mapping[str, FittedConstant]:

@@ -6,12 +6,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 from hwmodels.fit import Fit
 from hwmodels.fit_files import fit_names, is_fit, load_fit
+from hwmodels.machine_fields import FIELDS
 from hwmodels.machine_files import hardware_names, load_machine
 from hwmodels.overrides import with_overrides
-from hwmodels.quantity import ReadOnly, parse_override, real_number
+from hwmodels.quantity import DIMENSIONS, Quantity, ReadOnly, parse_override, real_number
 from hwmodels.spec import MachineSpec
 from hwmodels.stack import CONSTANTS, OPTIONAL, SoftwareStack, check_constant, load_stack
 from offload.execution import Execution
@@ -77,7 +79,7 @@ class Platform:
         """
         if self.fit is None:
             return "claimed"
-        machine = self.fit.machine or _published(self.fit.hardware)
+        machine = _measured(self.fit, self.fit.machine or _published(self.fit.hardware))
         untouched = not self.overridden and self.stack.host_memory == _host_memory(self.stack.name)
         as_fitted = dtype in self.fit.dtypes and untouched and self.machine == machine
         return "fitted" if as_fitted else "extrapolated"
@@ -110,7 +112,7 @@ class Platform:
 def platform_of(fit: Fit, overrides: Mapping[str, float | str] | None = None) -> Platform:
     """The machine that a fit was made on, with the stack that ran on it; `overrides` as of `load_platform`."""
     ours, theirs, stack = _split(overrides or {}, load_stack(fit.stack))
-    machine = fit.machine or load_machine(fit.hardware)
+    machine = _measured(fit, fit.machine or load_machine(fit.hardware))
     return Platform(with_overrides(machine, theirs), stack, fit, ours)
 
 
@@ -140,7 +142,20 @@ def load_platform(
         fitted = [name.split(".")[1] for name in fit_names() if name.split(".")[0] == machine.accelerator.name]
         stack = fitted[0] if fitted else DEFAULT_STACK
     ours, theirs, chosen = _split(overrides or {}, load_stack(stack))
-    return Platform(with_overrides(machine, theirs), chosen, _best_fit(machine.accelerator.name, stack), ours)
+    fit = _best_fit(machine.accelerator.name, stack)
+    if fit is not None and fit.hardware == machine.accelerator.name:
+        machine = _measured(fit, machine)
+    return Platform(with_overrides(machine, theirs), chosen, fit, ours)
+
+
+def _measured(fit: Fit, machine: MachineSpec) -> MachineSpec:
+    """`machine` with the figures of its link that `fit` measured."""
+    if not fit.link:
+        return machine
+    rules, link = FIELDS["link"], machine.link
+    source, figures = f"fitted: {fit.name}", dict[str, Any](fit.link)
+    sources = {name: Quantity(x, DIMENSIONS[rules[name].dimension], source) for name, x in figures.items()}
+    return replace(machine, link=replace(link, sources={**link.sources, **sources}, **figures))
 
 
 def _fit_of(hardware: str, stack: str | None) -> Fit | None:

@@ -46,6 +46,7 @@ def _cuda() -> dict[str, Any]:
     """A device that no maker describes is described by its driver, as far as this PyTorch asks it."""
     properties = torch.cuda.get_device_properties(0)
     spec = _spec_of(properties.name)
+    clock_khz, cache_bytes = (getattr(properties, name, 0) or None for name in ("clock_rate", "L2_cache_size"))
     return {
         "backend": "cuda",
         "name": properties.name if spec else _slug(properties.name),
@@ -53,9 +54,16 @@ def _cuda() -> dict[str, Any]:
         "spec": spec,
         "hbm_bytes": int(properties.total_memory),
         "n_compute_cores": int(properties.multi_processor_count),
-        "clock_hz": 1e3 * float(getattr(properties, "clock_rate", 0) or 1e6),
-        "cache_bytes": int(getattr(properties, "L2_cache_size", 0) or 1 << 20),
+        "clock_hz": 1e3 * float(clock_khz or 1e6),
+        "cache_bytes": int(cache_bytes or 1 << 20),
+        **_assumed(clock_hz=clock_khz, cache_bytes=cache_bytes),
     }
+
+
+def _assumed(**read: object) -> dict[str, str]:
+    """Which figures the machine did not say, so that a round number stands for them."""
+    missing = [name for name, value in read.items() if value is None]
+    return {"assumed": " ".join(missing)} if missing else {}
 
 
 def _spec_of(device: str) -> str | None:
@@ -73,6 +81,7 @@ def _cpu(dram_bytes: int) -> dict[str, Any]:
     """A core computes, its memory is the host's."""
     model = _cpuinfo("model name") or platform.processor() or "processor"
     words = re.sub(r"\(R\)|\(TM\)|CPU|Processor|@.*", " ", model)
+    clock_mhz, cache_bytes = _cpuinfo("cpu MHz"), _cache_bytes()
     return {
         "backend": "cpu",
         "name": _slug(f"cpu {words} {os.cpu_count()}c"),
@@ -81,8 +90,9 @@ def _cpu(dram_bytes: int) -> dict[str, Any]:
         "processor": model,
         "hbm_bytes": dram_bytes // 2,
         "n_compute_cores": 1,
-        "clock_hz": float(_cpuinfo("cpu MHz") or 1000.0) * 1e6,
-        "cache_bytes": _cache_bytes(),
+        "clock_hz": float(clock_mhz or 1000.0) * 1e6,
+        "cache_bytes": cache_bytes or 1 << 20,
+        **_assumed(clock_hz=clock_mhz, cache_bytes=cache_bytes),
     }
 
 
@@ -120,11 +130,11 @@ def _dram_bytes() -> int:
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
-def _cache_bytes() -> int:
-    """The largest cache that the first processor names; a megabyte where it names none."""
-    sizes = [1 << 20]
+def _cache_bytes() -> int | None:
+    """The largest cache that the first processor names; None where it names none."""
+    sizes = [0]
     for path in Path("/sys/devices/system/cpu/cpu0/cache").glob("index*/size"):
         text = path.read_text().strip()
         factor = {"K": 1 << 10, "M": 1 << 20}.get(text[-1:], 1)
         sizes.append(int(text.rstrip("KM") or 0) * factor)
-    return max(sizes)
+    return max(sizes) or None

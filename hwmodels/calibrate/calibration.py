@@ -14,6 +14,7 @@ from collections.abc import Iterable, Mapping, Sequence
 import numpy as np
 
 from hwmodels.calibrate.least_squares import Fitted, fit_median, fit_sum, summary
+from hwmodels.calibrate.link_figures import link_figures
 from hwmodels.calibrate.measured_machine import Rates, machine_of
 from hwmodels.calibrate.measurements import Measurements, Sample
 from hwmodels.calibrate.offloaded_slowdown import fit_beside_fetches
@@ -44,6 +45,13 @@ _MOST_OF_LINK, _MOST_OF_STORAGE = 2.0, 16.0
 
 _MEDIANS: tuple[tuple[str, str], ...] = (("sync_s", "wait"), ("step_s", "step"))
 """Stack constants that are a time of their own: the constant, and the kind of op whose median it is."""
+
+_OF_HOST: tuple[tuple[str, str, Mapping[str, object]], ...] = (
+    ("launch_s", "issue", ReadOnly({"lane": "compute", "waits": 0, "found": "busy"})),
+    ("copy_issue_s", "issue", ReadOnly({"lane": "h2d", "waits": 0, "found": "busy"})),
+    ("kernel_s", "launch", ReadOnly({"queue": "full"})),
+)
+"""What the host pays for an op that does next to nothing, and the device for a kernel: for ops of kinds not timed."""
 
 _NOTHING: Mapping[str, str] = ReadOnly({})
 
@@ -83,6 +91,7 @@ def calibrate(measured: Measurements, provenance: Mapping[str, str] = _NOTHING, 
         left_out=ReadOnly({"gemm": _gemm_left_out(tables), **left_out, "rounds": rounds_left_out(measured.samples)}),
         machine=machine,
         probes=measured.probes,
+        link=ReadOnly(link_figures(measured, rates.link_bytes_per_s, described=machine is None)),
     )
     check_fit(found)
     return found
@@ -110,7 +119,11 @@ def _require_times(measured: Measurements) -> None:
 def _fit_stack(measured: Measurements, rates: Rates) -> dict[str, Fitted]:
     """The constants of the software stack, by what they were fitted on."""
     copies = list(measured.of("h2d", beside="nothing", memory="pinned"))
-    fitted = {"link": _fit_copies(copies, rates.h2d_bytes_per_s)}
+    fitted = {"link": _fit_copies(copies, rates.link_bytes_per_s["h2d"])}
+    for constant, what, parameters in _OF_HOST:
+        found = [sample for sample in measured.of(what, **parameters) if sample.mean_s > 0]
+        if found:
+            fitted[constant] = fit_median(constant, found)
     for constant, kind in _MEDIANS:
         samples = list(measured.of("op", kind=kind, phase="decode"))
         if samples:

@@ -9,7 +9,7 @@ from hwmodels.calibrate.measurements import Measurements, Sample
 from hwmodels.machine_fields import HOST_MEMORY
 from traces.errors import InvalidInput
 
-__all__ = ["memory_figures"]
+__all__ = ["copy_line", "memory_figures"]
 
 _LEAST_SIZES = 3
 """A rate and a latency are told apart by so many sizes of copies."""
@@ -30,8 +30,11 @@ def memory_figures(measured: Measurements) -> dict[str, float]:
     found: dict[str, float] = {}
     for kind in ("pageable", "mapped"):
         if len({_n_bytes(sample) for sample in copies[kind]}) >= _LEAST_SIZES:
-            latency_s, bytes_per_s = _line(copies[kind])
+            latency_s, bytes_per_s = copy_line(copies[kind])
             found |= {_RATE.format(kind): bytes_per_s, _LATENCY.format(kind): latency_s}
+    back = list(measured.of("d2h", beside="nothing", memory="pageable"))
+    if len({_n_bytes(sample) for sample in back}) >= _LEAST_SIZES:
+        found["pageable_d2h_bytes_per_s"] = copy_line(back)[1]
     small = [sample for sample in copies["pinned"] if _PIECE_BYTES[0] <= _n_bytes(sample) <= _PIECE_BYTES[1]]
     if found and small:
         piece = min(small, key=lambda sample: abs(_n_bytes(sample) - 32 * 1024))
@@ -39,7 +42,7 @@ def memory_figures(measured: Measurements) -> dict[str, float]:
     return found
 
 
-def _line(samples: list[Sample]) -> tuple[float, float]:
+def copy_line(samples: list[Sample]) -> tuple[float, float]:
     """Latency and rate of copies. Raises `InvalidInput` for copies that took no time."""
     if not min(sample.mean_s for sample in samples) > 0:
         raise InvalidInput(f"sample {samples[0].row} took no time at all: measure again")

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from hwmodels.calibrate.host_memory import memory_figures
 from hwmodels.calibrate.measurements import Measurements, Sample
+from hwmodels.machine_fields import WAYS
 from hwmodels.machine_files import load_machine, read_machine
 from hwmodels.spec import MachineSpec
 from traces.documents import Section
@@ -21,15 +22,32 @@ __all__ = ["Rates", "machine_of"]
 
 _BEST = "measured: the best that a microbenchmark saw"
 _SETTING = "read from the machine, or a setting of the run"
+_NOT_SAID = "assumed: the machine does not say"
+_SETTINGS = {
+    "hbm_bytes": "size", "n_compute_cores": "count", "clock_hz": "frequency", "cache_bytes": "size",
+    "dram_bytes": "size", "n_cores": "count",
+}  # fmt: skip
+"""What a machine says of itself."""
+
+_ONE_MEMORY = "measured: the best that a microbenchmark saw; the processor plays the accelerator, in the same memory"
+_ONE_PROCESSOR = "measured: the best that a microbenchmark saw; the processor plays the accelerator"
+_LEAST_DRAM = "assumed: what copies read of it, the least it can be; nothing else was timed on the host"
+
+_CORE_FLOP_PER_S = 48e9
+_ASSUMED_CORES = "assumed: 48 GFLOP/s a core, 1.5 GHz of 32 FLOP; nothing was computed on the host"
+"""The least of the cores that makers describe here."""
+
+_ASSUMED_DISK = 1e9
+_NO_DISK = "assumed: no folder was measured (pregate measure --storage DIR)"
 
 
 @dataclass(frozen=True, slots=True)
 class Rates:
-    """What efficiencies are fractions of: peak arithmetic by number format, HBM, link to the device, storage."""
+    """What efficiencies are fractions of: peak arithmetic by number format, HBM, link by direction, storage."""
 
     flop_per_s: Mapping[str, float]
     hbm_bytes_per_s: float
-    h2d_bytes_per_s: float
+    link_bytes_per_s: Mapping[str, float]
     storage_bytes_per_s: float
 
     def bytes_of(self, dtype: str) -> float:
@@ -59,7 +77,7 @@ def _rates(machine: MachineSpec) -> Rates:
     return Rates(
         accelerator.peak_flop_per_s,
         accelerator.hbm_bytes_per_s,
-        machine.link.h2d_bytes_per_s,
+        {way: getattr(machine.link, f"{way}_bytes_per_s") for way in WAYS},
         machine.storage.read_bytes_per_s,
     )
 
@@ -72,21 +90,33 @@ def _measured_document(measured: Measurements) -> MachineSpec:
     if "fp32" not in flop:
         raise ValueError("no GEMMs in fp32, the format that every machine is described in")
     copies = {way: _best_copy(measured, way) for way in ("h2d", "d2h")}
-    disk = max((s.parameters["n_bytes"] / s.median_s for s in measured.of("disk_read")), default=1e9)
-    measured_dram = max(*copies.values(), rate)
+    disk = max((s.parameters["n_bytes"] / s.median_s for s in measured.of("disk_read")), default=None)
+    one_processor = about.get("backend") == "cpu"
+    settings = {
+        name: _figure(about[name], dimension, _NOT_SAID if name in str(about.get("assumed", "")).split() else _SETTING)
+        for name, dimension in _SETTINGS.items()
+    }
     document = {
         "vendor": str(about["vendor"]),
-        "hbm_bytes": _figure(about["hbm_bytes"], "size", _SETTING),
+        "hbm_bytes": settings["hbm_bytes"],
         "hbm_bytes_per_s": _figure(rate, "bandwidth", _BEST),
         "peak_flop_per_s": {dtype: _figure(value, "compute", _BEST) for dtype, value in flop.items()},
-        "n_sm": _figure(about["n_compute_cores"], "count", _SETTING),
-        "clock_hz": _figure(about["clock_hz"], "frequency", _SETTING),
-        "l2_bytes": _figure(about["cache_bytes"], "size", _SETTING),
+        "n_sm": settings["n_compute_cores"],
+        "clock_hz": settings["clock_hz"],
+        "l2_bytes": settings["cache_bytes"],
         "host": {
-            "dram_bytes": _figure(about["dram_bytes"], "size", _SETTING),
-            "dram_bytes_per_s": _figure(measured_dram, "bandwidth", _BEST),
-            "n_cores": _figure(about["n_cores"], "count", _SETTING),
-            "peak_flop_per_s": _figure(flop["fp32"], "compute", _BEST),
+            "dram_bytes": settings["dram_bytes"],
+            "dram_bytes_per_s": (
+                _figure(max(*copies.values(), rate), "bandwidth", _ONE_MEMORY)
+                if one_processor
+                else _figure(max(copies.values()), "bandwidth", _LEAST_DRAM)
+            ),
+            "n_cores": settings["n_cores"],
+            "peak_flop_per_s": (
+                _figure(flop["fp32"], "compute", _ONE_PROCESSOR)
+                if one_processor
+                else _figure(_CORE_FLOP_PER_S * int(about["n_cores"]), "compute", _ASSUMED_CORES)
+            ),
         },
         "link": {
             f"{way}_bytes_per_s": _figure(
@@ -98,7 +128,11 @@ def _measured_document(measured: Measurements) -> MachineSpec:
             name: _figure(value, "bandwidth" if name.endswith("bytes_per_s") else "time", _BEST)
             for name, value in memory_figures(measured).items()
         },
-        "storage": {"read_bytes_per_s": _figure(disk, "bandwidth", _BEST)},
+        "storage": {
+            "read_bytes_per_s": _figure(_ASSUMED_DISK, "bandwidth", _NO_DISK)
+            if disk is None
+            else _figure(disk, "bandwidth", _BEST)
+        },
     }
     return read_machine(str(about["name"]), Section(document, "measurements"))
 
@@ -108,8 +142,10 @@ def _link_source(about: Mapping[str, object]) -> str:
 
 
 def _figure(value: object, dimension: str, source: str) -> dict[str, object]:
+    """A figure of a machine document; what is assumed is unverified."""
     units = {"size": "B", "bandwidth": "B/s", "compute": "FLOP/s", "count": "count", "frequency": "Hz", "time": "s"}
-    return {"value": float(str(value)), "unit": units[dimension], "source": source}
+    mark = {"unverified": True} if source.startswith("assumed") else {}
+    return {"value": float(str(value)), "unit": units[dimension], "source": source, **mark}
 
 
 def _best_flop_per_s(gemms: list[Sample]) -> dict[str, float]:
