@@ -79,7 +79,6 @@ def test_a_fit_of_a_described_machine_carries_its_link(tmp_path: Path) -> None:
     [
         (
             {"warp_bytes_per_s": {"value": 1e9, "unit": "B/s"}},
-            UnknownName,
             "unknown figure of a link 'warp_bytes_per_s'",
         ),
         ({"d2h_efficiency": {"value": 7.0, "unit": "1"}}, "no machine has that"),
