@@ -58,7 +58,8 @@ class Fit:
     `gemm_tables`, in place of a roofline with one efficiency; `left_out`, the leave-one-out error of each kind, and of
     "rounds", how far the same samples lay from each other from one round of the session to the next;
     `machine`, the machine itself where no maker describes it; `probes`, digests of what must not be validated on it;
-    `link`, figures of the link that copies were measured to achieve, by field.
+    `link`, figures of the link that copies were measured to achieve, by field; `conditions`, under
+    which a shared fit was measured (`hwmodels.conditions`).
     What no calibration can have found is refused where one is made or read (`hwmodels.fit_limits`).
     """
 
@@ -77,6 +78,7 @@ class Fit:
     machine: MachineSpec | None = None
     probes: tuple[str, ...] = ()
     link: Mapping[str, float] = field(default_factory=lambda: ReadOnly({}))
+    conditions: Mapping[str, str | float | bool] = field(default_factory=lambda: ReadOnly({}))
 
     def drawn(self, key: str) -> FittedConstant | None:
         """The constant behind a figure (`stack.sync_s`, `kernel.experts.fixed_s`); None where it was not fitted."""
@@ -111,6 +113,8 @@ class Fit:
                 name: {"value": value, "unit": DIMENSIONS[FIELDS["link"][name].dimension]}
                 for name, value in self.link.items()
             }
+        if self.conditions:
+            document["conditions"] = dict(self.conditions)
         document["digest"] = digest_of(document)
         return yaml.safe_dump(document, sort_keys=False, width=110, default_flow_style=None)
 

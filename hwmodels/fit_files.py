@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from hwmodels.conditions import check_shared, read_conditions
 from hwmodels.fit import Fit, FittedConstant, LeftOut, digest_of
 from hwmodels.fit_limits import check_fit
 from hwmodels.kernels import GemmTable, kernel_constant, read_table
@@ -51,6 +52,10 @@ def load_fit(name_or_path: str | Path) -> Fit:
         if told.startswith(section.where):
             raise
         raise InvalidFile(f"{section.where}: {told}") from None
+    if fit.conditions:
+        check_shared(fit.provenance, f"{section.where}: provenance")
+    if fit.conditions and not written:
+        raise InvalidFile(f"{section.where}: a shared fit without its digest: write it with pregate measure --share")
     if written not in ("", found):  # fits before there was a digest have none
         raise InvalidFile(
             f"{section.where}: digest = {written}, its content has {found}: it was changed after it was fitted: "
@@ -78,6 +83,7 @@ def _read(name: str, section: Section) -> Fit:
         machine=_machine(section),
         probes=tuple(str(digest) for digest in section.items("probes", optional=True)),
         link=_link(section.optional_section("link")),
+        conditions=ReadOnly(read_conditions(section.optional_section("conditions"))),
     )
     section.done()
     return fit

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from hwmodels.quantity import parse_override
+from hwmodels.quantity import ReadOnly, parse_override
 from pregate import extras
 from pregate.cli import options
 from pregate.cli.output_paths import require_folder
 from pregate.cli.progress import spinner
 from traces.errors import InvalidInput, unknown_name
+from traces.whole_file import whole_file
+
+if TYPE_CHECKING:
+    from hwmodels.calibrate.measurements import Measurements
 
 
 def measure(
@@ -29,18 +35,27 @@ def measure(
     busy: Annotated[
         bool, typer.Option("--even-if-busy", help="Keep measurements that say nothing; the file says so.")
     ] = False,
+    share: Annotated[
+        bool, typer.Option("--share", help="Write the fit itself (YAML), with its conditions, for hwmodels/fits/.")
+    ] = False,
 ) -> None:
     """Measure this machine: copies, GEMMs, every kind of op, launches, waits, storage. About four minutes.
 
     All of it is measured in rounds: what was disturbed is measured again, and how far the figures can be trusted is
     said at the end.
 
+    With --share the file is the fit, with clocks, throttling, PCIe, memory nodes and driver, and no name of yours in
+    it: a machine by pull request.
+
     Example: pregate measure -o measurements.json
     """
     extras.require_torch()
+    if share:
+        _require_yaml(output)
     _require_places(output, storage)
     from pregate.check.devices import require_graphs
     from pregate.check.session import provenance_of
+    from runtime.conditions import ConditionsWatch
     from runtime.microbench.session import Settings, cpu_link
     from runtime.microbench.session import measure as run_measure
 
@@ -50,11 +65,40 @@ def measure(
     formats = _formats(dtypes, name)
     require_graphs(name, graphs)
     settings = Settings(name, formats, speed, storage, quick, graphs, budget)
+    watch = ConditionsWatch(name) if share else None
     with spinner("measuring", lines=True) as update:
-        found = run_measure(settings, provenance_of("pregate measure"), say=update, insist=not busy)
+
+        def say(line: str) -> None:
+            if watch is not None:
+                watch.look()
+            update(line)
+
+        found = run_measure(settings, provenance_of("pregate measure"), say=say, insist=not busy)
+    if watch is not None:
+        _share(found, watch.found(), output, insist=not busy)
+        return
     found.save(output)
     print(f"{len(found.samples)} samples of {found.machine['name']} ({found.stack}) in {output}")
     print(f"Trust in them: {found.trust}")
+
+
+def _require_yaml(output: Path) -> None:
+    """Raise `InvalidInput` unless the file's name is that of a fit."""
+    if output.suffix not in (".yaml", ".yml"):
+        raise InvalidInput(f"--output {output}: a shared fit is a YAML file, name it .yaml")
+
+
+def _share(found: Measurements, conditions: Mapping[str, Any], output: Path, *, insist: bool) -> None:
+    """Fit what was measured, and write the fit with its conditions."""
+    from hwmodels.calibrate.calibration import calibrate
+
+    provenance = {"command": "pregate measure --share", "measurements": found.digest}
+    fit = replace(calibrate(found, provenance, insist=insist), conditions=ReadOnly(conditions))
+    with whole_file(output) as partial:
+        partial.write_text(fit.to_yaml(), encoding="utf-8")
+    print(f"{len(found.samples)} samples of {fit.hardware} ({fit.stack}), fitted, in {output}")
+    print(f"Trust in them: {found.trust}")
+    print(f"--hardware {output} takes it; to share it, open a pull request with it as hwmodels/fits/{fit.name}.yaml")
 
 
 def _require_places(output: Path, storage: Path | None) -> None:

@@ -1,0 +1,97 @@
+"""Under which conditions a machine was measured: clocks, throttling, link, memory nodes, driver.
+
+A shared fit carries them, and nothing else of the machine it is from: names of hosts and users, serial numbers and
+addresses have no key here, so that no file can bring them.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from traces.documents import Section
+from traces.errors import InvalidFile, unknown_name
+
+__all__ = ["CONDITIONS", "PROVENANCE", "check_conditions", "check_shared", "read_conditions"]
+
+Condition = str | float | bool
+
+CONDITIONS: Mapping[str, type] = {
+    "system": str,
+    "processor": str,
+    "device": str,
+    "driver": str,
+    "n_sockets": float,
+    "n_numa_nodes": float,
+    "device_numa_node": float,
+    "dram_bytes": float,
+    "pcie_generation": float,
+    "pcie_generation_max": float,
+    "pcie_width": float,
+    "pcie_width_max": float,
+    "sm_clock_hz": float,
+    "sm_clock_least_hz": float,
+    "sm_clock_max_hz": float,
+    "memory_clock_hz": float,
+    "power_limit_w": float,
+    "temperature_c": float,
+    "throttled": str,
+    "ecc": bool,
+}
+"""What a shared fit may say of its conditions, by type. The clocks are the median and the least that were seen between
+parts; `throttled`: why the device held its clock back, by the driver's words, "no" where it did not."""
+
+_TEXT = re.compile(r"[A-Za-z0-9][A-Za-z0-9 .,()+@_-]{0,79}", re.ASCII)
+"""Names of products and versions: no path, no address, no line."""
+
+_ADDRESS = re.compile(r"\S@\S|\b[a-z][a-z0-9-]*(\.[a-z][a-z0-9-]+)+\b|\b\d{1,3}(\.\d{1,3}){3}\b", re.I)
+_MOST_TEXT = 400
+
+PROVENANCE = (
+    "command", "date", "commit", "python", "torch", "cuda", "driver", "numpy", "simpy", "scipy", "platform",
+    "measurements", "disturbed", "trust", "trust_reasons", "trust_scatter",
+)  # fmt: skip
+"""What a shared fit may say of how it was made."""
+
+
+def check_conditions(conditions: Mapping[str, Any], where: str = "conditions") -> None:
+    """Raise `UnknownName` for a key that is none, `InvalidFile` for a value that is no such condition."""
+    for key, value in conditions.items():
+        if key not in CONDITIONS:
+            raise unknown_name("condition", key, CONDITIONS, where)
+        wanted = CONDITIONS[key]
+        if wanted is str:
+            fits = isinstance(value, str) and _TEXT.fullmatch(value) is not None and not _is_address(value)
+        elif wanted is bool:
+            fits = isinstance(value, bool)
+        else:
+            fits = not isinstance(value, bool) and isinstance(value, int | float) and 0 <= value < 1e18
+            fits = fits and math.isfinite(value)
+        if not fits:
+            words = {str: "a name of a product or a version", bool: "true or false"}.get(wanted, "a number from 0 on")
+            raise InvalidFile(f"{where}: {key} = {str(value)[:40]!r} is not {words}")
+
+
+def read_conditions(section: Section | None) -> Mapping[str, Condition]:
+    """The conditions in a section of a file. Raises as `check_conditions`."""
+    if section is None:
+        return {}
+    found = {key: section.take(key) for key in section.remaining()}
+    check_conditions(found, section.where)
+    return {key: float(value) if CONDITIONS[key] is float else value for key, value in found.items()}
+
+
+def check_shared(provenance: Mapping[str, str], where: str) -> None:
+    """Raise `UnknownName` for a provenance of more than which software measured, `InvalidFile` for an address."""
+    for key, text in provenance.items():
+        if key not in PROVENANCE:
+            raise unknown_name("provenance of a shared fit", key, PROVENANCE, where)
+        if len(text) > _MOST_TEXT or not text.isprintable() or "/" in text or _is_address(text):
+            raise InvalidFile(f"{where}: {key} = {text[:40]!r} is no version, date or count of what a machine did")
+
+
+def _is_address(text: str) -> bool:
+    """Whether a text looks like a name of a host or a user: user@host, a name with a domain, four numbers."""
+    return _ADDRESS.search(text) is not None
