@@ -127,6 +127,19 @@ def test_a_machine_is_measured_calibrated_and_predicted_on(small: None, tmp_path
         run("calibrate", str(path), "-o", str(tmp_path / "fit.json"))
 
 
+def test_a_shared_machine_is_one_file_that_a_machine_is_taken_from(small: None, tmp_path: Path) -> None:
+    path = tmp_path / "fit.yaml"
+    status, text = run("measure", "--share", "-o", str(path), *CPU)
+    assert (status, list(tmp_path.iterdir())) == (0, [path])
+    fit = load_fit(path)
+    assert f"hwmodels/fits/{fit.hardware}.threads.yaml" in text
+    assert {"system", "dram_bytes"} <= set(fit.conditions)
+    assert fit.provenance["command"] == "pregate measure --share"
+    assert "both_ways_bytes_per_s" in fit.link
+    assert {"launch_s", "copy_issue_s"} <= set(fit.constants)
+    assert load_platform(str(path)).calibration("fp32") == "fitted"
+
+
 def test_a_quick_session_takes_a_third_of_the_probes(small: None, tmp_path: Path) -> None:
     path = tmp_path / "m.json"
     assert run("measure", "-o", str(path), *CPU, "--quick", "--dtypes", " fp32 , ,fp32")[0] == 0
