@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from pregate.page.writing import explore_page
     from runtime.microbench.session import measure
     from runtime.pacing import Link
+    from runtime.recording.record import record
     from simulator.modes import Modes
     from traces.errors import InvalidInput, PregateError
     from traces.fitting import fit_dials
@@ -104,6 +105,7 @@ _HOMES = {
     "lru_curve": "pregate.ask.replay",
     "measure": "runtime.microbench.session",
     "optimize": "pregate.explore.optima.optimize",
+    "record": "runtime.recording.record",
     "reproduce": "pregate.measured.reproduction",
     "residency": "pregate.ask.replay",
     "run": "pregate.check.running",
@@ -166,6 +168,7 @@ __all__ = [
     "lru_curve",
     "measure",
     "optimize",
+    "record",
     "reproduce",
     "residency",
     "run",

@@ -82,6 +82,11 @@ COMMANDS: dict[str, Entry] = {
         "residency:residency",
         "Replay a trace through expert caches, without timing: hit rates and bytes read by budget and policy.",
     ),
+    "record": Entry(
+        "record:record",
+        "Record which experts a Hugging Face model chooses while it generates: hooks on its routers, prefill and "
+        "decode.",
+    ),
     "trace": Entry("trace:app", "Import, synthesise, fit and describe routing traces."),
     "models": Entry("catalogue:models", "The models that ship with pregate."),
     "hardware": Entry("catalogue:hardware", "The machines that ship with pregate."),

@@ -1,0 +1,151 @@
+"""A model from a folder generates after prompts, and the trace says which experts its tokens chose."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from runtime.recording.generation import BatchRows, Recorder, generate
+from runtime.recording.prompts import Prompts, read_prompts
+from runtime.recording.routers import find_routers
+from traces.errors import InvalidFile, InvalidInput
+from traces.model.architecture import ModelArchitecture, load_architecture
+from traces.routing import Provenance, RoutingTrace
+
+__all__ = ["record", "record_model"]
+
+
+def record(
+    model: str | Path,
+    prompts: str | Path,
+    *,
+    output_tokens: int = 64,
+    batch: int = 1,
+    sample: bool = False,
+    seed: int = 0,
+    device: str = "auto",
+    progress: Callable[[str], None] = lambda _: None,
+) -> RoutingTrace:
+    """Generate with the Hugging Face model in folder `model` after each prompt of a file; the routing of all tokens.
+
+    Weights are read from safetensors in the folder: nothing is downloaded and no code of the folder is run. `prompts`
+    as of `read_prompts`; `batch` of them run side by side; `device`: "auto" (CUDA where there is one), "cpu" or
+    "cuda". The trace keeps digests of configuration and prompts, never their text. Raises `InvalidFile` or
+    `InvalidInput` for what cannot be read, or a model whose routers are not those of its configuration.
+    """
+    if find_spec("transformers") is None:
+        raise InvalidInput("transformers is not installed, and recording needs it: pip install 'pregate[hf]'")
+    if batch < 1 or output_tokens < 2:
+        raise InvalidInput(f"batch {batch} and output tokens {output_tokens}: 1 or more, and 2 or more")
+    folder = Path(model)
+    if not (folder / "config.json").is_file():
+        raise InvalidFile(f"{folder}: no config.json in it: give the folder of a Hugging Face model")
+    architecture = load_architecture(folder / "config.json")
+    progress("loading the model")
+    loaded = _load(folder).to(_device(device))
+    asked = read_prompts(Path(prompts), _tokenizer(folder), architecture.vocab_size)
+    torch.manual_seed(seed)
+    digest = hashlib.sha256((folder / "config.json").read_bytes()).hexdigest()[:16]
+    note = f"configuration {digest}; " + ("sampled, seed " + str(seed) if sample else "greedy")
+    return record_model(loaded, architecture, asked, output_tokens, batch, sample=sample, note=note, progress=progress)
+
+
+def record_model(
+    model: Any,
+    architecture: ModelArchitecture,
+    prompts: Prompts,
+    output_tokens: int,
+    batch: int = 1,
+    *,
+    sample: bool = False,
+    note: str = "",
+    progress: Callable[[str], None] = lambda _: None,
+) -> RoutingTrace:
+    """As `record`, of a model of transformers that is loaded already, in evaluation mode."""
+    import transformers
+
+    routers = find_routers(model)
+    if len(routers) != architecture.n_moe_layers:
+        raise InvalidInput(
+            f"{architecture.name} has {architecture.n_moe_layers} MoE layers by its configuration, and {len(routers)} "
+            "routers were found: this model is built in a way that is not known"
+        )
+    recorder = Recorder(routers, architecture.n_experts, architecture.top_k)
+    parts: list[BatchRows] = []
+    try:
+        for start in range(0, len(prompts.ids), batch):
+            progress(f"prompt {start + 1} of {len(prompts.ids)}")
+            some = prompts.ids[start : start + batch]
+            rows = generate(model, recorder, some, output_tokens, architecture.n_encoder_moe_layers, sample)
+            parts.append(_after(rows, parts[-1] if parts else None, start))
+    finally:
+        recorder.close()
+    columns = BatchRows(*(np.concatenate(column) for column in zip(*parts, strict=True)))
+    return RoutingTrace(
+        **columns._asdict(),
+        n_experts=architecture.n_experts,
+        provenance=Provenance(
+            model=architecture.name,
+            source=f"{len(prompts.ids)} prompts {prompts.digest}",
+            licence="not stated",
+            recorder="pregate record",
+            versions={"torch": str(torch.__version__), "transformers": transformers.__version__},
+            note="; ".join(filter(None, (note, f"batch {batch}"))),
+        ),
+    )
+
+
+def _after(rows: BatchRows, before: BatchRows | None, n_sequences: int) -> BatchRows:
+    """Rows numbered on after those of the batch before."""
+    if before is None:
+        return rows
+    return rows._replace(sequence=rows.sequence + np.int32(n_sequences), step=rows.step + before.step[-1] + np.int32(1))
+
+
+def _load(folder: Path) -> Any:
+    """The generating model of a folder. Raises `InvalidFile` where transformers cannot read it."""
+    import transformers
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM
+
+    transformers.logging.set_verbosity_error()  # type: ignore[no-untyped-call]
+    local: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
+    try:
+        config = AutoConfig.from_pretrained(folder, **local)
+        kind = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
+        return kind.from_pretrained(folder, use_safetensors=True, dtype="auto", **local).eval()
+    except (OSError, ValueError, KeyError) as error:
+        raise InvalidFile(f"{folder}: transformers cannot read it ({_first_line(error)})") from error
+
+
+def _tokenizer(folder: Path) -> Callable[[str], list[int]] | None:
+    """What makes ids of text; None where the folder has no tokenizer."""
+    if not any((folder / name).is_file() for name in ("tokenizer.json", "tokenizer_config.json", "spiece.model")):
+        return None
+    from transformers import AutoTokenizer
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    except (OSError, ValueError, KeyError) as error:
+        raise InvalidFile(
+            f"{folder}: its tokenizer cannot be read ({str(error).strip().splitlines()[0][:200]})"
+        ) from error
+    return lambda text: [int(i) for i in tokenizer(text)["input_ids"]]
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)[:200]
+
+
+def _device(name: str) -> str:
+    if name not in ("auto", "cpu", "cuda"):
+        raise InvalidInput(f"device {name!r}: auto, cpu or cuda")
+    there = torch.cuda.is_available()
+    if name == "cuda" and not there:
+        raise InvalidInput("no CUDA device, or a PyTorch without CUDA: try --device cpu")
+    return "cuda" if there and name != "cpu" else "cpu"
