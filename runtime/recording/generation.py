@@ -14,7 +14,7 @@ from runtime.recording.routers import choice_of
 from traces.errors import InvalidInput
 from traces.phase import Phase
 
-__all__ = ["BatchRows", "Recorder", "generate"]
+__all__ = ["BatchRows", "RouterHooks", "generate"]
 
 
 class BatchRows(NamedTuple):
@@ -28,7 +28,7 @@ class BatchRows(NamedTuple):
     step: NDArray[np.int32]
 
 
-class Recorder:
+class RouterHooks:
     """Hooks on the routers of a model that keep what each call chose, on the model's own device, until it is taken."""
 
     def __init__(self, routers: Sequence[tuple[str, nn.Module]], n_experts: int, top_k: int) -> None:
@@ -62,7 +62,7 @@ class Recorder:
 
 def generate(
     model: Any,
-    recorder: Recorder,
+    hooks: RouterHooks,
     prompts: Sequence[Sequence[int]],
     n_output: int,
     n_encoder_routers: int,
@@ -85,7 +85,7 @@ def generate(
         )
     new = output[:, 1:] if encodes else output[:, width:]
     fed = _fed(new.cpu().numpy(), _end_ids(model))
-    calls = recorder.take()
+    calls = hooks.take()
     prompt_rows = mask.cpu().numpy().astype(bool)
     if encodes:
         return _joined(calls, [prompt_rows, *_passes(fed, len(calls[-1]))], n_encoder_routers, [0] * len(prompts))

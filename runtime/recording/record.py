@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from runtime.recording.generation import BatchRows, Recorder, generate
+from runtime.recording.generation import BatchRows, RouterHooks, generate
 from runtime.recording.prompts import Prompts, read_prompts
 from runtime.recording.routers import find_routers
 from traces.errors import InvalidFile, InvalidInput
@@ -76,7 +76,7 @@ def record_model(
             f"{architecture.name} has {architecture.n_moe_layers} MoE layers by its configuration, and {len(routers)} "
             "routers were found: this model is built in a way that is not known"
         )
-    recorder = Recorder(routers, architecture.n_experts, architecture.top_k)
+    recorder = RouterHooks(routers, architecture.n_experts, architecture.top_k)
     parts: list[BatchRows] = []
     try:
         for start in range(0, len(prompts.ids), batch):

@@ -10,14 +10,14 @@ from torch import Tensor, nn
 
 from traces.errors import InvalidInput
 
-__all__ = ["Choice", "choice_of", "find_routers"]
+__all__ = ["Chosen", "choice_of", "find_routers"]
 
 _NAMED = re.compile(r"(Top\w*Router|Router|MoE\w*Gate|MoEGate)$")
 """How classes of routers are named where a model does not declare its own."""
 
 
 @dataclass(frozen=True, slots=True)
-class Choice:
+class Chosen:
     """What a router chose: `experts` (n_tokens, top_k) int64 and their gate `weights`, float32, of the same shape."""
 
     experts: Tensor
@@ -53,7 +53,7 @@ def _declared(model: nn.Module) -> set[type]:
     return classes
 
 
-def choice_of(answer: Any, n_experts: int, top_k: int) -> Choice:
+def choice_of(answer: Any, n_experts: int, top_k: int) -> Chosen:
     """What an `answer` of a router names, whatever form it has.
 
     Most give ids (n_tokens, top_k) and weights beside the logits. Others give logits (..., n_experts) and a mask or
@@ -71,7 +71,7 @@ def choice_of(answer: Any, n_experts: int, top_k: int) -> Choice:
     else:
         shapes = ", ".join(str(tuple(part.shape)) for part in parts) or type(answer).__name__
         raise InvalidInput(f"a router answers {shapes}: neither {top_k} ids a token nor logits of {n_experts} experts")
-    return Choice(experts, _weights(parts, all_experts, experts, n_experts, top_k))
+    return Chosen(experts, _weights(parts, all_experts, experts, n_experts, top_k))
 
 
 def _weights(parts: list[Tensor], all_experts: list[Tensor], experts: Tensor, n_experts: int, top_k: int) -> Tensor:
