@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from offload.policy import Cache, Fetch, MissAction, Policy
     from pregate.api import import_trace, load_popularity, load_trace, synthesize
     from pregate.ask.comparison import Comparison, compare
+    from pregate.ask.largest_batch import largest_batch
     from pregate.ask.replay import LruCurve, Residency, lru_curve, residency
     from pregate.ask.simulation import SimulationResult, simulate
     from pregate.check.devices import Device
@@ -96,6 +97,7 @@ _HOMES = {
     "explore_page": "pregate.page.writing",
     "fit_dials": "traces.fitting",
     "import_trace": "pregate.api",
+    "largest_batch": "pregate.ask.largest_batch",
     "load_assumptions": "pregate.cost.assumptions",
     "load_hardware": "pregate.named",
     "load_measurements": "hwmodels.calibrate.measurements",
@@ -159,6 +161,7 @@ __all__ = [
     "explore_page",
     "fit_dials",
     "import_trace",
+    "largest_batch",
     "load_assumptions",
     "load_hardware",
     "load_measurements",

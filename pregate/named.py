@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 
 from hwmodels.platform import Platform, load_platform
+from traces.errors import InvalidInput
 from traces.model.architecture import ModelArchitecture, load_architecture
 
 __all__ = ["load_hardware", "load_model"]
+
+_TOP_K = re.compile(r"top_k=(\d{1,4})", re.ASCII)
 
 
 def load_model(
@@ -20,16 +25,32 @@ def load_model(
 ) -> ModelArchitecture:
     """A model by name, YAML file, Hugging Face `config.json`, or its weights (`.gguf`), stored as these are.
 
-    `dtype`, `top_k` replace the published ones; `formats` those of parts, as `ModelArchitecture.with_formats` takes
-    them (`{"experts": "q4_k", "attention": "q8_0"}`), in place of what `dtype` gives them. Raises `UnknownName` with
-    the nearest name, `InvalidFile` or `InvalidInput`.
+    `dtype`, `top_k` replace the published ones, and a name may say the latter itself (`deepseek-v3?top_k=6`);
+    `formats` those of parts, as `ModelArchitecture.with_formats` takes them (`{"experts": "q4_k", "attention":
+    "q8_0"}`), in place of what `dtype` gives them. Raises `UnknownName` with the nearest name, `InvalidFile` or
+    `InvalidInput`.
     """
+    name, stated = _name_and_top_k(name)
+    if stated is not None and top_k is not None:
+        raise InvalidInput(f"{name}?top_k={stated} and a top_k of {top_k}: give one of the two")
+    top_k = stated if top_k is None else top_k
     model = load_architecture(name)
     if dtype is not None:
         model = model.with_dtype(dtype)
     if formats is not None:
         model = model.with_formats(formats)
     return model if top_k is None else model.with_top_k(top_k)
+
+
+def _name_and_top_k(name: str | Path) -> tuple[str | Path, int | None]:
+    """A model's name without `?top_k=N`, and that number. Raises `InvalidInput` for anything else behind a `?`."""
+    if not isinstance(name, str) or "?" not in name or os.path.exists(name):
+        return name, None
+    bare, _, asked = name.partition("?")
+    match = _TOP_K.fullmatch(asked)
+    if match is None:
+        raise InvalidInput(f"model {name!r}: only ?top_k=N may follow a name, N experts a token")
+    return bare, int(match[1])
 
 
 def load_hardware(name: str, stack: str | None = None, overrides: Mapping[str, float | str] | None = None) -> Platform:

@@ -132,7 +132,7 @@ def what_binds(result: SimulationResult) -> str:
 def compare(
     model: ModelArchitecture,
     hw: Platform,
-    trace: RoutingTrace,
+    trace: RoutingTrace | Callable[[Policy], RoutingTrace],
     policies: Sequence[str | Policy] = ("gpu_only", "on_demand", "prefetch_all", "pregate"),
     *,
     cache: Cache | None = None,
@@ -144,12 +144,13 @@ def compare(
 ) -> Comparison:
     """Simulate every policy on the same trace; a policy that does not fit is a row, not an error.
 
-    `cache` is added to every offloading policy; `progress` is called with a policy's name when it starts. Raises
-    `InvalidInput` without policies or with one twice, and what `simulate` raises otherwise.
+    `trace`: may be what makes the trace of each policy, such as one of its `largest_batch`. `cache` is added to every
+    offloading policy; `progress` is called with a policy's name when it starts. Raises `InvalidInput` without policies
+    or with one twice, and what `simulate` raises otherwise.
     """
     if not policies:
         raise InvalidInput("no policies to compare: give at least one, such as pregate")
-    asked = [policy_named(policy).name if isinstance(policy, str) else policy.name for policy in policies]
+    asked = [_named(policy).name for policy in policies]
     for name in asked:
         if asked.count(name) > 1:
             raise InvalidInput(f"policy {name} is given twice")
@@ -162,7 +163,7 @@ def compare(
             result = simulate(
                 model,
                 hw,
-                trace,
+                trace if isinstance(trace, RoutingTrace) else trace(_named(policy)),
                 policy,
                 cache=cache,
                 expert_tier=expert_tier,
@@ -179,3 +180,7 @@ def compare(
     if len(set(order)) < len(order):
         raise InvalidInput(f"policies {', '.join(order)}: one is given twice")
     return Comparison(tuple(results), tuple(unfit), tuple(order), describe_calibration(hw, model, results))
+
+
+def _named(policy: str | Policy) -> Policy:
+    return policy_named(policy) if isinstance(policy, str) else policy

@@ -56,7 +56,12 @@ def evaluate(
     fields = (
         _fifo(captured, ready or made_ready(captured), costs) if modes.is_fifo else _by_events(captured, costs, modes)
     )
-    constants = {"n_output_tokens": captured.workload.n_output_tokens, "n_expert_slots": captured.plan.n_slots}
+    workload = captured.workload
+    constants = {
+        "n_output_tokens": workload.n_output_tokens,
+        "batch_size": workload.n_running,
+        "n_expert_slots": captured.plan.n_slots,
+    }
     fields |= {name: np.full(n_machines, value) for name, value in constants.items()}
     changed = np.zeros(n_machines, dtype=np.bool_)
     for key, value in values.items():

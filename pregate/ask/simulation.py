@@ -54,9 +54,9 @@ class SimulationResult(metrics.Metrics):
     None without a fit (`pregate.ask.intervals`). `bound_s`: no interpreter of this schedule is faster; `binding`: what
     that bound comes from. `calibration`: whether the prediction interpolates a fit ("fitted"), extrapolates one, or
     rests on claims; `beyond_fit`: what of it the fit has not seen, "" nothing. `asked_machine`: what the policy was
-    told of its machine before it decided, "" where it asks nothing. `routing`: "synthetic" where it was made
-    up, so that `hit_rate` is assumed, else "recorded". `timeline`: start and end of every op; None of a streamed
-    simulation, which keeps none.
+    told of its machine before it decided, "" where it asks nothing. `routing`: "synthetic" where it was made up, so
+    that `hit_rate` is assumed, else "recorded". `batch_size`: most sequences side by side. `timeline`: start and end of
+    every op; None of a streamed simulation, which keeps none.
     """
 
     policy: str
@@ -69,6 +69,7 @@ class SimulationResult(metrics.Metrics):
     bound_s: float
     binding: str
     n_output_tokens: int
+    batch_size: int
     n_expert_slots: int
     schedule_digest: str
     trace_digest: str
@@ -256,6 +257,7 @@ def _result(
         bound_s=bounds.makespan_s,
         binding=bounds.binding,
         n_output_tokens=captured.workload.n_output_tokens,
+        batch_size=captured.workload.n_running,
         n_expert_slots=captured.plan.n_slots,
         schedule_digest=decoded.schedule.digest,
         trace_digest=captured.trace.digest,

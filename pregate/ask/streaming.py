@@ -93,6 +93,7 @@ def _stream(asked: Request, hw: Platform, offloaded: bool) -> SimulationResult |
         bound_s=bound_s,
         binding=Lane(int(stream.lane_s.argmax())).name if on_lane else "critical path",
         n_output_tokens=asked.workload.n_output_tokens,
+        batch_size=asked.workload.n_running,
         n_expert_slots=plan.n_slots,
         schedule_digest=digest.of(static_bytes),
         trace_digest=trace.digest,

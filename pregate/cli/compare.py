@@ -40,7 +40,7 @@ def compare(
         comparison = run_compare(
             architecture,
             machine,
-            workload,
+            lambda policy: question.trace_of(policy, architecture, machine, workload, cache),
             chosen,
             cache=cache,
             expert_tier=question.tier,
@@ -52,8 +52,9 @@ def compare(
     document = comparison.to_dict()
     unfit = [row | {"fits": False} for row in document["does_not_fit"]]
     if not render.print_data(question.format, document, document["results"] + unfit):
-        title = f"{architecture.name} on {machine.hardware} ({machine.stack.name}), batch {max(workload.batch, 1)}"
-        render.print_table(render.comparison_table(comparison, title))
+        batch = question.batch if question.fills_memory else max(workload.batch, 1)
+        title = f"{architecture.name} on {machine.hardware} ({machine.stack.name}), batch {batch}"
+        render.print_table(render.comparison_table(comparison, title, with_batch=question.fills_memory))
         print(comparison.verdict())
         print("Tokens/s are output tokens over the whole run, prompt included.")
         print(f"Machine constants: {comparison.calibration}.")

@@ -38,6 +38,8 @@ def require_consent_along(model: ModelArchitecture, trace: Any, axes: Mapping[st
     """`require_consent` for the largest workload on `axes`, lists of values or ranges; `trace`: a `TraceRecipe`."""
     if trace.path is not None:
         return
+    if trace.batch == "max":  # what memory holds is known where a machine is: the solver has a limit of its own
+        return
     sizes = {name: getattr(trace, name) for name in _SIZES} | {
         name: _largest(name, axes[name]) for name in _SIZES if name in axes
     }

@@ -72,14 +72,20 @@ def _subject(
     question: Question, axis: str, low: str, high: str
 ) -> tuple[ModelArchitecture, Platform, RoutingTrace | TraceRecipe]:
     """Model, machine and trace; a synthetic trace stays a recipe, for an axis may change what it is made of."""
-    if question.trace is not None:
-        return question.subject()
-    model = question.architecture()
-    _require_free(question, axis)
     from pregate.explore.sweeps.workloads import TraceRecipe
 
+    if question.trace is not None:
+        model, machine, trace = question.subject()
+        return model, machine, TraceRecipe(batch="max", path=question.trace) if question.fills_memory else trace
+    model = question.architecture()
+    _require_free(question, axis)
     recipe = TraceRecipe(
-        question.input_tokens, question.output_tokens, question.batch, question.seed, None, question.active
+        question.input_tokens,
+        question.output_tokens,
+        "max" if question.fills_memory else question.n_sequences,
+        question.seed,
+        None,
+        question.active,
     )
     if not question.yes:
         require_consent_along(model, recipe, {axis: (low, high)})

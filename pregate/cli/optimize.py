@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -58,7 +58,7 @@ def optimize(
     plot: Annotated[Path | None, typer.Option(help="Draw the front (PNG, SVG or PDF).")] = None,
     jobs: Annotated[int | None, typer.Option(help="Worker processes; default: threads of this one.", min=1)] = None,
     trace: options.TraceFile = None,
-    batch: options.Batch = None,
+    batch: options.BatchOrMax = None,
     input_tokens: options.InputTokens = 256,
     output_tokens: options.OutputTokens = 256,
     active: options.Active = None,
@@ -157,16 +157,17 @@ def _axes(texts: Sequence[str], hardware: str | None, stack: str | None) -> tupl
 
 
 def _workload(
-    path: Path | None, batch: int | None, input_tokens: int, output_tokens: int, active: int | None, seed: int
+    path: Path | None, batch: str | None, input_tokens: int, output_tokens: int, active: int | None, seed: int
 ) -> TraceRecipe:
     """The trace of the options. Raises `InvalidInput` where a file is given what only a synthetic trace has."""
     from pregate.explore.sweeps.workloads import TraceRecipe
 
+    n: int | Literal["max"] | None = "max" if batch == "max" else None if batch is None else int(batch)
     if path is None:
-        return TraceRecipe(input_tokens, output_tokens, batch, seed, n_active=active)
+        return TraceRecipe(input_tokens, output_tokens, n, seed, n_active=active)
     if (input_tokens, output_tokens, active) != (256, 256, None):
         raise InvalidInput("--input-tokens, --output-tokens and --active make a synthetic trace: leave out --trace")
-    return TraceRecipe(path=path, batch=batch)
+    return TraceRecipe(path=path, batch=n)
 
 
 def _print(optimum: Optimum) -> None:

@@ -9,9 +9,10 @@ from typing import Annotated
 import typer
 
 __all__ = [
-    "CHECKED", "Active", "BackendName", "Batch", "CacheText", "Check", "Dtype", "Engine", "Format", "Formats", "Graphs",
-    "Hardware", "Hbm", "InputTokens", "LinkSpeed", "Model", "ModesText", "OutputFormat", "OutputTokens",
-    "PlacementText", "Policy", "Popularity", "Seed", "Sets", "Stack", "Tier", "TopK", "TraceFile", "Yes",
+    "CHECKED", "Active", "BackendName", "Batch", "BatchOrMax", "CacheText", "Check", "Dtype", "Engine", "Format",
+    "Formats", "Graphs", "Hardware", "Hbm", "InputTokens", "LinkSpeed", "Model", "ModesText", "OutputFormat",
+    "OutputTokens", "PlacementText", "Policy", "Popularity", "Seed", "Sets", "Stack", "Tier", "TopK", "TraceFile",
+    "Yes",
 ]  # fmt: skip
 
 
@@ -39,6 +40,25 @@ Popularity = Annotated[
     ),
 ]
 Batch = Annotated[int | None, typer.Option(help="Sequences side by side; default: as recorded, or 1.")]
+
+
+def _number_or_max(text: str | None) -> str | None:
+    if text is not None and text != "max":
+        try:
+            int(text)
+        except ValueError:
+            raise typer.BadParameter(f"{text[:60]!r} is neither a whole number nor max.") from None
+    return text
+
+
+BatchOrMax = Annotated[
+    str | None,
+    typer.Option(
+        "--batch",
+        callback=_number_or_max,
+        help="Sequences side by side, or max: as many as memory holds; default: as recorded, or 1.",
+    ),
+]
 InputTokens = Annotated[int, typer.Option(help="Prompt tokens a sequence (synthetic traces).")]
 OutputTokens = Annotated[int, typer.Option(help="Generated tokens a sequence (synthetic traces).")]
 Active = Annotated[int | None, typer.Option(help="Force this many active experts a layer (synthetic traces).")]

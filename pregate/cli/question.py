@@ -32,7 +32,7 @@ class Question:
     model: options.Model
     hardware: options.Hardware
     trace: options.TraceFile = None
-    batch: options.Batch = None
+    batch: options.BatchOrMax = None
     input_tokens: options.InputTokens = 256
     output_tokens: options.OutputTokens = 256
     active: options.Active = None
@@ -69,16 +69,59 @@ class Question:
         return policy_named(text).with_placement(placement).name
 
     def subject(self) -> tuple[ModelArchitecture, Platform, RoutingTrace]:
-        """Model, machine and trace; experts are of the size that the trace recorded.
+        """Model, machine and trace; experts are of the size that the trace recorded. With `--batch max` the trace is
+        as short as can be, and `trace_of` gives a design the one that fills its memory.
 
         Raises `InvalidInput` for what does not go together, or a workload of many minutes without `--yes`.
         """
         model, machine = self.architecture(), self.machine()
         trace = build_trace(
-            model, self.trace, batch=self.batch, input_tokens=self.input_tokens, output_tokens=self.output_tokens,
+            model, self.trace, batch=self._least(model) if self.fills_memory else self.n_sequences,
+            input_tokens=self.input_tokens, output_tokens=self.output_tokens,
             active=self.active, seed=self.seed, popularity=self.popularity, yes=self.yes,
         )  # fmt: skip
         return as_recorded(model, trace, self.model, self.dtype, self.formats), machine, trace
+
+    @property
+    def fills_memory(self) -> bool:
+        """Whether each design runs the largest batch that it has memory for."""
+        return self.batch == "max"
+
+    @property
+    def n_sequences(self) -> int | None:
+        """The batch as a number, None where none is given or it is solved for."""
+        return None if self.batch is None or self.fills_memory else int(self.batch)
+
+    def _least(self, model: ModelArchitecture) -> int | None:
+        """The fewest sequences of a trace, None of a recording: as it was recorded."""
+        from pregate.ask.largest_batch import fewest_sequences
+
+        return None if self.trace is not None else fewest_sequences(model, self.active)
+
+    def trace_of(
+        self, policy: Policy, model: ModelArchitecture, machine: Platform, trace: RoutingTrace, cache: Cache | None
+    ) -> RoutingTrace:
+        """The trace that a design runs: with `--batch max` of as many sequences as it has memory for.
+
+        Raises `CapacityExceeded` where none fits, `InvalidInput` for a workload of many minutes without `--yes`.
+        """
+        if not self.fills_memory:
+            return trace
+        from pregate.ask.largest_batch import fewest_sequences, largest_batch
+        from traces.rebatching import rebatch
+
+        if self.trace is not None:
+            return rebatch(trace, largest_batch(model, machine, policy, trace, cache=cache, expert_tier=self.tier))
+
+        def made(n: int, yes: bool = True) -> RoutingTrace:
+            return build_trace(
+                model, None, batch=n, input_tokens=self.input_tokens, output_tokens=self.output_tokens,
+                active=self.active, seed=self.seed, popularity=self.popularity, yes=yes,
+            )  # fmt: skip
+
+        least = fewest_sequences(model, self.active)
+        n = largest_batch(model, machine, policy, made, cache=cache, expert_tier=self.tier, least=least)
+        return made(n, self.yes)
 
     def designs(self, names: Sequence[str], model: ModelArchitecture) -> tuple[list[Policy], Cache | None]:
         """The policies called `names`, and the cache to add to them; static ones hold what `--popularity` counted.

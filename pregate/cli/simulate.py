@@ -42,6 +42,7 @@ def simulate(
 
     with spinner("simulating") as update:
         update(policy)
+        workload = question.trace_of(chosen, architecture, machine, workload, cache)
         result = run_simulate(
             architecture,
             machine,

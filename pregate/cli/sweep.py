@@ -154,11 +154,15 @@ def _table(rows: list[dict[str, Any]], title: str) -> Table:
     table.add_column("policy")
     for column in ("fits", "best", "tokens/s", "MoE layer", "TTFT", "peak HBM"):
         table.add_column(column, justify="right")
+    fills = any(row["batch_size_min"] != row["batch_size_max"] for row in rows)
+    if fills:
+        table.add_column("batch", justify="right")
     for row in rows:
         spans = (("tokens_per_s", ""), ("moe_layer_latency_s", "s"), ("ttft_s", "s"), ("peak_hbm_bytes", "B"))
         table.add_row(
             row["policy"], f"{row['fits_share']:.1%}", f"{row['best_share']:.1%}",
             *(_span(row[f"{name}_min"], row[f"{name}_max"], unit) for name, unit in spans),
+            *([_span(row["batch_size_min"], row["batch_size_max"], "")] if fills else ()),
         )  # fmt: skip
     return table
 

@@ -129,20 +129,32 @@ def _interval_columns(row: dict[str, Any]) -> dict[str, Any]:
     return flat
 
 
-def comparison_table(comparison: Comparison, title: str) -> Table:
-    """One row a policy: what does not fit is shown with what it would need."""
+def comparison_table(comparison: Comparison, title: str, with_batch: bool = False) -> Table:
+    """One row a policy: what does not fit is shown with what it would need; `with_batch`: each its own."""
     table = new_table(title)
     table.add_column("policy", no_wrap=True)
+    if with_batch:
+        table.add_column("batch", justify="right")
     for column in ("MoE layer", "tokens/s", "vs best", "TTFT", "TPOT", "peak HBM", "link bytes", "hits", "stalled"):
         table.add_column(column, justify="right")
     results = {result.policy: result for result in comparison}
     unfit = {row.policy: row for row in comparison.unfit}
     for name in comparison.order:
         if name in results:
-            table.add_row(*_cells(results[name], comparison.ratio_to_best(results[name])))
+            result = results[name]
+            policy, *figures = _cells(result, comparison.ratio_to_best(result))
+            table.add_row(policy, *([str(result.batch_size)] if with_batch else ()), *figures)
         else:
             needed = f"{si(unfit[name].needed_bytes, 'B')} {unfit[name].memory}"
-            table.add_row(name, "does not fit", *["-"] * 4, f"needs {needed}", *["-"] * 3, style="dim")
+            table.add_row(
+                name,
+                *(["-"] if with_batch else ()),
+                "does not fit",
+                *["-"] * 4,
+                f"needs {needed}",
+                *["-"] * 3,
+                style="dim",
+            )
     return table
 
 

@@ -13,9 +13,11 @@ from numpy.typing import NDArray
 from hwmodels.compute_formats import computes_in
 from hwmodels.platform import Platform, load_platform
 from offload.ops import Lane, OpKind
+from offload.policy import Policy
 from offload.schedule import Schedule
 from pregate.api import synthesize
 from pregate.ask.capture import Captured, capture, memory_of
+from pregate.ask.largest_batch import largest_batch
 from pregate.ask.simulation import interpret
 from pregate.measured.isca24 import Row, Workbench
 from pregate.measured.isca24_table import published_row
@@ -76,7 +78,7 @@ class RowBench:
             return bench.value(asked) * (1e-3 if row.metric == "moe_layer_latency" else 1.0)
         run = self._run(row, hw)
         result = interpret(run.captured, hw, "recurrence", with_intervals=False)
-        batch = row.batch
+        batch = run.captured.workload.n_running
         match row.metric:
             case "decode_tokens_per_s":
                 return batch / result.tpot_s
@@ -137,12 +139,21 @@ class RowBench:
         n_prompt, n_output, context = _shape(row)
         model = _model(row)
         placed = row.design()
-        key = (model, placed, row.expert_tier, memory_of(hw), n_prompt, n_output, context, row.batch)
+        batch = row.batch or self._largest(row, model, placed, hw)
+        key = (model, placed, row.expert_tier, memory_of(hw), n_prompt, n_output, context, batch)
         found = self._runs.get(key)
         if found is None:
-            trace = self._trace(model, n_prompt, n_output, row.batch, context)
+            trace = self._trace(model, n_prompt, n_output, batch, context)
             found = self._runs[key] = _Run(capture(model, hw, trace, placed, expert_tier=row.expert_tier), n_prompt)
         return found
+
+    def _largest(self, row: MeasuredRow, model: ModelArchitecture, design: Policy, hw: Platform) -> int:
+        """The batch of a row that fills the memory of its machine, with keys and values of the whole row."""
+        n_prompt, n_output = row.input_tokens, max(row.output_tokens, 2)
+        return largest_batch(
+            model, hw, design, lambda n: self._trace(model, n_prompt, n_output, n, row.context_tokens),
+            expert_tier=row.expert_tier,
+        )  # fmt: skip
 
     def _trace(self, model: ModelArchitecture, n_prompt: int, n_output: int, batch: int, context: int) -> RoutingTrace:
         shape = (model.name, model.top_k, n_prompt, n_output, batch)
@@ -178,11 +189,11 @@ def _counted(row: MeasuredRow, captured: Captured) -> tuple[NDArray[np.bool_], f
         case "ttft":
             return ~decoding, 1
         case "prefill_tokens_per_s":
-            return ~decoding, row.batch * row.input_tokens
+            return ~decoding, captured.workload.n_running * row.input_tokens
         case "tokens_per_s":
             return np.ones_like(decoding), captured.workload.n_output_tokens
         case "decode_tokens_per_s":
-            return decoding, row.batch * n_passes
+            return decoding, captured.workload.n_running * n_passes
         case "moe_layer_latency":
             return decoding, n_passes * max(len(captured.model.decoder.moe_layers), 1)
         case _:

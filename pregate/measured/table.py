@@ -75,7 +75,8 @@ class MeasuredRow:
     """One measurement, in the project's words.
 
     `host`, `link`: of the machine, "" as `hardware` has them; `formats`, `placement`, `policy`, `set`: as the options
-    of the same name take them (no policy: `gpu_only`), `set` with `;` between. `context_tokens`: kept from before the
+    of the same name take them (no policy: `gpu_only`), `set` with `;` between. `batch`: 0 where the table says max, the
+    largest that memory allows. `context_tokens`: kept from before the
     prompt. `value` in the unit of the metric. `expert_tier`: where experts wait, dram or ssd. `routing`: "" as typical
     for the model, "isca24" as assumed of that workload, "isca24:4" where four experts a layer were forced. `role`: ""
     is predicted and scored; "fit KEY" determines the constant KEY of its source and machine ("fit": that of what binds
@@ -193,8 +194,10 @@ def _row(cells: Mapping[str, str], where: str) -> MeasuredRow:
     metric = text["metric"] = ALIASES.get(text["metric"], text["metric"])
     if metric not in METRICS:
         raise unknown_name("metric", metric, METRICS, where)
+    fills = text["batch"] == "max"
     counts = {
-        column: _count(text[column] or _DEFAULTS[column], column, least, where) for column, least in _COUNTS.items()
+        column: 0 if fills and column == "batch" else _count(text[column] or _DEFAULTS[column], column, least, where)
+        for column, least in _COUNTS.items()
     }
     if text["role"] not in ("", "input", "stack", "fit") and not text["role"].startswith("fit "):
         raise InvalidFile(

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from pregate.named import load_model
 from traces.errors import InvalidFile, InvalidInput, UnknownName
 from traces.model.architecture import (
     DTYPES,
@@ -295,3 +296,27 @@ def test_cross_attention_needs_an_encoder() -> None:
 def test_a_model_without_moe_layers_is_refused() -> None:
     with pytest.raises(InvalidInput, match="no MoE layer"):
         tiny(decoder=LayerStack(2, (), Attention("mha", 2, 2, 2), False, 8, 2))
+
+
+def test_a_name_says_how_many_experts_a_token_takes() -> None:
+    six = load_model("deepseek-v3?top_k=6")
+    assert six == load_model("deepseek-v3", top_k=6)
+    assert six.top_k == 6
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("deepseek-v3?top_k=0", "top_k"), ("deepseek-v3?top_k=999", "256"), ("deepseek-v3?experts=6", r"\?top_k=N"),
+        ("deepseek-v3?", r"\?top_k=N"), ("deepseek-v4?top_k=6", "deepseek-v3"),
+        ("deepseek-v3?top_k=\N{ARABIC-INDIC DIGIT TWO}", r"\?top_k=N"),
+    ],
+)  # fmt: skip
+def test_what_else_follows_a_name_is_refused(name: str, words: str) -> None:
+    with pytest.raises((InvalidInput, UnknownName), match=words):
+        load_model(name)
+
+
+def test_a_name_and_an_option_for_the_experts_of_a_token_are_one_too_many() -> None:
+    with pytest.raises(InvalidInput, match="give one of the two"):
+        load_model("deepseek-v3?top_k=6", top_k=6)

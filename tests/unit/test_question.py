@@ -29,7 +29,7 @@ def test_a_question_is_built_from_the_options_and_own_options_stay_the_commands(
         seen.append((question, policy))
 
     call(command, "m", "--hardware", "h", "--batch", "3", "--set", "a=1", "--set", "b=2", "--policy", "lru")
-    assert seen == [(Question("m", "h", batch=3, sets=["a=1", "b=2"]), "lru")]
+    assert seen == [(Question("m", "h", batch="3", sets=["a=1", "b=2"]), "lru")]
 
 
 def test_options_that_a_command_has_no_use_for_are_refused_and_keep_their_defaults() -> None:

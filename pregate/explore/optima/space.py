@@ -20,7 +20,7 @@ from pregate.explore.sweeps.axes import MACHINE, WORKLOAD, Axis, read_axes, spac
 from pregate.explore.sweeps.designs import read_designs
 from pregate.explore.sweeps.machines import MachineRecipe, platform_at
 from pregate.explore.sweeps.planning import Subject
-from pregate.explore.sweeps.workloads import TraceRecipe, as_source, check_workload_axes, trace_at
+from pregate.explore.sweeps.workloads import TraceRecipe, as_source, check_workload_axes, fills_memory, trace_at
 from pregate.named import load_model
 from traces.errors import InvalidInput
 from traces.model.architecture import ModelArchitecture
@@ -112,7 +112,8 @@ def read_space(
     architecture = model if isinstance(model, ModelArchitecture) else load_model(model)
     designs, source = read_designs(policies, cache, ends), as_source(trace, architecture)
     check_workload_axes(source, ends)
-    if isinstance(source, TraceRecipe) and not ends.keys() & {*WORKLOAD, "top_k"}:
+    fills = fills_memory(trace, ends)
+    if isinstance(source, TraceRecipe) and not fills and not ends.keys() & {*WORKLOAD, "top_k"}:
         source = trace_at(source, architecture, {})  # one for all points
     machine = hw if isinstance(hw, Platform | MachineRecipe) else MachineRecipe("" if hw is None else str(hw))
     priced_by, prices = _prices(machine, ends)
@@ -127,7 +128,7 @@ def read_space(
         _without(parameter, left_out) if isinstance(parameter, Axis) and parameter.name == priced_by else parameter
         for parameter in parameters
     )
-    return Space(Subject(architecture, machine, source, designs, expert_tier), kept, priced_by, prices, left_out)
+    return Space(Subject(architecture, machine, source, designs, expert_tier, fills), kept, priced_by, prices, left_out)
 
 
 def _parameters(axes: Mapping[str, Any]) -> tuple[Axis | Range, ...]:

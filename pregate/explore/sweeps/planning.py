@@ -22,11 +22,19 @@ from offload.footprint import Workload, measure_workload
 from offload.memory import CapacityExceeded
 from offload.policy import Cache, Policy
 from pregate.ask.capture import Request, check_trace, request
+from pregate.ask.largest_batch import fewest_sequences, largest_batch
 from pregate.explore.sweeps.axes import MACHINE, MODEL, POLICY, WORKLOAD, Axis
 from pregate.explore.sweeps.designs import Design, read_designs
 from pregate.explore.sweeps.machines import MachineRecipe, platform_at
 from pregate.explore.sweeps.points import Points
-from pregate.explore.sweeps.workloads import TraceRecipe, as_source, check_workload_axes, model_at, trace_at
+from pregate.explore.sweeps.workloads import (
+    TraceRecipe,
+    as_source,
+    check_workload_axes,
+    fills_memory,
+    model_at,
+    trace_at,
+)
 from pregate.named import load_model
 from traces.errors import InvalidInput, UnknownName
 from traces.model.architecture import ModelArchitecture
@@ -42,13 +50,17 @@ Part = tuple[tuple[str, Any], ...]
 
 @dataclass(frozen=True, slots=True)
 class Subject:
-    """What a sweep is about, before any axis moves it."""
+    """What a sweep is about, before any axis moves it.
+
+    `fills_memory`: each point runs the largest batch that it has memory for.
+    """
 
     model: ModelArchitecture
     hw: Platform | MachineRecipe | str
     trace: RoutingTrace | TraceRecipe
     designs: tuple[Design, ...]
     expert_tier: str
+    fills_memory: bool = False
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -102,7 +114,7 @@ def read_subject(
     return Subject(
         architecture,
         hw if isinstance(hw, Platform | MachineRecipe) else MachineRecipe("" if hw is None else str(hw)),
-        source, designs, expert_tier,
+        source, designs, expert_tier, fills_memory(trace, axes),
     )  # fmt: skip
 
 
@@ -168,20 +180,35 @@ class Planner:
 
     def _group(self, design: Design, choice: Mapping[str, Any]) -> int:
         subject = self.subject
-        swaps, precision, load = _part(choice, MACHINE), _part(choice, MODEL), _part(choice, (*WORKLOAD, "top_k"))
+        swaps, precision = _part(choice, MACHINE), _part(choice, MODEL)
         policy = self._once(("policy", design.policy.name, _part(choice, POLICY)), lambda: design.at(choice))
         model = self._once(("model", precision), lambda: model_at(subject.model, choice))
-        trace = self._once(("trace", load), lambda: trace_at(subject.trace, model, choice))
-        workload = self._once(("workload", precision, load), lambda: _measured(model, trace))
         machine = self._once(("hw", swaps), lambda: platform_at(subject.hw, choice))
         hw = with_figures(machine, {key: choice[key] for key in MEMORY_FIGURES if key in choice})
         tier = choice.get("expert_tier", subject.expert_tier)
+        if subject.fills_memory:
+            choice = {**choice, "batch": self._largest(model, hw, policy, tier, choice)}
+        load = _part(choice, (*WORKLOAD, "top_k"))
+        trace = self._once(("trace", load), lambda: trace_at(subject.trace, model, choice))
+        workload = self._once(("workload", precision, load), lambda: _measured(model, trace))
         asked = request(model, hw, trace, policy, expert_tier=tier, workload=workload)
         identity = (swaps, precision, load, repr(_without_size(policy)), tier, asked.plan)
         if identity not in self._numbers:
             self._numbers[identity] = len(self.groups)
             self.groups.append(PlanGroup(asked, hw))
         return self._numbers[identity]
+
+    def _largest(
+        self, model: ModelArchitecture, hw: Platform, policy: Policy, tier: str, choice: Mapping[str, Any]
+    ) -> int:
+        """The batch that fills the memory of a point. Raises `CapacityExceeded` where not even one sequence fits."""
+        source = self.subject.trace
+        if isinstance(source, RoutingTrace):
+            return largest_batch(model, hw, policy, source, expert_tier=tier)
+        return largest_batch(
+            model, hw, policy, lambda n: trace_at(source, model, {**choice, "batch": n}),
+            expert_tier=tier, least=fewest_sequences(model, choice.get("n_active", source.n_active)),
+        )  # fmt: skip
 
     def _hole(self, hole: Hole) -> int:
         identity = ("hole", hole.needed_bytes, hole.memory, hole.reason if not hole.needed_bytes else "")

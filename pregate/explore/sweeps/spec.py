@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from hwmodels.quantity import parse_override
 from offload.policies import cache_named
@@ -57,7 +57,7 @@ def read_sweep(path: Path) -> dict[str, Any]:
 
 def _path_beside(file: Path, name: str) -> str:
     """A name, or a file that stands beside `file` unless its path is absolute."""
-    return str(file.parent / name) if name.endswith(_FILES) else name
+    return str(file.parent / name) if name.partition("?")[0].endswith(_FILES) else name
 
 
 def _formats(section: Section | None) -> dict[str, str]:
@@ -88,7 +88,7 @@ def _trace(section: Section, path: Path) -> TraceRecipe:
     recipe = TraceRecipe(
         input_tokens=load.integer("input_tokens", 256, minimum=1),
         output_tokens=load.integer("output_tokens", 256, minimum=1),
-        batch=_optional_count(load, "batch"),
+        batch=_batch(load),
         seed=load.integer("seed", 0),
         dials=_dials(load.optional_section("dials")),
         n_active=_optional_count(load, "n_active"),
@@ -101,6 +101,14 @@ def _trace(section: Section, path: Path) -> TraceRecipe:
 def _optional_count(section: Section, key: str) -> int | None:
     """A count of at least 1, None when absent."""
     return section.integer(key, minimum=1) if key in section else section.take(key, optional=True)
+
+
+def _batch(section: Section) -> int | Literal["max"] | None:
+    """Sequences side by side, or as many as memory holds."""
+    if section.unread().get("batch") == "max":
+        section.take("batch")
+        return "max"
+    return _optional_count(section, "batch")
 
 
 def _dials(section: Section | None) -> Dials | None:

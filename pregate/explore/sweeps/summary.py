@@ -33,7 +33,7 @@ def summarise(dataset: xr.Dataset) -> list[dict[str, Any]]:
             "fits_share": float(fits.mean()),
             "best_share": float((best == i).mean()),
         }
-        for name in ("tokens_per_s", "moe_layer_latency_s", "ttft_s", "peak_hbm_bytes"):
+        for name in ("tokens_per_s", "moe_layer_latency_s", "ttft_s", "peak_hbm_bytes", "batch_size"):
             values = here[name].values[fits]
             row[f"{name}_min"], row[f"{name}_max"] = (
                 (float(values.min()), float(values.max())) if values.size else (float("nan"), float("nan"))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pregate.api import load_trace, synthesize
 from pregate.explore.sweeps.axes import FORMATS, Axis
@@ -16,7 +16,7 @@ from traces.routing import RoutingTrace
 from traces.synthesis import Dials
 from traces.typed import check_fields
 
-__all__ = ["TraceRecipe", "check_workload_axes", "model_at", "trace_at"]
+__all__ = ["TraceRecipe", "check_workload_axes", "fills_memory", "model_at", "trace_at"]
 
 _OF_SYNTHESIS = ("input_tokens", "output_tokens", "n_active")
 
@@ -26,12 +26,13 @@ class TraceRecipe:
     """How to make the trace of a point, where axes change the workload.
 
     Synthetic (`pregate.synthesize`) unless `path` names a recording. `batch`: None is 1, or a recording as it was
-    recorded. Raises `InvalidInput` for a recording with what only a synthetic trace has.
+    recorded; "max" the largest that each point has memory for.
+    Raises `InvalidInput` for a recording with what only a synthetic trace has.
     """
 
     input_tokens: int = 256
     output_tokens: int = 256
-    batch: int | None = None
+    batch: int | Literal["max"] | None = None
     seed: int = 0
     dials: Dials | None = None
     n_active: int | None = None
@@ -41,7 +42,9 @@ class TraceRecipe:
         check_fields(self)
         for name, least in (("input_tokens", 1), ("output_tokens", 1), ("batch", 1), ("seed", 0), ("n_active", 1)):
             value = getattr(self, name)
-            if value is not None and value < least:
+            if isinstance(value, str) and value != "max":
+                raise InvalidInput(f"{name} = {value!r} is neither a number of sequences nor max")
+            if value is not None and value != "max" and value < least:
                 raise InvalidInput(f"{name} = {value} is below {least}")
         made = (self.input_tokens, self.output_tokens, self.seed, self.dials, self.n_active)
         if self.path is not None and made != (256, 256, 0, None, None):
@@ -94,11 +97,23 @@ def trace_at(trace: RoutingTrace | TraceRecipe, model: ModelArchitecture, choice
         model,
         choice.get("input_tokens", trace.input_tokens),
         choice.get("output_tokens", trace.output_tokens),
-        choice.get("batch", 1 if trace.batch is None else trace.batch),
+        choice.get("batch", trace.batch if isinstance(trace.batch, int) else 1),
         trace.seed,
         dials=trace.dials,
         n_active=choice.get("n_active", trace.n_active),
     )
+
+
+def fills_memory(trace: object, axes: Mapping[str, Axis]) -> bool:
+    """Whether each point runs the largest batch that it has memory for. Raises `InvalidInput` for an axis of batches
+    beside it.
+    """
+    largest = isinstance(trace, TraceRecipe) and trace.batch == "max"
+    if largest and "batch" in axes:
+        raise InvalidInput(
+            "batch = max is solved for at every point, and axis batch gives it: leave out one of the two"
+        )
+    return largest
 
 
 def as_source(
@@ -110,5 +125,5 @@ def as_source(
     if isinstance(trace, str | Path):
         return load_trace(trace, model=model)
     if isinstance(trace, TraceRecipe) and trace.path is not None:
-        return load_trace(trace.path, batch=trace.batch, model=model)
+        return load_trace(trace.path, batch=None if trace.batch == "max" else trace.batch, model=model)
     return trace
