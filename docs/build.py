@@ -16,6 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import card_record
 import field_tables
 import machine_tables
 import mutation_table
@@ -134,6 +135,11 @@ def main(arguments: list[str]) -> int:
             f"{RESULTS.relative_to(ROOT)} is not what `pregate reproduce` says: run docs/build.py --results",
             file=sys.stderr,
         )
+        return 1
+    if "--check" not in arguments:
+        card_record.RECORD.write_text(card_record.made())
+    elif card_record.RECORD.read_text() != card_record.made():
+        print(f"{card_record.RECORD.name} is not of results/field.json: run `make docs` and commit", file=sys.stderr)
         return 1
     for document in DOCUMENTS:
         old = document.read_text()

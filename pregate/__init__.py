@@ -22,6 +22,9 @@ if TYPE_CHECKING:
     from pregate.ask.largest_batch import largest_batch
     from pregate.ask.replay import LruCurve, Residency, lru_curve, residency
     from pregate.ask.simulation import SimulationResult, simulate
+    from pregate.card.card import Card
+    from pregate.card.job import RequestLoad
+    from pregate.card.plan import plan
     from pregate.check.devices import Device
     from pregate.check.running import RunResult, run
     from pregate.check.session import validate
@@ -59,6 +62,7 @@ _HOMES = {
     "Assumptions": "pregate.cost.assumptions",
     "Cache": "offload.policy",
     "CapacityExceeded": "offload.memory",
+    "Card": "pregate.card.card",
     "Comparison": "pregate.ask.comparison",
     "CostReport": "pregate.cost.costing",
     "Crossovers": "pregate.explore.crossover",
@@ -83,6 +87,7 @@ _HOMES = {
     "PregateError": "traces.errors",
     "Provenance": "traces.routing",
     "Reproduction": "pregate.measured.reproduction",
+    "RequestLoad": "pregate.card.job",
     "Residency": "pregate.ask.replay",
     "RoutingTrace": "traces.routing",
     "RunResult": "pregate.check.running",
@@ -107,6 +112,7 @@ _HOMES = {
     "lru_curve": "pregate.ask.replay",
     "measure": "runtime.microbench.session",
     "optimize": "pregate.explore.optima.optimize",
+    "plan": "pregate.card.plan",
     "record": "runtime.recording.record",
     "reproduce": "pregate.measured.reproduction",
     "residency": "pregate.ask.replay",
@@ -123,6 +129,7 @@ __all__ = [
     "Assumptions",
     "Cache",
     "CapacityExceeded",
+    "Card",
     "Comparison",
     "CostReport",
     "Crossovers",
@@ -147,6 +154,7 @@ __all__ = [
     "PregateError",
     "Provenance",
     "Reproduction",
+    "RequestLoad",
     "Residency",
     "RoutingTrace",
     "RunResult",
@@ -171,6 +179,7 @@ __all__ = [
     "lru_curve",
     "measure",
     "optimize",
+    "plan",
     "record",
     "reproduce",
     "residency",

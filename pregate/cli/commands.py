@@ -61,6 +61,10 @@ COMMANDS: dict[str, Entry] = {
         "poc:poc",
         "Plan a proof of concept: candidates and costs, what to measure first, what to accept, when to go back.",
     ),
+    "plan": Entry(
+        "plan:plan",
+        "Judge whole requests under every design that fits: what to run, how sure that is, and what would change it.",
+    ),
     "measure": Entry(
         "measure:measure",
         "Measure this machine: copies, GEMMs, every kind of op, launches, waits, storage. About four minutes.",
@@ -98,7 +102,7 @@ def root() -> typer.Typer:
     app = typer.Typer(
         name="pregate",
         help="Predict the latency of offloaded Mixture-of-Experts inference, and how sure that prediction is.",
-        no_args_is_help=True,
+        invoke_without_command=True,
         context_settings={"help_option_names": ["-h", "--help"]},
         **PLAIN | {"cls": Commands},
     )
@@ -115,11 +119,19 @@ def _version(asked: bool) -> None:
 
 
 def _options(
+    context: typer.Context,
     version: Annotated[
         bool, typer.Option("--version", help="Print the version and exit.", is_eager=True, callback=_version)
     ] = False,
 ) -> None:
-    """Predict the latency of offloaded Mixture-of-Experts inference, and how sure that prediction is."""
+    """Predict the latency of offloaded Mixture-of-Experts inference, and how sure that prediction is.
+
+    Without a command: what this machine is taken for, and what to expect of three well-known models on it.
+    """
+    if context.invoked_subcommand is None:
+        from pregate.cli.plan import here
+
+        here()
 
 
 class Command(TyperCommand):

@@ -22,6 +22,7 @@ from pregate.cli import (
     crossover,
     explain,
     optimize,
+    plan,
     reproduce,
     residency,
     simulate,
@@ -215,7 +216,7 @@ def examples() -> list[str]:
     commands = [
         compare.compare, simulate.simulate, reproduce.reproduce, residency.residency, trace.import_, trace.synth,
         trace.fit, trace.stats, catalogue.show_model, catalogue.show_hardware, explain.explain, crossover.crossover,
-        sweep.sweep, optimize.optimize, calibrate.calibrate,
+        sweep.sweep, optimize.optimize, calibrate.calibrate, plan.plan,
     ]  # fmt: skip
     helps = [match for command in commands for match in re.findall(r"Example: (pregate .+)", command.__doc__ or "")]
     assert len(console) >= 8
@@ -326,10 +327,10 @@ def test_words_that_no_command_takes_end_in_one_line(
     assert re.fullmatch(f"error: {line}\n", capsys.readouterr().err)
 
 
-def test_nothing_asked_is_answered_with_help(
+def test_nothing_asked_of_a_group_is_answered_with_help(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(sys, "argv", ["pregate"])
+    monkeypatch.setattr(sys, "argv", ["pregate", "trace"])
     with pytest.raises(SystemExit) as stop:
         command_line.main()
     assert stop.value.code == 0

@@ -1,0 +1,129 @@
+"""The verdict card: one model on one machine, as data; `text`, `markdown` and a notebook show it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from pregate.card.choice import Ranking
+from pregate.card.flags import Flags
+from pregate.card.job import RequestLoad
+from pregate.card.judged import Judged
+from pregate.card.narrowing import Narrowing
+from pregate.card.speed_limit import Limit
+from pregate.card.turning_points import TurningPoint
+
+__all__ = ["Card"]
+
+N_SHOWN = 3
+"""Designs that a card shows."""
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class Card:
+    """What `pregate.plan` found.
+
+    `choice`: every design that fits, ranked, and the verdict; `limit`: what the machine allows, `limit_value` in the
+    unit of the objective; `turning_points`: what would change the verdict, the nearest first; `narrowing`: what to
+    measure; `flags`: how to run the best, and `engine_flags` the best that an engine runs where that is another.
+    `unfit`: designs that do not fit, with the reason. `routing`: synthetic or recorded. `basis`: of the machine.
+    """
+
+    model: str
+    hardware: str
+    parts: str
+    job: RequestLoad
+    choice: Ranking
+    limit: Limit
+    limit_value: float
+    turning_points: tuple[TurningPoint, ...]
+    narrowing: Narrowing
+    flags: Flags
+    engine_flags: Flags | None
+    unfit: tuple[tuple[str, str], ...]
+    routing: str
+    basis: str
+
+    @property
+    def best(self) -> Judged:
+        """The design with the best objective."""
+        return self.choice.best
+
+    @property
+    def reached(self) -> float:
+        """The share of the speed limit that the best is predicted to reach."""
+        value = self.best.estimate(self.choice.objective).value
+        return value / self.limit_value if self.choice.objective == "throughput" else self.limit_value / value
+
+    def verdict(self) -> str:
+        """What to do, in a sentence."""
+        return self.choice.verdict()
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready."""
+        return {
+            "model": self.model,
+            "hardware": self.hardware,
+            "machine": self.parts,
+            "job": {name: getattr(self.job, name) for name in self.job.__slots__},
+            "objective": self.choice.objective,
+            "verdict": self.verdict(),
+            "abstains": self.choice.abstains,
+            "best": self.best.to_dict(),
+            "now": self.choice.now.to_dict(),
+            "gain_over_now": {"value": self.choice.gain, "ci95": list(self.choice.gain_interval)},
+            "designs": [one.to_dict() for one in self.choice.ranked],
+            "not_told_from_best": [str(one.design) for one in self.choice.rivals],
+            "does_not_fit": [{"design": name, "reason": reason} for name, reason in self.unfit],
+            "speed_limit": {name: getattr(self.limit, name) for name in self.limit.__slots__}
+            | {"objective": self.limit_value, "reached": self.reached},
+            "turning_points": [point.to_dict() for point in self.turning_points],
+            "narrow_by": {name: getattr(self.narrowing, name) for name in self.narrowing.__slots__},
+            "run": {"command": self.flags.command, "left_out": self.flags.left_out},
+            "run_in_an_engine": None
+            if self.engine_flags is None
+            else {"command": self.engine_flags.command, "left_out": self.engine_flags.left_out},
+            "routing": self.routing,
+            "basis": self.basis,
+        }
+
+    def rows(self) -> list[dict[str, Any]]:
+        """A flat row a design, the best first."""
+        return [
+            {
+                "design": one.design.policy,
+                "stack": one.design.stack,
+                "ttft_s": one.ttft.value,
+                "tpot_s": one.tpot.value,
+                "request_s": one.request.value,
+                "tokens_per_s": one.throughput.value,
+                "peak_hbm_bytes": one.peak_hbm_bytes,
+            }
+            for one in self.choice.ranked
+        ]
+
+    def text(self, width: int = 100) -> str:
+        """The card as lines of at most `width` characters, where words allow."""
+        from pregate.card.shown import text_of
+
+        return text_of(self, width)
+
+    def summary(self, width: int = 100) -> str:
+        """The card in a few lines: the verdict, the numbers with what they rest on, how to run it."""
+        from pregate.card.shown import summary_of
+
+        return summary_of(self, width)
+
+    def markdown(self) -> str:
+        """The card as Markdown."""
+        from pregate.card.shown import markdown_of
+
+        return markdown_of(self)
+
+    def __repr__(self) -> str:
+        return f"Card({self.model} on {self.hardware}: {self.verdict()})"
+
+    def _repr_html_(self) -> str:
+        from pregate.card.shown import html_of
+
+        return html_of(self)

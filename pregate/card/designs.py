@@ -1,0 +1,154 @@
+"""The designs that a stack can run, and how much of the model each may keep in HBM: the most that fits."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+
+from hwmodels.platform import Platform
+from hwmodels.quantity import ReadOnly
+from offload.memory import CapacityExceeded
+from offload.policies import policy_named
+from pregate.ask.capture import Request, memory_of, request
+from pregate.card.job import Workpiece
+from traces.errors import InvalidInput
+from traces.model.architecture import ModelArchitecture
+
+__all__ = ["ENGINES", "RESEARCH", "EngineDesign", "Planned", "all_planned", "designs_of", "plan_design", "stacks_for"]
+
+RESEARCH = "streams"
+"""The stack of designs that this project's runtime executes and no engine offers."""
+
+_OFFLOADING = (
+    "gpu_only",
+    "on_demand",
+    "on_demand+lru",
+    "on_demand:cpu+static",
+    "pregate",
+    "pregate+lru",
+    "pregate(2)",
+    "prefetch_all",
+    "gpu_only@experts=cpu",
+    "gpu_only@experts=cpu:keep={most}",
+)
+
+ENGINES: Mapping[str, tuple[str, ...]] = ReadOnly(
+    {
+        "llama-cpp": (
+            "gpu_only",
+            "gpu_only@experts=cpu:{fewest}",
+            "gpu_only@experts=cpu",
+            "gpu_only@layers=cpu:{fewest}",
+            "gpu_only@layers=cpu",
+            "gpu_only@weights=stream",
+        ),
+        "ktransformers": ("gpu_only@experts=cpu:keep={most}", "gpu_only@experts=cpu"),
+        "vllm": ("gpu_only", "prefetch_all"),
+    }
+)
+"""What engines offer, by stack. `{fewest}`: as few layers as fit, `{most}`: as many experts a layer as fit."""
+
+_BY_FORMAT = {
+    "llama-cpp": None,
+    "ktransformers": None,
+    "vllm": ("bf16", "fp16", "fp8", "mxfp4", "nvfp4", "int4", "int8"),
+}
+"""Formats of experts that an engine reads, by the start of their names; None: any."""
+
+
+@dataclass(frozen=True, slots=True)
+class EngineDesign:
+    """A policy with its placement, as the command line spells it, and the software that runs it."""
+
+    policy: str
+    stack: str
+
+    def __str__(self) -> str:
+        return f"{self.stack}/{self.policy}"
+
+
+@dataclass(frozen=True, slots=True)
+class Planned:
+    """A design whose memory is granted: the request for the prompt, and that for the tokens."""
+
+    design: EngineDesign
+    hw: Platform
+    prompt: Request
+    tokens: Request
+
+
+def stacks_for(model: ModelArchitecture, default: str, shipped: tuple[str, ...]) -> tuple[str, ...]:
+    """The stacks to look at where none is named: engines that run such a model, the machine's own, and the runtime's.
+
+    An encoder-decoder runs on none of the engines.
+    """
+    engines = [] if model.is_encoder_decoder else [name for name in ENGINES if name in shipped and _reads(name, model)]
+    return tuple(dict.fromkeys([*engines, default, RESEARCH]))
+
+
+def _reads(stack: str, model: ModelArchitecture) -> bool:
+    formats = _BY_FORMAT.get(stack)
+    return formats is None or model.expert_dtype.name.startswith(formats)
+
+
+def designs_of(model: ModelArchitecture, stack: str) -> tuple[str, ...]:
+    """The designs of a stack, with `{fewest}` and `{most}` still open. An encoder-decoder has no placements."""
+    named = ENGINES.get(stack, _OFFLOADING)
+    return tuple(name for name in named if not (model.is_encoder_decoder and "@" in name))
+
+
+def plan_design(model: ModelArchitecture, hw: Platform, work: Workpiece, name: str) -> Planned:
+    """`name` with its open number settled, and its memory granted.
+
+    Raises `CapacityExceeded` where not even the least fits, `InvalidInput` for a design that the model cannot have, or
+    whose number is not open (another design is the same).
+    """
+    if "{fewest}" in name:
+        return _settled(model, hw, work, name.replace("{fewest}", "{}"), range(model.decoder.n_layers - 1, 0, -1))
+    if "{most}" in name:
+        return _settled(model, hw, work, name.replace("{most}", "{}"), range(1, model.n_experts))
+    return _granted(model, hw, work, name)
+
+
+def _settled(model: ModelArchitecture, hw: Platform, work: Workpiece, form: str, numbers: range) -> Planned:
+    """The last of `numbers` that fits; they ask for more and more HBM. Raises `CapacityExceeded` where none does."""
+    if not len(numbers):
+        raise InvalidInput(f"{form.replace('{}', 'N')}: {model.name} has nothing to divide")
+    found = _granted(model, hw, work, form.format(numbers[0]))
+    low, high = 1, len(numbers) - 1
+    while low <= high:
+        middle = (low + high) // 2
+        try:
+            found, low = _granted(model, hw, work, form.format(numbers[middle])), middle + 1
+        except CapacityExceeded:
+            high = middle - 1
+    return found
+
+
+def _granted(model: ModelArchitecture, hw: Platform, work: Workpiece, name: str) -> Planned:
+    policy, memory = policy_named(name).placed(work.popularity), memory_of(hw)
+    prompt = request(model, memory, work.prompt, policy, workload=work.workload)
+    same = work.tokens is work.prompt
+    tokens = prompt if same else request(model, memory, work.tokens, policy, workload=work.workload)
+    return Planned(EngineDesign(name, hw.stack.name), hw, prompt, tokens)
+
+
+def all_planned(
+    model: ModelArchitecture, work: Workpiece, platforms: Mapping[str, Platform], say: Callable[[str, str], None]
+) -> Iterator[Planned]:
+    """Every design of every stack in `platforms` that fits, each once; `say(design, reason)` for those that do not."""
+    for stack, hw in platforms.items():
+        seen: set[str] = set()
+        for name in designs_of(model, stack):
+            if "{" in name and "gpu_only" in seen:  # nothing has to leave HBM
+                continue
+            try:
+                planned = plan_design(model, hw, work, name)
+            except CapacityExceeded as error:
+                say(f"{stack}/{name.replace('{fewest}', 'N').replace('{most}', 'N')}", str(error))
+                continue
+            except InvalidInput:
+                continue
+            if planned.design.policy not in seen:
+                seen.add(planned.design.policy)
+                yield planned

@@ -1,0 +1,143 @@
+"""A design as the flags of the engine that runs it, to copy; and what of it the engine cannot be told.
+
+Sources, read 2026-11: llama.cpp, `common/arg.cpp` and `tools/server/README.md` (`-ngl`, `--cpu-moe`, `--n-cpu-moe`,
+`-ot`, `-ub`, `-np`, `-c`) and `src/llama-model.cpp` (`load_tensors`: the first GPU layer is layers + 1 - ngl, the
+output counts as the last). KTransformers, `kt-kernel/README.md` and `doc/en/kt-kernel/experts-sched-Tutorial.md`
+(`--kt-num-gpu-experts`, `--kt-expert-placement-strategy`, `--kt-cpuinfer`, `--kt-gpu-prefill-token-threshold`). vLLM,
+`vllm/config/offload.py` (`--cpu-offload-gb` copies nothing ahead, `--offload-group-size` and `--offload-num-in-group`
+bring whole layers ahead; neither looks at which experts a token chose).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from hwmodels.platform import Platform
+from hwmodels.quantity import ReadOnly
+from offload.placement import LayerRange
+from offload.policies import policy_named
+from offload.policy import Policy
+from pregate.card.designs import EngineDesign
+from pregate.card.job import RequestLoad
+from traces.model.architecture import ModelArchitecture
+
+__all__ = ["Flags", "flags_of"]
+
+
+@dataclass(frozen=True, slots=True)
+class Flags:
+    """`command`: what to type, "" where no engine can be told; `left_out`: what of the design it does not say."""
+
+    command: str
+    left_out: str
+
+    def __str__(self) -> str:
+        return "; ".join(part for part in (self.command, self.left_out) if part)
+
+
+def flags_of(design: EngineDesign, model: ModelArchitecture, hw: Platform, job: RequestLoad) -> Flags:
+    """The flags of a design on the engine that its stack is of."""
+    policy = policy_named(design.policy)
+    writer = _WRITERS.get(design.stack)
+    if writer is not None:
+        return writer(policy, model, hw, job)
+    told = f"no engine offers {design.policy} with {design.stack}: {_as_run_here(design)}"
+    if policy.lookahead:
+        told += "; its gates have to be trained to choose ahead (Pre-gated MoE, ISCA 2024, section IV-B)"
+    return Flags("", told)
+
+
+def _as_run_here(design: EngineDesign) -> str:
+    return (
+        f"pregate's own runtime runs it layer by layer (`pregate run --policy {design.policy}`), it serves no requests"
+    )
+
+
+def _llama_cpp(policy: Policy, model: ModelArchitecture, hw: Platform, job: RequestLoad) -> Flags:
+    placement, n_layers = policy.placement, model.decoder.n_layers
+    if not policy.resident:
+        return Flags("", f"llama.cpp moves no experts: {policy.name} cannot be said")
+    words = ["llama-server -m MODEL.gguf"]
+    left_out = []
+    on_host = placement.host_layers
+    words.append(f"-ngl {999 if on_host is None else _gpu_layers(on_host, n_layers)}")
+    if on_host is not None and on_host.first:
+        left_out.append("-ngl keeps the first layers on the host, not those asked for")
+    if placement.host_experts is not None:
+        words.append(_experts(placement.host_experts, n_layers))
+    if placement.n_kept:
+        left_out.append(f"a layer's experts are one tensor: {placement.n_kept} of them cannot stay on the device")
+    if placement.streamed is not None:
+        left_out.append("weights that wait on the host are computed there: streaming them for a token cannot be said")
+    if placement.kv == "host":
+        words.append("--no-kv-offload")
+    elif placement.kv == "stream":
+        left_out.append("a KV cache on the host is attended to there, not streamed")
+    if placement.micro_batch:
+        words.append(f"-ub {placement.micro_batch}")
+    if placement.stream_from == 0:
+        words.append("--no-op-offload")
+    words.append(f"-np {job.batch} -c {job.batch * (job.input_tokens + job.output_tokens)}")
+    return Flags(" ".join(words), "; ".join(left_out))
+
+
+def _gpu_layers(on_host: LayerRange, n_layers: int) -> int:
+    """What `-ngl` is where so many layers stay on the host; the output layer counts, and stays with the device's."""
+    n_host = len(on_host.of(n_layers))
+    return 0 if n_host == n_layers else n_layers + 1 - n_host
+
+
+def _experts(where: LayerRange, n_layers: int) -> str:
+    """The flag of experts on the host: all, of the first layers, or of others by the names of their tensors."""
+    layers = where.of(n_layers)
+    if len(layers) == n_layers:
+        return "--cpu-moe"
+    if layers.start == 0:
+        return f"--n-cpu-moe {len(layers)}"
+    names = "|".join(str(layer) for layer in layers)
+    return f'-ot "blk\\.({names})\\.ffn_.*_exps\\.=CPU"'
+
+
+def _ktransformers(policy: Policy, model: ModelArchitecture, hw: Platform, job: RequestLoad) -> Flags:
+    placement = policy.placement
+    if not policy.resident or placement.host_experts is None:
+        return Flags("", f"KTransformers keeps experts on the host and moves none: {policy.name} cannot be said")
+    if len(placement.host_experts.of(model.decoder.n_layers)) < model.decoder.n_layers or placement.host_layers:
+        return Flags("", "KTransformers puts experts of all layers on the host, and no whole layers")
+    words = [
+        "python -m sglang.launch_server --model MODEL --kt-weight-path MODEL",
+        f"--kt-num-gpu-experts {placement.n_kept}",
+        f"--kt-cpuinfer {hw.machine.host.n_cores} --kt-threadpool-count {hw.machine.host.n_sockets or 1}",
+    ]
+    if placement.n_kept:
+        words.append(f"--kt-expert-placement-strategy {'uniform' if placement.uniform else 'frequency'}")
+    if placement.stream_from:
+        words.append(f"--kt-gpu-prefill-token-threshold {placement.stream_from}")
+    words.append(f"--max-running-requests {job.batch}")
+    return Flags(" ".join(words), "--kt-method is that of your weights (AMXINT4, BF16, FP8, LLAMAFILE)")
+
+
+def _vllm(policy: Policy, model: ModelArchitecture, hw: Platform, job: RequestLoad) -> Flags:
+    ends = f"--max-num-seqs {job.batch} --max-model-len {job.input_tokens + job.output_tokens}"
+    plain = not policy.placement.host_layers and policy.placement.host_experts is None and not policy.placement.streamed
+    if policy.resident and plain:
+        return Flags(f"vllm serve MODEL {ends}", "")
+    if policy.name == "prefetch_all":
+        return Flags(
+            f"vllm serve MODEL --offload-group-size 1 --offload-num-in-group 1 --offload-prefetch-step 1 {ends}",
+            "whole layers are brought, attention with the experts",
+        )
+    if policy.name == "on_demand":
+        gib = model.n_moe_layers * model.n_experts * model.expert_bytes / 2**30
+        return Flags(
+            f"vllm serve MODEL --cpu-offload-gb {gib:.0f} --cpu-offload-params experts {ends}",
+            "kernels read the weights over the link as they run, nothing is copied beforehand",
+        )
+    return Flags("", f"vLLM offloads whole tensors and computes nothing on the host: {policy.name} cannot be said")
+
+
+_WRITERS: Mapping[str, Callable[[Policy, ModelArchitecture, Platform, RequestLoad], Flags]] = ReadOnly(
+    {"llama-cpp": _llama_cpp, "ik-llama": _llama_cpp, "ktransformers": _ktransformers, "vllm": _vllm}
+)
+"""What writes the flags, by stack."""

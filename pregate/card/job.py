@@ -1,0 +1,128 @@
+"""What is asked of a machine: requests of one length, so many at once, as two short traces.
+
+A request is its prompt, then its tokens. A token's time is linear in its context, so that a few tokens in the middle
+stand for all of them; memory is that of the longest context.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+
+import numpy as np
+
+from offload.footprint import Workload, measure_workload
+from pregate.api import synthesize
+from traces.errors import InvalidInput
+from traces.model.architecture import ModelArchitecture
+from traces.phase import Phase
+from traces.popularity import PopularityProfile, popularity_of
+from traces.routing import RoutingTrace
+
+__all__ = ["DECODED", "MAX_TOKENS", "RequestLoad", "Workpiece", "recorded_job", "workpiece"]
+
+DECODED = 32
+"""Tokens simulated of a longer decode, in its middle."""
+
+_COUNTED = 256
+"""Tokens whose experts are counted at least."""
+
+MAX_TOKENS = 1_048_576
+"""Longest prompt or answer, in tokens, times those at once."""
+
+
+@dataclass(frozen=True, slots=True)
+class RequestLoad:
+    """Requests of `input_tokens` and `output_tokens`, `batch` of them at once. Raises `InvalidInput` for counts that
+    are none.
+    """
+
+    input_tokens: int = 512
+    output_tokens: int = 256
+    batch: int = 1
+
+    def __post_init__(self) -> None:
+        for name, least in (("input_tokens", 1), ("output_tokens", 2), ("batch", 1)):
+            if getattr(self, name) < least:
+                raise InvalidInput(f"{name} = {getattr(self, name)} is below {least}")
+        if self.batch * max(self.input_tokens, self.output_tokens) > MAX_TOKENS:
+            raise InvalidInput(
+                f"{self.batch} requests of {self.input_tokens} and {self.output_tokens} tokens: at most "
+                f"{MAX_TOKENS:,} tokens at once"
+            )
+
+    @property
+    def n_steps(self) -> int:
+        """Tokens after the first of a request."""
+        return self.output_tokens - 1
+
+    def __str__(self) -> str:
+        return f"{self.input_tokens} tokens in, {self.output_tokens} out, {self.batch} at once"
+
+
+@dataclass(frozen=True, slots=True)
+class Workpiece:
+    """A job as traces: the prompt with two tokens, some tokens of the middle, and the memory that the whole takes.
+
+    `prompt` and `tokens` are one trace where it was recorded. `popularity`: by which experts are kept in HBM; never
+    that of the few tokens themselves, which would know what is asked for.
+    """
+
+    job: RequestLoad
+    prompt: RoutingTrace
+    tokens: RoutingTrace
+    workload: Workload
+    popularity: PopularityProfile
+
+    @property
+    def is_recorded(self) -> bool:
+        """Whether the routing was seen, and not made up."""
+        return self.prompt.routing == "recorded"
+
+
+def workpiece(
+    model: ModelArchitecture, job: RequestLoad, seed: int = 0, popularity: PopularityProfile | None = None
+) -> Workpiece:
+    """The traces of a job, made up (`pregate.synthesize`)."""
+    prompt = synthesize(model, job.input_tokens, 2, job.batch, seed, popularity=popularity)
+    n = min(job.output_tokens, DECODED)
+    if model.is_encoder_decoder:
+        tokens = synthesize(model, job.input_tokens, n, job.batch, seed, popularity=popularity)
+    else:
+        tokens = synthesize(model, 1, n, job.batch, seed, popularity=popularity)
+        before = job.input_tokens - 1 + (job.output_tokens - n) // 2
+        tokens = dataclasses.replace(tokens, position=tokens.position + np.int32(before))
+    longest = job.output_tokens + (0 if model.is_encoder_decoder else job.input_tokens)
+    both = _largest(measure_workload(model, prompt.steps()), measure_workload(model, tokens.steps()))
+    whole = dataclasses.replace(both, n_cached_tokens=job.batch * longest, n_context=max(longest, both.n_context))
+    return Workpiece(job, prompt, tokens, whole, popularity or _counted(model, prompt, job, seed))
+
+
+def _counted(model: ModelArchitecture, prompt: RoutingTrace, job: RequestLoad, seed: int) -> PopularityProfile:
+    """How often the prompt asks for each expert, or where it is short a longer one with the same dials."""
+    long_enough = job.input_tokens * job.batch >= _COUNTED
+    return popularity_of(prompt if long_enough else synthesize(model, _COUNTED, 2, 1, seed))
+
+
+def recorded_job(
+    model: ModelArchitecture, trace: RoutingTrace, popularity: PopularityProfile | None = None
+) -> Workpiece:
+    """The job that a recorded trace is one of: its first request stands for the length of all."""
+    trace.check_model(model)
+    first = trace.sequence == trace.sequence[0]
+    decoded = int(np.count_nonzero(first & (trace.phase == Phase.DECODE)))
+    if not decoded:
+        raise InvalidInput("the trace has no decode steps: generate at least 2 tokens a sequence")
+    prompt = max(int(np.count_nonzero(first)) - decoded, 1)
+    return Workpiece(
+        RequestLoad(prompt, decoded + 1, trace.batch),
+        trace,
+        trace,
+        measure_workload(model, trace.steps()),
+        popularity or popularity_of(trace),
+    )
+
+
+def _largest(one: Workload, other: Workload) -> Workload:
+    """What is enough for both."""
+    return Workload(*(max(getattr(one, name), getattr(other, name)) for name in Workload.__slots__))

@@ -1,0 +1,107 @@
+"""The one measurement that would narrow a prediction most: what its number depends on, times how unsure that is."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+from hwmodels.cost import price_figures
+from hwmodels.figures import MEMORY_FIGURES, figures_of
+from hwmodels.platform import Platform
+from offload.probes import find_probes
+from pregate.ask.capture import Captured
+from pregate.card.judged import Judged
+from simulator.explain.critical_path import walk
+from simulator.explain.sensitivity import elasticities
+from traces.documents import read_yaml
+
+__all__ = ["Narrowing", "narrowing"]
+
+DOUBTS = Path(__file__).parent / "doubts.yaml"
+
+_MEASURED_BY = {
+    "cpu": "how fast this host computes experts",
+    "handover": "what a hand-over between device and host costs",
+    "link": "copies over this link",
+    "copy": "copies over this link",
+    "h2d": "copies over this link",
+    "d2h": "copies over this link",
+    "dram": "the DRAM bandwidth of this host",
+    "hbm": "kernels of this accelerator",
+    "gemm": "kernels of this accelerator",
+    "peak": "kernels of this accelerator",
+    "storage": "reads of this drive",
+    "read": "reads of this drive",
+}
+"""What is measured, by how the name of a number begins behind its dot; all else is of launches and waits."""
+
+
+@dataclass(frozen=True, slots=True)
+class Narrowing:
+    """`number`: the one that matters most; `share`: its part of the variance; `what` to measure, by which `command`."""
+
+    number: str
+    share: float
+    what: str
+    command: str
+
+    def __str__(self) -> str:
+        return f"{self.what} ({self.number} makes {self.share:.0%} of the doubt): {self.command}"
+
+
+def narrowing(judged: Judged, *, is_recorded: bool, metric_share: float) -> Narrowing:
+    """What to measure next. `metric_share`: of the prompt in the objective, the rest is of tokens.
+
+    A made-up trace assumes hits: where those decide, a trace of one's own prompts comes first.
+    """
+    hw = judged.planned.hw
+    known = _doubts()
+    pulls: dict[str, float] = {}
+    phases = ((judged.captured[0], "ttft_s", metric_share), (judged.captured[1], "tpot_s", 1 - metric_share))
+    for captured, metric, share in phases:
+        if share <= 0:
+            continue
+        for key, pull in _pulls(captured, hw, metric).items():
+            pulls[key] = pulls.get(key, 0.0) + share * pull
+    parts = {key: (pull * _doubt(key, hw, known)) ** 2 for key, pull in pulls.items()}
+    if not is_recorded and judged.planned.tokens.policy.cache is not None and judged.hit_rate < 1:
+        parts["hits of the cache"] = ((1 - metric_share) * known["synthetic_hits"]) ** 2
+    total = sum(parts.values())
+    if not total:
+        return Narrowing("nothing", 0.0, "nothing is in doubt", "pregate measure -o measurements.json")
+    key = max(parts, key=lambda name: parts[name])
+    if key == "hits of the cache":
+        return Narrowing(key, parts[key] / total, "the routing of your own prompts", "pregate trace import RECORDING")
+    name = key.partition(".")[2]
+    what = next((what for start, what in _MEASURED_BY.items() if name.startswith(start)), "launches and waits")
+    return Narrowing(key, parts[key] / total, what, "pregate measure -o measurements.json")
+
+
+def _pulls(captured: Captured, hw: Platform, metric: str) -> dict[str, float]:
+    """Per cent of the metric for one of each number, but for sizes of memory."""
+    schedule, figures = captured.decoded.schedule, figures_of(hw)
+    explained = walk(schedule, price_figures(schedule.works, figures))
+    found = elasticities(explained, find_probes(schedule, captured.trace), figures, metric)
+    return {key: value for key, value in found.items() if key not in MEMORY_FIGURES}
+
+
+def _doubt(key: str, hw: Platform, known: dict[str, float]) -> float:
+    """How unsure a number is, as the standard deviation of its logarithm."""
+    kind, _, name = key.partition(".")
+    if kind == "kernel" or (hw.fit is not None and name in hw.fit.constants):
+        return known["fitted"]
+    if kind != "stack":
+        return known["claimed"]
+    if name in hw.overridden:
+        return known["stated"]
+    return known["assumed" if hw.stack.constants[name].source.startswith("assumed") else "published"]
+
+
+@cache
+def _doubts() -> dict[str, float]:
+    section = read_yaml(DOUBTS)
+    section.text("source")
+    found = {key: section.number(key, minimum=0) for key in section.remaining()}
+    section.done()
+    return found

@@ -1,0 +1,163 @@
+"""`pregate.plan`: the verdict card of a model on a machine."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from hwmodels.platform import Platform
+from hwmodels.stack import stack_names
+from offload.memory import CapacityExceeded
+from offload.policies import PRESETS
+from pregate.card.card import Card
+from pregate.card.choice import Ranking, choose
+from pregate.card.designs import all_planned, plan_design, stacks_for
+from pregate.card.flags import Flags, flags_of
+from pregate.card.job import RequestLoad, Workpiece, recorded_job, workpiece
+from pregate.card.judged import OBJECTIVES, Judged, judge
+from pregate.card.narrowing import narrowing
+from pregate.card.speed_limit import limit_of, speed_limit
+from pregate.card.turning_points import turning_points
+from pregate.named import load_hardware, load_model
+from traces.errors import InvalidInput, unknown_name
+from traces.model.architecture import ModelArchitecture
+from traces.popularity import PopularityProfile
+from traces.routing import RoutingTrace
+
+__all__ = ["plan"]
+
+
+def plan(
+    model: ModelArchitecture | str | Path,
+    hw: Platform | str | Path,
+    job: RequestLoad | None = None,
+    *,
+    trace: RoutingTrace | None = None,
+    objective: str = "request",
+    now: str | None = None,
+    stacks: Sequence[str] | None = None,
+    overrides: Mapping[str, float | str] | None = None,
+    popularity: PopularityProfile | None = None,
+    seed: int = 0,
+) -> Card:
+    """Judge whole requests under every design that fits, and say what to do, how sure that is and what would change it.
+
+    `hw`: a machine by name or file, with `overrides` as of `pregate.load_hardware`, or a platform, whose stack is then
+    the only one. `job`: the requests (None: 512 tokens in, 256 out, one at once), or a recorded `trace` of some.
+    `objective`: one of `pregate.card.judged.OBJECTIVES`. `now`: what runs today, `STACK/DESIGN` or a design of the
+    first stack; None: all in HBM where that fits, else whole layers on the host, else the first design that fits.
+    `stacks`: the software to look at; None: every engine that runs such a model, and this project's runtime.
+
+    Raises `InvalidInput` where no design fits or an argument is wrong, and what `load_model` and `load_hardware` raise.
+    """
+    if objective not in OBJECTIVES:
+        raise unknown_name("objective", objective, OBJECTIVES)
+    architecture = model if isinstance(model, ModelArchitecture) else load_model(model)
+    platforms = _platforms(architecture, hw, stacks, overrides)
+    if trace is not None and job is not None:
+        raise InvalidInput("a trace says itself how long its requests are: give a job or a trace")
+    if trace is not None:
+        work = recorded_job(architecture, trace, popularity)
+    else:
+        work = workpiece(architecture, job or RequestLoad(), seed, popularity)
+    unfit: list[tuple[str, str]] = []
+    judged, today = _judged(architecture, work, platforms, now, unfit)
+    choice = choose(judged, today, objective)
+    return _card(architecture, work, choice, tuple(unfit))
+
+
+def _judged(
+    model: ModelArchitecture, work: Workpiece, platforms: Mapping[str, Platform], now: str | None,
+    unfit: list[tuple[str, str]],
+) -> tuple[list[Judged], Judged]:  # fmt: skip
+    """Every design that fits, and which of them runs now. Raises `InvalidInput` where none fits, or `now` does not."""
+    asked = None if now is None else _asked(model, work, platforms, now)
+    judged: list[Judged] = [] if asked is None else [asked]
+    for planned in all_planned(model, work, platforms, lambda name, reason: unfit.append((name, reason))):
+        if asked is not None and planned.design == asked.design:
+            continue
+        try:
+            judged.append(judge(planned, work.job))
+        except CapacityExceeded as error:
+            unfit.append((str(planned.design), str(error)))
+    if not judged:
+        reasons = "; ".join(reason for _, reason in unfit[:2])
+        raise InvalidInput(f"{model.name}: no design fits ({reasons}): try --formats all=q4_k_m, or a larger machine")
+    return judged, asked or _default_now(judged)
+
+
+def _default_now(judged: Sequence[Judged]) -> Judged:
+    """What an engine does when it is told nothing: all in HBM, else as many whole layers as fit."""
+    for wanted in ("gpu_only", "gpu_only@layers=cpu"):
+        for one in judged:
+            if one.design.policy == wanted or one.design.policy.startswith(f"{wanted}:"):
+                return one
+    return judged[0]
+
+
+def _asked(model: ModelArchitecture, work: Workpiece, platforms: Mapping[str, Platform], now: str) -> Judged:
+    """The design that runs today. Raises `InvalidInput` where it does not fit, `UnknownName` for its stack."""
+    stack, slash, policy = now.partition("/")
+    if not slash or now.partition("@")[0] in PRESETS:  # a design may have a stroke itself
+        stack, policy = next(iter(platforms)), now
+    if stack not in platforms:
+        raise unknown_name("stack", stack, platforms, f"--now {now}")
+    try:
+        return judge(plan_design(model, platforms[stack], work, policy), work.job)
+    except CapacityExceeded as error:
+        raise InvalidInput(f"--now {now}: it does not run today, {error}") from None
+
+
+def _platforms(
+    model: ModelArchitecture,
+    hw: Platform | str | Path,
+    stacks: Sequence[str] | None,
+    overrides: Mapping[str, float | str] | None,
+) -> dict[str, Platform]:
+    """The machine with each stack. A fit names its own stack, which is then the only one."""
+    if isinstance(hw, Platform):
+        if stacks is not None or overrides is not None:
+            raise InvalidInput("a platform has its stack and its numbers: leave out stacks and overrides")
+        return {hw.stack.name: hw}
+    name = str(hw)
+    if stacks is not None:
+        if not stacks:
+            raise InvalidInput("stacks = []: name at least one, such as llama-cpp")
+        return {stack: load_hardware(name, stack, overrides) for stack in stacks}
+    own = load_hardware(name, None, overrides)
+    if own.fit is not None and own.fit.hardware == own.hardware and own.fit.machine is not None:
+        return {own.stack.name: own}
+    wanted = stacks_for(model, own.stack.name, stack_names())
+    return {stack: own if stack == own.stack.name else load_hardware(name, stack, overrides) for stack in wanted}
+
+
+def _card(model: ModelArchitecture, work: Workpiece, choice: Ranking, unfit: tuple[tuple[str, str], ...]) -> Card:
+    best = choice.best
+    hw = best.planned.hw
+    limit = speed_limit(model, hw, work)
+    parts = best.ttft.value, work.job.n_steps * best.tpot.value
+    share = {"ttft": 1.0, "tpot": 0.0}.get(choice.objective, parts[0] / sum(parts))
+    return Card(
+        model=model.name,
+        hardware=hw.hardware,
+        parts=", ".join((hw.hardware, hw.machine.host.name, hw.machine.link.name)),
+        job=work.job,
+        choice=choice,
+        limit=limit,
+        limit_value=limit_of(limit, work, choice.objective),
+        turning_points=tuple(turning_points(model, work, choice)),
+        narrowing=narrowing(best, is_recorded=work.is_recorded, metric_share=share),
+        flags=flags_of(best.design, model, hw, work.job),
+        engine_flags=_engine_flags(model, work, choice),
+        unfit=unfit,
+        routing=work.prompt.routing,
+        basis=hw.describe_calibration(model.dtype.name),
+    )
+
+
+def _engine_flags(model: ModelArchitecture, work: Workpiece, choice: Ranking) -> Flags | None:
+    """Of the best design that an engine runs, where the best runs in none."""
+    other = choice.deployable
+    if other is None or other is choice.best:
+        return None
+    return flags_of(other.design, model, other.planned.hw, work.job)

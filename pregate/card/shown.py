@@ -1,0 +1,206 @@
+"""A card as text, as Markdown and as HTML: the same lines, so that no two of them say different things."""
+
+from __future__ import annotations
+
+import html
+import textwrap
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from pregate.card.card import N_SHOWN, Card
+from pregate.card.judged import Expected, Judged
+from pregate.draw.render import si
+
+__all__ = ["html_of", "markdown_of", "summary_of", "text_of"]
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """What a card says: a title, the verdict, a table of numbers, one of designs, and labelled sentences."""
+
+    title: str
+    verdict: str
+    numbers: tuple[tuple[str, ...], ...]
+    designs: tuple[tuple[str, ...], ...]
+    sentences: tuple[tuple[str, str], ...]
+    commands: tuple[tuple[str, str], ...]
+
+
+def told(card: Card) -> Told:
+    """The words of a card."""
+    return Told(
+        title=f"{card.model} on {card.parts}: {card.job}",
+        verdict=card.verdict(),
+        numbers=_numbers(card),
+        designs=_designs(card),
+        sentences=tuple(_sentences(card)),
+        commands=tuple(_commands(card)),
+    )
+
+
+def _numbers(card: Card) -> tuple[tuple[str, ...], ...]:
+    best, job = card.best, card.job
+    each = best.tpot.inverse(1.0)
+    return (
+        (f"{best.design}", "expected", "95 % interval", "rests on"),
+        ("first token", si(best.ttft.value, "s"), _seconds(best.ttft), best.ttft.tag),
+        ("tokens/s a request", f"{each.value:.3g}", _plain(each), each.tag),
+        ("whole request", si(best.request.value, "s"), _seconds(best.request), best.request.tag),
+        (
+            f"tokens/s, {job.batch} at once",
+            f"{best.throughput.value:.3g}",
+            _plain(best.throughput),
+            best.throughput.tag,
+        ),
+    )
+
+
+def _designs(card: Card) -> tuple[tuple[str, ...], ...]:
+    choice = card.choice
+    shown = [(str(i), one) for i, one in enumerate(choice.ranked[:N_SHOWN], start=1)]
+    if all(one is not choice.now for _, one in shown):
+        shown.append(("now", choice.now))
+    deployable = choice.deployable
+    if deployable is not None and all(one is not deployable for _, one in shown):
+        shown.append(("engine", deployable))
+    head = ("", "design", "request", "first token", "tokens/s", "HBM", "told apart")
+    return head, *(_design(card, mark, one) for mark, one in shown)
+
+
+def _design(card: Card, mark: str, one: Judged) -> tuple[str, ...]:
+    choice = card.choice
+    apart = "best" if one is choice.best else "no" if any(one is rival for rival in choice.rivals) else "yes"
+    return (
+        f"{mark}*" if one is choice.now and mark != "now" else mark,
+        str(one.design),
+        si(one.request.value, "s"),
+        si(one.ttft.value, "s"),
+        f"{one.throughput.value:.3g}",
+        si(one.peak_hbm_bytes, "B"),
+        apart,
+    )
+
+
+def _sentences(card: Card) -> list[tuple[str, str]]:
+    best, limit = card.best, card.limit
+    points = card.turning_points
+    changes = "; ".join(str(point) for point in points[:3]) or "nothing within a factor of 8 of any speed looked at"
+    sure = f"{best.request.why}; {card.basis}"
+    return [
+        ("Now (*)", f"{card.choice.now.design} stays a candidate: leave it as it is unless the verdict says otherwise"),
+        (
+            "Speed limit",
+            f"first token {si(limit.ttft_s, 's')} ({limit.prompt_binds}), {1 / limit.tpot_s:.3g} tokens/s a request "
+            f"({limit.token_binds}): {card.reached:.0%} of it reached",
+        ),
+        ("What binds", f"tokens: {best.token_binds}; prompt: {best.prompt_binds}"),
+        ("Would change it", changes),
+        ("How sure", f"{sure}; routing {card.routing}" + _assumed(card)),
+        ("Measure next", str(card.narrowing)),
+    ]
+
+
+def _assumed(card: Card) -> str:
+    return ", so hits are assumed" if card.routing == "synthetic" else ""
+
+
+def _commands(card: Card) -> list[tuple[str, str]]:
+    said = [("Run it", str(card.flags))]
+    if card.engine_flags is not None and card.choice.deployable is not None:
+        said.append((f"In an engine ({card.choice.deployable.design})", str(card.engine_flags)))
+    return said
+
+
+def _seconds(estimate: Expected) -> str:
+    low, high = estimate.interval
+    return f"{si(low, 's')} to {si(high, 's')}"
+
+
+def _plain(estimate: Expected) -> str:
+    low, high = estimate.interval
+    return f"{low:.3g} to {high:.3g}"
+
+
+def text_of(card: Card, width: int) -> str:
+    """The card as lines; tables are as wide as they are, sentences fold at `width`."""
+    said = told(card)
+    lines = [*_folded(said.title, width), "", *_folded(said.verdict, width), ""]
+    lines += [*_columns(said.numbers, width), "", *_columns(said.designs, width), ""]
+    for label, sentence in (*said.sentences, *said.commands):
+        lines += _folded(f"{label}: {sentence}", width, "  ")
+    return "\n".join(lines)
+
+
+def summary_of(card: Card, width: int) -> str:
+    """A few lines: what is asked, the verdict, each number with what it rests on, and how to run it."""
+    said = told(card)
+    best = card.best
+    parts = [f"{name} {value} ({interval}, {tag})" for name, value, interval, tag in said.numbers[1:3]] + [
+        f"{card.reached:.0%} of the speed limit reached"
+    ]
+    lines = [*_folded(said.title, width), *_folded(said.verdict, width, "  ")]
+    lines += _folded(f"{best.design}: {', '.join(parts)}", width, "  ")
+    for label, sentence in (*said.sentences, *said.commands):
+        if label in ("Would change it", "Run it") or label.startswith("In an engine"):
+            lines += _folded(f"{label}: {sentence}", width, "  ")
+    return "\n".join(lines)
+
+
+def _folded(text: str, width: int, indent: str = "") -> list[str]:
+    return textwrap.wrap(text, max(width, 20), subsequent_indent=indent, break_long_words=False, break_on_hyphens=False)
+
+
+def _columns(rows: Sequence[Sequence[str]], width: int) -> list[str]:
+    """Aligned columns, the first texts left; the last columns give way where `width` is too small."""
+    n = len(rows[0])
+    while True:
+        widths = [max(len(row[i]) for row in rows) for i in range(n)]
+        if sum(widths) + 2 * (n - 1) <= width or n <= 2:
+            break
+        n -= 1
+    left = 2 if len(rows[0]) > 4 else 1
+    return [
+        "  ".join(
+            cell.ljust(size) if i < left else cell.rjust(size)
+            for i, (cell, size) in enumerate(zip(row[:n], widths, strict=True))
+        ).rstrip()
+        for row in rows
+    ]
+
+
+def markdown_of(card: Card) -> str:
+    """The card as Markdown."""
+    said = told(card)
+    lines = [f"## {_escaped(said.title)}", "", f"**{_escaped(said.verdict)}**", ""]
+    for table in (said.numbers, said.designs):
+        head, *rows = table
+        lines += [_row(head), _row("---" for _ in head), *(_row(map(_escaped, row)) for row in rows), ""]
+    lines += [f"- {_escaped(label)}: {_escaped(sentence)}" for label, sentence in said.sentences]
+    lines += [f"- {_escaped(label)}: `{sentence.replace('`', chr(39))}`" for label, sentence in said.commands]
+    return "\n".join(lines)
+
+
+def _row(cells: Iterable[str]) -> str:
+    return "| " + " | ".join(cells) + " |"
+
+
+def _escaped(text: str) -> str:
+    """Text whose marks Markdown does not read."""
+    return "".join(f"\\{c}" if c in "\\`*_{}[]<>#|" else c for c in text)
+
+
+def html_of(card: Card) -> str:
+    """The card as HTML; all text is escaped."""
+    said = told(card)
+    parts = [f"<h4>{html.escape(said.title)}</h4><p><b>{html.escape(said.verdict)}</b></p>"]
+    for head, *rows in (said.numbers, said.designs):
+        parts.append(
+            "<table><tr>"
+            + "".join(f"<th scope='col'>{html.escape(cell)}</th>" for cell in head)
+            + "</tr>"
+            + "".join("<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in row) + "</tr>" for row in rows)
+            + "</table>"
+        )
+    items = (f"<dt>{html.escape(label)}</dt><dd>{html.escape(text)}</dd>" for label, text in said.sentences)
+    codes = (f"<dt>{html.escape(label)}</dt><dd><code>{html.escape(text)}</code></dd>" for label, text in said.commands)
+    return "<div>" + "".join(parts) + "<dl>" + "".join((*items, *codes)) + "</dl></div>"

@@ -1,0 +1,93 @@
+"""The speed limit of a machine: every byte that a step needs read once, from HBM and DRAM at once, and nothing else."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hwmodels.compute_formats import computes_in
+from hwmodels.platform import Platform
+from offload.metrics import decode_steps
+from offload.ops import OpKind
+from offload.policies import policy_named
+from offload.schedule import Schedule
+from pregate.ask.capture import MachineMemory, capture_request, memory_of, request
+from pregate.card.job import Workpiece
+from pregate.card.judged import objective_of
+from traces.model.architecture import ModelArchitecture
+
+__all__ = ["ROOMY", "Limit", "speed_limit", "with_memory"]
+
+ROOMY = 1 << 50
+"""Bytes of a memory that holds any model."""
+
+
+@dataclass(frozen=True, slots=True)
+class Limit:
+    """Seconds to the first token and a token that no design on the machine can beat, at its claimed rates, and what of
+    each binds: HBM, DRAM or arithmetic.
+    """
+
+    ttft_s: float
+    tpot_s: float
+    prompt_binds: str
+    token_binds: str
+
+
+def with_memory(hw: Platform, hbm_bytes: int, dram_bytes: int = ROOMY) -> MachineMemory:
+    """The memory of a platform with other sizes."""
+    found = memory_of(hw)
+    return MachineMemory(hbm_bytes, found.reserve_bytes, dram_bytes, found.host, found.execution, found.way_out)
+
+
+def speed_limit(model: ModelArchitecture, hw: Platform, work: Workpiece) -> Limit:
+    """The limit of a job. The experts that HBM has room for are those asked for most, known beforehand."""
+    asked = [
+        request(model, with_memory(hw, ROOMY), trace, policy_named("gpu_only"), workload=work.workload)
+        for trace in (work.prompt, work.tokens)
+    ]
+    room = hw.machine.accelerator.hbm_bytes - asked[0].plan.static_bytes
+    experts_bytes = model.n_moe_layers * model.n_experts * model.expert_bytes
+    resident = _share_of_uses(work.popularity.counts, (room + experts_bytes) / max(model.expert_bytes, 1))
+    schedules = [capture_request(one).decoded.schedule for one in asked]
+    first = ~np.isin(schedules[0].step, decode_steps(work.prompt))
+    rest = np.isin(schedules[1].step, decode_steps(work.tokens))
+    n_tokens = max(len(decode_steps(work.tokens)), 1)
+    ttft_s, prompt_binds = _least(schedules[0], first, hw, resident)
+    token_s, token_binds = _least(schedules[1], rest, hw, resident)
+    return Limit(ttft_s, token_s / n_tokens, prompt_binds, token_binds)
+
+
+def limit_of(limit: Limit, work: Workpiece, objective: str) -> float:
+    """The limit as the objective has it."""
+    return abs(float(objective_of(limit.ttft_s, limit.tpot_s, work.job, objective)))
+
+
+def _share_of_uses(counts: NDArray[np.float64], n_experts: float) -> float:
+    """The share of all uses that the `n_experts` asked for most have."""
+    shares = np.sort((counts / counts.sum(axis=1, keepdims=True)).ravel())[::-1]
+    return float(shares[: max(int(n_experts), 0)].sum() / shares.sum())
+
+
+def _least(schedule: Schedule, counted: NDArray[np.bool_], hw: Platform, resident: float) -> tuple[float, str]:
+    """Seconds of the counted ops: the longest of HBM, DRAM and arithmetic, and which that is."""
+    machine = hw.machine
+    times = np.bincount(schedule.cost[counted], minlength=len(schedule.works)).tolist()
+    hbm = dram = arithmetic_s = 0.0
+    for n, work in zip(times, schedule.works, strict=True):
+        if not n or not (work.gemms or work.flop):
+            continue
+        here = resident if work.kind is OpKind.EXPERTS else 1.0
+        hbm += n * (work.weight_bytes * here + work.hbm_bytes)
+        dram += n * work.weight_bytes * (1 - here)
+        peaks = machine.accelerator.peak_flop_per_s
+        arithmetic_s += n * work.total_flop / peaks[computes_in(work.compute, peaks)]
+    seconds = {
+        "HBM": hbm / machine.accelerator.hbm_bytes_per_s,
+        "DRAM": dram / machine.host.dram_bytes_per_s,
+        "arithmetic": arithmetic_s,
+    }
+    longest = max(seconds, key=lambda name: seconds[name])
+    return seconds[longest], longest

@@ -1,0 +1,157 @@
+"""What would change the verdict: the nearest value of one number of the machine from which another design wins.
+
+Schedules do not depend on speeds, so that each is timed on many machines in one walk; a size of memory is solved for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hwmodels.figures import Figures, figures_of
+from hwmodels.quantity import ReadOnly
+from offload.memory import CapacityExceeded
+from offload.policies import policy_named
+from pregate.ask.capture import request
+from pregate.ask.intervals import measured, prepared
+from pregate.card.choice import Ranking
+from pregate.card.designs import EngineDesign, Planned, plan_design
+from pregate.card.job import Workpiece
+from pregate.card.judged import Judged, judge, objective_of
+from pregate.card.speed_limit import ROOMY, with_memory
+from pregate.draw.render import si
+from traces.model.architecture import ModelArchitecture
+
+__all__ = ["AXES", "TurningPoint", "turning_points"]
+
+AXES: Mapping[str, str] = ReadOnly(
+    {
+        "link.h2d_bytes_per_s": "link",
+        "host.dram_bytes_per_s": "DRAM bandwidth",
+        "accelerator.hbm_bytes_per_s": "HBM bandwidth",
+    }
+)
+"""Speeds that are varied, and what they are called."""
+
+REACH = 8.0
+"""How many times slower and faster a machine is looked at."""
+
+_FACTORS = np.geomspace(1 / REACH, REACH, 49)
+_MOST = 5
+"""Designs that are looked at, the best."""
+
+_AT_MOST = 4.0
+"""Times that a design may be worse than the best and still be looked at."""
+
+
+@dataclass(frozen=True, slots=True)
+class TurningPoint:
+    """From `value` of `axis`, in SI, on, in the direction away from `now`, the design `winner` is the best."""
+
+    axis: str
+    name: str
+    value: float
+    now: float
+    winner: str
+
+    def __str__(self) -> str:
+        unit = "B" if self.axis.endswith("_bytes") else "B/s"
+        value, today = (si(number, "B") + unit.removeprefix("B") for number in (self.value, self.now))
+        way = "from" if self.value > self.now else "up to"
+        return f"{self.winner} wins {way} {value} of {self.name} (now {today})"
+
+    @property
+    def distance(self) -> float:
+        """How many times more or less than now it is."""
+        return max(self.value / self.now, self.now / self.value)
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready."""
+        return {name: getattr(self, name) for name in self.__slots__} | {"told": str(self)}
+
+
+def turning_points(model: ModelArchitecture, work: Workpiece, choice: Ranking) -> list[TurningPoint]:
+    """The nearest one of each axis, the nearest first; none where the best stays it within a factor of `REACH`."""
+    floor = choice.best.cost(choice.objective)
+    near = [one for one in choice.ranked if _times_worse(one.cost(choice.objective), floor) <= _AT_MOST][:_MOST]
+    times = np.stack([_along_axes(one, choice.objective) for one in near])  # [D, axes, F]
+    found = []
+    for i, axis in enumerate(AXES):
+        change = _nearest_change(times[:, i])
+        if change is not None:
+            i_winner, factor = change
+            now = figures_of(near[0].planned.hw)[axis]
+            found.append(TurningPoint(axis, AXES[axis], float(now * factor), float(now), str(near[i_winner].design)))
+    if (larger := _resident(model, work, choice)) is not None:
+        found.append(larger)
+    return sorted(found, key=lambda point: point.distance)
+
+
+def _times_worse(cost: float, best: float) -> float:
+    return cost / best if best > 0 else best / cost
+
+
+def _along_axes(one: Judged, objective: str) -> NDArray[np.float64]:
+    """Seconds of the objective at every factor of every axis, [axes, F]: all machines in one walk of each schedule."""
+    figures: Figures = figures_of(one.planned.hw)
+    n = len(_FACTORS)
+    moved = {}
+    for i, axis in enumerate(AXES):
+        factors = np.ones(n * len(AXES))
+        factors[i * n : (i + 1) * n] = _FACTORS
+        moved[axis] = figures[axis] * factors
+    machines = figures.with_values(moved)
+    prompt, tokens = one.captured
+    n_machines = n * len(AXES)
+    first = measured(prepared(prompt), prompt, machines, n_machines)
+    rest = first if tokens is prompt else measured(prepared(tokens), tokens, machines, n_machines)
+    timed = "request" if objective == "throughput" else objective  # the more tokens a second, the shorter a request
+    seconds: NDArray[np.float64] = objective_of(first["ttft_s"], rest["tpot_s"], one.job, timed)
+    return np.broadcast_to(seconds, (n_machines,)).reshape(len(AXES), n)
+
+
+def _nearest_change(seconds: NDArray[np.float64]) -> tuple[int, float] | None:
+    """The next winner and the factor from which it wins, of `seconds` [D, F]; None where the winner stays.
+
+    Between two points times are taken for powers of the factor, which parts of them are.
+    """
+    winners = np.argmin(seconds, axis=0)
+    here = len(_FACTORS) // 2
+    best = int(winners[here])
+    changes = np.flatnonzero(winners != best)
+    if not len(changes):
+        return None
+    beyond = int(min(changes, key=lambda i: abs(i - here)))
+    before = beyond + (1 if beyond < here else -1)
+    winner = int(winners[beyond])
+    lead, behind = (float(np.log(seconds[winner, i] / seconds[best, i])) for i in (before, beyond))
+    share = lead / (lead - behind) if lead > behind else 1.0
+    return winner, float(_FACTORS[before] * (_FACTORS[beyond] / _FACTORS[before]) ** share)
+
+
+def _resident(model: ModelArchitecture, work: Workpiece, choice: Ranking) -> TurningPoint | None:
+    """The HBM from which everything stays there, where that is then the best."""
+    best = choice.best
+    hw = best.planned.hw
+    if best.design.policy == "gpu_only":
+        return None
+    try:
+        plan_design(model, hw, work, "gpu_only")
+        return None
+    except CapacityExceeded as error:
+        needed = error.needed_bytes
+    memory = with_memory(hw, ROOMY)
+    prompt, tokens = (
+        request(model, memory, trace, policy_named("gpu_only"), workload=work.workload)
+        for trace in (work.prompt, work.tokens)
+    )
+    design = EngineDesign("gpu_only", hw.stack.name)
+    there = judge(Planned(design, hw, prompt, prompt if work.is_recorded else tokens), work.job)
+    if there.cost(choice.objective) >= best.cost(choice.objective):
+        return None
+    now = hw.machine.accelerator.hbm_bytes
+    return TurningPoint("accelerator.hbm_bytes", "HBM", float(needed), float(now), str(design))

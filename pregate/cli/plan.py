@@ -1,0 +1,133 @@
+"""`pregate plan`: the verdict card; `pregate` alone: the machine that was found, and three cards."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+import textwrap
+from enum import StrEnum
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from hwmodels.sets import parse_sets
+from pregate.cli import options
+from pregate.cli.built import build_model
+from pregate.cli.progress import spinner
+from pregate.draw import render
+from traces.errors import InvalidInput
+
+if TYPE_CHECKING:
+    from pregate.card.card import Card
+
+__all__ = ["here", "plan"]
+
+WELL_KNOWN = (("gpt-oss-20b", None), ("qwen3-30b-a3b", "all=q4_k_m"), ("mixtral-8x7b", "all=q4_k_m"))
+"""Models of the cards that `pregate` alone prints, and the formats they are mostly run in (None: as published)."""
+
+_LEAST, _PIPED, _MOST = 60, 100, 140
+"""Columns of a card: at least, where nobody looks, at most."""
+
+
+class CardFormat(StrEnum):
+    """How a card is printed."""
+
+    table = "table"
+    json = "json"
+    markdown = "markdown"
+
+
+def plan(
+    model: options.Model,
+    hardware: Annotated[
+        str | None, typer.Option("--hardware", help="Machine (`pregate hardware`) or YAML file; default: this machine.")
+    ] = None,
+    host: Annotated[str | None, typer.Option(help="Host by name or file, in place of the machine's usual one.")] = None,
+    link: Annotated[str | None, typer.Option(help="Link by name or file, in place of the machine's usual one.")] = None,
+    stack: Annotated[
+        str | None, typer.Option(help="Software to look at, by comma; default: all that run such a model.")
+    ] = None,
+    trace: options.TraceFile = None,
+    objective: Annotated[str, typer.Option(help="request, ttft, tpot or throughput.")] = "request",
+    now: Annotated[
+        str | None, typer.Option("--now", help="What runs today: STACK/DESIGN, such as llama-cpp/gpu_only@layers=cpu.")
+    ] = None,
+    input_tokens: Annotated[int, typer.Option(help="Prompt tokens of a request.")] = 512,
+    output_tokens: Annotated[int, typer.Option(help="Generated tokens of a request.")] = 256,
+    batch: Annotated[int | None, typer.Option("--batch", "--concurrency", help="Requests at once; default: 1.")] = None,
+    popularity: options.Popularity = None,
+    hbm: options.Hbm = None,
+    sets: options.Sets = None,
+    dtype: options.Dtype = None,
+    formats: options.Formats = None,
+    top_k: options.TopK = None,
+    seed: options.Seed = 0,
+    format: Annotated[CardFormat, typer.Option("--format", help="table, json or markdown.")] = CardFormat.table,
+) -> None:
+    """Judge whole requests under every design that fits: what to run, how sure that is, and what would change it.
+
+    Example: pregate plan mixtral-mini-8 --hardware rtx-4090 --input-tokens 64 --output-tokens 16
+    """
+    architecture = build_model(model, dtype, top_k, formats)
+    overrides: dict[str, float | str] = {**parse_sets(sets)}
+    for key, value in (("host", host), ("link", link), ("hbm_bytes", hbm)):
+        if value is not None and overrides.setdefault(key, value) != value:
+            raise InvalidInput(f"--set {key} is given twice: give it once")
+    stacks = None if stack is None else [name.strip() for name in stack.split(",")]
+    told: list[str] = []
+    if hardware is None:
+        from pregate.card.this_machine import find_machine
+
+        found = find_machine()
+        hardware, overrides, told = found.hardware, {**found.overrides, **overrides}, found.told()
+    from pregate.api import load_popularity, load_trace
+    from pregate.card.job import RequestLoad
+    from pregate.card.plan import plan as run_plan
+
+    recorded = None if trace is None else load_trace(trace, batch=batch, model=architecture)
+    job = None if trace is not None else RequestLoad(input_tokens, output_tokens, batch or 1)
+    counted = None if popularity is None else load_popularity(popularity, model=architecture)
+    with spinner("planning"):
+        card = run_plan(
+            architecture, hardware, job, trace=recorded, objective=objective, now=now, stacks=stacks,
+            overrides=overrides, popularity=counted, seed=seed,
+        )  # fmt: skip
+    _print(card, format, told)
+
+
+def _print(card: Card, format: CardFormat, told: list[str]) -> None:
+    if format is CardFormat.json:
+        render.print_json(card.to_dict())
+    elif format is CardFormat.markdown:
+        print("\n\n".join([*told, card.markdown()]))
+    else:
+        print(*([_folded(told)] if told else []), card.text(columns()), sep="\n")
+
+
+def _folded(sentences: list[str]) -> str:
+    return "\n".join(textwrap.fill(sentence, columns(), break_long_words=False) for sentence in sentences)
+
+
+def columns() -> int:
+    """How wide a card is: as the terminal, within limits."""
+    if not sys.stdout.isatty():
+        return _PIPED
+    return min(max(shutil.get_terminal_size((_PIPED, 24)).columns, _LEAST), _MOST)
+
+
+def here() -> None:
+    """What this machine is taken for, and the cards of three well-known models on it."""
+    from pregate.card.plan import plan as run_plan
+    from pregate.card.this_machine import find_machine
+
+    found = find_machine()
+    print(_folded(found.told()))
+    for name, formats in WELL_KNOWN:
+        print()
+        try:
+            card = run_plan(build_model(name, None, None, formats), found.hardware, overrides=found.overrides)
+        except InvalidInput as error:
+            print(_folded([f"{name}: {error}"]))
+            continue
+        print(card.summary(columns()))
+    print("\n`pregate plan MODEL` prints the whole card, `pregate --help` all commands.")

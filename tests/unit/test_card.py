@@ -1,0 +1,258 @@
+"""The verdict card: whole requests, the design that fits, what cannot be told apart, what would change it."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+import pregate
+from offload.memory import CapacityExceeded
+from pregate.ask.capture import capture
+from pregate.ask.simulation import interpret
+from pregate.card.card import Card
+from pregate.card.choice import choose, ratio
+from pregate.card.designs import plan_design, stacks_for
+from pregate.card.job import DECODED, RequestLoad, workpiece
+from pregate.card.judged import Judged, judge
+from pregate.card.plan import plan
+from pregate.card.record import spread_of
+from traces.errors import InvalidInput, UnknownName
+from traces.model.architecture import ModelArchitecture
+
+LOAD = RequestLoad(24, 40, 1)
+SMALL = {"hbm_bytes": "1.1GB"}
+"""HBM that mixtral-mini-8 fills, so that something has to leave."""
+
+
+@pytest.fixture(scope="module")
+def model() -> ModelArchitecture:
+    return pregate.load_model("mixtral-mini-8")
+
+
+def machine(stack: str, hbm: float | None = None) -> pregate.Platform:
+    return pregate.load_hardware("rtx-4090", stack, None if hbm is None else {"hbm_bytes": hbm})
+
+
+def tight(model: ModelArchitecture, stack: str, share: float = 0.5) -> pregate.Platform:
+    """The machine with HBM for `share` of the experts."""
+    whole = plan_design(model, machine(stack), workpiece(model, LOAD), "gpu_only").prompt.plan.static_bytes
+    experts = model.n_moe_layers * model.n_experts * model.expert_bytes
+    return machine(stack, float(int(whole - (1 - share) * experts)))
+
+
+@pytest.fixture(scope="module")
+def card(model: ModelArchitecture) -> Card:
+    hbm = tight(model, "llama-cpp").machine.accelerator.hbm_bytes
+    return plan(model, "rtx-4090", LOAD, overrides={"hbm_bytes": float(hbm)})
+
+
+@pytest.mark.parametrize("wrong", [{"input_tokens": 0}, {"output_tokens": 1}, {"batch": 0}, {"batch": 1 << 20}])
+def test_a_job_that_is_none_is_refused(wrong: dict[str, int]) -> None:
+    with pytest.raises(InvalidInput):
+        RequestLoad(**wrong)
+
+
+def test_tokens_are_those_of_the_middle_and_memory_is_of_the_end(model: ModelArchitecture) -> None:
+    work = workpiece(model, RequestLoad(100, 1000, 2))
+    middle = 100 + 500
+    assert abs(int(np.median(work.tokens.position)) - middle) <= DECODED
+    assert work.workload.n_cached_tokens == 2 * 1100
+    assert work.workload.n_context == 1100
+    assert work.workload.n_tokens == 200
+
+
+def test_a_request_is_its_prompt_and_its_tokens(model: ModelArchitecture) -> None:
+    hw, work = machine("llama-cpp"), workpiece(model, LOAD)
+    found = judge(plan_design(model, hw, work, "gpu_only"), LOAD)
+    first = interpret(capture(model, hw, work.prompt, "gpu_only"), hw, "recurrence").ttft_s
+    each = interpret(capture(model, hw, work.tokens, "gpu_only"), hw, "recurrence").tpot_s
+    assert found.ttft.value == first
+    assert found.tpot.value == each
+    assert found.request.value == pytest.approx(first + 39 * each, rel=1e-12)
+    assert found.throughput.value == pytest.approx(40 / found.request.value, rel=1e-12)
+    assert found.request.interval[0] < found.request.value < found.request.interval[1]
+
+
+def test_a_whole_short_request_is_what_simulating_all_of_it_gives(model: ModelArchitecture) -> None:
+    """With as many tokens as are simulated anyway, the two halves are within a per cent of the run in one piece."""
+    job, hw = RequestLoad(24, DECODED, 1), machine("llama-cpp")
+    found = judge(plan_design(model, hw, workpiece(model, job), "gpu_only"), job)
+    whole = pregate.simulate(model, hw, pregate.synthesize(model, 24, DECODED, 1), "gpu_only")
+    assert found.request.value == pytest.approx(whole.makespan_s, rel=0.01)
+
+
+@pytest.mark.parametrize(
+    ("stack", "form"),
+    [
+        ("llama-cpp", "gpu_only@experts=cpu:{fewest}"),
+        ("llama-cpp", "gpu_only@layers=cpu:{fewest}"),
+        ("ktransformers", "gpu_only@experts=cpu:keep={most}"),
+    ],
+)
+def test_the_open_number_is_the_last_that_fits(model: ModelArchitecture, stack: str, form: str) -> None:
+    hw, work = tight(model, stack), workpiece(model, LOAD)
+    name = plan_design(model, hw, work, form).design.policy
+    lead, number = form.partition("{")[0], int(name.rpartition("=" if "keep" in form else ":")[2])
+    assert 0 < number < (model.n_experts if "keep" in form else model.decoder.n_layers)
+    further = number + 1 if "keep" in form else number - 1
+    with pytest.raises(CapacityExceeded):
+        plan_design(model, hw, work, f"{lead}{further}" if further else "gpu_only")
+
+
+def test_what_is_kept_is_not_chosen_with_the_tokens_in_view(model: ModelArchitecture) -> None:
+    work = workpiece(model, LOAD)
+    hw = machine("ktransformers")
+    planned = plan_design(model, hw, work, "gpu_only@experts=cpu:keep=2")
+    counts = work.popularity.counts
+    for layer, kept in enumerate(planned.tokens.placed.kept):
+        assert kept is not None
+        assert min(counts[layer, list(kept)]) >= np.sort(counts[layer])[-2]
+    assert planned.tokens.placed.kept == planned.prompt.placed.kept
+
+
+def test_numbers_of_a_fit_are_fitted_and_as_sure_as_its_covariance() -> None:
+    switch = pregate.load_model("switch-base-8")
+    found = plan(switch, "a100-sxm4-80gb", RequestLoad(16, 8, 1), stacks=["fastertransformer"])
+    assert found.best.tpot.tag == "fitted"
+    assert found.best.tpot.why == "the covariance of the fit"
+    assert found.best.tpot.spread < spread_of("decode", "fastertransformer").rms
+
+
+def test_claims_are_as_unsure_as_they_were_elsewhere(card: Card) -> None:
+    for one in card.choice.ranked:
+        assert one.tpot.tag in ("claimed", "extrapolated")
+        assert one.tpot.spread >= spread_of("decode", one.design.stack).rms
+
+
+def test_no_design_is_faster_than_the_limit(card: Card) -> None:
+    for one in card.choice.ranked:
+        assert one.ttft.value >= card.limit.ttft_s
+        assert one.tpot.value >= card.limit.tpot_s
+    assert 0 < card.reached <= 1
+
+
+def test_designs_are_ranked_by_the_objective(model: ModelArchitecture, card: Card) -> None:
+    costs = [one.request.value for one in card.choice.ranked]
+    assert costs == sorted(costs)
+    hw = tight(model, "streams")
+    fastest = plan(model, hw, LOAD, objective="throughput").choice.ranked
+    rates = [one.throughput.value for one in fastest]
+    assert rates == sorted(rates, reverse=True)
+
+
+def moved(one: Judged, factor: float, spread: float = 0.01) -> Judged:
+    """The same design so many times as long, and so unsure."""
+    estimates = {
+        name: dataclasses.replace(
+            getattr(one, name), value=getattr(one, name).value * factor, spread=spread, within=spread
+        )
+        for name in ("ttft", "tpot", "request")
+    }
+    design = dataclasses.replace(one.design, policy=f"{one.design.policy}@ubatch={int(factor * 1000)}")
+    return dataclasses.replace(one, design=design, **estimates)
+
+
+def test_a_clear_gain_is_a_verdict_and_a_straddling_one_is_none(card: Card) -> None:
+    one = moved(card.best, 1.0)
+    slow, near = moved(card.best, 2.0), moved(card.best, 1.01)
+    clear = choose([one, slow], slow, "request")
+    assert not clear.abstains
+    assert clear.verdict().startswith("Change to ")
+    assert "2.00 times" in clear.verdict()
+    straddles = choose([one, near], near, "request")
+    assert straddles.abstains
+    assert "No verdict" in straddles.verdict()
+    best = choose([one, slow], one, "request")
+    assert best.verdict().startswith("Leave it as it is")
+
+
+def test_what_cannot_be_told_from_the_best_is_named(card: Card) -> None:
+    one, near, now = moved(card.best, 1.0), moved(card.best, 1.01), moved(card.best, 3.0)
+    found = choose([one, near, now], now, "request")
+    assert [rival.design for rival in found.rivals] == [near.design]
+    assert str(near.design) in found.verdict()
+    assert "straddle" in found.verdict()
+
+
+def test_designs_of_one_stack_share_their_errors(card: Card) -> None:
+    one, other = moved(card.best, 1.0, 0.5), moved(card.best, 2.0, 0.5)
+    one = dataclasses.replace(one, request=dataclasses.replace(one.request, within=0.01))
+    other = dataclasses.replace(other, request=dataclasses.replace(other.request, within=0.01))
+    elsewhere = dataclasses.replace(other, design=dataclasses.replace(other.design, stack="another"))
+    _, together = ratio(one, other, "request")
+    _, apart = ratio(one, elsewhere, "request")
+    assert apart[0] < together[0] < 2 < together[1] < apart[1]
+
+
+def test_at_a_turning_point_the_winner_changes(model: ModelArchitecture) -> None:
+    hw = tight(model, "streams")
+    found = plan(model, hw, LOAD)
+    speeds = [point for point in found.turning_points if point.axis.endswith("per_s")]
+    assert speeds
+    for point in speeds:
+        toward = 1.02 if point.value > point.now else 0.98
+        there, before = (
+            plan(model, pregate.load_hardware("rtx-4090", "streams", {
+                "hbm_bytes": float(hw.machine.accelerator.hbm_bytes), point.axis: value
+            }), LOAD)
+            for value in (point.value * toward, point.now)
+        )  # fmt: skip
+        assert str(there.best.design) == point.winner
+        assert str(before.best.design) == str(found.best.design) != point.winner
+
+
+def test_the_hbm_from_which_all_stays_there_is_named(model: ModelArchitecture) -> None:
+    hw = tight(model, "streams")
+    (point,) = [one for one in plan(model, hw, LOAD).turning_points if one.axis == "accelerator.hbm_bytes"]
+    enough = pregate.load_hardware("rtx-4090", "streams", {"hbm_bytes": point.value})
+    assert plan(model, enough, LOAD).best.design.policy == "gpu_only"
+    assert "of HBM (now" in str(point)
+
+
+def test_a_cache_on_a_made_up_trace_asks_for_a_trace(model: ModelArchitecture) -> None:
+    work = workpiece(model, LOAD)
+    hw = tight(model, "streams")
+    from pregate.card.narrowing import narrowing
+
+    found = judge(plan_design(model, hw, work, "on_demand+lru"), LOAD)
+    assert narrowing(found, is_recorded=False, metric_share=0.0).command.startswith("pregate trace import")
+    assert narrowing(found, is_recorded=True, metric_share=0.0).command.startswith("pregate measure")
+
+
+def test_what_runs_now_is_always_a_candidate(model: ModelArchitecture) -> None:
+    hw = tight(model, "streams")
+    found = plan(model, hw, LOAD, now="streams/on_demand")
+    assert found.choice.now.design.policy == "on_demand"
+    assert sum(one.design.policy == "on_demand" for one in found.choice.ranked) == 1
+    with pytest.raises(InvalidInput, match="does not run today"):
+        plan(model, hw, LOAD, now="gpu_only")
+    with pytest.raises(UnknownName, match="stack"):
+        plan(model, hw, LOAD, now="nosuch/gpu_only")
+    with pytest.raises(UnknownName, match="objective"):
+        plan(model, hw, LOAD, objective="nosuch")
+
+
+def test_nothing_fits_is_one_line_with_a_way_out(model: ModelArchitecture) -> None:
+    with pytest.raises(InvalidInput, match="no design fits") as refused:
+        plan(model, machine("streams", 1e6), LOAD)
+    assert "\n" not in str(refused.value)
+
+
+def test_a_recorded_trace_says_itself_what_the_job_is(model: ModelArchitecture) -> None:
+    trace = pregate.synthesize(model, 12, 6, 2)
+    found = plan(model, machine("streams"), trace=trace)
+    assert (found.job.input_tokens, found.job.output_tokens, found.job.batch) == (12, 6, 2)
+    with pytest.raises(InvalidInput, match="a job or a trace"):
+        plan(model, machine("streams"), LOAD, trace=trace)
+
+
+def test_engines_that_cannot_run_a_model_are_not_asked() -> None:
+    switch = pregate.load_model("switch-base-8")
+    shipped = ("llama-cpp", "ktransformers", "vllm", "streams")
+    assert stacks_for(switch, "fastertransformer", shipped) == ("fastertransformer", "streams")
+    packed = pregate.load_model("mixtral-mini-8", formats={"all": "q4_k"})
+    assert "vllm" not in stacks_for(packed, "streams", shipped)
+    assert "llama-cpp" in stacks_for(packed, "streams", shipped)
+    assert "ktransformers" not in stacks_for(packed, "streams", ("llama-cpp", "streams"))
