@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pregate.cli.built import build_cache, listed
+from pregate.cli.built import listed
 from pregate.cli.consent import require_consent_along
 from pregate.cli.progress import spinner
 from pregate.cli.question import ENGINES, Question, asks
@@ -49,13 +49,14 @@ def crossover(
     if len(chosen) < 2:
         raise InvalidInput(f"--policies {policies!r}: one design crosses nothing, name two or more")
     architecture, machine, workload = _subject(question, axis, from_, to)
+    designs, cache = question.designs([question.design(name) for name in chosen], architecture)
     from pregate.explore.crossover import crossovers
 
     with spinner("searching") as update:
         update(axis)
         found = crossovers(
-            architecture, machine, workload, [question.design(name) for name in chosen], axis, from_, to,
-            metric=metric, n_scan=points, cache=build_cache(question.cache), expert_tier=question.tier,
+            architecture, machine, workload, designs, axis, from_, to,
+            metric=metric, n_scan=points, cache=cache, expert_tier=question.tier,
         )  # fmt: skip
     document = found.to_dict()
     if render.print_data(question.format, document, document["crossovers"]):
@@ -79,6 +80,8 @@ def _subject(
         return model, machine, TraceRecipe(batch="max", path=question.trace) if question.fills_memory else trace
     model = question.architecture()
     _require_free(question, axis)
+    from pregate.api import load_popularity
+
     recipe = TraceRecipe(
         question.input_tokens,
         question.output_tokens,
@@ -86,6 +89,7 @@ def _subject(
         question.seed,
         None,
         question.active,
+        popularity=None if question.popularity is None else load_popularity(question.popularity, model=model),
     )
     if not question.yes:
         require_consent_along(model, recipe, {axis: (low, high)})

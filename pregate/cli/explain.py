@@ -7,9 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from offload.policies import policy_named
 from pregate.cli import options
-from pregate.cli.built import build_cache
 from pregate.cli.output_paths import require_picture, say_written
 from pregate.cli.progress import spinner
 from pregate.cli.question import ENGINES, Question, asks
@@ -38,16 +36,16 @@ def explain(
     if tornado is not None:
         require_picture(tornado)
     architecture, machine, workload = question.subject()
-    name, cache = question.design(policy), build_cache(question.cache)
+    (chosen,), cache = question.designs([question.design(policy)], architecture)
     from pregate.ask.routing_source import describe_routing
     from pregate.ask.simulation import describe_calibration
     from pregate.explore.explanation import explain as run_explain
 
     with spinner("explaining") as update:
         update(policy)
-        workload = question.trace_of(policy_named(name), architecture, machine, workload, cache)
+        workload = question.trace_of(chosen, architecture, machine, workload, cache)
         explanation = run_explain(
-            architecture, machine, workload, name, cache=cache, expert_tier=question.tier, metric=metric,
+            architecture, machine, workload, chosen, cache=cache, expert_tier=question.tier, metric=metric,
         )  # fmt: skip
         if tornado is not None:
             from pregate.draw.timelines import tornado as draw

@@ -14,14 +14,16 @@ from pregate.cli.built import as_recorded, build_cache, build_machine, build_mod
 from traces.errors import InvalidInput
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from hwmodels.platform import Platform
     from offload.policy import Cache, Policy
     from traces.model.architecture import ModelArchitecture
     from traces.routing import RoutingTrace
 
-__all__ = ["ENGINES", "Question", "asks"]
+__all__ = ["ENGINES", "Question", "asks", "placed_by_counts"]
 
-ENGINES = ("popularity", "engine", "check", "modes")
+ENGINES = ("engine", "check", "modes")
 """Options of those commands only that run an engine of the user's choice."""
 
 
@@ -128,19 +130,29 @@ class Question:
 
         Raises `InvalidInput` for counts that nothing looks at: a recorded trace, and no static cache.
         """
-        policies, cache = [policy_named(name) for name in names], build_cache(self.cache)
-        if self.popularity is None:
-            return policies, cache
-        from pregate.api import load_popularity
+        return placed_by_counts(names, self.cache, self.popularity, model, synthetic=self.trace is None)
 
-        counted = load_popularity(self.popularity, model=model)
-        placed = [policy.placed(counted) for policy in policies], None if cache is None else cache.placed(counted)
-        if self.trace is not None and placed == (policies, cache):
-            raise InvalidInput(
-                "--popularity says what a static cache holds, and none is asked for: add one, such as "
-                "on_demand+static:0.1 or experts=cpu:keep=4, or leave out --popularity or --trace"
-            )
-        return placed
+
+def placed_by_counts(
+    names: Sequence[str], cache_text: str | None, counts: Path | None, model: ModelArchitecture, *, synthetic: bool
+) -> tuple[list[Policy], Cache | None]:
+    """Policies and the cache to add to them; what is kept all along, a file of counts decides.
+
+    Raises `InvalidInput` for counts that nothing looks at: no static cache, and no synthetic trace that they skew.
+    """
+    policies, cache = [policy_named(name) for name in names], build_cache(cache_text)
+    if counts is None:
+        return policies, cache
+    from pregate.api import load_popularity
+
+    counted = load_popularity(counts, model=model)
+    placed = [policy.placed(counted) for policy in policies], None if cache is None else cache.placed(counted)
+    if not synthetic and placed == (policies, cache):
+        raise InvalidInput(
+            "--popularity says what a static cache holds, and none is asked for: add one, such as "
+            "on_demand+static:0.1 or experts=cpu:keep=4, or leave out --popularity or --trace"
+        )
+    return placed
 
 
 def asks(*without: str) -> Callable[[Callable[..., None]], Callable[..., None]]:

@@ -11,9 +11,10 @@ from hwmodels.quantity import parse_override
 from offload.policies import policy_named
 from pregate import extras
 from pregate.cli import options
-from pregate.cli.built import build_cache, build_model, build_trace, check_storage
+from pregate.cli.built import build_model, build_trace, check_storage
 from pregate.cli.output_paths import require_timelines, say_written, write_timelines
 from pregate.cli.progress import spinner
+from pregate.cli.question import placed_by_counts
 from pregate.draw import render
 
 if TYPE_CHECKING:
@@ -50,6 +51,7 @@ def run(
     input_tokens: options.InputTokens = 256,
     output_tokens: options.OutputTokens = 256,
     active: options.Active = None,
+    popularity: options.Popularity = None,
     cache: options.CacheText = None,
     dtype: options.Dtype = None,
     top_k: options.TopK = None,
@@ -68,17 +70,18 @@ def run(
     architecture = build_model(model, dtype, top_k)
     workload = build_trace(
         architecture, trace, batch=batch, input_tokens=input_tokens, output_tokens=output_tokens, active=active,
-        seed=seed, yes=yes,
+        seed=seed, popularity=popularity, yes=yes,
     )  # fmt: skip
+    (chosen,), placed = placed_by_counts([policy], cache, popularity, architecture, synthetic=trace is None)
     from pregate.check.running import run as run_for_real
 
     with spinner("running") as update:
         result = run_for_real(
             architecture,
             workload,
-            policy,
+            chosen,
             device=_device(backend, hbm, link, link_latency, storage, chunk, graphs),
-            cache=build_cache(cache),
+            cache=placed,
             expert_tier=tier,
             repeats=repeats,
             warmup=warmup,

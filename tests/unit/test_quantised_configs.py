@@ -56,6 +56,31 @@ def test_a_method_is_read_by_its_own_fields(method: str, fields: dict[str, Any],
     assert parse_architecture(model.to_yaml(), "printed") == model
 
 
+@pytest.mark.parametrize("group", [0, -2])
+@pytest.mark.parametrize(
+    ("method", "fields"),
+    [
+        ("gptq", {"bits": 4}),
+        ("awq", {"bits": 4}),
+        ("auto-round", {"bits": 4}),
+        ("hqq", {"nbits": 4}),
+        ("mlx", {"bits": 4}),
+        ("torchao", {"quant_type": "int4_weight_only"}),
+        ("compressed-tensors", {"num_bits": 4, "type": "int"}),
+        ("compressed-tensors", {"num_bits": 8, "type": "int"}),
+    ],
+)
+def test_a_group_of_no_weights_is_refused(method: str, fields: dict[str, Any], group: int, tmp_path: Path) -> None:
+    """A whole column is -1 in GPTQ and its like; nothing says what 0 would be."""
+    fields = fields | {"group_size": group}
+    if method == "compressed-tensors":
+        fields = {"config_groups": {"group_0": {"targets": ["Linear"], "weights": fields}}}
+    elif method == "torchao":
+        fields |= {"quant_type_kwargs": {"group_size": group}}
+    with pytest.raises((InvalidFile, InvalidInput), match=rf"group_size = {group}|groups of"):
+        quantised(tmp_path, method, **fields)
+
+
 def test_a_method_nobody_reads_is_refused_with_a_way_out_that_exists(tmp_path: Path) -> None:
     with pytest.raises(InvalidFile, match=r"quant_method 'vptq' is not read.*--dtype .*w3\.5") as caught:
         quantised(tmp_path, "vptq")

@@ -105,9 +105,49 @@ def test_the_command_line_takes_counts_with_a_recorded_trace(run: Run, files: tu
     assert float(hits[0]) > float(hits[2])
 
 
+def figures(run: Run, *words: str) -> str:
+    status, out, error = run(*words, "--format", "json")
+    assert status == 0, error
+    return out
+
+
+def test_explain_and_crossover_take_counts_too(run: Run, files: tuple[str, str], tmp_path: Path) -> None:
+    """What the counts keep decides the time, of a recorded trace, and what they skew that of a synthetic one."""
+    trace, counts = files
+    upside_down = str(tmp_path / "other.npy")
+    np.save(upside_down, 1 / (1 + np.load(counts)))
+    explained = ("explain", *SMALL, "--trace", trace, "--policy", "on_demand+static:0.25")
+    assert len({figures(run, *explained, "--popularity", table) for table in (counts, upside_down)}) == 2
+    axis = ("--axis", "link.h2d_bytes_per_s", "--from", "1e9", "--to", "64e9", "--points", "3", "--policies")
+    crossed = ("crossover", *SMALL, *axis, "on_demand+static:0.25,on_demand+lru:0.2")
+    along = {figures(run, *crossed, "--trace", trace, "--popularity", table) for table in (counts, upside_down)}
+    assert len(along) == 2
+    skewed = ("crossover", *SMALL, "--input-tokens", "4", "--output-tokens", "4", *axis, "pregate,on_demand+lru:0.2")
+    assert figures(run, *skewed, "--popularity", counts) != figures(run, *skewed)
+
+
+def test_run_takes_counts_too(run: Run, files: tuple[str, str], tmp_path: Path) -> None:
+    pytest.importorskip("torch", reason="the runtime needs PyTorch (the extra 'runtime')")
+    (tmp_path / "mine.yaml").write_text(MODEL.to_yaml())
+    flat = np.ones((MODEL.n_moe_layers, MODEL.n_experts))
+    moved = []
+    for hot in (0, 3):
+        np.save(tmp_path / "counts.npy", np.where(np.arange(MODEL.n_experts) == hot, 1000.0, flat))
+        words = ("run", str(tmp_path / "mine.yaml"), "--backend", "cpu", "--input-tokens", "4", "--output-tokens", "4")
+        static = ("--policy", "on_demand", "--cache", "static:0.25", "--popularity", str(tmp_path / "counts.npy"))
+        moved.append(figures(run, *words, *static).split('"schedule_digest": ')[1].split(",")[0])
+    assert moved[0] != moved[1]
+
+
 def test_counts_that_nothing_looks_at_are_refused(run: Run, files: tuple[str, str]) -> None:
     trace, counts = files
-    for words in (("simulate", *SMALL), ("compare", *SMALL, "--policies", "on_demand,pregate+lru:0.1")):
+    along = ("--axis", "link.h2d_bytes_per_s", "--from", "1e9", "--to", "64e9")
+    for words in (
+        ("simulate", *SMALL),
+        ("compare", *SMALL, "--policies", "on_demand,pregate+lru:0.1"),
+        ("explain", *SMALL),
+        ("crossover", *SMALL, *along),
+    ):
         status, _, error = run(*words, "--trace", trace, "--popularity", counts)
         assert (status, error.count("\n")) == (2, 1)
         assert "add one, such as on_demand+static:0.1" in error

@@ -8,9 +8,10 @@ from typing import Any
 from traces.errors import InvalidFile
 from traces.model.dtypes import DTYPES, Dtype, find_dtype
 
-__all__ = ["method_name", "own_formats", "weight_format"]
+__all__ = ["A_COLUMN", "method_name", "own_formats", "weight_format"]
 
-_A_COLUMN = 1 << 20
+A_COLUMN = 1 << 20
+"""A group as large as a column: its one scale weighs nothing."""
 _ALIASES = {
     "gptqmodel": "gptq", "auto-gptq": "gptq", "gptq-marlin": "gptq", "marlin": "gptq", "moe-wna16": "gptq",
     "autoawq": "awq", "awq-marlin": "awq", "intel/auto-round": "auto-round", "autoround": "auto-round",
@@ -122,20 +123,20 @@ def _changed(quantisation: Mapping[str, Any], item: Any, key: str, where: str) -
 def _grouped(quantisation: Mapping[str, Any], where: str) -> Dtype:
     """Integers in groups: GPTQ, AWQ, AutoRound; the latter has microscaled floats too."""
     bits = whole(quantisation, ("bits", "w_bit"), 4, where)
-    group = whole(quantisation, ("group_size", "q_group_size"), 128, where)
+    group = _group_size(whole(quantisation, ("group_size", "q_group_size"), 128, where), where)
     kind = str(quantisation.get("data_type", "int"))
     if kind.startswith(("mx_fp", "nv_fp", "fp8", "float8")):
         form = {"mx_fp": "mxfp", "nv_fp": "nvfp"}.get(kind[:5], "fp")
         return find_dtype(f"{form}{8 if form == 'fp' else bits}", where)
     zero = quantisation.get("zero_point") or not quantisation.get("sym", True)
-    return find_dtype(f"int{bits}-g{group if group > 0 else _A_COLUMN}{'-zp' if zero else ''}", where)
+    return find_dtype(f"int{bits}-g{group}{'-zp' if zero else ''}", where)
 
 
 def _mlx(quantisation: Mapping[str, Any], where: str) -> Dtype:
     mode = str(quantisation.get("mode", "affine"))
     bits, group = (whole(quantisation, (key,), due, where) for key, due in (("bits", 4), ("group_size", 64)))
     if mode == "affine":
-        return find_dtype(f"int{bits}-g{group}-b", where)
+        return find_dtype(f"int{bits}-g{_group_size(group, where)}-b", where)
     return find_dtype(mode, where)
 
 
@@ -146,10 +147,10 @@ def _half_quadratic(quantisation: Mapping[str, Any], where: str) -> Dtype:
     flat |= _mapping(quantisation, "weight_quant_params")
     if "nbits" not in flat and "bits" not in flat:
         raise InvalidFile(f"{where}: nbits is missing, or stands by module: give the format with --dtype")
-    group = whole(flat, ("group_size",), 0, where)
+    group = _group_size(whole(flat, ("group_size",), -1, where), where)
     beside = "" if "nbits" not in flat else "-b"
     bits = whole(flat, ("nbits", "bits"), 4, where)
-    return find_dtype(f"int{bits}-g{group if group > 0 else _A_COLUMN}{beside}", where)
+    return find_dtype(f"int{bits}-g{group}{beside}", where)
 
 
 _QUARK = {
@@ -168,7 +169,7 @@ def _quark(described: Any, where: str) -> Dtype:
         return DTYPES["nvfp4" if group == 16 else "mxfp4"]
     if name in ("int4", "uint4", "int2", "uint2"):
         zero = "-zp" if name.startswith("u") else ""
-        return find_dtype(f"int{name[-1]}-g{group if group > 0 else _A_COLUMN}{zero}", where)
+        return find_dtype(f"int{name[-1]}-g{_group_size(group, where, whole=(-1, 0))}{zero}", where)
     if name not in _QUARK:
         raise InvalidFile(f"{where}: weight dtype {name[:40]!r} of quark is not read: give the format with --dtype")
     return find_dtype(_QUARK[name])
@@ -182,7 +183,8 @@ def _torchao(quantisation: Mapping[str, Any], where: str) -> Dtype:
     if isinstance(kind, dict):
         fields = _mapping(dict(kind), "_data")
         kind = kind.get("_type")
-    return _by_word("quant_type", kind, whole(fields, ("group_size",), 128, where), where)
+    group = _group_size(whole(fields, ("group_size",), 128, where), where)
+    return _by_word("quant_type", kind, group, where)
 
 
 def _by_word(key: str, word: Any, group: int, where: str) -> Dtype:
@@ -196,6 +198,15 @@ def _by_word(key: str, word: Any, group: int, where: str) -> Dtype:
         if part in text:
             return find_dtype(name, where)
     raise InvalidFile(f"{where}: {key} = {text[:40]!r} is not read: give the format with --dtype")
+
+
+def _group_size(group: int, where: str, *, whole: tuple[int, ...] = (-1,)) -> int:
+    """Weights in a group; a column where the file says one of `whole`. Raises `InvalidFile` for what is no size."""
+    if group in whole:
+        return A_COLUMN
+    if group < 1:
+        raise InvalidFile(f"{where}: group_size = {group}, expected 1 or more weights, or -1 for a column")
+    return group
 
 
 def _bits(bits: Any, where: str) -> Dtype:

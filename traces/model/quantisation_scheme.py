@@ -10,7 +10,7 @@ from traces.errors import InvalidFile
 from traces.model.dtypes import DTYPES, Dtype, find_dtype
 from traces.model.layer_stack import LayerStack
 from traces.model.module_names import FAMILIES, PARTS, from_layers, is_pattern, matches, matches_any, same_but_for_layer
-from traces.model.quantisation_methods import method_name, own_formats, weight_format
+from traces.model.quantisation_methods import A_COLUMN, method_name, own_formats, weight_format
 
 __all__ = ["Scheme", "quantisation_scheme"]
 
@@ -154,10 +154,14 @@ def _tensor_format(weights: Mapping[str, Any], form: str, where: str) -> Dtype:
         if bits == 8:
             return DTYPES["mxfp8" if group == 32 else "fp8"]
     elif isinstance(bits, int) and 1 <= bits <= 8:
-        if bits == 8 and not group:
+        if bits == 8 and group is None:
             return DTYPES["int8"]
         zero = "" if weights.get("symmetric", True) else "-zp"
-        size = group if isinstance(group, int) and group > 0 else 1 << 20
+        size = A_COLUMN if group in (None, -1) else group
+        if type(size) is not int or size < 1:
+            raise InvalidFile(
+                f"{where}: group_size = {str(group)[:40]}, expected 1 or more weights, or -1 for a column"
+            )
         return find_dtype(f"int{bits}-g{size}{zero}", where)
     raise InvalidFile(f"{where}: weights of {bits!r} bits of type {weights.get('type')!r} are not read: give --dtype")
 

@@ -11,6 +11,7 @@ from pregate.api import load_trace, synthesize
 from pregate.explore.sweeps.axes import FORMATS, Axis
 from traces.errors import InvalidInput
 from traces.model.architecture import ModelArchitecture
+from traces.popularity import PopularityProfile
 from traces.rebatching import rebatch
 from traces.routing import RoutingTrace
 from traces.synthesis import Dials
@@ -37,6 +38,7 @@ class TraceRecipe:
     dials: Dials | None = None
     n_active: int | None = None
     path: str | Path | None = None
+    popularity: PopularityProfile | None = None
 
     def __post_init__(self) -> None:
         check_fields(self)
@@ -47,15 +49,18 @@ class TraceRecipe:
             if value is not None and value != "max" and value < least:
                 raise InvalidInput(f"{name} = {value} is below {least}")
         made = (self.input_tokens, self.output_tokens, self.seed, self.dials, self.n_active)
-        if self.path is not None and made != (256, 256, 0, None, None):
-            raise InvalidInput(f"{self.path} is a recording: token counts, seed, dials and n_active are of synthesis")
+        if self.path is not None and (made != (256, 256, 0, None, None) or self.popularity is not None):
+            raise InvalidInput(
+                f"{self.path} is a recording: token counts, seed, dials, popularity and n_active are of synthesis"
+            )
 
 
 def check_workload_axes(trace: RoutingTrace | TraceRecipe, axes: Mapping[str, Axis]) -> None:
     """Raise `InvalidInput` for an axis that a recording cannot follow, with the reason."""
     if isinstance(trace, TraceRecipe):
-        if trace.dials is not None and "n_active" in axes:
-            raise InvalidInput("axis n_active forces the routing that dials would draw: leave out one of the two")
+        for name, given in (("dials", trace.dials), ("a popularity", trace.popularity)):
+            if given is not None and "n_active" in axes:
+                raise InvalidInput(f"axis n_active forces the routing that {name} would draw: leave out one of the two")
         return
     for name in _OF_SYNTHESIS:
         if name in axes:
@@ -101,6 +106,7 @@ def trace_at(trace: RoutingTrace | TraceRecipe, model: ModelArchitecture, choice
         trace.seed,
         dials=trace.dials,
         n_active=choice.get("n_active", trace.n_active),
+        popularity=trace.popularity,
     )
 
 
