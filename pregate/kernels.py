@@ -7,10 +7,11 @@ from simulator.explain.bounds import CHAINS
 from simulator.explain.critical_path import REVERSE
 from simulator.recurrence import WALK
 from traces.machine_code import Kernel, loaded
+from traces.synthesis_kernel import FILL
 
 __all__ = ["KERNELS"]
 
-KERNELS: tuple[Kernel, ...] = (UNIONS, RUN_STEPS, WALK, REVERSE, CHAINS)
+KERNELS: tuple[Kernel, ...] = (UNIONS, RUN_STEPS, WALK, REVERSE, CHAINS, FILL)
 """What is kept as machine code that needs no compiler beside it."""
 
 

@@ -30,7 +30,7 @@ from traces.statistics import (
     layer_following,
     trace_statistics,
 )
-from traces.synthesis import Dials, synthesize_routing
+from traces.synthesis import Dials, filler, synthesize_routing
 
 __all__ = ["FittedDials", "FittedStatistic", "fit_dials"]
 
@@ -91,6 +91,7 @@ def fit_dials(
     """
     decoded = trace.decode_only()
     layers = decode_layers(decoded)
+    filler(_ROUNDS * decoded.n_tokens * len(layers) * decoded.top_k)  # compiled where that pays for all of them
     seed = int(rng.integers(1 << 62))  # common random numbers: every evaluation differs by its dials only
 
     def imitate(dials: Dials) -> RoutingTrace:

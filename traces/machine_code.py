@@ -44,14 +44,18 @@ _STUBS = (
 )  # fmt: skip
 """What numba's code calls where something is raised or freed, which no kernel does."""
 
+_NUMBERS: dict[str, Any] = {"i": ctypes.c_int64, "f": ctypes.c_double}
+"""How a number is handed over, by the kind of its dtype."""
+
 _LIBC = ("memcpy", "memmove", "memset")
 
 
 @dataclass(frozen=True, slots=True)
 class Kernel:
-    """Function `name` of the module `home`, compiled for `arguments`: `int64`, or of an array `int64[2]`, C-ordered.
+    """Function `name` of the module `home`, compiled for `arguments`: numbers `int64` and `float64`, arrays `int64[2]`.
 
-    `returns`: a whole number, or nothing. `sources`: the other modules that it is compiled from.
+    Arrays are C-ordered, of any dtype. `returns`: a whole number, or nothing. `sources`: the other modules that it is
+    compiled from.
     """
 
     home: str
@@ -89,15 +93,15 @@ def _function(kernel: Kernel, address: int) -> Callable[..., int]:
     """What calls the machine code at `address`."""
     kinds = tuple((np.dtype(dtype), ndim) for dtype, ndim in kernel.kinds)
     taken: list[Any] = []
-    for _, ndim in kinds:
-        taken += [ctypes.c_void_p, *[ctypes.c_int64] * ndim] if ndim else [ctypes.c_int64]
+    for dtype, ndim in kinds:
+        taken += [ctypes.c_void_p, *[ctypes.c_int64] * ndim] if ndim else [_NUMBERS[dtype.kind]]
     call = ctypes.CFUNCTYPE(ctypes.c_int64, *taken)(address)
 
     def run(*given: Any) -> int:
         flat: list[Any] = []
         for value, (dtype, ndim) in zip(given, kinds, strict=True):
             if not ndim:
-                flat.append(int(value))
+                flat.append(float(value) if dtype.kind == "f" else int(value))
             elif value.dtype == dtype and value.ndim == ndim and value.flags.c_contiguous:
                 flat += (value.ctypes.data, *value.shape)
             else:

@@ -16,18 +16,18 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from traces.errors import InvalidInput
+from traces.machine_code import are_kept, loaded
 from traces.phase import Phase
 from traces.routing import MAX_EXPERTS, Provenance, RoutingTrace
+from traces.synthesis_kernel import FILL, fill
 from traces.typed import check_fields
 
-__all__ = ["AFFINITY_TOKENS", "Dials", "TokenLayout", "synthesize_routing", "token_layout"]
+__all__ = ["AFFINITY_TOKENS", "Dials", "TokenLayout", "filler", "synthesize_routing", "token_layout"]
 
 AFFINITY_TOKENS = 64
 """How far back `sequence_affinity` looks: as far as reuse was measured on the recorded traces."""
@@ -172,7 +172,7 @@ def synthesize_routing(
 
 
 _SMALL_CELLS = 100_000
-"""Routing cells that are filled in plain Python: within the second that loading compiled code takes."""
+"""Routing cells that are filled in plain Python where nothing is compiled: within the second that compiling takes."""
 
 
 def _route(
@@ -189,15 +189,23 @@ def _route(
     if top_k == 1 and not dials.layer_correlation and not dials.sequence_affinity and n_tokens <= rows:
         _fill_alone(ranks[:, :, 0], sequence, rng.random((*ranks.shape, 2))[:, :, 0], popularity, dials)
         return
-    fill = _fill if ranks.size <= _SMALL_CELLS else _compiled_fill()
+    make = filler(ranks.size)
     n_kept = AFFINITY_TOKENS if dials.sequence_affinity else 1
     history = np.zeros((n_sequences, n_kept, n_layers, top_k), dtype=np.int16)
     seen = np.zeros(n_sequences, dtype=np.int64)
+    scratch = np.zeros(popularity.shape[1] - 1, dtype=np.int8), np.zeros(top_k, dtype=np.int64)
+    popularity = np.ascontiguousarray(popularity)
     chances = (dials.repeat_probability, dials.layer_correlation, dials.sequence_affinity)
     for start in range(0, n_tokens, rows):
-        part = ranks[start : start + rows]
+        part = np.ascontiguousarray(ranks[start : start + rows])
         draws = rng.random((*part.shape, 2))
-        fill(part, sequence[start : start + rows], draws, popularity, history, seen, *chances)
+        make(part, sequence[start : start + rows], draws, popularity, history, seen, *scratch, *chances)
+        ranks[start : start + rows] = part
+
+
+def filler(n_cells: int) -> Callable[..., object]:
+    """What fills `n_cells` routing cells: machine code where it is kept, or worth compiling."""
+    return loaded(FILL) if n_cells > _SMALL_CELLS or are_kept(FILL) else fill
 
 
 def _check_shape(n_moe_layers: int, n_encoder_moe_layers: int, n_experts: int, top_k: int) -> None:
@@ -252,7 +260,7 @@ def _fill_alone(
     popularity: NDArray[np.float64],  # [L, n_active + 1], cumulative
     dials: Dials,
 ) -> None:
-    """`_fill` of one expert a token that repeats the token before or is drawn by popularity: no loop over tokens."""
+    """`fill` of one expert a token that repeats the token before or is drawn by popularity: no loop over tokens."""
     for layer, edges in enumerate(popularity):
         place = np.searchsorted(edges[1:], draws[:, layer, 1], side="right")
         ranks[:, layer] = np.minimum(place, len(edges) - 2)
@@ -263,91 +271,3 @@ def _fill_alone(
         source = np.where(repeats, 0, np.arange(len(order))[:, None])
         np.maximum.accumulate(source, axis=0, out=source)
         ranks[order] = np.take_along_axis(ranks[order], source, axis=0)
-
-
-@cache
-def _compiled_fill() -> Callable[..., None]:
-    """`_fill` as machine code: compiled on first use, then kept on disk."""
-    from traces.compiled import njit
-
-    compiled: Callable[..., None] = njit(cache=True)(_fill)
-    return compiled
-
-
-def _fill(
-    ranks: Any,  # [T, L, k] int16, written: popularity rank of each choice
-    sequence: Any,  # [T] int32
-    draws: Any,  # [T, L, k, 2] float64 in [0, 1)
-    popularity: Any,  # [L, n_active + 1] float64, cumulative
-    history: Any,  # [n_sequences, kept, L, k] int16, updated: the last tokens of each sequence, a ring
-    seen: Any,  # [n_sequences] int64, updated: tokens so far
-    p_repeat: float,
-    p_follow: float,
-    p_affinity: float,
-) -> None:
-    """Choose experts token by token. One uniform decides how a slot chooses, the other what it draws.
-
-    A repeated or recalled token whose expert is already chosen gives another of its experts; a mapped expert
-    already chosen is replaced by a draw. A draw by popularity is exact sampling without replacement: the
-    intervals of experts already chosen are cut out of [0, 1) and the uniform falls on the rest.
-    """
-    n_tokens, n_layers, top_k = ranks.shape
-    n_active, n_kept = popularity.shape[1] - 1, history.shape[1]
-    taken = np.zeros(n_active, dtype=np.bool_)
-    ordered = np.zeros(top_k, dtype=np.int64)  # experts chosen so far, ascending
-    for t in range(n_tokens):
-        past = history[sequence[t]]
-        n_past = seen[sequence[t]]
-        last = past[(n_past - 1) % n_kept]
-        until_repeat = p_repeat if n_past > 0 else 0.0
-        for layer in range(n_layers):
-            edges = popularity[layer]
-            until_follow = until_repeat + (1.0 - until_repeat) * (p_follow if layer > 0 else 0.0)
-            for slot in range(top_k):
-                how, what = draws[t, layer, slot, 0], draws[t, layer, slot, 1]
-                choice = -1
-                if how < until_repeat:
-                    for i in range(top_k):
-                        choice = last[layer, (slot + i) % top_k]
-                        if not taken[choice]:
-                            break
-                elif how < until_follow:
-                    choice = ranks[t, layer - 1, slot]
-                    how = (how - until_repeat) / (until_follow - until_repeat)  # uniform again
-                else:
-                    how = (how - until_follow) / (1.0 - until_follow)
-                if (choice < 0 or taken[choice]) and n_past > 0 and how < p_affinity:
-                    recalled = int(what * min(n_past, n_kept) * top_k)
-                    for i in range(top_k):
-                        choice = past[recalled // top_k, layer, (recalled + i) % top_k]
-                        if not taken[choice]:
-                            break
-                if choice < 0 or taken[choice]:
-                    left = 1.0
-                    for i in range(slot):
-                        left -= edges[ordered[i] + 1] - edges[ordered[i]]
-                    at = what * left
-                    for i in range(slot):
-                        if at >= edges[ordered[i]]:
-                            at += edges[ordered[i] + 1] - edges[ordered[i]]
-                    low, high = 0, n_active - 1
-                    while low < high:
-                        middle = (low + high) // 2
-                        if edges[middle + 1] > at:
-                            high = middle
-                        else:
-                            low = middle + 1
-                    choice = low
-                    while taken[choice]:  # rounding put it on the edge of a chosen expert
-                        choice = (choice + 1) % n_active
-                taken[choice] = True
-                place = slot
-                while place > 0 and ordered[place - 1] > choice:
-                    ordered[place] = ordered[place - 1]
-                    place -= 1
-                ordered[place] = choice
-                ranks[t, layer, slot] = choice
-            for slot in range(top_k):
-                taken[ranks[t, layer, slot]] = False
-        past[n_past % n_kept] = ranks[t]
-        seen[sequence[t]] += 1

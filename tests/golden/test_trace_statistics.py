@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 
 from pregate.api import load_trace
-from traces import synthesis
 from traces.fitting import fit_dials
 from traces.importers import import_trace
 from traces.routing import RoutingTrace
@@ -118,11 +117,8 @@ def test_runs_of_one_sequence_need_the_recorded_number_of_experts() -> None:
         assert counts == pytest.approx({batch: rows[str(batch)] for batch in counts}, abs=0.006)
 
 
-def test_fitted_dials_reproduce_the_short_recorded_traces_within_the_stated_error(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_fitted_dials_reproduce_the_short_recorded_traces_within_the_stated_error() -> None:
     """What dials can say of one short prompt: the moments to 5 %, batches to 20 %, LRU hit rates to 10 %."""
-    monkeypatch.setattr(synthesis, "_SMALL_CELLS", 0)  # a fit makes each forty times
     for name in SHIPPED:
         rows = fit_dials(load_trace(name), np.random.default_rng(0)).comparisons
         apart = {row.name: abs(row.relative) for row in rows}
