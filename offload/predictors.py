@@ -6,13 +6,14 @@ A stand-in is told what the gate will choose and spoils it. A policy sees only t
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import TYPE_CHECKING, Any
 
 from traces.errors import InvalidInput
 from traces.typed import check_fields
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 __all__ = ["NextGate"]
 
@@ -37,6 +38,8 @@ class NextGate:
 
     def __call__(self, i_step: int, layer: int, chosen: NDArray[np.int16], n_experts: int) -> NDArray[np.int16]:
         """(n_tokens, top_k): `chosen` with some experts wrong; -1 where all experts are chosen already."""
+        import numpy as np
+
         rng: Any = np.random.default_rng((self.seed, i_step, layer))
         is_right = rng.random(chosen.shape) < self.recall
         rank = rng.random((len(chosen), n_experts))
