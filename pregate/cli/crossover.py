@@ -73,14 +73,15 @@ def _subject(
     question: Question, axis: str, low: str, high: str
 ) -> tuple[ModelArchitecture, Platform, RoutingTrace | TraceRecipe]:
     """Model, machine and trace; a synthetic trace stays a recipe, for an axis may change what it is made of."""
-    from pregate.explore.sweeps.workloads import TraceRecipe
-
     if question.trace is not None:
         model, machine, trace = question.subject()
+        from pregate.explore.sweeps.workloads import TraceRecipe
+
         return model, machine, TraceRecipe(batch="max", path=question.trace) if question.fills_memory else trace
     model = question.architecture()
     _require_free(question, axis)
     from pregate.api import load_popularity
+    from pregate.explore.sweeps.workloads import TraceRecipe
 
     recipe = TraceRecipe(
         question.input_tokens,
