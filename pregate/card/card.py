@@ -12,6 +12,7 @@ from pregate.card.judged import Judged
 from pregate.card.narrowing import Narrowing
 from pregate.card.speed_limit import Limit
 from pregate.card.turning_points import TurningPoint
+from pregate.check.ledger import Predicted
 
 __all__ = ["Card"]
 
@@ -101,6 +102,29 @@ class Card:
             }
             for one in self.choice.ranked
         ]
+
+    def predictions(self) -> list[tuple[dict[str, str], dict[str, Predicted]]]:
+        """What a ledger keeps: the designs that the card shows, the best last."""
+        shown = {id(one): one for one in (self.choice.now, *reversed(self.choice.ranked[:N_SHOWN]))}
+        return [
+            (
+                {
+                    "model": self.model,
+                    "machine": self.parts,
+                    "load": str(self.job),
+                    "design": str(one.design),
+                    "schedules": " ".join(captured.decoded.schedule.digest for captured in one.captured),
+                },
+                {
+                    name: Predicted(expected.value, expected.interval, expected.tag)
+                    for name, expected in (
+                        ("ttft_s", one.ttft), ("tpot_s", one.tpot), ("request_s", one.request),
+                        ("tokens_per_s", one.throughput),
+                    )
+                },
+            )
+            for one in [*(one for one in shown.values() if one is not self.best), self.best]
+        ]  # fmt: skip
 
     def text(self, width: int = 100) -> str:
         """The card as lines of at most `width` characters, where words allow."""

@@ -19,6 +19,7 @@ from hwmodels.trust import Trust, recorded_trust
 from offload.memory import CapacityExceeded
 from pregate.check.cases import CaseGroup
 from pregate.check.devices import Device, require_storage
+from pregate.check.ledger import Predicted, append_measured, append_predictions
 from pregate.check.outcome import CaseOutcome, CasePrediction, Validation
 from pregate.check.predictions import PreparedCase, predict, predictions_document, prepare_cases
 from pregate.check.recording import Recording, save_recording
@@ -44,7 +45,8 @@ class ValidationPlan:
     """How to validate. `backend`: "cpu" or "cuda"; `repeats`: quiet runs a case; `tries`: runs more for disturbed ones;
     `drawn`: groups whose timelines the report shows, those of `pregate` and `on_demand`. `budget_s`: groups that would
     take longer than what is left of it are not run (None: all are). `graphs`: sections of layers run as CUDA graphs.
-    `storage`: a folder for experts of groups that keep them there.
+    `storage`: a folder for experts of groups that keep them there. `ledger`: what predictions are written to
+    before the first run, and medians afterwards (`pregate.check.ledger`).
     """
 
     backend: str = "cpu"
@@ -54,6 +56,7 @@ class ValidationPlan:
     budget_s: float | None = None
     graphs: bool = False
     storage: Path | None = None
+    ledger: Path | None = None
     provenance: Mapping[str, str] = field(default_factory=lambda: ReadOnly({}))
 
 
@@ -89,6 +92,7 @@ def validate(
         directory.mkdir(parents=True, exist_ok=True)
         with whole_file(directory / PREDICTIONS) as partial:
             partial.write_text(text, encoding="utf-8")
+    written = _entered(plan.ledger, hw, [pair for pairs in predicted for pair in pairs])
     runner = Runner(device_of(plan), plan.repeats, plan.tries)
     outcomes: list[CaseOutcome] = []
     skipped: dict[str, str] = {}
@@ -103,6 +107,7 @@ def validate(
             drawn = [one.case.name for one, prediction in pairs if prediction.timeline is not None]
             measured = runner.measure([one for one, _ in pairs], drawn)
             outcomes += [CaseOutcome(one.case, said, run) for (one, said), run in zip(pairs, measured, strict=True)]
+    _scored(plan.ledger, written, outcomes)
     machine = ReadOnly(describe_device(plan.backend))
     assert hw.fit is not None
     if directory is not None and runner.recorded:
@@ -112,6 +117,35 @@ def validate(
     return Validation(
         tuple(outcomes), plan.provenance, machine, hw.fit.name, digest, errors.reasons, skipped, _trust_in_fit(hw)
     )
+
+
+def _entered(ledger: Path | None, hw: Platform, predicted: _Predicted) -> dict[str, str]:
+    """Write predictions to a ledger, before any run; the name of each there by case."""
+    if ledger is None or not predicted:
+        return {}
+    assert hw.fit is not None
+    fit = hw.fit.name
+    entries = [
+        (
+            {"case": one.case.name, "fit": fit, "schedule": said.schedule_digest},
+            {name: Predicted(value, said.intervals.get(name), "fitted") for name, value in said.metrics.items()},
+        )
+        for one, said in predicted
+    ]
+    names = append_predictions(ledger, entries)
+    return {one.case.name: name for (one, _), name in zip(predicted, names, strict=True)}
+
+
+def _scored(ledger: Path | None, written: Mapping[str, str], outcomes: Sequence[CaseOutcome]) -> None:
+    """Write the medians of what was measured to the ledger that has the predictions."""
+    found = [
+        (written[one.case.name], metric, one.valid.median(metric))
+        for one in outcomes
+        if one.valid is not None
+        for metric in one.prediction.metrics
+    ]
+    if ledger is not None and found:
+        append_measured(ledger, found)
 
 
 def rejudge(

@@ -65,6 +65,10 @@ COMMANDS: dict[str, Entry] = {
         "plan:plan",
         "Judge whole requests under every design that fits: what to run, how sure that is, and what would change it.",
     ),
+    "ledger": Entry(
+        "ledger:ledger",
+        "Score predictions against what was measured afterwards: held, failed, by how much. Failures stay.",
+    ),
     "measure": Entry(
         "measure:measure",
         "Measure this machine: copies, GEMMs, every kind of op, launches, waits, storage. About four minutes.",

@@ -10,8 +10,8 @@ import typer
 
 __all__ = [
     "CHECKED", "Active", "BackendName", "Batch", "BatchOrMax", "CacheText", "Check", "Dtype", "Engine", "Format",
-    "Formats", "Graphs", "Hardware", "Hbm", "InputTokens", "LinkSpeed", "Model", "ModesText", "OutputFormat",
-    "OutputTokens", "PlacementText", "Policy", "Popularity", "Seed", "Sets", "Stack", "Tier", "TopK", "TraceFile",
+    "Formats", "Graphs", "Hardware", "Hbm", "InputTokens", "LedgerFile", "LinkSpeed", "Model", "ModesText",
+    "OutputFormat", "OutputTokens", "PlacementText", "Policy", "Popularity", "Seed", "Sets", "Stack", "Tier", "TopK", "TraceFile",
     "Yes",
 ]  # fmt: skip
 
@@ -77,6 +77,10 @@ Sets = Annotated[
     typer.Option(
         "--set", help="Override: link.h2d_bytes_per_s=64e9, stack.sync_s=5us, host=NAME, stack.host_memory=mapped."
     ),
+]
+LedgerFile = Annotated[
+    Path | None,
+    typer.Option("--ledger", help="Write what is predicted behind what this ledger has (`pregate ledger`)."),
 ]
 Seed = Annotated[int, typer.Option(help="Seed of synthetic traces.", min=0)]
 Tier = Annotated[str, typer.Option(help="Where experts wait: dram or ssd.")]

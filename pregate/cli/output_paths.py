@@ -16,12 +16,22 @@ if TYPE_CHECKING:
 
 __all__ = [
     "require_folder",
+    "require_ledger",
     "require_picture",
     "require_timelines",
     "require_trace_file",
     "say_written",
     "write_timelines",
 ]
+
+
+def require_ledger(path: Path) -> None:
+    """Raise `InvalidInput` before the work unless predictions can be written behind what the ledger has."""
+    require_folder(path)
+    if path.exists():
+        from pregate.check.ledger import load_ledger
+
+        load_ledger(path)
 
 
 def require_picture(path: Path) -> None:

@@ -13,6 +13,7 @@ import typer
 from hwmodels.sets import parse_sets
 from pregate.cli import options
 from pregate.cli.built import build_model
+from pregate.cli.output_paths import require_ledger
 from pregate.cli.progress import spinner
 from pregate.draw import render
 from traces.errors import InvalidInput
@@ -62,6 +63,7 @@ def plan(
     formats: options.Formats = None,
     top_k: options.TopK = None,
     seed: options.Seed = 0,
+    ledger: options.LedgerFile = None,
     format: Annotated[CardFormat, typer.Option("--format", help="table, json or markdown.")] = CardFormat.table,
 ) -> None:
     """Judge whole requests under every design that fits: what to run, how sure that is, and what would change it.
@@ -73,6 +75,8 @@ def plan(
     for key, value in (("host", host), ("link", link), ("hbm_bytes", hbm)):
         if value is not None and overrides.setdefault(key, value) != value:
             raise InvalidInput(f"--set {key} is given twice: give it once")
+    if ledger is not None:
+        require_ledger(ledger)
     stacks = None if stack is None else [name.strip() for name in stack.split(",")]
     told: list[str] = []
     if hardware is None:
@@ -92,6 +96,10 @@ def plan(
             architecture, hardware, job, trace=recorded, objective=objective, now=now, stacks=stacks,
             overrides=overrides, popularity=counted, seed=seed,
         )  # fmt: skip
+    if ledger is not None:
+        from pregate.check.ledger import append_predictions
+
+        append_predictions(ledger, card.predictions())
     _print(card, format, told)
 
 

@@ -14,6 +14,7 @@ from hwmodels.quantity import parse_override
 from pregate import extras
 from pregate.cli import options
 from pregate.cli.built import build_model, check_storage
+from pregate.cli.output_paths import require_ledger
 from pregate.cli.progress import spinner
 from pregate.draw import render
 from traces.errors import InvalidInput
@@ -61,6 +62,7 @@ def validate(
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="A folder for report.html, rows.csv and summary.json.")
     ] = None,
+    ledger: options.LedgerFile = None,
     max_mape: Annotated[float | None, typer.Option(help="Fail above this error of the time per token: 0.07.")] = None,
     busy: Annotated[
         bool, typer.Option("--even-if-busy", help="Judge what a busy machine did as if it had been quiet.")
@@ -76,6 +78,12 @@ def validate(
     if recorded is not None:
         runs = graphs or backend != "auto" or budget is not None
         _check_recorded(recorded, output, complete=suite is not None and hardware is not None, runs=runs)
+    if ledger is not None:
+        if recorded is not None:
+            raise InvalidInput(
+                "--recorded FOLDER: those runs were, nothing is predicted before them: leave out --ledger"
+            )
+        require_ledger(ledger)
     name = extras.backend_named(backend)
     from pregate.check.cases import CaseWorkload
     from pregate.check.devices import require_graphs
@@ -101,6 +109,7 @@ def validate(
             found = rejudge(groups, load_platform(str(hardware)), made, provenance=again, say=update)
         else:
             plan = ValidationPlan(name, repeats, budget_s=budget, graphs=graphs, storage=storage)
+            plan = replace(plan, ledger=ledger)
             found = _run(groups, plan, hardware, command, output, update, quick=suite == "quick", insist=not busy)
         if output is not None:
             update("writing the report")

@@ -15,12 +15,14 @@ import pytest
 
 import pregate
 from hwmodels.machine_files import hardware_names, load_machine
+from pregate.check.ledger import Predicted, append_predictions
 from pregate.cli import (
     calibrate,
     catalogue,
     compare,
     crossover,
     explain,
+    ledger,
     optimize,
     plan,
     reproduce,
@@ -217,6 +219,7 @@ def examples() -> list[str]:
         compare.compare, simulate.simulate, reproduce.reproduce, residency.residency, trace.import_, trace.synth,
         trace.fit, trace.stats, catalogue.show_model, catalogue.show_hardware, explain.explain, crossover.crossover,
         sweep.sweep, optimize.optimize, calibrate.calibrate, plan.plan,
+        ledger.ledger,
     ]  # fmt: skip
     helps = [match for command in commands for match in re.findall(r"Example: (pregate .+)", command.__doc__ or "")]
     assert len(console) >= 8
@@ -236,6 +239,8 @@ def write_inputs(folder: Path) -> None:
     (folder / "qwen.route.csv").write_text("\n".join(lines) + "\n")
     columns = "model,design,batch,forced_active_experts,cache_policy,cache_ratio,expert_tier,metric,value,unit"
     row = "switch-base-8,gpu_only,1,,none,0,dram,moe_layer_latency,0.95,ms"
+    told = {"tpot_s": Predicted(0.03, (0.02, 0.04), "claimed")}
+    append_predictions(folder / "predictions.jsonl", [({"model": "switch-base-8"}, told)], date="2026-11-28 12:00 UTC")
     (folder / "measured.csv").write_text(f"{columns}\n{row}\n")
     small_fits.measurements().save(folder / "measurements.json")
     (folder / "fit.yaml").write_text(small_fits.fit().to_yaml())

@@ -1,0 +1,92 @@
+"""`pregate ledger`: what was predicted, beside what was measured afterwards."""
+
+from __future__ import annotations
+
+import csv
+import io
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from pregate.cli import options
+from pregate.draw import render
+from traces.documents import NUMBER, read_text
+from traces.errors import InvalidFile, InvalidInput
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from pregate.check.ledger import Ledger
+
+Typed = tuple[str, float]
+"""A key as it was typed, `ID.METRIC` or `METRIC`, and what was measured."""
+
+
+def ledger(
+    file: Annotated[Path, typer.Argument(help="The ledger that `plan --ledger` or `validate --ledger` wrote.")],
+    measured: Annotated[
+        list[str] | None,
+        typer.Option("--measured", help="What was measured: ID.METRIC=NUMBER in SI, METRIC=NUMBER, or FILE.csv."),
+    ] = None,
+    format: options.OutputFormat = options.Format.table,
+) -> None:
+    """Score predictions against what was measured afterwards: held, failed, by how much. Failures stay.
+
+    A CSV has the columns key (ID.METRIC, or METRIC of the last prediction) and value.
+
+    Example: pregate ledger predictions.jsonl --measured tpot_s=0.031
+    """
+    from pregate.check.ledger import append_measured, load_ledger
+
+    found = load_ledger(file)
+    given = [pair for word in measured or () for pair in _read(word)]
+    if given:
+        append_measured(file, [(*found.find(key), value) for key, value in given])
+        found = load_ledger(file)
+    rows = [score.to_dict() for score in found.scores()]
+    if not render.print_data(format, {"scores": rows, "verdict": found.verdict()}, rows):
+        render.print_table(_table(found, str(file)))
+        print(found.verdict())
+
+
+def _read(word: str) -> list[Typed]:
+    """`KEY=NUMBER`, or the rows of a CSV. Raises `InvalidInput` for other text."""
+    key, equals, number = word.partition("=")
+    if equals:
+        return [(key.strip(), _number(number.strip(), f"--measured {word}"))]
+    path = Path(word)
+    rows = csv.DictReader(io.StringIO(read_text(path)), strict=True)
+    if set(rows.fieldnames or ()) != {"key", "value"}:
+        raise InvalidFile(f"{path}: a table of measurements has the columns key and value, no others")
+    try:
+        return [(row["key"], _number(row["value"], f"{path} line {rows.line_num}")) for row in rows]
+    except (csv.Error, KeyError, TypeError) as error:
+        raise InvalidFile(f"{path} line {rows.line_num}: no row of two cells ({error})") from None
+
+
+def _number(text: str | None, where: str) -> float:
+    if text is None or NUMBER.fullmatch(text.strip()) is None:
+        raise InvalidInput(f"{where}: {text!r} is no number, such as 0.031: seconds and tokens/s, no unit")
+    return float(text)
+
+
+def _table(found: Ledger, title: str) -> Table:
+    table = render.new_table(f"Predictions of {title}")
+    for column in ("id", "subject", "metric"):
+        table.add_column(column, overflow="fold")
+    for column in ("predicted", "95 % interval", "measured", "error", "verdict"):
+        table.add_column(column, justify="right")
+    for score in found.scores():
+        interval = score.predicted.interval
+        table.add_row(
+            score.prediction.id,
+            ", ".join(score.prediction.subject.values()),
+            score.metric,
+            f"{score.predicted.value:.4g}",
+            "-" if interval is None else f"{interval[0]:.4g} to {interval[1]:.4g}",
+            "-" if score.measured is None else f"{score.measured.value:.4g}",
+            "-" if score.error is None else f"{score.error:+.1%}",
+            score.verdict,
+        )
+    return table
