@@ -11,8 +11,8 @@ import typer
 __all__ = [
     "CHECKED", "Active", "BackendName", "Batch", "BatchOrMax", "CacheText", "Check", "Dtype", "Engine", "Format",
     "Formats", "Graphs", "Hardware", "Hbm", "InputTokens", "LedgerFile", "LinkSpeed", "Model", "ModesText",
-    "OutputFormat", "OutputTokens", "PlacementText", "Policy", "Popularity", "Seed", "Sets", "Stack", "Tier", "TopK", "TraceFile",
-    "Yes",
+    "OutputFormat", "OutputTokens", "PlacementText", "Policy", "Popularity", "Seed", "Sets", "Stack", "Tier", "TopK",
+    "TraceFile", "Yes",
 ]  # fmt: skip
 
 
