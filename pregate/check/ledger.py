@@ -21,8 +21,8 @@ from traces.documents import read_text
 from traces.errors import InvalidFile, InvalidInput, unknown_name
 
 __all__ = [
+    "Entered",
     "Ledger",
-    "Measured",
     "Predicted",
     "Prediction",
     "Score",
@@ -66,7 +66,7 @@ class Prediction:
 
 
 @dataclass(frozen=True, slots=True)
-class Measured:
+class Entered:
     """One line: the `metric` of prediction `of` as it was measured."""
 
     of: str
@@ -81,7 +81,7 @@ class Score:
 
     prediction: Prediction
     metric: str
-    measured: Measured | None
+    measured: Entered | None
 
     @property
     def predicted(self) -> Predicted:
@@ -129,7 +129,7 @@ class Ledger:
     """All lines of a file in order; `tail`: the digest that the next line states."""
 
     predictions: tuple[Prediction, ...]
-    measured: tuple[Measured, ...]
+    measured: tuple[Entered, ...]
     tail: str
 
     def scores(self) -> list[Score]:
@@ -213,7 +213,7 @@ def append_measured(path: Path, values: Sequence[tuple[str, str, float]], *, dat
 def load_ledger(path: Path) -> Ledger:
     """Read a ledger, every line of which is checked. Raises `InvalidFile` naming the line."""
     predictions: list[Prediction] = []
-    measured: list[Measured] = []
+    measured: list[Entered] = []
     tail = _FIRST
     text = read_text(path, MAX_BYTES)
     lines = text.split("\n")
@@ -300,10 +300,10 @@ def _prediction(entry: dict[str, Any], name: str, where: str) -> Prediction:
         raise InvalidFile(f"{where}: subject, date and release are texts") from None
 
 
-def _measured(entry: dict[str, Any], where: str) -> Measured:
+def _measured(entry: dict[str, Any], where: str) -> Entered:
     try:
         of, metric, date = (_text(entry.get(key)) for key in ("of", "metric", "date"))
-        return Measured(of, metric, _number(entry.get("value")), date)
+        return Entered(of, metric, _number(entry.get("value")), date)
     except (TypeError, ValueError) as error:
         raise InvalidFile(f"{where}: no measurement ({error})") from None
 
