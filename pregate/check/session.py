@@ -138,13 +138,15 @@ def _entered(ledger: Path | None, hw: Platform, predicted: _Predicted) -> dict[s
 
 def _scored(ledger: Path | None, written: Mapping[str, str], outcomes: Sequence[CaseOutcome]) -> None:
     """Write the medians of what was measured to the ledger that has the predictions."""
+    if ledger is None:
+        return
     found = [
         (written[one.case.name], metric, one.valid.median(metric))
         for one in outcomes
         if one.valid is not None
         for metric in one.prediction.metrics
     ]
-    if ledger is not None and found:
+    if found:
         append_measured(ledger, found)
 
 

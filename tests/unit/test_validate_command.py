@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 from typer.testing import CliRunner
@@ -18,6 +19,7 @@ from traces.errors import InvalidInput, PregateError
 torch = pytest.importorskip("torch", reason="the runtime needs PyTorch (the extra 'runtime')")
 
 from pregate.check import cases, runs  # noqa: E402
+from pregate.check.ledger import load_ledger  # noqa: E402
 from pregate.check.scores import summarise_validation  # noqa: E402
 from pregate.check.verdict import doubts, failures  # noqa: E402
 from tests.unit.test_validation_session import LOUD, Watch  # noqa: E402
@@ -64,6 +66,26 @@ def test_one_model_with_a_report(model: str, fitted: str, tmp_path: Path) -> Non
     assert summary["provenance"]["command"].startswith("pregate validate --model")
     names = {"report.html", "rows.csv", "summary.json", "predictions.json", "runs.npz"}
     assert {path.name for path in folder.iterdir()} == names
+
+
+def test_predictions_are_in_the_ledger_before_the_first_run(
+    model: str, fitted: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "ledger.jsonl"
+    seen: list[int] = []
+    whole = runs.Runner.measure
+
+    def watched(self: runs.Runner, *arguments: Any) -> Any:
+        seen.append(len(load_ledger(path).predictions))
+        return whole(self, *arguments)
+
+    monkeypatch.setattr(runs.Runner, "measure", watched)
+    words = ("--model", model, "--fit", fitted, *SMALL, "--policies", "on_demand,pregate", "--ledger", str(path))
+    assert run(*words)[0] == 0
+    assert seen == [2]
+    scores = load_ledger(path).scores()
+    assert {one.prediction.subject["case"].rpartition("/")[2] for one in scores} == {"on_demand", "pregate"}
+    assert {one.verdict for one in scores} <= {"held", "failed", "no interval"}
 
 
 def test_experts_may_wait_on_storage(model: str, fitted: str, tmp_path: Path) -> None:
