@@ -36,14 +36,14 @@ TARGETS = {
     "offload/work.py": ("tests/unit/test_work.py",),
     "offload/metrics.py": ("tests/unit/test_metrics.py",),
     "offload/eviction.py": ("tests/unit/test_eviction.py",),
-    "offload/footprint.py": ("tests/unit/test_footprint.py",),
+    "offload/footprint.py": ("tests/unit/test_footprint.py", "tests/unit/test_placement.py"),
     "offload/memory.py": ("tests/unit/test_memory.py",),
     "offload/copies.py": ("tests/unit/test_memory.py",),
     "offload/decode.py": ("tests/unit/test_decode_by_hand.py",),
     "hwmodels/cost.py": ("tests/unit/test_cost.py", "tests/unit/test_kernels.py"),
     "hwmodels/kernels.py": ("tests/unit/test_kernels.py",),
     "simulator/recurrence.py": ("tests/unit/test_recurrence.py",),
-    "traces/stack_distance.py": ("tests/unit/test_stack_distance.py",),
+    "traces/stack_distance.py": ("tests/unit/test_stack_distance.py", "tests/unit/test_layer_distances.py"),
 }
 """The tests that have to notice a wrong line of each module."""
 

@@ -49,9 +49,26 @@ def trace_of(steps: list[int], sequences: list[int]) -> RoutingTrace:
     )
 
 
+def test_a_layer_begins_and_ends_with_what_any_processor_computes_of_it() -> None:
+    """Two steps of layers 0, dense, and 1: a gate, an expert on the host, its return; copies and reads do not count."""
+    ops = [
+        (Lane.COMPUTE, OpKind.SELF_ATTENTION, 0), (Lane.H2D, OpKind.FETCH, 1), (Lane.COMPUTE, OpKind.GATE, 1),
+        (Lane.CPU, OpKind.CPU_EXPERT, 1), (Lane.H2D, OpKind.RETURN, 1), (Lane.H2D, OpKind.FETCH, 1),
+        (Lane.COMPUTE, OpKind.HEAD, -1),
+    ]  # fmt: skip
+    lane, kind, layer = (np.array(column) for column in zip(*(ops * 2), strict=True))
+    step = np.repeat(np.array([3, 4]), len(ops)).astype(np.int32)
+    columns = (lane.astype(np.int8), kind.astype(np.int8), step, layer.astype(np.int16))
+    first, last = metrics.moe_layers(*columns, np.array([3, 4], np.int32))
+    assert (first.tolist(), last.tolist()) == ([2, 9], [4, 11])
+    first, last = metrics.moe_layers(*columns, np.array([4], np.int32))
+    assert (first.tolist(), last.tolist()) == ([9], [11])
+
+
 def test_figures_of_a_hand_made_timeline() -> None:
     timeline, trace = hand_made(), trace_of([0, 1], [0, 0])
     assert metrics.moe_layer_latency_s(timeline, metrics.decode_steps(trace)) == 7.0
+    assert metrics.step_end_s(timeline) == {0: 9.0, 1: 19.0}
     assert metrics.ttft_s(timeline) == 9.0
     assert metrics.tpot_s(timeline, trace) == {"mean": 10.0, "p50": 10.0, "p99": 10.0}
     assert metrics.h2d_bytes(timeline) == 200
@@ -136,7 +153,7 @@ def test_a_schedule_survives_the_disk_and_tampering_is_refused(tmp_path: object)
 
 
 def test_the_digest_of_a_schedule_is_golden() -> None:
-    assert hand_made().schedule.digest == "6f610c509e5dfe99"
+    assert hand_made().schedule.digest == "40cb6d5763fe6a65"
 
 
 def test_an_op_cannot_wait_for_a_later_one() -> None:
