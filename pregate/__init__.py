@@ -28,9 +28,9 @@ if TYPE_CHECKING:
     from pregate.check.devices import Device
     from pregate.check.running import RunResult, run
     from pregate.check.session import validate
-    from pregate.cost.assumptions import Assumptions, load_assumptions
-    from pregate.cost.costing import CostReport, costs
-    from pregate.cost.serving import LatencyPromise
+    from pregate.economics.assumptions import Assumptions, load_assumptions
+    from pregate.economics.costing import CostReport, costs
+    from pregate.economics.serving import LatencyPromise
     from pregate.explore.crossover import Crossovers, crossovers
     from pregate.explore.explanation import Explanation, explain
     from pregate.explore.optima.optimize import optimize
@@ -59,12 +59,12 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOMES = {
-    "Assumptions": "pregate.cost.assumptions",
+    "Assumptions": "pregate.economics.assumptions",
     "Cache": "offload.policy",
     "CapacityExceeded": "offload.memory",
     "Card": "pregate.card.card",
     "Comparison": "pregate.ask.comparison",
-    "CostReport": "pregate.cost.costing",
+    "CostReport": "pregate.economics.costing",
     "Crossovers": "pregate.explore.crossover",
     "Device": "pregate.check.devices",
     "Dials": "traces.synthesis",
@@ -80,7 +80,7 @@ _HOMES = {
     "ModelArchitecture": "traces.model.architecture",
     "PopularityProfile": "traces.popularity",
     "Modes": "simulator.modes",
-    "LatencyPromise": "pregate.cost.serving",
+    "LatencyPromise": "pregate.economics.serving",
     "Optimum": "pregate.explore.optima.optimum",
     "Platform": "hwmodels.platform",
     "Policy": "offload.policy",
@@ -96,14 +96,14 @@ _HOMES = {
     "TraceRecipe": "pregate.explore.sweeps.workloads",
     "calibrate": "hwmodels.calibrate.calibration",
     "compare": "pregate.ask.comparison",
-    "costs": "pregate.cost.costing",
+    "costs": "pregate.economics.costing",
     "crossovers": "pregate.explore.crossover",
     "explain": "pregate.explore.explanation",
     "explore_page": "pregate.page.writing",
     "fit_dials": "traces.fitting",
     "import_trace": "pregate.api",
     "largest_batch": "pregate.ask.largest_batch",
-    "load_assumptions": "pregate.cost.assumptions",
+    "load_assumptions": "pregate.economics.assumptions",
     "load_hardware": "pregate.named",
     "load_measurements": "hwmodels.calibrate.measurements",
     "load_model": "pregate.named",

@@ -14,10 +14,10 @@ from pregate.draw import render
 from traces.errors import InvalidInput
 
 if TYPE_CHECKING:
-    from pregate.cost.assumptions import Assumption
-    from pregate.cost.costing import CostReport
-    from pregate.cost.drawn import Estimate
-    from pregate.cost.serving import LatencyPromise
+    from pregate.economics.assumptions import Assumption
+    from pregate.economics.costing import CostReport
+    from pregate.economics.drawn import Estimate
+    from pregate.economics.serving import LatencyPromise
 
 NOTHING_SERVES = 1
 """Exit status where no design serves the requests."""
@@ -54,8 +54,8 @@ def cost(
     architecture = build_model(model, dtype, None, formats)
     machine = build_machine(hardware, stack, None, sets)
     names = distinct(policies, "--policies")
-    from pregate.cost.assumptions import load_assumptions
-    from pregate.cost.costing import costs
+    from pregate.economics.assumptions import load_assumptions
+    from pregate.economics.costing import costs
 
     with spinner("costing") as update:
         report = costs(
@@ -79,7 +79,7 @@ def cost(
 
 def _objective(max_ttft: str | None, max_tpot: str | None) -> LatencyPromise:
     from hwmodels.quantity import parse_override
-    from pregate.cost.serving import LatencyPromise
+    from pregate.economics.serving import LatencyPromise
 
     return LatencyPromise(*(None if text is None else parse_override(text, "time") for text in (max_ttft, max_tpot)))
 

@@ -24,8 +24,8 @@ def poc(
     if output.suffix.lower() not in (".html", ".htm"):
         raise InvalidInput(f"{output}: a page ends in .html")
     require_folder(output)
-    from pregate.cost.poc import plan_poc
-    from pregate.cost.poc_page import poc_page
+    from pregate.economics.poc import plan_poc
+    from pregate.economics.poc_page import poc_page
 
     with spinner("planning") as update:
         html = poc_page(plan_poc(file, update))

@@ -10,9 +10,9 @@ import pytest
 from command_line import Run
 
 import pregate
-from pregate.cost.assumptions import GENERAL, Assumption, Assumptions, load_assumptions
-from pregate.cost.costing import costs
-from pregate.cost.serving import LatencyPromise
+from pregate.economics.assumptions import GENERAL, Assumption, Assumptions, load_assumptions
+from pregate.economics.costing import costs
+from pregate.economics.serving import LatencyPromise
 from traces.errors import InvalidFile, InvalidInput
 
 SURE = {

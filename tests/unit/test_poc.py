@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from command_line import Run
 
-from pregate.cost.poc import N_MEASUREMENTS, _how, plan_poc
-from pregate.cost.poc_page import poc_page
+from pregate.economics.poc import N_MEASUREMENTS, _how, plan_poc
+from pregate.economics.poc_page import poc_page
 
 FILE = """
 title: A <b>trial</b>

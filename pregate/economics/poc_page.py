@@ -6,9 +6,9 @@ import shlex
 from html import escape
 
 from pregate.check.markup import STYLE, cell, section, table, word_cell
-from pregate.cost.drawn import Estimate
-from pregate.cost.poc import Poc
 from pregate.draw.render import si
+from pregate.economics.drawn import Estimate
+from pregate.economics.poc import Poc
 
 __all__ = ["poc_page"]
 

@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 from hwmodels.platform import Platform
 from offload.policies import policy_named
 from offload.policy import Policy
-from pregate.cost.assumptions import Assumption, Assumptions, load_assumptions
-from pregate.cost.drawn import DrawnCost, Draws, Estimate, estimate
-from pregate.cost.serving import BATCHES, LatencyPromise, RequestShape, Served, Unserved, serve
+from pregate.economics.assumptions import Assumption, Assumptions, load_assumptions
+from pregate.economics.drawn import DrawnCost, Draws, Estimate, estimate
+from pregate.economics.serving import BATCHES, LatencyPromise, RequestShape, Served, Unserved, serve
 from traces.errors import InvalidInput, unknown_name
 from traces.model.architecture import ModelArchitecture
 

@@ -6,11 +6,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from pregate.cost.assumptions import load_assumptions
-from pregate.cost.costing import CostReport, DesignCost, costs
-from pregate.cost.drawn import PREDICTION
-from pregate.cost.poc_file import PocFile, read_poc
-from pregate.cost.serving import LatencyPromise
+from pregate.economics.assumptions import load_assumptions
+from pregate.economics.costing import CostReport, DesignCost, costs
+from pregate.economics.drawn import PREDICTION
+from pregate.economics.poc_file import PocFile, read_poc
+from pregate.economics.serving import LatencyPromise
 from pregate.named import load_hardware, load_model
 from traces.model.formats_by_part import parse_formats
 

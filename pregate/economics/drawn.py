@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hwmodels.platform import Platform
-from pregate.cost.assumptions import Assumption, Assumptions
-from pregate.cost.serving import RequestShape, Served
+from pregate.economics.assumptions import Assumption, Assumptions
+from pregate.economics.serving import RequestShape, Served
 from traces.read_only import ReadOnly
 
 __all__ = ["PREDICTION", "DrawnCost", "Draws", "Estimate", "estimate"]
