@@ -14,14 +14,13 @@ from hwmodels.kernels import GemmTable, kernel_constant, read_table
 from hwmodels.machine_fields import FIELDS, possible_figure
 from hwmodels.machine_files import read_machine
 from hwmodels.quantity import DIMENSIONS, ReadOnly
+from hwmodels.shipped import FITS_DIR, shipped
 from hwmodels.spec import MachineSpec
 from hwmodels.stack import CONSTANTS
 from traces.documents import Section, read_yaml
 from traces.errors import InvalidFile, InvalidInput, unknown_name
 
 __all__ = ["fit_names", "is_fit", "load_fit"]
-
-FITS_DIR = Path(__file__).parent / "fits"
 
 
 def is_fit(path: Path) -> bool:
@@ -32,7 +31,7 @@ def is_fit(path: Path) -> bool:
 
 def fit_names() -> tuple[str, ...]:
     """The fits that ship with the project, `hardware.stack`."""
-    return tuple(sorted(path.name.removesuffix(".yaml") for path in FITS_DIR.glob("*.*.yaml")))
+    return tuple(name for name in shipped(FITS_DIR) if "." in name)
 
 
 def load_fit(name_or_path: str | Path) -> Fit:

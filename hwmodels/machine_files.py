@@ -7,6 +7,7 @@ from typing import Any
 
 from hwmodels.machine_fields import FIELDS, possible_figure
 from hwmodels.quantity import Quantity, parse_quantity
+from hwmodels.shipped import SPECS, shipped
 from hwmodels.spec import Accelerator, Component, Host, LinkSpec, MachineSpec, Storage
 from traces.documents import Section, check_name, read_yaml
 from traces.errors import InvalidFile, unknown_name
@@ -19,9 +20,9 @@ __all__ = [
     "load_machine",
     "machine_document",
     "read_machine",
+    "usual_parts",
 ]
 
-SPECS = Path(__file__).parent / "specs"
 _FOLDERS = {"accelerator": "accelerators", "host": "hosts", "link": "links", "storage": "storage"}
 _LABELS = {"accelerator": "hardware", "host": "host", "link": "link", "storage": "storage"}
 _BUILDERS: dict[str, Any] = {"accelerator": Accelerator, "host": Host, "link": LinkSpec, "storage": Storage}
@@ -38,7 +39,7 @@ def hardware_names() -> tuple[str, ...]:
 
 def component_names(kind: str) -> tuple[str, ...]:
     """Names of the accelerators, hosts, links or drives that `load_component` knows; `kind`: a key of `FIELDS`."""
-    return tuple(sorted(path.stem for path in (SPECS / _FOLDERS[kind]).glob("*.yaml")))
+    return shipped(SPECS / _FOLDERS[kind])
 
 
 def load_machine(name_or_path: str | Path) -> MachineSpec:
@@ -49,6 +50,14 @@ def load_machine(name_or_path: str | Path) -> MachineSpec:
     range.
     """
     return _around(*_load("accelerator", name_or_path))
+
+
+def usual_parts(name: str) -> tuple[Accelerator, dict[str, str]]:
+    """A shipped accelerator and the names of its usual host, link and storage, which are not read. Raises as
+    `load_machine`.
+    """
+    accelerator, parts, _ = _load("accelerator", name)
+    return accelerator, {part: str(parts[part]) for part in parts}
 
 
 def load_component(kind: str, name_or_path: str | Path) -> Component:

@@ -8,18 +8,16 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
 from hwmodels.machine_fields import HOST_MEMORY
 from hwmodels.quantity import PLAUSIBLE, Quantity, ReadOnly, check_plausible, parse_quantity
+from hwmodels.shipped import STACKS_DIR, shipped
 from offload.execution import EXECUTIONS, Execution
 from offload.ops import KINDS, OpKind
 from traces.documents import Section, read_yaml
 from traces.errors import InvalidFile, InvalidInput, unknown_name
 
 __all__ = ["BACKEND_STACKS", "CONSTANTS", "FLOORS", "OPTIONAL", "SoftwareStack", "load_stack", "stack_names"]
-
-STACKS_DIR = Path(__file__).parent / "stacks"
 
 CONSTANTS: dict[str, str] = {
     "launch_s": "time",
@@ -105,7 +103,7 @@ class SoftwareStack:
 
 def stack_names() -> tuple[str, ...]:
     """The stacks that ship with the project."""
-    return tuple(sorted(path.stem for path in STACKS_DIR.glob("*.yaml")))
+    return shipped(STACKS_DIR)
 
 
 def load_stack(name: str) -> SoftwareStack:

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from enum import StrEnum
 from typing import Annotated, Any
 
 import typer
 
-from hwmodels.fit_files import fit_names
-from hwmodels.machine_files import component_names, hardware_names, load_machine, machine_document
-from hwmodels.platform import load_platform
-from hwmodels.stack import stack_names
+from hwmodels.machine_files import component_names, hardware_names, load_component, machine_document, usual_parts
+from hwmodels.shipped import FITS_DIR, STACKS_DIR, shipped
+from hwmodels.spec import LinkSpec
 from pregate.cli import options
 from pregate.cli.commands import PLAIN, Command
 from pregate.draw import render
-from traces.model.architecture import architecture_names, load_architecture
 
 models = typer.Typer(help="The models that ship with pregate.", invoke_without_command=True, **PLAIN)
 hardware = typer.Typer(help="The machines that ship with pregate.", invoke_without_command=True, **PLAIN)
@@ -27,6 +26,8 @@ def list_models(context: typer.Context, format: options.OutputFormat = options.F
     """List the models, or `show` one with its sources."""
     if context.invoked_subcommand is not None:
         return
+    from traces.model.architecture import architecture_names, load_architecture
+
     rows: list[dict[str, Any]] = []
     for name in architecture_names():
         model = load_architecture(name)
@@ -61,6 +62,8 @@ def list_models(context: typer.Context, format: options.OutputFormat = options.F
 @models.command("show", cls=Command)
 def show_model(name: Name) -> None:
     """Print one model's architecture with its sources, as YAML."""
+    from traces.model.architecture import load_architecture
+
     typer.echo(load_architecture(name).to_yaml(), nl=False)
 
 
@@ -70,19 +73,19 @@ def list_hardware(context: typer.Context, format: options.OutputFormat = options
     if context.invoked_subcommand is not None:
         return
     rows: list[dict[str, Any]] = []
-    for name in hardware_names():
-        machine = load_machine(name)
-        accelerator = machine.accelerator
-        fitted = [fit.split(".")[1] for fit in fit_names() if fit.split(".")[0] == name]
+    fits, listed = shipped(FITS_DIR), {name: usual_parts(name) for name in hardware_names()}
+    rates = _link_rates({parts["link"] for _, parts in listed.values()})
+    for name, (accelerator, parts) in listed.items():
+        fitted = [fit.split(".")[1] for fit in fits if fit.split(".")[0] == name]
         rows.append(
             {
                 "hardware": name,
                 "hbm_bytes": accelerator.hbm_bytes,
                 "hbm_bytes_per_s": accelerator.hbm_bytes_per_s,
-                "h2d_bytes_per_s": machine.link.h2d_bytes_per_s,
-                "link": machine.link.name,
-                "host": machine.host.name,
-                "storage": machine.storage.name,
+                "h2d_bytes_per_s": rates[parts["link"]],
+                "link": parts["link"],
+                "host": parts["host"],
+                "storage": parts["storage"],
                 "price_usd": accelerator.price_usd,
                 "fitted_stacks": " ".join(fitted),
             }
@@ -101,8 +104,14 @@ def list_hardware(context: typer.Context, format: options.OutputFormat = options
     beside = {
         title: component_names(kind) for title, kind in (("links", "link"), ("hosts", "host"), ("storage", "storage"))
     }
-    for title, names in {**beside, "stacks": stack_names()}.items():
+    for title, names in {**beside, "stacks": shipped(STACKS_DIR)}.items():
         print(f"{title}: {', '.join(names)}")
+
+
+def _link_rates(names: Collection[str]) -> dict[str, float]:
+    """What links claim to the device."""
+    links = (load_component("link", name) for name in names)
+    return {link.name: link.h2d_bytes_per_s for link in links if isinstance(link, LinkSpec)}
 
 
 class Shown(StrEnum):
@@ -126,6 +135,8 @@ def show_hardware(
 
     Example: pregate hardware show t4 --format yaml
     """
+    from hwmodels.platform import load_platform
+
     platform = load_platform(name, stack)
     if format is Shown.yaml:
         document = machine_document(platform.machine)
