@@ -1,17 +1,14 @@
 """Copies against size: to the device and back, from every kind of host memory, one way and both ways at once.
 
 Copies queue in one lane, so that one begins where the last has ended: what a queue of fetches achieves. No byte is
-copied again before a whole pool has been, so that no cache has kept it. Copies on an idle lane, which must wake up
-first, are timed apart: ids read back once a kernel has ended, and fetches after a pause.
+copied again before a whole pool has been, so that no cache has kept it.
 """
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
-from functools import partial
 
 from torch import Tensor
 
@@ -22,7 +19,7 @@ from runtime.memory import aligned, mapped
 from runtime.microbench.lanes import timed
 from traces.errors import InvalidInput
 
-__all__ = ["POOL_BYTES", "SIZES", "Ring", "copy_samples", "planned_copies", "round_trip_samples"]
+__all__ = ["POOL_BYTES", "SIZES", "Ring", "copy_samples", "planned_copies"]
 
 KIB, MIB = 1 << 10, 1 << 20
 
@@ -45,16 +42,6 @@ _LEAST = _WARM + 3
 
 _ISSUE_S = 20e-6
 """More than a host takes to issue a copy: shorter ones find their lane idle unless it is held up before them."""
-
-READBACK_SIZES = (64, 256, 1 * KIB, 4 * KIB)
-IDLE_SIZES = (1 * MIB, 8 * MIB)
-"""Expert ids of some tokens; experts."""
-
-_PAUSE_S = 2e-3
-"""Long enough for a thread or an engine to go to sleep: a layer or two."""
-
-_TRIP_S = 1e-3
-"""What a readback is supposed to take, all of its round, when their number is chosen."""
 
 _LATENCY_S = 20e-6
 """What a copy is supposed to take beside its bytes when its number is chosen."""
@@ -207,65 +194,3 @@ def _durations(
         for one in together:
             busy = [op for op in one.ops if ends[op] <= until] or one.ops[:1]
             yield one.lane, one.n_bytes, [taken[op] for op in busy]
-
-
-def round_trip_samples(
-    make: Callable[[], Backend],
-    tiny: Callable[[Backend], Action],
-    *,
-    sizes: Sequence[int] = READBACK_SIZES,
-    idle_sizes: Sequence[int] = IDLE_SIZES,
-    n: int = 40,
-    pause_s: float = _PAUSE_S,
-    budget_s: float = 3.0,
-    pool_bytes: int = POOL_BYTES,
-) -> list[Sample]:
-    """Samples "readback", a copy to the host that waits for a kernel just ended, "wait", the host for that copy, and
-    "fetch_idle", a copy to the device after a pause of `pause_s` without any; each by n_bytes.
-
-    `tiny`: a kernel that takes next to nothing, made on a back end. At most `n` a size, fewer where they would take
-    more than `budget_s`; the lane is idle and the host awake before each.
-    """
-    share_s = budget_s / max(1, len(sizes) + len(idle_sizes))
-    samples: list[Sample] = []
-    for n_bytes in sizes:
-        samples += _readbacks(make, tiny, n_bytes, max(_LEAST, min(n, int(share_s / _TRIP_S))))
-    for n_bytes in idle_sizes:
-        slowest_s = max(_idle_fetches(make, n_bytes, _LEAST, pause_s, pool_bytes))
-        number = max(_LEAST, min(n, int(share_s / (slowest_s + pause_s))))
-        taken = _idle_fetches(make, n_bytes, number, pause_s, pool_bytes)
-        samples.append(sample_of("fetch_idle", taken[_WARM:], n_bytes=n_bytes, pause_s=pause_s))
-    return samples
-
-
-def _readbacks(
-    make: Callable[[], Backend], tiny: Callable[[Backend], Action], n_bytes: int, n: int
-) -> Iterator[Sample]:
-    """Kernel, copy, host, one after the other."""
-    with closing(make()) as backend:
-        kernel = tiny(backend)
-        ids = Copy(backend.allocate_host(n_bytes, "ids"), backend.allocate(n_bytes, "ids"))
-        actions: list[Action | None] = [kernel, ids, None]
-        waits = [wait for i in range(n) for wait in ((), (3 * i,), (3 * i + 1,))]
-        times = timed(backend, [Lane.COMPUTE, Lane.D2H, Lane.HOST] * n, actions * n, waits).times
-    taken = (times.end_s - times.start_s).reshape(n, 3)[_WARM:]
-    yield sample_of("readback", taken[:, 1].tolist(), n_bytes=n_bytes)
-    yield sample_of("wait", taken[:, 2].tolist(), n_bytes=n_bytes)
-
-
-def _idle_fetches(make: Callable[[], Backend], n_bytes: int, n: int, pause_s: float, pool_bytes: int) -> list[float]:
-    """Seconds of `n` copies, each issued once the one before has ended and the compute lane has slept for a while.
-
-    Where the compute lane is no thread of its own, the host sleeps: the copies' lane has its pause all the same.
-    """
-    with closing(make()) as backend:
-        ring = Ring(backend, Lane.H2D, max(pool_bytes, n_bytes))
-        actions: list[Action | None] = []
-        waits: list[tuple[int, ...]] = []
-        for i in range(n):
-            actions += [partial(time.sleep, pause_s), None, ring.copy(n_bytes), None]
-            waits += [(), (4 * i,), (), (4 * i + 2,)]
-        lanes = [Lane.COMPUTE, Lane.HOST, Lane.H2D, Lane.HOST] * n
-        times = timed(backend, lanes, actions, waits).times
-    taken: list[float] = (times.end_s - times.start_s)[2::4].tolist()
-    return taken

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -18,7 +17,7 @@ from runtime.cpu import CpuBackend
 from runtime.cuda import CudaBackend
 from runtime.device import stack_of
 from runtime.microbench.contention import contention_samples
-from runtime.microbench.copies import copy_samples, round_trip_samples
+from runtime.microbench.copies import copy_samples
 from runtime.microbench.gemms import PARAMS, gemm_samples
 from runtime.microbench.host import host_samples
 from runtime.microbench.ops import offloaded_samples, op_samples
@@ -133,9 +132,7 @@ def _machine_parts(settings: Settings) -> Iterator[Microbenchmark]:
     copies = partial(copy_samples, make, slowest_bytes_per_s=slowest, link_bytes_per_s=speed)
     copies = partial(copies, memory=_kinds_of_memory(settings), hold=long_hold)
     yield _part("copies", partial(copies, budget_s=1.5, both_ways=False) if quick else partial(copies, budget_s=5.0))
-    launching = dataclasses.replace(settings, graphs=False).make  # a pause of the host cannot be captured
-    yield _part("round trips", partial(round_trip_samples, launching, _tiny, budget_s=0.5 if quick else 3.0))
-    yield _part("launches and edges", partial(host_samples, make, _tiny, hold=long_hold))
+    yield _part("launches", partial(host_samples, make, _tiny, hold=long_hold))
     if not quick:
         yield _part("copies beside kernels", partial(contention_samples, make, settings.dtypes[0]))
 
