@@ -18,6 +18,7 @@ from typing import Any
 
 import card_record
 import field_tables
+import law_tables
 import machine_tables
 import mutation_table
 import speed_tables
@@ -76,6 +77,8 @@ def _accuracy_line(title: str, entry: dict[str, Any]) -> str:
 PARTS: dict[str, Callable[[], str]] = {
     "demo": demo,
     "accuracy": accuracy,
+    "fitted_machines": law_tables.machines,
+    "kernel_laws": law_tables.errors,
     "speed": speed_tables.engines,
     "speed_others": speed_tables.others,
     "speed_machine": speed_tables.machine,

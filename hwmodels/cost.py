@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from hwmodels.figures import Figures, Number, figures_of
 from hwmodels.floors import fused_s, missing_s
 from hwmodels.kernels import cached_share, kernel_terms, longer, roofline_s
+from hwmodels.laws.pricing import law_kernel
 from hwmodels.platform import Platform
 from offload.ops import KERNEL_KINDS, KINDS, Lane, OpKind, Work
 
@@ -149,6 +150,8 @@ def parts_of(work: Work, figures: Figures) -> Parts:
             return Parts(figures.copy_latency_s, link_s=work.copy_bytes / figures.link_bytes_per_s("h2d"))
         case OpKind.CPU_EXPERT | OpKind.CPU_LAYER:
             return _cpu_parts(work, figures)
+        case _ if figures.laws:
+            return _law_parts(work, figures)
         case _ if figures.gemm_tables:
             return _measured_parts(work, figures)
         case _:
@@ -202,6 +205,13 @@ def _kernel_parts(work: Work, figures: Figures) -> Parts:
     if work.kind not in KERNEL_KINDS or figures.stack.tile is not None:
         return Parts(fixed_s, compute_s, hbm_s)
     return Parts(fixed_s + missing_s(work, figures, fixed_s, gemms_s), compute_s, hbm_s)
+
+
+def _law_parts(work: Work, figures: Figures) -> Parts:
+    """By the laws that were fitted of its kernels."""
+    kernel = law_kernel(work, figures)
+    beside = figures.scatter.get(work.kind.name.lower(), 1.0)
+    return Parts(kernel.fixed_s * beside, kernel.compute_s * beside, kernel.hbm_s * beside)
 
 
 def _measured_parts(work: Work, figures: Figures) -> Parts:

@@ -1,4 +1,4 @@
-"""What a schedule asks that a fit has not seen: shapes of GEMMs, number formats, devices.
+"""What a schedule asks that a fit has not seen: shapes of kernels, number formats, devices.
 
 A fit knows the formats that it was measured in, the grid of GEMM shapes where kernels were measured, and the constants
 of its stack. A schedule is within it when all three cover it.
@@ -10,10 +10,10 @@ from collections.abc import Iterable
 
 from hwmodels.kernels import GemmTable
 from hwmodels.platform import Platform
-from offload.ops import Gemm, OpKind, Work
+from offload.ops import KERNEL_KINDS, Gemm, OpKind, Work
 from traces.model.dtypes import DTYPES
 
-__all__ = ["COVERED", "beyond_fit", "unfitted_device"]
+__all__ = ["COVERED", "beyond_fit", "share_within", "unfitted_device"]
 
 COVERED = 0.9
 """Share of the multiply-adds and of the weights read, the lesser of both, that must lie within the measured shapes."""
@@ -38,6 +38,9 @@ def beyond_fit(works: Iterable[Work], hw: Platform) -> str:
     device = unfitted_device(works, hw)
     if device:
         return device
+    if fit.laws:
+        share = share_within(works, hw)
+        return "" if share >= COVERED else f"kernels ({1 - share:.0%} of their time)"
     formats = {work.compute for work in works if work.gemms} | {work.flop_format for work in works if work.flop}
     for name in sorted(formats - set(fit.dtypes)):
         return f"arithmetic in {name}"
@@ -45,6 +48,21 @@ def beyond_fit(works: Iterable[Work], hw: Platform) -> str:
         if work.gemms and work.weight_bits != DTYPES[work.compute].bits:
             return f"weights of {work.weight_bits:g} bits"
     return _beyond_shapes(works, fit.gemm_tables)
+
+
+def share_within(works: Iterable[Work], hw: Platform) -> float:
+    """The share of kernels' time that lies within what laws were fitted on, each work counting once; 1 of none."""
+    from hwmodels.figures import figures_of  # on use: they import numpy, which a refusal needs not
+    from hwmodels.laws.pricing import kernels_of
+
+    figures = figures_of(hw)
+    total_s = within_s = 0.0
+    for work in works:
+        if work.kind in KERNEL_KINDS and work.gemms:
+            for kernel, within in kernels_of(work, figures):
+                seconds = float(kernel.total_s)
+                total_s, within_s = total_s + seconds, within_s + (seconds if within else 0.0)
+    return within_s / total_s if total_s else 1.0
 
 
 def unfitted_device(works: Iterable[Work], hw: Platform) -> str:

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from hwmodels.compute_formats import PEAK_DTYPES, UNPACKED_BITS, computes_in, is_unpacked
 from hwmodels.kernels import GemmTable, tables_by_dtype
+from hwmodels.laws.fitted import FittedLaw
 from hwmodels.machine_fields import FIELDS, WAYS, check_figure, find_field
 from hwmodels.platform import Platform
 from hwmodels.quantity import ReadOnly
@@ -43,6 +44,7 @@ class Figures:
     `gemm_tables`: utilisation by number format, where a fit measured kernels; then `values` has `kernel.` keys.
     `offloaded`: whether what is priced fetches experts meanwhile; None until the schedule is known. `scatter`: by
     kind, "gate", what its ops take over what their law says, where machines are draws; empty: the law at its word.
+    `laws`: of kernels, where a public table of them was fitted.
     """
 
     values: Mapping[str, Number]
@@ -51,6 +53,7 @@ class Figures:
     gemm_tables: Mapping[str, GemmTable] = field(default_factory=lambda: ReadOnly({}))
     offloaded: bool | None = None
     scatter: Mapping[str, Number] = field(default_factory=lambda: ReadOnly({}))
+    laws: tuple[FittedLaw, ...] = ()
 
     def __getitem__(self, key: str) -> Number:
         return self.values[key]
@@ -194,7 +197,9 @@ def figures_of(platform: Platform) -> Figures:
     if fit is not None:
         values |= {f"kernel.{name}": constant.value for name, constant in fit.kernels.items()}
     tables = tables_by_dtype(fit.gemm_tables) if fit is not None else {}
-    return Figures(ReadOnly(values), platform.stack, platform.hardware, ReadOnly(tables))
+    return Figures(
+        ReadOnly(values), platform.stack, platform.hardware, ReadOnly(tables), laws=fit.laws if fit is not None else ()
+    )
 
 
 def _with_one_link_share(values: dict[str, float], platform: Platform) -> dict[str, float]:

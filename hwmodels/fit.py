@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import yaml
 
 from hwmodels.kernels import GemmTable, kernel_constant
+from hwmodels.laws.fitted import FittedLaw
 from hwmodels.machine_fields import FIELDS
 from hwmodels.machine_files import machine_document
 from hwmodels.quantity import DIMENSIONS, ReadOnly
@@ -21,7 +22,22 @@ from hwmodels.spec import MachineSpec
 from hwmodels.stack import CONSTANTS
 from traces.documents import NUMBER
 
-__all__ = ["Fit", "FittedConstant", "LeftOut", "digest_of"]
+__all__ = ["LAW_OF_KIND", "Fit", "FittedConstant", "LeftOut", "digest_of", "elsewhere", "law_errors"]
+
+LAW_OF_KIND: Mapping[str, str] = ReadOnly(
+    {
+        "self_attention": "decode_attention",
+        "cross_attention": "decode_attention",
+        "gate": "gemm",
+        "experts": "experts",
+        "dense_ffn": "gemm",
+        "head": "gemm",
+    }
+)
+"""The law that most of a kind of op is."""
+
+_UNSEEN_SCATTER = 0.25
+"""Of the logarithm of times on a card whose family has one fitted card only: the widest that laws showed elsewhere."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +73,7 @@ class Fit:
     A fit of microbenchmarks has more: `kernels`, constants of each kind of op ("self_attention.fixed_s"), and
     `gemm_tables`, in place of a roofline with one efficiency; `left_out`, the leave-one-out error of each kind, and of
     "rounds", how far the same samples lay from each other from one round of the session to the next;
+    `laws`: of kernels, from a public table of them (`hwmodels.laws`); a fit of these has no `kernels`.
     `machine`, the machine itself where no maker describes it; `probes`, digests of what must not be validated on it;
     `link`, figures of the link that copies were measured to achieve, by field; `conditions`, under
     which a shared fit was measured (`hwmodels.conditions`).
@@ -79,6 +96,7 @@ class Fit:
     probes: tuple[str, ...] = ()
     link: Mapping[str, float] = field(default_factory=lambda: ReadOnly({}))
     conditions: Mapping[str, str | float | bool] = field(default_factory=lambda: ReadOnly({}))
+    laws: tuple[FittedLaw, ...] = ()
 
     def drawn(self, key: str) -> FittedConstant | None:
         """The constant behind a figure (`stack.sync_s`, `kernel.experts.fixed_s`); None where it was not fitted."""
@@ -99,6 +117,8 @@ class Fit:
         if self.kernels:
             document["kernels"] = {n: _entry(c, _unit(n)) for n, c in self.kernels.items()}
             document["gemm_tables"] = [table.to_dict() for table in self.gemm_tables]
+        if self.laws:
+            document["laws"] = [law.to_dict() for law in self.laws]
         if self.left_out:
             document["leave_one_out"] = {
                 kind: {name: round(getattr(one, name), 4) for name in ("n", "median", "p90", "scatter")}
@@ -117,6 +137,23 @@ class Fit:
             document["conditions"] = dict(self.conditions)
         document["digest"] = digest_of(document)
         return yaml.safe_dump(document, sort_keys=False, width=110, default_flow_style=None)
+
+
+def law_errors(laws: Sequence[FittedLaw], *, machines: bool = False) -> dict[str, LeftOut]:
+    """The errors of each kind of op: of its law on families left out, or on `machines` left out."""
+    found = {}
+    for kind, form in LAW_OF_KIND.items():
+        mine = [law for law in laws if law.form == form] or [law for law in laws if law.form == "gemm"]
+        error = mine[0].families
+        if machines:
+            error = mine[0].elsewhere or replace(error, scatter=max(error.scatter, _UNSEEN_SCATTER))
+        found[kind] = LeftOut(error.n, error.median, error.p90, error.scatter)
+    return found
+
+
+def elsewhere(fit: Fit) -> Fit:
+    """A fit of laws lent to another card of its family: the errors are those of machines left out."""
+    return replace(fit, left_out=ReadOnly(law_errors(fit.laws, machines=True)))
 
 
 def _entry(constant: FittedConstant, unit: str) -> dict[str, Any]:

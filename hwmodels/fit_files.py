@@ -11,6 +11,7 @@ from hwmodels.conditions import check_shared, read_conditions
 from hwmodels.fit import Fit, FittedConstant, LeftOut, digest_of
 from hwmodels.fit_limits import check_fit
 from hwmodels.kernels import GemmTable, kernel_constant, read_table
+from hwmodels.laws.fitted import FittedLaw, read_law
 from hwmodels.machine_fields import FIELDS, possible_figure
 from hwmodels.machine_files import read_machine
 from hwmodels.quantity import DIMENSIONS, ReadOnly
@@ -83,6 +84,7 @@ def _read(name: str, section: Section) -> Fit:
         probes=tuple(str(digest) for digest in section.items("probes", optional=True)),
         link=_link(section.optional_section("link")),
         conditions=ReadOnly(read_conditions(section.optional_section("conditions"))),
+        laws=_laws(section),
     )
     section.done()
     return fit
@@ -107,6 +109,15 @@ def _tables(section: Section) -> tuple[GemmTable, ...]:
             raise InvalidFile(f"{section.where}: gemm_tables holds something that is no table")
         tables.append(read_table(Section(one, f"{section.where}: gemm_tables[{i}]")))
     return tuple(tables)
+
+
+def _laws(section: Section) -> tuple[FittedLaw, ...]:
+    laws = []
+    for i, one in enumerate(section.items("laws", optional=True)):
+        if not isinstance(one, dict):
+            raise InvalidFile(f"{section.where}: laws holds something that is no law")
+        laws.append(read_law(Section(one, f"{section.where}: laws[{i}]")))
+    return tuple(laws)
 
 
 def _left_out(table: Section | None) -> Mapping[str, LeftOut]:

@@ -16,7 +16,7 @@ from hwmodels.quantity import PLAUSIBLE, check_plausible
 from hwmodels.stack import BACKEND_STACKS, CONSTANTS, check_constant, stack_names
 from offload.ops import KERNEL_KINDS, OpKind
 from traces.errors import InvalidInput, unknown_name
-from traces.model.dtypes import DTYPES
+from traces.model.dtypes import DTYPES, find_dtype
 
 if TYPE_CHECKING:
     from hwmodels.fit import Fit, FittedConstant
@@ -88,8 +88,11 @@ def _check_names(fit: Fit) -> None:
     if not fit.dtypes or len(set(fit.dtypes)) != len(fit.dtypes):
         raise InvalidInput(f"dtypes = {list(fit.dtypes)}: the formats that were measured are needed, each once")
     for dtype in fit.dtypes:
-        if dtype not in DTYPES:
+        if dtype not in DTYPES and not fit.laws:
             raise unknown_name("number format", dtype, DTYPES, "dtypes")
+        find_dtype(dtype, "dtypes")
+    if fit.laws:
+        _check_laws(fit)
     if not fit.kernels:
         return
     if not fit.gemm_tables:
@@ -101,6 +104,17 @@ def _check_names(fit: Fit) -> None:
     runs = [name for backend, names in BACKEND_STACKS.items() if ran in (None, backend) for name in names]
     if fit.stack not in runs:
         raise InvalidInput(f"stack = {fit.stack!r}, but what was measured ran on {' or '.join(runs)}: calibrate again")
+
+
+def _check_laws(fit: Fit) -> None:
+    """Laws stand for themselves: with one of GEMMs, which every op has, and no two of the same kernels."""
+    if fit.kernels or fit.gemm_tables:
+        raise InvalidInput("laws beside kernels: a fit is of a table of kernels or of this project's measurements")
+    known = [(law.form, law.compute, law.stored) for law in fit.laws]
+    if len(set(known)) != len(known):
+        raise InvalidInput("laws: two of the same kernels: calibrate again")
+    if not any(law.form == "gemm" for law in fit.laws):
+        raise InvalidInput("laws without one of GEMMs, which every op has: calibrate again")
 
 
 def _check_kernel(name: str, constant: FittedConstant) -> None:

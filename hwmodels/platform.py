@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
 
-from hwmodels.fit import Fit
+from hwmodels.fit import Fit, elsewhere
 from hwmodels.fit_files import fit_names, is_fit, load_fit
+from hwmodels.laws.families import family_of
 from hwmodels.machine_fields import FIELDS
 from hwmodels.machine_files import hardware_names, load_machine
 from hwmodels.overrides import with_overrides
@@ -29,6 +31,9 @@ _BESIDE_THE_POINT = ("accelerator.price_usd", "storage.read_bytes_per_s", "stora
 
 _NAMED = 3
 """So many unverified figures are named in a line; `pregate hardware show` has all."""
+
+_OF_TABLES = ("vllm",)
+"""Stacks that public tables of kernels were fitted for: asked for by name, and lent within a family of cards only."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,7 +145,7 @@ def load_platform(
     machine = load_machine(hardware)
     if stack is None:
         fitted = [name.split(".")[1] for name in fit_names() if name.split(".")[0] == machine.accelerator.name]
-        stack = fitted[0] if fitted else DEFAULT_STACK
+        stack = next((name for name in fitted if name not in _OF_TABLES), DEFAULT_STACK)
     ours, theirs, chosen = _split(overrides or {}, load_stack(stack))
     fit = _best_fit(machine.accelerator.name, stack)
     if fit is not None and fit.hardware == machine.accelerator.name:
@@ -177,7 +182,22 @@ def _best_fit(hardware: str, stack: str) -> Fit | None:
     """The fit of this very pair, else one of the same stack elsewhere, else None."""
     candidates = [name for name in fit_names() if name.split(".")[1] == stack]
     exact = f"{hardware}.{stack}"
-    return load_fit(exact if exact in candidates else candidates[0]) if candidates else None
+    if exact in candidates:
+        return load_fit(exact)
+    if stack in _OF_TABLES:
+        return _relative_fit(hardware, [name.split(".")[0] for name in candidates], stack)
+    return load_fit(candidates[0]) if candidates else None
+
+
+def _relative_fit(hardware: str, fitted: Sequence[str], stack: str) -> Fit | None:
+    """The fit of the card of the same family whose memory's rate comes next, as uncertain as laws are elsewhere."""
+    family = family_of(hardware)
+    relatives = [name for name in fitted if family is not None and family_of(name) == family]
+    if not relatives:
+        return None
+    rate = _published(hardware).accelerator.hbm_bytes_per_s
+    apart = {name: abs(math.log(_published(name).accelerator.hbm_bytes_per_s / rate)) for name in relatives}
+    return elsewhere(load_fit(f"{min(relatives, key=lambda name: (apart[name], name))}.{stack}"))
 
 
 def _split(

@@ -20,19 +20,47 @@ if TYPE_CHECKING:
 
 
 def calibrate(
-    measurements: Annotated[Path, typer.Argument(help="What pregate measure wrote.")],
-    output: Annotated[Path, typer.Option("--output", "-o", help="The fit to write (YAML).")],
+    measurements: Annotated[Path | None, typer.Argument(help="What pregate measure wrote.")] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="The fit to write (YAML); with --from the folder of fits.")
+    ] = None,
     plot: Annotated[Path | None, typer.Option(help="Draw the fit against the data (PNG or SVG).")] = None,
     busy: Annotated[
         bool, typer.Option("--even-if-busy", help="Fit measurements that say nothing all the same.")
     ] = False,
+    source: Annotated[
+        str | None, typer.Option("--from", help="A public table of kernels in their place: aiconfigurator.")
+    ] = None,
+    gpu: Annotated[
+        list[str] | None, typer.Option(help="A GPU of the table, repeatable; all that are described.")
+    ] = None,
+    engine: Annotated[
+        str, typer.Option(help="The engine whose kernels the table has: vllm, sglang or trtllm.")
+    ] = "vllm",
+    engine_version: Annotated[str | None, typer.Option(help="Its version; the newest of each GPU.")] = None,
+    tables: Annotated[Path | None, typer.Option(help="A folder of an unpacked table; the installed package.")] = None,
+    held_out: Annotated[
+        bool, typer.Option("--held-out", help="Write how well laws say families and GPUs left out, and no fit.")
+    ] = False,
 ) -> None:
     """Fit this machine and its software on what was measured, with covariance and leave-one-out errors.
 
-    The fit is a machine: --hardware FIT.yaml takes it in every command.
+    The fit is a machine: --hardware FIT.yaml takes it in every command. With --from, laws of kernels are fitted on a
+    public table of them, a fit for each GPU and the stack vllm: --from aiconfigurator --gpu h100_sxm -o FOLDER.
 
     Example: pregate calibrate measurements.json -o fit.yaml
     """
+    if source is not None:
+        from pregate.cli.calibrate_tables import calibrate_tables
+
+        if measurements is not None or plot is not None or busy:
+            raise InvalidInput("--from takes the place of measurements: leave out MEASUREMENTS, --plot, --even-if-busy")
+        calibrate_tables(source, gpu or [], engine, engine_version, tables, output, held_out)
+        return
+    if gpu or engine_version or tables or held_out:
+        raise InvalidInput("--gpu, --engine-version, --tables and --held-out go with --from aiconfigurator")
+    if measurements is None or output is None:
+        raise InvalidInput("measurements and -o FIT.yaml are needed, or --from aiconfigurator")
     from hwmodels.calibrate.calibration import calibrate as run_calibrate
 
     if output.suffix not in (".yaml", ".yml"):

@@ -1,0 +1,176 @@
+"""Constants of a law from a table of kernels, and how well it says families of shapes that were left out.
+
+Least squares of ln(predicted / measured), errors above 5 % counting less than their square, over rows drawn with a
+fixed seed, as many of each family: the same rows every time.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hwmodels.calibrate.kernel_tables import KernelTable
+from hwmodels.compute_formats import computes_in
+from hwmodels.laws.fitted import FittedLaw, HeldOut
+from hwmodels.laws.forms import FORMS
+from hwmodels.laws.measured import MEASURED
+from hwmodels.laws.rates import CardRates
+from hwmodels.quantity import ReadOnly
+from hwmodels.spec import Accelerator
+from traces.model.dtypes import find_dtype
+
+__all__ = ["MOST_ROWS", "drawn_rows", "errors_of", "fit_law", "held_out_rows", "predicted", "rates_of", "roofline_s"]
+
+MOST_ROWS = 2500
+"""Rows of a table that are fitted."""
+
+_SEED = 20_260_828
+_FOLDS = 5
+_SOFT = 0.05
+"""Relative error from which a row counts by its error, not by the square of it."""
+
+_REACH = 4.0
+"""How far from its start, in logarithms, a constant may end."""
+
+_SHARES = ("peak", "memory", "kept")
+"""Constants that are shares of what is claimed: at most 1 (of a cache that holds more than it says: 2)."""
+
+_LEAST_SPREAD, _VAGUE = 0.02, 1.0
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Constants:
+    """Constants by name and the covariance of their logarithms."""
+
+    values: Mapping[str, float]
+    covariance: NDArray[np.float64]
+
+
+def drawn_rows(table: KernelTable, n: int = MOST_ROWS) -> KernelTable:
+    """At most `n` rows, families in turn until there are enough."""
+    if len(table) <= n:
+        return table
+    rng = np.random.default_rng(_SEED)
+    order = rng.permutation(len(table))
+    family = table.family[order]
+    nth = np.zeros(len(order), np.int64)  # how many of its family come before
+    for one in np.unique(family):
+        mine = np.flatnonzero(family == one)
+        nth[mine] = np.arange(len(mine))
+    chosen = order[np.argsort(nth, kind="stable")[:n]]
+    return table.rows(np.sort(chosen))
+
+
+def predicted(values: Mapping[str, float], table: KernelTable, rates: CardRates) -> NDArray[np.float64]:
+    """Seconds of every row."""
+    bits = find_dtype(table.stored).bits
+    return np.asarray(MEASURED[table.form](values, rates, table.shapes, bits, table.kernel).total_s)
+
+
+def rates_of(table: KernelTable, accelerator: Accelerator) -> CardRates:
+    """What the makers of `accelerator` claim for kernels like those of `table`."""
+    stated = accelerator.peak_flop_per_s
+    rate = stated[computes_in(table.compute, stated)]
+    return CardRates(rate, accelerator.hbm_bytes_per_s, float(accelerator.n_sm), float(accelerator.l2_bytes))
+
+
+def roofline_s(table: KernelTable, rates: CardRates) -> NDArray[np.float64]:
+    """The longer of all arithmetic and all reading at the claimed rates, of every row: what a law has to better."""
+    of, size = table.shapes, find_dtype(table.stored).bits / 8
+    if "gemm" in table.form:
+        flop, read = 2 * of["m"] * of["n"] * of["k"], of["n"] * of["k"] * size
+    elif table.form == "experts":
+        rows, weights = of["n_tokens"] * of["top_k"], (of["n_up"] + 1) * of["d_model"] * of["d_ff"]
+        flop, read = 2 * rows * weights, np.minimum(rows, of["n_experts"]) * weights * size
+    else:
+        prompt = table.form == "context_attention"
+        read = 2 * of["n_sequences"] * of["context"] * of["n_kv_heads"] * of["head_width"] * size
+        pairs = of["context"] * (of["context"] + 1) / 2 if prompt else of["context"]
+        flop = 4 * of["n_sequences"] * of["n_heads"] * of["head_width"] * pairs
+    return np.asarray(np.maximum(flop / rates.flop_per_s, read / rates.bytes_per_s))
+
+
+def solve(table: KernelTable, rates: CardRates, start: Mapping[str, float] | None = None) -> Constants:
+    """The constants of a law on all rows of `table`."""
+    from scipy.optimize import least_squares
+
+    names = list(FORMS[table.form].constants)
+    usual = np.log([at for _, at in FORMS[table.form].constants.values()])
+    bounds = np.array([usual - _REACH, usual + _REACH])
+    for i, name in enumerate(names):
+        if name in _SHARES:
+            bounds[1, i] = np.log(2.0 if name == "kept" else 1.0)
+    began = usual if start is None else np.log([start[name] for name in names])
+
+    def residuals(log_c: NDArray[np.float64]) -> NDArray[np.float64]:
+        values = dict(zip(names, np.exp(log_c).tolist(), strict=True))
+        return np.log(predicted(values, table, rates) / table.seconds)
+
+    began = np.clip(began, bounds[0] + 1e-9, bounds[1] - 1e-9)
+    found = least_squares(residuals, began, bounds=bounds, loss="soft_l1", f_scale=_SOFT, max_nfev=200, ftol=1e-6)
+    scatter = max(float(np.median(np.abs(found.fun))) * 1.4826, _LEAST_SPREAD)
+    information = found.jac.T @ found.jac / scatter**2 + np.eye(len(names)) / _VAGUE**2
+    covariance = np.linalg.inv(information)
+    values = dict(zip(names, np.exp(found.x).tolist(), strict=True))
+    return Constants(ReadOnly(values), (covariance + covariance.T) / 2)
+
+
+def held_out_rows(table: KernelTable, rates: CardRates, start: Mapping[str, float]) -> NDArray[np.float64]:
+    """Seconds of every row, predicted by a fit without its family: families in five parts."""
+    families = np.random.default_rng(_SEED).permutation(np.unique(table.family))
+    seconds = np.full(len(table), np.nan)
+    for part in np.array_split(families, min(_FOLDS, len(families))):
+        out = np.isin(table.family, part)
+        if out.all():
+            continue
+        without = solve(table.rows(~out), rates, start)
+        seconds[out] = predicted(without.values, table.rows(out), rates)
+    return seconds
+
+
+def errors_of(seconds: NDArray[np.float64], measured: NDArray[np.float64]) -> HeldOut:
+    """The errors of what was predicted; rows that were not (nan) do not count."""
+    from scipy.stats import kendalltau
+
+    said = np.isfinite(seconds)
+    ratio = seconds[said] / measured[said]
+    errors = np.abs(ratio - 1)
+    tau = float(kendalltau(seconds[said], measured[said]).statistic) if len(ratio) > 1 else 0.0
+    scatter = float(np.sqrt(np.mean(np.log(ratio) ** 2)))
+    median, p90 = np.quantile(errors, (0.5, 0.9)).tolist()
+    return HeldOut(
+        n=int(said.sum()),
+        mape=float(errors.mean()),
+        median=median,
+        p90=p90,
+        bias=float((ratio - 1).mean()),
+        tau=tau if math.isfinite(tau) else 0.0,
+        scatter=scatter,
+    )
+
+
+def fit_law(table: KernelTable, rates: CardRates) -> FittedLaw:
+    """The law of a table with its errors on families that were left out."""
+    drawn = drawn_rows(table)
+    constants = solve(drawn, rates)
+    families = errors_of(held_out_rows(drawn, rates, constants.values), drawn.seconds)
+    axes = FORMS[table.form].axes
+    within = {name: (float(table.shapes[name].min()), float(table.shapes[name].max())) for name in axes}
+    values = {name: float(f"{value:.5g}") for name, value in constants.values.items()}
+    covariance = tuple(tuple(float(f"{x:.3g}") for x in row) for row in constants.covariance.tolist())
+    return FittedLaw(
+        form=table.form,
+        compute=table.compute,
+        stored=table.stored,
+        kernel=table.kernel,
+        values=ReadOnly(values),
+        covariance=covariance,
+        within=ReadOnly(within),
+        families=families,
+        elsewhere=None,
+        source=ReadOnly({**table.source, "rows": str(len(table)), "fitted_rows": str(len(drawn))}),
+    )

@@ -1,0 +1,110 @@
+"""Attention over a cache of keys and values: of one new token a sequence, and of a prompt.
+
+Of new tokens: a block of threads for each sequence and head of keys, the context split over idle multiprocessors and
+added up by a second kernel. Of prompts: a block for each tile of query rows, causal, beside reading and writing all of
+it. Appending the new keys and values is in both, as it is in what was measured.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from hwmodels.laws.forms import AttentionKernel
+from hwmodels.laws.rates import (
+    CardRates,
+    KernelTime,
+    Number,
+    kept_share,
+    larger_of,
+    overlapped,
+    rounded_up,
+    smaller_of,
+    smooth_maximum,
+)
+
+__all__ = ["context_attention", "decode_attention"]
+
+_CONTEXT_BLOCK = 128
+"""Cached tokens that a part of a split context keeps at least."""
+
+_MOST_PARTS = 128
+_PACKED_ROWS = 64
+_KEY_BLOCK = 64
+
+
+def decode_attention(
+    c: Mapping[str, Number],
+    rates: CardRates,
+    kernel: AttentionKernel,
+    n_sequences: Number,
+    n_heads: Number,
+    n_kv_heads: Number,
+    context: Number,
+    token_bytes: Number,
+    *,
+    warm: bool = False,
+) -> KernelTime:
+    """One new token for each of `n_sequences` over `context` cached tokens of `token_bytes`.
+
+    `warm`: they were read just before, as in a benchmark.
+    """
+    shared = n_heads / n_kv_heads
+    read_bytes = n_sequences * context * token_bytes
+    n_blocks = n_sequences * n_kv_heads * rounded_up(shared / _PACKED_ROWS)
+    pieces = rounded_up(context / _CONTEXT_BLOCK)
+    parts = smaller_of(smaller_of(np.floor(2 * np.real(rates.n_sm) / n_blocks), pieces), float(_MOST_PARTS))
+    parts = larger_of(parts, 1.0)
+    if not kernel.splits_alone:
+        parts = np.where(np.real(shared) > 1, parts, 1.0)
+    waves = rounded_up(n_blocks * parts / rates.n_sm)
+    piece_bytes = _CONTEXT_BLOCK * token_bytes / n_kv_heads
+    piece_s = piece_bytes * rates.n_sm / (c["core"] * rates.bytes_per_s)
+    blocks_s = waves * (rounded_up(pieces / parts) * piece_s + c["wave_s"])
+    blocks_s = blocks_s + np.where(parts > 1, c["split_s"] + c["part_s"] * parts, 0.0)
+    share = 1 / c["memory"]
+    if warm:
+        kept = kept_share(read_bytes, c["kept"] * rates.l2_bytes)
+        share = (1 - kept) / c["memory"] + kept / c["cache"]
+    fixed_s = c["fixed_s"] + c["sequences_s"] * np.sqrt(n_sequences)
+    if kernel.permutes:
+        turned = (np.real(n_sequences) > 1) & (np.real(n_kv_heads) > 1) & (np.real(shared) > 1)
+        fixed_s = fixed_s + np.where(turned, c["permute_s"], 0.0)
+    return overlapped(fixed_s, blocks_s, read_bytes / rates.bytes_per_s * share, (0.0, 1.0))
+
+
+def context_attention(
+    c: Mapping[str, Number],
+    rates: CardRates,
+    kernel: AttentionKernel,
+    n_sequences: Number,
+    n_heads: Number,
+    n_kv_heads: Number,
+    new_tokens: Number,
+    key_width: Number,
+    value_width: Number,
+    token_bytes: Number,
+    *,
+    before: Number = 0.0,
+    warm: bool = False,
+) -> KernelTime:
+    """`new_tokens` of each of `n_sequences` over themselves, causal, and over `before` cached tokens."""
+    rows, shared = float(kernel.block_rows), n_heads / n_kv_heads
+    per_head = new_tokens * (shared if kernel.packs_prompt else 1.0)
+    n_blocks = n_sequences * (n_kv_heads if kernel.packs_prompt else n_heads) * rounded_up(per_head / rows)
+    whole = before + rounded_up(new_tokens / _KEY_BLOCK) * _KEY_BLOCK
+    mean = np.where(np.real(new_tokens) <= rows, whole, before + (new_tokens + rows) / 2)
+    key_s = rows * 2 * (key_width + value_width + 2 * c["softmax"]) * rates.n_sm / (c["peak"] * rates.flop_per_s)
+    filled = n_blocks / rates.n_sm
+    waves = (larger_of(filled, 1.0) + rounded_up(filled)) / 2
+    compute_s = smooth_maximum(waves * (mean * key_s + c["tile_s"]), whole * key_s + c["tile_s"])
+    passed = 2.0 * n_sequences * new_tokens * n_heads * (key_width + value_width)
+    read = n_sequences * (new_tokens + before) * token_bytes
+    appended = 2 * n_sequences * new_tokens * token_bytes
+    share = 1 / c["memory"]
+    if warm:
+        kept = kept_share(passed + read, c["kept"] * rates.l2_bytes)
+        share = (1 - kept) / c["memory"] + kept / c["cache"]
+    traffic_s = (passed + read + appended * c["append"]) / rates.bytes_per_s * share
+    return overlapped(c["fixed_s"], compute_s, traffic_s, (compute_s, traffic_s))

@@ -1,0 +1,91 @@
+"""A dense GEMM: output tiles in whole waves over the multiprocessors, beside reading the weights once.
+
+`m` rows by `n` columns over an inner dimension `k`. An engine picks the tile, and whether to split the inner dimension
+over idle multiprocessors, by what is fastest; so does the law. Where activations are quantised first, a kernel of its
+own reads and writes them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from hwmodels.laws.rates import (
+    CardRates,
+    KernelTime,
+    Number,
+    kept_share,
+    larger_of,
+    overlapped,
+    rounded_up,
+    smaller_of,
+    smooth_maximum,
+)
+
+__all__ = ["CYCLED_WEIGHTS", "dense_gemm", "tile_seconds"]
+
+CYCLED_WEIGHTS = 6
+"""Weight matrices that the tables' benchmark reads in turn: of 8 MB they fit into a cache of 50."""
+
+_TILES = ((64, 64), (64, 128), (128, 64), (128, 128), (128, 256), (256, 128), (64, 256))
+"""Rows and columns of an output tile."""
+
+_LEAST_SPLIT = 256
+"""Elements of the inner dimension that a part of a split keeps at least."""
+
+_WIDE_BITS = 16
+"""Of activations before they are quantised, and of what comes out."""
+
+
+def dense_gemm(
+    c: Mapping[str, Number],
+    rates: CardRates,
+    m: Number,
+    n: Number,
+    k: Number,
+    *,
+    weight_bits: Number = 16.0,
+    activation_bits: Number = 16.0,
+    cycled_bytes: Number | None = None,
+) -> KernelTime:
+    """One product; `cycled_bytes`: of weights read round and round, None where none is read again."""
+    tiles_s = _tiles_s(c, rates, m, n, k)
+    weights_s = _weights_s(c, rates, n * k * weight_bits / 8, cycled_bytes)
+    moved = m * k * activation_bits / 8 + m * n * _WIDE_BITS / 8
+    claimed = 2 * m * n * k / rates.flop_per_s, n * k * weight_bits / 8 / rates.bytes_per_s
+    kernel = overlapped(c["fixed_s"], tiles_s, weights_s + moved * c["activations"] / rates.bytes_per_s, claimed)
+    if "quantise" not in c:
+        return kernel
+    quantised = m * k * (_WIDE_BITS + activation_bits) / 8 * c["quantise"] / rates.bytes_per_s
+    return kernel.plus(KernelTime(c["quantise_s"], 0.0, quantised))
+
+
+def _weights_s(c: Mapping[str, Number], rates: CardRates, weight_bytes: Number, cycled_bytes: Number | None) -> Number:
+    """Reading weights, from memory or from what the cache still holds of them."""
+    alone_s = weight_bytes / rates.bytes_per_s
+    if cycled_bytes is None:
+        return alone_s / c["memory"]
+    kept = kept_share(cycled_bytes, c["kept"] * rates.l2_bytes)
+    return alone_s * ((1 - kept) / c["memory"] + kept / c["cache"])
+
+
+def _tiles_s(c: Mapping[str, Number], rates: CardRates, m: Number, n: Number, k: Number) -> Number:
+    """The fastest tile, its inner dimension whole or split."""
+    best: Number = np.inf
+    for rows, columns in _TILES:
+        per_element_s = tile_seconds(c, rates, rows, columns)
+        n_tiles = rounded_up(m / rows) * rounded_up(n / columns)
+        whole_s = rounded_up(n_tiles / rates.n_sm) * per_element_s * (k + c["ramp"])
+        parts = smaller_of(np.floor(np.real(rates.n_sm) / n_tiles), np.floor(k / _LEAST_SPLIT))
+        parts = larger_of(parts, 1.0)
+        added = 4 * m * n * parts / rates.bytes_per_s
+        split_s = per_element_s * (k / parts + c["ramp"]) + c["split_s"] + added
+        best = smaller_of(best, np.where(parts > 1, smaller_of(whole_s, split_s), whole_s))
+    return best
+
+
+def tile_seconds(c: Mapping[str, Number], rates: CardRates, rows: int, columns: int) -> Number:
+    """Of one element of the inner dimension in a tile on one multiprocessor."""
+    arithmetic_s = 2 * rows * columns * rates.n_sm / (c["peak"] * rates.flop_per_s)
+    return smooth_maximum(arithmetic_s, c["step_s"])

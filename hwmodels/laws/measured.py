@@ -1,0 +1,57 @@
+"""Kernels as the benchmark of a table ran them: weights read in turn, keys and values again, rows spread evenly."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from hwmodels.laws.attention import context_attention, decode_attention
+from hwmodels.laws.forms import KERNELS
+from hwmodels.laws.gemm import CYCLED_WEIGHTS, dense_gemm
+from hwmodels.laws.moe import ExpertGroup, fused_experts
+from hwmodels.laws.rates import CardRates, KernelTime, Number, rounded_up, smaller_of
+
+__all__ = ["MEASURED"]
+
+Shapes = Mapping[str, Number]
+_Of = Callable[[Mapping[str, Number], CardRates, Shapes, float, str], KernelTime]
+"""Of constants, rates, shapes, bits of a weight (of a number in the cache) and the name of an attention kernel."""
+
+
+def _gemm(c: Mapping[str, Number], rates: CardRates, shapes: Shapes, bits: float, kernel: str) -> KernelTime:
+    m, n, k = (shapes[name] for name in ("m", "n", "k"))
+    activation_bits = bits if "quantise" in c else 16.0
+    cycled = CYCLED_WEIGHTS * n * k * bits / 8
+    return dense_gemm(c, rates, m, n, k, weight_bits=bits, activation_bits=activation_bits, cycled_bytes=cycled)
+
+
+def _decode(c: Mapping[str, Number], rates: CardRates, shapes: Shapes, bits: float, kernel: str) -> KernelTime:
+    n_kv_heads = shapes["n_kv_heads"]
+    token_bytes = 2 * n_kv_heads * shapes["head_width"] * bits / 8
+    sizes = shapes["n_sequences"], shapes["n_heads"], n_kv_heads, shapes["context"], token_bytes
+    return decode_attention(c, rates, KERNELS[kernel], *sizes, warm=True)
+
+
+def _context(c: Mapping[str, Number], rates: CardRates, shapes: Shapes, bits: float, kernel: str) -> KernelTime:
+    n_kv_heads, width = shapes["n_kv_heads"], shapes["head_width"]
+    token_bytes = 2 * n_kv_heads * width * bits / 8
+    sizes = shapes["n_sequences"], shapes["n_heads"], n_kv_heads, shapes["context"], width, width, token_bytes
+    return context_attention(c, rates, KERNELS[kernel], *sizes, warm=True)
+
+
+def _experts(c: Mapping[str, Number], rates: CardRates, shapes: Shapes, bits: float, kernel: str) -> KernelTime:
+    """Tokens spread evenly, as the tables' balanced rows are."""
+    n_rows = shapes["n_tokens"] * shapes["top_k"]
+    active = smaller_of(shapes["n_experts"], n_rows)
+    groups = [ExpertGroup(active, rounded_up(n_rows / active))]
+    sizes = shapes["d_model"], shapes["d_ff"], shapes["n_up"]
+    return fused_experts(c, rates, groups, *sizes, weight_bits=bits, warm=True)
+
+
+MEASURED: Mapping[str, _Of] = {
+    "gemm": _gemm,
+    "quantised_gemm": _gemm,
+    "decode_attention": _decode,
+    "context_attention": _context,
+    "experts": _experts,
+}
+"""By the name of a law."""

@@ -1,0 +1,128 @@
+"""Ops priced by laws: what they say of a model, on one machine and on many, and what lies within what was measured."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from hwmodels.cost import parts_of, price, price_figures
+from hwmodels.coverage import beyond_fit, share_within
+from hwmodels.figures import figures_of
+from hwmodels.fit_files import load_fit
+from hwmodels.platform import Platform, load_platform
+from offload import work
+from offload.ops import OpKind, Work
+from traces.model.architecture import load_architecture
+
+QWEN = load_architecture("qwen3-30b-a3b")
+
+
+@pytest.fixture(scope="module")
+def h100() -> Platform:
+    return load_platform("h100-sxm", "vllm")
+
+
+def works() -> list[Work]:
+    stack = QWEN.decoder
+    return [
+        work.self_attention_work(QWEN, stack, 32, 32 * 700, 32 * 700, n_sequences=32),
+        work.self_attention_work(QWEN, stack, 32, 32 * 900, 32 * 900, n_sequences=32),
+        work.self_attention_work(QWEN, stack, 2048, 2048, 2048 * 1024, n_sequences=1),
+        work.gate_work(QWEN, 32),
+        work.experts_work(QWEN, [2] * 100, fused=True),
+        work.experts_work(QWEN, [1]),
+        work.head_work(QWEN, 32),
+    ]
+
+
+def test_fused_experts_cost_what_a_table_of_them_says(h100: Platform) -> None:
+    seconds = price([work.experts_work(QWEN, [1] * 128, fused=True)], h100).duration_s[0]
+    assert seconds == pytest.approx(420e-6, rel=0.15)  # measured: 420 us of 16 tokens, 2,048 by 768 by 128
+    one_by_one = sum(price([work.experts_work(QWEN, [1])] * 128, h100).duration_s)
+    assert one_by_one > 2 * seconds
+
+
+def test_one_machine_and_many_get_the_same_seconds(h100: Platform) -> None:
+    figures, n = figures_of(h100), 4
+    many = figures.with_values(
+        {
+            "accelerator.hbm_bytes_per_s": figures["accelerator.hbm_bytes_per_s"] * np.linspace(0.5, 2, n),
+            "accelerator.n_sm": np.array([64.0, 108.0, 132.0, 148.0]),
+        }
+    )
+    together = price_figures(works(), many, n)
+    for i in range(n):
+        alone = price_figures(works(), many.of_machine(i))
+        assert np.array_equal(together.duration_s[:, i], alone.duration_s)
+
+
+def test_contexts_priced_together_are_those_priced_alone(h100: Platform) -> None:
+    together = price(works(), h100).duration_s
+    assert together.tolist() == [price([one], h100).duration_s[0] for one in works()]
+
+
+def test_a_complex_step_takes_the_derivative_by_the_memory_rate(h100: Platform) -> None:
+    figures, key, step = figures_of(h100), "accelerator.hbm_bytes_per_s", 1e-20
+    at = figures[key]
+
+    def seconds(rate: complex) -> complex:
+        return complex(parts_of(works()[4], figures.with_values({key: rate})).total_s)
+
+    slope = seconds(complex(at, step * at)).imag / (step * at)
+    assert slope == pytest.approx((seconds(at * 1.0001) - seconds(at * 0.9999)).real / (0.0002 * at), rel=1e-3)
+
+
+def test_parts_are_the_stack_s_kernels_and_what_binds(h100: Platform) -> None:
+    parts = parts_of(works()[4], figures_of(h100))
+    assert parts.hbm_s > parts.compute_s == 0
+    assert parts.fixed_s > 10e-6
+    prompt = parts_of(works()[2], figures_of(h100))
+    assert prompt.compute_s > prompt.hbm_s
+
+
+def test_what_was_not_measured_is_beyond_the_fit_with_its_share(h100: Platform) -> None:
+    assert share_within([works()[0]], h100) == 1
+    assert beyond_fit([works()[0]], h100) == ""
+    head = works()[-1]  # 151,936 columns: the table ends at 65,536
+    assert share_within([head], h100) < 0.1
+    assert beyond_fit([head], h100).startswith("kernels (9")
+    wide = work.experts_work(QWEN, [1] * 128, fused=True)._replace(weight_bits=6.0)
+    assert beyond_fit([wide], h100).startswith("kernels")
+    several = dataclasses.replace(h100.fit, laws=h100.fit.laws[:1])  # type: ignore[type-var]
+    bare = dataclasses.replace(h100, fit=several)
+    assert share_within([works()[0]], bare) < 1  # no law of attention: a roofline
+
+
+def test_a_card_without_a_fit_is_lent_its_family_s_and_more_uncertain() -> None:
+    lent, own = load_platform("gh200", "vllm"), load_platform("h100-sxm", "vllm")
+    assert own.calibration("bf16") == "fitted"
+    assert lent.calibration("bf16") == "extrapolated"
+    assert lent.fit is not None
+    assert own.fit is not None
+    assert lent.fit.hardware in ("h100-sxm", "h200-sxm")
+    laws = {law.form: law for law in load_fit(f"{lent.fit.hardware}.vllm").laws[::-1]}
+    assert laws["gemm"].elsewhere is not None
+    assert lent.fit.left_out["gate"].scatter == laws["gemm"].elsewhere.scatter
+    assert lent.fit.left_out["gate"].scatter != own.fit.left_out["gate"].scatter
+    assert load_platform("mi300x", "vllm").fit is None
+    only = load_platform("rtx-4090", "vllm")  # an L40S is the one card of its family that was measured
+    assert only.fit is not None
+    assert only.fit.left_out["gate"].scatter >= 0.25
+
+
+def test_no_stack_but_the_tables_own_is_priced_by_laws() -> None:
+    assert load_platform("h100-sxm").stack.name == "streams"
+    assert load_platform("h100-sxm").fit is None
+    assert load_platform("a100-sxm4-80gb").stack.name == "fastertransformer"
+
+
+def test_latent_attention_absorbed_is_never_faster_than_its_scores_multiply(h100: Platform) -> None:
+    model = load_architecture("deepseek-v2-lite")
+    long = work.self_attention_work(model, model.decoder, 64, 64 * 30000, 64 * 30000, n_sequences=64)
+    parts = parts_of(long, figures_of(h100))
+    least_s = long.flop / h100.machine.accelerator.peak_flop_per_s["bf16"]
+    assert parts.total_s > least_s
+    assert long.kind is OpKind.SELF_ATTENTION
+    assert beyond_fit([long], h100)  # 576 numbers a head: not in the table
