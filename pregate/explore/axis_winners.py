@@ -49,7 +49,7 @@ class AxisWinners:
     def __init__(self, subject: Subject, axis: Axis, metric: str) -> None:
         self.axis, self.metric = axis, metric
         self.names = [design.policy.name for design in subject.designs]
-        self._planner = Planner(subject)
+        self._planner, self._asks_machine = Planner(subject), subject.asks_machine
         self._ready: dict[int, tuple[Compiled, Captured]] = {}
         self._found: dict[int, NDArray[np.float64]] = {}
         self._refused: list[str] = []
@@ -85,7 +85,8 @@ class AxisWinners:
 
     def _scores(self, values: NDArray[np.float64]) -> dict[str, NDArray[np.float64]]:
         """The metric of each policy at `values`, (n,); NaN where it does not fit or cannot be."""
-        points = grid_points((dataclasses.replace(self.axis, values=values),), len(self.names))
+        moved = dataclasses.replace(self.axis, values=values)
+        points = grid_points((moved,), len(self.names), asks_machine=self._asks_machine)
         groups = self._planner.plan(points).i_group[:, points.i_choice]  # [n_policies, n]
         scores, new = np.full(groups.shape, np.nan), np.unique(groups[groups >= 0]).tolist()
         requests = [self._planner.groups[i].request for i in new if i not in self._found and i not in self._ready]

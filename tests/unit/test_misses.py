@@ -224,3 +224,28 @@ def test_costs_are_numbers() -> None:
             MissCosts(**wrong)
     assert MISSES_KNOW.on_host(2) == 0.4
     assert MISSES_KNOW.on_host(10) == pytest.approx(1.5)
+
+
+def test_a_sweep_asks_every_machine_that_it_meets() -> None:
+    """Along a number that otherwise only prices, each point decides as a simulation of it does."""
+    rates = [1e9, 8e9, 64e9]
+    grid = pregate.sweep(
+        MODEL, HW, TRACE, policies=["on_demand:cheaper", "on_demand"], axes={"link.h2d_bytes_per_s": rates}
+    )
+    for i, rate in enumerate(rates):
+        hw = load_platform("rtx-4090", "streams", {"host.dram_bytes_per_s": 30e9, "link.h2d_bytes_per_s": rate})
+        for policy in ("on_demand:cheaper", "on_demand"):
+            alone = pregate.simulate(MODEL, hw, TRACE, policy)
+            at = grid.sel(policy=policy).isel({"link.h2d_bytes_per_s": i})
+            assert float(at.tpot_s) == alone.tpot_s
+            assert str(at.asked_machine.values) == alone.asked_machine
+    assert len({str(value) for value in grid.asked_machine.sel(policy="on_demand:cheaper").values}) == 3
+
+
+def test_a_crossover_asks_every_machine_too() -> None:
+    """The lane that is shorter is chosen anew on every link, so it never loses to fetching by more than a hand-over."""
+    found = pregate.crossovers(
+        MODEL, HW, TRACE, ["on_demand", "on_demand:cheaper"], "link.h2d_bytes_per_s", 1e8, 1e12, n_scan=5
+    )
+    assert found.first == "on_demand:cheaper"
+    assert all(row.axis == "link.h2d_bytes_per_s" for row in found)

@@ -106,7 +106,7 @@ def _all_points(
 ) -> Candidates:
     """Every policy at every point of the grid."""
     axes = space.grid()
-    points = grid_points(axes, len(space.subject.designs))
+    points = grid_points(axes, len(space.subject.designs), asks_machine=space.subject.asks_machine)
     works = plan_candidates(points, None, space, pricing)
     indices = np.unravel_index(np.arange(points.n), points.shape) if axes else ()
     everywhere = [replace(axis, values=axis.values[index]) for axis, index in zip(axes, indices, strict=True)]
@@ -150,7 +150,13 @@ def _planned(
 ) -> tuple[list[SweepWork], NDArray[np.int64], tuple[Axis, ...]]:
     """The work of some points, with their policies and the values of their axes."""
     i_policy, axes = points_as_axes(points, space)
-    return plan_candidates(sample_points(axes, len(points), 1), i_policy, space, pricing), i_policy, axes
+    return (
+        plan_candidates(
+            sample_points(axes, len(points), 1, asks_machine=space.subject.asks_machine), i_policy, space, pricing
+        ),
+        i_policy,
+        axes,
+    )
 
 
 def _scores(candidates: Candidates, goals: Goals) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

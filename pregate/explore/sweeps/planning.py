@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hwmodels.figures import MEMORY_FIGURES
+from hwmodels.figures import MEMORY_FIGURES, figure_keys
 from hwmodels.overrides import with_overrides
 from hwmodels.platform import Platform
 from hwmodels.quantity import ReadOnly
@@ -43,6 +43,7 @@ from traces.routing import RoutingTrace
 __all__ = ["Hole", "PlanGroup", "Planner", "Subject", "SweepPlan", "plan_points", "read_subject", "with_figures"]
 
 _HBM = "accelerator.hbm_bytes"
+_FIGURES = frozenset(figure_keys())
 
 Part = tuple[tuple[str, Any], ...]
 """Some of a point's choices, hashable."""
@@ -61,6 +62,11 @@ class Subject:
     designs: tuple[Design, ...]
     expert_tier: str
     fills_memory: bool = False
+
+    @property
+    def asks_machine(self) -> bool:
+        """Whether a policy decides by numbers of the machine: then every point of one is a choice of its own."""
+        return any(design.policy.asks_machine for design in self.designs)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -184,7 +190,9 @@ class Planner:
         policy = self._once(("policy", design.policy.name, _part(choice, POLICY)), lambda: design.at(choice))
         model = self._once(("model", precision), lambda: model_at(subject.model, choice))
         machine = self._once(("hw", swaps), lambda: platform_at(subject.hw, choice))
-        hw = with_figures(machine, {key: choice[key] for key in MEMORY_FIGURES if key in choice})
+        figures = {key: choice[key] for key in choice if key in _FIGURES}
+        hw = with_figures(machine, figures)
+        prices = tuple((key, value) for key, value in figures.items() if key not in MEMORY_FIGURES)
         tier = choice.get("expert_tier", subject.expert_tier)
         if subject.fills_memory:
             choice = {**choice, "batch": self._largest(model, hw, policy, tier, choice)}
@@ -192,7 +200,7 @@ class Planner:
         trace = self._once(("trace", load), lambda: trace_at(subject.trace, model, choice))
         workload = self._once(("workload", precision, load), lambda: _measured(model, trace))
         asked = request(model, hw, trace, policy, expert_tier=tier, workload=workload)
-        identity = (swaps, precision, load, repr(_without_size(policy)), tier, asked.plan)
+        identity = (swaps, precision, load, repr(_without_size(policy)), tier, asked.plan, prices)
         if identity not in self._numbers:
             self._numbers[identity] = len(self.groups)
             self.groups.append(PlanGroup(asked, hw))

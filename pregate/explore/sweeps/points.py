@@ -52,12 +52,15 @@ class Points:
         return {axis.key: axis.value(int(i)) for axis, i in zip(self.structural, self.choices[row], strict=True)}
 
 
-def grid_points(axes: Sequence[Axis], n_policies: int) -> Points:
-    """Every combination. Raises `InvalidInput` for more than `MAX_EVALUATIONS` with the policies."""
+def grid_points(axes: Sequence[Axis], n_policies: int, *, asks_machine: bool = False) -> Points:
+    """Every combination. `asks_machine`: a policy decides by numbers of the machine, so that none of them only prices.
+
+    Raises `InvalidInput` for more than `MAX_EVALUATIONS` with the policies.
+    """
     shape = tuple(len(axis.values) for axis in axes)
     _check_size(math.prod(shape), n_policies, " x ".join(f"{len(axis.values)} {axis.name}" for axis in axes))
-    structural = tuple(axis for axis in axes if not axis.is_price_only)
-    price = tuple(axis for axis in axes if axis.is_price_only)
+    price = () if asks_machine else tuple(axis for axis in axes if axis.is_price_only)
+    structural = tuple(axis for axis in axes if axis not in price)
     choices = _combinations([len(axis.values) for axis in structural])
     prices = _combinations([len(axis.values) for axis in price])
     return Points(
@@ -67,10 +70,11 @@ def grid_points(axes: Sequence[Axis], n_policies: int) -> Points:
     )  # fmt: skip
 
 
-def sample_points(axes: Sequence[Axis], n: int, n_policies: int) -> Points:
-    """Point i has value i of every axis. Raises as `grid_points`."""
+def sample_points(axes: Sequence[Axis], n: int, n_policies: int, *, asks_machine: bool = False) -> Points:
+    """Point i has value i of every axis. Arguments and errors as of `grid_points`."""
     _check_size(n, n_policies, f"a sample of {n}")
-    structural = tuple(axis for axis in axes if not axis.is_price_only)
+    price = () if asks_machine else tuple(axis for axis in axes if axis.is_price_only)
+    structural = tuple(axis for axis in axes if axis not in price)
     codes = np.zeros((n, len(structural)), dtype=np.int64)
     unique: list[Axis] = []
     for i, axis in enumerate(structural):
@@ -79,7 +83,7 @@ def sample_points(axes: Sequence[Axis], n: int, n_policies: int) -> Points:
     choices, i_choice = codes[:1], np.zeros(n, dtype=np.int64)
     if structural:
         choices, i_choice = np.unique(codes, axis=0, return_inverse=True)
-    prices = {axis.key: axis.values for axis in axes if axis.is_price_only}
+    prices = {axis.key: axis.values for axis in price}
     rows = np.arange(n) if prices else np.zeros(n, dtype=np.int64)
     return Points(
         tuple(axes), ("sample",), (n,), tuple(unique), choices, i_choice.reshape(n), prices, n if prices else 1, rows

@@ -86,7 +86,12 @@ def sweep(
     given = tuple(names.values())
     subject = read_subject(model, hw, trace, policies, names, cache=cache, expert_tier=expert_tier)
     designs = subject.designs
-    points = grid_points(given, len(designs)) if sample is None else sample_points(given, sample.n, len(designs))
+    n, asks = len(designs), subject.asks_machine
+    points = (
+        grid_points(given, n, asks_machine=asks)
+        if sample is None
+        else sample_points(given, sample.n, n, asks_machine=asks)
+    )
     work = plan_work(points, plan_points(points, subject), Pricing(modes, draws, seed, _schedules(cache_dir)))
     with opened(executor, jobs, work.tasks) as runs:
         outcomes, failures = run_tasks(work.tasks, work.digests, runs, _checkpoint(checkpoint, work), progress)
