@@ -35,7 +35,9 @@ class Costs:
     `issue_s`: host time to issue the op. `duration_s`: time it holds its lane when nothing else runs; of it `link_s`
     moves bytes over the link and `hbm_s` is what its HBM traffic would take at full bandwidth, at most the whole (0
     when not given): what machines that share either need to know. `crossed_s`: what `link_s` would be with
-    copies going the other way all the while (`link_s` when not given). FIFO lanes read the first two only.
+    copies going the other way all the while (`link_s` when not given); `contended`: the share of its rate that a
+    transfer to the device, or an op of the host's processor, keeps while the other reads host memory (1 when not
+    given). FIFO lanes read the first two only.
     """
 
     issue_s: NDArray[np.float64]
@@ -43,6 +45,7 @@ class Costs:
     link_s: NDArray[np.float64] = field(default_factory=lambda: np.zeros(0))
     hbm_s: NDArray[np.float64] = field(default_factory=lambda: np.zeros(0))
     crossed_s: NDArray[np.float64] = field(default_factory=lambda: np.zeros(0))
+    contended: NDArray[np.float64] = field(default_factory=lambda: np.zeros(0))
 
     def __post_init__(self) -> None:
         for name in ("link_s", "hbm_s"):
@@ -50,6 +53,8 @@ class Costs:
                 object.__setattr__(self, name, np.zeros(self.duration_s.shape, self.duration_s.dtype))
         if not self.crossed_s.size:
             object.__setattr__(self, "crossed_s", self.link_s)
+        if not self.contended.size:
+            object.__setattr__(self, "contended", np.ones(self.duration_s.shape, self.duration_s.dtype))
 
 
 class Parts(NamedTuple):
@@ -94,14 +99,29 @@ def price_figures(
     kind = np.result_type(np.float64, *(np.asarray(value).dtype for value in figures.values.values()))
     issue, duration = np.zeros(shape, dtype=kind), np.zeros(shape, dtype=kind)
     link, hbm = (np.zeros(shape if shares else 0, dtype=kind) for _ in range(2))
+    contended = np.ones(shape if shares else 0, dtype=kind)
     for work, rows in _alike(works, n_machines is not None):
         parts = parts_of(work, figures)
         issue[rows], duration[rows] = _issue_s(work, figures), parts.total_s
         if shares:
             link[rows], hbm[rows] = parts.link_s, _hbm_traffic_s(work, figures)
+            contended[rows] = _contended(work, parts, figures)
     if not shares:
         return Costs(issue, duration, link, hbm)
-    return Costs(issue, duration, link, np.minimum(hbm, duration), link * figures.crossing_slowdown)
+    return Costs(issue, duration, link, np.minimum(hbm, duration), link * figures.crossing_slowdown, contended)
+
+
+def _contended(work: Work, parts: Parts, figures: Figures) -> Number:
+    """The share of its rate that the op keeps while the other side reads host memory; arithmetic is not slowed."""
+    lane = KINDS[work.kind].lane
+    if lane is Lane.H2D:
+        return figures.values.get("host.copies_beside_cpu", 1.0)
+    if lane is not Lane.CPU:
+        return 1.0
+    total_s = parts.total_s
+    kept = figures.values.get("host.cpu_beside_copies", 1.0)
+    slowed_s = total_s - parts.dram_s + parts.dram_s / kept
+    return np.where(np.real(total_s) > 0, total_s / np.where(np.real(slowed_s) > 0, slowed_s, 1.0), 1.0)
 
 
 def _alike(works: Sequence[Work], many: bool) -> Iterator[tuple[Work, Any]]:

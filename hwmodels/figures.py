@@ -23,7 +23,10 @@ from hwmodels.stack import CONSTANTS, SoftwareStack, check_constant
 from offload.ops import OpKind, Work
 from traces.errors import InvalidInput, unknown_name
 
-__all__ = ["MEMORY_FIGURES", "Figures", "check_axis", "figure_keys", "figures_of"]
+__all__ = ["CONTENTION", "MEMORY_FIGURES", "Figures", "check_axis", "figure_keys", "figures_of"]
+
+CONTENTION = ("host.copies_beside_cpu", "host.cpu_beside_copies")
+"""What copies to the device and the host's processor keep of their rates while both read host memory."""
 
 MEMORY_FIGURES = ("accelerator.hbm_bytes", "host.dram_bytes", "stack.reserve_bytes", "stack.memory_share")
 """Sizes of memory: they decide what a schedule is, not what it takes."""
@@ -161,6 +164,15 @@ class Figures:
             return 1.0
         alone = self._pinned_bytes_per_s("h2d") + self._pinned_bytes_per_s("d2h")
         return np.where(np.real(alone) > np.real(cap), alone / cap, 1.0)
+
+    def require_contention(self) -> None:
+        """Raise `InvalidInput` unless the host says what copies and its processor keep of their rates together."""
+        for key in CONTENTION:
+            if key not in self.values:
+                raise InvalidInput(
+                    f"the host of {self.hardware} says nothing of {key}: measure it (pregate measure), or state the "
+                    f"share of its rate that is left, --set {key}=0.85 (copies were seen to keep 0.71 to 0.96)"
+                )
 
     def flop_per_s(self, compute: str) -> Number:
         """What GEMMs in `compute` achieve."""

@@ -46,6 +46,9 @@ class Accelerator:
 class Host:
     """Host processors (all sockets) and their DRAM: `peak_flop_per_s` is fp32 at the base clock; `n_sockets` None: one.
 
+    While the processor computes experts and copies read the same memory, `copies_beside_cpu` is the share of its rate
+    that a copy keeps, `cpu_beside_copies` that of what the processor reads; None where nobody measured it.
+
     Raises `InvalidInput` for a figure that is not finite and above 0.
     """
 
@@ -56,6 +59,8 @@ class Host:
     peak_flop_per_s: float
     sources: Mapping[str, Quantity]
     n_sockets: int | None = None
+    copies_beside_cpu: float | None = None
+    cpu_beside_copies: float | None = None
 
     def __post_init__(self) -> None:
         _check_figures("host", self)

@@ -14,7 +14,7 @@ __all__ = ["check_costs", "one_by_one"]
 
 def check_costs(schedule: Schedule, costs: Costs) -> None:
     """Raise `InvalidInput` unless all are (n_works,) finite seconds, 0 or above, no share longer than the whole."""
-    for name in ("issue_s", "duration_s", "link_s", "hbm_s", "crossed_s"):
+    for name in ("issue_s", "duration_s", "link_s", "hbm_s", "crossed_s", "contended"):
         values = getattr(costs, name)
         if values.shape != (len(schedule.works),):
             raise InvalidInput(f"{name} has shape {values.shape}, the schedule prices {len(schedule.works)} works")
@@ -22,6 +22,8 @@ def check_costs(schedule: Schedule, costs: Costs) -> None:
             raise InvalidInput(f"{name} holds a time that is negative or not finite")
         if name in ("link_s", "hbm_s") and np.any(values > costs.duration_s * (1 + 1e-9)):
             raise InvalidInput(f"{name} holds a time that is longer than the op itself")
+        if name == "contended" and (np.any(values > 1) or np.any(values <= 0)):
+            raise InvalidInput("contended holds a share of a rate that is not above 0, at most 1")
         if name == "crossed_s" and np.any(values < costs.link_s):
             raise InvalidInput("crossed_s holds a time that is shorter than link_s: copies one way are never slower")
 
@@ -29,5 +31,6 @@ def check_costs(schedule: Schedule, costs: Costs) -> None:
 def one_by_one(costs: Costs, copies: Unrolled) -> Costs:
     """The costs of single copies, from those of the schedule with runs: an equal share of each run."""
     n = copies.n_copies
-    durations = (getattr(costs, name)[copies.row] / n for name in ("duration_s", "link_s", "hbm_s", "crossed_s"))
-    return Costs(costs.issue_s[copies.row], *durations)
+    whole = {name: getattr(costs, name)[copies.row] for name in ("duration_s", "link_s", "hbm_s", "crossed_s")}
+    shares = {name: values / n for name, values in whole.items()}
+    return Costs(costs.issue_s[copies.row], **shares, contended=costs.contended[copies.row])

@@ -44,7 +44,7 @@ class TimedMachine:
         self.lane, self.priority = schedule.lane.tolist(), schedule.priority.tolist()
         self.issue_s, self.duration_s = costs.issue_s[cost].tolist(), costs.duration_s[cost].tolist()
         self.link_s, self.hbm_s = costs.link_s[cost].tolist(), costs.hbm_s[cost].tolist()
-        self.crossed_s = costs.crossed_s[cost].tolist()
+        self.crossed_s, self.contended = costs.crossed_s[cost].tolist(), costs.contended[cost].tolist()
         self.dep_ptr, self.dep = schedule.dep_ptr.tolist(), schedule.dep.tolist()
         self.n_chunks = chunks(schedule, modes).tolist()
         self.n_served = [1] * n_ops if modes.link == "shared" else self.n_chunks
@@ -145,15 +145,18 @@ class TimedMachine:
         duration_s, link_s, hbm_s = self.duration_s[i], self.link_s[i], self.hbm_s[i] if hbm_shared else 0.0
         latency_s, shares = max(duration_s - link_s, 0.0), self._shares(lane)
         both_ways = self.modes.both_ways and lane in LINKS
-        if not shares and not both_ways and not (hbm_shared and lane in (Lane.COMPUTE, *LINKS)):
+        reads = lane if self.modes.dram_shared and lane in (Lane.H2D, Lane.CPU) else None
+        if not shares and not both_ways and reads is None and not (hbm_shared and lane in (Lane.COMPUTE, *LINKS)):
             yield self.env.timeout(duration_s if n_chunks == 1 else latency_s + link_s / n_chunks)
         elif lane in LINKS and link_s > 0:
             yield self.env.timeout(latency_s * n_chunks if shares else latency_s)
             transfer_s = link_s if shares else link_s / n_chunks
             crossed = link_s / self.crossed_s[i] if both_ways else 1.0
-            yield from self.flow.work(i, transfer_s, hbm_s / link_s, lane if shares else None, lane, crossed)
+            link, kept = lane if shares else None, self.contended[i]
+            yield from self.flow.work(i, transfer_s, hbm_s / link_s, link, lane, crossed, reads, kept)
         elif duration_s > 0:
-            yield from self.flow.work(i, duration_s * n_chunks if shares else duration_s, hbm_s / duration_s, None)
+            whole_s, reads = duration_s * n_chunks if shares else duration_s, reads if lane == Lane.CPU else None
+            yield from self.flow.work(i, whole_s, hbm_s / duration_s, None, reads=reads, contended=self.contended[i])
 
     def _shares(self, lane: int) -> bool:
         return lane in LINKS and self.modes.link == "shared"

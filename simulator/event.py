@@ -93,15 +93,15 @@ def _run_timed(prepared: PreparedSchedule, costs: Costs, modes: Modes) -> tuple[
     """Start and end of every op under `modes`, and the bytes copied where copies may be cancelled, else None."""
     kernel, s = _kernel(), prepared.schedule
     n, n_links = len(s), len(s) if modes.link != "fifo" else 0
-    n_flows = n if modes.hbm_shared or modes.both_ways or modes.link == "shared" else 0
+    n_flows = n if modes.hbm_shared or modes.both_ways or modes.dram_shared or modes.link == "shared" else 0
     n_chunks = chunks(s, modes)
     served = np.ones(n, dtype=np.int32) if modes.link == "shared" else n_chunks
     job = kernel.Job(
         s.lane, s.cost, s.dep_ptr, s.dep, s.priority, s.cancelled_by,
-        *_own(costs.issue_s, costs.duration_s, costs.link_s, costs.hbm_s, costs.crossed_s),
+        *_own(costs.issue_s, costs.duration_s, costs.link_s, costs.hbm_s, costs.crossed_s, costs.contended),
         prepared.lane_ptr, prepared.lane_op, prepared.cancels, prepared.next_cancelled, n_chunks,
         {"fifo": kernel.FIFO, "shared": kernel.SHARED, "priority": kernel.PRIORITY}[modes.link],
-        modes.hbm_shared, modes.cancel, modes.both_ways,
+        modes.hbm_shared, modes.cancel, modes.both_ways, modes.dram_shared,
     )  # fmt: skip
     run = kernel.Run(
         start_s=np.empty(n),

@@ -28,7 +28,7 @@ NEW, WAITING, READY, PAUSED, RUNNING, DONE = range(6)
 LATENCY, ALONE, TRANSFER, SHARING = range(4)
 """What a piece of work is: the latency before a transfer, the last of an op at its own rate, a transfer at its own or
 at its share of the link."""
-HOST, COMPUTE, H2D, D2H = (int(lane) for lane in (Lane.HOST, Lane.COMPUTE, Lane.H2D, Lane.D2H))
+HOST, COMPUTE, H2D, D2H, CPU = (int(lane) for lane in (Lane.HOST, Lane.COMPUTE, Lane.H2D, Lane.D2H, Lane.CPU))
 N_LANES = len(Lane)
 FLOW = N_LANES
 N_SLOTS = N_LANES + 1
@@ -57,6 +57,7 @@ class Job(NamedTuple):
     link_s: Any
     hbm_s: Any
     crossed_s: Any
+    contended: Any
     lane_ptr: Any  # [N_LANES + 1]
     lane_op: Any  # [n], ops lane by lane
     cancels: Any  # [n] the first op that the end of an op cancels, -1 none; then `next_cancelled`
@@ -66,6 +67,7 @@ class Job(NamedTuple):
     hbm_shared: bool
     cancel: bool
     both_ways: bool
+    dram_shared: bool
 
 
 class Run(NamedTuple):
@@ -308,7 +310,9 @@ def _serve(job: Any, s: Any, m: Any, i: int, here: int) -> None:
         s.start_s[i] = m.now_s
     s.state[i] = RUNNING
     on_link = here in (H2D, D2H)
-    if (on_link and (job.link == SHARED or job.both_ways)) or (job.hbm_shared and (on_link or here == COMPUTE)):
+    shares = on_link and (job.link == SHARED or job.both_ways)
+    shares = shares or (job.dram_shared and here in (H2D, CPU))
+    if shares or (job.hbm_shared and (on_link or here == COMPUTE)):
         lasts = _begin(job, s, m, i, here)
     else:
         row, n_chunks = job.cost[i], job.n_chunks[i]
@@ -332,7 +336,7 @@ def _begin(job: Any, s: Any, m: Any, i: int, here: int) -> bool:
     row = job.cost[i]
     duration_s, link_s = job.duration_s[row], job.link_s[row]
     n_at_once = job.n_chunks[i] if job.link == SHARED else 1
-    if here != COMPUTE and link_s > 0:
+    if here in (H2D, D2H) and link_s > 0:
         latency_s = max(duration_s - link_s, 0.0) * n_at_once
         lasts = _begin_piece(s, m, i, LATENCY, latency_s, 0.0) or _begin_transfer(job, s, m, i)
     else:
@@ -372,7 +376,7 @@ def _begin_piece(s: Any, m: Any, i: int, piece: int, work_s: float, demand: floa
 def _share(job: Any, s: Any, m: Any) -> None:
     """Give all work its rate, and account for that of which it is another than before."""
     m.changed = 0
-    n_h2d, n_d2h, to_device, to_host = 0, 0, False, False
+    n_h2d, n_d2h, to_device, to_host, on_cpu = 0, 0, False, False, False
     for k in range(m.n_active):
         i = s.active[k]
         if s.piece[i] == SHARING:
@@ -383,8 +387,10 @@ def _share(job: Any, s: Any, m: Any) -> None:
         if s.piece[i] >= TRANSFER:
             to_device = to_device or job.lane[i] == H2D
             to_host = to_host or job.lane[i] == D2H
+        on_cpu = on_cpu or job.lane[i] == CPU
     crossing = 1.0 if job.both_ways and to_device and to_host else 0.0
-    link_rate = (1.0 / max(n_h2d, 1), 1.0 / max(n_d2h, 1), crossing)
+    reading = 1.0 if job.dram_shared and to_device and on_cpu else 0.0
+    link_rate = (1.0 / max(n_h2d, 1), 1.0 / max(n_d2h, 1), crossing, reading)
     level = _level(job, s, m, link_rate) if job.hbm_shared else np.inf
     first_s = np.inf
     for k in range(m.n_active):
@@ -402,17 +408,19 @@ def _share(job: Any, s: Any, m: Any) -> None:
 
 
 @_inlined
-def _link_rate(job: Any, s: Any, i: int, link_rate: tuple[float, float, float]) -> float:
+def _link_rate(job: Any, s: Any, i: int, link_rate: tuple[float, float, float, float]) -> float:
     rate = 1.0
     if s.piece[i] == SHARING:
         rate = link_rate[0] if job.lane[i] == H2D else link_rate[1]
     if link_rate[2] > 0 and s.piece[i] >= TRANSFER:
         rate = rate * (job.link_s[job.cost[i]] / job.crossed_s[job.cost[i]])
+    if link_rate[3] > 0 and (job.lane[i] == CPU or (job.lane[i] == H2D and s.piece[i] >= TRANSFER)):
+        rate = rate * job.contended[job.cost[i]]
     return rate
 
 
 @_inlined
-def _level(job: Any, s: Any, m: Any, link_rate: tuple[float, float, float]) -> float:
+def _level(job: Any, s: Any, m: Any, link_rate: tuple[float, float, float, float]) -> float:
     """The most HBM bandwidth that any op gets: `flow.max_min_level`."""
     level = 0.0
     while True:

@@ -22,6 +22,7 @@ class _Piece:
 
     `demand`: share of the HBM bandwidth at its full rate. `link`: the link that it shares, None if it has its lane.
     `way`: the lane of a transfer, whose rate is `crossed` times as high while one goes the other way; None of a kernel.
+    `reads`: the lane of what reads host memory, whose rate is `contended` times as high while another lane reads it.
     """
 
     remaining_s: float
@@ -29,6 +30,8 @@ class _Piece:
     link: int | None
     way: int | None
     crossed: float
+    reads: int | None
+    contended: float
     since_s: float
     ended: simpy.Event
     rate: float = 0.0
@@ -44,12 +47,21 @@ class Flow:
         self.settling = False
 
     def work(
-        self, i: int, work_s: float, demand: float, link: int | None, way: int | None = None, crossed: float = 1.0
+        self,
+        i: int,
+        work_s: float,
+        demand: float,
+        link: int | None,
+        way: int | None = None,
+        crossed: float = 1.0,
+        reads: int | None = None,
+        contended: float = 1.0,
     ) -> Generator[simpy.Event, Any, None]:
         """Op `i` works for `work_s`, longer when it has to share; at once when that is no time."""
         if self.env.now + work_s > self.env.now:
             ended = simpy.Event(self.env)
-            self.pieces[i] = piece = _Piece(work_s, demand, link, way, crossed, self.env.now, ended)
+            piece = _Piece(work_s, demand, link, way, crossed, reads, contended, self.env.now, ended)
+            self.pieces[i] = piece
             self._changed()
             yield piece.ended
 
@@ -68,6 +80,10 @@ class Flow:
         if crossing:
             link_rates |= {
                 i: rate * p.crossed for i, rate in link_rates.items() if (p := self.pieces[i]).way is not None
+            }
+        if len({piece.reads for piece in self.pieces.values()} - {None}) == 2:
+            link_rates |= {
+                i: rate * p.contended for i, rate in link_rates.items() if (p := self.pieces[i]).reads is not None
             }
         demands = {i: self.pieces[i].demand * link_rates[i] for i in order}
         level = max_min_level(list(demands.values()))

@@ -13,6 +13,8 @@ DISK and CPU, and all others unless a mode says otherwise, are served as `des` s
   them one after the other; `shared` spends n x the latency, then link_s, as one whole.
 - **Both ways.** A transfer (`link_s` > 0, on a link) goes at `link_s / crossed_s` times its rate while the other link
   has one under way too: both directions at once may move less than each does alone.
+- **DRAM.** A transfer on H2D goes at `contended` times its rate while an op is in service on CPU, and an op on CPU at
+  `contended` times its rate while a transfer on H2D is under way: both read host memory.
 - **HBM.** An op in service on COMPUTE, H2D or D2H demands a share u of the HBM bandwidth: a transfer (`link_s` > 0, on
   a link) hbm_s / link_s times its link rate, nothing during its latency; any other op hbm_s / duration_s. The
   bandwidth is divided max-min fair: u or, if less, the level that uses all of it; an op that gets the level progresses
@@ -62,7 +64,8 @@ class Modes:
 
     `link`: how the lanes H2D and D2H serve copies. `chunk_bytes`: FETCH copies are cut in equal chunks of at most so
     many bytes. `hbm_shared`: copies and kernels share HBM bandwidth. `cancel`: `Schedule.cancelled_by` is honoured.
-    `both_ways`: copies to the device and back slow each other down where the link says so.
+    `both_ways`: copies to the device and back slow each other down where the link says so. `dram_shared`: so do copies
+    to the device and what the host's processor computes, where the host says so.
     Raises `InvalidInput` for a link mode that does not exist or a chunk below one byte.
     """
 
@@ -71,6 +74,7 @@ class Modes:
     hbm_shared: bool = False
     cancel: bool = False
     both_ways: bool = False
+    dram_shared: bool = False
 
     def __post_init__(self) -> None:
         check_fields(self)
@@ -93,7 +97,8 @@ class Modes:
         hbm = "HBM bandwidth shared" if self.hbm_shared else ""
         cancel = "copies cancelled when pointless" if self.cancel else ""
         both = "one cap for both directions of a link" if self.both_ways else ""
-        return ", ".join(filter(None, (link, chunk, hbm, cancel, both))) or "FIFO lanes"
+        dram = "host memory shared by copies and the processor" if self.dram_shared else ""
+        return ", ".join(filter(None, (link, chunk, hbm, cancel, both, dram))) or "FIFO lanes"
 
     def require_fifo(self) -> None:
         """Raise `NotFifo` unless FIFO lanes say all of it."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from hwmodels.calibrate.contention import contention_figures
 from hwmodels.calibrate.host_memory import memory_figures
 from hwmodels.calibrate.measurements import Measurements, Sample
 from hwmodels.machine_fields import WAYS
@@ -21,6 +22,7 @@ from traces.model.dtypes import DTYPES
 __all__ = ["Rates", "machine_of"]
 
 _BEST = "measured: the best that a microbenchmark saw"
+_BESIDE = "measured: copies and products of the processor, each alone and beside the other"
 _SETTING = "read from the machine, or a setting of the run"
 _NOT_SAID = "assumed: the machine does not say"
 _SETTINGS = {
@@ -117,7 +119,8 @@ def _measured_document(measured: Measurements) -> MachineSpec:
                 if one_processor
                 else _figure(_CORE_FLOP_PER_S * int(about["n_cores"]), "compute", _ASSUMED_CORES)
             ),
-        },
+        }
+        | {name: _figure(value, "ratio", _BESIDE) for name, value in contention_figures(measured).items()},
         "link": {
             f"{way}_bytes_per_s": _figure(
                 about.get(f"{way}_bytes_per_s") or copies[way], "bandwidth", _link_source(about)
@@ -144,6 +147,7 @@ def _link_source(about: Mapping[str, object]) -> str:
 def _figure(value: object, dimension: str, source: str) -> dict[str, object]:
     """A figure of a machine document; what is assumed is unverified."""
     units = {"size": "B", "bandwidth": "B/s", "compute": "FLOP/s", "count": "count", "frequency": "Hz", "time": "s"}
+    units["ratio"] = "1"
     mark = {"unverified": True} if source.startswith("assumed") else {}
     return {"value": float(str(value)), "unit": units[dimension], "source": source, **mark}
 

@@ -52,6 +52,8 @@ def evaluate(
     """
     base = figures_of(hw)
     figures = base.with_values(values)
+    if modes.dram_shared:
+        figures.require_contention()
     costs = price_figures(captured.decoded.schedule.works, figures, n_machines, shares=not modes.is_fifo)
     fields = (
         _fifo(captured, ready or made_ready(captured), costs) if modes.is_fifo else _by_events(captured, costs, modes)

@@ -12,6 +12,7 @@ import numpy as np
 from hwmodels.compute_formats import computes_in
 from hwmodels.cost import Costs, price
 from hwmodels.coverage import beyond_fit, unfitted_device
+from hwmodels.figures import figures_of
 from hwmodels.platform import Platform
 from offload import metrics
 from offload.policy import Cache, Policy
@@ -179,6 +180,8 @@ def interpret(
     `check`: raises `Disagreement` unless SimPy gives every op the same times.
     """
     schedule = captured.decoded.schedule
+    if modes.dram_shared:
+        figures_of(hw).require_contention()
     costs = price(schedule.works, hw)
     explained = walk(schedule, costs) if engine in ("auto", "recurrence") and modes.is_fifo else None
     timeline = explained.timeline if explained else _timeline(schedule, costs, hw, engine, modes)

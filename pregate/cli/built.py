@@ -67,7 +67,7 @@ def build_cache(text: str | None) -> Cache | None:
 
 
 def build_modes(text: str | None) -> Modes:
-    """The modes of the options: `shared` or `priority` links, `chunk:1MiB`, `hbm` shared, `cancel`, `both` ways."""
+    """The modes of the options: `shared` or `priority` links, `chunk:1MiB`, `hbm`, `dram` shared, `cancel`, `both`."""
     from hwmodels.quantity import parse_override
     from simulator.modes import Modes
 
@@ -92,14 +92,17 @@ def build_modes(text: str | None) -> Modes:
                 raise InvalidInput("--modes: both is given twice: give it once")
             case ("both", "", _):
                 given["both_ways"] = True
+            case ("dram", "", _) if "dram_shared" in given:
+                raise InvalidInput("--modes: dram is given twice: give it once")
+            case ("dram", "", _):
+                given["dram_shared"] = True
             case ("hbm", "", _):
                 given["hbm_shared"] = True
             case ("cancel", "", _):
                 given["cancel"] = True
             case _:
-                raise unknown_name(
-                    "mode", word.strip(), ["shared", "priority", "chunk:1MiB", "hbm", "cancel", "both"], "--modes"
-                )
+                known = ["shared", "priority", "chunk:1MiB", "hbm", "cancel", "both", "dram"]
+                raise unknown_name("mode", word.strip(), known, "--modes")
     return Modes(**given)
 
 

@@ -1,4 +1,4 @@
-"""Copies and kernels at once: how much slower each is than alone, for both want the same memory."""
+"""Copies beside kernels, and beside the host's processor: how much slower each is than alone, in the same memory."""
 
 from __future__ import annotations
 
@@ -20,16 +20,18 @@ _ROWS, _COLUMNS = 2048, 2048
 _COPY_BYTES = 8 << 20
 _POOL_BYTES = 256 << 20
 _N = 60
+_NAMES = {Lane.COMPUTE: "gemv", Lane.CPU: "cpu", Lane.H2D: "h2d"}
 
 
 def contention_samples(make: Callable[[], Backend], dtype: str) -> list[Sample]:
-    """Samples "contention": a GEMV on one lane and a copy to the device on the other, each alone and beside the other.
+    """Samples "contention": a GEMV of the device or of the host and a copy to the device, alone and beside each other.
 
-    Parameters: of ("gemv", "h2d"), beside ("nothing", "h2d", "gemv"), n_bytes.
+    Parameters: of ("gemv", "cpu", "h2d"), beside ("nothing" or another of these), n_bytes. What the host multiplies
+    lies in its memory, in fp32.
     """
     samples = []
-    for lanes in ((Lane.COMPUTE,), (Lane.H2D,), (Lane.COMPUTE, Lane.H2D)):
-        samples += _together(make, dtype, lanes)
+    for lanes in ((Lane.COMPUTE,), (Lane.H2D,), (Lane.COMPUTE, Lane.H2D), (Lane.CPU,), (Lane.CPU, Lane.H2D)):
+        samples += _together(make, "fp32" if Lane.CPU in lanes else dtype, lanes)
     return samples
 
 
@@ -44,11 +46,11 @@ def _together(make: Callable[[], Backend], dtype: str, lanes: tuple[Lane, ...]) 
     for i, lane in enumerate(lanes):
         mine = slice(i, None, len(lanes))
         both = times.end_s[mine] <= min(ends)  # while the other lane was busy too
-        of, beside = ("gemv", "h2d") if lane is Lane.COMPUTE else ("h2d", "gemv")
-        n_bytes = _ROWS * _COLUMNS * TYPES[dtype].itemsize if lane is Lane.COMPUTE else _COPY_BYTES
+        others = [_NAMES[other] for other in lanes if other is not lane]
+        n_bytes = _COPY_BYTES if lane is Lane.H2D else _ROWS * _COLUMNS * TYPES[dtype].itemsize
         taken = durations[mine][both][2:].tolist() or durations[mine][:1].tolist()  # a slow link is one copy long
         samples.append(
-            sample_of("contention", taken, of=of, beside=beside if len(lanes) > 1 else "nothing", n_bytes=n_bytes)
+            sample_of("contention", taken, of=_NAMES[lane], beside=others[0] if others else "nothing", n_bytes=n_bytes)
         )
     return samples
 
@@ -59,10 +61,11 @@ def _actions(backend: Backend, lane: Lane, dtype: str) -> Sequence[Action]:
         parts = [slice(at, at + _COPY_BYTES) for at in range(0, _POOL_BYTES, _COPY_BYTES)]
         return [Copy(device[parts[i % len(parts)]], host[parts[i % len(parts)]]) for i in range(_N)]
     kind = TYPES[dtype]
-    matrices = backend.allocate(_POOL_BYTES, "matrices").view(kind).uniform_(-0.1, 0.1)
+    allocate = backend.allocate_host if lane is Lane.CPU else backend.allocate
+    matrices = allocate(_POOL_BYTES, "matrices").view(kind).uniform_(-0.1, 0.1)
     matrices = matrices[: len(matrices) // (_ROWS * _COLUMNS) * _ROWS * _COLUMNS].view(-1, _ROWS, _COLUMNS)
-    vector = backend.allocate(_COLUMNS * kind.itemsize, "vector").view(kind).view(1, -1)
-    out = backend.allocate(_ROWS * kind.itemsize, "result").view(kind).view(1, -1)
+    vector = allocate(_COLUMNS * kind.itemsize, "vector").view(kind).view(1, -1)
+    out = allocate(_ROWS * kind.itemsize, "result").view(kind).view(1, -1)
     return [partial(_multiply, vector, matrices[i % len(matrices)].t(), out) for i in range(_N)]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from concurrent.futures import ThreadPoolExecutor
 
 import hypothesis.strategies as st
@@ -40,7 +41,8 @@ MODES = [
     Modes(link="shared", chunk_bytes=3, hbm_shared=True, cancel=True),
     Modes(link="priority", chunk_bytes=2, hbm_shared=True, cancel=True),
     Modes(both_ways=True),
-    Modes(link="shared", chunk_bytes=2, hbm_shared=True, cancel=True, both_ways=True),
+    Modes(dram_shared=True),
+    Modes(link="shared", chunk_bytes=2, hbm_shared=True, cancel=True, both_ways=True, dram_shared=True),
 ]
 
 modes = st.builds(
@@ -50,6 +52,7 @@ modes = st.builds(
     hbm_shared=st.booleans(),
     cancel=st.booleans(),
     both_ways=st.booleans(),
+    dram_shared=st.booleans(),
 )
 kinds = st.sampled_from([OpKind.FETCH, OpKind.STAGE, OpKind.READBACK, OpKind.EXPERTS, OpKind.WAIT])
 times = st.one_of(st.sampled_from([0.0, 1.0, 2.0, 0.5]), st.floats(1e-3, 3.0, allow_nan=False))
@@ -75,7 +78,8 @@ def jobs(draw: st.DrawFn) -> tuple[Schedule, Costs]:
     columns = {name: np.array(draw(st.lists(times, min_size=n, max_size=n))) for name in ("issue", "duration")}
     link, hbm = (np.array(draw(st.lists(shares, min_size=n, max_size=n))) * columns["duration"] for _ in range(2))
     slower = np.array(draw(st.lists(st.sampled_from([1.0, 1.5, 3.0]), min_size=n, max_size=n)))
-    return schedule, Costs(columns["issue"], columns["duration"], link, hbm, link * slower)
+    kept = np.array(draw(st.lists(st.sampled_from([1.0, 0.7, 0.25]), min_size=n, max_size=n)))
+    return schedule, Costs(columns["issue"], columns["duration"], link, hbm, link * slower, kept)
 
 
 def assert_alike(schedule: Schedule, costs: Costs, chosen: Modes) -> None:
@@ -159,7 +163,7 @@ def test_random_policies_capacities_and_machines_agree(
     assert_alike(schedule, costs, FIFO)
     assert event.simulate(schedule, costs).end_s.tolist() == recurrence.simulate(schedule, costs).end_s.tolist()
     cut = None if chosen.chunk_bytes is None else max(model.expert_bytes // chosen.chunk_bytes, 1)
-    assert_alike(schedule, costs, Modes(chosen.link, cut, chosen.hbm_shared, chosen.cancel, chosen.both_ways))
+    assert_alike(schedule, costs, dataclasses.replace(chosen, chunk_bytes=cut))
 
 
 def captured(
@@ -193,14 +197,8 @@ def test_every_preset_agrees_in_every_mode(text: str, name: str, execution: str)
         hw = load_platform("a100-sxm4-80gb", "streams", {"link.h2d_bytes_per_s": bandwidth, "stack.launch_s": 1e-7})
         costs = price(schedule.works, hw)
         for chosen in MODES:
-            cut = chosen if chosen.chunk_bytes is None else Modes(
-                chosen.link,
-                model.expert_bytes // chosen.chunk_bytes,
-                chosen.hbm_shared,
-                chosen.cancel,
-                chosen.both_ways,
-            )  # fmt: skip
-            assert_alike(schedule, costs, cut)
+            n = chosen.chunk_bytes
+            assert_alike(schedule, costs, dataclasses.replace(chosen, chunk_bytes=n and model.expert_bytes // n))
 
 
 RECORDED = [FIFO, Modes(link="shared", hbm_shared=True), Modes("priority", 1 << 22, cancel=True)]

@@ -33,6 +33,7 @@ def of_works(schedule: Schedule, **by_work: dict[Work, float]) -> Costs:
         name: np.array([by_work.get(name, {}).get(work, 0.0) for work in schedule.works])
         for name in ("issue_s", "duration_s", "link_s", "hbm_s", "crossed_s")
     }
+    columns["contended"] = np.array([by_work.get("contended", {}).get(work, 1.0) for work in schedule.works])
     columns["crossed_s"] = np.maximum(columns["crossed_s"], columns["link_s"])
     return Costs(**columns)
 
@@ -198,6 +199,42 @@ def test_copies_both_ways_under_one_cap_move_what_it_allows(engine: Engine) -> N
     rates = [(1 << 28) / float(costs.crossed_s[schedule.cost[i]]) for i in (0, 1)]
     assert sum(rates) == pytest.approx(hw.machine.link.both_ways_bytes_per_s, rel=1e-12)
     assert first_end_s == pytest.approx(4 * min(costs.crossed_s), rel=1e-3)
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_copies_and_the_processor_slow_each_other_down_while_both_read_host_memory(engine: Engine) -> None:
+    """A copy, 1 s of latency and 2 s of transfer, beside 2 s of an expert. From 1 s on the copy keeps half of its rate
+    and the expert a quarter: 1 s of it is left, which takes 4 s, until 5. By then all of the transfer is done: it ends
+    at 5 exactly, and both with it. The next expert has the memory for itself.
+    """
+    expert, copy = Work(OpKind.CPU_EXPERT, flop=1), Work(OpKind.FETCH, copy_bytes=100)
+    recorder = Recorder()
+    recorder.issue(Lane.H2D, copy, step=0)
+    for _ in range(2):
+        recorder.issue(Lane.CPU, expert, step=0)
+    schedule = recorder.schedule()
+    costs = of_works(
+        schedule, duration_s={copy: 3.0, expert: 2.0}, link_s={copy: 2.0}, contended={copy: 0.5, expert: 0.25}
+    )
+    shared = engine(schedule, costs, Modes(dram_shared=True))
+    assert shared.end_s == pytest.approx([5.0, 5.0, 7.0], rel=1e-12)
+    assert engine(schedule, costs, Modes()).end_s.tolist() == [3.0, 2.0, 4.0]
+    assert engine(schedule, costs, Modes(both_ways=True)).end_s == pytest.approx([3.0, 2.0, 4.0], rel=1e-12)
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_what_reads_no_host_memory_is_not_slowed_by_who_does(engine: Engine) -> None:
+    """Copies within HBM and back to the host beside an expert: each takes its own time."""
+    expert, stage, back = (Work(kind, flop=1) for kind in (OpKind.CPU_EXPERT, OpKind.STAGE, OpKind.READBACK))
+    recorder = Recorder()
+    for lane, work in ((Lane.CPU, expert), (Lane.H2D, stage), (Lane.D2H, back)):
+        recorder.issue(lane, work, step=0)
+    schedule = recorder.schedule()
+    costs = of_works(
+        schedule, duration_s={expert: 2.0, stage: 1.0, back: 1.0}, link_s={back: 1.0},
+        contended={expert: 0.5, stage: 0.5, back: 0.5},
+    )  # fmt: skip
+    assert engine(schedule, costs, Modes(dram_shared=True)).end_s.tolist() == [2.0, 1.0, 1.0]
 
 
 def test_modes_that_cannot_be_are_refused() -> None:

@@ -202,7 +202,10 @@ def test_copies_and_kernels_are_timed_beside_each_other_on_a_link_of_any_speed(
         monkeypatch.setattr(contention, name, value)
     samples = contention.contention_samples(lambda: CpuBackend(h2d=Link(bytes_per_s)), "fp32")
     found = {(s.parameters["of"], s.parameters["beside"]): s for s in samples}
-    assert list(found) == [("gemv", "nothing"), ("h2d", "nothing"), ("gemv", "h2d"), ("h2d", "gemv")]
+    assert list(found) == [
+        ("gemv", "nothing"), ("h2d", "nothing"), ("gemv", "h2d"), ("h2d", "gemv"), ("cpu", "nothing"), ("cpu", "h2d"),
+        ("h2d", "cpu"),
+    ]  # fmt: skip
     assert {s.parameters["n_bytes"] for s in samples if s.parameters["of"] == "h2d"} == {1 << 14}
     assert found["gemv", "nothing"].n == found["h2d", "nothing"].n == 4
     assert all(1 <= s.n <= 4 and s.median_s > 0 for s in samples)
