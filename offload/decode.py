@@ -301,15 +301,19 @@ class _Loop:
 
     def _mix(self, what: Work, layer: int, on_host: bool, away: bool) -> None:
         """What mixes the tokens of a layer, where its weights and its keys and values are."""
-        kv = self.host_side.placed.kv if away else "device"
+        placed = self.host_side.placed
+        kv = placed.kv if away else "device"
         if on_host:
             self.host_side.compute(what, layer)
         elif kv == "host":
-            here = self.compute(what._replace(flop=0, hbm_bytes=0), layer)
-            self.host_side.attend(what, layer, here)
+            there = what._replace(
+                flop=int(what.flop * placed.kv_share), hbm_bytes=int(what.hbm_bytes * placed.kv_share)
+            )
+            own = what._replace(flop=what.flop - there.flop, hbm_bytes=what.hbm_bytes - there.hbm_bytes)
+            self.host_side.attend(there, layer, self.compute(own, layer))
         else:
             if kv == "stream":
-                self.host_side.stream_cache(what.hbm_bytes, layer)
+                self.host_side.stream_cache(int(what.hbm_bytes * placed.kv_share), layer)
             self.compute(what, layer)
 
     def _pass_works(self, stack: LayerStack, encoding: bool) -> PassWorks:

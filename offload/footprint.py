@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from numbers import Integral
 from typing import Any
@@ -191,8 +191,11 @@ def host_bytes(model: ModelArchitecture, workload: Workload, policy: Policy, pla
         n_experts += placed.n_decided * model.n_experts
     away = placed.host_layers | placed.streamed_layers
     weights = layer_weight_bytes(model) if away else ()
-    keys = _kv_bytes(model, workload, range(model.decoder.n_layers) if placed.kv != "device" else placed.host_layers)
-    return n_experts * model.expert_bytes + sum(weights[layer] for layer in away) + keys
+    keys = _kv_bytes(model, workload, placed.host_layers)
+    if placed.kv != "device":
+        others = (layer for layer in range(model.decoder.n_layers) if layer not in placed.host_layers)
+        keys += int(_kv_bytes(model, workload, others) * placed.kv_share)
+    return n_experts * model.expert_bytes + sum(_away(weights, placed, layer) for layer in away) + keys
 
 
 def _static_bytes(model: ModelArchitecture, workload: Workload, execution: Execution, placed: Placed) -> int:
@@ -208,9 +211,12 @@ def _static_bytes(model: ModelArchitecture, workload: Workload, execution: Execu
     element = model.stored_activation_dtype.bytes_per_param
     layers = range(model.decoder.n_layers)
     here = [layer for layer in layers if layer not in placed.host_layers]
-    kv = _kv_bytes(model, workload, here if placed.kv == "device" else ())
+    kv = _kv_bytes(model, workload, here)
+    if placed.kv != "device":
+        kv -= int(kv * placed.kv_share)
     if placed.kv == "stream":
-        kv = 2 * max((_kv_bytes(model, workload, (layer,)) for layer in here), default=0)
+        largest = max((_kv_bytes(model, workload, (layer,)) for layer in here), default=0)
+        kv += 2 * int(largest * placed.kv_share)
     kv += workload.n_running * model.state_bytes_per_sequence
     kv += workload.n_memory_tokens * model.cross_kv_bytes_per_token
     if execution.splits_expert_buffer:
@@ -232,11 +238,16 @@ def _weights_away(model: ModelArchitecture, placed: Placed) -> int:
     if not placed.host_layers and not placed.streamed_layers:
         return 0
     weights = layer_weight_bytes(model)
-    away = sum(weights[layer] for layer in placed.host_layers | placed.streamed_layers)
-    away -= 2 * max((weights[layer] for layer in placed.streamed_layers), default=0)
+    away = sum(_away(weights, placed, layer) for layer in placed.host_layers | placed.streamed_layers)
+    away -= 2 * max((_away(weights, placed, layer) for layer in placed.streamed_layers), default=0)
     if len(placed.host_layers) == model.decoder.n_layers:
         away += head_bytes(model)
     return max(min(away, model.non_expert_bytes), 0)
+
+
+def _away(weights: Sequence[int], placed: Placed, layer: int) -> int:
+    """Of the weights of a layer on the host, or streamed, what is not in HBM."""
+    return int(weights[layer] * placed.streamed_share) if layer in placed.streamed_layers else weights[layer]
 
 
 def _kv_bytes(model: ModelArchitecture, workload: Workload, layers: Iterable[int]) -> int:

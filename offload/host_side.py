@@ -50,7 +50,8 @@ class HostSide:
         self._streamed: dict[int, int] = {}  # layer of this pass -> the copy of its weights
         self._readers: dict[str, list[int]] = {}  # what is streamed -> by buffer, the op that read it last
         self._in_use: dict[int, list[str]] = {}  # layer -> what of it has a buffer
-        self._weights = layer_weight_bytes(loop.model) if placed.streamed_layers else ()
+        weights = layer_weight_bytes(loop.model) if placed.streamed_layers else ()
+        self._weights = [int(n_bytes * placed.streamed_share) for n_bytes in weights]
 
     def live_ops(self) -> list[int]:
         """The ops that a later op may have to wait for."""

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from offload.execution import Execution
+from traces.documents import NUMBER
 from traces.errors import InvalidInput
 from traces.model.architecture import ModelArchitecture
 
@@ -22,9 +23,11 @@ __all__ = ["AS_DECIDED", "EVERYWHERE", "LayerRange", "Placed", "Placement", "pla
 
 _LAYERS = re.compile(r"(?P<low>\d{1,4})(?P<dash>-(?P<high>\d{1,4})?)?", re.ASCII)
 _FORM = (
-    "experts=cpu[:LAYERS][:keep=N[:uniform]], layers=cpu[:LAYERS], weights=stream[:LAYERS], kv=cpu, kv=stream, "
-    "ubatch=TOKENS, stream=TOKENS"
+    "experts=cpu[:LAYERS][:keep=N or :share=S[:uniform]], layers=cpu[:LAYERS], weights=stream[:LAYERS][:share=S], "
+    "kv=cpu[:share=S], kv=stream[:share=S], ubatch=TOKENS, stream=TOKENS"
 )
+_SHARED = ("experts", "weights", "kv")
+"""Parts of which a share of the bytes may be elsewhere."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,9 +67,10 @@ class Placement:
     `host_layers`: layers that live and run there whole, attention and KV cache included; all of them take the head
     along. `streamed`: layers whose weights outside the routed experts wait in host memory and pass through HBM in every
     forward pass. `kv`: the KV cache of the other layers is in HBM ("device"), in host memory and attended to there
-    ("host"), or streamed from there ("stream"). How a prompt passes, None as the execution has it: `micro_batch` tokens
-    in one pass, 0 all; `stream_from` tokens of a pass on experts of the host are streamed, 0 never. Raises
-    `InvalidInput` for anything else.
+    ("host"), or streamed from there ("stream"). `expert_share`, `streamed_share`, `kv_share`: of the bytes of each,
+    what is there and not in HBM, above 0, at most 1; of experts, whole ones, over all layers as near as can be. How a
+    prompt passes, None as the execution has it: `micro_batch` tokens in one pass, 0 all; `stream_from` tokens of a pass
+    on experts of the host are streamed, 0 never. Raises `InvalidInput` for anything else.
     """
 
     host_experts: LayerRange | None = None
@@ -75,6 +79,9 @@ class Placement:
     host_layers: LayerRange | None = None
     streamed: LayerRange | None = None
     kv: str = "device"
+    expert_share: float = 1.0
+    streamed_share: float = 1.0
+    kv_share: float = 1.0
     micro_batch: int | None = None
     stream_from: int | None = None
 
@@ -87,6 +94,25 @@ class Placement:
             raise InvalidInput(
                 f"keep = {self.n_kept} says how many experts stay in HBM where experts=cpu puts the others"
             )
+
+        for part, share, away in (
+            ("experts", self.expert_share, self.host_experts is not None),
+            ("weights", self.streamed_share, self.streamed is not None),
+            ("kv", self.kv_share, self.kv != "device"),
+        ):
+            if not 0 < share <= 1:
+                raise InvalidInput(
+                    f"{part}: share = {share:g} of the bytes is outside (0, 1]; leave the clause out for 0"
+                )
+            if share < 1 and not away:
+                raise InvalidInput(f"{part}: share = {share:g} is of what is not in HBM, and all of it is")
+        if self.expert_share < 1 and self.n_kept:
+            raise InvalidInput("experts: keep and share both say what stays in HBM: give one")
+
+    @property
+    def keeps(self) -> bool:
+        """Whether some experts of layers on the host stay in HBM, so that their popularity matters."""
+        return self.n_kept > 0 or self.expert_share < 1
 
     def execution(self, execution: Execution) -> Execution:
         """`execution` with the prompt passing as the placement says."""
@@ -101,14 +127,15 @@ class Placement:
         if self.host_experts is not None:
             said.append(
                 f"experts=cpu{self.host_experts}"
-                + (f":keep={self.n_kept}" + ":uniform" * self.uniform if self.n_kept else "")
+                + (f":keep={self.n_kept}" if self.n_kept else _said(self.expert_share))
+                + ":uniform" * (self.uniform and self.keeps)
             )
         if self.host_layers is not None:
             said.append(f"layers=cpu{self.host_layers}")
         if self.streamed is not None:
-            said.append(f"weights=stream{self.streamed}")
+            said.append(f"weights=stream{self.streamed}{_said(self.streamed_share)}")
         if self.kv != "device":
-            said.append("kv=" + {"host": "cpu"}.get(self.kv, self.kv))
+            said.append("kv=" + {"host": "cpu"}.get(self.kv, self.kv) + _said(self.kv_share))
         if self.micro_batch is not None:
             said.append(f"ubatch={self.micro_batch}")
         if self.stream_from is not None:
@@ -121,13 +148,16 @@ class Placed:
     """A placement of one model.
 
     `host_layers`, `streamed_layers`: of the decoder. `kept`: by MoE layer (numbered through the model) the experts in
-    HBM where the others run on the host; None where a policy decides.
+    HBM where the others run on the host; None where a policy decides. `streamed_share`, `kv_share`: of the bytes of
+    each streamed layer, and of the KV cache, what is not in HBM.
     """
 
     host_layers: frozenset[int]
     streamed_layers: frozenset[int]
     kept: tuple[frozenset[int] | None, ...]
     kv: str
+    streamed_share: float = 1.0
+    kv_share: float = 1.0
 
     @property
     def is_plain(self) -> bool:
@@ -166,6 +196,7 @@ def place(model: ModelArchitecture, placement: Placement, popularity: NDArray[np
     if placement.kv != "device" and (model.is_encoder_decoder or not stack.is_uniform):
         raise InvalidInput(f"kv = {placement.kv}: of a decoder whose layers all have one kind of attention only")
     kept: list[frozenset[int] | None] = [None] * model.n_moe_layers
+    here, n_here = (1 - placement.expert_share) * model.n_experts, 0.0  # experts a layer that stay; so far, in all
     for block, layer in enumerate(stack.moe_layers):
         at = model.n_encoder_moe_layers + block
         if layer in layers["host"]:
@@ -174,8 +205,11 @@ def place(model: ModelArchitecture, placement: Placement, popularity: NDArray[np
             order = np.arange(model.n_experts)
             if popularity is not None and not placement.uniform:
                 order = np.argsort(-popularity[at], kind="stable")
-            kept[at] = frozenset(order[: placement.n_kept].tolist())
-    return Placed(layers["host"], layers["streamed"] - layers["host"], tuple(kept), placement.kv)
+            n_kept = placement.n_kept or int(n_here + here + 0.5) - int(n_here + 0.5)
+            n_here += here
+            kept[at] = frozenset(order[:n_kept].tolist())
+    streamed, shares = layers["streamed"] - layers["host"], (placement.streamed_share, placement.kv_share)
+    return Placed(layers["host"], streamed, tuple(kept), placement.kv, *shares)
 
 
 AS_DECIDED = Placement()
@@ -186,8 +220,9 @@ def placement_named(text: str) -> Placement:
     """The placement a user types: clauses `PART=WHERE`, joined by `@` or commas.
 
     `experts=cpu` (all layers), `experts=cpu:26` (the first 26 layers), `experts=cpu:12-47`, `experts=cpu:12-`,
-    `experts=cpu:keep=28`, `experts=cpu:keep=28:uniform`; `layers=cpu:20`; `weights=stream`; `kv=cpu`, `kv=stream`;
-    `ubatch=2048`, `stream=32`, `stream=never`. Raises `InvalidInput` for anything else.
+    `experts=cpu:keep=28`, `experts=cpu:keep=28:uniform`; `layers=cpu:20`; `weights=stream`; `kv=cpu`, `kv=stream`; a
+    share of the bytes, `experts=cpu:share=0.4`, `weights=stream:share=0.4`, `kv=cpu:share=0.5`; `ubatch=2048`,
+    `stream=32`, `stream=never`. Raises `InvalidInput` for anything else.
     """
     found = Placement()
     seen: set[str] = set()
@@ -210,13 +245,14 @@ def _with_clause(found: Placement, part: str, where: str, text: str) -> Placemen
         return replace(found, micro_batch=n) if part == "ubatch" else replace(found, stream_from=n)
     home, *rest = where.split(":")
     wanted = {"experts": ("cpu",), "layers": ("cpu",), "weights": ("stream",), "kv": ("cpu", "stream")}
-    if home not in wanted.get(part, ()) or (part == "kv" and rest):
-        raise InvalidInput(f"placement {text!r}: {part}={where} is not of the form {_FORM}")
-    if part == "kv":
-        return replace(found, kv={"cpu": "host"}.get(home, home))
     n_kept, uniform = 0, part == "experts" and rest[-1:] == ["uniform"] and len(rest) > 1
     if uniform:
         rest.pop()
+    share = _share(rest.pop(), text) if part in _SHARED and rest and rest[-1].startswith("share=") else 1.0
+    if home not in wanted.get(part, ()) or (part == "kv" and rest):
+        raise InvalidInput(f"placement {text!r}: {part}={where} is not of the form {_FORM}")
+    if part == "kv":
+        return replace(found, kv={"cpu": "host"}.get(home, home), kv_share=share)
     if part == "experts" and rest and rest[-1].startswith("keep="):
         digits = rest.pop().removeprefix("keep=")
         if not re.fullmatch(r"\d{1,4}", digits, re.ASCII):
@@ -224,8 +260,22 @@ def _with_clause(found: Placement, part: str, where: str, text: str) -> Placemen
         n_kept = int(digits)
     layers = _layers(rest, text)
     if part == "experts":
-        return replace(found, host_experts=layers, n_kept=n_kept, uniform=uniform)
-    return replace(found, host_layers=layers) if part == "layers" else replace(found, streamed=layers)
+        return replace(found, host_experts=layers, n_kept=n_kept, uniform=uniform, expert_share=share)
+    if part == "layers":
+        return replace(found, host_layers=layers)
+    return replace(found, streamed=layers, streamed_share=share)
+
+
+def _share(word: str, text: str) -> float:
+    """`share=0.4`. Raises `InvalidInput`."""
+    digits = word.removeprefix("share=")
+    if NUMBER.fullmatch(digits) is None or not 0 < float(digits) <= 1:
+        raise InvalidInput(f"placement {text!r}: {word} is not a share of the bytes above 0, at most 1, such as 0.4")
+    return float(digits)
+
+
+def _said(share: float) -> str:
+    return "" if share == 1 else f":share={share!r}"
 
 
 def _layers(words: list[str], text: str) -> LayerRange:

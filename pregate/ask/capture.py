@@ -205,7 +205,7 @@ def request(
     memory = hw if isinstance(hw, MachineMemory) else memory_of(hw)
     if chosen.asks_machine and memory.costs_of is not None:
         chosen = chosen.on_machine(memory.costs_of(model))
-    placed = place(model, chosen.placement, _popularity(model, trace, chosen) if chosen.placement.n_kept else None)
+    placed = place(model, chosen.placement, _popularity(model, trace, chosen) if chosen.placement.keeps else None)
     execution = chosen.placement.execution(memory.execution)
     if expert_tier == "dram":
         _check_host_memory(model, memory, chosen, host_bytes(model, workload, chosen, placed))

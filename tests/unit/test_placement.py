@@ -15,7 +15,7 @@ from offload.decode import Decoded, decode
 from offload.execution import EXECUTIONS
 from offload.footprint import measure_workload, plan_memory
 from offload.memory import CapacityExceeded
-from offload.ops import Lane, OpKind
+from offload.ops import Lane, OpKind, Work
 from offload.placement import AS_DECIDED, LayerRange, Placement, place, placement_named
 from offload.policies import policy_named
 from pregate import load_hardware, load_model, simulate
@@ -28,11 +28,12 @@ from traces.model.layer_bytes import layer_kv_bytes, layer_weight_bytes
 MODEL = MODELS["shared experts, three matrices"]
 DECODER = MODELS["decoder-only"]
 TRACE = routing(MODEL, batch=2, seed=3, input_tokens=6)
+HW = load_platform("rtx-4090", "streams")
 TEXTS = (
-    "experts=cpu", "experts=cpu:2", "experts=cpu:1-2",
-    "experts=cpu:2-", "experts=cpu:keep=2", "experts=cpu:3:keep=1", "layers=cpu",
-    "experts=cpu:keep=2:uniform",
-    "layers=cpu:2", "layers=cpu:1-1", "weights=stream", "weights=stream:1-3", "kv=cpu", "kv=stream",
+    "experts=cpu", "experts=cpu:2", "experts=cpu:1-2", "experts=cpu:2-", "experts=cpu:keep=2", "experts=cpu:3:keep=1",
+    "layers=cpu", "experts=cpu:keep=2:uniform", "layers=cpu:2", "layers=cpu:1-1", "weights=stream",
+    "weights=stream:1-3", "kv=cpu", "kv=stream", "experts=cpu:share=0.4", "experts=cpu:1-2:share=0.5:uniform",
+    "weights=stream:share=0.25", "kv=cpu:share=0.5", "weights=stream:1-3:share=0.123456789", "kv=stream:share=0.75",
     "experts=cpu@ubatch=4", "experts=cpu@stream=5", "experts=cpu@stream=never", "experts=cpu:2@layers=cpu:1@kv=stream",
 )  # fmt: skip
 
@@ -333,3 +334,80 @@ def test_a_design_on_the_host_is_asked_for_by_name() -> None:
     assert streamed.makespan_s == found.makespan_s
     assert streamed.h2d_bytes == found.h2d_bytes > 0
     assert streamed.moe_layer_latency_s == pytest.approx(found.moe_layer_latency_s, rel=1e-12)
+
+
+def stream_bytes(decoded: Decoded) -> int:
+    return int(decoded.schedule.bytes[decoded.schedule.kind == OpKind.STREAM].sum())
+
+
+def test_a_share_of_the_experts_is_of_all_layers_as_near_as_whole_experts_can_be() -> None:
+    """Six experts in each of three layers: 0.4 of them elsewhere leave 3.6 a layer, 10.8 of 18 in all."""
+    kept = [place(MODEL, placement_named(f"experts=cpu:share={share}")).kept for share in (0.4, 0.5, 1.0, 0.01)]
+    assert [[len(one or ()) for one in layers] for layers in kept] == [[4, 3, 4], [3, 3, 3], [0, 0, 0], [6, 6, 6]]
+    assert kept[1] == place(MODEL, placement_named("experts=cpu:keep=3")).kept
+    some = place(MODEL, placement_named("experts=cpu:2-:share=0.5")).kept
+    assert [one and len(one) for one in some] == [None, 3, 3]
+
+
+def test_the_popular_experts_of_a_share_stay() -> None:
+    popularity = np.zeros((3, 6))
+    popularity[:, 5] = 1.0
+    assert 5 in (place(MODEL, placement_named("experts=cpu:share=0.8"), popularity).kept[1] or ())
+    first = place(MODEL, placement_named("experts=cpu:share=0.8:uniform"), popularity).kept
+    assert first == place(MODEL, placement_named("experts=cpu:share=0.8")).kept
+    asked = [capture(MODEL, HW, TRACE, f"gpu_only@experts=cpu:share=0.5{rest}").request for rest in ("", ":uniform")]
+    assert asked[0].placed.kept != asked[1].placed.kept
+
+
+@pytest.mark.parametrize("part", ["weights=stream", "kv=stream"])
+def test_a_share_streams_so_many_bytes_and_the_rest_takes_hbm(part: str) -> None:
+    whole, half = (capture(MODEL, HW, TRACE, f"gpu_only@{text}") for text in (part, f"{part}:share=0.5"))
+    assert stream_bytes(half.decoded) == pytest.approx(stream_bytes(whole.decoded) / 2, rel=1e-3)
+    plain = capture(MODEL, HW, TRACE, "gpu_only").plan.static_bytes
+    away = [plain - one.plan.static_bytes for one in (whole, half)]
+    assert away[0] == pytest.approx(2 * away[1], rel=1e-2)
+
+
+def test_a_share_of_the_cache_is_attended_to_on_each_side() -> None:
+    """Scores of both sides add up to those of one; projections stay on the device."""
+    plain, half = written(""), written("kv=cpu:share=0.25")
+
+    def work_of(decoded: Decoded, kind: OpKind) -> list[Work]:
+        rows = np.flatnonzero(decoded.schedule.kind == kind).tolist()
+        return [decoded.schedule.works[decoded.schedule.cost[i]] for i in rows]
+
+    here, there = work_of(half, OpKind.SELF_ATTENTION), work_of(half, OpKind.CPU_LAYER)
+    for whole, own, other in zip(work_of(plain, OpKind.SELF_ATTENTION), here, there, strict=True):
+        assert (own.flop + other.flop, own.hbm_bytes + other.hbm_bytes) == (whole.flop, whole.hbm_bytes)
+        assert other.hbm_bytes == whole.hbm_bytes // 4
+        assert own.gemms == whole.gemms
+        assert not other.gemms
+    memory = [capture(MODEL, HW, TRACE, f"gpu_only@kv=cpu{rest}").plan.static_bytes for rest in ("", ":share=0.25")]
+    plan = capture(MODEL, HW, TRACE, "gpu_only").plan.static_bytes
+    assert plan - memory[1] == pytest.approx((plan - memory[0]) / 4, rel=1e-2)
+
+
+@pytest.mark.parametrize("text", ["experts=cpu:share=0.4", "weights=stream:share=0.3", "kv=cpu:share=0.5"])
+def test_shares_run_alike_in_every_interpreter(text: str) -> None:
+    whole, streamed = (simulate(MODEL, HW, TRACE, f"gpu_only@{text}", engine=one) for one in ("des", "stream"))
+    recurred = simulate(MODEL, HW, TRACE, f"gpu_only@{text}", engine="recurrence")
+    assert streamed.schedule_digest == whole.schedule_digest == recurred.schedule_digest
+    assert streamed.makespan_s == whole.makespan_s == recurred.makespan_s
+    assert np.array_equal(whole.timeline.end_s, recurred.timeline.end_s)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("experts=cpu:share=0", "above 0"),
+        ("experts=cpu:share=1.2", "at most 1"),
+        ("experts=cpu:share=half", "such as 0.4"),
+        ("experts=cpu:keep=2:share=0.5", "give one"),
+        ("layers=cpu:share=0.5", "neither a number of layers"),
+        ("kv=cpu:0.5", "not of the form"),
+        ("activations=cpu:share=0.5", "not of the form"),
+    ],
+)
+def test_shares_that_cannot_be_are_one_clear_line(text: str, words: str) -> None:
+    with pytest.raises(InvalidInput, match=words):
+        placement_named(text)

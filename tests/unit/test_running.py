@@ -384,6 +384,7 @@ def test_describing_a_device_loads_no_framework() -> None:
 @pytest.mark.parametrize(
     "design",
     [
+        "gpu_only@experts=cpu:share=0.4",
         "gpu_only@experts=cpu", "gpu_only@experts=cpu:2", "gpu_only@experts=cpu:keep=2",
         "on_demand@experts=cpu:3:keep=1", "pregate@experts=cpu:2",
         "on_demand:cpu+static:4:per_layer", "on_demand+lru:5:warm@experts=cpu:2:keep=2",
