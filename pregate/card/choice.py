@@ -60,6 +60,10 @@ class Ranking:
             names = ", ".join(str(one.design) for one in near[:3])
             more = f" and {len(near) - 3} more" if len(near) > 3 else ""
             told += f"; it cannot be told from {names}{more}, whose intervals straddle"
+        other = self.deployable
+        if best.design.stack == RESEARCH and other is not None and other is not now:
+            times, span = ratio(other, now, self.objective)
+            told += f". Of what engines run, {other.design} comes first: {times:.2f} times ({_span(span)})"
         return f"{told}."
 
 

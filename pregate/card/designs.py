@@ -9,7 +9,7 @@ from hwmodels.platform import Platform
 from hwmodels.quantity import ReadOnly
 from offload.memory import CapacityExceeded
 from offload.policies import policy_named
-from pregate.ask.capture import Request, memory_of, request
+from pregate.ask.capture import Request, request
 from pregate.card.job import Workpiece
 from traces.errors import InvalidInput
 from traces.model.architecture import ModelArchitecture
@@ -19,18 +19,21 @@ __all__ = ["ENGINES", "RESEARCH", "EngineDesign", "Planned", "all_planned", "des
 RESEARCH = "streams"
 """The stack of designs that this project's runtime executes and no engine offers."""
 
-_OFFLOADING = (
-    "gpu_only",
+_MOVING = (
     "on_demand",
     "on_demand+lru",
     "on_demand:cpu+static",
+    "min_latency/paper",
+    "bandwidth_split",
+    "hybrid_schedule",
     "pregate",
     "pregate+lru",
     "pregate(2)",
     "prefetch_all",
-    "gpu_only@experts=cpu",
-    "gpu_only@experts=cpu:keep={most}",
 )
+"""Designs that move experts, which no engine offers."""
+
+_PLACED = ("gpu_only", "gpu_only@experts=cpu", "gpu_only@experts=cpu:keep={most}")
 
 ENGINES: Mapping[str, tuple[str, ...]] = ReadOnly(
     {
@@ -47,6 +50,11 @@ ENGINES: Mapping[str, tuple[str, ...]] = ReadOnly(
     }
 )
 """What engines offer, by stack. `{fewest}`: as few layers as fit, `{most}`: as many experts a layer as fit."""
+
+_RELEASED: Mapping[str, tuple[str, ...]] = ReadOnly(
+    {"fastertransformer": ("gpu_only", "on_demand", "on_demand+lru", "pregate", "pregate+lru", "prefetch_all")}
+)
+"""What code that was released with a paper offers, by stack."""
 
 _BY_FORMAT = {
     "llama-cpp": None,
@@ -91,9 +99,16 @@ def _reads(stack: str, model: ModelArchitecture) -> bool:
     return formats is None or model.expert_dtype.name.startswith(formats)
 
 
-def designs_of(model: ModelArchitecture, stack: str) -> tuple[str, ...]:
-    """The designs of a stack, with `{fewest}` and `{most}` still open. An encoder-decoder has no placements."""
-    named = ENGINES.get(stack, _OFFLOADING)
+def designs_of(model: ModelArchitecture, stack: str, *, beside_engines: bool = False) -> tuple[str, ...]:
+    """The designs of a stack, with `{fewest}` and `{most}` still open. An encoder-decoder has no placements.
+
+    `beside_engines`: what engines offer is theirs to run, and this project's runtime is asked for the rest.
+    """
+    named = (
+        ENGINES.get(stack)
+        or _RELEASED.get(stack)
+        or ((() if beside_engines and stack == RESEARCH else _PLACED) + _MOVING)
+    )
     return tuple(name for name in named if not (model.is_encoder_decoder and "@" in name))
 
 
@@ -126,10 +141,10 @@ def _settled(model: ModelArchitecture, hw: Platform, work: Workpiece, form: str,
 
 
 def _granted(model: ModelArchitecture, hw: Platform, work: Workpiece, name: str) -> Planned:
-    policy, memory = policy_named(name).placed(work.popularity), memory_of(hw)
-    prompt = request(model, memory, work.prompt, policy, workload=work.workload)
+    policy = policy_named(name).placed(work.popularity)
+    prompt = request(model, hw, work.prompt, policy, workload=work.workload)
     same = work.tokens is work.prompt
-    tokens = prompt if same else request(model, memory, work.tokens, policy, workload=work.workload)
+    tokens = prompt if same else request(model, hw, work.tokens, policy, workload=work.workload)
     return Planned(EngineDesign(name, hw.stack.name), hw, prompt, tokens)
 
 
@@ -139,7 +154,7 @@ def all_planned(
     """Every design of every stack in `platforms` that fits, each once; `say(design, reason)` for those that do not."""
     for stack, hw in platforms.items():
         seen: set[str] = set()
-        for name in designs_of(model, stack):
+        for name in designs_of(model, stack, beside_engines=any(other in ENGINES for other in platforms)):
             if "{" in name and "gpu_only" in seen:  # nothing has to leave HBM
                 continue
             try:

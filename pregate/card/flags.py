@@ -137,7 +137,17 @@ def _vllm(policy: Policy, model: ModelArchitecture, hw: Platform, job: RequestLo
     return Flags("", f"vLLM offloads whole tensors and computes nothing on the host: {policy.name} cannot be said")
 
 
+def _fastertransformer(policy: Policy, model: ModelArchitecture, hw: Platform, job: RequestLoad) -> Flags:
+    return Flags("", f"{policy.name}: the code released with Pre-gated MoE, from its own configuration files")
+
+
 _WRITERS: Mapping[str, Callable[[Policy, ModelArchitecture, Platform, RequestLoad], Flags]] = ReadOnly(
-    {"llama-cpp": _llama_cpp, "ik-llama": _llama_cpp, "ktransformers": _ktransformers, "vllm": _vllm}
+    {
+        "llama-cpp": _llama_cpp,
+        "ik-llama": _llama_cpp,
+        "ktransformers": _ktransformers,
+        "vllm": _vllm,
+        "fastertransformer": _fastertransformer,
+    }
 )
 """What writes the flags, by stack."""

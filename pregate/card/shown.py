@@ -63,7 +63,7 @@ def _designs(card: Card) -> tuple[tuple[str, ...], ...]:
     deployable = choice.deployable
     if deployable is not None and all(one is not deployable for _, one in shown):
         shown.append(("engine", deployable))
-    head = ("", "design", "request", "first token", "tokens/s", "HBM", "told apart")
+    head = ("", "design", "request", "tokens/s", "first token", "HBM", "told apart")
     return head, *(_design(card, mark, one) for mark, one in shown)
 
 
@@ -74,8 +74,8 @@ def _design(card: Card, mark: str, one: Judged) -> tuple[str, ...]:
         f"{mark}*" if one is choice.now and mark != "now" else mark,
         str(one.design),
         si(one.request.value, "s"),
-        si(one.ttft.value, "s"),
         f"{one.throughput.value:.3g}",
+        si(one.ttft.value, "s"),
         si(one.peak_hbm_bytes, "B"),
         apart,
     )

@@ -19,7 +19,7 @@ from offload.policies import policy_named
 from pregate.ask.capture import request
 from pregate.ask.intervals import measured, prepared
 from pregate.card.choice import Ranking
-from pregate.card.designs import EngineDesign, Planned, plan_design
+from pregate.card.designs import ENGINES, EngineDesign, Planned, plan_design
 from pregate.card.job import Workpiece
 from pregate.card.judged import Judged, judge, objective_of
 from pregate.card.speed_limit import ROOMY, with_memory
@@ -136,9 +136,10 @@ def _nearest_change(seconds: NDArray[np.float64]) -> tuple[int, float] | None:
 def _resident(model: ModelArchitecture, work: Workpiece, choice: Ranking) -> TurningPoint | None:
     """The HBM from which everything stays there, where that is then the best."""
     best = choice.best
-    hw = best.planned.hw
     if best.design.policy == "gpu_only":
         return None
+    engines = [one.planned.hw for one in choice.ranked if "gpu_only" in ENGINES.get(one.design.stack, ())]
+    hw = next(iter(engines), best.planned.hw)
     try:
         plan_design(model, hw, work, "gpu_only")
         return None

@@ -115,6 +115,7 @@ def test_what_is_kept_is_not_chosen_with_the_tokens_in_view(model: ModelArchitec
 def test_numbers_of_a_fit_are_fitted_and_as_sure_as_its_covariance() -> None:
     switch = pregate.load_model("switch-base-8")
     found = plan(switch, "a100-sxm4-80gb", RequestLoad(16, 8, 1), stacks=["fastertransformer"])
+    assert {one.design.policy for one in found.choice.ranked} >= {"gpu_only", "pregate"}
     assert found.best.tpot.tag == "fitted"
     assert found.best.tpot.why == "the covariance of the fit"
     assert found.best.tpot.spread < spread_of("decode", "fastertransformer").rms
@@ -256,3 +257,22 @@ def test_engines_that_cannot_run_a_model_are_not_asked() -> None:
     assert "vllm" not in stacks_for(packed, "streams", shipped)
     assert "llama-cpp" in stacks_for(packed, "streams", shipped)
     assert "ktransformers" not in stacks_for(packed, "streams", ("llama-cpp", "streams"))
+
+
+def test_the_runtime_is_asked_for_what_no_engine_offers(card: Card) -> None:
+    for one in card.choice.ranked:
+        if one.design.stack == "streams":
+            assert not one.design.policy.startswith("gpu_only")
+    assert any(one.design.policy == "hybrid_schedule" for one in card.choice.ranked)
+
+
+def test_where_the_best_is_no_engines_the_best_of_an_engine_is_said(card: Card) -> None:
+    research = moved(card.best, 1.0)
+    research = dataclasses.replace(research, design=dataclasses.replace(research.design, stack="streams"))
+    engine = moved(card.best, 2.0)
+    engine = dataclasses.replace(engine, design=dataclasses.replace(engine.design, stack="vllm"))
+    now = moved(card.best, 3.0)
+    now = dataclasses.replace(now, design=dataclasses.replace(now.design, stack="llama-cpp"))
+    found = choose([research, engine, now], now, "request")
+    assert found.deployable is engine
+    assert f"Of what engines run, {engine.design} comes first: 1.50 times" in found.verdict()
