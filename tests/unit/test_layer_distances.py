@@ -43,7 +43,7 @@ def by_recency(trace: RoutingTrace, layer: int, cold: bool) -> list[int]:
 
 
 @pytest.mark.parametrize("cold", [False, True])
-@pytest.mark.parametrize("cells", [1, 200, 1 << 20])
+@pytest.mark.parametrize("cells", [1, 40, 90, 200, 1 << 20])
 @pytest.mark.parametrize("n_tokens", [1, 3, 7])
 def test_every_lookup_needs_what_a_list_of_recency_says(
     n_tokens: int, cells: int, cold: bool, monkeypatch: pytest.MonkeyPatch
