@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hwmodels.calibrate.from_tables import TableFit, fit_of, fit_tables, law_rows
+from hwmodels.calibrate.from_tables import STACKS, TableFit, fit_of, fit_tables, law_rows
 from hwmodels.calibrate.kernel_tables import MACHINES, tables_folder, versions
 from hwmodels.laws.families import family_of
 from pregate.cli.output_paths import require_folder
@@ -41,6 +41,8 @@ def calibrate_tables(
         raise unknown_name("source of tables", source, SOURCES)
     folder = tables_folder(tables)
     asked = list(gpus) or [gpu for gpu in MACHINES if (folder / gpu / "gemm" / engine).is_dir()]
+    if not asked:
+        raise unknown_name("engine", engine, STACKS)
     for gpu in asked:
         versions(folder, gpu, engine)
     if held_out:

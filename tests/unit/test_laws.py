@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +21,7 @@ from hwmodels.laws.gemm import dense_gemm
 from hwmodels.laws.moe import ExpertGroup, fused_experts
 from hwmodels.laws.rates import CardRates, kept_share, smooth_maximum
 from hwmodels.machine_files import hardware_names, load_machine
+from tests.command_line import Run
 from tests.unit.kernel_tables_of_our_own import TRUE, rates, write_tables
 from traces.errors import InvalidFile, InvalidInput, UnknownName
 
@@ -288,3 +290,24 @@ def test_the_committed_errors_are_those_of_the_committed_fits() -> None:
         assert said[key]["families"]["mape"] == pytest.approx(law.families.mape, abs=2e-3)
         assert said[key]["met"] == (said[key]["families"]["mape"] <= said[key]["bar"])
         assert (said[key]["machine"] is None) == (law.elsewhere is None)
+
+
+def test_the_command_writes_a_fit_for_a_card_and_refuses_what_does_not_go_together(tmp_path: Path, run: Run) -> None:
+    tables = write_tables(tmp_path / "tables")
+    words = ("calibrate", "--from", "aiconfigurator", "--tables", str(tables))
+    status, out, err = run(*words, "--gpu", "h100_sxm", "-o", str(tmp_path))
+    assert status == 0, err
+    assert "4 laws of vllm 1.0" in out
+    assert load_fit(tmp_path / "h100-sxm.vllm.yaml").provenance["version"] == "1.0"
+    for more, message in (
+        (("--gpu", "h300_sxm"), "GPU of the tables"),
+        (("--engine", "vlm"), "unknown engine 'vlm'"),
+        (("-o", str(tmp_path / "none")), "a folder"),
+        (("measurements.json",), "leave out MEASUREMENTS"),
+    ):
+        status, _, err = run(*words, *more)
+        assert status == 2, more
+        assert re.search(message, err), err
+    status, _, err = run("calibrate", "--gpu", "h100_sxm", "x.json", "-o", "y.yaml")
+    assert status == 2
+    assert "--from aiconfigurator" in err
