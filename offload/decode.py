@@ -22,6 +22,7 @@ from offload.execution import Execution
 from offload.fast.decode_compiled import CompiledLoop, is_compilable, is_kept
 from offload.host_side import HostSide
 from offload.memory import ExpertMemory
+from offload.micro_batches import MicroBatches, micro_batches_of
 from offload.mixing import mixing_works
 from offload.moe_blocks import Blocks, PassWorks, Union
 from offload.ops import Lane, OpKind, Work
@@ -32,6 +33,7 @@ from offload.recorder import Part, Recorder, assemble
 from offload.residency import ResidentSet, count_slots
 from offload.schedule import Schedule
 from offload.work_rows import Works
+from traces.errors import InvalidInput
 from traces.machine_code import KEPT_OPS
 from traces.model.architecture import LayerStack, ModelArchitecture
 from traces.phase import Phase
@@ -120,6 +122,7 @@ class DecodeStream:
         self._steps = steps
         placed = place(model, policy.placement) if placed is None else placed
         known = model.is_uniform and is_compilable(policy, execution, cache) and placed.is_plain
+        known = known and not execution.micro_sequences
         self._loop: CompiledLoop | _Loop | None = None  # until the size of the schedule is known
         if compiled is not None or not known:
             made = CompiledLoop if compiled and known else partial(_Loop, placed=placed)
@@ -244,6 +247,7 @@ class _Loop:
         self.host_side = HostSide(self, place(model, policy.placement) if placed is None else placed)
         self.last_op = -1  # of the compute stream
         self.next_step: list[Fetch] = []  # of the next step, for blocks that have not run in this one
+        self.micro: MicroBatches | None = None  # of a pass that computes its layers in several
 
     def parts(self, steps: Iterable[Step]) -> Iterator[Part]:
         """The schedule of `steps`, some hundred thousand ops at a time."""
@@ -272,9 +276,9 @@ class _Loop:
         unions = _unions(step.experts[:, first : first + n_blocks], model.n_experts)
         self.pass_works = self._pass_works(stack, encoding)
         blocks = Blocks(self, policy, decisions, first, unions, step, encoding)
-        attention: Sequence[Work | None]
-        attention = self._attention(step, stack, encoding)
-        mixing = () if stack.is_uniform else mixing_works(model, stack, step, self._decompresses(step))
+        parts = [step] if encoding else micro_batches_of(step, self.execution.micro_sequences)
+        mixing = [self._mixing(part, stack, encoding) for part in parts]  # by micro-batch, by layer
+        self.micro = None if len(parts) == 1 else self._in_micro_batches(parts, mixing, first, n_blocks)
         block_of = {layer: block for block, layer in enumerate(stack.moe_layers)}
         away = not encoding and not self.host_side.placed.is_plain
         self.last_op = -1
@@ -282,12 +286,16 @@ class _Loop:
             if away:
                 self.host_side.enter(layer, self.last_op)
             on_host = away and layer in self.host_side.placed.host_layers
-            for what in mixing[layer : layer + 1] if mixing else attention:
-                if what is not None:
-                    self._mix(what, layer, on_host, away)
+            if self.micro is not None:
+                self.micro.mix(layer, self.host_side.placed.kv)
+            else:
+                for what in mixing[0][layer]:
+                    self.mix(what, layer, on_host, away)
             block = block_of.get(layer)
             if block is not None:
                 blocks.run(block, layer)
+            elif self.micro is not None and layer not in stack.bare_layers:
+                self.micro.dense(stack, layer)
             elif layer not in stack.bare_layers:
                 dense = self.pass_works.dense
                 self.host_side.compute(dense, layer) if on_host else self.compute(dense, layer)
@@ -299,7 +307,31 @@ class _Loop:
             head = self.host_side.compute(what, -1) if stays else self.compute(what, -1)
             self.host(_STEP, (head,), -1)
 
-    def _mix(self, what: Work, layer: int, on_host: bool, away: bool) -> None:
+    def _mixing(self, step: Step, stack: LayerStack, encoding: bool) -> list[list[Work]]:
+        """The works that mix the tokens of a pass or a micro-batch, by layer."""
+        n_all, self.n_tokens = self.n_tokens, len(step.experts)
+        attention = self._attention(step, stack, encoding)
+        self.n_tokens = n_all
+        if stack.is_uniform:
+            return [attention] * stack.n_layers
+        works = mixing_works(self.model, stack, step, self._decompresses(step))
+        return [[] if what is None else [what] for what in works]
+
+    def _in_micro_batches(
+        self, parts: Sequence[Step], mixing: Sequence[Sequence[Sequence[Work]]], first: int, n_blocks: int
+    ) -> MicroBatches:
+        """A pass in micro-batches. Raises `InvalidInput` where the host computes what none of them would share."""
+        placed = self.host_side.placed
+        if placed.host_layers or any(one is not None for one in placed.kept):
+            raise InvalidInput(
+                f"{self.policy.name}: micro-batches share what is fetched for a layer, and what the host computes is "
+                f"not fetched: leave out experts=cpu and layers=cpu"
+            )
+        unions = [_unions(part.experts[:, first : first + n_blocks], self.model.n_experts) for part in parts]
+        tokens = [[dict(zip(*union, strict=True)) for union in of_part] for of_part in unions]
+        return MicroBatches(self, parts, mixing, tokens)
+
+    def mix(self, what: Work, layer: int, on_host: bool, away: bool) -> None:
         """What mixes the tokens of a layer, where its weights and its keys and values are."""
         placed = self.host_side.placed
         kv = placed.kv if away else "device"

@@ -37,6 +37,8 @@ class Execution:
     else threads of their own do. `micro_batch`: tokens of a prompt in one pass, 0 all. Experts of the host are streamed
     to the device where a pass has `stream_tokens` tokens at least (0: never), or with `stream_per_expert` as many for
     each expert on average; `streams_ahead`: while the layer before computes, else when their gate has run.
+    `micro_sequences`: sequences of a pass that a layer computes together, 0 all; what was fetched for the layer serves
+    one such micro-batch after the other.
     """
 
     name: str
@@ -58,14 +60,16 @@ class Execution:
     streams_ahead: bool = False
     decompresses: bool = False
     workspace_tokens: int = 0
+    micro_sequences: int = 0
 
     def __post_init__(self) -> None:
         for how in (self.resident, self.cached, self.arriving):
             if how not in get_args(Fusing):
                 raise unknown_name("way to fuse experts", how, get_args(Fusing), f"execution {self.name}")
-        if min(self.micro_batch, self.stream_tokens, self.workspace_tokens) < 0:
+        if min(self.micro_batch, self.stream_tokens, self.workspace_tokens, self.micro_sequences) < 0:
             raise InvalidInput(
-                f"execution {self.name}: micro_batch, stream_tokens and workspace_tokens are counts, 0 or more"
+                f"execution {self.name}: micro_batch, stream_tokens, workspace_tokens and micro_sequences are counts, "
+                f"0 or more"
             )
         if self.n_host_buffers not in (1, 2):
             raise InvalidInput(f"execution {self.name}: n_host_buffers = {self.n_host_buffers}: must be 1 or 2")

@@ -216,7 +216,7 @@ def _static_bytes(model: ModelArchitecture, workload: Workload, execution: Execu
         kv -= int(kv * placed.kv_share)
     if placed.kv == "stream":
         largest = max((_kv_bytes(model, workload, (layer,)) for layer in here), default=0)
-        kv += 2 * int(largest * placed.kv_share)
+        kv += 2 * math.ceil(int(largest * placed.kv_share) * _share_of_micro_batch(workload, execution))
     kv += workload.n_running * model.state_bytes_per_sequence
     kv += workload.n_memory_tokens * model.cross_kv_bytes_per_token
     if execution.splits_expert_buffer:
@@ -225,12 +225,18 @@ def _static_bytes(model: ModelArchitecture, workload: Workload, execution: Execu
     scores = workload.n_context * model.decoder.attention.n_heads if execution.stores_scores else 0
     n_tokens = min(workload.n_tokens, execution.micro_batch) if execution.micro_batch else workload.n_tokens
     n_inside = min(n_tokens, execution.workspace_tokens) if execution.workspace_tokens else n_tokens
+    n_inside = min(n_inside, math.ceil(n_tokens * _share_of_micro_batch(workload, execution)))
     inside = n_inside * (14 * model.d_model + 2 * hidden + scores)
     activations = int((inside + (n_tokens - n_inside) * 2 * model.d_model) * element)
     experts = placed.n_kept * model.expert_bytes
     if placed.n_decided < model.n_moe_layers and 0 < execution.stream_tokens <= n_tokens:
         experts += model.n_experts * model.expert_bytes // model.n_expert_matrices
     return model.non_expert_bytes - _weights_away(model, placed) + kv + activations + experts
+
+
+def _share_of_micro_batch(workload: Workload, execution: Execution) -> float:
+    """Of the sequences that run at once, those that a layer computes together."""
+    return min(1.0, execution.micro_sequences / workload.n_running) if execution.micro_sequences else 1.0
 
 
 def _weights_away(model: ModelArchitecture, placed: Placed) -> int:

@@ -23,6 +23,8 @@ _WAIT = Work(OpKind.WAIT)
 _BUSY = Work(OpKind.ISSUE, n_copies=0)
 """The issuing thread waits for what it computes itself: no time of its own."""
 
+_CACHE = "keys and values"
+
 _N_BUFFERS = 2
 """What one layer reads arrives while that of the layer before is read."""
 
@@ -147,7 +149,12 @@ class HostSide:
 
     def stream_cache(self, n_bytes: int, layer: int) -> None:
         """Keys and values of a layer through a buffer; its attention waits for them."""
-        self.waits.append(self._stream("keys and values", n_bytes, layer))
+        self.waits.append(self._stream(_CACHE, n_bytes, layer))
+
+    def cache_is_read(self, layer: int, read_by: int) -> None:
+        """Op `read_by` has read the keys and values that were streamed last for `layer`: their buffer is free then."""
+        self._in_use[layer].remove(_CACHE)
+        self._readers[_CACHE] = [*self._readers[_CACHE][1:], read_by]
 
     def _stream(self, what: str, n_bytes: int, layer: int, after: Sequence[int] = ()) -> int:
         """`n_bytes` of a layer into the next buffer for `what`, once what was there has been read; returns the copy."""

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from offload.execution import Execution, Fusing
 from offload.host_side import HostSide
 from offload.memory import CapacityExceeded, ExpertMemory
+from offload.micro_batches import MicroBatches
 from offload.ops import Lane, OpKind, Work
 from offload.policy import BlockView, Decisions, Fetch, MissAction, Policy, fetch_misses, no_prefetch
 from offload.policy_answers import checked_answers, checked_fetches
@@ -67,6 +68,7 @@ class DecodingPass(Protocol):
     pass_works: PassWorks
     lookups: dict[Phase, list[int]]
     next_step: list[Fetch]
+    micro: MicroBatches | None
     i_step: int
     phase: Phase
     n_tokens: int
@@ -97,16 +99,18 @@ class Blocks:
         self.step, self.encoding = step, encoding
         self.n_revealed = 0  # blocks whose experts a gate has selected so far
         self.how: dict[int, MissAction] = {}  # how the misses of the block are answered
+        self.block = 0  # the one that runs
 
     def run(self, block: int, layer: int) -> None:
         """Gate, copies, waits and expert FFN of MoE block `block`, which sits in `layer`."""
-        loop, union = self.loop, self.unions[block]
+        loop, union, self.block = self.loop, self.unions[block], block
         side, kept = loop.host_side, None if self.encoding else loop.host_side.placed.kept[self.first + block]
         if not self.encoding and layer in side.placed.host_layers:
             self._on_host(union, layer)
             self.n_revealed = max(self.n_revealed, block + self.policy.lookahead + 1)
             return
-        gate = loop.compute(loop.pass_works.gate, layer)
+        at_once = loop.micro is None or not self._is_there(block)
+        gate = loop.compute(loop.pass_works.gate, layer) if loop.micro is None else loop.micro.gates(layer, at_once)
         if self.policy.predictor is not None and not self.encoding and block + 1 < len(self.unions):
             gate = loop.compute(loop.pass_works.gate, layer)  # of a later layer, on the same hidden states
         if self.policy.resident and kept is not None:
@@ -131,7 +135,7 @@ class Blocks:
                 self._read_back(gate, layer)
             self._bring(later, block)
             return
-        read_back = not selected_before
+        read_back = not selected_before and at_once
         loop.memory.gated_layer = self.first + block
         if read_back:
             loop.memory.cancel(self.first + block, union.experts, self._read_back(gate, layer))
@@ -147,8 +151,16 @@ class Blocks:
         else:
             self._experts_and_release(block, layer, on_cpu, gate)
             if reads_again:
-                self._read_back(gate, layer)
+                self._read_back(gate if at_once or loop.micro is None else loop.micro.gate, layer)
             self._bring(later, block)
+
+    def _is_there(self, block: int) -> bool:
+        """Whether the experts of a block will be there whatever its gates say, so that nothing waits for these."""
+        execution, moe_layer = self.loop.execution, self.first + block
+        if self.policy.resident:
+            return True
+        brought = all(self.loop.memory.claimed_or_waiting(moe_layer, one) for one in self.unions[block].experts)
+        return brought and self.policy.predictor is None and not (execution.fetch_first or execution.host_waits)
 
     def _view(self, block: int) -> BlockView:
         """What a policy may see at a block: only what gates have revealed so far."""
@@ -309,7 +321,7 @@ class Blocks:
         held, tokens = memory.claimed(moe_layer), dict(zip(union.experts, union.tokens, strict=True))
         n_hits = 0
         if loop.pass_works.shared is not None:
-            loop.compute(loop.pass_works.shared, layer)
+            self._shared(loop.pass_works.shared, layer)
         left = list(union.experts)
         while any(expert not in held for expert in left):
             here = [expert for expert in left if expert in held]
@@ -384,22 +396,45 @@ class Blocks:
         if loop.pass_works.shared is not None and not begun:
             shared = loop.n_tokens
         first_is_fused = ops[0].fused if ops else self._how(ready) != "each" or not waits
-        if shared and not first_is_fused:
-            loop.compute(loop.pass_works.shared or loop.works.grouped(shared, ()), layer)
+        if loop.pass_works.shared is not None and shared and not first_is_fused:
+            self._shared(loop.pass_works.shared, layer)
             shared = 0
         if not ops:
-            last = loop.compute(loop.works.grouped(shared, ()), layer, waits, freed)
+            last = self._fused((), (), shared > 0, layer, waits, freed)
         for n_left, one in zip(range(len(ops) - 1, -1, -1), ops, strict=True):
             after = sorted({*one.after} if n_left else {*one.after, *waits})
             released = 0 if n_left else freed
             if one.fused:
-                last = loop.compute(loop.works.grouped(shared, one.union.tokens), layer, after, released)
+                last = self._fused(*one.union, shared > 0, layer, after, released)
                 shared = 0
             else:
                 last = self._expert(one.union.experts[0], one.union.tokens[0], layer, after, released)
         if loop.execution.sync_after_ffn:
             loop.host(_WAIT, (last,), layer)
         return last
+
+    def _shared(self, what: Work, layer: int) -> None:
+        """Shared experts alone: `what` of all tokens, or one after the other of each micro-batch."""
+        if self.loop.micro is None:
+            self.loop.compute(what, layer)
+        else:
+            self.loop.micro.shared(self.block, layer)
+
+    def _fused(
+        self,
+        experts: Sequence[int],
+        tokens: tuple[int, ...],
+        shared: bool,
+        layer: int,
+        after: Sequence[int],
+        freed: int,
+    ) -> int:
+        """Experts in one op, or in one of each micro-batch; `shared` experts in it too, where it says so."""
+        loop = self.loop
+        if loop.micro is not None:
+            return loop.micro.fused(self.block, experts, shared, layer, after, freed)
+        n_shared = loop.n_tokens if shared else 0
+        return loop.compute(loop.works.grouped(n_shared, tokens), layer, after, freed)
 
     def _how(self, ready: dict[int, int] | None) -> str:
         """How the experts of a block would run of which the device has none."""
@@ -408,12 +443,17 @@ class Blocks:
 
     def _expert(self, expert: int, n_tokens: int, layer: int, after: Sequence[int], freed: int) -> int:
         """The FFN of one expert."""
+        if self.loop.micro is not None:
+            works = lambda n: self._expert_work(expert, n)  # noqa: E731
+            return self.loop.micro.single(self.block, expert, works, layer, after, freed)
+        return self.loop.compute(self._expert_work(expert, n_tokens), layer, after, freed, expert)
+
+    def _expert_work(self, expert: int, n_tokens: int) -> Work:
+        """One expert over `n_tokens`, as its miss was answered."""
         what, how = self.loop.works.single(n_tokens), self.how.get(expert, MissAction.FETCH)
         if how.bits is not None:
             what = what._replace(weight_bits=how.bits)
-        if how.share < 1:
-            what = self.loop.works.part(what, how.share)
-        return self.loop.compute(what, layer, after, freed, expert)
+        return self.loop.works.part(what, how.share) if how.share < 1 else what
 
     def _host_share(self, expert: int) -> float:
         """Of the hidden units of an expert, the share that the host computes."""

@@ -24,7 +24,7 @@ __all__ = ["AS_DECIDED", "EVERYWHERE", "LayerRange", "Placed", "Placement", "pla
 _LAYERS = re.compile(r"(?P<low>\d{1,4})(?P<dash>-(?P<high>\d{1,4})?)?", re.ASCII)
 _FORM = (
     "experts=cpu[:LAYERS][:keep=N or :share=S[:uniform]], layers=cpu[:LAYERS], weights=stream[:LAYERS][:share=S], "
-    "kv=cpu[:share=S], kv=stream[:share=S], ubatch=TOKENS, stream=TOKENS"
+    "kv=cpu[:share=S], kv=stream[:share=S], ubatch=TOKENS, stream=TOKENS, micro=SEQUENCES"
 )
 _SHARED = ("experts", "weights", "kv")
 """Parts of which a share of the bytes may be elsewhere."""
@@ -70,7 +70,8 @@ class Placement:
     ("host"), or streamed from there ("stream"). `expert_share`, `streamed_share`, `kv_share`: of the bytes of each,
     what is there and not in HBM, above 0, at most 1; of experts, whole ones, over all layers as near as can be. How a
     prompt passes, None as the execution has it: `micro_batch` tokens in one pass, 0 all; `stream_from` tokens of a pass
-    on experts of the host are streamed, 0 never. Raises `InvalidInput` for anything else.
+    on experts of the host are streamed, 0 never. `micro_sequences`: sequences that a layer computes together, what was
+    fetched for it serving one such micro-batch after the other. Raises `InvalidInput` for anything else.
     """
 
     host_experts: LayerRange | None = None
@@ -84,12 +85,20 @@ class Placement:
     kv_share: float = 1.0
     micro_batch: int | None = None
     stream_from: int | None = None
+    micro_sequences: int | None = None
 
     def __post_init__(self) -> None:
         if self.kv not in ("device", "host", "stream"):
             raise InvalidInput(f"kv = {self.kv!r}: a KV cache is on the device, on the host, or streamed (stream)")
         if self.n_kept < 0:
             raise InvalidInput(f"keep = {self.n_kept} experts a layer is below 0")
+        if self.micro_sequences is not None and self.micro_sequences < 1:
+            raise InvalidInput(f"micro = {self.micro_sequences} sequences in a micro-batch is below 1")
+        if self.micro_sequences is not None and (self.host_experts is not None or self.host_layers is not None):
+            raise InvalidInput(
+                f"micro = {self.micro_sequences}: micro-batches share what is fetched for a layer, and what the host "
+                f"computes is not fetched: leave out experts=cpu and layers=cpu"
+            )
         if self.n_kept and self.host_experts is None:
             raise InvalidInput(
                 f"keep = {self.n_kept} says how many experts stay in HBM where experts=cpu puts the others"
@@ -120,6 +129,8 @@ class Placement:
             execution = replace(execution, micro_batch=self.micro_batch)
         if self.stream_from is not None:
             execution = replace(execution, stream_tokens=self.stream_from, stream_per_expert=False)
+        if self.micro_sequences is not None:
+            execution = replace(execution, micro_sequences=self.micro_sequences)
         return execution
 
     def __str__(self) -> str:
@@ -140,6 +151,8 @@ class Placement:
             said.append(f"ubatch={self.micro_batch}")
         if self.stream_from is not None:
             said.append(f"stream={self.stream_from or 'never'}")
+        if self.micro_sequences is not None:
+            said.append(f"micro={self.micro_sequences}")
         return "@".join(said)
 
 
@@ -222,7 +235,7 @@ def placement_named(text: str) -> Placement:
     `experts=cpu` (all layers), `experts=cpu:26` (the first 26 layers), `experts=cpu:12-47`, `experts=cpu:12-`,
     `experts=cpu:keep=28`, `experts=cpu:keep=28:uniform`; `layers=cpu:20`; `weights=stream`; `kv=cpu`, `kv=stream`; a
     share of the bytes, `experts=cpu:share=0.4`, `weights=stream:share=0.4`, `kv=cpu:share=0.5`; `ubatch=2048`,
-    `stream=32`, `stream=never`. Raises `InvalidInput` for anything else.
+    `stream=32`, `stream=never`; `micro=8` (sequences in a micro-batch). Raises `InvalidInput` for anything else.
     """
     found = Placement()
     seen: set[str] = set()
@@ -243,6 +256,10 @@ def _with_clause(found: Placement, part: str, where: str, text: str) -> Placemen
             raise InvalidInput(f"placement {text!r}: {part}={where} is no number of tokens")
         n = int(count)
         return replace(found, micro_batch=n) if part == "ubatch" else replace(found, stream_from=n)
+    if part == "micro":
+        if not re.fullmatch(r"\d{1,7}", where, re.ASCII):
+            raise InvalidInput(f"placement {text!r}: micro={where} is no number of sequences")
+        return replace(found, micro_sequences=int(where))
     home, *rest = where.split(":")
     wanted = {"experts": ("cpu",), "layers": ("cpu",), "weights": ("stream",), "kv": ("cpu", "stream")}
     n_kept, uniform = 0, part == "experts" and rest[-1:] == ["uniform"] and len(rest) > 1

@@ -241,7 +241,10 @@ class _Builder:
         tokens, ranks = np.nonzero(chosen == key[1])
         if not tokens.size or (i_pass, *key) in self.computed:
             again = "a second time" if tokens.size else "for no token"
-            raise InvalidInput(f"op {op} computes expert {key[1]} of MoE layer {key[0]} {again}: not of this trace")
+            raise InvalidInput(
+                f"op {op} computes expert {key[1]} of MoE layer {key[0]} {again}: not of this trace, or in parts "
+                f"(micro=), which only a simulation knows"
+            )
         self.computed.add((i_pass, *key))
         self.routed[op] = Routed(tokens, ranks)
         self.lookups[one.phase][0] += 1
