@@ -63,7 +63,8 @@ def plan(
     unfit: list[tuple[str, str]] = []
     judged, today = _judged(architecture, work, platforms, now, unfit)
     choice = choose(judged, today, objective)
-    return _card(architecture, work, choice, tuple(unfit))
+    seen = work.is_recorded and popularity is None
+    return _card(architecture, work, choice, tuple(unfit), "recorded, experts kept with it in view" if seen else "")
 
 
 def _judged(
@@ -131,7 +132,9 @@ def _platforms(
     return {stack: own if stack == own.stack.name else load_hardware(name, stack, overrides) for stack in wanted}
 
 
-def _card(model: ModelArchitecture, work: Workpiece, choice: Ranking, unfit: tuple[tuple[str, str], ...]) -> Card:
+def _card(
+    model: ModelArchitecture, work: Workpiece, choice: Ranking, unfit: tuple[tuple[str, str], ...], routing: str
+) -> Card:
     best = choice.best
     hw = best.planned.hw
     limit = speed_limit(model, hw, work)
@@ -150,7 +153,7 @@ def _card(model: ModelArchitecture, work: Workpiece, choice: Ranking, unfit: tup
         flags=flags_of(best.design, model, hw, work.job),
         engine_flags=_engine_flags(model, work, choice),
         unfit=unfit,
-        routing=work.prompt.routing,
+        routing=routing or work.prompt.routing,
         basis=hw.describe_calibration(model.dtype.name),
     )
 

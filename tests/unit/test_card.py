@@ -245,6 +245,10 @@ def test_a_recorded_trace_says_itself_what_the_job_is(model: ModelArchitecture) 
     trace = pregate.synthesize(model, 12, 6, 2)
     found = plan(model, machine("streams"), trace=trace)
     assert (found.job.input_tokens, found.job.output_tokens, found.job.batch) == (12, 6, 2)
+    assert found.routing == "synthetic"
+    source = dataclasses.replace(trace.provenance, source="a recording")
+    seen = plan(model, machine("streams"), trace=dataclasses.replace(trace, provenance=source))
+    assert seen.routing == "recorded, experts kept with it in view"
     with pytest.raises(InvalidInput, match="a job or a trace"):
         plan(model, machine("streams"), LOAD, trace=trace)
 
