@@ -184,7 +184,7 @@ def _issue_s(work: Work, figures: Figures) -> Number:
         return measured
     if work.kind in _COPIES:
         return figures.stack_constant("copy_issue_s")
-    return figures.stack.launches.get(work.kind, 0) * figures.stack_constant("launch_s")
+    return figures.stack.launches_of(work) * figures.stack_constant("launch_s")
 
 
 def _hbm_traffic_s(work: Work, figures: Figures) -> Number:
@@ -209,7 +209,7 @@ def _kernel_parts(work: Work, figures: Figures) -> Parts:
     rate, bandwidth = figures.flop_per_s(work.compute), figures.hbm_bytes_per_s
     rest_flop_s, rest_bytes_s = work.flop / figures.flop_per_s(work.flop_format), work.hbm_bytes / bandwidth
     compute_s, hbm_s = longer(rest_flop_s, rest_bytes_s)
-    fixed_s = figures.stack.launches.get(work.kind, 0) * figures.stack_constant("kernel_s")
+    fixed_s = figures.stack.launches_of(work) * figures.cycles_s("kernel_s")
     if work.kind is OpKind.EXPERTS and figures.stack.tile is not None:
         pairs = _grouped_gemms_s(work, figures, rate, bandwidth)
     elif work.fused is not None:

@@ -114,6 +114,11 @@ class Figures:
             return work.weight_bits
         return work.weight_bits + UNPACKED_BITS * (1 / self.stack_constant("dequant_efficiency") - 1)
 
+    def cycles_s(self, name: str) -> Number:
+        """A fixed time of kernels, `name` of the stack, at the accelerator's clock; 0 where the stack states none."""
+        stated, clock_hz = self.values.get(f"stack.{name}", 0.0), self.values.get("stack.kernel_clock_hz")
+        return stated if clock_hz is None else stated * clock_hz / self.values["accelerator.clock_hz"]
+
     @property
     def copy_latency_s(self) -> Number:
         """Fixed time of a copy over the link: the link's where one is stated, else the stack's."""

@@ -24,16 +24,26 @@ def missing_s(work: Work, figures: Figures, fixed_s: Number, gemms_s: list[Numbe
     `gemms_s`: by GEMM of `work`, of a fused op of experts by kernel. Each kernel has one `kernel_s` in `fixed_s`. An
     attention reads its context after its floor: that grows by as much as the context from the first token on.
     """
+    missing: Number = _n_tiled(work) * figures.cycles_s("tiled_gemm_s")
     if work.fused is not None:
         kind = "narrow_experts" if work.weight_bits <= _NARROW_BITS else "experts"
-        return _lacking(figures, kind, fixed_s + sum(gemms_s))
-    kernel_s = figures.stack_constant("kernel_s")
-    missing: Number = 0.0
+        return missing + _lacking(figures, kind, fixed_s + missing + sum(gemms_s))
+    kernel_s = figures.cycles_s("kernel_s")
     if work.attending is not None:
         missing = missing + _lacking(figures, "attention", kernel_s)
     for members in merged(work):
         missing = missing + _lacking(figures, "gemm", kernel_s + sum(gemms_s[i] for i in members))
     return missing
+
+
+def _n_tiled(work: Work) -> int:
+    """Matrices that `work` multiplies by more than one row; those of fused experts count once for all of them."""
+    alone = work.gemms if work.fused is None else work.gemms[work.fused.n_gemms :]
+    n = sum(gemm.n_gemms for gemm in alone if gemm.m > 1)
+    if work.fused is not None and work.fused.n_tokens > 1:
+        up, down = work.gemms[:2]
+        n += up.n_gemms // down.n_gemms + 1
+    return n
 
 
 def merged(work: Work) -> list[list[int]]:

@@ -68,7 +68,7 @@ class Platform:
     def _states(self, name: str) -> bool:
         if name in self.overridden or (self.fit is not None and name in self.fit.constants):
             return True
-        return name in self.stack.constants and (self.fit is None or not name.endswith("_floor_s"))
+        return name in self.stack.constants and (self.fit is None or name == "memory_share")
 
     def constant(self, name: str) -> float:
         """A stack constant: the user's, else the fitted, else the claimed one."""

@@ -13,7 +13,7 @@ from hwmodels.machine_fields import HOST_MEMORY
 from hwmodels.quantity import PLAUSIBLE, Quantity, ReadOnly, check_plausible, parse_quantity
 from hwmodels.shipped import STACKS_DIR, shipped
 from offload.execution import EXECUTIONS, Execution
-from offload.ops import KINDS, OpKind
+from offload.ops import KINDS, OpKind, Work
 from traces.documents import Section, read_yaml
 from traces.errors import InvalidFile, InvalidInput, unknown_name
 
@@ -40,6 +40,8 @@ CONSTANTS: dict[str, str] = {
     "handover_s": "time",
     "reserve_bytes": "size",
     "memory_share": "ratio",
+    "tiled_gemm_s": "time",
+    "kernel_clock_hz": "frequency",
     "gemm_floor_s": "time",
     "attention_floor_s": "time",
     "experts_floor_s": "time",
@@ -56,13 +58,16 @@ cpu_gemm_efficiency and cpu_attention_efficiency are of its peak rate; cpu_packe
 multiplies weights of at most 8 bits, by integer dot products; cpu_core_bytes_per_s: what one core takes in at
 most, unpacking included; cpu_sockets: whose memory it reads at full rate, at most those that there are; handover_s:
 waking its threads with the activations of a layer, and collecting their results. reserve_bytes: HBM taken by context,
-libraries and workspaces; memory_share: of HBM, what it uses at all. The floors (`hwmodels.floors`): the least device
-time of a GEMM, of an attention kernel, and of a fused op of experts, of 16 bits a weight or fewer (narrow)."""
+libraries and workspaces; memory_share: of HBM, what it uses at all. tiled_gemm_s: device time of a GEMM of two rows
+and more beyond that of one row, whose kernel only reads its weights, by matrix; kernel_clock_hz: the clock at which
+kernel_s and tiled_gemm_s are as said, being cycles of the accelerator; left out: seconds on any. The floors
+(`hwmodels.floors`): the least device time of a GEMM, of an attention kernel, and of a fused op of experts, of 16 bits a
+weight or fewer (narrow)."""
 
 FLOORS = ("gemm", "attention", "experts", "narrow_experts")
 """Kinds of kernel that a stack may state a floor for, in a section `floors` of its file."""
 
-OPTIONAL = ("memory_share", *(f"{kind}_floor_s" for kind in FLOORS))
+OPTIONAL = ("memory_share", "tiled_gemm_s", "kernel_clock_hz", *(f"{kind}_floor_s" for kind in FLOORS))
 """Constants that a stack may leave out: it uses all of HBM, and its kernels take their fixed time and roofline."""
 
 BACKEND_STACKS: dict[str, tuple[str, ...]] = {"cpu": ("threads",), "cuda": ("pytorch-eager", "streams")}
@@ -80,8 +85,9 @@ class SoftwareStack:
     measured. `host_memory`: how it holds weights (`HOST_MEMORY`).
     `launches`: kernels (or copies, for `stage`) an op of each kind launches. `tile`: (rows, columns) of the output tile
     of its grouped expert GEMM, one thread block each and no split of the inner dimension; None prices expert GEMMs by
-    roofline. `fused_rows`: heights of a tile that its fused op of experts chooses from, each expert's rows padded to
-    whole ones; empty: not padded. `constants`: by name.
+    roofline. `latent_launches`: of a latent attention that is absorbed, 0 as any other. `fused_rows`: heights of a tile
+    that its fused op of experts chooses from, each expert's rows padded to whole ones; empty: not padded. `constants`:
+    by name.
     """
 
     name: str
@@ -93,6 +99,12 @@ class SoftwareStack:
     host_memory: str = "pinned"
     claimed_execution: Execution | None = None
     fused_rows: tuple[int, ...] = ()
+    latent_launches: int = 0
+
+    def launches_of(self, work: Work) -> int:
+        """Kernels that an op launches."""
+        latent = work.attending is not None and work.attending.is_latent
+        return self.latent_launches if latent and self.latent_launches else self.launches.get(work.kind, 0)
 
     def __post_init__(self) -> None:
         if any(rows < 1 for rows in self.fused_rows) or list(self.fused_rows) != sorted(set(self.fused_rows)):
@@ -119,16 +131,18 @@ def load_stack(name: str) -> SoftwareStack:
     if host_memory not in HOST_MEMORY:
         raise unknown_name("kind of host memory", host_memory, HOST_MEMORY, section.where)
     sources = _sources(section)
+    launches, latent = _launches(section)
     stack = SoftwareStack(
         name=name,
         summary=section.text("summary"),
         execution=EXECUTIONS[execution],
-        launches=_launches(section),
+        launches=launches,
         tile=_tile(section),
         constants=_constants(section.section("constants"), _floors(section), sources),
         host_memory=host_memory,
         claimed_execution=EXECUTIONS[claimed],
         fused_rows=_fused_rows(section),
+        latent_launches=latent,
     )
     section.done()
     return stack
@@ -139,12 +153,13 @@ def _sources(section: Section) -> dict[str, str]:
     return {key: table.text(key) for key in table.remaining()}
 
 
-def _launches(section: Section) -> Mapping[OpKind, int]:
+def _launches(section: Section) -> tuple[Mapping[OpKind, int], int]:
     table = section.section("launches")
+    latent = table.integer("latent_attention", 0)
     counts = {kind: table.integer(kind.name.lower()) for kind in _LAUNCHED}
     table.take("source")
     table.done()
-    return ReadOnly(counts)
+    return ReadOnly(counts), latent
 
 
 def _tile(section: Section) -> tuple[int, int] | None:
@@ -187,7 +202,7 @@ def _constants(
     raw = {
         name: (section.take(name), f"{section.where}: {name}")
         for name in CONSTANTS
-        if name not in OPTIONAL or (name in stated and name == "memory_share")
+        if name not in OPTIONAL or (name in stated and not name.endswith("_floor_s"))
     }
     section.done()
     constants = {

@@ -162,16 +162,23 @@ class Attending(NamedTuple):
     value_width: int
     token_bytes: float
 
+    @property
+    def is_latent(self) -> bool:
+        """Whether all heads read one latent as keys, and most of it again as values."""
+        return self.n_kv_heads == 1 and self.value_width < self.key_width
+
 
 class FusedExperts(NamedTuple):
     """Experts of one fused op: `n_experts` over `n_rows` pairs of token and expert, the first `n_gemms` of its GEMMs.
 
     Each two of those are the projections up and down of the experts that have as many rows; shared experts follow.
+    `n_tokens`: how many tokens these are at least.
     """
 
     n_experts: int
     n_rows: int
     n_gemms: int
+    n_tokens: int
 
 
 class Work(NamedTuple):

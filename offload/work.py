@@ -216,7 +216,11 @@ def experts_work(
     for n_tokens, n_experts in sorted(Counter(tokens_per_expert).items()):
         gemms += _ffn(n_tokens, model.expert_width, model.d_ff_expert, model.n_expert_matrices, n_experts)
     weight_bits = stored.bits
-    one = FusedExperts(len(tokens_per_expert), sum(tokens_per_expert), len(gemms)) if fused and gemms else None
+    one = None
+    if fused and gemms:
+        n_rows = sum(tokens_per_expert)
+        n_tokens = max(-(-n_rows // model.top_k), *tokens_per_expert)
+        one = FusedExperts(len(tokens_per_expert), n_rows, len(gemms), n_tokens)
     if n_shared_tokens and model.n_shared_experts:
         width = model.d_ff_shared
         shared = _ffn(n_shared_tokens, model.d_model, width, model.n_expert_matrices, model.n_shared_experts)

@@ -18,7 +18,9 @@ from traces.whole_file import whole_file
 def reproduce(
     experiment: Annotated[
         str,
-        typer.Argument(help="isca24 (Pre-gated MoE on an A100), field (what others measured), or a CSV of rows."),
+        typer.Argument(
+            help="isca24 (Pre-gated MoE on an A100), field (what others measured), resident (all in HBM), or a CSV."
+        ),
     ] = "isca24",
     rows: Annotated[Path | None, typer.Option(help="CSV of rows; default: the published ones.")] = None,
     refit: Annotated[
@@ -37,13 +39,13 @@ def reproduce(
 
     Example: pregate reproduce isca24 --format csv
     """
-    if experiment == "field" or experiment.lower().endswith(".csv"):
+    if experiment in ("field", "resident") or experiment.lower().endswith(".csv"):
         if rows is not None or refit is not None:
             raise InvalidInput("--rows and --refit are of isca24: name the table instead of the experiment")
         _table(experiment, hardware, sets, fit_stack, seed, format)
         return
     if experiment != "isca24":
-        raise unknown_name("experiment", experiment, ("isca24", "field", "TABLE.csv"))
+        raise unknown_name("experiment", experiment, ("isca24", "field", "resident", "TABLE.csv"))
     if fit_stack is not None:
         raise InvalidInput("--fit-stack is of tables with rows of role stack; the constants of isca24: --refit FILE")
     if hardware is not None or sets:
@@ -78,9 +80,10 @@ def _table(
     """A table in the project's own language."""
     from hwmodels.sets import parse_sets
     from pregate.measured.scores import predict_table
-    from pregate.measured.table import FIELD_TABLE, read_table
+    from pregate.measured.table import FIELD_TABLE, RESIDENT_TABLE, read_table
 
-    rows = read_table(FIELD_TABLE if name == "field" else Path(name))
+    shipped = {"field": FIELD_TABLE, "resident": RESIDENT_TABLE}
+    rows = read_table(shipped.get(name) or Path(name))
     if fit is not None:
         from pregate.measured.stack_fit import fit_stack
 

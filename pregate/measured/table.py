@@ -25,7 +25,7 @@ from pregate.measured.isca24_table import cells_of
 from traces.documents import NUMBER, read_text
 from traces.errors import InvalidFile, unknown_name
 
-__all__ = ["COLUMNS", "FIELD_TABLE", "METRICS", "MeasuredRow", "predictions_csv", "read_table"]
+__all__ = ["COLUMNS", "FIELD_TABLE", "METRICS", "RESIDENT_TABLE", "MeasuredRow", "predictions_csv", "read_table"]
 
 MAX_TABLE_BYTES = 8 << 20
 MAX_ROWS = 20_000
@@ -48,6 +48,9 @@ the batch; `tokens_per_s` is output tokens over the whole run; `max_active_exper
 
 FIELD_TABLE = Path(__file__).parent / "tables" / "offload_field.csv"
 """What others measured, in the project's language; where it is from stands in SOURCES.md beside it."""
+
+RESIDENT_TABLE = Path(__file__).parent / "tables" / "resident_decode.csv"
+"""Decode steps of engines that keep every expert on the accelerator."""
 
 ALIASES: Mapping[str, str] = ReadOnly(
     {

@@ -75,7 +75,7 @@ def test_only_latents_without_an_indexer_are_decompressed() -> None:
 
 def test_experts_of_one_op_say_how_many_they_are_and_which_products_are_theirs() -> None:
     what = work.experts_work(OF_SEVEN_FORMATS, [2, 1, 2], 3, fused=True)
-    assert what.fused == FusedExperts(n_experts=3, n_rows=5, n_gemms=4)
+    assert what.fused == FusedExperts(n_experts=3, n_rows=5, n_gemms=4, n_tokens=3)
     assert what._replace(fused=None) == work.experts_work(OF_SEVEN_FORMATS, [2, 1, 2], 3)
     assert work.experts_work(OF_SEVEN_FORMATS, (), 3, fused=True).fused is None  # shared experts alone
 
