@@ -212,3 +212,25 @@ def test_the_command_line_checks_them_against_simpy(run: Run) -> None:
     status, out, error = run(*words, "--batch", "5", "--policy", "prefetch_all@micro=2", "--check")
     assert status == 0, error
     assert "bit for bit" in out
+
+
+@pytest.mark.parametrize("stack", ["streams", "llama-cpp"])
+@pytest.mark.parametrize(
+    "design", ["prefetch_all@micro=2", "gpu_only@weights=stream@kv=cpu@micro=1", "on_demand@micro=2"]
+)
+def test_many_machines_at_once_say_the_same(design: str, stack: str) -> None:
+    from pregate.ask.capture import capture
+    from pregate.ask.evaluation import evaluate
+    from pregate.ask.simulation import interpret
+
+    model, hw = pregate.load_model("switch-mini-16"), load_platform("rtx-4090", stack)
+    if model.is_encoder_decoder and "kv=" in design:
+        design = design.replace("@kv=cpu", "")
+    captured = capture(model, hw, pregate.synthesize(model, 6, 4, 3), design)
+    rates = np.array([8e9, 32e9])
+    found = evaluate(captured, hw, {"link.h2d_bytes_per_s": rates}, len(rates))
+    for i, rate in enumerate(rates.tolist()):
+        machine = load_platform("rtx-4090", stack, {"link.h2d_bytes_per_s": rate})
+        alone = interpret(captured, machine, "recurrence")
+        assert alone.makespan_s == found["makespan_s"][i]
+        assert alone.peak_hbm_bytes == found["peak_hbm_bytes"][i]

@@ -1,0 +1,33 @@
+"""Stacks whose prompts pass in chunks: the compiled decode loop writes what the definition writes, digest for digest."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import hypothesis.strategies as st
+import pytest
+from hypothesis import given, settings
+
+from offload.execution import EXECUTIONS
+from offload.footprint import measure_workload
+from offload.policies import policy_named
+from tests.agree.test_decoders import POLICIES, assert_written_alike
+from tests.small_models import MODELS, routing
+
+
+@given(
+    st.sampled_from(POLICIES), st.sampled_from(list(MODELS)),
+    st.sampled_from(("llama_cpp", "ik_llama", "ktransformers", "vllm")),
+    st.integers(1, 5), st.integers(1, 9), st.integers(0, 10**6),
+)  # fmt: skip
+@settings(max_examples=40, deadline=None)
+def test_prompts_in_chunks_are_written_alike(
+    text: str, name: str, execution: str, batch: int, n_tokens: int, seed: int
+) -> None:
+    model = MODELS[name]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(EXECUTIONS, execution, replace(EXECUTIONS[execution], micro_batch=n_tokens))
+        trace = routing(model, batch=batch, seed=seed)
+        workload = measure_workload(model, trace.steps())
+        wanted = policy_named(text).buffers(max(workload.n_active, workload.n_encoder_active), model.n_experts)
+        assert_written_alike(model, trace, text, execution, n_buffers=wanted.full + workload.n_encoder_active)
