@@ -1,4 +1,4 @@
-"""Stacks whose prompts pass in chunks: the compiled decode loop writes what the definition writes, digest for digest."""
+"""Stacks whose prompts pass in chunks: the compiled decode loop writes what the definition writes."""
 
 from __future__ import annotations
 
