@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hwmodels.figures import Figures, Number, figures_of
-from hwmodels.floors import fused_s, missing_s
+from hwmodels.floors import at_floor, fused_s, missing_s
 from hwmodels.kernels import cached_share, kernel_terms, longer, roofline_s
 from hwmodels.laws.pricing import law_kernel
 from hwmodels.platform import Platform
@@ -224,7 +224,10 @@ def _kernel_parts(work: Work, figures: Figures) -> Parts:
         gemms_s.append(more_compute_s + more_hbm_s)
     if work.kind not in KERNEL_KINDS or figures.stack.tile is not None:
         return Parts(fixed_s, compute_s, hbm_s)
-    return Parts(fixed_s + missing_s(work, figures, fixed_s, gemms_s), compute_s, hbm_s)
+    missing = missing_s(work, figures, fixed_s, gemms_s)
+    if work.fused is not None and at_floor(work, figures, fixed_s, gemms_s):  # a floor is nothing but fixed
+        return Parts(fixed_s + missing + compute_s + hbm_s)
+    return Parts(fixed_s + missing, compute_s, hbm_s)
 
 
 def _law_parts(work: Work, figures: Figures) -> Parts:

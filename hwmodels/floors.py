@@ -12,7 +12,7 @@ from typing import Any
 from hwmodels.figures import Figures, Number
 from offload.ops import Work
 
-__all__ = ["fused_s", "merged", "missing_s"]
+__all__ = ["at_floor", "fused_s", "merged", "missing_s"]
 
 _NARROW_BITS = 8.5
 """Weights of so many bits at most are narrow: they are unpacked, or multiplied in 8 bits and less."""
@@ -34,6 +34,14 @@ def missing_s(work: Work, figures: Figures, fixed_s: Number, gemms_s: list[Numbe
     for members in merged(work):
         missing = missing + _lacking(figures, "gemm", kernel_s + sum(gemms_s[i] for i in members))
     return missing
+
+
+def at_floor(work: Work, figures: Figures, fixed_s: Number, gemms_s: list[Number]) -> bool:
+    """Whether a fused op of experts is bound by its floor, on every machine: then no rate counts."""
+    import numpy as np
+
+    beyond = missing_s(work, figures, fixed_s, gemms_s) - _n_tiled(work) * figures.cycles_s("tiled_gemm_s")
+    return bool(np.all(np.real(beyond) > 0))
 
 
 def _n_tiled(work: Work) -> int:

@@ -9,6 +9,7 @@ import pytest
 
 from hwmodels.cost import price
 from hwmodels.platform import Platform, load_platform
+from hwmodels.stack import FLOORS
 from offload.decode import Decoded, decode
 from offload.execution import EXECUTIONS
 from offload.ops import Lane, OpKind
@@ -24,6 +25,7 @@ from traces.routing import RoutingTrace
 FREE = {"stack.launch_s": 1e-30, "stack.sync_s": 1e-30, "stack.step_s": 1e-30, "stack.copy_issue_s": 1e-30}
 """A host that costs nothing: what is left is compute and copies."""
 
+NO_FLOORS = {f"stack.{kind}_floor_s": 1e-30 for kind in FLOORS}
 NO_LATENCY = {"stack.copy_latency_s": 1e-30}
 
 
@@ -106,8 +108,8 @@ def test_an_infinite_link_leaves_the_compute() -> None:
 
 
 def test_free_compute_leaves_the_transfers() -> None:
-    free = {"stack.kernel_s": 1e-30, "accelerator.hbm_bytes_per_s": 1e30, "accelerator.peak_flop_per_s.fp32": 1e30,
-            "link.d2h_bytes_per_s": 1e30}  # fmt: skip
+    free = NO_FLOORS | {"stack.kernel_s": 1e-30, "accelerator.hbm_bytes_per_s": 1e30,
+            "accelerator.peak_flop_per_s.fp32": 1e30, "link.d2h_bytes_per_s": 1e30}  # fmt: skip
     trace = routing(MODEL, batch=2)
     for policy in ("on_demand", "pregate", "pregate(2)", "prefetch_all"):
         _, timeline = run(MODEL, trace, policy, machine(**free))
@@ -223,7 +225,11 @@ def test_looking_two_blocks_ahead_evens_out_an_uneven_load() -> None:
 
 def test_the_host_issues_every_kernel_when_kernels_are_free() -> None:
     """Launches one after the other, and the host waits for the last kernel of each forward pass."""
-    free = {"stack.kernel_s": 1e-30, "accelerator.hbm_bytes_per_s": 1e30, "accelerator.peak_flop_per_s.fp32": 1e30}
+    free = NO_FLOORS | {
+        "stack.kernel_s": 1e-30,
+        "accelerator.hbm_bytes_per_s": 1e30,
+        "accelerator.peak_flop_per_s.fp32": 1e30,
+    }
     hw = machine(**free | {"stack.launch_s": 1e-3})
     decoded, timeline = run(MODEL, routing(MODEL), "gpu_only", hw)
     n_launches = sum(hw.stack.launches.get(OpKind(int(kind)), 0) for kind in decoded.schedule.kind)
