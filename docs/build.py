@@ -86,6 +86,8 @@ PARTS: dict[str, Callable[[], str]] = {
     "field": field_tables.accuracy,
     "field_headline": field_tables.headline,
     "field_worst": field_tables.worst,
+    "field_repeat": field_tables.against_repeating,
+    "field_intervals": field_tables.intervals,
     "field_unsaid": field_tables.unsaid,
     "validated": validation_tables.accuracy,
     "validated_targets": validation_tables.targets,

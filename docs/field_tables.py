@@ -9,6 +9,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from hwmodels.spread import SPREADS_FILE, shipped_spread
+
 RESULTS = Path(__file__).resolve().parents[1] / "results" / "field.json"
 _WORST = 12
 
@@ -56,6 +58,33 @@ def headline() -> str:
     return " ".join(said)
 
 
+def against_repeating() -> str:
+    """Where the first row repeated misses by more than 25 %: whether a prediction misses by half of that at most."""
+    lines = ["| source, metric | rows | MAPE | first row repeated | at most half |", "|---|---|---|---|---|"]
+    groups = _document()["against_repeating"]
+    for one in groups:
+        held = "pass" if one["holds"] else "miss"
+        lines.append(
+            f"| {one['group']} | {one['n']} | {_percent(one['mape'])} | {_percent(one['repeat_mape'])} | {held} |"
+        )
+    n_held = sum(one["holds"] for one in groups)
+    return "\n".join([*lines, "", f"{n_held} of {len(groups)} pass."])
+
+
+def intervals() -> str:
+    """How many rows that nothing was fitted on lie in their 95 % interval, and what the constants scatter."""
+    held = _document()["coverage"]
+    spread = shipped_spread()
+    said = (
+        f"{held['n_inside']} of {held['n']} rows that nothing was fitted on ({_percent(held['n_inside'] / held['n'])} "
+        f"%) lie in the 95 % interval that the other sources give them; half of the intervals reach no further than "
+        f"{held['median_factor']:.2f} times the prediction, or a {held['median_factor']:.2f}th of it."
+    )
+    lines = [said, "", "| constant | scale of ln | sources that bear on it |", "|---|---|---|"]
+    lines += [f"| {key} | {sigma:.2f} | {spread.n_bearing[key]} |" for key, sigma in spread.constants.items()]
+    return "\n".join([*lines, f"| a row by itself | {spread.row:.2f} | {spread.n_sources} |"])
+
+
 def worst() -> str:
     """The rows that are furthest off."""
     rows = sorted((row for row in _document()["rows"] if row["scored"]), key=lambda row: -abs(row["error"]))[:_WORST]
@@ -76,10 +105,15 @@ def unsaid() -> str:
 def main() -> None:
     """Predict every row, and keep what the tables need."""
     from pregate.measured.scores import predict_table
-    from pregate.measured.table import FIELD_TABLE, read_table
+    from pregate.measured.spreads import coverage, fit_spread, residuals
+    from pregate.measured.table import read_field
 
-    document = predict_table(read_table(FIELD_TABLE)).to_dict()
-    kept = ("name", "source", "metric", "value", "unit", "role", "reason", "predicted", "error", "scored")
+    result = predict_table(read_field())
+    rows_off = residuals(result)
+    SPREADS_FILE.write_text(fit_spread(rows_off).to_yaml(), encoding="utf-8")
+    shipped_spread.cache_clear()
+    document = result.to_dict() | {"coverage": coverage(rows_off).to_dict()}
+    kept = ("name", "source", "metric", "value", "unit", "role", "reason", "predicted", "error", "ci95", "scored")
     document["rows"] = [{name: row[name] for name in kept} for row in document["rows"]]
     text = json.dumps(document, indent=1)
     RESULTS.write_text(

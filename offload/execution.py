@@ -136,6 +136,16 @@ EXECUTIONS |= {
         replace(_FUSED, name="llama_cpp", host_computes=True, micro_batch=512, stream_tokens=32),
         # ik_llama.cpp streams a layer only where each of its experts gets 32 rows on average.
         replace(_FUSED, name="ik_llama", host_computes=True, micro_batch=512, stream_tokens=32, stream_per_expert=True),
+        # Pipelined Sharding, a fork of llama.cpp (deepshnv/pipeshard-mlsys26-ae: src/llama-pipeline-executor.h,
+        # paper_results/repro_table4.sh): passes of 1,024 tokens, weights of the next layers copied while one computes.
+        replace(
+            _FUSED,
+            name="pipelined_sharding",
+            host_computes=True,
+            micro_batch=1024,
+            stream_tokens=32,
+            streams_ahead=True,
+        ),
         # KTransformers: experts on threads of their own beside the shared experts, submitted from within a CUDA graph;
         # layers that it streams for a prompt (stream=TOKENS) arrive while the layer before computes.
         replace(_FUSED, name="ktransformers", micro_batch=8192, streams_ahead=True),

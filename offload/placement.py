@@ -23,8 +23,9 @@ __all__ = ["AS_DECIDED", "EVERYWHERE", "LayerRange", "Placed", "Placement", "pla
 
 _LAYERS = re.compile(r"(?P<low>\d{1,4})(?P<dash>-(?P<high>\d{1,4})?)?", re.ASCII)
 _FORM = (
-    "experts=cpu[:LAYERS][:keep=N or :share=S[:uniform]], layers=cpu[:LAYERS], weights=stream[:LAYERS][:share=S], "
-    "kv=cpu[:share=S], kv=stream[:share=S], ubatch=TOKENS, stream=TOKENS, micro=SEQUENCES"
+    "experts=cpu[:LAYERS][:keep=N or :share=S[:uniform]], experts=cpu:fit, layers=cpu[:LAYERS], "
+    "weights=stream[:LAYERS][:share=S], kv=cpu[:share=S], kv=stream[:share=S], ubatch=TOKENS, stream=TOKENS, "
+    "micro=SEQUENCES"
 )
 _SHARED = ("experts", "weights", "kv")
 """Parts of which a share of the bytes may be elsewhere."""
@@ -71,7 +72,8 @@ class Placement:
     what is there and not in HBM, above 0, at most 1; of experts, whole ones, over all layers as near as can be. How a
     prompt passes, None as the execution has it: `micro_batch` tokens in one pass, 0 all; `stream_from` tokens of a pass
     on experts of the host are streamed, 0 never. `micro_sequences`: sequences that a layer computes together, what was
-    fetched for it serving one such micro-batch after the other. Raises `InvalidInput` for anything else.
+    fetched for it serving one such micro-batch after the other. `fits`: as many layers are kept off the host as HBM has
+    room for, which is known where memory is planned. Raises `InvalidInput` for anything else.
     """
 
     host_experts: LayerRange | None = None
@@ -86,8 +88,11 @@ class Placement:
     micro_batch: int | None = None
     stream_from: int | None = None
     micro_sequences: int | None = None
+    fits: bool = False
 
     def __post_init__(self) -> None:
+        if self.fits and (self.host_layers is not None or self.keeps or self.host_experts not in (None, EVERYWHERE)):
+            raise InvalidInput("experts=cpu:fit chooses the layers of the host itself: name no others, and no keep=")
         if self.kv not in ("device", "host", "stream"):
             raise InvalidInput(f"kv = {self.kv!r}: a KV cache is on the device, on the host, or streamed (stream)")
         if self.n_kept < 0:
@@ -135,7 +140,9 @@ class Placement:
 
     def __str__(self) -> str:
         said = []
-        if self.host_experts is not None:
+        if self.fits:
+            said.append("experts=cpu:fit")
+        elif self.host_experts is not None:
             said.append(
                 f"experts=cpu{self.host_experts}"
                 + (f":keep={self.n_kept}" if self.n_kept else _said(self.expert_share))
@@ -233,9 +240,10 @@ def placement_named(text: str) -> Placement:
     """The placement a user types: clauses `PART=WHERE`, joined by `@` or commas.
 
     `experts=cpu` (all layers), `experts=cpu:26` (the first 26 layers), `experts=cpu:12-47`, `experts=cpu:12-`,
-    `experts=cpu:keep=28`, `experts=cpu:keep=28:uniform`; `layers=cpu:20`; `weights=stream`; `kv=cpu`, `kv=stream`; a
-    share of the bytes, `experts=cpu:share=0.4`, `weights=stream:share=0.4`, `kv=cpu:share=0.5`; `ubatch=2048`,
-    `stream=32`, `stream=never`; `micro=8` (sequences in a micro-batch). Raises `InvalidInput` for anything else.
+    `experts=cpu:keep=28`, `experts=cpu:keep=28:uniform`; `experts=cpu:fit` (as few layers on the host as HBM allows);
+    `layers=cpu:20`; `weights=stream`; `kv=cpu`, `kv=stream`; a share of the bytes, `experts=cpu:share=0.4`,
+    `weights=stream:share=0.4`, `kv=cpu:share=0.5`; `ubatch=2048`, `stream=32`, `stream=never`; `micro=8` (sequences in
+    a micro-batch). Raises `InvalidInput` for anything else.
     """
     found = Placement()
     seen: set[str] = set()
@@ -262,6 +270,8 @@ def _with_clause(found: Placement, part: str, where: str, text: str) -> Placemen
         return replace(found, micro_sequences=int(where))
     home, *rest = where.split(":")
     wanted = {"experts": ("cpu",), "layers": ("cpu",), "weights": ("stream",), "kv": ("cpu", "stream")}
+    if part == "experts" and rest == ["fit"] and home == "cpu":
+        return replace(found, host_experts=EVERYWHERE, fits=True)
     n_kept, uniform = 0, part == "experts" and rest[-1:] == ["uniform"] and len(rest) > 1
     if uniform:
         rest.pop()

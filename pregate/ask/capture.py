@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -29,6 +29,7 @@ from offload.policy import Cache, Policy, fetch_misses, no_prefetch
 from offload.residency import ResidentSet
 from offload.schedule import VERSION
 from offload.timeline import Timeline
+from pregate.ask.fitting_placement import most_in_hbm
 from traces.errors import InvalidInput
 from traces.model.architecture import ModelArchitecture
 from traces.phase import Phase
@@ -205,6 +206,27 @@ def request(
     memory = hw if isinstance(hw, MachineMemory) else memory_of(hw)
     if chosen.asks_machine and memory.costs_of is not None:
         chosen = chosen.on_machine(memory.costs_of(model))
+    if chosen.placement.fits:
+        _, asked = most_in_hbm(
+            chosen.placement,
+            model.decoder.n_layers,
+            lambda placement: _planned(
+                model, memory, trace, replace(chosen, placement=placement), expert_tier, workload
+            ),
+        )
+        return asked
+    return _planned(model, memory, trace, chosen, expert_tier, workload)
+
+
+def _planned(
+    model: ModelArchitecture,
+    memory: MachineMemory,
+    trace: RoutingTrace,
+    chosen: Policy,
+    expert_tier: str,
+    workload: Workload,
+) -> Request:
+    """The request with its memory granted. Raises `CapacityExceeded`."""
     placed = place(model, chosen.placement, _popularity(model, trace, chosen) if chosen.placement.keeps else None)
     execution = chosen.placement.execution(memory.execution)
     if expert_tier == "dram":

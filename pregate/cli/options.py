@@ -67,8 +67,8 @@ PlacementText = Annotated[
     typer.Option(
         "--placement",
         help="Where parts of the model are: experts=cpu, experts=cpu:26 (layers), experts=cpu:keep=28 (on the "
-        "accelerator), layers=cpu:20, weights=stream, kv=cpu, kv=stream; prompts: ubatch=2048, stream=never; "
-        "micro-batches that share a fetch: micro=8 (sequences); by comma.",
+        "accelerator), experts=cpu:fit (what HBM has no room for), layers=cpu:20, weights=stream, kv=cpu, kv=stream; "
+        "prompts: ubatch=2048, stream=never; micro-batches that share a fetch: micro=8 (sequences); by comma.",
     ),
 ]
 CacheText = Annotated[str | None, typer.Option("--cache", help="Expert cache: EVICTION:RATIO or EVICTION:SLOTS.")]

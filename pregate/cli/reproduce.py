@@ -32,6 +32,9 @@ def reproduce(
         str | None,
         typer.Option(help="Fit constants of a stack on a table's rows of role stack: ik-llama:cpu_efficiency,sync_s."),
     ] = None,
+    spreads: Annotated[
+        Path | None, typer.Option(help="Write how far constants scatter from source to source of a table, as YAML.")
+    ] = None,
     seed: options.Seed = 0,
     format: options.OutputFormat = options.Format.table,
 ) -> None:
@@ -42,12 +45,12 @@ def reproduce(
     if experiment in ("field", "resident") or experiment.lower().endswith(".csv"):
         if rows is not None or refit is not None:
             raise InvalidInput("--rows and --refit are of isca24: name the table instead of the experiment")
-        _table(experiment, hardware, sets, fit_stack, seed, format)
+        _table(experiment, hardware, sets, fit_stack, seed, format, spreads)
         return
     if experiment != "isca24":
         raise unknown_name("experiment", experiment, ("isca24", "field", "resident", "TABLE.csv"))
-    if fit_stack is not None:
-        raise InvalidInput("--fit-stack is of tables with rows of role stack; the constants of isca24: --refit FILE")
+    if fit_stack is not None or spreads is not None:
+        raise InvalidInput("--fit-stack and --spreads are of tables of several sources; for isca24 there is --refit")
     if hardware is not None or sets:
         if refit is not None:
             raise InvalidInput("--refit is of the machine that was measured: leave out --hardware and --set")
@@ -75,15 +78,20 @@ def reproduce(
 
 
 def _table(
-    name: str, hardware: str | None, sets: list[str] | None, fit: str | None, seed: int, format: options.Format
+    name: str,
+    hardware: str | None,
+    sets: list[str] | None,
+    fit: str | None,
+    seed: int,
+    format: options.Format,
+    spreads: Path | None = None,
 ) -> None:
     """A table in the project's own language."""
     from hwmodels.sets import parse_sets
     from pregate.measured.scores import predict_table
-    from pregate.measured.table import FIELD_TABLE, RESIDENT_TABLE, read_table
+    from pregate.measured.table import RESIDENT_TABLE, read_field, read_table
 
-    shipped = {"field": FIELD_TABLE, "resident": RESIDENT_TABLE}
-    rows = read_table(shipped.get(name) or Path(name))
+    rows = read_field() if name == "field" else read_table(RESIDENT_TABLE if name == "resident" else Path(name))
     if fit is not None:
         from pregate.measured.stack_fit import fit_stack
 
@@ -96,6 +104,15 @@ def _table(
         return
     with spinner("predicting") as update:
         result = predict_table(rows, seed=seed, hardware=hardware, overrides=parse_sets(sets), progress=update)
+    if spreads is not None:
+        from pregate.measured.spreads import coverage, fit_spread, residuals
+
+        rows_off = residuals(result)
+        with whole_file(spreads) as partial:
+            partial.write_text(fit_spread(rows_off).to_yaml(), encoding="utf-8")
+        held = coverage(rows_off)
+        typer.echo(f"wrote {spreads}: intervals by the other sources hold {held.n_inside} of {held.n} rows", err=True)
+        return
     if format is options.Format.json:
         render.print_json(result.to_dict())
     elif format is options.Format.csv:

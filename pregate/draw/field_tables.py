@@ -33,19 +33,28 @@ def field_tables(result: TablePrediction) -> list[Table]:
     """Every predicted row with its error, the accuracy of each group, what could not be said, constants determined."""
     rows = new_table("Measured against predicted")
     rows.add_column("row", overflow="fold")
-    for column in ("measured", "predicted", "error"):
+    for column in ("measured", "predicted", "95 %", "error"):
         rows.add_column(column, justify="right")
     rows.add_column("role")
     for one in result.rows:
         if not math.isnan(one.predicted):
             measured = f"{one.row.value:.4g} {one.row.unit}"
-            rows.add_row(one.row.name, measured, f"{one.predicted:.4g}", f"{100 * one.error:+.1f} %", one.row.role)
+            ends = "" if one.interval is None else "{:.4g} to {:.4g}".format(*one.interval)
+            rows.add_row(
+                one.row.name, measured, f"{one.predicted:.4g}", ends, f"{100 * one.error:+.1f} %", one.row.role
+            )
     scores = new_table("Accuracy, and what rules of thumb miss by")
     for i, head in enumerate(SCORE_HEADS):
         scores.add_column(head, justify="right" if i else "left", overflow="fold")
     for score in result.scores():
         scores.add_row(*score_cells(score))
     tables = [rows, scores]
+    against = result.against_repeating()
+    if against:
+        held = {f"{one.group} ({one.n} rows)": one.mape / one.repeat_mape for one in against}
+        tables.append(
+            _pairs("Error over that of the first row repeated, where that misses by 25 % (at most 0.5)", held)
+        )
     for title, pairs in (("Not said", result.unsaid()), ("Determined by rows", result.constants)):
         if pairs:
             tables.append(_pairs(title, pairs))

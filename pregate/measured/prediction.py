@@ -11,9 +11,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hwmodels.compute_formats import computes_in
+from hwmodels.cost import parts_of, price_figures
+from hwmodels.figures import Figures, figures_of
 from hwmodels.platform import Platform, load_platform
-from offload.ops import Lane, OpKind
+from hwmodels.spread import SPREAD_KEYS
+from offload.ops import Lane, OpKind, Work
 from offload.policy import Policy
+from offload.probes import find_probes
 from offload.schedule import Schedule
 from pregate.api import synthesize
 from pregate.ask.capture import Captured, capture, memory_of
@@ -24,6 +28,8 @@ from pregate.measured.isca24_table import published_row
 from pregate.measured.reproduction import published_activation
 from pregate.measured.table import MeasuredRow
 from pregate.named import load_model
+from simulator.explain.critical_path import walk
+from simulator.explain.sensitivity import elasticities
 from traces.errors import InvalidInput
 from traces.model.architecture import ModelArchitecture
 from traces.model.formats_by_part import parse_formats
@@ -33,6 +39,29 @@ __all__ = ["RowBench"]
 
 _DECODED = 32
 """Tokens simulated of a longer decode, in its middle: a token's time is linear in its context."""
+
+
+def _copied_bytes_per_s(figures: Figures) -> float:
+    return float(figures.link_bytes_per_s("h2d"))
+
+
+def _read_bytes_per_s(figures: Figures) -> float:
+    n_bytes = 1 << 30
+    return n_bytes / float(parts_of(Work(OpKind.CPU_EXPERT, hbm_bytes=n_bytes), figures).total_s)
+
+
+_TIMES = {
+    "decode_tokens_per_s": "tpot_s",
+    "prefill_tokens_per_s": "ttft_s",
+    "tokens_per_s": "makespan_s",
+    "ttft": "ttft_s",
+    "tpot": "tpot_s",
+    "moe_layer_latency": "moe_layer_latency_s",
+}
+"""Metrics that are times, or rates by them: the time, as `simulator.explain.sensitivity` names it."""
+
+_OF_MACHINES = {"h2d_bytes_per_s": _copied_bytes_per_s, "cpu_bytes_per_s": _read_bytes_per_s}
+"""Metrics of a machine alone, no run."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +102,10 @@ class RowBench:
     def predict(self, row: MeasuredRow, constants: Mapping[str, float] | None = None) -> float:
         """The metric of `row`, in its unit. Raises as `pregate.simulate`."""
         hw = self.platform(row, constants)
+        if row.metric in _OF_MACHINES:
+            return _OF_MACHINES[row.metric](figures_of(hw))
+        if row.metric == "model_bytes":
+            return float(_model(row).total_bytes)
         if row.routing:
             bench, asked = self._published(row, hw)
             return bench.value(asked) * (1e-3 if row.metric == "moe_layer_latency" else 1.0)
@@ -98,6 +131,18 @@ class RowBench:
                 return result.hit_rate
             case _:
                 return float(run.captured.workload.n_active)
+
+    def elasticities(self, row: MeasuredRow, constants: Mapping[str, float] | None = None) -> dict[str, float]:
+        """d ln(time behind the metric) / d ln(number), by the numbers that scatter; none of what is no time."""
+        if row.metric not in _TIMES or row.routing:
+            return {}
+        hw = self.platform(row, constants)
+        captured, figures = self._run(row, hw).captured, figures_of(hw)
+        schedule = captured.decoded.schedule
+        figures = figures.for_works(schedule.works)
+        explained = walk(schedule, price_figures(schedule.works, figures))
+        found = elasticities(explained, find_probes(schedule, captured.trace), figures, _TIMES[row.metric])
+        return {key: found[key] for key in SPREAD_KEYS if found.get(key)}
 
     def _published(self, row: MeasuredRow, hw: Platform) -> tuple[Workbench, Row]:
         """The bench of Pre-gated MoE's workload on `hw`, and the row as it knows it: whole runs are simulated."""

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from hwmodels.spread import shipped_spread
 from offload.memory import CapacityExceeded
 from pregate.ask.simulation import to_dataframe
 from pregate.check.ranking import kendall_tau
@@ -19,10 +20,13 @@ from traces.errors import PregateError
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["FieldScore", "PredictedRow", "TablePrediction", "predict_table"]
+__all__ = ["AgainstRepeating", "FieldScore", "PredictedRow", "TablePrediction", "predict_table"]
 
 BASELINES = ("link", "roofline", "repeat")
 """Bytes over the link; a roofline; the first row of the same source, machine and metric repeated."""
+
+_REPEATS_BADLY = 0.25
+"""Where repeating a row misses by more than that, a prediction should miss by at most half of it."""
 
 _REACH = 64.0
 """A constant is sought from a 64th of what is claimed to 64 times it."""
@@ -30,12 +34,21 @@ _REACH = 64.0
 
 @dataclass(frozen=True, slots=True)
 class PredictedRow:
-    """A row, what is predicted (NaN where it is not) and why not; `baselines` by name, those that say anything."""
+    """A row, what is predicted (NaN where it is not) and why not; `baselines` by name, those that say anything.
+
+    `elasticities` of the time behind the metric, by number of the machine, but those that are stated or determined.
+    """
 
     row: MeasuredRow
     predicted: float
     baselines: Mapping[str, float]
     reason: str
+    elasticities: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def interval(self) -> tuple[float, float] | None:
+        """95 %, by how far constants scatter from source to source; None where nothing of them is known."""
+        return shipped_spread().interval(self.predicted, self.elasticities) if self.elasticities else None
 
     @property
     def error(self) -> float:
@@ -67,6 +80,25 @@ class FieldScore:
 
 
 @dataclass(frozen=True, slots=True)
+class AgainstRepeating:
+    """What `n` rows of one source and metric are off by on average: predicted, and the first of them repeated."""
+
+    group: str
+    n: int
+    mape: float
+    repeat_mape: float
+
+    @property
+    def holds(self) -> bool:
+        """Whether a prediction is at most half as far off."""
+        return self.mape <= self.repeat_mape / 2
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready."""
+        return {name: getattr(self, name) for name in (*self.__slots__, "holds")}
+
+
+@dataclass(frozen=True, slots=True)
 class TablePrediction:
     """Every row of a table beside its prediction; `constants`: what rows determined, by machine and key."""
 
@@ -87,6 +119,20 @@ class TablePrediction:
             groups.setdefault(f"{one.row.metric}, {one.row.source}", []).append(one)
         return [_score(title, group) for title, group in groups.items()]
 
+    def against_repeating(self) -> list[AgainstRepeating]:
+        """One a source and metric in which repeating the first row misses by more than `_REPEATS_BADLY`."""
+        groups: dict[str, list[PredictedRow]] = {}
+        for one in self.scored:
+            if "repeat" in one.baselines:
+                groups.setdefault(f"{one.row.source}, {one.row.metric}", []).append(one)
+        found = []
+        for title, group in groups.items():
+            ours = float(np.mean([abs(one.predicted / one.row.value - 1) for one in group]))
+            theirs = float(np.mean([abs(one.baselines["repeat"] / one.row.value - 1) for one in group]))
+            if theirs > _REPEATS_BADLY:
+                found.append(AgainstRepeating(title, len(group), ours, theirs))
+        return found
+
     def unsaid(self) -> dict[str, int]:
         """Why rows are not predicted, and how many."""
         counts: dict[str, int] = {}
@@ -101,12 +147,17 @@ class TablePrediction:
         for one in self.rows:
             known = not math.isnan(one.predicted)
             cells = {name: getattr(one.row, name) for name in COLUMNS} | {"reason": one.reason}
-            said = {"predicted": one.predicted if known else None, "error": one.error if known else None}
+            said = {
+                "predicted": one.predicted if known else None,
+                "error": one.error if known else None,
+                "ci95": None if one.interval is None else list(one.interval),
+            }
             rows.append(cells | said | {"baselines": dict(one.baselines), "scored": one in self.scored})
         return {
             "rows": rows,
             "scores": [score.to_dict() for score in self.scores()],
             "constants": dict(self.constants),
+            "against_repeating": [one.to_dict() for one in self.against_repeating()],
             "unsaid": self.unsaid(),
         }
 
@@ -170,6 +221,7 @@ def _predicted(
     try:
         predicted = bench.predict(row, constants.get(row.machine))
         baselines = bench.rules_of_thumb(row)
+        depends = bench.elasticities(row, constants.get(row.machine))
     except CapacityExceeded as error:
         return PredictedRow(row, math.nan, {}, f"does not fit: {error}")
     except PregateError as error:
@@ -177,7 +229,9 @@ def _predicted(
     anchor = first[(*row.machine, row.metric)]
     if anchor is not row:
         baselines = baselines | {"repeat": anchor.value}
-    return PredictedRow(row, predicted, baselines, "")
+    sure = {**row.overrides, **constants.get(row.machine, {})}
+    depends = {key: value for key, value in depends.items() if key not in sure}
+    return PredictedRow(row, predicted, baselines, "", depends)
 
 
 def _determined(bench: RowBench, row: MeasuredRow, key: str) -> float:

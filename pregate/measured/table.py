@@ -25,7 +25,10 @@ from pregate.measured.isca24_table import cells_of
 from traces.documents import NUMBER, read_text
 from traces.errors import InvalidFile, unknown_name
 
-__all__ = ["COLUMNS", "FIELD_TABLE", "METRICS", "RESIDENT_TABLE", "MeasuredRow", "predictions_csv", "read_table"]
+__all__ = [
+    "COLUMNS", "FIELD_TABLE", "FIELD_TABLES", "METRICS", "RESIDENT_TABLE", "MeasuredRow", "predictions_csv",
+    "read_field", "read_table",
+]  # fmt: skip
 
 MAX_TABLE_BYTES = 8 << 20
 MAX_ROWS = 20_000
@@ -41,15 +44,24 @@ METRICS: Mapping[str, tuple[str, bool]] = ReadOnly(
         "peak_hbm_bytes": ("bytes", False),
         "hit_rate": ("fraction", True),
         "max_active_experts": ("experts", False),
+        "h2d_bytes_per_s": ("bytes/s", True),
+        "cpu_bytes_per_s": ("bytes/s", True),
+        "model_bytes": ("bytes", False),
     }
 )
 """Metrics by name: their unit, and whether more is better. Decode and prefill rates are of one sequence's tokens times
-the batch; `tokens_per_s` is output tokens over the whole run; `max_active_experts`: of one layer in one pass."""
+the batch; `tokens_per_s` is output tokens over the whole run; `max_active_experts`: of one layer in one pass;
+`h2d_bytes_per_s`: what large copies to the device achieve; `cpu_bytes_per_s`: what the host's experts read."""
 
-FIELD_TABLE = Path(__file__).parent / "tables" / "offload_field.csv"
+_TABLES = Path(__file__).parent / "tables"
+
+FIELD_TABLE = _TABLES / "offload_field.csv"
 """What others measured, in the project's language; where it is from stands in SOURCES.md beside it."""
 
-RESIDENT_TABLE = Path(__file__).parent / "tables" / "resident_decode.csv"
+FIELD_TABLES = (FIELD_TABLE, _TABLES / "offload_systems.csv")
+"""All such tables but that of Pre-gated MoE's authors: `pregate reproduce field`."""
+
+RESIDENT_TABLE = _TABLES / "resident_decode.csv"
 """Decode steps of engines that keep every expert on the accelerator."""
 
 ALIASES: Mapping[str, str] = ReadOnly(
@@ -66,8 +78,17 @@ ALIASES: Mapping[str, str] = ReadOnly(
 )
 """Other names of metrics."""
 
-_RATES = ("tokens/s", "tok/s", "t/s")
-_SECONDS = {"s": 1.0, "ms": 1e-3, "us": 1e-6}
+_UNITS: Mapping[str, Mapping[str, float]] = ReadOnly(
+    {
+        "s": {"s": 1.0, "ms": 1e-3, "us": 1e-6},
+        "tokens/s": {"tokens/s": 1.0, "tok/s": 1.0, "t/s": 1.0},
+        "bytes": {"bytes": 1.0, "MB": 1e6, "GB": 1e9, "MiB": 2.0**20, "GiB": 2.0**30},
+        "bytes/s": {"bytes/s": 1.0, "MB/s": 1e6, "GB/s": 1e9, "GiB/s": 2.0**30},
+        "fraction": {"fraction": 1.0},
+        "experts": {"experts": 1.0},
+    }
+)
+"""How a unit may be written, by the unit that a metric is kept in."""
 _COUNTS = {"batch": 1, "input_tokens": 1, "output_tokens": 0, "context_tokens": 0}
 """Columns that are counts, and the least of each."""
 _DEFAULTS = {"batch": "1", "input_tokens": "1", "output_tokens": "32", "context_tokens": "0"}
@@ -84,7 +105,7 @@ class MeasuredRow:
     for the model, "isca24" as assumed of that workload, "isca24:4" where four experts a layer were forced. `role`: ""
     is predicted and scored; "fit KEY" determines the constant KEY of its source and machine ("fit": that of what binds
     it), "stack" those of its stack (`stack_fit`), and neither is scored; "input" is no measurement of a run. `reason`:
-    why it cannot be said, "" where it can.
+    why it cannot be said, "" where it can; what is left out may be of any metric.
     """
 
     name: str
@@ -129,12 +150,12 @@ class MeasuredRow:
     @property
     def more_is_better(self) -> bool:
         """Whether a larger value is the better one."""
-        return METRICS[self.metric][1]
+        return self.metric in METRICS and METRICS[self.metric][1]
 
     @property
     def is_timed(self) -> bool:
         """Whether the metric is of time, and not of memory or routing alone."""
-        return METRICS[self.metric][0] in ("s", "tokens/s")
+        return self.metric in METRICS and METRICS[self.metric][0] in ("s", "tokens/s")
 
     @property
     def is_scored(self) -> bool:
@@ -183,6 +204,11 @@ def read_table(path: Path) -> list[MeasuredRow]:
     return rows
 
 
+def read_field() -> list[MeasuredRow]:
+    """The rows of every table of what others measured that ships."""
+    return [row for path in FIELD_TABLES for row in read_table(path)]
+
+
 def predictions_csv(columns: Sequence[str], rows: Iterable[tuple[Sequence[object], float]]) -> str:
     """A table with a column `predicted` behind its own, empty where nothing is (NaN)."""
     text = io.StringIO()
@@ -195,7 +221,8 @@ def predictions_csv(columns: Sequence[str], rows: Iterable[tuple[Sequence[object
 def _row(cells: Mapping[str, str], where: str) -> MeasuredRow:
     text = {column: cells.get(column, "").strip() for column in COLUMNS}
     metric = text["metric"] = ALIASES.get(text["metric"], text["metric"])
-    if metric not in METRICS:
+    left_out = bool(text["reason"]) or text["role"] == "input"
+    if metric not in METRICS and not (metric and left_out):
         raise unknown_name("metric", metric, METRICS, where)
     fills = text["batch"] == "max"
     counts = {
@@ -217,7 +244,8 @@ def _row(cells: Mapping[str, str], where: str) -> MeasuredRow:
     design = "@".join(filter(None, (text["policy"], text["placement"])))
     text["name"] = text["name"] or f"{text['source']}: {text['model']} on {text['hardware']}, {design}, {metric}"
     rest: dict[str, Any] = {name: cell for name, cell in text.items() if name not in (*_COUNTS, "value", "unit")}
-    return MeasuredRow(**rest, **counts, value=value, unit=METRICS[metric][0])  # type: ignore[arg-type]
+    unit = METRICS[metric][0] if metric in METRICS else text["unit"]
+    return MeasuredRow(**rest, **counts, value=value, unit=unit)  # type: ignore[arg-type]
 
 
 def _count(text: str, column: str, least: int, where: str) -> int:
@@ -233,8 +261,9 @@ def _value(text: str, unit: str, metric: str, where: str) -> float:
         return float(text)
     if NUMBER.fullmatch(text) is None or not (math.isfinite(float(text)) and float(text) > 0):
         raise InvalidFile(f"{where}: value {text[:40]!r} is not a number above 0")
-    wanted = METRICS[metric][0]
-    known = _SECONDS if wanted == "s" else dict.fromkeys(_RATES if wanted == "tokens/s" else (wanted,), 1.0)
+    if metric not in METRICS:
+        return float(text)
+    known = _UNITS[METRICS[metric][0]]
     if unit not in known:
         raise unknown_name("unit", unit, known, f"{where}: {metric}")
     return float(text) * known[unit]

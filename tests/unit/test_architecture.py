@@ -50,7 +50,7 @@ def test_active_parameters_match_the_published_count(name: str) -> None:
     assert model.active_params - left_out == pytest.approx(count.value, abs=tolerance(count), rel=0)
 
 
-def test_only_one_published_count_needs_more_than_two_percent() -> None:
+def test_few_published_counts_need_more_than_two_percent() -> None:
     coarse = {
         name
         for name in ALL
@@ -60,7 +60,7 @@ def test_only_one_published_count_needs_more_than_two_percent() -> None:
         )
         if count is not None and count.rounding > 0.02 * count.value
     }
-    assert coarse == {"deepseek-v2-lite"}
+    assert coarse == {"deepseek-v2-lite", "glm-4.7-flash", "qwen3.6-35b-a3b"}  # the last two by their names
 
 
 @pytest.mark.parametrize(

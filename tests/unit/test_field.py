@@ -13,7 +13,7 @@ from pregate.measured.prediction import RowBench
 from pregate.measured.reproduction import PUBLISHED_ROWS, reproduce
 from pregate.measured.scores import predict_table
 from pregate.measured.stack_fit import fit_stack
-from pregate.measured.table import COLUMNS, FIELD_TABLE, METRICS, MeasuredRow, read_table
+from pregate.measured.table import COLUMNS, METRICS, MeasuredRow, read_field, read_table
 from tests.command_line import Run, runner
 from traces.errors import InvalidFile, InvalidInput, UnknownName
 
@@ -146,8 +146,8 @@ def test_a_stack_is_fitted_on_its_own_rows_only(tmp_path: Path) -> None:
 
 
 def test_the_table_that_ships_can_be_read_and_says_why_rows_are_left_out() -> None:
-    rows = read_table(FIELD_TABLE)
-    assert len(rows) > 200
+    rows = read_field()
+    assert len(rows) > 430
     assert sum(row.is_scored for row in rows) > 80
     assert all(row.note for row in rows)
 
@@ -167,15 +167,17 @@ def test_a_table_is_reproduced_from_the_command_line(command: Run, tmp_path: Pat
     assert json.loads(shown)["scores"][0]["n"] == 1
     status, _, said = command("reproduce", "isca24", "--fit-stack", "streams:sync_s")
     assert status == 2
-    assert "--fit-stack is of tables" in said
+    assert "are of tables" in said
 
 
 def test_the_committed_predictions_are_those_of_today() -> None:
     """A handful of rows: the tables of docs/field.md are made of the file."""
     committed = json.loads((Path(__file__).parents[2] / "results" / "field.json").read_text())
-    rows, bench = read_table(FIELD_TABLE), RowBench()
+    rows, bench = read_field(), RowBench()
     assert [row.name for row in rows] == [entry["name"] for entry in committed["rows"]]
-    cheap = [i for i, row in enumerate(rows) if row.is_scored and row.model == "qwen3-30b-a3b"][:60:12]
+    fitted = {row.machine for row in rows if row.role.startswith("fit")}  # they are predicted with a constant more
+    asked = [row.is_scored and row.model == "qwen3-30b-a3b" and row.machine not in fitted for row in rows]
+    cheap = [i for i, one in enumerate(asked) if one][:60:12]
     assert len(cheap) >= 3
     for i in cheap:
         assert committed["rows"][i]["predicted"] == pytest.approx(bench.predict(rows[i]), rel=1e-4)

@@ -1,0 +1,98 @@
+"""How far a claimed machine's constants may be off: the scatter from source to source of what others measured.
+
+`spreads.yaml` is written by `pregate reproduce field --spreads FILE`; nobody types its numbers.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from hwmodels.quantity import ReadOnly
+from traces.documents import read_yaml
+from traces.errors import InvalidInput
+
+__all__ = ["SPREADS_FILE", "SPREAD_KEYS", "TAIL", "ClaimedSpread", "shipped_spread"]
+
+SPREAD_KEYS = (
+    "stack.cpu_efficiency", "stack.cpu_core_bytes_per_s", "stack.cpu_gemm_efficiency", "stack.cpu_attention_efficiency",
+    "stack.handover_s", "stack.hbm_efficiency", "stack.gemm_efficiency", "stack.kernel_s", "stack.launch_s",
+    "link.h2d_efficiency", "stack.link_efficiency",
+)  # fmt: skip
+"""The numbers that scatter. Those that a user sets, or that a row determined, are exact instead."""
+
+SPREADS_FILE = Path(__file__).parent / "spreads.yaml"
+
+TAIL = 4.0
+"""Degrees of freedom of the t law that measurements follow: a few are off by far more than a normal law has them."""
+
+_HALF_95 = 2.7764451051977987
+"""Half a 95 % interval of that law, in its scales."""
+
+
+@dataclass(frozen=True, slots=True)
+class ClaimedSpread:
+    """Scales of ln, of a t law: `constants` by figure, with the number of sources that bear on each; `row` is what a
+    measurement is off by itself.
+    """
+
+    constants: Mapping[str, float]
+    n_bearing: Mapping[str, int]
+    row: float
+    n_rows: int
+    n_sources: int
+
+    def __post_init__(self) -> None:
+        if set(self.constants) != set(SPREAD_KEYS):
+            raise InvalidInput(f"a spread has {', '.join(SPREAD_KEYS)}, not {', '.join(self.constants)}")
+        for name, sigma in (*self.constants.items(), ("row", self.row)):
+            if not 0 < sigma < 10:
+                raise InvalidInput(f"spread {name} = {sigma:g}: a scale of ln lies between 0 and 10")
+        object.__setattr__(self, "constants", ReadOnly(dict(self.constants)))
+        object.__setattr__(self, "n_bearing", ReadOnly(dict(self.n_bearing)))
+
+    def half_width(self, elasticities: Mapping[str, float]) -> float:
+        """Half a 95 % interval of ln(metric), which depends on numbers by `elasticities`."""
+        terms = [sigma * elasticities.get(key, 0.0) for key, sigma in self.constants.items()]
+        return _HALF_95 * math.hypot(self.row, *terms)
+
+    def interval(self, value: float, elasticities: Mapping[str, float]) -> tuple[float, float]:
+        """The 95 % interval of a metric that is `value`."""
+        factor = math.exp(self.half_width(elasticities))
+        return value / factor, value * factor
+
+    def to_yaml(self) -> str:
+        """As `shipped_spread` reads it."""
+        lines = [
+            "# Written by `pregate reproduce field --spreads FILE`: scales of ln, from source to source.",
+            f"n_rows: {self.n_rows}",
+            f"n_sources: {self.n_sources}",
+            f"row: {self.row:.4g}",
+            "constants:",
+        ]
+        lines += [
+            f"  {key}: {{sigma: {sigma:.4g}, n_sources: {self.n_bearing.get(key, 0)}}}"
+            for key, sigma in self.constants.items()
+        ]
+        return "\n".join(lines) + "\n"
+
+
+@functools.cache
+def shipped_spread() -> ClaimedSpread:
+    """The scatter that ships. Raises `InvalidFile` for a file that is none."""
+    section = read_yaml(SPREADS_FILE)
+    table = section.section("constants")
+    sigmas, bearing = {}, {}
+    for key in SPREAD_KEYS:
+        entry = table.section(key)
+        sigmas[key], bearing[key] = entry.number("sigma"), entry.integer("n_sources")
+        entry.done()
+    table.done()
+    found = ClaimedSpread(
+        sigmas, bearing, section.number("row"), section.integer("n_rows"), section.integer("n_sources")
+    )
+    section.done()
+    return found

@@ -1,0 +1,121 @@
+"""How far the constants of a claimed machine scatter from source to source, from rows that none was fitted on.
+
+A row is off by ln(measured / predicted). That is read as a sum: each constant of the software off by a factor that is
+the source's own, times how much the row depends on that constant, and what the row is off by itself. What the rows of
+a source are off by together follows a t law about 0, some sources being off as a whole; its scales are those that make
+what was measured most likely (variance components). An interval of a row is judged with the scatter among the other
+sources only.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hwmodels.spread import SPREAD_KEYS, TAIL, ClaimedSpread
+from pregate.measured.scores import TablePrediction
+from traces.errors import InvalidInput
+
+__all__ = ["Coverage", "Residual", "coverage", "fit_spread", "residuals"]
+
+_LEAST_SOURCES = 4
+_PRIOR = math.log(0.25), 1.0
+"""Scales themselves are taken as log-normal about 0.25, a factor of e wide: few rows bear on some."""
+_BEARS = 0.05
+"""A source bears on a constant when a row of it depends on that by an elasticity beyond this."""
+
+
+@dataclass(frozen=True, slots=True)
+class Residual:
+    """One row: its source, ln(measured / predicted), and the elasticities by `SPREAD_KEYS`."""
+
+    name: str
+    source: str
+    off: float
+    elasticities: tuple[float, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Coverage:
+    """Of `n` rows that nothing was fitted on, `n_inside` lie in their 95 % interval; the median interval reaches from
+    the prediction over `median_factor` to as many times it.
+    """
+
+    n: int
+    n_inside: int
+    median_factor: float
+
+    def to_dict(self) -> dict[str, float]:
+        """JSON-ready."""
+        return {"n": self.n, "n_inside": self.n_inside, "median_factor": self.median_factor}
+
+
+def residuals(result: TablePrediction) -> list[Residual]:
+    """The scored rows of time whose machine no row determined a constant of."""
+    fitted = {one.row.machine for one in result.rows if one.row.role.startswith("fit") and not one.row.reason}
+    found = []
+    for one in result.scored:
+        if one.row.machine not in fitted and one.elasticities:
+            off = math.log(one.row.value / one.predicted)
+            sign = -1.0 if one.row.more_is_better else 1.0
+            depends = tuple(sign * one.elasticities.get(key, 0.0) for key in SPREAD_KEYS)
+            found.append(Residual(one.row.name, one.row.source, off, depends))
+    return found
+
+
+def fit_spread(rows: Sequence[Residual]) -> ClaimedSpread:
+    """The most likely scatter behind `rows`. Raises `InvalidInput` for rows of fewer than four sources."""
+    from scipy.optimize import minimize
+
+    groups = _by_source(rows)
+    if len(groups) < _LEAST_SOURCES:
+        raise InvalidInput(f"rows of {len(groups)} sources: scatter from source to source needs {_LEAST_SOURCES}")
+    bearing = {
+        key: len({one.source for one in rows if abs(one.elasticities[i]) > _BEARS}) for i, key in enumerate(SPREAD_KEYS)
+    }
+    free = [i for i, key in enumerate(SPREAD_KEYS) if bearing[key]]  # the others stay as they are taken to be
+    blocks = [
+        (np.array([row.off for row in group]), np.array([row.elasticities for row in group])[:, free])
+        for group in groups
+    ]
+
+    def unlikely(logs: NDArray[np.float64]) -> float:
+        sigma = np.exp(logs)
+        total = float((((logs - _PRIOR[0]) / _PRIOR[1]) ** 2).sum() / 2)
+        for off, depends in blocks:
+            n = len(off)
+            covariance = (depends * sigma[:-1] ** 2) @ depends.T + sigma[-1] ** 2 * np.eye(n)
+            distance = float(off @ np.linalg.solve(covariance, off))
+            # A multivariate t of the source's rows: one source may be off as a whole.
+            total += (TAIL + n) / 2 * math.log1p(distance / TAIL) + np.linalg.slogdet(covariance)[1] / 2
+        return total
+
+    start = np.full(len(free) + 1, _PRIOR[0])
+    best = minimize(unlikely, start, method="L-BFGS-B", bounds=[(-5.0, 1.0)] * len(start))
+    *found, row = np.exp(best.x).tolist()
+    constants = dict.fromkeys(SPREAD_KEYS, math.exp(_PRIOR[0]))
+    constants |= {SPREAD_KEYS[i]: sigma for i, sigma in zip(free, found, strict=True)}
+    return ClaimedSpread(constants, bearing, row, len(rows), len(groups))
+
+
+def coverage(rows: Sequence[Residual]) -> Coverage:
+    """How many rows lie in the interval that the other sources give them."""
+    n_inside, widths = 0, []
+    for group in _by_source(rows):
+        others = fit_spread([row for row in rows if row.source != group[0].source])
+        for row in group:
+            half = others.half_width(dict(zip(SPREAD_KEYS, row.elasticities, strict=True)))
+            n_inside += abs(row.off) <= half
+            widths.append(math.exp(half))
+    return Coverage(len(widths), n_inside, float(np.median(widths)))
+
+
+def _by_source(rows: Sequence[Residual]) -> list[list[Residual]]:
+    groups: dict[str, list[Residual]] = {}
+    for row in rows:
+        groups.setdefault(row.source, []).append(row)
+    return list(groups.values())
