@@ -49,13 +49,14 @@ def crossover(
     if len(chosen) < 2:
         raise InvalidInput(f"--policies {policies!r}: one design crosses nothing, name two or more")
     architecture, machine, workload = _subject(question, axis, from_, to)
-    designs, cache = question.designs([question.design(name) for name in chosen], architecture)
+    names = [question.design(name) for name in chosen]
+    designs, cache = question.designs(names, architecture)
     from pregate.explore.crossover import crossovers
 
     with spinner("searching") as update:
         update(axis)
         found = crossovers(
-            architecture, machine, workload, designs, axis, from_, to,
+            architecture, machine, workload, names if question.popularity is None else designs, axis, from_, to,
             metric=metric, n_scan=points, cache=cache, expert_tier=question.tier,
         )  # fmt: skip
     document = found.to_dict()

@@ -28,7 +28,18 @@ def test_values_are_si_whatever_they_are_written_in() -> None:
 def test_every_hardware_number_is_an_axis() -> None:
     for key in figure_keys():
         small = key.endswith(
-            ("efficiency", "n_sm", "n_cores", "n_sockets", "sockets", "speedup", "price_usd", "share")
+            (
+                "efficiency",
+                "n_sm",
+                "n_cores",
+                "n_sockets",
+                "sockets",
+                "speedup",
+                "price_usd",
+                "share",
+                "beside_cpu",
+                "beside_copies",
+            )
         ) or (key.endswith("_s") and "per_s" not in key)
         axis = read_axes({key: [1.0 if small else 1e9]})[0]
         assert axis.is_numeric
