@@ -151,12 +151,12 @@ def test_the_error_of_unfitted_machines_is_what_the_tables_show() -> None:
     off = [
         row["predicted"] / row["value"] if "tokens_per_s" in row["metric"] else row["value"] / row["predicted"]
         for row in rows
-        if row["scored"]
+        if row["scored"] and (row["metric"].endswith("tokens_per_s") or row["metric"] in ("ttft", "tpot"))
     ]
     low, high = np.quantile(off, (0.1, 0.9))
     assumed = load_assumptions()["unfitted_error"]
     assert assumed.low == pytest.approx(low, abs=0.1)
-    assert assumed.high == pytest.approx(high, abs=0.15)
+    assert assumed.high == pytest.approx(high, abs=0.1)
 
 
 @pytest.mark.parametrize(
