@@ -12,9 +12,8 @@ from pregate.cli import options
 from pregate.cli.built import build_machine, build_model, distinct
 from pregate.cli.output_paths import require_folder, say_written
 from pregate.cli.progress import spinner
+from pregate.page import DESIGNS
 from traces.errors import InvalidInput
-
-_DESIGNS = "gpu_only,on_demand,on_demand+lru,prefetch_all,pregate,pregate+lru"
 
 Value = TypeVar("Value", int, float)
 
@@ -23,7 +22,7 @@ def explore(
     models: Annotated[list[str], typer.Argument(help="Models, as for `compare`; the page has a list of them.")],
     hardware: Annotated[str, typer.Option(help="Machines (`pregate hardware`) or YAML files, by comma.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="The page, .html.")],
-    policies: Annotated[str, typer.Option(help="Designs, by comma.")] = _DESIGNS,
+    policies: Annotated[str, typer.Option(help="Designs, by comma.")] = ",".join(DESIGNS),
     batches: Annotated[str, typer.Option(help="Stops of the batch slider.")] = "1,4,16",
     prompts: Annotated[str, typer.Option(help="Stops of the prompt slider, tokens a sequence.")] = "32,256",
     active: Annotated[

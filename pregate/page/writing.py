@@ -11,16 +11,14 @@ from hwmodels.platform import Platform
 from offload.policies import policy_named
 from offload.policy import Policy
 from pregate.named import load_hardware, load_model
+from pregate.page import DESIGNS
 from pregate.page.answers import document
 from pregate.page.subject import PageSubject
 from traces.errors import InvalidInput
 from traces.model.architecture import ModelArchitecture
 from traces.whole_file import whole_file
 
-__all__ = ["DESIGNS", "asset", "explore_page", "page_html"]
-
-DESIGNS = ("gpu_only", "on_demand", "on_demand+lru", "prefetch_all", "pregate", "pregate+lru")
-"""What a page compares unless it is told."""
+__all__ = ["asset", "explore_page", "page_html"]
 
 _ASSETS = Path(__file__).parent / "assets"
 

@@ -41,8 +41,7 @@ function startState() {
 /** The state that the address tells, every number within its slider. */
 function readAddress() {
   const read = startState(), said = new URLSearchParams(location.hash.slice(1));
-  const order = ["model", "machine", "batch", "prompt", "active", "hbm", "link"];
-  for (const name of order) {
+  for (const name of STRUCTURE) {
     if (name === "link" && !said.has("link")) read.link = page.machines[read.machine].own_link;
     const value = Number(said.get(name));
     if (said.has(name) && Number.isInteger(value)) read[name] = Math.min(Math.max(value, 0), labelsOf(name, read).length - 1);
