@@ -11,8 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hwmodels.platform import Platform
+from offload.memory import CapacityExceeded
 from offload.policies import policy_named
 from offload.policy import Policy
+from pregate.api import synthesize
+from pregate.ask.capture import request as plan_request
 from pregate.economics.assumptions import Assumption, Assumptions, load_assumptions
 from pregate.economics.drawn import DrawnCost, Draws, Estimate, estimate
 from pregate.economics.serving import BATCHES, LatencyPromise, RequestShape, Served, Unserved, serve
@@ -211,9 +214,15 @@ def _drivers(draws: Draws, spent: list[NDArray[np.float64]]) -> dict[str, float]
 
 
 def _gpus_for_gpu_only(model: ModelArchitecture, hw: Platform, request: RequestShape, batches: Sequence[int]) -> int:
-    """Cards whose memory together would hold the model and one smallest batch; 1 where it fits."""
-    found = serve(model, hw, policy_named("gpu_only"), request, LatencyPromise(), batches[:1])
-    if isinstance(found, Served) or not found.needed_bytes:
+    """Cards whose memory together would hold the model and one smallest batch; 1 where it fits, or DRAM is short."""
+    trace = synthesize(model, request.input_tokens, request.output_tokens, batches[0])
+    try:
+        plan_request(model, hw, trace, "gpu_only")
+    except CapacityExceeded as error:
+        needed_bytes = error.needed_bytes if error.memory == "HBM" else 0
+    else:
+        return 1
+    if not needed_bytes:
         return 1
     reserve = int(hw.constant("reserve_bytes"))
-    return math.ceil((found.needed_bytes - reserve) / (hw.machine.accelerator.hbm_bytes - reserve))
+    return math.ceil((needed_bytes - reserve) / (hw.machine.accelerator.hbm_bytes - reserve))

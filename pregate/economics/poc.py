@@ -76,7 +76,11 @@ class Poc:
     @property
     def now(self) -> DesignCost | None:
         """What runs now; None where it does not serve these requests."""
-        return next((one for one in self.report.designs if one.served.design == self.asked.now), None)
+        return _running_now(self.report)
+
+
+def _running_now(report: CostReport) -> DesignCost | None:
+    return next((one for one in report.designs if one.served.design == report.now), None)
 
 
 def plan_poc(path: str | Path, progress: Callable[[str], None] = lambda _: None) -> Poc:
@@ -98,7 +102,7 @@ def plan_poc(path: str | Path, progress: Callable[[str], None] = lambda _: None)
     )
     others = [one for one in report.designs if one.served.design != asked.now]
     chosen = min(others, key=lambda one: one.total.value, default=None)
-    now = next((one for one in report.designs if one.served.design == asked.now), None)
+    now = _running_now(report)
     return Poc(asked, report, chosen, _measurements(report), () if chosen is None else _thresholds(asked, chosen, now))
 
 
@@ -152,10 +156,6 @@ def _thresholds(asked: PocFile, chosen: DesignCost, now: DesignCost | None) -> t
             "experts found resident", f"{served.hit_rate:.1%}", f"at least {max(served.hit_rate - 0.1, 0):.1%}",
             "none of its own: routing has drifted, ask again with --trace",
             "the engine's counters, or pregate residency TRACE",
-        ),
-        Threshold(
-            "power of the card", "as assumed", "within the assumed range", "above the limit of rack or room",
-            "nvidia-smi --query-gpu=power.draw --format=csv -l 10",
         ),
     )  # fmt: skip
 

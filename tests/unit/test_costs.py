@@ -129,6 +129,7 @@ def test_what_does_not_fit_is_told_with_the_cards_it_would_need() -> None:
     assert not report.designs
     reserve = hw.constant("reserve_bytes")
     needed = report.unserved[0].needed_bytes
+    assert "gpu_only needs" in report.unserved[0].reason
     assert report.gpus_for_gpu_only == np.ceil((needed - reserve) / (hw.machine.accelerator.hbm_bytes - reserve)) > 1
 
 
@@ -141,9 +142,9 @@ def test_every_figure_that_ships_has_a_source_and_a_date() -> None:
 
 
 def test_cards_of_the_assumptions_are_machines() -> None:
-    for name in load_assumptions().by_name:
-        if name.startswith("cards."):
-            pregate.load_hardware(name.split(".")[1])
+    cards = {name.split(".")[1] for name in load_assumptions().by_name if name.startswith("cards.")}
+    assert len(cards) >= 10
+    assert {pregate.load_hardware(card).machine.accelerator.name for card in cards} == cards
 
 
 def test_the_error_of_unfitted_machines_is_what_the_tables_show() -> None:
