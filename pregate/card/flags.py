@@ -1,15 +1,14 @@
 """A design as the flags of the engine that runs it, to copy; and what of it the engine cannot be told.
 
-Sources, read 2026-11: llama.cpp, `common/arg.cpp` and `tools/server/README.md` (`-ngl`, `--cpu-moe`, `--n-cpu-moe`,
-`-ot`, `-ub`, `-np`, `-c`) and `src/llama-model.cpp` (`load_tensors`: the first GPU layer is layers + 1 - ngl, the
-output counts as the last). KTransformers, `kt-kernel/README.md` and `doc/en/kt-kernel/experts-sched-Tutorial.md`
-(`--kt-num-gpu-experts`, `--kt-expert-placement-strategy`, `--kt-cpuinfer`, `--kt-gpu-prefill-token-threshold`). vLLM,
-`vllm/config/offload.py` (`--cpu-offload-gb` copies nothing ahead, `--offload-group-size` and `--offload-num-in-group`
-bring whole layers ahead; neither looks at which experts a token chose).
+Every flag stands in `engine_flags.yaml` with the document that names it and the day that it was read. Beyond these:
+`src/llama-model.cpp` of llama.cpp (`load_tensors`: the first GPU layer is layers + 1 - ngl, the output counts as the
+last), and of vLLM that `--cpu-offload-gb` copies nothing ahead, while `--offload-group-size` brings whole layers ahead;
+neither looks at which experts a token chose.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
@@ -43,6 +42,8 @@ def flags_of(design: EngineDesign, model: ModelArchitecture, hw: Platform, job: 
     if writer is not None:
         return writer(policy, model, hw, job)
     told = f"no engine offers {design.policy} with {design.stack}: {_as_run_here(design)}"
+    if _is_plain_lru(policy):
+        told += "; the nearest is llama.cpp with --cpu-moe --moe-cache-mib"
     if policy.lookahead:
         told += "; its gates have to be trained to choose ahead (Pre-gated MoE, ISCA 2024, section IV-B)"
     return Flags("", told)
@@ -56,8 +57,9 @@ def _as_run_here(design: EngineDesign) -> str:
 
 def _llama_cpp(policy: Policy, model: ModelArchitecture, hw: Platform, job: RequestLoad) -> Flags:
     placement, n_layers = policy.placement, model.decoder.n_layers
+    ends = f"-np {job.batch} -c {job.batch * (job.input_tokens + job.output_tokens)}"
     if not policy.resident:
-        return Flags("", f"llama.cpp moves no experts: {policy.name} cannot be said")
+        return _llama_cache(policy, model, ends)
     words = ["llama-server -m MODEL.gguf"]
     left_out = []
     on_host = placement.host_layers
@@ -78,8 +80,37 @@ def _llama_cpp(policy: Policy, model: ModelArchitecture, hw: Platform, job: Requ
         words.append(f"-ub {placement.micro_batch}")
     if placement.stream_from == 0:
         words.append("--no-op-offload")
-    words.append(f"-np {job.batch} -c {job.batch * (job.input_tokens + job.output_tokens)}")
+    words.append(f"-fit off {ends}")
     return Flags(" ".join(words), "; ".join(left_out))
+
+
+def _llama_cache(policy: Policy, model: ModelArchitecture, ends: str) -> Flags:
+    """Experts on the host and a cache of them in HBM: the one design of moving experts that llama.cpp has."""
+    cache = policy.cache
+    if not _is_plain_lru(policy) or cache is None:
+        return Flags("", f"llama.cpp moves experts only into an LRU, on demand: {policy.name} cannot be said")
+    n_experts = cache.n_slots
+    if n_experts is None and cache.ratio is not None:
+        n_experts = round(model.n_moe_layers * model.n_experts * cache.ratio)
+    size = "MIB" if n_experts is None else str(math.ceil(n_experts * model.expert_bytes / 2**20))
+    return Flags(
+        f"llama-server -m MODEL.gguf -ngl 999 --cpu-moe --moe-cache-mib {size} -fit off {ends}",
+        "in builds that have --moe-cache-mib" + ("; MIB: what HBM is left" if n_experts is None else ""),
+    )
+
+
+def _is_plain_lru(policy: Policy) -> bool:
+    """Whether experts are fetched on demand into an LRU, and nothing else."""
+    cached = policy.cache is not None and policy.cache.eviction == "lru"
+    return cached and policy.name.split("+")[0] == "on_demand"
+
+
+def _ik_llama(policy: Policy, model: ModelArchitecture, hw: Platform, job: RequestLoad) -> Flags:
+    """As llama.cpp, which it was forked from, but for what either has added since."""
+    if not policy.resident:
+        return Flags("", f"ik_llama.cpp moves no experts: {policy.name} cannot be said")
+    said = _llama_cpp(policy, model, hw, job)
+    return Flags(said.command.replace("--no-op-offload", "-op -1,0").replace(" -fit off", ""), said.left_out)
 
 
 def _gpu_layers(on_host: LayerRange, n_layers: int) -> int:
@@ -111,11 +142,15 @@ def _ktransformers(policy: Policy, model: ModelArchitecture, hw: Platform, job: 
         f"--kt-cpuinfer {hw.machine.host.n_cores} --kt-threadpool-count {hw.machine.host.n_sockets or 1}",
     ]
     if placement.n_kept:
-        words.append(f"--kt-expert-placement-strategy {'uniform' if placement.uniform else 'frequency'}")
+        by_counts = "frequency --init-expert-location COUNTS.pt"
+        words.append(f"--kt-expert-placement-strategy {'uniform' if placement.uniform else by_counts}")
     if placement.stream_from:
         words.append(f"--kt-gpu-prefill-token-threshold {placement.stream_from}")
     words.append(f"--max-running-requests {job.batch}")
-    return Flags(" ".join(words), "--kt-method is that of your weights (AMXINT4, BF16, FP8, LLAMAFILE)")
+    left_out = ["--kt-method is that of your weights (AMXINT4, BF16, FP8, LLAMAFILE)"]
+    if placement.n_kept and not placement.uniform:
+        left_out.append("COUNTS.pt is what --record-kt-gpu-expert-distribution wrote before")
+    return Flags(" ".join(words), "; ".join(left_out))
 
 
 def _vllm(policy: Policy, model: ModelArchitecture, hw: Platform, job: RequestLoad) -> Flags:
@@ -129,9 +164,9 @@ def _vllm(policy: Policy, model: ModelArchitecture, hw: Platform, job: RequestLo
             "whole layers are brought, attention with the experts",
         )
     if policy.name == "on_demand":
-        gib = model.n_moe_layers * model.n_experts * model.expert_bytes / 2**30
+        gib = math.ceil(model.n_moe_layers * model.n_experts * model.expert_bytes / 2**30)
         return Flags(
-            f"vllm serve MODEL --cpu-offload-gb {gib:.0f} --cpu-offload-params experts {ends}",
+            f"vllm serve MODEL --cpu-offload-gb {gib} --cpu-offload-params experts {ends}",
             "kernels read the weights over the link as they run, nothing is copied beforehand",
         )
     return Flags("", f"vLLM offloads whole tensors and computes nothing on the host: {policy.name} cannot be said")
@@ -144,7 +179,7 @@ def _fastertransformer(policy: Policy, model: ModelArchitecture, hw: Platform, j
 _WRITERS: Mapping[str, Callable[[Policy, ModelArchitecture, Platform, RequestLoad], Flags]] = ReadOnly(
     {
         "llama-cpp": _llama_cpp,
-        "ik-llama": _llama_cpp,
+        "ik-llama": _ik_llama,
         "ktransformers": _ktransformers,
         "vllm": _vllm,
         "fastertransformer": _fastertransformer,

@@ -5,10 +5,14 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
+import shlex
 import textwrap
+from datetime import date
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import yaml
 
 import pregate
 from pregate.card.card import Card
@@ -20,6 +24,7 @@ from pregate.card.this_machine import find_machine, nearest_accelerator, nearest
 from pregate.cli import plan as command
 from tests.command_line import Run, runner
 
+ROOT = Path(__file__).parents[2]
 LOAD = RequestLoad(24, 40, 1)
 HOSTILE = "<script>alert(1)</script>|`x`"
 
@@ -81,7 +86,11 @@ def test_the_document_is_json(card: Card) -> None:
         ("llama-cpp", "gpu_only@layers=cpu", "-ngl 0 "),
         ("llama-cpp", "gpu_only@kv=cpu", "--no-kv-offload"),
         ("llama-cpp", "gpu_only@experts=cpu@ubatch=2048@stream=never", "-ub 2048 --no-op-offload"),
+        ("llama-cpp", "gpu_only@experts=cpu:26", "-fit off"),
+        ("llama-cpp", "on_demand+lru:0.1", "--cpu-moe --moe-cache-mib 5526 "),
+        ("ik-llama", "gpu_only@experts=cpu@ubatch=2048@stream=never", "-ub 2048 -op -1,0 -np"),
         ("ktransformers", "gpu_only@experts=cpu:keep=28", "--kt-num-gpu-experts 28"),
+        ("ktransformers", "gpu_only@experts=cpu:keep=28", "frequency --init-expert-location COUNTS.pt"),
         ("ktransformers", "gpu_only@experts=cpu:keep=28", "--kt-cpuinfer 16"),
     ],
 )
@@ -93,7 +102,11 @@ def test_a_design_is_said_in_the_flags_of_its_engine(stack: str, design: str, fl
 @pytest.mark.parametrize(
     ("stack", "design", "words"),
     [
-        ("llama-cpp", "on_demand+lru", "moves no experts"),
+        ("llama-cpp", "on_demand+lru", "what HBM is left"),
+        ("llama-cpp", "on_demand+lfu", "only into an LRU"),
+        ("llama-cpp", "pregate+lru", "only into an LRU"),
+        ("ik-llama", "on_demand+lru", "moves no experts"),
+        ("streams", "on_demand+lru", "--moe-cache-mib"),
         ("llama-cpp", "gpu_only@experts=cpu:keep=28", "28 of them cannot stay"),
         ("llama-cpp", "gpu_only@weights=stream", "cannot be said"),
         ("ktransformers", "pregate", "cannot be said"),
@@ -107,6 +120,31 @@ def test_what_an_engine_cannot_be_told_is_said(stack: str, design: str, words: s
     assert words in flags_of(EngineDesign(design, stack), model, hw, LOAD).left_out
 
 
+SAID = {
+    "llama-cpp": [
+        "gpu_only", "gpu_only@experts=cpu", "gpu_only@experts=cpu:26", "gpu_only@experts=cpu:46-", "on_demand+lru:0.1",
+        "gpu_only@layers=cpu:20@kv=cpu", "gpu_only@experts=cpu@ubatch=2048@stream=never",
+    ],
+    "ik-llama": ["gpu_only@experts=cpu@ubatch=2048@stream=never", "gpu_only@layers=cpu:20", "gpu_only@kv=cpu"],
+    "ktransformers": [
+        "gpu_only@experts=cpu", "gpu_only@experts=cpu:keep=28", "gpu_only@experts=cpu:keep=28:uniform@stream=512"
+    ],
+    "vllm": ["gpu_only", "prefetch_all", "on_demand"],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("stack", "design"), [(stack, design) for stack in SAID for design in SAID[stack]])
+def test_every_flag_is_one_that_the_engine_documents(stack: str, design: str) -> None:
+    model, hw = pregate.load_model("qwen3-30b-a3b"), pregate.load_hardware("rtx-4090", "streams")
+    words = shlex.split(flags_of(EngineDesign(design, stack), model, hw, LOAD).command)
+    written = {word for word in words[3 if "-m sglang.launch_server" in " ".join(words) else 1 :] if word[0] == "-"}
+    documented = yaml.safe_load((ROOT / "pregate" / "card" / "engine_flags.yaml").read_text())[stack]
+    assert documented["document"].startswith("https://github.com/")
+    assert documented["read"] >= date(2026, 11, 28)
+    assert written - {"-1,0"} <= set(documented["flags"])
+    assert written
+
+
 def test_vllm_offloads_tensors_and_knows_no_experts() -> None:
     model, hw = pregate.load_model("qwen3-30b-a3b"), pregate.load_hardware("rtx-4090", "streams")
     said = {
@@ -115,7 +153,7 @@ def test_vllm_offloads_tensors_and_knows_no_experts() -> None:
     }
     assert said["gpu_only"].command.startswith("vllm serve MODEL")
     assert "--offload-group-size 1" in said["prefetch_all"].command
-    assert "--cpu-offload-gb 54" in said["on_demand"].command
+    assert "--cpu-offload-gb 54 " in said["on_demand"].command
     assert "cannot be said" in flags_of(EngineDesign("gpu_only@experts=cpu", "vllm"), model, hw, LOAD).left_out
 
 
