@@ -246,6 +246,8 @@ class _Loop:
         self.decisions = policy.decisions(facts)
         self.host_side = HostSide(self, place(model, policy.placement) if placed is None else placed)
         self.last_op = -1  # of the compute stream
+        self.new_request = True  # none of the sequences of this pass was in the one before
+        self._running: set[int] = set()
         self.next_step: list[Fetch] = []  # of the next step, for blocks that have not run in this one
         self.micro: MicroBatches | None = None  # of a pass that computes its layers in several
 
@@ -264,7 +266,8 @@ class _Loop:
     def run(self, step: Step, n_heads: int) -> None:
         """One forward pass, which ends with the head over `n_heads` sequences."""
         self.i_step, self.phase, self.n_tokens = step.i_step, Phase(step.phase), len(step.experts)
-        model = self.model
+        model, sequences = self.model, set(step.sequence.tolist())
+        self.new_request, self._running = self._running.isdisjoint(sequences), sequences
         encoding = model.encoder is not None and step.phase == Phase.PREFILL
         stack = model.encoder if encoding and model.encoder is not None else model.decoder
         policy, decisions = self.policy, self.decisions

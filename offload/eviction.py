@@ -19,7 +19,9 @@ from typing import TYPE_CHECKING, Protocol
 if TYPE_CHECKING:
     import numpy as np
 
-__all__ = ["EVICTIONS", "Belady", "Eviction", "Fifo", "Key", "Lfu", "Lifo", "Lru", "Random", "Static"]
+    from offload.gate_output import GateOutput
+
+__all__ = ["EVICTIONS", "Belady", "Eviction", "Fifo", "HotLru", "Key", "Lfu", "Lifo", "Lru", "Random", "Static"]
 
 Key = int
 """An expert of a layer: `layer * n_experts + expert`."""
@@ -197,6 +199,37 @@ class Static:
         return None
 
 
+class HotLru:
+    """What is held stays, the least recently used of the others goes: popular experts in a part of the slots."""
+
+    def __init__(self) -> None:
+        self._others, self._held = Lru(), set[Key]()
+
+    def hold(self, key: Key) -> None:
+        """Keep a resident for good."""
+        self._others.remove(key)
+        self._held.add(key)
+
+    def insert(self, key: Key) -> None:
+        """Enter as the most recently used of the others."""
+        self._others.insert(key)
+
+    def touch(self, key: Key) -> None:
+        """Become the most recently used of the others."""
+        self._others.touch(key)
+
+    def remove(self, key: Key) -> None:
+        """Leave; whoever was held is held no more."""
+        if key in self._held:
+            self._held.remove(key)
+        else:
+            self._others.remove(key)
+
+    def victim(self, protected: AbstractSet[Key]) -> Key | None:
+        """The least recently used of those not held."""
+        return self._others.victim(protected)
+
+
 class Random:
     """Every unprotected resident is equally likely to go: what no information at all is worth."""
 
@@ -235,7 +268,8 @@ class Belady:
     """Clairvoyant: the resident whose next use is furthest away goes; the bound for equal-sized experts.
 
     `events` is the whole future, in order: the keys looked up at each event. The clock is the lookups
-    themselves (a touch uses up one event of its key), so each event must touch each of its keys once.
+    themselves (a touch uses up one event of its key), so each event must touch each of its keys once; or, where
+    `gated` says what gates ask for, these, so that prefetches, right or wrong, do not move it.
     Ties, which are experts never used again or used again at one event, go to the first inserted.
     Source: L. A. Belady, IBM Systems Journal 5(2), 1966. With experts of several sizes it is no longer
     a bound on bytes, and is replayed as the published curves have it.
@@ -252,6 +286,7 @@ class Belady:
             uses.reverse()  # the next use is the last item
         self._born: dict[Key, int] = {}
         self._n_inserts = 0
+        self._by_gates = False
         self._heap: list[tuple[int, int, Key]] = []  # -next use, born, key; stale entries are skipped
 
     def _entry(self, key: Key) -> tuple[int, int, Key]:
@@ -264,8 +299,18 @@ class Belady:
         self._born[key] = self._n_inserts
         heapq.heappush(self._heap, self._entry(key))
 
+    def gated(self, output: GateOutput, first: Key) -> None:
+        """Move on to the uses after this event, which lookups then leave alone."""
+        self._by_gates = True
+        for expert in output.experts:
+            self._use(first + expert)
+
     def touch(self, key: Key) -> None:
         """Move on to the use after this one."""
+        if not self._by_gates:
+            self._use(key)
+
+    def _use(self, key: Key) -> None:
         if self._uses.get(key):
             self._uses[key].pop()
         if key in self._born:
@@ -296,5 +341,7 @@ class Belady:
         return found
 
 
-EVICTIONS: dict[str, Callable[[], Eviction]] = {"lru": Lru, "lfu": Lfu, "lifo": Lifo, "fifo": Fifo}
+EVICTIONS: dict[str, Callable[[], Eviction]] = {
+    "lru": Lru, "lfu": Lfu, "lifo": Lifo, "fifo": Fifo, "hot_lru": HotLru,
+}  # fmt: skip
 """The evictions that need nothing to start: `Random` wants a generator, `Belady` the future, `Static` its residents."""

@@ -284,13 +284,14 @@ class ExpertMemory:
     def give_up(self, layer: int, needed: Container[int]) -> bool:
         """Take the slots of what `layer` holds and does not need, once the copies have ended; whether it had any."""
         held = self._held[layer]
-        wrong = [one for one in held.values() if one.transient and one.expert not in needed]
-        for one in wrong:
-            del held[one.expert]
+        wrong = [one for one in self._holds[layer] if one.transient and one.expert not in needed]
+        for one in wrong:  # of a run, none is needed
             self._holds[layer].remove(one)
-            self._reader[one.slot] = max(one.ready, self._reader[one.slot])
-            self._free.append(one.slot)
-            self._recorder.release_after(one.ready, self._expert_bytes)
+            for i in range(one.n):
+                del held[one.expert + i]
+                self._reader[one.slot + i] = max(one.ready, self._reader[one.slot + i])
+                self._free.append(one.slot + i)
+            self._recorder.release_after(one.ready, self._expert_bytes * one.n)
         self._grant()
         return bool(wrong)
 

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple, Protocol
 from numpy.typing import NDArray
 
 from offload.execution import Execution, Fusing
+from offload.gate_output import gate_output
 from offload.host_side import HostSide
 from offload.memory import CapacityExceeded, ExpertMemory
 from offload.micro_batches import MicroBatches
@@ -21,6 +22,7 @@ from offload.ops import Lane, OpKind, Work
 from offload.policy import BlockView, Decisions, Fetch, MissAction, Policy, fetch_misses, no_prefetch
 from offload.policy_answers import checked_answers, checked_fetches
 from offload.recorder import Recorder
+from offload.residency import ResidentSet
 from offload.work_rows import Works
 from traces.errors import InvalidInput
 from traces.model.architecture import ModelArchitecture
@@ -72,6 +74,7 @@ class DecodingPass(Protocol):
     i_step: int
     phase: Phase
     n_tokens: int
+    new_request: bool
 
     def compute(
         self, what: Work, layer: int, after: Sequence[int] = (), hbm_released: int = 0, expert: int = -1
@@ -120,6 +123,8 @@ class Blocks:
             self._count(len(union.experts), len(union.experts))
             self._experts(union, layer, [])
             return
+        if kept is None and loop.memory.cache is not None and loop.memory.cache.watches_gates:
+            self._tell(loop.memory.cache, block)
         selected_before = block < self.n_revealed and block > 0
         self.n_revealed = max(self.n_revealed, block + self.policy.lookahead + 1)
         fetches: list[Fetch] = []
@@ -161,6 +166,12 @@ class Blocks:
             return True
         brought = all(self.loop.memory.claimed_or_waiting(moe_layer, one) for one in self.unions[block].experts)
         return brought and self.policy.predictor is None and not (execution.fetch_first or execution.host_waits)
+
+    def _tell(self, cache: ResidentSet, block: int) -> None:
+        """What the gate of a block says, to a cache that looks at more than lookups."""
+        layer, weights = self.first + block, self.step.gate_weights
+        chosen, of_layer = self.step.experts[:, layer], None if weights is None else weights[:, layer]
+        cache.gated(gate_output(self.loop.i_step, layer, chosen, of_layer, self.loop.new_request))
 
     def _view(self, block: int) -> BlockView:
         """What a policy may see at a block: only what gates have revealed so far."""

@@ -8,13 +8,18 @@ one token's cycle less k (`n_layers * k - k`); one by one it stays at 0 up to th
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
 
 import numpy as np
 
-from offload.eviction import EVICTIONS, Eviction, Fifo, Key, Lifo, Lru, Random
+from offload.admission import Admission, admission_of
+from offload.eviction import EVICTIONS, Eviction, Fifo, HotLru, Key, Lifo, Lru, Random
+from offload.eviction_ranked import RANKED, PoolShape, WatchesGates
+from offload.gate_output import GateOutput
 from traces.errors import InvalidInput, unknown_name
 
 __all__ = ["Access", "ResidentSet", "count_slots"]
@@ -33,11 +38,11 @@ class Access:
 class _Pool:
     """Slots that evict among themselves."""
 
-    __slots__ = ("eviction", "free")
+    __slots__ = ("admission", "eviction", "free")
 
-    def __init__(self, slots: range, eviction: Eviction) -> None:
+    def __init__(self, slots: range, eviction: Eviction, admission: Admission | None) -> None:
         self.free = list(reversed(slots))  # the lowest free slot is taken first
-        self.eviction = eviction
+        self.eviction, self.admission = eviction, admission
 
 
 def count_slots(n_buffers: int, cache: ResidentSet | None) -> int:
@@ -50,8 +55,10 @@ class ResidentSet:
 
     capacity: slots in all, 0 or more. Pooled over the layers, or with `per_layer` split evenly: each
         layer has `capacity // n_layers` slots and the first `capacity % n_layers` layers one more.
-    eviction: a name in `EVICTIONS`, "random" (one stream drawn from `seed`), or a function that
+    eviction: a name in `EVICTIONS` or `RANKED`, "random" (one stream drawn from `seed`), or a function that
         makes an `Eviction` (one call a pool), which is how `Belady` gets its future.
+    admit: a name of `offload.admission`: whether a missing expert takes the slot of a victim, or passes through.
+    budget: most experts that one event may bring in, the others pass through; None: all.
 
     Slots are integers in `range(capacity)` and an expert keeps its slot while it is resident.
     Raises `InvalidInput` on a negative capacity or an impossible shape, `UnknownName` on an unknown eviction.
@@ -66,9 +73,13 @@ class ResidentSet:
         n_layers: int,
         n_experts: int,
         seed: int = 0,
+        admit: str = "always",
+        budget: int | None = None,
     ) -> None:
         if capacity < 0:
             raise InvalidInput(f"capacity = {capacity} slots is below 0: give 0 to keep nothing")
+        if budget is not None and budget < 0:
+            raise InvalidInput(f"budget = {budget} experts an event is below 0: give 0 to bring none in")
         if n_layers < 1 or n_experts < 1:
             raise InvalidInput(f"n_layers = {n_layers}, n_experts = {n_experts}: both must be at least 1")
         self.capacity, self.n_layers, self.n_experts = capacity, n_layers, n_experts
@@ -76,8 +87,15 @@ class ResidentSet:
         make = _eviction_maker(eviction, seed)
         each, n_larger = divmod(capacity, n_pools)
         starts = [i * each + min(i, n_larger) for i in range(n_pools + 1)]
-        self._pools = [_Pool(range(starts[i], starts[i + 1]), make()) for i in range(n_pools)]
+        self._pools = []
+        for begin, end in pairwise(starts):
+            shape = PoolShape(end - begin, n_layers, n_experts)
+            self._pools.append(_Pool(range(begin, end), make(shape), admission_of(admit, shape.n_slots)))
+        self._budget = capacity if budget is None else budget
         self.eviction_kind: type[Eviction] = type(self._pools[0].eviction)
+        self.is_selective = admit != "always" or budget is not None
+        """Whether what misses may pass through although a slot could be had."""
+        self.watches_gates = isinstance(self._pools[0].eviction, WatchesGates)
         self._slots: dict[Key, int] = {}
         self.n_hits = 0
         self.n_lookups = 0
@@ -140,16 +158,42 @@ class ResidentSet:
         self.n_lookups += len(event)
         self.n_hits += len(found)
         protected = event.keys() | pinned
-        accesses = []
+        if pool.admission is not None:
+            pool.admission.looked_up(event)
+        accesses, n_left = [], self._budget
         for key in event:
             if key in found:
                 accesses.append(Access(key - first, True, found[key]))
             else:
-                slot, victim = self._place(pool, key, protected)
+                slot, victim = self._place(pool, key, protected) if n_left else (-1, None)
+                n_left -= slot >= 0
                 accesses.append(Access(key - first, False, slot, victim))
         for expert in reversed(dict.fromkeys(reversed(wanted))):  # by last appearance
             pool.eviction.touch(first + expert)
         return tuple(accesses)
+
+    def gated(self, output: GateOutput) -> None:
+        """The gate of a layer has run: what evictions look at that see more than lookups."""
+        eviction: Any = self._pools[output.layer if len(self._pools) > 1 else 0].eviction
+        if self.watches_gates:
+            eviction.gated(output, output.layer * self.n_experts)
+
+    def hold(self, places: Iterable[tuple[int, int]], share: float) -> None:
+        """Keep the first of `places`, (layer, expert), for good in a share of the slots of each pool, to the nearest.
+
+        Before the first event. Raises `InvalidInput` for an eviction that holds nothing.
+        """
+        if not issubclass(self.eviction_kind, HotLru):
+            raise InvalidInput(f"cache {self.eviction_kind.__name__} holds nothing for good: take hot_lru")
+        left = [int(len(pool.free) * share + 0.5) for pool in self._pools]
+        for layer, expert in places:
+            i_pool, key = layer if len(self._pools) > 1 else 0, layer * self.n_experts + expert
+            pool = self._pools[i_pool]
+            if left[i_pool] and isinstance(pool.eviction, HotLru):
+                left[i_pool] -= 1
+                self._slots[key] = pool.free.pop()
+                pool.eviction.insert(key)
+                pool.eviction.hold(key)
 
     def forget(self, layer: int, expert: int) -> None:
         """A resident leaves, its slot is free: it was admitted but never brought. Raises `KeyError` for any other."""
@@ -164,7 +208,7 @@ class ResidentSet:
             slot = pool.free.pop()
         else:
             victim = pool.eviction.victim(protected)
-            if victim is None:
+            if victim is None or not (pool.admission is None or pool.admission.admits(key, victim)):
                 return -1, None
             pool.eviction.remove(victim)
             slot = self._slots.pop(victim)
@@ -173,13 +217,15 @@ class ResidentSet:
         return slot, victim
 
 
-def _eviction_maker(eviction: str | Callable[[], Eviction], seed: int) -> Callable[[], Eviction]:
+def _eviction_maker(eviction: str | Callable[[], Eviction], seed: int) -> Callable[[PoolShape], Eviction]:
     """The function that makes a pool's eviction; the pools of one set share one random stream."""
     if not isinstance(eviction, str):
-        return eviction
+        return lambda shape: eviction()
     if eviction == "random":
         rng = np.random.default_rng(seed)
-        return lambda: Random(rng)
+        return lambda shape: Random(rng)
+    if eviction in RANKED:
+        return RANKED[eviction]
     if eviction not in EVICTIONS:
-        raise unknown_name("eviction", eviction, [*EVICTIONS, "random"])
-    return EVICTIONS[eviction]
+        raise unknown_name("eviction", eviction, [*EVICTIONS, *RANKED, "random"])
+    return lambda shape: EVICTIONS[eviction]()

@@ -62,7 +62,7 @@ def is_compilable(policy: Policy, execution: Execution, cache: ResidentSet | Non
     known = policy.prefetch in (no_prefetch, whole_next_block) or isinstance(policy.prefetch, SelectedAhead)
     if isinstance(policy.prefetch, SelectedAhead) and policy.prefetch.lookahead != policy.lookahead:
         return False
-    by_age = cache is None or cache.eviction_kind in (Lru, Fifo, Lifo)
+    by_age = cache is None or (cache.eviction_kind in (Lru, Fifo, Lifo) and not cache.is_selective)
     plain = policy.start is None and policy.on_miss is fetch_misses and policy.predictor is None
     return known and plain and by_age
 

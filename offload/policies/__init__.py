@@ -7,18 +7,20 @@ from collections.abc import Callable, Iterable
 from dataclasses import replace
 
 from offload.eviction import EVICTIONS, Belady, Eviction, Key, Static
+from offload.eviction_ranked import RANKED
 from offload.eviction_released import ReleasedLfu, ReleasedLifo
 from offload.miss_costs import MissCosts
 from offload.placement import placement_named
 from offload.policies.bandwidth_split import ByBandwidth, ByBandwidthWithin, bandwidth_split, bandwidth_split_within
 from offload.policies.gpu_only import gpu_only
 from offload.policies.hybrid_schedule import ListScheduled, hybrid_schedule
-from offload.policies.lru import lfu, lru
+from offload.policies.lru import lfru, lfu, lru
 from offload.policies.lru_next_gate import lru_next_gate
 from offload.policies.min_latency import CheaperEach, ShorterLane, min_latency_paper, min_latency_released
 from offload.policies.on_demand import on_demand
 from offload.policies.prefetch_all import prefetch_all
 from offload.policies.pregate import pregate
+from offload.policies.static_cpu import static_cpu
 from offload.policy import Cache, OnMiss, Policy, fetch_misses, misses_on_host
 from traces.documents import NUMBER
 from traces.errors import InvalidInput, unknown_name
@@ -32,6 +34,8 @@ PRESETS: dict[str, Callable[..., Policy]] = {
     "pregate": pregate,
     "lru": lru,
     "lfu": lfu,
+    "lfru": lfru,
+    "static_cpu": static_cpu,
     "lru_next_gate": lru_next_gate,
     "min_latency/paper": min_latency_paper,
     "min_latency/released": min_latency_released,
@@ -125,36 +129,58 @@ def _told(policy: Policy, name: str, host: str) -> Policy:
     return replace(policy.on_machine(MissCosts(_number(host, name))), name=name)
 
 
-def _number(typed: str, text: str) -> float:
+def _number(typed: str, text: str, what: str = "policy") -> float:
     """A plain number in a policy's name. Raises `InvalidInput` for anything else."""
     if NUMBER.fullmatch(typed) is None:
-        raise InvalidInput(f"policy {text!r}: {typed!r} is not a number, such as 0.4")
+        raise InvalidInput(f"{what} {text!r}: {typed!r} is not a number, such as 0.4")
     return float(typed)
 
 
 def cache_named(text: str) -> Cache:
     """The cache a user types: `EVICTION:RATIO` (0.1), `EVICTION:SLOTS` (64) or `EVICTION` (all the HBM that is left),
-    then `:per_layer`, `:warm`.
+    then any of `:per_layer` or `:pooled`, `:warm`, `:admit=RULE`, `:budget=EXPERTS`, and of hot_lru `:hot=SHARE`.
     """
     eviction, *rest = text.strip().split(":")
-    sized = bool(rest) and rest[0] not in ("per_layer", "warm")
+    sized = bool(rest) and rest[0].partition("=")[0] not in _CACHE_WORDS
     size, flags = (rest[0], rest[1:]) if sized else (None, rest)
     if eviction not in eviction_names():
         raise unknown_name("eviction", eviction, eviction_names(), f"cache {text!r}")
-    for i, flag in enumerate(flags):
-        if flag in flags[:i]:
-            raise InvalidInput(f"cache {text!r} says {flag} twice: once is enough")
-        if flag not in ("per_layer", "warm"):
-            raise unknown_name("cache option", flag, ["per_layer", "warm"], f"cache {text!r}")
+    said: dict[str, str] = {}
+    for flag in flags:
+        word, equals, value = flag.partition("=")
+        if word not in _CACHE_WORDS or bool(equals) != _CACHE_WORDS[word]:
+            names = [name + "=" * takes for name, takes in _CACHE_WORDS.items()]
+            raise unknown_name("cache option", word + equals, names, f"cache {text!r}")
+        if word in said:
+            raise InvalidInput(f"cache {text!r} says {word} twice: once is enough")
+        said[word] = value
+    if {"per_layer", "pooled"} <= said.keys():
+        raise InvalidInput(f"cache {text!r} is per_layer or pooled, not both")
     if size is not None and NUMBER.fullmatch(size) is None:
         raise InvalidInput(f"cache {text!r}: size {size!r} is neither a ratio (0.1) nor slots (64)")
     ratio, n_slots = (None, None) if size is None else (None, int(size)) if size.isdigit() else (float(size), None)
-    return Cache(eviction, ratio, n_slots, per_layer="per_layer" in flags, warm="warm" in flags)
+    budget = said.get("budget")
+    if budget is not None and not (budget.isascii() and budget.isdigit()):
+        raise InvalidInput(f"cache {text!r}: budget {budget!r} is not a number of experts, such as 2")
+    return Cache(
+        eviction,
+        ratio,
+        n_slots,
+        per_layer="per_layer" in said,
+        warm="warm" in said,
+        admit=said.get("admit", "always"),
+        budget=None if budget is None else int(budget),
+        hot=_number(said["hot"], text, "cache") if "hot" in said else None,
+    )
+
+
+_CACHE_WORDS = {"per_layer": False, "pooled": False, "warm": False, "admit": True, "budget": True, "hot": True}
+"""What may follow the size of a cache, and whether it takes a value."""
 
 
 def eviction_names() -> tuple[str, ...]:
     """The evictions a cache can name."""
-    return (*EVICTIONS, "random", "belady", "static", *RELEASED)
+    return (*EVICTIONS, *RANKED, "random", "belady", "static", *RELEASED)
 
 
 def eviction_named(

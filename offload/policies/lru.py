@@ -1,4 +1,4 @@
-"""`lru`, `lfu`: fetch on demand, into an expert cache that takes all the HBM that is left (vLLM's proposal)."""
+"""`lru`, `lfu`, `lfru`: fetch on demand, into an expert cache that takes all the HBM that is left."""
 
 from __future__ import annotations
 
@@ -13,3 +13,8 @@ def lru() -> Policy:
 def lfu() -> Policy:
     """The least frequently used expert goes, pooled over the layers."""
     return Policy("lfu", cache=Cache("lfu"))
+
+
+def lfru() -> Policy:
+    """The expert of the fewest uses for its age goes, each layer by itself (vLLM's proposal, RFC 38256)."""
+    return Policy("lfru", cache=Cache("lfru", per_layer=True))

@@ -20,12 +20,12 @@ from offload import metrics
 from offload.decode import Decoded, decode
 from offload.execution import Execution
 from offload.footprint import MemoryPlan, Workload, host_bytes, measure_workload, plan_memory
+from offload.gate_output import gate_output
 from offload.memory import CapacityExceeded
 from offload.miss_costs import MissCosts
 from offload.placement import AS_DECIDED, Placed, place
 from offload.policies import eviction_named, policy_named
-from offload.policies.pregate import SelectedAhead
-from offload.policy import Cache, Policy, fetch_misses, no_prefetch
+from offload.policy import Cache, Policy
 from offload.residency import ResidentSet
 from offload.schedule import VERSION
 from offload.timeline import Timeline
@@ -300,15 +300,10 @@ def _check_host_memory(model: ModelArchitecture, memory: MachineMemory, policy: 
 
 
 def resident_set(asked: Request) -> ResidentSet | None:
-    """The cache of a policy: a warm one has seen the whole request before, a static one holds what is popular.
-
-    Raises `InvalidInput` for `belady` under a policy that brings what is not asked for: its future is of demands.
-    """
+    """The cache of a policy: a warm one has seen the whole request before, a static one holds what is popular."""
     model, spec = asked.model, asked.policy.cache
     if spec is None:
         return None
-    if spec.eviction == "belady" and not _brings_what_is_asked(asked.policy):
-        raise InvalidInput(f"{asked.policy.name} guesses what to bring: cache belady needs on_demand or pregate")
     n_runs = 2 if spec.warm else 1
     residents = ResidentSet(
         asked.plan.n_cache_slots,
@@ -320,14 +315,33 @@ def resident_set(asked: Request) -> ResidentSet | None:
         per_layer=spec.per_layer,
         n_layers=model.n_moe_layers,
         n_experts=model.n_experts,
+        admit=spec.admit,
+        budget=spec.budget,
     )
     if spec.eviction == "static":
         for layer, expert in _most_asked_for(asked, spec):
             residents.admit(layer, [expert])
-    elif spec.warm:
-        for keys in _demands(asked.model, asked.trace):
-            residents.admit(keys[0] // model.n_experts, [key % model.n_experts for key in keys])
+    elif spec.eviction == "hot_lru":
+        residents.hold(_most_asked_for(asked, spec), spec.hot_share)
+    if spec.warm and spec.eviction != "static":
+        _warm(residents, asked)
     return residents
+
+
+def _warm(residents: ResidentSet, asked: Request) -> None:
+    """Have a cache serve the whole request once."""
+    n_experts, sequences = residents.n_experts, set[int]()
+    for step in asked.trace.steps() if residents.watches_gates else ():
+        now = set(step.sequence.tolist())
+        for layer in range(residents.n_layers):
+            weights = None if step.gate_weights is None else step.gate_weights[:, layer]
+            said = gate_output(step.i_step, layer, step.experts[:, layer], weights, sequences.isdisjoint(now))
+            if said.experts:
+                residents.gated(said)
+                residents.admit(layer, said.experts)
+        sequences = now
+    for keys in () if residents.watches_gates else _demands(asked.model, asked.trace):
+        residents.admit(keys[0] // n_experts, [key % n_experts for key in keys])
 
 
 def _most_asked_for(asked: Request, spec: Cache) -> Iterator[tuple[int, int]]:
@@ -339,12 +353,6 @@ def _most_asked_for(asked: Request, spec: Cache) -> Iterator[tuple[int, int]]:
     uses = Counter(key for keys in _demands(asked.model, asked.trace) for key in keys)
     for key, _ in sorted(uses.items(), key=lambda item: (-item[1], item[0])):
         yield divmod(key, asked.model.n_experts)
-
-
-def _brings_what_is_asked(policy: Policy) -> bool:
-    """Whether every expert that a policy brings is needed, in the order of the blocks."""
-    plain = policy.start is None and policy.on_miss is fetch_misses
-    return plain and (policy.prefetch is no_prefetch or isinstance(policy.prefetch, SelectedAhead))
 
 
 _CELLS = 1 << 18

@@ -6,13 +6,17 @@ import numpy as np
 import pytest
 
 import pregate
+from hwmodels.cost import price
 from hwmodels.platform import load_platform
+from offload.decode import decode
+from offload.execution import EXECUTIONS
 from offload.ops import OpKind
 from offload.policies import policy_named
 from offload.policies.lru_next_gate import lru_next_gate
 from offload.policy import BlockView
 from offload.predictors import NextGate
 from pregate.ask.capture import capture
+from simulator import recurrence
 from tests.small_models import MODELS, routing
 from traces.errors import InvalidInput
 
@@ -112,3 +116,25 @@ def test_recall_is_in_the_name_and_within_limits() -> None:
         NextGate(1.5)
     with pytest.raises(InvalidInput, match="seed"):
         NextGate(0.5, seed=-1)
+
+
+def test_wrong_guesses_brought_as_one_run_all_give_their_slots_up() -> None:
+    """Where experts of a layer are one op, wrong guesses beside each other are one copy."""
+    trace = routing(MODEL, batch=1, output_tokens=6)
+
+    def prefetch(view: BlockView) -> list[pregate.Fetch]:
+        later = view.block + 1
+        if later == view.n_blocks:
+            return []
+        named = set(trace.experts[trace.step == view.i_step, later].ravel().tolist())
+        return [pregate.Fetch(later, tuple(sorted(set(range(MODEL.n_experts)) - named)), aside=True)]
+
+    policy = pregate.Policy("wrong", prefetch=prefetch)
+    n_buffers = MODEL.n_experts
+    decoded = decode(MODEL, trace.steps(), policy, EXECUTIONS["vllm"], n_buffers=n_buffers)
+    schedule = decoded.schedule
+    assert any(work.n_copies > 1 for work in schedule.works)
+    costs = price(schedule.works, HW)
+    _, level = recurrence.simulate(schedule, costs).hbm_events()
+    assert level.max() <= n_buffers * MODEL.expert_bytes
+    assert level[-1] == 0

@@ -13,13 +13,14 @@ from hwmodels.cost import price
 from hwmodels.platform import load_platform
 from offload.decode import Decoded, decode
 from offload.eviction import EVICTIONS
+from offload.eviction_ranked import RANKED
 from offload.execution import EXECUTIONS
 from offload.footprint import measure_workload
 from offload.memory import CapacityExceeded
 from offload.ops import Lane, OpKind
 from offload.policies import PRESETS, cache_named, eviction_named, eviction_names, policy_named
 from offload.policies.pregate import pregate
-from offload.policy import BlockView, Cache, Fetch, Policy
+from offload.policy import BlockView, Cache, Fetch, Policy, fetch_misses
 from offload.residency import ResidentSet
 from offload.timeline import Timeline
 from simulator import recurrence
@@ -40,6 +41,11 @@ POLICIES = [
     "pregate(3)",
     *(f"on_demand+{eviction}:5" for eviction in EVICTIONS),
     *(f"pregate+{eviction}:5:per_layer" for eviction in EVICTIONS),
+    *(f"on_demand+{eviction}:5" for eviction in RANKED),
+    "pregate+mrs:5:per_layer",
+    "lru_next_gate:recall=0.5+activation:6",
+    "pregate(2)+lru:5:admit=second",
+    "on_demand+lfru:6:admit=popular:budget=1",
     "pregate(2)+lru:3",
     "prefetch_all+lru:9",
     "on_demand+lru:5:cheaper",
@@ -65,6 +71,8 @@ def run(
             per_layer=policy.cache.per_layer,
             n_layers=model.n_moe_layers,
             n_experts=model.n_experts,
+            admit=policy.cache.admit,
+            budget=policy.cache.budget,
         )
     slots = max(full, workload.n_encoder_active) if n_buffers is None else n_buffers
     return decode(model, trace.steps(), policy, EXECUTIONS[execution], n_buffers=slots, cache=cache)
@@ -160,7 +168,7 @@ def test_bytes_moved_are_the_misses(text: str, name: str) -> None:
         assert fetched >= misses
     else:
         assert fetched + on_host == misses
-        assert bool(on_host) == (policy.costs is not None)
+        assert bool(on_host) == (policy.on_miss is not fetch_misses)
 
 
 @pytest.mark.parametrize("name", list(MODELS))
@@ -317,6 +325,16 @@ def test_every_decode_step_ends_with_a_head() -> None:
         ("pregate+lru:-0.5", "outside"),
         ("pregate+lru:0.5:perlayer", "did you mean 'per_layer'"),
         ("pregate+lrux:0.5", "did you mean 'lru'"),
+        ("pregate+lru:0.5:admit=secnd", "did you mean 'second'"),
+        ("pregate+lru:0.5:admit", "did you mean 'admit='"),
+        ("pregate+lru:0.5:warm=1", "did you mean 'warm'"),
+        ("pregate+lru:0.5:budget=-1", "not a number of experts"),
+        ("pregate+lru:0.5:budget=1:budget=2", "twice"),
+        ("pregate+lru:0.5:pooled:per_layer", "not both"),
+        ("pregate+lru:0.5:hot=0.5", "hot= is of hot_lru"),
+        ("pregate+hot_lru:0.5:hot=1.5", "from 0 to 1"),
+        ("pregate+hot_lru:0.5:hot=much", "cache .* is not a number"),
+        ("pregate+static:0.5:admit=second", "leave admit="),
     ],
 )
 def test_mistyped_policies_are_one_clear_line(text: str, message: str) -> None:
@@ -328,6 +346,9 @@ def test_caches_are_named_as_typed() -> None:
     assert cache_named("lfu:0.25:per_layer") == Cache("lfu", ratio=0.25, per_layer=True)
     assert cache_named("lifo:64:warm") == Cache("lifo", n_slots=64, warm=True)
     assert cache_named("lru") == Cache("lru")
+    assert cache_named("mrs:0.2:pooled:admit=second:budget=2") == Cache("mrs", 0.2, admit="second", budget=2)
+    assert cache_named("hot_lru:9:hot=0.25:per_layer") == Cache("hot_lru", n_slots=9, per_layer=True, hot=0.25)
+    assert cache_named("lfru:admit=popular") == Cache("lfru", admit="popular")
     assert cache_named("fifo:per_layer:warm") == Cache("fifo", per_layer=True, warm=True)
     assert Cache(ratio=0.001).capacity(2, 3) == 1
     assert Cache().capacity(2, 3) is None

@@ -329,8 +329,14 @@ def test_belady_misses_the_fewest_of_all_caches() -> None:
     assert misses["belady"] == min(misses.values())
     again = capture(MODEL, hw, trace, "pregate+belady:6:warm").decoded
     assert again.schedule == capture(MODEL, hw, trace, "pregate+belady:6:warm").decoded.schedule
-    with pytest.raises(InvalidInput, match="guesses what to bring"):
-        capture(MODEL, hw, trace, "prefetch_all+belady:6")
+
+
+def test_belady_beside_guesses_hits_no_less_than_lru() -> None:
+    """Its clock is what gates ask for, so that guesses, right or wrong, do not move it."""
+    trace, hw = routing(MODEL, batch=1, seed=5, output_tokens=12), load_platform("rtx-4090", "streams")
+    for policy in ("lru_next_gate:recall=0.3", "lru_next_gate:recall=1"):
+        hits = {name: capture(MODEL, hw, trace, f"{policy}+{name}:6").decoded.n_hits for name in ("belady", "lru")}
+        assert hits["belady"] >= hits["lru"]
 
 
 def test_random_eviction_is_drawn_anew_the_same_for_every_run() -> None:
