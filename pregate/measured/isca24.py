@@ -2,7 +2,7 @@
 
 A row is one figure: model, design, batch, forced number of active experts, cache policy and ratio, expert tier and
 metric. The workload behind it is described in the paper; how its tokens spread over experts is not, so that part is
-an assumption, stated in `Activation` and fitted with the machine's constants.
+an assumption (`pregate.measured.isca24_routing`).
 """
 
 from __future__ import annotations
@@ -15,8 +15,6 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
 from hwmodels.cost import price
 from hwmodels.platform import Platform
 from offload import metrics
@@ -26,18 +24,16 @@ from offload.policies import PRESETS
 from offload.policy import Cache
 from pregate.api import synthesize
 from pregate.ask.capture import Captured, Request, capture_request, check_trace, request
+from pregate.measured.isca24_routing import INPUT_TOKENS, OUTPUT_TOKENS, Activation, natural_routing
 from simulator import recurrence
 from traces.documents import NUMBER, read_text
-from traces.errors import InvalidFile, InvalidInput, unknown_name
+from traces.errors import InvalidFile, unknown_name
 from traces.model.architecture import ModelArchitecture, load_architecture
-from traces.phase import Phase
 from traces.routing import RoutingTrace
-from traces.synthesis import Dials
 
 __all__ = [
     "COLUMNS",
     "MANY_SCHEDULES",
-    "Activation",
     "Row",
     "RowPrediction",
     "RowTimes",
@@ -68,26 +64,8 @@ PLAUSIBLE_VALUES = {
 }
 """What a measurement can be, in its unit: far beyond any there is, so that what is outside is a slip."""
 
-INPUT_TOKENS = OUTPUT_TOKENS = 256
-"""Tokens a sequence: PAPER.md, the evaluation set-up."""
-
 EVICTIONS = {"lru": "lru", "lfu": "lfu_released", "lifo": "lifo_released", "unstated": "lfu_released"}
 """Cache policies as the public code has them; its configuration says LFU where the paper names none."""
-
-
-@dataclass(frozen=True, slots=True)
-class Activation:
-    """How tokens spread over experts where the authors forced nothing. All assumptions, none published.
-
-    `encoder_zipf_exponent`: popularity of a layer's experts among the random input tokens.
-    `decoder_working_set`: experts of a layer that greedy decoding uses, all alike. `batch_concentration`: sequences
-    of a batch join an expert already chosen in the step in proportion to its tokens, or draw afresh with this
-    weight (a Chinese restaurant process; 1 makes the distinct experts the harmonic number of the batch).
-    """
-
-    encoder_zipf_exponent: float = 1.25
-    decoder_working_set: float = 33.0
-    batch_concentration: float = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -322,34 +300,3 @@ class Workbench:
             check_trace(model, trace)
             self._traces[key] = trace, measure_workload(model, trace.steps())
         return self._traces[key]
-
-
-def natural_routing(model: ModelArchitecture, batch: int, activation: Activation, seed: int) -> RoutingTrace:
-    """The paper's workload with nothing forced, under the stated assumptions; deterministic in `seed`."""
-    if not model.is_encoder_decoder or model.top_k != 1:
-        raise InvalidInput(f"{model.name}: the paper's workload is of encoder-decoder models with one expert a token")
-    dials = Dials(activation.encoder_zipf_exponent, 0.0, 0.0)
-    trace = synthesize(model, INPUT_TOKENS, OUTPUT_TOKENS, batch, seed, dials=dials)
-    rng = np.random.default_rng(seed + 1)
-    experts = trace.experts.copy()
-    decoding = np.flatnonzero(trace.phase == Phase.DECODE).reshape(-1, batch)
-    n_used = min(model.n_experts, max(1, round(activation.decoder_working_set)))
-    for layer in range(model.n_encoder_moe_layers, model.n_moe_layers):
-        used = rng.permutation(model.n_experts)[:n_used]
-        fresh = used[rng.integers(0, n_used, decoding.shape)]
-        experts[decoding, layer, 0] = _converged(fresh, activation.batch_concentration, rng)
-    return dataclasses.replace(trace, experts=experts)
-
-
-def _converged(fresh: np.ndarray, concentration: float, rng: np.random.Generator) -> np.ndarray:
-    """Chinese restaurant process along a batch: the i-th sequence follows an earlier one with i / (i + weight).
-
-    `fresh` (n_steps, batch): what each sequence would draw by itself.
-    """
-    chosen = fresh.copy()
-    rows = np.arange(len(fresh))
-    for i in range(1, fresh.shape[1]):
-        follows = rng.random(len(fresh)) < i / (i + concentration)
-        leader = rng.integers(0, i, len(fresh))
-        chosen[:, i] = np.where(follows, chosen[rows, leader], fresh[:, i])
-    return chosen

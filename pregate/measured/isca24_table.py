@@ -10,8 +10,9 @@ import re
 from collections.abc import Mapping
 
 from offload.policies import policy_named
-from pregate.measured.isca24 import EVICTIONS, INPUT_TOKENS, OUTPUT_TOKENS, Row, parse_row
-from pregate.measured.isca24_fit import FIT_ROWS, HARDWARE, STACK
+from pregate.measured.isca24 import EVICTIONS, Row, parse_row
+from pregate.measured.isca24_fit import HARDWARE, STACK, is_fitted
+from pregate.measured.isca24_routing import INPUT_TOKENS, OUTPUT_TOKENS
 from traces.errors import InvalidInput
 
 __all__ = ["cells_of", "published_row"]
@@ -48,7 +49,7 @@ def cells_of(cells: list[str], where: str) -> dict[str, str]:
         "unit": unit,
         "expert_tier": row.expert_tier,
         "routing": "isca24" + (f":{row.forced_active}" if row.forced_active else ""),
-        "role": "stack" if any(row.name in names for names in FIT_ROWS.values()) else "",
+        "role": "stack" if is_fitted(row) else "",
     }
 
 

@@ -12,8 +12,9 @@ import numpy as np
 
 from hwmodels.platform import Platform, load_platform
 from pregate.ask.simulation import to_dataframe
-from pregate.measured.isca24 import COLUMNS, MANY_SCHEDULES, Activation, RowPrediction, Workbench, read_rows
-from pregate.measured.isca24_fit import ASSUMPTIONS, FIT_ROWS, HARDWARE, STACK
+from pregate.measured.isca24 import COLUMNS, MANY_SCHEDULES, RowPrediction, Workbench, read_rows
+from pregate.measured.isca24_fit import ASSUMPTIONS, HARDWARE, STACK, is_fitted
+from pregate.measured.isca24_routing import Activation
 from pregate.measured.table import predictions_csv
 from traces.errors import unknown_name
 
@@ -76,7 +77,7 @@ class Reproduction:
         """JSON-ready: rows, accuracy, assumptions."""
         rows = [
             dict(zip(COLUMNS, p.row.cells, strict=True))
-            | {"predicted": p.predicted, "error": p.error, "fitted": _fitted(p)}
+            | {"predicted": p.predicted, "error": p.error, "fitted": is_fitted(p.row)}
             for p in self.predictions
         ]
         assumed = {name: getattr(self.activation, name) for name in self.activation.__slots__}
@@ -96,13 +97,9 @@ class Reproduction:
         return predictions_csv(COLUMNS, ((p.row.cells, p.predicted) for p in self.predictions))
 
 
-def _fitted(prediction: RowPrediction) -> bool:
-    return any(prediction.row.name in names for names in FIT_ROWS.values())
-
-
 def _accuracy(title: str, group: Sequence[RowPrediction]) -> Accuracy:
     errors = np.array([p.error for p in group])
-    unseen = np.array([p.error for p in group if not _fitted(p)])
+    unseen = np.array([p.error for p in group if not is_fitted(p.row)])
     worst = int(np.argmax(np.abs(errors)))
     return Accuracy(
         group=title,
