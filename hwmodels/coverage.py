@@ -1,22 +1,26 @@
 """What a schedule asks that a fit has not seen: shapes of kernels, number formats, devices.
 
-A fit knows the formats that it was measured in, the grid of GEMM shapes where kernels were measured, and the constants
-of its stack. A schedule is within it when all three cover it.
+A fit knows the formats that it was measured in, the shapes that kernels were measured on, and the constants of its
+stack. A schedule is within it when all three cover it; of kernels, when nine tenths of their time are covered.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from hwmodels.kernels import GemmTable
+from hwmodels.kernels import longer, roofline_s
 from hwmodels.platform import Platform
-from offload.ops import KERNEL_KINDS, Gemm, OpKind, Work
+from offload.ops import KERNEL_KINDS, OpKind, Work
 from traces.model.dtypes import DTYPES
 
-__all__ = ["COVERED", "beyond_fit", "share_within", "unfitted_device"]
+if TYPE_CHECKING:
+    from hwmodels.figures import Figures
+
+__all__ = ["COVERED", "Coverage", "coverage", "unfitted_device"]
 
 COVERED = 0.9
-"""Share of the multiply-adds and of the weights read, the lesser of both, that must lie within the measured shapes."""
+"""Share of the kernels' time that must lie within what was measured."""
 
 _UNFITTED = {
     OpKind.DISK_READ: ("storage_efficiency", "storage"),
@@ -26,43 +30,92 @@ _UNFITTED = {
 """Kinds of op whose time rests on a constant of their own, which a fit may not have."""
 
 
-def beyond_fit(works: Iterable[Work], hw: Platform) -> str:
-    """What the works of a schedule ask that the platform's fit has not seen, in words; "" when it covers them all.
+class Coverage(NamedTuple):
+    """How much of the kernels' time lies at shapes and in formats that a fit was measured on.
 
-    Nothing without a fit as well: then nothing is fitted. Of shapes each work counts once, however often it runs.
+    `within_s` of `total_s`; `kernels`: what these are, in words, "" where the fit measured none; `unseen`: a device or
+    a format that the fit has not seen, in words, "" none.
+    """
+
+    within_s: float = 0.0
+    total_s: float = 0.0
+    kernels: str = ""
+    unseen: str = ""
+
+    @property
+    def share(self) -> float | None:
+        """The share; None where the fit measured no kernels, or none ran."""
+        return self.within_s / self.total_s if self.total_s else None
+
+    @property
+    def beyond(self) -> str:
+        """What is asked that the fit has not seen, in words; "" when it covers everything."""
+        if self.unseen or self.share is None or self.share >= COVERED:
+            return self.unseen
+        return f"{self.kernels} ({1 - self.share:.0%} of their time)"
+
+    def plus(self, other: Coverage) -> Coverage:
+        """Of both together, on one machine."""
+        return Coverage(
+            self.within_s + other.within_s,
+            self.total_s + other.total_s,
+            self.kernels or other.kernels,
+            self.unseen or other.unseen,
+        )
+
+
+def coverage(works: Sequence[Work], hw: Platform, counts: Sequence[int] | None = None) -> Coverage:
+    """What of the works of a schedule the platform's fit covers; `counts`: how often each runs, None once each.
+
+    Without a fit nothing is beyond it.
     """
     fit = hw.fit
     if fit is None:
-        return ""
-    works = list(works)
+        return Coverage()
     device = unfitted_device(works, hw)
-    if device:
-        return device
-    if fit.laws:
-        share = share_within(works, hw)
-        return "" if share >= COVERED else f"kernels ({1 - share:.0%} of their time)"
+    formats = "" if fit.laws else _unseen_format(works, fit.dtypes)
+    found = Coverage(unseen=device or formats)
+    if not fit.laws and not fit.gemm_tables:
+        return found
+    from hwmodels.figures import figures_of  # on use: they import numpy, which a refusal needs not
+
+    figures, of_work = figures_of(hw), _by_law if fit.laws else _by_table
+    within_s = total_s = 0.0
+    for work, count in zip(works, [1] * len(works) if counts is None else counts, strict=True):
+        if work.kind in KERNEL_KINDS and work.gemms:
+            for seconds, within in of_work(work, figures):
+                total_s, within_s = total_s + count * seconds, within_s + (count * seconds if within else 0.0)
+    return found._replace(within_s=within_s, total_s=total_s, kernels="kernels" if fit.laws else "GEMM shapes")
+
+
+def _by_law(work: Work, figures: Figures) -> Iterator[tuple[float, bool]]:
+    """Seconds of each kernel, and whether its law was fitted on shapes and formats around it."""
+    from hwmodels.laws.pricing import kernels_of
+
+    for kernel, within in kernels_of(work, figures):
+        yield float(kernel.total_s), within
+
+
+def _by_table(work: Work, figures: Figures) -> Iterator[tuple[float, bool]]:
+    """Seconds of each GEMM, and whether it lies in a table of its format."""
+    table = figures.gemm_table(work.compute)
+    assert table is not None  # a fit of kernels has one
+    rates = figures.peak_flop_per_s(work.compute), figures["accelerator.hbm_bytes_per_s"]
+    measured = table.table.dtype == work.compute and work.weight_bits == DTYPES[work.compute].bits
+    for gemm in work.gemms:
+        seconds: Any = sum(longer(*roofline_s(gemm, figures.read_bits(work), *rates))) / table.at(gemm)
+        yield float(seconds), measured and table.covers(gemm)
+
+
+def _unseen_format(works: Sequence[Work], dtypes: Sequence[str]) -> str:
+    """The first format of arithmetic or of weights that was not measured, in words."""
     formats = {work.compute for work in works if work.gemms} | {work.flop_format for work in works if work.flop}
-    for name in sorted(formats - set(fit.dtypes)):
+    for name in sorted(formats - set(dtypes)):
         return f"arithmetic in {name}"
     for work in works:
         if work.gemms and work.weight_bits != DTYPES[work.compute].bits:
             return f"weights of {work.weight_bits:g} bits"
-    return _beyond_shapes(works, fit.gemm_tables)
-
-
-def share_within(works: Iterable[Work], hw: Platform) -> float:
-    """The share of kernels' time that lies within what laws were fitted on, each work counting once; 1 of none."""
-    from hwmodels.figures import figures_of  # on use: they import numpy, which a refusal needs not
-    from hwmodels.laws.pricing import kernels_of
-
-    figures = figures_of(hw)
-    total_s = within_s = 0.0
-    for work in works:
-        if work.kind in KERNEL_KINDS and work.gemms:
-            for kernel, within in kernels_of(work, figures):
-                seconds = float(kernel.total_s)
-                total_s, within_s = total_s + seconds, within_s + (seconds if within else 0.0)
-    return within_s / total_s if total_s else 1.0
+    return ""
 
 
 def unfitted_device(works: Iterable[Work], hw: Platform) -> str:
@@ -73,29 +126,3 @@ def unfitted_device(works: Iterable[Work], hw: Platform) -> str:
         if kind in kinds and constant not in fitted:
             return device
     return ""
-
-
-def _beyond_shapes(works: list[Work], tables: Iterable[GemmTable]) -> str:
-    """Whether too much of the arithmetic or of the reading is in GEMMs beyond the measured grid."""
-    by_format = {table.dtype: table for table in tables}
-    if not by_format:
-        return ""
-    inside = {}
-    totals, covered = [0, 0], [0, 0]
-    for work in works:
-        for gemm in work.gemms:
-            key = (work.compute, gemm)
-            if key not in inside:
-                inside[key] = by_format[work.compute].covers(gemm)
-            sizes = _sizes(gemm)
-            for i, size in enumerate(sizes):
-                totals[i] += size
-                covered[i] += size if inside[key] else 0
-    share = min((done / total for done, total in zip(covered, totals, strict=True) if total), default=1.0)
-    return "" if share >= COVERED else f"GEMM shapes ({1 - share:.0%} of them by size)"
-
-
-def _sizes(gemm: Gemm) -> tuple[int, int]:
-    """Multiply-adds, and weights read."""
-    weights = gemm.n * gemm.k * gemm.n_gemms
-    return gemm.m * weights, weights

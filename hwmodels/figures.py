@@ -14,10 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hwmodels.compute_formats import PEAK_DTYPES, UNPACKED_BITS, computes_in, is_unpacked
-from hwmodels.kernels import GemmTable, tables_by_dtype
+from hwmodels.laws.beyond_table import ExtendedTable, extended_tables
 from hwmodels.laws.fitted import FittedLaw
 from hwmodels.machine_fields import FIELDS, WAYS, check_figure, find_field
-from hwmodels.platform import Platform
+from hwmodels.platform import Platform, measured_machine
 from hwmodels.quantity import ReadOnly
 from hwmodels.stack import CONSTANTS, SoftwareStack, check_constant
 from offload.ops import OpKind, Work
@@ -53,7 +53,7 @@ class Figures:
     values: Mapping[str, Number]
     stack: SoftwareStack
     hardware: str
-    gemm_tables: Mapping[str, GemmTable] = field(default_factory=lambda: ReadOnly({}))
+    gemm_tables: Mapping[str, ExtendedTable] = field(default_factory=lambda: ReadOnly({}))
     offloaded: bool | None = None
     scatter: Mapping[str, Number] = field(default_factory=lambda: ReadOnly({}))
     laws: tuple[FittedLaw, ...] = ()
@@ -89,7 +89,7 @@ class Figures:
         """A measured constant of a kind of op; None where there is none."""
         return self.values.get(f"kernel.{kind.name.lower()}.{name}")
 
-    def gemm_table(self, compute: str) -> GemmTable | None:
+    def gemm_table(self, compute: str) -> ExtendedTable | None:
         """The utilisation of GEMMs in `compute`; of another format where that one was not measured."""
         found = self.gemm_tables.get(self.computes_in(compute))
         return found if found is not None else next(iter(self.gemm_tables.values()), None)
@@ -213,7 +213,9 @@ def figures_of(platform: Platform) -> Figures:
     fit = platform.fit
     if fit is not None:
         values |= {f"kernel.{name}": constant.value for name, constant in fit.kernels.items()}
-    tables = tables_by_dtype(fit.gemm_tables) if fit is not None else {}
+    tables: Mapping[str, ExtendedTable] = {}
+    if fit is not None and fit.gemm_tables:
+        tables = extended_tables(fit.gemm_tables, measured_machine(fit).accelerator)
     return Figures(
         ReadOnly(values), platform.stack, platform.hardware, ReadOnly(tables), laws=fit.laws if fit is not None else ()
     )

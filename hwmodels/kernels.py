@@ -10,10 +10,10 @@ import bisect
 import math
 import reprlib
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any
+from typing import Any, Protocol
 
 from offload.ops import Gemm, OpKind, Work
 from traces.documents import Section
@@ -23,6 +23,7 @@ from traces.model.dtypes import DTYPES
 __all__ = [
     "KERNEL_CONSTANTS",
     "GemmTable",
+    "Utilisation",
     "activation_bytes",
     "cached_share",
     "kernel_constant",
@@ -30,7 +31,6 @@ __all__ = [
     "longer",
     "read_table",
     "roofline_s",
-    "tables_by_dtype",
 ]
 
 KERNEL_CONSTANTS: dict[str, str] = {
@@ -66,7 +66,8 @@ def kernel_constant(key: str) -> str | None:
 class GemmTable:
     """Utilisation of the roofline, 0 to 1, over rows `m`, weights `params` = n k and their `aspect` = k / n.
 
-    Axes ascend; `utilisation` [m][params][aspect]. Beyond the table its edge counts.
+    Axes ascend; `utilisation` [m][params][aspect]. Beyond the table its edge counts (`hwmodels.laws.beyond_table` knows
+    better).
     """
 
     dtype: str
@@ -77,11 +78,11 @@ class GemmTable:
 
     def at(self, gemm: Gemm) -> float:
         """Multilinear in the logarithms of axes and utilisation."""
-        points = (
-            (self.m, float(gemm.m)),
-            (self.params, float(gemm.n * gemm.k)),
-            (self.aspect, gemm.k / gemm.n),
-        )
+        return self.at_point(float(gemm.m), float(gemm.n * gemm.k), gemm.k / gemm.n)
+
+    def at_point(self, m: float, params: float, aspect: float) -> float:
+        """The same of rows, weights and their aspect."""
+        points = ((self.m, m), (self.params, params), (self.aspect, aspect))
         (i, u), (j, v), (k, w) = (_place(axis, value) for axis, value in points)
         total = 0.0
         for di, a in ((0, 1 - u), (1, u)):
@@ -93,11 +94,12 @@ class GemmTable:
 
     def covers(self, gemm: Gemm) -> bool:
         """Whether the shape lies within the table, so that nothing is extrapolated."""
-        return (
-            self.m[0] <= gemm.m <= self.m[-1]
-            and self.params[0] <= gemm.n * gemm.k <= self.params[-1]
-            and self.aspect[0] <= gemm.k / gemm.n <= self.aspect[-1]
-        )
+        return self.covers_point(float(gemm.m), float(gemm.n * gemm.k), gemm.k / gemm.n)
+
+    def covers_point(self, m: float, params: float, aspect: float) -> bool:
+        """The same of rows, weights and their aspect."""
+        points = (self.m, m), (self.params, params), (self.aspect, aspect)
+        return all(axis[0] <= value <= axis[-1] for axis, value in points)
 
     def to_dict(self) -> dict[str, Any]:
         """YAML-ready."""
@@ -106,8 +108,16 @@ class GemmTable:
         return {"dtype": self.dtype, **axes, "utilisation": cells}
 
 
+class Utilisation(Protocol):
+    """What says how much of the roofline a GEMM achieves: a table, or one that is extended beyond its edge."""
+
+    def at(self, gemm: Gemm) -> float:
+        """The share of the roofline."""
+        ...
+
+
 def kernel_terms(
-    work: Work, table: GemmTable, flop_per_s: Any, bytes_per_s: Any, rest_flop_per_s: Any
+    work: Work, table: Utilisation, flop_per_s: Any, bytes_per_s: Any, rest_flop_per_s: Any
 ) -> dict[str, tuple[Any, Any]]:
     """What each constant but fixed_s is multiplied by in the time of `work`: seconds of (arithmetic, traffic).
 
@@ -217,8 +227,3 @@ def _ascending(raw: Sequence[object], where: str) -> tuple[float, ...]:
     if not numbers or any(b <= a for a, b in pairwise(numbers)):
         raise InvalidFile(f"{where}: {list(numbers)[:4]} does not ascend")
     return numbers
-
-
-def tables_by_dtype(tables: Sequence[GemmTable]) -> Mapping[str, GemmTable]:
-    """By the format that they were measured in."""
-    return {table.dtype: table for table in tables}

@@ -21,7 +21,7 @@ from hwmodels.stack import CONSTANTS, OPTIONAL, SoftwareStack, check_constant, l
 from offload.execution import Execution
 from traces.errors import InvalidInput, unknown_name
 
-__all__ = ["Platform", "load_platform", "platform_of"]
+__all__ = ["Platform", "load_platform", "measured_machine", "platform_of"]
 
 DEFAULT_STACK = "streams"
 """The stack of a machine that no fit was made on: what this project's own runtime executes."""
@@ -84,7 +84,7 @@ class Platform:
         """
         if self.fit is None:
             return "claimed"
-        machine = _measured(self.fit, self.fit.machine or _published(self.fit.hardware))
+        machine = measured_machine(self.fit)
         untouched = not self.overridden and self.stack.host_memory == _host_memory(self.stack.name)
         as_fitted = dtype in self.fit.dtypes and untouched and self.machine == machine
         return "fitted" if as_fitted else "extrapolated"
@@ -117,8 +117,12 @@ class Platform:
 def platform_of(fit: Fit, overrides: Mapping[str, float | str] | None = None) -> Platform:
     """The machine that a fit was made on, with the stack that ran on it; `overrides` as of `load_platform`."""
     ours, theirs, stack = _split(overrides or {}, load_stack(fit.stack))
-    machine = _measured(fit, fit.machine or load_machine(fit.hardware))
-    return Platform(with_overrides(machine, theirs), stack, fit, ours)
+    return Platform(with_overrides(measured_machine(fit), theirs), stack, fit, ours)
+
+
+def measured_machine(fit: Fit) -> MachineSpec:
+    """The machine that a fit was made on: as the fit describes it, or as its makers do, with the link as measured."""
+    return _measured(fit, fit.machine or _published(fit.hardware))
 
 
 @cache

@@ -22,6 +22,8 @@ from hwmodels.calibrate.rounds import rounds_left_out
 from hwmodels.fit import Fit, FittedConstant, LeftOut
 from hwmodels.fit_limits import check_fit
 from hwmodels.kernels import KERNEL_CONSTANTS, GemmTable, kernel_terms
+from hwmodels.laws.beyond_table import ExtendedTable, extended_tables
+from hwmodels.machine_files import load_machine
 from hwmodels.quantity import ReadOnly
 from hwmodels.stack import load_stack
 from offload.ops import KERNEL_KINDS, OpKind
@@ -72,7 +74,8 @@ def calibrate(measured: Measurements, provenance: Mapping[str, str] = _NOTHING, 
     hardware, machine, rates = machine_of(measured)
     tables = gemm_tables(measured, rates)
     constants = _fit_stack(measured, rates)
-    kernels = _fit_kernels(measured, {table.dtype: table for table in tables}, rates)
+    device = (machine or load_machine(hardware)).accelerator
+    kernels = _fit_kernels(measured, extended_tables(tables, device), rates)
     of_stack, of_kinds = _by_fit_name(constants, of_kinds=False), _by_fit_name(kernels, of_kinds=True)
     order, covariance = _joined([*of_stack, *of_kinds])
     left_out = {name: summary(one.left_out, one.weights) for name, one in {**kernels, **constants}.items()}
@@ -168,7 +171,7 @@ def _n_bytes(sample: Sample) -> int:
     return int(sample.parameters["n_bytes"])
 
 
-def _fit_kernels(measured: Measurements, tables: Mapping[str, GemmTable], rates: Rates) -> dict[str, Fitted]:
+def _fit_kernels(measured: Measurements, tables: Mapping[str, ExtendedTable], rates: Rates) -> dict[str, Fitted]:
     """The constants of each kind of op, and by `kind/offloaded` what they are multiplied by beside fetches.
 
     Raises `InvalidInput` when a kind was not measured.
@@ -188,7 +191,7 @@ def _fit_kernels(measured: Measurements, tables: Mapping[str, GemmTable], rates:
     return fitted
 
 
-def _fit_kind(samples: Sequence[Sample], tables: Mapping[str, GemmTable], rates: Rates) -> Fitted:
+def _fit_kind(samples: Sequence[Sample], tables: Mapping[str, ExtendedTable], rates: Rates) -> Fitted:
     """The constants of one kind of op."""
     names, rows = list(KERNEL_CONSTANTS), []
     for sample in samples:

@@ -7,7 +7,7 @@ own reads and writes them.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -23,13 +23,13 @@ from hwmodels.laws.rates import (
     smooth_maximum,
 )
 
-__all__ = ["CYCLED_WEIGHTS", "dense_gemm", "tile_seconds"]
+__all__ = ["CYCLED_WEIGHTS", "TILES", "dense_gemm", "tile_seconds"]
 
 CYCLED_WEIGHTS = 6
 """Weight matrices that the tables' benchmark reads in turn: of 8 MB they fit into a cache of 50."""
 
-_TILES = ((64, 64), (64, 128), (128, 64), (128, 128), (128, 256), (256, 128), (64, 256))
-"""Rows and columns of an output tile."""
+TILES = ((64, 64), (64, 128), (128, 64), (128, 128), (128, 256), (256, 128), (64, 256))
+"""Rows and columns of an output tile: what engines choose from."""
 
 _LEAST_SPLIT = 256
 """Elements of the inner dimension that a part of a split keeps at least."""
@@ -48,9 +48,10 @@ def dense_gemm(
     weight_bits: Number = 16.0,
     activation_bits: Number = 16.0,
     cycled_bytes: Number | None = None,
+    tiles: Sequence[tuple[int, int]] = TILES,
 ) -> KernelTime:
     """One product; `cycled_bytes`: of weights read round and round, None where none is read again."""
-    tiles_s = _tiles_s(c, rates, m, n, k)
+    tiles_s = _tiles_s(c, rates, m, n, k, tiles)
     weights_s = _weights_s(c, rates, n * k * weight_bits / 8, cycled_bytes)
     moved = m * k * activation_bits / 8 + m * n * _WIDE_BITS / 8
     claimed = 2 * m * n * k / rates.flop_per_s, n * k * weight_bits / 8 / rates.bytes_per_s
@@ -70,10 +71,12 @@ def _weights_s(c: Mapping[str, Number], rates: CardRates, weight_bytes: Number, 
     return alone_s * ((1 - kept) / c["memory"] + kept / c["cache"])
 
 
-def _tiles_s(c: Mapping[str, Number], rates: CardRates, m: Number, n: Number, k: Number) -> Number:
+def _tiles_s(
+    c: Mapping[str, Number], rates: CardRates, m: Number, n: Number, k: Number, tiles: Sequence[tuple[int, int]]
+) -> Number:
     """The fastest tile, its inner dimension whole or split."""
     best: Number = np.inf
-    for rows, columns in _TILES:
+    for rows, columns in tiles:
         per_element_s = tile_seconds(c, rates, rows, columns)
         n_tiles = rounded_up(m / rows) * rounded_up(n / columns)
         whole_s = rounded_up(n_tiles / rates.n_sm) * per_element_s * (k + c["ramp"])

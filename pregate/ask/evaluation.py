@@ -13,14 +13,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hwmodels.cost import Costs, price_figures
-from hwmodels.coverage import beyond_fit, unfitted_device
+from hwmodels.coverage import unfitted_device
 from hwmodels.figures import figures_of
 from hwmodels.platform import Platform
 from offload import metrics
 from offload.ops import TO_DEVICE, Lane
 from offload.probes import find_probes
 from pregate.ask.capture import Captured, metrics_of
-from pregate.ask.simulation import calibration
+from pregate.ask.simulation import calibration, coverage_of
 from simulator import batch, event
 from simulator.batch import Compiled
 from simulator.explain.bounds import lower_bounds
@@ -68,9 +68,10 @@ def evaluate(
     changed = np.zeros(n_machines, dtype=np.bool_)
     for key, value in values.items():
         changed |= value != base.values.get(key)
-    beyond = beyond_fit(captured.decoded.schedule.works, hw)
-    stated = calibration(hw.calibration(captured.model.dtype.name), beyond)
-    fields["beyond_fit"] = np.full(n_machines, beyond)
+    covered = coverage_of(captured, hw)
+    stated = calibration(hw.calibration(captured.model.dtype.name), covered.beyond)
+    fields["beyond_fit"] = np.full(n_machines, covered.beyond)
+    fields["fitted_share"] = np.full(n_machines, np.nan if covered.share is None else covered.share)
     fields["asked_machine"] = np.full(n_machines, captured.request.asked_machine)
     fields["calibration"] = np.where(changed & (stated == "fitted"), "extrapolated", stated)
     if draws:

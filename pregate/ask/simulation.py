@@ -11,7 +11,7 @@ import numpy as np
 
 from hwmodels.compute_formats import computes_in
 from hwmodels.cost import Costs, price
-from hwmodels.coverage import beyond_fit, unfitted_device
+from hwmodels.coverage import Coverage, coverage, unfitted_device
 from hwmodels.figures import figures_of
 from hwmodels.platform import Platform
 from offload import metrics
@@ -36,6 +36,7 @@ __all__ = [
     "Disagreement",
     "SimulationResult",
     "calibration",
+    "coverage_of",
     "describe_calibration",
     "interpret",
     "simulate",
@@ -54,8 +55,9 @@ class SimulationResult(metrics.Metrics):
     Latencies in seconds, sizes in bytes, rates as fractions; `..._ci95` is the 95 % interval from the fit's covariance,
     None without a fit (`pregate.ask.intervals`). `bound_s`: no interpreter of this schedule is faster; `binding`: what
     that bound comes from. `calibration`: whether the prediction interpolates a fit ("fitted"), extrapolates one, or
-    rests on claims; `beyond_fit`: what of it the fit has not seen, "" nothing. `asked_machine`: what the policy was
-    told of its machine before it decided, "" where it asks nothing. `routing`: "synthetic" where it was made up, so
+    rests on claims; `beyond_fit`: what of it the fit has not seen, "" nothing; `fitted_share`: of the kernels' time, at
+    shapes and in formats that the fit was measured on, None where it measured none. `asked_machine`: what the policy
+    was told of its machine before it decided, "" where it asks nothing. `routing`: "synthetic" where it was made up, so
     that `hit_rate` is assumed, else "recorded". `batch_size`: most sequences side by side. `timeline`: start and end of
     every op; None of a streamed simulation, which keeps none.
     """
@@ -66,6 +68,7 @@ class SimulationResult(metrics.Metrics):
     stack: str
     calibration: str
     beyond_fit: str
+    fitted_share: float | None
     asked_machine: str
     bound_s: float
     binding: str
@@ -229,12 +232,19 @@ def calibration(stated: str, beyond: str) -> str:
     return "extrapolated" if stated == "fitted" and beyond else stated
 
 
+def coverage_of(captured: Captured, hw: Platform) -> Coverage:
+    """What of a captured schedule the platform's fit covers, each work as often as it runs."""
+    schedule = captured.decoded.schedule
+    return coverage(schedule.works, hw, np.bincount(schedule.cost, minlength=len(schedule.works)).tolist())
+
+
 def describe_calibration(hw: Platform, model: ModelArchitecture, results: Sequence[SimulationResult]) -> str:
     """What the results of one comparison rest on, in plain words."""
     words = hw.describe_calibration(model.dtype.name)
     unseen = sorted({result.beyond_fit for result in results if result.beyond_fit})
     if unseen and hw.calibration(model.dtype.name) == "fitted":
         words += f", but not {', '.join(unseen)}: extrapolated"
+    words += _told_shares([result.fitted_share for result in results if result.fitted_share is not None])
     asked = dict.fromkeys(model.compute_format(stored) for part, stored in model.formats.items() if part != "kv")
     stated = hw.machine.accelerator.peak_flop_per_s
     for wanted in asked:
@@ -243,18 +253,28 @@ def describe_calibration(hw: Platform, model: ModelArchitecture, results: Sequen
     return words
 
 
+def _told_shares(shares: Sequence[float]) -> str:
+    """How much of the kernels' time, from the least to the most of several results, a fit was measured on."""
+    if not shares:
+        return ""
+    least, most = f"{min(shares):.0%}".rstrip("%"), f"{max(shares):.0%}".rstrip("%")
+    told = most if least == most else f"{least} to {most}"
+    return f"; {told} % of the kernels' time at measured shapes and formats"
+
+
 def _result(
     captured: Captured, hw: Platform, timeline: Timeline, bounds: Bounds, found: Mapping[str, Interval | None]
 ) -> SimulationResult:
     decoded = captured.decoded
-    beyond = beyond_fit(decoded.schedule.works, hw)
+    covered = coverage_of(captured, hw)
     return SimulationResult(
         policy=captured.policy.name,
         model=captured.model.name,
         hardware=hw.hardware,
         stack=hw.stack.name,
-        calibration=calibration(hw.calibration(captured.model.dtype.name), beyond),
-        beyond_fit=beyond,
+        calibration=calibration(hw.calibration(captured.model.dtype.name), covered.beyond),
+        beyond_fit=covered.beyond,
+        fitted_share=covered.share,
         asked_machine=captured.request.asked_machine,
         **metrics_of(captured, timeline),
         bound_s=bounds.makespan_s,

@@ -7,7 +7,7 @@ import dataclasses
 import numpy as np
 
 from hwmodels.cost import price_figures
-from hwmodels.coverage import beyond_fit
+from hwmodels.coverage import Coverage, coverage
 from hwmodels.figures import Figures, figures_of
 from hwmodels.platform import Platform
 from offload.decode import DecodeStream
@@ -55,11 +55,12 @@ def _stream(asked: Request, hw: Platform, offloaded: bool) -> SimulationResult |
     )
     static_bytes = plan.static_bytes + parts.warm_bytes
     stream, digest = Stream(decode_steps(trace), static_bytes, with_paths=hw.fit is not None), ScheduleDigest()
-    beyond = ""
+    covered = Coverage()
     for part in parts:
         if not offloaded and any(work.kind is OpKind.FETCH for work in part.works):
             return None
-        beyond = beyond or beyond_fit(part.works, hw)
+        runs = np.bincount(part.columns["cost"], minlength=len(part.works)).tolist()
+        covered = covered.plus(coverage(part.works, hw, runs))
         stream.feed(part, price_figures(part.works, figures))
         digest.update(part.columns, part.works)
     steps, ends = stream.step_ends
@@ -80,14 +81,15 @@ def _stream(asked: Request, hw: Platform, offloaded: bool) -> SimulationResult |
     )
     bound_s = float(max(stream.lane_s.max(), stream.critical_path_s))
     on_lane = stream.lane_s.max() >= stream.critical_path_s
-    intervals = _intervals(stream, asked, hw, figures) if not beyond else {}
+    intervals = _intervals(stream, asked, hw, figures) if not covered.beyond else {}
     return SimulationResult(
         policy=asked.policy.name,
         model=asked.model.name,
         hardware=hw.hardware,
         stack=hw.stack.name,
-        calibration=calibration(hw.calibration(asked.model.dtype.name), beyond),
-        beyond_fit=beyond,
+        calibration=calibration(hw.calibration(asked.model.dtype.name), covered.beyond),
+        beyond_fit=covered.beyond,
+        fitted_share=covered.share,
         asked_machine=asked.asked_machine,
         **found,
         bound_s=bound_s,

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 import pregate
-from hwmodels.coverage import beyond_fit
+from hwmodels.coverage import coverage
 from hwmodels.fit_files import load_fit
 from hwmodels.overrides import with_overrides
 from hwmodels.platform import Platform, load_platform, platform_of
@@ -24,31 +24,31 @@ def gemm(n: float) -> Work:
 
 
 def inside(hw: Platform) -> Gemm:
-    """A product at a corner of the measured grid."""
+    """The largest product of the measured grid."""
     assert hw.fit is not None
     table = hw.fit.gemm_tables[0]
-    side = int(table.params[0] ** 0.5)
-    return Gemm(int(table.m[0]), side, side)
+    side = int(table.params[-1] ** 0.5)
+    return Gemm(int(table.m[-1]), side, side)
 
 
 def test_nothing_is_beyond_a_fit_that_is_not_there() -> None:
-    assert beyond_fit([gemm(10**6)], load_platform("t4")) == ""
+    assert coverage([gemm(10**6)], load_platform("t4")).beyond == ""
 
 
 def test_formats_are_those_that_were_measured() -> None:
-    assert beyond_fit([gemm(512)], A100) == ""
-    assert beyond_fit([gemm(512)._replace(compute="bf16")], A100) == "arithmetic in bf16"
-    assert beyond_fit([gemm(512)._replace(weight_bits=8.0)], A100) == "weights of 8 bits"
-    assert beyond_fit([gemm(512)._replace(flop=9, flop_compute="fp16")], A100) == "arithmetic in fp16"
+    assert coverage([gemm(512)], A100).beyond == ""
+    assert coverage([gemm(512)._replace(compute="bf16")], A100).beyond == "arithmetic in bf16"
+    assert coverage([gemm(512)._replace(weight_bits=8.0)], A100).beyond == "weights of 8 bits"
+    assert coverage([gemm(512)._replace(flop=9, flop_compute="fp16")], A100).beyond == "arithmetic in fp16"
 
 
 def test_shapes_are_those_that_were_measured_by_what_they_weigh() -> None:
     known = Work(OpKind.DENSE_FFN, (inside(MEASURED),))
     far = known._replace(gemms=(Gemm(1, 1 << 17, 1 << 17),))
     speck = known._replace(gemms=(Gemm(1, 1, 1),))
-    assert beyond_fit([known], MEASURED) == ""
-    assert beyond_fit([known, speck], MEASURED) == ""
-    assert "GEMM shapes (100% of them by size)" in beyond_fit([known, far], MEASURED)
+    assert coverage([known], MEASURED).beyond == ""
+    assert coverage([known, speck], MEASURED).beyond == ""
+    assert "GEMM shapes (100% of their time)" in coverage([known, far], MEASURED).beyond
 
 
 def test_a_large_model_on_a_fit_of_small_shapes_is_extrapolated() -> None:

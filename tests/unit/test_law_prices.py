@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from hwmodels.cost import parts_of, price, price_figures
-from hwmodels.coverage import beyond_fit, share_within
+from hwmodels.coverage import coverage
 from hwmodels.figures import figures_of
 from hwmodels.fit_files import load_fit
 from hwmodels.platform import Platform, load_platform
@@ -83,16 +83,16 @@ def test_parts_are_the_stack_s_kernels_and_what_binds(h100: Platform) -> None:
 
 
 def test_what_was_not_measured_is_beyond_the_fit_with_its_share(h100: Platform) -> None:
-    assert share_within([works()[0]], h100) == 1
-    assert beyond_fit([works()[0]], h100) == ""
+    assert coverage([works()[0]], h100).share == 1
+    assert coverage([works()[0]], h100).beyond == ""
     head = works()[-1]  # 151,936 columns: the table ends at 65,536
-    assert share_within([head], h100) < 0.1
-    assert beyond_fit([head], h100).startswith("kernels (9")
+    assert (coverage([head], h100).share or 0) < 0.1
+    assert coverage([head], h100).beyond.startswith("kernels (9")
     wide = work.experts_work(QWEN, [1] * 128, fused=True)._replace(weight_bits=6.0)
-    assert beyond_fit([wide], h100).startswith("kernels")
+    assert coverage([wide], h100).beyond.startswith("kernels")
     several = dataclasses.replace(h100.fit, laws=h100.fit.laws[:1])  # type: ignore[type-var]
     bare = dataclasses.replace(h100, fit=several)
-    assert share_within([works()[0]], bare) < 1  # no law of attention: a roofline
+    assert (coverage([works()[0]], bare).share or 0) < 1  # no law of attention: a roofline
 
 
 def test_a_card_without_a_fit_is_lent_its_family_s_and_more_uncertain() -> None:
@@ -125,4 +125,4 @@ def test_latent_attention_absorbed_is_never_faster_than_its_scores_multiply(h100
     least_s = long.flop / h100.machine.accelerator.peak_flop_per_s["bf16"]
     assert parts.total_s > least_s
     assert long.kind is OpKind.SELF_ATTENTION
-    assert beyond_fit([long], h100)  # 576 numbers a head: not in the table
+    assert coverage([long], h100).beyond  # 576 numbers a head: not in the table
