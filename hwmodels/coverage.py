@@ -33,24 +33,27 @@ _UNFITTED = {
 class Coverage(NamedTuple):
     """How much of the kernels' time lies at shapes and in formats that a fit was measured on.
 
-    `within_s` of `total_s`; `kernels`: what these are, in words, "" where the fit measured none; `unseen`: a device or
-    a format that the fit has not seen, in words, "" none.
+    `within_s` of `total_s`, 0 where the fit measured no kernels; `kernels`: what these are, in words, "" as well then;
+    `unseen`: a device or a format that the fit has not seen, in words, "" none. `fitted`: whether there is a fit.
     """
 
     within_s: float = 0.0
     total_s: float = 0.0
     kernels: str = ""
     unseen: str = ""
+    fitted: bool = False
 
     @property
-    def share(self) -> float | None:
-        """The share; None where the fit measured no kernels, or none ran."""
-        return self.within_s / self.total_s if self.total_s else None
+    def share(self) -> float:
+        """The share, 0 without a fit; all or nothing where constants of the stack were fitted, and no kernels."""
+        if self.total_s:
+            return self.within_s / self.total_s
+        return 1.0 if self.fitted and not self.unseen else 0.0
 
     @property
     def beyond(self) -> str:
         """What is asked that the fit has not seen, in words; "" when it covers everything."""
-        if self.unseen or self.share is None or self.share >= COVERED:
+        if self.unseen or not self.fitted or self.share >= COVERED:
             return self.unseen
         return f"{self.kernels} ({1 - self.share:.0%} of their time)"
 
@@ -61,6 +64,7 @@ class Coverage(NamedTuple):
             self.total_s + other.total_s,
             self.kernels or other.kernels,
             self.unseen or other.unseen,
+            self.fitted or other.fitted,
         )
 
 
@@ -74,7 +78,7 @@ def coverage(works: Sequence[Work], hw: Platform, counts: Sequence[int] | None =
         return Coverage()
     device = unfitted_device(works, hw)
     formats = "" if fit.laws else _unseen_format(works, fit.dtypes)
-    found = Coverage(unseen=device or formats)
+    found = Coverage(unseen=device or formats, fitted=True)
     if not fit.laws and not fit.gemm_tables:
         return found
     from hwmodels.figures import figures_of  # on use: they import numpy, which a refusal needs not

@@ -71,7 +71,7 @@ def evaluate(
     covered = coverage_of(captured, hw)
     stated = calibration(hw.calibration(captured.model.dtype.name), covered.beyond)
     fields["beyond_fit"] = np.full(n_machines, covered.beyond)
-    fields["fitted_share"] = np.full(n_machines, np.nan if covered.share is None else covered.share)
+    fields["fitted_share"] = np.full(n_machines, covered.share)
     fields["asked_machine"] = np.full(n_machines, captured.request.asked_machine)
     fields["calibration"] = np.where(changed & (stated == "fitted"), "extrapolated", stated)
     if draws:

@@ -56,10 +56,10 @@ class SimulationResult(metrics.Metrics):
     None without a fit (`pregate.ask.intervals`). `bound_s`: no interpreter of this schedule is faster; `binding`: what
     that bound comes from. `calibration`: whether the prediction interpolates a fit ("fitted"), extrapolates one, or
     rests on claims; `beyond_fit`: what of it the fit has not seen, "" nothing; `fitted_share`: of the kernels' time, at
-    shapes and in formats that the fit was measured on, None where it measured none. `asked_machine`: what the policy
-    was told of its machine before it decided, "" where it asks nothing. `routing`: "synthetic" where it was made up, so
-    that `hit_rate` is assumed, else "recorded". `batch_size`: most sequences side by side. `timeline`: start and end of
-    every op; None of a streamed simulation, which keeps none.
+    shapes and in formats that the fit was measured on, 0 without one. `asked_machine`: what the policy was told of its
+    machine before it decided, "" where it asks nothing. `routing`: "synthetic" where it was made up, so that `hit_rate`
+    is assumed, else "recorded". `batch_size`: most sequences side by side. `timeline`: start and end of every op; None
+    of a streamed simulation, which keeps none.
     """
 
     policy: str
@@ -68,7 +68,7 @@ class SimulationResult(metrics.Metrics):
     stack: str
     calibration: str
     beyond_fit: str
-    fitted_share: float | None
+    fitted_share: float
     asked_machine: str
     bound_s: float
     binding: str
@@ -244,7 +244,8 @@ def describe_calibration(hw: Platform, model: ModelArchitecture, results: Sequen
     unseen = sorted({result.beyond_fit for result in results if result.beyond_fit})
     if unseen and hw.calibration(model.dtype.name) == "fitted":
         words += f", but not {', '.join(unseen)}: extrapolated"
-    words += _told_shares([result.fitted_share for result in results if result.fitted_share is not None])
+    if hw.fit is not None and (hw.fit.laws or hw.fit.gemm_tables):
+        words += _told_shares([result.fitted_share for result in results])
     asked = dict.fromkeys(model.compute_format(stored) for part, stored in model.formats.items() if part != "kv")
     stated = hw.machine.accelerator.peak_flop_per_s
     for wanted in asked:

@@ -86,13 +86,13 @@ def test_what_was_not_measured_is_beyond_the_fit_with_its_share(h100: Platform) 
     assert coverage([works()[0]], h100).share == 1
     assert coverage([works()[0]], h100).beyond == ""
     head = works()[-1]  # 151,936 columns: the table ends at 65,536
-    assert (coverage([head], h100).share or 0) < 0.1
+    assert coverage([head], h100).share < 0.1
     assert coverage([head], h100).beyond.startswith("kernels (9")
     wide = work.experts_work(QWEN, [1] * 128, fused=True)._replace(weight_bits=6.0)
     assert coverage([wide], h100).beyond.startswith("kernels")
     several = dataclasses.replace(h100.fit, laws=h100.fit.laws[:1])  # type: ignore[type-var]
     bare = dataclasses.replace(h100, fit=several)
-    assert (coverage([works()[0]], bare).share or 0) < 1  # no law of attention: a roofline
+    assert coverage([works()[0]], bare).share < 1  # no law of attention: a roofline
 
 
 def test_a_card_without_a_fit_is_lent_its_family_s_and_more_uncertain() -> None:
