@@ -17,7 +17,7 @@ from traces.model.dtypes import DTYPES
 if TYPE_CHECKING:
     from hwmodels.figures import Figures
 
-__all__ = ["COVERED", "Coverage", "coverage", "unfitted_device"]
+__all__ = ["COVERED", "FitCoverage", "coverage", "unfitted_device"]
 
 COVERED = 0.9
 """Share of the kernels' time that must lie within what was measured."""
@@ -30,7 +30,7 @@ _UNFITTED = {
 """Kinds of op whose time rests on a constant of their own, which a fit may not have."""
 
 
-class Coverage(NamedTuple):
+class FitCoverage(NamedTuple):
     """How much of the kernels' time lies at shapes and in formats that a fit was measured on.
 
     `within_s` of `total_s`, 0 where the fit measured no kernels; `kernels`: what these are, in words, "" as well then;
@@ -57,9 +57,9 @@ class Coverage(NamedTuple):
             return self.unseen
         return f"{self.kernels} ({1 - self.share:.0%} of their time)"
 
-    def plus(self, other: Coverage) -> Coverage:
+    def plus(self, other: FitCoverage) -> FitCoverage:
         """Of both together, on one machine."""
-        return Coverage(
+        return FitCoverage(
             self.within_s + other.within_s,
             self.total_s + other.total_s,
             self.kernels or other.kernels,
@@ -68,17 +68,17 @@ class Coverage(NamedTuple):
         )
 
 
-def coverage(works: Sequence[Work], hw: Platform, counts: Sequence[int] | None = None) -> Coverage:
+def coverage(works: Sequence[Work], hw: Platform, counts: Sequence[int] | None = None) -> FitCoverage:
     """What of the works of a schedule the platform's fit covers; `counts`: how often each runs, None once each.
 
     Without a fit nothing is beyond it.
     """
     fit = hw.fit
     if fit is None:
-        return Coverage()
+        return FitCoverage()
     device = unfitted_device(works, hw)
     formats = "" if fit.laws else _unseen_format(works, fit.dtypes)
-    found = Coverage(unseen=device or formats, fitted=True)
+    found = FitCoverage(unseen=device or formats, fitted=True)
     if not fit.laws and not fit.gemm_tables:
         return found
     from hwmodels.figures import figures_of  # on use: they import numpy, which a refusal needs not

@@ -11,7 +11,7 @@ import numpy as np
 
 from hwmodels.compute_formats import computes_in
 from hwmodels.cost import Costs, price
-from hwmodels.coverage import Coverage, coverage, unfitted_device
+from hwmodels.coverage import FitCoverage, coverage, unfitted_device
 from hwmodels.figures import figures_of
 from hwmodels.platform import Platform
 from offload import metrics
@@ -232,7 +232,7 @@ def calibration(stated: str, beyond: str) -> str:
     return "extrapolated" if stated == "fitted" and beyond else stated
 
 
-def coverage_of(captured: Captured, hw: Platform) -> Coverage:
+def coverage_of(captured: Captured, hw: Platform) -> FitCoverage:
     """What of a captured schedule the platform's fit covers, each work as often as it runs."""
     schedule = captured.decoded.schedule
     return coverage(schedule.works, hw, np.bincount(schedule.cost, minlength=len(schedule.works)).tolist())

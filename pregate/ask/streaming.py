@@ -7,7 +7,7 @@ import dataclasses
 import numpy as np
 
 from hwmodels.cost import price_figures
-from hwmodels.coverage import Coverage, coverage
+from hwmodels.coverage import FitCoverage, coverage
 from hwmodels.figures import Figures, figures_of
 from hwmodels.platform import Platform
 from offload.decode import DecodeStream
@@ -55,7 +55,7 @@ def _stream(asked: Request, hw: Platform, offloaded: bool) -> SimulationResult |
     )
     static_bytes = plan.static_bytes + parts.warm_bytes
     stream, digest = Stream(decode_steps(trace), static_bytes, with_paths=hw.fit is not None), ScheduleDigest()
-    covered = Coverage()
+    covered = FitCoverage()
     for part in parts:
         if not offloaded and any(work.kind is OpKind.FETCH for work in part.works):
             return None
