@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from offload.fast.decode_compiled import RUN_STEPS, UNIONS
+from simulator.batch import RUN
+from simulator.batch_waits import WAITS
 from simulator.explain.bounds import CHAINS
 from simulator.explain.critical_path import REVERSE
 from simulator.recurrence import WALK
@@ -11,7 +13,7 @@ from traces.synthesis_kernel import FILL
 
 __all__ = ["KERNELS"]
 
-KERNELS: tuple[Kernel, ...] = (UNIONS, RUN_STEPS, WALK, REVERSE, CHAINS, FILL)
+KERNELS: tuple[Kernel, ...] = (UNIONS, RUN_STEPS, WALK, REVERSE, CHAINS, FILL, *WAITS, RUN)
 """What is kept as machine code that needs no compiler beside it."""
 
 

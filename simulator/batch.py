@@ -7,8 +7,6 @@ which machines it is evaluated with. The compiled code releases the interpreter 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cache
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,10 +16,34 @@ from offload.ops import Lane
 from offload.probes import Probes
 from offload.schedule import Schedule
 from simulator.batch_code import NO_LANES, NO_LEVELS, BatchCode, power, write_code
+from simulator.batch_layout import (
+    CRITICAL,
+    EXPOSED,
+    MAKESPAN,
+    MOE_LAYERS,
+    MOVED,
+    N_LANES,
+    N_SUMS,
+    OVERRUN,
+    PEAK,
+    STALL,
+    width,
+)
 from simulator.recurrence import simulate
 from traces.errors import InvalidInput
+from traces.machine_code import Kernel, loaded
 
-__all__ = ["Compiled", "Measured", "compile_schedule", "evaluate"]
+__all__ = ["RUN", "Compiled", "Measured", "compile_schedule", "evaluate"]
+
+RUN = Kernel(
+    "simulator.batch_kernel",
+    "run",
+    (
+        *["int32[1]"] * 5, "int64[1]", "float64[2]", "float64[1]", *["float64[2]"] * 4, "float64[1]", "float64[1]",
+        "int64[1]", "float64[1]", "float64", "int64", *["int64[1]"] * 3, *["float64[2]"] * 10,
+    ),
+    sources=("simulator.batch_walk", "simulator.vector", "simulator.batch_layout", "offload.ops"),
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -83,17 +105,17 @@ def evaluate(compiled: Compiled, costs: Costs) -> Measured:
             raise InvalidInput(f"{name} has shape {values.shape}, not ({len(schedule.works)}, n_machines)")
         if not np.all(np.isfinite(values)) or np.any(values < 0):
             raise InvalidInput(f"{name} holds a time that is negative or not finite")
-    kernel, sums, step_end = _kernel(), *_run(compiled, issue_s, duration_s)
-    lane_s, critical_s = sums[:, kernel.N_SUMS :], sums[:, kernel.CRITICAL]
+    sums, step_end = _run(compiled, issue_s, duration_s)
+    lane_s, critical_s = sums[:, N_SUMS:], sums[:, CRITICAL]
     work_s = lane_s.max(axis=1)
     n_layers = max(len(probes.layer_first), 1)
     return Measured(
-        makespan_s=sums[:, kernel.MAKESPAN].copy(),
-        moe_layer_latency_s=sums[:, kernel.MOE_LAYERS] / n_layers,
-        stall_s=sums[:, kernel.STALL].copy(),
-        exposed_s=sums[:, kernel.EXPOSED].copy(),
-        transfer_s=sums[:, kernel.MOVED].copy(),
-        peak_hbm_bytes=_peaks(compiled, issue_s, duration_s, sums[:, kernel.PEAK]),
+        makespan_s=sums[:, MAKESPAN].copy(),
+        moe_layer_latency_s=sums[:, MOE_LAYERS] / n_layers,
+        stall_s=sums[:, STALL].copy(),
+        exposed_s=sums[:, EXPOSED].copy(),
+        transfer_s=sums[:, MOVED].copy(),
+        peak_hbm_bytes=_peaks(compiled, issue_s, duration_s, sums[:, PEAK]),
         bound_s=np.maximum(work_s, critical_s),
         binding=np.where(work_s >= critical_s, lane_s.argmax(axis=1), -1).astype(np.int8),
         step_end_s=step_end,
@@ -107,16 +129,21 @@ def _run(
 
     `roomy`: with room to look at every take of HBM.
     """
-    code, kernel, schedule = compiled.code, _kernel(), compiled.schedule
-    sums = np.empty((issue_s.shape[1], kernel.N_SUMS + len(Lane)))
+    code, schedule = compiled.code, compiled.schedule
+    sums = np.empty((issue_s.shape[1], N_SUMS + N_LANES))
     step_end = np.empty((issue_s.shape[1], len(compiled.probes.step_ends)))
-    levels = code.levels or NO_LEVELS
-    hbm = (levels.take_bytes, levels.give_bytes, levels.limit, levels.most, float(schedule.static_bytes), levels.last)
+    levels, (move_ptr, move_at) = code.levels or NO_LEVELS, code.move_lanes or NO_LANES
     n_taken = power(len(levels.take_bytes)) if roomy else levels.n_taken
-    kernel.run(
+    n_works = len(schedule.works)
+    rows = (
+        n_works, n_works + code.n_chain_places, code.n_places, step_end.shape[1], sums.shape[1], N_LANES, n_taken,
+        levels.n_given, 2 * code.n_moves, 2 * code.n_stalls,
+    )  # fmt: skip
+    loaded(RUN)(
         code.code, code.refs, schedule.cost, code.chain_code, code.chain_refs, code.alone, compiled.lane_counts,
-        compiled.issue_counts, issue_s, duration_s, sums, step_end, hbm, code.move_lanes or NO_LANES, code.n_places,
-        code.n_chain_places, n_taken, levels.n_given, code.n_moves, code.n_stalls,
+        compiled.issue_counts, issue_s, duration_s, sums, step_end, levels.take_bytes, levels.give_bytes, levels.limit,
+        levels.most, schedule.static_bytes, levels.last, move_ptr, move_at, np.empty(len(move_ptr) - 1, np.int64),
+        *(np.empty((n, width())) for n in rows),
     )  # fmt: skip
     return sums, step_end
 
@@ -129,21 +156,14 @@ def _peaks(
     That is where copies and kernels take no time, so that more is taken at one instant than a machine has room for; and
     where several lanes take HBM or give it back, which no policy here does: one machine at a time then.
     """
-    kernel, peak = _kernel(), found.astype(np.int64)
+    peak = found.astype(np.int64)
     if compiled.code.levels is None:
         for i in range(len(peak)):
             costs = Costs(*(np.ascontiguousarray(values[:, i]) for values in (issue_s, duration_s)))
             peak[i] = simulate(compiled.schedule, costs).peak_hbm_bytes
         return peak
-    again = np.flatnonzero(found == kernel.OVERRUN)
+    again = np.flatnonzero(found == OVERRUN)
     if again.size:
         mine = (np.ascontiguousarray(values[:, again]) for values in (issue_s, duration_s))
-        peak[again] = _run(compiled, *mine, roomy=True)[0][:, kernel.PEAK]
+        peak[again] = _run(compiled, *mine, roomy=True)[0][:, PEAK]
     return peak
-
-
-@cache
-def _kernel() -> Any:
-    from simulator import batch_kernel
-
-    return batch_kernel

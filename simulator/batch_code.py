@@ -7,8 +7,6 @@ has waited for it already. Ends never fall along a chain of waits, rounded as th
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cache
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,14 +14,22 @@ from numpy.typing import NDArray
 from offload.ops import Lane
 from offload.probes import Probes
 from offload.schedule import Schedule
-
-__all__ = ["COUNT_BITS", "LANE_BITS", "NO_LANES", "NO_LEVELS", "BatchCode", "Levels", "power", "write_code"]
-
-LANE_BITS = COUNT_BITS = 3
-"""Of an op's code: its lane, then how many arrivals of transfers and how many other ends it waits for, then flags."""
-FIRST, LAST, STEP, MOVES, TAKES, GIVES, KEPT, WINDOW, DECIDES = (
-    1 << (LANE_BITS + 2 * COUNT_BITS + i) for i in range(9)
+from simulator import batch_waits as waits
+from simulator.batch_layout import (
+    COUNT_BITS,
+    DECIDES,
+    FIRST,
+    GIVES,
+    KEPT,
+    LANE_BITS,
+    LAST,
+    MOVES,
+    STEP,
+    TAKES,
+    WINDOW,
 )
+
+__all__ = ["NO_LANES", "NO_LEVELS", "BatchCode", "Levels", "power", "write_code"]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -77,7 +83,7 @@ class BatchCode:
 
 def write_code(probes: Probes, most_hbm_bytes: int) -> BatchCode:
     """The code of a schedule; `most_hbm_bytes`: a level that it is known never to pass."""
-    waits, schedule, n = _waits(), probes.schedule, len(probes.schedule)
+    schedule, n = probes.schedule, len(probes.schedule)
     moving = np.zeros(n, dtype=np.bool_)
     moving[probes.moving] = True
     known, n_arrivals, n_ends, needed = waits.needed(
@@ -181,7 +187,7 @@ def _levels(
 
 def _chains(schedule: Schedule) -> tuple[tuple[NDArray[np.int32], NDArray[np.int32]], int, NDArray[np.int64]]:
     """The chains of dependencies that differ, as `BatchCode` has them, and the costs of ops that wait for nothing."""
-    waits, n_works = _waits(), len(schedule.works)
+    n_works = len(schedule.works)
     cost, ptr, others = waits.chained(schedule.lane, schedule.cost, schedule.dep_ptr, schedule.dep, n_works, len(Lane))
     place, read, n_places = waits.placed(ptr, others)
     place = np.where(place >= 0, n_works + place, -1)
@@ -194,10 +200,3 @@ _NONE = np.zeros(0)
 NO_LEVELS = Levels(_NONE, _NONE, _NONE.astype(np.int64), _NONE, 0, 1, 1)
 NO_LANES = np.zeros(1, dtype=np.int64), np.zeros(0, dtype=np.int64)
 """For the kernel, where it has nothing to look for."""
-
-
-@cache
-def _waits() -> Any:
-    from simulator import batch_waits
-
-    return batch_waits

@@ -12,25 +12,17 @@ from typing import Any
 
 from llvmlite import ir
 from numba import types
-from numba.core import config
-from numba.core.codegen import get_host_cpu_features
 from numba.core.datamodel import models
 from numba.core.datamodel.registry import register_default
 from numba.extending import intrinsic
 
+from simulator.batch_layout import width
+
 __all__ = ["ALL", "WIDTH", "add", "below", "load", "maximum", "multiply", "splat", "store", "subtract", "where_below"]
 
 
-def _width(features: str) -> int:
-    """How many machines a processor with these features computes side by side: four of its registers."""
-    has = features.split(",")
-    return 32 if "+avx512f" in has else 16 if "+avx2" in has else 8
-
-
-_settings: Any = config
-_host_features: Callable[[], str] = get_host_cpu_features
-WIDTH = _width(_host_features() if _settings.CPU_FEATURES is None else _settings.CPU_FEATURES)
-"""Machines side by side: fewer wait for the op before, more are spilled."""
+WIDTH = width()
+"""Machines side by side."""
 
 ALL = (1 << WIDTH) - 1
 """What `below` says when it is so on every machine."""

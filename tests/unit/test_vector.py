@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from simulator.vector import _width
+from simulator.batch_layout import width_of
 
 
 @pytest.mark.parametrize(
@@ -12,4 +12,4 @@ from simulator.vector import _width
     [("+avx2,+avx512f,+fma", 32), ("+avx2,-avx512f", 16), ("-avx2,-avx512f,+sse4.2", 8), ("+neon", 8), ("", 8)],
 )
 def test_four_registers_of_the_processor_hold_a_vector(features: str, machines: int) -> None:
-    assert _width(features) == machines
+    assert width_of(features) == machines

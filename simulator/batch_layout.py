@@ -1,0 +1,38 @@
+"""What code and kernel of many machines at once agree on: bits of an op's code, sums, machines at a time."""
+
+from __future__ import annotations
+
+from functools import cache
+
+from offload.ops import Lane
+
+__all__ = ["COUNT_BITS", "LANE_BITS", "N_LANES", "N_SUMS", "OVERRUN", "width"]
+
+N_LANES = len(Lane)
+
+LANE_BITS = COUNT_BITS = 3
+"""Of an op's code: its lane, then how many arrivals of transfers and how many other ends it waits for, then flags."""
+FIRST, LAST, STEP, MOVES, TAKES, GIVES, KEPT, WINDOW, DECIDES = (
+    1 << (LANE_BITS + 2 * COUNT_BITS + i) for i in range(9)
+)
+
+MAKESPAN, MOE_LAYERS, STALL, MOVED, EXPOSED, CRITICAL, PEAK, BEGUN = range(8)
+N_SUMS = 8
+"""Sums of a machine; after them the work of each lane."""
+
+OVERRUN = -1.0
+"""A peak that was not found: more takes were as early as a give than the ring has room for."""
+
+
+@cache
+def width() -> int:
+    """Machines side by side on this processor: fewer wait for the op before, more are spilled."""
+    import llvmlite.binding as llvm
+
+    return width_of(llvm.get_host_cpu_features().flatten())
+
+
+def width_of(features: str) -> int:
+    """How many machines a processor with these features computes side by side: four of its registers."""
+    has = features.split(",")
+    return 32 if "+avx512f" in has else 16 if "+avx2" in has else 8
