@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pregate
-from pregate.draw.timelines import gantt
+from pregate.draw import gantt
 
 PICTURES = Path(__file__).parent / "pictures"
 

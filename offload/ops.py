@@ -106,27 +106,27 @@ class KindRow(NamedTuple):
 
 KINDS: Mapping[OpKind, KindRow] = MappingProxyType(
     {
-        OpKind.SELF_ATTENTION: KindRow(Lane.COMPUTE, "kernel", "attention", "#0072B2", is_kernel=True),
-        OpKind.CROSS_ATTENTION: KindRow(Lane.COMPUTE, "kernel", "attention", "#0072B2", is_kernel=True),
-        OpKind.GATE: KindRow(Lane.COMPUTE, "kernel", "gate", "#56B4E9", is_kernel=True),
-        OpKind.EXPERTS: KindRow(Lane.COMPUTE, "kernel", "expert FFN", "#009E73", is_kernel=True),
-        OpKind.DENSE_FFN: KindRow(Lane.COMPUTE, "kernel", "dense FFN", "#7FC8A9", is_kernel=True),
-        OpKind.HEAD: KindRow(Lane.COMPUTE, "kernel", "head", "#332288", is_kernel=True),
-        OpKind.FETCH: KindRow(Lane.H2D, "h2d", "fetch", "#D55E00", moves_weights=True, reads_host=True),
-        OpKind.STAGE: KindRow(Lane.H2D, "kernel", "stage", "#E69F00", moves_weights=True),
-        OpKind.READBACK: KindRow(Lane.D2H, "sync", "read-back", "#CC79A7"),
+        OpKind.SELF_ATTENTION: KindRow(Lane.COMPUTE, "kernel", "attention", "#4B78B4", is_kernel=True),
+        OpKind.CROSS_ATTENTION: KindRow(Lane.COMPUTE, "kernel", "attention", "#4B78B4", is_kernel=True),
+        OpKind.GATE: KindRow(Lane.COMPUTE, "kernel", "gate", "#A52D4B", is_kernel=True),
+        OpKind.EXPERTS: KindRow(Lane.COMPUTE, "kernel", "expert FFN", "#0FC3B4", is_kernel=True),
+        OpKind.DENSE_FFN: KindRow(Lane.COMPUTE, "kernel", "dense FFN", "#B5E8DC", is_kernel=True),
+        OpKind.HEAD: KindRow(Lane.COMPUTE, "kernel", "head", "#4B2DB4", is_kernel=True),
+        OpKind.FETCH: KindRow(Lane.H2D, "h2d", "fetch", "#B4873C", moves_weights=True, reads_host=True),
+        OpKind.STAGE: KindRow(Lane.H2D, "kernel", "stage", "#F0DC78", moves_weights=True),
+        OpKind.READBACK: KindRow(Lane.D2H, "sync", "read-back", "#A52D4B"),
         OpKind.WAIT: KindRow(Lane.HOST, "sync", "host", "#999999"),
         OpKind.STEP: KindRow(Lane.HOST, "host", "host", "#999999"),
-        OpKind.DISK_READ: KindRow(Lane.DISK, "disk", "storage", "#882255", moves_weights=True),
-        OpKind.CPU_EXPERT: KindRow(Lane.CPU, "cpu", "expert FFN", "#009E73", reads_host=True),
+        OpKind.DISK_READ: KindRow(Lane.DISK, "disk", "storage", "#691E5A", moves_weights=True),
+        OpKind.CPU_EXPERT: KindRow(Lane.CPU, "cpu", "expert FFN", "#0FC3B4", reads_host=True),
         OpKind.ISSUE: KindRow(Lane.HOST, "host", "host", "#999999"),
-        OpKind.HANDOVER: KindRow(Lane.D2H, "sync", "hand-over", "#CC79A7"),
-        OpKind.STREAM: KindRow(Lane.H2D, "h2d", "stream", "#D55E00", moves_weights=True),
-        OpKind.RETURN: KindRow(Lane.H2D, "sync", "hand-over", "#CC79A7"),
-        OpKind.CPU_LAYER: KindRow(Lane.CPU, "cpu", "layer on the CPU", "#0072B2"),
+        OpKind.HANDOVER: KindRow(Lane.D2H, "sync", "hand-over", "#E19BC8"),
+        OpKind.STREAM: KindRow(Lane.H2D, "h2d", "stream", "#7A3E10", moves_weights=True),
+        OpKind.RETURN: KindRow(Lane.H2D, "sync", "hand-over", "#E19BC8"),
+        OpKind.CPU_LAYER: KindRow(Lane.CPU, "cpu", "layer on the CPU", "#9669F0"),
     }
 )
-"""The kinds of op, a row each, in the order of `OpKind`; colours are Okabe and Ito's palette, extended."""
+"""The kinds of op, a row each, in the order of `OpKind`; colours differ in lightness within a lane."""
 
 TRANSFERS = tuple(kind for kind, row in KINDS.items() if row.moves_weights)
 """Kinds of op that move weights."""

@@ -12,15 +12,15 @@ import numpy as np
 
 from pregate.check.compared import Compared, compared_metric, compared_ops
 from pregate.check.outcome import CaseOutcome, Validation
-from pregate.check.theme import INK, LINE, MARKERS, NAIVE, PAPER, colours_of, styled
+from pregate.draw.palette import MARKERS, PALETTE, colours_of
+from pregate.draw.style import INK, LINE, PAPER, bare, log_axis, picture
 from pregate.draw.timelines import gantt
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.axis import Axis
     from matplotlib.figure import Figure
 
-__all__ = ["naive_bars", "op_errors", "predicted_against_measured", "timelines"]
+__all__ = ["naive_bars", "op_errors", "predicted_above_measured", "predicted_against_measured"]
 
 _PANELS = {
     "tpot_s": "time per output token",
@@ -34,43 +34,43 @@ BAND = 0.1
 """Relative error inside which a point is drawn on the band."""
 
 
+@picture
 def predicted_against_measured(validation: Validation) -> Figure | None:
     """Predicted against measured for three times, both axes logarithmic, and below it the error; a band is +-10 %.
 
     Bars across: least to most of the runs. Bars upwards: the predicted interval. None when nothing was measured.
     """
-    with styled():
-        from matplotlib.figure import Figure
-        from matplotlib.lines import Line2D
+    from matplotlib.figure import Figure
+    from matplotlib.lines import Line2D
 
-        found = {name: _positive(validation.outcomes, name) for name in _PANELS}
-        if not any(found.values()):
-            return None
-        colours = colours_of(outcome.case.policy for outcome in validation.outcomes)
-        models = list(dict.fromkeys(outcome.case.model for outcome in validation.outcomes))
-        markers = {model: MARKERS[i % len(MARKERS)] for i, model in enumerate(models)}
-        figure = Figure(figsize=(12, 6.6), layout="constrained")
-        grid = figure.subplots(2, len(_PANELS), height_ratios=(3.6, 1.4))
-        for (above, below), (metric, title) in zip(grid.T, _PANELS.items(), strict=True):
-            above.set_title(title, loc="left", fontsize=11)
-            if found[metric]:
-                factor, unit = _unit([n.measured or 0.0 for n in found[metric]])
-                ends = _scatter_panel(above, found[metric], factor, colours, markers)
-                above.set_ylabel(f"predicted ({unit})")
-                _error_panel(below, found[metric], factor, ends, colours, markers)
-                below.set_xlabel(f"measured ({unit})")
-            else:
-                above.text(0.5, 0.5, "not measured", ha="center", transform=above.transAxes)
-                for axes in (above, below):
-                    axes.set_axis_off()
-        handles = [
-            *[Line2D([], [], color=colour, marker="o", ls="", label=name) for name, colour in colours.items()],
-            *[Line2D([], [], color="#888888", marker=mark, ls="", label=name) for name, mark in markers.items()],
-        ]
-        widest_pt = max(len(str(handle.get_label())) for handle in handles) * _CHARACTER_PT + _HANDLE_PT
-        columns = max(1, min(len(handles), int(figure.get_figwidth() * 72 / widest_pt)))
-        figure.legend(handles=handles, loc="outside lower center", ncols=columns, frameon=False, fontsize=9)
-        return figure
+    found = {name: _positive(validation.outcomes, name) for name in _PANELS}
+    if not any(found.values()):
+        return None
+    colours = colours_of(outcome.case.policy for outcome in validation.outcomes)
+    models = list(dict.fromkeys(outcome.case.model for outcome in validation.outcomes))
+    markers = {model: MARKERS[i % len(MARKERS)] for i, model in enumerate(models)}
+    figure = Figure(figsize=(12, 6.6), layout="constrained")
+    grid = figure.subplots(2, len(_PANELS), height_ratios=(3.6, 1.4))
+    for (above, below), (metric, title) in zip(grid.T, _PANELS.items(), strict=True):
+        above.set_title(title, loc="left", fontsize=11)
+        if found[metric]:
+            factor, unit = _unit([n.measured or 0.0 for n in found[metric]])
+            ends = _scatter_panel(above, found[metric], factor, colours, markers)
+            above.set_ylabel(f"predicted ({unit})")
+            _error_panel(below, found[metric], factor, ends, colours, markers)
+            below.set_xlabel(f"measured ({unit})")
+        else:
+            above.text(0.5, 0.5, "not measured", ha="center", transform=above.transAxes)
+            for axes in (above, below):
+                axes.set_axis_off()
+    handles = [
+        *[Line2D([], [], color=colour, marker="o", ls="", label=name) for name, colour in colours.items()],
+        *[Line2D([], [], color="#888888", marker=mark, ls="", label=name) for name, mark in markers.items()],
+    ]
+    widest_pt = max(len(str(handle.get_label())) for handle in handles) * _CHARACTER_PT + _HANDLE_PT
+    columns = max(1, min(len(handles), int(figure.get_figwidth() * 72 / widest_pt)))
+    figure.legend(handles=handles, loc="outside lower center", ncols=columns, frameon=False, fontsize=9)
+    return figure
 
 
 def _positive(outcomes: Sequence[CaseOutcome], metric: str) -> list[Compared]:
@@ -101,8 +101,9 @@ def _scatter_panel(
             axes.plot([max(end * factor, low) for end in n.span], [y, y], color=colour, lw=1.2, alpha=0.45)
         axes.plot([x], [y], marker=markers[n.case.model], color=colour, ms=6, mec=PAPER, mew=0.6, ls="")
     axes.set(xscale="log", yscale="log", xlim=(low, high), ylim=(low, high), box_aspect=1)
-    _log_axes(axes.xaxis, axes.yaxis, low=low, high=high)
-    _bare(axes)
+    log_axis(axes.xaxis, low, high)
+    log_axis(axes.yaxis, low, high)
+    bare(axes)
     return low, high
 
 
@@ -123,72 +124,45 @@ def _error_panel(
             color=colours[n.case.policy], ms=5, mec=PAPER, mew=0.5, ls="",
         )  # fmt: skip
     axes.set(xscale="log", xlim=ends, ylim=(-reach, reach), ylabel="error (%)")
-    _log_axes(axes.xaxis, low=ends[0], high=ends[1])
-    _bare(axes)
+    log_axis(axes.xaxis, *ends)
+    bare(axes)
 
 
-def _log_axes(*axes: Axis, low: float, high: float) -> None:
-    ticks = _log_ticks(low, high)
-    for axis in axes:
-        axis.set_ticks(ticks, [f"{tick:g}" for tick in ticks])
-        axis.set_ticks([], minor=True)
-
-
-def _bare(axes: Axes) -> None:
-    axes.grid(color=LINE, lw=0.6)
-    axes.set_axisbelow(True)
-    axes.spines[["top", "right"]].set_visible(False)
-
-
-def _log_ticks(low: float, high: float) -> list[float]:
-    """At most seven round numbers between the ends: 1, 2, 5 or tens only; in a narrow range finer ones."""
-    decades = range(int(np.floor(np.log10(low))), int(np.ceil(np.log10(high))) + 1)
-    ticks: list[float] = []
-    for steps in ((1,), (1, 3), (1, 2, 5), (1, 1.5, 2, 3, 4, 5, 7), tuple(np.arange(10, 100) / 10)):
-        finer = [float(step * 10.0**k) for k in decades for step in steps if low <= step * 10.0**k <= high]
-        if len(finer) > 7 and len(ticks) > 1:
-            break
-        ticks = finer[:: max(1, -(-len(finer) // 7))]
-        if len(ticks) >= 4:
-            break
-    return ticks
-
-
+@picture
 def op_errors(validation: Validation) -> Figure | None:
     """Error of the mean time of an op, a row a kind and a point a case; the bar is the median.
 
     Kinds are in the order of the time that they took. None when no op was measured.
     """
-    with styled():
-        from matplotlib.figure import Figure
-        from matplotlib.lines import Line2D
+    from matplotlib.figure import Figure
+    from matplotlib.lines import Line2D
 
-        by_kind: dict[str, list[Compared]] = {}
-        total_s: dict[str, float] = {}
-        for outcome in validation.outcomes:
-            for kind, number in compared_ops(outcome).items():
-                if number.error is not None and outcome.valid is not None:
-                    by_kind.setdefault(kind, []).append(number)
-                    total_s[kind] = total_s.get(kind, 0.0) + outcome.valid.ops[kind].total_s
-        if not by_kind:
-            return None
-        colours = colours_of(outcome.case.policy for outcome in validation.outcomes)
-        kinds = sorted(by_kind, key=lambda kind: -total_s[kind])
-        figure = Figure(figsize=(12, 1.7 + 0.46 * len(kinds)), layout="constrained")
-        axes = figure.subplots()
-        _strips(axes, [by_kind[kind] for kind in kinds], colours)
-        whole_s = sum(total_s.values())
-        names = [f"{kind.replace('_', ' ')} ({100 * total_s[kind] / whole_s:.1f} %)" for kind in kinds]
-        axes.set_yticks(range(len(kinds)), names)
-        axes.set_xlabel("error of the mean time of an op (%), predicted over measured")
-        policies = {n.case.policy for numbers in by_kind.values() for n in numbers}
-        handles = [
-            Line2D([], [], color=colour, marker="o", ls="", label=name)
-            for name, colour in colours.items() if name in policies
-        ]  # fmt: skip
-        handles.append(Line2D([], [], color=INK, marker="|", ms=12, mew=2.4, ls="", label="median"))
-        figure.legend(handles=handles, loc="outside lower center", ncols=len(handles), frameon=False, fontsize=9)
-        return figure
+    by_kind: dict[str, list[Compared]] = {}
+    total_s: dict[str, float] = {}
+    for outcome in validation.outcomes:
+        for kind, number in compared_ops(outcome).items():
+            if number.error is not None and outcome.valid is not None:
+                by_kind.setdefault(kind, []).append(number)
+                total_s[kind] = total_s.get(kind, 0.0) + outcome.valid.ops[kind].total_s
+    if not by_kind:
+        return None
+    colours = colours_of(outcome.case.policy for outcome in validation.outcomes)
+    kinds = sorted(by_kind, key=lambda kind: -total_s[kind])
+    figure = Figure(figsize=(12, 1.7 + 0.46 * len(kinds)), layout="constrained")
+    axes = figure.subplots()
+    _strips(axes, [by_kind[kind] for kind in kinds], colours)
+    whole_s = sum(total_s.values())
+    names = [f"{kind.replace('_', ' ')} ({100 * total_s[kind] / whole_s:.1f} %)" for kind in kinds]
+    axes.set_yticks(range(len(kinds)), names)
+    axes.set_xlabel("error of the mean time of an op (%), predicted over measured")
+    policies = {n.case.policy for numbers in by_kind.values() for n in numbers}
+    handles = [
+        Line2D([], [], color=colour, marker="o", ls="", label=name)
+        for name, colour in colours.items() if name in policies
+    ]  # fmt: skip
+    handles.append(Line2D([], [], color=INK, marker="|", ms=12, mew=2.4, ls="", label="median"))
+    figure.legend(handles=handles, loc="outside lower center", ncols=len(handles), frameon=False, fontsize=9)
+    return figure
 
 
 def _strips(axes: Axes, strips: Sequence[Sequence[Compared]], colours: Mapping[str, str]) -> None:
@@ -216,49 +190,48 @@ def _strips(axes: Axes, strips: Sequence[Sequence[Compared]], colours: Mapping[s
     axes.spines[["top", "right", "left"]].set_visible(False)
 
 
+@picture
 def naive_bars(summary: Mapping[str, Any]) -> Figure | None:
     """MAPE of `tpot_s` by policy: this prediction beside the naive baselines of a `summarise`.
 
     None when nothing was measured.
     """
-    with styled():
-        from matplotlib.figure import Figure
-        from matplotlib.patches import Patch
+    from matplotlib.figure import Figure
+    from matplotlib.patches import Patch
 
-        mine = summary["metrics"]["tpot_s"]
-        if mine["overall"]["mape"] is None:
-            return None
-        said = {"pregate (this prediction)": {"all": mine["overall"], **mine["by_policy"]}}
-        said |= {name: {"all": entry, **entry["by_policy"]} for name, entry in summary["naive"].items()}
-        places = [name for name, entry in next(iter(said.values())).items() if entry["mape"] is not None]
-        colours = [INK, *(NAIVE[i % len(NAIVE)] for i in range(len(said) - 1))]
-        height = 0.84 / len(said)
-        figure = Figure(figsize=(12, 1.4 + 0.19 * len(said) * len(places)), layout="constrained")
-        axes = figure.subplots()
-        for i, (entries, colour) in enumerate(zip(said.values(), colours, strict=True)):
-            rows = [(row, entries[place]["mape"]) for row, place in enumerate(places) if place in entries]
-            for row, mape in [(row, 100 * mape) for row, mape in rows if mape is not None]:
-                y = row + (i + 0.5) * height - 0.42
-                axes.barh(y, mape, height * 0.9, color=colour)
-                axes.annotate(f"{mape:.3g}", (mape, y), (4, 0), textcoords="offset points", va="center", fontsize=8)
-        axes.set_yticks(range(len(places)), places)
-        axes.set_ylim(len(places) - 0.45, -0.55)
-        axes.margins(x=0.06)
-        axes.set_xlim(left=0)
-        axes.tick_params(axis="y", length=0)
-        axes.set_xlabel("mean |error| of the time per output token (%)")
-        axes.grid(axis="x", color=LINE, lw=0.6)
-        axes.set_axisbelow(True)
-        axes.spines[["top", "right", "left"]].set_visible(False)
-        handles = [Patch(color=colour, label=name) for name, colour in zip(said, colours, strict=True)]
-        figure.legend(handles=handles, loc="outside lower center", ncols=len(handles), frameon=False, fontsize=9)
-        return figure
+    mine = summary["metrics"]["tpot_s"]
+    if mine["overall"]["mape"] is None:
+        return None
+    said = {"pregate (this prediction)": {"all": mine["overall"], **mine["by_policy"]}}
+    said |= {name: {"all": entry, **entry["by_policy"]} for name, entry in summary["naive"].items()}
+    places = [name for name, entry in next(iter(said.values())).items() if entry["mape"] is not None]
+    colours = [INK, *PALETTE[3 : 2 + len(said)]]
+    height = 0.84 / len(said)
+    figure = Figure(figsize=(12, 1.4 + 0.19 * len(said) * len(places)), layout="constrained")
+    axes = figure.subplots()
+    for i, (entries, colour) in enumerate(zip(said.values(), colours, strict=True)):
+        rows = [(row, entries[place]["mape"]) for row, place in enumerate(places) if place in entries]
+        for row, mape in [(row, 100 * mape) for row, mape in rows if mape is not None]:
+            y = row + (i + 0.5) * height - 0.42
+            axes.barh(y, mape, height * 0.9, color=colour)
+            axes.annotate(f"{mape:.3g}", (mape, y), (4, 0), textcoords="offset points", va="center", fontsize=8)
+    axes.set_yticks(range(len(places)), places)
+    axes.set_ylim(len(places) - 0.45, -0.55)
+    axes.margins(x=0.06)
+    axes.set_xlim(left=0)
+    axes.tick_params(axis="y", length=0)
+    axes.set_xlabel("mean |error| of the time per output token (%)")
+    axes.grid(axis="x", color=LINE, lw=0.6)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right", "left"]].set_visible(False)
+    handles = [Patch(color=colour, label=name) for name, colour in zip(said, colours, strict=True)]
+    figure.legend(handles=handles, loc="outside lower center", ncols=len(handles), frameon=False, fontsize=9)
+    return figure
 
 
-def timelines(outcome: CaseOutcome) -> Figure | None:
+def predicted_above_measured(outcome: CaseOutcome) -> Figure | None:
     """One decode step as predicted and, below it on the same time axis, as measured; None without both timelines."""
     run = outcome.valid
     if run is None or run.timeline is None or outcome.prediction.timeline is None:
         return None
-    with styled():
-        return gantt({"predicted": outcome.prediction.timeline, "measured": run.timeline})
+    return gantt({"predicted": outcome.prediction.timeline, "measured": run.timeline})

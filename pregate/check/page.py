@@ -14,8 +14,8 @@ from pregate.check import figures
 from pregate.check.compared import compared_metric
 from pregate.check.markup import STYLE, cell, number, picture, policy_cell, section, table, word_cell, yes_cell
 from pregate.check.outcome import COMPARED_METRICS, CaseOutcome, Validation
-from pregate.check.theme import colours_of
 from pregate.check.verdict import percent, verdict
+from pregate.draw.palette import colours_of
 from pregate.draw.render import si
 
 __all__ = ["page"]
@@ -236,7 +236,7 @@ def _timelines(validation: Validation) -> str:
     drawn = []
     for i, outcome in enumerate(validation.outcomes):
         caption = f"{outcome.case.name}: one decode step as predicted and, below, as measured, on one time axis."
-        drawn.append(picture(partial(figures.timelines, outcome), f"timeline{i}", caption))
+        drawn.append(picture(partial(figures.predicted_above_measured, outcome), f"timeline{i}", caption))
     return section("Both timelines", "", *drawn) if any(drawn) else ""
 
 

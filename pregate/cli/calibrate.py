@@ -78,7 +78,7 @@ def calibrate(
         partial.write_text(fit.to_yaml(), encoding="utf-8")
     if plot is not None:
         from pregate.draw.calibration_plot import fit_against_data
-        from pregate.draw.timelines import save_figure
+        from pregate.draw.style import save_figure
 
         save_figure(fit_against_data(measured, fit), plot)
     render.print_table(_table(fit))

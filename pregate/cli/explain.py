@@ -48,7 +48,7 @@ def explain(
             architecture, machine, workload, chosen, cache=cache, expert_tier=question.tier, metric=metric,
         )  # fmt: skip
         if tornado is not None:
-            from pregate.draw.timelines import tornado as draw
+            from pregate.draw.tornado_plot import tornado as draw
 
             update(f"drawing {tornado}")
             draw(explanation, tornado)

@@ -1,1 +1,85 @@
-"""Pictures and timelines: matplotlib figures and Perfetto files of what other rooms found."""
+"""Pictures and timelines: each picture takes a result and returns a matplotlib figure. `from pregate import draw`.
+
+| result | picture |
+|---|---|
+| `compare`, `simulate` | `bars`, `gantt` |
+| `explain` | `tornado` |
+| `crossovers` | `winners` |
+| `sweep` | `sweep_map`, `sweep_lines` |
+| `optimize` | `draw_front` |
+| a routing trace, `trace_statistics`, `residency` | `expert_heat`, `locality`, `residency_curves` |
+| `costs` | `cost_ranges` |
+| `calibrate` | `fit_against_data` |
+| `reproduce` | `published_against_predicted` |
+| `validate` | `predicted_against_measured`, `op_errors`, `naive_bars`, `predicted_above_measured` |
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pregate.check.figures import naive_bars, op_errors, predicted_above_measured, predicted_against_measured
+    from pregate.draw.accuracy_plot import published_against_predicted
+    from pregate.draw.calibration_plot import fit_against_data
+    from pregate.draw.comparison_plot import bars
+    from pregate.draw.cost_plot import cost_ranges
+    from pregate.draw.crossover_plot import winners
+    from pregate.draw.pareto_plot import draw_front
+    from pregate.draw.style import save_figure
+    from pregate.draw.sweep_plot import sweep_lines, sweep_map
+    from pregate.draw.timelines import gantt
+    from pregate.draw.tornado_plot import tornado
+    from pregate.draw.trace_plots import expert_heat, locality, residency_curves
+
+_HOMES = {
+    "bars": "pregate.draw.comparison_plot",
+    "cost_ranges": "pregate.draw.cost_plot",
+    "draw_front": "pregate.draw.pareto_plot",
+    "expert_heat": "pregate.draw.trace_plots",
+    "fit_against_data": "pregate.draw.calibration_plot",
+    "gantt": "pregate.draw.timelines",
+    "locality": "pregate.draw.trace_plots",
+    "naive_bars": "pregate.check.figures",
+    "op_errors": "pregate.check.figures",
+    "predicted_above_measured": "pregate.check.figures",
+    "predicted_against_measured": "pregate.check.figures",
+    "published_against_predicted": "pregate.draw.accuracy_plot",
+    "residency_curves": "pregate.draw.trace_plots",
+    "save_figure": "pregate.draw.style",
+    "sweep_lines": "pregate.draw.sweep_plot",
+    "sweep_map": "pregate.draw.sweep_plot",
+    "tornado": "pregate.draw.tornado_plot",
+    "winners": "pregate.draw.crossover_plot",
+}
+
+__all__ = [
+    "bars",
+    "cost_ranges",
+    "draw_front",
+    "expert_heat",
+    "fit_against_data",
+    "gantt",
+    "locality",
+    "naive_bars",
+    "op_errors",
+    "predicted_above_measured",
+    "predicted_against_measured",
+    "published_against_predicted",
+    "residency_curves",
+    "save_figure",
+    "sweep_lines",
+    "sweep_map",
+    "tornado",
+    "winners",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'pregate.draw' has no attribute {name!r}")
+    globals()[name] = value = getattr(import_module(_HOMES[name]), name)
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

@@ -12,22 +12,22 @@ from hwmodels.figures import figures_of
 from hwmodels.fit import Fit
 from hwmodels.platform import platform_of
 from offload.ops import KERNEL_KINDS, OpKind, Work
+from pregate.draw.palette import PALETTE
+from pregate.draw.style import log_axis, picture
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 __all__ = ["fit_against_data"]
 
-_PHASES = {"decode": ("o", "#0072b2"), "prefill": ("s", "#e69f00")}
+_PHASES = {"decode": ("o", PALETTE[0]), "prefill": ("s", PALETTE[3])}
 _BAND = 0.1
-
-_FEW_DECADES = 200.0
-"""Up to here an axis has ticks within its decades."""
 
 _ROOM = 1.3
 """Between the outermost points and the frame."""
 
 
+@picture
 def fit_against_data(measured: Measurements, fit: Fit) -> Figure:
     """A panel a kind of op, fitted against measured time of an op, and one of copies by size; a band of 10 %."""
     from matplotlib.figure import Figure
@@ -76,7 +76,7 @@ def _copies(axis: Any, samples: list[Sample], fitted_s: Callable[[Work], float])
     axis.set_title("copies to the device", fontsize=10)
     works = [Work(OpKind.FETCH, copy_bytes=int(sample.parameters["n_bytes"])) for sample in samples]
     x, y = [sample.mean_s * 1e3 for sample in samples], [fitted_s(work) * 1e3 for work in works]
-    axis.plot(x, y, "o", color="#0072b2", markersize=4, alpha=0.8)
+    axis.plot(x, y, "o", color=PALETTE[0], markersize=4, alpha=0.8)
     _identity(axis, [*x, *y])
     axis.set_xlabel("measured, ms")
     axis.set_ylabel("fitted, ms")
@@ -84,16 +84,11 @@ def _copies(axis: Any, samples: list[Sample], fitted_s: Callable[[Work], float])
 
 def _identity(axis: Any, times: list[float]) -> None:
     """The line on which fit and data agree, its band, and limits just around `times`, the same on both axes."""
-    from matplotlib.ticker import FormatStrFormatter, LogLocator, NullFormatter
-
     low, high = min(times) / _ROOM, max(times) * _ROOM
     axis.set_xscale("log")
     axis.set_yscale("log")
-    steps = (1.0, 2.0, 5.0) if high / low < _FEW_DECADES else (1.0,)
     for side in (axis.xaxis, axis.yaxis):
-        side.set_major_locator(LogLocator(subs=steps))
-        side.set_major_formatter(FormatStrFormatter("%g"))
-        side.set_minor_formatter(NullFormatter())
+        log_axis(side, low, high)
     axis.plot([low, high], [low, high], color="#888888", linewidth=0.8)
     axis.fill_between(
         [low, high], [low * (1 - _BAND), high * (1 - _BAND)], [low * (1 + _BAND), high * (1 + _BAND)],

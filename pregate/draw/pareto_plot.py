@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from pregate.draw.timelines import COLOURS, save_figure
+from pregate.draw.palette import styles_of
+from pregate.draw.style import SOFT, bare, log_axis, picture, save_figure
 from pregate.explore.optima.goals import shown, unit
 from pregate.explore.optima.optimum import Optimum, Row
 from traces.errors import InvalidInput
@@ -21,9 +22,9 @@ __all__ = ["draw_front"]
 
 _MAX_NUMBERED = 10
 _SCALES = {"s": (1e-3, "ms"), "B": (1e9, "GB"), "USD": (1.0, "US$"), "1/s": (1.0, "1/s")}
-_COLOURS = [COLOURS[name] for name in ("attention", "fetch", "expert FFN", "stage", "read-back", "gate", "head")]
 
 
+@picture
 def draw_front(optimum: Optimum, path: Path | None = None) -> Figure:
     """Feasible candidates small by policy, those that miss a constraint grey, the front joined and numbered.
 
@@ -77,10 +78,10 @@ def _draw_candidates(axes: Axes, optimum: Optimum, x: str, y: str) -> None:
     missed = optimum.candidates.fits & ~optimum.feasible & np.isfinite(across) & np.isfinite(up)
     if missed.any():
         axes.plot(across[missed], up[missed], "x", ms=3, mew=0.7, color="#BBBBBB", label="misses a constraint")
-    for i, policy in enumerate(optimum.candidates.policies):
+    for i, (policy, style) in enumerate(styles_of(optimum.candidates.policies).items()):
         mine = optimum.feasible & (optimum.candidates.i_policy == i)
         if mine.any():
-            axes.plot(across[mine], up[mine], ".", ms=5, alpha=0.6, color=_COLOURS[i % len(_COLOURS)], label=policy)
+            axes.plot(across[mine], up[mine], style.marker, ms=4, alpha=0.7, mew=0, color=style.colour, label=policy)
 
 
 def _draw_limits(axes: Axes, optimum: Optimum, x: str, y: str) -> None:
@@ -88,7 +89,7 @@ def _draw_limits(axes: Axes, optimum: Optimum, x: str, y: str) -> None:
     for constraint in optimum.goals.constraints:
         for field, draw in ((x, axes.axvline), (y, axes.axhline)):
             if constraint.field == field:
-                draw(constraint.limit / _scale(field)[0], color="#666666", lw=0.9, ls="--")
+                draw(constraint.limit / _scale(field)[0], color=SOFT, lw=0.9, ls="--")
 
 
 def _ordered(optimum: Optimum, x: str) -> tuple[list[Row], list[int]]:
@@ -99,8 +100,6 @@ def _ordered(optimum: Optimum, x: str) -> tuple[list[Row], list[int]]:
 
 def _style(axes: Axes, optimum: Optimum, x: str, y: str) -> None:
     """Labels; logarithmic where what is drawn spreads over a factor of eight."""
-    from matplotlib.ticker import LogLocator, NullLocator
-
     for side, field in (("x", x), ("y", y)):
         values = _scaled(optimum, field)[optimum.candidates.fits]
         values = values[np.isfinite(values)]
@@ -108,12 +107,10 @@ def _style(axes: Axes, optimum: Optimum, x: str, y: str) -> None:
         axes.set(**{f"{side}label": _label(field), f"{side}scale": "log" if log else "linear"})
         axis = axes.xaxis if side == "x" else axes.yaxis
         if log:
-            axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-            axis.set_minor_locator(NullLocator())
-        axis.set_major_formatter("{x:,g}")
-    axes.grid(color="#E4E4E4", lw=0.6)
-    axes.set_axisbelow(True)
-    axes.spines[["top", "right"]].set_visible(False)
+            log_axis(axis, *axis.get_view_interval())
+        else:
+            axis.set_major_formatter("{x:,g}")
+    bare(axes)
 
 
 def _number_points(figure: Figure, axes: Axes, at: NDArray[np.float64], *, up: bool) -> None:

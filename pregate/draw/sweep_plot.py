@@ -1,7 +1,12 @@
-"""Pictures of a sweep: lines by policy along one axis; over two, the best policy and its tokens/s with iso lines."""
+"""Pictures of a sweep: lines by policy along one axis; over two, the best policy and its tokens/s with iso lines.
+
+A sweep is an `xarray.Dataset` as `pregate.sweep` returns it; a part that was selected of one is drawn too.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -9,27 +14,37 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pregate.draw.timelines import COLOURS, save_figure
+from pregate.draw.iso_lines import draw_iso_lines, number_lines
+from pregate.draw.palette import SeriesStyle, styles_of
+from pregate.draw.style import bare, log_axis, picture, save_figure
 from pregate.explore.sweeps.summary import best_policy
-from traces.errors import InvalidFile, InvalidInput
+from traces.errors import InvalidFile, InvalidInput, unknown_name
 
 if TYPE_CHECKING:
     import xarray as xr
     from matplotlib.axes import Axes
+    from matplotlib.contour import QuadContourSet
     from matplotlib.figure import Figure
 
-__all__ = ["check_drawable", "draw_sweep", "sweep_heat", "sweep_lines"]
+__all__ = ["check_drawable", "draw_sweep", "sweep_lines", "sweep_map"]
 
 MAX_PICTURES = 24
 """Most pictures of one sweep: further axes are drawn a picture a value."""
 
-_COLOURS = [
-    COLOURS[name] for name in ("attention", "fetch", "expert FFN", "stage", "read-back", "gate", "head", "host")
-]
+MOST_COLUMNS = 6
+"""Most maps side by side."""
+
+MOST_MARKED = 40
+"""Most points of a line that are marked each."""
+
+_METRIC_SCALES = {"s": (1e-3, "ms"), "B": (1e9, "GB")}
+"""What a metric in SI is drawn in."""
+
 _SCALES = {"B/s": (1e9, "GB/s"), "B": (1e9, "GB"), "FLOP/s": (1e12, "TFLOP/s"), "s": (1e-6, "us"), "Hz": (1e9, "GHz")}
 """What an axis in SI is drawn in."""
 
 
+@picture
 def draw_sweep(dataset: xr.Dataset, folder: Path) -> list[Path]:
     """PNGs in `folder`, which is made when missing: the first two numeric axes, a picture for each value of the others.
 
@@ -46,7 +61,7 @@ def draw_sweep(dataset: xr.Dataset, folder: Path) -> list[Path]:
         part = dataset.sel(dict(zip(others, values, strict=True))).sortby(drawn)
         tag = "".join(f"-{name}={value:.6g}" if isinstance(value, float) else f"-{name}={value}"
                       for name, value in zip(others, values, strict=True)).replace("/", "_")  # fmt: skip
-        pictures = {"tokens": sweep_lines(part)} if len(drawn) == 1 else sweep_heat(part)
+        pictures = {"tokens": sweep_lines(part)} if len(drawn) == 1 else _maps(part, *drawn)
         for name, figure in pictures.items():
             figure.suptitle(_title(dataset, others, values), x=0.01, ha="left", fontsize=10)
             written.append(folder / f"{name}{tag}.png")
@@ -68,76 +83,198 @@ def check_drawable(dataset: xr.Dataset) -> None:
         )
 
 
+def _maps(dataset: xr.Dataset, x: str, y: str) -> dict[str, Figure]:
+    """Each as a picture of its own; one policy has only its tokens."""
+    best = {"best": _best_map(dataset, x, y, "tokens_per_s")} if dataset.sizes["policy"] > 1 else {}
+    return best | {"tokens": _value_map(dataset, x, y, "tokens_per_s")}
+
+
+@picture
 def sweep_lines(dataset: xr.Dataset, metric: str = "tokens_per_s") -> Figure:
     """`metric` of every policy along the one numeric axis of `dataset`; a line ends where its policy no longer fits."""
     from matplotlib.figure import Figure
 
-    name = _axes_of(dataset)[0][0]
-    at, label = _scaled(dataset, name)
-    figure = Figure(figsize=(7, 4.2), layout="constrained")
+    _check_metric(dataset, metric)
+    names, others = _axes_of(dataset)
+    if len(names) != 1 or others:
+        has = ", ".join([*names, *others]) or "none"
+        raise InvalidInput(f"lines are drawn along one numeric axis, this sweep has {has}")
+    part = dataset.sortby(names)
+    at, label = _scaled(part, names[0])
+    factor, said = _metric_scale(part, metric)
+    figure = Figure(figsize=(7.5, 4.4), layout="constrained")
     axes = figure.subplots()
-    for i, policy in enumerate(dataset["policy"].values.tolist()):
-        values = dataset[metric].isel(policy=i).values
-        axes.plot(at, values, "o-" if len(at) <= 40 else "-", ms=3, color=_COLOURS[i % len(_COLOURS)], label=policy)
+    for policy, style in styles_of(part["policy"].values.tolist()).items():
+        values = part[metric].sel(policy=policy).values / factor
+        marker = style.marker if len(at) <= MOST_MARKED else None
+        axes.plot(at, values, style.dash, marker=marker, ms=4, color=style.colour, label=policy)
     _scale_axis(axes, "x", at, label)
-    axes.set_ylabel(_label(metric))
+    axes.set_ylabel(said)
     axes.set_ylim(bottom=0)
-    axes.legend(frameon=False, fontsize=9)
-    axes.grid(color="#DDDDDD", lw=0.6)
-    axes.spines[["top", "right"]].set_visible(False)
+    bare(axes)
+    axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=5, frameon=False, fontsize=9)
     return figure
 
 
-def sweep_heat(dataset: xr.Dataset, metric: str = "tokens_per_s") -> dict[str, Figure]:
-    """Over the two numeric axes of `dataset`: which policy is the best, and its `metric` with iso lines.
+@picture
+def sweep_map(dataset: xr.Dataset, metric: str = "tokens_per_s") -> Figure:
+    """Over two numeric axes: which policy has the best `metric`, and below it that best with lines of equal value.
 
-    By name: "best" and "tokens" (one policy has only "tokens"). White: nothing fits.
+    The first numeric axis goes across, the second upwards, a third is a column a value (at most six). White: nothing
+    fits. Raises `InvalidInput` for fewer axes or more, `UnknownName` for a metric that the sweep does not have.
     """
-    x, y = _axes_of(dataset)[0]
-    table = dataset.transpose("policy", y, x)
-    best = best_policy(table, metric)
-    value = np.where(best >= 0, np.nan_to_num(table[metric].values, nan=-np.inf).max(axis=0), np.nan)
-    figures = {"best": _best_map(table, x, y, best)} if table.sizes["policy"] > 1 else {}
-    return figures | {"tokens": _value_map(table, x, y, value, metric)}
-
-
-def _best_map(table: xr.Dataset, x: str, y: str, best: NDArray[np.int64]) -> Figure:
-    from matplotlib.colors import ListedColormap
     from matplotlib.figure import Figure
-    from matplotlib.patches import Patch
 
+    _check_metric(dataset, metric)
+    (names, others), columns = _axes_of(dataset), [dataset]
+    if len(names) != 2 or len(others) > 1:
+        raise InvalidInput(
+            f"a map has two numeric axes and one more at most, this sweep {', '.join([*names, *others])}"
+        )
+    if others:
+        columns = [dataset.sel({others[0]: value}) for value in dataset[others[0]].values.tolist()]
+    if len(columns) > MOST_COLUMNS:
+        raise InvalidInput(f"{len(columns)} values of {others[0]} side by side, at most {MOST_COLUMNS}: select some")
+    maps = [_Map.of(part, names[0], names[1], metric) for part in columns]
+    figure = Figure(figsize=(2.4 + 3.4 * len(maps), 7.2), layout="constrained")
+    grid = figure.subplots(2, len(maps), sharex=True, sharey=True, squeeze=False)
+    styles = styles_of(dataset["policy"].values.tolist())
+    for axes, shown in zip(grid[0], maps, strict=True):
+        _draw_winners(axes, shown, styles)
+    picture_of = _draw_values(figure, list(grid[1]), maps, metric)
+    for i, part in enumerate(columns if others else []):
+        grid[0, i].set_title(f"{others[0]} {_value(part[others[0]].item())}", loc="left", fontsize=11)
+    for axes in grid[:, 0]:
+        axes.set_ylabel(maps[0].y_label)
+    for axes in grid[1]:
+        axes.set_xlabel(maps[0].x_label)
+    _legend(figure, styles, maps)
+    figure.suptitle(_title(dataset, [], ()), x=0.01, ha="left", fontsize=11)
+    _number(figure, picture_of)
+    return figure
+
+
+def _best_map(table: xr.Dataset, x: str, y: str, metric: str) -> Figure:
+    from matplotlib.figure import Figure
+
+    shown = _Map.of(table, x, y, metric)
     figure = Figure(figsize=(7, 4.6), layout="constrained")
     axes = figure.subplots()
-    policies = table["policy"].values.tolist()
-    colours = [_COLOURS[i % len(_COLOURS)] for i in range(len(policies))]
-    shown = np.ma.masked_less(best, 0)
-    at_x, at_y = _scaled(table, x), _scaled(table, y)
-    edges = (_edges(at_x[0]), _edges(at_y[0]))
-    axes.pcolormesh(*edges, shown, cmap=ListedColormap(colours), vmin=-0.5, vmax=len(policies) - 0.5)
-    _scale_axis(axes, "x", *at_x)
-    _scale_axis(axes, "y", *at_y)
-    handles = [Patch(facecolor=colours[i], label=policies[i]) for i in range(len(policies)) if np.any(best == i)]
-    figure.legend(handles=handles, loc="outside lower center", ncols=4, frameon=False, fontsize=9)
+    styles = styles_of(table["policy"].values.tolist())
+    _draw_winners(axes, shown, styles)
+    axes.set(xlabel=shown.x_label, ylabel=shown.y_label)
+    _legend(figure, styles, [shown])
     axes.set_title("best policy", loc="left", fontsize=11)
     return figure
 
 
-def _value_map(table: xr.Dataset, x: str, y: str, value: NDArray[np.float64], metric: str) -> Figure:
+def _value_map(table: xr.Dataset, x: str, y: str, metric: str) -> Figure:
     from matplotlib.figure import Figure
 
+    shown = _Map.of(table, x, y, metric)
     figure = Figure(figsize=(7, 4.6), layout="constrained")
     axes = figure.subplots()
-    at_x, at_y = _scaled(table, x), _scaled(table, y)
-    shown = np.ma.masked_invalid(value)
-    picture = axes.pcolormesh(_edges(at_x[0]), _edges(at_y[0]), shown, cmap="viridis")
-    if shown.count() and shown.max() > shown.min():
-        lines = axes.contour(at_x[0], at_y[0], shown, levels=6, colors="white", linewidths=0.9)
-        axes.clabel(lines, fontsize=8, fmt="%.3g")
-    _scale_axis(axes, "x", *at_x)
-    _scale_axis(axes, "y", *at_y)
-    figure.colorbar(picture, ax=axes, label=_label(metric))
+    lines = _draw_values(figure, [axes], [shown], metric)
+    axes.set(xlabel=shown.x_label, ylabel=shown.y_label)
     axes.set_title(f"{_label(metric)} of the best policy", loc="left", fontsize=11)
+    _number(figure, lines)
     return figure
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Map:
+    """Over `x` across and `y` upwards, in the units of their labels: the index of the best policy, and its metric."""
+
+    x: NDArray[np.float64]
+    y: NDArray[np.float64]
+    x_label: str
+    y_label: str
+    policies: tuple[str, ...]
+    best: NDArray[np.int64]
+    value: NDArray[np.float64]
+
+    @classmethod
+    def of(cls, dataset: xr.Dataset, x: str, y: str, metric: str) -> _Map:
+        table = dataset.sortby([x, y]).transpose("policy", y, x)
+        best = best_policy(table, metric)
+        values = table[metric].values / _metric_scale(table, metric)[0]
+        value = np.take_along_axis(values, np.maximum(best, 0)[np.newaxis], axis=0)[0]
+        at_x, at_y = _scaled(table, x), _scaled(table, y)
+        policies = tuple(table["policy"].values.tolist())
+        return cls(at_x[0], at_y[0], at_x[1], at_y[1], policies, best, np.where(best >= 0, value, np.nan))
+
+
+def _draw_winners(axes: Axes, shown: _Map, styles: Mapping[str, SeriesStyle]) -> None:
+    from matplotlib.colors import ListedColormap
+
+    edges = (_edges(shown.x), _edges(shown.y))
+    for i, policy in enumerate(shown.policies):
+        mine = np.ma.masked_where(shown.best != i, shown.best)
+        if mine.count():
+            axes.pcolormesh(*edges, mine, cmap=ListedColormap([styles[policy].colour]))
+            if styles[policy].hatch:
+                clear = ListedColormap([(0.0, 0.0, 0.0, 0.0)])
+                axes.pcolor(*edges, mine, cmap=clear, hatch=styles[policy].hatch, edgecolor="#ffffff80", lw=0)
+    _scale_axis(axes, "x", shown.x, "")
+    _scale_axis(axes, "y", shown.y, "")
+
+
+def _draw_values(
+    figure: Figure, panels: list[Axes], maps: list[_Map], metric: str
+) -> list[tuple[Axes, QuadContourSet]]:
+    """Draw the best value of each map on one scale; returns the lines of equal value, to be numbered."""
+    from matplotlib.colors import LogNorm, Normalize
+
+    finite = np.concatenate([shown.value[np.isfinite(shown.value)] for shown in maps])
+    low, high = (float(finite.min()), float(finite.max())) if finite.size else (0.0, 1.0)
+    log = low > 0 and high / low > 8
+    norm = LogNorm(low, high) if log else Normalize(low, high)
+    lines = []
+    for axes, shown in zip(panels, maps, strict=True):
+        mesh = axes.pcolormesh(
+            _edges(shown.x), _edges(shown.y), np.ma.masked_invalid(shown.value), cmap="cividis", norm=norm
+        )
+        found = draw_iso_lines(axes, shown.x, shown.y, shown.value, log=log)
+        if found is not None:
+            lines.append((axes, found))
+        _scale_axis(axes, "x", shown.x, "")
+        _scale_axis(axes, "y", shown.y, "")
+    bar = figure.colorbar(mesh, ax=panels, label=_label(metric))
+    if log:
+        log_axis(bar.ax.yaxis, low, high)
+    return lines
+
+
+def _number(figure: Figure, lines: list[tuple[Axes, QuadContourSet]]) -> None:
+    figure.draw_without_rendering()
+    for axes, found in lines:
+        number_lines(axes, found, [])
+
+
+def _legend(figure: Figure, styles: Mapping[str, SeriesStyle], maps: list[_Map]) -> None:
+    from matplotlib.patches import Patch
+
+    seen = [name for i, name in enumerate(styles) if any(np.any(shown.best == i) for shown in maps)]
+    handles = [
+        Patch(facecolor=styles[name].colour, hatch=styles[name].hatch, edgecolor="white", lw=0, label=name)
+        for name in seen
+    ]
+    figure.legend(handles=handles, loc="outside lower center", ncols=5, frameon=False, fontsize=9)
+
+
+def _check_metric(dataset: xr.Dataset, metric: str) -> None:
+    known = [str(name) for name, found in dataset.data_vars.items() if found.dtype.kind == "f"]
+    if metric not in known:
+        raise unknown_name("metric", metric, known)
+
+
+def _metric_scale(dataset: xr.Dataset, metric: str) -> tuple[float, str]:
+    """What a metric in SI is divided by to be read, and its label with that unit."""
+    return _METRIC_SCALES.get(str(dataset[metric].attrs.get("units", "")), (1.0, ""))[0], _label(metric)
+
+
+def _value(value: object) -> str:
+    return f"{value:.6g}" if isinstance(value, float) else str(value)
 
 
 def _axes_of(dataset: xr.Dataset) -> tuple[list[str], list[str]]:
@@ -156,15 +293,10 @@ def _scaled(dataset: xr.Dataset, name: str) -> tuple[NDArray[np.float64], str]:
 
 def _scale_axis(axes: Axes, side: Any, at: NDArray[np.float64], label: str) -> None:
     """Logarithmic where the values spread over a factor of four, more evenly in their logarithms."""
-    from matplotlib.ticker import LogLocator, NullLocator
-
     log = _is_log(at)
     axes.set(**{f"{side}label": label, f"{side}scale": "log" if log else "linear"})
     if log:
-        axis = getattr(axes, f"{side}axis")
-        axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-        axis.set_minor_locator(NullLocator())
-        axis.set_major_formatter("{x:g}")
+        log_axis(getattr(axes, f"{side}axis"), float(at.min()), float(at.max()), most=5)
 
 
 def _is_log(at: NDArray[np.float64]) -> bool:
@@ -191,7 +323,9 @@ def _unevenness(at: NDArray[np.float64]) -> float:
 
 
 def _label(metric: str) -> str:
-    return {"tokens_per_s": "tokens/s", "moe_layer_latency_s": "MoE layer (s)"}.get(metric, metric)
+    names = {"tokens_per_s": "tokens/s", "tpot_s": "time per output token (ms)", "ttft_s": "time to first token (ms)",
+             "moe_layer_latency_s": "MoE layer (ms)", "peak_hbm_bytes": "peak HBM (GB)"}  # fmt: skip
+    return names.get(metric) or metric + (" (ms)" if metric.endswith("_s") and not metric.endswith("per_s") else "")
 
 
 def _title(dataset: xr.Dataset, others: list[str], values: tuple[Any, ...]) -> str:

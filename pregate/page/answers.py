@@ -25,7 +25,7 @@ from pregate import __version__
 from pregate.api import synthesize
 from pregate.ask.capture import Captured, MachineMemory, capture_request, memory_of, request
 from pregate.ask.intervals import compiled, measured
-from pregate.check.theme import colours_of
+from pregate.draw.palette import colours_of
 from pregate.draw.timelines import LANE_NAMES
 from pregate.page.arrays import ArrayBlock
 from pregate.page.subject import AS_ROUTED, PageSubject, Stop, active_experts, link_stops, with_hbm

@@ -12,7 +12,7 @@ import pytest
 import pregate
 from hwmodels.figures import MEMORY_FIGURES
 from hwmodels.quantity import ReadOnly
-from pregate.draw.timelines import tornado
+from pregate.draw.tornado_plot import tornado
 from pregate.explore.explanation import Explanation, explain
 from simulator.explain.sensitivity import METRICS
 from tests.command_line import Run

@@ -4,13 +4,29 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
+from matplotlib.figure import Figure
 
 import pregate
 from offload.metrics import stall_intervals
+from pregate import draw
+from pregate.draw import expert_heat, gantt, locality, residency_curves
 from pregate.draw import timelines as plots
-from pregate.draw.timelines import expert_heat, gantt, locality, residency_curves
-from traces.errors import InvalidFile, InvalidInput
+from pregate.draw.palette import PALETTE
+from tests.drawn import (
+    DPI,
+    DRAWN,
+    PICTURES,
+    alike,
+    along_the_link,
+    difference,
+    drawn,
+    overlapping,
+    picture_bytes,
+    swept,
+)
+from traces.errors import InvalidFile, InvalidInput, UnknownName
 
 
 @pytest.fixture(scope="module")
@@ -66,3 +82,96 @@ def test_a_trace_is_drawn_with_its_axes_named() -> None:
     rows = pregate.residency(trace, ["lru", "belady"], [50, 100], expert_bytes=1 << 24)
     lines = residency_curves(rows).axes[0].get_lines()
     assert [line.get_label() for line in lines] == ["lru", "belady"]
+
+
+@pytest.mark.parametrize("name", sorted(DRAWN))
+def test_a_picture_is_as_it_was_and_no_text_touches_another(name: str) -> None:
+    figure = drawn(name)
+    assert overlapping(figure) == []
+    kept = PICTURES / f"{name}.png"
+    assert kept.is_file(), "look at the new picture, then keep it: python -m tests.drawn"
+    found = difference(picture_bytes(figure), kept.read_bytes())
+    assert alike(picture_bytes(figure), kept.read_bytes()), (
+        f"{name} changed by {found}: look, then python -m tests.drawn"
+    )
+
+
+def test_every_kept_picture_is_drawn() -> None:
+    assert {path.stem for path in PICTURES.glob("*.png")} == set(DRAWN)
+
+
+def a_line(colour: str = PALETTE[0], last: float = 2.0, title: str = "tokens/s", moved: float = 0.0) -> Figure:
+    figure = Figure(figsize=(5, 3))
+    axes = figure.add_axes((0.15 + moved, 0.2, 0.7, 0.65))
+    axes.plot([0, 1, 2], [0, 1, last], color=colour, lw=2)
+    axes.set_title(title)
+    return figure
+
+
+@pytest.mark.parametrize(
+    "changed", [a_line(PALETTE[1]), a_line(last=1.5), a_line(title=""), a_line(title="time per output token (ms)")]
+)
+def test_a_changed_picture_is_told_apart(changed: Figure) -> None:
+    assert not alike(picture_bytes(a_line()), picture_bytes(changed))
+
+
+def test_a_shift_of_half_a_pixel_is_no_change() -> None:
+    assert alike(picture_bytes(a_line()), picture_bytes(a_line(moved=0.5 / (5 * DPI))))
+
+
+def test_texts_that_touch_or_leave_the_picture_are_found() -> None:
+    figure = Figure(figsize=(4, 3))
+    axes = figure.subplots()
+    axes.text(0.5, 0.5, "one")
+    axes.text(0.52, 0.52, "other")
+    axes.text(0.9, 0.9, "a text that is much too long for this picture")
+    found = overlapping(figure)
+    assert ("one", "other") in found
+    assert ("a text that is much too long for this picture", "the edge") in found
+    assert len(found) == 2
+
+
+def test_a_map_numbers_its_lines_where_there_is_room() -> None:
+    figure = drawn("sweep-map")
+    numbers = [text.get_text() for axes in figure.axes for text in axes.texts]
+    assert len(numbers) >= 6
+    assert all(float(number) > 0 for number in numbers)
+
+
+def test_a_map_has_the_least_time_and_the_most_tokens() -> None:
+    part = swept().sel(batch=1)
+    for metric, best in (("tpot_s", "min"), ("tokens_per_s", "max")):
+        shown = draw.sweep_map(part, metric).axes[1].collections[0].get_array()
+        factor = 1e3 if metric == "tpot_s" else 1.0
+        expected = getattr(part[metric].transpose("policy", "hbm_bytes", "link.h2d_bytes_per_s"), best)("policy")
+        assert np.asarray(shown) == pytest.approx(expected.values * factor)
+
+
+def test_a_sweep_that_is_no_map_is_one_clear_line() -> None:
+    with pytest.raises(InvalidInput, match="two numeric axes and one more at most"):
+        draw.sweep_map(along_the_link())
+    with pytest.raises(InvalidInput, match="one numeric axis, this sweep has"):
+        draw.sweep_lines(swept())
+    with pytest.raises(UnknownName, match=r"did you mean .*'tpot_s'"):
+        draw.sweep_map(swept(), "tpot")
+
+
+def test_a_streamed_simulation_has_no_timeline_to_draw() -> None:
+    model = pregate.load_model("switch-base-8")
+    hw, trace = pregate.load_hardware("a100-sxm4-80gb"), pregate.synthesize(model, 8, 4)
+    with pytest.raises(InvalidInput, match="timeline=True"):
+        draw.gantt(pregate.simulate(model, hw, trace, timeline=False))
+
+
+def test_a_comparison_of_nothing_that_fits_is_not_drawn() -> None:
+    model = pregate.load_model("switch-base-64")
+    hw = pregate.load_hardware("a100-sxm4-80gb", overrides={"hbm_bytes": 1e9})
+    with pytest.raises(InvalidInput, match="nothing to draw: Nothing fits"):
+        draw.bars(pregate.compare(model, hw, pregate.synthesize(model, 4, 3), ["gpu_only"]))
+
+
+def test_every_picture_of_the_room_is_exported_and_drawn() -> None:
+    pictures = set(draw.__all__) - {"save_figure"}
+    assert all(callable(getattr(draw, name)) and getattr(draw, name).__doc__ for name in pictures)
+    source = (PICTURES.parent / "drawn.py").read_text()
+    assert [name for name in sorted(pictures) if f"draw.{name}(" not in source] == []

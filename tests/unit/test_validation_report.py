@@ -15,11 +15,12 @@ import pytest
 import pregate
 from offload.timeline import Timeline
 from pregate.check import report
-from pregate.check.figures import naive_bars, op_errors, predicted_against_measured, timelines
+from pregate.check.figures import naive_bars, op_errors, predicted_above_measured, predicted_against_measured
 from pregate.check.outcome import OpTime, Validation
 from pregate.check.report import FILES, gate, verdict, write_report
 from pregate.check.scores import rows, summarise_validation
-from pregate.check.theme import colours_of, inline_svg
+from pregate.check.theme import inline_svg
+from pregate.draw.palette import colours_of
 from tests.small_validations import ZERO, outcome, validation
 from traces.errors import InvalidFile, InvalidInput
 
@@ -331,12 +332,12 @@ def test_pictures_name_their_axes_with_units_and_draw_every_case() -> None:
 
 
 def test_both_timelines_stand_on_one_time_axis() -> None:
-    drawn = timelines(outcome("pregate", 1.0, (1.0,), timelines=(timeline(), timeline())))
+    drawn = predicted_above_measured(outcome("pregate", 1.0, (1.0,), timelines=(timeline(), timeline())))
     assert drawn is not None
     assert [axes.get_title(loc="left").split(":")[0] for axes in drawn.axes] == ["predicted", "measured"]
     assert drawn.axes[0].get_xlim() == drawn.axes[1].get_xlim()
-    assert timelines(outcome("pregate", 1.0, (1.0,), timelines=(timeline(), None))) is None
-    assert timelines(outcome("pregate", 1.0, None)) is None
+    assert predicted_above_measured(outcome("pregate", 1.0, (1.0,), timelines=(timeline(), None))) is None
+    assert predicted_above_measured(outcome("pregate", 1.0, None)) is None
 
 
 def test_nothing_measured_is_not_drawn() -> None:

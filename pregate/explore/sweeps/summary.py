@@ -14,8 +14,13 @@ __all__ = ["best_policy", "summarise"]
 
 
 def best_policy(dataset: xr.Dataset, metric: str = "tokens_per_s") -> NDArray[np.int64]:
-    """Index of the policy with the most `metric` at each point, (...) over the axes; -1 where none fits."""
-    values = np.nan_to_num(dataset[metric].transpose("policy", ...).values, nan=-np.inf)
+    """Index of the policy with the best `metric` at each point, (...) over the axes; -1 where none fits.
+
+    The most of a rate or a share of hits is the best, the least of a time and of bytes.
+    """
+    less = metric.endswith("_bytes") or (metric.endswith("_s") and not metric.endswith("per_s"))
+    found = dataset[metric].transpose("policy", ...).values
+    values = np.nan_to_num(-found if less else found, nan=-np.inf)
     best: NDArray[np.int64] = np.where(np.isneginf(values.max(axis=0)), -1, values.argmax(axis=0))
     return best
 

@@ -1,0 +1,73 @@
+"""Who wins along an axis, and where that changes: one strip, a stretch a winner."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from pregate.draw.palette import styles_of
+from pregate.draw.style import bare, log_axis, picture
+from pregate.explore.crossover import Crossovers, shown
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+__all__ = ["winners"]
+
+_UNITS = {"bytes_per_s": (1e9, "GB/s"), "bytes": (1e9, "GB"), "flop_per_s": (1e12, "TFLOP/s"), "s": (1e-6, "us")}
+_NOTHING = "nothing fits"
+_STEP_IN = 0.05
+"""Of the strip's length: two changes that lie closer are named on different lines."""
+
+
+@picture
+def winners(*found: Crossovers) -> Figure:
+    """A strip for each search along the same axis, its changes of winner named above it, in the axis's unit."""
+    from matplotlib.figure import Figure
+    from matplotlib.patches import Patch
+
+    factor, unit = next((_UNITS[end] for end in _UNITS if found[0].axis.endswith(f"_{end}")), (1.0, ""))
+    low, high = min(one.low for one in found) / factor, max(one.high for one in found) / factor
+    log = low > 0 and high / low >= 4
+    figure = Figure(figsize=(9, 1.3 + 0.8 * len(found)), layout="constrained")
+    axes = figure.subplots()
+    styles = styles_of(dict.fromkeys(name or _NOTHING for one in found for name in _names(one)))
+    for row, one in enumerate(found):
+        edges = [one.low, *(change.value for change in one), one.high]
+        for name, begin, end in zip(_names(one), edges[:-1], edges[1:], strict=True):
+            style = styles[name or _NOTHING]
+            axes.barh(
+                row, (end - begin) / factor, 0.5, begin / factor, color=style.colour, hatch=style.hatch,
+                edgecolor="white", lw=0,
+            )  # fmt: skip
+    axes.set(xlim=(low, high), ylim=(len(found) - 0.5, -0.75), xscale="log" if log else "linear")
+    if log:
+        log_axis(axes.xaxis, low, high)
+    _name_changes(axes, found, factor)
+    axes.set_xlabel(f"{found[0].axis} ({unit})" if unit else found[0].axis)
+    axes.set_yticks(range(len(found)), [f"best {one.metric}" for one in found])
+    axes.tick_params(axis="y", length=0)
+    bare(axes, "x")
+    axes.spines["left"].set_visible(False)
+    handles = [Patch(facecolor=s.colour, hatch=s.hatch, edgecolor="white", label=name) for name, s in styles.items()]
+    figure.legend(handles=handles, loc="outside lower center", ncols=5, frameon=False, fontsize=9)
+    return figure
+
+
+def _names(one: Crossovers) -> list[str | None]:
+    return [one.first, *(change.above for change in one)]
+
+
+def _name_changes(axes: object, found: tuple[Crossovers, ...], factor: float) -> None:
+    from matplotlib.axes import Axes
+
+    assert isinstance(axes, Axes)
+    to_share = axes.transAxes.inverted()
+    for row, one in enumerate(found):
+        last = -1.0
+        for change in one:
+            at = change.value / factor
+            share = float(to_share.transform(axes.transData.transform((at, row)))[0])
+            if share - last < _STEP_IN:
+                continue
+            axes.annotate(shown(at), (at, row - 0.27), ha="center", va="bottom", fontsize=8)
+            last = share
