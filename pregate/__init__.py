@@ -40,6 +40,8 @@ if TYPE_CHECKING:
     from pregate.explore.sweeps.sweep import SweepFailed, sweep
     from pregate.explore.sweeps.workloads import TraceRecipe
     from pregate.measured.reproduction import Reproduction, reproduce
+    from pregate.monitoring.alerts import Thresholds
+    from pregate.monitoring.report import MonitorReport, ServedDesign, monitor
     from pregate.named import load_hardware, load_model
     from pregate.page.writing import explore_page
     from runtime.microbench.session import measure
@@ -80,6 +82,7 @@ _HOMES = {
     "ModelArchitecture": "traces.model.architecture",
     "PopularityProfile": "traces.popularity",
     "Modes": "simulator.modes",
+    "MonitorReport": "pregate.monitoring.report",
     "LatencyPromise": "pregate.economics.serving",
     "Optimum": "pregate.explore.optima.optimum",
     "Platform": "hwmodels.platform",
@@ -91,8 +94,10 @@ _HOMES = {
     "Residency": "pregate.ask.replay",
     "RoutingTrace": "traces.routing",
     "RunResult": "pregate.check.running",
+    "ServedDesign": "pregate.monitoring.report",
     "SimulationResult": "pregate.ask.simulation",
     "SweepFailed": "pregate.explore.sweeps.sweep",
+    "Thresholds": "pregate.monitoring.alerts",
     "TraceRecipe": "pregate.explore.sweeps.workloads",
     "calibrate": "hwmodels.calibrate.calibration",
     "compare": "pregate.ask.comparison",
@@ -111,6 +116,7 @@ _HOMES = {
     "load_trace": "pregate.api",
     "lru_curve": "pregate.ask.replay",
     "measure": "runtime.microbench.session",
+    "monitor": "pregate.monitoring.report",
     "optimize": "pregate.explore.optima.optimize",
     "plan": "pregate.card.plan",
     "record": "runtime.recording.record",
@@ -147,6 +153,7 @@ __all__ = [
     "MissAction",
     "ModelArchitecture",
     "Modes",
+    "MonitorReport",
     "Optimum",
     "Platform",
     "Policy",
@@ -158,8 +165,10 @@ __all__ = [
     "Residency",
     "RoutingTrace",
     "RunResult",
+    "ServedDesign",
     "SimulationResult",
     "SweepFailed",
+    "Thresholds",
     "TraceRecipe",
     "calibrate",
     "compare",
@@ -178,6 +187,7 @@ __all__ = [
     "load_trace",
     "lru_curve",
     "measure",
+    "monitor",
     "optimize",
     "plan",
     "record",

@@ -90,6 +90,11 @@ COMMANDS: dict[str, Entry] = {
         "residency:residency",
         "Replay a trace through expert caches, without timing: hit rates and bytes read by budget and policy.",
     ),
+    "monitor": Entry(
+        "monitor:monitor",
+        "Watch a service after launch: skew, hits, stalls, cold experts, drift of routing, and what to do. Alerts exit "
+        "1.",
+    ),
     "record": Entry(
         "record:record",
         "Record which experts a Hugging Face model chooses while it generates: hooks on its routers, prefill and "

@@ -154,8 +154,8 @@ def _thresholds(asked: PocFile, chosen: DesignCost, now: DesignCost | None) -> t
         ),
         Threshold(
             "experts found resident", f"{served.hit_rate:.1%}", f"at least {max(served.hit_rate - 0.1, 0):.1%}",
-            "none of its own: routing has drifted, ask again with --trace",
-            "the engine's counters, or pregate residency TRACE",
+            "none of its own: where pregate monitor finds drift, ask again with --trace",
+            "the engine's counters, or pregate monitor TRACE --reference AT_LAUNCH",
         ),
     )  # fmt: skip
 
