@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterable
 from dataclasses import replace
 
 from offload.eviction import EVICTIONS, Belady, Eviction, Key, Static
-from offload.eviction_ranked import RANKED
 from offload.eviction_released import ReleasedLfu, ReleasedLifo
 from offload.miss_costs import MissCosts
 from offload.placement import placement_named
@@ -180,6 +179,8 @@ _CACHE_WORDS = {"per_layer": False, "pooled": False, "warm": False, "admit": Tru
 
 def eviction_names() -> tuple[str, ...]:
     """The evictions a cache can name."""
+    from offload.eviction_ranked import RANKED
+
     return (*EVICTIONS, *RANKED, "random", "belady", "static", *RELEASED)
 
 
