@@ -163,6 +163,8 @@ def parts_of(work: Work, figures: Figures) -> Parts:
             return Parts(work.n_copies * _issue_s(Work(OpKind.FETCH), figures))
         case OpKind.STEP:
             return Parts(constant("step_s"))
+        case OpKind.SORT:
+            return Parts(work.n_entries * figures.values.get("stack.sort_s", 0.0))
         case OpKind.HANDOVER:
             moved_s = work.copy_bytes / figures.link_bytes_per_s("d2h")
             return Parts(figures.copy_latency_s + constant("handover_s"), link_s=moved_s)
@@ -194,7 +196,7 @@ def _hbm_traffic_s(work: Work, figures: Figures) -> Number:
             moved: float = 2 * work.copy_bytes
         case OpKind.FETCH | OpKind.READBACK | OpKind.HANDOVER | OpKind.STREAM | OpKind.RETURN:
             moved = work.copy_bytes
-        case OpKind.WAIT | OpKind.STEP | OpKind.ISSUE | OpKind.DISK_READ | OpKind.CPU_EXPERT | OpKind.CPU_LAYER:
+        case _ if KINDS[work.kind].lane in (Lane.HOST, Lane.DISK, Lane.CPU):
             return 0.0
         case _:
             moved = work.weight_bytes + work.hbm_bytes

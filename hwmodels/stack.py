@@ -42,6 +42,7 @@ CONSTANTS: dict[str, str] = {
     "memory_share": "ratio",
     "tiled_gemm_s": "time",
     "kernel_clock_hz": "frequency",
+    "sort_s": "time",
     "gemm_floor_s": "time",
     "attention_floor_s": "time",
     "experts_floor_s": "time",
@@ -60,14 +61,15 @@ most, unpacking included; cpu_sockets: whose memory it reads at full rate, at mo
 waking its threads with the activations of a layer, and collecting their results. reserve_bytes: HBM taken by context,
 libraries and workspaces; memory_share: of HBM, what it uses at all. tiled_gemm_s: device time of a GEMM of two rows
 and more beyond that of one row, whose kernel only reads its weights, by matrix; kernel_clock_hz: the clock at which
-kernel_s and tiled_gemm_s are as said, being cycles of the accelerator; left out: seconds on any. The floors
+kernel_s and tiled_gemm_s are as said, being cycles of the accelerator; left out: seconds on any. sort_s: host time
+to look at one entry of a table of experts by token, where rows are sorted by expert on the host. The floors
 (`hwmodels.floors`): the least device time of a GEMM, of an attention kernel, and of a fused op of experts, of 16 bits a
 weight or fewer (narrow)."""
 
 FLOORS = ("gemm", "attention", "experts", "narrow_experts")
 """Kinds of kernel that a stack may state a floor for, in a section `floors` of its file."""
 
-OPTIONAL = ("memory_share", "tiled_gemm_s", "kernel_clock_hz", *(f"{kind}_floor_s" for kind in FLOORS))
+OPTIONAL = ("memory_share", "tiled_gemm_s", "kernel_clock_hz", "sort_s", *(f"{kind}_floor_s" for kind in FLOORS))
 """Constants that a stack may leave out: it uses all of HBM, and its kernels take their fixed time and roofline."""
 
 BACKEND_STACKS: dict[str, tuple[str, ...]] = {"cpu": ("threads",), "cuda": ("pytorch-eager", "streams")}

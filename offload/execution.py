@@ -10,11 +10,15 @@ from typing import Literal, get_args
 
 from traces.errors import InvalidInput, unknown_name
 
-__all__ = ["EXECUTIONS", "Execution", "Fusing"]
+__all__ = ["EXECUTIONS", "Execution", "Fusing", "StreamsFrom"]
 
 Fusing = Literal["each", "section", "layer"]
 """How experts of a block become ops: an op for `each`, as it is there; one fused op for a `section`, those of the layer
 that are in the same place; one fused op for the `layer`, with all others that are said to run so."""
+
+StreamsFrom = Literal["gate", "attention", "layer before"]
+"""When experts that the host holds start to be streamed: once the gate of their layer has run, beside the attention of
+their layer, or while the layer before computes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,12 +35,14 @@ class Execution:
     attention is not fused, so the scores of a forward pass are materialised. `n_host_buffers`, 1 or 2: pinned ones that
     storage is read into; with one, a read waits until the link has emptied it, with two it runs beside the copy before.
     `decompresses`: latent attention of a prompt makes keys and values of its context; else it is absorbed throughout.
+    `sorts_on_host`: before each matrix product of fused experts over more than one token the host waits for the ids and
+    puts the rows in the order of their experts.
     `workspace_tokens`: a pass holds the activations inside a layer of so many tokens at a time, 0 of all.
 
     Of what a placement puts on the host: `host_computes`: the issuing thread computes it, and issues nothing meanwhile;
     else threads of their own do. `micro_batch`: tokens of a prompt in one pass, 0 all. Experts of the host are streamed
     to the device where a pass has `stream_tokens` tokens at least (0: never), or with `stream_per_expert` as many for
-    each expert on average; `streams_ahead`: while the layer before computes, else when their gate has run.
+    each expert on average; `streams_from`: when.
     `micro_sequences`: sequences of a pass that a layer computes together, 0 all; what was fetched for the layer serves
     one such micro-batch after the other.
     """
@@ -57,10 +63,11 @@ class Execution:
     micro_batch: int = 0
     stream_tokens: int = 0
     stream_per_expert: bool = False
-    streams_ahead: bool = False
+    streams_from: StreamsFrom = "gate"
     decompresses: bool = False
     workspace_tokens: int = 0
     micro_sequences: int = 0
+    sorts_on_host: bool = False
 
     def __post_init__(self) -> None:
         for how in (self.resident, self.cached, self.arriving):
@@ -71,6 +78,8 @@ class Execution:
                 f"execution {self.name}: micro_batch, stream_tokens, workspace_tokens and micro_sequences are counts, "
                 f"0 or more"
             )
+        if self.streams_from not in get_args(StreamsFrom):
+            raise unknown_name("start of a stream", self.streams_from, get_args(StreamsFrom), f"execution {self.name}")
         if self.n_host_buffers not in (1, 2):
             raise InvalidInput(f"execution {self.name}: n_host_buffers = {self.n_host_buffers}: must be 1 or 2")
 
@@ -137,17 +146,22 @@ EXECUTIONS |= {
         # ik_llama.cpp streams a layer only where each of its experts gets 32 rows on average.
         replace(_FUSED, name="ik_llama", host_computes=True, micro_batch=512, stream_tokens=32, stream_per_expert=True),
         # Pipelined Sharding, a fork of llama.cpp (deepshnv/pipeshard-mlsys26-ae: src/llama-pipeline-executor.h,
-        # paper_results/repro_table4.sh): passes of 1,024 tokens, weights of the next layers copied while one computes.
+        # paper_results/repro_table4.sh): passes of 1,024 tokens. PipelineExecutor::compute queues the copies of the next
+        # split only, and only where that is streamed: attention stays (ATTN_PINNED_FFN_SHARDED), so the experts of a
+        # layer are copied beside its attention, and nothing beside its experts.
+        # It is llama.cpp b6097 of August 2025, where ggml_cuda_mul_mat_q fetched the ids and sorted on the host for each
+        # of up, gate and down; llama.cpp pull request 15525 moved that to the device three weeks later.
         replace(
             _FUSED,
             name="pipelined_sharding",
             host_computes=True,
             micro_batch=1024,
             stream_tokens=32,
-            streams_ahead=True,
+            streams_from="attention",
+            sorts_on_host=True,
         ),
         # KTransformers: experts on threads of their own beside the shared experts, submitted from within a CUDA graph;
         # layers that it streams for a prompt (stream=TOKENS) arrive while the layer before computes.
-        replace(_FUSED, name="ktransformers", micro_batch=8192, streams_ahead=True),
+        replace(_FUSED, name="ktransformers", micro_batch=8192, streams_from="layer before"),
     )
 }

@@ -49,6 +49,7 @@ class HostSide:
         self._is_here = False  # whether activations are on the host
         self._arrived: int = -1  # the copy that brought them
         self._last = -1  # the last op of the host's processor
+        self._before = -1  # the last op on the accelerator before this layer
         self._streamed: dict[int, int] = {}  # layer of this pass -> the copy of its weights
         self._readers: dict[str, list[int]] = {}  # what is streamed -> by buffer, the op that read it last
         self._in_use: dict[int, list[str]] = {}  # layer -> what of it has a buffer
@@ -78,6 +79,7 @@ class HostSide:
 
         `last_op`: the last op of this pass on the accelerator, -1 none.
         """
+        self._before = last_op
         on_host = layer in self.placed.host_layers
         if on_host != self._is_here:
             if on_host:
@@ -137,7 +139,7 @@ class HostSide:
     def stream_experts(self, n_experts: int, layer: int, gate: int) -> None:
         """Experts of the host through a buffer, for a prompt; the next op of the compute stream waits for them."""
         loop = self._loop
-        after = () if loop.execution.streams_ahead else (gate,)
+        after = {"gate": (gate,), "attention": (self._before,), "layer before": ()}[loop.execution.streams_from]
         self.waits.append(self._stream("experts", n_experts * loop.model.expert_bytes, layer, after))
 
     def attend(self, what: Work, layer: int, projected: int) -> None:

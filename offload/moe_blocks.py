@@ -75,6 +75,7 @@ class DecodingPass(Protocol):
     phase: Phase
     n_tokens: int
     new_request: bool
+    last_op: int
 
     def compute(
         self, what: Work, layer: int, after: Sequence[int] = (), hbm_released: int = 0, expert: int = -1
@@ -445,7 +446,16 @@ class Blocks:
         if loop.micro is not None:
             return loop.micro.fused(self.block, experts, shared, layer, after, freed)
         n_shared = loop.n_tokens if shared else 0
+        if loop.execution.sorts_on_host and tokens and loop.n_tokens > 1:
+            self._sort(layer)
         return loop.compute(loop.works.grouped(n_shared, tokens), layer, after, freed)
+
+    def _sort(self, layer: int) -> None:
+        """The host waits for the ids and sorts the rows by expert, anew for each matrix of the experts."""
+        loop = self.loop
+        for _ in range(loop.model.n_expert_matrices):
+            self._read_back(loop.last_op, layer)
+            loop.host(loop.works.sort(loop.n_tokens), (), layer)
 
     def _how(self, ready: dict[int, int] | None) -> str:
         """How the experts of a block would run of which the device has none."""

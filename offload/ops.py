@@ -80,6 +80,8 @@ class OpKind(IntEnum):
     """Activations, host memory to HBM: what the host has computed."""
     CPU_LAYER = 17
     """Attention, gate, dense FFN, shared experts or head computed by the host."""
+    SORT = 18
+    """Host work: the rows of a pass put in the order of their experts, by an engine that does so on the host."""
 
 
 TimeClass = Literal["kernel", "h2d", "disk", "cpu", "host", "sync"]
@@ -124,6 +126,7 @@ KINDS: Mapping[OpKind, KindRow] = MappingProxyType(
         OpKind.STREAM: KindRow(Lane.H2D, "h2d", "stream", "#7A3E10", moves_weights=True),
         OpKind.RETURN: KindRow(Lane.H2D, "sync", "hand-over", "#E19BC8"),
         OpKind.CPU_LAYER: KindRow(Lane.CPU, "cpu", "layer on the CPU", "#9669F0"),
+        OpKind.SORT: KindRow(Lane.HOST, "host", "host", "#999999"),
     }
 )
 """The kinds of op, a row each, in the order of `OpKind`; colours differ in lightness within a lane."""
@@ -190,6 +193,7 @@ class Work(NamedTuple):
     expert weights, all of the HBM that fetched experts go round in, so that few slots may stay in a cache; 0 for
     weights that stay where they are.
     `n_copies`: copies that an op makes one after the other, `copy_bytes` being of all (`offload.runs`).
+    `n_entries`: of a table of experts by token, those that the host looks at.
     `attending`: the shape of an attention, whose context is in `flop` and `hbm_bytes`; `fused`: experts in one op.
     """
 
@@ -203,6 +207,7 @@ class Work(NamedTuple):
     slots_bytes: int = 0
     flop_compute: str = ""
     n_copies: int = 1
+    n_entries: int = 0
     attending: Attending | None = None
     fused: FusedExperts | None = None
 

@@ -35,6 +35,7 @@ __all__ = [
     "readback_work",
     "return_work",
     "self_attention_work",
+    "sort_work",
     "stream_work",
 ]
 
@@ -256,6 +257,11 @@ def expert_copy_work(model: ModelArchitecture, kind: OpKind) -> Work:
 def readback_work(n_ids: int) -> Work:
     """The selected expert ids of one block, device to host."""
     return Work(OpKind.READBACK, copy_bytes=n_ids * _IDS_BYTES)
+
+
+def sort_work(model: ModelArchitecture, n_tokens: int) -> Work:
+    """The rows of `n_tokens` found by expert: all that each token chose is looked at once for every expert."""
+    return Work(OpKind.SORT, n_entries=model.n_experts * n_tokens * model.top_k)
 
 
 def handover_work(model: ModelArchitecture, n_tokens: int) -> Work:

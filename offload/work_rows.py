@@ -76,6 +76,10 @@ class Works:
         """The ids that `n_tokens` have selected."""
         return self._once(("ids", n_tokens), lambda: work.readback_work(n_tokens * self._model.top_k))
 
+    def sort(self, n_tokens: int) -> Work:
+        """The rows of `n_tokens` sorted by expert on the host."""
+        return self._once(("sort", n_tokens), lambda: work.sort_work(self._model, n_tokens))
+
     def dense(self, stack: LayerStack, n_tokens: int) -> Work:
         """The FFN of a layer without experts."""
         return self._once(("dense", stack, n_tokens), lambda: work.dense_ffn_work(self._model, stack, n_tokens))

@@ -183,6 +183,8 @@ class _Builder:
             raise InvalidInput(
                 f"op {op} {what}: the runtime executes placements of experts only (experts=cpu), simulate it instead"
             )
+        if kind is OpKind.SORT:
+            raise InvalidInput(f"op {op} sorts rows by expert on the host: the runtime sorts on the device, {_WAY_OUT}")
         if kind is OpKind.STAGE:
             raise InvalidInput(
                 f"op {op} copies an expert within HBM: the runtime reads experts where they land, {_WAY_OUT}"

@@ -57,7 +57,7 @@ _PART_CELLS = 1 << 21
 
 def is_compilable(policy: Policy, execution: Execution, cache: ResidentSet | None) -> bool:
     """Whether policy, cache and what shares an op of experts are values that the kernel knows."""
-    if cache is not None and execution.fuses_across:
+    if execution.sorts_on_host or (cache is not None and execution.fuses_across):
         return False
     known = policy.prefetch in (no_prefetch, whole_next_block) or isinstance(policy.prefetch, SelectedAhead)
     if isinstance(policy.prefetch, SelectedAhead) and policy.prefetch.lookahead != policy.lookahead:

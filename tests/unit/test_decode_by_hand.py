@@ -516,3 +516,18 @@ def test_a_prompt_without_weights_of_its_gates_passes_in_micro_batches_too() -> 
     one_by_one = dataclasses.replace(EXECUTIONS["streams"], name="one by one", micro_batch=1)
     decoded = decode(DECODER, [PROMPT], policy_named("gpu_only"), one_by_one, n_buffers=8)
     assert len(asked(decoded, OpKind.GATE, 0)) == 2 * 3
+
+
+def test_an_engine_that_sorts_rows_by_expert_does_so_for_each_matrix_of_several_tokens() -> None:
+    fused = dataclasses.replace(EXECUTIONS["vllm"], name="sorts", sorts_on_host=True, micro_batch=0)
+    decoded = decode(DECODER, [PROMPT, NEXT], policy_named("gpu_only"), fused, n_buffers=8)
+    n_matrices = DECODER.n_expert_matrices
+    first = ops(decoded, 0)
+    gate = first.index("gate 1")
+    assert first[gate + 1 : gate + 5] == [
+        f"readback 1 after {gate}", f"wait 1 after {gate + 1}", "sort 1", f"readback 1 after {gate}",
+    ]  # fmt: skip
+    assert first[gate + 1 + 3 * n_matrices] == "experts 1"
+    entries = DECODER.n_experts * 2 * DECODER.top_k
+    assert asked(decoded, OpKind.SORT, 0) == [Work(OpKind.SORT, n_entries=entries)] * n_matrices * 3
+    assert not asked(decoded, OpKind.SORT, 1), "one token's rows are in order"

@@ -42,8 +42,8 @@ def held(kind: str, **overrides: float | str) -> Platform:
 
 @pytest.mark.parametrize("stack", stack_names())
 def test_every_stack_says_how_it_holds_weights(stack: str) -> None:
-    mapped = ("llama-cpp", "ik-llama")
-    assert load_stack(stack).host_memory == ("mapped" if stack in mapped else "pinned")
+    pageable = ("llama-cpp", "ik-llama")  # a mapped file whose pages are there
+    assert load_stack(stack).host_memory == ("pageable" if stack in pageable else "pinned")
 
 
 def test_pinned_weights_are_copied_at_the_claim_as_ever() -> None:

@@ -194,15 +194,26 @@ def test_streamed_keys_and_values_go_round_two_buffers() -> None:
 
 
 def test_an_engine_that_streams_ahead_does_not_wait_for_the_gate() -> None:
-    gates = {}
-    for execution in ("llama_cpp", "ktransformers"):
+    gates, experts = {}, {}
+    for execution in ("llama_cpp", "ktransformers", "pipelined_sharding"):
         schedule = written("experts=cpu@stream=12", execution).schedule
         kinds = [
             schedule.kind[op] for copy in np.flatnonzero(schedule.kind == OpKind.STREAM) for op in schedule.deps(copy)
         ]
-        gates[execution] = kinds.count(OpKind.GATE)
-    assert gates["llama_cpp"] == MODEL.n_moe_layers
-    assert gates["ktransformers"] == 0
+        gates[execution], experts[execution] = kinds.count(OpKind.GATE), kinds.count(OpKind.EXPERTS)
+    assert gates == {"llama_cpp": MODEL.n_moe_layers, "ktransformers": 0, "pipelined_sharding": 0}
+    assert experts["ktransformers"] == MODEL.n_moe_layers - 2, "the buffer of the layer before the last"
+    assert experts["pipelined_sharding"] > experts["ktransformers"], "copies beside experts are not made"
+
+
+def test_experts_that_stream_beside_the_attention_of_their_layer_wait_for_the_layer_before() -> None:
+    schedule = written("experts=cpu@stream=12", "pipelined_sharding").schedule
+    for copy in np.flatnonzero(schedule.kind == OpKind.STREAM).tolist():
+        layer, step = schedule.layer[copy], schedule.step[copy]
+        before = np.flatnonzero(
+            (schedule.lane == Lane.COMPUTE) & (schedule.step == step) & (schedule.layer == layer - 1)
+        )
+        assert layer == 0 or before[-1] in schedule.deps(copy).tolist()
 
 
 def test_layers_weigh_what_the_model_weighs_outside_tables_and_experts() -> None:
