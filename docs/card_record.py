@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from pregate.card.record import RECORD
-from pregate.measured.table import FIELD_TABLE, read_table
+from pregate.measured.table import read_field
 
 RESULTS = Path(__file__).resolve().parents[1] / "results" / "field.json"
 PHASES = {"decode_tokens_per_s": "decode", "tpot": "decode", "prefill_tokens_per_s": "prefill", "ttft": "prefill"}
@@ -25,7 +25,7 @@ Errors = list[tuple[float, str]]
 
 def made() -> str:
     """The file, from the scored rows that nothing was fitted on."""
-    stacks = {row.name: row.stack for row in read_table(FIELD_TABLE)}
+    stacks = {row.name: row.stack for row in read_field()}
     found: dict[tuple[str, str], Errors] = defaultdict(list)
     for row in json.loads(RESULTS.read_text())["rows"]:
         phase, predicted = PHASES.get(row["metric"]), row["predicted"]

@@ -37,6 +37,7 @@ from simulator.explain.sensitivity import metric_weights
 
 __all__ = [
     "N_DRAWS",
+    "UNCERTAIN",
     "Interval",
     "compiled",
     "drawn_constants",
@@ -60,7 +61,7 @@ _SCATTER = 1 / 25
 _CUT = 0.01
 """How much of a metric may be lost where critical paths are cut between the parts of a stream."""
 
-_UNCERTAIN = ("moe_layer_latency_s", "tokens_per_s")
+UNCERTAIN = ("moe_layer_latency_s", "tokens_per_s")
 """The metrics of a result that carry an interval."""
 
 
@@ -70,7 +71,7 @@ def intervals(
     rng: np.random.Generator,
     n_draws: int = N_DRAWS,
     *,
-    metrics: Sequence[str] = _UNCERTAIN,
+    metrics: Sequence[str] = UNCERTAIN,
     explained: ExplainedRun | None = None,
 ) -> dict[str, Interval | None]:
     """The interval of each of `metrics` (`simulator.explain.sensitivity.METRICS`) on `hw`; None without a fit, or of 0.
@@ -89,7 +90,7 @@ def figure_intervals(
     n_draws: int = N_DRAWS,
     *,
     exact: Collection[str] = (),
-    metrics: Sequence[str] = _UNCERTAIN,
+    metrics: Sequence[str] = UNCERTAIN,
     explained: ExplainedRun | None = None,
 ) -> dict[str, Interval | None]:
     """As `intervals`, on a machine that differs from `hw` in the numbers `exact` (dotted keys), which `figures` has."""
@@ -167,7 +168,7 @@ def full_intervals(
     rng: np.random.Generator,
     n_draws: int = N_DRAWS,
     *,
-    metrics: Sequence[str] = _UNCERTAIN,
+    metrics: Sequence[str] = UNCERTAIN,
 ) -> dict[str, Interval | None]:
     """As `intervals`, every draw run whole: a bottleneck that moves from one lane to another is in it."""
     if hw.fit is None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -19,10 +18,11 @@ from offload.policy import Cache, Policy
 from offload.schedule import Schedule
 from offload.timeline import Timeline
 from pregate.ask.capture import Captured, capture_request, metrics_of, request
-from pregate.ask.intervals import Interval, intervals
+from pregate.ask.claimed_intervals import claimed_intervals
+from pregate.ask.intervals import UNCERTAIN, Interval, intervals
 from pregate.ask.shown import fields_of, html_table, one_line
 from simulator.explain.bounds import Bounds, lower_bounds
-from simulator.explain.critical_path import walk
+from simulator.explain.critical_path import ExplainedRun, walk
 from simulator.modes import FIFO, Modes
 from traces.errors import InvalidInput, PregateError, unknown_name
 from traces.model.architecture import ModelArchitecture
@@ -52,8 +52,9 @@ class Disagreement(PregateError):
 class SimulationResult(metrics.Metrics):
     """What a policy would do to one workload on one platform; definitions in `offload.metrics`.
 
-    Latencies in seconds, sizes in bytes, rates as fractions; `..._ci95` is the 95 % interval from the fit's covariance,
-    None without a fit (`pregate.ask.intervals`). `bound_s`: no interpreter of this schedule is faster; `binding`: what
+    Latencies in seconds, sizes in bytes, rates as fractions; `..._ci95` is the 95 % interval: from the fit's covariance
+    (`pregate.ask.intervals`), or without a fit from how far claims were off elsewhere
+    (`pregate.ask.claimed_intervals`), None of a stream without a fit. `bound_s`: no interpreter of this schedule is faster; `binding`: what
     that bound comes from. `calibration`: whether the prediction interpolates a fit ("fitted"), extrapolates one, or
     rests on claims; `beyond_fit`: what of it the fit has not seen, "" nothing; `fitted_share`: of the kernels' time, at
     shapes and in formats that the fit was measured on, 0 without one. `asked_machine`: what the policy was told of its
@@ -190,10 +191,17 @@ def interpret(
     timeline = explained.timeline if explained else _timeline(schedule, costs, hw, engine, modes)
     if check:
         _check_definition(timeline, _timeline(schedule, costs, hw, "des", modes))
-    known = with_intervals and modes.is_fifo and not unfitted_device(schedule.works, hw)
-    fitted = hw if known else dataclasses.replace(hw, fit=None)
-    found = intervals(captured, fitted, np.random.default_rng(0), explained=explained)
+    found: Mapping[str, Interval | None] = dict.fromkeys(UNCERTAIN)
+    if with_intervals and modes.is_fifo:
+        found = _intervals(captured, hw, explained)
     return _result(captured, hw, timeline, lower_bounds(schedule, costs, modes), found)
+
+
+def _intervals(captured: Captured, hw: Platform, explained: ExplainedRun | None) -> Mapping[str, Interval | None]:
+    """From the fit, where it knows every device that the schedule asks; else from how far claims scatter."""
+    if hw.fit is not None and not unfitted_device(captured.decoded.schedule.works, hw):
+        return intervals(captured, hw, np.random.default_rng(0), explained=explained)
+    return claimed_intervals(captured, hw, figures_of(hw), UNCERTAIN, explained)
 
 
 def _timeline(schedule: Schedule, costs: Costs, hw: Platform, engine: str, modes: Modes) -> Timeline:

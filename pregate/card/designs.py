@@ -9,6 +9,7 @@ from hwmodels.platform import Platform
 from hwmodels.quantity import ReadOnly
 from offload.memory import CapacityExceeded
 from offload.policies import policy_named
+from offload.policy import Policy
 from pregate.ask.capture import Request, request
 from pregate.card.job import Workpiece
 from traces.errors import InvalidInput
@@ -141,11 +142,19 @@ def _settled(model: ModelArchitecture, hw: Platform, work: Workpiece, form: str,
 
 
 def _granted(model: ModelArchitecture, hw: Platform, work: Workpiece, name: str) -> Planned:
-    policy = policy_named(name).placed(work.popularity)
+    prompt, tokens = granted(model, hw, work, policy_named(name))
+    return Planned(EngineDesign(name, hw.stack.name), hw, prompt, tokens)
+
+
+def granted(model: ModelArchitecture, hw: Platform, work: Workpiece, policy: Policy) -> tuple[Request, Request]:
+    """The requests for the prompt and for the tokens of a job, with the memory that the whole takes.
+
+    Raises `CapacityExceeded` where that is not there.
+    """
+    policy = policy.placed(work.popularity)
     prompt = request(model, hw, work.prompt, policy, workload=work.workload)
     same = work.tokens is work.prompt
-    tokens = prompt if same else request(model, hw, work.tokens, policy, workload=work.workload)
-    return Planned(EngineDesign(name, hw.stack.name), hw, prompt, tokens)
+    return prompt, prompt if same else request(model, hw, work.tokens, policy, workload=work.workload)
 
 
 def all_planned(

@@ -13,16 +13,14 @@ import numpy as np
 
 from offload.footprint import Workload, measure_workload
 from pregate.api import synthesize
+from pregate.ask.decode_middle import middle_of_decode
 from traces.errors import InvalidInput
 from traces.model.architecture import ModelArchitecture
 from traces.phase import Phase
 from traces.popularity import PopularityProfile, popularity_of
 from traces.routing import RoutingTrace
 
-__all__ = ["DECODED", "MAX_TOKENS", "RequestLoad", "Workpiece", "recorded_job", "workpiece"]
-
-DECODED = 32
-"""Tokens simulated of a longer decode, in its middle."""
+__all__ = ["MAX_TOKENS", "RequestLoad", "Workpiece", "recorded_job", "workpiece"]
 
 _COUNTED = 256
 """Tokens whose experts are counted at least."""
@@ -85,13 +83,7 @@ def workpiece(
 ) -> Workpiece:
     """The traces of a job, made up (`pregate.synthesize`)."""
     prompt = synthesize(model, job.input_tokens, 2, job.batch, seed, popularity=popularity)
-    n = min(job.output_tokens, DECODED)
-    if model.is_encoder_decoder:
-        tokens = synthesize(model, job.input_tokens, n, job.batch, seed, popularity=popularity)
-    else:
-        tokens = synthesize(model, 1, n, job.batch, seed, popularity=popularity)
-        before = job.input_tokens - 1 + (job.output_tokens - n) // 2
-        tokens = dataclasses.replace(tokens, position=tokens.position + np.int32(before))
+    tokens = middle_of_decode(model, job.input_tokens, job.output_tokens, job.batch, seed, popularity)
     longest = job.output_tokens + (0 if model.is_encoder_decoder else job.input_tokens)
     both = _largest(measure_workload(model, prompt.steps()), measure_workload(model, tokens.steps()))
     whole = dataclasses.replace(both, n_cached_tokens=job.batch * longest, n_context=max(longest, both.n_context))

@@ -129,13 +129,28 @@ def _interval_columns(row: dict[str, Any]) -> dict[str, Any]:
     return flat
 
 
+_COMPARED = ("MoE layer", "tokens/s", "95 %", "vs best", "TTFT", "TPOT", "peak HBM", "link bytes", "hits", "stalled")
+"""What a comparison shows of a policy; 95 %: the interval of tokens/s."""
+
+
 def comparison_table(comparison: Comparison, title: str, with_batch: bool = False) -> Table:
     """One row a policy: what does not fit is shown with what it would need; `with_batch`: each its own."""
     table = new_table(title)
     table.add_column("policy", no_wrap=True)
     if with_batch:
         table.add_column("batch", justify="right")
-    for column in ("MoE layer", "tokens/s", "vs best", "TTFT", "TPOT", "peak HBM", "link bytes", "hits", "stalled"):
+    for column in (
+        "MoE layer",
+        "tokens/s",
+        "95 %",
+        "vs best",
+        "TTFT",
+        "TPOT",
+        "peak HBM",
+        "link bytes",
+        "hits",
+        "stalled",
+    ):
         table.add_column(column, justify="right")
     results = {result.policy: result for result in comparison}
     unfit = {row.policy: row for row in comparison.unfit}
@@ -150,7 +165,7 @@ def comparison_table(comparison: Comparison, title: str, with_batch: bool = Fals
                 name,
                 *(["-"] if with_batch else ()),
                 "does not fit",
-                *["-"] * 4,
+                *["-"] * 5,
                 f"needs {needed}",
                 *["-"] * 3,
                 style="dim",
@@ -163,6 +178,7 @@ def _cells(result: SimulationResult, ratio: float) -> list[str]:
         result.policy,
         si(result.moe_layer_latency_s, "s"),
         f"{result.tokens_per_s:.4g}",
+        _ends(result.tokens_per_s_ci95),
         f"{ratio:.3f}",
         si(result.ttft_s, "s"),
         si(result.tpot_s, "s"),
@@ -171,6 +187,11 @@ def _cells(result: SimulationResult, ratio: float) -> list[str]:
         f"{result.hit_rate:.1%}",
         f"{result.stall_share:.1%}",
     ]
+
+
+def _ends(interval: tuple[float, float] | None) -> str:
+    """An interval, in few digits."""
+    return "-" if interval is None else f"{interval[0]:.3g} to {interval[1]:.3g}"
 
 
 def result_table(result: SimulationResult) -> Table:

@@ -9,16 +9,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hwmodels.platform import Platform
+from pregate.card.record import spread_of
 from pregate.economics.assumptions import Assumption, Assumptions
 from pregate.economics.serving import RequestShape, Served
 from traces.read_only import ReadOnly
 
-__all__ = ["PREDICTION", "DrawnCost", "Draws", "Estimate", "estimate"]
+__all__ = ["PREDICTION", "DrawnCost", "Draws", "Estimate", "estimate", "unfitted_error"]
 
 PREDICTION = "interval of "
 """How the draws of a fitted prediction's interval are called, before the name of its design."""
 
 _N_DRAWS = 4000
+_HALF_95 = 1.96
+"""Half a 95 % interval of a normal law, in its scales."""
 _HOURS_PER_YEAR = 365.25 * 24
 _SECONDS_PER_YEAR = _HOURS_PER_YEAR * 3600
 _JOULES_PER_KWH = 3.6e6
@@ -52,6 +55,21 @@ class DrawnCost:
     def spent_usd(self, now: DrawnCost | None) -> NDArray[np.float64]:
         """All money over the period; nobody has to be moved to what runs `now`."""
         return self.running_per_year * self.years + (0 if self is now else self.days_usd)
+
+
+def unfitted_error(hw: Platform, served: Served, assumptions: Assumptions) -> Assumption:
+    """Real over predicted time where nothing was fitted: as assumed, else what such predictions were off elsewhere.
+
+    Prompts and tokens are off independently of each other, each by what its phase was with the stack.
+    """
+    given = assumptions.get("unfitted_error")
+    if given is not None:
+        return given
+    prompt, tokens = (spread_of(phase, hw.stack.name) for phase in ("prefill", "decode"))
+    sigma = math.hypot(served.ttft_s * prompt.rms, (served.request_s - served.ttft_s) * tokens.rms) / served.request_s
+    factor = math.exp(_HALF_95 * sigma)
+    source = f"pregate/card/record.yaml: prompts by {prompt}, tokens by {tokens}"
+    return Assumption(1.0, 1 / factor, factor, "1", source, "")
 
 
 def estimate(values: NDArray[np.float64]) -> Estimate:
@@ -105,13 +123,25 @@ class Draws:
     def _slower(self, served: Served) -> NDArray[np.float64]:
         """Real time over predicted time: of the fit's interval, or where nothing was fitted, as assumed."""
         if served.stretch is None:
-            return self._of("unfitted_error")
+            return self._unfitted(served)
         name = f"{PREDICTION}{served.design}"
         if name not in self._drawn:
             low, high = (math.log(end) for end in served.stretch)
-            normal = self._rng.standard_normal(_N_DRAWS) * (high - low) / 3.92 + (high + low) / 2
+            normal = self._rng.standard_normal(_N_DRAWS) * (high - low) / (2 * _HALF_95) + (high + low) / 2
             self._drawn[name] = np.concatenate([[1.0], np.exp(normal)])
         return self._drawn[name]
+
+    def _unfitted(self, served: Served) -> NDArray[np.float64]:
+        """Real over predicted time without a fit: as assumed, or log-normal by what unfitted predictions were off."""
+        name = "unfitted_error"
+        if self._assumptions.get(name) is not None:
+            return self._of(name)
+        assumed = unfitted_error(self._hw, served, self._assumptions)
+        if name not in self._drawn:
+            self._drawn[name] = np.concatenate([[0.0], self._rng.standard_normal(_N_DRAWS)])
+        known = self.looked_at.get(name)
+        self.looked_at[name] = assumed if known is None or known.high < assumed.high else known
+        return np.exp(self._drawn[name] * math.log(assumed.high) / _HALF_95)
 
     def cost(self, served: Served, request: RequestShape, requests_per_s: float) -> DrawnCost:
         """What `served` costs at a rate. A machine draws power while it serves, and idles for the rest."""

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from pregate.economics.assumptions import load_assumptions
 from pregate.economics.costing import CostReport, DesignCost, costs
-from pregate.economics.drawn import PREDICTION
+from pregate.economics.drawn import PREDICTION, unfitted_error
 from pregate.economics.poc_file import PocFile, read_poc
 from pregate.economics.serving import LatencyPromise
 from pregate.named import load_hardware, load_model
@@ -164,7 +164,8 @@ def _slowest(asked: PocFile, chosen: DesignCost) -> float:
     """How many times as long as predicted a run may take before the prediction itself is wrong."""
     if chosen.served.stretch is not None:
         return max(chosen.served.stretch[1], 1.0)
-    return load_assumptions(None, asked.assume)["unfitted_error"].high
+    hw = load_hardware(asked.hardware, asked.stack)
+    return unfitted_error(hw, chosen.served, load_assumptions(None, asked.assume)).high
 
 
 def _s(seconds: float) -> str:

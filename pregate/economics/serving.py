@@ -10,17 +10,16 @@ from hwmodels.platform import Platform
 from offload.memory import CapacityExceeded
 from offload.ops import Lane
 from offload.policy import Policy
-from pregate.api import synthesize
-from pregate.ask.simulation import SimulationResult, simulate
+from pregate.ask.capture import capture_request
+from pregate.ask.simulation import SimulationResult, interpret
+from pregate.card.designs import granted
+from pregate.card.job import RequestLoad, workpiece
 from traces.model.architecture import ModelArchitecture
 
 __all__ = ["BATCHES", "LatencyPromise", "RequestShape", "Served", "Unserved", "serve"]
 
 BATCHES = (1, 2, 4, 8, 16, 32)
 """Batches that are tried."""
-
-_SIMULATED = 16
-"""Tokens simulated of a longer decode, in its middle: a token's time is linear in its context."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +49,8 @@ class Served:
     `request_s`: from the prompts of a batch to its last output. Of that time the compute lane is busy `compute_share`,
     the host's processor `host_share`; `link_bytes` cross the link for each output token.
     `link_bytes_per_s` while it serves, `hit_rate` of its cache, `peak_hbm_bytes`: what a monitor would show.
-    `stretch`: (low, high) of the 95 % interval of a prediction over the prediction; None without a fit.
+    `stretch`: (low, high) of the 95 % interval of a prediction over the prediction; None unless a fit
+    covers it.
     """
 
     design: str
@@ -119,17 +119,16 @@ def _at(
     model: ModelArchitecture, machine: Platform, design: Policy, request: RequestShape, batch: int, seed: int
 ) -> Served:
     """One batch: its prompt, and some tokens in the middle of its decode."""
-    n_seen = min(request.output_tokens, _SIMULATED)
-    before = (request.output_tokens - n_seen) // 2
-    first = _simulated(model, machine, design, request.input_tokens, 2 if before else n_seen, batch, seed)
-    middle = first if not before else _simulated(
-        model, machine, design, request.input_tokens + before, n_seen, batch, seed
-    )  # fmt: skip
+    work = workpiece(model, RequestLoad(request.input_tokens, max(request.output_tokens, 2), batch), seed)
+    first, middle = (
+        interpret(capture_request(asked), machine, "recurrence") for asked in granted(model, machine, work, design)
+    )
     request_s = first.ttft_s + (request.output_tokens - 1) * middle.tpot_s
-    timeline = middle.timeline
-    assert timeline is not None
-    compute, host = (timeline.busy_s(lane) / middle.makespan_s for lane in (Lane.COMPUTE, Lane.CPU))
-    interval = middle.tokens_per_s_ci95
+    # The prompt's run makes two tokens; each of those that are left is one of the middle's.
+    more = max(request.output_tokens - 2, 0) * batch / middle.n_output_tokens
+    all_s, h2d_bytes = (getattr(first, name) + more * getattr(middle, name) for name in ("makespan_s", "h2d_bytes"))
+    compute, host = ((_busy_s(first, lane) + more * _busy_s(middle, lane)) / all_s for lane in (Lane.COMPUTE, Lane.CPU))
+    interval = middle.tokens_per_s_ci95 if middle.calibration == "fitted" else None
     return Served(
         design=design.name,
         batch=batch,
@@ -138,16 +137,15 @@ def _at(
         request_s=request_s,
         compute_share=min(compute, 1.0),
         host_share=min(host, 1.0),
-        link_bytes=middle.h2d_bytes / middle.n_output_tokens,
-        link_bytes_per_s=middle.h2d_bytes / middle.makespan_s,
+        link_bytes=h2d_bytes / (batch * max(request.output_tokens, 2)),
+        link_bytes_per_s=h2d_bytes / all_s,
         hit_rate=middle.hit_rate,
         peak_hbm_bytes=max(first.peak_hbm_bytes, middle.peak_hbm_bytes),
         stretch=None if interval is None else (middle.tokens_per_s / interval[1], middle.tokens_per_s / interval[0]),
     )
 
 
-def _simulated(
-    model: ModelArchitecture, machine: Platform, design: Policy, n_input: int, n_output: int, batch: int, seed: int
-) -> SimulationResult:
-    trace = synthesize(model, n_input, max(n_output, 2), batch, seed)
-    return simulate(model, machine, trace, design, timeline=True)
+def _busy_s(result: SimulationResult, lane: Lane) -> float:
+    """How long a lane is busy in a run."""
+    assert result.timeline is not None
+    return float(result.timeline.busy_s(lane))

@@ -21,6 +21,7 @@ from offload.probes import find_probes
 from offload.schedule import Schedule
 from pregate.api import synthesize
 from pregate.ask.capture import Captured, capture, memory_of
+from pregate.ask.decode_middle import middle_tokens
 from pregate.ask.largest_batch import largest_batch
 from pregate.ask.simulation import interpret
 from pregate.measured.isca24 import Row, Workbench
@@ -36,9 +37,6 @@ from traces.model.formats_by_part import parse_formats
 from traces.routing import RoutingTrace
 
 __all__ = ["RowBench"]
-
-_DECODED = 32
-"""Tokens simulated of a longer decode, in its middle: a token's time is linear in its context."""
 
 
 def _copied_bytes_per_s(figures: Figures) -> float:
@@ -181,8 +179,8 @@ class RowBench:
         return said
 
     def _run(self, row: MeasuredRow, hw: Platform) -> _Run:
-        n_prompt, n_output, context = _shape(row)
         model = _model(row)
+        n_prompt, n_output, context = _shape(row, model)
         placed = row.design()
         batch = row.batch or self._largest(row, model, placed, hw)
         key = (model, placed, row.expert_tier, memory_of(hw), n_prompt, n_output, context, batch)
@@ -208,15 +206,18 @@ class RowBench:
         return dataclasses.replace(found, position=found.position + np.int32(context)) if context else found
 
 
-def _shape(row: MeasuredRow) -> tuple[int, int, int]:
-    """Tokens of the prompt that is run, tokens generated, and those whose keys and values are there before."""
+def _shape(row: MeasuredRow, model: ModelArchitecture) -> tuple[int, int, int]:
+    """Tokens of the prompt that is run, tokens generated, and those whose keys and values are there before.
+
+    A decoder that follows an encoder has what that has read of the whole prompt.
+    """
     if row.metric in ("ttft", "prefill_tokens_per_s"):
         return row.input_tokens, 2, row.context_tokens
     if row.metric == "tokens_per_s":
         return row.input_tokens, max(row.output_tokens, 2), row.context_tokens
-    n = min(max(row.output_tokens, 2), _DECODED)
-    skipped = max(row.output_tokens - n, 0) // 2
-    return 1, n, row.context_tokens + row.input_tokens - 1 + skipped
+    if model.is_encoder_decoder:
+        return row.input_tokens, middle_tokens(row.input_tokens, row.output_tokens)[0], row.context_tokens
+    return 1, *middle_tokens(row.input_tokens, row.output_tokens, row.context_tokens)
 
 
 def _model(row: MeasuredRow) -> ModelArchitecture:

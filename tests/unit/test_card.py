@@ -10,11 +10,12 @@ import pytest
 import pregate
 from offload.memory import CapacityExceeded
 from pregate.ask.capture import capture
+from pregate.ask.decode_middle import DECODED
 from pregate.ask.simulation import interpret
 from pregate.card.card import Card
 from pregate.card.choice import choose, ratio
 from pregate.card.designs import plan_design, stacks_for
-from pregate.card.job import DECODED, RequestLoad, workpiece
+from pregate.card.job import RequestLoad, workpiece
 from pregate.card.judged import Judged, judge
 from pregate.card.plan import plan
 from pregate.card.record import spread_of

@@ -1,0 +1,42 @@
+"""A long decode by some tokens of its middle: a token's time is linear in its context, so these stand for all."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+
+from pregate.api import synthesize
+from traces.model.architecture import ModelArchitecture
+from traces.popularity import PopularityProfile
+from traces.routing import RoutingTrace
+
+__all__ = ["DECODED", "middle_of_decode", "middle_tokens"]
+
+DECODED = 32
+"""Tokens simulated of a longer decode."""
+
+
+def middle_tokens(input_tokens: int, output_tokens: int, context_tokens: int = 0) -> tuple[int, int]:
+    """How many tokens stand for a decode of `output_tokens`, and how many keys and values are there before them.
+
+    `context_tokens`: kept from before the prompt of `input_tokens`.
+    """
+    n = min(max(output_tokens, 2), DECODED)
+    return n, context_tokens + input_tokens - 1 + max(output_tokens - n, 0) // 2
+
+
+def middle_of_decode(
+    model: ModelArchitecture,
+    input_tokens: int,
+    output_tokens: int,
+    batch: int,
+    seed: int = 0,
+    popularity: PopularityProfile | None = None,
+) -> RoutingTrace:
+    """The trace of those tokens, made up; an encoder has read the whole prompt before them."""
+    n, before = middle_tokens(input_tokens, output_tokens)
+    if model.is_encoder_decoder:
+        return synthesize(model, input_tokens, n, batch, seed, popularity=popularity)
+    tokens = synthesize(model, 1, n, batch, seed, popularity=popularity)
+    return dataclasses.replace(tokens, position=tokens.position + np.int32(before))

@@ -1,0 +1,80 @@
+"""Intervals without a fit: the scatter of claims elsewhere, along the critical paths of a run."""
+
+from __future__ import annotations
+
+import json
+import math
+
+import numpy as np
+import pytest
+from command_line import Run
+
+import pregate
+from hwmodels.cost import price_figures
+from hwmodels.figures import figures_of
+from hwmodels.platform import Platform
+from hwmodels.spread import SPREAD_KEYS, shipped_spread
+from offload.probes import find_probes
+from pregate.ask.capture import Captured, capture
+from pregate.ask.claimed_intervals import claimed_intervals, scattering
+from pregate.ask.simulation import interpret
+from simulator.explain.critical_path import walk
+from simulator.explain.sensitivity import METRICS, elasticities
+
+MODEL = pregate.load_model("qwen3-30b-a3b")
+HW = pregate.load_hardware("rtx-4090", "llama-cpp")
+
+
+def taken(policy: str, hw: Platform = HW) -> Captured:
+    return capture(MODEL, hw, pregate.synthesize(MODEL, 4, 3), policy)
+
+
+@pytest.mark.parametrize("policy", ["on_demand", "gpu_only@experts=cpu"])
+def test_an_interval_is_the_scatter_of_each_number_times_what_depends_on_it(policy: str) -> None:
+    captured, figures = taken(policy), figures_of(HW)
+    schedule = captured.decoded.schedule
+    explained = walk(schedule, price_figures(schedule.works, figures.for_works(schedule.works)))
+    found = claimed_intervals(captured, HW, figures, METRICS)
+    for metric in METRICS:
+        exact = elasticities(
+            explained, find_probes(schedule, captured.trace), figures.for_works(schedule.works), metric
+        )
+        ends = found[metric]
+        assert ends is not None
+        keys = {key: exact[key] for key in SPREAD_KEYS if key in exact}
+        assert math.log(ends[1] / ends[0]) / 2 == pytest.approx(shipped_spread().half_width(keys), rel=1e-3)
+        middle = math.sqrt(ends[0] * ends[1])
+        result = interpret(captured, HW, with_intervals=False)
+        assert middle == pytest.approx(getattr(result, metric), rel=1e-9)
+
+
+def test_what_a_user_sets_is_sure_and_narrows_the_interval() -> None:
+    wide = interpret(taken("gpu_only@experts=cpu"), HW).tokens_per_s_ci95
+    sure = pregate.load_hardware(
+        "rtx-4090", "llama-cpp", overrides={"stack.cpu_efficiency": 0.46, "link.h2d_efficiency": 0.82}
+    )
+    assert {"stack.cpu_efficiency", "link.h2d_efficiency"} & set(scattering(sure, figures_of(sure))) == set()
+    narrow = interpret(taken("gpu_only@experts=cpu", sure), sure).tokens_per_s_ci95
+    assert wide is not None
+    assert narrow is not None
+    assert 1 < narrow[1] / narrow[0] < wide[1] / wide[0]
+
+
+def test_storage_has_no_claims_that_anybody_held_against_a_run() -> None:
+    model = pregate.load_model("switch-base-8")
+    result = pregate.simulate(model, HW, pregate.synthesize(model, 4, 3), "on_demand", expert_tier="ssd")
+    assert (result.tokens_per_s_ci95, result.moe_layer_latency_ci95_s) == (None, None)
+
+
+def test_the_command_line_prints_intervals_of_a_claimed_machine(run: Run) -> None:
+    words = ["qwen3-30b-a3b", "--hardware", "rtx-4090", "--input-tokens", "4", "--output-tokens", "3"]
+    status, out, _ = run("compare", *words, "--policies", "on_demand")
+    assert status == 0
+    assert "95 %" in out
+    assert " to " in out
+    for command, policy in (("compare", "--policies"), ("simulate", "--policy")):
+        document = json.loads(run(command, *words, policy, "on_demand", "--format", "json")[1])
+        row = document["results"][0] if command == "compare" else document
+        low, high = row["tokens_per_s_ci95"]
+        assert low < row["tokens_per_s"] < high
+        assert np.isfinite([low, high]).all()
