@@ -146,9 +146,9 @@ EXECUTIONS |= {
         # ik_llama.cpp streams a layer only where each of its experts gets 32 rows on average.
         replace(_FUSED, name="ik_llama", host_computes=True, micro_batch=512, stream_tokens=32, stream_per_expert=True),
         # Pipelined Sharding, a fork of llama.cpp (deepshnv/pipeshard-mlsys26-ae: src/llama-pipeline-executor.h,
-        # paper_results/repro_table4.sh): passes of 1,024 tokens. PipelineExecutor::compute queues copies of the next split
-        # only, and only where that is streamed: attention stays (ATTN_PINNED_FFN_SHARDED), so the experts of a layer are
-        # copied beside its attention, and nothing beside its experts.
+        # paper_results/repro_table4.sh): passes of 1,024 tokens. PipelineExecutor::compute queues copies of the next
+        # split only, where that is streamed: attention stays (ATTN_PINNED_FFN_SHARDED), so the experts of a layer
+        # are copied beside its attention, and nothing beside its experts.
         # It is llama.cpp b6097 of August 2025, where ggml_cuda_mul_mat_q fetched the ids and sorted on the host for
         # each of up, gate and down; llama.cpp pull request 15525 moved that to the device three weeks later.
         replace(

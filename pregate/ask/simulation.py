@@ -54,13 +54,13 @@ class SimulationResult(metrics.Metrics):
 
     Latencies in seconds, sizes in bytes, rates as fractions; `..._ci95` is the 95 % interval: from the fit's covariance
     (`pregate.ask.intervals`), or without a fit from how far claims were off elsewhere
-    (`pregate.ask.claimed_intervals`), None of a stream without a fit. `bound_s`: no interpreter of this schedule is faster; `binding`: what
-    that bound comes from. `calibration`: whether the prediction interpolates a fit ("fitted"), extrapolates one, or
-    rests on claims; `beyond_fit`: what of it the fit has not seen, "" nothing; `fitted_share`: of the kernels' time, at
-    shapes and in formats that the fit was measured on, 0 without one. `asked_machine`: what the policy was told of its
-    machine before it decided, "" where it asks nothing. `routing`: "synthetic" where it was made up, so that `hit_rate`
-    is assumed, else "recorded". `batch_size`: most sequences side by side. `timeline`: start and end of every op; None
-    of a streamed simulation, which keeps none.
+    (`pregate.ask.claimed_intervals`), None of a stream without a fit. `bound_s`: no interpreter of this schedule is
+    faster; `binding`: what that bound comes from. `calibration`: whether the prediction interpolates a fit ("fitted"),
+    extrapolates one, or rests on claims; `beyond_fit`: what of it the fit has not seen, "" nothing; `fitted_share`: of
+    the kernels' time, at shapes and in formats that the fit was measured on, 0 without one. `asked_machine`: what the
+    policy was told of its machine before it decided, "" where it asks nothing. `routing`: "synthetic" where it was made
+    up, so that `hit_rate` is assumed, else "recorded". `batch_size`: most sequences side by side. `timeline`: start and
+    end of every op; None of a streamed simulation, which keeps none.
     """
 
     policy: str
