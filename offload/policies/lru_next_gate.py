@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from offload.policy import BlockView, Buffers, Cache, Fetch, Policy
-from offload.predictors import NextGate
+from offload.predictors.next_gate import NextGate
 from traces.errors import InvalidInput
 
 __all__ = ["NEXT_GATE_RECALL", "GuessedNext", "lru_next_gate"]

@@ -1,0 +1,63 @@
+"""What each sequence has done so far, as predictors are told it: pass by pass, or of many tokens at once."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import numpy as np
+from numpy.typing import NDArray
+
+from offload.predictors.known import Before, one_hot
+
+__all__ = ["Histories", "before_each"]
+
+_FORGOTTEN = 4096
+"""Sequences that are remembered; beyond it the one that ran longest ago is forgotten."""
+
+
+class Histories:
+    """Of every sequence the last token's experts and how often it has chosen each, kept pass by pass."""
+
+    def __init__(self, n_layers: int, n_experts: int) -> None:
+        self._shape = (n_layers, n_experts)
+        self._counts: dict[int, NDArray[np.float32]] = {}
+        self._last: dict[int, NDArray[np.int16]] = {}
+
+    def before(self, sequence: NDArray[np.int32], top_k: int) -> Before:
+        """What the sequences of a pass, (n_tokens,), did before it; several tokens of one share their counts."""
+        named, group = np.unique(sequence, return_inverse=True)
+        zeros = np.zeros(self._shape, np.float32)
+        counts = np.stack([self._counts.get(one, zeros) for one in named.tolist()])
+        none = np.full((self._shape[0], top_k), -1, np.int16)
+        previous = np.stack([self._last.get(one, none) for one in named.tolist()])[group]
+        alone = np.bincount(group)[group] == 1  # of a prompt's tokens the one before is of the same pass
+        return Before(np.where(alone[:, None, None], previous, np.int16(-1)), counts, group, named.astype(np.int64))
+
+    def after(self, sequence: NDArray[np.int32], chosen: NDArray[np.int16]) -> None:
+        """The pass is over: its tokens chose `chosen` (n_tokens, n_layers, top_k)."""
+        hot = _all_hot(chosen, self._shape[1])
+        for i, one in enumerate(sequence.tolist()):
+            self._counts[one] = self._counts.pop(one, 0) + hot[i]
+            self._last[one] = chosen[i]
+        for one in list(self._counts)[: max(0, len(self._counts) - _FORGOTTEN)]:
+            del self._counts[one], self._last[one]
+
+
+def before_each(sequence: NDArray[np.int32], chosen: NDArray[np.int16], n_experts: int) -> Before:
+    """What came before each of many tokens of whole sequences, sorted by sequence and position: one group a token.
+
+    `sequence` (n_tokens,), `chosen` (n_tokens, n_layers, top_k).
+    """
+    n, edges = len(sequence), [0, *(np.flatnonzero(np.diff(sequence)) + 1).tolist(), len(sequence)]
+    counts = np.zeros((n, chosen.shape[1], n_experts), np.float32)
+    previous = np.full_like(chosen, -1)
+    for start, stop in pairwise(edges):
+        np.cumsum(_all_hot(chosen[start : stop - 1], n_experts), axis=0, out=counts[start + 1 : stop])
+        previous[start + 1 : stop] = chosen[start : stop - 1]
+    return Before(previous, counts, np.arange(n), sequence.astype(np.int64))
+
+
+def _all_hot(chosen: NDArray[np.int16], n_experts: int) -> NDArray[np.float32]:
+    """(n_tokens, n_layers, n_experts) float32, 1 where a token has chosen."""
+    n_tokens, n_layers, top_k = chosen.shape
+    return one_hot(chosen.reshape(n_tokens * n_layers, top_k), n_experts).reshape(n_tokens, n_layers, n_experts)
