@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from pregate.api import import_trace, load_popularity, load_trace, synthesize
     from pregate.ask.comparison import Comparison, compare
     from pregate.ask.largest_batch import largest_batch
+    from pregate.ask.predictors import PredictorCurves, predictors
     from pregate.ask.replay import LruCurve, Residency, lru_curve, residency
     from pregate.ask.simulation import SimulationResult, simulate
     from pregate.card.card import Card
@@ -81,6 +82,7 @@ _HOMES = {
     "MissAction": "offload.policy",
     "ModelArchitecture": "traces.model.architecture",
     "PopularityProfile": "traces.popularity",
+    "PredictorCurves": "pregate.ask.predictors",
     "Modes": "simulator.modes",
     "MonitorReport": "pregate.monitoring.report",
     "LatencyPromise": "pregate.economics.serving",
@@ -119,6 +121,7 @@ _HOMES = {
     "monitor": "pregate.monitoring.report",
     "optimize": "pregate.explore.optima.optimize",
     "plan": "pregate.card.plan",
+    "predictors": "pregate.ask.predictors",
     "record": "runtime.recording.record",
     "reproduce": "pregate.measured.reproduction",
     "residency": "pregate.ask.replay",
@@ -158,6 +161,7 @@ __all__ = [
     "Platform",
     "Policy",
     "PopularityProfile",
+    "PredictorCurves",
     "PregateError",
     "Provenance",
     "Reproduction",
@@ -190,6 +194,7 @@ __all__ = [
     "monitor",
     "optimize",
     "plan",
+    "predictors",
     "record",
     "reproduce",
     "residency",

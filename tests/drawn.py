@@ -32,6 +32,7 @@ from hwmodels.cost import Costs
 from offload.ops import OpKind
 from offload.timeline import Timeline
 from pregate import draw
+from pregate.api import load_trace
 from pregate.ask.comparison import DoesNotFit
 from pregate.check.outcome import OpTime, Validation
 from pregate.check.scores import summarise_validation
@@ -334,6 +335,9 @@ DRAWN: dict[str, Callable[[], Figure | None]] = {
     "locality": lambda: draw.locality(pregate.trace_statistics(traced())),
     "residency": lambda: draw.residency_curves(
         pregate.residency(traced(), ["lru", "lfu", "layer", "belady"], [50, 100, 400], expert_bytes=1 << 24)
+    ),
+    "predictors": lambda: draw.predictor_curves(
+        pregate.predictors(load_trace("gpt-oss-120b-phone"), ["markov", "maps", "popular", "uniform"])
     ),
     "cost": lambda: draw.cost_ranges(costed()),
     "fit": lambda: draw.fit_against_data(small_fits.measurements(), small_fits.fit()),

@@ -1,7 +1,7 @@
 """Activation matrices (MoE-Infinity, arXiv:2401.14361): the past sequence whose counts are nearest says what comes.
 
-A sequence is a matrix of how often it chose each expert of each layer. The matrix so far is compared by its cosine, over
-the layers that have run, with those of other sequences; the row of a later layer in the nearest is the guess.
+A sequence is a matrix of how often it chose each expert of each layer. The matrix so far is compared by its cosine,
+over the layers that have run, with those of other sequences; the row of a later layer in the nearest is the guess.
 """
 
 from __future__ import annotations

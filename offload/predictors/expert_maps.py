@@ -22,7 +22,7 @@ N_NEAREST = 16
 
 
 class ExpertMaps:
-    """The nearest `n_nearest` of at most `capacity` maps vote for their experts, each by its likeness to the power 4."""
+    """The nearest `n_nearest` of at most `capacity` maps vote for their experts, by their likeness to the power 4."""
 
     def __init__(self, n_layers: int, n_experts: int, capacity: int = CAPACITY, n_nearest: int = N_NEAREST) -> None:
         self._n_layers, self._n_experts, self._capacity, self._n_nearest = n_layers, n_experts, capacity, n_nearest

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from itertools import pairwise
+from collections.abc import Iterator
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from offload.predictors.known import Before, one_hot
 
-__all__ = ["Histories", "before_each"]
+__all__ = ["Histories", "Tokens", "tokens_of_sequences"]
+
+_CELLS = 1 << 24
+"""Cells (tokens x layers x experts) of counts that are kept at a time."""
 
 _FORGOTTEN = 4096
 """Sequences that are remembered; beyond it the one that ran longest ago is forgotten."""
@@ -43,18 +47,36 @@ class Histories:
             del self._counts[one], self._last[one]
 
 
-def before_each(sequence: NDArray[np.int32], chosen: NDArray[np.int16], n_experts: int) -> Before:
-    """What came before each of many tokens of whole sequences, sorted by sequence and position: one group a token.
+class Tokens(NamedTuple):
+    """Some tokens in the order of their sequences and positions: where they are, and what came before each."""
 
-    `sequence` (n_tokens,), `chosen` (n_tokens, n_layers, top_k).
+    at: NDArray[np.intp]
+    before: Before
+
+
+def tokens_of_sequences(
+    sequence: NDArray[np.int32], chosen: NDArray[np.int16], n_experts: int, wanted: NDArray[np.bool_]
+) -> Iterator[Tokens]:
+    """The `wanted` of many tokens, some at a time, with what came before each in its sequence; one group a token.
+
+    `sequence`, `wanted` (n_tokens,), `chosen` (n_tokens, n_layers, top_k), sorted by sequence and position.
     """
-    n, edges = len(sequence), [0, *(np.flatnonzero(np.diff(sequence)) + 1).tolist(), len(sequence)]
-    counts = np.zeros((n, chosen.shape[1], n_experts), np.float32)
-    previous = np.full_like(chosen, -1)
-    for start, stop in pairwise(edges):
-        np.cumsum(_all_hot(chosen[start : stop - 1], n_experts), axis=0, out=counts[start + 1 : stop])
-        previous[start + 1 : stop] = chosen[start : stop - 1]
-    return Before(previous, counts, np.arange(n), sequence.astype(np.int64))
+    n, n_layers = len(sequence), chosen.shape[1]
+    n_at_once = max(1, _CELLS // (n_layers * n_experts))
+    counts, last = np.zeros((n_layers, n_experts), np.float32), np.full(chosen.shape[1:], -1, np.int16)
+    for start in range(0, n, n_at_once):
+        stop = min(start + n_at_once, n)
+        so_far = np.empty((stop - start, n_layers, n_experts), np.float32)
+        previous = np.empty_like(chosen[start:stop])
+        for i in range(start, stop):
+            if i == 0 or sequence[i] != sequence[i - 1]:
+                counts, last = np.zeros_like(counts), np.full_like(last, -1)
+            so_far[i - start], previous[i - start] = counts, last
+            counts, last = counts + _all_hot(chosen[i : i + 1], n_experts)[0], chosen[i]
+        keep = np.flatnonzero(wanted[start:stop])
+        if keep.size:
+            at = keep + start
+            yield Tokens(at, Before(previous[keep], so_far[keep], np.arange(keep.size), sequence[at].astype(np.int64)))
 
 
 def _all_hot(chosen: NDArray[np.int16], n_experts: int) -> NDArray[np.float32]:

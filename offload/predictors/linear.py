@@ -35,8 +35,8 @@ class _Past(NamedTuple):
 
 
 class Linear:
-    """Expert indicators regressed on what is known; learnt anew each time that the tokens to learn from have doubled, or
-    as many new ones have come as are kept.
+    """Expert indicators regressed on what is known, anew each time that the tokens to learn from have doubled, or as
+    many new ones have come as are kept.
     """
 
     def __init__(self, n_layers: int, n_experts: int) -> None:

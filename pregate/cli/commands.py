@@ -95,6 +95,10 @@ COMMANDS: dict[str, Entry] = {
         "Watch a service after launch: skew, hits, stalls, cold experts, drift of routing, and what to do. Alerts exit "
         "1.",
     ),
+    "predictors": Entry(
+        "predictors:predictors",
+        "Judge predictors on a recorded trace: recall by lookahead, experts guessed and layer, beside controls.",
+    ),
     "record": Entry(
         "record:record",
         "Record which experts a Hugging Face model chooses while it generates: hooks on its routers, prefill and "

@@ -8,6 +8,7 @@
 | `sweep` | `sweep_map`, `sweep_lines` |
 | `optimize` | `draw_front` |
 | a routing trace, `trace_statistics`, `residency` | `expert_heat`, `locality`, `residency_curves` |
+| `predictors` | `predictor_curves` |
 | `costs` | `cost_ranges` |
 | `calibrate` | `fit_against_data` |
 | `reproduce` | `published_against_predicted` |
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from pregate.draw.cost_plot import cost_ranges
     from pregate.draw.crossover_plot import winners
     from pregate.draw.pareto_plot import draw_front
+    from pregate.draw.predictor_plot import predictor_curves
     from pregate.draw.style import save_figure
     from pregate.draw.sweep_plot import sweep_lines, sweep_map
     from pregate.draw.timelines import gantt
@@ -43,6 +45,7 @@ _HOMES = {
     "op_errors": "pregate.check.figures",
     "predicted_above_measured": "pregate.check.figures",
     "predicted_against_measured": "pregate.check.figures",
+    "predictor_curves": "pregate.draw.predictor_plot",
     "published_against_predicted": "pregate.draw.accuracy_plot",
     "residency_curves": "pregate.draw.trace_plots",
     "save_figure": "pregate.draw.style",
@@ -64,6 +67,7 @@ __all__ = [
     "op_errors",
     "predicted_above_measured",
     "predicted_against_measured",
+    "predictor_curves",
     "published_against_predicted",
     "residency_curves",
     "save_figure",
