@@ -21,11 +21,11 @@ from traces.routing import RoutingTrace
 from traces.splits import Split, split_tokens
 from traces.statistics import decode_layers
 
-__all__ = ["Judged", "Judgement", "judge"]
+__all__ = ["GuessCounts", "Judgement", "judge"]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Judged:
+class GuessCounts:
     """What a predictor got right, counted: float64, the first axis being the judged sequences.
 
     right, shuffled, whole  (n_sequences, n_lookaheads, n_more, n_layers): chosen experts found, the same by the guesses
@@ -44,10 +44,10 @@ class Judged:
 class Judgement:
     """All predictors on one trace. `layers`: the MoE layers judged; a lookahead of d says nothing of the first d.
 
-    n_chosen, n_tokens  (n_sequences, n_lookaheads, n_layers) float64: what `Judged` counts shares of
+    n_chosen, n_tokens  (n_sequences, n_lookaheads, n_layers) float64: what `GuessCounts` counts shares of
     """
 
-    judged: tuple[Judged, ...]
+    judged: tuple[GuessCounts, ...]
     split: Split
     lookaheads: tuple[int, ...]
     more: tuple[int, ...]
@@ -103,7 +103,7 @@ class _Asked:
 
     @property
     def shape(self) -> tuple[int, int, int, int]:
-        """Judged sequences, lookaheads, guesses beyond k, layers."""
+        """GuessCounts sequences, lookaheads, guesses beyond k, layers."""
         n = len(np.unique(self.sequence[~self.split.learns]))
         return n, len(self.lookaheads), len(self.more), self.chosen.shape[1]
 
@@ -131,7 +131,7 @@ class _Asked:
         return found[0], found[1]
 
 
-def _judged(name: str, asked: _Asked, rng: np.random.Generator) -> Judged:
+def _judged(name: str, asked: _Asked, rng: np.random.Generator) -> GuessCounts:
     """Learn, then guess; nothing is learnt of what is judged."""
     n_layers = asked.chosen.shape[1]
     guesser = guesser_named(name, n_layers, asked.n_experts, asked.lookaheads)
@@ -146,7 +146,7 @@ def _judged(name: str, asked: _Asked, rng: np.random.Generator) -> Judged:
     counts = right, shuffled, whole, first
     for tokens in asked.tokens(learns=False):
         _count(guesser, asked, tokens, rng, counts)
-    return Judged(name, *counts)
+    return GuessCounts(name, *counts)
 
 
 def _count(

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from offload.predictors.catalogue import GUESSERS
-from offload.predictors.judged import Judged, Judgement, judge
+from offload.predictors.judged import GuessCounts, Judgement, judge
 from pregate.ask.simulation import to_dataframe
 from traces.bootstrap import ratio_intervals
 from traces.errors import InvalidInput, unknown_name
@@ -191,14 +191,14 @@ def _note(found: Judgement) -> str:
     return f"{found.split.n_learnt} sequences learn, {found.split.n_judged} others are judged{few}"
 
 
-def _oracle(found: Judgement) -> Judged:
+def _oracle(found: Judgement) -> GuessCounts:
     """Every expert found; of another token, as many as the other chose alike is not asked: its control is itself."""
     right = np.repeat(found.n_chosen[:, :, None], len(found.more), axis=2)
     whole = np.repeat(found.n_tokens[:, :, None], len(found.more), axis=2)
-    return Judged("oracle", right, np.full_like(right, np.nan), whole, found.n_tokens)
+    return GuessCounts("oracle", right, np.full_like(right, np.nan), whole, found.n_tokens)
 
 
-def _rows(judged: Judged, found: Judgement, metric: str, seed: int) -> list[PredictorRow]:
+def _rows(judged: GuessCounts, found: Judgement, metric: str, seed: int) -> list[PredictorRow]:
     """The rows of one predictor."""
     n_more = len(found.more)
     chosen, tokens = (np.repeat(one[:, :, None], n_more, axis=2) for one in (found.n_chosen, found.n_tokens))
