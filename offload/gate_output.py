@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import numpy as np
-
 if TYPE_CHECKING:
+    import numpy as np
     from numpy.typing import NDArray
 
 __all__ = ["GateOutput", "gate_output"]
@@ -38,6 +37,8 @@ def gate_output(
     new_request: bool = False,
 ) -> GateOutput:
     """The output of one gate; `chosen` and `weights` (n_tokens, top_k), -1 pads."""
+    import numpy as np
+
     named = chosen >= 0
     experts, place, tokens = np.unique(chosen[named], return_inverse=True, return_counts=True)
     top_k = chosen.shape[1]
