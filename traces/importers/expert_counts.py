@@ -4,6 +4,7 @@ npy           [n_layers, n_experts] (DeepSeek EPLB, MIT), or [n, n_layers, n_exp
               (MoE-Infinity's expert activation matrices, Apache-2.0, encoder layers first)
 npz           such an array; of several, the one that has the model's layers and experts
 json          [[...], ...], [n_layers, n_experts] (EPLB)
+csv           a header `layer,expert,count` and a row for each, in any order; what has no row was not chosen
 recorder      SGLang's recorder in mode stat, a file of `torch.save`: `logical_count` [n_steps, n_layers, n_experts]
 tensorrt_llm  a folder of EXPERT_STATISTIC_PATH: rank*.safetensors of "<iteration>_<layer>" -> int64 [n_experts]
 """
@@ -19,18 +20,20 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
+from traces.documents import NUMBER
 from traces.errors import InvalidFile, InvalidInput
 from traces.importers.arrays import npy_array, npz_arrays, npz_names
-from traces.importers.lines import json_document, regular_file
+from traces.importers.lines import json_document, regular_file, text_lines, whole_numbers
 from traces.importers.recording import ModelShape, refused
 from traces.importers.sniffing import recognise_popularity
 from traces.importers.torch_archive import read_torch_archive
 from traces.popularity import PopularityProfile
-from traces.routing import Provenance
+from traces.routing import MAX_EXPERTS, Provenance
 
 __all__ = ["import_popularity"]
 
 MAX_RANK_BYTES = 1 << 30
+MAX_LAYERS = 4096
 
 
 def import_popularity(path: Path | str, shape: ModelShape = ModelShape()) -> PopularityProfile:  # noqa: B008 (frozen)
@@ -43,12 +46,14 @@ def import_popularity(path: Path | str, shape: ModelShape = ModelShape()) -> Pop
             recorder, array = "array of counts", _from_npz(path, shape)
         case "json":
             recorder, array = "list of counts", _array(path, json_document(path))
+        case "csv":
+            recorder, array = "CSV of counts", _from_csv(path)
         case "recorder":
             recorder, array = "SGLang expert distribution recorder, stat", _from_recorder(path)
         case "tensorrt_llm":
             recorder, array = "TensorRT-LLM expert statistic", _from_tensorrt_llm(path)
         case _:
-            raise refused(path, "not a table of expert counts: npy, npz, json, recorder .pt or a folder of rank files")
+            raise refused(path, "not a table of expert counts: npy, npz, json, csv, recorder .pt or a folder of ranks")
     if array.dtype.kind not in "iuf" or array.ndim not in (2, 3) or 0 in array.shape:
         raise refused(path, f"{array.dtype} {array.shape} are not counts [layers, experts] or [n, layers, experts]")
     counts = array.astype(np.float64)
@@ -68,6 +73,28 @@ def _array(path: Path, value: Any) -> NDArray[Any]:
         return np.asarray(value)
     except (ValueError, OverflowError) as error:
         raise refused(path, "rows differ in length: [layers][experts] is needed") from error
+
+
+def _from_csv(path: Path) -> NDArray[Any]:
+    rows: dict[tuple[int, int], float] = {}
+    lines = text_lines(path)
+    next(lines)
+    for number, line in lines:
+        parts = line.split(",")
+        if len(parts) != 3 or NUMBER.fullmatch(parts[2].strip()) is None:
+            raise refused(path, f"{line[:60]!r} is not layer,expert,count", number)
+        layer, expert = whole_numbers(path, number, parts[:2])
+        if not 0 <= layer < MAX_LAYERS or not 0 <= expert < MAX_EXPERTS:
+            raise refused(path, f"layer {layer}, expert {expert}: below {MAX_LAYERS} and {MAX_EXPERTS}, from 0", number)
+        if (layer, expert) in rows:
+            raise refused(path, f"layer {layer} expert {expert} has two rows: add them up", number)
+        rows[layer, expert] = float(parts[2])
+    if not rows:
+        raise refused(path, "no rows: the file ends after its header")
+    n_layers, n_experts = (1 + max(place[axis] for place in rows) for axis in (0, 1))
+    counts = np.zeros((n_layers, n_experts))
+    counts[tuple(np.array(list(rows)).T)] = list(rows.values())
+    return counts
 
 
 def _from_npz(path: Path, shape: ModelShape) -> NDArray[Any]:

@@ -40,7 +40,7 @@ def import_route_log(path: Path, shape: ModelShape = ModelShape()) -> RoutingTra
     """The routing of a vLLM route log. Raises `InvalidFile`."""
     rows, requests = TokenRows(path), _Numbers()
     lines = json_lines(path)
-    about = _first(path, lines)
+    about = _header(path, lines, "topk_ids")
     for number, record in lines:
         if record.get("type") != "route":
             raise refused(path, f"type is {_short(record.get('type'))}, not 'route'", number)
@@ -53,7 +53,7 @@ def import_policylang(path: Path, shape: ModelShape = ModelShape()) -> RoutingTr
     """The routing of moe-policylang. Raises `InvalidFile`."""
     rows, prompts = TokenRows(path), _Numbers()
     lines = json_lines(path)
-    about = _first(path, lines)
+    about = _header(path, lines, "e")
     n_rows, phased = 0, True
     phases = {"prefill": Phase.PREFILL, "decode": Phase.DECODE, None: Phase.DECODE}
     for number, record in lines:
@@ -73,9 +73,11 @@ def import_moe_cache_lab(path: Path, shape: ModelShape = ModelShape()) -> Routin
     """The routing of moe-cache-lab, one sequence. Raises `InvalidFile`; for tokens that capacity dropped, too."""
     rows = TokenRows(path)
     lines = json_lines(path)
-    about = _first(path, lines)
+    about = _header(path, lines, "selected_experts")
     phases = {"prompt": Phase.PREFILL, "generated": Phase.DECODE}
     for number, record in lines:
+        if record.get("record_type") == "metadata":
+            raise refused(path, "a second header: two recordings in one file, split it", number)
         if record.get("record_type") != "routing_selection":
             continue
         if record.get("assignment_state") == "unassigned":
@@ -139,8 +141,11 @@ class _Numbers:
         return self._known.setdefault(repr(name), len(self._known))
 
 
-def _first(path: Path, lines: Iterator[tuple[int, dict[str, Any]]]) -> dict[str, Any]:
-    for _, record in lines:
+def _header(path: Path, lines: Iterator[tuple[int, dict[str, Any]]], row_key: str) -> dict[str, Any]:
+    """The first object of a file, which is none of its rows: these have `row_key`."""
+    for number, record in lines:
+        if row_key in record:
+            raise refused(path, "the first line is a row, its header is missing: cut off, or out of order?", number)
         return record
     raise refused(path, "no rows: the file is empty")
 

@@ -78,6 +78,8 @@ def recorded_trace(
     if n_experts is None:
         n_experts = int(experts.max(initial=0)) + 1
         notes.append("the number of experts is not recorded: taken as the largest id and one")
+    if gate_weights is not None and gate_weights.dtype.kind not in "fiu":
+        raise refused(path, f"gate_weights is {gate_weights.dtype}: numbers are needed")
     if gate_weights is not None and np.isnan(gate_weights).any():
         gate_weights = None
     if gate_weights is not None and not (np.isfinite(gate_weights).all() and gate_weights.min(initial=0) >= 0):

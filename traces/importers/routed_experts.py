@@ -29,6 +29,7 @@ from traces.importers.lines import MAX_LINE_CHARACTERS, json_document, json_line
 from traces.importers.recording import MAX_CELLS, ModelShape, Origin, recorded_trace, refused
 from traces.phase import Phase
 from traces.routing import MAX_EXPERTS, RoutingTrace
+from traces.token_checks import MAX_POSITION
 
 __all__ = ["import_routed_npy", "import_vllm_completion", "import_vllm_npz"]
 
@@ -150,6 +151,9 @@ def _trace(
     experts = np.concatenate([part for *_, part in parts])
     if experts.max() > MAX_EXPERTS:
         raise refused(path, f"expert {experts.max()}: ids are at most {MAX_EXPERTS}")
+    last = max(first + len(part) for _, first, _, part in parts)
+    if last > MAX_POSITION + 1:
+        raise refused(path, f"a token at position {last - 1}: positions are at most {MAX_POSITION}")
     filled = (experts <= 0).all(axis=(0, 2)) if experts.shape[2] > 1 else (experts < 0).all(axis=(0, 2))
     if filled.all():
         raise refused(path, "every id is 0 or -1: nothing was captured")

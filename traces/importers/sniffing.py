@@ -57,7 +57,7 @@ def is_routing(path: Path) -> bool:
 
 
 def recognise_popularity(path: Path) -> str | None:
-    """The kind of a table of expert counts: npy, npz, json, recorder or tensorrt_llm; None for another file."""
+    """The kind of a table of expert counts: npy, npz, json, csv, recorder or tensorrt_llm; None for another file."""
     if path.is_dir() or path.name == "meta_info.json":
         return "tensorrt_llm"
     head = _head(path)
@@ -65,7 +65,10 @@ def recognise_popularity(path: Path) -> str | None:
         return "npy"
     if head.startswith(b"PK\x03\x04"):
         return "recorder" if _is_torch(path) else "npz"
-    return "json" if re.match(rb"\s*\[\s*\[\s*[-\d]", head.removeprefix(b"\xef\xbb\xbf")) else None
+    text = head.removeprefix(b"\xef\xbb\xbf")
+    if re.match(rb"layer,expert,count\s*(\n|$)", text):
+        return "csv"
+    return "json" if re.match(rb"\s*\[\s*\[\s*[-\d]", text) else None
 
 
 def _head(path: Path) -> bytes:
