@@ -15,6 +15,7 @@ from offload.execution import Execution
 from offload.memory import CapacityExceeded
 from offload.placement import Placed, place
 from offload.policy import Buffers, Policy
+from offload.policy_calls import ask
 from traces.errors import InvalidInput
 from traces.model.architecture import Attention, ModelArchitecture
 from traces.model.layer_bytes import head_bytes, layer_weight_bytes
@@ -166,7 +167,7 @@ def _buffers(model: ModelArchitecture, workload: Workload, policy: Policy, execu
 
 def _asked(policy: Policy, n_active: int, n_experts: int) -> Buffers:
     """The slots that a policy asks for. Raises `InvalidInput` where it answers something else."""
-    asked: Any = policy.buffers(n_active, n_experts)
+    asked: Any = ask(policy.name, "buffers", policy.buffers, n_active, n_experts)
     sizes = asked if isinstance(asked, tuple) else ()
     if len(sizes) != 2 or not all(isinstance(size, Integral) for size in sizes) or not 0 <= sizes[0] <= sizes[1]:
         raise InvalidInput(

@@ -21,6 +21,7 @@ from offload.micro_batches import MicroBatches
 from offload.ops import Lane, OpKind, Work
 from offload.policy import BlockView, Decisions, Fetch, MissAction, Policy, fetch_misses, no_prefetch
 from offload.policy_answers import checked_answers, checked_fetches
+from offload.policy_calls import ask, ask_at
 from offload.recorder import Recorder
 from offload.residency import ResidentSet
 from offload.work_rows import Works
@@ -131,7 +132,8 @@ class Blocks:
         fetches: list[Fetch] = []
         if self.decisions.prefetch is not no_prefetch:
             view = self._view(block)
-            fetches = checked_fetches(self.policy.name, self.decisions.prefetch(view), view, crosses=not self.encoding)
+            asked = ask_at(self.policy.name, "prefetch", self.decisions.prefetch, view)
+            fetches = checked_fetches(self.policy.name, asked, view, crosses=not self.encoding)
             fetches = [fetch for fetch in fetches if side.placed.kept[self.first + fetch.block] is None]
         own = [fetch for fetch in fetches if fetch.block == block and not fetch.steps_ahead]
         later = [fetch for fetch in fetches if fetch.experts and (fetch.block != block or fetch.steps_ahead)]
@@ -204,7 +206,8 @@ class Blocks:
         predictor, layer = self.policy.predictor, self.first + other
         if predictor is None or self.encoding or not block < other < len(self.unions):
             return None
-        return predictor(self.loop.i_step, layer, self.step.experts[:, layer], self.loop.model.n_experts)
+        chosen, n_experts = self.step.experts[:, layer], self.loop.model.n_experts
+        return ask(self.policy.name, "predictor", predictor, self.loop.i_step, layer, chosen, n_experts)
 
     def _reads_for(self, later: list[Fetch], read_back: bool) -> bool:
         """Whether the host must read the ids of later blocks back before it can fetch them."""
@@ -246,7 +249,8 @@ class Blocks:
 
     def _answers(self, view: BlockView, missing: list[int]) -> dict[int, MissAction]:
         """What the policy does with each missing expert. Raises `InvalidInput` for what cannot be done."""
-        answers = checked_answers(self.policy.name, self.decisions.on_miss(view, missing), view, missing)
+        asked = ask_at(self.policy.name, "on_miss", self.decisions.on_miss, view, tuple(missing))
+        answers = checked_answers(self.policy.name, asked, view, missing)
         for expert, action in answers.items():
             if action.bits is not None or action.share < 1:
                 answers[expert] = self._in_part(expert, action)

@@ -12,7 +12,9 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
 
 from offload.admission import ADMISSIONS
 from offload.miss_costs import AsksMachine, MissCosts
+from offload.own_policies import Own, changed_fields, rebuilt
 from offload.placement import AS_DECIDED, Placement
+from offload.policy_calls import ask
 from traces.documents import check_name
 from traces.errors import InvalidInput, unknown_name
 from traces.typed import check_fields
@@ -252,7 +254,7 @@ class Policy:
     whether a prefetch waits until the host has read the selected ids. `encoder`: whether an encoder runs on demand, as
     in the released code, or under this policy. `placement`: where the parts of the model live that are not simply in
     HBM; the policy decides about the experts that it leaves. `popularity`: the counts by which a placement keeps the
-    most popular experts (None: those of the trace itself).
+    most popular experts (None: those of the trace itself). `source`: the file that a user's own policy is made of.
     """
 
     name: str
@@ -268,6 +270,7 @@ class Policy:
     predictor: Predictor | None = None
     placement: Placement = AS_DECIDED
     popularity: PopularityProfile | None = None
+    source: Own | None = None
 
     def __post_init__(self) -> None:
         check_fields(self)
@@ -279,11 +282,17 @@ class Policy:
         if self.start is not None and not (self.prefetch is no_prefetch and self.on_miss is fetch_misses):
             raise InvalidInput(f"{self.name} has start, which makes prefetch and on_miss: leave those out")
 
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        """A policy from a file of code is sent as that code, and made anew where it arrives."""
+        if self.source is None:
+            return object.__reduce_ex__(self, protocol)
+        return rebuilt, (self.source, changed_fields(self))
+
     def decisions(self, facts: RunFacts) -> Decisions:
         """The decisions of one run, made anew. Raises `InvalidInput` when `start` makes something else."""
         if self.start is None:
             return Decisions(self.prefetch, self.on_miss)
-        made = self.start(facts)
+        made = ask(self.name, "start", self.start, facts)
         if not isinstance(made, Decisions):
             raise InvalidInput(f"policy {self.name}: start returned {made!r}, not Decisions(prefetch, on_miss)")
         return made

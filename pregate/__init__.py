@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from hwmodels.calibrate.measurements import Measurements, load_measurements
     from hwmodels.platform import Platform
     from offload.memory import CapacityExceeded
-    from offload.policy import Cache, Fetch, MissAction, Policy
+    from offload.policy import BlockView, Buffers, Cache, Decisions, Fetch, MissAction, Policy, RunFacts
     from pregate.api import import_trace, load_popularity, load_trace, synthesize
     from pregate.ask.comparison import Comparison, compare
     from pregate.ask.largest_batch import largest_batch
@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from pregate.measured.reproduction import Reproduction, reproduce
     from pregate.monitoring.alerts import Thresholds
     from pregate.monitoring.report import MonitorReport, ServedDesign, monitor
-    from pregate.named import load_hardware, load_model
+    from pregate.named import load_hardware, load_model, load_policy
     from pregate.page.writing import explore_page
     from runtime.microbench.session import measure
     from runtime.pacing import Link
@@ -63,12 +63,15 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "Assumptions": "pregate.economics.assumptions",
+    "BlockView": "offload.policy",
+    "Buffers": "offload.policy",
     "Cache": "offload.policy",
     "CapacityExceeded": "offload.memory",
     "Card": "pregate.card.card",
     "Comparison": "pregate.ask.comparison",
     "CostReport": "pregate.economics.costing",
     "Crossovers": "pregate.explore.crossover",
+    "Decisions": "offload.policy",
     "Device": "pregate.check.devices",
     "Dials": "traces.synthesis",
     "Explanation": "pregate.explore.explanation",
@@ -95,6 +98,7 @@ _HOMES = {
     "RequestLoad": "pregate.card.job",
     "Residency": "pregate.ask.replay",
     "RoutingTrace": "traces.routing",
+    "RunFacts": "offload.policy",
     "RunResult": "pregate.check.running",
     "ServedDesign": "pregate.monitoring.report",
     "SimulationResult": "pregate.ask.simulation",
@@ -114,6 +118,7 @@ _HOMES = {
     "load_hardware": "pregate.named",
     "load_measurements": "hwmodels.calibrate.measurements",
     "load_model": "pregate.named",
+    "load_policy": "pregate.named",
     "load_popularity": "pregate.api",
     "load_trace": "pregate.api",
     "lru_curve": "pregate.ask.replay",
@@ -136,12 +141,15 @@ _HOMES = {
 
 __all__ = [
     "Assumptions",
+    "BlockView",
+    "Buffers",
     "Cache",
     "CapacityExceeded",
     "Card",
     "Comparison",
     "CostReport",
     "Crossovers",
+    "Decisions",
     "Device",
     "Dials",
     "Explanation",
@@ -168,6 +176,7 @@ __all__ = [
     "RequestLoad",
     "Residency",
     "RoutingTrace",
+    "RunFacts",
     "RunResult",
     "ServedDesign",
     "SimulationResult",
@@ -187,6 +196,7 @@ __all__ = [
     "load_hardware",
     "load_measurements",
     "load_model",
+    "load_policy",
     "load_popularity",
     "load_trace",
     "lru_curve",

@@ -1,4 +1,7 @@
-"""Models and machines by name or from a file. Nothing here imports numpy: a name that is not known is told at once."""
+"""Models, machines and policies by name or from a file.
+
+Nothing here imports numpy: a name that is not known is told at once.
+"""
 
 from __future__ import annotations
 
@@ -6,12 +9,16 @@ import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from hwmodels.platform import Platform, load_platform
 from traces.errors import InvalidInput
 from traces.model.architecture import ModelArchitecture, load_architecture
 
-__all__ = ["load_hardware", "load_model"]
+if TYPE_CHECKING:
+    from offload.policy import Policy
+
+__all__ = ["load_hardware", "load_model", "load_policy"]
 
 _TOP_K = re.compile(r"top_k=(\d{1,4})", re.ASCII)
 
@@ -60,3 +67,16 @@ def load_hardware(name: str, stack: str | None = None, overrides: Mapping[str, f
     "stack.sync_s": "5us", "link": "pcie5-x16"}`. Raises `UnknownName` or `InvalidInput`.
     """
     return load_platform(name, stack, overrides)
+
+
+def load_policy(text: str) -> Policy:
+    """A policy as the command line spells it, code of your own included: `./mine.py:MyPolicy:depth=2+lru:0.1`.
+
+    Executes the file, with all that you may do. Raises `UnknownName`, `InvalidFile` or `InvalidInput`.
+    """
+    from offload.own_policies import is_own_name, load_own
+    from offload.policies import policy_named
+
+    if is_own_name(text):
+        load_own(text)
+    return policy_named(text)

@@ -9,6 +9,7 @@ from dataclasses import replace
 from offload.eviction import EVICTIONS, Belady, Eviction, Key, Static
 from offload.eviction_released import ReleasedLfu, ReleasedLifo
 from offload.miss_costs import MissCosts
+from offload.own_policies import is_own_name, own_name, own_policy
 from offload.placement import placement_named
 from offload.policies.bandwidth_split import ByBandwidth, ByBandwidthWithin, bandwidth_split, bandwidth_split_within
 from offload.policies.gpu_only import gpu_only
@@ -74,10 +75,13 @@ def policy_named(text: str) -> Policy:
     `:cpu` has the host compute what is missing: `on_demand:cpu+static:28:per_layer`. Other words of `MISSES` weigh it
     against the copy: `on_demand:cheaper+lru:0.4` or `on_demand+lru:0.4:cheaper`, by what the machine says, or with a
     stated time on the host over that of the copy, `on_demand:cheaper=0.35`, `min_latency/paper=0.35`. `:recall=0.9`
-    says how often the guesses of `lru_next_gate` are right.
+    says how often the guesses of `lru_next_gate` are right. A file that was loaded takes the place
+    of a preset: `./mine.py:MyPolicy:depth=2`.
 
     Raises `UnknownName` for a preset that does not exist, `InvalidInput` for anything else that is wrong.
     """
+    if is_own_name(text):
+        return _own_named(text.strip())
     text, at, placement = text.strip().partition("@")
     if at:
         return policy_named(text).with_placement(placement_named(placement))
@@ -100,13 +104,34 @@ def policy_named(text: str) -> Policy:
     policy = PRESETS[match["name"]](*given)
     if match["host"] is not None:
         policy = _told(policy, f"{policy.name}={match['host']}", match["host"])
-    if match["encoder"]:
+    return _with_rest(policy, match["encoder"], misses, match["cache"])
+
+
+_REST = re.compile(r"(?P<encoder>:encoder)?(\+(?P<cache>.+))?", re.ASCII)
+
+
+def _own_named(text: str) -> Policy:
+    """A policy from a user's own file, with what follows its arguments as after a preset."""
+    name = own_name(text, frozenset(MISSES))
+    rest, at, placement = name.rest.partition("@")
+    policy, misses = own_policy(name), list(_MISS.finditer(rest))
+    match = _REST.fullmatch(_MISS.sub("", rest))
+    if match is None or len(misses) > 1:
+        raise InvalidInput(
+            f"policy {text!r} is not of the form FILE.py:NAME or FILE.py:NAME:ARGUMENT=VALUE, then :encoder, :MISS, "
+            f"+CACHE or @PLACEMENT, MISS being one of {', '.join(MISSES)}"
+        )
+    policy = _with_rest(policy, match["encoder"], misses, match["cache"])
+    return policy.with_placement(placement_named(placement)) if at else policy
+
+
+def _with_rest(policy: Policy, encoder: str | None, misses: list[re.Match[str]], cache: str | None) -> Policy:
+    """The policy with what follows its name: how an encoder runs, what answers a miss, a cache."""
+    if encoder:
         policy = replace(policy, name=f"{policy.name}:encoder", encoder="same")
     if misses:
         policy = _with_miss(policy, misses[0]["miss"], misses[0]["host"])
-    if match["cache"] is None:
-        return policy
-    return replace(policy, name=f"{policy.name}+{match['cache']}", cache=cache_named(match["cache"]))
+    return policy if cache is None else replace(policy, name=f"{policy.name}+{cache}", cache=cache_named(cache))
 
 
 def _with_miss(policy: Policy, word: str, host: str | None) -> Policy:
@@ -114,7 +139,7 @@ def _with_miss(policy: Policy, word: str, host: str | None) -> Policy:
 
     `host`: the time of an expert on the host over that of its copy, as typed; None: what the machine says.
     """
-    if policy.resident or policy.on_miss is not fetch_misses:
+    if policy.resident or policy.start is not None or policy.on_miss is not fetch_misses:
         why = "keeps every expert in HBM" if policy.resident else "answers misses in its own way"
         raise InvalidInput(f"policy {policy.name} {why}: leave :{word} out")
     answered = replace(policy, name=f"{policy.name}:{word}", on_miss=MISSES[word])

@@ -30,10 +30,11 @@ from offload.residency import ResidentSet
 from offload.schedule import VERSION
 from offload.timeline import Timeline
 from pregate.ask.fitting_placement import most_in_hbm
+from pregate.ask.own_policy_checks import check_deterministic, check_sees_no_future, is_own
 from traces.errors import InvalidInput
 from traces.model.architecture import ModelArchitecture
 from traces.phase import Phase
-from traces.routing import RoutingTrace
+from traces.routing import RoutingTrace, Step
 
 __all__ = [
     "Captured",
@@ -46,6 +47,7 @@ __all__ = [
     "metrics_of",
     "request",
     "resident_set",
+    "watch_own_policy",
 ]
 
 
@@ -115,6 +117,12 @@ class Request:
     def asked_machine(self) -> str:
         """What the policy was told of its machine, in words; empty where it asks nothing."""
         return "" if self.policy.costs is None else str(self.policy.costs)
+
+    @property
+    def policy_source(self) -> str:
+        """The file and digest of a user's own policy; empty for others."""
+        source = self.policy.source
+        return "" if source is None else f"{source.code.path} {source.code.digest}"
 
     @property
     def _placed(self) -> tuple[str, ...]:
@@ -259,12 +267,30 @@ def capture(
 def capture_request(asked: Request, *, compiled: bool | None = None) -> Captured:
     """Write the schedule of a request; `compiled` as of `offload.decode.DecodeStream`.
 
-    Raises `CapacityExceeded` when the experts of one block do not fit.
+    A policy of a user's own is held to what it may do. Raises `CapacityExceeded` when the experts of one block do not
+    fit, `InvalidInput` for such a policy that decides otherwise the second time, or knows what no gate revealed.
     """
-    decoded = decode(
+    decoded = _decoded(asked, asked.policy, asked.trace.steps(), compiled)
+    if is_own(asked.policy):
+        check_deterministic(asked.policy, decoded, _decoded(asked, asked.policy, asked.trace.steps(), compiled))
+        watch_own_policy(asked)
+    return Captured(asked, decoded)
+
+
+def watch_own_policy(asked: Request) -> None:
+    """Raise `InvalidInput` where a user's own policy decides by what no gate has revealed, in the first steps."""
+    if is_own(asked.policy):
+        check_sees_no_future(
+            asked.model, asked.policy, asked.trace.steps, lambda policy, steps: _decoded(asked, policy, steps, False)
+        )
+
+
+def _decoded(asked: Request, policy: Policy, steps: Iterator[Step], compiled: bool | None) -> Decoded:
+    """The schedule of some steps, on the memory that was granted."""
+    return decode(
         asked.model,
-        asked.trace.steps(),
-        asked.policy,
+        steps,
+        policy,
         asked.execution,
         n_buffers=asked.plan.n_buffers,
         cache=resident_set(asked),
@@ -273,7 +299,6 @@ def capture_request(asked: Request, *, compiled: bool | None = None) -> Captured
         compiled=compiled,
         placed=asked.placed,
     )
-    return Captured(asked, decoded)
 
 
 def _popularity(model: ModelArchitecture, trace: RoutingTrace, policy: Policy) -> NDArray[np.float64]:

@@ -21,6 +21,7 @@ from typing import Any
 import offload
 import traces
 from offload.decode import Decoded
+from offload.own_policies import changed_fields
 from offload.policy import Policy
 from offload.schedule import COLUMNS, VERSION, Schedule
 from pregate.ask.capture import Captured, Request, capture_request
@@ -126,14 +127,26 @@ def _seal(key: str, digest: str, counts: Sequence[Any]) -> str:
 
 
 def lasting_key(asked: Request) -> str | None:
-    """The key of a request that is the same in every process, or None for a policy made of code of one's own: another
-    run cannot tell whether that has changed.
+    """The key of a request that is the same in every process, or None for code of one's own that another run cannot
+    recognise: all of it has to be in one file, which reads no other.
     """
-    policy = _policy_fields(asked.policy)
+    policy = _own_fields(asked.policy) if asked.policy.source is not None else _policy_fields(asked.policy)
     if policy is None:
         return None
     parts = (VERSION, _code(), asked.model, asked.trace.digest, policy, asked.execution, asked.expert_tier, asked.plan)
     return hashlib.sha256(repr(parts).encode()).hexdigest()[:32]
+
+
+def _own_fields(policy: Policy) -> str | None:
+    """The code that a user's own policy is made of, and what it has otherwise; None where these do not say all."""
+    source = policy.source
+    if source is None or not source.code.is_closed:
+        return None
+    changed = changed_fields(policy)
+    if any(callable(value) and _function_name(value) is None for value in changed.values()):
+        return None
+    told = {name: _function_name(value) if callable(value) else value for name, value in changed.items()}
+    return f"{source!r}, {sorted(told.items())!r}"
 
 
 def _policy_fields(policy: Policy) -> str | None:

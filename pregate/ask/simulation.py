@@ -58,9 +58,10 @@ class SimulationResult(metrics.Metrics):
     faster; `binding`: what that bound comes from. `calibration`: whether the prediction interpolates a fit ("fitted"),
     extrapolates one, or rests on claims; `beyond_fit`: what of it the fit has not seen, "" nothing; `fitted_share`: of
     the kernels' time, at shapes and in formats that the fit was measured on, 0 without one. `asked_machine`: what the
-    policy was told of its machine before it decided, "" where it asks nothing. `routing`: "synthetic" where it was made
-    up, so that `hit_rate` is assumed, else "recorded". `batch_size`: most sequences side by side. `timeline`: start and
-    end of every op; None of a streamed simulation, which keeps none.
+    policy was told of its machine before it decided, "" where it asks nothing. `policy_source`: file and digest of
+    the user's own code that a policy is made of, "" for none. `routing`: "synthetic" where it was made up, so that
+    `hit_rate` is assumed, else "recorded". `batch_size`: most sequences side by side. `timeline`: start and end of
+    every op; None of a streamed simulation, which keeps none.
     """
 
     policy: str
@@ -71,6 +72,7 @@ class SimulationResult(metrics.Metrics):
     beyond_fit: str
     fitted_share: float
     asked_machine: str
+    policy_source: str
     bound_s: float
     binding: str
     n_output_tokens: int
@@ -285,6 +287,7 @@ def _result(
         beyond_fit=covered.beyond,
         fitted_share=covered.share,
         asked_machine=captured.request.asked_machine,
+        policy_source=captured.request.policy_source,
         **metrics_of(captured, timeline),
         bound_s=bounds.makespan_s,
         binding=bounds.binding,

@@ -14,7 +14,7 @@ from offload.decode import DecodeStream
 from offload.metrics import decode_steps, summed_up
 from offload.ops import Lane, OpKind
 from offload.schedule import ScheduleDigest
-from pregate.ask.capture import Request, resident_set
+from pregate.ask.capture import Request, resident_set, watch_own_policy
 from pregate.ask.intervals import Interval, path_intervals
 from pregate.ask.simulation import SimulationResult, calibration
 from simulator.stream import Stream
@@ -29,6 +29,7 @@ def stream_request(asked: Request, hw: Platform) -> SimulationResult:
 
     Its digest is that of the whole schedule. Raises `CapacityExceeded` when the experts of one block do not fit.
     """
+    watch_own_policy(asked)
     found = _stream(asked, hw, offloaded=False)
     if found is None:
         found = _stream(asked, hw, offloaded=True)
@@ -91,6 +92,7 @@ def _stream(asked: Request, hw: Platform, offloaded: bool) -> SimulationResult |
         beyond_fit=covered.beyond,
         fitted_share=covered.share,
         asked_machine=asked.asked_machine,
+        policy_source=asked.policy_source,
         **found,
         bound_s=bound_s,
         binding=Lane(int(stream.lane_s.argmax())).name if on_lane else "critical path",

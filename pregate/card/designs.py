@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from hwmodels.platform import Platform
@@ -158,12 +158,21 @@ def granted(model: ModelArchitecture, hw: Platform, work: Workpiece, policy: Pol
 
 
 def all_planned(
-    model: ModelArchitecture, work: Workpiece, platforms: Mapping[str, Platform], say: Callable[[str, str], None]
+    model: ModelArchitecture,
+    work: Workpiece,
+    platforms: Mapping[str, Platform],
+    say: Callable[[str, str], None],
+    more: Sequence[str] = (),
 ) -> Iterator[Planned]:
-    """Every design of every stack in `platforms` that fits, each once; `say(design, reason)` for those that do not."""
+    """Every design of every stack in `platforms` that fits, each once; `say(design, reason)` for those that do not.
+
+    `more`: designs beside these, on stacks that are no engine's where there is one: engines have designs of their own.
+    """
+    free = [stack for stack in platforms if stack not in ENGINES] or list(platforms)
     for stack, hw in platforms.items():
         seen: set[str] = set()
-        for name in designs_of(model, stack, beside_engines=any(other in ENGINES for other in platforms)):
+        named = designs_of(model, stack, beside_engines=any(other in ENGINES for other in platforms))
+        for name in (*named, *(more if stack in free else ())):
             if "{" in name and "gpu_only" in seen:  # nothing has to leave HBM
                 continue
             try:
@@ -172,6 +181,8 @@ def all_planned(
                 say(f"{stack}/{name.replace('{fewest}', 'N').replace('{most}', 'N')}", str(error))
                 continue
             except InvalidInput:
+                if name in more:
+                    raise
                 continue
             if planned.design.policy not in seen:
                 seen.add(planned.design.policy)

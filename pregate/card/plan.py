@@ -8,7 +8,8 @@ from pathlib import Path
 from hwmodels.platform import Platform
 from hwmodels.stack import stack_names
 from offload.memory import CapacityExceeded
-from offload.policies import PRESETS
+from offload.own_policies import is_own_name
+from offload.policies import PRESETS, policy_named
 from pregate.card.card import Card
 from pregate.card.choice import Ranking, choose
 from pregate.card.designs import all_planned, plan_design, stacks_for
@@ -38,6 +39,7 @@ def plan(
     stacks: Sequence[str] | None = None,
     overrides: Mapping[str, float | str] | None = None,
     popularity: PopularityProfile | None = None,
+    policies: Sequence[str] = (),
     seed: int = 0,
 ) -> Card:
     """Judge whole requests under every design that fits, and say what to do, how sure that is and what would change it.
@@ -47,6 +49,7 @@ def plan(
     `objective`: one of `pregate.card.judged.OBJECTIVES`. `now`: what runs today, `STACK/DESIGN` or a design of the
     first stack; None: all in HBM where that fits, else whole layers on the host, else the first design that fits.
     `stacks`: the software to look at; None: every engine that runs such a model, and this project's runtime.
+    `policies`: designs to judge beside those of the stacks, such as one of your own that `load_policy` has loaded.
 
     Raises `InvalidInput` where no design fits or an argument is wrong, and what `load_model` and `load_hardware` raise.
     """
@@ -61,7 +64,8 @@ def plan(
     else:
         work = workpiece(architecture, job or RequestLoad(), seed, popularity)
     unfit: list[tuple[str, str]] = []
-    judged, today = _judged(architecture, work, platforms, now, unfit)
+    more = [policy_named(policy).name for policy in policies]
+    judged, today = _judged(architecture, work, platforms, now, unfit, more)
     choice = choose(judged, today, objective)
     seen = work.is_recorded and popularity is None
     return _card(architecture, work, choice, tuple(unfit), "recorded, experts kept with it in view" if seen else "")
@@ -69,12 +73,12 @@ def plan(
 
 def _judged(
     model: ModelArchitecture, work: Workpiece, platforms: Mapping[str, Platform], now: str | None,
-    unfit: list[tuple[str, str]],
+    unfit: list[tuple[str, str]], more: Sequence[str],
 ) -> tuple[list[Judged], Judged]:  # fmt: skip
     """Every design that fits, and which of them runs now. Raises `InvalidInput` where none fits, or `now` does not."""
     asked = None if now is None else _asked(model, work, platforms, now)
     judged: list[Judged] = [] if asked is None else [asked]
-    for planned in all_planned(model, work, platforms, lambda name, reason: unfit.append((name, reason))):
+    for planned in all_planned(model, work, platforms, lambda name, reason: unfit.append((name, reason)), more):
         if asked is not None and planned.design == asked.design:
             continue
         try:
@@ -99,7 +103,8 @@ def _default_now(judged: Sequence[Judged]) -> Judged:
 def _asked(model: ModelArchitecture, work: Workpiece, platforms: Mapping[str, Platform], now: str) -> Judged:
     """The design that runs today. Raises `InvalidInput` where it does not fit, `UnknownName` for its stack."""
     stack, slash, policy = now.partition("/")
-    if not slash or now.partition("@")[0] in PRESETS:  # a design may have a stroke itself
+    own = stack not in platforms and is_own_name(now)
+    if not slash or own or now.partition("@")[0] in PRESETS:  # a design may have a stroke itself
         stack, policy = next(iter(platforms)), now
     if stack not in platforms:
         raise unknown_name("stack", stack, platforms, f"--now {now}")

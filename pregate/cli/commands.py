@@ -11,6 +11,7 @@ from typer.main import get_command
 
 from pregate.cli.arguments import check_arguments, check_recorded, is_typed
 from pregate.cli.coercion import coerced_here
+from pregate.cli.own_code import load_own_policies
 
 __all__ = ["COMMANDS", "PLAIN", "Command", "Commands", "Entry", "root"]
 
@@ -159,6 +160,9 @@ class Command(TyperCommand):
         params = self.get_params(ctx)
         check_arguments(params, args)
         rest = super().parse_args(ctx, args)
+        load_own_policies(
+            self.name, {param.name: ctx.params.get(param.name) for param in params if is_typed(ctx, param.name)}
+        )
         check_recorded({param.opts[-1] for param in params if is_typed(ctx, param.name)})
         return rest
 

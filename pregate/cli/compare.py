@@ -23,7 +23,7 @@ def compare(
     *,
     question: Question,
     policies: Annotated[
-        str, typer.Option(help="Designs, comma-separated: pregate, pregate(2), pregate:encoder, on_demand+lru:0.1.")
+        str, typer.Option(help="Designs, by comma: pregate, pregate(2), on_demand+lru:0.1, ./mine.py:MyPolicy.")
     ] = DEFAULT_POLICIES,
 ) -> None:
     """Compare designs: MoE-layer latency, tokens/s, TTFT, TPOT, HBM, link traffic; who wins and what binds it.

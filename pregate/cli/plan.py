@@ -12,7 +12,7 @@ import typer
 
 from hwmodels.sets import parse_sets
 from pregate.cli import options
-from pregate.cli.built import build_model
+from pregate.cli.built import build_model, distinct
 from pregate.cli.output_paths import require_ledger
 from pregate.cli.progress import spinner
 from pregate.draw import render
@@ -52,6 +52,9 @@ def plan(
     objective: Annotated[str, typer.Option(help="request, ttft, tpot or throughput.")] = "request",
     now: Annotated[
         str | None, typer.Option("--now", help="What runs today: STACK/DESIGN, such as llama-cpp/gpu_only@layers=cpu.")
+    ] = None,
+    policies: Annotated[
+        str | None, typer.Option(help="Designs to judge beside those of the software, by comma: ./mine.py:MyPolicy.")
     ] = None,
     input_tokens: Annotated[int, typer.Option(help="Prompt tokens of a request.")] = 512,
     output_tokens: Annotated[int, typer.Option(help="Generated tokens of a request.")] = 256,
@@ -95,6 +98,7 @@ def plan(
         card = run_plan(
             architecture, hardware, job, trace=recorded, objective=objective, now=now, stacks=stacks,
             overrides=overrides, popularity=counted, seed=seed,
+            policies=[] if policies is None else distinct(policies, "--policies"),
         )  # fmt: skip
     if ledger is not None:
         from pregate.check.ledger import append_predictions

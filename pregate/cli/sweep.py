@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from pregate.cli import options
+from pregate.cli.built import distinct
 from pregate.cli.consent import require_consent_along
 from pregate.draw import render
 from pregate.explore.sweeps.checkpoint import Checkpoint
@@ -31,6 +32,7 @@ def sweep(
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="Result: .nc or .parquet; default: FILE.nc, here.")
     ] = None,
+    policies: Annotated[str | None, typer.Option(help="Designs, by comma, in place of those of the file.")] = None,
     jobs: Annotated[int | None, typer.Option(help="Worker processes; default: threads of this one.", min=1)] = None,
     dask: Annotated[str | None, typer.Option(help="Scheduler of a Dask cluster to run on: tcp://HOST:PORT.")] = None,
     plot: Annotated[Path | None, typer.Option(help="Folder for pictures along the first two numeric axes.")] = None,
@@ -48,7 +50,7 @@ def sweep(
 
     Example: pregate sweep sweep.yaml -o sweep.nc --jobs 2 --plot pictures
     """
-    arguments = read_sweep(file)
+    arguments = read_sweep(file, None if policies is None else distinct(policies, "--policies"))
     target = output if output is not None else Path(file.with_suffix(".nc").name)
     check_output(target)
     if plot is not None and plot.exists() and not plot.is_dir():

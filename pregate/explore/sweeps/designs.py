@@ -30,7 +30,7 @@ class Design:
     @property
     def looks_ahead(self) -> bool:
         """Whether the axis `lookahead` moves it: a preset `pregate` that does not say how far."""
-        return self.text is not None and _PREGATE.match(self.text) is not None
+        return self.text is not None and self.policy.source is None and _PREGATE.match(self.text) is not None
 
     def takes_cache(self, cache: Cache | None) -> bool:
         """Whether the axis `cache_ratio` moves it: it keeps no experts, or only in the `cache` given for all."""

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 from hwmodels.quantity import parse_override
+from offload.own_policies import is_own_name
 from offload.policies import cache_named
 from pregate.explore.sweeps.axes import LatinHypercube, spaced
 from pregate.explore.sweeps.machines import MachineRecipe
@@ -14,7 +15,7 @@ from pregate.explore.sweeps.workloads import TraceRecipe
 from pregate.named import load_model
 from simulator.modes import FIFO, Modes
 from traces.documents import Section, read_yaml
-from traces.errors import InvalidFile, unknown_name
+from traces.errors import InvalidFile, InvalidInput, unknown_name
 from traces.synthesis import Dials
 
 __all__ = ["read_sweep"]
@@ -22,8 +23,8 @@ __all__ = ["read_sweep"]
 _FILES = (".yaml", ".yml", ".json", ".gguf", ".safetensors")
 
 
-def read_sweep(path: Path) -> dict[str, Any]:
-    """The arguments of `pregate.sweep` that the YAML (or JSON) file at `path` states.
+def read_sweep(path: Path, policies: Sequence[str] | None = None) -> dict[str, Any]:
+    """The arguments of `pregate.sweep` that the YAML (or JSON) file at `path` states, `policies` in place of its own.
 
     Keys: model, dtype, formats, top_k, hardware, stack, set, hbm, trace or workload, policies, axes, sample, modes,
     expert_tier, cache, draws, seed. An axis is a list, or `{values: [...]}`, `{linear: [low, high, n]}`,
@@ -42,7 +43,7 @@ def read_sweep(path: Path) -> dict[str, Any]:
         ),
         "hw": _machine(section, path),
         "trace": _trace(section, path),
-        "policies": _texts(section, "policies"),
+        "policies": _policies(section, policies),
         "axes": _axes(section.optional_section("axes"), sample),
         "sample": sample,
         "modes": _modes(section.optional_section("modes")),
@@ -175,6 +176,15 @@ def _axis(name: str, raw: Any, sample: LatinHypercube | None, where: str) -> Any
     if sample is not None:
         return (*values, how)
     return spaced(name, how, values[0], values[1], values[2])
+
+
+def _policies(section: Section, given: Sequence[str] | None) -> list[str]:
+    """The policies of the file, or those given. Raises `InvalidInput` where the file names code: it is given only."""
+    stated = [] if given is not None and "policies" not in section else _texts(section, "policies")
+    for policy in stated if given is None else ():
+        if is_own_name(policy):
+            raise InvalidInput(f"{section.where}: policies: {policy}: a YAML file runs no code, give it by --policies")
+    return stated if given is None else list(given)
 
 
 def _texts(section: Section, key: str) -> list[str]:

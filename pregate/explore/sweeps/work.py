@@ -75,7 +75,7 @@ class SweepWork:
         if self.strangers:
             raise InvalidInput(
                 f"policy {self.strangers[0]} is made of functions of your own, and a later run cannot tell whether "
-                f"they changed: leave the checkpoint out, or make it a preset in offload/policies"
+                f"they changed: leave the checkpoint out, or put it into one file of plain code (docs/policies.md)"
             )
 
     def fields(self, outcomes: Sequence[TaskOutcome | None]) -> list[dict[str, NDArray[Any]]]:
