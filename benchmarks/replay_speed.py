@@ -1,7 +1,7 @@
-"""Residency replay of two million lookups, beside libCacheSim on the same keys: `python benchmarks/replay_speed.py`.
+"""Residency replay of a million events, four million lookups: `python -m benchmarks.replay_speed`.
 
-CPU seconds, processor as in /proc/cpuinfo; compiled code is loaded before the clock starts. libCacheSim replays one
-lookup at a time, `offload.replay` by batches of top_k.
+By slots (`offload.cache_replay`, as `pregate residency` does), by bytes (`offload.replay`), and by libCacheSim on the
+same keys, which replays one lookup at a time. CPU seconds; compiled code is loaded before the clock starts.
 """
 
 from __future__ import annotations
@@ -11,11 +11,14 @@ from collections.abc import Callable
 
 import numpy as np
 
+from offload.cache_replay import replay_cache
+from offload.policies import cache_named
 from offload.replay import POLICIES, replay_residency
+from offload.trace_events import trace_events
 from traces.phase import Phase
 from traces.routing import Provenance, RoutingTrace
 
-N_TOKENS, N_LAYERS, N_EXPERTS, TOP_K = 10_417, 48, 128, 4
+N_TOKENS, N_LAYERS, N_EXPERTS, TOP_K = 20_834, 48, 128, 4
 BUDGET = N_LAYERS * N_EXPERTS // 4
 
 
@@ -51,11 +54,20 @@ def main() -> None:
         experts=routed.experts[:600], sequence=routed.sequence[:600], position=routed.position[:600],
         phase=routed.phase[:600], step=routed.step[:600], n_experts=N_EXPERTS, provenance=routed.provenance,
     )  # fmt: skip
+    for name in ("lru", "lfu", "lfru", "mrs", "activation", "belady"):
+        for flag in (":per_layer", ""):
+            cache = cache_named(name + flag)
+            replay_cache(trace_events(small), cache, BUDGET, compiled=True)
+            events = trace_events(routed)
+            taken_s = seconds(lambda cache=cache, events=events: replay_cache(events, cache, BUDGET))
+            rate = replay_cache(events, cache, BUDGET).hit_rate
+            print(f"{name + flag:22} {taken_s:6.3f} s  {len(events.layer)} events, {100 * rate:.1f} % hit")
+    print(f"{'events of the trace':22} {seconds(lambda: trace_events(routed)):6.3f} s")
     for policy in POLICIES:
         replay_residency(small, policy, 10, [1] * N_LAYERS)
         taken_s = seconds(lambda policy=policy: replay_residency(routed, policy, BUDGET, [1] * N_LAYERS))
         result = replay_residency(routed, policy, BUDGET, [1] * N_LAYERS)
-        print(f"{policy:10} {taken_s:6.3f} s  {result.n_lookups} lookups, {result.hit_pct_cum:.1f} % hit")
+        print(f"{policy + ' by bytes':22} {taken_s:6.3f} s  {result.n_lookups} lookups, {result.hit_pct_cum:.1f} % hit")
     try:
         import libcachesim
     except ImportError:
@@ -69,7 +81,7 @@ def main() -> None:
             cache = getattr(libcachesim, name)(cache_size=BUDGET)
             return sum(map(cache.get, requests))
 
-        print(f"libcachesim {name:8} {seconds(replay):6.3f} s, called from Python")
+        print(f"{'libcachesim ' + name:22} {seconds(replay):6.3f} s, called from Python")
 
 
 if __name__ == "__main__":

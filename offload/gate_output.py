@@ -13,7 +13,7 @@ __all__ = ["GateOutput", "gate_output"]
 
 
 class GateOutput(NamedTuple):
-    """The experts that one event asks for, ascending, with the tokens and the gate weights that each serves.
+    """The experts that one event asks for, with the tokens and the gate weights that each serves.
 
     `scores`: gate weights summed over tokens, or, where the trace has none, as if a token weighed its experts alike.
     `top_k`: experts a token; `new_request`: none of the sequences of this step was in the step before.

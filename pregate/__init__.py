@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from offload.memory import CapacityExceeded
     from offload.policy import BlockView, Buffers, Cache, Decisions, Fetch, MissAction, Policy, RunFacts
     from pregate.api import import_trace, load_popularity, load_trace, synthesize
+    from pregate.ask.cache_hits import CacheHits, cache_hits
     from pregate.ask.comparison import Comparison, compare
     from pregate.ask.largest_batch import largest_batch
     from pregate.ask.predictors import PredictorCurves, predictors
@@ -66,6 +67,7 @@ _HOMES = {
     "BlockView": "offload.policy",
     "Buffers": "offload.policy",
     "Cache": "offload.policy",
+    "CacheHits": "pregate.ask.cache_hits",
     "CapacityExceeded": "offload.memory",
     "Card": "pregate.card.card",
     "Comparison": "pregate.ask.comparison",
@@ -105,6 +107,7 @@ _HOMES = {
     "SweepFailed": "pregate.explore.sweeps.sweep",
     "Thresholds": "pregate.monitoring.alerts",
     "TraceRecipe": "pregate.explore.sweeps.workloads",
+    "cache_hits": "pregate.ask.cache_hits",
     "calibrate": "hwmodels.calibrate.calibration",
     "compare": "pregate.ask.comparison",
     "costs": "pregate.economics.costing",
@@ -144,6 +147,7 @@ __all__ = [
     "BlockView",
     "Buffers",
     "Cache",
+    "CacheHits",
     "CapacityExceeded",
     "Card",
     "Comparison",
@@ -183,6 +187,7 @@ __all__ = [
     "SweepFailed",
     "Thresholds",
     "TraceRecipe",
+    "cache_hits",
     "calibrate",
     "compare",
     "costs",

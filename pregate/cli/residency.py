@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from pregate.cli import options
-from pregate.cli.built import distinct
+from pregate.cli.built import build_cache, distinct
+from pregate.cli.output_paths import require_picture, say_written
 from pregate.cli.progress import spinner
 from pregate.draw import render
 from traces.errors import InvalidInput
@@ -16,40 +18,112 @@ from traces.errors import InvalidInput
 if TYPE_CHECKING:
     from rich.table import Table
 
+    from pregate.ask.cache_hits import CacheHits
     from pregate.ask.replay import Residency
 
 
 def residency(
-    trace: Annotated[Path, typer.Argument(help="Routing trace, or a recording pregate can import.")],
+    trace: Annotated[str, typer.Argument(help="Routing trace: a name, a file, or a recording pregate can import.")],
+    caches: Annotated[
+        str | None,
+        typer.Option(
+            help="Caches as policies name them, such as lru:per_layer,mrs:pooled; by comma. All where left out."
+        ),
+    ] = None,
+    capacity: Annotated[
+        str | None, typer.Option(help="Shares of all experts (0.25), slots (64) or k (top-k a layer); by comma.")
+    ] = None,
+    keep: Annotated[
+        bool, typer.Option("--keep", help="One cache for all requests, not an empty one for each.")
+    ] = False,
+    serial: Annotated[bool, typer.Option("--serial", help="Look experts up one by one, as some replays do.")] = False,
+    train: Annotated[
+        float | None,
+        typer.Option(help="Share of the requests that popular experts are counted on; judged on the others."),
+    ] = None,
     policies: Annotated[
-        str, typer.Option(help="lru, lfu, layer, layerlfu, belady, random; comma-separated.")
-    ] = "lru,lfu,layer,layerlfu,belady",
+        str | None, typer.Option(help="By bytes: lru, lfu, layer, layerlfu, belady, random; comma-separated.")
+    ] = None,
     budgets_mib: Annotated[
-        str, typer.Option(help="Budgets in MiB of expert bytes, comma-separated.")
-    ] = "250,500,1000,2000,4000,8000",
+        str | None, typer.Option(help="By bytes: budgets in MiB of expert bytes, comma-separated.")
+    ] = None,
     expert_bytes: Annotated[int | None, typer.Option(help="Bytes of one expert, where the trace has none.")] = None,
     seed: options.Seed = 0,
     format: options.OutputFormat = options.Format.table,
+    plot: Annotated[Path | None, typer.Option(help="Picture of hit rates by capacity: .png, .svg or .pdf.")] = None,
 ) -> None:
-    """Replay a trace through expert caches, without timing: hit rates and bytes read by budget and policy.
+    """Replay a trace through expert caches, without timing: hit rates, and what Belady would add, by capacity.
+
+    With --policies or --budgets-mib by bytes, as a published phone engine does (docs/residency.md).
+
+    Example: pregate residency trace.safetensors --caches lru:per_layer,lfru:pooled,belady:pooled --capacity k,0.25,0.5
 
     Example: pregate residency trace.safetensors --policies lru,belady --budgets-mib 500,1000 --format csv
     """
-    chosen = distinct(policies, "--policies")
-    sizes = [_mib(text) for text in distinct(budgets_mib, "--budgets-mib")]
+    by_bytes, in_slots = policies is not None or budgets_mib is not None, caches is not None or capacity is not None
+    if by_bytes and (in_slots or keep or serial or train is not None):
+        raise InvalidInput(
+            "--policies and --budgets-mib replay by bytes: leave --caches, --capacity, --keep, --serial and --train out"
+        )
+    if plot is not None:
+        require_picture(plot)
     from pregate.api import load_trace
 
-    recorded = load_trace(trace)
-    from pregate.ask.replay import residency as run_residency
+    if by_bytes:
+        chosen = distinct(policies if policies is not None else BY_BYTES, "--policies")
+        sizes = [_mib(text) for text in distinct(budgets_mib if budgets_mib is not None else BUDGETS, "--budgets-mib")]
+        recorded = load_trace(trace)
+        from pregate.ask.replay import residency as run_residency
 
-    with spinner("replaying"):
-        found = run_residency(recorded, chosen, sizes, expert_bytes=expert_bytes, seed=seed)
+        with spinner("replaying"):
+            found = run_residency(recorded, chosen, sizes, expert_bytes=expert_bytes, seed=seed)
+        _print(found, format, lambda: _table(found, trace))
+    else:
+        from pregate.ask.cache_hits import CACHES, CAPACITIES, cache_hits
+
+        named = CACHES if caches is None else distinct(caches, "--caches")
+        capacities = CAPACITIES if capacity is None else distinct(capacity, "--capacity")
+        for name in named:
+            build_cache(name)
+        recorded = load_trace(trace)
+        with spinner("replaying"):
+            hits = cache_hits(
+                recorded, named, capacities, keep=keep, serial=serial, train=train, expert_bytes=expert_bytes, seed=seed
+            )
+        _print(hits, format, lambda: _hits_table(hits, trace))
+    if plot is not None:
+        from pregate.draw.hit_rates import draw_hit_rates
+
+        draw_hit_rates(found if by_bytes else hits, plot)
+        say_written(plot)
+
+
+BY_BYTES, BUDGETS = "lru,lfu,layer,layerlfu,belady", "250,500,1000,2000,4000,8000"
+
+
+def _print(found: Residency | CacheHits, format: options.Format, table: Callable[[], Table]) -> None:
     if format is options.Format.csv:
         typer.echo(found.to_csv(), nl=False)
     elif format is options.Format.json:
         render.print_json(found.to_dict())
     else:
-        render.print_table(_table(found, str(trace)))
+        render.print_table(table())
+
+
+def _hits_table(found: CacheHits, title: str) -> Table:
+    table = render.new_table(f"Caches on {title}", "\n".join(found.notes))
+    table.add_column("capacity", justify="right")
+    table.add_column("slots", justify="right")
+    table.add_column("cache")
+    columns = ["hits", "in decode", "to Belady", "worst request", "best"]
+    sized = any(row.read_mib is not None for row in found)
+    for column in (*columns, *(["read"] if sized else [])):
+        table.add_column(column, justify="right")
+    for row in found:
+        rates = (row.hit_rate, row.decode_hit_rate, row.to_belady, row.worst_request, row.best_request)
+        read = [] if row.read_mib is None else [f"{row.read_mib:.0f} MiB"]
+        table.add_row(row.capacity, str(row.n_slots), row.cache, *(f"{100 * rate:.1f} %" for rate in rates), *read)
+    return table
 
 
 def _mib(text: str) -> float:

@@ -1,0 +1,224 @@
+"""Slot caches replayed as machine code: what `offload.residency` decides, lookup for lookup, by `offload.cache_replay`.
+
+A pool is a list of residents; its victim is the unprotected one of the lowest rank, then of the lowest tie, found by
+one pass over them. numba is imported with this module: import it on first use.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from traces.compiled import njit
+
+__all__ = ["KINDS", "next_uses", "replay_slots"]
+
+LRU, FIFO, LIFO, LFU, LFU_DECAY, LFRU, LFRU_RELEASED, MRS, ACTIVATION, LEAST_STALE, BELADY, RANDOM, STATIC = range(13)
+
+KINDS = {
+    "lru": LRU, "hot_lru": LRU, "fifo": FIFO, "lifo": LIFO, "lfu": LFU, "lfu_decay": LFU_DECAY, "lfru": LFRU,
+    "lfru_released": LFRU_RELEASED, "mrs": MRS, "activation": ACTIVATION, "least_stale": LEAST_STALE,
+    "belady": BELADY, "random": RANDOM, "static": STATIC,
+}  # fmt: skip
+"""The evictions that the kernel knows, by name."""
+
+
+@njit(cache=True, nogil=True)
+def next_uses(ptr: Any, keys: Any, group: Any, n_keys: int) -> Any:
+    """Of every lookup the event that looks its key up again within its group, the number of events for none."""
+    n_events = len(ptr) - 1
+    following, coming = np.empty(len(keys), np.int64), np.full(n_keys, n_events, np.int64)
+    last = -1
+    for event in range(n_events - 1, -1, -1):
+        if group[event] != last:
+            coming[:] = n_events
+            last = group[event]
+        for at in range(ptr[event], ptr[event + 1]):
+            following[at] = coming[keys[at]]
+            coming[keys[at]] = event
+    return following
+
+
+@njit(cache=True, nogil=True)
+def _lowest(members: Any, first: int, n: int, mark: Any, event: int, rank: Any, tie: Any) -> Any:
+    best, best_rank, best_tie = -1, np.inf, np.int64(0)
+    for i in range(first, first + n):
+        key = members[i]
+        if mark[key] == event:
+            continue
+        own = rank[key]
+        if best < 0 or own < best_rank or (own == best_rank and tie[key] < best_tie):
+            best, best_rank, best_tie = key, own, tie[key]
+    return best
+
+
+@njit(cache=True, nogil=True)
+def _drawn(members: Any, first: int, n: int, mark: Any, event: int, rng: Any) -> Any:
+    if n == 0:
+        return -1
+    key = members[first + rng.integers(0, n)]
+    if mark[key] != event:
+        return key
+    n_free = 0
+    for i in range(first, first + n):
+        n_free += mark[members[i]] != event
+    if n_free == 0:
+        return -1
+    skip = rng.integers(0, n_free)
+    for i in range(first, first + n):
+        if mark[members[i]] != event:
+            if skip == 0:
+                return members[i]
+            skip -= 1
+    return -1
+
+
+@njit(cache=True, nogil=True)
+def replay_slots(ptr: Any, keys: Any, tokens: Any, scores: Any, following: Any, layer_of: Any, step_of: Any,
+                 n_tokens: Any, begins: Any, group: Any, slots: Any, held: Any, n_experts: int, top_k: int, kind: int,
+                 cold: bool, budget: int, alpha: float, epsilon: float, a_slot: int, rng: Any,
+                 hits: Any) -> None:  # fmt: skip
+    """Fill `hits` by lookup. `slots` of each pool, one or one a layer; `held`: (n_keys,) residents that never go."""
+    n_layers, n_pools = len(held) // n_experts, len(slots)
+    n_keys, per_layer = len(held), n_pools > 1
+    first = np.zeros(n_pools + 1, np.int64)
+    for pool in range(n_pools):
+        first[pool + 1] = first[pool] + slots[pool]
+    members, place = np.empty(max(first[n_pools], 1), np.int64), np.full(n_keys, -1, np.int64)
+    rank, tie, share = np.zeros(n_keys), np.zeros(n_keys, np.int64), np.zeros(n_keys)
+    uses, last, mark = np.zeros(n_keys), np.zeros(n_keys, np.int64), np.full(n_keys, -1, np.int64)
+    n_in, n_held, now = np.zeros(n_pools, np.int64), np.zeros(n_pools, np.int64), np.zeros(n_pools, np.int64)
+    since, taken = np.zeros(n_pools, np.int64), np.full(n_keys, -1, np.int64)
+    for key in range(n_keys):
+        if held[key]:
+            n_held[key // n_experts if per_layer else 0] += 1
+    clock = begun_in = np.int64(-1)
+    previous, step = np.int64(-1), np.int64(-1)
+    for event in range(len(ptr) - 1):
+        begin, end, layer = ptr[event], ptr[event + 1], layer_of[event]
+        pool, base = (layer if per_layer else 0), layer * n_experts
+        if cold and group[event] != previous:
+            place[:] = -1
+            rank[:] = 0
+            tie[:] = 0
+            uses[:] = 0
+            last[:] = 0
+            share[:] = 0
+            n_in[:] = 0
+            now[:] = 0
+            since[:] = 0
+            begun_in = np.int64(-1)
+            step = np.int64(-1)
+        previous = group[event]
+        # what the gate says
+        now[pool] += kind == LFRU
+        if kind == LEAST_STALE and step_of[event] != step:
+            rank[:] = 0
+        step = step_of[event]
+        if kind == MRS:
+            rank[base : base + n_experts] *= 1 - alpha
+            left = 2 * top_k
+            if end - begin <= left:
+                for at in range(begin, end):
+                    rank[keys[at]] += alpha * (scores[at] / n_tokens[event])
+            else:
+                for _ in range(left):
+                    best = -1
+                    for at in range(begin, end):
+                        better = best < 0 or scores[at] > scores[best]
+                        better = better or (scores[at] == scores[best] and keys[at] < keys[best])
+                        if taken[keys[at]] != event and better:
+                            best = at
+                    taken[keys[best]] = event
+                    rank[keys[best]] += alpha * (scores[best] / n_tokens[event])
+        if kind == ACTIVATION:
+            of_layer = 1 - layer / n_layers
+            if begins[event] and step != begun_in:
+                uses[:] = 0
+                share[:] = 0
+                begun_in = step
+                for key in range(n_keys):
+                    rank[key] = epsilon * (1 - (key // n_experts) / n_layers)
+            for at in range(begin, end):
+                uses[keys[at]] += tokens[at]
+            total = uses[base : base + n_experts].sum()
+            for key in range(base, base + n_experts):
+                rank[key] = (uses[key] / total + epsilon) * of_layer
+        # lookups
+        for at in range(begin, end):
+            mark[keys[at]] = event
+            hits[at] = held[keys[at]] or place[keys[at]] >= 0
+        left = budget
+        for at in range(begin, end):
+            key = keys[at]
+            if hits[at] or left == 0:
+                continue
+            if n_in[pool] + n_held[pool] == slots[pool]:
+                if kind == RANDOM:
+                    victim = _drawn(members, first[pool], n_in[pool], mark, event, rng)
+                elif kind == STATIC:
+                    victim = -1
+                else:
+                    if kind in (LFRU, LFRU_RELEASED):
+                        for i in range(first[pool], first[pool] + n_in[pool]):
+                            one = members[i]
+                            rank[one] = uses[one] / (now[pool] - last[one] + 1)
+                    victim = _lowest(members, first[pool], n_in[pool], mark, event, rank, tie)
+                if victim < 0:
+                    continue
+                n_in[pool] -= 1
+                moved = members[first[pool] + n_in[pool]]
+                members[place[victim]] = moved
+                place[moved] = place[victim]
+                place[victim] = -1
+            left -= 1
+            members[first[pool] + n_in[pool]] = key
+            place[key] = first[pool] + n_in[pool]
+            n_in[pool] += 1
+            clock += 1
+            if kind == LIFO:
+                rank[key] = -clock
+            elif kind in (FIFO, LRU):
+                rank[key] = clock
+            elif kind == LFRU:
+                tie[key] = key
+                last[key] = now[pool]
+            elif kind == LFRU_RELEASED:
+                tie[key] = clock
+                uses[key] = 0
+                last[key] = now[pool]
+            else:
+                tie[key] = clock
+        for at in range(begin, end):
+            key = keys[at]
+            clock += 1
+            if kind == LRU:
+                rank[key] = clock
+            elif kind == LFU:
+                rank[key] += 1
+                if place[key] >= 0:
+                    tie[key] = clock
+            elif kind == LFU_DECAY:
+                rank[key] += 1
+                tie[key] = clock
+                since[pool] += 1
+                if since[pool] == max(a_slot * slots[pool], 1):
+                    since[pool] = 0
+                    low, high = (base, base + n_experts) if per_layer else (0, n_keys)
+                    for one in range(low, high):
+                        rank[one] = np.floor(rank[one] / 2)
+            elif kind == LFRU:
+                uses[key] += 1
+                last[key] = now[pool]
+            elif kind == LFRU_RELEASED:
+                if place[key] >= 0:
+                    now[pool] += 1
+                    uses[key] += 1
+                    last[key] = now[pool]
+            elif kind == LEAST_STALE:
+                rank[key] = 1
+            elif kind == BELADY:
+                rank[key] = -following[at]
+            else:
+                tie[key] = clock
