@@ -92,9 +92,11 @@ def residency(
             )
         _print(hits, format, lambda: _hits_table(hits, trace))
     if plot is not None:
-        from pregate.draw.hit_rates import draw_hit_rates
+        from pregate.draw.hit_rates import hit_curves
+        from pregate.draw.style import save_figure
+        from pregate.draw.trace_plots import residency_curves
 
-        draw_hit_rates(found if by_bytes else hits, plot)
+        save_figure(residency_curves(found) if by_bytes else hit_curves(hits), plot)
         say_written(plot)
 
 

@@ -11,7 +11,7 @@ import pytest
 
 import pregate
 from pregate.ask.cache_hits import CACHES, cache_hits
-from pregate.draw.hit_rates import draw_hit_rates
+from pregate.draw.hit_rates import hit_curves
 from tests.command_line import Run
 from tests.small_models import MODELS, routing
 from traces.errors import InvalidInput, UnknownName
@@ -100,7 +100,7 @@ def test_the_command_says_the_same_three_ways_and_draws_it(run: Run, tmp_path: P
     assert "12 requests, each with an empty cache" in out
     assert "wrote" in err
     assert picture.read_text().count("mrs:pooled") >= 1
-    labels = [line.get_label() for line in draw_hit_rates(found, picture).axes[0].lines]
+    labels = [line.get_label() for line in hit_curves(found).axes[0].lines]
     assert labels == ["lru:per_layer", "belady:per_layer", "mrs:pooled"]
 
 
