@@ -86,6 +86,12 @@ def roofline_s(table: KernelTable, rates: CardRates) -> NDArray[np.float64]:
     elif table.form == "experts":
         rows, weights = of["n_tokens"] * of["top_k"], (of["n_up"] + 1) * of["d_model"] * of["d_ff"]
         flop, read = 2 * rows * weights, np.minimum(rows, of["n_experts"]) * weights * size
+    elif "latent" in table.form:
+        prompt, widths = table.form == "latent_context", of["key_width"] + of["value_width"]
+        entry = of["n_heads"] * widths * 2 if prompt else of["key_width"] * size
+        read = of["n_sequences"] * of["context"] * entry
+        pairs = of["context"] * (of["context"] + 1) / 2 if prompt else of["context"]
+        flop = 2 * of["n_sequences"] * of["n_heads"] * widths * pairs
     else:
         prompt = table.form == "context_attention"
         read = 2 * of["n_sequences"] * of["context"] * of["n_kv_heads"] * of["head_width"] * size
@@ -158,6 +164,10 @@ def fit_law(table: KernelTable, rates: CardRates) -> FittedLaw:
     drawn = drawn_rows(table)
     constants = solve(drawn, rates)
     families = errors_of(held_out_rows(drawn, rates, constants.values), drawn.seconds)
+    windowed = table.windowed
+    windows = None
+    if windowed is not None:
+        windows = errors_of(predicted(constants.values, windowed, rates), windowed.seconds)
     axes = FORMS[table.form].axes
     within = {name: (float(table.shapes[name].min()), float(table.shapes[name].max())) for name in axes}
     values = {name: float(f"{value:.5g}") for name, value in constants.values.items()}
@@ -172,5 +182,6 @@ def fit_law(table: KernelTable, rates: CardRates) -> FittedLaw:
         within=ReadOnly(within),
         families=families,
         elsewhere=None,
+        windows=windows,
         source=ReadOnly({**table.source, "rows": str(len(table)), "fitted_rows": str(len(drawn))}),
     )

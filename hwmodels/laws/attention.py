@@ -44,15 +44,20 @@ def decode_attention(
     context: Number,
     token_bytes: Number,
     *,
+    window: Number = 0.0,
     warm: bool = False,
 ) -> KernelTime:
     """One new token for each of `n_sequences` over `context` cached tokens of `token_bytes`.
 
-    `warm`: they were read just before, as in a benchmark.
+    `window`: 0 where all of them are seen, else how many at most, and `context` is no more than that; it is read in
+    whole blocks of keys, of which it touches one more. `warm`: they were read just before, as in a benchmark.
     """
-    shared = n_heads / n_kv_heads
+    bound = (np.real(window) > 0) & (np.real(context) >= np.real(window))
+    context = context + np.where(bound, _KEY_BLOCK, 0.0)
+    apart = (np.real(window) > 0) & (not kernel.packs_window)
+    shared = np.where(apart, 1.0, n_heads / n_kv_heads)
     read_bytes = n_sequences * context * token_bytes
-    n_blocks = n_sequences * n_kv_heads * rounded_up(shared / _PACKED_ROWS)
+    n_blocks = n_sequences * np.where(apart, n_heads, n_kv_heads) * rounded_up(shared / _PACKED_ROWS)
     pieces = rounded_up(context / _CONTEXT_BLOCK)
     parts = smaller_of(smaller_of(np.floor(2 * np.real(rates.n_sm) / n_blocks), pieces), float(_MOST_PARTS))
     parts = larger_of(parts, 1.0)
@@ -87,14 +92,24 @@ def context_attention(
     token_bytes: Number,
     *,
     before: Number = 0.0,
+    window: Number = 0.0,
     warm: bool = False,
 ) -> KernelTime:
-    """`new_tokens` of each of `n_sequences` over themselves, causal, and over `before` cached tokens."""
+    """`new_tokens` of each of `n_sequences` over themselves, causal, and over `before` cached tokens.
+
+    `window`: how many tokens each sees at most, itself among them, 0 all.
+    """
     rows, shared = float(kernel.block_rows), n_heads / n_kv_heads
     per_head = new_tokens * (shared if kernel.packs_prompt else 1.0)
     n_blocks = n_sequences * (n_kv_heads if kernel.packs_prompt else n_heads) * rounded_up(per_head / rows)
     whole = before + rounded_up(new_tokens / _KEY_BLOCK) * _KEY_BLOCK
     mean = np.where(np.real(new_tokens) <= rows, whole, before + (new_tokens + rows) / 2)
+    if np.any(np.real(window) > 0):
+        beyond = (np.real(window) > 0) & (np.real(before + new_tokens) > np.real(window))
+        most = window + rows
+        ramp = larger_of(window - before, 0.0) / 2 / new_tokens  # the first rows see fewer than a window
+        whole = np.where(beyond, smaller_of(whole, most), whole)
+        mean = np.where(beyond, smaller_of(whole, most * (1 - ramp)), mean)
     key_s = rows * 2 * (key_width + value_width + 2 * c["softmax"]) * rates.n_sm / (c["peak"] * rates.flop_per_s)
     filled = n_blocks / rates.n_sm
     waves = (larger_of(filled, 1.0) + rounded_up(filled)) / 2

@@ -57,7 +57,8 @@ class FittedLaw:
     `kernel`: how its attention is laid out, "" of other laws. `values`: constants by name, ratios over what the machine
     claims; `covariance` of their logarithms in that order. `within`: least and most of each number of the measured
     shapes. `families`: by shapes that were left out; `elsewhere`: by the law of the nearest other machine of its
-    family, None where none was measured. `source`: table, version, digest, and how many of its rows were drawn.
+    family, None where none was measured; `windows`: of attention in sliding windows, none of which was fitted, None
+    where none was measured. `source`: table, version, digest, and how many of its rows were drawn.
     """
 
     form: str
@@ -69,6 +70,7 @@ class FittedLaw:
     within: Mapping[str, tuple[float, float]]
     families: HeldOut
     elsewhere: HeldOut | None
+    windows: HeldOut | None
     source: Mapping[str, str]
 
     def __post_init__(self) -> None:
@@ -77,7 +79,7 @@ class FittedLaw:
         if self.compute not in PEAK_DTYPES:
             raise unknown_name("format of arithmetic", self.compute, PEAK_DTYPES)
         find_dtype(self.stored)
-        if (self.kernel not in KERNELS) if "attention" in self.form else self.kernel:
+        if (self.kernel not in KERNELS) if self.law.is_attention else self.kernel:
             raise unknown_name("attention kernel", self.kernel, KERNELS)
         if list(self.values) != list(self.law.constants):
             raise InvalidInput(f"law {self.form}: constants {list(self.values)}, not {list(self.law.constants)}")
@@ -127,6 +129,8 @@ class FittedLaw:
         }
         if self.elsewhere is not None:
             found["left_machine_out"] = self.elsewhere.to_dict()
+        if self.windows is not None:
+            found["windows_left_out"] = self.windows.to_dict()
         return {**found, "source": dict(self.source)}
 
 
@@ -148,7 +152,7 @@ def read_law(section: Section) -> FittedLaw:
     if any(len(span) != 2 for span in within.values()):
         raise InvalidFile(f"{section.where}: within: a least and a most for each number of a shape")
     families = _held_out(section.section("left_family_out"))
-    elsewhere = section.optional_section("left_machine_out")
+    elsewhere, windows = (section.optional_section(name) for name in ("left_machine_out", "windows_left_out"))
     source = section.section("source")
     told = {key: str(source.take(key)) for key in source.remaining()}
     section.done()
@@ -163,6 +167,7 @@ def read_law(section: Section) -> FittedLaw:
             within=ReadOnly({name: (span[0], span[1]) for name, span in within.items()}),
             families=families,
             elsewhere=None if elsewhere is None else _held_out(elsewhere),
+            windows=None if windows is None else _held_out(windows),
             source=ReadOnly(told),
         )
     except InvalidInput as error:

@@ -64,6 +64,22 @@ _CONTEXT: Mapping[str, tuple[str, float]] = {
 """softmax: of a score, as so many multiply-adds on tensor cores. tile_s: of a block of query rows, whatever it reads.
 append: writing new keys and values, over its traffic's time."""
 
+_LATENT_DECODE: Mapping[str, tuple[str, float]] = {
+    "fixed_s": ("time", 8e-6),
+    "peak": ("ratio", 0.6),
+    "memory": ("ratio", 0.8),
+    "cache": ("ratio", 2.0),
+    "kept": ("ratio", 0.7),
+    "core": ("ratio", 2.0),
+    "wave_s": ("time", 2e-6),
+    "split_s": ("time", 2e-6),
+    "part_s": ("time", 1e-7),
+    "sequences_s": ("time", 1e-7),
+    "activations": ("ratio", 1.0),
+}
+"""As of attention over keys and values. peak: what scores reach of the claimed arithmetic, a block of heads at a time:
+they all read one latent. activations: queries and outputs as wide as a latent, over their time at the claimed rate."""
+
 _FUSED: Mapping[str, tuple[str, float]] = {
     "fixed_s": ("time", 25e-6),
     "peak": ("ratio", 0.6),
@@ -84,7 +100,8 @@ class AttentionKernel:
 
     `block_rows`: query rows of a block of threads. `packs_prompt`: heads that share keys share a block in a prompt too.
     `permutes`: for one new token of several heads it turns heads into rows, two small kernels more. `splits_alone`: the
-    context is split also where no heads share keys.
+    context is split also where no heads share keys. `packs_window`: heads that share keys share a block also where a
+    sliding window is asked for. `splits`: the context of one new token is split at all.
     """
 
     name: str
@@ -92,17 +109,31 @@ class AttentionKernel:
     packs_prompt: bool
     permutes: bool
     splits_alone: bool
+    packs_window: bool = True
+    splits: bool = True
 
 
 KERNELS: Mapping[str, AttentionKernel] = {
     one.name: one
     for one in (
         # FlashAttention 2: csrc/flash_attn/flash_api.cpp, mha_varlen_fwd (seqlenq_ngroups_swapped).
-        AttentionKernel("flash-attention-2", 64, packs_prompt=False, permutes=True, splits_alone=False),
+        AttentionKernel(
+            "flash-attention-2", 64, packs_prompt=False, permutes=True, splits_alone=False, packs_window=False
+        ),
         # FlashAttention 3: hopper/flash_api.cpp and heuristics.h (should_pack_gqa).
         AttentionKernel("flash-attention-3", 128, packs_prompt=True, permutes=False, splits_alone=True),
         # TensorRT-LLM's generated kernels, called by FlashInfer on Blackwell.
         AttentionKernel("trtllm-gen", 128, packs_prompt=False, permutes=False, splits_alone=True),
+        # FlashMLA, and FlashAttention 3 with latents: 64 heads in a block.
+        AttentionKernel("flash-mla", 64, packs_prompt=False, permutes=False, splits_alone=True),
+        AttentionKernel("trtllm-gen-mla", 128, packs_prompt=False, permutes=False, splits_alone=True),
+        # SGLang's decode_attention.py: BLOCK_H = 16.
+        AttentionKernel("triton-mla", 16, packs_prompt=False, permutes=False, splits_alone=True),
+        # TensorRT-LLM before Hopper: one block scans a whole context, as its times grow with it and with nothing else.
+        AttentionKernel("whole-context-mla", 64, packs_prompt=False, permutes=False, splits_alone=True, splits=False),
+        # TensorRT-LLM's prompts, keys and values of every head: tiles of Hopper and later, and of cards before.
+        AttentionKernel("fmha-128", 128, packs_prompt=False, permutes=False, splits_alone=True),
+        AttentionKernel("fmha-64", 64, packs_prompt=False, permutes=False, splits_alone=True),
     )
 }
 
@@ -120,9 +151,15 @@ class Form:
     axes: tuple[str, ...]
     family: tuple[str, ...]
 
+    @property
+    def is_attention(self) -> bool:
+        """Whether it is of an attention, which has a kernel's layout and stores keys and values."""
+        return "context" in self.axes
+
 
 _ATTENTION_AXES = ("n_sequences", "n_heads", "n_kv_heads", "head_width", "context")
 _HEADS = ("n_heads", "n_kv_heads", "head_width")
+_LATENT_AXES = ("n_sequences", "n_heads", "key_width", "value_width", "context")
 _EXPERT_AXES = ("n_tokens", "d_model", "d_ff", "top_k", "n_experts", "n_up")
 _EXPERTS = ("d_model", "d_ff_whole", "top_k", "n_experts")
 
@@ -133,6 +170,8 @@ FORMS: Mapping[str, Form] = {
         Form("quantised_gemm", _QUANTISED, ("m", "n", "k"), ("n", "k")),
         Form("decode_attention", _DECODE, _ATTENTION_AXES, _HEADS),
         Form("context_attention", _CONTEXT, _ATTENTION_AXES, _HEADS),
+        Form("latent_decode", _LATENT_DECODE, _LATENT_AXES, ("n_heads",)),
+        Form("latent_context", _CONTEXT, _LATENT_AXES, ("n_heads",)),
         Form("experts", _FUSED, _EXPERT_AXES, _EXPERTS),
     )
 }

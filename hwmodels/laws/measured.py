@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from hwmodels.laws.attention import context_attention, decode_attention
 from hwmodels.laws.forms import KERNELS
 from hwmodels.laws.gemm import CYCLED_WEIGHTS, dense_gemm
+from hwmodels.laws.latent_attention import latent_decode
 from hwmodels.laws.moe import ExpertGroup, fused_experts
 from hwmodels.laws.rates import CardRates, KernelTime, Number, rounded_up, smaller_of
 
@@ -25,16 +26,32 @@ def _gemm(c: Mapping[str, Number], rates: CardRates, shapes: Shapes, bits: float
 
 
 def _decode(c: Mapping[str, Number], rates: CardRates, shapes: Shapes, bits: float, kernel: str) -> KernelTime:
-    n_kv_heads = shapes["n_kv_heads"]
+    """`window` where a table has it: as many tokens are read at most."""
+    n_kv_heads, context, window = shapes["n_kv_heads"], shapes["context"], shapes.get("window")
     token_bytes = 2 * n_kv_heads * shapes["head_width"] * bits / 8
-    sizes = shapes["n_sequences"], shapes["n_heads"], n_kv_heads, shapes["context"], token_bytes
-    return decode_attention(c, rates, KERNELS[kernel], *sizes, warm=True)
+    seen = context if window is None else smaller_of(context, window)
+    sizes = shapes["n_sequences"], shapes["n_heads"], n_kv_heads, seen, token_bytes
+    return decode_attention(c, rates, KERNELS[kernel], *sizes, window=0.0 if window is None else window, warm=True)
 
 
 def _context(c: Mapping[str, Number], rates: CardRates, shapes: Shapes, bits: float, kernel: str) -> KernelTime:
     n_kv_heads, width = shapes["n_kv_heads"], shapes["head_width"]
     token_bytes = 2 * n_kv_heads * width * bits / 8
     sizes = shapes["n_sequences"], shapes["n_heads"], n_kv_heads, shapes["context"], width, width, token_bytes
+    return context_attention(c, rates, KERNELS[kernel], *sizes, window=shapes.get("window", 0.0), warm=True)
+
+
+def _latent_decode(c: Mapping[str, Number], rates: CardRates, shapes: Shapes, bits: float, kernel: str) -> KernelTime:
+    sizes = shapes["n_sequences"], shapes["n_heads"], shapes["context"]
+    widths, token_bytes = (shapes["key_width"], shapes["value_width"]), shapes["key_width"] * bits / 8
+    return latent_decode(c, rates, KERNELS[kernel], *sizes, *widths, token_bytes, warm=True)
+
+
+def _latent_context(c: Mapping[str, Number], rates: CardRates, shapes: Shapes, bits: float, kernel: str) -> KernelTime:
+    """Latents were decompressed into keys and values of every head before; those are in 16 bits."""
+    n_heads, widths = shapes["n_heads"], (shapes["key_width"], shapes["value_width"])
+    token_bytes = n_heads * sum(widths) * 2
+    sizes = shapes["n_sequences"], n_heads, n_heads, shapes["context"], *widths, token_bytes
     return context_attention(c, rates, KERNELS[kernel], *sizes, warm=True)
 
 
@@ -52,6 +69,8 @@ MEASURED: Mapping[str, _Of] = {
     "quantised_gemm": _gemm,
     "decode_attention": _decode,
     "context_attention": _context,
+    "latent_decode": _latent_decode,
+    "latent_context": _latent_context,
     "experts": _experts,
 }
 """By the name of a law."""
