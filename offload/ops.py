@@ -155,6 +155,7 @@ class Attending(NamedTuple):
 
     `key_width`, `value_width`: of one head, as scores are multiplied (latent attention absorbed: the latent, and one
     head of keys for all). `token_bytes` of HBM for each cached token, so that `hbm_bytes / token_bytes` are read.
+    `window`: tokens that each sees at most, 0 all.
     """
 
     n_tokens: int
@@ -164,6 +165,7 @@ class Attending(NamedTuple):
     key_width: int
     value_width: int
     token_bytes: float
+    window: int = 0
 
     @property
     def is_latent(self) -> bool:

@@ -192,7 +192,13 @@ class ScheduleDigest:
 
 
 def _works_to_json(works: Sequence[Work]) -> list[list[Any]]:
-    return [[int(w.kind), [list(g) for g in w.gemms], *w[2:]] for w in works]  # what is a tuple becomes a list
+    """Rows of plain lists; an attention without a window has no word on it."""
+    return [[int(w.kind), [list(g) for g in w.gemms], *w[2:-2], _attention_to_json(w), w.fused] for w in works]
+
+
+def _attention_to_json(work: Work) -> list[Any] | None:
+    at = work.attending
+    return None if at is None else list(at) if at.window else list(at[:-1])
 
 
 def _works_from_json(rows: list[list[Any]]) -> tuple[Work, ...]:

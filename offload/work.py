@@ -150,7 +150,8 @@ def _attending(
         heads, widths = (attention.n_heads, 1), (rank + attention.qk_rope_dim, rank)
     else:
         heads, widths = (attention.n_heads, attention.n_kv_heads), (attention.head_dim, attention.value_dim)
-    return Attending(n_tokens, n_sequences, *heads, *widths, rates.token_bytes)
+    window = 0 if attention.compression else attention.window
+    return Attending(n_tokens, n_sequences, *heads, *widths, rates.token_bytes, window)
 
 
 def cross_attention_work(

@@ -171,7 +171,7 @@ def fit_law(table: KernelTable, rates: CardRates) -> FittedLaw:
     axes = FORMS[table.form].axes
     within = {name: (float(table.shapes[name].min()), float(table.shapes[name].max())) for name in axes}
     values = {name: float(f"{value:.5g}") for name, value in constants.values.items()}
-    covariance = tuple(tuple(float(f"{x:.3g}") for x in row) for row in constants.covariance.tolist())
+    covariance = tuple(tuple(float(f"{x:.5g}") for x in row) for row in constants.covariance.tolist())
     return FittedLaw(
         form=table.form,
         compute=table.compute,

@@ -16,9 +16,10 @@ from hwmodels.laws.attention import context_attention, decode_attention
 from hwmodels.laws.fitted import FittedLaw
 from hwmodels.laws.forms import KERNELS
 from hwmodels.laws.gemm import dense_gemm
+from hwmodels.laws.latent_attention import latent_decode
 from hwmodels.laws.moe import ExpertGroup, fused_experts
 from hwmodels.laws.rates import CardRates, KernelTime, Number, larger_of, smooth_maximum
-from offload.ops import Gemm, OpKind, Work
+from offload.ops import Attending, Gemm, OpKind, Work
 
 if TYPE_CHECKING:
     from hwmodels.figures import Figures
@@ -48,17 +49,17 @@ def law_kernel(work: Work, figures: Figures) -> KernelTime:
 
 def kernels_of(work: Work, figures: Figures) -> Iterator[PricedKernel]:
     """Its kernels one after the other; what is left of its launches comes last, and counts as within."""
-    gemms, n_covered = work.gemms, 0
+    gemms, n_covered, n_kernels = work.gemms, 0, figures.stack.launches_of(work)
     if work.fused is not None and (law := _law(figures, ("experts",), work.compute, work.weight_bits)) is not None:
         yield _experts(work, law, figures)
-        gemms, n_covered = gemms[work.fused.n_gemms :], figures.stack.launches.get(work.kind, 0)
+        gemms, n_covered = gemms[work.fused.n_gemms :], n_kernels
     for gemm in gemms:
         yield _dense(gemm, work, figures)
         n_covered += gemm.n_gemms
     if work.attending is not None or np.any(work.flop) or np.any(work.hbm_bytes):
         yield _attention(work, figures)
         n_covered += 1
-    n_left = 0 if work.kind is OpKind.GATE else max(figures.stack.launches.get(work.kind, 0) - n_covered, 0)
+    n_left = 0 if work.kind is OpKind.GATE else max(n_kernels - n_covered, 0)
     if n_left:
         yield KernelTime(n_left * figures.stack_constant("kernel_s"), 0.0, 0.0), True
 
@@ -125,36 +126,74 @@ def _at_least(found: KernelTime, flop_s: Number) -> KernelTime:
 
 def _attention(work: Work, figures: Figures) -> PricedKernel:
     """Keys and values of the context: one new token for each sequence, or several."""
-    at = work.attending
-    form = "decode_attention" if at is not None and at.n_tokens <= at.n_sequences else "context_attention"
-    bits = 16.0
-    if at is not None:
-        bits = 8 * at.token_bytes / (at.n_kv_heads * (at.key_width + at.value_width))
-    law = _law(figures, (form,), "bf16", max(bits, 1.0))
     dense = _law(figures, _GEMMS, work.flop_format, 16.0)
     assert dense is not None
-    peak = figures.peak_flop_per_s(work.flop_format) * dense.values["peak"]
-    flop_s, read_s = (
-        work.flop / peak,
-        work.hbm_bytes / (figures["accelerator.hbm_bytes_per_s"] * dense.values["memory"]),
-    )
-    if at is None or law is None:
-        both = smooth_maximum(flop_s, read_s)
-        bound = np.real(flop_s) >= np.real(read_s)
-        return KernelTime(0.0, np.where(bound, both, 0.0), np.where(bound, 0.0, both)), False
-    context = work.hbm_bytes / at.token_bytes / at.n_sequences
-    shape = {"n_sequences": at.n_sequences, "n_heads": at.n_heads, "n_kv_heads": at.n_kv_heads}
-    shape |= {"head_width": max(at.key_width, at.value_width)}
-    rates, kernel = _rates(law, figures), KERNELS[law.kernel]
-    if form == "decode_attention":
-        context = larger_of(context, 1.0)
+    flop_s = work.flop / (figures.peak_flop_per_s(work.flop_format) * dense.values["peak"])
+    found = None if work.attending is None else _attention_law(work.attending, figures)
+    if work.attending is not None and found is not None:
+        law, bits = found
+        kernel, shape, seen = _attending(work.attending, work.hbm_bytes, law, _rates(law, figures))
+        if law.form == "decode_attention":
+            kernel = _at_least(kernel, flop_s)
+        return kernel, seen and _within(law, bits, shape)
+    read_s = work.hbm_bytes / (figures["accelerator.hbm_bytes_per_s"] * dense.values["memory"])
+    both = smooth_maximum(flop_s, read_s)
+    bound = np.real(flop_s) >= np.real(read_s)
+    return KernelTime(0.0, np.where(bound, both, 0.0), np.where(bound, 0.0, both)), False
+
+
+def _attention_law(at: Attending, figures: Figures) -> tuple[FittedLaw, float] | None:
+    """The law of an attention's kernel, and the bits of a number that it reads; None where there is none.
+
+    Latents absorbed have a law for one new token, latents decompressed one for prompts; others are as any attention.
+    """
+    one_each, bits = at.n_tokens <= at.n_sequences, 8 * at.token_bytes / (at.n_kv_heads * _numbers_read(at))
+    if not one_each and _is_decompressed(at):
+        bits = 16.0
+    form = "latent_decode" if one_each and at.is_latent else "latent_context"
+    if form == "latent_decode" or (not one_each and _is_decompressed(at)):
+        law = _law(figures, (form,), "bf16", max(bits, 1.0))
+        if law is not None:
+            return law, bits
+    law = _law(figures, ("decode_attention" if one_each else "context_attention",), "bf16", max(bits, 1.0))
+    return None if law is None else (law, bits)
+
+
+def _numbers_read(at: Attending) -> int:
+    """Of a cached token, for each head of keys: a latent serves as key and value at once."""
+    return at.key_width if at.is_latent else at.key_width + at.value_width
+
+
+def _is_decompressed(at: Attending) -> bool:
+    """Whether these are keys and values of every head that were made of latents, keys wider than values."""
+    return at.n_kv_heads == at.n_heads and at.key_width > at.value_width
+
+
+def _attending(
+    at: Attending, hbm_bytes: Number, law: FittedLaw, rates: CardRates
+) -> tuple[KernelTime, dict[str, Number], bool]:
+    """An attention that reads `hbm_bytes` by its law; its shape, and whether the law has seen its like otherwise."""
+    kernel, context = KERNELS[law.kernel], larger_of(hbm_bytes / at.token_bytes / at.n_sequences, 1.0)
+    shape: dict[str, Number] = {"n_sequences": at.n_sequences, "n_heads": at.n_heads}
+    if law.form.startswith("latent"):
+        shape |= {"key_width": at.key_width, "value_width": at.value_width}
+    else:
+        shape |= {"n_kv_heads": at.n_kv_heads, "head_width": max(at.key_width, at.value_width)}
+    if law.form == "latent_decode":
+        widths = at.key_width, at.value_width
+        found = latent_decode(law.values, rates, kernel, at.n_sequences, at.n_heads, context, *widths, at.token_bytes)
+        return found, {**shape, "context": context}, True
+    if law.form == "decode_attention":
         sizes = at.n_sequences, at.n_heads, at.n_kv_heads, context, at.token_bytes
-        found = decode_attention(law.values, rates, kernel, *sizes)
-        return _at_least(found, flop_s), _within(law, bits, {**shape, "context": context})
+        found = decode_attention(law.values, rates, kernel, *sizes, window=at.window)
+        return found, {**shape, "context": context}, True
     new = at.n_tokens / at.n_sequences
     before = larger_of(context - new, 0.0)
+    token_bytes = at.token_bytes
+    if law.form == "latent_context":  # what was decompressed, in 16 bits; making it is a GEMM of its own
+        token_bytes = 2.0 * at.n_heads * (at.key_width + at.value_width)
     found = context_attention(
         law.values, rates, kernel, at.n_sequences, at.n_heads, at.n_kv_heads, new, at.key_width, at.value_width,
-        at.token_bytes, before=before,
+        token_bytes, before=before, window=at.window,
     )  # fmt: skip
-    return found, _within(law, bits, {**shape, "context": new}) and not np.any(np.real(before) > new)
+    return found, {**shape, "context": new}, not np.any(np.real(before) > new)

@@ -125,4 +125,4 @@ def test_latent_attention_absorbed_is_never_faster_than_its_scores_multiply(h100
     least_s = long.flop / h100.machine.accelerator.peak_flop_per_s["bf16"]
     assert parts.total_s > least_s
     assert long.kind is OpKind.SELF_ATTENTION
-    assert coverage([long], h100).beyond  # 576 numbers a head: not in the table
+    assert coverage([long], h100).beyond == ""  # there is a law of latents

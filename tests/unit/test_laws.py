@@ -229,7 +229,7 @@ def test_every_committed_fit_of_laws_is_whole(name: str) -> None:
         assert law.families.mape < 0.2
         assert abs(law.families.bias) < 0.06
         spectrum = np.linalg.eigvalsh(np.array(law.covariance))
-        assert spectrum.min() > -1e-4 * spectrum.max()  # rounded to three digits
+        assert spectrum.min() > -1e-4 * spectrum.max()  # rounded to five digits
 
 
 @pytest.mark.parametrize(
