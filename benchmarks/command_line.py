@@ -1,4 +1,4 @@
-"""CPU seconds of every command that README names, the first time and again: `python -m benchmarks.command_line`.
+"""CPU seconds of the commands of README and docs/questions.md, first and again: `python -m benchmarks.command_line`.
 
 User and system time of the whole process, children included, so that other work on the machine counts little. "first":
 no bytecode, no compiled code, no schedules kept from before; "again": the better of two runs after it, with the kernels
@@ -28,8 +28,8 @@ LEFT_OUT = ("pregate measure", "pregate run", "pregate validate", "pregate calib
 
 
 def commands() -> list[str]:
-    """What README tells a reader to run, in its order, after `pregate --help`."""
-    text = (ROOT / "README.md").read_text()
+    """What README and docs/questions.md tell a reader to run, in their order, after `pregate --help`."""
+    text = "\n".join((ROOT / name).read_text() for name in ("README.md", "docs/questions.md"))
     found = re.findall(r"^\$ (pregate .+?)(?:\s+#.*)?$", text, re.MULTILINE)
     return ["pregate --help", *(c for c in dict.fromkeys(found) if not c.startswith(LEFT_OUT))]
 

@@ -21,13 +21,26 @@ import field_tables
 import law_tables
 import machine_tables
 import mutation_table
+import reference
 import speed_tables
 import validation_tables
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCUMENTS = (
     ROOT / "README.md",
-    *(ROOT / "docs" / f"{name}.md" for name in ("benchmarks", "mutants", "field", "machines")),
+    *(
+        ROOT / "docs" / f"{name}.md"
+        for name in (
+            "benchmarks",
+            "mutants",
+            "field",
+            "machines",
+            "validation",
+            "extend",
+            "reference-commands",
+            "reference-python",
+        )
+    ),
 )
 RESULTS = ROOT / "results" / "isca24.json"
 
@@ -90,7 +103,10 @@ PARTS: dict[str, Callable[[], str]] = {
     "field_intervals": field_tables.intervals,
     "field_unsaid": field_tables.unsaid,
     "validated": validation_tables.accuracy,
+    "validated_headline": validation_tables.headline,
     "validated_targets": validation_tables.targets,
+    "reference_commands": reference.command_line,
+    "reference_python": reference.python,
     "mutants": mutation_table.line,
     "measured_links": machine_tables.links,
     "checked_figures": machine_tables.checked,

@@ -1,4 +1,4 @@
-"""What mutation testing found, from results/mutation.json: a line for the README, and the tables of docs/mutants.md."""
+"""What mutation testing found, from results/mutation.json: a line for docs/extend.md, tables for docs/mutants.md."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def line() -> str:
     return (
         f"Of {made:,} mutants of {len(rows)} central modules, one wrong expression each, the last run tried {tried:,} "
         f"on the unit tests of their module,\nwhich notice {killed:,}; {same} are equivalent and {left} survive "
-        "([docs/mutants.md](docs/mutants.md))."
+        "([mutants.md](mutants.md))."
     )
 
 

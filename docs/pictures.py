@@ -1,21 +1,45 @@
-"""Draw the pictures of README.md: `python docs/pictures.py`."""
+"""Draw the pictures of the documents: `python docs/pictures.py`. Rules of thumb: docs/rules_of_thumb.py."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
+
 import pregate
-from pregate.draw import gantt
+from pregate import draw
 
 PICTURES = Path(__file__).parent / "pictures"
 
 
 def main() -> None:
-    """One decode step of on-demand above pre-gated inference, as published: switch-base-64 on an A100."""
+    """All of them, as published or claimed."""
+    timelines(PICTURES / "timelines.png")
+    winner_map(PICTURES / "winner-map.png")
+    draw.save_figure(draw.published_against_predicted(pregate.reproduce("isca24")), PICTURES / "published.png")
+
+
+def timelines(target: Path) -> None:
+    """One decode step of on-demand above pre-gated inference: switch-base-64 on an A100."""
     model, hw = pregate.load_model("switch-base-64"), pregate.load_hardware("a100-sxm4-80gb")
     trace = pregate.synthesize(model, input_tokens=32, output_tokens=8, batch=1, seed=0)
-    results = pregate.compare(model, hw, trace, ["on_demand", "pregate"])
-    gantt({result.policy: result.timeline for result in results}, PICTURES / "timelines.png")
+    draw.save_figure(draw.gantt(pregate.compare(model, hw, trace, ["on_demand", "pregate"])), target)
+
+
+def winner_map(target: Path) -> None:
+    """Who wins over link and HBM, at three batches: switch-base-128 on an A100 that is varied."""
+    grid = pregate.sweep(
+        "switch-base-128",
+        "a100-sxm4-80gb",
+        pregate.TraceRecipe(input_tokens=1, output_tokens=24),
+        policies=["gpu_only", "on_demand", "pregate", "lru"],
+        axes={
+            "link.h2d_bytes_per_s": np.geomspace(2e9, 512e9, 49),
+            "hbm_bytes": np.linspace(3e9, 39e9, 37),
+            "batch": [1, 4, 16],
+        },
+    )
+    draw.save_figure(draw.sweep_map(grid, "tpot_s"), target)
 
 
 if __name__ == "__main__":

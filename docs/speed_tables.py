@@ -94,7 +94,7 @@ def machine() -> str:
 
 
 def command_line() -> str:
-    """CPU seconds of README's commands, the first time and again."""
+    """CPU seconds of the documents' commands, the first time and again."""
     found = json.loads((RESULTS.parent / "command_line.json").read_text())
     machine = found["machine"]
     lines = [f"{found['date']}, {machine['n_cores']} cores of {machine['processor']}.", ""]

@@ -14,7 +14,7 @@ import numpy as np
 
 from pregate.check.ranking import kendall_tau
 
-__all__ = ["accuracy", "targets"]
+__all__ = ["accuracy", "headline", "targets"]
 
 RESULTS = Path(__file__).resolve().parents[1] / "results"
 
@@ -40,7 +40,7 @@ def accuracy() -> str:
     for name, summary in _summaries().items():
         machine = summary["machine"]
         what = machine.get("processor") or machine["name"]
-        head = f"[{name}](results/{name}/report.html): {what}, {summary['n']} configurations"
+        head = f"[{name}](../results/{name}/report.html): {what}, {summary['n']} configurations"
         command = summary["provenance"]["command"]
         lines = [
             f"{head}, {summary['n_runs']} runs of `{command}`.",
@@ -58,6 +58,20 @@ def accuracy() -> str:
             lines.append(_line(f"time per output token by {label}", scores))
         parts.append("\n".join(lines))
     return "\n\n".join(parts)
+
+
+def headline() -> str:
+    """A line a validation: how far times per token were off, and whether their order was right."""
+    lines = []
+    for name, summary in _summaries().items():
+        scores = _scores(_rows(name), "tpot_s", "error")
+        machine = summary["machine"]
+        lines.append(
+            f"  - {machine.get('processor') or machine['name']}, {summary['n']} configurations "
+            f"(`{summary['provenance']['command']}`): time per output token {100 * scores['mape']:.1f} % off on "
+            f"average, Kendall's tau {scores['kendall_tau']:.2f}"
+        )
+    return "\n".join(lines)
 
 
 def _rows(name: str) -> list[dict[str, str]]:

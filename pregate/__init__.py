@@ -14,6 +14,7 @@ from pregate.arguments import checked
 if TYPE_CHECKING:
     from hwmodels.calibrate.calibration import calibrate
     from hwmodels.calibrate.measurements import Measurements, load_measurements
+    from hwmodels.machine_files import hardware_names
     from hwmodels.platform import Platform
     from offload.memory import CapacityExceeded
     from offload.policy import BlockView, Buffers, Cache, Decisions, Fetch, MissAction, Policy, RunFacts
@@ -27,11 +28,14 @@ if TYPE_CHECKING:
     from pregate.card.card import Card
     from pregate.card.job import RequestLoad
     from pregate.card.plan import plan
+    from pregate.check.cases import CaseGroup, CaseWorkload
     from pregate.check.devices import Device
+    from pregate.check.outcome import Validation
     from pregate.check.running import RunResult, run
-    from pregate.check.session import validate
+    from pregate.check.session import ValidationPlan, validate
     from pregate.economics.assumptions import Assumptions, load_assumptions
     from pregate.economics.costing import CostReport, costs
+    from pregate.economics.poc import Poc, plan_poc
     from pregate.economics.serving import LatencyPromise
     from pregate.explore.crossover import Crossovers, crossovers
     from pregate.explore.explanation import Explanation, explain
@@ -52,7 +56,7 @@ if TYPE_CHECKING:
     from simulator.modes import Modes
     from traces.errors import InvalidInput, PregateError
     from traces.fitting import fit_dials
-    from traces.model.architecture import ModelArchitecture
+    from traces.model.architecture import ModelArchitecture, architecture_names
     from traces.popularity import PopularityProfile
     from traces.routing import Provenance, RoutingTrace
     from traces.statistics import trace_statistics
@@ -70,6 +74,8 @@ _HOMES = {
     "CacheHits": "pregate.ask.cache_hits",
     "CapacityExceeded": "offload.memory",
     "Card": "pregate.card.card",
+    "CaseGroup": "pregate.check.cases",
+    "CaseWorkload": "pregate.check.cases",
     "Comparison": "pregate.ask.comparison",
     "CostReport": "pregate.economics.costing",
     "Crossovers": "pregate.explore.crossover",
@@ -79,6 +85,7 @@ _HOMES = {
     "Explanation": "pregate.explore.explanation",
     "Fetch": "offload.policy",
     "InvalidInput": "traces.errors",
+    "LatencyPromise": "pregate.economics.serving",
     "LatinHypercube": "pregate.explore.sweeps.axes",
     "Link": "runtime.pacing",
     "LruCurve": "pregate.ask.replay",
@@ -86,14 +93,14 @@ _HOMES = {
     "Measurements": "hwmodels.calibrate.measurements",
     "MissAction": "offload.policy",
     "ModelArchitecture": "traces.model.architecture",
-    "PopularityProfile": "traces.popularity",
-    "PredictorCurves": "pregate.ask.predictors",
     "Modes": "simulator.modes",
     "MonitorReport": "pregate.monitoring.report",
-    "LatencyPromise": "pregate.economics.serving",
     "Optimum": "pregate.explore.optima.optimum",
     "Platform": "hwmodels.platform",
+    "Poc": "pregate.economics.poc",
     "Policy": "offload.policy",
+    "PopularityProfile": "traces.popularity",
+    "PredictorCurves": "pregate.ask.predictors",
     "PregateError": "traces.errors",
     "Provenance": "traces.routing",
     "Reproduction": "pregate.measured.reproduction",
@@ -107,6 +114,9 @@ _HOMES = {
     "SweepFailed": "pregate.explore.sweeps.sweep",
     "Thresholds": "pregate.monitoring.alerts",
     "TraceRecipe": "pregate.explore.sweeps.workloads",
+    "Validation": "pregate.check.outcome",
+    "ValidationPlan": "pregate.check.session",
+    "architecture_names": "traces.model.architecture",
     "cache_hits": "pregate.ask.cache_hits",
     "calibrate": "hwmodels.calibrate.calibration",
     "compare": "pregate.ask.comparison",
@@ -115,6 +125,7 @@ _HOMES = {
     "explain": "pregate.explore.explanation",
     "explore_page": "pregate.page.writing",
     "fit_dials": "traces.fitting",
+    "hardware_names": "hwmodels.machine_files",
     "import_trace": "pregate.api",
     "largest_batch": "pregate.ask.largest_batch",
     "load_assumptions": "pregate.economics.assumptions",
@@ -129,6 +140,7 @@ _HOMES = {
     "monitor": "pregate.monitoring.report",
     "optimize": "pregate.explore.optima.optimize",
     "plan": "pregate.card.plan",
+    "plan_poc": "pregate.economics.poc",
     "predictors": "pregate.ask.predictors",
     "record": "runtime.recording.record",
     "reproduce": "pregate.measured.reproduction",
@@ -150,6 +162,8 @@ __all__ = [
     "CacheHits",
     "CapacityExceeded",
     "Card",
+    "CaseGroup",
+    "CaseWorkload",
     "Comparison",
     "CostReport",
     "Crossovers",
@@ -171,6 +185,7 @@ __all__ = [
     "MonitorReport",
     "Optimum",
     "Platform",
+    "Poc",
     "Policy",
     "PopularityProfile",
     "PredictorCurves",
@@ -187,6 +202,9 @@ __all__ = [
     "SweepFailed",
     "Thresholds",
     "TraceRecipe",
+    "Validation",
+    "ValidationPlan",
+    "architecture_names",
     "cache_hits",
     "calibrate",
     "compare",
@@ -195,6 +213,7 @@ __all__ = [
     "explain",
     "explore_page",
     "fit_dials",
+    "hardware_names",
     "import_trace",
     "largest_batch",
     "load_assumptions",
@@ -209,6 +228,7 @@ __all__ = [
     "monitor",
     "optimize",
     "plan",
+    "plan_poc",
     "predictors",
     "record",
     "reproduce",
@@ -224,6 +244,8 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
+    if name == "draw":
+        return import_module("pregate.draw")
     if name not in _HOMES:
         raise AttributeError(f"module 'pregate' has no attribute {name!r}")
     value = getattr(import_module(_HOMES[name]), name)

@@ -11,7 +11,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hwmodels.platform import Platform, load_platform
+from hwmodels.fit import Fit
+from hwmodels.platform import Platform, load_platform, platform_of
 from traces.errors import InvalidInput
 from traces.model.architecture import ModelArchitecture, load_architecture
 
@@ -60,13 +61,21 @@ def _name_and_top_k(name: str | Path) -> tuple[str | Path, int | None]:
     return bare, int(match[1])
 
 
-def load_hardware(name: str, stack: str | None = None, overrides: Mapping[str, float | str] | None = None) -> Platform:
+def load_hardware(
+    name: str | Path | Fit, stack: str | None = None, overrides: Mapping[str, float | str] | None = None
+) -> Platform:
     """A machine by accelerator name or YAML file, with a software stack (None: the one it was fitted with).
+
+    A fit that `pregate.calibrate` returned is a machine too, with its own stack only.
 
     `overrides`: dotted keys, numbers in SI or text with a unit: `{"link.h2d_bytes_per_s": 64e9, "hbm_bytes": "24GiB",
     "stack.sync_s": "5us", "link": "pcie5-x16"}`. Raises `UnknownName` or `InvalidInput`.
     """
-    return load_platform(name, stack, overrides)
+    if isinstance(name, str | Path):
+        return load_platform(str(name), stack, overrides)
+    if stack not in (None, name.stack):
+        raise InvalidInput(f"stack {stack}: the fit was made on {name.stack}, leave the stack out")
+    return platform_of(name, overrides)
 
 
 def load_policy(text: str) -> Policy:

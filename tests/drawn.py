@@ -33,6 +33,7 @@ from offload.ops import OpKind
 from offload.timeline import Timeline
 from pregate import draw
 from pregate.api import load_trace
+from pregate.ask.cache_hits import CacheRow
 from pregate.ask.comparison import DoesNotFit
 from pregate.check.outcome import OpTime, Validation
 from pregate.check.scores import summarise_validation
@@ -288,6 +289,16 @@ def explained() -> pregate.Explanation:
     return pregate.Explanation(result, "makespan_s", {"compute": 0.1}, dict.fromkeys(spans, 0.0), swings)
 
 
+def cached() -> pregate.CacheHits:
+    """Three caches at three capacities, by a rule."""
+    rows = [
+        CacheRow(name, str(n), n, rate * n / (n + 40), rate * n / (n + 30), 0.1, 0.1, 0.9, 100, 50, None)
+        for n in (16, 64, 256)
+        for name, rate in {"lru:per_layer": 0.8, "lfu_decay:pooled:admit=second": 0.7, "belady": 0.95}.items()
+    ]
+    return pregate.CacheHits(tuple(rows), 3, ("a rule in place of a replay",))
+
+
 def costed() -> pregate.CostReport:
     """Three designs that serve, one of them with a total that is not finite."""
     model, hw = pregate.load_model("switch-base-8"), pregate.load_hardware("a100-sxm4-80gb")
@@ -339,6 +350,7 @@ DRAWN: dict[str, Callable[[], Figure | None]] = {
     "predictors": lambda: draw.predictor_curves(
         pregate.predictors(load_trace("gpt-oss-120b-phone"), ["markov", "maps", "popular", "uniform"])
     ),
+    "hit-curves": lambda: draw.hit_curves(cached()),
     "cost": lambda: draw.cost_ranges(costed()),
     "fit": lambda: draw.fit_against_data(small_fits.measurements(), small_fits.fit()),
     "published": lambda: draw.published_against_predicted(published()),

@@ -93,6 +93,13 @@ class RoutingTrace:
     gate_weights: NDArray[np.float32] | None = None
     expert_bytes: NDArray[np.int64] | None = None
 
+    def __repr__(self) -> str:
+        return (
+            f"RoutingTrace({self.provenance.model}, {self.routing}: {self.n_sequences} sequences, {self.n_tokens} "
+            f"tokens in {self.n_steps} steps, {self.n_moe_layers} MoE layers, {self.n_experts} experts, "
+            f"top-{self.top_k}; {self.provenance.source})"
+        )
+
     def __post_init__(self) -> None:
         shape = np.shape(self.experts)
         if len(shape) != 3 or 0 in shape:
@@ -206,6 +213,15 @@ class RoutingTrace:
         keep = np.flatnonzero(np.isin(self.sequence, list(sequences)))
         if not keep.size:
             raise InvalidInput("no sequences: name at least one")
+        return self.reordered(keep, self.step[keep])
+
+    def first_steps(self, n_steps: int) -> RoutingTrace:
+        """Its first forward passes. Raises `InvalidInput` for fewer than one or more than it has."""
+        check_value("n_steps", n_steps, int)
+        if not 1 <= n_steps <= self.n_steps:
+            raise InvalidInput(f"n_steps = {n_steps}: the trace has {self.n_steps}, take 1 or more of them")
+        edges = np.flatnonzero(np.diff(self.step)) + 1
+        keep = np.arange(self.n_tokens if n_steps > edges.size else int(edges[n_steps - 1]))
         return self.reordered(keep, self.step[keep])
 
     def decode_only(self) -> RoutingTrace:

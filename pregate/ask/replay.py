@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from offload.replay import CurveRow, curve_csv, residency_curve
+from pregate.ask.shown import html_rows
 from pregate.ask.simulation import to_dataframe
 from traces import hit_curve
 from traces.errors import InvalidInput
@@ -35,6 +36,9 @@ class Residency:
 
     def __len__(self) -> int:
         return len(self.rows)
+
+    def _repr_html_(self) -> str:
+        return html_rows(self.to_dict(), "Hits by budget and policy")
 
     def to_dict(self) -> list[dict[str, Any]]:
         """JSON-ready rows with the columns of the published curves."""
@@ -105,6 +109,9 @@ class LruCurve:
         """
         self.curve.hits(capacities)
         return LruCurve(self.curve, np.atleast_1d(np.asarray(capacities, dtype=np.int64)))
+
+    def _repr_html_(self) -> str:
+        return html_rows(self.to_dict(), "An LRU at every capacity at which hits are gained")
 
     def to_dict(self) -> list[dict[str, Any]]:
         """JSON-ready, a row a capacity; `read_...` is what all misses read, prefill included."""

@@ -9,7 +9,7 @@ from typing import Any
 
 from offload.metrics import METRICS, Metrics
 
-__all__ = ["COLUMNS", "fields_of", "html_table", "one_line"]
+__all__ = ["COLUMNS", "fields_of", "html_rows", "html_table", "one_line"]
 
 COLUMNS: dict[str, str] = {
     "policy": "policy",
@@ -44,6 +44,16 @@ def html_table(rows: Sequence[Mapping[str, Any]], caption: str) -> str:
     cells = ("".join(f"<td>{html.escape(_text(row.get(name)))}</td>" for name in COLUMNS) for row in rows)
     body = "".join(f"<tr>{line}</tr>" for line in cells)
     return f"<table><caption>{html.escape(caption)}</caption><tr>{head}</tr>{body}</table>"
+
+
+def html_rows(rows: Sequence[Mapping[str, Any]], caption: str, most: int = 30) -> str:
+    """Rows as an HTML table, a column a key of any of them, `most` rows at most. All text is escaped."""
+    columns = list(dict.fromkeys(name for row in rows for name in row))
+    head = "".join(f"<th>{html.escape(name)}</th>" for name in columns)
+    cells = ("".join(f"<td>{html.escape(_text(row.get(name)))}</td>" for name in columns) for row in rows[:most])
+    body = "".join(f"<tr>{line}</tr>" for line in cells)
+    left = f" The first {most} of {len(rows)} rows." if len(rows) > most else ""
+    return f"<table><caption>{html.escape(caption + left)}</caption><tr>{head}</tr>{body}</table>"
 
 
 def _text(value: Any) -> str:

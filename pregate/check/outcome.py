@@ -9,12 +9,15 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from statistics import median
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from hwmodels.quantity import ReadOnly
 from hwmodels.trust import Trust
 from offload.timeline import Timeline
 from traces.errors import InvalidInput
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 __all__ = ["COMPARED_METRICS", "Case", "CaseOutcome", "CasePrediction", "Measurement", "OpTime", "Validation"]
 
@@ -152,6 +155,37 @@ class Validation:
         twice = sorted({name for name in names if names.count(name) > 1})
         if twice:
             raise InvalidInput(f"a validation has two cases named {twice[0]!r}: give each its own name")
+
+    def summary(self) -> dict[str, Any]:
+        """Every score, JSON-ready (`pregate.check.scores`)."""
+        from pregate.check.scores import summarise_validation
+
+        return summarise_validation(self)
+
+    def verdict(self) -> str:
+        """How right the times and their order are, what is exact, and how far times can be trusted, in words."""
+        from pregate.check.verdict import verdict
+
+        return verdict(self.summary())
+
+    def rows(self) -> list[dict[str, Any]]:
+        """A row a case and metric, then a row a case and kind of op."""
+        from pregate.check.scores import rows
+
+        return rows(self)
+
+    def to_dataframe(self) -> pd.DataFrame:
+        """The rows as a pandas DataFrame (the extra `notebooks`)."""
+        from pregate.ask.simulation import to_dataframe
+
+        return to_dataframe(self.rows())
+
+    def _repr_html_(self) -> str:
+        from pregate.ask.shown import html_rows
+
+        names = ("name", "predicted", "measured", "error", "unit")
+        tpot = [row for row in self.rows() if row["what"] == "metric" and row["kind"] == "tpot_s"]
+        return html_rows([{name: row[name] for name in names} for row in tpot], self.verdict())
 
 
 def _check_metrics(metrics: Mapping[str, float], what: str) -> None:

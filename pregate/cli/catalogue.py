@@ -61,7 +61,10 @@ def list_models(context: typer.Context, format: options.OutputFormat = options.F
 
 @models.command("show", cls=Command)
 def show_model(name: Name) -> None:
-    """Print one model's architecture with its sources, as YAML."""
+    """Print one model's architecture with its sources, as YAML.
+
+    Example: pregate models show switch-base-8
+    """
     from traces.model.architecture import load_architecture
 
     typer.echo(load_architecture(name).to_yaml(), nl=False)

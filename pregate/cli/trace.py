@@ -99,7 +99,10 @@ def _numbers(text: str) -> list[int]:
 
 @app.command("list", cls=Command)
 def list_(format: options.OutputFormat = options.Format.table) -> None:
-    """The recorded traces that ship with pregate; a command takes one by name: --trace NAME."""
+    """The recorded traces that ship with pregate; a command takes one by name: --trace NAME.
+
+    Example: pregate trace list
+    """
     rows = []
     for name in recorded_names():
         trace = api.load_trace(name)

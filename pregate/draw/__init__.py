@@ -8,6 +8,7 @@
 | `sweep` | `sweep_map`, `sweep_lines` |
 | `optimize` | `draw_front` |
 | a routing trace, `trace_statistics`, `residency` | `expert_heat`, `locality`, `residency_curves` |
+| `cache_hits` | `hit_curves` |
 | `predictors` | `predictor_curves` |
 | `costs` | `cost_ranges` |
 | `calibrate` | `fit_against_data` |
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from pregate.draw.comparison_plot import bars
     from pregate.draw.cost_plot import cost_ranges
     from pregate.draw.crossover_plot import winners
+    from pregate.draw.hit_rates import hit_curves
     from pregate.draw.pareto_plot import draw_front
     from pregate.draw.predictor_plot import predictor_curves
     from pregate.draw.style import save_figure
@@ -39,6 +41,7 @@ _HOMES = {
     "draw_front": "pregate.draw.pareto_plot",
     "expert_heat": "pregate.draw.trace_plots",
     "fit_against_data": "pregate.draw.calibration_plot",
+    "hit_curves": "pregate.draw.hit_rates",
     "gantt": "pregate.draw.timelines",
     "locality": "pregate.draw.trace_plots",
     "naive_bars": "pregate.check.figures",
@@ -62,6 +65,7 @@ __all__ = [
     "expert_heat",
     "fit_against_data",
     "gantt",
+    "hit_curves",
     "locality",
     "naive_bars",
     "op_errors",

@@ -5,6 +5,8 @@ matplotlib is loaded on first use.
 
 from __future__ import annotations
 
+import io
+import sys
 from collections.abc import Callable
 from functools import wraps
 from pathlib import Path
@@ -56,10 +58,26 @@ def picture(draw: Callable[P, T]) -> Callable[P, T]:
 
     @wraps(draw)
     def drawn(*args: P.args, **kwargs: P.kwargs) -> T:
+        _show_in_notebooks()
         with styled():
             return draw(*args, **kwargs)
 
     return drawn
+
+
+def _show_in_notebooks() -> None:
+    """Have a notebook show a figure that ends a cell, without `%matplotlib inline`."""
+    ipython = sys.modules.get("IPython")
+    shell = ipython.get_ipython() if ipython is not None else None
+    if shell is not None:
+        shell.display_formatter.formatters["image/png"].for_type_by_name("matplotlib.figure", "Figure", _png)
+
+
+def _png(figure: Figure) -> bytes:
+    found = io.BytesIO()
+    with styled():
+        figure.savefig(found, format="png", dpi=80)
+    return found.getvalue()
 
 
 def bare(axes: Axes, grid: str = "both") -> None:

@@ -213,10 +213,26 @@ def _draw_winners(axes: Axes, shown: _Map, styles: Mapping[str, SeriesStyle]) ->
         if mine.count():
             axes.pcolormesh(*edges, mine, cmap=ListedColormap([styles[policy].colour]))
             if styles[policy].hatch:
-                clear = ListedColormap([(0.0, 0.0, 0.0, 0.0)])
-                axes.pcolor(*edges, mine, cmap=clear, hatch=styles[policy].hatch, edgecolor="#ffffff80", lw=0)
+                _hatch(axes, shown.best == i, *edges, styles[policy].hatch)
     _scale_axis(axes, "x", shown.x, "")
     _scale_axis(axes, "y", shown.y, "")
+
+
+def _hatch(axes: Axes, mine: NDArray[np.bool_], x: NDArray[np.float64], y: NDArray[np.float64], pattern: str) -> None:
+    """The pattern over some cells, as few rectangles: those of rows that have the same run are one."""
+    from matplotlib.collections import PolyCollection
+
+    lower: dict[tuple[int, int], int] = {}
+    corners = []
+    for row, line in enumerate([*mine, np.zeros(mine.shape[1], dtype=bool)]):
+        edges = np.flatnonzero(np.diff(np.concatenate([[False], line, [False]]).astype(np.int8)))
+        runs = set(zip(edges[::2].tolist(), edges[1::2].tolist(), strict=True))
+        for run in [run for run in lower if run not in runs]:
+            (left, right), (bottom, top) = x[list(run)], y[[lower.pop(run), row]]
+            corners.append([(left, bottom), (right, bottom), (right, top), (left, top)])
+        for run in runs:
+            lower.setdefault(run, row)
+    axes.add_collection(PolyCollection(corners, facecolors="none", hatch=pattern, edgecolors="#ffffff80", linewidths=0))
 
 
 def _draw_values(

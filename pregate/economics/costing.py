@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,16 +16,23 @@ from offload.policies import policy_named
 from offload.policy import Policy
 from pregate.api import synthesize
 from pregate.ask.capture import request as plan_request
+from pregate.ask.shown import html_rows
+from pregate.ask.simulation import to_dataframe
 from pregate.economics.assumptions import Assumption, Assumptions, load_assumptions
 from pregate.economics.drawn import DrawnCost, Draws, Estimate, estimate
 from pregate.economics.serving import BATCHES, LatencyPromise, RequestShape, Served, Unserved, serve
 from traces.errors import InvalidInput, unknown_name
 from traces.model.architecture import ModelArchitecture
 
+if TYPE_CHECKING:
+    import pandas as pd
+
 __all__ = ["BASES", "CostReport", "DesignCost", "costs"]
 
 BASES = ("own", "rent")
 """Machines that are bought, or rented by the hour."""
+
+_ESTIMATES = ("per_million_tokens", "per_request", "joules_per_token", "n_machines", "total", "payback_days")
 
 _SURE = 0.95
 """Share of the draws from which on a design is called the cheapest without a doubt."""
@@ -94,14 +101,37 @@ class CostReport:
             f"{rivals[0].cheapest_in:.0%}: not told apart."
         )
 
+    def rows(self) -> list[dict[str, Any]]:
+        """One row a design: at which batch, how fast, and the middle of each figure with its 95 % ends."""
+        rows = []
+        for design in self.designs:
+            served = design.served
+            row: dict[str, Any] = {"design": served.design, "batch": served.batch}
+            row |= {"ttft_s": served.ttft_s, "tpot_s": served.tpot_s, "requests_per_s": served.requests_per_s}
+            for name in _ESTIMATES:
+                found = getattr(design, name)
+                ends = (None, None, None) if found is None else (found.value, found.low, found.high)
+                row |= dict(zip((name, f"{name}_low", f"{name}_high"), ends, strict=True))
+            rows.append(row | {"cheapest_in": design.cheapest_in})
+        return rows
+
+    def to_dataframe(self) -> pd.DataFrame:
+        """The rows as a pandas DataFrame (the extra `notebooks`)."""
+        return to_dataframe(self.rows())
+
+    def _repr_html_(self) -> str:
+        shown = [
+            {name: value for name, value in row.items() if not name.endswith(("_low", "_high"))} for row in self.rows()
+        ]
+        return html_rows(shown, self.verdict())
+
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready, every assumption with its source."""
-        ranges = ("per_million_tokens", "per_request", "joules_per_token", "n_machines", "total", "payback_days")
         rows = []
         for design in self.designs:
             row = asdict(design.served) | {"requests_per_s": design.served.requests_per_s}
             row["cheapest_in"] = design.cheapest_in
-            for name in ranges:
+            for name in _ESTIMATES:
                 found = getattr(design, name)
                 row[name] = None if found is None else found.to_list()
             rows.append(row)

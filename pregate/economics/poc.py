@@ -78,6 +78,16 @@ class Poc:
         """What runs now; None where it does not serve these requests."""
         return _running_now(self.report)
 
+    def verdict(self) -> str:
+        """Whether to try something, what, and how sure its cost is."""
+        said = self.report.verdict()
+        if self.chosen is None:
+            return f"Nothing to try: no candidate serves these requests. {said}"
+        best = self.report.cheapest
+        if best is not None and best.served.design == self.asked.now:
+            return f"Leave it as it is. {said}"
+        return f"Try {self.chosen.served.design}. {said}"
+
 
 def _running_now(report: CostReport) -> DesignCost | None:
     return next((one for one in report.designs if one.served.design == report.now), None)

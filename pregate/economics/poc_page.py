@@ -44,15 +44,11 @@ def _head(poc: Poc) -> str:
 
 
 def _verdict(poc: Poc) -> str:
-    said = poc.report.verdict()
-    if poc.chosen is None:
-        return f"Nothing to try: no candidate serves these requests. {said}"
-    best = poc.report.cheapest
-    if best is not None and best.served.design == poc.asked.now:
-        return f"Leave it as it is. {said}"
+    said = poc.verdict()
+    if poc.chosen is None or not said.startswith("Try "):
+        return said
     days = poc.chosen.payback_days
-    pays = "" if days is None else f" It has paid {_shown(days, 'days', never='never')}."
-    return f"Try {poc.chosen.served.design}. {said}{pays}"
+    return said if days is None else f"{said} It has paid {_shown(days, 'days', never='never')}."
 
 
 def _candidates(poc: Poc) -> str:

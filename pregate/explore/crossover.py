@@ -19,6 +19,7 @@ import numpy as np
 
 from hwmodels.platform import Platform
 from offload.policy import Cache, Policy
+from pregate.ask.shown import html_rows
 from pregate.ask.simulation import to_dataframe
 from pregate.explore.axis_scale import Scale, read_scale
 from pregate.explore.axis_winners import AxisWinners, Winner
@@ -96,6 +97,9 @@ class Crossovers:
             for winner, begin, end in zip(winners, edges[:-1], edges[1:], strict=True)
         ]
         return f"Best {self.metric} along {self.axis}: {', '.join(told)}."
+
+    def _repr_html_(self) -> str:
+        return html_rows([row.to_dict() for row in self.rows], self.verdict())
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready: the axis, who wins first, every change, the verdict."""

@@ -18,6 +18,7 @@ from offload.policy import Cache, Policy
 from offload.probes import find_probes
 from pregate.ask.capture import Captured, capture
 from pregate.ask.intervals import measured, prepared
+from pregate.ask.shown import html_rows
 from pregate.ask.simulation import SimulationResult, interpret, to_dataframe
 from simulator.explain.attribution import partition
 from simulator.explain.critical_path import walk
@@ -112,6 +113,9 @@ class Explanation:
         way = "more" if (size > 0) == more_is_better else "less"
         effect = f"adds {abs(size):.2g}% to" if more_is_better else f"takes {abs(size):.2g}% off"
         return f"1% {way} {key} {effect} {self.metric}"
+
+    def _repr_html_(self) -> str:
+        return html_rows(self.rows(), self.verdict(), most=12)
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready: what was simulated, shares, seconds, a row a number, the verdict."""

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from hwmodels.platform import Platform, load_platform
+from pregate.ask.shown import html_rows
 from pregate.ask.simulation import to_dataframe
 from pregate.measured.isca24 import COLUMNS, MANY_SCHEDULES, RowPrediction, Workbench, read_rows
 from pregate.measured.isca24_fit import ASSUMPTIONS, HARDWARE, STACK, is_fitted
@@ -72,6 +73,9 @@ class Reproduction:
             apart = ", natural batch" if p.row.natural_batch else ""
             groups.setdefault(f"{p.row.metric}, {p.row.design}{apart}", []).append(p)
         return [_accuracy(title, group) for title, group in groups.items()]
+
+    def _repr_html_(self) -> str:
+        return html_rows([entry.to_dict() for entry in self.accuracy()], "How right it is, by metric and design")
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready: rows, accuracy, assumptions."""

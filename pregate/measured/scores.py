@@ -11,6 +11,7 @@ import numpy as np
 
 from hwmodels.spread import shipped_spread
 from offload.memory import CapacityExceeded
+from pregate.ask.shown import html_rows
 from pregate.ask.simulation import to_dataframe
 from pregate.check.ranking import kendall_tau
 from pregate.measured.prediction import RowBench
@@ -140,6 +141,9 @@ class TablePrediction:
             if one.reason:
                 counts[one.reason] = counts.get(one.reason, 0) + 1
         return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
+
+    def _repr_html_(self) -> str:
+        return html_rows([score.to_dict() for score in self.scores()], "How right it is, by metric and source")
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready: rows, scores, constants, what could not be said."""

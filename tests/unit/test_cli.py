@@ -3,34 +3,21 @@
 from __future__ import annotations
 
 import csv
+import importlib.util
 import io
 import json
 import re
 import shlex
 import sys
 from pathlib import Path
+from typing import Any
 
-import numpy as np
 import pytest
+from matplotlib.figure import Figure
 
 import pregate
 from hwmodels.machine_files import hardware_names, load_machine
 from pregate.check.ledger import Predicted, append_predictions
-from pregate.cli import (
-    calibrate,
-    catalogue,
-    compare,
-    crossover,
-    explain,
-    ledger,
-    optimize,
-    plan,
-    reproduce,
-    residency,
-    simulate,
-    sweep,
-    trace,
-)
 from pregate.cli import main as command_line
 from tests import small_fits
 from tests.command_line import Run
@@ -208,29 +195,68 @@ def test_a_mistyped_option_has_status_2(run: Run) -> None:
     assert "--polices" in err
 
 
-TIMED = ("pregate measure", "pregate validate")
-"""They time the machine: tests/validation does what they do, alone."""
+ELSEWHERE = ("pregate measure", "pregate validate", "pregate record")
+"""Two time the machine, one needs a model: tests/validation and tests/hf do what they do."""
+
+
+RUN = ("README.md", "docs/tutorial.md", "docs/questions.md", "docs/validation.md")
+"""Documents of which every command is run; those of the others are held to what commands take."""
+
+CONSOLE = re.compile(r"^\$ (pregate(?: [^ #].*?)?)(?:\s+#.*)?$", re.MULTILINE)
 
 
 def examples() -> list[str]:
-    """Every command that README or a --help text tells a reader to run."""
-    console = re.findall(r"^\$ (pregate .+?)(?:\s+#.*)?$", (ROOT / "README.md").read_text(), re.MULTILINE)
-    commands = [
-        compare.compare, simulate.simulate, reproduce.reproduce, residency.residency, trace.import_, trace.synth,
-        trace.fit, trace.stats, catalogue.show_model, catalogue.show_hardware, explain.explain, crossover.crossover,
-        sweep.sweep, optimize.optimize, calibrate.calibrate, plan.plan,
-        ledger.ledger,
-    ]  # fmt: skip
-    helps = [match for command in commands for match in re.findall(r"Example: (pregate .+)", command.__doc__ or "")]
-    assert len(console) >= 8
-    assert len(helps) >= 7
-    return [words for words in dict.fromkeys(console + helps) if not words.startswith(TIMED)]
+    """Every command that those documents or a --help text tell a reader to run."""
+    console = [words for name in RUN for words in CONSOLE.findall((ROOT / name).read_text())]
+    helps = [example_of(command) for name, command in commands().items() if name not in GROUPS]
+    assert len(console) >= 40
+    assert len(helps) >= 25
+    return [words for words in dict.fromkeys(console + helps) if words and not words.startswith(ELSEWHERE)]
+
+
+GROUPS = ("pregate", "pregate trace", "pregate models", "pregate hardware")
+"""Names that stand for several commands, and show themselves without a word more."""
+
+
+def commands() -> dict[str, Any]:
+    """Every command by its full name, as docs/reference-commands.md has them."""
+    spec = importlib.util.spec_from_file_location("reference", ROOT / "docs" / "reference.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    found: dict[str, Any] = module.commands()
+    return found
+
+
+def example_of(command: Any) -> str:
+    """The example of its help; it may go on over several lines."""
+    match = re.search(r"Example: (pregate .+?)(?:\n\n|\Z)", command.help or "", re.DOTALL)
+    return " ".join(match[1].split()) if match else ""
+
+
+@pytest.mark.parametrize("name", [name for name in commands() if name not in GROUPS])
+def test_every_command_has_an_example_in_its_help(name: str) -> None:
+    assert example_of(commands()[name]).startswith(name)
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "docs").glob("*.md")), ids=lambda path: path.stem)
+def test_commands_of_the_documents_are_ones_that_there_are(path: Path) -> None:
+    known = commands()
+    for line in CONSOLE.findall(path.read_text().replace("\\\n", " ")):
+        words = shlex.split(line)
+        name = max((name for name in known if words[: len(name.split())] == name.split()), key=len)
+        options = {one for param in known[name].params for one in (*param.opts, *param.secondary_opts)}
+        given = {word for word in words[len(name.split()) :] if word.startswith("--")}
+        assert given <= options | {"--help"}, line
 
 
 def write_inputs(folder: Path) -> None:
     """The files that the examples name."""
     model = pregate.load_model("switch-base-8")
     save_trace(pregate.synthesize(model, 8, 48), folder / "trace.safetensors")
+    for name in ("at-launch", "today"):
+        save_trace(pregate.synthesize(model, 8, 48, batch=8), folder / f"{name}.safetensors")
     lines = ["# route_trace v1", "# model=m arch=a n_layer=2 n_expert=4 n_expert_used=1"]
     lines += [f"# layer={layer} expert_bytes=1048576 dense_bytes=1" for layer in range(2)]
     lines.append("turn,phase,step,layer,slot,expert,weight,residency,expert_bytes")
@@ -265,15 +291,16 @@ def test_every_example_runs(run: Run, example: str, monkeypatch: pytest.MonkeyPa
     assert out or err
 
 
-def test_readme_python_runs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Block after block, in one session."""
+def test_python_of_the_documents_runs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Block after block, in one session a document."""
     monkeypatch.setattr("pregate.explore.sweeps.sweep.DEFAULT_FOLDER", tmp_path / "schedules")
-    blocks = re.findall(r"```python\n(.+?)```", (ROOT / "README.md").read_text(), re.DOTALL)
-    space: dict[str, object] = {}
-    for code in blocks:
-        exec(code, space)
-    assert len(blocks) == 2
-    assert np.isfinite(space["result"].tokens_per_s)  # type: ignore[attr-defined]
+    for name in RUN[:3]:
+        blocks = re.findall(r"```python\n(.+?)```", (ROOT / name).read_text(), re.DOTALL)
+        space: dict[str, object] = {}
+        for code in blocks:
+            exec(code, space)
+        assert len(blocks) == 1
+        assert any(isinstance(value, Figure) for value in space.values())
 
 
 def test_shipped_traces_are_listed_and_taken_by_name(run: Run) -> None:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -27,6 +30,7 @@ from tests.drawn import (
     picture_bytes,
     swept,
     told_in,
+    traced,
 )
 from traces.errors import InvalidFile, InvalidInput, UnknownName
 
@@ -179,3 +183,16 @@ def test_every_picture_of_the_room_is_exported_and_drawn() -> None:
     assert all(callable(getattr(draw, name)) and getattr(draw, name).__doc__ for name in pictures)
     source = (PICTURES.parent / "drawn.py").read_text()
     assert [name for name in sorted(pictures) if f"draw.{name}(" not in source] == []
+
+
+def test_a_figure_that_ends_a_cell_is_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    shown: dict[tuple[str, str], Callable[[Figure], bytes]] = {}
+
+    def for_type_by_name(module: str, name: str, show: Callable[[Figure], bytes]) -> None:
+        shown[module, name] = show
+
+    formatter = SimpleNamespace(for_type_by_name=for_type_by_name)
+    shell = SimpleNamespace(display_formatter=SimpleNamespace(formatters={"image/png": formatter}))
+    monkeypatch.setitem(sys.modules, "IPython", SimpleNamespace(get_ipython=lambda: shell))
+    figure = draw.residency_curves(pregate.residency(traced(), ["lru"], [50], expert_bytes=1 << 24))
+    assert shown[type(figure).__module__, type(figure).__name__](figure).startswith(b"\x89PNG")

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from pregate.ask.shown import html_rows
 from pregate.ask.simulation import to_dataframe
 from pregate.draw import render
 from pregate.explore.optima.candidates import Candidates
@@ -102,6 +103,9 @@ class Optimum:
     def calibration(self) -> str:
         """What the predictions of the front rest on: fitted, extrapolated, claimed, or several of them."""
         return ", ".join(dict.fromkeys(row["fields"]["calibration"] for row in self.front))
+
+    def _repr_html_(self) -> str:
+        return html_rows(self.rows(), self.verdict())
 
     def to_dict(self) -> Row:
         """JSON-ready: the best, the front, what constraints cost, counts, and the verdict."""
