@@ -242,7 +242,9 @@ class _Loop:
         self.memory_tokens: Counter[int] = Counter()  # sequence -> encoder outputs
         self.projected: set[int] = set()  # sequences whose cross-attention keys and values exist
         n_encoder = model.n_encoder_moe_layers
-        facts = RunFacts(model.n_moe_layers - n_encoder, n_encoder, model.n_experts, model.top_k)
+        facts = RunFacts(
+            model.n_moe_layers - n_encoder, n_encoder, model.n_experts, model.top_k, model.expert_dtype.bits
+        )
         self.decisions = policy.decisions(facts)
         self.host_side = HostSide(self, place(model, policy.placement) if placed is None else placed)
         self.last_op = -1  # of the compute stream

@@ -240,11 +240,16 @@ class Blocks:
         missing = [expert for expert in absent if not memory.has(layer, expert)]
         self.how = self._answers(self._view(block), missing) if missing else {}
         in_parts = [expert for expert, action in self.how.items() if action.share < 1]
+        passing = [
+            expert for expert, action in self.how.items() if action.bits is not None and memory.cache is not None
+        ]
+        absent = [expert for expert in absent if expert not in self.how or self.how[expert].place != "nowhere"]
         on_cpu = [expert for expert in missing if self.how[expert].place == "host"]
-        whole = [expert for expert in absent if expert not in on_cpu and expert not in in_parts]
+        beside = sorted({*in_parts, *passing})
+        whole = [expert for expert in absent if expert not in on_cpu and expert not in beside]
         memory.bring(layer, whole, self.loop.i_step, how=self.how, adopts=adopts)
-        if in_parts:
-            memory.bring(layer, in_parts, self.loop.i_step, how=self.how, aside=True)
+        if beside:
+            memory.bring(layer, beside, self.loop.i_step, how=self.how, aside=True)
         return sorted([*on_cpu, *in_parts])
 
     def _answers(self, view: BlockView, missing: list[int]) -> dict[int, MissAction]:
@@ -262,11 +267,9 @@ class Blocks:
         what = f"at {action.bits:g} bits" if action.bits is not None else f"by {action.share:.3g} of it"
         where = f"policy {self.policy.name} fetches expert {expert} {what}"
         copies, stored = loop.memory.copies, loop.model.expert_dtype.bits
-        cached = action.bits is not None and loop.memory.cache is not None
-        if loop.execution.arriving != "each" or copies.stage or copies.disk or cached:
-            no_cache = ", no cache," * (action.bits is not None)
+        if loop.execution.arriving != "each" or copies.stage or copies.disk:
             raise InvalidInput(
-                f"{where}: take a stack that runs experts one by one from their slots (streams){no_cache} and DRAM"
+                f"{where}: take a stack that runs experts one by one from their slots (streams) and DRAM"
             )
         if action.bits is not None and action.bits > stored:
             raise InvalidInput(f"{where}: {loop.model.name} stores {stored:g}, give at most that")
@@ -304,14 +307,15 @@ class Blocks:
         """
         loop, union, moe_layer = self.loop, self.unions[block], self.first + block
         held, memory = loop.memory.claimed(moe_layer), loop.memory
-        device, back = union, []
+        skipped = [expert for expert, action in self.how.items() if action.place == "nowhere"]
+        device, back = _without(union, skipped) if skipped else union, []
         if on_cpu:
             tokens = dict(zip(union.experts, union.tokens, strict=True))
             arrived = loop.host_side.hand_over(gate, layer)
             shares = [self._host_share(expert) for expert in on_cpu]
             loop.host_side.experts(on_cpu, [tokens[expert] for expert in on_cpu], layer, arrived, shares)
             back = loop.host_side.take_waits()
-            device = _without(union, [expert for expert in on_cpu if self.how[expert].place == "host"])
+            device = _without(device, [expert for expert in on_cpu if self.how[expert].place == "host"])
         hands_on = loop.execution.hands_slots_on and self.policy.needs_ids
         n_hits = sum(expert in held and held[expert].hit for expert in device.experts)
         begun = False

@@ -48,10 +48,11 @@ __all__ = [
 class MissAction:
     """How an expert that is needed now and is not on the device is answered: where it is computed, at which precision.
 
-    `place`: "device" fetches it into a slot, "host" computes it on the CPU. `bits`: a parameter as it is fetched and
-    read, below the model's own; None: as the model stores it. `share`: of its hidden units that are fetched, to the
-    nearest; the host computes the others, no cache keeps it. Raises `InvalidInput` for another place, for bits that are
-    not above 0, a share outside 0 to 1, or either of what stays on the host.
+    `place`: "device" fetches it into a slot, "host" computes it on the CPU, "nowhere" leaves it out. `bits`: a
+    parameter as it is fetched and read, below the model's own; None: as the model stores it. `share`: of its hidden
+    units that are fetched, to the nearest; the host computes the others. No cache keeps what is not whole. Raises
+    `InvalidInput` for another place, for bits that are not above 0, a share outside 0 to 1, or either of what is not
+    fetched.
     """
 
     place: str = "device"
@@ -59,10 +60,11 @@ class MissAction:
     share: float = 1.0
     FETCH: ClassVar[MissAction]
     CPU: ClassVar[MissAction]
+    SKIP: ClassVar[MissAction]
 
     def __post_init__(self) -> None:
-        if self.place not in ("device", "host"):
-            raise InvalidInput(f"place = {self.place!r}: a missing expert runs on the device or on the host")
+        if self.place not in ("device", "host", "nowhere"):
+            raise InvalidInput(f"place = {self.place!r}: a missing expert runs on the device, on the host or nowhere")
         if self.bits is not None and not (self.place == "device" and 0 < self.bits <= 64):
             raise InvalidInput(f"bits = {self.bits!r} on the {self.place}: above 0, at most 64, of what is fetched")
         if not (0 <= self.share <= 1) or (self.share < 1 and self.place != "device"):
@@ -71,6 +73,7 @@ class MissAction:
 
 MissAction.FETCH = MissAction()
 MissAction.CPU = MissAction("host")
+MissAction.SKIP = MissAction("nowhere")
 
 
 class Fetch(NamedTuple):
@@ -229,12 +232,13 @@ class Decisions(NamedTuple):
 
 
 class RunFacts(NamedTuple):
-    """What is known when a run starts: the MoE blocks of each stack, and the experts of a block."""
+    """What is known when a run starts: the MoE blocks of each stack, the experts of a block, their bits a weight."""
 
     n_blocks: int
     n_encoder_blocks: int
     n_experts: int
     top_k: int
+    expert_bits: float = 16.0
 
 
 def _active_only(n_active: int, n_experts: int) -> Buffers:
@@ -255,6 +259,7 @@ class Policy:
     in the released code, or under this policy. `placement`: where the parts of the model live that are not simply in
     HBM; the policy decides about the experts that it leaves. `popularity`: the counts by which a placement keeps the
     most popular experts (None: those of the trace itself). `source`: the file that a user's own policy is made of.
+    `is_exact`: whether every expert is computed as stored, so that outputs are the model's.
     """
 
     name: str
@@ -271,6 +276,7 @@ class Policy:
     placement: Placement = AS_DECIDED
     popularity: PopularityProfile | None = None
     source: Own | None = None
+    is_exact: bool = True
 
     def __post_init__(self) -> None:
         check_fields(self)

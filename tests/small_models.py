@@ -61,7 +61,10 @@ TRIED = ("fastertransformer", "streams")
 MISSES_KNOW = MissCosts(0.4, host_token=0.15, device=0.05, handover=0.1)
 """What designs that weigh the host against the link are told of their machine."""
 
-WHOLE = [name for name in PRESETS if not name.endswith("/within")]
+IN_PART = ("/within", "mixed_precision")
+"""What presets that move experts in part have in their name: they compute expert by expert only."""
+
+WHOLE = [name for name in PRESETS if not name.endswith(IN_PART)]
 """Presets that move whole experts, on every stack."""
 
 MODELS = {

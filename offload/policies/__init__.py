@@ -17,6 +17,7 @@ from offload.policies.hybrid_schedule import ListScheduled, hybrid_schedule
 from offload.policies.lru import lfru, lfu, lru
 from offload.policies.lru_next_gate import lru_next_gate
 from offload.policies.min_latency import CheaperEach, ShorterLane, min_latency_paper, min_latency_released
+from offload.policies.mixed_precision import mixed_precision
 from offload.policies.on_demand import on_demand
 from offload.policies.prefetch_all import prefetch_all
 from offload.policies.pregate import pregate
@@ -42,6 +43,7 @@ PRESETS: dict[str, Callable[..., Policy]] = {
     "bandwidth_split": bandwidth_split,
     "bandwidth_split/within": bandwidth_split_within,
     "hybrid_schedule": hybrid_schedule,
+    "mixed_precision": mixed_precision,
 }
 
 MISSES: dict[str, OnMiss] = {

@@ -119,6 +119,11 @@ class Request:
         return "" if self.policy.costs is None else str(self.policy.costs)
 
     @property
+    def output(self) -> str:
+        """Whether what is computed is the model's own output: "exact", or "approximate"."""
+        return "exact" if self.policy.is_exact else "approximate"
+
+    @property
     def policy_source(self) -> str:
         """The file and digest of a user's own policy; empty for others."""
         source = self.policy.source

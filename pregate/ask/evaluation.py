@@ -74,6 +74,7 @@ def evaluate(
     fields["fitted_share"] = np.full(n_machines, covered.share)
     fields["asked_machine"] = np.full(n_machines, captured.request.asked_machine)
     fields["policy_source"] = np.full(n_machines, captured.request.policy_source)
+    fields["output"] = np.full(n_machines, captured.request.output)
     fields["calibration"] = np.where(changed & (stated == "fitted"), "extrapolated", stated)
     if draws:
         fields |= _intervals(captured, hw, values, n_machines, draws, seed)

@@ -59,7 +59,8 @@ class SimulationResult(metrics.Metrics):
     extrapolates one, or rests on claims; `beyond_fit`: what of it the fit has not seen, "" nothing; `fitted_share`: of
     the kernels' time, at shapes and in formats that the fit was measured on, 0 without one. `asked_machine`: what the
     policy was told of its machine before it decided, "" where it asks nothing. `policy_source`: file and digest of
-    the user's own code that a policy is made of, "" for none. `routing`: "synthetic" where it was made up, so that
+    the user's own code that a policy is made of, "" for none. `output`: "exact", or "approximate" of a design that
+    skips or rounds experts. `routing`: "synthetic" where it was made up, so that
     `hit_rate` is assumed, else "recorded". `batch_size`: most sequences side by side. `timeline`: start and end of
     every op; None of a streamed simulation, which keeps none.
     """
@@ -73,6 +74,7 @@ class SimulationResult(metrics.Metrics):
     fitted_share: float
     asked_machine: str
     policy_source: str
+    output: str
     bound_s: float
     binding: str
     n_output_tokens: int
@@ -288,6 +290,7 @@ def _result(
         fitted_share=covered.share,
         asked_machine=captured.request.asked_machine,
         policy_source=captured.request.policy_source,
+        output=captured.request.output,
         **metrics_of(captured, timeline),
         bound_s=bounds.makespan_s,
         binding=bounds.binding,

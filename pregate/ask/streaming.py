@@ -93,6 +93,7 @@ def _stream(asked: Request, hw: Platform, offloaded: bool) -> SimulationResult |
         fitted_share=covered.share,
         asked_machine=asked.asked_machine,
         policy_source=asked.policy_source,
+        output=asked.output,
         **found,
         bound_s=bound_s,
         binding=Lane(int(stream.lane_s.argmax())).name if on_lane else "critical path",

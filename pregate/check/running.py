@@ -149,6 +149,11 @@ def execute_captured(
     """
     from runtime.run import execute
 
+    if not captured.policy.is_exact:
+        raise InvalidInput(
+            f"{captured.policy.name} skips or rounds experts: the runtime holds one copy of each and computes all, "
+            f"ask compare or simulate"
+        )
     return execute(
         make_backend(device),
         captured.model,

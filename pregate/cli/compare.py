@@ -56,6 +56,9 @@ def compare(
         title = f"{architecture.name} on {machine.hardware} ({machine.stack.name}), batch {batch}"
         render.print_table(render.comparison_table(comparison, title, with_batch=question.fills_memory))
         print(comparison.verdict())
+        for result in comparison:
+            if result.output != "exact":
+                print(f"{result.policy} skips or rounds experts: its output is not the model's, the others' is.")
         print("Tokens/s are output tokens over the whole run, prompt included.")
         print(f"Machine constants: {comparison.calibration}.")
         print(f"Routing: {describe_routing(architecture, workload, comparison)}.")

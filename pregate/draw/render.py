@@ -139,6 +139,7 @@ def comparison_table(comparison: Comparison, title: str, with_batch: bool = Fals
     table.add_column("policy", no_wrap=True)
     if with_batch:
         table.add_column("batch", justify="right")
+    said = any(result.output != "exact" for result in comparison)
     for column in (
         "MoE layer",
         "tokens/s",
@@ -150,6 +151,7 @@ def comparison_table(comparison: Comparison, title: str, with_batch: bool = Fals
         "link bytes",
         "hits",
         "stalled",
+        *(["output"] if said else []),
     ):
         table.add_column(column, justify="right")
     results = {result.policy: result for result in comparison}
@@ -158,7 +160,9 @@ def comparison_table(comparison: Comparison, title: str, with_batch: bool = Fals
         if name in results:
             result = results[name]
             policy, *figures = _cells(result, comparison.ratio_to_best(result))
-            table.add_row(policy, *([str(result.batch_size)] if with_batch else ()), *figures)
+            table.add_row(
+                policy, *([str(result.batch_size)] if with_batch else ()), *figures, *([result.output] if said else ())
+            )
         else:
             needed = f"{si(unfit[name].needed_bytes, 'B')} {unfit[name].memory}"
             table.add_row(
@@ -167,7 +171,7 @@ def comparison_table(comparison: Comparison, title: str, with_batch: bool = Fals
                 "does not fit",
                 *["-"] * 5,
                 f"needs {needed}",
-                *["-"] * 3,
+                *["-"] * (4 if said else 3),
                 style="dim",
             )
     return table
