@@ -241,7 +241,7 @@ def test_a_policy_starts_a_run_with_what_is_known_of_it_and_answers_misses_of_an
 
     reads = step(0, Phase.PREFILL, [(0, 0)], [[[2], [3], *[NONE] * 3]])
     written(two_block_encoder(), [reads], Policy("remembers", start=start))
-    assert seen == [RunFacts(3, 2, 5, 1), (0, 0, (2,)), (0, 1, (3,))]
+    assert seen == [RunFacts(3, 2, 5, 1, 32), (0, 0, (2,)), (0, 1, (3,))]
 
 
 def hybrid() -> ModelArchitecture:
