@@ -311,7 +311,8 @@ def _cpu_parts(work: Work, figures: Figures) -> Parts:
     if n_sockets is not None:
         rate = rate * np.minimum(np.real(figures.stack_constant("cpu_sockets")) / n_sockets, 1.0)
     cores = figures["host.n_cores"] * figures.stack_constant("cpu_core_bytes_per_s")
-    bytes_s = (work.weight_bytes + work.hbm_bytes) / np.where(np.real(cores) < np.real(rate), cores, rate)
+    kv_bytes = work.hbm_bytes * figures.values.get("stack.cpu_kv_copies", 1.0)
+    bytes_s = (work.weight_bytes + kv_bytes) / np.where(np.real(cores) < np.real(rate), cores, rate)
     gemm_flop = work.total_flop - work.flop
     flop_s: Any = gemm_flop / figures.stack_constant("cpu_gemm_efficiency")
     if work.weight_bits <= 8.5:

@@ -43,6 +43,7 @@ CONSTANTS: dict[str, str] = {
     "tiled_gemm_s": "time",
     "kernel_clock_hz": "frequency",
     "sort_s": "time",
+    "cpu_kv_copies": "ratio",
     "gemm_floor_s": "time",
     "attention_floor_s": "time",
     "experts_floor_s": "time",
@@ -62,14 +63,22 @@ waking its threads with the activations of a layer, and collecting their results
 libraries and workspaces; memory_share: of HBM, what it uses at all. tiled_gemm_s: device time of a GEMM of two rows
 and more beyond that of one row, whose kernel only reads its weights, by matrix; kernel_clock_hz: the clock at which
 kernel_s and tiled_gemm_s are as said, being cycles of the accelerator; left out: seconds on any. sort_s: host time
-to look at one entry of a table of experts by token, where rows are sorted by expert on the host. The floors
+to look at one entry of a table of experts by token, where rows are sorted by expert on the host.
+cpu_kv_copies: bytes of DRAM moved for each byte of keys and values that the host attends to; left out: 1. The floors
 (`hwmodels.floors`): the least device time of a GEMM, of an attention kernel, and of a fused op of experts, of 16 bits a
 weight or fewer (narrow)."""
 
 FLOORS = ("gemm", "attention", "experts", "narrow_experts")
 """Kinds of kernel that a stack may state a floor for, in a section `floors` of its file."""
 
-OPTIONAL = ("memory_share", "tiled_gemm_s", "kernel_clock_hz", "sort_s", *(f"{kind}_floor_s" for kind in FLOORS))
+OPTIONAL = (
+    "memory_share",
+    "tiled_gemm_s",
+    "kernel_clock_hz",
+    "sort_s",
+    "cpu_kv_copies",
+    *(f"{kind}_floor_s" for kind in FLOORS),
+)
 """Constants that a stack may leave out: it uses all of HBM, and its kernels take their fixed time and roofline."""
 
 BACKEND_STACKS: dict[str, tuple[str, ...]] = {"cpu": ("threads",), "cuda": ("pytorch-eager", "streams")}

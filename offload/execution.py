@@ -160,6 +160,9 @@ EXECUTIONS |= {
             streams_from="attention",
             sorts_on_host=True,
         ),
+        # FlexGen: generation_loop_overlap_multi_batch synchronises after each layer and micro-batch, and load_weight
+        # copies a layer with the first of them only; the Python thread itself runs what the processor attends to.
+        replace(EXECUTIONS["streams"], name="flexgen", host_computes=True),
         # KTransformers: experts on threads of their own beside the shared experts, submitted from within a CUDA graph;
         # layers that it streams for a prompt (stream=TOKENS) arrive while the layer before computes.
         replace(_FUSED, name="ktransformers", micro_batch=8192, streams_from="layer before"),
