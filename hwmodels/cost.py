@@ -315,7 +315,7 @@ def _cpu_parts(work: Work, figures: Figures) -> Parts:
     bytes_s = (work.weight_bytes + kv_bytes) / np.where(np.real(cores) < np.real(rate), cores, rate)
     gemm_flop = work.total_flop - work.flop
     flop_s: Any = gemm_flop / figures.stack_constant("cpu_gemm_efficiency")
-    if work.weight_bits <= 8.5:
+    if work.weight_bits <= 8.5 and work.compute != "fp8":  # no processor has integer products of fp8
         flop_s = flop_s / figures.stack_constant("cpu_packed_speedup")
     flop_s = flop_s + work.flop / figures.stack_constant("cpu_attention_efficiency")
     compute_s, dram_s = longer(flop_s / figures["host.peak_flop_per_s"], bytes_s)

@@ -57,7 +57,7 @@ copy_issue_s, copy_latency_s: host time and fixed device time of one copy. The e
 claimed rate; dequant_efficiency: of the memory rate, where weights of 4 bits are unpacked (`Figures.read_bits`).
 Of what the host computes: cpu_efficiency is that of reading weights, keys and values from DRAM,
 cpu_gemm_efficiency and cpu_attention_efficiency are of its peak rate; cpu_packed_speedup: how many times as fast it
-multiplies weights of at most 8 bits, by integer dot products; cpu_core_bytes_per_s: what one core takes in at
+multiplies weights of at most 8 bits but fp8, by integer dot products; cpu_core_bytes_per_s: what one core takes in at
 most, unpacking included; cpu_sockets: whose memory it reads at full rate, at most those that there are; handover_s:
 waking its threads with the activations of a layer, and collecting their results. reserve_bytes: HBM taken by context,
 libraries and workspaces; memory_share: of HBM, what it uses at all. tiled_gemm_s: device time of a GEMM of two rows

@@ -400,3 +400,28 @@ def test_the_host_has_one_efficiency_for_products_and_one_for_scores() -> None:
     what = Work(OpKind.CPU_LAYER, (Gemm(50, 10, 10),), flop=3000, hbm_bytes=100)
     assert parts_of(what, figures) == pytest.approx(Parts(compute_s=10_000 / 500 + 3000 / 250))
     assert parts_of(what._replace(flop=0, hbm_bytes=800), figures) == pytest.approx(Parts(dram_s=1200 / 50))
+
+
+def test_the_host_has_packed_products_of_integers_and_none_of_fp8() -> None:
+    figures = ROUND.with_values({"stack.cpu_packed_speedup": 4.0})
+    times = [
+        parts_of(Work(OpKind.CPU_EXPERT, (Gemm(500, 10, 10),), compute, bits), figures).compute_s
+        for compute, bits in (("bf16", 16.0), ("bf16", 4.5), ("int8", 8.0), ("fp8", 8.0))
+    ]
+    assert times == pytest.approx([times[0], times[0] / 4, times[0] / 4, times[0]])
+
+
+def test_keys_and_values_that_the_host_widens_first_are_moved_as_often_as_the_stack_says() -> None:
+    what = Work(OpKind.CPU_LAYER, hbm_bytes=500)
+    once = parts_of(what, ROUND)
+    widened = dataclasses.replace(ROUND, values={**ROUND.values, "stack.cpu_kv_copies": 5.0})
+    assert parts_of(what, widened).dram_s == 5 * once.dram_s
+    expert = Work(OpKind.CPU_EXPERT, (Gemm(1, 10, 10),))
+    assert parts_of(expert, widened) == parts_of(expert, ROUND)
+
+
+def test_sorting_rows_takes_host_time_by_the_entry() -> None:
+    slow = dataclasses.replace(ROUND, values={**ROUND.values, "stack.sort_s": 0.5})
+    what = Work(OpKind.SORT, n_entries=8)
+    assert (parts_of(what, ROUND), parts_of(what, slow)) == (Parts(0), Parts(4))
+    assert price_figures([what], slow).hbm_s.tolist() == [0.0]

@@ -67,6 +67,31 @@ def qwen3(hidden: int, layers: int, heads: int, width: int) -> dict[str, Any]:
     )
 
 
+def qwen35(
+    hidden: int, layers: int, heads: int, n_experts: int, top_k: int, width: int, value_heads: int
+) -> dict[str, Any]:
+    return decoder_only(
+        "qwen3_5_moe_text",
+        hidden,
+        layers,
+        heads,
+        2,
+        248320,
+        head_dim=256,
+        moe_intermediate_size=width,
+        shared_expert_intermediate_size=width,
+        num_experts=n_experts,
+        num_experts_per_tok=top_k,
+        linear_num_key_heads=16,
+        linear_num_value_heads=value_heads,
+        linear_key_head_dim=128,
+        linear_value_head_dim=128,
+        linear_conv_kernel_dim=4,
+        full_attention_interval=4,
+        attn_output_gate=True,
+    )
+
+
 def gpt_oss(layers: int, n_experts: int) -> dict[str, Any]:
     config = decoder_only(
         "gpt_oss",
@@ -228,26 +253,9 @@ CONFIGS: dict[str, dict[str, Any]] = {
         v_head_dim=256,
         attention_bias=False,
     ),
-    "qwen3.6-35b-a3b": decoder_only(
-        "qwen3_5_moe_text",
-        2048,
-        40,
-        16,
-        2,
-        248320,
-        head_dim=256,
-        moe_intermediate_size=512,
-        shared_expert_intermediate_size=512,
-        num_experts=256,
-        num_experts_per_tok=8,
-        linear_num_key_heads=16,
-        linear_num_value_heads=32,
-        linear_key_head_dim=128,
-        linear_value_head_dim=128,
-        linear_conv_kernel_dim=4,
-        full_attention_interval=4,
-        attn_output_gate=True,
-    ),
+    "qwen3.6-35b-a3b": qwen35(2048, 40, 16, 256, 8, 512, 32),
+    "qwen3.5-122b-a10b": qwen35(3072, 48, 32, 256, 8, 1024, 64),
+    "qwen3.5-397b-a17b": qwen35(4096, 60, 32, 512, 10, 1024, 64),
     "olmoe-1b-7b": decoder_only(
         "olmoe", 2048, 16, 16, 16, 50304, intermediate_size=1024, num_experts=64, num_experts_per_tok=8
     ),
