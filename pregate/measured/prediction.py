@@ -19,6 +19,7 @@ from offload.ops import Lane, OpKind, Work
 from offload.policy import Policy
 from offload.probes import find_probes
 from offload.schedule import Schedule
+from offload.work import expert_copy_work
 from pregate.api import synthesize
 from pregate.ask.capture import Captured, capture, memory_of
 from pregate.ask.decode_middle import middle_tokens
@@ -39,11 +40,13 @@ from traces.routing import RoutingTrace
 __all__ = ["RowBench"]
 
 
-def _copied_bytes_per_s(figures: Figures) -> float:
-    return float(figures.link_bytes_per_s("h2d"))
+def _copied_bytes_per_s(figures: Figures, model: ModelArchitecture) -> float:
+    """Of copies of one expert, the start of each included."""
+    copy = expert_copy_work(model, OpKind.FETCH)
+    return copy.copy_bytes / float(parts_of(copy, figures).total_s)
 
 
-def _read_bytes_per_s(figures: Figures) -> float:
+def _read_bytes_per_s(figures: Figures, _: ModelArchitecture) -> float:
     n_bytes = 1 << 30
     return n_bytes / float(parts_of(Work(OpKind.CPU_EXPERT, hbm_bytes=n_bytes), figures).total_s)
 
@@ -59,7 +62,7 @@ _TIMES = {
 """Metrics that are times, or rates by them: the time, as `simulator.explain.sensitivity` names it."""
 
 _OF_MACHINES = {"h2d_bytes_per_s": _copied_bytes_per_s, "cpu_bytes_per_s": _read_bytes_per_s}
-"""Metrics of a machine alone, no run."""
+"""Metrics of a machine and an expert, no run."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +104,7 @@ class RowBench:
         """The metric of `row`, in its unit. Raises as `pregate.simulate`."""
         hw = self.platform(row, constants)
         if row.metric in _OF_MACHINES:
-            return _OF_MACHINES[row.metric](figures_of(hw))
+            return _OF_MACHINES[row.metric](figures_of(hw), _model(row))
         if row.metric == "model_bytes":
             return float(_model(row).total_bytes)
         if row.routing:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import csv
 import io
 import math
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -51,7 +52,7 @@ METRICS: Mapping[str, tuple[str, bool]] = ReadOnly(
 )
 """Metrics by name: their unit, and whether more is better. Decode and prefill rates are of one sequence's tokens times
 the batch; `tokens_per_s` is output tokens over the whole run; `max_active_experts`: of one layer in one pass;
-`h2d_bytes_per_s`: what large copies to the device achieve; `cpu_bytes_per_s`: what the host's experts read."""
+`h2d_bytes_per_s`: what copies of one expert to the device achieve; `cpu_bytes_per_s`: what the host's experts read."""
 
 _TABLES = Path(__file__).parent / "tables"
 
@@ -81,7 +82,7 @@ ALIASES: Mapping[str, str] = ReadOnly(
 _UNITS: Mapping[str, Mapping[str, float]] = ReadOnly(
     {
         "s": {"s": 1.0, "ms": 1e-3, "us": 1e-6},
-        "tokens/s": {"tokens/s": 1.0, "tok/s": 1.0, "t/s": 1.0},
+        "tokens/s": dict.fromkeys(("tokens/s", "token/s", "tokens/second", "tok/s", "tok/sec", "t/s", "tps"), 1.0),
         "bytes": {"bytes": 1.0, "MB": 1e6, "GB": 1e9, "MiB": 2.0**20, "GiB": 2.0**30},
         "bytes/s": {"bytes/s": 1.0, "MB/s": 1e6, "GB/s": 1e9, "GiB/s": 2.0**30},
         "fraction": {"fraction": 1.0},
@@ -220,7 +221,7 @@ def predictions_csv(columns: Sequence[str], rows: Iterable[tuple[Sequence[object
 
 def _row(cells: Mapping[str, str], where: str) -> MeasuredRow:
     text = {column: cells.get(column, "").strip() for column in COLUMNS}
-    metric = text["metric"] = ALIASES.get(text["metric"], text["metric"])
+    metric = text["metric"] = _metric(text["metric"])
     left_out = bool(text["reason"]) or text["role"] == "input"
     if metric not in METRICS and not (metric and left_out):
         raise unknown_name("metric", metric, METRICS, where)
@@ -246,6 +247,13 @@ def _row(cells: Mapping[str, str], where: str) -> MeasuredRow:
     rest: dict[str, Any] = {name: cell for name, cell in text.items() if name not in (*_COUNTS, "value", "unit")}
     unit = METRICS[metric][0] if metric in METRICS else text["unit"]
     return MeasuredRow(**rest, **counts, value=value, unit=unit)  # type: ignore[arg-type]
+
+
+def _metric(text: str) -> str:
+    """A metric by its name or another of it, written as anybody may: `Decode throughput`."""
+    plain = re.sub(r"[\s_-]+", "_", text.strip().lower())
+    name = ALIASES.get(plain, plain)
+    return name if name in METRICS else text
 
 
 def _count(text: str, column: str, least: int, where: str) -> int:

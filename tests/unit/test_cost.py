@@ -405,7 +405,7 @@ def test_the_host_has_one_efficiency_for_products_and_one_for_scores() -> None:
 def test_the_host_has_packed_products_of_integers_and_none_of_fp8() -> None:
     figures = ROUND.with_values({"stack.cpu_packed_speedup": 4.0})
     times = [
-        parts_of(Work(OpKind.CPU_EXPERT, (Gemm(500, 10, 10),), compute, bits), figures).compute_s
+        float(parts_of(Work(OpKind.CPU_EXPERT, (Gemm(500, 10, 10),), compute, bits), figures).compute_s)
         for compute, bits in (("bf16", 16.0), ("bf16", 4.5), ("int8", 8.0), ("fp8", 8.0))
     ]
     assert times == pytest.approx([times[0], times[0] / 4, times[0] / 4, times[0]])

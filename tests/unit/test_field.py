@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+import pregate
 from pregate.measured.prediction import RowBench
 from pregate.measured.reproduction import PUBLISHED_ROWS, reproduce
 from pregate.measured.scores import predict_table
@@ -69,6 +70,30 @@ def test_units_become_seconds(tmp_path: Path) -> None:
     assert row.value == 0.25
     assert not row.more_is_better
     assert row.name == "a test: switch-mini-16 on rtx-4090, on_demand, ttft"
+
+
+@pytest.mark.parametrize(
+    ("written", "unit", "metric"),
+    [
+        ("Decode throughput", "tok/sec", "decode_tokens_per_s"),
+        ("prefill-throughput", "tokens/second", "prefill_tokens_per_s"),
+        (" TTFT ", "ms", "ttft"),
+    ],
+)
+def test_a_metric_may_be_written_as_others_write_it(tmp_path: Path, written: str, unit: str, metric: str) -> None:
+    (row,) = read(tmp_path, ROW | {"metric": written, "unit": unit, "value": "5"})
+    assert row.metric == metric
+    with pytest.raises(UnknownName, match="did you mean 'decode_tokens_per_s'"):
+        read(tmp_path, ROW | {"metric": "decode tokens"})
+
+
+def test_a_link_is_asked_for_copies_of_one_expert(tmp_path: Path) -> None:
+    (row,) = read(tmp_path, ROW | {"metric": "h2d_bytes_per_s", "unit": "GB/s", "value": "20"})
+    bench = RowBench()
+    hw, n_bytes = bench.platform(row), pregate.load_model(ROW["model"]).expert_bytes
+    link = hw.machine.link
+    seconds = hw.constant("copy_latency_s") + n_bytes / (link.h2d_bytes_per_s * (link.h2d_efficiency or 0))
+    assert bench.predict(row) == pytest.approx(n_bytes / seconds)
 
 
 def test_every_metric_is_of_one_run(tmp_path: Path) -> None:
