@@ -251,6 +251,7 @@ class _Loop:
         self.new_request = True  # none of the sequences of this pass was in the one before
         self._running: set[int] = set()
         self.next_step: list[Fetch] = []  # of the next step, for blocks that have not run in this one
+        self.split: dict[int, tuple[Work, Work]] = {}  # identity of an attention of this pass -> its two sides
         self.micro: MicroBatches | None = None  # of a pass that computes its layers in several
 
     def parts(self, steps: Iterable[Step]) -> Iterator[Part]:
@@ -287,6 +288,7 @@ class _Loop:
         block_of = {layer: block for block, layer in enumerate(stack.moe_layers)}
         away = not encoding and not self.host_side.placed.is_plain
         self.last_op = -1
+        self.split.clear()
         for layer in range(stack.n_layers):
             if away:
                 self.host_side.enter(layer, self.last_op)
@@ -332,9 +334,8 @@ class _Loop:
                 f"{self.policy.name}: micro-batches share what is fetched for a layer, and what the host computes is "
                 f"not fetched: leave out experts=cpu and layers=cpu"
             )
-        unions = [_unions(part.experts[:, first : first + n_blocks], self.model.n_experts) for part in parts]
-        tokens = [[dict(zip(*union, strict=True)) for union in of_part] for of_part in unions]
-        return MicroBatches(self, parts, mixing, tokens)
+        experts = [part.experts[:, first : first + n_blocks] for part in parts]
+        return MicroBatches(self, parts, mixing, experts, self.model.n_experts)
 
     def mix(self, what: Work, layer: int, on_host: bool, away: bool) -> None:
         """What mixes the tokens of a layer, where its weights and its keys and values are."""
@@ -343,15 +344,22 @@ class _Loop:
         if on_host:
             self.host_side.compute(what, layer)
         elif kv == "host":
-            there = what._replace(
-                flop=int(what.flop * placed.kv_share), hbm_bytes=int(what.hbm_bytes * placed.kv_share)
-            )
-            own = what._replace(flop=what.flop - there.flop, hbm_bytes=what.hbm_bytes - there.hbm_bytes)
+            own, there = self._split(what)
             self.host_side.attend(there, layer, self.compute(own, layer))
         else:
             if kv == "stream":
                 self.host_side.stream_cache(int(what.hbm_bytes * placed.kv_share), layer)
             self.compute(what, layer)
+
+    def _split(self, what: Work) -> tuple[Work, Work]:
+        """An attention as what the device and what the host computes of it, made once of the layers of a pass."""
+        found = self.split.get(id(what))
+        if found is None:
+            share = self.host_side.placed.kv_share
+            there = what._replace(flop=int(what.flop * share), hbm_bytes=int(what.hbm_bytes * share))
+            own = what._replace(flop=what.flop - there.flop, hbm_bytes=what.hbm_bytes - there.hbm_bytes)
+            found = self.split[id(what)] = own, self.host_side.scores(there)
+        return found
 
     def _pass_works(self, stack: LayerStack, encoding: bool) -> PassWorks:
         works, n = self.works, self.n_tokens
@@ -395,6 +403,13 @@ class _Loop:
             self.host_side.waits.clear()
         self.last_op = self.recorder.issue(
             Lane.COMPUTE, what, after, step=self.i_step, layer=layer, expert=expert, hbm_released=hbm_released
+        )
+        return self.last_op
+
+    def compute_each(self, works: Sequence[Work], layer: int, after: Sequence[int], expert: int) -> int:
+        """An op of each of `works` on the compute stream, which waits for nothing of the host; returns the last."""
+        self.last_op = self.recorder.issue_each(
+            Lane.COMPUTE, works, after, step=self.i_step, layer=layer, expert=expert
         )
         return self.last_op
 

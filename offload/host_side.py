@@ -142,11 +142,14 @@ class HostSide:
         after = {"gate": (gate,), "attention": (self._before,), "layer before": ()}[loop.execution.streams_from]
         self.waits.append(self._stream("experts", n_experts * loop.model.expert_bytes, layer, after))
 
-    def attend(self, what: Work, layer: int, projected: int) -> None:
+    def scores(self, what: Work) -> Work:
+        """Of an attention what the host computes over a KV cache in its memory: scores and values."""
+        return self._loop.works.cpu_layer(what._replace(gemms=(), weight_bits=32.0))
+
+    def attend(self, scores: Work, layer: int, projected: int) -> None:
         """Scores and values over a KV cache in host memory, queries, keys and values being handed over."""
         after = (self.hand_over(projected, layer),)
-        rest = what._replace(gemms=(), weight_bits=32.0)
-        self._issue(self._loop.works.cpu_layer(rest), layer, after)
+        self._issue(scores, layer, after)
         self.waits.append(self._return((self._last,), layer))
 
     def stream_cache(self, n_bytes: int, layer: int) -> None:

@@ -288,7 +288,8 @@ def gap_pairs(trace: RoutingTrace, steps: NDArray[np.int32]) -> tuple[NDArray[np
     order = np.argsort(steps)
     makes = np.isin(trace.step, steps)
     turn = np.searchsorted(steps, trace.step[makes], sorter=order)  # which of `steps` by time
-    sequence, turn = np.unique(np.stack([trace.sequence[makes].astype(np.int64), turn]), axis=1)
+    made = np.unique(trace.sequence[makes].astype(np.int64) * max(len(steps), 1) + turn)
+    sequence, turn = np.divmod(made, max(len(steps), 1))
     same = np.diff(sequence) == 0
     return order[turn[:-1][same]], order[turn[1:][same]]
 

@@ -7,11 +7,12 @@ beside what the device does for others. Nothing here may know time.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 
 from offload.host_side import HostSide
 from offload.ops import Work
@@ -38,6 +39,20 @@ class _Loop(Protocol):
     ) -> int:
         """An op of the compute stream."""
 
+    def compute_each(self, works: Sequence[Work], layer: int, after: Sequence[int], expert: int) -> int:
+        """An op of each of `works` in turn, none of which waits for the host; returns the last."""
+
+
+def _tokens_of(experts: Sequence[NDArray[np.int16]], n_experts: int) -> list[list[list[int]]]:
+    """By block and expert, the tokens that it serves of each micro-batch."""
+    n_blocks = experts[0].shape[1]
+    part = np.repeat(np.arange(len(experts)), [len(one) for one in experts])
+    chosen = np.concatenate(experts)
+    keys = (np.arange(n_blocks)[:, None] * n_experts + chosen) * len(experts) + part[:, None, None]
+    counts = np.bincount(keys[chosen >= 0], minlength=n_blocks * n_experts * len(experts))
+    found: list[list[list[int]]] = counts.reshape(n_blocks, n_experts, len(experts)).tolist()
+    return found
+
 
 def micro_batches_of(step: Step, n_sequences: int) -> list[Step]:
     """The micro-batches of a pass: `n_sequences` each (0: all), in the order in which sequences appear."""
@@ -59,8 +74,8 @@ def micro_batches_of(step: Step, n_sequences: int) -> list[Step]:
 
 
 class MicroBatches:
-    """One pass in micro-batches `parts`. `mixing`: of each the works that mix its tokens, by layer; `tokens`: of each,
-    by MoE block of the decoder, the tokens that an expert serves.
+    """One pass in micro-batches `parts`. `mixing`: of each the works that mix its tokens, by layer. `experts`: of each
+    the experts of its tokens, (n_tokens, n_blocks, top_k), -1 pads.
     """
 
     def __init__(
@@ -68,10 +83,12 @@ class MicroBatches:
         loop: _Loop,
         parts: Sequence[Step],
         mixing: Sequence[Sequence[Sequence[Work]]],
-        tokens: Sequence[Sequence[dict[int, int]]],
+        experts: Sequence[NDArray[np.int16]],
+        n_experts: int,
     ) -> None:
-        self._loop, self._mixing, self._tokens = loop, mixing, tokens
+        self._loop, self._mixing = loop, mixing
         self._n_tokens = [len(part.experts) for part in parts]
+        self._tokens = _tokens_of(experts, n_experts)
         self._waits: list[list[int]] = [[] for _ in parts]  # results of the host that a micro-batch waits for
         self._to_gate: list[int] = []  # micro-batches whose gate comes right before their experts
         self.gate = -1
@@ -108,50 +125,46 @@ class MicroBatches:
         self, block: int, experts: Sequence[int], with_shared: bool, layer: int, after: Sequence[int], freed: int
     ) -> int:
         """`experts` of a block as one op a micro-batch, shared experts in it; returns the last."""
-        works = self._loop.works
-
-        def what(i: int, tokens: tuple[int, ...]) -> Work | None:
-            n_shared = self._n_tokens[i] if with_shared else 0
-            return works.grouped(n_shared, tokens) if tokens or n_shared else None
-
-        return self._issue(block, experts, what, layer, after, freed, -1)
+        works, of_block = self._loop.works, self._tokens[block]
+        by_part = zip(*(of_block[one] for one in experts), strict=True) if experts else [()] * len(self._n_tokens)
+        made = []
+        for n_tokens, counts in zip(self._n_tokens, by_part, strict=True):
+            tokens, n_shared = tuple(n for n in counts if n), n_tokens if with_shared else 0
+            made.append(works.grouped(n_shared, tokens) if tokens or n_shared else None)
+        return self._issue(made, layer, after, freed, -1)
 
     def shared(self, block: int, layer: int) -> None:
         """Shared experts alone."""
-        works = self._loop.works
-        self._issue(block, (), lambda i, _: works.shared(self._n_tokens[i]), layer, (), 0, -1)
+        self._issue([self._loop.works.shared(n) for n in self._n_tokens], layer, (), 0, -1)
 
     def single(
         self, block: int, expert: int, what: Callable[[int], Work], layer: int, after: Sequence[int], freed: int
     ) -> int:
         """One expert as an op a micro-batch that asks for it; `what` of so many tokens."""
-        return self._issue(
-            block, (expert,), lambda _, tokens: what(tokens[0]) if tokens else None, layer, after, freed, expert
-        )
+        counts = self._tokens[block][expert]
+        made = {n: what(n) if n else None for n in set(counts)}
+        return self._issue([made[n] for n in counts], layer, after, freed, expert)
 
-    def _issue(
-        self,
-        block: int,
-        experts: Iterable[int],
-        make: Callable[[int, tuple[int, ...]], Work | None],
-        layer: int,
-        after: Sequence[int],
-        freed: int,
-        expert: int,
-    ) -> int:
-        made = []
-        for i, tokens in enumerate(self._tokens):
-            of_block = tokens[block]
-            made.append(make(i, tuple(of_block[one] for one in experts if one in of_block)))
+    def _issue(self, made: Sequence[Work | None], layer: int, after: Sequence[int], freed: int, expert: int) -> int:
+        """An op of each micro-batch that has a work; the last of them frees."""
+        loop, begin, op = self._loop, 0, -1
         if not any(made):
-            made[-1] = self._loop.works.grouped(0, ())  # nothing to compute, and what to wait for
+            made = [*made[:-1], loop.works.grouped(0, ())]  # nothing to compute, and what to wait for
         last = max(i for i, what in enumerate(made) if what is not None)
-        op = -1
-        for i, what in enumerate(made):
+        for i, what in enumerate(made):  # up to where gates and the host's results wait for none of them
+            if not self._to_gate and not loop.host_side.waits:
+                begin = i
+                break
             if i in self._to_gate:
                 self._gate(i, layer)
             if what is not None:
-                op = self._loop.compute(what, layer, after, freed if i == last else 0, expert)
+                op = loop.compute(what, layer, after, freed if i == last else 0, expert)
+            begin = i + 1
+        rest = [what for what in made[begin:last] if what is not None]
+        if rest:
+            op = loop.compute_each(rest, layer, after, expert)
+        if last >= begin and (what := made[last]) is not None:
+            op = loop.compute(what, layer, after, freed, expert)
         return op
 
     def _gate(self, i: int, layer: int) -> None:

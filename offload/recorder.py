@@ -99,6 +99,21 @@ class Recorder:
         self._dep_end.append(len(self._dep))
         return self._base + len(self._ops) - 1
 
+    def issue_each(
+        self, lane: Lane, works: Sequence[Work], after: Sequence[int], *, step: int, layer: int, expert: int = -1
+    ) -> int:
+        """Append an op of each of `works`, which all wait for `after`; returns the index of the last."""
+        row_of = self._row_of
+        for work in works:
+            if id(work) not in row_of:
+                row_of[id(work)] = self._rows.setdefault(work, len(self._rows))
+                self._kept.append(work)
+        self._ops += [(lane, row_of[id(work)], step, layer, expert, -1, 0, 0, 0) for work in works]
+        begin, n_after = len(self._dep), len(after)
+        self._dep += [*after] * len(works)
+        self._dep_end += [begin + n_after * (i + 1) for i in range(len(works))]
+        return self._base + len(self._ops) - 1
+
     def release_after(self, op: int, n_bytes: int) -> None:
         """Op `op` gives back `n_bytes` more of HBM when it ends."""
         self._released[self._local(op)] = self._released.get(op - self._base, 0) + n_bytes

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -15,10 +16,12 @@ from hwmodels.platform import load_platform
 from offload.decode import Decoded, decode
 from offload.execution import EXECUTIONS
 from offload.footprint import measure_workload, plan_memory
+from offload.metrics import gap_pairs
 from offload.micro_batches import micro_batches_of
-from offload.ops import TO_DEVICE, Lane, OpKind
+from offload.ops import TO_DEVICE, Lane, OpKind, Work
 from offload.placement import placement_named
 from offload.policies import policy_named
+from offload.recorder import Recorder
 from offload.schedule import Schedule
 from pregate.ask.streaming import stream_request
 from simulator import des, recurrence
@@ -234,3 +237,32 @@ def test_many_machines_at_once_say_the_same(design: str, stack: str) -> None:
         alone = interpret(captured, machine, "recurrence")
         assert alone.makespan_s == found["makespan_s"][i]
         assert alone.peak_hbm_bytes == found["peak_hbm_bytes"][i]
+
+
+def test_ops_written_at_once_are_those_written_one_by_one() -> None:
+    works = [Work(OpKind.GATE, flop=n) for n in (3, 1, 3)]
+    both = []
+    for at_once in (True, False):
+        recorder = Recorder()
+        first = recorder.issue(Lane.COMPUTE, works[1], step=0)
+        if at_once:
+            last = recorder.issue_each(Lane.COMPUTE, works, (first,), step=1, layer=2, expert=4)
+        else:
+            last = [recorder.issue(Lane.COMPUTE, one, (first,), step=1, layer=2, expert=4) for one in works][-1]
+        recorder.issue(Lane.HOST, Work(OpKind.STEP), (last,), step=1)
+        both.append(recorder.schedule().digest)
+    assert both[0] == both[1]
+
+
+@pytest.mark.parametrize("n_sequences", [1, 5])
+def test_a_sequence_that_makes_several_tokens_of_a_pass_makes_one_gap(n_sequences: int) -> None:
+    trace = pregate.synthesize(decoder_only(), 3, 4, n_sequences)
+    steps = np.unique(trace.step)[::-1].astype(np.int32)  # in whatever order
+    gap_from, gap_to = gap_pairs(trace, steps)
+    wanted = set()
+    for sequence in np.unique(trace.sequence):
+        mine = sorted(set(trace.step[trace.sequence == sequence].tolist()))
+        wanted |= {(int(sequence), *pair) for pair in pairwise(mine)}
+    assert sorted(zip(steps[gap_from].tolist(), steps[gap_to].tolist(), strict=True)) == sorted(
+        pair for _, *rest in wanted for pair in [tuple(rest)]
+    )
