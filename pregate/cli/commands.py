@@ -54,6 +54,11 @@ COMMANDS: dict[str, Entry] = {
         "optimize:optimize",
         "Find the cheapest or fastest machine, policy and settings that meet every constraint, and the Pareto front.",
     ),
+    "tune": Entry(
+        "tune:tune",
+        "Tune policy, lookahead, caches, chunks, precision and placement for a trace; later, say whether that still "
+        "holds.",
+    ),
     "cost": Entry(
         "cost:cost",
         "Cost designs: money and energy per token and request, machines for a rate, total and payback, with ranges.",

@@ -1,0 +1,238 @@
+"""`tune`: every setting judged on a trace as a card judges designs, what it gains, and what has moved since."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from time import process_time
+from typing import Any
+
+import numpy as np
+
+from hwmodels.platform import Platform
+from offload.decode import about_ops
+from offload.memory import CapacityExceeded
+from pregate.ask.intervals import Interval
+from pregate.ask.simulation import interpret
+from pregate.card.designs import plan_design
+from pregate.card.job import Workpiece, recorded_job
+from pregate.card.judged import NORMAL_95, OBJECTIVES, Judged, judge
+from pregate.tune.settings import CHUNKS_MIB, CPU_S_PER_OP, DEFAULT, designs_to_try
+from simulator.modes import Modes
+from traces.drift import DriftTest, drift_between
+from traces.errors import InvalidInput, unknown_name
+from traces.model.architecture import ModelArchitecture
+from traces.phase import Phase
+from traces.popularity import popularity_of
+from traces.routing import RoutingTrace
+
+__all__ = ["Gain", "Setting", "Tuned", "gain_of", "tune"]
+
+LEAST_PROMPT = 32
+"""Prompt tokens from which on they say which experts are popular."""
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """A design in some formats (those of the model where "")."""
+
+    judged: Judged
+    formats: str = ""
+
+    @property
+    def policy(self) -> str:
+        """As the command line spells it."""
+        return self.judged.design.policy
+
+    def __str__(self) -> str:
+        return f"{self.policy} ({self.formats})" if self.formats else self.policy
+
+
+@dataclass(frozen=True, slots=True)
+class Gain:
+    """How many times as good as `over`; its 95 % interval."""
+
+    over: str
+    times: float
+    interval: Interval
+
+    @property
+    def abstains(self) -> bool:
+        """Whether the interval holds 1."""
+        return self.interval[0] <= 1 <= self.interval[1]
+
+    def told(self, what: str) -> str:
+        """In a sentence."""
+        span = (
+            f"{self.times:.2f} times as good as {self.over} ({what}), {self.interval[0]:.2f} to {self.interval[1]:.2f}"
+        )
+        return f"{span}: no verdict, the interval holds 1" if self.abstains and self.times != 1 else span
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready."""
+        return {"over": self.over, "times": self.times, "ci95": list(self.interval), "abstains": self.abstains}
+
+
+@dataclass(frozen=True, slots=True)
+class Tuned:
+    """`best` of the `ranked` settings; gains by what they are over; `chunk_mib`: of copies, None where chunks gain
+    nothing, with `chunk_gain`. `tried`, `left_out`: settings judged, and those that the budget had no time for.
+    `in_view`: experts were kept by the popularity of the tokens that are judged.
+    """
+
+    model: str
+    hardware: str
+    stack: str
+    objective: str
+    ranked: tuple[Setting, ...]
+    gains: dict[str, Gain]
+    chunk_mib: float | None
+    chunk_gain: float
+    drift: DriftTest | None
+    left_out: tuple[str, ...]
+    in_view: bool
+
+    @property
+    def best(self) -> Setting:
+        """The setting with the best objective."""
+        return self.ranked[0]
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready."""
+        return {
+            "model": self.model,
+            "hardware": self.hardware,
+            "stack": self.stack,
+            "objective": self.objective,
+            "policy": self.best.policy,
+            "formats": self.best.formats,
+            "chunk_mib": self.chunk_mib,
+            "chunk_gain": self.chunk_gain,
+            "gains": {name: gain.to_dict() for name, gain in self.gains.items()},
+            "drift": None if self.drift is None else asdict(self.drift),
+            "in_view": self.in_view,
+            "ranked": [one.judged.to_dict() | {"formats": one.formats} for one in self.ranked],
+            "left_out": list(self.left_out),
+        }
+
+
+def tune(
+    model: ModelArchitecture,
+    hw: Platform,
+    trace: RoutingTrace,
+    *,
+    objective: str = "tpot",
+    formats: Sequence[tuple[str, ModelArchitecture]] = (),
+    policies: Sequence[str] = (),
+    now: str | None = None,
+    before: RoutingTrace | None = None,
+    budget_s: float = 300.0,
+    say: Callable[[str], None] = lambda _: None,
+) -> Tuned:
+    """The best settings of `model` on `hw` for `trace`, and what they gain over the default and over doing nothing.
+
+    `formats`: other formats of the model to try, each with its text; answers differ then. `policies`: more designs.
+    `now`: what runs now (None: all in HBM where it fits, else whole layers on the host). `before`: the trace of an
+    earlier tuning, whose drift is reported. `budget_s`: CPU seconds, after which no further setting is begun. Where the
+    trace has several sequences, experts are kept by the popularity of the first half of them and the others judge; of
+    one, by its prompt. Raises `InvalidInput` where nothing fits, and for `now` that does not.
+    """
+    if objective not in OBJECTIVES:
+        raise unknown_name("objective", objective, OBJECTIVES)
+    if not budget_s > 0:
+        raise InvalidInput(f"budget = {budget_s:g} CPU seconds: above 0")
+    drift = None if before is None else drift_between(before, trace)
+    works = [("", model, *_halves(model, trace)), *((text, one, *_halves(one, trace)) for text, one in formats)]
+    designs = dict.fromkeys([*([] if now is None else [now]), *policies, DEFAULT, *designs_to_try(model)])
+    n_ops = about_ops(model, works[0][2].prompt.steps())
+    n = len(designs) * len(works)
+    about_s = min(n * max(n_ops * CPU_S_PER_OP, 0.02), budget_s)
+    say(f"{n} settings of some {n_ops:,} ops: at most {about_s:.0f} CPU seconds (--budget-s {budget_s:g})")
+    settings: list[Setting] = []
+    left_out: list[str] = []
+    first = process_time()
+    for name in designs:
+        for text, one, work, _ in works:
+            if settings and process_time() - first > budget_s:
+                left_out.append(f"{name} ({text})" if text else name)
+                continue
+            judged = _judged(one, hw, work, name, asked=name == now or name in policies)
+            if judged is not None:
+                settings.append(Setting(judged, text))
+    distinct = {(one.policy, one.formats): one for one in reversed(settings)}
+    ranked = tuple(sorted(distinct.values(), key=lambda one: one.judged.cost(objective)))
+    if not ranked:
+        raise InvalidInput(
+            f"{model.name}: no setting fits {hw.hardware}: try --formats all=q4_k_m, or a larger machine"
+        )
+    gains = {"nothing": gain_of(ranked[0], _nothing(ranked, now), objective)}
+    usual = next((one for one in ranked if one.policy == DEFAULT and not one.formats), None)
+    if usual is not None:
+        gains["default"] = gain_of(ranked[0], usual, objective)
+    chunk_mib, chunk_gain = _chunked(ranked[0].judged, hw)
+    return Tuned(
+        model.name, hw.hardware, hw.stack.name, objective, ranked, gains, chunk_mib, chunk_gain, drift,
+        tuple(left_out), works[0][3],
+    )  # fmt: skip
+
+
+def gain_of(one: Setting, other: Setting, objective: str) -> Gain:
+    """How many times as good `one` is: settings of one machine share its errors but for what lies between designs."""
+    here, there = one.judged.estimate(objective), other.judged.estimate(objective)
+    times = here.value / there.value if objective == "throughput" else there.value / here.value
+    same = (one.policy, one.formats) == (other.policy, other.formats)
+    factor = 1.0 if same else math.exp(NORMAL_95 * math.hypot(here.within, there.within))
+    return Gain(str(other), times, (times / factor, times * factor))
+
+
+def _halves(model: ModelArchitecture, trace: RoutingTrace) -> tuple[Workpiece, bool]:
+    """The job of the later sequences, experts kept by the earlier ones; of one sequence, kept by its prompt. Where that
+    is short, all is in view.
+    """
+    sequences = np.unique(trace.sequence).tolist()
+    if len(sequences) < 2:
+        in_view = int(np.count_nonzero(trace.phase == Phase.PREFILL)) < LEAST_PROMPT
+        counted = trace if in_view else trace.select(phase=Phase.PREFILL)
+        return recorded_job(model, trace, popularity_of(counted)), in_view
+    half = len(sequences) // 2
+    seen, judged = trace.of_sequences(sequences[:half]), trace.of_sequences(sequences[half:])
+    return recorded_job(model, judged, popularity_of(seen)), False
+
+
+def _judged(model: ModelArchitecture, hw: Platform, work: Workpiece, name: str, *, asked: bool) -> Judged | None:
+    """A design; None where it does not fit, or the model cannot have it, unless a user has `asked` for it."""
+    try:
+        return judge(plan_design(model, hw, work, name), work.job)
+    except CapacityExceeded as error:
+        if asked:
+            raise InvalidInput(f"{name}: {error}") from None
+    except InvalidInput:
+        if asked:
+            raise
+    return None
+
+
+def _nothing(ranked: Sequence[Setting], now: str | None) -> Setting:
+    """What runs where nobody changes anything."""
+    plain = [one for one in ranked if not one.formats]
+    for wanted in (now, "gpu_only") if now is not None else ("gpu_only", "gpu_only@layers=cpu"):
+        for one in plain or ranked:
+            if one.policy == wanted or (wanted and "@" in wanted and one.policy.startswith(f"{wanted}:")):
+                return one
+    return (plain or list(ranked))[-1]
+
+
+def _chunked(best: Judged, hw: Platform) -> tuple[float | None, float]:
+    """The size of chunks, urgent ones first, with which the best design is fastest a token, and how many times as fast;
+    None and 1 where none helps by a hundredth.
+    """
+    captured = best.captured[1]
+    plain = interpret(captured, hw, "event", with_intervals=False).tpot_s
+    found: tuple[float | None, float] = (None, 1.0)
+    for size in CHUNKS_MIB:
+        modes = Modes(link="priority", chunk_bytes=int(size * 2**20))
+        times = plain / interpret(captured, hw, "event", modes=modes, with_intervals=False).tpot_s
+        if times > max(found[1], 1.01):
+            found = (size, times)
+    return found
