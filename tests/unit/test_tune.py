@@ -29,7 +29,7 @@ def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str])
     return runner(monkeypatch, capsys)
 
 
-@pytest.mark.parametrize("objective", ["tpot", "ttft", "throughput"])
+@pytest.mark.parametrize("objective", ["ttft", "throughput"])
 def test_the_best_is_the_best_of_all_that_were_judged(objective: str) -> None:
     found = tune(MODEL, HW, made(1), objective=objective, now="on_demand")
     costs = [one.judged.cost(objective) for one in found.ranked]
