@@ -192,8 +192,11 @@ class ScheduleDigest:
 
 
 def _works_to_json(works: Sequence[Work]) -> list[list[Any]]:
-    """Rows of plain lists; an attention without a window has no word on it."""
-    return [[int(w.kind), [list(g) for g in w.gemms], *w[2:-2], _attention_to_json(w), w.fused] for w in works]
+    """Rows of plain lists; an attention without a window has no word on it, nor has what asks nothing of a table."""
+    return [
+        [int(w.kind), [list(g) for g in w.gemms], *w[2 : -2 if w.n_entries else -3], _attention_to_json(w), w.fused]
+        for w in works
+    ]
 
 
 def _attention_to_json(work: Work) -> list[Any] | None:
@@ -202,9 +205,10 @@ def _attention_to_json(work: Work) -> list[Any] | None:
 
 
 def _works_from_json(rows: list[list[Any]]) -> tuple[Work, ...]:
-    if any(len(row) != len(Work._fields) for row in rows):
+    n_fields = len(Work._fields)
+    if any(len(row) not in (n_fields - 1, n_fields) for row in rows):
         raise ValueError("a cost row has the wrong number of fields")
-    return tuple(_work_from_json(row) for row in rows)
+    return tuple(_work_from_json(row if len(row) == n_fields else [*row[:-2], 0, *row[-2:]]) for row in rows)
 
 
 def _work_from_json(row: list[Any]) -> Work:

@@ -107,6 +107,15 @@ def test_a_schedule_of_nothing_is_one() -> None:
     assert Timeline(Recorder().schedule(7), np.zeros(0), np.zeros(0), "x").peak_hbm_bytes == 7
 
 
+def test_a_table_that_the_host_looks_at_is_kept_in_the_file(tmp_path: Path) -> None:
+    recorder = Recorder()
+    for what in (Work(OpKind.SORT, n_entries=8), Work(OpKind.WAIT)):
+        recorder.issue(Lane.HOST, what, step=0)
+    schedule = recorder.schedule()
+    schedule.save(tmp_path / "s.safetensors")
+    assert Schedule.load(tmp_path / "s.safetensors").works == schedule.works
+
+
 def test_the_file_holds_all_of_it(tmp_path: Path) -> None:
     path = tmp_path / "schedule.safetensors"
     tiny().save(path)
