@@ -105,7 +105,8 @@ def gpt_oss(layers: int, n_experts: int) -> dict[str, Any]:
         num_local_experts=n_experts,
         num_experts_per_tok=4,
         attention_bias=True,
-        layer_types=["full_attention"] * layers,  # the shipped architecture leaves its windows out
+        sliding_window=128,
+        layer_types=["sliding_attention", "full_attention"] * (layers // 2),
         quantization_config={"quant_method": "mxfp4"},
     )
     del config["torch_dtype"]
@@ -291,7 +292,8 @@ CONFIGS: dict[str, dict[str, Any]] = {
             num_local_experts=16,
             num_experts_per_tok=1,
             interleave_moe_layer_step=1,
-            layer_types=["full_attention"] * 48,  # the shipped architecture leaves its chunks out
+            attention_chunk_size=8192,
+            layer_types=[*["chunked_attention"] * 3, "full_attention"] * 12,
         ),
     },
 }
