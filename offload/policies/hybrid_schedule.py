@@ -2,8 +2,8 @@
 
 Greedy list scheduling over three timelines. The device begins with what is resident. The host takes the missing expert
 that serves fewest tokens, the link the one that serves most, and of the two the choice that is done first is made.
-Left out: the host never computes what is resident. The cache is an LRU, since scores are not in most traces; the paper's
-is `hybrid_schedule+mrs`.
+Left out: the host never computes what is resident. The cache is an LRU, since scores are not in most traces; the
+paper's is `hybrid_schedule+mrs`.
 """
 
 from __future__ import annotations
