@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING
 from pregate.draw.palette import styles_of
 from pregate.draw.style import bare, log_axis, picture
 from pregate.explore.crossover import Crossovers, shown
+from traces.errors import InvalidInput
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 __all__ = ["winners"]
@@ -21,10 +23,18 @@ _STEP_IN = 0.05
 
 @picture
 def winners(*found: Crossovers) -> Figure:
-    """A strip for each search along the same axis, its changes of winner named above it, in the axis's unit."""
+    """A strip for each search along the same axis, its changes of winner named above it, in the axis's unit.
+
+    Raises `InvalidInput` for none, or for searches along several axes.
+    """
     from matplotlib.figure import Figure
     from matplotlib.patches import Patch
 
+    axes_of = list(dict.fromkeys(one.axis for one in found))
+    if len(axes_of) != 1:
+        raise InvalidInput(
+            f"searches along one axis are drawn together, these are along {', '.join(axes_of) or 'none'}"
+        )
     factor, unit = next((_UNITS[end] for end in _UNITS if found[0].axis.endswith(f"_{end}")), (1.0, ""))
     low, high = min(one.low for one in found) / factor, max(one.high for one in found) / factor
     log = low > 0 and high / low >= 4
@@ -57,10 +67,7 @@ def _names(one: Crossovers) -> list[str | None]:
     return [one.first, *(change.above for change in one)]
 
 
-def _name_changes(axes: object, found: tuple[Crossovers, ...], factor: float) -> None:
-    from matplotlib.axes import Axes
-
-    assert isinstance(axes, Axes)
+def _name_changes(axes: Axes, found: tuple[Crossovers, ...], factor: float) -> None:
     to_share = axes.transAxes.inverted()
     for row, one in enumerate(found):
         last = -1.0

@@ -10,6 +10,7 @@ import numpy as np
 from offload.replay import CurveRow
 from pregate.draw.palette import PALETTE, styles_of
 from pregate.draw.style import SOFT, bare, picture
+from traces.errors import InvalidInput
 from traces.routing import RoutingTrace
 from traces.statistics import TraceStatistics, expert_counts
 
@@ -70,12 +71,17 @@ def locality(statistics: TraceStatistics, lru_hit_rate: Mapping[float, float] | 
 
 @picture
 def residency_curves(rows: Iterable[CurveRow]) -> Figure:
-    """Hit rate in decode against the budget, a line a policy; `rows` are those of a `Residency`."""
+    """Hit rate in decode against the budget, a line a policy; `rows` are those of a `Residency`.
+
+    Raises `InvalidInput` for none.
+    """
     from matplotlib.figure import Figure
 
+    rows = list(rows)
+    if not rows:
+        raise InvalidInput("no rows to draw: replay a trace at one budget or more")
     figure = Figure(figsize=(7, 4.2), layout="constrained")
     axes = figure.subplots()
-    rows = list(rows)
     for policy, style in styles_of(row.policy for row in rows).items():
         points = [(row.budget_mib, row.hit_pct_decode) for row in rows if row.policy == policy]
         axes.plot(

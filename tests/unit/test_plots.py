@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -24,6 +25,7 @@ from tests.drawn import (
     PICTURES,
     alike,
     along_the_link,
+    crossing,
     difference,
     drawn,
     overlapping,
@@ -196,3 +198,13 @@ def test_a_figure_that_ends_a_cell_is_shown(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setitem(sys.modules, "IPython", SimpleNamespace(get_ipython=lambda: shell))
     figure = draw.residency_curves(pregate.residency(traced(), ["lru"], [50], expert_bytes=1 << 24))
     assert shown[type(figure).__module__, type(figure).__name__](figure).startswith(b"\x89PNG")
+
+
+def test_nothing_and_several_axes_are_one_clear_line() -> None:
+    with pytest.raises(InvalidInput, match="these are along none"):
+        draw.winners()
+    one = crossing()[0]
+    with pytest.raises(InvalidInput, match=r"along link.h2d_bytes_per_s, batch"):
+        draw.winners(one, dataclasses.replace(one, axis="batch"))
+    with pytest.raises(InvalidInput, match="no rows to draw"):
+        draw.residency_curves([])
