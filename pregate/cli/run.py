@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from hwmodels.platform import load_platform
 from hwmodels.quantity import parse_override
 from offload.policies import policy_named
 from pregate import extras
@@ -16,6 +17,7 @@ from pregate.cli.output_paths import require_timelines, say_written, write_timel
 from pregate.cli.progress import spinner
 from pregate.cli.question import placed_by_counts
 from pregate.draw import render
+from traces.errors import InvalidInput
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -46,6 +48,9 @@ def run(
         typer.Option("--warmup/--no-warmup", help="One run first that does not count; default: with --repeats."),
     ] = None,
     timeline: Annotated[Path | None, typer.Option(help="Write the timeline for ui.perfetto.dev (JSON).")] = None,
+    hardware: Annotated[
+        str | None, typer.Option("--fit", help="A fit: what it predicts stands over the real run in --timeline.")
+    ] = None,
     gantt: Annotated[Path | None, typer.Option(help="Draw one decode step as a Gantt chart (PNG or SVG).")] = None,
     batch: options.Batch = None,
     input_tokens: options.InputTokens = 256,
@@ -67,6 +72,9 @@ def run(
     require_timelines(timeline, gantt)
     check_storage(tier, storage)
     policy_named(policy)
+    if hardware is not None and timeline is None:
+        raise InvalidInput("--fit draws a prediction over the run: say into which file, --timeline out.json")
+    machine = None if hardware is None else load_platform(hardware)
     architecture = build_model(model, dtype, top_k)
     workload = build_trace(
         architecture, trace, batch=batch, input_tokens=input_tokens, output_tokens=output_tokens, active=active,
@@ -74,6 +82,7 @@ def run(
     )  # fmt: skip
     (chosen,), placed = placed_by_counts([policy], cache, popularity, architecture, synthetic=trace is None)
     from pregate.check.running import run as run_for_real
+    from pregate.draw.perfetto import simulated_again, write_comparison
 
     with spinner("running") as update:
         result = run_for_real(
@@ -87,7 +96,10 @@ def run(
             warmup=warmup,
             say=update,
         )
-        write_timelines(result.timeline, result.policy, timeline, gantt, update)
+        write_timelines(result.timeline, result.policy, None if machine else timeline, gantt, update)
+        if machine is not None and timeline is not None:
+            update(f"writing {timeline}")
+            write_comparison(simulated_again(result.timeline, machine), result.timeline, timeline)
     _print(result, format)
     say_written(timeline, gantt)
 

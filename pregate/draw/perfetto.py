@@ -1,9 +1,9 @@
-"""A timeline as a trace event file, which ui.perfetto.dev and chrome://tracing open.
+"""A timeline as a trace event file, which ui.perfetto.dev and chrome://tracing open; or two, simulated over real.
 
 One track a lane with a slice an op, and counters for HBM in use and for the queue of each copy lane. The format is
-Google's "Trace Event Format": `ph` X is a slice, M metadata, C a counter; times are microseconds. They are rounded to
-whole nanoseconds, which is what the viewer resolves, start and end each for itself: so slices that touch still touch,
-and ops that do not overlap never do.
+Google's "Trace Event Format": `ph` X is a slice, M metadata, C a counter, s and f the ends of an arrow; times are
+microseconds. They are rounded to whole nanoseconds, which is what the viewer resolves, start and end each for itself:
+so slices that touch still touch, and ops that do not overlap never do.
 
 Queue of a copy lane: how many of its ops were released and have not ended. An op is released when its dependencies
 and the last host op issued before it have ended. A timeline does not say when the host issued a copy, so the time
@@ -15,20 +15,31 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from offload.ops import Lane, OpKind
 from offload.timeline import Timeline
+from traces.errors import InvalidInput
 from traces.whole_file import whole_file
 
-__all__ = ["queue_depth", "write_trace"]
+if TYPE_CHECKING:
+    from hwmodels.platform import Platform
+
+__all__ = ["mismatches", "queue_depth", "simulated_again", "write_comparison", "write_trace"]
 
 COPY_LANES = (Lane.H2D, Lane.D2H, Lane.DISK)
 """The lanes whose queues are counted."""
 
-_PID = 1
+MISMATCH = 0.25
+"""Share of the simulated time by which an op that took otherwise is a mismatch, from `LEAST_S` on."""
+LEAST_S = 5e-6
+MOST_LISTED = 100
+"""Mismatches listed at the head of a file, the largest first; every one is coloured."""
+
+_PID, _REAL_PID = 1, 2
 _LANE_NAMES = {
     Lane.HOST: "host",
     Lane.COMPUTE: "compute",
@@ -52,6 +63,87 @@ def write_trace(timeline: Timeline, path: Path | str) -> None:
         file.write(f'{{"displayTimeUnit": "ns", "otherData": {json.dumps(head)}, "traceEvents": [\n')
         file.writelines(_separated(_events(timeline)))
         file.write("\n]}\n")
+
+
+def write_comparison(simulated: Timeline, real: Timeline, path: Path | str) -> None:
+    """Write two timelines of one schedule to `path`, a process each with the same tracks, arrows from copies to use.
+
+    Ops whose real duration is a mismatch are coloured on both sides (`cname`) and say by how much (`args`); the largest
+    are listed in `otherData`. Raises `InvalidInput` for timelines of two schedules, `InvalidFile` as `write_trace`.
+    """
+    here, there = simulated.schedule.digest, real.schedule.digest
+    if here != there:
+        raise InvalidInput(f"timelines of two schedules, {here} and {there}: only the same ops can be compared")
+    error_s = mismatches(simulated, real)
+    worst = np.argsort(-np.abs(error_s), kind="stable")[: min(MOST_LISTED, int(np.count_nonzero(error_s)))]
+    head = {
+        "simulated": simulated.source, "real": real.source, "schedule": here, "ops": len(simulated.schedule),
+        "n_mismatches": int(np.count_nonzero(error_s)),
+        "mismatches": [
+            {"op": int(op), "name": _name(simulated, int(op)), "step": int(simulated.schedule.step[op]),
+             "simulated_us": round(_span_s(simulated)[op] * 1e6, 3), "real_us": round(_span_s(real)[op] * 1e6, 3)}
+            for op in worst.tolist()
+        ],
+    }  # fmt: skip
+    with whole_file(Path(path)) as partial, partial.open("w", encoding="utf-8") as file:
+        file.write(f'{{"displayTimeUnit": "ns", "otherData": {json.dumps(head)}, "traceEvents": [\n')
+        sides = ((simulated, _PID, "simulated"), (real, _REAL_PID, "real"))
+        every = (event for side in sides for event in _side(*side, error_s))
+        file.writelines(_separated(every))
+        file.write("\n]}\n")
+
+
+def simulated_again(real: Timeline, hw: Platform) -> Timeline:
+    """What `hw` makes of the very ops of a run."""
+    from hwmodels.cost import price
+    from simulator.explain.critical_path import walk
+
+    return walk(real.schedule, price(real.schedule.works, hw)).timeline
+
+
+def mismatches(simulated: Timeline, real: Timeline) -> NDArray[np.float64]:
+    """(n_ops,) seconds that each op took longer for real than simulated; 0 where it is no mismatch."""
+    expected_s = _span_s(simulated)
+    error_s = _span_s(real) - expected_s
+    counts = np.abs(error_s) > np.maximum(MISMATCH * expected_s, LEAST_S)
+    return np.where(counts, error_s, 0.0)
+
+
+def _span_s(timeline: Timeline) -> NDArray[np.float64]:
+    return timeline.end_s - timeline.start_s
+
+
+def _side(timeline: Timeline, pid: int, side: str, error_s: NDArray[np.float64]) -> Iterator[str]:
+    """The events of one of two timelines."""
+    yield from _events(timeline, pid, f"{side}: {timeline.source}", error_s)
+    yield from _flows(timeline, pid)
+
+
+def _flows(timeline: Timeline, pid: int) -> Iterator[str]:
+    """An arrow from every copy that an op of the device waits for to that op; where the host waits, to the op after."""
+    schedule = timeline.schedule
+    owner = np.repeat(np.arange(len(schedule)), np.diff(schedule.dep_ptr))
+    waits = np.isin(schedule.lane[owner], (Lane.COMPUTE, Lane.HOST))
+    used = (schedule.lane[schedule.dep] == Lane.H2D) & waits
+    computes = np.append(np.flatnonzero(schedule.lane == Lane.COMPUTE), -1)
+    users = computes[np.searchsorted(computes[:-1], owner[used])]
+    pairs = [pair for pair in zip(schedule.dep[used].tolist(), users.tolist(), strict=True) if pair[1] >= 0]
+    for i, (copy, use) in enumerate(pairs):
+        for phase, op in (("s", copy), ("f", use)):
+            ts, tid = int(_ns(timeline.start_s[op : op + 1])[0]) / 1000, int(schedule.lane[op])
+            bound = ', "bp": "e"' * (phase == "f")
+            yield (
+                f'{{"name": "copy to use", "cat": "flow", "ph": "{phase}"{bound}, "id": "{pid}.{i}", "pid": {pid}, '
+                f'"tid": {tid}, "ts": {ts:.3f}}}'
+            )
+
+
+def _name(timeline: Timeline, op: int) -> str:
+    """An op as its slice is called."""
+    schedule = timeline.schedule
+    kind, layer, expert = (int(getattr(schedule, name)[op]) for name in ("kind", "layer", "expert"))
+    name = OpKind(kind).name.lower().replace("_", " ")
+    return f"{name}{f' L{layer}' * (layer >= 0)}{f' E{expert}' * (expert >= 0)}"
 
 
 def queue_depth(timeline: Timeline, lane: Lane) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
@@ -87,26 +179,29 @@ def _accumulated(
     return times_s[last], levels[last]
 
 
-def _events(timeline: Timeline) -> Iterator[str]:
+def _events(
+    timeline: Timeline, pid: int = _PID, title: str = "", error_s: NDArray[np.float64] | None = None
+) -> Iterator[str]:
     """Every event as one line of JSON: names of the tracks, slices, counters."""
-    yield _metadata("process_name", 0, {"name": f"pregate: {timeline.source}"})
+    yield _metadata("process_name", 0, {"name": f"pregate: {title or timeline.source}"}, pid)
+    yield _metadata("process_sort_index", 0, {"sort_index": pid}, pid)
     for lane in Lane:
         if lane in timeline.schedule.lane:
-            yield _metadata("thread_name", lane, {"name": _LANE_NAMES[lane]})
-            yield _metadata("thread_sort_index", lane, {"sort_index": int(lane)})
-    yield from _slices(timeline)
-    yield from _counter("HBM in use", "bytes", *_hbm_levels(timeline))
+            yield _metadata("thread_name", lane, {"name": _LANE_NAMES[lane]}, pid)
+            yield _metadata("thread_sort_index", lane, {"sort_index": int(lane)}, pid)
+    yield from _slices(timeline, pid, np.zeros(len(timeline.schedule)) if error_s is None else error_s)
+    yield from _counter("HBM in use", "bytes", *_hbm_levels(timeline), pid)
     for lane in COPY_LANES:
         if lane in timeline.schedule.lane:
-            yield from _counter(f"queue of {_LANE_NAMES[lane]}", "ops", *queue_depth(timeline, lane))
+            yield from _counter(f"queue of {_LANE_NAMES[lane]}", "ops", *queue_depth(timeline, lane), pid)
 
 
-def _metadata(name: str, tid: int, args: dict[str, str | int]) -> str:
-    return json.dumps({"name": name, "ph": "M", "pid": _PID, "tid": tid, "args": args})
+def _metadata(name: str, tid: int, args: dict[str, str | int], pid: int) -> str:
+    return json.dumps({"name": name, "ph": "M", "pid": pid, "tid": tid, "args": args})
 
 
-def _slices(timeline: Timeline) -> Iterator[str]:
-    """The ops in order of their start."""
+def _slices(timeline: Timeline, pid: int, error_s: NDArray[np.float64]) -> Iterator[str]:
+    """The ops in order of their start; of mismatches a colour, green where the real one was quicker."""
     schedule = timeline.schedule
     kinds = [kind.name.lower().replace("_", " ") for kind in OpKind]
     by_start = np.lexsort((timeline.end_s, timeline.start_s))
@@ -116,8 +211,9 @@ def _slices(timeline: Timeline) -> Iterator[str]:
         columns = (
             start_ns, end_ns - start_ns, schedule.lane[chosen], schedule.kind[chosen], schedule.step[chosen],
             schedule.layer[chosen], schedule.expert[chosen], schedule.slot[chosen], schedule.bytes[chosen],
+            error_s[chosen],
         )  # fmt: skip
-        for start, span, lane, kind, step, layer, expert, slot, n_bytes in zip(
+        for start, span, lane, kind, step, layer, expert, slot, n_bytes, error in zip(
             *(column.tolist() for column in columns), strict=True
         ):
             name, args = kinds[kind], f'"step": {step}'
@@ -129,8 +225,12 @@ def _slices(timeline: Timeline) -> Iterator[str]:
                 args += f', "slot": {slot}'
             if n_bytes:
                 args += f', "bytes": {n_bytes}'
+            colour = ""
+            if error:
+                args += f', "real_minus_simulated_us": {error * 1e6:.3f}'
+                colour = f'"cname": "{"terrible" if error > 0 else "good"}", '
             yield (
-                f'{{"name": "{name}", "cat": "{kinds[kind]}", "ph": "X", "pid": {_PID}, "tid": {lane}, '
+                f'{{"name": "{name}", "cat": "{kinds[kind]}", "ph": "X", {colour}"pid": {pid}, "tid": {lane}, '
                 f'"ts": {start / 1000:.3f}, "dur": {span / 1000:.3f}, "args": {{{args}}}}}'
             )
 
@@ -143,12 +243,12 @@ def _hbm_levels(timeline: Timeline) -> tuple[NDArray[np.float64], NDArray[np.int
     return _accumulated(times_s, np.diff(levels, prepend=0))
 
 
-def _counter(name: str, unit: str, times_s: NDArray[np.float64], levels: NDArray[np.int64]) -> Iterator[str]:
+def _counter(name: str, unit: str, times_s: NDArray[np.float64], levels: NDArray[np.int64], pid: int) -> Iterator[str]:
     for first in range(0, len(times_s), _OPS_AT_A_TIME):
         part = slice(first, first + _OPS_AT_A_TIME)
         for time_ns, level in zip(_ns(times_s[part]).tolist(), levels[part].tolist(), strict=True):
             yield (
-                f'{{"name": "{name}", "ph": "C", "pid": {_PID}, "ts": {time_ns / 1000:.3f}, '
+                f'{{"name": "{name}", "ph": "C", "pid": {pid}, "ts": {time_ns / 1000:.3f}, '
                 f'"args": {{"{unit}": {level}}}}}'
             )
 
