@@ -12,12 +12,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from offload.policy import BlockView, Cache, Decisions, MissAction, Policy, RunFacts
 from traces.errors import InvalidInput
 
 if TYPE_CHECKING:
+    import numpy as np
     from numpy.typing import NDArray
 
 __all__ = ["ByScore", "mixed_precision", "stated_weights", "unimportance"]
@@ -69,6 +68,8 @@ def unimportance(chosen: NDArray[np.int16], weights: NDArray[Any], n_experts: in
 
     `chosen`, `weights`: (n_tokens, top_k), -1 pads. A token whose weights are all 0 weighs its experts alike.
     """
+    import numpy as np
+
     named = chosen >= 0
     own = np.where(named, np.maximum(weights.astype(np.float64), 0.0), 0.0)
     own = np.where(named & (own.sum(axis=1, keepdims=True) == 0), 1.0, own)
@@ -87,6 +88,8 @@ def stated_weights(i_step: int, block: int, chosen: NDArray[np.int16], n_experts
 
     The first expert of a token gets the largest. Drawn anew for each step and block, the same in every run.
     """
+    import numpy as np
+
     rng = np.random.default_rng((0, i_step, block))
     logits = -np.sort(-rng.standard_normal((len(chosen), n_experts)), axis=1)[:, : chosen.shape[1]]
     exponents = np.where(chosen >= 0, np.exp(logits), 0.0)
