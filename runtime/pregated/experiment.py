@@ -1,0 +1,192 @@
+"""The experiment: a conventional model from each seed, fine-tuned in every arm, judged on one evaluation set.
+
+Everything is kept in a folder as it is done, so that what is cut off goes on with the stage it was in.
+"""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save_file
+
+from runtime.pregated.batches import Batch, fixed_batches
+from runtime.pregated.judging import judge, recalls
+from runtime.pregated.model_file import load_model, save_model
+from runtime.pregated.plan import CONVENTIONAL, PREDICTABLE, ExperimentPlan
+from runtime.pregated.predictors import Predictors, installed
+from runtime.pregated.rewire import pregate_from
+from runtime.pregated.text import Corpus, python_documentation
+from runtime.pregated.tokens import Tokenizer, learn_tokens
+from runtime.pregated.training import train, train_predictors
+from runtime.pregated.transformer import MoeTransformer
+from traces.errors import InvalidFile, InvalidInput
+
+__all__ = ["run_experiment", "seeded"]
+
+Say = Callable[[str], None]
+
+
+def run_experiment(
+    plan: ExperimentPlan, folder: Path, corpus: Corpus | None = None, workers: int = 1, say: Say = lambda _: None
+) -> dict[str, Any]:
+    """Run `plan` in `folder`, going on with what is there; `workers` seeds side by side, a thread each.
+
+    Returns `{"plan", "text", "seeds"}`: of each seed what every arm was judged to be. Raises `InvalidFile` when the
+    folder holds another plan's work.
+    """
+    text = _prepare(plan, folder, corpus)
+    seeds = range(plan.n_seeds)
+    if workers == 1:
+        done = [_run_seed(plan, folder, seed, say) for seed in seeds]
+    else:
+        spawn = multiprocessing.get_context("spawn")
+        with ProcessPoolExecutor(min(workers, plan.n_seeds), mp_context=spawn) as pool:
+            jobs = {pool.submit(_run_seed, plan, folder, seed): seed for seed in seeds}
+            for n, job in enumerate(as_completed(jobs), 1):
+                job.result()
+                say(f"{n} of {plan.n_seeds} seeds")
+            done = [job.result() for job in jobs]
+    return {"plan": asdict(plan) | {"digest": plan.digest}, "text": text, "seeds": done}
+
+
+def _prepare(plan: ExperimentPlan, folder: Path, corpus: Corpus | None) -> dict[str, Any]:
+    """The text as tokens, and the plan, in the folder; what the text is."""
+    about = folder / "plan.json"
+    if about.exists():
+        kept = _read_json(about)
+        if kept.get("digest") != plan.digest or (corpus is not None and kept["text"]["digest"] != corpus.digest):
+            raise InvalidFile(f"{folder}: holds the work of another plan or text: name another folder")
+        text: dict[str, Any] = kept["text"]
+        return text
+    found = python_documentation(docstrings=plan.docstrings) if corpus is None else corpus
+    tokenizer = learn_tokens(found.train, plan.n_tokens)
+    parts = {"train": tokenizer.encode(found.train), "held_out": tokenizer.encode(found.held_out)}
+    text = {
+        "source": found.source, "licence": found.licence, "digest": found.digest,
+        "n_train": len(parts["train"]), "n_held_out": len(parts["held_out"]),
+    }  # fmt: skip
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        save_file(parts, folder / "text.safetensors", {"merges": json.dumps(tokenizer.merges)})
+        _write_json(folder / "tokens.json", {"merges": tokenizer.merges})
+        _write_json(about, {"digest": plan.digest, "text": text, "plan": asdict(plan)})
+    except OSError as error:
+        raise InvalidFile(f"{folder}: cannot be written ({error.strerror or error})") from error
+    return text
+
+
+def seeded(plan: ExperimentPlan, seed: int) -> MoeTransformer:
+    """The conventional model of `plan` before any training."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return MoeTransformer(plan.architecture())
+
+
+def _run_seed(plan: ExperimentPlan, folder: Path, seed: int, say: Say = lambda _: None) -> dict[str, Any]:
+    """All arms of one seed. Raises `InvalidFile` where kept work cannot be read."""
+    torch.set_num_threads(1)
+    return _Seed(plan, folder, seed, say).run()
+
+
+class _Seed:
+    """What one seed has done so far."""
+
+    def __init__(self, plan: ExperimentPlan, folder: Path, seed: int, say: Say) -> None:
+        self.plan, self.seed, self.say = plan, seed, say
+        self.folder = folder / f"seed-{seed}"
+        self.folder.mkdir(parents=True, exist_ok=True)
+        try:
+            parts = load_file(folder / "text.safetensors")
+        except (OSError, SafetensorError) as error:
+            raise InvalidFile(f"{folder}: its text cannot be read, name another folder ({error})") from error
+        merges = _read_json(folder / "tokens.json")["merges"]
+        self.tokenizer = Tokenizer(tuple((int(left), int(right)) for left, right in merges))
+        self.text: NDArray[np.int64] = parts["train"]
+        self.batches: list[Batch] = fixed_batches(
+            parts["held_out"], plan.held_out, plan.rows, plan.length, encoded=plan.layout != "decoder"
+        )
+        self.kept = self.folder / "judged.json"
+        self.judged: dict[str, Any] = _read_json(self.kept) if self.kept.exists() else {"seed": seed, "arms": {}}
+
+    def run(self) -> dict[str, Any]:
+        base = self._trained_base()
+        self._judge("before", base)
+        for name, lookahead in self.plan.arms.items():
+            self._arm(name, base, lookahead)
+        if "recall" not in self.judged:
+            self._guess()
+        return self.judged
+
+    def _trained_base(self) -> MoeTransformer:
+        path = self.folder / "base.safetensors"
+        if path.exists():
+            return load_model(path)[0]
+        model = seeded(self.plan, self.seed)
+        self._train(model, "base")
+        save_model(model, self.tokenizer, path)
+        return model
+
+    def _train(self, model: MoeTransformer, name: str, predictors: Predictors | None = None) -> None:
+        """The same batches for every arm of a seed."""
+        how = self.plan.base() if name == "base" else self.plan.arm(name)
+        rng = np.random.default_rng([self.seed, name != "base"])
+        train(model, self.text, how, rng, predictors, lambda at: self.say(f"seed {self.seed}, {name}: {at}"))
+
+    def _arm(self, name: str, base: MoeTransformer, lookahead: int) -> None:
+        """Fine-tune and judge one arm; nothing where that is done."""
+        if name in self.judged["arms"]:
+            return
+        model = pregate_from(base, lookahead)
+        predictors = None
+        if name == PREDICTABLE:
+            predictors = Predictors(list(model.decoder.gates), self.plan.lookaheads)
+        self._train(model, name, predictors)
+        save_model(model, self.tokenizer, self.folder / f"{name}.safetensors")
+        self._judge(name, model)
+
+    def _judge(self, name: str, model: MoeTransformer) -> None:
+        if name not in self.judged["arms"]:
+            self.judged["arms"][name] = judge(model, self.batches)
+            _write_json(self.kept, self.judged)
+
+    def _guess(self) -> None:
+        """The controls that nothing is fine-tuned for: gates reused, and predictors trained on a frozen model."""
+        found = {}
+        for name in (CONVENTIONAL, PREDICTABLE):
+            model = load_model(self.folder / f"{name}.safetensors")[0]
+            predictors = Predictors(list(model.decoder.gates), self.plan.lookaheads)
+            rng = np.random.default_rng([self.seed, 2])
+            popular = train_predictors(model, predictors, self.text, self.plan.arm(CONVENTIONAL), rng)
+            found[name] = recalls(model, predictors, self.batches, popular)
+            for n in self.plan.lookaheads:
+                suffix = "" if name == CONVENTIONAL else "_predictable"
+                self._judge(f"reuse{suffix}_{n}", pregate_from(model, n))
+                self._judge(f"frozen{suffix}_{n}", installed(model, predictors, n))
+        self.judged["recall"] = found
+        _write_json(self.kept, self.judged)
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise InvalidFile(f"{path}: cannot be read, name another folder ({error})") from error
+    if not isinstance(found, dict):
+        raise InvalidInput(f"{path}: is no mapping")
+    return found
+
+
+def _write_json(path: Path, what: dict[str, Any]) -> None:
+    unfinished = path.with_name(f"{path.name}.unfinished")
+    unfinished.write_text(json.dumps(what, indent=1))
+    unfinished.replace(path)

@@ -1,0 +1,53 @@
+"""A trained model in one file: safetensors, its architecture, lookahead and tokenizer in the header."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from runtime.pregated.tokens import Tokenizer
+from runtime.pregated.transformer import MoeTransformer
+from traces.errors import InvalidFile, InvalidInput
+from traces.model.architecture import parse_architecture
+
+__all__ = ["load_model", "save_model"]
+
+_FORM = "pregate-model-1"
+
+
+def save_model(model: MoeTransformer, tokenizer: Tokenizer, path: Path) -> None:
+    """Write `model` to `path`, whole or not at all."""
+    header = {
+        "form": _FORM,
+        "architecture": model.architecture.to_yaml(),
+        "lookahead": str(model.lookahead),
+        "merges": json.dumps(tokenizer.merges),
+    }
+    unfinished = path.with_name(f"{path.name}.unfinished")
+    save_file({name: tensor.contiguous() for name, tensor in model.state_dict().items()}, unfinished, header)
+    unfinished.replace(path)
+
+
+def load_model(path: Path) -> tuple[MoeTransformer, Tokenizer]:
+    """The model of `save_model` in `path`. Raises `InvalidFile` for anything else."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            header = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (OSError, SafetensorError) as error:
+        raise InvalidFile(f"{path}: no safetensors file ({error})") from error
+    if header.get("form") != _FORM:
+        raise InvalidFile(f"{path}: not a model of `pregate train`, which says form {_FORM} in its header")
+    try:
+        tokenizer = Tokenizer(tuple((int(left), int(right)) for left, right in json.loads(header["merges"])))
+        model = MoeTransformer(parse_architecture(header["architecture"], str(path)), int(header["lookahead"]))
+        model.load_state_dict(tensors)
+    except (KeyError, ValueError, TypeError, RuntimeError, InvalidInput) as error:
+        raise InvalidFile(f"{path}: the header and the tensors are not of one model ({error})") from error
+    if not all(bool(torch.isfinite(tensor).all()) for tensor in tensors.values()):
+        raise InvalidFile(f"{path}: holds weights that are not finite")
+    return model.eval(), tokenizer
