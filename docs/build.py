@@ -21,6 +21,7 @@ import field_tables
 import law_tables
 import machine_tables
 import mutation_table
+import pregated_tables
 import reference
 import speed_tables
 import validation_tables
@@ -35,6 +36,7 @@ DOCUMENTS = (
             "mutants",
             "field",
             "machines",
+            "pre-gated-model",
             "validation",
             "extend",
             "reference-commands",
@@ -88,6 +90,10 @@ def _accuracy_line(title: str, entry: dict[str, Any]) -> str:
 
 
 PARTS: dict[str, Callable[[], str]] = {
+    "pregated_verdict": pregated_tables.verdict,
+    "pregated_arms": pregated_tables.arms,
+    "pregated_pairs": pregated_tables.pairs,
+    "pregated_recall": pregated_tables.recall,
     "demo": demo,
     "accuracy": accuracy,
     "fitted_machines": law_tables.machines,

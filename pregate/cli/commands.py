@@ -110,6 +110,10 @@ COMMANDS: dict[str, Entry] = {
         "Record which experts a Hugging Face model chooses while it generates: hooks on its routers, prefill and "
         "decode.",
     ),
+    "train": Entry(
+        "train:train",
+        "Train a small model with conventional gates, move them 1, 2, 3 blocks ahead, fine-tune, compare.",
+    ),
     "trace": Entry("trace:app", "Import, synthesise, fit and describe routing traces."),
     "models": Entry("catalogue:models", "The models that ship with pregate."),
     "hardware": Entry("catalogue:hardware", "The machines that ship with pregate."),

@@ -12,7 +12,7 @@ __all__ = ["check_lookahead", "gates_at", "host_of"]
 
 
 def host_of(block: int, lookahead: int) -> int:
-    """The MoE block whose input the gate of `block` reads, `lookahead` blocks ahead; the first has nothing before it."""
+    """The MoE block whose input the gate of `block` reads: `lookahead` blocks before it, or the first."""
     return max(block - lookahead, 0)
 
 

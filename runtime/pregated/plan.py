@@ -59,8 +59,10 @@ class ExperimentPlan:
             raise InvalidInput(f"d_model = {self.d_model} is no multiple of {self.n_heads} heads")
         if self.length < 4 or self.held_out < 1:
             raise InvalidInput(f"windows of {self.length} tokens, {self.held_out} held out: at least 4, and 1")
-        if not self.lookaheads or min(self.lookaheads) < 1 or self.lookaheads != tuple(
-            range(1, len(self.lookaheads) + 1)
+        if (
+            not self.lookaheads
+            or min(self.lookaheads) < 1
+            or self.lookaheads != tuple(range(1, len(self.lookaheads) + 1))
         ):
             raise InvalidInput(f"lookaheads = {self.lookaheads}: 1, 2, ... up to the longest")
         check_lookahead(max(self.lookaheads), self.n_blocks)

@@ -1,7 +1,7 @@
 """A trained conventional model made pre-gated, to be fine-tuned: the gates stay what they are and move n blocks ahead.
 
-As the paper does it (arXiv 2308.12066, section IV): gates keep their weights, now read an earlier block's input, and are
-trained on with the rest.
+As the paper does it (arXiv 2308.12066, section IV): gates keep their weights, read an earlier block's input from now on
+and are trained on with the rest.
 """
 
 from __future__ import annotations

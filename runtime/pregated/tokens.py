@@ -1,4 +1,4 @@
-"""Tokens of a text by byte-pair merges within words (Sennrich et al. 2016, section 3.2), learnt from the text itself."""
+"""Tokens of a text by byte-pair merges within words (Sennrich et al. 2016, section 3.2), learnt from the text."""
 
 from __future__ import annotations
 

@@ -76,7 +76,7 @@ def train(
 def train_predictors(
     model: MoeTransformer, predictors: Predictors, text: NDArray[np.int64], how: Schooling, rng: np.random.Generator
 ) -> Tensor:
-    """Train `predictors` on the frozen `model`; returns what its gates chose meanwhile, (n_blocks, n_experts) counts."""
+    """Train `predictors` on the frozen `model`; returns what its gates chose, (n_blocks, n_experts) counts."""
     model.eval()
     parameters = list(predictors.parameters())
     optimizer, scheduler = _optimizer(parameters, how)

@@ -26,7 +26,7 @@ _INTO_RESIDUAL = 0.1
 
 
 class Choice(NamedTuple):
-    """What one gate said of n tokens: `logits` (n, n_experts), `experts` and `weights` (n, top_k), experts ascending."""
+    """What one gate said of n tokens: `logits` (n, n_experts), `experts`, ascending, and `weights` (n, top_k)."""
 
     logits: Tensor
     experts: Tensor
@@ -68,7 +68,7 @@ class ExpertLayer(nn.Module):
         flat = choice.experts.reshape(-1)
         order = flat.argsort(stable=True)
         counts = torch.bincount(flat, minlength=n_experts).tolist()
-        rows = x.index_select(0, order // top_k).split(counts)
+        rows = torch.split(x.index_select(0, order // top_k), counts)
         parts = [
             functional.linear(functional.relu(functional.linear(part, self.up[e])), self.down[e])
             for e, part in enumerate(rows)
@@ -96,7 +96,7 @@ class _Attention(nn.Module):
         x = functional.rms_norm(hidden, self.norm.shape, self.norm)
         seen = x if memory is None else memory
         query, key, value = (
-            functional.linear(of, matrix).unflatten(-1, (self.n_heads, -1)).transpose(1, 2)
+            functional.linear(of, matrix).view(*of.shape[:2], self.n_heads, -1).transpose(1, 2)
             for of, matrix in ((x, self.query), (seen, self.key), (seen, self.value))
         )
         scores = (query * query.shape[-1] ** -0.5) @ key.transpose(-1, -2)
@@ -160,6 +160,7 @@ class Stack(nn.Module):
         ahead: dict[int, Choice] = {}  # MoE block -> what its gate has chosen, wherever it sits
         routing = Routing([], [])
         for layer in self.layers:
+            assert isinstance(layer, _Layer)
             hidden = hidden + layer.attention(hidden, None, mask)
             if layer.cross is not None:
                 hidden = hidden + layer.cross(hidden, memory, None)
