@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import platform
 from dataclasses import replace
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -75,11 +77,7 @@ def _plan(short: bool, layout: str, seeds: int | None, base_steps: int | None, a
 
 
 def _versions() -> dict[str, str]:
-    import platform
-
-    import torch
-
-    return {"python": platform.python_version(), "torch": str(torch.__version__)}
+    return {"python": platform.python_version(), "torch": version("torch")}
 
 
 def _print(found: dict[str, Any], format: str) -> None:
