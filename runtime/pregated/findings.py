@@ -15,11 +15,11 @@ from scipy.stats import t as student
 
 from traces.errors import InvalidInput
 
-__all__ = ["Estimate", "findings", "recall_curves", "seed_estimate"]
+__all__ = ["SeedEstimate", "findings", "recall_curves", "seed_estimate"]
 
 
 @dataclass(frozen=True, slots=True)
-class Estimate:
+class SeedEstimate:
     """The mean over `n` seeds, and half the width of its 95 % interval."""
 
     mean: float
@@ -32,13 +32,13 @@ class Estimate:
         return 0 if abs(self.mean) <= self.ci95 else (1 if self.mean > 0 else -1)
 
 
-def seed_estimate(values: Sequence[float]) -> Estimate:
+def seed_estimate(values: Sequence[float]) -> SeedEstimate:
     """The mean of `values`, one a seed, with its interval. Raises `InvalidInput` below two."""
     n = len(values)
     if n < 2:
         raise InvalidInput(f"{n} seeds have no confidence interval: at least 2")
     half = float(student.ppf(0.975, n - 1) * np.std(values, ddof=1) / np.sqrt(n))
-    return Estimate(float(np.mean(values)), half, n)
+    return SeedEstimate(float(np.mean(values)), half, n)
 
 
 def findings(document: Mapping[str, Any]) -> dict[str, Any]:
@@ -61,7 +61,7 @@ def findings(document: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _difference(seeds: Sequence[Mapping[str, Any]], arm: str, beside: str, what: str) -> Estimate:
+def _difference(seeds: Sequence[Mapping[str, Any]], arm: str, beside: str, what: str) -> SeedEstimate:
     return seed_estimate([seed["arms"][arm][what] - seed["arms"][beside][what] for seed in seeds])
 
 

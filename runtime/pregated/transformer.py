@@ -19,13 +19,13 @@ from runtime.pregated.gate_positions import check_lookahead, gates_at
 from traces.errors import InvalidInput
 from traces.model.architecture import LayerStack, ModelArchitecture
 
-__all__ = ["Choice", "ExpertLayer", "MoeTransformer", "Routing", "Stack", "choose"]
+__all__ = ["ExpertLayer", "GateChoice", "MoeTransformer", "Routing", "Stack", "choose"]
 
 _INTO_RESIDUAL = 0.1
 """What enters the residual stream is small at first, so that the token itself is seen through all layers."""
 
 
-class Choice(NamedTuple):
+class GateChoice(NamedTuple):
     """What one gate said of n tokens: `logits` (n, n_experts), `experts`, ascending, and `weights` (n, top_k)."""
 
     logits: Tensor
@@ -36,11 +36,11 @@ class Choice(NamedTuple):
 class Routing(NamedTuple):
     """Of every MoE block of a stack, what was chosen for it and the normed states (n, d_model) that it has run on."""
 
-    choices: list[Choice]
+    choices: list[GateChoice]
     inputs: list[Tensor]
 
 
-def choose(logits: Tensor, top_k: int) -> Choice:
+def choose(logits: Tensor, top_k: int) -> GateChoice:
     """The likeliest `top_k` of `logits` (n, n_experts); weights as Switch has one expert's, as Mixtral has several.
 
     One expert weighs its softmax over all experts (Fedus et al. 2021, section 2.1), several their softmax over those
@@ -48,8 +48,8 @@ def choose(logits: Tensor, top_k: int) -> Choice:
     """
     experts = logits.topk(top_k, dim=1).indices.sort(dim=1).values
     if top_k == 1:
-        return Choice(logits, experts, logits.softmax(1).gather(1, experts))
-    return Choice(logits, experts, logits.gather(1, experts).softmax(1))
+        return GateChoice(logits, experts, logits.softmax(1).gather(1, experts))
+    return GateChoice(logits, experts, logits.gather(1, experts).softmax(1))
 
 
 class ExpertLayer(nn.Module):
@@ -62,7 +62,7 @@ class ExpertLayer(nn.Module):
         nn.init.normal_(self.up, std=d_model**-0.5)
         nn.init.normal_(self.down, std=_INTO_RESIDUAL * d_ff**-0.5)
 
-    def forward(self, x: Tensor, choice: Choice) -> Tensor:
+    def forward(self, x: Tensor, choice: GateChoice) -> Tensor:
         """(n, d_model): each token's experts of `x` (n, d_model), weighted."""
         n_experts, top_k = len(self.up), choice.experts.shape[1]
         flat = choice.experts.reshape(-1)
@@ -157,7 +157,7 @@ class Stack(nn.Module):
     def forward(self, hidden: Tensor, memory: Tensor | None = None) -> tuple[Tensor, Routing]:
         """Final states (rows, n, d_model) of embedded tokens of that shape, and what the gates chose."""
         mask = self._mask(hidden.shape[1])
-        ahead: dict[int, Choice] = {}  # MoE block -> what its gate has chosen, wherever it sits
+        ahead: dict[int, GateChoice] = {}  # MoE block -> what its gate has chosen, wherever it sits
         routing = Routing([], [])
         for layer in self.layers:
             assert isinstance(layer, _Layer)

@@ -10,7 +10,7 @@ from runtime.pregated.gate_positions import gates_at, host_of
 from runtime.pregated.plan import SHORT
 from runtime.pregated.predictors import Predictors, installed
 from runtime.pregated.rewire import pregate_from
-from runtime.pregated.transformer import Choice, ExpertLayer, MoeTransformer, choose
+from runtime.pregated.transformer import ExpertLayer, GateChoice, MoeTransformer, choose
 from tests.pregated_models import architecture, model_by_hand, seeded_model
 from traces.errors import InvalidInput
 from traces.model.architecture import load_architecture
@@ -143,7 +143,7 @@ def test_one_expert_weighs_its_softmax_several_share_theirs() -> None:
     assert one.weights.tolist() == [[pytest.approx(5 / 8)]]
     assert two.experts.tolist() == [[1, 2]]
     assert two.weights.tolist() == [[pytest.approx(2 / 7), pytest.approx(5 / 7)]]
-    assert isinstance(one, Choice)
+    assert isinstance(one, GateChoice)
 
 
 def test_a_decoder_sees_nothing_of_what_comes_later() -> None:
