@@ -54,7 +54,7 @@ def tune(
 ) -> None:
     """Tune policy, lookahead, caches, chunks, precision and placement for a trace; later, say whether that still holds.
 
-    Example: pregate tune mixtral-8x7b --hardware rtx-4090 --trace trace.safetensors --budget-s 20 -o tuned.yaml
+    Example: pregate tune switch-base-8 --hardware a100-sxm4-80gb --trace trace.safetensors --budget-s 20 -o tuned.yaml
     """
     architecture = build_model(model, dtype, top_k, formats)
     machine = build_machine(hardware, stack, hbm, sets)
