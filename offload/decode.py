@@ -59,7 +59,8 @@ class Decoded:
     """A schedule and what the cache met on the way.
 
     `n_lookups`, `n_hits`: experts looked up for a (step, layer) union, and found resident, in decode steps;
-    `n_prefill_lookups`, `n_prefill_hits` the same in prefill.
+    `n_prefill_lookups`, `n_prefill_hits` the same in prefill. `n_changed`: choices of tokens for which another expert
+    was executed, or the same at fewer bits than it is stored at.
     """
 
     schedule: Schedule
@@ -67,6 +68,7 @@ class Decoded:
     n_hits: int
     n_prefill_lookups: int
     n_prefill_hits: int
+    n_changed: int = 0
 
 
 def decode(
@@ -94,7 +96,8 @@ def decode(
         model, steps, policy, execution, n_buffers=n_buffers, cache=cache, disk=disk, compiled=compiled, placed=placed
     )
     schedule = assemble(stream, static_bytes + stream.warm_bytes)
-    return Decoded(schedule, *stream.lookups[Phase.DECODE], *stream.lookups[Phase.PREFILL])
+    (n_lookups, n_hits), (n_first, n_first_hits) = (stream.lookups[phase] for phase in (Phase.DECODE, Phase.PREFILL))
+    return Decoded(schedule, n_lookups, n_hits, n_first, n_first_hits, stream.n_changed)
 
 
 class DecodeStream:
@@ -133,6 +136,11 @@ class DecodeStream:
     def lookups(self) -> dict[Phase, list[int]]:
         """Experts looked up and found resident, by phase."""
         return {phase: [0, 0] for phase in Phase} if self._loop is None else self._loop.lookups
+
+    @property
+    def n_changed(self) -> int:
+        """Choices of tokens so far that were not executed as the gates had it."""
+        return self._loop.n_changed if isinstance(self._loop, _Loop) else 0
 
     def __iter__(self) -> Iterator[Part]:
         if self._loop is not None:
@@ -248,6 +256,7 @@ class _Loop:
         self.decisions = policy.decisions(facts)
         self.host_side = HostSide(self, place(model, policy.placement) if placed is None else placed)
         self.last_op = -1  # of the compute stream
+        self.n_changed = 0
         self.new_request = True  # none of the sequences of this pass was in the one before
         self._running: set[int] = set()
         self.next_step: list[Fetch] = []  # of the next step, for blocks that have not run in this one

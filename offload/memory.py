@@ -53,6 +53,10 @@ class Held(NamedTuple):
     passing: bool
     given: int = -1
 
+    def any_of(self, needed: Container[int]) -> bool:
+        """Whether it is needed, or one of the run is."""
+        return any(self.expert + i in needed for i in range(self.n))
+
     @property
     def frees(self) -> int:
         """The slot that is free after the read, of a run the first; -1 none."""
@@ -128,6 +132,16 @@ class ExpertMemory:
     def has(self, layer: int, expert: int) -> bool:
         """Whether the expert is on the device, on its way or waiting for a slot."""
         return expert in self._held.get(layer, ()) or (self.cache is not None and (layer, expert) in self.cache)
+
+    def has_or_awaits(self, layer: int, expert: int) -> bool:
+        """Whether the expert is on the device, on its way or waiting for a slot, for its next FFN or in the cache."""
+        return self.has(layer, expert) or self.claimed_or_waiting(layer, expert)
+
+    def brought(self, layer: int) -> tuple[int, ...]:
+        """The experts of `layer` that were sent for ahead of its next FFN and that no cache had, in that order."""
+        held = [expert for expert, one in self._held.get(layer, {}).items() if not one.hit]
+        waiting = [w.expert + i for w in self._waiting if w.layer == layer and not w.hit for i in range(w.n)]
+        return (*held, *waiting)
 
     def claimed(self, layer: int) -> dict[int, Held]:
         """The experts of `layer` that were brought for its next FFN."""
@@ -227,10 +241,10 @@ class ExpertMemory:
     def cancel(self, layer: int, needed: Container[int], by: int) -> None:
         """The end of op `by` tells that of the prefetches of `layer` only the `needed` were right.
 
-        What a cache keeps is brought all the same. A run has none that are needed.
+        What a cache keeps is brought all the same.
         """
         for held in self._holds.get(layer, ()):
-            if held.passing and held.expert not in needed:
+            if held.passing and not held.any_of(needed):
                 for op in range(held.first, held.ready + 1):
                     self._recorder.cancel(op, by)
 
@@ -238,7 +252,7 @@ class ExpertMemory:
         """The gate of `layer` has run: what still waits for a slot and is not `needed` is not brought after all."""
         if not self._waiting:
             return
-        dropped = [w for w in self._waiting if w.layer == layer and w.expert not in needed]
+        dropped = [w for w in self._waiting if w.layer == layer and not any(w.expert + i in needed for i in range(w.n))]
         for entry in dropped:
             self._waiting.remove(entry)
             if self.cache is not None and entry.cached >= 0 and not entry.hit:
@@ -284,8 +298,8 @@ class ExpertMemory:
     def give_up(self, layer: int, needed: Container[int]) -> bool:
         """Take the slots of what `layer` holds and does not need, once the copies have ended; whether it had any."""
         held = self._held[layer]
-        wrong = [one for one in self._holds[layer] if one.transient and one.expert not in needed]
-        for one in wrong:  # of a run, none is needed
+        wrong = [one for one in self._holds[layer] if one.transient and not one.any_of(needed)]
+        for one in wrong:
             self._holds[layer].remove(one)
             for i in range(one.n):
                 del held[one.expert + i]
@@ -294,6 +308,23 @@ class ExpertMemory:
             self._recorder.release_after(one.ready, self._expert_bytes * one.n)
         self._grant()
         return bool(wrong)
+
+    def give_up_ahead(self, layer: int) -> bool:
+        """Take the slots of what was guessed for the layer furthest on, for `layer` needs them now; whether it had any.
+
+        Guesses that wait for slots go first, all of them.
+        """
+        aside = {(other, expert) for other, experts in self._beside.items() if other != layer for expert in experts}
+        waiting = [w for w in self._waiting if (w.layer, w.expert) in aside and w.cached < 0]
+        for entry in waiting:
+            self._waiting.remove(entry)
+        for other in sorted({other for other, _ in aside}, reverse=True):
+            guessed = [h for h in self._holds.get(other, ()) if h.transient and (other, h.expert) in aside]
+            if guessed:
+                kept = {e for e in self._held[other] if not any(h.expert <= e < h.expert + h.n for h in guessed)}
+                return self.give_up(other, kept)
+        self._grant()
+        return bool(waiting)
 
     def _grant(self) -> None:
         """Place who waits, in order, until the first for whom there is no slot."""

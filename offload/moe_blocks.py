@@ -8,6 +8,7 @@ between, and the attention and gate of N + 1. Nothing here may know time.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import replace
 from typing import Any, NamedTuple, Protocol
 
@@ -75,6 +76,7 @@ class DecodingPass(Protocol):
     i_step: int
     phase: Phase
     n_tokens: int
+    n_changed: int
     new_request: bool
     last_op: int
 
@@ -105,10 +107,12 @@ class Blocks:
         self.n_revealed = 0  # blocks whose experts a gate has selected so far
         self.how: dict[int, MissAction] = {}  # how the misses of the block are answered
         self.block = 0  # the one that runs
+        self.executed = Union((), ())  # what it executes, once misses are answered
 
     def run(self, block: int, layer: int) -> None:
         """Gate, copies, waits and expert FFN of MoE block `block`, which sits in `layer`."""
         loop, union, self.block = self.loop, self.unions[block], block
+        self.executed = union
         side, kept = loop.host_side, None if self.encoding else loop.host_side.placed.kept[self.first + block]
         if not self.encoding and layer in side.placed.host_layers:
             self._on_host(union, layer)
@@ -145,8 +149,10 @@ class Blocks:
             return
         read_back = not selected_before and at_once
         loop.memory.gated_layer = self.first + block
+        known = self._read_back(gate, layer) if read_back else -1
+        self._decide(block, {expert for fetch in own for expert in fetch.experts})
         if read_back:
-            loop.memory.cancel(self.first + block, union.experts, self._read_back(gate, layer))
+            loop.memory.cancel(self.first + block, self.executed.experts, known)
         on_cpu = self._fetch_own(block, own)
         reads_again = bool(later) and self._reads_for(later, read_back)
         if loop.execution.fetch_first:
@@ -168,7 +174,8 @@ class Blocks:
         if self.policy.resident:
             return True
         brought = all(self.loop.memory.claimed_or_waiting(moe_layer, one) for one in self.unions[block].experts)
-        return brought and self.policy.predictor is None and not (execution.fetch_first or execution.host_waits)
+        exact = self.policy.predictor is None and self.policy.start is None
+        return brought and exact and not (execution.fetch_first or execution.host_waits)
 
     def _tell(self, cache: ResidentSet, block: int) -> None:
         """What the gate of a block says, to a cache that looks at more than lookups."""
@@ -199,6 +206,8 @@ class Blocks:
             chosen=lambda other: of_tokens(self.step.experts, other),
             gate_weights=lambda other: of_tokens(self.step.gate_weights, other),
             predicted=lambda other: self._predicted(block, other),
+            sequences=self.step.sequence,
+            brought=self.loop.memory.brought(self.first + block),
         )
 
     def _predicted(self, block: int, other: int) -> NDArray[Any] | None:
@@ -221,9 +230,29 @@ class Blocks:
         ids = loop.recorder.issue(Lane.D2H, loop.pass_works.readback, (gate,), step=loop.i_step, layer=layer)
         return loop.host(_WAIT, (ids,), layer)
 
+    def _decide(self, block: int, own: AbstractSet[int]) -> None:
+        """Ask what becomes of what is needed, not there and not in `own`: how it comes, or what is executed instead."""
+        self.how = {}
+        if self.decisions.on_miss is fetch_misses:
+            return
+        memory, layer, union = self.loop.memory, self.first + block, self.unions[block]
+        missing = [one for one in union.experts if not (one in own or memory.has_or_awaits(layer, one))]
+        if not missing:
+            return
+        self.how = self._answers(self._view(block), missing)
+        tokens, changed = dict(zip(union.experts, union.tokens, strict=True)), False
+        for expert, action in self.how.items():
+            if action.instead is not None:
+                n_tokens, changed = tokens.pop(expert), True
+                tokens[action.instead] = tokens.get(action.instead, 0) + n_tokens
+            if action.instead is not None or action.bits is not None or action.place == "nowhere":
+                self.loop.n_changed += dict(zip(union.experts, union.tokens, strict=True))[expert]
+        if changed:
+            self.executed = Union(tuple(sorted(tokens)), tuple(tokens[expert] for expert in sorted(tokens)))
+
     def _fetch_own(self, block: int, own: list[Fetch]) -> list[int]:
-        """Bring what this block needs and has not; returns the experts that the host computes instead."""
-        memory, layer, active = self.loop.memory, self.first + block, self.unions[block].experts
+        """Bring what this block executes and has not; returns the experts that the host computes instead."""
+        memory, layer, active = self.loop.memory, self.first + block, self.executed.experts
         for fetch in own:
             memory.bring(layer, fetch.experts, self.loop.i_step, active)
         memory.drop_waiting(layer, active)
@@ -237,14 +266,12 @@ class Blocks:
             if absent or adopts:
                 memory.bring(layer, absent, self.loop.i_step, adopts=adopts)
             return []
-        missing = [expert for expert in absent if not memory.has(layer, expert)]
-        self.how = self._answers(self._view(block), missing) if missing else {}
         in_parts = [expert for expert, action in self.how.items() if action.share < 1]
         passing = [
             expert for expert, action in self.how.items() if action.bits is not None and memory.cache is not None
         ]
         absent = [expert for expert in absent if expert not in self.how or self.how[expert].place != "nowhere"]
-        on_cpu = [expert for expert in missing if self.how[expert].place == "host"]
+        on_cpu = [expert for expert, action in self.how.items() if action.place == "host"]
         beside = sorted({*in_parts, *passing})
         whole = [expert for expert in absent if expert not in on_cpu and expert not in beside]
         memory.bring(layer, whole, self.loop.i_step, how=self.how, adopts=adopts)
@@ -259,7 +286,17 @@ class Blocks:
         for expert, action in answers.items():
             if action.bits is not None or action.share < 1:
                 answers[expert] = self._in_part(expert, action)
+            if action.instead is not None:
+                self._check_instead(expert, action.instead, missing)
         return answers
+
+    def _check_instead(self, expert: int, instead: int, missing: list[int]) -> None:
+        """Raise `InvalidInput` unless expert `instead` is here, or on its way, and can be executed for `expert`."""
+        where = f"policy {self.policy.name} executes expert {instead} instead of {expert}"
+        if instead in missing or not self.loop.memory.has_or_awaits(self.first + self.block, instead):
+            raise InvalidInput(f"{where}, which is not on the device either: name one that view.resident knows")
+        if self.loop.micro is not None:
+            raise InvalidInput(f"{where}: micro-batches share what the gates chose, leave micro= out")
 
     def _in_part(self, expert: int, action: MissAction) -> MissAction:
         """An answer that fetches less than all of an expert, its share in whole hidden units; raises `InvalidInput`."""
@@ -305,7 +342,8 @@ class Blocks:
 
         Where slots are handed on inside a block, experts that found none come as others are done.
         """
-        loop, union, moe_layer = self.loop, self.unions[block], self.first + block
+        loop, union, moe_layer = self.loop, self.executed, self.first + block
+        asked = frozenset(self.unions[block].experts)
         held, memory = loop.memory.claimed(moe_layer), loop.memory
         skipped = [expert for expert, action in self.how.items() if action.place == "nowhere"]
         device, back = _without(union, skipped) if skipped else union, []
@@ -317,13 +355,16 @@ class Blocks:
             back = loop.host_side.take_waits()
             device = _without(device, [expert for expert in on_cpu if self.how[expert].place == "host"])
         hands_on = loop.execution.hands_slots_on and self.policy.needs_ids
-        n_hits = sum(expert in held and held[expert].hit for expert in device.experts)
+        n_hits = sum(expert in held and held[expert].hit for expert in device.experts if expert in asked)
         begun = False
+        while not hands_on and not all(expert in held for expert in device.experts):
+            if not memory.give_up_ahead(moe_layer):
+                break
         if not all(expert in held for expert in device.experts):
             if not hands_on:
                 raise self._does_not_fit(moe_layer, device)
             n_hits, device, begun = self._until_all_fit(device, layer, moe_layer)
-        self._count(len(union.experts), n_hits)
+        self._count(len(asked), n_hits)
         used = device.experts if hands_on else None
         freed = loop.model.expert_bytes * memory.n_transient(moe_layer, used)
         waits = [*memory.arrivals(moe_layer, used), *back]
@@ -346,16 +387,16 @@ class Blocks:
         while any(expert not in held for expert in left):
             here = [expert for expert in left if expert in held]
             if not here:
-                if not memory.give_up(moe_layer, left):
+                if not (memory.give_up(moe_layer, left) or memory.give_up_ahead(moe_layer)):
                     raise self._does_not_fit(moe_layer, union)
                 continue
             expert = min(here, key=lambda one: held[one].ready)
-            n_hits += held[expert].hit
+            n_hits += held[expert].hit and expert in self.unions[self.block].experts
             freed = loop.model.expert_bytes if held[expert].transient else 0
             own = (held[expert].ready,) if held[expert].ready >= 0 else ()
             memory.hand_on(moe_layer, expert, self._expert(expert, tokens[expert], layer, own, freed))
             left.remove(expert)
-        n_hits += sum(held[expert].hit for expert in left)
+        n_hits += sum(held[expert].hit for expert in left if expert in self.unions[self.block].experts)
         return n_hits, _without(union, [expert for expert in union.experts if expert not in left]), True
 
     def _does_not_fit(self, moe_layer: int, union: Union) -> CapacityExceeded:

@@ -50,14 +50,15 @@ class MissAction:
 
     `place`: "device" fetches it into a slot, "host" computes it on the CPU, "nowhere" leaves it out. `bits`: a
     parameter as it is fetched and read, below the model's own; None: as the model stores it. `share`: of its hidden
-    units that are fetched, to the nearest; the host computes the others. No cache keeps what is not whole. Raises
-    `InvalidInput` for another place, for bits that are not above 0, a share outside 0 to 1, or either of what is not
-    fetched.
+    units that are fetched, to the nearest; the host computes the others. No cache keeps what is not whole. `instead`:
+    the expert on the device that is executed for it. Raises `InvalidInput` for another place, for bits that are not
+    above 0, a share outside 0 to 1, or either of what is not fetched.
     """
 
     place: str = "device"
     bits: float | None = None
     share: float = 1.0
+    instead: int | None = None
     FETCH: ClassVar[MissAction]
     CPU: ClassVar[MissAction]
     SKIP: ClassVar[MissAction]
@@ -69,6 +70,8 @@ class MissAction:
             raise InvalidInput(f"bits = {self.bits!r} on the {self.place}: above 0, at most 64, of what is fetched")
         if not (0 <= self.share <= 1) or (self.share < 1 and self.place != "device"):
             raise InvalidInput(f"share = {self.share!r} on the {self.place}: 0 to 1, of what is fetched")
+        if self.instead is not None and (self.place != "device" or self.bits is not None or self.share < 1):
+            raise InvalidInput(f"instead = {self.instead!r}: nothing is fetched or computed on the host then")
 
 
 MissAction.FETCH = MissAction()
@@ -101,7 +104,9 @@ class BlockView:
     of block j of this step if a gate has selected them already, else None. `resident(j, e)`: whether expert
     e of block j is on the device or on its way. `i_step`: forward pass. Of block j, None where no gate has selected yet
     or the trace does not say: `chosen(j)` what each token chose, (n_tokens, top_k), and `gate_weights(j)` the weights
-    of that, float32. `predicted(j)`: what the policy's predictor expects of a later block, as `chosen`.
+    of that, float32. `predicted(j)`: what the policy's predictor expects of a later block, as `chosen`. `sequences`
+    (n_tokens,): the request of each token. `brought`: experts of this block that were brought before its gate ran and
+    are here or on their way, cached ones not counted.
     """
 
     i_step: int
@@ -115,6 +120,8 @@ class BlockView:
     chosen: Callable[[int], Chosen | None] = _unknown
     gate_weights: Callable[[int], NDArray[np.float32] | None] = _unknown
     predicted: Callable[[int], Chosen | None] = _unknown
+    sequences: NDArray[np.int32] | None = None
+    brought: tuple[int, ...] = ()
 
 
 class Buffers(NamedTuple):
@@ -253,8 +260,9 @@ class Policy:
     activation level of Pre-gated MoE; 0 is the conventional gate). `prefetch`: what to start moving when a
     gate has run: for blocks of this step that have not run, or any of the next. `on_miss`: what to do with needed
     experts that are not there. `start(facts)`: makes both anew for every run; a policy that remembers states it instead
-    of them. `predictor`: what `BlockView.predicted` says, for which a second gate runs in every block.
-    `buffers(n_active, n_experts)`: slots needed, `n_active` being the largest union of one event. `needs_ids`:
+    of `prefetch`, and of `on_miss` where that remembers too. `predictor`: what `BlockView.predicted` says, for which a
+    second gate runs in every block. `buffers(n_active, n_experts)`: slots needed,
+    `n_active` being the largest union of one event. `needs_ids`:
     whether a prefetch waits until the host has read the selected ids. `encoder`: whether an encoder runs on demand, as
     in the released code, or under this policy. `placement`: where the parts of the model live that are not simply in
     HBM; the policy decides about the experts that it leaves. `popularity`: the counts by which a placement keeps the
@@ -285,8 +293,8 @@ class Policy:
             raise InvalidInput(f"lookahead = {self.lookahead} is below 0")
         if self.resident and self.cache is not None:
             raise InvalidInput(f"{self.name} keeps every expert in HBM: it takes no cache")
-        if self.start is not None and not (self.prefetch is no_prefetch and self.on_miss is fetch_misses):
-            raise InvalidInput(f"{self.name} has start, which makes prefetch and on_miss: leave those out")
+        if self.start is not None and self.prefetch is not no_prefetch:
+            raise InvalidInput(f"{self.name} has start, which makes its prefetches: leave those out")
 
     def __reduce_ex__(self, protocol: Any) -> Any:
         """A policy from a file of code is sent as that code, and made anew where it arrives."""
@@ -301,7 +309,11 @@ class Policy:
         made = ask(self.name, "start", self.start, facts)
         if not isinstance(made, Decisions):
             raise InvalidInput(f"policy {self.name}: start returned {made!r}, not Decisions(prefetch, on_miss)")
-        return made
+        if self.on_miss is fetch_misses:
+            return made
+        if made.on_miss is not fetch_misses:
+            raise InvalidInput(f"policy {self.name}: start answers misses itself: leave on_miss out")
+        return made._replace(on_miss=self.on_miss)
 
     @property
     def costs(self) -> MissCosts | None:

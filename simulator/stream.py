@@ -35,7 +35,8 @@ class Stream:
     `steps`: the forward passes whose MoE layers count. `static_bytes`: HBM in use throughout. After the last `feed`:
     `makespan_s`, `stall_s`, `moe_layer_latency_s`, `transfer_s`, `peak_hbm_bytes`, `h2d_bytes`, `critical_path_s`,
     `lane_s` (n_lanes,) work of each lane, and `step_ends`: step and end of each forward pass that made tokens.
-    `n_layers`, `layers_s`: MoE layers counted, and their sum. `paths`, if asked for: the makespan, and the sum over MoE
+    `n_layers`, `layers_s`: MoE layers counted, and their sum. `part_end_s`: when the ops of
+    the last part ended. `paths`, if asked for: the makespan, and the sum over MoE
     layers, along their critical paths, as if none crossed from a part to the next but on the host.
     """
 
@@ -51,6 +52,7 @@ class Stream:
         self._ends: list[tuple[NDArray[np.int32], NDArray[np.float64]]] = []
         self.makespan_s = self.stall_s = self.critical_path_s = 0.0
         self.h2d_bytes = 0
+        self.part_end_s = np.zeros(0)
         self.lane_s = np.zeros(len(Lane))
 
     def feed(self, part: Part, costs: Costs) -> None:
@@ -62,7 +64,7 @@ class Stream:
         compute_free_s = float(self._free[Lane.COMPUTE])
         start, end, bound_by, _ = walk_on(columns, costs, self._free, self._live_end, small=self._small)
         chain = chains_s(columns["dep_ptr"], columns["dep"], duration_s, self._live_chain, small=self._small)
-        mine = end[n_live:]
+        self.part_end_s = mine = end[n_live:]
         stalls = _stalls(columns, start, end, moves, compute_free_s)
         self.stall_s += float((stalls[1] - stalls[0]).sum())
         self.makespan_s = max(self.makespan_s, float(mine.max(initial=0.0)))

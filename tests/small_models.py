@@ -67,6 +67,9 @@ IN_PART = ("/within", "mixed_precision")
 WHOLE = [name for name in PRESETS if not name.endswith(IN_PART)]
 """Presets that move whole experts, on every stack."""
 
+GUESSING = ("prefetch_all", "lru_next_gate", "guess/", "adap_moe", "activation_aware", "finemoe", "chunked_learned")
+"""Policies that bring what turns out not to be needed."""
+
 MODELS = {
     "decoder-only": decoder_only(),
     "shared experts, three matrices": decoder_only(n_shared=1, n_matrices=3),

@@ -5,28 +5,42 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import replace
+from typing import Any
 
 from offload.eviction import EVICTIONS, Belady, Eviction, Key, Static
 from offload.eviction_released import ReleasedLfu, ReleasedLifo
 from offload.miss_costs import MissCosts
 from offload.own_policies import is_own_name, own_name, own_policy
 from offload.placement import placement_named
+from offload.policies.activation_aware import activation_aware
+from offload.policies.adap_moe import adap_moe
 from offload.policies.bandwidth_split import ByBandwidth, ByBandwidthWithin, bandwidth_split, bandwidth_split_within
+from offload.policies.chunked_learned import chunked_learned
+from offload.policies.finemoe import finemoe
 from offload.policies.gpu_only import gpu_only
+from offload.policies.guess import guess_next_gate, guesses
 from offload.policies.hybrid_schedule import ListScheduled, hybrid_schedule
 from offload.policies.lru import lfru, lfu, lru
 from offload.policies.lru_next_gate import lru_next_gate
 from offload.policies.min_latency import CheaperEach, ShorterLane, min_latency_paper, min_latency_released
 from offload.policies.mixed_precision import mixed_precision
 from offload.policies.on_demand import on_demand
+from offload.policies.oracle import oracle
 from offload.policies.prefetch_all import prefetch_all
 from offload.policies.pregate import pregate
 from offload.policies.static_cpu import static_cpu
+from offload.policies.wrong_guess import executes_guessed, executes_resident
 from offload.policy import Cache, OnMiss, Policy, fetch_misses, misses_on_host
 from traces.documents import NUMBER
 from traces.errors import InvalidInput, unknown_name
 
 __all__ = ["PRESETS", "cache_named", "eviction_named", "eviction_names", "policy_named"]
+
+_GUESSED = (
+    "markov", "maps", "matrices", "learned", "previous_token", "sequence", "popular", "uniform", "shuffled_markov",
+    "shuffled_maps", "shuffled_learned",
+)  # fmt: skip
+"""Predictors that learn as they serve, and controls; of `offload.predictors.catalogue`."""
 
 PRESETS: dict[str, Callable[..., Policy]] = {
     "gpu_only": gpu_only,
@@ -44,6 +58,13 @@ PRESETS: dict[str, Callable[..., Policy]] = {
     "bandwidth_split/within": bandwidth_split_within,
     "hybrid_schedule": hybrid_schedule,
     "mixed_precision": mixed_precision,
+    "adap_moe": adap_moe,
+    "activation_aware": activation_aware,
+    "finemoe": finemoe,
+    "chunked_learned": chunked_learned,
+    "oracle": oracle,
+    "guess/next_gate": guess_next_gate,
+    **{f"guess/{name}": guesses(name) for name in _GUESSED},
 }
 
 MISSES: dict[str, OnMiss] = {
@@ -53,8 +74,20 @@ MISSES: dict[str, OnMiss] = {
     "split": ByBandwidth(),
     "split_within": ByBandwidthWithin(),
     "scheduled": ListScheduled(),
+    "guessed": executes_guessed,
+    "resident": executes_resident,
 }
 """What a design does with a miss, by the word that follows its name; without one it fetches."""
+
+_GUESSES = tuple(f"guess/{name}" for name in ("next_gate", *_GUESSED))
+
+_TAKES: dict[str, tuple[str, ...]] = {
+    "lookahead": ("pregate", "oracle", "finemoe", "chunked_learned", *_GUESSES),
+    "recall": ("lru_next_gate", "guess/next_gate"),
+    "curve": ("guess/next_gate",),
+    "more": ("finemoe", "chunked_learned", *_GUESSES),
+}
+"""What may follow a name, and which presets take it."""
 
 RELEASED: dict[str, Callable[[int], Eviction]] = {"lfu_released": ReleasedLfu, "lifo_released": ReleasedLifo}
 """Evictions as Pre-gated MoE's public code has them; made for a number of encoder keys."""
@@ -63,8 +96,8 @@ _MISS = re.compile(
     rf":(?P<miss>{'|'.join(sorted(MISSES, key=len, reverse=True))})(=(?P<host>[^:+=]*))?(?=[:+]|$)", re.ASCII
 )
 _FORM = re.compile(
-    r"(?P<name>[a-z_]+(/[a-z]+)?)(\((?P<lookahead>\d{1,4})\))?(=(?P<host>[^:+=]*))?(?P<encoder>:encoder)?"
-    r"(:recall=(?P<recall>[^:+=]*))?(\+(?P<cache>.+))?",
+    r"(?P<name>[a-z_]+(/[a-z_]+)?)(\((?P<lookahead>\d{1,4})\))?(=(?P<host>[^:+=]*))?(?P<encoder>:encoder)?"
+    r"(?P<options>(:(recall|curve|more)=[^:+=]*)*)(\+(?P<cache>.+))?",
     re.ASCII,
 )
 
@@ -77,8 +110,8 @@ def policy_named(text: str) -> Policy:
     `:cpu` has the host compute what is missing: `on_demand:cpu+static:28:per_layer`. Other words of `MISSES` weigh it
     against the copy: `on_demand:cheaper+lru:0.4` or `on_demand+lru:0.4:cheaper`, by what the machine says, or with a
     stated time on the host over that of the copy, `on_demand:cheaper=0.35`, `min_latency/paper=0.35`. `:recall=0.9`
-    says how often the guesses of `lru_next_gate` are right. A file that was loaded takes the place
-    of a preset: `./mine.py:MyPolicy:depth=2`.
+    says how often the guesses of `lru_next_gate` are right, `guess/markov(2):more=1` how far ahead and how many more. A
+    file that was loaded takes the place of a preset: `./mine.py:MyPolicy:depth=2`.
 
     Raises `UnknownName` for a preset that does not exist, `InvalidInput` for anything else that is wrong.
     """
@@ -96,16 +129,11 @@ def policy_named(text: str) -> Policy:
         )
     if match["name"] not in PRESETS:
         raise unknown_name("policy", match["name"], PRESETS)
-    if match["lookahead"] is not None and match["name"] != "pregate":
-        raise InvalidInput(f"policy {text!r}: only pregate looks ahead by a number of blocks")
-    if match["recall"] is not None and match["name"] != "lru_next_gate":
-        raise InvalidInput(f"policy {text!r}: only lru_next_gate guesses, with a recall")
-    given: list[float] = [int(match["lookahead"])] if match["lookahead"] else []
-    if match["recall"] is not None:
-        given = [_number(match["recall"], text)]
-    policy = PRESETS[match["name"]](*given)
+    policy = PRESETS[match["name"]](**_options(match, text))
     if match["host"] is not None:
         policy = _told(policy, f"{policy.name}={match['host']}", match["host"])
+    if match["encoder"] and policy.start is not None:
+        raise InvalidInput(f"policy {text!r}: {policy.name} guesses in a decoder only, leave :encoder out")
     return _with_rest(policy, match["encoder"], misses, match["cache"])
 
 
@@ -136,12 +164,31 @@ def _with_rest(policy: Policy, encoder: str | None, misses: list[re.Match[str]],
     return policy if cache is None else replace(policy, name=f"{policy.name}+{cache}", cache=cache_named(cache))
 
 
+def _options(match: re.Match[str], text: str) -> dict[str, Any]:
+    """What a preset is made with, by name. Raises `InvalidInput` for what it does not take, or no number."""
+    name, typed = match["name"], [part.split("=") for part in match["options"].split(":")[1:]]
+    given = ([["lookahead", match["lookahead"]]] if match["lookahead"] is not None else []) + typed
+    found: dict[str, Any] = {}
+    for option, value in given:
+        if name not in _TAKES[option]:
+            others = ", ".join(dict.fromkeys(one.partition("/")[0] for one in _TAKES[option]))
+            what = "looks ahead by a number of blocks" if option == "lookahead" else f"takes {option}="
+            raise InvalidInput(f"policy {text!r}: only {others} {what}")
+        if option in found:
+            raise InvalidInput(f"policy {text!r} says {option} twice: once is enough")
+        if option == "more" and not (value.isascii() and value.isdigit() and len(value) < 6):
+            raise InvalidInput(f"policy {text!r}: more = {value!r} is not a number of experts, such as 2")
+        found[option] = {"lookahead": int, "more": int, "curve": str}.get(option, lambda v: _number(v, text))(value)
+    return found
+
+
 def _with_miss(policy: Policy, word: str, host: str | None) -> Policy:
     """The policy with a miss answered as `word` says. Raises `InvalidInput` where it has no misses, or its own answer.
 
     `host`: the time of an expert on the host over that of its copy, as typed; None: what the machine says.
     """
-    if policy.resident or policy.start is not None or policy.on_miss is not fetch_misses:
+    remembers = policy.start is not None and policy.source is not None
+    if policy.resident or remembers or policy.on_miss is not fetch_misses:
         why = "keeps every expert in HBM" if policy.resident else "answers misses in its own way"
         raise InvalidInput(f"policy {policy.name} {why}: leave :{word} out")
     answered = replace(policy, name=f"{policy.name}:{word}", on_miss=MISSES[word])

@@ -67,11 +67,11 @@ class Linear:
         """The experts of `layer` by the map learnt for it; zeros before there is one."""
         assert self._before is not None
         before, last = self._before, self._seen[self._last]
-        if self._fitted is None or self._last < 0 or last is None:
+        second = self._seen[self._last - 1] if self._last else None
+        if self._fitted is None or last is None or (second is None and self._last):
             return np.zeros((len(before.group), self._n_experts), np.float32)
         found: Scores = self._known(
-            last, self._seen[self._last - 1] if self._last else None, before.previous[:, layer],
-            before.counts[:, layer][before.group],
+            last, second, before.previous[:, layer], before.counts[:, layer][before.group]
         ) @ self._weights_of(layer)  # fmt: skip
         return found
 

@@ -34,7 +34,7 @@ class Markov:
     def scores(self, layer: int) -> Scores:
         """The experts of `layer`, from those of the last layer seen."""
         popular = self._popular[layer] / max(float(self._popular[layer].sum()), 1.0)
-        hot = self._hot[self._last] if self._last >= 0 else None
+        hot = self._hot[self._last] if self._last >= 0 and layer - self._last in self._after else None
         if hot is None:
             return np.tile(popular, (self._n_tokens, 1))
         rows = np.flatnonzero(hot.any(axis=0))

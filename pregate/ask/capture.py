@@ -25,9 +25,12 @@ from offload.memory import CapacityExceeded
 from offload.miss_costs import MissCosts
 from offload.placement import AS_DECIDED, Placed, place
 from offload.policies import eviction_named, policy_named
-from offload.policy import Cache, Policy
+from offload.policies.prefetch_all import whole_next_block
+from offload.policies.pregate import SelectedAhead
+from offload.policy import Cache, Policy, no_prefetch
+from offload.prefetches import Prefetches, PrefetchTally, named_by
 from offload.residency import ResidentSet
-from offload.schedule import VERSION
+from offload.schedule import COLUMNS, VERSION
 from offload.timeline import Timeline
 from pregate.ask.fitting_placement import most_in_hbm
 from pregate.ask.own_policy_checks import check_deterministic, check_sees_no_future, is_own
@@ -43,8 +46,11 @@ __all__ = [
     "capture",
     "capture_request",
     "check_trace",
+    "guesses",
     "memory_of",
     "metrics_of",
+    "n_missing",
+    "prefetches_of",
     "request",
     "resident_set",
     "watch_own_policy",
@@ -177,6 +183,26 @@ def metrics_of(captured: Captured, timeline: Timeline, lookups: tuple[int, int] 
     decoded = captured.decoded
     counted = (decoded.n_lookups, decoded.n_hits) if lookups is None else lookups
     return metrics.of_timeline(timeline, captured.trace, captured.workload.n_output_tokens, counted)
+
+
+def guesses(policy: Policy) -> bool:
+    """Whether a policy brings what may turn out not to be needed, by a guess and not simply all there is."""
+    shipped = isinstance(policy.prefetch, SelectedAhead) or policy.prefetch in (no_prefetch, whole_next_block)
+    return policy.predictor is not None or policy.start is not None or not shipped
+
+
+def n_missing(decoded: Decoded) -> int:
+    """Experts that gates named and that were not resident."""
+    return decoded.n_lookups + decoded.n_prefill_lookups - decoded.n_hits - decoded.n_prefill_hits
+
+
+def prefetches_of(captured: Captured, timeline: Timeline) -> Prefetches | None:
+    """What a policy that guesses brought ahead in a run of its schedule, virtual or real; None of any other."""
+    if not guesses(captured.policy):
+        return None
+    tally, schedule = PrefetchTally(named_by(captured.model, captured.trace)), timeline.schedule
+    tally.feed({name: getattr(schedule, name) for name in COLUMNS}, schedule.works, timeline.end_s)
+    return tally.found(n_missing(captured.decoded), captured.model.expert_bytes)
 
 
 def check_trace(model: ModelArchitecture, trace: RoutingTrace) -> None:

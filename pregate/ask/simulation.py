@@ -15,9 +15,10 @@ from hwmodels.figures import figures_of
 from hwmodels.platform import Platform
 from offload import metrics
 from offload.policy import Cache, Policy
+from offload.prefetches import Prefetches
 from offload.schedule import Schedule
 from offload.timeline import Timeline
-from pregate.ask.capture import Captured, capture_request, metrics_of, request
+from pregate.ask.capture import Captured, capture_request, metrics_of, prefetches_of, request
 from pregate.ask.claimed_intervals import claimed_intervals
 from pregate.ask.intervals import UNCERTAIN, Interval, intervals
 from pregate.ask.shown import fields_of, html_table, one_line
@@ -60,9 +61,10 @@ class SimulationResult(metrics.Metrics):
     the kernels' time, at shapes and in formats that the fit was measured on, 0 without one. `asked_machine`: what the
     policy was told of its machine before it decided, "" where it asks nothing. `policy_source`: file and digest of
     the user's own code that a policy is made of, "" for none. `output`: "exact", or "approximate" of a design that
-    skips or rounds experts. `routing`: "synthetic" where it was made up, so that
-    `hit_rate` is assumed, else "recorded". `batch_size`: most sequences side by side. `timeline`: start and end of
-    every op; None of a streamed simulation, which keeps none.
+    skips or rounds experts, or executes others; `changed_share`: of the choices of tokens, those that were not executed
+    as the gates had it. `routing`: "synthetic" where it was made up, so that `hit_rate` is assumed, else "recorded".
+    `batch_size`: most sequences side by side. `prefetches`: what a policy that guesses brought ahead, else None.
+    `timeline`: start and end of every op; None of a streamed simulation, which keeps none.
     """
 
     policy: str
@@ -83,8 +85,10 @@ class SimulationResult(metrics.Metrics):
     schedule_digest: str
     trace_digest: str
     routing: str
+    changed_share: float
     moe_layer_latency_ci95_s: Interval | None
     tokens_per_s_ci95: Interval | None
+    prefetches: Prefetches | None
     timeline: Timeline | None
 
     def __repr__(self) -> str:
@@ -95,7 +99,8 @@ class SimulationResult(metrics.Metrics):
 
     def to_dict(self) -> dict[str, Any]:
         """Every field but the timeline, JSON-ready."""
-        return fields_of(self, metrics_before="bound_s")
+        values = fields_of(self, metrics_before="bound_s")
+        return values | {"prefetches": None if self.prefetches is None else self.prefetches.to_dict()}
 
     def to_dataframe(self) -> pd.DataFrame:
         """One row. Needs pandas (the extra `notebooks`)."""
@@ -275,6 +280,11 @@ def _told_shares(shares: Sequence[float]) -> str:
     return f"; {told} % of the kernels' time at measured shapes and formats"
 
 
+def changed_share(n_changed: int, trace: RoutingTrace) -> float:
+    """Of the choices of tokens, those that were not executed as the gates had it."""
+    return n_changed / int(np.count_nonzero(trace.experts >= 0)) if n_changed else 0.0
+
+
 def _result(
     captured: Captured, hw: Platform, timeline: Timeline, bounds: Bounds, found: Mapping[str, Interval | None]
 ) -> SimulationResult:
@@ -290,7 +300,7 @@ def _result(
         fitted_share=covered.share,
         asked_machine=captured.request.asked_machine,
         policy_source=captured.request.policy_source,
-        output=captured.request.output,
+        output="approximate" if decoded.n_changed else captured.request.output,
         **metrics_of(captured, timeline),
         bound_s=bounds.makespan_s,
         binding=bounds.binding,
@@ -300,7 +310,9 @@ def _result(
         schedule_digest=decoded.schedule.digest,
         trace_digest=captured.trace.digest,
         routing=captured.trace.routing,
+        changed_share=changed_share(decoded.n_changed, captured.trace),
         moe_layer_latency_ci95_s=found["moe_layer_latency_s"],
         tokens_per_s_ci95=found["tokens_per_s"],
+        prefetches=prefetches_of(captured, timeline),
         timeline=timeline,
     )

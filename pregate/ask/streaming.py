@@ -13,10 +13,11 @@ from hwmodels.platform import Platform
 from offload.decode import DecodeStream
 from offload.metrics import decode_steps, summed_up
 from offload.ops import Lane, OpKind
+from offload.prefetches import PrefetchTally, named_by
 from offload.schedule import ScheduleDigest
-from pregate.ask.capture import Request, resident_set, watch_own_policy
+from pregate.ask.capture import Request, guesses, resident_set, watch_own_policy
 from pregate.ask.intervals import Interval, path_intervals
-from pregate.ask.simulation import SimulationResult, calibration
+from pregate.ask.simulation import SimulationResult, calibration, changed_share
 from simulator.stream import Stream
 from traces.phase import Phase
 
@@ -57,12 +58,15 @@ def _stream(asked: Request, hw: Platform, offloaded: bool) -> SimulationResult |
     static_bytes = plan.static_bytes + parts.warm_bytes
     stream, digest = Stream(decode_steps(trace), static_bytes, with_paths=hw.fit is not None), ScheduleDigest()
     covered = FitCoverage()
+    tally = PrefetchTally(named_by(asked.model, trace)) if guesses(asked.policy) else None
     for part in parts:
         if not offloaded and any(work.kind is OpKind.FETCH for work in part.works):
             return None
         runs = np.bincount(part.columns["cost"], minlength=len(part.works)).tolist()
         covered = covered.plus(coverage(part.works, hw, runs))
         stream.feed(part, price_figures(part.works, figures))
+        if tally is not None:
+            tally.feed(part.columns, part.works, stream.part_end_s)
         digest.update(part.columns, part.works)
     steps, ends = stream.step_ends
     n_lookups, n_hits = parts.lookups[Phase.DECODE]
@@ -93,7 +97,7 @@ def _stream(asked: Request, hw: Platform, offloaded: bool) -> SimulationResult |
         fitted_share=covered.share,
         asked_machine=asked.asked_machine,
         policy_source=asked.policy_source,
-        output=asked.output,
+        output="approximate" if parts.n_changed else asked.output,
         **found,
         bound_s=bound_s,
         binding=Lane(int(stream.lane_s.argmax())).name if on_lane else "critical path",
@@ -103,10 +107,17 @@ def _stream(asked: Request, hw: Platform, offloaded: bool) -> SimulationResult |
         schedule_digest=digest.of(static_bytes),
         trace_digest=trace.digest,
         routing=trace.routing,
+        changed_share=changed_share(parts.n_changed, trace),
         moe_layer_latency_ci95_s=intervals.get("moe_layer_latency_s"),
         tokens_per_s_ci95=intervals.get("tokens_per_s"),
+        prefetches=None if tally is None else tally.found(_n_missing(parts), asked.model.expert_bytes),
         timeline=None,
     )
+
+
+def _n_missing(parts: DecodeStream) -> int:
+    """Experts that gates named and that were not resident."""
+    return sum(n_lookups - n_hits for n_lookups, n_hits in parts.lookups.values())
 
 
 def _intervals(stream: Stream, asked: Request, hw: Platform, figures: Figures) -> dict[str, Interval | None]:

@@ -16,8 +16,9 @@ from hwmodels.quantity import ReadOnly
 from offload.metrics import Metrics
 from offload.ops import Lane
 from offload.policy import Cache, Policy
+from offload.prefetches import Prefetches
 from offload.timeline import Timeline
-from pregate.ask.capture import Captured, metrics_of, resident_set
+from pregate.ask.capture import Captured, metrics_of, prefetches_of, resident_set
 from pregate.ask.shown import fields_of
 from pregate.ask.simulation import to_dataframe
 from pregate.check.devices import Device, capture_on, make_backend, memory_of_device, resolve
@@ -56,7 +57,8 @@ class RunResult(Metrics):
     runs beside other work none counts; where all were, the less disturbed half does, and `disturbance` says what was
     seen, None otherwise. `scatter`: of the time of the runs that count, the standard deviation of the logarithm.
     `device`: what it calls itself; `pool_bytes`: HBM taken, by what for; `moved_bytes`: by lane; `output_digest`: of
-    the final hidden states, the same for every policy. `timeline`: of the run whose makespan is the (lower) median.
+    the final hidden states, the same for every policy; `prefetches`: what a policy that guesses brought ahead, None of
+    any other. `timeline`: of the run whose makespan is the (lower) median.
     """
 
     policy: str
@@ -74,11 +76,13 @@ class RunResult(Metrics):
     scatter: float | None
     pool_bytes: Mapping[str, int]
     moved_bytes: Mapping[str, int]
+    prefetches: Prefetches | None
     timeline: Timeline
 
     def to_dict(self) -> dict[str, Any]:
         """Every field but the timeline, JSON-ready."""
         values = fields_of(self, metrics_before="n_output_tokens")
+        values["prefetches"] = None if self.prefetches is None else self.prefetches.to_dict()
         return {name: dict(value) if isinstance(value, Mapping) else value for name, value in values.items()}
 
     def to_row(self) -> dict[str, Any]:
@@ -122,6 +126,11 @@ def run(
     device = resolve(device)
     say(f"writing the schedule of {policy if isinstance(policy, str) else policy.name}")
     captured = capture_on(device, model, trace, policy, cache=cache, expert_tier=expert_tier)
+    if captured.decoded.n_changed:
+        raise InvalidInput(
+            f"{captured.policy.name} executes other experts than the gates chose, or the same at fewer bits: the "
+            f"runtime executes what they chose, simulate it instead"
+        )
     from runtime.model.weights import Experts
 
     experts = Experts(model, seed, make_backend(device).allocate_host)
@@ -222,5 +231,6 @@ def _result(captured: Captured, device: Device, runs: Sequence[MeasuredRun], see
         scatter=float(logs.std(ddof=1)) if len(logs) > 1 else None,
         pool_bytes=ReadOnly(middle.pool_bytes),
         moved_bytes=ReadOnly({lane.name.lower(): middle.moved_bytes[lane] for lane in _MOVING}),
+        prefetches=prefetches_of(captured, middle.timeline),
         timeline=middle.timeline,
     )

@@ -55,6 +55,9 @@ def compare(
         batch = question.batch if question.fills_memory else max(workload.batch, 1)
         title = f"{architecture.name} on {machine.hardware} ({machine.stack.name}), batch {batch}"
         render.print_table(render.comparison_table(comparison, title, with_batch=question.fills_memory))
+        ahead = render.prefetch_table(comparison)
+        if ahead is not None:
+            render.print_table(ahead)
         print(comparison.verdict())
         for result in comparison:
             if result.output != "exact":

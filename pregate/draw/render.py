@@ -25,6 +25,7 @@ __all__ = [
     "comparison_table",
     "fit_to_width",
     "new_table",
+    "prefetch_table",
     "print_data",
     "print_json",
     "print_rows",
@@ -119,10 +120,12 @@ def print_rows(rows: Sequence[dict[str, Any]]) -> None:
 
 
 def _interval_columns(row: dict[str, Any]) -> dict[str, Any]:
-    """Intervals as two columns, `..._low` and `..._high`."""
+    """Intervals as two columns, `..._low` and `..._high`; what has parts as one a part."""
     flat: dict[str, Any] = {}
     for key, value in row.items():
-        if "_ci95" in key:
+        if isinstance(value, dict):
+            flat |= {f"{key}.{name}": part for name, part in value.items()}
+        elif "_ci95" in key:
             flat[f"{key}_low"], flat[f"{key}_high"] = value if value is not None else ("", "")
         else:
             flat[key] = value
@@ -160,20 +163,36 @@ def comparison_table(comparison: Comparison, title: str, with_batch: bool = Fals
         if name in results:
             result = results[name]
             policy, *figures = _cells(result, comparison.ratio_to_best(result))
-            table.add_row(
-                policy, *([str(result.batch_size)] if with_batch else ()), *figures, *([result.output] if said else ())
-            )
+            output = result.output + (f", {result.changed_share:.1%}" if result.changed_share else "")
+            table.add_row(policy, *([str(result.batch_size)] * with_batch), *figures, *([output] * said))
         else:
             needed = f"{si(unfit[name].needed_bytes, 'B')} {unfit[name].memory}"
             table.add_row(
                 name,
-                *(["-"] if with_batch else ()),
+                *["-"] * with_batch,
                 "does not fit",
                 *["-"] * 5,
                 f"needs {needed}",
                 *["-"] * (4 if said else 3),
                 style="dim",
             )
+    return table
+
+
+def prefetch_table(comparison: Comparison) -> Table | None:
+    """What the policies that guess brought ahead; None where none does."""
+    found = [(result.policy, result.prefetches) for result in comparison if result.prefetches is not None]
+    if not found:
+        return None
+    table = new_table("Brought ahead of its gate")
+    table.add_column("policy", no_wrap=True)
+    for column in ("experts", "precision", "recall", "wasted", "an oracle brings", "early", "in time"):
+        table.add_column(column, justify="right")
+    for name, ahead in found:
+        table.add_row(
+            name, str(ahead.n_ahead), f"{ahead.precision:.1%}", f"{ahead.recall:.1%}", si(ahead.wasted_bytes, "B"),
+            si(ahead.oracle_bytes, "B"), si(ahead.early_s, "s"), f"{ahead.in_time:.1%}",
+        )  # fmt: skip
     return table
 
 
@@ -203,7 +222,11 @@ def result_table(result: SimulationResult) -> Table:
     table = new_table(f"{result.policy}: {result.model} on {result.hardware}")
     table.add_column("figure")
     table.add_column("value", justify="right")
-    for name, value in result.to_dict().items():
+    parts = {} if result.prefetches is None else result.prefetches.to_dict()
+    shown_rows = result.to_dict() | {f"prefetches.{name}": value for name, value in parts.items()}
+    for name, value in shown_rows.items():
+        if isinstance(value, dict):
+            continue
         if isinstance(value, tuple):
             shown = " to ".join(si(end, "s" if name.endswith("_s") else "") for end in value)
         elif value is None:

@@ -24,7 +24,7 @@ from traces.rebatching import rebatch
 from traces.routing import RoutingTrace
 
 POLICIES = [
-    *(name for name in PRESETS if is_compilable(policy_named(name), EXECUTIONS["streams"], None)),
+    *(name for name in PRESETS if is_compilable(policy_named(name), EXECUTIONS["streams"], None) and name != "oracle"),
     "pregate(2)",
     "pregate(3)",
     "pregate:encoder",

@@ -25,7 +25,7 @@ from offload.residency import ResidentSet
 from offload.timeline import Timeline
 from simulator import des
 from simulator.explain.bounds import lower_bounds
-from tests.small_models import MODELS, TRIED, WHOLE, routing, told
+from tests.small_models import GUESSING, MODELS, TRIED, WHOLE, routing, told
 from traces.errors import InvalidInput
 from traces.model.architecture import ModelArchitecture
 from traces.routing import RoutingTrace
@@ -142,7 +142,7 @@ def test_bytes_over_the_link_are_the_misses(case: Case) -> None:
     n_lookups = decoded.n_lookups + decoded.n_prefill_lookups
     n_misses = n_lookups - decoded.n_hits - decoded.n_prefill_hits
     assert n_lookups == sum(map(len, unions(case).values()))
-    if case.policy.name.startswith(("prefetch_all", "lru_next_gate")):
+    if case.policy.name.startswith(GUESSING):
         assert n_fetches >= n_misses
     else:
         assert n_fetches + np.count_nonzero(schedule.kind == OpKind.CPU_EXPERT) == n_misses

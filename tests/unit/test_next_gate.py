@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Mapping, Sequence
+
 import numpy as np
 import pytest
 
@@ -10,15 +13,18 @@ from hwmodels.cost import price
 from hwmodels.platform import load_platform
 from offload.decode import decode
 from offload.execution import EXECUTIONS
+from offload.footprint import measure_workload
 from offload.ops import OpKind
 from offload.policies import policy_named
 from offload.policies.lru_next_gate import lru_next_gate
-from offload.policy import BlockView
-from offload.predictors import NextGate
+from offload.policy import BlockView, Buffers
+from offload.predictors.curves import curve_named
+from offload.predictors.next_gate import CurveGate, NextGate
 from pregate.ask.capture import capture
 from simulator import recurrence
 from tests.small_models import MODELS, routing
-from traces.errors import InvalidInput
+from traces.errors import InvalidInput, UnknownName
+from traces.routing import RoutingTrace
 
 MODEL = MODELS["decoder-only"]
 HW = load_platform("rtx-4090", "streams")
@@ -138,3 +144,196 @@ def test_wrong_guesses_brought_as_one_run_all_give_their_slots_up() -> None:
     _, level = recurrence.simulate(schedule, costs).hbm_events()
     assert level.max() <= n_buffers * MODEL.expert_bytes
     assert level[-1] == 0
+
+
+def test_wrong_guesses_that_came_as_one_run_give_all_their_slots_up() -> None:
+    """All experts but the chosen are guessed where a block is one op: copies in runs, none of them read."""
+
+    def wrong(view: BlockView) -> list[pregate.Fetch]:
+        after = view.block + 1
+        guessed = view.predicted(after)
+        if guessed is None:
+            return []
+        return [pregate.Fetch(after, tuple(sorted(set(guessed[guessed >= 0].tolist()))), aside=True)]
+
+    policy = pregate.Policy(
+        "wrong", prefetch=wrong, predictor=NextGate(0.0, more=2), buffers=lambda n, n_experts: Buffers(n, n + n_experts)
+    )
+    for stack in ("fastertransformer", "vllm"):
+        hw = load_platform("rtx-4090", stack)
+        decoded = capture(MODEL, hw, routing(MODEL, batch=1, output_tokens=9), policy).decoded
+        schedule = decoded.schedule
+        assert schedule.hbm_acquired.sum() == schedule.hbm_released.sum()
+        n_copies = np.array([work.n_copies for work in schedule.works])[schedule.cost]
+        assert n_copies[schedule.kind == OpKind.FETCH].max() > 1
+
+
+def of_wrong_guesses(word: str) -> tuple[pregate.SimulationResult, RoutingTrace]:
+    """One result of guesses that are never right, what is missing being answered as `word` says."""
+    trace = routing(MODEL, input_tokens=1, output_tokens=20)
+    return pregate.simulate(MODEL, HW, trace, f"guess/next_gate:recall=0{word}+lru:4:per_layer"), trace
+
+
+def test_only_what_is_executed_instead_changes_the_output() -> None:
+    """Fetched late or computed by the host the right experts are executed; else a result says of how many choices."""
+    for word in ("", ":cpu"):
+        result, _ = of_wrong_guesses(word)
+        assert (result.output, result.changed_share) == ("exact", 0.0)
+    for word in (":guessed", ":resident"):
+        result, _ = of_wrong_guesses(word)
+        assert result.output == "approximate"
+        assert 0 < result.changed_share < 1
+    fetched = {word: of_wrong_guesses(word)[0].h2d_bytes for word in ("", ":guessed", ":resident", ":cpu")}
+    assert fetched[":resident"] < fetched[""]
+    assert fetched[":guessed"] < fetched[""]
+
+
+@pytest.mark.parametrize("word", ["guessed", "resident"])
+def test_an_expert_executed_instead_is_there_and_no_token_has_it_twice(word: str) -> None:
+    """Every (step, layer) executes as many experts as its tokens chose, those that were there before its gate."""
+    trace = routing(MODEL, input_tokens=1, output_tokens=20)
+    decoded = capture(MODEL, HW, trace, f"guess/next_gate:recall=0:{word}+lru:4:per_layer").decoded
+    schedule, layers, n_changed = decoded.schedule, MODEL.decoder.moe_layers, 0
+    ffn = (schedule.kind == OpKind.EXPERTS) & (schedule.expert >= 0)
+    for step in trace.steps():
+        for i, layer in enumerate(layers):
+            mine = ffn & (schedule.step == step.i_step) & (schedule.layer == layer)
+            executed, chosen = schedule.expert[mine].tolist(), set(step.experts[:, i].ravel().tolist())
+            assert len(executed) == len(set(executed)) == len(chosen)
+            n_changed += len(chosen - set(executed))
+    assert n_changed == decoded.n_changed > 0
+
+
+def test_what_is_executed_instead_must_be_there() -> None:
+    def moon(view: BlockView, missing: Sequence[int]) -> Mapping[int, pregate.MissAction]:
+        absent = [e for e in range(view.n_experts) if not view.resident(view.block, e) and e not in missing]
+        return {e: pregate.MissAction(instead=absent[0]) for e in missing}
+
+    with pytest.raises(InvalidInput, match="not on the device either"):
+        capture(MODEL, HW, routing(MODEL), pregate.Policy("moon", on_miss=moon))
+    with pytest.raises(InvalidInput, match="nothing is fetched"):
+        pregate.MissAction("host", instead=1)
+    with pytest.raises(InvalidInput, match="nothing is fetched"):
+        pregate.MissAction(bits=4.0, instead=1)
+
+
+def test_the_runtime_refuses_what_the_gates_did_not_choose() -> None:
+    pytest.importorskip("torch", reason="the runtime needs PyTorch (the extra 'runtime')")
+    with pytest.raises(InvalidInput, match="executes other experts"):
+        pregate.run(MODEL, routing(MODEL), "guess/next_gate:recall=0:resident+lru:4:per_layer")
+
+
+@pytest.mark.parametrize("name", ["markov", "maps", "learned", "matrices"])
+def test_a_predictor_that_learns_as_it_serves_brings_what_follows(name: str) -> None:
+    """Every layer chooses what the layer before did: after a few tokens what is missing was brought ahead."""
+    trace = routing(MODEL, input_tokens=1, output_tokens=40)
+    experts = np.repeat(trace.experts[:, :1], trace.n_moe_layers, axis=1)
+    alike = dataclasses.replace(trace, experts=experts)
+    schedule = capture(MODEL, HW, alike, f"guess/{name}").decoded.schedule
+    late = (schedule.kind == OpKind.FETCH) & (schedule.layer > MODEL.decoder.moe_layers[0]) & (schedule.step > 25)
+    ahead = late & (schedule.priority == 1)
+    assert ahead.sum() / late.sum() > (0.4 if name == "matrices" else 0.85)
+    shuffled = capture(MODEL, HW, alike, "guess/shuffled_markov").decoded.schedule
+    assert np.count_nonzero(shuffled.kind == OpKind.FETCH) > np.count_nonzero(schedule.kind == OpKind.FETCH) * 0.9
+
+
+def test_a_run_learns_anew() -> None:
+    first, second = (capture(MODEL, HW, routing(MODEL), "guess/learned").decoded.schedule for _ in range(2))
+    assert first == second
+
+
+def test_curves_are_as_published_and_say_only_what_they_say() -> None:
+    curve = curve_named("adapmoe")
+    assert curve.recall(1) == 0.5663
+    assert curve.recall(31) == 0.8503
+    assert curve.recall(32) == pytest.approx(0.8656, abs=5e-5)  # the mean of 31, as the source says
+    with pytest.raises(InvalidInput, match="only of 1 ahead with m = 0"):
+        curve.recall(1, more=2)
+    rng = np.random.default_rng(0)
+    chosen = np.argsort(rng.random((4000, 8)), axis=1)[:, :2].astype(np.int16)
+    for layer in (1, 17):
+        guessed = CurveGate(curve)(0, layer, chosen, 8)
+        found = (guessed[:, :, None] == chosen[:, None, :]).any(axis=2).mean()
+        assert found == pytest.approx(curve.recall(layer), abs=0.02)
+
+
+def test_more_guesses_are_other_experts() -> None:
+    chosen = np.argsort(np.random.default_rng(0).random((500, 9)), axis=1)[:, :3].astype(np.int16)
+    plain, more = NextGate(0.6)(4, 2, chosen, 9), NextGate(0.6, more=4)(4, 2, chosen, 9)
+    assert np.array_equal(more[:, :3], plain)
+    assert all(len(set(row) - {-1}) == np.count_nonzero(np.array(row) >= 0) for row in more.tolist())
+    assert not (more[:, 3:, None] == chosen[:, None]).any()
+    assert (NextGate(0.6, more=9)(4, 2, chosen, 9)[:, 9:] == -1).all()
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("guess/markov(0)", "at least 1"),
+        ("guess/markof", "did you mean 'guess/markov'"),
+        ("guess/markov:more=-1", "not a number of experts"),
+        ("guess/markov:more=1:more=2", "twice"),
+        ("guess/markov:recall=0.5", "only lru_next_gate"),
+        ("guess/next_gate:recall=0.5:curve=adapmoe", "not both"),
+        ("guess/next_gate:curve=adapmo", "did you mean 'adapmoe'"),
+        ("guess/next_gate(2):curve=adapmoe", "says nothing of 2 ahead"),
+        ("guess/maps:encoder", "in a decoder only"),
+        ("activation_aware:encoder", "in a decoder only"),
+        ("oracle(0)", "at least 1"),
+    ],
+)
+def test_mistyped_guesses_are_one_clear_line(text: str, message: str) -> None:
+    with pytest.raises((InvalidInput, UnknownName), match=message):
+        policy_named(text)
+
+
+def test_what_was_brought_ahead_is_counted_by_hand() -> None:
+    """One gate's named experts against what was copied before it ran, op by op; a stream and a timeline agree."""
+    trace = routing(MODEL, input_tokens=1, output_tokens=20)
+    design = "guess/next_gate:recall=0.5:more=1+lru:4:per_layer"
+    result = pregate.simulate(MODEL, HW, trace, design)
+    assert result.timeline is not None
+    assert result.prefetches is not None
+    schedule, end_s = result.timeline.schedule, result.timeline.end_s
+    named = {
+        (step.i_step, layer): set(step.experts[:, i].ravel().tolist())
+        for step in trace.steps()
+        for i, layer in enumerate(MODEL.decoder.moe_layers)
+    }
+    ahead = np.flatnonzero((schedule.kind == OpKind.FETCH) & (schedule.priority == 1)).tolist()
+    right = [op for op in ahead if schedule.expert[op] in named[int(schedule.step[op]), int(schedule.layer[op])]]
+    early = []
+    for op in right:
+        same = (schedule.step == schedule.step[op]) & (schedule.layer == schedule.layer[op])
+        early.append(end_s[np.flatnonzero(same & (schedule.kind == OpKind.GATE))[0]] - end_s[op])
+    found = result.prefetches
+    assert (found.n_ahead, found.n_right) == (len(ahead), len(right))
+    assert found.wasted_bytes == (len(ahead) - len(right)) * MODEL.expert_bytes
+    late = (schedule.kind == OpKind.FETCH) & (schedule.priority == 0)
+    assert found.n_missing == len(right) + np.count_nonzero(late)
+    assert found.oracle_bytes == found.n_missing * MODEL.expert_bytes
+    assert found.early_s == pytest.approx(np.mean(early))
+    assert found.in_time == pytest.approx(np.mean(np.array(early) >= 0))
+    assert (found.precision, found.recall) == (len(right) / len(ahead), len(right) / found.n_missing)
+    streamed = pregate.simulate(MODEL, HW, trace, design, engine="stream").prefetches
+    assert streamed is not None
+    assert streamed.to_dict() == pytest.approx(found.to_dict())
+    assert result.to_dict()["prefetches"]["precision"] == found.precision
+
+
+def test_policies_that_do_not_guess_report_no_guesses() -> None:
+    for design in ("on_demand", "pregate(2)+lru:4", "prefetch_all", "gpu_only", "oracle"):
+        assert pregate.simulate(MODEL, HW, routing(MODEL), design).prefetches is None
+
+
+def test_guesses_of_later_blocks_give_way_to_what_is_needed_now() -> None:
+    """As few slots as one block needs, three blocks guessed ahead: nothing gets stuck, and all slots come back."""
+    trace = routing(MODEL, batch=1, output_tokens=12)
+    n_active = measure_workload(MODEL, trace.steps()).n_active
+    for stack in ("fastertransformer", "streams"):
+        for name in ("guess/uniform(3):more=2", "finemoe:more=1", "activation_aware"):
+            policy = dataclasses.replace(policy_named(name), cache=None)
+            decoded = decode(MODEL, trace.steps(), policy, EXECUTIONS[stack], n_buffers=n_active)
+            schedule = decoded.schedule
+            assert schedule.hbm_acquired.sum() == schedule.hbm_released.sum()
+            assert decoded.n_hits == 0

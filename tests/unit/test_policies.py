@@ -23,8 +23,9 @@ from offload.policies.pregate import pregate
 from offload.policy import BlockView, Cache, Fetch, Policy, fetch_misses
 from offload.residency import ResidentSet
 from offload.timeline import Timeline
+from pregate.ask.capture import _demands
 from simulator import recurrence
-from tests.small_models import IN_PART, MODELS, TRIED, routing, told
+from tests.small_models import GUESSING, IN_PART, MODELS, TRIED, routing, told
 from traces.errors import InvalidInput, UnknownName
 from traces.model.architecture import ModelArchitecture
 from traces.phase import Phase
@@ -52,6 +53,11 @@ POLICIES = [
     "on_demand:cheaper_sum",
     "pregate:split+lru:5:per_layer",
     "lru_next_gate:recall=0.5+lru:6:per_layer",
+    "guess/markov(2):more=1+lru:6:per_layer",
+    "guess/next_gate(2):recall=0.5:more=1",
+    "guess/uniform:guessed+lru:5",
+    "guess/maps:resident+lru:6:per_layer",
+    "guess/learned:cpu",
 ]
 
 WAYS = [(text, how) for text in POLICIES for how in TRIED if how == "streams" or not text.endswith(IN_PART)]
@@ -67,7 +73,9 @@ def run(
     if policy.cache is not None:
         cache = ResidentSet(
             (policy.cache.capacity(model.n_moe_layers - model.n_encoder_moe_layers, model.n_experts) or LEFT),
-            eviction_named(policy.cache.eviction, model.n_encoder_moe_layers * model.n_experts),
+            eviction_named(
+                policy.cache.eviction, model.n_encoder_moe_layers * model.n_experts, lambda: _demands(model, trace)
+            ),
             per_layer=policy.cache.per_layer,
             n_layers=model.n_moe_layers,
             n_experts=model.n_experts,
@@ -96,7 +104,8 @@ def test_no_slot_is_overwritten_before_its_reader_has_ended(text: str, name: str
         for reader, source in zip(owner.tolist(), schedule.dep.tolist(), strict=True):
             copied = schedule.kind[source] in (OpKind.FETCH, OpKind.STAGE)
             own = [(schedule.layer[op], schedule.expert[op]) for op in (reader, source)]
-            if schedule.kind[reader] == OpKind.STAGE and own[0] != own[1]:
+            both = schedule.kind[reader] == schedule.kind[source] == OpKind.STAGE
+            if both or (schedule.kind[reader] == OpKind.STAGE and own[0] != own[1]):
                 continue  # it waits for the copy that filled its slot last, for nothing
             if copied and schedule.kind[reader] in (OpKind.STAGE, OpKind.EXPERTS):
                 readers.setdefault(source, []).append(reader)
@@ -129,6 +138,8 @@ def test_hbm_stays_within_the_slots_and_returns_to_its_level(text: str, name: st
 @pytest.mark.parametrize("name", list(MODELS))
 def test_the_future_does_not_change_the_past(text: str, name: str, execution: str) -> None:
     model, policy = MODELS[name], told(text)
+    if text == "oracle":
+        pytest.skip("its cache knows the future")
     whole = routing(model, batch=2, output_tokens=6)
     cut = int(np.unique(whole.step)[3])
     keep = whole.step < cut
@@ -164,8 +175,8 @@ def test_bytes_moved_are_the_misses(text: str, name: str) -> None:
     on_host = int(np.count_nonzero(decoded.schedule.kind == OpKind.CPU_EXPERT))
     if policy.resident:
         assert fetched == 0
-    elif text.startswith(("prefetch_all", "lru_next_gate")):
-        assert fetched >= misses
+    elif text.startswith(GUESSING):
+        assert fetched + on_host + decoded.n_changed >= misses
     else:
         assert fetched + on_host == misses
         assert bool(on_host) == (policy.on_miss is not fetch_misses)

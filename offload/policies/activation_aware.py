@@ -1,0 +1,30 @@
+"""`activation_aware`: the nearest past sequence says what comes, the likely and the near first (MoE-Infinity).
+
+arXiv:2401.14361: priority p x (1 - (i - l) / L), eviction of the least (p + eps) x (1 - i / L). Where the system keeps
+one queue and sorts it anew at every layer, k experts are sent for at every block, of the next `HORIZON` blocks.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from offload.policies.guess import AheadSlots
+from offload.policy import Cache, Decisions, Policy, RunFacts
+
+HORIZON = 4
+"""Blocks that are looked at; those beyond have so little priority that the link would seldom come to them."""
+
+
+def activation_aware() -> Policy:
+    """Guesses wait beside the cache: a wrong one evicts nothing, where the system lets it."""
+    return Policy("activation_aware", start=_MostUrgent(), buffers=AheadSlots(HORIZON, 0), cache=Cache("activation"))
+
+
+@dataclass(frozen=True, slots=True)
+class _MostUrgent:
+    """The prefetch of one run, made anew."""
+
+    def __call__(self, facts: RunFacts) -> Decisions:
+        from offload.predictors.running import ByPriority
+
+        return Decisions(ByPriority("matrices", facts, HORIZON, facts.top_k))

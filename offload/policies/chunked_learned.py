@@ -1,0 +1,21 @@
+"""`chunked_learned`: a learned predictor, whose copies give way to what is missing (ProMoE, arXiv:2410.22134).
+
+The predictor is linear in what the gates have chosen; the system's reads hidden states. Copies are cut, and those
+brought ahead give way between two chunks, where the link is so: `--modes priority,chunk:1MiB,cancel`.
+"""
+
+from __future__ import annotations
+
+from offload.policies.guess import AheadSlots, LearnsAsItRuns
+from offload.policy import Cache, Policy
+
+
+def chunked_learned(lookahead: int = 1, more: int = 0) -> Policy:
+    """Guesses wait beside an LRU that takes all HBM that is left."""
+    name = "chunked_learned" if lookahead == 1 else f"chunked_learned({lookahead})"
+    return Policy(
+        f"{name}:more={more}" if more else name,
+        start=LearnsAsItRuns("learned", lookahead, more),
+        buffers=AheadSlots(lookahead, more),
+        cache=Cache("lru"),
+    )

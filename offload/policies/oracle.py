@@ -1,0 +1,36 @@
+"""`oracle`: every block's experts are known `lookahead` blocks before, and evicted is what is needed last (Belady).
+
+The ceiling of designs that fetch within a forward pass: exact guesses that cost no gate and wait for no id.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from offload.policies.pregate import SelectedAhead
+from offload.policy import Buffers, Cache, Policy
+from traces.errors import InvalidInput
+
+
+def oracle(lookahead: int = 1) -> Policy:
+    """The cache takes all HBM that is left. Raises `InvalidInput` below 1."""
+    if lookahead < 1:
+        raise InvalidInput(f"oracle({lookahead}) knows at least 1 block ahead: 0 is on_demand+belady")
+    return Policy(
+        "oracle" if lookahead == 1 else f"oracle({lookahead})",
+        lookahead=lookahead,
+        prefetch=SelectedAhead(lookahead),
+        buffers=_InFlight(lookahead + 1),
+        needs_ids=False,
+        cache=Cache("belady"),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _InFlight:
+    """Slots for the unions of `n_blocks` blocks."""
+
+    n_blocks: int
+
+    def __call__(self, n_active: int, n_experts: int) -> Buffers:
+        return Buffers(n_active, self.n_blocks * n_active)

@@ -1,0 +1,123 @@
+"""What was brought ahead of its gate: how much was needed, how early it came, what an oracle would have brought.
+
+Read from a schedule with its times, whole or part by part, virtual or real. An expert is brought ahead where its copy
+began its way before the gate of its layer had run; the next gate of that layer decides whether it was needed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from offload.ops import OpKind, Work
+from traces.model.architecture import ModelArchitecture
+from traces.phase import Phase
+from traces.routing import RoutingTrace
+
+__all__ = ["PrefetchTally", "Prefetches", "named_by"]
+
+
+@dataclass(frozen=True, slots=True)
+class Prefetches:
+    """Experts brought ahead, in decode steps and prefill alike.
+
+    `n_ahead`, `n_right`: brought ahead, and of them those that the gate then named. `n_missing`: named by a gate and
+    not resident, which is what an oracle would have brought, `oracle_bytes` of them. `precision`: n_right / n_ahead;
+    `recall`: n_right / n_missing. `wasted_bytes`: of what was brought and not named. `early_s`: from the end of a right
+    one's copy to the end of the gate that names it, mean; below 0 where it comes after. `in_time`: share of the right
+    ones that were there when their gate had run.
+    """
+
+    n_ahead: int
+    n_right: int
+    n_missing: int
+    wasted_bytes: int
+    oracle_bytes: int
+    early_s: float
+    in_time: float
+
+    @property
+    def precision(self) -> float:
+        """Of what was brought ahead, the share that was needed."""
+        return self.n_right / self.n_ahead if self.n_ahead else 0.0
+
+    @property
+    def recall(self) -> float:
+        """Of what was needed and not resident, the share that was brought ahead."""
+        return self.n_right / self.n_missing if self.n_missing else 0.0
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready."""
+        plain: dict[str, Any] = {name: getattr(self, name) for name in self.__slots__}
+        return plain | {"precision": self.precision, "recall": self.recall}
+
+
+@dataclass(slots=True)
+class PrefetchTally:
+    """Feed it the ops of a schedule in order, with their times, then read `found`.
+
+    `named`: of every (step, layer of the model) the experts that its gate names, as `named_by` has it.
+    """
+
+    named: Mapping[tuple[int, int], frozenset[int]]
+    _waiting: dict[int, list[tuple[int, float, int]]] = field(default_factory=dict)  # layer -> expert, end, bytes
+    _n_ahead: int = 0
+    _n_right: int = 0
+    _n_in_time: int = 0
+    _wasted_bytes: int = 0
+    _early_s: float = 0.0
+
+    def feed(self, columns: Mapping[str, NDArray[Any]], works: tuple[Work, ...], end_s: NDArray[np.float64]) -> None:
+        """The next ops; `columns` as of a schedule, `end_s` (n_ops,)."""
+        kind, n_copies = columns["kind"], np.array([work.n_copies for work in works], np.int64)
+        ahead = (kind == OpKind.FETCH) & (columns["priority"] > 0)
+        of_interest = np.flatnonzero(ahead | (kind == OpKind.GATE))
+        rows = zip(
+            *(columns[name][of_interest].tolist() for name in ("kind", "step", "layer", "expert", "bytes")),
+            n_copies[columns["cost"][of_interest]].tolist(), end_s[of_interest].tolist(), strict=True,
+        )  # fmt: skip
+        for what, step, layer, expert, n_bytes, n, end in rows:
+            if what == OpKind.GATE:
+                self._decide(step, layer, end)
+            else:
+                each = n_bytes // n
+                self._waiting.setdefault(layer, []).extend((expert + i, end, each) for i in range(n))
+
+    def _decide(self, step: int, layer: int, gate_s: float) -> None:
+        """The gate of a layer has run: what was brought for it was right or wrong."""
+        named = self.named.get((step, layer), frozenset())
+        for expert, end, n_bytes in self._waiting.pop(layer, ()):
+            self._n_ahead += 1
+            if expert in named:
+                self._n_right += 1
+                self._n_in_time += end <= gate_s
+                self._early_s += gate_s - end
+            else:
+                self._wasted_bytes += n_bytes
+
+    def found(self, n_missing: int, expert_bytes: int) -> Prefetches:
+        """What was counted; `n_missing` experts of `expert_bytes` were named and not resident."""
+        left = [n_bytes for waiting in self._waiting.values() for _, _, n_bytes in waiting]  # for no gate that ran
+        n = max(self._n_right, 1)
+        return Prefetches(
+            self._n_ahead + len(left), self._n_right, n_missing, self._wasted_bytes + sum(left),
+            n_missing * expert_bytes, self._early_s / n, self._n_in_time / n,
+        )  # fmt: skip
+
+
+def named_by(model: ModelArchitecture, trace: RoutingTrace) -> dict[tuple[int, int], frozenset[int]]:
+    """By (step, layer of the stack that it runs through) the experts that a gate names."""
+    n_encoder = model.n_encoder_moe_layers
+    found: dict[tuple[int, int], frozenset[int]] = {}
+    for step in trace.steps():
+        encoding = model.encoder is not None and step.phase == Phase.PREFILL
+        stack = model.encoder if encoding and model.encoder is not None else model.decoder
+        first = 0 if encoding else n_encoder
+        for block, layer in enumerate(stack.moe_layers):
+            chosen = step.experts[:, first + block]
+            found[step.i_step, layer] = frozenset(chosen[chosen >= 0].tolist())
+    return found
