@@ -1,0 +1,72 @@
+"""Write the tables of docs/predictors.md anew: `python docs/predictor_tables.py`, about a minute of processor time.
+
+The tables of designs move with every price of the cost model, so no test holds them to today's.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pregate
+from traces.recorded import recorded_names
+
+PAGE = Path(__file__).with_name("predictors.md")
+
+DESIGNS = (
+    "on_demand", "pregate", "guess/next_gate", "guess/next_gate:recall=0.91", "guess/markov", "guess/maps",
+    "guess/matrices", "guess/learned", "guess/shuffled_learned", "guess/popular", "guess/uniform", "oracle",
+)  # fmt: skip
+LINKS_BYTES_PER_S = (25e9, 100e9)
+
+
+def curves() -> str:
+    """Recall one layer ahead of every predictor on the recordings that ship."""
+    found = {name: pregate.predictors(pregate.load_trace(name), None, [1], [0, 4]) for name in recorded_names()}
+    lines = ["| predictor | " + " | ".join(f"{name}: k, k + 4 (shuffled)" for name in found) + " |"]
+    lines.append("|---" * (len(found) + 1) + "|")
+    for predictor in dict.fromkeys(row.predictor for row in next(iter(found.values()))):
+        cells = []
+        for one in found.values():
+            row = next(row for row in one if (row.predictor, row.more) == (predictor, 0))
+            control = "" if row.shuffled != row.shuffled else f" ({100 * row.shuffled:.1f})"
+            cells.append(f"{100 * row.value:.1f}, {100 * one.value(predictor, 1, 4):.1f}{control}")
+        lines.append(f"| `{predictor}` | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def worth() -> str:
+    """What each predictor is worth in a run of the Qwen3 recording, on a slower and on a faster link."""
+    model, trace = pregate.load_model("qwen3-30b-a3b", top_k=6), pregate.load_trace("qwen3-30b-a3b-phone")
+    lines = ["| design | link | tokens/s | link bytes | precision | recall | wasted | early | in time |"]
+    lines.append("|---" * 9 + "|")
+    for link in LINKS_BYTES_PER_S:
+        hw = pregate.load_hardware("rtx-4090", "streams", overrides={"link.h2d_bytes_per_s": link})
+        for design in DESIGNS:
+            cache = "belady" if design == "oracle" else "lru"
+            result = pregate.simulate(model, hw, trace, f"{design}+{cache}:0.2")
+            ahead = result.prefetches
+            shown = ["-"] * 5
+            if ahead is not None:
+                shown = [f"{100 * ahead.precision:.1f} %", f"{100 * ahead.recall:.1f} %",
+                         f"{ahead.wasted_bytes / 1e9:.1f} GB", f"{1e3 * ahead.early_s:.2f} ms",
+                         f"{100 * ahead.in_time:.0f} %"]  # fmt: skip
+            lines.append(
+                f"| `{result.policy}` | {link / 1e9:g} GB/s | {result.decode_tokens_per_s:.1f} | "
+                f"{result.h2d_bytes / 1e9:.1f} GB | " + " | ".join(shown) + " |"
+            )
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Write both tables where the page marks them."""
+    text = PAGE.read_text()
+    for name, made in (("curves", curves()), ("worth", worth())):
+        begin, end = f"<!-- tables: {name} -->", f"<!-- end: {name} -->"
+        part = f"{begin}\n{made}\n{end}"
+        text = re.sub(f"{begin}.*?{end}", lambda _, part=part: part, text, flags=re.DOTALL)
+    PAGE.write_text(text)
+
+
+if __name__ == "__main__":
+    main()
