@@ -71,8 +71,6 @@ def unimportance(chosen: NDArray[np.int16], weights: NDArray[Any], n_experts: in
     import numpy as np
 
     named = chosen >= 0
-    import numpy as np
-
     own = np.where(named, np.maximum(weights.astype(np.float64), 0.0), 0.0)
     own = np.where(named & (own.sum(axis=1, keepdims=True) == 0), 1.0, own)
     order = np.argsort(-np.where(named, own, -1.0), axis=1, kind="stable")
