@@ -24,7 +24,9 @@ import mutation_table
 import pregated_tables
 import reference
 import speed_tables
+import streamed_steps
 import validation_tables
+import which_design
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCUMENTS = (
@@ -41,6 +43,8 @@ DOCUMENTS = (
             "extend",
             "reference-commands",
             "reference-python",
+            "which-design",
+            "streamed-steps",
         )
     ),
 )
@@ -114,6 +118,10 @@ PARTS: dict[str, Callable[[], str]] = {
     "reference_commands": reference.command_line,
     "reference_python": reference.python,
     "mutants": mutation_table.line,
+    "streamed_steps": streamed_steps.errors,
+    "which_design": which_design.verdicts,
+    "which_design_headline": which_design.headline,
+    "which_design_rules": which_design.regrets,
     "measured_links": machine_tables.links,
     "checked_figures": machine_tables.checked,
     "mutants_modules": mutation_table.modules,

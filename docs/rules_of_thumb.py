@@ -36,7 +36,7 @@ def cpu_or_copy(target: Path, batches: Sequence[int] = (1, 4, 16, 64), n_points:
             / tpot_s("gpu_only@experts=cpu", batch, PCIE4, ratio * PCIE4)
             for ratio in ratios
         ]
-    _draw(
+    draw(
         ratios, lines, target,
         title="An expert on the host or its copy: Qwen3-30B-A3B in q4_k, RTX 4090, PCIe 4.0",
         x="DRAM bandwidth over link bandwidth", y="copied over computed on the host, time a token",
@@ -53,7 +53,7 @@ def prefetch(target: Path, batches: Sequence[int] = (1, 2, 4, 8, 16, 32, 64, 128
                 tpot_s(design, batch, PCIE4, 400.0, name) / tpot_s("on_demand", batch, PCIE4, 400.0, name)
                 for batch in batches
             ]
-    _draw(
+    draw(
         batches, lines, target,
         title="Prefetching against fetching on demand: RTX 4090, PCIe 4.0, experts in q4_k",
         x="sequences at once", y="prefetched over on demand, time a token", even=1.0, log_x=True, log_y=True,
@@ -73,7 +73,7 @@ def dram_or_link(target: Path, batches: Sequence[int] = (1, 32), n_points: int =
             before = _better_s(batch, PCIE4, dram)
             lines.setdefault(f"twice the link, batch {batch}", []).append(before / _better_s(batch, 2 * PCIE4, dram))
             lines.setdefault(f"twice the DRAM, batch {batch}", []).append(before / _better_s(batch, PCIE4, 2 * dram))
-    _draw(
+    draw(
         ratios, lines, target,
         title="Twice the link or twice the DRAM: Qwen3-30B-A3B in q4_k, RTX 4090, PCIe 4.0",
         x="DRAM bandwidth over link bandwidth, before", y="times as fast", even=1.0, log_x=True,
@@ -84,16 +84,16 @@ def _better_s(batch: int, link: float, dram: float) -> float:
     return min(tpot_s(design, batch, link, dram) for design in ("on_demand", "gpu_only@experts=cpu"))
 
 
-def _draw(
+def draw(
     at: Sequence[float], lines: dict[str, list[float]], target: Path,
     *, title: str, x: str, y: str, even: float, log_x: bool = False, log_y: bool = False,
 ) -> None:  # fmt: skip
-    """Lines over `at`, and where neither side gains."""
+    """Lines over `at`, and `even`, where neither side gains."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(7.2, 4.4), layout="constrained")
     axes = figure.subplots()
-    for (name, values), style in zip(lines.items(), ("-o", "-s", "-^", "-d"), strict=False):
+    for (name, values), style in zip(lines.items(), ("-o", "-s", "-^", "-d", "-v"), strict=False):
         axes.plot(at, values, style, label=name, markersize=4)
     axes.axhline(even, color="0.4", linewidth=0.8, linestyle="--")
     if log_x:

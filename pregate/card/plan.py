@@ -25,7 +25,7 @@ from traces.model.architecture import ModelArchitecture
 from traces.popularity import PopularityProfile
 from traces.routing import RoutingTrace
 
-__all__ = ["plan"]
+__all__ = ["plan", "rank_designs"]
 
 
 def plan(
@@ -69,6 +69,21 @@ def plan(
     choice = choose(judged, today, objective)
     seen = work.is_recorded and popularity is None
     return _card(architecture, work, choice, tuple(unfit), "recorded, experts kept with it in view" if seen else "")
+
+
+def rank_designs(
+    model: ModelArchitecture,
+    hw: str | Path,
+    job: RequestLoad,
+    *,
+    stacks: Sequence[str] | None = None,
+    objective: str = "request",
+    seed: int = 0,
+) -> Ranking:
+    """The ranking that a card of `plan` shows, without what would change it. Arguments and errors as of `plan`."""
+    work = workpiece(model, job, seed, None)
+    judged, today = _judged(model, work, _platforms(model, hw, stacks, None), None, [])
+    return choose(judged, today, objective)
 
 
 def _judged(
