@@ -82,7 +82,7 @@ def rank_designs(
 ) -> Ranking:
     """The ranking that a card of `plan` shows, without what would change it. Arguments and errors as of `plan`."""
     work = workpiece(model, job, seed, None)
-    judged, today = _judged(model, work, _platforms(model, hw, stacks, None), None, [])
+    judged, today = _judged(model, work, _platforms(model, hw, stacks, None), None, [], ())
     return choose(judged, today, objective)
 
 
