@@ -94,7 +94,7 @@ COMMANDS: dict[str, Entry] = {
     ),
     "residency": Entry(
         "residency:residency",
-        "Replay a trace through expert caches, without timing: hit rates and bytes read by budget and policy.",
+        "Replay a trace through expert caches, without timing: hit rates, and what Belady would add, by capacity.",
     ),
     "monitor": Entry(
         "monitor:monitor",
