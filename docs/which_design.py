@@ -127,7 +127,7 @@ def _told(cell: Mapping[str, Any]) -> str:
         else f" {cell['margin'][0]:.2f}x ({cell['margin'][1]:.2f} to {cell['margin'][2]:.2f})"
     )
     open_ = f", not told from {len(cell['rivals'])}" if cell["rivals"] else ""
-    return f"`{cell['best']}`{margin}{open_}; {cell['token_binds']}"
+    return f"`{cell['best']}`{margin}{open_}; {cell['token_binds'].split(' (')[0]}"
 
 
 def regrets() -> str:
