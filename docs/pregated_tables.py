@@ -1,12 +1,27 @@
-"""The tables of docs/pre-gated-model.md, from the committed result of `pregate train`."""
+"""The tables of docs/pre-gated-model.md, from the committed result of `pregate train`.
+
+`python docs/pregated_tables.py` writes the recall curves of that result to offload/predictors/measured.csv.
+"""
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 from pathlib import Path
 from typing import Any
 
-RESULTS = Path(__file__).resolve().parents[1] / "results" / "pregated-2026-11-28.json"
+ROOT = Path(__file__).resolve().parents[1]
+RESULTS = ROOT / "results" / "pregated-2026-11-28.json"
+CURVES = ROOT / "offload" / "predictors" / "measured.csv"
+
+_CURVE_NAMES = {
+    ("conventional", "reuse"): "pregated_reuse",
+    ("conventional", "trained"): "pregated_trained",
+    ("predictable", "reuse"): "pregated_reuse_predictable",
+    ("predictable", "trained"): "pregated_trained_predictable",
+}
+"""What the presets are called, by model and predictor."""
 
 
 def _found() -> dict[str, Any]:
@@ -82,3 +97,26 @@ def verdict() -> str:
         + ".**",
     ]
     return "\n".join(said)
+
+
+def curves() -> str:
+    """The recall curves as offload/predictors/measured.csv has them, by lookahead and block."""
+    found: dict[str, Any] = json.loads(RESULTS.read_text())
+    plan, text = found["plan"], found["text"]
+    model = f"decoder of {plan['n_blocks']} MoE blocks, {plan['n_experts']} experts, top-{plan['top_k']}, gates %s"
+    metric = f"recall, mean of {plan['n_seeds']} seeds, on held-out text: {text['source']}"
+    written = io.StringIO()
+    columns = ("name", "model", "metric", "ahead", "more", "layer", "recall", "source", "date")
+    rows = csv.writer(written, lineterminator="\n")
+    rows.writerow(columns)
+    for (gates, predictor), name in _CURVE_NAMES.items():
+        for row in found["findings"]["recall"]:
+            if (row["model"], row["predictor"]) == (gates, predictor) and row["block"] is not None:
+                figure = f"{row['mean']:.4f}"
+                about = (row["lookahead"], 0, row["block"], figure, f"results/{RESULTS.name}", RESULTS.stem[-10:])
+                rows.writerow((name, model % gates, metric, *about))
+    return written.getvalue()
+
+
+if __name__ == "__main__":
+    CURVES.write_text(curves(), encoding="utf-8")

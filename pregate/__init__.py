@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from pregate.card.plan import plan
     from pregate.check.cases import CaseGroup, CaseWorkload
     from pregate.check.devices import Device
+    from pregate.check.gate_study import GateStudy, load_gate_study, train
     from pregate.check.outcome import Validation
     from pregate.check.running import RunResult, run
     from pregate.check.session import ValidationPlan, validate
@@ -84,6 +85,7 @@ _HOMES = {
     "Dials": "traces.synthesis",
     "Explanation": "pregate.explore.explanation",
     "Fetch": "offload.policy",
+    "GateStudy": "pregate.check.gate_study",
     "InvalidInput": "traces.errors",
     "LatencyPromise": "pregate.economics.serving",
     "LatinHypercube": "pregate.explore.sweeps.axes",
@@ -129,6 +131,7 @@ _HOMES = {
     "import_trace": "pregate.api",
     "largest_batch": "pregate.ask.largest_batch",
     "load_assumptions": "pregate.economics.assumptions",
+    "load_gate_study": "pregate.check.gate_study",
     "load_hardware": "pregate.named",
     "load_measurements": "hwmodels.calibrate.measurements",
     "load_model": "pregate.named",
@@ -151,6 +154,7 @@ _HOMES = {
     "sweep": "pregate.explore.sweeps.sweep",
     "synthesize": "pregate.api",
     "trace_statistics": "traces.statistics",
+    "train": "pregate.check.gate_study",
     "validate": "pregate.check.session",
 }
 
@@ -172,6 +176,7 @@ __all__ = [
     "Dials",
     "Explanation",
     "Fetch",
+    "GateStudy",
     "InvalidInput",
     "LatencyPromise",
     "LatinHypercube",
@@ -217,6 +222,7 @@ __all__ = [
     "import_trace",
     "largest_batch",
     "load_assumptions",
+    "load_gate_study",
     "load_hardware",
     "load_measurements",
     "load_model",
@@ -239,6 +245,7 @@ __all__ = [
     "sweep",
     "synthesize",
     "trace_statistics",
+    "train",
     "validate",
 ]
 

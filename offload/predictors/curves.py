@@ -14,7 +14,8 @@ from traces.typed import check_fields
 
 __all__ = ["Curve", "CurvePoint", "curve_named", "curve_names"]
 
-_FILE = Path(__file__).with_name("published.csv")
+_FILES = tuple(Path(__file__).with_name(name) for name in ("published.csv", "measured.csv"))
+"""Figures that others published, and those that `pregate train` measured here; the same columns."""
 
 
 class CurvePoint(NamedTuple):
@@ -75,8 +76,10 @@ def curve_named(name: str) -> Curve:
 
 @cache
 def _shipped() -> dict[str, Curve]:
-    with _FILE.open(newline="", encoding="utf-8") as file:
-        rows = list(csv.DictReader(file))
+    rows: list[dict[str, str]] = []
+    for path in _FILES:
+        with path.open(newline="", encoding="utf-8") as file:
+            rows += csv.DictReader(file)
     return {name: _curve(name, [row for row in rows if row["name"] == name]) for name in dict.fromkeys(_names(rows))}
 
 
