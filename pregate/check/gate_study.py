@@ -109,7 +109,8 @@ def train(
     corpus = None if text is None else corpus_of_file(Path(text))
     document = run_experiment(plan, folder, corpus, workers or (1 if short else 2), progress)
     versions = {"python": platform.python_version(), "torch": version("torch")}
-    study = GateStudy(document["plan"], document["text"], document["seeds"], findings(document), versions)
+    shape = document["plan"] | {"lookaheads": list(plan.lookaheads)}
+    study = GateStudy(shape, document["text"], document["seeds"], findings(document), versions)
     with whole_file(folder / "result.json") as path:
         path.write_text(json.dumps(study.to_dict(), indent=1) + "\n")
     return study
@@ -124,9 +125,12 @@ def load_gate_study(path: str | Path) -> GateStudy:
         raise InvalidFile(f"{path}: cannot be read ({error})") from None
     if not isinstance(found, dict) or any(not isinstance(found.get(name), kind) for name, kind in parts.items()):
         raise InvalidFile(f"{path}: is no result of pregate train: that has {', '.join(parts)}")
-    if not {"arms", "pairs", "balance", "recall"} <= set(found["findings"]):
-        raise InvalidFile(f"{path}: is no result of pregate train: its findings are not whole")
-    return GateStudy(**{name: found[name] for name in parts})
+    study = GateStudy(**{name: found[name] for name in parts})
+    try:
+        study.rows(), study.recall("reuse")  # whether they are there
+    except (KeyError, TypeError, ValueError, AttributeError):
+        raise InvalidFile(f"{path}: is no result of pregate train: its findings are not whole") from None
+    return study
 
 
 def _plan(short: bool, layout: str, seeds: int | None, base_steps: int | None, arm_steps: int | None) -> ExperimentPlan:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -255,6 +256,25 @@ def test_curves_are_as_published_and_say_only_what_they_say() -> None:
         guessed = CurveGate(curve)(0, layer, chosen, 8)
         found = (guessed[:, :, None] == chosen[:, None, :]).any(axis=2).mean()
         assert found == pytest.approx(curve.recall(layer), abs=0.02)
+
+
+def test_measured_curves_are_those_of_the_committed_run() -> None:
+    """Four presets, by lookahead and block; a trained map names more than a gate reused, and less further ahead."""
+    study = pregate.load_gate_study(Path(__file__).parents[2] / "results" / "pregated-2026-11-28.json")
+    for gates, suffix in (("conventional", ""), ("predictable", "_predictable")):
+        for predictor in ("reuse", "trained"):
+            curve = curve_named(f"pregated_{predictor}{suffix}")
+            assert ("6 MoE blocks, 8 experts, top-1" in curve.model, curve.date) == (True, "2026-11-28")
+            rows = [r for r in study.findings["recall"] if (r["model"], r["predictor"]) == (gates, predictor)]
+            found = {(r["lookahead"], r["block"]): r["mean"] for r in rows if r["block"] is not None}
+            assert {(p.ahead, p.layer): p.recall for p in curve.points} == pytest.approx(found, abs=5e-5)
+            for ahead in (1, 2, 3):
+                assert curve.recall(31, ahead) == pytest.approx(study.recall(predictor, ahead, gates), abs=5e-5)
+            with pytest.raises(InvalidInput, match="says nothing of 4 ahead"):
+                curve.recall(1, ahead=4)
+    result = pregate.simulate(MODEL, HW, routing(MODEL), "guess/next_gate(2):curve=pregated_trained")
+    assert result.prefetches is not None
+    assert result.prefetches.n_ahead > 0
 
 
 def test_more_guesses_are_other_experts() -> None:

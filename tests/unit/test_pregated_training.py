@@ -14,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import ttest_rel
 
+import pregate
 from runtime.pregated.batches import drawn_batch, fixed_batches
 from runtime.pregated.experiment import run_experiment
 from runtime.pregated.findings import findings, recall_curves, seed_estimate
@@ -293,3 +294,20 @@ def test_the_command_prints_differences_and_refuses_what_is_wrong(run: Run, tmp_
 
 def test_the_full_plan_is_what_the_results_were_made_with() -> None:
     assert ExperimentPlan().n_seeds >= 5
+
+
+def test_a_study_from_python_is_read_again_and_other_files_are_refused(tmp_path: Path) -> None:
+    study = pregate.train(tmp_path / "one", short=True, seeds=2, base_steps=2, arm_steps=1)
+    assert pregate.load_gate_study(tmp_path / "one" / "result.json") == study
+    assert [row["arm"] for row in study.rows()][:2] == ["conventional", "pregate_1"]
+    assert 0 <= study.recall("reuse") <= 1
+    assert "<td>pregate_1</td>" in study._repr_html_()
+    with pytest.raises(KeyError):
+        study.recall("reuse", 9)
+    for content in ("[]", "{", '{"plan": {}}', json.dumps(study.to_dict() | {"findings": {"arms": []}})):
+        (tmp_path / "other.json").write_text(content)
+        with pytest.raises(InvalidFile, match=r"other\.json"):
+            pregate.load_gate_study(tmp_path / "other.json")
+    with pytest.raises(InvalidInput, match="workers = 0"):
+        pregate.train(tmp_path / "two", workers=0)
+    assert not (tmp_path / "two").exists()
