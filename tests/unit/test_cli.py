@@ -149,7 +149,7 @@ def test_a_model_is_shown_as_yaml_that_loads_again(run: Run, tmp_path: Path) -> 
         (["compare", "switch-base-9", "--hardware", "t4"], "did you mean 'switch-base-8'"),
         (["compare", "switch-base-8", "--hardware", "t5"], "did you mean"),
         (["compare", *SMALL, "--policies", "pregated"], "did you mean 'pregate'"),
-        (["compare", *SMALL, "--policies", "on_demand(2)"], "only pregate looks ahead"),
+        (["compare", *SMALL, "--policies", "on_demand(2)"], "looks ahead by a number of blocks"),
         (["compare", *SMALL, "--policies", ","], "no policies"),
         (["compare", *SMALL, "--cache", "lru:many"], "neither a ratio"),
         (["compare", *SMALL, "--cache", "lru:1.5"], "outside (0, 1]"),
