@@ -131,7 +131,7 @@ def _called(name: OwnName, make: Any) -> Any:
         raise InvalidInput(f"policy {name.text}: {name.entry} needs {missing[0]}, say {name.text}:{missing[0]}=...")
     try:
         return make(**arguments)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise InvalidInput(f"policy {name.text}: {where_raised(error, name.path)}") from error
 
 

@@ -36,7 +36,7 @@ def ask(policy: str, what: str, function: Callable[..., T], *arguments: Any) -> 
         return function(*arguments)
     except PregateError:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise InvalidInput(f"policy {policy}: {what} {where_raised(error, _file_of(function))}") from error
 
 

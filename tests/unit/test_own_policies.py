@@ -60,6 +60,10 @@ def Other():
 
 def Broken(depth=1):
     return 1 // 0
+
+
+def Leaves():
+    exit(0)
 """
 
 
@@ -118,6 +122,7 @@ def test_what_it_brings_is_what_it_says(own: Callable[[str], Path]) -> None:
         ("mine.py:NUMBER", "neither a Policy nor what makes one"),
         ("mine.py:Other", "returned 'a policy', not a Policy"),
         ("mine.py:Needs", "Needs needs depth, say mine.py:Needs:depth="),
+        ("mine.py:Leaves", "raises SystemExit: 0 "),
         ("mine.py:Broken", r"raises ZeroDivisionError: .*\(line 33 of mine.py\)"),
         ("mine.py:PLAIN:depth=2", "leave its arguments out"),
         ("mine.py:Again:slot=2", "did you mean 'slots'"),
@@ -158,6 +163,10 @@ MISTAKES = {
     "no expert": ("prefetch=lambda view: [Fetch(view.block, (99,))]", "experts 0..5"),
     "no layer": ("prefetch=lambda view: [Fetch(40, (0,))]", "this block or a later one"),
     "forgets": ("on_miss=lambda view, missing: {}", "on_miss forgets expert"),
+    "leaves": ("prefetch=lambda view: exit(0)", "prefetch raises SystemExit: 0 .line 3 of mine.py"),
+    "leaves a miss": ("on_miss=lambda view, missing: exit(0)", "on_miss raises SystemExit"),
+    "leaves buffers": ("buffers=lambda n, m: exit(0)", "buffers raises SystemExit"),
+    "leaves a start": ("start=lambda facts: exit(0)", "start raises SystemExit"),
     "empties": ("on_miss=lambda view, missing: missing.clear()", "on_miss raises AttributeError"),
     "no answer": ("on_miss=lambda view, missing: dict.fromkeys(missing, 'cpu')", "it is a MissAction"),
     "buffers": ("buffers=lambda n, m: n", "not Buffers"),
