@@ -99,14 +99,15 @@ def train(
     require_torch()
     folder = Path(output)
     require_writable(folder)
-    from runtime.pregated.experiment import run_experiment
-    from runtime.pregated.findings import findings
     from runtime.pregated.text import corpus_of_file
 
     if workers is not None and workers < 1:
         raise InvalidInput(f"workers = {workers}: at least 1")
     plan = _plan(short, layout, seeds, base_steps, arm_steps)
     corpus = None if text is None else corpus_of_file(Path(text))
+    from runtime.pregated.experiment import run_experiment
+    from runtime.pregated.findings import findings
+
     document = run_experiment(plan, folder, corpus, workers or (1 if short else 2), progress)
     versions = {"python": platform.python_version(), "torch": version("torch")}
     shape = document["plan"] | {"lookaheads": list(plan.lookaheads)}

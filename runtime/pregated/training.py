@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -14,35 +13,11 @@ from torch.nn import functional
 from runtime.pregated.batches import drawn_batch
 from runtime.pregated.judging import balance_loss
 from runtime.pregated.predictors import Predictors
+from runtime.pregated.schooling import Schooling
 from runtime.pregated.transformer import MoeTransformer
 from traces.errors import InvalidInput
-from traces.typed import check_fields
 
-__all__ = ["Schooling", "train", "train_predictors"]
-
-
-@dataclass(frozen=True, slots=True)
-class Schooling:
-    """How a model is trained: `steps` of `rows` windows of `length` tokens at most `rate`.
-
-    `balance`, `predictable`: weights of the losses that keep experts even and gates easy to guess, beside the next
-    token's. Raises `InvalidInput` for what is not above 0 (weights may be 0).
-    """
-
-    steps: int
-    rows: int
-    length: int
-    rate: float
-    balance: float = 0.01
-    predictable: float = 0.0
-
-    def __post_init__(self) -> None:
-        check_fields(self)
-        for name in ("steps", "rows", "length", "rate"):
-            if not getattr(self, name) > 0:
-                raise InvalidInput(f"{name} = {getattr(self, name)} of a training: above 0")
-        if min(self.balance, self.predictable) < 0:
-            raise InvalidInput(f"weights of losses, {self.balance} and {self.predictable}: at least 0")
+__all__ = ["train", "train_predictors"]
 
 
 def train(

@@ -87,6 +87,10 @@ def test_what_can_be_told_from_a_word_is_told_before_arrays_are_imported(words: 
         ("run", "switch-mini-16", "--policy", "nosuch"),
         ("measure", "-o", "nosuch/x.json"),
         ("validate", "--suite", "nosuch"),
+        ("train", "-o", "nosuch", "--layout", "nosuch"),
+        ("train", "-o", "nosuch", "--seeds", "1"),
+        ("train", "-o", "nosuch", "--arm-steps", "0"),
+        ("train", "-o", "nosuch", "--text", "nosuch"),
     ],
 )
 def test_a_refusal_imports_nothing_slow(words: tuple[str, ...]) -> None:

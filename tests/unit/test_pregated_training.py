@@ -22,9 +22,10 @@ from runtime.pregated.judging import balance_loss, judge, load_balance, recalls
 from runtime.pregated.model_file import load_model, save_model
 from runtime.pregated.plan import SHORT, ExperimentPlan
 from runtime.pregated.predictors import Predictors, RecallCounts
+from runtime.pregated.schooling import Schooling
 from runtime.pregated.text import Corpus, corpus_of_file, python_documentation
 from runtime.pregated.tokens import Tokenizer, learn_tokens
-from runtime.pregated.training import Schooling, train, train_predictors
+from runtime.pregated.training import train, train_predictors
 from runtime.pregated.transformer import Routing, choose
 from tests.command_line import Run
 from tests.pregated_models import seeded_model
