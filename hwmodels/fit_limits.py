@@ -56,13 +56,6 @@ _NOT_KINDS = ("gemm", "rounds", "link", "disk_read")
 def check_fit(fit: Fit) -> None:
     """Raise `InvalidInput` for the first thing in `fit` that no calibration can have found; `UnknownName` for names."""
     _check_names(fit)
-    for name, constant in fit.constants.items():
-        check_constant(name, constant.value, "constants")
-        _check_interval(name, constant, "constants")
-    for name, constant in fit.assumptions.items():
-        _check_interval(name, constant, "assumptions")
-    for name, constant in fit.kernels.items():
-        _check_kernel(name, constant)
     for table in fit.gemm_tables:
         most = float(max(max(row) for plane in table.utilisation for row in plane))
         if most > _MOST_UTILISATION:
@@ -70,6 +63,13 @@ def check_fit(fit: Fit) -> None:
                 f"gemm_tables: {table.dtype} reaches {most:g} of the roofline, at most {_MOST_UTILISATION:g} can be: "
                 f"the machine is another than its rates say, measure again"
             )
+    for name, constant in fit.constants.items():
+        check_constant(name, constant.value, "constants")
+        _check_interval(name, constant, "constants")
+    for name, constant in fit.assumptions.items():
+        _check_interval(name, constant, "assumptions")
+    for name, constant in fit.kernels.items():
+        _check_kernel(name, constant)
     _check_covariance(fit)
     _check_left_out(fit)
 

@@ -20,7 +20,7 @@ from offload import metrics
 from offload.ops import TO_DEVICE, Lane
 from offload.probes import find_probes
 from pregate.ask.capture import Captured, metrics_of
-from pregate.ask.simulation import calibration, coverage_of
+from pregate.ask.simulation import calibration, changed_share, coverage_of, output_of
 from simulator import batch, event
 from simulator.batch import Compiled
 from simulator.explain.bounds import lower_bounds
@@ -74,7 +74,8 @@ def evaluate(
     fields["fitted_share"] = np.full(n_machines, covered.share)
     fields["asked_machine"] = np.full(n_machines, captured.request.asked_machine)
     fields["policy_source"] = np.full(n_machines, captured.request.policy_source)
-    fields["output"] = np.full(n_machines, captured.request.output)
+    fields["output"] = np.full(n_machines, output_of(captured))
+    fields["changed_share"] = np.full(n_machines, changed_share(captured.decoded.n_changed, captured.trace))
     fields["calibration"] = np.where(changed & (stated == "fitted"), "extrapolated", stated)
     if draws:
         fields |= _intervals(captured, hw, values, n_machines, draws, seed)

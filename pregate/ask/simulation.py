@@ -280,6 +280,11 @@ def _told_shares(shares: Sequence[float]) -> str:
     return f"; {told} % of the kernels' time at measured shapes and formats"
 
 
+def output_of(captured: Captured) -> str:
+    """Whether what is computed is the model: "exact", or "approximate" where the policy or a choice says so."""
+    return "approximate" if captured.decoded.n_changed else captured.request.output
+
+
 def changed_share(n_changed: int, trace: RoutingTrace) -> float:
     """Of the choices of tokens, those that were not executed as the gates had it."""
     return n_changed / int(np.count_nonzero(trace.experts >= 0)) if n_changed else 0.0
@@ -300,7 +305,7 @@ def _result(
         fitted_share=covered.share,
         asked_machine=captured.request.asked_machine,
         policy_source=captured.request.policy_source,
-        output="approximate" if decoded.n_changed else captured.request.output,
+        output=output_of(captured),
         **metrics_of(captured, timeline),
         bound_s=bounds.makespan_s,
         binding=bounds.binding,

@@ -169,8 +169,9 @@ def test_every_ffn_reads_its_own_experts_where_and_while_they_are_there(case: Ca
             if schedule.kind[copy] not in (OpKind.FETCH, OpKind.STAGE) or kind not in (OpKind.EXPERTS, OpKind.STAGE):
                 continue
             own = schedule.layer[copy] == schedule.layer[i]
-            if kind == OpKind.STAGE and not (own and schedule.expert[copy] == schedule.expert[i]):
-                continue  # the copy it waits for is the last reader of the slot it fills
+            fetched = schedule.kind[copy] == OpKind.FETCH and own and schedule.expert[copy] == schedule.expert[i]
+            if kind == OpKind.STAGE and not fetched:
+                continue  # the copy it waits for was the last in the slot it fills, read or given up
             assert own
             assert schedule.slot[copy] < 0 or contents[int(schedule.slot[copy])] == copy
             readers.setdefault(copy, []).append(i)

@@ -18,7 +18,9 @@ if TYPE_CHECKING:
 
 __all__ = ["build_dataset", "unit_of"]
 
-_NAMES = ("policy", "model", "hardware", "stack", "schedule_digest", "trace_digest", "routing", "timeline")
+_NAMES = (
+    "policy", "model", "hardware", "stack", "schedule_digest", "trace_digest", "routing", "prefetches", "timeline",
+)  # fmt: skip
 """Fields of a result that are coordinates or attributes here."""
 _RESULT = tuple(field.name for field in dataclasses.fields(SimulationResult) if field.name not in _NAMES)
 _TEXTS = ("calibration", "beyond_fit", "asked_machine", "policy_source", "output", "binding", "memory")
