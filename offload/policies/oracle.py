@@ -5,10 +5,8 @@ The ceiling of designs that fetch within a forward pass: exact guesses that cost
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
-from offload.policies.pregate import SelectedAhead
-from offload.policy import Buffers, Cache, Policy
+from offload.policies.pregate import BlocksInFlight, SelectedAhead
+from offload.policy import Cache, Policy
 from traces.errors import InvalidInput
 
 
@@ -20,17 +18,7 @@ def oracle(lookahead: int = 1) -> Policy:
         "oracle" if lookahead == 1 else f"oracle({lookahead})",
         lookahead=lookahead,
         prefetch=SelectedAhead(lookahead),
-        buffers=_InFlight(lookahead + 1),
+        buffers=BlocksInFlight(lookahead + 1),
         needs_ids=False,
         cache=Cache("belady"),
     )
-
-
-@dataclass(frozen=True, slots=True)
-class _InFlight:
-    """Slots for the unions of `n_blocks` blocks."""
-
-    n_blocks: int
-
-    def __call__(self, n_active: int, n_experts: int) -> Buffers:
-        return Buffers(n_active, self.n_blocks * n_active)

@@ -22,7 +22,7 @@ def pregate(lookahead: int = 1, encoder: Literal["on_demand", "same"] = "on_dema
         "pregate" if lookahead == 1 else f"pregate({lookahead})",
         lookahead=lookahead,
         prefetch=SelectedAhead(lookahead),
-        buffers=_BlocksInFlight(lookahead + 1),
+        buffers=BlocksInFlight(lookahead + 1),
         encoder=encoder,
     )
 
@@ -42,10 +42,11 @@ class SelectedAhead:
 
 
 @dataclass(frozen=True, slots=True)
-class _BlocksInFlight:
+class BlocksInFlight:
     """Slots for the union of one block at least, of `n_blocks` to overlap fully."""
 
     n_blocks: int
 
     def __call__(self, n_active: int, n_experts: int) -> Buffers:
+        """One block's at least, and `n_blocks` of it."""
         return Buffers(n_active, self.n_blocks * n_active)

@@ -18,11 +18,11 @@ class Popular:
     def __init__(self, n_layers: int, n_experts: int) -> None:
         self._counts = np.zeros((n_layers, n_experts), np.float32)
         self._seen: list[tuple[int, Chosen]] = []
-        self._n_tokens = 0
+        self._before: Before | None = None
 
     def begin(self, before: Before) -> None:
         """A pass begins."""
-        self._seen, self._n_tokens = [], len(before.group)
+        self._seen, self._before = [], before
 
     def saw(self, layer: int, chosen: Chosen) -> None:
         """Remember what to learn."""
@@ -30,8 +30,9 @@ class Popular:
 
     def scores(self, layer: int) -> Scores:
         """The share of each expert, the same for every token."""
+        assert self._before is not None
         share = self._counts[layer] / max(float(self._counts[layer].sum()), 1.0)
-        return np.tile(share, (self._n_tokens, 1))
+        return np.tile(share, (len(self._before.group), 1))
 
     def learn(self) -> None:
         """Count the choices of this pass."""
@@ -42,15 +43,6 @@ class Popular:
 class PreviousToken(Popular):
     """The experts that the token before chose at the same layer; then the popular ones."""
 
-    def __init__(self, n_layers: int, n_experts: int) -> None:
-        super().__init__(n_layers, n_experts)
-        self._before: Before | None = None
-
-    def begin(self, before: Before) -> None:
-        """A pass begins."""
-        super().begin(before)
-        self._before = before
-
     def scores(self, layer: int) -> Scores:
         """1 for the experts of the token before, and a little for popularity."""
         assert self._before is not None
@@ -60,15 +52,6 @@ class PreviousToken(Popular):
 
 class SequenceSoFar(Popular):
     """The experts that the sequence has chosen most at the layer; then the popular ones."""
-
-    def __init__(self, n_layers: int, n_experts: int) -> None:
-        super().__init__(n_layers, n_experts)
-        self._before: Before | None = None
-
-    def begin(self, before: Before) -> None:
-        """A pass begins."""
-        super().begin(before)
-        self._before = before
 
     def scores(self, layer: int) -> Scores:
         """How often the sequence has chosen each, and a little for popularity."""
