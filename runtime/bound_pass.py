@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from itertools import groupby
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from runtime.backend import Backend
 from runtime.model.attention import Span
-from runtime.passes import Pass, Segment
+from runtime.passes import Pass
+from runtime.rows import BoundRows, as_rows, rows_of, segments_alike
+from runtime.windows import WindowedPass, bind_window
 from traces.model.architecture import ModelArchitecture
 
-__all__ = ["BoundPass", "BoundRows", "as_rows", "bind_pass"]
-
-BoundRows = slice | Tensor
-"""Rows of a buffer: a slice when they follow one another, which copies nothing, else their indices."""
+__all__ = ["BoundPass", "bind_pass"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +24,7 @@ class BoundPass:
     """A pass with its constants on the device.
 
     `ids` (n_tokens,) tokens of the vocabulary; `positions` (n_tokens,); `spans` of self-attention, whose
-    masks the first op of a pass makes, and `cross_spans`.
+    masks the first op of a pass makes, and `cross_spans`. `windows`: the same for layers that see so many tokens.
     """
 
     one: Pass
@@ -40,12 +37,19 @@ class BoundPass:
     cross_spans: tuple[Span, ...]
     memory_sources: Tensor
     memory_places: Tensor
+    windows: Mapping[int, WindowedPass]
 
 
-def bind_pass(backend: Backend, model: ModelArchitecture, one: Pass, dtype: torch.dtype, seed: int) -> BoundPass:
-    """Put the constants of a pass on the device; its token ids are drawn from `seed`, since a trace has none."""
+def bind_pass(
+    backend: Backend, model: ModelArchitecture, one: Pass, n_context: int, dtype: torch.dtype, seed: int
+) -> BoundPass:
+    """Put the constants of a pass on the device; its token ids are drawn from `seed`, since a trace has none.
+
+    `n_context`: tokens that a row of the run's KV cache holds.
+    """
     rng = np.random.default_rng([seed, one.i_step])
     positions = np.concatenate([np.arange(s.position, s.position + s.n_tokens) for s in one.segments])
+    windows = {model.decoder.attention_of(layer).window for layer in range(model.decoder.n_layers)}
     crossing = model.decoder.cross_attention and not one.encoding
     return BoundPass(
         one,
@@ -58,6 +62,7 @@ def bind_pass(backend: Backend, model: ModelArchitecture, one: Pass, dtype: torc
         cross_spans=tuple(_cross_spans(backend, one, dtype)) if crossing else (),
         memory_sources=backend.upload(one.memory_sources),
         memory_places=backend.upload(one.memory_places),
+        windows={window: bind_window(backend, one, window, n_context, dtype) for window in sorted(windows - {0})},
     )
 
 
@@ -65,17 +70,17 @@ def _spans(backend: Backend, one: Pass) -> Iterator[Span]:
     """Self-attention: all sequences at once when each has one token, else runs of those that are alike."""
     if not one.encoding and all(segment.n_tokens == 1 for segment in one.segments):
         contexts = [segment.n_context for segment in one.segments]
-        rows = _rows_of(backend, one.segments)
+        rows = rows_of(backend, one.segments)
         yield Span(0, len(contexts), rows, len(contexts), max(contexts), ragged=len(set(contexts)) > 1)
         return
-    for alike in _segments_alike(one.segments):
+    for alike in segments_alike(one.segments):
         first, n = alike[0], len(alike)
         stop = first.start + n * first.n_tokens
         if one.encoding:
             yield Span(first.start, stop, None, n, first.n_tokens)
         else:
             several, later = first.n_tokens > 1, first.position > 0
-            rows = _rows_of(backend, alike)
+            rows = rows_of(backend, alike)
             yield Span(first.start, stop, rows, n, first.n_context, several and not later, ragged=several and later)
 
 
@@ -89,26 +94,8 @@ def _cross_spans(backend: Backend, one: Pass, dtype: torch.dtype) -> Iterator[Sp
             beyond = np.arange(longest) >= lengths[:, None]
             scores = np.where(beyond, -np.inf, 0.0).astype(np.float32)
             mask = backend.upload(scores).to(dtype).view(n, 1, 1, longest)
-        yield Span(0, n, _rows_of(backend, one.segments), n, longest, mask=mask)
+        yield Span(0, n, rows_of(backend, one.segments), n, longest, mask=mask)
         return
-    for alike in _segments_alike(one.segments):
+    for alike in segments_alike(one.segments):
         first, n = alike[0], len(alike)
-        yield Span(first.start, first.start + n * first.n_tokens, _rows_of(backend, alike), n, first.n_memory)
-
-
-def _segments_alike(segments: tuple[Segment, ...]) -> Iterator[tuple[Segment, ...]]:
-    """Runs of segments with as many tokens each, at the same positions, over as much of an encoder's output."""
-    for _, run in groupby(segments, lambda segment: (segment.n_tokens, segment.position, segment.n_memory)):
-        yield tuple(run)
-
-
-def _rows_of(backend: Backend, segments: tuple[Segment, ...]) -> BoundRows:
-    return as_rows(backend, np.array([segment.row for segment in segments], dtype=np.int64))
-
-
-def as_rows(backend: Backend, rows: NDArray[np.int64]) -> BoundRows:
-    """Rows as a slice where they follow one another."""
-    first = int(rows[0])
-    if np.array_equal(rows, np.arange(first, first + len(rows))):
-        return slice(first, first + len(rows))
-    return backend.upload(rows)
+        yield Span(first.start, first.start + n * first.n_tokens, rows_of(backend, alike), n, first.n_memory)

@@ -17,14 +17,16 @@ from torch import Tensor
 
 from offload.ops import KINDS, Lane, OpKind
 from runtime.backend import Action, Backend, Copy
-from runtime.bound_pass import as_rows, bind_pass
+from runtime.bound_pass import bind_pass
 from runtime.memory import PAGE_BYTES, Carver, aligned, element_type, pieces, round_up
 from runtime.model.attention import KvCache
 from runtime.model.layers import Choice, FfnWeights, Layers, Scratch, ffn_weights
 from runtime.model.weights import Experts, Shapes, expert_shapes, static_shapes
 from runtime.passes import Pass, Passes
 from runtime.program import Program
+from runtime.rows import as_rows
 from runtime.storage import ExpertFile
+from runtime.windows import ring_tokens
 from traces.model.architecture import ModelArchitecture
 
 __all__ = ["Loaded", "load_program", "pool_bytes"]
@@ -79,7 +81,10 @@ class _Binder:
             experts.copy_to(self.slots[slot][: model.expert_bytes], key)
         self.slot_weights: dict[int, FfnWeights] = {}
         self.staging = pieces(backend.allocate_host(program.n_staging * self.stride, "staging buffers"), self.stride)
-        self.bound = [bind_pass(backend, model, one, self.dtype, experts.seed) for one in program.passes.passes]
+        self.bound = [
+            bind_pass(backend, model, one, program.passes.n_context, self.dtype, experts.seed)
+            for one in program.passes.passes
+        ]
         self.choices = [self._choices(one) for one in program.passes.passes]
         self.ids = backend.allocate(sizes[_IDS], _IDS).view(torch.int32).view(model.n_moe_layers, -1)
         self.cpu_scratch = self._cpu_scratch()
@@ -231,17 +236,18 @@ def _load_layers(backend: Backend, program: Program, experts: Experts) -> Layers
 
 
 def _cache_shapes(model: ModelArchitecture, passes: Passes) -> Shapes:
-    """Keys and values of every decoder layer; a latent is kept once."""
-    attention = model.decoder.attention
-    latent = attention.kind == "mla"
-    width = attention.kv_elements_per_token // (1 if latent else 2)
-    kept = {"self": passes.n_context} | ({"cross": passes.n_memory} if model.decoder.cross_attention else {})
-    return {
-        f"decoder.{layer}.{block}.{name}": (passes.n_rows, n_context, width)
-        for layer in range(model.decoder.n_layers)
-        for block, n_context in kept.items()
-        for name in ("keys", "values")[: 1 if latent else 2]
-    }
+    """Keys and values of every decoder layer; a latent is kept once, a layer with a window keeps no more than that."""
+    shapes: Shapes = {}
+    for layer in range(model.decoder.n_layers):
+        attention = model.decoder.attention_of(layer)
+        names = ("keys",) if attention.kind == "mla" else ("keys", "values")
+        width = attention.kv_elements_per_token // len(names)
+        kept = {"self": ring_tokens(attention.window, passes.n_context) if attention.window else passes.n_context}
+        if model.decoder.cross_attention:
+            kept["cross"] = passes.n_memory
+        for block, n_context in kept.items():
+            shapes |= {f"decoder.{layer}.{block}.{name}": (passes.n_rows, n_context, width) for name in names}
+    return shapes
 
 
 def _buffer_shapes(model: ModelArchitecture, passes: Passes) -> Shapes:

@@ -110,10 +110,10 @@ def build_program(
     Raises `InvalidInput` when the schedule stages or groups experts, reads one that no slot holds, moves other bytes
     than the model's experts have, or does not compute exactly what the trace asks for.
     """
-    if not model.is_uniform:
+    if not model.is_executable:
         raise InvalidInput(
-            f"{model.name} has layers of several kinds, windows or gates in attention: the runtime executes plain "
-            f"attention in every layer only, simulate it instead"
+            f"{model.name} has layers without attention, or gates or an indexer in it: the runtime executes plain "
+            f"attention, over all tokens or in a window, simulate it instead"
         )
     return _Builder(model, plan_passes(model, steps), schedule, dict(initial or {})).build()
 

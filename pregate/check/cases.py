@@ -173,6 +173,8 @@ def _gpu_suite() -> list[CaseGroup]:
     groups += [CaseGroup(deepseek, CaseWorkload(batch, 16, 8, seed=35), GPU_POLICIES) for batch in (1, 4)]
     qwen = shortened("qwen3-30b-a3b", "bf16", 8)
     groups += [CaseGroup(qwen, CaseWorkload(batch, 16, 8, seed=36), GPU_POLICIES) for batch in (1, 4)]
+    windowed = shortened("gpt-oss-20b", "bf16", 8)
+    groups += [CaseGroup(windowed, CaseWorkload(1, n, 8, seed=40), GPU_POLICIES) for n in (16, 512)]
     groups.append(CaseGroup(shortened("switch-base-64", "fp32"), CaseWorkload(1, 16, 12, seed=38), GPU_POLICIES))
     groups.append(CaseGroup(shortened("switch-large-128", "bf16"), CaseWorkload(1, 16, 8, seed=39), _MOVING[1:]))
     return groups
@@ -185,7 +187,8 @@ def shortened(name: str, dtype: str, n_layers: int | None = None) -> ModelArchit
         return dataclasses.replace(model, name=f"{name}-{dtype}")
     stack = model.decoder
     moe_layers = tuple(layer for layer in stack.moe_layers if layer < n_layers)
-    decoder = dataclasses.replace(stack, n_layers=n_layers, moe_layers=moe_layers)
+    mixer_of = stack.mixer_of[:n_layers]
+    decoder = dataclasses.replace(stack, n_layers=n_layers, moe_layers=moe_layers, mixer_of=mixer_of)
     published = PublishedCounts()  # those of the whole model
     return dataclasses.replace(model, name=f"{name}-{n_layers}l-{dtype}", decoder=decoder, published=published)
 

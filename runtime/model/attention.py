@@ -17,7 +17,7 @@ from torch.nn import functional
 
 from traces.model.architecture import Attention
 
-__all__ = ["Block", "KvCache", "Span", "position_bias"]
+__all__ = ["Block", "KvCache", "Span", "position_bias", "seen_in"]
 
 _MAX_DISTANCE = 128
 """T5's largest distance with a bucket of its own kind (Raffel et al. 2020, section 2.1)."""
@@ -147,6 +147,18 @@ def _weighted(
         scores += mask
     shares = torch.cat((scores, sinks.expand(*scores.shape[:-1], 1)), dim=-1).softmax(-1)[..., :-1]
     return torch.matmul(shares, value)
+
+
+def seen_in(cache: KvCache, span: Span) -> tuple[Tensor, Tensor]:
+    """Keys and values (n_rows, n_context, width) that a span sees of a cache (all rows, all context, width)."""
+    if isinstance(span.rows, slice):
+        return cache.keys[span.rows, : span.n_context], cache.values[span.rows, : span.n_context]
+    rows = span.rows
+    assert rows is not None
+    keys = cache.keys[:, : span.n_context].index_select(0, rows)
+    if cache.values is cache.keys:
+        return keys, keys
+    return keys, cache.values[:, : span.n_context].index_select(0, rows)
 
 
 def position_bias(table: Tensor, queries: Tensor, n_context: int, bidirectional: bool) -> Tensor:

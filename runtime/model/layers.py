@@ -17,8 +17,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from runtime.bound_pass import BoundPass, BoundRows
-from runtime.model.attention import Block, KvCache, Span, position_bias
+from runtime.bound_pass import BoundPass
+from runtime.model.attention import Block, KvCache, Span, position_bias, seen_in
+from runtime.model.windowed import attend_several
+from runtime.rows import BoundRows
+from runtime.windows import WindowedPass
 from traces.model.architecture import ModelArchitecture
 
 __all__ = ["Choice", "FfnWeights", "Layers", "Scratch", "ffn_weights"]
@@ -123,12 +126,14 @@ class Layers:
                 for block in ("self", "cross")[: 2 if stack.cross_attention else 1]:
                     prefix = f"{at}{block}."
                     own = {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}
-                    self._blocks[prefix] = Block(stack.attention, own)
+                    attention = stack.attention if block == "cross" else stack.attention_of(layer)
+                    self._blocks[prefix] = Block(attention, own)
                 for prefix in [f"{at}ffn.", *(f"{at}shared.{i}." for i in range(model.n_shared_experts))]:
                     if f"{prefix}up" in tensors:
                         self._ffns[prefix] = ffn_weights(tensors, prefix)
         self._spans: tuple[Span, ...] = ()
         self._cross_spans: tuple[Span, ...] = ()
+        self._singles: dict[int, tuple[Span, ...]] = {}
         self.tokens = torch.zeros(len(self._logits), dtype=torch.int64, device=self._logits.device)
 
     def _norm(self, name: str, x: Tensor) -> Tensor:
@@ -144,6 +149,10 @@ class Layers:
         table = self._tensors.get(f"{bound.side}.positions")
         self._spans = tuple(self._masked(span, bound, table) for span in bound.spans)
         self._cross_spans = bound.cross_spans
+        self._singles = {
+            window: tuple(self._masked(span, bound, None) for span in seen.singles)
+            for window, seen in bound.windows.items()
+        }
 
     def _masked(self, span: Span, bound: BoundPass, table: Tensor | None) -> Span:
         """A span of self-attention with its mask: T5's bias, and nothing of what comes after a token."""
@@ -172,14 +181,33 @@ class Layers:
         x = self._norm(f"{name}norm", hidden)
         query = block.queries(x)
         keys, values = block.keys_values(x)
+        if block.attention.window:
+            assert cache is not None
+            self._in_window(block, cache, bound.windows[block.attention.window], query, keys, values)
+            return
         if cache is not None:
             cache.put(bound.kv_places, keys, values)
         for span in self._spans:
             here = slice(span.start, span.stop)
             seen = (keys[here], values[here])
             if cache is not None:
-                seen = (_rows_of_cache(cache.keys, span), _rows_of_cache(cache.values, span))
+                seen = seen_in(cache, span)
             hidden[here] += block.attend(query[here], *seen, span)
+
+    def _in_window(
+        self, block: Block, ring: KvCache, seen: WindowedPass, query: Tensor, keys: Tensor, values: Tensor
+    ) -> None:
+        """The same where a token sees a window: single tokens from the ring, several from it and from one another."""
+        if seen.single_rows is not None:
+            ring.put(seen.single_places, keys[seen.single_rows], values[seen.single_rows])
+        for span in self._singles[block.attention.window]:
+            here = slice(span.start, span.stop)
+            self._hidden[here] += block.attend(query[here], *seen_in(ring, span), span)
+        for several in seen.several:
+            here = slice(several.start, several.stop)
+            attend_several(block, ring, several, query[here], keys[here], values[here], self._hidden[here])
+        if seen.kept_rows is not None:
+            ring.put(seen.kept_places, keys[seen.kept_rows], values[seen.kept_rows])
 
     def cross_attention(self, bound: BoundPass, layer: int) -> None:
         """The residual stream gains what each token finds in its encoder's outputs, projected when first seen."""
@@ -192,8 +220,7 @@ class Layers:
         query = block.queries(self._norm(f"{name}norm", hidden))
         for span in self._cross_spans:
             here = slice(span.start, span.stop)
-            seen = _rows_of_cache(cache.keys, span), _rows_of_cache(cache.values, span)
-            hidden[here] += block.attend(query[here], *seen, span)
+            hidden[here] += block.attend(query[here], *seen_in(cache, span), span)
 
     def dense(self, bound: BoundPass, layer: int) -> None:
         """The FFN of a layer without experts."""
@@ -263,11 +290,3 @@ class Layers:
         matrix = self._tensors.get("head", self._tensors["embedding"])
         logits = _linear(last, matrix.t(), self._tensors.get("head.bias"), self._logits[: len(last)])
         torch.argmax(logits, dim=1, out=self.tokens[: len(last)])
-
-
-def _rows_of_cache(cache: Tensor, span: Span) -> Tensor:
-    """(n_rows, n_context, width) of a cache (all rows, all context, width)."""
-    if isinstance(span.rows, slice):
-        return cache[span.rows, : span.n_context]
-    assert span.rows is not None
-    return cache[:, : span.n_context].index_select(0, span.rows)

@@ -54,7 +54,8 @@ def _norm(model: ModelArchitecture, name: str) -> Iterator[tuple[str, tuple[int,
 def _layer(model: ModelArchitecture, stack: LayerStack, layer: int) -> Iterator[tuple[str, tuple[int, ...]]]:
     for block in ("self", "cross")[: 2 if stack.cross_attention else 1]:
         yield from _norm(model, f"{block}.norm")
-        yield from ((f"{block}.{name}", shape) for name, shape in _attention(stack.attention, model.d_model))
+        attention = stack.attention_of(layer)
+        yield from ((f"{block}.{name}", shape) for name, shape in _attention(attention, model.d_model))
     yield from _norm(model, "ffn.norm")
     if layer not in stack.moe_layers:
         shapes = _ffn(model.d_model, stack.d_ff_dense, stack.n_dense_matrices, stack.ffn_bias)

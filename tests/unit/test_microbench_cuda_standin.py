@@ -216,5 +216,5 @@ def test_the_gpu_suite_has_what_it_must_show() -> None:
 
 PUBLISHED = (
     "switch-base-8", "switch-base-64", "switch-base-128", "switch-large-128", "mixtral-8x7b", "qwen3-30b-a3b",
-    "deepseek-v2-lite",
+    "deepseek-v2-lite", "gpt-oss-20b",
 )  # fmt: skip

@@ -182,8 +182,13 @@ class Attention:
 
     @property
     def is_plain(self) -> bool:
-        """Whether every token attends to all before it, with no gate and no indexer: what the runtime executes."""
-        extras = (self.window, self.output_gate, self.index_heads, self.shared_key_value, self.output_groups)
+        """Whether every token attends to all before it, with no gate and no indexer."""
+        return not self.window and self.is_executable
+
+    @property
+    def is_executable(self) -> bool:
+        """Whether the runtime executes it: plain, or plain within a window."""
+        extras = (self.output_gate, self.index_heads, self.shared_key_value, self.output_groups)
         return not any(extras) and (self.kind == "mla" or (self.value_dim == self.head_dim and not self.q_lora_rank))
 
     @property

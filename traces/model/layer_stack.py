@@ -84,6 +84,12 @@ class LayerStack:
         i = self.mixer_of[layer] if self.mixer_of else 0
         return self.attention if i == 0 else None if i < 0 else self.mixers[i - 1]
 
+    def attention_of(self, layer: int) -> Attention:
+        """The attention of `layer`; for stacks that the runtime executes."""
+        mixer = self.mixer(layer)
+        assert isinstance(mixer, Attention)
+        return mixer
+
     @property
     def all_mixers(self) -> tuple[Attention | LinearMixer | None, ...]:
         """What mixes tokens, by layer."""
@@ -93,6 +99,15 @@ class LayerStack:
     def is_uniform(self) -> bool:
         """Whether every layer has the same plain attention and an FFN."""
         return not self.mixer_of and not self.bare_layers and self.attention.is_plain
+
+    @property
+    def is_executable(self) -> bool:
+        """Whether the runtime executes it: attention that it knows and an FFN in every layer, no window beside biases
+        by distance."""
+        mixers = [mixer for mixer in self.all_mixers if isinstance(mixer, Attention) and mixer.is_executable]
+        windows = any(mixer.window for mixer in mixers)
+        known = len(mixers) == self.n_layers and not self.bare_layers
+        return known and not (windows and (self.relative_position_buckets or self.cross_attention))
 
     @property
     def kv_elements_per_token(self) -> int:

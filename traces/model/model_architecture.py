@@ -160,8 +160,14 @@ class ModelArchitecture:
 
     @property
     def is_uniform(self) -> bool:
-        """Whether all layers of each stack have the same plain attention: what is decoded compiled, and executed."""
+        """Whether all layers of each stack have the same plain attention: what is decoded compiled."""
         return not self.d_expert and all(stack.is_uniform for stack in self.stacks)
+
+    @property
+    def is_executable(self) -> bool:
+        """Whether the runtime executes its layers."""
+        windows = self.encoder is not None and any(stack.attention.window for stack in self.stacks)
+        return not self.d_expert and not windows and all(stack.is_executable for stack in self.stacks)
 
     def compute_format(self, stored: Dtype) -> str:
         """The format in which weights stored as `stored` are multiplied: their own from 8 bits on, as fp8 engines
