@@ -13,16 +13,16 @@ import torch
 
 from hwmodels.conditions import CONDITIONS, check_conditions
 from runtime.device import describe_device, software
+from runtime.numa import nodes
 from traces.errors import PregateError
 
-__all__ = ["ConditionsWatch"]
+__all__ = ["ConditionsWatch", "device_node"]
 
 _THROTTLES = {
     0x4: "power cap", 0x8: "hardware slowdown", 0x20: "thermal", 0x40: "hardware thermal", 0x80: "power brake",
 }  # fmt: skip
 """Bits of the driver's clock event reasons that hold a busy device back; idle and settings are none."""
 
-_NODES = Path("/sys/devices/system/node")
 _SOCKETS = Path("/sys/devices/system/cpu")
 _PCI = Path("/sys/bus/pci/devices")
 _GENERATIONS = {2.5: 1, 5.0: 2, 8.0: 3, 16.0: 4, 32.0: 5, 64.0: 6}
@@ -57,7 +57,7 @@ class ConditionsWatch:
             "processor": _processor(about.get("processor")),
             "dram_bytes": float(about["dram_bytes"]),
             "n_sockets": _n_sockets(),
-            "n_numa_nodes": float(len(list(_NODES.glob("node[0-9]*")))) or None,
+            "n_numa_nodes": float(len(nodes())) or None,
             "sm_clock_hz": statistics.median(self._clocks_hz) if self._clocks_hz else None,
             "sm_clock_least_hz": min(self._clocks_hz, default=None),
         }
@@ -117,21 +117,34 @@ class _Nvml:
         return found | {"throttled": ", ".join(reasons) or "no"}
 
 
-def _of_bus() -> dict[str, Any]:
-    """Generation, width and memory node of the device's slot, by the kernel."""
+def device_node() -> int | None:
+    """The memory node that the CUDA device is attached to; None where the kernel does not say."""
+    slot = _slot()
+    node = "" if slot is None else _text(slot / "numa_node")
+    return int(node) if node.isdigit() else None
+
+
+def _slot() -> Path | None:
+    """The device's slot as the kernel shows it."""
     properties = torch.cuda.get_device_properties(0)
     if not hasattr(properties, "pci_bus_id"):
-        return {}
+        return None
     domain, bus, device = (int(getattr(properties, f"pci_{name}_id")) for name in ("domain", "bus", "device"))
-    slot = _PCI / f"{domain:04x}:{bus:02x}:{device:02x}.0"
+    return _PCI / f"{domain:04x}:{bus:02x}:{device:02x}.0"
+
+
+def _of_bus() -> dict[str, Any]:
+    """Generation, width and memory node of the device's slot, by the kernel."""
+    slot = _slot()
+    if slot is None:
+        return {}
     found: dict[str, Any] = {}
     for key, name in (("pcie_generation", "current_link_speed"), ("pcie_generation_max", "max_link_speed")):
         speed = re.match(r"([\d.]+) GT/s", _text(slot / name))
         found[key] = _GENERATIONS.get(float(speed[1])) if speed else None
     for key, name in (("pcie_width", "current_link_width"), ("pcie_width_max", "max_link_width")):
         found[key] = int(width) if (width := _text(slot / name)).isdigit() else None
-    node = _text(slot / "numa_node")
-    found["device_numa_node"] = int(node) if node.isdigit() else None
+    found["device_numa_node"] = device_node()
     return {key: float(value) for key, value in found.items() if value is not None}
 
 

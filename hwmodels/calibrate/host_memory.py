@@ -28,13 +28,14 @@ def memory_figures(measured: Measurements) -> dict[str, float]:
     """
     copies = {kind: list(measured.of("h2d", beside="nothing", memory=kind)) for kind in HOST_MEMORY}
     found: dict[str, float] = {}
-    for kind in ("pageable", "mapped"):
+    for kind in ("pageable", "mapped", "remote"):
         if len({_n_bytes(sample) for sample in copies[kind]}) >= _LEAST_SIZES:
             latency_s, bytes_per_s = copy_line(copies[kind])
             found |= {_RATE.format(kind): bytes_per_s, _LATENCY.format(kind): latency_s}
-    back = list(measured.of("d2h", beside="nothing", memory="pageable"))
-    if len({_n_bytes(sample) for sample in back}) >= _LEAST_SIZES:
-        found["pageable_d2h_bytes_per_s"] = copy_line(back)[1]
+    for kind in ("pageable", "remote"):
+        back = list(measured.of("d2h", beside="nothing", memory=kind))
+        if len({_n_bytes(sample) for sample in back}) >= _LEAST_SIZES:
+            found[f"{kind}_d2h_bytes_per_s"] = copy_line(back)[1]
     small = [sample for sample in copies["pinned"] if _PIECE_BYTES[0] <= _n_bytes(sample) <= _PIECE_BYTES[1]]
     if found and small:
         piece = min(small, key=lambda sample: abs(_n_bytes(sample) - 32 * 1024))

@@ -17,6 +17,7 @@ from offload.ops import Lane
 from runtime.backend import Action, Backend, Copy
 from runtime.memory import aligned, mapped
 from runtime.microbench.lanes import timed
+from runtime.numa import on_node
 from traces.errors import InvalidInput
 
 __all__ = ["POOL_BYTES", "SIZES", "Ring", "copy_samples", "planned_copies"]
@@ -50,10 +51,13 @@ _LATENCY_S = 20e-6
 class Ring:
     """Memory of the host and of the device that the copies of one lane go through in turn, (n_bytes,) each.
 
-    `memory`: the host's: "pinned", the back end's own; "pageable"; "mapped", pages of a file that are in memory.
+    `memory`: the host's: "pinned", the back end's own; "pageable"; "mapped", pages of a file that are in memory;
+    "remote", pinned, on the node `remote_node`.
     """
 
-    def __init__(self, backend: Backend, lane: Lane, n_bytes: int, memory: str = "pinned") -> None:
+    def __init__(
+        self, backend: Backend, lane: Lane, n_bytes: int, memory: str = "pinned", remote_node: int | None = None
+    ) -> None:
         what = f"{lane.name} copies to time"
         self._lane, self._at = lane, 0
         self._host: Tensor
@@ -62,6 +66,11 @@ class Ring:
                 self._host = aligned(n_bytes)
             case "mapped":
                 self._host = mapped(n_bytes)
+            case "remote":
+                assert remote_node is not None
+                with on_node(remote_node):
+                    self._host = backend.allocate_host(n_bytes, what)
+                    self._host.numpy()[:: 4 * KIB] = 0  # by this thread, whatever the back end does to pin it
             case _:
                 self._host = backend.allocate_host(n_bytes, what)
         self._device = backend.allocate(n_bytes, what)
@@ -94,6 +103,7 @@ def copy_samples(
     slowest_bytes_per_s: float = 4e9,
     link_bytes_per_s: float | None = None,
     memory: Sequence[str] = ("pinned",),
+    remote_node: int | None = None,
     both_ways: bool = True,
     pool_bytes: int = POOL_BYTES,
     hold: Action | None = None,
@@ -102,7 +112,8 @@ def copy_samples(
 
     At most `n` copies a size; fewer, and none of the largest sizes, where all would take more than `budget_s` on a link
     of `slowest_bytes_per_s` (taking memory comes on top). `link_bytes_per_s`: what a link is paced to, added to the
-    samples. `memory`: the kinds of host memory, only those that are not alike; pages of a file are read, not written.
+    samples. `memory`: the kinds of host memory, only those that are not alike; pages of a file are read, not written;
+    `remote_node`: where the memory called "remote" lies.
     Both ways at once from pinned memory. `pool_bytes`: of the host and of the device. `hold`: run on the compute lane,
     it keeps the copies of a size waiting until all are issued.
 
@@ -122,7 +133,7 @@ def copy_samples(
             "beside": "nothing" if len(lanes) == 1 else "other way",
         } | paced
         with closing(make()) as backend:
-            rings = {lane: Ring(backend, lane, max(pool_bytes, plan[-1][0]), kind) for lane in lanes}
+            rings = {lane: Ring(backend, lane, max(pool_bytes, plan[-1][0]), kind, remote_node) for lane in lanes}
             for lane, n_bytes, taken in _durations(backend, rings, plan, slowest_bytes_per_s, hold):
                 samples.append(sample_of(lane.name.lower(), taken, n_bytes=n_bytes, **alike))
     return samples

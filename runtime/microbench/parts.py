@@ -13,6 +13,7 @@ from torch import Tensor
 
 from hwmodels.calibrate.measurements import Sample
 from runtime.backend import Action, Backend
+from runtime.conditions import device_node
 from runtime.cpu import CpuBackend
 from runtime.cuda import CudaBackend
 from runtime.device import stack_of
@@ -25,6 +26,7 @@ from runtime.microbench.probes import Probe, probes
 from runtime.microbench.rounds import Microbenchmark
 from runtime.microbench.storage import read_samples
 from runtime.model.weights import Experts
+from runtime.numa import other_node
 from runtime.pacing import Link
 from runtime.program import resident_slots
 from traces.errors import InvalidInput
@@ -130,17 +132,21 @@ def _machine_parts(settings: Settings) -> Iterator[Microbenchmark]:
     speed = settings.link_bytes_per_s
     slowest = speed or (20e9 if cuda else 5e9)
     copies = partial(copy_samples, make, slowest_bytes_per_s=slowest, link_bytes_per_s=speed)
-    copies = partial(copies, memory=_kinds_of_memory(settings), hold=long_hold)
+    remote = other_node(device_node()) if cuda else None
+    copies = partial(copies, memory=_kinds_of_memory(settings, remote), remote_node=remote, hold=long_hold)
     yield _part("copies", partial(copies, budget_s=1.5, both_ways=False) if quick else partial(copies, budget_s=5.0))
     yield _part("launches", partial(host_samples, make, _tiny, hold=long_hold))
     if not quick:
         yield _part("copies beside kernels", partial(contention_samples, make, settings.dtypes[0]))
 
 
-def _kinds_of_memory(settings: Settings) -> tuple[str, ...]:
-    """The kinds of host memory whose copies differ: all on a CUDA device, none from another where a link is paced."""
+def _kinds_of_memory(settings: Settings, remote: int | None) -> tuple[str, ...]:
+    """The kinds of host memory whose copies differ: all on a CUDA device, none from another where a link is paced.
+
+    That of another socket where there is one and it is known which is the device's.
+    """
     if settings.backend == "cuda":
-        return "pinned", "pageable", "mapped"
+        return "pinned", "pageable", "mapped", *(("remote",) if remote is not None else ())
     return ("pinned", "mapped") if settings.link_bytes_per_s is None else ("pinned",)
 
 

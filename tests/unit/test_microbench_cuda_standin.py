@@ -77,6 +77,7 @@ def equip(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(session, "describe_device", lambda _: dict(H100))
     monkeypatch.setattr(validation_session, "describe_device", lambda _: dict(H100))
     monkeypatch.setattr(parts, "_sleep", lambda cycles: None)
+    monkeypatch.setattr(parts, "device_node", lambda: 0)
     monkeypatch.setattr(rounds, "LoadWatch", Watch)
     monkeypatch.setattr(runs, "LoadWatch", Watch)
     monkeypatch.setattr(parts, "PARAMS", (1 << 12, 1 << 14))
