@@ -24,7 +24,7 @@ from benchmarks.smallest_simpy import simulate as smallest
 from hwmodels.cost import Costs
 from offload.decode import Decoded, decode
 from offload.probes import find_probes
-from pregate.ask.capture import resident_set
+from pregate.ask.starting_cache import resident_set
 from simulator import batch, des, event
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -19,7 +19,8 @@ from hwmodels.platform import Platform
 from offload import metrics
 from offload.ops import TO_DEVICE, Lane
 from offload.probes import find_probes
-from pregate.ask.capture import Captured, metrics_of
+from pregate.ask.capture import Captured
+from pregate.ask.captured_metrics import metrics_of
 from pregate.ask.simulation import calibration, changed_share, coverage_of, output_of
 from simulator import batch, event
 from simulator.batch import Compiled

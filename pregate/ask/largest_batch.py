@@ -14,7 +14,8 @@ from offload.footprint import Workload, measure_workload
 from offload.memory import CapacityExceeded
 from offload.policies import policy_named
 from offload.policy import Cache, Policy
-from pregate.ask.capture import MachineMemory, check_trace, memory_of, request
+from pregate.ask.machine_memory import MachineMemory, memory_of
+from pregate.ask.request import check_trace, request
 from traces.errors import InvalidInput
 from traces.model.architecture import ModelArchitecture
 from traces.rebatching import rebatch

@@ -24,7 +24,8 @@ from offload.decode import Decoded
 from offload.own_policies import changed_fields
 from offload.policy import Policy
 from offload.schedule import COLUMNS, VERSION, Schedule
-from pregate.ask.capture import Captured, Request, capture_request
+from pregate.ask.capture import Captured, capture_request
+from pregate.ask.request import Request
 from traces.documents import read_text
 from traces.errors import InvalidFile, InvalidInput
 from traces.whole_file import whole_file

@@ -18,9 +18,11 @@ from offload.policy import Cache, Policy
 from offload.prefetches import Prefetches
 from offload.schedule import Schedule
 from offload.timeline import Timeline
-from pregate.ask.capture import Captured, capture_request, metrics_of, prefetches_of, request
+from pregate.ask.capture import Captured, capture_request
+from pregate.ask.captured_metrics import metrics_of, prefetches_of
 from pregate.ask.claimed_intervals import claimed_intervals
 from pregate.ask.intervals import UNCERTAIN, Interval, intervals
+from pregate.ask.request import request
 from pregate.ask.shown import fields_of, html_table, one_line
 from simulator.explain.bounds import Bounds, lower_bounds
 from simulator.explain.critical_path import ExplainedRun, walk

@@ -15,9 +15,12 @@ from offload.metrics import decode_steps, summed_up
 from offload.ops import Lane, OpKind
 from offload.prefetches import PrefetchTally, named_by
 from offload.schedule import ScheduleDigest
-from pregate.ask.capture import Request, guesses, resident_set, watch_own_policy
+from pregate.ask.capture import watch_own_policy
+from pregate.ask.captured_metrics import guesses
 from pregate.ask.intervals import Interval, path_intervals
+from pregate.ask.request import Request
 from pregate.ask.simulation import SimulationResult, calibration, changed_share
+from pregate.ask.starting_cache import resident_set
 from simulator.stream import Stream
 from traces.phase import Phase
 

@@ -16,8 +16,8 @@ from hwmodels.figures import Figures, figures_of
 from hwmodels.quantity import ReadOnly
 from offload.memory import CapacityExceeded
 from offload.policies import policy_named
-from pregate.ask.capture import request
 from pregate.ask.intervals import measured, prepared
+from pregate.ask.request import request
 from pregate.card.choice import Ranking
 from pregate.card.designs import ENGINES, EngineDesign, Planned, plan_design
 from pregate.card.job import Workpiece

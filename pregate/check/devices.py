@@ -17,7 +17,9 @@ from offload.execution import EXECUTIONS
 from offload.memory import CapacityExceeded
 from offload.ops import KINDS
 from offload.policy import Cache, Policy
-from pregate.ask.capture import Captured, MachineMemory, Request, capture_request, request
+from pregate.ask.capture import Captured, capture_request
+from pregate.ask.machine_memory import MachineMemory
+from pregate.ask.request import Request, request
 from pregate.extras import BACKENDS, backend_named
 from runtime.pacing import Link
 from traces.errors import InvalidFile, InvalidInput, unknown_name
@@ -149,7 +151,7 @@ def capture_on(
     """Write the schedule of `policy` that `device` executes: its pools fit, and its experts have a place to wait.
 
     Raises `InvalidInput` for a model in a format that the runtime does not compute in, or experts on storage without a
-    folder for them, `CapacityExceeded` when a memory is too small, and as `pregate.ask.capture.request`.
+    folder for them, `CapacityExceeded` when a memory is too small, and as `pregate.ask.request.request`.
     """
     device = resolve(device)
     from runtime.memory import element_type

@@ -21,8 +21,10 @@ from offload import metrics
 from offload.ops import Lane, OpKind
 from offload.schedule import Schedule
 from offload.timeline import Timeline
-from pregate.ask.capture import Captured, MachineMemory, capture, capture_request, memory_of, request
+from pregate.ask.capture import Captured, capture, capture_request
 from pregate.ask.intervals import full_intervals
+from pregate.ask.machine_memory import MachineMemory, memory_of
+from pregate.ask.request import request
 from pregate.ask.simulation import interpret
 from pregate.check.cases import CaseGroup
 from pregate.check.outcome import COMPARED_METRICS, Case, CasePrediction, OpTime

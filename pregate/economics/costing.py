@@ -15,7 +15,7 @@ from offload.memory import CapacityExceeded
 from offload.policies import policy_named
 from offload.policy import Policy
 from pregate.api import synthesize
-from pregate.ask.capture import request as plan_request
+from pregate.ask.request import request as plan_request
 from pregate.ask.shown import html_rows
 from pregate.ask.simulation import to_dataframe
 from pregate.economics.assumptions import Assumption, Assumptions, load_assumptions

@@ -17,8 +17,9 @@ from numpy.typing import NDArray
 from hwmodels.figures import figures_of
 from offload.decode import about_ops, small_ops
 from offload.memory import CapacityExceeded
-from pregate.ask.capture import Captured, Request, capture_request
+from pregate.ask.capture import Captured, capture_request
 from pregate.ask.intervals import compiled, measured
+from pregate.ask.request import Request
 from pregate.explore.sweeps.axes import Axis
 from pregate.explore.sweeps.planning import Planner, Subject
 from pregate.explore.sweeps.points import Points, grid_points

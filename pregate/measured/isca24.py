@@ -23,7 +23,8 @@ from offload.memory import CapacityExceeded
 from offload.policies import PRESETS
 from offload.policy import Cache
 from pregate.api import synthesize
-from pregate.ask.capture import Captured, Request, capture_request, check_trace, request
+from pregate.ask.capture import Captured, capture_request
+from pregate.ask.request import Request, check_trace, request
 from pregate.measured.isca24_routing import INPUT_TOKENS, OUTPUT_TOKENS, Activation, natural_routing
 from simulator import recurrence
 from traces.documents import NUMBER, read_text

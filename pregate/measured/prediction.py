@@ -21,9 +21,10 @@ from offload.probes import find_probes
 from offload.schedule import Schedule
 from offload.work import expert_copy_work
 from pregate.api import synthesize
-from pregate.ask.capture import Captured, capture, memory_of
+from pregate.ask.capture import Captured, capture
 from pregate.ask.decode_middle import middle_tokens
 from pregate.ask.largest_batch import largest_batch
+from pregate.ask.machine_memory import memory_of
 from pregate.ask.simulation import interpret
 from pregate.measured.isca24 import Row, Workbench
 from pregate.measured.isca24_table import published_row

@@ -23,8 +23,10 @@ from offload.policy import Policy
 from offload.probes import find_probes
 from pregate import __version__
 from pregate.api import synthesize
-from pregate.ask.capture import Captured, MachineMemory, capture_request, memory_of, request
+from pregate.ask.capture import Captured, capture_request
 from pregate.ask.intervals import compiled, measured
+from pregate.ask.machine_memory import MachineMemory, memory_of
+from pregate.ask.request import request
 from pregate.draw.palette import colours_of
 from pregate.draw.timelines import LANE_NAMES
 from pregate.page.arrays import ArrayBlock

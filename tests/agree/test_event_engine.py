@@ -21,7 +21,7 @@ from offload.recorder import Recorder
 from offload.residency import ResidentSet
 from offload.schedule import Schedule
 from pregate.api import load_trace
-from pregate.ask.capture import _demands
+from pregate.ask.demands import demands
 from pregate.named import load_model
 from simulator import des, event, recurrence
 from simulator.modes import FIFO, Modes
@@ -182,7 +182,7 @@ def captured(
     if policy.cache is not None:
         n_slots = n_slots if policy.cache.n_slots is None else policy.cache.n_slots
         n_encoder_keys = model.n_encoder_moe_layers * model.n_experts
-        eviction = eviction_named(policy.cache.eviction, n_encoder_keys, lambda: _demands(model, trace))
+        eviction = eviction_named(policy.cache.eviction, n_encoder_keys, lambda: demands(model, trace))
         cache = ResidentSet(n_slots, eviction, n_layers=model.n_moe_layers, n_experts=model.n_experts)
     minimum, full = policy.buffers(workload.n_active, model.n_experts)
     n_buffers = max(full if spare is None else minimum + spare, workload.n_encoder_active)

@@ -16,7 +16,7 @@ import pytest
 import xarray as xr
 
 from pregate.api import synthesize
-from pregate.ask.capture import request
+from pregate.ask.request import request
 from pregate.ask.schedule_cache import ScheduleCache
 from pregate.cli import main as cli
 from pregate.explore.sweeps import work

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pregate.ask.capture import request
+from pregate.ask.request import request
 from pregate.ask.schedule_cache import ScheduleCache, lasting_key
 from pregate.explore.sweeps.sweep import sweep
 from pregate.named import load_hardware

@@ -7,7 +7,8 @@ import pytest
 from offload.memory import CapacityExceeded
 from offload.placement import LayerRange, placement_named
 from pregate import load_hardware, load_model, simulate, synthesize
-from pregate.ask.capture import Request, memory_of, request
+from pregate.ask.machine_memory import memory_of
+from pregate.ask.request import Request, request
 from traces.errors import InvalidInput
 
 MODEL = load_model("olmoe-1b-7b")

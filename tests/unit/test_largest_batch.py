@@ -9,7 +9,8 @@ import pytest
 
 import pregate
 from offload.memory import CapacityExceeded
-from pregate.ask.capture import MachineMemory, memory_of, request
+from pregate.ask.machine_memory import MachineMemory, memory_of
+from pregate.ask.request import request
 from pregate.measured.prediction import RowBench
 from tests.command_line import Run, runner
 from tests.small_models import decoder_only, encoder_decoder

@@ -153,7 +153,8 @@ def test_simpy_and_the_recurrence_agree_on_micro_batches(
 @pytest.mark.parametrize("policy", ["on_demand", "prefetch_all", "pregate+lru:4"])
 def test_streaming_says_the_same_of_micro_batches(policy: str) -> None:
     model, hw = pregate.load_model("switch-mini-16"), load_platform("rtx-4090", "streams")
-    from pregate.ask.capture import capture_request, request
+    from pregate.ask.capture import capture_request
+    from pregate.ask.request import request
     from pregate.ask.simulation import interpret
 
     asked = request(model, hw, pregate.synthesize(model, 4, 4, 3), f"{policy}@micro=2")

@@ -22,7 +22,8 @@ from offload.policies.hybrid_schedule import ListScheduled
 from offload.policies.min_latency import CheaperEach, ShorterLane
 from offload.policy import BlockView, MissAction, OnMiss
 from offload.work import cpu_expert_work, expert_copy_work, experts_work
-from pregate.ask.capture import capture, request
+from pregate.ask.capture import capture
+from pregate.ask.request import request
 from simulator import des, event, recurrence
 from tests.small_models import MISSES_KNOW, MODELS, routing
 from traces.errors import InvalidInput

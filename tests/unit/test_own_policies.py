@@ -17,7 +17,8 @@ import pregate
 from hwmodels.platform import load_platform
 from offload.own_code import OwnCode
 from offload.policies import policy_named
-from pregate.ask.capture import capture, request
+from pregate.ask.capture import capture
+from pregate.ask.request import request
 from pregate.ask.schedule_cache import ScheduleCache, lasting_key
 from tests.command_line import Run, runner
 from tests.small_models import MODELS, routing

@@ -19,7 +19,8 @@ from offload.ops import Lane, OpKind, Work
 from offload.placement import AS_DECIDED, LayerRange, Placement, place, placement_named
 from offload.policies import policy_named
 from pregate import load_hardware, load_model, simulate
-from pregate.ask.capture import capture, memory_of
+from pregate.ask.capture import capture
+from pregate.ask.machine_memory import memory_of
 from simulator import des, recurrence
 from tests.small_models import MODELS, routing
 from traces.errors import InvalidInput

@@ -23,7 +23,7 @@ from offload.policies.pregate import pregate
 from offload.policy import BlockView, Cache, Fetch, Policy, fetch_misses
 from offload.residency import ResidentSet
 from offload.timeline import Timeline
-from pregate.ask.capture import _demands
+from pregate.ask.demands import demands
 from simulator import recurrence
 from tests.small_models import GUESSING, IN_PART, MODELS, TRIED, routing, told
 from traces.errors import InvalidInput, UnknownName
@@ -74,7 +74,7 @@ def run(
         cache = ResidentSet(
             (policy.cache.capacity(model.n_moe_layers - model.n_encoder_moe_layers, model.n_experts) or LEFT),
             eviction_named(
-                policy.cache.eviction, model.n_encoder_moe_layers * model.n_experts, lambda: _demands(model, trace)
+                policy.cache.eviction, model.n_encoder_moe_layers * model.n_experts, lambda: demands(model, trace)
             ),
             per_layer=policy.cache.per_layer,
             n_layers=model.n_moe_layers,

@@ -19,7 +19,8 @@ from offload import metrics
 from offload.memory import CapacityExceeded
 from offload.ops import Lane
 from offload.policies import policy_named
-from pregate.ask.capture import Captured, metrics_of
+from pregate.ask.capture import Captured
+from pregate.ask.captured_metrics import metrics_of
 from pregate.check import devices, running
 from pregate.check.devices import Device, capture_on, memory_of_device, resolve
 from pregate.check.running import RunResult, execute_captured, run

@@ -7,7 +7,8 @@ import pytest
 from hwmodels.platform import load_platform
 from offload.memory import CapacityExceeded
 from pregate.api import synthesize
-from pregate.ask.capture import capture, request
+from pregate.ask.capture import capture
+from pregate.ask.request import request
 from tests.small_models import MODELS, routing
 from traces.model.architecture import architecture_names, load_architecture
 

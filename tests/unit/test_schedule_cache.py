@@ -19,7 +19,8 @@ from offload.decode import Decoded
 from offload.policies import policy_named
 from offload.policy import BlockView, Fetch, Policy
 from pregate.ask import schedule_cache
-from pregate.ask.capture import Request, capture_request, request
+from pregate.ask.capture import capture_request
+from pregate.ask.request import Request, request
 from pregate.ask.schedule_cache import ScheduleCache, lasting_key
 from tests.small_models import MODELS, routing
 from traces.errors import InvalidFile, InvalidInput

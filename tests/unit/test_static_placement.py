@@ -10,8 +10,9 @@ import pytest
 import pregate
 from offload.policies import policy_named
 from offload.policy import Cache
-from pregate.ask.capture import request, resident_set
+from pregate.ask.request import request
 from pregate.ask.schedule_cache import lasting_key
+from pregate.ask.starting_cache import resident_set
 from tests.command_line import Run
 from tests.small_models import MODELS, routing
 from traces.errors import InvalidInput

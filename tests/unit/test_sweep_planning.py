@@ -17,7 +17,7 @@ from hwmodels.platform import load_platform
 from offload.memory import CapacityExceeded
 from offload.policies import cache_named, policy_named
 from offload.policies.pregate import pregate
-from pregate.ask.capture import request
+from pregate.ask.request import request
 from pregate.explore.sweeps.axes import read_axes
 from pregate.explore.sweeps.designs import read_designs
 from pregate.explore.sweeps.layout import lay_out, scatter

@@ -21,8 +21,8 @@ from hwmodels.quantity import ReadOnly
 from offload.footprint import Workload, measure_workload
 from offload.memory import CapacityExceeded
 from offload.policy import Cache, Policy
-from pregate.ask.capture import Request, check_trace, request
 from pregate.ask.largest_batch import fewest_sequences, largest_batch
+from pregate.ask.request import Request, check_trace, request
 from pregate.explore.sweeps.axes import MACHINE, MODEL, POLICY, WORKLOAD, Axis
 from pregate.explore.sweeps.designs import Design, read_designs
 from pregate.explore.sweeps.machines import MachineRecipe, platform_at

@@ -24,8 +24,9 @@ import traces
 from hwmodels.platform import Platform
 from offload.memory import CapacityExceeded
 from offload.schedule import COLUMNS
-from pregate.ask.capture import Captured, Request, capture_request
+from pregate.ask.capture import Captured, capture_request
 from pregate.ask.evaluation import evaluate, made_ready
+from pregate.ask.request import Request
 from pregate.ask.schedule_cache import ScheduleCache, source_digest
 from pregate.explore.sweeps.planning import Hole
 from simulator.batch import Compiled

@@ -1,0 +1,35 @@
+"""What a trace asks of a cache: the experts of every forward pass, layer by layer."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from traces.model.architecture import ModelArchitecture
+from traces.routing import RoutingTrace
+
+__all__ = ["demands"]
+
+_CELLS = 1 << 18
+"""Routing cells (tokens x layers x top_k) looked through at a time, or one forward pass."""
+
+
+def demands(model: ModelArchitecture, trace: RoutingTrace) -> Iterator[list[int]]:
+    """The experts of every (step, layer) of the trace that has any, as keys, ascending."""
+    n_layers, n_experts = model.n_moe_layers, model.n_experts
+    begins = np.append(True, np.diff(trace.step) != 0)
+    i_pass, edges = np.cumsum(begins), np.append(np.flatnonzero(begins), trace.n_tokens)
+    start = 0
+    while start < trace.n_tokens:  # whole passes, some hundred thousand cells at a time
+        room = start + max(1, _CELLS // (n_layers * trace.top_k))
+        stop = int(edges[max(np.searchsorted(edges, room, side="right") - 1, np.searchsorted(edges, start) + 1)])
+        experts = trace.experts[start:stop]
+        first = (i_pass[start:stop, None] * n_layers + np.arange(n_layers)) * n_experts  # (n_tokens, n_layers)
+        keys = np.unique((first[:, :, None] + experts)[experts >= 0])
+        ends = np.append(np.flatnonzero(np.diff(keys // n_experts)) + 1, len(keys)).tolist()
+        named, last = (keys % (n_layers * n_experts)).tolist(), 0
+        for end in ends if named else ():
+            yield named[last:end]
+            last = end
+        start = stop

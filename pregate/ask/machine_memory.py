@@ -1,0 +1,45 @@
+"""What a schedule needs to know of a machine: its memories, and what its software does with them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from hwmodels.platform import Platform
+from hwmodels.start_up import miss_costs
+from offload.execution import Execution
+from offload.miss_costs import MissCosts
+from traces.model.architecture import ModelArchitecture
+
+__all__ = ["MachineMemory", "memory_of"]
+
+
+@dataclass(frozen=True, slots=True)
+class MachineMemory:
+    """What a schedule needs to know of a machine: its memories, and what its software does with them.
+
+    `reserve_bytes`: HBM that the software takes for itself; `dram_bytes` of the host called `host`; `way_out`: what to
+    try where those are too few. `costs_of`: what a design that weighs the host against the link measures of a model
+    there; None where nobody can tell.
+    """
+
+    hbm_bytes: int
+    reserve_bytes: int
+    dram_bytes: int
+    host: str
+    execution: Execution
+    way_out: str = "--tier ssd, or --set host.dram_bytes=..."
+    costs_of: Callable[[ModelArchitecture], MissCosts] | None = field(default=None, compare=False, repr=False)
+
+
+def memory_of(hw: Platform) -> MachineMemory:
+    """The memory of a platform."""
+    machine = hw.machine
+    return MachineMemory(
+        int(machine.accelerator.hbm_bytes * hw.constants.get("memory_share", 1.0)),
+        int(hw.constant("reserve_bytes")),
+        machine.host.dram_bytes,
+        machine.host.name,
+        hw.execution,
+        costs_of=lambda model: miss_costs(model, hw),
+    )

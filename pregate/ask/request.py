@@ -1,0 +1,184 @@
+"""What a schedule is asked for: a model, a trace, a policy, and the memory that a machine grants them.
+
+Of the machine only memory and the stack's execution matter here: one request stands for every machine it fits.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hwmodels.platform import Platform
+from offload.execution import Execution
+from offload.footprint import MemoryPlan, Workload, host_bytes, measure_workload, plan_memory
+from offload.memory import CapacityExceeded
+from offload.placement import AS_DECIDED, Placed, place
+from offload.policies import policy_named
+from offload.policy import Cache, Policy
+from offload.schedule import VERSION
+from pregate.ask.demands import demands
+from pregate.ask.fitting_placement import most_in_hbm
+from pregate.ask.machine_memory import MachineMemory, memory_of
+from traces.errors import InvalidInput
+from traces.model.architecture import ModelArchitecture
+from traces.phase import Phase
+from traces.routing import RoutingTrace
+
+__all__ = ["Request", "check_trace", "request"]
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """All that a schedule depends on."""
+
+    model: ModelArchitecture
+    trace: RoutingTrace
+    policy: Policy
+    execution: Execution
+    expert_tier: str
+    workload: Workload
+    plan: MemoryPlan
+    placed: Placed
+
+    @property
+    def key(self) -> str:
+        """32 hex digits of the SHA-256 of all of it: equal keys give equal schedules, in this process.
+
+        A function counts by where it is in memory; `pregate.ask.schedule_cache.lasting_key` is good for longer.
+        """
+        parts = (
+            VERSION,
+            self.model,
+            self.trace.digest,
+            self.policy,
+            self.execution,
+            self.expert_tier,
+            self.plan,
+            *self._placed,
+        )
+        return hashlib.sha256(repr(parts).encode()).hexdigest()[:32]
+
+    @property
+    def asked_machine(self) -> str:
+        """What the policy was told of its machine, in words; empty where it asks nothing."""
+        return "" if self.policy.costs is None else str(self.policy.costs)
+
+    @property
+    def output(self) -> str:
+        """Whether what is computed is the model's own output: "exact", or "approximate"."""
+        return "exact" if self.policy.is_exact else "approximate"
+
+    @property
+    def policy_source(self) -> str:
+        """The file and digest of a user's own policy; empty for others."""
+        source = self.policy.source
+        return "" if source is None else f"{source.code.path} {source.code.digest}"
+
+    @property
+    def _placed(self) -> tuple[str, ...]:
+        """The placement as far as it is not in the policy: which experts are kept."""
+        kept = [sorted(experts) for experts in self.placed.kept if experts]
+        return (repr(kept),) if kept else ()
+
+
+def check_trace(model: ModelArchitecture, trace: RoutingTrace) -> None:
+    """Raise `InvalidInput` unless `trace` is one of `model` and makes tokens."""
+    trace.check_model(model)
+    if not np.any(trace.phase == Phase.DECODE):
+        raise InvalidInput(
+            f"the trace of {trace.provenance.model} has no decode steps: generate at least 2 tokens a sequence"
+        )
+
+
+def request(
+    model: ModelArchitecture,
+    hw: Platform | MachineMemory,
+    trace: RoutingTrace,
+    policy: str | Policy,
+    *,
+    cache: Cache | None = None,
+    expert_tier: str = "dram",
+    workload: Workload | None = None,
+) -> Request:
+    """Plan the memory of `policy` on `hw`, of which only memory matters; writes no schedule yet, so it is cheap.
+
+    `workload`: what `measure_workload` said of this model and trace, when it is known. Raises `InvalidInput` for a
+    trace that is not the model's or has no decode steps, `CapacityExceeded` when a memory is too small.
+    """
+    chosen = policy_named(policy) if isinstance(policy, str) else policy
+    chosen = chosen.with_cache(cache)
+    n_blocks = model.n_moe_layers - model.n_encoder_moe_layers
+    if chosen.lookahead > n_blocks:
+        raise InvalidInput(
+            f"{chosen.name}: a gate selects {chosen.lookahead} MoE blocks ahead, the decoder of {model.name} has "
+            f"{n_blocks}: look fewer ahead"
+        )
+    if expert_tier not in ("dram", "ssd"):
+        raise InvalidInput(f"expert tier = {expert_tier!r}: experts wait in dram or ssd")
+    if workload is None:
+        check_trace(model, trace)
+        workload = measure_workload(model, trace.steps())
+    memory = hw if isinstance(hw, MachineMemory) else memory_of(hw)
+    if chosen.asks_machine and memory.costs_of is not None:
+        chosen = chosen.on_machine(memory.costs_of(model))
+    if chosen.placement.fits:
+        _, asked = most_in_hbm(
+            chosen.placement,
+            model.decoder.n_layers,
+            lambda placement: _planned(
+                model, memory, trace, replace(chosen, placement=placement), expert_tier, workload
+            ),
+        )
+        return asked
+    return _planned(model, memory, trace, chosen, expert_tier, workload)
+
+
+def _planned(
+    model: ModelArchitecture,
+    memory: MachineMemory,
+    trace: RoutingTrace,
+    chosen: Policy,
+    expert_tier: str,
+    workload: Workload,
+) -> Request:
+    """The request with its memory granted. Raises `CapacityExceeded`."""
+    placed = place(model, chosen.placement, _popularity(model, trace, chosen) if chosen.placement.keeps else None)
+    execution = chosen.placement.execution(memory.execution)
+    if expert_tier == "dram":
+        _check_host_memory(model, memory, chosen, host_bytes(model, workload, chosen, placed))
+    plan = plan_memory(
+        model,
+        workload,
+        chosen,
+        execution,
+        hbm_bytes=memory.hbm_bytes,
+        reserve_bytes=memory.reserve_bytes,
+        placed=placed,
+    )
+    return Request(model, trace, chosen, execution, expert_tier, workload, plan, placed)
+
+
+def _popularity(model: ModelArchitecture, trace: RoutingTrace, policy: Policy) -> NDArray[np.float64]:
+    """(n_moe_layers, n_experts): in how many forward passes the trace asks for each expert, or as counted elsewhere."""
+    if policy.popularity is not None:
+        policy.popularity.check_model(model)
+        return policy.popularity.counts
+    counts = np.zeros(model.n_moe_layers * model.n_experts)
+    for keys in demands(model, trace):
+        counts[keys] += 1
+    return counts.reshape(model.n_moe_layers, model.n_experts)
+
+
+def _check_host_memory(model: ModelArchitecture, memory: MachineMemory, policy: Policy, needed: int) -> None:
+    """What waits in DRAM fits there. Raises `CapacityExceeded` when the host has less."""
+    if needed > memory.dram_bytes:
+        what = "the experts of " * (policy.placement == AS_DECIDED)
+        raise CapacityExceeded(
+            f"{policy.name}: {what}{model.name} take {needed / 1e9:.1f} GB of host memory, {memory.host} has "
+            f"{memory.dram_bytes / 1e9:.1f} GB: try {memory.way_out}",
+            needed,
+            "DRAM",
+        )
