@@ -16,9 +16,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from offload.eviction import Random
-from offload.eviction_ranked import EPSILON, LOOKUPS_A_SLOT, MRS_ALPHA
 from offload.policies import eviction_named
 from offload.policy import Cache
+from offload.ranks_by_gates import EPSILON, MRS_ALPHA
+from offload.ranks_by_use import LOOKUPS_A_SLOT
 from offload.residency import ResidentSet
 from offload.trace_events import TraceEvents
 from traces.errors import InvalidInput

@@ -299,6 +299,11 @@ class Belady:
         self._born[key] = self._n_inserts
         heapq.heappush(self._heap, self._entry(key))
 
+    @property
+    def watches_gates(self) -> bool:
+        """It may: gates say what is used, where there are any."""
+        return True
+
     def gated(self, output: GateOutput, first: Key) -> None:
         """Move on to the uses after this event, which lookups then leave alone."""
         self._by_gates = True

@@ -12,14 +12,14 @@ from collections.abc import Callable, Iterable, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any
 
 import numpy as np
 
 from offload.admission import Admission, admission_of
 from offload.eviction import EVICTIONS, Eviction, Fifo, HotLru, Key, Lifo, Lru, Random
-from offload.eviction_ranked import RANKED, PoolShape, WatchesGates
+from offload.eviction_ranked import RANKED, WatchesGates
 from offload.gate_output import GateOutput
+from offload.pool_shape import PoolShape
 from traces.errors import InvalidInput, unknown_name
 
 __all__ = ["Access", "ResidentSet", "count_slots"]
@@ -95,7 +95,8 @@ class ResidentSet:
         self.eviction_kind: type[Eviction] = type(self._pools[0].eviction)
         self.is_selective = admit != "always" or budget is not None
         """Whether what misses may pass through although a slot could be had."""
-        self.watches_gates = isinstance(self._pools[0].eviction, WatchesGates)
+        first = self._pools[0].eviction
+        self.watches_gates = isinstance(first, WatchesGates) and first.watches_gates
         self._slots: dict[Key, int] = {}
         self.n_hits = 0
         self.n_lookups = 0
@@ -174,8 +175,8 @@ class ResidentSet:
 
     def gated(self, output: GateOutput) -> None:
         """The gate of a layer has run: what evictions look at that see more than lookups."""
-        eviction: Any = self._pools[output.layer if len(self._pools) > 1 else 0].eviction
-        if self.watches_gates:
+        eviction = self._pools[output.layer if len(self._pools) > 1 else 0].eviction
+        if isinstance(eviction, WatchesGates):
             eviction.gated(output, output.layer * self.n_experts)
 
     def hold(self, places: Iterable[tuple[int, int]], share: float) -> None:

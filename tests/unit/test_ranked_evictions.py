@@ -12,8 +12,9 @@ from hypothesis import given, settings
 
 from offload.admission import ADMISSIONS
 from offload.eviction import Belady
-from offload.eviction_ranked import EPSILON, MRS_ALPHA, RANKED
+from offload.eviction_ranked import RANKED
 from offload.gate_output import GateOutput, gate_output
+from offload.ranks_by_gates import EPSILON, MRS_ALPHA
 from offload.residency import ResidentSet
 from traces.errors import InvalidInput, UnknownName
 
