@@ -116,7 +116,8 @@ class LeastStale:
 
     def values(self) -> NDArray[np.float64]:
         """1 of what is of this pass, 0 of what is stale."""
-        return (self._pass_of == self._i_step).astype(np.float64)
+        values: NDArray[np.float64] = (self._pass_of == self._i_step).astype(np.float64)
+        return values
 
 
 def _for_age(n_uses: NDArray[np.float64], age: NDArray[np.int64]) -> NDArray[np.float64]:
