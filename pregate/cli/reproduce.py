@@ -123,6 +123,9 @@ def _table(
         for table in field_tables(result):
             render.print_table(table)
         print(f"{len(result.scored)} of {len(result.rows)} rows scored.")
+        if hardware is not None or sets:
+            asked = " with ".join(part for part in (hardware or "its machine", ", ".join(sets or ())) if part)
+            print(f"Each row was asked of {asked}: measured elsewhere, its error is what two machines differ by.")
 
 
 def _refit(rows: Path | None, target: Path) -> None:

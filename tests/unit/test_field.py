@@ -190,6 +190,9 @@ def test_a_table_is_reproduced_from_the_command_line(command: Run, tmp_path: Pat
     status, shown, _ = command("reproduce", str(path), "--hardware", "a100-sxm4-80gb", "--format", "json")
     assert status == 0
     assert json.loads(shown)["scores"][0]["n"] == 1
+    assert "asked of" not in shown
+    status, shown, _ = command("reproduce", str(path), "--hardware", "a100-sxm4-80gb", "--set", "stack.sync_s=5us")
+    assert "Each row was asked of a100-sxm4-80gb with stack.sync_s=5us: measured elsewhere, its error is" in shown
     status, _, said = command("reproduce", "isca24", "--fit-stack", "streams:sync_s")
     assert status == 2
     assert "are of tables" in said
