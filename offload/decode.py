@@ -18,13 +18,14 @@ from numpy.typing import NDArray
 
 from offload import work
 from offload.copies import Copies
+from offload.decoding_pass import PassWorks
 from offload.execution import Execution
 from offload.fast.decode_compiled import CompiledLoop, is_compilable, is_kept
 from offload.host_side import HostSide
 from offload.memory import ExpertMemory
 from offload.micro_batches import MicroBatches, micro_batches_of
 from offload.mixing import mixing_works
-from offload.moe_blocks import Blocks, PassWorks, Union
+from offload.moe_blocks import Blocks
 from offload.ops import Lane, OpKind, Work
 from offload.passes import passes_of
 from offload.placement import Placed, place
@@ -32,6 +33,7 @@ from offload.policy import Decisions, Fetch, Policy, RunFacts, no_prefetch
 from offload.recorder import Part, Recorder, assemble
 from offload.residency import ResidentSet, count_slots
 from offload.schedule import Schedule
+from offload.unions import Union
 from offload.work_rows import Works
 from traces.errors import InvalidInput
 from traces.machine_code import KEPT_OPS
@@ -425,3 +427,9 @@ class _Loop:
     def host(self, what: Work, after: Sequence[int], layer: int) -> int:
         """An op of the issuing thread, which blocks until `after` is done."""
         return self.recorder.issue(Lane.HOST, what, after, step=self.i_step, layer=layer)
+
+    def count(self, n_lookups: int, n_hits: int) -> None:
+        """Experts looked up, and found resident."""
+        counts = self.lookups[self.phase]
+        counts[0] += n_lookups
+        counts[1] += n_hits
