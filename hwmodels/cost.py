@@ -22,6 +22,7 @@ from hwmodels.kernels import cached_share, kernel_terms, longer, roofline_s
 from hwmodels.laws.pricing import law_kernel
 from hwmodels.platform import Platform
 from offload.ops import KERNEL_KINDS, KINDS, Lane, OpKind, Work
+from traces.errors import InvalidInput
 
 __all__ = ["Costs", "Parts", "parts_of", "price", "price_figures"]
 
@@ -165,6 +166,8 @@ def parts_of(work: Work, figures: Figures) -> Parts:
             return Parts(constant("step_s"))
         case OpKind.SORT:
             return Parts(work.n_entries * figures.values.get("stack.sort_s", 0.0))
+        case OpKind.DRAFT:
+            return Parts(work.n_entries * _draft_s(figures))
         case OpKind.HANDOVER:
             moved_s = work.copy_bytes / figures.link_bytes_per_s("d2h")
             return Parts(figures.copy_latency_s + constant("handover_s"), link_s=moved_s)
@@ -178,6 +181,13 @@ def parts_of(work: Work, figures: Figures) -> Parts:
             return _measured_parts(work, figures)
         case _:
             return _kernel_parts(work, figures)
+
+
+def _draft_s(figures: Figures) -> Number:
+    """The time of a drafted token. Raises `InvalidInput` where nobody stated it."""
+    if "stack.draft_s" not in figures.values:
+        raise InvalidInput("draft=stated: the time of a drafted token is not stated, give --set stack.draft_s=2ms")
+    return figures.values["stack.draft_s"]
 
 
 def _issue_s(work: Work, figures: Figures) -> Number:

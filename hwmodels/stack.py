@@ -43,6 +43,7 @@ CONSTANTS: dict[str, str] = {
     "tiled_gemm_s": "time",
     "kernel_clock_hz": "frequency",
     "sort_s": "time",
+    "draft_s": "time",
     "cpu_kv_copies": "ratio",
     "gemm_floor_s": "time",
     "attention_floor_s": "time",
@@ -64,6 +65,7 @@ libraries and workspaces; memory_share: of HBM, what it uses at all. tiled_gemm_
 and more beyond that of one row, whose kernel only reads its weights, by matrix; kernel_clock_hz: the clock at which
 kernel_s and tiled_gemm_s are as said, being cycles of the accelerator; left out: seconds on any. sort_s: host time
 to look at one entry of a table of experts by token, where rows are sorted by expert on the host.
+draft_s: time to propose one token to verify, where no model of the catalogue does (`draft=stated`).
 cpu_kv_copies: bytes of DRAM moved for each byte of keys and values that the host attends to; left out: 1. The floors
 (`hwmodels.floors`): the least device time of a GEMM, of an attention kernel, and of a fused op of experts, of 16 bits a
 weight or fewer (narrow)."""
@@ -76,6 +78,7 @@ OPTIONAL = (
     "tiled_gemm_s",
     "kernel_clock_hz",
     "sort_s",
+    "draft_s",
     "cpu_kv_copies",
     *(f"{kind}_floor_s" for kind in FLOORS),
 )
@@ -84,7 +87,9 @@ OPTIONAL = (
 BACKEND_STACKS: dict[str, tuple[str, ...]] = {"cpu": ("threads",), "cuda": ("pytorch-eager", "streams")}
 """The stacks that each back end of the runtime is: microbenchmarks measure these and no other."""
 
-_LAUNCHED = tuple(kind for kind, row in KINDS.items() if row.time == "kernel")
+_LAUNCHED: tuple[OpKind, ...] = tuple(
+    kind for kind, row in KINDS.items() if row.time == "kernel" and kind is not OpKind.DRAFT
+)
 """Kinds of op whose kernels are launched; a stack says how many of them."""
 
 

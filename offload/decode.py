@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from offload import work
 from offload.copies import Copies
 from offload.decoding_pass import PassWorks
+from offload.drafting import Draft
 from offload.execution import Execution
 from offload.fast.decode_compiled import CompiledLoop, is_compilable, is_kept
 from offload.host_side import HostSide
@@ -264,6 +265,8 @@ class _Loop:
         self.next_step: list[Fetch] = []  # of the next step, for blocks that have not run in this one
         self.split: dict[int, tuple[Work, Work]] = {}  # identity of an attention of this pass -> its two sides
         self.micro: MicroBatches | None = None  # of a pass that computes its layers in several
+        drafts = policy.speculation
+        self.draft = None if drafts is None else Draft(drafts, lambda what: self.compute(what, -1))
 
     def parts(self, steps: Iterable[Step]) -> Iterator[Part]:
         """The schedule of `steps`, some hundred thousand ops at a time."""
@@ -300,6 +303,8 @@ class _Loop:
         away = not encoding and not self.host_side.placed.is_plain
         self.last_op = -1
         self.split.clear()
+        if self.draft is not None:
+            self.draft.propose(step)
         for layer in range(stack.n_layers):
             if away:
                 self.host_side.enter(layer, self.last_op)
@@ -324,6 +329,8 @@ class _Loop:
             what = self.works.head(n_heads)
             head = self.host_side.compute(what, -1) if stays else self.compute(what, -1)
             self.host(_STEP, (head,), -1)
+        if self.draft is not None:
+            self.draft.read(step)
 
     def _mixing(self, step: Step, stack: LayerStack, encoding: bool) -> list[list[Work]]:
         """The works that mix the tokens of a pass or a micro-batch, by layer."""

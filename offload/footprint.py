@@ -91,7 +91,7 @@ def measure_workload(model: ModelArchitecture, steps: Iterable[Step]) -> Workloa
                     f"sequence {min(again)} is prefilled in several steps (step {step.i_step} again): chunked prefill "
                     f"is not modelled, record or merge the prompt as one step"
                 )
-        n_output += len(sequences) if step.phase == Phase.DECODE else len(set(sequences))
+        n_output += step.n_kept if step.phase == Phase.DECODE else len(set(sequences))
         running: dict[int, int] = {}
         for sequence, position in zip(sequences, step.position.tolist(), strict=True):
             running[sequence] = max(running.get(sequence, 0), position + 1)
@@ -132,6 +132,8 @@ def plan_memory(
     """
     placed = place(model, policy.placement) if placed is None else placed
     static = _static_bytes(model, workload, execution, placed) + reserve_bytes
+    if policy.speculation is not None and policy.speculation.draft is not None:
+        static += _draft_bytes(policy.speculation.draft, workload)
     if policy.resident:
         n_resident = placed.n_decided * model.n_experts
         needed = static + n_resident * model.expert_bytes
@@ -233,6 +235,13 @@ def _static_bytes(model: ModelArchitecture, workload: Workload, execution: Execu
     if placed.n_decided < model.n_moe_layers and 0 < execution.stream_tokens <= n_tokens:
         experts += model.n_experts * model.expert_bytes // model.n_expert_matrices
     return model.non_expert_bytes - _weights_away(model, placed) + kv + activations + experts
+
+
+def _draft_bytes(draft: ModelArchitecture, workload: Workload) -> int:
+    """HBM of a draft throughout: all of its weights, keys and values of as many tokens as the model's, states."""
+    weights = draft.non_expert_bytes + draft.n_moe_layers * draft.n_experts * draft.expert_bytes
+    states = workload.n_running * draft.state_bytes_per_sequence
+    return weights + _kv_bytes(draft, workload, range(draft.decoder.n_layers)) + states
 
 
 def _share_of_micro_batch(workload: Workload, execution: Execution) -> float:

@@ -185,8 +185,13 @@ def overlap_s(
 
 
 def n_first_tokens(trace: RoutingTrace, steps: NDArray[np.int32]) -> int:
-    """Tokens that the first of `steps` makes, those that make tokens in order: one a sequence."""
-    return np.unique(trace.sequence[trace.step == steps[0]]).size if steps.size else 0
+    """Tokens that the first of `steps` makes, those that make tokens: one a sequence, or those not rejected."""
+    if not steps.size:
+        return 0
+    first = trace.step == steps[0]
+    if trace.rejected is not None and trace.phase[first][0] == Phase.DECODE:
+        return int(np.count_nonzero(~trace.rejected[first]))
+    return np.unique(trace.sequence[first]).size
 
 
 @dataclass(frozen=True, slots=True)
@@ -284,14 +289,25 @@ def of_timeline(
 
 
 def gap_pairs(trace: RoutingTrace, steps: NDArray[np.int32]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Places in `steps` (those that make tokens) between whose ends a sequence makes one token, after its first."""
+    """Places in `steps` (those that make tokens) between whose ends a sequence makes one token, after its first.
+
+    Of several tokens that a pass makes of a draft's, all but the first come at once: from its end to its end.
+    """
     order = np.argsort(steps)
     makes = np.isin(trace.step, steps)
+    if trace.rejected is not None:
+        makes &= ~trace.rejected
     turn = np.searchsorted(steps, trace.step[makes], sorter=order)  # which of `steps` by time
     made = np.unique(trace.sequence[makes].astype(np.int64) * max(len(steps), 1) + turn)
     sequence, turn = np.divmod(made, max(len(steps), 1))
     same = np.diff(sequence) == 0
-    return order[turn[:-1][same]], order[turn[1:][same]]
+    if trace.rejected is None:
+        return order[turn[:-1][same]], order[turn[1:][same]]
+    decoded = trace.step[makes & (trace.phase == Phase.DECODE)]
+    n_made = np.bincount(np.searchsorted(steps, decoded, sorter=order), minlength=len(steps))
+    n_sequences = np.bincount(turn, minlength=len(steps))
+    at_once = np.repeat(order, np.maximum(n_made - n_sequences, 0))
+    return np.append(order[turn[:-1][same]], at_once), np.append(order[turn[1:][same]], at_once)
 
 
 def _share(part: Any, whole: Any) -> Any:

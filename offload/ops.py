@@ -82,6 +82,8 @@ class OpKind(IntEnum):
     """Attention, gate, dense FFN, shared experts or head computed by the host."""
     SORT = 18
     """Host work: the rows of a pass put in the order of their experts, by an engine that does so on the host."""
+    DRAFT = 19
+    """Tokens proposed for the model to verify, by something of which only the time is known."""
 
 
 TimeClass = Literal["kernel", "h2d", "disk", "cpu", "host", "sync"]
@@ -127,6 +129,7 @@ KINDS: Mapping[OpKind, KindRow] = MappingProxyType(
         OpKind.RETURN: KindRow(Lane.H2D, "sync", "hand-over", "#E19BC8"),
         OpKind.CPU_LAYER: KindRow(Lane.CPU, "cpu", "layer on the CPU", "#9669F0"),
         OpKind.SORT: KindRow(Lane.HOST, "host", "host", "#999999"),
+        OpKind.DRAFT: KindRow(Lane.COMPUTE, "kernel", "draft", "#5A6B2D"),
     }
 )
 """The kinds of op, a row each, in the order of `OpKind`; colours differ in lightness within a lane."""
@@ -195,7 +198,7 @@ class Work(NamedTuple):
     expert weights, all of the HBM that fetched experts go round in, so that few slots may stay in a cache; 0 for
     weights that stay where they are.
     `n_copies`: copies that an op makes one after the other, `copy_bytes` being of all (`offload.runs`).
-    `n_entries`: of a table of experts by token, those that the host looks at.
+    `n_entries`: what is gone through one by one: of a table of experts by token what the host looks at, tokens drafted.
     `attending`: the shape of an attention, whose context is in `flop` and `hbm_bytes`; `fused`: experts in one op.
     """
 

@@ -15,12 +15,15 @@ __all__ = ["passes_of"]
 
 
 def passes_of(step: Step, model: ModelArchitecture, execution: Execution) -> list[tuple[Step, int]]:
-    """The passes of `step`, the same step in each, and the sequences that each ends with a head for.
+    """The passes of `step`, the same step in each, and the tokens that each ends with a head for.
 
-    A prompt without encoder passes `micro_batch` tokens at a time; only its last pass makes tokens.
+    A prompt without encoder passes `micro_batch` tokens at a time; only its last pass makes tokens. In decoding every
+    token has a head: one of a draft's needs what the model says in its place.
     """
     encodes = model.encoder is not None and step.phase == Phase.PREFILL
     n_heads = 0 if encodes else len(np.unique(step.sequence))
+    if step.phase == Phase.DECODE:
+        n_heads = len(step.experts)
     n, size = len(step.experts), execution.micro_batch
     if step.phase == Phase.DECODE or model.is_encoder_decoder or not size or n <= size:
         return [(step, n_heads)]

@@ -15,6 +15,7 @@ from offload.miss_costs import AsksMachine, MissCosts
 from offload.own_policies import Own, changed_fields, rebuilt
 from offload.placement import AS_DECIDED, Placement
 from offload.policy_calls import ask
+from offload.speculation import Speculation
 from traces.documents import check_name
 from traces.errors import InvalidInput, unknown_name
 from traces.typed import check_fields
@@ -267,7 +268,9 @@ class Policy:
     in the released code, or under this policy. `placement`: where the parts of the model live that are not simply in
     HBM; the policy decides about the experts that it leaves. `popularity`: the counts by which a placement keeps the
     most popular experts (None: those of the trace itself). `source`: the file that a user's own policy is made of.
-    `is_exact`: whether every expert is computed as stored, so that outputs are the model's.
+    `is_exact`: whether every expert is computed as stored, so that outputs are the model's. `is_ceiling`: whether it
+    knows what no gate has said, so that nobody can build it. `speculation`: how tokens are drafted for passes that
+    verify several; None: a pass makes one token of a sequence.
     """
 
     name: str
@@ -285,6 +288,8 @@ class Policy:
     popularity: PopularityProfile | None = None
     source: Own | None = None
     is_exact: bool = True
+    is_ceiling: bool = False
+    speculation: Speculation | None = None
 
     def __post_init__(self) -> None:
         check_fields(self)
@@ -316,6 +321,11 @@ class Policy:
         return made._replace(on_miss=self.on_miss)
 
     @property
+    def can_be_built(self) -> bool:
+        """Whether neither it nor its cache knows the future."""
+        return not self.is_ceiling and (self.cache is None or self.cache.eviction != "belady")
+
+    @property
     def costs(self) -> MissCosts | None:
         """What the policy knows of its machine; None before it was asked, or where it asks nothing."""
         return self.on_miss.costs if isinstance(self.on_miss, AsksMachine) else None
@@ -343,6 +353,17 @@ class Policy:
         if self.placement != AS_DECIDED:
             raise InvalidInput(f"policy {self.name} names a placement of its own: give no other placement")
         return replace(self, name=f"{self.name}@{placement}", placement=placement)
+
+    def with_speculation(self, speculation: Speculation | None) -> Policy:
+        """The policy with tokens drafted as `speculation` says, which its name then does too.
+
+        Raises `InvalidInput` where the policy drafts in a way of its own.
+        """
+        if speculation is None or speculation == self.speculation:
+            return self
+        if self.speculation is not None:
+            raise InvalidInput(f"policy {self.name} drafts tokens in a way of its own: give no other speculation")
+        return replace(self, name=f"{self.name}@{speculation}", speculation=speculation)
 
     def placed(self, popularity: PopularityProfile) -> Policy:
         """The policy whose static cache, and whose placement, keep in HBM what was chosen most in `popularity`."""

@@ -29,7 +29,7 @@ class Prefetches:
     not resident, which is what an oracle would have brought, `oracle_bytes` of them. `precision`: n_right / n_ahead;
     `recall`: n_right / n_missing. `wasted_bytes`: of what was brought and not named. `early_s`: from the end of a right
     one's copy to the end of the gate that names it, mean; below 0 where it comes after. `in_time`: share of the right
-    ones that were there when their gate had run.
+    ones that were there when their gate had run. Shares and means of nothing are None.
     """
 
     n_ahead: int
@@ -37,18 +37,18 @@ class Prefetches:
     n_missing: int
     wasted_bytes: int
     oracle_bytes: int
-    early_s: float
-    in_time: float
+    early_s: float | None
+    in_time: float | None
 
     @property
-    def precision(self) -> float:
+    def precision(self) -> float | None:
         """Of what was brought ahead, the share that was needed."""
-        return self.n_right / self.n_ahead if self.n_ahead else 0.0
+        return self.n_right / self.n_ahead if self.n_ahead else None
 
     @property
-    def recall(self) -> float:
+    def recall(self) -> float | None:
         """Of what was needed and not resident, the share that was brought ahead."""
-        return self.n_right / self.n_missing if self.n_missing else 0.0
+        return self.n_right / self.n_missing if self.n_missing else None
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready."""
@@ -102,10 +102,10 @@ class PrefetchTally:
     def found(self, n_missing: int, expert_bytes: int) -> Prefetches:
         """What was counted; `n_missing` experts of `expert_bytes` were named and not resident."""
         left = [n_bytes for waiting in self._waiting.values() for _, _, n_bytes in waiting]  # for no gate that ran
-        n = max(self._n_right, 1)
+        n = self._n_right
         return Prefetches(
             self._n_ahead + len(left), self._n_right, n_missing, self._wasted_bytes + sum(left),
-            n_missing * expert_bytes, self._early_s / n, self._n_in_time / n,
+            n_missing * expert_bytes, self._early_s / n if n else None, self._n_in_time / n if n else None,
         )  # fmt: skip
 
 

@@ -21,6 +21,8 @@ def rebatch(trace: RoutingTrace, batch: int) -> RoutingTrace:
     and every decode step takes the next token of each running sequence. What a token chose is kept.
     Raises `InvalidInput` for a batch below 1, or above the sequences that were recorded.
     """
+    if trace.rejected is not None:
+        raise InvalidInput(f"the trace of {trace.provenance.model} is verified already: run its sequences as they are")
     if batch < 1:
         raise InvalidInput(f"batch = {batch}: it must be at least 1")
     _, first, member = np.unique(trace.sequence, return_index=True, return_inverse=True)

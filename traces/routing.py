@@ -17,7 +17,14 @@ from numpy.typing import NDArray
 from traces.errors import InvalidInput
 from traces.phase import Phase
 from traces.read_only import ReadOnly
-from traces.token_checks import check_tokens, layers_visited, refuse_holes, refuse_jumps, refuse_repeated_positions
+from traces.token_checks import (
+    check_tokens,
+    layers_visited,
+    refuse_holes,
+    refuse_jumps,
+    refuse_rejected_prompts,
+    refuse_repeated_positions,
+)
 from traces.typed import check_value
 
 if TYPE_CHECKING:
@@ -53,7 +60,7 @@ class Provenance:
 class Step:
     """One forward pass: `experts` (n_tokens_of_step, n_moe_layers, top_k) int16 is a read-only view.
 
-    `gate_weights`: of the same shape, float32, where the trace has them.
+    `gate_weights`: of the same shape, float32, where the trace has them; `rejected` as of the trace.
     """
 
     i_step: int
@@ -62,6 +69,12 @@ class Step:
     sequence: NDArray[np.int32]
     position: NDArray[np.int32]
     gate_weights: NDArray[np.float32] | None = None
+    rejected: NDArray[np.bool_] | None = None
+
+    @property
+    def n_kept(self) -> int:
+        """Its tokens but those rejected."""
+        return len(self.experts) - (0 if self.rejected is None else int(self.rejected.sum()))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -78,6 +91,8 @@ class RoutingTrace:
     phase         (n_tokens,) int8  `Phase`; one phase a step
     step          (n_tokens,) int32 forward pass, never decreasing: a step's tokens are contiguous
     expert_bytes  (n_moe_layers,) int64 size of one expert as the recording engine stored it, or None
+    rejected      (n_tokens,) bool a draft proposed the token and the model did not take it: it ran, and its place in
+                  the sequence comes again; None: no draft proposed any (`traces.speculation`)
 
     Integer arrays of another width are converted; all become read-only. Raises `InvalidInput` naming the
     token, layer and value that is wrong. Two traces are the same workload when their `digest` is the same.
@@ -92,6 +107,7 @@ class RoutingTrace:
     provenance: Provenance
     gate_weights: NDArray[np.float32] | None = None
     expert_bytes: NDArray[np.int64] | None = None
+    rejected: NDArray[np.bool_] | None = None
 
     def __repr__(self) -> str:
         return (
@@ -130,7 +146,13 @@ class RoutingTrace:
         if self.gate_weights is not None:
             _freeze(self, "gate_weights", np.float32, shape)
         check_tokens(self.experts, self.sequence, self.position, self.phase, self.step, self.n_experts)
-        refuse_repeated_positions(self.sequence, self.position, self.phase)
+        if self.rejected is None:
+            refuse_repeated_positions(self.sequence, self.position, self.phase)
+        else:
+            _freeze(self, "rejected", np.bool_, shape[:1])
+            refuse_rejected_prompts(self.rejected, self.phase)
+            kept = ~self.rejected
+            refuse_repeated_positions(self.sequence[kept], self.position[kept], self.phase[kept])
         refuse_jumps(self.sequence, self.position)
         refuse_holes(self.experts, self.phase)
 
@@ -166,15 +188,19 @@ class RoutingTrace:
 
     @property
     def batch(self) -> int:
-        """Most decode tokens in one step; 0 without decode steps."""
+        """Most decode tokens in one step, of drafts most sequences; 0 without decode steps."""
         decoded = self.step[self.phase == Phase.DECODE]
+        if self.rejected is not None and decoded.size:
+            pairs = np.stack([decoded, self.sequence[self.phase == Phase.DECODE]], axis=1)
+            decoded = np.unique(pairs, axis=0)[:, 0]
         return int(np.unique(decoded, return_counts=True)[1].max()) if decoded.size else 0
 
     @property
     def digest(self) -> str:
         """16 hex digits of the SHA-256 of all arrays and `n_experts`; provenance does not count."""
         state = hashlib.sha256(repr((self.experts.shape, self.n_experts)).encode())
-        for name in ("experts", "sequence", "position", "phase", "step", "gate_weights", "expert_bytes"):
+        drafted = () if self.rejected is None else ("rejected",)
+        for name in ("experts", "sequence", "position", "phase", "step", "gate_weights", "expert_bytes", *drafted):
             array = getattr(self, name)
             state.update(f"{name}:{array is not None};".encode())
             if array is not None:
@@ -193,6 +219,7 @@ class RoutingTrace:
                 self.sequence[start:stop],
                 self.position[start:stop],
                 None if self.gate_weights is None else self.gate_weights[start:stop],
+                None if self.rejected is None else self.rejected[start:stop],
             )
 
     def select(self, *, phase: Phase) -> RoutingTrace:
@@ -232,8 +259,9 @@ class RoutingTrace:
         """The tokens at the given places, in that order; those of one sorted `label` are a step, numbered from 0."""
         step = np.cumsum(np.diff(label, prepend=label[:1]) != 0, dtype=np.int32)
         weights = None if self.gate_weights is None else self.gate_weights[tokens]
+        rejected = None if self.rejected is None else self.rejected[tokens]
         columns = {name: getattr(self, name)[tokens] for name in ("experts", "sequence", "position", "phase")}
-        return replace(self, **columns, step=step, gate_weights=weights)
+        return replace(self, **columns, step=step, gate_weights=weights, rejected=rejected)
 
     def check_model(self, model: ModelArchitecture) -> None:
         """Raise `InvalidInput` naming both sides when the trace is not one of `model`."""
@@ -274,14 +302,18 @@ def _freeze(trace: RoutingTrace, name: str, dtype: type[np.generic], shape: tupl
     array = np.asarray(getattr(trace, name))
     if array.shape != shape:
         raise InvalidInput(f"{name} has shape {array.shape}, experts calls for {shape}")
-    kinds = "f" if np.dtype(dtype).kind == "f" else "iu"
+    kinds = {"f": "f", "b": "b"}.get(np.dtype(dtype).kind, "iu")
     if array.dtype.kind not in kinds:
         raise InvalidInput(f"{name} is {array.dtype}: it must be {np.dtype(dtype)}")
     if kinds == "f":
         if not np.isfinite(array).all():
             raise InvalidInput(f"{name} holds values that are not finite: 0 pads")
-    elif array.dtype != dtype and not (
-        np.iinfo(dtype).min <= int(array.min()) and int(array.max()) <= np.iinfo(dtype).max  # type: ignore[type-var]
+    elif (
+        kinds == "iu"
+        and array.dtype != dtype
+        and not (
+            np.iinfo(dtype).min <= int(array.min()) and int(array.max()) <= np.iinfo(dtype).max  # type: ignore[type-var]
+        )
     ):
         raise InvalidInput(f"{name} holds {array.min()} to {array.max()}: it does not fit {np.dtype(dtype)}")
     frozen = array.astype(dtype, copy=False).view()

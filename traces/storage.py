@@ -33,7 +33,7 @@ CHUNK_CELLS = 1 << 21
 """Expert ids read at a time by `TraceReader.steps` (4 MiB)."""
 
 _REQUIRED = {"experts": "I16", "sequence": "I32", "position": "I32", "phase": "I8", "step": "I32"}
-_OPTIONAL = {"gate_weights": "F32", "expert_bytes": "I64"}
+_OPTIONAL = {"gate_weights": "F32", "expert_bytes": "I64", "rejected": "BOOL"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +57,8 @@ class TraceReader:
         if rows < 1:
             raise InvalidInput(f"chunk_tokens = {rows}: it must be at least 1")
         with _opened(self.path) as file:
-            slices = {name: file.get_slice(name) for name in _REQUIRED}
+            read = [*_REQUIRED, *(["rejected"] if "rejected" in self.tensors else [])]
+            slices = {name: file.get_slice(name) for name in read}
             held: dict[str, Any] = {}
             for start in range(0, self.n_tokens, rows):
                 stop = min(start + rows, self.n_tokens)
@@ -73,7 +74,9 @@ class TraceReader:
 
     def _check(self, columns: Mapping[str, Any], first_token: int) -> None:
         try:
-            check_tokens(**columns, n_experts=self.n_experts, first_token=first_token)
+            check_tokens(
+                **{name: columns[name] for name in _REQUIRED}, n_experts=self.n_experts, first_token=first_token
+            )
         except InvalidInput as error:
             raise InvalidFile(f"{self.path}: {error}") from error
 
@@ -208,4 +211,5 @@ def _step(columns: Mapping[str, Any], first: int, last: int) -> Step:
         part["experts"],
         part["sequence"],
         part["position"],
+        rejected=part.get("rejected"),
     )

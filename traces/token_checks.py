@@ -16,6 +16,7 @@ __all__ = [
     "layers_visited",
     "refuse_holes",
     "refuse_jumps",
+    "refuse_rejected_prompts",
     "refuse_repeated_positions",
 ]
 
@@ -87,6 +88,11 @@ def refuse_repeated_positions(
             f"token {token}: position {position[token]} of sequence {sequence[token]} was there before "
             f"(token {int(order[again[0]])})"
         )
+
+
+def refuse_rejected_prompts(rejected: NDArray[np.bool_], phase: NDArray[np.int8]) -> None:
+    """Nobody drafts a prompt."""
+    _refuse(rejected & (phase == Phase.PREFILL), 0, "rejected in a prompt, which no draft proposes", phase)
 
 
 def layers_visited(experts: NDArray[np.int16]) -> NDArray[np.bool_]:

@@ -57,6 +57,8 @@ _PART_CELLS = 1 << 21
 
 def is_compilable(policy: Policy, execution: Execution, cache: ResidentSet | None) -> bool:
     """Whether policy, cache and what shares an op of experts are values that the kernel knows."""
+    if policy.speculation is not None and policy.speculation.draft_name != "none":
+        return False
     if execution.sorts_on_host or (cache is not None and execution.fuses_across):
         return False
     known = policy.prefetch in (no_prefetch, whole_next_block) or isinstance(policy.prefetch, SelectedAhead)

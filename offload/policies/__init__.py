@@ -31,6 +31,7 @@ from offload.policies.pregate import pregate
 from offload.policies.static_cpu import static_cpu
 from offload.policies.wrong_guess import executes_guessed, executes_resident
 from offload.policy import Cache, OnMiss, Policy, fetch_misses, misses_on_host
+from offload.speculation import speculation_named
 from traces.documents import NUMBER
 from traces.errors import InvalidInput, unknown_name
 
@@ -104,7 +105,7 @@ _FORM = re.compile(
 
 def policy_named(text: str) -> Policy:
     """The policy a user types: `pregate`, `pregate(2)`, `on_demand+lru:0.1`, `pregate+lfu:64:per_layer`, and where the
-    parts of the model are, `gpu_only@experts=cpu`.
+    parts of the model are, `gpu_only@experts=cpu`, and how tokens are drafted, `pregate@gamma=4:acceptance=0.8`.
 
     `:encoder` has an encoder run under the policy too, instead of on demand: `pregate:encoder`, `pregate(2):encoder`.
     `:cpu` has the host compute what is missing: `on_demand:cpu+static:28:per_layer`. Other words of `MISSES` weigh it
@@ -117,9 +118,9 @@ def policy_named(text: str) -> Policy:
     """
     if is_own_name(text):
         return _own_named(text.strip())
-    text, at, placement = text.strip().partition("@")
+    text, at, rest = text.strip().partition("@")
     if at:
-        return policy_named(text).with_placement(placement_named(placement))
+        return _placed(policy_named(text), rest)
     misses = list(_MISS.finditer(text))
     match = _FORM.fullmatch(_MISS.sub("", text))
     if match is None or len(misses) > 1:
@@ -152,7 +153,19 @@ def _own_named(text: str) -> Policy:
             f"+CACHE or @PLACEMENT, MISS being one of {', '.join(MISSES)}"
         )
     policy = _with_rest(policy, match["encoder"], misses, match["cache"])
-    return policy.with_placement(placement_named(placement)) if at else policy
+    return _placed(policy, placement) if at else policy
+
+
+def _placed(policy: Policy, rest: str) -> Policy:
+    """The policy with what stands behind `@`: where the model is, and how tokens are drafted (`gamma=...`)."""
+    clauses = rest.split("@")
+    drafted = [clause for clause in clauses if clause.strip().startswith("gamma=")]
+    where = [clause for clause in clauses if clause not in drafted]
+    if len(drafted) > 1:
+        raise InvalidInput(f"policy {policy.name}@{rest} drafts tokens in two ways: give one")
+    if where:
+        policy = policy.with_placement(placement_named("@".join(where)))
+    return policy.with_speculation(speculation_named(drafted[0])) if drafted else policy
 
 
 def _with_rest(policy: Policy, encoder: str | None, misses: list[re.Match[str]], cache: str | None) -> Policy:

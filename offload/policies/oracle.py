@@ -21,4 +21,5 @@ def oracle(lookahead: int = 1) -> Policy:
         buffers=BlocksInFlight(lookahead + 1),
         needs_ids=False,
         cache=Cache("belady"),
+        is_ceiling=True,
     )

@@ -42,12 +42,16 @@ class DoesNotFit:
 
 @dataclass(frozen=True, slots=True, repr=False)
 class Comparison:
-    """Results in the order asked for; iterate over those that fit, `unfit` has the others."""
+    """Results in the order asked for; iterate over those that fit, `unfit` has the others.
+
+    `ceilings`: policies that know the future, which nobody can build.
+    """
 
     results: tuple[SimulationResult, ...]
     unfit: tuple[DoesNotFit, ...]
     order: tuple[str, ...]
     calibration: str
+    ceilings: tuple[str, ...] = ()
 
     def __repr__(self) -> str:
         return f"Comparison({', '.join(self.order)}: {self.verdict()})"
@@ -68,11 +72,18 @@ class Comparison:
 
     @property
     def best(self) -> SimulationResult | None:
-        """The policy with the most tokens per second, None when nothing fits."""
-        return max(self.results, key=lambda result: result.tokens_per_s, default=None)
+        """The policy with the most tokens per second of those `ranked`, None when nothing fits."""
+        return max(self.ranked, key=lambda result: result.tokens_per_s, default=None)
+
+    @property
+    def ranked(self) -> tuple[SimulationResult, ...]:
+        """The exact designs that can be built; without one, exact ones, or all there are."""
+        exact = tuple(result for result in self.results if result.output == "exact")
+        built = tuple(result for result in exact if result.policy not in self.ceilings)
+        return built or exact or self.results
 
     def ratio_to_best(self, result: SimulationResult) -> float:
-        """Tokens per second over the best's, 1 for the best."""
+        """Tokens per second over the best's, 1 for the best; above it only of what is not `ranked`."""
         return result.tokens_per_s / self.best.tokens_per_s if self.best else 0.0
 
     def verdict(self) -> str:
@@ -80,13 +91,23 @@ class Comparison:
         best = self.best
         if best is None:
             return "Nothing fits: " + "; ".join(unfit.reason for unfit in self.unfit)
-        others = sorted((r for r in self.results if r is not best), key=lambda r: -r.tokens_per_s)
+        others = sorted((r for r in self.ranked if r is not best), key=lambda r: -r.tokens_per_s)
         lead = f"{best.policy} wins with {best.tokens_per_s:.4g} tokens/s"
         if others:
             lead += f", {best.tokens_per_s / others[0].tokens_per_s:.2f}x {others[0].policy}"
         if self.unfit:
             lead += f" ({', '.join(unfit.policy for unfit in self.unfit)} would not fit)"
-        return f"{lead}; {what_binds(best)}."
+        return " ".join([f"{lead}; {what_binds(best)}.", *self._told_apart()])
+
+    def _told_apart(self) -> Iterator[str]:
+        """A sentence for each design that is no answer though it may be the fastest."""
+        for result in self.results:
+            rate = "" if result is self.best else f" ({result.tokens_per_s:.4g} tokens/s)"
+            if result.policy in self.ceilings:
+                yield f"{result.policy} knows what no gate has said, so that nobody can build it{rate}."
+            if result.output != "exact":
+                why = "skips or rounds experts, or executes others"
+                yield f"{result.policy} {why}: its output is not the model's{rate}."
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready: every result with `fits` and `ratio_to_best`, what does not fit, the verdict."""
@@ -150,7 +171,8 @@ def compare(
     """
     if not policies:
         raise InvalidInput("no policies to compare: give at least one, such as pregate")
-    asked = [_named(policy).name for policy in policies]
+    designs = [_named(policy) for policy in policies]
+    asked = [design.name for design in designs]
     for name in asked:
         if asked.count(name) > 1:
             raise InvalidInput(f"policy {name} is given twice")
@@ -179,7 +201,8 @@ def compare(
         order.append(result.policy)
     if len(set(order)) < len(order):
         raise InvalidInput(f"policies {', '.join(order)}: one is given twice")
-    return Comparison(tuple(results), tuple(unfit), tuple(order), describe_calibration(hw, model, results))
+    ceilings = tuple(design.name for design in designs if not design.with_cache(cache).can_be_built)
+    return Comparison(tuple(results), tuple(unfit), tuple(order), describe_calibration(hw, model, results), ceilings)
 
 
 def _named(policy: str | Policy) -> Policy:

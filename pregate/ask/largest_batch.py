@@ -46,7 +46,12 @@ def largest_batch(
     """
     design = policy_named(policy) if isinstance(policy, str) else policy
     memory = hw if isinstance(hw, MachineMemory) else memory_of(hw)
-    made = (lambda n: rebatch(trace, n)) if isinstance(trace, RoutingTrace) else trace
+    drafts = design.speculation
+
+    def made(n: int) -> RoutingTrace:
+        one = rebatch(trace, n) if isinstance(trace, RoutingTrace) else trace(n)
+        return one if drafts is None else drafts.of(one)
+
     smallest = made(least)
     check_trace(model, smallest)
     asked = measure_workload(model, smallest.steps())
@@ -73,6 +78,8 @@ def largest_batch(
     if isinstance(trace, RoutingTrace):
         return _largest(is_room_for, least, trace.n_sequences + 1)
     top = most_cells // max(smallest.experts[0].size * smallest.n_tokens // least, 1)
+    if drafts is not None:  # sequences are not of one length in passes, so that nothing grows as their number
+        return _largest(is_room_for, least, top + 1)
 
     def fits_with(n: int, unions: Workload) -> bool:
         return n <= top and has_room(_of(n, asked, least, unions))

@@ -118,6 +118,15 @@ def request(
         )
     if expert_tier not in ("dram", "ssd"):
         raise InvalidInput(f"expert tier = {expert_tier!r}: experts wait in dram or ssd")
+    if chosen.speculation is not None:
+        if trace.rejected is None:
+            check_trace(model, trace)
+            trace, workload = chosen.speculation.of(trace), None
+        if model.is_encoder_decoder and chosen.speculation.draft is not None:
+            raise InvalidInput(
+                f"{chosen.name}: the prompt of {model.name} is its encoder's, and a draft that is a decoder has not "
+                f"read it: draft=none or draft=stated"
+            )
     if workload is None:
         check_trace(model, trace)
         workload = measure_workload(model, trace.steps())

@@ -30,7 +30,7 @@ def compare(
 
     Example: pregate compare switch-base-128 --hardware a100-sxm4-80gb
     """
-    names = [question.design(name) for name in listed(policies)]
+    names = question.several(listed(policies))
     architecture, machine, workload = question.subject()
     chosen, cache = question.designs(names, architecture)
     from pregate.ask.comparison import compare as run_compare
@@ -59,9 +59,6 @@ def compare(
         if ahead is not None:
             render.print_table(ahead)
         print(comparison.verdict())
-        for result in comparison:
-            if result.output != "exact":
-                print(f"{result.policy} skips or rounds experts: its output is not the model's, the others' is.")
         print("Tokens/s are output tokens over the whole run, prompt included.")
         print(f"Machine constants: {comparison.calibration}.")
         print(f"Routing: {describe_routing(architecture, workload, comparison)}.")

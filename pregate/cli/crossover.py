@@ -10,6 +10,7 @@ from pregate.cli.built import listed
 from pregate.cli.consent import require_consent_along
 from pregate.cli.progress import spinner
 from pregate.cli.question import ENGINES, Question, asks
+from pregate.cli.speculative import drafting_of
 from pregate.draw import render
 from traces.errors import InvalidInput
 
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 
 _AXIS_HELP = (
     "What varies: a hardware number (link.h2d_bytes_per_s, hbm_bytes, stack.sync_s), batch, input_tokens, "
-    "output_tokens, n_active, top_k, lookahead or cache_ratio; it takes the place of the option."
+    "output_tokens, n_active, top_k, lookahead, cache_ratio, gamma or acceptance; it takes the place of the option."
 )
 
 
@@ -45,11 +46,10 @@ def crossover(
 
     Example: pregate crossover switch-base-8 --hardware a100-sxm4-80gb --axis hbm_bytes --from 2GB --to 80GB
     """
-    chosen = listed(policies)
-    if len(chosen) < 2:
+    names = question.several(listed(policies))
+    if len(names) < 2:
         raise InvalidInput(f"--policies {policies!r}: one design crosses nothing, name two or more")
     architecture, machine, workload = _subject(question, axis, from_, to)
-    names = [question.design(name) for name in chosen]
     designs, cache = question.designs(names, architecture)
     from pregate.explore.crossover import crossovers
 
@@ -108,6 +108,8 @@ def _require_free(question: Question, axis: str) -> None:
     given |= {name for name in ("input_tokens", "output_tokens") if getattr(question, name) != 256}
     given |= {"accelerator.hbm_bytes"} if question.hbm is not None else set()
     given |= {ALIASES.get(key, key) for key in (text.partition("=")[0] for text in question.sets or ())}
+    drafting = drafting_of(question.speculative)
+    given |= set() if drafting is None else drafting.overrides.keys()
     if find_axis(axis) in given:
         raise InvalidInput(f"{axis} is what varies, and it is given a value too: leave out one of the two")
 

@@ -36,7 +36,7 @@ def explain(
     if tornado is not None:
         require_picture(tornado)
     architecture, machine, workload = question.subject()
-    (chosen,), cache = question.designs([question.design(policy)], architecture)
+    (chosen,), cache = question.designs([question.drafting(policy)], architecture)
     from pregate.ask.routing_source import describe_routing
     from pregate.ask.simulation import describe_calibration
     from pregate.explore.explanation import explain as run_explain

@@ -16,6 +16,7 @@ from pregate.cli.built import build_cache, build_model, listed
 from pregate.cli.consent import require_consent_along
 from pregate.cli.output_paths import require_picture
 from pregate.cli.progress import spinner
+from pregate.cli.speculative import drafting_of
 from pregate.draw import render
 from traces.errors import InvalidInput
 
@@ -33,7 +34,7 @@ _POLICIES = "gpu_only,on_demand,pregate"
 _RANGE = re.compile(r"(.+?)\.\.(.+?)(?::(linear|log))?")
 _SEARCHED = (
     "model", "hardware", "policies", "axis", "trace", "batch", "input_tokens", "output_tokens", "active", "cache",
-    "tier", "stack", "dtype", "formats", "top_k",
+    "speculative", "tier", "stack", "dtype", "formats", "top_k",
 )  # fmt: skip
 """Options that a sweep's file takes the place of."""
 
@@ -63,6 +64,7 @@ def optimize(
     output_tokens: options.OutputTokens = 256,
     active: options.Active = None,
     cache: options.CacheText = None,
+    speculative: options.Speculative = None,
     tier: options.Tier = "dram",
     stack: options.Stack = None,
     dtype: options.Dtype = None,
@@ -86,11 +88,14 @@ def optimize(
         raise InvalidInput("nothing to search: name a model (`pregate models`), or a file with --sweep")
     else:
         architecture = build_model(model, dtype, top_k, formats)
-        axes, recipe = _axes(axis or (), hardware, stack)
+        from pregate.explore.speculative import with_and_without
+
+        drafting = drafting_of(speculative)
+        axes, recipe = _axes(axis or (), hardware, stack, {} if drafting is None else drafting.overrides)
         workload = _workload(trace, batch, input_tokens, output_tokens, active, seed)
         searched = {
             "model": architecture, "hw": recipe, "trace": workload, "axes": axes,
-            "policies": listed(policies), "cache": build_cache(cache), "expert_tier": tier,
+            "policies": with_and_without(listed(policies), drafting), "cache": build_cache(cache), "expert_tier": tier,
         }  # fmt: skip
     if trials is not None:
         searched["n_trials"] = trials
@@ -133,7 +138,9 @@ def _of_file(context: typer.Context, path: Path) -> dict[str, Any]:
     return arguments | ({"seed": context.params["seed"]} if "seed" in typed else {})
 
 
-def _axes(texts: Sequence[str], hardware: str | None, stack: str | None) -> tuple[dict[str, Any], MachineRecipe]:
+def _axes(
+    texts: Sequence[str], hardware: str | None, stack: str | None, overrides: dict[str, float | str]
+) -> tuple[dict[str, Any], MachineRecipe]:
     """The axes of the options, machines first where there are several. Raises `InvalidInput` for other text."""
     from pregate.explore.sweeps.machines import MachineRecipe
 
@@ -153,7 +160,7 @@ def _axes(texts: Sequence[str], hardware: str | None, stack: str | None) -> tupl
         raise InvalidInput("--hardware and --axis hardware are the same: give one")
     if "hardware" not in axes and len(machines) > 1:
         axes = {"hardware": machines, **axes}
-    return axes, MachineRecipe("" if "hardware" in axes else machines[0], stack)
+    return axes, MachineRecipe("" if "hardware" in axes else machines[0], stack, overrides or None)
 
 
 def _workload(

@@ -11,8 +11,8 @@ import typer
 __all__ = [
     "CHECKED", "Active", "BackendName", "Batch", "BatchOrMax", "CacheText", "Check", "Dtype", "Engine", "Format",
     "Formats", "Graphs", "Hardware", "Hbm", "InputTokens", "LedgerFile", "LinkSpeed", "Model", "ModesText",
-    "OutputFormat", "OutputTokens", "PlacementText", "Policy", "Popularity", "Seed", "Sets", "Stack", "Tier", "TopK",
-    "TraceFile", "Yes",
+    "OutputFormat", "OutputTokens", "PlacementText", "Policy", "Popularity", "Seed", "Sets", "Speculative", "Stack",
+    "Tier", "TopK", "TraceFile", "Yes",
 ]  # fmt: skip
 
 
@@ -69,6 +69,14 @@ PlacementText = Annotated[
         help="Where parts of the model are: experts=cpu, experts=cpu:26 (layers), experts=cpu:keep=28 (on the "
         "accelerator), experts=cpu:fit (what HBM has no room for), layers=cpu:20, weights=stream, kv=cpu, kv=stream; "
         "prompts: ubatch=2048, stream=never; micro-batches that share a fetch: micro=8 (sequences); by comma.",
+    ),
+]
+Speculative = Annotated[
+    str | None,
+    typer.Option(
+        "--speculative",
+        help="Draft tokens and verify them together: gamma=4,acceptance=0.8 (a share, or a file of how many each pass "
+        "took), then draft=MODEL on the device or draft_s=2ms a token, none: n-grams; rejected=elsewhere, seed=1.",
     ),
 ]
 CacheText = Annotated[str | None, typer.Option("--cache", help="Expert cache: EVICTION:RATIO or EVICTION:SLOTS.")]

@@ -41,6 +41,7 @@ class Question:
     popularity: options.Popularity = None
     cache: options.CacheText = None
     placement: options.PlacementText = None
+    speculative: options.Speculative = None
     tier: options.Tier = "dram"
     engine: options.Engine = "auto"
     check: options.Check = False
@@ -61,7 +62,9 @@ class Question:
 
     def machine(self) -> Platform:
         """The machine."""
-        return build_machine(self.hardware, self.stack, self.hbm, self.sets)
+        from pregate.cli.speculative import with_draft_time
+
+        return build_machine(self.hardware, self.stack, self.hbm, with_draft_time(self.sets, self.speculative))
 
     def design(self, text: str) -> str:
         """The name of the design that a user typed, the model placed as the options say."""
@@ -69,6 +72,21 @@ class Question:
 
         placement = None if self.placement is None else placement_named(self.placement)
         return policy_named(text).with_placement(placement).name
+
+    def drafting(self, text: str) -> str:
+        """The name of the design that a user typed, placed and drafting as the options say."""
+        from pregate.cli.speculative import drafting_of
+
+        drafting = drafting_of(self.speculative)
+        policy = policy_named(self.design(text))
+        return policy.with_speculation(None if drafting is None else drafting.speculation).name
+
+    def several(self, texts: Sequence[str]) -> list[str]:
+        """The names of several designs, each as it is and as it drafts, where the options say how."""
+        from pregate.cli.speculative import drafting_of
+        from pregate.explore.speculative import with_and_without
+
+        return with_and_without([self.design(text) for text in texts], drafting_of(self.speculative))
 
     def subject(self) -> tuple[ModelArchitecture, Platform, RoutingTrace]:
         """Model, machine and trace; experts are of the size that the trace recorded. With `--batch max` the trace is

@@ -33,7 +33,7 @@ def simulate(
             "--engine stream keeps no timeline: leave out --timeline and --gantt, or take another engine"
         )
     require_timelines(timeline, gantt)
-    name = question.design(policy)
+    name = question.drafting(policy)
     architecture, machine, workload = question.subject()
     (chosen,), cache = question.designs([name], architecture)
     from pregate.ask.routing_source import describe_routing

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import sys
 import warnings
 from collections.abc import Callable, Iterator
@@ -43,6 +44,7 @@ def sweep(
         Path | None, typer.Option(help="Folder that keeps schedules; default: ~/.cache/pregate/schedules.")
     ] = None,
     no_cache: Annotated[bool, typer.Option("--no-cache", help="Keep no schedules on disk.")] = False,
+    speculative: options.Speculative = None,
     yes: options.Yes = False,
     format: options.OutputFormat = options.Format.table,
 ) -> None:
@@ -51,6 +53,8 @@ def sweep(
     Example: pregate sweep sweep.yaml -o sweep.nc --jobs 2 --plot pictures
     """
     arguments = read_sweep(file, None if policies is None else distinct(policies, "--policies"))
+    if speculative is not None:
+        _add_drafting(arguments, speculative)
     target = output if output is not None else Path(file.with_suffix(".nc").name)
     check_output(target)
     if plot is not None and plot.exists() and not plot.is_dir():
@@ -84,6 +88,19 @@ def sweep(
         written += draw_sweep(dataset, plot)
     for path in written:
         typer.echo(f"wrote {path}", err=True)
+
+
+def _add_drafting(arguments: dict[str, Any], text: str) -> None:
+    """Each design of the file drafts too. Raises `InvalidInput` where the file states the time of a draft as well."""
+    from pregate.explore.speculative import drafting_named, with_and_without
+
+    drafting, machine = drafting_named(text), arguments["hw"]
+    stated = machine.overrides or {}
+    for key in drafting.overrides:
+        if key in stated:
+            raise InvalidInput(f"--speculative draft_s and {key} of the file are the same: give one")
+    arguments["hw"] = dataclasses.replace(machine, overrides={**stated, **drafting.overrides})
+    arguments["policies"] = with_and_without(arguments["policies"], drafting)
 
 
 @contextmanager

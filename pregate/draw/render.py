@@ -32,6 +32,7 @@ __all__ = [
     "print_table",
     "reproduction_tables",
     "result_table",
+    "share",
     "si",
 ]
 
@@ -50,6 +51,11 @@ def si(value: float, unit: str) -> str:
                 return f"{value / factor:.3g} {name}"
         return f"{value:.0f} B"
     return f"{value:.4g} {unit}".strip()
+
+
+def share(value: float | None) -> str:
+    """A share in per cent, a dash for one of nothing."""
+    return "-" if value is None else f"{value:.1%}"
 
 
 def new_table(title: str | None = None, caption: str | None = None) -> Table:
@@ -190,8 +196,8 @@ def prefetch_table(comparison: Comparison) -> Table | None:
         table.add_column(column, justify="right")
     for name, ahead in found:
         table.add_row(
-            name, str(ahead.n_ahead), f"{ahead.precision:.1%}", f"{ahead.recall:.1%}", si(ahead.wasted_bytes, "B"),
-            si(ahead.oracle_bytes, "B"), si(ahead.early_s, "s"), f"{ahead.in_time:.1%}",
+            name, str(ahead.n_ahead), share(ahead.precision), share(ahead.recall), si(ahead.wasted_bytes, "B"),
+            si(ahead.oracle_bytes, "B"), "-" if ahead.early_s is None else si(ahead.early_s, "s"), share(ahead.in_time),
         )  # fmt: skip
     return table
 

@@ -1,4 +1,4 @@
-"""How an axis is walked: counts in whole numbers, `cache_ratio` evenly from 0, everything else by equal ratios.
+"""How an axis is walked: counts in whole numbers, shares evenly from 0, everything else by equal ratios.
 
 The lowest ratio may be 0, no cache, which no ratio reaches; so its steps are differences.
 """
@@ -76,4 +76,4 @@ def read_scale(name: str, low: float | str, high: float | str) -> Scale:
 
 
 def _is_even(axis: Axis) -> bool:
-    return axis.key == "cache_ratio"
+    return axis.key in ("cache_ratio", "acceptance")

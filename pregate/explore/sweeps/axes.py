@@ -18,6 +18,7 @@ from hwmodels.figures import MEMORY_FIGURES, check_axis, figure_keys
 from hwmodels.machine_fields import ALIASES, FIELDS
 from hwmodels.quantity import DIMENSIONS, parse_override
 from hwmodels.stack import CONSTANTS
+from offload.speculation import MAX_GAMMA
 from traces.errors import InvalidInput, unknown_name
 from traces.model.dtypes import find_dtype
 from traces.model.formats_by_part import FORMAT_PARTS, check_formats
@@ -35,7 +36,7 @@ FORMATS = tuple(f"formats.{part}" for part in FORMAT_PARTS)
 """Axes of the format of one part of the model, `all` among them."""
 MODEL = ("dtype", "expert_dtype", *FORMATS, "top_k")
 WORKLOAD = ("batch", "input_tokens", "output_tokens", "n_active")
-POLICY = ("lookahead", "cache_ratio")
+POLICY = ("lookahead", "cache_ratio", "gamma", "acceptance")
 
 NAMES = ("expert_tier", "dtype", "expert_dtype", *FORMATS, *MACHINE)
 """Axes whose values are names: in no order, with nothing between two."""
@@ -45,7 +46,8 @@ MAX_VALUES = 10_000_000
 MAX_COUNT = 10_000_000
 """Largest count on an axis: what it would take is said of it where a trace is made."""
 
-_COUNTS = ("top_k", "lookahead", *WORKLOAD)
+_COUNTS = ("top_k", "lookahead", "gamma", *WORKLOAD)
+_SHARES = ("cache_ratio", "acceptance")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -151,7 +153,7 @@ def rounded(key: str, values: NDArray[np.float64]) -> NDArray[np.float64]:
 def find_axis(name: str) -> str:
     """The key of an axis. Raises `UnknownName` with the nearest."""
     key = ALIASES.get(name, name)
-    known = [*figure_keys(), *ALIASES, *_COUNTS, *NAMES, "cache_ratio"]
+    known = [*figure_keys(), *ALIASES, *_COUNTS, *NAMES, *_SHARES]
     if key not in known:
         raise unknown_name("axis", name, known)
     return key
@@ -211,6 +213,12 @@ def _checked(axis: Axis) -> Axis:
     elif axis.key == "cache_ratio":
         for value in axis.values[~((axis.values >= 0) & (axis.values <= 1))].tolist():
             raise InvalidInput(f"axis {axis.name}: {value:g} is outside 0 (no cache) to 1 (every expert)")
+    elif axis.key == "acceptance":
+        for value in axis.values[~((axis.values >= 0) & (axis.values <= 1))].tolist():
+            raise InvalidInput(f"axis {axis.name}: {value:g} is outside 0 (no proposal is taken) to 1 (all are)")
+    elif axis.key == "gamma":
+        for value in axis.values[~((axis.values >= 0) & (axis.values <= MAX_GAMMA))].tolist():
+            raise InvalidInput(f"axis {axis.name}: {value:g} is outside 0 (nothing is drafted) to {MAX_GAMMA} tokens")
     elif axis.key in _COUNTS:
         for value in axis.values[~(axis.values >= 1)].tolist():
             raise InvalidInput(f"axis {axis.name}: {value:g} is below 1")

@@ -1,4 +1,4 @@
-"""The policies of a sweep, and what the axes `lookahead` and `cache_ratio` make of each."""
+"""The policies of a sweep, and what the axes `lookahead`, `cache_ratio`, `gamma` and `acceptance` make of each."""
 
 from __future__ import annotations
 
@@ -46,6 +46,9 @@ class Design:
             ratio = choice["cache_ratio"]
             cache = dataclasses.replace(self.cache or Cache("lru"), ratio=ratio) if ratio else None
             policy = dataclasses.replace(policy, cache=None)
+        if policy.speculation is not None and ("gamma" in choice or "acceptance" in choice):
+            moved = policy.speculation.at(choice.get("gamma"), choice.get("acceptance"))
+            policy = dataclasses.replace(policy, speculation=moved)
         return policy.with_cache(cache)
 
 
@@ -70,6 +73,12 @@ def read_designs(policies: Sequence[str | Policy], cache: Cache | None, axes: Ma
         raise InvalidInput(f"policies {', '.join(names)}: one is given twice")
     if "lookahead" in axes and not any(design.looks_ahead for design in designs):
         raise InvalidInput(f"axis lookahead moves the policy pregate, none of {', '.join(names)} is one")
+    for axis in ("gamma", "acceptance"):
+        if axis in axes and all(design.policy.speculation is None for design in designs):
+            raise InvalidInput(
+                f"axis {axis} moves designs that draft tokens, none of {', '.join(names)} does: add "
+                f"@gamma=4:acceptance=0.8 to one, or say speculative"
+            )
     if "cache_ratio" in axes:
         if cache is not None and (cache.ratio is not None or cache.n_slots is not None):
             raise InvalidInput("axis cache_ratio gives the size of the cache: name its eviction only, such as lfu")

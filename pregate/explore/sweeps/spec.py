@@ -9,6 +9,7 @@ from typing import Any, Literal
 from hwmodels.quantity import parse_override
 from offload.own_policies import is_own_name
 from offload.policies import cache_named
+from pregate.explore.speculative import drafting_named, with_and_without
 from pregate.explore.sweeps.axes import LatinHypercube, spaced
 from pregate.explore.sweeps.machines import MachineRecipe
 from pregate.explore.sweeps.workloads import TraceRecipe
@@ -27,13 +28,14 @@ def read_sweep(path: Path, policies: Sequence[str] | None = None) -> dict[str, A
     """The arguments of `pregate.sweep` that the YAML (or JSON) file at `path` states, `policies` in place of its own.
 
     Keys: model, dtype, formats, top_k, hardware, stack, set, hbm, trace or workload, policies, axes, sample, modes,
-    expert_tier, cache, draws, seed. An axis is a list, or `{values: [...]}`, `{linear: [low, high, n]}`,
+    expert_tier, cache, speculative, draws, seed. An axis is a list, or `{values: [...]}`, `{linear: [low, high, n]}`,
     `{log: [low, high, n]}`; with `sample: {n: ..., seed: ...}` a range has no n. Raises `InvalidFile`, `UnknownName`
     naming the nearest key, or `InvalidInput` for a value that cannot be.
     """
     section = read_yaml(path)
     sample = _sample(section.optional_section("sample"))
-    cache = section.text("cache", "")
+    cache, drafts = section.text("cache", ""), section.text("speculative", "")
+    drafting = drafting_named(drafts) if drafts else None
     arguments = {
         "model": load_model(
             _path_beside(path, section.text("model")),
@@ -41,9 +43,9 @@ def read_sweep(path: Path, policies: Sequence[str] | None = None) -> dict[str, A
             top_k=_optional_count(section, "top_k"),
             formats=_formats(section.optional_section("formats")),
         ),
-        "hw": _machine(section, path),
+        "hw": _machine(section, path, {} if drafting is None else drafting.overrides),
         "trace": _trace(section, path),
-        "policies": _policies(section, policies),
+        "policies": with_and_without(_policies(section, policies), drafting),
         "axes": _axes(section.optional_section("axes"), sample),
         "sample": sample,
         "modes": _modes(section.optional_section("modes")),
@@ -66,13 +68,15 @@ def _formats(section: Section | None) -> dict[str, str]:
     return {} if section is None else {part: section.text(part) for part in section.remaining()}
 
 
-def _machine(section: Section, path: Path) -> MachineRecipe:
+def _machine(section: Section, path: Path, told: Mapping[str, float | str]) -> MachineRecipe:
     overrides = section.optional_section("set")
-    given: dict[str, float | str] = {}
+    given: dict[str, float | str] = {**told}
     for key in overrides.remaining() if overrides is not None else ():
         value = overrides.take(key) if overrides is not None else None
         if isinstance(value, bool) or not isinstance(value, int | float | str):
             raise InvalidFile(f"{path}: set: {key} = {value!r} is neither a number nor text")
+        if key in told:
+            raise InvalidFile(f"{path}: set: {key}, and draft_s of speculative, are the same: give one")
         given[key] = value
     hbm = section.take("hbm", optional=True)
     if hbm is not None:
