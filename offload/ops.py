@@ -129,7 +129,7 @@ KINDS: Mapping[OpKind, KindRow] = MappingProxyType(
         OpKind.RETURN: KindRow(Lane.H2D, "sync", "hand-over", "#E19BC8"),
         OpKind.CPU_LAYER: KindRow(Lane.CPU, "cpu", "layer on the CPU", "#9669F0"),
         OpKind.SORT: KindRow(Lane.HOST, "host", "host", "#999999"),
-        OpKind.DRAFT: KindRow(Lane.COMPUTE, "kernel", "draft", "#5A6B2D"),
+        OpKind.DRAFT: KindRow(Lane.COMPUTE, "kernel", "draft", "#99993A"),
     }
 )
 """The kinds of op, a row each, in the order of `OpKind`; colours differ in lightness within a lane."""

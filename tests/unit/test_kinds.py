@@ -21,7 +21,7 @@ def test_a_row_is_consistent(kind: OpKind) -> None:
     assert row.time in CLASSES
     assert re.fullmatch("#[0-9A-F]{6}", row.colour)
     assert COLOURS[row.family] == row.colour, "a family has one colour"
-    assert row.is_kernel == (row.lane is Lane.COMPUTE)
+    assert row.is_kernel == (row.lane is Lane.COMPUTE and kind is not OpKind.DRAFT)  # of a draft only the time is known
     assert not (row.is_kernel and row.moves_weights)
 
 
