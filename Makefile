@@ -4,6 +4,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
+# Compiled once, whatever the shell says, not by each of the processes that tests start.
+export PYTHONDONTWRITEBYTECODE :=
+
 .PHONY: demo test lint types contracts notebooks current docs benchmarks clean
 
 demo: $(VENV)/core.done

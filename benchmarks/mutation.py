@@ -40,6 +40,8 @@ TARGETS = {
     "offload/memory.py": ("tests/unit/test_memory.py",),
     "offload/copies.py": ("tests/unit/test_memory.py",),
     "offload/decode.py": ("tests/unit/test_decode_by_hand.py",),
+    "offload/decode_loop.py": ("tests/unit/test_decode_by_hand.py",),
+    "offload/token_mixing.py": ("tests/unit/test_decode_by_hand.py",),
     "hwmodels/cost.py": ("tests/unit/test_cost.py", "tests/unit/test_kernels.py"),
     "hwmodels/kernels.py": ("tests/unit/test_kernels.py",),
     "simulator/recurrence.py": ("tests/unit/test_recurrence.py",),

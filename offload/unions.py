@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Mapping
 from typing import NamedTuple
 
+import numpy as np
+from numpy.typing import NDArray
+
 from offload.policy import MissAction
 
-__all__ = ["MoeBlock", "Union"]
+__all__ = ["MoeBlock", "Union", "unions_of"]
+
+_SMALL_PASS = 512
+"""Routing cells of a forward pass up to which lists are quicker than arrays."""
 
 
 class Union(NamedTuple):
@@ -39,3 +46,27 @@ class MoeBlock(NamedTuple):
     named: Union
     executed: Union
     how: Mapping[int, MissAction]
+
+
+def unions_of(experts: NDArray[np.int16], n_experts: int) -> list[Union]:
+    """The union of each layer of a step; `experts` (n_tokens, n_layers, top_k), -1 pads."""
+    n_layers = experts.shape[1]
+    if experts.size <= _SMALL_PASS:
+        return [_union(row) for row in experts.swapaxes(0, 1).reshape(n_layers, -1).tolist()]
+    keys = experts.astype(np.int64) + np.arange(n_layers)[None, :, None] * n_experts
+    counts = np.bincount(keys[experts >= 0], minlength=n_layers * n_experts).reshape(n_layers, n_experts)
+    unions = []
+    for row in counts:
+        active = np.flatnonzero(row)
+        unions.append(Union(tuple(active.tolist()), tuple(row[active].tolist())))
+    return unions
+
+
+def _union(chosen: list[int]) -> Union:
+    """The union of what the tokens of one layer have chosen, -1 pads."""
+    if len(chosen) == 1 and chosen[0] >= 0:
+        return Union((chosen[0],), (1,))
+    counts = Counter(chosen)
+    counts.pop(-1, None)
+    active = tuple(sorted(counts))
+    return Union(active, tuple(counts[expert] for expert in active))

@@ -6,9 +6,7 @@ import datetime
 import importlib.metadata
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -16,18 +14,16 @@ from hwmodels.calibrate.measurements import workload_digest
 from hwmodels.platform import Platform
 from hwmodels.quantity import ReadOnly
 from hwmodels.trust import Trust, recorded_trust
-from offload.memory import CapacityExceeded
 from pregate.check.cases import CaseGroup
 from pregate.check.devices import Device, require_storage
+from pregate.check.group_runs import GroupErrors, PredictedGroup, TimeBudget, run_groups
 from pregate.check.ledger import Predicted, append_measured, append_predictions
-from pregate.check.outcome import CaseOutcome, CasePrediction, Validation
+from pregate.check.outcome import CaseOutcome, Validation
 from pregate.check.predictions import PreparedCase, predict, predictions_document, prepare_cases
 from pregate.check.recording import Recording, save_recording
 from pregate.check.runs import Runner
-from runtime.backend import LaneFailure
 from runtime.device import describe_device, software, stack_of
 from runtime.microbench.session import cpu_link
-from runtime.run import OutputMismatch
 from traces.errors import InvalidInput
 from traces.whole_file import whole_file
 
@@ -61,7 +57,6 @@ class ValidationPlan:
 
 
 _PLAN = ValidationPlan()
-_Predicted = list[tuple[PreparedCase, CasePrediction]]
 
 
 def validate(
@@ -81,32 +76,13 @@ def validate(
     _require_fit(hw, stack_of(plan.backend, plan.graphs))
     for group in groups:
         require_storage(group.expert_tier, plan.storage)
-    budget, errors = _Budget(plan.budget_s, plan.repeats), _Errors()
+    budget, errors = TimeBudget(plan.budget_s, plan.repeats), GroupErrors()
     say("predicting")
-    predicted: list[_Predicted] = []
-    for group in groups:
-        with errors.noted(group.name):
-            predicted.append(_predicted(prepare_cases(group, hw), hw, drawn=len(predicted) < plan.drawn))
-    text, digest = predictions_document([pair for pairs in predicted for pair in pairs])
-    if directory is not None and predicted:
-        directory.mkdir(parents=True, exist_ok=True)
-        with whole_file(directory / PREDICTIONS) as partial:
-            partial.write_text(text, encoding="utf-8")
+    predicted = _all_predicted(groups, hw, plan.drawn, errors)
+    digest = _written_down(predicted, directory)
     written = _entered(plan.ledger, hw, [pair for pairs in predicted for pair in pairs])
     runner = Runner(device_of(plan), plan.repeats, plan.tries)
-    outcomes: list[CaseOutcome] = []
-    skipped: dict[str, str] = {}
-    for pairs in predicted:
-        name = pairs[0][0].case.group
-        lacking = budget.lacking(pairs)
-        if lacking is not None:
-            skipped[name] = lacking
-            continue
-        say(f"running {name}")
-        with errors.noted(name), budget.spent_on(pairs):
-            drawn = [one.case.name for one, prediction in pairs if prediction.timeline is not None]
-            measured = runner.measure([one for one, _ in pairs], drawn)
-            outcomes += [CaseOutcome(one.case, said, run) for (one, said), run in zip(pairs, measured, strict=True)]
+    outcomes, skipped = run_groups(predicted, runner, budget, errors, say)
     _scored(plan.ledger, written, outcomes)
     machine = ReadOnly(describe_device(plan.backend))
     assert hw.fit is not None
@@ -119,7 +95,28 @@ def validate(
     )
 
 
-def _entered(ledger: Path | None, hw: Platform, predicted: _Predicted) -> dict[str, str]:
+def _all_predicted(
+    groups: Sequence[CaseGroup], hw: Platform, n_drawn: int, errors: GroupErrors
+) -> list[PredictedGroup]:
+    """What is predicted of each group that can be; timelines of the first `n_drawn`."""
+    predicted: list[PredictedGroup] = []
+    for group in groups:
+        with errors.noted(group.name):
+            predicted.append(_predicted(prepare_cases(group, hw), hw, drawn=len(predicted) < n_drawn))
+    return predicted
+
+
+def _written_down(predicted: Sequence[PredictedGroup], directory: Path | None) -> str:
+    """Write what is predicted to `directory`, when given; returns the digest of it."""
+    text, digest = predictions_document([pair for pairs in predicted for pair in pairs])
+    if directory is not None and predicted:
+        directory.mkdir(parents=True, exist_ok=True)
+        with whole_file(directory / PREDICTIONS) as partial:
+            partial.write_text(text, encoding="utf-8")
+    return digest
+
+
+def _entered(ledger: Path | None, hw: Platform, predicted: PredictedGroup) -> dict[str, str]:
     """Write predictions to a ledger, before any run; the name of each there by case."""
     if ledger is None or not predicted:
         return {}
@@ -202,61 +199,12 @@ def _trust_in_fit(hw: Platform) -> Trust:
     return recorded_trust(hw.fit.provenance) or Trust("high")
 
 
-def _predicted(cases: Sequence[PreparedCase], hw: Platform, *, drawn: bool) -> _Predicted:
+def _predicted(cases: Sequence[PreparedCase], hw: Platform, *, drawn: bool) -> PredictedGroup:
     """The cases of a group with what is predicted of them; timelines of two policies where they are to be `drawn`."""
     for one in cases:
         _require_unseen(one, hw)
     shown = ("pregate", "on_demand") if drawn else ()
     return [(one, predict(one, keep_timeline=one.case.policy in shown)) for one in cases]
-
-
-@dataclass
-class _Errors:
-    """Groups that failed, and why."""
-
-    reasons: dict[str, str] = field(default_factory=dict)
-    first: Exception | None = None
-
-    @contextmanager
-    def noted(self, group: str) -> Iterator[None]:
-        """What a memory, a run, or the framework below it raises is noted for `group`."""
-        try:
-            yield
-        except (CapacityExceeded, LaneFailure, OutputMismatch, RuntimeError) as error:
-            self.reasons[group] = str(error).partition("\n")[0]
-            self.first = self.first or error
-
-
-@dataclass
-class _Budget:
-    """Time for all groups, begun when made; each run takes what was predicted and, beside it, `beside_s` at most."""
-
-    budget_s: float | None
-    repeats: int
-    beside_s: float = 0.0
-    begin_s: float = field(default_factory=lambda: time.monotonic())
-
-    def lacking(self, pairs: _Predicted) -> str | None:
-        """Why there is no time for a group; None when there is."""
-        if self.budget_s is None:
-            return None
-        left_s = self.budget_s - (time.monotonic() - self.begin_s)
-        n_runs, predicted_s = self._runs_of(pairs)
-        wanted_s = predicted_s + n_runs * self.beside_s
-        return f"{max(left_s, 0.0):.0f} s were left, {wanted_s:.0f} s needed" if wanted_s > left_s else None
-
-    @contextmanager
-    def spent_on(self, pairs: _Predicted) -> Iterator[None]:
-        """Learn from a group what its runs take beside their makespans."""
-        begin_s = time.monotonic()
-        yield
-        n_runs, predicted_s = self._runs_of(pairs)
-        self.beside_s = max(self.beside_s, (time.monotonic() - begin_s - predicted_s) / n_runs)
-
-    def _runs_of(self, pairs: _Predicted) -> tuple[int, float]:
-        """Runs of a group, and their makespans together."""
-        makespan_s = sum(prediction.metrics["makespan_s"] for _, prediction in pairs)
-        return 1 + self.repeats * len(pairs), self.repeats * makespan_s
 
 
 def _require_unseen(prepared: PreparedCase, hw: Platform) -> None:

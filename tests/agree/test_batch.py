@@ -228,7 +228,7 @@ def test_part_by_part_is_as_the_whole(
     text: str, execution: str, compiled: bool | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Parts of a step or two: carried ends, levels and intervals change nothing."""
-    for module in ("offload.decode", "offload.fast.decode_compiled"):
+    for module in ("offload.decode_loop", "offload.fast.decode_compiled"):
         monkeypatch.setattr(f"{module}._PART_OPS", 1)
     hw = load_platform("a100-sxm4-80gb", "streams", {"link.h2d_bytes_per_s": 1e7})
     for name, disk in (("decoder-only", False), ("encoder-decoder", True)):

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import offload.decode
-from offload import work
+from offload import decode_loop, token_mixing, unions, work
 from offload.decode import Decoded, DecodeStream, decode
 from offload.execution import EXECUTIONS
 from offload.ops import Lane, OpKind, Work
@@ -282,7 +282,8 @@ def test_long_passes_are_counted_on_arrays_to_the_same_schedule(monkeypatch: pyt
     for policy in ("on_demand", "pregate", "gpu_only"):
         digests = []
         for size in (512, 0):
-            monkeypatch.setattr(offload.decode, "_SMALL_PASS", size)
+            monkeypatch.setattr(unions, "_SMALL_PASS", size)
+            monkeypatch.setattr(token_mixing, "_SMALL_PASS", size)
             digests.append(written(SHARED, many(1), policy, n_buffers=12).schedule.digest)
         assert digests[0] == digests[1]
     attention = asked(written(SHARED, many(1), "gpu_only"), OpKind.SELF_ATTENTION, 0)[0]
@@ -291,7 +292,7 @@ def test_long_passes_are_counted_on_arrays_to_the_same_schedule(monkeypatch: pyt
 
 @pytest.mark.parametrize("size", [512, 0])
 def test_unions_count_each_expert_once_with_its_tokens(size: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(offload.decode, "_SMALL_PASS", size)
+    monkeypatch.setattr(unions, "_SMALL_PASS", size)
     chosen = [[[0, 5], [-1, -1], [3, 3]], [[5, -1], [-1, -1], [2, 0]], [[1, 5], [-1, -1], [-1, 2]]]
     one = step(0, Phase.DECODE, [(0, 0), (1, 0), (2, 0)], chosen)
     decoded = written(DECODER, [one], "gpu_only")
@@ -307,7 +308,7 @@ def test_parts_put_together_are_the_whole_and_none_ends_while_experts_are_held_a
     steps = [PROMPT, NEXT, *[dataclasses.replace(NEXT, i_step=i, position=NEXT.position + i - 1) for i in range(2, 6)]]
     whole = written(DECODER, steps, "pregate").schedule
     for most, sizes in ((30, [30, 52, 52, 26]), (31, [56, 52, 52, 0]), (10**6, [160])):
-        monkeypatch.setattr(offload.decode, "_PART_OPS", most)
+        monkeypatch.setattr(decode_loop, "_PART_OPS", most)
         stream = DecodeStream(
             DECODER, steps, policy_named("pregate"), EXECUTIONS["streams"], n_buffers=8, compiled=False
         )
@@ -323,7 +324,7 @@ class Spy:
 
     def __init__(self, *arguments: Any) -> None:
         Spy.made += 1
-        self._loop = offload.decode._Loop(*arguments)
+        self._loop = decode_loop.DecodeLoop(*arguments)
         self.lookups = self._loop.lookups
         self.parts = self._loop.parts
 

@@ -41,7 +41,7 @@ def _one_by_one(
         return ExpertMemory(*args[:6], in_runs=False, **{key: value for key, value in more.items() if key != "in_runs"})
 
     with monkeypatch.context() as patched:
-        patched.setattr("offload.decode.ExpertMemory", without_runs)
+        patched.setattr("offload.decode_loop.ExpertMemory", without_runs)
         return _prefetched(model, n_buffers, execution)
 
 
