@@ -13,7 +13,7 @@ from tests.small_models import MODELS
 
 torch = pytest.importorskip("torch", reason="the runtime needs PyTorch (the extra 'runtime')")
 
-from pregate.check import runs, session  # noqa: E402
+from pregate.check import group_runs, runs, session  # noqa: E402
 from pregate.check.cases import CaseGroup, CaseWorkload  # noqa: E402
 from pregate.check.page import page  # noqa: E402
 from pregate.check.report import gate  # noqa: E402
@@ -47,7 +47,7 @@ def ten_seconds_a_group(monkeypatch: pytest.MonkeyPatch) -> None:
         return real(self, group, drawn)
 
     monkeypatch.setattr(Runner, "measure", measure)
-    monkeypatch.setattr(session, "time", type("Clock", (), {"monotonic": staticmethod(lambda: now[0])}))
+    monkeypatch.setattr(group_runs, "time", type("Clock", (), {"monotonic": staticmethod(lambda: now[0])}))
 
 
 @pytest.mark.parametrize(("budget_s", "n_run"), [(None, 3), (35.0, 3), (25.0, 2), (15.0, 1), (0.0, 0)])
