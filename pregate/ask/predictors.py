@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from offload.predictors.catalogue import GUESSERS
 from offload.predictors.judged import GuessCounts, Judgement, judge
+from pregate.ask.choices import GUESS_METRICS
 from pregate.ask.simulation import to_dataframe
 from traces.bootstrap import ratio_intervals
 from traces.errors import InvalidInput, unknown_name
@@ -21,14 +22,7 @@ from traces.routing import RoutingTrace
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["METRIC_NAMES", "PredictorCurves", "PredictorRow", "predictors"]
-
-METRIC_NAMES = {
-    "recall": "share of the chosen experts that are among the k + m guessed",
-    "exact": "share of tokens whose experts are all among the k + m guessed",
-    "top1": "share of tokens whose first guess is one of the chosen, whatever m",
-}
-"""What is counted; the three are not comparable with each other."""
+__all__ = ["PredictorCurves", "PredictorRow", "predictors"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +82,7 @@ class PredictorCurves:
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready."""
         kept = {name: getattr(self, name) for name in self.__slots__ if name != "rows"}
-        return kept | {"metric_is": METRIC_NAMES[self.metric], "rows": [asdict(row) for row in self.rows]}
+        return kept | {"metric_is": GUESS_METRICS[self.metric], "rows": [asdict(row) for row in self.rows]}
 
     def flat(self) -> list[dict[str, Any]]:
         """A row a predictor, lookahead, m and layer; layer None is all together."""
@@ -132,8 +126,8 @@ def predictors(
     """Judge predictors on the decode tokens of `trace`: learnt on some sequences, asked about the others.
 
     `names`: of `offload.predictors.catalogue.GUESSERS` (None: all), and `oracle`; `more`: experts guessed beyond the
-    k that a token chooses; `metric`: of `METRIC_NAMES`; `split`: of `traces.splits.SPLITS`; `seed`: of the controls and
-    intervals. Raises `UnknownName` for a name, `InvalidInput` for a number out of range or nothing to judge.
+    k that a token chooses; `metric`: of `GUESS_METRICS`; `split`: of `traces.splits.SPLITS`; `seed`: of the controls
+    and intervals. Raises `UnknownName` for a name, `InvalidInput` for a number out of range or nothing to judge.
     """
     chosen = [*GUESSERS, "oracle"] if names is None else list(names)
     _check(chosen, lookaheads, more, metric, seed)
@@ -170,8 +164,8 @@ def _check(names: Sequence[str], lookaheads: Sequence[int], more: Sequence[int],
     for name in names:
         if name not in known:
             raise unknown_name("predictor", name, known)
-    if metric not in METRIC_NAMES:
-        raise unknown_name("metric", metric, METRIC_NAMES)
+    if metric not in GUESS_METRICS:
+        raise unknown_name("metric", metric, GUESS_METRICS)
     if min(lookaheads) < 1:
         raise InvalidInput(f"lookahead = {min(lookaheads)} is below 1: a layer's own gate has run then")
     if min(more) < 0:

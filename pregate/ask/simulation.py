@@ -20,6 +20,7 @@ from offload.schedule import Schedule
 from offload.timeline import Timeline
 from pregate.ask.capture import Captured, capture_request
 from pregate.ask.captured_metrics import metrics_of, prefetches_of
+from pregate.ask.choices import ENGINES
 from pregate.ask.claimed_intervals import claimed_intervals
 from pregate.ask.intervals import UNCERTAIN, Interval, intervals
 from pregate.ask.request import request
@@ -35,7 +36,6 @@ if TYPE_CHECKING:
     import pandas as pd
 
 __all__ = [
-    "ENGINES",
     "Disagreement",
     "SimulationResult",
     "calibration",
@@ -108,15 +108,6 @@ class SimulationResult(metrics.Metrics):
         """One row. Needs pandas (the extra `notebooks`)."""
         return to_dataframe([self.to_dict()])
 
-
-ENGINES = {
-    "auto": "the recurrence on FIFO lanes, part by part on a long trace; the event engine where modes ask for more",
-    "des": "SimPy, the definition: every mode, HBM checked while it runs",
-    "recurrence": "compiled, FIFO lanes only: the same times bit for bit",
-    "event": "compiled, every mode: the same times",
-    "stream": "the recurrence in memory bounded by the step: no timeline",
-}
-"""What gives a schedule its times."""
 
 LONG_TRACE = 50_000
 """Passes times MoE layers beyond which a trace is long: its schedule is some hundred MB, and its timeline as much."""

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
 from hwmodels.coverage import unfitted_device
-from hwmodels.quantity import ReadOnly
 from pregate.ask.capture import Captured, capture_request
+from pregate.ask.choices import OBJECTIVES
 from pregate.ask.comparison import what_binds
 from pregate.ask.intervals import Interval, intervals
 from pregate.ask.simulation import SimulationResult, interpret
@@ -21,17 +20,7 @@ from pregate.card.job import RequestLoad
 from pregate.card.record import spread_of
 from traces.errors import unknown_name
 
-__all__ = ["OBJECTIVES", "Expected", "Judged", "judge", "objective_of"]
-
-OBJECTIVES: Mapping[str, str] = ReadOnly(
-    {
-        "request": "seconds of a whole request",
-        "ttft": "seconds to the first token",
-        "tpot": "seconds a token after the first",
-        "throughput": "output tokens a second, of all requests at once",
-    }
-)
-"""What a design is judged by; of the last one more is better."""
+__all__ = ["Expected", "Judged", "judge", "objective_of"]
 
 NORMAL_95 = 1.96
 """Standard deviations on each side of a 95 % interval."""

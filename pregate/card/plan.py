@@ -10,12 +10,13 @@ from hwmodels.stack import stack_names
 from offload.memory import CapacityExceeded
 from offload.own_policies import is_own_name
 from offload.policies import PRESETS, policy_named
+from pregate.ask.choices import OBJECTIVES
 from pregate.card.card import Card
 from pregate.card.choice import Ranking, choose
 from pregate.card.designs import all_planned, plan_design, stacks_for
 from pregate.card.flags import Flags, flags_of
 from pregate.card.job import RequestLoad, Workpiece, recorded_job, workpiece
-from pregate.card.judged import OBJECTIVES, Judged, judge
+from pregate.card.judged import Judged, judge
 from pregate.card.narrowing import narrowing
 from pregate.card.speed_limit import limit_of, speed_limit
 from pregate.card.turning_points import turning_points
@@ -46,7 +47,7 @@ def plan(
 
     `hw`: a machine by name or file, with `overrides` as of `pregate.load_hardware`, or a platform, whose stack is then
     the only one. `job`: the requests (None: 512 tokens in, 256 out, one at once), or a recorded `trace` of some.
-    `objective`: one of `pregate.card.judged.OBJECTIVES`. `now`: what runs today, `STACK/DESIGN` or a design of the
+    `objective`: one of `pregate.ask.choices.OBJECTIVES`. `now`: what runs today, `STACK/DESIGN` or a design of the
     first stack; None: all in HBM where that fits, else whole layers on the host, else the first design that fits.
     `stacks`: the software to look at; None: every engine that runs such a model, and this project's runtime.
     `policies`: designs to judge beside those of the stacks, such as one of your own that `load_policy` has loaded.

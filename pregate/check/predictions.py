@@ -29,7 +29,7 @@ from pregate.ask.simulation import interpret
 from pregate.check.cases import CaseGroup
 from pregate.check.outcome import COMPARED_METRICS, Case, CasePrediction, OpTime
 from simulator.explain.bounds import lower_bounds
-from simulator.explain.sensitivity import METRICS as SIMULATED
+from simulator.explain.explained_metrics import METRICS as SIMULATED
 from traces.errors import InvalidInput
 from traces.model.architecture import ModelArchitecture
 from traces.routing import RoutingTrace

@@ -12,6 +12,7 @@ from typer.main import get_command
 from pregate.cli.arguments import check_arguments, check_recorded, is_typed
 from pregate.cli.coercion import coerced_here
 from pregate.cli.own_code import load_own_policies
+from pregate.cli.words import check_words
 
 __all__ = ["COMMANDS", "PLAIN", "Command", "Commands", "Entry", "root"]
 
@@ -172,8 +173,15 @@ class Command(TyperCommand):
         load_own_policies(
             self.name, {param.name: ctx.params.get(param.name) for param in params if is_typed(ctx, param.name)}
         )
+        typed = {param.name: param for param in params if is_typed(ctx, param.name)}
+        check_words(self.name, {name: (_spelt(param), ctx.params.get(name)) for name, param in typed.items()})
         check_recorded({param.opts[-1] for param in params if is_typed(ctx, param.name)})
         return rest
+
+
+def _spelt(param: Any) -> str:
+    """A parameter as a user types it: an option's longest spelling, an argument's name."""
+    return str(max(param.opts, key=len))
 
 
 class Group(TyperGroup):

@@ -75,6 +75,9 @@ def _subject(
 ) -> tuple[ModelArchitecture, Platform, RoutingTrace | TraceRecipe]:
     """Model, machine and trace; a synthetic trace stays a recipe, for an axis may change what it is made of."""
     if question.trace is not None:
+        from pregate.explore.sweeps.axes import find_axis
+
+        find_axis(axis)
         model, machine, trace = question.subject()
         from pregate.explore.sweeps.workloads import TraceRecipe
 
@@ -115,7 +118,7 @@ def _require_free(question: Question, axis: str) -> None:
 
 
 def _table(found: Crossovers, title: str) -> Table:
-    from pregate.explore.crossover import shown
+    from pregate.explore.axis_words import axis_value
 
     table = render.new_table(title)
     for column in (found.axis, "best below", "best above", f"{found.metric} below", "above"):
@@ -123,5 +126,5 @@ def _table(found: Crossovers, title: str) -> Table:
     for row in found:
         names = [name or "nothing fits" for name in (row.below, row.above)]
         metrics = [f"{value:.4g}" if value == value else "-" for value in (row.below_metric, row.above_metric)]
-        table.add_row(shown(row.value), *names, *metrics)
+        table.add_row(axis_value(found.axis, row.value), *names, *metrics)
     return table

@@ -73,9 +73,9 @@ def predictors(
 
 
 def _metric_is(found: PredictorCurves) -> str:
-    from pregate.ask.predictors import METRIC_NAMES
+    from pregate.ask.choices import GUESS_METRICS
 
-    return METRIC_NAMES[found.metric]
+    return GUESS_METRICS[found.metric]
 
 
 def _numbers(text: str, option: str) -> list[int]:

@@ -67,24 +67,25 @@ def residency(
         )
     if plot is not None:
         require_picture(plot)
-    from pregate.api import load_trace
-
     if by_bytes:
         chosen = distinct(policies if policies is not None else BY_BYTES, "--policies")
         sizes = [_mib(text) for text in distinct(budgets_mib if budgets_mib is not None else BUDGETS, "--budgets-mib")]
-        recorded = load_trace(trace)
+        from pregate.api import load_trace
         from pregate.ask.replay import residency as run_residency
 
+        recorded = load_trace(trace)
         with spinner("replaying"):
             found = run_residency(recorded, chosen, sizes, expert_bytes=expert_bytes, seed=seed)
         _print(found, format, lambda: _table(found, trace))
     else:
+        asked = [] if caches is None else distinct(caches, "--caches")
+        for name in asked:
+            build_cache(name)
+        sizes_asked = [] if capacity is None else distinct(capacity, "--capacity")
+        from pregate.api import load_trace
         from pregate.ask.cache_hits import CACHES, CAPACITIES, cache_hits
 
-        named = CACHES if caches is None else distinct(caches, "--caches")
-        capacities = CAPACITIES if capacity is None else distinct(capacity, "--capacity")
-        for name in named:
-            build_cache(name)
+        named, capacities = asked or CACHES, sizes_asked or CAPACITIES
         recorded = load_trace(trace)
         with spinner("replaying"):
             hits = cache_hits(

@@ -16,11 +16,6 @@ from pregate.cli import options
 from pregate.cli.built import distinct
 from pregate.cli.consent import require_consent_along
 from pregate.draw import render
-from pregate.explore.sweeps.checkpoint import Checkpoint
-from pregate.explore.sweeps.files import check_output, write_dataset
-from pregate.explore.sweeps.spec import read_sweep
-from pregate.explore.sweeps.summary import summarise
-from pregate.explore.sweeps.sweep import sweep as run_sweep
 from traces.errors import InvalidInput, PregateError
 from traces.whole_file import refuse_overwriting
 
@@ -52,6 +47,9 @@ def sweep(
 
     Example: pregate sweep sweep.yaml -o sweep.nc --jobs 2 --plot pictures
     """
+    from pregate.explore.sweeps.files import check_output, write_dataset
+    from pregate.explore.sweeps.spec import read_sweep
+
     arguments = read_sweep(file, None if policies is None else distinct(policies, "--policies"))
     if speculative is not None:
         _add_drafting(arguments, speculative)
@@ -66,6 +64,10 @@ def sweep(
         raise InvalidInput("--no-cache and --cache-dir are both given: choose one")
     if not yes:
         require_consent_along(arguments["model"], arguments["trace"], arguments["axes"])
+    from pregate.explore.sweeps.checkpoint import Checkpoint
+    from pregate.explore.sweeps.summary import summarise
+    from pregate.explore.sweeps.sweep import sweep as run_sweep
+
     kept = checkpoint if checkpoint is not None else target.with_name(f"{target.name}.partial")
     where: dict[str, Any] = {"jobs": jobs, "checkpoint": kept, "cache_dir": False if no_cache else cache_dir}
     with _resumable(kept) as count, warnings.catch_warnings(record=True) as notes:

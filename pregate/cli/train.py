@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pregate.check.gate_study import GateStudy
-from pregate.check.gate_study import train as train_gates
 from pregate.cli import options
 from pregate.cli.progress import spinner
 from pregate.draw import render
+
+if TYPE_CHECKING:
+    from pregate.check.gate_study import GateStudy
 
 
 def train(
@@ -35,6 +36,8 @@ def train(
 
     Example: pregate train --short -o pregated
     """
+    from pregate.check.gate_study import train as train_gates
+
     with spinner("training") as update:
         study = train_gates(
             output,

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 
 from pregate.draw.palette import styles_of
 from pregate.draw.style import bare, log_axis, picture
-from pregate.explore.crossover import Crossovers, shown
+from pregate.explore.axis_words import axis_label, axis_value, scale_of
+from pregate.explore.crossover import Crossovers
 from traces.errors import InvalidInput
 
 if TYPE_CHECKING:
@@ -15,7 +16,6 @@ if TYPE_CHECKING:
 
 __all__ = ["winners"]
 
-_UNITS = {"bytes_per_s": (1e9, "GB/s"), "bytes": (1e9, "GB"), "flop_per_s": (1e12, "TFLOP/s"), "s": (1e-6, "us")}
 _NOTHING = "nothing fits"
 _STEP_IN = 0.05
 """Of the strip's length: two changes that lie closer are named on different lines."""
@@ -35,7 +35,7 @@ def winners(*found: Crossovers) -> Figure:
         raise InvalidInput(
             f"searches along one axis are drawn together, these are along {', '.join(axes_of) or 'none'}"
         )
-    factor, unit = next((_UNITS[end] for end in _UNITS if found[0].axis.endswith(f"_{end}")), (1.0, ""))
+    factor, _ = scale_of(found[0].axis)
     low, high = min(one.low for one in found) / factor, max(one.high for one in found) / factor
     log = low > 0 and high / low >= 4
     figure = Figure(figsize=(9, 1.3 + 0.8 * len(found)), layout="constrained")
@@ -53,7 +53,7 @@ def winners(*found: Crossovers) -> Figure:
     if log:
         log_axis(axes.xaxis, low, high)
     _name_changes(axes, found, factor)
-    axes.set_xlabel(f"{found[0].axis} ({unit})" if unit else found[0].axis)
+    axes.set_xlabel(axis_label(found[0].axis))
     axes.set_yticks(range(len(found)), [f"best {one.metric}" for one in found])
     axes.tick_params(axis="y", length=0)
     bare(axes, "x")
@@ -76,5 +76,5 @@ def _name_changes(axes: Axes, found: tuple[Crossovers, ...], factor: float) -> N
             share = float(to_share.transform(axes.transData.transform((at, row)))[0])
             if share - last < _STEP_IN:
                 continue
-            axes.annotate(shown(at), (at, row - 0.27), ha="center", va="bottom", fontsize=8)
+            axes.annotate(axis_value(change.axis, change.value), (at, row - 0.27), ha="center", va="bottom", fontsize=8)
             last = share

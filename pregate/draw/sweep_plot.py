@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from pregate.draw.iso_lines import draw_iso_lines, number_lines
 from pregate.draw.palette import SeriesStyle, styles_of
 from pregate.draw.style import bare, log_axis, picture, save_figure
+from pregate.explore.axis_words import axis_label, axis_value, axis_words, scale_of
 from pregate.explore.sweeps.summary import best_policy
 from traces.errors import InvalidFile, InvalidInput, unknown_name
 
@@ -39,9 +40,6 @@ MOST_MARKED = 40
 
 _METRIC_SCALES = {"s": (1e-3, "ms"), "B": (1e9, "GB")}
 """What a metric in SI is drawn in."""
-
-_SCALES = {"B/s": (1e9, "GB/s"), "B": (1e9, "GB"), "FLOP/s": (1e12, "TFLOP/s"), "s": (1e-6, "us"), "Hz": (1e9, "GHz")}
-"""What an axis in SI is drawn in."""
 
 
 @picture
@@ -143,7 +141,7 @@ def sweep_map(dataset: xr.Dataset, metric: str = "tokens_per_s") -> Figure:
         _draw_winners(axes, shown, styles)
     picture_of = _draw_values(figure, list(grid[1]), maps, metric)
     for i, part in enumerate(columns if others else []):
-        grid[0, i].set_title(f"{others[0]} {_value(part[others[0]].item())}", loc="left", fontsize=11)
+        grid[0, i].set_title(_point(others[0], part[others[0]].item()), loc="left", fontsize=11)
     for axes in grid[:, 0]:
         axes.set_ylabel(maps[0].y_label)
     for axes in grid[1]:
@@ -289,8 +287,9 @@ def _metric_scale(dataset: xr.Dataset, metric: str) -> tuple[float, str]:
     return _METRIC_SCALES.get(str(dataset[metric].attrs.get("units", "")), (1.0, ""))[0], _label(metric)
 
 
-def _value(value: object) -> str:
-    return f"{value:.6g}" if isinstance(value, float) else str(value)
+def _point(name: str, value: Any) -> str:
+    """One value of an axis that is not drawn along."""
+    return f"{axis_words(name)} {axis_value(name, value)}" if isinstance(value, float) else f"{name} {value}"
 
 
 def _axes_of(dataset: xr.Dataset) -> tuple[list[str], list[str]]:
@@ -302,9 +301,7 @@ def _axes_of(dataset: xr.Dataset) -> tuple[list[str], list[str]]:
 
 def _scaled(dataset: xr.Dataset, name: str) -> tuple[NDArray[np.float64], str]:
     """Values of an axis in a unit people read, and its label."""
-    unit = str(dataset[name].attrs.get("units", ""))
-    factor, shown = _SCALES.get(unit, (1.0, "" if unit == "1" else unit))
-    return dataset[name].values / factor, f"{name} ({shown})" if shown else name
+    return dataset[name].values / scale_of(name)[0], axis_label(name)
 
 
 def _scale_axis(axes: Axes, side: Any, at: NDArray[np.float64], label: str) -> None:
@@ -345,6 +342,5 @@ def _label(metric: str) -> str:
 
 
 def _title(dataset: xr.Dataset, others: list[str], values: tuple[Any, ...]) -> str:
-    at = ", ".join(f"{name} {value:.6g}" if isinstance(value, float) else f"{name} {value}"
-                   for name, value in zip(others, values, strict=True))  # fmt: skip
+    at = ", ".join(_point(name, value) for name, value in zip(others, values, strict=True))
     return f"{dataset.attrs['model']} on {dataset.attrs['hardware']}" + (f": {at}" if at else "")

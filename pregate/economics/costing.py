@@ -15,6 +15,7 @@ from offload.memory import CapacityExceeded
 from offload.policies import policy_named
 from offload.policy import Policy
 from pregate.api import synthesize
+from pregate.ask.choices import BASES
 from pregate.ask.request import request as plan_request
 from pregate.ask.shown import html_rows
 from pregate.ask.simulation import to_dataframe
@@ -27,10 +28,7 @@ from traces.model.architecture import ModelArchitecture
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["BASES", "CostReport", "DesignCost", "costs"]
-
-BASES = ("own", "rent")
-"""Machines that are bought, or rented by the hour."""
+__all__ = ["CostReport", "DesignCost", "costs"]
 
 _ESTIMATES = ("per_million_tokens", "per_request", "joules_per_token", "n_machines", "total", "payback_days")
 

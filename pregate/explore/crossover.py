@@ -23,10 +23,11 @@ from pregate.ask.shown import html_rows
 from pregate.ask.simulation import to_dataframe
 from pregate.explore.axis_scale import Scale, read_scale
 from pregate.explore.axis_winners import AxisWinners, Winner
+from pregate.explore.axis_words import axis_value, axis_words
 from pregate.explore.sweeps.machines import MachineRecipe, platform_at
 from pregate.explore.sweeps.planning import Subject, read_subject, with_figures
 from pregate.explore.sweeps.workloads import TraceRecipe
-from simulator.explain.sensitivity import METRICS
+from simulator.explain.explained_metrics import METRICS
 from traces.errors import InvalidInput, unknown_name
 from traces.model.architecture import ModelArchitecture
 from traces.routing import RoutingTrace
@@ -34,7 +35,7 @@ from traces.routing import RoutingTrace
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["Crossover", "Crossovers", "crossovers", "shown"]
+__all__ = ["Crossover", "Crossovers", "crossovers"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,10 +94,12 @@ class Crossovers:
         edges = [self.low, *(row.value for row in self.rows), self.high]
         winners = [self.first, *(row.above for row in self.rows)]
         told = [
-            f"{winner or 'nothing that fits'} from {shown(begin)} to {shown(end)}"
+            f"{winner or 'nothing that fits'} from {axis_value(self.axis, begin)} to {axis_value(self.axis, end)}"
             for winner, begin, end in zip(winners, edges[:-1], edges[1:], strict=True)
         ]
-        return f"Best {self.metric} along {self.axis}: {', '.join(told)}."
+        words = axis_words(self.axis)
+        along = self.axis if words == self.axis else f"{words} ({self.axis})"
+        return f"Best {self.metric} along {along}: {', '.join(told)}."
 
     def _repr_html_(self) -> str:
         return html_rows([row.to_dict() for row in self.rows], self.verdict())
@@ -158,11 +161,6 @@ def crossovers(
         tuple(rows), key, scale.low, scale.high, metric, winners.at(scale.low).name, _calibration(subject, scale),
         winners.refusal,
     )  # fmt: skip
-
-
-def shown(value: float) -> str:
-    """A value of an axis in four digits; a whole number below a million in full."""
-    return f"{value:.0f}" if value.is_integer() and value < 1e6 else f"{value:.4g}"
 
 
 def _calibration(subject: Subject, scale: Scale) -> str:

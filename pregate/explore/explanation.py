@@ -22,7 +22,8 @@ from pregate.ask.shown import html_rows
 from pregate.ask.simulation import SimulationResult, interpret, to_dataframe
 from simulator.explain.attribution import partition
 from simulator.explain.critical_path import walk
-from simulator.explain.sensitivity import METRICS, elasticities
+from simulator.explain.explained_metrics import METRICS
+from simulator.explain.sensitivity import elasticities
 from traces.errors import InvalidInput, unknown_name
 from traces.model.architecture import ModelArchitecture
 from traces.routing import RoutingTrace

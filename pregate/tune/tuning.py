@@ -13,11 +13,12 @@ import numpy as np
 from hwmodels.platform import Platform
 from offload.decode import about_ops
 from offload.memory import CapacityExceeded
+from pregate.ask.choices import OBJECTIVES
 from pregate.ask.intervals import Interval
 from pregate.ask.simulation import interpret
 from pregate.card.designs import plan_design
 from pregate.card.job import Workpiece, recorded_job
-from pregate.card.judged import NORMAL_95, OBJECTIVES, Judged, judge
+from pregate.card.judged import NORMAL_95, Judged, judge
 from pregate.tune.settings import CHUNKS_MIB, CPU_S_PER_OP, DEFAULT, designs_to_try
 from simulator.modes import Modes
 from traces.drift import DriftTest, drift_between

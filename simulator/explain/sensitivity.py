@@ -22,12 +22,10 @@ from hwmodels.figures import MEMORY_FIGURES, Figures
 from offload.probes import Probes
 from offload.timeline import Timeline
 from simulator.explain.critical_path import ExplainedRun, gradient
+from simulator.explain.explained_metrics import METRICS
 from traces.errors import unknown_name
 
-__all__ = ["METRICS", "Weights", "elasticities", "metric_weights"]
-
-METRICS = ("makespan_s", "tokens_per_s", "ttft_s", "tpot_s", "moe_layer_latency_s")
-"""What can be explained; `tpot_s` is the mean. `tokens_per_s` is tokens over `makespan_s`."""
+__all__ = ["Weights", "elasticities", "metric_weights"]
 
 _STEP = 1e-30
 """Relative size of the imaginary step: far below what rounding keeps, far above the smallest number."""

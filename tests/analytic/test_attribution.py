@@ -28,7 +28,8 @@ from pregate.ask.request import request
 from simulator import recurrence
 from simulator.explain.attribution import CLASSES, Path, critical_path, partition
 from simulator.explain.critical_path import gradient, slot_edges, walk
-from simulator.explain.sensitivity import METRICS, elasticities, metric_weights
+from simulator.explain.explained_metrics import METRICS
+from simulator.explain.sensitivity import elasticities, metric_weights
 from tests.small_models import MODELS, TRIED, decoder_only, routing
 from traces.errors import InvalidInput, UnknownName
 from traces.routing import RoutingTrace

@@ -19,7 +19,8 @@ from pregate.ask.capture import Captured, capture
 from pregate.ask.claimed_intervals import claimed_intervals, scattering
 from pregate.ask.simulation import interpret
 from simulator.explain.critical_path import walk
-from simulator.explain.sensitivity import METRICS, elasticities
+from simulator.explain.explained_metrics import METRICS
+from simulator.explain.sensitivity import elasticities
 
 MODEL = pregate.load_model("qwen3-30b-a3b")
 HW = pregate.load_hardware("rtx-4090", "llama-cpp")

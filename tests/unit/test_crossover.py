@@ -95,7 +95,7 @@ def test_memory_decides_who_can_play(
 def test_a_reserve_that_grows_ends_in_nothing_that_fits(search: Callable[..., Crossovers]) -> None:
     found = search(["gpu_only", "pregate"], "stack.reserve_bytes", 1e9, 100e9)
     assert [(row.below, row.above) for row in found] == [("gpu_only", "pregate"), ("pregate", None)]
-    assert found.verdict().endswith("to 1e+11.")
+    assert found.verdict().endswith("to 100 GB.")
     assert "nothing that fits from " in found.verdict()
 
 
@@ -110,7 +110,7 @@ def test_a_policy_that_does_not_fit_never_wins_and_a_price_cannot_help(
     hw = pregate.load_hardware("h100-sxm", overrides={"hbm_bytes": "2GB"})
     found = crossovers(model, hw, trace, ["gpu_only", "pregate"], LINK, 1e9, 1e12)
     assert (len(found), found.first) == (0, "pregate")
-    assert found.verdict() == f"Best tokens_per_s along {LINK}: pregate from 1e+09 to 1e+12."
+    assert found.verdict() == f"Best tokens_per_s along link bandwidth ({LINK}): pregate from 1 GB/s to 1 TB/s."
     tiny = pregate.load_hardware("h100-sxm", overrides={"hbm_bytes": "1GB"})
     assert crossovers(model, tiny, trace, ["gpu_only", "pregate"], LINK, 1e9, 1e12).first is None
 

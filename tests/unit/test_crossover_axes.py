@@ -13,16 +13,18 @@ import numpy as np
 import pytest
 
 import pregate
+from hwmodels.figures import figure_keys
 from pregate.ask.capture import capture_request
 from pregate.cli import main as cli
 from pregate.explore import axis_winners as winners
 from pregate.explore.axis_scale import read_scale
 from pregate.explore.axis_winners import AxisWinners
-from pregate.explore.crossover import Crossovers, crossovers, shown
-from pregate.explore.sweeps.axes import NAMES, find_axis
+from pregate.explore.axis_words import axis_label, axis_value
+from pregate.explore.crossover import Crossovers, crossovers
+from pregate.explore.sweeps.axes import NAMES, axis_unit, find_axis
 from pregate.explore.sweeps.planning import read_subject
 from pregate.explore.sweeps.workloads import TraceRecipe
-from simulator.explain.sensitivity import METRICS
+from simulator.explain.explained_metrics import METRICS
 from traces.errors import InvalidInput, UnknownName
 from traces.storage import save_trace
 
@@ -240,8 +242,32 @@ def test_mistakes_are_answered_in_one_line(axis: str, low: Any, high: Any, optio
     assert "\n" not in str(caught.value)
 
 
-def test_values_are_shown_as_counts_or_in_four_digits() -> None:
-    assert [shown(value) for value in (12345.0, 1e9, 0.03125, 2.0)] == ["12345", "1e+09", "0.03125", "2"]
+@pytest.mark.parametrize(
+    ("axis", "value", "told"),
+    [
+        ("link.h2d_bytes_per_s", 7.674e9, "7.674 GB/s"),
+        ("link.h2d_bytes_per_s", 999.96e6, "1 GB/s"),
+        ("link.h2d_bytes_per_s", 0.5, "0.5 B/s"),
+        ("hbm_bytes", 31.7e9, "31.7 GB"),
+        ("link.copy_latency_s", 2e-5, "20 us"),
+        ("link.copy_latency_s", 0.0, "0 s"),
+        ("accelerator.peak_flop_per_s.fp32", 19.5e12, "19.5 TFLOP/s"),
+        ("accelerator.clock_hz", 1.41e9, "1.41 GHz"),
+        ("accelerator.price_usd", 1500.0, "1500 USD"),
+        ("accelerator.n_sm", 108.0, "108"),
+        ("output_tokens", 12345.0, "12345"),
+        ("cache_ratio", 0.03125, "0.03125"),
+    ],
+)
+def test_a_value_is_shown_in_the_unit_of_its_axis(axis: str, value: float, told: str) -> None:
+    assert axis_value(axis, value) == told
+
+
+@pytest.mark.parametrize("axis", figure_keys())
+def test_every_number_of_a_machine_has_a_unit_in_words_and_pictures(axis: str) -> None:
+    unit = axis_unit(axis)
+    assert axis_value(axis, 2.5).endswith({"1": "2.5", "count": "2.5"}.get(unit, unit)), unit
+    assert ("(" in axis_label(axis)) is (unit not in ("1", "count"))
 
 
 @pytest.mark.parametrize(
@@ -250,7 +276,7 @@ def test_values_are_shown_as_counts_or_in_four_digits() -> None:
         (["--axis", "output_tokens", "--from", "2", "--to", "12", "--policies", "lru,pregate"], 0, "lru from"),
         (["--axis", "batch", "--from", "1", "--to", "4", "--format", "json"], 0, '"axis": "batch"'),
         (["--axis", "cache_ratio", "--from", "0", "--to", "1"], 0, "cache_ratio"),
-        (["--axis", "lookahead", "--from", "1", "--to", "4"], 0, "along lookahead"),
+        (["--axis", "lookahead", "--from", "1", "--to", "4"], 0, "along blocks ahead (lookahead)"),
         (["--axis", "n_active", "--from", "1", "--to", "3", "--batch", "2"], 0, "Not every point can be: n_active = 3"),
         (["--axis", "batch", "--from", "1", "--to", "4", "--trace", "t.safetensors"], 0, "pregate from 1 to 4"),
         (["--axis", "batch", "--from", "1.5", "--to", "4"], 2, "axis batch: 1.5 is not a whole number"),

@@ -12,8 +12,9 @@ import pregate
 from hwmodels.cost import Costs
 from offload.schedule import Schedule
 from pregate.ask.capture import capture
+from pregate.ask.choices import ENGINES
 from pregate.ask.evaluation import evaluate
-from pregate.ask.simulation import ENGINES, Disagreement
+from pregate.ask.simulation import Disagreement
 from simulator import recurrence
 from simulator.modes import Modes, NotFifo
 from traces.errors import InvalidInput, UnknownName

@@ -14,7 +14,7 @@ from hwmodels.figures import MEMORY_FIGURES
 from hwmodels.quantity import ReadOnly
 from pregate.draw.tornado_plot import tornado
 from pregate.explore.explanation import Explanation, explain
-from simulator.explain.sensitivity import METRICS
+from simulator.explain.explained_metrics import METRICS
 from tests.command_line import Run
 from traces.errors import InvalidFile, InvalidInput, UnknownName
 

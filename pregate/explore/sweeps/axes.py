@@ -26,8 +26,8 @@ from traces.model.llama_mixes import is_mix
 from traces.typed import check_fields
 
 __all__ = [
-    "FORMATS", "MACHINE", "MAX_VALUES", "MODEL", "NAMES", "POLICY", "WORKLOAD", "Axis", "LatinHypercube", "find_axis",
-    "read_axes", "rounded", "spaced",
+    "FORMATS", "MACHINE", "MAX_VALUES", "MODEL", "NAMES", "POLICY", "WORKLOAD", "Axis", "LatinHypercube", "axis_unit",
+    "find_axis", "read_axes", "rounded", "spaced",
 ]  # fmt: skip
 
 MACHINE = ("hardware", "accelerator", "link", "host", "storage", "stack")
@@ -157,6 +157,12 @@ def find_axis(name: str) -> str:
     if key not in known:
         raise unknown_name("axis", name, known)
     return key
+
+
+def axis_unit(name: str) -> str:
+    """The SI unit of an axis: "1" for counts and ratios, "" for names. Raises `UnknownName` with the nearest."""
+    key = find_axis(name)
+    return "" if key in NAMES else DIMENSIONS[_dimension(key)]
 
 
 def _distinct(axes: Sequence[Axis]) -> tuple[Axis, ...]:
