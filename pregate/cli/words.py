@@ -291,7 +291,6 @@ _OF_COMMANDS: Mapping[tuple[str, str], Check] = {
     ("explore", "batches"): _its_own,
     ("predictors", "predictors"): _predictors,
     ("plan", "now"): _today,
-    ("calibrate", "measurements"): _file,
     ("fit", "trace"): _recording,
     ("import", "file"): _file,
     ("poc", "file"): _file,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from zlib import crc32
 
 __all__ = ["MARKERS", "PALETTE", "SeriesStyle", "colours_of", "styles_of"]
 
@@ -26,6 +27,10 @@ _POLICIES = {
 }
 
 
+_N_OWNED = len(_POLICIES)
+_N_FREE = len(PALETTE) - _N_OWNED
+
+
 @dataclass(frozen=True, slots=True)
 class SeriesStyle:
     """How one series is drawn, by whatever a picture has of it: a line, points or an area."""
@@ -37,13 +42,26 @@ class SeriesStyle:
 
 
 def colours_of(policies: Iterable[str]) -> dict[str, str]:
-    """A colour a policy: its own where it has one, else the next that none of these has, over and over."""
+    """A colour a policy: its own where it has one, else one that its name chooses, whatever else is drawn and in which
+    order. Two names that choose the same are told apart, the later one in the alphabet moves; when all twelve are
+    taken they come again.
+    """
     names = list(dict.fromkeys(policies))
-    taken = {_POLICIES[name] for name in names if name in _POLICIES}
-    left = [colour for colour in PALETTE if colour not in taken]
-    others = [name for name in names if name not in _POLICIES]
-    extra = {name: left[i % len(left)] for i, name in enumerate(others)}
-    return {name: _POLICIES.get(name) or extra[name] for name in names}
+    found = {name: _POLICIES[name] for name in names if name in _POLICIES}
+    taken = set(found.values())
+    for name in sorted(set(names) - found.keys()):
+        wanted = _wanted(name)
+        found[name] = next((colour for colour in wanted if colour not in taken), wanted[0])
+        taken.add(found[name])
+        if len(taken) == len(PALETTE):
+            taken.clear()
+    return {name: found[name] for name in names}
+
+
+def _wanted(name: str) -> list[str]:
+    """All colours, in the order in which a policy takes one: those that no policy owns before the others."""
+    first = crc32(name.encode()) % _N_FREE
+    return [*PALETTE[_N_OWNED + first :], *PALETTE[_N_OWNED : _N_OWNED + first], *PALETTE[_N_OWNED - 1 :: -1]]
 
 
 def styles_of(policies: Iterable[str]) -> dict[str, SeriesStyle]:

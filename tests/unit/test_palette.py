@@ -84,3 +84,20 @@ def test_a_policy_is_drawn_alike_everywhere_and_no_two_are_drawn_alike() -> None
     assert len(set(drawn)) == len(many)
     marked = {(style.marker, style.hatch, style.dash) for style in styles_of(many).values()}
     assert len(marked) == len(many)
+
+
+def test_a_name_chooses_its_colour_whatever_is_drawn_beside_it() -> None:
+    others = [f"guess/{name}" for name in ("markov", "maps", "learned", "popular")] + ["finemoe", "adap_moe", "lfu"]
+    alone = {name: colours_of([name])[name] for name in others}
+    assert set(alone.values()) <= set(PALETTE[6:])
+    assert len(set(alone.values())) >= 3
+    for name, colour in alone.items():
+        assert colours_of(["pregate", name, "gpu_only"])[name] == colour
+        assert colours_of([name, "on_demand", "lru", "pregate(2)", "prefetch_all"])[name] == colour
+
+
+def test_colours_do_not_depend_on_the_order_and_no_two_of_a_dozen_are_alike() -> None:
+    names = ["pregate", "gpu_only", *(f"guess/{i}" for i in range(10))]
+    assert colours_of(names) == colours_of(names[::-1])
+    assert len(set(colours_of(names).values())) == 12
+    assert len({(s.colour, s.dash) for s in styles_of([f"guess/{i}" for i in range(36)]).values()}) == 36
