@@ -18,6 +18,7 @@ from functools import cache
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
+from threading import RLock
 from typing import Any
 
 import numpy as np
@@ -79,12 +80,21 @@ def are_kept(*kernels: Kernel) -> bool:
     return all(_path(kernel).is_file() for kernel in kernels)
 
 
-@cache
 def loaded(kernel: Kernel) -> Callable[..., int]:
     """`kernel` as a function of its arguments, which lets other threads run; compiled where it is not kept.
 
-    It raises `TypeError` for an array that is not what the kernel is compiled for.
+    It raises `TypeError` for an array that is not what the kernel is compiled for. Threads of a sweep wait for one
+    another here: LLVM links one piece of code at a time.
     """
+    with _ONE_LINKS:
+        return _linked(kernel)
+
+
+_ONE_LINKS = RLock()
+
+
+@cache
+def _linked(kernel: Kernel) -> Callable[..., int]:
     address = _kept_address(kernel)
     return _function(kernel, _compiled_address(kernel) if address is None else address)
 

@@ -168,6 +168,14 @@ class Validation:
 
         return verdict(self.summary())
 
+    def timelines(self) -> dict[str, tuple[Timeline, Timeline]]:
+        """Of the cases that are drawn, by name: what was predicted, and the run in the middle."""
+        return {
+            one.case.name: (one.prediction.timeline, one.valid.timeline)
+            for one in self.outcomes
+            if one.prediction.timeline is not None and one.valid is not None and one.valid.timeline is not None
+        }
+
     def rows(self) -> list[dict[str, Any]]:
         """A row a case and metric, then a row a case and kind of op."""
         from pregate.check.scores import rows

@@ -32,6 +32,9 @@ __all__ = ["PREDICTIONS", "RUNS", "ValidationPlan", "device_of", "provenance_of"
 PREDICTIONS = "predictions.json"
 """Where the predictions are written down before the first run."""
 
+DRAWN = ("pregate", "on_demand")
+"""Policies whose timelines are kept, of the first groups."""
+
 RUNS = "runs.npz"
 """Where the start and end of every op of the runs are."""
 
@@ -200,10 +203,12 @@ def _trust_in_fit(hw: Platform) -> Trust:
 
 
 def _predicted(cases: Sequence[PreparedCase], hw: Platform, *, drawn: bool) -> PredictedGroup:
-    """The cases of a group with what is predicted of them; timelines of two policies where they are to be `drawn`."""
+    """The cases of a group with what is predicted of them; timelines of `DRAWN` where they are to be `drawn`, or of
+    the first policy."""
     for one in cases:
         _require_unseen(one, hw)
-    shown = ("pregate", "on_demand") if drawn else ()
+    policies = [one.case.policy for one in cases]
+    shown = (set(DRAWN) & set(policies) or {*policies[:1]}) if drawn else set()
     return [(one, predict(one, keep_timeline=one.case.policy in shown)) for one in cases]
 
 

@@ -14,7 +14,7 @@ from hwmodels.quantity import parse_override
 from pregate import extras
 from pregate.cli import options
 from pregate.cli.built import build_model, check_storage
-from pregate.cli.output_paths import require_ledger
+from pregate.cli.output_paths import require_folder, require_ledger, say_written
 from pregate.cli.progress import spinner
 from pregate.draw import render
 from traces.errors import InvalidInput
@@ -62,6 +62,9 @@ def validate(
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="A folder for report.html, rows.csv and summary.json.")
     ] = None,
+    timeline: Annotated[
+        Path | None, typer.Option(help="Write simulated over real timelines for ui.perfetto.dev (JSON).")
+    ] = None,
     ledger: options.LedgerFile = None,
     max_mape: Annotated[float | None, typer.Option(help="Fail above this error of the time per token: 0.07.")] = None,
     busy: Annotated[
@@ -84,6 +87,8 @@ def validate(
                 "--recorded FOLDER: those runs were, nothing is predicted before them: leave out --ledger"
             )
         require_ledger(ledger)
+    if timeline is not None:
+        require_folder(timeline)
     name = extras.backend_named(backend)
     from pregate.check.cases import CaseWorkload
     from pregate.check.devices import require_graphs
@@ -92,6 +97,7 @@ def validate(
     from pregate.check.scores import rows, summarise_validation
     from pregate.check.session import RUNS, ValidationPlan, provenance_of, rejudge
     from pregate.check.verdict import doubts, failures, verdict
+    from pregate.draw.perfetto import write_comparisons
 
     if recorded is None:
         require_graphs(name, graphs)
@@ -114,6 +120,10 @@ def validate(
         if output is not None:
             update("writing the report")
             write_report(found, output)
+        if timeline is not None:
+            update("writing the timelines")
+            write_comparisons(found.timelines(), timeline)
+    say_written(timeline)
     summary = summarise_validation(found)
     if not render.print_data(format, summary, rows(found)):
         render.print_table(_table(summary))

@@ -13,9 +13,9 @@ that issuing takes (microseconds) is not in it; a copy whose slot is still being
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,7 +28,7 @@ from traces.whole_file import whole_file
 if TYPE_CHECKING:
     from hwmodels.platform import Platform
 
-__all__ = ["mismatches", "queue_depth", "simulated_again", "write_comparison", "write_trace"]
+__all__ = ["mismatches", "queue_depth", "simulated_again", "write_comparison", "write_comparisons", "write_trace"]
 
 COPY_LANES = (Lane.H2D, Lane.D2H, Lane.DISK)
 """The lanes whose queues are counted."""
@@ -39,7 +39,7 @@ LEAST_S = 5e-6
 MOST_LISTED = 100
 """Mismatches listed at the head of a file, the largest first; every one is coloured."""
 
-_PID, _REAL_PID = 1, 2
+_PID = 1
 _LANE_NAMES = {
     Lane.HOST: "host",
     Lane.COMPUTE: "compute",
@@ -59,10 +59,7 @@ def write_trace(timeline: Timeline, path: Path | str) -> None:
     without those that an op has not. Raises `InvalidFile` when the file cannot be written.
     """
     head = {"source": timeline.source, "schedule": timeline.schedule.digest, "ops": len(timeline.schedule)}
-    with whole_file(Path(path)) as partial, partial.open("w", encoding="utf-8") as file:
-        file.write(f'{{"displayTimeUnit": "ns", "otherData": {json.dumps(head)}, "traceEvents": [\n')
-        file.writelines(_separated(_events(timeline)))
-        file.write("\n]}\n")
+    _write(head, _events(timeline), path)
 
 
 def write_comparison(simulated: Timeline, real: Timeline, path: Path | str) -> None:
@@ -71,6 +68,28 @@ def write_comparison(simulated: Timeline, real: Timeline, path: Path | str) -> N
     Ops whose real duration is a mismatch are coloured on both sides (`cname`) and say by how much (`args`); the largest
     are listed in `otherData`. Raises `InvalidInput` for timelines of two schedules, `InvalidFile` as `write_trace`.
     """
+    head, sides = _compared("", simulated, real, _PID)
+    _write(head, (event for side in sides for event in _side(*side)), path)
+
+
+def write_comparisons(cases: Mapping[str, tuple[Timeline, Timeline]], path: Path | str) -> None:
+    """`write_comparison` of several runs in one file: by name the simulated timeline and the real one below it.
+
+    Raises `InvalidInput` for no run, and as `write_comparison`.
+    """
+    if not cases:
+        raise InvalidInput("no run whose timelines were kept: nothing to compare")
+    compared = [_compared(f"{name}, ", *pair, _PID + 2 * i) for i, (name, pair) in enumerate(cases.items())]
+    heads = {"cases": {name: head for name, (head, _) in zip(cases, compared, strict=True)}}
+    _write(heads, (event for _, sides in compared for side in sides for event in _side(*side)), path)
+
+
+_Side = tuple[Timeline, int, str, NDArray[np.float64]]
+"""A timeline, the number and the name of its process, and how much longer each op took for real."""
+
+
+def _compared(name: str, simulated: Timeline, real: Timeline, pid: int) -> tuple[dict[str, Any], tuple[_Side, ...]]:
+    """What is said of two timelines of one schedule, and their two sides."""
     here, there = simulated.schedule.digest, real.schedule.digest
     if here != there:
         raise InvalidInput(f"timelines of two schedules, {here} and {there}: only the same ops can be compared")
@@ -85,11 +104,15 @@ def write_comparison(simulated: Timeline, real: Timeline, path: Path | str) -> N
             for op in worst.tolist()
         ],
     }  # fmt: skip
+    sides = ((simulated, pid, f"{name}simulated", error_s), (real, pid + 1, f"{name}real", error_s))
+    return head, sides
+
+
+def _write(head: Mapping[str, Any], events: Iterator[str], path: Path | str) -> None:
+    """A trace event file: what is said of it, then its events, a line each."""
     with whole_file(Path(path)) as partial, partial.open("w", encoding="utf-8") as file:
         file.write(f'{{"displayTimeUnit": "ns", "otherData": {json.dumps(head)}, "traceEvents": [\n')
-        sides = ((simulated, _PID, "simulated"), (real, _REAL_PID, "real"))
-        every = (event for side in sides for event in _side(*side, error_s))
-        file.writelines(_separated(every))
+        file.writelines(_separated(events))
         file.write("\n]}\n")
 
 

@@ -6,7 +6,10 @@ import ast
 import os
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Barrier
+from time import sleep
 
 import numpy as np
 import pytest
@@ -110,3 +113,24 @@ def test_compiled_chains_are_those_of_lists() -> None:
     ]
     assert np.array_equal(*both)
     assert loaded(bounds.CHAINS) is loaded(CHAINS)
+
+
+def test_threads_link_one_after_the_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    at_once, most, together = 0, 0, Barrier(4)
+
+    def linked(kernel: Kernel) -> int:
+        nonlocal at_once, most
+        at_once += 1
+        most = max(most, at_once)
+        sleep(0.002)
+        at_once -= 1
+        return 0
+
+    def ask(i: int) -> None:
+        together.wait()
+        loaded(Kernel("simulator.explain.bounds", f"chain_{i}", ()))
+
+    monkeypatch.setattr(machine_code, "_kept_address", linked)
+    with ThreadPoolExecutor(4) as threads:
+        list(threads.map(ask, range(4)))
+    assert most == 1
