@@ -62,7 +62,7 @@ def _share(option: str, number: float) -> None:
 
 def _part(option: str, number: float) -> None:
     if not 0 < number < 1:
-        raise InvalidInput(f"{option} {number:g}: it must be between 0 and 1, such as 0.05")
+        raise InvalidInput(f"{option} {number:g}: a share between 0 and 1, such as 0.05")
 
 
 def _above_0(option: str, number: float) -> None:
