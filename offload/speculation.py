@@ -9,13 +9,16 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from traces.documents import NUMBER, read_text
 from traces.errors import InvalidInput, unknown_name
 from traces.model.architecture import ModelArchitecture, load_architecture
-from traces.routing import RoutingTrace
-from traces.speculation import ROUTES, verified
+from traces.rejected_routes import ROUTES
 from traces.typed import check_fields
+
+if TYPE_CHECKING:
+    from traces.routing import RoutingTrace
 
 __all__ = ["MAX_GAMMA", "Speculation", "speculation_named"]
 
@@ -34,7 +37,7 @@ class Speculation:
     `acceptance`: the probability that one is taken, of each position alike (Leviathan et al., 2023); or `accepted`,
     how many of each pass were, dealt in order, from a file called `listed_in`. `draft`: the model on the device that
     proposes them, as `draft_name` names it; "stated": something that takes the stack's `draft_s` a token; "none": what
-    takes no time, as looking up n-grams does. `rejected`: of `traces.speculation.ROUTES`. `seed`: of what is drawn.
+    takes no time, as looking up n-grams does. `rejected`: of `traces.rejected_routes.ROUTES`. `seed`: of what is drawn.
     Raises `InvalidInput` for numbers out of range, or both ways to say what is taken.
     """
 
@@ -89,6 +92,8 @@ class Speculation:
         """`trace` in the passes that verify; one that is verified already stays as it is."""
         if trace.rejected is not None:
             return trace
+        from traces.speculation import verified
+
         taken = self.accepted if self.acceptance is None else self.acceptance
         return verified(trace, self.gamma, taken, seed=self.seed, rejected_route=self.rejected)
 

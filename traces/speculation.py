@@ -18,13 +18,10 @@ from numpy.typing import NDArray
 
 from traces.errors import InvalidInput, unknown_name
 from traces.phase import Phase
+from traces.rejected_routes import ROUTES
 from traces.routing import RoutingTrace
 
-__all__ = ["ROUTES", "expected_tokens", "verified"]
-
-ROUTES = ("recorded", "elsewhere")
-"""Where the experts of a rejected token are taken from, which no recording has: of the token that was recorded at its
-position (the least that the union of a pass grows), or of another of its sequence, drawn (near the most)."""
+__all__ = ["expected_tokens", "verified"]
 
 
 class _Passes(NamedTuple):
