@@ -68,7 +68,9 @@ class Pass:
 
     @property
     def last_rows(self) -> NDArray[np.int64]:
-        """(n_segments,) row of each segment's last token: what the head reads."""
+        """The rows that the head reads: of a prompt each segment's last, (n_segments,), else all, (n_tokens,)."""
+        if self.phase == Phase.DECODE:
+            return np.arange(self.n_tokens, dtype=np.int64)
         return np.array([segment.start + segment.n_tokens - 1 for segment in self.segments], dtype=np.int64)
 
     def stack(self, model: ModelArchitecture) -> LayerStack:
@@ -106,8 +108,8 @@ class Passes:
 
     @property
     def n_heads_at_once(self) -> int:
-        """Tokens that one pass makes at most."""
-        return max((len(one.segments) for one in self.passes if not one.encoding), default=0)
+        """Tokens that the head of one pass is asked about at most."""
+        return max((len(one.last_rows) for one in self.passes if not one.encoding), default=0)
 
 
 def plan_passes(model: ModelArchitecture, steps: Iterable[Step]) -> Passes:

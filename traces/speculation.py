@@ -62,9 +62,9 @@ def verified(
 
     `acceptance`: of each position, drawn once with `seed`, so that more of it, or a longer draft, never keeps less of
     the same position; or how many proposals each pass took, dealt in order, sequence by sequence, from the start again
-    when all are dealt. `rejected_route`: of `ROUTES`. The last pass of a sequence is as long as what is left. Prompts
-    stay as they are; sequences run side by side as many as did, each starting when a place is free. Raises
-    `InvalidInput` for a trace that is verified already, or numbers out of range.
+    when all are dealt. `rejected_route`: of `traces.rejected_routes.ROUTES`. The last pass of a sequence is as long as
+    what is left. Prompts stay as they are; sequences run side by side as many as did, each starting when a place is
+    free. Raises `InvalidInput` for a trace that is verified already, or numbers out of range.
     """
     if trace.rejected is not None:
         raise InvalidInput(f"the trace of {trace.provenance.model} is verified already: give the one it was made of")

@@ -160,6 +160,12 @@ def execute_captured(
     """
     from runtime.run import execute
 
+    speculation = captured.policy.speculation
+    if speculation is not None and speculation.draft_name != "none":
+        raise InvalidInput(
+            f"{captured.policy.name}: the runtime verifies drafts and makes none: leave out "
+            f"draft={speculation.draft_name}, or ask compare or simulate"
+        )
     if not captured.policy.is_exact:
         raise InvalidInput(
             f"{captured.policy.name} skips or rounds experts: the runtime holds one copy of each and computes all, "

@@ -397,3 +397,23 @@ def test_the_largest_batch_is_of_passes_that_verify(cli: Run) -> None:
     )  # fmt: skip
     assert more != 0
     assert "HBM" in err
+
+
+@pytest.mark.parametrize("shape", [decoder_only(n_shared=1), encoder_decoder()], ids=["decoder", "encoder_decoder"])
+def test_the_runtime_executes_the_passes_that_were_predicted(shape: ModelArchitecture) -> None:
+    pytest.importorskip("torch")
+    from pregate.check.devices import Device
+
+    device = Device(backend="cpu", hbm_bytes=1 << 27)
+    trace, drafts = pregate.synthesize(shape, 3, 6, 2), "@gamma=3:acceptance=0.6:rejected=elsewhere"
+    found = [pregate.run(shape, trace, f"{name}{drafts}", device=device) for name in ("gpu_only", "pregate+lru:2")]
+    assert len({one.output_digest for one in found}) == 1
+    assert found[1].n_output_tokens == 12
+    assert found[1].schedule_digest == found[1].timeline.schedule.digest
+
+
+def test_the_runtime_makes_no_drafts() -> None:
+    pytest.importorskip("torch")
+    model = pregate.load_model("mixtral-mini-8")
+    with pytest.raises(InvalidInput, match="verifies drafts and makes none"):
+        pregate.run(model, pregate.synthesize(model, 3, 6), "on_demand@gamma=3:acceptance=0.6:draft=stated")
