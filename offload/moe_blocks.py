@@ -13,12 +13,13 @@ from offload.decoding_pass import HOST_WAITS, DecodingPass, read_back
 from offload.expert_ffns import ExpertFfns
 from offload.miss_answers import answer_misses
 from offload.placed_blocks import run_at_home, run_on_host
+from offload.policies.pregate import SelectedAhead
 from offload.policy import Decisions, Fetch, Policy, fetch_misses, no_prefetch
 from offload.policy_answers import checked_fetches
 from offload.policy_calls import ask_at
 from offload.revealed import Revealed
 from offload.slot_reads import SlotReads
-from offload.unions import MoeBlock, Union
+from offload.unions import MoeBlock, Unions
 from traces.routing import Step
 
 __all__ = ["Blocks"]
@@ -33,7 +34,7 @@ class Blocks:
         policy: Policy,
         decisions: Decisions,
         first: int,
-        unions: list[Union],
+        unions: Unions,
         step: Step,
         encoding: bool,
     ) -> None:
@@ -45,91 +46,106 @@ class Blocks:
 
     def run(self, i: int, layer: int) -> None:
         """Gate, copies, waits and expert FFN of MoE block `i`, which sits in `layer`."""
-        loop, union, placed = self._loop, self._unions[i], self._loop.host_side.placed
-        block = MoeBlock(i, layer, self._first + i, union, union, {})
+        loop, placed = self._loop, self._loop.host_side.placed
         if not self._encoding and layer in placed.host_layers:
-            run_on_host(loop, block)
+            run_on_host(loop, self._named(i, layer))
             self._revealed.gated(i)
             return
-        kept = None if self._encoding else placed.kept[block.moe_layer]
-        at_once = loop.micro is None or not self._is_there(block)
-        gate = self._gate(block, at_once)
+        kept = None if self._encoding else placed.kept[self._first + i]
+        at_once = loop.micro is None or not self._is_there(i)
+        gate = self._gate(i, layer, at_once)
         if self._policy.resident and kept is None:
-            loop.count(len(union.experts), len(union.experts))
-            self._ffns.run(block, union, [])
+            block = self._named(i, layer)
+            loop.count(len(block.named.experts), len(block.named.experts))
+            self._ffns.run(block, block.named, [])
         elif self._policy.resident and kept is not None:
-            run_at_home(loop, self._ffns, block, kept, gate)
+            run_at_home(loop, self._ffns, self._named(i, layer), kept, gate)
         elif kept is not None:
             self._revealed.gated(i)
-            _, later = self._prefetches(block)
-            run_at_home(loop, self._ffns, block, kept, gate)
-            if later and self._reads_for(later, False):
+            _, later = self._prefetches(i)
+            run_at_home(loop, self._ffns, self._named(i, layer), kept, gate)
+            if later and self._reads_for(read_back=False):
                 read_back(loop, gate, layer)
             self._bring(later, i)
         else:
-            self._from_slots(block, gate, at_once)
+            self._from_slots(i, layer, gate, at_once)
 
-    def _from_slots(self, block: MoeBlock, gate: int, at_once: bool) -> None:
+    def _named(self, i: int, layer: int) -> MoeBlock:
+        """A block whose gate has run."""
+        union = self._unions[i]
+        return MoeBlock(i, layer, self._first + i, union, union, {})
+
+    def _from_slots(self, i: int, layer: int, gate: int, at_once: bool) -> None:
         """A block whose experts are brought into slots, and the fetches of later blocks."""
         loop, cache = self._loop, self._loop.memory.cache
+        reads = not 0 < i < self._revealed.n and at_once  # no gate has selected its experts before
+        loop.memory.gated_layer = self._first + i
+        known = read_back(loop, gate, layer) if reads else -1
         if cache is not None and cache.watches_gates:
-            cache.gated(self._revealed.output(block.i))
-        selected_before = 0 < block.i < self._revealed.n
-        self._revealed.gated(block.i)
-        own, later = self._prefetches(block)
-        reads = not selected_before and at_once
-        loop.memory.gated_layer = block.moe_layer
-        known = read_back(loop, gate, block.layer) if reads else -1
-        block = self._answered(block, {expert for fetch in own for expert in fetch.experts})
+            cache.gated(self._revealed.output(i))
+        self._revealed.gated(i)
+        ahead = None if loop.execution.fetch_first else self._selected_ahead(i)
+        own, later = self._prefetches(i) if ahead is None else ([], [])
+        block = self._answered(self._named(i, layer), {expert for fetch in own for expert in fetch.experts})
         if reads:
             loop.memory.cancel(block.moe_layer, block.executed.experts, known)
         on_cpu = self._fetch_own(block, own)
-        reads_again = bool(later) and self._reads_for(later, reads)
+        reads_again = bool(ahead or later) and self._reads_for(reads)
         if loop.execution.fetch_first:
             self._wait(block)
             if reads_again:
-                read_back(loop, gate, block.layer)
-            self._bring(later, block.i - 1)
+                read_back(loop, gate, layer)
+            self._bring(later, i - 1)
             self._slots.run(block, on_cpu, gate)
-            self._bring((), block.i)
+            self._bring((), i)
         else:
             self._slots.run(block, on_cpu, gate)
             if reads_again:
-                read_back(loop, gate if at_once or loop.micro is None else loop.micro.gate, block.layer)
-            self._bring(later, block.i)
+                read_back(loop, gate if at_once or loop.micro is None else loop.micro.gate, layer)
+            self._bring(later if ahead is None else self._prefetches(i)[1], i)
 
-    def _gate(self, block: MoeBlock, at_once: bool) -> int:
+    def _selected_ahead(self, i: int) -> list[int] | None:
+        """The later blocks whose experts are brought at block `i`, where that depends on their gates alone: the policy
+        is asked once the host knows what these say. None of any other, which is asked before the experts run.
+        """
+        prefetch, kept = self._decisions.prefetch, self._loop.host_side.placed.kept
+        if not isinstance(prefetch, SelectedAhead):
+            return None
+        blocks = prefetch.blocks(i, min(self._revealed.n, len(self._unions)))
+        return [other for other in blocks if kept[self._first + other] is None and self._unions.names_any(other)]
+
+    def _gate(self, i: int, layer: int, at_once: bool) -> int:
         """The gate of a block, of micro-batches `at_once` or as they come; a predictor has another run behind it."""
         loop = self._loop
         what = loop.pass_works.gate
-        gate = loop.compute(what, block.layer) if loop.micro is None else loop.micro.gates(block.layer, at_once)
-        if self._policy.predictor is not None and not self._encoding and block.i + 1 < len(self._unions):
-            gate = loop.compute(what, block.layer)  # of a later layer, on the same hidden states
+        gate = loop.compute(what, layer) if loop.micro is None else loop.micro.gates(layer, at_once)
+        if self._policy.predictor is not None and not self._encoding and i + 1 < len(self._unions):
+            gate = loop.compute(what, layer)  # of a later layer, on the same hidden states
         return gate
 
-    def _is_there(self, block: MoeBlock) -> bool:
+    def _is_there(self, i: int) -> bool:
         """Whether the experts of a block will be there whatever its gates say, so that nothing waits for these."""
         execution, memory = self._loop.execution, self._loop.memory
         if self._policy.resident:
             return True
-        brought = all(memory.claimed_or_waiting(block.moe_layer, one) for one in block.named.experts)
+        brought = all(memory.claimed_or_waiting(self._first + i, one) for one in self._unions[i].experts)
         exact = self._policy.predictor is None and self._policy.start is None
         return brought and exact and not (execution.fetch_first or execution.host_waits)
 
-    def _prefetches(self, block: MoeBlock) -> tuple[list[Fetch], list[Fetch]]:
-        """What the policy brings for this block itself, and for later ones, of the blocks that no placement holds."""
+    def _prefetches(self, i: int) -> tuple[list[Fetch], list[Fetch]]:
+        """What the policy brings at a block for itself, and for later ones, of the blocks that no placement holds."""
         if self._decisions.prefetch is no_prefetch:
             return [], []
-        view, name = self._revealed.view(block.i), self._policy.name
+        view, name = self._revealed.view(i), self._policy.name
         asked = ask_at(name, "prefetch", self._decisions.prefetch, view)
         fetches = checked_fetches(name, asked, view, crosses=not self._encoding)
         kept = self._loop.host_side.placed.kept
         fetches = [fetch for fetch in fetches if kept[self._first + fetch.block] is None]
-        own = [fetch for fetch in fetches if fetch.block == block.i and not fetch.steps_ahead]
-        later = [fetch for fetch in fetches if fetch.experts and (fetch.block != block.i or fetch.steps_ahead)]
+        own = [fetch for fetch in fetches if fetch.block == i and not fetch.steps_ahead]
+        later = [fetch for fetch in fetches if fetch.experts and (fetch.block != i or fetch.steps_ahead)]
         return own, later
 
-    def _reads_for(self, later: Sequence[Fetch], read_back: bool) -> bool:
+    def _reads_for(self, read_back: bool) -> bool:
         """Whether the host must read the ids of later blocks back before it can fetch them."""
         if self._loop.execution.readback_per_fetch:
             return True
@@ -182,7 +198,7 @@ class Blocks:
             if fetch.steps_ahead:
                 loop.next_step.append(fetch)
             else:
-                named = self._unions[fetch.block].experts
+                named = None if loop.execution.arriving == "each" else self._unions[fetch.block].experts
                 loop.memory.bring(self._first + fetch.block, fetch.experts, loop.i_step, named, aside=fetch.aside)
         if loop.next_step:
             due = [fetch for fetch in loop.next_step if fetch.block <= done]

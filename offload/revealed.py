@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 from numpy.typing import NDArray
@@ -11,7 +10,7 @@ from offload.decoding_pass import DecodingPass
 from offload.gate_output import GateOutput, gate_output
 from offload.policy import BlockView, Policy
 from offload.policy_calls import ask
-from offload.unions import Union
+from offload.unions import Unions
 from traces.routing import Step
 
 __all__ = ["Revealed"]
@@ -24,7 +23,7 @@ class Revealed:
     """
 
     def __init__(
-        self, loop: DecodingPass, policy: Policy, first: int, unions: Sequence[Union], step: Step, encoding: bool
+        self, loop: DecodingPass, policy: Policy, first: int, unions: Unions, step: Step, encoding: bool
     ) -> None:
         self._loop, self._policy, self._first, self._unions = loop, policy, first, unions
         self._step, self._encoding = step, encoding
@@ -55,6 +54,7 @@ class Revealed:
 
     def output(self, i: int) -> GateOutput:
         """What the gate of block `i` says, for a cache that looks at more than lookups."""
+        self._experts(i)  # from here on the step has them
         layer, weights = self._first + i, self._step.gate_weights
         chosen, of_layer = self._step.experts[:, layer], None if weights is None else weights[:, layer]
         return gate_output(self._loop.i_step, layer, chosen, of_layer, self._loop.new_request)

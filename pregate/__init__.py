@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from pregate.check.cases import CaseGroup, CaseWorkload
     from pregate.check.devices import Device
     from pregate.check.gate_study import GateStudy, load_gate_study, train
+    from pregate.check.generation import Generation, generate
     from pregate.check.outcome import Validation
     from pregate.check.running import RunResult, run
     from pregate.check.session import ValidationPlan, validate
@@ -86,6 +87,7 @@ _HOMES = {
     "Explanation": "pregate.explore.explanation",
     "Fetch": "offload.policy",
     "GateStudy": "pregate.check.gate_study",
+    "Generation": "pregate.check.generation",
     "InvalidInput": "traces.errors",
     "LatencyPromise": "pregate.economics.serving",
     "LatinHypercube": "pregate.explore.sweeps.axes",
@@ -127,6 +129,7 @@ _HOMES = {
     "explain": "pregate.explore.explanation",
     "explore_page": "pregate.page.writing",
     "fit_dials": "traces.fitting",
+    "generate": "pregate.check.generation",
     "hardware_names": "hwmodels.machine_files",
     "import_trace": "pregate.api",
     "largest_batch": "pregate.ask.largest_batch",
@@ -177,6 +180,7 @@ __all__ = [
     "Explanation",
     "Fetch",
     "GateStudy",
+    "Generation",
     "InvalidInput",
     "LatencyPromise",
     "LatinHypercube",
@@ -218,6 +222,7 @@ __all__ = [
     "explain",
     "explore_page",
     "fit_dials",
+    "generate",
     "hardware_names",
     "import_trace",
     "largest_batch",

@@ -5,7 +5,7 @@ A back end knows no model and no policy. What it is given is ready: an op is an 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -108,6 +108,18 @@ class Backend(Protocol):
         The clock starts with the first op issued. A device may run actions of the compute lane before that, or record
         and replay them: all they do must be on the device.
         """
+        ...
+
+    def open(self, most_ops: int, lanes: Iterable[Lane]) -> None:
+        """As `load`, of ops that come one by one, at most so many and on these lanes: `add` each, then issue it."""
+        ...
+
+    def add(self, lane: Lane, waits: tuple[int, ...], action: Action | None) -> None:
+        """The next op, what it waits for, and what it does."""
+        ...
+
+    def ended(self, op: int) -> None:
+        """Block the caller until `op`, which was issued, has ended; this is no op of a schedule."""
         ...
 
     def issue(self, op: int) -> None:

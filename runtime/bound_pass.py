@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from runtime.backend import Backend
@@ -25,6 +26,7 @@ class BoundPass:
 
     `ids` (n_tokens,) tokens of the vocabulary; `positions` (n_tokens,); `spans` of self-attention, whose
     masks the first op of a pass makes, and `cross_spans`. `windows`: the same for layers that see so many tokens.
+    `continues`: its tokens are those that the pass before made.
     """
 
     one: Pass
@@ -38,12 +40,20 @@ class BoundPass:
     memory_sources: Tensor
     memory_places: Tensor
     windows: Mapping[int, WindowedPass]
+    continues: bool = False
 
 
 def bind_pass(
-    backend: Backend, model: ModelArchitecture, one: Pass, n_context: int, dtype: torch.dtype, seed: int
+    backend: Backend,
+    model: ModelArchitecture,
+    one: Pass,
+    n_context: int,
+    dtype: torch.dtype,
+    seed: int,
+    ids: NDArray[np.int64] | None = None,
+    continues: bool = False,
 ) -> BoundPass:
-    """Put the constants of a pass on the device; its token ids are drawn from `seed`, since a trace has none.
+    """Put the constants of a pass on the device; without `ids` they are drawn from `seed`, since a trace has none.
 
     `n_context`: tokens that a row of the run's KV cache holds.
     """
@@ -54,7 +64,7 @@ def bind_pass(
     return BoundPass(
         one,
         "encoder" if one.encoding else "decoder",
-        ids=backend.upload(rng.integers(model.vocab_size, size=one.n_tokens)),
+        ids=backend.upload(rng.integers(model.vocab_size, size=one.n_tokens) if ids is None else ids),
         positions=backend.upload(positions.astype(np.int64)),
         kv_places=backend.upload(one.kv_places),
         last_rows=as_rows(backend, one.last_rows),
@@ -63,6 +73,7 @@ def bind_pass(
         memory_sources=backend.upload(one.memory_sources),
         memory_places=backend.upload(one.memory_places),
         windows={window: bind_window(backend, one, window, n_context, dtype) for window in sorted(windows - {0})},
+        continues=continues,
     )
 
 

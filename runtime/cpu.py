@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import sys
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from functools import partial
 from queue import SimpleQueue
@@ -64,7 +64,9 @@ class CpuBackend:
         self._links = {Lane.H2D: h2d, Lane.D2H: d2h}
         self._disturb = disturb
         self._stop = np.zeros(1, dtype=np.int64)
-        self._actions: Sequence[Action | None] = ()
+        self._actions: list[Action | None] = []
+        self._waits: list[tuple[int, ...]] = []
+        self._lanes: list[Lane] = []
         self._failure: tuple[int, BaseException] | None = None
         self._threads: list[threading.Thread] = []
         self._queues: dict[Lane, SimpleQueue[int | None]] = {}
@@ -91,22 +93,24 @@ class CpuBackend:
 
         Raises `InvalidInput` when the back end has had its run.
         """
+        lanes = [Lane(lane) for lane in order.lane.tolist()]
+        self.open(len(lanes), dict.fromkeys(lanes))
+        self._actions, self._waits, self._lanes = list(actions), list(order.waits), lanes
+        for op in {op for waits in order.waits for op in waits}:
+            self._lock(op)
+
+    def open(self, most_ops: int, lanes: Iterable[Lane]) -> None:
+        """As `load`, of ops that come one by one, at most so many and on these lanes: `add` each, then issue it."""
         if self._stop[0]:
             raise InvalidInput("a back end serves one run: make another for the next")
-        n = len(order.lane)
-        self._actions = actions
-        self._waits, self._lanes = order.waits, [Lane(lane) for lane in order.lane.tolist()]
-        self._issued_ns, self._start_ns, self._end_ns = (np.zeros(n, dtype=np.int64) for _ in range(3))
-        for op in {op for waits in order.waits for op in waits}:
-            self._locks[op] = threading.Lock()
-            self._locks[op].acquire()
+        self._issued_ns, self._start_ns, self._end_ns = (np.zeros(most_ops, dtype=np.int64) for _ in range(3))
         self._moved = dict.fromkeys(Lane, 0)
         self._free_ns = dict.fromkeys(Lane, 0)  # when each link has served what it was given, by its own clock
         self._last_end_ns = dict.fromkeys(Lane, 0)
         spin_until_set(np.ones(1, dtype=np.int64), 0, 0)  # compiled before the clock starts
         paced_copy(0, 0, 0, 0, Link(), self._stop)
         own, others = self._quieten()
-        for lane in dict.fromkeys(self._lanes):
+        for lane in lanes:
             if lane is not Lane.HOST:
                 self._queues[lane] = SimpleQueue()
                 cores = own if lane is Lane.COMPUTE else others
@@ -114,6 +118,27 @@ class CpuBackend:
                 thread = threading.Thread(target=self._serve, args=(lane, cores), name=name, daemon=True)
                 thread.start()
                 self._threads.append(thread)
+
+    def add(self, lane: Lane, waits: tuple[int, ...], action: Action | None) -> None:
+        """The next op, which others may come to wait for."""
+        self._lock(len(self._lanes))
+        self._lanes.append(lane)
+        self._waits.append(waits)
+        self._actions.append(action)
+
+    def _lock(self, op: int) -> None:
+        """A lock that is held until `op` has ended."""
+        lock = threading.Lock()
+        lock.acquire()
+        self._locks[op] = lock
+
+    def ended(self, op: int) -> None:
+        """Block the caller until `op` has ended, which is no op itself."""
+        try:
+            self._await(op, 0)
+        except _Abandoned:
+            self._raise_failure()
+            raise
 
     def _quieten(self) -> tuple[set[int], set[int]]:
         """Set the process up for timing, to be undone by `close`; the cores of the compute lane and of the others."""
@@ -157,8 +182,10 @@ class CpuBackend:
 
     def times(self) -> Times:
         """From the start of the first op."""
-        zero = self._start_ns.min(initial=np.iinfo(np.int64).max)
-        return Times((self._start_ns - zero) * 1e-9, (self._end_ns - zero) * 1e-9, dict(self._moved))
+        n = len(self._lanes)
+        start_ns, end_ns = self._start_ns[:n], self._end_ns[:n]
+        zero = start_ns.min(initial=np.iinfo(np.int64).max)
+        return Times((start_ns - zero) * 1e-9, (end_ns - zero) * 1e-9, dict(self._moved))
 
     def close(self) -> None:
         """Stop and join the lanes, give back the process's settings and the pools."""
@@ -168,7 +195,7 @@ class CpuBackend:
         for thread in self._threads:
             thread.join()
         self._threads.clear()
-        self._actions = ()
+        self._actions = []
         self._queues.clear()
         self._locks.clear()
         while self._restore:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import threading
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from functools import partial
 from queue import SimpleQueue
@@ -68,6 +68,9 @@ class CudaBackend:
         free = int(api.mem_get_info()[0])
         self.budget = DeviceBudget(free if hbm_bytes is None else min(hbm_bytes, free))
         self._actions: list[Action | None] = []
+        self._waits: list[tuple[int, ...]] = []
+        self._lanes: list[Lane] = []
+        self._events: dict[int, tuple[Any, Any]] = {}
         self._captured: list[Action] = []  # what graphs work on, of which they hold the addresses only
         self._failure: tuple[int, BaseException] | None = None
         self._reader: threading.Thread | None = None
@@ -110,24 +113,59 @@ class CudaBackend:
         Raises `InvalidInput` for experts that the host computes, and when the back end has had its run; `LaneFailure`
         for what cannot be captured.
         """
+        lanes = [Lane(lane) for lane in order.lane.tolist()]
+        self._begin(len(lanes), dict.fromkeys(lanes))
+        self._actions, self._waits, self._lanes = list(actions), list(order.waits), lanes
+        self._events = {op: self._event_pair() for op, lane in enumerate(self._lanes) if lane in _STREAMS}
+        for op in {dep for waits in order.waits for dep in waits if self._lanes[dep] in self._by_reader}:
+            self._issued[op] = threading.Event()
+        if self._graphs:
+            self._capture()
+        self._start_clock()
+
+    def open(self, most_ops: int, lanes: Iterable[Lane]) -> None:
+        """As `load`, of ops that come one by one, at most so many and on these lanes: `add` each, then issue it.
+
+        Raises `InvalidInput` for graphs, which are made of ops that are known beforehand, and as `load`.
+        """
+        if self._graphs:
+            raise InvalidInput("graphs are captured of a routing that is known before the run: leave --graphs out")
+        self._begin(most_ops, lanes)
+        self._start_clock()
+
+    def add(self, lane: Lane, waits: tuple[int, ...], action: Action | None) -> None:
+        """The next op, with its events."""
+        op = len(self._lanes)
+        self._lanes.append(lane)
+        self._waits.append(waits)
+        self._actions.append(action)
+        if lane in _STREAMS:
+            self._events[op] = self._event_pair()
+        if lane in self._by_reader:
+            self._issued[op] = threading.Event()
+
+    def ended(self, op: int) -> None:
+        """Block the caller until `op`, which was issued, has ended."""
+        self._await_issue(op)
+        if op in self._events:
+            self._guarded(op, self._events[op][1].synchronize)
+
+    def _begin(self, most_ops: int, lanes: Iterable[Lane]) -> None:
+        """Streams, the reader, and what libraries take before the clock starts."""
         if self._stop:
             raise InvalidInput("a back end serves one run: make another for the next")
-        self._actions = list(actions)
-        self._waits, self._lanes = order.waits, [Lane(lane) for lane in order.lane.tolist()]
-        if Lane.CPU in self._lanes:
+        used = set(lanes)
+        if Lane.CPU in used:
             raise InvalidInput(
                 "the schedule computes experts on the host: the cuda back end does not, since it says nothing of "
                 "moving their inputs and results; try the cpu back end, or a policy that fetches all misses"
             )
-        n, api = len(self._lanes), self._api
+        api = self._api
         self._leave_cudnn_attention()
         self._streams = {lane: api.Stream() for lane in _STREAMS}
         self._moved = dict.fromkeys(Lane, 0)
-        self._start_ns, self._end_ns = np.zeros(n, dtype=np.int64), np.zeros(n, dtype=np.int64)
-        self._events = {op: self._event_pair() for op, lane in enumerate(self._lanes) if lane in _STREAMS}
-        self._by_reader = {Lane.DISK, Lane.H2D} if Lane.DISK in self._lanes else set()
-        for op in {dep for waits in order.waits for dep in waits if self._lanes[dep] in self._by_reader}:
-            self._issued[op] = threading.Event()
+        self._start_ns, self._end_ns = np.zeros(most_ops, dtype=np.int64), np.zeros(most_ops, dtype=np.int64)
+        self._by_reader = {Lane.DISK, Lane.H2D} if Lane.DISK in used else set()
         if self._by_reader:
             self._reader = threading.Thread(target=self._read, name="pregate-disk", daemon=True)
             self._reader.start()
@@ -137,9 +175,9 @@ class CudaBackend:
             if not self._graphs:  # theirs comes with them
                 self._provide()
         api.synchronize()
-        if self._graphs:
-            self._capture()
-        self._zero = api.Event(enable_timing=True)
+
+    def _start_clock(self) -> None:
+        self._zero = self._api.Event(enable_timing=True)
         self._zero.record(self._streams[Lane.COMPUTE])
         self._zero.synchronize()
         self._zero_ns = now_ns()
@@ -288,7 +326,8 @@ class CudaBackend:
 
     def times(self) -> Times:
         """From the start of the first op."""
-        start_s, end_s = ((at - self._zero_ns) * 1e-9 for at in (self._start_ns, self._end_ns))
+        n = len(self._lanes)
+        start_s, end_s = ((at[:n] - self._zero_ns) * 1e-9 for at in (self._start_ns, self._end_ns))
         for op, pair in self._events.items():
             start_s[op], end_s[op] = (self._zero.elapsed_time(event) * 1e-3 for event in pair)
         for op, lane in enumerate(self._lanes):

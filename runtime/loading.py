@@ -6,7 +6,7 @@ After this nothing is decided and no pool grows: a run issues the actions one by
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 
@@ -17,7 +17,7 @@ from torch import Tensor
 
 from offload.ops import KINDS, Lane, OpKind
 from runtime.backend import Action, Backend, Copy
-from runtime.bound_pass import bind_pass
+from runtime.bound_pass import BoundPass, bind_pass
 from runtime.memory import PAGE_BYTES, Carver, aligned, element_type, pieces, round_up
 from runtime.model.attention import KvCache
 from runtime.model.layers import Choice, FfnWeights, Layers, Scratch, ffn_weights
@@ -29,7 +29,7 @@ from runtime.storage import ExpertFile
 from runtime.windows import ring_tokens
 from traces.model.architecture import ModelArchitecture
 
-__all__ = ["Loaded", "load_program", "pool_bytes"]
+__all__ = ["Binder", "Loaded", "load_program", "pool_bytes"]
 
 _SLOTS, _IDS, _STATIC = "expert slots", "selected expert ids", "weights outside experts"
 _CROSSING = "activations of experts on the host"
@@ -62,10 +62,10 @@ def load_program(backend: Backend, program: Program, experts: Experts, storage: 
     Raises `CapacityExceeded` when HBM or host memory is too small, `InvalidInput` for a model in a format that the
     runtime does not compute in.
     """
-    return _Binder(backend, program, experts, storage).bind()
+    return Binder(backend, program, experts, storage).bind()
 
 
-class _Binder:
+class Binder:
     """What the ops of one run are bound to."""
 
     def __init__(self, backend: Backend, program: Program, experts: Experts, storage: ExpertFile | None) -> None:
@@ -81,11 +81,8 @@ class _Binder:
             experts.copy_to(self.slots[slot][: model.expert_bytes], key)
         self.slot_weights: dict[int, FfnWeights] = {}
         self.staging = pieces(backend.allocate_host(program.n_staging * self.stride, "staging buffers"), self.stride)
-        self.bound = [
-            bind_pass(backend, model, one, program.passes.n_context, self.dtype, experts.seed)
-            for one in program.passes.passes
-        ]
-        self.choices = [self._choices(one) for one in program.passes.passes]
+        self.bound = self._bound()
+        self.choices = self._all_choices()
         self.ids = backend.allocate(sizes[_IDS], _IDS).view(torch.int32).view(model.n_moe_layers, -1)
         self.cpu_scratch = self._cpu_scratch()
         if self.cpu_scratch is not None:
@@ -93,6 +90,16 @@ class _Binder:
             n_bytes = math.prod(shape) * self.dtype.itemsize
             self.handed_over = backend.allocate_host(n_bytes, _CROSSING).view(self.dtype).view(shape)
             self.returned = backend.allocate(n_bytes, _CROSSING).view(self.dtype).view(shape)
+
+    def _bound(self) -> list[BoundPass]:
+        """The passes with their constants; token ids are drawn, for nobody reads what is made of them."""
+        model, seed = self.program.model, self.experts.seed
+        passes = self.program.passes
+        return [bind_pass(self.backend, model, one, passes.n_context, self.dtype, seed) for one in passes.passes]
+
+    def _all_choices(self) -> list[dict[int, Choice]]:
+        """By pass, what the trace has its gates choose."""
+        return [self._choices(one) for one in self.program.passes.passes]
 
     def _choices(self, one: Pass) -> dict[int, Choice]:
         """What the gate of each MoE layer of a pass is made to choose."""
@@ -107,10 +114,15 @@ class _Binder:
     def _cpu_scratch(self) -> Scratch | None:
         if not np.any(self.program.schedule.kind == OpKind.CPU_EXPERT):
             return None
+        return self.scratch_of(aligned)
+
+    def scratch_of(self, allocate: Callable[[int], Tensor]) -> Scratch:
+        """Buffers to compute experts in, for a lane of its own."""
         carver = Carver(_scratch_shapes(self.program.model, self.program.passes), self.dtype)
-        return Scratch(**carver.views(aligned(carver.n_bytes)))
+        return Scratch(**carver.views(allocate(carver.n_bytes)))
 
     def bind(self) -> Loaded:
+        """All ops of a schedule that is whole."""
         schedule, model = self.program.schedule, self.program.model
         sizes = [
             self.program.passes.passes[i].n_tokens * model.top_k if kind == OpKind.READBACK else 0
@@ -143,6 +155,7 @@ class _Binder:
         return Copy(away.view(-1), here.view(-1)) if kind is OpKind.HANDOVER else Copy(back.view(-1), away.view(-1))
 
     def _action(self, op: int, kind: OpKind) -> Action:
+        """What an op of the compute, copy, storage or CPU lane does; read-backs and crossings apart."""
         if kind is OpKind.DISK_READ:
             assert self.storage is not None
             return partial(self.storage.read, self.program.key(op), self.staging[self.program.staging[op]])
@@ -164,8 +177,7 @@ class _Binder:
         elif kind is OpKind.CROSS_ATTENTION:
             yield partial(layers.cross_attention, bound, layer)
         elif kind is OpKind.GATE:
-            choice = self.choices[self.program.pass_of[op]][moe_layer]
-            yield partial(layers.gate, bound, layer, choice, self.ids[moe_layer, : len(choice.ids)])
+            yield self._gate(op, bound, layer, moe_layer)
         elif kind is OpKind.DENSE_FFN:
             yield partial(layers.dense, bound, layer)
         elif kind is OpKind.HEAD:
@@ -176,9 +188,17 @@ class _Binder:
         elif self.program.model.n_shared_experts:
             yield partial(layers.shared, bound, layer)
         if self.program.closes[op]:
-            yield partial(layers.combine, bound)
+            yield self._combine(bound, moe_layer)
         if self.program.ends[op] and bound.one.encoding:
             yield partial(layers.finish, bound)
+
+    def _gate(self, op: int, bound: BoundPass, layer: int, moe_layer: int) -> partial[None]:
+        """A gate, which the trace has choose."""
+        choice = self.choices[self.program.pass_of[op]][moe_layer]
+        return partial(self.layers.gate, bound, layer, choice, self.ids[moe_layer, : len(choice.ids)])
+
+    def _combine(self, bound: BoundPass, moe_layer: int) -> partial[None]:
+        return partial(self.layers.combine, bound)
 
     def _expert(self, op: int, kind: OpKind) -> partial[None]:
         tokens, ranks = self.program.routed[op]

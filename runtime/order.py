@@ -6,6 +6,7 @@ clock of one entry a lane (Fidge 1988, Mattern 1989). Nothing here may know time
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,7 +15,7 @@ from numpy.typing import NDArray
 from offload.ops import Lane
 from offload.schedule import Schedule
 
-__all__ = ["Order", "order_of"]
+__all__ = ["GrowingOrder", "Order", "order_of"]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -33,26 +34,47 @@ class Order:
         return earlier < 0 or bool(self.ended[later, self.lane[earlier]] >= earlier)
 
 
-def order_of(schedule: Schedule) -> Order:
-    """The order of `schedule`, one pass over its dependencies."""
-    lanes = schedule.lane.tolist()
-    dep, dep_ptr = schedule.dep.tolist(), schedule.dep_ptr.tolist()
-    nothing = (-1,) * len(Lane)
-    at_end: list[tuple[int, ...]] = []
-    of_lane: dict[int, tuple[int, ...]] = {}
-    ended = np.empty((len(lanes), len(Lane)), dtype=np.int32)
-    waits = []
-    for i, lane in enumerate(lanes):
-        known = list(map(max, of_lane.get(lane, nothing), of_lane.get(Lane.HOST, nothing)))
+class GrowingOrder:
+    """The order of a schedule that is still being written: `add` each op as it comes."""
+
+    def __init__(self) -> None:
+        self._lanes: list[int] = []
+        self._at_end: list[tuple[int, ...]] = []
+        self._of_lane: dict[int, tuple[int, ...]] = {}
+        self._ended: list[tuple[int, ...]] = []
+        self._nothing = (-1,) * len(Lane)
+
+    def add(self, lane: int, deps: Sequence[int]) -> tuple[int, ...]:
+        """The ops of other lanes that the next op, on `lane`, must wait for, of those in `deps`."""
+        i, at_end, nothing = len(self._lanes), self._at_end, self._nothing
+        known = list(map(max, self._of_lane.get(lane, nothing), self._of_lane.get(Lane.HOST, nothing)))
         needed = []
-        for d in sorted(dep[dep_ptr[i] : dep_ptr[i + 1]], reverse=True):
-            if known[lanes[d]] < d:
+        for d in sorted(deps, reverse=True):
+            if known[self._lanes[d]] < d:
                 needed.append(d)
                 known = list(map(max, known, at_end[d]))
-        waits.append(tuple(reversed(needed)))
-        ended[i] = known
+        self._lanes.append(lane)
+        self._ended.append(tuple(known))
         known[lane] = i
-        of_lane[lane] = tuple(known)
-        at_end.append(of_lane[lane])
-    ended.flags.writeable = False
-    return Order(schedule.lane, tuple(waits), ended)
+        self._of_lane[lane] = tuple(known)
+        at_end.append(self._of_lane[lane])
+        return tuple(reversed(needed))
+
+    def before(self, earlier: int, later: int) -> bool:
+        """As of `Order`."""
+        return earlier < 0 or self._ended[later][self._lanes[earlier]] >= earlier
+
+    @property
+    def ended(self) -> NDArray[np.int32]:
+        """As of `Order`, of the ops so far; read-only."""
+        ended = np.array(self._ended, dtype=np.int32).reshape(-1, len(Lane))
+        ended.flags.writeable = False
+        return ended
+
+
+def order_of(schedule: Schedule) -> Order:
+    """The order of `schedule`, one pass over its dependencies."""
+    dep, dep_ptr = schedule.dep.tolist(), schedule.dep_ptr.tolist()
+    growing = GrowingOrder()
+    waits = tuple(growing.add(lane, dep[dep_ptr[i] : dep_ptr[i + 1]]) for i, lane in enumerate(schedule.lane.tolist()))
+    return Order(schedule.lane, waits, growing.ended)

@@ -9,38 +9,30 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from offload.ops import KINDS, Lane, OpKind
+from offload.ops import Lane, OpKind
 from offload.residency import ResidentSet
 from offload.schedule import Schedule
 from runtime.order import Order, order_of
 from runtime.passes import Passes, plan_passes
+from runtime.touches import WAY_OUT, ExpertKey, Routed, Touches
 from traces.errors import InvalidInput
 from traces.model.architecture import ModelArchitecture
 from traces.phase import Phase
 from traces.routing import Step
 
-__all__ = ["ExpertKey", "Program", "Routed", "build_program", "cached_slots", "kept_slots", "resident_slots"]
-
-ExpertKey = tuple[int, int]
-"""An expert: MoE layer through the model, encoder first, and its number there."""
-
-_WAY_OUT = "capture the schedule with a stack whose execution is 'streams'"
-
-
-class Routed(NamedTuple):
-    """The tokens that one op computes an expert for: rows of the pass, and for each the rank of the expert in it.
-
-    Both (n,) int64; a token's experts are ranked ascending, so that results are summed in that order whatever the
-    order in which they are computed.
-    """
-
-    tokens: NDArray[np.int64]
-    ranks: NDArray[np.int64]
+__all__ = [
+    "ExpertKey",
+    "Program",
+    "Routed",
+    "build_program",
+    "cached_slots",
+    "kept_slots",
+    "resident_slots",
+]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -119,25 +111,15 @@ def build_program(
 
 
 class _Builder:
-    """The state of one walk over the ops."""
+    """A program from a schedule that is whole."""
 
     def __init__(
         self, model: ModelArchitecture, passes: Passes, schedule: Schedule, initial: Mapping[int, ExpertKey]
     ) -> None:
         self.model, self.passes, self.schedule, self.initial = model, passes, schedule, initial
         self.order = order_of(schedule)
-        self.content: dict[int, ExpertKey] = dict(initial)  # slot -> expert
-        self.holder: dict[ExpertKey, tuple[int, int]] = {
-            key: (slot, -1) for slot, key in initial.items()
-        }  # slot, filler
-        self.read_by: list[int] = []  # staging buffer -> the fetch that empties it, or the read until there is one
-        self.routed: dict[int, Routed] = {}
-        self.lookups = {phase: [0, 0] for phase in Phase}
-        self.computed: set[tuple[int, int, int]] = set()  # pass, MoE layer, expert
-        n = len(schedule)
-        self.slot, self.source, self.staging = (np.full(n, -1, dtype=np.int32) for _ in range(3))
-        self.moe_layer = np.full(n, -1, dtype=np.int16)
-        self.pass_of = self._pass_of()
+        self.touches = Touches(model, passes, schedule, self.order.before, initial, len(schedule))
+        self.pass_of = self.touches.pass_of = self._pass_of()
 
     def _pass_of(self) -> NDArray[np.int32]:
         index = {one.i_step: i for i, one in enumerate(self.passes.passes)}
@@ -147,120 +129,36 @@ class _Builder:
         return np.array([index[step] for step in self.schedule.step.tolist()], dtype=np.int32)
 
     def build(self) -> Program:
-        schedule, model = self.schedule, self.model
+        schedule, model, touches = self.schedule, self.model, self.touches
         kinds = [OpKind(kind) for kind in schedule.kind.tolist()]
         layers, lanes = schedule.layer.tolist(), schedule.lane.tolist()
         closes, ends = np.zeros(len(kinds), dtype=np.bool_), np.zeros(len(kinds), dtype=np.bool_)
         last: dict[tuple[int, int], int] = {}
         for op, kind in enumerate(kinds):
-            self._check_kind(op, kind, lanes[op])
+            touches.check_kind(op, kind, lanes[op])
             one = self.passes.passes[self.pass_of[op]]
             in_stack = one.stack(model).moe_layers
             if layers[op] in in_stack:
-                self.moe_layer[op] = one.moe_layers(model)[in_stack.index(layers[op])]
+                touches.moe_layer[op] = one.moe_layers(model)[in_stack.index(layers[op])]
             if kind is OpKind.EXPERTS:
                 last[one.i_step, layers[op]] = op
-            self._touch(op, kind)
+            touches.touch(op, kind)
         closes[list(last.values())] = True
         of_compute = np.flatnonzero(schedule.lane == Lane.COMPUTE)
         edges = np.flatnonzero(np.diff(self.pass_of[of_compute], append=-1))
         ends[of_compute[edges]] = True
         self._check_all_done()
         return Program(
-            model, schedule, self.passes, self.order, self.pass_of, self.moe_layer, self.slot, self.source,
-            self.staging, closes, ends, self.routed, self.initial,
+            model, schedule, self.passes, self.order, self.pass_of, touches.moe_layer, touches.slot, touches.source,
+            touches.staging, closes, ends, touches.routed, self.initial,
             n_slots=max([-1, *self.initial, *schedule.slot.tolist()]) + 1,
-            n_staging=len(self.read_by),
-            lookups={phase: (counts[0], counts[1]) for phase, counts in self.lookups.items()},
+            n_staging=len(touches.read_by),
+            lookups={phase: (counts[0], counts[1]) for phase, counts in touches.lookups.items()},
         )  # fmt: skip
-
-    def _check_kind(self, op: int, kind: OpKind, lane: int) -> None:
-        """Raise `InvalidInput` for an op that the runtime does not execute, or one on another lane than its kind's."""
-        if kind is OpKind.ISSUE:
-            raise InvalidInput(f"op {op} issues a run of copies: the runtime copies experts one by one, {_WAY_OUT}")
-        if kind in (OpKind.STREAM, OpKind.CPU_LAYER):
-            what = "streams weights, keys or values" if kind is OpKind.STREAM else "is a part of a layer on the host"
-            raise InvalidInput(
-                f"op {op} {what}: the runtime executes placements of experts only (experts=cpu), simulate it instead"
-            )
-        if kind is OpKind.SORT:
-            raise InvalidInput(f"op {op} sorts rows by expert on the host: the runtime sorts on the device, {_WAY_OUT}")
-        if kind is OpKind.STAGE:
-            raise InvalidInput(
-                f"op {op} copies an expert within HBM: the runtime reads experts where they land, {_WAY_OUT}"
-            )
-        wanted = KINDS[kind].lane
-        if lane != wanted:
-            raise InvalidInput(f"op {op}, a {kind.name}, is on lane {Lane(lane).name}: it runs on {wanted.name}")
-
-    def _touch(self, op: int, kind: OpKind) -> None:
-        """What an op does to the experts that are held: it moves one, or computes with one. Raises `InvalidInput`."""
-        if kind in (OpKind.FETCH, OpKind.DISK_READ):
-            moved = int(self.schedule.bytes[op])
-            if moved != self.model.expert_bytes:
-                raise InvalidInput(
-                    f"op {op} moves {moved} bytes, an expert of {self.model.name} has {self.model.expert_bytes}: the "
-                    f"schedule is of another model, or fetches a part of an expert, which is simulated only"
-                )
-        if kind is OpKind.FETCH:
-            self._fill(op)
-        elif kind is OpKind.DISK_READ:
-            self._read(op)
-        elif kind is OpKind.CPU_EXPERT or (kind is OpKind.EXPERTS and self.schedule.expert[op] >= 0):
-            self._compute(op, on_device=kind is OpKind.EXPERTS)
-
-    def _fill(self, op: int) -> None:
-        """A slot changes hands; the expert comes from a staging buffer when the fetch waits for a read of it."""
-        key, slot = (int(self.moe_layer[op]), int(self.schedule.expert[op])), int(self.schedule.slot[op])
-        if slot < 0:
-            raise InvalidInput(f"op {op} fetches expert {key[1]} of MoE layer {key[0]} into no slot: {_WAY_OUT}")
-        before = self.content.get(slot)
-        if before is not None and self.holder.get(before, (-1, -1))[0] == slot:
-            del self.holder[before]
-        self.content[slot], self.holder[key], self.slot[op] = key, (slot, op), slot
-        for dep in self.schedule.deps(op).tolist():
-            if self.schedule.kind[dep] == OpKind.DISK_READ:
-                if (int(self.moe_layer[dep]), int(self.schedule.expert[dep])) != key:
-                    raise InvalidInput(f"op {op} fetches another expert than op {dep} has read for it")
-                self.source[op], self.staging[op] = dep, self.staging[dep]
-                self.read_by[self.staging[dep]] = op
-
-    def _read(self, op: int) -> None:
-        """A read takes the lowest staging buffer that is free by then, or a new one."""
-        free = [i for i, reader in enumerate(self.read_by) if self.order.before(reader, op) and self._is_fetch(reader)]
-        buffer = free[0] if free else len(self.read_by)
-        self.read_by[buffer : buffer + 1] = [op]
-        self.staging[op] = buffer
-
-    def _is_fetch(self, op: int) -> bool:
-        return bool(self.schedule.kind[op] == OpKind.FETCH)
-
-    def _compute(self, op: int, on_device: bool) -> None:
-        """An expert is computed for the tokens that chose it, once a pass; counts it as looked up, and as found."""
-        i_pass, key = int(self.pass_of[op]), (int(self.moe_layer[op]), int(self.schedule.expert[op]))
-        one = self.passes.passes[i_pass]
-        chosen = one.experts[:, key[0]] if key[0] >= 0 else np.zeros((0, 1), dtype=np.int16)
-        tokens, ranks = np.nonzero(chosen == key[1])
-        if not tokens.size or (i_pass, *key) in self.computed:
-            again = "a second time" if tokens.size else "for no token"
-            raise InvalidInput(
-                f"op {op} computes expert {key[1]} of MoE layer {key[0]} {again}: not of this trace, or in parts "
-                f"(micro=), which only a simulation knows"
-            )
-        self.computed.add((i_pass, *key))
-        self.routed[op] = Routed(tokens, ranks)
-        self.lookups[one.phase][0] += 1
-        if not on_device:
-            return
-        if key not in self.holder:
-            raise InvalidInput(f"op {op} reads expert {key[1]} of MoE layer {key[0]}, which no slot holds by then")
-        self.slot[op], self.source[op] = self.holder[key]
-        filler = int(self.source[op])
-        self.lookups[one.phase][1] += int(filler < 0 or self.schedule.step[filler] < one.i_step)
 
     def _check_all_done(self) -> None:
         """What is read is fetched; what the trace asks for is computed, else the final states would be of no model."""
-        taken = set(self.source[self.staging >= 0].tolist())
+        taken = set(self.touches.source[self.touches.staging >= 0].tolist())
         for op in np.flatnonzero(self.schedule.kind == OpKind.DISK_READ).tolist():
             if op not in taken:
                 raise InvalidInput(f"op {op} reads an expert from storage that no fetch waits for and takes on")
@@ -269,8 +167,8 @@ class _Builder:
             for layer in one.moe_layers(self.model):
                 chosen = np.unique(one.experts[:, layer])
                 n_wanted += int(np.count_nonzero(chosen >= 0))
-        if n_wanted != len(self.computed):
+        if n_wanted != len(self.touches.computed):
             raise InvalidInput(
-                f"the trace asks for {n_wanted} expert FFNs, the schedule has {len(self.computed)}: it groups them, or "
-                f"is not of this trace; {_WAY_OUT}"
+                f"the trace asks for {n_wanted} expert FFNs, the schedule has {len(self.touches.computed)}: "
+                f"it groups them, or is not of this trace; {WAY_OUT}"
             )

@@ -33,11 +33,14 @@ class SelectedAhead:
 
     lookahead: int
 
+    def blocks(self, block: int, n_blocks: int) -> range:
+        """The blocks, of `n_blocks`, whose experts are brought at `block`."""
+        first = 1 if block == 0 else block + self.lookahead
+        return range(first, min(block + self.lookahead, n_blocks - 1) + 1)
+
     def __call__(self, view: BlockView) -> Sequence[Fetch]:
         """The newly revealed blocks."""
-        first = 1 if view.block == 0 else view.block + self.lookahead
-        last = min(view.block + self.lookahead, view.n_blocks - 1)
-        revealed = ((block, view.revealed(block)) for block in range(first, last + 1))
+        revealed = ((block, view.revealed(block)) for block in self.blocks(view.block, view.n_blocks))
         return [Fetch(block, experts) for block, experts in revealed if experts is not None]
 
 

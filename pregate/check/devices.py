@@ -30,7 +30,16 @@ if TYPE_CHECKING:
     from runtime.backend import Backend
     from runtime.passes import Passes
 
-__all__ = ["Device", "capture_on", "make_backend", "memory_of_device", "require_graphs", "require_storage", "resolve"]
+__all__ = [
+    "Device",
+    "capture_on",
+    "make_backend",
+    "memory_of_device",
+    "request_on",
+    "require_graphs",
+    "require_storage",
+    "resolve",
+]
 
 _LIBRARIES_BYTES = 256 << 20
 """What a plan leaves of a CUDA device's free memory: workspaces of the BLAS library (at most 32 MiB a stream), pools
@@ -154,6 +163,22 @@ def capture_on(
     folder for them, `CapacityExceeded` when a memory is too small, and as `pregate.ask.request.request`.
     """
     device = resolve(device)
+    asked, passes = request_on(device, model, trace, policy, cache=cache, expert_tier=expert_tier)
+    captured = capture_request(asked)
+    _require_free(captured, device, passes)
+    return captured
+
+
+def request_on(
+    device: Device,
+    model: ModelArchitecture,
+    trace: RoutingTrace,
+    policy: str | Policy,
+    *,
+    cache: Cache | None = None,
+    expert_tier: str = "dram",
+) -> tuple[Request, Passes]:
+    """What `capture_on` captures on a resolved device: memory is granted so that its pools fit. Raises as that does."""
     from runtime.memory import element_type
     from runtime.passes import plan_passes
 
@@ -166,9 +191,7 @@ def capture_on(
     if reserve_bytes:
         memory = dataclasses.replace(memory, reserve_bytes=reserve_bytes)
         asked = request(model, memory, trace, policy, cache=cache, expert_tier=expert_tier, workload=asked.workload)
-    captured = capture_request(asked)
-    _require_free(captured, device, passes)
-    return captured
+    return asked, passes
 
 
 def _n_slots(asked: Request) -> int:

@@ -20,6 +20,7 @@ from offload.prefetches import Prefetches
 from offload.timeline import Timeline
 from pregate.ask.capture import Captured
 from pregate.ask.captured_metrics import metrics_of, prefetches_of
+from pregate.ask.request import Request
 from pregate.ask.shown import fields_of
 from pregate.ask.simulation import to_dataframe
 from pregate.ask.starting_cache import resident_set
@@ -176,23 +177,23 @@ def execute_captured(
         captured.model,
         captured.trace.steps(),
         captured.decoded.schedule,
-        initial=initial_slots(captured),
+        initial=initial_slots(captured.request),
         experts=experts,
         storage=device.storage,
         prove=prove,
     )
 
 
-def initial_slots(captured: Captured) -> dict[int, ExpertKey]:
+def initial_slots(asked: Request) -> dict[int, ExpertKey]:
     """The experts in slots before the start: the resident ones, those of a warm cache, those a placement keeps."""
     from runtime.program import cached_slots, kept_slots
 
-    model, plan, placed = captured.model, captured.plan, captured.request.placed.kept
-    kept = [(layer, experts) for layer, experts in enumerate(placed) if experts is not None]
-    if captured.policy.resident:
-        whole = [(layer, range(model.n_experts)) for layer, experts in enumerate(placed) if experts is None]
+    model, plan = asked.model, asked.plan
+    kept = [(layer, experts) for layer, experts in enumerate(asked.placed.kept) if experts is not None]
+    if asked.policy.resident:
+        whole = [(layer, range(model.n_experts)) for layer, experts in enumerate(asked.placed.kept) if experts is None]
         return kept_slots([*whole, *kept], 0)
-    cache = resident_set(captured.request)
+    cache = resident_set(asked)
     cached = {} if cache is None else cached_slots(cache, plan.n_buffers)
     return cached | kept_slots(kept, plan.n_buffers + plan.n_cache_slots)
 

@@ -71,7 +71,7 @@ class Runner:
         if self._experts is None or self._experts.model != model:
             self._experts = None  # the old ones go before the new ones come
             self._experts = Experts(model, allocate=make_backend(device).allocate_host, keep_static=True)
-        self._experts.keep(initial_slots(captured).values())
+        self._experts.keep(initial_slots(captured.request).values())
         return execute_captured(captured, device, self._experts, prove=False)
 
 

@@ -115,6 +115,10 @@ COMMANDS: dict[str, Entry] = {
         "train:train",
         "Train a small model with conventional gates, move them 1, 2, 3 blocks ahead, fine-tune, compare.",
     ),
+    "generate": Entry(
+        "generate:generate",
+        "Have a trained model generate with its experts offloaded, its own gates deciding; measured beside predicted.",
+    ),
     "trace": Entry("trace:app", "Import, synthesise, fit and describe routing traces."),
     "models": Entry("catalogue:models", "The models that ship with pregate."),
     "hardware": Entry("catalogue:hardware", "The machines that ship with pregate."),

@@ -89,7 +89,7 @@ def run(
             architecture,
             workload,
             chosen,
-            device=_device(backend, hbm, link, link_latency, storage, chunk, graphs),
+            device=device_of(backend, hbm, link, link_latency, storage, chunk, graphs),
             cache=placed,
             expert_tier=tier,
             repeats=repeats,
@@ -104,7 +104,7 @@ def run(
     say_written(timeline, gantt)
 
 
-def _device(
+def device_of(
     backend: str, hbm: str | None, link: str | None, latency: str | None, storage: Path | None, chunk: str | None,
     graphs: bool,
 ) -> Device:  # fmt: skip

@@ -143,8 +143,10 @@ class Layers:
         return functional.layer_norm(x, scale.shape, scale, bias)
 
     def begin(self, bound: BoundPass) -> None:
-        """Embed the tokens of a pass and make its attention masks."""
+        """Embed the tokens of a pass, those just made where it goes on from them, and make its attention masks."""
         n = bound.one.n_tokens
+        if bound.continues:
+            bound.ids.copy_(self.tokens[:n])
         torch.index_select(self._tensors["embedding"], 0, bound.ids, out=self._hidden[:n])
         table = self._tensors.get(f"{bound.side}.positions")
         self._spans = tuple(self._masked(span, bound, table) for span in bound.spans)
@@ -232,10 +234,8 @@ class Layers:
 
     def gate(self, bound: BoundPass, layer: int, choice: Choice, ids: Tensor) -> None:
         """Normed input of the block, logits of all experts, softmax over those that the trace has chosen."""
-        n, at = bound.one.n_tokens, f"{bound.side}.{layer}."
-        normed, weights = self._normed[:n], self._weights[:n]
-        normed.copy_(self._norm(f"{at}ffn.norm", self._hidden[:n]))
-        logits = functional.linear(normed, self._tensors[f"{at}gate"], self._tensors.get(f"{at}gate.bias"))
+        self.enter(bound, layer)
+        weights, logits = self._weights[: bound.one.n_tokens], self.gate_logits(bound, layer)
         chosen = logits.gather(1, choice.experts)
         if choice.pads is not None:
             chosen.masked_fill_(choice.pads, torch.finfo(chosen.dtype).min)
@@ -243,6 +243,17 @@ class Layers:
         if choice.pads is not None:
             weights.masked_fill_(choice.pads, 0)
         ids.copy_(choice.ids)
+
+    def enter(self, bound: BoundPass, layer: int) -> None:
+        """The normed input of a MoE block, which its gates and its experts read."""
+        n = bound.one.n_tokens
+        self._normed[:n].copy_(self._norm(f"{bound.side}.{layer}.ffn.norm", self._hidden[:n]))
+
+    def gate_logits(self, bound: BoundPass, layer: int) -> Tensor:
+        """(n_tokens, n_experts) of the gate of `layer` on the block that was entered last."""
+        at = f"{bound.side}.{layer}."
+        bias = self._tensors.get(f"{at}gate.bias")
+        return functional.linear(self._normed[: bound.one.n_tokens], self._tensors[f"{at}gate"], bias)
 
     def shared(self, bound: BoundPass, layer: int) -> None:
         """The experts that every token meets."""
@@ -266,14 +277,18 @@ class Layers:
         """One expert on its tokens, into rows `places` (token x top_k + rank) of the results."""
         scratch.routed(self._normed, tokens, weights, self._results, places)
 
-    def combine(self, bound: BoundPass) -> None:
-        """The residual stream gains the block's experts, each token's ascending, weighted as its gate says."""
+    def combine(self, bound: BoundPass, weights: Tensor | None = None) -> None:
+        """The residual stream gains the block's experts, each token's ascending, weighted as its gate says.
+
+        `weights` (n_tokens, top_k): of a gate that has run elsewhere.
+        """
         n, top_k = bound.one.n_tokens, self.model.top_k
         hidden = self._hidden[:n]
         if self.model.n_shared_experts:
             hidden += self._shared[:n]
         results = self._results[: n * top_k].view(n, top_k, -1)
-        hidden.unsqueeze(1).baddbmm_(self._weights[:n].unsqueeze(1), results)
+        weights = self._weights[:n] if weights is None else weights
+        hidden.unsqueeze(1).baddbmm_(weights.unsqueeze(1), results)
 
     def finish(self, bound: BoundPass) -> None:
         """Final norm: the states that an encoder hands over, that the head reads, that a run is judged by."""

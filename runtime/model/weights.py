@@ -10,7 +10,9 @@ import os
 import zlib
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from functools import partial
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -20,7 +22,7 @@ from runtime.memory import PAGE_BYTES, Carver, aligned, available_bytes, element
 from runtime.program import ExpertKey
 from traces.model.architecture import Attention, LayerStack, ModelArchitecture
 
-__all__ = ["Experts", "expert_shapes", "fill_expert", "fill_static", "static_shapes"]
+__all__ = ["Experts", "Weights", "expert_shapes", "fill_expert", "fill_static", "static_shapes"]
 
 Shapes = dict[str, tuple[int, ...]]
 
@@ -162,11 +164,38 @@ def _inferring(job: Callable[[], None]) -> None:
         job()
 
 
+class Weights(Protocol):
+    """Where the values of a model come from."""
+
+    def static(self, weights: dict[str, Tensor]) -> None:
+        """Give every tensor of `static_shapes` its values; they may lie on a device."""
+
+    def expert(self, memory: Tensor, key: ExpertKey) -> None:
+        """Give the expert `key` in `memory` (expert_bytes,) uint8 its values."""
+
+
+@dataclass(frozen=True, slots=True)
+class RandomWeights:
+    """Values of a seed, for a model whose weights nobody needs."""
+
+    model: ModelArchitecture
+    seed: int
+
+    def static(self, weights: dict[str, Tensor]) -> None:
+        """As of `Weights`."""
+        fill_static(weights, self.seed)
+
+    def expert(self, memory: Tensor, key: ExpertKey) -> None:
+        """As of `Weights`."""
+        fill_expert(memory, self.model, self.seed, key)
+
+
 class Experts:
     """Experts in host memory, made when first asked for and kept: runs of one model and seed share them.
 
     `allocate` gives host memory, (n,) uint8 beginning on a page: pinned, for a device that copies from it by itself.
-    `keep_static`: keep the weights outside experts there too, rather than make them anew for every run.
+    `keep_static`: keep the weights outside experts there too, rather than make them anew for every run. `weights`: of a
+    model that was trained (None: random, of `seed`).
     """
 
     def __init__(
@@ -176,8 +205,10 @@ class Experts:
         allocate: Callable[[int, str], Tensor] = host_memory,
         *,
         keep_static: bool = False,
+        weights: Weights | None = None,
     ):
         self.model, self.seed, self.keep_static = model, seed, keep_static
+        self._weights = RandomWeights(model, seed) if weights is None else weights
         self._allocate = allocate
         self._kept: dict[ExpertKey, Tensor] = {}
         self._static: Tensor | None = None
@@ -189,7 +220,7 @@ class Experts:
         memory = self._allocate(len(missing) * stride, f"{len(missing)} experts of {self.model.name}")
         places = [memory[at : at + self.model.expert_bytes] for at in range(0, len(memory), stride)]
         pairs = zip(places, missing, strict=True)
-        _in_threads((partial(fill_expert, place, self.model, self.seed, key) for place, key in pairs), len(memory))
+        _in_threads((partial(self._weights.expert, place, key) for place, key in pairs), len(memory))
         self._kept.update(zip(missing, places, strict=True))
 
     def keep(self, keys: Iterable[ExpertKey]) -> None:
@@ -205,11 +236,11 @@ class Experts:
         """
         carver = Carver(static_shapes(self.model), element_type(self.model))
         if not self.keep_static:
-            fill_static(carver.views(target), self.seed)
+            self._weights.static(carver.views(target))
             return
         if self._static is None:
             memory = self._allocate(carver.n_bytes, f"weights of {self.model.name} outside experts")
-            fill_static(carver.views(memory), self.seed)
+            self._weights.static(carver.views(memory))
             self._static = memory
         target.copy_(self._static)
 
@@ -219,7 +250,7 @@ class Experts:
             target.copy_(self._kept[key])
             return
         made = aligned(self.model.expert_bytes)
-        fill_expert(made, self.model, self.seed, key)
+        self._weights.expert(made, key)
         target.copy_(made)
 
     def __getitem__(self, key: ExpertKey) -> Tensor:

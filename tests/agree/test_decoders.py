@@ -182,4 +182,4 @@ def test_a_small_schedule_is_written_by_the_definition_and_a_large_one_compiled(
         digest = assemble(stream).digest
         taken.append((digest, type(stream._loop).__name__))
     assert taken[0][0] == taken[1][0]
-    assert [name for _, name in taken] == ["_Loop", "CompiledLoop"]
+    assert [name for _, name in taken] == ["DecodeLoop", "CompiledLoop"]

@@ -19,8 +19,11 @@ import pregate
 from hwmodels.machine_files import hardware_names, load_machine
 from pregate.check.ledger import Predicted, append_predictions
 from pregate.cli import main as command_line
+from runtime.pregated.model_file import save_model
+from runtime.pregated.tokens import Tokenizer
 from tests import small_fits
 from tests.command_line import Run
+from tests.pregated_models import seeded_model
 from traces.storage import save_trace
 
 ROOT = Path(__file__).parents[2]
@@ -270,6 +273,7 @@ def write_inputs(folder: Path) -> None:
     (folder / "measured.csv").write_text(f"{columns}\n{row}\n")
     small_fits.measurements().save(folder / "measurements.json")
     (folder / "fit.yaml").write_text(small_fits.fit().to_yaml())
+    save_model(seeded_model(0, 1), Tokenizer(()), folder / "pregate_1.safetensors")
     (folder / "examples").symlink_to(ROOT / "examples")
     axes = "{link.h2d_bytes_per_s: [16e9, 64e9], batch: [1, 2]}"
     workload = "{input_tokens: 2, output_tokens: 3}"

@@ -1,0 +1,336 @@
+"""`pregate.generate`: a trained model makes tokens under every design, its own gates deciding, measured and predicted.
+
+All designs must make the tokens of the run with every expert resident, bit for bit. What the gates chose becomes a
+trace, which replayed in the ordinary way must give the schedule that was executed.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import gc
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hwmodels.overrides import with_overrides
+from hwmodels.platform import Platform, load_platform
+from offload.ops import Lane, OpKind
+from offload.policies import policy_named
+from offload.policy import Policy
+from offload.timeline import Timeline
+from pregate.ask.capture import Captured, capture_request
+from pregate.ask.captured_metrics import metrics_of
+from pregate.ask.request import Request
+from pregate.ask.shown import html_rows
+from pregate.ask.simulation import to_dataframe
+from pregate.ask.starting_cache import resident_set
+from pregate.check.devices import Device, make_backend, request_on, resolve
+from pregate.check.running import initial_slots
+from pregate.draw.perfetto import simulated_again
+from pregate.extras import require_torch
+from traces.errors import InvalidInput, PregateError
+from traces.phase import Phase
+from traces.routing import RoutingTrace
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from runtime.pregated.offloaded import OffloadedRun
+    from runtime.pregated.tokens import Tokenizer
+    from runtime.pregated.transformer import MoeTransformer
+
+__all__ = ["DesignGeneration", "Generation", "ReplayMismatch", "generate", "ids_wait_s"]
+
+_MOST_TOKENS = 1 << 20
+_FIGURES = ("tpot_s", "ttft_s", "tokens_per_s", "stall_share", "hit_rate")
+
+
+class ReplayMismatch(PregateError):
+    """A recorded trace, replayed, gives another schedule than was executed, or designs chose other experts."""
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class DesignGeneration:
+    """One design. Figures are medians of the `n_runs` that count (of `n_disturbed`, beside other work,
+    none does; where all were, the less disturbed half); `predicted_*` are of the same schedule on the machine given,
+    None without one.
+
+    `ids_wait_share`: of the whole run, the share in which nothing computes because the host has not read the ids;
+    `stall_share`: because something is on its way. `recall`: of the later gates that a design guesses by. `timeline`:
+    of the run of (lower) median length.
+    """
+
+    policy: str
+    tpot_s: float
+    ttft_s: float
+    tokens_per_s: float
+    stall_share: float
+    ids_wait_share: float
+    hit_rate: float
+    h2d_bytes: int
+    recall: float | None
+    predicted_tpot_s: float | None
+    predicted_ttft_s: float | None
+    predicted_stall_share: float | None
+    predicted_ids_wait_share: float | None
+    schedule_digest: str
+    output_digest: str
+    n_runs: int
+    n_disturbed: int
+    timeline: Timeline
+
+    @property
+    def error(self) -> float | None:
+        """Predicted over measured time a token, minus 1."""
+        return None if self.predicted_tpot_s is None else self.predicted_tpot_s / self.tpot_s - 1
+
+    def to_dict(self) -> dict[str, Any]:
+        """Every field but the timeline, and `error`, JSON-ready."""
+        return {name: getattr(self, name) for name in self.__slots__ if name != "timeline"} | {"error": self.error}
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class Generation:
+    """What was generated: `texts` after each prompt, alike for all `designs`; `trace`: what the gates chose.
+
+    `lookahead`: how many MoE blocks ahead the decoder's gates sit. `machine`: what was predicted on, None: nothing was.
+    """
+
+    model: str
+    lookahead: int
+    texts: tuple[str, ...]
+    tokens: tuple[tuple[int, ...], ...]
+    trace: RoutingTrace
+    designs: tuple[DesignGeneration, ...]
+    machine: str | None
+
+    def __repr__(self) -> str:
+        return f"Generation({self.model}, {self.lookahead} ahead, {', '.join(one.policy for one in self.designs)})"
+
+    def _repr_html_(self) -> str:
+        return html_rows(self.rows(), f"{self.model}, gates {self.lookahead} blocks ahead")
+
+    def rows(self) -> list[dict[str, Any]]:
+        """A row a design."""
+        return [one.to_dict() for one in self.designs]
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready; of the trace its digest."""
+        return {
+            "model": self.model, "lookahead": self.lookahead, "machine": self.machine, "texts": list(self.texts),
+            "tokens": [list(one) for one in self.tokens], "trace_digest": self.trace.digest, "designs": self.rows(),
+        }  # fmt: skip
+
+    def to_dataframe(self) -> pd.DataFrame:
+        """`rows` as a pandas DataFrame (the extra `notebooks`)."""
+        return to_dataframe(self.rows())
+
+
+def generate(
+    model: str | Path,
+    prompts: Sequence[str] | Path,
+    policies: Sequence[str | Policy] = ("gpu_only", "on_demand", "prefetch_all"),
+    *,
+    new_tokens: int = 32,
+    batch: int = 1,
+    device: Device = Device(),  # noqa: B008 (frozen)
+    hw: str | Platform | None = None,
+    expert_tier: str = "dram",
+    repeats: int = 1,
+    say: Callable[[str], None] = lambda _: None,
+) -> Generation:
+    """Have the trained `model`, a file of `pregate.train`, go on after `prompts` under every one of `policies`.
+
+    `prompts`: texts, or a file as `pregate record` takes it. `new_tokens` after each, the likeliest; `batch` prompts at
+    a time. `hw`: a machine, best one fitted here, to predict on; its link becomes the device's. A policy that guesses
+    by later gates is told what these really say.
+
+    Raises `InvalidFile` for another file, `InvalidInput` for a policy that the model's gates cannot serve,
+    `CapacityExceeded`, `OutputMismatch` where designs make different tokens, and `ReplayMismatch`.
+    """
+    require_torch()
+    if repeats < 1 or not 1 <= batch <= 4096 or not 2 <= new_tokens <= _MOST_TOKENS:
+        raise InvalidInput(
+            f"repeats = {repeats}, batch = {batch}, new tokens = {new_tokens}: at least 1, 1 to 4096, 2 to 1048576"
+        )
+    if not policies:
+        raise InvalidInput("no policies: name at least one, such as gpu_only")
+    named = [policy_named(one) if isinstance(one, str) else one for one in policies]
+    from runtime.pregated.model_file import load_model
+    from runtime.pregated.offloaded import check_policy
+
+    trained, tokenizer = load_model(Path(model))
+    for policy in named:
+        check_policy(policy, trained.architecture, trained.lookahead)
+    device = resolve(device)
+    machine = _machine(hw, device)
+    session = _Session(trained, tokenizer, prompts, new_tokens, batch, device, expert_tier)
+    say("the model with all experts resident")
+    session.refer()
+    designs = []
+    for policy in named:
+        say(f"running {policy.name}")
+        designs.append(session.measure(policy, repeats, machine))
+    return Generation(
+        trained.architecture.name, trained.lookahead, session.texts(), session.tokens(), session.trace, tuple(designs),
+        None if machine is None else machine.hardware,
+    )  # fmt: skip
+
+
+def _machine(hw: str | Platform | None, device: Device) -> Platform | None:
+    """The machine to predict on, with the link that the device imitates."""
+    if hw is None:
+        return None
+    found = hw if isinstance(hw, Platform) else load_platform(hw)
+    paced = {"h2d": device.h2d.bytes_per_s, "d2h": device.d2h.bytes_per_s}
+    figures: dict[str, float | str] = {
+        f"link.{name}_bytes_per_s": speed for name, speed in paced.items() if speed is not None
+    }
+    return dataclasses.replace(found, machine=with_overrides(found.machine, figures)) if figures else found
+
+
+class _Session:
+    """One model and its prompts, run again and again."""
+
+    def __init__(
+        self, trained: MoeTransformer, tokenizer: Tokenizer, prompts: Sequence[str] | Path, new_tokens: int, batch: int,
+        device: Device, tier: str,
+    ) -> None:  # fmt: skip
+        from runtime.model.weights import Experts
+        from runtime.pregated.given_weights import TrainedWeights
+        from runtime.pregated.prompts import unrouted
+
+        self._model, self._lookahead, self._tokenizer = trained.architecture, trained.lookahead, tokenizer
+        self._device, self._tier = device, tier
+        self._prompts = _read(prompts, tokenizer, self._model.vocab_size)
+        self._unrouted = partial(unrouted, self._model, self._prompts, new_tokens, batch)
+        allocate = make_backend(device).allocate_host
+        self._experts = Experts(self._model, 0, allocate, keep_static=True, weights=TrainedWeights(trained))
+
+    def refer(self) -> None:
+        """Run with all experts resident: the tokens and the routing that every design must come to."""
+        from runtime.pregated.prompts import placeholder
+
+        asked, _ = request_on(self._device, self._model, placeholder(self._model, self._unrouted()), "gpu_only")
+        self._reference = self._run(asked, None)
+        self.trace = self._reference.trace
+
+    def tokens(self) -> tuple[tuple[int, ...], ...]:
+        """What was made after each prompt."""
+        return tuple(tuple(one) for one in self._reference.tokens.tolist())
+
+    def texts(self) -> tuple[str, ...]:
+        """The same as text."""
+        return tuple(self._tokenizer.decode(np.array(one)) for one in self.tokens())
+
+    def measure(self, policy: Policy, repeats: int, machine: Platform | None) -> DesignGeneration:
+        """A design, run and predicted. Raises `OutputMismatch`, `ReplayMismatch`."""
+        from runtime.watch import Clock, LoadWatch, counting
+
+        asked, _ = request_on(self._device, self._model, self.trace, policy, expert_tier=self._tier)
+        runs, seen, clock = [], [], Clock()
+        for i in range(repeats):
+            gc.collect()
+            with LoadWatch(clock) as watch:
+                runs.append(self._run(asked, self.trace, prove=i == 0))
+            seen.append(watch.seen)
+        captured = self._replayed(asked, runs)
+        counted = [runs[i] for i in counting(seen)]
+        middle = sorted(counted, key=lambda one: one.measured.timeline.makespan_s)[(len(counted) - 1) // 2]
+        figures = [_figures(captured, one.measured.timeline) for one in counted]
+        median = {name: float(np.median([one[name] for one in figures])) for name in figures[0]}
+        predicted = {} if machine is None else _figures(captured, simulated_again(middle.measured.timeline, machine))
+        return DesignGeneration(
+            policy=policy.name, **median, h2d_bytes=int(runs[0].measured.moved_bytes[Lane.H2D]),
+            recall=_recall(runs[0]), predicted_tpot_s=predicted.get("tpot_s"),
+            predicted_ttft_s=predicted.get("ttft_s"), predicted_stall_share=predicted.get("stall_share"),
+            predicted_ids_wait_share=predicted.get("ids_wait_share"),
+            schedule_digest=runs[0].schedule.digest, output_digest=runs[0].measured.digest, n_runs=len(counted),
+            n_disturbed=sum(one.disturbance() is not None for one in seen), timeline=middle.measured.timeline,
+        )  # fmt: skip
+
+    def _replayed(self, asked: Request, runs: Sequence[OffloadedRun]) -> Captured:
+        """The schedule of the recorded trace. Raises where it, the tokens or the routing are not those of the runs."""
+        from runtime.pregated.offloaded import GivenGuesses
+        from runtime.run import OutputMismatch, check_same_output
+
+        name, first = asked.policy.name, runs[0]
+        check_same_output({"gpu_only": self._reference.measured, **{f"{name}, run": one.measured for one in runs}})
+        if any(not np.array_equal(one.tokens, self._reference.tokens) for one in runs):
+            raise OutputMismatch(f"{name} makes other tokens than the model with all experts resident")
+        if any(one.trace.digest != self.trace.digest for one in runs):
+            raise ReplayMismatch(f"{name}: gates chose other experts than with all experts resident")
+        policy = asked.policy
+        if first.guesses:
+            policy = replace(policy, predictor=GivenGuesses(first.guesses))
+        captured = capture_request(replace(asked, trace=first.trace, policy=policy))
+        digests = {captured.decoded.schedule.digest, *(one.schedule.digest for one in runs)}
+        if len(digests) > 1:
+            raise ReplayMismatch(
+                f"{name}: the trace replayed gives schedule {captured.decoded.schedule.digest}, "
+                f"{first.schedule.digest} was executed"
+            )
+        return captured
+
+    def _run(self, asked: Request, known: RoutingTrace | None, *, prove: bool = True) -> OffloadedRun:
+        from runtime.pregated.offloaded import Settings, generate_offloaded
+
+        initial = initial_slots(asked)
+        n_slots = max([asked.plan.n_slots, *(slot + 1 for slot in initial)])
+        settings = Settings(
+            asked.policy, asked.execution, asked.plan.n_buffers, n_slots, asked.plan.static_bytes, asked.placed,
+            initial, resident_set(asked), self._device.storage, asked.expert_tier == "ssd",
+        )  # fmt: skip
+        return generate_offloaded(
+            make_backend(self._device), self._model, self._unrouted(), self._lookahead, settings, self._experts, known,
+            prove=prove,
+        )  # fmt: skip
+
+
+def _read(prompts: Sequence[str] | Path, tokenizer: Tokenizer, vocab_size: int) -> list[NDArray[np.int64]]:
+    if isinstance(prompts, Path):
+        from runtime.recording.prompts import read_prompts
+
+        found = read_prompts(prompts, lambda text: [int(one) for one in tokenizer.encode(text)], vocab_size)
+        return [np.array(ids, dtype=np.int64) for ids in found.ids]
+    return [tokenizer.encode(text) for text in prompts]
+
+
+def _figures(captured: Captured, timeline: Timeline) -> dict[str, float]:
+    """The figures of a run, virtual or real."""
+    found = metrics_of(captured, timeline)
+    return {name: float(found[name]) for name in _FIGURES} | {
+        "ids_wait_share": ids_wait_s(timeline) / found["makespan_s"]
+    }
+
+
+def ids_wait_s(timeline: Timeline) -> float:
+    """Time in which nothing computed and the host had not read ids that an op issued after it waited for."""
+    schedule = timeline.schedule
+    read = np.zeros(len(schedule), dtype=np.bool_)
+    for op in np.flatnonzero(schedule.kind == OpKind.WAIT).tolist():
+        read[op] = bool(np.any(schedule.kind[schedule.deps(op)] == OpKind.READBACK))
+    known_s = np.maximum.accumulate(np.where(read, timeline.end_s, 0.0))
+    computing = np.flatnonzero(schedule.lane == Lane.COMPUTE)
+    start_s, end_s, known_s = timeline.start_s[computing], timeline.end_s[computing], known_s[computing]
+    idle_s = np.minimum(start_s[1:], known_s[1:]) - end_s[:-1]
+    return float(np.maximum(idle_s, 0.0).sum())
+
+
+def _recall(run: OffloadedRun) -> float | None:
+    """Of the experts that gates chose, those that later gates had named before; None where nothing was guessed."""
+    if not run.guesses:
+        return None
+    steps: Mapping[int, Any] = {step.i_step: step for step in run.trace.steps() if step.phase == Phase.DECODE}
+    right = total = 0
+    for (i_step, layer), said in run.guesses.items():
+        if i_step in steps:
+            chosen = steps[i_step].experts[:, layer]
+            right += int((chosen[:, :, None] == said[:, None, :]).any(2).sum())
+            total += chosen.size
+    return right / total if total else None

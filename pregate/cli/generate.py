@@ -1,0 +1,143 @@
+"""`pregate generate`: a trained model makes tokens with its experts offloaded, its own gates deciding."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from offload.policies import policy_named
+from pregate import extras
+from pregate.cli import options
+from pregate.cli.built import check_storage, listed
+from pregate.cli.output_paths import require_folder, require_picture, require_trace_file
+from pregate.cli.progress import spinner
+from pregate.cli.run import device_of
+from pregate.draw import render
+from traces.errors import InvalidInput
+from traces.storage import save_trace
+from traces.whole_file import refuse_overwriting
+
+if TYPE_CHECKING:
+    from pregate.check.generation import Generation
+
+_PROMPT = "Return a list of the items in the container, in the order in which "
+
+
+def generate(
+    model: Annotated[Path, typer.Argument(help="A trained model, as `pregate train` writes them (.safetensors).")],
+    policies: Annotated[
+        str, typer.Option(help="Designs, separated by commas, such as gpu_only,on_demand,pregate.")
+    ] = "gpu_only,on_demand,prefetch_all",
+    prompt: Annotated[str | None, typer.Option(help="Text to go on after; default: a sentence about lists.")] = None,
+    prompts: Annotated[
+        Path | None, typer.Option(help="A prompt a line, or .jsonl of {prompt: text} or {ids: [...]}.")
+    ] = None,
+    output_tokens: Annotated[int, typer.Option(help="Tokens made after a prompt, the likeliest.")] = 32,
+    batch: Annotated[int, typer.Option(help="Prompts side by side.")] = 1,
+    hardware: Annotated[
+        str | None, typer.Option("--fit", help="A fit of this machine: what it predicts stands beside what was seen.")
+    ] = None,
+    backend: options.BackendName = "auto",
+    hbm: Annotated[str | None, typer.Option(help="HBM to use at most, such as 4MiB; default: what is free.")] = None,
+    link: Annotated[
+        str | None, typer.Option(help="Link that the CPU back end imitates, such as 1GB/s; default: as fast as memory.")
+    ] = None,
+    link_latency: Annotated[
+        str | None, typer.Option(help="Fixed time of a copy over that link; default: 20us.")
+    ] = None,
+    tier: options.Tier = "dram",
+    storage: Annotated[Path | None, typer.Option(help="A folder for the experts of --tier ssd.")] = None,
+    repeats: Annotated[int, typer.Option(min=1, help="Runs of each design; medians are printed.")] = 3,
+    timeline: Annotated[
+        Path | None, typer.Option(help="Folder for a timeline of each design, for ui.perfetto.dev (JSON).")
+    ] = None,
+    gantt: Annotated[
+        Path | None, typer.Option(help="Draw one decode step of every design, one below the other (PNG or SVG).")
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Write what the gates chose as a trace (.safetensors).")
+    ] = None,
+    format: options.OutputFormat = options.Format.table,
+) -> None:
+    """Have a trained model generate with its experts offloaded, its own gates deciding; measured beside predicted.
+
+    Example: pregate generate pregate_1.safetensors --policies gpu_only,on_demand,pregate --output-tokens 4
+    """
+    extras.require_torch()
+    if prompt is not None and prompts is not None:
+        raise InvalidInput("--prompt and --prompts both say what to go on after: give one")
+    if output is not None:
+        require_trace_file(output)
+        refuse_overwriting(output, *[path for path in (model, prompts) if path is not None])
+    if timeline is not None:
+        require_folder(timeline / "timeline.json")
+    if gantt is not None:
+        require_picture(gantt)
+    check_storage(tier, storage)
+    named = [policy_named(one) for one in listed(policies)]
+    from pregate.check.generation import generate as run
+
+    with spinner("generating") as update:
+        found = run(
+            model,
+            prompts if prompts is not None else [_PROMPT if prompt is None else prompt],
+            named,
+            new_tokens=output_tokens,
+            batch=batch,
+            device=device_of(backend, hbm, link, link_latency, storage, None, False),
+            hw=hardware,
+            expert_tier=tier,
+            repeats=repeats,
+            say=update,
+        )
+        if timeline is not None:
+            _write_timelines(found, timeline)
+        if gantt is not None:
+            from pregate.draw.timelines import gantt as draw
+
+            draw({one.policy: one.timeline for one in found.designs}, gantt)
+    _print(found, format)
+    if output is not None:
+        save_trace(found.trace, output)
+        typer.echo(f"wrote {output}: {found.trace.n_tokens} tokens, digest {found.trace.digest}", err=True)
+
+
+def _write_timelines(found: Generation, folder: Path) -> None:
+    """A file a design."""
+    from pregate.draw.perfetto import write_trace
+
+    for one in found.designs:
+        name = "".join(letter if letter.isalnum() else "_" for letter in one.policy)
+        write_trace(one.timeline, folder / f"{name}.json")
+
+
+def _print(found: Generation, format: str) -> None:
+    if render.print_data(format, found.to_dict(), found.rows()):
+        return
+    predicted = found.machine is not None
+    table = render.new_table(
+        f"{found.model}, gates {found.lookahead} ahead: the same {len(found.tokens[0])} tokens under every design"
+    )
+    table.add_column("design")
+    names = ["TPOT", *(["predicted", "error"] if predicted else []), "tokens/s", "nothing computes: ids", "experts"]
+    if predicted:
+        names += ["predicted: ids", "experts"]
+    for name in [*names, "hits", "guesses right"]:
+        table.add_column(name, justify="right")
+    for one in found.designs:
+        cells = [render.si(one.tpot_s, "s")]
+        if predicted:
+            cells += [render.si(one.predicted_tpot_s or 0.0, "s"), f"{100 * (one.error or 0.0):+.1f} %"]
+        cells += [f"{one.tokens_per_s:.1f}", f"{one.ids_wait_share:.1%}", f"{one.stall_share:.1%}"]
+        if predicted:
+            cells += [f"{one.predicted_ids_wait_share:.1%}", f"{one.predicted_stall_share:.1%}"]
+        recall = "-" if one.recall is None else f"{one.recall:.1%}"
+        table.add_row(one.policy, *cells, f"{one.hit_rate:.1%}", recall)
+    render.print_table(table)
+    for text in found.texts[:3]:
+        typer.echo(f"went on: {text!r}", err=True)
+    busy = [one.policy for one in found.designs if one.n_disturbed]
+    if busy:
+        typer.echo(f"warning: runs of {', '.join(busy)} were beside other work of this machine", err=True)

@@ -1,0 +1,263 @@
+"""A program that is bound and issued op by op, while its schedule is written: nothing of the routing is known before.
+
+Each op that the recorder writes down becomes an action at once and is handed to the back end, and the host blocks
+where it waits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from offload.ops import KINDS, Lane, OpKind, Work
+from offload.recorder import Recorder
+from offload.schedule import Schedule
+from runtime.backend import Action, Backend, Copy
+from runtime.bound_pass import BoundPass, bind_pass
+from runtime.loading import Binder
+from runtime.memory import aligned
+from runtime.model.layers import Choice
+from runtime.model.weights import Experts
+from runtime.order import GrowingOrder, Order
+from runtime.passes import Passes
+from runtime.pregated.gate_positions import gates_at
+from runtime.pregated.own_gates import Guessing, OwnGates
+from runtime.pregated.prompts import UnroutedRun
+from runtime.program import Program
+from runtime.storage import ExpertFile
+from runtime.touches import ExpertKey, Touches
+from traces.model.architecture import ModelArchitecture
+
+__all__ = ["GatePlaces", "GrowingProgram", "IssuingRecorder", "most_ops"]
+
+
+@dataclass(frozen=True, slots=True)
+class GatePlaces:
+    """Where gates sit and what is read of them: the model's `lookahead` in its decoder, how many blocks ahead the
+    policy reads (`reads_ahead`), and what it guesses.
+    """
+
+    lookahead: int
+    reads_ahead: int
+    guessing: Guessing
+
+
+def most_ops(model: ModelArchitecture, passes: Passes) -> int:
+    """More ops than any schedule of `passes` has."""
+    layers = sum(stack.n_layers for stack in model.stacks)
+    return len(passes.passes) * (8 * layers + model.n_moe_layers * (12 * model.n_experts + 16) + 8)
+
+
+@dataclass(slots=True)
+class _Ops:
+    """The columns of a schedule, as far as it is written."""
+
+    kind: list[int] = field(default_factory=list)
+    step: list[int] = field(default_factory=list)
+    layer: list[int] = field(default_factory=list)
+    expert: list[int] = field(default_factory=list)
+    slot: list[int] = field(default_factory=list)
+    bytes: list[int] = field(default_factory=list)
+    after: list[Sequence[int]] = field(default_factory=list)
+
+    def deps(self, op: int) -> NDArray[np.int32]:
+        """The ops that `op` waits for."""
+        return np.array(self.after[op], dtype=np.int32)
+
+
+class IssuingRecorder(Recorder):
+    """A recorder that hands every op to a program at once."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.program: GrowingProgram | None = None
+
+    def issue(self, lane: Lane, work: Work, after: Sequence[int] = (), **about: Any) -> int:
+        """As of `Recorder`."""
+        op = super().issue(lane, work, after, **about)
+        assert self.program is not None
+        self.program.add(op, lane, work, after, about)
+        return op
+
+
+class GrowingProgram:
+    """Ops of one run so far, bound on a back end; `add` binds the next and has it run."""
+
+    def __init__(
+        self,
+        backend: Backend,
+        model: ModelArchitecture,
+        passes: Passes,
+        run: UnroutedRun,
+        places: GatePlaces,
+        experts: Experts,
+        *,
+        initial: Mapping[int, ExpertKey],
+        n_slots: int,
+        file: ExpertFile | None,
+        n_staging: int,
+        on_host: bool,
+    ) -> None:
+        n = most_ops(model, passes)
+        self.model, self.passes, self._backend, self._places = model, passes, backend, places
+        self._ops, self.order = _Ops(), GrowingOrder()
+        self.touches = Touches(model, passes, self._ops, self.order.before, initial, n)
+        self._closes, self._ends = np.zeros(n, dtype=np.bool_), np.zeros(n, dtype=np.bool_)
+        touches = self.touches
+        program = Program(
+            model, cast(Schedule, self._ops), passes, cast(Order, self.order), touches.pass_of, touches.moe_layer,
+            touches.slot, touches.source, touches.staging, self._closes, self._ends, touches.routed, initial,
+            n_slots, n_staging, lookups={},
+        )  # fmt: skip
+        self.binder = _LiveBinder(backend, program, experts, file, run, places, on_host=on_host)
+        self._index = {one.i_step: i for i, one in enumerate(passes.passes)}
+        self.gate_of: dict[tuple[int, int], int] = {}  # pass and MoE layer -> the op in which its gate runs
+        self.arrived: set[tuple[int, int]] = set()  # those whose ids the host has read
+        self.left: dict[tuple[int, int], int] = {}  # of those whose ids it knows, experts that no op computes yet
+        self.d2h_bytes = 0
+        lanes = [Lane.HOST, Lane.COMPUTE, Lane.H2D, Lane.D2H, *([Lane.DISK] if file else [])]
+        backend.open(n, [*lanes, *([Lane.CPU] if on_host else [])])
+
+    def add(self, op: int, lane: Lane, work: Work, after: Sequence[int], about: Mapping[str, Any]) -> None:
+        """Bind op `op` and issue it; the host blocks where it is a wait."""
+        kind, layer, expert = work.kind, about.get("layer", -1), about.get("expert", -1)
+        ops, touches = self._ops, self.touches
+        ops.kind.append(kind)
+        ops.step.append(about["step"])
+        ops.layer.append(layer)
+        ops.expert.append(expert)
+        ops.slot.append(about.get("slot", -1))
+        ops.bytes.append(work.copy_bytes)
+        ops.after.append(after)
+        touches.check_kind(op, kind, lane)
+        i_pass = touches.pass_of[op] = self._index[about["step"]]
+        one = self.passes.passes[i_pass]
+        stack = one.stack(self.model)
+        if layer in stack.moe_layers:
+            touches.moe_layer[op] = one.moe_layers(self.model)[stack.moe_layers.index(layer)]
+        waits = self.order.add(lane, after)
+        touches.touch(op, kind)
+        self._note_ends(op, kind, layer == stack.n_layers - 1 and one.encoding)
+        self._backend.add(lane, waits, self._action(op, kind))
+        if KINDS[kind].lane is Lane.HOST:
+            self._backend.wait(op)
+        else:
+            self._backend.issue(op)
+
+    def _note_ends(self, op: int, kind: OpKind, is_last_layer: bool) -> None:
+        """Whether an op is the last of its block: it is once all that the block executes has been computed."""
+        at = int(self.touches.pass_of[op]), int(self.touches.moe_layer[op])
+        if kind in (OpKind.EXPERTS, OpKind.CPU_EXPERT) and self._ops.expert[op] >= 0:
+            self.left[at] -= 1
+        self._closes[op] = kind is OpKind.EXPERTS and self.left[at] == 0
+        self._ends[op] = is_last_layer and (bool(self._closes[op]) or kind is OpKind.DENSE_FFN)
+
+    def _action(self, op: int, kind: OpKind) -> Action | None:
+        if kind is OpKind.READBACK:
+            copy = self._read_back(int(self.touches.pass_of[op]), int(self.touches.moe_layer[op]))
+            self.d2h_bytes += copy.n_bytes - self._ops.bytes[op]
+            return copy
+        if kind is OpKind.GATE:
+            i_pass, moe_layer = int(self.touches.pass_of[op]), int(self.touches.moe_layer[op])
+            for later in self.binder.hosted(i_pass, moe_layer):
+                self.gate_of.setdefault((i_pass, later), op)
+        return self.binder.action(op, kind)
+
+    def _read_back(self, i_pass: int, moe_layer: int) -> Copy:
+        """What has been chosen at a block and not been read, as far ahead as the policy reads."""
+        last = min(moe_layer + self._places.reads_ahead, self.passes.passes[i_pass].moe_layers(self.model)[-1])
+        if self.passes.passes[i_pass].encoding:
+            last = moe_layer
+        unread = [one for one in range(moe_layer, last + 1) if (i_pass, one) not in self.arrived] or [moe_layer]
+        self.arrived.update((i_pass, one) for one in unread)
+        return self.binder.gates[i_pass].read_back(unread[0], unread[-1], guesses=unread[0] == moe_layer)
+
+
+class _LiveBinder(Binder):
+    """What the ops of a run without a known routing are bound to."""
+
+    def __init__(
+        self,
+        backend: Backend,
+        program: Program,
+        experts: Experts,
+        file: ExpertFile | None,
+        run: UnroutedRun,
+        places: GatePlaces,
+        *,
+        on_host: bool,
+    ) -> None:
+        self._run, self._places, self._on_host = run, places, on_host
+        super().__init__(backend, program, experts, file)
+        model = program.model
+        self.gates = [
+            OwnGates(backend, one, model.n_moe_layers, model.top_k, places.guessing, self.dtype)
+            for one in program.passes.passes
+        ]
+        heads = [0 if one.encoding else len(one.segments) for one in program.passes.passes]
+        self.made = [backend.upload(np.full(n, -1, dtype=np.int64)) for n in heads]
+        self._entered: set[tuple[int, int]] = set()
+
+    def _bound(self) -> list[BoundPass]:
+        seed, model = self.experts.seed, self.program.model
+        return [
+            bind_pass(
+                self.backend, model, one, self.program.passes.n_context, self.dtype, seed,
+                ids=np.zeros(one.n_tokens, dtype=np.int64) if ids is None else ids, continues=ids is None,
+            )
+            for one, ids in zip(self.program.passes.passes, self._run.ids, strict=True)
+        ]  # fmt: skip
+
+    def _all_choices(self) -> list[dict[int, Choice]]:
+        return []
+
+    def _cpu_scratch(self) -> Any:
+        return self.scratch_of(aligned) if self._on_host else None
+
+    def hosted(self, i_pass: int, moe_layer: int) -> range:
+        """The MoE layers whose gates run in the block of `moe_layer`."""
+        one = self.program.passes.passes[i_pass]
+        layers = one.moe_layers(self.program.model)
+        ahead = 0 if one.encoding else self._places.lookahead
+        blocks = gates_at(moe_layer - layers[0], ahead, len(layers))
+        return range(layers[0] + blocks.start, layers[0] + blocks.stop)
+
+    def action(self, op: int, kind: OpKind) -> Action | None:
+        """What an op does; None for what the host does. Read-backs apart."""
+        if kind in (OpKind.HANDOVER, OpKind.RETURN):
+            return self._crossing(kind, self.program.passes.passes[self.program.pass_of[op]].n_tokens)
+        if KINDS[kind].lane is Lane.HOST:
+            return None
+        action = self._action(op, kind)
+        if kind is OpKind.HEAD:
+            return partial(_then_keep, action, self.made[self.program.pass_of[op]], self.layers.tokens)
+        return action
+
+    def _gate(self, op: int, bound: BoundPass, layer: int, moe_layer: int) -> partial[None]:
+        """The gates that sit in a block; asked a second time, what a design guesses there."""
+        i_pass = int(self.program.pass_of[op])
+        layers, stack = bound.one.moe_layers(self.program.model), bound.one.stack(self.program.model)
+        gates, at = self.gates[i_pass], (i_pass, moe_layer)
+        place = dict(zip(layers, stack.moe_layers, strict=True))
+        if at not in self._entered:
+            self._entered.add(at)
+            here = [(place[one], one) for one in self.hosted(i_pass, moe_layer)]
+            return partial(gates.choose, self.layers, bound, layer, here)
+        last = min(moe_layer + self._places.guessing.ahead, layers[-1])
+        return partial(
+            gates.guess, self.layers, bound, moe_layer, [place[one] for one in range(moe_layer + 1, last + 1)]
+        )
+
+    def _combine(self, bound: BoundPass, moe_layer: int) -> partial[None]:
+        return partial(self.layers.combine, bound, self.gates[bound.one.i_step].weights[moe_layer])
+
+
+def _then_keep(action: Any, kept: Any, tokens: Any) -> None:
+    """The head, and its tokens where the next pass does not overwrite them."""
+    action()
+    kept.copy_(tokens[: len(kept)])

@@ -1,0 +1,319 @@
+"""A trained model generates with its experts offloaded: its own gates decide what a policy fetches, as the run goes.
+
+The decode loop writes the schedule op by op and every op is issued at once (`growing`). What a policy may see it is
+told when the host has it: the ids that a read-back brought, or, of a design that reads none back, what the device
+holds once the gate has ended; for that wait a schedule has no op. In the end every gate is compared with what ran.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from offload.decode import DecodeLoop
+from offload.execution import Execution
+from offload.ops import Lane
+from offload.passes import passes_of
+from offload.placement import AS_DECIDED, Placed
+from offload.policies.guess import BringsGuesses
+from offload.policy import Policy, fetch_misses
+from offload.predictors.next_gate import CurveGate, NextGate
+from offload.recorder import assemble
+from offload.residency import ResidentSet
+from offload.schedule import Schedule
+from offload.timeline import Timeline
+from offload.unions import Union, Unions
+from runtime.backend import Backend
+from runtime.loading import pool_bytes
+from runtime.model.weights import Experts
+from runtime.passes import plan_passes
+from runtime.pregated.growing import GatePlaces, GrowingProgram, IssuingRecorder
+from runtime.pregated.own_gates import Guessing
+from runtime.pregated.prompts import UnroutedRun, trace_of
+from runtime.program import build_program
+from runtime.quiet import no_collections
+from runtime.races import check_races
+from runtime.run import MeasuredRun, OutputMismatch
+from runtime.storage import ExpertFile
+from runtime.touches import ExpertKey
+from traces.errors import InvalidInput
+from traces.model.architecture import ModelArchitecture
+from traces.routing import RoutingTrace, Step
+
+__all__ = ["GivenGuesses", "OffloadedRun", "Settings", "check_policy", "generate_offloaded", "guesses_of"]
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What a policy was granted: as of `offload.decode.decode`, and the experts in slots before the start."""
+
+    policy: Policy
+    execution: Execution
+    n_buffers: int
+    n_slots: int
+    static_bytes: int
+    placed: Placed
+    initial: Mapping[int, ExpertKey]
+    cache: ResidentSet | None = None
+    storage: Path | None = None
+    disk: bool = False
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class OffloadedRun:
+    """What happened. `tokens` (n_sequences, n_new) made; `trace`: what the gates chose; `guesses`: what a design that
+    guesses was told by the later gates, by forward pass and MoE layer.
+    """
+
+    measured: MeasuredRun
+    schedule: Schedule
+    trace: RoutingTrace
+    tokens: NDArray[np.int64]
+    guesses: Mapping[tuple[int, int], NDArray[np.int16]]
+
+
+@dataclass(frozen=True, slots=True)
+class GivenGuesses:
+    """A predictor that says what was said in a run."""
+
+    said: Mapping[tuple[int, int], NDArray[np.int16]] = field(repr=False)
+
+    def __call__(self, i_step: int, layer: int, chosen: NDArray[np.int16], n_experts: int) -> NDArray[np.int16]:
+        """As of `offload.policy.Predictor`. Raises `InvalidInput` for what nobody was asked."""
+        found = self.said.get((i_step, layer))
+        if found is None:
+            raise InvalidInput(f"forward pass {i_step}: no guess was made for MoE layer {layer}")
+        return found
+
+
+def guesses_of(policy: Policy) -> Guessing:
+    """What a policy guesses by later gates: its stand-in for them gives way to the gates themselves.
+
+    Raises `InvalidInput` for a predictor that stands for something else.
+    """
+    if policy.predictor is None:
+        return Guessing()
+    prefetch, predictor = policy.prefetch, policy.predictor
+    if not isinstance(predictor, NextGate | CurveGate):
+        raise InvalidInput(f"policy {policy.name}: its predictor is no later gate, which a run here could ask")
+    return Guessing(prefetch.ahead if isinstance(prefetch, BringsGuesses) else 1, predictor.more)
+
+
+def check_policy(policy: Policy, model: ModelArchitecture, lookahead: int) -> None:
+    """Raise `InvalidInput` for a policy that is not exact, or that gates `lookahead` blocks ahead cannot serve."""
+    if not policy.is_exact:
+        raise InvalidInput(f"policy {policy.name} skips or rounds experts: the tokens would be another model's")
+    if policy.lookahead > lookahead and policy.needs_ids:
+        raise InvalidInput(
+            f"policy {policy.name} fetches what gates select {policy.lookahead} blocks ahead, those of this model look "
+            f"{lookahead} ahead: take a model that was trained so, or on_demand"
+        )
+    if policy.encoder == "same" and policy.lookahead and model.is_encoder_decoder:
+        raise InvalidInput(f"policy {policy.name}: encoders have conventional gates here, leave :encoder out")
+    if policy.placement != AS_DECIDED and (policy.placement.kv != "device" or policy.placement.host_layers):
+        raise InvalidInput(f"policy {policy.name}: the runtime executes placements of experts only (experts=cpu)")
+
+
+def generate_offloaded(
+    backend: Backend,
+    model: ModelArchitecture,
+    run: UnroutedRun,
+    lookahead: int,
+    settings: Settings,
+    experts: Experts,
+    known: RoutingTrace | None = None,
+    *,
+    prove: bool = True,
+) -> OffloadedRun:
+    """Make the tokens of `run` on `backend`, which is closed at the end whatever happens.
+
+    `lookahead`: where the decoder's gates sit. `known`: what the gates will choose, for a policy that is clairvoyant.
+    `prove`: look the finished schedule through for races. Raises `InvalidInput` as `check_policy`, `CapacityExceeded`,
+    `LaneFailure`, and `OutputMismatch` where gates chose other experts than were executed.
+    """
+    file: ExpertFile | None = None
+    try:
+        check_policy(settings.policy, model, lookahead)
+        live = _Live(backend, model, run, lookahead, settings, known)
+        with torch.inference_mode():
+            if settings.disk and settings.storage is not None:
+                file = ExpertFile(settings.storage, live.keys, experts)
+            found = live.run(experts, file)
+    finally:
+        backend.close()
+        if file is not None:
+            file.close()
+    program = build_program(model, found.trace.steps(), found.schedule, settings.initial)
+    if prove:
+        check_races(program)
+    return found
+
+
+class _Live:
+    """One run: the passes, what is known of their routing, and the program that grows."""
+
+    def __init__(
+        self, backend: Backend, model: ModelArchitecture, run: UnroutedRun, lookahead: int, settings: Settings,
+        known: RoutingTrace | None,
+    ) -> None:  # fmt: skip
+        policy = settings.policy
+        clairvoyant = policy.lookahead > 0 and not policy.needs_ids
+        if clairvoyant and known is None:
+            raise InvalidInput(f"policy {policy.name} knows what gates will say: run another design first")
+        self.backend, self.model, self.unrouted, self.settings = backend, model, run, settings
+        self.known = list(known.steps()) if clairvoyant and known is not None else None
+        self.passes = plan_passes(model, run.steps)
+        reads_ahead = 0 if clairvoyant else min(policy.lookahead, lookahead)
+        self.places = GatePlaces(lookahead, reads_ahead, guesses_of(policy))
+        self.keys = [(layer, expert) for layer in range(model.n_moe_layers) for expert in range(model.n_experts)]
+        self.said: dict[tuple[int, int], NDArray[np.int16]] = {}
+        self.filled: set[tuple[int, int]] = set()
+        for one, step in zip(self.passes.passes, run.steps, strict=True):  # what is known is written to both
+            one.experts[...] = -1
+            step.experts[...] = -1
+
+    def run(self, experts: Experts, file: ExpertFile | None) -> OffloadedRun:
+        """Issue everything, wait for it, and see that what ran is what the gates said."""
+        settings, policy = self.settings, self.settings.policy
+        kept_on_host = any(one is not None for one in settings.placed.kept)
+        on_host = policy.on_miss is not fetch_misses or policy.start is not None or kept_on_host
+        self.backend.budget.check(pool_bytes(self.model, self.passes, settings.n_slots))
+        if not settings.disk:
+            experts.require(self.keys if not policy.resident or kept_on_host else [])
+        recorder = IssuingRecorder()
+        guessing = self.places.guessing
+        if guessing.ahead:
+            policy = replace(policy, predictor=self._ask_gates)
+        loop = _LiveLoop(
+            self.model, policy, settings.execution, settings.n_buffers, settings.cache, settings.disk, settings.placed,
+            recorder,
+        )  # fmt: skip
+        loop.live = self
+        warm_bytes = 0 if settings.cache is None else settings.cache.n_resident * self.model.expert_bytes
+        self.program = recorder.program = GrowingProgram(
+            self.backend, self.model, self.passes, self.unrouted, self.places, experts, initial=settings.initial,
+            n_slots=settings.n_slots, file=file, n_staging=settings.execution.n_host_buffers if file else 0,
+            on_host=on_host,
+        )  # fmt: skip
+        with no_collections():
+            for step in self.unrouted.steps:
+                for one, n_heads in passes_of(step, self.model, settings.execution):
+                    loop.run(one, n_heads)
+            self.backend.synchronise()
+        schedule = assemble([recorder.take()], settings.static_bytes + warm_bytes)
+        return self._found(schedule, file)
+
+    def reveal(self, i_pass: int, moe_layer: int) -> NDArray[np.int16]:
+        """(n_tokens, top_k) of a MoE layer of a pass, as soon as whoever may know it does."""
+        one, step = self.passes.passes[i_pass], self.unrouted.steps[i_pass]
+        if (i_pass, moe_layer) in self.filled:
+            return one.experts[:, moe_layer]
+        program, gates = self.program, self.program.binder.gates[i_pass]
+        if (i_pass, moe_layer) in program.arrived:
+            chosen = gates.read(moe_layer)
+        elif self.known is not None:
+            chosen = np.sort(self.known[i_pass].experts[:, moe_layer], axis=1)
+        else:
+            self.backend.ended(program.gate_of[i_pass, moe_layer])
+            chosen = gates.look(moe_layer)
+        if (i_pass, moe_layer) in program.gate_of and self.known is None and step.gate_weights is not None:
+            step.gate_weights[:, moe_layer] = gates.weights_of(moe_layer)
+        one.experts[:, moe_layer] = step.experts[:, moe_layer] = chosen
+        self.filled.add((i_pass, moe_layer))
+        program.left[i_pass, moe_layer] = len(np.unique(chosen))
+        return chosen
+
+    def _ask_gates(self, i_step: int, layer: int, chosen: NDArray[np.int16], n_experts: int) -> NDArray[np.int16]:
+        """What the gate of `layer` says of an earlier block's input: a predictor that is wrong where it is."""
+        ahead = self.places.guessing.ahead
+        block = max(self.passes.passes[i_step].moe_layers(self.model)[0], layer - ahead)
+        found = self.program.binder.gates[i_step].guessed(block, layer - block)
+        self.said[i_step, layer] = found
+        return found
+
+    def _found(self, schedule: Schedule, file: ExpertFile | None) -> OffloadedRun:
+        times, program = self.backend.times(), self.program
+        extra = {Lane.D2H: program.d2h_bytes}
+        for lane in Lane:
+            wanted = int(schedule.bytes[schedule.lane == lane].sum()) + extra.get(lane, 0)
+            if times.moved_bytes.get(lane, 0) != wanted:
+                raise OutputMismatch(f"lane {lane.name} moved {times.moved_bytes.get(lane, 0)} bytes, not {wanted}")
+        self._check_gates()
+        states = program.binder.layers.states
+        raw = states.cpu().view(torch.uint8).numpy()
+        digests = tuple(
+            hashlib.sha256(np.ascontiguousarray(raw[one.first : one.first + one.n_tokens]).data).hexdigest()[:16]
+            for one in self.passes.passes
+        )
+        measured = MeasuredRun(
+            Timeline(schedule, times.start_s, times.end_s, self.backend.name),
+            hashlib.sha256("".join(digests).encode()).hexdigest()[:16],
+            digests,
+            states.float().cpu().numpy(),
+            times.moved_bytes,
+            dict(self.backend.budget.taken),
+            {phase: (counts[0], counts[1]) for phase, counts in program.touches.lookups.items()},
+            None if file is None else file.direct,
+        )
+        trace = trace_of(self.model, self.unrouted, "pregate generate")
+        return OffloadedRun(measured, schedule, trace, self._tokens(), dict(self.said))
+
+    def _check_gates(self) -> None:
+        """Raise `OutputMismatch` unless every gate on the device chose what was executed; keep its weights."""
+        for i, (one, step) in enumerate(zip(self.passes.passes, self.unrouted.steps, strict=True)):
+            gates = self.program.binder.gates[i]
+            for moe_layer in one.moe_layers(self.model):
+                if not np.array_equal(gates.look(moe_layer), one.experts[:, moe_layer]):
+                    raise OutputMismatch(
+                        f"forward pass {one.i_step}, MoE layer {moe_layer}: other experts were executed than the gate "
+                        f"chose"
+                    )
+                if step.gate_weights is not None:
+                    step.gate_weights[:, moe_layer] = gates.weights_of(moe_layer)
+
+    def _tokens(self) -> NDArray[np.int64]:
+        """(n_sequences, n_new), by sequence."""
+        made: dict[int, list[int]] = {}
+        for one, kept in zip(self.passes.passes, self.program.binder.made, strict=True):
+            for segment, token in zip(one.segments, kept.tolist(), strict=False):
+                made.setdefault(segment.sequence, []).append(token)
+        return np.array([made[sequence] for sequence in sorted(made)], dtype=np.int64)
+
+
+class _Revealed:
+    """The unions of one forward pass, each known when somebody may know it."""
+
+    def __init__(self, live: _Live, i_pass: int, first: int, n_blocks: int) -> None:
+        self._live, self._i_pass, self._first, self._n_blocks = live, i_pass, first, n_blocks
+        self._found: dict[int, Union] = {}
+
+    def __len__(self) -> int:
+        return self._n_blocks
+
+    def __getitem__(self, block: int, /) -> Union:
+        found = self._found.get(block)
+        if found is None:
+            chosen = self._live.reveal(self._i_pass, self._first + block)
+            experts, tokens = np.unique(chosen, return_counts=True)
+            found = self._found[block] = Union(tuple(experts.tolist()), tuple(tokens.tolist()))
+        return found
+
+    def names_any(self, block: int) -> bool:
+        """Gates of a model that runs always name somebody."""
+        return True
+
+
+class _LiveLoop(DecodeLoop):
+    """The decode loop on what gates say as it goes."""
+
+    live: _Live
+
+    def unions(self, step: Step, first: int, n_blocks: int) -> Unions:
+        """Those of a pass that has just begun."""
+        return _Revealed(self.live, step.i_step, first, n_blocks)

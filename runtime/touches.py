@@ -1,0 +1,173 @@
+"""What an op touches, given those before it: slot, buffer and tokens. Nothing here knows a device, or time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from offload.ops import KINDS, Lane, OpKind
+from runtime.passes import Passes
+from traces.errors import InvalidInput
+from traces.model.architecture import ModelArchitecture
+from traces.phase import Phase
+
+__all__ = ["WAY_OUT", "ExpertKey", "Routed", "Touches"]
+
+ExpertKey = tuple[int, int]
+"""An expert: MoE layer through the model, encoder first, and its number there."""
+
+WAY_OUT = "capture the schedule with a stack whose execution is 'streams'"
+
+
+class Routed(NamedTuple):
+    """The tokens that one op computes an expert for: rows of the pass, and for each the rank of the expert in it.
+
+    Both (n,) int64; a token's experts are ranked ascending, so that results are summed in that order whatever the
+    order in which they are computed.
+    """
+
+    tokens: NDArray[np.int64]
+    ranks: NDArray[np.int64]
+
+
+class OpsSoFar(Protocol):
+    """The columns of a schedule, whole or as far as it is written, that say what an op touches."""
+
+    @property
+    def kind(self) -> Any:
+        """By op, as of `Schedule`, and so the others."""
+
+    @property
+    def step(self) -> Any:
+        """By op."""
+
+    @property
+    def expert(self) -> Any:
+        """By op."""
+
+    @property
+    def slot(self) -> Any:
+        """By op."""
+
+    @property
+    def bytes(self) -> Any:
+        """By op."""
+
+    def deps(self, op: int) -> NDArray[np.int32]:
+        """The ops that `op` waits for."""
+
+
+class Touches:
+    """What each op touches, walked in order: `touch` an op once its `pass_of` and `moe_layer` are set.
+
+    `before`: as of `Order`; `n_ops`: at most. Arrays and mappings are those of `Program`.
+    """
+
+    def __init__(
+        self,
+        model: ModelArchitecture,
+        passes: Passes,
+        ops: OpsSoFar,
+        before: Callable[[int, int], bool],
+        initial: Mapping[int, ExpertKey],
+        n_ops: int,
+    ) -> None:
+        self.model, self.passes, self.schedule, self._before = model, passes, ops, before
+        self.content: dict[int, ExpertKey] = dict(initial)  # slot -> expert
+        self.holder: dict[ExpertKey, tuple[int, int]] = {
+            key: (slot, -1) for slot, key in initial.items()
+        }  # slot, filler
+        self.read_by: list[int] = []  # staging buffer -> the fetch that empties it, or the read until there is one
+        self.routed: dict[int, Routed] = {}
+        self.lookups = {phase: [0, 0] for phase in Phase}
+        self.computed: set[tuple[int, int, int]] = set()  # pass, MoE layer, expert
+        self.slot, self.source, self.staging = (np.full(n_ops, -1, dtype=np.int32) for _ in range(3))
+        self.moe_layer = np.full(n_ops, -1, dtype=np.int16)
+        self.pass_of = np.zeros(n_ops, dtype=np.int32)
+
+    def check_kind(self, op: int, kind: OpKind, lane: int) -> None:
+        """Raise `InvalidInput` for an op that the runtime does not execute, or one on another lane than its kind's."""
+        if kind is OpKind.ISSUE:
+            raise InvalidInput(f"op {op} issues a run of copies: the runtime copies experts one by one, {WAY_OUT}")
+        if kind in (OpKind.STREAM, OpKind.CPU_LAYER):
+            what = "streams weights, keys or values" if kind is OpKind.STREAM else "is a part of a layer on the host"
+            raise InvalidInput(
+                f"op {op} {what}: the runtime executes placements of experts only (experts=cpu), simulate it instead"
+            )
+        if kind is OpKind.SORT:
+            raise InvalidInput(f"op {op} sorts rows by expert on the host: the runtime sorts on the device, {WAY_OUT}")
+        if kind is OpKind.STAGE:
+            raise InvalidInput(
+                f"op {op} copies an expert within HBM: the runtime reads experts where they land, {WAY_OUT}"
+            )
+        wanted = KINDS[kind].lane
+        if lane != wanted:
+            raise InvalidInput(f"op {op}, a {kind.name}, is on lane {Lane(lane).name}: it runs on {wanted.name}")
+
+    def touch(self, op: int, kind: OpKind) -> None:
+        """Note what an op does to the experts that are held: it moves or computes one. Raises `InvalidInput`."""
+        if kind in (OpKind.FETCH, OpKind.DISK_READ):
+            moved = int(self.schedule.bytes[op])
+            if moved != self.model.expert_bytes:
+                raise InvalidInput(
+                    f"op {op} moves {moved} bytes, an expert of {self.model.name} has {self.model.expert_bytes}: the "
+                    f"schedule is of another model, or fetches a part of an expert, which is simulated only"
+                )
+        if kind is OpKind.FETCH:
+            self._fill(op)
+        elif kind is OpKind.DISK_READ:
+            self._read(op)
+        elif kind is OpKind.CPU_EXPERT or (kind is OpKind.EXPERTS and self.schedule.expert[op] >= 0):
+            self._compute(op, on_device=kind is OpKind.EXPERTS)
+
+    def _fill(self, op: int) -> None:
+        """A slot changes hands; the expert comes from a staging buffer when the fetch waits for a read of it."""
+        key, slot = (int(self.moe_layer[op]), int(self.schedule.expert[op])), int(self.schedule.slot[op])
+        if slot < 0:
+            raise InvalidInput(f"op {op} fetches expert {key[1]} of MoE layer {key[0]} into no slot: {WAY_OUT}")
+        before = self.content.get(slot)
+        if before is not None and self.holder.get(before, (-1, -1))[0] == slot:
+            del self.holder[before]
+        self.content[slot], self.holder[key], self.slot[op] = key, (slot, op), slot
+        for dep in self.schedule.deps(op).tolist():
+            if self.schedule.kind[dep] == OpKind.DISK_READ:
+                if (int(self.moe_layer[dep]), int(self.schedule.expert[dep])) != key:
+                    raise InvalidInput(f"op {op} fetches another expert than op {dep} has read for it")
+                self.source[op], self.staging[op] = dep, self.staging[dep]
+                self.read_by[self.staging[dep]] = op
+
+    def _read(self, op: int) -> None:
+        """A read takes the lowest staging buffer that is free by then, or a new one."""
+        free = [i for i, reader in enumerate(self.read_by) if self._before(reader, op) and self._is_fetch(reader)]
+        buffer = free[0] if free else len(self.read_by)
+        self.read_by[buffer : buffer + 1] = [op]
+        self.staging[op] = buffer
+
+    def _is_fetch(self, op: int) -> bool:
+        return bool(self.schedule.kind[op] == OpKind.FETCH)
+
+    def _compute(self, op: int, on_device: bool) -> None:
+        """An expert is computed for the tokens that chose it, once a pass; counts it as looked up, and as found."""
+        i_pass, key = int(self.pass_of[op]), (int(self.moe_layer[op]), int(self.schedule.expert[op]))
+        one = self.passes.passes[i_pass]
+        chosen = one.experts[:, key[0]] if key[0] >= 0 else np.zeros((0, 1), dtype=np.int16)
+        tokens, ranks = np.nonzero(chosen == key[1])
+        if not tokens.size or (i_pass, *key) in self.computed:
+            again = "a second time" if tokens.size else "for no token"
+            raise InvalidInput(
+                f"op {op} computes expert {key[1]} of MoE layer {key[0]} {again}: not of this trace, or in parts "
+                f"(micro=), which only a simulation knows"
+            )
+        self.computed.add((i_pass, *key))
+        self.routed[op] = Routed(tokens, ranks)
+        self.lookups[one.phase][0] += 1
+        if not on_device:
+            return
+        if key not in self.holder:
+            raise InvalidInput(f"op {op} reads expert {key[1]} of MoE layer {key[0]}, which no slot holds by then")
+        self.slot[op], self.source[op] = self.holder[key]
+        filler = int(self.source[op])
+        self.lookups[one.phase][1] += int(filler < 0 or self.schedule.step[filler] < one.i_step)

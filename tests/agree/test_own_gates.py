@@ -1,0 +1,220 @@
+"""A trained model offloaded, its own gates deciding: the same tokens under every design, and its trace's schedule."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from offload.ops import OpKind
+from offload.policies import policy_named
+from offload.policy import BlockView, Fetch, Policy
+from traces.errors import InvalidInput
+from traces.model.architecture import ModelArchitecture
+
+torch = pytest.importorskip("torch", reason="the runtime needs PyTorch (the extra 'runtime')")
+
+from offload.execution import EXECUTIONS  # noqa: E402
+from pregate.ask.capture import capture_request  # noqa: E402
+from pregate.ask.machine_memory import MachineMemory  # noqa: E402
+from pregate.ask.request import Request, request  # noqa: E402
+from pregate.ask.starting_cache import resident_set  # noqa: E402
+from pregate.check.running import initial_slots  # noqa: E402
+from runtime.cpu import CpuBackend  # noqa: E402
+from runtime.model.weights import Experts  # noqa: E402
+from runtime.pregated.given_weights import TrainedWeights  # noqa: E402
+from runtime.pregated.offloaded import (  # noqa: E402
+    GivenGuesses,
+    OffloadedRun,
+    Settings,
+    generate_offloaded,
+)
+from runtime.pregated.own_gates import OwnGates  # noqa: E402
+from runtime.pregated.prompts import placeholder, unrouted  # noqa: E402
+from runtime.pregated.transformer import MoeTransformer  # noqa: E402
+from runtime.run import OutputMismatch, check_same_output  # noqa: E402
+from tests.pregated_models import seeded_model  # noqa: E402
+
+CONVENTIONAL = [
+    "gpu_only", "on_demand", "prefetch_all", "on_demand+lru:0.3", "on_demand+lfu:5:warm", "lru", "lfru",
+    "activation_aware", "guess/next_gate", "guess/next_gate(2):more=1", "lru_next_gate", "guess/markov",
+    "on_demand:cpu", "static_cpu", "oracle", "gpu_only@experts=cpu",
+]  # fmt: skip
+AHEAD = {
+    1: ["pregate", "pregate+lru:0.3", "on_demand", "oracle", "gpu_only"],
+    2: ["pregate(2)", "pregate", "prefetch_all"],
+}
+MEMORY = MachineMemory(1 << 30, 0, 1 << 40, "a test", EXECUTIONS["streams"])
+PROMPTS = [np.array([7, 100, 3, 280, 41, 9]), np.array([12, 12, 5]), np.array([200, 31, 8, 77])]
+N_NEW = 5
+
+
+class Generated:
+    """One model's runs."""
+
+    def __init__(self, model: MoeTransformer, batch: int = 1) -> None:
+        self.model, self.batch = model, batch
+        self.experts = Experts(model.architecture, weights=TrainedWeights(model))
+        unknown = unrouted(self.architecture, PROMPTS, N_NEW, batch)
+        self.resident = self.run(
+            request(self.architecture, MEMORY, placeholder(self.architecture, unknown), "gpu_only")
+        )
+
+    @property
+    def architecture(self) -> ModelArchitecture:
+        return self.model.architecture
+
+    def asked(self, policy: str | Policy, tier: str = "dram") -> Request:
+        return request(self.architecture, MEMORY, self.resident.trace, policy, expert_tier=tier)
+
+    def run(self, asked: Request, storage: Path | None = None) -> OffloadedRun:
+        initial = initial_slots(asked)
+        settings = Settings(
+            asked.policy, asked.execution, asked.plan.n_buffers,
+            max([asked.plan.n_slots, *(slot + 1 for slot in initial)]), asked.plan.static_bytes, asked.placed, initial,
+            resident_set(asked), storage, storage is not None,
+        )  # fmt: skip
+        known = None if asked.policy.name == "gpu_only" else self.resident.trace
+        return generate_offloaded(
+            CpuBackend(), self.architecture, unrouted(self.architecture, PROMPTS, N_NEW, self.batch),
+            self.model.lookahead, settings, self.experts, known,
+        )  # fmt: skip
+
+    def agrees(self, asked: Request, storage: Path | None = None) -> OffloadedRun:
+        """A run that makes the resident run's tokens and states, and whose trace replayed gives its schedule."""
+        found = self.run(asked, storage)
+        assert np.array_equal(found.tokens, self.resident.tokens)
+        assert found.trace.digest == self.resident.trace.digest
+        check_same_output({"resident": self.resident.measured, asked.policy.name: found.measured})
+        policy = asked.policy
+        if found.guesses:
+            policy = replace(policy, predictor=GivenGuesses(found.guesses))
+        replayed = capture_request(replace(asked, trace=found.trace, policy=policy)).decoded
+        assert replayed.schedule.digest == found.schedule.digest
+        return found
+
+
+def greedy(model: MoeTransformer, prompt: list[int]) -> list[int]:
+    """The likeliest tokens by the model as it is trained, all of it computed anew for every token."""
+    source = torch.tensor([prompt[:-1]]) if model.encoder is not None else None
+    tokens = prompt[-1:] if model.encoder is not None else list(prompt)
+    made = []
+    with torch.no_grad():
+        for _ in range(N_NEW):
+            logits, _ = model(torch.tensor([tokens]), source)
+            made.append(int(logits[0, -1].argmax()))
+            tokens.append(made[-1])
+    return made
+
+
+@pytest.mark.parametrize("policy", CONVENTIONAL)
+def test_conventional_gates_make_the_same_tokens_under_every_design(policy: str) -> None:
+    one = Generated(seeded_model(3))
+    one.agrees(one.asked(policy))
+
+
+@pytest.mark.parametrize(("lookahead", "policy"), [(n, policy) for n, policies in AHEAD.items() for policy in policies])
+def test_pregates_make_the_same_tokens_under_every_design(lookahead: int, policy: str) -> None:
+    one = Generated(seeded_model(3, lookahead))
+    one.agrees(one.asked(policy))
+
+
+@pytest.mark.parametrize("policy", ["pregate", "on_demand", "guess/next_gate", "prefetch_all"])
+@pytest.mark.parametrize(("encoded", "top_k", "batch"), [(True, 1, 1), (True, 2, 3), (False, 2, 2)])
+def test_so_do_encoders_two_experts_and_batches(policy: str, encoded: bool, top_k: int, batch: int) -> None:
+    one = Generated(seeded_model(4, 1, encoded=encoded, top_k=top_k), batch)
+    one.agrees(one.asked(policy))
+
+
+@pytest.mark.parametrize("policy", ["pregate", "on_demand"])
+def test_experts_on_storage_make_the_same_tokens(policy: str, tmp_path: Path) -> None:
+    one = Generated(seeded_model(3, 1))
+    found = one.agrees(one.asked(policy, "ssd"), tmp_path)
+    assert np.any(found.schedule.kind == OpKind.DISK_READ)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("encoded", [False, True])
+@pytest.mark.parametrize("top_k", [1, 2])
+@pytest.mark.parametrize("lookahead", [0, 1, 3])
+def test_the_runtime_makes_the_tokens_of_the_model_as_it_was_trained(lookahead: int, top_k: int, encoded: bool) -> None:
+    model = seeded_model(5, lookahead, encoded=encoded, top_k=top_k)
+    found = Generated(model, batch=3).resident
+    assert found.tokens.tolist() == [greedy(model, prompt.tolist()) for prompt in PROMPTS]
+
+
+@pytest.mark.parametrize("encoded", [False, True])
+@pytest.mark.parametrize("lookahead", [0, 1, 2])
+def test_the_runtime_computes_the_states_and_gates_of_the_model(lookahead: int, encoded: bool) -> None:
+    """The same weights on the same tokens: choices equal, gate weights and logits to 1e-5 of fp32."""
+    model = seeded_model(6, lookahead, encoded=encoded, top_k=2)
+    found = Generated(model, batch=1).resident
+    prompt, made = PROMPTS[0].tolist(), found.tokens[0].tolist()
+    source = torch.tensor([prompt[:-1]]) if encoded else None
+    tokens = [*(prompt[-1:] if encoded else prompt), *made[:-1]]
+    with torch.no_grad():
+        logits, routing = model(torch.tensor([tokens]), source)
+    trace, n_encoder = found.trace, model.architecture.n_encoder_moe_layers
+    mine = (trace.sequence == 0) & ((trace.phase == 1) if encoded else True)
+    states = torch.from_numpy(found.measured.states[mine])
+    assert torch.allclose(states @ model.embedding.T, logits[0], atol=1e-4, rtol=1e-5)
+    assert trace.gate_weights is not None
+    for block, choice in enumerate(routing.choices):
+        assert trace.experts[mine, n_encoder + block].tolist() == choice.experts.tolist()
+        assert np.allclose(trace.gate_weights[mine, n_encoder + block], choice.weights.numpy(), atol=1e-5)
+
+
+def test_guesses_are_the_later_gates_own_and_some_are_wrong() -> None:
+    one = Generated(seeded_model(3))
+    found = one.agrees(one.asked("guess/next_gate"))
+    said = {(step, layer) for step, layer in found.guesses}
+    steps = list(found.trace.steps())
+    assert said == {(step.i_step, layer) for step in steps for layer in range(1, 4)}
+    right = [bool(np.isin(steps[i].experts[:, layer], guess).all()) for (i, layer), guess in found.guesses.items()]
+    assert 0 < sum(right) < len(right)
+    plain = one.agrees(one.asked("on_demand"))
+    fetched = [int((run.schedule.kind == OpKind.FETCH).sum()) for run in (plain, found)]
+    assert fetched[0] < fetched[1]  # what was guessed wrong crossed the link for nothing
+
+
+def test_a_policy_that_needs_gates_further_ahead_than_they_sit_is_refused() -> None:
+    one = Generated(seeded_model(3))
+    with pytest.raises(InvalidInput, match=r"policy pregate fetches what gates select 1 blocks ahead, .* look 0 ahead"):
+        one.run(one.asked("pregate"))
+    with pytest.raises(InvalidInput, match="skips or rounds experts"):
+        one.run(one.asked("mixed_precision"))
+
+
+def early(view: BlockView) -> list[Fetch]:
+    """What `pregate` fetches, by a policy that nobody knows decides by gates alone."""
+    ahead = 1 if view.block == 0 else view.block + 1
+    experts = view.revealed(ahead) if ahead < view.n_blocks else None
+    return [] if experts is None else [Fetch(ahead, experts)]
+
+
+def test_a_policy_of_ones_own_sees_what_gates_say_as_it_goes() -> None:
+    one = Generated(seeded_model(3, 1))
+    one.agrees(one.asked(replace(policy_named("pregate"), name="early", prefetch=early)))
+
+
+def test_other_experts_than_the_gates_chose_are_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+    one = Generated(seeded_model(3))
+    asked = one.asked("on_demand")
+    read = OwnGates.read
+    monkeypatch.setattr(OwnGates, "read", lambda self, layer: (read(self, layer) + (layer == 2)) % 4)
+    with pytest.raises(OutputMismatch, match="MoE layer 2: other experts were executed than the gate chose"):
+        one.run(asked)
+
+
+@pytest.mark.parametrize(
+    ("prompts", "n_new", "told"),
+    [([], 4, "0 prompts"), ([np.array([], dtype=np.int64)], 4, "prompt 0 has 0 tokens"),
+     ([np.array([288])], 4, "has token 288"), ([np.array([3])], 1, "at least 1, 1 and 2")],
+)  # fmt: skip
+def test_prompts_that_nothing_can_go_on_after_are_refused(
+    prompts: list[np.ndarray[tuple[int], np.dtype[np.int64]]], n_new: int, told: str
+) -> None:
+    with pytest.raises(InvalidInput, match=told):
+        unrouted(seeded_model(0).architecture, prompts, n_new)
