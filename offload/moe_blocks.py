@@ -81,9 +81,9 @@ class Blocks:
         reads = not 0 < i < self._revealed.n and at_once  # no gate has selected its experts before
         loop.memory.gated_layer = self._first + i
         known = read_back(loop, gate, layer) if reads else -1
+        self._revealed.gated(i)
         if cache is not None and cache.watches_gates:
             cache.gated(self._revealed.output(i))
-        self._revealed.gated(i)
         ahead = None if loop.execution.fetch_first else self._selected_ahead(i)
         own, later = self._prefetches(i) if ahead is None else ([], [])
         block = self._answered(self._named(i, layer), {expert for fetch in own for expert in fetch.experts})

@@ -53,7 +53,7 @@ class Revealed:
         )
 
     def output(self, i: int) -> GateOutput:
-        """What the gate of block `i` says, for a cache that looks at more than lookups."""
+        """What the gate of block `i` says, which has run, for a cache that looks at more than lookups."""
         self._experts(i)  # from here on the step has them
         layer, weights = self._first + i, self._step.gate_weights
         chosen, of_layer = self._step.experts[:, layer], None if weights is None else weights[:, layer]
