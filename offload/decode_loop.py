@@ -22,7 +22,7 @@ from offload.policy import Decisions, Fetch, Policy, RunFacts, no_prefetch
 from offload.recorder import Part, Recorder
 from offload.residency import ResidentSet, count_slots
 from offload.token_mixing import TokenMixing
-from offload.unions import unions_of
+from offload.unions import Unions, unions_of
 from offload.work_rows import Works
 from traces.errors import InvalidInput
 from traces.model.architecture import LayerStack, ModelArchitecture
@@ -61,9 +61,10 @@ class DecodeLoop:
         cache: ResidentSet | None,
         disk: bool,
         placed: Placed | None = None,
+        recorder: Recorder | None = None,
     ) -> None:
         self.model, self.policy, self.execution = model, policy, execution
-        self.recorder = Recorder()
+        self.recorder = Recorder() if recorder is None else recorder
         self.works = Works(model, count_slots(n_buffers, cache) * model.expert_bytes)
         self._mixing = TokenMixing(model, self.works)
         self._of_pass: dict[tuple[bool, int], PassWorks] = {}
@@ -130,7 +131,7 @@ class DecodeLoop:
         stack = model.encoder if encoding and model.encoder is not None else model.decoder
         policy, decisions = self._deciding(encoding)
         first, n_blocks = 0 if encoding else model.n_encoder_moe_layers, len(stack.moe_layers)
-        unions = unions_of(step.experts[:, first : first + n_blocks], model.n_experts)
+        unions = self.unions(step, first, n_blocks)
         self.pass_works = self._pass_works(stack, encoding)
         blocks = Blocks(self, policy, decisions, first, unions, step, encoding)
         parts = [step] if encoding else micro_batches_of(step, self.execution.micro_sequences)
@@ -205,6 +206,10 @@ class DecodeLoop:
             own = what._replace(flop=what.flop - there.flop, hbm_bytes=what.hbm_bytes - there.hbm_bytes)
             found = self._split_of[id(what)] = own, self.host_side.scores(there)
         return found
+
+    def unions(self, step: Step, first: int, n_blocks: int) -> Unions:
+        """What the gates of `n_blocks` MoE blocks from `first` on choose in a pass."""
+        return unions_of(step.experts[:, first : first + n_blocks], self.model.n_experts)
 
     def _pass_works(self, stack: LayerStack, encoding: bool) -> PassWorks:
         works, n = self.works, self.n_tokens

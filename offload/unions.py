@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Collection, Mapping
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from offload.policy import MissAction
 
-__all__ = ["MoeBlock", "Union", "unions_of"]
+__all__ = ["KnownUnions", "MoeBlock", "Union", "Unions", "unions_of"]
 
 _SMALL_PASS = 512
 """Routing cells of a forward pass up to which lists are quicker than arrays."""
@@ -33,6 +33,25 @@ class Union(NamedTuple):
         return Union(tuple(e for e, _ in kept), tuple(n for _, n in kept))
 
 
+class Unions(Protocol):
+    """The unions of the blocks of one forward pass, by block; some may be known only once their gate has run."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, block: int, /) -> Union: ...
+
+    def names_any(self, block: int) -> bool:
+        """Whether the gate of `block` names an expert at all."""
+
+
+class KnownUnions(list[Union]):
+    """Those of a trace."""
+
+    def names_any(self, block: int) -> bool:
+        """Whether some token chooses an expert."""
+        return bool(self[block].experts)
+
+
 class MoeBlock(NamedTuple):
     """Block `i` of a stack, in `layer` of it, the MoE layer `moe_layer` of the model.
 
@@ -48,14 +67,14 @@ class MoeBlock(NamedTuple):
     how: Mapping[int, MissAction]
 
 
-def unions_of(experts: NDArray[np.int16], n_experts: int) -> list[Union]:
+def unions_of(experts: NDArray[np.int16], n_experts: int) -> KnownUnions:
     """The union of each layer of a step; `experts` (n_tokens, n_layers, top_k), -1 pads."""
     n_layers = experts.shape[1]
     if experts.size <= _SMALL_PASS:
-        return [_union(row) for row in experts.swapaxes(0, 1).reshape(n_layers, -1).tolist()]
+        return KnownUnions(_union(row) for row in experts.swapaxes(0, 1).reshape(n_layers, -1).tolist())
     keys = experts.astype(np.int64) + np.arange(n_layers)[None, :, None] * n_experts
     counts = np.bincount(keys[experts >= 0], minlength=n_layers * n_experts).reshape(n_layers, n_experts)
-    unions = []
+    unions = KnownUnions()
     for row in counts:
         active = np.flatnonzero(row)
         unions.append(Union(tuple(active.tolist()), tuple(row[active].tolist())))

@@ -278,11 +278,11 @@ class _Session:
         return captured
 
     def _run(self, asked: Request, known: RoutingTrace | None, *, prove: bool = True) -> OffloadedRun:
-        from runtime.pregated.offloaded import Settings, generate_offloaded
+        from runtime.pregated.offloaded import Granted, generate_offloaded
 
         initial = initial_slots(asked)
         n_slots = max([asked.plan.n_slots, *(slot + 1 for slot in initial)])
-        settings = Settings(
+        settings = Granted(
             asked.policy, asked.execution, asked.plan.n_buffers, n_slots, asked.plan.static_bytes, asked.placed,
             initial, resident_set(asked), self._device.storage, asked.expert_tier == "ssd",
         )  # fmt: skip

@@ -22,13 +22,13 @@ from runtime.memory import PAGE_BYTES, Carver, aligned, available_bytes, element
 from runtime.program import ExpertKey
 from traces.model.architecture import Attention, LayerStack, ModelArchitecture
 
-__all__ = ["Experts", "Weights", "expert_shapes", "fill_expert", "fill_static", "static_shapes"]
+__all__ = ["Experts", "ModelWeights", "expert_shapes", "fill_expert", "fill_static", "static_shapes"]
 
 Shapes = dict[str, tuple[int, ...]]
 
 
 _WORTH_THREADS_BYTES = 16 << 20
-"""Weights that take longer to draw than threads to start."""
+"""ModelWeights that take longer to draw than threads to start."""
 
 
 def static_shapes(model: ModelArchitecture) -> Shapes:
@@ -164,7 +164,7 @@ def _inferring(job: Callable[[], None]) -> None:
         job()
 
 
-class Weights(Protocol):
+class ModelWeights(Protocol):
     """Where the values of a model come from."""
 
     def static(self, weights: dict[str, Tensor]) -> None:
@@ -182,11 +182,11 @@ class RandomWeights:
     seed: int
 
     def static(self, weights: dict[str, Tensor]) -> None:
-        """As of `Weights`."""
+        """As of `ModelWeights`."""
         fill_static(weights, self.seed)
 
     def expert(self, memory: Tensor, key: ExpertKey) -> None:
-        """As of `Weights`."""
+        """As of `ModelWeights`."""
         fill_expert(memory, self.model, self.seed, key)
 
 
@@ -205,7 +205,7 @@ class Experts:
         allocate: Callable[[int, str], Tensor] = host_memory,
         *,
         keep_static: bool = False,
-        weights: Weights | None = None,
+        weights: ModelWeights | None = None,
     ):
         self.model, self.seed, self.keep_static = model, seed, keep_static
         self._weights = RandomWeights(model, seed) if weights is None else weights

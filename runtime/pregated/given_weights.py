@@ -19,7 +19,7 @@ __all__ = ["TrainedWeights"]
 
 
 class TrainedWeights:
-    """`runtime.model.weights.Weights` of a `MoeTransformer`: copies, so that training goes on undisturbed.
+    """`runtime.model.weights.ModelWeights` of a `MoeTransformer`: copies, so that training goes on undisturbed.
 
     The gate of MoE block j lies with its layer, wherever it sits. Raises `InvalidInput` where a tensor is missing.
     """
@@ -37,12 +37,12 @@ class TrainedWeights:
             raise InvalidInput(f"{self._model.name}: the model and its architecture differ in {min(missing)}")
 
     def static(self, weights: dict[str, Tensor]) -> None:
-        """As of `Weights`."""
+        """As of `ModelWeights`."""
         for name, tensor in weights.items():
             tensor.copy_(self._static[name])
 
     def expert(self, memory: Tensor, key: ExpertKey) -> None:
-        """As of `Weights`."""
+        """As of `ModelWeights`."""
         layer, expert = key
         flat, at = memory.view(element_type(self._model)), 0
         for name, shape in expert_shapes(self._model).items():

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from offload.decode import DecodeLoop
+from offload.decode_loop import DecodeLoop
 from offload.execution import Execution
 from offload.ops import Lane
 from offload.passes import passes_of
@@ -46,11 +46,11 @@ from traces.errors import InvalidInput
 from traces.model.architecture import ModelArchitecture
 from traces.routing import RoutingTrace, Step
 
-__all__ = ["GivenGuesses", "OffloadedRun", "Settings", "check_policy", "generate_offloaded", "guesses_of"]
+__all__ = ["GivenGuesses", "Granted", "OffloadedRun", "check_policy", "generate_offloaded", "guesses_of"]
 
 
 @dataclass(frozen=True, slots=True)
-class Settings:
+class Granted:
     """What a policy was granted: as of `offload.decode.decode`, and the experts in slots before the start."""
 
     policy: Policy
@@ -125,7 +125,7 @@ def generate_offloaded(
     model: ModelArchitecture,
     run: UnroutedRun,
     lookahead: int,
-    settings: Settings,
+    settings: Granted,
     experts: Experts,
     known: RoutingTrace | None = None,
     *,
@@ -159,7 +159,7 @@ class _Live:
     """One run: the passes, what is known of their routing, and the program that grows."""
 
     def __init__(
-        self, backend: Backend, model: ModelArchitecture, run: UnroutedRun, lookahead: int, settings: Settings,
+        self, backend: Backend, model: ModelArchitecture, run: UnroutedRun, lookahead: int, settings: Granted,
         known: RoutingTrace | None,
     ) -> None:  # fmt: skip
         policy = settings.policy

@@ -27,8 +27,8 @@ from runtime.model.weights import Experts  # noqa: E402
 from runtime.pregated.given_weights import TrainedWeights  # noqa: E402
 from runtime.pregated.offloaded import (  # noqa: E402
     GivenGuesses,
+    Granted,
     OffloadedRun,
-    Settings,
     generate_offloaded,
 )
 from runtime.pregated.own_gates import OwnGates  # noqa: E402
@@ -71,7 +71,7 @@ class Generated:
 
     def run(self, asked: Request, storage: Path | None = None) -> OffloadedRun:
         initial = initial_slots(asked)
-        settings = Settings(
+        settings = Granted(
             asked.policy, asked.execution, asked.plan.n_buffers,
             max([asked.plan.n_slots, *(slot + 1 for slot in initial)]), asked.plan.static_bytes, asked.placed, initial,
             resident_set(asked), storage, storage is not None,
