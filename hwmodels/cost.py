@@ -219,7 +219,8 @@ def _kernel_parts(work: Work, figures: Figures) -> Parts:
     Traffic and arithmetic outside the GEMMs (KV cache, attention scores) overlap each other.
     """
     rate, bandwidth = figures.flop_per_s(work.compute), figures.hbm_bytes_per_s
-    rest_flop_s, rest_bytes_s = work.flop / figures.flop_per_s(work.flop_format), work.hbm_bytes / bandwidth
+    rest_flop_s = work.flop / figures.flop_per_s(work.flop_format)
+    rest_bytes_s = work.hbm_bytes / figures.context_bytes_per_s(work)
     compute_s, hbm_s = longer(rest_flop_s, rest_bytes_s)
     fixed_s = figures.stack.launches_of(work) * figures.cycles_s("kernel_s")
     if work.kind is OpKind.EXPERTS and figures.stack.tile is not None:
@@ -314,13 +315,16 @@ def _grouped_gemms_s(
 def _cpu_parts(work: Work, figures: Figures) -> Parts:
     """A part of a layer on the host: what it reads of DRAM, or arithmetic, whichever takes longer.
 
-    It reads at a share of the DRAM rate of the sockets that the stack uses, and no faster than its cores take in.
+    Of several sockets the stack uses as many as it says: their memory, read at a share of its rate, and their cores,
+    which take in no more than they can and do the arithmetic.
     """
     rate = figures["host.dram_bytes_per_s"] * figures.stack_constant("cpu_efficiency")
+    cores = figures["host.n_cores"] * figures.stack_constant("cpu_core_bytes_per_s")
+    peak = figures["host.peak_flop_per_s"]
     n_sockets = figures.values.get("host.n_sockets")
     if n_sockets is not None:
-        rate = rate * np.minimum(np.real(figures.stack_constant("cpu_sockets")) / n_sockets, 1.0)
-    cores = figures["host.n_cores"] * figures.stack_constant("cpu_core_bytes_per_s")
+        used = np.minimum(np.real(figures.stack_constant("cpu_sockets")) / n_sockets, 1.0)
+        rate, cores, peak = rate * used, cores * used, peak * used
     kv_bytes = work.hbm_bytes * figures.values.get("stack.cpu_kv_copies", 1.0)
     bytes_s = (work.weight_bytes + kv_bytes) / np.where(np.real(cores) < np.real(rate), cores, rate)
     gemm_flop = work.total_flop - work.flop
@@ -328,5 +332,5 @@ def _cpu_parts(work: Work, figures: Figures) -> Parts:
     if work.weight_bits <= 8.5 and work.compute != "fp8":  # no processor has integer products of fp8
         flop_s = flop_s / figures.stack_constant("cpu_packed_speedup")
     flop_s = flop_s + work.flop / figures.stack_constant("cpu_attention_efficiency")
-    compute_s, dram_s = longer(flop_s / figures["host.peak_flop_per_s"], bytes_s)
+    compute_s, dram_s = longer(flop_s / peak, bytes_s)
     return Parts(compute_s=compute_s, dram_s=dram_s)

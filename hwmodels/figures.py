@@ -136,6 +136,16 @@ class Figures:
         """What kernels achieve of the HBM bandwidth."""
         return self.values["accelerator.hbm_bytes_per_s"] * self.stack_constant("hbm_efficiency")
 
+    def context_bytes_per_s(self, work: Work) -> Number:
+        """What `work` achieves of the HBM bandwidth beside its weights: keys and values, at a rate of their own where
+        each sequence has one new token, whose few rows occupy little of the card.
+        """
+        share = self.values.get("stack.attention_efficiency")
+        at = work.attending
+        if share is None or at is None or at.is_latent or at.n_tokens > at.n_sequences:
+            return self.hbm_bytes_per_s
+        return self.values["accelerator.hbm_bytes_per_s"] * share
+
     def link_bytes_per_s(self, direction: str) -> Number:
         """What copies achieve: `direction` is "h2d" or "d2h".
 

@@ -20,7 +20,8 @@ __all__ = ["SPREADS_FILE", "SPREAD_KEYS", "TAIL", "ClaimedSpread", "shipped_spre
 SPREAD_KEYS = (
     "stack.cpu_efficiency", "stack.cpu_core_bytes_per_s", "stack.cpu_gemm_efficiency", "stack.cpu_attention_efficiency",
     "stack.handover_s", "stack.hbm_efficiency", "stack.gemm_efficiency", "stack.kernel_s", "stack.launch_s",
-    "link.h2d_efficiency", "stack.link_efficiency",
+    "stack.attention_efficiency", "link.h2d_efficiency", "stack.link_efficiency", "link.pageable_h2d_bytes_per_s",
+    "link.mapped_h2d_bytes_per_s",
 )  # fmt: skip
 """The numbers that scatter. Those that a user sets, or that a row determined, are exact instead."""
 

@@ -23,8 +23,11 @@ from traces.errors import InvalidInput
 __all__ = ["Coverage", "Residual", "coverage", "fit_spread", "residuals"]
 
 _LEAST_SOURCES = 4
-_PRIOR = math.log(0.25), 1.0
-"""Scales themselves are taken as log-normal about 0.25, a factor of e wide: few rows bear on some."""
+_STAGED = ("link.pageable_h2d_bytes_per_s", "link.mapped_h2d_bytes_per_s")
+_PRIORS = {key: math.log(0.65 if key in _STAGED else 0.25) for key in (*SPREAD_KEYS, "row")}
+_PRIOR_WIDTH = 1.0
+"""Scales themselves are taken as log-normal, a factor of e wide: few rows bear on some. About 0.25; what a host stages
+for a copy about 0.65, the scatter of ln of the five machines that `hwmodels/specs/links` names."""
 _BEARS = 0.05
 """A source bears on a constant when a row of it depends on that by an elasticity beyond this."""
 
@@ -78,6 +81,7 @@ def fit_spread(rows: Sequence[Residual]) -> ClaimedSpread:
         key: len({one.source for one in rows if abs(one.elasticities[i]) > _BEARS}) for i, key in enumerate(SPREAD_KEYS)
     }
     free = [i for i, key in enumerate(SPREAD_KEYS) if bearing[key]]  # the others stay as they are taken to be
+    start = np.array([_PRIORS[key] for key in (*(SPREAD_KEYS[i] for i in free), "row")])
     blocks = [
         (np.array([row.off for row in group]), np.array([row.elasticities for row in group])[:, free])
         for group in groups
@@ -85,7 +89,7 @@ def fit_spread(rows: Sequence[Residual]) -> ClaimedSpread:
 
     def unlikely(logs: NDArray[np.float64]) -> float:
         sigma = np.exp(logs)
-        total = float((((logs - _PRIOR[0]) / _PRIOR[1]) ** 2).sum() / 2)
+        total = float((((logs - start) / _PRIOR_WIDTH) ** 2).sum() / 2)
         for off, depends in blocks:
             n = len(off)
             covariance = (depends * sigma[:-1] ** 2) @ depends.T + sigma[-1] ** 2 * np.eye(n)
@@ -94,10 +98,9 @@ def fit_spread(rows: Sequence[Residual]) -> ClaimedSpread:
             total += (TAIL + n) / 2 * math.log1p(distance / TAIL) + np.linalg.slogdet(covariance)[1] / 2
         return total
 
-    start = np.full(len(free) + 1, _PRIOR[0])
     best = minimize(unlikely, start, method="L-BFGS-B", bounds=[(-5.0, 1.0)] * len(start))
     *found, row = np.exp(best.x).tolist()
-    constants = dict.fromkeys(SPREAD_KEYS, math.exp(_PRIOR[0]))
+    constants = {key: math.exp(_PRIORS[key]) for key in SPREAD_KEYS}
     constants |= {SPREAD_KEYS[i]: sigma for i, sigma in zip(free, found, strict=True)}
     return ClaimedSpread(constants, bearing, row, len(rows), len(groups))
 

@@ -12,7 +12,7 @@ from hwmodels.figures import figures_of
 from hwmodels.machine_files import hardware_names
 from hwmodels.platform import Platform, load_platform
 from offload import work
-from offload.ops import Gemm, OpKind, Work
+from offload.ops import Attending, Gemm, OpKind, Work
 from traces.model.architecture import DTYPES, load_architecture
 
 HW = load_platform("a100-sxm4-80gb", "fastertransformer")
@@ -418,6 +418,35 @@ def test_keys_and_values_that_the_host_widens_first_are_moved_as_often_as_the_st
     assert parts_of(what, widened).dram_s == 5 * once.dram_s
     expert = Work(OpKind.CPU_EXPERT, (Gemm(1, 10, 10),))
     assert parts_of(expert, widened) == parts_of(expert, ROUND)
+
+
+def test_of_two_sockets_the_host_has_the_memory_and_the_cores_that_the_stack_uses() -> None:
+    one = ROUND.with_values({"stack.cpu_sockets": 1.0})
+    two = dataclasses.replace(one, values={**one.values, "host.n_sockets": 2.0})
+    products = Work(OpKind.CPU_EXPERT, (Gemm(500, 10, 10),))
+    assert float(parts_of(products, two).compute_s) == 2 * float(parts_of(products, one).compute_s) > 0
+    both = two.with_values({"stack.cpu_sockets": 2.0})
+    assert parts_of(products, both) == parts_of(products, one)
+    few = {"host.n_cores": 1.0, "stack.cpu_core_bytes_per_s": 1.0}  # so few cores that they bound what is read
+    reading = Work(OpKind.CPU_LAYER, hbm_bytes=500)
+    assert float(parts_of(reading, two.with_values(few)).dram_s) == 2 * float(
+        parts_of(reading, one.with_values(few)).dram_s
+    )
+
+
+def test_attention_of_one_new_token_reads_its_context_at_a_rate_of_its_own() -> None:
+    def attention(n_tokens: int, n_sequences: int, n_kv_heads: int = 2, value_width: int = 8) -> Work:
+        at = Attending(n_tokens, n_sequences, 4, n_kv_heads, 8, value_width, 16.0)
+        return Work(OpKind.SELF_ATTENTION, hbm_bytes=10**9, attending=at)
+
+    plain = figures_of(load_platform("rtx-4090", "streams"))
+    slow = dataclasses.replace(plain, values={**plain.values, "stack.attention_efficiency": 0.25})
+    full_s = 1e9 / plain["accelerator.hbm_bytes_per_s"]
+    for works in (attention(1, 1), attention(3, 3)):
+        assert float(parts_of(works, slow).hbm_s) == pytest.approx(full_s / 0.25)
+        assert float(parts_of(works, plain).hbm_s) == pytest.approx(full_s / plain.stack_constant("hbm_efficiency"))
+    for works in (attention(5, 1), attention(1, 1, n_kv_heads=1, value_width=4), Work(OpKind.HEAD, hbm_bytes=10**9)):
+        assert parts_of(works, slow) == parts_of(works, plain)  # a prompt, latents, no attention
 
 
 def test_sorting_rows_takes_host_time_by_the_entry() -> None:

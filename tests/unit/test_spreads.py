@@ -45,6 +45,26 @@ def test_intervals_by_the_other_sources_hold_most_rows() -> None:
     assert held.n_inside / held.n >= 0.85
 
 
+def test_what_a_host_stages_scatters_as_its_sources_do_where_no_row_says() -> None:
+    spread = fit_spread(made(6, 4, 0.3, 0.1))
+    staged = spread.constants["link.pageable_h2d_bytes_per_s"]
+    assert staged == spread.constants["link.mapped_h2d_bytes_per_s"] == pytest.approx(0.65)
+    seen = np.log([3.3, 7.3, 10.0, 12.88, 18.5])  # GB/s of five machines, hwmodels/specs/measured_links.csv
+    assert staged == pytest.approx(seen.std(ddof=1), abs=0.01)
+    assert spread.constants["stack.launch_s"] == pytest.approx(0.25)
+
+
+def test_a_prompt_that_is_streamed_from_mapped_files_is_as_unsure_as_their_copies(tmp_path: Path) -> None:
+    streamed = ROW | {
+        "model": "olmoe-1b-7b", "policy": "gpu_only@experts=cpu@stream=32", "metric": "prefill_tokens_per_s",
+        "unit": "tokens/s", "input_tokens": "512", "stack": "llama-cpp", "host": "desktop-ddr5",
+    }  # fmt: skip
+    (one,) = predict_table(read(tmp_path, streamed)).rows
+    assert abs(one.elasticities["link.pageable_h2d_bytes_per_s"]) > 0.3
+    assert one.interval is not None
+    assert one.interval[1] > 1.5 * one.predicted
+
+
 def test_fewer_than_four_sources_say_nothing() -> None:
     with pytest.raises(InvalidInput, match="3 sources"):
         fit_spread(made(3, 5, 0.3, 0.1))
