@@ -36,7 +36,8 @@ class Execution:
     storage is read into; with one, a read waits until the link has emptied it, with two it runs beside the copy before.
     `decompresses`: latent attention of a prompt makes keys and values of its context; else it is absorbed throughout.
     `sorts_on_host`: before each matrix product of fused experts over more than one token the host waits for the ids and
-    puts the rows in the order of their experts.
+    puts the rows in the order of their experts. `selects_on_host`: before each matrix product of a single expert the
+    host waits for the ids of the chosen ones.
     `workspace_tokens`: a pass holds the activations inside a layer of so many tokens at a time, 0 of all.
 
     Of what a placement puts on the host: `host_computes`: the issuing thread computes it, and issues nothing meanwhile;
@@ -68,6 +69,7 @@ class Execution:
     workspace_tokens: int = 0
     micro_sequences: int = 0
     sorts_on_host: bool = False
+    selects_on_host: bool = False
 
     def __post_init__(self) -> None:
         for how in (self.resident, self.cached, self.arriving):
@@ -145,6 +147,19 @@ EXECUTIONS |= {
         replace(_FUSED, name="llama_cpp", host_computes=True, micro_batch=512, stream_tokens=32),
         # ik_llama.cpp streams a layer only where each of its experts gets 32 rows on average.
         replace(_FUSED, name="ik_llama", host_computes=True, micro_batch=512, stream_tokens=32, stream_per_expert=True),
+        # mixtral-offloading (dvmazur/mixtral-offloading, src/expert_cache.py): load_experts queues all copies of a layer
+        # on the stream that computes, so that no expert of the layer runs before the last of them is there.
+        replace(EXECUTIONS["streams"], name="one_stream", cached="layer", arriving="layer"),
+        # llama.cpp of December 2023: a node of the graph for each chosen expert and matrix (llm_build_ffn of Mixtral),
+        # and ggml_cuda_mul_mat_id reads the ids back and waits for them, as llama.cpp pull request 4538 shows.
+        replace(
+            EXECUTIONS["streams"],
+            name="llama_cpp_2023",
+            host_computes=True,
+            micro_batch=512,
+            stream_tokens=32,
+            selects_on_host=True,
+        ),
         # Pipelined Sharding, a fork of llama.cpp (deepshnv/pipeshard-mlsys26-ae: src/llama-pipeline-executor.h,
         # paper_results/repro_table4.sh): passes of 1,024 tokens. PipelineExecutor::compute queues copies of the next
         # split only, where that is streamed: attention stays (ATTN_PINNED_FFN_SHARDED), so the experts of a layer

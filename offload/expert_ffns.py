@@ -81,6 +81,9 @@ class ExpertFfns:
     def single(self, block: MoeBlock, expert: int, n_tokens: int, after: Sequence[int], freed: int) -> int:
         """The FFN of one expert, as its miss was answered."""
         loop, how = self._loop, block.how.get(expert, MissAction.FETCH)
+        if loop.execution.selects_on_host:
+            for _ in range(loop.model.n_expert_matrices):
+                read_back(loop, loop.last_op, block.layer)
         if loop.micro is not None:
             return loop.micro.single(block.i, expert, lambda n: self._work(n, how), block.layer, after, freed)
         return loop.compute(self._work(n_tokens, how), block.layer, after, freed, expert)

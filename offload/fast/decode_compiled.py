@@ -59,7 +59,8 @@ def is_compilable(policy: Policy, execution: Execution, cache: ResidentSet | Non
     """Whether policy, cache and what shares an op of experts are values that the kernel knows."""
     if policy.speculation is not None and policy.speculation.draft_name != "none":
         return False
-    if execution.sorts_on_host or (cache is not None and execution.fuses_across):
+    on_host = execution.sorts_on_host or execution.selects_on_host
+    if on_host or (cache is not None and execution.fuses_across):
         return False
     known = policy.prefetch in (no_prefetch, whole_next_block) or isinstance(policy.prefetch, SelectedAhead)
     if isinstance(policy.prefetch, SelectedAhead) and policy.prefetch.lookahead != policy.lookahead:

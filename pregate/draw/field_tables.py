@@ -48,17 +48,29 @@ def field_tables(result: TablePrediction) -> list[Table]:
         scores.add_column(head, justify="right" if i else "left", overflow="fold")
     for score in result.scores():
         scores.add_row(*score_cells(score))
-    tables = [rows, scores]
+    tables = [table for table in (rows, scores) if table.row_count]
     against = result.against_repeating()
     if against:
         held = {f"{one.group} ({one.n} rows)": one.mape / one.repeat_mape for one in against}
         tables.append(
             _pairs("Error over that of the first row repeated, where that misses by 25 % (at most 0.5)", held)
         )
-    for title, pairs in (("Not said", result.unsaid()), ("Determined by rows", result.constants)):
-        if pairs:
-            tables.append(_pairs(title, pairs))
+    if result.unsaid():
+        tables.append(_unsaid(result))
+    if result.constants:
+        tables.append(_pairs("Determined by rows", result.constants))
     return tables
+
+
+def _unsaid(result: TablePrediction) -> Table:
+    table = new_table("Not said")
+    table.add_column("why", overflow="fold")
+    table.add_column("rows", justify="right")
+    table.add_column("the first of them", overflow="fold")
+    first = result.first_unsaid()
+    for reason, n in result.unsaid().items():
+        table.add_row(reason, str(n), first[reason])
+    return table
 
 
 def score_cells(score: FieldScore) -> list[str]:

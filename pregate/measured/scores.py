@@ -117,7 +117,8 @@ class TablePrediction:
         for one in self.scored:
             groups.setdefault(one.row.metric, []).append(one)
         for one in self.scored:
-            groups.setdefault(f"{one.row.metric}, {one.row.source}", []).append(one)
+            if one.row.source:
+                groups.setdefault(f"{one.row.metric}, {one.row.source}", []).append(one)
         return [_score(title, group) for title, group in groups.items()]
 
     def against_repeating(self) -> list[AgainstRepeating]:
@@ -141,6 +142,10 @@ class TablePrediction:
             if one.reason:
                 counts[one.reason] = counts.get(one.reason, 0) + 1
         return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
+
+    def first_unsaid(self) -> dict[str, str]:
+        """Of each reason the first row that has it, by name."""
+        return {one.reason: one.row.name for one in reversed(self.rows) if one.reason}
 
     def _repr_html_(self) -> str:
         return html_rows([score.to_dict() for score in self.scores()], "How right it is, by metric and source")
@@ -204,7 +209,9 @@ def predict_table(
             except PregateError:
                 continue  # the row itself then keeps the refusal as its reason
             constants[row.machine] = {key: value}
-            said[f"{row.source}, {row.hardware}: {key}"] = value
+            left = bench.predict(row, constants[row.machine]) / row.value - 1
+            bound = f", the nearest that is tried: its row stays {100 * left:+.0f} % off" if abs(left) > 1e-3 else ""
+            said[f"{f'{row.source}, ' * bool(row.source)}{row.hardware}: {key}{bound}"] = value
     first: dict[Any, MeasuredRow] = {}
     for row in sorted(rows, key=lambda row: not row.role.startswith("fit")):
         if not row.reason and row.role != "input":

@@ -171,7 +171,7 @@ _REQUIRED = ("model", "hardware", "metric", "value", "unit")
 
 
 def read_table(path: Path) -> list[MeasuredRow]:
-    """Parse a CSV whose header names columns of `COLUMNS`.
+    """Parse a CSV whose header names columns of `COLUMNS`, in capitals and with spaces as anybody may.
 
     The columns of Pre-gated MoE's authors are read too (`isca24_table`). Raises `InvalidFile` or `UnknownName` naming
     the line and the value.
@@ -180,11 +180,9 @@ def read_table(path: Path) -> list[MeasuredRow]:
     try:
         header = list(reader.fieldnames or ())
         theirs = tuple(header) == PUBLISHED_COLUMNS
-        if theirs:
-            header = list(COLUMNS)
-        for column in header:
-            if column not in COLUMNS:
-                raise unknown_name("column", column, COLUMNS, str(path))
+        header = list(COLUMNS) if theirs else [_column(name, str(path)) for name in header]
+        if not theirs and reader.fieldnames:
+            reader.fieldnames = header
         missing = [column for column in _REQUIRED if column not in header]
         if missing or len(set(header)) != len(header):
             raise InvalidFile(f"{path}: columns are {','.join(header)[:200]!r}: missing or twice {', '.join(missing)}")
@@ -243,15 +241,33 @@ def _row(cells: Mapping[str, str], where: str) -> MeasuredRow:
     if text["expert_tier"] not in ("dram", "ssd"):
         raise unknown_name("expert tier", text["expert_tier"], ("dram", "ssd"), where)
     design = "@".join(filter(None, (text["policy"], text["placement"])))
-    text["name"] = text["name"] or f"{text['source']}: {text['model']} on {text['hardware']}, {design}, {metric}"
+    if not text["name"]:
+        what = f"{text['model']} on {text['hardware']}, {design}, {metric}"
+        text["name"] = f"{text['source']}: {what}" if text["source"] else what
     rest: dict[str, Any] = {name: cell for name, cell in text.items() if name not in (*_COUNTS, "value", "unit")}
     unit = METRICS[metric][0] if metric in METRICS else text["unit"]
     return MeasuredRow(**rest, **counts, value=value, unit=unit)  # type: ignore[arg-type]
 
 
+def _plain(text: str) -> str:
+    """A name as ours are written."""
+    return re.sub(r"[\s_-]+", "_", text.strip().lower())
+
+
+def _column(text: str, where: str) -> str:
+    """A column by its name. Raises `InvalidFile` for a header that is not parted by commas, `UnknownName` otherwise."""
+    name = _plain(text)
+    if name in COLUMNS:
+        return name
+    parted = next((mark for mark in (";", "\t", "|") if mark in text), None)
+    if parted is not None:
+        raise InvalidFile(f"{where}: columns are parted by {parted!r}, not by commas: save it as comma-separated values")
+    raise unknown_name("column", text, COLUMNS, where)
+
+
 def _metric(text: str) -> str:
     """A metric by its name or another of it, written as anybody may: `Decode throughput`."""
-    plain = re.sub(r"[\s_-]+", "_", text.strip().lower())
+    plain = _plain(text)
     name = ALIASES.get(plain, plain)
     return name if name in METRICS else text
 
@@ -268,7 +284,9 @@ def _value(text: str, unit: str, metric: str, where: str) -> float:
             raise InvalidFile(f"{where}: hit_rate {text[:40]!r} {unit[:20]} is no fraction from 0 to 1")
         return float(text)
     if NUMBER.fullmatch(text) is None or not (math.isfinite(float(text)) and float(text) > 0):
-        raise InvalidFile(f"{where}: value {text[:40]!r} is not a number above 0")
+        plain = text.replace(",", "")
+        hint = f": write {plain}" if plain != text and NUMBER.fullmatch(plain) else ""
+        raise InvalidFile(f"{where}: value {text[:40]!r} is not a number above 0{hint}")
     if metric not in METRICS:
         return float(text)
     known = _UNITS[METRICS[metric][0]]

@@ -55,6 +55,42 @@ def test_a_row_that_says_nothing_is_refused_with_its_line(change: dict[str, str]
     assert "\n" not in str(caught.value)
 
 
+def test_a_strangers_header_and_figures_are_read_or_told_how_to_be_written(tmp_path: Path) -> None:
+    path = tmp_path / "t.csv"
+    path.write_text("Model,Hardware,Input tokens,Metric,Value,Unit\nqwen3-30b-a3b,rtx-4090,7,Decode throughput,40,tok/s\n")
+    (row,) = read_table(path)
+    assert (row.model, row.input_tokens, row.metric, row.name) == (
+        "qwen3-30b-a3b", 7, "decode_tokens_per_s", "qwen3-30b-a3b on rtx-4090, gpu_only, decode_tokens_per_s",
+    )  # fmt: skip
+    for text, words in (
+        ("model;hardware;metric;value;unit\na;b;c;1;s\n", "parted by ';', not by commas"),
+        ("model\thardware\na\tb\n", "parted by '.t', not by commas"),
+        ("model,Model,hardware,metric,value,unit\na,a,b,ttft,1,s\n", "twice"),
+        ('model,hardware,metric,value,unit\na,b,prefill_tokens_per_s,"1,200",tok/s\n', "above 0: write 1200"),
+    ):
+        path.write_text(text)
+        with pytest.raises(InvalidFile, match=words):
+            read_table(path)
+
+
+def test_a_row_that_is_not_said_is_named_and_a_constant_at_its_end_says_so(
+    tmp_path: Path, command: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = table(
+        tmp_path / "t.csv",
+        ROW | {"source": "", "stack": "nobody"},
+        ROW | {"role": "fit stack.hbm_efficiency", "value": "1e9"},
+    )
+    monkeypatch.setenv("COLUMNS", "250")
+    status, out, _ = command("reproduce", str(path))
+    assert status == 0
+    assert "unknown stack 'nobody'" in out
+    assert "switch-mini-16 on rtx-4090, on_demand, decode_tokens_per_s" in out
+    assert "the nearest that is tried: its row stays -100 % off" in out
+    assert "Accuracy" not in out  # no row is judged
+    assert "0 of 2 rows scored" in out
+
+
 def test_a_table_without_rows_or_columns_is_refused(tmp_path: Path) -> None:
     for text, words in (("", "missing"), (",".join(ROW) + "\n", "no rows"), ("a,b\n1,2\n", "column 'a'")):
         (tmp_path / "t.csv").write_text(text)

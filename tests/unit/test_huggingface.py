@@ -14,6 +14,16 @@ from traces.model.huggingface import MAX_CONFIG_BYTES, from_huggingface_config
 
 DESCRIPTIVE = {"name", "sources", "published", "note"}
 
+PUBLISHED: dict[str, Any] = json.loads(
+    (Path(__file__).resolve().parents[1] / "published_configurations.json").read_text("utf-8")
+)
+"""Configurations as their makers publish them, the fields that decide alone."""
+
+
+def as_published(case: str) -> dict[str, Any]:
+    config: dict[str, Any] = PUBLISHED[case]["files"]["config.json"]
+    return config
+
 
 def switch(d_model: int, d_ff: int, layers: int, heads: int, n_experts: int, **more: Any) -> dict[str, Any]:
     return {
@@ -253,6 +263,33 @@ CONFIGS: dict[str, dict[str, Any]] = {
         qk_rope_head_dim=64,
         v_head_dim=256,
         attention_bias=False,
+    ),
+    "glm-4.5-air": as_published("C14"),
+    "glm-5.1": as_published("C12"),
+    "minimax-m2.5": as_published("C16"),
+    "qwen3-next-80b-a3b": as_published("C23"),
+    "gemma-4-26b-a4b": as_published("C24"),
+    "mimo-v2-flash": decoder_only(
+        "mimo_v2_flash", 4096, 48, 64, 4, 152576, intermediate_size=16384, moe_intermediate_size=2048,
+        n_routed_experts=256, n_shared_experts=None, num_experts_per_tok=8, head_dim=192, v_head_dim=128,
+        swa_num_attention_heads=64, swa_num_key_value_heads=8, swa_head_dim=192, swa_v_head_dim=128, sliding_window=128,
+        hybrid_layer_pattern=[0, *[1, 1, 1, 1, 0], *[1, 1, 1, 1, 1, 0] * 7],
+        moe_layer_freq=[0, *[1] * 47], add_full_attention_sink_bias=False, attention_bias=False,
+        topk_method="noaux_tc", quantization_config={"quant_method": "fp8"},
+    ),
+    "deepseek-v4-flash": decoder_only(
+        "deepseek_v4", 4096, 43, 64, 1, 129280, moe_intermediate_size=2048, n_routed_experts=256, n_shared_experts=1,
+        num_experts_per_tok=6, head_dim=512, hc_mult=4, num_hash_layers=3, index_head_dim=128, index_n_heads=64,
+        index_topk=512, o_groups=8, o_lora_rank=1024, q_lora_rank=1024, qk_rope_head_dim=64, sliding_window=128,
+        compress_ratios=[0, 0, *[4, 128] * 20, 4, 0], expert_dtype="fp4", topk_method="noaux_tc",
+        attention_bias=False, quantization_config={"quant_method": "fp8"},
+    ),
+    "glm-5.3-flash": decoder_only(
+        "glm5_next_text", 4096, 45, 64, 64, 154880, intermediate_size=12288, moe_intermediate_size=2048,
+        n_routed_experts=288, n_shared_experts=1, num_experts_per_tok=8, kv_lora_rank=512, q_lora_rank=1536,
+        qk_nope_head_dim=256, qk_rope_head_dim=0, v_head_dim=256, index_head_dim=128, index_n_heads=32,
+        index_topk=2048, linear_head_dim=128, linear_num_heads=64, linear_conv_kernel_dim=4, hc_mult=4,
+        mlp_layer_types=[*["dense"] * 3, *["sparse"] * 42], attention_bias=False,
     ),
     "qwen3.6-35b-a3b": qwen35(2048, 40, 16, 256, 8, 512, 32),
     "qwen3.5-122b-a10b": qwen35(3072, 48, 32, 256, 8, 1024, 64),
