@@ -261,7 +261,9 @@ def _column(text: str, where: str) -> str:
         return name
     parted = next((mark for mark in (";", "\t", "|") if mark in text), None)
     if parted is not None:
-        raise InvalidFile(f"{where}: columns are parted by {parted!r}, not by commas: save it as comma-separated values")
+        raise InvalidFile(
+            f"{where}: columns are parted by {parted!r}, not by commas: save it as comma-separated values"
+        )
     raise unknown_name("column", text, COLUMNS, where)
 
 

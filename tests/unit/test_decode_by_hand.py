@@ -532,3 +532,32 @@ def test_an_engine_that_sorts_rows_by_expert_does_so_for_each_matrix_of_several_
     entries = DECODER.n_experts * 2 * DECODER.top_k
     assert asked(decoded, OpKind.SORT, 0) == [Work(OpKind.SORT, n_entries=entries)] * n_matrices * 3
     assert not asked(decoded, OpKind.SORT, 1), "one token's rows are in order"
+
+
+def kinds(decoded: Decoded, step: int) -> list[OpKind]:
+    schedule = decoded.schedule
+    return [OpKind(kind) for kind in schedule.kind[schedule.step == step].tolist()]
+
+
+def test_an_engine_that_selects_on_the_host_waits_for_the_ids_before_each_matrix_of_each_expert() -> None:
+    selects = dataclasses.replace(EXECUTIONS["streams"], name="selects", selects_on_host=True)
+    found = kinds(decode(DECODER, [PROMPT, NEXT], policy_named("gpu_only"), selects, n_buffers=8), 1)
+    n_matrices = DECODER.n_expert_matrices
+    first = found.index(OpKind.EXPERTS)
+    assert found[first - 2 * n_matrices : first] == [OpKind.READBACK, OpKind.WAIT] * n_matrices
+    assert found.count(OpKind.READBACK) == n_matrices * found.count(OpKind.EXPERTS)
+    plain = kinds(decode(DECODER, [PROMPT, NEXT], policy_named("gpu_only"), EXECUTIONS["streams"], n_buffers=8), 1)
+    assert found.count(OpKind.EXPERTS) == plain.count(OpKind.EXPERTS)
+    assert OpKind.READBACK not in plain
+
+
+def test_with_copies_on_the_stream_that_computes_no_expert_of_a_layer_runs_before_the_last_is_there() -> None:
+    found = kinds(decode(DECODER, [PROMPT], policy_named("on_demand"), EXECUTIONS["one_stream"], n_buffers=8), 0)
+    n_blocks = DECODER.n_moe_layers
+    assert found.count(OpKind.EXPERTS) == n_blocks, "one op a layer"
+    assert found.count(OpKind.FETCH) > n_blocks, "of several experts"
+    schedule = decode(DECODER, [PROMPT], policy_named("on_demand"), EXECUTIONS["one_stream"], n_buffers=8).schedule
+    for i in np.flatnonzero(schedule.kind == OpKind.EXPERTS).tolist():
+        fetches = np.flatnonzero((schedule.kind == OpKind.FETCH) & (schedule.layer == schedule.layer[i]))
+        assert fetches.max() < i
+        assert fetches.max() in schedule.deps(i)

@@ -57,7 +57,9 @@ def test_a_row_that_says_nothing_is_refused_with_its_line(change: dict[str, str]
 
 def test_a_strangers_header_and_figures_are_read_or_told_how_to_be_written(tmp_path: Path) -> None:
     path = tmp_path / "t.csv"
-    path.write_text("Model,Hardware,Input tokens,Metric,Value,Unit\nqwen3-30b-a3b,rtx-4090,7,Decode throughput,40,tok/s\n")
+    path.write_text(
+        "Model,Hardware,Input tokens,Metric,Value,Unit\nqwen3-30b-a3b,rtx-4090,7,Decode throughput,40,tok/s\n"
+    )
     (row,) = read_table(path)
     assert (row.model, row.input_tokens, row.metric, row.name) == (
         "qwen3-30b-a3b", 7, "decode_tokens_per_s", "qwen3-30b-a3b on rtx-4090, gpu_only, decode_tokens_per_s",
