@@ -137,12 +137,11 @@ class Figures:
         return self.values["accelerator.hbm_bytes_per_s"] * self.stack_constant("hbm_efficiency")
 
     def context_bytes_per_s(self, work: Work) -> Number:
-        """What `work` achieves of the HBM bandwidth beside its weights: keys and values, at a rate of their own where
-        each sequence has one new token, whose few rows occupy little of the card.
+        """What `work` achieves of the HBM bandwidth beside its weights: keys and values at a rate of their own where
+        the stack says one, latents and states as all else.
         """
         share = self.values.get("stack.attention_efficiency")
-        at = work.attending
-        if share is None or at is None or at.is_latent or at.n_tokens > at.n_sequences:
+        if share is None or work.attending is None or work.attending.is_latent:
             return self.hbm_bytes_per_s
         return self.values["accelerator.hbm_bytes_per_s"] * share
 

@@ -61,9 +61,10 @@ Of what the host computes: cpu_efficiency is that of reading weights, keys and v
 cpu_gemm_efficiency and cpu_attention_efficiency are of its peak rate; cpu_packed_speedup: how many times as fast it
 multiplies weights of at most 8 bits but fp8, by integer dot products; cpu_core_bytes_per_s: what one core takes in at
 most, unpacking included; cpu_sockets: whose memory it reads and whose cores compute, at most those that there are;
-handover_s: waking its threads with the activations of a layer, and collecting their results. reserve_bytes: HBM taken by
-context, libraries and workspaces; memory_share: of HBM, what it uses at all. tiled_gemm_s: device time of a GEMM of two rows
-and more beyond that of one row, whose kernel only reads its weights, by matrix; kernel_clock_hz: the clock at which
+handover_s: waking its threads with the activations of a layer, and collecting their results. reserve_bytes: HBM taken
+by context, libraries and workspaces; memory_share: of HBM, what it uses at all. tiled_gemm_s: device time of a GEMM of
+two rows and more beyond that of one row, whose kernel only reads its weights, by matrix; kernel_clock_hz: the clock at
+which
 kernel_s and tiled_gemm_s are as said, being cycles of the accelerator; left out: seconds on any. sort_s: host time
 to look at one entry of a table of experts by token, where rows are sorted by expert on the host.
 draft_s: time to propose one token to verify, where no model of the catalogue does (`draft=stated`).

@@ -147,8 +147,8 @@ EXECUTIONS |= {
         replace(_FUSED, name="llama_cpp", host_computes=True, micro_batch=512, stream_tokens=32),
         # ik_llama.cpp streams a layer only where each of its experts gets 32 rows on average.
         replace(_FUSED, name="ik_llama", host_computes=True, micro_batch=512, stream_tokens=32, stream_per_expert=True),
-        # mixtral-offloading (dvmazur/mixtral-offloading, src/expert_cache.py): load_experts queues all copies of a layer
-        # on the stream that computes, so that no expert of the layer runs before the last of them is there.
+        # mixtral-offloading (dvmazur/mixtral-offloading, src/expert_cache.py): load_experts queues the copies of a
+        # layer on the stream that computes, so that no expert of the layer runs before the last of them is there.
         replace(EXECUTIONS["streams"], name="one_stream", cached="layer", arriving="layer"),
         # llama.cpp of December 2023: a node of the graph for each chosen expert and matrix (llm_build_ffn of Mixtral),
         # and ggml_cuda_mul_mat_id reads the ids back and waits for them, as llama.cpp pull request 4538 shows.
