@@ -157,7 +157,7 @@ def parts_of(work: Work, figures: Figures) -> Parts:
             return Parts(fixed_s, hbm_s=_hbm_traffic_s(work, figures))
         case OpKind.DISK_READ:
             rate = figures["storage.read_bytes_per_s"] * constant("storage_efficiency")
-            return Parts(figures.values.get("storage.read_latency_s", 0.0), disk_s=work.copy_bytes / rate)
+            return _read_parts(work, figures, rate)
         case OpKind.WAIT:
             return Parts(constant("sync_s"))
         case OpKind.ISSUE:
@@ -188,6 +188,20 @@ def _draft_s(figures: Figures) -> Number:
     if "stack.draft_s" not in figures.values:
         raise InvalidInput("draft=stated: the time of a drafted token is not stated, give --set stack.draft_s=2ms")
     return figures.values["stack.draft_s"]
+
+
+def _read_parts(work: Work, figures: Figures, rate: Number) -> Parts:
+    """A read of storage. In rounds of reads at once, each costs the latency once, and takes as long as its largest read
+    takes a reader at its own rate, or all bytes at the drive's.
+    """
+    latency_s, reader_rate = figures.values.get("storage.read_latency_s", 0.0), "storage.reader_bytes_per_s"
+    if work.reading is None:
+        return Parts(latency_s, disk_s=work.copy_bytes / rate)
+    disk_s: Number = work.copy_bytes / rate
+    if reader_rate in figures.values:
+        one_s = work.reading.n_rounds * work.reading.n_bytes / figures[reader_rate]
+        disk_s = sum(longer(disk_s, one_s))
+    return Parts(work.reading.n_rounds * latency_s, disk_s=disk_s)
 
 
 def _issue_s(work: Work, figures: Figures) -> Number:

@@ -26,7 +26,9 @@ __all__ = ["Platform", "load_platform", "measured_machine", "platform_of"]
 DEFAULT_STACK = "streams"
 """The stack of a machine that no fit was made on: what this project's own runtime executes."""
 
-_BESIDE_THE_POINT = ("accelerator.price_usd", "storage.read_bytes_per_s", "storage.read_latency_s")
+_BESIDE_THE_POINT = (
+    "accelerator.price_usd", "storage.read_bytes_per_s", "storage.read_latency_s", "storage.reader_bytes_per_s",
+)  # fmt: skip
 """Figures that no time depends on while weights lie in memory."""
 
 _NAMED = 3

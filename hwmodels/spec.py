@@ -102,15 +102,18 @@ class LinkSpec:
 
 @dataclass(frozen=True, slots=True)
 class Storage:
-    """A solid-state drive: its sequential read rate and the time of one 4 KB read at queue depth 1.
+    """A solid-state drive: its sequential read rate, the time of one 4 KB read at queue depth 1, and the rate at which
+    one of several readers gets what it reads, whatever the others do.
 
-    The latency is None where it is not stated. Raises `InvalidInput` for a rate that is not finite and above 0.
+    Latency and a reader's rate are None where they are not stated. Raises `InvalidInput` for a rate that is not finite
+    and above 0.
     """
 
     name: str
     read_bytes_per_s: float
     read_latency_s: float | None
     sources: Mapping[str, Quantity]
+    reader_bytes_per_s: float | None = None
 
     def __post_init__(self) -> None:
         _check_figures("storage", self)

@@ -5,10 +5,10 @@ Which slot, and which op read it last, is decided in `offload.memory`. Nothing h
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from offload.host_tier import HostTier
 from offload.ops import Lane, OpKind, Work
 from offload.policy import MissAction
 from offload.recorder import Recorder
@@ -43,37 +43,35 @@ class Target(NamedTuple):
 class CopyWriter:
     """Writes what brings one expert, or a run of them: a read of storage, a copy over the link, one within HBM.
 
-    `places`: the layer of the model, by MoE layer. With `copies.disk` every fetch is preceded by a read into one of
-    `n_host_buffers` pinned host buffers, which the copy before that many must have emptied.
+    `places`: the layer of the model, by MoE layer. `host`: where experts come from, None out of host memory, which has
+    all of them.
     """
 
     def __init__(
-        self, recorder: Recorder, copies: Copies, expert_bytes: int, places: Sequence[int], n_host_buffers: int
+        self, recorder: Recorder, copies: Copies, expert_bytes: int, places: Sequence[int], host: HostTier | None
     ) -> None:
         self._recorder, self._copies, self._expert_bytes, self._places = recorder, copies, expert_bytes, places
-        self._last_fetches = deque([-1] * n_host_buffers, maxlen=n_host_buffers)  # by host buffer, the oldest first
+        self._host = host
         self._run_works: dict[int, tuple[Work, Work | None, Work]] = {}
-
-    def live_ops(self) -> tuple[int, ...]:
-        """The copies that a later read of storage may have to wait for; -1 is none."""
-        return tuple(self._last_fetches)
 
     def fetch(self, to: Target, how: MissAction) -> tuple[int, int]:
         """One expert over the link, out of storage if it lives there; `how`: at which precision, and how much of it.
 
-        Returns the first and the last op of it, which follow one another.
+        Returns the first and the last op of it that bring it for this use alone, which follow one another.
         """
-        read, work = -1, self._copies.fetch
-        if self._copies.disk is not None:
-            aside = to._replace(slot=-1, fills=False)
-            read = self._copy(Lane.DISK, self._copies.disk, aside, self._last_fetches[0], -1)
+        read, work, host = -1, self._copies.fetch, self._host
+        passes = False
+        if host is not None:
+            read = host.read(to.layer, to.expert, to.step, priority=int(to.ahead))
+            passes = not host.is_kept(to.layer, to.expert)
         if how.bits is not None:
             work = work._replace(copy_bytes=int(work.copy_bytes * how.bits / work.weight_bits), weight_bits=how.bits)
         if how.share < 1:
             work = work._replace(copy_bytes=int(work.copy_bytes * how.share))
         last = self._copy(Lane.H2D, work, to, to.reader, read)
-        self._last_fetches.append(last)
-        return (last if read < 0 else read), last
+        if host is not None:
+            host.use(to.layer, to.expert, Lane.H2D, last)
+        return (read if passes else last), last
 
     def stage(self, work: Work, to: Target, landed: int) -> int:
         """One expert within HBM, once op `landed` has brought it there."""
@@ -88,7 +86,6 @@ class CopyWriter:
             first = self._copy(Lane.H2D, fetch, to._replace(slot=-1, fills=False), -1, -1)
             ready = self._copy(Lane.H2D, stage, to, first, to.reader)
         self._recorder.issue(Lane.HOST, issue, step=to.step, layer=self._places[to.layer])
-        self._last_fetches.append(first)
         return first, ready
 
     def _works_of_run(self, n: int) -> tuple[Work, Work | None, Work]:

@@ -15,6 +15,7 @@ from itertools import chain
 from offload.decode_loop import DecodeLoop
 from offload.execution import Execution
 from offload.fast.decode_compiled import CompiledLoop, is_compilable, is_kept
+from offload.host_tier import ReadThrough
 from offload.placement import Placed, place
 from offload.policy import Policy
 from offload.recorder import Part, assemble
@@ -38,7 +39,8 @@ class Decoded:
 
     `n_lookups`, `n_hits`: experts looked up for a (step, layer) union, and found resident, in decode steps;
     `n_prefill_lookups`, `n_prefill_hits` the same in prefill. `n_changed`: choices of tokens for which another expert
-    was executed, or the same at fewer bits than it is stored at.
+    was executed, or the same at fewer bits than it is stored at. `n_host_lookups`, `n_host_hits`: experts looked up in
+    the host memory above storage, and found there, in prefill and decode steps.
     """
 
     schedule: Schedule
@@ -47,6 +49,8 @@ class Decoded:
     n_prefill_lookups: int
     n_prefill_hits: int
     n_changed: int = 0
+    n_host_lookups: int = 0
+    n_host_hits: int = 0
 
 
 def decode(
@@ -61,21 +65,23 @@ def decode(
     static_bytes: int = 0,
     compiled: bool | None = None,
     placed: Placed | None = None,
+    through: ReadThrough | None = None,
 ) -> Decoded:
     """Write the schedule of `steps` under `policy`, as `execution` runs it: `decode_stream`, all parts in one.
 
-    `n_buffers`: transient expert slots; `cache`: slots beside them; `disk`: experts live on storage;
-    `static_bytes`: HBM in use throughout, what a warm cache holds not counted; `compiled` as of `DecodeStream`;
+    `n_buffers`: transient expert slots; `cache`: slots beside them; `disk`: experts live on storage, `through` says how
+    they are read (None: each whole, none kept); `static_bytes`: HBM in use throughout, what a warm cache holds not counted; `compiled` as of `DecodeStream`;
     `placed`: the policy's placement of this model (None: as `place` has it without a popularity). Raises
     `CapacityExceeded` when the experts of one block do not fit `n_buffers`, `InvalidInput` when the policy fetches for
     a block that has run or an expert or block that does not exist.
     """
     stream = DecodeStream(
-        model, steps, policy, execution, n_buffers=n_buffers, cache=cache, disk=disk, compiled=compiled, placed=placed
-    )
+        model, steps, policy, execution, n_buffers=n_buffers, cache=cache, disk=disk, compiled=compiled, placed=placed,
+        through=through,
+    )  # fmt: skip
     schedule = assemble(stream, static_bytes + stream.warm_bytes)
     (n_lookups, n_hits), (n_first, n_first_hits) = (stream.lookups[phase] for phase in (Phase.DECODE, Phase.PREFILL))
-    return Decoded(schedule, n_lookups, n_hits, n_first, n_first_hits, stream.n_changed)
+    return Decoded(schedule, n_lookups, n_hits, n_first, n_first_hits, stream.n_changed, *stream.host_lookups)
 
 
 class DecodeStream:
@@ -98,15 +104,16 @@ class DecodeStream:
         disk: bool = False,
         compiled: bool | None = None,
         placed: Placed | None = None,
+        through: ReadThrough | None = None,
     ) -> None:
         self._arguments = model, policy, execution, n_buffers, cache, disk
         self._steps = steps
         placed = place(model, policy.placement) if placed is None else placed
         known = model.is_uniform and is_compilable(policy, execution, cache) and placed.is_plain
-        known = known and not execution.micro_sequences
+        known = known and not execution.micro_sequences and (through is None or through.is_plain)
         self._loop: CompiledLoop | DecodeLoop | None = None  # until the size of the schedule is known
         if compiled is not None or not known:
-            made = CompiledLoop if compiled and known else partial(DecodeLoop, placed=placed)
+            made = CompiledLoop if compiled and known else partial(DecodeLoop, placed=placed, through=through)
             self._loop = made(*self._arguments)
         self.warm_bytes = 0 if cache is None else cache.n_resident * model.expert_bytes
 
@@ -119,6 +126,12 @@ class DecodeStream:
     def n_changed(self) -> int:
         """Choices of tokens so far that were not executed as the gates had it."""
         return self._loop.n_changed if isinstance(self._loop, DecodeLoop) else 0
+
+    @property
+    def host_lookups(self) -> tuple[int, int]:
+        """Experts looked up in the host memory above storage so far, and found there."""
+        host = self._loop.host_tier if isinstance(self._loop, DecodeLoop) else None
+        return (0, 0) if host is None else (host.lookups, host.hits)
 
     def __iter__(self) -> Iterator[Part]:
         if self._loop is not None:

@@ -12,6 +12,7 @@ from offload.decoding_pass import PassWorks
 from offload.drafting import Draft
 from offload.execution import Execution
 from offload.host_side import HostSide
+from offload.host_tier import HostTier, ReadThrough
 from offload.memory import ExpertMemory
 from offload.micro_batches import MicroBatches, micro_batches_of
 from offload.moe_blocks import Blocks
@@ -62,6 +63,7 @@ class DecodeLoop:
         disk: bool,
         placed: Placed | None = None,
         recorder: Recorder | None = None,
+        through: ReadThrough | None = None,
     ) -> None:
         self.model, self.policy, self.execution = model, policy, execution
         self.recorder = Recorder() if recorder is None else recorder
@@ -74,9 +76,13 @@ class DecodeLoop:
             work.expert_copy_work(model, OpKind.STAGE) if execution.stage else None,
         )
         places = [layer for stack in model.stacks for layer in stack.moe_layers]
+        self.host_tier: HostTier | None = None
+        if disk:
+            how = ReadThrough() if through is None else through
+            self.host_tier = how.tier(model, self.recorder, places, execution.n_host_buffers)
         self.memory = ExpertMemory(
             self.recorder, n_buffers, model.expert_bytes, copies, cache, places, execution.arriving != "each",
-            execution.n_host_buffers,
+            execution.n_host_buffers, self.host_tier,
         )  # fmt: skip
         self.lookups = {phase: [0, 0] for phase in Phase}
         self.decisions = policy.decisions(_facts(model))

@@ -7,6 +7,7 @@ from typing import NamedTuple, Protocol
 
 from offload.execution import Execution
 from offload.host_side import HostSide
+from offload.host_tier import HostTier
 from offload.memory import ExpertMemory
 from offload.micro_batches import MicroBatches
 from offload.ops import Lane, OpKind, Work
@@ -39,6 +40,7 @@ class DecodingPass(Protocol):
     recorder: Recorder
     memory: ExpertMemory
     host_side: HostSide
+    host_tier: HostTier | None
     works: Works
     pass_works: PassWorks
     lookups: dict[Phase, list[int]]

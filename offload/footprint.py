@@ -50,11 +50,15 @@ class Workload:
 
 @dataclass(frozen=True, slots=True)
 class MemoryPlan:
-    """HBM of a policy: `static_bytes` throughout, then `n_buffers` transient expert slots and `n_cache_slots`."""
+    """HBM of a policy: `static_bytes` throughout, then `n_buffers` transient expert slots and `n_cache_slots`.
+
+    `n_host_slots`: experts that host memory keeps above storage.
+    """
 
     static_bytes: int
     n_buffers: int
     n_cache_slots: int
+    n_host_slots: int = 0
 
     @property
     def n_slots(self) -> int:
@@ -184,8 +188,10 @@ def _cached_layers(model: ModelArchitecture, placed: Placed) -> int:
     return max(placed.n_decided - model.n_encoder_moe_layers, 0)
 
 
-def host_bytes(model: ModelArchitecture, workload: Workload, policy: Policy, placed: Placed) -> int:
-    """What a policy and a placement keep in host memory: experts, layers, and keys and values.
+def host_bytes(
+    model: ModelArchitecture, workload: Workload, policy: Policy, placed: Placed, experts: bool = True
+) -> int:
+    """What a policy and a placement keep in host memory: `experts` unless on storage, layers, keys and values.
 
     An offloading policy keeps every expert there that it may move; experts that stay in HBM are not kept twice.
     """
@@ -198,7 +204,7 @@ def host_bytes(model: ModelArchitecture, workload: Workload, policy: Policy, pla
     if placed.kv != "device":
         others = (layer for layer in range(model.decoder.n_layers) if layer not in placed.host_layers)
         keys += int(_kv_bytes(model, workload, others) * placed.kv_share)
-    return n_experts * model.expert_bytes + sum(_away(weights, placed, layer) for layer in away) + keys
+    return n_experts * experts * model.expert_bytes + sum(_away(weights, placed, layer) for layer in away) + keys
 
 
 def _static_bytes(model: ModelArchitecture, workload: Workload, execution: Execution, placed: Placed) -> int:

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from offload.execution import Execution
+from offload.host_tier import HostTier
 from offload.ops import Lane, OpKind, Work
 from offload.placement import Placed
 from offload.recorder import Recorder
@@ -36,6 +37,7 @@ class _Loop(Protocol):
     execution: Execution
     recorder: Recorder
     works: Works
+    host_tier: HostTier | None
     i_step: int
     n_tokens: int
 
@@ -119,28 +121,47 @@ class HostSide:
         experts: Sequence[int],
         tokens: Sequence[int],
         layer: int,
+        moe_layer: int,
         arrived: int = -1,
         shares: Sequence[float] = (),
+        chosen_by: int = -1,
     ) -> None:
         """Experts that the host computes; the next op of the compute stream waits for their results.
 
         `arrived`: the hand-over of their activations; -1 where those are on the host already. `shares`: of the hidden
-        units of each, what is computed here; all where none are given.
+        units of each, what is computed here; all where none are given. `chosen_by`: the gate, where nothing arrives:
+        what is read of storage is known by then. What has to be read is computed last.
         """
-        works = self._loop.works
+        loop, host = self._loop, self._loop.host_tier
+        of = dict(zip(experts, zip(tokens, shares or [1.0] * len(experts), strict=True), strict=True))
+        if host is not None:
+            host.ask(moe_layer, experts)
         after: tuple[int, ...] = (arrived,) if arrived >= 0 else ()
-        for expert, n_tokens, share in zip(experts, tokens, shares or [1.0] * len(experts), strict=True):
-            what = works.cpu_expert(n_tokens)
-            self._issue(what if share == 1 else works.part(what, share), layer, after, expert)
+        for expert in experts if host is None else host.in_order(moe_layer, experts):
+            n_tokens, share = of[expert]
+            what = loop.works.cpu_expert(n_tokens)
+            if host is not None:
+                read = host.read(moe_layer, expert, loop.i_step, max(arrived, chosen_by))
+                after = tuple(sorted({*after, read} - {-1}))
+            op = self._issue(what if share == 1 else loop.works.part(what, share), layer, after, expert)
+            if host is not None:
+                host.use(moe_layer, expert, Lane.CPU, op)
             after = ()
         if arrived >= 0:
             self.waits.append(self._return((self._last,), layer))
 
-    def stream_experts(self, n_experts: int, layer: int, gate: int) -> None:
+    def stream_experts(self, experts: Sequence[int], layer: int, moe_layer: int, gate: int) -> None:
         """Experts of the host through a buffer, for a prompt; the next op of the compute stream waits for them."""
-        loop = self._loop
+        loop, host = self._loop, self._loop.host_tier
         after = {"gate": (gate,), "attention": (self._before,), "layer before": ()}[loop.execution.streams_from]
-        self.waits.append(self._stream("experts", n_experts * loop.model.expert_bytes, layer, after))
+        if host is not None:
+            host.ask(moe_layer, experts)
+            begin = after[0] if after else -1
+            after = (*after, *(host.read(moe_layer, expert, loop.i_step, begin) for expert in experts))
+        self.waits.append(self._stream("experts", len(experts) * loop.model.expert_bytes, layer, after))
+        for expert in experts if host is not None else ():
+            assert host is not None
+            host.use(moe_layer, expert, Lane.H2D, self.waits[-1])
 
     def scores(self, what: Work) -> Work:
         """Of an attention what the host computes over a KV cache in its memory: scores and values."""

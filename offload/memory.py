@@ -13,6 +13,7 @@ from itertools import groupby
 from typing import NamedTuple
 
 from offload.copies import Copies, CopyWriter, Target
+from offload.host_tier import HostTier, ReadWorks
 from offload.policy import MissAction
 from offload.recorder import Recorder
 from offload.residency import Access, ResidentSet, count_slots
@@ -83,9 +84,10 @@ class ExpertMemory:
     Slots 0..n_buffers-1 are transient, the cache's follow; a cache that takes an expert over from a transient slot
     gives its own for it. With `copies.stage`, experts are copied within HBM
     from where the link put them (a cache slot, or a staging area outside the count, as Eq. 1 of the paper
-    has it) into a buffer; without, they are read where they landed. `n_host_buffers`: see `CopyWriter`. `in_runs`:
-    copies that nobody waits for one by one become runs (`offload.runs`). `warm_bytes`: what a cache that has residents
-    already holds of HBM.
+    has it) into a buffer; without, they are read where they landed. `host`: where experts come from; without one, with
+    `copies.disk`, each is read into one of `n_host_buffers` of host memory.
+    `in_runs`: copies that nobody waits for one by one become runs (`offload.runs`). `warm_bytes`: what a cache that has
+    residents already holds of HBM.
     """
 
     def __init__(
@@ -98,10 +100,14 @@ class ExpertMemory:
         places: Sequence[int],
         in_runs: bool = False,
         n_host_buffers: int = 1,
+        host: HostTier | None = None,
     ) -> None:
+        if host is None and copies.disk is not None:
+            host = HostTier(recorder, ReadWorks(copies.disk), places, n_host_buffers)
+        self._host = host
         self.n_buffers, self.cache, self.copies = n_buffers, cache, copies
         self._recorder, self._expert_bytes = recorder, expert_bytes
-        self._writer = CopyWriter(recorder, copies, expert_bytes, places, n_host_buffers)
+        self._writer = CopyWriter(recorder, copies, expert_bytes, places, host)
         self._free = list(range(n_buffers))  # first in, first out, from `_next_free` on
         self._next_free = 0
         self._reader = [-1] * count_slots(n_buffers, cache)  # slot -> the op that read it last
@@ -122,7 +128,8 @@ class ExpertMemory:
     def live_ops(self) -> set[int]:
         """The ops that a later op may have to wait for."""
         held = (h.ready for holds in self._holds.values() for h in holds)
-        return {op for op in (*self._reader, *self._filled.values(), *held, *self._writer.live_ops()) if op >= 0}
+        host = self._host.live_ops() if self._host is not None else ()
+        return {op for op in (*self._reader, *self._filled.values(), *held, *host) if op >= 0}
 
     @property
     def holds_ahead(self) -> bool:
@@ -191,9 +198,12 @@ class ExpertMemory:
         if aside:
             self._beside.setdefault(layer, set()).update(new)
         if self.cache is None:
+            self._ask_host(layer, new)
             self._queue(layer, new, step, named, how or {})
         elif aside and self.copies.stage is None:
-            self._queue(layer, [one for one in new if (layer, one) not in self.cache], step, named, how or {})
+            absent = [one for one in new if (layer, one) not in self.cache]
+            self._ask_host(layer, absent)
+            self._queue(layer, absent, step, named, how or {})
         else:
             event = sorted([*new, *adopts]) if adopts else new
             accesses = self.cache.admit(layer, event, self._pinned)
@@ -204,6 +214,7 @@ class ExpertMemory:
                 if access.expert in adopts:
                     self._adopt(layer, access)
             accesses = tuple(access for access in accesses if access.expert not in adopts) if adopts else accesses
+            self._ask_host(layer, [access.expert for access in accesses if not access.hit])
             for passing, group in groupby(accesses, lambda access: access.slot < 0):
                 if passing:
                     self._queue(layer, [access.expert for access in group], step, named, how or {})
@@ -255,6 +266,7 @@ class ExpertMemory:
         dropped = [w for w in self._waiting if w.layer == layer and not any(w.expert + i in needed for i in range(w.n))]
         for entry in dropped:
             self._waiting.remove(entry)
+            self._drop(entry)
             if self.cache is not None and entry.cached >= 0 and not entry.hit:
                 self.cache.forget(layer, entry.expert)
         self._grant()
@@ -318,6 +330,7 @@ class ExpertMemory:
         waiting = [w for w in self._waiting if (w.layer, w.expert) in aside and w.cached < 0]
         for entry in waiting:
             self._waiting.remove(entry)
+            self._drop(entry)
         for other in sorted({other for other, _ in aside}, reverse=True):
             guessed = [h for h in self._holds.get(other, ()) if h.transient and (other, h.expert) in aside]
             if guessed:
@@ -325,6 +338,17 @@ class ExpertMemory:
                 return self.give_up(other, kept)
         self._grant()
         return bool(waiting)
+
+    def _ask_host(self, layer: int, experts: list[int]) -> None:
+        """What the device has not is looked up in host memory, as one event."""
+        if self._host is not None:
+            self._host.ask(layer, experts)
+
+    def _drop(self, entry: _Waiting) -> None:
+        """What `entry` waits for is not brought after all."""
+        for i in range(entry.n if self._host is not None and not entry.hit else 0):
+            assert self._host is not None
+            self._host.drop(entry.layer, entry.expert + i)
 
     def _grant(self) -> None:
         """Place who waits, in order, until the first for whom there is no slot."""

@@ -186,6 +186,8 @@ class Blocks:
         skipped = {expert for expert, action in how.items() if action.place == "nowhere"}
         beside = sorted(in_parts | fewer_bits)
         whole = [expert for expert in absent if expert not in {*on_cpu, *skipped, *beside}]
+        if self._loop.host_tier is not None:  # what is fetched and what the host computes are one event
+            self._loop.host_tier.ask(layer, sorted({*whole, *on_cpu}))
         memory.bring(layer, whole, i_step, how=how, adopts=adopts)
         if beside:
             memory.bring(layer, beside, i_step, how=how, aside=True)

@@ -21,6 +21,7 @@ __all__ = [
     "KindRow",
     "Lane",
     "OpKind",
+    "Reading",
     "TimeClass",
     "Work",
 ]
@@ -189,6 +190,13 @@ class FusedExperts(NamedTuple):
     n_tokens: int
 
 
+class Reading(NamedTuple):
+    """How storage is read for one op: it begins `n_rounds` rounds of reads at once, of at most `n_bytes` each."""
+
+    n_rounds: int
+    n_bytes: int
+
+
 class Work(NamedTuple):
     """What an op asks of a machine, without saying which: the row of a cost table.
 
@@ -200,6 +208,7 @@ class Work(NamedTuple):
     `n_copies`: copies that an op makes one after the other, `copy_bytes` being of all (`offload.runs`).
     `n_entries`: what is gone through one by one: of a table of experts by token what the host looks at, tokens drafted.
     `attending`: the shape of an attention, whose context is in `flop` and `hbm_bytes`; `fused`: experts in one op.
+    `reading`: how storage is read, None at once.
     """
 
     kind: OpKind
@@ -215,6 +224,7 @@ class Work(NamedTuple):
     n_entries: int = 0
     attending: Attending | None = None
     fused: FusedExperts | None = None
+    reading: Reading | None = None
 
     @property
     def flop_format(self) -> str:

@@ -16,10 +16,10 @@ def run_on_host(loop: DecodingPass, block: MoeBlock) -> None:
     """A block of a layer that the host computes whole."""
     side, union = loop.host_side, block.named
     loop.count(len(union.experts), 0)
-    side.compute(loop.pass_works.gate, block.layer)
+    gate = side.compute(loop.pass_works.gate, block.layer)
     if loop.pass_works.shared is not None:
         side.compute(loop.pass_works.shared, block.layer)
-    side.experts(union.experts, union.tokens, block.layer)
+    side.experts(union.experts, union.tokens, block.layer, block.moe_layer, chosen_by=gate)
 
 
 def run_at_home(loop: DecodingPass, ffns: ExpertFfns, block: MoeBlock, kept: frozenset[int], gate: int) -> None:
@@ -32,14 +32,14 @@ def run_at_home(loop: DecodingPass, ffns: ExpertFfns, block: MoeBlock, kept: fro
         ffns.run(block, here, side.take_waits())
         return
     if side.streams_experts(loop.n_tokens):
-        side.stream_experts(len(away.experts), layer, gate)
+        side.stream_experts(away.experts, layer, block.moe_layer, gate)
         ffns.run(block, union, side.take_waits())
         return
     arrived = side.hand_over(gate, layer)
     if loop.execution.resident == "each" or loop.execution.host_computes:
-        side.experts(away.experts, away.tokens, layer, arrived)
+        side.experts(away.experts, away.tokens, layer, block.moe_layer, arrived)
         ffns.run(block, here, side.take_waits())
         return
     if here.experts or loop.pass_works.shared is not None:  # the device's share runs beside the host's
         ffns.run(block, here, [])
-    side.experts(away.experts, away.tokens, layer, arrived)
+    side.experts(away.experts, away.tokens, layer, block.moe_layer, arrived)

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
-from offload.ops import Attending, FusedExperts, Gemm, Lane, OpKind, Work
+from offload.ops import Attending, FusedExperts, Gemm, Lane, OpKind, Reading, Work
 from traces.errors import InvalidFile, InvalidInput
 from traces.whole_file import whole_file
 
@@ -192,11 +192,17 @@ class ScheduleDigest:
 
 
 def _works_to_json(works: Sequence[Work]) -> list[list[Any]]:
-    """Rows of plain lists; an attention without a window has no word on it, nor has what asks nothing of a table."""
-    return [
-        [int(w.kind), [list(g) for g in w.gemms], *w[2 : -2 if w.n_entries else -3], _attention_to_json(w), w.fused]
-        for w in works
-    ]
+    """Rows of plain lists; an attention without a window has no word on it, nor has what asks nothing of a table, or
+    does not say how storage is read.
+    """
+    return [_work_to_json(work) for work in works]
+
+
+def _work_to_json(work: Work) -> list[Any]:
+    said = work.n_entries or work.reading is not None
+    row = [int(work.kind), [list(g) for g in work.gemms], *work[2 : -3 if said else -4]]
+    row += [_attention_to_json(work), work.fused]
+    return row if work.reading is None else [*row, work.reading]
 
 
 def _attention_to_json(work: Work) -> list[Any] | None:
@@ -206,15 +212,19 @@ def _attention_to_json(work: Work) -> list[Any] | None:
 
 def _works_from_json(rows: list[list[Any]]) -> tuple[Work, ...]:
     n_fields = len(Work._fields)
-    if any(len(row) not in (n_fields - 1, n_fields) for row in rows):
+    if any(not n_fields - 2 <= len(row) <= n_fields for row in rows):
         raise ValueError("a cost row has the wrong number of fields")
-    return tuple(_work_from_json(row if len(row) == n_fields else [*row[:-2], 0, *row[-2:]]) for row in rows)
+    return tuple(_work_from_json(row if len(row) > n_fields - 2 else [*row[:-2], 0, *row[-2:]]) for row in rows)
 
 
 def _work_from_json(row: list[Any]) -> Work:
     work = Work(OpKind(row[0]), tuple(Gemm(*gemm) for gemm in row[1]), *row[2:])
     attending = None if work.attending is None else Attending(*work.attending)
-    return work._replace(attending=attending, fused=None if work.fused is None else FusedExperts(*work.fused))
+    return work._replace(
+        attending=attending,
+        fused=None if work.fused is None else FusedExperts(*work.fused),
+        reading=None if work.reading is None else Reading(*work.reading),
+    )
 
 
 assert {f.name for f in fields(Schedule)} - {"works", "static_bytes", "_digest"} == set(COLUMNS)

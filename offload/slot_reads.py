@@ -50,7 +50,8 @@ class SlotReads:
         tokens = block.executed.of()
         arrived = loop.host_side.hand_over(gate, block.layer)
         shares = [_host_share(how[expert]) for expert in on_cpu]
-        loop.host_side.experts(on_cpu, [tokens[expert] for expert in on_cpu], block.layer, arrived, shares)
+        n_tokens = [tokens[expert] for expert in on_cpu]
+        loop.host_side.experts(on_cpu, n_tokens, block.layer, block.moe_layer, arrived, shares)
         whole = [expert for expert in on_cpu if how[expert].place == "host"]
         return device.without(whole), loop.host_side.take_waits()
 

@@ -158,7 +158,8 @@ class Binder:
         """What an op of the compute, copy, storage or CPU lane does; read-backs and crossings apart."""
         if kind is OpKind.DISK_READ:
             assert self.storage is not None
-            return partial(self.storage.read, self.program.key(op), self.staging[self.program.staging[op]])
+            n_bytes, to = int(self.program.schedule.bytes[op]), self.staging[self.program.staging[op]]
+            return partial(self.storage.read, self.program.key(op), to, n_bytes)
         if kind is OpKind.FETCH:
             n, staging = self.program.model.expert_bytes, int(self.program.staging[op])
             source = self.staging[staging][:n] if staging >= 0 else self.experts[self.program.key(op)]
@@ -207,7 +208,9 @@ class Binder:
             weights, scratch = self._weights_in(int(self.program.slot[op])), self.layers.scratch
         else:
             assert self.cpu_scratch is not None
-            weights, scratch = self._weights_at(self.experts[self.program.key(op)]), self.cpu_scratch
+            n, staging = self.program.model.expert_bytes, int(self.program.staging[op])
+            memory = self.staging[staging][:n] if staging >= 0 else self.experts[self.program.key(op)]
+            weights, scratch = self._weights_at(memory), self.cpu_scratch
         rows = as_rows(self.backend, tokens), as_rows(self.backend, places)
         return partial(self.layers.expert, *rows, weights, scratch)
 

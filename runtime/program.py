@@ -134,6 +134,7 @@ class _Builder:
         layers, lanes = schedule.layer.tolist(), schedule.lane.tolist()
         closes, ends = np.zeros(len(kinds), dtype=np.bool_), np.zeros(len(kinds), dtype=np.bool_)
         last: dict[tuple[int, int], int] = {}
+        self._check_reads()
         for op, kind in enumerate(kinds):
             touches.check_kind(op, kind, lanes[op])
             one = self.passes.passes[self.pass_of[op]]
@@ -151,10 +152,21 @@ class _Builder:
         return Program(
             model, schedule, self.passes, self.order, self.pass_of, touches.moe_layer, touches.slot, touches.source,
             touches.staging, closes, ends, touches.routed, self.initial,
-            n_slots=max([-1, *self.initial, *schedule.slot.tolist()]) + 1,
+            n_slots=max([-1, *self.initial, *schedule.slot[schedule.lane != Lane.DISK].tolist()]) + 1,
             n_staging=len(touches.read_by),
             lookups={phase: (counts[0], counts[1]) for phase, counts in touches.lookups.items()},
         )  # fmt: skip
+
+    def _check_reads(self) -> None:
+        """Raise `InvalidInput` where storage is not read a whole expert at a time."""
+        schedule = self.schedule
+        odd = [work.reading is not None and work.reading != (1, work.copy_bytes) for work in schedule.works]
+        if any(odd):
+            op = int(np.flatnonzero(np.array(odd)[schedule.cost])[0])
+            raise InvalidInput(
+                f"op {op} reads an expert in pieces or several at once (read=, depth=, mapped), which is simulated "
+                f"only: leave these words out of the tier, align=4KiB may stay"
+            )
 
     def _check_all_done(self) -> None:
         """What is read is fetched; what the trace asks for is computed, else the final states would be of no model."""

@@ -48,13 +48,16 @@ def _reads(program: Program, op: int, kind: OpKind) -> list[str]:
     if kind is OpKind.EXPERTS:
         slot = [f"slot {program.slot[op]}"] if program.slot[op] >= 0 else []
         return [_INPUT, *slot, *([_CPU_RESULTS] if program.closes[op] else [])]
-    if kind is OpKind.FETCH and program.staging[op] >= 0:
-        return [f"staging buffer {program.staging[op]}"]
+    staged = [f"staging buffer {program.staging[op]}"] if program.staging[op] >= 0 else []
+    if kind is OpKind.FETCH:
+        return staged
     if kind is OpKind.READBACK:
         return [f"the ids of MoE layer {program.moe_layer[op]}"]
     if kind is OpKind.RETURN:
         return [_CPU_RESULTS]
-    return [_INPUT] if kind in (OpKind.CPU_EXPERT, OpKind.HANDOVER) else []
+    if kind is OpKind.CPU_EXPERT:
+        return [_INPUT, *staged]
+    return [_INPUT] if kind is OpKind.HANDOVER else []
 
 
 def _writes(program: Program, op: int, kind: OpKind) -> list[str]:

@@ -146,8 +146,8 @@ def _prepare(program: Program, experts: Experts, storage: Path | None) -> Expert
     on_disk = program.keys(OpKind.DISK_READ)
     if on_disk and storage is None:
         raise InvalidInput("the schedule reads experts from storage: name a folder for them")
-    fetched = [op for op in np.flatnonzero(program.schedule.kind == OpKind.FETCH).tolist() if program.staging[op] < 0]
-    experts.require([*(program.key(op) for op in fetched), *program.keys(OpKind.CPU_EXPERT)])
+    taken = np.isin(program.schedule.kind, [OpKind.FETCH, OpKind.CPU_EXPERT]) & (program.staging < 0)
+    experts.require([program.key(op) for op in np.flatnonzero(taken).tolist()])
     return ExpertFile(storage, on_disk, experts) if on_disk and storage is not None else None
 
 

@@ -82,8 +82,10 @@ class ExpertFile:
         if hasattr(os, "posix_fadvise"):
             os.posix_fadvise(self._file, 0, 0, os.POSIX_FADV_DONTNEED)
 
-    def read(self, key: ExpertKey, target: Tensor) -> int:
-        """Read the expert `key` into `target`, whole pages of host memory; returns its bytes. Raises `InvalidFile`."""
+    def read(self, key: ExpertKey, target: Tensor, n_bytes: int) -> int:
+        """Read the expert `key` into `target`, whole pages of host memory; returns `n_bytes`, those of them that were
+        asked for. Raises `InvalidFile`.
+        """
         view, done = target.numpy().data, 0
         file = self._unbuffered if self.direct else self._file
         while done < self._stride:
@@ -94,7 +96,7 @@ class ExpertFile:
             if n <= 0:
                 raise InvalidFile(f"{self._folder}: the file ends within expert {key[1]} of MoE layer {key[0]}")
             done += n
-        return self.n_bytes
+        return n_bytes
 
     def close(self) -> None:
         """The file is gone, and its room free again."""

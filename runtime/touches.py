@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from offload.ops import KINDS, Lane, OpKind
+from offload.tiers import PAGE_BYTES
 from runtime.passes import Passes
 from traces.errors import InvalidInput
 from traces.model.architecture import ModelArchitecture
@@ -80,7 +81,8 @@ class Touches:
         self.holder: dict[ExpertKey, tuple[int, int]] = {
             key: (slot, -1) for slot, key in initial.items()
         }  # slot, filler
-        self.read_by: list[int] = []  # staging buffer -> the fetch that empties it, or the read until there is one
+        self.read_by: list[int] = []  # staging buffer -> the op that empties it, or the read until there is one
+        self.kept_in: dict[int, int] = {}  # slot of host memory above storage -> its staging buffer
         self.routed: dict[int, Routed] = {}
         self.lookups = {phase: [0, 0] for phase in Phase}
         self.computed: set[tuple[int, int, int]] = set()  # pass, MoE layer, expert
@@ -110,10 +112,11 @@ class Touches:
     def touch(self, op: int, kind: OpKind) -> None:
         """Note what an op does to the experts that are held: it moves or computes one. Raises `InvalidInput`."""
         if kind in (OpKind.FETCH, OpKind.DISK_READ):
-            moved = int(self.schedule.bytes[op])
-            if moved != self.model.expert_bytes:
+            moved, whole = int(self.schedule.bytes[op]), self.model.expert_bytes
+            in_pages = -(-whole // PAGE_BYTES) * PAGE_BYTES  # storage may be read in whole ones
+            if not whole <= moved <= (in_pages if kind is OpKind.DISK_READ else whole):
                 raise InvalidInput(
-                    f"op {op} moves {moved} bytes, an expert of {self.model.name} has {self.model.expert_bytes}: the "
+                    f"op {op} moves {moved} bytes, an expert of {self.model.name} has {whole}: the "
                     f"schedule is of another model, or fetches a part of an expert, which is simulated only"
                 )
         if kind is OpKind.FETCH:
@@ -132,6 +135,10 @@ class Touches:
         if before is not None and self.holder.get(before, (-1, -1))[0] == slot:
             del self.holder[before]
         self.content[slot], self.holder[key], self.slot[op] = key, (slot, op), slot
+        self._take_on(op, key)
+
+    def _take_on(self, op: int, key: ExpertKey) -> None:
+        """An op that waits for a read of its expert takes it from where that was read to."""
         for dep in self.schedule.deps(op).tolist():
             if self.schedule.kind[dep] == OpKind.DISK_READ:
                 if (int(self.moe_layer[dep]), int(self.schedule.expert[dep])) != key:
@@ -140,14 +147,22 @@ class Touches:
                 self.read_by[self.staging[dep]] = op
 
     def _read(self, op: int) -> None:
-        """A read takes the lowest staging buffer that is free by then, or a new one."""
-        free = [i for i, reader in enumerate(self.read_by) if self._before(reader, op) and self._is_fetch(reader)]
-        buffer = free[0] if free else len(self.read_by)
+        """A read takes the buffer of its slot of host memory, or the lowest that is free by then, or a new one."""
+        slot, kept = int(self.schedule.slot[op]), set(self.kept_in.values())
+        if slot in self.kept_in:
+            buffer = self.kept_in[slot]
+        else:
+            spare = range(len(self.read_by)) if slot < 0 else ()
+            free = [i for i in spare if i not in kept and self._is_emptied(self.read_by[i], op)]
+            buffer = free[0] if free else len(self.read_by)
+            if slot >= 0:
+                self.kept_in[slot] = buffer
         self.read_by[buffer : buffer + 1] = [op]
         self.staging[op] = buffer
 
-    def _is_fetch(self, op: int) -> bool:
-        return bool(self.schedule.kind[op] == OpKind.FETCH)
+    def _is_emptied(self, reader: int, by: int) -> bool:
+        """Whether `reader` has taken on what it waited for, and has ended whenever op `by` starts."""
+        return self._before(reader, by) and bool(self.schedule.kind[reader] != OpKind.DISK_READ)
 
     def _compute(self, op: int, on_device: bool) -> None:
         """An expert is computed for the tokens that chose it, once a pass; counts it as looked up, and as found."""
@@ -165,6 +180,7 @@ class Touches:
         self.routed[op] = Routed(tokens, ranks)
         self.lookups[one.phase][0] += 1
         if not on_device:
+            self._take_on(op, key)
             return
         if key not in self.holder:
             raise InvalidInput(f"op {op} reads expert {key[1]} of MoE layer {key[0]}, which no slot holds by then")

@@ -13,6 +13,7 @@ from pregate.ask.machine_memory import MachineMemory
 from pregate.ask.own_policy_checks import check_deterministic, check_sees_no_future, is_own
 from pregate.ask.request import Request, request
 from pregate.ask.starting_cache import resident_set
+from pregate.ask.starting_host_cache import storage_of
 from traces.model.architecture import ModelArchitecture
 from traces.routing import RoutingTrace, Step
 
@@ -95,8 +96,9 @@ def _decoded(asked: Request, policy: Policy, steps: Iterator[Step], compiled: bo
         asked.execution,
         n_buffers=asked.plan.n_buffers,
         cache=resident_set(asked),
-        disk=asked.expert_tier == "ssd",
+        disk=asked.tier.on_disk,
         static_bytes=asked.plan.static_bytes,
         compiled=compiled,
         placed=asked.placed,
+        through=storage_of(asked),
     )

@@ -21,7 +21,7 @@ from offload.ops import TO_DEVICE, Lane
 from offload.probes import find_probes
 from pregate.ask.capture import Captured
 from pregate.ask.captured_metrics import metrics_of
-from pregate.ask.simulation import calibration, changed_share, coverage_of, output_of
+from pregate.ask.simulation import calibration, changed_share, coverage_of, host_figures_of, output_of
 from simulator import batch, event
 from simulator.batch import Compiled
 from simulator.explain.bounds import lower_bounds
@@ -64,6 +64,7 @@ def evaluate(
         "n_output_tokens": workload.n_output_tokens,
         "batch_size": workload.n_running,
         "n_expert_slots": captured.plan.n_slots,
+        **host_figures_of(captured),
     }
     fields |= {name: np.full(n_machines, value) for name, value in constants.items()}
     changed = np.zeros(n_machines, dtype=np.bool_)

@@ -19,9 +19,11 @@ from offload.placement import AS_DECIDED, Placed, place
 from offload.policies import policy_named
 from offload.policy import Cache, Policy
 from offload.schedule import VERSION
+from offload.tiers import Tier
 from pregate.ask.demands import demands
 from pregate.ask.fitting_placement import most_in_hbm
 from pregate.ask.machine_memory import MachineMemory, memory_of
+from pregate.ask.tier_names import tier_named
 from traces.errors import InvalidInput
 from traces.model.architecture import ModelArchitecture
 from traces.phase import Phase
@@ -60,6 +62,11 @@ class Request:
             *self._placed,
         )
         return hashlib.sha256(repr(parts).encode()).hexdigest()[:32]
+
+    @property
+    def tier(self) -> Tier:
+        """Where experts wait."""
+        return tier_named(self.expert_tier)
 
     @property
     def asked_machine(self) -> str:
@@ -116,8 +123,7 @@ def request(
             f"{chosen.name}: a gate selects {chosen.lookahead} MoE blocks ahead, the decoder of {model.name} has "
             f"{n_blocks}: look fewer ahead"
         )
-    if expert_tier not in ("dram", "ssd"):
-        raise InvalidInput(f"expert tier = {expert_tier!r}: experts wait in dram or ssd")
+    tier_named(expert_tier)
     if chosen.speculation is not None:
         if trace.rejected is None:
             check_trace(model, trace)
@@ -156,7 +162,11 @@ def _planned(
     """The request with its memory granted. Raises `CapacityExceeded`."""
     placed = place(model, chosen.placement, _popularity(model, trace, chosen) if chosen.placement.keeps else None)
     execution = chosen.placement.execution(memory.execution)
-    if expert_tier == "dram":
+    tier, n_host_slots = tier_named(expert_tier), 0
+    if tier.on_disk:
+        other_bytes = host_bytes(model, workload, chosen, placed, experts=False)
+        n_host_slots = _host_slots(tier, model, memory, chosen, other_bytes)
+    else:
         _check_host_memory(model, memory, chosen, host_bytes(model, workload, chosen, placed))
     plan = plan_memory(
         model,
@@ -167,6 +177,7 @@ def _planned(
         reserve_bytes=memory.reserve_bytes,
         placed=placed,
     )
+    plan = replace(plan, n_host_slots=n_host_slots)
     return Request(model, trace, chosen, execution, expert_tier, workload, plan, placed)
 
 
@@ -191,3 +202,22 @@ def _check_host_memory(model: ModelArchitecture, memory: MachineMemory, policy: 
             needed,
             "DRAM",
         )
+
+
+def _host_slots(tier: Tier, model: ModelArchitecture, memory: MachineMemory, policy: Policy, other_bytes: int) -> int:
+    """Experts that host memory keeps above storage, beside `other_bytes` that it holds anyway.
+
+    Raises `CapacityExceeded` where the host has less than both, `InvalidInput` for a stated cache of nothing.
+    """
+    n_slots = tier.n_slots(model, max(memory.dram_bytes - other_bytes, 0))
+    needed = other_bytes + n_slots * tier.reads.expert_bytes(model)
+    if needed > memory.dram_bytes:
+        kept = f" with {n_slots} experts kept above storage" * (n_slots > 0)
+        way_out = f"a smaller cache in --tier {tier.name}" if n_slots else "--set host.dram_bytes=..."
+        raise CapacityExceeded(
+            f"{policy.name}: {model.name}{kept} takes {needed / 1e9:.1f} GB of host memory, {memory.host} has "
+            f"{memory.dram_bytes / 1e9:.1f} GB: try {way_out}",
+            needed,
+            "DRAM",
+        )
+    return n_slots

@@ -37,7 +37,10 @@ MAX_BYTES = 4 << 30
 """What a folder may take (4 GiB); beyond it the schedules longest unused go."""
 _STALE_S = 86_400.0
 """Age at which what a killed writer left behind is removed."""
-_COUNTS = ("n_lookups", "n_hits", "n_prefill_lookups", "n_prefill_hits", "n_changed")
+_COUNTS = (
+    "n_lookups", "n_hits", "n_prefill_lookups", "n_prefill_hits", "n_changed",
+    "n_host_lookups", "n_host_hits",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)

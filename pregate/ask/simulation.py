@@ -14,6 +14,7 @@ from hwmodels.coverage import FitCoverage, coverage, unfitted_device
 from hwmodels.figures import figures_of
 from hwmodels.platform import Platform
 from offload import metrics
+from offload.ops import OpKind
 from offload.policy import Cache, Policy
 from offload.prefetches import Prefetches
 from offload.schedule import Schedule
@@ -65,7 +66,9 @@ class SimulationResult(metrics.Metrics):
     the user's own code that a policy is made of, "" for none. `output`: "exact", or "approximate" of a design that
     skips or rounds experts, or executes others; `changed_share`: of the choices of tokens, those that were not executed
     as the gates had it. `routing`: "synthetic" where it was made up, so that `hit_rate` is assumed, else "recorded".
-    `batch_size`: most sequences side by side. `prefetches`: what a policy that guesses brought ahead, else None.
+    `batch_size`: most sequences side by side. `storage_bytes`: read from storage; `n_host_slots`: experts that host
+    memory keeps above it, `host_hit_rate`: of those looked up there, what it had. `prefetches`: what a policy that
+    guesses brought ahead, else None.
     `timeline`: start and end of every op; None of a streamed simulation, which keeps none.
     """
 
@@ -84,6 +87,9 @@ class SimulationResult(metrics.Metrics):
     n_output_tokens: int
     batch_size: int
     n_expert_slots: int
+    storage_bytes: int
+    n_host_slots: int
+    host_hit_rate: float
     schedule_digest: str
     trace_digest: str
     routing: str
@@ -138,7 +144,8 @@ def simulate(
     """Predict `policy` on `trace`.
 
     `policy`: a preset as typed on the command line (`pregate`, `pregate(2)`, `on_demand+lru:0.1`) or a `Policy`;
-    `cache`: an expert cache to add to it; `expert_tier`: where experts wait, `dram` or `ssd`; `engine`: a name in
+    `cache`: an expert cache to add to it; `expert_tier`: where experts wait, as typed on the command line (`dram`,
+    `ssd`, `ssd+lru:16GiB`: `pregate.ask.tier_names`); `engine`: a name in
     `ENGINES`; `modes`: links and HBM that are shared, priorities, cancelled prefetches; `check`: SimPy, the definition,
     runs too and must give every op the same times; `timeline`: whether the result has one (None: unless the trace is
     long, so that memory does not grow with it). Raises `InvalidInput` when the
@@ -283,6 +290,23 @@ def changed_share(n_changed: int, trace: RoutingTrace) -> float:
     return n_changed / int(np.count_nonzero(trace.experts >= 0)) if n_changed else 0.0
 
 
+def host_figures(n_slots: int, lookups: tuple[int, int], read_bytes: int) -> dict[str, Any]:
+    """What a result says of the host memory above storage, by name."""
+    n_lookups, n_hits = lookups
+    return {
+        "storage_bytes": read_bytes,
+        "n_host_slots": n_slots,
+        "host_hit_rate": n_hits / n_lookups if n_lookups else 0.0,
+    }
+
+
+def host_figures_of(captured: Captured) -> dict[str, Any]:
+    """The same of a captured schedule."""
+    decoded = captured.decoded
+    read = decoded.schedule.bytes[decoded.schedule.kind == OpKind.DISK_READ]
+    return host_figures(captured.plan.n_host_slots, (decoded.n_host_lookups, decoded.n_host_hits), int(read.sum()))
+
+
 def _result(
     captured: Captured, hw: Platform, timeline: Timeline, bounds: Bounds, found: Mapping[str, Interval | None]
 ) -> SimulationResult:
@@ -305,6 +329,7 @@ def _result(
         n_output_tokens=captured.workload.n_output_tokens,
         batch_size=captured.workload.n_running,
         n_expert_slots=captured.plan.n_slots,
+        **host_figures_of(captured),
         schedule_digest=decoded.schedule.digest,
         trace_digest=captured.trace.digest,
         routing=captured.trace.routing,

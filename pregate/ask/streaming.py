@@ -19,8 +19,9 @@ from pregate.ask.capture import watch_own_policy
 from pregate.ask.captured_metrics import guesses
 from pregate.ask.intervals import Interval, path_intervals
 from pregate.ask.request import Request
-from pregate.ask.simulation import SimulationResult, calibration, changed_share
+from pregate.ask.simulation import SimulationResult, calibration, changed_share, host_figures
 from pregate.ask.starting_cache import resident_set
+from pregate.ask.starting_host_cache import storage_of
 from simulator.stream import Stream
 from traces.phase import Phase
 
@@ -55,12 +56,13 @@ def _stream(asked: Request, hw: Platform, offloaded: bool) -> SimulationResult |
         asked.execution,
         n_buffers=plan.n_buffers,
         cache=resident_set(asked),
-        disk=asked.expert_tier == "ssd",
+        disk=asked.tier.on_disk,
         placed=asked.placed,
+        through=storage_of(asked),
     )
     static_bytes = plan.static_bytes + parts.warm_bytes
     stream, digest = Stream(decode_steps(trace), static_bytes, with_paths=hw.fit is not None), ScheduleDigest()
-    covered = FitCoverage()
+    covered, read_bytes = FitCoverage(), 0
     tally = PrefetchTally(named_by(asked.model, trace)) if guesses(asked.policy) else None
     for part in parts:
         if not offloaded and any(work.kind is OpKind.FETCH for work in part.works):
@@ -71,6 +73,7 @@ def _stream(asked: Request, hw: Platform, offloaded: bool) -> SimulationResult |
         if tally is not None:
             tally.feed(part.columns, part.works, stream.part_end_s)
         digest.update(part.columns, part.works)
+        read_bytes += int(part.columns["bytes"][part.columns["kind"] == OpKind.DISK_READ].sum())
     steps, ends = stream.step_ends
     n_lookups, n_hits = parts.lookups[Phase.DECODE]
     found = summed_up(
@@ -107,6 +110,7 @@ def _stream(asked: Request, hw: Platform, offloaded: bool) -> SimulationResult |
         n_output_tokens=asked.workload.n_output_tokens,
         batch_size=asked.workload.n_running,
         n_expert_slots=plan.n_slots,
+        **host_figures(plan.n_host_slots, parts.host_lookups, read_bytes),
         schedule_digest=digest.of(static_bytes),
         trace_digest=trace.digest,
         routing=trace.routing,

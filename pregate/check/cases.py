@@ -97,7 +97,9 @@ class CaseGroup:
     @property
     def name(self) -> str:
         """Model, workload, link."""
-        name = f"{self.model.name}/{self.workload.name}" + ("/ssd" if self.expert_tier == "ssd" else "")
+        name = f"{self.model.name}/{self.workload.name}" + (
+            "" if self.expert_tier == "dram" else f"/{self.expert_tier}"
+        )
         if self.ratio is None and self.link_bytes_per_s is None:
             return name
         return f"{name}/ratio{self.ratio:g}" if self.ratio else f"{name}/{(self.link_bytes_per_s or 0) / 1e9:g}GBps"

@@ -20,6 +20,7 @@ from offload.policy import Cache, Policy
 from pregate.ask.capture import Captured, capture_request
 from pregate.ask.machine_memory import MachineMemory
 from pregate.ask.request import Request, request
+from pregate.ask.tier_names import tier_named
 from pregate.extras import BACKENDS, backend_named
 from runtime.pacing import Link
 from traces.errors import InvalidFile, InvalidInput, unknown_name
@@ -99,7 +100,7 @@ def require_graphs(backend: str, graphs: bool) -> None:
 
 def require_storage(expert_tier: str, storage: Path | None) -> None:
     """Raise `InvalidInput` for experts that are to wait on storage without a folder for them."""
-    if expert_tier == "ssd" and storage is None:
+    if tier_named(expert_tier).on_disk and storage is None:
         raise InvalidInput("experts are to wait on storage (--tier ssd): name a folder for them, --storage DIR")
 
 
@@ -239,9 +240,9 @@ def _require_free(captured: Captured, device: Device, passes: Passes) -> None:
 
 
 def _n_held(captured: Captured) -> int:
-    """Experts that the schedule takes from host memory; those on storage pass through a few buffers."""
-    if captured.request.expert_tier == "ssd":
-        return 0
+    """Experts that the schedule takes from host memory; those on storage pass through a few buffers, or are kept."""
+    if captured.request.tier.on_disk:
+        return captured.plan.n_host_slots
     schedule, model = captured.decoded.schedule, captured.model
     taken = np.isin(schedule.kind, [kind for kind, row in KINDS.items() if row.reads_host])
     encoding = ~np.isin(schedule.step[taken], metrics.decode_steps(captured.trace)) & model.is_encoder_decoder

@@ -55,7 +55,9 @@ def build_machine(hardware: str, stack: str | None, hbm: str | None, sets: list[
 
 def check_storage(tier: str, storage: Path | None) -> None:
     """Raise `InvalidInput` for a folder of experts that do not wait there."""
-    if storage is not None and tier != "ssd":
+    from pregate.ask.tier_names import tier_named
+
+    if not tier_named(tier).on_disk and storage is not None:
         raise InvalidInput("--storage is for experts that wait there: add --tier ssd, or leave it out")
 
 

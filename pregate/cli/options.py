@@ -92,7 +92,13 @@ LedgerFile = Annotated[
     typer.Option("--ledger", help="Write what is predicted behind what this ledger has (`pregate ledger`)."),
 ]
 Seed = Annotated[int, typer.Option(help="Seed of synthetic traces.", min=0)]
-Tier = Annotated[str, typer.Option(help="Where experts wait: dram or ssd.")]
+Tier = Annotated[
+    str,
+    typer.Option(
+        help="Where experts wait: dram; ssd; or ssd with how it is read and what host memory keeps, ssd+lru:16GiB, "
+        "ssd:read=128KiB:depth=8+lru:0.25, ssd:mapped+lru."
+    ),
+]
 Engine = Annotated[str, typer.Option(help="auto, des (SimPy, the definition), recurrence, event or stream.")]
 Check = Annotated[bool, typer.Option("--check", help="Run SimPy, the definition, too: every op must get its times.")]
 Yes = Annotated[bool, typer.Option("--yes", help="Go on with a workload that takes many minutes.")]

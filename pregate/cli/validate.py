@@ -108,7 +108,7 @@ def validate(
         own = (policies, trace, link, storage, tier != "dram")
         groups = _suite(str(suite), name if recorded is None else "cuda", own)
     what = f" --suite {suite}" if suite else f" --model {model}"
-    command = f"pregate validate{what}{' --graphs' * graphs}{' --tier ssd' * (tier == 'ssd')}"
+    command = f"pregate validate{what}{' --graphs' * graphs}{f' --tier {tier}' * (tier != 'dram')}"
     with spinner("validating", lines=True) as update:
         if recorded is not None:
             made, again = load_recording(recorded / RUNS), provenance_of(f"{command} --recorded")
@@ -200,8 +200,6 @@ def _tier(tier: str, storage: Path | None) -> str:
     """Where experts wait. Raises `InvalidInput` for a tier that is none, or a folder missing or not asked for."""
     from pregate.check.devices import require_storage
 
-    if tier not in ("dram", "ssd"):
-        raise InvalidInput(f"expert tier = {tier!r}: experts wait in dram or ssd")
     check_storage(tier, storage)
     require_storage(tier, storage)
     if storage is not None and not storage.is_dir():

@@ -21,10 +21,11 @@ from hwmodels.sets import parse_sets
 from offload.placement import placement_named
 from offload.policies import policy_named
 from offload.policy import Policy
+from pregate.ask.tier_names import tier_named
 from pregate.measured.isca24 import COLUMNS as PUBLISHED_COLUMNS
 from pregate.measured.isca24_table import cells_of
 from traces.documents import NUMBER, read_text
-from traces.errors import InvalidFile, unknown_name
+from traces.errors import InvalidFile, InvalidInput, unknown_name
 
 __all__ = [
     "COLUMNS", "FIELD_TABLE", "FIELD_TABLES", "METRICS", "RESIDENT_TABLE", "MeasuredRow", "predictions_csv",
@@ -238,8 +239,10 @@ def _row(cells: Mapping[str, str], where: str) -> MeasuredRow:
     value = _value(text["value"], text["unit"], metric, where)
     text["policy"] = text["policy"] or "gpu_only"
     text["expert_tier"] = text["expert_tier"] or "dram"
-    if text["expert_tier"] not in ("dram", "ssd"):
-        raise unknown_name("expert tier", text["expert_tier"], ("dram", "ssd"), where)
+    try:
+        tier_named(text["expert_tier"])
+    except InvalidInput as error:
+        raise InvalidInput(f"{where}: {error}") from None
     design = "@".join(filter(None, (text["policy"], text["placement"])))
     if not text["name"]:
         what = f"{text['model']} on {text['hardware']}, {design}, {metric}"

@@ -17,7 +17,7 @@ import pytest
 import pregate
 from offload import metrics
 from offload.memory import CapacityExceeded
-from offload.ops import Lane
+from offload.ops import Lane, OpKind
 from offload.policies import policy_named
 from pregate.ask.capture import Captured
 from pregate.ask.captured_metrics import metrics_of
@@ -117,6 +117,26 @@ def test_every_policy_and_tier_ends_in_the_same_states_with_the_hits_that_were_p
     assert len(digests) == 1
     assert rates["gpu_only"] == 1
     assert rates["on_demand"] == 0 < rates["lru"]
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("policy", ["on_demand", "pregate+lru:5", "gpu_only@experts=cpu", "on_demand:cpu+lru:5"])
+def test_experts_that_host_memory_keeps_above_storage_are_read_once_and_are_the_right_ones(
+    policy: str, watched: Callable[..., None], tmp_path: Path
+) -> None:
+    trace, device = routing(MODEL, batch=2), dataclasses.replace(CPU, storage=tmp_path)
+    wanted = run(MODEL, trace, policy, device=device).output_digest
+    moved = []
+    for tier in ("ssd", "ssd+lru:3", "ssd:align=4KiB+fifo:5:per_layer", "ssd+static:4", "ssd+lru:1.0"):
+        done = run(MODEL, trace, policy, device=device, expert_tier=tier)
+        planned = capture_on(device, MODEL, trace, policy, expert_tier=tier).decoded.schedule
+        assert done.output_digest == wanted
+        assert done.moved_bytes["disk"] == int(planned.bytes[planned.kind == OpKind.DISK_READ].sum())
+        moved.append(done.moved_bytes["disk"])
+    assert moved[0] >= moved[1] >= moved[-1] > 0 and moved[0] > moved[-1]
+    for tier, word in (("ssd:depth=4", "depth="), ("ssd:read=64B", "read="), ("ssd:read=matrix:align=4KiB", "part")):
+        with pytest.raises(InvalidInput, match=word):
+            run(MODEL, trace, policy, device=device, expert_tier=tier)
     assert not list(tmp_path.iterdir())
 
 

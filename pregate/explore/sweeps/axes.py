@@ -19,6 +19,7 @@ from hwmodels.machine_fields import ALIASES, FIELDS
 from hwmodels.quantity import DIMENSIONS, parse_override
 from hwmodels.stack import CONSTANTS
 from offload.speculation import MAX_GAMMA
+from pregate.ask.tier_names import tier_named
 from traces.errors import InvalidInput, unknown_name
 from traces.model.dtypes import find_dtype
 from traces.model.formats_by_part import FORMAT_PARTS, check_formats
@@ -231,8 +232,10 @@ def _checked(axis: Axis) -> Axis:
         for value in axis.values[axis.values > MAX_COUNT].tolist():
             raise InvalidInput(f"axis {axis.name}: {value:g} is above {MAX_COUNT:,}")
     for value in axis.values.tolist() if axis.key == "expert_tier" else ():
-        if value not in ("dram", "ssd"):
-            raise unknown_name(axis.key, value, ("dram", "ssd"), f"axis {axis.name}")
+        try:
+            tier_named(value)
+        except InvalidInput as error:
+            raise type(error)(f"axis {axis.name}: {error}") from None
     for value in axis.values.tolist() if axis.key in ("dtype", "expert_dtype") else ():
         if axis.key != "dtype" or not is_mix(value):
             find_dtype(value, f"axis {axis.name}")
