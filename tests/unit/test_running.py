@@ -133,7 +133,8 @@ def test_experts_that_host_memory_keeps_above_storage_are_read_once_and_are_the_
         assert done.output_digest == wanted
         assert done.moved_bytes["disk"] == int(planned.bytes[planned.kind == OpKind.DISK_READ].sum())
         moved.append(done.moved_bytes["disk"])
-    assert moved[0] >= moved[1] >= moved[-1] > 0 and moved[0] > moved[-1]
+    assert moved[0] >= moved[1] >= moved[-1] > 0
+    assert moved[0] > moved[-1]
     for tier, word in (("ssd:depth=4", "depth="), ("ssd:read=64B", "read="), ("ssd:read=matrix:align=4KiB", "part")):
         with pytest.raises(InvalidInput, match=word):
             run(MODEL, trace, policy, device=device, expert_tier=tier)
