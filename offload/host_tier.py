@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from offload.ops import Lane, OpKind, Reading, Work
+from offload.ops import Lane, OpKind, ReadRounds, Work
 from offload.recorder import Recorder
 from offload.residency import ResidentSet
 from offload.tiers import Reads
@@ -41,7 +41,7 @@ class ReadWorks:
         if self.is_plain:
             return self.whole
         begun, then = (-(-n * self.n_reads // self.depth) for n in (n_before, n_before + 1))
-        return self.whole._replace(reading=Reading(then - begun, self.largest))
+        return self.whole._replace(reading=ReadRounds(then - begun, self.largest))
 
 
 def read_works(model: ModelArchitecture, reads: Reads) -> ReadWorks:

@@ -21,7 +21,7 @@ __all__ = [
     "KindRow",
     "Lane",
     "OpKind",
-    "Reading",
+    "ReadRounds",
     "TimeClass",
     "Work",
 ]
@@ -190,7 +190,7 @@ class FusedExperts(NamedTuple):
     n_tokens: int
 
 
-class Reading(NamedTuple):
+class ReadRounds(NamedTuple):
     """How storage is read for one op: it begins `n_rounds` rounds of reads at once, of at most `n_bytes` each."""
 
     n_rounds: int
@@ -224,7 +224,7 @@ class Work(NamedTuple):
     n_entries: int = 0
     attending: Attending | None = None
     fused: FusedExperts | None = None
-    reading: Reading | None = None
+    reading: ReadRounds | None = None
 
     @property
     def flop_format(self) -> str:

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
-from offload.ops import Attending, FusedExperts, Gemm, Lane, OpKind, Reading, Work
+from offload.ops import Attending, FusedExperts, Gemm, Lane, OpKind, ReadRounds, Work
 from traces.errors import InvalidFile, InvalidInput
 from traces.whole_file import whole_file
 
@@ -223,7 +223,7 @@ def _work_from_json(row: list[Any]) -> Work:
     return work._replace(
         attending=attending,
         fused=None if work.fused is None else FusedExperts(*work.fused),
-        reading=None if work.reading is None else Reading(*work.reading),
+        reading=None if work.reading is None else ReadRounds(*work.reading),
     )
 
 

@@ -17,7 +17,7 @@ from offload.decode import Decoded, decode
 from offload.execution import EXECUTIONS
 from offload.host_tier import HostEvents, ReadThrough
 from offload.memory import CapacityExceeded
-from offload.ops import KINDS, Lane, OpKind, Reading, Work
+from offload.ops import KINDS, Lane, OpKind, ReadRounds, Work
 from offload.policies import policy_named
 from offload.residency import ResidentSet
 from offload.schedule import Schedule
@@ -217,7 +217,7 @@ def test_a_round_takes_the_latency_once_and_as_long_as_its_slowest_reader() -> N
         base, values={**base.values, "storage.read_latency_s": 2.0, "storage.read_bytes_per_s": 100.0,
                       "stack.storage_efficiency": 1.0},
     )  # fmt: skip
-    work = Work(OpKind.DISK_READ, copy_bytes=600, reading=Reading(3, 100))
+    work = Work(OpKind.DISK_READ, copy_bytes=600, reading=ReadRounds(3, 100))
     assert parts_of(work, figures) == Parts(6.0, disk_s=6.0)
     slow = dataclasses.replace(figures, values={**figures.values, "storage.reader_bytes_per_s": 10.0})
     assert parts_of(work, slow) == Parts(6.0, disk_s=30.0)
