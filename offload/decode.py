@@ -70,8 +70,9 @@ def decode(
     """Write the schedule of `steps` under `policy`, as `execution` runs it: `decode_stream`, all parts in one.
 
     `n_buffers`: transient expert slots; `cache`: slots beside them; `disk`: experts live on storage, `through` says how
-    they are read (None: each whole, none kept); `static_bytes`: HBM in use throughout, what a warm cache holds not counted; `compiled` as of `DecodeStream`;
-    `placed`: the policy's placement of this model (None: as `place` has it without a popularity). Raises
+    they are read (None: each whole, none kept); `static_bytes`: HBM in use throughout, what a warm cache holds not
+    counted; `compiled` as of `DecodeStream`; `placed`: the policy's placement of this model (None: as `place` has it
+    without a popularity). Raises
     `CapacityExceeded` when the experts of one block do not fit `n_buffers`, `InvalidInput` when the policy fetches for
     a block that has run or an expert or block that does not exist.
     """
