@@ -135,7 +135,7 @@ def test_experts_that_host_memory_keeps_above_storage_are_read_once_and_are_the_
         moved.append(done.moved_bytes["disk"])
     assert moved[0] >= moved[1] >= moved[-1] > 0
     assert moved[0] > moved[-1]
-    for tier, word in (("ssd:depth=4", "depth="), ("ssd:read=64B", "read="), ("ssd:read=matrix:align=4KiB", "part")):
+    for tier, word in (("ssd:depth=4", "depth="), ("ssd:read=64B", "read="), ("ssd:read=matrix:align=4KiB", "read=")):
         with pytest.raises(InvalidInput, match=word):
             run(MODEL, trace, policy, device=device, expert_tier=tier)
     assert not list(tmp_path.iterdir())
