@@ -16,7 +16,6 @@ __all__ = [
     "REPLAYED",
     "RUN_FORMATS",
     "SUITE_NAMES",
-    "TIERS",
 ]
 
 ENGINES: Mapping[str, str] = MappingProxyType(
@@ -69,6 +68,3 @@ REPLAYED = ("lru", "lfu", "layer", "layerlfu", "belady", "random")
 
 LAYOUTS = ("decoder", "encoder-decoder")
 """The shapes of a model that is trained here."""
-
-TIERS = ("dram", "ssd")
-"""Where experts wait."""

@@ -152,6 +152,12 @@ def _placement(option: str, text: str) -> None:
     placement_named(text)
 
 
+def _tier(option: str, text: str) -> None:
+    from pregate.ask.tier_names import tier_named
+
+    tier_named(text)
+
+
 def _design(option: str, text: str) -> None:
     from offload.policies import policy_named
 
@@ -250,7 +256,7 @@ _OF_ALL: Mapping[str, Check] = {
     "sets": _sets,
     "hbm": _quantity("size"),
     "chunk": _quantity("size"),
-    "tier": _one_of("tier of experts", choices.TIERS),
+    "tier": _tier,
     "engine": _one_of("engine", tuple(choices.ENGINES)),
     "backend": _backend,
     "objective": _one_of("objective", tuple(choices.OBJECTIVES)),
