@@ -274,7 +274,7 @@ def test_the_command_prints_designs_and_every_assumption(run: Run, monkeypatch: 
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["--rate", "0"], "requests a second = 0"),
+        (["--rate", "0"], "--rate 0: it must be above 0"),
         (["--basis", "steal"], "steal"),
         (["--assume", "pue"], "NAME=NUMBER"),
         (["--batches", "0"], "1 to 4096"),
