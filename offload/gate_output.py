@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-__all__ = ["GateOutput", "gate_output"]
+__all__ = ["GateOutput", "gate_output", "stated_weights"]
 
 
 class GateOutput(NamedTuple):
@@ -49,3 +49,17 @@ def gate_output(
     return GateOutput(
         i_step, layer, experts.tolist(), tokens.tolist(), scores.tolist(), len(chosen), top_k, new_request
     )
+
+
+def stated_weights(i_step: int, block: int, chosen: NDArray[np.int16], n_experts: int) -> NDArray[np.float64]:
+    """Gate weights for a trace that has none: softmax over the k largest of n_experts standard normal router logits.
+
+    The first expert of a token gets the largest. Drawn anew for each step and block, the same in every run.
+    """
+    import numpy as np
+
+    rng = np.random.default_rng((0, i_step, block))
+    logits = -np.sort(-rng.standard_normal((len(chosen), n_experts)), axis=1)[:, : chosen.shape[1]]
+    exponents = np.where(chosen >= 0, np.exp(logits), 0.0)
+    weights: NDArray[np.float64] = exponents / np.maximum(exponents.sum(axis=1, keepdims=True), 1e-300)
+    return weights

@@ -15,6 +15,7 @@ from offload.miss_costs import AsksMachine, MissCosts
 from offload.own_policies import Own, changed_fields, rebuilt
 from offload.placement import AS_DECIDED, Placement
 from offload.policy_calls import ask
+from offload.skipping import Skipping
 from offload.speculation import Speculation
 from traces.documents import check_name
 from traces.errors import InvalidInput, unknown_name
@@ -270,7 +271,8 @@ class Policy:
     most popular experts (None: those of the trace itself). `source`: the file that a user's own policy is made of.
     `is_exact`: whether every expert is computed as stored, so that outputs are the model's. `is_ceiling`: whether it
     knows what no gate has said, so that nobody can build it. `speculation`: how tokens are drafted for passes that
-    verify several; None: a pass makes one token of a sequence.
+    verify several; None: a pass makes one token of a sequence. `skipping`: which experts a token does without; None:
+    none.
     """
 
     name: str
@@ -290,6 +292,7 @@ class Policy:
     is_exact: bool = True
     is_ceiling: bool = False
     speculation: Speculation | None = None
+    skipping: Skipping | None = None
 
     def __post_init__(self) -> None:
         check_fields(self)
@@ -364,6 +367,15 @@ class Policy:
         if self.speculation is not None:
             raise InvalidInput(f"policy {self.name} drafts tokens in a way of its own: give no other speculation")
         return replace(self, name=f"{self.name}@{speculation}", speculation=speculation)
+
+    def with_skipping(self, skipping: Skipping) -> Policy:
+        """The policy of tokens that do without some experts, which its name then says; its output is no longer exact.
+
+        Raises `InvalidInput` where the policy says which already.
+        """
+        if self.skipping is not None:
+            raise InvalidInput(f"policy {self.name} says already what tokens do without: give no other skip=")
+        return replace(self, name=f"{self.name}@{skipping}", skipping=skipping, is_exact=False)
 
     def placed(self, popularity: PopularityProfile) -> Policy:
         """The policy whose static cache, and whose placement, keep in HBM what was chosen most in `popularity`."""

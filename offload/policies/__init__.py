@@ -31,6 +31,7 @@ from offload.policies.pregate import pregate
 from offload.policies.static_cpu import static_cpu
 from offload.policies.wrong_guess import executes_guessed, executes_resident
 from offload.policy import Cache, OnMiss, Policy, fetch_misses, misses_on_host
+from offload.skipping import skipping_named
 from offload.speculation import speculation_named
 from traces.documents import NUMBER
 from traces.errors import InvalidInput, unknown_name
@@ -87,6 +88,9 @@ _TAKES: dict[str, tuple[str, ...]] = {
     "recall": ("lru_next_gate", "guess/next_gate"),
     "curve": ("guess/next_gate",),
     "more": ("finemoe", "chunked_learned", *_GUESSES),
+    "high": ("mixed_precision",),
+    "low": ("mixed_precision",),
+    "bits": ("mixed_precision",),
 }
 """What may follow a name, and which presets take it."""
 
@@ -98,20 +102,22 @@ _MISS = re.compile(
 )
 _FORM = re.compile(
     r"(?P<name>[a-z_]+(/[a-z_]+)?)(\((?P<lookahead>\d{1,4})\))?(=(?P<host>[^:+=]*))?(?P<encoder>:encoder)?"
-    r"(?P<options>(:(recall|curve|more)=[^:+=]*)*)(\+(?P<cache>.+))?",
+    r"(?P<options>(:(recall|curve|more|high|low|bits)=[^:+=]*)*)(\+(?P<cache>.+))?",
     re.ASCII,
 )
 
 
 def policy_named(text: str) -> Policy:
     """The policy a user types: `pregate`, `pregate(2)`, `on_demand+lru:0.1`, `pregate+lfu:64:per_layer`, and where the
-    parts of the model are, `gpu_only@experts=cpu`, and how tokens are drafted, `pregate@gamma=4:acceptance=0.8`.
+    parts of the model are, `gpu_only@experts=cpu`, how tokens are drafted, `pregate@gamma=4:acceptance=0.8`, and which
+    experts they do without, `adap_moe@skip=0.1`.
 
     `:encoder` has an encoder run under the policy too, instead of on demand: `pregate:encoder`, `pregate(2):encoder`.
     `:cpu` has the host compute what is missing: `on_demand:cpu+static:28:per_layer`. Other words of `MISSES` weigh it
     against the copy: `on_demand:cheaper+lru:0.4` or `on_demand+lru:0.4:cheaper`, by what the machine says, or with a
     stated time on the host over that of the copy, `on_demand:cheaper=0.35`, `min_latency/paper=0.35`. `:recall=0.9`
-    says how often the guesses of `lru_next_gate` are right, `guess/markov(2):more=1` how far ahead and how many more. A
+    says how often the guesses of `lru_next_gate` are right, `guess/markov(2):more=1` how far ahead and how many more,
+    `mixed_precision:high=0.5:low=0.8:bits=4` up to which score an expert comes as stored, and in fewer bits. A
     file that was loaded takes the place of a preset: `./mine.py:MyPolicy:depth=2`.
 
     Raises `UnknownName` for a preset that does not exist, `InvalidInput` for anything else that is wrong.
@@ -157,14 +163,19 @@ def _own_named(text: str) -> Policy:
 
 
 def _placed(policy: Policy, rest: str) -> Policy:
-    """The policy with what stands behind `@`: where the model is, and how tokens are drafted (`gamma=...`)."""
+    """The policy with what stands behind `@`: where the model is, which experts tokens do without (`skip=...`), and how
+    tokens are drafted (`gamma=...`).
+    """
     clauses = rest.split("@")
     drafted = [clause for clause in clauses if clause.strip().startswith("gamma=")]
-    where = [clause for clause in clauses if clause not in drafted]
+    thinned = [clause for clause in clauses if clause.strip().startswith("skip=")]
+    where = [clause for clause in clauses if clause not in (*drafted, *thinned)]
     if len(drafted) > 1:
         raise InvalidInput(f"policy {policy.name}@{rest} drafts tokens in two ways: give one")
     if where:
         policy = policy.with_placement(placement_named("@".join(where)))
+    for clause in thinned:
+        policy = policy.with_skipping(skipping_named(clause))
     return policy.with_speculation(speculation_named(drafted[0])) if drafted else policy
 
 

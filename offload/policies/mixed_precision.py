@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from offload.gate_output import stated_weights
 from offload.policy import BlockView, Cache, Decisions, MissAction, Policy, RunFacts
 from traces.errors import InvalidInput
 
@@ -19,19 +20,34 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-__all__ = ["ByScore", "mixed_precision", "stated_weights", "unimportance"]
+__all__ = ["ByScore", "Scored", "mixed_precision", "unimportance"]
 
 HIGH, LOW, SHARE_OF_BITS = 0.6, 0.9, 0.25
 """The thresholds of arXiv:2411.01433, and int4 beside float16 or int2 beside int8."""
 
 
-def mixed_precision() -> Policy:
-    """Beside a cache of what was used most, in all HBM that is left."""
-    return Policy("mixed_precision", start=_start, cache=Cache("lfu"), is_exact=False)
+def mixed_precision(high: float = HIGH, low: float = LOW, bits: float | None = None) -> Policy:
+    """Beside a cache of what was used most, in all HBM that is left. `bits`: of a parameter, None a quarter of them."""
+    said = [f":{word}={value:g}" for word, value, usual in (("high", high, HIGH), ("low", low, LOW)) if value != usual]
+    name = "".join(["mixed_precision", *said, "" if bits is None else f":bits={bits:g}"])
+    return Policy(name, start=Scored(high, low, bits), cache=Cache("lfu"), is_exact=False)
 
 
-def _start(facts: RunFacts) -> Decisions:
-    return Decisions(on_miss=ByScore(HIGH, LOW, facts.expert_bits * SHARE_OF_BITS))
+@dataclass(frozen=True, slots=True)
+class Scored:
+    """Makes the decisions of a run by its thresholds. Raises `InvalidInput` for what `ByScore` refuses."""
+
+    high: float
+    low: float
+    bits: float | None
+
+    def __post_init__(self) -> None:
+        ByScore(self.high, self.low, 1.0 if self.bits is None else self.bits)
+
+    def __call__(self, facts: RunFacts) -> Decisions:
+        """Misses are answered by score."""
+        bits = facts.expert_bits * SHARE_OF_BITS if self.bits is None else self.bits
+        return Decisions(on_miss=ByScore(self.high, self.low, bits))
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,8 +59,10 @@ class ByScore:
     bits: float
 
     def __post_init__(self) -> None:
-        if not 0 <= self.high <= self.low:
-            raise InvalidInput(f"high = {self.high:g}, low = {self.low:g}: 0 <= high <= low is needed")
+        if not 0 <= self.high <= self.low <= 1:
+            raise InvalidInput(f"high = {self.high:g}, low = {self.low:g}: 0 <= high <= low <= 1 is needed")
+        if not 0 < self.bits <= 64:
+            raise InvalidInput(f"bits = {self.bits:g} a parameter: above 0, at most 64")
 
     def __call__(self, view: BlockView, missing: Sequence[int]) -> Mapping[int, MissAction]:
         """The answer to each missing expert. Raises `InvalidInput` where nobody knows what tokens chose."""
@@ -81,17 +99,3 @@ def unimportance(chosen: NDArray[np.int16], weights: NDArray[Any], n_experts: in
     found = np.ones(n_experts)
     np.minimum.at(found, experts[there], before[there])
     return found
-
-
-def stated_weights(i_step: int, block: int, chosen: NDArray[np.int16], n_experts: int) -> NDArray[np.float64]:
-    """Gate weights for a trace that has none: softmax over the k largest of n_experts standard normal router logits.
-
-    The first expert of a token gets the largest. Drawn anew for each step and block, the same in every run.
-    """
-    import numpy as np
-
-    rng = np.random.default_rng((0, i_step, block))
-    logits = -np.sort(-rng.standard_normal((len(chosen), n_experts)), axis=1)[:, : chosen.shape[1]]
-    exponents = np.where(chosen >= 0, np.exp(logits), 0.0)
-    weights: NDArray[np.float64] = exponents / np.maximum(exponents.sum(axis=1, keepdims=True), 1e-300)
-    return weights

@@ -77,7 +77,7 @@ def evaluate(
     fields["asked_machine"] = np.full(n_machines, captured.request.asked_machine)
     fields["policy_source"] = np.full(n_machines, captured.request.policy_source)
     fields["output"] = np.full(n_machines, output_of(captured))
-    fields["changed_share"] = np.full(n_machines, changed_share(captured.decoded.n_changed, captured.trace))
+    fields["changed_share"] = np.full(n_machines, changed_share(captured.decoded.n_changed, captured.request))
     fields["calibration"] = np.where(changed & (stated == "fitted"), "extrapolated", stated)
     if draws:
         fields |= _intervals(captured, hw, values, n_machines, draws, seed)

@@ -50,6 +50,7 @@ def largest_batch(
 
     def made(n: int) -> RoutingTrace:
         one = rebatch(trace, n) if isinstance(trace, RoutingTrace) else trace(n)
+        one = one if design.skipping is None else design.skipping.of(one)
         return one if drafts is None else drafts.of(one)
 
     smallest = made(least)

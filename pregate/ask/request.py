@@ -34,7 +34,7 @@ __all__ = ["Request", "check_trace", "request"]
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """All that a schedule depends on."""
+    """All that a schedule depends on. `n_left_out`: choices of tokens that the trace has no more: they do without."""
 
     model: ModelArchitecture
     trace: RoutingTrace
@@ -44,6 +44,7 @@ class Request:
     workload: Workload
     plan: MemoryPlan
     placed: Placed
+    n_left_out: int = 0
 
     @property
     def key(self) -> str:
@@ -124,6 +125,11 @@ def request(
             f"{n_blocks}: look fewer ahead"
         )
     tier_named(expert_tier)
+    n_left_out = 0
+    if chosen.skipping is not None:
+        check_trace(model, trace)
+        given, trace = trace, chosen.skipping.of(trace)
+        n_left_out = int(np.count_nonzero(given.experts >= 0) - np.count_nonzero(trace.experts >= 0))
     if chosen.speculation is not None:
         if trace.rejected is None:
             check_trace(model, trace)
@@ -147,8 +153,8 @@ def request(
                 model, memory, trace, replace(chosen, placement=placement), expert_tier, workload
             ),
         )
-        return asked
-    return _planned(model, memory, trace, chosen, expert_tier, workload)
+        return replace(asked, n_left_out=n_left_out)
+    return replace(_planned(model, memory, trace, chosen, expert_tier, workload), n_left_out=n_left_out)
 
 
 def _planned(

@@ -24,7 +24,7 @@ from pregate.ask.captured_metrics import metrics_of, prefetches_of
 from pregate.ask.choices import ENGINES
 from pregate.ask.claimed_intervals import claimed_intervals
 from pregate.ask.intervals import UNCERTAIN, Interval, intervals
-from pregate.ask.request import request
+from pregate.ask.request import Request, request
 from pregate.ask.shown import fields_of, html_table, one_line
 from simulator.explain.bounds import Bounds, lower_bounds
 from simulator.explain.critical_path import ExplainedRun, walk
@@ -285,9 +285,10 @@ def output_of(captured: Captured) -> str:
     return "approximate" if captured.decoded.n_changed else captured.request.output
 
 
-def changed_share(n_changed: int, trace: RoutingTrace) -> float:
-    """Of the choices of tokens, those that were not executed as the gates had it."""
-    return n_changed / int(np.count_nonzero(trace.experts >= 0)) if n_changed else 0.0
+def changed_share(n_changed: int, asked: Request) -> float:
+    """Of the choices of tokens, those that were not executed as the gates had it, or left out of the trace before."""
+    n_all = int(np.count_nonzero(asked.trace.experts >= 0)) + asked.n_left_out
+    return (n_changed + asked.n_left_out) / n_all if n_changed + asked.n_left_out else 0.0
 
 
 def host_figures(n_slots: int, lookups: tuple[int, int], read_bytes: int) -> dict[str, Any]:
@@ -333,7 +334,7 @@ def _result(
         schedule_digest=decoded.schedule.digest,
         trace_digest=captured.trace.digest,
         routing=captured.trace.routing,
-        changed_share=changed_share(decoded.n_changed, captured.trace),
+        changed_share=changed_share(decoded.n_changed, captured.request),
         moe_layer_latency_ci95_s=found["moe_layer_latency_s"],
         tokens_per_s_ci95=found["tokens_per_s"],
         prefetches=prefetches_of(captured, timeline),

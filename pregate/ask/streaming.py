@@ -114,7 +114,7 @@ def _stream(asked: Request, hw: Platform, offloaded: bool) -> SimulationResult |
         schedule_digest=digest.of(static_bytes),
         trace_digest=trace.digest,
         routing=trace.routing,
-        changed_share=changed_share(parts.n_changed, trace),
+        changed_share=changed_share(parts.n_changed, asked),
         moe_layer_latency_ci95_s=intervals.get("moe_layer_latency_s"),
         tokens_per_s_ci95=intervals.get("tokens_per_s"),
         prefetches=None if tally is None else tally.found(_n_missing(parts), asked.model.expert_bytes),

@@ -12,9 +12,10 @@ from hypothesis import given
 import pregate
 from hwmodels.cost import price
 from hwmodels.platform import load_platform
+from offload.gate_output import stated_weights
 from offload.ops import OpKind
 from offload.policies import policy_named
-from offload.policies.mixed_precision import ByScore, stated_weights, unimportance
+from offload.policies.mixed_precision import ByScore, Scored, unimportance
 from offload.policy import MissAction, Policy
 from pregate.ask.capture import capture
 from simulator import des, event, recurrence
@@ -142,3 +143,34 @@ def test_skipping_everything_leaves_the_shared_experts() -> None:
     schedule = capture(model, HW, routing(model), policy).decoded.schedule
     assert not np.any(schedule.kind == OpKind.FETCH)
     assert np.any(schedule.kind == OpKind.EXPERTS)
+
+
+def test_thresholds_and_bits_are_typed() -> None:
+    assert policy_named("mixed_precision").start == Scored(0.6, 0.9, None)
+    stated = policy_named("mixed_precision:high=0.3:low=0.5:bits=4+lru:5")
+    assert stated.start == Scored(0.3, 0.5, 4.0)
+    assert stated.name == "mixed_precision:high=0.3:low=0.5:bits=4+lru:5"
+    assert policy_named(stated.name) == stated
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["mixed_precision:high=0.9:low=0.5", "mixed_precision:low=1.1", "mixed_precision:bits=0", "mixed_precision:high=-1",
+     "mixed_precision:bits=65", "mixed_precision:high=", "mixed_precision:high=0.1:high=0.2", "pregate:bits=4"],
+)  # fmt: skip
+def test_thresholds_that_cannot_be_are_refused(text: str) -> None:
+    with pytest.raises(InvalidInput):
+        policy_named(text)
+
+
+def test_fewer_bits_move_fewer_bytes() -> None:
+    trace = routing(decoder_only(top_k=3), batch=2)
+    moved = [
+        pregate.simulate(decoder_only(top_k=3), load_platform("rtx-4090", "streams"), trace, policy).h2d_bytes
+        for policy in (
+            "on_demand",
+            "mixed_precision:high=0:low=1:bits=8+lru:4",
+            "mixed_precision:high=0:low=1:bits=2+lru:4",
+        )
+    ]
+    assert moved[0] > moved[1] > moved[2] > 0

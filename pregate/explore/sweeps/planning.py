@@ -198,11 +198,12 @@ class Planner:
             choice = {**choice, "batch": self._largest(model, hw, policy, tier, choice)}
         load = _part(choice, (*WORKLOAD, "top_k"))
         trace = self._once(("trace", load), lambda: trace_at(subject.trace, model, choice))
-        drafts = policy.speculation
-        if drafts is not None:
+        drafts, workload = policy.speculation, None
+        if drafts is not None and policy.skipping is None:
             plain = trace
             trace = self._once(("drafted", load, repr(drafts)), lambda: drafts.of(plain))
-        workload = self._once(("workload", precision, load, repr(drafts)), lambda: _measured(model, trace))
+        if policy.skipping is None:  # else the trace that runs is another one
+            workload = self._once(("workload", precision, load, repr(drafts)), lambda: _measured(model, trace))
         asked = request(model, hw, trace, policy, expert_tier=tier, workload=workload)
         identity = (swaps, precision, load, repr(_without_size(policy)), tier, asked.plan, prices)
         if identity not in self._numbers:
