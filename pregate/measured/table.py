@@ -191,8 +191,8 @@ def read_table(path: Path) -> list[MeasuredRow]:
         for cells in reader:
             if None in cells or None in cells.values():
                 raise InvalidFile(
-                    f"{path} line {reader.line_num}: as many cells as columns, {len(reader.fieldnames or ())}, expected: "
-                    f"a cell with a comma stands in quotes, and numbers of set are parted by ;"
+                    f"{path} line {reader.line_num}: as many cells as columns, {len(reader.fieldnames or ())}, "
+                    f"expected: a cell with a comma stands in quotes, and numbers of set are parted by ;"
                 )
             where = f"{path} line {reader.line_num}"
             rows.append(_row(cells_of(list(cells.values()), where) if theirs else cells, where))
