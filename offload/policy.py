@@ -229,8 +229,9 @@ OnMiss = Callable[[BlockView, Sequence[int]], Mapping[int, MissAction]]
 
 
 Predictor = Callable[[int, int, "Chosen", int], "Chosen"]
-"""What is expected of a MoE layer before its gate runs: of a forward pass, a layer, what its gate will choose and the
-number of experts, as `chosen`. It stands for what a real predictor would have said: only its errors are made up."""
+"""What is expected of a MoE layer before its gate runs: of a forward pass, a MoE layer (0 is the decoder's first), what
+its gate will choose and the number of experts, as `chosen`. It stands for what a real predictor would have said: only
+its errors are made up."""
 
 
 class Decisions(NamedTuple):

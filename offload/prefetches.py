@@ -18,7 +18,7 @@ from traces.model.architecture import ModelArchitecture
 from traces.phase import Phase
 from traces.routing import RoutingTrace
 
-__all__ = ["PrefetchTally", "Prefetches", "named_by"]
+__all__ = ["PrefetchTally", "Prefetches", "RightCopies", "named_by", "right_copies"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,10 +60,12 @@ class Prefetches:
 class PrefetchTally:
     """Feed it the ops of a schedule in order, with their times, then read `found`.
 
-    `named`: of every (step, layer of the model) the experts that its gate names, as `named_by` has it.
+    `named`: of every (step, layer of the model) the experts that its gate names, as `named_by` has it. `right`: where
+    given, the ends of each right copy and of its gate go there too.
     """
 
     named: Mapping[tuple[int, int], frozenset[int]]
+    right: list[tuple[float, float]] | None = None
     _waiting: dict[int, list[tuple[int, float, int]]] = field(default_factory=dict)  # layer -> expert, end, bytes
     _n_ahead: int = 0
     _n_right: int = 0
@@ -96,6 +98,8 @@ class PrefetchTally:
                 self._n_right += 1
                 self._n_in_time += end <= gate_s
                 self._early_s += gate_s - end
+                if self.right is not None:
+                    self.right.append((end, gate_s))
             else:
                 self._wasted_bytes += n_bytes
 
@@ -107,6 +111,46 @@ class PrefetchTally:
             self._n_ahead + len(left), self._n_right, n_missing, self._wasted_bytes + sum(left),
             n_missing * expert_bytes, self._early_s / n if n else None, self._n_in_time / n if n else None,
         )  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class RightCopies:
+    """What a schedule brings ahead before any clock: `found` counts, its times meaningless.
+
+    copies, gates  (n_right,) int64: op of each copy that was needed, and of the gate that named it
+    """
+
+    found: Prefetches
+    copies: NDArray[np.int64]
+    gates: NDArray[np.int64]
+
+    def times(
+        self, end_s: NDArray[np.float64], at: NDArray[np.int64]
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """`early_s` and `in_time` of each machine, (n_machines,); NaN without a right copy.
+
+        `end_s` (n_machines, n): the ends of the ops `at` (n,), ascending, which has all of them.
+        """
+        if not self.copies.size:
+            none = np.full(len(end_s), np.nan)
+            return none, none
+        copied, gated = (end_s[:, np.searchsorted(at, ops)] for ops in (self.copies, self.gates))
+        early_s = np.cumsum(gated - copied, axis=1)[:, -1] / self.copies.size  # one after the other, as a tally adds
+        return early_s, np.count_nonzero(copied <= gated, axis=1) / self.copies.size
+
+
+def right_copies(
+    columns: Mapping[str, NDArray[Any]],
+    works: tuple[Work, ...],
+    named: Mapping[tuple[int, int], frozenset[int]],
+    n_missing: int,
+    expert_bytes: int,
+) -> RightCopies:
+    """The copies of a whole schedule that brought what was needed; arguments as of `PrefetchTally`."""
+    tally = PrefetchTally(named, [])
+    tally.feed(columns, works, np.arange(len(columns["kind"]), dtype=np.float64))
+    pairs = np.array(tally.right, np.float64).reshape(-1, 2).astype(np.int64)
+    return RightCopies(tally.found(n_missing, expert_bytes), pairs[:, 0], pairs[:, 1])
 
 
 def named_by(model: ModelArchitecture, trace: RoutingTrace) -> dict[tuple[int, int], frozenset[int]]:

@@ -68,8 +68,8 @@ class Revealed:
 
     def _predicted(self, i: int, other: int) -> NDArray[Any] | None:
         """What the policy's predictor says at block `i` of a later one."""
-        predictor, layer = self._policy.predictor, self._first + other
+        predictor = self._policy.predictor
         if predictor is None or self._encoding or not i < other < len(self._unions):
             return None
-        chosen, n_experts = self._step.experts[:, layer], self._loop.model.n_experts
-        return ask(self._policy.name, "predictor", predictor, self._loop.i_step, layer, chosen, n_experts)
+        chosen, n_experts = self._step.experts[:, self._first + other], self._loop.model.n_experts
+        return ask(self._policy.name, "predictor", predictor, self._loop.i_step, other, chosen, n_experts)

@@ -91,6 +91,7 @@ _TAKES: dict[str, tuple[str, ...]] = {
     "high": ("mixed_precision",),
     "low": ("mixed_precision",),
     "bits": ("mixed_precision",),
+    "from": tuple(f"guess/{name}" for name in _GUESSED),
 }
 """What may follow a name, and which presets take it."""
 
@@ -102,7 +103,7 @@ _MISS = re.compile(
 )
 _FORM = re.compile(
     r"(?P<name>[a-z_]+(/[a-z_]+)?)(\((?P<lookahead>\d{1,4})\))?(=(?P<host>[^:+=]*))?(?P<encoder>:encoder)?"
-    r"(?P<options>(:(recall|curve|more|high|low|bits)=[^:+=]*)*)(\+(?P<cache>.+))?",
+    r"(?P<options>(:(recall|curve|more|high|low|bits|from)=[^:+=]*)*)(\+(?P<cache>.+))?",
     re.ASCII,
 )
 
@@ -117,6 +118,7 @@ def policy_named(text: str) -> Policy:
     against the copy: `on_demand:cheaper+lru:0.4` or `on_demand+lru:0.4:cheaper`, by what the machine says, or with a
     stated time on the host over that of the copy, `on_demand:cheaper=0.35`, `min_latency/paper=0.35`. `:recall=0.9`
     says how often the guesses of `lru_next_gate` are right, `guess/markov(2):more=1` how far ahead and how many more,
+    `guess/markov:from=FILE` what it has learnt from before,
     `mixed_precision:high=0.5:low=0.8:bits=4` up to which score an expert comes as stored, and in fewer bits. A
     file that was loaded takes the place of a preset: `./mine.py:MyPolicy:depth=2`.
 
@@ -202,7 +204,11 @@ def _options(match: re.Match[str], text: str) -> dict[str, Any]:
             raise InvalidInput(f"policy {text!r} says {option} twice: once is enough")
         if option == "more" and not (value.isascii() and value.isdigit() and len(value) < 6):
             raise InvalidInput(f"policy {text!r}: more = {value!r} is not a number of experts, such as 2")
-        found[option] = {"lookahead": int, "more": int, "curve": str}.get(option, lambda v: _number(v, text))(value)
+        found[option] = value if option in ("curve", "from") else _number(value, text)
+        if option in ("lookahead", "more"):
+            found[option] = int(value)
+    if "from" in found:
+        found["learnt"] = found.pop("from")
     return found
 
 

@@ -1,6 +1,7 @@
 """`guess/PREDICTOR`: what a predictor expects is brought beside the cache, which takes over what a gate then names.
 
-`guess/markov(2):more=1` guesses two blocks ahead, one expert more than a token chooses. A wrong guess evicts nothing
+`guess/markov(2):more=1` guesses two blocks ahead, one expert more than a token chooses; `guess/markov:from=FILE` has
+learnt from a trace before. A wrong guess evicts nothing
 and costs link time. `guess/shuffled_learned` brings what the same predictor said of other tokens: a control.
 """
 
@@ -8,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import offload.policies.lru_next_gate as eliseev
 from offload.policy import BlockView, Buffers, Decisions, Fetch, Policy, RunFacts
@@ -16,6 +18,9 @@ from offload.predictors.next_gate import CurveGate, NextGate
 from traces.errors import InvalidInput
 from traces.typed import check_fields
 
+if TYPE_CHECKING:
+    from offload.predictors.learnt import Lessons
+
 __all__ = ["AheadSlots", "BringsGuesses", "LearnsAsItRuns", "guess_next_gate", "guesses"]
 
 
@@ -23,13 +28,15 @@ __all__ = ["AheadSlots", "BringsGuesses", "LearnsAsItRuns", "guess_next_gate", "
 class LearnsAsItRuns:
     """The prefetch of one run, made anew: predictor `name` of `offload.predictors.catalogue` learns as it serves.
 
-    `ahead`: blocks; `more`: experts guessed beyond k a token; `shuffled`: the control.
+    `ahead`: blocks; `more`: experts guessed beyond k a token; `shuffled`: the control; `lessons`: what it has learnt
+    before.
     """
 
     name: str
     ahead: int = 1
     more: int = 0
     shuffled: bool = False
+    lessons: Lessons | None = None
 
     def __post_init__(self) -> None:
         check_fields(self)
@@ -39,10 +46,10 @@ class LearnsAsItRuns:
             raise InvalidInput(f"more = {self.more}: 0 to 32767 experts guessed beyond k")
 
     def __call__(self, facts: RunFacts) -> Decisions:
-        """The decisions of a run that has seen nothing."""
+        """The decisions of a run that has seen nothing, but for what it has learnt before."""
         from offload.predictors.running import RunningGuesses
 
-        return Decisions(RunningGuesses(self.name, facts, self.ahead, self.more, self.shuffled))
+        return Decisions(RunningGuesses(self.name, facts, self.ahead, self.more, self.shuffled, self.lessons))
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,10 +88,18 @@ def guesses(predictor: str) -> Callable[..., Policy]:
     shuffled = predictor.startswith("shuffled_")
     name = predictor.removeprefix("shuffled_")
 
-    def guess(lookahead: int = 1, more: int = 0) -> Policy:
+    def guess(lookahead: int = 1, more: int = 0, learnt: str | None = None) -> Policy:
+        said = _said(f"guess/{predictor}", lookahead, more)
+        lessons = None
+        if learnt is not None:
+            from offload.predictors.learnt import lessons_named  # on use: a design that is only named needs no arrays
+
+            if name == "uniform":
+                raise InvalidInput(f"{said}:from={learnt}: it learns nothing, leave from= out")
+            said, lessons = f"{said}:from={learnt}", lessons_named(learnt)
         return Policy(
-            _said(f"guess/{predictor}", lookahead, more),
-            start=LearnsAsItRuns(name, lookahead, more, shuffled=shuffled),
+            said,
+            start=LearnsAsItRuns(name, lookahead, more, shuffled=shuffled, lessons=lessons),
             buffers=AheadSlots(lookahead, more),
         )
 

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from offload.predictors.catalogue import guesser_named
 from offload.predictors.histories import Tokens, tokens_of_sequences
 from offload.predictors.known import Guesser, ranked
+from offload.predictors.learnt import teach
 from traces.errors import InvalidInput
 from traces.routing import RoutingTrace
 from traces.splits import Split, split_tokens
@@ -135,11 +136,7 @@ def _judged(name: str, asked: _Asked, rng: np.random.Generator) -> GuessCounts:
     """Learn, then guess; nothing is learnt of what is judged."""
     n_layers = asked.chosen.shape[1]
     guesser = guesser_named(name, n_layers, asked.n_experts, asked.lookaheads)
-    for tokens in asked.tokens(learns=True):
-        guesser.begin(tokens.before)
-        for layer in range(n_layers):
-            guesser.saw(layer, asked.chosen[tokens.at, layer])
-        guesser.learn()
+    teach(guesser, asked.chosen, asked.tokens(learns=True))
     n, n_lookaheads, _, _ = asked.shape
     right, shuffled, whole = (np.zeros(asked.shape) for _ in range(3))
     first = np.zeros((n, n_lookaheads, n_layers))

@@ -1,7 +1,7 @@
 """A predictor inside a run: at every gate it is told what was chosen, guesses a later block, and learns pass by pass.
 
-It starts knowing nothing and learns as it serves, so that every guess is made of what came before it. In a decoder
-alone; nothing here may know time.
+It starts knowing nothing, or what it has learnt of another trace, and learns as it serves, so that every guess is made
+of what came before it. In a decoder alone; nothing here may know time.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from offload.policy import BlockView, Fetch, RunFacts
 from offload.predictors.catalogue import guesser_named
 from offload.predictors.histories import Histories
 from offload.predictors.known import Chosen, Guesser, Scores, ranked
+from offload.predictors.learnt import Lessons
 
 __all__ = ["ByPriority", "RunningGuesses", "ShuffledGuesser"]
 
@@ -61,8 +62,12 @@ class RunningGuesses:
     What has no score above 0 is not brought: nothing is known of it. All go beside the cache.
     """
 
-    def __init__(self, name: str, facts: RunFacts, ahead: int, more: int, shuffled: bool) -> None:
+    def __init__(
+        self, name: str, facts: RunFacts, ahead: int, more: int, shuffled: bool, lessons: Lessons | None = None
+    ) -> None:
         guesser = guesser_named(name, facts.n_blocks, facts.n_experts, tuple(range(1, ahead + 1)))
+        if lessons is not None:
+            lessons.give(guesser, facts)
         self._watcher = _Watcher(ShuffledGuesser(guesser) if shuffled else guesser, facts)
         self._ahead, self._n_each = ahead, min(facts.top_k + more, facts.n_experts)
 

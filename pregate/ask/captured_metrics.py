@@ -9,12 +9,12 @@ from offload.decode import Decoded
 from offload.policies.prefetch_all import whole_next_block
 from offload.policies.pregate import SelectedAhead
 from offload.policy import Policy, no_prefetch
-from offload.prefetches import Prefetches, PrefetchTally, named_by
+from offload.prefetches import Prefetches, PrefetchTally, RightCopies, named_by, right_copies
 from offload.schedule import COLUMNS
 from offload.timeline import Timeline
 from pregate.ask.capture import Captured
 
-__all__ = ["guesses", "metrics_of", "n_missing", "prefetches_of"]
+__all__ = ["guesses", "metrics_of", "n_missing", "prefetches_of", "right_copies_of"]
 
 
 def metrics_of(captured: Captured, timeline: Timeline, lookups: tuple[int, int] | None = None) -> dict[str, Any]:
@@ -36,6 +36,16 @@ def guesses(policy: Policy) -> bool:
 def n_missing(decoded: Decoded) -> int:
     """Experts that gates named and that were not resident."""
     return decoded.n_lookups + decoded.n_prefill_lookups - decoded.n_hits - decoded.n_prefill_hits
+
+
+def right_copies_of(captured: Captured) -> RightCopies | None:
+    """What a policy that guesses brings ahead, before any clock; None of any other."""
+    if not guesses(captured.policy):
+        return None
+    schedule = captured.decoded.schedule
+    columns = {name: getattr(schedule, name) for name in COLUMNS}
+    named, n = named_by(captured.model, captured.trace), n_missing(captured.decoded)
+    return right_copies(columns, schedule.works, named, n, captured.model.expert_bytes)
 
 
 def prefetches_of(captured: Captured, timeline: Timeline) -> Prefetches | None:

@@ -19,8 +19,9 @@ from hwmodels.platform import Platform
 from offload import metrics
 from offload.ops import TO_DEVICE, Lane
 from offload.probes import find_probes
+from pregate.ask.brought_ahead import ahead_of, ahead_on
 from pregate.ask.capture import Captured
-from pregate.ask.captured_metrics import metrics_of
+from pregate.ask.captured_metrics import metrics_of, prefetches_of
 from pregate.ask.simulation import calibration, changed_share, coverage_of, host_figures_of, output_of
 from simulator import batch, event
 from simulator.batch import Compiled
@@ -109,7 +110,8 @@ def _fifo(captured: Captured, ready: Compiled, costs: Costs) -> dict[str, NDArra
         lookups=(decoded.n_lookups, decoded.n_hits),
     )
     each = {name: np.broadcast_to(value, seen.makespan_s.shape) for name, value in found.items()}
-    return each | {"bound_s": seen.bound_s, "binding": _BINDING[seen.binding]}
+    each |= {"bound_s": seen.bound_s, "binding": _BINDING[seen.binding]}
+    return each | ahead_on(captured, ready, costs)
 
 
 def _by_events(captured: Captured, costs: Costs, modes: Modes) -> dict[str, NDArray[Any]]:
@@ -119,7 +121,8 @@ def _by_events(captured: Captured, costs: Costs, modes: Modes) -> dict[str, NDAr
         mine = Costs(*(np.ascontiguousarray(getattr(costs, name)[:, i]) for name in costs.__slots__))
         timeline = event.simulate(schedule, mine, modes, prepared)
         bounds = lower_bounds(schedule, mine, modes)
-        rows.append(metrics_of(captured, timeline) | {"bound_s": bounds.makespan_s, "binding": bounds.binding})
+        bound = {"bound_s": bounds.makespan_s, "binding": bounds.binding}
+        rows.append(metrics_of(captured, timeline) | bound | ahead_of(prefetches_of(captured, timeline)))
     return {name: np.array([row[name] for row in rows]) for name in rows[0]} if rows else {}
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,11 +18,12 @@ from pregate.ask.simulation import to_dataframe
 from traces.bootstrap import ratio_intervals
 from traces.errors import InvalidInput, unknown_name
 from traces.routing import RoutingTrace
+from traces.splits import split_tokens
 
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["PredictorCurves", "PredictorRow", "predictors"]
+__all__ = ["PredictorCurves", "PredictorRow", "learning_part", "predictors"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,6 +152,20 @@ def predictors(
         n_judged_tokens=int(np.count_nonzero(~found.split.learns)),
         note="; ".join(filter(None, (_note(found), trace.provenance.note))),
     )
+
+
+def learning_part(trace: RoutingTrace, split: str = "alternate") -> RoutingTrace:
+    """The decode tokens that `predictors` has its predictors learn from, as a trace for `guess/NAME:from=FILE`.
+
+    `split` as of `predictors`. Raises `InvalidInput` where nothing decodes.
+    """
+    decoded = trace.decode_only()
+    order = np.lexsort((decoded.position, decoded.sequence))
+    learns = np.sort(order[split_tokens(decoded.sequence[order], split).learns])
+    part = decoded.reordered(learns, decoded.step[learns])
+    origin = trace.provenance
+    note = "; ".join(filter(None, (origin.note, f"its part that predictors learn from, split {split}")))
+    return replace(part, provenance=replace(origin, note=note))
 
 
 def _check(names: Sequence[str], lookaheads: Sequence[int], more: Sequence[int], metric: str, seed: int) -> None:

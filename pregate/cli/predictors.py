@@ -13,6 +13,7 @@ from pregate.cli.output_paths import require_picture
 from pregate.cli.progress import spinner
 from pregate.draw import render
 from traces.errors import InvalidInput
+from traces.whole_file import refuse_overwriting
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -35,6 +36,10 @@ def predictors(
     split: Annotated[
         str, typer.Option(help="Which sequences learn: alternate (every other one) or halves (the first half).")
     ] = "alternate",
+    save: Annotated[
+        Path | None,
+        typer.Option(help="Write what learns (.safetensors), for guess/markov:from=FILE and the other predictors."),
+    ] = None,
     plot: Annotated[Path | None, typer.Option(help="Draw the curves (PNG, SVG or PDF).")] = None,
     seed: options.Seed = 0,
     format: options.OutputFormat = options.Format.table,
@@ -45,12 +50,17 @@ def predictors(
     """
     if plot is not None:
         require_picture(plot)
+    if save is not None:
+        _require_lessons(save, trace)
     names = None if predictors is None else distinct(predictors, "--predictors")
     ahead, beyond = _numbers(lookahead, "--lookahead"), _numbers(more, "--more")
     from pregate.api import load_trace
+    from pregate.ask.predictors import learning_part
     from pregate.ask.predictors import predictors as judge
+    from traces.storage import save_trace
 
     recorded = load_trace(trace)
+    learning = None if save is None else learning_part(recorded, split)
     with spinner("learning and guessing"):
         found = judge(recorded, names, ahead, beyond, metric=metric, split=split, seed=seed)
         if plot is not None:
@@ -68,8 +78,20 @@ def predictors(
             f"{found.metric}: {_metric_is(found)}. Shuffled: recall of the same predictor's guesses for other tokens."
         )
         print(f"{found.note[:1].upper()}{found.note[1:]}.")
+    if save is not None and learning is not None:
+        save_trace(learning, save)
+        typer.echo(f"wrote {save}", err=True)
     if plot is not None:
         typer.echo(f"wrote {plot}", err=True)
+
+
+def _require_lessons(path: Path, trace: Path) -> None:
+    """Raise `InvalidInput` for a file that cannot be written, before anything is learnt."""
+    if path.suffix != ".safetensors":
+        raise InvalidInput(f"--save {path}: what is learnt from is kept as a routing trace, name it .safetensors")
+    if path.is_dir() or not path.parent.is_dir():
+        raise InvalidInput(f"--save {path}: {'a folder' if path.is_dir() else f'no folder {path.parent}'}, name a file")
+    refuse_overwriting(path, trace)
 
 
 def _metric_is(found: PredictorCurves) -> str:
