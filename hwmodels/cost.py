@@ -152,6 +152,8 @@ def parts_of(work: Work, figures: Figures) -> Parts:
             measured = figures.kernel(work.kind, "fixed_s")
             fixed_s = figures.copy_latency_s if measured is None else measured
             return Parts(fixed_s, link_s=work.copy_bytes / figures.link_bytes_per_s("d2h"))
+        case OpKind.WRITE_BACK:
+            return Parts(figures.fetch_latency_s, link_s=work.copy_bytes / figures.link_bytes_per_s("d2h"))
         case OpKind.STAGE:
             fixed_s = work.n_copies * figures.stack.launches[OpKind.STAGE] * constant("kernel_s")
             return Parts(fixed_s, hbm_s=_hbm_traffic_s(work, figures))
@@ -218,7 +220,7 @@ def _hbm_traffic_s(work: Work, figures: Figures) -> Number:
     match work.kind:
         case OpKind.STAGE:
             moved: float = 2 * work.copy_bytes
-        case OpKind.FETCH | OpKind.READBACK | OpKind.HANDOVER | OpKind.STREAM | OpKind.RETURN:
+        case _ if work.kind in _COPIES:
             moved = work.copy_bytes
         case _ if KINDS[work.kind].lane in (Lane.HOST, Lane.DISK, Lane.CPU):
             return 0.0

@@ -123,9 +123,12 @@ class SoftwareStack:
     latent_launches: int = 0
 
     def launches_of(self, work: Work) -> int:
-        """Kernels that an op launches."""
+        """Kernels that an op launches; each matrix of an expert alone has one, the last what is left of an expert's."""
         latent = work.attending is not None and work.attending.is_latent
-        return self.latent_launches if latent and self.latent_launches else self.launches.get(work.kind, 0)
+        launched = self.latent_launches if latent and self.latent_launches else self.launches.get(work.kind, 0)
+        if work.piece is None:
+            return launched
+        return max(launched - work.piece.i, 1) if work.piece.is_last else 1
 
     def __post_init__(self) -> None:
         if any(rows < 1 for rows in self.fused_rows) or list(self.fused_rows) != sorted(set(self.fused_rows)):

@@ -11,6 +11,7 @@ from offload.copies import Copies
 from offload.decoding_pass import PassWorks
 from offload.drafting import Draft
 from offload.execution import Execution
+from offload.granularity import check_execution, layer_copy, matrix_copies
 from offload.host_side import HostSide
 from offload.host_tier import HostTier, ReadThrough
 from offload.memory import ExpertMemory
@@ -36,6 +37,21 @@ _PART_OPS = 1 << 18
 """Ops written before a part is handed over."""
 
 _STEP = Work(OpKind.STEP)
+
+
+def _copies(model: ModelArchitecture, policy: Policy, execution: Execution, disk: bool) -> Copies:
+    """What one copy brings under a policy. Raises `InvalidInput` where the stack does not bring that."""
+    writes_back = policy.cache is not None and policy.cache.write_back
+    check_execution(policy.name, policy.granularity, writes_back, execution, disk)
+    copy = layer_copy if policy.granularity == "layer" else work.expert_copy_work
+    return Copies(
+        copy(model, OpKind.DISK_READ) if disk else None,
+        copy(model, OpKind.FETCH),
+        copy(model, OpKind.STAGE) if execution.stage else None,
+        matrix_copies(model, OpKind.FETCH) if policy.granularity == "matrix" else (),
+        copy(model, OpKind.WRITE_BACK) if writes_back else None,
+        model.n_experts if policy.granularity == "layer" else 0,
+    )
 
 
 class _Layers(NamedTuple):
@@ -70,11 +86,7 @@ class DecodeLoop:
         self.works = Works(model, count_slots(n_buffers, cache) * model.expert_bytes)
         self._mixing = TokenMixing(model, self.works)
         self._of_pass: dict[tuple[bool, int], PassWorks] = {}
-        copies = Copies(
-            work.expert_copy_work(model, OpKind.DISK_READ) if disk else None,
-            work.expert_copy_work(model, OpKind.FETCH),
-            work.expert_copy_work(model, OpKind.STAGE) if execution.stage else None,
-        )
+        copies = _copies(model, policy, execution, disk)
         places = [layer for stack in model.stacks for layer in stack.moe_layers]
         self.host_tier: HostTier | None = None
         if disk:

@@ -63,7 +63,9 @@ class ExpertFfns:
                 last = self._fused(block, one.union, shared > 0, after, released)
                 shared = 0
             else:
-                last = self.single(block, one.union.experts[0], one.union.tokens[0], after, released)
+                (expert,), (n_tokens,) = one.union
+                pieces = () if ready is None else loop.memory.pieces(block.moe_layer, expert)
+                last = self.single(block, expert, n_tokens, after, released, pieces)
         if loop.execution.sync_after_ffn:
             loop.host(HOST_WAITS, (last,), block.layer)
         return last
@@ -78,12 +80,21 @@ class ExpertFfns:
         else:
             loop.micro.shared(block.i, block.layer)
 
-    def single(self, block: MoeBlock, expert: int, n_tokens: int, after: Sequence[int], freed: int) -> int:
-        """The FFN of one expert, as its miss was answered."""
+    def single(
+        self, block: MoeBlock, expert: int, n_tokens: int, after: Sequence[int], freed: int, pieces: Sequence[int] = ()
+    ) -> int:
+        """The FFN of one expert, as its miss was answered; of one whose matrices come by copies `pieces`, the product
+        by each once that is there.
+        """
         loop, how = self._loop, block.how.get(expert, MissAction.FETCH)
         if loop.execution.selects_on_host:
             for _ in range(loop.model.n_expert_matrices):
                 read_back(loop, loop.last_op, block.layer)
+        if pieces:
+            *before, last = loop.works.matrices(self._work(n_tokens, how))
+            for what, ready in zip(before, pieces, strict=False):
+                loop.compute(what, block.layer, (ready,), 0, expert)
+            return loop.compute(last, block.layer, after, freed, expert)
         if loop.micro is not None:
             return loop.micro.single(block.i, expert, lambda n: self._work(n, how), block.layer, after, freed)
         return loop.compute(self._work(n_tokens, how), block.layer, after, freed, expert)

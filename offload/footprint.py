@@ -154,7 +154,10 @@ def plan_memory(
         raise CapacityExceeded(_too_small(policy.name, needed, hbm_bytes, way_out), needed)
     if stated is None:
         n_cache = min(max(n_fit - full, 0), placed.n_decided * model.n_experts)
-    return MemoryPlan(static, min(full, n_fit), n_cache)
+    n_buffers = min(full, n_fit)
+    return MemoryPlan(
+        static, n_buffers - n_buffers % model.n_experts if policy.granularity == "layer" else n_buffers, n_cache
+    )
 
 
 def _buffers(model: ModelArchitecture, workload: Workload, policy: Policy, execution: Execution) -> Buffers:
@@ -164,7 +167,7 @@ def _buffers(model: ModelArchitecture, workload: Workload, policy: Policy, execu
     """
     n_active, n_experts = workload.n_active, model.n_experts
     largest = max(n_active, workload.n_encoder_active)
-    if execution.hands_slots_on and policy.needs_ids:
+    if policy.hands_slots_on(execution):
         full = _asked(policy, workload.n_decode_active or n_active, n_experts).full
         return Buffers(_asked(policy, 1, n_experts).minimum, max(full, min(2, largest)))
     wanted = _asked(policy, largest if policy.encoder == "same" else n_active, n_experts)
@@ -180,7 +183,10 @@ def _asked(policy: Policy, n_active: int, n_experts: int) -> Buffers:
             f"policy {policy.name}: buffers({n_active}, {n_experts}) returned {asked!r}, not Buffers(minimum, full), "
             f"both 0 or above"
         )
-    return Buffers(*sizes)
+    if policy.granularity != "layer":
+        return Buffers(*sizes)
+    most = max(2, policy.lookahead + 1)  # layers at once: that which runs, and those that are brought ahead
+    return Buffers(n_experts, n_experts * max(1, min(most, math.ceil(sizes[1] / max(n_active, 1)))))
 
 
 def _cached_layers(model: ModelArchitecture, placed: Placed) -> int:

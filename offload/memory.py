@@ -17,6 +17,7 @@ from offload.host_tier import HostTier, ReadWorks
 from offload.policy import MissAction
 from offload.recorder import Recorder
 from offload.residency import Access, ResidentSet, count_slots
+from offload.write_back import WriteBacks
 from traces.errors import PregateError
 
 __all__ = ["CapacityExceeded", "ExpertMemory", "Held"]
@@ -41,7 +42,7 @@ class Held(NamedTuple):
 
     `slot` is where the FFN reads it, of a run the first; `transient`: as much HBM is given back after the read. `hit`:
     it was resident when it was first asked for. `passing`: ops `first` to `ready` bring it for one read only. `given`:
-    the slot that a cache gave for it, which is then free after the read, -1 none.
+    the slot that a cache gave for it, or a slot whose HBM stays taken, which is then free after the read, -1 none.
     """
 
     expert: int
@@ -57,6 +58,11 @@ class Held(NamedTuple):
     def any_of(self, needed: Container[int]) -> bool:
         """Whether it is needed, or one of the run is."""
         return any(self.expert + i in needed for i in range(self.n))
+
+    @property
+    def is_spare(self) -> bool:
+        """Whether its slot is of no cache."""
+        return self.transient or self.given == self.slot
 
     @property
     def frees(self) -> int:
@@ -113,13 +119,19 @@ class ExpertMemory:
         self._reader = [-1] * count_slots(n_buffers, cache)  # slot -> the op that read it last
         warm = cache.slots_in_use if cache is not None else ()
         self.warm_bytes = len(warm) * expert_bytes
+        self._write_backs: WriteBacks | None = None
+        self._static: frozenset[int] = frozenset()  # slots whose HBM is taken throughout
+        if copies.write_back is not None and cache is not None:
+            places_of = {n_buffers + slot: divmod(key, cache.n_experts) for slot, key in cache.residents.items()}
+            self._write_backs = WriteBacks(self._writer, copies.write_back, places_of)
+            self._static = frozenset(places_of)
         self._home = list(range(n_buffers, len(self._reader)))  # slot of the cache -> slot
         self._filled = dict.fromkeys((n_buffers + slot for slot in warm), -1)  # of the cache's slots, by which op
         self._held: dict[int, dict[int, Held]] = {}  # layer -> expert -> where
         self._holds: dict[int, list[Held]] = {}  # layer -> the same, a run once
         self._beside: dict[int, set[int]] = {}  # layer -> experts that were brought aside
         self._waiting: deque[_Waiting] = deque()
-        self._in_runs = in_runs and copies.disk is None
+        self._in_runs = in_runs and copies.disk is None and copies.write_back is None
         self._pinned: set[int] = set()
         self._pinned_by_layer: dict[int, list[int]] = {}
         self.gated_layer = -1
@@ -129,7 +141,8 @@ class ExpertMemory:
         """The ops that a later op may have to wait for."""
         held = (h.ready for holds in self._holds.values() for h in holds)
         host = self._host.live_ops() if self._host is not None else ()
-        return {op for op in (*self._reader, *self._filled.values(), *held, *host) if op >= 0}
+        written = () if self._write_backs is None else self._write_backs.live_ops()
+        return {op for op in (*self._reader, *self._filled.values(), *held, *host, *written) if op >= 0}
 
     @property
     def holds_ahead(self) -> bool:
@@ -159,6 +172,11 @@ class ExpertMemory:
         held = self._held.get(layer, {})
         holds: Iterable[Held] = self._holds.get(layer, ()) if experts is None else (held[expert] for expert in experts)
         return sorted({h.ready for h in holds if h.ready >= 0})
+
+    def pieces(self, layer: int, expert: int) -> tuple[int, ...]:
+        """The copies that bring the matrices of an expert for the layer's next FFN; none: it came whole, or earlier."""
+        held = self._held[layer][expert]
+        return () if held.hit or not self.copies.pieces else self._writer.pieces(held.ready)
 
     def n_transient(self, layer: int, experts: Iterable[int] | None = None) -> int:
         """Slots that are given back when what is held for the layer has been read."""
@@ -212,7 +230,7 @@ class ExpertMemory:
             self._pinned_by_layer.setdefault(layer, []).extend(pins)
             for access in accesses if adopts else ():
                 if access.expert in adopts:
-                    self._adopt(layer, access)
+                    self._adopt(layer, access, step)
             accesses = tuple(access for access in accesses if access.expert not in adopts) if adopts else accesses
             self._ask_host(layer, [access.expert for access in accesses if not access.hit])
             for passing, group in groupby(accesses, lambda access: access.slot < 0):
@@ -227,21 +245,33 @@ class ExpertMemory:
         held = self._held.get(layer, {})
         return [expert for expert in held if expert in self._beside.get(layer, ())]
 
-    def _adopt(self, layer: int, access: Access) -> None:
+    def _adopt(self, layer: int, access: Access, step: int) -> None:
         """The cache keeps an expert where it was brought beside it, and gives the slot it would have gone to."""
         if access.slot < 0:
             return
         held, before = self._held[layer][access.expert], self._home[access.slot]
-        now = held._replace(transient=before in self._filled, passing=False, given=before)
-        self._filled.pop(before, None)
+        if self._write_backs is not None and before in self._filled:
+            self._give_back(before, step)
+            now = held._replace(transient=False, passing=False)
+        else:
+            now = held._replace(transient=before in self._filled, passing=False, given=before)
+            self._filled.pop(before, None)
         self._filled[held.slot], self._home[access.slot] = held.ready, held.slot
+        if self._write_backs is not None:
+            self._write_backs.keep(held.slot, layer, access.expert)
         self._held[layer][access.expert] = now
         self._holds[layer] = [now if one is held else one for one in self._holds[layer]]
 
     def _queue(
         self, layer: int, experts: list[int], step: int, named: Collection[int] | None, how: Mapping[int, MissAction]
     ) -> None:
-        """Let `experts`, which no cache keeps, wait for slots: in runs where nobody waits for them one by one."""
+        """Let `experts`, which no cache keeps, wait for slots: in runs where nobody waits for them one by one, and all
+        of a layer at once where one copy brings them.
+        """
+        if self.copies.n_at_once:
+            if experts:
+                self._waiting.append(_Waiting(layer, 0, self.copies.n_at_once, -1, False, step, _WHOLE))
+            return
         if named is None or not self._in_runs:
             self._waiting.extend(_Waiting(layer, one, 1, -1, False, step, how.get(one, _WHOLE)) for one in experts)
             return
@@ -310,14 +340,15 @@ class ExpertMemory:
     def give_up(self, layer: int, needed: Container[int]) -> bool:
         """Take the slots of what `layer` holds and does not need, once the copies have ended; whether it had any."""
         held = self._held[layer]
-        wrong = [one for one in self._holds[layer] if one.transient and not one.any_of(needed)]
+        wrong = [one for one in self._holds[layer] if one.is_spare and not one.any_of(needed)]
         for one in wrong:
             self._holds[layer].remove(one)
             for i in range(one.n):
                 del held[one.expert + i]
                 self._reader[one.slot + i] = max(one.ready, self._reader[one.slot + i])
                 self._free.append(one.slot + i)
-            self._recorder.release_after(one.ready, self._expert_bytes * one.n)
+            if one.transient:
+                self._recorder.release_after(one.ready, self._expert_bytes * one.n)
         self._grant()
         return bool(wrong)
 
@@ -332,7 +363,7 @@ class ExpertMemory:
             self._waiting.remove(entry)
             self._drop(entry)
         for other in sorted({other for other, _ in aside}, reverse=True):
-            guessed = [h for h in self._holds.get(other, ()) if h.transient and (other, h.expert) in aside]
+            guessed = [h for h in self._holds.get(other, ()) if h.is_spare and (other, h.expert) in aside]
             if guessed:
                 kept = {e for e in self._held[other] if not any(h.expert <= e < h.expert + h.n for h in guessed)}
                 return self.give_up(other, kept)
@@ -355,7 +386,7 @@ class ExpertMemory:
         waiting = self._waiting
         while waiting:
             entry = waiting[0]
-            transient = self.copies.stage is not None or entry.cached < 0
+            transient = self.copies.stage is not None or entry.cached < 0 or self._swaps(entry)
             if transient and self._next_free == len(self._free):
                 return
             waiting.popleft()
@@ -383,7 +414,10 @@ class ExpertMemory:
     def _place_run(self, entry: _Waiting, n: int) -> Held:
         """`n` experts from that of `entry` on into as many free slots."""
         buffer = self._take(n)
-        first, ready = self._writer.fetch_run(self._target(entry, buffer), n)
+        target = self._target(entry, buffer)
+        first, ready = (
+            self._writer.fetch(target, _WHOLE) if self.copies.n_at_once else self._writer.fetch_run(target, n)
+        )
         return Held(entry.expert, n, buffer, ready, True, False, first, True)
 
     def _take(self, n: int) -> int:
@@ -398,26 +432,48 @@ class ExpertMemory:
     def _place(self, entry: _Waiting, transient: bool) -> Held:
         """One expert into its slot of the cache or into a free one, or from the cache into a free one to be read."""
         buffer = self._take(1) if transient else -1
+        if self._write_backs is not None and self._swaps(entry):
+            self._give_back(self._home[entry.cached], entry.step)
+            self._home[entry.cached], transient = buffer, False
         cached = self._home[entry.cached] if entry.cached >= 0 else -1
         ready = self._filled.get(cached, -1)
         first, passing = ready, not entry.hit and cached < 0
         stage = self.copies.stage
         if not entry.hit:
             slot = cached if cached >= 0 else (-1 if stage is not None else buffer)
-            first, ready = self._writer.fetch(self._target(entry, slot), entry.how)
+            back = self._write_backs
+            written = -1 if back is None else back.last_of(entry.layer, entry.expert)
+            first, ready = self._writer.fetch(self._target(entry, slot), entry.how, written)
             if cached >= 0:
                 self._filled[cached] = ready
+                if back is not None:
+                    back.keep(cached, entry.layer, entry.expert)
         if stage is None:
             slot = cached if cached >= 0 else buffer
-            return Held(entry.expert, 1, slot, ready, transient, entry.hit, first, passing)
+            given = slot if transient and slot in self._static else -1
+            return Held(entry.expert, 1, slot, ready, transient and given < 0, entry.hit, first, passing, given)
         ready = self._writer.stage(stage, self._target(entry, buffer), ready)
         if cached >= 0:
             self._reader[cached] = ready
         return Held(entry.expert, 1, buffer, ready, True, entry.hit, first, passing)
 
+    def _swaps(self, entry: _Waiting) -> bool:
+        """Whether an expert takes the place in the cache of one that is written back: it goes to a spare slot."""
+        back = self._write_backs is not None and not entry.hit and entry.cached >= 0
+        return back and self._home[entry.cached] in self._filled
+
+    def _give_back(self, slot: int, step: int) -> None:
+        """Write back what the cache kept in `slot`, which is free after that."""
+        assert self._write_backs is not None
+        op = self._write_backs.give(slot, step, self._filled.pop(slot), self._reader[slot])
+        if slot not in self._static:
+            self._recorder.release_after(op, self._expert_bytes)
+        self._reader[slot] = op
+        self._free.append(slot)
+
     def _target(self, entry: _Waiting, slot: int) -> Target:
         """Where the expert of `entry` goes: HBM is taken for a transient slot, and for a cache slot the first time."""
-        fills = slot >= 0 and slot not in self._filled
+        fills = slot >= 0 and slot not in self._filled and slot not in self._static
         reader = self._reader[slot] if slot >= 0 else -1
         return Target(entry.layer, entry.expert, slot, entry.step, reader, fills, entry.layer != self.gated_layer)
 

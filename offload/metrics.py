@@ -132,6 +132,11 @@ def h2d_bytes(timeline: Timeline) -> int:
     return int(timeline.moved_bytes[np.isin(timeline.schedule.kind, TO_DEVICE)].sum())
 
 
+def written_back_bytes(timeline: Timeline) -> int:
+    """Bytes of experts that a cache let go, copied back to host memory."""
+    return int(timeline.moved_bytes[timeline.schedule.kind == OpKind.WRITE_BACK].sum())
+
+
 def transfer_s(timeline: Timeline) -> float:
     """Time in which experts were being moved: the union of all copies and storage reads."""
     moving = np.isin(timeline.schedule.kind, TRANSFERS)
@@ -199,6 +204,7 @@ class Metrics:
     """What a run took, virtual or real: the part that results have in common. Definitions in DESIGN's words.
 
     `decode_tokens_per_s`: tokens after those of the first forward pass that makes any, over the time after it.
+    `written_back_bytes`: of experts that a cache let go, copied back to host memory.
     `stall_s`: the compute lane waits for a transfer. `exposed_transfer_fraction`: the share of the time in which
     experts move that passes in such waits.
     """
@@ -213,6 +219,7 @@ class Metrics:
     makespan_s: float
     peak_hbm_bytes: int
     h2d_bytes: int
+    written_back_bytes: int
     hit_rate: float
     stall_s: float
     stall_share: float
@@ -235,6 +242,7 @@ def summed_up(
     transfer_s: Any,
     peak_hbm_bytes: Any,
     h2d_bytes: Any,
+    written_back_bytes: Any = 0,
     n_output_tokens: int,
     lookups: tuple[int, int],
 ) -> dict[str, Any]:
@@ -259,6 +267,7 @@ def summed_up(
         "makespan_s": makespan_s,
         "peak_hbm_bytes": peak_hbm_bytes,
         "h2d_bytes": h2d_bytes,
+        "written_back_bytes": written_back_bytes,
         "hit_rate": lookups[1] / lookups[0] if lookups[0] else 0.0,
         "stall_s": stall_s,
         "stall_share": stall_s / makespan_s,
@@ -283,6 +292,7 @@ def of_timeline(
         transfer_s=transfer_s(timeline),
         peak_hbm_bytes=timeline.peak_hbm_bytes,
         h2d_bytes=h2d_bytes(timeline),
+        written_back_bytes=written_back_bytes(timeline),
         n_output_tokens=n_output_tokens,
         lookups=lookups,
     )

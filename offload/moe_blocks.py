@@ -42,7 +42,7 @@ class Blocks:
         self._first, self._unions = first, unions
         self._revealed = Revealed(loop, policy, first, unions, step, encoding)
         self._ffns = ExpertFfns(loop)
-        self._slots = SlotReads(loop, self._ffns, loop.execution.hands_slots_on and policy.needs_ids)
+        self._slots = SlotReads(loop, self._ffns, policy.hands_slots_on(loop.execution))
 
     def run(self, i: int, layer: int) -> None:
         """Gate, copies, waits and expert FFN of MoE block `i`, which sits in `layer`."""

@@ -21,6 +21,7 @@ __all__ = [
     "KindRow",
     "Lane",
     "OpKind",
+    "Piece",
     "ReadRounds",
     "TimeClass",
     "Work",
@@ -85,6 +86,8 @@ class OpKind(IntEnum):
     """Host work: the rows of a pass put in the order of their experts, by an engine that does so on the host."""
     DRAFT = 19
     """Tokens proposed for the model to verify, by something of which only the time is known."""
+    WRITE_BACK = 20
+    """One expert that a cache lets go, a slot in HBM to host memory."""
 
 
 TimeClass = Literal["kernel", "h2d", "disk", "cpu", "host", "sync"]
@@ -131,6 +134,7 @@ KINDS: Mapping[OpKind, KindRow] = MappingProxyType(
         OpKind.CPU_LAYER: KindRow(Lane.CPU, "cpu", "layer on the CPU", "#9669F0"),
         OpKind.SORT: KindRow(Lane.HOST, "host", "host", "#999999"),
         OpKind.DRAFT: KindRow(Lane.COMPUTE, "kernel", "draft", "#99993A"),
+        OpKind.WRITE_BACK: KindRow(Lane.D2H, "h2d", "write-back", "#5A3C0A", moves_weights=True),
     }
 )
 """The kinds of op, a row each, in the order of `OpKind`; colours differ in lightness within a lane."""
@@ -190,6 +194,18 @@ class FusedExperts(NamedTuple):
     n_tokens: int
 
 
+class Piece(NamedTuple):
+    """One matrix of an expert, number `i` of its `n` in the order in which they lie: those up, then that down."""
+
+    i: int
+    n: int
+
+    @property
+    def is_last(self) -> bool:
+        """Whether the expert is whole, or computed, with it."""
+        return self.i == self.n - 1
+
+
 class ReadRounds(NamedTuple):
     """How storage is read for one op: it begins `n_rounds` rounds of reads at once, of at most `n_bytes` each."""
 
@@ -209,6 +225,7 @@ class Work(NamedTuple):
     `n_entries`: what is gone through one by one: of a table of experts by token what the host looks at, tokens drafted.
     `attending`: the shape of an attention, whose context is in `flop` and `hbm_bytes`; `fused`: experts in one op.
     `reading`: how storage is read, None at once.
+    `piece`: the matrix of an expert that an op moves or multiplies by; None: all of it.
     """
 
     kind: OpKind
@@ -225,6 +242,7 @@ class Work(NamedTuple):
     attending: Attending | None = None
     fused: FusedExperts | None = None
     reading: ReadRounds | None = None
+    piece: Piece | None = None
 
     @property
     def flop_format(self) -> str:

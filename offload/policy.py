@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, get_args
 
 from offload.admission import ADMISSIONS
+from offload.granularity import Granularity
 from offload.miss_costs import AsksMachine, MissCosts
 from offload.own_policies import Own, changed_fields, rebuilt
 from offload.placement import AS_DECIDED, Placement
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from offload.execution import Execution
     from traces.popularity import PopularityProfile
 
     Chosen = NDArray[np.int16]
@@ -145,9 +147,10 @@ class Cache:
     least 1), or with neither all the HBM that is left. `eviction`: a name of `offload.eviction`; `per_layer`: split
     evenly over the layers. `warm`: the cache has served one such request before. `popularity`: the counts by which a
     static cache, or the `hot` share of a `hot_lru` (None: half), holds what was chosen most (None: those of the trace
-    itself). `admit`: a name of `offload.admission`; `budget`: most experts that one (step, layer) brings in. Raises
-    `InvalidInput` on a ratio outside (0, 1], fewer slots than one, or both, and for what another eviction does not
-    look at.
+    itself). `admit`: a name of `offload.admission`; `budget`: most experts that one (step, layer) brings in.
+    `write_back`: what is let go is copied back to host memory, as by an engine that keeps one copy of each expert.
+    Raises `InvalidInput` on a ratio outside (0, 1], fewer slots than one, or both, and for what another eviction does
+    not look at.
     """
 
     eviction: str = "lru"
@@ -159,6 +162,7 @@ class Cache:
     admit: str = "always"
     budget: int | None = None
     hot: float | None = None
+    write_back: bool = False
 
     def __post_init__(self) -> None:
         check_fields(self)
@@ -174,6 +178,8 @@ class Cache:
             raise InvalidInput(f"cache {self.eviction}: budget = {self.budget} experts is below 0")
         if self.eviction == "static" and (self.admit != "always" or self.budget is not None):
             raise InvalidInput("cache static keeps what it holds: leave admit= and budget= out")
+        if self.eviction == "static" and self.write_back:
+            raise InvalidInput("cache static keeps what it holds, nothing is written back: leave write_back out")
         if self.hot is not None and self.eviction != "hot_lru":
             raise InvalidInput(f"cache {self.eviction} holds nothing for good: hot= is of hot_lru")
         if self.hot is not None and not 0 <= self.hot <= 1:
@@ -273,7 +279,9 @@ class Policy:
     `is_exact`: whether every expert is computed as stored, so that outputs are the model's. `is_ceiling`: whether it
     knows what no gate has said, so that nobody can build it. `speculation`: how tokens are drafted for passes that
     verify several; None: a pass makes one token of a sequence. `skipping`: which experts a token does without; None:
-    none.
+    none. `granularity`: what one copy brings, an expert, one matrix of it or all experts of its layer; `chunk_bytes`:
+    copies are cut in chunks of so many bytes at most, between which what is needed now overtakes what was brought ahead
+    (None: as modes have it).
     """
 
     name: str
@@ -294,10 +302,13 @@ class Policy:
     is_ceiling: bool = False
     speculation: Speculation | None = None
     skipping: Skipping | None = None
+    granularity: Granularity = "expert"
+    chunk_bytes: int | None = None
 
     def __post_init__(self) -> None:
         check_fields(self)
         check_name(self.name, "policy name")
+        self._check_granularity()
         if self.lookahead < 0:
             raise InvalidInput(f"lookahead = {self.lookahead} is below 0")
         if self.resident and self.cache is not None:
@@ -305,11 +316,35 @@ class Policy:
         if self.start is not None and self.prefetch is not no_prefetch:
             raise InvalidInput(f"{self.name} has start, which makes its prefetches: leave those out")
 
+    def _check_granularity(self) -> None:
+        """Raise `InvalidInput` for what no copy can bring, or not beside what else the policy says."""
+        if self.granularity not in get_args(Granularity):
+            raise unknown_name("granularity", str(self.granularity), get_args(Granularity), f"policy {self.name}")
+        if self.chunk_bytes is not None and self.chunk_bytes < 1:
+            raise InvalidInput(f"policy {self.name}: a chunk of {self.chunk_bytes} bytes is below 1")
+        if self.resident and (self.granularity != "expert" or self.chunk_bytes is not None):
+            raise InvalidInput(f"policy {self.name} keeps every expert in HBM and copies none: leave granularity= out")
+        if self.granularity != "layer":
+            return
+        for is_said, what in (
+            (self.cache is not None, "a cache keeps single experts"),
+            (self.on_miss is not fetch_misses, "a miss is answered for single experts"),
+            (self.predictor is not None or self.start is not None, "guesses are of single experts"),
+        ):
+            if is_said:
+                raise InvalidInput(
+                    f"policy {self.name}: {what}, whole layers pass through: leave granularity=layer out"
+                )
+
     def __reduce_ex__(self, protocol: Any) -> Any:
         """A policy from a file of code is sent as that code, and made anew where it arrives."""
         if self.source is None:
             return object.__reduce_ex__(self, protocol)
         return rebuilt, (self.source, changed_fields(self))
+
+    def hands_slots_on(self, execution: Execution) -> bool:
+        """Whether an expert's slot is free once its own FFN has run, under a stack's `execution`."""
+        return execution.hands_slots_on and self.needs_ids and self.granularity != "layer"
 
     def decisions(self, facts: RunFacts) -> Decisions:
         """The decisions of one run, made anew. Raises `InvalidInput` when `start` makes something else."""

@@ -67,6 +67,7 @@ class PrefetchTally:
     named: Mapping[tuple[int, int], frozenset[int]]
     right: list[tuple[float, float]] | None = None
     _waiting: dict[int, list[tuple[int, float, int]]] = field(default_factory=dict)  # layer -> expert, end, bytes
+    _begun_bytes: int = 0  # of an expert that comes matrix by matrix
     _n_ahead: int = 0
     _n_right: int = 0
     _n_in_time: int = 0
@@ -78,15 +79,20 @@ class PrefetchTally:
         kind, n_copies = columns["kind"], np.array([work.n_copies for work in works], np.int64)
         ahead = (kind == OpKind.FETCH) & (columns["priority"] > 0)
         of_interest = np.flatnonzero(ahead | (kind == OpKind.GATE))
+        more = np.array([work.piece is not None and not work.piece.is_last for work in works], np.bool_)
         rows = zip(
             *(columns[name][of_interest].tolist() for name in ("kind", "step", "layer", "expert", "bytes")),
-            n_copies[columns["cost"][of_interest]].tolist(), end_s[of_interest].tolist(), strict=True,
+            n_copies[columns["cost"][of_interest]].tolist(), end_s[of_interest].tolist(),
+            more[columns["cost"][of_interest]].tolist(), strict=True,
         )  # fmt: skip
-        for what, step, layer, expert, n_bytes, n, end in rows:
+        for what, step, layer, expert, n_bytes, n, end, is_begun in rows:
             if what == OpKind.GATE:
                 self._decide(step, layer, end)
+            elif is_begun:
+                self._begun_bytes += n_bytes
             else:
-                each = n_bytes // n
+                each = (n_bytes + self._begun_bytes) // n
+                self._begun_bytes = 0
                 self._waiting.setdefault(layer, []).extend((expert + i, end, each) for i in range(n))
 
     def _decide(self, step: int, layer: int, gate_s: float) -> None:

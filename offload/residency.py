@@ -132,6 +132,11 @@ class ResidentSet:
         """The slots that hold a resident, ascending."""
         return tuple(sorted(self._slots.values()))
 
+    @property
+    def residents(self) -> dict[int, Key]:
+        """The resident of each slot in use."""
+        return {slot: key for key, slot in self._slots.items()}
+
     def __contains__(self, place: tuple[int, int]) -> bool:
         """Whether expert `place[1]` of layer `place[0]` is resident."""
         layer, expert = place

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
-from offload.ops import Attending, FusedExperts, Gemm, Lane, OpKind, ReadRounds, Work
+from offload.ops import Attending, FusedExperts, Gemm, Lane, OpKind, Piece, ReadRounds, Work
 from traces.errors import InvalidFile, InvalidInput
 from traces.whole_file import whole_file
 
@@ -192,17 +192,23 @@ class ScheduleDigest:
 
 
 def _works_to_json(works: Sequence[Work]) -> list[list[Any]]:
-    """Rows of plain lists; an attention without a window has no word on it, nor has what asks nothing of a table, or
-    does not say how storage is read.
+    """Rows of plain lists; an attention without a window has no word on it, nor has what asks nothing of a table, does
+    not say how storage is read, or is of all of an expert.
     """
     return [_work_to_json(work) for work in works]
 
 
 def _work_to_json(work: Work) -> list[Any]:
-    said = work.n_entries or work.reading is not None
-    row = [int(work.kind), [list(g) for g in work.gemms], *work[2 : -3 if said else -4]]
-    row += [_attention_to_json(work), work.fused]
-    return row if work.reading is None else [*row, work.reading]
+    rare = [work.reading, work.piece]
+    while rare and rare[-1] is None:
+        rare.pop()
+    row = [int(work.kind), [list(g) for g in work.gemms], *work[2:_N_PLAIN]]
+    row += [work.n_entries] if work.n_entries or rare else []
+    return [*row, _attention_to_json(work), work.fused, *rare]
+
+
+_N_PLAIN = Work._fields.index("n_entries")
+"""Fields before those that a row may lack."""
 
 
 def _attention_to_json(work: Work) -> list[Any] | None:
@@ -211,10 +217,10 @@ def _attention_to_json(work: Work) -> list[Any] | None:
 
 
 def _works_from_json(rows: list[list[Any]]) -> tuple[Work, ...]:
-    n_fields = len(Work._fields)
-    if any(not n_fields - 2 <= len(row) <= n_fields for row in rows):
+    least = _N_PLAIN + 2
+    if any(not least <= len(row) <= len(Work._fields) for row in rows):
         raise ValueError("a cost row has the wrong number of fields")
-    return tuple(_work_from_json(row if len(row) > n_fields - 2 else [*row[:-2], 0, *row[-2:]]) for row in rows)
+    return tuple(_work_from_json(row if len(row) > least else [*row[:-2], 0, *row[-2:]]) for row in rows)
 
 
 def _work_from_json(row: list[Any]) -> Work:
@@ -224,6 +230,7 @@ def _work_from_json(row: list[Any]) -> Work:
         attending=attending,
         fused=None if work.fused is None else FusedExperts(*work.fused),
         reading=None if work.reading is None else ReadRounds(*work.reading),
+        piece=None if work.piece is None else Piece(*work.piece),
     )
 
 

@@ -90,7 +90,8 @@ class SlotReads:
             n_hits += held[expert].hit and expert in named
             freed = loop.model.expert_bytes if held[expert].transient else 0
             own = (held[expert].ready,) if held[expert].ready >= 0 else ()
-            memory.hand_on(moe_layer, expert, self._ffns.single(block, expert, tokens[expert], own, freed))
+            pieces = memory.pieces(moe_layer, expert)
+            memory.hand_on(moe_layer, expert, self._ffns.single(block, expert, tokens[expert], own, freed, pieces))
             left.remove(expert)
         n_hits += sum(held[expert].hit for expert in left if expert in named)
         return n_hits, union.without([expert for expert in union.experts if expert not in left]), True

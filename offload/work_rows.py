@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from offload import work
+from offload.granularity import matrix_works
 from offload.ops import OpKind, Work
 from offload.runs import run_work
 from traces.model.architecture import LayerStack, ModelArchitecture
@@ -22,6 +23,7 @@ class Works:
     def __init__(self, model: ModelArchitecture, slots_bytes: int) -> None:
         self._model, self._slots_bytes = model, slots_bytes
         self._made: dict[Hashable, Work] = {}
+        self._pieces: dict[Work, tuple[Work, ...]] = {}
         self._rates: dict[int, work.ContextRates] = {}
 
     def _once(self, key: Hashable, make: Callable[[], Work]) -> Work:
@@ -116,6 +118,13 @@ class Works:
     def part(self, what: Work, share: float) -> Work:
         """A share of the hidden units of one expert, computed where `what` computes all of them."""
         return self._once(("part", what, share), lambda: work.expert_part_work(self._model, what, share))
+
+    def matrices(self, what: Work) -> tuple[Work, ...]:
+        """The FFN of one expert as the products of its matrices."""
+        found = self._pieces.get(what)
+        if found is None:
+            found = self._pieces[what] = matrix_works(what)
+        return found
 
     def handover(self, n_tokens: int) -> Work:
         """Activations to the host."""

@@ -15,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from offload.granularity import matrix_bytes
 from offload.ops import KINDS, Lane, OpKind
 from runtime.backend import Action, Backend, Copy
 from runtime.bound_pass import BoundPass, bind_pass
@@ -163,7 +164,11 @@ class Binder:
         if kind is OpKind.FETCH:
             n, staging = self.program.model.expert_bytes, int(self.program.staging[op])
             source = self.staging[staging][:n] if staging >= 0 else self.experts[self.program.key(op)]
-            return Copy(self.slots[self.program.slot[op]][:n], source)
+            here = self._bytes_of(op)
+            return Copy(self.slots[self.program.slot[op]][here], source[here])
+        if kind is OpKind.WRITE_BACK:
+            here = self._bytes_of(op)
+            return Copy(self.experts[self.program.key(op)], self.slots[self.program.slot[op]][here])
         parts = list(self._compute(op, kind))
         return parts[0] if len(parts) == 1 else partial(_in_turn, parts)
 
@@ -201,6 +206,14 @@ class Binder:
     def _combine(self, bound: BoundPass, moe_layer: int) -> partial[None]:
         return partial(self.layers.combine, bound)
 
+    def _bytes_of(self, op: int) -> slice:
+        """Where in an expert's bytes what an op moves lies."""
+        piece = self.program.piece(op)
+        if piece is None:
+            return slice(0, self.program.model.expert_bytes)
+        ends = np.cumsum(matrix_bytes(self.program.model)).tolist()
+        return slice(0 if not piece.i else ends[piece.i - 1], ends[piece.i])
+
     def _expert(self, op: int, kind: OpKind) -> partial[None]:
         tokens, ranks = self.program.routed[op]
         places = tokens * self.program.model.top_k + ranks
@@ -212,6 +225,9 @@ class Binder:
             memory = self.staging[staging][:n] if staging >= 0 else self.experts[self.program.key(op)]
             weights, scratch = self._weights_at(memory), self.cpu_scratch
         rows = as_rows(self.backend, tokens), as_rows(self.backend, places)
+        piece = self.program.piece(op)
+        if piece is not None:
+            return partial(self.layers.expert_matrix, *rows, weights, scratch, piece)
         return partial(self.layers.expert, *rows, weights, scratch)
 
     def _weights_in(self, slot: int) -> FfnWeights:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from offload.ops import Lane, OpKind
+from offload.ops import Lane, OpKind, Piece
 from offload.residency import ResidentSet
 from offload.schedule import Schedule
 from runtime.order import Order, order_of
@@ -43,7 +43,7 @@ class Program:
     op that filled what is read (an expert's slot, a fetch's staging buffer); `staging`: the staging buffer filled
     or read; `closes`: whether an op is the last of its MoE block on the compute lane, `ends`: of its pass.
     `initial`: the experts in slots before the start. `lookups`: by phase, experts looked up a (step, layer) union,
-    and found resident.
+    and found resident. `n_matrices`: by which experts come one after the other, 1 whole.
     """
 
     model: ModelArchitecture
@@ -62,10 +62,15 @@ class Program:
     n_slots: int
     n_staging: int
     lookups: Mapping[Phase, tuple[int, int]]
+    n_matrices: int = 1
 
     def key(self, op: int) -> ExpertKey:
         """The expert that an op moves or computes."""
         return int(self.moe_layer[op]), int(self.schedule.expert[op])
+
+    def piece(self, op: int) -> Piece | None:
+        """The matrix of its expert that an op moves or multiplies by; None: all of it."""
+        return self.schedule.works[int(self.schedule.cost[op])].piece
 
     def keys(self, kind: OpKind) -> list[ExpertKey]:
         """The distinct experts that ops of `kind` move or compute, in order."""
@@ -118,8 +123,11 @@ class _Builder:
     ) -> None:
         self.model, self.passes, self.schedule, self.initial = model, passes, schedule, initial
         self.order = order_of(schedule)
-        self.touches = Touches(model, passes, schedule, self.order.before, initial, len(schedule))
+        self.touches = Touches(model, passes, schedule, self.order.before, initial, len(schedule), self._piece)
         self.pass_of = self.touches.pass_of = self._pass_of()
+
+    def _piece(self, op: int) -> Piece | None:
+        return self.schedule.works[int(self.schedule.cost[op])].piece
 
     def _pass_of(self) -> NDArray[np.int32]:
         index = {one.i_step: i for i, one in enumerate(self.passes.passes)}
@@ -155,6 +163,7 @@ class _Builder:
             n_slots=max([-1, *self.initial, *schedule.slot[schedule.lane != Lane.DISK].tolist()]) + 1,
             n_staging=len(touches.read_by),
             lookups={phase: (counts[0], counts[1]) for phase, counts in touches.lookups.items()},
+            n_matrices=max((work.piece.n for work in schedule.works if work.piece is not None), default=1),
         )  # fmt: skip
 
     def _check_reads(self) -> None:

@@ -46,11 +46,13 @@ def check_races(program: Program) -> None:
 
 def _reads(program: Program, op: int, kind: OpKind) -> list[str]:
     if kind is OpKind.EXPERTS:
-        slot = [f"slot {program.slot[op]}"] if program.slot[op] >= 0 else []
+        slot = _slot(program, op) if program.slot[op] >= 0 else []
         return [_INPUT, *slot, *([_CPU_RESULTS] if program.closes[op] else [])]
     staged = [f"staging buffer {program.staging[op]}"] if program.staging[op] >= 0 else []
     if kind is OpKind.FETCH:
-        return staged
+        return staged or [_in_host_memory(program, op)]
+    if kind is OpKind.WRITE_BACK:
+        return _slot(program, op)
     if kind is OpKind.READBACK:
         return [f"the ids of MoE layer {program.moe_layer[op]}"]
     if kind is OpKind.RETURN:
@@ -64,10 +66,24 @@ def _writes(program: Program, op: int, kind: OpKind) -> list[str]:
     if kind is OpKind.GATE:
         return [f"the ids of MoE layer {program.moe_layer[op]}", _INPUT]
     if kind is OpKind.FETCH:
-        return [f"slot {program.slot[op]}"]
+        return _slot(program, op)
+    if kind is OpKind.WRITE_BACK:
+        return [_in_host_memory(program, op)]
     if kind is OpKind.DISK_READ:
         return [f"staging buffer {program.staging[op]}"]
     return [_CPU_RESULTS] if kind is OpKind.CPU_EXPERT else []
+
+
+def _slot(program: Program, op: int) -> list[str]:
+    """The slot of an op, or what of it is one matrix; all of them where experts come matrix by matrix."""
+    slot, piece, n = f"slot {program.slot[op]}", program.piece(op), program.n_matrices
+    if n == 1:
+        return [slot]
+    return [f"matrix {i} of {slot}" for i in (range(n) if piece is None else (piece.i,))]
+
+
+def _in_host_memory(program: Program, op: int) -> str:
+    return f"expert {program.schedule.expert[op]} of MoE layer {program.moe_layer[op]} in host memory"
 
 
 def _check_order(program: Program, earlier: int, later: int, does: str, use: str) -> None:

@@ -8,7 +8,8 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from offload.ops import KINDS, Lane, OpKind
+from offload.granularity import matrix_bytes
+from offload.ops import KINDS, Lane, OpKind, Piece
 from offload.tiers import PAGE_BYTES
 from runtime.passes import Passes
 from traces.errors import InvalidInput
@@ -64,7 +65,8 @@ class OpsSoFar(Protocol):
 class Touches:
     """What each op touches, walked in order: `touch` an op once its `pass_of` and `moe_layer` are set.
 
-    `before`: as of `Order`; `n_ops`: at most. Arrays and mappings are those of `Program`.
+    `before`: as of `Order`; `n_ops`: at most; `piece`: the matrix of an expert that an op is of, None all of it. Arrays
+    and mappings are those of `Program`.
     """
 
     def __init__(
@@ -75,7 +77,10 @@ class Touches:
         before: Callable[[int, int], bool],
         initial: Mapping[int, ExpertKey],
         n_ops: int,
+        piece: Callable[[int], Piece | None] = lambda op: None,
     ) -> None:
+        self._piece = piece
+        self.matrices: dict[ExpertKey, dict[int, int]] = {}  # of an expert in a slot, by which op each came
         self.model, self.passes, self.schedule, self._before = model, passes, ops, before
         self.content: dict[int, ExpertKey] = dict(initial)  # slot -> expert
         self.holder: dict[ExpertKey, tuple[int, int]] = {
@@ -94,6 +99,16 @@ class Touches:
         """Raise `InvalidInput` for an op that the runtime does not execute, or one on another lane than its kind's."""
         if kind is OpKind.ISSUE:
             raise InvalidInput(f"op {op} issues a run of copies: the runtime copies experts one by one, {WAY_OUT}")
+        if kind is OpKind.FETCH and self.schedule.expert[op] < 0:
+            raise InvalidInput(
+                f"op {op} copies all experts of a layer at once (granularity=layer): the runtime copies experts one by "
+                f"one or by matrix, simulate it instead"
+            )
+        if self._piece(op) is not None and self.model.expert_bias:
+            raise InvalidInput(
+                f"op {op} moves or multiplies by one matrix (granularity=matrix): experts of {self.model.name} have "
+                f"biases, which the runtime keeps apart, simulate it instead"
+            )
         if kind in (OpKind.STREAM, OpKind.CPU_LAYER):
             what = "streams weights, keys or values" if kind is OpKind.STREAM else "is a part of a layer on the host"
             raise InvalidInput(
@@ -112,7 +127,8 @@ class Touches:
     def touch(self, op: int, kind: OpKind) -> None:
         """Note what an op does to the experts that are held: it moves or computes one. Raises `InvalidInput`."""
         if kind in (OpKind.FETCH, OpKind.DISK_READ):
-            moved, whole = int(self.schedule.bytes[op]), self.model.expert_bytes
+            moved, whole, piece = int(self.schedule.bytes[op]), self.model.expert_bytes, self._piece(op)
+            whole = whole if piece is None else matrix_bytes(self.model)[piece.i]
             in_pages = -(-whole // PAGE_BYTES) * PAGE_BYTES  # storage may be read in whole ones
             if not whole <= moved <= (in_pages if kind is OpKind.DISK_READ else whole):
                 raise InvalidInput(
@@ -123,6 +139,8 @@ class Touches:
             self._fill(op)
         elif kind is OpKind.DISK_READ:
             self._read(op)
+        elif kind is OpKind.WRITE_BACK:
+            self._write_back(op)
         elif kind is OpKind.CPU_EXPERT or (kind is OpKind.EXPERTS and self.schedule.expert[op] >= 0):
             self._compute(op, on_device=kind is OpKind.EXPERTS)
 
@@ -134,6 +152,11 @@ class Touches:
         before = self.content.get(slot)
         if before is not None and self.holder.get(before, (-1, -1))[0] == slot:
             del self.holder[before]
+        piece = self._piece(op)
+        if piece is None:
+            self.matrices.pop(key, None)
+        else:
+            self.matrices[key] = {**(self.matrices.get(key, {}) if piece.i else {}), piece.i: op}
         self.content[slot], self.holder[key], self.slot[op] = key, (slot, op), slot
         self._take_on(op, key)
 
@@ -145,6 +168,14 @@ class Touches:
                     raise InvalidInput(f"op {op} fetches another expert than op {dep} has read for it")
                 self.source[op], self.staging[op] = dep, self.staging[dep]
                 self.read_by[self.staging[dep]] = op
+
+    def _write_back(self, op: int) -> None:
+        """An expert leaves its slot for host memory."""
+        slot, expert = int(self.schedule.slot[op]), int(self.schedule.expert[op])
+        key = self.content.get(slot)
+        if key is None or key[1] != expert:
+            raise InvalidInput(f"op {op} writes expert {expert} back, which slot {slot} does not hold")
+        self.slot[op], self.source[op], self.moe_layer[op] = slot, self.holder.get(key, (-1, -1))[1], key[0]
 
     def _read(self, op: int) -> None:
         """A read takes the buffer of its slot of host memory, or the lowest that is free by then, or a new one."""
@@ -170,15 +201,17 @@ class Touches:
         one = self.passes.passes[i_pass]
         chosen = one.experts[:, key[0]] if key[0] >= 0 else np.zeros((0, 1), dtype=np.int16)
         tokens, ranks = np.nonzero(chosen == key[1])
+        piece = self._piece(op)
         if not tokens.size or (i_pass, *key) in self.computed:
             again = "a second time" if tokens.size else "for no token"
             raise InvalidInput(
                 f"op {op} computes expert {key[1]} of MoE layer {key[0]} {again}: not of this trace, or in parts "
                 f"(micro=), which only a simulation knows"
             )
-        self.computed.add((i_pass, *key))
         self.routed[op] = Routed(tokens, ranks)
-        self.lookups[one.phase][0] += 1
+        if piece is None or piece.is_last:
+            self.computed.add((i_pass, *key))
+            self.lookups[one.phase][0] += 1
         if not on_device:
             self._take_on(op, key)
             return
@@ -186,4 +219,8 @@ class Touches:
             raise InvalidInput(f"op {op} reads expert {key[1]} of MoE layer {key[0]}, which no slot holds by then")
         self.slot[op], self.source[op] = self.holder[key]
         filler = int(self.source[op])
+        if piece is not None:
+            self.source[op] = self.matrices.get(key, {}).get(piece.i, filler)
+        if piece is not None and not piece.is_last:
+            return
         self.lookups[one.phase][1] += int(filler < 0 or self.schedule.step[filler] < one.i_step)

@@ -33,8 +33,9 @@ class Stream:
     """Feed it every part of a schedule in order, then read the metrics; definitions as in `offload.metrics`.
 
     `steps`: the forward passes whose MoE layers count. `static_bytes`: HBM in use throughout. After the last `feed`:
-    `makespan_s`, `stall_s`, `moe_layer_latency_s`, `transfer_s`, `peak_hbm_bytes`, `h2d_bytes`, `critical_path_s`,
-    `lane_s` (n_lanes,) work of each lane, and `step_ends`: step and end of each forward pass that made tokens.
+    `makespan_s`, `stall_s`, `moe_layer_latency_s`, `transfer_s`, `peak_hbm_bytes`, `h2d_bytes`, `written_back_bytes`,
+    `critical_path_s`, `lane_s` (n_lanes,) work of each lane, and `step_ends`: step and end of each forward pass that
+    made tokens.
     `n_layers`, `layers_s`: MoE layers counted, and their sum. `part_end_s`: when the ops of
     the last part ended. `paths`, if asked for: the makespan, and the sum over MoE
     layers, along their critical paths, as if none crossed from a part to the next but on the host.
@@ -51,7 +52,7 @@ class Stream:
         self.layers_s, self.n_layers = 0.0, 0
         self._ends: list[tuple[NDArray[np.int32], NDArray[np.float64]]] = []
         self.makespan_s = self.stall_s = self.critical_path_s = 0.0
-        self.h2d_bytes = 0
+        self.h2d_bytes = self.written_back_bytes = 0
         self.part_end_s = np.zeros(0)
         self.lane_s = np.zeros(len(Lane))
 
@@ -97,6 +98,7 @@ class Stream:
         self.lane_s += np.bincount(lane, costs.duration_s[cost], len(Lane))
         self.lane_s[Lane.HOST] += float(costs.issue_s[cost][lane != Lane.HOST].sum())
         self.h2d_bytes += int(columns["bytes"][np.isin(kind, TO_DEVICE)].sum())
+        self.written_back_bytes += int(columns["bytes"][kind == OpKind.WRITE_BACK].sum())
         first, last = moe_layers(lane, kind, columns["step"], columns["layer"], self._steps)
         self.layers_s += float((end[last] - start[first]).sum())
         self.n_layers += len(first)

@@ -62,6 +62,8 @@ def is_compilable(policy: Policy, execution: Execution, cache: ResidentSet | Non
     on_host = execution.sorts_on_host or execution.selects_on_host
     if on_host or (cache is not None and execution.fuses_across):
         return False
+    if policy.granularity != "expert" or (policy.cache is not None and policy.cache.write_back):
+        return False
     known = policy.prefetch in (no_prefetch, whole_next_block) or isinstance(policy.prefetch, SelectedAhead)
     if isinstance(policy.prefetch, SelectedAhead) and policy.prefetch.lookahead != policy.lookahead:
         return False

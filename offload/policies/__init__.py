@@ -5,10 +5,11 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast, get_args
 
 from offload.eviction import EVICTIONS, Belady, Eviction, Key, Static
 from offload.eviction_released import ReleasedLfu, ReleasedLifo
+from offload.granularity import Granularity
 from offload.miss_costs import MissCosts
 from offload.own_policies import is_own_name, own_name, own_policy
 from offload.placement import placement_named
@@ -101,6 +102,7 @@ RELEASED: dict[str, Callable[[int], Eviction]] = {"lfu_released": ReleasedLfu, "
 _MISS = re.compile(
     rf":(?P<miss>{'|'.join(sorted(MISSES, key=len, reverse=True))})(=(?P<host>[^:+=]*))?(?=[:+]|$)", re.ASCII
 )
+_GRANULARITY = re.compile(r":granularity=(?P<of>[^:+@]*)", re.ASCII)
 _FORM = re.compile(
     r"(?P<name>[a-z_]+(/[a-z_]+)?)(\((?P<lookahead>\d{1,4})\))?(=(?P<host>[^:+=]*))?(?P<encoder>:encoder)?"
     r"(?P<options>(:(recall|curve|more|high|low|bits|from)=[^:+=]*)*)(\+(?P<cache>.+))?",
@@ -118,12 +120,19 @@ def policy_named(text: str) -> Policy:
     against the copy: `on_demand:cheaper+lru:0.4` or `on_demand+lru:0.4:cheaper`, by what the machine says, or with a
     stated time on the host over that of the copy, `on_demand:cheaper=0.35`, `min_latency/paper=0.35`. `:recall=0.9`
     says how often the guesses of `lru_next_gate` are right, `guess/markov(2):more=1` how far ahead and how many more,
-    `guess/markov:from=FILE` what it has learnt from before,
-    `mixed_precision:high=0.5:low=0.8:bits=4` up to which score an expert comes as stored, and in fewer bits. A
+    `guess/markov:from=FILE` what it has learnt from before, `mixed_precision:high=0.5:low=0.8:bits=4` up to which score
+    an expert comes as stored, and in fewer bits. `:granularity=matrix` says what one copy brings: `layer`, `expert`,
+    `matrix`, or chunks of a size, `1MiB`. A
     file that was loaded takes the place of a preset: `./mine.py:MyPolicy:depth=2`.
 
     Raises `UnknownName` for a preset that does not exist, `InvalidInput` for anything else that is wrong.
     """
+    granular = list(_GRANULARITY.finditer(text))
+    if granular:
+        policy = policy_named(_GRANULARITY.sub("", text))
+        if len(granular) > 1:
+            raise InvalidInput(f"policy {text!r} says granularity twice: once is enough")
+        return _granular(policy, granular[0]["of"])
     if is_own_name(text):
         return _own_named(text.strip())
     text, at, rest = text.strip().partition("@")
@@ -144,6 +153,25 @@ def policy_named(text: str) -> Policy:
     if match["encoder"] and policy.start is not None:
         raise InvalidInput(f"policy {text!r}: {policy.name} guesses in a decoder only, leave :encoder out")
     return _with_rest(policy, match["encoder"], misses, match["cache"])
+
+
+def _granular(policy: Policy, typed: str) -> Policy:
+    """The policy with what one copy brings, as typed: a word, or the size of a chunk."""
+    name = f"{policy.name}:granularity={typed}"
+    if typed in get_args(Granularity):
+        return replace(policy, name=name, granularity=cast(Granularity, typed))
+    found = _SIZE.fullmatch(typed)
+    if found is None:
+        words = ", ".join(get_args(Granularity))
+        raise InvalidInput(f"policy {name!r}: granularity is {words}, or the size of a chunk such as 1MiB")
+    n_bytes = float(found["n"]) * _SIZES[found["unit"] or "B"]
+    if not 1 <= n_bytes <= 1 << 50:
+        raise InvalidInput(f"policy {name!r}: a chunk has 1 byte to 1 PiB, such as 1MiB")
+    return replace(policy, name=name, chunk_bytes=int(n_bytes))
+
+
+_SIZES = {"B": 1, "kB": 10**3, "MB": 10**6, "GB": 10**9, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
+_SIZE = re.compile(rf"(?P<n>\d{{1,15}}(\.\d{{1,6}})?)(?P<unit>{'|'.join(_SIZES)})?", re.ASCII)
 
 
 _REST = re.compile(r"(?P<encoder>:encoder)?(\+(?P<cache>.+))?", re.ASCII)
@@ -241,7 +269,8 @@ def _number(typed: str, text: str, what: str = "policy") -> float:
 
 def cache_named(text: str) -> Cache:
     """The cache a user types: `EVICTION:RATIO` (0.1), `EVICTION:SLOTS` (64) or `EVICTION` (all the HBM that is left),
-    then any of `:per_layer` or `:pooled`, `:warm`, `:admit=RULE`, `:budget=EXPERTS`, and of hot_lru `:hot=SHARE`.
+    then any of `:per_layer` or `:pooled`, `:warm`, `:write_back`, `:admit=RULE`, `:budget=EXPERTS`, and of hot_lru
+    `:hot=SHARE`.
     """
     eviction, *rest = text.strip().split(":")
     sized = bool(rest) and rest[0].partition("=")[0] not in _CACHE_WORDS
@@ -274,10 +303,13 @@ def cache_named(text: str) -> Cache:
         admit=said.get("admit", "always"),
         budget=None if budget is None else int(budget),
         hot=_number(said["hot"], text, "cache") if "hot" in said else None,
+        write_back="write_back" in said,
     )
 
 
-_CACHE_WORDS = {"per_layer": False, "pooled": False, "warm": False, "admit": True, "budget": True, "hot": True}
+_CACHE_WORDS = {
+    "per_layer": False, "pooled": False, "warm": False, "write_back": False, "admit": True, "budget": True, "hot": True,
+}  # fmt: skip
 """What may follow the size of a cache, and whether it takes a value."""
 
 

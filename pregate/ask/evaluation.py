@@ -17,11 +17,12 @@ from hwmodels.coverage import unfitted_device
 from hwmodels.figures import figures_of
 from hwmodels.platform import Platform
 from offload import metrics
-from offload.ops import TO_DEVICE, Lane
+from offload.ops import TO_DEVICE, Lane, OpKind
 from offload.probes import find_probes
 from pregate.ask.brought_ahead import ahead_of, ahead_on
 from pregate.ask.capture import Captured
 from pregate.ask.captured_metrics import metrics_of, prefetches_of
+from pregate.ask.policy_modes import modes_of
 from pregate.ask.simulation import calibration, changed_share, coverage_of, host_figures_of, output_of
 from simulator import batch, event
 from simulator.batch import Compiled
@@ -54,6 +55,7 @@ def evaluate(
     """
     base = figures_of(hw)
     figures = base.with_values(values)
+    modes = modes_of(captured.policy, modes)
     if modes.dram_shared:
         figures.require_contention()
     costs = price_figures(captured.decoded.schedule.works, figures, n_machines, shares=not modes.is_fifo)
@@ -106,6 +108,7 @@ def _fifo(captured: Captured, ready: Compiled, costs: Costs) -> dict[str, NDArra
         transfer_s=seen.transfer_s,
         peak_hbm_bytes=seen.peak_hbm_bytes,
         h2d_bytes=int(schedule.bytes[np.isin(schedule.kind, TO_DEVICE)].sum()),
+        written_back_bytes=int(schedule.bytes[schedule.kind == OpKind.WRITE_BACK].sum()),
         n_output_tokens=captured.workload.n_output_tokens,
         lookups=(decoded.n_lookups, decoded.n_hits),
     )

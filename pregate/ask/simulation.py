@@ -24,6 +24,7 @@ from pregate.ask.captured_metrics import metrics_of, prefetches_of
 from pregate.ask.choices import ENGINES
 from pregate.ask.claimed_intervals import claimed_intervals
 from pregate.ask.intervals import UNCERTAIN, Interval, intervals
+from pregate.ask.policy_modes import modes_of
 from pregate.ask.request import Request, request
 from pregate.ask.shown import fields_of, html_table, one_line
 from simulator.explain.bounds import Bounds, lower_bounds
@@ -155,6 +156,7 @@ def simulate(
     if engine not in ENGINES:
         raise unknown_name("engine", engine, ENGINES)
     asked = request(model, hw, trace, policy, cache=cache, expert_tier=expert_tier)
+    modes = modes_of(asked.policy, modes)
     if check and engine == "stream":
         raise InvalidInput("the engine stream keeps no times to check: try another engine, or leave out the check")
     if timeline and engine == "stream":
@@ -193,6 +195,8 @@ def interpret(
     `check`: raises `Disagreement` unless SimPy gives every op the same times.
     """
     schedule = captured.decoded.schedule
+    if modes.chunk_bytes is None:
+        modes = modes_of(captured.policy, modes)
     if modes.dram_shared:
         figures_of(hw).require_contention()
     costs = price(schedule.works, hw)

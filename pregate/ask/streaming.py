@@ -87,6 +87,7 @@ def _stream(asked: Request, hw: Platform, offloaded: bool) -> SimulationResult |
         transfer_s=stream.transfer_s,
         peak_hbm_bytes=stream.peak_hbm_bytes,
         h2d_bytes=stream.h2d_bytes,
+        written_back_bytes=stream.written_back_bytes,
         n_output_tokens=asked.workload.n_output_tokens,
         lookups=(n_lookups, n_hits),
     )

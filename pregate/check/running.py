@@ -222,7 +222,7 @@ def _result(captured: Captured, device: Device, runs: Sequence[MeasuredRun], see
     measured = [metrics_of(captured, one.timeline, one.lookups[Phase.DECODE]) for one in counted]
     logs = np.log([one.timeline.makespan_s for one in counted])
     medians: dict[str, Any] = {name: float(np.median([one[name] for one in measured])) for name in measured[0]}
-    medians |= {name: int(medians[name]) for name in ("peak_hbm_bytes", "h2d_bytes")}
+    medians |= {name: int(medians[name]) for name in ("peak_hbm_bytes", "h2d_bytes", "written_back_bytes")}
     return RunResult(
         policy=captured.policy.name,
         model=captured.model.name,

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from offload.ops import Piece
 from runtime.bound_pass import BoundPass
 from runtime.model.attention import Block, KvCache, Span, position_bias, seen_in
 from runtime.model.windowed import attend_several
@@ -67,19 +68,42 @@ class Scratch:
             up.mul_(functional.silu(gate, inplace=True))
         _linear(up, weights.down, weights.down_bias, out)
 
-    def routed(self, x: Tensor, tokens: BoundRows, weights: FfnWeights, results: Tensor, places: BoundRows) -> None:
-        """Rows `places` of `results` = FFN of rows `tokens` of `x`."""
+    def product(self, x: Tensor, weights: FfnWeights, out: Tensor, piece: Piece) -> None:
+        """The same, one matrix after the other: gate, up, down, each with what lies between it and the next."""
+        n, width = len(x), weights.up.shape[1]
+        up = self.up[: n * width].view(n, width)
+        gate = up if weights.gate is None else self.gate[: n * width].view(n, width)
+        if piece.is_last:
+            _linear(up, weights.down, weights.down_bias, out)
+        elif weights.gate is not None and piece.i == 0:
+            functional.silu(_linear(x, weights.gate, weights.gate_bias, gate), inplace=True)
+        else:
+            _linear(x, weights.up, weights.up_bias, up)
+            functional.relu(up, inplace=True) if weights.gate is None else up.mul_(gate)
+
+    def routed(
+        self,
+        x: Tensor,
+        tokens: BoundRows,
+        weights: FfnWeights,
+        results: Tensor,
+        places: BoundRows,
+        piece: Piece | None = None,
+    ) -> None:
+        """Rows `places` of `results` = FFN of rows `tokens` of `x`, or the `piece` of it whose turn it is."""
         width = x.shape[1]
         if isinstance(tokens, slice):
             inputs = x[tokens]
         else:
             inputs = self.inputs[: len(tokens) * width].view(-1, width)
-            torch.index_select(x, 0, tokens, out=inputs)
-        if isinstance(places, slice):
-            self.ffn(inputs, weights, results[places])
-        else:
-            outputs = self.outputs[: len(places) * width].view(-1, width)
+            if piece is None or piece.i == 0:
+                torch.index_select(x, 0, tokens, out=inputs)
+        outputs = results[places] if isinstance(places, slice) else self.outputs[: len(places) * width].view(-1, width)
+        if piece is None:
             self.ffn(inputs, weights, outputs)
+        else:
+            self.product(inputs, weights, outputs, piece)
+        if not isinstance(places, slice) and (piece is None or piece.is_last):
             results.index_copy_(0, places, outputs)
 
 
@@ -276,6 +300,12 @@ class Layers:
     def expert(self, tokens: BoundRows, places: BoundRows, weights: FfnWeights, scratch: Scratch) -> None:
         """One expert on its tokens, into rows `places` (token x top_k + rank) of the results."""
         scratch.routed(self._normed, tokens, weights, self._results, places)
+
+    def expert_matrix(
+        self, tokens: BoundRows, places: BoundRows, weights: FfnWeights, scratch: Scratch, piece: Piece
+    ) -> None:
+        """The product of one expert by one matrix, which come one after the other; the last fills the results."""
+        scratch.routed(self._normed, tokens, weights, self._results, places, piece)
 
     def combine(self, bound: BoundPass, weights: Tensor | None = None) -> None:
         """The residual stream gains the block's experts, each token's ascending, weighted as its gate says.

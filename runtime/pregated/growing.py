@@ -14,7 +14,7 @@ from typing import Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from offload.ops import KINDS, Lane, OpKind, Work
+from offload.ops import KINDS, Lane, OpKind, Piece, Work
 from offload.recorder import Recorder
 from offload.schedule import Schedule
 from runtime.backend import Action, Backend, Copy
@@ -64,6 +64,12 @@ class _Ops:
     slot: list[int] = field(default_factory=list)
     bytes: list[int] = field(default_factory=list)
     after: list[Sequence[int]] = field(default_factory=list)
+    works: list[Work] = field(default_factory=list)  # one an op
+    cost: list[int] = field(default_factory=list)
+
+    def piece(self, op: int) -> Piece | None:
+        """The matrix of an expert that `op` is of, None all of it."""
+        return self.works[op].piece
 
     def deps(self, op: int) -> NDArray[np.int32]:
         """The ops that `op` waits for."""
@@ -106,7 +112,7 @@ class GrowingProgram:
         n = most_ops(model, passes)
         self.model, self.passes, self._backend, self._places = model, passes, backend, places
         self._ops, self.order = _Ops(), GrowingOrder()
-        self.touches = Touches(model, passes, self._ops, self.order.before, initial, n)
+        self.touches = Touches(model, passes, self._ops, self.order.before, initial, n, self._ops.piece)
         self._closes, self._ends = np.zeros(n, dtype=np.bool_), np.zeros(n, dtype=np.bool_)
         touches = self.touches
         program = Program(
@@ -134,6 +140,8 @@ class GrowingProgram:
         ops.slot.append(about.get("slot", -1))
         ops.bytes.append(work.copy_bytes)
         ops.after.append(after)
+        ops.works.append(work)
+        ops.cost.append(op)
         touches.check_kind(op, kind, lane)
         i_pass = touches.pass_of[op] = self._index[about["step"]]
         one = self.passes.passes[i_pass]

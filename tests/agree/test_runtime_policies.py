@@ -39,6 +39,8 @@ HW = load_platform("rtx-4090", "pytorch-eager")
 POLICIES = [
     "gpu_only", "on_demand", "prefetch_all", "pregate", "pregate(2)", "pregate:encoder", "lru", "lfu",
     "on_demand+lru:0.3", "pregate+lfu:4", "on_demand+lru:5:warm", "prefetch_all+random:3:per_layer",
+    "on_demand:granularity=matrix", "pregate:granularity=matrix+lru:4", "on_demand+lru:5:write_back",
+    "on_demand:granularity=matrix+lru:4:warm:write_back", "lru_next_gate+lru:4:write_back", "pregate:granularity=64kB",
 ]  # fmt: skip
 
 
@@ -69,7 +71,7 @@ def test_prompts_attended_to_together_end_where_each_alone_does(name: str, monke
     model = MODELS[name]
     trace, experts = routing(model, batch=3, seed=3, input_tokens=5), Experts(model)
     together, _ = run(model, trace, "gpu_only", experts)
-    monkeypatch.setattr(bound_pass, "_segments_alike", lambda segments: ((one,) for one in segments))
+    monkeypatch.setattr(bound_pass, "segments_alike", lambda segments: ((one,) for one in segments))
     alone, _ = run(model, trace, "gpu_only", experts)
     check_close_output(together, alone, 1e-5)
 

@@ -224,7 +224,8 @@ def test_every_metric_of_many_machines_and_of_each_alone() -> None:
         "moe_layer_latency_s": [0.5, 0.25], "tokens_per_s": [0.6, 0.3], "decode_tokens_per_s": [4 / 8, 4 / 8],
         "ttft_s": [1.0, 2.0], "tpot_s": [11 / 4, 14 / 4], "tpot_p50_s": [2.0, 3.0],
         "tpot_p99_s": [2 + 0.97 * 4, 4 + 0.97 * 2], "makespan_s": [10.0, 20.0], "peak_hbm_bytes": [7, 8],
-        "h2d_bytes": [9, 11], "hit_rate": 0.25, "stall_s": [4.0, 5.0], "stall_share": [0.4, 0.25],
+        "h2d_bytes": [9, 11], "written_back_bytes": 0, "hit_rate": 0.25, "stall_s": [4.0, 5.0],
+        "stall_share": [0.4, 0.25],
         "exposed_transfer_fraction": [0.5, 1.0],  # no more is exposed than was transferred
     }  # fmt: skip
     steps = np.arange(4, dtype=np.int32)
@@ -331,5 +332,6 @@ def test_all_figures_of_a_hand_made_timeline_by_their_names() -> None:
     assert metrics.of_timeline(hand_made(), trace_of([0, 1], [0, 0]), 2, (8, 2)) == {
         "moe_layer_latency_s": 7.0, "tokens_per_s": 2 / 19, "decode_tokens_per_s": 1 / 10, "ttft_s": 9.0,
         "tpot_s": 10.0, "tpot_p50_s": 10.0, "tpot_p99_s": 10.0, "makespan_s": 19.0, "peak_hbm_bytes": 1100,
-        "h2d_bytes": 200, "hit_rate": 0.25, "stall_s": 6.0, "stall_share": 6 / 19, "exposed_transfer_fraction": 1.0,
+        "h2d_bytes": 200, "written_back_bytes": 0, "hit_rate": 0.25, "stall_s": 6.0, "stall_share": 6 / 19,
+            "exposed_transfer_fraction": 1.0,
     }  # fmt: skip
