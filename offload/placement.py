@@ -25,7 +25,7 @@ _LAYERS = re.compile(r"(?P<low>\d{1,4})(?P<dash>-(?P<high>\d{1,4})?)?", re.ASCII
 _FORM = (
     "experts=cpu[:LAYERS][:keep=N or :share=S[:uniform]], experts=cpu:fit, layers=cpu[:LAYERS], "
     "weights=stream[:LAYERS][:share=S], kv=cpu[:share=S], kv=stream[:share=S], ubatch=TOKENS, stream=TOKENS, "
-    "micro=SEQUENCES"
+    "micro=SEQUENCES, host=beside"
 )
 _SHARED = ("experts", "weights", "kv")
 """Parts of which a share of the bytes may be elsewhere."""
@@ -73,7 +73,9 @@ class Placement:
     prompt passes, None as the execution has it: `micro_batch` tokens in one pass, 0 all; `stream_from` tokens of a pass
     on experts of the host are streamed, 0 never. `micro_sequences`: sequences that a layer computes together, what was
     fetched for it serving one such micro-batch after the other. `fits`: as many layers are kept off the host as HBM has
-    room for, which is known where memory is planned. Raises `InvalidInput` for anything else.
+    room for, which is known where memory is planned. `beside`: threads of their own compute the host's experts while
+    the device computes those of the same layer that are in HBM, in an engine whose issuing thread would do one after
+    the other. Raises `InvalidInput` for anything else.
     """
 
     host_experts: LayerRange | None = None
@@ -89,12 +91,15 @@ class Placement:
     stream_from: int | None = None
     micro_sequences: int | None = None
     fits: bool = False
+    beside: bool = False
 
     def __post_init__(self) -> None:
         if self.fits and (self.host_layers is not None or self.keeps or self.host_experts not in (None, EVERYWHERE)):
             raise InvalidInput("experts=cpu:fit chooses the layers of the host itself: name no others, and no keep=")
         if self.kv not in ("device", "host", "stream"):
             raise InvalidInput(f"kv = {self.kv!r}: a KV cache is on the device, on the host, or streamed (stream)")
+        if self.beside and self.host_experts is None:
+            raise InvalidInput("host=beside says how experts of the host run: give experts=cpu with it")
         if self.n_kept < 0:
             raise InvalidInput(f"keep = {self.n_kept} experts a layer is below 0")
         if self.micro_sequences is not None and self.micro_sequences < 1:
@@ -129,14 +134,14 @@ class Placement:
         return self.n_kept > 0 or self.expert_share < 1
 
     def execution(self, execution: Execution) -> Execution:
-        """`execution` with the prompt passing as the placement says."""
+        """`execution` with the prompt passing, and the host computing, as the placement says."""
         if self.micro_batch is not None:
             execution = replace(execution, micro_batch=self.micro_batch)
         if self.stream_from is not None:
             execution = replace(execution, stream_tokens=self.stream_from, stream_per_expert=False)
         if self.micro_sequences is not None:
             execution = replace(execution, micro_sequences=self.micro_sequences)
-        return execution
+        return replace(execution, host_computes=False) if self.beside else execution
 
     def __str__(self) -> str:
         said = []
@@ -160,6 +165,8 @@ class Placement:
             said.append(f"stream={self.stream_from or 'never'}")
         if self.micro_sequences is not None:
             said.append(f"micro={self.micro_sequences}")
+        if self.beside:
+            said.append("host=beside")
         return "@".join(said)
 
 
@@ -243,12 +250,14 @@ def placement_named(text: str) -> Placement:
     `experts=cpu:keep=28`, `experts=cpu:keep=28:uniform`; `experts=cpu:fit` (as few layers on the host as HBM allows);
     `layers=cpu:20`; `weights=stream`; `kv=cpu`, `kv=stream`; a share of the bytes, `experts=cpu:share=0.4`,
     `weights=stream:share=0.4`, `kv=cpu:share=0.5`; `ubatch=2048`, `stream=32`, `stream=never`; `micro=8` (sequences in
-    a micro-batch). Raises `InvalidInput` for anything else.
+    a micro-batch); `host=beside` (experts of the host while the device computes its own). Raises `InvalidInput` for
+    anything else.
     """
     found = Placement()
     seen: set[str] = set()
-    for clause in re.split(r"[@,]", text.strip()):
-        part, _, where = clause.strip().partition("=")
+    clauses = [clause.strip() for clause in re.split(r"[@,]", text.strip())]
+    for clause in sorted(clauses, key=lambda one: one.startswith("host=")):  # it is of experts that others put there
+        part, _, where = clause.partition("=")
         if part in seen:
             raise InvalidInput(f"placement {text!r} says {part} twice: once is enough")
         seen.add(part)
@@ -264,6 +273,10 @@ def _with_clause(found: Placement, part: str, where: str, text: str) -> Placemen
             raise InvalidInput(f"placement {text!r}: {part}={where} is no number of tokens")
         n = int(count)
         return replace(found, micro_batch=n) if part == "ubatch" else replace(found, stream_from=n)
+    if part == "host":
+        if where != "beside":
+            raise InvalidInput(f"placement {text!r}: host={where} is not host=beside")
+        return replace(found, beside=True)
     if part == "micro":
         if not re.fullmatch(r"\d{1,7}", where, re.ASCII):
             raise InvalidInput(f"placement {text!r}: micro={where} is no number of sequences")

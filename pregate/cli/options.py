@@ -68,7 +68,8 @@ PlacementText = Annotated[
         "--placement",
         help="Where parts of the model are: experts=cpu, experts=cpu:26 (layers), experts=cpu:keep=28 (on the "
         "accelerator), experts=cpu:fit (what HBM has no room for), layers=cpu:20, weights=stream, kv=cpu, kv=stream; "
-        "prompts: ubatch=2048, stream=never; micro-batches that share a fetch: micro=8 (sequences); by comma.",
+        "prompts: ubatch=2048, stream=never; micro-batches that share a fetch: micro=8 (sequences); experts "
+        "of the host while the device computes its own: host=beside; by comma.",
     ),
 ]
 Speculative = Annotated[

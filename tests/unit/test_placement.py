@@ -36,6 +36,7 @@ TEXTS = (
     "weights=stream:1-3", "kv=cpu", "kv=stream", "experts=cpu:share=0.4", "experts=cpu:1-2:share=0.5:uniform",
     "weights=stream:share=0.25", "kv=cpu:share=0.5", "weights=stream:1-3:share=0.123456789", "kv=stream:share=0.75",
     "experts=cpu@ubatch=4", "experts=cpu@stream=5", "experts=cpu@stream=never", "experts=cpu:2@layers=cpu:1@kv=stream",
+    "experts=cpu:keep=2@host=beside",
 )  # fmt: skip
 
 
@@ -192,6 +193,24 @@ def test_streamed_keys_and_values_go_round_two_buffers() -> None:
         before = copies[n - 2]
         wanted = [last[schedule.step[before], schedule.layer[before]]] if n >= 2 else []
         assert schedule.deps(copy).tolist() == wanted
+
+
+def test_the_hosts_experts_run_beside_the_devices_where_a_placement_says_so() -> None:
+    """llama.cpp's thread computes them before it issues more; a fork with threads for them issues on."""
+    apart, beside = (written(f"experts=cpu:keep=3{more}", "llama_cpp") for more in ("", "@host=beside"))
+    assert (count(apart, OpKind.CPU_EXPERT), count(apart, OpKind.EXPERTS)) == (
+        count(beside, OpKind.CPU_EXPERT), count(beside, OpKind.EXPERTS),
+    )  # fmt: skip
+    assert count(apart, OpKind.WAIT) > count(beside, OpKind.WAIT)
+    ends = {}
+    for name, decoded in (("apart", apart), ("beside", beside)):
+        costs = price(decoded.schedule.works, HW)
+        ends[name] = float(recurrence.simulate(decoded.schedule, costs).end_s.max())
+    assert ends["beside"] < ends["apart"]
+    assert placement_named("host=beside@experts=cpu") == placement_named("experts=cpu,host=beside")
+    for text, words in (("host=beside", "give experts=cpu"), ("experts=cpu@host=first", "is not host=beside")):
+        with pytest.raises(InvalidInput, match=words):
+            placement_named(text)
 
 
 def test_an_engine_that_streams_ahead_does_not_wait_for_the_gate() -> None:
