@@ -6,16 +6,30 @@ and are trained on with the rest.
 
 from __future__ import annotations
 
+from typing import TypeVar, cast
+
+from torch import nn
+
+from runtime.pregated.switch import is_switch, pregate_switch
 from runtime.pregated.transformer import MoeTransformer
+from traces.errors import InvalidInput
 
 __all__ = ["pregate_from"]
 
+Model = TypeVar("Model", bound=nn.Module)
 
-def pregate_from(model: MoeTransformer, lookahead: int) -> MoeTransformer:
+
+def pregate_from(model: Model, lookahead: int) -> Model:
     """A copy of `model` whose decoder's gates sit `lookahead` MoE blocks ahead; 0 blocks ahead is the same model.
 
-    Raises `InvalidInput` for a lookahead below 0 or past the decoder's MoE blocks.
+    `model`: a `MoeTransformer`, or a Switch model of Hugging Face's transformers, whose copy trains and generates as it
+    did (`runtime.pregated.switch`). Raises `InvalidInput` for another, and for a lookahead below 0 or past the
+    decoder's MoE blocks.
     """
-    moved = MoeTransformer(model.architecture, lookahead)
-    moved.load_state_dict(model.state_dict())
-    return moved.train(model.training)
+    if isinstance(model, MoeTransformer):
+        moved = MoeTransformer(model.architecture, lookahead)
+        moved.load_state_dict(model.state_dict())
+        return cast(Model, moved.train(model.training))
+    if is_switch(model):
+        return pregate_switch(model, lookahead)
+    raise InvalidInput(f"{type(model).__name__} has no gates to move: give a Switch model, or one of `pregate train`")
