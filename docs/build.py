@@ -21,6 +21,7 @@ import field_tables
 import law_tables
 import machine_tables
 import mutation_table
+import offloaded_models
 import pregated_tables
 import reference
 import speed_tables
@@ -94,6 +95,8 @@ def _accuracy_line(title: str, entry: dict[str, Any]) -> str:
 
 
 PARTS: dict[str, Callable[[], str]] = {
+    "offloaded": offloaded_models.table,
+    "offloaded_conditions": offloaded_models.conditions,
     "pregated_verdict": pregated_tables.verdict,
     "pregated_arms": pregated_tables.arms,
     "pregated_pairs": pregated_tables.pairs,

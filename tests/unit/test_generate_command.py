@@ -1,0 +1,129 @@
+"""`pregate generate`: what it prints and writes, and how it answers mistakes."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch", reason="the runtime needs PyTorch (the extra 'runtime')")
+
+import pregate  # noqa: E402
+from offload.ops import Lane, OpKind, Work  # noqa: E402
+from offload.recorder import Recorder  # noqa: E402
+from offload.timeline import Timeline  # noqa: E402
+from pregate.check.generation import ids_wait_s  # noqa: E402
+from runtime.pregated.model_file import save_model  # noqa: E402
+from runtime.pregated.tokens import Tokenizer  # noqa: E402
+from tests import small_fits  # noqa: E402
+from tests.command_line import Run  # noqa: E402
+from tests.pregated_models import seeded_model  # noqa: E402
+
+FEW = ["--output-tokens", "4", "--repeats", "1", "--backend", "cpu", "--prompt", "one list"]
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    path = tmp_path / "pregate_1.safetensors"
+    save_model(seeded_model(0, 1), Tokenizer(()), path)
+    return path
+
+
+def test_designs_stand_beside_their_predictions_and_what_they_chose_is_a_trace(
+    run: Run, model: Path, tmp_path: Path
+) -> None:
+    fit, trace, gantt = tmp_path / "fit.yaml", tmp_path / "t.safetensors", tmp_path / "g.png"
+    fit.write_text(small_fits.fit().to_yaml())
+    designs = "gpu_only,on_demand,pregate,guess/next_gate"
+    status, out, err = run(
+        "generate", str(model), "--policies", designs, *FEW, "--link", "500MB/s", "--fit", str(fit), "--format", "json",
+        "-o", str(trace), "--gantt", str(gantt), "--timeline", str(tmp_path),
+    )  # fmt: skip
+    assert status == 0, err
+    found = json.loads(out)
+    assert [one["policy"] for one in found["designs"]] == designs.split(",")
+    assert len({one["output_digest"] for one in found["designs"]}) == 1
+    assert len({one["schedule_digest"] for one in found["designs"]}) == 4
+    for one in found["designs"]:
+        assert one["error"] == pytest.approx(one["predicted_tpot_s"] / one["tpot_s"] - 1)
+        assert 0 <= one["ids_wait_share"] < 1
+        assert (one["recall"] is None) == (one["policy"] != "guess/next_gate")
+    assert found["lookahead"] == 1
+    assert len(found["tokens"][0]) == 4
+    recorded = pregate.load_trace(trace)
+    assert recorded.digest == found["trace_digest"]
+    assert recorded.gate_weights is not None
+    assert gantt.read_bytes().startswith(b"\x89PNG")
+    names = {"gpu_only", "on_demand", "pregate", "guess_next_gate"}
+    assert {path.stem for path in tmp_path.glob("*.json")} == names
+    assert json.loads((tmp_path / "pregate.json").read_text())["traceEvents"]
+
+
+def test_the_trace_replayed_by_run_has_the_digest_of_the_run(run: Run, model: Path, tmp_path: Path) -> None:
+    trace, shape = tmp_path / "t.safetensors", tmp_path / "shape.yaml"
+    status, out, err = run("generate", str(model), "--policies", "pregate", *FEW, "--format", "json", "-o", str(trace))
+    assert status == 0, err
+    shape.write_text(seeded_model(0, 1).architecture.to_yaml())
+    status, again, err = run(
+        "run", str(shape), "--policy", "pregate", "--trace", str(trace), "--backend", "cpu", "--format", "json"
+    )
+    assert status == 0, err
+    assert json.loads(again)["schedule_digest"] == json.loads(out)["designs"][0]["schedule_digest"]
+
+
+def test_a_table_says_what_was_made(run: Run, model: Path) -> None:
+    status, out, err = run("generate", str(model), "--policies", "gpu_only", *FEW)
+    assert status == 0
+    assert "the same 4 tokens under every design" in out
+    assert "went on: " in err
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["--policies", "pregate(2)"], "fetches what gates select 2 blocks ahead, those of this model look 1 ahead"),
+        (["--policies", "mixed_precision"], "skips or rounds experts"),
+        (["--policies", "pregated"], "did you mean 'pregate'"),
+        (["--output-tokens", "1"], "new tokens = 1"),
+        (["--batch", "0"], "--batch 0 is below 1"),
+        (["--prompts", "x.txt"], "--prompt and --prompts both say"),
+        (["--output", "t.json"], "a trace is written as safetensors"),
+        (["--fit", "no-such-machine"], "no-such-machine"),
+        (["--prompt", ""], "prompt 0 has 0 tokens"),
+        (["--tier", "ssd"], "--storage"),
+    ],
+)  # fmt: skip
+def test_mistakes_end_in_one_line(run: Run, model: Path, words: list[str], told: str) -> None:
+    given = [word for word in FEW if word not in words]
+    for option in words[::2]:
+        if option in FEW:
+            at = given.index(FEW[FEW.index(option) + 1])
+            del given[at]
+    status, out, err = run("generate", str(model), *given, *words)
+    assert status == 2
+    assert told in err.replace("\n", " ")
+    assert not out
+
+
+def test_a_file_that_is_no_trained_model_is_refused(run: Run, tmp_path: Path) -> None:
+    path = tmp_path / "other.safetensors"
+    path.write_bytes(b"no tensors")
+    status, _, err = run("generate", str(path), *FEW)
+    assert status == 2
+    assert "no safetensors file" in err
+
+
+def test_time_without_ids_is_idle_time_before_the_host_has_read_them() -> None:
+    """A gate until 1, its ids on the host at 3, the expert from 7: two of the six idle seconds are for ids."""
+    recorder = Recorder()
+    gate = recorder.issue(Lane.COMPUTE, Work(OpKind.GATE), step=0, layer=0)
+    ids = recorder.issue(Lane.D2H, Work(OpKind.READBACK), (gate,), step=0, layer=0)
+    wait = recorder.issue(Lane.HOST, Work(OpKind.WAIT), (ids,), step=0, layer=0)
+    fetch = recorder.issue(Lane.H2D, Work(OpKind.FETCH), (), step=0, layer=0, expert=0, slot=0)
+    recorder.issue(Lane.COMPUTE, Work(OpKind.EXPERTS), (fetch,), step=0, layer=0, expert=0)
+    starts, ends = np.array([0.0, 1, 2, 3, 7]), np.array([1.0, 2, 3, 7, 8])
+    timeline = Timeline(recorder.schedule(), starts, ends, "by hand")
+    assert wait == 2
+    assert ids_wait_s(timeline) == pytest.approx(2.0)
