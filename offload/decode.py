@@ -16,6 +16,7 @@ from offload.decode_loop import DecodeLoop
 from offload.execution import Execution
 from offload.fast.decode_compiled import CompiledLoop, is_compilable, is_kept
 from offload.host_tier import ReadThrough
+from offload.low_copies import LowSlots
 from offload.placement import Placed, place
 from offload.policy import Policy
 from offload.recorder import Part, assemble
@@ -66,19 +67,20 @@ def decode(
     compiled: bool | None = None,
     placed: Placed | None = None,
     through: ReadThrough | None = None,
+    low: LowSlots | None = None,
 ) -> Decoded:
     """Write the schedule of `steps` under `policy`, as `execution` runs it: `decode_stream`, all parts in one.
 
     `n_buffers`: transient expert slots; `cache`: slots beside them; `disk`: experts live on storage, `through` says how
     they are read (None: each whole, none kept); `static_bytes`: HBM in use throughout, what a warm cache holds not
     counted; `compiled` as of `DecodeStream`; `placed`: the policy's placement of this model (None: as `place` has it
-    without a popularity). Raises
+    without a popularity); `low`: slots for copies of fewer bits. Raises
     `CapacityExceeded` when the experts of one block do not fit `n_buffers`, `InvalidInput` when the policy fetches for
     a block that has run or an expert or block that does not exist.
     """
     stream = DecodeStream(
         model, steps, policy, execution, n_buffers=n_buffers, cache=cache, disk=disk, compiled=compiled, placed=placed,
-        through=through,
+        through=through, low=low,
     )  # fmt: skip
     schedule = assemble(stream, static_bytes + stream.warm_bytes)
     (n_lookups, n_hits), (n_first, n_first_hits) = (stream.lookups[phase] for phase in (Phase.DECODE, Phase.PREFILL))
@@ -106,15 +108,16 @@ class DecodeStream:
         compiled: bool | None = None,
         placed: Placed | None = None,
         through: ReadThrough | None = None,
+        low: LowSlots | None = None,
     ) -> None:
         self._arguments = model, policy, execution, n_buffers, cache, disk
         self._steps = steps
         placed = place(model, policy.placement) if placed is None else placed
         known = model.is_uniform and is_compilable(policy, execution, cache) and placed.is_plain
-        known = known and not execution.micro_sequences and (through is None or through.is_plain)
+        known = known and not execution.micro_sequences and (through is None or through.is_plain) and low is None
         self._loop: CompiledLoop | DecodeLoop | None = None  # until the size of the schedule is known
         if compiled is not None or not known:
-            made = CompiledLoop if compiled and known else partial(DecodeLoop, placed=placed, through=through)
+            made = CompiledLoop if compiled and known else partial(DecodeLoop, placed=placed, through=through, low=low)
             self._loop = made(*self._arguments)
         self.warm_bytes = 0 if cache is None else cache.n_resident * model.expert_bytes
 

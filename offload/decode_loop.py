@@ -14,6 +14,7 @@ from offload.execution import Execution
 from offload.granularity import check_execution, layer_copy, matrix_copies
 from offload.host_side import HostSide
 from offload.host_tier import HostTier, ReadThrough
+from offload.low_copies import LowSlots
 from offload.memory import ExpertMemory
 from offload.micro_batches import MicroBatches, micro_batches_of
 from offload.moe_blocks import Blocks
@@ -80,6 +81,7 @@ class DecodeLoop:
         placed: Placed | None = None,
         recorder: Recorder | None = None,
         through: ReadThrough | None = None,
+        low: LowSlots | None = None,
     ) -> None:
         self.model, self.policy, self.execution = model, policy, execution
         self.recorder = Recorder() if recorder is None else recorder
@@ -96,6 +98,8 @@ class DecodeLoop:
             self.recorder, n_buffers, model.expert_bytes, copies, cache, places, execution.arriving != "each",
             execution.n_host_buffers, self.host_tier,
         )  # fmt: skip
+        if low is not None:
+            self.memory.keeps_low(low.residents(model), low.bits, places)
         self.lookups = {phase: [0, 0] for phase in Phase}
         self.decisions = policy.decisions(_facts(model))
         self.host_side = HostSide(self, place(model, policy.placement) if placed is None else placed)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from numbers import Integral
 from typing import Any
 
@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from offload.execution import Execution
+from offload.low_copies import LowSlots
 from offload.memory import CapacityExceeded
 from offload.placement import Placed, place
 from offload.policy import Buffers, Policy
@@ -22,7 +23,7 @@ from traces.model.layer_bytes import head_bytes, layer_weight_bytes
 from traces.phase import Phase
 from traces.routing import Step
 
-__all__ = ["MemoryPlan", "Workload", "host_bytes", "measure_workload", "plan_memory"]
+__all__ = ["MemoryPlan", "Workload", "host_bytes", "measure_workload", "plan_memory", "with_low_slots"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,13 +53,21 @@ class Workload:
 class MemoryPlan:
     """HBM of a policy: `static_bytes` throughout, then `n_buffers` transient expert slots and `n_cache_slots`.
 
-    `n_host_slots`: experts that host memory keeps above storage.
+    `n_host_slots`: experts that host memory keeps above storage. `low`: slots for copies of fewer bits, None none, in
+    `low_bytes` of HBM.
     """
 
     static_bytes: int
     n_buffers: int
     n_cache_slots: int
     n_host_slots: int = 0
+    low: LowSlots | None = None
+    low_bytes: int = 0
+
+    @property
+    def n_low_slots(self) -> int:
+        """Slots for copies of fewer bits."""
+        return 0 if self.low is None else self.low.n
 
     @property
     def n_slots(self) -> int:
@@ -187,6 +196,29 @@ def _asked(policy: Policy, n_active: int, n_experts: int) -> Buffers:
         return Buffers(*sizes)
     most = max(2, policy.lookahead + 1)  # layers at once: that which runs, and those that are brought ahead
     return Buffers(n_experts, n_experts * max(1, min(most, math.ceil(sizes[1] / max(n_active, 1)))))
+
+
+def with_low_slots(plan: MemoryPlan, policy: Policy, model: ModelArchitecture) -> MemoryPlan:
+    """`plan` with the share of its cache that a policy keeps for copies of fewer bits; together no larger.
+
+    Raises `InvalidInput` where those would not be of fewer.
+    """
+    if not policy.low_share or policy.cache is None:
+        return plan
+    if policy.granularity != "expert":
+        raise InvalidInput(f"{policy.name} keeps copies of whole experts in fewer bits: leave granularity= out")
+    stored, bits = model.expert_dtype.bits, policy.low_bits
+    bits = stored / 4 if bits is None else bits
+    if bits >= stored:
+        raise InvalidInput(f"{policy.name} keeps copies of {bits:g} bits, {model.name} stores {stored:g}: give fewer")
+    each = max(1, int(model.expert_bytes * bits / stored))
+    n = min(
+        int(plan.n_cache_slots * policy.low_share * model.expert_bytes) // each, model.n_moe_layers * model.n_experts
+    )
+    if not n:
+        return plan
+    n_cache = plan.n_cache_slots - math.ceil(n * each / model.expert_bytes)
+    return replace(plan, n_cache_slots=n_cache, low=LowSlots(n, bits, policy.cache), low_bytes=n * each)
 
 
 def _cached_layers(model: ModelArchitecture, placed: Placed) -> int:

@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 from offload.copies import Copies, CopyWriter, Target
 from offload.host_tier import HostTier, ReadWorks
+from offload.low_copies import LowCopies
 from offload.policy import MissAction
 from offload.recorder import Recorder
 from offload.residency import Access, ResidentSet, count_slots
@@ -134,13 +135,14 @@ class ExpertMemory:
         self._in_runs = in_runs and copies.disk is None and copies.write_back is None
         self._pinned: set[int] = set()
         self._pinned_by_layer: dict[int, list[int]] = {}
+        self.low: LowCopies | None = None
         self.gated_layer = -1
         """The layer whose gate has run last: its experts are needed now, others are brought ahead."""
 
     def live_ops(self) -> set[int]:
         """The ops that a later op may have to wait for."""
         held = (h.ready for holds in self._holds.values() for h in holds)
-        host = self._host.live_ops() if self._host is not None else ()
+        host = {*(self._host.live_ops() if self._host else ()), *(self.low.filled.values() if self.low else ())}
         written = () if self._write_backs is None else self._write_backs.live_ops()
         return {op for op in (*self._reader, *self._filled.values(), *held, *host, *written) if op >= 0}
 
@@ -239,6 +241,22 @@ class ExpertMemory:
                 else:
                     self._waiting.extend(_Waiting(layer, a.expert, 1, a.slot, a.hit, step, _WHOLE) for a in group)
         self._grant()
+
+    def keeps_low(self, residents: ResidentSet, bits: float, places: Sequence[int]) -> None:
+        """Have `residents` keep copies of `bits` a parameter too, in slots of their own size behind all others."""
+        fetch, first = self.copies.fetch, len(self._reader)
+        self._reader += [-1] * residents.capacity
+        less = fetch._replace(copy_bytes=int(fetch.copy_bytes * bits / fetch.weight_bits), weight_bits=bits)
+        self.low = LowCopies(self._recorder, bits, less, residents, places, first, self._reader, {})
+
+    def bring_low(self, layer: int, experts: Sequence[int], step: int) -> set[int]:
+        """Have `experts` of `layer` in fewer bits for its next FFN; returns those that found a slot."""
+        found = self.low.bring(layer, experts, step) if self.low is not None and experts else []
+        for one in found:
+            held = Held(one.expert, 1, one.slot, one.ready, False, one.hit, one.ready, False)
+            self._held.setdefault(layer, {})[one.expert] = held
+            self._holds.setdefault(layer, []).append(held)
+        return {one.expert for one in found}
 
     def aside(self, layer: int) -> list[int]:
         """The experts of `layer` that were brought aside and hold a slot."""

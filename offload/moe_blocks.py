@@ -184,6 +184,10 @@ class Blocks:
         fewer_bits = {expert for expert, action in how.items() if action.bits is not None and memory.cache is not None}
         on_cpu = {expert for expert, action in how.items() if action.place == "host"}
         skipped = {expert for expert, action in how.items() if action.place == "nowhere"}
+        if memory.low is not None:
+            low = sorted(expert for expert in fewer_bits if how[expert].bits == memory.low.bits and expert in absent)
+            kept = memory.bring_low(layer, low, i_step)
+            fewer_bits, absent = fewer_bits - kept, [expert for expert in absent if expert not in kept]
         beside = sorted(in_parts | fewer_bits)
         whole = [expert for expert in absent if expert not in {*on_cpu, *skipped, *beside}]
         if self._loop.host_tier is not None:  # what is fetched and what the host computes are one event

@@ -282,6 +282,8 @@ class Policy:
     none. `granularity`: what one copy brings, an expert, one matrix of it or all experts of its layer; `chunk_bytes`:
     copies are cut in chunks of so many bytes at most, between which what is needed now overtakes what was brought ahead
     (None: as modes have it).
+    `low_share`: of the bytes of its cache, those that copies in `low_bits` a parameter take (None: a quarter of the
+    bits), for misses that are answered in so many.
     """
 
     name: str
@@ -304,6 +306,8 @@ class Policy:
     skipping: Skipping | None = None
     granularity: Granularity = "expert"
     chunk_bytes: int | None = None
+    low_share: float = 0.0
+    low_bits: float | None = None
 
     def __post_init__(self) -> None:
         check_fields(self)

@@ -93,6 +93,7 @@ _TAKES: dict[str, tuple[str, ...]] = {
     "low": ("mixed_precision",),
     "bits": ("mixed_precision",),
     "from": tuple(f"guess/{name}" for name in _GUESSED),
+    "copies": ("mixed_precision",),
 }
 """What may follow a name, and which presets take it."""
 
@@ -105,7 +106,7 @@ _MISS = re.compile(
 _GRANULARITY = re.compile(r":granularity=(?P<of>[^:+@]*)", re.ASCII)
 _FORM = re.compile(
     r"(?P<name>[a-z_]+(/[a-z_]+)?)(\((?P<lookahead>\d{1,4})\))?(=(?P<host>[^:+=]*))?(?P<encoder>:encoder)?"
-    r"(?P<options>(:(recall|curve|more|high|low|bits|from)=[^:+=]*)*)(\+(?P<cache>.+))?",
+    r"(?P<options>(:(recall|curve|more|high|low|bits|from|copies)=[^:+=]*)*)(\+(?P<cache>.+))?",
     re.ASCII,
 )
 
@@ -121,8 +122,8 @@ def policy_named(text: str) -> Policy:
     stated time on the host over that of the copy, `on_demand:cheaper=0.35`, `min_latency/paper=0.35`. `:recall=0.9`
     says how often the guesses of `lru_next_gate` are right, `guess/markov(2):more=1` how far ahead and how many more,
     `guess/markov:from=FILE` what it has learnt from before, `mixed_precision:high=0.5:low=0.8:bits=4` up to which score
-    an expert comes as stored, and in fewer bits. `:granularity=matrix` says what one copy brings: `layer`, `expert`,
-    `matrix`, or chunks of a size, `1MiB`. A
+    an expert comes as stored, and in fewer bits, `:copies=0.25` of the cache's bytes being kept for such copies.
+    `:granularity=matrix` says what one copy brings: `layer`, `expert`, `matrix`, or chunks of a size, `1MiB`. A
     file that was loaded takes the place of a preset: `./mine.py:MyPolicy:depth=2`.
 
     Raises `UnknownName` for a preset that does not exist, `InvalidInput` for anything else that is wrong.

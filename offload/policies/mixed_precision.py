@@ -2,8 +2,8 @@
 
 The experts of a token are taken by falling gate weight, as shares of the token's. What is before an expert in that
 order is its unimportance: up to 0.6 it comes as stored, up to 0.9 in a quarter of the bits, else it is skipped. An
-expert of several tokens is as important as to the one that needs it most. Copies in fewer bits pass through: what a
-cache keeps is as stored. Left out: HOBBIT's cache of such copies, and its prefetches.
+expert of several tokens is as important as to the one that needs it most. Copies in fewer bits pass through, or a cache
+of their own keeps them (`copies=`); what is there as stored is used as stored. Left out: HOBBIT's prefetches.
 """
 
 from __future__ import annotations
@@ -26,11 +26,22 @@ HIGH, LOW, SHARE_OF_BITS = 0.6, 0.9, 0.25
 """The thresholds of arXiv:2411.01433, and int4 beside float16 or int2 beside int8."""
 
 
-def mixed_precision(high: float = HIGH, low: float = LOW, bits: float | None = None) -> Policy:
-    """Beside a cache of what was used most, in all HBM that is left. `bits`: of a parameter, None a quarter of them."""
+def mixed_precision(high: float = HIGH, low: float = LOW, bits: float | None = None, copies: float = 0.0) -> Policy:
+    """Beside a cache of what was used most, in all HBM that is left. `bits`: of a parameter, None a quarter of them.
+    `copies`: of the cache's bytes, the share that keeps copies of so many; without one they pass through.
+    """
+    if not 0 <= copies < 1:
+        raise InvalidInput(f"copies = {copies:g} of the cache's bytes in fewer bits: from 0, below 1")
     said = [f":{word}={value:g}" for word, value, usual in (("high", high, HIGH), ("low", low, LOW)) if value != usual]
-    name = "".join(["mixed_precision", *said, "" if bits is None else f":bits={bits:g}"])
-    return Policy(name, start=Scored(high, low, bits), cache=Cache("lfu"), is_exact=False)
+    said += [f":{word}={value:g}" for word, value in (("bits", bits), ("copies", copies)) if value]
+    return Policy(
+        "".join(["mixed_precision", *said]),
+        start=Scored(high, low, bits),
+        cache=Cache("lfu"),
+        is_exact=False,
+        low_share=copies,
+        low_bits=bits,
+    )
 
 
 @dataclass(frozen=True, slots=True)

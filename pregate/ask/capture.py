@@ -101,4 +101,5 @@ def _decoded(asked: Request, policy: Policy, steps: Iterator[Step], compiled: bo
         compiled=compiled,
         placed=asked.placed,
         through=storage_of(asked),
+        low=asked.plan.low,
     )

@@ -67,6 +67,7 @@ def evaluate(
         "n_output_tokens": workload.n_output_tokens,
         "batch_size": workload.n_running,
         "n_expert_slots": captured.plan.n_slots,
+        "n_low_slots": captured.plan.n_low_slots,
         **host_figures_of(captured),
     }
     fields |= {name: np.full(n_machines, value) for name, value in constants.items()}
@@ -90,7 +91,7 @@ def evaluate(
 def made_ready(captured: Captured) -> Compiled:
     """A captured schedule made ready for FIFO machines."""
     schedule, plan = captured.decoded.schedule, captured.plan
-    most = plan.static_bytes + plan.n_slots * captured.model.expert_bytes
+    most = plan.static_bytes + plan.n_slots * captured.model.expert_bytes + plan.low_bytes
     return batch.compile_schedule(schedule, find_probes(schedule, captured.trace), most_hbm_bytes=most)
 
 

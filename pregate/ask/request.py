@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from hwmodels.platform import Platform
 from offload.execution import Execution
-from offload.footprint import MemoryPlan, Workload, host_bytes, measure_workload, plan_memory
+from offload.footprint import MemoryPlan, Workload, host_bytes, measure_workload, plan_memory, with_low_slots
 from offload.memory import CapacityExceeded
 from offload.placement import AS_DECIDED, Placed, place
 from offload.policies import policy_named
@@ -183,7 +183,7 @@ def _planned(
         reserve_bytes=memory.reserve_bytes,
         placed=placed,
     )
-    plan = replace(plan, n_host_slots=n_host_slots)
+    plan = replace(with_low_slots(plan, chosen, model), n_host_slots=n_host_slots)
     return Request(model, trace, chosen, execution, expert_tier, workload, plan, placed)
 
 

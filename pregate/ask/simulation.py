@@ -67,7 +67,8 @@ class SimulationResult(metrics.Metrics):
     the user's own code that a policy is made of, "" for none. `output`: "exact", or "approximate" of a design that
     skips or rounds experts, or executes others; `changed_share`: of the choices of tokens, those that were not executed
     as the gates had it. `routing`: "synthetic" where it was made up, so that `hit_rate` is assumed, else "recorded".
-    `batch_size`: most sequences side by side. `storage_bytes`: read from storage; `n_host_slots`: experts that host
+    `batch_size`: most sequences side by side. `n_low_slots`: of copies of fewer bits;
+    `storage_bytes`: read from storage; `n_host_slots`: experts that host
     memory keeps above it, `host_hit_rate`: of those looked up there, what it had. `prefetches`: what a policy that
     guesses brought ahead, else None.
     `timeline`: start and end of every op; None of a streamed simulation, which keeps none.
@@ -88,6 +89,7 @@ class SimulationResult(metrics.Metrics):
     n_output_tokens: int
     batch_size: int
     n_expert_slots: int
+    n_low_slots: int
     storage_bytes: int
     n_host_slots: int
     host_hit_rate: float
@@ -334,6 +336,7 @@ def _result(
         n_output_tokens=captured.workload.n_output_tokens,
         batch_size=captured.workload.n_running,
         n_expert_slots=captured.plan.n_slots,
+        n_low_slots=captured.plan.n_low_slots,
         **host_figures_of(captured),
         schedule_digest=decoded.schedule.digest,
         trace_digest=captured.trace.digest,

@@ -59,6 +59,7 @@ def _stream(asked: Request, hw: Platform, offloaded: bool) -> SimulationResult |
         disk=asked.tier.on_disk,
         placed=asked.placed,
         through=storage_of(asked),
+        low=plan.low,
     )
     static_bytes = plan.static_bytes + parts.warm_bytes
     stream, digest = Stream(decode_steps(trace), static_bytes, with_paths=hw.fit is not None), ScheduleDigest()
@@ -111,6 +112,7 @@ def _stream(asked: Request, hw: Platform, offloaded: bool) -> SimulationResult |
         n_output_tokens=asked.workload.n_output_tokens,
         batch_size=asked.workload.n_running,
         n_expert_slots=plan.n_slots,
+        n_low_slots=plan.n_low_slots,
         **host_figures(plan.n_host_slots, parts.host_lookups, read_bytes),
         schedule_digest=digest.of(static_bytes),
         trace_digest=trace.digest,
