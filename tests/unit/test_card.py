@@ -49,6 +49,11 @@ def card(model: ModelArchitecture) -> Card:
     return plan(model, "rtx-4090", LOAD, overrides={"hbm_bytes": float(hbm)})
 
 
+@pytest.fixture(scope="module")
+def tight_card(model: ModelArchitecture) -> Card:
+    return plan(model, tight(model, "streams"), LOAD)
+
+
 @pytest.mark.parametrize("wrong", [{"input_tokens": 0}, {"output_tokens": 1}, {"batch": 0}, {"batch": 1 << 20}])
 def test_a_job_that_is_none_is_refused(wrong: dict[str, int]) -> None:
     with pytest.raises(InvalidInput):
@@ -188,9 +193,9 @@ def test_designs_of_one_stack_share_their_errors(card: Card) -> None:
     assert apart[0] < together[0] < 2 < together[1] < apart[1]
 
 
-def test_at_a_turning_point_the_winner_changes(model: ModelArchitecture) -> None:
+def test_at_a_turning_point_the_winner_changes(model: ModelArchitecture, tight_card: Card) -> None:
     hw = tight(model, "streams")
-    found = plan(model, hw, LOAD)
+    found = tight_card
     speeds = [point for point in found.turning_points if point.axis.endswith("per_s")]
     assert speeds
     for point in speeds:
@@ -205,9 +210,8 @@ def test_at_a_turning_point_the_winner_changes(model: ModelArchitecture) -> None
         assert str(before.best.design) == str(found.best.design) != point.winner
 
 
-def test_the_hbm_from_which_all_stays_there_is_named(model: ModelArchitecture) -> None:
-    hw = tight(model, "streams")
-    (point,) = [one for one in plan(model, hw, LOAD).turning_points if one.axis == "accelerator.hbm_bytes"]
+def test_the_hbm_from_which_all_stays_there_is_named(model: ModelArchitecture, tight_card: Card) -> None:
+    (point,) = [one for one in tight_card.turning_points if one.axis == "accelerator.hbm_bytes"]
     enough = pregate.load_hardware("rtx-4090", "streams", {"hbm_bytes": point.value})
     assert plan(model, enough, LOAD).best.design.policy == "gpu_only"
     assert "of HBM (now" in str(point)

@@ -19,6 +19,8 @@ import pregate
 from hwmodels.machine_files import hardware_names, load_machine
 from pregate.check.ledger import Predicted, append_predictions
 from pregate.cli import main as command_line
+from pregate.cli import plan
+from pregate.cli.built import build_model
 from runtime.pregated.model_file import save_model
 from runtime.pregated.tokens import Tokenizer
 from tests import small_fits
@@ -282,6 +284,15 @@ def write_inputs(folder: Path) -> None:
     )
 
 
+FEWER_TOKENS = {"explore": ["--output-tokens", "2"], "plan": ["--input-tokens", "16", "--output-tokens", "4"]}
+"""What is added to examples that say no number of tokens: what they show is the same of fewer."""
+
+
+def test_the_models_of_pregate_alone_are_there_in_their_formats() -> None:
+    for name, formats in plan.WELL_KNOWN:
+        assert build_model(name, None, None, formats).name == name
+
+
 @pytest.mark.parametrize("example", examples())
 def test_every_example_runs(run: Run, example: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     write_inputs(tmp_path)
@@ -290,6 +301,11 @@ def test_every_example_runs(run: Run, example: str, monkeypatch: pytest.MonkeyPa
     words = shlex.split(example)[1:]
     if "residency" in words and "--expert-bytes" not in words:
         words += ["--expert-bytes", "1048576"]
+    for command, fewer in FEWER_TOKENS.items():
+        if command in words and fewer[0] not in words:
+            words += fewer
+    if not words:
+        monkeypatch.setattr(plan, "WELL_KNOWN", (("mixtral-mini-8", None),))
     status, out, err = run(*words)
     assert status == 0, err
     assert out or err

@@ -110,6 +110,8 @@ def test_memory_of_a_stream_is_bounded_by_a_part_not_by_the_trace(monkeypatch: p
     monkeypatch.setattr("offload.fast.decode_compiled._PART_OPS", 2000)
     monkeypatch.setattr("offload.fast.decode_compiled._PART_CELLS", 500)
 
+    monkeypatch.setattr("offload.decode.SMALL_OPS", 0)  # compiled, as a large one is
+
     def peak_bytes(n_steps: int, engine: str) -> int:
         trace = pregate.synthesize(MODEL, 4, n_steps)
         pregate.simulate(MODEL, HW, pregate.synthesize(MODEL, 4, 20), "pregate", engine=engine)
@@ -119,9 +121,9 @@ def test_memory_of_a_stream_is_bounded_by_a_part_not_by_the_trace(monkeypatch: p
         tracemalloc.stop()
         return peak
 
-    short, long = (peak_bytes(n_steps, "stream") for n_steps in (500, 2000))
+    short, long = (peak_bytes(n_steps, "stream") for n_steps in (250, 1000))
     assert long < 1.3 * short
-    assert peak_bytes(2000, "recurrence") > 3 * long
+    assert peak_bytes(1000, "recurrence") > 3 * long
 
 
 def test_the_default_is_the_recurrence_and_simpy_agrees_when_it_is_asked() -> None:

@@ -5,6 +5,7 @@ and moves exactly the bytes it must.
 from __future__ import annotations
 
 import dataclasses
+from functools import cache
 
 import numpy as np
 import pytest
@@ -91,14 +92,20 @@ def timed(decoded: Decoded) -> Timeline:
     return recurrence.simulate(decoded.schedule, costs)
 
 
+@cache
+def served(name: str, text: str, execution: str, batch: int) -> tuple[Decoded, Timeline]:
+    """A trace of `batch` sequences under a policy, and its times: several tests look at the same."""
+    decoded = run(MODELS[name], routing(MODELS[name], batch=batch, seed=batch), told(text), execution)
+    return decoded, timed(decoded)
+
+
 @pytest.mark.parametrize(("text", "execution"), WAYS)
 @pytest.mark.parametrize("name", list(MODELS))
 def test_no_slot_is_overwritten_before_its_reader_has_ended(text: str, name: str, execution: str) -> None:
     """By the timeline: an expert is read where it was brought, and its slot is refilled only afterwards."""
-    model, policy = MODELS[name], told(text)
     for batch in (1, 4):
-        decoded = run(model, routing(model, batch=batch, seed=batch), policy, execution)
-        schedule, timeline = decoded.schedule, timed(decoded)
+        decoded, timeline = served(name, text, execution, batch)
+        schedule = decoded.schedule
         owner = np.repeat(np.arange(len(schedule)), np.diff(schedule.dep_ptr))
         readers: dict[int, list[int]] = {}
         for reader, source in zip(owner.tolist(), schedule.dep.tolist(), strict=True):
@@ -122,12 +129,12 @@ def test_no_slot_is_overwritten_before_its_reader_has_ended(text: str, name: str
 @pytest.mark.parametrize("name", list(MODELS))
 def test_hbm_stays_within_the_slots_and_returns_to_its_level(text: str, name: str, execution: str) -> None:
     model, policy = MODELS[name], told(text)
-    trace = routing(model, batch=3)
-    decoded = run(model, trace, policy, execution)
+    trace = routing(model, batch=4, seed=4)
+    _, timeline = served(name, text, execution, 4)
     workload = measure_workload(model, trace.steps())
     slots = max(policy.buffers(workload.n_active, model.n_experts).full, workload.n_encoder_active)
     cached = (policy.cache.capacity(model.n_moe_layers, model.n_experts) or LEFT) if policy.cache else 0
-    _, level = timed(decoded).hbm_events()
+    _, level = timeline.hbm_events()
     assert level.max(initial=0) <= (slots + cached) * model.expert_bytes
     assert level.min(initial=0) >= 0
     if level.size:
@@ -160,8 +167,8 @@ def test_the_future_does_not_change_the_past(text: str, name: str, execution: st
 def test_bytes_moved_are_the_misses(text: str, name: str) -> None:
     """What crosses the link: every expert a block executes, less what the cache held (all experts of prefetch_all)."""
     model, policy = MODELS[name], told(text)
-    trace = routing(model, batch=2)
-    decoded = run(model, trace, policy, "streams")
+    trace = routing(model, batch=4, seed=4)
+    decoded, _ = served(name, text, "streams", 4)
     fetched = int(np.count_nonzero(decoded.schedule.kind == OpKind.FETCH))
     if text.endswith(IN_PART):
         pytest.skip("fetches parts of experts: test_misses counts their bytes")

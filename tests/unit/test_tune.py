@@ -24,6 +24,9 @@ def made(seed: int, skew: float = 0.6, batch: int = 6, tokens: int = 12) -> preg
     return pregate.synthesize(MODEL, tokens, tokens, batch, seed, dials=dials)
 
 
+SHORT = made(1, tokens=6)
+
+
 @pytest.fixture
 def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
     return runner(monkeypatch, capsys)
@@ -31,7 +34,7 @@ def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str])
 
 @pytest.mark.parametrize("objective", ["ttft", "throughput"])
 def test_the_best_is_the_best_of_all_that_were_judged(objective: str) -> None:
-    found = tune(MODEL, HW, made(1), objective=objective, now="on_demand")
+    found = tune(MODEL, HW, SHORT, objective=objective, now="on_demand")
     costs = [one.judged.cost(objective) for one in found.ranked]
     assert costs == sorted(costs)
     assert len({one.policy for one in found.ranked}) == len(found.ranked) > 15
@@ -45,8 +48,8 @@ def test_the_best_is_the_best_of_all_that_were_judged(objective: str) -> None:
 
 
 def test_a_setting_gains_nothing_over_itself() -> None:
-    found = tune(MODEL, HW, made(1), now="on_demand")
-    again = tune(MODEL, HW, made(1), now=found.best.policy)
+    found = tune(MODEL, HW, SHORT, now="on_demand")
+    again = tune(MODEL, HW, SHORT, now=found.best.policy)
     assert again.gains["nothing"].times == 1
     assert again.gains["nothing"].interval == (1, 1)
 
@@ -55,19 +58,20 @@ def test_experts_are_kept_by_sequences_that_do_not_judge() -> None:
     """Were they kept by those that judge, a static cache would hit more than by the others."""
     trace = made(3, skew=0.0, batch=2)
     own = pregate.simulate(MODEL, HW, trace.of_sequences([1]), "on_demand+static:0.25").hit_rate
-    found = tune(MODEL, HW, trace, policies=["on_demand+static:0.25"])
+    kept = ["on_demand+static:0.25"]
+    found = tune(MODEL, HW, trace, policies=kept)
     judged = next(one for one in found.ranked if one.policy == "on_demand+static:0.25").judged
     assert judged.hit_rate < own
     assert not found.in_view
-    assert tune(MODEL, HW, made(3, batch=1)).in_view
-    assert not tune(MODEL, HW, made(3, batch=1, tokens=40)).in_view
+    assert tune(MODEL, HW, made(3, batch=1), policies=kept).in_view
+    assert not tune(MODEL, HW, made(3, batch=1, tokens=40), policies=kept).in_view
 
 
 def test_no_setting_is_begun_after_the_budget(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = iter(np.arange(0.0, 1e6, 100.0).tolist())
     monkeypatch.setattr("pregate.tune.tuning.process_time", lambda: next(clock))
     told: list[str] = []
-    found = tune(MODEL, HW, made(1), budget_s=250, now="on_demand", say=told.append)
+    found = tune(MODEL, HW, SHORT, budget_s=250, now="on_demand", say=told.append)
     assert 1 <= len(found.ranked) <= 4
     assert found.ranked[-1].policy
     assert len(found.left_out) > 15
@@ -77,7 +81,7 @@ def test_no_setting_is_begun_after_the_budget(monkeypatch: pytest.MonkeyPatch) -
 
 def test_formats_are_tried_and_told_apart() -> None:
     small = pregate.load_model("mixtral-mini-8", formats={"all": "q4_k"})
-    found = tune(MODEL, HW, made(1), formats=[("all=q4_k", small)], now="on_demand")
+    found = tune(MODEL, HW, SHORT, formats=[("all=q4_k", small)], now="on_demand")
     assert {one.formats for one in found.ranked} == {"", "all=q4_k"}
     mine, other = (next(x for x in found.ranked if (x.policy, x.formats) == ("on_demand", f)) for f in ("", "all=q4_k"))
     assert other.judged.tpot.value < mine.judged.tpot.value
