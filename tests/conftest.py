@@ -1,14 +1,15 @@
 """What holds for every test: no deadline, whatever else the machine does, and in CI the same examples every time.
 
 Libraries compute on one thread in each process that runs tests: threads that wait for each other at every product are
-slow where the machine has other work. What collecting the tests has made is never garbage: it is left out of every
-search for garbage, of which runs of the real runtime make one each.
+slow where the machine has other work. What collecting the tests and loading libraries have made is never garbage: it is
+left out of every search for garbage, of which runs of the real runtime make one each.
 """
 
 from __future__ import annotations
 
 import gc
 import os
+import sys
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # read when PyTorch is loaded, which nothing has done yet
 
@@ -30,9 +31,25 @@ settings.register_profile(  # to find out whether a test fails at all (benchmark
 settings.load_profile("suite")
 
 
-def pytest_collection_finish() -> None:
+_LIBRARY = 50
+"""Modules more than before, by which a library is noticed that was loaded on first use."""
+
+_N_MODULES = pytest.StashKey[int]()
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    _leave_out(session.config)
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    if len(sys.modules) > item.config.stash[_N_MODULES] + _LIBRARY:
+        _leave_out(item.config)
+
+
+def _leave_out(config: pytest.Config) -> None:
     gc.collect()
     gc.freeze()
+    config.stash[_N_MODULES] = len(sys.modules)
 
 
 @pytest.fixture

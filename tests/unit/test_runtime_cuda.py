@@ -94,6 +94,10 @@ class Graph(TorchDispatchMode):
         if self.api.broken:
             raise RuntimeError("CUDA error: operation failed due to a previous error during capture")
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False  # no compiler is about, and loading it to leave it alone takes seconds
+
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         assert "_local_scalar_dense" not in str(func), "a capture may not wait for the device"
@@ -167,6 +171,10 @@ class Rounded(TorchDispatchMode):
     """Another library's arithmetic: every matrix product is summed in double and rounded once."""
 
     PRODUCTS = ("aten.mm.", "aten.bmm.", "aten.addmm.")
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = dict(kwargs or {})
