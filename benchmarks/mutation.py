@@ -32,18 +32,26 @@ RESULTS = ROOT / "results" / "mutation.json"
 EQUIVALENT = ROOT / "benchmarks" / "equivalent_mutants.json"
 SOURCES = ("pregate", "simulator", "runtime", "hwmodels", "offload", "traces")
 
+_MEMORY = tuple(f"tests/unit/test_memory{part}.py" for part in ("", "_guesses", "_runs"))
+_DECODE = ("tests/unit/test_decode_by_hand.py", "tests/unit/test_decode_passes.py")
+
 TARGETS = {
     "offload/work.py": ("tests/unit/test_work.py",),
     "offload/metrics.py": ("tests/unit/test_metrics.py",),
     "offload/eviction.py": ("tests/unit/test_eviction.py",),
     "offload/footprint.py": ("tests/unit/test_footprint.py", "tests/unit/test_placement.py"),
-    "offload/memory.py": ("tests/unit/test_memory.py",),
-    "offload/copies.py": ("tests/unit/test_memory.py",),
-    "offload/decode.py": ("tests/unit/test_decode_by_hand.py",),
-    "offload/decode_loop.py": ("tests/unit/test_decode_by_hand.py",),
-    "offload/token_mixing.py": ("tests/unit/test_decode_by_hand.py",),
-    "hwmodels/cost.py": ("tests/unit/test_cost.py", "tests/unit/test_kernels.py"),
-    "hwmodels/kernels.py": ("tests/unit/test_kernels.py",),
+    "offload/gate_output.py": ("tests/unit/test_ranked_evictions.py",),
+    "offload/admission.py": ("tests/unit/test_ranked_evictions.py",),
+    "offload/eviction_ranked.py": ("tests/unit/test_ranked_evictions.py",),
+    "offload/ranks_by_use.py": ("tests/unit/test_ranked_evictions.py",),
+    "offload/ranks_by_gates.py": ("tests/unit/test_ranked_evictions.py",),
+    "offload/memory.py": _MEMORY,
+    "offload/copies.py": _MEMORY,
+    "offload/decode.py": _DECODE,
+    "offload/decode_loop.py": _DECODE,
+    "offload/token_mixing.py": _DECODE,
+    "hwmodels/cost.py": ("tests/unit/test_cost.py", "tests/unit/test_cost_formats.py", "tests/unit/test_kernels.py"),
+    "hwmodels/kernels.py": ("tests/unit/test_kernels.py", "tests/unit/test_gemm_tables.py"),
     "simulator/recurrence.py": ("tests/unit/test_recurrence.py",),
     "traces/stack_distance.py": ("tests/unit/test_stack_distance.py", "tests/unit/test_layer_distances.py"),
 }

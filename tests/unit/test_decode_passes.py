@@ -1,0 +1,208 @@
+"""How passes are read and who writes them: arrays or lists, parts, compiled or not, micro-batches."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+import pytest
+
+import offload.decode
+from offload import decode_loop, token_mixing, unions, work
+from offload.decode import DecodeStream, decode
+from offload.execution import EXECUTIONS
+from offload.ops import OpKind, Work
+from offload.placement import Placed
+from offload.policies import policy_named
+from offload.policy import BlockView, Fetch, Policy
+from offload.recorder import assemble
+from offload.residency import ResidentSet
+from tests.by_hand import DECODER, NEXT, PROMPT, SHARED, asked, hybrid, ops, step, written
+from traces.phase import Phase
+from traces.routing import Step
+
+
+def many(n: int) -> list[Step]:
+    """Passes of two sequences whose tokens stand in no order, one of them without a second expert."""
+    rng = np.random.default_rng(n)
+    steps = []
+    for i in range(4):
+        rows = [(5, 3), (2, 7), (5, 1), (2, 0), (5, 2)] if i % 2 == 0 else [(2, 8 + i), (5, 4 + i)]
+        experts = np.sort(rng.permuted(np.tile(np.arange(6), (len(rows), 3, 1)), axis=2)[..., :2])
+        experts[0, 0, 1] = -1
+        steps.append(step(i, Phase.DECODE, rows, experts))
+    return steps
+
+
+def test_long_passes_are_counted_on_arrays_to_the_same_schedule(monkeypatch: pytest.MonkeyPatch) -> None:
+    for policy in ("on_demand", "pregate", "gpu_only"):
+        digests = []
+        for size in (512, 0):
+            monkeypatch.setattr(unions, "_SMALL_PASS", size)
+            monkeypatch.setattr(token_mixing, "_SMALL_PASS", size)
+            digests.append(written(SHARED, many(1), policy, n_buffers=12).schedule.digest)
+        assert digests[0] == digests[1]
+    attention = asked(written(SHARED, many(1), "gpu_only"), OpKind.SELF_ATTENTION, 0)[0]
+    assert attention == work.self_attention_work(SHARED, SHARED.decoder, 5, 4 + 8, 4 + 8 + 2 + 1 + 3, n_sequences=2)
+
+
+@pytest.mark.parametrize("size", [512, 0])
+def test_unions_count_each_expert_once_with_its_tokens(size: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(unions, "_SMALL_PASS", size)
+    chosen = [[[0, 5], [-1, -1], [3, 3]], [[5, -1], [-1, -1], [2, 0]], [[1, 5], [-1, -1], [-1, 2]]]
+    one = step(0, Phase.DECODE, [(0, 0), (1, 0), (2, 0)], chosen)
+    decoded = written(DECODER, [one], "gpu_only")
+    experts = [line.split()[1:3] for line in ops(decoded, 0) if line.startswith("experts")]
+    assert experts == [["1", "e0"], ["1", "e1"], ["1", "e5"], ["2"], ["3", "e0"], ["3", "e2"], ["3", "e3"]]
+    tokens = [what.gemms[0].m if what.gemms else 0 for what in asked(decoded, OpKind.EXPERTS, 0)]
+    assert tokens == [1, 1, 3, 0, 1, 2, 2]
+
+
+def test_parts_put_together_are_the_whole_and_none_ends_while_experts_are_held_ahead(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    steps = [PROMPT, NEXT, *[dataclasses.replace(NEXT, i_step=i, position=NEXT.position + i - 1) for i in range(2, 6)]]
+    whole = written(DECODER, steps, "pregate").schedule
+    for most, sizes in ((30, [30, 52, 52, 26]), (31, [56, 52, 52, 0]), (10**6, [160])):
+        monkeypatch.setattr(decode_loop, "_PART_OPS", most)
+        stream = DecodeStream(
+            DECODER, steps, policy_named("pregate"), EXECUTIONS["streams"], n_buffers=8, compiled=False
+        )
+        parts = list(stream)
+        assert assemble(parts) == whole
+        assert [len(part) for part in parts] == sizes
+
+
+class Spy:
+    """Stands where the compiled loop does, and writes what the other would."""
+
+    made = 0
+
+    def __init__(self, *arguments: Any) -> None:
+        Spy.made += 1
+        self._loop = decode_loop.DecodeLoop(*arguments)
+        self.lookups = self._loop.lookups
+        self.parts = self._loop.parts
+
+
+def test_large_schedules_are_written_by_compiled_code_where_it_knows_the_policy(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A step of one token here counts as 3 x (8 + 3 x 2) = 42 ops, the prompt as 3 x (8 + 3 x 4) = 60."""
+    monkeypatch.setattr(offload.decode, "CompiledLoop", Spy)
+    unknown = Policy("unknown", prefetch=lambda view: ())
+    for policy, size, compiled, wanted in (
+        ("pregate", 102, None, 0), ("pregate", 101, None, 1), ("pregate", 59, None, 1), ("pregate", 59, False, 0),
+        ("pregate", 10**6, True, 1), (unknown, 0, None, 0), (unknown, 0, True, 0),
+    ):  # fmt: skip
+        monkeypatch.setattr(offload.decode, "SMALL_OPS", size)
+        Spy.made = 0
+        chosen = policy_named(policy) if isinstance(policy, str) else policy
+        first, plain = (
+            DecodeStream(DECODER, [PROMPT, NEXT], chosen, EXECUTIONS["streams"], n_buffers=8, compiled=how)
+            for how in (compiled, False)
+        )
+        assert first.lookups == {Phase.PREFILL: [0, 0], Phase.DECODE: [0, 0]}
+        assert assemble(first) == assemble(plain)
+        assert first.lookups == {Phase.PREFILL: [8, 0], Phase.DECODE: [6, 0]}
+        assert Spy.made == wanted, (policy, size, compiled)
+
+
+def test_what_compiled_code_does_not_know_is_written_without_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(offload.decode, "CompiledLoop", Spy)
+    monkeypatch.setattr(offload.decode, "SMALL_OPS", 0)
+    Spy.made = 0
+    moved = [dataclasses.replace(one, experts=one.experts[:, :2]) for one in (PROMPT, NEXT)]
+    written(hybrid(), moved, "pregate")  # its layers differ
+    for eviction, wanted in (("random", 0), ("lru", 1)):
+        cache = ResidentSet(3, eviction, n_layers=3, n_experts=6)
+        written(DECODER, [NEXT], "on_demand", cache=cache)
+        assert Spy.made == wanted
+
+
+def test_large_passes_count_no_expert_twice(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nine tokens of two experts each are at most six experts a block: 3 x (8 + 3 x 6) ops."""
+    monkeypatch.setattr(offload.decode, "CompiledLoop", Spy)
+    one = step(0, Phase.DECODE, [(i, 0) for i in range(9)], [[[0, 1]] * 3] * 9)
+    for size, wanted in ((78, 0), (77, 1)):
+        monkeypatch.setattr(offload.decode, "SMALL_OPS", size)
+        Spy.made = 0
+        written(DECODER, [one], "pregate")
+        assert Spy.made == wanted
+
+
+def test_a_prompt_passes_in_micro_batches_and_its_head_comes_last() -> None:
+    """Five tokens, two at a time: each pass attends to what came before, each expert is looked up in its pass."""
+    by_two = dataclasses.replace(EXECUTIONS["streams"], name="by two", micro_batch=2)
+    chosen = [[[i, 5]] * 3 for i in range(5)]
+    prompt = step(0, Phase.PREFILL, [(4, i) for i in range(5)], chosen)
+    prompt = dataclasses.replace(prompt, gate_weights=np.arange(30, dtype=np.float32).reshape(5, 3, 2))
+    seen: list[object] = []
+
+    def prefetch(view: BlockView) -> list[Fetch]:
+        if view.block == 0:
+            tokens, weights = view.chosen(0), view.gate_weights(0)
+            seen.append((None if tokens is None else tokens.tolist(), None if weights is None else weights.tolist()))
+        return []
+
+    for policy in (Policy("looks", prefetch=prefetch), policy_named("on_demand")):
+        decoded = decode(DECODER, [prompt, NEXT], policy, by_two, n_buffers=8)
+        stack = DECODER.decoder
+        assert asked(decoded, OpKind.SELF_ATTENTION, 0) == [
+            work.self_attention_work(DECODER, stack, n_tokens, kv_tokens, pairs)
+            for n_tokens, kv_tokens, pairs in ((2, 2, 1 + 2), (2, 4, 3 + 4), (1, 5, 5))
+            for _ in range(stack.n_layers)
+        ]
+        assert asked(decoded, OpKind.HEAD, 0) == [work.head_work(DECODER, 1)]
+        assert [line.split()[0] for line in ops(decoded, 0)[-2:]] == ["head", "step"]
+        assert (decoded.n_prefill_lookups, decoded.n_lookups) == (3 * (3 + 3 + 2), 6)
+    weights = [[[6 * i, 6 * i + 1] for i in range(5)], chosen]
+    assert seen[:3] == [
+        ([row[0] for row in chosen[low:high]], weights[0][low:high]) for low, high in ((0, 2), (2, 4), (4, 5))
+    ]
+
+
+@pytest.mark.parametrize("micro_batch", [0, 2, 3])
+def test_a_prompt_that_fits_is_one_pass(micro_batch: int) -> None:
+    execution = dataclasses.replace(EXECUTIONS["streams"], name="by some", micro_batch=micro_batch)
+    decoded = decode(DECODER, [PROMPT], policy_named("gpu_only"), execution, n_buffers=8)
+    assert decoded.schedule == written(DECODER, [PROMPT], "gpu_only").schedule
+
+
+def test_whoever_decodes_may_say_how_it_is_written(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(offload.decode, "CompiledLoop", Spy)
+    for size, compiled, wanted in ((10**6, True, 1), (0, False, 0), (0, None, 1), (10**6, None, 0)):
+        monkeypatch.setattr(offload.decode, "SMALL_OPS", size)
+        Spy.made = 0
+        written(DECODER, [NEXT], "pregate", compiled=compiled)
+        assert Spy.made == wanted
+
+
+def test_layers_that_are_placed_on_the_host_run_there() -> None:
+    placed = Placed(frozenset({0}), frozenset(), (None, None, None), "device")
+    decoded = written(DECODER, [NEXT], "gpu_only", placed=placed)
+    assert len(asked(decoded, OpKind.CPU_LAYER, 1)) >= 2  # its attention and its FFN
+    assert len(asked(decoded, OpKind.SELF_ATTENTION, 1)) == DECODER.decoder.n_layers - 1
+    assert not asked(written(DECODER, [NEXT], "gpu_only"), OpKind.CPU_LAYER, 1)
+
+
+def test_a_prompt_without_weights_of_its_gates_passes_in_micro_batches_too() -> None:
+    one_by_one = dataclasses.replace(EXECUTIONS["streams"], name="one by one", micro_batch=1)
+    decoded = decode(DECODER, [PROMPT], policy_named("gpu_only"), one_by_one, n_buffers=8)
+    assert len(asked(decoded, OpKind.GATE, 0)) == 2 * 3
+
+
+def test_an_engine_that_sorts_rows_by_expert_does_so_for_each_matrix_of_several_tokens() -> None:
+    fused = dataclasses.replace(EXECUTIONS["vllm"], name="sorts", sorts_on_host=True, micro_batch=0)
+    decoded = decode(DECODER, [PROMPT, NEXT], policy_named("gpu_only"), fused, n_buffers=8)
+    n_matrices = DECODER.n_expert_matrices
+    first = ops(decoded, 0)
+    gate = first.index("gate 1")
+    assert first[gate + 1 : gate + 5] == [
+        f"readback 1 after {gate}", f"wait 1 after {gate + 1}", "sort 1", f"readback 1 after {gate}",
+    ]  # fmt: skip
+    assert first[gate + 1 + 3 * n_matrices] == "experts 1"
+    entries = DECODER.n_experts * 2 * DECODER.top_k
+    assert asked(decoded, OpKind.SORT, 0) == [Work(OpKind.SORT, n_entries=entries)] * n_matrices * 3
+    assert not asked(decoded, OpKind.SORT, 1), "one token's rows are in order"

@@ -1,0 +1,164 @@
+"""Copies that nobody waits for one by one come in runs."""
+
+from __future__ import annotations
+
+from offload.copies import Copies
+from offload.memory import Held
+from offload.ops import Lane, OpKind, Work
+from offload.policy import MissAction
+from tests.expert_desk import DISK, FETCH, STAGED, STREAMED, Desk, cache_of
+
+
+def run_rows(desk: Desk) -> list[tuple[object, ...]]:
+    """Kind, first expert, first slot, number of copies, bytes, HBM taken and the ops waited for."""
+    schedule = desk.schedule()
+    works = [schedule.works[row] for row in schedule.cost.tolist()]
+    return [
+        (
+            works[i].kind.name, int(schedule.expert[i]), int(schedule.slot[i]), works[i].n_copies,
+            works[i].copy_bytes, int(schedule.hbm_acquired[i]), schedule.deps(i).tolist(),
+        )
+        for i in range(len(schedule))
+        if works[i].kind is not OpKind.EXPERTS
+    ]  # fmt: skip
+
+
+def test_neighbours_that_nobody_waits_for_come_in_one_run() -> None:
+    """All six, of which the gate will name 2: two runs and one alone, each issued by the host but for its first."""
+    desk = Desk(6, in_runs=True)
+    memory = desk.memory
+    memory.bring(0, range(6), step=0, named=[2])
+    assert run_rows(desk) == [
+        ("FETCH", 0, 0, 2, 20, 20, []),
+        ("ISSUE", -1, -1, 1, 0, 0, []),
+        ("FETCH", 2, 2, 1, 10, 10, []),
+        ("FETCH", 3, 3, 3, 30, 30, []),
+        ("ISSUE", -1, -1, 2, 0, 0, []),
+    ]
+    schedule = desk.schedule()
+    assert schedule.lane.tolist() == [Lane.H2D, Lane.HOST, Lane.H2D, Lane.H2D, Lane.HOST]
+    assert schedule.layer.tolist() == [3] * 5
+    run = Held(3, 3, slot=3, ready=3, transient=True, hit=False, first=3, passing=True)
+    assert memory.claimed(0)[3] == memory.claimed(0)[4] == memory.claimed(0)[5] == run
+    assert memory.claimed(0)[2] == Held(2, 1, slot=2, ready=2, transient=True, hit=False, first=2, passing=True)
+    assert memory.live_ops() == {0, 2, 3}
+    assert set(memory.claimed(0)) == set(range(6))
+    assert memory.arrivals(0) == [0, 2, 3]
+    assert memory.n_transient(0) == 6
+    assert memory.n_transient(0, [3, 4]) == 2
+
+
+def test_a_run_that_was_wrong_is_waited_for_by_the_next_in_its_slots() -> None:
+    """Slots of three runs, which were read last at different times."""
+    desk = Desk(6, in_runs=True)
+    memory = desk.memory
+    memory.bring(0, range(6), step=0, named=[2])
+    reader = desk.ffn(0, used={2})
+    assert reader == 5
+    memory.bring(1, range(6), step=0, named=[])
+    rows = run_rows(desk)
+    assert desk.schedule().hbm_released.tolist() == [20, 0, 0, 30, 0, 0, *[0] * 5]
+    assert rows[5:] == [
+        ("FETCH", 0, 0, 2, 20, 20, [0]),
+        ("ISSUE", -1, -1, 1, 0, 0, []),
+        ("FETCH", 2, 2, 1, 10, 10, [reader]),
+        ("FETCH", 3, 3, 3, 30, 30, [3]),
+        ("ISSUE", -1, -1, 2, 0, 0, []),
+    ]
+
+
+def test_a_staged_run_is_two_ops_that_the_host_issues_copy_by_copy() -> None:
+    desk = Desk(3, STAGED, in_runs=True)
+    desk.memory.bring(0, [1, 2, 3], step=0, named=())
+    assert run_rows(desk) == [
+        ("FETCH", 1, -1, 3, 30, 0, []),
+        ("STAGE", 1, 0, 3, 30, 30, [0]),
+        ("ISSUE", -1, -1, 4, 0, 0, []),
+    ]
+    assert desk.memory.claimed(0)[2] == Held(1, 3, 0, ready=1, transient=True, hit=False, first=0, passing=True)
+    desk.ffn(0)
+    desk.memory.bring(0, [4, 5], step=0, named=())
+    assert run_rows(desk)[3:] == [
+        ("FETCH", 4, -1, 2, 20, 0, []),
+        ("STAGE", 4, 0, 2, 20, 20, [3, 4]),
+        ("ISSUE", -1, -1, 2, 0, 0, []),
+    ]
+
+
+def test_a_run_takes_the_slots_that_there_are_and_the_rest_follows() -> None:
+    desk = Desk(3, in_runs=True)
+    desk.memory.bring(0, [0], step=0)
+    desk.memory.bring(1, [1, 2, 3], step=0, named=())
+    assert [row[:4] for row in run_rows(desk)] == [("FETCH", 0, 0, 1), ("FETCH", 1, 1, 2), ("ISSUE", -1, -1, 1)]
+    assert [desk.memory.claimed_or_waiting(1, expert) for expert in (0, 1, 2, 3, 4)] == [False, True, True, True, False]
+    desk.ffn(0)
+    assert [row[:4] for row in run_rows(desk)][3:] == [("FETCH", 3, 0, 1)]
+
+
+def test_slots_that_do_not_follow_one_another_make_two_runs() -> None:
+    """Slots come back as 2, 3, 0, 1: a run ends where its slots do."""
+    desk = Desk(4, in_runs=True)
+    desk.memory.bring(0, [0, 1], step=0)
+    desk.memory.bring(1, [0, 1], step=0)
+    desk.ffn(1)
+    desk.ffn(0)
+    desk.memory.bring(1, [1, 2, 3, 4], step=0, named=())
+    assert [row[:4] for row in run_rows(desk) if row[0] == "FETCH"][4:] == [("FETCH", 1, 2, 2), ("FETCH", 3, 0, 2)]
+
+
+def test_only_neighbours_make_a_run() -> None:
+    desk = Desk(6, in_runs=True)
+    desk.memory.bring(0, [0, 1, 4, 3, 5], step=0, named=[4])
+    fetched = [row[1:4] for row in run_rows(desk) if row[0] == "FETCH"]
+    assert fetched == [(0, 0, 2), (4, 2, 1), (3, 3, 1), (5, 4, 1)]
+    for experts, named, runs in (
+        ([0, 4, 5, 2, 3], [4, 1], [(0, 1), (4, 1), (5, 1), (2, 2)]),
+        ([3, 2], [], [(3, 1), (2, 1)]),
+        ([4], [], [(4, 1)]),
+        ([4], [4], [(4, 1)]),
+        ([], [], []),
+        ([0, 1, 2], [3], [(0, 3)]),
+        ([1, 2, 3], [3, 4], [(1, 2), (3, 1)]),
+        ([2, 3, 4], [1, 3], [(2, 1), (3, 1), (4, 1)]),
+    ):
+        desk = Desk(6, in_runs=True)
+        desk.memory.bring(0, experts, step=0, named=named)
+        assert [(row[1], row[3]) for row in run_rows(desk) if row[0] == "FETCH"] == runs
+
+
+def test_runs_are_cut_at_what_is_named_within_them_alone() -> None:
+    desk = Desk(6, in_runs=True)
+    desk.memory.bring(0, [2, 3, 4, 5], step=0, named=[5, 2, 0, 1])
+    assert [row[1:4] for row in run_rows(desk) if row[0] == "FETCH"] == [(2, 0, 1), (3, 1, 2), (5, 3, 1)]
+
+
+def test_storage_unnamed_guesses_and_stacks_without_runs_come_one_by_one() -> None:
+    cases = (
+        (Copies(DISK, FETCH, None), (), {"in_runs": True}),
+        (STREAMED, None, {"in_runs": True}),
+        (STREAMED, (), {}),
+    )
+    for copies, named, more in cases:
+        desk = Desk(3, copies, **more)
+        desk.memory.bring(0, [0, 1, 2], step=0, named=named)
+        assert [row[1:4] for row in run_rows(desk) if row[0] == "FETCH"] == [(0, 0, 1), (1, 1, 1), (2, 2, 1)]
+
+
+def test_one_expert_alone_has_bits_of_its_own_and_a_run_has_not() -> None:
+    desk = Desk(6, in_runs=True)
+    desk.memory.bring(0, [0, 2, 3], step=0, named=(), how={0: MissAction(bits=4.0), 2: MissAction(bits=4.0)})
+    assert [(row[1], row[4]) for row in run_rows(desk) if row[0] == "FETCH"] == [(0, 5), (2, 20)]
+
+
+def test_a_run_of_a_cache_is_what_it_does_not_keep() -> None:
+    desk = Desk(4, cache=cache_of(1), in_runs=True)
+    desk.memory.bring(0, [0, 1, 2, 3], step=0, named=[])
+    assert [row[1:4] for row in run_rows(desk) if row[0] == "FETCH"] == [(0, 4, 1), (1, 0, 3)]
+
+
+def test_runs_that_are_wrong_are_cancelled_as_a_whole() -> None:
+    desk = Desk(4, STAGED, in_runs=True)
+    desk.memory.bring(0, [0, 1, 2], step=0, named=[0])
+    gate = desk.recorder.issue(Lane.COMPUTE, Work(OpKind.GATE), step=0)
+    desk.memory.cancel(0, [0], gate)
+    assert desk.schedule().cancelled_by.tolist() == [-1, -1, gate, gate, -1, -1]
