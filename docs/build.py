@@ -18,6 +18,7 @@ from typing import Any
 
 import card_record
 import field_tables
+import granularity_tables
 import law_tables
 import machine_tables
 import mutation_table
@@ -46,6 +47,7 @@ DOCUMENTS = (
             "reference-python",
             "which-design",
             "streamed-steps",
+            "policies",
         )
     ),
 )
@@ -122,6 +124,8 @@ PARTS: dict[str, Callable[[], str]] = {
     "reference_python": reference.python,
     "mutants": mutation_table.line,
     "streamed_steps": streamed_steps.errors,
+    "granularity": granularity_tables.grains,
+    "written_back": granularity_tables.written_back,
     "which_design": which_design.verdicts,
     "which_design_headline": which_design.headline,
     "which_design_rules": which_design.regrets,

@@ -1,0 +1,55 @@
+"""What one copy brings, and what writing back costs, on one machine: the tables of docs/policies.md."""
+
+from __future__ import annotations
+
+import pregate
+from simulator.modes import FIFO, Modes
+
+HARDWARE, STACK = "rtx-4090", "streams"
+MODELS = {"mixtral-8x7b": 0.2, "qwen3-30b-a3b": 0.3}
+"""Models, and the share of the experts that a cache of each holds."""
+GRAINS = ("layer", "expert", "matrix", "1MiB")
+
+
+def _machine() -> pregate.Platform:
+    return pregate.load_hardware(HARDWARE, STACK, overrides={"host.dram_bytes": 128e9})
+
+
+def grains() -> str:
+    """Milliseconds a token of each design by what one copy brings; no cache."""
+    hw = _machine()
+    lines = ["| model, design | " + " | ".join(GRAINS) + " |", "|---" * (len(GRAINS) + 1) + "|"]
+    for name in MODELS:
+        model = pregate.load_model(name)
+        trace = pregate.synthesize(model, 4, 8)
+        for design in ("on_demand", "pregate", "prefetch_all"):
+            cells = []
+            for grain in GRAINS:
+                policy = design if grain == "expert" else f"{design}:granularity={grain}"
+                cells.append(f"{1e3 * pregate.simulate(model, hw, trace, policy).tpot_s:.1f}")
+            lines.append(f"| {name}, `{design}` | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def written_back() -> str:
+    """The same cache, forgetting what it lets go and writing it back; links that share a cap both ways too."""
+    hw = _machine()
+    lines = ["| model, cache | forgets | writes back | both ways under one cap | fetched | written back |"]
+    lines.append("|---" * 6 + "|")
+    for name, ratio in MODELS.items():
+        model = pregate.load_model(name)
+        trace = pregate.synthesize(model, 4, 8)
+        cache = f"lru:{ratio}:per_layer:warm"
+        plain = pregate.simulate(model, hw, trace, f"on_demand+{cache}")
+        back, capped = (
+            pregate.simulate(model, hw, trace, f"on_demand+{cache}:write_back", modes=modes)
+            for modes in (FIFO, Modes(both_ways=True))
+        )
+        times = " | ".join(f"{1e3 * one.tpot_s:.1f} ms" for one in (plain, back, capped))
+        sizes = f"{back.h2d_bytes / 1e9:.1f} GB | {back.written_back_bytes / 1e9:.1f} GB"
+        lines.append(f"| {name}, `{cache}` | {times} | {sizes} |")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    print(grains(), written_back(), sep="\n\n")
