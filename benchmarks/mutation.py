@@ -39,7 +39,11 @@ TARGETS = {
     "offload/work.py": ("tests/unit/test_work.py",),
     "offload/metrics.py": ("tests/unit/test_metrics.py",),
     "offload/eviction.py": ("tests/unit/test_eviction.py",),
-    "offload/footprint.py": ("tests/unit/test_footprint.py", "tests/unit/test_placement.py"),
+    "offload/footprint.py": (
+        "tests/unit/test_footprint.py",
+        "tests/unit/test_placement.py",
+        "tests/unit/test_placement_memory.py",
+    ),
     "offload/gate_output.py": ("tests/unit/test_ranked_evictions.py",),
     "offload/admission.py": ("tests/unit/test_ranked_evictions.py",),
     "offload/eviction_ranked.py": ("tests/unit/test_ranked_evictions.py",),
