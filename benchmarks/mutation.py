@@ -44,7 +44,7 @@ TARGETS = {
         "tests/unit/test_placement.py",
         "tests/unit/test_placement_memory.py",
     ),
-    "offload/gate_output.py": ("tests/unit/test_ranked_evictions.py",),
+    "offload/gate_output.py": ("tests/unit/test_gate_output.py",),
     "offload/admission.py": ("tests/unit/test_ranked_evictions.py",),
     "offload/eviction_ranked.py": ("tests/unit/test_ranked_evictions.py",),
     "offload/ranks_by_use.py": ("tests/unit/test_ranked_evictions.py",),
