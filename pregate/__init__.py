@@ -52,6 +52,7 @@ if TYPE_CHECKING:
     from pregate.monitoring.report import MonitorReport, ServedDesign, monitor
     from pregate.named import load_hardware, load_model, load_policy
     from pregate.page.writing import explore_page
+    from pregate.tuning.tuned import Tuned, tune
     from runtime.microbench.session import measure
     from runtime.pacing import Link
     from runtime.recording.record import record
@@ -118,6 +119,7 @@ _HOMES = {
     "SweepFailed": "pregate.explore.sweeps.sweep",
     "Thresholds": "pregate.monitoring.alerts",
     "TraceRecipe": "pregate.explore.sweeps.workloads",
+    "Tuned": "pregate.tuning.tuned",
     "Validation": "pregate.check.outcome",
     "ValidationPlan": "pregate.check.session",
     "architecture_names": "traces.model.architecture",
@@ -159,6 +161,7 @@ _HOMES = {
     "synthesize": "pregate.api",
     "trace_statistics": "traces.statistics",
     "train": "pregate.check.gate_study",
+    "tune": "pregate.tuning.tuned",
     "validate": "pregate.check.session",
 }
 
@@ -212,6 +215,7 @@ __all__ = [
     "SweepFailed",
     "Thresholds",
     "TraceRecipe",
+    "Tuned",
     "Validation",
     "ValidationPlan",
     "architecture_names",
@@ -253,6 +257,7 @@ __all__ = [
     "synthesize",
     "trace_statistics",
     "train",
+    "tune",
     "validate",
 ]
 

@@ -17,7 +17,7 @@ from traces.model.formats_by_part import parse_formats
 from traces.whole_file import refuse_overwriting
 
 if TYPE_CHECKING:
-    from pregate.tune.tuning import Tuned
+    from pregate.tuning.tuned import Tuned
     from traces.drift import DriftTest
 
 _SHOWN = 8
@@ -63,8 +63,8 @@ def tune(
         if after is not None and not output.is_symlink():
             refuse_overwriting(output, after)
     from pregate.api import load_trace
-    from pregate.tune.tuned_file import read_tuned, write_tuned
-    from pregate.tune.tuning import tune as run_tune
+    from pregate.tuning.tuned import tune as run_tune
+    from pregate.tuning.tuned_file import read_tuned, write_tuned
     from traces.recorded import recorded_path
 
     before = None

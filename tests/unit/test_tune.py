@@ -11,7 +11,7 @@ import yaml
 
 import pregate
 from hwmodels.platform import load_platform
-from pregate.tune.tuning import tune
+from pregate.tuning.tuned import tune
 from tests.command_line import Run, runner
 from traces.storage import save_trace
 
@@ -69,7 +69,7 @@ def test_experts_are_kept_by_sequences_that_do_not_judge() -> None:
 
 def test_no_setting_is_begun_after_the_budget(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = iter(np.arange(0.0, 1e6, 100.0).tolist())
-    monkeypatch.setattr("pregate.tune.tuning.process_time", lambda: next(clock))
+    monkeypatch.setattr("pregate.tuning.tuned.process_time", lambda: next(clock))
     told: list[str] = []
     found = tune(MODEL, HW, SHORT, budget_s=250, now="on_demand", say=told.append)
     assert 1 <= len(found.ranked) <= 4

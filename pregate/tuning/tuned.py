@@ -19,7 +19,7 @@ from pregate.ask.simulation import interpret
 from pregate.card.designs import plan_design
 from pregate.card.job import Workpiece, recorded_job
 from pregate.card.judged import NORMAL_95, Judged, judge
-from pregate.tune.settings import CHUNKS_MIB, CPU_S_PER_OP, DEFAULT, designs_to_try
+from pregate.tuning.settings import CHUNKS_MIB, CPU_S_PER_OP, CPU_S_PER_SETTING, DEFAULT, designs_to_try
 from simulator.modes import Modes
 from traces.drift import DriftTest, drift_between
 from traces.errors import InvalidInput, unknown_name
@@ -28,7 +28,7 @@ from traces.phase import Phase
 from traces.popularity import popularity_of
 from traces.routing import RoutingTrace
 
-__all__ = ["Gain", "Setting", "Tuned", "gain_of", "tune"]
+__all__ = ["Gain", "Setting", "Tuned", "gain_of", "halves", "judged_setting", "tune"]
 
 LEAST_PROMPT = 32
 """Prompt tokens from which on they say which experts are popular."""
@@ -144,12 +144,12 @@ def tune(
     if not budget_s > 0:
         raise InvalidInput(f"budget = {budget_s:g} CPU seconds: above 0")
     drift = None if before is None else drift_between(before, trace)
-    works = [("", model, *_halves(model, trace)), *((text, one, *_halves(one, trace)) for text, one in formats)]
+    works = [("", model, *halves(model, trace)), *((text, one, *halves(one, trace)) for text, one in formats)]
     designs = dict.fromkeys([*([] if now is None else [now]), *policies, DEFAULT, *designs_to_try(model)])
     n_ops = about_ops(model, works[0][2].prompt.steps())
     n = len(designs) * len(works)
-    about_s = min(n * max(n_ops * CPU_S_PER_OP, 0.02), budget_s)
-    say(f"{n} settings of some {n_ops:,} ops: at most {about_s:.0f} CPU seconds (--budget-s {budget_s:g})")
+    about_s = min(n * (CPU_S_PER_SETTING + n_ops * CPU_S_PER_OP), budget_s)
+    say(f"{n} settings of some {n_ops:,} ops: about {about_s:.0f} CPU seconds, at most {budget_s:g} (--budget-s)")
     settings: list[Setting] = []
     left_out: list[str] = []
     first = process_time()
@@ -158,7 +158,10 @@ def tune(
             if settings and process_time() - first > budget_s:
                 left_out.append(f"{name} ({text})" if text else name)
                 continue
-            judged = _judged(one, hw, work, name, asked=name == now or name in policies)
+            judged = judged_setting(one, hw, work, name, asked=name == now or name in policies)
+            if judged is not None and not settings:
+                rest_s = min((n - 1) * (process_time() - first), budget_s)
+                say(f"{name} took {process_time() - first:.2g} of them: some {rest_s:.0f} for the others")
             if judged is not None:
                 settings.append(Setting(judged, text))
     distinct = {(one.policy, one.formats): one for one in reversed(settings)}
@@ -187,7 +190,7 @@ def gain_of(one: Setting, other: Setting, objective: str) -> Gain:
     return Gain(str(other), times, (times / factor, times * factor))
 
 
-def _halves(model: ModelArchitecture, trace: RoutingTrace) -> tuple[Workpiece, bool]:
+def halves(model: ModelArchitecture, trace: RoutingTrace) -> tuple[Workpiece, bool]:
     """The job of the later sequences, experts kept by the earlier ones; of one sequence, kept by its prompt. Where that
     is short, all is in view.
     """
@@ -201,7 +204,7 @@ def _halves(model: ModelArchitecture, trace: RoutingTrace) -> tuple[Workpiece, b
     return recorded_job(model, judged, popularity_of(seen)), False
 
 
-def _judged(model: ModelArchitecture, hw: Platform, work: Workpiece, name: str, *, asked: bool) -> Judged | None:
+def judged_setting(model: ModelArchitecture, hw: Platform, work: Workpiece, name: str, *, asked: bool) -> Judged | None:
     """A design; None where it does not fit, or the model cannot have it, unless a user has `asked` for it."""
     try:
         return judge(plan_design(model, hw, work, name), work.job)

@@ -10,8 +10,8 @@ import yaml
 
 from pregate.explore.sweeps.spec import read_sweep
 from pregate.explore.sweeps.workloads import TraceRecipe
-from pregate.tune.settings import DEFAULT
-from pregate.tune.tuning import Tuned
+from pregate.tuning.settings import DEFAULT
+from pregate.tuning.tuned import Tuned
 from traces.errors import InvalidInput
 from traces.whole_file import whole_file
 
