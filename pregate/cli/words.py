@@ -50,7 +50,8 @@ def _each(option: str, text: str, check: Check) -> None:
 def _at_least(low: float) -> Check:
     def check(option: str, number: float) -> None:
         if not number >= low:
-            raise InvalidInput(f"{option} {number:g} is below {low:g}: it must be at least {low:g}")
+            name = option.removeprefix("--").replace("-", "_")
+            raise InvalidInput(f"{name} = {number:g} is below {low:g}: it must be at least {low:g}")
 
     return check
 
