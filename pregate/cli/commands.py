@@ -177,9 +177,9 @@ class Command(TyperCommand):
         load_own_policies(
             self.name, {param.name: ctx.params.get(param.name) for param in params if is_typed(ctx, param.name)}
         )
+        check_recorded({param.opts[-1] for param in params if is_typed(ctx, param.name)})
         typed = {param.name: param for param in params if is_typed(ctx, param.name)}
         check_words(self.name, {name: (_spelt(param), ctx.params.get(name)) for name, param in typed.items()})
-        check_recorded({param.opts[-1] for param in params if is_typed(ctx, param.name)})
         return rest
 
 

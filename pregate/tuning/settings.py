@@ -13,8 +13,8 @@ CHUNKS_MIB = (0.25, 1.0, 4.0, 16.0)
 """Sizes of chunks, urgent copies first."""
 
 CPU_S_PER_SETTING, CPU_S_PER_OP = 0.04, 3e-6
-"""CPU seconds to write, price and bound a design, and each of its ops: `python -m benchmarks.tune_speed` on a Xeon. They
-are printed before anything is judged; the first design that is judged says what this processor takes.
+"""CPU seconds to write, price and bound a design, and each of its ops: `python -m benchmarks.tune_speed` on a Xeon.
+They are printed before anything is judged; the first design that is judged says what this processor takes.
 """
 
 _MOVING = ("on_demand", "pregate", "pregate(2)", "pregate(3)", "lru_next_gate")
