@@ -71,6 +71,11 @@ def _above_0(option: str, number: float) -> None:
         raise InvalidInput(f"{option} {number:g}: it must be above 0, and finite")
 
 
+def _seconds(option: str, number: float) -> None:
+    if not 0 < number < float("inf"):
+        raise InvalidInput(f"{option} {number:g} is no time: give seconds above 0")
+
+
 def _quantity(dimension: str, *, zero_ok: bool = False, but: str | None = None) -> Check:
     def check(option: str, text: str) -> None:
         from hwmodels.quantity import parse_override
@@ -266,7 +271,7 @@ _OF_ALL: Mapping[str, Check] = {
     "output_tokens": _at_least(1),
     "active": _at_least(1),
     "top_k": _at_least(1),
-    "budget": _above_0,
+    "budget": _seconds,
     "plot": _picture,
     "gantt": _picture,
 }

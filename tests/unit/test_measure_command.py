@@ -219,7 +219,7 @@ def test_a_budget_is_a_time(small: None, tmp_path: Path, budget: str) -> None:
         (("-o", "{}/m.json", "--dtypes", "bf16", "--backend", "cpu"), "fp32 must be among them"),
         (("-o", "{}/m.json", "--dtypes", ",", "--backend", "cpu"), "fp32 must be among them"),
         (("-o", "{}/m.json", "--link", "fast", "--backend", "cpu"), "'fast' is not a number"),
-        (("-o", "{}/m.json", "--link", "0", "--backend", "cpu"), "bytes_per_s = 0.0: it must be above 0"),
+        (("-o", "{}/m.json", "--link", "0", "--backend", "cpu"), "--link 0: it must be above 0"),
         (("-o", "{}/m.json", "--link", "2GB", "--backend", "cpu"), "GB is a unit of size"),
         (("-o", "{}/m.json", "--storage", "{}/no"), "there is no such folder"),
     ],
