@@ -44,12 +44,17 @@ class AxisWinners:
     """Every policy's metric at any value of an axis; the values that `axis` comes with play no part.
 
     On an axis that only prices, each policy has one schedule, which is kept and priced at all values of a scan at once;
-    on another, a schedule is measured when it is written and not kept.
+    on another, a schedule is measured when it is written and not kept. `not_ranked`: policies that win nowhere, for
+    they know the future or change the output, where another is asked for that does not.
     """
 
     def __init__(self, subject: Subject, axis: Axis, metric: str) -> None:
         self.axis, self.metric = axis, metric
         self.names = [design.policy.name for design in subject.designs]
+        built = [
+            design.policy.is_exact and design.policy.with_cache(design.cache).can_be_built for design in subject.designs
+        ]
+        self.not_ranked = tuple(n for n, is_built in zip(self.names, built, strict=True) if any(built) and not is_built)
         self._planner, self._asks_machine = Planner(subject), subject.asks_machine
         self._ready: dict[int, tuple[Compiled, Captured]] = {}
         self._found: dict[int, NDArray[np.float64]] = {}
@@ -74,7 +79,8 @@ class AxisWinners:
         scores = self._scores(values)
         more_is_better = self.metric == "tokens_per_s"
         for i, value in enumerate(values.tolist()):
-            here = {name: float(score[i]) for name, score in scores.items() if np.isfinite(score[i])}
+            ranked = (name for name in self.names if name not in self.not_ranked)
+            here = {name: float(scores[name][i]) for name in ranked if np.isfinite(scores[name][i])}
             if not here:
                 self._winners[value] = Winner(None, math.nan)
                 continue

@@ -69,6 +69,7 @@ class Crossovers:
 
     `first`: who wins at `low`. `calibration`: what the predictions rest on once the axis moves, in plain words.
     `refusal`: why, memory too small apart, some policy could not be somewhere, and so did not win; empty if it could.
+    `not_ranked`: policies that win nowhere, for they know the future or change the output.
     """
 
     rows: tuple[Crossover, ...]
@@ -79,6 +80,7 @@ class Crossovers:
     first: str | None
     calibration: str
     refusal: str = ""
+    not_ranked: tuple[str, ...] = ()
 
     def __iter__(self) -> Iterator[Crossover]:
         return iter(self.rows)
@@ -99,14 +101,17 @@ class Crossovers:
         ]
         words = axis_words(self.axis)
         along = self.axis if words == self.axis else f"{words} ({self.axis})"
-        return f"Best {self.metric} along {along}: {', '.join(told)}."
+        apart = "".join(
+            f" {name} is not ranked: it knows the future or changes the output." for name in self.not_ranked
+        )
+        return f"Best {self.metric} along {along}: {', '.join(told)}.{apart}"
 
     def _repr_html_(self) -> str:
         return html_rows([row.to_dict() for row in self.rows], self.verdict())
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready: the axis, who wins first, every change, the verdict."""
-        names = ("axis", "low", "high", "metric", "first", "calibration", "refusal")
+        names = ("axis", "low", "high", "metric", "first", "calibration", "refusal", "not_ranked")
         rows = [row.to_dict() for row in self.rows]
         return {name: getattr(self, name) for name in names} | {"crossovers": rows, "verdict": self.verdict()}
 
@@ -159,7 +164,7 @@ def crossovers(
     rows = [row for interval in intervals for row in _changes_between(scale, *interval, winners.at, look=True)]
     return Crossovers(
         tuple(rows), key, scale.low, scale.high, metric, winners.at(scale.low).name, _calibration(subject, scale),
-        winners.refusal,
+        winners.refusal, winners.not_ranked,
     )  # fmt: skip
 
 

@@ -242,3 +242,17 @@ def test_a_cache_given_to_all_may_know_the_future_too() -> None:
     )
     assert found.ceilings == ("on_demand",)
     assert found.verdict().startswith("gpu_only wins")
+
+
+def test_a_ceiling_wins_no_stretch_of_an_axis() -> None:
+    model = decoder_only()
+    trace, axis = pregate.synthesize(model, 4, 8), "link.h2d_bytes_per_s"
+    policies = ["on_demand", "oracle", "mixed_precision+lfu:4"]
+    found = pregate.crossovers(model, HARDWARE, trace, policies, axis, 1e9, 64e9, n_scan=3)
+    assert found.first == "on_demand"
+    assert not len(found)
+    assert found.not_ranked == ("oracle", "mixed_precision+lfu:4")
+    assert "oracle is not ranked" in found.verdict()
+    among = pregate.crossovers(model, HARDWARE, trace, policies[1:], axis, 1e9, 64e9, n_scan=3)
+    assert among.not_ranked == ()
+    assert among.first in policies[1:]

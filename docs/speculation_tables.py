@@ -1,0 +1,137 @@
+"""Write the tables of docs/speculative.md anew: `python docs/speculation_tables.py`, a few minutes of processor time.
+
+The tables move with every price of the cost model, so no test holds them to today's.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import xarray as xr
+
+import pregate
+from traces.recorded import recorded_names
+from traces.routing import RoutingTrace
+from traces.speculation import verified
+
+PAGE = Path(__file__).with_name("speculative.md")
+MACHINES = ("t4", "rtx-4090", "gh200")
+GAMMAS = (1, 2, 3, 4, 5, 6, 7, 8)
+ACCEPTANCES = (0.5, 0.7, 0.9)
+DESIGNS = ("gpu_only", "on_demand+lru:0.2", "pregate+lru:0.2")
+MODELS = {
+    "gpt-oss-20b-mmlu": ("gpt-oss-20b", None),
+    "gpt-oss-120b-phone": ("gpt-oss-120b", 2),
+    "qwen3-30b-a3b-phone": ("qwen3-30b-a3b", 6),
+}
+MOVED, SOME_GAMMAS = ("rtx-4090", ("on_demand+lru:0.2",)), (2, 4, 8)
+N_STEPS = 81
+
+
+def recording(name: str) -> RoutingTrace:
+    """The first passes of a recording that ships."""
+    whole = pregate.load_trace(name)
+    return whole.first_steps(min(N_STEPS, whole.n_steps))
+
+
+def swept(
+    name: str,
+    route: str,
+    designs: Sequence[str] = DESIGNS,
+    machines: Sequence[str] = MACHINES,
+    gammas: Sequence[int] = GAMMAS,
+) -> xr.Dataset:
+    """Tokens a second, and bytes, of designs, machines, lengths of a draft and acceptances on one recording."""
+    model, top_k = MODELS[name]
+    policies = [f"{design}@gamma=1:acceptance=0.5:rejected={route}" for design in designs]
+    return pregate.sweep(
+        pregate.load_model(model, top_k=top_k), None, recording(name), policies=policies,
+        axes={"hardware": list(machines), "gamma": [0, *gammas], "acceptance": list(ACCEPTANCES)},
+    )  # fmt: skip
+
+
+def _wide(found: xr.Dataset, i: int, j: int, k: int, field: str) -> list[float]:
+    """A field by length of draft, over what it is without one."""
+    here = found[field].isel(policy=i, hardware=j, acceptance=k).values
+    return [float(value / here[0]) for value in here[1:]]
+
+
+def speeds(found: dict[str, xr.Dataset]) -> str:
+    """How many times as many decoded tokens a second."""
+    heads = " | ".join(f"gamma {g}" for g in GAMMAS)
+    lines = [f"| recording | machine | design | accepted | {heads} |", "|---" * (4 + len(GAMMAS)) + "|"]
+    for name, one in found.items():
+        for j, machine in enumerate(MACHINES):
+            for i, design in enumerate(DESIGNS):
+                for k, acceptance in enumerate(ACCEPTANCES):
+                    ratios = _wide(one, i, j, k, "decode_tokens_per_s")
+                    if not np.isfinite(ratios).any():
+                        continue
+                    best = max(ratios)
+                    cells = [f"**{r:.2f}**" if r == best and r > 1 else f"{r:.2f}" for r in ratios]
+                    lines.append(f"| {name} | {machine} | `{design}` | {acceptance:g} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def unions() -> str:
+    """Experts that a layer of a pass asks for, tokens that a pass makes, and experts for each of these."""
+    columns = ("recording", "rejected", "accepted", "gamma", "tokens a pass", "experts a layer", "experts a token")
+    lines = ["| " + " | ".join(columns) + " |"]
+    lines.append("|---" * 7 + "|")
+    for name in recorded_names():
+        plain = recording(name)
+        for route in ("recorded", "elsewhere"):
+            for acceptance in ACCEPTANCES:
+                for gamma in (0, 2, 4, 8):
+                    if gamma == 0 and (route != "recorded" or acceptance != ACCEPTANCES[0]):
+                        continue
+                    one = verified(plain, gamma, acceptance, rejected_route=route) if gamma else plain
+                    n_passes, n_experts, n_tokens = _asked(one)
+                    shown = ("-", "-") if gamma == 0 else (route, f"{acceptance:g}")
+                    lines.append(
+                        f"| {name} | {shown[0]} | {shown[1]} | {gamma} | {n_tokens / n_passes:.2f} | "
+                        f"{n_experts / n_passes:.1f} | {n_experts / n_tokens:.1f} |"
+                    )
+    return "\n".join(lines)
+
+
+def _asked(trace: RoutingTrace) -> tuple[int, float, int]:
+    """Decode passes, experts of their unions a layer, and the tokens that they make."""
+    n_passes, n_experts, n_tokens = 0, 0.0, 0
+    for step in trace.decode_only().steps():
+        n_passes, n_tokens = n_passes + 1, n_tokens + step.n_kept
+        n_experts += float(np.mean([len(np.unique(layer[layer >= 0])) for layer in step.experts.swapaxes(0, 1)]))
+    return n_passes, n_experts, n_tokens
+
+
+def moved() -> str:
+    """Bytes over the link of `MOVED` for a token, over those without a draft, by what rejected tokens are routed as."""
+    machine, designs = MOVED
+    lines = ["| recording | design | accepted | " + " | ".join(f"gamma {g}" for g in SOME_GAMMAS) + " |"]
+    lines.append("|---" * (3 + len(SOME_GAMMAS)) + "|")
+    for name in MODELS:
+        found = [swept(name, route, designs, (machine,), SOME_GAMMAS) for route in ("recorded", "elsewhere")]
+        for i, design in enumerate(designs):
+            for k, acceptance in enumerate(ACCEPTANCES):
+                low, high = (_wide(one, i, 0, k, "h2d_bytes") for one in found)
+                cells = " | ".join(f"{a:.2f} to {b:.2f}" for a, b in zip(low, high, strict=True))
+                lines.append(f"| {name} | `{design}` | {acceptance:g} | {cells} |")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Write the tables where the page marks them."""
+    recorded = {name: swept(name, "recorded") for name in MODELS}
+    text = PAGE.read_text()
+    for name, made in (("speeds", speeds(recorded)), ("unions", unions()), ("moved", moved())):
+        begin, end = f"<!-- tables: {name} -->", f"<!-- end: {name} -->"
+        part = f"{begin}\n{made}\n{end}"
+        text = re.sub(f"{begin}.*?{end}", lambda _, part=part: part, text, flags=re.DOTALL)
+    PAGE.write_text(text)
+
+
+if __name__ == "__main__":
+    main()
