@@ -123,3 +123,19 @@ def test_time_without_ids_is_idle_time_before_the_host_has_read_them() -> None:
     timeline = Timeline(recorder.schedule(), starts, ends, "by hand")
     assert wait == 2
     assert ids_wait_s(timeline) == pytest.approx(2.0)
+
+
+def test_an_encoder_decoder_is_trained_pregated_and_run_offloaded_from_the_command_line(
+    run: Run, tmp_path: Path
+) -> None:
+    folder = tmp_path / "pregated"
+    status, out, err = run(
+        "train", "--short", "--layout", "encoder-decoder", "--seeds", "2", "--base-steps", "3", "--arm-steps", "2",
+        "-o", str(folder), "--format", "json",
+    )  # fmt: skip
+    assert status == 0, err
+    assert {"conventional", "pregate_1", "pregate_2", "reuse_1"} <= json.loads(out)["arms"].keys()
+    trained = folder / "seed-0" / "pregate_2.safetensors"
+    status, out, err = run("generate", str(trained), "--policies", "on_demand,pregate(2)", *FEW, "--format", "json")
+    assert status == 0, err
+    assert json.loads(out)["lookahead"] == 2
