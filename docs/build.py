@@ -101,6 +101,7 @@ PARTS: dict[str, Callable[[], str]] = {
     "offloaded_conditions": offloaded_models.conditions,
     "pregated_verdict": pregated_tables.verdict,
     "pregated_arms": pregated_tables.arms,
+    "pregated_encoded": pregated_tables.encoded_arms,
     "pregated_pairs": pregated_tables.pairs,
     "pregated_recall": pregated_tables.recall,
     "demo": demo,

@@ -13,6 +13,7 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "results" / "pregated-2026-11-28.json"
+ENCODED = ROOT / "results" / "pregated-encoder-decoder-2026-11-28.json"
 CURVES = ROOT / "offload" / "predictors" / "measured.csv"
 
 _CURVE_NAMES = {
@@ -24,8 +25,8 @@ _CURVE_NAMES = {
 """What the presets are called, by model and predictor."""
 
 
-def _found() -> dict[str, Any]:
-    found: dict[str, Any] = json.loads(RESULTS.read_text())["findings"]
+def _found(results: Path = RESULTS) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(results.read_text())["findings"]
     return found
 
 
@@ -33,9 +34,14 @@ def _shown(estimate: dict[str, Any], scale: float = 1.0, digits: int = 4) -> str
     return f"{scale * estimate['mean']:+.{digits}f} ± {scale * estimate['ci95']:.{digits}f}"
 
 
-def arms() -> str:
+def encoded_arms() -> str:
+    """As `arms`, of the model with an encoder."""
+    return arms(ENCODED)
+
+
+def arms(results: Path = RESULTS) -> str:
     """Loss and accuracy of every arm beside the conventional one, and how evenly its experts are used."""
-    found = _found()
+    found = _found(results)
     lines = [
         "| arm | loss | loss, difference | accuracy, % | difference, points | busiest expert over mean |",
         "|---|---|---|---|---|---|",
