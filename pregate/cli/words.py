@@ -32,7 +32,7 @@ def check_words(command: str | None, given: Mapping[str, tuple[str, Any]]) -> No
 def _one_of(what: str, known: Sequence[str]) -> Check:
     def check(option: str, word: str) -> None:
         if word not in known:
-            raise unknown_name(what, word, known, option)
+            raise unknown_name(what, word, known)
 
     return check
 
@@ -50,20 +50,24 @@ def _each(option: str, text: str, check: Check) -> None:
 def _at_least(low: float) -> Check:
     def check(option: str, number: float) -> None:
         if not number >= low:
-            name = option.removeprefix("--").replace("-", "_")
-            raise InvalidInput(f"{name} = {number:g} is below {low:g}: it must be at least {low:g}")
+            raise InvalidInput(f"{_field(option)} = {number:g} is below {low:g}: it must be at least {low:g}")
 
     return check
 
 
+def _field(option: str) -> str:
+    """An option's name as Python has it."""
+    return option.removeprefix("--").replace("-", "_")
+
+
 def _share(option: str, number: float) -> None:
     if not 0 < number <= 1:
-        raise InvalidInput(f"{option} {number:g}: a share above 0, at most 1, such as 0.25")
+        raise InvalidInput(f"{_field(option)} = {number:g}: a share above 0, at most 1, such as 0.25")
 
 
 def _part(option: str, number: float) -> None:
     if not 0 < number < 1:
-        raise InvalidInput(f"{option} {number:g}: a share between 0 and 1, such as 0.05")
+        raise InvalidInput(f"{_field(option)} = {number:g}: a share between 0 and 1, such as 0.05")
 
 
 def _above_0(option: str, number: float) -> None:
@@ -319,7 +323,6 @@ _OF_COMMANDS: Mapping[tuple[str, str], Check] = {
     ("train", "base_steps"): _at_least(1),
     ("train", "arm_steps"): _at_least(1),
     ("validate", "max_mape"): _part,
-    ("validate", "recorded"): _folder,
     ("tune", "now"): _design,
     ("tune", "after"): _file,
     ("train", "layout"): _one_of("layout", choices.LAYOUTS),

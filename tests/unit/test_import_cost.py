@@ -116,7 +116,6 @@ WRONG_WORDS = [
     (*RUN_MINI, "--cache", "nosuch"), (*RUN_MINI, "--popularity", "nosuch"), (*RUN_MINI, "--gantt", "a.gif"),
     (*CPU, "--link", "3parsecs"), (*CPU, "--policies", "nosuch"), (*CPU, "--backend", "nosuch"),
     (*CPU, "--tier", "nosuch"), ("validate", "--suite", "nosuch"), ("validate", "--suite", "quick", "--max-mape", "7"),
-    ("validate", "--suite", "full", "--fit", "t4", "--recorded", "nosuch"),
     ("measure", "-o", "m.json", "--dtypes", "fp33"), ("measure", "-o", "m.json", "--link", "-2GB/s"),
     ("measure", "-o", "m.json", "--budget-s", "nan"), ("measure", "-o", "m.json", "--storage", "nosuch"),
     ("tune", *S8, "--trace", "nosuch"), ("tune", *S8, "--trace", KNOWN, "--objective", "nosuch"),

@@ -13,7 +13,7 @@ import pytest
 
 import pregate
 from offload.ops import Lane
-from pregate.draw.perfetto import mismatches, simulated_again, write_comparison, write_trace
+from pregate.draw.perfetto import mismatches, simulated_again, write_comparison, write_comparisons, write_trace
 from traces.errors import InvalidInput
 
 
@@ -123,6 +123,21 @@ def test_an_arrow_leads_from_every_copy_to_what_reads_it(result: pregate.Simulat
     assert 0 < len({event["ts"] for event in begins}) <= copies
     ends = {event["id"]: event for event in events if event["ph"] == "f"}
     assert all(ends[event["id"]]["tid"] == Lane.COMPUTE for event in begins)
+
+
+def test_several_runs_stand_below_one_another(result: pregate.SimulationResult, tmp_path: Path) -> None:
+    pair = (result.timeline, slowed(result.timeline, Lane.H2D, 2.0))
+    write_comparisons({"a": pair, "b": pair}, tmp_path / "all.json")
+    document = json.loads((tmp_path / "all.json").read_text())
+    events = document["traceEvents"]
+    read_strictly(events)
+    names = {e["pid"]: e["args"]["name"].split(":")[1].strip() for e in events if e["name"] == "process_name"}
+    assert names == {1: "a, simulated", 2: "a, real", 3: "b, simulated", 4: "b, real"}
+    counts = [said["n_mismatches"] for said in document["otherData"]["cases"].values()]
+    assert counts[0] == counts[1] > 0
+    assert sum("cname" in event for event in events) == 2 * sum(counts)
+    with pytest.raises(InvalidInput, match="nothing to compare"):
+        write_comparisons({}, tmp_path / "none.json")
 
 
 def test_timelines_of_two_schedules_are_not_compared(result: pregate.SimulationResult, tmp_path: Path) -> None:

@@ -160,8 +160,15 @@ def test_runs_that_were_kept_are_judged_again(fitted: str, monkeypatch: pytest.M
     monkeypatch.setitem(cases.SUITES, "quick", lambda: [group])
     live, again = tmp_path / "live", tmp_path / "again"
     run("--suite", "quick", "--fit", fitted, "--repeats", "1", "--backend", "cpu", "-o", str(live))
-    status, _ = run("--suite", "quick", "--fit", fitted, "--recorded", str(live), "-o", str(again))
+    both = tmp_path / "both.json"
+    words = ("--suite", "quick", "--fit", fitted, "--recorded", str(live), "-o", str(again), "--timeline", str(both))
+    status, _ = run(*words)
     assert status == 0
+    timelines = json.loads(both.read_text())
+    (said,) = timelines["otherData"]["cases"].values()
+    slices = [sum(e["ph"] == "X" and e["pid"] == pid for e in timelines["traceEvents"]) for pid in (1, 2)]
+    assert slices == [said["ops"], said["ops"]]
+    assert sum("cname" in event for event in timelines["traceEvents"]) == 2 * said["n_mismatches"]
     found = [json.loads((folder / "summary.json").read_text())["mape"] for folder in (live, again)]
     assert found[1] == pytest.approx(found[0], rel=1e-9)
     assert not (again / "runs.npz").exists()
