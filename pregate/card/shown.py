@@ -151,7 +151,7 @@ def _folded(text: str, width: int, indent: str = "") -> list[str]:
 
 
 def _columns(rows: Sequence[Sequence[str]], width: int) -> list[str]:
-    """Aligned columns, the first texts left; the last columns give way where `width` is too small."""
+    """Aligned columns, the first texts left; the last columns give way where `width` is too small, and that is said."""
     n = len(rows[0])
     while True:
         widths = [max(len(row[i]) for row in rows) for i in range(n)]
@@ -159,13 +159,15 @@ def _columns(rows: Sequence[Sequence[str]], width: int) -> list[str]:
             break
         n -= 1
     left = 2 if len(rows[0]) > 4 else 1
+    dropped = [cell for cell in rows[0][n:] if cell]
+    told = _folded(f"Left out, {width} columns are too few: {', '.join(dropped)}.", width, "  ") if dropped else []
     return [
         "  ".join(
             cell.ljust(size) if i < left else cell.rjust(size)
             for i, (cell, size) in enumerate(zip(row[:n], widths, strict=True))
         ).rstrip()
         for row in rows
-    ]
+    ] + told
 
 
 def markdown_of(card: Card) -> str:

@@ -26,7 +26,7 @@ __all__ = ["here", "plan"]
 WELL_KNOWN = (("gpt-oss-20b", None), ("qwen3-30b-a3b", "all=q4_k_m"), ("mixtral-8x7b", "all=q4_k_m"))
 """Models of the cards that `pregate` alone prints, and the formats they are mostly run in (None: as published)."""
 
-_LEAST, _PIPED, _MOST = 60, 100, 140
+_LEAST, _PIPED, _MOST = 40, 100, 140
 """Columns of a card: at least, where nobody looks, at most."""
 
 

@@ -46,6 +46,13 @@ def test_no_line_is_wider_than_asked(card: Card, width: int) -> None:
     assert len(lines) <= 45
 
 
+def test_a_narrow_card_names_the_columns_that_it_left_out(card: Card) -> None:
+    narrow = card.text(40)
+    assert max(map(len, narrow.splitlines())) <= 40
+    assert "95 % interval, rests on." in " ".join(narrow.split())
+    assert "Left out" not in card.text(120)
+
+
 def test_the_card_says_all_that_it_is_asked_for(card: Card) -> None:
     said = card.text(120)
     for label in ("Speed limit", "What binds", "Would change it", "How sure", "Measure next", "Now"):
