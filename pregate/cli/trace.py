@@ -5,11 +5,10 @@ from __future__ import annotations
 import re
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from pregate import api
 from pregate.cli import options
 from pregate.cli.built import build_model
 from pregate.cli.commands import PLAIN, Command
@@ -19,13 +18,12 @@ from pregate.cli.progress import spinner
 from pregate.draw import render
 from traces.errors import InvalidInput
 from traces.importers import IMPORTERS
-from traces.model.architecture import ModelArchitecture
-from traces.phase import Phase
-from traces.rebatching import rebatch
-from traces.recorded import recorded_names
-from traces.storage import save_trace
-from traces.synthesis import Dials
+from traces.recorded.listing import recorded_listing
 from traces.whole_file import refuse_overwriting
+
+if TYPE_CHECKING:
+    from traces.model.architecture import ModelArchitecture
+    from traces.synthesis import Dials
 
 app = typer.Typer(help="Import, synthesise, fit and describe routing traces.", no_args_is_help=True, **PLAIN)
 
@@ -63,6 +61,10 @@ def import_(
     """
     refuse_overwriting(output, file)
     require_trace_file(output)
+    from pregate import api
+    from traces.rebatching import rebatch
+    from traces.storage import save_trace
+
     trace = api.import_trace(file, format, model=_model(model))
     if sequences is not None:
         trace = trace.of_sequences(_numbers(sequences))
@@ -103,23 +105,7 @@ def list_(format: options.OutputFormat = options.Format.table) -> None:
 
     Example: pregate trace list
     """
-    rows = []
-    for name in recorded_names():
-        trace = api.load_trace(name)
-        rows.append(
-            {
-                "name": name,
-                "model": trace.provenance.model,
-                "sequences": trace.n_sequences,
-                "prefill_tokens": int((trace.phase == Phase.PREFILL).sum()),
-                "decode_tokens": int((trace.phase == Phase.DECODE).sum()),
-                "moe_layers": trace.n_moe_layers,
-                "experts": trace.n_experts,
-                "top_k": trace.top_k,
-                "licence": trace.provenance.licence,
-                "source": trace.provenance.source,
-            }
-        )
+    rows = [one.to_dict() for one in recorded_listing()]
     if render.print_data(format, rows, rows):
         return
     table = render.new_table("Recorded traces")
@@ -159,6 +145,9 @@ def synth(
     Example: pregate trace synth mixtral-8x7b --output-tokens 64 --repeat 0.3 -o trace.safetensors
     """
     require_trace_file(output)
+    from pregate import api
+    from traces.storage import save_trace
+
     architecture = build_model(model, None, top_k)
     if not yes:
         require_consent(architecture, input_tokens=input_tokens, output_tokens=output_tokens, batch=batch)
@@ -177,6 +166,8 @@ def synth(
 
 def _dials(model: ModelArchitecture, given: dict[str, float]) -> Dials | None:
     """The model's dials with those given in their place; None where none is given."""
+    from pregate import api
+
     return replace(api.default_dials(model)[0], **given) if given else None
 
 
@@ -193,6 +184,7 @@ def fit(
     """
     import numpy as np
 
+    from pregate import api
     from traces.fitting import fit_dials
 
     with spinner("fitting"):
@@ -223,6 +215,7 @@ def stats(trace: TraceArgument, format: options.OutputFormat = options.Format.ta
 
     Example: pregate trace stats trace.safetensors --format json
     """
+    from pregate import api
     from traces.statistics import trace_statistics
 
     with spinner("counting"):

@@ -44,6 +44,8 @@ def imported(*words: str) -> tuple[int, set[str]]:
         ("models", "show", "mixtral-8x7b"),
         ("hardware", "--format", "csv"),
         ("hardware", "show", "t4", "--format", "yaml"),
+        ("trace", "list"),
+        ("trace", "--help"),
     ],
 )
 def test_listings_import_no_arrays(words: tuple[str, ...]) -> None:
@@ -52,7 +54,7 @@ def test_listings_import_no_arrays(words: tuple[str, ...]) -> None:
     assert not packages & (SLOW | ARRAYS)
 
 
-@pytest.mark.parametrize("words", [("trace", "list"), ("trace", "stats", "gpt-oss-20b-mmlu")])
+@pytest.mark.parametrize("words", [("trace", "stats", "gpt-oss-20b-mmlu")])
 def test_what_is_known_of_traces_needs_arrays_only(words: tuple[str, ...]) -> None:
     status, packages = imported(*words)
     assert status == 0

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from importlib import import_module
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from traces.errors import unknown_name
-from traces.importers.recording import ModelShape
-from traces.routing import RoutingTrace
+from traces.importers.model_shape import ModelShape
+
+if TYPE_CHECKING:
+    from traces.routing import RoutingTrace
 
 __all__ = ["IMPORTERS", "ModelShape", "import_trace", "recognise"]
 

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from traces.errors import InvalidFile, InvalidInput
+from traces.importers.model_shape import ModelShape
 from traces.phase import Phase
 from traces.routing import MAX_EXPERTS, Provenance, RoutingTrace
 
@@ -20,16 +21,6 @@ __all__ = ["MAX_CELLS", "ModelShape", "Origin", "TokenRows", "recorded_trace", "
 MAX_CELLS = 1 << 28
 """Most (token, layer, slot) cells of one recording: 512 MiB of expert ids."""
 _LIMIT = 1 << 31
-
-
-@dataclass(frozen=True, slots=True)
-class ModelShape:
-    """What a recording may leave out of its model, from whoever reads it. None: what the recording shows."""
-
-    n_layers: int | None = None
-    n_moe_layers: int | None = None
-    n_experts: int | None = None
-    top_k: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
