@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import heapq
 from collections import Counter, OrderedDict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from typing import TYPE_CHECKING, Protocol
 
@@ -89,6 +89,15 @@ class Lfu:
         self._born: dict[Key, int] = {}  # resident -> its insertion
         self._clock = 0
         self._heap: list[tuple[int, int, int, Key]] = []  # count, stamp, born, key; a lower bound of the truth
+
+    def __iter__(self) -> Iterator[Key]:
+        """The residents, the first to go first."""
+        return iter(sorted(self._stamps, key=lambda key: (self._n_touches[key], self._stamps[key])))
+
+    @property
+    def counts(self) -> Mapping[Key, int]:
+        """The lookups of every expert so far, resident or not."""
+        return self._n_touches
 
     def insert(self, key: Key) -> None:
         """Enter with the count it had."""
@@ -185,6 +194,10 @@ class Lifo:
 class Static:
     """Nobody goes: what is resident at the start, or comes first, stays."""
 
+    def __iter__(self) -> Iterator[Key]:
+        """Those that may go: none."""
+        return iter(())
+
     def insert(self, key: Key) -> None:
         """Stay for ever."""
 
@@ -204,6 +217,10 @@ class HotLru:
 
     def __init__(self) -> None:
         self._others, self._held = Lru(), set[Key]()
+
+    def __iter__(self) -> Iterator[Key]:
+        """The residents that may go, the oldest first."""
+        return iter(self._others)
 
     def hold(self, key: Key) -> None:
         """Keep a resident for good."""

@@ -7,6 +7,7 @@ share one cache there, and both policies treat what the other stack left behind 
 from __future__ import annotations
 
 from collections import OrderedDict, defaultdict
+from collections.abc import Iterator, Mapping
 from collections.abc import Set as AbstractSet
 
 from offload.eviction import Key
@@ -25,16 +26,25 @@ class ReleasedLfu:
         self._n_encoder_keys = n_encoder_keys
         self._count: dict[Key, int] = {}
         self._by_count: defaultdict[int, OrderedDict[Key, None]] = defaultdict(OrderedDict)
-        self._last_inserted: Key = -1
+        self.last_inserted: Key = -1
+
+    def __iter__(self) -> Iterator[Key]:
+        """The residents, the first to go first."""
+        return (key for count in sorted(self._by_count) for key in self._by_count[count])
+
+    @property
+    def counts(self) -> Mapping[Key, int]:
+        """The lookups of every resident since it came, or since counts fell back."""
+        return self._count
 
     def insert(self, key: Key) -> None:
         """Enter with a count of 0: the lookup that brought it follows as a `touch`."""
-        if key >= self._n_encoder_keys > self._last_inserted >= 0:
+        if key >= self._n_encoder_keys > self.last_inserted >= 0:
             residents = sorted(self._count, key=_scattered)
             self._by_count.clear()
             self._count = dict.fromkeys(residents, 1)
             self._by_count[1] = OrderedDict.fromkeys(residents)
-        self._last_inserted = key
+        self.last_inserted = key
         self._count[key] = 0
         self._by_count[0][key] = None
 
@@ -73,6 +83,10 @@ class ReleasedLifo:
     def __init__(self, n_encoder_keys: int) -> None:
         self._n_encoder_keys = n_encoder_keys
         self._by_age: OrderedDict[Key, None] = OrderedDict()
+
+    def __iter__(self) -> Iterator[Key]:
+        """The residents, the oldest first."""
+        return iter(self._by_age)
 
     def insert(self, key: Key) -> None:
         """Enter as the newest."""

@@ -8,21 +8,22 @@ one token's cycle less k (`n_layers * k - k`); one by one it stays at 0 up to th
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from offload.admission import Admission, admission_of
-from offload.eviction import EVICTIONS, Eviction, Fifo, HotLru, Key, Lifo, Lru, Random
+from offload.eviction import EVICTIONS, Eviction, HotLru, Key, Random
 from offload.eviction_ranked import RANKED, WatchesGates
 from offload.gate_output import GateOutput
 from offload.pool_shape import PoolShape
 from traces.errors import InvalidInput, unknown_name
 
-__all__ = ["Access", "ResidentSet", "count_slots"]
+__all__ = ["Access", "PoolState", "ResidentSet", "count_slots"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +34,20 @@ class Access:
     hit: bool
     slot: int
     victim: Key | None = None
+
+
+class PoolState(NamedTuple):
+    """What a pool has: its free slots, the next one last, and its residents with their slots.
+
+    `order`: the residents that may go, the first to go first, or from the oldest where the newest goes; `counts`: the
+    lookups that an eviction has counted; `last_in`: the key that entered last, -1 none or of no interest.
+    """
+
+    free: list[int]
+    slots: dict[Key, int]
+    order: list[Key]
+    counts: Mapping[Key, int]
+    last_in: Key
 
 
 class _Pool:
@@ -116,15 +131,17 @@ class ResidentSet:
         """Sets of slots that evict among themselves: one, or one a layer."""
         return len(self._pools)
 
-    def pools(self) -> list[tuple[list[int], list[tuple[Key, int]]]]:
-        """Of each pool the free slots, the next one last, and the residents with their slots, the oldest first.
-
-        Only for evictions that keep an age (`Lru`, `Fifo`, `Lifo`).
-        """
+    def pools(self) -> list[PoolState]:
+        """What each pool has and how it would evict, for evictions that say their order themselves."""
+        owner = lambda key: key // self.n_experts if self.n_pools > 1 else 0  # noqa: E731
+        slots: list[dict[Key, int]] = [{} for _ in self._pools]
+        for key, slot in self._slots.items():
+            slots[owner(key)][key] = slot
         found = []
-        for pool in self._pools:
-            assert isinstance(pool.eviction, Lru | Fifo | Lifo)
-            found.append((list(pool.free), [(key, self._slots[key]) for key in pool.eviction]))
+        for pool, own in zip(self._pools, slots, strict=True):
+            said: Any = pool.eviction
+            counts = getattr(said, "counts", {})
+            found.append(PoolState(list(pool.free), own, list(said), counts, getattr(said, "last_inserted", -1)))
         return found
 
     @property

@@ -1,7 +1,7 @@
 """Decode at machine speed: prepares what `decode_kernel` reads, part by part, and hands its ops on.
 
-For policies that are plain values: the shipped prefetches, misses fetched, no cache or one that evicts by age
-(`lru`, `fifo`, `lifo`). `offload.decode` is the definition, for every policy; the two write the same schedule, digest
+For policies that are plain values: the shipped prefetches, misses fetched, no cache or one that evicts by age or by
+lookups. `offload.decode` is the definition, for every policy; the two write the same schedule, digest
 for digest (tests/agree). Memory is bounded by a part: some hundred thousand ops, or one forward pass.
 """
 
@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from offload.eviction import Fifo, Lifo, Lru
+from offload.eviction import Fifo, HotLru, Lfu, Lifo, Lru, Static
+from offload.eviction_released import ReleasedLfu, ReleasedLifo
 from offload.execution import Execution
 from offload.fast import decode_words
 from offload.fast import kernel_layout as layout
@@ -43,10 +44,13 @@ RUN_STEPS = Kernel(
     "run_steps",
     ("int64[2]", "int32[1]", "int64[2]", "int64[1]", "int64[1]", "int64", "int64", "int64"),
     returns=True,
-    sources=("offload.fast.slots_kernel", "offload.fast.kernel_layout", "offload.ops"),
+    sources=("offload.fast.slots_kernel", "offload.fast.eviction_kernel", "offload.fast.kernel_layout", "offload.ops"),
 )
 
 _EXECUTION_FLAGS = ("stage", "fetch_first", "readback_per_fetch", "host_waits", "sync_after_ffn")
+
+_EVICTIONS = (Lru, Fifo, Lifo, HotLru, Static, Lfu, ReleasedLfu, ReleasedLifo)
+"""The evictions that the kernel knows."""
 
 _PART_OPS = 1 << 18
 """Ops a part holds at least room for."""
@@ -67,7 +71,7 @@ def is_compilable(policy: Policy, execution: Execution, cache: ResidentSet | Non
     known = policy.prefetch in (no_prefetch, whole_next_block) or isinstance(policy.prefetch, SelectedAhead)
     if isinstance(policy.prefetch, SelectedAhead) and policy.prefetch.lookahead != policy.lookahead:
         return False
-    by_age = cache is None or (cache.eviction_kind in (Lru, Fifo, Lifo) and not cache.is_selective)
+    by_age = cache is None or (cache.eviction_kind in _EVICTIONS and not cache.is_selective)
     plain = policy.start is None and policy.on_miss is fetch_misses and policy.predictor is None
     return known and plain and by_age
 
@@ -201,8 +205,12 @@ class CompiledLoop:
             "DISK": self._execution.n_host_buffers if self._disk else 0,
             "CACHED": int(cache is not None),
             "N_POOLS": 1 if cache is None else cache.n_pools,
-            "BY_RECENCY": int(kind is Lru),
-            "NEWEST_FIRST": int(kind is Lifo),
+            "BY_RECENCY": int(kind in (Lru, HotLru)),
+            "NEWEST_FIRST": int(kind in (Lifo, ReleasedLifo)),
+            "COUNTING": int(kind in (Lfu, ReleasedLfu)),
+            "RELEASED": int(kind in (ReleasedLfu, ReleasedLifo)),
+            "NOBODY_GOES": int(kind is Static),
+            "N_ENCODER_KEYS": self._model.n_encoder_moe_layers * self._model.n_experts,
             "FUSED": int((execution.resident if policy.resident else execution.arriving) != "each"),
             "IN_RUNS": int(execution.arriving != "each" and not self._disk and prefetch == 2),
         }

@@ -38,13 +38,15 @@ def memory(
     x[:, layout.NEWER] = x[:, layout.OLDER] = np.arange(n_keys + n_pools)
     filled, spare = np.full(n_slots, -2, np.int64), [0]
     spare_top, spare_from = np.zeros(n_pools, np.int64), np.zeros(n_pools, np.int64)
-    for pool, (free, residents) in enumerate([] if cache is None else cache.pools()):
-        spare_from[pool], spare_top[pool] = len(spare), len(free)
-        spare += [*free, *([0] * len(residents))]
-        ring = [n_keys + pool, *(key for key, _ in residents), n_keys + pool]  # from the oldest to the newest
+    for pool, now in enumerate([] if cache is None else cache.pools()):
+        spare_from[pool], spare_top[pool] = len(spare), len(now.free)
+        spare += [*now.free, *([0] * len(now.slots))]
+        ring = [n_keys + pool, *now.order, n_keys + pool]  # from the first to go to the last
         x[ring[:-1], layout.NEWER], x[ring[1:], layout.OLDER] = ring[1:], ring[:-1]
-        for key, slot in residents:
+        for key, slot in now.slots.items():
             x[key, layout.SLOT_OF], filled[n_buffers + slot] = slot, -1
+        x[list(now.counts), layout.COUNT] = list(now.counts.values())
+        x[n_keys + pool, layout.LAST_IN] = now.last_in
     queue, scratch = np.zeros(n_keys + 1, np.int64), np.zeros(model.n_experts + 1, np.int64)
     values = {"LAST_FETCH": -1, "EARLIER_FETCH": -1, "FREE_N": n_buffers, "N_KEYS": n_keys}
     values |= {"FREE_SIZE": max(n_buffers, 1), "QUEUE_SIZE": n_keys + 1}

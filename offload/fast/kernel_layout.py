@@ -18,10 +18,12 @@ N_COLUMNS = 11
 # Columns of `x`. Held for the next FFN of its layer: slot (-2 not held), last op of the copy, first op of a copy that
 # no cache keeps (-1), found resident, slot to be given back; WAITING for a slot. HELD, PINS: the i-th row of a layer
 # names its i-th held, or pinned, expert. In the cache: slot (-1), neighbours by age (row n_keys + pool closes the
-# ring), in use and not to be evicted, last event that asked for it. ALONE: waits for a copy of its own, not for a run.
+# ring; whoever is in no ring is its own neighbour), in use and not to be evicted, last event that asked for it, lookups
+# counted (of the row that closes a ring: LAST_IN, the key that entered last). ALONE: waits for a copy of its own.
 HELD_SLOT, HELD_READY, HELD_FIRST, HELD_HIT, HELD_TRANSIENT, WAITING, HELD, PINS = range(8)
-SLOT_OF, NEWER, OLDER, PINNED, MARK, ALONE = range(8, 14)
-N_EXPERT_COLUMNS = 14
+SLOT_OF, NEWER, OLDER, PINNED, MARK, ALONE, COUNT = range(8, 15)
+LAST_IN = COUNT
+N_EXPERT_COLUMNS = 15
 
 # Words of `w`: counters (LOOKUPS, HITS of decode, then of prefill), sizes, and where tables begin.
 BASE, LOCAL, DEPS, ROWS, LAST_FETCH, FREE_HEAD, FREE_N, WAIT_HEAD, WAIT_N, STAMP, LOOKUPS, HITS = range(12)
@@ -41,4 +43,5 @@ I_STEP, COST_SELF_ATTENTION, COST_CROSS_ATTENTION, COST_GATE, COST_DENSE, COST_R
 COST_HEAD, COST_SHARED, UNION_PTR, COST_GROUPED, UNION_EXPERT, COST_SINGLE, BLOCK_OF, PLACE = range(34, 42)
 ROW_OF, USED = range(42, 44)
 IN_RUNS, COST_FETCH_RUN, COST_STAGE_RUN, COST_ISSUE = range(44, 48)  # costs of runs by number of copies
-N_PART_WORDS = 48
+COUNTING, RELEASED, NOBODY_GOES, N_ENCODER_KEYS = range(48, 52)  # how residents go: see `eviction_kernel`
+N_PART_WORDS = 52

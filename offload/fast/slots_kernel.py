@@ -7,10 +7,10 @@ from __future__ import annotations
 
 from typing import Any
 
+from offload.fast.eviction_kernel import cache_slot, leave, look_up
 from offload.fast.kernel_layout import (
     ALONE,
     BASE,
-    BY_RECENCY,
     CACHED,
     CANCELLED_BY,
     COST,
@@ -53,9 +53,6 @@ from offload.fast.kernel_layout import (
     N_POOLS,
     NAMED,
     NEEDED,
-    NEWER,
-    NEWEST_FIRST,
-    OLDER,
     PINNED,
     PINS,
     PLACE,
@@ -248,41 +245,6 @@ def _grant(o: Any, d: Any, x: Any, w: Any, r: Any, needed: int) -> None:
 
 
 @njit(cache=True, nogil=True)
-def _unlink(x: Any, key: int) -> None:
-    newer, older = x[key, NEWER], x[key, OLDER]
-    x[newer, OLDER], x[older, NEWER] = older, newer
-
-
-@njit(cache=True, nogil=True)
-def _link_newest(x: Any, sentinel: int, key: int) -> None:
-    newest = x[sentinel, OLDER]
-    x[sentinel, OLDER], x[key, NEWER] = key, sentinel
-    x[key, OLDER], x[newest, NEWER] = newest, key
-
-
-@njit(cache=True, nogil=True)
-def _cache_slot(x: Any, w: Any, r: Any, pool: int, key: int) -> int:
-    """Make `key` resident; its slot, or -1 when everything is protected."""
-    n_keys = w[N_KEYS]
-    sentinel = n_keys + pool
-    if w[w[SPARE_TOP] + pool] > 0:
-        w[w[SPARE_TOP] + pool] -= 1
-        slot = w[w[SPARE] + w[w[SPARE_FROM] + pool] + w[w[SPARE_TOP] + pool]]
-    else:
-        at = x[sentinel, OLDER] if r[NEWEST_FIRST] else x[sentinel, NEWER]
-        while at < n_keys and (x[at, MARK] == w[STAMP] or x[at, PINNED]):
-            at = x[at, OLDER] if r[NEWEST_FIRST] else x[at, NEWER]
-        if at >= n_keys:
-            return -1
-        slot = x[at, SLOT_OF]
-        x[at, SLOT_OF] = -1
-        _unlink(x, at)
-    x[key, SLOT_OF] = slot
-    _link_newest(x, sentinel, key)
-    return slot
-
-
-@njit(cache=True, nogil=True)
 def bring(o: Any, d: Any, x: Any, w: Any, r: Any, layer: int, n_wanted: int, step: int, needed: int, u: int) -> None:
     """Bring the first `n_wanted` experts of `WANTED` for the next FFN of `layer`; one event for the cache.
 
@@ -313,7 +275,7 @@ def bring(o: Any, d: Any, x: Any, w: Any, r: Any, layer: int, n_wanted: int, ste
             slot = x[key, SLOT_OF]
             hit = slot >= 0
             if not hit:
-                slot = _cache_slot(x, w, r, pool, key)
+                slot = cache_slot(x, w, r, pool, key)
             if slot >= 0:
                 x[first_key + w[w[N_PINS] + layer], PINS] = expert
                 w[w[N_PINS] + layer] += 1
@@ -324,10 +286,7 @@ def bring(o: Any, d: Any, x: Any, w: Any, r: Any, layer: int, n_wanted: int, ste
         w[WAIT_N] += 1
     if r[CACHED]:
         for i in range(n_new):
-            key = first_key + w[w[WANTED] + i]
-            if r[BY_RECENCY] and x[key, SLOT_OF] >= 0:
-                _unlink(x, key)
-                _link_newest(x, w[N_KEYS] + pool, key)
+            look_up(x, w, r, w[N_KEYS] + pool, first_key + w[w[WANTED] + i])
         for i in range(w[w[N_PINS] + layer]):
             x[first_key + x[first_key + i, PINS], PINNED] = 1
     _grant(o, d, x, w, r, needed)
@@ -348,8 +307,7 @@ def drop_waiting(o: Any, d: Any, x: Any, w: Any, r: Any, layer: int, stamp: int,
                 key, pool = first_key + expert, layer if r[N_POOLS] > 1 else 0
                 w[w[SPARE] + w[w[SPARE_FROM] + pool] + w[w[SPARE_TOP] + pool]] = slot
                 w[w[SPARE_TOP] + pool] += 1
-                x[key, SLOT_OF] = -1
-                _unlink(x, key)
+                leave(x, key)
             continue
         to = (w[WAIT_HEAD] + kept) % size
         w[w[QUEUE_LAYER] + to], w[w[QUEUE_EXPERT] + to], w[w[QUEUE_SLOT] + to] = w[w[QUEUE_LAYER] + at], expert, slot

@@ -33,6 +33,16 @@ POLICIES = [
     "pregate(2)+lifo:3",
     "prefetch_all+lru:9",
     "pregate+lru:4:warm",
+    "on_demand+lfu:4",
+    "pregate+lfu:6:per_layer:warm",
+    "pregate+lfu_released:5",
+    "on_demand+lfu_released:9:warm",
+    "pregate(2)+lfu_released:12:per_layer",
+    "on_demand+lifo_released:6:warm",
+    "pregate+lifo_released:11",
+    "on_demand+static:6",
+    "pregate+hot_lru:7",
+    "prefetch_all+hot_lru:6:per_layer:warm",
 ]
 
 
@@ -46,6 +56,10 @@ def resident_set(model: ModelArchitecture, trace: RoutingTrace, policy: Policy, 
         n_layers=model.n_moe_layers,
         n_experts=model.n_experts,
     )
+    if policy.cache.eviction == "hot_lru":
+        residents.hold([(layer, expert) for layer in range(model.n_moe_layers) for expert in (1, 2)], 0.5)
+    if policy.cache.eviction == "static":
+        residents.admit(0, [1, 2])
     if policy.cache.warm:
         for layer in range(model.n_moe_layers):
             residents.admit(layer, [0, 1])
@@ -100,7 +114,7 @@ def test_every_policy_is_written_alike(text: str, name: str, execution: str) -> 
 
 
 @given(
-    st.sampled_from([text for text in POLICIES if text != "lfu"]),
+    st.sampled_from(POLICIES),
     st.sampled_from(list(MODELS)),
     st.sampled_from(TRIED),
     st.integers(0, 10**6),
@@ -160,7 +174,7 @@ def test_parts_are_the_whole_and_name_what_may_still_be_waited_for() -> None:
 
 def test_what_the_kernel_does_not_know_is_left_to_the_definition() -> None:
     model = MODELS["decoder-only"]
-    by_use = policy_named("on_demand+lfu:4")
+    by_use = policy_named("on_demand+random:4")
     assert not is_compilable(by_use, EXECUTIONS["streams"], resident_set(model, routing(model), by_use, 4))
     assert is_compilable(policy_named("pregate(2)"), EXECUTIONS["streams"], None)
     custom = Policy("custom", prefetch=lambda view: ())
