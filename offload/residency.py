@@ -133,15 +133,15 @@ class ResidentSet:
 
     def pools(self) -> list[PoolState]:
         """What each pool has and how it would evict, for evictions that say their order themselves."""
-        owner = lambda key: key // self.n_experts if self.n_pools > 1 else 0  # noqa: E731
         slots: list[dict[Key, int]] = [{} for _ in self._pools]
         for key, slot in self._slots.items():
-            slots[owner(key)][key] = slot
+            slots[key // self.n_experts if self.n_pools > 1 else 0][key] = slot
         found = []
         for pool, own in zip(self._pools, slots, strict=True):
             said: Any = pool.eviction
+            order: list[Key] = list(said)
             counts = getattr(said, "counts", {})
-            found.append(PoolState(list(pool.free), own, list(said), counts, getattr(said, "last_inserted", -1)))
+            found.append(PoolState(list(pool.free), own, order, counts, getattr(said, "last_inserted", -1)))
         return found
 
     @property

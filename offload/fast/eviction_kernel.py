@@ -110,14 +110,14 @@ def _victim(x: Any, w: Any, r: Any, sentinel: int) -> int:
     n_keys, stamp = w[N_KEYS], w[STAMP]
     if r[NOBODY_GOES]:
         return sentinel
-    oldest = newest = sentinel
+    oldest: int = sentinel
     if not r[NEWEST_FIRST] or r[RELEASED]:
         oldest = x[sentinel, NEWER]
         while oldest < n_keys and (x[oldest, MARK] == stamp or x[oldest, PINNED]):
             oldest = x[oldest, NEWER]
     if not r[NEWEST_FIRST]:
         return oldest
-    newest = x[sentinel, OLDER]
+    newest: int = x[sentinel, OLDER]
     while newest < n_keys and (x[newest, MARK] == stamp or x[newest, PINNED]):
         newest = x[newest, OLDER]
     if r[RELEASED] and newest < n_keys and (oldest < r[N_ENCODER_KEYS]) != (newest < r[N_ENCODER_KEYS]):
@@ -131,7 +131,7 @@ def cache_slot(x: Any, w: Any, r: Any, pool: int, key: int) -> int:
     sentinel = w[N_KEYS] + pool
     if w[w[SPARE_TOP] + pool] > 0:
         w[w[SPARE_TOP] + pool] -= 1
-        slot = w[w[SPARE] + w[w[SPARE_FROM] + pool] + w[w[SPARE_TOP] + pool]]
+        slot: int = w[w[SPARE] + w[w[SPARE_FROM] + pool] + w[w[SPARE_TOP] + pool]]
     else:
         at = _victim(x, w, r, sentinel)
         if at >= w[N_KEYS]:
