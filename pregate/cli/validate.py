@@ -29,6 +29,9 @@ if TYPE_CHECKING:
     from pregate.check.session import ValidationPlan
     from runtime.microbench.session import Settings
 
+_INPUT_TOKENS, _OUTPUT_TOKENS = 32, 16
+"""Of --model, where nothing else is said."""
+
 FAILED, TOO_BUSY = 1, 3
 """Exit status: the gate stays shut; the machine was too busy to say."""
 
@@ -47,8 +50,8 @@ def validate(
     tier: options.Tier = "dram",
     storage: Annotated[Path | None, typer.Option(help="A folder for the experts of --tier ssd.")] = None,
     batch: options.Batch = None,
-    input_tokens: options.InputTokens = 32,
-    output_tokens: options.OutputTokens = 16,
+    input_tokens: options.InputTokens = _INPUT_TOKENS,
+    output_tokens: options.OutputTokens = _OUTPUT_TOKENS,
     active: options.Active = None,
     seed: options.Seed = 0,
     dtype: options.Dtype = None,
@@ -105,7 +108,8 @@ def validate(
         workload = CaseWorkload(batch, input_tokens, output_tokens, seed, active, trace)
         groups = [_group(build_model(model, dtype, None), workload, policies, name, link, tier, storage)]
     else:
-        own = (policies, trace, link, storage, tier != "dram")
+        sizes = (batch, active, dtype, input_tokens != _INPUT_TOKENS, output_tokens != _OUTPUT_TOKENS, seed)
+        own = (policies, trace, link, storage, tier != "dram", *sizes)
         groups = _suite(str(suite), name if recorded is None else "cuda", own)
     what = f" --suite {suite}" if suite else f" --model {model}"
     command = f"pregate validate{what}{' --graphs' * graphs}{f' --tier {tier}' * (tier != 'dram')}"
@@ -211,8 +215,10 @@ def _suite(name: str, backend: str, own: Sequence[object]) -> list[CaseGroup]:
     """The groups of a suite. Raises `InvalidInput` where it is not for this back end, or for options of `own`."""
     from pregate.check.cases import suite_named
 
-    if any(own):
-        raise InvalidInput("a suite has its own policies, traces, links and tier: leave them out, or give --model")
+    if any(value not in (None, False, "", 0) for value in own):
+        raise InvalidInput(
+            "a suite has its own policies, traces, sizes, formats, links and tier: leave them out, or give --model"
+        )
     if name == "gpu" and backend != "cuda":
         raise InvalidInput("the suite gpu is of whole models on a CUDA device: try --suite full")
     return suite_named(name)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from hwmodels.platform import load_platform
 from hwmodels.spread import shipped_spread
 from offload.memory import CapacityExceeded
 from pregate.ask.shown import html_rows
@@ -195,8 +196,10 @@ def predict_table(
     """Predict every row that can be said; those with a role "fit KEY" first, to determine KEY on their machine.
 
     `hardware`, `overrides`: ask the same workloads of another machine, or with other numbers. A row that the simulator
-    refuses keeps its refusal as the reason.
+    refuses keeps its refusal as the reason. Raises `UnknownName` for a `hardware` that is none.
     """
+    if hardware is not None:
+        load_platform(hardware)
     bench = RowBench(seed, overrides, hardware)
     constants: dict[tuple[str, str, str, str], dict[str, float]] = {}
     said: dict[str, float] = {}

@@ -230,6 +230,9 @@ def test_a_table_is_reproduced_from_the_command_line(command: Run, tmp_path: Pat
     assert status == 0
     assert json.loads(shown)["scores"][0]["n"] == 1
     assert "asked of" not in shown
+    status, shown, said = command("reproduce", str(path), "--hardware", "nosuch")
+    assert (status, shown) == (2, "")
+    assert "unknown hardware 'nosuch'" in said
     status, shown, _ = command("reproduce", str(path), "--hardware", "a100-sxm4-80gb", "--set", "stack.sync_s=5us")
     assert "Each row was asked of a100-sxm4-80gb with stack.sync_s=5us: measured elsewhere, its error is" in shown
     status, _, said = command("reproduce", "isca24", "--fit-stack", "streams:sync_s")
