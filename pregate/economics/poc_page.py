@@ -60,8 +60,8 @@ def _candidates(poc: Poc) -> str:
         lines.append([
             word_cell(served.design), cell(served.batch), cell(si(served.ttft_s, "s")), cell(si(served.tpot_s, "s")),
             cell(f"{served.requests_per_s:.3g}"), cell(si(served.peak_hbm_bytes, "B")),
-            cell(_shown(one.per_million_tokens)),
-            cell(_shown(one.joules_per_token)), cell(_shown(one.n_machines)), cell(_shown(one.total)),
+            _range_cell(one.per_million_tokens), _range_cell(one.joules_per_token), _range_cell(one.n_machines),
+            _range_cell(one.total),
             cell(f"{one.cheapest_in:.0%}"), cell(payback),
         ])  # fmt: skip
     heads = [
@@ -74,6 +74,12 @@ def _candidates(poc: Poc) -> str:
         f"brackets: 95 % over all assumptions. Machine constants: {poc.report.calibration}."
     )
     return section("Candidates", note, table(heads, lines), f"<ul>{unserved}</ul>" if unserved else "")
+
+
+def _range_cell(found: Estimate) -> str:
+    """The figure, and below it its interval."""
+    value, _, ends = _shown(found).partition(" [")
+    return f'<td>{escape(value)}<br><span class="soft">[{escape(ends)}</span></td>' if ends else cell(value)
 
 
 def _measurements(poc: Poc) -> str:
