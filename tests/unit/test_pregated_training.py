@@ -283,7 +283,7 @@ def test_the_command_prints_differences_and_refuses_what_is_wrong(run: Run, tmp_
     for line, wanted in (
         ([*words, "--seeds", "3"], "name another folder"),
         ([*fresh, "--seeds", "1"], "at least 2"),
-        ([*fresh, "--layout", "both"], "decoder or encoder-decoder"),
+        ([*fresh, "--layout", "both"], "known: decoder, encoder-decoder"),
         ([*fresh, "--text", str(tmp_path / "none.txt")], "cannot be read"),
         ([*fresh, "--arm-steps", "0"], "above 0"),
     ):
