@@ -285,7 +285,7 @@ def test_the_command_prints_differences_and_refuses_what_is_wrong(run: Run, tmp_
         ([*fresh, "--seeds", "1"], "at least 2"),
         ([*fresh, "--layout", "both"], "known: decoder, encoder-decoder"),
         ([*fresh, "--text", str(tmp_path / "none.txt")], "cannot be read"),
-        ([*fresh, "--arm-steps", "0"], "above 0"),
+        ([*fresh, "--arm-steps", "0"], "at least 1"),
     ):
         status, _, told = run("train", *line)
         assert status == 2
