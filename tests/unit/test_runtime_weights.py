@@ -66,16 +66,16 @@ def test_a_file_gives_back_what_was_written_until_it_is_closed(tmp_path: Path, m
     file = ExpertFile(tmp_path, KEYS, experts)
     staging = aligned(-(-MODEL.expert_bytes // PAGE_BYTES) * PAGE_BYTES)
     for key in KEYS:
-        assert file.read(key, staging) == MODEL.expert_bytes
+        assert file.read(key, staging, MODEL.expert_bytes) == MODEL.expert_bytes
         assert torch.equal(staging[: MODEL.expert_bytes], experts[key])
     monkeypatch.setattr(storage.os, "preadv", lambda *_: 0)
     with pytest.raises(InvalidFile, match=r"ends within expert 3 of MoE layer 1$"):
-        file.read((1, 3), staging)
+        file.read((1, 3), staging, MODEL.expert_bytes)
     monkeypatch.undo()
     file.close()
     file.close()
     with pytest.raises(InvalidFile, match="experts cannot be read"):
-        file.read(KEYS[0], staging)
+        file.read(KEYS[0], staging, MODEL.expert_bytes)
 
 
 def test_a_file_has_no_name_while_it_is_open_so_that_a_killed_process_leaves_nothing(tmp_path: Path) -> None:
@@ -123,7 +123,7 @@ def test_a_file_system_without_unbuffered_reads_is_read_all_the_same(
     monkeypatch.setattr(storage.os, "open", refuse)
     file = ExpertFile(tmp_path, KEYS, Experts(MODEL))
     staging = aligned(-(-MODEL.expert_bytes // PAGE_BYTES) * PAGE_BYTES)
-    assert file.read(KEYS[0], staging) == MODEL.expert_bytes
+    assert file.read(KEYS[0], staging, MODEL.expert_bytes) == MODEL.expert_bytes
     assert not file.direct
     file.close()
 
