@@ -236,7 +236,7 @@ def test_a_device_too_small_for_the_pool_is_said_and_closed() -> None:
     with pytest.raises(CapacityExceeded, match=r"^H2D copies to time: 0.001 GB do not fit"):
         few(small)
     with pytest.raises(InvalidInput, match="a back end serves one run"):
-        made[0].load(None, [])  # type: ignore[arg-type]
+        made[0].open(0, [])
 
 
 def test_streams_are_timed_by_the_same_code() -> None:
