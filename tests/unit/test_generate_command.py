@@ -87,7 +87,7 @@ def test_a_table_says_what_was_made(run: Run, model: Path) -> None:
         (["--policies", "mixed_precision"], "skips or rounds experts"),
         (["--policies", "pregated"], "did you mean 'pregate'"),
         (["--output-tokens", "1"], "new tokens = 1"),
-        (["--batch", "0"], "--batch 0 is below 1"),
+        (["--batch", "0"], "batch = 0 is below 1"),
         (["--prompts", "x.txt"], "--prompt and --prompts both say"),
         (["--output", "t.json"], "a trace is written as safetensors"),
         (["--fit", "no-such-machine"], "no-such-machine"),
