@@ -75,7 +75,7 @@ def test_what_cannot_be_replayed_is_said_in_one_line() -> None:
     with pytest.raises(UnknownName, match="did you mean 'lru'"):
         cache_hits(trace(), ["lruu"], [0.5])
     for train in (0.0, 1.0, 2.0, 0.01, float("nan")):
-        with pytest.raises(InvalidInput, match="a share between 0 and 1 to count on or none to judge"):
+        with pytest.raises(InvalidInput, match="leaves none to count on or none to judge"):
             cache_hits(trace(), ["static"], [0.5], train=train)
     with pytest.raises(InvalidInput, match="no caches or no capacities"):
         cache_hits(trace(), [], [0.5])
