@@ -39,7 +39,7 @@ class PageSubject:
 
     `hbm_factors`: the HBM of a machine as multiples of its own. `output_tokens`: generated a sequence. `actives` are
     shares of a model's experts above 0, at most 1, forced in each layer, or `AS_ROUTED`. Raises `InvalidInput` for an
-    empty list, counts below 1, or combinations beyond the limit.
+    empty list, a design that cuts copies into chunks, counts below 1, or combinations beyond the limit.
     """
 
     models: tuple[ModelArchitecture, ...]
@@ -61,6 +61,9 @@ class PageSubject:
                 raise InvalidInput(f"{name}: the same twice: name each once")
         if min(*self.batches, *self.prompts) < 1 or self.output_tokens < 2:
             raise InvalidInput("batches and prompts are 1 or more, output tokens 2 or more")
+        for design in self.designs:
+            if design.chunk_bytes is not None:
+                raise InvalidInput(f"{design.name} cuts copies into chunks, which a page does not say: ask compare")
         for share in self.actives:
             if not 0 <= share <= 1:
                 raise InvalidInput(f"active experts = {share:g}: a share of the experts, 0 (as routed) to 1")
