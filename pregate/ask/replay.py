@@ -37,6 +37,9 @@ class Residency:
     def __len__(self) -> int:
         return len(self.rows)
 
+    def __repr__(self) -> str:
+        return f"Residency({len(self.rows)} rows of budgets and policies)"
+
     def _repr_html_(self) -> str:
         return html_rows(self.to_dict(), "Hits by budget and policy")
 
@@ -109,6 +112,9 @@ class LruCurve:
         """
         self.curve.hits(capacities)
         return LruCurve(self.curve, np.atleast_1d(np.asarray(capacities, dtype=np.int64)))
+
+    def __repr__(self) -> str:
+        return f"LruCurve(hits at {len(self.capacities)} capacities)"
 
     def _repr_html_(self) -> str:
         return html_rows(self.to_dict(), "An LRU at every capacity at which hits are gained")

@@ -188,6 +188,9 @@ class Validation:
 
         return to_dataframe(self.rows())
 
+    def __repr__(self) -> str:
+        return f"Validation({len(self.outcomes)} cases: {self.verdict()})"
+
     def _repr_html_(self) -> str:
         from pregate.ask.shown import html_rows
 

@@ -117,6 +117,9 @@ class CostReport:
         """The rows as a pandas DataFrame (the extra `notebooks`)."""
         return to_dataframe(self.rows())
 
+    def __repr__(self) -> str:
+        return f"CostReport({self.model} on {self.hardware}: {self.verdict()})"
+
     def _repr_html_(self) -> str:
         shown = [
             {name: value for name, value in row.items() if not name.endswith(("_low", "_high"))} for row in self.rows()

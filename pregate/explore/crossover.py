@@ -106,6 +106,9 @@ class Crossovers:
         )
         return f"Best {self.metric} along {along}: {', '.join(told)}.{apart}"
 
+    def __repr__(self) -> str:
+        return f"Crossovers({self.verdict()})"
+
     def _repr_html_(self) -> str:
         return html_rows([row.to_dict() for row in self.rows], self.verdict())
 

@@ -115,6 +115,9 @@ class Explanation:
         effect = f"adds {abs(size):.2g}% to" if more_is_better else f"takes {abs(size):.2g}% off"
         return f"1% {way} {key} {effect} {self.metric}"
 
+    def __repr__(self) -> str:
+        return f"Explanation({self.metric}: {self.verdict()})"
+
     def _repr_html_(self) -> str:
         return html_rows(self.rows(), self.verdict(), most=12)
 

@@ -74,6 +74,9 @@ class Reproduction:
             groups.setdefault(f"{p.row.metric}, {p.row.design}{apart}", []).append(p)
         return [_accuracy(title, group) for title, group in groups.items()]
 
+    def __repr__(self) -> str:
+        return f"Reproduction({len(self.predictions)} rows; {self.calibration})"
+
     def _repr_html_(self) -> str:
         return html_rows([entry.to_dict() for entry in self.accuracy()], "How right it is, by metric and design")
 

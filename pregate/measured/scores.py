@@ -148,6 +148,9 @@ class TablePrediction:
         """Of each reason the first row that has it, by name."""
         return {one.reason: one.row.name for one in reversed(self.rows) if one.reason}
 
+    def __repr__(self) -> str:
+        return f"TablePrediction({len(self.scored)} of {len(self.rows)} rows scored)"
+
     def _repr_html_(self) -> str:
         return html_rows([score.to_dict() for score in self.scores()], "How right it is, by metric and source")
 

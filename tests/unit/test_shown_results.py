@@ -35,6 +35,10 @@ def test_a_result_shows_itself_as_a_table(name: str) -> None:
     assert html.count("<table>") == html.count("</table>") == 1
     assert "<caption>" in html
     assert told in html
+    line = repr(result)
+    assert line.startswith(f"{type(result).__name__}(")
+    assert len(line) < 1000
+    assert "\n" not in line
 
 
 def test_rows_are_escaped_and_a_long_table_says_what_it_leaves_out() -> None:

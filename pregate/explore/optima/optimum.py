@@ -104,6 +104,9 @@ class Optimum:
         """What the predictions of the front rest on: fitted, extrapolated, claimed, or several of them."""
         return ", ".join(dict.fromkeys(row["fields"]["calibration"] for row in self.front))
 
+    def __repr__(self) -> str:
+        return f"Optimum({self.model} on {self.hardware}: {self.verdict()})"
+
     def _repr_html_(self) -> str:
         return html_rows(self.rows(), self.verdict())
 
