@@ -12,8 +12,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+import pregate
 from tests.recorded_files import EXPERTS, FILES, npy, npz, outcome
-from traces.routing import RoutingTrace
+from traces.importers.sniffing import OWN_FORMAT, recognise
+from traces.routing import Provenance, RoutingTrace
 
 NUMBERS = (
     "-1", "5", "99999999999", "1e308", "-1e9", "nan", "inf", "1.5", "true", "null", '"x"', "[]", "{}", "", "1" * 400,
@@ -109,3 +111,15 @@ def test_rows_twice_are_refused(tmp_path: Path) -> None:
     lines = FILES["plain csv"][1]().decode().splitlines(keepends=True)
     found = written(tmp_path / "f", "".join([*lines, lines[-1]]).encode())
     assert isinstance(found, str)
+
+
+def test_a_trace_is_known_however_long_its_header_is(tmp_path: Path) -> None:
+    columns = np.zeros((2, 1, 1), int), np.zeros(2, int), np.arange(2), np.ones(2, int), np.arange(2)
+    path, lengths = tmp_path / "t.safetensors", set()
+    for n in range(0, 264, 8):
+        trace = RoutingTrace(*columns, n_experts=8, provenance=Provenance("m", "s" * (n + 1)))
+        pregate.save_trace(trace, path)
+        lengths.add(path.read_bytes()[0])
+        assert recognise(path) == OWN_FORMAT
+        assert pregate.load_trace(path).digest == trace.digest
+    assert lengths >= set(b"\x08 @x")

@@ -88,10 +88,8 @@ def _routing(path: Path, head: bytes) -> str | None:
         return "mbolt"
     if head.startswith(b"RTRACE01"):
         return "rtrace01"
-    if head[8:9] == b"{" and head[:8] != b"":
-        stated = int.from_bytes(head[:8], "little")
-        if stated < 1 << 32 and not head[:1].isspace() and head[:1] not in b"{[":
-            return OWN_FORMAT
+    if head[8:9] == b"{" and head[4:8] == bytes(4):  # how long the header is, of which text has no zeros
+        return OWN_FORMAT
     if head.startswith(b"PK\x03\x04"):
         return _of_torch(path) if _is_torch(path) else _of_npz(path)
     if head.startswith(b"\x93NUMPY"):
