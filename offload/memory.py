@@ -7,21 +7,22 @@ know time.
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Collection, Container, Iterable, Mapping, Sequence
 from itertools import groupby
-from typing import NamedTuple
 
+from offload.cache_slots import CacheSlots
 from offload.copies import Copies, CopyWriter, Target
+from offload.free_slots import FreeSlots
+from offload.held import Held, HeldExperts
 from offload.host_tier import HostTier, ReadWorks
 from offload.low_copies import LowCopies
 from offload.policy import MissAction
 from offload.recorder import Recorder
 from offload.residency import Access, ResidentSet, count_slots
-from offload.write_back import WriteBacks
+from offload.waiting import Waiting, WaitingExperts, runs_of
 from traces.errors import PregateError
 
-__all__ = ["CapacityExceeded", "ExpertMemory", "Held"]
+__all__ = ["CapacityExceeded", "ExpertMemory"]
 
 
 _WHOLE = MissAction.FETCH
@@ -36,53 +37,6 @@ class CapacityExceeded(PregateError):
     def __init__(self, message: str, needed_bytes: int = 0, memory: str = "HBM") -> None:
         super().__init__(message)
         self.needed_bytes, self.memory = needed_bytes, memory
-
-
-class Held(NamedTuple):
-    """One expert on the device or on its way, or the `n` of a run. `ready`: the op to wait for before reading, -1 none.
-
-    `slot` is where the FFN reads it, of a run the first; `transient`: as much HBM is given back after the read. `hit`:
-    it was resident when it was first asked for. `passing`: ops `first` to `ready` bring it for one read only. `given`:
-    the slot that a cache gave for it, or a slot whose HBM stays taken, which is then free after the read, -1 none.
-    """
-
-    expert: int
-    n: int
-    slot: int
-    ready: int
-    transient: bool
-    hit: bool
-    first: int
-    passing: bool
-    given: int = -1
-
-    def any_of(self, needed: Container[int]) -> bool:
-        """Whether it is needed, or one of the run is."""
-        return any(self.expert + i in needed for i in range(self.n))
-
-    @property
-    def is_spare(self) -> bool:
-        """Whether its slot is of no cache."""
-        return self.transient or self.given == self.slot
-
-    @property
-    def frees(self) -> int:
-        """The slot that is free after the read, of a run the first; -1 none."""
-        return self.given if self.given >= 0 else self.slot if self.transient else -1
-
-
-class _Waiting(NamedTuple):
-    """An expert that waits for a slot, or `n` that one run brings. `cached`: its slot of the cache, -1 none; `how`: at
-    which precision it is brought, and how much of it.
-    """
-
-    layer: int
-    expert: int
-    n: int
-    cached: int
-    hit: bool
-    step: int
-    how: MissAction
 
 
 class ExpertMemory:
@@ -115,23 +69,13 @@ class ExpertMemory:
         self.n_buffers, self.cache, self.copies = n_buffers, cache, copies
         self._recorder, self._expert_bytes = recorder, expert_bytes
         self._writer = CopyWriter(recorder, copies, expert_bytes, places, host)
-        self._free = list(range(n_buffers))  # first in, first out, from `_next_free` on
-        self._next_free = 0
+        self._free = FreeSlots(n_buffers)
         self._reader = [-1] * count_slots(n_buffers, cache)  # slot -> the op that read it last
-        warm = cache.slots_in_use if cache is not None else ()
-        self.warm_bytes = len(warm) * expert_bytes
-        self._write_backs: WriteBacks | None = None
-        self._static: frozenset[int] = frozenset()  # slots whose HBM is taken throughout
-        if copies.write_back is not None and cache is not None:
-            places_of = {n_buffers + slot: divmod(key, cache.n_experts) for slot, key in cache.residents.items()}
-            self._write_backs = WriteBacks(self._writer, copies.write_back, places_of)
-            self._static = frozenset(places_of)
-        self._home = list(range(n_buffers, len(self._reader)))  # slot of the cache -> slot
-        self._filled = dict.fromkeys((n_buffers + slot for slot in warm), -1)  # of the cache's slots, by which op
-        self._held: dict[int, dict[int, Held]] = {}  # layer -> expert -> where
-        self._holds: dict[int, list[Held]] = {}  # layer -> the same, a run once
+        self._kept = CacheSlots(self._writer, copies, cache, n_buffers, len(self._reader))
+        self.warm_bytes = self._kept.n_warm * expert_bytes
+        self.held = HeldExperts()
         self._beside: dict[int, set[int]] = {}  # layer -> experts that were brought aside
-        self._waiting: deque[_Waiting] = deque()
+        self._waiting = WaitingExperts()
         self._in_runs = in_runs and copies.disk is None and copies.write_back is None
         self._pinned: set[int] = set()
         self._pinned_by_layer: dict[int, list[int]] = {}
@@ -141,19 +85,18 @@ class ExpertMemory:
 
     def live_ops(self) -> set[int]:
         """The ops that a later op may have to wait for."""
-        held = (h.ready for holds in self._holds.values() for h in holds)
+        held = (held.ready for held in self.held)
         host = {*(self._host.live_ops() if self._host else ()), *(self.low.filled.values() if self.low else ())}
-        written = () if self._write_backs is None else self._write_backs.live_ops()
-        return {op for op in (*self._reader, *self._filled.values(), *held, *host, *written) if op >= 0}
+        return {op for op in (*self._reader, *self._kept.live_ops(), *held, *host) if op >= 0}
 
     @property
     def holds_ahead(self) -> bool:
         """Whether an expert is held or waits for an FFN to come."""
-        return bool(self._waiting) or any(self._held.values())
+        return bool(self._waiting) or self.held.has_any
 
     def has(self, layer: int, expert: int) -> bool:
         """Whether the expert is on the device, on its way or waiting for a slot."""
-        return expert in self._held.get(layer, ()) or (self.cache is not None and (layer, expert) in self.cache)
+        return self.held.has(layer, expert) or (self.cache is not None and (layer, expert) in self.cache)
 
     def has_or_awaits(self, layer: int, expert: int) -> bool:
         """Whether the expert is on the device, on its way or waiting for a slot, for its next FFN or in the cache."""
@@ -161,37 +104,17 @@ class ExpertMemory:
 
     def brought(self, layer: int) -> tuple[int, ...]:
         """The experts of `layer` that were sent for ahead of its next FFN and that no cache had, in that order."""
-        held = [expert for expert, one in self._held.get(layer, {}).items() if not one.hit]
-        waiting = [w.expert + i for w in self._waiting if w.layer == layer and not w.hit for i in range(w.n)]
-        return (*held, *waiting)
-
-    def claimed(self, layer: int) -> dict[int, Held]:
-        """The experts of `layer` that were brought for its next FFN."""
-        return self._held.get(layer, {})
-
-    def arrivals(self, layer: int, experts: Iterable[int] | None = None) -> list[int]:
-        """The copies that bring what is held for the layer's next FFN, ascending; of `experts` only, where given."""
-        held = self._held.get(layer, {})
-        holds: Iterable[Held] = self._holds.get(layer, ()) if experts is None else (held[expert] for expert in experts)
-        return sorted({h.ready for h in holds if h.ready >= 0})
+        held = [expert for expert, one in self.held.claimed(layer).items() if not one.hit]
+        return (*held, *self._waiting.absent(layer))
 
     def pieces(self, layer: int, expert: int) -> tuple[int, ...]:
         """The copies that bring the matrices of an expert for the layer's next FFN; none: it came whole, or earlier."""
-        held = self._held[layer][expert]
+        held = self.held.claimed(layer)[expert]
         return () if held.hit or not self.copies.pieces else self._writer.pieces(held.ready)
-
-    def n_transient(self, layer: int, experts: Iterable[int] | None = None) -> int:
-        """Slots that are given back when what is held for the layer has been read."""
-        held = self._held.get(layer, {})
-        if experts is None:
-            return sum(h.n for h in self._holds.get(layer, ()) if h.transient)
-        return sum(held[expert].transient for expert in experts)
 
     def claimed_or_waiting(self, layer: int, expert: int) -> bool:
         """Whether the expert was brought for the layer's next FFN, a slot granted or not."""
-        if expert in self._held.get(layer, ()):
-            return True
-        return any(w.layer == layer and w.expert <= expert < w.expert + w.n for w in self._waiting)
+        return self.held.has(layer, expert) or self._waiting.has(layer, expert)
 
     def bring(
         self,
@@ -210,8 +133,7 @@ class ExpertMemory:
         experts are copied within HBM for every read.
         `adopts`: experts brought aside that the gate has named, which are of the event too.
         """
-        held = self._held.setdefault(layer, {})
-        self._holds.setdefault(layer, [])
+        held = self.held.open(layer)
         new = list(dict.fromkeys(experts))
         if held or self._waiting:
             new = [expert for expert in new if not self.claimed_or_waiting(layer, expert)]
@@ -239,7 +161,7 @@ class ExpertMemory:
                 if passing:
                     self._queue(layer, [access.expert for access in group], step, named, how or {})
                 else:
-                    self._waiting.extend(_Waiting(layer, a.expert, 1, a.slot, a.hit, step, _WHOLE) for a in group)
+                    self._waiting.extend(Waiting(layer, a.expert, 1, a.slot, a.hit, step, _WHOLE) for a in group)
         self._grant()
 
     def keeps_low(self, residents: ResidentSet, bits: float, places: Sequence[int]) -> None:
@@ -254,31 +176,29 @@ class ExpertMemory:
         found = self.low.bring(layer, experts, step) if self.low is not None and experts else []
         for one in found:
             held = Held(one.expert, 1, one.slot, one.ready, False, one.hit, one.ready, False)
-            self._held.setdefault(layer, {})[one.expert] = held
-            self._holds.setdefault(layer, []).append(held)
+            self.held.open(layer)
+            self.held.add(layer, held)
         return {one.expert for one in found}
 
     def aside(self, layer: int) -> list[int]:
         """The experts of `layer` that were brought aside and hold a slot."""
-        held = self._held.get(layer, {})
-        return [expert for expert in held if expert in self._beside.get(layer, ())]
+        return [expert for expert in self.held.claimed(layer) if expert in self._beside.get(layer, ())]
 
     def _adopt(self, layer: int, access: Access, step: int) -> None:
         """The cache keeps an expert where it was brought beside it, and gives the slot it would have gone to."""
         if access.slot < 0:
             return
-        held, before = self._held[layer][access.expert], self._home[access.slot]
-        if self._write_backs is not None and before in self._filled:
+        held, kept = self.held.claimed(layer)[access.expert], self._kept
+        before = kept.at(access.slot)
+        if kept.swaps(access.slot):
             self._give_back(before, step)
             now = held._replace(transient=False, passing=False)
         else:
-            now = held._replace(transient=before in self._filled, passing=False, given=before)
-            self._filled.pop(before, None)
-        self._filled[held.slot], self._home[access.slot] = held.ready, held.slot
-        if self._write_backs is not None:
-            self._write_backs.keep(held.slot, layer, access.expert)
-        self._held[layer][access.expert] = now
-        self._holds[layer] = [now if one is held else one for one in self._holds[layer]]
+            now = held._replace(transient=before in kept.filled, passing=False, given=before)
+            kept.filled.pop(before, None)
+        kept.fill(held.slot, held.ready, layer, access.expert)
+        kept.move(access.slot, held.slot)
+        self.held.replace(layer, held, now)
 
     def _queue(
         self, layer: int, experts: list[int], step: int, named: Collection[int] | None, how: Mapping[int, MissAction]
@@ -287,22 +207,22 @@ class ExpertMemory:
         of a layer at once where one copy brings them.
         """
         if self.copies.n_at_once:
-            if experts:
-                self._waiting.append(_Waiting(layer, 0, self.copies.n_at_once, -1, False, step, _WHOLE))
-            return
-        if named is None or not self._in_runs:
-            self._waiting.extend(_Waiting(layer, one, 1, -1, False, step, how.get(one, _WHOLE)) for one in experts)
-            return
-        for first, n in _runs(experts, named):
-            own = how.get(first, _WHOLE) if n == 1 else _WHOLE
-            self._waiting.append(_Waiting(layer, first, n, -1, False, step, own))
+            first = [(0, self.copies.n_at_once)] if experts else []
+        elif named is None or not self._in_runs:
+            first = [(expert, 1) for expert in experts]
+        else:
+            first = runs_of(experts, named)
+        self._waiting.extend(
+            Waiting(layer, expert, n, -1, False, step, how.get(expert, _WHOLE) if n == 1 else _WHOLE)
+            for expert, n in first
+        )
 
     def cancel(self, layer: int, needed: Container[int], by: int) -> None:
         """The end of op `by` tells that of the prefetches of `layer` only the `needed` were right.
 
         What a cache keeps is brought all the same.
         """
-        for held in self._holds.get(layer, ()):
+        for held in self.held.once(layer):
             if held.passing and not held.any_of(needed):
                 for op in range(held.first, held.ready + 1):
                     self._recorder.cancel(op, by)
@@ -311,9 +231,9 @@ class ExpertMemory:
         """The gate of `layer` has run: what still waits for a slot and is not `needed` is not brought after all."""
         if not self._waiting:
             return
-        dropped = [w for w in self._waiting if w.layer == layer and not any(w.expert + i in needed for i in range(w.n))]
-        for entry in dropped:
-            self._waiting.remove(entry)
+        for entry in self._waiting.take_out(
+            lambda w: w.layer == layer and not any(w.expert + i in needed for i in range(w.n))
+        ):
             self._drop(entry)
             if self.cache is not None and entry.cached >= 0 and not entry.hit:
                 self.cache.forget(layer, entry.expert)
@@ -325,10 +245,9 @@ class ExpertMemory:
         Experts outside `used` (None: all are used) were brought for nothing; their slots are free once their copy has
         ended.
         """
-        self._held.pop(layer, None)
         self._beside.pop(layer, None)
         readers = self._reader
-        for held in self._holds.pop(layer, ()):
+        for held in self.held.pop(layer):
             in_use = used is None or held.expert in used
             last, slot = reader if in_use or held.ready < 0 else held.ready, held.slot
             if last == reader:  # the newest op of all
@@ -338,7 +257,7 @@ class ExpertMemory:
             if held.frees >= 0:
                 if held.frees != slot:
                     readers[held.frees] = max(last, readers[held.frees])
-                self._free.extend(range(held.frees, held.frees + held.n))
+                self._free.give(held.frees, held.n)
                 if not in_use and held.transient:
                     self._recorder.release_after(held.ready, self._expert_bytes * held.n)
         if self._pinned:
@@ -347,24 +266,22 @@ class ExpertMemory:
 
     def hand_on(self, layer: int, expert: int, reader: int) -> None:
         """The FFN of one expert of `layer` is issued as op `reader`: its slot goes to who waits, once that has run."""
-        held = self._held[layer].pop(expert)
-        self._holds[layer].remove(held)
+        held = self.held.claimed(layer)[expert]
+        self.held.remove(layer, held)
         self._reader[held.slot] = reader
         if held.frees >= 0:
             self._reader[held.frees] = reader
-            self._free.append(held.frees)
+            self._free.give(held.frees)
         self._grant()
 
     def give_up(self, layer: int, needed: Container[int]) -> bool:
         """Take the slots of what `layer` holds and does not need, once the copies have ended; whether it had any."""
-        held = self._held[layer]
-        wrong = [one for one in self._holds[layer] if one.is_spare and not one.any_of(needed)]
+        wrong = [one for one in self.held.once(layer) if one.is_spare and not one.any_of(needed)]
         for one in wrong:
-            self._holds[layer].remove(one)
-            for i in range(one.n):
-                del held[one.expert + i]
-                self._reader[one.slot + i] = max(one.ready, self._reader[one.slot + i])
-                self._free.append(one.slot + i)
+            self.held.remove(layer, one)
+            for slot in range(one.slot, one.slot + one.n):
+                self._reader[slot] = max(one.ready, self._reader[slot])
+            self._free.give(one.slot, one.n)
             if one.transient:
                 self._recorder.release_after(one.ready, self._expert_bytes * one.n)
         self._grant()
@@ -376,14 +293,13 @@ class ExpertMemory:
         Guesses that wait for slots go first, all of them.
         """
         aside = {(other, expert) for other, experts in self._beside.items() if other != layer for expert in experts}
-        waiting = [w for w in self._waiting if (w.layer, w.expert) in aside and w.cached < 0]
+        waiting = self._waiting.take_out(lambda w: (w.layer, w.expert) in aside and w.cached < 0)
         for entry in waiting:
-            self._waiting.remove(entry)
             self._drop(entry)
         for other in sorted({other for other, _ in aside}, reverse=True):
-            guessed = [h for h in self._holds.get(other, ()) if h.is_spare and (other, h.expert) in aside]
+            guessed = [h for h in self.held.once(other) if h.is_spare and (other, h.expert) in aside]
             if guessed:
-                kept = {e for e in self._held[other] if not any(h.expert <= e < h.expert + h.n for h in guessed)}
+                kept = {e for e in self.held.claimed(other) if not any(h.expert <= e < h.expert + h.n for h in guessed)}
                 return self.give_up(other, kept)
         self._grant()
         return bool(waiting)
@@ -393,7 +309,7 @@ class ExpertMemory:
         if self._host is not None:
             self._host.ask(layer, experts)
 
-    def _drop(self, entry: _Waiting) -> None:
+    def _drop(self, entry: Waiting) -> None:
         """What `entry` waits for is not brought after all."""
         for i in range(entry.n if self._host is not None and not entry.hit else 0):
             assert self._host is not None
@@ -401,116 +317,66 @@ class ExpertMemory:
 
     def _grant(self) -> None:
         """Place who waits, in order, until the first for whom there is no slot."""
-        waiting = self._waiting
+        waiting, free = self._waiting, self._free
         while waiting:
-            entry = waiting[0]
+            entry = waiting.first
             transient = self.copies.stage is not None or entry.cached < 0 or self._swaps(entry)
-            if transient and self._next_free == len(self._free):
+            if transient and not free:
                 return
-            waiting.popleft()
-            n = 1 if entry.n == 1 else self._run_length(entry.n)
-            if n < entry.n:
-                waiting.appendleft(entry._replace(expert=entry.expert + n, n=entry.n - n))
+            n = 1 if entry.n == 1 else free.run_length(entry.n, self._reader)
+            waiting.take(n)
             held = self._place(entry, transient) if n == 1 else self._place_run(entry, n)
-            self._holds[entry.layer].append(held)
-            if n == 1:
-                self._held[entry.layer][entry.expert] = held
-            else:
-                self._held[entry.layer].update(dict.fromkeys(range(entry.expert, entry.expert + n), held))
+            self.held.add(entry.layer, held)
 
-    def _run_length(self, n: int) -> int:
-        """How many of `n` copies one run can bring: into slots that follow one another and were read last at once."""
-        readers, buffers = self._reader, self._free[self._next_free : self._next_free + n]
-        slot, reader = buffers[0], readers[buffers[0]]
-        if buffers == list(range(slot, slot + n)) and readers[slot : slot + n].count(reader) == n:
-            return n
-        for i, buffer in enumerate(buffers):
-            if buffer != slot + i or readers[buffer] != reader:
-                return i
-        return len(buffers)
-
-    def _place_run(self, entry: _Waiting, n: int) -> Held:
+    def _place_run(self, entry: Waiting, n: int) -> Held:
         """`n` experts from that of `entry` on into as many free slots."""
-        buffer = self._take(n)
+        buffer = self._free.take(n)
         target = self._target(entry, buffer)
         first, ready = (
             self._writer.fetch(target, _WHOLE) if self.copies.n_at_once else self._writer.fetch_run(target, n)
         )
         return Held(entry.expert, n, buffer, ready, True, False, first, True)
 
-    def _take(self, n: int) -> int:
-        """The first of the `n` slots that have been free for longest, which are free no more."""
-        slot = self._free[self._next_free]
-        self._next_free += n
-        if self._next_free > 1024:
-            del self._free[: self._next_free]
-            self._next_free = 0
-        return slot
-
-    def _place(self, entry: _Waiting, transient: bool) -> Held:
+    def _place(self, entry: Waiting, transient: bool) -> Held:
         """One expert into its slot of the cache or into a free one, or from the cache into a free one to be read."""
-        buffer = self._take(1) if transient else -1
-        if self._write_backs is not None and self._swaps(entry):
-            self._give_back(self._home[entry.cached], entry.step)
-            self._home[entry.cached], transient = buffer, False
-        cached = self._home[entry.cached] if entry.cached >= 0 else -1
-        ready = self._filled.get(cached, -1)
+        kept, stage = self._kept, self.copies.stage
+        buffer = self._free.take() if transient else -1
+        if self._swaps(entry):
+            self._give_back(kept.at(entry.cached), entry.step)
+            kept.move(entry.cached, buffer)
+            transient = False
+        cached = kept.at(entry.cached) if entry.cached >= 0 else -1
+        ready = kept.filled.get(cached, -1)
         first, passing = ready, not entry.hit and cached < 0
-        stage = self.copies.stage
         if not entry.hit:
             slot = cached if cached >= 0 else (-1 if stage is not None else buffer)
-            back = self._write_backs
-            written = -1 if back is None else back.last_of(entry.layer, entry.expert)
+            written = kept.written(entry.layer, entry.expert)
             first, ready = self._writer.fetch(self._target(entry, slot), entry.how, written)
             if cached >= 0:
-                self._filled[cached] = ready
-                if back is not None:
-                    back.keep(cached, entry.layer, entry.expert)
+                kept.fill(cached, ready, entry.layer, entry.expert)
         if stage is None:
             slot = cached if cached >= 0 else buffer
-            given = slot if transient and slot in self._static else -1
+            given = slot if transient and slot in kept.static else -1
             return Held(entry.expert, 1, slot, ready, transient and given < 0, entry.hit, first, passing, given)
         ready = self._writer.stage(stage, self._target(entry, buffer), ready)
         if cached >= 0:
             self._reader[cached] = ready
         return Held(entry.expert, 1, buffer, ready, True, entry.hit, first, passing)
 
-    def _swaps(self, entry: _Waiting) -> bool:
-        """Whether an expert takes the place in the cache of one that is written back: it goes to a spare slot."""
-        back = self._write_backs is not None and not entry.hit and entry.cached >= 0
-        return back and self._home[entry.cached] in self._filled
+    def _swaps(self, entry: Waiting) -> bool:
+        """Whether an expert takes the place in the cache of one that is written back."""
+        return not entry.hit and entry.cached >= 0 and self._kept.swaps(entry.cached)
 
     def _give_back(self, slot: int, step: int) -> None:
         """Write back what the cache kept in `slot`, which is free after that."""
-        assert self._write_backs is not None
-        op = self._write_backs.give(slot, step, self._filled.pop(slot), self._reader[slot])
-        if slot not in self._static:
+        op = self._kept.write_back(slot, step, self._reader[slot])
+        if slot not in self._kept.static:
             self._recorder.release_after(op, self._expert_bytes)
         self._reader[slot] = op
-        self._free.append(slot)
+        self._free.give(slot)
 
-    def _target(self, entry: _Waiting, slot: int) -> Target:
-        """Where the expert of `entry` goes: HBM is taken for a transient slot, and for a cache slot the first time."""
-        fills = slot >= 0 and slot not in self._filled and slot not in self._static
+    def _target(self, entry: Waiting, slot: int) -> Target:
+        """Where the expert of `entry` goes."""
         reader = self._reader[slot] if slot >= 0 else -1
-        return Target(entry.layer, entry.expert, slot, entry.step, reader, fills, entry.layer != self.gated_layer)
-
-
-def _runs(experts: list[int], named: Collection[int]) -> list[tuple[int, int]]:
-    """`experts` as (first, count) of those that follow one another, the `named` ones each alone."""
-    first = experts[0] if experts else 0
-    if experts == list(range(first, first + len(experts))):  # all of a block: cut it at what is named
-        found, last = [], first + len(experts)
-        for expert in sorted(named):
-            if first <= expert < last:
-                found += [(first, expert - first), (expert, 1)] if expert > first else [(expert, 1)]
-                first = expert + 1
-        return [*found, (first, last - first)] if last > first else found
-    found = []
-    for i, expert in enumerate(experts):
-        joins = i > 0 and expert == experts[i - 1] + 1 and not {expert, expert - 1} & set(named)
-        if joins:
-            found[-1] = (found[-1][0], found[-1][1] + 1)
-        else:
-            found.append((expert, 1))
-    return found
+        fills, ahead = self._kept.takes_hbm(slot), entry.layer != self.gated_layer
+        return Target(entry.layer, entry.expert, slot, entry.step, reader, fills, ahead)

@@ -215,6 +215,6 @@ class Blocks:
     def _wait(self, block: MoeBlock) -> None:
         """The host blocks until the block's copies are done, where the stack does that."""
         if self._loop.execution.host_waits:
-            ready = self._loop.memory.arrivals(block.moe_layer)
+            ready = self._loop.memory.held.arrivals(block.moe_layer)
             if ready:
                 self._loop.host(HOST_WAITS, ready, block.layer)

@@ -32,9 +32,9 @@ class SlotReads:
         n_hits, device, begun = self._with_slots(block, device)
         loop.count(len(block.named.experts), n_hits)
         used = device.experts if self._hands_on else None
-        held = memory.claimed(moe_layer)
-        freed = loop.model.expert_bytes * memory.n_transient(moe_layer, used)
-        waits = [*memory.arrivals(moe_layer, used), *back]
+        held = memory.held.claimed(moe_layer)
+        freed = loop.model.expert_bytes * memory.held.n_transient(moe_layer, used)
+        waits = [*memory.held.arrivals(moe_layer, used), *back]
         ready = {expert: held[expert].ready for expert in device.experts}
         hits = frozenset(expert for expert in device.experts if held[expert].hit)
         last = self._ffns.run(block, device, waits, ready, hits, freed, begun)
@@ -59,7 +59,7 @@ class SlotReads:
         """Experts of `device` until all that are left have slots: how many were hits, what is left, and whether shared
         experts have run. Raises `CapacityExceeded` where slots are not handed on and do not suffice.
         """
-        memory, held = self._loop.memory, self._loop.memory.claimed(block.moe_layer)
+        memory, held = self._loop.memory, self._loop.memory.held.claimed(block.moe_layer)
         named = frozenset(block.named.experts)
         n_hits = sum(expert in held and held[expert].hit for expert in device.experts if expert in named)
         if self._hands_on:
@@ -76,7 +76,7 @@ class SlotReads:
     def _until_all_fit(self, block: MoeBlock, union: Union) -> tuple[int, Union, bool]:
         """Run experts as they arrive and hand their slots on, until those that are left all have one."""
         loop, memory, moe_layer = self._loop, self._loop.memory, block.moe_layer
-        held, tokens, named = memory.claimed(moe_layer), union.of(), block.named.experts
+        held, tokens, named = memory.held.claimed(moe_layer), union.of(), block.named.experts
         n_hits = 0
         self._ffns.shared(block)
         left = list(union.experts)

@@ -8,7 +8,8 @@ import pytest
 
 from offload.copies import Copies
 from offload.execution import EXECUTIONS
-from offload.memory import CapacityExceeded, Held
+from offload.held import Held
+from offload.memory import CapacityExceeded
 from offload.ops import Lane, OpKind, Work
 from tests.expert_desk import DISK, FETCH, STAGED, STREAMED, Desk, cache_of
 from traces.errors import InvalidInput
@@ -25,22 +26,22 @@ def test_slots_are_granted_in_turn_and_given_back_by_the_read() -> None:
     desk = Desk(2)
     memory = desk.memory
     memory.bring(0, [4, 1, 4], step=7)  # 4 once
-    assert memory.claimed(0) == {
+    assert memory.held.claimed(0) == {
         4: Held(4, 1, slot=0, ready=0, transient=True, hit=False, first=0, passing=True),
         1: Held(1, 1, slot=1, ready=1, transient=True, hit=False, first=1, passing=True),
     }
-    assert memory.arrivals(0) == [0, 1]
-    assert memory.arrivals(0, [1]) == [1]
-    assert (memory.n_transient(0), memory.n_transient(0, [4]), memory.n_transient(1)) == (2, 1, 0)
-    assert (memory.arrivals(1), memory.claimed(1)) == ([], {})
+    assert memory.held.arrivals(0) == [0, 1]
+    assert memory.held.arrivals(0, [1]) == [1]
+    assert (memory.held.n_transient(0), memory.held.n_transient(0, [4]), memory.held.n_transient(1)) == (2, 1, 0)
+    assert (memory.held.arrivals(1), memory.held.claimed(1)) == ([], {})
     memory.bring(1, [2, 3, 2], step=7)  # there is no slot
     memory.bring(1, [3, 2], step=7)  # and they are asked for already
     assert [memory.claimed_or_waiting(1, expert) for expert in (1, 2, 3, 4)] == [False, True, True, False]
     assert [memory.claimed_or_waiting(0, expert) for expert in (1, 2, 4)] == [True, False, True]
     assert [memory.has(0, expert) for expert in (4, 1, 2)] == [True, True, False]
-    assert memory.claimed(1) == {}
+    assert memory.held.claimed(1) == {}
     assert desk.ffn(0) == 2  # and 2 takes the slot that was free first, 3 the next
-    assert memory.claimed(1) == {
+    assert memory.held.claimed(1) == {
         2: Held(2, 1, slot=0, ready=3, transient=True, hit=False, first=3, passing=True),
         3: Held(3, 1, slot=1, ready=4, transient=True, hit=False, first=4, passing=True),
     }
@@ -64,7 +65,7 @@ def test_what_was_released_is_held_no_more_and_what_may_be_waited_for_is_live() 
     assert memory.holds_ahead
     assert memory.live_ops() == {0}
     assert desk.ffn(1) == 1
-    assert memory.claimed(1) == {}
+    assert memory.held.claimed(1) == {}
     assert memory.live_ops() == {1}  # the last read of slot 0
     assert not memory.holds_ahead
     desk.ffn(0)  # of a layer for which nothing was brought
@@ -97,7 +98,7 @@ def test_copies_for_the_block_whose_gate_has_run_come_before_those_ahead_of_need
 def test_staged_experts_pass_through_the_staging_area() -> None:
     desk = Desk(1, STAGED)
     desk.memory.bring(0, [4], step=0)
-    assert desk.memory.claimed(0) == {4: Held(4, 1, 0, ready=1, transient=True, hit=False, first=0, passing=True)}
+    assert desk.memory.held.claimed(0) == {4: Held(4, 1, 0, ready=1, transient=True, hit=False, first=0, passing=True)}
     desk.memory.bring(1, [2], step=0)
     desk.ffn(0)
     assert desk.rows() == [
@@ -112,7 +113,7 @@ def test_staged_experts_pass_through_the_staging_area() -> None:
 def test_experts_out_of_storage_are_read_before_they_are_copied() -> None:
     desk = Desk(2, Copies(DISK, FETCH, None))
     desk.memory.bring(0, [4], step=6)
-    assert desk.memory.claimed(0) == {4: Held(4, 1, 0, ready=1, transient=True, hit=False, first=0, passing=True)}
+    assert desk.memory.held.claimed(0) == {4: Held(4, 1, 0, ready=1, transient=True, hit=False, first=0, passing=True)}
     assert desk.rows() == [("DISK_READ", 3, 4, -1, [], 0), ("FETCH", 3, 4, 0, [0], 10)]
     assert desk.schedule().lane.tolist() == [Lane.DISK, Lane.H2D]
     desk.memory.bring(0, [5], step=6)
@@ -124,16 +125,16 @@ def test_what_a_cache_keeps_is_read_where_it_landed() -> None:
     desk = Desk(1, cache=cache_of(2))
     memory = desk.memory
     memory.bring(0, [0, 1, 2], step=0)
-    assert memory.claimed(0) == {
+    assert memory.held.claimed(0) == {
         0: Held(0, 1, slot=1, ready=0, transient=False, hit=False, first=0, passing=False),
         1: Held(1, 1, slot=2, ready=1, transient=False, hit=False, first=1, passing=False),
         2: Held(2, 1, slot=0, ready=2, transient=True, hit=False, first=2, passing=True),
     }
-    assert (memory.n_transient(0), memory.n_transient(0, [0, 2])) == (1, 1)
+    assert (memory.held.n_transient(0), memory.held.n_transient(0, [0, 2])) == (1, 1)
     assert desk.ffn(0) == 3
     assert [memory.has(0, expert) for expert in range(4)] == [True, True, False, False]
     memory.bring(0, [0, 3], step=1)
-    assert memory.claimed(0) == {
+    assert memory.held.claimed(0) == {
         0: Held(0, 1, slot=1, ready=0, transient=False, hit=True, first=0, passing=False),
         3: Held(3, 1, slot=2, ready=4, transient=False, hit=False, first=4, passing=False),
     }
@@ -150,10 +151,10 @@ def test_experts_of_a_staged_cache_are_copied_into_a_buffer_for_every_read() -> 
     desk = Desk(2, STAGED, cache_of(1))
     memory = desk.memory
     memory.bring(0, [0], step=0)
-    assert memory.claimed(0) == {0: Held(0, 1, slot=0, ready=1, transient=True, hit=False, first=0, passing=False)}
+    assert memory.held.claimed(0) == {0: Held(0, 1, slot=0, ready=1, transient=True, hit=False, first=0, passing=False)}
     desk.ffn(0)
     memory.bring(0, [0], step=1)
-    assert memory.claimed(0) == {0: Held(0, 1, slot=1, ready=3, transient=True, hit=True, first=0, passing=False)}
+    assert memory.held.claimed(0) == {0: Held(0, 1, slot=1, ready=3, transient=True, hit=True, first=0, passing=False)}
     desk.ffn(0)
     memory.bring(0, [1], step=2)  # into the slot of 0, which op 3 has copied from last
     assert desk.rows() == [
@@ -170,8 +171,8 @@ def test_a_warm_cache_is_in_hbm_already_and_its_experts_wait_for_nothing() -> No
     memory = desk.memory
     assert memory.warm_bytes == 20
     memory.bring(0, [5, 3], step=0)
-    assert memory.claimed(0)[5] == Held(5, 1, slot=1, ready=-1, transient=False, hit=True, first=-1, passing=False)
-    assert memory.arrivals(0) == [0]
+    assert memory.held.claimed(0)[5] == Held(5, 1, slot=1, ready=-1, transient=False, hit=True, first=-1, passing=False)
+    assert memory.held.arrivals(0) == [0]
     memory.bring(1, [2], step=0)
     assert desk.rows() == [("FETCH", 3, 3, 3, [], 10), ("FETCH", 5, 2, 2, [], 0)]  # 4 was the oldest
 
@@ -181,17 +182,17 @@ def test_what_the_next_ffn_reads_is_not_evicted_before_it() -> None:
     memory = desk.memory
     memory.bring(0, [0], step=0)
     memory.bring(1, [1], step=0)
-    assert memory.claimed(1)[1].passing
+    assert memory.held.claimed(1)[1].passing
     desk.ffn(0)
     desk.ffn(1)
     desk.ffn(1)
     memory.bring(1, [2], step=1)  # 0 was read: its slot is free to go
-    assert memory.claimed(1)[2] == Held(2, 1, slot=1, ready=5, transient=False, hit=False, first=5, passing=False)
+    assert memory.held.claimed(1)[2] == Held(2, 1, slot=1, ready=5, transient=False, hit=False, first=5, passing=False)
     memory.bring(0, [3], step=1)
-    assert memory.claimed(0)[3].passing
+    assert memory.held.claimed(0)[3].passing
     desk.ffn(0)
     memory.bring(0, [4], step=1)
-    assert memory.claimed(0)[4].passing  # 2 has not been read yet
+    assert memory.held.claimed(0)[4].passing  # 2 has not been read yet
 
 
 def test_an_ffn_of_a_layer_that_was_never_brought_frees_nothing() -> None:
@@ -199,7 +200,7 @@ def test_an_ffn_of_a_layer_that_was_never_brought_frees_nothing() -> None:
     desk.memory.bring(0, [0], step=0)
     desk.ffn(1)
     desk.memory.bring(1, [1], step=0)
-    assert desk.memory.claimed(1)[1].passing
+    assert desk.memory.held.claimed(1)[1].passing
 
 
 def test_a_cache_without_buffers_holds_experts_from_its_first_slot_on() -> None:
@@ -207,11 +208,11 @@ def test_a_cache_without_buffers_holds_experts_from_its_first_slot_on() -> None:
         desk = Desk(0, copies, cache_of(2))
         desk.memory.bring(0, [4], step=0)
         held = Held(4, 1, slot=0, ready=first, transient=False, hit=False, first=0, passing=False)
-        assert desk.memory.claimed(0) == {4: held}
+        assert desk.memory.held.claimed(0) == {4: held}
         assert desk.rows()[-1] == ("FETCH", 3, 4, 0, [0] * first, 10)
         desk.ffn(0)
         desk.memory.bring(0, [4], step=1)
-        assert desk.memory.claimed(0) == {4: held._replace(hit=True, first=first)}
+        assert desk.memory.held.claimed(0) == {4: held._replace(hit=True, first=first)}
 
 
 def test_a_copy_waits_for_the_very_first_op_where_that_reads_its_slot() -> None:
@@ -243,15 +244,15 @@ def test_the_slot_of_an_expert_that_has_run_goes_to_who_waits() -> None:
     desk = Desk(2, cache=cache_of(1, 3))
     memory = desk.memory
     memory.bring(0, [3, 0, 1, 2], step=0)  # 3 is in the cache, 2 waits
-    assert memory.arrivals(0) == [0, 1]
+    assert memory.held.arrivals(0) == [0, 1]
     reader = desk.recorder.issue(Lane.COMPUTE, Work(OpKind.EXPERTS), step=0)
     memory.hand_on(0, 0, reader)
-    assert memory.claimed(0)[2] == Held(2, 1, slot=0, ready=3, transient=True, hit=False, first=3, passing=True)
-    assert set(memory.claimed(0)) == {1, 2, 3}
-    assert memory.n_transient(0) == 2
+    assert memory.held.claimed(0)[2] == Held(2, 1, slot=0, ready=3, transient=True, hit=False, first=3, passing=True)
+    assert set(memory.held.claimed(0)) == {1, 2, 3}
+    assert memory.held.n_transient(0) == 2
     memory.hand_on(0, 3, desk.recorder.issue(Lane.COMPUTE, Work(OpKind.EXPERTS), step=0))
     memory.bring(1, [5], step=0)  # no slot came free: that of 3 is the cache's
-    assert memory.claimed(1) == {}
+    assert memory.held.claimed(1) == {}
     last = desk.ffn(0)
-    assert memory.claimed(1)[5].slot == 1
+    assert memory.held.claimed(1)[5].slot == 1
     assert desk.rows()[2:] == [("FETCH", 3, 2, 0, [reader], 10), ("FETCH", 5, 5, 1, [last], 10)]

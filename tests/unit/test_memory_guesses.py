@@ -117,9 +117,9 @@ def test_dropping_who_stood_first_lets_the_next_have_the_slot() -> None:
     desk.memory.bring(1, [0, 1], step=0)
     desk.ffn(0)
     desk.memory.bring(0, [4], step=1)  # behind 1
-    assert desk.memory.claimed(0) == {}
+    assert desk.memory.held.claimed(0) == {}
     desk.memory.drop_waiting(1, {0})
-    assert desk.memory.claimed(0)[4].hit
+    assert desk.memory.held.claimed(0)[4].hit
 
 
 def test_experts_below_their_stored_precision_are_fewer_bytes() -> None:
@@ -143,9 +143,9 @@ def test_what_a_block_holds_and_does_not_need_gives_way_to_what_it_does() -> Non
     memory.bring(0, [3, 0, 1], step=0)
     memory.bring(0, [2], step=0)
     assert memory.give_up(0, {1, 2, 3})  # 0 goes when its copy has ended; the cache's 3 needs no slot
-    assert set(memory.claimed(0)) == {1, 2, 3}
-    assert memory.claimed(0)[2].slot == 0
-    assert memory.n_transient(0) == 2
+    assert set(memory.held.claimed(0)) == {1, 2, 3}
+    assert memory.held.claimed(0)[2].slot == 0
+    assert memory.held.n_transient(0) == 2
     assert not memory.give_up(0, {1, 2})
     memory.hand_on(0, 1, desk.recorder.issue(Lane.COMPUTE, Work(OpKind.EXPERTS), step=0))
     rows = desk.rows()
@@ -160,4 +160,4 @@ def test_a_slot_given_up_is_free_after_its_last_reader_and_its_copy() -> None:
     memory.give_up(0, set())
     memory.bring(1, [4], step=0)
     assert desk.rows()[2:] == [("FETCH", 5, 4, -1, [], 0), ("STAGE", 5, 4, 0, [1, 2], 10)]
-    assert memory.claimed(0) == {}
+    assert memory.held.claimed(0) == {}

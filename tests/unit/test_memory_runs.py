@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from offload.copies import Copies
-from offload.memory import Held
+from offload.held import Held
 from offload.ops import Lane, OpKind, Work
 from offload.policy import MissAction
 from tests.expert_desk import DISK, FETCH, STAGED, STREAMED, Desk, cache_of
@@ -39,13 +39,13 @@ def test_neighbours_that_nobody_waits_for_come_in_one_run() -> None:
     assert schedule.lane.tolist() == [Lane.H2D, Lane.HOST, Lane.H2D, Lane.H2D, Lane.HOST]
     assert schedule.layer.tolist() == [3] * 5
     run = Held(3, 3, slot=3, ready=3, transient=True, hit=False, first=3, passing=True)
-    assert memory.claimed(0)[3] == memory.claimed(0)[4] == memory.claimed(0)[5] == run
-    assert memory.claimed(0)[2] == Held(2, 1, slot=2, ready=2, transient=True, hit=False, first=2, passing=True)
+    assert memory.held.claimed(0)[3] == memory.held.claimed(0)[4] == memory.held.claimed(0)[5] == run
+    assert memory.held.claimed(0)[2] == Held(2, 1, slot=2, ready=2, transient=True, hit=False, first=2, passing=True)
     assert memory.live_ops() == {0, 2, 3}
-    assert set(memory.claimed(0)) == set(range(6))
-    assert memory.arrivals(0) == [0, 2, 3]
-    assert memory.n_transient(0) == 6
-    assert memory.n_transient(0, [3, 4]) == 2
+    assert set(memory.held.claimed(0)) == set(range(6))
+    assert memory.held.arrivals(0) == [0, 2, 3]
+    assert memory.held.n_transient(0) == 6
+    assert memory.held.n_transient(0, [3, 4]) == 2
 
 
 def test_a_run_that_was_wrong_is_waited_for_by_the_next_in_its_slots() -> None:
@@ -75,7 +75,7 @@ def test_a_staged_run_is_two_ops_that_the_host_issues_copy_by_copy() -> None:
         ("STAGE", 1, 0, 3, 30, 30, [0]),
         ("ISSUE", -1, -1, 4, 0, 0, []),
     ]
-    assert desk.memory.claimed(0)[2] == Held(1, 3, 0, ready=1, transient=True, hit=False, first=0, passing=True)
+    assert desk.memory.held.claimed(0)[2] == Held(1, 3, 0, ready=1, transient=True, hit=False, first=0, passing=True)
     desk.ffn(0)
     desk.memory.bring(0, [4, 5], step=0, named=())
     assert run_rows(desk)[3:] == [
