@@ -17,8 +17,9 @@ __all__ = ["CacheSlots"]
 class CacheSlots:
     """The slots of a cache, behind `n_buffers` others, which change places with these; `n_slots` are of either.
 
-    `filled`: of its slots that hold something, the op that filled it, -1 before the first. `static`: slots whose HBM is
-    taken throughout.
+    `at`: by slot of the cache, the slot that it is now. `filled`: of its slots that hold something, the op that filled
+    it, -1 before the first. `static`: slots whose HBM is taken throughout. `writes_back`: whether what leaves is copied
+    back to host memory.
     """
 
     def __init__(
@@ -28,29 +29,17 @@ class CacheSlots:
         self.n_warm = len(warm)
         self.filled = dict.fromkeys((n_buffers + slot for slot in warm), -1)
         self.static: frozenset[int] = frozenset()
-        self._at = list(range(n_buffers, n_slots))
+        self.at = list(range(n_buffers, n_slots))
         self._backs: WriteBacks | None = None
+        self.writes_back = copies.write_back is not None and cache is not None
         if copies.write_back is not None and cache is not None:
             places_of = {n_buffers + slot: divmod(key, cache.n_experts) for slot, key in cache.residents.items()}
             self._backs = WriteBacks(writer, copies.write_back, places_of)
             self.static = frozenset(places_of)
 
-    @property
-    def writes_back(self) -> bool:
-        """Whether what leaves is copied back to host memory."""
-        return self._backs is not None
-
     def live_ops(self) -> Iterable[int]:
         """The ops that a later op may have to wait for, -1 among them."""
         return (*self.filled.values(), *(() if self._backs is None else self._backs.live_ops()))
-
-    def at(self, cached: int) -> int:
-        """The slot that is the `cached`-th of the cache now."""
-        return self._at[cached]
-
-    def move(self, cached: int, slot: int) -> None:
-        """That is `slot` from now on."""
-        self._at[cached] = slot
 
     def fill(self, slot: int, by: int, layer: int, expert: int) -> None:
         """Op `by` brings what the cache keeps in `slot`."""
@@ -64,7 +53,7 @@ class CacheSlots:
 
     def swaps(self, cached: int) -> bool:
         """Whether what goes there takes the place of an expert that is written back: it goes to a spare slot."""
-        return self._backs is not None and self._at[cached] in self.filled
+        return self.writes_back and self.at[cached] in self.filled
 
     def written(self, layer: int, expert: int) -> int:
         """The op that wrote an expert back last, which a fetch of it waits for; -1 none."""

@@ -14,9 +14,8 @@ class FreeSlots:
         self._slots = list(range(n))
         self._next = 0  # what is before is taken
 
-    def __bool__(self) -> bool:
-        """Whether there is one."""
-        return self._next < len(self._slots)
+    def __len__(self) -> int:
+        return len(self._slots) - self._next
 
     def take(self, n: int = 1) -> int:
         """The first of the `n` slots that have been free for longest, which are free no more."""

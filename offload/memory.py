@@ -189,7 +189,7 @@ class ExpertMemory:
         if access.slot < 0:
             return
         held, kept = self.held.claimed(layer)[access.expert], self._kept
-        before = kept.at(access.slot)
+        before = kept.at[access.slot]
         if kept.swaps(access.slot):
             self._give_back(before, step)
             now = held._replace(transient=False, passing=False)
@@ -197,7 +197,7 @@ class ExpertMemory:
             now = held._replace(transient=before in kept.filled, passing=False, given=before)
             kept.filled.pop(before, None)
         kept.fill(held.slot, held.ready, layer, access.expert)
-        kept.move(access.slot, held.slot)
+        kept.at[access.slot] = held.slot
         self.held.replace(layer, held, now)
 
     def _queue(
@@ -317,16 +317,17 @@ class ExpertMemory:
 
     def _grant(self) -> None:
         """Place who waits, in order, until the first for whom there is no slot."""
-        waiting, free = self._waiting, self._free
+        waiting, free, add = self._waiting.queue, self._free, self.held.add
         while waiting:
-            entry = waiting.first
+            entry = waiting[0]
             transient = self.copies.stage is not None or entry.cached < 0 or self._swaps(entry)
             if transient and not free:
                 return
+            waiting.popleft()
             n = 1 if entry.n == 1 else free.run_length(entry.n, self._reader)
-            waiting.take(n)
-            held = self._place(entry, transient) if n == 1 else self._place_run(entry, n)
-            self.held.add(entry.layer, held)
+            if n < entry.n:
+                waiting.appendleft(entry._replace(expert=entry.expert + n, n=entry.n - n))
+            add(entry.layer, self._place(entry, transient) if n == 1 else self._place_run(entry, n))
 
     def _place_run(self, entry: Waiting, n: int) -> Held:
         """`n` experts from that of `entry` on into as many free slots."""
@@ -341,16 +342,15 @@ class ExpertMemory:
         """One expert into its slot of the cache or into a free one, or from the cache into a free one to be read."""
         kept, stage = self._kept, self.copies.stage
         buffer = self._free.take() if transient else -1
-        if self._swaps(entry):
-            self._give_back(kept.at(entry.cached), entry.step)
-            kept.move(entry.cached, buffer)
-            transient = False
-        cached = kept.at(entry.cached) if entry.cached >= 0 else -1
+        if kept.writes_back and self._swaps(entry):
+            self._give_back(kept.at[entry.cached], entry.step)
+            kept.at[entry.cached], transient = buffer, False
+        cached = kept.at[entry.cached] if entry.cached >= 0 else -1
         ready = kept.filled.get(cached, -1)
         first, passing = ready, not entry.hit and cached < 0
         if not entry.hit:
             slot = cached if cached >= 0 else (-1 if stage is not None else buffer)
-            written = kept.written(entry.layer, entry.expert)
+            written = kept.written(entry.layer, entry.expert) if kept.writes_back else -1
             first, ready = self._writer.fetch(self._target(entry, slot), entry.how, written)
             if cached >= 0:
                 kept.fill(cached, ready, entry.layer, entry.expert)

@@ -30,42 +30,31 @@ class Waiting(NamedTuple):
 
 
 class WaitingExperts:
-    """The queue of them."""
+    """The `queue` of them: whoever has slots takes from its left."""
 
     def __init__(self) -> None:
-        self._queue: deque[Waiting] = deque()
+        self.queue: deque[Waiting] = deque()
 
     def __len__(self) -> int:
-        return len(self._queue)
+        return len(self.queue)
 
     def has(self, layer: int, expert: int) -> bool:
         """Whether the expert waits."""
-        return any(one.has(layer, expert) for one in self._queue)
+        return any(one.has(layer, expert) for one in self.queue)
 
     def absent(self, layer: int) -> list[int]:
         """The experts of `layer` that wait and that no cache had, in that order."""
-        return [w.expert + i for w in self._queue if w.layer == layer and not w.hit for i in range(w.n)]
+        return [w.expert + i for w in self.queue if w.layer == layer and not w.hit for i in range(w.n)]
 
     def extend(self, entries: Iterable[Waiting]) -> None:
         """Stand last, in that order."""
-        self._queue.extend(entries)
-
-    @property
-    def first(self) -> Waiting:
-        """Whose turn it is."""
-        return self._queue[0]
-
-    def take(self, n: int) -> None:
-        """`n` experts of the first got slots; what is left of its run stays first."""
-        entry = self._queue.popleft()
-        if n < entry.n:
-            self._queue.appendleft(entry._replace(expert=entry.expert + n, n=entry.n - n))
+        self.queue.extend(entries)
 
     def take_out(self, leaves: Callable[[Waiting], bool]) -> list[Waiting]:
         """Those that `leaves` says, who wait no more."""
-        out = [one for one in self._queue if leaves(one)]
+        out = [one for one in self.queue if leaves(one)]
         for one in out:
-            self._queue.remove(one)
+            self.queue.remove(one)
         return out
 
 
