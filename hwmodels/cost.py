@@ -212,7 +212,7 @@ def _issue_s(work: Work, figures: Figures) -> Number:
         return measured
     if work.kind in _COPIES:
         return figures.stack_constant("copy_issue_s")
-    return figures.stack.launches_of(work) * figures.stack_constant("launch_s")
+    return figures.stack.launches_of(work) * figures.launch_s
 
 
 def _hbm_traffic_s(work: Work, figures: Figures) -> Number:

@@ -35,6 +35,9 @@ _OF_STACK = "stack.link_efficiency"
 _LINK_SHARES = tuple(f"link.{way}_efficiency" for way in WAYS)
 """What copies achieve of the link's rates: the stack's claim or a fit of it, and what the link was seen to do."""
 
+_CUTS = frozenset({OpKind.HANDOVER, OpKind.STREAM})
+"""What crosses the link where a pass has parts on the host."""
+
 Number = Any
 """A float, or (n_machines,) float64; complex where a derivative is taken by a complex step."""
 
@@ -45,7 +48,8 @@ class Figures:
 
     `stack` owns what is counted, not measured (launches, tile); `hardware` names the accelerator in messages.
     `gemm_tables`: utilisation by number format, where a fit measured kernels; then `values` has `kernel.` keys.
-    `offloaded`: whether what is priced fetches experts meanwhile; None until the schedule is known. `scatter`: by
+    `offloaded`: whether what is priced fetches experts meanwhile; None until the schedule is known. `is_cut`: whether
+    its passes are cut between accelerator and host. `scatter`: by
     kind, "gate", what its ops take over what their law says, where machines are draws; empty: the law at its word.
     `laws`: of kernels, where a public table of them was fitted.
     """
@@ -55,6 +59,7 @@ class Figures:
     hardware: str
     gemm_tables: Mapping[str, ExtendedTable] = field(default_factory=lambda: ReadOnly({}))
     offloaded: bool | None = None
+    is_cut: bool = False
     scatter: Mapping[str, Number] = field(default_factory=lambda: ReadOnly({}))
     laws: tuple[FittedLaw, ...] = ()
 
@@ -76,14 +81,26 @@ class Figures:
         return replace(self, values=ReadOnly(one), scatter=ReadOnly(scatter))
 
     def for_works(self, works: Iterable[Work]) -> Figures:
-        """These figures for a schedule of `works`: offloaded if it fetches experts, unless that is settled already."""
-        if self.offloaded is not None:
-            return self
-        return replace(self, offloaded=any(work.kind is OpKind.FETCH for work in works))
+        """These figures for a schedule of `works`: offloaded if it fetches experts, cut if it streams weights or hands
+        activations over to the host, unless that is settled already.
+        """
+        return self if self.offloaded is not None else self.with_works(works)
+
+    def with_works(self, works: Iterable[Work]) -> Figures:
+        """These figures for a schedule that has `works` too."""
+        kinds = {work.kind for work in works}
+        offloaded, is_cut = OpKind.FETCH in kinds, not kinds.isdisjoint(_CUTS)
+        return replace(self, offloaded=bool(self.offloaded) or offloaded, is_cut=self.is_cut or is_cut)
 
     def stack_constant(self, name: str) -> Number:
         """A constant of the stack."""
         return self.values[f"stack.{name}"]
+
+    @property
+    def launch_s(self) -> Number:
+        """Host time to launch a kernel: where passes are cut, that of the stack for kernels that no graph spans."""
+        alone = self.values.get("stack.split_launch_s") if self.is_cut else None
+        return self.stack_constant("launch_s") if alone is None else alone
 
     def kernel(self, kind: OpKind, name: str) -> Number | None:
         """A measured constant of a kind of op; None where there is none."""

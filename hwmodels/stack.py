@@ -43,6 +43,7 @@ CONSTANTS: dict[str, str] = {
     "tiled_gemm_s": "time",
     "kernel_clock_hz": "frequency",
     "sort_s": "time",
+    "split_launch_s": "time",
     "draft_s": "time",
     "cpu_kv_copies": "ratio",
     "attention_efficiency": "ratio",
@@ -66,7 +67,8 @@ by context, libraries and workspaces; memory_share: of HBM, what it uses at all.
 two rows and more beyond that of one row, whose kernel only reads its weights, by matrix; kernel_clock_hz: the clock at
 which
 kernel_s and tiled_gemm_s are as said, being cycles of the accelerator; left out: seconds on any. sort_s: host time
-to look at one entry of a table of experts by token, where rows are sorted by expert on the host.
+to look at one entry of a table of experts by token, where rows are sorted by expert on the host. split_launch_s: of a
+launch where a pass is cut between accelerator and host, so that no CUDA graph spans it; left out: launch_s.
 draft_s: time to propose one token to verify, where no model of the catalogue does (`draft=stated`).
 cpu_kv_copies: bytes of DRAM moved for each byte of keys and values that the host attends to; left out: 1.
 attention_efficiency: of the memory rate, what attention reads of its keys and values (no latents); left out:
@@ -82,6 +84,7 @@ OPTIONAL = (
     "tiled_gemm_s",
     "kernel_clock_hz",
     "sort_s",
+    "split_launch_s",
     "draft_s",
     "cpu_kv_copies",
     "attention_efficiency",

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
-
 import numpy as np
 
 from hwmodels.cost import price_figures
@@ -35,20 +33,20 @@ def stream_request(asked: Request, hw: Platform) -> SimulationResult:
     Its digest is that of the whole schedule. Raises `CapacityExceeded` when the experts of one block do not fit.
     """
     watch_own_policy(asked)
-    found = _stream(asked, hw, offloaded=False)
-    if found is None:
-        found = _stream(asked, hw, offloaded=True)
-    assert found is not None
-    return found
+    figures = figures_of(hw).for_works(())
+    while True:
+        found = _stream(asked, hw, figures)
+        if isinstance(found, SimulationResult):
+            return found
+        figures = found
 
 
-def _stream(asked: Request, hw: Platform, offloaded: bool) -> SimulationResult | None:
-    """The result where experts are fetched (`offloaded`) or never are; None when the latter turns out not to be so.
+def _stream(asked: Request, hw: Platform, figures: Figures) -> SimulationResult | Figures:
+    """The result at prices by `figures`, or others to begin anew with, where a part turns out to ask for them.
 
-    Whether a schedule fetches decides what its kernels take (`Figures.for_works`), and only its end tells.
+    Whether a schedule fetches or is cut decides what its ops take (`Figures.for_works`), and only its end tells.
     """
     trace, plan = asked.trace, asked.plan
-    figures = dataclasses.replace(figures_of(hw), offloaded=offloaded)
     parts = DecodeStream(
         asked.model,
         trace.steps(),
@@ -66,8 +64,9 @@ def _stream(asked: Request, hw: Platform, offloaded: bool) -> SimulationResult |
     covered, read_bytes = FitCoverage(), 0
     tally = PrefetchTally(named_by(asked.model, trace)) if guesses(asked.policy) else None
     for part in parts:
-        if not offloaded and any(work.kind is OpKind.FETCH for work in part.works):
-            return None
+        seen = figures.with_works(part.works)
+        if (seen.offloaded, seen.is_cut) != (figures.offloaded, figures.is_cut):
+            return seen
         runs = np.bincount(part.columns["cost"], minlength=len(part.works)).tolist()
         covered = covered.plus(coverage(part.works, hw, runs))
         stream.feed(part, price_figures(part.works, figures))

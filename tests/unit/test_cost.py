@@ -296,3 +296,15 @@ def test_sorting_rows_takes_host_time_by_the_entry() -> None:
     what = Work(OpKind.SORT, n_entries=8)
     assert (parts_of(what, ROUND), parts_of(what, slow)) == (Parts(0), Parts(4))
     assert price_figures([what], slow).hbm_s.tolist() == [0.0]
+
+
+def test_a_pass_that_is_cut_launches_its_kernels_one_by_one() -> None:
+    stated = load_platform("rtx-5090", "pipelined-sharding", {"stack.split_launch_s": 1e-3, "stack.launch_s": 1e-6})
+    gate, across = Work(OpKind.GATE), Work(OpKind.HANDOVER, copy_bytes=8)
+    launches = stated.stack.launches[OpKind.GATE]
+    figures = figures_of(stated)
+    assert price_figures([gate], figures).issue_s[0] == pytest.approx(launches * 1e-6)
+    assert price_figures([gate, across], figures).issue_s[0] == pytest.approx(launches * 1e-3)
+    assert price_figures([gate, Work(OpKind.STREAM)], figures).issue_s[0] == pytest.approx(launches * 1e-3)
+    plain = figures_of(load_platform("rtx-5090", "llama-cpp"))
+    assert price_figures([gate, across], plain).issue_s[0] == price_figures([gate], plain).issue_s[0]

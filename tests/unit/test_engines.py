@@ -126,6 +126,17 @@ def test_memory_of_a_stream_is_bounded_by_a_part_not_by_the_trace(monkeypatch: p
     assert peak_bytes(1000, "recurrence") > 3 * long
 
 
+@pytest.mark.parametrize("design", ["gpu_only@experts=cpu:2-5", "gpu_only@kv=stream", "on_demand@layers=cpu:2"])
+def test_a_stream_prices_a_pass_that_is_cut_as_a_whole_run_does(design: str) -> None:
+    model = pregate.load_model("olmoe-1b-7b")
+    hw = pregate.load_hardware("rtx-5090", stack="pipelined-sharding", overrides={"stack.split_launch_s": 1e-3})
+    trace = pregate.synthesize(model, 4, 4)
+    whole, parts = (pregate.simulate(model, hw, trace, design, engine=one) for one in ("recurrence", "stream"))
+    assert whole.makespan_s == parts.makespan_s
+    uncut = pregate.load_hardware("rtx-5090", stack="pipelined-sharding", overrides={"stack.split_launch_s": 1e-9})
+    assert whole.makespan_s > pregate.simulate(model, uncut, trace, design).makespan_s
+
+
 def test_the_default_is_the_recurrence_and_simpy_agrees_when_it_is_asked() -> None:
     result = pregate.simulate(MODEL, HW, TRACE, "pregate", check=True)
     assert result.timeline is not None
