@@ -35,7 +35,7 @@ _OF_STACK = "stack.link_efficiency"
 _LINK_SHARES = tuple(f"link.{way}_efficiency" for way in WAYS)
 """What copies achieve of the link's rates: the stack's claim or a fit of it, and what the link was seen to do."""
 
-_CUTS = frozenset({OpKind.HANDOVER, OpKind.STREAM})
+_CUTS = frozenset({OpKind.HANDOVER, OpKind.RETURN, OpKind.STREAM})
 """What crosses the link where a pass has parts on the host."""
 
 Number = Any
