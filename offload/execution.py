@@ -178,6 +178,9 @@ EXECUTIONS |= {
         # FlexGen: generation_loop_overlap_multi_batch synchronises after each layer and micro-batch, and load_weight
         # copies a layer with the first of them only; the Python thread itself runs what the processor attends to.
         replace(EXECUTIONS["streams"], name="flexgen", host_computes=True),
+        # MoE-Lightning (caoshiyi/artifacts: fastmoe/backend/execution_engine.py): the processor attends in a thread of
+        # its own while the device computes other micro-batches.
+        replace(_FUSED, name="moe_lightning"),
         # KTransformers: experts on threads of their own beside the shared experts, submitted from within a CUDA graph;
         # layers that it streams for a prompt (stream=TOKENS) arrive while the layer before computes.
         replace(_FUSED, name="ktransformers", micro_batch=8192, streams_from="layer before"),
