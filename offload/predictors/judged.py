@@ -70,13 +70,19 @@ def judge(
 ) -> Judgement:
     """Judge the predictors called `names` on the decode tokens of `trace`, guessing `more` experts than are chosen.
 
-    Raises `InvalidInput` for a lookahead that no layer has, or a trace without decode tokens to judge on.
+    Raises `InvalidInput` for a lookahead that no layer has, for more guesses than there are experts, or a trace without
+    decode tokens to judge on.
     """
     decoded = trace.decode_only()
     layers = decode_layers(decoded)
     if max(lookaheads) >= len(layers):
         raise InvalidInput(
             f"lookahead = {max(lookaheads)}: the trace has {len(layers)} MoE layers, so at most {len(layers) - 1}"
+        )
+    if max(more) > trace.n_experts - trace.top_k:
+        raise InvalidInput(
+            f"more = {max(more)}: a token chooses {trace.top_k} of {trace.n_experts} experts, so at most "
+            f"{trace.n_experts - trace.top_k} more can be guessed"
         )
     order = np.lexsort((decoded.position, decoded.sequence))
     chosen, sequence = np.ascontiguousarray(decoded.experts[order][:, layers]), decoded.sequence[order]

@@ -80,9 +80,9 @@ def _seconds(option: str, number: float) -> None:
         raise InvalidInput(f"{option} {number:g} is no time: give seconds above 0")
 
 
-def _quantity(dimension: str, *, zero_ok: bool = False, but: str | None = None) -> Check:
+def _quantity(dimension: str, *, zero_ok: bool = False, but: str | None = None, plausible: bool = False) -> Check:
     def check(option: str, text: str) -> None:
-        from hwmodels.quantity import parse_override
+        from hwmodels.quantity import check_plausible, parse_override
 
         if text == but:
             return
@@ -92,6 +92,8 @@ def _quantity(dimension: str, *, zero_ok: bool = False, but: str | None = None) 
             raise type(error)(f"{option}: {error}") from None
         if not (number >= 0 if zero_ok else number > 0):
             raise InvalidInput(f"{option} {text}: it must be {'0 or ' * zero_ok}above{' 0' * (not zero_ok)}")
+        if plausible:
+            check_plausible(number, dimension, option)
 
     return check
 
@@ -192,6 +194,45 @@ def _designs(option: str, text: str) -> None:
     _each(option, text, _design)
 
 
+def _designs_once(option: str, text: str) -> None:
+    from pregate.cli.built import distinct
+
+    for name in distinct(text, option):
+        _design(option, name)
+
+
+def _hardware(option: str, text: str) -> None:
+    """Machines by comma, by name or file. Only a name can be wrong: of files there are kinds."""
+    from hwmodels.shipped import FITS_DIR, SPECS, shipped
+
+    names = shipped(SPECS / "accelerators")
+    measured = {name.rpartition(".")[0] for name in shipped(FITS_DIR)}
+    _each(option, text, lambda _, word: None if word in measured else _named_or_file("hardware", word, names))
+
+
+def _part_of_machine(kind: str) -> Check:
+    def check(option: str, word: str) -> None:
+        from hwmodels.shipped import SPECS, shipped
+
+        _named_or_file(kind, word, shipped(SPECS / f"{kind}s"))
+
+    return check
+
+
+def _named_or_file(what: str, word: str, names: Sequence[str]) -> None:
+    if word not in names and Path(word).suffix not in (".yaml", ".yml", ".json"):
+        raise unknown_name(what, word, names)
+
+
+def _stacks(option: str, text: str) -> None:
+    from hwmodels.shipped import STACKS_DIR, shipped
+    from pregate.cli.built import distinct
+
+    check = _one_of("stack", shipped(STACKS_DIR))
+    for word in distinct(text, option):
+        check(option, word)
+
+
 def _predictors(option: str, text: str) -> None:
     from offload.predictors.catalogue import GUESSERS
 
@@ -251,7 +292,8 @@ def _backend(option: str, word: str) -> None:
     _one_of("back end", BACKENDS)(option, word)
 
 
-_SPEED = _quantity("bandwidth", but="memory")
+_SPEED = _quantity("bandwidth", but="memory", plausible=True)
+_LATENCY = _quantity("time", zero_ok=True, plausible=True)
 _OF_ALL: Mapping[str, Check] = {
     "trace": _recording,
     "reference": _recording,
@@ -264,7 +306,9 @@ _OF_ALL: Mapping[str, Check] = {
     "placement": _placement,
     "modes": _modes,
     "sets": _sets,
-    "hbm": _quantity("size"),
+    "hardware": _hardware,
+    "stack": _stacks,
+    "hbm": _quantity("size", plausible=True),
     "chunk": _quantity("size"),
     "tier": _tier,
     "engine": _one_of("engine", tuple(choices.ENGINES)),
@@ -283,7 +327,13 @@ _OF_ALL: Mapping[str, Check] = {
 
 _OF_COMMANDS: Mapping[tuple[str, str], Check] = {
     ("run", "link"): _SPEED,
-    ("run", "link_latency"): _quantity("time", zero_ok=True),
+    ("run", "link_latency"): _LATENCY,
+    ("generate", "model"): _file,
+    ("generate", "prompts"): _file,
+    ("generate", "policies"): _designs_once,
+    ("generate", "fit"): _hardware,
+    ("generate", "link"): _SPEED,
+    ("generate", "link_latency"): _LATENCY,
     ("measure", "link"): _SPEED,
     ("measure", "dtypes"): _all_of("number format", choices.RUN_FORMATS),
     ("validate", "link"): _SPEED,
@@ -307,6 +357,8 @@ _OF_COMMANDS: Mapping[tuple[str, str], Check] = {
     ("explore", "batches"): _its_own,
     ("predictors", "predictors"): _predictors,
     ("plan", "now"): _today,
+    ("plan", "host"): _part_of_machine("host"),
+    ("plan", "link"): _part_of_machine("link"),
     ("fit", "trace"): _recording,
     ("import", "file"): _file,
     ("poc", "file"): _file,

@@ -60,6 +60,8 @@ def read_poc(path: Path) -> PocFile:
     )
     workload.done()
     section.done()
+    if len(set(found.batches)) < len(found.batches):
+        raise InvalidInput(f"{path}: batches: {list(found.batches)} has one twice: name each once")
     names = [found.now, *found.candidates]
     if not found.candidates or len(names) > _MOST_CANDIDATES or len(set(names)) < len(names):
         raise InvalidInput(
@@ -71,7 +73,11 @@ def read_poc(path: Path) -> PocFile:
 def _seconds(promise: Section | None, name: str) -> float | None:
     if promise is None or name not in promise:
         return None
-    return parse_override(promise.text(name), "time")
+    text = promise.text(name)
+    seconds = parse_override(text, "time")
+    if not seconds > 0:
+        raise InvalidInput(f"{promise.where}: {name} = {text}: a promise is a time above 0, such as 500ms")
+    return seconds
 
 
 def _whole(value: object, path: Path) -> int:

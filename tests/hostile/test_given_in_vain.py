@@ -51,6 +51,9 @@ SWEEP = "{model: switch-base-8, hardware: t4, policies: [on_demand, pregate], "
         (("simulate", *SMALL, "--timeline", "/proc/o.json"), "cannot be written to"),
         (("validate", "--suite", "quick", "-o", "/proc/o"), "cannot be written to"),
         (("calibrate", "t.safetensors", "-o", "/proc/o.yaml"), "cannot be written to"),
+        (("predictors", "t.safetensors", "--more", "99"), "at most 7 more can be guessed"),
+        (("poc", "promise.yaml", "-o", "p.html"), "a promise is a time above 0"),
+        (("poc", "batches.yaml", "-o", "p.html"), "has one twice"),
         (("sweep", "big.yaml"), "add --yes"),
         (("sweep", "long.yaml"), "add --yes"),
         (("sweep", "top_k.yaml"), "has 8 experts a layer"),
@@ -66,6 +69,10 @@ def test_it_is_one_line_and_nothing_is_written(
     Path("big.yaml").write_text(SWEEP + "workload: {output_tokens: 100000000}}")
     Path("long.yaml").write_text(SWEEP + "axes: {output_tokens: [4, 9000000]}}")
     Path("top_k.yaml").write_text(SWEEP + "axes: {top_k: [1, 100]}}")
+    plan = "{model: switch-base-8, hardware: t4, now: on_demand, candidates: [pregate], "
+    plan += "workload: {input_tokens: 4, output_tokens: 3, requests_per_s: 1}, "
+    Path("promise.yaml").write_text(plan + "promise: {ttft: -5s}}")
+    Path("batches.yaml").write_text(plan + "batches: [1, 1]}")
     columns = "model,design,batch,forced_active_experts,cache_policy,cache_ratio,expert_tier,metric,value,unit"
     Path("rows.csv").write_text(f"{columns}\nswitch-base-8,gpu_only,1,,none,0,dram,moe_layer_latency,1e308,ms\n")
     before = sorted(tmp_path.iterdir())

@@ -111,6 +111,8 @@ KNOWN = "gpt-oss-20b-mmlu"
 S8 = ("switch-base-8", "--hardware", "t4")
 CROSS = ("crossover", *S8, "--from", "1", "--to", "2")
 
+A_FILE = str(ROOT / "pyproject.toml")
+
 WRONG_WORDS = [
     (*RUN_MINI, "--backend", "nosuch"), (*RUN_MINI, "--hbm", "nosuch"), (*RUN_MINI, "--link", "-1"),
     (*RUN_MINI, "--link-latency", "nan"), (*RUN_MINI, "--chunk", "nosuch"), (*RUN_MINI, "--tier", "nosuch"),
@@ -145,6 +147,14 @@ WRONG_WORDS = [
     ("reproduce", "nosuch.csv"), ("reproduce", "isca24", "--refit", "nowhere/f.yaml"),
     ("reproduce", "field", "--spreads", "nowhere/s.yaml"), ("sweep", "nosuch.yaml"),
     ("record", "--model", "nosuch", "--prompts", "nosuch", "-o", "t.safetensors"),
+    (*RUN_MINI, "--link", "64"), (*RUN_MINI, "--hbm", "1"), ("measure", "-o", "m.json", "--link", "64"),
+    (*CPU, "--link", "64"), ("validate", "--suite", "quick", "--fit", "nosuch"),
+    ("compare", "switch-base-8", "--hardware", "nosuch"), ("compare", *S8, "--stack", "nosuch"),
+    ("plan", *S8, "--host", "nosuch"), ("plan", *S8, "--link", "nosuch"), ("plan", *S8, "--stack", "vllm,vllm"),
+    ("explore", "switch-base-8", "--hardware", "t4,nosuch", "-o", "p.html"), ("generate", "nosuch.safetensors"),
+    ("generate", A_FILE, "--link", "64"), ("generate", A_FILE, "--fit", "nosuch"),
+    ("generate", A_FILE, "--prompts", "nosuch"),
+    ("generate", A_FILE, "--policies", "pregate,pregate"),
 ]  # fmt: skip
 """A wrong word each, of what a model, a machine and a trace have no say in."""
 
