@@ -167,7 +167,7 @@ def parts_of(work: Work, figures: Figures) -> Parts:
         case OpKind.STEP:
             return Parts(constant("step_s"))
         case OpKind.SORT:
-            return Parts(work.n_entries * figures.values.get("stack.sort_s", 0.0))
+            return Parts(_given_back_s(figures) + work.n_entries * figures.values.get("stack.sort_s", 0.0))
         case OpKind.DRAFT:
             return Parts(work.n_entries * _draft_s(figures))
         case OpKind.HANDOVER:
@@ -183,6 +183,11 @@ def parts_of(work: Work, figures: Figures) -> Parts:
             return _measured_parts(work, figures)
         case _:
             return _kernel_parts(work, figures)
+
+
+def _given_back_s(figures: Figures) -> Number:
+    """A copy to the device that the host issues and waits for."""
+    return figures.stack_constant("copy_issue_s") + figures.copy_latency_s + figures.stack_constant("sync_s")
 
 
 def _draft_s(figures: Figures) -> Number:
@@ -234,7 +239,7 @@ def _kernel_parts(work: Work, figures: Figures) -> Parts:
 
     Traffic and arithmetic outside the GEMMs (KV cache, attention scores) overlap each other.
     """
-    rate, bandwidth = figures.flop_per_s(work.compute), figures.hbm_bytes_per_s
+    rate, bandwidth = figures.flop_per_s(figures.multiplied_in(work)), figures.hbm_bytes_per_s
     rest_flop_s = work.flop / figures.flop_per_s(work.flop_format)
     rest_bytes_s = work.hbm_bytes / figures.context_bytes_per_s(work)
     compute_s, hbm_s = longer(rest_flop_s, rest_bytes_s)

@@ -116,6 +116,11 @@ class Figures:
         stated = [name for name in PEAK_DTYPES if f"accelerator.peak_flop_per_s.{name}" in self.values]
         return computes_in(compute, stated)
 
+    def multiplied_in(self, work: Work) -> str:
+        """The format in which the weights of `work` are multiplied: the stack's for those that are unpacked."""
+        stated = self.stack.packed_compute
+        return stated if stated and is_unpacked(work.weight_bits, self.computes_in(work.compute)) else work.compute
+
     def peak_flop_per_s(self, compute: str) -> Number:
         """What the accelerator claims for `compute`, or for the format that it computes that in."""
         return self.values[f"accelerator.peak_flop_per_s.{self.computes_in(compute)}"]

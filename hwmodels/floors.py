@@ -83,13 +83,14 @@ def _real(value: Any) -> float:
 def fused_s(work: Work, figures: Figures, flop_per_s: Number, bytes_per_s: Number) -> list[tuple[Number, Number]]:
     """(arithmetic, traffic) of the two kernels of a fused op of experts, up and down, then of each GEMM of shared ones.
 
-    Rows of each expert are padded to whole tiles, of the least height that holds as many as an expert has on average.
+    Rows of each expert are padded to whole tiles (`SoftwareStack.fused_tile`). A block that loads, waits and multiplies
+    hides no load behind a product of its own; those of other blocks share the memory rate all the same.
     """
     assert work.fused is not None
     bits = figures.read_bits(work)
-    mean = work.fused.n_rows / work.fused.n_experts
-    heights = figures.stack.fused_rows
-    height = next((rows for rows in heights if rows >= mean), heights[-1] if heights else 1)
+    shape = figures.stack.fused_tile
+    height = shape.height(work.fused)
+    load_s = figures.values.get("stack.tile_load_s", 0.0) / figures["accelerator.n_sm"]
     n = work.fused.n_gemms
     kernels = [work.gemms[0:n:2], work.gemms[1:n:2], *((gemm,) for gemm in work.gemms[n:])]
     pairs = []
@@ -97,5 +98,6 @@ def fused_s(work: Work, figures: Figures, flop_per_s: Number, bytes_per_s: Numbe
         tile = height if i < 2 else 1
         flop = sum(2 * -(-gemm.m // tile) * tile * gemm.n * gemm.k * gemm.n_gemms for gemm in kernel)
         weights = sum(gemm.n * gemm.k * gemm.n_gemms for gemm in kernel)
-        pairs.append((flop / flop_per_s, weights * bits / 8 / bytes_per_s))
+        loads = sum(shape.n_loads(work.fused, gemm) for gemm in kernel) if i < 2 else 0
+        pairs.append((flop / flop_per_s + loads * load_s, weights * bits / 8 / bytes_per_s))
     return pairs

@@ -9,6 +9,8 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from hwmodels.compute_formats import PEAK_DTYPES
+from hwmodels.fused_tile import FusedTile, read_fused_tile
 from hwmodels.machine_fields import HOST_MEMORY
 from hwmodels.quantity import PLAUSIBLE, Quantity, ReadOnly, check_plausible, parse_quantity
 from hwmodels.shipped import STACKS_DIR, shipped
@@ -42,6 +44,7 @@ CONSTANTS: dict[str, str] = {
     "memory_share": "ratio",
     "tiled_gemm_s": "time",
     "kernel_clock_hz": "frequency",
+    "tile_load_s": "time",
     "sort_s": "time",
     "split_launch_s": "time",
     "draft_s": "time",
@@ -66,9 +69,11 @@ handover_s: waking its threads with the activations of a layer, and collecting t
 by context, libraries and workspaces; memory_share: of HBM, what it uses at all. tiled_gemm_s: device time of a GEMM of
 two rows and more beyond that of one row, whose kernel only reads its weights, by matrix; kernel_clock_hz: the clock at
 which
-kernel_s and tiled_gemm_s are as said, being cycles of the accelerator; left out: seconds on any. sort_s: host time
-to look at one entry of a table of experts by token, where rows are sorted by expert on the host. split_launch_s: of a
-launch where a pass is cut between accelerator and host, so that no CUDA graph spans it; left out: launch_s.
+kernel_s and tiled_gemm_s are as said, being cycles of the accelerator; left out: seconds on any. tile_load_s: the
+time that a block of `fused_tile` waits for one load. sort_s: host time to look at one entry of a table of experts by
+token, where rows are sorted by expert on the host; the order goes to the device by a copy that the host waits for.
+split_launch_s: of a launch where a pass is cut between accelerator and host, so that no CUDA graph spans it; left out:
+launch_s.
 draft_s: time to propose one token to verify, where no model of the catalogue does (`draft=stated`).
 cpu_kv_copies: bytes of DRAM moved for each byte of keys and values that the host attends to; left out: 1.
 attention_efficiency: of the memory rate, what attention reads of its keys and values (no latents); left out:
@@ -83,6 +88,7 @@ OPTIONAL = (
     "memory_share",
     "tiled_gemm_s",
     "kernel_clock_hz",
+    "tile_load_s",
     "sort_s",
     "split_launch_s",
     "draft_s",
@@ -109,9 +115,9 @@ class SoftwareStack:
     measured. `host_memory`: how it holds weights (`HOST_MEMORY`).
     `launches`: kernels (or copies, for `stage`) an op of each kind launches. `tile`: (rows, columns) of the output tile
     of its grouped expert GEMM, one thread block each and no split of the inner dimension; None prices expert GEMMs by
-    roofline. `latent_launches`: of a latent attention that is absorbed, 0 as any other. `fused_rows`: heights of a tile
-    that its fused op of experts chooses from, each expert's rows padded to whole ones; empty: not padded. `constants`:
-    by name.
+    roofline. `latent_launches`: of a latent attention that is absorbed, 0 as any other. `shared_launches`:
+    more of experts where shared ones run beside them. `fused_tile`: of its fused op of experts. `packed_compute`: the
+    format in which weights that are unpacked are multiplied; empty: that of the activations. `constants`: by name.
     """
 
     name: str
@@ -122,20 +128,24 @@ class SoftwareStack:
     constants: Mapping[str, Quantity]
     host_memory: str = "pinned"
     claimed_execution: Execution | None = None
-    fused_rows: tuple[int, ...] = ()
+    fused_tile: FusedTile = FusedTile()
     latent_launches: int = 0
+    shared_launches: int = 0
+    packed_compute: str = ""
 
     def launches_of(self, work: Work) -> int:
         """Kernels that an op launches; each matrix of an expert alone has one, the last what is left of an expert's."""
         latent = work.attending is not None and work.attending.is_latent
         launched = self.latent_launches if latent and self.latent_launches else self.launches.get(work.kind, 0)
+        if work.fused is not None and len(work.gemms) > work.fused.n_gemms:
+            launched += self.shared_launches
         if work.piece is None:
             return launched
         return max(launched - work.piece.i, 1) if work.piece.is_last else 1
 
     def __post_init__(self) -> None:
-        if any(rows < 1 for rows in self.fused_rows) or list(self.fused_rows) != sorted(set(self.fused_rows)):
-            raise InvalidInput(f"stack {self.name}: fused_rows = {list(self.fused_rows)}: heights of tiles, ascending")
+        if self.packed_compute and self.packed_compute not in PEAK_DTYPES:
+            raise unknown_name("number format", self.packed_compute, PEAK_DTYPES, f"stack {self.name}")
         if self.host_memory not in HOST_MEMORY:
             raise unknown_name("kind of host memory", self.host_memory, HOST_MEMORY)
 
@@ -158,7 +168,7 @@ def load_stack(name: str) -> SoftwareStack:
     if host_memory not in HOST_MEMORY:
         raise unknown_name("kind of host memory", host_memory, HOST_MEMORY, section.where)
     sources = _sources(section)
-    launches, latent = _launches(section)
+    launches, latent, shared = _launches(section)
     stack = SoftwareStack(
         name=name,
         summary=section.text("summary"),
@@ -168,8 +178,10 @@ def load_stack(name: str) -> SoftwareStack:
         constants=_constants(section.section("constants"), _floors(section), sources),
         host_memory=host_memory,
         claimed_execution=EXECUTIONS[claimed],
-        fused_rows=_fused_rows(section),
+        fused_tile=read_fused_tile(section),
         latent_launches=latent,
+        shared_launches=shared,
+        packed_compute=section.text("packed_compute", ""),
     )
     section.done()
     return stack
@@ -180,13 +192,13 @@ def _sources(section: Section) -> dict[str, str]:
     return {key: table.text(key) for key in table.remaining()}
 
 
-def _launches(section: Section) -> tuple[Mapping[OpKind, int], int]:
+def _launches(section: Section) -> tuple[Mapping[OpKind, int], int, int]:
     table = section.section("launches")
-    latent = table.integer("latent_attention", 0)
+    latent, shared = table.integer("latent_attention", 0), table.integer("shared_experts", 0)
     counts = {kind: table.integer(kind.name.lower()) for kind in _LAUNCHED}
     table.take("source")
     table.done()
-    return ReadOnly(counts), latent
+    return ReadOnly(counts), latent, shared
 
 
 def _tile(section: Section) -> tuple[int, int] | None:
@@ -197,18 +209,6 @@ def _tile(section: Section) -> tuple[int, int] | None:
     table.take("source")
     table.done()
     return tile
-
-
-def _fused_rows(section: Section) -> tuple[int, ...]:
-    table = section.optional_section("fused_experts_tile")
-    if table is None:
-        return ()
-    rows = table.items("rows")
-    if not rows or any(isinstance(one, bool) or not isinstance(one, int) for one in rows):
-        raise InvalidFile(f"{table.where}: rows = {rows!r}: a list of whole numbers, heights of tiles")
-    table.take("source")
-    table.done()
-    return tuple(rows)
 
 
 def _floors(section: Section) -> dict[str, tuple[object, str]]:

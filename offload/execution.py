@@ -145,6 +145,16 @@ EXECUTIONS |= {
         # llama.cpp: src/llama-graph.cpp (build_moe_ffn), ggml-backend.cpp, ggml-cuda.cu (offload_op: batches of 32 rows
         # and more are copied to the device).
         replace(_FUSED, name="llama_cpp", host_computes=True, micro_batch=512, stream_tokens=32),
+        # llama.cpp between April and August 2025 (pull requests 13199 and 15525): ggml_cuda_mul_mat_q fetches the ids,
+        # sorts on the host for each of up, gate and down, and waits for the copy of the order as well.
+        replace(
+            _FUSED,
+            name="llama_cpp_2025",
+            host_computes=True,
+            micro_batch=512,
+            stream_tokens=32,
+            sorts_on_host=True,
+        ),
         # ik_llama.cpp streams a layer only where each of its experts gets 32 rows on average.
         replace(_FUSED, name="ik_llama", host_computes=True, micro_batch=512, stream_tokens=32, stream_per_expert=True),
         # mixtral-offloading (dvmazur/mixtral-offloading, src/expert_cache.py): load_experts queues the copies of a

@@ -291,10 +291,11 @@ def test_attention_reads_its_context_at_a_rate_of_its_own() -> None:
         assert parts_of(works, slow) == parts_of(works, plain)  # latents, no attention
 
 
-def test_sorting_rows_takes_host_time_by_the_entry() -> None:
+def test_sorting_rows_takes_host_time_by_the_entry_and_the_order_is_copied_and_waited_for() -> None:
     slow = dataclasses.replace(ROUND, values={**ROUND.values, "stack.sort_s": 0.5})
     what = Work(OpKind.SORT, n_entries=8)
-    assert (parts_of(what, ROUND), parts_of(what, slow)) == (Parts(0), Parts(4))
+    given_back_s = sum(ROUND[f"stack.{name}"] for name in ("copy_issue_s", "copy_latency_s", "sync_s"))
+    assert (parts_of(what, ROUND), parts_of(what, slow)) == (Parts(given_back_s), Parts(given_back_s + 4))
     assert price_figures([what], slow).hbm_s.tolist() == [0.0]
 
 

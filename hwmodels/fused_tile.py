@@ -1,0 +1,73 @@
+"""The tile of a fused op of experts: how many rows it pads each expert to, and whether it loads while it multiplies."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, cast, get_args
+
+from offload.ops import FusedExperts, Gemm
+from traces.documents import Section
+from traces.errors import InvalidFile, InvalidInput, unknown_name
+
+__all__ = ["FusedTile", "TileSizedBy", "read_fused_tile"]
+
+TileSizedBy = Literal["expert", "pass", "pairs"]
+"""Rows that a height is chosen for: those of an `expert` on average, the tokens of the `pass`, which one expert may get
+all of, or all `pairs` of token and expert."""
+
+
+@dataclass(frozen=True, slots=True)
+class FusedTile:
+    """`rows`: heights to choose from, ascending; empty: not padded. `sized_by`: the least that holds so many is chosen.
+
+    `loads`: (rows, columns) of the weights that a thread block loads, waits for, and only then multiplies, one block a
+    multiprocessor; None where loading is hidden. `from_tokens`: passes of fewer run a kernel without tiles.
+    """
+
+    rows: tuple[int, ...] = ()
+    sized_by: TileSizedBy = "expert"
+    loads: tuple[int, int] | None = None
+    from_tokens: int = 1
+
+    def __post_init__(self) -> None:
+        if any(rows < 1 for rows in self.rows) or list(self.rows) != sorted(set(self.rows)):
+            raise InvalidInput(f"rows = {list(self.rows)}: heights of tiles, ascending")
+
+    def height(self, fused: FusedExperts) -> int:
+        """Rows that those of each expert are padded to a multiple of."""
+        if fused.n_tokens < self.from_tokens:
+            return 1
+        held = {
+            "expert": fused.n_rows / fused.n_experts,
+            "pass": fused.n_tokens,
+            "pairs": fused.n_rows,
+        }[self.sized_by]
+        heights = self.rows or (1,)
+        return next((rows for rows in heights if rows >= held), heights[-1])
+
+    def n_loads(self, fused: FusedExperts, gemm: Gemm) -> int:
+        """Loads of one of its products that something waits for, of all blocks together."""
+        if self.loads is None or fused.n_tokens < self.from_tokens:
+            return 0
+        (rows, columns), height = self.loads, self.height(fused)
+        return gemm.n_gemms * -(-gemm.m // height) * -(-gemm.n // rows) * -(-gemm.k // columns)
+
+
+def read_fused_tile(section: Section) -> FusedTile:
+    """The tile that a stack states in `fused_experts_tile`."""
+    table = section.optional_section("fused_experts_tile")
+    if table is None:
+        return FusedTile()
+    rows, loads = table.items("rows"), table.items("loads") if "loads" in table.remaining() else None
+    for what in (rows, loads if loads is not None else [1]):
+        if not what or any(isinstance(one, bool) or not isinstance(one, int) or one < 1 for one in what):
+            raise InvalidFile(f"{table.where}: {what!r}: a list of whole numbers above 0")
+    if loads is not None and len(loads) != 2:
+        raise InvalidFile(f"{table.where}: loads = {loads!r}: rows and columns of weights")
+    sized_by, from_tokens = table.text("sized_by", "expert"), table.integer("from_tokens", 1, minimum=1)
+    table.take("source")
+    table.done()
+    if sized_by not in get_args(TileSizedBy):
+        raise unknown_name("way to size a tile", sized_by, get_args(TileSizedBy), table.where)
+    pair = None if loads is None else (loads[0], loads[1])
+    return FusedTile(tuple(rows), cast(TileSizedBy, sized_by), pair, from_tokens)

@@ -1,0 +1,101 @@
+"""Tiles of a fused op of experts: by what they are sized, and what waits for a load."""
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+
+from hwmodels.figures import figures_of
+from hwmodels.floors import fused_s
+from hwmodels.fused_tile import FusedTile, read_fused_tile
+from hwmodels.platform import Platform
+from hwmodels.stack import load_stack
+from offload import work
+from offload.ops import FusedExperts, Gemm
+from tests.machines import claimed
+from traces.documents import read_yaml
+from traces.errors import InvalidFile, InvalidInput, UnknownName
+from traces.model.catalogue import load_architecture
+
+QWEN = load_architecture("qwen3-30b-a3b")
+SIX_PAIRS = FusedExperts(n_experts=4, n_rows=6, n_gemms=2, n_tokens=3)
+BY_EIGHT = FusedTile(rows=(2, 4, 8), loads=(128, 256), from_tokens=2)
+
+
+@pytest.mark.parametrize(("sized_by", "height"), [("expert", 2), ("pass", 4), ("pairs", 8)])
+def test_a_tile_holds_the_rows_that_its_engine_sizes_it_by(sized_by: str, height: int) -> None:
+    tile = dataclasses.replace(BY_EIGHT, sized_by=sized_by)
+    assert tile.height(SIX_PAIRS) == height
+    assert tile.height(SIX_PAIRS._replace(n_tokens=900, n_rows=1800)) == 8, "the largest there is"
+    assert tile.height(SIX_PAIRS._replace(n_tokens=1)) == 1, "one token runs a kernel without tiles"
+
+
+def test_a_block_waits_for_each_load_of_its_tiles() -> None:
+    gemm = Gemm(5, 300, 512, n_gemms=3)  # 3 experts x 3 tiles of 2 rows x 3 of 128 columns x 2 of 256 elements
+    assert BY_EIGHT.n_loads(SIX_PAIRS, gemm) == 3 * 3 * 3 * 2
+    assert BY_EIGHT.n_loads(SIX_PAIRS._replace(n_tokens=1), gemm) == 0
+    assert dataclasses.replace(BY_EIGHT, loads=None).n_loads(SIX_PAIRS, gemm) == 0
+
+
+def test_loads_are_before_products_and_beside_the_reads_of_other_blocks() -> None:
+    hw = claimed("rtx-3090", "llama-cpp-2025")
+    figures = figures_of(hw)
+    rate, bandwidth = figures.flop_per_s("int8"), figures.hbm_bytes_per_s
+    what = work.experts_work(QWEN, [2, 1], fused=True)  # three pairs: a tile of eight
+    up, down = fused_s(what, figures, rate, bandwidth)
+    flop_s = 2 * 2 * 2 * 8 * 768 * 2048 / rate
+    loads_s = 2 * 2 * 6 * 8 * hw.constant("tile_load_s") / 82
+    assert up[0] == pytest.approx(flop_s + loads_s)
+    assert down[0] == pytest.approx(up[0] / 2)
+    assert up[1] == pytest.approx(2 * 2 * 768 * 2048 * figures.read_bits(what) / 8 / bandwidth)
+
+
+def experts_s(hw: Platform, n_tokens: int) -> float:
+    figures = figures_of(hw)
+    what = work.experts_work(QWEN, [n_tokens * 8 // 128] * 128, fused=True)
+    return sum(flop_s for flop_s, _ in fused_s(what, figures, figures.flop_per_s("int8"), figures.hbm_bytes_per_s))
+
+
+def test_a_tile_of_all_pairs_multiplies_more_than_one_of_the_pass_until_both_are_the_largest() -> None:
+    before, after = (claimed("rtx-3090", name) for name in ("llama-cpp-2025", "llama-cpp"))
+    assert experts_s(before, 16) > 5 * experts_s(after, 16)
+    assert experts_s(before, 128) == pytest.approx(experts_s(after, 128))
+
+
+def test_packed_weights_are_multiplied_as_integers_and_others_as_their_activations() -> None:
+    figures = figures_of(claimed("rtx-3090", "llama-cpp"))
+    packed = work.experts_work(QWEN, [4], fused=True)._replace(weight_bits=4.5)
+    assert figures.multiplied_in(packed) == "int8"
+    assert figures.multiplied_in(packed._replace(weight_bits=16.0)) == packed.compute == "bf16"
+    plain = figures_of(claimed("rtx-3090", "ik-llama"))
+    assert plain.multiplied_in(packed) == "bf16"
+
+
+def test_shared_experts_launch_kernels_of_their_own_where_a_stack_counts_them() -> None:
+    stack, lite = load_stack("llama-cpp"), load_architecture("deepseek-v2-lite")
+    alone, both = (work.experts_work(lite, [1] * 6, n, fused=True) for n in (0, 1))
+    assert stack.launches_of(both) - stack.launches_of(alone) == stack.shared_launches == 8
+    plain = load_stack("vllm")
+    assert plain.launches_of(both) == plain.launches_of(alone)
+
+
+@pytest.mark.parametrize(
+    ("line", "error", "told"),
+    [
+        ("rows: [8, 0]", InvalidFile, r"\[8, 0\]: a list of whole numbers above 0"),
+        ("rows: []", InvalidFile, r"\[\]: a list of whole numbers above 0"),
+        ("rows: [8]\n  loads: [128]", InvalidFile, "rows and columns of weights"),
+        ("rows: [8]\n  sized_by: token", UnknownName, "token"),
+        ("rows: [16, 8]", InvalidInput, "ascending"),
+    ],
+)
+def test_a_malformed_tile_is_refused(line: str, error: type[Exception], told: str, tmp_path: Path) -> None:
+    path = tmp_path / "stack.yaml"
+    path.write_text(f"fused_experts_tile:\n  {line}\n  source: here\n")
+    with pytest.raises(error, match=told):
+        read_fused_tile(read_yaml(path))
+
+
+def test_a_format_that_no_card_states_is_refused() -> None:
+    with pytest.raises(UnknownName, match="int7"):
+        dataclasses.replace(load_stack("llama-cpp"), packed_compute="int7")
