@@ -9,7 +9,7 @@ from offload.ops import FusedExperts, Gemm
 from traces.documents import Section
 from traces.errors import InvalidFile, InvalidInput, unknown_name
 
-__all__ = ["FusedTile", "TileSizedBy", "read_fused_tile"]
+__all__ = ["UNPADDED", "FusedTile", "TileSizedBy", "read_fused_tile"]
 
 TileSizedBy = Literal["expert", "pass", "pairs"]
 """Rows that a height is chosen for: those of an `expert` on average, the tokens of the `pass`, which one expert may get
@@ -53,11 +53,15 @@ class FusedTile:
         return gemm.n_gemms * -(-gemm.m // height) * -(-gemm.n // rows) * -(-gemm.k // columns)
 
 
+UNPADDED = FusedTile()
+"""Of a stack that states no tile: each expert has the rows that it has."""
+
+
 def read_fused_tile(section: Section) -> FusedTile:
     """The tile that a stack states in `fused_experts_tile`."""
     table = section.optional_section("fused_experts_tile")
     if table is None:
-        return FusedTile()
+        return UNPADDED
     rows, loads = table.items("rows"), table.items("loads") if "loads" in table.remaining() else None
     for what in (rows, loads if loads is not None else [1]):
         if not what or any(isinstance(one, bool) or not isinstance(one, int) or one < 1 for one in what):

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from hwmodels.compute_formats import PEAK_DTYPES
-from hwmodels.fused_tile import FusedTile, read_fused_tile
+from hwmodels.fused_tile import UNPADDED, FusedTile, read_fused_tile
 from hwmodels.machine_fields import HOST_MEMORY
 from hwmodels.quantity import PLAUSIBLE, Quantity, ReadOnly, check_plausible, parse_quantity
 from hwmodels.shipped import STACKS_DIR, shipped
@@ -128,7 +128,7 @@ class SoftwareStack:
     constants: Mapping[str, Quantity]
     host_memory: str = "pinned"
     claimed_execution: Execution | None = None
-    fused_tile: FusedTile = FusedTile()
+    fused_tile: FusedTile = UNPADDED
     latent_launches: int = 0
     shared_launches: int = 0
     packed_compute: str = ""
