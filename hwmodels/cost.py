@@ -160,6 +160,9 @@ def parts_of(work: Work, figures: Figures) -> Parts:
         case OpKind.DISK_READ:
             rate = figures["storage.read_bytes_per_s"] * constant("storage_efficiency")
             return _read_parts(work, figures, rate)
+        case OpKind.FILE:
+            stated = figures.values.get("storage.filing_bytes_per_s")
+            return Parts(dram_s=work.copy_bytes / (figures["host.dram_bytes_per_s"] / 2 if stated is None else stated))
         case OpKind.WAIT:
             return Parts(constant("sync_s"))
         case OpKind.ISSUE:

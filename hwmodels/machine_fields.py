@@ -64,6 +64,7 @@ FIELDS: dict[str, dict[str, Field]] = {
         "read_bytes_per_s": Field("bandwidth"),
         "read_latency_s": Field("time", optional=True, zero_ok=True),
         "reader_bytes_per_s": Field("bandwidth", optional=True),
+        "filing_bytes_per_s": Field("bandwidth", optional=True),
     },
 }
 """The figures of each component. A YAML file spells them the same, but the price is `price`."""

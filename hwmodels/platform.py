@@ -28,6 +28,7 @@ DEFAULT_STACK = "streams"
 
 _BESIDE_THE_POINT = (
     "accelerator.price_usd", "storage.read_bytes_per_s", "storage.read_latency_s", "storage.reader_bytes_per_s",
+    "storage.filing_bytes_per_s",
 )  # fmt: skip
 """Figures that no time depends on while weights lie in memory."""
 

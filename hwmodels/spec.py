@@ -102,11 +102,11 @@ class LinkSpec:
 
 @dataclass(frozen=True, slots=True)
 class Storage:
-    """A solid-state drive: its sequential read rate, the time of one 4 KB read at queue depth 1, and the rate at which
-    one of several readers gets what it reads, whatever the others do.
+    """A solid-state drive: its sequential read rate, the time of one 4 KB read at queue depth 1, the rate at which one
+    of several readers gets what it reads, whatever the others do, and the rate at which the processor files it.
 
-    Latency and a reader's rate are None where they are not stated. Raises `InvalidInput` for a rate that is not finite
-    and above 0.
+    Latency, a reader's rate and that of filing are None where they are not stated. Raises `InvalidInput` for a rate
+    that is not finite and above 0.
     """
 
     name: str
@@ -114,6 +114,7 @@ class Storage:
     read_latency_s: float | None
     sources: Mapping[str, Quantity]
     reader_bytes_per_s: float | None = None
+    filing_bytes_per_s: float | None = None
 
     def __post_init__(self) -> None:
         _check_figures("storage", self)

@@ -2,14 +2,15 @@
 
 What the device has not is looked up here, all of one (step, layer) at once. What host memory has is used where it lies;
 what it has not is read into a slot, once all that used the expert before it have, or where no slot can be had into a
-buffer for one use. Nothing here may know time.
+buffer for one use. Where reads are filed, each lands in a buffer of its own and is copied from there. Nothing here may
+know time.
 """
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 from offload.ops import Lane, OpKind, ReadRounds, Work
@@ -27,7 +28,9 @@ HostEvents = list[tuple[int, tuple[int, ...]]]
 
 @dataclass(frozen=True, slots=True)
 class ReadWorks:
-    """What reading one expert asks of storage: `n_reads` of at most `largest` bytes, `depth` at a time."""
+    """What reading one expert asks of storage: `n_reads` of at most `largest` bytes, `depth` at a time. `filing`: what
+    copying it within host memory asks, None where it is used as it landed.
+    """
 
     whole: Work
     n_reads: int = 1
@@ -35,6 +38,7 @@ class ReadWorks:
     depth: int = 1
     mapped: bool = False
     is_plain: bool = True
+    filing: Work | None = None
 
     def nth(self, n_before: int) -> Work:
         """The read of an expert that `n_before` experts of its event are read before: the rounds that it begins."""
@@ -46,13 +50,12 @@ class ReadWorks:
 
 def read_works(model: ModelArchitecture, reads: Reads) -> ReadWorks:
     """What `reads` of one expert of `model` ask."""
-    whole = expert_copy_work(model, OpKind.DISK_READ)
-    if reads.is_whole:
-        return ReadWorks(whole)
     pieces = reads.pieces(model)
-    return ReadWorks(
-        whole._replace(copy_bytes=sum(pieces)), len(pieces), max(pieces), reads.depth, reads.mapped, is_plain=False
-    )
+    whole = expert_copy_work(model, OpKind.DISK_READ)._replace(copy_bytes=sum(pieces))
+    filing = whole._replace(kind=OpKind.FILE) if reads.filed else None
+    if replace(reads, filed=False).is_whole:
+        return ReadWorks(whole, filing=filing)
+    return ReadWorks(whole, len(pieces), max(pieces), reads.depth, reads.mapped, is_plain=False, filing=filing)
 
 
 @dataclass(slots=True)
@@ -96,6 +99,7 @@ class HostTier:
         self._recorder, self._works, self._places, self._cache, self._log = recorder, works, places, cache, log
         n_buffers = 1 if works.mapped else max(n_buffers, works.depth)
         self._passed = deque([-1] * n_buffers, maxlen=n_buffers)  # by buffer, who used it last, the oldest first
+        self._landed = deque([-1] * max(n_buffers, works.depth), maxlen=max(n_buffers, works.depth))  # so, by filing
         self._slots: dict[int, _Slot] = {}
         self._asked: dict[tuple[int, int], _Asked] = {}
         self._unread: set[tuple[int, int]] = set()  # resident as the cache has it, their read not written yet
@@ -107,7 +111,7 @@ class HostTier:
     def live_ops(self) -> set[int]:
         """The ops that a later op may have to wait for."""
         held = {op for slot in self._slots.values() for op in (slot.filled, *slot.users.values())}
-        return {op for op in (*held, *self._passed, self._last_use) if op >= 0}
+        return {op for op in (*held, *self._passed, *self._landed, self._last_use) if op >= 0}
 
     def ask(self, layer: int, experts: Sequence[int]) -> None:
         """One event: `experts` of MoE layer `layer` are needed from here, in this order; those asked for already are
@@ -166,19 +170,22 @@ class HostTier:
         asked = self._asked[key]
         if asked.slot >= 0 and key not in self._unread:
             return self._slots[asked.slot].filled if asked.slot in self._slots else -1
-        waits = {after}
-        if asked.slot < 0:
-            waits.add(self._passed[0])
-        else:
-            waits.update(self._slots.get(asked.slot, _Slot()).users.values())
+        target = {self._passed[0]} if asked.slot < 0 else {*self._slots.get(asked.slot, _Slot()).users.values()}
+        work, filing = self._works.nth(asked.event.n_read), self._works.filing
+        asked.event.n_read += 1
+        waits = {after, *(target if filing is None else {self._landed[0]})}
         if self._works.mapped:
             waits.add(self._last_use)
-        work = self._works.nth(asked.event.n_read)
-        asked.event.n_read += 1
         op = self._recorder.issue(
-            Lane.DISK, work, sorted(waits - {-1}), step=step, layer=self._places[layer], expert=expert, slot=asked.slot,
-            priority=priority,
+            Lane.DISK, work, sorted(waits - {-1}), step=step, layer=self._places[layer], expert=expert,
+            slot=asked.slot if filing is None else -1, priority=priority,
         )  # fmt: skip
+        if filing is not None:
+            op = self._recorder.issue(
+                Lane.CPU, filing, sorted({op, *target} - {-1}), step=step, layer=self._places[layer], expert=expert,
+                slot=asked.slot,
+            )  # fmt: skip
+            self._landed.append(op)
         if asked.slot >= 0:
             self._slots[asked.slot] = _Slot(op)
             self._unread.remove(key)

@@ -114,7 +114,7 @@ def moe_layers(
 
     What the host computes, and its way back, counts as the compute stream's.
     """
-    computes = (lane == Lane.COMPUTE) | (lane == Lane.CPU) | (kind == OpKind.RETURN)
+    computes = (lane == Lane.COMPUTE) | ((lane == Lane.CPU) & (kind != OpKind.FILE)) | (kind == OpKind.RETURN)
     chosen = np.flatnonzero(computes & (layer >= 0) & np.isin(step, steps))
     if not chosen.size:
         return chosen, chosen

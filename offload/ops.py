@@ -88,6 +88,8 @@ class OpKind(IntEnum):
     """Tokens proposed for the model to verify, by something of which only the time is known."""
     WRITE_BACK = 20
     """One expert that a cache lets go, a slot in HBM to host memory."""
+    FILE = 21
+    """One expert that was read, copied within host memory to where it is used from."""
 
 
 TimeClass = Literal["kernel", "h2d", "disk", "cpu", "host", "sync"]
@@ -135,6 +137,7 @@ KINDS: Mapping[OpKind, KindRow] = MappingProxyType(
         OpKind.SORT: KindRow(Lane.HOST, "host", "host", "#999999"),
         OpKind.DRAFT: KindRow(Lane.COMPUTE, "kernel", "draft", "#99993A"),
         OpKind.WRITE_BACK: KindRow(Lane.D2H, "h2d", "write-back", "#5A3C0A", moves_weights=True),
+        OpKind.FILE: KindRow(Lane.CPU, "cpu", "filing", "#C8A0DC", moves_weights=True),
     }
 )
 """The kinds of op, a row each, in the order of `OpKind`; colours differ in lightness within a lane."""

@@ -31,7 +31,8 @@ class Reads:
     `n_bytes`: of one read, None of all that lies together. `by_matrix`: its matrices lie apart and are read apart.
     `align_bytes`: what lies together begins on a multiple of it, and whole ones are read. `depth`: reads at once of
     one (step, layer). `mapped`: through the page cache as the reader touches it, so that one read waits for the use of
-    the one before; else they are asked for together. Raises `InvalidInput` for a size or a depth that cannot be.
+    the one before; else they are asked for together. `filed`: what was read is copied once within host memory, by its
+    processor, to where it is used from. Raises `InvalidInput` for a size or a depth that cannot be.
     """
 
     n_bytes: int | None = None
@@ -39,6 +40,7 @@ class Reads:
     align_bytes: int = 1
     depth: int = 1
     mapped: bool = False
+    filed: bool = False
 
     def __post_init__(self) -> None:
         check_fields(self)
@@ -54,6 +56,8 @@ class Reads:
             raise InvalidInput(
                 f"mapped and depth = {self.depth}: a mapped file is read as it is touched, one read at a time; give one"
             )
+        if self.mapped and self.filed:
+            raise InvalidInput("mapped and filed: a mapped file is used where it was read to; leave one of them out")
 
     @property
     def is_whole(self) -> bool:

@@ -157,8 +157,9 @@ class CudaBackend:
         used = set(lanes)
         if Lane.CPU in used:
             raise InvalidInput(
-                "the schedule computes experts on the host: the cuda back end does not, since it says nothing of "
-                "moving their inputs and results; try the cpu back end, or a policy that fetches all misses"
+                "the schedule computes or files experts on the host: the cuda back end does not, since it says nothing "
+                "of moving their inputs and results; try the cpu back end, or a policy that fetches all misses from a "
+                "tier without filed"
             )
         api = self._api
         self._leave_cudnn_attention()

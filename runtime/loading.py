@@ -166,11 +166,19 @@ class Binder:
             source = self.staging[staging][:n] if staging >= 0 else self.experts[self.program.key(op)]
             here = self._bytes_of(op)
             return Copy(self.slots[self.program.slot[op]][here], source[here])
+        if kind is OpKind.FILE:
+            n_bytes, (source, to) = int(self.program.schedule.bytes[op]), self._filed(op)
+            return partial(_copied, to[:n_bytes], source[:n_bytes])
         if kind is OpKind.WRITE_BACK:
             here = self._bytes_of(op)
             return Copy(self.experts[self.program.key(op)], self.slots[self.program.slot[op]][here])
         parts = list(self._compute(op, kind))
         return parts[0] if len(parts) == 1 else partial(_in_turn, parts)
+
+    def _filed(self, op: int) -> tuple[Tensor, Tensor]:
+        """The buffer that an expert was read into, and the one that it is filed in."""
+        staging = self.program.staging
+        return self.staging[staging[self.program.source[op]]], self.staging[staging[op]]
 
     def _compute(self, op: int, kind: OpKind) -> Iterator[partial[None]]:
         """The parts of an op of the compute or CPU lane, in order."""
@@ -244,6 +252,12 @@ class Binder:
             tensors[name] = flat[at : at + n].view(shape)
             at += n
         return ffn_weights(tensors)
+
+
+def _copied(to: Tensor, source: Tensor) -> int:
+    """Bytes copied within host memory."""
+    to.copy_(source)
+    return to.nbytes
 
 
 def _in_turn(parts: list[partial[None]]) -> None:

@@ -34,6 +34,9 @@ __all__ = [
     "resident_slots",
 ]
 
+_IN_HOST = (OpKind.DISK_READ, OpKind.FILE)
+"""Kinds of op whose slot is one of host memory."""
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Program:
@@ -160,7 +163,7 @@ class _Builder:
         return Program(
             model, schedule, self.passes, self.order, self.pass_of, touches.moe_layer, touches.slot, touches.source,
             touches.staging, closes, ends, touches.routed, self.initial,
-            n_slots=max([-1, *self.initial, *schedule.slot[schedule.lane != Lane.DISK].tolist()]) + 1,
+            n_slots=max([-1, *self.initial, *schedule.slot[~np.isin(schedule.kind, _IN_HOST)].tolist()]) + 1,
             n_staging=len(touches.read_by),
             lookups={phase: (counts[0], counts[1]) for phase, counts in touches.lookups.items()},
             n_matrices=max((work.piece.n for work in schedule.works if work.piece is not None), default=1),
@@ -180,9 +183,9 @@ class _Builder:
     def _check_all_done(self) -> None:
         """What is read is fetched; what the trace asks for is computed, else the final states would be of no model."""
         taken = set(self.touches.source[self.touches.staging >= 0].tolist())
-        for op in np.flatnonzero(self.schedule.kind == OpKind.DISK_READ).tolist():
+        for op in np.flatnonzero(np.isin(self.schedule.kind, _IN_HOST)).tolist():
             if op not in taken:
-                raise InvalidInput(f"op {op} reads an expert from storage that no fetch waits for and takes on")
+                raise InvalidInput(f"op {op} reads or files an expert that no later op waits for and takes on")
         n_wanted = 0
         for one in self.passes.passes:
             for layer in one.moe_layers(self.model):

@@ -53,6 +53,8 @@ def _reads(program: Program, op: int, kind: OpKind) -> list[str]:
         return staged or [_in_host_memory(program, op)]
     if kind is OpKind.WRITE_BACK:
         return _slot(program, op)
+    if kind is OpKind.FILE:
+        return [f"staging buffer {program.staging[program.source[op]]}"]
     if kind is OpKind.READBACK:
         return [f"the ids of MoE layer {program.moe_layer[op]}"]
     if kind is OpKind.RETURN:
@@ -69,7 +71,7 @@ def _writes(program: Program, op: int, kind: OpKind) -> list[str]:
         return _slot(program, op)
     if kind is OpKind.WRITE_BACK:
         return [_in_host_memory(program, op)]
-    if kind is OpKind.DISK_READ:
+    if kind in (OpKind.DISK_READ, OpKind.FILE):
         return [f"staging buffer {program.staging[op]}"]
     return [_CPU_RESULTS] if kind is OpKind.CPU_EXPERT else []
 

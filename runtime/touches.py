@@ -21,6 +21,9 @@ __all__ = ["WAY_OUT", "ExpertKey", "Routed", "Touches"]
 ExpertKey = tuple[int, int]
 """An expert: MoE layer through the model, encoder first, and its number there."""
 
+_LANDS = (OpKind.DISK_READ, OpKind.FILE)
+"""Kinds of op that fill a staging buffer."""
+
 WAY_OUT = "capture the schedule with a stack whose execution is 'streams'"
 
 
@@ -87,6 +90,7 @@ class Touches:
             key: (slot, -1) for slot, key in initial.items()
         }  # slot, filler
         self.read_by: list[int] = []  # staging buffer -> the op that empties it, or the read until there is one
+        self._full: set[int] = set()  # staging buffers that nobody has taken on from
         self.kept_in: dict[int, int] = {}  # slot of host memory above storage -> its staging buffer
         self.routed: dict[int, Routed] = {}
         self.lookups = {phase: [0, 0] for phase in Phase}
@@ -126,19 +130,19 @@ class Touches:
 
     def touch(self, op: int, kind: OpKind) -> None:
         """Note what an op does to the experts that are held: it moves or computes one. Raises `InvalidInput`."""
-        if kind in (OpKind.FETCH, OpKind.DISK_READ):
+        if kind is OpKind.FETCH or kind in _LANDS:
             moved, whole, piece = int(self.schedule.bytes[op]), self.model.expert_bytes, self._piece(op)
             whole = whole if piece is None else matrix_bytes(self.model)[piece.i]
             in_pages = -(-whole // PAGE_BYTES) * PAGE_BYTES  # storage may be read in whole ones
-            if not whole <= moved <= (in_pages if kind is OpKind.DISK_READ else whole):
+            if not whole <= moved <= (in_pages if kind in _LANDS else whole):
                 raise InvalidInput(
                     f"op {op} moves {moved} bytes, an expert of {self.model.name} has {whole}: the "
                     f"schedule is of another model, or fetches a part of an expert, which is simulated only"
                 )
         if kind is OpKind.FETCH:
             self._fill(op)
-        elif kind is OpKind.DISK_READ:
-            self._read(op)
+        elif kind in _LANDS:
+            self._land(op, kind)
         elif kind is OpKind.WRITE_BACK:
             self._write_back(op)
         elif kind is OpKind.CPU_EXPERT or (kind is OpKind.EXPERTS and self.schedule.expert[op] >= 0):
@@ -161,13 +165,14 @@ class Touches:
         self._take_on(op, key)
 
     def _take_on(self, op: int, key: ExpertKey) -> None:
-        """An op that waits for a read of its expert takes it from where that was read to."""
+        """An op that waits for a read or a filing of its expert takes it from where that has put it."""
         for dep in self.schedule.deps(op).tolist():
-            if self.schedule.kind[dep] == OpKind.DISK_READ:
+            if self.schedule.kind[dep] in _LANDS:
                 if (int(self.moe_layer[dep]), int(self.schedule.expert[dep])) != key:
                     raise InvalidInput(f"op {op} fetches another expert than op {dep} has read for it")
                 self.source[op], self.staging[op] = dep, self.staging[dep]
                 self.read_by[self.staging[dep]] = op
+                self._full.discard(int(self.staging[dep]))
 
     def _write_back(self, op: int) -> None:
         """An expert leaves its slot for host memory."""
@@ -177,23 +182,30 @@ class Touches:
             raise InvalidInput(f"op {op} writes expert {expert} back, which slot {slot} does not hold")
         self.slot[op], self.source[op], self.moe_layer[op] = slot, self.holder.get(key, (-1, -1))[1], key[0]
 
-    def _read(self, op: int) -> None:
-        """A read takes the buffer of its slot of host memory, or the lowest that is free by then, or a new one."""
+    def _land(self, op: int, kind: OpKind) -> None:
+        """A read or a filing takes the buffer of its slot of host memory, or the lowest that is free by then, or a new
+        one; what is filed comes from the buffer that it was read into.
+        """
+        if kind is OpKind.FILE:
+            self._take_on(op, (int(self.moe_layer[op]), int(self.schedule.expert[op])))
+            if self.source[op] < 0:
+                raise InvalidInput(f"op {op} files an expert and waits for no read of it")
         slot, kept = int(self.schedule.slot[op]), set(self.kept_in.values())
         if slot in self.kept_in:
             buffer = self.kept_in[slot]
         else:
             spare = range(len(self.read_by)) if slot < 0 else ()
-            free = [i for i in spare if i not in kept and self._is_emptied(self.read_by[i], op)]
+            free = [i for i in spare if i not in kept and self._is_emptied(i, op)]
             buffer = free[0] if free else len(self.read_by)
             if slot >= 0:
                 self.kept_in[slot] = buffer
         self.read_by[buffer : buffer + 1] = [op]
         self.staging[op] = buffer
+        self._full.add(buffer)
 
-    def _is_emptied(self, reader: int, by: int) -> bool:
-        """Whether `reader` has taken on what it waited for, and has ended whenever op `by` starts."""
-        return self._before(reader, by) and bool(self.schedule.kind[reader] != OpKind.DISK_READ)
+    def _is_emptied(self, buffer: int, by: int) -> bool:
+        """Whether what a buffer held has been taken on, by an op that has ended whenever op `by` starts."""
+        return buffer not in self._full and self._before(self.read_by[buffer], by)
 
     def _compute(self, op: int, on_device: bool) -> None:
         """An expert is computed for the tokens that chose it, once a pass; counts it as looked up, and as found."""

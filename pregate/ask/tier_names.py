@@ -12,10 +12,12 @@ from traces.errors import InvalidInput, unknown_name
 
 __all__ = ["TIER_FORM", "tier_named"]
 
-TIER_FORM = "dram, ssd, or ssd[:read=SIZE|matrix][:align=SIZE][:depth=N][:mapped][+EVICTION[:SIZE|SHARE|SLOTS][:...]]"
+TIER_FORM = (
+    "dram, ssd, or ssd[:read=SIZE|matrix][:align=SIZE][:depth=N][:mapped][:filed][+EVICTION[:SIZE|SHARE|SLOTS][:...]]"
+)
 
 _SIZED = re.compile(r"\d[\d_.]*(e\d+)?\s*[A-Za-z]+", re.ASCII)
-_WORDS = ("read=", "align=", "depth=", "mapped")
+_WORDS = ("read=", "align=", "depth=", "mapped", "filed")
 
 
 def tier_named(text: str) -> Tier:
@@ -23,7 +25,8 @@ def tier_named(text: str) -> Tier:
 
     `ssd`: an expert is one read of its own bytes. `read=`: bytes of one read, or `matrix` where the matrices of an
     expert lie apart; `align=`: whole multiples are read; `depth=`: reads at once; `mapped`: through the page cache, a
-    page fault at a time (128 KiB and 4 KiB unless sizes are given). `+EVICTION:SIZE`: host memory keeps what it has
+    page fault at a time (128 KiB and 4 KiB unless sizes are given); `filed`: the processor copies what was read once
+    within host memory. `+EVICTION:SIZE`: host memory keeps what it has
     read, 16GiB of it, a share of the experts (0.25) or so many (64), all host memory that is left without a size; then
     what follows a cache of HBM: `per_layer`, `warm`, `admit=`, `budget=`. Raises `InvalidInput` or `UnknownName`.
     """
@@ -64,7 +67,7 @@ def _reads(words: list[str], text: str) -> Reads:
     if not (depth.isascii() and depth.isdigit() and len(depth) < 6):
         raise InvalidInput(f"expert tier {text!r}: depth = {depth!r} is not a number of reads, such as 8")
     try:
-        return Reads(n_bytes, by_matrix, align, int(depth), mapped)
+        return Reads(n_bytes, by_matrix, align, int(depth), mapped, "filed" in said)
     except InvalidInput as error:
         raise InvalidInput(f"expert tier {text!r}: {error}") from None
 

@@ -29,6 +29,7 @@ from pregate.ask.request import Request
 from pregate.ask.shown import html_rows
 from pregate.ask.simulation import to_dataframe
 from pregate.ask.starting_cache import resident_set
+from pregate.ask.tier_names import tier_named
 from pregate.check.devices import Device, make_backend, request_on, resolve
 from pregate.check.running import initial_slots
 from pregate.draw.perfetto import simulated_again
@@ -160,6 +161,8 @@ def generate(
         )
     if not policies:
         raise InvalidInput("no policies: name at least one, such as gpu_only")
+    if not tier_named(expert_tier).is_plain:
+        raise InvalidInput(f"expert tier {expert_tier!r}: gates that run read experts whole and keep none: dram or ssd")
     named = [policy_named(one) if isinstance(one, str) else one for one in policies]
     from runtime.pregated.model_file import load_model
     from runtime.pregated.offloaded import check_policy

@@ -27,6 +27,7 @@ _WORDS: Mapping[str, str] = ReadOnly(
         "host.peak_flop_per_s": "arithmetic of the host",
         "storage.read_bytes_per_s": "storage bandwidth",
         "storage.read_latency_s": "fixed time of a read from storage",
+        "storage.filing_bytes_per_s": "rate of filing what was read",
         "input_tokens": "prompt tokens",
         "output_tokens": "generated tokens",
         "n_active": "active experts a layer",

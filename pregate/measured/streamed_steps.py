@@ -1,9 +1,9 @@
-"""Steps of an engine that computes on a processor and reads experts from storage: each predicted from what it read.
+"""Steps of an engine that computes on a processor and reads experts from storage: each replayed from what it read.
 
-Constants come from one run: the rate at which weights are computed with, of one reader of storage, and of filing what
-was read. A step of another run, of the same model or another one, follows from its bytes and its share of experts
-that are not resident. Readers share a layer's reads, three matrices an expert; the layer waits for the last of them,
-less what its resident experts take to compute meanwhile.
+Constants come from one run: the rate at which weights are computed with, of one reader of storage, of all of them
+together, and of filing what was read. A step of another run, of the same model or another one, is a schedule: a layer's
+own weights, its resident experts, and for each one that is missed its read in matrices, its filing and its FFN. Which
+ones are missed follows from the bytes of the step.
 """
 
 from __future__ import annotations
@@ -12,12 +12,19 @@ import csv
 import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from math import ceil, comb
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from hwmodels.cost import price_figures
+from hwmodels.figures import Figures
+from hwmodels.stack import load_stack
+from offload.host_tier import HostTier, ReadWorks
+from offload.ops import Lane, OpKind, Work
+from offload.recorder import Recorder
+from offload.schedule import Schedule
+from simulator import recurrence
 from traces.documents import read_text
 from traces.errors import InvalidInput, unknown_name
 
@@ -30,6 +37,8 @@ __all__ = [
     "load_runs",
     "median_errors",
     "predict_steps",
+    "reader_figures",
+    "steps_schedule",
 ]
 
 STEPS = Path(__file__).parent / "tables" / "streamed_steps.csv"
@@ -82,10 +91,11 @@ class StreamedRun:
 
 @dataclass(frozen=True, slots=True)
 class ReaderConstants:
-    """Bytes a second: computed with, read by one reader, filed into the cache."""
+    """Bytes a second: computed with, read by one reader and by all that there were, filed into the cache."""
 
     compute_bytes_per_s: float
     reader_bytes_per_s: float
+    drive_bytes_per_s: float
     filing_bytes_per_s: float
 
 
@@ -111,38 +121,105 @@ def load_runs(path: Path = STEPS) -> list[StreamedRun]:
 
 
 def constants_of_run(run: StreamedRun) -> ReaderConstants:
-    """The three rates of one run: the middle step's compute, and all bytes over all time read and filed."""
+    """The rates of one run: the middle step's compute, and all bytes over all time read and filed.
+
+    Storage is taken to be no faster than the readers of the run were together.
+    """
     total = float(run.read_bytes.sum())
+    reader = total / float(run.parts["reading"].sum()) * 1e3
     return ReaderConstants(
         run.touched_bytes / float(np.median(run.parts["compute"])) * 1e3,
-        total / float(run.parts["reading"].sum()) * 1e3,
+        reader,
+        reader * run.n_readers,
         total / float(run.parts["filing"].sum()) * 1e3,
     )
 
 
-def predict_steps(run: StreamedRun, rates: ReaderConstants) -> dict[str, NDArray[np.float64]]:
-    """Milliseconds of each of `PARTS`, (n_steps,), of `run` from its bytes and the rates of another one.
+def reader_figures(rates: ReaderConstants) -> Figures:
+    """A machine of these rates, whose processor is never short of arithmetic."""
+    plenty = 1e30
+    values = {
+        "host.dram_bytes_per_s": rates.compute_bytes_per_s, "host.n_cores": 1.0, "host.peak_flop_per_s": plenty,
+        "storage.read_bytes_per_s": rates.drive_bytes_per_s, "storage.reader_bytes_per_s": rates.reader_bytes_per_s,
+        "storage.filing_bytes_per_s": rates.filing_bytes_per_s, "stack.cpu_core_bytes_per_s": plenty,
+        "stack.launch_s": 0.0,
+    }  # fmt: skip
+    shares = ("cpu_efficiency", "cpu_gemm_efficiency", "cpu_attention_efficiency", "storage_efficiency")
+    values |= {f"stack.{name}": 1.0 for name in (*shares, "cpu_packed_speedup")}
+    return Figures(values, load_stack("streams"), "a phone", offloaded=False)
 
-    Which layers miss is not known of every run: misses fall on experts independently, at the step's own share.
+
+def steps_schedule(run: StreamedRun, rng: np.random.Generator) -> Schedule:
+    """The ops of all steps of `run`.
+
+    A step misses as many experts as its bytes hold; which of its layers they are of is not known of every run, and
+    drawn, all being as likely. Reads of a layer begin once its own weights are computed with, which names its experts;
+    those that are there are computed first.
     """
-    shape = run.shape
-    share = np.clip(run.read_bytes / (shape.n_layers * run.top_k * shape.expert_bytes), 0.0, 1.0)
-    stall_s = np.zeros_like(share)
-    for missed in range(1, run.top_k + 1):
-        odds = comb(run.top_k, missed) * share**missed * (1 - share) ** (run.top_k - missed)
-        stall_s += shape.n_layers * odds * _layer_stall_s(run, rates, missed)
-    compute = np.full_like(share, run.touched_bytes / rates.compute_bytes_per_s * 1e3)
-    stall, filing = stall_s * 1e3, run.read_bytes / rates.filing_bytes_per_s * 1e3
-    reading = run.read_bytes / rates.reader_bytes_per_s * 1e3
-    return dict(zip(PARTS, (compute + stall + filing, compute, stall, filing, reading), strict=True))
+    shape, recorder = run.shape, Recorder()
+    n_bytes = round(shape.expert_bytes)
+    read = Work(OpKind.DISK_READ, copy_bytes=n_bytes)
+    works = ReadWorks(
+        read,
+        MATRICES,
+        -(-n_bytes // MATRICES),
+        run.n_readers,
+        is_plain=False,
+        filing=Work(OpKind.FILE, copy_bytes=n_bytes),
+    )
+    host = HostTier(recorder, works, range(shape.n_layers), run.top_k)
+    layer_work = Work(OpKind.CPU_LAYER, hbm_bytes=round(shape.dense_bytes))
+    expert_work = Work(OpKind.CPU_EXPERT, hbm_bytes=n_bytes)
+    n_used = shape.n_layers * run.top_k
+    for step, n_missed in enumerate(np.clip(np.rint(run.read_bytes / n_bytes), 0, n_used).astype(int).tolist()):
+        is_missed = np.zeros(n_used, dtype=np.bool_)
+        is_missed[rng.permutation(n_used)[:n_missed]] = True
+        for layer, missed in enumerate(is_missed.reshape(shape.n_layers, run.top_k)):
+            gate = recorder.issue(Lane.CPU, layer_work, step=step, layer=layer)
+            host.ask(layer, np.flatnonzero(missed).tolist())
+            for expert in np.argsort(missed, kind="stable").tolist():
+                after = host.read(layer, expert, step, gate) if missed[expert] else -1
+                deps = (after,) if after >= 0 else ()
+                op = recorder.issue(Lane.CPU, expert_work, deps, step=step, layer=layer, expert=expert)
+                if missed[expert]:
+                    host.use(layer, expert, Lane.CPU, op)
+    return recorder.schedule()
 
 
-def _layer_stall_s(run: StreamedRun, rates: ReaderConstants, missed: int) -> float:
-    """Seconds that a layer waits when `missed` of its experts are read."""
-    rounds = ceil(MATRICES * missed / run.n_readers)
-    read_s = rounds * run.shape.expert_bytes / MATRICES / rates.reader_bytes_per_s
-    meanwhile_s = (run.top_k - missed) * run.shape.expert_bytes / rates.compute_bytes_per_s
-    return max(0.0, read_s - meanwhile_s)
+def predict_steps(run: StreamedRun, rates: ReaderConstants, seed: int = 0) -> dict[str, NDArray[np.float64]]:
+    """Milliseconds of each of `PARTS`, (n_steps,), of `run` from its bytes and the rates of another one, simulated.
+
+    The processor computes, files or waits for a read; a reader reads from when its round begins until it ends.
+    """
+    schedule = steps_schedule(run, np.random.default_rng(seed))
+    timeline = recurrence.simulate(schedule, price_figures(schedule.works, reader_figures(rates), shares=False))
+    n_steps, took_s = run.read_bytes.size, timeline.end_s - timeline.start_s
+    of_cpu, of_disk = schedule.lane == Lane.CPU, schedule.kind == OpKind.DISK_READ
+    filing = schedule.kind == OpKind.FILE
+
+    def summed(chosen: NDArray[np.bool_]) -> NDArray[np.float64]:
+        of_step = np.zeros(n_steps)
+        np.add.at(of_step, schedule.step[chosen], took_s[chosen])
+        return of_step * 1e3
+
+    ends_s = np.zeros(n_steps)
+    np.maximum.at(ends_s, schedule.step[of_cpu], timeline.end_s[of_cpu])
+    wall, compute = np.diff(ends_s, prepend=0.0) * 1e3, summed(of_cpu & ~filing)
+    reading = _reading_ms(run, schedule, took_s, of_disk)
+    return dict(zip(PARTS, (wall, compute, wall - compute - summed(filing), summed(filing), reading), strict=True))
+
+
+def _reading_ms(
+    run: StreamedRun, schedule: Schedule, took_s: NDArray[np.float64], of_disk: NDArray[np.bool_]
+) -> NDArray[np.float64]:
+    """Milliseconds, (n_steps,), that readers read: of a layer, each of its reads a round of them."""
+    n_layers, n_steps = run.shape.n_layers, run.read_bytes.size
+    event = schedule.step[of_disk].astype(np.int64) * n_layers + schedule.layer[of_disk]
+    busy_s = np.bincount(event, took_s[of_disk], n_layers * n_steps)
+    n_reads = np.bincount(event, minlength=n_layers * n_steps) * MATRICES
+    rounds = np.maximum(-(-n_reads // run.n_readers), 1)
+    read_s: NDArray[np.float64] = (busy_s * n_reads / rounds).reshape(n_steps, n_layers).sum(axis=1)
+    return read_s * 1e3
 
 
 def median_errors(runs: Sequence[StreamedRun], fitted: str) -> dict[str, dict[str, float]]:

@@ -84,7 +84,8 @@ def slot_edges(schedule: Schedule) -> NDArray[np.bool_]:
     """
     owner = np.repeat(np.arange(len(schedule)), np.diff(schedule.dep_ptr))
     kind, source = schedule.kind[owner], schedule.dep
-    hop_before = (kind == OpKind.FETCH) & (schedule.kind[source] == OpKind.DISK_READ)
+    hop_before = (kind == OpKind.FETCH) & np.isin(schedule.kind[source], [OpKind.DISK_READ, OpKind.FILE])
+    hop_before |= (kind == OpKind.FILE) & (schedule.kind[source] == OpKind.DISK_READ)
     hop_before |= (kind == OpKind.STAGE) & (schedule.kind[source] == OpKind.FETCH)
     same = (schedule.layer[owner] == schedule.layer[source]) & (schedule.expert[owner] == schedule.expert[source])
     edges: NDArray[np.bool_] = np.isin(kind, TRANSFERS) & ~(hop_before & same)

@@ -137,6 +137,7 @@ UP, DOWN = Gemm(1, 256, 10, 2), Gemm(1, 10, 256, 2)
         (Work(OpKind.READBACK, copy_bytes=200), 5, Parts(17, link_s=2), 0.4),
         (Work(OpKind.STAGE, copy_bytes=300, n_copies=3), 5, Parts(3 * 2 * 7, hbm_s=1.2), 1.2),  # read and written
         (Work(OpKind.DISK_READ, copy_bytes=50), 0, Parts(3, disk_s=5), 0),
+        (Work(OpKind.FILE, copy_bytes=50), 0, Parts(dram_s=1), 0),  # read and written
         (Work(OpKind.WAIT), 0, Parts(11), 0),
         (Work(OpKind.STEP), 0, Parts(13), 0),
         (Work(OpKind.ISSUE, n_copies=4), 0, Parts(4 * 5), 0),

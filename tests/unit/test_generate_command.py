@@ -92,7 +92,7 @@ def test_a_table_says_what_was_made(run: Run, model: Path) -> None:
         (["--output", "t.json"], "a trace is written as safetensors"),
         (["--fit", "no-such-machine"], "no-such-machine"),
         (["--prompt", ""], "prompt 0 has 0 tokens"),
-        (["--tier", "ssd"], "--storage"),
+        (["--tier", "ssd"], "--storage"), (["--tier", "ssd:filed"], "dram or ssd"),
     ],
 )  # fmt: skip
 def test_mistakes_end_in_one_line(run: Run, model: Path, words: list[str], told: str) -> None:

@@ -26,5 +26,5 @@ def test_a_row_is_consistent(kind: OpKind) -> None:
 
 
 def test_transfers_and_kernels_are_those_of_the_design() -> None:
-    assert TRANSFERS == (OpKind.FETCH, OpKind.STAGE, OpKind.DISK_READ, OpKind.STREAM, OpKind.WRITE_BACK)
+    assert TRANSFERS == (OpKind.FETCH, OpKind.STAGE, OpKind.DISK_READ, OpKind.STREAM, OpKind.WRITE_BACK, OpKind.FILE)
     assert {OpKind.GATE, OpKind.EXPERTS, OpKind.HEAD} < set(KERNEL_KINDS)

@@ -114,11 +114,13 @@ def test_experts_that_host_memory_keeps_above_storage_are_read_once_and_are_the_
     trace, device = routing(MODEL, batch=2), dataclasses.replace(CPU, storage=tmp_path)
     wanted = run(MODEL, trace, policy, device=device).output_digest
     moved = []
-    for tier in ("ssd", "ssd+lru:3", "ssd:align=4KiB+fifo:5:per_layer", "ssd+static:4", "ssd+lru:1.0"):
+    for tier in ("ssd", "ssd+lru:3", "ssd:align=4KiB+fifo:5:per_layer", "ssd+static:4", "ssd:filed",
+                 "ssd:filed:align=4KiB+lru:3", "ssd+lru:1.0"):  # fmt: skip
         done = run(MODEL, trace, policy, device=device, expert_tier=tier)
         planned = capture_on(device, MODEL, trace, policy, expert_tier=tier).decoded.schedule
         assert done.output_digest == wanted
         assert done.moved_bytes["disk"] == int(planned.bytes[planned.kind == OpKind.DISK_READ].sum())
+        assert bool(np.any(planned.kind == OpKind.FILE)) == ("filed" in tier)
         moved.append(done.moved_bytes["disk"])
     assert moved[0] >= moved[1] >= moved[-1] > 0
     assert moved[0] > moved[-1]

@@ -123,7 +123,7 @@ def test_no_dependency_between_copies_and_ffns_can_be_left_out(policy: str, disk
     for op, waits in enumerate(order_of(schedule).waits):
         for dep in waits:
             if schedule.kind[op] in moving and schedule.kind[dep] in moving and necessary(schedule, op, dep):
-                with pytest.raises((UnsafeSchedule, InvalidInput), match=r"without waiting for op|no fetch waits for"):
+                with pytest.raises((UnsafeSchedule, InvalidInput), match=r"without waiting for op|no later op waits"):
                     check_races(build_program(MODEL, trace.steps(), without(schedule, op, dep)))
                 n_tried += 1
     assert n_tried > 20

@@ -7,6 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from hwmodels.cost import price_figures
+from offload.ops import OpKind
 from pregate.measured.streamed_steps import (
     PARTS,
     ReaderConstants,
@@ -15,7 +17,11 @@ from pregate.measured.streamed_steps import (
     load_runs,
     median_errors,
     predict_steps,
+    reader_figures,
+    steps_schedule,
 )
+from simulator import des, event, recurrence
+from simulator.modes import FIFO
 from traces.errors import InvalidInput, UnknownName
 
 
@@ -24,7 +30,7 @@ def run_of(read_bytes: float, n_readers: int = 4) -> StreamedRun:
     return StreamedRun("r", "gpt-oss-120b", 2, n_readers, none, np.array([read_bytes]))
 
 
-RATES = ReaderConstants(10e9, 1e9, 5e9)
+RATES = ReaderConstants(10e9, 1e9, 1e12, 5e9)
 EXPERT, DENSE, LAYERS = 13_219_200, 23_003_648, 36
 
 
@@ -33,22 +39,38 @@ def test_a_step_that_reads_nothing_computes_only() -> None:
     touched_ms = LAYERS * (DENSE + 2 * EXPERT) / 10e9 * 1e3
     assert found["compute"][0] == pytest.approx(touched_ms)
     assert found["wall"][0] == pytest.approx(touched_ms)
-    assert found["stall"][0] == found["reading"][0] == found["filing"][0] == 0
+    assert found["reading"][0] == found["filing"][0] == 0
+    assert found["stall"][0] == pytest.approx(0, abs=1e-9)
 
 
-@pytest.mark.parametrize(("n_readers", "rounds"), [(4, 2), (6, 1), (1, 6)])
-def test_a_step_that_reads_all_waits_for_rounds_of_matrices(n_readers: int, rounds: int) -> None:
+@pytest.mark.parametrize(("n_readers", "begun"), [(4, (1, 1)), (6, (1, 0)), (1, (3, 3))])
+def test_a_step_that_reads_all_waits_for_rounds_of_matrices(n_readers: int, begun: tuple[int, int]) -> None:
+    """The first expert is filed and computed with while the rounds that the second begins are read."""
     found = predict_steps(run_of(LAYERS * 2 * EXPERT, n_readers), RATES)
-    assert found["stall"][0] == pytest.approx(LAYERS * rounds * EXPERT / 3 / 1e9 * 1e3)
-    assert found["reading"][0] == pytest.approx(LAYERS * 2 * EXPERT / 1e9 * 1e3)
+    first, second = (max(n * EXPERT / 3 / 1e9, EXPERT / 1e12) for n in begun)
+    stall_s = first + max(0.0, second - EXPERT / 5e9 - EXPERT / 10e9)
+    assert found["stall"][0] == pytest.approx(LAYERS * stall_s * 1e3, rel=1e-5)
     assert found["filing"][0] == pytest.approx(LAYERS * 2 * EXPERT / 5e9 * 1e3)
+    if n_readers != 6:  # there the drive's rate adds a little
+        assert found["reading"][0] == pytest.approx(LAYERS * 2 * EXPERT / 1e9 * 1e3)
 
 
-def test_resident_experts_are_computed_while_others_are_read() -> None:
-    """Half are missed: one or both of a layer. Four readers read one in a round while the other one computes."""
-    found = predict_steps(run_of(LAYERS * EXPERT), RATES)
-    one_s, both_s = EXPERT / 3 / 1e9 - EXPERT / 10e9, 2 * EXPERT / 3 / 1e9
-    assert found["stall"][0] == pytest.approx(LAYERS * (0.5 * one_s + 0.25 * both_s) * 1e3)
+def test_storage_is_no_faster_than_it_was_seen_to_be() -> None:
+    shared = ReaderConstants(10e9, 1e9, 2e9, 5e9)
+    found = predict_steps(run_of(LAYERS * 2 * EXPERT, 6), shared)
+    assert found["stall"][0] >= LAYERS * EXPERT / 2e9 * 1e3
+    assert found["reading"][0] == pytest.approx(LAYERS * 6 * 2 * EXPERT / 2e9 * 1e3)
+
+
+def test_every_engine_gives_the_same_steps() -> None:
+    schedule = steps_schedule(run_of(LAYERS * EXPERT), np.random.default_rng(1))
+    costs = price_figures(schedule.works, reader_figures(RATES))
+    wanted = des.simulate(schedule, costs, 1 << 40, FIFO)
+    for found in (recurrence.simulate(schedule, costs), event.simulate(schedule, costs, FIFO)):
+        assert np.array_equal(found.start_s, wanted.start_s)
+        assert np.array_equal(found.end_s, wanted.end_s)
+    reads, filings = (np.count_nonzero(schedule.kind == kind) for kind in (OpKind.DISK_READ, OpKind.FILE))
+    assert reads == filings == LAYERS
 
 
 def test_constants_of_a_run_give_back_its_middle() -> None:
@@ -56,17 +78,17 @@ def test_constants_of_a_run_give_back_its_middle() -> None:
     rates = constants_of_run(run)
     found = predict_steps(run, rates)
     assert found["compute"][0] == pytest.approx(np.median(run.parts["compute"]))
-    assert found["reading"].sum() == pytest.approx(run.parts["reading"].sum())
+    assert found["reading"].sum() == pytest.approx(run.parts["reading"].sum(), rel=0.03)
 
 
-def test_one_run_of_one_model_predicts_the_other_model() -> None:
-    """With as many readers, and no system that takes memory away: the wall within 8 %."""
+def test_one_run_of_one_model_predicts_the_other_runs_and_the_other_model() -> None:
+    """Where no system takes memory away: the wall within 11 %, eight readers as well as four."""
     errors = median_errors(load_runs(), "qwen-lru_a")
-    for name in ("lanes4_k2", "qwen-lru_b", "qwen-traced"):
-        assert errors[name]["wall"] < 0.08
-        assert errors[name]["reading"] < 0.06
+    for name in ("qwen-lru_b", "lanes4_k2", "lanes8_k2", "cliff_k4_c1500", "qwen-traced"):
+        assert errors[name]["wall"] < 0.11, name
+        assert errors[name]["reading"] < 0.15, name
     assert errors["lanes4_k2"]["stall"] < 0.12
-    assert errors["lanes8_k2"]["reading"] > 0.2  # a full flash, which four readers do not show
+    assert errors["gptoss-traced"]["compute"] > 0.5  # its system took memory away, which nothing here knows
 
 
 def test_wrong_runs_are_named(tmp_path: Path) -> None:

@@ -84,7 +84,8 @@ def used_from_host(schedule: Schedule) -> np.ndarray:
 @given(
     st.sampled_from(POLICIES), st.integers(1, 13), st.integers(0, 50),
     st.sampled_from([Reads(), Reads(64, align_bytes=64, depth=3), Reads(by_matrix=True, align_bytes=16, depth=2),
-                     Reads(4096, align_bytes=4096, mapped=True)]),
+                     Reads(4096, align_bytes=4096, mapped=True), Reads(filed=True),
+                     Reads(by_matrix=True, align_bytes=16, depth=2, filed=True)]),
 )  # fmt: skip
 @settings(max_examples=60, deadline=None)
 def test_what_is_read_is_what_a_slow_lru_has_not(policy: str, n_slots: int, seed: int, reads: Reads) -> None:
@@ -97,28 +98,35 @@ def test_what_is_read_is_what_a_slow_lru_has_not(policy: str, n_slots: int, seed
     assert decoded.n_host_lookups == sum(len(set(experts)) for _, experts in log)
     assert decoded.n_host_hits == decoded.n_host_lookups - sum(map(len, missed))
     assert set(schedule.bytes[reading].tolist()) <= {reads.expert_bytes(MODEL)}
-    assert set(schedule.slot[reading].tolist()) <= {-1, *range(n_slots)}
+    to_slots = schedule.kind == OpKind.FILE if reads.filed else reading
+    assert int(to_slots.sum()) == int(reading.sum())
+    assert set(schedule.slot[to_slots].tolist()) <= {-1, *range(n_slots)}
     n_used = int(np.count_nonzero(used_from_host(schedule)))
     streamed = np.any(schedule.kind == OpKind.STREAM)
     assert n_used == decoded.n_host_lookups or streamed
 
 
-@given(st.sampled_from(POLICIES), st.integers(0, 13), st.integers(0, 50), st.booleans())
-@settings(max_examples=40, deadline=None)
+@given(st.sampled_from(POLICIES), st.integers(0, 13), st.integers(0, 50), st.sampled_from(["", "mapped", "filed"]))
+@settings(max_examples=60, deadline=None)
 def test_an_expert_has_landed_before_its_use_and_stays_until_its_end(
-    policy: str, n_slots: int, seed: int, mapped: bool
+    policy: str, n_slots: int, seed: int, how: str
 ) -> None:
-    """By the timeline: of a slot's reads, each ends before what it serves begins, and the next begins after that."""
-    schedule = written(policy, Reads(4096, align_bytes=4096, mapped=mapped), n_slots, seed).schedule
+    """By the timeline: what fills a slot ends before what it serves begins, and the next begins after that."""
+    reads = Reads(4096, align_bytes=4096, mapped=how == "mapped", filed=how == "filed")
+    schedule = written(policy, reads, n_slots, seed).schedule
+    fills = OpKind.FILE if reads.filed else OpKind.DISK_READ
     timeline = recurrence.simulate(schedule, price(schedule.works, HW))
-    last: dict[tuple[int, int], int] = {}  # layer, expert -> its last read
+    last: dict[tuple[int, int], int] = {}  # layer, expert -> what put it there last
+    read: dict[tuple[int, int], int] = {}
     free_s: dict[int, float] = {}  # slot -> until when somebody uses it
     for op, kind in enumerate(schedule.kind.tolist()):
         key = int(schedule.layer[op]), int(schedule.expert[op])
-        if kind == OpKind.DISK_READ:
+        if kind == fills:
             slot = int(schedule.slot[op])
             assert slot < 0 or timeline.start_s[op] >= free_s.get(slot, 0.0)
             last[key] = op
+        elif kind == OpKind.DISK_READ:
+            read[key] = op
         elif KINDS[OpKind(kind)].reads_host and key[1] >= 0:
             assert timeline.start_s[op] >= timeline.end_s[last[key]]
             slot = int(schedule.slot[last[key]])
@@ -126,7 +134,11 @@ def test_an_expert_has_landed_before_its_use_and_stays_until_its_end(
 
 
 @pytest.mark.parametrize("policy", POLICIES)
-@pytest.mark.parametrize("text", ["ssd", "ssd+lru:7", "ssd:read=1KiB:depth=4+fifo:0.3:per_layer", "ssd:mapped+lru:0.5"])
+@pytest.mark.parametrize(
+    "text",
+    ["ssd", "ssd+lru:7", "ssd:read=1KiB:depth=4+fifo:0.3:per_layer", "ssd:mapped+lru:0.5", "ssd:filed",
+     "ssd:read=matrix:depth=4:filed+lru:7"],
+)  # fmt: skip
 def test_every_engine_gives_the_same_times(policy: str, text: str) -> None:
     tier = tier_named(text)
     n_slots = tier.n_slots(MODEL, 0) if tier.cache else 0
@@ -210,6 +222,27 @@ def test_bytes_are_rounded_up_to_what_is_aligned_and_rounds_to_what_is_in_flight
         assert sum(rounds) == -(-2 * len(rounds) // 4)
 
 
+def test_what_is_filed_waits_for_its_read_and_costs_a_copy_within_host_memory() -> None:
+    for policy in POLICIES:
+        schedule = written(policy, Reads(filed=True), 5).schedule
+        filings = np.flatnonzero(schedule.kind == OpKind.FILE).tolist()
+        assert filings
+        assert {Lane(lane) for lane in schedule.lane[filings]} == {Lane.CPU}
+        for op in filings:
+            before = [dep for dep in schedule.deps(op) if schedule.kind[dep] == OpKind.DISK_READ]
+            assert [(int(schedule.layer[one]), int(schedule.expert[one])) for one in before] == [
+                (int(schedule.layer[op]), int(schedule.expert[op]))
+            ]
+    plain, filed = (
+        pregate.simulate(MODEL, HW, routing(MODEL), "on_demand", expert_tier=t) for t in ("ssd", "ssd:filed")
+    )
+    free = load_platform("rtx-4090", "streams", {"storage.filing_bytes_per_s": 1e30})
+    nothing = pregate.simulate(MODEL, free, routing(MODEL), "on_demand", expert_tier="ssd:filed")
+    assert filed.tokens_per_s < plain.tokens_per_s == pytest.approx(nothing.tokens_per_s, rel=1e-9)
+    assert filed.storage_bytes == plain.storage_bytes
+    assert written("on_demand", Reads(), 5).schedule.digest == written("on_demand", n_slots=5).schedule.digest
+
+
 def test_a_round_takes_the_latency_once_and_as_long_as_its_slowest_reader() -> None:
     hw = load_platform("rtx-4090", "streams")
     base = figures_of(hw)
@@ -231,6 +264,7 @@ def test_a_round_takes_the_latency_once_and_as_long_as_its_slowest_reader() -> N
         ("ssd", Tier("ssd", True)),
         ("ssd:read=128KiB:depth=8", Tier("ssd:read=128KiB:depth=8", True, Reads(131072, depth=8))),
         ("ssd:mapped", Tier("ssd:mapped", True, Reads(131072, align_bytes=4096, mapped=True))),
+        ("ssd:filed", Tier("ssd:filed", True, Reads(filed=True))),
         ("ssd:read=matrix:align=4KiB", Tier("ssd:read=matrix:align=4KiB", True, Reads(None, True, 4096))),
     ],
 )
@@ -254,6 +288,7 @@ HOSTILE = [
     ("ssd:read=-4KiB", "at least 1 byte"), ("ssd:read=4KiB:align=8KiB", "whole multiples"),
     ("ssd:align=3000B", "power of two"), ("ssd:depth=0", "1 to 1024"), ("ssd:depth=2.5", "number of reads"),
     ("ssd:depth=x", "number of reads"), ("ssd:depth=2:depth=2", "twice"), ("ssd:mapped:depth=4", "one read at a time"),
+    ("ssd:mapped:filed", "leave one of them out"), ("ssd:filed:filed", "twice"), ("ssd:filed=1", "unknown word"),
     ("ssd:mapped=yes", "unknown word"), ("ssd+", "unknown eviction"), ("ssd+lruu:4", "eviction"),
     ("ssd+lru:0GiB", "at least 1 byte"), ("ssd+lru:16GB/s", "size"), ("ssd+lru:16XiB", "unit"),
     ("ssd+lru:1.5", "outside"), ("ssd+lru:0", "below 1"), ("ssd+lru:nan", "neither"), ("ssd+lru:4:nonsense", "option"),
