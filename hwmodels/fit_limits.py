@@ -10,7 +10,7 @@ import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from hwmodels.kernels import kernel_constant
+from hwmodels.kernels import kernel_constant, measured_alone
 from hwmodels.machine_files import hardware_names
 from hwmodels.quantity import PLAUSIBLE, check_plausible
 from hwmodels.stack import BACKEND_STACKS, CONSTANTS, check_constant, stack_names
@@ -30,6 +30,10 @@ _BOUNDS: dict[str, tuple[float, float]] = {
     "activations": (1e-6, 1e6),
     "traffic": (1e-6, 1e6),
     "arithmetic": (1e-6, 1e6),
+    "live": (0.01, 100.0),
+    "live_offloaded": (0.01, 100.0),
+    "beside_kernels": (1.0, 1e3),
+    "slows_kernels": (1.0, 1e3),
 }
 """Of the ratios of a kind of op. What only multiplies a small claim may be large: of attention on an H200 `activations`
 is 330; beside fetches nothing is ten times as long, or a tenth."""
@@ -45,9 +49,6 @@ _SPREADS = (1.5, 13.0)
 
 _MOST_SCATTER = 30.0
 """Of the logarithm of predicted over measured; a nanosecond for an hour is 29."""
-
-_MEASURED_ALONE = ".issue_s"
-"""What is a quantile of samples, beside the covariance of what was fitted. Issuing can be faster than a clock ticks."""
 
 _NOT_KINDS = ("gemm", "rounds", "link", "disk_read")
 """What leave-one-out errors are of besides kinds of op and constants of the stack."""
@@ -134,7 +135,7 @@ def _check_kernel(name: str, constant: FittedConstant) -> None:
 def _check_interval(name: str, constant: FittedConstant, where: str) -> None:
     """A positive value inside its interval, fitted on something."""
     (low, high), value = constant.ci95, constant.value
-    least = 0.0 if name.endswith(_MEASURED_ALONE) else math.ulp(0.0)
+    least = 0.0 if measured_alone(name) else math.ulp(0.0)  # issuing can be faster than a clock ticks
     if not (value > 0 and math.isfinite(value)):
         raise InvalidInput(f"{where}: {name} = {value:g} is not above 0 and finite")
     if not least <= low <= value <= high < math.inf:
@@ -146,7 +147,7 @@ def _check_interval(name: str, constant: FittedConstant, where: str) -> None:
 def _check_covariance(fit: Fit) -> None:
     """Symmetric, positive semidefinite, no constant known exactly, and the intervals are its own."""
     known: Mapping[str, FittedConstant] = {**fit.constants, **fit.assumptions, **fit.kernels}
-    if sorted(fit.order) != sorted(name for name in known if not name.endswith(_MEASURED_ALONE)):
+    if sorted(fit.order) != sorted(name for name in known if not measured_alone(name)):
         raise InvalidInput("log_covariance is not of the constants and assumptions of this fit: calibrate again")
     import numpy as np  # on use: a listing reads no fit
 
@@ -188,7 +189,7 @@ def _check_left_out(fit: Fit) -> None:
             )
     if not fit.kernels:
         return
-    fitted = {name.partition(".")[0] for name in fit.kernels if not name.endswith(_MEASURED_ALONE)}
+    fitted = {name.partition(".")[0] for name in fit.kernels if not measured_alone(name)}
     for kind in (kind.name.lower() for kind in KERNEL_KINDS):
         if kind not in fitted or kind not in fit.left_out:
             what = "kernels has" if kind not in fitted else "leave_one_out has"

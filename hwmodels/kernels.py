@@ -29,6 +29,7 @@ __all__ = [
     "kernel_constant",
     "kernel_terms",
     "longer",
+    "measured_alone",
     "read_table",
     "roofline_s",
 ]
@@ -46,9 +47,23 @@ fixed_s: per op. gemm: its GEMMs over what they take alone. activations: what go
 over its time at the claimed memory rate. traffic, arithmetic: what lies outside of them (KV cache, attention scores)
 over its time at the claimed rates. Measured as they are: `issue_s`, host time to issue one; `offloaded`, how many times
 as long it takes in a schedule that fetches experts (copies through the same memory, caches gone cold in a stall), and
-of experts `cached`, how many times as long as that from slots that a cache holds, and its `cache_bytes`."""
+of experts `cached`, how many times as long as that from slots that a cache holds, and its `cache_bytes`.
 
-_MEASURED = {"issue_s": "time", "offloaded": "ratio", "cached": "ratio", "cache_bytes": "size"}
+Of a run whose host decides as it goes (`pregate generate`): `decide_s`, host time to decide on one, and
+`decide_after_KIND_s` where one of another kind was before it (`asked`: where the host had to wait for what no op says);
+`live`, what one takes there over what the other constants say, gates choosing for themselves, and `live_offloaded`, the
+same in a schedule that fetches experts; and of `wait`, which
+stands for the host, how many times as long as alone it takes to decide (`beside_kernels`), and kernels while it does
+(`slows_kernels`)."""
+
+_MEASURED = {
+    "issue_s": "time", "offloaded": "ratio", "cached": "ratio", "cache_bytes": "size", "decide_s": "time",
+    "live": "ratio", "live_offloaded": "ratio", "beside_kernels": "ratio", "slows_kernels": "ratio",
+}  # fmt: skip
+
+_FITTED_TOGETHER = ("offloaded", "cached", "cache_bytes", *KERNEL_CONSTANTS)
+
+_AFTER = ("decide_after_", "_s")
 
 _MAX_TABLE = 4096
 """More cells than any table has."""
@@ -59,7 +74,16 @@ def kernel_constant(key: str) -> str | None:
     kind, _, name = key.partition(".")
     if kind.upper() not in OpKind.__members__:
         return None
+    begin, end = _AFTER
+    if name.startswith(begin) and name.endswith(end):
+        after = name[len(begin) : -len(end)]
+        return "time" if after == "asked" or after.upper() in OpKind.__members__ else None
     return _MEASURED.get(name) or KERNEL_CONSTANTS.get(name)
+
+
+def measured_alone(key: str) -> bool:
+    """Whether `kind.constant` is a figure of samples, beside the covariance of what was fitted."""
+    return kernel_constant(key) is not None and key.partition(".")[2] not in _FITTED_TOGETHER
 
 
 @dataclass(frozen=True, slots=True)

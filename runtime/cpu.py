@@ -12,6 +12,7 @@ import threading
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from functools import partial
+from itertools import count
 from queue import SimpleQueue
 
 import numpy as np
@@ -29,11 +30,15 @@ from traces.errors import InvalidInput
 __all__ = ["CpuBackend"]
 
 _SPIN_NS = 2_000_000
-"""A compute lane that blocks takes 30 to 50 us to wake up, and starts cold: it spins through short transfers."""
+"""A compute lane that blocks takes 30 to 50 us to wake up, and starts cold: it spins through short transfers, and while
+the host makes up its mind."""
 
 _LATE_NS = 50_000
 """A paced copy that ends no later than this after its link would have leaves the link free at the link's own time, so
 that the lateness of timers does not add up over a queue of copies."""
+
+_ENDS = 2
+"""The end is handed to a lane when all was issued, and when the back end is closed."""
 
 _SWITCH_S = 2e-5
 """How long a thread may keep the interpreter lock that another wants, while a run lasts."""
@@ -105,6 +110,8 @@ class CpuBackend:
             raise InvalidInput("a back end serves one run: make another for the next")
         self._issued_ns, self._start_ns, self._end_ns = (np.zeros(most_ops, dtype=np.int64) for _ in range(3))
         self._moved = dict.fromkeys(Lane, 0)
+        self._given = np.zeros(most_ops + _ENDS, dtype=np.int64)  # what the compute lane was handed so far, each 1
+        self._n_given = 0
         self._free_ns = dict.fromkeys(Lane, 0)  # when each link has served what it was given, by its own clock
         self._last_end_ns = dict.fromkeys(Lane, 0)
         spin_until_set(np.ones(1, dtype=np.int64), 0, 0)  # compiled before the clock starts
@@ -158,7 +165,14 @@ class CpuBackend:
     def issue(self, op: int) -> None:
         """Hand `op` to its lane's thread."""
         self._issued_ns[op] = now_ns()
-        self._queues[self._lanes[op]].put(op)
+        self._hand(self._lanes[op], op)
+
+    def _hand(self, lane: Lane, op: int | None) -> None:
+        """Put `op`, None for the end, into the queue of its lane; a compute lane may be spinning for it."""
+        self._queues[lane].put(op)
+        if lane is Lane.COMPUTE:
+            self._given[self._n_given] = 1
+            self._n_given += 1
 
     def wait(self, op: int) -> None:
         """Block the caller; the op lasts from when it could have gone on until it does."""
@@ -174,24 +188,30 @@ class CpuBackend:
 
     def synchronise(self) -> None:
         """Let the lanes run dry, and join them."""
-        for queue in self._queues.values():
-            queue.put(None)
+        for lane in self._queues:
+            self._hand(lane, None)
         for thread in self._threads:
             thread.join()
         self._raise_failure()
 
     def times(self) -> Times:
         """From the start of the first op."""
-        n = len(self._lanes)
-        start_ns, end_ns = self._start_ns[:n], self._end_ns[:n]
-        zero = start_ns.min(initial=np.iinfo(np.int64).max)
-        return Times((start_ns - zero) * 1e-9, (end_ns - zero) * 1e-9, dict(self._moved))
+        zero, n = self._zero_ns(), len(self._lanes)
+        start_s, end_s = (1e-9 * (found[:n] - zero).astype(np.float64) for found in (self._start_ns, self._end_ns))
+        return Times(start_s, end_s, dict(self._moved))
+
+    def issued_s(self) -> NDArray[np.float64]:
+        """(n_ops,): when each op was issued, from the same zero; of no meaning for what the host runs."""
+        return 1e-9 * (self._issued_ns[: len(self._lanes)] - self._zero_ns()).astype(np.float64)
+
+    def _zero_ns(self) -> int:
+        return int(self._start_ns[: len(self._lanes)].min(initial=np.iinfo(np.int64).max))
 
     def close(self) -> None:
         """Stop and join the lanes, give back the process's settings and the pools."""
         self._abandon()
-        for queue in self._queues.values():
-            queue.put(None)
+        for lane in self._queues:
+            self._hand(lane, None)
         for thread in self._threads:
             thread.join()
         self._threads.clear()
@@ -237,9 +257,12 @@ class CpuBackend:
             os.sched_setaffinity(0, cores)
         without_timer_slack()
         torch.set_num_threads(1)
-        queue, spin_ns = self._queues[lane], self._spin_ns if lane is Lane.COMPUTE else 0
+        spin_ns = self._spin_ns if lane is Lane.COMPUTE else 0
         with torch.inference_mode():
-            while (op := queue.get()) is not None:
+            for n in count():
+                op = self._next(lane, n, spin_ns)
+                if op is None:
+                    return
                 if self._stop[0]:
                     continue
                 try:
@@ -253,6 +276,12 @@ class CpuBackend:
                 except BaseException as error:  # whatever it was, the host must hear of it
                     self._failure = self._failure or (op, error)
                     self._abandon()
+
+    def _next(self, lane: Lane, n: int, spin_ns: int) -> int | None:
+        """What a lane is handed after `n` others, None for the end."""
+        if spin_ns and not self._given[n]:
+            spin_until_set(self._given, n, spin_ns)
+        return self._queues[lane].get()
 
     def _run(self, lane: Lane, op: int) -> None:
         """An op starts when lane, host and what it waits for let it; getting going is part of it, as on a device."""

@@ -72,7 +72,7 @@ class Binder:
     def __init__(self, backend: Backend, program: Program, experts: Experts, storage: ExpertFile | None) -> None:
         model = program.model
         self.backend, self.program, self.experts, self.storage = backend, program, experts, storage
-        self.dtype = element_type(model)
+        self.dtype, self._expert_bytes = element_type(model), model.expert_bytes
         self.layers = _load_layers(backend, program, experts)
         self.stride = round_up(model.expert_bytes, PAGE_BYTES)
         sizes = pool_bytes(model, program.passes, program.n_slots)
@@ -162,7 +162,7 @@ class Binder:
             n_bytes, to = int(self.program.schedule.bytes[op]), self.staging[self.program.staging[op]]
             return partial(self.storage.read, self.program.key(op), to, n_bytes)
         if kind is OpKind.FETCH:
-            n, staging = self.program.model.expert_bytes, int(self.program.staging[op])
+            n, staging = self._expert_bytes, int(self.program.staging[op])
             source = self.staging[staging][:n] if staging >= 0 else self.experts[self.program.key(op)]
             here = self._bytes_of(op)
             return Copy(self.slots[self.program.slot[op]][here], source[here])
@@ -218,7 +218,7 @@ class Binder:
         """Where in an expert's bytes what an op moves lies."""
         piece = self.program.piece(op)
         if piece is None:
-            return slice(0, self.program.model.expert_bytes)
+            return slice(0, self._expert_bytes)
         ends = np.cumsum(matrix_bytes(self.program.model)).tolist()
         return slice(0 if not piece.i else ends[piece.i - 1], ends[piece.i])
 
@@ -229,7 +229,7 @@ class Binder:
             weights, scratch = self._weights_in(int(self.program.slot[op])), self.layers.scratch
         else:
             assert self.cpu_scratch is not None
-            n, staging = self.program.model.expert_bytes, int(self.program.staging[op])
+            n, staging = self._expert_bytes, int(self.program.staging[op])
             memory = self.staging[staging][:n] if staging >= 0 else self.experts[self.program.key(op)]
             weights, scratch = self._weights_at(memory), self.cpu_scratch
         rows = as_rows(self.backend, tokens), as_rows(self.backend, places)
@@ -240,7 +240,7 @@ class Binder:
 
     def _weights_in(self, slot: int) -> FfnWeights:
         if slot not in self.slot_weights:
-            self.slot_weights[slot] = self._weights_at(self.slots[slot][: self.program.model.expert_bytes])
+            self.slot_weights[slot] = self._weights_at(self.slots[slot][: self._expert_bytes])
         return self.slot_weights[slot]
 
     def _weights_at(self, memory: Tensor) -> FfnWeights:

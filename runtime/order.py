@@ -34,22 +34,24 @@ class Order:
         return earlier < 0 or bool(self.ended[later, self.lane[earlier]] >= earlier)
 
 
+_HOST = int(Lane.HOST)
+
+
 class GrowingOrder:
     """The order of a schedule that is still being written: `add` each op as it comes."""
 
     def __init__(self) -> None:
         self._lanes: list[int] = []
         self._at_end: list[tuple[int, ...]] = []
-        self._of_lane: dict[int, tuple[int, ...]] = {}
+        self._of_lane: list[tuple[int, ...]] = [(-1,) * len(Lane)] * len(Lane)
         self._ended: list[tuple[int, ...]] = []
-        self._nothing = (-1,) * len(Lane)
 
     def add(self, lane: int, deps: Sequence[int]) -> tuple[int, ...]:
         """The ops of other lanes that the next op, on `lane`, must wait for, of those in `deps`."""
-        i, at_end, nothing = len(self._lanes), self._at_end, self._nothing
-        known = list(map(max, self._of_lane.get(lane, nothing), self._of_lane.get(Lane.HOST, nothing)))
+        i, lane, at_end = len(self._lanes), int(lane), self._at_end  # an int is found faster than a member
+        known = list(map(max, self._of_lane[lane], self._of_lane[_HOST]))
         needed = []
-        for d in sorted(deps, reverse=True):
+        for d in sorted(deps, reverse=True) if len(deps) > 1 else deps:
             if known[self._lanes[d]] < d:
                 needed.append(d)
                 known = list(map(max, known, at_end[d]))

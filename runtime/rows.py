@@ -32,6 +32,8 @@ def rows_of(backend: Backend, segments: tuple[Segment, ...]) -> BoundRows:
 def as_rows(backend: Backend, rows: NDArray[np.int64]) -> BoundRows:
     """Rows as a slice where they follow one another."""
     first = int(rows[0])
+    if len(rows) == 1:
+        return slice(first, first + 1)
     if np.array_equal(rows, np.arange(first, first + len(rows))):
         return slice(first, first + len(rows))
     return backend.upload(rows)

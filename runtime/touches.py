@@ -82,7 +82,7 @@ class Touches:
         n_ops: int,
         piece: Callable[[int], Piece | None] = lambda op: None,
     ) -> None:
-        self._piece = piece
+        self._piece, self._expert_bytes = piece, model.expert_bytes
         self.matrices: dict[ExpertKey, dict[int, int]] = {}  # of an expert in a slot, by which op each came
         self.model, self.passes, self.schedule, self._before = model, passes, ops, before
         self.content: dict[int, ExpertKey] = dict(initial)  # slot -> expert
@@ -131,7 +131,7 @@ class Touches:
     def touch(self, op: int, kind: OpKind) -> None:
         """Note what an op does to the experts that are held: it moves or computes one. Raises `InvalidInput`."""
         if kind is OpKind.FETCH or kind in _LANDS:
-            moved, whole, piece = int(self.schedule.bytes[op]), self.model.expert_bytes, self._piece(op)
+            moved, whole, piece = int(self.schedule.bytes[op]), self._expert_bytes, self._piece(op)
             whole = whole if piece is None else matrix_bytes(self.model)[piece.i]
             in_pages = -(-whole // PAGE_BYTES) * PAGE_BYTES  # storage may be read in whole ones
             if not whole <= moved <= (in_pages if kind in _LANDS else whole):

@@ -13,6 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
+from hwmodels.calibrate.deciding import with_deciding
 from hwmodels.calibrate.least_squares import Fitted, fit_median, fit_sum, summary
 from hwmodels.calibrate.link_figures import link_figures
 from hwmodels.calibrate.measured_machine import Rates, machine_of
@@ -96,6 +97,7 @@ def calibrate(measured: Measurements, provenance: Mapping[str, str] = _NOTHING, 
         probes=measured.probes,
         link=ReadOnly(link_figures(measured, rates.link_bytes_per_s, described=machine is None)),
     )
+    found = with_deciding(found, measured)
     check_fit(found)
     return found
 

@@ -17,7 +17,7 @@ __all__ = ["SAMPLE_KINDS", "check_kind", "check_quartiles", "check_times"]
 
 SAMPLE_KINDS = (
     "gemm", "h2d", "d2h", "disk_read", "op", "issue", "launch", "edge", "sync", "wait", "readback", "fetch_idle",
-    "contention",
+    "contention", "decide", "live", "deciding",
 )  # fmt: skip
 """What microbenchmarks time."""
 
@@ -65,7 +65,7 @@ def check_kind(sample: Sample, where: str) -> None:
     match sample.what:
         case "gemm":
             dtype = _gemm_dtype(known)
-        case "op":
+        case "op" | "live":
             for name in ("phase", "beside", "probe"):
                 known.text(name)
             try:
@@ -74,6 +74,10 @@ def check_kind(sample: Sample, where: str) -> None:
                 raise InvalidFile(f"{where}: {error}") from None
         case "h2d" | "d2h" | "disk_read":
             known.integer("n_bytes", minimum=1)
+            return
+        case "decide" | "deciding":
+            for name in ("kind", "after") if sample.what == "decide" else ("of", "beside"):
+                known.text(name)
             return
         case what if what not in SAMPLE_KINDS:
             raise unknown_name("kind of sample", what, SAMPLE_KINDS, where)

@@ -31,8 +31,8 @@ from pregate.ask.simulation import to_dataframe
 from pregate.ask.starting_cache import resident_set
 from pregate.ask.tier_names import tier_named
 from pregate.check.devices import Device, make_backend, request_on, resolve
+from pregate.check.issued import predicted_live
 from pregate.check.running import initial_slots
-from pregate.draw.perfetto import simulated_again
 from pregate.extras import require_torch
 from traces.errors import InvalidInput, PregateError
 from traces.phase import Phase
@@ -245,9 +245,12 @@ class _Session:
         captured = self._replayed(asked, runs)
         counted = [runs[i] for i in counting(seen)]
         middle = sorted(counted, key=lambda one: one.measured.timeline.makespan_s)[(len(counted) - 1) // 2]
-        figures = [_figures(captured, one.measured.timeline) for one in counted]
+        figures = [_figures(captured, one.measured.timeline, one.asked) for one in counted]
         median = {name: float(np.median([one[name] for one in figures])) for name in figures[0]}
-        predicted = {} if machine is None else _figures(captured, simulated_again(middle.measured.timeline, machine))
+        predicted = {}
+        if machine is not None:
+            again = predicted_live(middle.measured.timeline, middle.asked, machine)
+            predicted = _figures(captured, again, middle.asked)
         return DesignGeneration(
             policy=policy.name, **median, h2d_bytes=int(runs[0].measured.moved_bytes[Lane.H2D]),
             recall=_recall(runs[0]), predicted_tpot_s=predicted.get("tpot_s"),
@@ -304,21 +307,27 @@ def _read(prompts: Sequence[str] | Path, tokenizer: Tokenizer, vocab_size: int) 
     return [tokenizer.encode(text) for text in prompts]
 
 
-def _figures(captured: Captured, timeline: Timeline) -> dict[str, float]:
+def _figures(captured: Captured, timeline: Timeline, asked: Mapping[int, int]) -> dict[str, float]:
     """The figures of a run, virtual or real."""
     found = metrics_of(captured, timeline)
     return {name: float(found[name]) for name in _FIGURES} | {
-        "ids_wait_share": ids_wait_s(timeline) / found["makespan_s"]
+        "ids_wait_share": ids_wait_s(timeline, asked) / found["makespan_s"]
     }
 
 
-def ids_wait_s(timeline: Timeline) -> float:
-    """Time in which nothing computed and the host had not read ids that an op issued after it waited for."""
+def ids_wait_s(timeline: Timeline, asked: Mapping[int, int]) -> float:
+    """Time in which nothing computed and the host had not read ids that an op issued after it waited for.
+
+    `asked`: ops that the host decided on once a gate had ended, with no op that reads it back: what it read until such
+    an op starts.
+    """
     schedule = timeline.schedule
     read = np.zeros(len(schedule), dtype=np.bool_)
     for op in np.flatnonzero(schedule.kind == OpKind.WAIT).tolist():
         read[op] = bool(np.any(schedule.kind[schedule.deps(op)] == OpKind.READBACK))
-    known_s = np.maximum.accumulate(np.where(read, timeline.end_s, 0.0))
+    known_s = np.where(read, timeline.end_s, 0.0)
+    known_s[list(asked)] = timeline.start_s[list(asked)]
+    known_s = np.maximum.accumulate(known_s)
     computing = np.flatnonzero(schedule.lane == Lane.COMPUTE)
     start_s, end_s, known_s = timeline.start_s[computing], timeline.end_s[computing], known_s[computing]
     idle_s = np.minimum(start_s[1:], known_s[1:]) - end_s[:-1]

@@ -21,6 +21,7 @@ from runtime.microbench.contention import contention_samples
 from runtime.microbench.copies import copy_samples
 from runtime.microbench.gemms import PARAMS, gemm_samples
 from runtime.microbench.host import host_samples
+from runtime.microbench.live import live_samples
 from runtime.microbench.ops import offloaded_samples, op_samples
 from runtime.microbench.probes import Probe, probes
 from runtime.microbench.rounds import Microbenchmark
@@ -136,6 +137,8 @@ def _machine_parts(settings: Settings) -> Iterator[Microbenchmark]:
     copies = partial(copies, memory=_kinds_of_memory(settings, remote), remote_node=remote, hold=long_hold)
     yield _part("copies", partial(copies, budget_s=1.5, both_ways=False) if quick else partial(copies, budget_s=5.0))
     yield _part("launches", partial(host_samples, make, _tiny, hold=long_hold))
+    if not settings.graphs:  # which are made of ops that are known beforehand
+        yield _part("deciding live", partial(live_samples, make))
     if not quick:
         yield _part("copies beside kernels", partial(contention_samples, make, settings.dtypes[0]))
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,7 +24,8 @@ from runtime.memory import aligned
 from runtime.model.layers import Choice
 from runtime.model.weights import Experts
 from runtime.order import GrowingOrder, Order
-from runtime.passes import Passes
+from runtime.pacing import now_ns
+from runtime.passes import Pass, Passes
 from runtime.pregated.gate_positions import gates_at
 from runtime.pregated.own_gates import Guessing, OwnGates
 from runtime.pregated.prompts import UnroutedRun
@@ -110,7 +111,7 @@ class GrowingProgram:
         on_host: bool,
     ) -> None:
         n = most_ops(model, passes)
-        self.model, self.passes, self._backend, self._places = model, passes, backend, places
+        self.model, self.passes, self._backend, self._gates = model, passes, backend, places
         self._ops, self.order = _Ops(), GrowingOrder()
         self.touches = Touches(model, passes, self._ops, self.order.before, initial, n, self._ops.piece)
         self._closes, self._ends = np.zeros(n, dtype=np.bool_), np.zeros(n, dtype=np.bool_)
@@ -121,13 +122,23 @@ class GrowingProgram:
             n_slots, n_staging, lookups={},
         )  # fmt: skip
         self.binder = _LiveBinder(backend, program, experts, file, run, places, on_host=on_host)
-        self._index = {one.i_step: i for i, one in enumerate(passes.passes)}
+        self._places = {one.i_step: _place(model, i, one) for i, one in enumerate(passes.passes)}
         self.gate_of: dict[tuple[int, int], int] = {}  # pass and MoE layer -> the op in which its gate runs
         self.arrived: set[tuple[int, int]] = set()  # those whose ids the host has read
         self.left: dict[tuple[int, int], int] = {}  # of those whose ids it knows, experts that no op computes yet
         self.d2h_bytes = 0
+        self.decided_ns: list[int] = []  # by op, what the host took to decide on it, waits left out
+        self.asked: dict[int, int] = {}  # op -> the op whose end the host waited for first, which no op says
         lanes = [Lane.HOST, Lane.COMPUTE, Lane.H2D, Lane.D2H, *([Lane.DISK] if file else [])]
         backend.open(n, [*lanes, *([Lane.CPU] if on_host else [])])
+        self._goes_on_ns = now_ns()
+
+    def ask(self, op: int) -> None:
+        """Block the host until `op` has ended, for what it decides next."""
+        begin_ns = now_ns()
+        self._backend.ended(op)
+        self._goes_on_ns += now_ns() - begin_ns
+        self.asked[len(self._ops.kind)] = op
 
     def add(self, op: int, lane: Lane, work: Work, after: Sequence[int], about: Mapping[str, Any]) -> None:
         """Bind op `op` and issue it; the host blocks where it is a wait."""
@@ -143,47 +154,64 @@ class GrowingProgram:
         ops.works.append(work)
         ops.cost.append(op)
         touches.check_kind(op, kind, lane)
-        i_pass = touches.pass_of[op] = self._index[about["step"]]
-        one = self.passes.passes[i_pass]
-        stack = one.stack(self.model)
-        if layer in stack.moe_layers:
-            touches.moe_layer[op] = one.moe_layers(self.model)[stack.moe_layers.index(layer)]
+        place = self._places[about["step"]]
+        moe_layer = place.moe_layer.get(layer, -1)
+        touches.pass_of[op], touches.moe_layer[op] = place.i_pass, moe_layer
         waits = self.order.add(lane, after)
         touches.touch(op, kind)
-        self._note_ends(op, kind, layer == stack.n_layers - 1 and one.encoding)
-        self._backend.add(lane, waits, self._action(op, kind))
-        if KINDS[kind].lane is Lane.HOST:
+        if kind in _ENDING:
+            self._note_ends(op, kind, (place.i_pass, moe_layer), layer == place.last_layer)
+        self._backend.add(lane, waits, self._action(op, kind, place.i_pass, moe_layer))
+        self.decided_ns.append(now_ns() - self._goes_on_ns)
+        if lane is Lane.HOST:
             self._backend.wait(op)
         else:
             self._backend.issue(op)
+        self._goes_on_ns = now_ns()
 
-    def _note_ends(self, op: int, kind: OpKind, is_last_layer: bool) -> None:
+    def _note_ends(self, op: int, kind: OpKind, at: tuple[int, int], is_last_layer: bool) -> None:
         """Whether an op is the last of its block: it is once all that the block executes has been computed."""
-        at = int(self.touches.pass_of[op]), int(self.touches.moe_layer[op])
-        if kind in (OpKind.EXPERTS, OpKind.CPU_EXPERT) and self._ops.expert[op] >= 0:
+        if kind is not OpKind.DENSE_FFN and self._ops.expert[op] >= 0:
             self.left[at] -= 1
-        self._closes[op] = kind is OpKind.EXPERTS and self.left[at] == 0
-        self._ends[op] = is_last_layer and (bool(self._closes[op]) or kind is OpKind.DENSE_FFN)
+        closes = kind is OpKind.EXPERTS and self.left[at] == 0
+        self._closes[op], self._ends[op] = closes, is_last_layer and (closes or kind is OpKind.DENSE_FFN)
 
-    def _action(self, op: int, kind: OpKind) -> Action | None:
+    def _action(self, op: int, kind: OpKind, i_pass: int, moe_layer: int) -> Action | None:
         if kind is OpKind.READBACK:
-            copy = self._read_back(int(self.touches.pass_of[op]), int(self.touches.moe_layer[op]))
+            copy = self._read_back(i_pass, moe_layer)
             self.d2h_bytes += copy.n_bytes - self._ops.bytes[op]
             return copy
         if kind is OpKind.GATE:
-            i_pass, moe_layer = int(self.touches.pass_of[op]), int(self.touches.moe_layer[op])
             for later in self.binder.hosted(i_pass, moe_layer):
                 self.gate_of.setdefault((i_pass, later), op)
         return self.binder.action(op, kind)
 
     def _read_back(self, i_pass: int, moe_layer: int) -> Copy:
         """What has been chosen at a block and not been read, as far ahead as the policy reads."""
-        last = min(moe_layer + self._places.reads_ahead, self.passes.passes[i_pass].moe_layers(self.model)[-1])
+        last = min(moe_layer + self._gates.reads_ahead, self.passes.passes[i_pass].moe_layers(self.model)[-1])
         if self.passes.passes[i_pass].encoding:
             last = moe_layer
         unread = [one for one in range(moe_layer, last + 1) if (i_pass, one) not in self.arrived] or [moe_layer]
         self.arrived.update((i_pass, one) for one in unread)
         return self.binder.gates[i_pass].read_back(unread[0], unread[-1], guesses=unread[0] == moe_layer)
+
+
+class _Place(NamedTuple):
+    """A pass: its number, the MoE layer through the model of each layer that has one, and its last if it encodes."""
+
+    i_pass: int
+    moe_layer: Mapping[int, int]
+    last_layer: int
+
+
+def _place(model: ModelArchitecture, i_pass: int, one: Pass) -> _Place:
+    stack = one.stack(model)
+    moe_layer = dict(zip(stack.moe_layers, one.moe_layers(model), strict=True))
+    return _Place(i_pass, moe_layer, stack.n_layers - 1 if one.encoding else -1)
+
+
+_ENDING = (OpKind.EXPERTS, OpKind.CPU_EXPERT, OpKind.DENSE_FFN)
+"""Kinds of op that may be the last of a block."""
 
 
 class _LiveBinder(Binder):

@@ -8,6 +8,7 @@ holds once the gate has ended; for that wait a schedule has no op. In the end ev
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -68,7 +69,8 @@ class Granted:
 @dataclass(frozen=True, slots=True, eq=False)
 class OffloadedRun:
     """What happened. `tokens` (n_sequences, n_new) made; `trace`: what the gates chose; `guesses`: what a design that
-    guesses was told by the later gates, by forward pass and MoE layer.
+    guesses was told by the later gates, by forward pass and MoE layer. `decided_s` (n_ops,): what the host took to
+    decide on each op, waits left out; `asked`: op -> the gate whose end it waited for before, with no op that says so.
     """
 
     measured: MeasuredRun
@@ -76,6 +78,8 @@ class OffloadedRun:
     trace: RoutingTrace
     tokens: NDArray[np.int64]
     guesses: Mapping[tuple[int, int], NDArray[np.int16]]
+    decided_s: NDArray[np.float64]
+    asked: Mapping[int, int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,7 +177,7 @@ class _Live:
         self.places = GatePlaces(lookahead, reads_ahead, guesses_of(policy))
         self.keys = [(layer, expert) for layer in range(model.n_moe_layers) for expert in range(model.n_experts)]
         self.said: dict[tuple[int, int], NDArray[np.int16]] = {}
-        self.filled: set[tuple[int, int]] = set()
+        self.revealed: dict[tuple[int, int], Union] = {}
         for one, step in zip(self.passes.passes, run.steps, strict=True):  # what is known is written to both
             one.experts[...] = -1
             step.experts[...] = -1
@@ -209,25 +213,28 @@ class _Live:
         schedule = assemble([recorder.take()], settings.static_bytes + warm_bytes)
         return self._found(schedule, file)
 
-    def reveal(self, i_pass: int, moe_layer: int) -> NDArray[np.int16]:
-        """(n_tokens, top_k) of a MoE layer of a pass, as soon as whoever may know it does."""
+    def reveal(self, i_pass: int, moe_layer: int) -> Union:
+        """What a MoE layer of a pass executes, as soon as whoever may know it does."""
+        found = self.revealed.get((i_pass, moe_layer))
+        if found is not None:
+            return found
         one, step = self.passes.passes[i_pass], self.unrouted.steps[i_pass]
-        if (i_pass, moe_layer) in self.filled:
-            return one.experts[:, moe_layer]
         program, gates = self.program, self.program.binder.gates[i_pass]
         if (i_pass, moe_layer) in program.arrived:
             chosen = gates.read(moe_layer)
         elif self.known is not None:
             chosen = np.sort(self.known[i_pass].experts[:, moe_layer], axis=1)
         else:
-            self.backend.ended(program.gate_of[i_pass, moe_layer])
+            program.ask(program.gate_of[i_pass, moe_layer])
             chosen = gates.look(moe_layer)
         if (i_pass, moe_layer) in program.gate_of and self.known is None and step.gate_weights is not None:
             step.gate_weights[:, moe_layer] = gates.weights_of(moe_layer)
         one.experts[:, moe_layer] = step.experts[:, moe_layer] = chosen
-        self.filled.add((i_pass, moe_layer))
-        program.left[i_pass, moe_layer] = len(np.unique(chosen))
-        return chosen
+        counts = sorted(Counter(chosen.ravel().tolist()).items())
+        found = Union(tuple(expert for expert, _ in counts), tuple(n for _, n in counts))
+        self.revealed[i_pass, moe_layer] = found
+        program.left[i_pass, moe_layer] = len(counts)
+        return found
 
     def _ask_gates(self, i_step: int, layer: int, chosen: NDArray[np.int16], n_experts: int) -> NDArray[np.int16]:
         """What the gate of `layer` says of an earlier block's input: a predictor that is wrong where it is."""
@@ -262,7 +269,8 @@ class _Live:
             None if file is None else file.direct,
         )
         trace = trace_of(self.model, self.unrouted, "pregate generate")
-        return OffloadedRun(measured, schedule, trace, self._tokens(), dict(self.said))
+        decided_s = np.array(program.decided_ns, dtype=np.float64) * 1e-9
+        return OffloadedRun(measured, schedule, trace, self._tokens(), dict(self.said), decided_s, dict(program.asked))
 
     def _check_gates(self) -> None:
         """Raise `OutputMismatch` unless every gate on the device chose what was executed; keep its weights."""
@@ -299,9 +307,7 @@ class _Revealed:
     def __getitem__(self, block: int, /) -> Union:
         found = self._found.get(block)
         if found is None:
-            chosen = self._live.reveal(self._i_pass, self._first + block)
-            experts, tokens = np.unique(chosen, return_counts=True)
-            found = self._found[block] = Union(tuple(experts.tolist()), tuple(tokens.tolist()))
+            found = self._found[block] = self._live.reveal(self._i_pass, self._first + block)
         return found
 
     def names_any(self, block: int) -> bool:

@@ -88,7 +88,7 @@ def test_a_table_says_what_was_made(run: Run, model: Path) -> None:
         (["--policies", "pregated"], "did you mean 'pregate'"),
         (["--output-tokens", "1"], "new tokens = 1"),
         (["--batch", "0"], "batch = 0 is below 1"),
-        (["--prompts", "x.txt"], "--prompt and --prompts both say"),
+        (["--prompts", __file__], "--prompt and --prompts both say"),
         (["--output", "t.json"], "a trace is written as safetensors"),
         (["--fit", "no-such-machine"], "no-such-machine"),
         (["--prompt", ""], "prompt 0 has 0 tokens"),
@@ -122,7 +122,7 @@ def test_time_without_ids_is_idle_time_before_the_host_has_read_them() -> None:
     starts, ends = np.array([0.0, 1, 2, 3, 7]), np.array([1.0, 2, 3, 7, 8])
     timeline = Timeline(recorder.schedule(), starts, ends, "by hand")
     assert wait == 2
-    assert ids_wait_s(timeline) == pytest.approx(2.0)
+    assert ids_wait_s(timeline, {}) == pytest.approx(2.0)
 
 
 def test_an_encoder_decoder_is_trained_pregated_and_run_offloaded_from_the_command_line(
@@ -139,3 +139,12 @@ def test_an_encoder_decoder_is_trained_pregated_and_run_offloaded_from_the_comma
     status, out, err = run("generate", str(trained), "--policies", "on_demand,pregate(2)", *FEW, "--format", "json")
     assert status == 0, err
     assert json.loads(out)["lookahead"] == 2
+
+
+def test_ids_that_no_op_reads_back_are_waited_for_until_what_they_decide_starts() -> None:
+    recorder = Recorder()
+    gate = recorder.issue(Lane.COMPUTE, Work(OpKind.GATE), step=0)
+    recorder.issue(Lane.COMPUTE, Work(OpKind.EXPERTS), (gate,), step=0)
+    timeline = Timeline(recorder.schedule(), np.array([0.0, 3.0]), np.array([1.0, 4.0]), "a run")
+    assert ids_wait_s(timeline, {}) == 0
+    assert ids_wait_s(timeline, {1: 0}) == pytest.approx(2.0)

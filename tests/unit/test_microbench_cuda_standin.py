@@ -115,7 +115,7 @@ def test_everything_is_measured_in_both_formats_and_calibrate_takes_it(
     measurements: Measurements, tmp_path: Path
 ) -> None:
     found = measurements
-    assert {sample.what for sample in found.samples} - {"launch"} == {"d2h", "gemm", "h2d", "issue", "op"}
+    assert {sample.what for sample in found.samples} - {"launch"} == {"d2h", "decide", "gemm", "h2d", "issue", "op"}
     assert found.stack == "pytorch-eager"
     assert {sample.parameters["dtype"] for sample in found.of("gemm")} == set(DTYPES)
     assert {sample.parameters["memory"] for sample in found.of("h2d")} == {"pinned", "pageable", "mapped"}
