@@ -21,7 +21,7 @@ import numpy as np
 from numba import njit
 from numba.core import config
 
-__all__ = ["KeptCode", "njit"]
+__all__ = ["KeptCode", "inner", "njit"]
 
 ROOT = Path(__file__).parents[1]
 ROOMS = ("traces", "offload", "hwmodels", "simulator", "runtime", "pregate")
@@ -99,3 +99,6 @@ def _keep() -> None:
 
 
 _keep()
+
+inner = njit(nogil=True, no_cpython_wrapper=True, no_cfunc_wrapper=True, error_model="numpy")
+"""`njit` of a function that only compiled code calls: nothing is made that Python would call it by."""

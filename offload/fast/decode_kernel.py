@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
+
 from offload.fast.kernel_layout import (
     ARRIVALS,
     BASE,
@@ -47,6 +49,8 @@ from offload.fast.kernel_layout import (
     N_STEPS,
     NEEDED,
     NEEDS_IDS,
+    NO,
+    NONE,
     ORDER,
     PHASE,
     PREFETCH,
@@ -58,14 +62,16 @@ from offload.fast.kernel_layout import (
     UNION_PTR,
     WAITING,
     WANTED,
+    YES,
+    ZERO,
 )
 from offload.fast.slots_kernel import after, bring, cancel, drop_waiting, give_up, hand_on, issue, release
 from offload.ops import Lane
-from traces.compiled import njit
+from traces.compiled import inner, njit
 
-_HOST = int(Lane.HOST)
-_COMPUTE = int(Lane.COMPUTE)
-_D2H = int(Lane.D2H)
+_HOST = np.int64(Lane.HOST)
+_COMPUTE = np.int64(Lane.COMPUTE)
+_D2H = np.int64(Lane.D2H)
 
 
 @njit(cache=True, nogil=True)
@@ -113,7 +119,7 @@ def unions(
             ptr[step * n_blocks + block + 1] = at
 
 
-@njit(cache=True, nogil=True)
+@inner
 def _sorted_arrivals(x: Any, w: Any, r: Any, layer: int, all_used: bool, stamp: int) -> int:
     """The copies that the FFN of `layer` waits for, ascending and distinct, into `ARRIVALS`; how many."""
     first_key = layer * r[N_EXPERTS]
@@ -135,22 +141,22 @@ def _sorted_arrivals(x: Any, w: Any, r: Any, layer: int, all_used: bool, stamp: 
     return n
 
 
-@njit(cache=True, nogil=True)
+@inner
 def _read_back(o: Any, d: Any, w: Any, r: Any, t: int, gate: int, layer: int) -> int:
     """The selected ids to the host, which waits for them; returns the wait."""
     after(d, w, gate)
-    ids = issue(o, w, r, _D2H, r[r[COST_READBACK] + t], r[r[I_STEP] + t], layer, -1, -1)
+    ids = issue(o, w, r, _D2H, r[r[COST_READBACK] + t], r[r[I_STEP] + t], layer, NONE, NONE)
     after(d, w, ids)
-    return issue(o, w, r, _HOST, r[COST_WAIT], r[r[I_STEP] + t], layer, -1, -1)
+    return issue(o, w, r, _HOST, r[COST_WAIT], r[r[I_STEP] + t], layer, NONE, NONE)
 
 
-@njit(cache=True, nogil=True)
+@inner
 def _ready(x: Any, r: Any, first_key: int, at: int) -> int:
     """The copy that brings entry `at` of the unions, -1 for none."""
     return -1 if r[RESIDENT] else x[first_key + r[r[UNION_EXPERT] + at], HELD_READY]
 
 
-@njit(cache=True, nogil=True)
+@inner
 def _until_all_fit(o: Any, d: Any, x: Any, w: Any, r: Any, t: int, u: int, layer: int, moe_layer: int,
                    stamp: int) -> int:  # fmt: skip
     """Run experts as they arrive and hand their slots on, until those that are left all have one.
@@ -160,7 +166,7 @@ def _until_all_fit(o: Any, d: Any, x: Any, w: Any, r: Any, t: int, u: int, layer
     first_key, step = moe_layer * r[N_EXPERTS], r[r[I_STEP] + t]
     low, high = r[r[UNION_PTR] + u], r[r[UNION_PTR] + u + 1]
     if r[r[COST_SHARED] + t] >= 0:
-        issue(o, w, r, _COMPUTE, r[r[COST_SHARED] + t], step, layer, -1, -1)
+        issue(o, w, r, _COMPUTE, r[r[COST_SHARED] + t], step, layer, NONE, NONE)
     n_hits = 0
     while True:
         here, n_missing = -1, 0
@@ -181,12 +187,12 @@ def _until_all_fit(o: Any, d: Any, x: Any, w: Any, r: Any, t: int, u: int, layer
         n_hits += x[key, HELD_HIT]
         if x[key, HELD_READY] >= 0:
             after(d, w, x[key, HELD_READY])
-        op = issue(o, w, r, _COMPUTE, r[r[COST_SINGLE] + here], step, layer, expert, -1)
+        op = issue(o, w, r, _COMPUTE, r[r[COST_SINGLE] + here], step, layer, expert, NONE)
         o[op - w[BASE], HBM_RELEASED] = r[EXPERT_BYTES] if x[key, HELD_TRANSIENT] else 0
         hand_on(o, d, x, w, r, moe_layer, expert, op)
 
 
-@njit(cache=True, nogil=True)
+@inner
 def _experts(o: Any, d: Any, x: Any, w: Any, r: Any, t: int, u: int, layer: int, moe_layer: int, n_arrivals: int,
              freed: int, begun: bool) -> int:  # fmt: skip
     """The FFN ops: one grouped, or one an expert as they arrive; returns the last. Shared experts are first, unless the
@@ -197,10 +203,10 @@ def _experts(o: Any, d: Any, x: Any, w: Any, r: Any, t: int, u: int, layer: int,
     if r[FUSED] or low == high:
         for i in range(n_arrivals):
             after(d, w, w[w[ARRIVALS] + i])
-        last = issue(o, w, r, _COMPUTE, r[r[COST_GROUPED] + u], r[r[I_STEP] + t], layer, -1, -1)
+        last = issue(o, w, r, _COMPUTE, r[r[COST_GROUPED] + u], r[r[I_STEP] + t], layer, NONE, NONE)
     else:
         if r[r[COST_SHARED] + t] >= 0 and not begun:
-            issue(o, w, r, _COMPUTE, r[r[COST_SHARED] + t], r[r[I_STEP] + t], layer, -1, -1)
+            issue(o, w, r, _COMPUTE, r[r[COST_SHARED] + t], r[r[I_STEP] + t], layer, NONE, NONE)
         n_left = 0
         for i in range(high - low):  # stable, by arrival
             if begun and x[first_key + r[r[UNION_EXPERT] + low + i], HELD_SLOT] == -2:
@@ -223,15 +229,15 @@ def _experts(o: Any, d: Any, x: Any, w: Any, r: Any, t: int, u: int, layer: int,
             elif _ready(x, r, first_key, at) >= 0:
                 after(d, w, _ready(x, r, first_key, at))
             expert = r[r[UNION_EXPERT] + at]
-            last = issue(o, w, r, _COMPUTE, r[r[COST_SINGLE] + at], r[r[I_STEP] + t], layer, expert, -1)
+            last = issue(o, w, r, _COMPUTE, r[r[COST_SINGLE] + at], r[r[I_STEP] + t], layer, expert, NONE)
     o[last - w[BASE], HBM_RELEASED] = freed
     if r[SYNC_AFTER_FFN]:
         after(d, w, last)
-        issue(o, w, r, _HOST, r[COST_WAIT], r[r[I_STEP] + t], layer, -1, -1)
+        issue(o, w, r, _HOST, r[COST_WAIT], r[r[I_STEP] + t], layer, NONE, NONE)
     return last
 
 
-@njit(cache=True, nogil=True)
+@inner
 def _run_experts(o: Any, d: Any, x: Any, w: Any, r: Any, t: int, u: int, layer: int, moe_layer: int,
                  stamp: int) -> bool:  # fmt: skip
     """The FFN of a block and what it frees; False when an expert found no slot."""
@@ -251,7 +257,7 @@ def _run_experts(o: Any, d: Any, x: Any, w: Any, r: Any, t: int, u: int, layer: 
             n_hits += x[first_key + r[r[UNION_EXPERT] + at], HELD_HIT]
     w[LOOKUPS + 2 * r[r[PHASE] + t]] += high - low
     w[HITS + 2 * r[r[PHASE] + t]] += n_hits
-    freed = 0
+    freed = ZERO
     for i in range(w[w[N_HELD] + moe_layer]):
         expert = x[first_key + i, HELD]
         if (layerwise or w[w[NEEDED] + expert] == stamp) and x[first_key + expert, HELD_TRANSIENT]:
@@ -262,11 +268,11 @@ def _run_experts(o: Any, d: Any, x: Any, w: Any, r: Any, t: int, u: int, layer: 
     return True
 
 
-@njit(cache=True, nogil=True)
+@inner
 def _bring_later(o: Any, d: Any, x: Any, w: Any, r: Any, u0: int, low: int, high: int, step: int, needed: int) -> None:
     """Start moving the experts of blocks `low` to `high`."""
     for block in range(low, high + 1):
-        n = 0
+        n = ZERO
         if r[PREFETCH] == 2:
             for expert in range(r[N_EXPERTS]):
                 w[w[WANTED] + expert] = expert
@@ -279,18 +285,18 @@ def _bring_later(o: Any, d: Any, x: Any, w: Any, r: Any, u0: int, low: int, high
             bring(o, d, x, w, r, r[FIRST] + block, n, step, needed, u0 + block)
 
 
-@njit(cache=True, nogil=True)
+@inner
 def _run_block(o: Any, d: Any, x: Any, w: Any, r: Any, t: int, block: int, n_blocks: int, layer: int,
                n_revealed: int) -> int:  # fmt: skip
     """Gate, copies, waits and FFN of one MoE block; returns the blocks revealed so far, or -1 for a failure."""
     u0, step, moe_layer = t * n_blocks, r[r[I_STEP] + t], r[FIRST] + block
     first_key = moe_layer * r[N_EXPERTS]
     low, high = r[r[UNION_PTR] + u0 + block], r[r[UNION_PTR] + u0 + block + 1]
-    gate = issue(o, w, r, _COMPUTE, r[r[COST_GATE] + t], step, layer, -1, -1)
+    gate = issue(o, w, r, _COMPUTE, r[r[COST_GATE] + t], step, layer, NONE, NONE)
     if r[RESIDENT]:
         w[LOOKUPS + 2 * r[r[PHASE] + t]] += high - low
         w[HITS + 2 * r[r[PHASE] + t]] += high - low
-        _experts(o, d, x, w, r, t, u0 + block, layer, moe_layer, 0, 0, False)
+        _experts(o, d, x, w, r, t, u0 + block, layer, moe_layer, ZERO, ZERO, NO)
         return n_revealed
     selected_before = block > 0 and block < n_revealed
     n_revealed = max(n_revealed, block + r[LOOKAHEAD] + 1)
@@ -315,21 +321,21 @@ def _run_block(o: Any, d: Any, x: Any, w: Any, r: Any, t: int, block: int, n_blo
             w[w[WANTED] + expert] = expert
         bring(o, d, x, w, r, moe_layer, r[N_EXPERTS], step, moe_layer, u0 + block)
     drop_waiting(o, d, x, w, r, moe_layer, stamp, moe_layer)
-    n = 0
+    n = ZERO
     for at in range(low, high):
         key = first_key + r[r[UNION_EXPERT] + at]
         if x[key, HELD_SLOT] == -2 and not x[key, WAITING]:
             w[w[WANTED] + n] = r[r[UNION_EXPERT] + at]
             n += 1
-    bring(o, d, x, w, r, moe_layer, n, step, moe_layer, -1)
+    bring(o, d, x, w, r, moe_layer, n, step, moe_layer, NONE)
     reads_again = any_later and (r[READBACK_PER_FETCH] != 0 or (r[NEEDS_IDS] != 0 and selected_before))
     if r[FETCH_FIRST]:
         if r[HOST_WAITS]:
-            n_ready = _sorted_arrivals(x, w, r, moe_layer, True, stamp)
+            n_ready = _sorted_arrivals(x, w, r, moe_layer, YES, stamp)
             if n_ready:
                 for i in range(n_ready):
                     after(d, w, w[w[ARRIVALS] + i])
-                issue(o, w, r, _HOST, r[COST_WAIT], step, layer, -1, -1)
+                issue(o, w, r, _HOST, r[COST_WAIT], step, layer, NONE, NONE)
     elif not _run_experts(o, d, x, w, r, t, u0 + block, layer, moe_layer, stamp):
         return -1
     if reads_again:
@@ -343,26 +349,26 @@ def _run_block(o: Any, d: Any, x: Any, w: Any, r: Any, t: int, block: int, n_blo
 @njit(cache=True, nogil=True)
 def run_steps(o: Any, d: Any, x: Any, w: Any, r: Any, begin: int, max_ops_a_step: int, max_deps_a_step: int) -> int:
     """Write steps from `begin` on while a largest step still fits; returns how many, or -1 - the one that failed."""
-    n_steps, n_blocks = r[N_STEPS], 0
+    n_steps, n_blocks = r[N_STEPS], ZERO
     for layer in range(r[N_LAYERS]):
         n_blocks += r[r[BLOCK_OF] + layer] >= 0
     for t in range(begin, n_steps):
         if w[LOCAL] + max_ops_a_step > len(o) or w[DEPS] + max_deps_a_step > len(d):
             return t - begin
-        step, n_revealed = r[r[I_STEP] + t], 0
+        step, n_revealed = r[r[I_STEP] + t], ZERO
         for layer in range(r[N_LAYERS]):
-            issue(o, w, r, _COMPUTE, r[r[COST_SELF_ATTENTION] + t], step, layer, -1, -1)
+            issue(o, w, r, _COMPUTE, r[r[COST_SELF_ATTENTION] + t], step, layer, NONE, NONE)
             if r[r[COST_CROSS_ATTENTION] + t] >= 0:
-                issue(o, w, r, _COMPUTE, r[r[COST_CROSS_ATTENTION] + t], step, layer, -1, -1)
+                issue(o, w, r, _COMPUTE, r[r[COST_CROSS_ATTENTION] + t], step, layer, NONE, NONE)
             block = r[r[BLOCK_OF] + layer]
             if block < 0:
-                issue(o, w, r, _COMPUTE, r[r[COST_DENSE] + t], step, layer, -1, -1)
+                issue(o, w, r, _COMPUTE, r[r[COST_DENSE] + t], step, layer, NONE, NONE)
                 continue
             n_revealed = _run_block(o, d, x, w, r, t, block, n_blocks, layer, n_revealed)
             if n_revealed < 0:
                 return -1 - t
         if r[r[COST_HEAD] + t] >= 0:
-            head = issue(o, w, r, _COMPUTE, r[r[COST_HEAD] + t], step, -1, -1, -1)
+            head = issue(o, w, r, _COMPUTE, r[r[COST_HEAD] + t], step, NONE, NONE, NONE)
             after(d, w, head)
-            issue(o, w, r, _HOST, r[COST_STEP], step, -1, -1, -1)
+            issue(o, w, r, _HOST, r[COST_STEP], step, NONE, NONE, NONE)
     return n_steps - begin

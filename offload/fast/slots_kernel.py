@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
+
 from offload.fast.eviction_kernel import cache_slot, leave, look_up
 from offload.fast.kernel_layout import (
     ALONE,
@@ -53,6 +55,7 @@ from offload.fast.kernel_layout import (
     N_POOLS,
     NAMED,
     NEEDED,
+    NONE,
     PINNED,
     PINS,
     PLACE,
@@ -83,11 +86,11 @@ from offload.fast.kernel_layout import (
     WANTED,
 )
 from offload.ops import Lane
-from traces.compiled import njit
+from traces.compiled import inner, njit
 
-_HOST = int(Lane.HOST)
-_H2D = int(Lane.H2D)
-_DISK = int(Lane.DISK)
+_HOST = np.int64(Lane.HOST)
+_H2D = np.int64(Lane.H2D)
+_DISK = np.int64(Lane.DISK)
 
 
 @njit(cache=True, nogil=True, inline="always")
@@ -97,7 +100,7 @@ def after(d: Any, w: Any, op: int) -> None:
     w[DEPS] += 1
 
 
-@njit(cache=True, nogil=True)
+@inner
 def issue(o: Any, w: Any, r: Any, lane: int, cost: int, step: int, layer: int, expert: int, slot: int) -> int:
     """Append one op, which waits for what `_after` named since the last; returns its index."""
     i = w[LOCAL]
@@ -115,7 +118,7 @@ def issue(o: Any, w: Any, r: Any, lane: int, cost: int, step: int, layer: int, e
     return w[BASE] + i
 
 
-@njit(cache=True, nogil=True)
+@inner
 def _copy(o: Any, d: Any, w: Any, r: Any, lane: int, cost: int, layer: int, expert: int, slot: int, step: int,
           first: int, second: int, needed: int) -> int:  # fmt: skip
     """One copy, after ops `first` and `second` (-1 none)."""
@@ -132,20 +135,20 @@ def _copy(o: Any, d: Any, w: Any, r: Any, lane: int, cost: int, layer: int, expe
     return op
 
 
-@njit(cache=True, nogil=True)
+@inner
 def _fetch(o: Any, d: Any, w: Any, r: Any, layer: int, expert: int, slot: int, step: int, needed: int) -> int:
     """One expert over the link; returns the first op of it, the last is `LAST_FETCH`."""
-    reader = w[w[READER] + slot] if slot >= 0 else -1
-    read = -1
+    reader = w[w[READER] + slot] if slot >= 0 else NONE
+    read = NONE
     if r[DISK]:
         emptied = w[LAST_FETCH] if r[DISK] == 1 else w[EARLIER_FETCH]
-        read = _copy(o, d, w, r, _DISK, r[COST_DISK], layer, expert, -1, step, emptied, -1, needed)
+        read = _copy(o, d, w, r, _DISK, r[COST_DISK], layer, expert, NONE, step, emptied, NONE, needed)
     op = _copy(o, d, w, r, _H2D, r[COST_FETCH], layer, expert, slot, step, reader, read, needed)
     w[EARLIER_FETCH], w[LAST_FETCH] = w[LAST_FETCH], op
     return read if read >= 0 else op
 
 
-@njit(cache=True, nogil=True)
+@inner
 def _run_length(x: Any, w: Any, r: Any) -> int:
     """How many of those who wait are brought by one run, from the first: experts and slots that follow."""
     size, at = w[QUEUE_SIZE], w[WAIT_HEAD]
@@ -166,19 +169,19 @@ def _run_length(x: Any, w: Any, r: Any) -> int:
     return max(min(w[WAIT_N], w[FREE_N]), 1)
 
 
-@njit(cache=True, nogil=True)
+@inner
 def _place_run(o: Any, d: Any, x: Any, w: Any, r: Any, layer: int, expert: int, step: int, n: int,
                needed: int) -> None:  # fmt: skip
     """`n` experts from `expert` on into as many free slots, by one op a hop."""
     buffer, first_key = w[w[FREE] + w[FREE_HEAD]], layer * r[N_EXPERTS]
     reader, staged = w[w[READER] + buffer], r[STAGE] != 0
-    target, after_fetch = (-1, -1) if staged else (buffer, reader)
-    first = _copy(o, d, w, r, _H2D, r[r[COST_FETCH_RUN] + n], layer, expert, target, step, after_fetch, -1, needed)
+    target, after_fetch = (NONE, NONE) if staged else (buffer, reader)
+    first = _copy(o, d, w, r, _H2D, r[r[COST_FETCH_RUN] + n], layer, expert, target, step, after_fetch, NONE, needed)
     ready = first
     if staged:
         ready = _copy(o, d, w, r, _H2D, r[r[COST_STAGE_RUN] + n], layer, expert, buffer, step, first, reader, needed)
     o[ready - w[BASE], HBM_ACQUIRED] = n * r[EXPERT_BYTES]
-    issue(o, w, r, _HOST, r[r[COST_ISSUE] + n], step, r[r[PLACE] + layer], -1, -1)
+    issue(o, w, r, _HOST, r[r[COST_ISSUE] + n], step, r[r[PLACE] + layer], NONE, NONE)
     w[LAST_FETCH] = first
     w[WAIT_HEAD] = (w[WAIT_HEAD] + n) % w[QUEUE_SIZE]
     w[WAIT_N] -= n
@@ -193,7 +196,7 @@ def _place_run(o: Any, d: Any, x: Any, w: Any, r: Any, layer: int, expert: int, 
         w[w[N_HELD] + layer] += 1
 
 
-@njit(cache=True, nogil=True)
+@inner
 def _grant(o: Any, d: Any, x: Any, w: Any, r: Any, needed: int) -> None:
     """Place who waits, in order, until the first for whom there is no slot."""
     size = w[QUEUE_SIZE]
@@ -212,18 +215,18 @@ def _grant(o: Any, d: Any, x: Any, w: Any, r: Any, needed: int) -> None:
         w[WAIT_HEAD] = (at + 1) % size
         w[WAIT_N] -= 1
         x[key, WAITING] = 0
-        buffer = -1
+        buffer = NONE
         if transient:
             buffer = w[w[FREE] + w[FREE_HEAD]]
             w[FREE_HEAD] = (w[FREE_HEAD] + 1) % w[FREE_SIZE]
             w[FREE_N] -= 1
-        cached = r[N_BUFFERS] + cache_slot if cache_slot >= 0 else -1
-        ready = -1
+        cached = r[N_BUFFERS] + cache_slot if cache_slot >= 0 else NONE
+        ready = NONE
         if cached >= 0 and w[w[FILLED] + cached] >= 0:
             ready = w[w[FILLED] + cached]
         first = ready
         if not hit:
-            target = cached if cached >= 0 else (-1 if r[STAGE] else buffer)
+            target = cached if cached >= 0 else (NONE if r[STAGE] else buffer)
             first = _fetch(o, d, w, r, layer, expert, target, step, needed)
             ready = w[LAST_FETCH]
             if cached >= 0:
@@ -244,7 +247,7 @@ def _grant(o: Any, d: Any, x: Any, w: Any, r: Any, needed: int) -> None:
         w[w[N_HELD] + layer] += 1
 
 
-@njit(cache=True, nogil=True)
+@inner
 def bring(o: Any, d: Any, x: Any, w: Any, r: Any, layer: int, n_wanted: int, step: int, needed: int, u: int) -> None:
     """Bring the first `n_wanted` experts of `WANTED` for the next FFN of `layer`; one event for the cache.
 
@@ -270,7 +273,7 @@ def bring(o: Any, d: Any, x: Any, w: Any, r: Any, layer: int, n_wanted: int, ste
             x[first_key + expert, MARK] = w[STAMP]
     for i in range(n_new):
         expert = w[w[WANTED] + i]
-        key, slot, hit = first_key + expert, -1, False
+        key, slot, hit = first_key + expert, NONE, False
         if r[CACHED]:
             slot = x[key, SLOT_OF]
             hit = slot >= 0
@@ -292,7 +295,7 @@ def bring(o: Any, d: Any, x: Any, w: Any, r: Any, layer: int, n_wanted: int, ste
     _grant(o, d, x, w, r, needed)
 
 
-@njit(cache=True, nogil=True)
+@inner
 def drop_waiting(o: Any, d: Any, x: Any, w: Any, r: Any, layer: int, stamp: int, needed: int) -> None:
     """What still waits for a slot in `layer` and is not needed is not brought after all."""
     first_key = layer * r[N_EXPERTS]
@@ -317,7 +320,7 @@ def drop_waiting(o: Any, d: Any, x: Any, w: Any, r: Any, layer: int, stamp: int,
     _grant(o, d, x, w, r, needed)
 
 
-@njit(cache=True, nogil=True)
+@inner
 def cancel(o: Any, x: Any, w: Any, r: Any, layer: int, stamp: int, by: int) -> None:
     """Prefetches of `layer` not selected by its gate and kept by no cache are pointless once op `by` has ended."""
     first_key = layer * r[N_EXPERTS]
@@ -329,7 +332,7 @@ def cancel(o: Any, x: Any, w: Any, r: Any, layer: int, stamp: int, by: int) -> N
                 o[op - w[BASE], CANCELLED_BY] = by
 
 
-@njit(cache=True, nogil=True)
+@inner
 def _no_longer_held(x: Any, w: Any, r: Any, layer: int, expert: int) -> None:
     """Take `expert` out of the list of what `layer` holds; the others keep their order."""
     first_key, n = layer * r[N_EXPERTS], 0
@@ -341,7 +344,7 @@ def _no_longer_held(x: Any, w: Any, r: Any, layer: int, expert: int) -> None:
     x[first_key + expert, HELD_SLOT] = -2
 
 
-@njit(cache=True, nogil=True)
+@inner
 def _free(x: Any, w: Any, slot: int, reader: int) -> None:
     """`slot` is free once op `reader` has run."""
     w[w[READER] + slot] = reader
@@ -349,7 +352,7 @@ def _free(x: Any, w: Any, slot: int, reader: int) -> None:
     w[FREE_N] += 1
 
 
-@njit(cache=True, nogil=True)
+@inner
 def hand_on(o: Any, d: Any, x: Any, w: Any, r: Any, layer: int, expert: int, reader: int) -> None:
     """The FFN of one expert of `layer` is op `reader`: its slot goes to who waits, once that has run."""
     key = layer * r[N_EXPERTS] + expert
@@ -361,7 +364,7 @@ def hand_on(o: Any, d: Any, x: Any, w: Any, r: Any, layer: int, expert: int, rea
     _grant(o, d, x, w, r, layer)
 
 
-@njit(cache=True, nogil=True)
+@inner
 def give_up(o: Any, d: Any, x: Any, w: Any, r: Any, layer: int, stamp: int) -> bool:
     """Take the slots of what `layer` holds and does not need, once the copies have ended; whether it had any."""
     first_key, found, i = layer * r[N_EXPERTS], False, 0
@@ -380,7 +383,7 @@ def give_up(o: Any, d: Any, x: Any, w: Any, r: Any, layer: int, stamp: int) -> b
     return found
 
 
-@njit(cache=True, nogil=True)
+@inner
 def release(o: Any, d: Any, x: Any, w: Any, r: Any, layer: int, reader: int, all_used: bool, stamp: int) -> None:
     """The FFN of `layer` is op `reader`: its transient slots are free once that has run."""
     first_key = layer * r[N_EXPERTS]
