@@ -29,9 +29,9 @@ from traces.routing import Step
 
 __all__ = ["DecodeStream", "Decoded", "about_ops", "decode", "small_ops"]
 
-SMALL_OPS = 120_000
+SMALL_OPS = 600_000
 """Schedules of about so many ops are written in Python, or of `KEPT_OPS` where the compiled code is kept: that is done
-before it would be there."""
+in half the time in which it would be there."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -29,11 +29,12 @@ from simulator.batch_layout import (
     STALL,
     width,
 )
+from simulator.batch_waits import WAITS
 from simulator.recurrence import simulate
 from traces.errors import InvalidInput
-from traces.machine_code import Kernel, loaded
+from traces.machine_code import Kernel, are_kept, loaded
 
-__all__ = ["RUN", "Compiled", "Measured", "compile_schedule", "evaluate"]
+__all__ = ["RUN", "Compiled", "Measured", "compile_schedule", "evaluate", "is_kept"]
 
 RUN = Kernel(
     "simulator.batch_kernel",
@@ -78,6 +79,11 @@ class Measured:
     bound_s: NDArray[np.float64]
     binding: NDArray[np.int8]
     step_end_s: NDArray[np.float64]
+
+
+def is_kept() -> bool:
+    """Whether the kernels need not be compiled first."""
+    return are_kept(*WAITS, RUN)
 
 
 def compile_schedule(schedule: Schedule, probes: Probes, *, most_hbm_bytes: int | None = None) -> Compiled:

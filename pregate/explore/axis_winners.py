@@ -17,13 +17,14 @@ from numpy.typing import NDArray
 from hwmodels.figures import figures_of
 from offload.decode import about_ops, small_ops
 from offload.memory import CapacityExceeded
+from offload.probes import Probes
 from pregate.ask.capture import Captured, capture_request
-from pregate.ask.intervals import compiled, measured
+from pregate.ask.intervals import compiled, measured, prepared
 from pregate.ask.request import Request
 from pregate.explore.sweeps.axes import Axis
 from pregate.explore.sweeps.planning import Planner, Subject
 from pregate.explore.sweeps.points import Points, grid_points
-from simulator.batch import Compiled
+from simulator.batch import Compiled, is_kept
 from traces.errors import InvalidInput
 
 __all__ = ["AxisWinners", "Winner"]
@@ -56,7 +57,7 @@ class AxisWinners:
         ]
         self.not_ranked = tuple(n for n, is_built in zip(self.names, built, strict=True) if any(built) and not is_built)
         self._planner, self._asks_machine = Planner(subject), subject.asks_machine
-        self._ready: dict[int, tuple[Compiled, Captured]] = {}
+        self._ready: dict[int, tuple[Compiled | Probes, Captured]] = {}
         self._found: dict[int, NDArray[np.float64]] = {}
         self._refused: list[str] = []
         self._compiled: bool | None = None  # True once what a scan writes is large in all, each alone small
@@ -109,7 +110,7 @@ class AxisWinners:
             return self._found[i]
         group, found = self._planner.groups[i], np.full(points.n_prices, np.nan)
         try:
-            ready = self._ready.get(i) or self._made(group.request)
+            ready = self._ready.get(i) or self._made(group.request, again=bool(points.prices))
             figures = figures_of(group.hw).with_values(points.prices)
             found = measured(*ready, figures, points.n_prices)[self.metric]
         except CapacityExceeded:
@@ -123,7 +124,10 @@ class AxisWinners:
             self._found[i] = found
         return found
 
-    def _made(self, request: Request) -> tuple[Compiled, Captured]:
-        """The schedule of a request, ready to be measured. Raises `CapacityExceeded` as `capture_request`."""
+    def _made(self, request: Request, *, again: bool) -> tuple[Compiled | Probes, Captured]:
+        """The schedule of a request, ready to be measured; `again`: by many scans.
+
+        Raises `CapacityExceeded` as `capture_request`.
+        """
         captured = capture_request(request, compiled=self._compiled)
-        return compiled(captured), captured
+        return compiled(captured) if again or is_kept() else prepared(captured), captured
