@@ -17,7 +17,7 @@ from collections.abc import Collection, Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from hwmodels.cost import price_figures
+from hwmodels.cost import Costs, price_figures
 from hwmodels.figures import Figures, figures_of
 from hwmodels.fit import Fit
 from hwmodels.platform import Platform
@@ -46,6 +46,7 @@ __all__ = [
     "full_intervals",
     "intervals",
     "measured",
+    "measured_at",
     "path_intervals",
     "prepared",
 ]
@@ -245,7 +246,13 @@ def measured(
     ready: Compiled | Probes, captured: Captured, figures: Figures, n_machines: int
 ) -> dict[str, NDArray[np.float64]]:
     """Each of `simulator.explain.sensitivity.METRICS`, (n_machines,), on the machines that `figures` has arrays for."""
-    costs = price_figures(captured.decoded.schedule.works, figures, n_machines, shares=False)
+    return measured_at(
+        ready, captured, price_figures(captured.decoded.schedule.works, figures, n_machines, shares=False)
+    )
+
+
+def measured_at(ready: Compiled | Probes, captured: Captured, costs: Costs) -> dict[str, NDArray[np.float64]]:
+    """As `measured`, of machines whose prices are known."""
     found = evaluate_small(ready, costs) if isinstance(ready, Probes) else evaluate(ready, costs)
     probes = ready if isinstance(ready, Probes) else ready.probes
     return {

@@ -63,13 +63,13 @@ class ScheduleCache:
             reason = error.strerror or error
             raise InvalidFile(f"{self.folder}: cannot be made ({reason}): choose another --cache-dir") from error
 
-    def captured(self, asked: Request) -> Captured:
-        """The capture of a request: read, or written now and kept. Raises as `capture_request`."""
+    def captured(self, asked: Request, *, compiled: bool | None = None) -> Captured:
+        """The capture of a request: read, or written now and kept. `compiled` and errors as of `capture_request`."""
         key = lasting_key(asked)
         found = self.load(key) if key else None
         if found is not None:
             return Captured(asked, found)
-        captured = capture_request(asked)
+        captured = capture_request(asked, compiled=compiled)
         if key:
             self.store(key, captured.decoded)
         return captured

@@ -13,9 +13,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hwmodels.cost import Parts, parts_of, price_figures
+from hwmodels.cost import Costs, Parts, parts_of, price_figures
 from hwmodels.figures import Figures, figures_of
 from hwmodels.platform import Platform
+from offload.decode import small_ops
 from offload.footprint import Workload, measure_workload
 from offload.memory import CapacityExceeded
 from offload.ops import KINDS, Lane, OpKind
@@ -24,9 +25,9 @@ from offload.probes import find_probes
 from pregate import __version__
 from pregate.api import synthesize
 from pregate.ask.capture import Captured, capture_request
-from pregate.ask.intervals import compiled, measured
+from pregate.ask.intervals import compiled, measured_at
 from pregate.ask.machine_memory import MachineMemory, memory_of
-from pregate.ask.request import request
+from pregate.ask.request import Request, request
 from pregate.draw.palette import colours_of
 from pregate.draw.timelines import LANE_NAMES
 from pregate.page.arrays import ArrayBlock
@@ -53,6 +54,8 @@ class _Page:
     of_digest: dict[str, int] = field(default_factory=dict)
     answered: dict[tuple[int, int], NDArray[np.float32]] = field(default_factory=dict)
     """By schedule and machine: (n_metrics, n_links)."""
+    n_written: int = 0
+    """Ops of the schedules so far."""
 
 
 def document(subject: PageSubject, progress: Callable[[str], None] = lambda _: None) -> dict[str, Any]:
@@ -124,22 +127,43 @@ def _points(page: _Page, model: ModelArchitecture, figures: list[Figures]) -> li
                 points += [[{"reason": str(error)}] * len(subject.designs)] * len(subject.hbm_factors)
             continue
         workload = measure_workload(model, trace.steps())
+        captured = _Captures(page)
         for i, machine in enumerate(subject.machines):
             for factor in subject.hbm_factors:
                 memory = replace(memory_of(machine), hbm_bytes=with_hbm(machine, factor))
-                asked = [_request(model, memory, trace, design, workload) for design in subject.designs]
+                asked = [captured.of(model, memory, trace, design, workload) for design in subject.designs]
                 found[i].append([_answer(page, one, i, figures[i]) for one in asked])
     return found
 
 
-def _request(
-    model: ModelArchitecture, memory: MachineMemory, trace: RoutingTrace, design: Policy, workload: Workload
-) -> Captured | str:
-    """The schedule of a design, or why it does not fit."""
-    try:
-        return capture_request(request(model, memory, trace, design, workload=workload))
-    except CapacityExceeded as error:
-        return str(error)
+class _Captures:
+    """The schedules of one stop: machines that grant a design the same memory share one."""
+
+    def __init__(self, page: _Page) -> None:
+        self._page = page
+        self._known: dict[str, Captured | str] = {}
+
+    def of(
+        self, model: ModelArchitecture, memory: MachineMemory, trace: RoutingTrace, design: Policy, workload: Workload
+    ) -> Captured | str:
+        """The schedule of a design, or why it does not fit."""
+        try:
+            asked = request(model, memory, trace, design, workload=workload)
+        except CapacityExceeded as error:
+            return str(error)
+        known = self._known.get(asked.key)
+        if known is None:
+            known = self._known[asked.key] = self._written(asked)
+        return known
+
+    def _written(self, asked: Request) -> Captured | str:
+        """Written by compiled code once all are too many ops for Python."""
+        try:
+            captured = capture_request(asked, compiled=self._page.n_written > small_ops() or None)
+        except CapacityExceeded as error:
+            return str(error)
+        self._page.n_written += len(captured.decoded.schedule)
+        return captured
 
 
 def _trace(subject: PageSubject, model: ModelArchitecture, stop: Stop) -> RoutingTrace:
@@ -156,10 +180,11 @@ def _answer(page: _Page, captured: Captured | str, i_machine: int, figures: Figu
     if answers is None:
         links = link_stops(page.subject.machines[i_machine])
         on_links = figures.with_values({"link.h2d_bytes_per_s": links})
-        found = measured(compiled(captured), captured, on_links, len(links))
+        costs = price_figures(captured.decoded.schedule.works, on_links, len(links), shares=False)
+        found = measured_at(compiled(captured), captured, costs)
         answers = np.array([np.broadcast_to(found[name], len(links)) for name in METRICS], dtype=np.float32)
         page.answered[i_schedule, i_machine] = answers
-        page.schedules[i_schedule]["prices"][i_machine] = _prices(page, captured, figures, links)
+        page.schedules[i_schedule]["prices"][i_machine] = _prices(page, captured, figures, costs)
     return {"schedule": i_schedule, "cube": page.block.add(answers)}
 
 
@@ -194,13 +219,11 @@ def _schedule(page: _Page, captured: Captured) -> int:
     return len(page.schedules) - 1
 
 
-def _prices(page: _Page, captured: Captured, figures: Figures, links: NDArray[np.float64]) -> dict[str, Any]:
+def _prices(page: _Page, captured: Captured, figures: Figures, costs: Costs) -> dict[str, Any]:
     """Seconds by work: to issue it, its duration, of the works that the link moves their durations at each stop, and
     what the others are spent on (`Parts`), (n_works, n_parts).
     """
     works, block = captured.decoded.schedule.works, page.block
-    on_links = figures.with_values({"link.h2d_bytes_per_s": links})
-    costs = price_figures(works, on_links, len(links), shares=False)
     moved = np.flatnonzero(np.any(costs.duration_s != costs.duration_s[:, :1], axis=1))
     plain = figures.for_works(works)
     parts = np.array([[float(part) for part in parts_of(work, plain)] for work in works], dtype=np.float32)

@@ -22,6 +22,7 @@ import pregate
 import simulator
 import traces
 from hwmodels.platform import Platform
+from offload.decode import small_ops
 from offload.memory import CapacityExceeded
 from offload.schedule import COLUMNS
 from pregate.ask.capture import Captured, capture_request
@@ -96,7 +97,11 @@ _Made = tuple[Captured, Compiled | None]
 
 
 def _capture(task: Task) -> _Made:
-    captured = capture_request(task.request) if task.schedules is None else task.schedules.captured(task.request)
+    compiled = _memo().compiles
+    if task.schedules is None:
+        captured = capture_request(task.request, compiled=compiled)
+    else:
+        captured = task.schedules.captured(task.request, compiled=compiled)
     return captured, made_ready(captured) if task.modes.is_fifo else None
 
 
@@ -113,6 +118,12 @@ class _Memo:
         self._kept: OrderedDict[str, _Made] = OrderedDict()
         self._making: dict[str, Lock] = {}
         self._lock = Lock()
+        self._n_ops = 0  # written so far
+
+    @property
+    def compiles(self) -> bool | None:
+        """Whether compiled code pays for the next schedule, small as it may be; None: as for one alone."""
+        return self._n_ops > small_ops() or None
 
     def get(self, key: str, make: Callable[[], _Made]) -> _Made:
         """What `make` makes of `key`, made now or before."""
@@ -125,6 +136,7 @@ class _Memo:
                     return self._kept[key]
             made = make()
             with self._lock:
+                self._n_ops += len(made[0].decoded.schedule)
                 if key not in self._kept:
                     self._n_bytes += _n_bytes(made)
                 self._kept[key] = made
