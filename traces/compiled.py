@@ -14,7 +14,7 @@ import sys
 import tempfile
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import numba
 import numpy as np
@@ -22,6 +22,8 @@ from numba import njit
 from numba.core import config
 
 __all__ = ["KeptCode", "inner", "njit"]
+
+_Function = TypeVar("_Function")
 
 ROOT = Path(__file__).parents[1]
 ROOMS = ("traces", "offload", "hwmodels", "simulator", "runtime", "pregate")
@@ -56,7 +58,7 @@ def _digest() -> str:
         for path in sorted((ROOT / room).rglob("*.py")):
             source = path.read_bytes()
             name = path.relative_to(ROOT).as_posix()
-            if b"njit" in source or name in _CONSTANTS:
+            if b"traces.compiled" in source or b"njit" in source or name in _CONSTANTS:
                 state.update(name.encode() + source)
     return state.hexdigest()[:16]
 
@@ -100,5 +102,8 @@ def _keep() -> None:
 
 _keep()
 
-inner = njit(nogil=True, no_cpython_wrapper=True, no_cfunc_wrapper=True, error_model="numpy")
-"""`njit` of a function that only compiled code calls: nothing is made that Python would call it by."""
+
+def inner(function: _Function) -> _Function:
+    """`njit` of a function that only compiled code calls: nothing is made that Python would call it by."""
+    options: dict[str, Any] = {"nogil": True, "no_cpython_wrapper": True, "no_cfunc_wrapper": True}
+    return cast(_Function, njit(**options)(function))

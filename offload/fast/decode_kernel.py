@@ -7,8 +7,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
-
 from offload.fast.kernel_layout import (
     ARRIVALS,
     BASE,
@@ -64,14 +62,15 @@ from offload.fast.kernel_layout import (
     WANTED,
     YES,
     ZERO,
+    plain,
 )
 from offload.fast.slots_kernel import after, bring, cancel, drop_waiting, give_up, hand_on, issue, release
 from offload.ops import Lane
 from traces.compiled import inner, njit
 
-_HOST = np.int64(Lane.HOST)
-_COMPUTE = np.int64(Lane.COMPUTE)
-_D2H = np.int64(Lane.D2H)
+_HOST = plain(int(Lane.HOST))
+_COMPUTE = plain(int(Lane.COMPUTE))
+_D2H = plain(int(Lane.D2H))
 
 
 @njit(cache=True, nogil=True)

@@ -11,11 +11,21 @@ Op indices count from the first op of the schedule, rows of `o` from the first o
 
 from __future__ import annotations
 
+from typing import TypeVar, cast
+
 import numpy as np
 
-# Numbers that functions are called with. Written out, or as Python's own, each would be a type to numba, and a function
-# be compiled once for every set of them.
-NONE, ZERO, YES, NO = np.int64(-1), np.int64(0), np.True_, np.False_
+_Value = TypeVar("_Value", int, bool)
+
+
+def plain(value: _Value) -> _Value:
+    """`value` as NumPy has it, which is of one type to numba: Python's own is of a type of its own for every value, and
+    a function is compiled anew for it.
+    """
+    return cast(_Value, np.asarray(value)[()])
+
+
+NONE, ZERO, YES, NO = plain(-1), plain(0), plain(True), plain(False)
 
 # Columns of `o`, named as those of a schedule; DEP_END is the end of the op's dependencies in `d`.
 LANE, COST, STEP, LAYER, EXPERT, SLOT, HBM_ACQUIRED, HBM_RELEASED, PRIORITY, CANCELLED_BY, DEP_END = range(11)

@@ -7,8 +7,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
-
 from offload.fast.eviction_kernel import cache_slot, leave, look_up
 from offload.fast.kernel_layout import (
     ALONE,
@@ -84,13 +82,14 @@ from offload.fast.kernel_layout import (
     WAIT_N,
     WAITING,
     WANTED,
+    plain,
 )
 from offload.ops import Lane
 from traces.compiled import inner, njit
 
-_HOST = np.int64(Lane.HOST)
-_H2D = np.int64(Lane.H2D)
-_DISK = np.int64(Lane.DISK)
+_HOST = plain(int(Lane.HOST))
+_H2D = plain(int(Lane.H2D))
+_DISK = plain(int(Lane.DISK))
 
 
 @njit(cache=True, nogil=True, inline="always")

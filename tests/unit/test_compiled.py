@@ -58,3 +58,22 @@ def test_a_folder_that_is_named_is_obeyed(tmp_path: Path) -> None:
     assert _run(checkout, home, NUMBA_CACHE_DIR=str(named)) == (0, 1)
     assert list(named.rglob("*.nbi"))
     assert not list(home.rglob("*.nbi"))
+
+
+def test_each_function_of_the_compiled_decoder_is_compiled_once(tmp_path: Path) -> None:
+    code = (
+        "import numba.core.compiler as compiler\n"
+        "names, made = [], compiler.compile_extra\n"
+        "def counted(context, target, function, *rest, **more):\n"
+        "    names.append(f'{function.__module__}.{function.__name__}')\n"
+        "    return made(context, target, function, *rest, **more)\n"
+        "compiler.compile_extra = counted\n"
+        "from offload.fast.decode_compiled import RUN_STEPS\n"
+        "from traces.machine_code import loaded\n"
+        "loaded(RUN_STEPS)\n"
+        "mine = [name for name in names if name.startswith('offload.fast')]\n"
+        "print(sorted({name for name in mine if mine.count(name) > 1}), len(mine) > 20)\n"
+    )
+    environment = dict(os.environ) | {"NUMBA_CACHE_DIR": str(tmp_path)}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[] True"
