@@ -212,14 +212,14 @@ class DecodeLoop:
         if on_host:
             self.host_side.compute(what, layer)
         elif kv == "host":
-            own, there = self._split(what)
+            own, there = self.split(what)
             self.host_side.attend(there, layer, self.compute(own, layer))
         else:
             if kv == "stream":
                 self.host_side.stream_cache(int(what.hbm_bytes * placed.kv_share), layer)
             self.compute(what, layer)
 
-    def _split(self, what: Work) -> tuple[Work, Work]:
+    def split(self, what: Work) -> tuple[Work, Work]:
         """An attention as what the device and what the host computes of it, made once of the layers of a pass."""
         found = self._split_of.get(id(what))
         if found is None:
@@ -256,13 +256,6 @@ class DecodeLoop:
             self.host_side.waits.clear()
         self.last_op = self.recorder.issue(
             Lane.COMPUTE, what, after, step=self.i_step, layer=layer, expert=expert, hbm_released=hbm_released
-        )
-        return self.last_op
-
-    def compute_each(self, works: Sequence[Work], layer: int, after: Sequence[int], expert: int) -> int:
-        """An op of each of `works` on the compute stream, which waits for nothing of the host; returns the last."""
-        self.last_op = self.recorder.issue_each(
-            Lane.COMPUTE, works, after, step=self.i_step, layer=layer, expert=expert
         )
         return self.last_op
 

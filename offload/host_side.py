@@ -7,7 +7,10 @@ Nothing here may know time.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import NamedTuple, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
 
 from offload.execution import Execution
 from offload.host_tier import HostTier
@@ -18,7 +21,7 @@ from offload.work_rows import Works
 from traces.model.architecture import ModelArchitecture
 from traces.model.layer_bytes import layer_weight_bytes
 
-__all__ = ["HostSide"]
+__all__ = ["Hop", "HostSide"]
 
 _WAIT = Work(OpKind.WAIT)
 _BUSY = Work(OpKind.ISSUE, n_copies=0)
@@ -28,6 +31,16 @@ _CACHE = "keys and values"
 
 _N_BUFFERS = 2
 """What one layer reads arrives while that of the layer before is read."""
+
+
+class Hop(NamedTuple):
+    """One op of what the host computes of an attention. `after`: which op it waits for, 0 the projection that comes
+    before all of them, 1 the first of them.
+    """
+
+    lane: Lane
+    what: Work
+    after: int
 
 
 class _Loop(Protocol):
@@ -167,20 +180,40 @@ class HostSide:
         """Of an attention what the host computes over a KV cache in its memory: scores and values."""
         return self._loop.works.cpu_layer(what._replace(gemms=(), weight_bits=32.0))
 
-    def attend(self, scores: Work, layer: int, projected: int) -> None:
+    def hops(self, scores: Work, n_tokens: int) -> list[Hop]:
         """Scores and values over a KV cache in host memory, queries, keys and values being handed over."""
-        after = (self.hand_over(projected, layer),)
-        self._issue(scores, layer, after)
-        self.waits.append(self._return((self._last,), layer))
+        works = self._loop.works
+        down, back = Hop(Lane.D2H, works.handover(n_tokens), 0), works.back(n_tokens)
+        if self._loop.execution.host_computes:
+            on_host = [Hop(Lane.HOST, _WAIT, 1), Hop(Lane.CPU, scores, 2), Hop(Lane.HOST, _BUSY, 3)]
+            return [down, *on_host, Hop(Lane.H2D, back, 3)]
+        return [down, Hop(Lane.CPU, scores, 1), Hop(Lane.H2D, back, 2)]
+
+    def attend(self, scores: Work, layer: int, projected: int) -> None:
+        """The ops of `hops`, after op `projected`; the next op of the compute stream waits for the last."""
+        loop, ops = self._loop, [projected]
+        for lane, what, after in self.hops(scores, loop.n_tokens):
+            ops.append(loop.recorder.issue(lane, what, (ops[after],), step=loop.i_step, layer=layer))
+            if lane is Lane.CPU:
+                self._last = ops[-1]
+        self.waits.append(ops[-1])
+
+    def has_run(self, last: int) -> None:
+        """Op `last` is the last of the host's processor so far."""
+        self._last = last
 
     def stream_cache(self, n_bytes: int, layer: int) -> None:
         """Keys and values of a layer through a buffer; its attention waits for them."""
         self.waits.append(self._stream(_CACHE, n_bytes, layer))
 
-    def cache_is_read(self, layer: int, read_by: int) -> None:
-        """Op `read_by` has read the keys and values that were streamed last for `layer`: their buffer is free then."""
-        self._in_use[layer].remove(_CACHE)
-        self._readers[_CACHE] = [*self._readers[_CACHE][1:], read_by]
+    def turns_of_cache(self, readers: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Of keys and values that are streamed one after the other, each read by one of `readers` (n,) right after it:
+        the op that must have read its buffer before, (n,), -1 none.
+        """
+        before = self._readers.setdefault(_CACHE, [-1] * _N_BUFFERS)
+        turns = np.concatenate([np.array(before, np.int64), readers])
+        self._readers[_CACHE] = turns[len(readers) :].tolist()
+        return turns[: len(readers)]
 
     def _stream(self, what: str, n_bytes: int, layer: int, after: Sequence[int] = ()) -> int:
         """`n_bytes` of a layer into the next buffer for `what`, once what was there has been read; returns the copy."""

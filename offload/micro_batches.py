@@ -9,13 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from offload.host_side import HostSide
-from offload.ops import Work
+from offload.ops import Lane, Work
+from offload.recorder import Recorder
 from offload.work_rows import Works
 from traces.model.architecture import LayerStack
 from traces.routing import Step
@@ -26,21 +27,26 @@ __all__ = ["MicroBatches", "micro_batches_of"]
 class _Loop(Protocol):
     """What micro-batches need of the loop that they are part of."""
 
+    recorder: Recorder
     host_side: HostSide
     works: Works
-    n_tokens: int
+    i_step: int
     last_op: int
 
-    def mix(self, what: Work, layer: int, on_host: bool, away: bool) -> None:
-        """What mixes the tokens of a layer, where its keys and values are."""
+    def split(self, what: Work) -> tuple[Work, Work]:
+        """An attention as what the device and what the host computes of it."""
 
-    def compute(
-        self, what: Work, layer: int, after: Sequence[int] = (), hbm_released: int = 0, expert: int = -1
-    ) -> int:
-        """An op of the compute stream."""
 
-    def compute_each(self, works: Sequence[Work], layer: int, after: Sequence[int], expert: int) -> int:
-        """An op of each of `works` in turn, none of which waits for the host; returns the last."""
+class _Mixing(NamedTuple):
+    """What mixes the tokens of a layer, of one micro-batch after the other, `n_ops` each.
+
+    `lane`, `rows`: (n_ops x n_mixers,). `after`: of the ops of a mixer but the first, which of its ops they wait for.
+    """
+
+    lane: NDArray[np.int64]
+    rows: NDArray[np.int64]
+    n_ops: int
+    after: tuple[int, ...]
 
 
 def _tokens_of(experts: Sequence[NDArray[np.int16]], n_experts: int) -> list[list[list[int]]]:
@@ -76,6 +82,8 @@ def micro_batches_of(step: Step, n_sequences: int) -> list[Step]:
 class MicroBatches:
     """One pass in micro-batches `parts`. `mixing`: of each the works that mix its tokens, by layer. `experts`: of each
     the experts of its tokens, (n_tokens, n_blocks, top_k), -1 pads.
+
+    The ops of all micro-batches are written at once: their shapes are alike, only works differ.
     """
 
     def __init__(
@@ -89,36 +97,69 @@ class MicroBatches:
         self._loop, self._mixing = loop, mixing
         self._n_tokens = [len(part.experts) for part in parts]
         self._tokens = _tokens_of(experts, n_experts)
-        self._waits: list[list[int]] = [[] for _ in parts]  # results of the host that a micro-batch waits for
-        self._to_gate: list[int] = []  # micro-batches whose gate comes right before their experts
+        self._made: dict[tuple[int, ...], _Mixing] = {}  # by the identities of the works
+        self._rows_of: dict[str, NDArray[np.int64]] = {}
+        self._waits = np.zeros((len(parts), 0), np.int64)  # results of the host that a micro-batch waits for
+        self._to_gate = False  # whether the gate of each comes right before its experts
         self.gate = -1
         """The last gate of the block."""
 
     def mix(self, layer: int, kv: str) -> None:
         """What mixes the tokens of a layer, of one micro-batch after the other."""
+        whats = [(what, n) for works, n in zip(self._mixing, self._n_tokens, strict=True) for what in works[layer]]
+        if not whats:
+            return
         loop, side = self._loop, self._loop.host_side
-        n_all = loop.n_tokens
-        for i, works in enumerate(self._mixing):
-            loop.n_tokens = self._n_tokens[i]  # what is handed over is of these
-            for what in works[layer]:
-                loop.mix(what, layer, False, True)
-                self._waits[i] += side.take_waits()
-                if kv == "stream":
-                    side.cache_is_read(layer, loop.last_op)
-        loop.n_tokens = n_all
+        key = tuple(id(what) for what, _ in whats)
+        mixing = self._made.get(key)
+        if mixing is None:
+            mixing = self._made[key] = self._mixers(whats, kv)
+        first = loop.recorder.next_op + mixing.n_ops * np.arange(len(whats))
+        last = first + mixing.n_ops - 1
+        if kv == "stream":
+            turns = side.turns_of_cache(last)
+            after = np.stack([turns, first], axis=1)
+            known = after >= 0
+            n_after = known.ravel().astype(np.int64)
+            self._write(mixing.lane, mixing.rows, n_after, after[known], layer, waiting=1)
+        else:
+            n_after = np.tile([0, *[1] * len(mixing.after)], len(whats))
+            after = first[:, None] + np.array(mixing.after, np.int64)
+            self._write(mixing.lane, mixing.rows, n_after, after.ravel(), layer)
+        if kv == "host":
+            self._waits = np.concatenate([self._waits, last.reshape(len(self._waits), -1)], axis=1)
+            side.has_run(int(first[-1]) + mixing.lane[: mixing.n_ops].tolist().index(Lane.CPU))
+            loop.last_op = int(first[-1])
+        else:
+            loop.last_op = int(last[-1])
+
+    def _mixers(self, whats: Sequence[tuple[Work, int]], kv: str) -> _Mixing:
+        """The ops of mixers over so many tokens, where keys and values are as `kv` says."""
+        loop, side, row = self._loop, self._loop.host_side, self._loop.recorder.row
+        lanes, rows = [int(Lane.COMPUTE)], list[int]()
+        after: tuple[int, ...] = ()
+        for what, n_tokens in whats:
+            if kv == "host":
+                own, there = loop.split(what)
+                hops = side.hops(there, n_tokens)
+                lanes, after = [int(Lane.COMPUTE), *(hop.lane for hop in hops)], tuple(hop.after for hop in hops)
+                rows += [row(own), *(row(hop.what) for hop in hops)]
+            elif kv == "stream":
+                lanes = [int(Lane.H2D), int(Lane.COMPUTE)]
+                rows += [row(loop.works.stream(int(what.hbm_bytes * side.placed.kv_share))), row(what)]
+            else:
+                rows.append(row(what))
+        return _Mixing(np.tile(np.array(lanes), len(whats)), np.array(rows), len(lanes), after)
 
     def dense(self, stack: LayerStack, layer: int) -> None:
         """The FFN of a layer without experts."""
-        for i, n in enumerate(self._n_tokens):
-            self._loop.compute(self._loop.works.dense(stack, n), layer, self._take(i))
+        self._after_waits(self._rows("dense", lambda n: self._loop.works.dense(stack, n)), layer)
 
     def gates(self, layer: int, now: bool) -> int:
         """The gates of a block: all of them `now`, or each when its experts are due. Returns the last one so far."""
-        self._to_gate = list(range(len(self._n_tokens)))
-        self.gate = -1
+        self._to_gate, self.gate = not now, -1
         if now:
-            for i in range(len(self._n_tokens)):
-                self._gate(i, layer)
+            self.gate = self._after_waits(self._rows("gate", self._loop.works.gate), layer)
         return self.gate
 
     def fused(
@@ -131,47 +172,91 @@ class MicroBatches:
         for n_tokens, counts in zip(self._n_tokens, by_part, strict=True):
             tokens, n_shared = tuple(n for n in counts if n), n_tokens if with_shared else 0
             made.append(works.grouped(n_shared, tokens) if tokens or n_shared else None)
-        return self._issue(made, layer, after, freed, -1)
+        return self._issue(self._rows_or_none(made), layer, after, freed, -1)
 
     def shared(self, block: int, layer: int) -> None:
         """Shared experts alone."""
-        self._issue([self._loop.works.shared(n) for n in self._n_tokens], layer, (), 0, -1)
+        self._issue(self._rows("shared", self._loop.works.shared), layer, (), 0, -1)
 
     def single(
         self, block: int, expert: int, what: Callable[[int], Work], layer: int, after: Sequence[int], freed: int
     ) -> int:
         """One expert as an op a micro-batch that asks for it; `what` of so many tokens."""
-        counts = self._tokens[block][expert]
-        made = {n: what(n) if n else None for n in set(counts)}
-        return self._issue([made[n] for n in counts], layer, after, freed, expert)
+        counts, row = self._tokens[block][expert], self._loop.recorder.row
+        of = {n: row(what(n)) if n else -1 for n in set(counts)}
+        return self._issue(np.array([of[n] for n in counts]), layer, after, freed, expert)
 
-    def _issue(self, made: Sequence[Work | None], layer: int, after: Sequence[int], freed: int, expert: int) -> int:
-        """An op of each micro-batch that has a work; the last of them frees."""
-        loop, begin, op = self._loop, 0, -1
-        if not any(made):
-            made = [*made[:-1], loop.works.grouped(0, ())]  # nothing to compute, and what to wait for
-        last = max(i for i, what in enumerate(made) if what is not None)
-        for i, what in enumerate(made):  # up to where gates and the host's results wait for none of them
-            if not self._to_gate and not loop.host_side.waits:
-                begin = i
-                break
-            if i in self._to_gate:
-                self._gate(i, layer)
-            if what is not None:
-                op = loop.compute(what, layer, after, freed if i == last else 0, expert)
-            begin = i + 1
-        rest = [what for what in made[begin:last] if what is not None]
-        if rest:
-            op = loop.compute_each(rest, layer, after, expert)
-        if last >= begin and (what := made[last]) is not None:
-            op = loop.compute(what, layer, after, freed, expert)
+    def _rows(self, name: str, make: Callable[[int], Work | None]) -> NDArray[np.int64]:
+        """By micro-batch the row of `make` of its tokens, the same in every layer; -1 none."""
+        found = self._rows_of.get(name)
+        if found is None:
+            found = self._rows_of[name] = self._rows_or_none([make(n) for n in self._n_tokens])
+        return found
+
+    def _rows_or_none(self, made: Sequence[Work | None]) -> NDArray[np.int64]:
+        row = self._loop.recorder.row
+        return np.array([-1 if what is None else row(what) for what in made])
+
+    def _issue(self, rows: NDArray[np.int64], layer: int, after: Sequence[int], freed: int, expert: int) -> int:
+        """An op of each micro-batch that has a row, its gate before it where that is due; the last frees.
+
+        Returns the last.
+        """
+        loop, recorder = self._loop, self._loop.recorder
+        if not (rows >= 0).any():  # nothing to compute, and what to wait for
+            rows = np.array([*rows[:-1], recorder.row(loop.works.grouped(0, ()))])
+        has, n = rows >= 0, len(rows)
+        after_each = np.broadcast_to(np.array(after, np.int64), (n, len(after)))
+        first = recorder.next_op
+        if self._to_gate:
+            self._to_gate = False
+            gates, waits = self._rows("gate", loop.works.gate), self._take_waits()
+            mask = np.stack([np.ones(n, np.bool_), has], axis=1)
+            of_op = np.concatenate([np.ones(waits.shape, np.bool_), np.tile(has[:, None], len(after))], axis=1)
+            n_after = np.tile([waits.shape[1], len(after)], (n, 1))[mask]
+            deps = np.concatenate([waits, after_each], axis=1)[of_op]
+            experts = np.tile([-1, expert], (n, 1))[mask]
+            self._write(Lane.COMPUTE, np.stack([gates, rows], axis=1)[mask], n_after, deps, layer, experts)
+            places = first - 1 + np.cumsum(mask).reshape(n, 2)
+            self.gate, op = int(places[-1, 0]), int(places[has, 1][-1])
+        else:
+            n = int(has.sum())
+            self._write(Lane.COMPUTE, rows[has], np.full(n, len(after)), after_each[has].ravel(), layer, expert)
+            op = first + n - 1
+        loop.last_op = recorder.next_op - 1
+        if freed:
+            recorder.release_after(op, freed)
         return op
 
-    def _gate(self, i: int, layer: int) -> None:
-        self._to_gate.remove(i)
-        self.gate = self._loop.compute(self._loop.works.gate(self._n_tokens[i]), layer, self._take(i))
+    def _after_waits(self, rows: NDArray[np.int64], layer: int) -> int:
+        """An op of each micro-batch, after what it waits for; returns the last."""
+        waits = self._take_waits()
+        self._write(Lane.COMPUTE, rows, np.full(len(rows), waits.shape[1]), waits.ravel(), layer)
+        self._loop.last_op = self._loop.recorder.next_op - 1
+        return self._loop.last_op
 
-    def _take(self, i: int) -> list[int]:
-        """What the next op of a micro-batch waits for, which then is no more."""
-        waits, self._waits[i] = self._waits[i], []
+    def _write(
+        self,
+        lane: Lane | NDArray[np.int64],
+        rows: NDArray[np.int64],
+        n_after: NDArray[np.int64],
+        after: NDArray[np.int64],
+        layer: int,
+        expert: int | NDArray[np.int64] = -1,
+        waiting: int = 0,
+    ) -> None:
+        """Ops of the pass, of which number `waiting` also waits for what the next op of the compute stream does."""
+        loop = self._loop
+        if loop.host_side.waits:
+            begin = int(n_after[:waiting].sum())
+            end = begin + int(n_after[waiting])
+            waits = sorted({*after[begin:end].tolist(), *loop.host_side.take_waits()})
+            n_after, after = n_after.copy(), np.concatenate([after[:begin], waits, after[end:]])
+            n_after[waiting] = len(waits)
+        loop.recorder.issue_many(lane, rows, n_after, after, step=loop.i_step, layer=layer, expert=expert)
+
+    def _take_waits(self) -> NDArray[np.int64]:
+        """What the next op of each micro-batch waits for, (n, n_waits), which then is no more."""
+        waits = self._waits
+        self._waits = waits[:, :0]
         return waits

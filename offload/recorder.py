@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -54,6 +54,14 @@ def assemble(parts: Iterable[Part], static_bytes: int = 0) -> Schedule:
     return Schedule(**arrays, works=tuple(rows), static_bytes=static_bytes)
 
 
+class _Block(NamedTuple):
+    """Consecutive ops: (n, n_recorded) as recorded, how many ops each waits for (n,), and these, op after op."""
+
+    ops: NDArray[np.int64]
+    n_after: NDArray[np.int64]
+    after: NDArray[np.int64]
+
+
 class Recorder:
     """Writes a schedule down op by op; it is asked for everything but the time. `take` hands over what there is."""
 
@@ -62,9 +70,11 @@ class Recorder:
         self._clear()
 
     def _clear(self) -> None:
+        self._first = self._base  # the first op of `_ops`
         self._ops: list[tuple[int, ...]] = []
         self._dep_end: list[int] = []
         self._dep: list[int] = []
+        self._blocks: list[_Block] = []  # the ops before those
         self._rows: dict[Work, int] = {}
         self._row_of: dict[int, int] = {}  # identity of a work -> its row
         self._kept: list[Work] = []  # so that no identity is used again
@@ -73,7 +83,12 @@ class Recorder:
 
     def __len__(self) -> int:
         """Ops not taken yet."""
-        return len(self._ops)
+        return self.next_op - self._base
+
+    @property
+    def next_op(self) -> int:
+        """The index of the op that is issued next."""
+        return self._first + len(self._ops)
 
     def issue(
         self,
@@ -92,27 +107,54 @@ class Recorder:
         """Append one op; returns its index, to be named in later ops' `after`."""
         row = self._row_of.get(id(work))
         if row is None:
-            row = self._row_of[id(work)] = self._rows.setdefault(work, len(self._rows))
-            self._kept.append(work)
+            row = self.row(work)
         self._ops.append((lane, row, step, layer, expert, slot, hbm_acquired, hbm_released, priority))
         self._dep += after
         self._dep_end.append(len(self._dep))
-        return self._base + len(self._ops) - 1
+        return self._first + len(self._ops) - 1
 
-    def issue_each(
-        self, lane: Lane, works: Sequence[Work], after: Sequence[int], *, step: int, layer: int, expert: int = -1
+    def row(self, work: Work) -> int:
+        """The row of a work among those of the ops that are not taken yet."""
+        row = self._row_of.get(id(work))
+        if row is None:
+            row = self._row_of[id(work)] = self._rows.setdefault(work, len(self._rows))
+            self._kept.append(work)
+        return row
+
+    def issue_many(
+        self,
+        lane: Lane | NDArray[np.int64],
+        rows: NDArray[np.int64],
+        n_after: NDArray[np.int64],
+        after: NDArray[np.int64],
+        *,
+        step: int,
+        layer: int,
+        expert: int | NDArray[np.int64] = -1,
     ) -> int:
-        """Append an op of each of `works`, which all wait for `after`; returns the index of the last."""
-        row_of = self._row_of
-        for work in works:
-            if id(work) not in row_of:
-                row_of[id(work)] = self._rows.setdefault(work, len(self._rows))
-                self._kept.append(work)
-        self._ops += [(lane, row_of[id(work)], step, layer, expert, -1, 0, 0, 0) for work in works]
-        begin, n_after = len(self._dep), len(after)
-        self._dep += [*after] * len(works)
-        self._dep_end += [begin + n_after * (i + 1) for i in range(len(works))]
-        return self._base + len(self._ops) - 1
+        """Append ops of the works `rows` (n,), numbered by `row`; returns the index of the first.
+
+        Each waits for `n_after` (n,) ops, which `after` (n_deps,) has one op after the other.
+        """
+        self._close_block()
+        ops = np.empty((len(rows), len(_RECORDED)), np.int64)
+        ops[:] = (0, 0, step, layer, -1, -1, 0, 0, 0)
+        ops[:, 0], ops[:, 1], ops[:, 4] = lane, rows, expert
+        self._blocks.append(_Block(ops, n_after, after))
+        self._first += len(ops)
+        return self._first - len(ops)
+
+    def _close_block(self) -> None:
+        """What was issued op by op becomes a block."""
+        n = len(self._ops)
+        if n:
+            flat = np.fromiter(chain.from_iterable(self._ops), np.int64, n * len(_RECORDED))
+            ends = np.array([0, *self._dep_end], np.int64)
+            n_after = ends[1:] - ends[:-1]
+            block = _Block(flat.reshape(n, len(_RECORDED)), n_after, np.array(self._dep, np.int64))
+            self._blocks.append(block)
+            self._first += n
+            self._ops, self._dep_end, self._dep = [], [], []
 
     def release_after(self, op: int, n_bytes: int) -> None:
         """Op `op` gives back `n_bytes` more of HBM when it ends."""
@@ -129,8 +171,12 @@ class Recorder:
 
     def take(self, live: Iterable[int] = ()) -> Part:
         """What was recorded since the last time; `live`: ops that may still be waited for."""
-        n, works = len(self._ops), tuple(self._rows)
-        flat = np.fromiter(chain.from_iterable(self._ops), np.int64, n * len(_RECORDED)).reshape(n, len(_RECORDED))
+        self._close_block()
+        n, works = len(self), tuple(self._rows)
+        blocks = self._blocks or [_Block(np.zeros((0, len(_RECORDED)), np.int64), *np.zeros((2, 0), np.int64))]
+        flat, n_after, after = (
+            np.concatenate(each) if len(each) > 1 else each[0] for each in zip(*blocks, strict=True)
+        )
         arrays: dict[str, NDArray[Any]] = {name: flat[:, i].astype(COLUMNS[name]) for i, name in enumerate(_RECORDED)}
         kinds, sizes = np.array([w.kind for w in works], np.int8), np.array([w.copy_bytes for w in works], np.int64)
         arrays["kind"] = kinds[arrays["cost"]] if n else np.zeros(0, np.int8)
@@ -140,8 +186,8 @@ class Recorder:
             arrays["cancelled_by"][list(self._cancelled)] = list(self._cancelled.values())
         if self._released:
             arrays["hbm_released"][list(self._released)] += np.array(list(self._released.values()), np.int64)
-        arrays["dep_ptr"] = np.array([0, *self._dep_end], dtype=np.int64)
-        arrays["dep"] = np.array(self._dep, dtype=np.int32)
+        arrays["dep_ptr"] = np.concatenate([np.zeros(1, np.int64), np.cumsum(n_after)])
+        arrays["dep"] = after.astype(np.int32)
         part = Part(self._base, arrays, works, np.array(sorted(set(live)), dtype=np.int64))
         self._base += len(part)
         self._clear()

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from hwmodels.compute_formats import computes_in
-from hwmodels.cost import parts_of, price_figures
+from hwmodels.cost import parts_of, price
 from hwmodels.figures import Figures, figures_of
 from hwmodels.platform import Platform, load_platform
 from hwmodels.spread import SPREAD_KEYS
+from offload import metrics
 from offload.ops import Lane, OpKind, Work
 from offload.policy import Policy
 from offload.probes import find_probes
@@ -25,14 +25,15 @@ from pregate.ask.capture import Captured, capture
 from pregate.ask.decode_middle import middle_tokens
 from pregate.ask.largest_batch import largest_batch
 from pregate.ask.machine_memory import memory_of
-from pregate.ask.simulation import interpret
+from pregate.ask.policy_modes import modes_of
 from pregate.measured.isca24 import Row, Workbench
 from pregate.measured.isca24_table import published_row
 from pregate.measured.reproduction import published_activation
 from pregate.measured.table import MeasuredRow
 from pregate.named import load_model
-from simulator.explain.critical_path import walk
+from simulator.explain.critical_path import ExplainedRun, walk
 from simulator.explain.sensitivity import elasticities
+from simulator.modes import FIFO
 from traces.errors import InvalidInput
 from traces.model.architecture import ModelArchitecture
 from traces.model.formats_by_part import parse_formats
@@ -66,20 +67,14 @@ _OF_MACHINES = {"h2d_bytes_per_s": _copied_bytes_per_s, "cpu_bytes_per_s": _read
 """Metrics of a machine and an expert, no run."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Run:
-    """A captured run, and the tokens of its prompt."""
-
-    captured: Captured
-    n_prompt: int
-
-
 class RowBench:
     """Predicts rows; models, traces and schedules that rows share are made once."""
 
     def __init__(self, seed: int = 0, overrides: Mapping[str, str] | None = None, hardware: str | None = None) -> None:
         self._seed, self._overrides, self._hardware = seed, dict(overrides or {}), hardware
-        self._runs: dict[Any, _Run] = {}
+        self._platforms: dict[Any, Platform] = {}
+        self._runs: dict[Any, Captured] = {}
+        self._timed: tuple[Captured, Platform, ExplainedRun] | None = None  # the last, which several questions are of
         self._traces: dict[Any, RoutingTrace] = {}
         self._workloads: dict[Any, Workbench] = {}
 
@@ -89,15 +84,17 @@ class RowBench:
         if self._hardware is None:
             overrides |= {key: value for key, value in (("host", row.host), ("link", row.link)) if value}
         overrides |= row.overrides
-        return load_platform(
-            self._hardware or row.hardware, row.stack or None, {**overrides, **self._overrides, **(constants or {})}
-        )
+        chosen = {**overrides, **self._overrides, **(constants or {})}
+        key = (self._hardware or row.hardware, row.stack or None, tuple(chosen.items()))
+        found = self._platforms.get(key)
+        if found is None:
+            found = self._platforms[key] = load_platform(key[0], key[1], chosen)
+        return found
 
     def binding_constant(self, row: MeasuredRow) -> str:
         """The constant of the stack that scales what a run of `row` spends most time in: host, link or kernels."""
         hw = self.platform(row)
-        timeline = interpret(self._run(row, hw).captured, hw, "recurrence", with_intervals=False).timeline
-        assert timeline is not None
+        timeline = self._explained(self._run(row, hw), hw).timeline
         constants = {Lane.CPU: "cpu_efficiency", Lane.H2D: "link_efficiency", Lane.COMPUTE: "hbm_efficiency"}
         return f"stack.{constants[max(constants, key=timeline.busy_s)]}"
 
@@ -111,39 +108,39 @@ class RowBench:
         if row.routing:
             bench, asked = self._published(row, hw)
             return bench.value(asked) * (1e-3 if row.metric == "moe_layer_latency" else 1.0)
-        run = self._run(row, hw)
-        result = interpret(run.captured, hw, "recurrence", with_intervals=False)
-        batch = run.captured.workload.n_running
+        captured = self._run(row, hw)
+        workload, decoded = captured.workload, captured.decoded
+        if row.metric not in _TIMES and row.metric != "peak_hbm_bytes":
+            if row.metric == "hit_rate":
+                return decoded.n_hits / decoded.n_lookups if decoded.n_lookups else 0.0
+            return float(workload.n_active)
+        timeline, trace = self._explained(captured, hw).timeline, captured.trace
         match row.metric:
             case "decode_tokens_per_s":
-                return batch / result.tpot_s
+                return workload.n_running / metrics.tpot_s(timeline, trace)["mean"]
             case "prefill_tokens_per_s":
-                return batch * row.input_tokens / result.ttft_s
+                return workload.n_running * row.input_tokens / metrics.ttft_s(timeline)
             case "tokens_per_s":
-                return result.tokens_per_s
+                return workload.n_output_tokens / timeline.makespan_s
             case "ttft":
-                return result.ttft_s
+                return metrics.ttft_s(timeline)
             case "tpot":
-                return result.tpot_s
+                return metrics.tpot_s(timeline, trace)["mean"]
             case "moe_layer_latency":
-                return result.moe_layer_latency_s
-            case "peak_hbm_bytes":
-                return float(result.peak_hbm_bytes)
-            case "hit_rate":
-                return result.hit_rate
+                return metrics.moe_layer_latency_s(timeline, metrics.decode_steps(trace))
             case _:
-                return float(run.captured.workload.n_active)
+                return float(timeline.peak_hbm_bytes)
 
     def elasticities(self, row: MeasuredRow, constants: Mapping[str, float] | None = None) -> dict[str, float]:
         """d ln(time behind the metric) / d ln(number), by the numbers that scatter; none of what is no time."""
         if row.metric not in _TIMES or row.routing:
             return {}
         hw = self.platform(row, constants)
-        captured, figures = self._run(row, hw).captured, figures_of(hw)
+        captured = self._run(row, hw)
         schedule = captured.decoded.schedule
-        figures = figures.for_works(schedule.works)
-        explained = walk(schedule, price_figures(schedule.works, figures))
-        found = elasticities(explained, find_probes(schedule, captured.trace), figures, _TIMES[row.metric])
+        figures = figures_of(hw).for_works(schedule.works)
+        probes = find_probes(schedule, captured.trace)
+        found = elasticities(self._explained(captured, hw), probes, figures, _TIMES[row.metric])
         return {key: found[key] for key in SPREAD_KEYS if found.get(key)}
 
     def _published(self, row: MeasuredRow, hw: Platform) -> tuple[Workbench, Row]:
@@ -173,7 +170,7 @@ class RowBench:
             bench, asked = self._published(row, hw)
             captured = bench.captured(asked)
         else:
-            captured = self._run(row, hw).captured
+            captured = self._run(row, hw)
         counted, n_units = _counted(row, captured)
         link_s, roofline_s = _ideal_s(captured.decoded.schedule, hw, counted)
         said = {}
@@ -182,7 +179,15 @@ class RowBench:
                 said[name] = n_units / seconds if row.more_is_better else seconds / n_units
         return said
 
-    def _run(self, row: MeasuredRow, hw: Platform) -> _Run:
+    def _explained(self, captured: Captured, hw: Platform) -> ExplainedRun:
+        """The times of a run on `hw`. Raises `NotFifo` of a design that cuts its copies."""
+        if self._timed is None or self._timed[0] is not captured or self._timed[1] is not hw:
+            modes_of(captured.policy, FIFO).require_fifo()
+            schedule = captured.decoded.schedule
+            self._timed = captured, hw, walk(schedule, price(schedule.works, hw))
+        return self._timed[2]
+
+    def _run(self, row: MeasuredRow, hw: Platform) -> Captured:
         model = _model(row)
         n_prompt, n_output, context = _shape(row, model)
         placed = row.design()
@@ -191,7 +196,7 @@ class RowBench:
         found = self._runs.get(key)
         if found is None:
             trace = self._trace(model, n_prompt, n_output, batch, context)
-            found = self._runs[key] = _Run(capture(model, hw, trace, placed, expert_tier=row.expert_tier), n_prompt)
+            found = self._runs[key] = capture(model, hw, trace, placed, expert_tier=row.expert_tier)
         return found
 
     def _largest(self, row: MeasuredRow, model: ModelArchitecture, design: Policy, hw: Platform) -> int:

@@ -58,7 +58,7 @@ def critical_path(explained: ExplainedRun) -> Path:
     begin_s = np.where(issuing, before, timeline.start_s[op])
     end_s = np.where(issuing, explained.host_s[op], timeline.end_s[op])
     # What the path spends after `slotless_s` of a copy that comes later, that copy waits for its slot.
-    since_s = np.where(issuing, np.inf, explained.slotless_s[op])
+    since_s = np.where(issuing, np.inf, explained.slotless_s()[op])
     waits_since_s = np.minimum.accumulate(np.concatenate([[np.inf], since_s[:0:-1]]))[::-1]
     slot_s = np.maximum(end_s - np.maximum(begin_s, waits_since_s), 0.0)
     return Path(op, issuing, begin_s, end_s, slot_s)

@@ -34,14 +34,16 @@ class ExplainedRun:
     """A run of the recurrence, and what the start of every op waited for, each (n_ops,).
 
     `bound_by` int64: the op whose end it was (the last one of the lane or a dependency), -2 for the host that issued
-    it, -1 for nothing. `host_s`: when the host was done with issuing (or, on HOST, with running) the op. `slotless_s`:
-    when the op could have started had its `slot_edges` been met; its start, unless a slot was the last to come.
+    it, -1 for nothing. `host_s`: when the host was done with issuing (or, on HOST, with running) the op.
     """
 
     timeline: Timeline
     bound_by: NDArray[np.int64]
     host_s: NDArray[np.float64]
-    slotless_s: NDArray[np.float64]
+
+    def slotless_s(self) -> NDArray[np.float64]:
+        """When each op could have started had its `slot_edges` been met: its start, unless a slot was the last."""
+        return _slotless_s(self.timeline.schedule, self.timeline.end_s, self.host_s)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -58,8 +60,7 @@ def walk(schedule: Schedule, costs: Costs) -> ExplainedRun:
     Raises `InvalidInput` for times that are negative, not finite or of another length.
     """
     start_s, end_s, bound_by, host_s = walked(schedule, costs)
-    slotless_s = _slotless_s(schedule, end_s, host_s)
-    return ExplainedRun(Timeline(schedule, start_s, end_s, "recurrence"), bound_by, host_s, slotless_s)
+    return ExplainedRun(Timeline(schedule, start_s, end_s, "recurrence"), bound_by, host_s)
 
 
 def _slotless_s(schedule: Schedule, end_s: NDArray[np.float64], host_s: NDArray[np.float64]) -> NDArray[np.float64]:

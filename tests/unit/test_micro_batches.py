@@ -247,9 +247,12 @@ def test_ops_written_at_once_are_those_written_one_by_one() -> None:
         recorder = Recorder()
         first = recorder.issue(Lane.COMPUTE, works[1], step=0)
         if at_once:
-            last = recorder.issue_each(Lane.COMPUTE, works, (first,), step=1, layer=2, expert=4)
+            rows, ones = np.array([recorder.row(one) for one in works]), np.ones(3, np.int64)
+            last = recorder.issue_many(Lane.COMPUTE, rows, ones, first * ones, step=1, layer=2, expert=4) + 2
         else:
             last = [recorder.issue(Lane.COMPUTE, one, (first,), step=1, layer=2, expert=4) for one in works][-1]
+        assert recorder.next_op == last + 1 == len(recorder)
+        recorder.release_after(last, 5)
         recorder.issue(Lane.HOST, Work(OpKind.STEP), (last,), step=1)
         both.append(recorder.schedule().digest)
     assert both[0] == both[1]
