@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import compress
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from offload.memory import CapacityExceeded
 from offload.ops import TO_DEVICE, Lane
 from offload.policies import policy_named
 from offload.policy import Cache, Policy
+from pregate.ask.ranking import Standing, are_ranked, told_apart
 from pregate.ask.shown import html_table
 from pregate.ask.simulation import SimulationResult, describe_calibration, simulate, to_dataframe
 from simulator.modes import FIFO, Modes
@@ -78,9 +80,13 @@ class Comparison:
     @property
     def ranked(self) -> tuple[SimulationResult, ...]:
         """The exact designs that can be built; without one, exact ones, or all there are."""
-        exact = tuple(result for result in self.results if result.output == "exact")
-        built = tuple(result for result in exact if result.policy not in self.ceilings)
-        return built or exact or self.results
+        standings = [self._standing(result) for result in self.results]
+        return tuple(compress(self.results, are_ranked(standings)))
+
+    def _standing(self, result: SimulationResult) -> Standing:
+        if result.output != "exact":
+            return "approximate"
+        return "ceiling" if result.policy in self.ceilings else ""
 
     def ratio_to_best(self, result: SimulationResult) -> float:
         """Tokens per second over the best's, 1 for the best; above it only of what is not `ranked`."""
@@ -103,11 +109,8 @@ class Comparison:
         """A sentence for each design that is no answer though it may be the fastest."""
         for result in self.results:
             rate = "" if result is self.best else f" ({result.tokens_per_s:.4g} tokens/s)"
-            if result.policy in self.ceilings:
-                yield f"{result.policy} knows what no gate has said, so that nobody can build it{rate}."
-            if result.output != "exact":
-                why = "skips or rounds experts, or executes others"
-                yield f"{result.policy} {why}: its output is not the model's{rate}."
+            for said in told_apart([(result.policy, self._standing(result))]):
+                yield f"{said.removesuffix('.')}{rate}."
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready: every result with `fits` and `ratio_to_best`, what does not fit, the verdict."""

@@ -65,7 +65,7 @@ def sweep(
     if not yes:
         require_consent_along(arguments["model"], arguments["trace"], arguments["axes"])
     from pregate.explore.sweeps.checkpoint import Checkpoint
-    from pregate.explore.sweeps.summary import summarise
+    from pregate.explore.sweeps.summary import apart, summarise
     from pregate.explore.sweeps.sweep import sweep as run_sweep
 
     kept = checkpoint if checkpoint is not None else target.with_name(f"{target.name}.partial")
@@ -80,7 +80,7 @@ def sweep(
     rows = summarise(dataset)
     if not render.print_data(format, {"policies": rows, "attributes": dataset.attrs}, rows):
         render.print_table(_table(rows, f"{dataset.attrs['model']} on {dataset.attrs['hardware']}"))
-        print(f"Machine constants: {dataset.attrs['calibration']}.")
+        print(" ".join([f"Machine constants: {dataset.attrs['calibration']}.", *apart(dataset)]))
     for note in notes:
         print(f"note: {note.message}", file=sys.stderr if format is not options.Format.table else sys.stdout)
     written = [target]
@@ -181,7 +181,7 @@ def _table(rows: list[dict[str, Any]], title: str) -> Table:
     for row in rows:
         spans = (("tokens_per_s", ""), ("moe_layer_latency_s", "s"), ("ttft_s", "s"), ("peak_hbm_bytes", "B"))
         table.add_row(
-            row["policy"], f"{row['fits_share']:.1%}", f"{row['best_share']:.1%}",
+            row["policy"], f"{row['fits_share']:.1%}", row["standing"] or f"{row['best_share']:.1%}",
             *(_span(row[f"{name}_min"], row[f"{name}_max"], unit) for name, unit in spans),
             *([_span(row["batch_size_min"], row["batch_size_max"], "")] if fills else ()),
         )  # fmt: skip

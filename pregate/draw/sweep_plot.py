@@ -18,7 +18,7 @@ from pregate.draw.iso_lines import draw_iso_lines, number_lines
 from pregate.draw.palette import SeriesStyle, styles_of
 from pregate.draw.style import bare, log_axis, picture, save_figure
 from pregate.explore.axis_words import axis_label, axis_value, axis_words, scale_of
-from pregate.explore.sweeps.summary import best_policy
+from pregate.explore.sweeps.summary import apart, best_policy
 from traces.errors import InvalidFile, InvalidInput, unknown_name
 
 if TYPE_CHECKING:
@@ -343,4 +343,5 @@ def _label(metric: str) -> str:
 
 def _title(dataset: xr.Dataset, others: list[str], values: tuple[Any, ...]) -> str:
     at = ", ".join(_point(name, value) for name, value in zip(others, values, strict=True))
-    return f"{dataset.attrs['model']} on {dataset.attrs['hardware']}" + (f": {at}" if at else "")
+    title = f"{dataset.attrs['model']} on {dataset.attrs['hardware']}" + (f": {at}" if at else "")
+    return "\n".join([title, *apart(dataset)])

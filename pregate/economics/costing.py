@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from itertools import compress
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,6 +17,7 @@ from offload.policies import policy_named
 from offload.policy import Policy
 from pregate.api import synthesize
 from pregate.ask.choices import BASES
+from pregate.ask.ranking import are_ranked, standing_of, told_apart
 from pregate.ask.request import request as plan_request
 from pregate.ask.shown import html_rows
 from pregate.ask.simulation import to_dataframe
@@ -43,7 +45,8 @@ class DesignCost:
     `served`: at which batch, how fast. `per_million_tokens`, `per_request`: of output tokens, engineering left out.
     `joules_per_token`: of output tokens. `n_machines` serve the rate asked for. `total`: of all machines over the
     period, engineering included; `payback_days`: until moving from the first design has paid, infinite where it never
-    does; None for the first. `cheapest_in`: the share of all draws in which its total is the least.
+    does; None for the first. `cheapest_in`: the share of all draws in which its total is the least of those ranked.
+    `is_ranked`: whether it may be chosen (`pregate.ask.ranking`).
     """
 
     served: Served
@@ -54,6 +57,7 @@ class DesignCost:
     total: Estimate
     payback_days: Estimate | None
     cheapest_in: float
+    is_ranked: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +66,7 @@ class CostReport:
 
     `assumed`: every assumption that was looked at, by name. `drivers`: by name, its share of the variance of what the
     two cheapest designs differ by, the largest first. `basis`: own or rent. `now`: the design that runs now.
+    `told_apart`: what is said of designs that nobody can build, or whose output is not the model's.
     """
 
     model: str
@@ -77,23 +82,32 @@ class CostReport:
     assumed: Mapping[str, Assumption]
     drivers: Mapping[str, float]
     now: str
+    told_apart: tuple[str, ...] = ()
 
     @property
     def cheapest(self) -> DesignCost | None:
-        """The design of the least total; None when none serves."""
-        return min(self.designs, key=lambda design: design.total.value, default=None)
+        """The ranked design of the least total; None when none serves."""
+        return min(self.ranked, key=lambda design: design.total.value, default=None)
+
+    @property
+    def ranked(self) -> tuple[DesignCost, ...]:
+        """The designs that may be chosen."""
+        return tuple(design for design in self.designs if design.is_ranked)
 
     def verdict(self) -> str:
         """The cheapest design and how sure that is, in words."""
+        return " ".join([self._verdict(), *self.told_apart])
+
+    def _verdict(self) -> str:
         best = self.cheapest
         if best is None:
             return "No design serves these requests: " + "; ".join(one.reason for one in self.unserved)
         said = f"{best.served.design} costs least: {best.total.value:,.0f} USD over the period"
-        if len(self.designs) == 1:
+        if len(self.ranked) == 1:
             return f"{said}."
         if best.cheapest_in >= _SURE:
             return f"{said}, whatever the assumptions ({best.cheapest_in:.0%} of their draws)."
-        rivals = sorted((one for one in self.designs if one is not best), key=lambda one: -one.cheapest_in)
+        rivals = sorted((one for one in self.ranked if one is not best), key=lambda one: -one.cheapest_in)
         return (
             f"{said}, but only in {best.cheapest_in:.0%} of the draws of all assumptions, {rivals[0].served.design} in "
             f"{rivals[0].cheapest_in:.0%}: not told apart."
@@ -195,8 +209,10 @@ def costs(
             unserved.append(found)
     drawn = [draws.cost(served, request, requests_per_s) for served in designs]
     now = next((one for one in drawn if one.served.design == chosen[0].name), None)
+    standings = {design.name: _standing(design, chosen[0]) for design in chosen}
+    ranked = are_ranked([standings[one.served.design] for one in drawn])
     spent = [one.spent_usd(now) for one in drawn]
-    least = np.min(spent, axis=0) if spent else np.zeros(0)
+    least = np.min(list(compress(spent, ranked)), axis=0) if spent else np.zeros(0)
     return CostReport(
         model=model.name,
         hardware=hw.hardware,
@@ -206,18 +222,27 @@ def costs(
         objective=promised,
         requests_per_s=requests_per_s,
         designs=tuple(
-            _held_against(one, now, request, float((usd[1:] <= least[1:]).mean()))
-            for one, usd in zip(drawn, spent, strict=True)
+            _held_against(one, now, request, float((usd[1:] <= least[1:]).mean()) if is_ranked else 0.0, is_ranked)
+            for one, usd, is_ranked in zip(drawn, spent, ranked, strict=True)
         ),
         unserved=tuple(unserved),
         gpus_for_gpu_only=_gpus_for_gpu_only(model, hw, request, batches),
         assumed=draws.looked_at,
-        drivers=_drivers(draws, spent),
+        drivers=_drivers(draws, list(compress(spent, ranked))),
         now=chosen[0].name,
+        told_apart=tuple(told_apart(standings.items())),
     )
 
 
-def _held_against(one: DrawnCost, now: DrawnCost | None, request: RequestShape, cheapest_in: float) -> DesignCost:
+def _standing(design: Policy, now: Policy) -> str:
+    """As of `standing_of`; the output of what runs now is what its users have."""
+    standing = standing_of(design)
+    return "" if design is now and standing == "approximate" else standing
+
+
+def _held_against(
+    one: DrawnCost, now: DrawnCost | None, request: RequestShape, cheapest_in: float, is_ranked: bool
+) -> DesignCost:
     """The costs of one design, and when moving there from what runs `now` has paid."""
     payback = None
     if now is not None and now is not one:
@@ -233,6 +258,7 @@ def _held_against(one: DrawnCost, now: DrawnCost | None, request: RequestShape, 
         total=estimate(one.spent_usd(now)),
         payback_days=payback,
         cheapest_in=cheapest_in,
+        is_ranked=is_ranked,
     )
 
 

@@ -110,7 +110,7 @@ def plan_poc(path: str | Path, progress: Callable[[str], None] = lambda _: None)
         assumptions=load_assumptions(None, asked.assume),
         progress=progress,
     )
-    others = [one for one in report.designs if one.served.design != asked.now]
+    others = [one for one in report.ranked if one.served.design != asked.now]
     chosen = min(others, key=lambda one: one.total.value, default=None)
     now = _running_now(report)
     return Poc(asked, report, chosen, _measurements(report), () if chosen is None else _thresholds(asked, chosen, now))

@@ -20,6 +20,7 @@ from offload.memory import CapacityExceeded
 from offload.probes import Probes
 from pregate.ask.capture import Captured, capture_request
 from pregate.ask.intervals import compiled, measured, prepared
+from pregate.ask.ranking import are_ranked, standing_of, told_apart
 from pregate.ask.request import Request
 from pregate.explore.sweeps.axes import Axis
 from pregate.explore.sweeps.planning import Planner, Subject
@@ -52,10 +53,10 @@ class AxisWinners:
     def __init__(self, subject: Subject, axis: Axis, metric: str) -> None:
         self.axis, self.metric = axis, metric
         self.names = [design.policy.name for design in subject.designs]
-        built = [
-            design.policy.is_exact and design.policy.with_cache(design.cache).can_be_built for design in subject.designs
-        ]
-        self.not_ranked = tuple(n for n, is_built in zip(self.names, built, strict=True) if any(built) and not is_built)
+        standings = [standing_of(design.policy.with_cache(design.cache)) for design in subject.designs]
+        ranked = are_ranked(standings)
+        self.not_ranked = tuple(name for name, is_in in zip(self.names, ranked, strict=True) if not is_in)
+        self.told_apart = " ".join(told_apart(zip(self.names, standings, strict=True)))
         self._planner, self._asks_machine = Planner(subject), subject.asks_machine
         self._ready: dict[int, tuple[Compiled | Probes, Captured]] = {}
         self._found: dict[int, NDArray[np.float64]] = {}

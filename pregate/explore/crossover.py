@@ -69,7 +69,7 @@ class Crossovers:
 
     `first`: who wins at `low`. `calibration`: what the predictions rest on once the axis moves, in plain words.
     `refusal`: why, memory too small apart, some policy could not be somewhere, and so did not win; empty if it could.
-    `not_ranked`: policies that win nowhere, for they know the future or change the output.
+    `not_ranked`: policies that win nowhere, for they know the future or change the output; `told_apart`: in words.
     """
 
     rows: tuple[Crossover, ...]
@@ -81,6 +81,7 @@ class Crossovers:
     calibration: str
     refusal: str = ""
     not_ranked: tuple[str, ...] = ()
+    told_apart: str = ""
 
     def __iter__(self) -> Iterator[Crossover]:
         return iter(self.rows)
@@ -101,10 +102,7 @@ class Crossovers:
         ]
         words = axis_words(self.axis)
         along = self.axis if words == self.axis else f"{words} ({self.axis})"
-        apart = "".join(
-            f" {name} is not ranked: it knows the future or changes the output." for name in self.not_ranked
-        )
-        return f"Best {self.metric} along {along}: {', '.join(told)}.{apart}"
+        return f"Best {self.metric} along {along}: {', '.join(told)}. {self.told_apart}".rstrip()
 
     def __repr__(self) -> str:
         return f"Crossovers({self.verdict()})"
@@ -114,7 +112,7 @@ class Crossovers:
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready: the axis, who wins first, every change, the verdict."""
-        names = ("axis", "low", "high", "metric", "first", "calibration", "refusal", "not_ranked")
+        names = ("axis", "low", "high", "metric", "first", "calibration", "refusal", "not_ranked", "told_apart")
         rows = [row.to_dict() for row in self.rows]
         return {name: getattr(self, name) for name in names} | {"crossovers": rows, "verdict": self.verdict()}
 
@@ -167,7 +165,7 @@ def crossovers(
     rows = [row for interval in intervals for row in _changes_between(scale, *interval, winners.at, look=True)]
     return Crossovers(
         tuple(rows), key, scale.low, scale.high, metric, winners.at(scale.low).name, _calibration(subject, scale),
-        winners.refusal, winners.not_ranked,
+        winners.refusal, winners.not_ranked, winners.told_apart,
     )  # fmt: skip
 
 

@@ -27,6 +27,7 @@ from pregate.api import synthesize
 from pregate.ask.capture import Captured, capture_request
 from pregate.ask.intervals import compiled, measured_at
 from pregate.ask.machine_memory import MachineMemory, memory_of
+from pregate.ask.ranking import are_ranked, standing_of, told_apart
 from pregate.ask.request import Request, request
 from pregate.draw.palette import colours_of
 from pregate.draw.timelines import LANE_NAMES
@@ -73,7 +74,7 @@ def document(subject: PageSubject, progress: Callable[[str], None] = lambda _: N
     if all("reason" in design for design in designs):
         raise InvalidInput(designs[0]["reason"])
     names = [design.name for design in subject.designs]
-    colours = colours_of(names)
+    colours, standings = colours_of(names), [standing_of(design) for design in subject.designs]
     return {
         "format": FORMAT,
         "version": VERSION,
@@ -84,6 +85,8 @@ def document(subject: PageSubject, progress: Callable[[str], None] = lambda _: N
         "kinds": [{"family": KINDS[kind].family, "colour": KINDS[kind].colour} for kind in OpKind],
         "parts": [name.removesuffix("_s") for name in Parts._fields],
         "designs": names,
+        "ranked": are_ranked(standings),
+        "told_apart": told_apart(zip(names, standings, strict=True)),
         "colours": [colours[name] for name in names],
         "batches": list(subject.batches),
         "prompts": list(subject.prompts),

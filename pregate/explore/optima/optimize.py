@@ -97,7 +97,7 @@ def optimize(
         raise InvalidInput(next(iter(candidates.refused)))
     return judge(
         candidates, goals, model=space.subject.model.name, hardware=space.hardware, method=method,
-        left_out=space.left_out,
+        left_out=space.left_out, told_apart=space.told_apart,
     )  # fmt: skip
 
 

@@ -65,7 +65,8 @@ class Optimum:
     objectives the one with the most tokens/s, then the cheapest, then the first declared. `best`: the first of them,
     None when nothing is feasible. `tolls`: what constraints cost; `why_infeasible`: what was nearest when nothing meets
     all of them. All of it is exact when `method` is "exhaustive", and of what was tried with "optuna". `left_out`:
-    machines without a price.
+    machines without a price; `told_apart`: sentences about designs that were not tried, for nobody can build them or
+    their output is another, or that were tried for want of others.
     """
 
     goals: Goals
@@ -78,6 +79,7 @@ class Optimum:
     tolls: tuple[Toll, ...]
     why_infeasible: tuple[Shortfall, ...]
     left_out: tuple[str, ...]
+    told_apart: tuple[str, ...] = ()
 
     @property
     def best(self) -> Row | None:
@@ -126,6 +128,7 @@ class Optimum:
             "n_fits": self.n_fits,
             "n_feasible": self.n_feasible,
             "left_out": list(self.left_out),
+            "told_apart": list(self.told_apart),
             "refused": dict(self.candidates.refused),
             "calibration": self.calibration,
             "verdict": self.verdict(),
@@ -212,6 +215,7 @@ def _notes(optimum: Optimum) -> list[str]:
     told = [f"{how} {counts}."]
     if optimum.left_out:
         told.append(f"Left out for want of a price: {', '.join(optimum.left_out)}.")
+    told += optimum.told_apart
     told += [f"{n:,} have no figures: {reason}." for reason, n in optimum.candidates.refused.items()]
     return told
 

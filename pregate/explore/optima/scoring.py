@@ -19,8 +19,9 @@ __all__ = ["judge"]
 
 
 def judge(
-    candidates: Candidates, goals: Goals, *, model: str, hardware: str, method: str, left_out: Sequence[str]
-) -> Optimum:
+    candidates: Candidates, goals: Goals, *, model: str, hardware: str, method: str, left_out: Sequence[str],
+    told_apart: Sequence[str] = (),
+) -> Optimum:  # fmt: skip
     """Find what is feasible, its front, and what each constraint costs or misses."""
     costs, met = goals.costs(candidates.values), goals.met(candidates.values)
     known = candidates.fits & np.all(np.isfinite(costs), axis=1)
@@ -32,7 +33,9 @@ def judge(
     elif known.any():
         found = (), _shortfalls(candidates, goals, known, without)
     rows = tuple(candidates.row(i) for i in _ranked(candidates, costs, feasible).tolist())
-    return Optimum(goals, model, hardware, method, candidates, feasible, rows, *found, tuple(left_out))
+    return Optimum(
+        goals, model, hardware, method, candidates, feasible, rows, *found, tuple(left_out), tuple(told_apart)
+    )
 
 
 def _tolls(

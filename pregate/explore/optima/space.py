@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import compress
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from numpy.typing import NDArray
 
 from hwmodels.platform import Platform
 from offload.policy import Cache, Policy
+from pregate.ask.ranking import are_ranked, standing_of, told_apart
 from pregate.explore.sweeps.axes import MACHINE, WORKLOAD, Axis, read_axes, spaced
 from pregate.explore.sweeps.designs import read_designs
 from pregate.explore.sweeps.machines import MachineRecipe, platform_at
@@ -50,6 +52,7 @@ class Space:
 
     `priced_by`: the name of the axis that decides the accelerator, "" for none; `prices`: in US dollars by its values
     (without one by ""), None where unknown. `left_out`: machines that are not searched for want of a price.
+    `told_apart`: what is said of designs that know the future or change the output, ranked for want of others or not.
     """
 
     subject: Subject
@@ -57,6 +60,7 @@ class Space:
     priced_by: str
     prices: Mapping[str, float | None]
     left_out: tuple[str, ...]
+    told_apart: tuple[str, ...] = ()
 
     @property
     def n_evaluations(self) -> int | None:
@@ -110,7 +114,10 @@ def read_space(
     parameters = _parameters(axes)
     ends = {parameter.key: _ends(parameter) for parameter in parameters}
     architecture = model if isinstance(model, ModelArchitecture) else load_model(model)
-    designs, source = read_designs(policies, cache, ends), as_source(trace, architecture)
+    asked, source = read_designs(policies, cache, ends), as_source(trace, architecture)
+    standings = [standing_of(design.policy.with_cache(design.cache)) for design in asked]
+    designs = tuple(compress(asked, are_ranked(standings)))
+    apart = tuple(told_apart(zip((design.policy.name for design in asked), standings, strict=True)))
     check_workload_axes(source, ends)
     fills = fills_memory(trace, ends)
     if isinstance(source, TraceRecipe) and not fills and not ends.keys() & {*WORKLOAD, "top_k"}:
@@ -128,7 +135,8 @@ def read_space(
         _without(parameter, left_out) if isinstance(parameter, Axis) and parameter.name == priced_by else parameter
         for parameter in parameters
     )
-    return Space(Subject(architecture, machine, source, designs, expert_tier, fills), kept, priced_by, prices, left_out)
+    subject = Subject(architecture, machine, source, designs, expert_tier, fills)
+    return Space(subject, kept, priced_by, prices, left_out, apart)
 
 
 def _parameters(axes: Mapping[str, Any]) -> tuple[Axis | Range, ...]:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 import pregate
+from pregate.ask.ranking import standing_of
 from pregate.explore.sweeps.axes import LatinHypercube
 from pregate.explore.sweeps.planning import Subject
 from pregate.explore.sweeps.tasks import TaskOutcome
@@ -51,6 +52,7 @@ def describe(
         "engine": engine_used(pricing.modes),
         "schedule_digests": json.dumps({name: _listed(values) for name, values in found.items()}),
         "trace_digests": json.dumps(_listed([trace.digest for trace in traces.values()])),
+        "standings": json.dumps({d.policy.name: standing_of(d.policy.with_cache(d.cache)) for d in subject.designs}),
         "sweep_digest": work.digest,
         "seeds": json.dumps(seeds),
         "pregate_version": pregate.__version__,

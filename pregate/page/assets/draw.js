@@ -43,10 +43,10 @@ function across(links, width) {
 
 /** Who wins at each stop of the link (across) and of another slider (upwards).
     `rows`: {name, labels, cubes: per row [design][stop], here}; `here` a stop of the link. */
-function drawMap(canvas, links, rows, colours, metric, unit, here) {
+function drawMap(canvas, links, rows, colours, metric, unit, here, ranked) {
   const {pen, width, height, ink, soft, paper} = begin(canvas), x = across(links, width);
   const tall = (height - MAP.top - MAP.bottom) / rows.labels.length, top = (row) => height - MAP.bottom - (row + 1) * tall;
-  const best = rows.cubes.map((cube) => Array.from(links, (_, i) => bestOf(cube.map((line) => line && line[i]), metric)));
+  const best = rows.cubes.map((cube) => Array.from(links, (_, i) => bestOf(cube.map((line) => line && line[i]), metric, ranked)));
   const edge = (i) => i <= 0 ? x(links[0]) : i >= links.length ? x(links[links.length - 1]) : (x(links[i - 1]) + x(links[i])) / 2;
   rows.labels.forEach((label, row) => {
     best[row].forEach((design, i) => {

@@ -145,10 +145,10 @@ function cubeAt(page, buffer, state, metric) {
 }
 
 /** Which of `values` is best, nulls and NaN left out; -1 when none is. */
-function bestOf(values, metric) {
+function bestOf(values, metric, ranked) {
   let best = -1;
   for (let i = 0; i < values.length; i++) {
-    if (values[i] === null || Number.isNaN(values[i])) continue;
+    if (!ranked[i] || values[i] === null || Number.isNaN(values[i])) continue;
     if (best < 0 || (metric === "tokens_per_s" ? values[i] > values[best] : values[i] < values[best])) best = i;
   }
   return best;

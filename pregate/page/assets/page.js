@@ -59,16 +59,17 @@ function writeAddress() {
 
 /** The best design, by how much, and from which link on another one wins. */
 function verdictOf(answers, cube) {
-  const values = answers.map((answer) => answer.reason ? null : answer.metrics[state.metric]), best = bestOf(values, state.metric);
-  if (best < 0) return {best, text: `No answer here: ${answers[0].reason}.`};
-  const others = values.map((value, i) => i === best ? null : value), next = bestOf(others, state.metric);
+  const values = answers.map((answer) => answer.reason ? null : answer.metrics[state.metric]), best = bestOf(values, state.metric, page.ranked);
+  const why = answers.find((answer, i) => answer.reason && page.ranked[i]);
+  if (best < 0) return {best, text: [`No answer here: ${why.reason}.`, ...page.told_apart].join(" ")};
+  const others = values.map((value, i) => i === best ? null : value), next = bestOf(others, state.metric, page.ranked);
   const more = state.metric === "tokens_per_s", name = page.designs[best];
   let text = `${name} wins: ${si(values[best], unitOf(state.metric))} ${more ? "" : TITLES[state.metric]}`.trim();
   if (next >= 0) {
     const ratio = more ? values[best] / values[next] : values[next] / values[best];
     text += ratio < 1.0005 ? `, as fast as ${page.designs[next]}` : `, ${three(ratio, 3)} times as fast as ${page.designs[next]}`;
   }
-  return {best, text: `${text}. ${crossing(cube, best)}`};
+  return {best, text: [`${text}.`, crossing(cube, best), ...page.told_apart].join(" ")};
 }
 
 /** In words: the nearest link at which another design wins. */
@@ -76,7 +77,7 @@ function crossing(cube, best) {
   const links = linksOf(state.machine), found = [];
   for (const side of [1, -1]) {
     for (let i = state.link + side; i >= 0 && i < links.length; i += side) {
-      const winner = bestOf(cube.map((line) => line && line[i]), state.metric), now = cube[best][i];
+      const winner = bestOf(cube.map((line) => line && line[i]), state.metric, page.ranked), now = cube[best][i];
       if (winner < 0 || winner === best || Math.abs(cube[winner][i] / now - 1) < 1e-6) continue;
       found.push([Math.abs(i - state.link), `${page.designs[winner]} from ${si(links[i], "B/s")} ${side > 0 ? "up" : "down"}`]);
       break;
@@ -113,9 +114,9 @@ function showDesigns(answers, best) {
       return row;
     }
     const {tpot_s, ttft_s, moe_layer_latency_s, tokens_per_s} = answer.metrics, value = answer.metrics[state.metric];
-    const ratio = state.metric === "tokens_per_s" ? answers[best].metrics[state.metric] / value : value / answers[best].metrics[state.metric];
+    const least = best < 0 ? NaN : answers[best].metrics[state.metric], ratio = state.metric === "tokens_per_s" ? least / value : value / least;
     row.append(cellOf(si(tpot_s, "s")), cellOf(si(ttft_s, "s")), cellOf(si(moe_layer_latency_s, "s")), cellOf(three(tokens_per_s, 4)));
-    row.append(cellOf(i === best ? "best" : `x ${ratio.toFixed(3)}`));
+    row.append(cellOf(i === best ? "best" : best < 0 ? "" : `x ${ratio.toFixed(3)}`));
     if (i === best) row.className = "best";
     return row;
   });
@@ -125,7 +126,7 @@ function showDesigns(answers, best) {
 function showMap() {
   const name = state.rows, labels = labelsOf(name, state);
   const cubes = labels.map((_, i) => cubeAt(page, buffer, {...state, [name]: i}, state.metric));
-  const best = drawMap(byId("map"), linksOf(state.machine), {labels, cubes, here: state[name]}, page.colours, state.metric, unitOf(state.metric), state.link);
+  const best = drawMap(byId("map"), linksOf(state.machine), {labels, cubes, here: state[name]}, page.colours, state.metric, unitOf(state.metric), state.link, page.ranked);
   const seen = [...new Set(best.flat())].filter((design) => design >= 0);
   byId("map-legend").replaceChildren(...seen.map((design) => swatch(page.colours[design], page.designs[design])));
   const said = labels.map((label, row) => `${ROWS[name]} ${label}: ${[...new Set(best[row])].map((design) => design < 0 ? "none fits" : page.designs[design]).join(", then ")}`);

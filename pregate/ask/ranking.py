@@ -1,0 +1,42 @@
+"""Which designs a question ranks: exact ones that can be built; the others are told of, and win nowhere.
+
+One rule for `compare`, `crossover`, `sweep`, `optimize`, costs, plans and pages.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Literal
+
+from offload.policy import Policy
+
+__all__ = ["Standing", "are_ranked", "standing_of", "told_apart"]
+
+Standing = Literal["", "ceiling", "approximate"]
+"""Why a design is told apart from those that answer: it knows the future, or its output is not the model's; "" not."""
+
+_WHY: dict[str, str] = {
+    "ceiling": "knows what no gate has said, so that nobody can build it",
+    "approximate": "skips or rounds experts, or executes others: its output is not the model's",
+}
+
+
+def standing_of(policy: Policy) -> Standing:
+    """Of a policy with its cache."""
+    if not policy.is_exact:
+        return "approximate"
+    return "" if policy.can_be_built else "ceiling"
+
+
+def are_ranked(standings: Sequence[str]) -> list[bool]:
+    """Which of the designs asked for win: those without a standing; without one, exact ones, or all there are."""
+    for rank in (("",), ("", "ceiling")):
+        found = [one in rank for one in standings]
+        if any(found):
+            return found
+    return [True] * len(standings)
+
+
+def told_apart(standings: Iterable[tuple[str, str]]) -> list[str]:
+    """A sentence for each name whose standing keeps it from being an answer."""
+    return [f"{name} {_WHY[standing]}." for name, standing in standings if standing]
