@@ -29,6 +29,7 @@ from pregate.ask.policy_modes import modes_of
 from pregate.measured.isca24 import Row, Workbench
 from pregate.measured.isca24_table import published_row
 from pregate.measured.reproduction import published_activation
+from pregate.measured.row_names import check_one_card
 from pregate.measured.table import MeasuredRow
 from pregate.named import load_model
 from simulator.explain.critical_path import ExplainedRun, walk
@@ -82,6 +83,7 @@ class RowBench:
         """The machine of a row, `constants` in place of what is claimed. Raises `InvalidInput` or `UnknownName`."""
         overrides: dict[str, float | str] = {}
         if self._hardware is None:
+            check_one_card(row.hardware)
             overrides |= {key: value for key, value in (("host", row.host), ("link", row.link)) if value}
         overrides |= row.overrides
         chosen = {**overrides, **self._overrides, **(constants or {})}

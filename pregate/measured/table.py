@@ -24,6 +24,7 @@ from offload.policy import Policy
 from pregate.ask.tier_names import tier_named
 from pregate.measured.isca24 import COLUMNS as PUBLISHED_COLUMNS
 from pregate.measured.isca24_table import cells_of
+from pregate.measured.row_names import check_no_flag, with_our_names
 from traces.documents import NUMBER, read_text
 from traces.errors import InvalidFile, InvalidInput, unknown_name
 
@@ -82,8 +83,19 @@ ALIASES: Mapping[str, str] = ReadOnly(
 
 _UNITS: Mapping[str, Mapping[str, float]] = ReadOnly(
     {
-        "s": {"s": 1.0, "ms": 1e-3, "us": 1e-6},
-        "tokens/s": dict.fromkeys(("tokens/s", "token/s", "tokens/second", "tok/s", "tok/sec", "t/s", "tps"), 1.0),
+        "s": {
+            "s": 1.0,
+            "sec": 1.0,
+            "seconds": 1.0,
+            "ms": 1e-3,
+            "msec": 1e-3,
+            "milliseconds": 1e-3,
+            "us": 1e-6,
+            "microseconds": 1e-6,
+        },
+        "tokens/s": dict.fromkeys(
+            ("tokens/s", "token/s", "tokens/sec", "tokens/second", "tok/s", "tok/sec", "toks/s", "t/s", "tps"), 1.0
+        ),
         "bytes": {"bytes": 1.0, "MB": 1e6, "GB": 1e9, "MiB": 2.0**20, "GiB": 2.0**30},
         "bytes/s": {"bytes/s": 1.0, "MB/s": 1e6, "GB/s": 1e9, "GiB/s": 2.0**30},
         "fraction": {"fraction": 1.0},
@@ -142,10 +154,15 @@ class MeasuredRow:
     @property
     def overrides(self) -> dict[str, str]:
         """The numbers of `set`. Raises `InvalidInput` for one that is no KEY=VALUE or is given twice."""
-        return parse_sets([part for part in self.set.split(";") if part.strip()], f"{self.name}: set")
+        parts = [part.strip() for part in self.set.split(";") if part.strip()]
+        for part in parts:
+            if part.partition("=")[0].strip() in _NO_NUMBERS:
+                raise InvalidInput(f"{self.name}: set {part[:60]!r} is a column of its own, no number of a machine")
+        return parse_sets(parts, f"{self.name}: set")
 
     def design(self) -> Policy:
         """The policy, the model placed as the row says. Raises `InvalidInput` for what is none."""
+        check_no_flag(self.policy)
         placement = placement_named(self.placement) if self.placement else None
         return policy_named(self.policy).with_placement(placement)
 
@@ -167,6 +184,9 @@ class MeasuredRow:
 
 COLUMNS = tuple(field.name for field in fields(MeasuredRow))
 """The columns of a table, in order; those that a file leaves out are empty."""
+
+_NO_NUMBERS = frozenset(COLUMNS) - {"host", "link"}
+"""Columns that `set` can say nothing of."""
 
 _REQUIRED = ("model", "hardware", "metric", "value", "unit")
 
@@ -248,6 +268,7 @@ def _row(cells: Mapping[str, str], where: str) -> MeasuredRow:
     if not text["name"]:
         what = f"{text['model']} on {text['hardware']}, {design}, {metric}"
         text["name"] = f"{text['source']}: {what}" if text["source"] else what
+    text = with_our_names(text)
     rest: dict[str, Any] = {name: cell for name, cell in text.items() if name not in (*_COUNTS, "value", "unit")}
     unit = METRICS[metric][0] if metric in METRICS else text["unit"]
     return MeasuredRow(**rest, **counts, value=value, unit=unit)  # type: ignore[arg-type]
@@ -296,6 +317,8 @@ def _value(text: str, unit: str, metric: str, where: str) -> float:
     if metric not in METRICS:
         return float(text)
     known = _UNITS[METRICS[metric][0]]
+    if unit not in known and METRICS[metric][0] in ("s", "tokens/s"):  # of bytes, capitals tell
+        unit = unit.lower()
     if unit not in known:
         raise unknown_name("unit", unit, known, f"{where}: {metric}")
     return float(text) * known[unit]

@@ -15,6 +15,7 @@ from traces.model.layer_stack import LayerStack, every_layer
 from traces.model.linear_mixer import LINEAR_KINDS, LinearMixer
 from traces.model.model_architecture import ModelArchitecture
 from traces.model.published_counts import PublishedCount, PublishedCounts
+from traces.model.same_models import SAME_AS
 from traces.model.weights_files import file_of_folder, is_folder, is_weights, read_weights
 
 __all__ = [
@@ -42,8 +43,8 @@ def architecture_names() -> tuple[str, ...]:
 
 
 def load_architecture(name_or_path: str | Path) -> ModelArchitecture:
-    """The architecture of that name, or in that file: `.yaml` and `.yml` are ours, `.json` is Hugging Face's, `.gguf`
-    and `.safetensors` the model itself; of a folder the model in it.
+    """The architecture of that name, of a model that has it (`SAME_AS`), or in that file: `.yaml` and `.yml` are
+    ours, `.json` is Hugging Face's, `.gguf` and `.safetensors` the model itself; of a folder the model in it.
 
     Raises `UnknownName` for a name that is not shipped, `InvalidFile` or `InvalidInput` for a bad file.
     """
@@ -57,9 +58,10 @@ def load_architecture(name_or_path: str | Path) -> ModelArchitecture:
 
         return from_huggingface_config(path)
     if path.suffix not in (".yaml", ".yml"):
-        if str(name_or_path) not in architecture_names():
-            raise unknown_name("model", str(name_or_path), architecture_names())
-        path = _SHIPPED / f"{name_or_path}.yaml"
+        name = SAME_AS.get(str(name_or_path), str(name_or_path))
+        if name not in architecture_names():
+            raise unknown_name("model", name, (*architecture_names(), *SAME_AS))
+        path = _SHIPPED / f"{name}.yaml"
     return parse_architecture(read_text(path, MAX_ARCHITECTURE_BYTES), str(path))
 
 

@@ -1,0 +1,43 @@
+"""Models by other names: those that a shipped architecture is the architecture of, what differs being trained alone.
+
+By the shapes that their makers publish (entered from knowledge, not re-read); a model that changes attention, as
+DeepSeek-V3.2 does, is none of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+__all__ = ["SAME_AS"]
+
+SAME_AS: Mapping[str, str] = {
+    "deepseek-r1": "deepseek-v3",
+    "deepseek-r1-0528": "deepseek-v3",
+    "deepseek-v3-0324": "deepseek-v3",
+    "deepseek-v3.1": "deepseek-v3",
+    "deepseek-v3.1-terminus": "deepseek-v3",
+    "deepseek-v2-lite-chat": "deepseek-v2-lite",
+    "deepseek-coder-v2-lite": "deepseek-v2-lite",
+    "deepseek-coder-v2-lite-instruct": "deepseek-v2-lite",
+    "kimi-k2": "kimi-k2-thinking",
+    "kimi-k2-instruct": "kimi-k2-thinking",
+    "kimi-k2-instruct-0905": "kimi-k2-thinking",
+    "llama-4-scout-17b-16e": "llama-4-scout",
+    "llama-4-scout-17b-16e-instruct": "llama-4-scout",
+    "mimo-v2.6-flash": "mimo-v2-flash",
+    "mixtral-8x7b-instruct": "mixtral-8x7b",
+    "mixtral-8x7b-instruct-v0.1": "mixtral-8x7b",
+    "mixtral-8x22b-instruct": "mixtral-8x22b",
+    "mixtral-8x22b-instruct-v0.1": "mixtral-8x22b",
+    "phi-3.5-moe-instruct": "phi-3.5-moe",
+    "qwen3-30b-a3b-instruct-2507": "qwen3-30b-a3b",
+    "qwen3-30b-a3b-thinking-2507": "qwen3-30b-a3b",
+    "qwen3-coder-30b-a3b": "qwen3-30b-a3b",
+    "qwen3-coder-30b-a3b-instruct": "qwen3-30b-a3b",
+    "qwen3-235b-a22b-instruct-2507": "qwen3-235b-a22b",
+    "qwen3-235b-a22b-thinking-2507": "qwen3-235b-a22b",
+    "qwen3-coder-next": "qwen3-next-80b-a3b",
+    "qwen3-next-80b-a3b-instruct": "qwen3-next-80b-a3b",
+    "qwen3-next-80b-a3b-thinking": "qwen3-next-80b-a3b",
+}
+"""By name, the shipped architecture that it has."""
