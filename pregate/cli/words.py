@@ -220,8 +220,11 @@ def _part_of_machine(kind: str) -> Check:
 
 
 def _named_or_file(what: str, word: str, names: Sequence[str]) -> None:
-    if word not in names and Path(word).suffix not in (".yaml", ".yml", ".json"):
+    if word in names:
+        return
+    if Path(word).suffix not in (".yaml", ".yml", ".json"):
         raise unknown_name(what, word, names)
+    _file("", word)
 
 
 def _stacks(option: str, text: str) -> None:
@@ -250,6 +253,19 @@ def _experiment(option: str, word: str) -> None:
         _file(option, word)
     elif word not in choices.EXPERIMENTS:
         raise unknown_name("experiment", word, (*choices.EXPERIMENTS, "TABLE.csv"))
+
+
+def _figures(option: str, names: Sequence[str]) -> None:
+    for name in names:
+        _one_of("objective", choices.FIGURES)(option, name)
+
+
+def _bounded(option: str, texts: Sequence[str]) -> None:
+    """Constraints; what has no sign is said by who reads them."""
+    for text in texts:
+        name, sign, _ = text.replace(">=", "<=").partition("<=")
+        if sign:
+            _one_of("constraint on", choices.FIGURES)(option, name.strip())
 
 
 def _explained(option: str, name: str) -> None:
@@ -371,6 +387,9 @@ _OF_COMMANDS: Mapping[tuple[str, str], Check] = {
     ("reproduce", "spreads"): _new_file,
     ("sweep", "file"): _file,
     ("optimize", "sweep"): _file,
+    ("optimize", "minimize"): _figures,
+    ("optimize", "maximize"): _figures,
+    ("optimize", "subject_to"): _bounded,
     ("train", "seeds"): _at_least(2),
     ("train", "base_steps"): _at_least(1),
     ("train", "arm_steps"): _at_least(1),

@@ -16,8 +16,9 @@ from traces.errors import PregateError
 
 pytest.importorskip("torch", reason="the runtime needs PyTorch (the extra 'runtime')")
 
-from pregate.ask.choices import RUN_FORMATS, SUITE_NAMES
+from pregate.ask.choices import FIGURES, RUN_FORMATS, SUITE_NAMES
 from pregate.check.cases import SUITES
+from pregate.explore.optima.goals import figures
 from pregate.monitoring.alerts import Thresholds
 from runtime.memory import TYPES
 
@@ -25,6 +26,10 @@ from runtime.memory import TYPES
 def test_suites_and_formats_are_those_that_there_are() -> None:
     assert list(SUITE_NAMES) == list(SUITES)
     assert list(RUN_FORMATS) == list(TYPES)
+
+
+def test_figures_of_a_search_are_the_numbers_of_a_result_and_prices() -> None:
+    assert list(FIGURES) == list(figures())
 
 
 MODEL = load_model("switch-base-8")
