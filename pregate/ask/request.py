@@ -201,9 +201,9 @@ def _popularity(model: ModelArchitecture, trace: RoutingTrace, policy: Policy) -
 def _check_host_memory(model: ModelArchitecture, memory: MachineMemory, policy: Policy, needed: int) -> None:
     """What waits in DRAM fits there. Raises `CapacityExceeded` when the host has less."""
     if needed > memory.dram_bytes:
-        what = "the experts of " * (policy.placement == AS_DECIDED)
+        what, take = ("the experts of ", "take") if policy.placement == AS_DECIDED else ("", "takes")
         raise CapacityExceeded(
-            f"{policy.name}: {what}{model.name} take {needed / 1e9:.1f} GB of host memory, {memory.host} has "
+            f"{policy.name}: {what}{model.name} {take} {needed / 1e9:.1f} GB of host memory, {memory.host} has "
             f"{memory.dram_bytes / 1e9:.1f} GB: try {memory.way_out}",
             needed,
             "DRAM",

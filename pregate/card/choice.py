@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from pregate.ask.intervals import Interval
 from pregate.card.designs import RESEARCH
-from pregate.card.judged import NORMAL_95, Judged
+from pregate.card.judged import NORMAL_95, TAGS, Judged
 
 __all__ = ["Ranking", "choose", "ratio"]
 
@@ -44,26 +44,31 @@ class Ranking:
     def verdict(self) -> str:
         """What to do, in a sentence."""
         best, now = self.best, self.now
+        rests = _tag(best, now, self.objective)
         near = [one for one in self.rivals if one is not now]
         if best is now:
             told = f"Leave it as it is: {now.design} is the best of {len(self.ranked)} that fit"
         elif self.abstains:
             told = (
                 f"No verdict against leaving it as it is: {best.design} is predicted {self.gain:.2f} times as good as "
-                f"{now.design}, and the interval {_span(self.gain_interval)} holds 1"
+                f"{now.design}, and the interval {_span(self.gain_interval)} holds 1 ({rests})"
             )
         else:
             told = (
-                f"Change to {best.design}: {self.gain:.2f} times as good as {now.design} ({_span(self.gain_interval)})"
+                f"Change to {best.design}: {self.gain:.2f} times as good as {now.design} "
+                f"({_span(self.gain_interval)}, {rests})"
             )
         if near:
             names = ", ".join(str(one.design) for one in near[:3])
             more = f" and {len(near) - 3} more" if len(near) > 3 else ""
             told += f"; it cannot be told from {names}{more}, whose intervals straddle"
         other = self.deployable
-        if best.design.stack == RESEARCH and other is not None and other is not now:
+        if best.design.stack == RESEARCH and other is now:
+            told += f". Of what engines run, {now.design} stays the best"
+        elif best.design.stack == RESEARCH and other is not None:
             times, span = ratio(other, now, self.objective)
-            told += f". Of what engines run, {other.design} comes first: {times:.2f} times ({_span(span)})"
+            rests = _tag(other, now, self.objective)
+            told += f". Of what engines run, {other.design} comes first: {times:.2f} times ({_span(span)}, {rests})"
         return f"{told}."
 
 
@@ -93,6 +98,11 @@ def ratio(one: Judged, other: Judged, objective: str) -> tuple[float, Interval]:
 
 def _straddles(interval: Interval) -> bool:
     return interval[0] <= 1 <= interval[1]
+
+
+def _tag(one: Judged, other: Judged, objective: str) -> str:
+    """What a ratio rests on: the weaker of the two."""
+    return min((judged.estimate(objective).tag for judged in (one, other)), key=TAGS.index)
 
 
 def _span(interval: Interval) -> str:

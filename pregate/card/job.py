@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from offload.footprint import Workload, measure_workload
+from offload.metrics import decode_steps
 from pregate.api import synthesize
 from pregate.ask.decode_middle import middle_of_decode
 from traces.errors import InvalidInput
@@ -20,10 +21,13 @@ from traces.phase import Phase
 from traces.popularity import PopularityProfile, popularity_of
 from traces.routing import RoutingTrace
 
-__all__ = ["MAX_TOKENS", "RequestLoad", "Workpiece", "recorded_job", "workpiece"]
+__all__ = ["JUDGED", "MAX_TOKENS", "RequestLoad", "Workpiece", "recorded_job", "workpiece"]
 
 _COUNTED = 256
 """Tokens whose experts are counted at least."""
+
+JUDGED = 128
+"""Decode steps of a recorded trace that are timed at most, the first ones."""
 
 MAX_TOKENS = 1_048_576
 """Longest prompt or answer, in tokens, times those at once."""
@@ -55,7 +59,8 @@ class RequestLoad:
         return self.output_tokens - 1
 
     def __str__(self) -> str:
-        return f"{self.input_tokens} tokens in, {self.output_tokens} out, {self.batch} at once"
+        tokens = "token" if self.input_tokens == 1 else "tokens"
+        return f"{self.input_tokens} {tokens} in, {self.output_tokens} out, {self.batch} at once"
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,17 +104,21 @@ def _counted(model: ModelArchitecture, prompt: RoutingTrace, job: RequestLoad, s
 def recorded_job(
     model: ModelArchitecture, trace: RoutingTrace, popularity: PopularityProfile | None = None
 ) -> Workpiece:
-    """The job that a recorded trace is one of: its first request stands for the length of all."""
+    """The job that a recorded trace is one of: its first request stands for the length of all.
+
+    Its first `JUDGED` decode steps are timed, with what comes before them; experts and memory are of the whole.
+    """
     trace.check_model(model)
     first = trace.sequence == trace.sequence[0]
     decoded = int(np.count_nonzero(first & (trace.phase == Phase.DECODE)))
     if not decoded:
         raise InvalidInput("the trace has no decode steps: generate at least 2 tokens a sequence")
     prompt = max(int(np.count_nonzero(first)) - decoded, 1)
+    timed = trace.first_steps(int(decode_steps(trace)[:JUDGED][-1]) + 1)
     return Workpiece(
         RequestLoad(prompt, decoded + 1, trace.batch),
-        trace,
-        trace,
+        timed,
+        timed,
         measure_workload(model, trace.steps()),
         popularity or popularity_of(trace),
     )

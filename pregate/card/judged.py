@@ -20,10 +20,13 @@ from pregate.card.job import RequestLoad
 from pregate.card.record import spread_of
 from traces.errors import unknown_name
 
-__all__ = ["Expected", "Judged", "judge", "objective_of"]
+__all__ = ["TAGS", "Expected", "Judged", "judge", "objective_of"]
 
 NORMAL_95 = 1.96
 """Standard deviations on each side of a 95 % interval."""
+
+TAGS = ("claimed", "extrapolated", "fitted")
+"""What a number rests on, the weakest first."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,7 +161,6 @@ def _together(ttft: Expected, tpot: Expected, job: RequestLoad) -> Expected:
         math.hypot(parts[0] * one, parts[1] * other) / whole
         for one, other in ((ttft.spread, tpot.spread), (ttft.within, tpot.within))
     )
-    tags = ("claimed", "extrapolated", "fitted")
-    tag = min(ttft.tag, tpot.tag, key=tags.index)
+    tag = min(ttft.tag, tpot.tag, key=TAGS.index)
     longer = ttft if parts[0] > parts[1] else tpot
     return Expected(whole, spread, within, tag, longer.why)

@@ -31,6 +31,10 @@ _MEASURED_BY = {
     "hbm": "kernels of this accelerator",
     "gemm": "kernels of this accelerator",
     "peak": "kernels of this accelerator",
+    "dequant": "kernels of this accelerator",
+    "kernel_clock": "kernels of this accelerator",
+    "tile": "kernels of this accelerator",
+    "attention": "kernels of this accelerator",
     "storage": "reads of this drive",
     "read": "reads of this drive",
 }
@@ -47,7 +51,8 @@ class Narrowing:
     command: str
 
     def __str__(self) -> str:
-        return f"{self.what} ({self.number} makes {self.share:.0%} of the doubt): {self.command}"
+        make = "make" if self.number.startswith("hits") else "makes"
+        return f"{self.what} ({self.number} {make} {self.share:.0%} of the doubt): {self.command}"
 
 
 def narrowing(judged: Judged, *, is_recorded: bool, metric_share: float) -> Narrowing:

@@ -8,6 +8,7 @@ from pathlib import Path
 from hwmodels.platform import Platform
 from hwmodels.stack import stack_names
 from offload.memory import CapacityExceeded
+from offload.metrics import decode_steps
 from offload.own_policies import is_own_name
 from offload.policies import PRESETS, policy_named
 from pregate.ask.choices import OBJECTIVES
@@ -68,8 +69,15 @@ def plan(
     more = [policy_named(policy).name for policy in policies]
     judged, today = _judged(architecture, work, platforms, now, unfit, more)
     choice = choose(judged, today, objective)
-    seen = work.is_recorded and popularity is None
-    return _card(architecture, work, choice, tuple(unfit), "recorded, experts kept with it in view" if seen else "")
+    routing = work.prompt.routing if trace is None else _recorded(trace, work, in_view=popularity is None)
+    return _card(architecture, work, choice, tuple(unfit), routing)
+
+
+def _recorded(trace: RoutingTrace, work: Workpiece, *, in_view: bool) -> str:
+    """What a trace's routing is, and how much of it was timed."""
+    n_timed, n_all = (len(decode_steps(one)) for one in (work.tokens, trace))
+    part = f" (the first {n_timed} of {n_all:,} decode steps timed)" if n_timed < n_all else ""
+    return trace.routing + part + ", experts kept with it in view" * (in_view and work.is_recorded)
 
 
 def rank_designs(
@@ -102,8 +110,11 @@ def _judged(
         except CapacityExceeded as error:
             unfit.append((str(planned.design), str(error)))
     if not judged:
-        reasons = "; ".join(reason for _, reason in unfit[:2])
-        raise InvalidInput(f"{model.name}: no design fits ({reasons}): try --formats all=q4_k_m, or a larger machine")
+        reasons = "; ".join(reason.partition(": try ")[0] for _, reason in unfit[:2])
+        raise InvalidInput(
+            f"{model.name}: no design fits ({reasons}): try fewer bits (--formats all=q4_k_m), a host with more memory "
+            "(--host NAME), or --tier ssd with `pregate compare`"
+        )
     return judged, asked or _default_now(judged)
 
 
@@ -174,7 +185,7 @@ def _card(
         flags=flags_of(best.design, model, hw, work.job),
         engine_flags=_engine_flags(model, work, choice),
         unfit=unfit,
-        routing=routing or work.prompt.routing,
+        routing=routing,
         basis=hw.describe_calibration(model.dtype.name),
     )
 

@@ -14,6 +14,9 @@ from pregate.draw.render import si
 __all__ = ["html_of", "markdown_of", "summary_of", "text_of"]
 
 
+_CHANGES = "Would change it"
+
+
 @dataclass(frozen=True, slots=True)
 class Told:
     """What a card says: a title, the verdict, a table of numbers, one of designs, and labelled sentences."""
@@ -44,11 +47,11 @@ def _numbers(card: Card) -> tuple[tuple[str, ...], ...]:
     return (
         (f"{best.design}", "expected", "95 % interval", "rests on"),
         ("first token", si(best.ttft.value, "s"), _seconds(best.ttft), best.ttft.tag),
-        ("tokens/s a request", f"{each.value:.3g}", _plain(each), each.tag),
+        ("tokens/s a request", rate(each.value), _plain(each), each.tag),
         ("whole request", si(best.request.value, "s"), _seconds(best.request), best.request.tag),
         (
             f"tokens/s, {job.batch} at once",
-            f"{best.throughput.value:.3g}",
+            rate(best.throughput.value),
             _plain(best.throughput),
             best.throughput.tag,
         ),
@@ -63,7 +66,7 @@ def _designs(card: Card) -> tuple[tuple[str, ...], ...]:
     deployable = choice.deployable
     if deployable is not None and all(one is not deployable for _, one in shown):
         shown.append(("engine", deployable))
-    head = ("", "design", "request", "tokens/s", "first token", "HBM", "told apart")
+    head = ("", "design", "request", "tokens/s", "first token", "HBM", "apart")
     return head, *(_design(card, mark, one) for mark, one in shown)
 
 
@@ -74,7 +77,7 @@ def _design(card: Card, mark: str, one: Judged) -> tuple[str, ...]:
         f"{mark}*" if one is choice.now and mark != "now" else mark,
         str(one.design),
         si(one.request.value, "s"),
-        f"{one.throughput.value:.3g}",
+        rate(one.throughput.value),
         si(one.ttft.value, "s"),
         si(one.peak_hbm_bytes, "B"),
         apart,
@@ -90,11 +93,11 @@ def _sentences(card: Card) -> list[tuple[str, str]]:
         ("Now (*)", f"{card.choice.now.design} stays a candidate: leave it as it is unless the verdict says otherwise"),
         (
             "Speed limit",
-            f"first token {si(limit.ttft_s, 's')} ({limit.prompt_binds}), {1 / limit.tpot_s:.3g} tokens/s a request "
-            f"({limit.token_binds}): {card.reached:.0%} of it reached",
+            f"first token {si(limit.ttft_s, 's')} ({limit.prompt_binds}), {rate(1 / limit.tpot_s)} tokens/s a request "
+            f"({limit.token_binds}): {card.reached:.0%} of it reached (the limit is claimed)",
         ),
         ("What binds", f"tokens: {best.token_binds}; prompt: {best.prompt_binds}"),
-        ("Would change it", changes),
+        (f"{_CHANGES} ({best.request.tag})" if points else _CHANGES, changes),
         ("How sure", f"{sure}; routing {card.routing}" + _assumed(card)),
         ("Measure next", str(card.narrowing)),
     ]
@@ -118,7 +121,13 @@ def _seconds(estimate: Expected) -> str:
 
 def _plain(estimate: Expected) -> str:
     low, high = estimate.interval
-    return f"{low:.3g} to {high:.3g}"
+    return f"{rate(low)} to {rate(high)}"
+
+
+def rate(number: float) -> str:
+    """Three digits, and never a power of ten."""
+    rounded = float(f"{number:.3g}")
+    return f"{number:.3g}" if abs(rounded) < 1000 else f"{rounded:,.0f}"
 
 
 def text_of(card: Card, width: int) -> str:
@@ -136,12 +145,12 @@ def summary_of(card: Card, width: int) -> str:
     said = told(card)
     best = card.best
     parts = [f"{name} {value} ({interval}, {tag})" for name, value, interval, tag in said.numbers[1:3]] + [
-        f"{card.reached:.0%} of the speed limit reached"
+        f"{card.reached:.0%} of the claimed speed limit reached"
     ]
     lines = [*_folded(said.title, width), *_folded(said.verdict, width, "  ")]
     lines += _folded(f"{best.design}: {', '.join(parts)}", width, "  ")
     for label, sentence in (*said.sentences, *said.commands):
-        if label in ("Would change it", "Run it") or label.startswith("In an engine"):
+        if label.startswith((_CHANGES, "Run it", "In an engine")):
             lines += _folded(f"{label}: {sentence}", width, "  ")
     return "\n".join(lines)
 

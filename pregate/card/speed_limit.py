@@ -19,6 +19,7 @@ from pregate.ask.request import request
 from pregate.card.job import Workpiece
 from pregate.card.judged import objective_of
 from traces.model.architecture import ModelArchitecture
+from traces.routing import RoutingTrace
 
 __all__ = ["ROOMY", "Limit", "speed_limit", "with_memory"]
 
@@ -54,12 +55,18 @@ def speed_limit(model: ModelArchitecture, hw: Platform, work: Workpiece) -> Limi
     experts_bytes = model.n_moe_layers * model.n_experts * model.expert_bytes
     resident = _share_of_uses(work.popularity.counts, (room + experts_bytes) / max(model.expert_bytes, 1))
     schedules = [capture_request(one).decoded.schedule for one in asked]
-    first = ~np.isin(schedules[0].step, decode_steps(work.prompt))
+    first = _first_token(schedules[0], work.prompt)
     rest = np.isin(schedules[1].step, decode_steps(work.tokens))
     n_tokens = max(len(decode_steps(work.tokens)), 1)
     ttft_s, prompt_binds = _least(schedules[0], first, hw, resident)
     token_s, token_binds = _least(schedules[1], rest, hw, resident)
     return Limit(ttft_s, token_s / n_tokens, prompt_binds, token_binds)
+
+
+def _first_token(schedule: Schedule, trace: RoutingTrace) -> NDArray[np.bool_]:
+    """The ops before the first token: those of the prompt, and where none was recorded those of the first pass."""
+    decoding: NDArray[np.bool_] = np.isin(schedule.step, decode_steps(trace))
+    return schedule.step == schedule.step.min() if decoding.all() else ~decoding
 
 
 def limit_of(limit: Limit, work: Workpiece, objective: str) -> float:

@@ -8,21 +8,25 @@ import numpy as np
 import pytest
 
 import pregate
+from offload.footprint import measure_workload
 from offload.memory import CapacityExceeded
+from offload.metrics import decode_steps
 from pregate.ask.capture import capture
 from pregate.ask.decode_middle import DECODED
 from pregate.ask.simulation import interpret
 from pregate.card.card import Card
 from pregate.card.choice import choose, ratio
 from pregate.card.designs import plan_design, stacks_for
-from pregate.card.job import RequestLoad, workpiece
+from pregate.card.job import JUDGED, RequestLoad, recorded_job, workpiece
 from pregate.card.judged import Judged, judge
 from pregate.card.plan import plan
 from pregate.card.record import spread_of
 from traces.errors import InvalidInput, UnknownName
 from traces.model.architecture import ModelArchitecture
+from traces.popularity import popularity_of
 
 LOAD = RequestLoad(24, 40, 1)
+IN_VIEW = "experts kept with it in view"
 SMALL = {"hbm_bytes": "1.1GB"}
 """HBM that mixtral-mini-8 fills, so that something has to leave."""
 
@@ -253,9 +257,35 @@ def test_a_recorded_trace_says_itself_what_the_job_is(model: ModelArchitecture) 
     assert found.routing == "synthetic"
     source = dataclasses.replace(trace.provenance, source="a recording")
     seen = plan(model, machine("streams"), trace=dataclasses.replace(trace, provenance=source))
-    assert seen.routing == "recorded, experts kept with it in view"
+    assert seen.routing == "recorded, " + IN_VIEW
     with pytest.raises(InvalidInput, match="a job or a trace"):
         plan(model, machine("streams"), LOAD, trace=trace)
+
+
+def test_of_a_long_recording_its_first_steps_are_timed_and_all_of_it_is_counted(model: ModelArchitecture) -> None:
+    trace = pregate.synthesize(model, 4, JUDGED + 20)
+    long = dataclasses.replace(trace, provenance=dataclasses.replace(trace.provenance, source="a recording"))
+    work = recorded_job(model, long)
+    assert len(decode_steps(work.tokens)) == JUDGED
+    assert work.tokens is work.prompt
+    assert work.job.output_tokens == JUDGED + 20
+    assert work.popularity == popularity_of(long)
+    assert work.workload == measure_workload(model, long.steps())
+    found = plan(model, machine("streams"), trace=long)
+    assert found.routing == f"recorded (the first {JUDGED} of {JUDGED + 19} decode steps timed), " + IN_VIEW
+
+
+def test_a_recording_without_its_prompt_has_a_limit_of_its_first_token(model: ModelArchitecture) -> None:
+    found = plan(model, machine("streams"), trace=pregate.synthesize(model, 4, 12).decode_only())
+    assert 0 < found.limit.ttft_s <= found.best.ttft.value
+    assert str(found.job).startswith("1 token in")
+
+
+def test_what_no_engine_does_better_is_said(model: ModelArchitecture) -> None:
+    found = plan("switch-base-8", "a100-sxm4-80gb", RequestLoad(16, 8, 1))
+    assert found.best.design.stack == "streams"
+    assert found.choice.deployable is found.choice.now
+    assert "Of what engines run, fastertransformer/gpu_only stays the best" in found.verdict()
 
 
 def test_engines_that_cannot_run_a_model_are_not_asked() -> None:

@@ -20,6 +20,7 @@ from pregate.card.designs import EngineDesign
 from pregate.card.flags import Flags, flags_of
 from pregate.card.job import RequestLoad
 from pregate.card.plan import plan
+from pregate.card.shown import rate
 from pregate.card.this_machine import find_machine, nearest_accelerator, nearest_host
 from pregate.cli import plan as command
 from tests.command_line import Run, runner
@@ -44,6 +45,22 @@ def test_no_line_is_wider_than_asked(card: Card, width: int) -> None:
     lines = card.text(width).splitlines()
     assert max(map(len, lines)) <= width
     assert len(lines) <= 45
+
+
+def test_each_line_of_a_summary_with_figures_says_what_they_rest_on() -> None:
+    card = plan("mixtral-mini-8", "rtx-4090", LOAD)
+    assert card.turning_points
+    text = " ".join(card.summary(100).split())
+    assert f"{card.reached:.0%} of the claimed speed limit" in text
+    assert "Would change it (claimed):" in text
+    assert re.search(r"holds 1 \(claimed\)|, claimed\)|best of \d+ that fit", card.verdict())
+
+
+@pytest.mark.parametrize(
+    ("number", "told"), [(3547.0, "3,550"), (999.6, "1,000"), (12.34, "12.3"), (1.09e5, "109,000")]
+)
+def test_rates_are_never_powers_of_ten(number: float, told: str) -> None:
+    assert rate(number) == told
 
 
 def test_a_narrow_card_names_the_columns_that_it_left_out(card: Card) -> None:
