@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import io
+from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -77,16 +79,28 @@ def _table(found: Ledger, title: str) -> Table:
         table.add_column(column, overflow="fold")
     for column in ("predicted", "95 % interval", "measured", "error", "verdict"):
         table.add_column(column, justify="right")
+    before = ""
     for score in found.scores():
-        interval = score.predicted.interval
+        interval, one = score.predicted.interval, score.prediction
+        told = partial(_shown, metric=score.metric)
         table.add_row(
-            score.prediction.id,
-            ", ".join(score.prediction.subject.values()),
+            *(("", "") if one.id == before else (one.id, _subject(one.subject))),
             score.metric,
-            f"{score.predicted.value:.4g}",
-            "-" if interval is None else f"{interval[0]:.4g} to {interval[1]:.4g}",
-            "-" if score.measured is None else f"{score.measured.value:.4g}",
+            told(score.predicted.value),
+            "-" if interval is None else " to ".join(map(told, interval)),
+            "-" if score.measured is None else told(score.measured.value),
             "-" if score.error is None else f"{score.error:+.1%}",
             score.verdict,
         )
+        before = one.id
     return table
+
+
+def _subject(subject: Mapping[str, str]) -> str:
+    """What was predicted, without the digests of its schedules, which nobody reads."""
+    return ", ".join(text for name, text in subject.items() if name != "schedules")
+
+
+def _shown(value: float, metric: str) -> str:
+    """A number in the unit that the name of its metric ends in."""
+    return render.si(value, "s") if metric.endswith("_s") and not metric.endswith("_per_s") else f"{value:.4g}"

@@ -269,7 +269,7 @@ def test_of_a_long_recording_its_first_steps_are_timed_and_all_of_it_is_counted(
     assert len(decode_steps(work.tokens)) == JUDGED
     assert work.tokens is work.prompt
     assert work.job.output_tokens == JUDGED + 20
-    assert work.popularity == popularity_of(long)
+    assert work.popularity.digest == popularity_of(long).digest
     assert work.workload == measure_workload(model, long.steps())
     found = plan(model, machine("streams"), trace=long)
     assert found.routing == f"recorded (the first {JUDGED} of {JUDGED + 19} decode steps timed), " + IN_VIEW

@@ -133,6 +133,8 @@ def test_the_command_appends_and_scores(run: Run, tmp_path: Path) -> None:
     status, out, _ = run("ledger", str(path), "--measured", str(table), "--measured", "tpot_s=0.03")
     assert status == 0
     assert "1 held, 1 failed" in out
+    assert "30 ms" in out
+    assert " ".join(out.split()).count(load_ledger(path).scores()[0].prediction.id) == 1
     status, out, _ = run("ledger", str(path), "--format", "json")
     assert [row["verdict"] for row in json.loads(out)["scores"]] == ["failed", "open", "held", "no interval"]
 
