@@ -65,6 +65,12 @@ class Skipping:
                 experts[step.rows, layer] = np.where(self._left_out(chosen, weights, factor), -1, chosen)
         return replace(trace, experts=experts)
 
+    def left_out(
+        self, chosen: NDArray[np.int16], weights: NDArray[np.float32], layer: int, n_layers: int
+    ) -> NDArray[np.bool_]:
+        """Which choices (n_tokens, top_k) of a MoE layer, of `n_layers`, a pass does without, by its gate weights."""
+        return self._left_out(chosen, weights.astype("float64"), self._factors(n_layers)[layer])
+
     def _factors(self, n_layers: int) -> list[float]:
         import numpy as np
 

@@ -63,7 +63,8 @@ class DesignGeneration:
 
     `ids_wait_share`: of the whole run, the share in which nothing computes because the host has not read the ids;
     `stall_share`: because something is on its way. `recall`: of the later gates that a design guesses by. `timeline`:
-    of the run of (lower) median length.
+    of the run of (lower) median length. `n_changed`: choices of tokens for which another expert was executed, or none;
+    `tokens_alike`: share of the tokens that are those made with all experts resident.
     """
 
     policy: str
@@ -81,6 +82,8 @@ class DesignGeneration:
     predicted_ids_wait_share: float | None
     schedule_digest: str
     output_digest: str
+    n_changed: int
+    tokens_alike: float
     n_runs: int
     n_disturbed: int
     timeline: Timeline
@@ -256,7 +259,9 @@ class _Session:
             recall=_recall(runs[0]), predicted_tpot_s=predicted.get("tpot_s"),
             predicted_ttft_s=predicted.get("ttft_s"), predicted_stall_share=predicted.get("stall_share"),
             predicted_ids_wait_share=predicted.get("ids_wait_share"),
-            schedule_digest=runs[0].schedule.digest, output_digest=runs[0].measured.digest, n_runs=len(counted),
+            schedule_digest=runs[0].schedule.digest, output_digest=runs[0].measured.digest,
+            n_changed=runs[0].n_changed, tokens_alike=float((runs[0].tokens == self._reference.tokens).mean()),
+            n_runs=len(counted),
             n_disturbed=sum(one.disturbance() is not None for one in seen), timeline=middle.measured.timeline,
         )  # fmt: skip
 
@@ -265,13 +270,18 @@ class _Session:
         from runtime.pregated.offloaded import GivenGuesses
         from runtime.run import OutputMismatch, check_same_output
 
-        name, first = asked.policy.name, runs[0]
-        check_same_output({"gpu_only": self._reference.measured, **{f"{name}, run": one.measured for one in runs}})
-        if any(not np.array_equal(one.tokens, self._reference.tokens) for one in runs):
-            raise OutputMismatch(f"{name} makes other tokens than the model with all experts resident")
-        if any(one.trace.digest != self.trace.digest for one in runs):
-            raise ReplayMismatch(f"{name}: gates chose other experts than with all experts resident")
-        policy = asked.policy
+        name, first, policy = asked.policy.name, runs[0], asked.policy
+        model, said = (first, "its first run") if first.n_changed else (self._reference, "all experts resident")
+        check_same_output({said: model.measured, **{f"{name}, run {i}": one.measured for i, one in enumerate(runs, 1)}})
+        if any(not np.array_equal(one.tokens, model.tokens) for one in runs):
+            raise OutputMismatch(f"{name} makes other tokens than the model with {said}")
+        if any(one.trace.digest != model.trace.digest for one in runs):
+            raise ReplayMismatch(f"{name}: gates chose other experts than with {said}")
+        if first.n_changed and policy.cache is not None and (policy.cache.warm or policy.cache.holds_popular):
+            raise InvalidInput(
+                f"policy {name} executes other experts than gates chose, from a cache that knows the request: let it "
+                f"start cold"
+            )
         if first.guesses:
             policy = replace(policy, predictor=GivenGuesses(first.guesses))
         captured = capture_request(replace(asked, trace=first.trace, policy=policy))

@@ -117,14 +117,14 @@ def _print(found: Generation, format: str) -> None:
     if render.print_data(format, found.to_dict(), found.rows()):
         return
     predicted = found.machine is not None
-    table = render.new_table(
-        f"{found.model}, gates {found.lookahead} ahead: the same {len(found.tokens[0])} tokens under every design"
-    )
+    changed = any(one.n_changed for one in found.designs)
+    same = "tokens of other experts' making where so said" if changed else "the same tokens under every design"
+    table = render.new_table(f"{found.model}, gates {found.lookahead} ahead, {len(found.tokens[0])} tokens: {same}")
     table.add_column("design")
     names = ["TPOT", *(["predicted", "error"] if predicted else []), "tokens/s", "nothing computes: ids", "experts"]
     if predicted:
         names += ["predicted: ids", "experts"]
-    for name in [*names, "hits", "guesses right"]:
+    for name in [*names, "hits", "guesses right", *(["others executed", "tokens alike"] if changed else [])]:
         table.add_column(name, justify="right")
     for one in found.designs:
         cells = [render.si(one.tpot_s, "s")]
@@ -134,7 +134,10 @@ def _print(found: Generation, format: str) -> None:
         if predicted:
             cells += [f"{one.predicted_ids_wait_share:.1%}", f"{one.predicted_stall_share:.1%}"]
         recall = "-" if one.recall is None else f"{one.recall:.1%}"
-        table.add_row(one.policy, *cells, f"{one.hit_rate:.1%}", recall)
+        cells += [f"{one.hit_rate:.1%}", recall]
+        if changed:
+            cells += [str(one.n_changed), f"{one.tokens_alike:.0%}"]
+        table.add_row(one.policy, *cells)
     render.print_table(table)
     for text in found.texts[:3]:
         typer.echo(f"went on: {text!r}", err=True)

@@ -12,7 +12,9 @@ from functools import partial
 from typing import Any, NamedTuple, cast
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from offload.ops import KINDS, Lane, OpKind, Piece, Work
 from offload.recorder import Recorder
@@ -21,7 +23,7 @@ from runtime.backend import Action, Backend, Copy
 from runtime.bound_pass import BoundPass, bind_pass
 from runtime.loading import Binder
 from runtime.memory import aligned
-from runtime.model.layers import Choice
+from runtime.model.layers import Choice, Layers
 from runtime.model.weights import Experts
 from runtime.order import GrowingOrder, Order
 from runtime.pacing import now_ns
@@ -238,6 +240,7 @@ class _LiveBinder(Binder):
         heads = [0 if one.encoding else len(one.segments) for one in program.passes.passes]
         self.made = [backend.upload(np.full(n, -1, dtype=np.int64)) for n in heads]
         self._entered: set[tuple[int, int]] = set()
+        self.left_out: dict[tuple[int, int], NDArray[np.bool_]] = {}  # by pass and MoE layer, choices not executed
 
     def _bound(self) -> list[BoundPass]:
         seed, model = self.experts.seed, self.program.model
@@ -290,10 +293,21 @@ class _LiveBinder(Binder):
         )
 
     def _combine(self, bound: BoundPass, moe_layer: int) -> partial[None]:
-        return partial(self.layers.combine, bound, self.gates[bound.one.i_step].weights[moe_layer])
+        i_pass = bound.one.i_step
+        weights, left_out = self.gates[i_pass].weights[moe_layer], self.left_out.get((i_pass, moe_layer))
+        if left_out is None:
+            return partial(self.layers.combine, bound, weights)
+        return partial(_combine_rest, self.layers, bound, weights, self.backend.upload(left_out))
 
 
 def _then_keep(action: Any, kept: Any, tokens: Any) -> None:
     """The head, and its tokens where the next pass does not overwrite them."""
     action()
     kept.copy_(tokens[: len(kept)])
+
+
+def _combine_rest(layers: Layers, bound: BoundPass, weights: Tensor, left_out: Tensor) -> None:
+    """As `Layers.combine` without the choices that are `left_out`: the weights of a token's others take theirs over."""
+    kept = weights.masked_fill(left_out, 0)
+    total = kept.sum(1, keepdim=True)
+    layers.combine(bound, torch.where(total > 0, kept * (weights.sum(1, keepdim=True) / total), kept))

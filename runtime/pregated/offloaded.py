@@ -8,7 +8,6 @@ holds once the gate has ended; for that wait a schedule has no op. In the end ev
 from __future__ import annotations
 
 import hashlib
-from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -23,6 +22,7 @@ from offload.ops import Lane
 from offload.passes import passes_of
 from offload.placement import AS_DECIDED, Placed
 from offload.policies.guess import BringsGuesses
+from offload.policies.wrong_guess import executes_guessed, executes_resident
 from offload.policy import Policy, fetch_misses
 from offload.predictors.next_gate import CurveGate, NextGate
 from offload.recorder import assemble
@@ -34,6 +34,7 @@ from runtime.backend import Backend
 from runtime.loading import pool_bytes
 from runtime.model.weights import Experts
 from runtime.passes import plan_passes
+from runtime.pregated.changes import FORESEES, ROUNDS, Changes
 from runtime.pregated.growing import GatePlaces, GrowingProgram, IssuingRecorder
 from runtime.pregated.own_gates import Guessing
 from runtime.pregated.prompts import UnroutedRun, trace_of
@@ -48,6 +49,10 @@ from traces.model.architecture import ModelArchitecture
 from traces.routing import RoutingTrace, Step
 
 __all__ = ["GivenGuesses", "Granted", "OffloadedRun", "check_policy", "generate_offloaded", "guesses_of"]
+
+
+_ON_DEVICE = (fetch_misses, executes_guessed, executes_resident)
+"""Answers to misses that never have the host compute."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +76,8 @@ class OffloadedRun:
     """What happened. `tokens` (n_sequences, n_new) made; `trace`: what the gates chose; `guesses`: what a design that
     guesses was told by the later gates, by forward pass and MoE layer. `decided_s` (n_ops,): what the host took to
     decide on each op, waits left out; `asked`: op -> the gate whose end it waited for before, with no op that says so.
+    `n_changed`: choices of tokens for which another expert was executed, or none; `executed`: by forward pass
+    (n_tokens, n_moe_layers, top_k), -1 for none.
     """
 
     measured: MeasuredRun
@@ -80,6 +87,8 @@ class OffloadedRun:
     guesses: Mapping[tuple[int, int], NDArray[np.int16]]
     decided_s: NDArray[np.float64]
     asked: Mapping[int, int]
+    n_changed: int
+    executed: tuple[NDArray[np.int16], ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,9 +119,11 @@ def guesses_of(policy: Policy) -> Guessing:
 
 
 def check_policy(policy: Policy, model: ModelArchitecture, lookahead: int) -> None:
-    """Raise `InvalidInput` for a policy that is not exact, or that gates `lookahead` blocks ahead cannot serve."""
-    if not policy.is_exact:
-        raise InvalidInput(f"policy {policy.name} skips or rounds experts: the tokens would be another model's")
+    """Raise `InvalidInput` for a policy that rounds experts, or that gates `lookahead` blocks ahead cannot serve."""
+    if not policy.is_exact and policy.skipping is None:
+        raise InvalidInput(ROUNDS.format(policy.name))
+    if policy.skipping is not None and not policy.can_be_built:
+        raise InvalidInput(FORESEES.format(policy.name))
     if policy.lookahead > lookahead and policy.needs_ids:
         raise InvalidInput(
             f"policy {policy.name} fetches what gates select {policy.lookahead} blocks ahead, those of this model look "
@@ -153,7 +164,10 @@ def generate_offloaded(
         backend.close()
         if file is not None:
             file.close()
-    program = build_program(model, found.trace.steps(), found.schedule, settings.initial)
+    executed = [
+        replace(step, experts=one.experts) for step, one in zip(found.trace.steps(), live.passes.passes, strict=True)
+    ]
+    program = build_program(model, executed, found.schedule, settings.initial)
     if prove:
         check_races(program)
     return found
@@ -177,6 +191,7 @@ class _Live:
         self.places = GatePlaces(lookahead, reads_ahead, guesses_of(policy))
         self.keys = [(layer, expert) for layer in range(model.n_moe_layers) for expert in range(model.n_experts)]
         self.said: dict[tuple[int, int], NDArray[np.int16]] = {}
+        self.changes = Changes(policy, [(one, step) for one, step in zip(self.passes.passes, run.steps, strict=True)])
         self.revealed: dict[tuple[int, int], Union] = {}
         for one, step in zip(self.passes.passes, run.steps, strict=True):  # what is known is written to both
             one.experts[...] = -1
@@ -186,7 +201,7 @@ class _Live:
         """Issue everything, wait for it, and see that what ran is what the gates said."""
         settings, policy = self.settings, self.settings.policy
         kept_on_host = any(one is not None for one in settings.placed.kept)
-        on_host = policy.on_miss is not fetch_misses or policy.start is not None or kept_on_host
+        on_host = policy.on_miss not in _ON_DEVICE or policy.start is not None or kept_on_host
         self.backend.budget.check(pool_bytes(self.model, self.passes, settings.n_slots))
         if not settings.disk:
             experts.require(self.keys if not policy.resident or kept_on_host else [])
@@ -199,6 +214,8 @@ class _Live:
             recorder,
         )  # fmt: skip
         loop.live = self
+        if loop.decisions.on_miss is not fetch_misses:
+            loop.decisions = loop.decisions._replace(on_miss=self.changes.watching(loop.decisions.on_miss))
         warm_bytes = 0 if settings.cache is None else settings.cache.n_resident * self.model.expert_bytes
         self.program = recorder.program = GrowingProgram(
             self.backend, self.model, self.passes, self.unrouted, self.places, experts, initial=settings.initial,
@@ -206,6 +223,7 @@ class _Live:
             on_host=on_host,
         )  # fmt: skip
         with no_collections():
+            self.changes.left, self.changes.left_out = self.program.left, self.program.binder.left_out
             for step in self.unrouted.steps:
                 for one, n_heads in passes_of(step, self.model, settings.execution):
                     loop.run(one, n_heads)
@@ -218,7 +236,7 @@ class _Live:
         found = self.revealed.get((i_pass, moe_layer))
         if found is not None:
             return found
-        one, step = self.passes.passes[i_pass], self.unrouted.steps[i_pass]
+        step = self.unrouted.steps[i_pass]
         program, gates = self.program, self.program.binder.gates[i_pass]
         if (i_pass, moe_layer) in program.arrived:
             chosen = gates.read(moe_layer)
@@ -229,11 +247,7 @@ class _Live:
             chosen = gates.look(moe_layer)
         if (i_pass, moe_layer) in program.gate_of and self.known is None and step.gate_weights is not None:
             step.gate_weights[:, moe_layer] = gates.weights_of(moe_layer)
-        one.experts[:, moe_layer] = step.experts[:, moe_layer] = chosen
-        counts = sorted(Counter(chosen.ravel().tolist()).items())
-        found = Union(tuple(expert for expert, _ in counts), tuple(n for _, n in counts))
-        self.revealed[i_pass, moe_layer] = found
-        program.left[i_pass, moe_layer] = len(counts)
+        found = self.revealed[i_pass, moe_layer] = self.changes.chosen(i_pass, moe_layer, chosen)
         return found
 
     def _ask_gates(self, i_step: int, layer: int, chosen: NDArray[np.int16], n_experts: int) -> NDArray[np.int16]:
@@ -270,14 +284,24 @@ class _Live:
         )
         trace = trace_of(self.model, self.unrouted, "pregate generate")
         decided_s = np.array(program.decided_ns, dtype=np.float64) * 1e-9
-        return OffloadedRun(measured, schedule, trace, self._tokens(), dict(self.said), decided_s, dict(program.asked))
+        return OffloadedRun(
+            measured,
+            schedule,
+            trace,
+            self._tokens(),
+            dict(self.said),
+            decided_s,
+            dict(program.asked),
+            self.changes.n_changed,
+            tuple(one.experts for one in self.passes.passes),
+        )
 
     def _check_gates(self) -> None:
         """Raise `OutputMismatch` unless every gate on the device chose what was executed; keep its weights."""
         for i, (one, step) in enumerate(zip(self.passes.passes, self.unrouted.steps, strict=True)):
             gates = self.program.binder.gates[i]
             for moe_layer in one.moe_layers(self.model):
-                if not np.array_equal(gates.look(moe_layer), one.experts[:, moe_layer]):
+                if not np.array_equal(gates.look(moe_layer), self.changes.said[i, moe_layer]):
                     raise OutputMismatch(
                         f"forward pass {one.i_step}, MoE layer {moe_layer}: other experts were executed than the gate "
                         f"chose"

@@ -76,15 +76,35 @@ def test_the_trace_replayed_by_run_has_the_digest_of_the_run(run: Run, model: Pa
 def test_a_table_says_what_was_made(run: Run, model: Path) -> None:
     status, out, err = run("generate", str(model), "--policies", "gpu_only", *FEW)
     assert status == 0
-    assert "the same 4 tokens under every design" in out
+    assert "4 tokens: the same tokens under every design" in out
     assert "went on: " in err
+
+
+def test_a_design_that_executes_other_experts_says_so(run: Run, model: Path) -> None:
+    few = [*FEW, "--policies", "gpu_only,on_demand+lru:6:resident"]
+    status, out, err = run("generate", str(model), *few, "--format", "json")
+    assert status == 0, err
+    exact, other = json.loads(out)["designs"]
+    assert (exact["n_changed"], exact["tokens_alike"]) == (0, 1.0)
+    assert other["n_changed"] > 0
+    assert 0 <= other["tokens_alike"] <= 1
+    status, out, err = run("generate", str(model), *few)
+    assert status == 0, err
+    assert "others executed" in out
+    assert "the same tokens under every design" not in out
+
+
+def test_other_experts_from_a_cache_that_knows_the_request_are_refused(run: Run, model: Path) -> None:
+    status, _, err = run("generate", str(model), *FEW, "--policies", "on_demand+lru:6:warm:resident")
+    assert status == 2
+    assert "let it start cold" in err.replace("\n", " ")
 
 
 @pytest.mark.parametrize(
     ("words", "told"),
     [
         (["--policies", "pregate(2)"], "fetches what gates select 2 blocks ahead, those of this model look 1 ahead"),
-        (["--policies", "mixed_precision"], "skips or rounds experts"),
+        (["--policies", "mixed_precision"], "rounds experts"),
         (["--policies", "pregated"], "did you mean 'pregate'"),
         (["--output-tokens", "1"], "new tokens = 1"),
         (["--batch", "0"], "batch = 0 is below 1"),
