@@ -3,13 +3,12 @@
 A generated part stands between `<!-- generated: NAME -->` and `<!-- end: NAME -->`. `--results` first writes
 `results/isca24.json` anew; `--benchmarks FILE` keeps of a run of pytest-benchmark what the tables need, in
 `results/benchmarks.json`. What is cheap is computed again by `--check`, not compared with a committed file: the
-demo, and every figure of the reproduction.
+demo, and every figure of the reproduction. Of tables that take minutes (`<!-- measured: NAME -->`) some rows are.
 """
 
 from __future__ import annotations
 
 import json
-import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -21,10 +20,13 @@ import field_tables
 import granularity_tables
 import law_tables
 import machine_tables
+import marked_tables
 import mutation_table
 import offloaded_models
+import predictor_tables
 import pregated_tables
 import reference
+import speculation_tables
 import speed_tables
 import streamed_steps
 import validation_tables
@@ -48,6 +50,8 @@ DOCUMENTS = (
             "which-design",
             "streamed-steps",
             "policies",
+            "predictors",
+            "speculative",
         )
     ),
 )
@@ -127,6 +131,8 @@ PARTS: dict[str, Callable[[], str]] = {
     "streamed_steps": streamed_steps.errors,
     "granularity": granularity_tables.grains,
     "written_back": granularity_tables.written_back,
+    "curves": predictor_tables.curves,
+    "unions": speculation_tables.unions,
     "which_design": which_design.verdicts,
     "which_design_headline": which_design.headline,
     "which_design_rules": which_design.regrets,
@@ -140,12 +146,7 @@ PARTS: dict[str, Callable[[], str]] = {
 
 def build(text: str) -> str:
     """`text` with every generated part made anew. Raises `KeyError` for a part nobody makes."""
-
-    def made(match: re.Match[str]) -> str:
-        name = match["name"]
-        return f"<!-- generated: {name} -->\n{PARTS[name]()}\n<!-- end: {name} -->"
-
-    return re.sub(r"<!-- generated: (?P<name>\w+) -->.*?<!-- end: (?P=name) -->", made, text, flags=re.DOTALL)
+    return marked_tables.rewritten(text, PARTS)
 
 
 def reproduced() -> str:
@@ -192,6 +193,11 @@ def main(arguments: list[str]) -> int:
         elif old != new:
             name = document.relative_to(ROOT)
             print(f"{name} has drifted from what it is made of: run `make docs` and commit", file=sys.stderr)
+            return 1
+    for tables in (predictor_tables, speculation_tables) if "--check" in arguments else ():
+        for row in marked_tables.drifted_rows(tables.PAGE, tables.some_rows()):
+            where = f"{tables.PAGE.name}: {row!r}, which was just made, is not in it"
+            print(f"{where}: run docs/{tables.__name__}.py and commit", file=sys.stderr)
             return 1
     return 0
 

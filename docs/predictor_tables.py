@@ -1,12 +1,14 @@
-"""Write the tables of docs/predictors.md anew: `python docs/predictor_tables.py`, about a minute of processor time.
+"""Write what predictors are worth into docs/predictors.md: `python docs/predictor_tables.py`, a minute of a processor.
 
-The tables of designs move with every price of the cost model, so no test holds them to today's.
+`docs/build.py` makes their curves anew, and some rows of what they are worth.
 """
 
 from __future__ import annotations
 
-import re
+from collections.abc import Sequence
 from pathlib import Path
+
+import marked_tables
 
 import pregate
 from traces.recorded import recorded_names
@@ -35,14 +37,14 @@ def curves() -> str:
     return "\n".join(lines)
 
 
-def worth() -> str:
+def worth(designs: Sequence[str] = DESIGNS, links: Sequence[float] = LINKS_BYTES_PER_S) -> str:
     """What each predictor is worth in a run of the Qwen3 recording, on a slower and on a faster link."""
     model, trace = pregate.load_model("qwen3-30b-a3b", top_k=6), pregate.load_trace("qwen3-30b-a3b-phone")
     lines = ["| design | link | tokens/s | link bytes | precision | recall | wasted | early | in time |"]
     lines.append("|---" * 9 + "|")
-    for link in LINKS_BYTES_PER_S:
+    for link in links:
         hw = pregate.load_hardware("rtx-4090", "streams", overrides={"link.h2d_bytes_per_s": link})
-        for design in DESIGNS:
+        for design in designs:
             cache = "belady" if design == "oracle" else "lru"
             result = pregate.simulate(model, hw, trace, f"{design}+{cache}:0.2")
             ahead = result.prefetches
@@ -58,15 +60,10 @@ def worth() -> str:
     return "\n".join(lines)
 
 
-def main() -> None:
-    """Write both tables where the page marks them."""
-    text = PAGE.read_text()
-    for name, made in (("curves", curves()), ("worth", worth())):
-        begin, end = f"<!-- tables: {name} -->", f"<!-- end: {name} -->"
-        part = f"{begin}\n{made}\n{end}"
-        text = re.sub(f"{begin}.*?{end}", lambda _, part=part: part, text, flags=re.DOTALL)
-    PAGE.write_text(text)
+def some_rows() -> list[str]:
+    """Rows of `worth` that a check makes anew."""
+    return worth(("on_demand", "pregate", "guess/next_gate"), LINKS_BYTES_PER_S[:1]).splitlines()[2:]
 
 
 if __name__ == "__main__":
-    main()
+    marked_tables.write(PAGE, {"worth": worth})
