@@ -32,8 +32,8 @@ RESULTS = ROOT / "results" / "mutation.json"
 EQUIVALENT = ROOT / "benchmarks" / "equivalent_mutants.json"
 SOURCES = ("pregate", "simulator", "runtime", "hwmodels", "offload", "traces")
 
-_MEMORY = tuple(f"tests/unit/test_memory{part}.py" for part in ("", "_guesses", "_runs"))
-_DECODE = ("tests/unit/test_decode_by_hand.py", "tests/unit/test_decode_passes.py")
+_MEMORY = tuple(f"tests/unit/test_memory{part}.py" for part in ("", "_guesses", "_pieces", "_runs"))
+_DECODE = tuple(f"tests/unit/test_decode{part}.py" for part in ("_by_hand", "_passes", ""))
 
 TARGETS = {
     "offload/work.py": ("tests/unit/test_work.py",),

@@ -123,3 +123,30 @@ def test_a_trace_is_known_however_long_its_header_is(tmp_path: Path) -> None:
         assert recognise(path) == OWN_FORMAT
         assert pregate.load_trace(path).digest == trace.digest
     assert lengths >= set(b"\x08 @x")
+
+
+ROUTE_TRACE = """# route_trace v1
+# model=x.gguf arch=qwen3moe n_layer=1 n_expert=4 n_expert_used=1
+# layer=0 expert_bytes=1000 dense_bytes=10
+turn,phase,step,layer,slot,expert,weight,residency,expert_bytes
+0,0,0,0,0,3,1.0,0,1000
+0,1,1,0,0,2,1.0,1,0
+"""
+
+
+@pytest.mark.parametrize(
+    ("first", "told"),
+    [
+        (b"\x1f\x8b\x08", "gunzip"), (b"\x28\xb5\x2f\xfd", "unzstd"), (b"\xfd7zXZ\0", "unxz"),
+        ("layer".encode("utf-16"), "save it as UTF-8"), (b"\xfe\xff\0l", "save it as UTF-8"),
+    ],
+)  # fmt: skip
+def test_what_is_packed_is_told_how_to_unpack(first: bytes, told: str, tmp_path: Path) -> None:
+    assert told in str(written(tmp_path / "t.csv", first + b"\0" * 40))
+
+
+def test_empty_lines_behind_a_route_trace_are_passed_over(tmp_path: Path) -> None:
+    content = ROUTE_TRACE.encode()
+    found = written(tmp_path / "t.csv", content + b"\n\n")
+    assert isinstance(found, RoutingTrace)
+    assert found.digest == written(tmp_path / "u.csv", content).digest

@@ -14,7 +14,9 @@ from offload.admission import ADMISSIONS
 from offload.eviction import Belady
 from offload.eviction_ranked import RANKED
 from offload.gate_output import GateOutput, gate_output
-from offload.ranks_by_gates import EPSILON, MRS_ALPHA
+from offload.pool_shape import PoolShape
+from offload.ranks_by_gates import EPSILON, MRS_ALPHA, Mrs, ReleasedActivation
+from offload.ranks_by_use import LeastStale, Lfru, ReleasedLfru
 from offload.residency import ResidentSet
 from traces.errors import InvalidInput, UnknownName
 
@@ -313,3 +315,58 @@ def test_scores_without_weights_are_shares_of_the_tokens() -> None:
     assert (output.experts, output.tokens, output.scores) == ([1, 3], [2, 1], [1.0, 0.5])
     weighed = gate_output(0, 0, np.array([[3, 1], [1, -1]], np.int16), np.array([[0.25, 0.75], [1, 0]], np.float32))
     assert weighed.scores == [1.75, 0.25]
+
+
+@pytest.mark.parametrize(
+    ("n_layers", "running", "weights"),
+    [
+        (4, 0, [1, 1 / 2, 0, 1 / 3]),
+        (4, 1, [1, 1, 0, 1 / 3]),
+        (4, 2, [1, 1 / 2, 1, 1 / 3]),
+        (5, 0, [1, 1 / 2, 0, 1 / 3, 2 / 3]),
+        (5, 3, [1, 1 / 2, 1, 1, 2 / 3]),
+        (6, 1, [1, 1, 1 / 3, 0, 1 / 4, 1 / 2]),
+    ],
+)
+def test_the_released_score_weighs_layers_by_halves(n_layers: int, running: int, weights: list[float]) -> None:
+    """One expert a layer, so that its share of its layer is whole: what is left is the layer's and the run's shares."""
+    rank = ReleasedActivation(PoolShape(1, n_layers, 1))
+    rank.gated(gate_output(0, running, np.array([[0], [0], [0]], np.int16), None, True), running)
+    half = n_layers // 2
+    ever = np.ones(n_layers)  # of a half that has activated nothing, 1 an expert
+    ever[slice(half) if running < half else slice(half, None)] = 0
+    ever[running] = 3
+    topology, request = np.array(weights) / sum(weights), np.full(n_layers, 1 / n_layers)
+    expected = (topology + EPSILON) * (request + EPSILON) * (ever / ever.sum() + EPSILON)
+    assert rank.values() == pytest.approx(expected, rel=1e-12)
+
+
+def test_recent_scores_are_means_over_tokens() -> None:
+    rank = Mrs(PoolShape(2, 1, 4))
+    chosen, weights = np.array([[0, 1], [0, 2]], np.int16), np.array([[0.5, 0.5], [0.25, 0.75]], np.float32)
+    rank.gated(gate_output(0, 0, chosen, weights, True), 0)
+    assert rank.values() == pytest.approx([0.75 * 0.375, 0.75 * 0.25, 0.75 * 0.375, 0.0])
+    rank.gated(gate_output(1, 0, chosen[:1], weights[:1], False), 0)
+    assert rank.values()[:2] == pytest.approx([0.25 * 0.28125 + 0.375, 0.25 * 0.1875 + 0.375])
+
+
+def test_what_came_in_without_being_used_is_of_the_pass_that_it_came_in() -> None:
+    rank = LeastStale(PoolShape(2, 1, 4))
+    rank.gated(gate_output(3, 0, np.array([[0]], np.int16), None, True), 0)
+    rank.entered(2)
+    assert rank.values().tolist() == [0, 0, 1, 0]
+    rank.gated(gate_output(4, 0, np.array([[0]], np.int16), None, False), 0)
+    rank.looked_up(1, False)
+    assert rank.values().tolist() == [0, 1, 0, 0]
+
+
+def test_uses_are_divided_by_the_events_since_the_last() -> None:
+    rank = Lfru(PoolShape(2, 1, 4))
+    for step, key in enumerate([0, 0, 1]):
+        rank.gated(gate_output(step, 0, np.array([[key]], np.int16), None, step == 0), 0)
+        rank.looked_up(key, True)
+    assert rank.values().tolist() == [2 / 2, 1 / 1, 0, 0]
+    released = ReleasedLfru(PoolShape(2, 1, 4))
+    for key in (0, 0, 1):
+        released.looked_up(key, True)
+    assert released.values().tolist() == [2 / 2, 1 / 1, 0, 0]

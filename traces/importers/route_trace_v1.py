@@ -169,6 +169,8 @@ def _columns_and_weights(
     index = {layer: i for i, layer in enumerate(sorted(header.expert_bytes))}
     limits = (1 << 31, 2, 1 << 31, 4096, header.top_k, header.n_experts, 3)
     for number, line in lines:
+        if not line.strip():
+            continue
         parts = line.split(",")
         if not 9 <= len(parts) <= 10:
             raise InvalidFile(f"{path}: line {number} has {len(parts)} fields, not 9 or 10: {line[:60]!r}")

@@ -26,6 +26,15 @@ _READ = (
     "or npy, recorder .pt, route log), router_logits .pt, llama.cpp traces, MBLT, RTRACE01, and the others of "
     "`pregate trace import --help`"
 )
+_PACKED = {
+    b"\x1f\x8b": "packed with gzip: unpack it first (gunzip)",
+    b"\x28\xb5\x2f\xfd": "packed with zstd: unpack it first (unzstd)",
+    b"\xfd7zXZ": "packed with xz: unpack it first (unxz)",
+    b"\xff\xfe": "UTF-16 text: save it as UTF-8",
+    b"\xfe\xff": "UTF-16 text: save it as UTF-8",
+}
+"""By their first bytes, files that hold a trace perhaps, in a form that is not read."""
+
 _BY_KEYS: dict[str, tuple[str, ...]] = {
     "policylang": ("model_name", "num_layers"),
     "speculative_moe": ("problem_id", "experts"),
@@ -46,6 +55,9 @@ def recognise(path: Path) -> str:
     found = _routing(path, _head(path))
     if found is not None:
         return found
+    packed = next((how for first, how in _PACKED.items() if _head(path).startswith(first)), None)
+    if packed is not None:
+        raise InvalidFile(f"{path}: {packed}")
     if recognise_popularity(path) is not None:
         raise InvalidFile(f"{path}: counts of experts, not a routing trace: give it to --popularity")
     raise InvalidFile(f"{path}: not a routing trace of a known format; can be read: {_READ}")
