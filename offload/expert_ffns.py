@@ -56,15 +56,16 @@ class ExpertFfns:
             shared = 0
         if not ops:
             last = self._fused(block, Union((), ()), shared > 0, waits, freed)
+        splits = bool(loop.memory.copies.pieces)
         for n_left, one in zip(range(len(ops) - 1, -1, -1), ops, strict=True):
-            after = sorted({*one.after} if n_left else {*one.after, *waits})
+            after = one.after if n_left else sorted({*one.after, *waits})
             released = 0 if n_left else freed
             if one.fused:
                 last = self._fused(block, one.union, shared > 0, after, released)
                 shared = 0
             else:
                 (expert,), (n_tokens,) = one.union
-                pieces = () if ready is None else loop.memory.pieces(block.moe_layer, expert)
+                pieces = () if ready is None or not splits else loop.memory.pieces(block.moe_layer, expert)
                 last = self.single(block, expert, n_tokens, after, released, pieces)
         if loop.execution.sync_after_ffn:
             loop.host(HOST_WAITS, (last,), block.layer)
@@ -137,6 +138,8 @@ def _expert_ops(
         ready = dict.fromkeys(union.experts, -1)
         ways: dict[str, Fusing] = {"resident": execution.resident}
         place = dict.fromkeys(union.experts, "resident")
+    elif execution.cached == execution.arriving == "each":
+        return _one_by_one(union, ready)
     else:
         ways = {"cached": execution.cached, "arriving": execution.arriving}
         place = {expert: "cached" if expert in hits else "arriving" for expert in union.experts}
@@ -150,6 +153,15 @@ def _expert_ops(
             fused.setdefault(place[expert] if way == "section" else "layer", []).append((expert, n_tokens))
     ops = [*(_op(members, ready, fused=True) for _, members in sorted(fused.items())), *ops]
     return sorted(ops, key=lambda one: max(one.after, default=-1))
+
+
+def _one_by_one(union: Union, ready: Mapping[int, int]) -> list[ExpertOp]:
+    """As `_expert_ops`, of experts none of which share an op."""
+    pairs = zip(union.experts, union.tokens, strict=True)
+    return [
+        ExpertOp(Union((expert,), (n_tokens,)), False, (ready[expert],) if ready[expert] >= 0 else ())
+        for expert, n_tokens in sorted(pairs, key=lambda pair: max(ready[pair[0]], -1))
+    ]
 
 
 def _op(members: list[tuple[int, int]], ready: Mapping[int, int], *, fused: bool) -> ExpertOp:

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from offload.admission import Admission, admission_of
-from offload.eviction import EVICTIONS, Eviction, HotLru, Key, Random
+from offload.eviction import EVICTIONS, Eviction, HotLru, Key, Random, Static
 from offload.eviction_ranked import RANKED, WatchesGates
 from offload.gate_output import GateOutput
 from offload.pool_shape import PoolShape
@@ -194,6 +194,22 @@ class ResidentSet:
         for expert in reversed(dict.fromkeys(reversed(wanted))):  # by last appearance
             pool.eviction.touch(first + expert)
         return tuple(accesses)
+
+    def fill(self, places: Iterable[tuple[int, int]]) -> None:
+        """Look up (layer, expert) of `places`, each an event of its own, and keep those for which a slot is free.
+
+        For evictions of which nobody goes: the same as to `admit` one after the other.
+        """
+        slots, pools = self._slots, self._pools
+        for layer, expert in places:
+            key, pool = layer * self.n_experts + expert, pools[layer if len(pools) > 1 else 0]
+            if pool.admission is not None or self.eviction_kind is not Static:
+                self.admit(layer, [expert])
+                continue
+            self.n_lookups += 1
+            self.n_hits += key in slots
+            if key not in slots and pool.free and self._budget:
+                slots[key] = pool.free.pop()
 
     def gated(self, output: GateOutput) -> None:
         """The gate of a layer has run: what evictions look at that see more than lookups."""

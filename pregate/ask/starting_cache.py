@@ -35,8 +35,7 @@ def resident_set(asked: Request) -> ResidentSet | None:
         budget=spec.budget,
     )
     if spec.eviction == "static":
-        for layer, expert in _most_asked_for(asked, spec):
-            residents.admit(layer, [expert])
+        residents.fill(_most_asked_for(asked, spec))
     elif spec.eviction == "hot_lru":
         residents.hold(_most_asked_for(asked, spec), spec.hot_share)
     if spec.warm and spec.eviction != "static":
