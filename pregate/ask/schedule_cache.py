@@ -30,7 +30,7 @@ from traces.documents import read_text
 from traces.errors import InvalidFile, InvalidInput
 from traces.whole_file import whole_file
 
-__all__ = ["DEFAULT_FOLDER", "MAX_BYTES", "ScheduleCache", "lasting_key", "source_digest"]
+__all__ = ["DEFAULT_FOLDER", "MAX_BYTES", "ScheduleCache", "lasting_key", "schedules_in", "source_digest"]
 
 DEFAULT_FOLDER = Path("~/.cache/pregate/schedules")
 MAX_BYTES = 4 << 30
@@ -130,6 +130,20 @@ def _seal(key: str, digest: str, counts: Sequence[Any]) -> str:
     return hashlib.sha256(json.dumps([key, digest, *counts]).encode()).hexdigest()
 
 
+def schedules_in(cache_dir: str | Path | ScheduleCache | bool | None) -> ScheduleCache | None:
+    """The cache of schedules in a folder; None and True: the usual one, which is done without where it cannot be
+    written; False: none.
+    """
+    if isinstance(cache_dir, ScheduleCache) or cache_dir is False:
+        return cache_dir or None
+    try:
+        return ScheduleCache(DEFAULT_FOLDER if cache_dir in (None, True) else Path(str(cache_dir)))
+    except InvalidInput:
+        if cache_dir in (None, True):
+            return None
+        raise
+
+
 def lasting_key(asked: Request) -> str | None:
     """The key of a request that is the same in every process, or None for code of one's own that another run cannot
     recognise: all of it has to be in one file, which reads no other.
@@ -137,7 +151,10 @@ def lasting_key(asked: Request) -> str | None:
     policy = _own_fields(asked.policy) if asked.policy.source is not None else _policy_fields(asked.policy)
     if policy is None:
         return None
-    parts = (VERSION, _code(), asked.model, asked.trace.digest, policy, asked.execution, asked.expert_tier, asked.plan)
+    kept = [sorted(experts) for experts in asked.placed.kept if experts]
+    parts = (
+        VERSION, _code(), asked.model, asked.trace.digest, policy, asked.execution, asked.expert_tier, asked.plan, kept,
+    )  # fmt: skip
     return hashlib.sha256(repr(parts).encode()).hexdigest()[:32]
 
 

@@ -10,10 +10,14 @@ from typing import Any
 import numpy as np
 
 from hwmodels.coverage import unfitted_device
+from offload.policy import fetch_misses
 from pregate.ask.capture import Captured, capture_request
 from pregate.ask.choices import OBJECTIVES
 from pregate.ask.comparison import what_binds
 from pregate.ask.intervals import Interval, intervals
+from pregate.ask.own_policy_checks import is_own
+from pregate.ask.request import Request
+from pregate.ask.schedule_cache import ScheduleCache
 from pregate.ask.simulation import SimulationResult, interpret
 from pregate.card.designs import EngineDesign, Planned
 from pregate.card.job import RequestLoad
@@ -111,10 +115,13 @@ def objective_of(ttft: Any, tpot: Any, job: RequestLoad, objective: str) -> Any:
     ]
 
 
-def judge(planned: Planned, job: RequestLoad) -> Judged:
-    """Write the schedules of a design, and time them. Raises `CapacityExceeded` where a layer's experts do not fit."""
-    prompt = capture_request(planned.prompt)
-    tokens = prompt if planned.tokens is planned.prompt else capture_request(planned.tokens)
+def judge(planned: Planned, job: RequestLoad, schedules: ScheduleCache | None = None) -> Judged:
+    """Write the schedules of a design, and time them; `schedules`: where those are kept that take long to write.
+
+    Raises `CapacityExceeded` where a layer's experts do not fit.
+    """
+    prompt = _captured(planned.prompt, schedules)
+    tokens = prompt if planned.tokens is planned.prompt else _captured(planned.tokens, schedules)
     hw = planned.hw
     first = interpret(prompt, hw, "recurrence", with_intervals=False)
     rest = first if tokens is prompt else interpret(tokens, hw, "recurrence", with_intervals=False)
@@ -136,6 +143,15 @@ def judge(planned: Planned, job: RequestLoad) -> Judged:
         planned=planned,
         captured=(prompt, tokens),
     )
+
+
+def _captured(asked: Request, schedules: ScheduleCache | None) -> Captured:
+    """The schedule of a request: kept where Python writes it, which takes longer than to read it again."""
+    policy = asked.policy
+    quick = asked.model.is_uniform and policy.on_miss is fetch_misses and asked.placed.is_plain
+    if schedules is None or quick or is_own(policy):
+        return capture_request(asked)
+    return schedules.captured(asked)
 
 
 def _estimate(phase: str, value: float, result: SimulationResult, captured: Captured, planned: Planned) -> Expected:

@@ -12,6 +12,7 @@ from offload.metrics import decode_steps
 from offload.own_policies import is_own_name
 from offload.policies import PRESETS, policy_named
 from pregate.ask.choices import OBJECTIVES
+from pregate.ask.schedule_cache import ScheduleCache, schedules_in
 from pregate.card.card import Card
 from pregate.card.choice import Ranking, choose
 from pregate.card.designs import all_planned, plan_design, stacks_for
@@ -43,6 +44,7 @@ def plan(
     popularity: PopularityProfile | None = None,
     policies: Sequence[str] = (),
     seed: int = 0,
+    cache_dir: str | Path | ScheduleCache | bool | None = False,
 ) -> Card:
     """Judge whole requests under every design that fits, and say what to do, how sure that is and what would change it.
 
@@ -52,6 +54,7 @@ def plan(
     first stack; None: all in HBM where that fits, else whole layers on the host, else the first design that fits.
     `stacks`: the software to look at; None: every engine that runs such a model, and this project's runtime.
     `policies`: designs to judge beside those of the stacks, such as one of your own that `load_policy` has loaded.
+    `cache_dir`: a folder for schedules (None: `~/.cache/pregate/schedules`, False: none).
 
     Raises `InvalidInput` where no design fits or an argument is wrong, and what `load_model` and `load_hardware` raise.
     """
@@ -67,7 +70,7 @@ def plan(
         work = workpiece(architecture, job or RequestLoad(), seed, popularity)
     unfit: list[tuple[str, str]] = []
     more = [policy_named(policy).name for policy in policies]
-    judged, today = _judged(architecture, work, platforms, now, unfit, more)
+    judged, today = _judged(architecture, work, platforms, now, unfit, more, schedules_in(cache_dir))
     choice = choose(judged, today, objective)
     routing = work.prompt.routing if trace is None else _recorded(trace, work, in_view=popularity is None)
     return _card(architecture, work, choice, tuple(unfit), routing)
@@ -97,7 +100,7 @@ def rank_designs(
 
 def _judged(
     model: ModelArchitecture, work: Workpiece, platforms: Mapping[str, Platform], now: str | None,
-    unfit: list[tuple[str, str]], more: Sequence[str],
+    unfit: list[tuple[str, str]], more: Sequence[str], schedules: ScheduleCache | None = None,
 ) -> tuple[list[Judged], Judged]:  # fmt: skip
     """Every design that fits, and which of them runs now. Raises `InvalidInput` where none fits, or `now` does not."""
     asked = None if now is None else _asked(model, work, platforms, now)
@@ -106,7 +109,7 @@ def _judged(
         if asked is not None and planned.design == asked.design:
             continue
         try:
-            judged.append(judge(planned, work.job))
+            judged.append(judge(planned, work.job, schedules))
         except CapacityExceeded as error:
             unfit.append((str(planned.design), str(error)))
     if not judged:

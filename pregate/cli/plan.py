@@ -67,6 +67,7 @@ def plan(
     top_k: options.TopK = None,
     seed: options.Seed = 0,
     ledger: options.LedgerFile = None,
+    no_cache: Annotated[bool, typer.Option("--no-cache", help="Keep no schedules on disk.")] = False,
     format: Annotated[CardFormat, typer.Option("--format", help="table, json or markdown.")] = CardFormat.table,
 ) -> None:
     """Judge whole requests under every design that fits: what to run, how sure that is, and what would change it.
@@ -97,7 +98,7 @@ def plan(
     with spinner("planning"):
         card = run_plan(
             architecture, hardware, job, trace=recorded, objective=objective, now=now, stacks=stacks,
-            overrides=overrides, popularity=counted, seed=seed,
+            overrides=overrides, popularity=counted, seed=seed, cache_dir=not no_cache,
             policies=[] if policies is None else distinct(policies, "--policies"),
         )  # fmt: skip
     if ledger is not None:
@@ -137,7 +138,8 @@ def here() -> None:
     for name, formats in WELL_KNOWN:
         print()
         try:
-            card = run_plan(build_model(name, None, None, formats), found.hardware, overrides=found.overrides)
+            model = build_model(name, None, None, formats)
+            card = run_plan(model, found.hardware, overrides=found.overrides, cache_dir=True)
         except InvalidInput as error:
             print(_folded([f"{name}: {error}"]))
             continue

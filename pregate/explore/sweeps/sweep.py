@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from hwmodels.platform import Platform
 from offload.policy import Cache, Policy
-from pregate.ask.schedule_cache import DEFAULT_FOLDER, ScheduleCache
+from pregate.ask.schedule_cache import ScheduleCache, schedules_in
 from pregate.explore.sweeps.axes import LatinHypercube, read_axes
 from pregate.explore.sweeps.checkpoint import Checkpoint
 from pregate.explore.sweeps.dataset import build_dataset
@@ -93,7 +93,7 @@ def sweep(
         if sample is None
         else sample_points(given, sample.n, n, asks_machine=asks)
     )
-    work = plan_work(points, plan_points(points, subject), Pricing(modes, draws, seed, _schedules(cache_dir)))
+    work = plan_work(points, plan_points(points, subject), Pricing(modes, draws, seed, schedules_in(cache_dir)))
     with opened(executor, jobs, work.tasks) as runs:
         outcomes, failures = run_tasks(work.tasks, work.digests, runs, _checkpoint(checkpoint, work), progress)
     refusals = work.refusals(outcomes)
@@ -112,18 +112,6 @@ def _checkpoint(folder: str | Path | None, work: SweepWork) -> Checkpoint | None
         return None
     work.check_lasting()
     return Checkpoint(Path(folder), work.digest)
-
-
-def _schedules(cache_dir: str | Path | ScheduleCache | bool | None) -> ScheduleCache | None:
-    """The cache of schedules; the usual folder is done without where it cannot be written."""
-    if isinstance(cache_dir, ScheduleCache) or cache_dir is False:
-        return cache_dir or None
-    try:
-        return ScheduleCache(DEFAULT_FOLDER if cache_dir in (None, True) else Path(str(cache_dir)))
-    except InvalidInput:
-        if cache_dir in (None, True):
-            return None
-        raise
 
 
 def _failed(
