@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from offload.eviction import EVICTIONS, Belady
+from offload.eviction import EVICTIONS, Belady, Eviction, Lru, Static
 from offload.replay import POLICIES, curve_csv, replay_residency, residency_curve
 from offload.residency import ResidentSet
 from traces.errors import InvalidInput, UnknownName
@@ -263,3 +263,19 @@ def test_replay_refuses_by_name() -> None:
         replay_residency(trace, "lru", 10, [1, 0, 1])
     with pytest.raises(InvalidInput, match="budget_bytes = -1"):
         replay_residency(trace, "lru", -1, [1, 1, 1])
+
+
+@pytest.mark.parametrize("per_layer", [False, True])
+@pytest.mark.parametrize("budget", [None, 0])
+@pytest.mark.parametrize("eviction", [Static, Lru])
+def test_filling_is_admitting_one_after_the_other(eviction: Callable[[], Eviction], budget: int | None, per_layer: bool) -> None:
+    places = [(layer, expert) for expert in (3, 1, 3, 0, 2) for layer in (1, 0, 2)]
+    filled, admitted = (
+        ResidentSet(7, eviction, per_layer=per_layer, n_layers=3, n_experts=4, budget=budget) for _ in range(2)
+    )
+    filled.fill(places)
+    for layer, expert in places:
+        admitted.admit(layer, [expert])
+    assert filled.residents == admitted.residents
+    assert filled.pools() == admitted.pools()
+    assert (filled.n_lookups, filled.n_hits) == (admitted.n_lookups, admitted.n_hits)
