@@ -268,7 +268,9 @@ def test_replay_refuses_by_name() -> None:
 @pytest.mark.parametrize("per_layer", [False, True])
 @pytest.mark.parametrize("budget", [None, 0])
 @pytest.mark.parametrize("eviction", [Static, Lru])
-def test_filling_is_admitting_one_after_the_other(eviction: Callable[[], Eviction], budget: int | None, per_layer: bool) -> None:
+def test_filling_is_admitting_one_after_the_other(
+    eviction: Callable[[], Eviction], budget: int | None, per_layer: bool
+) -> None:
     places = [(layer, expert) for expert in (3, 1, 3, 0, 2) for layer in (1, 0, 2)]
     filled, admitted = (
         ResidentSet(7, eviction, per_layer=per_layer, n_layers=3, n_experts=4, budget=budget) for _ in range(2)
