@@ -9,8 +9,9 @@ from hwmodels.quantity import parse_override
 from offload.policies import cache_named
 from offload.tiers import DRAM, PAGE_BYTES, READAHEAD_BYTES, SSD, Reads, Tier
 from traces.errors import InvalidInput, unknown_name
+from traces.model.architecture import ModelArchitecture
 
-__all__ = ["TIER_FORM", "tier_named"]
+__all__ = ["TIER_FORM", "check_resizable", "resized", "tier_named"]
 
 TIER_FORM = (
     "dram, ssd, or ssd[:read=SIZE|matrix][:align=SIZE][:depth=N][:mapped][:filed][+EVICTION[:SIZE|SHARE|SLOTS][:...]]"
@@ -45,6 +46,28 @@ def tier_named(text: str) -> Tier:
         size = _size(first, "cache", text)
         return replace(tier, cache=cache_named(eviction + more + others), cache_bytes=size)
     return replace(tier, cache=cache_named(cache))
+
+
+def check_resizable(text: str) -> None:
+    """Raise `InvalidInput` for a tier whose cache an axis cannot size: one that has none, or says its size."""
+    tier = tier_named(text)
+    if tier.cache is None:
+        raise InvalidInput(
+            f"axis tier_bytes sizes what host memory keeps above storage, and expert tier {text!r} keeps nothing: name "
+            f"an eviction, such as ssd+lru"
+        )
+    if tier.cache_bytes is not None or tier.cache.ratio is not None or tier.cache.n_slots is not None:
+        raise InvalidInput(
+            f"axis tier_bytes gives the size of the cache, and expert tier {text!r} does so too: name its eviction only"
+        )
+
+
+def resized(text: str, n_bytes: int, model: ModelArchitecture) -> str:
+    """The tier `text`, whose cache has no size yet, with one of as many experts of `model` as `n_bytes` hold."""
+    tier, (home, _, cache) = tier_named(text), text.strip().partition("+")
+    n_slots = min(n_bytes // tier.reads.expert_bytes(model), model.n_moe_layers * model.n_experts)
+    eviction, colon, rest = cache.partition(":")
+    return f"{home}+{eviction}:{n_slots}{colon}{rest}" if n_slots else home
 
 
 def _reads(words: list[str], text: str) -> Reads:

@@ -25,7 +25,8 @@ if TYPE_CHECKING:
 
 _AXIS_HELP = (
     "What varies: a hardware number (link.h2d_bytes_per_s, hbm_bytes, stack.sync_s), batch, input_tokens, "
-    "output_tokens, n_active, top_k, lookahead, cache_ratio, gamma or acceptance; it takes the place of the option."
+    "output_tokens, n_active, top_k, lookahead, cache_ratio, tier_bytes (of --tier ssd+lru), gamma or "
+    "acceptance; it takes the place of the option."
 )
 
 

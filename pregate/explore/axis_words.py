@@ -33,6 +33,7 @@ _WORDS: Mapping[str, str] = ReadOnly(
         "n_active": "active experts a layer",
         "top_k": "experts a token",
         "lookahead": "blocks ahead",
+        "tier_bytes": "experts kept in host memory above storage",
         "cache_ratio": "share of the experts cached",
     }
 )

@@ -142,9 +142,10 @@ def crossovers(
     """Where along `axis`, from `low` to `high` (SI, or text with a unit), another of `policies` has the best `metric`.
 
     `axis`: any of `pregate.sweep` whose values are numbers: a hardware number by dotted key, `hbm_bytes`, `batch`,
-    `input_tokens`, `output_tokens`, `n_active`, `top_k`, `lookahead`, `gamma`, and `cache_ratio` or `acceptance` (from
-    0). `model`, `hw`, `trace`, `cache` are what a sweep takes too, and a point says what a sweep says of it; an axis of
-    the workload needs a `TraceRecipe` (None: 256 + 256 tokens), `batch` can also rebatch a recording. All else stays.
+    `input_tokens`, `output_tokens`, `n_active`, `top_k`, `lookahead`, `gamma`, `tier_bytes`, and `cache_ratio` or
+    `acceptance` (from 0). `model`, `hw`, `trace`, `cache` are what a sweep takes too, and a point says what a sweep
+    says of it; an axis of the workload needs a `TraceRecipe` (None: 256 + 256 tokens), `batch` can also rebatch a
+    recording. All else stays.
 
     A policy that does not fit, or cannot be, at a value cannot win there. Raises `UnknownName` for an axis, policy or
     metric that does not exist, `InvalidInput` for an axis of names, a range that is none, values that the axis cannot

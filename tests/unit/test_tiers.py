@@ -329,3 +329,56 @@ def test_a_sweep_moves_along_caches_of_host_memory() -> None:
 def test_storage_lanes_hold_reads_only() -> None:
     schedule = written("gpu_only@experts=cpu", n_slots=5).schedule
     assert set(schedule.kind[schedule.lane == Lane.DISK].tolist()) == {OpKind.DISK_READ}
+
+
+def test_the_size_of_the_cache_is_an_axis_of_numbers() -> None:
+    trace, each = routing(MODEL), MODEL.expert_bytes
+    sizes = [0, each - 1, 3 * each, 5 * each + 1, 1 << 40]
+    found = pregate.sweep(
+        MODEL, HW, trace, policies=["on_demand", "gpu_only@experts=cpu"], axes={"tier_bytes": sizes},
+        expert_tier="ssd:align=64B+lru",
+    )  # fmt: skip
+    each = Reads(align_bytes=64).expert_bytes(MODEL)
+    for policy in found.policy.values.tolist():
+        for size in sizes:
+            n_slots = min(size // each, MODEL.n_moe_layers * MODEL.n_experts)
+            tier = f"ssd:align=64B+lru:{n_slots}" if n_slots else "ssd:align=64B"
+            one = pregate.simulate(MODEL, HW, trace, policy, expert_tier=tier)
+            at = found.sel(policy=policy, tier_bytes=size)
+            assert float(at.tokens_per_s) == one.tokens_per_s
+            assert int(at.storage_bytes) == one.storage_bytes
+    assert found.tier_bytes.attrs["units"] == "B"
+    turned = pregate.crossovers(
+        MODEL, HW, trace, ["on_demand", "gpu_only@experts=cpu"], "tier_bytes", each, 12 * each, n_scan=4,
+        expert_tier="ssd+lru:per_layer",
+    )  # fmt: skip
+    assert turned.first in ("on_demand", "gpu_only@experts=cpu")
+    best = pregate.optimize(
+        MODEL, HW, trace, policies=["on_demand"], axes={"tier_bytes": sizes}, objectives="tokens_per_s:max",
+        expert_tier="ssd+lru",
+    ).best  # fmt: skip
+    assert best is not None
+    assert best["settings"]["tier_bytes"] >= 5 * MODEL.expert_bytes
+
+
+@pytest.mark.parametrize(
+    ("tier", "sizes", "says"),
+    [
+        ("dram", ["1GiB"], "keeps nothing"), ("ssd", ["1GiB"], "ssd.lru"), ("ssd+lru:4", ["1GiB"], "does so too"),
+        ("ssd+lru:1GiB", ["1GiB"], "does so too"), ("ssd+lru", [-1], "below 0"), ("ssd+lru", ["1GB/s"], "unit"),
+    ],
+)  # fmt: skip
+def test_a_size_that_no_cache_has_is_refused(tier: str, sizes: list[str], says: str) -> None:
+    for ask in (pregate.sweep, pregate.optimize):
+        with pytest.raises(InvalidInput, match=says):
+            ask(MODEL, HW, routing(MODEL), policies=["on_demand"], axes={"tier_bytes": sizes}, expert_tier=tier)
+
+
+def test_the_command_line_walks_along_the_size_of_the_cache(run: Run) -> None:
+    words = ("switch-mini-16", "--hardware", "rtx-4090", "--policies", "on_demand,gpu_only@experts=cpu")
+    words += ("--input-tokens", "4", "--output-tokens", "2", "--axis", "tier_bytes", "--from", "1MiB", "--to", "64MiB")
+    status, out, error = run("crossover", *words, "--tier", "ssd+lru", "--points", "3")
+    assert status == 0, error
+    assert "host memory" in " ".join(out.split())
+    status, _, error = run("crossover", *words, "--tier", "ssd", "--points", "3")
+    assert (status, error.count("\n")) == (2, 1)

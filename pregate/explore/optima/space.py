@@ -21,7 +21,7 @@ from pregate.ask.ranking import are_ranked, standing_of, told_apart
 from pregate.explore.sweeps.axes import MACHINE, WORKLOAD, Axis, read_axes, spaced
 from pregate.explore.sweeps.designs import read_designs
 from pregate.explore.sweeps.machines import MachineRecipe, platform_at
-from pregate.explore.sweeps.planning import Subject
+from pregate.explore.sweeps.planning import Subject, check_tier_axis
 from pregate.explore.sweeps.workloads import TraceRecipe, as_source, check_workload_axes, fills_memory, trace_at
 from pregate.named import load_model
 from traces.errors import InvalidInput
@@ -119,6 +119,7 @@ def read_space(
     designs = tuple(compress(asked, are_ranked(standings)))
     apart = tuple(told_apart(zip((design.policy.name for design in asked), standings, strict=True)))
     check_workload_axes(source, ends)
+    check_tier_axis(ends, expert_tier)
     fills = fills_memory(trace, ends)
     if isinstance(source, TraceRecipe) and not fills and not ends.keys() & {*WORKLOAD, "top_k"}:
         source = trace_at(source, architecture, {})  # one for all points

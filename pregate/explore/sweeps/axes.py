@@ -27,8 +27,8 @@ from traces.model.llama_mixes import is_mix
 from traces.typed import check_fields
 
 __all__ = [
-    "FORMATS", "MACHINE", "MAX_VALUES", "MODEL", "NAMES", "POLICY", "WORKLOAD", "Axis", "LatinHypercube", "axis_unit",
-    "find_axis", "read_axes", "rounded", "spaced",
+    "FORMATS", "MACHINE", "MAX_VALUES", "MODEL", "NAMES", "POLICY", "TIER_SIZE", "WORKLOAD", "Axis", "LatinHypercube",
+    "axis_unit", "find_axis", "read_axes", "rounded", "spaced",
 ]  # fmt: skip
 
 MACHINE = ("hardware", "accelerator", "link", "host", "storage", "stack")
@@ -37,6 +37,8 @@ FORMATS = tuple(f"formats.{part}" for part in FORMAT_PARTS)
 """Axes of the format of one part of the model, `all` among them."""
 MODEL = ("dtype", "expert_dtype", *FORMATS, "top_k")
 WORKLOAD = ("batch", "input_tokens", "output_tokens", "n_active")
+TIER_SIZE = "tier_bytes"
+"""What host memory keeps of experts above storage."""
 POLICY = ("lookahead", "cache_ratio", "gamma", "acceptance")
 
 NAMES = ("expert_tier", "dtype", "expert_dtype", *FORMATS, *MACHINE)
@@ -154,7 +156,7 @@ def rounded(key: str, values: NDArray[np.float64]) -> NDArray[np.float64]:
 def find_axis(name: str) -> str:
     """The key of an axis. Raises `UnknownName` with the nearest."""
     key = ALIASES.get(name, name)
-    known = [*figure_keys(), *ALIASES, *_COUNTS, *NAMES, *_SHARES]
+    known = [*figure_keys(), *ALIASES, *_COUNTS, *NAMES, *_SHARES, TIER_SIZE]
     if key not in known:
         raise unknown_name("axis", name, known)
     return key
@@ -181,6 +183,8 @@ def _is_count(key: str) -> bool:
 def _dimension(key: str) -> str:
     """A key of `DIMENSIONS`: what a numeric axis measures."""
     kind, _, field = key.partition(".")
+    if key == TIER_SIZE:
+        return "size"
     if kind == "stack" and field:
         return CONSTANTS[field]
     return FIELDS[kind][field].dimension if kind in FIELDS and field else "ratio"
@@ -220,6 +224,9 @@ def _checked(axis: Axis) -> Axis:
     elif axis.key == "cache_ratio":
         for value in axis.values[~((axis.values >= 0) & (axis.values <= 1))].tolist():
             raise InvalidInput(f"axis {axis.name}: {value:g} is outside 0 (no cache) to 1 (every expert)")
+    elif axis.key == TIER_SIZE:
+        for value in axis.values[axis.values < 0].tolist():
+            raise InvalidInput(f"axis {axis.name}: {value:g} bytes is below 0 (nothing is kept)")
     elif axis.key == "acceptance":
         for value in axis.values[~((axis.values >= 0) & (axis.values <= 1))].tolist():
             raise InvalidInput(f"axis {axis.name}: {value:g} is outside 0 (no proposal is taken) to 1 (all are)")

@@ -23,7 +23,8 @@ from offload.memory import CapacityExceeded
 from offload.policy import Cache, Policy
 from pregate.ask.largest_batch import fewest_sequences, largest_batch
 from pregate.ask.request import Request, check_trace, request
-from pregate.explore.sweeps.axes import MACHINE, MODEL, POLICY, WORKLOAD, Axis
+from pregate.ask.tier_names import check_resizable, resized
+from pregate.explore.sweeps.axes import MACHINE, MODEL, POLICY, TIER_SIZE, WORKLOAD, Axis
 from pregate.explore.sweeps.designs import Design, read_designs
 from pregate.explore.sweeps.machines import MachineRecipe, platform_at
 from pregate.explore.sweeps.points import Points
@@ -40,7 +41,17 @@ from traces.errors import InvalidInput, UnknownName
 from traces.model.architecture import ModelArchitecture
 from traces.routing import RoutingTrace
 
-__all__ = ["Hole", "PlanGroup", "Planner", "Subject", "SweepPlan", "plan_points", "read_subject", "with_figures"]
+__all__ = [
+    "Hole",
+    "PlanGroup",
+    "Planner",
+    "Subject",
+    "SweepPlan",
+    "check_tier_axis",
+    "plan_points",
+    "read_subject",
+    "with_figures",
+]
 
 _HBM = "accelerator.hbm_bytes"
 _FIGURES = frozenset(figure_keys())
@@ -111,6 +122,7 @@ def read_subject(
     architecture = model if isinstance(model, ModelArchitecture) else load_model(model)
     designs, source = read_designs(policies, cache, axes), as_source(trace, architecture)
     check_workload_axes(source, axes)
+    check_tier_axis(axes, expert_tier)
     most = max(axes["top_k"].values.tolist(), default=0) if "top_k" in axes else 0
     if most > architecture.n_experts:
         raise InvalidInput(
@@ -122,6 +134,13 @@ def read_subject(
         hw if isinstance(hw, Platform | MachineRecipe) else MachineRecipe("" if hw is None else str(hw)),
         source, designs, expert_tier, fills_memory(trace, axes),
     )  # fmt: skip
+
+
+def check_tier_axis(axes: Mapping[str, Axis], expert_tier: str) -> None:
+    """Raise `InvalidInput` where `axes`, by key, size a cache of host memory that a tier has not, or sizes itself."""
+    if TIER_SIZE in axes:
+        for text in axes["expert_tier"].values.tolist() if "expert_tier" in axes else [expert_tier]:
+            check_resizable(text)
 
 
 def plan_points(points: Points, subject: Subject) -> SweepPlan:
@@ -194,6 +213,8 @@ class Planner:
         hw = with_figures(machine, figures)
         prices = tuple((key, value) for key, value in figures.items() if key not in MEMORY_FIGURES)
         tier = choice.get("expert_tier", subject.expert_tier)
+        if TIER_SIZE in choice:
+            tier = resized(tier, choice[TIER_SIZE], model)
         if subject.fills_memory:
             choice = {**choice, "batch": self._largest(model, hw, policy, tier, choice)}
         load = _part(choice, (*WORKLOAD, "top_k"))

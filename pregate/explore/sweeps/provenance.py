@@ -24,6 +24,9 @@ __all__ = ["describe", "engine_used"]
 _MAX_LISTED = 256
 """Digests spelled out in one attribute: HDF5 takes 64 KiB for all attributes of a file."""
 
+_MOST_TIERS = 2000
+"""Characters of tiers that are spelled out: an axis of their sizes has many."""
+
 
 def describe(
     subject: Subject, sample: LatinHypercube | None, work: SweepWork, outcomes: Sequence[TaskOutcome | None]
@@ -46,7 +49,7 @@ def describe(
         "model": subject.model.name,
         "hardware": _joined(group.hw.hardware for group in groups),
         "stack": _joined(group.hw.stack.name for group in groups),
-        "expert_tier": _joined(group.request.expert_tier for group in groups),
+        "expert_tier": _joined(group.request.expert_tier for group in groups)[:_MOST_TIERS],
         "workload": repr(source) if isinstance(source, TraceRecipe) else _recorded(source),
         "calibration": _joined(_calibration(outcome) for outcome in outcomes if outcome is not None),
         "engine": engine_used(pricing.modes),

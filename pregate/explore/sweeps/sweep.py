@@ -70,7 +70,7 @@ def sweep(
     `input_tokens`, `output_tokens`, `n_active`), the model (`dtype`, `expert_dtype`, `formats.experts` and the other
     parts of `ModelArchitecture.with_formats`, `top_k`), the policy (`lookahead` of `pregate`, `cache_ratio` of an LRU
     cache added to policies without one, 0 for none, `gamma` and `acceptance` of those that draft tokens, `gamma` 0 for
-    none), or `expert_tier`.
+    none), `expert_tier`, or `tier_bytes`, the size of what a tier such as `ssd+lru` keeps in host memory.
 
     `draws`, `seed`: of the 95 % intervals, 0 for none. `executor`: any `concurrent.futures.Executor`, or a Dask client;
     `jobs`: that many processes; with neither, threads of this process. Results are the same bit for bit. `checkpoint`:
