@@ -10,6 +10,8 @@ from __future__ import annotations
 import gc
 import os
 import sys
+from collections.abc import Callable
+from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # read when PyTorch is loaded, which nothing has done yet
 
@@ -56,3 +58,16 @@ def _leave_out(config: pytest.Config) -> None:
 def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
     """`pregate WORDS` in this process."""
     return runner(monkeypatch, capsys)
+
+
+@pytest.fixture
+def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Path]:
+    """Writes the code of policies to `mine.py` in the folder that the test runs in."""
+    monkeypatch.chdir(tmp_path)
+
+    def write(code: str) -> Path:
+        path = tmp_path / "mine.py"
+        path.write_text(code)
+        return path
+
+    return write

@@ -12,28 +12,10 @@ import pytest
 import pregate
 from offload.policies import policy_named
 from pregate.ask.capture import capture
-from tests.command_line import Run, runner
+from tests.command_line import Run
 from tests.policies_of_ones_own import AGAIN, HW, MODEL, TRACE, made
 from tests.small_models import MODELS, routing
 from traces.errors import InvalidInput, PregateError
-
-
-@pytest.fixture
-def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Path]:
-    """Writes code to `mine.py` in the folder that the test runs in."""
-    monkeypatch.chdir(tmp_path)
-
-    def write(code: str) -> Path:
-        path = tmp_path / "mine.py"
-        path.write_text(code)
-        return path
-
-    return write
-
-
-@pytest.fixture
-def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
-    return runner(monkeypatch, capsys)
 
 
 def decode(text: str, trace: pregate.RoutingTrace = TRACE) -> Any:
@@ -80,10 +62,10 @@ def test_what_it_brings_is_what_it_says(own: Callable[[str], Path]) -> None:
     ],
 )
 def test_a_name_that_makes_no_policy_is_one_clear_line(
-    own: Callable[[str], Path], command: Run, name: str, reason: str
+    own: Callable[[str], Path], run: Run, name: str, reason: str
 ) -> None:
     own(AGAIN)
-    status, out, err = command("compare", "switch-mini-16", "--hardware", "rtx-4090", "--policies", name)
+    status, out, err = run("compare", "switch-mini-16", "--hardware", "rtx-4090", "--policies", name)
     assert (status, out, err.count("\n")) == (2, "", 1)
     with pytest.raises(PregateError, match=reason):
         pregate.load_policy(name)

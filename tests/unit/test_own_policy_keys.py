@@ -16,27 +16,9 @@ from offload.own_code import OwnCode
 from offload.policies import policy_named
 from pregate.ask.request import request
 from pregate.ask.schedule_cache import ScheduleCache, lasting_key
-from tests.command_line import Run, runner
+from tests.command_line import Run
 from tests.policies_of_ones_own import AGAIN, HW, MODEL, TRACE, made
 from traces.errors import InvalidInput
-
-
-@pytest.fixture
-def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Path]:
-    """Writes code to `mine.py` in the folder that the test runs in."""
-    monkeypatch.chdir(tmp_path)
-
-    def write(code: str) -> Path:
-        path = tmp_path / "mine.py"
-        path.write_text(code)
-        return path
-
-    return write
-
-
-@pytest.fixture
-def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
-    return runner(monkeypatch, capsys)
 
 
 def test_an_edited_file_has_another_key_and_no_schedule_of_before(own: Callable[[str], Path], tmp_path: Path) -> None:
@@ -112,20 +94,20 @@ SWEEP = "model: switch-mini-16\nhardware: rtx-4090\nworkload: {input_tokens: 4, 
 
 
 def test_a_yaml_file_runs_no_code_and_the_command_line_does(
-    own: Callable[[str], Path], command: Run, tmp_path: Path
+    own: Callable[[str], Path], run: Run, tmp_path: Path
 ) -> None:
     own(AGAIN + "\nopen('ran', 'w').close()\n")
     (tmp_path / "sweep.yaml").write_text(f"{SWEEP}policies: [pregate, './mine.py:Again']\naxes: {{batch: [1, 2]}}\n")
-    status, _, err = command("sweep", "sweep.yaml", "--no-cache")
+    status, _, err = run("sweep", "sweep.yaml", "--no-cache")
     assert status == 2
     assert "a YAML file runs no code, give it by --policies" in err
     assert not (tmp_path / "ran").exists()
     own(AGAIN)
     words = ("sweep", "sweep.yaml", "--no-cache", "--format", "json", "--policies")
-    status, out, err = command(*words, "./mine.py:Again,pregate")
+    status, out, err = run(*words, "./mine.py:Again,pregate")
     assert status == 0, err
     assert "./mine.py:Again" in out
-    status, again, err = command(*words, "./mine.py:Again,pregate", "--jobs", "1")
+    status, again, err = run(*words, "./mine.py:Again,pregate", "--jobs", "1")
     assert status == 0, err
     assert again == out
 
@@ -147,18 +129,18 @@ def test_from_python_text_that_nobody_loaded_runs_nothing(own: Callable[[str], P
         ("optimize", "switch-mini-16", "--hardware", "rtx-4090", "--minimize", "tpot_s", "--policies"),
     ],
 )
-def test_every_command_takes_it(own: Callable[[str], Path], command: Run, words: tuple[str, ...]) -> None:
+def test_every_command_takes_it(own: Callable[[str], Path], run: Run, words: tuple[str, ...]) -> None:
     own(AGAIN)
-    status, out, err = command(*words, "./mine.py:Again:slots=3", "--output-tokens", "3", "--input-tokens", "4")
+    status, out, err = run(*words, "./mine.py:Again:slots=3", "--output-tokens", "3", "--input-tokens", "4")
     assert status == 0, err
     assert "mine.py:Again" in out
 
 
-def test_a_plan_judges_it_beside_the_designs_of_the_software(own: Callable[[str], Path], command: Run) -> None:
+def test_a_plan_judges_it_beside_the_designs_of_the_software(own: Callable[[str], Path], run: Run) -> None:
     own(AGAIN)
     words = ("plan", "mixtral-mini-8", "--hardware", "rtx-4090", "--input-tokens", "16", "--output-tokens", "8")
     now = (*words, "--stack", "streams", "--format", "json", "--now", "./mine.py:Again")
-    status, out, err = command(*now, "--policies", "./mine.py:Again:slots=3")
+    status, out, err = run(*now, "--policies", "./mine.py:Again:slots=3")
     assert status == 0, err
     assert "streams/./mine.py:Again" in out
     job = pregate.RequestLoad(16, 8)
@@ -167,9 +149,9 @@ def test_a_plan_judges_it_beside_the_designs_of_the_software(own: Callable[[str]
     assert len(with_it.ranked) == len(without.ranked) + 1
 
 
-def test_evictions_are_no_place_for_it(own: Callable[[str], Path], command: Run) -> None:
+def test_evictions_are_no_place_for_it(own: Callable[[str], Path], run: Run) -> None:
     own(AGAIN)
-    status, _, err = command("residency", "gpt-oss-20b-mmlu", "--policies", "mine.py:Again")
+    status, _, err = run("residency", "gpt-oss-20b-mmlu", "--policies", "mine.py:Again")
     assert status == 2
     assert "residency replays evictions" in err
 
@@ -177,7 +159,7 @@ def test_evictions_are_no_place_for_it(own: Callable[[str], Path], command: Run)
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def test_the_worked_example_is_what_the_document_shows_and_runs(command: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_worked_example_is_what_the_document_shows_and_runs(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
     shown = (ROOT / "docs" / "policies.md").read_text()
     code = (ROOT / "examples" / "again.py").read_text()
@@ -185,6 +167,6 @@ def test_the_worked_example_is_what_the_document_shows_and_runs(command: Run, mo
     lines = [line[2:].split()[1:] for line in shown.splitlines() if line.startswith("$ pregate")]
     assert lines
     for words in lines:
-        status, out, err = command(*words)
+        status, out, err = run(*words)
         assert status == 0, err
         assert "examples/again.py:again:slots=4+lru:0.1" in out
