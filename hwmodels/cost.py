@@ -18,6 +18,8 @@ from numpy.typing import NDArray
 
 from hwmodels.figures import Figures, Number, figures_of
 from hwmodels.floors import at_floor, fused_s, missing_s
+from hwmodels.fused_counts import FusedCounts, counted
+from hwmodels.fused_tile import FusedTile
 from hwmodels.kernels import cached_share, kernel_terms, longer, roofline_s
 from hwmodels.laws.pricing import law_kernel
 from hwmodels.platform import Platform
@@ -101,11 +103,11 @@ def price_figures(
     issue, duration = np.zeros(shape, dtype=kind), np.zeros(shape, dtype=kind)
     link, hbm = (np.zeros(shape if shares else 0, dtype=kind) for _ in range(2))
     contended = np.ones(shape if shares else 0, dtype=kind)
-    for work, rows in _alike(works, n_machines is not None):
-        parts = parts_of(work, figures)
+    for work, rows, counts in _alike(works, n_machines is not None, _tile(figures)):
+        parts = parts_of(work, figures, counts)
         issue[rows], duration[rows] = _issue_s(work, figures), parts.total_s
         if shares:
-            link[rows], hbm[rows] = parts.link_s, _hbm_traffic_s(work, figures)
+            link[rows], hbm[rows] = parts.link_s, _hbm_traffic_s(work, figures, counts)
             contended[rows] = _contended(work, parts, figures)
     if not shares:
         return Costs(issue, duration, link, hbm)
@@ -125,24 +127,43 @@ def _contended(work: Work, parts: Parts, figures: Figures) -> Number:
     return np.where(np.real(total_s) > 0, total_s / np.where(np.real(slowed_s) > 0, slowed_s, 1.0), 1.0)
 
 
-def _alike(works: Sequence[Work], many: bool) -> Iterator[tuple[Work, Any]]:
+def _tile(figures: Figures) -> FusedTile | None:
+    """What fused ops of experts are counted by, None where laws, tables or waves of tiles price them one by one."""
+    one_by_one = figures.laws or figures.gemm_tables or figures.stack.tile is not None
+    return None if one_by_one else figures.stack.fused_tile
+
+
+def _alike(works: Sequence[Work], many: bool, tile: FusedTile | None) -> Iterator[tuple[Work, Any, FusedCounts | None]]:
     """Works with the rows that they are: those that differ in attention alone as one, its `flop` and `hbm_bytes` (n,),
-    or (n, 1) for `many` machines. Contexts grow with every step, shapes of GEMMs do not.
+    or (n, 1) for `many` machines, and fused ops that differ in the rows of experts alone with counts of them. Contexts
+    grow with every step, shapes of GEMMs do not; of a prompt no two blocks give experts the same rows.
     """
     groups: dict[Work, list[int]] = {}
+    fused: dict[tuple[Work, int], list[int]] = {}
     for i, work in enumerate(works):
-        groups.setdefault(work._replace(flop=0, hbm_bytes=0), []).append(i)
+        if tile is not None and work.fused is not None:
+            n_shared = len(work.gemms) - work.fused.n_gemms
+            fused.setdefault((work._replace(gemms=(), fused=None), n_shared), []).append(i)
+        else:
+            groups.setdefault(work._replace(flop=0, hbm_bytes=0), []).append(i)
+    for rows in fused.values():
+        assert tile is not None
+        if len(rows) == 1:
+            yield works[rows[0]], rows[0], None
+            continue
+        counts = counted([works[i] for i in rows], tile)
+        yield works[rows[0]], rows, counts.of_machines() if many else counts
     for shape, rows in groups.items():
         if len(rows) == 1:
-            yield works[rows[0]], rows[0]
+            yield works[rows[0]], rows[0], None
             continue
         rest = np.array([(works[i].flop, works[i].hbm_bytes) for i in rows], dtype=np.float64).T
         flop, hbm_bytes = rest[..., None] if many else rest
-        yield shape._replace(flop=flop, hbm_bytes=hbm_bytes), rows
+        yield shape._replace(flop=flop, hbm_bytes=hbm_bytes), rows, None
 
 
-def parts_of(work: Work, figures: Figures) -> Parts:
-    """The duration of `work` by what it is spent on."""
+def parts_of(work: Work, figures: Figures, counts: FusedCounts | None = None) -> Parts:
+    """The duration of `work` by what it is spent on; of fused ops like it with `counts`, the durations."""
     constant = figures.stack_constant
     match work.kind:
         case OpKind.FETCH:
@@ -185,7 +206,7 @@ def parts_of(work: Work, figures: Figures) -> Parts:
         case _ if figures.gemm_tables:
             return _measured_parts(work, figures)
         case _:
-            return _kernel_parts(work, figures)
+            return _kernel_parts(work, figures, counts)
 
 
 def _given_back_s(figures: Figures) -> Number:
@@ -223,7 +244,7 @@ def _issue_s(work: Work, figures: Figures) -> Number:
     return figures.stack.launches_of(work) * figures.launch_s
 
 
-def _hbm_traffic_s(work: Work, figures: Figures) -> Number:
+def _hbm_traffic_s(work: Work, figures: Figures, counts: FusedCounts | None = None) -> Number:
     """What the op's HBM traffic takes at the full rate; a copy within HBM is read and written."""
     match work.kind:
         case OpKind.STAGE:
@@ -232,12 +253,14 @@ def _hbm_traffic_s(work: Work, figures: Figures) -> Number:
             moved = work.copy_bytes
         case _ if KINDS[work.kind].lane in (Lane.HOST, Lane.DISK, Lane.CPU):
             return 0.0
+        case _ if counts is not None:
+            moved = counts.n_weights * work.weight_bits / 8 + work.hbm_bytes
         case _:
             moved = work.weight_bytes + work.hbm_bytes
     return moved / figures.hbm_bytes_per_s
 
 
-def _kernel_parts(work: Work, figures: Figures) -> Parts:
+def _kernel_parts(work: Work, figures: Figures, counts: FusedCounts | None = None) -> Parts:
     """Kernels of one op run one after the other: fixed time each, then the roofline of each GEMM.
 
     Traffic and arithmetic outside the GEMMs (KV cache, attention scores) overlap each other.
@@ -250,7 +273,7 @@ def _kernel_parts(work: Work, figures: Figures) -> Parts:
     if work.kind is OpKind.EXPERTS and figures.stack.tile is not None:
         pairs = _grouped_gemms_s(work, figures, rate, bandwidth)
     elif work.fused is not None:
-        pairs = fused_s(work, figures, rate, bandwidth)
+        pairs = fused_s(work, figures, rate, bandwidth, counts)
     else:
         bits = figures.read_bits(work)
         pairs = [roofline_s(gemm, bits, rate, bandwidth) for gemm in work.gemms]
@@ -261,8 +284,10 @@ def _kernel_parts(work: Work, figures: Figures) -> Parts:
         gemms_s.append(more_compute_s + more_hbm_s)
     if work.kind not in KERNEL_KINDS or figures.stack.tile is not None:
         return Parts(fixed_s, compute_s, hbm_s)
-    missing = missing_s(work, figures, fixed_s, gemms_s)
-    if work.fused is not None and at_floor(work, figures, fixed_s, gemms_s):  # a floor is nothing but fixed
+    missing = missing_s(work, figures, fixed_s, gemms_s, counts)
+    if (
+        work.fused is not None and counts is None and at_floor(work, figures, fixed_s, gemms_s)
+    ):  # a floor is nothing but fixed
         return Parts(fixed_s + missing + compute_s + hbm_s)
     return Parts(fixed_s + missing, compute_s, hbm_s)
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import Any
 
 from hwmodels.figures import Figures, Number
+from hwmodels.fused_counts import FusedCounts
 from offload.ops import Work
 
 __all__ = ["at_floor", "fused_s", "merged", "missing_s"]
@@ -18,13 +19,16 @@ _NARROW_BITS = 8.5
 """Weights of so many bits at most are narrow: they are unpacked, or multiplied in 8 bits and less."""
 
 
-def missing_s(work: Work, figures: Figures, fixed_s: Number, gemms_s: list[Number]) -> Number:
+def missing_s(
+    work: Work, figures: Figures, fixed_s: Number, gemms_s: list[Number], counts: FusedCounts | None = None
+) -> Number:
     """What an op that takes `fixed_s` and, in its GEMMs, `gemms_s` lacks to its floors.
 
     `gemms_s`: by GEMM of `work`, of a fused op of experts by kernel. Each kernel has one `kernel_s` in `fixed_s`. An
-    attention reads its context after its floor: that grows by as much as the context from the first token on.
+    attention reads its context after its floor: that grows by as much as the context from the first token on. `counts`
+    as of `fused_s`.
     """
-    missing: Number = _n_tiled(work) * figures.cycles_s("tiled_gemm_s")
+    missing: Number = (_n_tiled(work) if counts is None else counts.n_tiled) * figures.cycles_s("tiled_gemm_s")
     if work.fused is not None:
         kind = "narrow_experts" if work.weight_bits <= _NARROW_BITS else "experts"
         return missing + _lacking(figures, kind, fixed_s + missing + sum(gemms_s))
@@ -80,17 +84,23 @@ def _real(value: Any) -> float:
     return float(value.real)
 
 
-def fused_s(work: Work, figures: Figures, flop_per_s: Number, bytes_per_s: Number) -> list[tuple[Number, Number]]:
+def fused_s(
+    work: Work, figures: Figures, flop_per_s: Number, bytes_per_s: Number, counts: FusedCounts | None = None
+) -> list[tuple[Number, Number]]:
     """(arithmetic, traffic) of the two kernels of a fused op of experts, up and down, then of each GEMM of shared ones.
 
     Rows of each expert are padded to whole tiles (`SoftwareStack.fused_tile`). A block that loads, waits and multiplies
-    hides no load behind a product of its own; those of other blocks share the memory rate all the same.
+    hides no load behind a product of its own; those of other blocks share the memory rate all the same. `counts`: of
+    many ops that are like `work` but for the rows of experts, each priced as it is alone.
     """
     assert work.fused is not None
     bits = figures.read_bits(work)
     shape = figures.stack.fused_tile
-    height = shape.height(work.fused)
     load_s = figures.values.get("stack.tile_load_s", 0.0) / figures["accelerator.n_sm"]
+    if counts is not None:
+        each = zip(counts.flop, counts.weights, counts.loads, strict=True)
+        return [(flop / flop_per_s + n * load_s, read * bits / 8 / bytes_per_s) for flop, read, n in each]
+    height = shape.height(work.fused)
     n = work.fused.n_gemms
     kernels = [work.gemms[0:n:2], work.gemms[1:n:2], *((gemm,) for gemm in work.gemms[n:])]
     pairs = []

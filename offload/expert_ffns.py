@@ -97,7 +97,7 @@ class ExpertFfns:
                 loop.compute(what, block.layer, (ready,), 0, expert)
             return loop.compute(last, block.layer, after, freed, expert)
         if loop.micro is not None:
-            return loop.micro.single(block.i, expert, lambda n: self._work(n, how), block.layer, after, freed)
+            return loop.micro.single(block.i, expert, how, block.layer, after, freed, self._work)
         return loop.compute(self._work(n_tokens, how), block.layer, after, freed, expert)
 
     def _work(self, n_tokens: int, how: MissAction) -> Work:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from numbers import Integral
@@ -17,6 +18,8 @@ from offload.memory import CapacityExceeded
 from offload.placement import Placed, place
 from offload.policy import Buffers, Policy
 from offload.policy_calls import ask
+from offload.token_mixing import contexts
+from offload.unions import most_distinct
 from traces.errors import InvalidInput
 from traces.model.architecture import Attention, ModelArchitecture
 from traces.model.layer_bytes import head_bytes, layer_weight_bytes
@@ -87,27 +90,24 @@ def measure_workload(model: ModelArchitecture, steps: Iterable[Step]) -> Workloa
     for step in steps:
         n_tokens = max(n_tokens, len(step.experts))
         n_context = max(n_context, int(step.position.max()) + 1)
-        sequences = step.sequence.tolist()
         if step.phase == Phase.PREFILL and model.is_encoder_decoder:
-            for sequence in sequences:
-                memory[sequence] = memory.get(sequence, 0) + 1
+            counts = Counter(step.sequence.tolist())
+            memory |= {sequence: memory.get(sequence, 0) + n for sequence, n in counts.items()}
             n_encoder_active = _largest_union(step.experts[:, :first], model.n_experts, n_encoder_active)
-            n_memory = max(n_memory, sum(memory[s] for s in set(sequences)))
+            n_memory = max(n_memory, sum(memory[s] for s in counts))
             continue
+        running, _ = contexts(step)
         if step.phase == Phase.DECODE:
             n_decode_active = _largest_union(step.experts[:, first:], model.n_experts, n_decode_active)
         else:
             n_active = _largest_union(step.experts[:, first:], model.n_experts, n_active)
-            again = context.keys() & set(sequences)
+            again = context.keys() & running.keys()
             if again:
                 raise InvalidInput(
                     f"sequence {min(again)} is prefilled in several steps (step {step.i_step} again): chunked prefill "
                     f"is not modelled, record or merge the prompt as one step"
                 )
-        n_output += step.n_kept if step.phase == Phase.DECODE else len(set(sequences))
-        running: dict[int, int] = {}
-        for sequence, position in zip(sequences, step.position.tolist(), strict=True):
-            running[sequence] = max(running.get(sequence, 0), position + 1)
+        n_output += step.n_kept if step.phase == Phase.DECODE else len(running)
         context |= running
         n_memory = max(n_memory, sum(memory.get(sequence, 0) for sequence in running))
         n_cached, n_running = max(n_cached, sum(running.values())), max(n_running, len(running))
@@ -124,9 +124,7 @@ def _largest_union(experts: NDArray[np.int16], n_experts: int, at_least: int) ->
     n_tokens, n_layers, top_k = experts.shape
     if not n_layers or n_tokens * top_k <= at_least:
         return at_least
-    keys = experts.astype(np.int64) + np.arange(n_layers)[None, :, None] * n_experts
-    seen = np.bincount(keys[experts >= 0], minlength=n_layers * n_experts).reshape(n_layers, n_experts)
-    return max(int((seen > 0).sum(axis=1).max()), at_least)
+    return max(most_distinct(experts, n_experts), at_least)
 
 
 def plan_memory(

@@ -9,19 +9,26 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import NamedTuple, Protocol
+from itertools import pairwise
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from offload.host_side import HostSide
 from offload.ops import Lane, Work
+from offload.policy import MissAction
 from offload.recorder import Recorder
+from offload.unions import tokens_by_expert
 from offload.work_rows import Works
 from traces.model.architecture import LayerStack
 from traces.routing import Step
 
 __all__ = ["MicroBatches", "micro_batches_of"]
+
+
+_MANY_CELLS = 1 << 18
+"""Routing cells of a pass beyond which micro-batches are counted one by one."""
 
 
 class _Loop(Protocol):
@@ -51,26 +58,37 @@ class _Mixing(NamedTuple):
 
 def _tokens_of(experts: Sequence[NDArray[np.int16]], n_experts: int) -> list[list[list[int]]]:
     """By block and expert, the tokens that it serves of each micro-batch."""
-    n_blocks = experts[0].shape[1]
-    part = np.repeat(np.arange(len(experts)), [len(one) for one in experts])
-    chosen = np.concatenate(experts)
-    keys = (np.arange(n_blocks)[:, None] * n_experts + chosen) * len(experts) + part[:, None, None]
-    counts = np.bincount(keys[chosen >= 0], minlength=n_blocks * n_experts * len(experts))
-    found: list[list[list[int]]] = counts.reshape(n_blocks, n_experts, len(experts)).tolist()
+    n_blocks, n_parts = experts[0].shape[1], len(experts)
+    if sum(one.size for one in experts) > _MANY_CELLS:
+        counts = np.stack([tokens_by_expert(one, n_experts) for one in experts], axis=2)
+    else:
+        part = np.repeat(np.arange(n_parts), [len(one) for one in experts])
+        chosen = np.concatenate(experts)
+        keys = (np.arange(n_blocks)[:, None] * n_experts + chosen) * n_parts + part[:, None, None]
+        counts = np.bincount(keys[chosen >= 0], minlength=n_blocks * n_experts * n_parts)
+    found: list[list[list[int]]] = counts.reshape(n_blocks, n_experts, n_parts).tolist()
     return found
 
 
 def micro_batches_of(step: Step, n_sequences: int) -> list[Step]:
     """The micro-batches of a pass: `n_sequences` each (0: all), in the order in which sequences appear."""
-    sequences, first, member = np.unique(step.sequence, return_index=True, return_inverse=True)
-    if not n_sequences or len(sequences) <= n_sequences:
+    if not n_sequences:
         return [step]
-    place = np.empty(len(sequences), dtype=np.int64)
-    place[np.argsort(first)] = np.arange(len(sequences))
-    group = place[member.reshape(-1)] // n_sequences
+    begins = np.flatnonzero(np.diff(step.sequence, prepend=step.sequence[:1] - 1))
+    seen = step.sequence[begins]
+    if len(set(seen.tolist())) == len(seen):  # the tokens of a sequence follow one another
+        edges = [*begins[::n_sequences].tolist(), len(step.sequence)]
+        groups: list[Any] = [slice(*pair) for pair in pairwise(edges)]
+    else:
+        sequences, first, member = np.unique(step.sequence, return_index=True, return_inverse=True)
+        place = np.empty(len(sequences), dtype=np.int64)
+        place[np.argsort(first)] = np.arange(len(sequences))
+        group = place[member.reshape(-1)] // n_sequences
+        groups = [group == i for i in range(int(group.max()) + 1)]
+    if len(groups) == 1:
+        return [step]
     weights, parts = step.gate_weights, []
-    for i in range(int(group.max()) + 1):
-        mine = group == i
+    for mine in groups:
         part = replace(
             step, experts=step.experts[mine], sequence=step.sequence[mine], position=step.position[mine],
             gate_weights=None if weights is None else weights[mine],
@@ -98,6 +116,7 @@ class MicroBatches:
         self._n_tokens = [len(part.experts) for part in parts]
         self._tokens = _tokens_of(experts, n_experts)
         self._made: dict[tuple[int, ...], _Mixing] = {}  # by the identities of the works
+        self._singles: dict[MissAction, dict[int, int]] = {}  # rows of one expert, by how many tokens it serves
         self._rows_of: dict[str, NDArray[np.int64]] = {}
         self._waits = np.zeros((len(parts), 0), np.int64)  # results of the host that a micro-batch waits for
         self._to_gate = False  # whether the gate of each comes right before its experts
@@ -179,11 +198,19 @@ class MicroBatches:
         self._issue(self._rows("shared", self._loop.works.shared), layer, (), 0, -1)
 
     def single(
-        self, block: int, expert: int, what: Callable[[int], Work], layer: int, after: Sequence[int], freed: int
+        self,
+        block: int,
+        expert: int,
+        how: MissAction,
+        layer: int,
+        after: Sequence[int],
+        freed: int,
+        what: Callable[[int, MissAction], Work],
     ) -> int:
-        """One expert as an op a micro-batch that asks for it; `what` of so many tokens."""
-        counts, row = self._tokens[block][expert], self._loop.recorder.row
-        of = {n: row(what(n)) if n else -1 for n in set(counts)}
+        """One expert as an op a micro-batch that asks for it; `what` of so many tokens, as its miss was answered."""
+        counts, of = self._tokens[block][expert], self._singles.setdefault(how, {0: -1})
+        for n in set(counts).difference(of):
+            of[n] = self._loop.recorder.row(what(n, how))
         return self._issue(np.array([of[n] for n in counts]), layer, after, freed, expert)
 
     def _rows(self, name: str, make: Callable[[int], Work | None]) -> NDArray[np.int64]:

@@ -15,7 +15,7 @@ from offload.work_rows import Works
 from traces.model.architecture import LayerStack, ModelArchitecture
 from traces.routing import Step
 
-__all__ = ["TokenMixing"]
+__all__ = ["TokenMixing", "contexts"]
 
 _SMALL_PASS = 512
 """Tokens of a forward pass up to which lists are quicker than arrays."""
@@ -48,7 +48,7 @@ class TokenMixing:
             self._memory_tokens.update(dict(zip(sequences.tolist(), counts.tolist(), strict=True)))
             kv_tokens, pairs, running = n_tokens, int((counts.astype(np.int64) ** 2).sum()), sequences.tolist()
         else:  # causal: a token sees itself and what came before it
-            longest, pairs = _contexts(step)
+            longest, pairs = contexts(step)
             kv_tokens, running = sum(longest.values()), list(longest)
         n = len(running)
         works = [self._works.self_attention(stack, n_tokens, kv_tokens, pairs, n, decompresses)]
@@ -61,7 +61,7 @@ class TokenMixing:
         return works
 
 
-def _contexts(step: Step) -> tuple[dict[int, int], int]:
+def contexts(step: Step) -> tuple[dict[int, int], int]:
     """The longest context of each sequence of a step, and the query-key pairs of all its tokens."""
     if len(step.position) <= _SMALL_PASS:
         longest: dict[int, int] = {}
@@ -69,8 +69,9 @@ def _contexts(step: Step) -> tuple[dict[int, int], int]:
         for sequence, position in zip(step.sequence.tolist(), positions, strict=True):
             longest[sequence] = max(longest.get(sequence, 0), position + 1)
         return longest, sum(positions) + len(positions)
-    sequences, index = np.unique(step.sequence, return_inverse=True)
     context = step.position.astype(np.int64) + 1
-    most = np.zeros(len(sequences), dtype=np.int64)
-    np.maximum.at(most, index, context)
-    return dict(zip(sequences.tolist(), most.tolist(), strict=True)), int(context.sum())
+    order = slice(None) if np.all(np.diff(step.sequence) >= 0) else np.argsort(step.sequence, kind="stable")
+    sequence = step.sequence[order]
+    begins = np.flatnonzero(np.diff(sequence, prepend=sequence[0] - 1))
+    most = np.maximum.reduceat(context[order], begins)
+    return dict(zip(sequence[begins].tolist(), most.tolist(), strict=True)), int(context.sum())

@@ -283,10 +283,10 @@ class RoutingTrace:
 
 def _refuse_other_layers(trace: RoutingTrace, phase: Phase, due: NDArray[np.intp], model: str) -> None:
     """Raise `InvalidInput` when tokens of `phase` visit other layers than those `due` in `model`."""
-    tokens = np.flatnonzero(trace.phase == phase)
-    if not tokens.size:
+    tokens = trace.phase == phase
+    if not tokens.any():
         return
-    visited = np.flatnonzero(layers_visited(trace.experts[tokens]).any(axis=0))
+    visited = np.flatnonzero(layers_visited(trace.experts)[tokens].any(axis=0))
     spare = [trace.n_moe_layers - 1] if phase == Phase.PREFILL else []
     for layer in sorted(set(due.tolist()) ^ set(visited.tolist())):
         if layer in visited or layer not in spare:

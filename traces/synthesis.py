@@ -33,6 +33,8 @@ AFFINITY_TOKENS = 64
 """How far back `sequence_affinity` looks: as far as reuse was measured on the recorded traces."""
 _MAX_CELLS = 1 << 31
 """Most (token, layer, slot) cells of one trace (4 GiB)."""
+_NAMED_CELLS = 1 << 15
+"""Cells whose ranks become names at a time, so that they stay in the caches of the processor."""
 _CHUNK_DRAWS = 1 << 21
 """Random numbers held at a time (16 MiB)."""
 
@@ -247,10 +249,14 @@ def _ranked(
 
 def _name_experts(experts: NDArray[np.int16], by_rank: NDArray[np.int16]) -> None:
     """Turn popularity ranks into expert ids, in place; -1 stays."""
-    pads = np.full((len(by_rank), 1), -1, np.int16)
-    names = np.concatenate((by_rank, pads), axis=1)  # the last column answers index -1
-    for layer in range(experts.shape[1]):
-        experts[:, layer] = names[layer][experts[:, layer]]
+    n_layers, n_experts = by_rank.shape
+    names = np.full((n_layers, n_experts + 1), -1, np.int16)
+    names[:, :-1] = by_rank
+    first = (np.arange(n_layers) * (n_experts + 1))[:, None]  # a pad is one before: the last name of another layer
+    rows = max(1, _NAMED_CELLS // experts[0].size)
+    for start in range(0, len(experts), rows):
+        part = experts[start : start + rows]
+        part[:] = names.ravel()[part + first]
 
 
 def _fill_alone(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import combinations
 from typing import Any
 
 import numpy as np
@@ -25,6 +26,9 @@ MAX_POSITION = (1 << 24) - 1
 
 _CHECK_CELLS = 1 << 22
 """Cells checked at a time, so that validation needs a bounded amount of memory beside the trace."""
+
+_FEW_CHOICES = 16
+"""Experts of a token up to which pairs of them are compared, which is quicker than sorting."""
 
 
 def check_tokens(
@@ -52,13 +56,27 @@ def check_tokens(
         part = experts[start : start + rows]
         if part.min() < -1 or part.max() >= n_experts:
             _refuse_expert((part < -1) | (part >= n_experts), part, first_token + start, f"is not in [-1, {n_experts})")
-        nowhere = ~(part >= 0).any(axis=(1, 2))
+        nowhere = ~(part >= 0).any(axis=(1, 2)) if part.min() < 0 else np.zeros(1, np.bool_)
         if nowhere.any():
             raise InvalidInput(f"token {first_token + start + int(nowhere.argmax())}: no expert at any MoE layer")
+        if not _may_repeat(part):
+            continue
         ranked = np.sort(part, axis=2)
         twice = (ranked[:, :, 1:] == ranked[:, :, :-1]) & (ranked[:, :, 1:] >= 0)
         if twice.any():
             _refuse_expert(twice, ranked, first_token + start, "is chosen twice by one token")
+
+
+def _may_repeat(experts: NDArray[np.int16]) -> bool:
+    """Whether two choices of a token at a layer are alike, pads not counted; with many choices it is not told."""
+    top_k = experts.shape[2]
+    if top_k > _FEW_CHOICES:
+        return True
+    choices = np.ascontiguousarray(experts.reshape(-1, top_k).T)
+    pairs = combinations(choices, 2)
+    if choices.min() >= 0:
+        return any((one == other).any() for one, other in pairs)
+    return any(((one == other) & (one >= 0)).any() for one, other in pairs)
 
 
 def _refuse(bad: NDArray[np.bool_], first_token: int, problem: str, column: NDArray[Any]) -> None:
@@ -97,6 +115,8 @@ def refuse_rejected_prompts(rejected: NDArray[np.bool_], phase: NDArray[np.int8]
 
 def layers_visited(experts: NDArray[np.int16]) -> NDArray[np.bool_]:
     """(n_tokens, n_layers): whether the token has an expert there."""
+    if not len(experts) or experts.min() >= 0:
+        return np.ones(experts.shape[:2], np.bool_)
     rows = max(1, _CHECK_CELLS // experts[0].size)
     parts = [(experts[start : start + rows] >= 0).any(axis=2) for start in range(0, len(experts), rows)]
     return np.concatenate(parts)
@@ -104,7 +124,7 @@ def layers_visited(experts: NDArray[np.int16]) -> NDArray[np.bool_]:
 
 def refuse_jumps(sequence: NDArray[np.int32], position: NDArray[np.int32]) -> None:
     """Tokens that are not there have no experts and are attended to all the same: a sequence has no gaps."""
-    place = np.unique(sequence.astype(np.int64) * (MAX_POSITION + 1) + position)
+    place = np.sort(sequence.astype(np.int64) * (MAX_POSITION + 1) + position)
     gaps = np.flatnonzero((np.diff(place) > 1) & (np.diff(place // (MAX_POSITION + 1)) == 0))
     if gaps.size:
         (number, before), (_, after) = (divmod(int(place[at]), MAX_POSITION + 1) for at in (gaps[0], gaps[0] + 1))

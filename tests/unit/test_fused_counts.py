@@ -1,0 +1,68 @@
+"""Fused ops of experts priced many at once: to the last bit what each is alone, whatever the tile and the machine."""
+
+from __future__ import annotations
+
+import dataclasses
+from functools import cache
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from hwmodels.cost import price_figures
+from hwmodels.figures import Figures, figures_of
+from hwmodels.fused_tile import UNPADDED, FusedTile
+from hwmodels.platform import load_platform
+from offload.ops import Work
+from offload.work import experts_work
+from pregate.named import load_model
+from traces.model.architecture import ModelArchitecture
+
+TILES = (
+    UNPADDED, FusedTile((16, 64)), FusedTile((8, 32, 128), "pass", (128, 64), 4), FusedTile((64,), "pairs", (32, 32)),
+)  # fmt: skip
+MODELS = ("mixtral-8x7b", "deepseek-v2-lite")  # without and with shared experts
+
+blocks = st.lists(st.lists(st.integers(1, 300), min_size=1, max_size=6), min_size=2, max_size=12)
+
+
+@cache
+def figures(stack: str, tile: FusedTile) -> Figures:
+    found = figures_of(load_platform("rtx-4090", stack))
+    return dataclasses.replace(found, stack=dataclasses.replace(found.stack, fused_tile=tile), is_cut=False)
+
+
+@cache
+def model_named(name: str) -> ModelArchitecture:
+    return load_model(name)
+
+
+def works(model: str, tokens: list[list[int]], n_shared: int) -> list[Work]:
+    known = model_named(model)
+    return [experts_work(known, one, n_shared, fused=True) for one in tokens]
+
+
+@settings(max_examples=12)
+@given(tokens=blocks, n_shared=st.sampled_from([0, 1, 7]))
+@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize("stack", ["llama-cpp", "pytorch-eager"])
+@pytest.mark.parametrize("tile", TILES)
+def test_together_as_alone(tile: FusedTile, stack: str, model: str, tokens: list[list[int]], n_shared: int) -> None:
+    machine, asked = figures(stack, tile), works(model, tokens, n_shared)
+    together = price_figures(asked, machine)
+    alone = [price_figures([one], machine) for one in asked]
+    for name in ("issue_s", "duration_s", "link_s", "hbm_s", "contended"):
+        assert getattr(together, name).tolist() == [getattr(one, name)[0] for one in alone], name
+
+
+@pytest.mark.parametrize("tile", TILES)
+def test_many_machines_as_one(tile: FusedTile) -> None:
+    machine = figures("llama-cpp", tile)
+    asked = works("deepseek-v2-lite", [[3, 1, 9], [40, 2], [1], [7, 7, 7, 7]], 3)
+    rates = np.array([2e11, 1e12])
+    many = price_figures(asked, machine.with_values({"accelerator.hbm_bytes_per_s": rates}), 2)
+    for i, rate in enumerate(rates.tolist()):
+        one = price_figures(asked, machine.with_values({"accelerator.hbm_bytes_per_s": rate}))
+        assert many.duration_s[:, i].tolist() == one.duration_s.tolist()
+        assert many.hbm_s[:, i].tolist() == one.hbm_s.tolist()
