@@ -48,6 +48,9 @@ _LANE_NAMES = {
     Lane.DISK: "storage",
     Lane.CPU: "experts on the CPU",
 }
+_TRACKS = 10
+"""Numbers of tracks that a process has."""
+
 _OPS_AT_A_TIME = 1 << 16
 """Ops turned into text at a time, so that memory does not grow with the trace."""
 
@@ -153,11 +156,11 @@ def _flows(timeline: Timeline, pid: int) -> Iterator[str]:
     pairs = [pair for pair in zip(schedule.dep[used].tolist(), users.tolist(), strict=True) if pair[1] >= 0]
     for i, (copy, use) in enumerate(pairs):
         for phase, op in (("s", copy), ("f", use)):
-            ts, tid = int(_ns(timeline.start_s[op : op + 1])[0]) / 1000, int(schedule.lane[op])
+            ts, tid = int(_ns(timeline.start_s[op : op + 1])[0]) / 1000, _track(pid, int(schedule.lane[op]))
             bound = ', "bp": "e"' * (phase == "f")
             yield (
-                f'{{"name": "copy to use", "cat": "flow", "ph": "{phase}"{bound}, "id": "{pid}.{i}", "pid": {pid}, '
-                f'"tid": {tid}, "ts": {ts:.3f}}}'
+                f'{{"name": "copy to use", "cat": "flow", "ph": "{phase}"{bound}, "id": {(pid << 32) + i}, '
+                f'"pid": {pid}, "tid": {tid}, "ts": {ts:.3f}}}'
             )
 
 
@@ -206,17 +209,23 @@ def _events(
     timeline: Timeline, pid: int = _PID, title: str = "", error_s: NDArray[np.float64] | None = None
 ) -> Iterator[str]:
     """Every event as one line of JSON: names of the tracks, slices, counters."""
-    yield _metadata("process_name", 0, {"name": f"pregate: {title or timeline.source}"}, pid)
-    yield _metadata("process_sort_index", 0, {"sort_index": pid}, pid)
+    side = f"pregate {pid}: {title}" if title else f"pregate: {timeline.source}"  # viewers order by name
+    yield _metadata("process_name", _track(pid, 0), {"name": side}, pid)
+    yield _metadata("process_sort_index", _track(pid, 0), {"sort_index": pid}, pid)
     for lane in Lane:
         if lane in timeline.schedule.lane:
-            yield _metadata("thread_name", lane, {"name": _LANE_NAMES[lane]}, pid)
-            yield _metadata("thread_sort_index", lane, {"sort_index": int(lane)}, pid)
+            yield _metadata("thread_name", _track(pid, lane), {"name": _LANE_NAMES[lane]}, pid)
+            yield _metadata("thread_sort_index", _track(pid, lane), {"sort_index": int(lane)}, pid)
     yield from _slices(timeline, pid, np.zeros(len(timeline.schedule)) if error_s is None else error_s)
     yield from _counter("HBM in use", "bytes", *_hbm_levels(timeline), pid)
     for lane in COPY_LANES:
         if lane in timeline.schedule.lane:
             yield from _counter(f"queue of {_LANE_NAMES[lane]}", "ops", *queue_depth(timeline, lane), pid)
+
+
+def _track(pid: int, lane: int) -> int:
+    """The number of a lane's track: never 0, which viewers take for the first track, nor that of a process."""
+    return _TRACKS * pid + lane
 
 
 def _metadata(name: str, tid: int, args: dict[str, str | int], pid: int) -> str:
@@ -232,11 +241,11 @@ def _slices(timeline: Timeline, pid: int, error_s: NDArray[np.float64]) -> Itera
         chosen = by_start[first : first + _OPS_AT_A_TIME]
         start_ns, end_ns = _ns(timeline.start_s[chosen]), _ns(timeline.end_s[chosen])
         columns = (
-            start_ns, end_ns - start_ns, schedule.lane[chosen], schedule.kind[chosen], schedule.step[chosen],
-            schedule.layer[chosen], schedule.expert[chosen], schedule.slot[chosen], schedule.bytes[chosen],
-            error_s[chosen],
+            start_ns, end_ns - start_ns, _track(pid, 0) + schedule.lane[chosen], schedule.kind[chosen],
+            schedule.step[chosen], schedule.layer[chosen], schedule.expert[chosen], schedule.slot[chosen],
+            schedule.bytes[chosen], error_s[chosen],
         )  # fmt: skip
-        for start, span, lane, kind, step, layer, expert, slot, n_bytes, error in zip(
+        for start, span, track, kind, step, layer, expert, slot, n_bytes, error in zip(
             *(column.tolist() for column in columns), strict=True
         ):
             name, args = kinds[kind], f'"step": {step}'
@@ -253,7 +262,7 @@ def _slices(timeline: Timeline, pid: int, error_s: NDArray[np.float64]) -> Itera
                 args += f', "real_minus_simulated_us": {error * 1e6:.3f}'
                 colour = f'"cname": "{"terrible" if error > 0 else "good"}", '
             yield (
-                f'{{"name": "{name}", "cat": "{kinds[kind]}", "ph": "X", {colour}"pid": {pid}, "tid": {lane}, '
+                f'{{"name": "{name}", "cat": "{kinds[kind]}", "ph": "X", {colour}"pid": {pid}, "tid": {track}, '
                 f'"ts": {start / 1000:.3f}, "dur": {span / 1000:.3f}, "args": {{{args}}}}}'
             )
 
