@@ -19,7 +19,9 @@ from traces.model.same_models import SAME_AS
 __all__ = ["check_no_flag", "check_one_card", "with_our_names"]
 
 _MAKERS = re.compile(r"\b(nvidia|geforce|amd|intel)\b")
-_SEVERAL = re.compile(r"(?P<n>\d{1,3})\s*x\s*(?P<card>[a-z].*)", re.IGNORECASE)
+_SEVERAL = re.compile(
+    r"\d{1,3}\s*[x\u00d7]\s*(?P<card>[a-z].*)|(?P<named>[a-z].*?)\s+[x\u00d7]\s*\d{1,3}", re.IGNORECASE
+)
 _FILES = (".yaml", ".yml", ".json", ".gguf", ".safetensors")
 
 _KNOWN: Mapping[str, Callable[[], Iterable[str]]] = {
@@ -43,7 +45,7 @@ def check_one_card(hardware: str) -> None:
     if match is not None:
         raise InvalidInput(
             f"hardware {hardware[:60]!r}: a row is of one card. Cards that a token passes through in turn are one with "
-            f"the memory of all: {_plain(match['card'])}, and set accelerator.hbm_bytes; cards that share a layer "
+            f"the memory of all: {_plain(match['card'] or match['named'])}, and set accelerator.hbm_bytes; cards that share a layer "
             f"cannot be said: give the row a reason"
         )
 

@@ -50,6 +50,10 @@ def test_what_is_no_name_of_ours_stays_and_is_told_of(tmp_path: Path) -> None:
     ("row", "told"),
     [
         ("qwen3-30b-a3b,2x RTX 3090,,,gpu_only,,1,1,8,tpot,9,ms,", "a row is of one card.*rtx-3090, and set accel"),
+        (
+            "qwen3-30b-a3b,RTX 3090 \u00d7 4,,,gpu_only,,1,1,8,tpot,9,ms,",
+            "a row is of one card.*rtx-3090, and set accel",
+        ),
         ("qwen3-30b-a3b,rtx-3090,,,-ncmoe 20,,1,1,8,tpot,9,ms,", "is a flag of an engine.*gpu_only@experts=cpu:20"),
         ("qwen3-30b-a3b,rtx-3090,,,gpu_only,,1,1,8,tpot,9,ms,expert_tier=ssd", "is a column of its own"),
     ],
