@@ -65,7 +65,8 @@ class DecodingPass(Protocol):
         """Experts looked up, and found resident."""
 
 
-def read_back(loop: DecodingPass, gate: int, layer: int) -> int:
-    """The host waits for the ids that op `gate` has selected; returns the wait."""
-    ids = loop.recorder.issue(Lane.D2H, loop.pass_works.readback, (gate,), step=loop.i_step, layer=layer)
+def read_back(loop: DecodingPass, gate: int, layer: int, behind: Sequence[int] = ()) -> int:
+    """The host waits for the ids that op `gate` has selected, copied `behind` other ops; returns the wait."""
+    after = sorted({gate, *behind}) if behind else (gate,)
+    ids = loop.recorder.issue(Lane.D2H, loop.pass_works.readback, after, step=loop.i_step, layer=layer)
     return loop.host(HOST_WAITS, (ids,), layer)

@@ -114,14 +114,17 @@ class ExpertFfns:
             return loop.micro.fused(block.i, union.experts, shared, block.layer, after, freed)
         n_shared = loop.n_tokens if shared else 0
         if loop.execution.sorts_on_host and union.tokens and loop.n_tokens > 1:
-            self._sort(block.layer)
+            self._sort(block.layer, after)
         return loop.compute(loop.works.grouped(n_shared, union.tokens), block.layer, after, freed)
 
-    def _sort(self, layer: int) -> None:
-        """The host waits for the ids and sorts the rows by expert, anew for each matrix of the experts."""
+    def _sort(self, layer: int, weights: Sequence[int]) -> None:
+        """The host waits for the ids and sorts the rows by expert, anew for each matrix of the experts.
+
+        The ids come on the stream that their `weights` come on, and behind them.
+        """
         loop = self._loop
         for _ in range(loop.model.n_expert_matrices):
-            read_back(loop, loop.last_op, layer)
+            read_back(loop, loop.last_op, layer, weights)
             loop.host(loop.works.sort(loop.n_tokens), (), layer)
 
     def _way_of_none(self, ready: Mapping[int, int] | None) -> Fusing:

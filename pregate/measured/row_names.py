@@ -45,8 +45,8 @@ def check_one_card(hardware: str) -> None:
     if match is not None:
         raise InvalidInput(
             f"hardware {hardware[:60]!r}: a row is of one card. Cards that a token passes through in turn are one with "
-            f"the memory of all: {_plain(match['card'] or match['named'])}, and set accelerator.hbm_bytes; cards that share a layer "
-            f"cannot be said: give the row a reason"
+            f"the memory of all: {_plain(match['card'] or match['named'])}, and set accelerator.hbm_bytes; cards that "
+            f"share a layer cannot be said: give the row a reason"
         )
 
 

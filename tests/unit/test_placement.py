@@ -206,6 +206,19 @@ def test_an_engine_that_streams_ahead_does_not_wait_for_the_gate() -> None:
     assert experts["pipelined_sharding"] > experts["ktransformers"], "copies beside experts are not made"
 
 
+def test_ids_that_the_host_sorts_by_come_behind_the_weights_of_their_layer() -> None:
+    schedule = written("experts=cpu@stream=12", "pipelined_sharding").schedule
+    streamed = {
+        (int(schedule.step[op]), int(schedule.layer[op])): op for op in np.flatnonzero(schedule.kind == OpKind.STREAM)
+    }
+    sorted_by = [op - 2 for op in np.flatnonzero(schedule.kind == OpKind.SORT).tolist()]  # ids, the wait for them, sort
+    assert all(schedule.kind[op] == OpKind.READBACK for op in sorted_by)
+    for op in sorted_by:
+        weights = streamed.get((int(schedule.step[op]), int(schedule.layer[op])))
+        assert weights is None or weights in schedule.deps(op)
+    assert len(streamed) == MODEL.n_moe_layers
+
+
 def test_experts_that_stream_beside_the_attention_of_their_layer_wait_for_the_layer_before() -> None:
     schedule = written("experts=cpu@stream=12", "pipelined_sharding").schedule
     for copy in np.flatnonzero(schedule.kind == OpKind.STREAM).tolist():
