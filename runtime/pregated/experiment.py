@@ -64,9 +64,10 @@ def _prepare(plan: ExperimentPlan, folder: Path, corpus: Corpus | None) -> dict[
     about = folder / "plan.json"
     if about.exists():
         kept = _read_json(about)
-        if kept.get("digest") != plan.digest or (corpus is not None and kept["text"]["digest"] != corpus.digest):
+        if not _is_of(kept, plan) or (corpus is not None and kept["text"]["digest"] != corpus.digest):
             raise InvalidFile(f"{folder}: holds the work of another plan or text: name another folder")
         text: dict[str, Any] = kept["text"]
+        _write_json(about, {"digest": plan.digest, "text": text, "plan": asdict(plan)})
         return text
     found = python_documentation(docstrings=plan.docstrings) if corpus is None else corpus
     tokenizer = learn_tokens(found.train, plan.n_tokens)
@@ -83,6 +84,13 @@ def _prepare(plan: ExperimentPlan, folder: Path, corpus: Corpus | None) -> dict[
     except OSError as error:
         raise InvalidFile(f"{folder}: cannot be written ({error.strerror or error})") from error
     return text
+
+
+def _is_of(kept: dict[str, Any], plan: ExperimentPlan) -> bool:
+    """Whether a folder holds work of `plan`, be it of more seeds or fewer."""
+    mine: dict[str, Any] = json.loads(json.dumps(asdict(plan)))
+    theirs = kept.get("plan")
+    return isinstance(theirs, dict) and theirs | {"n_seeds": 0} == mine | {"n_seeds": 0}
 
 
 def seeded(plan: ExperimentPlan, seed: int) -> MoeTransformer:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -251,6 +252,17 @@ def test_what_was_cut_off_goes_on_to_the_same_end(done: tuple[Path, dict[str, ob
 def test_a_folder_of_another_plan_is_refused(done: tuple[Path, dict[str, object]]) -> None:
     with pytest.raises(InvalidFile, match="holds the work of another plan or text: name another folder"):
         run_experiment(replace(TINY, arm_steps=3), done[0], corpus())
+
+
+def test_a_folder_goes_on_with_more_seeds(done: tuple[Path, dict[str, object]], tmp_path: Path) -> None:
+    shutil.copytree(done[0], tmp_path / "more")
+    before = (tmp_path / "more" / "seed-1" / "base.safetensors").stat().st_mtime_ns
+    more = json.loads(json.dumps(run_experiment(replace(TINY, n_seeds=3), tmp_path / "more", corpus())))
+    assert more["seeds"][:2] == json.loads(json.dumps(done[1]))["seeds"]
+    assert len(more["seeds"]) == 3
+    assert (tmp_path / "more" / "seed-1" / "base.safetensors").stat().st_mtime_ns == before
+    fewer = json.loads(json.dumps(run_experiment(TINY, tmp_path / "more", corpus())))
+    assert fewer == json.loads(json.dumps(done[1]))
 
 
 def test_seeds_side_by_side_end_as_one_after_the_other(done: tuple[Path, dict[str, object]], tmp_path: Path) -> None:
