@@ -111,16 +111,28 @@ def _after(rows: BatchRows, before: BatchRows | None, n_sequences: int) -> Batch
 def _load(folder: Path) -> Any:
     """The generating model of a folder. Raises `InvalidFile` where transformers cannot read it."""
     import transformers
-    from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM
+    from transformers import AutoConfig
 
     transformers.logging.set_verbosity_error()  # type: ignore[no-untyped-call]
     local: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
     try:
         config = AutoConfig.from_pretrained(folder, **local)
-        kind = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
-        return kind.from_pretrained(folder, use_safetensors=True, dtype="auto", **local).eval()
+        return _kind(config).from_pretrained(folder, use_safetensors=True, dtype="auto", **local).eval()
     except (OSError, ValueError, KeyError) as error:
         raise InvalidFile(f"{folder}: transformers cannot read it ({_first_line(error)})") from error
+
+
+def _kind(config: Any) -> Any:
+    """What makes text by a configuration, be it a model that sees pictures as well and is shown none."""
+    from transformers import AutoModelForCausalLM, AutoModelForImageTextToText, AutoModelForSeq2SeqLM
+    from transformers.models.auto import modeling_auto
+
+    if config.is_encoder_decoder:
+        return AutoModelForSeq2SeqLM
+    if type(config) in modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING:
+        return AutoModelForCausalLM
+    seeing = type(config) in modeling_auto.MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
+    return AutoModelForImageTextToText if seeing else AutoModelForCausalLM
 
 
 def _tokenizer(folder: Path) -> Callable[[str], list[int]] | None:

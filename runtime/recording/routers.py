@@ -12,6 +12,7 @@ from traces.errors import InvalidInput
 
 __all__ = ["Chosen", "choice_of", "find_routers"]
 
+_ATTENTION = re.compile(r"attn|attention")
 _NAMED = re.compile(r"(Top\w*Router|Router|MoE\w*Gate|MoEGate)$")
 """How classes of routers are named where a model does not declare its own."""
 
@@ -27,15 +28,20 @@ class Chosen:
 def find_routers(model: nn.Module) -> list[tuple[str, nn.Module]]:
     """The routers of a model with their names, encoder first, by layer.
 
-    A model declares the class of its routers (`_can_record_outputs`), or else they are known by their names. Raises
+    A model declares the class of its routers (`_can_record_outputs`); another that stands where those do is one as well
+    (tables of experts by token), and where none is declared they are known by how classes are named. Raises
     `InvalidInput` where there are none.
     """
-    declared = _declared(model)
+    declared, modules = _declared(model), list(model.named_modules())
+    places = {name.rpartition(".")[2] for name, module in modules if type(module) in declared}
     found = [
         (name, module)
-        for name, module in model.named_modules()
-        if (type(module) in declared if declared else _NAMED.search(type(module).__name__))
+        for name, module in modules
+        if type(module) in declared
+        or (_NAMED.search(type(module).__name__) and (not places or name.rpartition(".")[2] in places))
     ]
+    outside = [(name, module) for name, module in found if not _ATTENTION.search(name)]
+    found = outside or found  # a mixture of attention heads has routers of its own, which name no expert FFN
     if not found:
         raise InvalidInput(f"{type(model).__name__} has no routers that are known: is it a Mixture-of-Experts model?")
     return found
@@ -62,8 +68,8 @@ def choice_of(answer: Any, n_experts: int, top_k: int) -> Chosen:
     answer of another form.
     """
     parts = [part for part in (answer if isinstance(answer, tuple | list) else (answer,)) if isinstance(part, Tensor)]
-    named = [part for part in parts if not part.is_floating_point() and part.shape[-1:] == (top_k,)]
-    all_experts = [part for part in parts if part.is_floating_point() and part.shape[-1:] == (n_experts,)]
+    named = [part for part in parts if _is_by_token(part, top_k) and not part.is_floating_point()]
+    all_experts = [part for part in parts if part.is_floating_point() and _is_by_token(part, n_experts)]
     if named and (top_k != n_experts or not all_experts):
         experts = named[0].reshape(-1, top_k)
     elif all_experts:
@@ -76,8 +82,13 @@ def choice_of(answer: Any, n_experts: int, top_k: int) -> Chosen:
 
 def _weights(parts: list[Tensor], all_experts: list[Tensor], experts: Tensor, n_experts: int, top_k: int) -> Tensor:
     """(n_tokens, top_k) float32."""
-    own = [part for part in parts if part.is_floating_point() and part.shape[-1:] == (top_k,) != (n_experts,)]
+    own = [part for part in parts if part.is_floating_point() and _is_by_token(part, top_k) and top_k != n_experts]
     if own:
         return own[0].reshape(-1, top_k).float()
     scores = all_experts[0] if len(all_experts) > 1 else all_experts[-1].float().softmax(dim=-1)
     return scores.reshape(-1, n_experts).float().gather(1, experts).clamp(min=0)
+
+
+def _is_by_token(part: Tensor, width: int) -> bool:
+    """Whether a part has `width` numbers a token, and is no list that only one token makes as long."""
+    return part.ndim > 1 and part.shape[-1] == width
