@@ -293,7 +293,7 @@ def test_the_command_prints_differences_and_refuses_what_is_wrong(run: Run, tmp_
     assert json.loads((tmp_path / "out" / "result.json").read_text())["plan"]["arm_steps"] == 1
     fresh = ["--short", "-o", str(tmp_path / "fresh")]
     for line, wanted in (
-        ([*words, "--seeds", "3"], "name another folder"),
+        ([*words, "--layout", "encoder-decoder"], "name another folder"),
         ([*fresh, "--seeds", "1"], "at least 2"),
         ([*fresh, "--layout", "both"], "known: decoder, encoder-decoder"),
         ([*fresh, "--text", str(tmp_path / "none.txt")], "cannot be read"),
