@@ -10,7 +10,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from hwmodels.laws.dispatch import FP8_DISPATCH
 from hwmodels.laws.forms import FORMS
+from hwmodels.laws.moe import ALIGNED
 from hwmodels.quantity import ReadOnly
 
 __all__ = ["READERS", "Columns", "KernelTable", "Reader"]
@@ -106,7 +108,8 @@ def _gemms(columns: Columns, source: Mapping[str, str], family: str | None) -> l
         rows = wide & (columns["gemm_dtype"] == name)
         if (source["engine"], name) not in _LEFT_OUT:
             shapes = {axis: columns[axis] for axis in ("m", "n", "k")}
-            found.append(_table(form, compute, stored, "", shapes, columns, rows, source))
+            chosen_by = FP8_DISPATCH.get(family or "", "") if (source["engine"], name) == ("vllm", "fp8") else ""
+            found.append(_table(form, compute, stored, chosen_by, shapes, columns, rows, source))
     return found
 
 
@@ -164,6 +167,8 @@ def _latents(
     for name, stored in _CACHE_FORMATS.items():
         for ran, kernel in kernels.items():
             rows = mine & (columns["kv_cache_dtype"] == name) & (columns["kernel_source"] == ran)
+            if kernel == "triton-mla":  # a single head runs another kernel (decode_attention_fwd_normal)
+                rows &= columns["num_heads"] > 1
             compute = stored if kernel == "trtllm-gen-mla" else "bf16"  # it multiplies in the format of the cache
             found.append(_table(form, compute, stored, kernel, shapes, columns, rows, source))
     return found
@@ -188,7 +193,9 @@ def _latent_context(columns: Columns, source: Mapping[str, str], family: str | N
 
 
 def _experts(columns: Columns, source: Mapping[str, str], family: str | None) -> list[KernelTable]:
-    """Balanced rows on one device: of skewed ones the tables do not say how many rows each expert got."""
+    """Balanced rows on one device, of aligned widths: of skewed ones the tables do not say how many rows each expert
+    got.
+    """
     pairs = zip(columns["hidden_size"].tolist(), columns["inter_size"].tolist(), strict=True)
     shapes = {
         "n_tokens": columns["num_tokens"],
@@ -200,6 +207,7 @@ def _experts(columns: Columns, source: Mapping[str, str], family: str | None) ->
         "n_up": np.array([1 if pair in _UNGATED else 2 for pair in pairs]),
     }
     alone = (columns["distribution"] == "balanced") & (columns["moe_ep_size"] == 1)
+    alone &= (shapes["d_model"] % ALIGNED == 0) & (shapes["d_ff"] % ALIGNED == 0)
     found = []
     for name, (compute, stored) in _EXPERT_FORMATS.items():
         mine = alone & (columns["moe_dtype"] == name)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from hwmodels.compute_formats import PEAK_DTYPES
+from hwmodels.laws.dispatch import DISPATCHES
 from hwmodels.laws.forms import FORMS, KERNELS, Form
 from hwmodels.quantity import DIMENSIONS, ReadOnly
 from traces.documents import Section
@@ -54,11 +55,12 @@ class HeldOut:
 class FittedLaw:
     """A law of kernels that compute in `compute` with weights (of attention: a cache) stored in `stored`.
 
-    `kernel`: how its attention is laid out, "" of other laws. `values`: constants by name, ratios over what the machine
-    claims; `covariance` of their logarithms in that order. `within`: least and most of each number of the measured
-    shapes. `families`: by shapes that were left out; `elsewhere`: by the law of the nearest other machine of its
-    family, None where none was measured; `windows`: of attention in sliding windows, none of which was fitted, None
-    where none was measured. `source`: table, version, digest, and how many of its rows were drawn.
+    `kernel`: how its attention is laid out; of a quantised GEMM by what its tile is chosen, "" by what is fastest.
+    `values`: constants by name, ratios over what the machine claims; `covariance` of their logarithms in that order.
+    `within`: least and most of each number of the measured shapes. `families`: by shapes that were left out;
+    `elsewhere`: by the law of the nearest other machine of its family, None where none was measured; `windows`: of
+    attention in sliding windows, none of which was fitted, None where none was measured. `source`: table, version,
+    digest, and how many of its rows were drawn.
     """
 
     form: str
@@ -79,8 +81,7 @@ class FittedLaw:
         if self.compute not in PEAK_DTYPES:
             raise unknown_name("format of arithmetic", self.compute, PEAK_DTYPES)
         find_dtype(self.stored)
-        if (self.kernel not in KERNELS) if self.law.is_attention else self.kernel:
-            raise unknown_name("attention kernel", self.kernel, KERNELS)
+        _check_kernel(self.law, self.kernel)
         if list(self.values) != list(self.law.constants):
             raise InvalidInput(f"law {self.form}: constants {list(self.values)}, not {list(self.law.constants)}")
         for name, value in self.values.items():
@@ -132,6 +133,15 @@ class FittedLaw:
         if self.windows is not None:
             found["windows_left_out"] = self.windows.to_dict()
         return {**found, "source": dict(self.source)}
+
+
+def _check_kernel(law: Form, kernel: str) -> None:
+    """Raise `UnknownName` unless such a law knows `kernel`."""
+    if law.is_attention:
+        if kernel not in KERNELS:
+            raise unknown_name("attention kernel", kernel, KERNELS)
+    elif kernel and (law.name != "quantised_gemm" or kernel not in DISPATCHES):
+        raise unknown_name("choice of tiles", kernel, DISPATCHES if law.name == "quantised_gemm" else ())
 
 
 def read_law(section: Section) -> FittedLaw:

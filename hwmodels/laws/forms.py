@@ -90,8 +90,10 @@ _FUSED: Mapping[str, tuple[str, float]] = {
     "rows_s": ("time", 5e-8),
     "kept": ("ratio", 0.4),
     "cache": ("ratio", 3.0),
+    "expert_s": ("time", 1e-7),
 }
-"""As of a dense GEMM. fixed_s: of the whole op. rows_s: times the root of the rows: top-k, sorting and permuting."""
+"""As of a dense GEMM. fixed_s: of the whole op. expert_s: of each expert that has rows. rows_s: times the root of the
+rows: top-k, sorting and permuting."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,8 +1,8 @@
 """A dense GEMM: output tiles in whole waves over the multiprocessors, beside reading the weights once.
 
 `m` rows by `n` columns over an inner dimension `k`. An engine picks the tile, and whether to split the inner dimension
-over idle multiprocessors, by what is fastest; so does the law. Where activations are quantised first, a kernel of its
-own reads and writes them.
+over idle multiprocessors, by what is fastest; so does the law, unless the engine's source says what it picks. Where
+activations are quantised first, a kernel of its own reads and writes them.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from hwmodels.laws.dispatch import tile_of
 from hwmodels.laws.rates import (
     CardRates,
     KernelTime,
@@ -49,9 +50,12 @@ def dense_gemm(
     activation_bits: Number = 16.0,
     cycled_bytes: Number | None = None,
     tiles: Sequence[tuple[int, int]] = TILES,
+    dispatch: str = "",
 ) -> KernelTime:
-    """One product; `cycled_bytes`: of weights read round and round, None where none is read again."""
-    tiles_s = _tiles_s(c, rates, m, n, k, tiles)
+    """One product; `cycled_bytes`: of weights read round and round, None where none is read again. `dispatch`: by what
+    the engine chooses its tile (`hwmodels.laws.dispatch`); empty: by what is fastest.
+    """
+    tiles_s = _dispatched_s(c, rates, m, n, k, dispatch) if dispatch else _tiles_s(c, rates, m, n, k, tiles)
     weights_s = _weights_s(c, rates, n * k * weight_bits / 8, cycled_bytes)
     moved = m * k * activation_bits / 8 + m * n * _WIDE_BITS / 8
     claimed = 2 * m * n * k / rates.flop_per_s, n * k * weight_bits / 8 / rates.bytes_per_s
@@ -88,7 +92,16 @@ def _tiles_s(
     return best
 
 
-def tile_seconds(c: Mapping[str, Number], rates: CardRates, rows: int, columns: int) -> Number:
+def _dispatched_s(c: Mapping[str, Number], rates: CardRates, m: Number, n: Number, k: Number, dispatch: str) -> Number:
+    """The tile that the engine takes, its inner dimension whole; tiles that run together are padded to whole groups."""
+    tile = tile_of(dispatch, m, n, k)
+    high = rounded_up(rounded_up(m / tile.rows) / tile.together_rows) * tile.together_rows
+    wide = rounded_up(rounded_up(n / tile.columns) / tile.together_columns) * tile.together_columns
+    waves = rounded_up(high * wide / rates.n_sm)
+    return waves * tile_seconds(c, rates, tile.rows, tile.columns) * (k + c["ramp"])
+
+
+def tile_seconds(c: Mapping[str, Number], rates: CardRates, rows: Number, columns: Number) -> Number:
     """Of one element of the inner dimension in a tile on one multiprocessor."""
     arithmetic_s = 2 * rows * columns * rates.n_sm / (c["peak"] * rates.flop_per_s)
     return smooth_maximum(arithmetic_s, c["step_s"])

@@ -15,14 +15,16 @@ __all__ = ["MEASURED"]
 
 Shapes = Mapping[str, Number]
 _Of = Callable[[Mapping[str, Number], CardRates, Shapes, float, str], KernelTime]
-"""Of constants, rates, shapes, bits of a weight (of a number in the cache) and the name of an attention kernel."""
+"""Of constants, rates, shapes, bits of a weight (of a number in the cache) and the kernel (`FittedLaw.kernel`)."""
 
 
 def _gemm(c: Mapping[str, Number], rates: CardRates, shapes: Shapes, bits: float, kernel: str) -> KernelTime:
     m, n, k = (shapes[name] for name in ("m", "n", "k"))
     activation_bits = bits if "quantise" in c else 16.0
     cycled = CYCLED_WEIGHTS * n * k * bits / 8
-    return dense_gemm(c, rates, m, n, k, weight_bits=bits, activation_bits=activation_bits, cycled_bytes=cycled)
+    return dense_gemm(
+        c, rates, m, n, k, weight_bits=bits, activation_bits=activation_bits, cycled_bytes=cycled, dispatch=kernel
+    )
 
 
 def _decode(c: Mapping[str, Number], rates: CardRates, shapes: Shapes, bits: float, kernel: str) -> KernelTime:

@@ -17,7 +17,7 @@ from hwmodels.laws.fitted import FittedLaw
 from hwmodels.laws.forms import KERNELS
 from hwmodels.laws.gemm import dense_gemm
 from hwmodels.laws.latent_attention import latent_decode
-from hwmodels.laws.moe import ExpertGroup, fused_experts
+from hwmodels.laws.moe import ALIGNED, ExpertGroup, fused_experts
 from hwmodels.laws.rates import CardRates, KernelTime, Number, larger_of, smooth_maximum
 from offload.ops import Attending, Gemm, OpKind, Work
 
@@ -102,6 +102,7 @@ def _dense(gemm: Gemm, work: Work, figures: Figures) -> PricedKernel:
         gemm.k,
         weight_bits=bits,
         activation_bits=law.bits if law.form == "quantised_gemm" else 16.0,
+        dispatch=law.kernel,
     )
     return kernel.times(gemm.n_gemms), _within(law, bits, {"m": gemm.m, "n": gemm.n, "k": gemm.k})
 
@@ -115,7 +116,8 @@ def _experts(work: Work, law: FittedLaw, figures: Figures) -> PricedKernel:
     kernel = fused_experts(law.values, _rates(law, figures), groups, up.k, up.n, n_up, weight_bits=work.weight_bits)
     shape = {"d_model": up.k, "d_ff": up.n, "n_up": n_up}
     most = law.within["n_tokens"][1] * law.within["top_k"][1]
-    return kernel, work.fused.n_rows <= most and _within(law, work.weight_bits, shape)
+    aligned = up.k % ALIGNED == 0 and up.n % ALIGNED == 0
+    return kernel, aligned and work.fused.n_rows <= most and _within(law, work.weight_bits, shape)
 
 
 def _at_least(found: KernelTime, flop_s: Number) -> KernelTime:

@@ -37,7 +37,8 @@ def write_tables(folder: Path, gpus: tuple[str, ...] = ("h100_sxm",), noise: flo
             ("moe", "moe_perf", "experts", experts()),
         ):
             shapes = shapes_of(form, columns)
-            seconds = MEASURED[form](TRUE[form], rates(gpu), shapes, 16.0, KERNEL[gpu][1]).total_s
+            kernel = KERNEL[gpu][1] if FORMS[form].is_attention else ""
+            seconds = MEASURED[form](TRUE[form], rates(gpu), shapes, 16.0, kernel).total_s
             columns["latency"] = seconds * 1e3 * np.exp(noise * rng.standard_normal(len(seconds)))
             place = folder / gpu / family / "vllm" / "1.0"
             place.mkdir(parents=True, exist_ok=True)

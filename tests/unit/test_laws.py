@@ -244,7 +244,7 @@ def test_every_committed_fit_of_laws_is_whole(name: str) -> None:
         (lambda law: law["within"].pop("m"), "within"),
         (lambda law: law["within"].__setitem__("m", [5, 1]), "within"),
         (lambda law: law["left_family_out"].__setitem__("mape", -1), "mape"),
-        (lambda law: law.__setitem__("kernel", "flash-attention-3"), "attention kernel"),
+        (lambda law: law.__setitem__("kernel", "flash-attention-3"), "choice of tiles"),
         (lambda law: law.__setitem__("compute", "bf61"), "format of arithmetic"),
     ],
 )

@@ -1,0 +1,88 @@
+"""Which tile an engine multiplies with, where its source says: vLLM's fp8 GEMMs choose by shape, not by time.
+
+Read in vLLM, csrc/quantization/cutlass_w8a8 (scaled_mm_c2x_sm89_fp8_dispatch.cuh) and csrc/libtorch_stable/quantization
+(scaled_mm_sm90_fp8_dispatch.cuh, scaled_mm_sm120_fp8_dispatch.cuh). None of them splits the inner dimension. On
+compute capability 10 vLLM calls FlashInfer instead, which tries what is fastest.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import numpy as np
+
+from hwmodels.laws.rates import Number
+
+__all__ = ["DISPATCHES", "FP8_DISPATCH", "Tile", "tile_of"]
+
+
+class Tile(NamedTuple):
+    """Rows and columns of an output tile, and how many of each way run together on multiprocessors of their own."""
+
+    rows: Number
+    columns: Number
+    together_rows: Number = 1
+    together_columns: Number = 1
+
+
+class _Choice(NamedTuple):
+    """For m of `least_m` to `most_m`, n to `most_n`, k from `least_k`."""
+
+    tile: Tile
+    most_m: float = math.inf
+    most_n: float = math.inf
+    least_m: float = 0
+    least_k: float = 0
+
+
+DISPATCHES: Mapping[str, tuple[_Choice, ...]] = {
+    # The first that holds; the last holds for all.
+    "cutlass-sm89": (
+        _Choice(Tile(32, 64), 32, 8192),
+        _Choice(Tile(32, 128), 32, 16384),
+        _Choice(Tile(32, 64), 32),
+        _Choice(Tile(64, 64), 64, 8192),
+        _Choice(Tile(64, 128), 64, 16384),
+        _Choice(Tile(64, 64), 64),
+        _Choice(Tile(64, 128), 128, 8192),
+        _Choice(Tile(128, 128), 128, 16384),
+        _Choice(Tile(128, 64), 128),
+        _Choice(Tile(64, 128), 256, 4096),
+        _Choice(Tile(128, 128), 256),
+        _Choice(Tile(128, 128), most_n=4096),
+        _Choice(Tile(256, 128), most_n=8192),
+        _Choice(Tile(128, 128)),
+    ),
+    # Few rows: operands are swapped, so that columns lie where a tensor core has 64 rows.
+    "cutlass-sm90": (
+        _Choice(Tile(16, 64, 2), 16, 1280),
+        _Choice(Tile(16, 64), 16),
+        _Choice(Tile(16, 64, 4), 64, 1280),
+        _Choice(Tile(64, 64), 64),
+        _Choice(Tile(64, 128, 2), 128),
+        _Choice(Tile(256, 128, 2), least_m=8192, least_k=6144),
+        _Choice(Tile(128, 128, 2)),
+    ),
+    "cutlass-sm120": (
+        _Choice(Tile(16, 64), 16),
+        _Choice(Tile(32, 64), 32),
+        _Choice(Tile(64, 64), 256),
+        _Choice(Tile(128, 128)),
+    ),
+}
+
+FP8_DISPATCH: Mapping[str, str] = {"8.9": "cutlass-sm89", "9.0": "cutlass-sm90", "12.x": "cutlass-sm120"}
+"""By family of GPUs (`hwmodels.laws.families`), what vLLM multiplies fp8 with."""
+
+
+def tile_of(dispatch: str, m: Number, n: Number, k: Number) -> Tile:
+    """The tile of a product, or of each of many."""
+    *choices, last = DISPATCHES[dispatch]
+    found = last.tile
+    m, n, k = np.real(m), np.real(n), np.real(k)
+    for one in reversed(choices):
+        holds = (m >= one.least_m) & (m <= one.most_m) & (n <= one.most_n) & (k >= one.least_k)
+        found = Tile(*(np.where(holds, chosen, other) for chosen, other in zip(one.tile, found, strict=True)))
+    return found

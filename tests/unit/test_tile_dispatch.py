@@ -1,0 +1,105 @@
+"""Tiles that an engine chooses by shape, and the time of a product that is cut into them."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from hwmodels.calibrate.table_readers import READERS
+from hwmodels.fit_files import load_fit
+from hwmodels.laws.dispatch import DISPATCHES, FP8_DISPATCH, Tile, tile_of
+from hwmodels.laws.families import FAMILIES
+from hwmodels.laws.forms import FORMS
+from hwmodels.laws.gemm import dense_gemm
+from hwmodels.laws.rates import CardRates
+from traces.errors import UnknownName
+
+C = {name: at for name, (_, at) in FORMS["quantised_gemm"].constants.items()}
+CARD = CardRates(1979e12, 3.35e12, 132.0, 50e6)
+
+
+@pytest.mark.parametrize(
+    ("dispatch", "shape", "tile"),
+    [
+        ("cutlass-sm90", (16, 1280, 4096), Tile(16, 64, 2)),
+        ("cutlass-sm90", (16, 1281, 4096), Tile(16, 64)),
+        ("cutlass-sm90", (17, 1280, 4096), Tile(16, 64, 4)),
+        ("cutlass-sm90", (64, 8192, 4096), Tile(64, 64)),
+        ("cutlass-sm90", (65, 8192, 4096), Tile(64, 128, 2)),
+        ("cutlass-sm90", (129, 8192, 4096), Tile(128, 128, 2)),
+        ("cutlass-sm90", (8192, 8192, 6144), Tile(256, 128, 2)),
+        ("cutlass-sm90", (8192, 8192, 6143), Tile(128, 128, 2)),
+        ("cutlass-sm89", (1, 8192, 512), Tile(32, 64)),
+        ("cutlass-sm89", (128, 16384, 512), Tile(128, 128)),
+        ("cutlass-sm89", (128, 16385, 512), Tile(128, 64)),
+        ("cutlass-sm89", (257, 8192, 512), Tile(256, 128)),
+        ("cutlass-sm89", (257, 8193, 512), Tile(128, 128)),
+        ("cutlass-sm120", (256, 512, 512), Tile(64, 64)),
+        ("cutlass-sm120", (257, 512, 512), Tile(128, 128)),
+    ],
+)
+def test_the_tile_is_the_first_whose_shape_holds(dispatch: str, shape: tuple[int, int, int], tile: Tile) -> None:
+    assert tuple(int(x) for x in tile_of(dispatch, *shape)) == tile
+    of_many = tile_of(dispatch, *(np.full(2, float(x)) for x in shape))
+    assert [int(x[1]) for x in map(np.atleast_1d, of_many[:2])] == list(tile[:2])
+
+
+@pytest.mark.parametrize("dispatch", DISPATCHES)
+def test_every_shape_has_a_tile(dispatch: str) -> None:
+    last = DISPATCHES[dispatch][-1]
+    assert (last.most_m, last.most_n, last.least_m, last.least_k) == (np.inf, np.inf, 0, 0)
+
+
+def tiles_s(m: int, n: int, k: int) -> float:
+    """Of a product that arithmetic binds: all but what is fixed and what is read."""
+    bound = {**C, "fixed_s": 1e-12, "quantise_s": 1e-12, "quantise": 1e-9, "activations": 1e-9, "memory": 1e9}
+    return float(dense_gemm(bound, CARD, m, n, k, dispatch="cutlass-sm90").total_s)
+
+
+def test_tiles_that_run_together_are_padded_to_whole_groups() -> None:
+    grouped, one_more = tiles_s(256, 8448, 4096), tiles_s(257, 8448, 4096)
+    assert one_more == pytest.approx(tiles_s(512, 8448, 4096), rel=1e-6)
+    assert one_more > 1.4 * grouped
+
+
+def test_no_inner_dimension_is_split() -> None:
+    few = [tiles_s(128, 512, k) for k in (4096, 8192)]
+    assert few[1] / few[0] == pytest.approx((8192 + C["ramp"]) / (4096 + C["ramp"]), rel=1e-6)
+
+
+def test_laws_of_fp8_say_what_chooses_their_tiles() -> None:
+    for family, chosen in FP8_DISPATCH.items():
+        assert family in FAMILIES
+        assert chosen in DISPATCHES
+    found = {name: [law.kernel for law in load_fit(f"{name}.vllm").laws if law.stored == "fp8" and "gemm" in law.form]
+             for name in ("h100-sxm", "h200-sxm", "l40s", "rtx-pro-6000", "b200")}  # fmt: skip
+    assert found == {
+        "h100-sxm": ["cutlass-sm90"], "h200-sxm": ["cutlass-sm90"], "l40s": ["cutlass-sm89"],
+        "rtx-pro-6000": ["cutlass-sm120"], "b200": [""],
+    }  # fmt: skip
+
+
+def test_only_a_quantised_product_has_a_choice_of_tiles() -> None:
+    dense, quantised = (
+        next(law for law in load_fit("h100-sxm.vllm").laws if law.form == form) for form in ("gemm", "quantised_gemm")
+    )
+    with pytest.raises(UnknownName, match="cutlass-sm91"):
+        dataclasses.replace(quantised, kernel="cutlass-sm91")
+    with pytest.raises(UnknownName, match="cutlass-sm90"):
+        dataclasses.replace(dense, kernel="cutlass-sm90")
+
+
+def test_slices_of_experts_that_are_read_by_the_element_are_in_no_table() -> None:
+    widths = np.repeat([16.0, 24.0, 48.0], 2)
+    n = len(widths)
+    columns = {
+        "hidden_size": np.full(n, 2048), "inter_size": widths, "moe_tp_size": np.ones(n), "moe_ep_size": np.ones(n),
+        "num_tokens": np.arange(1.0, n + 1), "topk": np.full(n, 2), "num_experts": np.full(n, 8),
+        "distribution": np.full(n, "balanced"), "moe_dtype": np.full(n, "bfloat16"),
+        "kernel_source": np.full(n, "one"), "latency": np.ones(n),
+    }  # fmt: skip
+    source = {"engine": "vllm", "version": "1", "table": "t", "sha256": "0"}
+    read = next(table for table in READERS["moe/moe_perf"](columns, source, "9.0") if len(table))
+    assert sorted(set(read.shapes["d_ff"].tolist())) == [16.0, 48.0]
