@@ -9,22 +9,21 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-import numpy as np
-
-from hwmodels.laws.rates import Number
-
-__all__ = ["DISPATCHES", "FP8_DISPATCH", "Tile", "tile_of"]
+__all__ = ["DISPATCHES", "FP8_DISPATCH", "Tile"]
 
 
 class Tile(NamedTuple):
-    """Rows and columns of an output tile, and how many of each way run together on multiprocessors of their own."""
+    """Rows and columns of an output tile, and how many of each way run together on multiprocessors of their own.
 
-    rows: Number
-    columns: Number
-    together_rows: Number = 1
-    together_columns: Number = 1
+    Numbers, or arrays of them: of each of many products.
+    """
+
+    rows: Any
+    columns: Any
+    together_rows: Any = 1
+    together_columns: Any = 1
 
 
 class _Choice(NamedTuple):
@@ -75,14 +74,3 @@ DISPATCHES: Mapping[str, tuple[_Choice, ...]] = {
 
 FP8_DISPATCH: Mapping[str, str] = {"8.9": "cutlass-sm89", "9.0": "cutlass-sm90", "12.x": "cutlass-sm120"}
 """By family of GPUs (`hwmodels.laws.families`), what vLLM multiplies fp8 with."""
-
-
-def tile_of(dispatch: str, m: Number, n: Number, k: Number) -> Tile:
-    """The tile of a product, or of each of many."""
-    *choices, last = DISPATCHES[dispatch]
-    found = last.tile
-    m, n, k = np.real(m), np.real(n), np.real(k)
-    for one in reversed(choices):
-        holds = (m >= one.least_m) & (m <= one.most_m) & (n <= one.most_n) & (k >= one.least_k)
-        found = Tile(*(np.where(holds, chosen, other) for chosen, other in zip(one.tile, found, strict=True)))
-    return found

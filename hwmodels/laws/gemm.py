@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from hwmodels.laws.dispatch import tile_of
+from hwmodels.laws.dispatch import DISPATCHES, Tile
 from hwmodels.laws.rates import (
     CardRates,
     KernelTime,
@@ -24,7 +24,7 @@ from hwmodels.laws.rates import (
     smooth_maximum,
 )
 
-__all__ = ["CYCLED_WEIGHTS", "TILES", "dense_gemm", "tile_seconds"]
+__all__ = ["CYCLED_WEIGHTS", "TILES", "dense_gemm", "tile_of", "tile_seconds"]
 
 CYCLED_WEIGHTS = 6
 """Weight matrices that the tables' benchmark reads in turn: of 8 MB they fit into a cache of 50."""
@@ -105,3 +105,14 @@ def tile_seconds(c: Mapping[str, Number], rates: CardRates, rows: Number, column
     """Of one element of the inner dimension in a tile on one multiprocessor."""
     arithmetic_s = 2 * rows * columns * rates.n_sm / (c["peak"] * rates.flop_per_s)
     return smooth_maximum(arithmetic_s, c["step_s"])
+
+
+def tile_of(dispatch: str, m: Number, n: Number, k: Number) -> Tile:
+    """The tile of a product, or of each of many."""
+    *choices, last = DISPATCHES[dispatch]
+    found = last.tile
+    m, n, k = np.real(m), np.real(n), np.real(k)
+    for one in reversed(choices):
+        holds = (m >= one.least_m) & (m <= one.most_m) & (n <= one.most_n) & (k >= one.least_k)
+        found = Tile(*(np.where(holds, chosen, other) for chosen, other in zip(one.tile, found, strict=True)))
+    return found

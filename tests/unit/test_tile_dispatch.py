@@ -9,10 +9,10 @@ import pytest
 
 from hwmodels.calibrate.table_readers import READERS
 from hwmodels.fit_files import load_fit
-from hwmodels.laws.dispatch import DISPATCHES, FP8_DISPATCH, Tile, tile_of
+from hwmodels.laws.dispatch import DISPATCHES, FP8_DISPATCH, Tile
 from hwmodels.laws.families import FAMILIES
 from hwmodels.laws.forms import FORMS
-from hwmodels.laws.gemm import dense_gemm
+from hwmodels.laws.gemm import dense_gemm, tile_of
 from hwmodels.laws.rates import CardRates
 from traces.errors import UnknownName
 
