@@ -21,11 +21,11 @@ def passes_of(step: Step, model: ModelArchitecture, execution: Execution) -> lis
     token has a head: one of a draft's needs what the model says in its place.
     """
     encodes = model.encoder is not None and step.phase == Phase.PREFILL
-    n_heads = 0 if encodes else len(np.unique(step.sequence))
-    if step.phase == Phase.DECODE:
-        n_heads = len(step.experts)
     n, size = len(step.experts), execution.micro_batch
-    if step.phase == Phase.DECODE or model.is_encoder_decoder or not size or n <= size:
+    if step.phase == Phase.DECODE:
+        return [(step, n)]
+    n_heads = 0 if encodes else len(np.unique(step.sequence))
+    if model.is_encoder_decoder or not size or n <= size:
         return [(step, n_heads)]
     weights, passes = step.gate_weights, []
     for low in range(0, n, size):

@@ -176,6 +176,8 @@ class ResidentSet:
             raise InvalidInput(f"expert {wrong} of layer {layer} is outside 0..{self.n_experts - 1}")
         pool = self._pools[layer if len(self._pools) > 1 else 0]
         first = layer * self.n_experts
+        if len(wanted) == 1 and pool.admission is None:
+            return (self._admit_one(pool, first, wanted[0], pinned),)
         event = dict.fromkeys(first + expert for expert in wanted)
         found = {key: self._slots[key] for key in event if key in self._slots}  # before anything is evicted
         self.n_lookups += len(event)
@@ -194,6 +196,19 @@ class ResidentSet:
         for expert in reversed(dict.fromkeys(reversed(wanted))):  # by last appearance
             pool.eviction.touch(first + expert)
         return tuple(accesses)
+
+    def _admit_one(self, pool: _Pool, first: Key, expert: int, pinned: AbstractSet[Key]) -> Access:
+        """An event of one expert, of the layer whose keys begin with `first`."""
+        key = first + expert
+        self.n_lookups += 1
+        slot = self._slots.get(key)
+        if slot is not None:
+            self.n_hits += 1
+            accessed = Access(expert, True, slot)
+        else:
+            accessed = Access(expert, False, *(self._place(pool, key, {key, *pinned}) if self._budget else (-1, None)))
+        pool.eviction.touch(key)
+        return accessed
 
     def fill(self, places: Iterable[tuple[int, int]]) -> None:
         """Look up (layer, expert) of `places`, each an event of its own, and keep those for which a slot is free.

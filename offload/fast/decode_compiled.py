@@ -284,8 +284,10 @@ class CompiledLoop:
         """Cost of the FFN of all experts of each union; one an expert (`alone`) needs it for empty unions only."""
         sizes = np.diff(ptr)
         if alone:
-            wanted = [(shared, ()) if not size else None for size, shared in zip(sizes, n_shared.tolist(), strict=True)]
-            return np.array([0 if key is None else rows.of(self._works.grouped(*key)) for key in wanted], np.int64)
+            found = np.zeros(len(sizes), np.int64)
+            empty = np.flatnonzero(sizes == 0)
+            found[empty] = [rows.of(self._works.grouped(shared, ())) for shared in n_shared[empty].tolist()]
+            return found
         many = np.zeros(len(sizes), dtype=np.bool_)
         many[np.repeat(np.arange(len(sizes)), sizes)[tokens > 1]] = True
         keys = [
@@ -336,11 +338,10 @@ class CompiledLoop:
         self, pair_step: NDArray[np.intp], pair_sequence: NDArray[np.int32], n_steps: int
     ) -> tuple[list[int], list[int]]:
         """Encoder outputs that each step reads, and of them those projected for the first time."""
-        memory, fresh = [0] * n_steps, [0] * n_steps
-        for step, sequence in zip(pair_step.tolist(), pair_sequence.tolist(), strict=True):
-            n = self._memory_tokens[sequence]
-            memory[step] += n
-            if sequence not in self._projected:
-                self._projected.add(sequence)
-                fresh[step] += n
+        sequences, first, place = np.unique(pair_sequence, return_index=True, return_inverse=True)
+        tokens = np.array([self._memory_tokens[sequence] for sequence in sequences.tolist()])
+        new = np.array([sequence not in self._projected for sequence in sequences.tolist()])
+        self._projected.update(sequences.tolist())
+        memory = np.bincount(pair_step, tokens[place], n_steps).astype(np.int64).tolist()
+        fresh = np.bincount(pair_step[first[new]], tokens[new], n_steps).astype(np.int64).tolist()
         return memory, fresh
