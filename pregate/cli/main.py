@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 from contextlib import suppress
@@ -23,8 +24,13 @@ def application() -> Typer:
     return root()
 
 
+_NEW_OBJECTS = 100_000
+"""Objects made between two looks for circles of them: schedules are many small ones, and hold none."""
+
+
 def main() -> None:
     """Entry point: run the command line; what a user can mend ends in one line and status 2."""
+    gc.set_threshold(_NEW_OBJECTS)
     try:
         status = _status()
         sys.stdout.flush()

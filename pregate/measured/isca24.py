@@ -15,7 +15,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from hwmodels.cost import price
+from hwmodels.cost import price_figures
+from hwmodels.figures import figures_of
 from hwmodels.platform import Platform
 from offload import metrics
 from offload.footprint import Workload, measure_workload
@@ -244,7 +245,7 @@ class Workbench:
         if key not in self._timed:
             captured = self._capture(model, row)
             decoded, small = captured.decoded, None if self.compiled is None else not self.compiled
-            costs = price(decoded.schedule.works, self.platform)
+            costs = price_figures(decoded.schedule.works, figures_of(self.platform), shares=False)
             timeline = recurrence.simulate(decoded.schedule, costs, small=small)
             self._timed[key] = RowTimes(
                 metrics.moe_layer_latency_s(timeline, metrics.decode_steps(captured.trace)),
