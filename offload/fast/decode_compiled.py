@@ -288,15 +288,18 @@ class CompiledLoop:
             empty = np.flatnonzero(sizes == 0)
             found[empty] = [rows.of(self._works.grouped(shared, ())) for shared in n_shared[empty].tolist()]
             return found
-        many = np.zeros(len(sizes), dtype=np.bool_)
-        many[np.repeat(np.arange(len(sizes)), sizes)[tokens > 1]] = True
-        keys = [
-            (shared, tuple(sorted(tokens[ptr[u] : ptr[u + 1]].tolist())) if uneven else (1,) * size)
-            for u, (shared, uneven, size) in enumerate(
-                zip(n_shared.tolist(), many.tolist(), sizes.tolist(), strict=True)
-            )
-        ]
-        return rows.each(lambda key: self._works.grouped(*key), keys)
+        uneven = np.zeros(len(sizes), dtype=np.bool_)
+        uneven[np.repeat(np.arange(len(sizes)), sizes)[tokens > 1]] = True
+        n_sizes = self._model.n_experts + 1
+        alike, place = np.unique((n_shared * n_sizes + sizes)[~uneven], return_inverse=True)
+        pairs = [divmod(code, n_sizes) for code in alike.tolist()]
+        made = [rows.of(self._works.grouped(shared, (1,) * size)) for shared, size in pairs]
+        found = np.zeros(len(sizes), np.int64)
+        found[~uneven] = np.array(made, np.int64)[place]
+        for u in np.flatnonzero(uneven).tolist():
+            served = tuple(sorted(tokens[ptr[u] : ptr[u + 1]].tolist()))
+            found[u] = rows.of(self._works.grouped(int(n_shared[u]), served))
+        return found
 
     def _attention(
         self, rows: Rows, batch: list[Step], stack: LayerStack, encoding: bool, n_tokens: NDArray[np.int64]
