@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -141,6 +142,36 @@ def luminance_ratio(one: str, other: str) -> float:
 
     high, low = sorted((luminance(one), luminance(other)), reverse=True)
     return (high + 0.05) / (low + 0.05)
+
+
+WRITTEN = """
+window.written = new Map();
+const fill = CanvasRenderingContext2D.prototype.fillText, resize = Object.getOwnPropertyDescriptor(HTMLCanvasElement.prototype, "width");
+Object.defineProperty(HTMLCanvasElement.prototype, "width", {...resize, set(value) { window.written.set(this.id, []); resize.set.call(this, value); }});
+CanvasRenderingContext2D.prototype.fillText = function (text, x, y) {
+  const wide = this.measureText(text).width, shift = {left: 0, center: wide / 2, right: wide}[this.textAlign];
+  window.written.get(this.canvas.id).push({text, left: x - shift, right: x - shift + wide, y});
+  fill.call(this, text, x, y);
+};
+"""  # noqa: E501
+"""Keeps where every text of a picture stands since it was last drawn."""
+
+
+def test_no_text_of_a_picture_stands_over_another_on_a_phone(browser: Any, address: str) -> None:
+    context = browser.new_context(viewport={"width": 375, "height": 700})
+    page = context.new_page()
+    page.add_init_script(WRITTEN)
+    for batch, metric in itertools.product((0, 1), ("tpot_s", "ttft_s")):
+        visit(page, f"{address}#batch={batch}&metric={metric}")
+        written = page.evaluate("Object.fromEntries(window.written)")
+        assert {"map", "timeline"} <= {name for name, texts in written.items() if texts}
+        for texts in written.values():
+            for one, other in itertools.combinations(texts, 2):
+                apart = (
+                    one["right"] <= other["left"] or other["right"] <= one["left"] or abs(one["y"] - other["y"]) > 10
+                )
+                assert apart, (one["text"], other["text"])
+    context.close()
 
 
 def test_the_page_is_whole_on_disk(address: str) -> None:

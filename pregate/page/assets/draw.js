@@ -63,17 +63,28 @@ function drawMap(canvas, links, rows, colours, metric, unit, here, ranked) {
   pen.fillStyle = soft;
   pen.textAlign = "center";
   pen.textBaseline = "top";
+  const numbers = [];
   for (const gb of [1, 2, 5, 10, 20, 50, 100, 200, 500]) {
-    if (gb * 1e9 >= links[0] && gb * 1e9 <= links[links.length - 1]) pen.fillText(String(gb), x(gb * 1e9), height - MAP.bottom + 4);
+    if (gb * 1e9 < links[0] || gb * 1e9 > links[links.length - 1]) continue;
+    if (hasRoom(pen, numbers, String(gb), x(gb * 1e9), height - MAP.bottom + 4)) pen.fillText(String(gb), x(gb * 1e9), height - MAP.bottom + 4);
   }
   pen.fillText("link, GB/s", (MAP.left + width - MAP.right) / 2, height - 18);
   ring(pen, x(links[here]), top(rows.here) + tall / 2, ink, paper);
   return best;
 }
 
+/** Whether a text at a place stands clear of those in `taken`, which it then joins; as `pen` aligns it. */
+function hasRoom(pen, taken, text, px, py) {
+  const wide = pen.measureText(text).width, shift = {left: 0, center: wide / 2, right: wide}[pen.textAlign];
+  const box = [px - shift - 4, px - shift + wide + 4, py - 8, py + 8];
+  if (taken.some((other) => box[0] < other[1] && other[0] < box[1] && box[2] < other[3] && other[2] < box[3])) return false;
+  taken.push(box);
+  return true;
+}
+
 /** Lines of equal value of the winner: through each row where the link crosses it, halfway between rows where it does not. */
 function drawLines(pen, map) {
-  const {x, top, tall, links, n, value, unit, ink, paper} = map, levels = levelsOf(n, links.length, value);
+  const {x, top, tall, links, n, value, unit, ink, paper} = map, levels = levelsOf(n, links.length, value), taken = [];
   for (const level of levels) {
     const places = [];
     for (let row = 0; row < n; row++) {
@@ -95,8 +106,13 @@ function drawLines(pen, map) {
       pen.stroke();
     }
     const [px, py] = places[places.length - 1], text = si(level, unit);
-    const side = px + 8 + pen.measureText(text).width > map.width - MAP.right ? "right" : "left";
-    pen.textAlign = side;
+    const fits = (side) => {
+      pen.textAlign = side;
+      const left = px + (side === "left" ? 5 : -5 - pen.measureText(text).width);
+      return left > MAP.left && left + pen.measureText(text).width < map.width - MAP.right && hasRoom(pen, taken, text, px + (side === "left" ? 5 : -5), py);
+    };
+    const side = ["left", "right"].find(fits);
+    if (side === undefined) continue;
     pen.textBaseline = "middle";
     pen.lineWidth = 3.5;
     pen.strokeStyle = paper;
@@ -164,9 +180,11 @@ function drawTimeline(canvas, page, answer, step) {
   });
   pen.fillStyle = soft;
   pen.textBaseline = "top";
-  for (let i = 0; i <= 4; i++) {
+  const times = [];
+  for (const i of [0, 4, 2, 1, 3]) {  // ends first: they stay where the width is small
     pen.textAlign = i === 4 ? "right" : i === 0 ? "left" : "center";
-    pen.fillText(si(span * i / 4, "s"), x(from + span * i / 4), height - 20);
+    const text = si(span * i / 4, "s"), px = x(from + span * i / 4);
+    if (hasRoom(pen, times, text, px, height - 20)) pen.fillText(text, px, height - 20);
   }
   return {families, busy, span};
 }
