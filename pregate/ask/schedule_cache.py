@@ -30,7 +30,9 @@ from traces.documents import read_text
 from traces.errors import InvalidFile, InvalidInput
 from traces.whole_file import whole_file
 
-__all__ = ["DEFAULT_FOLDER", "MAX_BYTES", "ScheduleCache", "lasting_key", "schedules_in", "source_digest"]
+__all__ = [
+    "DEFAULT_FOLDER", "MAX_BYTES", "ScheduleCache", "is_lasting", "lasting_key", "schedules_in", "source_digest",
+]  # fmt: skip
 
 DEFAULT_FOLDER = Path("~/.cache/pregate/schedules")
 MAX_BYTES = 4 << 30
@@ -148,7 +150,7 @@ def lasting_key(asked: Request) -> str | None:
     """The key of a request that is the same in every process, or None for code of one's own that another run cannot
     recognise: all of it has to be in one file, which reads no other.
     """
-    policy = _own_fields(asked.policy) if asked.policy.source is not None else _policy_fields(asked.policy)
+    policy = _lasting_fields(asked.policy)
     if policy is None:
         return None
     kept = [sorted(experts) for experts in asked.placed.kept if experts]
@@ -156,6 +158,15 @@ def lasting_key(asked: Request) -> str | None:
         VERSION, _code(), asked.model, asked.trace.digest, policy, asked.execution, asked.expert_tier, asked.plan, kept,
     )  # fmt: skip
     return hashlib.sha256(repr(parts).encode()).hexdigest()[:32]
+
+
+def is_lasting(policy: Policy) -> bool:
+    """Whether another run can recognise the policy."""
+    return _lasting_fields(policy) is not None
+
+
+def _lasting_fields(policy: Policy) -> str | None:
+    return _own_fields(policy) if policy.source is not None else _policy_fields(policy)
 
 
 def _own_fields(policy: Policy) -> str | None:

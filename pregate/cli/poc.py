@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from pregate.cli.built import listed
 from pregate.cli.output_paths import require_folder, say_written
 from pregate.cli.progress import spinner
 from traces.errors import InvalidInput
@@ -16,6 +17,9 @@ from traces.whole_file import whole_file
 def poc(
     file: Annotated[Path, typer.Argument(help="YAML: model, hardware, workload, promise, now, candidates, assume.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="The page, .html.")],
+    policies: Annotated[
+        str | None, typer.Option(help="Candidates besides those of the file, by comma: ./mine.py:MyPolicy.")
+    ] = None,
 ) -> None:
     """Plan a proof of concept: candidates and costs, what to measure first, what to accept, when to go back.
 
@@ -28,7 +32,7 @@ def poc(
     from pregate.economics.poc_page import poc_page
 
     with spinner("planning") as update:
-        html = poc_page(plan_poc(file, update))
+        html = poc_page(plan_poc(file, update, policies=listed(policies) if policies else ()))
     with whole_file(output) as partial:
         partial.write_text(html, encoding="utf-8")
     say_written(output)

@@ -64,18 +64,23 @@ def sweep(
         raise InvalidInput("--no-cache and --cache-dir are both given: choose one")
     if not yes:
         require_consent_along(arguments["model"], arguments["trace"], arguments["axes"])
+    from offload.policies import policy_named
+    from pregate.ask.schedule_cache import is_lasting
     from pregate.explore.sweeps.checkpoint import Checkpoint
     from pregate.explore.sweeps.summary import apart, summarise
     from pregate.explore.sweeps.sweep import sweep as run_sweep
 
-    kept = checkpoint if checkpoint is not None else target.with_name(f"{target.name}.partial")
+    kept: Path | None = checkpoint if checkpoint is not None else target.with_name(f"{target.name}.partial")
+    designs = [policy_named(one) if isinstance(one, str) else one for one in arguments["policies"]]
+    if checkpoint is None and not all(map(is_lasting, designs)):
+        kept = None  # nobody could go on from what it keeps
     where: dict[str, Any] = {"jobs": jobs, "checkpoint": kept, "cache_dir": False if no_cache else cache_dir}
     with _resumable(kept) as count, warnings.catch_warnings(record=True) as notes:
         warnings.simplefilter("always", UserWarning)
         with _client(dask) as executor, _bar(count) as progress:
             dataset = run_sweep(**arguments, **where, executor=executor, progress=progress)
         write_dataset(dataset, target)
-    if checkpoint is None:
+    if checkpoint is None and kept is not None:
         Checkpoint(kept, dataset.attrs["sweep_digest"]).clear()
     rows = summarise(dataset)
     if not render.print_data(format, {"policies": rows, "attributes": dataset.attrs}, rows):
@@ -106,7 +111,7 @@ def _add_drafting(arguments: dict[str, Any], text: str) -> None:
 
 
 @contextmanager
-def _resumable(kept: Path) -> Iterator[Callable[[int, int], None]]:
+def _resumable(kept: Path | None) -> Iterator[Callable[[int, int], None]]:
     """An interrupt ends in one line, with what the progress that is yielded was told last, and status 130."""
     done = total = 0
 
@@ -117,7 +122,8 @@ def _resumable(kept: Path) -> Iterator[Callable[[int, int], None]]:
     try:
         yield count
     except KeyboardInterrupt:
-        typer.echo(f"interrupted: {done} of {total} machines are kept in {kept}, the same command goes on", err=True)
+        goes_on = f"are kept in {kept}, the same command goes on" if kept is not None else "were done, nothing is kept"
+        typer.echo(f"interrupted: {done} of {total} machines {goes_on}", err=True)
         raise typer.Exit(130) from None
 
 

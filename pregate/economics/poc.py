@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -93,9 +93,14 @@ def _running_now(report: CostReport) -> DesignCost | None:
     return next((one for one in report.designs if one.served.design == report.now), None)
 
 
-def plan_poc(path: str | Path, progress: Callable[[str], None] = lambda _: None) -> Poc:
-    """The plan of the file at `path`. Raises as `read_poc` and `pregate.costs`."""
-    asked = read_poc(Path(path))
+def plan_poc(
+    path: str | Path, progress: Callable[[str], None] = lambda _: None, *, policies: Sequence[str] = ()
+) -> Poc:
+    """The plan of the file at `path`; `policies`: candidates besides its own, which may be files of code.
+
+    Raises as `read_poc` and `pregate.costs`.
+    """
+    asked = read_poc(Path(path), policies)
     model = load_model(asked.model, formats=parse_formats(asked.formats))
     report = costs(
         model,

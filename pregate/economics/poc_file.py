@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from hwmodels.quantity import parse_override
+from offload.own_policies import is_own_name
 from offload.policies import policy_named
 from traces.documents import Section, read_yaml
 from traces.errors import InvalidInput
@@ -36,8 +38,10 @@ class PocFile:
     assume: dict[str, str]
 
 
-def read_poc(path: Path) -> PocFile:
-    """The file at `path`. Raises `InvalidFile` for another form, `UnknownName` for a design that is none."""
+def read_poc(path: Path, policies: Sequence[str] = ()) -> PocFile:
+    """The file at `path`, with `policies` as candidates more. Raises `InvalidFile` for another form, `UnknownName` for
+    a design that is none, `InvalidInput` where the file names code.
+    """
     section = read_yaml(path)
     workload = section.section("workload")
     promise = section.optional_section("promise")
@@ -47,8 +51,11 @@ def read_poc(path: Path) -> PocFile:
         hardware=section.text("hardware"),
         stack=section.text("stack", "") or None,
         formats=section.text("formats", "") or None,
-        now=policy_named(section.text("now")).name,
-        candidates=tuple(policy_named(str(name)).name for name in section.items("candidates")),
+        now=_design(section.text("now"), path),
+        candidates=(
+            *(_design(str(name), path) for name in section.items("candidates", optional=bool(policies))),
+            *(policy_named(name).name for name in policies),
+        ),
         input_tokens=workload.integer("input_tokens", minimum=1),
         output_tokens=workload.integer("output_tokens", minimum=2),
         requests_per_s=workload.number("requests_per_s", minimum=1e-9),
@@ -68,6 +75,13 @@ def read_poc(path: Path) -> PocFile:
             f"{path}: candidates: 1 to {_MOST_CANDIDATES - 1} designs, each once and other than {found.now}"
         )
     return found
+
+
+def _design(name: str, path: Path) -> str:
+    """A design as a file may name it."""
+    if is_own_name(name):
+        raise InvalidInput(f"{path}: {name}: a YAML file runs no code, give it by --policies")
+    return policy_named(name).name
 
 
 def _seconds(promise: Section | None, name: str) -> float | None:
