@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.published_configs import CONFIGS, MADE_UP
+from tests.published_configs import CONFIGS, MADE_UP, TABLED, decoder_only
 from traces.errors import InvalidFile, InvalidInput
 from traces.model.architecture import architecture_names, load_architecture
 from traces.model.huggingface import MAX_CONFIG_BYTES, from_huggingface_config
@@ -22,7 +22,7 @@ def write(tmp_path: Path, config: Any) -> Path:
     return path
 
 
-@pytest.mark.parametrize("name", [name for name in architecture_names() if name not in MADE_UP])
+@pytest.mark.parametrize("name", [name for name in architecture_names() if name not in MADE_UP | TABLED])
 def test_the_published_configuration_gives_the_shipped_architecture(name: str, tmp_path: Path) -> None:
     config = CONFIGS[name] | {"rope_theta": 1e6, "architectures": ["Anything"], "_unknown": None}
     imported = load_architecture(write(tmp_path, config))
@@ -32,6 +32,18 @@ def test_the_published_configuration_gives_the_shipped_architecture(name: str, t
             assert getattr(imported, field) == getattr(shipped, field), field
     assert imported.total_params == shipped.total_params
     assert imported.sources
+
+
+def test_a_gate_of_attention_by_head_is_named_or_said_to_be_there(tmp_path: Path) -> None:
+    laguna = decoder_only(
+        "laguna", 3072, 4, 48, 8, 100352, num_experts=4, num_experts_per_tok=2, moe_intermediate_size=64,
+        shared_expert_intermediate_size=64, intermediate_size=64, head_dim=128, mlp_only_layers=[0],
+    )  # fmt: skip
+    for gating, columns in (("per-head", 48), (True, 48), (False, 0)):
+        model = from_huggingface_config(write(tmp_path, laguna | {"gating": gating}))
+        assert model.decoder.attention.output_gate == columns
+    with pytest.raises(InvalidFile, match="gating"):
+        from_huggingface_config(write(tmp_path, laguna | {"gating": "sometimes"}))
 
 
 def test_an_imported_model_is_named_after_its_folder(tmp_path: Path) -> None:

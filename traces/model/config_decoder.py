@@ -200,7 +200,9 @@ def _attention(fields: Fields, d_model: int, traits: Traits) -> Attention:
     compressed = traits.get("compressed", False)
     indexer = indexer if all(indexer.values()) and not compressed else {}
     gate = traits.get("output_gate") if fields.flag("attn_output_gate", default=True) else None
-    gate = "head" if gate is None and fields.flag("gating", "use_head_wise_attn_gate") else gate
+    if gate is None:  # "per-head" where others say true
+        by_head = fields.get("gating") == "per-head" or fields.flag("gating", "use_head_wise_attn_gate")
+        gate = "head" if by_head else None
     if fields.integer("kv_lora_rank", 0):
         nope, rope = (
             fields.integer("qk_nope_head_dim"),
