@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import datetime
 import json
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -41,7 +42,8 @@ def main(folder: Path, fit: str) -> None:
     measured = load_fit(fit).provenance
     about = {
         "command": "python docs/offloaded_models.py", "date": datetime.date.today().isoformat(),
-        "link_bytes_per_s": LINK_BYTES_PER_S, "fit": dict(measured), "models": found,
+        "link_bytes_per_s": LINK_BYTES_PER_S, "load": os.getloadavg()[0],
+        "fit": dict(measured), "models": found,
     }  # fmt: skip
     RESULTS.write_text(json.dumps(about, indent=1) + "\n")
 
@@ -73,7 +75,8 @@ def conditions() -> str:
     runs = 9 * len(designs)
     return (
         f"Run on {found['date']} over a link of {found['link_bytes_per_s'] / 1e6:.0f} MB/s; {busy} of {runs} runs were "
-        f"beside other work of the machine. Median error of the time a token {100 * errors[len(errors) // 2]:.0f} %, "
+        f"beside other work of the machine (a load of {found['load']:.0f} on two cores). Median error of the time a "
+        f"token {100 * errors[len(errors) // 2]:.0f} %, "
         f"largest {100 * errors[-1]:.0f} %."
     )
 

@@ -21,8 +21,10 @@ __all__ = ["with_deciding"]
 
 _Z95 = 1.96
 _QUARTILE = 0.6745
-_MOST = 1e3
-"""Who gets nowhere beside another is not slower than that."""
+_MOST = {"beside_kernels": 4.0, "slows_kernels": 1e3}
+"""Kernels may get nowhere while the host decides. Then it has the interpreter: it keeps a quarter of its rate at least,
+whatever else the machine did while that was measured.
+"""
 
 
 def with_deciding(fit: Fit, measured: Measurements) -> Fit:
@@ -82,7 +84,7 @@ def _together(measured: Measurements) -> dict[str, FittedConstant]:
         if both is None or together is None or alone is None or not both.mean_s:
             return {}
         kept = 1 - (together.mean_s - alone.mean_s) / both.mean_s
-        value = 1 / min(max(kept, 1 / _MOST), 1.0)
+        value = 1 / min(max(kept, 1 / _MOST[name]), 1.0)
         rows = (together.row, alone.row, both.row)
         found[f"wait.{name}"] = FittedConstant(value, (max(1.0, value / 2), value * 2), rows)
     return found

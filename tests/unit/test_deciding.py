@@ -74,6 +74,17 @@ def test_what_host_and_kernels_lose_is_lost_while_both_are_at_it(fit: Fit) -> No
     assert fit.kernels["wait.slows_kernels"].value == pytest.approx(4.0)
 
 
+def test_a_machine_too_busy_to_tell_leaves_the_host_at_work() -> None:
+    plain = synthetic()
+    more = (
+        deciding("host", "kernels", 9.0), deciding("host", "nothing", 2.0), deciding("kernels", "host", 9.0),
+        deciding("kernels", "nothing", 1.0), deciding("both", "both", 2.0),
+    )  # fmt: skip
+    found = calibrate(replace(plain, samples=(*plain.samples, *more))).kernels
+    assert found["wait.beside_kernels"].value == pytest.approx(4.0)
+    assert found["wait.slows_kernels"].value == pytest.approx(1000.0)
+
+
 def test_a_fit_without_them_knows_no_deciding() -> None:
     assert not knows_deciding(platform_of(calibrate(synthetic())))
 
