@@ -88,7 +88,10 @@ def _seconds(promise: Section | None, name: str) -> float | None:
     if promise is None or name not in promise:
         return None
     text = promise.text(name)
-    seconds = parse_override(text, "time")
+    try:
+        seconds = parse_override(text, "time")
+    except InvalidInput as error:
+        raise InvalidInput(f"{promise.where}: {name}: {error}") from None
     if not seconds > 0:
         raise InvalidInput(f"{promise.where}: {name} = {text}: a promise is a time above 0, such as 500ms")
     return seconds

@@ -130,7 +130,7 @@ def _commands(poc: Poc) -> str:
 def _assumptions(poc: Poc) -> str:
     lines = [
         [
-            word_cell(name), cell(f"{one.value:g}"), cell(f"{one.low:g}"), cell(f"{one.high:g}"),
+            word_cell(name), *(cell(f"{float(f'{number:.4g}'):g}") for number in (one.value, one.low, one.high)),
             word_cell(one.unit), cell(one.source, "text wrap"), word_cell(one.date),
         ]
         for name, one in poc.report.assumed.items()

@@ -74,6 +74,7 @@ def test_the_page_escapes_what_it_is_told_and_fetches_nothing(file: Path) -> Non
     assert "A &lt;b&gt;trial" in html
     assert "src=" not in html
     assert "<script" not in html
+    assert ">12000<" in html
     for part in ("Candidates", "Measure first", "Accept, go back, watch", "Ask again", "Assumed", "runs now"):
         assert part in html
 
@@ -101,7 +102,8 @@ def test_the_command_writes_the_page(run: Run, file: Path, tmp_path: Path) -> No
         ("now: on_demand", "now: pregate", "each once"),
         ('candidates: [pregate, "on_demand+lru:0.5"]', "candidates: []", "candidates"),
         ("requests_per_s: 50", "requests_per_s: 0", "requests_per_s"),
-        ("tpot: 1s", "tpot: soon", "soon"),
+        ("tpot: 1s", "tpot: soon", "promise: tpot: "),
+        ("tpot: 1s", "tpot: 5 parsecs", "promise: tpot: "),
         ("batches: [1, 2]", "batches: [1, x]", "batches: 'x'"),
         ("batches: [1, 2]", "batches: [true]", "batches: True"),
         ("title:", "colour: red\ntitle:", "colour"),
