@@ -1,4 +1,4 @@
-"""`python -m pregate.kernels`: compile what the next commands would, twenty seconds of it, so that they only load it."""
+"""`python -m pregate.kernels`: compile what the next commands would, some twenty seconds, so that they only load it."""
 
 from __future__ import annotations
 
