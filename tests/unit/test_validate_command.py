@@ -185,7 +185,7 @@ def test_runs_that_were_kept_are_judged_again(fitted: str, monkeypatch: pytest.M
     ("words", "message"),
     [
         (("--suite", "quick", "--recorded", "x"), "say of which --suite its runs are, and on which --fit"),
-        (("--suite", "quick", "--recorded", "x", "--fit", "y", "--budget-s", "9"), "nothing is run, leave out"),
+        (("--suite", "quick", "--recorded", "x", "--fit", "t4", "--budget-s", "9"), "nothing is run, leave out"),
         ((), r"either --suite \(quick, full, published, gpu\)"),
         (("--suite", "quick", "--model", "x"), r"either --suite \(quick, full, published, gpu\)"),
         (("--suite", "quick", "--policies", "lru"), "a suite has its own"),
