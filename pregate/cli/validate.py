@@ -83,24 +83,15 @@ def validate(
     _check_options(model, suite, max_mape, output)
     if recorded is not None:
         runs = graphs or backend != "auto" or budget is not None
-        _check_recorded(recorded, output, complete=suite is not None and hardware is not None, runs=runs)
+        _check_recorded(recorded, output, ledger, complete=suite is not None and hardware is not None, runs=runs)
     if ledger is not None:
-        if recorded is not None:
-            raise InvalidInput(
-                "--recorded FOLDER: those runs were, nothing is predicted before them: leave out --ledger"
-            )
         require_ledger(ledger)
     if timeline is not None:
         require_folder(timeline)
     name = extras.backend_named(backend)
     from pregate.check.cases import CaseWorkload
     from pregate.check.devices import require_graphs
-    from pregate.check.recording import load_recording
-    from pregate.check.report import write_report
-    from pregate.check.scores import rows, summarise_validation
-    from pregate.check.session import RUNS, ValidationPlan, provenance_of, rejudge
-    from pregate.check.verdict import doubts, failures, verdict
-    from pregate.draw.perfetto import write_comparisons
+    from pregate.check.session import ValidationPlan
 
     if recorded is None:
         require_graphs(name, graphs)
@@ -115,25 +106,13 @@ def validate(
     command = f"pregate validate{what}{' --graphs' * graphs}{f' --tier {tier}' * (tier != 'dram')}"
     with spinner("validating", lines=True) as update:
         if recorded is not None:
-            made, again = load_recording(recorded / RUNS), provenance_of(f"{command} --recorded")
-            found = rejudge(groups, load_platform(str(hardware)), made, provenance=again, say=update)
+            found = _judged_anew(groups, recorded, str(hardware), command, update)
         else:
-            plan = ValidationPlan(name, repeats, budget_s=budget, graphs=graphs, storage=storage)
-            plan = replace(plan, ledger=ledger)
+            plan = ValidationPlan(name, repeats, budget_s=budget, graphs=graphs, storage=storage, ledger=ledger)
             found = _run(groups, plan, hardware, command, output, update, quick=suite == "quick", insist=not busy)
-        if output is not None:
-            update("writing the report")
-            write_report(found, output)
-        if timeline is not None:
-            update("writing the timelines")
-            write_comparisons(found.timelines(), timeline)
+        _write(found, output, timeline, update)
     say_written(timeline)
-    summary = summarise_validation(found)
-    if not render.print_data(format, summary, rows(found)):
-        render.print_table(_table(summary))
-        print(verdict(summary))
-    doubted = [] if busy else doubts(summary, max_mape)
-    raise typer.Exit(_status(failures(summary, max_mape), failures(summary, None), doubted))
+    raise typer.Exit(_told(found, max_mape, busy, format))
 
 
 def _check_options(model: str | None, suite: str | None, max_mape: float | None, output: Path | None) -> None:
@@ -152,7 +131,7 @@ def _check_options(model: str | None, suite: str | None, max_mape: float | None,
         require_writable(output)
 
 
-def _check_recorded(recorded: Path, output: Path | None, *, complete: bool, runs: bool) -> None:
+def _check_recorded(recorded: Path, output: Path | None, ledger: Path | None, *, complete: bool, runs: bool) -> None:
     """Raise `InvalidInput` for options of `runs` that are not made, and where the old report would be overwritten.
 
     `complete`: both the suite and the fit are named.
@@ -163,6 +142,8 @@ def _check_recorded(recorded: Path, output: Path | None, *, complete: bool, runs
         raise InvalidInput("--recorded FOLDER: nothing is run, leave out --backend, --graphs and --budget-s")
     if output is not None and output.resolve() == recorded.resolve():
         raise InvalidInput(f"-o {output}: what was predicted before the runs is there, name another folder")
+    if ledger is not None:
+        raise InvalidInput("--recorded FOLDER: those runs were, nothing is predicted before them: leave out --ledger")
 
 
 def _group(
@@ -188,6 +169,44 @@ def _run(
     hw, measured = _platform(hardware, settings, output, say, insist=insist)
     plan = replace(plan, provenance={**provenance_of(command), "measurements": measured})
     return validate(groups, hw, plan, directory=output, say=say)
+
+
+def _judged_anew(
+    groups: Sequence[CaseGroup], recorded: Path, hardware: str, command: str, say: Callable[[str], None]
+) -> Validation:
+    """The runs that `recorded` has, held against what is predicted now."""
+    from pregate.check.recording import load_recording
+    from pregate.check.session import RUNS, provenance_of, rejudge
+
+    made, again = load_recording(recorded / RUNS), provenance_of(f"{command} --recorded")
+    return rejudge(groups, load_platform(hardware), made, provenance=again, say=say)
+
+
+def _write(found: Validation, output: Path | None, timeline: Path | None, say: Callable[[str], None]) -> None:
+    """The files that were asked for."""
+    if output is not None:
+        from pregate.check.report import write_report
+
+        say("writing the report")
+        write_report(found, output)
+    if timeline is not None:
+        from pregate.draw.perfetto import write_comparisons
+
+        say("writing the timelines")
+        write_comparisons(found.timelines(), timeline)
+
+
+def _told(found: Validation, max_mape: float | None, busy: bool, format: options.OutputFormat) -> int:
+    """Print what was found; the exit status."""
+    from pregate.check.scores import rows, summarise_validation
+    from pregate.check.verdict import doubts, failures, verdict
+
+    summary = summarise_validation(found)
+    if not render.print_data(format, summary, rows(found)):
+        render.print_table(_table(summary))
+        print(verdict(summary))
+    doubted = [] if busy else doubts(summary, max_mape)
+    return _status(failures(summary, max_mape), failures(summary, None), doubted)
 
 
 def _link_bytes_per_s(link: str | None, backend: str) -> float | None:
