@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from offload.copies import Copies
+from offload.held import Held
 from offload.memory import ExpertMemory
 from offload.ops import Lane, OpKind, Work
 from offload.policy import MissAction
@@ -161,3 +162,40 @@ def test_a_slot_given_up_is_free_after_its_last_reader_and_its_copy() -> None:
     memory.bring(1, [4], step=0)
     assert desk.rows()[2:] == [("FETCH", 5, 4, -1, [], 0), ("STAGE", 5, 4, 0, [1, 2], 10)]
     assert memory.held.claimed(0) == {}
+
+
+def test_a_guess_that_the_cache_keeps_is_held_as_its_own_and_gives_the_slot_it_would_have_had() -> None:
+    """Expert 4, beside a cache of 1 and 3; its gate names it and 1, and 3 goes."""
+    desk = Desk(2, cache=cache_of(2, 1, 3))
+    memory = desk.memory
+    memory.bring(0, [4], step=0, aside=True)
+    assert memory.aside(0) == [4]
+    memory.bring(0, [1], step=0, adopts={4})
+    kept = Held(4, 1, slot=0, ready=0, transient=True, hit=False, first=0, passing=False, given=3)  # HBM of 3 goes
+    there = Held(1, 1, slot=2, ready=-1, transient=False, hit=True, first=-1, passing=False)
+    assert memory.held.claimed(0) == {4: kept, 1: there}
+    assert memory.held.once(0) == [kept, there]
+    assert [memory.has(0, expert) for expert in (1, 3, 4)] == [True, False, True]
+    desk.ffn(0)
+    memory.bring(1, [0, 2], step=0)
+    assert [row[1:4] for row in desk.rows()] == [(3, 4, 0), (5, 0, 2), (5, 2, 0)]
+
+
+def test_what_was_brought_is_what_is_held_and_what_waits_of_its_layer() -> None:
+    desk = Desk(1)
+    desk.memory.bring(1, [2, 3, 5], step=0)
+    desk.memory.bring(0, [1], step=0)
+    assert (desk.memory.brought(1), desk.memory.brought(0)) == ((2, 3, 5), (1,))
+    cached = Desk(1, STAGED, cache_of(3, 0, 1))
+    cached.memory.bring(1, [4], step=0)
+    cached.memory.bring(0, [0, 2], step=0)  # 0 is in the cache, and waits to be copied out of it
+    assert cached.memory.brought(0) == (2,)
+    assert cached.memory.brought(1) == (4,)
+
+
+def test_a_run_that_waits_was_brought_whole() -> None:
+    desk = Desk(1, in_runs=True)
+    desk.memory.bring(0, [0], step=0)
+    desk.memory.bring(1, [2, 3, 4], step=0, named=())
+    assert desk.memory.brought(1) == (2, 3, 4)
+    assert desk.memory.claimed_or_waiting(1, 4)

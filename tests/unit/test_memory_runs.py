@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from offload.copies import Copies
+from offload.free_slots import FreeSlots
 from offload.held import Held
 from offload.ops import Lane, OpKind, Work
 from offload.policy import MissAction
@@ -162,3 +163,21 @@ def test_runs_that_are_wrong_are_cancelled_as_a_whole() -> None:
     gate = desk.recorder.issue(Lane.COMPUTE, Work(OpKind.GATE), step=0)
     desk.memory.cancel(0, [0], gate)
     assert desk.schedule().cancelled_by.tolist() == [-1, -1, gate, gate, -1, -1]
+
+
+def test_a_run_ends_where_slots_do_not_follow_one_another_or_were_read_by_others() -> None:
+    free = FreeSlots(6)
+    assert (free.take(6), len(free), bool(free)) == (0, 0, False)
+    for slot in (1, 3, 4, 5):
+        free.give(slot)
+    readers = [7] * 8
+    assert [free.run_length(n, readers) for n in (1, 2, 4)] == [1, 1, 1]
+    assert (free.take(), len(free)) == (1, 3)
+    assert [free.run_length(n, readers) for n in (1, 2, 3, 4)] == [1, 2, 3, 3]
+    readers[5] = 8
+    assert free.run_length(3, readers) == 2
+
+
+def test_slots_keep_their_turn_however_many_were_taken() -> None:
+    free = FreeSlots(3)
+    assert [(free.take(), free.give(i % 3))[0] for i in range(3000)] == [i % 3 for i in range(3000)]

@@ -204,7 +204,11 @@ def test_victims_are_those_of_a_slow_oracle(
         for access in residents.admit(output.layer, output.experts):
             key = output.layer * N_EXPERTS + access.expert
             assert access.hit == (key in here)
-            if access.hit or access.slot < 0:
+            if access.hit:
+                continue
+            if access.slot < 0:  # only where nobody may go
+                assert len(here) == sizes[at]
+                assert here <= set(event.keys)
                 continue
             if access.victim is not None:
                 oracle, free = ORACLES[name], sorted(here - set(event.keys))
