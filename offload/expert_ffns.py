@@ -137,6 +137,8 @@ def _expert_ops(
     execution: Execution, union: Union, ready: Mapping[int, int] | None, hits: frozenset[int]
 ) -> list[ExpertOp]:
     """The ops that the experts of a block become, in the order in which their copies end."""
+    if ready is None and execution.resident != "each":
+        return [ExpertOp(union, True, ())] if union.experts else []
     if ready is None:
         ready = dict.fromkeys(union.experts, -1)
         ways: dict[str, Fusing] = {"resident": execution.resident}

@@ -32,7 +32,8 @@ class Union(NamedTuple):
 
     def without(self, experts: Collection[int]) -> Union:
         """The others than `experts`."""
-        kept = [(e, n) for e, n in zip(self.experts, self.tokens, strict=True) if e not in experts]
+        gone = frozenset(experts)
+        kept = [(e, n) for e, n in zip(self.experts, self.tokens, strict=True) if e not in gone]
         return Union(tuple(e for e, _ in kept), tuple(n for _, n in kept))
 
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import NamedTuple
 
 from offload.ops import Attending, FusedExperts, Gemm, OpKind, Work
@@ -215,8 +216,9 @@ def experts_work(
     """
     gemms: list[Gemm] = []
     stored = model.expert_dtype if tokens_per_expert else model.stored_shared_dtype
+    shape = model.expert_width, model.d_ff_expert, model.n_expert_matrices
     for n_tokens, n_experts in sorted(Counter(tokens_per_expert).items()):
-        gemms += _ffn(n_tokens, model.expert_width, model.d_ff_expert, model.n_expert_matrices, n_experts)
+        gemms += _ffn(n_tokens, *shape, n_experts)
     weight_bits = stored.bits
     one = None
     if fused and gemms:
@@ -301,6 +303,7 @@ def activation_row_bytes(model: ModelArchitecture) -> int:
     return math.ceil(model.d_model * model.stored_activation_dtype.bytes_per_param)
 
 
-def _ffn(n_tokens: int, d_model: int, d_ff: int, n_matrices: int, n_ffns: int) -> list[Gemm]:
+@lru_cache(1 << 14)
+def _ffn(n_tokens: int, d_model: int, d_ff: int, n_matrices: int, n_ffns: int) -> tuple[Gemm, Gemm]:
     """Up (and gate) projections, then down: two matrices, or three with a gated activation."""
-    return [Gemm(n_tokens, d_ff, d_model, n_ffns * (n_matrices - 1)), Gemm(n_tokens, d_model, d_ff, n_ffns)]
+    return Gemm(n_tokens, d_ff, d_model, n_ffns * (n_matrices - 1)), Gemm(n_tokens, d_model, d_ff, n_ffns)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -261,13 +262,14 @@ def _ideal_s(schedule: Schedule, hw: Platform, counted: NDArray[np.bool_]) -> tu
     """Seconds of the counted ops at claimed rates: the link alone, and the longest of kernels, host and link."""
     machine = hw.machine
     rates = machine.accelerator.peak_flop_per_s
+    params, flop = _of_gemms(schedule.works)
     row_s = np.zeros(len(schedule.works))
     for i, work in enumerate(schedule.works):
-        moved = work.weight_bytes + work.hbm_bytes
+        moved = params[i] * work.weight_bits / 8 + work.hbm_bytes
         if work.kind in (OpKind.CPU_EXPERT, OpKind.CPU_LAYER):
-            row_s[i] = max(work.total_flop / machine.host.peak_flop_per_s, moved / machine.host.dram_bytes_per_s)
+            row_s[i] = max(flop[i] / machine.host.peak_flop_per_s, moved / machine.host.dram_bytes_per_s)
         elif work.gemms or work.flop:
-            flop_s = work.total_flop / rates[computes_in(work.compute, rates)]
+            flop_s = flop[i] / rates[computes_in(work.compute, rates)]
             row_s[i] = max(flop_s, moved / machine.accelerator.hbm_bytes_per_s)
     kernels_s, host_s = (
         float(row_s[schedule.cost[counted & (schedule.lane == lane)]].sum()) for lane in (Lane.COMPUTE, Lane.CPU)
@@ -275,3 +277,15 @@ def _ideal_s(schedule: Schedule, hw: Platform, counted: NDArray[np.bool_]) -> tu
     crossing = counted & (schedule.lane == Lane.H2D) & (schedule.kind != OpKind.STAGE)
     link_s = int(schedule.bytes[crossing].sum()) / machine.link.h2d_bytes_per_s
     return link_s, max(kernels_s, host_s, link_s)
+
+
+def _of_gemms(works: Sequence[Work]) -> tuple[list[int], list[int]]:
+    """Of each work the weights that its GEMMs read, and all of its arithmetic."""
+    n = [len(work.gemms) for work in works]
+    cells = np.fromiter(chain.from_iterable(chain.from_iterable(work.gemms for work in works)), np.int64, 4 * sum(n))
+    m, columns, k, times = cells.reshape(-1, 4).T
+    params, flop = np.zeros((2, len(works)), np.int64)
+    owner = np.repeat(np.arange(len(works)), n)
+    np.add.at(params, owner, columns * k * times)
+    np.add.at(flop, owner, 2 * m * columns * k * times)
+    return params.tolist(), [work.flop + products for work, products in zip(works, flop.tolist(), strict=True)]
