@@ -137,7 +137,7 @@ KINDS: Mapping[OpKind, KindRow] = MappingProxyType(
         OpKind.SORT: KindRow(Lane.HOST, "host", "host", "#999999"),
         OpKind.DRAFT: KindRow(Lane.COMPUTE, "kernel", "draft", "#99993A"),
         OpKind.WRITE_BACK: KindRow(Lane.D2H, "h2d", "write-back", "#5A3C0A", moves_weights=True),
-        OpKind.FILE: KindRow(Lane.CPU, "cpu", "filing", "#C8A0DC", moves_weights=True),
+        OpKind.FILE: KindRow(Lane.CPU, "cpu", "filing", "#4B3264", moves_weights=True),
     }
 )
 """The kinds of op, a row each, in the order of `OpKind`; colours differ in lightness within a lane."""
