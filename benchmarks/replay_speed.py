@@ -1,7 +1,8 @@
 """Residency replay of a million events, four million lookups: `python -m benchmarks.replay_speed`.
 
-By slots (`offload.cache_replay`, as `pregate residency` does), by bytes (`offload.replay`), and by libCacheSim on the
-same keys, which replays one lookup at a time. CPU seconds; compiled code is loaded before the clock starts.
+By slots (`offload.caches.cache_replay`, as `pregate residency` does), by bytes (`offload.caches.replay`), and by
+libCacheSim on the same keys, which replays one lookup at a time. CPU seconds; compiled code is loaded before the clock
+starts.
 """
 
 from __future__ import annotations
@@ -11,10 +12,10 @@ from collections.abc import Callable
 
 import numpy as np
 
-from offload.cache_replay import replay_cache
+from offload.caches.cache_replay import replay_cache
+from offload.caches.replay import POLICIES, replay_residency
+from offload.caches.trace_events import trace_events
 from offload.policies import cache_named
-from offload.replay import POLICIES, replay_residency
-from offload.trace_events import trace_events
 from traces.phase import Phase
 from traces.routing import Provenance, RoutingTrace
 

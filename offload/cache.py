@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from offload.admission import ADMISSIONS
+from offload.caches.admission import ADMISSIONS
 from traces.errors import InvalidInput, unknown_name
 from traces.typed import check_fields
 
@@ -23,11 +23,11 @@ class Cache:
     """An expert cache in HBM beside the transient buffers.
 
     Capacity: `n_slots` experts, or `ratio` of the decoder's experts (`round(layers x experts x ratio)`, at
-    least 1), or with neither all the HBM that is left. `eviction`: a name of `offload.eviction`; `per_layer`: split
-    evenly over the layers. `warm`: the cache has served one such request before. `popularity`: the counts by which a
-    static cache, or the `hot` share of a `hot_lru` (None: half), holds what was chosen most (None: those of the trace
-    itself). `admit`: a name of `offload.admission`; `budget`: most experts that one (step, layer) brings in.
-    `write_back`: what is let go is copied back to host memory, as by an engine that keeps one copy of each expert.
+    least 1), or with neither all the HBM that is left. `eviction`: a name of `offload.caches.eviction`; `per_layer`:
+    split evenly over the layers. `warm`: the cache has served one such request before. `popularity`: the counts by
+    which a static cache, or the `hot` share of a `hot_lru` (None: half), holds what was chosen most (None: those of the
+    trace itself). `admit`: a name of `offload.caches.admission`; `budget`: most experts that one (step, layer) brings
+    in. `write_back`: what is let go is copied back to host memory, as by an engine that keeps one copy of each expert.
     Raises `InvalidInput` on a ratio outside (0, 1], fewer slots than one, or both, and for what another eviction does
     not look at.
     """

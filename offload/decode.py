@@ -12,16 +12,16 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import chain
 
-from offload.decode_loop import DecodeLoop
+from offload.caches.residency import ResidentSet
+from offload.decoding.decode_loop import DecodeLoop
 from offload.execution import Execution
 from offload.fast.decode_compiled import CompiledLoop, is_compilable, is_kept
-from offload.host_tier import ReadThrough
-from offload.low_copies import LowSlots
-from offload.placement import Placed, place
+from offload.placing.placement import Placed, place
 from offload.policy import Policy
 from offload.recorder import Part, assemble
-from offload.residency import ResidentSet
 from offload.schedule import Schedule
+from offload.slots.host_tier import ReadThrough
+from offload.slots.low_copies import LowSlots
 from traces.machine_code import KEPT_OPS
 from traces.model.architecture import ModelArchitecture
 from traces.phase import Phase

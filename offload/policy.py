@@ -28,7 +28,7 @@ from offload.decisions import (
 from offload.granularity import Granularity
 from offload.miss_costs import AsksMachine, MissCosts
 from offload.own_policies import Own, changed_fields, rebuilt
-from offload.placement import AS_DECIDED, Placement
+from offload.placing.placement import AS_DECIDED, Placement
 from offload.policy_calls import ask
 from offload.skipping import Skipping
 from offload.speculation import Speculation

@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from hwmodels.calibrate.measurements import Measurements, load_measurements
     from hwmodels.machine_files import hardware_names
     from hwmodels.platform import Platform
-    from offload.memory import CapacityExceeded
     from offload.policy import BlockView, Buffers, Cache, Decisions, Fetch, MissAction, Policy, RunFacts
+    from offload.slots.memory import CapacityExceeded
     from pregate.api import import_trace, load_popularity, load_trace, synthesize
     from pregate.ask.cache_hits import CacheHits, cache_hits
     from pregate.ask.comparison import Comparison, compare
@@ -75,7 +75,7 @@ _HOMES = {
     "Buffers": "offload.policy",
     "Cache": "offload.policy",
     "CacheHits": "pregate.ask.cache_hits",
-    "CapacityExceeded": "offload.memory",
+    "CapacityExceeded": "offload.slots.memory",
     "Card": "pregate.card.card",
     "CaseGroup": "pregate.check.cases",
     "CaseWorkload": "pregate.check.cases",

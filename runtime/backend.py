@@ -13,8 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from offload.memory import CapacityExceeded
 from offload.ops import Lane
+from offload.slots.memory import CapacityExceeded
 from runtime.order import Order
 from traces.errors import PregateError
 

@@ -20,8 +20,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from offload.memory import CapacityExceeded
 from offload.ops import Lane
+from offload.slots.memory import CapacityExceeded
 from runtime.backend import Action, Copy, DeviceBudget, LaneFailure, Times
 from runtime.graphs import capture_graphs
 from runtime.memory import host_array

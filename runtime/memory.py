@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from offload.memory import CapacityExceeded
+from offload.slots.memory import CapacityExceeded
 from traces.errors import InvalidInput
 from traces.model.architecture import ModelArchitecture
 

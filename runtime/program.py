@@ -13,8 +13,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from offload.caches.residency import ResidentSet
 from offload.ops import Lane, OpKind, Piece
-from offload.residency import ResidentSet
 from offload.schedule import Schedule
 from runtime.order import Order, order_of
 from runtime.passes import Passes, plan_passes

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from offload.granularity import matrix_bytes
 from offload.ops import KINDS, Lane, OpKind, Piece
-from offload.tiers import PAGE_BYTES
+from offload.placing.tiers import PAGE_BYTES
 from runtime.passes import Passes
 from traces.errors import InvalidInput
 from traces.model.architecture import ModelArchitecture

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from hwmodels.cost import Costs
-from offload.runs import Unrolled
 from offload.schedule import Schedule
+from offload.slots.runs import Unrolled
 from traces.errors import InvalidInput
 
 __all__ = ["check_costs", "one_by_one"]

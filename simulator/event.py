@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 
 from hwmodels.cost import Costs
 from offload.ops import Lane
-from offload.runs import Unrolled, unrolled
 from offload.schedule import Schedule
+from offload.slots.runs import Unrolled, unrolled
 from offload.timeline import Timeline
 from simulator.costs import check_costs, one_by_one
 from simulator.modes import FIFO, Modes, chunks, copied_bytes
@@ -65,7 +65,7 @@ def simulate(
 ) -> Timeline:
     """Start and end of every op; `costs` and `modes` as for `des.simulate`, `prepared` what `prepare` made of it.
 
-    Modes that choose between copies see runs of them one by one: the timeline is then of `offload.runs.unrolled`.
+    Modes that choose between copies see runs of them one by one: the timeline is then of `offload.slots.runs.unrolled`.
     Raises `InvalidInput` for times that are negative, not finite or of another length and for what was prepared of
     another schedule: compiled code would read past the end.
     """

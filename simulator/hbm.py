@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import simpy
 
-from offload.memory import CapacityExceeded
 from offload.schedule import Schedule
+from offload.slots.memory import CapacityExceeded
 from traces.errors import InvalidInput
 
 __all__ = ["Hbm"]

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from offload.copies import Copies
-from offload.memory import ExpertMemory
+from offload.caches.residency import ResidentSet
 from offload.ops import Lane, OpKind, Work
 from offload.recorder import Part, Recorder, assemble
-from offload.residency import ResidentSet
 from offload.schedule import Schedule
+from offload.slots.copies import Copies
+from offload.slots.memory import ExpertMemory
 
 FETCH = Work(OpKind.FETCH, copy_bytes=10, weight_bits=8.0)
 STAGE = Work(OpKind.STAGE, copy_bytes=10, weight_bits=8.0)

@@ -14,21 +14,21 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from offload.eviction import Fifo, HotLru, Lfu, Lifo, Lru, Static
-from offload.eviction_released import ReleasedLfu, ReleasedLifo
+from offload.caches.eviction import Fifo, HotLru, Lfu, Lifo, Lru, Static
+from offload.caches.eviction_released import ReleasedLfu, ReleasedLifo
+from offload.caches.residency import ResidentSet, count_slots
+from offload.decoding.passes import passes_of
+from offload.decoding.work_rows import Rows, Works
 from offload.execution import Execution
 from offload.fast import decode_words
 from offload.fast import kernel_layout as layout
-from offload.memory import CapacityExceeded
 from offload.ops import OpKind, Work
-from offload.passes import passes_of
 from offload.policies.prefetch_all import whole_next_block
 from offload.policies.pregate import SelectedAhead
 from offload.policy import Policy, fetch_misses, no_prefetch
 from offload.recorder import Part
-from offload.residency import ResidentSet, count_slots
 from offload.schedule import COLUMNS
-from offload.work_rows import Rows, Works
+from offload.slots.memory import CapacityExceeded
 from traces.machine_code import Kernel, are_kept, loaded
 from traces.model.architecture import LayerStack, ModelArchitecture
 from traces.phase import Phase

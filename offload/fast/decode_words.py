@@ -7,8 +7,8 @@ from collections.abc import Mapping
 import numpy as np
 from numpy.typing import NDArray
 
+from offload.caches.residency import ResidentSet, count_slots
 from offload.fast import kernel_layout as layout
-from offload.residency import ResidentSet, count_slots
 from traces.model.architecture import ModelArchitecture
 
 __all__ = ["memory", "words"]

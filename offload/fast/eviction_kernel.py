@@ -1,4 +1,4 @@
-"""Which resident expert goes, as machine code: what `offload.eviction` does, for `slots_kernel`.
+"""Which resident expert goes, as machine code: what `offload.caches.eviction` does, for `slots_kernel`.
 
 Residents of a pool are one ring, in the order in which they would go: by age, or by how often they were looked up and
 then by age. numba is imported with this module: import it on first use. Arrays: `offload.fast.kernel_layout`.
@@ -70,7 +70,7 @@ def _level_counts(x: Any, n_keys: int, sentinel: int) -> None:
 
 @inner
 def scattered(key: int) -> int:
-    """The order of `offload.eviction_released`, which has no meaning."""
+    """The order of `offload.caches.eviction_released`, which has no meaning."""
     return key * 2654435761 % (1 << 32)
 
 

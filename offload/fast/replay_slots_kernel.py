@@ -1,4 +1,6 @@
-"""Slot caches replayed as machine code: what `offload.residency` decides, lookup for lookup, by `offload.cache_replay`.
+"""Slot caches replayed as machine code: what `offload.caches.residency` decides, lookup for lookup.
+
+`offload.caches.cache_replay` calls it.
 
 A pool is a list of residents; its victim is the unprotected one of the lowest rank, then of the lowest tie, found by
 one pass over them. numba is imported with this module: import it on first use.

@@ -1,4 +1,4 @@
-"""Expert slots and caches as machine code: what `offload.memory` and `offload.residency` do, for `decode_kernel`.
+"""Expert slots and caches as machine code, for `decode_kernel`: `offload.slots.memory` and `offload.caches.residency`.
 
 numba is imported with this module: import it on first use. Arrays: `offload.fast.kernel_layout`. Nothing knows time.
 """

@@ -7,12 +7,12 @@ from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import Any, cast, get_args
 
-from offload.eviction import EVICTIONS, Belady, Eviction, Key, Static
-from offload.eviction_released import ReleasedLfu, ReleasedLifo
+from offload.caches.eviction import EVICTIONS, Belady, Eviction, Key, Static
+from offload.caches.eviction_released import ReleasedLfu, ReleasedLifo
 from offload.granularity import Granularity
 from offload.miss_costs import MissCosts
 from offload.own_policies import is_own_name, own_name, own_policy
-from offload.placement import placement_named
+from offload.placing.placement import placement_named
 from offload.policies.activation_aware import activation_aware
 from offload.policies.adap_moe import adap_moe
 from offload.policies.bandwidth_split import ByBandwidth, ByBandwidthWithin, bandwidth_split, bandwidth_split_within
@@ -316,7 +316,7 @@ _CACHE_WORDS = {
 
 def eviction_names() -> tuple[str, ...]:
     """The evictions a cache can name."""
-    from offload.eviction_ranked import RANKED
+    from offload.caches.eviction_ranked import RANKED
 
     return (*EVICTIONS, *RANKED, "random", "belady", "static", *RELEASED)
 

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from offload.cache_replay import CacheReplay, replay_cache
+from offload.caches.cache_replay import CacheReplay, replay_cache
+from offload.caches.trace_events import TraceEvents, trace_events
 from offload.policies import cache_named
 from offload.policy import Cache
-from offload.trace_events import TraceEvents, trace_events
 from pregate.ask.simulation import to_dataframe
 from traces.errors import InvalidInput
 from traces.popularity import PopularityProfile, popularity_of

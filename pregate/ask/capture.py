@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from hwmodels.platform import Platform
 from offload.decode import Decoded, decode
-from offload.footprint import MemoryPlan, Workload
+from offload.placing.footprint import MemoryPlan, Workload
 from offload.policy import Cache, Policy
 from pregate.ask.machine_memory import MachineMemory
 from pregate.ask.own_policy_checks import check_deterministic, check_sees_no_future, is_own

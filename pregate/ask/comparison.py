@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from hwmodels.platform import Platform
-from offload.memory import CapacityExceeded
 from offload.ops import TO_DEVICE, Lane
 from offload.policies import policy_named
 from offload.policy import Cache, Policy
+from offload.slots.memory import CapacityExceeded
 from pregate.ask.ranking import Standing, are_ranked, told_apart
 from pregate.ask.shown import html_table
 from pregate.ask.simulation import SimulationResult, describe_calibration, simulate, to_dataframe

@@ -11,8 +11,8 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import TypeVar
 
-from offload.memory import CapacityExceeded
-from offload.placement import LayerRange, Placement
+from offload.placing.placement import LayerRange, Placement
+from offload.slots.memory import CapacityExceeded
 
 __all__ = ["most_in_hbm"]
 

@@ -10,10 +10,10 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from hwmodels.platform import Platform
-from offload.footprint import Workload, measure_workload
-from offload.memory import CapacityExceeded
+from offload.placing.footprint import Workload, measure_workload
 from offload.policies import policy_named
 from offload.policy import Cache, Policy
+from offload.slots.memory import CapacityExceeded
 from pregate.ask.machine_memory import MachineMemory, memory_of
 from pregate.ask.request import check_trace, request
 from traces.errors import InvalidInput

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from offload.replay import CurveRow, curve_csv, residency_curve
+from offload.caches.replay import CurveRow, curve_csv, residency_curve
 from pregate.ask.shown import html_rows
 from pregate.ask.simulation import to_dataframe
 from traces import hit_curve

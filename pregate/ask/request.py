@@ -13,13 +13,13 @@ from numpy.typing import NDArray
 
 from hwmodels.platform import Platform
 from offload.execution import Execution
-from offload.footprint import MemoryPlan, Workload, host_bytes, measure_workload, plan_memory, with_low_slots
-from offload.memory import CapacityExceeded
-from offload.placement import AS_DECIDED, Placed, place
+from offload.placing.footprint import MemoryPlan, Workload, host_bytes, measure_workload, plan_memory, with_low_slots
+from offload.placing.placement import AS_DECIDED, Placed, place
+from offload.placing.tiers import Tier
 from offload.policies import policy_named
 from offload.policy import Cache, Policy
 from offload.schedule import VERSION
-from offload.tiers import Tier
+from offload.slots.memory import CapacityExceeded
 from pregate.ask.demands import demands
 from pregate.ask.fitting_placement import most_in_hbm
 from pregate.ask.machine_memory import MachineMemory, memory_of

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 
+from offload.caches.residency import ResidentSet
 from offload.gate_output import gate_output
 from offload.policies import eviction_named
 from offload.policy import Cache
-from offload.residency import ResidentSet
 from pregate.ask.demands import demands
 from pregate.ask.request import Request
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 
+from offload.caches.residency import ResidentSet
 from offload.decode import DecodeStream
-from offload.host_tier import HostEvents, ReadThrough
 from offload.policies import eviction_named
 from offload.policy import Cache
-from offload.residency import ResidentSet
+from offload.slots.host_tier import HostEvents, ReadThrough
 from pregate.ask.request import Request
 from pregate.ask.starting_cache import resident_set
 from traces.errors import InvalidInput

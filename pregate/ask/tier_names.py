@@ -6,8 +6,8 @@ import re
 from dataclasses import replace
 
 from hwmodels.quantity import parse_override
+from offload.placing.tiers import DRAM, PAGE_BYTES, READAHEAD_BYTES, SSD, Reads, Tier
 from offload.policies import cache_named
-from offload.tiers import DRAM, PAGE_BYTES, READAHEAD_BYTES, SSD, Reads, Tier
 from traces.errors import InvalidInput, unknown_name
 from traces.model.architecture import ModelArchitecture
 

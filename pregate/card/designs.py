@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 from hwmodels.platform import Platform
 from hwmodels.quantity import ReadOnly
-from offload.memory import CapacityExceeded
 from offload.policies import policy_named
 from offload.policy import Policy
+from offload.slots.memory import CapacityExceeded
 from pregate.ask.request import Request, request
 from pregate.card.job import Workpiece
 from traces.errors import InvalidInput

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from hwmodels.platform import Platform
 from hwmodels.quantity import ReadOnly
-from offload.placement import LayerRange
+from offload.placing.placement import LayerRange
 from offload.policies import policy_named
 from offload.policy import Policy
 from pregate.card.designs import EngineDesign

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from offload.footprint import Workload, measure_workload
 from offload.metrics import decode_steps
+from offload.placing.footprint import Workload, measure_workload
 from pregate.api import synthesize
 from pregate.ask.decode_middle import middle_of_decode
 from traces.errors import InvalidInput

@@ -7,10 +7,10 @@ from pathlib import Path
 
 from hwmodels.platform import Platform
 from hwmodels.stack import stack_names
-from offload.memory import CapacityExceeded
 from offload.metrics import decode_steps
 from offload.own_policies import is_own_name
 from offload.policies import PRESETS, policy_named
+from offload.slots.memory import CapacityExceeded
 from pregate.ask.choices import OBJECTIVES
 from pregate.ask.schedule_cache import ScheduleCache, schedules_in
 from pregate.card.card import Card

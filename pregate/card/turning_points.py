@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 
 from hwmodels.figures import Figures, figures_of
 from hwmodels.quantity import ReadOnly
-from offload.memory import CapacityExceeded
 from offload.policies import policy_named
+from offload.slots.memory import CapacityExceeded
 from pregate.ask.intervals import measured, prepared
 from pregate.ask.request import request
 from pregate.card.choice import Ranking

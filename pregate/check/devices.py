@@ -14,9 +14,9 @@ import numpy as np
 
 from offload import metrics
 from offload.execution import EXECUTIONS
-from offload.memory import CapacityExceeded
 from offload.ops import KINDS
 from offload.policy import Cache, Policy
+from offload.slots.memory import CapacityExceeded
 from pregate.ask.capture import Captured, capture_request
 from pregate.ask.machine_memory import MachineMemory
 from pregate.ask.request import Request, request

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-from offload.memory import CapacityExceeded
+from offload.slots.memory import CapacityExceeded
 from pregate.check.outcome import CaseOutcome, CasePrediction
 from pregate.check.predictions import PreparedCase
 from pregate.check.runs import Runner

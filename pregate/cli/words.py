@@ -159,7 +159,7 @@ def _cache(option: str, text: str) -> None:
 
 
 def _placement(option: str, text: str) -> None:
-    from offload.placement import placement_named
+    from offload.placing.placement import placement_named
 
     placement_named(text)
 

@@ -12,9 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hwmodels.platform import Platform
-from offload.memory import CapacityExceeded
 from offload.policies import policy_named
 from offload.policy import Policy
+from offload.slots.memory import CapacityExceeded
 from pregate.api import synthesize
 from pregate.ask.choices import BASES
 from pregate.ask.ranking import are_ranked, standing_of, told_apart

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from hwmodels.platform import Platform
-from offload.memory import CapacityExceeded
 from offload.ops import Lane
 from offload.policy import Policy
+from offload.slots.memory import CapacityExceeded
 from pregate.ask.capture import capture_request
 from pregate.ask.simulation import SimulationResult, interpret
 from pregate.card.designs import granted

@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 
 from hwmodels.figures import figures_of
 from offload.decode import about_ops, small_ops
-from offload.memory import CapacityExceeded
 from offload.probes import Probes
+from offload.slots.memory import CapacityExceeded
 from pregate.ask.capture import Captured, capture_request
 from pregate.ask.intervals import compiled, measured, prepared
 from pregate.ask.ranking import are_ranked, standing_of, told_apart

@@ -19,10 +19,10 @@ from hwmodels.cost import price_figures
 from hwmodels.figures import figures_of
 from hwmodels.platform import Platform
 from offload import metrics
-from offload.footprint import Workload, measure_workload
-from offload.memory import CapacityExceeded
+from offload.placing.footprint import Workload, measure_workload
 from offload.policies import PRESETS
 from offload.policy import Cache
+from offload.slots.memory import CapacityExceeded
 from pregate.api import synthesize
 from pregate.ask.capture import Captured, capture_request
 from pregate.ask.request import Request, check_trace, request

@@ -11,7 +11,7 @@ import numpy as np
 
 from hwmodels.platform import load_platform
 from hwmodels.spread import shipped_spread
-from offload.memory import CapacityExceeded
+from offload.slots.memory import CapacityExceeded
 from pregate.ask.shown import html_rows
 from pregate.ask.simulation import to_dataframe
 from pregate.check.ranking import kendall_tau

@@ -20,10 +20,10 @@ from numpy.typing import NDArray
 from hwmodels.cost import price_figures
 from hwmodels.figures import Figures
 from hwmodels.stack import load_stack
-from offload.host_tier import HostTier, ReadWorks
 from offload.ops import Lane, OpKind, Work
 from offload.recorder import Recorder
 from offload.schedule import Schedule
+from offload.slots.host_tier import HostTier, ReadWorks
 from simulator import recurrence
 from traces.documents import read_text
 from traces.errors import InvalidInput, unknown_name

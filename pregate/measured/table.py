@@ -18,7 +18,7 @@ from typing import Any
 from hwmodels.figures import figure_keys
 from hwmodels.quantity import ReadOnly
 from hwmodels.sets import parse_sets
-from offload.placement import placement_named
+from offload.placing.placement import placement_named
 from offload.policies import policy_named
 from offload.policy import Policy
 from pregate.ask.tier_names import tier_named

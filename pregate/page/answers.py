@@ -17,11 +17,11 @@ from hwmodels.cost import Costs, Parts, parts_of, price_figures
 from hwmodels.figures import Figures, figures_of
 from hwmodels.platform import Platform
 from offload.decode import small_ops
-from offload.footprint import Workload, measure_workload
-from offload.memory import CapacityExceeded
 from offload.ops import KINDS, Lane, OpKind
+from offload.placing.footprint import Workload, measure_workload
 from offload.policy import Policy
 from offload.probes import find_probes
+from offload.slots.memory import CapacityExceeded
 from pregate import __version__
 from pregate.api import synthesize
 from pregate.ask.capture import Captured, capture_request

@@ -12,7 +12,7 @@ import numpy as np
 
 from hwmodels.platform import Platform
 from offload.decode import about_ops
-from offload.memory import CapacityExceeded
+from offload.slots.memory import CapacityExceeded
 from pregate.ask.choices import OBJECTIVES
 from pregate.ask.intervals import Interval
 from pregate.ask.simulation import interpret

@@ -15,11 +15,11 @@ import torch
 from numpy.typing import NDArray
 
 from hwmodels.calibrate.measurements import Sample, sample_of, work_parameters
+from offload.caches.residency import ResidentSet
 from offload.execution import EXECUTIONS
 from offload.ops import Lane, OpKind
-from offload.placement import place
+from offload.placing.placement import place
 from offload.policies import policy_named
-from offload.residency import ResidentSet
 from offload.schedule import Schedule
 from runtime.backend import Action, Backend, Copy
 from runtime.cpu import CpuBackend

@@ -11,8 +11,8 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from offload.decoding.unions import Union
 from offload.policy import BlockView, MissAction, OnMiss, Policy
-from offload.unions import Union
 from runtime.passes import Pass
 from traces.errors import InvalidInput
 from traces.routing import Step

@@ -16,20 +16,20 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from offload.decode_loop import DecodeLoop
+from offload.caches.residency import ResidentSet
+from offload.decoding.decode_loop import DecodeLoop
+from offload.decoding.passes import passes_of
+from offload.decoding.unions import Union, Unions
 from offload.execution import Execution
 from offload.ops import Lane
-from offload.passes import passes_of
-from offload.placement import AS_DECIDED, Placed
+from offload.placing.placement import AS_DECIDED, Placed
 from offload.policies.guess import BringsGuesses
 from offload.policies.wrong_guess import executes_guessed, executes_resident
 from offload.policy import Policy, fetch_misses
 from offload.predictors.next_gate import CurveGate, NextGate
 from offload.recorder import assemble
-from offload.residency import ResidentSet
 from offload.schedule import Schedule
 from offload.timeline import Timeline
-from offload.unions import Union, Unions
 from runtime.backend import Backend
 from runtime.loading import pool_bytes
 from runtime.model.weights import Experts

@@ -13,14 +13,14 @@ from hwmodels.cost import Costs, price, price_figures
 from hwmodels.figures import figures_of
 from hwmodels.platform import load_platform
 from offload import metrics
+from offload.caches.residency import ResidentSet
 from offload.decode import DecodeStream, decode
 from offload.execution import EXECUTIONS
-from offload.footprint import measure_workload
 from offload.ops import Lane, OpKind, Work
+from offload.placing.footprint import measure_workload
 from offload.policies import policy_named
 from offload.probes import Probes, find_probes
 from offload.recorder import Recorder
-from offload.residency import ResidentSet
 from offload.schedule import Schedule, ScheduleDigest
 from offload.timeline import Timeline
 from pregate.api import load_trace
@@ -228,7 +228,7 @@ def test_part_by_part_is_as_the_whole(
     text: str, execution: str, compiled: bool | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Parts of a step or two: carried ends, levels and intervals change nothing."""
-    for module in ("offload.decode_loop", "offload.fast.decode_compiled"):
+    for module in ("offload.decoding.decode_loop", "offload.fast.decode_compiled"):
         monkeypatch.setattr(f"{module}._PART_OPS", 1)
     hw = load_platform("a100-sxm4-80gb", "streams", {"link.h2d_bytes_per_s": 1e7})
     for name, disk in (("decoder-only", False), ("encoder-decoder", True)):

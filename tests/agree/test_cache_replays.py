@@ -10,11 +10,11 @@ import pytest
 from hypothesis import given, settings
 
 from hwmodels.platform import load_platform
-from offload.cache_replay import _COMPILED, is_known, replay_cache
+from offload.caches.cache_replay import _COMPILED, is_known, replay_cache
+from offload.caches.trace_events import trace_events
 from offload.fast.replay_slots_kernel import KINDS
 from offload.gate_output import gate_output
 from offload.policies import cache_named, eviction_names
-from offload.trace_events import trace_events
 from pregate.ask.capture import capture
 from tests.small_models import MODELS, routing
 from traces.errors import InvalidInput

@@ -7,16 +7,16 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 
+from offload.caches.residency import ResidentSet
 from offload.decode import DecodeStream, decode
 from offload.execution import EXECUTIONS
 from offload.fast.decode_compiled import is_compilable
-from offload.footprint import measure_workload
-from offload.memory import CapacityExceeded
+from offload.placing.footprint import measure_workload
 from offload.policies import PRESETS, eviction_named, policy_named
 from offload.policy import Policy
 from offload.recorder import assemble
-from offload.residency import ResidentSet
 from offload.schedule import ScheduleDigest
+from offload.slots.memory import CapacityExceeded
 from tests.small_models import MODELS, TRIED, decoder_only, routing
 from traces.model.architecture import ModelArchitecture
 from traces.phase import Phase

@@ -12,13 +12,13 @@ from hypothesis import given, settings
 
 from hwmodels.cost import Costs, price
 from hwmodels.platform import load_platform
+from offload.caches.residency import ResidentSet
 from offload.decode import decode
 from offload.execution import EXECUTIONS
-from offload.footprint import measure_workload
 from offload.ops import Lane, OpKind, Work
+from offload.placing.footprint import measure_workload
 from offload.policies import eviction_named
 from offload.recorder import Recorder
-from offload.residency import ResidentSet
 from offload.schedule import Schedule
 from pregate.api import load_trace
 from pregate.ask.demands import demands

@@ -9,14 +9,14 @@ import pytest
 
 from hwmodels.cost import price
 from hwmodels.platform import load_platform
+from offload.caches.residency import ResidentSet
 from offload.decode import Decoded, DecodeStream, decode
 from offload.execution import EXECUTIONS, Execution
 from offload.fast.decode_compiled import CompiledLoop
-from offload.footprint import measure_workload
 from offload.ops import Lane, OpKind
+from offload.placing.footprint import measure_workload
 from offload.policies import policy_named
 from offload.recorder import assemble
-from offload.residency import ResidentSet
 from simulator import des, event, recurrence
 from tests.small_models import MODELS, decoder_only, routing
 from traces.errors import UnknownName

@@ -12,9 +12,9 @@ from hwmodels.platform import load_platform
 from offload import metrics
 from offload.decode import DecodeStream
 from offload.execution import EXECUTIONS
-from offload.memory import CapacityExceeded
 from offload.ops import OpKind
 from offload.schedule import Schedule, ScheduleDigest
+from offload.slots.memory import CapacityExceeded
 from pregate.ask.capture import Captured, capture_request
 from pregate.ask.evaluation import evaluate
 from pregate.ask.machine_memory import MachineMemory
@@ -177,7 +177,7 @@ def test_part_by_part_and_many_machines_are_as_the_whole(text: str, tier: str, m
     schedule = whole.decoded.schedule
     hw = load_platform("rtx-4090", "streams", {"storage": "nvme-gen4"})
     timeline = recurrence.simulate(schedule, price(schedule.works, hw))
-    monkeypatch.setattr("offload.decode_loop._PART_OPS", 1)
+    monkeypatch.setattr("offload.decoding.decode_loop._PART_OPS", 1)
     parts = DecodeStream(
         model, trace.steps(), asked.policy, asked.execution, n_buffers=asked.plan.n_buffers, cache=resident_set(asked),
         disk=tier == "ssd", placed=asked.placed,

@@ -12,15 +12,15 @@ from hypothesis import given, settings
 from benchmarks import smallest_simpy
 from hwmodels.cost import Costs, price
 from hwmodels.platform import load_platform
+from offload.caches.residency import ResidentSet
 from offload.decode import decode
 from offload.execution import EXECUTIONS
-from offload.footprint import measure_workload
-from offload.memory import CapacityExceeded
 from offload.ops import Lane, OpKind, Work
+from offload.placing.footprint import measure_workload
 from offload.policies import policy_named
 from offload.recorder import Recorder
-from offload.residency import ResidentSet
 from offload.schedule import Schedule
+from offload.slots.memory import CapacityExceeded
 from simulator import des, event, recurrence
 from simulator.explain.bounds import lower_bounds
 from tests.small_models import MODELS, TRIED, routing

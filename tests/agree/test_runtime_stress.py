@@ -10,14 +10,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from offload.caches.residency import ResidentSet
 from offload.decode import decode
 from offload.execution import EXECUTIONS
-from offload.memory import CapacityExceeded
 from offload.ops import OpKind
 from offload.policies import policy_named
 from offload.policy import BlockView, Buffers, Fetch, MissAction, Policy
-from offload.residency import ResidentSet
 from offload.schedule import Schedule
+from offload.slots.memory import CapacityExceeded
 from traces.model.architecture import DTYPES, Attention, LayerStack, ModelArchitecture
 from traces.phase import Phase
 from traces.routing import Provenance, RoutingTrace

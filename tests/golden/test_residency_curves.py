@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from offload.replay import replay_residency, residency_curve
-from offload.residency import ResidentSet
+from offload.caches.replay import replay_residency, residency_curve
+from offload.caches.residency import ResidentSet
 from pregate.api import load_trace
 from pregate.ask.cache_hits import cache_hits
 from traces.importers import import_trace

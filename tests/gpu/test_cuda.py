@@ -11,10 +11,10 @@ import pytest
 from hwmodels.platform import load_platform
 from offload.decode import decode
 from offload.execution import EXECUTIONS
-from offload.memory import CapacityExceeded
 from offload.ops import Lane, OpKind
 from offload.policies import policy_named
 from offload.schedule import COLUMNS, Schedule
+from offload.slots.memory import CapacityExceeded
 from pregate.ask.capture import capture_request
 from pregate.ask.request import request
 from pregate.ask.starting_cache import resident_set

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 import pregate
-from offload.footprint import measure_workload
-from offload.memory import CapacityExceeded
 from offload.metrics import decode_steps
+from offload.placing.footprint import measure_workload
+from offload.slots.memory import CapacityExceeded
 from pregate.ask.capture import capture
 from pregate.ask.decode_middle import DECODED
 from pregate.ask.simulation import interpret

@@ -11,10 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-import offload.unions
-from offload.micro_batches import micro_batches_of
-from offload.token_mixing import contexts
-from offload.unions import most_distinct, tokens_by_expert
+import offload.decoding.unions
+from offload.decoding.micro_batches import micro_batches_of
+from offload.decoding.token_mixing import contexts
+from offload.decoding.unions import most_distinct, tokens_by_expert
 from traces.errors import InvalidInput
 from traces.phase import Phase
 from traces.routing import Step
@@ -29,7 +29,7 @@ choices = st.tuples(st.integers(1, 40), st.integers(1, 3), st.integers(1, 3)).fl
 @given(experts=choices, cells=st.sampled_from([1, 7, 1 << 15]))
 def test_experts_are_counted_part_by_part(experts: Any, cells: int) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(offload.unions, "_CELLS", cells)
+        patch.setattr(offload.decoding.unions, "_CELLS", cells)
         counts, most = tokens_by_expert(experts, N_EXPERTS), most_distinct(experts, N_EXPERTS)
     for layer in range(experts.shape[1]):
         wanted = Counter(experts[:, layer].ravel().tolist())

@@ -13,15 +13,15 @@ from hypothesis import given, settings
 
 from hwmodels.cost import price
 from hwmodels.platform import load_platform
+from offload.caches.eviction import EVICTIONS
+from offload.caches.residency import ResidentSet
 from offload.decode import Decoded, DecodeStream, decode
-from offload.eviction import EVICTIONS
 from offload.execution import EXECUTIONS
-from offload.footprint import measure_workload
-from offload.memory import CapacityExceeded
 from offload.ops import Lane, OpKind
+from offload.placing.footprint import measure_workload
 from offload.policies import policy_named
 from offload.policy import BlockView, Fetch, Policy
-from offload.residency import ResidentSet
+from offload.slots.memory import CapacityExceeded
 from offload.timeline import Timeline
 from simulator import des
 from simulator.explain.bounds import lower_bounds

@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 
 from offload import work
+from offload.caches.residency import ResidentSet
 from offload.decode import Decoded, DecodeStream, decode
 from offload.execution import EXECUTIONS
 from offload.ops import Lane, OpKind, Work
 from offload.policies import policy_named
 from offload.policy import BlockView, Decisions, Fetch, Policy, RunFacts, no_prefetch
 from offload.recorder import assemble
-from offload.residency import ResidentSet
 from tests.by_hand import DECODER, NEXT, PROMPT, SHARED, SWITCH, asked, hybrid, ops, step, written
 from tests.small_models import routing
 from traces.errors import InvalidInput

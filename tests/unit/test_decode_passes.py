@@ -9,15 +9,16 @@ import numpy as np
 import pytest
 
 import offload.decode
-from offload import decode_loop, token_mixing, unions, work
+from offload import work
+from offload.caches.residency import ResidentSet
 from offload.decode import DecodeStream, decode
+from offload.decoding import decode_loop, token_mixing, unions
 from offload.execution import EXECUTIONS
 from offload.ops import OpKind, Work
-from offload.placement import Placed
+from offload.placing.placement import Placed
 from offload.policies import policy_named
 from offload.policy import BlockView, Fetch, Policy
 from offload.recorder import assemble
-from offload.residency import ResidentSet
 from tests.by_hand import DECODER, NEXT, PROMPT, SHARED, asked, hybrid, ops, step, written
 from traces.phase import Phase
 from traces.routing import Step

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from offload.eviction import EVICTIONS, Belady, Eviction, Fifo, Lfu, Lifo, Lru, Random, Static
+from offload.caches.eviction import EVICTIONS, Belady, Eviction, Fifo, Lfu, Lifo, Lru, Random, Static
 
 N_KEYS = 8
 EVENTS = st.lists(st.sets(st.integers(0, N_KEYS - 1), min_size=1, max_size=4).map(sorted), max_size=40)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from offload.memory import CapacityExceeded
-from offload.placement import LayerRange, placement_named
+from offload.placing.placement import LayerRange, placement_named
+from offload.slots.memory import CapacityExceeded
 from pregate import load_hardware, load_model, simulate, synthesize
 from pregate.ask.machine_memory import memory_of
 from pregate.ask.request import Request, request

@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 
 from offload.execution import EXECUTIONS
-from offload.footprint import MemoryPlan, Workload, host_bytes, measure_workload, plan_memory
-from offload.memory import CapacityExceeded
-from offload.placement import Placed
+from offload.placing.footprint import MemoryPlan, Workload, host_bytes, measure_workload, plan_memory
+from offload.placing.placement import Placed
 from offload.policies import policy_named
 from offload.policies.pregate import pregate
 from offload.policy import Buffers, Policy
+from offload.slots.memory import CapacityExceeded
 from tests.small_models import MODELS, decoder_only, routing
 from traces.errors import InvalidInput
 from traces.model.architecture import DTYPES, ModelArchitecture

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 import pregate
-from offload.memory import CapacityExceeded
+from offload.slots.memory import CapacityExceeded
 from pregate.ask.machine_memory import MachineMemory, memory_of
 from pregate.ask.request import request
 from pregate.measured.prediction import RowBench

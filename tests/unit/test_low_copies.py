@@ -12,14 +12,14 @@ from hypothesis import strategies as st
 import pregate
 from hwmodels.cost import price
 from hwmodels.platform import load_platform
+from offload.caches.residency import ResidentSet
 from offload.decode import Decoded, decode
 from offload.execution import EXECUTIONS
-from offload.footprint import MemoryPlan, with_low_slots
-from offload.low_copies import LowAccess, LowCopies, LowSlots
 from offload.ops import OpKind
+from offload.placing.footprint import MemoryPlan, with_low_slots
 from offload.policies import policy_named
 from offload.policy import Cache
-from offload.residency import ResidentSet
+from offload.slots.low_copies import LowAccess, LowCopies, LowSlots
 from simulator import des, event, recurrence
 from simulator.modes import FIFO
 from tests.small_models import decoder_only, routing

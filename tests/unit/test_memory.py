@@ -6,11 +6,11 @@ import dataclasses
 
 import pytest
 
-from offload.copies import Copies
 from offload.execution import EXECUTIONS
-from offload.held import Held
-from offload.memory import CapacityExceeded
 from offload.ops import Lane, OpKind, Work
+from offload.slots.copies import Copies
+from offload.slots.held import Held
+from offload.slots.memory import CapacityExceeded
 from tests.expert_desk import DISK, FETCH, STAGED, STREAMED, Desk, cache_of
 from traces.errors import InvalidInput
 

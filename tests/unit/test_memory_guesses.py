@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import pytest
 
-from offload.copies import Copies
-from offload.held import Held
-from offload.memory import ExpertMemory
+from offload.caches.residency import ResidentSet
 from offload.ops import Lane, OpKind, Work
 from offload.policy import MissAction
 from offload.recorder import Recorder
-from offload.residency import ResidentSet
+from offload.slots.copies import Copies
+from offload.slots.held import Held
+from offload.slots.memory import ExpertMemory
 from tests.expert_desk import DISK, FETCH, STAGE, STAGED, Desk, cache_of
 
 

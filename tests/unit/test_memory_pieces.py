@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from offload.copies import Copies
 from offload.ops import Lane, OpKind, Work
 from offload.policy import MissAction
+from offload.slots.copies import Copies
 from tests.expert_desk import FETCH, Desk, cache_of
 
 FOUR, SIX = (Work(OpKind.FETCH, copy_bytes=n, weight_bits=8.0) for n in (4, 6))

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from offload.copies import Copies
-from offload.free_slots import FreeSlots
-from offload.held import Held
 from offload.ops import Lane, OpKind, Work
 from offload.policy import MissAction
+from offload.slots.copies import Copies
+from offload.slots.free_slots import FreeSlots
+from offload.slots.held import Held
 from tests.expert_desk import DISK, FETCH, STAGED, STREAMED, Desk, cache_of
 
 

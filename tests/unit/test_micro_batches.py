@@ -14,12 +14,12 @@ import pregate
 from hwmodels.cost import price
 from hwmodels.platform import load_platform
 from offload.decode import Decoded, decode
+from offload.decoding.micro_batches import micro_batches_of
 from offload.execution import EXECUTIONS
-from offload.footprint import measure_workload, plan_memory
 from offload.metrics import gap_pairs
-from offload.micro_batches import micro_batches_of
 from offload.ops import TO_DEVICE, Lane, OpKind, Work
-from offload.placement import placement_named
+from offload.placing.footprint import measure_workload, plan_memory
+from offload.placing.placement import placement_named
 from offload.policies import policy_named
 from offload.recorder import Recorder
 from offload.schedule import Schedule
@@ -45,8 +45,8 @@ def written(
     plan = plan_memory(
         model, measure_workload(model, trace.steps()), design, how, hbm_bytes=10**9, reserve_bytes=0
     )  # fmt: skip
-    from offload.eviction import Lru
-    from offload.residency import ResidentSet
+    from offload.caches.eviction import Lru
+    from offload.caches.residency import ResidentSet
 
     cache = None
     if design.cache is not None:

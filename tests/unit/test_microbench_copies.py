@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from hwmodels.calibrate.measurements import Sample
-from offload.memory import CapacityExceeded
 from offload.ops import Lane
+from offload.slots.memory import CapacityExceeded
 from tests.unit.test_runtime_cuda import StandIn
 from traces.errors import InvalidInput
 

@@ -10,10 +10,10 @@ import pytest
 
 import pregate
 from hwmodels.cost import Costs
-from offload.memory import CapacityExceeded
 from offload.ops import Lane, OpKind, Work
 from offload.recorder import Recorder
 from offload.schedule import Schedule
+from offload.slots.memory import CapacityExceeded
 from offload.timeline import Timeline
 from simulator import des, event, recurrence
 from simulator.flow import max_min_level

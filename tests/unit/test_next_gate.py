@@ -14,8 +14,8 @@ from hwmodels.cost import price
 from hwmodels.platform import load_platform
 from offload.decode import decode
 from offload.execution import EXECUTIONS
-from offload.footprint import measure_workload
 from offload.ops import OpKind
+from offload.placing.footprint import measure_workload
 from offload.policies import policy_named
 from offload.policies.lru_next_gate import lru_next_gate
 from offload.policy import BlockView, Buffers

@@ -13,11 +13,11 @@ from hwmodels.stack import stack_names
 from offload import work
 from offload.decode import Decoded
 from offload.execution import EXECUTIONS
-from offload.footprint import measure_workload, plan_memory
-from offload.memory import CapacityExceeded
 from offload.ops import OpKind, Work
-from offload.placement import place, placement_named
+from offload.placing.footprint import measure_workload, plan_memory
+from offload.placing.placement import place, placement_named
 from offload.policies import policy_named
+from offload.slots.memory import CapacityExceeded
 from pregate import load_hardware, simulate
 from pregate.ask.capture import capture
 from pregate.ask.machine_memory import memory_of

@@ -12,17 +12,17 @@ import pytest
 
 from hwmodels.cost import price
 from hwmodels.platform import load_platform
+from offload.caches.eviction import EVICTIONS
+from offload.caches.eviction_ranked import RANKED
+from offload.caches.residency import ResidentSet
 from offload.decode import Decoded, decode
-from offload.eviction import EVICTIONS
-from offload.eviction_ranked import RANKED
 from offload.execution import EXECUTIONS
-from offload.footprint import measure_workload
-from offload.memory import CapacityExceeded
 from offload.ops import Lane, OpKind
+from offload.placing.footprint import measure_workload
 from offload.policies import PRESETS, cache_named, eviction_named, eviction_names, policy_named
 from offload.policies.pregate import pregate
 from offload.policy import BlockView, Cache, Fetch, Policy, fetch_misses
-from offload.residency import ResidentSet
+from offload.slots.memory import CapacityExceeded
 from offload.timeline import Timeline
 from pregate.ask.demands import demands
 from simulator import recurrence

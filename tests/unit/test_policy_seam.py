@@ -10,13 +10,13 @@ import pytest
 
 from hwmodels.cost import price
 from hwmodels.platform import Platform, load_platform
+from offload.caches.eviction import Static
+from offload.caches.residency import ResidentSet
 from offload.decode import Decoded, decode
-from offload.eviction import Static
 from offload.execution import EXECUTIONS
 from offload.ops import Lane, OpKind
 from offload.policies import cache_named, policy_named
 from offload.policy import BlockView, Buffers, Decisions, Fetch, MissAction, Policy, RunFacts
-from offload.residency import ResidentSet
 from offload.timeline import Timeline
 from pregate.ask.capture import capture
 from simulator import des

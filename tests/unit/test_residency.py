@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from offload.eviction import EVICTIONS, Belady, Eviction, Lru, Static
-from offload.replay import POLICIES, curve_csv, replay_residency, residency_curve
-from offload.residency import ResidentSet
+from offload.caches.eviction import EVICTIONS, Belady, Eviction, Lru, Static
+from offload.caches.replay import POLICIES, curve_csv, replay_residency, residency_curve
+from offload.caches.residency import ResidentSet
 from traces.errors import InvalidInput, UnknownName
 from traces.phase import Phase
 from traces.routing import Provenance, RoutingTrace

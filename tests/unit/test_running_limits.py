@@ -9,8 +9,8 @@ from types import SimpleNamespace
 import pytest
 
 import pregate
-from offload.memory import CapacityExceeded
 from offload.policies import policy_named
+from offload.slots.memory import CapacityExceeded
 from pregate.ask.capture import Captured
 from pregate.check import devices
 from pregate.check.devices import Device, capture_on, memory_of_device, resolve

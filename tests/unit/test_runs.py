@@ -11,12 +11,12 @@ from hwmodels.cost import price
 from hwmodels.platform import load_platform
 from offload.decode import DecodeStream
 from offload.execution import EXECUTIONS
-from offload.memory import ExpertMemory
 from offload.ops import OpKind
 from offload.policies import policy_named
 from offload.recorder import assemble
-from offload.runs import unrolled
 from offload.schedule import Schedule
+from offload.slots.memory import ExpertMemory
+from offload.slots.runs import unrolled
 from simulator import des, event, recurrence
 from simulator.costs import one_by_one
 from simulator.modes import Modes
@@ -41,7 +41,7 @@ def _one_by_one(
         return ExpertMemory(*args[:6], in_runs=False, **{key: value for key, value in more.items() if key != "in_runs"})
 
     with monkeypatch.context() as patched:
-        patched.setattr("offload.decode_loop.ExpertMemory", without_runs)
+        patched.setattr("offload.decoding.decode_loop.ExpertMemory", without_runs)
         return _prefetched(model, n_buffers, execution)
 
 

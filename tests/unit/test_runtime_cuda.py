@@ -15,11 +15,11 @@ import pytest
 
 from offload.decode import decode
 from offload.execution import EXECUTIONS
-from offload.memory import CapacityExceeded
 from offload.ops import Lane, OpKind, Work
 from offload.policies import policy_named
 from offload.recorder import Recorder
 from offload.schedule import Schedule
+from offload.slots.memory import CapacityExceeded
 from tests.small_models import MODELS, routing
 from traces.errors import InvalidInput
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from hwmodels.platform import load_platform
-from offload.memory import CapacityExceeded
+from offload.slots.memory import CapacityExceeded
 from pregate.api import synthesize
 from pregate.ask.capture import capture
 from pregate.ask.request import request

@@ -9,12 +9,12 @@ import sys
 import numpy as np
 import pytest
 
+from offload.caches.residency import ResidentSet
 from offload.decode import Decoded, decode
 from offload.execution import EXECUTIONS
 from offload.ops import Lane, OpKind, Work
 from offload.policies import policy_named
 from offload.recorder import Recorder
-from offload.residency import ResidentSet
 from offload.schedule import COLUMNS, Schedule
 from offload.work import expert_copy_work, experts_work, gate_work
 from runtime.order import order_of

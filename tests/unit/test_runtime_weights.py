@@ -15,7 +15,7 @@ from traces.model.architecture import architecture_names, load_architecture
 
 torch = pytest.importorskip("torch", reason="the runtime needs PyTorch (the extra 'runtime')")
 
-from offload.memory import CapacityExceeded  # noqa: E402
+from offload.slots.memory import CapacityExceeded  # noqa: E402
 from runtime import memory, storage  # noqa: E402
 from runtime.memory import PAGE_BYTES, aligned  # noqa: E402
 from runtime.model.weights import Experts, expert_shapes, static_shapes  # noqa: E402

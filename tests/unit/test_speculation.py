@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import pregate
-from offload.footprint import measure_workload
 from offload.ops import Lane, OpKind
+from offload.placing.footprint import measure_workload
 from offload.policies import policy_named
 from offload.speculation import Speculation, speculation_named
 from pregate.ask.capture import capture

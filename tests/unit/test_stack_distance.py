@@ -12,8 +12,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 import pregate
-from offload.replay import replay_residency, residency_curve
-from offload.residency import ResidentSet
+from offload.caches.replay import replay_residency, residency_curve
+from offload.caches.residency import ResidentSet
 from pregate.ask.replay import LruCurve
 from pregate.ask.replay import lru_curve as front_door
 from traces.errors import InvalidInput

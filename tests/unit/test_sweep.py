@@ -15,10 +15,10 @@ import pytest
 
 import pregate
 from hwmodels.platform import Platform
-from offload.memory import CapacityExceeded
 from offload.policies import cache_named, policy_named
 from offload.policy import BlockView, Fetch
 from offload.schedule import COLUMNS
+from offload.slots.memory import CapacityExceeded
 from pregate.api import synthesize
 from pregate.ask.capture import capture
 from pregate.ask.simulation import simulate

@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 
 from hwmodels.overrides import with_overrides
 from hwmodels.platform import load_platform
-from offload.memory import CapacityExceeded
 from offload.policies import cache_named, policy_named
 from offload.policies.pregate import pregate
+from offload.slots.memory import CapacityExceeded
 from pregate.ask.request import request
 from pregate.explore.sweeps.axes import read_axes
 from pregate.explore.sweeps.designs import read_designs

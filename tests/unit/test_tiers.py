@@ -13,15 +13,15 @@ import pregate
 from hwmodels.cost import Parts, parts_of, price
 from hwmodels.figures import figures_of
 from hwmodels.platform import load_platform
+from offload.caches.residency import ResidentSet
 from offload.decode import Decoded, decode
 from offload.execution import EXECUTIONS
-from offload.host_tier import HostEvents, ReadThrough
-from offload.memory import CapacityExceeded
 from offload.ops import KINDS, Lane, OpKind, ReadRounds, Work
+from offload.placing.tiers import Reads, Tier
 from offload.policies import policy_named
-from offload.residency import ResidentSet
 from offload.schedule import Schedule
-from offload.tiers import Reads, Tier
+from offload.slots.host_tier import HostEvents, ReadThrough
+from offload.slots.memory import CapacityExceeded
 from pregate.ask.tier_names import tier_named
 from simulator import des, event, recurrence
 from simulator.modes import FIFO

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from offload.memory import CapacityExceeded
+from offload.slots.memory import CapacityExceeded
 from tests.small_fits import platform
 from tests.small_models import MODELS
 

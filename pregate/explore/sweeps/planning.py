@@ -18,9 +18,9 @@ from hwmodels.figures import MEMORY_FIGURES, figure_keys
 from hwmodels.overrides import with_overrides
 from hwmodels.platform import Platform
 from hwmodels.quantity import ReadOnly
-from offload.footprint import Workload, measure_workload
-from offload.memory import CapacityExceeded
+from offload.placing.footprint import Workload, measure_workload
 from offload.policy import Cache, Policy
+from offload.slots.memory import CapacityExceeded
 from pregate.ask.largest_batch import fewest_sequences, largest_batch
 from pregate.ask.request import Request, check_trace, request
 from pregate.ask.tier_names import check_resizable, resized

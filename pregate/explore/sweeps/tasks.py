@@ -23,8 +23,8 @@ import simulator
 import traces
 from hwmodels.platform import Platform
 from offload.decode import small_ops
-from offload.memory import CapacityExceeded
 from offload.schedule import COLUMNS
+from offload.slots.memory import CapacityExceeded
 from pregate.ask.capture import Captured, capture_request
 from pregate.ask.evaluation import evaluate, made_ready
 from pregate.ask.request import Request

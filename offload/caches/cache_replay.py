@@ -1,0 +1,183 @@
+"""Caches as policies have them, in slots, replayed over a trace without a schedule: hits, and what is left to Belady.
+
+The rules are those of `offload.caches.residency`: an event is one (step, layer), looked up whole before anything
+leaves; what finds no slot passes through. `replay_cache` replays them by a `ResidentSet`, the definition, or compiled
+where the trace is large and the kernel knows the cache (`is_known`), hit for hit. What a static or hot cache holds is
+there from the start, so that it may hit more than Belady, which begins empty.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import partial
+from itertools import pairwise
+
+import numpy as np
+from numpy.typing import NDArray
+
+from offload.caches.eviction import Random
+from offload.caches.ranks_by_gates import EPSILON, MRS_ALPHA
+from offload.caches.ranks_by_use import LOOKUPS_A_SLOT
+from offload.caches.residency import ResidentSet
+from offload.caches.trace_events import TraceEvents
+from offload.policies import eviction_named
+from offload.policy import Cache
+from traces.errors import InvalidInput
+from traces.popularity import PopularityProfile
+
+__all__ = ["CacheReplay", "is_known", "replay_cache"]
+
+SMALL_LOOKUPS = 30_000
+"""Lookups up to which the definition is done before compiled code would be loaded."""
+
+_COMPILED = frozenset(
+    [
+        "lru",
+        "hot_lru",
+        "fifo",
+        "lifo",
+        "lfu",
+        "lfu_decay",
+        "lfru",
+        "lfru_released",
+        "mrs",
+        "activation",
+        "least_stale",
+        "belady",
+        "random",
+        "static",
+    ]
+)
+
+
+@dataclass(frozen=True, slots=True)
+class CacheReplay:
+    """What one cache met. `hits`: (n_lookups,) bool, read-only, by event and expert, as `TraceEvents.keys`."""
+
+    hits: NDArray[np.bool_] = field(repr=False, compare=False)
+    n_slots: int
+    n_hits: int
+    n_decode_lookups: int
+    n_decode_hits: int
+
+    @property
+    def n_lookups(self) -> int:
+        """Experts looked up, one a (step, layer) that asks for it."""
+        return len(self.hits)
+
+    @property
+    def hit_rate(self) -> float:
+        """Hits over lookups, prefill included."""
+        return self.n_hits / max(self.n_lookups, 1)
+
+    @property
+    def decode_hit_rate(self) -> float:
+        """Hits over lookups of decode steps; 0 without any."""
+        return self.n_decode_hits / max(self.n_decode_lookups, 1)
+
+
+def is_known(cache: Cache) -> bool:
+    """Whether the compiled replay knows the cache."""
+    return cache.eviction in _COMPILED and cache.admit == "always"
+
+
+def replay_cache(
+    events: TraceEvents,
+    cache: Cache,
+    n_slots: int,
+    *,
+    cold: bool = False,
+    popularity: PopularityProfile | None = None,
+    seed: int = 0,
+    compiled: bool | None = None,
+) -> CacheReplay:
+    """Replay `events` through `cache` with `n_slots`, whatever size it names.
+
+    `cold`: it is emptied whenever none of a pass's sequences was in the pass before. `popularity`: what a static or a
+    hot cache holds (None: what these events choose most). `compiled`: None takes the kernel for large traces. Raises
+    `InvalidInput` for fewer slots than one, a warm cache, or where `compiled` asks for a cache that the kernel does
+    not know.
+    """
+    if n_slots < 1:
+        raise InvalidInput(f"{n_slots} slots are below 1: a cache of that size holds no expert")
+    if cache.warm:
+        raise InvalidInput(f"cache {cache.eviction}: a replay begins cold, leave :warm out")
+    if compiled and not is_known(cache):
+        raise InvalidInput(f"cache {cache.eviction}: the compiled replay does not know it")
+    popular = _popular(events, cache, popularity)
+    take = is_known(cache) and events.n_lookups > SMALL_LOOKUPS if compiled is None else compiled
+    hits = (_in_kernel if take else _in_python)(events, cache, n_slots, cold, popular, seed)
+    hits.setflags(write=False)
+    decode = np.repeat(events.decode, np.diff(events.ptr))
+    return CacheReplay(hits, n_slots, int(hits.sum()), int(decode.sum()), int(hits[decode].sum()))
+
+
+def _popular(events: TraceEvents, cache: Cache, popularity: PopularityProfile | None) -> list[tuple[int, int]]:
+    """Layers and experts, the most popular first, where the cache holds such."""
+    if not cache.holds_popular:
+        return []
+    popularity = cache.popularity or popularity
+    if popularity is None:
+        counts = np.bincount(events.keys, minlength=events.n_layers * events.n_experts)
+        return [divmod(int(key), events.n_experts) for key in np.argsort(-counts, kind="stable") if counts[key]]
+    here, there = (events.n_layers, events.n_experts), popularity.counts.shape
+    if here != there:
+        raise InvalidInput(f"popularity is of {there[0]} x {there[1]} experts, the trace of {here[0]} x {here[1]}")
+    return popularity.hottest(popularity.counts.size)
+
+
+def _in_python(
+    events: TraceEvents, cache: Cache, n_slots: int, cold: bool, popular: list[tuple[int, int]], seed: int
+) -> NDArray[np.bool_]:
+    changes = (np.flatnonzero(np.diff(events.group)) + 1).tolist() if cold else []
+    bounds = [0, *changes, len(events.layer)]
+    rng, hits = np.random.default_rng(seed), list[bool]()
+    for first, last in pairwise(bounds):
+        eviction = eviction_named(cache.eviction, 0, partial(_asked, events, first, last))
+        residents = ResidentSet(
+            n_slots, (lambda: Random(rng)) if cache.eviction == "random" else eviction, per_layer=cache.per_layer,
+            n_layers=events.n_layers, n_experts=events.n_experts, admit=cache.admit, budget=cache.budget,
+        )  # fmt: skip
+        if cache.eviction == "hot_lru":
+            residents.hold(popular, cache.hot_share)
+        for layer, expert in popular if cache.eviction == "static" else ():
+            residents.admit(layer, [expert])
+        for output in events.outputs(first, last):
+            residents.gated(output)
+            hits += [access.hit for access in residents.admit(output.layer, output.experts)]
+    return np.array(hits, np.bool_)
+
+
+def _asked(events: TraceEvents, first: int, last: int) -> list[list[int]]:
+    """The keys of each event, for who may know the future."""
+    return [events.keys[events.ptr[event] : events.ptr[event + 1]].tolist() for event in range(first, last)]
+
+
+def _in_kernel(
+    events: TraceEvents, cache: Cache, n_slots: int, cold: bool, popular: list[tuple[int, int]], seed: int
+) -> NDArray[np.bool_]:
+    from offload.fast import replay_slots_kernel as kernel
+
+    n_keys, hits = events.n_layers * events.n_experts, np.zeros(events.n_lookups, np.bool_)
+    each, n_larger = divmod(n_slots, events.n_layers)
+    slots = np.array([n_slots])
+    if cache.per_layer and events.n_layers > 1:
+        slots = np.array([each + (layer < n_larger) for layer in range(events.n_layers)])
+    share = 1.0 if cache.eviction == "static" else cache.hot_share if cache.eviction == "hot_lru" else 0.0
+    held, left = np.zeros(n_keys, np.bool_), [int(n * share + 0.5) for n in slots.tolist()]
+    for layer, expert in popular:
+        pool = layer if len(slots) > 1 else 0
+        if left[pool]:
+            left[pool] -= 1
+            held[layer * events.n_experts + expert] = True
+    following = np.zeros(0, np.int64)
+    if cache.eviction == "belady":
+        group = events.group if cold else np.zeros_like(events.group)
+        following = kernel.next_uses(events.ptr, events.keys, group, n_keys)
+    budget = n_slots if cache.budget is None else cache.budget
+    kernel.replay_slots(
+        events.ptr, events.keys, events.tokens, events.scores, following, events.layer, events.i_step, events.n_tokens,
+        events.begins, events.group, slots, held, events.n_experts, events.top_k, kernel.KINDS[cache.eviction], cold,
+        budget, MRS_ALPHA, EPSILON, LOOKUPS_A_SLOT, np.random.default_rng(seed), hits,
+    )  # fmt: skip
+    return hits

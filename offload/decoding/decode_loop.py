@@ -1,0 +1,276 @@
+"""The decode loop in Python, for every policy: the definition of what a schedule holds. No clock anywhere."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
+from typing import NamedTuple
+
+from offload import work
+from offload.caches.residency import ResidentSet, count_slots
+from offload.decoding.decoding_pass import PassWorks
+from offload.decoding.drafting import Draft
+from offload.decoding.micro_batches import MicroBatches, micro_batches_of
+from offload.decoding.moe_blocks import Blocks
+from offload.decoding.passes import passes_of
+from offload.decoding.token_mixing import TokenMixing
+from offload.decoding.unions import Unions, unions_of
+from offload.decoding.work_rows import Works
+from offload.execution import Execution
+from offload.granularity import check_execution, layer_copy, matrix_copies
+from offload.ops import Lane, OpKind, Work
+from offload.placing.host_side import HostSide
+from offload.placing.placement import Placed, place
+from offload.policy import Decisions, Fetch, Policy, RunFacts, no_prefetch
+from offload.recorder import Part, Recorder
+from offload.slots.copies import Copies
+from offload.slots.host_tier import HostTier, ReadThrough
+from offload.slots.low_copies import LowSlots
+from offload.slots.memory import ExpertMemory
+from traces.errors import InvalidInput
+from traces.model.architecture import LayerStack, ModelArchitecture
+from traces.phase import Phase
+from traces.routing import Step
+
+__all__ = ["DecodeLoop"]
+
+_PART_OPS = 1 << 18
+"""Ops written before a part is handed over."""
+
+_STEP = Work(OpKind.STEP)
+
+
+def _copies(model: ModelArchitecture, policy: Policy, execution: Execution, disk: bool) -> Copies:
+    """What one copy brings under a policy. Raises `InvalidInput` where the stack does not bring that."""
+    writes_back = policy.cache is not None and policy.cache.write_back
+    check_execution(policy.name, policy.granularity, writes_back, execution, disk)
+    copy = layer_copy if policy.granularity == "layer" else work.expert_copy_work
+    return Copies(
+        copy(model, OpKind.DISK_READ) if disk else None,
+        copy(model, OpKind.FETCH),
+        copy(model, OpKind.STAGE) if execution.stage else None,
+        matrix_copies(model, OpKind.FETCH) if policy.granularity == "matrix" else (),
+        copy(model, OpKind.WRITE_BACK) if writes_back else None,
+        model.n_experts if policy.granularity == "layer" else 0,
+    )
+
+
+class _Layers(NamedTuple):
+    """The layers of one forward pass. `mixing`: the works that mix its tokens, by layer, where there are no
+    micro-batches; `away`: whether part of them is not on the accelerator.
+    """
+
+    stack: LayerStack
+    blocks: Blocks
+    block_of: dict[int, int]
+    mixing: list[list[Work]]
+    away: bool
+
+
+class DecodeLoop:
+    """The state of one run over its steps. Arguments as of `offload.decode.decode`."""
+
+    def __init__(
+        self,
+        model: ModelArchitecture,
+        policy: Policy,
+        execution: Execution,
+        n_buffers: int,
+        cache: ResidentSet | None,
+        disk: bool,
+        placed: Placed | None = None,
+        recorder: Recorder | None = None,
+        through: ReadThrough | None = None,
+        low: LowSlots | None = None,
+    ) -> None:
+        self.model, self.policy, self.execution = model, policy, execution
+        self.recorder = Recorder() if recorder is None else recorder
+        self.works = Works(model, count_slots(n_buffers, cache) * model.expert_bytes)
+        self._mixing = TokenMixing(model, self.works)
+        self._of_pass: dict[tuple[bool, int], PassWorks] = {}
+        copies = _copies(model, policy, execution, disk)
+        places = [layer for stack in model.stacks for layer in stack.moe_layers]
+        self.host_tier: HostTier | None = None
+        if disk:
+            how = ReadThrough() if through is None else through
+            self.host_tier = how.tier(model, self.recorder, places, execution.n_host_buffers)
+        self.memory = ExpertMemory(
+            self.recorder, n_buffers, model.expert_bytes, copies, cache, places, execution.arriving != "each",
+            execution.n_host_buffers, self.host_tier,
+        )  # fmt: skip
+        if low is not None:
+            self.memory.keeps_low(low.residents(model), low.bits, places)
+        self.lookups = {phase: [0, 0] for phase in Phase}
+        self.decisions = policy.decisions(_facts(model))
+        self.host_side = HostSide(self, place(model, policy.placement) if placed is None else placed)
+        self.last_op = -1  # of the compute stream
+        self.n_changed = 0
+        self.new_request = True  # none of the sequences of this pass was in the one before
+        self._running: set[int] = set()
+        self.next_step: list[Fetch] = []  # of the next step, for blocks that have not run in this one
+        self._split_of: dict[int, tuple[Work, Work]] = {}  # identity of an attention of this pass -> its two sides
+        self.micro: MicroBatches | None = None  # of a pass that computes its layers in several
+        drafts = policy.speculation
+        self.draft = None if drafts is None else Draft(drafts, lambda what: self.compute(what, -1))
+
+    def parts(self, steps: Iterable[Step]) -> Iterator[Part]:
+        """The schedule of `steps`, some hundred thousand ops at a time."""
+        for step in steps:
+            for one, n_heads in passes_of(step, self.model, self.execution):
+                self.run(one, n_heads)
+            if len(self.recorder) >= _PART_OPS and not self.memory.holds_ahead:
+                yield self.recorder.take(self._live_ops())
+        yield self.recorder.take(self._live_ops())
+
+    def _live_ops(self) -> set[int]:
+        return {*self.memory.live_ops(), *self.host_side.live_ops()}
+
+    def run(self, step: Step, n_heads: int) -> None:
+        """One forward pass, which ends with the head over `n_heads` sequences."""
+        layers = self._begin(step)
+        if self.draft is not None:
+            self.draft.propose(step)
+        for layer in range(layers.stack.n_layers):
+            if layers.away:
+                self.host_side.enter(layer, self.last_op)
+            self._layer(layer, layers)
+            if layers.away:
+                self.host_side.leave(layer, self.last_op)
+        stays = layers.away and self.host_side.end_pass()
+        if n_heads:
+            what = self.works.head(n_heads)
+            head = self.host_side.compute(what, -1) if stays else self.compute(what, -1)
+            self.host(_STEP, (head,), -1)
+        if self.draft is not None:
+            self.draft.read(step)
+
+    def _begin(self, step: Step) -> _Layers:
+        """What a pass has to do, in layers; nothing is written yet."""
+        self.i_step, self.phase, self.n_tokens = step.i_step, Phase(step.phase), len(step.experts)
+        model, sequences = self.model, set(step.sequence.tolist())
+        self.new_request, self._running = self._running.isdisjoint(sequences), sequences
+        encoding = model.encoder is not None and step.phase == Phase.PREFILL
+        stack = model.encoder if encoding and model.encoder is not None else model.decoder
+        policy, decisions = self._deciding(encoding)
+        first, n_blocks = 0 if encoding else model.n_encoder_moe_layers, len(stack.moe_layers)
+        unions = self.unions(step, first, n_blocks)
+        self.pass_works = self._pass_works(stack, encoding)
+        blocks = Blocks(self, policy, decisions, first, unions, step, encoding)
+        parts = [step] if encoding else micro_batches_of(step, self.execution.micro_sequences)
+        mixing = [self._mixing.of(part, stack, encoding, self._decompresses(part)) for part in parts]
+        self.micro = None if len(parts) == 1 else self._in_micro_batches(parts, mixing, first, n_blocks)
+        self.last_op = -1
+        self._split_of.clear()
+        away = not encoding and not self.host_side.placed.is_plain
+        return _Layers(stack, blocks, {layer: i for i, layer in enumerate(stack.moe_layers)}, mixing[0], away)
+
+    def _layer(self, layer: int, layers: _Layers) -> None:
+        """One layer: what mixes its tokens, then its experts or its dense part, where it has one."""
+        placed, micro = self.host_side.placed, self.micro
+        on_host = layers.away and layer in placed.host_layers
+        if micro is not None:
+            micro.mix(layer, placed.kv)
+        else:
+            for what in layers.mixing[layer]:
+                self.mix(what, layer, on_host, layers.away)
+        block = layers.block_of.get(layer)
+        if block is not None:
+            layers.blocks.run(block, layer)
+        elif layer in layers.stack.bare_layers:
+            return
+        elif micro is not None:
+            micro.dense(layers.stack, layer)
+        elif on_host:
+            self.host_side.compute(self.pass_works.dense, layer)
+        else:
+            self.compute(self.pass_works.dense, layer)
+
+    def _deciding(self, encoding: bool) -> tuple[Policy, Decisions]:
+        """Who decides in a pass: an encoder may be served on demand whatever the policy does in decoding."""
+        policy, decisions = self.policy, self.decisions
+        if encoding and policy.encoder == "on_demand" and not policy.resident:
+            return replace(policy, lookahead=0, needs_ids=True), Decisions(no_prefetch, decisions.on_miss)
+        return policy, decisions
+
+    def _in_micro_batches(
+        self, parts: Sequence[Step], mixing: Sequence[Sequence[Sequence[Work]]], first: int, n_blocks: int
+    ) -> MicroBatches:
+        """A pass in micro-batches. Raises `InvalidInput` where the host computes what none of them would share."""
+        placed = self.host_side.placed
+        if placed.host_layers or any(one is not None for one in placed.kept):
+            raise InvalidInput(
+                f"{self.policy.name}: micro-batches share what is fetched for a layer, and what the host computes is "
+                f"not fetched: leave out experts=cpu and layers=cpu"
+            )
+        experts = [part.experts[:, first : first + n_blocks] for part in parts]
+        return MicroBatches(self, parts, mixing, experts, self.model.n_experts)
+
+    def mix(self, what: Work, layer: int, on_host: bool, away: bool) -> None:
+        """What mixes the tokens of a layer, where its weights and its keys and values are."""
+        placed = self.host_side.placed
+        kv = placed.kv if away else "device"
+        if on_host:
+            self.host_side.compute(what, layer)
+        elif kv == "host":
+            own, there = self.split(what)
+            self.host_side.attend(there, layer, self.compute(own, layer))
+        else:
+            if kv == "stream":
+                self.host_side.stream_cache(int(what.hbm_bytes * placed.kv_share), layer)
+            self.compute(what, layer)
+
+    def split(self, what: Work) -> tuple[Work, Work]:
+        """An attention as what the device and what the host computes of it, made once of the layers of a pass."""
+        found = self._split_of.get(id(what))
+        if found is None:
+            share = self.host_side.placed.kv_share
+            there = what._replace(flop=int(what.flop * share), hbm_bytes=int(what.hbm_bytes * share))
+            own = what._replace(flop=what.flop - there.flop, hbm_bytes=what.hbm_bytes - there.hbm_bytes)
+            found = self._split_of[id(what)] = own, self.host_side.scores(there)
+        return found
+
+    def unions(self, step: Step, first: int, n_blocks: int) -> Unions:
+        """What the gates of `n_blocks` MoE blocks from `first` on choose in a pass."""
+        return unions_of(step.experts[:, first : first + n_blocks], self.model.n_experts)
+
+    def _pass_works(self, stack: LayerStack, encoding: bool) -> PassWorks:
+        works, n = self.works, self.n_tokens
+        found = self._of_pass.get((encoding, n))
+        if found is None:
+            shared = works.shared(n) if self.model.n_shared_experts else None
+            found = PassWorks(works.gate(n), works.readback(n), works.dense(stack, n), shared)
+            self._of_pass[encoding, n] = found
+        return found
+
+    def _decompresses(self, step: Step) -> bool:
+        """Whether latent attention makes keys and values of its context in this pass, on the device."""
+        prompt = step.phase == Phase.PREFILL and self.execution.decompresses
+        return prompt and self.host_side.placed.kv == "device"
+
+    def compute(
+        self, what: Work, layer: int, after: Sequence[int] = (), hbm_released: int = 0, expert: int = -1
+    ) -> int:
+        """An op of the compute stream."""
+        if self.host_side.waits:
+            after = sorted({*after, *self.host_side.waits})
+            self.host_side.waits.clear()
+        self.last_op = self.recorder.issue(
+            Lane.COMPUTE, what, after, step=self.i_step, layer=layer, expert=expert, hbm_released=hbm_released
+        )
+        return self.last_op
+
+    def host(self, what: Work, after: Sequence[int], layer: int) -> int:
+        """An op of the issuing thread, which blocks until `after` is done."""
+        return self.recorder.issue(Lane.HOST, what, after, step=self.i_step, layer=layer)
+
+    def count(self, n_lookups: int, n_hits: int) -> None:
+        """Experts looked up, and found resident."""
+        counts = self.lookups[self.phase]
+        counts[0] += n_lookups
+        counts[1] += n_hits
+
+
+def _facts(model: ModelArchitecture) -> RunFacts:
+    """What a policy is told when a run starts."""
+    n_encoder = model.n_encoder_moe_layers
+    return RunFacts(model.n_moe_layers - n_encoder, n_encoder, model.n_experts, model.top_k, model.expert_dtype.bits)

@@ -1,0 +1,88 @@
+"""The ops of a draft: a model on the device that proposes tokens one after the other, or a time that was stated.
+
+A proposal is one forward pass of the draft over the token before it. It runs on the compute lane before the pass that
+verifies, whose first op waits for it there; prompts it reads whole, after the model. Its own KV cache keeps what was
+proposed and not taken until that is written over. Of a draft with experts every one is on the device, and a pass asks
+for as many as its tokens may choose, evenly. Nothing here may know time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+
+import numpy as np
+
+from offload.decoding.mixing import mixing_works
+from offload.decoding.work_rows import Works
+from offload.ops import OpKind, Work
+from offload.speculation import Speculation
+from traces.model.architecture import ModelArchitecture
+from traces.phase import Phase
+from traces.routing import Step
+
+__all__ = ["Draft"]
+
+
+class Draft:
+    """What a design drafts with, in one run; `issue` writes an op of the compute lane."""
+
+    def __init__(self, speculation: Speculation, issue: Callable[[Work], int]) -> None:
+        self._speculation, self._issue = speculation, issue
+        self._works = None if speculation.draft is None else Works(speculation.draft, 0)
+
+    def propose(self, step: Step) -> None:
+        """The ops before a pass that verifies."""
+        if step.phase == Phase.PREFILL:
+            return
+        proposing = list(_proposing(step))
+        if self._speculation.is_timed and proposing:
+            self._issue(Work(OpKind.DRAFT, n_entries=len(proposing)))
+        if self._speculation.draft is not None:
+            for one in proposing:
+                self._pass(self._speculation.draft, one, n_heads=len(one.sequence))
+
+    def read(self, step: Step) -> None:
+        """The ops after a pass over a prompt."""
+        if step.phase == Phase.PREFILL and self._speculation.draft is not None:
+            self._pass(self._speculation.draft, step, n_heads=0)
+
+    def _pass(self, draft: ModelArchitecture, step: Step, n_heads: int) -> None:
+        """One forward pass of the draft."""
+        assert self._works is not None
+        works, stack, n = self._works, draft.decoder, len(step.sequence)
+        mixers, moe = mixing_works(draft, stack, step), frozenset(stack.moe_layers)
+        experts = works.grouped(n if draft.n_shared_experts else 0, _evenly(n * draft.top_k, draft.n_experts))
+        for layer in range(stack.n_layers):
+            mixer = mixers[layer]
+            if mixer is not None:
+                self._issue(mixer)
+            if layer in moe:
+                if draft.n_experts > 1:
+                    self._issue(works.gate(n))
+                self._issue(experts)
+            elif layer not in stack.bare_layers:
+                self._issue(works.dense(stack, n))
+        if n_heads:
+            self._issue(works.head(n_heads))
+
+
+def _proposing(step: Step) -> Iterator[Step]:
+    """The passes of a draft before a verifying `step`: what each reads of every sequence that has one token more."""
+    order = np.lexsort((step.position, step.sequence))
+    sequence = step.sequence[order]
+    first = np.flatnonzero(np.diff(sequence, prepend=sequence[:1] - 1))
+    counts = np.diff(np.append(first, len(sequence)))
+    for i in range(int(counts.max()) - 1):
+        at = order[first[counts - 1 > i] + i]
+        yield replace(
+            step, experts=step.experts[at], sequence=step.sequence[at], position=step.position[at], gate_weights=None,
+            rejected=None,
+        )  # fmt: skip
+
+
+def _evenly(n_rows: int, n_experts: int) -> tuple[int, ...]:
+    """Tokens of each expert where `n_rows` choices fall on as many as they can."""
+    n_active = min(n_rows, n_experts)
+    each, more = divmod(n_rows, n_active)
+    return (each + 1,) * more + (each,) * (n_active - more)

@@ -1,0 +1,289 @@
+"""Micro-batches of one forward pass: layer by layer, what is fetched for a layer is used by all of them.
+
+FlexGen's block schedule (Sheng et al., ICML 2023) and CGOPipe (MoE-Lightning, ASPLOS 2025): weights and experts of a
+layer come once, then every micro-batch passes it, then the next layer. The attention of a micro-batch on the host runs
+beside what the device does for others. Nothing here may know time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from itertools import pairwise
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from offload.decoding.unions import tokens_by_expert
+from offload.decoding.work_rows import Works
+from offload.ops import Lane, Work
+from offload.placing.host_side import HostSide
+from offload.policy import MissAction
+from offload.recorder import Recorder
+from traces.model.architecture import LayerStack
+from traces.routing import Step
+
+__all__ = ["MicroBatches", "micro_batches_of"]
+
+
+_MANY_CELLS = 1 << 18
+"""Routing cells of a pass beyond which micro-batches are counted one by one."""
+
+
+class _Loop(Protocol):
+    """What micro-batches need of the loop that they are part of."""
+
+    recorder: Recorder
+    host_side: HostSide
+    works: Works
+    i_step: int
+    last_op: int
+
+    def split(self, what: Work) -> tuple[Work, Work]:
+        """An attention as what the device and what the host computes of it."""
+
+
+class _Mixing(NamedTuple):
+    """What mixes the tokens of a layer, of one micro-batch after the other, `n_ops` each.
+
+    `lane`, `rows`: (n_ops x n_mixers,). `after`: of the ops of a mixer but the first, which of its ops they wait for.
+    """
+
+    lane: NDArray[np.int64]
+    rows: NDArray[np.int64]
+    n_ops: int
+    after: tuple[int, ...]
+
+
+def _tokens_of(experts: Sequence[NDArray[np.int16]], n_experts: int) -> list[list[list[int]]]:
+    """By block and expert, the tokens that it serves of each micro-batch."""
+    n_blocks, n_parts = experts[0].shape[1], len(experts)
+    if sum(one.size for one in experts) > _MANY_CELLS:
+        counts = np.stack([tokens_by_expert(one, n_experts) for one in experts], axis=2)
+    else:
+        part = np.repeat(np.arange(n_parts), [len(one) for one in experts])
+        chosen = np.concatenate(experts)
+        keys = (np.arange(n_blocks)[:, None] * n_experts + chosen) * n_parts + part[:, None, None]
+        counts = np.bincount(keys[chosen >= 0], minlength=n_blocks * n_experts * n_parts)
+    found: list[list[list[int]]] = counts.reshape(n_blocks, n_experts, n_parts).tolist()
+    return found
+
+
+def micro_batches_of(step: Step, n_sequences: int) -> list[Step]:
+    """The micro-batches of a pass: `n_sequences` each (0: all), in the order in which sequences appear."""
+    if not n_sequences:
+        return [step]
+    begins = np.flatnonzero(np.diff(step.sequence, prepend=step.sequence[:1] - 1))
+    seen = step.sequence[begins]
+    if len(set(seen.tolist())) == len(seen):  # the tokens of a sequence follow one another
+        edges = [*begins[::n_sequences].tolist(), len(step.sequence)]
+        groups: list[Any] = [slice(*pair) for pair in pairwise(edges)]
+    else:
+        sequences, first, member = np.unique(step.sequence, return_index=True, return_inverse=True)
+        place = np.empty(len(sequences), dtype=np.int64)
+        place[np.argsort(first)] = np.arange(len(sequences))
+        group = place[member.reshape(-1)] // n_sequences
+        groups = [group == i for i in range(int(group.max()) + 1)]
+    if len(groups) == 1:
+        return [step]
+    weights, parts = step.gate_weights, []
+    for mine in groups:
+        part = replace(
+            step, experts=step.experts[mine], sequence=step.sequence[mine], position=step.position[mine],
+            gate_weights=None if weights is None else weights[mine],
+        )  # fmt: skip
+        parts.append(part)
+    return parts
+
+
+class MicroBatches:
+    """One pass in micro-batches `parts`. `mixing`: of each the works that mix its tokens, by layer. `experts`: of each
+    the experts of its tokens, (n_tokens, n_blocks, top_k), -1 pads.
+
+    The ops of all micro-batches are written at once: their shapes are alike, only works differ.
+    """
+
+    def __init__(
+        self,
+        loop: _Loop,
+        parts: Sequence[Step],
+        mixing: Sequence[Sequence[Sequence[Work]]],
+        experts: Sequence[NDArray[np.int16]],
+        n_experts: int,
+    ) -> None:
+        self._loop, self._mixing = loop, mixing
+        self._n_tokens = [len(part.experts) for part in parts]
+        self._tokens = _tokens_of(experts, n_experts)
+        self._made: dict[tuple[int, ...], _Mixing] = {}  # by the identities of the works
+        self._singles: dict[MissAction, dict[int, int]] = {}  # rows of one expert, by how many tokens it serves
+        self._rows_of: dict[str, NDArray[np.int64]] = {}
+        self._waits = np.zeros((len(parts), 0), np.int64)  # results of the host that a micro-batch waits for
+        self._to_gate = False  # whether the gate of each comes right before its experts
+        self.gate = -1
+        """The last gate of the block."""
+
+    def mix(self, layer: int, kv: str) -> None:
+        """What mixes the tokens of a layer, of one micro-batch after the other."""
+        whats = [(what, n) for works, n in zip(self._mixing, self._n_tokens, strict=True) for what in works[layer]]
+        if not whats:
+            return
+        loop, side = self._loop, self._loop.host_side
+        key = tuple(id(what) for what, _ in whats)
+        mixing = self._made.get(key)
+        if mixing is None:
+            mixing = self._made[key] = self._mixers(whats, kv)
+        first = loop.recorder.next_op + mixing.n_ops * np.arange(len(whats))
+        last = first + mixing.n_ops - 1
+        if kv == "stream":
+            turns = side.turns_of_cache(last)
+            after = np.stack([turns, first], axis=1)
+            known = after >= 0
+            n_after = known.ravel().astype(np.int64)
+            self._write(mixing.lane, mixing.rows, n_after, after[known], layer, waiting=1)
+        else:
+            n_after = np.tile([0, *[1] * len(mixing.after)], len(whats))
+            after = first[:, None] + np.array(mixing.after, np.int64)
+            self._write(mixing.lane, mixing.rows, n_after, after.ravel(), layer)
+        if kv == "host":
+            self._waits = np.concatenate([self._waits, last.reshape(len(self._waits), -1)], axis=1)
+            side.has_run(int(first[-1]) + mixing.lane[: mixing.n_ops].tolist().index(Lane.CPU))
+            loop.last_op = int(first[-1])
+        else:
+            loop.last_op = int(last[-1])
+
+    def _mixers(self, whats: Sequence[tuple[Work, int]], kv: str) -> _Mixing:
+        """The ops of mixers over so many tokens, where keys and values are as `kv` says."""
+        loop, side, row = self._loop, self._loop.host_side, self._loop.recorder.row
+        lanes, rows = [int(Lane.COMPUTE)], list[int]()
+        after: tuple[int, ...] = ()
+        for what, n_tokens in whats:
+            if kv == "host":
+                own, there = loop.split(what)
+                hops = side.hops(there, n_tokens)
+                lanes, after = [int(Lane.COMPUTE), *(hop.lane for hop in hops)], tuple(hop.after for hop in hops)
+                rows += [row(own), *(row(hop.what) for hop in hops)]
+            elif kv == "stream":
+                lanes = [int(Lane.H2D), int(Lane.COMPUTE)]
+                rows += [row(loop.works.stream(int(what.hbm_bytes * side.placed.kv_share))), row(what)]
+            else:
+                rows.append(row(what))
+        return _Mixing(np.tile(np.array(lanes), len(whats)), np.array(rows), len(lanes), after)
+
+    def dense(self, stack: LayerStack, layer: int) -> None:
+        """The FFN of a layer without experts."""
+        self._after_waits(self._rows("dense", lambda n: self._loop.works.dense(stack, n)), layer)
+
+    def gates(self, layer: int, now: bool) -> int:
+        """The gates of a block: all of them `now`, or each when its experts are due. Returns the last one so far."""
+        self._to_gate, self.gate = not now, -1
+        if now:
+            self.gate = self._after_waits(self._rows("gate", self._loop.works.gate), layer)
+        return self.gate
+
+    def fused(
+        self, block: int, experts: Sequence[int], with_shared: bool, layer: int, after: Sequence[int], freed: int
+    ) -> int:
+        """`experts` of a block as one op a micro-batch, shared experts in it; returns the last."""
+        works, of_block = self._loop.works, self._tokens[block]
+        by_part = zip(*(of_block[one] for one in experts), strict=True) if experts else [()] * len(self._n_tokens)
+        made = []
+        for n_tokens, counts in zip(self._n_tokens, by_part, strict=True):
+            tokens, n_shared = tuple(n for n in counts if n), n_tokens if with_shared else 0
+            made.append(works.grouped(n_shared, tokens) if tokens or n_shared else None)
+        return self._issue(self._rows_or_none(made), layer, after, freed, -1)
+
+    def shared(self, block: int, layer: int) -> None:
+        """Shared experts alone."""
+        self._issue(self._rows("shared", self._loop.works.shared), layer, (), 0, -1)
+
+    def single(
+        self,
+        block: int,
+        expert: int,
+        how: MissAction,
+        layer: int,
+        after: Sequence[int],
+        freed: int,
+        what: Callable[[int, MissAction], Work],
+    ) -> int:
+        """One expert as an op a micro-batch that asks for it; `what` of so many tokens, as its miss was answered."""
+        counts, of = self._tokens[block][expert], self._singles.setdefault(how, {0: -1})
+        for n in set(counts).difference(of):
+            of[n] = self._loop.recorder.row(what(n, how))
+        return self._issue(np.array([of[n] for n in counts]), layer, after, freed, expert)
+
+    def _rows(self, name: str, make: Callable[[int], Work | None]) -> NDArray[np.int64]:
+        """By micro-batch the row of `make` of its tokens, the same in every layer; -1 none."""
+        found = self._rows_of.get(name)
+        if found is None:
+            found = self._rows_of[name] = self._rows_or_none([make(n) for n in self._n_tokens])
+        return found
+
+    def _rows_or_none(self, made: Sequence[Work | None]) -> NDArray[np.int64]:
+        row = self._loop.recorder.row
+        return np.array([-1 if what is None else row(what) for what in made])
+
+    def _issue(self, rows: NDArray[np.int64], layer: int, after: Sequence[int], freed: int, expert: int) -> int:
+        """An op of each micro-batch that has a row, its gate before it where that is due; the last frees.
+
+        Returns the last.
+        """
+        loop, recorder = self._loop, self._loop.recorder
+        if not (rows >= 0).any():  # nothing to compute, and what to wait for
+            rows = np.array([*rows[:-1], recorder.row(loop.works.grouped(0, ()))])
+        has, n = rows >= 0, len(rows)
+        after_each = np.broadcast_to(np.array(after, np.int64), (n, len(after)))
+        first = recorder.next_op
+        if self._to_gate:
+            self._to_gate = False
+            gates, waits = self._rows("gate", loop.works.gate), self._take_waits()
+            mask = np.stack([np.ones(n, np.bool_), has], axis=1)
+            of_op = np.concatenate([np.ones(waits.shape, np.bool_), np.tile(has[:, None], len(after))], axis=1)
+            n_after = np.tile([waits.shape[1], len(after)], (n, 1))[mask]
+            deps = np.concatenate([waits, after_each], axis=1)[of_op]
+            experts = np.tile([-1, expert], (n, 1))[mask]
+            self._write(Lane.COMPUTE, np.stack([gates, rows], axis=1)[mask], n_after, deps, layer, experts)
+            places = first - 1 + np.cumsum(mask).reshape(n, 2)
+            self.gate, op = int(places[-1, 0]), int(places[has, 1][-1])
+        else:
+            n = int(has.sum())
+            self._write(Lane.COMPUTE, rows[has], np.full(n, len(after)), after_each[has].ravel(), layer, expert)
+            op = first + n - 1
+        loop.last_op = recorder.next_op - 1
+        if freed:
+            recorder.release_after(op, freed)
+        return op
+
+    def _after_waits(self, rows: NDArray[np.int64], layer: int) -> int:
+        """An op of each micro-batch, after what it waits for; returns the last."""
+        waits = self._take_waits()
+        self._write(Lane.COMPUTE, rows, np.full(len(rows), waits.shape[1]), waits.ravel(), layer)
+        self._loop.last_op = self._loop.recorder.next_op - 1
+        return self._loop.last_op
+
+    def _write(
+        self,
+        lane: Lane | NDArray[np.int64],
+        rows: NDArray[np.int64],
+        n_after: NDArray[np.int64],
+        after: NDArray[np.int64],
+        layer: int,
+        expert: int | NDArray[np.int64] = -1,
+        waiting: int = 0,
+    ) -> None:
+        """Ops of the pass, of which number `waiting` also waits for what the next op of the compute stream does."""
+        loop = self._loop
+        if loop.host_side.waits:
+            begin = int(n_after[:waiting].sum())
+            end = begin + int(n_after[waiting])
+            waits = sorted({*after[begin:end].tolist(), *loop.host_side.take_waits()})
+            n_after, after = n_after.copy(), np.concatenate([after[:begin], waits, after[end:]])
+            n_after[waiting] = len(waits)
+        loop.recorder.issue_many(lane, rows, n_after, after, step=loop.i_step, layer=layer, expert=expert)
+
+    def _take_waits(self) -> NDArray[np.int64]:
+        """What the next op of each micro-batch waits for, (n, n_waits), which then is no more."""
+        waits = self._waits
+        self._waits = waits[:, :0]
+        return waits

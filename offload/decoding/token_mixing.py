@@ -1,0 +1,77 @@
+"""What mixes the tokens of a forward pass, layer by layer: attention over what came before, or another mixer.
+
+Nothing here may know time.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import numpy as np
+
+from offload.decoding.mixing import mixing_works
+from offload.decoding.work_rows import Works
+from offload.ops import Work
+from traces.model.architecture import LayerStack, ModelArchitecture
+from traces.routing import Step
+
+__all__ = ["TokenMixing", "contexts"]
+
+_SMALL_PASS = 512
+"""Tokens of a forward pass up to which lists are quicker than arrays."""
+
+
+class TokenMixing:
+    """The token mixers of one run, which remembers what its encoder has left for its decoder."""
+
+    def __init__(self, model: ModelArchitecture, works: Works) -> None:
+        self._model, self._works = model, works
+        self._memory_tokens: Counter[int] = Counter()  # sequence -> encoder outputs
+        self._projected: set[int] = set()  # sequences whose cross-attention keys and values exist
+
+    def of(self, step: Step, stack: LayerStack, encoding: bool, decompresses: bool) -> list[list[Work]]:
+        """The works of a pass or a micro-batch, by layer.
+
+        `decompresses`: whether latent attention makes keys and values of its context in this pass.
+        """
+        attention = self._attention(step, stack, encoding, decompresses)
+        if stack.is_uniform:
+            return [attention] * stack.n_layers
+        works = mixing_works(self._model, stack, step, decompresses)
+        return [[] if what is None else [what] for what in works]
+
+    def _attention(self, step: Step, stack: LayerStack, encoding: bool, decompresses: bool) -> list[Work]:
+        """The attention ops of each layer of this pass, the same for every layer."""
+        n_tokens = len(step.experts)
+        if encoding:  # every token sees every token of its sequence
+            sequences, counts = np.unique(step.sequence, return_counts=True)
+            self._memory_tokens.update(dict(zip(sequences.tolist(), counts.tolist(), strict=True)))
+            kv_tokens, pairs, running = n_tokens, int((counts.astype(np.int64) ** 2).sum()), sequences.tolist()
+        else:  # causal: a token sees itself and what came before it
+            longest, pairs = contexts(step)
+            kv_tokens, running = sum(longest.values()), list(longest)
+        n = len(running)
+        works = [self._works.self_attention(stack, n_tokens, kv_tokens, pairs, n, decompresses)]
+        if stack.cross_attention and not encoding:
+            new = [sequence for sequence in running if sequence not in self._projected]
+            self._projected.update(new)
+            memory = sum(self._memory_tokens[sequence] for sequence in running)
+            new_memory = sum(self._memory_tokens[sequence] for sequence in new)
+            works.append(self._works.cross_attention(stack, n_tokens, memory, new_memory, n))
+        return works
+
+
+def contexts(step: Step) -> tuple[dict[int, int], int]:
+    """The longest context of each sequence of a step, and the query-key pairs of all its tokens."""
+    if len(step.position) <= _SMALL_PASS:
+        longest: dict[int, int] = {}
+        positions = step.position.tolist()
+        for sequence, position in zip(step.sequence.tolist(), positions, strict=True):
+            longest[sequence] = max(longest.get(sequence, 0), position + 1)
+        return longest, sum(positions) + len(positions)
+    context = step.position.astype(np.int64) + 1
+    order = slice(None) if np.all(np.diff(step.sequence) >= 0) else np.argsort(step.sequence, kind="stable")
+    sequence = step.sequence[order]
+    begins = np.flatnonzero(np.diff(sequence, prepend=sequence[0] - 1))
+    most = np.maximum.reduceat(context[order], begins)
+    return dict(zip(sequence[begins].tolist(), most.tolist(), strict=True)), int(context.sum())

@@ -1,0 +1,169 @@
+"""The works of a model made once each, and numbers for those that a part of a schedule may have."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from offload import work
+from offload.granularity import matrix_works
+from offload.ops import OpKind, Work
+from offload.slots.runs import run_work
+from traces.model.architecture import LayerStack, ModelArchitecture
+
+__all__ = ["Rows", "Works"]
+
+
+class Works:
+    """The works of a model by what they depend on, each made once. `slots_bytes`: of all slots of experts."""
+
+    def __init__(self, model: ModelArchitecture, slots_bytes: int) -> None:
+        self._model, self._slots_bytes = model, slots_bytes
+        self._made: dict[Hashable, Work] = {}
+        self._pieces: dict[Work, tuple[Work, ...]] = {}
+        self._rates: dict[int, work.ContextRates] = {}
+
+    def _once(self, key: Hashable, make: Callable[[], Work]) -> Work:
+        found = self._made.get(key)
+        if found is None:
+            found = self._made[key] = make()
+        return found
+
+    def self_attention(
+        self,
+        stack: LayerStack,
+        n_tokens: int,
+        kv_tokens: int,
+        pairs: int,
+        n_sequences: int = 1,
+        decompressed: bool = False,
+    ) -> Work:
+        """Only its GEMMs are kept: in a long sequence every step has a context of its own."""
+        if decompressed and work.decompresses(stack.attention):  # one of its GEMMs is over the context
+            return self._once(
+                ("decompressed", id(stack), n_tokens, kv_tokens, pairs, n_sequences),
+                lambda: work.self_attention_work(
+                    self._model, stack, n_tokens, kv_tokens, pairs, n_sequences=n_sequences, decompressed=True
+                ),
+            )
+        alike = self._once(
+            ("self", id(stack), n_tokens, n_sequences),
+            lambda: work.self_attention_work(self._model, stack, n_tokens, 0, 0, n_sequences=n_sequences),
+        )
+        return self._of_context(alike, stack, kv_tokens, pairs)
+
+    def cross_attention(self, stack: LayerStack, n_tokens: int, memory: int, fresh: int, n_sequences: int = 1) -> Work:
+        """The same: `memory` encoder outputs read, `fresh` of them projected now."""
+        alike = self._once(
+            ("cross", id(stack), n_tokens, fresh, n_sequences),
+            lambda: work.cross_attention_work(self._model, stack, n_tokens, 0, fresh, n_sequences=n_sequences),
+        )
+        return self._of_context(alike, stack, memory, memory)
+
+    def _of_context(self, alike: Work, stack: LayerStack, kv_tokens: int, pairs: int) -> Work:
+        """`alike` over a context: what it reads of the KV cache and the arithmetic of its scores."""
+        rates = self._rates.get(id(stack))
+        if rates is None:
+            rates = self._rates[id(stack)] = work.attention_rates(self._model, stack.attention)
+        return alike._replace(flop=pairs * rates.flop_per_pair, hbm_bytes=rates.moved_bytes(kv_tokens))
+
+    def gate(self, n_tokens: int) -> Work:
+        """The gate over `n_tokens`."""
+        return self._once(("gate", n_tokens), lambda: work.gate_work(self._model, n_tokens))
+
+    def readback(self, n_tokens: int) -> Work:
+        """The ids that `n_tokens` have selected."""
+        return self._once(("ids", n_tokens), lambda: work.readback_work(n_tokens * self._model.top_k))
+
+    def sort(self, n_tokens: int) -> Work:
+        """The rows of `n_tokens` sorted by expert on the host."""
+        return self._once(("sort", n_tokens), lambda: work.sort_work(self._model, n_tokens))
+
+    def dense(self, stack: LayerStack, n_tokens: int) -> Work:
+        """The FFN of a layer without experts."""
+        return self._once(("dense", stack, n_tokens), lambda: work.dense_ffn_work(self._model, stack, n_tokens))
+
+    def head(self, n_tokens: int) -> Work:
+        """The LM head over `n_tokens`."""
+        return self._once(("head", n_tokens), lambda: work.head_work(self._model, n_tokens))
+
+    def shared(self, n_tokens: int) -> Work | None:
+        """Shared experts alone, None for no tokens."""
+        if not n_tokens:
+            return None
+        return self._once(("shared", n_tokens), lambda: work.experts_work(self._model, (), n_tokens))
+
+    def single(self, n_tokens: int) -> Work:
+        """One expert alone."""
+        return self._once(("single", n_tokens), lambda: self._experts((n_tokens,), 0, fused=False))
+
+    def grouped(self, n_shared: int, tokens: tuple[int, ...]) -> Work:
+        """Several experts of a block in one op, one entry of `tokens` each, and shared ones over `n_shared` tokens."""
+        return self._once(("grouped", n_shared, tokens), lambda: self._experts(tokens, n_shared, fused=True))
+
+    def _experts(self, tokens: tuple[int, ...], n_shared: int, *, fused: bool) -> Work:
+        return work.experts_work(self._model, tokens, n_shared, self._slots_bytes, fused=fused)
+
+    def cpu_expert(self, n_tokens: int) -> Work:
+        """One expert, computed by the host."""
+        return self._once(("cpu expert", n_tokens), lambda: work.cpu_expert_work(self._model, n_tokens))
+
+    def cpu_layer(self, what: Work) -> Work:
+        """An op of a layer, computed by the host."""
+        return self._once(("cpu layer", what), lambda: work.cpu_layer_work(what))
+
+    def part(self, what: Work, share: float) -> Work:
+        """A share of the hidden units of one expert, computed where `what` computes all of them."""
+        return self._once(("part", what, share), lambda: work.expert_part_work(self._model, what, share))
+
+    def matrices(self, what: Work) -> tuple[Work, ...]:
+        """The FFN of one expert as the products of its matrices."""
+        found = self._pieces.get(what)
+        if found is None:
+            found = self._pieces[what] = matrix_works(what)
+        return found
+
+    def handover(self, n_tokens: int) -> Work:
+        """Activations to the host."""
+        return self._once(("handover", n_tokens), lambda: work.handover_work(self._model, n_tokens))
+
+    def back(self, n_tokens: int) -> Work:
+        """Activations from the host."""
+        return self._once(("return", n_tokens), lambda: work.return_work(self._model, n_tokens))
+
+    def stream(self, n_bytes: int) -> Work:
+        """Bytes from the host that pass through HBM."""
+        return self._once(("stream", n_bytes), lambda: work.stream_work(n_bytes))
+
+    def copy(self, kind: OpKind) -> Work:
+        """One expert moved."""
+        return self._once(("copy", kind), lambda: work.expert_copy_work(self._model, kind))
+
+    def run(self, kind: OpKind, n: int) -> Work:
+        """A run of `n` experts moved."""
+        return self._once(("run", kind, n), lambda: run_work(self.copy(kind), n))
+
+
+class Rows:
+    """Candidate rows of one part: a number for every work that its ops may have."""
+
+    def __init__(self) -> None:
+        self.works: list[Work] = []
+        self._row: dict[Work, int] = {}
+
+    def of(self, what: Work | None) -> int:
+        """The row of a work, -1 for none."""
+        if what is None:
+            return -1
+        row = self._row.setdefault(what, len(self.works))
+        if row == len(self.works):
+            self.works.append(what)
+        return row
+
+    def each(self, make: Callable[[Any], Work | None], keys: Sequence[Any]) -> NDArray[np.int64]:
+        """The rows of `make(key)`, each distinct key made once."""
+        row = {key: self.of(make(key)) for key in dict.fromkeys(keys)}
+        return np.array([row[key] for key in keys], np.int64)

@@ -1,0 +1,1 @@
+"""Where parts of a model live and run, and what that takes: host, accelerator, storage."""

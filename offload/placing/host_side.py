@@ -1,0 +1,248 @@
+"""What one run does away from the accelerator: layers and experts on the host, and what streams through HBM.
+
+Activations are on one side at a time. Where the sides change they cross the link, and the next op waits for them.
+Nothing here may know time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from offload.decoding.work_rows import Works
+from offload.execution import Execution
+from offload.ops import Lane, OpKind, Work
+from offload.placing.placement import Placed
+from offload.recorder import Recorder
+from offload.slots.host_tier import HostTier
+from traces.model.architecture import ModelArchitecture
+from traces.model.layer_bytes import layer_weight_bytes
+
+__all__ = ["Hop", "HostSide"]
+
+_WAIT = Work(OpKind.WAIT)
+_BUSY = Work(OpKind.ISSUE, n_copies=0)
+"""The issuing thread waits for what it computes itself: no time of its own."""
+
+_CACHE = "keys and values"
+
+_N_BUFFERS = 2
+"""What one layer reads arrives while that of the layer before is read."""
+
+
+class Hop(NamedTuple):
+    """One op of what the host computes of an attention. `after`: which op it waits for, 0 the projection that comes
+    before all of them, 1 the first of them.
+    """
+
+    lane: Lane
+    what: Work
+    after: int
+
+
+class _Loop(Protocol):
+    """What the host's side needs of the loop that it is part of."""
+
+    model: ModelArchitecture
+    execution: Execution
+    recorder: Recorder
+    works: Works
+    host_tier: HostTier | None
+    i_step: int
+    n_tokens: int
+
+
+class HostSide:
+    """The host's part of a run. `waits`: what the next op of the compute stream waits for."""
+
+    def __init__(self, loop: _Loop, placed: Placed) -> None:
+        self._loop, self.placed = loop, placed
+        self.waits: list[int] = []
+        self._is_here = False  # whether activations are on the host
+        self._arrived: int = -1  # the copy that brought them
+        self._last = -1  # the last op of the host's processor
+        self._before = -1  # the last op on the accelerator before this layer
+        self._streamed: dict[int, int] = {}  # layer of this pass -> the copy of its weights
+        self._readers: dict[str, list[int]] = {}  # what is streamed -> by buffer, the op that read it last
+        self._in_use: dict[int, list[str]] = {}  # layer -> what of it has a buffer
+        weights = layer_weight_bytes(loop.model) if placed.streamed_layers else ()
+        self._weights = [int(n_bytes * placed.streamed_share) for n_bytes in weights]
+
+    def live_ops(self) -> list[int]:
+        """The ops that a later op may have to wait for."""
+        readers = (op for buffers in self._readers.values() for op in buffers)
+        return [op for op in (*readers, self._last, *self.waits) if op >= 0]
+
+    def take_waits(self) -> list[int]:
+        """What the next op of the compute stream waits for, which then is no more."""
+        waits, self.waits = self.waits, []
+        return waits
+
+    def streams_experts(self, n_tokens: int) -> bool:
+        """Whether a pass of `n_tokens` streams the experts that the host holds, instead of computing them there."""
+        execution, model = self._loop.execution, self._loop.model
+        if not execution.stream_tokens:
+            return False
+        least = execution.stream_tokens
+        return n_tokens * model.top_k >= least * model.n_experts if execution.stream_per_expert else n_tokens >= least
+
+    def enter(self, layer: int, last_op: int) -> None:
+        """A layer begins: its activations cross over if they are on the other side.
+
+        `last_op`: the last op of this pass on the accelerator, -1 none.
+        """
+        self._before = last_op
+        on_host = layer in self.placed.host_layers
+        if on_host != self._is_here:
+            if on_host:
+                self._arrived = self.hand_over(last_op, layer) if last_op >= 0 else -1
+            else:
+                self.waits.append(self._return((self._last,), layer))
+            self._is_here = on_host
+        if layer in self.placed.streamed_layers:
+            for one in (layer, layer + 1):  # the next while this one computes
+                if one in self.placed.streamed_layers and one not in self._streamed:
+                    self._streamed[one] = self._stream("weights", self._weights[one], one)
+            self.waits.append(self._streamed[layer])
+
+    def leave(self, layer: int, last_op: int) -> None:
+        """A layer of the accelerator has been issued up to `last_op`: what it streamed has been read by then."""
+        for what in self._in_use.pop(layer, ()):
+            self._readers[what] = [*self._readers[what][1:], last_op]
+
+    def end_pass(self) -> bool:
+        """The last layer is done: whether the head runs on the host. If not, activations are back."""
+        self._streamed.clear()
+        n_layers = self._loop.model.decoder.n_layers
+        if self._is_here and len(self.placed.host_layers) < n_layers:
+            self.waits.append(self._return((self._last,), n_layers - 1))
+            self._is_here = False
+        stays, self._is_here = self._is_here, False
+        return stays
+
+    def compute(self, what: Work, layer: int) -> int:
+        """An op of a layer, by the host's processor."""
+        after = (self._arrived,) if self._arrived >= 0 else ()
+        self._arrived = -1
+        return self._issue(self._loop.works.cpu_layer(what), layer, after)
+
+    def experts(
+        self,
+        experts: Sequence[int],
+        tokens: Sequence[int],
+        layer: int,
+        moe_layer: int,
+        arrived: int = -1,
+        shares: Sequence[float] = (),
+        chosen_by: int = -1,
+    ) -> None:
+        """Experts that the host computes; the next op of the compute stream waits for their results.
+
+        `arrived`: the hand-over of their activations; -1 where those are on the host already. `shares`: of the hidden
+        units of each, what is computed here; all where none are given. `chosen_by`: the gate, where nothing arrives:
+        what is read of storage is known by then. What has to be read is computed last.
+        """
+        loop, host = self._loop, self._loop.host_tier
+        of = dict(zip(experts, zip(tokens, shares or [1.0] * len(experts), strict=True), strict=True))
+        if host is not None:
+            host.ask(moe_layer, experts)
+        after: tuple[int, ...] = (arrived,) if arrived >= 0 else ()
+        for expert in experts if host is None else host.in_order(moe_layer, experts):
+            n_tokens, share = of[expert]
+            what = loop.works.cpu_expert(n_tokens)
+            if host is not None:
+                read = host.read(moe_layer, expert, loop.i_step, max(arrived, chosen_by))
+                after = tuple(sorted({*after, read} - {-1}))
+            op = self._issue(what if share == 1 else loop.works.part(what, share), layer, after, expert)
+            if host is not None:
+                host.use(moe_layer, expert, Lane.CPU, op)
+            after = ()
+        if arrived >= 0:
+            self.waits.append(self._return((self._last,), layer))
+
+    def stream_experts(self, experts: Sequence[int], layer: int, moe_layer: int, gate: int) -> None:
+        """Experts of the host through a buffer, for a prompt; the next op of the compute stream waits for them."""
+        loop, host = self._loop, self._loop.host_tier
+        after = {"gate": (gate,), "attention": (self._before,), "layer before": ()}[loop.execution.streams_from]
+        if host is not None:
+            host.ask(moe_layer, experts)
+            begin = after[0] if after else -1
+            after = (*after, *(host.read(moe_layer, expert, loop.i_step, begin) for expert in experts))
+        self.waits.append(self._stream("experts", len(experts) * loop.model.expert_bytes, layer, after))
+        for expert in experts if host is not None else ():
+            assert host is not None
+            host.use(moe_layer, expert, Lane.H2D, self.waits[-1])
+
+    def scores(self, what: Work) -> Work:
+        """Of an attention what the host computes over a KV cache in its memory: scores and values."""
+        return self._loop.works.cpu_layer(what._replace(gemms=(), weight_bits=32.0))
+
+    def hops(self, scores: Work, n_tokens: int) -> list[Hop]:
+        """Scores and values over a KV cache in host memory, queries, keys and values being handed over."""
+        works = self._loop.works
+        down, back = Hop(Lane.D2H, works.handover(n_tokens), 0), works.back(n_tokens)
+        if self._loop.execution.host_computes:
+            on_host = [Hop(Lane.HOST, _WAIT, 1), Hop(Lane.CPU, scores, 2), Hop(Lane.HOST, _BUSY, 3)]
+            return [down, *on_host, Hop(Lane.H2D, back, 3)]
+        return [down, Hop(Lane.CPU, scores, 1), Hop(Lane.H2D, back, 2)]
+
+    def attend(self, scores: Work, layer: int, projected: int) -> None:
+        """The ops of `hops`, after op `projected`; the next op of the compute stream waits for the last."""
+        loop, ops = self._loop, [projected]
+        for lane, what, after in self.hops(scores, loop.n_tokens):
+            ops.append(loop.recorder.issue(lane, what, (ops[after],), step=loop.i_step, layer=layer))
+            if lane is Lane.CPU:
+                self._last = ops[-1]
+        self.waits.append(ops[-1])
+
+    def has_run(self, last: int) -> None:
+        """Op `last` is the last of the host's processor so far."""
+        self._last = last
+
+    def stream_cache(self, n_bytes: int, layer: int) -> None:
+        """Keys and values of a layer through a buffer; its attention waits for them."""
+        self.waits.append(self._stream(_CACHE, n_bytes, layer))
+
+    def turns_of_cache(self, readers: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Of keys and values that are streamed one after the other, each read by one of `readers` (n,) right after it:
+        the op that must have read its buffer before, (n,), -1 none.
+        """
+        before = self._readers.setdefault(_CACHE, [-1] * _N_BUFFERS)
+        turns = np.concatenate([np.array(before, np.int64), readers])
+        self._readers[_CACHE] = turns[len(readers) :].tolist()
+        return turns[: len(readers)]
+
+    def _stream(self, what: str, n_bytes: int, layer: int, after: Sequence[int] = ()) -> int:
+        """`n_bytes` of a layer into the next buffer for `what`, once what was there has been read; returns the copy."""
+        loop = self._loop
+        readers = self._readers.setdefault(what, [-1] * _N_BUFFERS)
+        ahead = sum(what in used for used in self._in_use.values())  # buffers that layers not yet left hold
+        self._in_use.setdefault(layer, []).append(what)
+        free = readers[min(ahead, _N_BUFFERS - 1)]
+        waits = sorted({op for op in (*after, free) if op >= 0})
+        return loop.recorder.issue(Lane.H2D, loop.works.stream(n_bytes), waits, step=loop.i_step, layer=layer)
+
+    def _issue(self, what: Work, layer: int, after: Sequence[int], expert: int = -1) -> int:
+        loop = self._loop
+        self._last = loop.recorder.issue(Lane.CPU, what, after, step=loop.i_step, layer=layer, expert=expert)
+        return self._last
+
+    def hand_over(self, after: int, layer: int) -> int:
+        """Activations to the host, once op `after` has run; returns what its processor waits for."""
+        loop = self._loop
+        down = loop.recorder.issue(
+            Lane.D2H, loop.works.handover(loop.n_tokens), (after,), step=loop.i_step, layer=layer
+        )
+        if loop.execution.host_computes:
+            return loop.recorder.issue(Lane.HOST, _WAIT, (down,), step=loop.i_step, layer=layer)
+        return down
+
+    def _return(self, after: Sequence[int], layer: int) -> int:
+        """Activations from the host; returns what the accelerator waits for."""
+        loop = self._loop
+        if loop.execution.host_computes:
+            loop.recorder.issue(Lane.HOST, _BUSY, after, step=loop.i_step, layer=layer)
+        return loop.recorder.issue(Lane.H2D, loop.works.back(loop.n_tokens), after, step=loop.i_step, layer=layer)

@@ -1,0 +1,1 @@
+"""The slots of an accelerator and of the tier above storage: what lies where, what is copied, what waits."""
