@@ -32,23 +32,23 @@ RESULTS = ROOT / "results" / "mutation.json"
 EQUIVALENT = ROOT / "benchmarks" / "equivalent_mutants.json"
 SOURCES = ("pregate", "simulator", "runtime", "hwmodels", "offload", "traces")
 
-_MEMORY = tuple(f"tests/unit/test_memory{part}.py" for part in ("", "_guesses", "_pieces", "_runs"))
-_DECODE = tuple(f"tests/unit/test_decode{part}.py" for part in ("_by_hand", "_passes", ""))
+_MEMORY = tuple(f"tests/unit/offload/test_memory{part}.py" for part in ("", "_guesses", "_pieces", "_runs"))
+_DECODE = tuple(f"tests/unit/offload/test_decode{part}.py" for part in ("_by_hand", "_passes", ""))
 
 TARGETS = {
-    "offload/work.py": ("tests/unit/test_work.py",),
-    "offload/metrics.py": ("tests/unit/test_metrics.py",),
-    "offload/caches/eviction.py": ("tests/unit/test_eviction.py",),
+    "offload/work.py": ("tests/unit/offload/test_work.py",),
+    "offload/metrics.py": ("tests/unit/offload/test_metrics.py",),
+    "offload/caches/eviction.py": ("tests/unit/offload/test_eviction.py",),
     "offload/placing/footprint.py": (
-        "tests/unit/test_footprint.py",
-        "tests/unit/test_placement.py",
-        "tests/unit/test_placement_memory.py",
+        "tests/unit/offload/test_footprint.py",
+        "tests/unit/offload/test_placement.py",
+        "tests/unit/offload/test_placement_memory.py",
     ),
-    "offload/gate_output.py": ("tests/unit/test_gate_output.py",),
-    "offload/caches/admission.py": ("tests/unit/test_ranked_evictions.py",),
-    "offload/caches/eviction_ranked.py": ("tests/unit/test_ranked_evictions.py",),
-    "offload/caches/ranks_by_use.py": ("tests/unit/test_ranked_evictions.py",),
-    "offload/caches/ranks_by_gates.py": ("tests/unit/test_ranked_evictions.py",),
+    "offload/gate_output.py": ("tests/unit/offload/test_gate_output.py",),
+    "offload/caches/admission.py": ("tests/unit/offload/test_ranked_evictions.py",),
+    "offload/caches/eviction_ranked.py": ("tests/unit/offload/test_ranked_evictions.py",),
+    "offload/caches/ranks_by_use.py": ("tests/unit/offload/test_ranked_evictions.py",),
+    "offload/caches/ranks_by_gates.py": ("tests/unit/offload/test_ranked_evictions.py",),
     "offload/slots/memory.py": _MEMORY,
     "offload/slots/held.py": _MEMORY,
     "offload/slots/waiting.py": _MEMORY,
@@ -58,10 +58,17 @@ TARGETS = {
     "offload/decode.py": _DECODE,
     "offload/decoding/decode_loop.py": _DECODE,
     "offload/decoding/token_mixing.py": _DECODE,
-    "hwmodels/cost.py": ("tests/unit/test_cost.py", "tests/unit/test_cost_formats.py", "tests/unit/test_kernels.py"),
-    "hwmodels/kernels.py": ("tests/unit/test_kernels.py", "tests/unit/test_gemm_tables.py"),
-    "simulator/recurrence.py": ("tests/unit/test_recurrence.py",),
-    "traces/stack_distance.py": ("tests/unit/test_stack_distance.py", "tests/unit/test_layer_distances.py"),
+    "hwmodels/cost.py": (
+        "tests/unit/hwmodels/test_cost.py",
+        "tests/unit/hwmodels/test_cost_formats.py",
+        "tests/unit/hwmodels/test_kernels.py",
+    ),
+    "hwmodels/kernels.py": ("tests/unit/hwmodels/test_kernels.py", "tests/unit/hwmodels/test_gemm_tables.py"),
+    "simulator/recurrence.py": ("tests/unit/simulator/test_recurrence.py",),
+    "traces/stack_distance.py": (
+        "tests/unit/traces/test_stack_distance.py",
+        "tests/unit/traces/test_layer_distances.py",
+    ),
 }
 """The tests that have to notice a wrong line of each module."""
 

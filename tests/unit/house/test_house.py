@@ -1,0 +1,35 @@
+"""What must hold of the house as a whole: a public class is defined once, a module has a name that says something."""
+
+from __future__ import annotations
+
+import ast
+from collections import defaultdict
+from pathlib import Path
+
+ROOT = Path(__file__).parents[3]
+ROOMS = ("pregate", "simulator", "runtime", "hwmodels", "offload", "traces")
+
+
+def modules() -> list[Path]:
+    return sorted(path for room in ROOMS for path in (ROOT / room).rglob("*.py"))
+
+
+def test_a_public_class_means_one_thing_in_the_whole_house() -> None:
+    homes = defaultdict(list)
+    for path in modules():
+        for node in ast.parse(path.read_text()).body:
+            if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+                homes[node.name].append(str(path.relative_to(ROOT)))
+    assert len(homes) > 100
+    assert {name: places for name, places in homes.items() if len(places) > 1} == {}
+
+
+def test_modules_are_named_for_what_a_reader_looks_for() -> None:
+    names = {path.stem for path in modules()}
+    assert not names & {"utils", "util", "common", "helpers", "misc", "base", "manager"}
+
+
+def test_every_package_says_what_it_is() -> None:
+    for path in modules():
+        if path.name == "__init__.py":
+            assert ast.get_docstring(ast.parse(path.read_text())), path

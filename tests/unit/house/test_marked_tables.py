@@ -1,0 +1,54 @@
+"""Tables between marks: what a build makes anew, what it leaves, and rows that a page no longer has."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+DOCS = Path(__file__).resolve().parents[3] / "docs"
+PAGE = """\
+before
+<!-- generated: one -->
+old
+<!-- end: one -->
+<!-- measured: two -->
+| a | 1 |
+<!-- end: two -->
+after
+"""
+
+
+@pytest.fixture(scope="module")
+def tables() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("marked_tables", DOCS / "marked_tables.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_only_what_is_under_the_mark_is_made_anew(tables: ModuleType, tmp_path: Path) -> None:
+    assert tables.rewritten(PAGE, {"one": lambda: r"new \1"}) == PAGE.replace("old", r"new \1")
+    path = tmp_path / "page.md"
+    path.write_text(PAGE)
+    tables.write(path, {"two": lambda: "| a | 2 |"})
+    assert path.read_text() == PAGE.replace("| a | 1 |", "| a | 2 |")
+    with pytest.raises(KeyError):
+        tables.rewritten(PAGE, {})
+
+
+def test_a_row_that_the_page_has_not_is_told(tables: ModuleType, tmp_path: Path) -> None:
+    path = tmp_path / "page.md"
+    path.write_text(PAGE)
+    assert tables.drifted_rows(path, ["| a | 1 |", "| a | 2 |"]) == ["| a | 2 |"]
+
+
+def test_every_measured_part_has_a_program_that_makes_it() -> None:
+    marked = {path.name for path in DOCS.glob("*.md") if "<!-- measured: " in path.read_text()}
+    assert marked == {"predictors.md", "speculative.md"}
+    assert not [path.name for path in DOCS.glob("*.md") if "<!-- tables: " in path.read_text()]

@@ -1,0 +1,41 @@
+"""The pictures of docs/field.md: what they say, on a few points."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+
+@pytest.fixture(scope="module")
+def rules() -> ModuleType:
+    spec = importlib.util.spec_from_file_location(
+        "rules_of_thumb", Path(__file__).parents[3] / "docs" / "rules_of_thumb.py"
+    )
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_a_host_with_twice_the_bandwidth_of_the_link_beats_copies(rules: ModuleType) -> None:
+    for ratio, host_wins in ((1.0, False), (2.0, True)):
+        host, copied = (
+            rules.tpot_s(p, 1, rules.PCIE4, ratio * rules.PCIE4) for p in ("gpu_only@experts=cpu", "on_demand")
+        )
+        assert (host < copied) is host_wins
+
+
+def test_whole_layers_ahead_are_slower_for_one_sequence(rules: ModuleType) -> None:
+    all_ahead, on_demand = (
+        rules.tpot_s(p, 1, rules.PCIE4, 400.0, "mixtral-8x7b") for p in ("prefetch_all", "on_demand")
+    )
+    assert 3 < all_ahead / on_demand < 4
+
+
+def test_a_picture_is_drawn(rules: ModuleType, tmp_path: Path) -> None:
+    rules.cpu_or_copy(tmp_path / "p.png", batches=(1,), n_points=2)
+    assert (tmp_path / "p.png").read_bytes().startswith(b"\x89PNG")

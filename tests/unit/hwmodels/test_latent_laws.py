@@ -1,0 +1,174 @@
+"""Laws of latent attention and of sliding windows: what they must say, that tables of them are read, and prices."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as parquet
+import pytest
+
+import pregate
+from hwmodels.calibrate.from_tables import fit_tables
+from hwmodels.calibrate.kernel_tables import kernel_tables, tables_folder
+from hwmodels.figures import figures_of
+from hwmodels.laws.attention import context_attention, decode_attention
+from hwmodels.laws.forms import FORMS, KERNELS
+from hwmodels.laws.latent_attention import latent_decode
+from hwmodels.laws.measured import MEASURED
+from hwmodels.laws.pricing import kernels_of
+from hwmodels.platform import load_platform
+from offload import work
+from offload.schedule import Schedule, _works_to_json
+from pregate.ask.capture import capture
+from tests.unit.hwmodels.kernel_tables_of_our_own import TRUE, context, decode, grid, rates, shapes_of, write_tables
+from traces.model.architecture import load_architecture
+
+START = {form: {name: at for name, (_, at) in FORMS[form].constants.items()} for form in FORMS}
+H100 = rates("h100_sxm")
+DEEPSEEK = load_architecture("deepseek-v3")
+WIDTHS = 576, 512
+
+
+def latents_s(n_sequences: float, n_heads: float, length: float, kernel: str = "flash-mla") -> float:
+    sizes = n_sequences, n_heads, length, *WIDTHS, 2.0 * WIDTHS[0]
+    return float(latent_decode(START["latent_decode"], H100, KERNELS[kernel], *sizes).total_s)
+
+
+def test_few_heads_over_latents_wait_for_memory_and_many_for_their_products() -> None:
+    read_s = 256 * 32768 * 2 * WIDTHS[0] / H100.bytes_per_s / 0.8
+    assert latents_s(256, 16, 32768) == pytest.approx(read_s, rel=0.3)
+    multiplied_s = 2 * 256 * 1024 * 32768 * sum(WIDTHS) / H100.flop_per_s / 0.6
+    assert latents_s(256, 1024, 32768) == pytest.approx(multiplied_s, rel=0.15)
+
+
+def test_a_context_is_split_over_an_idle_card_where_a_kernel_splits_it() -> None:
+    whole = latents_s(1, 16, 65536, "whole-context-mla")
+    assert whole > 10 * latents_s(1, 16, 65536)
+    assert latents_s(64, 16, 65536, "whole-context-mla") == pytest.approx(whole, rel=0.15)  # one multiprocessor each
+
+
+def test_a_window_is_what_is_read_of_a_context() -> None:
+    token_bytes, kernel = 2.0 * 8 * 128 * 2, KERNELS["flash-attention-3"]
+
+    def decoded(length: float, window: float) -> float:
+        seen = min(length, window) if window else length
+        sizes = 64, 32, 8, seen, token_bytes
+        return float(decode_attention(START["decode_attention"], H100, kernel, *sizes, window=window).total_s)
+
+    def prompt(new: float, window: float) -> float:
+        sizes = 1, 32, 8, new, 128, 128, 4096.0
+        law = context_attention(START["context_attention"], H100, kernel, *sizes, window=window)
+        return float(law.total_s)
+
+    assert decoded(32768, 1024) == decoded(4096, 1024)
+    assert decoded(32768, 1024) < decoded(2048, 0)
+    assert decoded(512, 1024) == decoded(512, 0)
+    assert prompt(32768, 1024) == pytest.approx(2 * prompt(16384, 1024), rel=0.1)
+    assert prompt(512, 1024) == prompt(512, 0)
+    assert prompt(4096, 4096) <= prompt(4096, 0)
+
+
+def write(folder: Path, place: str, columns: dict[str, np.ndarray]) -> None:
+    path = folder / "h100_sxm" / f"{place}.parquet"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    parquet.write_table(pa.table({key: list(column) for key, column in columns.items()}), path)
+
+
+def write_latents(folder: Path, engine: str, ran: str, kernel: str, form: str) -> None:
+    """Times of a law, half a per cent and more from it."""
+    prompts = form == "latent_context"
+    lengths = [64, 512, 2048, 8192] if prompts else [63, 511, 2047, 16383]
+    found = grid(batch_size=[1, 8, 64], num_heads=[8, 16, 32, 64, 128], length=lengths)
+    n, length = len(found["length"]), found.pop("length")
+    found |= {"isl": length if prompts else np.ones(n), "step": np.zeros(n) if prompts else length}
+    widths = (192, 128) if prompts else WIDTHS
+    shapes = {
+        "n_sequences": found["batch_size"], "n_heads": found["num_heads"], "context": found["isl"] + found["step"],
+        "key_width": np.full(n, widths[0]), "value_width": np.full(n, widths[1]),
+    }  # fmt: skip
+    seconds = MEASURED[form](TRUE[form], H100, shapes, 16.0, kernel).total_s
+    same = {"mla_dtype": "bfloat16", "kv_cache_dtype": "bfloat16", "kernel_source": ran}
+    texts = {name: np.array([text] * n) for name, text in same.items()}
+    noisy = seconds * 1e3 * np.exp(0.01 * np.random.default_rng(5).standard_normal(n))
+    name = "context_mla_perf" if prompts else "generation_mla_perf"
+    write(folder, f"mla/{engine}/1.0/{name}", {**found, **texts, "latency": noisy})
+
+
+def test_tables_of_latents_are_read_of_the_engine_that_stands_in_and_fitted(tmp_path: Path) -> None:
+    folder = tables_folder(write_tables(tmp_path))
+    write_latents(tmp_path, "sglang", "flash_attention", "flash-mla", "latent_decode")
+    write_latents(tmp_path, "trtllm", "default", "fmha-128", "latent_context")
+    fitted = fit_tables(folder, "h100_sxm", "vllm")
+    laws = {law.form: law for law in fitted.laws}
+    assert laws["latent_decode"].source["engine"] == "sglang"
+    assert laws["latent_context"].source["engine"] == "trtllm"
+    for form, kernel in (("latent_decode", "flash-mla"), ("latent_context", "fmha-128")):
+        assert laws[form].kernel == kernel
+        assert laws[form].families.mape < 0.05
+        assert laws[form].within["n_heads"] == (8, 128)
+
+
+def test_rows_in_windows_are_judged_by_the_law_of_whole_contexts(tmp_path: Path) -> None:
+    folder = tables_folder(write_tables(tmp_path))
+    for name, form, made in (
+        ("generation_attention_perf", "decode_attention", decode("fa3")),
+        ("context_attention_perf", "context_attention", context("fa3")),
+    ):
+        whole = parquet.read_table(tmp_path / "h100_sxm" / "attention" / "vllm" / "1.0" / f"{name}.parquet")
+        made["window_size"] = np.full(len(made["isl"]), 1024.0)
+        shapes = {**shapes_of(form, made), "window": made["window_size"]}
+        seconds = MEASURED[form](TRUE[form], H100, shapes, 16.0, "flash-attention-3").total_s
+        made["latency"] = seconds * 1e3
+        both = {key: np.concatenate([np.array(whole[key]), made[key]]) for key in whole.column_names}
+        write(tmp_path, f"attention/vllm/1.0/{name}", both)
+    tables = {table.form: table for table in kernel_tables(folder, "h100_sxm", "vllm", "1.0")}
+    windowed = tables["decode_attention"].windowed
+    assert windowed is not None
+    assert len(windowed) == len(tables["decode_attention"])
+    for law in fit_tables(folder, "h100_sxm", "vllm").laws:
+        assert (law.windows is not None) == ("attention" in law.form)
+        assert law.windows is None or law.windows.mape < 0.05
+
+
+def test_latents_of_a_model_cost_what_a_table_of_them_says() -> None:
+    """Measured on an H100: 151 us for a new token of each of 32 sequences of 8,192 tokens, 128 heads, bf16."""
+    hw = load_platform("h100-sxm", "vllm")
+    what = work.self_attention_work(DEEPSEEK, DEEPSEEK.decoder, 32, 32 * 8192, 32 * 8192, n_sequences=32)
+    kernel, within = list(kernels_of(what, figures_of(hw)))[len(what.gemms)]
+    assert kernel.total_s == pytest.approx(151e-6, rel=0.15)
+    assert within
+    prompt = work.self_attention_work(
+        DEEPSEEK, DEEPSEEK.decoder, 2048, 2048, 2048 * 1024, n_sequences=1, decompressed=True
+    )
+    kernel, within = list(kernels_of(prompt, figures_of(hw)))[len(prompt.gemms)]
+    assert kernel.compute_s > 2048 * 1024 * 2 * 128 * 320 / figures_of(hw).peak_flop_per_s("bf16")
+    assert within
+
+
+def test_a_card_without_a_law_of_latents_says_them_as_any_attention_and_not_within() -> None:
+    hw = load_platform("a100-sxm4-80gb", "vllm")
+    what = work.self_attention_work(DEEPSEEK, DEEPSEEK.decoder, 1, 8192, 8192)
+    kernel, within = list(kernels_of(what, figures_of(hw)))[len(what.gemms)]
+    assert kernel.total_s > 0
+    assert not within
+
+
+def test_an_attention_has_a_word_on_its_window_in_a_schedule_only_where_it_has_one(tmp_path: Path) -> None:
+    model = load_architecture("mixtral-mini-8")
+    attention = dataclasses.replace(model.decoder.attention, window=16)
+    slid = dataclasses.replace(model, decoder=dataclasses.replace(model.decoder, attention=attention))
+    for one, window, length in ((model, 0, 7), (slid, 16, 8)):
+        trace = pregate.synthesize(one, 2, 24)
+        captured = capture(one, pregate.load_hardware("t4"), trace, "gpu_only")
+        schedule = captured.decoded.schedule
+        path = tmp_path / f"{window}.safetensors"
+        schedule.save(path)
+        again = Schedule.load(path)
+        assert again.works == schedule.works
+        assert again.digest == schedule.digest
+        seen = [work.attending for work in again.works if work.attending is not None]
+        assert {at.window for at in seen} == {window}
+        assert {len(row[-2]) for row in _works_to_json(again.works) if row[-2] is not None} == {length}

@@ -1,0 +1,127 @@
+"""How far constants scatter from source to source, and the intervals that follow."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from hwmodels import spread as spread_module
+from hwmodels.spread import SPREAD_KEYS, ClaimedSpread, shipped_spread
+from pregate.measured.prediction import RowBench
+from pregate.measured.scores import predict_table
+from pregate.measured.spreads import Residual, coverage, fit_spread, residuals
+from tests.unit.pregate.test_field import ROW, read
+from traces.errors import InvalidFile, InvalidInput
+
+
+def made(n_sources: int, n_rows: int, key_sigma: float, row_sigma: float, seed: int = 0) -> list[Residual]:
+    """Rows of sources whose host constant is off by a factor of their own, and rows by one more."""
+    rng, found = np.random.default_rng(seed), []
+    for i in range(n_sources):
+        factor = key_sigma * rng.standard_normal()
+        for j in range(n_rows):
+            share = rng.uniform(0.5, 1.0)
+            depends = [0.0] * len(SPREAD_KEYS)
+            depends[0] = share
+            off = share * factor + row_sigma * rng.standard_normal()
+            found.append(Residual(f"{i}/{j}", f"source {i}", off, tuple(depends)))
+    return found
+
+
+def test_the_scatter_that_rows_were_made_with_is_found() -> None:
+    found = fit_spread(made(60, 6, 0.5, 0.1))
+    assert found.constants["stack.cpu_efficiency"] == pytest.approx(0.5, rel=0.3)
+    assert found.row == pytest.approx(0.1, rel=0.3)
+    assert (found.n_rows, found.n_sources, found.n_bearing["stack.cpu_efficiency"]) == (360, 60, 60)
+    assert found.n_bearing["stack.launch_s"] == 0
+
+
+def test_intervals_by_the_other_sources_hold_most_rows() -> None:
+    held = coverage(made(24, 4, 0.4, 0.1, seed=3))
+    assert held.n == 96
+    assert held.n_inside / held.n >= 0.85
+
+
+def test_what_a_host_stages_scatters_as_its_sources_do_where_no_row_says() -> None:
+    spread = fit_spread(made(6, 4, 0.3, 0.1))
+    staged = spread.constants["link.pageable_h2d_bytes_per_s"]
+    assert staged == spread.constants["link.mapped_h2d_bytes_per_s"] == pytest.approx(0.65)
+    seen = np.log([3.3, 7.3, 10.0, 12.88, 18.5])  # GB/s of five machines, hwmodels/specs/measured_links.csv
+    assert staged == pytest.approx(seen.std(ddof=1), abs=0.01)
+    assert spread.constants["stack.launch_s"] == pytest.approx(0.25)
+
+
+def test_a_prompt_that_is_streamed_from_mapped_files_is_as_unsure_as_their_copies(tmp_path: Path) -> None:
+    streamed = ROW | {
+        "model": "olmoe-1b-7b", "policy": "gpu_only@experts=cpu@stream=32", "metric": "prefill_tokens_per_s",
+        "unit": "tokens/s", "input_tokens": "512", "stack": "llama-cpp", "host": "desktop-ddr5",
+    }  # fmt: skip
+    (one,) = predict_table(read(tmp_path, streamed)).rows
+    assert abs(one.elasticities["link.pageable_h2d_bytes_per_s"]) > 0.3
+    assert one.interval is not None
+    assert one.interval[1] > 1.5 * one.predicted
+
+
+def test_fewer_than_four_sources_say_nothing() -> None:
+    with pytest.raises(InvalidInput, match="3 sources"):
+        fit_spread(made(3, 5, 0.3, 0.1))
+
+
+def test_an_interval_widens_with_what_it_depends_on() -> None:
+    spread = fit_spread(made(12, 4, 0.4, 0.1))
+    low, high = spread.interval(10.0, {})
+    assert low * high == pytest.approx(100.0)
+    wide = spread.interval(10.0, {"stack.cpu_efficiency": -1.0})
+    assert wide[0] < low < 10 < high < wide[1]
+    assert spread.half_width({}) == pytest.approx(2.776 * spread.row, rel=1e-3)
+
+
+def test_a_spread_reads_back_as_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    spread = fit_spread(made(8, 3, 0.4, 0.1))
+    (tmp_path / "s.yaml").write_text(spread.to_yaml())
+    monkeypatch.setattr(spread_module, "SPREADS_FILE", tmp_path / "s.yaml")
+    again = shipped_spread.__wrapped__()
+    assert again.constants == pytest.approx(spread.constants, rel=1e-3)
+    assert (again.n_rows, again.n_bearing) == (spread.n_rows, spread.n_bearing)
+    (tmp_path / "s.yaml").write_text(spread.to_yaml().replace("stack.launch_s", "stack.lunch_s"))
+    with pytest.raises(InvalidFile, match="launch_s"):
+        shipped_spread.__wrapped__()
+
+
+def test_a_scale_lies_above_zero() -> None:
+    with pytest.raises(InvalidInput, match="row = 0"):
+        ClaimedSpread(dict.fromkeys(SPREAD_KEYS, 0.2), {}, 0.0, 1, 1)
+
+
+def test_elasticities_say_what_a_changed_constant_does(tmp_path: Path) -> None:
+    (row,) = read(tmp_path, ROW | {"model": "olmoe-1b-7b", "policy": "gpu_only@experts=cpu"})
+    bench = RowBench()
+    depends = bench.elasticities(row)
+    base = bench.predict(row)
+    for key in ("stack.cpu_efficiency", "stack.handover_s"):
+        value = float(bench.platform(row).constant(key.removeprefix("stack.")))
+        moved = bench.predict(row, {key: value * 1.001})
+        assert math.log(base / moved) / math.log(1.001) == pytest.approx(depends[key], abs=0.01)
+
+
+def test_what_a_row_states_or_determines_is_sure(tmp_path: Path) -> None:
+    stated = ROW | {"policy": "gpu_only@experts=cpu", "set": "stack.cpu_efficiency=0.5"}
+    (one,) = predict_table(read(tmp_path, stated)).rows
+    assert "stack.cpu_efficiency" not in one.elasticities
+    assert one.interval is not None
+    low, high = one.interval
+    assert low < one.predicted < high
+    fitted = predict_table(read(tmp_path, ROW | {"role": "fit stack.link_efficiency", "value": "300"}, ROW))
+    assert residuals(fitted) == []
+
+
+def test_a_prediction_is_held_against_repeating_a_row(tmp_path: Path) -> None:
+    rows = [ROW | {"value": "100"}, ROW | {"value": "50", "policy": "pregate"}, ROW | {"value": "300"}]
+    (one,) = predict_table(read(tmp_path, *rows)).against_repeating()
+    assert (one.n, one.repeat_mape) == (2, pytest.approx((1 + 2 / 3) / 2))
+    assert one.holds == (one.mape <= one.repeat_mape / 2)
+    close = [ROW | {"value": "100"}, ROW | {"value": "110"}]
+    assert predict_table(read(tmp_path, *close)).against_repeating() == []

@@ -1,0 +1,162 @@
+"""Stacks and fits are parsed strictly: claims have sources, measurements have intervals, never both in one file."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from hwmodels.fit_files import fit_names, load_fit
+from hwmodels.machine_files import hardware_names
+from hwmodels.platform import load_platform
+from hwmodels.stack import CONSTANTS, OPTIONAL, load_stack, stack_names
+from traces.errors import InvalidFile, InvalidInput, PregateError, UnknownName
+
+ROOT = Path(__file__).parents[3]
+
+
+@pytest.mark.parametrize("name", stack_names())
+def test_every_claim_has_a_source(name: str) -> None:
+    stack = load_stack(name)
+    assert set(CONSTANTS) - set(OPTIONAL) <= set(stack.constants) <= set(CONSTANTS)
+    assert all(constant.source for constant in stack.constants.values())
+    assert all(count >= 1 for count in stack.launches.values())
+
+
+@pytest.mark.parametrize("name", fit_names())
+def test_every_measurement_has_an_interval_and_rows(name: str) -> None:
+    fit = load_fit(name)
+    assert name == f"{fit.hardware}.{fit.stack}"
+    for constant in (*fit.constants.values(), *fit.assumptions.values()):
+        assert constant.ci95[0] < constant.value < constant.ci95[1]
+        assert constant.rows
+    assert set(fit.order) == set(fit.constants) | set(fit.assumptions)
+
+
+def test_a_fit_survives_its_own_text(tmp_path: Path) -> None:
+    fit = load_fit("a100-sxm4-80gb.fastertransformer")
+    path = tmp_path / "a100-sxm4-80gb.fastertransformer.yaml"
+    path.write_text(fit.to_yaml())
+    assert load_fit(path) == fit
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda d: d["constants"].__setitem__("kernel", d["constants"].pop("kernel_s")), "did you mean .*'kernel_s'"),
+        (lambda d: d["constants"]["kernel_s"].__setitem__("value", -1), "kernel_s"),
+        (lambda d: d["constants"]["kernel_s"].__setitem__("unit", "us"), "unit"),
+        (lambda d: d["constants"]["gemm_efficiency"].update(value=1.2, ci95=[1.1, 1.3]), "above 1"),
+        (lambda d: d["log_covariance"]["matrix"].pop(), "matrix"),
+        (lambda d: d["log_covariance"]["matrix"].__setitem__(0, "x"), "list of finite numbers"),
+        (lambda d: d["log_covariance"]["matrix"][0].__setitem__(0, float("nan")), "finite"),
+        (lambda d: d["log_covariance"]["order"].__setitem__(0, "launch_s"), "log_covariance is not of the constants"),
+        (lambda d: d["constants"]["kernel_s"].__setitem__("ci95", [1.0]), "ci95"),
+        (lambda d: d["constants"]["kernel_s"].__setitem__("ci95", ["low", "high"]), "ci95"),
+        (lambda d: d["constants"]["kernel_s"].__setitem__("ci95", [1.0, 2.0]), "not an interval around"),
+        (lambda d: d["constants"]["kernel_s"].__setitem__("n", 99), "n is not the number of rows"),
+        (lambda d: d.pop("provenance"), "provenance"),
+        (lambda d: d.__setitem__("note", "x"), "unknown key 'note'"),
+    ],
+)
+def test_a_malformed_fit_is_one_clear_line(tmp_path: Path, change: object, message: str) -> None:
+    document = yaml.safe_load((ROOT / "hwmodels/fits/a100-sxm4-80gb.fastertransformer.yaml").read_text())
+    change(document)  # type: ignore[operator]
+    path = tmp_path / "bad.fit.yaml"
+    path.write_text(yaml.safe_dump(document))
+    with pytest.raises(PregateError, match=message) as caught:
+        load_fit(path)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_platform_says_what_its_constants_rest_on() -> None:
+    assert load_platform("a100-sxm4-80gb").stack.name == "fastertransformer"
+    assert load_platform("a100-sxm4-80gb").calibration("fp32") == "fitted"
+    assert load_platform("a100-sxm4-80gb").calibration("bf16") == "extrapolated"
+    assert load_platform("a100-sxm4-80gb", overrides={"link": "pcie5-x16"}).calibration("fp32") == "extrapolated"
+    assert load_platform("a100-sxm4-80gb", overrides={"stack.sync_s": 1e-6}).calibration("fp32") == "extrapolated"
+    assert load_platform("h100-sxm", "fastertransformer").calibration("fp32") == "extrapolated"
+    assert load_platform("h100-sxm").calibration("fp32") == "claimed"
+
+
+def no_tile(d: dict[str, Any]) -> None:
+    del d["grouped_gemm_tile"]["rows"]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda d: d["constants"].__setitem__("sync", d["constants"].pop("sync_s")), "sync_s"),
+        (lambda d: d["constants"].__setitem__("extra_s", d["constants"]["sync_s"]), "unknown key 'extra_s'"),
+        (lambda d: d["constants"]["sync_s"].pop("source"), "source"),
+        (lambda d: d["constants"]["sync_s"].__setitem__("source", "nowhere"), "unknown source 'nowhere'"),
+        (lambda d: d["constants"]["sync_s"].__setitem__("unit", "GB"), "unit of size, expected one of time"),
+        (lambda d: d["constants"]["sync_s"].__setitem__("value", 0), "above 0"),
+        (lambda d: d["constants"]["hbm_efficiency"].__setitem__("value", 1.01), "an efficiency is a fraction"),
+        (lambda d: d["launches"].__setitem__("gate", 2.5), "not an integer"),
+        (lambda d: d["launches"].__setitem__("gates", 2), "did you mean 'gate'"),
+        (lambda d: d["launches"].pop("source"), "source"),
+        (lambda d: d.__setitem__("execution", "stream"), "did you mean 'streams'"),
+        (no_tile, "rows"),
+        (lambda d: d.__setitem__("ci95", [0, 1]), "unknown key 'ci95'"),
+    ],
+)
+def test_a_malformed_stack_is_one_clear_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: Callable[[Any], Any], message: str
+) -> None:
+    document = yaml.safe_load((ROOT / "hwmodels/stacks/fastertransformer.yaml").read_text())
+    change(document)
+    (tmp_path / "mine.yaml").write_text(yaml.safe_dump(document))
+    monkeypatch.setattr("hwmodels.stack.STACKS_DIR", tmp_path)
+    with pytest.raises(PregateError, match=message) as caught:
+        load_stack("mine")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("stack.sync", 1.0, "did you mean 'sync_s'"),
+        ("stack.sync_s", -1.0, "above 0"),
+        ("stack.sync_s", float("nan"), "above 0 and finite"),
+        ("stack.sync_s", float("inf"), "above 0 and finite"),
+        ("stack.sync_s", "1e999", "not finite"),
+        ("stack.sync_s", "3GB", "unit of size"),
+        ("stack.sync_s", "soon", "not a number"),
+        ("stack.link_efficiency", 1.5, "above 1"),
+    ],
+)
+def test_an_impossible_override_is_one_clear_line(key: str, value: float | str, message: str) -> None:
+    with pytest.raises(InvalidInput, match=message) as caught:
+        load_platform("t4", overrides={key: value})
+    assert "\n" not in str(caught.value)
+
+
+def test_a_constant_is_the_users_else_the_fitted_else_the_claimed() -> None:
+    fitted = load_platform("a100-sxm4-80gb")
+    assert fitted.fit is not None
+    assert fitted.constant("kernel_s") == fitted.fit.constants["kernel_s"].value
+    assert fitted.constant("cpu_efficiency") == fitted.stack.constants["cpu_efficiency"].value
+    assert load_platform("a100-sxm4-80gb", overrides={"stack.kernel_s": "7us"}).constant("kernel_s") == 7e-6
+    assert load_platform("h100-sxm").constant("kernel_s") == 2.9e-6
+
+
+@pytest.mark.parametrize("name", hardware_names())
+def test_every_machine_has_a_stack(name: str) -> None:
+    platform = load_platform(name)
+    assert all(value > 0 for value in platform.constants.values())
+    assert platform.describe_calibration("fp32")
+
+
+def test_mistakes_name_the_nearest() -> None:
+    with pytest.raises(UnknownName, match="did you mean 'streams'"):
+        load_stack("stream")
+    with pytest.raises(UnknownName, match="fit"):
+        load_fit("a100-sxm4-80gb.fastertransformers")
+    with pytest.raises(InvalidInput, match="above 0"):
+        load_platform("t4", overrides={"stack.sync_s": 0.0})
+    with pytest.raises(InvalidFile, match="cannot be read"):
+        load_fit(Path("no/such/fit.yaml"))

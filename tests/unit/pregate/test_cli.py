@@ -1,0 +1,401 @@
+"""The command line: what it prints, and how it answers mistakes."""
+
+from __future__ import annotations
+
+import csv
+import importlib.util
+import io
+import json
+import re
+import shlex
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from matplotlib.figure import Figure
+
+import pregate
+from hwmodels.machine_files import hardware_names, load_machine
+from pregate.check.ledger import Predicted, append_predictions
+from pregate.cli import main as command_line
+from pregate.cli import plan
+from pregate.cli.built import build_model
+from runtime.pregated.model_file import save_model
+from runtime.pregated.tokens import Tokenizer
+from tests import small_fits
+from tests.command_line import Run
+from tests.pregated_models import seeded_model
+from traces.storage import save_trace
+
+ROOT = Path(__file__).parents[3]
+SMALL = ["switch-base-8", "--hardware", "a100-sxm4-80gb", "--input-tokens", "8", "--output-tokens", "4"]
+
+
+def test_compare_prints_a_table_and_who_wins(run: Run) -> None:
+    status, out, _ = run("compare", *SMALL)
+    assert status == 0
+    for word in ("gpu_only", "on_demand", "prefetch_all", "pregate", "wins", "binds it", "fitted on a100"):
+        assert word in out
+
+
+def test_compare_as_json_and_csv_agree(run: Run) -> None:
+    document = json.loads(run("compare", *SMALL, "--format", "json")[1])
+    rows = list(csv.DictReader(io.StringIO(run("compare", *SMALL, "--format", "csv")[1])))
+    assert [row["policy"] for row in rows] == [row["policy"] for row in document["results"]]
+    assert float(rows[3]["tokens_per_s"]) == document["results"][3]["tokens_per_s"]
+
+
+def test_a_small_hbm_is_shown_with_what_would_be_needed(run: Run) -> None:
+    status, out, _ = run("compare", *SMALL, "--hbm", "2GB", "--stack", "streams")
+    assert status == 0
+    assert "does not fit" in out
+    rows = list(csv.DictReader(io.StringIO(run("compare", *SMALL, "--hbm", "2GB", "--format", "csv")[1])))
+    assert {row["fits"] for row in rows} == {"True", "False"}
+
+
+def test_simulate_writes_timeline_and_gantt(run: Run, tmp_path: Path) -> None:
+    timeline, gantt = tmp_path / "out.json", tmp_path / "out.png"
+    status, out, err = run("simulate", *SMALL, "--timeline", str(timeline), "--gantt", str(gantt))
+    assert status == 0, err
+    assert "moe_layer_latency_s" in out
+    assert json.loads(timeline.read_text())["traceEvents"]
+    assert gantt.read_bytes().startswith(b"\x89PNG")
+
+
+def test_storage_is_not_called_fitted(run: Run) -> None:
+    _, out, _ = run("simulate", *SMALL, "--tier", "ssd")
+    assert "but not storage: extrapolated" in out
+    _, out, _ = run("simulate", *SMALL)
+    assert "extrapolated" not in out
+
+
+def test_trace_synth_stats_fit_and_residency(run: Run, tmp_path: Path) -> None:
+    path = str(tmp_path / "t.safetensors")
+    assert run("trace", "synth", "switch-base-8", "--output-tokens", "64", "--repeat", "0.4", "-o", path)[0] == 0
+    stats = json.loads(run("trace", "stats", path, "--format", "json")[1])
+    assert stats["n_experts"] == 8
+    assert stats["reuse"]["1"] > 0.3
+    fitted = json.loads(run("trace", "fit", path, "--format", "json")[1])
+    assert fitted["dials"]["repeat_probability"] > 0.1
+    status, out, _ = run(
+        "residency", path, "--policies", "lru,belady", "--budgets-mib", "100,200", "--expert-bytes", "18874368",
+        "--format", "csv",
+    )  # fmt: skip
+    assert status == 0
+    assert out.splitlines()[0] == "budget_mib,policy,hit_pct_cum,hit_pct_decode,read_mib"
+    assert len(out.splitlines()) == 5
+    assert run("trace", "stats", path)[0] == 0
+    assert run("trace", "fit", path)[0] == 0
+
+
+def test_a_stored_trace_is_compared(run: Run, tmp_path: Path) -> None:
+    path = str(tmp_path / "t.safetensors")
+    run("trace", "synth", "switch-base-8", "--input-tokens", "8", "--output-tokens", "4", "-o", path)
+    given = json.loads(run("compare", *SMALL[:3], "--trace", path, "--format", "json")[1])
+    made = json.loads(run("compare", *SMALL, "--format", "json")[1])
+    assert given == made
+
+
+def test_batch_1_runs_the_sequences_of_a_recording_one_by_one(run: Run, tmp_path: Path) -> None:
+    path = str(tmp_path / "t.safetensors")
+    run("trace", "synth", "switch-base-8", "--input-tokens", "8", "--output-tokens", "4", "--batch", "2", "-o", path)
+
+    def tokens_per_s(*words: str) -> float:
+        document = json.loads(run("simulate", *SMALL[:3], "--trace", path, *words, "--format", "json")[1])
+        return float(document["tokens_per_s"])
+
+    assert tokens_per_s("--batch", "1") < tokens_per_s() == tokens_per_s("--batch", "2")
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["compare", *SMALL[:3], "--trace", "t.safetensors", "--batch", "4"],
+        ["simulate", *SMALL[:3], "--trace", "t.safetensors", "--batch", "4"],
+        ["trace", "import", "t.safetensors", "-o", "o.safetensors", "--batch", "4"],
+        ["crossover", *SMALL[:3], "--trace", "t.safetensors", "--axis", "batch", "--from", "1", "--to", "4"],
+    ],
+)
+def test_a_batch_above_the_recorded_sequences_is_refused(
+    run: Run, words: list[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    save_trace(pregate.synthesize(pregate.load_model("switch-base-8"), 8, 4, 2), "t.safetensors")
+    status, _, error = run(*words)
+    assert status == 2
+    assert "batch = 4: the trace of switch-base-8 has 2 sequences" in error
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["t.safetensors"]
+
+
+@pytest.mark.parametrize("words", [["models"], ["hardware"], ["hardware", "show", "rtx-4090"]])
+def test_catalogues_print_tables_json_and_csv(run: Run, words: list[str]) -> None:
+    assert run(*words)[0] == 0
+    document = json.loads(run(*words, "--format", "json")[1])
+    rows = list(csv.DictReader(io.StringIO(run(*words, "--format", "csv")[1])))
+    assert len(rows) == len(document) > 10
+
+
+def test_every_number_of_a_machine_is_shown_with_its_source(run: Run) -> None:
+    rows = json.loads(run("hardware", "show", "a100-sxm4-80gb", "--format", "json")[1])
+    assert all(row["source"] for row in rows)
+    assert any(row["source"].startswith("fitted: a100-sxm4-80gb.fastertransformer") for row in rows)
+
+
+def test_a_model_is_shown_as_yaml_that_loads_again(run: Run, tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text(run("models", "show", "gpt-oss-20b")[1])
+    assert pregate.load_model(path).total_params == pregate.load_model("gpt-oss-20b").total_params
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["compare", "switch-base-9", "--hardware", "t4"], "did you mean 'switch-base-8'"),
+        (["compare", "switch-base-8", "--hardware", "t5"], "did you mean"),
+        (["compare", *SMALL, "--policies", "pregated"], "did you mean 'pregate'"),
+        (["compare", *SMALL, "--policies", "on_demand(2)"], "looks ahead by a number of blocks"),
+        (["compare", *SMALL, "--policies", ","], "no policies"),
+        (["compare", *SMALL, "--cache", "lru:many"], "neither a ratio"),
+        (["compare", *SMALL, "--cache", "lru:1.5"], "outside (0, 1]"),
+        (["compare", *SMALL, "--cache", "mru:0.5"], "unknown eviction"),
+        (["compare", *SMALL, "--set", "link.h2d_bytes_per_s=-1"], "above 0"),
+        (["compare", *SMALL, "--set", "link.h2d_bytes_per_s=3GiB"], "unit"),
+        (["compare", *SMALL, "--set", "link"], "KEY=VALUE"),
+        (["compare", *SMALL, "--set", "link.h2d_bytes_per_s=1e9", "--set", "link.h2d_bytes_per_s=2e9"], "twice"),
+        (["compare", *SMALL, "--hbm", "24GB/s"], "unit"),
+        (["compare", *SMALL, "--batch", "0"], "batch = 0"),
+        (["compare", *SMALL, "--tier", "tape"], "dram or ssd"),
+        (["compare", *SMALL, "--dtype", "fp12"], "dtype"),
+        (["compare", *SMALL[:3], "--trace", "no-such-file"], "no-such-file"),
+        (["compare", *SMALL, "--trace", "no-such-file"], "leave out --trace"),
+        (["simulate", *SMALL, "--hbm", "1GB"], "of HBM, there are"),
+        (["simulate", *SMALL, "--timeline", "no/such/folder/out.json"], "no/such/folder"),
+        (["simulate", *SMALL, "--gantt", "no/such/folder/out.png"], "no/such/folder"),
+        (["reproduce", "isca25"], "isca24"),
+        (["reproduce", "--rows", "no-such-file"], "no-such-file"),
+        (["trace", "import", "README.md", "--format", "route_trace_v2", "-o", "x.safetensors"], "'route_trace_v1'"),
+        (["trace", "import", "README.md", "--format", "gptoss_npz", "-o", "x.safetensors"], "README.md"),
+        (["residency", "README.md"], "README.md"),
+        (["models", "show", "mixtral"], "mixtral-8x22b"),
+    ],
+)
+def test_mistakes_end_in_one_line_and_status_2(
+    run: Run, words: list[str], message: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "README.md").write_text("not a trace\n")
+    status, out, err = run(*words)
+    assert status == 2
+    assert out == ""
+    lines = [line for line in err.splitlines() if line.startswith("error: ")]
+    assert len(lines) == 1
+    assert message in lines[0]
+    assert [path.name for path in tmp_path.iterdir()] == ["README.md"]
+
+
+def test_a_mistyped_option_has_status_2(run: Run) -> None:
+    status, _, err = run("compare", *SMALL, "--polices", "pregate")
+    assert status == 2
+    assert "--polices" in err
+
+
+ELSEWHERE = ("pregate measure", "pregate validate", "pregate record")
+"""Two time the machine, one needs a model: tests/validation and tests/hf do what they do."""
+
+
+RUN = ("README.md", "docs/tutorial.md", "docs/questions.md", "docs/validation.md")
+"""Documents of which every command is run; those of the others are held to what commands take."""
+
+CONSOLE = re.compile(r"^\$ (pregate(?: [^ #].*?)?)(?:\s+#.*)?$", re.MULTILINE)
+
+
+def examples() -> list[str]:
+    """Every command that those documents or a --help text tell a reader to run."""
+    console = [words for name in RUN for words in CONSOLE.findall((ROOT / name).read_text())]
+    helps = [example_of(command) for name, command in commands().items() if name not in GROUPS]
+    assert len(console) >= 40
+    assert len(helps) >= 25
+    return [words for words in dict.fromkeys(console + helps) if words and not words.startswith(ELSEWHERE)]
+
+
+GROUPS = ("pregate", "pregate trace", "pregate models", "pregate hardware")
+"""Names that stand for several commands, and show themselves without a word more."""
+
+
+def commands() -> dict[str, Any]:
+    """Every command by its full name, as docs/reference-commands.md has them."""
+    spec = importlib.util.spec_from_file_location("reference", ROOT / "docs" / "reference.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    found: dict[str, Any] = module.commands()
+    return found
+
+
+def example_of(command: Any) -> str:
+    """The example of its help; it may go on over several lines."""
+    match = re.search(r"Example: (pregate .+?)(?:\n\n|\Z)", command.help or "", re.DOTALL)
+    return " ".join(match[1].split()) if match else ""
+
+
+@pytest.mark.parametrize("name", [name for name in commands() if name not in GROUPS])
+def test_every_command_has_an_example_in_its_help(name: str) -> None:
+    assert example_of(commands()[name]).startswith(name)
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "docs").glob("*.md")), ids=lambda path: path.stem)
+def test_commands_of_the_documents_are_ones_that_there_are(path: Path) -> None:
+    known = commands()
+    for line in CONSOLE.findall(path.read_text().replace("\\\n", " ")):
+        words = shlex.split(line)
+        name = max((name for name in known if words[: len(name.split())] == name.split()), key=len)
+        options = {one for param in known[name].params for one in (*param.opts, *param.secondary_opts)}
+        given = {word for word in words[len(name.split()) :] if word.startswith("--")}
+        assert given <= options | {"--help"}, line
+
+
+def write_inputs(folder: Path) -> None:
+    """The files that the examples name."""
+    model = pregate.load_model("switch-base-8")
+    save_trace(pregate.synthesize(model, 8, 48), folder / "trace.safetensors")
+    for name in ("at-launch", "today"):
+        save_trace(pregate.synthesize(model, 8, 48, batch=8), folder / f"{name}.safetensors")
+    lines = ["# route_trace v1", "# model=m arch=a n_layer=2 n_expert=4 n_expert_used=1"]
+    lines += [f"# layer={layer} expert_bytes=1048576 dense_bytes=1" for layer in range(2)]
+    lines.append("turn,phase,step,layer,slot,expert,weight,residency,expert_bytes")
+    for step in range(3):
+        lines += [f"0,{int(step > 0)},{step},{layer},0,{step},1.0,0,1048576" for layer in range(2)]
+    (folder / "qwen.route.csv").write_text("\n".join(lines) + "\n")
+    columns = "model,design,batch,forced_active_experts,cache_policy,cache_ratio,expert_tier,metric,value,unit"
+    row = "switch-base-8,gpu_only,1,,none,0,dram,moe_layer_latency,0.95,ms"
+    told = {"tpot_s": Predicted(0.03, (0.02, 0.04), "claimed")}
+    append_predictions(folder / "predictions.jsonl", [({"model": "switch-base-8"}, told)], date="2026-11-28 12:00 UTC")
+    (folder / "measured.csv").write_text(f"{columns}\n{row}\n")
+    small_fits.measurements().save(folder / "measurements.json")
+    (folder / "fit.yaml").write_text(small_fits.fit().to_yaml())
+    save_model(seeded_model(0, 1), Tokenizer(()), folder / "pregate_1.safetensors")
+    (folder / "examples").symlink_to(ROOT / "examples")
+    axes = "{link.h2d_bytes_per_s: [16e9, 64e9], batch: [1, 2]}"
+    workload = "{input_tokens: 2, output_tokens: 3}"
+    (folder / "sweep.yaml").write_text(
+        f"model: switch-base-8\nhardware: a100-sxm4-80gb\nworkload: {workload}\npolicies: [pregate]\naxes: {axes}\n"
+    )
+
+
+FEWER_TOKENS = {"explore": ["--output-tokens", "2"], "plan": ["--input-tokens", "16", "--output-tokens", "4"]}
+"""What is added to examples that say no number of tokens: what they show is the same of fewer."""
+
+
+def test_the_models_of_pregate_alone_are_there_in_their_formats() -> None:
+    for name, formats in plan.WELL_KNOWN:
+        assert build_model(name, None, None, formats).name == name
+
+
+@pytest.mark.parametrize("example", examples())
+def test_every_example_runs(run: Run, example: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    write_inputs(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("pregate.ask.schedule_cache.DEFAULT_FOLDER", tmp_path / "schedules")
+    words = shlex.split(example)[1:]
+    if "residency" in words and "--expert-bytes" not in words:
+        words += ["--expert-bytes", "1048576"]
+    for command, fewer in FEWER_TOKENS.items():
+        if command in words and fewer[0] not in words:
+            words += fewer
+    if not words:
+        monkeypatch.setattr(plan, "WELL_KNOWN", (("mixtral-mini-8", None),))
+    status, out, err = run(*words)
+    assert status == 0, err
+    assert out or err
+
+
+def test_python_of_the_documents_runs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Block after block, in one session a document."""
+    monkeypatch.setattr("pregate.ask.schedule_cache.DEFAULT_FOLDER", tmp_path / "schedules")
+    for name in RUN[:3]:
+        blocks = re.findall(r"```python\n(.+?)```", (ROOT / name).read_text(), re.DOTALL)
+        space: dict[str, object] = {}
+        for code in blocks:
+            exec(code, space)
+        assert len(blocks) == 1
+        assert any(isinstance(value, Figure) for value in space.values())
+
+
+def test_shipped_traces_are_listed_and_taken_by_name(run: Run) -> None:
+    status, out, _ = run("trace", "list", "--format", "json")
+    assert status == 0
+    listed = {row["name"]: row for row in json.loads(out)}
+    assert listed["gpt-oss-20b-mmlu"]["sequences"] == 12
+    assert all(row["licence"] == "Apache-2.0" for row in listed.values())
+    sizes = {path.stem: path.stat().st_size for path in (ROOT / "traces" / "recorded").glob("*.safetensors")}
+    assert set(sizes) == set(listed)
+    assert max(sizes.values()) <= 1_000_000
+    status, out, _ = run("trace", "stats", "qwen3-30b-a3b-phone", "--format", "json")
+    assert json.loads(out)["n_decode_tokens"] == 128
+
+
+def test_an_import_keeps_the_sequences_asked_for_and_never_overwrites_what_it_reads(run: Run, tmp_path: Path) -> None:
+    csv = tmp_path / "t.csv"
+    header = (
+        "# route_trace v1\n# model=toy n_layer=1 n_expert=4 n_expert_used=1\n# layer=0 expert_bytes=9 dense_bytes=0\n"
+    )
+    columns = "turn,phase,step,layer,slot,expert,weight,residency,expert_bytes\n"
+    csv.write_text(header + columns + "".join(f"{turn},1,{i},0,0,{i},1,0,9\n" for turn in range(3) for i in range(2)))
+    before = csv.read_text()
+    link = tmp_path / "link.csv"
+    link.symlink_to(csv)
+    for output in (csv, link):
+        status, _, err = run("trace", "import", str(csv), "--format", "route_trace_v1", "-o", str(output))
+        assert (status, csv.read_text()) == (2, before)
+        assert "would be overwritten" in err
+    kept = tmp_path / "kept.safetensors"
+    words = ("trace", "import", str(csv), "--format", "route_trace_v1", "-o", str(kept))
+    assert run(*words, "--sequences", "0,2", "--no-gate-weights", "--licence", "MIT")[0] == 0
+    trace = pregate.load_trace(kept)
+    assert sorted(set(trace.sequence.tolist())) == [0, 2]
+    assert (trace.gate_weights, trace.provenance.licence) == (None, "MIT")
+    assert run(*words, "--sequences", "0:9")[0] == 2
+    assert "neither FIRST:LAST" in run(*words, "--sequences", "all")[2]
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        (("compare", "--nope"), r"No such option: --nope .*: see .+ compare --help"),
+        (("compare", "switch-mini-16", "--batch", "x"), r"Invalid value for '--batch': .*: see .+ compare --help"),
+        (("compare",), r"Missing argument '(model|MODEL)': see .+ compare --help"),
+        (("frob",), r"No such command 'frob': see .+ --help"),
+    ],
+)
+def test_words_that_no_command_takes_end_in_one_line(
+    words: tuple[str, ...], line: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["pregate", *words])
+    with pytest.raises(SystemExit) as stop:
+        command_line.main()
+    assert stop.value.code == 2
+    assert re.fullmatch(f"error: {line}\n", capsys.readouterr().err)
+
+
+def test_nothing_asked_of_a_group_is_answered_with_help(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["pregate", "trace"])
+    with pytest.raises(SystemExit) as stop:
+        command_line.main()
+    assert stop.value.code == 0
+    assert "Commands:" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", hardware_names())
+def test_a_machine_is_printed_as_a_file_that_reads_back(run: Run, name: str, tmp_path: Path) -> None:
+    status, text, _ = run("hardware", "show", name, "--format", "yaml")
+    assert status == 0
+    (tmp_path / "mine.yaml").write_text(text)
+    mine, theirs = load_machine(tmp_path / "mine.yaml"), load_machine(name)
+    assert mine.accelerator.name == "mine"
+    for key, quantity in theirs.quantities().items():
+        assert mine.quantities()[key].value == quantity.value, key
+        assert mine.quantities()[key].source == quantity.source, key

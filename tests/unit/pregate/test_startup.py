@@ -1,0 +1,58 @@
+"""What a question pays before it is answered: which modules are loaded for which job."""
+
+from __future__ import annotations
+
+import importlib
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import typer
+
+from pregate.cli.commands import COMMANDS
+
+ROOT = Path(__file__).parents[3]
+HEAVY = ("numpy", "scipy", "numba", "simpy", "torch", "matplotlib", "xarray", "pandas", "rich", "yaml", "safetensors")
+FOR_LARGE_JOBS = ("scipy", "numba", "simpy", "torch", "matplotlib", "xarray", "pandas", "h5py")
+
+
+def loaded(words: list[str]) -> set[str]:
+    """The top-level packages that a command has loaded when it ends."""
+    code = (
+        "import sys\n"
+        "from pregate.cli.main import main\n"
+        "sys.argv = ['pregate', *sys.argv[1:]]\n"
+        "try:\n    main()\nexcept SystemExit:\n    pass\n"
+        "print('\\n' + ' '.join(sorted({name.partition('.')[0] for name in sys.modules})))"
+    )
+    done = subprocess.run([sys.executable, "-c", code, *words], check=True, capture_output=True, text=True, cwd=ROOT)
+    return set(done.stdout.splitlines()[-1].split())
+
+
+@pytest.mark.parametrize("words", [["--help"], ["-h"], ["--version"], ["comparr"]])
+def test_help_loads_nothing_that_computes(words: list[str]) -> None:
+    assert not loaded(words) & set(HEAVY)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["models"],
+        ["hardware"],
+        ["compare", "--help"],
+        ["compare", "nosuch", "--hardware", "t4"],
+        ["compare", "switch-base-8", "--hardware", "nosuch"],
+        ["simulate", "switch-base-8", "--hardware", "t4", "--policy", "nosuch"],
+    ],
+)
+def test_listings_and_mistakes_load_nothing_that_large_jobs_need(words: list[str]) -> None:
+    assert not loaded(words) & set(FOR_LARGE_JOBS)
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_the_list_says_of_a_command_what_the_command_says_of_itself(name: str) -> None:
+    module, _, attribute = COMMANDS[name].home.partition(":")
+    found = getattr(importlib.import_module(f"pregate.cli.{module}"), attribute)
+    own = found.info.help if isinstance(found, typer.Typer) else found.__doc__
+    assert own.splitlines()[0] == COMMANDS[name].help

@@ -1,0 +1,136 @@
+"""Machine code that is kept is loaded without its compiler, and never where it is not what was written."""
+
+from __future__ import annotations
+
+import ast
+import os
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from threading import Barrier
+from time import sleep
+
+import numpy as np
+import pytest
+
+from pregate.kernels import KERNELS
+from simulator.explain import bounds
+from simulator.explain.bounds import CHAINS, chains_s
+from traces import machine_code
+from traces.machine_code import Kernel, loaded
+
+ROOT = Path(__file__).parents[3]
+
+RUN = """
+import sys
+import numpy as np
+from simulator.explain.bounds import CHAINS, chains_s
+from traces.machine_code import are_kept
+before = are_kept(CHAINS)
+found = chains_s(np.array([0, 0, 1, 3]), np.array([0, 0, 1]), np.array([1.0, 2.0, 4.0]), np.zeros(0), small=False)
+print(before, are_kept(CHAINS), "numba" in sys.modules, found.tolist())
+"""
+
+
+def run(home: Path) -> str:
+    """What `RUN` prints in a process of its own that keeps things in `home`."""
+    clean = {name: value for name, value in os.environ.items() if not name.startswith("NUMBA_")}
+    clean |= {"HOME": str(home), "PYTHONPATH": str(ROOT)}
+    done = subprocess.run([sys.executable, "-c", RUN], check=True, capture_output=True, text=True, env=clean)
+    return done.stdout.strip()
+
+
+def test_kept_code_needs_no_compiler_and_what_was_changed_is_compiled_anew(tmp_path: Path) -> None:
+    assert run(tmp_path) == "False True True [1.0, 3.0, 7.0]"
+    assert run(tmp_path) == "True True False [1.0, 3.0, 7.0]"
+    (kept,) = (tmp_path / ".cache" / "pregate" / "kernels").glob("*.o")
+    code = bytearray(kept.read_bytes())
+    code[len(code) // 2] ^= 1
+    kept.write_bytes(code)
+    assert run(tmp_path) == "True True True [1.0, 3.0, 7.0]"
+    assert run(tmp_path) == "True True False [1.0, 3.0, 7.0]"
+
+
+def test_where_nothing_can_be_kept_it_is_compiled(tmp_path: Path) -> None:
+    (tmp_path / ".cache").write_text("no folder")
+    assert run(tmp_path) == "False False True [1.0, 3.0, 7.0]"
+
+
+def test_a_change_of_the_source_or_of_the_arguments_is_another_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name_of = machine_code._stem.__wrapped__
+    kernel = Kernel("a.home", "name", ("int64[1]",), sources=("a.callee",))
+    for path in ("a/home.py", "a/callee.py", "traces/machine_code.py"):
+        (tmp_path / path).parent.mkdir(exist_ok=True)
+        (tmp_path / path).write_text(path)
+    monkeypatch.setattr(machine_code, "ROOT", tmp_path)
+    names = {name_of(kernel), name_of(Kernel("a.home", "name", ("int32[1]",), sources=("a.callee",)))}
+    for path in ("a/home.py", "a/callee.py", "traces/machine_code.py"):
+        (tmp_path / path).write_text("changed")
+        names.add(name_of(kernel))
+    assert len(names) == 5
+
+
+@pytest.mark.parametrize("kernel", KERNELS, ids=lambda kernel: kernel.name)
+def test_the_sources_of_a_kernel_are_all_that_it_calls(kernel: Kernel) -> None:
+    """Every module of ours that the compiled ones take a name from is named, but the one that finds numba."""
+    known = {kernel.home, *kernel.sources}
+    for name in known if kernel.sources else ():
+        tree = ast.parse((ROOT / f"{name.replace('.', '/')}.py").read_text())
+        if "njit" not in ast.dump(tree):
+            continue  # constants alone
+        taken = {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and node.module}
+        ours = {module for module in taken if module.partition(".")[0] in ("traces", "offload", "simulator")}
+        assert ours - {"traces.compiled"} <= known
+
+
+@pytest.mark.parametrize(
+    "wrong", [np.zeros(2, np.float32), np.zeros((2, 1)), np.zeros(4)[::2]], ids=["dtype", "dimensions", "strides"]
+)
+def test_an_array_that_a_kernel_cannot_read_is_refused(wrong: np.ndarray) -> None:
+    call = machine_code._function(CHAINS, 1)  # never called
+    with pytest.raises(TypeError, match="_chains takes float64 of 1 dimensions"):
+        call(np.zeros(3, np.int64), np.zeros(1, np.int32), wrong, np.zeros(2))
+
+
+def test_both_ways_to_do_a_schedule_are_told_apart_by_what_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    from simulator import recurrence
+
+    for kept, n_ops, wanted in ((False, 400_000, True), (True, 10_000, True), (True, 10_001, False)):
+        monkeypatch.setattr(recurrence, "are_kept", lambda *_, kept=kept: kept)
+        assert recurrence.is_small(n_ops, 400_000, recurrence.WALK) is wanted
+
+
+def test_compiled_chains_are_those_of_lists() -> None:
+    rng = np.random.default_rng(0)
+    dep_ptr = np.arange(51)
+    dep = np.array([int(rng.integers(0, 3 + i)) for i in range(50)])
+    carried = rng.random(3)
+    both = [
+        chains_s(dep_ptr, dep, rng_s, carried, small=small) for rng_s in [rng.random(50)] for small in (True, False)
+    ]
+    assert np.array_equal(*both)
+    assert loaded(bounds.CHAINS) is loaded(CHAINS)
+
+
+def test_threads_link_one_after_the_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    at_once, most, together = 0, 0, Barrier(4)
+
+    def linked(kernel: Kernel) -> int:
+        nonlocal at_once, most
+        at_once += 1
+        most = max(most, at_once)
+        sleep(0.002)
+        at_once -= 1
+        return 0
+
+    def ask(i: int) -> None:
+        together.wait()
+        loaded(Kernel("simulator.explain.bounds", f"chain_{i}", ()))
+
+    monkeypatch.setattr(machine_code, "_kept_address", linked)
+    with ThreadPoolExecutor(4) as threads:
+        list(threads.map(ask, range(4)))
+    assert most == 1
