@@ -1,4 +1,4 @@
-"""The smallest SimPy program for the events of a schedule: the yardstick that `simulator.des` is held against.
+"""The smallest SimPy program for the events of a schedule: the yardstick of `simulator.definition.des`.
 
 A process a lane walks its ops: it waits for the host's word and for dependencies, then for the op's time to pass. No
 HBM, no modes, no checks.

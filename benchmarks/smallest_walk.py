@@ -21,7 +21,7 @@ from benchmarks.jobs import JOBS, captured, machines
 from hwmodels.cost import Costs
 from offload.probes import find_probes
 from offload.schedule import Schedule
-from simulator import batch, batch_waits
+from simulator.batched import batch, batch_waits
 
 SOURCE = Path(__file__).with_suffix(".c")
 WIDTHS = (16, 32, 64)

@@ -25,7 +25,9 @@ from hwmodels.cost import Costs
 from offload.decode import Decoded, decode
 from offload.probes import find_probes
 from pregate.ask.starting_cache import resident_set
-from simulator import batch, des, event
+from simulator import event
+from simulator.batched import batch
+from simulator.definition import des
 
 ROOT = Path(__file__).resolve().parents[1]
 N_BATCH = 512

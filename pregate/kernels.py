@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from offload.fast.decode_compiled import RUN_STEPS, UNIONS
-from simulator.batch import RUN
-from simulator.batch_waits import WAITS
+from simulator.batched.batch import RUN
+from simulator.batched.batch_waits import WAITS
 from simulator.explain.bounds import CHAINS
 from simulator.explain.critical_path import REVERSE
 from simulator.recurrence import WALK

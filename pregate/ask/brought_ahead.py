@@ -16,8 +16,8 @@ from hwmodels.cost import Costs
 from offload.prefetches import Prefetches, RightCopies
 from pregate.ask.capture import Captured
 from pregate.ask.captured_metrics import right_copies_of
-from simulator import batch
-from simulator.batch import Compiled
+from simulator.batched import batch
+from simulator.batched.batch import Compiled
 
 __all__ = ["AHEAD", "ahead_of", "ahead_on"]
 

@@ -24,8 +24,9 @@ from pregate.ask.capture import Captured
 from pregate.ask.captured_metrics import metrics_of, prefetches_of
 from pregate.ask.policy_modes import modes_of
 from pregate.ask.simulation import calibration, changed_share, coverage_of, host_figures_of, output_of
-from simulator import batch, event
-from simulator.batch import Compiled
+from simulator import event
+from simulator.batched import batch
+from simulator.batched.batch import Compiled
 from simulator.explain.bounds import lower_bounds
 from simulator.modes import FIFO, Modes
 

@@ -29,8 +29,8 @@ from offload.policy import Policy
 from offload.probes import Probes, find_probes
 from pregate.ask.capture import Captured
 from simulator import recurrence
-from simulator.batch import Compiled, compile_schedule, evaluate
-from simulator.batch_small import FEW_OPS, evaluate_small
+from simulator.batched.batch import Compiled, compile_schedule, evaluate
+from simulator.batched.batch_small import FEW_OPS, evaluate_small
 from simulator.explain.critical_path import ExplainedRun, gradient, walk
 from simulator.explain.path_sum import PathSum
 from simulator.explain.sensitivity import metric_weights

@@ -225,7 +225,7 @@ def _timeline(schedule: Schedule, costs: Costs, hw: Platform, engine: str, modes
         engine = "recurrence" if modes.is_fifo else "event"
     match engine:
         case "des":
-            from simulator import des
+            from simulator.definition import des
 
             return des.simulate(schedule, costs, hw.machine.accelerator.hbm_bytes, modes)
         case "event":

@@ -1,1 +1,1 @@
-"""The command line: `main` and one file a command."""
+"""The command line: `main`, what commands share, and `commands`, a file each."""

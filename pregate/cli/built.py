@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from hwmodels.sets import parse_sets
 from traces.errors import InvalidInput, unknown_name
+from traces.model.files.weights_files import is_folder, is_weights
 from traces.model.formats_by_part import parse_formats
-from traces.model.weights_files import is_folder, is_weights
 
 if TYPE_CHECKING:
     from hwmodels.platform import Platform

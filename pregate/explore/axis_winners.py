@@ -25,7 +25,7 @@ from pregate.ask.request import Request
 from pregate.explore.sweeps.axes import Axis
 from pregate.explore.sweeps.planning import Planner, Subject
 from pregate.explore.sweeps.points import Points, grid_points
-from simulator.batch import Compiled, is_kept
+from simulator.batched.batch import Compiled, is_kept
 from traces.errors import InvalidInput
 
 __all__ = ["AxisWinners", "Winner"]

@@ -25,8 +25,9 @@ from offload.schedule import Schedule, ScheduleDigest
 from offload.timeline import Timeline
 from pregate.api import load_trace
 from pregate.named import load_model
-from simulator import batch, recurrence
-from simulator.batch_small import evaluate_small
+from simulator import recurrence
+from simulator.batched import batch
+from simulator.batched.batch_small import evaluate_small
 from simulator.explain.bounds import lower_bounds
 from simulator.stream import Stream
 from tests.small_models import MODELS, TRIED, routing

@@ -23,7 +23,8 @@ from offload.schedule import Schedule
 from pregate.api import load_trace
 from pregate.ask.demands import demands
 from pregate.named import load_model
-from simulator import des, event, recurrence
+from simulator import event, recurrence
+from simulator.definition import des
 from simulator.modes import FIFO, Modes
 from tests.small_models import MODELS, TRIED, WHOLE, routing, told
 from traces.model.architecture import ModelArchitecture

@@ -17,7 +17,8 @@ from offload.ops import Lane, OpKind
 from offload.placing.footprint import measure_workload
 from offload.policies import policy_named
 from offload.recorder import assemble
-from simulator import des, event, recurrence
+from simulator import event, recurrence
+from simulator.definition import des
 from tests.small_models import MODELS, decoder_only, routing
 from traces.errors import UnknownName
 from traces.model.architecture import ModelArchitecture

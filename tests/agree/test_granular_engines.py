@@ -20,7 +20,8 @@ from pregate.ask.evaluation import evaluate
 from pregate.ask.machine_memory import MachineMemory
 from pregate.ask.request import request
 from pregate.ask.starting_cache import resident_set
-from simulator import des, event, recurrence
+from simulator import event, recurrence
+from simulator.definition import des
 from simulator.modes import Modes
 from simulator.stream import Stream
 from tests.small_models import MISSES_KNOW, MODELS, routing

@@ -21,7 +21,8 @@ from offload.policies import policy_named
 from offload.recorder import Recorder
 from offload.schedule import Schedule
 from offload.slots.memory import CapacityExceeded
-from simulator import des, event, recurrence
+from simulator import event, recurrence
+from simulator.definition import des
 from simulator.explain.bounds import lower_bounds
 from tests.small_models import MODELS, TRIED, routing
 from traces.errors import InvalidInput

@@ -15,7 +15,7 @@ from offload.execution import EXECUTIONS
 from offload.ops import Lane, OpKind
 from offload.policies import policy_named
 from offload.timeline import Timeline
-from simulator import des
+from simulator.definition import des
 from simulator.explain.bounds import lower_bounds
 from tests.small_models import decoder_only, encoder_decoder, routing
 from traces.forced import forced_active_routing

@@ -15,7 +15,8 @@ from offload.ops import Lane, OpKind, Work
 from offload.recorder import Recorder
 from offload.schedule import Schedule
 from offload.timeline import Timeline
-from simulator import des, event, recurrence
+from simulator import event, recurrence
+from simulator.definition import des
 from simulator.modes import FIFO, Modes
 from traces.errors import InvalidInput
 

@@ -11,12 +11,12 @@ from traces.documents import Section, parse_yaml, read_text
 from traces.errors import InvalidFile, InvalidInput, unknown_name
 from traces.model.attention import Attention
 from traces.model.dtypes import DTYPES, Dtype, find_dtype
+from traces.model.files.weights_files import file_of_folder, is_folder, is_weights, read_weights
 from traces.model.layer_stack import LayerStack, every_layer
 from traces.model.linear_mixer import LINEAR_KINDS, LinearMixer
 from traces.model.model_architecture import ModelArchitecture
 from traces.model.published_counts import PublishedCount, PublishedCounts
 from traces.model.same_models import SAME_AS
-from traces.model.weights_files import file_of_folder, is_folder, is_weights, read_weights
 
 __all__ = [
     "DTYPES",
@@ -54,7 +54,7 @@ def load_architecture(name_or_path: str | Path) -> ModelArchitecture:
     if is_weights(path):
         return read_weights(path)
     if path.suffix == ".json":
-        from traces.model.huggingface import from_huggingface_config  # every layout of every maker: on use
+        from traces.model.configs.huggingface import from_huggingface_config  # every layout of every maker: on use
 
         return from_huggingface_config(path)
     if path.suffix not in (".yaml", ".yml"):

@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 
 from traces.errors import InvalidInput, unknown_name
-from traces.model.ggml_blocks import GGML_BLOCKS, block_bits
+from traces.model.files.ggml_blocks import GGML_BLOCKS, block_bits
 
 
 @dataclass(frozen=True, slots=True)

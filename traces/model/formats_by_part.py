@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from traces.errors import InvalidInput, unknown_name
 from traces.model.dtypes import Dtype, find_dtype, mean_dtype
-from traces.model.llama_mixes import is_mix, mix_formats
+from traces.model.files.llama_mixes import is_mix, mix_formats
 
 if TYPE_CHECKING:
     from traces.model.model_architecture import ModelArchitecture

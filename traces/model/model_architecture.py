@@ -15,9 +15,9 @@ import yaml
 
 from traces.errors import InvalidInput
 from traces.model.dtypes import Dtype, find_dtype
+from traces.model.files.llama_mixes import is_mix
 from traces.model.formats_by_part import changed_formats, formats_of
 from traces.model.layer_stack import MAX_WIDTH, LayerStack, ffn_vector_params
-from traces.model.llama_mixes import is_mix
 from traces.model.published_counts import NOT_PUBLISHED, PublishedCounts
 
 __all__ = ["MAX_EXPERTS", "ModelArchitecture"]

@@ -22,8 +22,8 @@ from offload.speculation import MAX_GAMMA
 from pregate.ask.tier_names import tier_named
 from traces.errors import InvalidInput, unknown_name
 from traces.model.dtypes import find_dtype
+from traces.model.files.llama_mixes import is_mix
 from traces.model.formats_by_part import FORMAT_PARTS, check_formats
-from traces.model.llama_mixes import is_mix
 from traces.typed import check_fields
 
 __all__ = [

@@ -30,7 +30,7 @@ from pregate.ask.evaluation import evaluate, made_ready
 from pregate.ask.request import Request
 from pregate.ask.schedule_cache import ScheduleCache, source_digest
 from pregate.explore.sweeps.planning import Hole
-from simulator.batch import Compiled
+from simulator.batched.batch import Compiled
 from simulator.modes import Modes
 from traces.errors import InvalidInput
 

@@ -19,7 +19,8 @@ from offload.ops import OpKind
 from offload.work import cpu_expert_work, expert_copy_work
 from pregate.ask.capture import capture
 from pregate.cli.built import build_modes
-from simulator import des, event
+from simulator import event
+from simulator.definition import des
 from simulator.modes import Modes, NotFifo
 from tests import small_fits
 from tests.small_models import MODELS, routing

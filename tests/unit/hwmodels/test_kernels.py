@@ -21,8 +21,9 @@ from offload.ops import Gemm, OpKind, Work
 from pregate.ask.capture import capture
 from pregate.ask.intervals import compiled, intervals
 from pregate.explore.explanation import explain
-from simulator import des, event, recurrence
-from simulator.batch import evaluate
+from simulator import event, recurrence
+from simulator.batched.batch import evaluate
+from simulator.definition import des
 from tests.measured_kernels import TABLE
 from tests.small_fits import platform
 from tests.small_models import MODELS, routing

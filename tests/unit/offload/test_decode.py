@@ -23,7 +23,7 @@ from offload.policies import policy_named
 from offload.policy import BlockView, Fetch, Policy
 from offload.slots.memory import CapacityExceeded
 from offload.timeline import Timeline
-from simulator import des
+from simulator.definition import des
 from simulator.explain.bounds import lower_bounds
 from tests.small_models import GUESSING, MODELS, TRIED, WHOLE, routing, told
 from traces.errors import InvalidInput

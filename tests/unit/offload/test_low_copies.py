@@ -20,7 +20,8 @@ from offload.placing.footprint import MemoryPlan, with_low_slots
 from offload.policies import policy_named
 from offload.policy import Cache
 from offload.slots.low_copies import LowAccess, LowCopies, LowSlots
-from simulator import des, event, recurrence
+from simulator import event, recurrence
+from simulator.definition import des
 from simulator.modes import FIFO
 from tests.small_models import decoder_only, routing
 from traces.errors import InvalidInput

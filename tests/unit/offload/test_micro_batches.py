@@ -24,7 +24,8 @@ from offload.policies import policy_named
 from offload.recorder import Recorder
 from offload.schedule import Schedule
 from pregate.ask.streaming import stream_request
-from simulator import des, recurrence
+from simulator import recurrence
+from simulator.definition import des
 from tests.command_line import Run, runner
 from tests.small_models import decoder_only, encoder_decoder
 from traces.errors import InvalidInput

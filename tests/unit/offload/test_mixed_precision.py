@@ -18,7 +18,8 @@ from offload.policies import policy_named
 from offload.policies.mixed_precision import ByScore, Scored, unimportance
 from offload.policy import MissAction, Policy
 from pregate.ask.capture import capture
-from simulator import des, event, recurrence
+from simulator import event, recurrence
+from simulator.definition import des
 from tests.command_line import Run
 from tests.small_models import decoder_only, routing
 from traces.errors import InvalidInput

@@ -13,7 +13,8 @@ from offload.ops import Lane, OpKind
 from offload.placing.placement import AS_DECIDED, LayerRange, Placement, place, placement_named
 from offload.policies import policy_named
 from pregate import load_hardware, load_model, simulate
-from simulator import des, recurrence
+from simulator import recurrence
+from simulator.definition import des
 from tests.placed_schedules import HW, MODEL, TRACE, count, written
 from tests.small_models import MODELS, routing
 from traces.errors import InvalidInput

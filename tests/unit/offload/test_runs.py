@@ -17,8 +17,9 @@ from offload.recorder import assemble
 from offload.schedule import Schedule
 from offload.slots.memory import ExpertMemory
 from offload.slots.runs import unrolled
-from simulator import des, event, recurrence
+from simulator import event, recurrence
 from simulator.costs import one_by_one
+from simulator.definition import des
 from simulator.modes import Modes
 from tests.small_models import MODELS, routing
 from traces.model.architecture import ModelArchitecture

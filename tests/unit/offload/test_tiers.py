@@ -23,7 +23,8 @@ from offload.schedule import Schedule
 from offload.slots.host_tier import HostEvents, ReadThrough
 from offload.slots.memory import CapacityExceeded
 from pregate.ask.tier_names import tier_named
-from simulator import des, event, recurrence
+from simulator import event, recurrence
+from simulator.definition import des
 from simulator.modes import FIFO
 from tests.command_line import Run
 from tests.small_models import decoder_only, routing

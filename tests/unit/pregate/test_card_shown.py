@@ -22,7 +22,7 @@ from pregate.card.job import RequestLoad
 from pregate.card.plan import plan
 from pregate.card.shown import rate
 from pregate.card.this_machine import find_machine, nearest_accelerator, nearest_host
-from pregate.cli import plan as command
+from pregate.cli.commands import plan as command
 from tests.command_line import Run, runner
 
 ROOT = Path(__file__).parents[3]

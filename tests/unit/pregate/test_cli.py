@@ -19,8 +19,8 @@ import pregate
 from hwmodels.machine_files import hardware_names, load_machine
 from pregate.check.ledger import Predicted, append_predictions
 from pregate.cli import main as command_line
-from pregate.cli import plan
 from pregate.cli.built import build_model
+from pregate.cli.commands import plan
 from runtime.pregated.model_file import save_model
 from runtime.pregated.tokens import Tokenizer
 from tests import small_fits

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from pregate.cli import optimize as command
+from pregate.cli.commands import optimize as command
 from pregate.explore.optima.optimize import optimize
 from pregate.explore.sweeps.workloads import TraceRecipe
 from tests.command_line import Run

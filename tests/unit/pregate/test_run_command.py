@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 import pregate
-from pregate.cli import run as command
+from pregate.cli.commands import run as command
 from tests.command_line import Run
 from tests.small_models import MODELS, routing
 from traces.storage import save_trace

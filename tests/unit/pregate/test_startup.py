@@ -53,6 +53,6 @@ def test_listings_and_mistakes_load_nothing_that_large_jobs_need(words: list[str
 @pytest.mark.parametrize("name", COMMANDS)
 def test_the_list_says_of_a_command_what_the_command_says_of_itself(name: str) -> None:
     module, _, attribute = COMMANDS[name].home.partition(":")
-    found = getattr(importlib.import_module(f"pregate.cli.{module}"), attribute)
+    found = getattr(importlib.import_module(f"pregate.cli.commands.{module}"), attribute)
     own = found.info.help if isinstance(found, typer.Typer) else found.__doc__
     assert own.splitlines()[0] == COMMANDS[name].help

@@ -20,7 +20,8 @@ from pregate.measured.streamed_steps import (
     reader_figures,
     steps_schedule,
 )
-from simulator import des, event, recurrence
+from simulator import event, recurrence
+from simulator.definition import des
 from simulator.modes import FIFO
 from traces.errors import InvalidInput, UnknownName
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from pregate.cli import validate as command
+from pregate.cli.commands import validate as command
 from pregate.cli.main import application
 from tests.small_fits import fit
 from tests.small_models import MODELS

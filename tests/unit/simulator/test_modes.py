@@ -15,8 +15,9 @@ from offload.recorder import Recorder
 from offload.schedule import Schedule
 from offload.slots.memory import CapacityExceeded
 from offload.timeline import Timeline
-from simulator import des, event, recurrence
-from simulator.flow import max_min_level
+from simulator import event, recurrence
+from simulator.definition import des
+from simulator.definition.flow import max_min_level
 from simulator.modes import FIFO, MAX_CHUNKS, Link, Modes, NotFifo, chunks
 from traces.errors import InvalidInput
 

@@ -18,8 +18,8 @@ from pregate.explore.sweeps.axes import FORMATS, read_axes
 from traces.errors import InvalidInput, UnknownName
 from traces.model.architecture import DTYPES, ModelArchitecture, load_architecture, parse_architecture
 from traces.model.dtypes import find_dtype, mean_dtype
+from traces.model.files.ggml_blocks import GGML_BLOCKS, block_bits
 from traces.model.formats_by_part import FORMAT_PARTS, parse_formats
-from traces.model.ggml_blocks import GGML_BLOCKS, block_bits
 
 QWEN = load_architecture("qwen3-30b-a3b")
 

@@ -15,7 +15,7 @@ from pregate.cli.built import as_recorded
 from traces.errors import InvalidFile
 from traces.model.architecture import ModelArchitecture, load_architecture, parse_architecture
 from traces.model.attention import Attention
-from traces.model.gguf_file import read_gguf
+from traces.model.files.gguf_file import read_gguf
 
 gguf = pytest.importorskip("gguf", reason="the oracle of GGUF files is not installed")
 from tests.gguf_files import DIM, EXPERTS, FF, HEADS, KV, LAYERS, VOCAB, D, moe_tensors, their_bytes, write  # noqa: E402

@@ -11,7 +11,7 @@ import pytest
 
 from traces.errors import InvalidFile, InvalidInput
 from traces.model.architecture import load_architecture
-from traces.model.ggml_blocks import GGML_BLOCKS, block_type
+from traces.model.files.ggml_blocks import GGML_BLOCKS, block_type
 
 gguf = pytest.importorskip("gguf", reason="the oracle of GGUF files is not installed")
 from tests.gguf_files import FF, LAYERS, D, Shapes, moe_tensors, write  # noqa: E402

@@ -11,7 +11,7 @@ import pytest
 from tests.published_configs import CONFIGS, MADE_UP, TABLED, decoder_only
 from traces.errors import InvalidFile, InvalidInput
 from traces.model.architecture import architecture_names, load_architecture
-from traces.model.huggingface import MAX_CONFIG_BYTES, from_huggingface_config
+from traces.model.configs.huggingface import MAX_CONFIG_BYTES, from_huggingface_config
 
 DESCRIPTIVE = {"name", "sources", "published", "note"}
 

@@ -11,8 +11,8 @@ from pregate.explore.sweeps.axes import read_axes
 from traces.errors import InvalidInput
 from traces.model.architecture import load_architecture
 from traces.model.dtypes import find_dtype
+from traces.model.files.llama_mixes import MIXES, is_mix, mix_formats
 from traces.model.formats_by_part import parse_formats
-from traces.model.llama_mixes import MIXES, is_mix, mix_formats
 
 QWEN, MIXTRAL = load_architecture("qwen3-30b-a3b"), load_architecture("mixtral-8x7b")
 

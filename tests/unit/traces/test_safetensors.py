@@ -14,7 +14,7 @@ from safetensors import safe_open
 
 from traces.errors import InvalidFile
 from traces.model.architecture import load_architecture, parse_architecture
-from traces.model.safetensors_file import read_safetensors
+from traces.model.files.safetensors_file import read_safetensors
 
 CONFIG: dict[str, Any] = {
     "model_type": "qwen2_moe", "hidden_size": 64, "num_hidden_layers": 3, "num_attention_heads": 4,

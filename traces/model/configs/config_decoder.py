@@ -11,10 +11,10 @@ from typing import Any
 
 from traces.errors import InvalidFile
 from traces.model.attention import Attention
-from traces.model.class_defaults import class_defaults
-from traces.model.config_fields import Fields
-from traces.model.config_layers import Traits, block_letters, mixers_by_layer, moe_layers
-from traces.model.field_names import NAMES
+from traces.model.configs.class_defaults import class_defaults
+from traces.model.configs.config_fields import Fields
+from traces.model.configs.config_layers import Traits, block_letters, mixers_by_layer, moe_layers
+from traces.model.configs.field_names import NAMES
 from traces.model.layer_stack import MAX_LAYERS, LayerStack
 
 __all__ = ["CHECKED", "TRAITS", "decoder_only"]

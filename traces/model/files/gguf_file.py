@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from traces.errors import InvalidFile
-from traces.model.ggml_blocks import block_type
+from traces.model.files.ggml_blocks import block_type
 
 __all__ = ["Tensor", "WeightsFile", "read_gguf"]
 

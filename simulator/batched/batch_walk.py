@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import Any
 
 from offload.ops import Lane
-from simulator.batch_layout import (
+from simulator.batched.batch_layout import (
     BEGUN,
     COUNT_BITS,
     DECIDES,
@@ -33,7 +33,7 @@ from simulator.batch_layout import (
     TAKES,
     WINDOW,
 )
-from simulator.vector import ALL, add, below, load, maximum, splat, store, subtract, where_below
+from simulator.batched.vector import ALL, add, below, load, maximum, splat, store, subtract, where_below
 from traces.compiled import njit
 
 __all__ = ["walk"]

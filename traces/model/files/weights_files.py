@@ -38,9 +38,9 @@ def file_of_folder(folder: Path) -> Path:
 def read_weights(path: Path) -> ModelArchitecture:
     """The architecture of the model at `path`, from the headers of its files. Raises `InvalidFile`."""
     if path.suffix.lower() == ".gguf":
-        from traces.model.gguf_architecture import from_gguf
+        from traces.model.files.gguf_architecture import from_gguf
 
         return from_gguf(path)
-    from traces.model.safetensors_architecture import from_safetensors
+    from traces.model.files.safetensors_architecture import from_safetensors
 
     return from_safetensors(path)

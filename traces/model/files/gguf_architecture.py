@@ -13,12 +13,12 @@ from typing import Any
 
 from traces.errors import InvalidFile, InvalidInput
 from traces.model.attention import Attention
-from traces.model.gguf_file import Tensor, WeightsFile, read_gguf
-from traces.model.gguf_mixers import GgufKeys, is_projection, mixer_of_layer
+from traces.model.files.gguf_file import Tensor, WeightsFile, read_gguf
+from traces.model.files.gguf_mixers import GgufKeys, is_projection, mixer_of_layer
+from traces.model.files.stored_parts import StoredParts, with_stored_parts
 from traces.model.layer_stack import MAX_LAYERS, LayerStack
 from traces.model.linear_mixer import LinearMixer
 from traces.model.model_architecture import ModelArchitecture
-from traces.model.stored_parts import StoredParts, with_stored_parts
 
 __all__ = ["from_gguf"]
 

@@ -6,11 +6,11 @@ import re
 from pathlib import Path
 
 from traces.errors import InvalidFile
-from traces.model.gguf_file import Tensor
-from traces.model.huggingface import from_huggingface_config
+from traces.model.configs.huggingface import from_huggingface_config
+from traces.model.files.gguf_file import Tensor
+from traces.model.files.safetensors_file import read_safetensors
+from traces.model.files.stored_parts import MATRICES, StoredParts, with_stored_parts
 from traces.model.model_architecture import ModelArchitecture
-from traces.model.safetensors_file import read_safetensors
-from traces.model.stored_parts import MATRICES, StoredParts, with_stored_parts
 
 __all__ = ["from_safetensors"]
 

@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from offload.ops import Lane
 from offload.probes import Probes
 from offload.schedule import Schedule
-from simulator import batch_waits as waits
-from simulator.batch_layout import (
+from simulator.batched import batch_waits as waits
+from simulator.batched.batch_layout import (
     COUNT_BITS,
     DECIDES,
     FIRST,

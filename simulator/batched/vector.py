@@ -16,7 +16,7 @@ from numba.core.datamodel import models
 from numba.core.datamodel.registry import register_default
 from numba.extending import intrinsic
 
-from simulator.batch_layout import width
+from simulator.batched.batch_layout import width
 
 __all__ = ["ALL", "WIDTH", "add", "below", "load", "maximum", "multiply", "splat", "store", "subtract", "where_below"]
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from traces.errors import InvalidFile
 from traces.model.attention import Attention
-from traces.model.config_fields import Fields
+from traces.model.configs.config_fields import Fields
 
 __all__ = ["compressed_attentions"]
 

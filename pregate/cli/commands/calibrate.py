@@ -51,7 +51,7 @@ def calibrate(
     Example: pregate calibrate measurements.json -o fit.yaml
     """
     if source is not None:
-        from pregate.cli.calibrate_tables import calibrate_tables
+        from pregate.cli.commands.calibrate_tables import calibrate_tables
 
         if measurements is not None or plot is not None or busy:
             raise InvalidInput("--from takes the place of measurements: leave out MEASUREMENTS, --plot, --even-if-busy")

@@ -13,7 +13,7 @@ from typing import Any
 
 from traces.documents import read_text
 from traces.errors import InvalidFile
-from traces.model.gguf_file import Tensor
+from traces.model.files.gguf_file import Tensor
 
 __all__ = ["read_safetensors"]
 

@@ -1,4 +1,4 @@
-"""The commands by name: where each one lives and its one line of help. A command is imported when it is called."""
+"""One file a command, and their names: where each lives, its one line of help. One is imported when it is called."""
 
 from __future__ import annotations
 
@@ -157,7 +157,7 @@ def _options(
     Without a command: what this machine is taken for, and what to expect of three well-known models on it.
     """
     if context.invoked_subcommand is None:
-        from pregate.cli.plan import here
+        from pregate.cli.commands.plan import here
 
         here()
 
@@ -220,7 +220,7 @@ class Commands(Group):
 
 def _imported(name: str) -> Any:
     module, _, attribute = COMMANDS[name].home.partition(":")
-    found = getattr(import_module(f"pregate.cli.{module}"), attribute)
+    found = getattr(import_module(f"pregate.cli.commands.{module}"), attribute)
     if isinstance(found, typer.Typer):
         app = found
     else:

@@ -17,8 +17,8 @@ from simpy.events import NORMAL, EventPriority
 from hwmodels.cost import Costs
 from offload.ops import Lane
 from offload.schedule import Schedule
-from simulator.flow import Flow
-from simulator.hbm import Hbm
+from simulator.definition.flow import Flow
+from simulator.definition.hbm import Hbm
 from simulator.modes import LINKS, Modes, chunks, copied_bytes
 
 __all__ = ["TimedMachine"]

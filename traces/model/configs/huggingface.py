@@ -12,11 +12,11 @@ from typing import Any
 
 from traces.documents import Section, read_text
 from traces.errors import InvalidFile, InvalidInput
-from traces.model.config_decoder import CHECKED, decoder_only
-from traces.model.config_fields import Fields, text_model
-from traces.model.config_formats import stored_formats
-from traces.model.field_names import NAMES
-from traces.model.huggingface_encoder_decoder import ENCODER_DECODER
+from traces.model.configs.config_decoder import CHECKED, decoder_only
+from traces.model.configs.config_fields import Fields, text_model
+from traces.model.configs.config_formats import stored_formats
+from traces.model.configs.field_names import NAMES
+from traces.model.configs.huggingface_encoder_decoder import ENCODER_DECODER
 from traces.model.model_architecture import ModelArchitecture
 
 MAX_CONFIG_BYTES = 16 << 20

@@ -7,10 +7,18 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from traces.errors import InvalidFile
+from traces.model.configs.module_names import (
+    FAMILIES,
+    PARTS,
+    from_layers,
+    is_pattern,
+    matches,
+    matches_any,
+    same_but_for_layer,
+)
+from traces.model.configs.quantisation_methods import A_COLUMN, method_name, own_formats, weight_format
 from traces.model.dtypes import DTYPES, Dtype, find_dtype
 from traces.model.layer_stack import LayerStack
-from traces.model.module_names import FAMILIES, PARTS, from_layers, is_pattern, matches, matches_any, same_but_for_layer
-from traces.model.quantisation_methods import A_COLUMN, method_name, own_formats, weight_format
 
 __all__ = ["Scheme", "quantisation_scheme"]
 

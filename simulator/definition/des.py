@@ -7,7 +7,8 @@ Exactness contract of FIFO lanes, shared with every other interpreter, in float6
   `start = max(lane free, host issue, dependencies)`;
 - `end = start + duration`.
 
-What FIFO lanes cannot say is defined in `simulator.modes` and runs in `simulator.des_timed`. HBM is checked in both.
+What FIFO lanes cannot say is defined in `simulator.modes` and runs in `simulator.definition.des_timed`. HBM is checked
+in both.
 """
 
 from __future__ import annotations
@@ -24,8 +25,8 @@ from offload.schedule import Schedule
 from offload.slots.runs import unrolled
 from offload.timeline import Timeline
 from simulator.costs import check_costs, one_by_one
-from simulator.des_timed import TimedMachine
-from simulator.hbm import Hbm
+from simulator.definition.des_timed import TimedMachine
+from simulator.definition.hbm import Hbm
 from simulator.modes import FIFO, Modes
 
 __all__ = ["simulate"]

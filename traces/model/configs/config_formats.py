@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from traces.errors import InvalidFile, unknown_name
+from traces.model.configs.module_names import PARTS, from_layers
+from traces.model.configs.quantisation_files import find_quantisation
+from traces.model.configs.quantisation_methods import method_name, own_formats, weight_format
+from traces.model.configs.quantisation_scheme import quantisation_scheme
 from traces.model.dtypes import DTYPES, Dtype
 from traces.model.layer_stack import LayerStack
-from traces.model.module_names import PARTS, from_layers
-from traces.model.quantisation_files import find_quantisation
-from traces.model.quantisation_methods import method_name, own_formats, weight_format
-from traces.model.quantisation_scheme import quantisation_scheme
 
 __all__ = ["StoredFormats", "stored_formats"]
 

@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from simulator.batch_layout import CRITICAL, EXPOSED, MOVED, N_SUMS
-from simulator.batch_walk import walk
-from simulator.vector import WIDTH, add, load, maximum, multiply, splat, store
+from simulator.batched.batch_layout import CRITICAL, EXPOSED, MOVED, N_SUMS
+from simulator.batched.batch_walk import walk
+from simulator.batched.vector import WIDTH, add, load, maximum, multiply, splat, store
 from traces.compiled import njit
 
 __all__ = ["run"]

@@ -15,8 +15,8 @@ from hwmodels.cost import Costs
 from offload.ops import Lane
 from offload.probes import Probes
 from offload.schedule import Schedule
-from simulator.batch_code import NO_LANES, NO_LEVELS, BatchCode, power, write_code
-from simulator.batch_layout import (
+from simulator.batched.batch_code import NO_LANES, NO_LEVELS, BatchCode, power, write_code
+from simulator.batched.batch_layout import (
     CRITICAL,
     EXPOSED,
     MAKESPAN,
@@ -29,7 +29,7 @@ from simulator.batch_layout import (
     STALL,
     width,
 )
-from simulator.batch_waits import WAITS
+from simulator.batched.batch_waits import WAITS
 from simulator.recurrence import simulate
 from traces.errors import InvalidInput
 from traces.machine_code import Kernel, are_kept, loaded
@@ -37,13 +37,15 @@ from traces.machine_code import Kernel, are_kept, loaded
 __all__ = ["RUN", "Compiled", "Measured", "compile_schedule", "evaluate", "is_kept"]
 
 RUN = Kernel(
-    "simulator.batch_kernel",
+    "simulator.batched.batch_kernel",
     "run",
     (
         *["int32[1]"] * 5, "int64[1]", "float64[2]", "float64[1]", *["float64[2]"] * 4, "float64[1]", "float64[1]",
         "int64[1]", "float64[1]", "float64", "int64", *["int64[1]"] * 3, *["float64[2]"] * 10,
     ),
-    sources=("simulator.batch_walk", "simulator.vector", "simulator.batch_layout", "offload.ops"),
+    sources=(
+        "simulator.batched.batch_walk", "simulator.batched.vector", "simulator.batched.batch_layout", "offload.ops",
+    ),
 )  # fmt: skip
 
 

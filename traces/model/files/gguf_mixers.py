@@ -10,7 +10,7 @@ from typing import Any
 
 from traces.errors import InvalidFile
 from traces.model.attention import Attention
-from traces.model.gguf_file import Tensor
+from traces.model.files.gguf_file import Tensor
 from traces.model.linear_mixer import LinearMixer
 
 __all__ = ["GgufKeys", "is_projection", "mixer_of_layer"]

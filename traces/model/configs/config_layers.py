@@ -9,16 +9,16 @@ from typing import Any
 from traces.errors import InvalidFile
 from traces.model import linear_mixer
 from traces.model.attention import Attention
-from traces.model.class_defaults import layer_letters
-from traces.model.config_compressed import compressed_attentions
-from traces.model.config_fields import Fields
+from traces.model.configs.class_defaults import layer_letters
+from traces.model.configs.config_compressed import compressed_attentions
+from traces.model.configs.config_fields import Fields
 from traces.model.layer_stack import every_layer
 from traces.model.linear_mixer import LinearMixer
 
 __all__ = ["BLOCKS", "Traits", "block_letters", "mixers_by_layer", "moe_layers"]
 
 Traits = dict[str, Any]
-"""What a family does that its fields do not say; see `traces.model.config_decoder`."""
+"""What a family does that its fields do not say; see `traces.model.configs.config_decoder`."""
 
 BLOCKS = {
     "M": "linear", "E": "moe", "*": "full", "-": "mlp", "linear_attention": "linear", "mamba": "linear", "moe": "moe",

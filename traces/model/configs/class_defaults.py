@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from traces.model.field_names import NAMES
+from traces.model.configs.field_names import NAMES
 
 __all__ = ["CLASS_DEFAULTS", "assumed", "class_defaults", "layer_letters"]
 

@@ -11,9 +11,9 @@ from offload.policies import policy_named
 from pregate import extras
 from pregate.cli import options
 from pregate.cli.built import check_storage, listed
+from pregate.cli.commands.run import device_of
 from pregate.cli.output_paths import require_folder, require_picture, require_trace_file
 from pregate.cli.progress import spinner
-from pregate.cli.run import device_of
 from pregate.draw import render
 from traces.errors import InvalidInput
 from traces.storage import save_trace

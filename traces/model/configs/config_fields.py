@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from traces.errors import InvalidFile
-from traces.model.class_defaults import assumed
-from traces.model.field_names import NAMES
+from traces.model.configs.class_defaults import assumed
+from traces.model.configs.field_names import NAMES
 
 __all__ = ["Fields", "text_model"]
 

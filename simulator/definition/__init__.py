@@ -1,0 +1,1 @@
+"""The definition: schedules executed on SimPy, in virtual time."""

@@ -1,0 +1,1 @@
+"""Architectures from a Hugging Face `config.json` and the files beside it."""
