@@ -55,7 +55,7 @@ def main() -> None:
         experts=routed.experts[:600], sequence=routed.sequence[:600], position=routed.position[:600],
         phase=routed.phase[:600], step=routed.step[:600], n_experts=N_EXPERTS, provenance=routed.provenance,
     )  # fmt: skip
-    for name in ("lru", "lfu", "lfru", "mrs", "activation", "belady"):
+    for name in ("lru", "lfu", "lfru", "mrs", "activation", "random", "belady"):
         for flag in (":per_layer", ""):
             cache = cache_named(name + flag)
             replay_cache(trace_events(small), cache, BUDGET, compiled=True)

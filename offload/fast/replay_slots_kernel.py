@@ -2,8 +2,9 @@
 
 `offload.caches.cache_replay` calls it.
 
-A pool is a list of residents; its victim is the unprotected one of the lowest rank, then of the lowest tie, found by
-one pass over them. numba is imported with this module: import it on first use.
+The victim of a pool is its unprotected resident of the lowest rank, then of the lowest tie. An event is of one layer,
+and changes what that layer's residents are worth: each layer's lowest is kept until something of the layer changes, so
+that a pool of many layers looks through few residents. numba is imported with this module: import it on first use.
 """
 
 from __future__ import annotations
@@ -24,6 +25,12 @@ KINDS = {
     "belady": BELADY, "random": RANDOM, "static": STATIC,
 }  # fmt: skip
 """The evictions that the kernel knows, by name."""
+
+_STALE, _FOR_GOOD = -1, 1 << 62
+"""Until when a layer's lowest resident is known: no more, or until something of the layer changes."""
+
+_EXACT = 1 << 26
+"""Below so many lookups quotients of counts order as the fractions do: doubles tell them apart."""
 
 
 @njit(cache=True, nogil=True)
@@ -56,6 +63,21 @@ def _lowest(members: Any, first: int, n: int, mark: Any, event: int, rank: Any, 
 
 
 @njit(cache=True, nogil=True)
+def _overtaken(members: Any, first: int, n: int, mark: Any, event: int, uses: Any, last: Any, best: int) -> Any:
+    """The clock from which another resident may be worth less than `best`, by uses for their age.
+
+    `u / (t - a) < v / (t - b)`, with fewer uses u < v, from `t = (v a - u b) / (v - u)` on; with as many never.
+    """
+    until, v, b = np.int64(_FOR_GOOD), np.int64(uses[best]), last[best] - 1
+    for i in range(first, first + n):
+        key = members[i]
+        u = np.int64(uses[key])
+        if u < v and mark[key] != event:
+            until = min(until, -((u * b - v * (last[key] - 1)) // (v - u)))
+    return until
+
+
+@njit(cache=True, nogil=True)
 def _drawn(members: Any, first: int, n: int, mark: Any, event: int, rng: Any) -> Any:
     if n == 0:
         return -1
@@ -84,10 +106,13 @@ def replay_slots(ptr: Any, keys: Any, tokens: Any, scores: Any, following: Any, 
     """Fill `hits` by lookup. `slots` of each pool, one or one a layer; `held`: (n_keys,) residents that never go."""
     n_layers, n_pools = len(held) // n_experts, len(slots)
     n_keys, per_layer = len(held), n_pools > 1
-    first = np.zeros(n_pools + 1, np.int64)
-    for pool in range(n_pools):
-        first[pool + 1] = first[pool] + slots[pool]
-    members, place = np.empty(max(first[n_pools], 1), np.int64), np.full(n_keys, -1, np.int64)
+    n_groups, by_age = (n_pools if kind == RANDOM else n_layers), kind in (LFRU, LFRU_RELEASED)
+    first = np.zeros(n_groups + 1, np.int64)  # residents lie by layer, those of a lottery by pool
+    for group_at in range(n_groups):
+        first[group_at + 1] = first[group_at] + (slots[group_at] if kind == RANDOM else n_experts)
+    members, place = np.empty(max(first[n_groups], 1), np.int64), np.full(n_keys, -1, np.int64)
+    n_of, lowest, until = np.zeros(n_groups, np.int64), np.zeros(n_groups, np.int64), np.zeros(n_groups, np.int64)
+    until[:] = _STALE
     rank, tie, share = np.zeros(n_keys), np.zeros(n_keys, np.int64), np.zeros(n_keys)
     uses, last, mark = np.zeros(n_keys), np.zeros(n_keys, np.int64), np.full(n_keys, -1, np.int64)
     n_in, n_held, now = np.zeros(n_pools, np.int64), np.zeros(n_pools, np.int64), np.zeros(n_pools, np.int64)
@@ -108,6 +133,8 @@ def replay_slots(ptr: Any, keys: Any, tokens: Any, scores: Any, following: Any, 
             last[:] = 0
             share[:] = 0
             n_in[:] = 0
+            n_of[:] = 0
+            until[:] = _STALE
             now[:] = 0
             since[:] = 0
             begun_in = np.int64(-1)
@@ -117,6 +144,7 @@ def replay_slots(ptr: Any, keys: Any, tokens: Any, scores: Any, following: Any, 
         now[pool] += kind == LFRU
         if kind == LEAST_STALE and step_of[event] != step:
             rank[:] = 0
+            until[:] = _STALE
         step = step_of[event]
         if kind == MRS:
             rank[base : base + n_experts] *= 1 - alpha
@@ -140,6 +168,7 @@ def replay_slots(ptr: Any, keys: Any, tokens: Any, scores: Any, following: Any, 
                 uses[:] = 0
                 share[:] = 0
                 begun_in = step
+                until[:] = _STALE
                 for key in range(n_keys):
                     rank[key] = epsilon * (1 - (key // n_experts) / n_layers)
             for at in range(begin, end):
@@ -148,6 +177,8 @@ def replay_slots(ptr: Any, keys: Any, tokens: Any, scores: Any, following: Any, 
             for key in range(base, base + n_experts):
                 rank[key] = (uses[key] / total + epsilon) * of_layer
         # lookups
+        own = layer if n_groups > 1 else 0
+        until[own] = _STALE
         for at in range(begin, end):
             mark[keys[at]] = event
             hits[at] = held[keys[at]] or place[keys[at]] >= 0
@@ -157,26 +188,45 @@ def replay_slots(ptr: Any, keys: Any, tokens: Any, scores: Any, following: Any, 
             if hits[at] or left == 0:
                 continue
             if n_in[pool] + n_held[pool] == slots[pool]:
+                victim = np.int64(-1)
                 if kind == RANDOM:
                     victim = _drawn(members, first[pool], n_in[pool], mark, event, rng)
-                elif kind == STATIC:
-                    victim = -1
-                else:
-                    if kind in (LFRU, LFRU_RELEASED):
-                        for i in range(first[pool], first[pool] + n_in[pool]):
-                            one = members[i]
-                            rank[one] = uses[one] / (now[pool] - last[one] + 1)
-                    victim = _lowest(members, first[pool], n_in[pool], mark, event, rank, tie)
+                elif kind != STATIC:
+                    lowest_rank, lowest_tie = np.inf, np.int64(0)
+                    for of in range(own if per_layer else 0, own + 1 if per_layer else n_groups):
+                        if now[pool] >= until[of]:
+                            if by_age:
+                                for i in range(first[of], first[of] + n_of[of]):
+                                    one = members[i]
+                                    rank[one] = uses[one] / (now[pool] - last[one] + 1)
+                            one = _lowest(members, first[of], n_of[of], mark, event, rank, tie)
+                            lowest[of], until[of] = one, _FOR_GOOD
+                            if by_age and one >= 0:
+                                until[of] = (
+                                    _STALE
+                                    if per_layer or len(keys) >= _EXACT
+                                    else _overtaken(members, first[of], n_of[of], mark, event, uses, last, one)
+                                )
+                        one = lowest[of]
+                        if one < 0:
+                            continue
+                        worth = uses[one] / (now[pool] - last[one] + 1) if by_age else rank[one]
+                        if victim < 0 or worth < lowest_rank or (worth == lowest_rank and tie[one] < lowest_tie):
+                            victim, lowest_rank, lowest_tie = one, worth, tie[one]
                 if victim < 0:
                     continue
                 n_in[pool] -= 1
-                moved = members[first[pool] + n_in[pool]]
+                left_by = own if kind == RANDOM else victim // n_experts
+                n_of[left_by] -= 1
+                until[left_by] = _STALE
+                moved = members[first[left_by] + n_of[left_by]]
                 members[place[victim]] = moved
                 place[moved] = place[victim]
                 place[victim] = -1
             left -= 1
-            members[first[pool] + n_in[pool]] = key
-            place[key] = first[pool] + n_in[pool]
+            members[first[own] + n_of[own]] = key
+            place[key] = first[own] + n_of[own]
+            n_of[own] += 1
             n_in[pool] += 1
             clock += 1
             if kind == LIFO:
@@ -192,6 +242,7 @@ def replay_slots(ptr: Any, keys: Any, tokens: Any, scores: Any, following: Any, 
                 last[key] = now[pool]
             else:
                 tie[key] = clock
+        until[own] = _STALE
         for at in range(begin, end):
             key = keys[at]
             clock += 1
@@ -210,6 +261,7 @@ def replay_slots(ptr: Any, keys: Any, tokens: Any, scores: Any, following: Any, 
                     low, high = (base, base + n_experts) if per_layer else (0, n_keys)
                     for one in range(low, high):
                         rank[one] = np.floor(rank[one] / 2)
+                    until[:] = _STALE
             elif kind == LFRU:
                 uses[key] += 1
                 last[key] = now[pool]
@@ -224,3 +276,4 @@ def replay_slots(ptr: Any, keys: Any, tokens: Any, scores: Any, following: Any, 
                 rank[key] = -following[at]
             else:
                 tie[key] = clock
+        until[own] = _STALE

@@ -68,6 +68,24 @@ def test_compiled_replays_are_the_definition(
     assert fast == slow
 
 
+@pytest.mark.parametrize("eviction", KNOWN)
+def test_one_pool_of_many_layers_evicts_whoever_the_definition_does(eviction: str) -> None:
+    """Long enough, and popular enough, that one resident's worth passes another's while its layer is left alone."""
+    rng = np.random.default_rng(11)
+    rank = np.argsort(rng.gumbel(size=(500, 12, 16)) - 1.5 * np.log(np.arange(1, 17)), axis=2)
+    ones = np.zeros(500, np.int32)
+    trace = RoutingTrace(
+        experts=rank[:, :, :2].astype(np.int16), sequence=ones, position=np.arange(500, dtype=np.int32), n_experts=16,
+        step=np.arange(500, dtype=np.int32), phase=np.full(500, Phase.DECODE, np.int8),
+        provenance=Provenance("random", "a test", "none", "a test"),
+    )  # fmt: skip
+    for n_slots in (24, 60, 150):
+        fast, slow = (
+            replay_cache(trace_events(trace), cache_named(eviction), n_slots, compiled=c) for c in (True, False)
+        )
+        assert fast.hits.tolist() == slow.hits.tolist()
+
+
 def test_events_are_the_unions_that_gates_name() -> None:
     trace = trace_of(5, 40, 3, 3, 7, 3)
     events = trace_events(trace, ascending=True)
