@@ -24,8 +24,8 @@ from offload.fast import decode_words
 from offload.fast import kernel_layout as layout
 from offload.ops import OpKind, Work
 from offload.policies.prefetch_all import whole_next_block
-from offload.policies.pregate import SelectedAhead
 from offload.policy import Policy, fetch_misses, no_prefetch
+from offload.prefetching.selected_ahead import SelectedAhead
 from offload.recorder import Part
 from offload.schedule import COLUMNS
 from offload.slots.memory import CapacityExceeded

@@ -7,6 +7,10 @@ from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import Any, cast, get_args
 
+from offload.answers.by_bandwidth import ByBandwidth, ByBandwidthWithin
+from offload.answers.cheaper import CheaperEach, ShorterLane
+from offload.answers.list_schedule import ListScheduled
+from offload.answers.wrong_guess import executes_guessed, executes_resident
 from offload.caches.eviction import EVICTIONS, Belady, Eviction, Key, Static
 from offload.caches.eviction_released import ReleasedLfu, ReleasedLifo
 from offload.granularity import Granularity
@@ -15,22 +19,21 @@ from offload.own_policies import is_own_name, own_name, own_policy
 from offload.placing.placement import placement_named
 from offload.policies.activation_aware import activation_aware
 from offload.policies.adap_moe import adap_moe
-from offload.policies.bandwidth_split import ByBandwidth, ByBandwidthWithin, bandwidth_split, bandwidth_split_within
+from offload.policies.bandwidth_split import bandwidth_split, bandwidth_split_within
 from offload.policies.chunked_learned import chunked_learned
 from offload.policies.finemoe import finemoe
 from offload.policies.gpu_only import gpu_only
 from offload.policies.guess import guess_next_gate, guesses
-from offload.policies.hybrid_schedule import ListScheduled, hybrid_schedule
+from offload.policies.hybrid_schedule import hybrid_schedule
 from offload.policies.lru import lfru, lfu, lru
 from offload.policies.lru_next_gate import lru_next_gate
-from offload.policies.min_latency import CheaperEach, ShorterLane, min_latency_paper, min_latency_released
+from offload.policies.min_latency import min_latency_paper, min_latency_released
 from offload.policies.mixed_precision import mixed_precision
 from offload.policies.on_demand import on_demand
 from offload.policies.oracle import oracle
 from offload.policies.prefetch_all import prefetch_all
 from offload.policies.pregate import pregate
 from offload.policies.static_cpu import static_cpu
-from offload.policies.wrong_guess import executes_guessed, executes_resident
 from offload.policy import Cache, OnMiss, Policy, fetch_misses, misses_on_host
 from offload.skipping import skipping_named
 from offload.speculation import speculation_named

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from offload.policies.guess import AheadSlots
 from offload.policy import Cache, Decisions, Policy, RunFacts
+from offload.prefetching.guessed_ahead import AheadSlots
 
 HORIZON = 4
 """Blocks that are looked at; those beyond have so little priority that the link would seldom come to them."""

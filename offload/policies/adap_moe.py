@@ -6,10 +6,10 @@ cache size for each layer by dynamic programming; the slots are split evenly.
 
 from __future__ import annotations
 
-from offload.policies.guess import AheadSlots, BringsGuesses
 from offload.policy import Cache, Policy
 from offload.predictors.curves import curve_named
 from offload.predictors.next_gate import CurveGate
+from offload.prefetching.guessed_ahead import AheadSlots, BringsGuesses
 
 
 def adap_moe() -> Policy:

@@ -6,8 +6,8 @@ brought ahead give way between two chunks, where the link is so: `--modes priori
 
 from __future__ import annotations
 
-from offload.policies.guess import AheadSlots, LearnsAsItRuns
 from offload.policy import Cache, Policy
+from offload.prefetching.guessed_ahead import AheadSlots, LearnsAsItRuns
 
 
 def chunked_learned(lookahead: int = 1, more: int = 0) -> Policy:

@@ -5,8 +5,8 @@ Left out: the search by prompt embeddings, and a number of guesses that follows 
 
 from __future__ import annotations
 
-from offload.policies.guess import AheadSlots, LearnsAsItRuns
 from offload.policy import Cache, Policy
+from offload.prefetching.guessed_ahead import AheadSlots, LearnsAsItRuns
 
 DISTANCE = 3
 """Blocks ahead, as published."""

@@ -1,48 +1,17 @@
 """`hybrid_schedule`: a block's experts are scheduled on host, device and link before any begins (HybriMoE, DAC 2025).
 
-Greedy list scheduling over three timelines. The device begins with what is resident. The host takes the missing expert
-that serves fewest tokens, the link the one that serves most, and of the two the choice that is done first is made.
 Left out: the host never computes what is resident. The cache is an LRU, since scores are not in most traces; the
 paper's is `hybrid_schedule+mrs`.
 """
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from offload.answers.list_schedule import ListScheduled
+from offload.policy import Cache, Policy
 
-from offload.miss_costs import MissCosts, known, loads_of
-from offload.policy import BlockView, Cache, MissAction, Policy
-
-__all__ = ["ListScheduled", "hybrid_schedule"]
+__all__ = ["hybrid_schedule"]
 
 
 def hybrid_schedule() -> Policy:
     """Beside a cache of what was used last."""
     return Policy("hybrid_schedule", on_miss=ListScheduled(), cache=Cache("lru"))
-
-
-@dataclass(frozen=True, slots=True)
-class ListScheduled:
-    """The answer to each miss as a simulated schedule of the block gives it, in copies of one expert."""
-
-    costs: MissCosts | None = None
-
-    def __call__(self, view: BlockView, missing: Sequence[int]) -> Mapping[int, MissAction]:
-        """The answer to each missing expert."""
-        costs, left = known(self.costs), deque(loads_of(view, missing))
-        device = sum(
-            costs.on_device(n) for expert, n in zip(view.active, view.tokens, strict=True) if expert not in missing
-        )
-        host, link = costs.handover, 0.0
-        answers = {}
-        while left:
-            few, most = left[-1], left[0]
-            host_ends = host + costs.on_host(few.n_tokens)
-            device_ends = max(device, link + 1.0) + costs.on_device(most.n_tokens)
-            if host_ends <= device_ends:
-                answers[left.pop().expert], host = MissAction.CPU, host_ends
-            else:
-                answers[left.popleft().expert], link, device = MissAction.FETCH, link + 1.0, device_ends
-        return answers

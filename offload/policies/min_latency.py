@@ -1,19 +1,14 @@
 """`min_latency`: a missing expert is fetched or computed on the host, whichever is cheaper (Fiddler, ICLR 2025).
 
-The paper and its released code differ, and so do the presets. Both hold what is popular in HBM and know two times of
-their machine, which they measure before they start: of one expert on the host and of its copy. Arithmetic on the device
-and the hand-over of activations do not count.
+The paper and its released code differ, and so do the presets. Both hold what is popular in HBM.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from offload.answers.cheaper import CheaperEach, ShorterLane
+from offload.policy import Cache, Policy
 
-from offload.miss_costs import MissCosts, known, loads_of
-from offload.policy import BlockView, Cache, MissAction, Policy
-
-__all__ = ["CheaperEach", "ShorterLane", "min_latency_paper", "min_latency_released"]
+__all__ = ["min_latency_paper", "min_latency_released"]
 
 
 def min_latency_paper() -> Policy:
@@ -24,36 +19,3 @@ def min_latency_paper() -> Policy:
 def min_latency_released() -> Policy:
     """As the code has it (efeslab/fiddler, mixtral.py): the least sum of both, so that every expert decides alone."""
     return Policy("min_latency/released", on_miss=CheaperEach(), cache=Cache("static"))
-
-
-@dataclass(frozen=True, slots=True)
-class ShorterLane:
-    """Minimise max(host, link) over the misses of a block.
-
-    Copies take equally long, so those that are fetched are the ones that would take the host longest. Of equal choices
-    the one with the fewest copies.
-    """
-
-    costs: MissCosts | None = None
-
-    def __call__(self, view: BlockView, missing: Sequence[int]) -> Mapping[int, MissAction]:
-        """The answer to each missing expert."""
-        costs, loads = known(self.costs), loads_of(view, missing)
-        host_s = [costs.on_host(load.n_tokens) for load in loads]
-        n_fetched = min(range(len(loads) + 1), key=lambda n: max(float(n), sum(host_s[n:])))
-        return {load.expert: MissAction.FETCH if i < n_fetched else MissAction.CPU for i, load in enumerate(loads)}
-
-
-@dataclass(frozen=True, slots=True)
-class CheaperEach:
-    """The host computes an expert where its tokens, one by one, take it less than the copy takes."""
-
-    costs: MissCosts | None = None
-
-    def __call__(self, view: BlockView, missing: Sequence[int]) -> Mapping[int, MissAction]:
-        """The answer to each missing expert."""
-        host = known(self.costs).on_host(1)
-        return {
-            expert: MissAction.CPU if n_tokens * host < 1.0 else MissAction.FETCH
-            for expert, n_tokens in loads_of(view, missing)
-        }

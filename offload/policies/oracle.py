@@ -5,8 +5,8 @@ The ceiling of designs that fetch within a forward pass: exact guesses that cost
 
 from __future__ import annotations
 
-from offload.policies.pregate import BlocksInFlight, SelectedAhead
 from offload.policy import Cache, Policy
+from offload.prefetching.selected_ahead import BlocksInFlight, SelectedAhead
 from traces.errors import InvalidInput
 
 

@@ -7,9 +7,9 @@ from typing import Any
 from offload import metrics
 from offload.decode import Decoded
 from offload.policies.prefetch_all import whole_next_block
-from offload.policies.pregate import SelectedAhead
 from offload.policy import Policy, no_prefetch
 from offload.prefetches import Prefetches, PrefetchTally, RightCopies, named_by, right_copies
+from offload.prefetching.selected_ahead import SelectedAhead
 from offload.schedule import COLUMNS
 from offload.timeline import Timeline
 from pregate.ask.capture import Captured

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from offload.answers.wrong_guess import executes_guessed, executes_resident
 from offload.caches.residency import ResidentSet
 from offload.decoding.decode_loop import DecodeLoop
 from offload.decoding.passes import passes_of
@@ -23,10 +24,9 @@ from offload.decoding.unions import Union, Unions
 from offload.execution import Execution
 from offload.ops import Lane
 from offload.placing.placement import AS_DECIDED, Placed
-from offload.policies.guess import BringsGuesses
-from offload.policies.wrong_guess import executes_guessed, executes_resident
 from offload.policy import Policy, fetch_misses
 from offload.predictors.next_gate import CurveGate, NextGate
+from offload.prefetching.guessed_ahead import BringsGuesses
 from offload.recorder import assemble
 from offload.schedule import Schedule
 from offload.timeline import Timeline

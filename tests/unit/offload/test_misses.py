@@ -14,12 +14,12 @@ import pregate
 from hwmodels.cost import price
 from hwmodels.platform import load_platform
 from hwmodels.start_up import miss_costs
+from offload.answers.by_bandwidth import ByBandwidth, ByBandwidthWithin
+from offload.answers.cheaper import CheaperEach, ShorterLane
+from offload.answers.list_schedule import ListScheduled
 from offload.miss_costs import MissCosts
 from offload.ops import OpKind
 from offload.policies import policy_named
-from offload.policies.bandwidth_split import ByBandwidth, ByBandwidthWithin
-from offload.policies.hybrid_schedule import ListScheduled
-from offload.policies.min_latency import CheaperEach, ShorterLane
 from offload.policy import BlockView, MissAction, OnMiss
 from offload.work import cpu_expert_work, expert_copy_work, experts_work
 from pregate.ask.capture import capture

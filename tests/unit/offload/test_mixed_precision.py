@@ -12,10 +12,10 @@ from hypothesis import given
 import pregate
 from hwmodels.cost import price
 from hwmodels.platform import load_platform
+from offload.answers.by_score import ByScore, Scored, unimportance
 from offload.gate_output import stated_weights
 from offload.ops import OpKind
 from offload.policies import policy_named
-from offload.policies.mixed_precision import ByScore, Scored, unimportance
 from offload.policy import MissAction, Policy
 from pregate.ask.capture import capture
 from simulator import event, recurrence

@@ -44,7 +44,7 @@ def test_an_edited_file_has_another_key_and_no_schedule_of_before(own: Callable[
         ("import math", True),
         ("from collections import Counter", True),
         ("import numpy as np\nx = np.zeros(3)", True),
-        ("from offload.policies.pregate import SelectedAhead", True),
+        ("from offload.prefetching.selected_ahead import SelectedAhead", True),
         ("import os", False),
         ("from . import x", False),
         ("import numpy as np\nx = np.load('a')", False),

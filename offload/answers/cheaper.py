@@ -1,0 +1,48 @@
+"""Each miss fetched or computed on the host, whichever is cheaper (Fiddler, ICLR 2025): as in its paper, and its code.
+
+Both know two times of their machine, of one expert on the host and of its copy. Arithmetic on the device and the
+hand-over of activations do not count.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from offload.miss_costs import MissCosts, known, loads_of
+from offload.policy import BlockView, MissAction
+
+__all__ = ["CheaperEach", "ShorterLane"]
+
+
+@dataclass(frozen=True, slots=True)
+class ShorterLane:
+    """Minimise max(host, link) over the misses of a block.
+
+    Copies take equally long, so those that are fetched are the ones that would take the host longest. Of equal choices
+    the one with the fewest copies.
+    """
+
+    costs: MissCosts | None = None
+
+    def __call__(self, view: BlockView, missing: Sequence[int]) -> Mapping[int, MissAction]:
+        """The answer to each missing expert."""
+        costs, loads = known(self.costs), loads_of(view, missing)
+        host_s = [costs.on_host(load.n_tokens) for load in loads]
+        n_fetched = min(range(len(loads) + 1), key=lambda n: max(float(n), sum(host_s[n:])))
+        return {load.expert: MissAction.FETCH if i < n_fetched else MissAction.CPU for i, load in enumerate(loads)}
+
+
+@dataclass(frozen=True, slots=True)
+class CheaperEach:
+    """The host computes an expert where its tokens, one by one, take it less than the copy takes."""
+
+    costs: MissCosts | None = None
+
+    def __call__(self, view: BlockView, missing: Sequence[int]) -> Mapping[int, MissAction]:
+        """The answer to each missing expert."""
+        host = known(self.costs).on_host(1)
+        return {
+            expert: MissAction.CPU if n_tokens * host < 1.0 else MissAction.FETCH
+            for expert, n_tokens in loads_of(view, missing)
+        }
