@@ -26,6 +26,8 @@ _UNFITTED = {
     OpKind.DISK_READ: ("storage_efficiency", "storage"),
     OpKind.CPU_EXPERT: ("cpu_efficiency", "experts on the CPU"),
     OpKind.CPU_LAYER: ("cpu_efficiency", "layers on the CPU"),
+    OpKind.FETCH: ("link_efficiency", "copies over the link"),
+    OpKind.STREAM: ("link_efficiency", "copies over the link"),
 }
 """Kinds of op whose time rests on a constant of their own, which a fit may not have."""
 
@@ -123,7 +125,7 @@ def _unseen_format(works: Sequence[Work], dtypes: Sequence[str]) -> str:
 
 
 def unfitted_device(works: Iterable[Work], hw: Platform) -> str:
-    """Of storage and the host's processor the first that the works use and the platform's fit has no constant for."""
+    """The first of storage, the host's processor and the link that the works use and no constant of the fit is of."""
     fitted = hw.fit.constants if hw.fit is not None else {}
     kinds = {work.kind for work in works}
     for kind, (constant, device) in _UNFITTED.items():

@@ -89,6 +89,22 @@ def test_a_large_model_on_a_fit_of_small_shapes_is_extrapolated() -> None:
     assert "GEMM shapes" in result.beyond_fit
 
 
+@pytest.mark.parametrize("hardware", ["h100-sxm", "rtx-5090"])
+def test_laws_of_kernels_know_no_link(hardware: str) -> None:
+    """What waits for copies at a rate that a maker claims is as unsure as that rate, however sure the kernels are."""
+    hw, model = load_platform(hardware, "vllm"), pregate.load_model("switch-base-8")
+    trace = pregate.synthesize(model, 4, 4)
+    resident, fetched = (pregate.simulate(model, hw, trace, policy) for policy in ("gpu_only", "on_demand"))
+    assert "link" not in resident.beyond_fit
+    assert (fetched.beyond_fit, fetched.calibration) == ("copies over the link", "extrapolated")
+    assert resident.tokens_per_s_ci95 is not None
+    assert fetched.tokens_per_s_ci95 is not None
+    low, high = fetched.tokens_per_s_ci95
+    assert low < fetched.tokens_per_s / 1.3 < 1.3 * fetched.tokens_per_s < high
+    assert high / low > resident.tokens_per_s_ci95[1] / resident.tokens_per_s_ci95[0]
+    assert coverage([Work(OpKind.FETCH)], A100).beyond == ""  # its copies were measured
+
+
 @pytest.mark.parametrize("engine", ["recurrence", "stream"])
 def test_whether_experts_are_fetched_is_what_the_schedule_says_in_every_engine(engine: str) -> None:
     """A warm cache that holds every expert fetches none: kernels take what they take alone."""
