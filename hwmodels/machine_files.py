@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -107,11 +108,20 @@ def _load(kind: str, name_or_path: str | Path, where: str = "") -> tuple[Any, De
     """A component by name, or from a path that ends in .yaml, .yml or .json; its defaults; its file."""
     name = str(name_or_path)
     if name in component_names(kind):
-        path = SPECS / _FOLDERS[kind] / f"{name}.yaml"
-    elif isinstance(name_or_path, Path) or name.endswith((".yaml", ".yml", ".json")):
-        path = Path(name_or_path)
-    else:
-        raise unknown_name(_LABELS[kind], name, component_names(kind), where)
+        return _shipped(kind, name)
+    if isinstance(name_or_path, Path) or name.endswith((".yaml", ".yml", ".json")):
+        return _file(kind, Path(name_or_path))
+    raise unknown_name(_LABELS[kind], name, component_names(kind), where)
+
+
+@lru_cache(maxsize=512)
+def _shipped(kind: str, name: str) -> tuple[Any, Defaults, str]:
+    """A component that ships, read once."""
+    return _file(kind, SPECS / _FOLDERS[kind] / f"{name}.yaml")
+
+
+def _file(kind: str, path: Path) -> tuple[Any, Defaults, str]:
+    """A component from its file; its defaults; the file."""
     return *_read(kind, check_name(path.stem, f"the name of {_LABELS[kind]} {path.name!r}"), read_yaml(path)), str(path)
 
 

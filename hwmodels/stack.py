@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 
 from hwmodels.compute_formats import PEAK_DTYPES
 from hwmodels.fused_tile import UNPADDED, FusedTile, read_fused_tile
@@ -156,9 +157,14 @@ def stack_names() -> tuple[str, ...]:
 
 
 def load_stack(name: str) -> SoftwareStack:
-    """The stack called `name`. Raises `UnknownName`, or `InvalidFile` when its file is malformed."""
+    """The stack called `name`, read once. Raises `UnknownName`, or `InvalidFile` when its file is malformed."""
     if name not in stack_names():
         raise unknown_name("stack", name, stack_names())
+    return _shipped_stack(name)
+
+
+@lru_cache(maxsize=64)
+def _shipped_stack(name: str) -> SoftwareStack:
     section = read_yaml(STACKS_DIR / f"{name}.yaml")
     execution, host_memory = section.text("execution"), section.text("host_memory", "pinned")
     claimed = section.text("claimed_execution", execution)

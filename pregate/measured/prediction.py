@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from itertools import chain
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,19 +16,23 @@ from hwmodels.figures import Figures, figures_of
 from hwmodels.platform import Platform, load_platform
 from hwmodels.spread import SPREAD_KEYS
 from offload import metrics
+from offload.decode import Decoded
 from offload.ops import Lane, OpKind, Work
+from offload.placing.footprint import Workload, measure_workload
 from offload.policy import Policy
 from offload.probes import find_probes
 from offload.schedule import Schedule
 from offload.work import expert_copy_work
 from pregate.api import synthesize
-from pregate.ask.capture import Captured, capture
+from pregate.ask.capture import Captured, capture_request
 from pregate.ask.decode_middle import middle_tokens
 from pregate.ask.largest_batch import largest_batch
 from pregate.ask.machine_memory import memory_of
 from pregate.ask.policy_modes import modes_of
+from pregate.ask.request import check_trace, request
 from pregate.measured.isca24 import Row, Workbench
 from pregate.measured.isca24_table import published_row
+from pregate.measured.latest import Latest
 from pregate.measured.reproduction import published_activation
 from pregate.measured.row_names import check_one_card
 from pregate.measured.table import MeasuredRow
@@ -69,15 +73,36 @@ _OF_MACHINES = {"h2d_bytes_per_s": _copied_bytes_per_s, "cpu_bytes_per_s": _read
 """Metrics of a machine and an expert, no run."""
 
 
+_MOST_OPS, _MOST_CELLS = 1 << 22, 1 << 28
+"""Ops of the schedules, and routing cells of the traces, that are kept for other rows: 250 and 500 MB."""
+
+
+_MOST_WORKLOADS = 1 << 12
+
+
+class _TraceShape(NamedTuple):
+    """A synthetic trace of a model, by what it is made from; `context` tokens are there before it."""
+
+    model: str
+    top_k: int
+    n_prompt: int
+    n_output: int
+    batch: int
+    context: int
+
+
 class RowBench:
-    """Predicts rows; models, traces and schedules that rows share are made once."""
+    """Predicts rows; models, traces and schedules that rows share are made once, as long as the latest are kept."""
 
     def __init__(self, seed: int = 0, overrides: Mapping[str, str] | None = None, hardware: str | None = None) -> None:
         self._seed, self._overrides, self._hardware = seed, dict(overrides or {}), hardware
         self._platforms: dict[Any, Platform] = {}
-        self._runs: dict[Any, Captured] = {}
+        self._models: dict[tuple[str, str], ModelArchitecture] = {}
+        self._runs = Latest[Captured](_MOST_OPS, lambda run: len(run.decoded.schedule))
+        self._written = Latest[Decoded](_MOST_OPS, lambda decoded: len(decoded.schedule))
         self._timed: tuple[Captured, Platform, ExplainedRun] | None = None  # the last, which several questions are of
-        self._traces: dict[Any, RoutingTrace] = {}
+        self._traces = Latest[RoutingTrace](_MOST_CELLS, lambda trace: trace.experts.size)
+        self._asked = Latest[Workload](_MOST_WORKLOADS, lambda _: 1)
         self._workloads: dict[Any, Workbench] = {}
 
     def platform(self, row: MeasuredRow, constants: Mapping[str, float] | None = None) -> Platform:
@@ -101,13 +126,19 @@ class RowBench:
         constants = {Lane.CPU: "cpu_efficiency", Lane.H2D: "link_efficiency", Lane.COMPUTE: "hbm_efficiency"}
         return f"stack.{constants[max(constants, key=timeline.busy_s)]}"
 
+    def _model(self, row: MeasuredRow) -> ModelArchitecture:
+        key = row.model, row.formats
+        if key not in self._models:
+            self._models[key] = load_model(row.model, formats=parse_formats(row.formats))
+        return self._models[key]
+
     def predict(self, row: MeasuredRow, constants: Mapping[str, float] | None = None) -> float:
         """The metric of `row`, in its unit. Raises as `pregate.simulate`."""
         hw = self.platform(row, constants)
         if row.metric in _OF_MACHINES:
-            return _OF_MACHINES[row.metric](figures_of(hw), _model(row))
+            return _OF_MACHINES[row.metric](figures_of(hw), self._model(row))
         if row.metric == "model_bytes":
-            return float(_model(row).total_bytes)
+            return float(self._model(row).total_bytes)
         if row.routing:
             bench, asked = self._published(row, hw)
             return bench.value(asked) * (1e-3 if row.metric == "moe_layer_latency" else 1.0)
@@ -191,31 +222,48 @@ class RowBench:
         return self._timed[2]
 
     def _run(self, row: MeasuredRow, hw: Platform) -> Captured:
-        model = _model(row)
+        model = self._model(row)
         n_prompt, n_output, context = _shape(row, model)
         placed = row.design()
         batch = row.batch or self._largest(row, model, placed, hw)
-        key = (model, placed, row.expert_tier, memory_of(hw), n_prompt, n_output, context, batch)
-        found = self._runs.get(key)
-        if found is None:
-            trace = self._trace(model, n_prompt, n_output, batch, context)
-            found = self._runs[key] = capture(model, hw, trace, placed, expert_tier=row.expert_tier)
-        return found
+        shape = _TraceShape(model.name, model.top_k, n_prompt, n_output, batch, context)
+        key = (model, placed, row.expert_tier, memory_of(hw), shape)
+        return self._runs.of(key, lambda: self._capture(model, hw, shape, placed, row.expert_tier))
+
+    def _capture(
+        self, model: ModelArchitecture, hw: Platform, shape: _TraceShape, placed: Policy, expert_tier: str
+    ) -> Captured:
+        """A run of `placed`; machines that grant it the same memory share what is written."""
+        trace = self._trace(model, shape)
+        asked = request(model, hw, trace, placed, expert_tier=expert_tier, workload=self._workload(model, shape, trace))
+        bare = replace(asked, plan=replace(asked.plan, static_bytes=0))
+        key = (model, shape, bare.policy, bare.execution, expert_tier, bare.plan, bare.placed)
+        decoded = self._written.of(key, lambda: capture_request(bare).decoded)
+        static_bytes = decoded.schedule.static_bytes + asked.plan.static_bytes
+        return Captured(asked, replace(decoded, schedule=replace(decoded.schedule, static_bytes=static_bytes)))
 
     def _largest(self, row: MeasuredRow, model: ModelArchitecture, design: Policy, hw: Platform) -> int:
         """The batch of a row that fills the memory of its machine, with keys and values of the whole row."""
-        n_prompt, n_output = row.input_tokens, max(row.output_tokens, 2)
-        return largest_batch(
-            model, hw, design, lambda n: self._trace(model, n_prompt, n_output, n, row.context_tokens),
-            expert_tier=row.expert_tier,
-        )  # fmt: skip
 
-    def _trace(self, model: ModelArchitecture, n_prompt: int, n_output: int, batch: int, context: int) -> RoutingTrace:
-        shape = (model.name, model.top_k, n_prompt, n_output, batch)
-        found = self._traces.get(shape)
-        if found is None:
-            found = self._traces[shape] = synthesize(model, n_prompt, n_output, batch, self._seed)
-        return dataclasses.replace(found, position=found.position + np.int32(context)) if context else found
+        def made(n: int) -> RoutingTrace:
+            counts = row.input_tokens, max(row.output_tokens, 2), n
+            return self._trace(model, _TraceShape(model.name, model.top_k, *counts, row.context_tokens))
+
+        return largest_batch(model, hw, design, made, expert_tier=row.expert_tier)
+
+    def _trace(self, model: ModelArchitecture, shape: _TraceShape) -> RoutingTrace:
+        counts = shape.n_prompt, shape.n_output, shape.batch
+        found = self._traces.of(shape._replace(context=0), lambda: synthesize(model, *counts, self._seed))
+        return replace(found, position=found.position + np.int32(shape.context)) if shape.context else found
+
+    def _workload(self, model: ModelArchitecture, shape: _TraceShape, trace: RoutingTrace) -> Workload:
+        """What a trace asks of memory, measured once for all designs and machines."""
+
+        def measured() -> Workload:
+            check_trace(model, trace)
+            return measure_workload(model, trace.steps())
+
+        return self._asked.of((model, shape), measured)
 
 
 def _shape(row: MeasuredRow, model: ModelArchitecture) -> tuple[int, int, int]:
@@ -230,10 +278,6 @@ def _shape(row: MeasuredRow, model: ModelArchitecture) -> tuple[int, int, int]:
     if model.is_encoder_decoder:
         return row.input_tokens, middle_tokens(row.input_tokens, row.output_tokens)[0], row.context_tokens
     return 1, *middle_tokens(row.input_tokens, row.output_tokens, row.context_tokens)
-
-
-def _model(row: MeasuredRow) -> ModelArchitecture:
-    return load_model(row.model, formats=parse_formats(row.formats))
 
 
 def _counted(row: MeasuredRow, captured: Captured) -> tuple[NDArray[np.bool_], float]:

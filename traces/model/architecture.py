@@ -5,6 +5,7 @@ The shipped ones are `traces/model/architectures/*.yaml`; a new model is one mor
 
 from __future__ import annotations
 
+from functools import lru_cache
 from pathlib import Path
 
 from traces.documents import Section, parse_yaml, read_text
@@ -59,9 +60,19 @@ def load_architecture(name_or_path: str | Path) -> ModelArchitecture:
         return from_huggingface_config(path)
     if path.suffix not in (".yaml", ".yml"):
         name = SAME_AS.get(str(name_or_path), str(name_or_path))
-        if name not in architecture_names():
-            raise unknown_name("model", name, (*architecture_names(), *SAME_AS))
-        path = _SHIPPED / f"{name}.yaml"
+        return _shipped_architecture(name)
+    return _read(path)
+
+
+@lru_cache(maxsize=128)
+def _shipped_architecture(name: str) -> ModelArchitecture:
+    """The shipped architecture of that name, read once. Raises `UnknownName`."""
+    if name not in architecture_names():
+        raise unknown_name("model", name, (*architecture_names(), *SAME_AS))
+    return _read(_SHIPPED / f"{name}.yaml")
+
+
+def _read(path: Path) -> ModelArchitecture:
     return parse_architecture(read_text(path, MAX_ARCHITECTURE_BYTES), str(path))
 
 
