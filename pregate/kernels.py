@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from offload.decoding.choice_counts import COUNT
 from offload.fast.decode_compiled import RUN_STEPS, UNIONS
 from simulator.batched.batch import RUN
 from simulator.batched.batch_waits import WAITS
@@ -13,7 +14,7 @@ from traces.synthesis_kernel import FILL
 
 __all__ = ["KERNELS"]
 
-KERNELS: tuple[Kernel, ...] = (UNIONS, RUN_STEPS, WALK, REVERSE, CHAINS, FILL, *WAITS, RUN)
+KERNELS: tuple[Kernel, ...] = (COUNT, UNIONS, RUN_STEPS, WALK, REVERSE, CHAINS, FILL, *WAITS, RUN)
 """What is kept as machine code that needs no compiler beside it."""
 
 

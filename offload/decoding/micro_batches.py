@@ -15,7 +15,7 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from offload.decoding.unions import tokens_by_expert
+from offload.decoding.choice_counts import choice_counts
 from offload.decoding.work_rows import Works
 from offload.ops import Lane, Work
 from offload.placing.host_side import HostSide
@@ -25,10 +25,6 @@ from traces.model.architecture import LayerStack
 from traces.routing import Step
 
 __all__ = ["MicroBatches", "micro_batches_of"]
-
-
-_MANY_CELLS = 1 << 18
-"""Routing cells of a pass beyond which micro-batches are counted one by one."""
 
 
 class _Loop(Protocol):
@@ -58,15 +54,8 @@ class _Mixing(NamedTuple):
 
 def _tokens_of(experts: Sequence[NDArray[np.int16]], n_experts: int) -> list[list[list[int]]]:
     """By block and expert, the tokens that it serves of each micro-batch."""
-    n_blocks, n_parts = experts[0].shape[1], len(experts)
-    if sum(one.size for one in experts) > _MANY_CELLS:
-        counts = np.stack([tokens_by_expert(one, n_experts) for one in experts], axis=2)
-    else:
-        part = np.repeat(np.arange(n_parts), [len(one) for one in experts])
-        chosen = np.concatenate(experts)
-        keys = (np.arange(n_blocks)[:, None] * n_experts + chosen) * n_parts + part[:, None, None]
-        counts = np.bincount(keys[chosen >= 0], minlength=n_blocks * n_experts * n_parts)
-    found: list[list[list[int]]] = counts.reshape(n_blocks, n_experts, n_parts).tolist()
+    begins = np.cumsum([0, *map(len, experts)])
+    found: list[list[list[int]]] = choice_counts(np.concatenate(experts), n_experts, begins).transpose(1, 2, 0).tolist()
     return found
 
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Mapping
 from typing import NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from offload.decoding.choice_counts import choice_counts
 from offload.policy import MissAction
 
 __all__ = ["KnownUnions", "MoeBlock", "Union", "Unions", "most_distinct", "tokens_by_expert", "unions_of"]
@@ -17,7 +18,7 @@ _SMALL_PASS = 512
 """Routing cells of a forward pass up to which lists are quicker than arrays."""
 
 _CELLS = 1 << 15
-"""Routing cells that are counted at a time, so that they stay in the caches of the processor."""
+"""Routing cells after which it is asked again whether all experts are named."""
 
 
 class Union(NamedTuple):
@@ -86,35 +87,20 @@ def unions_of(experts: NDArray[np.int16], n_experts: int) -> KnownUnions:
 
 def tokens_by_expert(experts: NDArray[np.int16], n_experts: int) -> NDArray[np.int64]:
     """How many tokens each expert of each layer serves, (n_layers, n_experts); `experts` as of `unions_of`."""
-    n_layers = experts.shape[1]
-    counts = np.zeros(n_layers * (n_experts + 1), np.int64)
-    for part in _parts(experts):
-        counts += _counted(part, n_experts)
-    return counts.reshape(n_layers, n_experts + 1)[:, 1:]
+    counts: NDArray[np.int64] = choice_counts(experts, n_experts, np.array([0, len(experts)], np.int64))[0]
+    return counts
 
 
 def most_distinct(experts: NDArray[np.int16], n_experts: int) -> int:
     """Most distinct experts that one layer of a step names; `experts` as of `unions_of`."""
-    most, counts = 0, np.zeros(experts.shape[1] * (n_experts + 1), np.int64)
-    for part in _parts(experts):
-        counts += _counted(part, n_experts)
-        most = int(np.count_nonzero(counts.reshape(-1, n_experts + 1)[:, 1:], axis=1).max(initial=0))
+    most, counts = 0, np.zeros((experts.shape[1], n_experts), np.int64)
+    n_tokens = max(1, _CELLS // max(1, experts[:1].size))
+    for begin in range(0, len(experts), n_tokens):
+        counts += tokens_by_expert(experts[begin : begin + n_tokens], n_experts)
+        most = int(np.count_nonzero(counts, axis=1).max(initial=0))
         if most == n_experts:
             break
     return most
-
-
-def _parts(experts: NDArray[np.int16]) -> Iterator[NDArray[np.int16]]:
-    """The tokens of a step, some at a time."""
-    n = max(1, _CELLS // max(1, experts[:1].size))
-    return (experts[begin : begin + n] for begin in range(0, len(experts), n))
-
-
-def _counted(experts: NDArray[np.int16], n_experts: int) -> NDArray[np.int64]:
-    """Choices by layer and expert, pads first, (n_layers x (n_experts + 1),)."""
-    n_layers = experts.shape[1]
-    keys = experts + (np.arange(n_layers, dtype=np.int64) * (n_experts + 1) + 1)[:, None]
-    return np.bincount(keys.ravel(), minlength=n_layers * (n_experts + 1))
 
 
 def _union(chosen: list[int]) -> Union:
