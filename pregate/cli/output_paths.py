@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "require_folder",
+    "require_folder_to_be",
     "require_ledger",
     "require_picture",
     "require_timelines",
@@ -48,6 +49,14 @@ def require_folder(path: Path) -> None:
     if path.is_dir():
         raise InvalidInput(f"{path}: it is a folder: name a file in it")
     require_writable(path.resolve().parent)
+
+
+def require_folder_to_be(path: Path) -> None:
+    """Raise `InvalidInput` before the work unless `path` is a folder to write to, or can become one."""
+    there = next(one for one in (path.absolute(), *path.absolute().parents) if one.exists())
+    if not there.is_dir():
+        raise InvalidInput(f"{path}: cannot be made a folder, {there} is a file: name another")
+    require_writable(path)
 
 
 def require_trace_file(path: Path) -> None:

@@ -9,6 +9,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
+from runtime.pregated.model_header import FORM, model_header
 from runtime.pregated.tokens import Tokenizer
 from runtime.pregated.transformer import MoeTransformer
 from traces.errors import InvalidFile, InvalidInput
@@ -16,13 +17,11 @@ from traces.model.architecture import parse_architecture
 
 __all__ = ["load_model", "save_model"]
 
-_FORM = "pregate-model-1"
-
 
 def save_model(model: MoeTransformer, tokenizer: Tokenizer, path: Path) -> None:
     """Write `model` to `path`, whole or not at all."""
     header = {
-        "form": _FORM,
+        "form": FORM,
         "architecture": model.architecture.to_yaml(),
         "lookahead": str(model.lookahead),
         "merges": json.dumps(tokenizer.merges),
@@ -34,14 +33,12 @@ def save_model(model: MoeTransformer, tokenizer: Tokenizer, path: Path) -> None:
 
 def load_model(path: Path) -> tuple[MoeTransformer, Tokenizer]:
     """The model of `save_model` in `path`. Raises `InvalidFile` for anything else."""
+    header = model_header(path)
     try:
         with safe_open(path, framework="pt") as file:
-            header = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (OSError, SafetensorError) as error:
         raise InvalidFile(f"{path}: no safetensors file ({error})") from error
-    if header.get("form") != _FORM:
-        raise InvalidFile(f"{path}: not a model of `pregate train`, which says form {_FORM} in its header")
     try:
         tokenizer = Tokenizer(tuple((int(left), int(right)) for left, right in json.loads(header["merges"])))
         model = MoeTransformer(parse_architecture(header["architecture"], str(path)), int(header["lookahead"]))

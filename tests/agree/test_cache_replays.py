@@ -79,11 +79,8 @@ def test_one_pool_of_many_layers_evicts_whoever_the_definition_does(eviction: st
         step=np.arange(500, dtype=np.int32), phase=np.full(500, Phase.DECODE, np.int8),
         provenance=Provenance("random", "a test", "none", "a test"),
     )  # fmt: skip
-    for n_slots in (24, 60, 150):
-        fast, slow = (
-            replay_cache(trace_events(trace), cache_named(eviction), n_slots, compiled=c) for c in (True, False)
-        )
-        assert fast.hits.tolist() == slow.hits.tolist()
+    fast, slow = (replay_cache(trace_events(trace), cache_named(eviction), 60, compiled=c) for c in (True, False))
+    assert fast.hits.tolist() == slow.hits.tolist()
 
 
 def test_events_are_the_unions_that_gates_name() -> None:

@@ -76,6 +76,9 @@ def generate(
     if gantt is not None:
         require_picture(gantt)
     check_storage(tier, storage)
+    from runtime.pregated.model_header import model_header
+
+    model_header(model)
     named = [policy_named(one) for one in listed(policies)]
     from pregate.check.generation import generate as run
 

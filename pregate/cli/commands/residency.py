@@ -71,9 +71,10 @@ def residency(
         chosen = distinct(policies if policies is not None else BY_BYTES, "--policies")
         sizes = [_mib(text) for text in distinct(budgets_mib if budgets_mib is not None else BUDGETS, "--budgets-mib")]
         from pregate.api import load_trace
-        from pregate.ask.replay import residency as run_residency
 
         recorded = load_trace(trace)
+        from pregate.ask.replay import residency as run_residency
+
         with spinner("replaying"):
             found = run_residency(recorded, chosen, sizes, expert_bytes=expert_bytes, seed=seed)
         _print(found, format, lambda: _table(found, trace))
@@ -83,10 +84,11 @@ def residency(
             build_cache(name)
         sizes_asked = [] if capacity is None else distinct(capacity, "--capacity")
         from pregate.api import load_trace
+
+        recorded = load_trace(trace)
         from pregate.ask.cache_hits import CACHES, CAPACITIES, cache_hits
 
         named, capacities = asked or CACHES, sizes_asked or CAPACITIES
-        recorded = load_trace(trace)
         with spinner("replaying"):
             hits = cache_hits(
                 recorded, named, capacities, keep=keep, serial=serial, train=train, expert_bytes=expert_bytes, seed=seed

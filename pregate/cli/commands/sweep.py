@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 import sys
 import warnings
 from collections.abc import Callable, Iterator
@@ -15,12 +16,16 @@ import typer
 from pregate.cli import options
 from pregate.cli.built import distinct
 from pregate.cli.consent import require_consent_along
+from pregate.cli.output_paths import require_folder_to_be
 from pregate.draw import render
 from traces.errors import InvalidInput, PregateError
 from traces.whole_file import refuse_overwriting
 
 if TYPE_CHECKING:
     from rich.table import Table
+
+
+_ADDRESS = re.compile(r"[a-z]+://\S+|\S+:\d+")
 
 
 def sweep(
@@ -48,16 +53,20 @@ def sweep(
     Example: pregate sweep sweep.yaml -o sweep.nc --jobs 2 --plot pictures
     """
     from pregate.explore.sweeps.files import check_output, write_dataset
+
+    target = output if output is not None else Path(file.with_suffix(".nc").name)
+    check_output(target)
+    refuse_overwriting(target, file)
+    for folder in (plot, checkpoint, cache_dir):
+        if folder is not None:
+            require_folder_to_be(folder)
+    if dask is not None and not _ADDRESS.fullmatch(dask):
+        raise InvalidInput(f"--dask {dask}: not of the form tcp://HOST:PORT, where a scheduler listens")
     from pregate.explore.sweeps.spec import read_sweep
 
     arguments = read_sweep(file, None if policies is None else distinct(policies, "--policies"))
     if speculative is not None:
         _add_drafting(arguments, speculative)
-    target = output if output is not None else Path(file.with_suffix(".nc").name)
-    check_output(target)
-    if plot is not None and plot.exists() and not plot.is_dir():
-        raise InvalidInput(f"--plot {plot}: it is a file, name a folder")
-    refuse_overwriting(target, file)
     if plot is not None and arguments["sample"] is not None:
         raise InvalidInput("--plot draws along axes, which a sample does not have: leave it out, or sweep a grid")
     if no_cache and cache_dir is not None:

@@ -12,14 +12,12 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from traces.errors import InvalidFile, InvalidInput
 from traces.whole_file import require_writable, whole_file
 
 if TYPE_CHECKING:
     import xarray as xr
+    from numpy.typing import NDArray
 
 __all__ = ["check_output", "write_dataset"]
 
@@ -86,6 +84,8 @@ def _long(dataset: xr.Dataset) -> dict[str, NDArray[Any]]:
     """Every coordinate and variable as a column, a row a point and policy; intervals as `..._low`, `..._high`."""
     dims = [name for name in dataset.sizes if name != "bound"]
     shape = tuple(dataset.sizes[name] for name in dims)
+    import numpy as np
+
     columns: dict[str, NDArray[Any]] = {}
     for name, variable in {**dataset.coords, **dataset.data_vars}.items():
         if name == "bound":

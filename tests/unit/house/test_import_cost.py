@@ -112,6 +112,7 @@ S8 = ("switch-base-8", "--hardware", "t4")
 CROSS = ("crossover", *S8, "--from", "1", "--to", "2")
 
 A_FILE = str(ROOT / "pyproject.toml")
+A_SWEEP = str(ROOT / "examples" / "ten-thousand-machines.yaml")
 
 WRONG_WORDS = [
     (*RUN_MINI, "--backend", "nosuch"), (*RUN_MINI, "--hbm", "nosuch"), (*RUN_MINI, "--link", "-1"),
@@ -157,7 +158,10 @@ WRONG_WORDS = [
     ("explore", "switch-base-8", "--hardware", "t4,nosuch", "-o", "p.html"), ("generate", "nosuch.safetensors"),
     ("generate", A_FILE, "--link", "64"), ("generate", A_FILE, "--fit", "nosuch"),
     ("generate", A_FILE, "--prompts", "nosuch"),
-    ("generate", A_FILE, "--policies", "pregate,pregate"),
+    ("generate", A_FILE, "--policies", "pregate,pregate"), ("generate", A_FILE),
+    ("sweep", A_SWEEP, "--checkpoint", A_FILE), ("sweep", A_SWEEP, "--cache-dir", f"{A_FILE}/below"),
+    ("sweep", A_SWEEP, "--plot", f"{A_FILE}/below"), ("sweep", A_SWEEP, "--plot", A_FILE),
+    ("sweep", A_SWEEP, "--dask", "nosuch"), ("residency", A_FILE), ("residency", A_FILE, "--policies", "lru"),
 ]  # fmt: skip
 """A wrong word each, of what a model, a machine and a trace have no say in."""
 
