@@ -132,6 +132,11 @@ class MachineSpec:
     link: LinkSpec
     storage: Storage
 
+    @property
+    def has_one_memory(self) -> bool:
+        """Whether host and accelerator share one memory: the link is then that memory, and named `unified-...`."""
+        return self.link.name.startswith("unified-")
+
     def quantities(self) -> Mapping[str, Quantity]:
         """Every figure with its source, by dotted key; overridden ones have the source `override`."""
         return ReadOnly(

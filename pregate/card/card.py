@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from pregate.card.choice import Ranking
+from pregate.card.choice import Ranking, ratio
 from pregate.card.flags import Flags
 from pregate.card.job import RequestLoad
 from pregate.card.judged import Judged
@@ -26,7 +26,7 @@ class Card:
 
     `choice`: every design that fits, ranked, and the verdict; `limit`: what the machine allows, `limit_value` in the
     unit of the objective; `turning_points`: what would change the verdict, the nearest first; `narrowing`: what to
-    measure; `flags`: how to run the best, and `engine_flags` the best that an engine runs where that is another.
+    measure; `flags`: how to run the best, and `possible_flags` what is possible, not proven, where there is that.
     `unfit`: designs that do not fit, with the reason. `routing`: synthetic or recorded. `basis`: of the machine.
     """
 
@@ -40,7 +40,7 @@ class Card:
     turning_points: tuple[TurningPoint, ...]
     narrowing: Narrowing
     flags: Flags
-    engine_flags: Flags | None
+    possible_flags: Flags | None
     unfit: tuple[tuple[str, str], ...]
     routing: str
     basis: str
@@ -74,6 +74,7 @@ class Card:
             "now": self.choice.now.to_dict(),
             "gain_over_now": {"value": self.choice.gain, "ci95": list(self.choice.gain_interval)},
             "designs": [one.to_dict() for one in self.choice.ranked],
+            "beside": [one.to_dict() for one in self.choice.beside],
             "not_told_from_best": [str(one.design) for one in self.choice.rivals],
             "does_not_fit": [{"design": name, "reason": reason} for name, reason in self.unfit],
             "speed_limit": {name: getattr(self.limit, name) for name in self.limit.__slots__}
@@ -81,15 +82,23 @@ class Card:
             "turning_points": [point.to_dict() for point in self.turning_points],
             "narrow_by": {name: getattr(self.narrowing, name) for name in self.narrowing.__slots__},
             "run": {"command": self.flags.command, "left_out": self.flags.left_out},
-            "run_in_an_engine": None
-            if self.engine_flags is None
-            else {"command": self.engine_flags.command, "left_out": self.engine_flags.left_out},
+            "possible": self._possible(),
             "routing": self.routing,
             "basis": self.basis,
         }
 
+    def _possible(self) -> dict[str, Any] | None:
+        """What is predicted to be better than the best and is beside the verdict."""
+        other, flags = self.choice.possible, self.possible_flags
+        if other is None or flags is None:
+            return None
+        times, interval = ratio(other, self.best, self.choice.objective)
+        gain = {"value": times, "ci95": list(interval)}
+        run = {"command": flags.command, "left_out": flags.left_out}
+        return {"design": str(other.design), "gain_over_best": gain, "run": run}
+
     def rows(self) -> list[dict[str, Any]]:
-        """A flat row a design, the best first."""
+        """A flat row a design, the best first; `beside` is true of those that the verdict is not among."""
         return [
             {
                 "design": one.design.policy,
@@ -99,13 +108,16 @@ class Card:
                 "request_s": one.request.value,
                 "tokens_per_s": one.throughput.value,
                 "peak_hbm_bytes": one.peak_hbm_bytes,
+                "rests_on": one.estimate(self.choice.objective).tag,
+                "beside": i >= len(self.choice.ranked),
             }
-            for one in self.choice.ranked
+            for i, one in enumerate((*self.choice.ranked, *self.choice.beside))
         ]
 
     def predictions(self) -> list[tuple[dict[str, str], dict[str, Predicted]]]:
         """What a ledger keeps: the designs that the card shows, the best last."""
-        shown = {id(one): one for one in (self.choice.now, *reversed(self.choice.ranked[:N_SHOWN]))}
+        beside = [one for one in (self.choice.possible,) if one is not None]
+        shown = {id(one): one for one in (self.choice.now, *beside, *reversed(self.choice.ranked[:N_SHOWN]))}
         return [
             (
                 {

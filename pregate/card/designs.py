@@ -15,7 +15,17 @@ from pregate.card.job import Workpiece
 from traces.errors import InvalidInput
 from traces.model.architecture import ModelArchitecture
 
-__all__ = ["ENGINES", "RESEARCH", "EngineDesign", "Planned", "all_planned", "designs_of", "plan_design", "stacks_for"]
+__all__ = [
+    "ENGINES",
+    "RESEARCH",
+    "EngineDesign",
+    "Planned",
+    "all_planned",
+    "designs_of",
+    "plan_design",
+    "runs_on",
+    "stacks_for",
+]
 
 RESEARCH = "streams"
 """The stack of designs that this project's runtime executes and no engine offers."""
@@ -64,6 +74,9 @@ _BY_FORMAT = {
 }
 """Formats of experts that an engine reads, by the start of their names; None: any."""
 
+_VENDORS = {"ktransformers": ("NVIDIA",), "vllm": ("NVIDIA", "AMD")}
+"""Whose accelerators an engine runs on with the flags that a card writes (`engine_flags.yaml`); no entry: any."""
+
 
 @dataclass(frozen=True, slots=True)
 class EngineDesign:
@@ -86,18 +99,25 @@ class Planned:
     tokens: Request
 
 
-def stacks_for(model: ModelArchitecture, default: str, shipped: tuple[str, ...]) -> tuple[str, ...]:
-    """The stacks to look at where none is named: engines that run such a model, the machine's own, and the runtime's.
+def stacks_for(model: ModelArchitecture, default: str, shipped: tuple[str, ...], vendor: str) -> tuple[str, ...]:
+    """The stacks to look at where none is named: engines that run such a model on an accelerator of `vendor`, the
+    machine's own, and the runtime's.
 
     An encoder-decoder runs on none of the engines.
     """
-    engines = [] if model.is_encoder_decoder else [name for name in ENGINES if name in shipped and _reads(name, model)]
-    return tuple(dict.fromkeys([*engines, default, RESEARCH]))
+    engines = [name for name in ENGINES if name in shipped and _reads(name, model) and runs_on(name, vendor)]
+    return tuple(dict.fromkeys([*([] if model.is_encoder_decoder else engines), default, RESEARCH]))
 
 
 def _reads(stack: str, model: ModelArchitecture) -> bool:
     formats = _BY_FORMAT.get(stack)
     return formats is None or model.expert_dtype.name.startswith(formats)
+
+
+def runs_on(stack: str, vendor: str) -> bool:
+    """Whether an engine runs on accelerators of `vendor`, as its documents say."""
+    vendors = _VENDORS.get(stack)
+    return vendors is None or vendor.casefold() in (name.casefold() for name in vendors)
 
 
 def designs_of(model: ModelArchitecture, stack: str, *, beside_engines: bool = False) -> tuple[str, ...]:
@@ -166,14 +186,18 @@ def all_planned(
 ) -> Iterator[Planned]:
     """Every design of every stack in `platforms` that fits, each once; `say(design, reason)` for those that do not.
 
-    `more`: designs beside these, on stacks that are no engine's where there is one: engines have designs of their own.
+    Where all fits in HBM nothing of it is put elsewhere by number, and where host and accelerator have one memory
+    nothing is copied within it. `more`: designs beside these, on stacks that are no engine's where there is one:
+    engines have designs of their own.
     """
     free = [stack for stack in platforms if stack not in ENGINES] or list(platforms)
+    fits_whole = False
     for stack, hw in platforms.items():
         seen: set[str] = set()
         named = designs_of(model, stack, beside_engines=any(other in ENGINES for other in platforms))
-        for name in (*named, *(more if stack in free else ())):
-            if "{" in name and "gpu_only" in seen:  # nothing has to leave HBM
+        for name in (*(one for one in named if not (hw.machine.has_one_memory and _copies(one))),
+                     *(more if stack in free else ())):  # fmt: skip
+            if "{" in name and fits_whole:
                 continue
             try:
                 planned = plan_design(model, hw, work, name)
@@ -184,6 +208,12 @@ def all_planned(
                 if name in more:
                     raise
                 continue
+            fits_whole = fits_whole or planned.design.policy == "gpu_only"
             if planned.design.policy not in seen:
                 seen.add(planned.design.policy)
                 yield planned
+
+
+def _copies(name: str) -> bool:
+    """Whether a design brings weights to the accelerator as it runs."""
+    return not name.startswith("gpu_only") or "@weights=stream" in name

@@ -21,7 +21,7 @@ from pregate.card.designs import EngineDesign
 from pregate.card.job import RequestLoad
 from traces.model.architecture import ModelArchitecture
 
-__all__ = ["Flags", "flags_of"]
+__all__ = ["Flags", "benchmark_of", "flags_of"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,18 +41,20 @@ def flags_of(design: EngineDesign, model: ModelArchitecture, hw: Platform, job: 
     writer = _WRITERS.get(design.stack)
     if writer is not None:
         return writer(policy, model, hw, job)
-    told = f"no engine offers {design.policy} with {design.stack}: {_as_run_here(design)}"
+    told = f"no engine serves {design.policy}"
+    if hw.machine.accelerator.vendor.casefold() == "nvidia":
+        told += f"; `pregate run --policy {design.policy}` runs it layer by layer"
     if _is_plain_lru(policy):
         told += "; the nearest is llama.cpp with --cpu-moe --moe-cache-mib"
     if policy.lookahead:
-        told += "; its gates have to be trained to choose ahead (Pre-gated MoE, ISCA 2024, section IV-B)"
+        told += "; its gates have to be trained to choose ahead (Pre-gated MoE, ISCA 2024, IV-B)"
     return Flags("", told)
 
 
-def _as_run_here(design: EngineDesign) -> str:
-    return (
-        f"pregate's own runtime runs it layer by layer (`pregate run --policy {design.policy}`), it serves no requests"
-    )
+def benchmark_of(stack: str, job: RequestLoad) -> str:
+    """The command of an engine's own benchmark that times such requests; "" for a stack without one."""
+    tokens = job.input_tokens, job.output_tokens, job.batch
+    return _BENCHMARKS.get(stack, "").format(*tokens, context=sum(tokens[:2]) * job.batch)
 
 
 def _llama_cpp(policy: Policy, model: ModelArchitecture, hw: Platform, job: RequestLoad) -> Flags:
@@ -174,6 +176,20 @@ def _vllm(policy: Policy, model: ModelArchitecture, hw: Platform, job: RequestLo
 
 def _fastertransformer(policy: Policy, model: ModelArchitecture, hw: Platform, job: RequestLoad) -> Flags:
     return Flags("", f"{policy.name}: the code released with Pre-gated MoE, from its own configuration files")
+
+
+_LLAMA_BENCH = "llama-batched-bench -m MODEL.gguf -c {context} -npp {0} -ntg {1} -npl {2}"
+
+_BENCHMARKS: Mapping[str, str] = ReadOnly(
+    {
+        "llama-cpp": _LLAMA_BENCH,
+        "ik-llama": _LLAMA_BENCH,
+        "ktransformers": "python -m sglang.bench_serving --backend sglang --dataset-name random "
+        "--random-input-len {0} --random-output-len {1} --random-range-ratio 1 --num-prompts {2} --max-concurrency {2}",
+        "vllm": "vllm bench latency --model MODEL --input-len {0} --output-len {1} --batch-size {2}",
+    }
+)
+"""What times requests of so many tokens in and out, so many at once, by stack; beside the flags of the design."""
 
 
 _WRITERS: Mapping[str, Callable[[Policy, ModelArchitecture, Platform, RequestLoad], Flags]] = ReadOnly(

@@ -11,6 +11,7 @@ from hwmodels.figures import MEMORY_FIGURES, figures_of
 from hwmodels.platform import Platform
 from offload.probes import find_probes
 from pregate.ask.capture import Captured
+from pregate.card.flags import benchmark_of
 from pregate.card.judged import Judged
 from simulator.explain.critical_path import walk
 from simulator.explain.sensitivity import elasticities
@@ -51,14 +52,14 @@ class Narrowing:
     command: str
 
     def __str__(self) -> str:
-        make = "make" if self.number.startswith("hits") else "makes"
-        return f"{self.what} ({self.number} {make} {self.share:.0%} of the doubt): {self.command}"
+        return f"{self.what} ({self.number}, {self.share:.0%} of the doubt): {self.command}"
 
 
 def narrowing(judged: Judged, *, is_recorded: bool, metric_share: float) -> Narrowing:
     """What to measure next. `metric_share`: of the prompt in the objective, the rest is of tokens.
 
-    A made-up trace assumes hits: where those decide, a trace of one's own prompts comes first.
+    A made-up trace assumes hits: where those decide, a trace of one's own prompts comes first. What is a number of an
+    engine is timed by the engine's own benchmark.
     """
     hw = judged.planned.hw
     known = _doubts()
@@ -76,11 +77,15 @@ def narrowing(judged: Judged, *, is_recorded: bool, metric_share: float) -> Narr
     if not total:
         return Narrowing("nothing", 0.0, "nothing is in doubt", "pregate measure -o measurements.json")
     key = max(parts, key=lambda name: parts[name])
+    share = parts[key] / total
     if key == "hits of the cache":
-        return Narrowing(key, parts[key] / total, "the routing of your own prompts", "pregate trace import RECORDING")
-    name = key.partition(".")[2]
+        return Narrowing(key, share, "the routing of your own prompts", "pregate trace import RECORDING")
+    kind, _, name = key.partition(".")
+    timed = benchmark_of(judged.design.stack, judged.job)
+    if kind in ("stack", "kernel") and timed:  # `measure` times this project's runtime, not an engine
+        return Narrowing(key, share, f"{judged.design.stack} itself", timed)
     what = next((what for start, what in _MEASURED_BY.items() if name.startswith(start)), "launches and waits")
-    return Narrowing(key, parts[key] / total, what, "pregate measure -o measurements.json")
+    return Narrowing(key, share, what, "pregate measure -o measurements.json")
 
 
 def _pulls(captured: Captured, hw: Platform, metric: str) -> dict[str, float]:

@@ -14,9 +14,9 @@ from offload.slots.memory import CapacityExceeded
 from pregate.ask.choices import OBJECTIVES
 from pregate.ask.schedule_cache import ScheduleCache, schedules_in
 from pregate.card.card import Card
-from pregate.card.choice import Ranking, choose
+from pregate.card.choice import Ranking, choose, standing
 from pregate.card.designs import all_planned, plan_design, stacks_for
-from pregate.card.flags import Flags, flags_of
+from pregate.card.flags import flags_of
 from pregate.card.job import RequestLoad, Workpiece, recorded_job, workpiece
 from pregate.card.judged import Judged, judge
 from pregate.card.narrowing import narrowing
@@ -70,7 +70,7 @@ def plan(
         work = workpiece(architecture, job or RequestLoad(), seed, popularity)
     unfit: list[tuple[str, str]] = []
     more = [policy_named(policy).name for policy in policies]
-    judged, today = _judged(architecture, work, platforms, now, unfit, more, schedules_in(cache_dir))
+    judged, today = _judged(architecture, work, platforms, now, objective, unfit, more, schedules_in(cache_dir))
     choice = choose(judged, today, objective)
     routing = work.prompt.routing if trace is None else _recorded(trace, work, in_view=popularity is None)
     return _card(architecture, work, choice, tuple(unfit), routing)
@@ -94,13 +94,13 @@ def rank_designs(
 ) -> Ranking:
     """The ranking that a card of `plan` shows, without what would change it. Arguments and errors as of `plan`."""
     work = workpiece(model, job, seed, None)
-    judged, today = _judged(model, work, _platforms(model, hw, stacks, None), None, [], ())
+    judged, today = _judged(model, work, _platforms(model, hw, stacks, None), None, objective, [], ())
     return choose(judged, today, objective)
 
 
 def _judged(
     model: ModelArchitecture, work: Workpiece, platforms: Mapping[str, Platform], now: str | None,
-    unfit: list[tuple[str, str]], more: Sequence[str], schedules: ScheduleCache | None = None,
+    objective: str, unfit: list[tuple[str, str]], more: Sequence[str], schedules: ScheduleCache | None = None,
 ) -> tuple[list[Judged], Judged]:  # fmt: skip
     """Every design that fits, and which of them runs now. Raises `InvalidInput` where none fits, or `now` does not."""
     asked = None if now is None else _asked(model, work, platforms, now)
@@ -118,7 +118,7 @@ def _judged(
             f"{model.name}: no design fits ({reasons}): try fewer bits (--formats all=q4_k_m), a host with more memory "
             "(--host NAME), or --tier ssd with `pregate compare`"
         )
-    return judged, asked or _default_now(judged)
+    return judged, asked or _default_now(standing(judged, objective))
 
 
 def _default_now(judged: Sequence[Judged]) -> Judged:
@@ -163,22 +163,23 @@ def _platforms(
     own = load_hardware(name, None, overrides)
     if own.fit is not None and own.fit.hardware == own.hardware and own.fit.machine is not None:
         return {own.stack.name: own}
-    wanted = stacks_for(model, own.stack.name, stack_names())
+    wanted = stacks_for(model, own.stack.name, stack_names(), own.machine.accelerator.vendor)
     return {stack: own if stack == own.stack.name else load_hardware(name, stack, overrides) for stack in wanted}
 
 
 def _card(
     model: ModelArchitecture, work: Workpiece, choice: Ranking, unfit: tuple[tuple[str, str], ...], routing: str
 ) -> Card:
-    best = choice.best
+    best, other = choice.best, choice.possible
     hw = best.planned.hw
+    link = () if hw.machine.has_one_memory else (hw.machine.link.name,)
     limit = speed_limit(model, hw, work)
     parts = best.ttft.value, work.job.n_steps * best.tpot.value
     share = {"ttft": 1.0, "tpot": 0.0}.get(choice.objective, parts[0] / sum(parts))
     return Card(
         model=model.name,
         hardware=hw.hardware,
-        parts=", ".join((hw.hardware, hw.machine.host.name, hw.machine.link.name)),
+        parts=", ".join((hw.hardware, hw.machine.host.name, *link)),
         job=work.job,
         choice=choice,
         limit=limit,
@@ -186,16 +187,8 @@ def _card(
         turning_points=tuple(turning_points(model, work, choice)),
         narrowing=narrowing(best, is_recorded=work.is_recorded, metric_share=share),
         flags=flags_of(best.design, model, hw, work.job),
-        engine_flags=_engine_flags(model, work, choice),
+        possible_flags=None if other is None else flags_of(other.design, model, other.planned.hw, work.job),
         unfit=unfit,
         routing=routing,
         basis=hw.describe_calibration(model.dtype.name),
     )
-
-
-def _engine_flags(model: ModelArchitecture, work: Workpiece, choice: Ranking) -> Flags | None:
-    """Of the best design that an engine runs, where the best runs in none."""
-    other = choice.deployable
-    if other is None or other is choice.best:
-        return None
-    return flags_of(other.design, model, other.planned.hw, work.job)

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from pregate.card.card import N_SHOWN, Card
+from pregate.card.choice import weakest
 from pregate.card.judged import Expected, Judged
 from pregate.draw.render import si
 
@@ -31,8 +32,9 @@ class Told:
 
 def told(card: Card) -> Told:
     """The words of a card."""
+    job = card.job
     return Told(
-        title=f"{card.model} on {card.parts}: {card.job}",
+        title=f"{card.model} on {card.parts}: {job.input_tokens} + {job.output_tokens} tokens, {job.batch} at once",
         verdict=card.verdict(),
         numbers=_numbers(card),
         designs=_designs(card),
@@ -44,73 +46,84 @@ def told(card: Card) -> Told:
 def _numbers(card: Card) -> tuple[tuple[str, ...], ...]:
     best, job = card.best, card.job
     each = best.tpot.inverse(1.0)
-    return (
+    rows = [
         (f"{best.design}", "expected", "95 % interval", "rests on"),
         ("first token", si(best.ttft.value, "s"), _seconds(best.ttft), best.ttft.tag),
         ("tokens/s a request", rate(each.value), _plain(each), each.tag),
         ("whole request", si(best.request.value, "s"), _seconds(best.request), best.request.tag),
-        (
-            f"tokens/s, {job.batch} at once",
-            rate(best.throughput.value),
-            _plain(best.throughput),
-            best.throughput.tag,
-        ),
-    )
+    ]
+    if job.batch > 1 or card.choice.objective == "throughput":
+        all_of_them = rate(best.throughput.value), _plain(best.throughput), best.throughput.tag
+        rows.append((f"tokens/s, {job.batch} at once", *all_of_them))
+    return tuple(rows)
 
 
 def _designs(card: Card) -> tuple[tuple[str, ...], ...]:
+    """The best three, what runs now, and what is possible, not proven."""
     choice = card.choice
     shown = [(str(i), one) for i, one in enumerate(choice.ranked[:N_SHOWN], start=1)]
     if all(one is not choice.now for _, one in shown):
-        shown.append(("now", choice.now))
-    deployable = choice.deployable
-    if deployable is not None and all(one is not deployable for _, one in shown):
-        shown.append(("engine", deployable))
-    head = ("", "design", "request", "tokens/s", "first token", "HBM", "apart")
-    return head, *(_design(card, mark, one) for mark, one in shown)
+        shown.append(("", choice.now))
+    n_beside = max(N_SHOWN - len(shown), choice.possible is not None)
+    shown += [("?", one) for one in choice.beside[:n_beside]]
+    tags = [one.estimate(choice.objective).tag for _, one in shown]
+    same, marks = len(set(tags)) == 1, "* now, ~ not told from 1" + ", ? not proven" * (n_beside > 0)
+    head = ("", f"{tags[0] if same else 'design'} ({marks})", "request", "tokens/s", "TTFT")
+    if same:
+        return (*head, "HBM"), *(_design(card, mark, one) for mark, one in shown)
+    rows = [_design(card, mark, one, tag) for (mark, one), tag in zip(shown, tags, strict=True)]
+    return (*head, "rests on", "HBM"), *rows
 
 
-def _design(card: Card, mark: str, one: Judged) -> tuple[str, ...]:
+def _design(card: Card, mark: str, one: Judged, *tag: str) -> tuple[str, ...]:
     choice = card.choice
-    apart = "best" if one is choice.best else "no" if any(one is rival for rival in choice.rivals) else "yes"
+    marks = "*" * (one is choice.now) + "~" * (one is not choice.best and choice.straddles(one))
     return (
-        f"{mark}*" if one is choice.now and mark != "now" else mark,
+        mark + marks,
         str(one.design),
         si(one.request.value, "s"),
         rate(one.throughput.value),
         si(one.ttft.value, "s"),
+        *tag,
         si(one.peak_hbm_bytes, "B"),
-        apart,
     )
 
 
 def _sentences(card: Card) -> list[tuple[str, str]]:
     best, limit = card.best, card.limit
     points = card.turning_points
-    changes = "; ".join(str(point) for point in points[:3]) or "nothing within a factor of 8 of any speed looked at"
-    sure = f"{best.request.why}; {card.basis}"
+    changes = "; ".join(str(point) for point in points[:2]) or "nothing within a factor of 8 of any speed looked at"
     return [
-        ("Now (*)", f"{card.choice.now.design} stays a candidate: leave it as it is unless the verdict says otherwise"),
         (
-            "Speed limit",
-            f"first token {si(limit.ttft_s, 's')} ({limit.prompt_binds}), {rate(1 / limit.tpot_s)} tokens/s a request "
-            f"({limit.token_binds}): {card.reached:.0%} of it reached (the limit is claimed)",
+            "Speed limit (claimed)",
+            f"TTFT {si(limit.ttft_s, 's')} ({limit.prompt_binds}), {rate(1 / limit.tpot_s)} tokens/s "
+            f"({limit.token_binds}), {card.reached:.0%} reached",
         ),
-        ("What binds", f"tokens: {best.token_binds}; prompt: {best.prompt_binds}"),
-        (f"{_CHANGES} ({best.request.tag})" if points else _CHANGES, changes),
-        ("How sure", f"{sure}; routing {card.routing}" + _assumed(card)),
+        ("What binds", f"tokens: {_briefly(best.token_binds)}; prompt: {_briefly(best.prompt_binds)}"),
+        (f"{_CHANGES} ({weakest(*(point.rests_on for point in points[:2]))})" if points else _CHANGES, changes),
+        ("How sure", f"{best.request.why}; {card.basis}; routing {card.routing}" + _assumed(card)),
         ("Measure next", str(card.narrowing)),
     ]
 
 
+def _briefly(binds: str) -> str:
+    """A sentence of `what_binds` as what binds, and the lanes that are busy at all."""
+    what, _, shares = binds.rstrip(")").partition(" (")
+    what = what.removesuffix(" it").removesuffix(" binds").removesuffix(" bind")
+    busy = [share for share in shares.replace("compute busy", "compute").split(", ") if not share.endswith(" 0%")]
+    return f"{what} ({', '.join(busy).removeprefix(f'{what} ')})"
+
+
 def _assumed(card: Card) -> str:
-    return ", so hits are assumed" if card.routing == "synthetic" else ""
+    cached = card.best.planned.tokens.policy.cache is not None
+    return ", so hits are assumed" if card.routing == "synthetic" and cached else ""
 
 
 def _commands(card: Card) -> list[tuple[str, str]]:
     said = [("Run it", str(card.flags))]
-    if card.engine_flags is not None and card.choice.deployable is not None:
-        said.append((f"In an engine ({card.choice.deployable.design})", str(card.engine_flags)))
+    other = card.choice.possible
+    if card.possible_flags is not None and other is not None:
+        said.append((f"Possible ({other.design})", str(card.possible_flags)))
     return said
 
 
@@ -133,7 +146,7 @@ def rate(number: float) -> str:
 def text_of(card: Card, width: int) -> str:
     """The card as lines; tables are as wide as they are, sentences fold at `width`."""
     said = told(card)
-    lines = [*_folded(said.title, width), "", *_folded(said.verdict, width), ""]
+    lines = [*_folded(said.title, width), *_folded(said.verdict, width), ""]
     lines += [*_columns(said.numbers, width), "", *_columns(said.designs, width), ""]
     for label, sentence in (*said.sentences, *said.commands):
         lines += _folded(f"{label}: {sentence}", width, "  ")
@@ -150,7 +163,7 @@ def summary_of(card: Card, width: int) -> str:
     lines = [*_folded(said.title, width), *_folded(said.verdict, width, "  ")]
     lines += _folded(f"{best.design}: {', '.join(parts)}", width, "  ")
     for label, sentence in (*said.sentences, *said.commands):
-        if label.startswith((_CHANGES, "Run it", "In an engine")):
+        if label.startswith((_CHANGES, "Run it")):
             lines += _folded(f"{label}: {sentence}", width, "  ")
     return "\n".join(lines)
 

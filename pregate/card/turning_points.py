@@ -18,7 +18,7 @@ from offload.policies import policy_named
 from offload.slots.memory import CapacityExceeded
 from pregate.ask.intervals import measured, prepared
 from pregate.ask.request import request
-from pregate.card.choice import Ranking
+from pregate.card.choice import Ranking, weakest
 from pregate.card.designs import ENGINES, EngineDesign, Planned, plan_design
 from pregate.card.job import Workpiece
 from pregate.card.judged import Judged, judge, objective_of
@@ -50,13 +50,16 @@ _AT_MOST = 4.0
 
 @dataclass(frozen=True, slots=True)
 class TurningPoint:
-    """From `value` of `axis`, in SI, on, in the direction away from `now`, the design `winner` is the best."""
+    """From `value` of `axis`, in SI, on, in the direction away from `now`, the design `winner` is the best; `rests_on`:
+    the weaker tag of the two designs.
+    """
 
     axis: str
     name: str
     value: float
     now: float
     winner: str
+    rests_on: str
 
     def __str__(self) -> str:
         unit = "B" if self.axis.endswith("_bytes") else "B/s"
@@ -75,9 +78,11 @@ class TurningPoint:
 
 
 def turning_points(model: ModelArchitecture, work: Workpiece, choice: Ranking) -> list[TurningPoint]:
-    """The nearest one of each axis, the nearest first; none where the best stays it within a factor of `REACH`."""
-    floor = choice.best.cost(choice.objective)
-    near = [one for one in choice.ranked if _times_worse(one.cost(choice.objective), floor) <= _AT_MOST][:_MOST]
+    """The nearest one of each axis, the nearest first; none where the best stays it within a factor of `REACH`.
+
+    Designs beside the verdict can win too, unless they are predicted to be better already.
+    """
+    near = [choice.best, *_behind(choice)][:_MOST]
     times = np.stack([_along_axes(one, choice.objective) for one in near])  # [D, axes, F]
     found = []
     for i, axis in enumerate(AXES):
@@ -85,10 +90,21 @@ def turning_points(model: ModelArchitecture, work: Workpiece, choice: Ranking) -
         if change is not None:
             i_winner, factor = change
             now = figures_of(near[0].planned.hw)[axis]
-            found.append(TurningPoint(axis, AXES[axis], float(now * factor), float(now), str(near[i_winner].design)))
+            other = near[i_winner]
+            rests = weakest(*(one.estimate(choice.objective).tag for one in (choice.best, other)))
+            point = TurningPoint(axis, AXES[axis], float(now * factor), float(now), str(other.design), rests)
+            found.append(point)
     if (larger := _resident(model, work, choice)) is not None:
         found.append(larger)
     return sorted(found, key=lambda point: point.distance)
+
+
+def _behind(choice: Ranking) -> list[Judged]:
+    """The designs that are up to `_AT_MOST` times as bad as the best, the nearest first."""
+    floor = choice.best.cost(choice.objective)
+    others = [one for one in (*choice.ranked[1:], *choice.beside) if one.cost(choice.objective) >= floor]
+    found = [one for one in others if _times_worse(one.cost(choice.objective), floor) <= _AT_MOST]
+    return sorted(found, key=lambda one: one.cost(choice.objective))
 
 
 def _times_worse(cost: float, best: float) -> float:
@@ -155,4 +171,5 @@ def _resident(model: ModelArchitecture, work: Workpiece, choice: Ranking) -> Tur
     if there.cost(choice.objective) >= best.cost(choice.objective):
         return None
     now = hw.machine.accelerator.hbm_bytes
-    return TurningPoint("accelerator.hbm_bytes", "HBM", float(needed), float(now), str(design))
+    rests = weakest(*(one.estimate(choice.objective).tag for one in (best, there)))
+    return TurningPoint("accelerator.hbm_bytes", "HBM", float(needed), float(now), str(design), rests)

@@ -281,37 +281,114 @@ def test_a_recording_without_its_prompt_has_a_limit_of_its_first_token(model: Mo
     assert str(found.job).startswith("1 token in")
 
 
-def test_what_no_engine_does_better_is_said(model: ModelArchitecture) -> None:
+def test_what_is_claimed_does_not_beat_what_was_measured() -> None:
+    """The verdict is among what is fitted here; a claimed stack that is predicted to be faster is a possibility."""
     found = plan("switch-base-8", "a100-sxm4-80gb", RequestLoad(16, 8, 1))
-    assert found.best.design.stack == "streams"
-    assert found.choice.deployable is found.choice.now
-    assert "Of what engines run, fastertransformer/gpu_only stays the best" in found.verdict()
+    assert {one.design.stack for one in found.choice.ranked} == {"fastertransformer"}
+    assert found.best is found.choice.now
+    assert found.verdict().startswith("Leave it as it is: fastertransformer/gpu_only is the best of")
+    possible = found.choice.possible
+    assert possible is not None
+    assert (possible.design.stack, possible.request.tag) == ("streams", "claimed")
+    assert possible.request.value < found.best.request.value
+    assert f"Possible, not proven: {possible.design}, " in found.verdict()
+    assert "no engine runs it, and nobody measured it here" in found.verdict()
+    assert found.to_dict()["possible"]["design"] == str(possible.design)
+    assert all(str(possible.design) != point.winner for point in found.turning_points)
+    assert f"?   {possible.design}" in found.text(120)
 
 
 def test_engines_that_cannot_run_a_model_are_not_asked() -> None:
     switch = pregate.load_model("switch-base-8")
     shipped = ("llama-cpp", "ktransformers", "vllm", "streams")
-    assert stacks_for(switch, "fastertransformer", shipped) == ("fastertransformer", "streams")
+    assert stacks_for(switch, "fastertransformer", shipped, "NVIDIA") == ("fastertransformer", "streams")
     packed = pregate.load_model("mixtral-mini-8", formats={"all": "q4_k"})
-    assert "vllm" not in stacks_for(packed, "streams", shipped)
-    assert "llama-cpp" in stacks_for(packed, "streams", shipped)
-    assert "ktransformers" not in stacks_for(packed, "streams", ("llama-cpp", "streams"))
+    assert "vllm" not in stacks_for(packed, "streams", shipped, "NVIDIA")
+    assert "llama-cpp" in stacks_for(packed, "streams", shipped, "NVIDIA")
+    assert "ktransformers" not in stacks_for(packed, "streams", ("llama-cpp", "streams"), "NVIDIA")
+
+
+@pytest.mark.parametrize(
+    ("vendor", "engines"),
+    [("nvidia", {"llama-cpp", "ktransformers", "vllm"}), ("AMD", {"llama-cpp", "vllm"}), ("Apple", {"llama-cpp"})],
+)
+def test_engines_are_asked_on_the_accelerators_that_they_run_on(vendor: str, engines: set[str]) -> None:
+    plain = pregate.load_model("mixtral-8x7b")
+    assert set(stacks_for(plain, "streams", (*engines, "ktransformers", "vllm"), vendor)) == {*engines, "streams"}
+
+
+def test_nothing_is_copied_within_one_memory(model: ModelArchitecture) -> None:
+    """Weights that lie in the one memory of host and accelerator are where they have to be."""
+    found = plan(model, "apple-m4-max", LOAD)
+    designs = [str(one.design) for one in (*found.choice.ranked, *found.choice.beside)]
+    assert found.best.design.stack == "llama-cpp"
+    assert all("gpu_only" in name and "stream" not in name for name in designs)
+    split = plan(model, "rtx-4090", LOAD, overrides={"hbm_bytes": 1.1e9})
+    assert any("on_demand" in str(one.design) for one in split.choice.beside)
+
+
+def test_where_all_fits_no_number_is_asked_what_to_leave_out(model: ModelArchitecture) -> None:
+    found = plan(model, "rtx-4090", LOAD)
+    assert not any(":" in one.design.policy for one in found.choice.ranked)
 
 
 def test_the_runtime_is_asked_for_what_no_engine_offers(card: Card) -> None:
-    for one in card.choice.ranked:
-        if one.design.stack == "streams":
-            assert not one.design.policy.startswith("gpu_only")
-    assert any(one.design.policy == "hybrid_schedule" for one in card.choice.ranked)
+    assert all(one.design.stack != "streams" for one in card.choice.ranked)
+    for one in card.choice.beside:
+        assert one.design.stack == "streams"
+        assert not one.design.policy.startswith("gpu_only")
+    assert any(one.design.policy == "hybrid_schedule" for one in card.choice.beside)
 
 
-def test_where_the_best_is_no_engines_the_best_of_an_engine_is_said(card: Card) -> None:
-    research = moved(card.best, 1.0)
-    research = dataclasses.replace(research, design=dataclasses.replace(research.design, stack="streams"))
-    engine = moved(card.best, 2.0)
-    engine = dataclasses.replace(engine, design=dataclasses.replace(engine.design, stack="vllm"))
-    now = moved(card.best, 3.0)
-    now = dataclasses.replace(now, design=dataclasses.replace(now.design, stack="llama-cpp"))
+def of_stack(one: Judged, stack: str, tag: str = "claimed") -> Judged:
+    """The same design on another stack, its request as sure as `tag` says."""
+    design = dataclasses.replace(one.design, stack=stack)
+    return dataclasses.replace(one, design=design, request=dataclasses.replace(one.request, tag=tag))
+
+
+def test_the_verdict_is_among_what_engines_run(card: Card) -> None:
+    research, engine, now = (
+        of_stack(moved(card.best, factor), stack)
+        for factor, stack in ((1.0, "streams"), (2.0, "vllm"), (3.0, "llama-cpp"))
+    )
     found = choose([research, engine, now], now, "request")
-    assert found.deployable is engine
-    assert f"Of what engines run, {engine.design} comes first: 1.50 times" in found.verdict()
+    assert (found.best, found.possible) == (engine, research)
+    assert found.verdict().startswith(f"Change to {engine.design}: 1.50 times")
+    assert f"{research.design}, 2.00 times as good as that" in found.verdict()
+    assert "no engine runs it." in found.verdict()
+    assert "measured" not in found.verdict()
+
+
+def test_who_runs_no_engine_today_is_not_held_to_engines(card: Card) -> None:
+    research, now = of_stack(moved(card.best, 1.0), "streams"), of_stack(moved(card.best, 2.0), "streams")
+    engine = of_stack(moved(card.best, 3.0), "vllm")
+    found = choose([research, now, engine], now, "request")
+    assert (found.best, found.beside) == (research, ())
+
+
+def test_where_a_stack_was_measured_the_verdict_is_among_its_designs_and_what_runs_now(card: Card) -> None:
+    claimed = of_stack(moved(card.best, 1.0), "ktransformers")
+    fitted = of_stack(moved(card.best, 2.0), "vllm", "fitted")
+    now = of_stack(moved(card.best, 3.0), "llama-cpp")
+    found = choose([claimed, fitted, now], now, "request")
+    assert (found.ranked, found.beside) == ((fitted, now), (claimed,))
+    assert "nobody measured it here" in found.verdict()
+    assert "no engine" not in found.verdict()
+    slower = choose([moved(claimed, 9.0), fitted, now], now, "request")
+    assert slower.possible is None
+    assert "Possible" not in slower.verdict()
+
+
+def test_what_is_an_engines_is_timed_by_its_own_benchmark(model: ModelArchitecture) -> None:
+    work = workpiece(model, LOAD)
+    from pregate.card.narrowing import narrowing
+
+    for stack, command in (
+        ("llama-cpp", "llama-batched-bench"),
+        ("vllm", "vllm bench"),
+        ("streams", "pregate measure"),
+    ):
+        found = judge(plan_design(model, machine(stack), work, "gpu_only"), LOAD)
+        told = narrowing(found, is_recorded=True, metric_share=0.5)
+        assert told.number.startswith("stack.")
+        assert told.command.startswith(command)

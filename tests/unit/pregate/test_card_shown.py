@@ -16,8 +16,8 @@ import yaml
 
 import pregate
 from pregate.card.card import Card
-from pregate.card.designs import EngineDesign
-from pregate.card.flags import Flags, flags_of
+from pregate.card.designs import EngineDesign, runs_on
+from pregate.card.flags import Flags, benchmark_of, flags_of
 from pregate.card.job import RequestLoad
 from pregate.card.plan import plan
 from pregate.card.shown import rate
@@ -47,6 +47,12 @@ def test_no_line_is_wider_than_asked(card: Card, width: int) -> None:
     assert len(lines) <= 45
 
 
+@pytest.mark.parametrize("hardware", ["rtx-4090", "h100-sxm", "apple-m3-ultra"])
+def test_a_card_is_one_screen(hardware: str) -> None:
+    """24 lines of 100 columns where all fits, which is the simplest card there is."""
+    assert len(plan("gpt-oss-20b", hardware).text(100).splitlines()) <= 24
+
+
 def test_each_line_of_a_summary_with_figures_says_what_they_rest_on() -> None:
     card = plan("mixtral-mini-8", "rtx-4090", LOAD)
     assert card.turning_points
@@ -66,13 +72,13 @@ def test_rates_are_never_powers_of_ten(number: float, told: str) -> None:
 def test_a_narrow_card_names_the_columns_that_it_left_out(card: Card) -> None:
     narrow = card.text(40)
     assert max(map(len, narrow.splitlines())) <= 40
-    assert "95 % interval, rests on." in " ".join(narrow.split())
+    assert "Left out, 40 columns are too few:" in " ".join(narrow.split())
     assert "Left out" not in card.text(120)
 
 
 def test_the_card_says_all_that_it_is_asked_for(card: Card) -> None:
     said = card.text(120)
-    for label in ("Speed limit", "What binds", "Would change it", "How sure", "Measure next", "Now"):
+    for label in ("Speed limit", "What binds", "Would change it", "How sure", "Measure next", "(* now"):
         assert label in said
     for words in ("first token", "95 % interval", "claimed"):
         assert words in said
@@ -96,7 +102,8 @@ def test_the_document_is_json(card: Card) -> None:
     document = json.loads(json.dumps(card.to_dict(), allow_nan=False))
     assert document["best"]["request_s"]["ci95"][0] < document["best"]["request_s"]["value"]
     assert document["job"] == {"input_tokens": 24, "output_tokens": 40, "batch": 1}
-    assert len(document["designs"]) == len(card.choice.ranked) == len(card.rows())
+    assert len(document["designs"]) == len(card.choice.ranked)
+    assert len(card.rows()) == len(card.choice.ranked) + len(card.choice.beside)
 
 
 @pytest.mark.parametrize(
@@ -135,7 +142,7 @@ def test_a_design_is_said_in_the_flags_of_its_engine(stack: str, design: str, fl
         ("llama-cpp", "gpu_only@weights=stream", "cannot be said"),
         ("ktransformers", "pregate", "cannot be said"),
         ("ktransformers", "gpu_only@experts=cpu:10", "all layers"),
-        ("streams", "on_demand+lru", "no engine offers"),
+        ("streams", "on_demand+lru", "no engine serves"),
         ("streams", "pregate+lru", "trained to choose ahead"),
     ],
 )
@@ -167,6 +174,17 @@ def test_every_flag_is_one_that_the_engine_documents(stack: str, design: str) ->
     assert documented["read"] >= date(2026, 11, 28)
     assert written - {"-1,0"} <= set(documented["flags"])
     assert written
+
+
+@pytest.mark.parametrize("stack", ["llama-cpp", "ik-llama", "ktransformers", "vllm"])
+def test_a_benchmark_is_one_that_the_engine_documents(stack: str) -> None:
+    words = shlex.split(benchmark_of(stack, RequestLoad(24, 40, 2)))
+    documented = yaml.safe_load((ROOT / "pregate" / "card" / "engine_flags.yaml").read_text())[stack]
+    assert documented["benchmark"]["document"].startswith("https://github.com/")
+    assert {word for word in words if word[0] == "-"} - {"-m"} == set(documented["benchmark"]["flags"]) - {"-m"}
+    assert {"24", "40", "2"} <= set(words)
+    assert all(runs_on(stack, vendor) for vendor in documented.get("vendors", ["NVIDIA", "AMD", "Apple"]))
+    assert runs_on(stack, "Apple") == ("vendors" not in documented)
 
 
 def test_vllm_offloads_tensors_and_knows_no_experts() -> None:
