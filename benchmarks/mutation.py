@@ -32,7 +32,7 @@ RESULTS = ROOT / "results" / "mutation.json"
 EQUIVALENT = ROOT / "benchmarks" / "equivalent_mutants.json"
 SOURCES = ("pregate", "simulator", "runtime", "hwmodels", "offload", "traces")
 
-_MEMORY = tuple(f"tests/unit/offload/test_memory{part}.py" for part in ("", "_guesses", "_pieces", "_runs"))
+_MEMORY = tuple(f"tests/unit/offload/test_memory{part}.py" for part in ("", "_copies", "_guesses", "_pieces", "_runs"))
 _DECODE = tuple(f"tests/unit/offload/test_decode{part}.py" for part in ("_by_hand", "_passes", ""))
 
 TARGETS = {
