@@ -191,6 +191,9 @@ EXECUTIONS |= {
         # MoE-Lightning (caoshiyi/artifacts: fastmoe/backend/execution_engine.py): the processor attends in a thread of
         # its own while the device computes other micro-batches.
         replace(_FUSED, name="moe_lightning"),
+        # gpt-fast (pytorch-labs/gpt-fast, mixtral-moe/model.py): weights of the chosen experts are indexed within the
+        # products of a layer, so that nothing but the chosen is read and nothing waits.
+        replace(_FUSED, name="gpt_fast"),
         # KTransformers: experts on threads of their own beside the shared experts, submitted from within a CUDA graph;
         # layers that it streams for a prompt (stream=TOKENS) arrive while the layer before computes.
         replace(_FUSED, name="ktransformers", micro_batch=8192, streams_from="layer before"),

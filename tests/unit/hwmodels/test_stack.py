@@ -9,10 +9,12 @@ from typing import Any
 import pytest
 import yaml
 
+from hwmodels.cost import price
 from hwmodels.fit_files import fit_names, load_fit
 from hwmodels.machine_files import hardware_names
 from hwmodels.platform import load_platform
 from hwmodels.stack import CONSTANTS, OPTIONAL, load_stack, stack_names
+from offload.ops import Gemm, OpKind, Work
 from traces.errors import InvalidFile, InvalidInput, PregateError, UnknownName
 
 ROOT = Path(__file__).parents[3]
@@ -160,3 +162,29 @@ def test_mistakes_name_the_nearest() -> None:
         load_platform("t4", overrides={"stack.sync_s": 0.0})
     with pytest.raises(InvalidFile, match="cannot be read"):
         load_fit(Path("no/such/fit.yaml"))
+
+
+_LLAMA = {"7b": (32, 4096, 12288, 11008), "70b": (80, 8192, 10240, 28672)}
+"""Llama 2: layers, d_model, queries with keys and values, d_ff (huggingface.co, config.json of each)."""
+
+
+@pytest.mark.parametrize(
+    ("model", "bits", "tokens_per_s", "within"),
+    [
+        ("7b", 16.0, 104.9, 0.005), ("7b", 8.0, 155.58, 0.005), ("70b", 8.0, 19.13, 0.015),  # constants are of these
+        ("7b", 5.0, 196.8, 0.03), ("70b", 5.0, 25.25, 0.06),  # and not of these: int4, scales of groups of 32
+    ],
+)  # fmt: skip
+def test_gpt_fast_has_its_constants_from_dense_models(
+    model: str, bits: float, tokens_per_s: float, within: float
+) -> None:
+    hw = load_platform("a100-sxm4-80gb", "gpt-fast")
+    n_layers, width, qkv, d_ff = _LLAMA[model]
+    products = {
+        OpKind.SELF_ATTENTION: (Gemm(1, qkv, width), Gemm(1, width, width)),
+        OpKind.DENSE_FFN: (Gemm(1, 2 * d_ff, width), Gemm(1, width, d_ff)),
+        OpKind.HEAD: (Gemm(1, 32000, width),),
+    }
+    seconds = [float(price([Work(kind, gemms, "bf16", bits)], hw).duration_s[0]) for kind, gemms in products.items()]
+    whole_s = n_layers * (seconds[0] + seconds[1]) + seconds[2]
+    assert whole_s == pytest.approx(1 / tokens_per_s, rel=within)
