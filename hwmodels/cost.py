@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -18,11 +18,11 @@ from numpy.typing import NDArray
 
 from hwmodels.figures import Figures, Number, figures_of
 from hwmodels.floors import at_floor, fused_s, missing_s
-from hwmodels.fused_counts import FusedCounts, counted
-from hwmodels.fused_tile import FusedTile
+from hwmodels.fused_counts import FusedCounts, RowCounts
 from hwmodels.kernels import cached_share, kernel_terms, longer, roofline_s
 from hwmodels.laws.pricing import law_kernel
 from hwmodels.platform import Platform
+from hwmodels.works_alike import alike
 from offload.ops import KERNEL_KINDS, KINDS, Lane, OpKind, Work
 from traces.errors import InvalidInput
 
@@ -103,7 +103,7 @@ def price_figures(
     issue, duration = np.zeros(shape, dtype=kind), np.zeros(shape, dtype=kind)
     link, hbm = (np.zeros(shape if shares else 0, dtype=kind) for _ in range(2))
     contended = np.ones(shape if shares else 0, dtype=kind)
-    for work, rows, counts in _alike(works, n_machines is not None, _tile(figures)):
+    for work, rows, counts in alike(works, figures, n_machines is not None):
         parts = parts_of(work, figures, counts)
         issue[rows], duration[rows] = _issue_s(work, figures), parts.total_s
         if shares:
@@ -127,42 +127,7 @@ def _contended(work: Work, parts: Parts, figures: Figures) -> Number:
     return np.where(np.real(total_s) > 0, total_s / np.where(np.real(slowed_s) > 0, slowed_s, 1.0), 1.0)
 
 
-def _tile(figures: Figures) -> FusedTile | None:
-    """What fused ops of experts are counted by, None where laws, tables or waves of tiles price them one by one."""
-    one_by_one = figures.laws or figures.gemm_tables or figures.stack.tile is not None
-    return None if one_by_one else figures.stack.fused_tile
-
-
-def _alike(works: Sequence[Work], many: bool, tile: FusedTile | None) -> Iterator[tuple[Work, Any, FusedCounts | None]]:
-    """Works with the rows that they are: those that differ in attention alone as one, its `flop` and `hbm_bytes` (n,),
-    or (n, 1) for `many` machines, and fused ops that differ in the rows of experts alone with counts of them. Contexts
-    grow with every step, shapes of GEMMs do not; of a prompt no two blocks give experts the same rows.
-    """
-    groups: dict[Work, list[int]] = {}
-    fused: dict[tuple[Work, int], list[int]] = {}
-    for i, work in enumerate(works):
-        if tile is not None and work.fused is not None:
-            n_shared = len(work.gemms) - work.fused.n_gemms
-            fused.setdefault((work._replace(gemms=(), fused=None), n_shared), []).append(i)
-        else:
-            groups.setdefault(work._replace(flop=0, hbm_bytes=0), []).append(i)
-    for rows in fused.values():
-        assert tile is not None
-        if len(rows) == 1:
-            yield works[rows[0]], rows[0], None
-            continue
-        counts = counted([works[i] for i in rows], tile)
-        yield works[rows[0]], rows, counts.of_machines() if many else counts
-    for shape, rows in groups.items():
-        if len(rows) == 1:
-            yield works[rows[0]], rows[0], None
-            continue
-        rest = np.array([(works[i].flop, works[i].hbm_bytes) for i in rows], dtype=np.float64).T
-        flop, hbm_bytes = rest[..., None] if many else rest
-        yield shape._replace(flop=flop, hbm_bytes=hbm_bytes), rows, None
-
-
-def parts_of(work: Work, figures: Figures, counts: FusedCounts | None = None) -> Parts:
+def parts_of(work: Work, figures: Figures, counts: FusedCounts | RowCounts | None = None) -> Parts:
     """The duration of `work` by what it is spent on; of fused ops like it with `counts`, the durations."""
     constant = figures.stack_constant
     match work.kind:
@@ -202,10 +167,12 @@ def parts_of(work: Work, figures: Figures, counts: FusedCounts | None = None) ->
         case OpKind.CPU_EXPERT | OpKind.CPU_LAYER:
             return _cpu_parts(work, figures)
         case _ if figures.laws:
-            return _law_parts(work, figures)
+            assert not isinstance(counts, FusedCounts)
+            return _law_parts(work, figures, counts)
         case _ if figures.gemm_tables:
             return _measured_parts(work, figures)
         case _:
+            assert not isinstance(counts, RowCounts)
             return _kernel_parts(work, figures, counts)
 
 
@@ -244,11 +211,11 @@ def _issue_s(work: Work, figures: Figures) -> Number:
     return figures.stack.launches_of(work) * figures.launch_s
 
 
-def _hbm_traffic_s(work: Work, figures: Figures, counts: FusedCounts | None = None) -> Number:
+def _hbm_traffic_s(work: Work, figures: Figures, counts: FusedCounts | RowCounts | None = None) -> Number:
     """What the op's HBM traffic takes at the full rate; a copy within HBM is read and written."""
     match work.kind:
         case OpKind.STAGE:
-            moved: float = 2 * work.copy_bytes
+            moved: Number = 2 * work.copy_bytes
         case _ if work.kind in _COPIES:
             moved = work.copy_bytes
         case _ if KINDS[work.kind].lane in (Lane.HOST, Lane.DISK, Lane.CPU):
@@ -292,9 +259,9 @@ def _kernel_parts(work: Work, figures: Figures, counts: FusedCounts | None = Non
     return Parts(fixed_s + missing, compute_s, hbm_s)
 
 
-def _law_parts(work: Work, figures: Figures) -> Parts:
+def _law_parts(work: Work, figures: Figures, counts: RowCounts | None) -> Parts:
     """By the laws that were fitted of its kernels."""
-    kernel = law_kernel(work, figures)
+    kernel = law_kernel(work, figures, counts)
     beside = figures.scatter.get(work.kind.name.lower(), 1.0)
     return Parts(kernel.fixed_s * beside, kernel.compute_s * beside, kernel.hbm_s * beside)
 

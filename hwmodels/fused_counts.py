@@ -5,7 +5,7 @@ A prompt, or a pass in micro-batches, has thousands of such ops, of which no two
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from typing import Any
@@ -14,9 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hwmodels.fused_tile import FusedTile
+from hwmodels.laws.moe import HEIGHTS, ExpertRows
 from offload.ops import Gemm, Work
 
-__all__ = ["FusedCounts", "counted"]
+__all__ = ["FusedCounts", "RowCounts", "counted", "row_counts"]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -41,15 +42,55 @@ class FusedCounts:
         return FusedCounts(*(getattr(self, name)[..., None] for name in self.__slots__))
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class RowCounts:
+    """What a law asks of fused ops: the `rows` of their experts, and `n_weights` that all GEMMs of an op read, each
+    (n_ops,). Of many machines with one more axis, which has one place.
+    """
+
+    rows: ExpertRows
+    n_weights: NDArray[np.float64]
+
+    def of_machines(self) -> RowCounts:
+        """The same with an axis for many machines."""
+        return RowCounts(_each(self.rows, lambda one: one[:, None]), self.n_weights[:, None])
+
+    def of_one(self) -> RowCounts:
+        """The same of a single op, as numbers."""
+        return RowCounts(_each(self.rows, lambda one: float(one[0])), self.n_weights[0])
+
+
+def _each(rows: ExpertRows, change: Callable[[Any], Any]) -> ExpertRows:
+    return ExpertRows(change(rows.n_experts), change(rows.n_rows), tuple(map(change, rows.n_high)))
+
+
+def row_counts(works: Sequence[Work]) -> RowCounts:
+    """The counts of fused ops, whatever experts they have."""
+    fused = [work.fused for work in works if work.fused is not None]
+    cells, owner, place = _cells(works)
+    m, n, k, times = cells
+    down = (place < np.array([one.n_gemms for one in fused])[owner]) & (place % 2 == 1)
+    of, rows, experts = owner[down], m[down], times[down].astype(np.float64)
+    n_high = tuple(np.bincount(of, experts * -(-rows // height), len(works)) for height in HEIGHTS)
+    n_experts, n_rows = np.array([(one.n_experts, one.n_rows) for one in fused], np.float64).T
+    weights = (n * k * times).astype(np.float64)
+    return RowCounts(ExpertRows(n_experts, n_rows, n_high), np.bincount(owner, weights, len(works)).astype(np.float64))
+
+
+def _cells(works: Sequence[Work]) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+    """All GEMMs of `works` as columns (4, n_gemms); the work that each is of, and its place there."""
+    n_gemms, n_fields = np.array([len(work.gemms) for work in works]), len(Gemm._fields)
+    flat = chain.from_iterable(chain.from_iterable(work.gemms for work in works))
+    cells = np.fromiter(flat, np.int64, int(n_gemms.sum()) * n_fields).reshape(-1, n_fields).T
+    owner = np.repeat(np.arange(len(works)), n_gemms)
+    return cells, owner, np.arange(len(owner)) - np.repeat(np.cumsum(n_gemms) - n_gemms, n_gemms)
+
+
 def counted(works: Sequence[Work], tile: FusedTile) -> FusedCounts:
     """The counts of fused ops, all with as many GEMMs of shared experts, as engines with `tile` run them."""
     fused = [work.fused for work in works if work.fused is not None]
     n_gemms, n_of = np.array([len(work.gemms) for work in works]), np.array([one.n_gemms for one in fused])
-    n_cells = int(n_gemms.sum()) * len(Gemm._fields)
-    cells = np.fromiter(chain.from_iterable(chain.from_iterable(work.gemms for work in works)), np.int64, n_cells)
-    m, n, k, times = cells.reshape(-1, len(Gemm._fields)).T
-    owner = np.repeat(np.arange(len(works)), n_gemms)
-    place = np.arange(len(m)) - np.repeat(np.cumsum(n_gemms) - n_gemms, n_gemms)
+    (m, n, k, times), owner, place = _cells(works)
     shared = place >= n_of[owner]
     kernel = np.where(shared, 2 + place - n_of[owner], place % 2)
     n_kernels = 2 + int(n_gemms[0] - n_of[0])

@@ -8,7 +8,7 @@ from hwmodels.laws.attention import context_attention, decode_attention
 from hwmodels.laws.forms import KERNELS
 from hwmodels.laws.gemm import CYCLED_WEIGHTS, dense_gemm
 from hwmodels.laws.latent_attention import latent_decode
-from hwmodels.laws.moe import ExpertGroup, fused_experts
+from hwmodels.laws.moe import ExpertGroup, fused_experts, rows_of
 from hwmodels.laws.rates import CardRates, KernelTime, Number, rounded_up, smaller_of
 
 __all__ = ["MEASURED"]
@@ -63,7 +63,7 @@ def _experts(c: Mapping[str, Number], rates: CardRates, shapes: Shapes, bits: fl
     active = smaller_of(shapes["n_experts"], n_rows)
     groups = [ExpertGroup(active, rounded_up(n_rows / active))]
     sizes = shapes["d_model"], shapes["d_ff"], shapes["n_up"]
-    return fused_experts(c, rates, groups, *sizes, weight_bits=bits, warm=True)
+    return fused_experts(c, rates, rows_of(groups), *sizes, weight_bits=bits, warm=True)
 
 
 MEASURED: Mapping[str, _Of] = {

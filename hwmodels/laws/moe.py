@@ -13,10 +13,12 @@ import numpy as np
 from hwmodels.laws.gemm import tile_seconds
 from hwmodels.laws.rates import CardRates, KernelTime, Number, kept_share, overlapped, rounded_up, smaller_of
 
-__all__ = ["ALIGNED", "ExpertGroup", "fused_experts"]
+__all__ = ["ALIGNED", "HEIGHTS", "ExpertGroup", "ExpertRows", "fused_experts", "rows_of"]
 
 _TILES = ((16, 64), (16, 128), (32, 64), (64, 64), (64, 128), (128, 128), (128, 256))
 
+HEIGHTS = tuple(dict.fromkeys(rows for rows, _ in _TILES))
+"""Rows of a tile."""
 
 ALIGNED = 16
 """Triton specialises kernels on sizes that are multiples of this; an inner dimension of another size is read by the
@@ -30,10 +32,27 @@ class ExpertGroup(NamedTuple):
     rows: Number
 
 
+class ExpertRows(NamedTuple):
+    """`n_experts` that have rows, `n_rows` of all of them, and how many tiles of each of `HEIGHTS` hold these: of one
+    op, or arrays, of many.
+    """
+
+    n_experts: Number
+    n_rows: Number
+    n_high: tuple[Number, ...]
+
+
+def rows_of(groups: Sequence[ExpertGroup]) -> ExpertRows:
+    """The rows of one op."""
+    n_high = (sum(one.n_experts * rounded_up(one.rows / height) for one in groups) for height in HEIGHTS)
+    n_rows = sum(one.n_experts * one.rows for one in groups)
+    return ExpertRows(sum(one.n_experts for one in groups), n_rows, tuple(n_high))
+
+
 def fused_experts(
     c: Mapping[str, Number],
     rates: CardRates,
-    groups: Sequence[ExpertGroup],
+    of: ExpertRows,
     d_model: Number,
     d_ff: Number,
     n_up: Number,
@@ -42,12 +61,10 @@ def fused_experts(
     warm: bool = False,
 ) -> KernelTime:
     """`n_up`: projections up, 2 with a gated activation; `warm`: weights were read just before, as in a benchmark."""
-    up = _grouped(c, rates, groups, n_up * d_ff, d_model, weight_bits, warm)
-    down = _grouped(c, rates, groups, d_model, d_ff, weight_bits, warm)
-    n_rows = sum(group.n_experts * group.rows for group in groups)
-    moved = 2 * n_rows * (2 * d_model + n_up * d_ff + d_ff)
-    n_active = sum(group.n_experts for group in groups)
-    fixed_s = c["fixed_s"] + c["rows_s"] * np.sqrt(n_rows) + c["expert_s"] * n_active
+    up = _grouped(c, rates, of, n_up * d_ff, d_model, weight_bits, warm)
+    down = _grouped(c, rates, of, d_model, d_ff, weight_bits, warm)
+    moved = 2 * of.n_rows * (2 * d_model + n_up * d_ff + d_ff)
+    fixed_s = c["fixed_s"] + c["rows_s"] * np.sqrt(of.n_rows) + c["expert_s"] * of.n_experts
     beside = KernelTime(fixed_s, 0.0, moved * c["activations"] / rates.bytes_per_s)
     return beside.plus(up).plus(down)
 
@@ -55,7 +72,7 @@ def fused_experts(
 def _grouped(
     c: Mapping[str, Number],
     rates: CardRates,
-    groups: Sequence[ExpertGroup],
+    of: ExpertRows,
     n: Number,
     k: Number,
     weight_bits: Number,
@@ -64,16 +81,13 @@ def _grouped(
     """One product for each expert, all tiles in one launch."""
     best: Number = np.inf
     for rows, columns in _TILES:
-        n_tiles: Number = 0.0
-        for group in groups:
-            n_tiles = n_tiles + group.n_experts * rounded_up(group.rows / rows) * rounded_up(n / columns)
+        n_tiles = of.n_high[HEIGHTS.index(rows)] * rounded_up(n / columns)
         waves = rounded_up(n_tiles / rates.n_sm)
         best = smaller_of(best, waves * tile_seconds(c, rates, rows, columns) * (k + c["ramp"]))
-    weight_bytes = sum(group.n_experts for group in groups) * n * k * weight_bits / 8
+    weight_bytes = of.n_experts * n * k * weight_bits / 8
     share = 1 / c["memory"]
     if warm:
         kept = kept_share(weight_bytes, c["kept"] * rates.l2_bytes)
         share = (1 - kept) / c["memory"] + kept / c["cache"]
-    n_rows = sum(group.n_experts * group.rows for group in groups)
-    claimed = 2 * n_rows * n * k / rates.flop_per_s, weight_bytes / rates.bytes_per_s
+    claimed = 2 * of.n_rows * n * k / rates.flop_per_s, weight_bytes / rates.bytes_per_s
     return overlapped(0.0, best, claimed[1] * share, claimed)

@@ -12,12 +12,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from hwmodels.fused_counts import RowCounts, row_counts
 from hwmodels.laws.attention import context_attention, decode_attention
 from hwmodels.laws.fitted import FittedLaw
 from hwmodels.laws.forms import KERNELS
 from hwmodels.laws.gemm import dense_gemm
 from hwmodels.laws.latent_attention import latent_decode
-from hwmodels.laws.moe import ALIGNED, ExpertGroup, fused_experts
+from hwmodels.laws.moe import ALIGNED, fused_experts
 from hwmodels.laws.rates import CardRates, KernelTime, Number, larger_of, smooth_maximum
 from offload.ops import Attending, Gemm, OpKind, Work
 
@@ -39,19 +40,19 @@ _OTHER_ARITHMETIC = 0.01
 _WHOLE = KernelTime(0.0, 0.0, 0.0)
 
 
-def law_kernel(work: Work, figures: Figures) -> KernelTime:
-    """The whole op."""
+def law_kernel(work: Work, figures: Figures, counts: RowCounts | None = None) -> KernelTime:
+    """The whole op; of fused ops like it with `counts`, each of them."""
     total = _WHOLE
-    for kernel, _ in kernels_of(work, figures):
+    for kernel, _ in kernels_of(work, figures, counts):
         total = total.plus(kernel)
     return total
 
 
-def kernels_of(work: Work, figures: Figures) -> Iterator[PricedKernel]:
+def kernels_of(work: Work, figures: Figures, counts: RowCounts | None = None) -> Iterator[PricedKernel]:
     """Its kernels one after the other; what is left of its launches comes last, and counts as within."""
     gemms, n_covered, n_kernels = work.gemms, 0, figures.stack.launches_of(work)
     if work.fused is not None and (law := _law(figures, ("experts",), work.compute, work.weight_bits)) is not None:
-        yield _experts(work, law, figures)
+        yield _experts(work, law, figures, row_counts([work]).of_one() if counts is None else counts)
         gemms, n_covered = gemms[work.fused.n_gemms :], n_kernels
     for gemm in gemms:
         yield _dense(gemm, work, figures)
@@ -107,13 +108,12 @@ def _dense(gemm: Gemm, work: Work, figures: Figures) -> PricedKernel:
     return kernel.times(gemm.n_gemms), _within(law, bits, {"m": gemm.m, "n": gemm.n, "k": gemm.k})
 
 
-def _experts(work: Work, law: FittedLaw, figures: Figures) -> PricedKernel:
+def _experts(work: Work, law: FittedLaw, figures: Figures, counts: RowCounts) -> PricedKernel:
     assert work.fused is not None
-    pairs = work.gemms[: work.fused.n_gemms]
-    groups = [ExpertGroup(down.n_gemms, down.m) for down in pairs[1::2]]
-    up, down = pairs[0], pairs[1]
+    up, down = work.gemms[:2]
     n_up = up.n_gemms // down.n_gemms
-    kernel = fused_experts(law.values, _rates(law, figures), groups, up.k, up.n, n_up, weight_bits=work.weight_bits)
+    sizes = up.k, up.n, n_up
+    kernel = fused_experts(law.values, _rates(law, figures), counts.rows, *sizes, weight_bits=work.weight_bits)
     shape = {"d_model": up.k, "d_ff": up.n, "n_up": n_up}
     most = law.within["n_tokens"][1] * law.within["top_k"][1]
     aligned = up.k % ALIGNED == 0 and up.n % ALIGNED == 0
