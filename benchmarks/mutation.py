@@ -32,7 +32,19 @@ RESULTS = ROOT / "results" / "mutation.json"
 EQUIVALENT = ROOT / "benchmarks" / "equivalent_mutants.json"
 SOURCES = ("pregate", "simulator", "runtime", "hwmodels", "offload", "traces")
 
-_MEMORY = tuple(f"tests/unit/offload/test_memory{part}.py" for part in ("", "_copies", "_guesses", "_pieces", "_runs"))
+_MEMORY = tuple(
+    f"tests/unit/offload/test_{name}.py"
+    for name in (
+        "memory",
+        "memory_copies",
+        "memory_guesses",
+        "memory_pieces",
+        "memory_runs",
+        "low_copies",
+        "tiers",
+        "misses",
+    )
+)
 _DECODE = tuple(f"tests/unit/offload/test_decode{part}.py" for part in ("_by_hand", "_passes", ""))
 
 TARGETS = {
