@@ -131,6 +131,7 @@ PARTS: dict[str, Callable[[], str]] = {
     "streamed_steps": streamed_steps.errors,
     "granularity": granularity_tables.grains,
     "written_back": granularity_tables.written_back,
+    "read_ahead": granularity_tables.read_ahead,
     "curves": predictor_tables.curves,
     "unions": speculation_tables.unions,
     "which_design": which_design.verdicts,

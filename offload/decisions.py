@@ -73,13 +73,15 @@ class Fetch(NamedTuple):
     """Start moving `experts` of MoE block `block` (of the same stack) to the device.
 
     `steps_ahead`: 0 for this forward pass, 1 for the next one, which may be of any block. `aside`: into a buffer beside
-    the cache, which the expert enters only when its gate has named it.
+    the cache, which the expert enters only when its gate has named it. `to_host`: from storage into the cache of host
+    memory above it and no further, at once; nothing where host memory holds every expert.
     """
 
     block: int
     experts: tuple[int, ...]
     steps_ahead: int = 0
     aside: bool = False
+    to_host: bool = False
 
 
 def _unknown(block: int) -> None:

@@ -181,10 +181,12 @@ class _Builder:
             )
 
     def _check_all_done(self) -> None:
-        """What is read is fetched; what the trace asks for is computed, else the final states would be of no model."""
+        """What is read is fetched, or kept in host memory; what the trace asks for is computed, else the final states
+        would be of no model.
+        """
         taken = set(self.touches.source[self.touches.staging >= 0].tolist())
         for op in np.flatnonzero(np.isin(self.schedule.kind, _IN_HOST)).tolist():
-            if op not in taken:
+            if op not in taken and self.schedule.slot[op] < 0:
                 raise InvalidInput(f"op {op} reads or files an expert that no later op waits for and takes on")
         n_wanted = 0
         for one in self.passes.passes:

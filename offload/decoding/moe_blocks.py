@@ -20,6 +20,7 @@ from offload.policy import Decisions, Fetch, Policy, fetch_misses, no_prefetch
 from offload.policy_answers import checked_fetches
 from offload.policy_calls import ask_at
 from offload.prefetching.selected_ahead import SelectedAhead
+from traces.errors import InvalidInput
 from traces.routing import Step
 
 __all__ = ["Blocks"]
@@ -140,9 +141,10 @@ class Blocks:
         asked = ask_at(name, "prefetch", self._decisions.prefetch, view)
         fetches = checked_fetches(name, asked, view, crosses=not self._encoding)
         kept = self._loop.host_side.placed.kept
-        fetches = [fetch for fetch in fetches if kept[self._first + fetch.block] is None]
-        own = [fetch for fetch in fetches if fetch.block == i and not fetch.steps_ahead]
-        later = [fetch for fetch in fetches if fetch.experts and (fetch.block != i or fetch.steps_ahead)]
+        on_disk = self._loop.host_tier is not None
+        fetches = [one for one in fetches if (on_disk if one.to_host else kept[self._first + one.block] is None)]
+        own = [one for one in fetches if one.block == i and not (one.steps_ahead or one.to_host)]
+        later = [one for one in fetches if one.experts and (one.block != i or one.steps_ahead or one.to_host)]
         return own, later
 
     def _reads_for(self, read_back: bool) -> bool:
@@ -201,7 +203,9 @@ class Blocks:
         """Start `later` fetches; those of the next step once their block has run, `done` being the last that has."""
         loop = self._loop
         for fetch in later:
-            if fetch.steps_ahead:
+            if fetch.to_host:
+                self._read_ahead(self._first + fetch.block, fetch.experts)
+            elif fetch.steps_ahead:
                 loop.next_step.append(fetch)
             else:
                 named = None if loop.execution.arriving == "each" else self._unions[fetch.block].experts
@@ -211,6 +215,16 @@ class Blocks:
             loop.next_step = [fetch for fetch in loop.next_step if fetch.block > done]
             for fetch in due:
                 loop.memory.bring(self._first + fetch.block, fetch.experts, loop.i_step, aside=fetch.aside)
+
+    def _read_ahead(self, layer: int, experts: Sequence[int]) -> None:
+        """Have what the device has not of `experts` in host memory, where experts wait on storage."""
+        loop, kept = self._loop, self._loop.host_side.placed.kept[layer] or ()
+        assert loop.host_tier is not None
+        absent = [one for one in experts if not (one in kept or loop.memory.has_or_awaits(layer, one))]
+        try:
+            loop.host_tier.read_ahead(layer, absent, loop.i_step)
+        except InvalidInput as error:
+            raise InvalidInput(f"{self._policy.name} {error}") from error
 
     def _wait(self, block: MoeBlock) -> None:
         """The host blocks until the block's copies are done, where the stack does that."""

@@ -97,6 +97,7 @@ _TAKES: dict[str, tuple[str, ...]] = {
     "bits": ("mixed_precision",),
     "from": tuple(f"guess/{name}" for name in _GUESSED),
     "copies": ("mixed_precision",),
+    "dram": ("pregate", "oracle", "prefetch_all", "activation_aware", "finemoe", "chunked_learned", *_GUESSES[1:]),
 }
 """What may follow a name, and which presets take it."""
 
@@ -109,7 +110,7 @@ _MISS = re.compile(
 _GRANULARITY = re.compile(r":granularity=(?P<of>[^:+@]*)", re.ASCII)
 _FORM = re.compile(
     r"(?P<name>[a-z_]+(/[a-z_]+)?)(\((?P<lookahead>\d{1,4})\))?(=(?P<host>[^:+=]*))?(?P<encoder>:encoder)?"
-    r"(?P<options>(:(recall|curve|more|high|low|bits|from|copies)=[^:+=]*)*)(\+(?P<cache>.+))?",
+    r"(?P<options>(:(recall|curve|more|high|low|bits|from|copies|dram)=[^:+=]*)*)(\+(?P<cache>.+))?",
     re.ASCII,
 )
 
@@ -126,6 +127,7 @@ def policy_named(text: str) -> Policy:
     says how often the guesses of `lru_next_gate` are right, `guess/markov(2):more=1` how far ahead and how many more,
     `guess/markov:from=FILE` what it has learnt from before, `mixed_precision:high=0.5:low=0.8:bits=4` up to which score
     an expert comes as stored, and in fewer bits, `:copies=0.25` of the cache's bytes being kept for such copies.
+    `:dram=3` has storage read into host memory three blocks ahead (`--tier ssd+lru:8GiB`).
     `:granularity=matrix` says what one copy brings: `layer`, `expert`, `matrix`, or chunks of a size, `1MiB`. A
     file that was loaded takes the place of a preset: `./mine.py:MyPolicy:depth=2`.
 
@@ -234,10 +236,13 @@ def _options(match: re.Match[str], text: str) -> dict[str, Any]:
             raise InvalidInput(f"policy {text!r}: only {others} {what}")
         if option in found:
             raise InvalidInput(f"policy {text!r} says {option} twice: once is enough")
-        if option == "more" and not (value.isascii() and value.isdigit() and len(value) < 6):
-            raise InvalidInput(f"policy {text!r}: more = {value!r} is not a number of experts, such as 2")
+        whole = {"more": "experts", "dram": "blocks"}
+        if option in whole and not (value.isascii() and value.isdigit() and len(value) < 6):
+            raise InvalidInput(f"policy {text!r}: {option} = {value!r} is not a number of {whole[option]}, such as 2")
+        if option == "dram" and int(value) < 1:
+            raise InvalidInput(f"policy {text!r}: dram = 0 blocks ahead is not ahead: leave it out")
         found[option] = value if option in ("curve", "from") else _number(value, text)
-        if option in ("lookahead", "more"):
+        if option in ("lookahead", *whole):
             found[option] = int(value)
     if "from" in found:
         found["learnt"] = found.pop("from")

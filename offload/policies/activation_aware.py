@@ -2,6 +2,7 @@
 
 arXiv:2401.14361: priority p x (1 - (i - l) / L), eviction of the least (p + eps) x (1 - i / L). Where the system keeps
 one queue and sorts it anew at every layer, k experts are sent for at every block, of the next `HORIZON` blocks.
+`activation_aware:dram=8` reads k of the four blocks behind these from storage into host memory.
 """
 
 from __future__ import annotations
@@ -10,21 +11,25 @@ from dataclasses import dataclass
 
 from offload.policy import Cache, Decisions, Policy, RunFacts
 from offload.prefetching.guessed_ahead import AheadSlots
+from offload.prefetching.read_ahead import said_dram
 
 HORIZON = 4
 """Blocks that are looked at; those beyond have so little priority that the link would seldom come to them."""
 
 
-def activation_aware() -> Policy:
+def activation_aware(dram: int = 0) -> Policy:
     """Guesses wait beside the cache: a wrong one evicts nothing, where the system lets it."""
-    return Policy("activation_aware", start=_MostUrgent(), buffers=AheadSlots(HORIZON, 0), cache=Cache("activation"))
+    name, buffers = said_dram("activation_aware", HORIZON, dram), AheadSlots(HORIZON, 0)
+    return Policy(name, start=_MostUrgent(dram), buffers=buffers, cache=Cache("activation"))
 
 
 @dataclass(frozen=True, slots=True)
 class _MostUrgent:
     """The prefetch of one run, made anew."""
 
+    dram: int
+
     def __call__(self, facts: RunFacts) -> Decisions:
         from offload.predictors.running import ByPriority
 
-        return Decisions(ByPriority("matrices", facts, HORIZON, facts.top_k))
+        return Decisions(ByPriority("matrices", facts, HORIZON, facts.top_k, self.dram))

@@ -8,14 +8,15 @@ from __future__ import annotations
 
 from offload.policy import Cache, Policy
 from offload.prefetching.guessed_ahead import AheadSlots, LearnsAsItRuns
+from offload.prefetching.read_ahead import said_dram
 
 
-def chunked_learned(lookahead: int = 1, more: int = 0) -> Policy:
+def chunked_learned(lookahead: int = 1, more: int = 0, dram: int = 0) -> Policy:
     """Guesses wait beside an LRU that takes all HBM that is left."""
     name = "chunked_learned" if lookahead == 1 else f"chunked_learned({lookahead})"
     return Policy(
-        f"{name}:more={more}" if more else name,
-        start=LearnsAsItRuns("learned", lookahead, more),
+        said_dram(f"{name}:more={more}" if more else name, lookahead, dram),
+        start=LearnsAsItRuns("learned", lookahead, more, dram=dram),
         buffers=AheadSlots(lookahead, more),
         cache=Cache("lru"),
     )

@@ -7,17 +7,18 @@ from __future__ import annotations
 
 from offload.policy import Cache, Policy
 from offload.prefetching.guessed_ahead import AheadSlots, LearnsAsItRuns
+from offload.prefetching.read_ahead import said_dram
 
 DISTANCE = 3
 """Blocks ahead, as published."""
 
 
-def finemoe(lookahead: int = DISTANCE, more: int = 0) -> Policy:
+def finemoe(lookahead: int = DISTANCE, more: int = 0, dram: int = 0) -> Policy:
     """Guesses wait beside a cache by frequency: a wrong one evicts nothing, where the system lets it."""
     name = "finemoe" if lookahead == DISTANCE else f"finemoe({lookahead})"
     return Policy(
-        f"{name}:more={more}" if more else name,
-        start=LearnsAsItRuns("maps", lookahead, more),
+        said_dram(f"{name}:more={more}" if more else name, lookahead, dram),
+        start=LearnsAsItRuns("maps", lookahead, more, dram=dram),
         buffers=AheadSlots(lookahead, more),
         cache=Cache("lfu"),
     )

@@ -13,6 +13,7 @@ from offload.policy import Policy
 from offload.predictors.curves import curve_named
 from offload.predictors.next_gate import CurveGate, NextGate
 from offload.prefetching.guessed_ahead import AheadSlots, BringsGuesses, LearnsAsItRuns
+from offload.prefetching.read_ahead import said_dram
 from traces.errors import InvalidInput
 
 __all__ = ["guess_next_gate", "guesses"]
@@ -23,8 +24,8 @@ def guesses(predictor: str) -> Callable[..., Policy]:
     shuffled = predictor.startswith("shuffled_")
     name = predictor.removeprefix("shuffled_")
 
-    def guess(lookahead: int = 1, more: int = 0, learnt: str | None = None) -> Policy:
-        said = _said(f"guess/{predictor}", lookahead, more)
+    def guess(lookahead: int = 1, more: int = 0, learnt: str | None = None, dram: int = 0) -> Policy:
+        said = said_dram(_said(f"guess/{predictor}", lookahead, more), lookahead, dram)
         lessons = None
         if learnt is not None:
             from offload.predictors.learnt import lessons_named  # on use: a design that is only named needs no arrays
@@ -34,7 +35,7 @@ def guesses(predictor: str) -> Callable[..., Policy]:
             said, lessons = f"{said}:from={learnt}", lessons_named(learnt)
         return Policy(
             said,
-            start=LearnsAsItRuns(name, lookahead, more, shuffled=shuffled, lessons=lessons),
+            start=LearnsAsItRuns(name, lookahead, more, shuffled=shuffled, lessons=lessons, dram=dram),
             buffers=AheadSlots(lookahead, more),
         )
 

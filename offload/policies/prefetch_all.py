@@ -1,15 +1,20 @@
-"""`prefetch_all`: while block N runs, move all experts of block N + 1 (SE-MoE, ZeRO-Inference)."""
+"""`prefetch_all`: while block N runs, move all experts of block N + 1 (SE-MoE, ZeRO-Inference).
+
+`prefetch_all:dram=2` has those of block N + 2 read from storage into host memory meanwhile, as SE-MoE's two dimensions.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 from offload.policy import BlockView, Buffers, Fetch, Policy
+from offload.prefetching.read_ahead import ReadsAhead, WholeBlocksAhead, said_dram
 
 
-def prefetch_all() -> Policy:
+def prefetch_all(dram: int = 0) -> Policy:
     """Every expert of the next block, whatever its gate will say."""
-    return Policy("prefetch_all", prefetch=whole_next_block, buffers=_two_blocks, needs_ids=False)
+    prefetch = ReadsAhead(whole_next_block, WholeBlocksAhead(dram)) if dram else whole_next_block
+    return Policy(said_dram("prefetch_all", 1, dram), prefetch=prefetch, buffers=_two_blocks, needs_ids=False)
 
 
 def whole_next_block(view: BlockView) -> Sequence[Fetch]:

@@ -9,18 +9,22 @@ from __future__ import annotations
 from typing import Literal
 
 from offload.policy import Policy
-from offload.prefetching.selected_ahead import BlocksInFlight, SelectedAhead
+from offload.prefetching.read_ahead import said_dram, selected_ahead
+from offload.prefetching.selected_ahead import BlocksInFlight
 from traces.errors import InvalidInput
 
 
-def pregate(lookahead: int = 1, encoder: Literal["on_demand", "same"] = "on_demand") -> Policy:
-    """Pre-gating `lookahead` >= 1 blocks ahead. Raises `InvalidInput` below 1: 0 is `on_demand`."""
+def pregate(lookahead: int = 1, encoder: Literal["on_demand", "same"] = "on_demand", dram: int = 0) -> Policy:
+    """Experts come to the device `lookahead` >= 1 blocks ahead, which gates select as far ahead as that, or `dram`.
+
+    Raises `InvalidInput` below 1: 0 is `on_demand`.
+    """
     if lookahead < 1:
         raise InvalidInput(f"pregate lookahead = {lookahead} is below 1: 0 blocks ahead is on_demand")
     return Policy(
-        "pregate" if lookahead == 1 else f"pregate({lookahead})",
-        lookahead=lookahead,
-        prefetch=SelectedAhead(lookahead),
+        said_dram("pregate" if lookahead == 1 else f"pregate({lookahead})", lookahead, dram),
+        lookahead=max(lookahead, dram),
+        prefetch=selected_ahead(lookahead, dram),
         buffers=BlocksInFlight(lookahead + 1),
         encoder=encoder,
     )

@@ -59,30 +59,41 @@ class _Watcher:
 class RunningGuesses:
     """Brings the k + `more` experts ranked highest for each token `ahead` blocks on, and at first those between.
 
-    What has no score above 0 is not brought: nothing is known of it. All go beside the cache.
+    What has no score above 0 is not brought: nothing is known of it. All go beside the cache. Those of the block `dram`
+    on, and at first of all before that, are read from storage into host memory; 0: nothing is.
     """
 
     def __init__(
-        self, name: str, facts: RunFacts, ahead: int, more: int, shuffled: bool, lessons: Lessons | None = None
+        self,
+        name: str,
+        facts: RunFacts,
+        ahead: int,
+        more: int,
+        shuffled: bool,
+        lessons: Lessons | None = None,
+        dram: int = 0,
     ) -> None:
-        guesser = guesser_named(name, facts.n_blocks, facts.n_experts, tuple(range(1, ahead + 1)))
+        guesser = guesser_named(name, facts.n_blocks, facts.n_experts, tuple(range(1, max(ahead, dram) + 1)))
         if lessons is not None:
             lessons.give(guesser, facts)
         self._watcher = _Watcher(ShuffledGuesser(guesser) if shuffled else guesser, facts)
-        self._ahead, self._n_each = ahead, min(facts.top_k + more, facts.n_experts)
+        self._ahead, self._dram, self._n_each = ahead, dram, min(facts.top_k + more, facts.n_experts)
 
     def __call__(self, view: BlockView) -> Sequence[Fetch]:
         """A fetch a block that is guessed."""
         if not self._watcher.watch(view):
             return []
-        first = 1 if view.block == 0 else view.block + self._ahead
-        fetches = []
-        for block in range(first, min(view.block + self._ahead, view.n_blocks - 1) + 1):
-            named = self._named(self._watcher.guesser.scores(block))
-            missing = tuple(expert for expert in named if not view.resident(block, expert))
-            if missing:
-                fetches.append(Fetch(block, missing, aside=True))
-        return fetches
+        near, far, at_first = view.block + self._ahead, view.block + self._dram, view.block == 0
+        brought = _blocks(view, 1 if at_first else near, near)
+        read = _blocks(view, near + 1 if at_first else far, far)
+        found = [Fetch(block, self._missing(view, block), aside=True) for block in brought]
+        found += [Fetch(block, self._missing(view, block), to_host=True) for block in read]
+        return [fetch for fetch in found if fetch.experts]
+
+    def _missing(self, view: BlockView, block: int) -> tuple[int, ...]:
+        """The experts guessed of a block that are not on the device."""
+        named = self._named(self._watcher.guesser.scores(block))
+        return tuple(expert for expert in named if not view.resident(block, expert))
 
     def _named(self, scores: Scores) -> list[int]:
         """The experts that any token is expected to choose, the likeliest of all first."""
@@ -95,29 +106,42 @@ class RunningGuesses:
         return found
 
 
+def _blocks(view: BlockView, first: int, last: int) -> range:
+    """The blocks `first` to `last` that there are."""
+    return range(first, min(last, view.n_blocks - 1) + 1)
+
+
 class ByPriority:
     """Brings the `n` experts of the highest p x (1 - (i - l) / L), of all blocks up to `horizon` on (MoE-Infinity).
 
-    p: how likely an expert is, a share of its layer; i: its block, l: the one that runs, L: blocks in all.
+    p: how likely an expert is, a share of its layer; i: its block, l: the one that runs, L: blocks in all. As many of
+    the blocks beyond, up to `dram` on, are read from storage into host memory; 0: none.
     """
 
-    def __init__(self, name: str, facts: RunFacts, horizon: int, n: int) -> None:
-        ahead = tuple(range(1, horizon + 1))
+    def __init__(self, name: str, facts: RunFacts, horizon: int, n: int, dram: int = 0) -> None:
+        ahead = tuple(range(1, max(horizon, dram) + 1))
         self._watcher = _Watcher(guesser_named(name, facts.n_blocks, facts.n_experts, ahead), facts)
-        self._horizon, self._n = horizon, n
+        self._horizon, self._dram, self._n = horizon, dram, n
 
     def __call__(self, view: BlockView) -> Sequence[Fetch]:
         """A fetch an expert, the most urgent first."""
         if not self._watcher.watch(view):
             return []
+        near = view.block + self._horizon
+        found = [Fetch(block, (expert,), aside=True) for block, expert in self._urgent(view, view.block + 1, near)]
+        beyond = self._urgent(view, near + 1, view.block + self._dram)
+        return [*found, *(Fetch(block, (expert,), to_host=True) for block, expert in beyond)]
+
+    def _urgent(self, view: BlockView, first: int, last: int) -> list[tuple[int, int]]:
+        """Block and expert of the most urgent `n` of the blocks from `first` to `last`, the most urgent first."""
         candidates = []
-        for block in range(view.block + 1, min(view.block + self._horizon, view.n_blocks - 1) + 1):
+        for block in _blocks(view, first, last):
             share = np.maximum(self._watcher.guesser.scores(block), 0).sum(axis=0)
             p = share / max(float(share.sum()), 1e-9)
             near = 1 - (block - view.block) / view.n_blocks
             best = np.argsort(-p, kind="stable")[: self._n].tolist()
             candidates += [(-float(p[e]) * near, block, e) for e in best if p[e] > 0 and not view.resident(block, e)]
-        return [Fetch(block, (expert,), aside=True) for _, block, expert in sorted(candidates)[: self._n]]
+        return [(block, expert) for _, block, expert in sorted(candidates)[: self._n]]
 
 
 class ShuffledGuesser:

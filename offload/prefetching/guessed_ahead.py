@@ -25,7 +25,7 @@ class LearnsAsItRuns:
     """The prefetch of one run, made anew: predictor `name` of `offload.predictors.catalogue` learns as it serves.
 
     `ahead`: blocks; `more`: experts guessed beyond k a token; `shuffled`: the control; `lessons`: what it has learnt
-    before.
+    before; `dram`: blocks ahead that storage is read into host memory for, 0 none.
     """
 
     name: str
@@ -33,6 +33,7 @@ class LearnsAsItRuns:
     more: int = 0
     shuffled: bool = False
     lessons: Lessons | None = None
+    dram: int = 0
 
     def __post_init__(self) -> None:
         check_fields(self)
@@ -45,7 +46,9 @@ class LearnsAsItRuns:
         """The decisions of a run that has seen nothing, but for what it has learnt before."""
         from offload.predictors.running import RunningGuesses
 
-        return Decisions(RunningGuesses(self.name, facts, self.ahead, self.more, self.shuffled, self.lessons))
+        return Decisions(
+            RunningGuesses(self.name, facts, self.ahead, self.more, self.shuffled, self.lessons, self.dram)
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,6 +18,7 @@ from offload.ops import Lane, OpKind, ReadRounds, Work
 from offload.placing.tiers import Reads
 from offload.recorder import Recorder
 from offload.work import expert_copy_work
+from traces.errors import InvalidInput
 from traces.model.architecture import ModelArchitecture
 
 __all__ = ["HostEvents", "HostTier", "ReadThrough", "ReadWorks", "read_works"]
@@ -137,6 +138,29 @@ class HostTier:
                 if not access.hit:
                     self._unread.add(key)
 
+    def read_ahead(self, layer: int, experts: Sequence[int], step: int) -> None:
+        """Have `experts` of MoE layer `layer` here before anything asks for them, those that the cache lets in.
+
+        Nothing holds them there until they are asked for. Raises `InvalidInput` where host memory keeps nothing.
+        """
+        experts = [expert for expert in experts if (layer, expert) not in self._asked]
+        if not experts:
+            return
+        if self._log is not None:
+            self._log.append((layer, tuple(experts)))
+            if self._cache is None:
+                return
+        if self._cache is None or self._works.mapped:
+            what = "reads as it is touched" if self._works.mapped else "keeps nothing"
+            raise InvalidInput(
+                f"reads experts ahead into host memory, which {what}: give it a cache (--tier ssd+lru:8GiB), "
+                f"or leave dram= out"
+            )
+        event = _Event()
+        for access in self._cache.admit(layer, experts, self._pinned):
+            if access.slot >= 0 and not access.hit:
+                self._fill((layer, access.expert), access.slot, event, step, -1, 1)
+
     def drop(self, layer: int, expert: int) -> None:
         """An expert that was asked for is not used after all."""
         key = layer, expert
@@ -170,25 +194,31 @@ class HostTier:
         asked = self._asked[key]
         if asked.slot >= 0 and key not in self._unread:
             return self._slots[asked.slot].filled if asked.slot in self._slots else -1
-        target = {self._passed[0]} if asked.slot < 0 else {*self._slots.get(asked.slot, _Slot()).users.values()}
-        work, filing = self._works.nth(asked.event.n_read), self._works.filing
-        asked.event.n_read += 1
+        self._unread.discard(key)
+        return self._fill(key, asked.slot, asked.event, step, after, priority)
+
+    def _fill(self, key: tuple[int, int], slot: int, event: _Event, step: int, after: int, priority: int) -> int:
+        """Read expert `key` into `slot`, -1 a buffer for one use, once who used that has; returns the last op of it."""
+        layer, expert = key
+        before = self._slots.get(slot, _Slot())
+        target = {self._passed[0]} if slot < 0 else {*before.users.values()} or {before.filled}
+        work, filing = self._works.nth(event.n_read), self._works.filing
+        event.n_read += 1
         waits = {after, *(target if filing is None else {self._landed[0]})}
         if self._works.mapped:
             waits.add(self._last_use)
         op = self._recorder.issue(
             Lane.DISK, work, sorted(waits - {-1}), step=step, layer=self._places[layer], expert=expert,
-            slot=asked.slot if filing is None else -1, priority=priority,
+            slot=slot if filing is None else -1, priority=priority,
         )  # fmt: skip
         if filing is not None:
             op = self._recorder.issue(
                 Lane.CPU, filing, sorted({op, *target} - {-1}), step=step, layer=self._places[layer], expert=expert,
-                slot=asked.slot,
+                slot=slot,
             )  # fmt: skip
             self._landed.append(op)
-        if asked.slot >= 0:
-            self._slots[asked.slot] = _Slot(op)
-            self._unread.remove(key)
+        if slot >= 0:
+            self._slots[slot] = _Slot(op)
         return op
 
     def use(self, layer: int, expert: int, lane: Lane, op: int) -> None:

@@ -130,6 +130,24 @@ def test_experts_that_host_memory_keeps_above_storage_are_read_once_and_are_the_
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize(
+    "policy", ["pregate:dram=2", "prefetch_all:dram=2", "guess/markov:dram=2+lru:5", "guess/maps:dram=2:cpu"]
+)
+def test_what_is_read_ahead_into_host_memory_ends_in_the_same_states(
+    policy: str, watched: Callable[..., None], tmp_path: Path
+) -> None:
+    trace, device = routing(MODEL, batch=2), dataclasses.replace(CPU, storage=tmp_path)
+    wanted = run(MODEL, trace, "on_demand", device=device).output_digest
+    for tier in ("ssd+lru:4", "ssd:filed+fifo:5", "ssd:align=4KiB+lru:1.0"):
+        done = run(MODEL, trace, policy, device=device, expert_tier=tier)
+        planned = capture_on(device, MODEL, trace, policy, expert_tier=tier).decoded.schedule
+        assert done.schedule_digest == planned.digest
+        assert done.output_digest == wanted
+        assert done.moved_bytes["disk"] == int(planned.bytes[planned.kind == OpKind.DISK_READ].sum())
+        assert planned.priority[planned.kind == OpKind.DISK_READ].any() or tier.endswith("1.0")
+    assert not list(tmp_path.iterdir())
+
+
 def test_seeds_are_of_the_weights(watched: Callable[..., None]) -> None:
     trace = routing(MODEL)
     here, again, other = (run(MODEL, trace, "on_demand", device=CPU, seed=seed) for seed in (0, 0, 1))
