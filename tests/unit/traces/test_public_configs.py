@@ -115,7 +115,7 @@ def compressed(bits: int, kind: str, group: int | None = None, **more: Any) -> d
         ({"quant_method": "gptq", "bits": 4, "group_size": 128, "sym": True}, 4.125),
         ({"quant_method": "awq", "bits": 4, "group_size": 64, "zero_point": True}, 4 + 20 / 64),
         ({"quant_method": "gptq", "bits": 8, "group_size": -1, "sym": True}, 8.0),
-        ({"quant_method": "bitsandbytes", "load_in_4bit": True}, 4.127),
+        ({"quant_method": "bitsandbytes", "load_in_4bit": True, "bnb_4bit_use_double_quant": True}, 4.127),
         ({"quant_method": "bitsandbytes", "load_in_8bit": True}, 8.0),
         ({"quant_method": "fp8", "weight_block_size": [128, 128]}, 8.0),
         ({"quant_method": "fbgemm_fp8"}, 8.0),

@@ -11,10 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from traces.errors import InvalidFile, unknown_name
-from traces.model.configs.module_names import PARTS, from_layers
+from traces.model.configs.config_fields import Fields
+from traces.model.configs.module_names import from_layers
 from traces.model.configs.quantisation_files import find_quantisation
 from traces.model.configs.quantisation_methods import method_name, own_formats, weight_format
-from traces.model.configs.quantisation_scheme import quantisation_scheme
+from traces.model.configs.quantisation_scheme import part_formats
 from traces.model.dtypes import DTYPES, Dtype
 from traces.model.layer_stack import LayerStack
 
@@ -39,8 +40,10 @@ def stored_formats(
         return {"dtype": plain, "expert_dtype": plain, "note": note}
     if plain.bits < 16:
         plain = DTYPES["bf16"]
-    scheme = quantisation_scheme(quantisation, stack, f"{where}: {source}")
-    parts = {part: scheme(names) or plain for part, names in PARTS.items()}
+    stated = Fields.of(shapes, config, where)
+    d_model, n_experts = stated.integer("d_model"), stated.integer("n_experts", 1)
+    found = part_formats(quantisation, stack, d_model, n_experts, f"{where}: {source}")
+    parts = {part: form or plain for part, form in found.items()}
     fields: StoredFormats = {
         "dtype": parts["dense"],
         "expert_dtype": _expert_format(config, shapes, quantisation, where) or parts["experts"],
@@ -114,4 +117,11 @@ def _kv_format(quantisation: Mapping[str, Any]) -> Dtype | None:
         return DTYPES["fp8" if scheme.get("type", "float") == "float" else "int8"]
     if isinstance(name, str) and name:
         return DTYPES.get({"FP8": "fp8", "INT8": "int8", "NVFP4": "nvfp4"}.get(name.upper(), ""))
+    if quantisation.get("kv_cache_type") == "C8":  # ModelSlim
+        return DTYPES["int8"]
+    cached = quantisation.get("kv_cache_quant_config")  # Quark: what the projections of keys and values put out
+    for item in cached.values() if isinstance(cached, dict) else ():
+        outputs = item.get("output_tensors") if isinstance(item, dict) else None
+        if isinstance(outputs, dict):
+            return DTYPES.get({"fp8_e4m3": "fp8", "int8": "int8"}.get(str(outputs.get("dtype")), ""))
     return None

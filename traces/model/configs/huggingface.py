@@ -74,7 +74,9 @@ def _read_json(path: Path) -> dict[str, Any]:
     except InvalidFile:
         raise
     except (ValueError, RecursionError) as error:
-        line = f" at line {error.lineno}" if isinstance(error, json.JSONDecodeError) else ""
+        line = ""
+        if isinstance(error, json.JSONDecodeError):
+            line = f" at line {error.lineno}" + ("" if text[error.pos :].strip() else ", where the file ends early")
         raise InvalidFile(
             f"{path}: not valid JSON{line} ({type(error).__name__}): is this a whole config.json?"
         ) from error

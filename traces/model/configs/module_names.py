@@ -1,72 +1,120 @@
-"""Names of modules in a checkpoint: which of them stand for a part of the model, and what a pattern of them means."""
+"""Names of modules in a checkpoint: which of them make up a part of a model, and what a pattern of them means."""
 
 from __future__ import annotations
 
 import fnmatch
 import re
+from functools import lru_cache
 
-__all__ = ["FAMILIES", "PARTS", "from_layers", "is_pattern", "matches", "matches_any", "same_but_for_layer"]
+__all__ = ["ATTENTIONS", "FEED_FORWARDS", "from_layers", "is_pattern", "matches"]
 
-PARTS: dict[str, tuple[str, ...]] = {
-    "experts": (
-        "model.layers.3.mlp.experts.0.up_proj", "model.layers.3.mlp.experts.7.down_proj",
-        "model.layers.3.block_sparse_moe.experts.0.w1",
-    ),
-    "shared": ("model.layers.3.mlp.shared_experts.up_proj", "model.layers.3.mlp.shared_expert.up_proj"),
-    "dense": ("model.layers.0.mlp.up_proj", "model.layers.1.mlp.gate_proj"),
-    "attention": ("model.layers.3.self_attn.q_proj", "model.layers.3.self_attn.o_proj"),
-}  # fmt: skip
-"""Modules that stand for a part: it is excluded when one of them is, under any of the prefixes of multimodal models."""
+Family = tuple[str, ...]
+"""The matrices of a part in one layer, as one family of models names them; `0` stands for any expert."""
 
 _GATED = ("gate_proj", "up_proj", "down_proj")
-FAMILIES: dict[tuple[str, ...], tuple[tuple[str, ...], ...]] = {
-    PARTS["experts"]: (
-        tuple(f"mlp.experts.0.{name}" for name in _GATED), tuple(f"mlp.switch_mlp.{name}" for name in _GATED),
-        tuple(f"block_sparse_moe.experts.0.{name}" for name in ("w1", "w2", "w3")),
-        tuple(f"block_sparse_moe.switch_mlp.{name}" for name in _GATED),
+
+
+def _within(stem: str, *names: str) -> Family:
+    return tuple(f"{stem}.{name}" for name in names)
+
+
+FEED_FORWARDS: dict[str, tuple[Family, ...]] = {
+    "experts": (
+        _within("mlp.experts.0", *_GATED),
+        _within("mlp.switch_mlp", *_GATED),
+        _within("mlp.experts", "gate_up_proj", "down_proj"),
+        _within("block_sparse_moe.experts.0", "w1", "w2", "w3"),
+        _within("block_sparse_moe.switch_mlp", *_GATED),
+        _within("feed_forward.experts.0", *_GATED),
+        _within("feed_forward.experts", "gate_up_proj", "down_proj"),
+        _within("mixer.experts.0", "up_proj", "down_proj"),
+        _within("mixer.switch_mlp", "fc1", "fc2"),
+        _within("experts", "gate_up_proj", "down_proj"),
+        _within("ffn.experts.0", "w1", "w2", "w3"),
     ),
-    PARTS["shared"]: tuple(
-        tuple(f"mlp.{stem}.{name}" for name in _GATED) for stem in ("shared_experts", "shared_expert")
+    "shared": (
+        *(_within(f"mlp.{stem}", *_GATED) for stem in ("shared_experts", "shared_expert", "shared_mlp")),
+        *(_within(f"{stem}", *_GATED) for stem in ("feed_forward.shared_expert", "block_sparse_moe.shared_experts")),
+        _within("mixer.shared_experts", "up_proj", "down_proj"),
+        _within("ffn.shared_experts", "w1", "w2", "w3"),
     ),
-    PARTS["dense"]: (tuple(f"mlp.{name}" for name in _GATED),),
-    PARTS["attention"]: (
-        tuple(f"self_attn.{name}_proj" for name in "qkvo"),
-        ("self_attn.q_b_proj", "self_attn.kv_a_proj_with_mqa", "self_attn.kv_b_proj", "self_attn.o_proj"),
+    "dense": (
+        _within("mlp", *_GATED),
+        _within("mlp", "gate_up_proj", "down_proj"),
+        _within("feed_forward", *_GATED),
+        _within("mixer", "up_proj", "down_proj"),
     ),
-}  # fmt: skip
-"""The matrices of a part in a layer, by the names of each family of models."""
+}
+"""The matrices of FFNs by part and by family of models."""
+
+_STATE_SPACES = tuple(_within(stem, "in_proj", "out_proj") for stem in ("mamba", "mixer"))
+ATTENTIONS: dict[str, tuple[Family, ...]] = {
+    "mla": (
+        _within("self_attn", "q_b_proj", "kv_a_proj_with_mqa", "kv_b_proj", "o_proj"),
+        _within("self_attn", "q_proj", "kv_a_proj_with_mqa", "kv_b_proj", "o_proj"),
+        _within("attn", "wq_b", "wkv_a", "wkv_b", "wo"),
+    ),
+    "gated_delta_net": (
+        _within("linear_attn", "in_proj_qkvz", "out_proj"),
+        _within("linear_attn", "in_proj_qkv", "in_proj_z", "out_proj"),
+    ),
+    "mamba": _STATE_SPACES,
+    "mamba2": _STATE_SPACES,
+    "short_conv": (_within("conv", "in_proj", "out_proj"),),
+    "lightning": (_within("self_attn", "qkv_proj", "out_proj"),),
+    "": (
+        *(_within(stem, "q_proj", "k_proj", "v_proj", "o_proj") for stem in ("self_attn", "mixer", "attention")),
+        *(_within(stem, "qkv_proj", "o_proj") for stem in ("self_attn", "mixer")),
+    ),
+}
+"""The matrices of what mixes the tokens, by its kind; of every kind that is not named here under the empty one."""
+
+_STEMS = (
+    "model.",
+    "",
+    "language_model.model.",
+    "model.language_model.",
+    "language_model.",
+    "backbone.",
+    "thinker.model.",
+)
+"""What stands before `layers.` in one checkpoint or another."""
+
+_NUMBERED = re.compile(r"layers\.\d")
 
 
-def matches_any(patterns: list[str], names: tuple[str, ...]) -> bool:
-    """Whether one of the patterns means one of the modules, in any of the notations that are in use."""
-    return any(matches(pattern, name) for pattern in patterns for name in names)
+def matches(pattern: str, module: str) -> bool:
+    """Whether a pattern means a module, named from `layers.` on, in any of the notations that are in use.
 
-
-def matches(pattern: str, name: str) -> bool:
-    """Whether a pattern means a module: a regular expression (`re:`), one with `*`, a whole name, or a part of one."""
+    A regular expression (`re:`), one with `*`, the name of a module or of what it stands in, or words of a name.
+    """
     if pattern.startswith("re:"):
-        try:
-            return re.match(pattern[3:], name) is not None
-        except re.error:
-            return False
+        form = _expression(pattern[3:])
+        return form is not None and any(form.match(f"{stem}{module}") is not None for stem in _STEMS)
     if "*" in pattern:
-        stem = pattern.removeprefix("language_model.")
-        return fnmatch.fnmatchcase(name, stem) or fnmatch.fnmatchcase(name, f"*{stem.lstrip('*')}")
-    if "layers." in pattern:
-        return same_but_for_layer(pattern, name) and _covers_all(pattern)
-    return pattern in name.split(".") or f".{pattern}." in f".{name}."
+        return _wildcard(pattern).match(module) is not None
+    if _NUMBERED.search(pattern):
+        name = from_layers(pattern)
+        return module == name or module.startswith(f"{name}.")
+    return f".{pattern.strip('.')}." in f".{module}."
 
 
-def _covers_all(pattern: str) -> bool:
-    """A name with an expert's number means that expert; one with a layer's number stands for its like in all layers."""
-    return re.search(r"experts\.\d+", pattern) is None
+@lru_cache(maxsize=1 << 12)
+def _expression(text: str) -> re.Pattern[str] | None:
+    try:
+        return re.compile(text)
+    except re.error:
+        return None
 
 
-def same_but_for_layer(pattern: str, name: str) -> bool:
-    """Whether two module names are the same but for the number of the layer and what stands before the layers."""
-    here, there = (re.sub(r"^.*?layers\.\d+\.", "", text) for text in (pattern, name))
-    here = re.sub(r"\.(weight|weight_scale_inv|weight_scale)$", "", here)
-    return there == here or there.startswith(f"{here}.")
+@lru_cache(maxsize=1 << 12)
+def _wildcard(pattern: str) -> re.Pattern[str]:
+    """What a pattern with `*` says of a module and of all that stands in it; from `layers.` on, where it has that."""
+    text, first = re.sub(r"^.*?(?=layers\.)", "", pattern), ""
+    if not text.startswith("layers."):
+        text = text.removeprefix("model.").removeprefix("language_model.").removeprefix("model.")
+        first = "" if text.startswith("*") else r"(?:.*\.)?"
+    return re.compile(f"{first}(?:{fnmatch.translate(text)}|{fnmatch.translate(f'{text}.*')})")
 
 
 def is_pattern(pattern: str) -> bool:
@@ -77,4 +125,4 @@ def is_pattern(pattern: str) -> bool:
 def from_layers(name: str) -> str:
     """A module's name from `layers.` on, as prefixes differ."""
     name = re.sub(r"^.*?(?=layers\.\d)", "", name).rstrip(".")
-    return re.sub(r"\.(weight|weight_scale_inv|weight_scale)$", "", name)
+    return re.sub(r"\.(weight|weight_packed|weight_scale_inv|weight_scale)$", "", name)

@@ -1,7 +1,7 @@
 """Where a checkpoint describes its quantisation: a key of its configuration, or a file beside it.
 
 Under `quantization_config` (transformers) or `quantization` (MLX); in `hf_quant_config.json` (NVIDIA ModelOpt), or in
-`quantize_config.json` or `quant_config.json` (older GPTQ, AWQ).
+`quantize_config.json` or `quant_config.json` (older GPTQ, AWQ), or `quant_model_description*.json` (ModelSlim).
 """
 
 from __future__ import annotations
@@ -20,6 +20,10 @@ MAX_SIDE_FILE_BYTES = 16 << 20
 _SIDE_FILES = ("hf_quant_config.json", "quantize_config.json", "quant_config.json", "quantization_config.json")
 
 
+_UNREAD = ("openvino_config.json", "qmodel.pt", "mlc-chat-config.json")
+"""Files of OpenVINO, older HQQ and MLC: weights beside them are quantised though the configuration says nothing."""
+
+
 def find_quantisation(
     config: Mapping[str, Any], shapes: Mapping[str, Any], folder: Path, where: str
 ) -> tuple[dict[str, Any] | None, str]:
@@ -31,7 +35,8 @@ def find_quantisation(
                 raise InvalidFile(f"{where}: {key} is not a mapping")
             if found:
                 return dict(found, **({"quant_method": "mlx"} if key == "quantization" else {})), key
-    for name in _SIDE_FILES:
+    described = sorted(path.name for path in folder.glob("quant_model_description*.json"))[:1]
+    for name in (*_SIDE_FILES, *described):
         path = folder / name
         if path.is_file():
             try:
@@ -45,5 +50,11 @@ def find_quantisation(
                 if not isinstance(inner, dict):
                     raise InvalidFile(f"{path}: quantization is not a mapping")
                 method = "modelopt" if name == "hf_quant_config.json" else "awq" if "w_bit" in data else "gptq"
-                return {"quant_method": method, **inner}, name
+                return {"quant_method": "ascend" if name in described else method, **inner}, name
+    for name in _UNREAD:
+        if (folder / name).is_file():
+            raise InvalidFile(
+                f"{where}: {name} beside it says how the weights are quantised, which is not read: take the "
+                "config.json of the unquantised model, and give the format with --dtype or --formats"
+            )
     return None, ""

@@ -8,7 +8,7 @@ from typing import Any
 from traces.errors import InvalidFile
 from traces.model.dtypes import DTYPES, Dtype, find_dtype
 
-__all__ = ["A_COLUMN", "method_name", "own_formats", "weight_format"]
+__all__ = ["method_name", "named_format", "own_formats", "tensor_format", "weight_format"]
 
 A_COLUMN = 1 << 20
 """A group as large as a column: its one scale weighs nothing."""
@@ -22,11 +22,17 @@ _ALIASES = {
 
 
 def method_name(quantisation: Mapping[str, Any]) -> str:
-    """The method under one spelling; GPTQ where bits are stated and no method is."""
-    method = str(quantisation.get("quant_method", "")).lower().replace("_", "-")
+    """The method under one spelling, by its fields where none is stated: those of GPTQ, bitsandbytes or MLX."""
+    method = str(quantisation.get("quant_method") or "").lower().replace("_", "-")
+    if not method and (quantisation.get("load_in_4bit") or quantisation.get("load_in_8bit")):
+        method = "bitsandbytes"
     if not method and "bits" in quantisation:
-        method = "gptq"
+        method = "gptq" if _OF_GPTQ & set(quantisation) else "mlx"
     return _ALIASES.get(method, method)
+
+
+_OF_GPTQ = {"desc_act", "sym", "damp_percent", "static_groups", "true_sequential", "checkpoint_format", "dataset"}
+"""Keys of GPTQ; MLX has bits, group size and mode alone, in `quantization_config` and again in `quantization`."""
 
 
 def weight_format(method: str, quantisation: Mapping[str, Any], where: str) -> Dtype:
@@ -41,7 +47,7 @@ def weight_format(method: str, quantisation: Mapping[str, Any], where: str) -> D
         case "hqq" | "higgs":
             return _half_quadratic(quantisation, where)
         case "bitsandbytes":
-            return DTYPES["int8" if quantisation.get("load_in_8bit") else "nf4"]
+            return _bitsandbytes(quantisation, where)
         case "quark":
             return _quark(quantisation.get("global_quant_config"), where)
         case "quanto":
@@ -140,6 +146,15 @@ def _mlx(quantisation: Mapping[str, Any], where: str) -> Dtype:
     return find_dtype(mode, where)
 
 
+def _bitsandbytes(quantisation: Mapping[str, Any], where: str) -> Dtype:
+    """bitsandbytes: a 32-bit constant for 64 weights of 4 bits, unless these are quantised too (QLoRA, section 3)."""
+    if quantisation.get("load_in_8bit"):
+        return DTYPES["int8"]
+    if quantisation.get("load_in_4bit") or quantisation.get("_load_in_4bit"):
+        return DTYPES["nf4"] if quantisation.get("bnb_4bit_use_double_quant") else find_dtype("w4.5")
+    raise InvalidFile(f"{where}: neither load_in_4bit nor load_in_8bit is true: give the format with --dtype")
+
+
 def _half_quadratic(quantisation: Mapping[str, Any], where: str) -> Dtype:
     """HQQ (a 16-bit scale and a 16-bit zero a group), its parameters flat or nested; HIGGS has the scale alone."""
     flat = dict(quantisation)
@@ -148,9 +163,11 @@ def _half_quadratic(quantisation: Mapping[str, Any], where: str) -> Dtype:
     if "nbits" not in flat and "bits" not in flat:
         raise InvalidFile(f"{where}: nbits is missing, or stands by module: give the format with --dtype")
     group = _group_size(whole(flat, ("group_size",), -1, where), where)
-    beside = "" if "nbits" not in flat else "-b"
-    bits = whole(flat, ("nbits", "bits"), 4, where)
-    return find_dtype(f"int{bits}-g{group}{beside}", where)
+    if "nbits" not in flat:
+        return find_dtype(f"int{whole(flat, ('bits',), 4, where)}-g{group}", where)
+    nested = _mapping(quantisation, "quant_config")
+    meta = "-m" if nested.get("scale_quant_params") and nested.get("zero_quant_params") else ""
+    return find_dtype(f"hqq{whole(flat, ('nbits',), 4, where)}-g{group}{meta}", where)
 
 
 _QUARK = {
@@ -214,3 +231,42 @@ def _bits(bits: Any, where: str) -> Dtype:
     if isinstance(bits, bool) or not isinstance(bits, (int, float)) or not 0 < bits < 8.5:
         raise InvalidFile(f"{where}: bits = {str(bits)[:40]!r}, expected above 0 and below 8.5")
     return DTYPES["int8"] if bits >= 8 else find_dtype(f"w{round(bits, 3):g}", where)
+
+
+_MODELOPT = {
+    "NVFP4": "nvfp4", "NVFP4_AWQ": "nvfp4", "W4A16_NVFP4": "nvfp4", "W4A8_NVFP4_FP8": "nvfp4",
+    "MXFP4": "mxfp4", "W4A16_MXFP4": "mxfp4", "W4A8_MXFP4_FP8": "mxfp4", "MXFP8": "mxfp8",
+    "FP8": "fp8", "FP8_PB_WO": "fp8", "FP8_PER_CHANNEL_PER_TOKEN": "fp8", "FP8_PB_REAL": "fp8",
+    "W4A16_AWQ": "int4-g128", "W4A8_AWQ": "int4-g128", "INT4_AWQ": "int4-g128", "W8A16": "int8", "W8A8_SQ": "int8",
+}  # fmt: skip
+"""Algorithms of NVIDIA ModelOpt by the format of their weights."""
+
+
+def named_format(name: Any, where: str) -> Dtype | None:
+    """The format of weights under an algorithm of ModelOpt; None where it converts nothing. Raises `InvalidFile`."""
+    if name is None or str(name).upper() in ("NONE", "NO_QUANT"):
+        return None
+    if str(name).upper() not in _MODELOPT:
+        raise InvalidFile(f"{where}: quant_algo {str(name)[:40]!r} is not read: give the format with --dtype")
+    return find_dtype(_MODELOPT[str(name).upper()])
+
+
+def tensor_format(weights: Mapping[str, Any], where: str) -> Dtype:
+    """The format of a group of compressed-tensors by its bits, type and group size. Raises `InvalidFile`."""
+    bits, group = weights.get("num_bits"), weights.get("group_size")
+    if weights.get("type") == "float":
+        if bits == 4:
+            return DTYPES["mxfp4" if group == 32 else "nvfp4"]
+        if bits == 8:
+            return DTYPES["mxfp8" if group == 32 else "fp8"]
+    elif isinstance(bits, int) and 1 <= bits <= 8:
+        if bits == 8 and group is None:
+            return DTYPES["int8"]
+        zero = "" if weights.get("symmetric", True) else "-zp"
+        size = A_COLUMN if group in (None, -1) else group
+        if type(size) is not int or size < 1:
+            raise InvalidFile(
+                f"{where}: group_size = {str(group)[:40]}, expected 1 or more weights, or -1 for a column"
+            )
+        return find_dtype(f"int{bits}-g{size}{zero}", where)
+    raise InvalidFile(f"{where}: weights of {bits!r} bits of type {weights.get('type')!r} are not read: give --dtype")

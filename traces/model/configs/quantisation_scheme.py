@@ -1,122 +1,189 @@
-"""The format that a quantisation gives to each part of a model, by the modules that stand for the part."""
+"""The format that a quantisation gives to each part of a model, by the modules that make up the part."""
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from traces.errors import InvalidFile
-from traces.model.configs.module_names import (
-    FAMILIES,
-    PARTS,
-    from_layers,
-    is_pattern,
-    matches,
-    matches_any,
-    same_but_for_layer,
+from traces.model.configs.module_names import ATTENTIONS, FEED_FORWARDS, Family, from_layers, is_pattern, matches
+from traces.model.configs.quantisation_methods import (
+    method_name,
+    named_format,
+    own_formats,
+    tensor_format,
+    weight_format,
 )
-from traces.model.configs.quantisation_methods import A_COLUMN, method_name, own_formats, weight_format
 from traces.model.dtypes import DTYPES, Dtype, find_dtype
 from traces.model.layer_stack import LayerStack
 
-__all__ = ["Scheme", "quantisation_scheme"]
+__all__ = ["part_formats"]
 
-Scheme = Callable[[tuple[str, ...]], Dtype | None]
-"""The format of a part by the modules that stand for it; None: it is not quantised."""
+Formats = list[tuple[str, Dtype | None]]
+"""Modules by name or by pattern, and their format; None: not converted."""
 
 
-def quantisation_scheme(quantisation: Mapping[str, Any], stack: LayerStack, where: str) -> Scheme:
-    """The formats that a description gives to the parts of a model. Raises `InvalidFile` for what is not read."""
+@dataclass(frozen=True, slots=True)
+class Scheme:
+    """The format of a module: None where it is `excluded`; by its name or that of what it stands in; by the first
+    pattern that means it; else `rest`. `numbered`: modules whose experts are named one by one.
+    """
+
+    rest: Dtype | None
+    excluded: tuple[str, ...] = ()
+    patterns: tuple[tuple[str, Dtype | None], ...] = ()
+    exact: Mapping[str, Dtype | None] = field(default_factory=dict)
+    numbered: frozenset[str] = frozenset()
+
+    @classmethod
+    def of(cls, rest: Dtype | None, excluded: list[str], own: Formats) -> Scheme:
+        """One from lists: names of modules apart from patterns."""
+        named = [(name, None) for name in excluded if _is_name(name)] + [item for item in own if _is_name(item[0])]
+        exact = {from_layers(name): form for name, form in reversed(named)}
+        return cls(
+            rest,
+            tuple(name for name in excluded if not _is_name(name)),
+            tuple(item for item in own if not _is_name(item[0])),
+            exact,
+            frozenset(name.partition(_EXPERTS)[0] for name in exact if _EXPERTS in name),
+        )
+
+    def form(self, module: str) -> Dtype | None:
+        """The format of a module, named from `layers.` on."""
+        if any(matches(pattern, module) for pattern in self.excluded):
+            return None
+        return self._named(module, self._by_pattern(module))
+
+    def forms(self, module: str, n_experts: int) -> list[Dtype | None]:
+        """The format of a module; that of each expert where experts are named by number."""
+        before, found, after = module.partition(f"{_EXPERTS}0.")
+        if not found or before not in self.numbered:
+            return [self.form(module)]
+        if any(matches(pattern, module) for pattern in self.excluded):
+            return [None]
+        rest = self._by_pattern(module)
+        return [self._named(f"{before}{_EXPERTS}{expert}.{after}", rest) for expert in range(n_experts)]
+
+    def _by_pattern(self, module: str) -> Dtype | None:
+        return next((form for pattern, form in self.patterns if matches(pattern, module)), self.rest)
+
+    def _named(self, module: str, rest: Dtype | None) -> Dtype | None:
+        name = module
+        while name:
+            if name in self.exact:
+                return self.exact[name]
+            name = name.rpartition(".")[0]
+        return rest
+
+
+_EXPERTS = ".experts."
+
+
+def _is_name(text: str) -> bool:
+    return "layers." in text and not is_pattern(text)
+
+
+def part_formats(
+    quantisation: Mapping[str, Any], stack: LayerStack, d_model: int, n_experts: int, where: str
+) -> dict[str, Dtype | None]:
+    """The format of each part of a model; None where it is not converted. Raises `InvalidFile` for what is not read."""
+    scheme = _scheme(quantisation, where)
+    rest = {*stack.bare_layers, *stack.moe_layers}
+    dense = tuple(layer for layer in range(stack.n_layers) if layer not in rest)
+    found: dict[str, Dtype | None] = {}
+    for part, families in FEED_FORWARDS.items():
+        layers = dense if part == "dense" else stack.moe_layers
+        found[part] = _mean_format(_in_layers(scheme, families, dict.fromkeys(layers or (0,), 1), n_experts))
+    found["attention"] = _mean_format(_attention(scheme, stack, d_model))
+    if scheme.rest is None and not any(found.values()):
+        raise InvalidFile(
+            f"{where}: of the modules that it names as converted none is known here: take the config.json of the "
+            "unquantised model, and give the format with --dtype or --formats"
+        )
+    return found
+
+
+Weights = dict[Dtype | None, float]
+"""Formats by how many weights have them."""
+
+
+def _attention(scheme: Scheme, stack: LayerStack, d_model: int) -> Weights:
+    """The formats of what mixes the tokens, kind by kind, layers by their weights."""
+    kinds: dict[str, dict[int, int]] = {}
+    for layer, mixer in enumerate(stack.all_mixers):
+        if mixer is not None:
+            kinds.setdefault(mixer.kind, {})[layer] = mixer.matrix_params(d_model)
+    total: Weights = {}
+    for kind, layers in kinds.items():
+        for form, n_weights in _in_layers(scheme, ATTENTIONS.get(kind, ATTENTIONS[""]), layers).items():
+            total[form] = total.get(form, 0.0) + n_weights
+    return total or {scheme.rest: 1.0}
+
+
+def _in_layers(scheme: Scheme, families: tuple[Family, ...], layers: Mapping[int, int], n_experts: int = 1) -> Weights:
+    """Formats by weights, under the names of the family that the scheme says most about, the first of equal ones."""
+    all_layers = float(sum(layers.values()))
+    best: Weights = {scheme.rest: all_layers}
+    for family in families:
+        found: Weights = {}
+        n_matrices = sum(_matrices(name) for name in family)
+        for layer, n_weights in layers.items():
+            for name in family:
+                forms = scheme.forms(f"layers.{layer}.{name}", n_experts)
+                for form in forms:
+                    found[form] = found.get(form, 0.0) + n_weights * _matrices(name) / n_matrices / len(forms)
+        if found.get(scheme.rest, 0.0) < best.get(scheme.rest, 0.0) - 1e-9 * all_layers:
+            best = found
+    return best
+
+
+_FUSED = {"gate_up_proj": 2, "qkv_proj": 3, "in_proj_qkvz": 4, "in_proj_qkv": 3, "in_proj": 2}
+
+
+def _matrices(name: str) -> int:
+    """How many matrices one module stands for."""
+    return _FUSED.get(name.rpartition(".")[2], 1)
+
+
+def _mean_format(found: Weights) -> Dtype | None:
+    """One format of all; their mean bits where one is below 8, else that of most weights, as engines multiply in it."""
+    if len(found) == 1:
+        return next(iter(found))
+    n_weights = sum(found.values())
+    bits = sum((16.0 if form is None else form.bits) * n for form, n in found.items()) / n_weights
+    if min(16.0 if form is None else form.bits for form in found) < 8:
+        return find_dtype(f"w{round(bits, 3):g}")
+    if found.get(None, 0.0) * 2 >= n_weights:
+        return None
+    return max((form for form in found if form is not None), key=found.__getitem__)
+
+
+def _scheme(quantisation: Mapping[str, Any], where: str) -> Scheme:
     method = method_name(quantisation)
     excluded = _excluded(quantisation)
     if method == "compressed-tensors":
         return _compressed_tensors(quantisation, excluded, where)
-    if method == "mxfp4":  # the experts only
-        packed = DTYPES["mxfp4"]
-        return lambda names: packed if names is PARTS["experts"] and not matches_any(excluded, names) else None
+    if method == "mxfp4":
+        return Scheme.of(None, excluded, [("*.experts.*", DTYPES["mxfp4"])])
     if method in ("modelopt", "modelopt-fp4", "modelopt-mixed", "nvfp4"):
         return _modelopt(quantisation, excluded, where)
-    stored = weight_format(method, quantisation, where)
-    own = own_formats(method, quantisation, where)
-    of_layers = {name for name in excluded if re.search(r"layers\.\d", name) and not is_pattern(name)}
-    own += [(name, None) for name in excluded if name in of_layers]
-    if own:
-        general = [name for name in excluded if name not in of_layers]
-        return lambda names: None if matches_any(general, names) else _mean_format(names, own, stored, stack)
-    return lambda names: None if matches_any(excluded, names) else stored
-
-
-def _mean_format(
-    names: tuple[str, ...], own: list[tuple[str, Dtype | None]], stored: Dtype, stack: LayerStack
-) -> Dtype | None:
-    """The format of a part some modules of which have their own: that of all, or their mean bits by layer and matrix.
-
-    From 8 bits on the format of the most. `own`: patterns and formats, None where a module is not converted; `stored`:
-    the format of the rest.
-    """
-    exact = {from_layers(pattern): form for pattern, form in own if not is_pattern(pattern)}
-    patterns = [(pattern, form) for pattern, form in own if is_pattern(pattern)]
-    sparse = set(stack.moe_layers)
-    layers = list(range(stack.n_layers))
-    if names != PARTS["attention"]:
-        layers = [layer for layer in layers if (layer in sparse) != (names == PARTS["dense"])]
-    found: list[Dtype | None] = [stored]
-    for family in FAMILIES[names]:
-        modules = [f"layers.{layer}.{name}" for layer in layers for name in family]
-        found = [_own_format(module, exact, patterns, stored) for module in modules] or [stored]
-        if set(found) != {stored}:
-            break
-    if len(set(found)) == 1:
-        return found[0]
-    bits = sum(16.0 if form is None else form.bits for form in found) / len(found)
-    return find_dtype(f"w{round(bits, 3):g}") if bits < 8 else None if found.count(None) * 2 >= len(found) else stored
-
-
-def _own_format(
-    module: str, exact: Mapping[str, Dtype | None], patterns: list[tuple[str, Dtype | None]], stored: Dtype
-) -> Dtype | None:
-    """The format of one module: by its name or that of what it stands in, by the first pattern, or that of the rest."""
-    name = module
-    while name:
-        if name in exact:
-            return exact[name]
-        name = name.rpartition(".")[0]
-    return next((form for pattern, form in patterns if matches(pattern, f"model.{module}")), stored)
-
-
-_MODELOPT = {
-    "NVFP4": "nvfp4", "NVFP4_AWQ": "nvfp4", "W4A16_NVFP4": "nvfp4", "W4A8_NVFP4_FP8": "nvfp4",
-    "MXFP4": "mxfp4", "W4A16_MXFP4": "mxfp4", "W4A8_MXFP4_FP8": "mxfp4", "MXFP8": "mxfp8",
-    "FP8": "fp8", "FP8_PB_WO": "fp8", "FP8_PER_CHANNEL_PER_TOKEN": "fp8", "FP8_PB_REAL": "fp8",
-    "W4A16_AWQ": "int4-g128", "W4A8_AWQ": "int4-g128", "INT4_AWQ": "int4-g128", "W8A16": "int8", "W8A8_SQ": "int8",
-}  # fmt: skip
-"""Algorithms of NVIDIA ModelOpt by the format of their weights."""
+    if method == "ascend":
+        return _ascend(quantisation, where)
+    return Scheme.of(weight_format(method, quantisation, where), excluded, own_formats(method, quantisation, where))
 
 
 def _modelopt(quantisation: Mapping[str, Any], excluded: list[str], where: str) -> Scheme:
-    """NVIDIA ModelOpt: one algorithm for all that is not excluded, or one a layer."""
+    """NVIDIA ModelOpt: one algorithm for all that is not excluded, or one a module."""
     layers = quantisation.get("quantized_layers")
     if isinstance(layers, dict) and layers:
-        named = {str(name): item for name, item in layers.items() if isinstance(item, dict)}
-
-        def of_layer(names: tuple[str, ...]) -> Dtype | None:
-            for name, item in named.items():
-                if any(same_but_for_layer(name, module) for module in names):
-                    return _algorithm(item.get("quant_algo"), where)
-            return None
-
-        return of_layer
-    stored = _algorithm(quantisation.get("quant_algo") or _group_format(quantisation), where)
-    return lambda names: None if stored is None or matches_any(excluded, names) else stored
-
-
-def _algorithm(name: Any, where: str) -> Dtype | None:
-    if name is None or str(name).upper() in ("NONE", "NO_QUANT"):
-        return None
-    if str(name).upper() not in _MODELOPT:
-        raise InvalidFile(f"{where}: quant_algo {str(name)[:40]!r} is not read: give the format with --dtype")
-    return find_dtype(_MODELOPT[str(name).upper()])
+        own: Formats = [
+            (str(name), named_format(item.get("quant_algo"), where))
+            for name, item in layers.items()
+            if isinstance(item, dict)
+        ]
+        return Scheme.of(None, excluded, own)
+    return Scheme.of(named_format(quantisation.get("quant_algo") or _group_format(quantisation), where), excluded, [])
 
 
 def _group_format(quantisation: Mapping[str, Any]) -> str | None:
@@ -135,43 +202,48 @@ def _compressed_tensors(quantisation: Mapping[str, Any], excluded: list[str], wh
     groups = quantisation.get("config_groups")
     if not isinstance(groups, dict) or not groups:
         raise InvalidFile(f"{where}: config_groups is missing: take the unquantised config.json and give --dtype")
-    read = []
-    for name, group in groups.items():
+    sparsity = quantisation.get("sparsity_config")
+    pruned = sparsity.get("format", "dense") if isinstance(sparsity, dict) else "dense"
+    if pruned not in ("dense", None):
+        raise InvalidFile(
+            f"{where}: sparsity_config: format {str(pruned)[:40]!r} leaves weights out, which is not read: take the "
+            "config.json of the unquantised model, and give its bits a weight with --dtype, such as w5"
+        )
+    rest: Dtype | None = None
+    own: Formats = []
+    for name, group in reversed(groups.items()):
         weights = group.get("weights") if isinstance(group, dict) else None
         targets = group.get("targets") if isinstance(group, dict) else None
         if not isinstance(weights, dict) or not isinstance(targets, list):
             raise InvalidFile(f"{where}: config_groups: {name} has no targets, or no weights")
-        read.append(([str(target) for target in targets], _tensor_format(weights, str(group.get("format", "")), where)))
-
-    def scheme(names: tuple[str, ...]) -> Dtype | None:
-        if matches_any(excluded, names):
-            return None
-        by_name = [stored for targets, stored in read if matches_any([t for t in targets if t != "Linear"], names)]
-        by_class = [stored for targets, stored in read if "Linear" in targets]
-        found = [*by_name, *by_class]
-        return found[0] if found else None
-
-    return scheme
+        stored = tensor_format(weights, where)
+        rest = stored if "Linear" in targets else rest
+        own = [(str(target), stored) for target in targets if target != "Linear"] + own
+    return Scheme.of(rest, excluded, own)
 
 
-def _tensor_format(weights: Mapping[str, Any], form: str, where: str) -> Dtype:
-    bits, group = weights.get("num_bits"), weights.get("group_size")
-    if weights.get("type") == "float":
-        if bits == 4:
-            return DTYPES["mxfp4" if group == 32 else "nvfp4"]
-        if bits == 8:
-            return DTYPES["mxfp8" if group == 32 else "fp8"]
-    elif isinstance(bits, int) and 1 <= bits <= 8:
-        if bits == 8 and group is None:
-            return DTYPES["int8"]
-        zero = "" if weights.get("symmetric", True) else "-zp"
-        size = A_COLUMN if group in (None, -1) else group
-        if type(size) is not int or size < 1:
-            raise InvalidFile(
-                f"{where}: group_size = {str(group)[:40]}, expected 1 or more weights, or -1 for a column"
-            )
-        return find_dtype(f"int{bits}-g{size}{zero}", where)
-    raise InvalidFile(f"{where}: weights of {bits!r} bits of type {weights.get('type')!r} are not read: give --dtype")
+_ASCEND = {
+    "FLOAT": None, "W8A8": "int8", "W8A16": "int8", "W4A16": "int4", "W4A8": "int4", "W4A4": "int4",
+    "W8A8_MXFP8": "mxfp8", "W4A4_MXFP4": "mxfp4", "W4A8_MXFP": "mxfp4",
+}  # fmt: skip
+
+
+def _ascend(quantisation: Mapping[str, Any], where: str) -> Scheme:
+    """MindStudio ModelSlim (Ascend): a word for each tensor. Group sizes stand once for all, 0 for a column."""
+    group = quantisation.get("group_size")
+    size = group if type(group) is int and group > 0 else 1 << 20
+    words: dict[str, Dtype | None] = {}
+    own: Formats = []
+    for name, word in quantisation.items():
+        if not isinstance(word, str) or not name.endswith(".weight") or "layers." not in name:
+            continue
+        if word not in words:
+            known = _ASCEND.get(word.removesuffix("_DYNAMIC"), "")
+            if known == "":
+                raise InvalidFile(f"{where}: {name[:80]}: {word[:40]!r} is not read: give the format with --dtype")
+            words[word] = None if known is None else find_dtype(f"int4-g{size}" if known == "int4" else known)
+        own.append((name, words[word]))
+    return Scheme.of(None, [], own)
 
 
 def _excluded(quantisation: Mapping[str, Any]) -> list[str]:
