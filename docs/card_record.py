@@ -16,6 +16,9 @@ import numpy as np
 from pregate.card.record import RECORD
 from pregate.measured.table import read_field
 
+GATHERED = "2026-11"
+"""Until when measurements of others were gathered (pregate/measured/tables/SOURCES.md)."""
+
 RESULTS = Path(__file__).resolve().parents[1] / "results" / "field.json"
 PHASES = {"decode_tokens_per_s": "decode", "tpot": "decode", "prefill_tokens_per_s": "prefill", "ttft": "prefill"}
 
@@ -37,6 +40,7 @@ def made() -> str:
     lines = [
         "# Written by docs/card_record.py, never by hand.",
         "source: \"results/field.json: rows of role '' (scored)\"",
+        f'date: "{GATHERED}" # until then measurements were gathered',
     ]
     lines.append("spreads:")
     for phase in ("decode", "prefill"):

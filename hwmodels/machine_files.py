@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,9 @@ __all__ = [
 ]
 
 _FOLDERS = {"accelerator": "accelerators", "host": "hosts", "link": "links", "storage": "storage"}
+PARTS = ("host", "link", "storage")
+"""What a machine has beside its accelerator."""
+
 _LABELS = {"accelerator": "hardware", "host": "host", "link": "link", "storage": "storage"}
 _BUILDERS: dict[str, Any] = {"accelerator": Accelerator, "host": Host, "link": LinkSpec, "storage": Storage}
 _YAML_KEYS = {"price_usd": "price"}
@@ -43,14 +47,16 @@ def component_names(kind: str) -> tuple[str, ...]:
     return shipped(SPECS / _FOLDERS[kind])
 
 
-def load_machine(name_or_path: str | Path) -> MachineSpec:
+def load_machine(name_or_path: str | Path, parts: Mapping[str, object] | None = None) -> MachineSpec:
     """The machine around an accelerator, by name or from a YAML file of one's own.
 
-    In a file `host`, `link` and `storage` are names or whole mappings. Raises `UnknownName` with the nearest
-    name, `InvalidFile` for a file that is missing, too big or malformed, `InvalidInput` for a value out of
-    range.
+    In a file `host`, `link` and `storage` are names or whole mappings; one that it leaves out is as `parts` names it.
+    Raises `UnknownName` with the nearest name, `InvalidFile` for a file that is missing, too big, malformed or
+    incomplete, `InvalidInput` for a value out of range.
     """
-    return _around(*_load("accelerator", name_or_path))
+    accelerator, own, where = _load("accelerator", name_or_path)
+    given = {part: name for part, name in (parts or {}).items() if part in PARTS}
+    return _around(accelerator, given | {part: value for part, value in own.items() if value is not None}, where)
 
 
 def usual_parts(name: str) -> tuple[Accelerator, dict[str, str]]:
@@ -58,7 +64,7 @@ def usual_parts(name: str) -> tuple[Accelerator, dict[str, str]]:
     `load_machine`.
     """
     accelerator, parts, _ = _load("accelerator", name)
-    return accelerator, {part: str(parts[part]) for part in parts}
+    return accelerator, {part: str(parts[part]) for part in PARTS}
 
 
 def load_component(kind: str, name_or_path: str | Path) -> Component:
@@ -92,7 +98,8 @@ def machine_document(machine: MachineSpec) -> dict[str, Any]:
 def _around(accelerator: Accelerator, defaults: Defaults, where: str) -> MachineSpec:
     """An accelerator with the host, link and storage that its file names or describes."""
     parts: dict[str, Any] = {}
-    for kind in ("host", "link", "storage"):
+    _require_all(where, [part for part in PARTS if defaults.get(part) is None], "accelerator")
+    for kind in PARTS:
         chosen = defaults[kind]
         if isinstance(chosen, dict):
             parts[kind] = _read(kind, f"{accelerator.name}-{kind}", Section(chosen, f"{where}: {kind}"))[0]
@@ -132,16 +139,23 @@ def _read(kind: str, name: str, section: Section) -> tuple[Any, Defaults]:
     if table is not None:
         documents = {key: table.text(key) for key in table.remaining()}
     sources: dict[str, Quantity] = {}
-    peaks = section.section("peak_flop_per_s") if kind == "accelerator" else section
+    peaks = section
+    if kind == "accelerator":
+        peaks = section.optional_section("peak_flop_per_s") or Section({}, f"{section.where}: peak_flop_per_s")
+    missing = []
     for field, rule in FIELDS[kind].items():
         holder, key = (peaks, field.partition(".")[2]) if "." in field else (section, _YAML_KEYS.get(field, field))
-        raw = holder.take(key, optional=rule.optional)
-        if raw is not None:
+        raw = holder.take(key, optional=True)
+        if raw is None:
+            missing += [] if rule.optional else [field]
+        else:
             sources[field] = parse_quantity(raw, f"{holder.where}: {key}", rule.dimension, documents)
-    given: dict[str, Any] = {"vendor": section.text("vendor")} if kind == "accelerator" else {}
-    defaults = {part: section.take(part) for part in ("host", "link", "storage")} if kind == "accelerator" else {}
+    given: dict[str, Any] = {"vendor": section.text("vendor", "")} if kind == "accelerator" else {}
+    missing += [key for key, value in given.items() if not value]
+    defaults = {part: section.take(part, optional=True) for part in PARTS} if kind == "accelerator" else {}
     peaks.done()
     section.done()
+    _require_all(section.where, missing, kind)
     for field, rule in FIELDS[kind].items():
         found = sources.get(field)
         value = None if found is None else possible_figure(found.value, rule, f"{section.where}: {field}")
@@ -150,3 +164,18 @@ def _read(kind: str, name: str, section: Section) -> tuple[Any, Defaults]:
         elif value is not None:
             given.setdefault("peak_flop_per_s", {})[field.partition(".")[2]] = value
     return _BUILDERS[kind](name=name, sources=sources, **given), defaults
+
+
+def _require_all(where: str, missing: Sequence[str], kind: str) -> None:
+    """Raise `InvalidFile` that names all that is missing, and the way to a whole file."""
+    if not missing:
+        return
+    keys = ", ".join(repr(_YAML_KEYS.get(key, key)) for key in missing)
+    told = f"{where}: {'keys' if len(missing) > 1 else 'key'} {keys} {'are' if len(missing) > 1 else 'is'} missing"
+    parts = [part for part in missing if part in PARTS]
+    if parts:
+        flags = " ".join(f"--set {part}=NAME" for part in parts)
+        raise InvalidFile(f"{told}: name known ones in it (`pregate hardware` lists them), or give {flags}")
+    if kind == "accelerator":
+        told += ": `pregate hardware show rtx-4090 --format yaml` writes a whole file to edit"
+    raise InvalidFile(told)

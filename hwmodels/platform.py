@@ -149,7 +149,7 @@ def load_platform(
     found = _fit_of(hardware, stack)
     if found is not None:
         return platform_of(found, overrides)
-    machine = load_machine(hardware)
+    machine = load_machine(hardware, overrides)
     if stack is None:
         fitted = [name.split(".")[1] for name in fit_names() if name.split(".")[0] == machine.accelerator.name]
         stack = next((name for name in fitted if name not in _OF_TABLES), DEFAULT_STACK)

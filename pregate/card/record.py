@@ -22,7 +22,7 @@ _ENOUGH = (8, 2)
 @dataclass(frozen=True, slots=True)
 class Spread:
     """Of ln(predicted / measured): the root mean square, and the standard deviation `within` rows of one source, which
-    share a machine and a stack. `rows` from `sources`, of `stack` ("": of all).
+    share a machine and a stack. `rows` from `sources`, of `stack` ("": of all), gathered until `date`.
     """
 
     rms: float
@@ -30,6 +30,7 @@ class Spread:
     rows: int
     sources: int
     stack: str
+    date: str
 
     def __str__(self) -> str:
         return f"errors on {self.rows} rows of {self.sources} sources" + (f" with {self.stack}" if self.stack else "")
@@ -48,12 +49,13 @@ def spread_of(phase: str, stack: str) -> Spread:
 def _record() -> dict[tuple[str, str], Spread]:
     section = read_yaml(RECORD)
     section.text("source")
+    date = section.text("date")
     found: dict[tuple[str, str], Spread] = {}
     for phase, stacks in section.section("spreads").sections():
         for stack, entry in stacks.sections():
             named = "" if stack == "all" else stack
             numbers = entry.number("rms", minimum=0), entry.number("within", minimum=0)
-            found[phase, named] = Spread(*numbers, entry.integer("rows"), entry.integer("sources"), named)
+            found[phase, named] = Spread(*numbers, entry.integer("rows"), entry.integer("sources"), named, date)
             entry.done()
     section.done()
     return found

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -94,7 +95,7 @@ class Assumptions:
             numbers = [float(word) for word in words]
             low, value, high = numbers if len(numbers) == 3 else numbers * 3
             try:
-                changed[name] = Assumption(value, low, high, _unit(name, self), "as given", "")
+                changed[name] = Assumption(value, low, high, _unit(name, self), "as given", _today())
             except InvalidInput as error:
                 raise InvalidInput(f"--assume {name}={text}: {error}") from None
             _check_share(name, changed[name])
@@ -164,6 +165,10 @@ def _check_share(name: str, found: Assumption) -> None:
         raise InvalidInput(f"pue from {found.low:g}: at least 1, all power over that of the machines")
     if name in ("years", "unfitted_error") and found.low <= 0:
         raise InvalidInput(f"{name} from {found.low:g}: above 0")
+
+
+def _today() -> str:
+    return datetime.datetime.now(datetime.UTC).date().isoformat()
 
 
 def _unit(name: str, known: Assumptions) -> str:

@@ -69,7 +69,7 @@ def unfitted_error(hw: Platform, served: Served, assumptions: Assumptions) -> As
     sigma = math.hypot(served.ttft_s * prompt.rms, (served.request_s - served.ttft_s) * tokens.rms) / served.request_s
     factor = math.exp(_HALF_95 * sigma)
     source = f"pregate/card/record.yaml: prompts by {prompt}, tokens by {tokens}"
-    return Assumption(1.0, 1 / factor, factor, "1", source, "")
+    return Assumption(1.0, 1 / factor, factor, "1", source, prompt.date)
 
 
 def estimate(values: NDArray[np.float64]) -> Estimate:
@@ -114,8 +114,14 @@ class Draws:
         name, stated = self._hw.machine.accelerator.name, self._hw.machine.accelerator.price_usd
         key = f"cards.{name}.price_usd"
         if self._assumptions.get(key) is None and stated is not None:
+            said = self._hw.machine.quantities()["accelerator.price_usd"]
             around = Assumption(
-                stated, 0.7 * stated, 1.3 * stated, "USD", f"price of {name}, 30 % either way assumed", ""
+                stated,
+                0.7 * stated,
+                1.3 * stated,
+                "USD",
+                f"30 % either way assumed; {said.source}",
+                said.date or "undated",
             )
             self._assumptions = Assumptions(ReadOnly({**self._assumptions.by_name, key: around}))
         return self._of(key)

@@ -10,7 +10,9 @@ import yaml
 
 from hwmodels.machine_fields import FIELDS
 from hwmodels.machine_files import SPECS, component_names, hardware_names, load_component, load_machine
+from hwmodels.platform import load_platform
 from hwmodels.spec import MachineSpec
+from traces.errors import InvalidFile, UnknownName
 
 FP32_LANES_PER_SM = {
     "a100-sxm4-80gb": 64,
@@ -267,3 +269,31 @@ def test_every_price_says_what_kind_it_is_and_how_old() -> None:
     for name, price in prices.items():
         assert any(kind in price.source for kind in kinds), name
         assert price.date is not None or "undated" in price.source, name
+
+
+def partial(tmp_path: Path, *left_out: str) -> Path:
+    """A file of an RTX 4090 without some of its keys."""
+    data = yaml.safe_load((SPECS / "accelerators" / "rtx-4090.yaml").read_text(encoding="utf-8"))
+    path = tmp_path / "mine.yaml"
+    path.write_text(yaml.safe_dump({key: data[key] for key in data if key not in left_out}), encoding="utf-8")
+    return path
+
+
+def test_a_file_of_an_accelerator_alone_names_all_that_it_lacks_and_the_way_out(tmp_path: Path) -> None:
+    with pytest.raises(InvalidFile, match="keys 'host', 'link', 'storage' are missing: name known ones in it") as told:
+        load_machine(partial(tmp_path, "host", "link", "storage"))
+    assert "or give --set host=NAME --set link=NAME --set storage=NAME" in str(told.value)
+    with pytest.raises(InvalidFile, match="keys 'hbm_bytes', 'n_sm', 'vendor' are missing: `pregate hardware show"):
+        load_machine(partial(tmp_path, "n_sm", "hbm_bytes", "vendor"))
+    with pytest.raises(InvalidFile, match=r"key 'peak_flop_per_s\.fp32' is missing"):
+        load_machine(partial(tmp_path, "peak_flop_per_s"))
+
+
+def test_what_a_file_leaves_out_can_be_given_beside_it(tmp_path: Path) -> None:
+    path = str(partial(tmp_path, "host", "link"))
+    with pytest.raises(InvalidFile, match="key 'link' is missing"):
+        load_platform(path, overrides={"host": "desktop-ddr4"})
+    machine = load_platform(path, overrides={"host": "desktop-ddr4", "link": "pcie3-x16"}).machine
+    assert (machine.host.name, machine.link.name, machine.storage.name) == ("desktop-ddr4", "pcie3-x16", "nvme-gen4")
+    with pytest.raises(UnknownName, match="host 'nosuch'"):
+        load_platform(path, overrides={"host": "nosuch", "link": "pcie3-x16"})

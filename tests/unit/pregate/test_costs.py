@@ -145,6 +145,16 @@ def test_every_figure_that_ships_has_a_source_and_a_date() -> None:
         assert one.date.startswith("20"), name
 
 
+def test_every_assumption_that_an_answer_looked_at_has_a_source_and_a_date() -> None:
+    """Figures of the machine, of this project's record and a user's own too, wherever they are from."""
+    report = asked({}, assumptions=load_assumptions(None, {"pue": "1.4"}))
+    assert {"unfitted_error", "pue", "cards.a100-sxm4-80gb.price_usd"} <= set(report.assumed)
+    for name, one in report.assumed.items():
+        assert one.date.startswith("20"), name
+        assert one.source, name
+    assert "Tool Discovery" in report.assumed["cards.a100-sxm4-80gb.price_usd"].source
+
+
 def test_cards_of_the_assumptions_are_machines() -> None:
     cards = {name.split(".")[1] for name in load_assumptions().by_name if name.startswith("cards.")}
     assert len(cards) >= 10

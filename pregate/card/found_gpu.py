@@ -1,0 +1,160 @@
+"""The accelerator that NVIDIA's management library finds, and the known one that it is taken for."""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import dataclass
+from typing import Any
+
+from hwmodels.machine_fields import HOST_MEMORY, WAYS
+from hwmodels.machine_files import component_names, hardware_names, load_component
+from hwmodels.spec import Accelerator, LinkSpec
+
+__all__ = ["Gpu", "find_gpu", "link_of", "nearest_accelerator", "words_of"]
+
+_NOISE = (
+    "nvidia", "geforce", "tesla", "gpu", "graphics", "generation", "amd", "radeon", "intel", "core", "tm",
+)  # fmt: skip
+_ALIASES = {"laptop": "mobile"}
+_BESIDE_NAMES = re.compile(r"\d+gb|hbm\w*|sxm\d?|pcie|nvl|blackwell|workstation|server|edition")
+"""Words of memory, form and series, which some names have and others leave out."""
+
+_AS_DESCRIBED = 0.1
+"""Share by which memory may be off that of the known device of the same name."""
+
+_LANE_BYTES_PER_S = {1: 0.25e9, 2: 0.5e9, 3: 0.985e9, 4: 1.969e9, 5: 3.938e9, 6: 7.375e9}
+"""A lane of each generation of PCI Express after encoding (PCI-SIG, base specifications: 2.5, 5, 8, 16, 32 and 64 GT/s;
+8b/10b, 128b/130b from the third on, 236 of 256 bytes in the sixth)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Gpu:
+    """What a driver says of a device: its name, bytes of memory and a second of it, cores, generation and width of the
+    link; 0 for what it does not say.
+    """
+
+    name: str
+    hbm_bytes: int
+    hbm_bytes_per_s: float
+    n_cores: int
+    generation: int
+    width: int
+
+
+def find_gpu(nvml: Any) -> Gpu | None:
+    """The first device that the module `pynvml` finds; None where there is none.
+
+    The rate of memory is twice its clock times the width of its bus, as CUDA's deviceQuery has it: it gives the
+    datasheets' 1008 GB/s of an RTX 4090 (10,501 MHz, 384 bits) and 2039 of an A100 (1,593 MHz, 5,120 bits).
+    """
+    try:
+        nvml.nvmlInit()
+        device = nvml.nvmlDeviceGetHandleByIndex(0)
+        name = nvml.nvmlDeviceGetName(device)
+        memory = int(nvml.nvmlDeviceGetMemoryInfo(device).total)
+    except Exception:
+        # No library, no driver, no device, or another version: its errors are classes made while it runs.
+        return None
+
+    def told(function: str, *arguments: int) -> int:
+        try:
+            return max(int(getattr(nvml, function)(device, *arguments)), 0)
+        except Exception:  # not supported by this device or library
+            return 0
+
+    rate = 2 * told("nvmlDeviceGetMaxClockInfo", 2) * 1e6 * told("nvmlDeviceGetMemoryBusWidth") / 8
+    return Gpu(
+        name.decode("utf-8", "replace") if isinstance(name, bytes) else str(name),
+        memory,
+        rate,
+        told("nvmlDeviceGetNumGpuCores"),
+        told("nvmlDeviceGetMaxPcieLinkGeneration"),
+        told("nvmlDeviceGetMaxPcieLinkWidth"),
+    )
+
+
+def nearest_accelerator(gpu: Gpu) -> tuple[str, bool]:
+    """The known accelerator that a device is taken for, and whether it is described: by its name and its memory.
+
+    One that nobody describes is taken for the nearest of its maker in memory, its rate and cores; where the driver says
+    no rate, for the one whose name has most words in common, of those the one of the nearest memory.
+    """
+    words = words_of(gpu.name)
+    specs = {known: _accelerator(known) for known in hardware_names()}
+
+    def by_name(known: str) -> tuple[object, ...]:
+        own = words_of(known)
+        unsaid = own - words  # a name that says nothing of PCIe is of the module
+        return -len(own & words), len(unsaid), "pcie" in unsaid, _apart(specs[known].hbm_bytes, gpu.hbm_bytes), known
+
+    named = min(specs, key=by_name)
+    if not _differing(words, words_of(named)) and _is_about(specs[named].hbm_bytes, gpu.hbm_bytes):
+        return named, True
+    if not gpu.hbm_bytes_per_s:
+        return named, False
+    alike = [known for known in specs if specs[known].vendor == "NVIDIA"]
+
+    def by_figures(known: str) -> tuple[float, str]:
+        spec = specs[known]
+        pairs = (
+            (spec.hbm_bytes, gpu.hbm_bytes),
+            (spec.hbm_bytes_per_s, gpu.hbm_bytes_per_s),
+            (
+                spec.peak_flop_per_s["fp32"] / (2 * spec.clock_hz),
+                gpu.n_cores,
+            ),  # a core adds and multiplies once a cycle
+        )
+        return sum(_apart(one, other) for one, other in pairs), known
+
+    return min(alike, key=by_figures), False
+
+
+def link_of(gpu: Gpu) -> dict[str, float | str]:
+    """The link of a device as settings of a machine: a known one, or the nearest known with its lanes' rates.
+
+    Empty where the driver does not say.
+    """
+    if not gpu.generation or not gpu.width:
+        return {}
+    name = f"pcie{gpu.generation}-x{gpu.width}"
+    if name in component_names("link"):
+        return {"link": name}
+    rate = _LANE_BYTES_PER_S.get(gpu.generation, 0.0) * gpu.width
+    if not rate:
+        return {}
+    base = f"pcie{max(gpu.generation, 3)}-x{4 if gpu.width < 8 else 16}"
+    link = load_component("link", base)
+    assert isinstance(link, LinkSpec)
+    settings: dict[str, float | str] = {"link": base} | {f"link.{way}_bytes_per_s": rate for way in WAYS}
+    for kind in HOST_MEMORY[1:]:
+        for way in WAYS:
+            known = getattr(link, f"{kind}_{way}_bytes_per_s", None)
+            if known is not None and known > rate:  # no kind of memory is copied faster than the lanes allow
+                settings[f"link.{kind}_{way}_bytes_per_s"] = rate
+    return settings
+
+
+def words_of(text: str) -> set[str]:
+    """The words of a name that tell devices apart."""
+    words = (_ALIASES.get(word, word) for word in re.split(r"[^a-z0-9]+", text.lower()))
+    return {word for word in words if word and word not in _NOISE}
+
+
+def _differing(found: set[str], known: set[str]) -> set[str]:
+    """Words that one name has and the other has not; a driver does not always say that a device is a mobile one."""
+    return {word for word in (found ^ known) - ({"mobile"} - found) if not _BESIDE_NAMES.fullmatch(word)}
+
+
+def _apart(one: float, other: float) -> float:
+    return abs(math.log(one / other)) if one and other else 0.0
+
+
+def _is_about(one: float, other: float) -> bool:
+    return _apart(one, other) <= _AS_DESCRIBED
+
+
+def _accelerator(name: str) -> Accelerator:
+    spec = load_component("accelerator", name)
+    assert isinstance(spec, Accelerator)
+    return spec
