@@ -113,6 +113,8 @@ class Figures:
 
     def computes_in(self, compute: str) -> str:
         """The format in which the accelerator multiplies what asks for `compute`."""
+        if f"accelerator.peak_flop_per_s.{compute}" in self.values:
+            return compute
         stated = [name for name in PEAK_DTYPES if f"accelerator.peak_flop_per_s.{name}" in self.values]
         return computes_in(compute, stated)
 

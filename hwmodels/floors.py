@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
+
 from hwmodels.figures import Figures, Number
 from hwmodels.fused_counts import FusedCounts
 from offload.ops import Work
@@ -42,8 +44,6 @@ def missing_s(
 
 def at_floor(work: Work, figures: Figures, fixed_s: Number, gemms_s: list[Number]) -> bool:
     """Whether a fused op of experts is bound by its floor, on every machine: then no rate counts."""
-    import numpy as np
-
     beyond = missing_s(work, figures, fixed_s, gemms_s) - _n_tiled(work) * figures.cycles_s("tiled_gemm_s")
     return bool(np.all(np.real(beyond) > 0))
 
@@ -71,8 +71,6 @@ def merged(work: Work) -> list[list[int]]:
 
 
 def _lacking(figures: Figures, kind: str, taken_s: Number) -> Number:
-    import numpy as np
-
     floor_s = figures.values.get(f"stack.{kind}_floor_s")
     if floor_s is None:
         return 0.0

@@ -121,7 +121,7 @@ def moe_layers(
     key = step[chosen].astype(np.int64) * (int(layer.max()) + 1) + layer[chosen]
     _, first, index = np.unique(key, return_index=True, return_inverse=True)
     last = np.zeros(len(first), dtype=np.int64)
-    np.maximum.at(last, index, np.arange(len(chosen)))
+    last[index] = np.arange(len(chosen))  # of several the last is kept
     moe = np.zeros(len(first), dtype=np.bool_)
     moe[index[(kind[chosen] == OpKind.GATE) | (kind[chosen] == OpKind.CPU_EXPERT)]] = True
     return chosen[first[moe]], chosen[last[moe]]

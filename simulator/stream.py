@@ -28,6 +28,9 @@ _SMALL_OPS = 100_000
 
 _NOWHERE = np.zeros(0, dtype=np.int64)
 
+_MOVES, _TO_DEVICE = (np.isin(list(OpKind), kinds) for kinds in (TRANSFERS, TO_DEVICE))
+"""By kind of op: whether it moves experts, and whether to the device."""
+
 
 class Stream:
     """Feed it every part of a schedule in order, then read the metrics; definitions as in `offload.metrics`.
@@ -61,7 +64,7 @@ class Stream:
         self._small = part.base + len(part) <= _SMALL_OPS
         columns, n_live = {**part.columns, "dep": self._places(part)}, len(self._live)
         duration_s = costs.duration_s[columns["cost"]]
-        moves = np.concatenate([self._live_moves, np.isin(columns["kind"], TRANSFERS)])
+        moves = np.concatenate([self._live_moves, _MOVES[columns["kind"]]])
         compute_free_s = float(self._free[Lane.COMPUTE])
         start, end, bound_by, _ = walk_on(columns, costs, self._free, self._live_end, small=self._small)
         chain = chains_s(columns["dep_ptr"], columns["dep"], duration_s, self._live_chain, small=self._small)
@@ -97,7 +100,7 @@ class Stream:
         lane, kind, cost = columns["lane"], columns["kind"], columns["cost"]
         self.lane_s += np.bincount(lane, costs.duration_s[cost], len(Lane))
         self.lane_s[Lane.HOST] += float(costs.issue_s[cost][lane != Lane.HOST].sum())
-        self.h2d_bytes += int(columns["bytes"][np.isin(kind, TO_DEVICE)].sum())
+        self.h2d_bytes += int(columns["bytes"][_TO_DEVICE[kind]].sum())
         self.written_back_bytes += int(columns["bytes"][kind == OpKind.WRITE_BACK].sum())
         first, last = moe_layers(lane, kind, columns["step"], columns["layer"], self._steps)
         self.layers_s += float((end[last] - start[first]).sum())
@@ -106,8 +109,7 @@ class Stream:
         self._ends.append((columns["step"][ends], end[ends]))
         if self.paths is not None and len(part):
             layers, until = np.zeros((2, len(part))), np.zeros((2, len(part)))
-            np.add.at(layers[0], first, -1.0)
-            np.add.at(layers[1], last, 1.0)
+            layers[0, first], layers[1, last] = -1.0, 1.0
             # One part ends and the next begins where its last op on the host ends.
             until[1, np.flatnonzero(lane == Lane.HOST)[-1:]] = 1.0
             for path, weights in zip(self.paths, (until, layers), strict=True):

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar, overload
 
 __all__ = ["ReadOnly"]
 
 Key = TypeVar("Key")
 Value = TypeVar("Value")
+Default = TypeVar("Default")
 
 
 class ReadOnly(Mapping[Key, Value], Generic[Key, Value]):
@@ -21,6 +22,17 @@ class ReadOnly(Mapping[Key, Value], Generic[Key, Value]):
 
     def __getitem__(self, key: Key) -> Value:
         return self._items[key]
+
+    def __contains__(self, key: object) -> bool:
+        return key in self._items
+
+    @overload
+    def get(self, key: Key, /) -> Value | None: ...
+    @overload
+    def get(self, key: Key, /, default: Value | Default) -> Value | Default: ...
+    def get(self, key: Key, /, default: Any = None) -> Any:
+        """The value of `key`, or else `default`; prices ask by the million, and an exception each would be dear."""
+        return self._items.get(key, default)
 
     def __iter__(self) -> Iterator[Key]:
         return iter(self._items)

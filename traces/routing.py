@@ -108,6 +108,7 @@ class RoutingTrace:
     gate_weights: NDArray[np.float32] | None = None
     expert_bytes: NDArray[np.int64] | None = None
     rejected: NDArray[np.bool_] | None = None
+    _digest: str = field(init=False, repr=False, default="")
 
     def __repr__(self) -> str:
         return (
@@ -197,7 +198,14 @@ class RoutingTrace:
 
     @property
     def digest(self) -> str:
-        """16 hex digits of the SHA-256 of all arrays and `n_experts`; provenance does not count."""
+        """16 hex digits of the SHA-256 of all arrays and `n_experts`; provenance does not count. Taken when first asked
+        for.
+        """
+        if not self._digest:
+            object.__setattr__(self, "_digest", self._taken())
+        return self._digest
+
+    def _taken(self) -> str:
         state = hashlib.sha256(repr((self.experts.shape, self.n_experts)).encode())
         drafted = () if self.rejected is None else ("rejected",)
         for name in ("experts", "sequence", "position", "phase", "step", "gate_weights", "expert_bytes", *drafted):

@@ -163,6 +163,13 @@ class Rows:
             self.works.append(what)
         return row
 
+    def of_counts(self, make: Callable[[int], Work | None], counts: NDArray[np.int64]) -> NDArray[np.int64]:
+        """The rows of `make(count)` by count, 0 and above, each distinct one made once."""
+        rows = np.full(int(counts.max(initial=-1)) + 1, -1, np.int64)
+        for count in np.flatnonzero(np.bincount(counts)).tolist():
+            rows[count] = self.of(make(count))
+        return rows[counts]
+
     def each(self, make: Callable[[Any], Work | None], keys: Sequence[Any]) -> NDArray[np.int64]:
         """The rows of `make(key)`, each distinct key made once."""
         row = {key: self.of(make(key)) for key in dict.fromkeys(keys)}

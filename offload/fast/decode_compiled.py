@@ -55,7 +55,7 @@ _EVICTIONS = (Lru, Fifo, Lifo, HotLru, Static, Lfu, ReleasedLfu, ReleasedLifo)
 _PART_OPS = 1 << 18
 """Ops a part holds at least room for."""
 
-_PART_CELLS = 1 << 21
+_PART_CELLS = 1 << 17
 """Routing cells (tokens x layers x top_k) prepared at a time at most, but always one forward pass."""
 
 
@@ -230,16 +230,16 @@ class CompiledLoop:
         tables = self._attention(rows, batch, stack, encoding, n_tokens) | {
             "I_STEP": np.array([step.i_step for step in batch], np.int64),
             "PHASE": np.array([step.phase == Phase.PREFILL for step in batch], np.int64),
-            "COST_GATE": rows.each(works.gate, n_tokens.tolist()),
-            "COST_READBACK": rows.each(works.readback, n_tokens.tolist()),
-            "COST_DENSE": rows.each(lambda n: works.dense(stack, n), n_tokens.tolist()),
-            "COST_SHARED": rows.each(works.shared, n_shared.tolist()) if alone else none,
+            "COST_GATE": rows.of_counts(works.gate, n_tokens),
+            "COST_READBACK": rows.of_counts(works.readback, n_tokens),
+            "COST_DENSE": rows.of_counts(lambda n: works.dense(stack, n), n_tokens),
+            "COST_SHARED": rows.of_counts(works.shared, n_shared) if alone else none,
             "UNION_PTR": ptr,
             "UNION_EXPERT": experts,
-            "COST_SINGLE": rows.each(works.single, tokens.tolist()) if alone else none[:0],
+            "COST_SINGLE": rows.of_counts(works.single, tokens) if alone else none[:0],
             "COST_GROUPED": self._grouped(rows, ptr, tokens, np.repeat(n_shared, len(stack.moe_layers)), alone),
             **self._runs(rows, bool(plan["IN_RUNS"])),
-            "COST_HEAD": rows.each(lambda n: self._works.head(n) if n else None, n_heads),
+            "COST_HEAD": rows.of_counts(lambda n: self._works.head(n) if n else None, np.array(n_heads)),
             "BLOCK_OF": block_of,
             "PLACE": np.array([layer for part in self._model.stacks for layer in part.moe_layers], np.int64),
         }

@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hwmodels.cost import Costs, Parts, parts_of, price_figures
-from hwmodels.figures import Figures, figures_of
+from hwmodels.cost import Costs, Parts
+from hwmodels.figures import figures_of
 from hwmodels.platform import Platform
 from offload.decode import small_ops
 from offload.ops import KINDS, Lane, OpKind
@@ -32,6 +32,7 @@ from pregate.ask.request import Request, request
 from pregate.draw.palette import colours_of
 from pregate.draw.timelines import LANE_NAMES
 from pregate.page.arrays import ArrayBlock
+from pregate.page.priced_works import PricedWorks
 from pregate.page.subject import AS_ROUTED, PageSubject, Stop, active_experts, link_stops, with_hbm
 from traces.errors import InvalidInput
 from traces.model.architecture import ModelArchitecture
@@ -55,6 +56,8 @@ class _Page:
     of_digest: dict[str, int] = field(default_factory=dict)
     answered: dict[tuple[int, int], NDArray[np.float32]] = field(default_factory=dict)
     """By schedule and machine: (n_metrics, n_links)."""
+    priced: list[PricedWorks] = field(default_factory=list)
+    """By machine."""
     n_written: int = 0
     """Ops of the schedules so far."""
 
@@ -65,11 +68,11 @@ def document(subject: PageSubject, progress: Callable[[str], None] = lambda _: N
     `progress` is told each model. Raises `InvalidInput` where no design fits any machine, with the first reason.
     """
     page = _Page(subject)
-    figures = [figures_of(machine) for machine in subject.machines]
+    page.priced = [PricedWorks(figures_of(machine), link_stops(machine)) for machine in subject.machines]
     points = {}
     for model in subject.models:
         progress(model.name)
-        points[model.name] = _points(page, model, figures)
+        points[model.name] = _points(page, model)
     designs = [design for machines in points.values() for stops in machines for stop in stops for design in stop]
     if all("reason" in design for design in designs):
         raise InvalidInput(designs[0]["reason"])
@@ -118,7 +121,7 @@ def _machine(page: _Page, machine: Platform) -> dict[str, Any]:
     }
 
 
-def _points(page: _Page, model: ModelArchitecture, figures: list[Figures]) -> list[list[list[dict[str, Any]]]]:
+def _points(page: _Page, model: ModelArchitecture) -> list[list[list[dict[str, Any]]]]:
     """[machine][stop x HBM, HBM fastest][design]: the schedule and its answers, or the reason why there is none."""
     subject = page.subject
     found: list[list[list[dict[str, Any]]]] = [[] for _ in subject.machines]
@@ -135,7 +138,7 @@ def _points(page: _Page, model: ModelArchitecture, figures: list[Figures]) -> li
             for factor in subject.hbm_factors:
                 memory = replace(memory_of(machine), hbm_bytes=with_hbm(machine, factor))
                 asked = [captured.of(model, memory, trace, design, workload) for design in subject.designs]
-                found[i].append([_answer(page, one, i, figures[i]) for one in asked])
+                found[i].append([_answer(page, one, i) for one in asked])
     return found
 
 
@@ -174,20 +177,18 @@ def _trace(subject: PageSubject, model: ModelArchitecture, stop: Stop) -> Routin
     return synthesize(model, stop.prompt, subject.output_tokens, stop.batch, subject.seed, n_active=forced)
 
 
-def _answer(page: _Page, captured: Captured | str, i_machine: int, figures: Figures) -> dict[str, Any]:
+def _answer(page: _Page, captured: Captured | str, i_machine: int) -> dict[str, Any]:
     """The place of a schedule on the page, and what it takes on a machine at each stop of its link; or the reason."""
     if isinstance(captured, str):
         return {"reason": captured}
     i_schedule = _schedule(page, captured)
     answers = page.answered.get((i_schedule, i_machine))
     if answers is None:
-        links = link_stops(page.subject.machines[i_machine])
-        on_links = figures.with_values({"link.h2d_bytes_per_s": links})
-        costs = price_figures(captured.decoded.schedule.works, on_links, len(links), shares=False)
+        costs, parts = page.priced[i_machine].of(captured.decoded.schedule.works)
         found = measured_at(compiled(captured), captured, costs)
-        answers = np.array([np.broadcast_to(found[name], len(links)) for name in METRICS], dtype=np.float32)
+        answers = np.array([np.broadcast_to(found[name], costs.duration_s.shape[1]) for name in METRICS], np.float32)
         page.answered[i_schedule, i_machine] = answers
-        page.schedules[i_schedule]["prices"][i_machine] = _prices(page, captured, figures, costs)
+        page.schedules[i_schedule]["prices"][i_machine] = _prices(page.block, costs, parts)
     return {"schedule": i_schedule, "cube": page.block.add(answers)}
 
 
@@ -222,14 +223,11 @@ def _schedule(page: _Page, captured: Captured) -> int:
     return len(page.schedules) - 1
 
 
-def _prices(page: _Page, captured: Captured, figures: Figures, costs: Costs) -> dict[str, Any]:
+def _prices(block: ArrayBlock, costs: Costs, parts: NDArray[np.float32]) -> dict[str, Any]:
     """Seconds by work: to issue it, its duration, of the works that the link moves their durations at each stop, and
     what the others are spent on (`Parts`), (n_works, n_parts).
     """
-    works, block = captured.decoded.schedule.works, page.block
     moved = np.flatnonzero(np.any(costs.duration_s != costs.duration_s[:, :1], axis=1))
-    plain = figures.for_works(works)
-    parts = np.array([[float(part) for part in parts_of(work, plain)] for work in works], dtype=np.float32)
     return {
         "issue": block.add(costs.issue_s[:, 0].copy()),
         "duration": block.add(costs.duration_s[:, 0].copy()),
