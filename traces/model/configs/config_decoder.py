@@ -224,7 +224,8 @@ def _attention(fields: Fields, d_model: int, traits: Traits) -> Attention:
             **indexer,
         )
     n_kv_heads = fields.integer("n_kv_heads", n_heads, minimum=1)
-    head_dim = fields.integer("head_dim", d_model // n_heads, minimum=1)
+    width = fields.integer("attention_projection_size", d_model)  # Yuan2: of all heads
+    head_dim = fields.integer("head_dim", width // n_heads, minimum=1)
     value_dim = fields.integer("v_head_dim", 0)
     return Attention(
         kind="mha" if n_kv_heads == n_heads else "gqa",

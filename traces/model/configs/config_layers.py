@@ -57,7 +57,7 @@ def moe_layers(fields: Fields, n_layers: int) -> tuple[int, ...]:
     enumerated = fields.get("moe_layers_enum")
     if isinstance(enumerated, str) and enumerated:
         return tuple(int(word) for word in enumerated.split(",") if word.strip().isdigit())
-    for key in ("moe_layer_freq", "moe_layer_layout"):
+    for key in ("moe_layer_freq", "moe_layer_layout", "is_moe_layer"):
         switches = fields.get(key)
         if isinstance(switches, list):
             fields.cut_to_layers(key, switches, n_layers)
@@ -76,7 +76,7 @@ def moe_layers(fields: Fields, n_layers: int) -> tuple[int, ...]:
     if fields.get("interleave_moe_layer_step") is not None:
         step = fields.integer("interleave_moe_layer_step", minimum=1)
         return every_layer(n_layers, step - 1, step)
-    sparse = fields.integer("decoder_sparse_step", 1, minimum=1)
+    sparse = fields.integer("sparse_step", 1, minimum=1)
     step = fields.integer("moe_layer_freq", 1, minimum=1)
     dense = fields.integers("mlp_only_layers")
     for layer in dense:
@@ -141,13 +141,33 @@ def _layer_kinds(fields: Fields, n_layers: int, model_type: str) -> list[str]:
     if fields.get("full_attention_interval") is not None:
         step = fields.integer("full_attention_interval", minimum=1)
         return ["linear_attention" if (i + 1) % step else "full_attention" for i in range(n_layers)]
+    group = fields.integer("layer_group_size", 0)  # Ring-linear: the last of so many is full, and what is left over
+    if group:
+        whole = n_layers // group * group
+        return ["linear_attention" if (i + 1) % group and i < whole else "full_attention" for i in range(n_layers)]
     pattern = fields.get("sliding_window_pattern")  # by the last layer of so many, or by letters: L local, G global
+    if pattern is None and fields.get("layer_types") is None:
+        pattern = fields.get("global_attn_every_n_layers")
     if type(pattern) is int and pattern > 0:
         return ["sliding_attention" if (i + 1) % pattern else "full_attention" for i in range(n_layers)]
     if isinstance(pattern, str) and pattern and set(pattern) <= {"L", "G"}:
         return [_LETTERS[{"L": "S", "G": "F"}[pattern[i % len(pattern)]]] for i in range(n_layers)]
+    if model_type in _WINDOWED and _has_window(fields):
+        start = fields.integer("max_window_layers", 0) if model_type == "qwen2_moe" else 0
+        return ["sliding_attention" if i >= start else "full_attention" for i in range(n_layers)]
     letters = layer_letters(model_type, n_layers)
     return [_LETTERS[letter] for letter in letters] if letters else ["full_attention"] * n_layers
+
+
+_WINDOWED = ("mixtral", "phimoe", "qwen2_moe", "qwen3_moe")
+"""Types whose class gives the window that a file states to every layer, Qwen's where `use_sliding_window` is true."""
+
+
+def _has_window(fields: Fields) -> bool:
+    window = fields.integer("window", 0)
+    return 0 < window < fields.integer("max_position_embeddings", 1 << 30) and fields.flag(
+        "use_sliding_window", default=not str(fields.get("model_type")).startswith("qwen")
+    )
 
 
 def _of_layer(fields: Fields, attention: Attention, layer: int) -> Attention:

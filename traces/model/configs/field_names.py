@@ -12,7 +12,7 @@ NAMES: dict[str, tuple[str, ...]] = {
     "head_dim": ("head_dim", "kv_channels", "attention_head_dim"),
     "n_experts": (
         "n_routed_experts", "num_experts", "num_local_experts", "moe_num_experts", "num_moe_experts", "n_experts",
-        "moe_num_primary_experts",
+        "moe_num_primary_experts", "num_routed_experts",
     ),
     "top_k": (
         "num_experts_per_tok", "num_experts_per_token", "moe_topk", "moe_k", "moe_top_k", "top_k_experts",
@@ -24,11 +24,20 @@ NAMES: dict[str, tuple[str, ...]] = {
     "d_ff": ("intermediate_size", "ffn_hidden_size", "d_ff"),
     "d_ff_dense": ("dense_intermediate_size", "intermediate_size_mlp"),
     "n_shared": ("n_shared_experts", "num_shared_experts", "moe_num_shared_experts", "num_shared_expert"),
+    "kv_lora_rank": ("kv_lora_rank", "attention_kv_lora_dim"),
+    "q_lora_rank": ("q_lora_rank", "attention_q_lora_dim"),
+    "qk_nope_head_dim": ("qk_nope_head_dim", "attention_qk_dim"),
+    "qk_rope_head_dim": ("qk_rope_head_dim", "attention_qk_rope_dim"),
+    "v_head_dim": ("v_head_dim", "attention_v_dim"),
     "d_ff_shared": (
         "shared_expert_intermediate_size", "moe_shared_expert_intermediate_size", "share_expert_dim",
         "shared_intermediate_size",
     ),
     "window": ("sliding_window", "attention_chunk_size", "sliding_window_size"),
+    "sparse_step": (
+        "decoder_sparse_step", "moe_every_n_layers", "moe_layer_frequency", "moe_expert_interval",
+        "moe_frequency", "expert_interval", "moe_layer_interval",
+    ),
     "first_dense": ("first_k_dense_replace", "num_dense_layers", "n_dense_layers", "first_dense_layers"),
 }  # fmt: skip
 """Our name of a field: the keys that it is found under, the commonest first."""

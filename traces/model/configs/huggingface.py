@@ -15,6 +15,7 @@ from traces.errors import InvalidFile, InvalidInput
 from traces.model.configs.config_decoder import CHECKED, decoder_only
 from traces.model.configs.config_fields import Fields, text_model
 from traces.model.configs.config_formats import stored_formats
+from traces.model.configs.config_unread import refuse_unread, unread_notes
 from traces.model.configs.field_names import NAMES
 from traces.model.configs.huggingface_encoder_decoder import ENCODER_DECODER
 from traces.model.model_architecture import ModelArchitecture
@@ -42,6 +43,7 @@ def from_huggingface_config(path: str | Path) -> ModelArchitecture:
             shapes = ENCODER_DECODER[model_type](Section(dict(whole), str(path)))
         else:
             _require_experts(fields, model_type)
+            refuse_unread(fields, checked=model_type in CHECKED)
             shapes = decoder_only(fields, model_type)
         formats = stored_formats(whole, text, shapes["decoder"], path.resolve().parent, str(path))
         return ModelArchitecture(
@@ -64,6 +66,8 @@ def _noted(formats: dict[str, Any], fields: Fields, model_type: str) -> dict[str
         notes.append(f"not stated, so as the class of {model_type} assumes: {taken}")
     if model_type not in CHECKED and model_type not in ENCODER_DECODER:
         notes.append(f"{model_type} is read by its fields; no count of this type was checked")
+    if model_type not in ENCODER_DECODER:
+        notes += unread_notes(fields, checked=model_type in CHECKED)
     return formats | {"note": "; ".join(filter(None, notes))}
 
 

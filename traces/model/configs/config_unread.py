@@ -1,0 +1,81 @@
+"""What a `config.json` says that is not read: what would change sizes is refused, the rest is told in a note."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from traces.errors import InvalidFile
+from traces.model.configs.config_fields import Fields
+from traces.model.configs.field_names import NAMES
+
+__all__ = ["refuse_unread", "unread_notes"]
+
+_SHARING = {
+    "cla_share_factor": ("use_cla", 1, "layers share keys and values"),
+    "num_kv_shared_layers": ("", 0, "layers share keys and values"),
+    "experts_shared_frequency": ("", 1, "layers share experts"),
+}
+"""Keys by what they mean, above which value, and the flag that they count with."""
+
+_STATE = re.compile(r"(^|_)(linear_att(n|ention)|mamba|ssm|rwkv\d*|gla|retention|lightning|delta(_net)?|kda)(_|$)")
+_LATENT = re.compile(r"(^|_)kv_(lora|latent|compress\w*)_")
+
+
+def refuse_unread(fields: Fields, *, checked: bool) -> None:
+    """Raise `InvalidFile` for what no architecture here can say, or a type nobody has checked says in its own words."""
+    for key, (flag, least, meaning) in _SHARING.items():
+        value = fields.get(key)
+        if type(value) is int and value > least and (not flag or fields.flag(flag)):
+            raise InvalidFile(f"{fields.where}: {key} = {value}: {meaning}, which is not modelled")
+    if checked:
+        return
+    for what, pattern, read in (
+        ("layers with a state", _STATE, _STATES_READ),
+        ("latent attention", _LATENT, NAMES["kv_lora_rank"]),
+    ):
+        told = [key for key, value in _stated(fields) if pattern.search(key) and _says_something(value)]
+        if told and not any(fields.get(key) for key in read):
+            raise InvalidFile(
+                f"{fields.where}: {', '.join(told)[:200]} speak of {what}, but no key that is read here says which: "
+                f"state {', '.join(read)}"
+            )
+
+
+_STATES_READ = (
+    "layer_types", "layers_block_type", "hybrid_override_pattern", "attn_type_list", "linear_attn_config",
+    "attn_layer_period", "full_attention_interval", "layer_group_size",
+)  # fmt: skip
+"""Keys that say which layers have a state."""
+
+
+def _says_something(value: Any) -> bool:
+    return (type(value) is int and value > 0) or (isinstance(value, (list, dict)) and bool(value)) or value is True
+
+
+def _stated(fields: Fields) -> list[tuple[str, Any]]:
+    return [item for document in fields.documents[:-1] or fields.documents for item in document.items()]
+
+
+_READ = {name for names in NAMES.values() for name in names}
+_HARMLESS = re.compile(r"capacity|group|parallel|_size_per|zero_expert|hash|first_k|pad")
+
+
+def unread_notes(fields: Fields, *, checked: bool) -> list[str]:
+    """What is left out of the reading, in words."""
+    notes = []
+    free = fields.get("zero_expert_num")
+    if type(free) is int and free > 0:
+        notes.append(f"{free} of the experts that a token may choose compute nothing; every choice counts as computed")
+    for key in NAMES["n_experts"]:
+        counts = fields.get(key)
+        if isinstance(counts, list) and len(counts) > 1 and fields.get("vision_config") is not None:
+            notes.append(f"{key} = {str(counts)[:40]}: experts of other modalities are left out")
+    if not checked:
+        other = sorted({
+            key for key, value in _stated(fields)
+            if "expert" in key and type(value) is int and value > 1 and key not in _READ and not _HARMLESS.search(key)
+        })  # fmt: skip
+        if other:
+            notes.append(f"not read: {', '.join(other)[:200]}")
+    return notes
