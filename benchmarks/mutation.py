@@ -50,7 +50,11 @@ _DECODE = tuple(f"tests/unit/offload/test_decode{part}.py" for part in ("_by_han
 TARGETS = {
     "offload/work.py": ("tests/unit/offload/test_work.py",),
     "offload/metrics.py": ("tests/unit/offload/test_metrics.py",),
-    "offload/caches/eviction.py": ("tests/unit/offload/test_eviction.py",),
+    "offload/caches/eviction.py": (
+        "tests/unit/offload/test_eviction.py",
+        "tests/unit/offload/test_ranked_evictions.py",
+        "tests/unit/offload/test_residency.py",
+    ),
     "offload/placing/footprint.py": (
         "tests/unit/offload/test_footprint.py",
         "tests/unit/offload/test_placement.py",

@@ -103,3 +103,20 @@ def test_the_first_page_is_short_and_in_a_readers_order() -> None:
     order = ("**pregate predicts", "generated: demo", "timelines.png", "## How right", "## Use it", "## Go on")
     places = [text.index(mark) for mark in order]
     assert places == sorted(places)
+
+
+ROOMS = ("traces", "offload", "hwmodels", "simulator", "runtime", "pregate")
+MODULE = re.compile(rf"(?<![\w/])(?:{'|'.join(ROOMS)}|docs|benchmarks|tests)/[\w/]+\.py\b")
+
+
+def named_modules() -> Iterator[tuple[str, str]]:
+    """Modules by path, as documents and docstrings name them. The log says what was, so it may name what is no more."""
+    sources = [path for room in ROOMS for path in (ROOT / room).rglob("*.py")]
+    for path in (*documents(), *sources):
+        if path.name != "LOG.md":
+            for name in MODULE.findall(path.read_text(encoding="utf-8")):
+                yield str(path.relative_to(ROOT)), name
+
+
+def test_every_module_that_is_named_is_there() -> None:
+    assert [(where, name) for where, name in named_modules() if not (ROOT / name).is_file()] == []
