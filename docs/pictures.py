@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 
@@ -17,6 +19,26 @@ def main() -> None:
     timelines(PICTURES / "timelines.png")
     winner_map(PICTURES / "winner-map.png")
     draw.save_figure(draw.published_against_predicted(pregate.reproduce("isca24")), PICTURES / "published.png")
+    chromium = shutil.which("chromium") or shutil.which("google-chrome")
+    if chromium is None:
+        print("explore.png left as it is: Chromium is not installed")
+    else:
+        page(PICTURES / "explore.png", chromium)
+
+
+def page(target: Path, chromium: str) -> None:
+    """The page of qwen3-30b-a3b on an RTX 4090 and an H100, as it opens (the extra 'browser')."""
+    from playwright.sync_api import sync_playwright
+
+    with TemporaryDirectory() as folder, sync_playwright() as playwright:
+        written = Path(folder) / "page.html"
+        pregate.explore_page(["qwen3-30b-a3b"], ["rtx-4090", "h100-sxm"], written)
+        browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+        shown = browser.new_page(viewport={"width": 1180, "height": 1400})
+        shown.goto(written.as_uri())
+        shown.wait_for_function("window.answers !== undefined")
+        shown.screenshot(path=target)
+        browser.close()
 
 
 def timelines(target: Path) -> None:

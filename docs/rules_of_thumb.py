@@ -10,6 +10,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pregate
+from pregate.draw.palette import MARKERS, PALETTE
+from pregate.draw.style import SOFT, bare, styled
 
 PICTURES = Path(__file__).parent / "pictures"
 STACK = "streams"
@@ -39,7 +41,7 @@ def cpu_or_copy(target: Path, batches: Sequence[int] = (1, 4, 16, 64), n_points:
     draw(
         ratios, lines, target,
         title="An expert on the host or its copy: Qwen3-30B-A3B in q4_k, RTX 4090, PCIe 4.0",
-        x="DRAM bandwidth over link bandwidth", y="copied over computed on the host, time a token",
+        x="DRAM bandwidth over link bandwidth", y="time a token, copied over computed on the host (ratio)",
         even=1.0, log_x=True,
     )  # fmt: skip
 
@@ -56,7 +58,7 @@ def prefetch(target: Path, batches: Sequence[int] = (1, 2, 4, 8, 16, 32, 64, 128
     draw(
         batches, lines, target,
         title="Prefetching against fetching on demand: RTX 4090, PCIe 4.0, experts in q4_k",
-        x="sequences at once", y="prefetched over on demand, time a token", even=1.0, log_x=True, log_y=True,
+        x="sequences at once", y="time a token, prefetched over on demand (ratio)", even=1.0, log_x=True, log_y=True,
     )  # fmt: skip
 
 
@@ -76,7 +78,7 @@ def dram_or_link(target: Path, batches: Sequence[int] = (1, 32), n_points: int =
     draw(
         ratios, lines, target,
         title="Twice the link or twice the DRAM: Qwen3-30B-A3B in q4_k, RTX 4090, PCIe 4.0",
-        x="DRAM bandwidth over link bandwidth, before", y="times as fast", even=1.0, log_x=True,
+        x="DRAM bandwidth over link bandwidth, before", y="times as fast (ratio)", even=1.0, log_x=True,
     )  # fmt: skip
 
 
@@ -88,14 +90,23 @@ def draw(
     at: Sequence[float], lines: dict[str, list[float]], target: Path,
     *, title: str, x: str, y: str, even: float, log_x: bool = False, log_y: bool = False,
 ) -> None:  # fmt: skip
-    """Lines over `at`, and `even`, where neither side gains."""
+    """Lines over `at`, and `even`, where neither side gains; what lies under another line shows between its dashes."""
+    with styled():
+        _drawn(at, lines, target, title, x, y, even, log_x, log_y)
+
+
+def _drawn(
+    at: Sequence[float], lines: dict[str, list[float]], target: Path,
+    title: str, x: str, y: str, even: float, log_x: bool, log_y: bool,
+) -> None:  # fmt: skip
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(7.2, 4.4), layout="constrained")
     axes = figure.subplots()
-    for (name, values), style in zip(lines.items(), ("-o", "-s", "-^", "-d", "-v"), strict=False):
-        axes.plot(at, values, style, label=name, markersize=4)
-    axes.axhline(even, color="0.4", linewidth=0.8, linestyle="--")
+    for i, (name, values) in enumerate(lines.items()):
+        dash = {"dashes": (4, 3)} if i % 2 else {}
+        axes.plot(at, values, color=PALETTE[i], marker=MARKERS[i], markersize=5, linewidth=1.6, label=name, **dash)
+    axes.axhline(even, color=SOFT, linewidth=0.8, linestyle=":")
     if log_x:
         axes.set_xscale("log", base=2)
         axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
@@ -104,9 +115,9 @@ def draw(
         axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
     axes.set_xlabel(x)
     axes.set_ylabel(y)
-    axes.set_title(title, fontsize=10)
-    axes.legend(frameon=False, fontsize=9)
-    axes.spines[["top", "right"]].set_visible(False)
+    axes.set_title(title, fontsize=10, loc="left")
+    bare(axes)
+    figure.legend(loc="outside lower center", ncols=2, frameon=False, fontsize=9)
     figure.savefig(target, dpi=130, metadata={"Software": None})
 
 

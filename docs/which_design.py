@@ -184,7 +184,7 @@ def lookahead(target: Path, links: Sequence[float] = (8, 16, 32, 64, 128, 256, 5
         ]
     draw(
         links, lines, target, title="Looking further ahead: Mixtral-8x7B, RTX 4090, batch 1, experts in q4_k",
-        x="link, GB/s", y="on demand over pre-gated, time a token", even=1.0, log_x=True,
+        x="link, GB/s", y="time a token, on demand over pre-gated (ratio)", even=1.0, log_x=True,
     )  # fmt: skip
 
 
@@ -219,7 +219,7 @@ def without_tuning(target: Path, recalls: Sequence[float] = (0.2, 0.4, 0.6, 0.8,
     ] * len(recalls)
     draw(
         recalls, lines, target, title="Guesses in place of trained pre-gates: Mixtral-8x7B, RTX 4090, PCIe 4.0",
-        x="share of guesses that are right", y="time a token over the same LRU without guesses", even=1.0,
+        x="share of guesses that are right", y="time a token, over the same LRU without guesses (ratio)", even=1.0,
     )  # fmt: skip
 
 
@@ -232,7 +232,7 @@ def faster_gpu(target: Path, factors: Sequence[float] = (0.25, 0.5, 1, 2, 4, 8))
         ]
     draw(
         factors, lines, target, title="A faster GPU over the same link: Mixtral-8x7B, batch 1, experts in q4_k",
-        x="times as fast as an RTX 4090", y="on demand over pre-gated, time a token", even=1.0, log_x=True,
+        x="times as fast as an RTX 4090", y="time a token, on demand over pre-gated (ratio)", even=1.0, log_x=True,
     )  # fmt: skip
 
 
