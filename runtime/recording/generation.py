@@ -29,10 +29,16 @@ class BatchRows(NamedTuple):
 
 
 class RouterHooks:
-    """Hooks on the routers of a model that keep what each call chose, on the model's own device, until it is taken."""
+    """Hooks on the routers of a model that keep what each call chose, on the model's own device, until it is taken.
 
-    def __init__(self, routers: Sequence[tuple[str, nn.Module]], n_experts: int, top_k: int) -> None:
-        self._shape = n_experts, top_k
+    `n_without_weights`: experts numbered behind the `n_experts` that compute nothing (LongCat's zero-computation
+    experts): there is nothing to fetch of them, and a choice of one is none, -1.
+    """
+
+    def __init__(
+        self, routers: Sequence[tuple[str, nn.Module]], n_experts: int, top_k: int, n_without_weights: int = 0
+    ) -> None:
+        self._shape, self._n_all = (n_experts, top_k), n_experts + n_without_weights
         self._calls: list[list[tuple[Tensor, Tensor]]] = [[] for _ in routers]
         self._hooks = [module.register_forward_hook(self._hook(place)) for place, (_, module) in enumerate(routers)]
 
@@ -40,7 +46,7 @@ class RouterHooks:
         calls = self._calls[place]
 
         def keep(module: nn.Module, given: Any, answer: Any) -> None:
-            choice = choice_of(answer, *self._shape)
+            choice = choice_of(answer, self._n_all, self._shape[1])
             calls.append((choice.experts.to(torch.int16), choice.weights))
 
         return keep
@@ -52,6 +58,9 @@ class RouterHooks:
         ]
         for calls in self._calls:
             calls.clear()
+        for experts, weights in (call for calls in taken for call in calls):
+            nothing = (experts >= self._shape[0]) & (experts < self._n_all)
+            experts[nothing], weights[nothing] = -1, 0
         return taken
 
     def close(self) -> None:

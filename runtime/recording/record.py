@@ -76,7 +76,8 @@ def record_model(
             f"{architecture.name} has {architecture.n_moe_layers} MoE layers by its configuration, and {len(routers)} "
             "routers were found: this model is built in a way that is not known"
         )
-    recorder = RouterHooks(routers, architecture.n_experts, architecture.top_k)
+    n_without_weights = getattr(model.config.get_text_config(), "zero_expert_num", 0)
+    recorder = RouterHooks(routers, architecture.n_experts, architecture.top_k, n_without_weights)
     parts: list[BatchRows] = []
     try:
         for start in range(0, len(prompts.ids), batch):
@@ -87,6 +88,8 @@ def record_model(
     finally:
         recorder.close()
     columns = BatchRows(*(np.concatenate(column) for column in zip(*parts, strict=True)))
+    if n_without_weights:
+        _refuse_none(columns)
     return RoutingTrace(
         **columns._asdict(),
         n_experts=architecture.n_experts,
@@ -99,6 +102,17 @@ def record_model(
             note="; ".join(filter(None, (note, f"batch {batch}"))),
         ),
     )
+
+
+def _refuse_none(rows: BatchRows) -> None:
+    """Of a model with experts that have no weights: a token that chose only such at a layer is in no trace."""
+    none = (rows.experts < 0).all(axis=2)
+    if none.any():
+        token, layer = np.argwhere(none)[0].tolist()
+        raise InvalidInput(
+            f"token {token}, MoE layer {layer}: it chose nothing but experts without weights, and a trace has a choice "
+            "at each layer: record other prompts, or fewer tokens"
+        )
 
 
 def _after(rows: BatchRows, before: BatchRows | None, n_sequences: int) -> BatchRows:
