@@ -329,24 +329,29 @@ def _grouped_gemms_s(
 
 
 def _cpu_parts(work: Work, figures: Figures) -> Parts:
-    """A part of a layer on the host: what it reads of DRAM, or arithmetic, whichever takes longer.
+    """A part of a layer on the host: of its products, and then of its attention, what is read of DRAM or arithmetic,
+    whichever takes longer.
 
-    Of several sockets the stack uses as many as it says: their memory, read at a share of its rate, and their cores,
-    which take in no more than they can and do the arithmetic.
+    Of several sockets the stack uses as many as it says: their memory, read at a share of its rate and no faster than
+    the links between dies carry, and their cores, which take in no more than they can and do the arithmetic.
     """
     rate = figures["host.dram_bytes_per_s"] * figures.stack_constant("cpu_efficiency")
+    fabric = figures.values.get("host.fabric_bytes_per_s")
+    if fabric is not None:
+        rate = np.where(np.real(fabric) < np.real(rate), fabric, rate)
     cores = figures["host.n_cores"] * figures.stack_constant("cpu_core_bytes_per_s")
     peak = figures["host.peak_flop_per_s"]
     n_sockets = figures.values.get("host.n_sockets")
     if n_sockets is not None:
         used = np.minimum(np.real(figures.stack_constant("cpu_sockets")) / n_sockets, 1.0)
         rate, cores, peak = rate * used, cores * used, peak * used
+    rate = np.where(np.real(cores) < np.real(rate), cores, rate)
     kv_bytes = work.hbm_bytes * figures.values.get("stack.cpu_kv_copies", 1.0)
-    bytes_s = (work.weight_bytes + kv_bytes) / np.where(np.real(cores) < np.real(rate), cores, rate)
     gemm_flop = work.total_flop - work.flop
     flop_s: Any = gemm_flop / figures.stack_constant("cpu_gemm_efficiency")
     if work.weight_bits <= 8.5 and work.compute != "fp8":  # no processor has integer products of fp8
         flop_s = flop_s / figures.stack_constant("cpu_packed_speedup")
-    flop_s = flop_s + work.flop / figures.stack_constant("cpu_attention_efficiency")
-    compute_s, dram_s = longer(flop_s / peak, bytes_s)
-    return Parts(compute_s=compute_s, dram_s=dram_s)
+    compute_s, dram_s = longer(flop_s / peak, work.weight_bytes / rate)
+    attention_s = work.flop / figures.stack_constant("cpu_attention_efficiency") / peak
+    more_compute_s, more_dram_s = longer(attention_s, kv_bytes / rate)
+    return Parts(compute_s=compute_s + more_compute_s, dram_s=dram_s + more_dram_s)

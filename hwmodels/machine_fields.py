@@ -47,6 +47,7 @@ FIELDS: dict[str, dict[str, Field]] = {
         "n_cores": Field("count"),
         "peak_flop_per_s": Field("compute"),
         "n_sockets": Field("count", optional=True),
+        "fabric_bytes_per_s": Field("bandwidth", optional=True),
         "copies_beside_cpu": Field("ratio", optional=True),
         "cpu_beside_copies": Field("ratio", optional=True),
     },

@@ -49,7 +49,8 @@ class Host:
     While the processor computes experts and copies read the same memory, `copies_beside_cpu` is the share of its rate
     that a copy keeps, `cpu_beside_copies` that of what the processor reads; None where nobody measured it.
 
-    Raises `InvalidInput` for a figure that is not finite and above 0.
+    `fabric_bytes_per_s` is what the links between all dies of cores and the memory controllers carry of reads, None where
+    they carry all that DRAM gives. Raises `InvalidInput` for a figure that is not finite and above 0.
     """
 
     name: str
@@ -61,6 +62,7 @@ class Host:
     n_sockets: int | None = None
     copies_beside_cpu: float | None = None
     cpu_beside_copies: float | None = None
+    fabric_bytes_per_s: float | None = None
 
     def __post_init__(self) -> None:
         _check_figures("host", self)
