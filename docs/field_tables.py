@@ -85,6 +85,19 @@ def intervals() -> str:
     return "\n".join([*lines, f"| a row by itself | {spread.row:.2f} | {spread.n_sources} |"])
 
 
+def carried_over() -> str:
+    """What constants of the other sources, or of the other machines, are worth, by constant."""
+    lines = [
+        "| constant | of a new | rows | groups | as shipped | by the others | by its own rows | scatter of ln |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for one in _document()["carried"]:
+        off = " | ".join(_percent(one[name]) for name in ("shipped", "others", "own"))
+        what = f"{one['constant']} | {one['by']} | {one['n_rows']} | {one['n_groups']}"
+        lines.append(f"| {what} | {off} | {one['scatter']:.2f} |")
+    return "\n".join(lines)
+
+
 def worst() -> str:
     """The rows that are furthest off."""
     rows = sorted((row for row in _document()["rows"] if row["scored"]), key=lambda row: -abs(row["error"]))[:_WORST]
@@ -104,6 +117,7 @@ def unsaid() -> str:
 
 def main() -> None:
     """Predict every row, and keep what the tables need."""
+    from pregate.measured.carried import carried
     from pregate.measured.scores import predict_table
     from pregate.measured.spreads import coverage, fit_spread, residuals
     from pregate.measured.table import read_field
@@ -112,7 +126,9 @@ def main() -> None:
     rows_off = residuals(result)
     SPREADS_FILE.write_text(fit_spread(rows_off).to_yaml(), encoding="utf-8")
     shipped_spread.cache_clear()
-    document = result.to_dict() | {"coverage": coverage(rows_off).to_dict()}
+    document = result.to_dict() | {
+        "coverage": coverage(rows_off).to_dict(), "carried": [one.to_dict() for one in carried(rows_off)],
+    }  # fmt: skip
     kept = ("name", "source", "metric", "value", "unit", "role", "reason", "predicted", "error", "ci95", "scored")
     document["rows"] = [{name: row[name] for name in kept} for row in document["rows"]]
     text = json.dumps(document, indent=1)

@@ -7,6 +7,7 @@ from collections import Counter, defaultdict
 
 from hwmodels.checked_specs import VERDICTS, checked_figures, unverified_figures
 from hwmodels.measured_links import measured_links
+from hwmodels.processors import processors
 
 
 def links() -> str:
@@ -30,6 +31,20 @@ def links() -> str:
         "",
         f"{len(errors)} rows can be said: median {statistics.median(errors):.1%}, mean {statistics.mean(errors):.0%}.",
     ]
+    return "\n".join(lines)
+
+
+def known_processors() -> str:
+    """The processors that a host may be named by, by family."""
+    by_family: dict[str, list[str]] = {}
+    for name, one in processors().items():
+        by_family.setdefault(one.family.name, []).append(name)
+    lines = ["| family | channels | MT/s | FLOP a core and cycle | processors |", "|---|---|---|---|---|"]
+    for names in by_family.values():
+        family = processors()[names[0]].family
+        known = ", ".join(f"`{name}`" for name in names)
+        speed = f"{family.channels} | {family.mega_transfers_per_s}"
+        lines.append(f"| {family.title} | {speed} | {family.flop_per_cycle} | {known} |")
     return "\n".join(lines)
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from hwmodels.machine_fields import FIELDS, possible_figure
+from hwmodels.processors import host_document, processor_names
 from hwmodels.quantity import Quantity, parse_quantity
 from hwmodels.shipped import SPECS, shipped
 from hwmodels.spec import Accelerator, Component, Host, LinkSpec, MachineSpec, Storage
@@ -118,7 +119,16 @@ def _load(kind: str, name_or_path: str | Path, where: str = "") -> tuple[Any, De
         return _shipped(kind, name)
     if isinstance(name_or_path, Path) or name.endswith((".yaml", ".yml", ".json")):
         return _file(kind, Path(name_or_path))
-    raise unknown_name(_LABELS[kind], name, component_names(kind), where)
+    if kind == "host" and name in processor_names():
+        return _by_processor(name)
+    known = (*component_names(kind), *(processor_names() if kind == "host" else ()))
+    raise unknown_name(_LABELS[kind], name, known, where)
+
+
+@lru_cache(maxsize=512)
+def _by_processor(name: str) -> tuple[Any, Defaults, str]:
+    """A host that is known by its processor, put together once."""
+    return *_read("host", name, Section(host_document(name), f"host {name}")), ""
 
 
 @lru_cache(maxsize=512)

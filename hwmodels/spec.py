@@ -49,8 +49,8 @@ class Host:
     While the processor computes experts and copies read the same memory, `copies_beside_cpu` is the share of its rate
     that a copy keeps, `cpu_beside_copies` that of what the processor reads; None where nobody measured it.
 
-    `fabric_bytes_per_s` is what the links between all dies of cores and the memory controllers carry of reads, None where
-    they carry all that DRAM gives. Raises `InvalidInput` for a figure that is not finite and above 0.
+    `fabric_bytes_per_s` is what the links between all dies of cores and the memory controllers carry of reads, None
+    where they carry all that DRAM gives. Raises `InvalidInput` for a figure that is not finite and above 0.
     """
 
     name: str

@@ -34,12 +34,16 @@ _BEARS = 0.05
 
 @dataclass(frozen=True, slots=True)
 class Residual:
-    """One row: its source, ln(measured / predicted), and the elasticities by `SPREAD_KEYS`."""
+    """One row: its source, accelerator and host, ln(measured / predicted), and what that depends on: d ln(measured) / d
+    ln(constant) by `SPREAD_KEYS`.
+    """
 
     name: str
     source: str
     off: float
     elasticities: tuple[float, ...]
+    hardware: str = ""
+    host: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +70,8 @@ def residuals(result: TablePrediction) -> list[Residual]:
             off = math.log(one.row.value / one.predicted)
             sign = -1.0 if one.row.more_is_better else 1.0
             depends = tuple(sign * one.elasticities.get(key, 0.0) for key in SPREAD_KEYS)
-            found.append(Residual(one.row.name, one.row.source, off, depends))
+            row = one.row
+            found.append(Residual(row.name, row.source, off, depends, row.hardware, row.host or row.hardware))
     return found
 
 

@@ -105,6 +105,7 @@ def _table(
     with spinner("predicting") as update:
         result = predict_table(rows, seed=seed, hardware=hardware, overrides=parse_sets(sets), progress=update)
     if spreads is not None:
+        from pregate.measured.carried import carried
         from pregate.measured.spreads import coverage, fit_spread, residuals
 
         rows_off = residuals(result)
@@ -112,6 +113,12 @@ def _table(
             partial.write_text(fit_spread(rows_off).to_yaml(), encoding="utf-8")
         held = coverage(rows_off)
         typer.echo(f"wrote {spreads}: intervals by the other sources hold {held.n_inside} of {held.n} rows", err=True)
+        for one in carried(rows_off):
+            typer.echo(
+                f"{one.constant}, {one.n_rows} rows, {one.n_groups} {one.by}s: {100 * one.shipped:.1f} % off, "
+                f"{100 * one.others:.1f} with what the other {one.by}s ask for, {100 * one.own:.1f} with each own; "
+                f"ln scatters by {one.scatter:.2f}"
+            )
         return
     if format is options.Format.json:
         render.print_json(result.to_dict())

@@ -231,18 +231,32 @@ def test_prices_have_a_row_a_work_and_a_column_a_machine() -> None:
         ({"host.n_sockets": 2.0, "stack.cpu_sockets": 4.0}, 8),
         ({"host.n_cores": 5.0, "stack.cpu_core_bytes_per_s": 5.0}, 16),
         ({"host.n_cores": 50.0, "stack.cpu_core_bytes_per_s": 5.0}, 8),
+        ({"host.fabric_bytes_per_s": 25.0}, 16),
+        ({"host.fabric_bytes_per_s": 75.0}, 8),
+        ({"host.fabric_bytes_per_s": 50.0, "host.n_sockets": 2.0, "stack.cpu_sockets": 1.0}, 16),
     ],
 )
 def test_the_host_reads_as_fast_as_its_sockets_and_cores_take_in(changes: dict[str, float], dram_s: float) -> None:
     what = Work(OpKind.CPU_EXPERT, (Gemm(1, 10, 10),))
-    assert parts_of(what, ROUND.with_values(changes)) == pytest.approx(Parts(dram_s=dram_s))
+    found = parts_of(what, ROUND.with_values(changes))
+    assert found == pytest.approx(Parts(dram_s=dram_s))
+    many = parts_of(what, ROUND.with_values({key: np.array([value, value]) for key, value in changes.items()}))
+    assert np.broadcast_to(many.dram_s, 2).tolist() == [float(found.dram_s)] * 2
 
 
 def test_the_host_has_one_efficiency_for_products_and_one_for_scores() -> None:
     figures = ROUND.with_values({"stack.cpu_gemm_efficiency": 0.5, "stack.cpu_attention_efficiency": 0.25})
     what = Work(OpKind.CPU_LAYER, (Gemm(50, 10, 10),), flop=3000, hbm_bytes=100)
     assert parts_of(what, figures) == pytest.approx(Parts(compute_s=10_000 / 500 + 3000 / 250))
-    assert parts_of(what._replace(flop=0, hbm_bytes=800), figures) == pytest.approx(Parts(dram_s=1200 / 50))
+
+
+def test_the_host_attends_once_its_products_are_done() -> None:
+    """Scores do not hide behind the reading of weights, nor keys behind products: each takes the longer of its own."""
+    figures = ROUND.with_values({"stack.cpu_gemm_efficiency": 0.5, "stack.cpu_attention_efficiency": 0.25})
+    read = Work(OpKind.CPU_LAYER, (Gemm(1, 10, 10),), flop=3000, hbm_bytes=100)
+    assert parts_of(read, figures) == pytest.approx(Parts(compute_s=3000 / 250, dram_s=400 / 50))
+    multiplied = read._replace(gemms=(Gemm(50, 10, 10),), flop=0, hbm_bytes=800)
+    assert parts_of(multiplied, figures) == pytest.approx(Parts(compute_s=10_000 / 500, dram_s=800 / 50))
 
 
 def test_the_host_has_packed_products_of_integers_and_none_of_fp8() -> None:

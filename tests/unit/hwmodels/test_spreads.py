@@ -10,6 +10,7 @@ import pytest
 
 from hwmodels import spread as spread_module
 from hwmodels.spread import SPREAD_KEYS, ClaimedSpread, shipped_spread
+from pregate.measured.carried import carried
 from pregate.measured.prediction import RowBench
 from pregate.measured.scores import predict_table
 from pregate.measured.spreads import Residual, coverage, fit_spread, residuals
@@ -125,3 +126,27 @@ def test_a_prediction_is_held_against_repeating_a_row(tmp_path: Path) -> None:
     assert one.holds == (one.mape <= one.repeat_mape / 2)
     close = [ROW | {"value": "100"}, ROW | {"value": "110"}]
     assert predict_table(read(tmp_path, *close)).against_repeating() == []
+
+
+def test_a_constant_that_all_share_carries_and_one_of_each_machine_does_not() -> None:
+    """Twelve hosts: all ask for a half more, then each for a factor of its own."""
+
+    def rows(factors: list[float]) -> list[Residual]:
+        found = []
+        for i, factor in enumerate(factors):
+            for share in (0.5, 0.7, 0.9):
+                depends = (share, *[0.0] * (len(SPREAD_KEYS) - 1))
+                found.append(Residual(f"{i}", f"source {i // 2}", share * factor, depends, "card", f"host {i}"))
+        return found
+
+    shared = {one.by: one for one in carried(rows([0.4] * 12))}
+    assert {one.constant for one in shared.values()} == {"stack.cpu_efficiency"}
+    assert (shared["source"].n_groups, shared["machine"].n_groups, shared["machine"].n_rows) == (6, 12, 36)
+    for one in shared.values():
+        assert one.shipped > 0.2
+        assert max(one.others, one.own, one.scatter) < 1e-12
+    own = {one.by: one for one in carried(rows([0.5 * (-1) ** i for i in range(12)]))}["machine"]
+    assert own.own < 1e-12
+    assert own.others > own.shipped > 0.2
+    assert own.scatter == pytest.approx(0.5 * math.sqrt(12 / 11))
+    assert carried(rows([0.4, 0.4])) == []

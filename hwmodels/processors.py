@@ -1,0 +1,151 @@
+"""A host by the name of its processor: `epyc-7763`, of two sockets `epyc-7763-2s`.
+
+Every channel has one DIMM at the official speed, and there is as much memory as the processor takes: what a row or a
+question ran on had enough. Another population is `host.dram_bytes_per_s`.
+"""
+
+from __future__ import annotations
+
+import csv
+import functools
+import io
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from hwmodels.shipped import SPECS
+from traces.documents import Section, read_text, read_yaml
+from traces.errors import InvalidFile, unknown_name
+
+__all__ = ["Family", "Processor", "host_document", "processor_names", "processors"]
+
+_FOLDER = SPECS / "processors"
+_MAX_BYTES = 1 << 18
+_TWO_SOCKETS = "-2s"
+_READ = "as packed in boaviztapi 2.5.0 on PyPI, read 2026-11-29, secondary"
+_UNREAD = "entered from knowledge, not re-read"
+_BYTES_A_LINK = 32
+"""Reads that a link of a die of cores carries a cycle of the fabric; source: `links` of families.yaml."""
+
+
+@dataclass(frozen=True, slots=True)
+class Family:
+    """What processors of a generation share: `channels` of memory at `mega_transfers_per_s`, fp32 FLOP of a core a
+    cycle, the most memory of a socket, sockets at most. `fabric_ghz`: of the links between dies of cores and the memory
+    controllers, None where there are none; up to `two_links_up_to` dies each has two.
+    """
+
+    name: str
+    title: str
+    channels: int
+    mega_transfers_per_s: int
+    flop_per_cycle: int
+    most_dram: str
+    sockets: int
+    fabric_ghz: float | None
+    two_links_up_to: int
+    note: str
+
+
+@dataclass(frozen=True, slots=True)
+class Processor:
+    """One processor: its `n_cores` at `base_ghz`, its dies of cores (0: all is one die), the speed of its memory, and
+    the page that says so.
+    """
+
+    name: str
+    family: Family
+    n_cores: int
+    base_ghz: float
+    n_dies: int
+    mega_transfers_per_s: int
+    source: str
+
+
+@functools.cache
+def processor_names() -> tuple[str, ...]:
+    """The hosts that are known by their processor, those of two sockets too."""
+    two = (f"{one.name}{_TWO_SOCKETS}" for one in processors().values() if one.family.sockets == 2)
+    return (*processors(), *two)
+
+
+def host_document(name: str) -> dict[str, Any]:
+    """The host of that name, spelt as a file of its own. Raises `UnknownName` for none of `processor_names`."""
+    if name not in processor_names():
+        raise unknown_name("processor", name, processor_names())
+    one, n_sockets = processors()[name.removesuffix(_TWO_SOCKETS)], 2 if name.endswith(_TWO_SOCKETS) else 1
+    family, both = one.family, "; both sockets" if n_sockets == 2 else ""
+    n_channels, n_cores = family.channels * n_sockets, one.n_cores * n_sockets
+    flop = n_cores * family.flop_per_cycle * one.base_ghz * 1e9
+    size, unit = family.most_dram.split()
+    figures = {
+        "dram_bytes": (float(size) * n_sockets, unit, "maker", f"the most that it takes{both}"),
+        "dram_bytes_per_s": (
+            n_channels * one.mega_transfers_per_s * 8e6, "B/s", "maker",
+            f"{n_channels} x {one.mega_transfers_per_s} MT/s x 8 bytes{both}",
+        ),
+        "n_cores": (n_cores, "count", "chip", family.note + both),
+        "peak_flop_per_s": (
+            flop, "FLOP/s", "cores", f"{n_cores} cores x {family.flop_per_cycle} x {one.base_ghz:g} GHz",
+        ),
+    }  # fmt: skip
+    if n_sockets == 2:
+        figures["n_sockets"] = (2, "count", "chip", "by its name")
+    if family.fabric_ghz is not None and one.n_dies:
+        n_links = one.n_dies * n_sockets * (2 if one.n_dies <= family.two_links_up_to else 1)
+        figures["fabric_bytes_per_s"] = (
+            n_links * _BYTES_A_LINK * family.fabric_ghz * 1e9, "B/s", "links",
+            f"{n_links} x {_BYTES_A_LINK} bytes x {family.fabric_ghz:g} GHz{both}",
+        )  # fmt: skip
+    chip = f"{one.source} ({_READ})" if one.source else _UNREAD
+    document: dict[str, Any] = {"sources": {**_sources(), "chip": f"{family.title}, {one.name}: {chip}"}}
+    for figure, (value, unit, source, note) in figures.items():
+        read = {"unverified": True} if source != "chip" or not one.source else {}
+        document[figure] = {"value": value, "unit": unit, "source": source, "note": note, **read}
+    return document
+
+
+@functools.cache
+def processors() -> Mapping[str, Processor]:
+    """Every processor of the table by name. Raises `InvalidFile` where the table is none."""
+    path = _FOLDER / "processors.csv"
+    found: dict[str, Processor] = {}
+    for i, row in enumerate(csv.DictReader(io.StringIO(read_text(path, _MAX_BYTES))), start=2):
+        try:
+            family = _families()[row["family"]]
+            found[row["name"]] = Processor(
+                row["name"], family, int(row["n_cores"]), float(row["base_ghz"]), int(row["n_dies"] or 0),
+                int(row["mega_transfers_per_s"] or family.mega_transfers_per_s), row["source"],
+            )  # fmt: skip
+        except (KeyError, TypeError, ValueError) as error:
+            raise InvalidFile(f"{path}: line {i}: {error}") from None
+    return found
+
+
+@functools.cache
+def _families() -> Mapping[str, Family]:
+    table = read_yaml(_FOLDER / "families.yaml").section("families")
+    return {name: _family(name, table.section(name)) for name in table.remaining()}
+
+
+def _family(name: str, section: Section) -> Family:
+    fabric = section.number("fabric_ghz") if "fabric_ghz" in section else None
+    family = Family(
+        name=name,
+        title=section.text("title"),
+        channels=section.integer("channels", minimum=1),
+        mega_transfers_per_s=section.integer("mega_transfers_per_s", minimum=1),
+        flop_per_cycle=section.integer("flop_per_cycle", minimum=1),
+        most_dram=section.text("most_dram"),
+        sockets=section.integer("sockets", 1, minimum=1),
+        fabric_ghz=fabric,
+        two_links_up_to=section.integer("two_links_up_to", 0),
+        note=section.text("note", ""),
+    )
+    section.done()
+    return family
+
+
+def _sources() -> dict[str, str]:
+    table = read_yaml(_FOLDER / "families.yaml").section("sources")
+    return {key: table.text(key) for key in table.remaining()}

@@ -1,0 +1,102 @@
+"""Hosts by the names of their processors."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from hwmodels.machine_files import component_names, load_component
+from hwmodels.platform import load_platform
+from hwmodels.processors import host_document, processor_names, processors
+from hwmodels.spec import Host
+from traces.errors import UnknownName
+
+
+def host(name: str) -> Host:
+    found = load_component("host", name)
+    assert isinstance(found, Host)
+    return found
+
+
+@pytest.mark.parametrize("name", processor_names())
+def test_every_processor_is_a_host_whose_figures_are_the_arithmetic_of_their_notes(name: str) -> None:
+    found, document = host(name), host_document(name)
+    if name in component_names("host"):  # a file of its own says more
+        return
+    channels = re.match(r"(\d+) x (\d+) MT/s x 8 bytes", document["dram_bytes_per_s"]["note"])
+    peak = re.match(r"(\d+) cores x (\d+) x ([\d.]+) GHz", document["peak_flop_per_s"]["note"])
+    assert channels is not None
+    assert peak is not None
+    assert found.dram_bytes_per_s == int(channels[1]) * int(channels[2]) * 8e6
+    assert found.n_cores == int(peak[1])
+    assert found.peak_flop_per_s == pytest.approx(int(peak[1]) * int(peak[2]) * float(peak[3]) * 1e9)
+    assert (found.n_sockets == 2) == name.endswith("-2s")
+    for quantity in found.sources.values():
+        assert "read 2026" in quantity.source or "not re-read" in quantity.source
+        assert quantity.unverified or "http" in quantity.source
+
+
+DIFFER = {  # as somebody measured them: memory at another speed than the official one, and efficiency cores
+    "core-14900k": {"n_cores", "peak_flop_per_s"},
+    "epyc-9355": {"dram_bytes_per_s"},
+    "epyc-9355-2s": {"dram_bytes_per_s"},
+    "ryzen-9950x3d": {"dram_bytes_per_s"},
+    "xeon-8570-2s": {"dram_bytes_per_s"},
+}
+
+
+@pytest.mark.parametrize("name", sorted(set(component_names("host")) & set(processor_names())))
+def test_a_processor_and_a_host_with_a_file_of_its_own_agree(name: str) -> None:
+    """Twenty hosts were written one by one from other pages than the table."""
+    document = host_document(name)
+    own = host(name)
+    for figure in ("dram_bytes_per_s", "n_cores", "peak_flop_per_s", "n_sockets", "fabric_bytes_per_s"):
+        stated = getattr(own, figure)
+        if stated is not None and figure not in DIFFER.get(name, ()):
+            assert document[figure]["value"] == pytest.approx(stated, rel=2e-3), figure
+
+
+def test_of_two_sockets_there_is_twice_as_much() -> None:
+    one, two = host("epyc-7763"), host("epyc-7763-2s")
+    for figure in ("dram_bytes", "dram_bytes_per_s", "n_cores", "peak_flop_per_s", "fabric_bytes_per_s"):
+        assert getattr(two, figure) == 2 * getattr(one, figure)
+    assert (one.n_sockets, two.n_sockets) == (None, 2)
+
+
+@pytest.mark.parametrize(
+    ("name", "gb_per_s"),
+    [
+        ("threadripper-pro-5955wx", 102.4),  # two dies and half of eight channels
+        ("threadripper-pro-7955wx", 128),
+        ("ryzen-9800x3d", 64),
+        ("epyc-7282", 2 * 32 * 1.467),
+        ("epyc-9334", 8 * 32 * 1.8),  # four dies, two links each
+        ("epyc-9755", 16 * 32 * 2),
+        ("xeon-6330", None),
+        ("ryzen-5700g", None),  # one die
+    ],
+)
+def test_dies_of_cores_read_what_their_links_carry(name: str, gb_per_s: float | None) -> None:
+    fabric = host(name).fabric_bytes_per_s
+    assert fabric == (None if gb_per_s is None else pytest.approx(gb_per_s * 1e9))
+
+
+def test_what_is_no_processor_names_a_near_one() -> None:
+    with pytest.raises(UnknownName, match="did you mean 'epyc-776"):
+        load_component("host", "epyc-7762")
+    with pytest.raises(UnknownName):
+        load_component("host", "ryzen-7950x3d-2s")
+    with pytest.raises(UnknownName, match="unknown processor"):
+        host_document("nosuch")
+
+
+def test_names_of_processors_are_written_as_ours() -> None:
+    for name, one in processors().items():
+        assert re.fullmatch(r"[a-z0-9]+(-[a-z0-9+]+)*", name)
+        assert one.n_dies <= one.n_cores
+
+
+def test_a_machine_is_built_around_a_processor() -> None:
+    hw = load_platform("rtx-4090", "llama-cpp", {"host": "epyc-7763", "host.dram_bytes": "256GiB"})
+    assert (hw.machine.host.n_cores, hw.machine.host.dram_bytes) == (64, 256 << 30)
