@@ -19,13 +19,13 @@ from traces.errors import InvalidFile, unknown_name
 
 __all__ = ["Family", "Processor", "host_document", "processor_names", "processors"]
 
-_FOLDER = SPECS / "processors"
+_TABLE, _FAMILIES = SPECS / "processors.csv", SPECS / "processor_families.yaml"
 _MAX_BYTES = 1 << 18
 _TWO_SOCKETS = "-2s"
 _READ = "as packed in boaviztapi 2.5.0 on PyPI, read 2026-11-29, secondary"
 _UNREAD = "entered from knowledge, not re-read"
 _BYTES_A_LINK = 32
-"""Reads that a link of a die of cores carries a cycle of the fabric; source: `links` of families.yaml."""
+"""Reads that a link of a die of cores carries a cycle of the fabric; source: `links` of processor_families.yaml."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,9 +108,8 @@ def host_document(name: str) -> dict[str, Any]:
 @functools.cache
 def processors() -> Mapping[str, Processor]:
     """Every processor of the table by name. Raises `InvalidFile` where the table is none."""
-    path = _FOLDER / "processors.csv"
     found: dict[str, Processor] = {}
-    for i, row in enumerate(csv.DictReader(io.StringIO(read_text(path, _MAX_BYTES))), start=2):
+    for i, row in enumerate(csv.DictReader(io.StringIO(read_text(_TABLE, _MAX_BYTES))), start=2):
         try:
             family = _families()[row["family"]]
             found[row["name"]] = Processor(
@@ -118,13 +117,13 @@ def processors() -> Mapping[str, Processor]:
                 int(row["mega_transfers_per_s"] or family.mega_transfers_per_s), row["source"],
             )  # fmt: skip
         except (KeyError, TypeError, ValueError) as error:
-            raise InvalidFile(f"{path}: line {i}: {error}") from None
+            raise InvalidFile(f"{_TABLE}: line {i}: {error}") from None
     return found
 
 
 @functools.cache
 def _families() -> Mapping[str, Family]:
-    table = read_yaml(_FOLDER / "families.yaml").section("families")
+    table = read_yaml(_FAMILIES).section("families")
     return {name: _family(name, table.section(name)) for name in table.remaining()}
 
 
@@ -147,5 +146,5 @@ def _family(name: str, section: Section) -> Family:
 
 
 def _sources() -> dict[str, str]:
-    table = read_yaml(_FOLDER / "families.yaml").section("sources")
+    table = read_yaml(_FAMILIES).section("sources")
     return {key: table.text(key) for key in table.remaining()}
