@@ -3,9 +3,12 @@
 npy           [n_layers, n_experts] (DeepSeek EPLB, MIT), or [n, n_layers, n_experts] summed over n sequences or steps
               (MoE-Infinity's expert activation matrices, Apache-2.0, encoder layers first)
 npz           such an array; of several, the one that has the model's layers and experts
-json          [[...], ...], [n_layers, n_experts] (EPLB)
+json          [[...], ...], [n_layers, n_experts] (EPLB); under "logical_count" (what SGLang starts from), or by layer:
+              {"3": [...]} or {"3": {"expert": count}}
 csv           a header `layer,expert,count` and a row for each, in any order; what has no row was not chosen
-recorder      SGLang's recorder in mode stat, a file of `torch.save`: `logical_count` [n_steps, n_layers, n_experts]
+recorder      a file of `torch.save`: a tensor as in npy, or SGLang's recorder in mode stat: `logical_count` [n_steps,
+              n_layers, n_experts]
+imatrix       llama.cpp's importance matrix as GGUF: `counts` of the experts' matrices
 tensorrt_llm  a folder of EXPERT_STATISTIC_PATH: rank*.safetensors of "<iteration>_<layer>" -> int64 [n_experts]
 """
 
@@ -23,6 +26,7 @@ from safetensors.numpy import load_file
 from traces.documents import NUMBER
 from traces.errors import InvalidFile, InvalidInput
 from traces.importers.arrays import npy_array, npz_arrays, npz_names
+from traces.importers.imatrix import expert_counts
 from traces.importers.lines import json_document, regular_file, text_lines, whole_numbers
 from traces.importers.recording import ModelShape, refused
 from traces.importers.sniffing import recognise_popularity
@@ -45,7 +49,9 @@ def import_popularity(path: Path | str, shape: ModelShape = ModelShape()) -> Pop
         case "npz":
             recorder, array = "array of counts", _from_npz(path, shape)
         case "json":
-            recorder, array = "list of counts", _array(path, json_document(path))
+            recorder, array = "list of counts", _from_json(path, json_document(path))
+        case "imatrix":
+            recorder, array = "llama.cpp importance matrix", expert_counts(path)
         case "csv":
             recorder, array = "CSV of counts", _from_csv(path)
         case "recorder":
@@ -53,7 +59,10 @@ def import_popularity(path: Path | str, shape: ModelShape = ModelShape()) -> Pop
         case "tensorrt_llm":
             recorder, array = "TensorRT-LLM expert statistic", _from_tensorrt_llm(path)
         case _:
-            raise refused(path, "not a table of expert counts: npy, npz, json, csv, recorder .pt or a folder of ranks")
+            raise refused(
+                path,
+                "not a table of expert counts: npy, npz, json, csv, recorder .pt, imatrix GGUF or a folder of ranks",
+            )
     if array.dtype.kind not in "iuf" or array.ndim not in (2, 3) or 0 in array.shape:
         raise refused(path, f"{array.dtype} {array.shape} are not counts [layers, experts] or [n, layers, experts]")
     counts = array.astype(np.float64)
@@ -66,6 +75,33 @@ def import_popularity(path: Path | str, shape: ModelShape = ModelShape()) -> Pop
         return PopularityProfile(counts, Provenance("not stated in the file", path.name, recorder=recorder))
     except InvalidInput as error:
         raise refused(path, str(error)) from error
+
+
+def _from_json(path: Path, document: Any) -> NDArray[Any]:
+    """A list, one under `logical_count`, or one a layer by its number."""
+    if isinstance(document, dict):
+        if "logical_count" in document:
+            return _array(path, document["logical_count"])
+        if not document or not all(re.fullmatch(r"\d{1,4}", key, re.ASCII) for key in document):
+            raise refused(path, "its keys are not numbers of layers")
+        rows = [document[key] for key in sorted(document, key=int)]
+        if all(isinstance(row, dict) for row in rows):
+            rows = [
+                _by_expert(path, row, max((len(row) and max(map(_expert, row)) for row in rows), default=0))
+                for row in rows
+            ]
+        return _array(path, rows)
+    return _array(path, document)
+
+
+def _expert(key: str) -> int:
+    return int(key) if re.fullmatch(r"\d{1,5}", key, re.ASCII) else MAX_EXPERTS
+
+
+def _by_expert(path: Path, row: dict[str, Any], last: int) -> list[Any]:
+    if last >= MAX_EXPERTS:
+        raise refused(path, f"an expert that is no number below {MAX_EXPERTS}")
+    return [row.get(str(expert), 0) for expert in range(last + 1)]
 
 
 def _array(path: Path, value: Any) -> NDArray[Any]:
@@ -109,6 +145,8 @@ def _from_npz(path: Path, shape: ModelShape) -> NDArray[Any]:
 
 def _from_recorder(path: Path) -> NDArray[Any]:
     document = read_torch_archive(path)
+    if isinstance(document, np.ndarray):
+        return document
     if not isinstance(document, dict) or not isinstance(document.get("logical_count"), np.ndarray):
         raise refused(path, "no tensor logical_count: recorded in mode stat?")
     return np.asarray(document["logical_count"])

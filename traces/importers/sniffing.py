@@ -69,18 +69,20 @@ def is_routing(path: Path) -> bool:
 
 
 def recognise_popularity(path: Path) -> str | None:
-    """The kind of a table of expert counts: npy, npz, json, csv, recorder or tensorrt_llm; None for another file."""
+    """The kind of a table of expert counts: npy, npz, json, csv, recorder, imatrix or tensorrt_llm; None: another."""
     if path.is_dir() or path.name == "meta_info.json":
         return "tensorrt_llm"
     head = _head(path)
     if head.startswith(b"\x93NUMPY"):
         return "npy"
+    if head.startswith(b"GGUF"):
+        return "imatrix"
     if head.startswith(b"PK\x03\x04"):
         return "recorder" if _is_torch(path) else "npz"
     text = head.removeprefix(b"\xef\xbb\xbf")
     if re.match(rb"layer,expert,count\s*(\n|$)", text):
         return "csv"
-    return "json" if re.match(rb"\s*\[\s*\[\s*[-\d]", text) else None
+    return "json" if re.match(rb'\s*(\[\s*\[\s*\[?\s*[-\d]|\{\s*"(logical_count|\d+)"\s*:)', text) else None
 
 
 def _head(path: Path) -> bytes:

@@ -17,10 +17,13 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from traces.errors import InvalidFile
 from traces.model.files.ggml_blocks import block_type
 
-__all__ = ["Tensor", "WeightsFile", "read_gguf"]
+__all__ = ["Tensor", "WeightsFile", "read_gguf", "read_numbers"]
 
 MAX_HEADER_BYTES = 64 << 20
 """Largest header read (64 MiB): those of vocabularies of 262,144 tokens have under 20."""
@@ -42,12 +45,16 @@ _SPLIT = re.compile(r"(?P<stem>.*)-(?P<i>\d{5})-of-(?P<n>\d{5})\.gguf", re.ASCII
 
 @dataclass(frozen=True, slots=True)
 class Tensor:
-    """A tensor of a file of weights. `shape`: as GGUF has it, what is summed over first; `dtype`: its format's name."""
+    """A tensor of a file of weights. `shape`: as GGUF has it, what is summed over first; `dtype`: its format's name.
+
+    `start`: the byte of a GGUF file at which it begins.
+    """
 
     name: str
     shape: tuple[int, ...]
     dtype: str
     n_bytes: int
+    start: int = 0
 
     @property
     def n_params(self) -> int:
@@ -85,6 +92,14 @@ def read_gguf(path: Path) -> WeightsFile:
     if len(names) != len(tensors):
         raise InvalidFile(f"{path}: {len(tensors) - len(names)} tensors are there twice")
     return WeightsFile(path, metadata, tuple(tensors))
+
+
+def read_numbers(path: Path, tensor: Tensor) -> NDArray[Any]:
+    """The float32 numbers of a small tensor, flat. Raises `InvalidFile` for another format or a large one."""
+    if tensor.dtype != "fp32" or tensor.n_bytes > MAX_HEADER_BYTES:
+        raise InvalidFile(f"{path}: tensor {tensor.name[:60]!r} is of {tensor.dtype}, expected a small one of fp32")
+    with _opened(path) as data:
+        return np.frombuffer(data[tensor.start : tensor.start + tensor.n_bytes], "<f4").copy()
 
 
 def _other_parts(path: Path, n_parts: int) -> list[Path]:
@@ -171,7 +186,7 @@ class _Header:
         tensors = []
         for name, shape, number, offset in rows:
             end = following.get(offset, room)
-            tensor = Tensor(name, shape, *self.stored(name, shape, number, end - offset))
+            tensor = Tensor(name, shape, *self.stored(name, shape, number, end - offset), start + offset)
             if offset + tensor.n_bytes > room:
                 raise InvalidFile(
                     f"{self.path}: cut off: tensor {name[:60]!r} ends at {start + offset + tensor.n_bytes} bytes, the "

@@ -1,0 +1,98 @@
+"""Counts of experts as other tools write them: an importance matrix, a tensor of its own, JSON by layer."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tests.recorded_files import pt
+from traces.errors import InvalidFile
+from traces.importers import import_trace
+from traces.importers.expert_counts import import_popularity
+
+COUNTS = np.array([[3, 3, 2, 2], [2, 3, 3, 2]], np.float32)
+
+
+def imatrix(path: Path, names: dict[str, Any]) -> Path:
+    """Tensors as llama.cpp writes them, by the format's own package."""
+    gguf = pytest.importorskip("gguf", reason="the oracle of GGUF files is not installed")
+    writer = gguf.GGUFWriter(str(path), "")
+    writer.add_string("general.type", "imatrix")
+    for name, values in names.items():
+        writer.add_tensor(name, values)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return path
+
+
+def test_an_importance_matrix_says_how_often_each_expert_was_chosen(tmp_path: Path) -> None:
+    """Layers 1 and 2 of three: the first is dense, its `counts` are of no experts."""
+    names: dict[str, Any] = {"blk.0.ffn_up.weight.counts": np.ones((1, 1), np.float32)}
+    for layer in (2, 1):
+        for matrix in ("down", "gate", "up"):
+            names[f"blk.{layer}.ffn_{matrix}_exps.weight.in_sum2"] = np.ones((4, 64), np.float32)
+            names[f"blk.{layer}.ffn_{matrix}_exps.weight.counts"] = COUNTS[layer - 1].reshape(4, 1)
+    path = imatrix(tmp_path / "imatrix.gguf", names)
+    profile = import_popularity(path)
+    assert np.array_equal(profile.counts, COUNTS)
+    assert profile.provenance.recorder == "llama.cpp importance matrix"
+    with pytest.raises(InvalidFile, match="counts of experts, not a routing trace: give it to --popularity"):
+        import_trace(path)
+
+
+def test_a_file_of_weights_is_no_importance_matrix(tmp_path: Path) -> None:
+    path = imatrix(tmp_path / "model.gguf", {"blk.0.ffn_up_exps.weight": np.ones((4, 8, 32), np.float32)})
+    with pytest.raises(InvalidFile, match="a GGUF file without counts of experts"):
+        import_popularity(path)
+    uneven = {f"blk.{i}.ffn_up_exps.weight.counts": np.ones((3 + i, 1), np.float32) for i in range(2)}
+    with pytest.raises(InvalidFile, match="different numbers of experts"):
+        import_popularity(imatrix(tmp_path / "uneven.gguf", uneven))
+    wide = {"blk.0.ffn_up_exps.weight.counts": np.ones((4, 1), np.float16)}
+    with pytest.raises(InvalidFile, match="expected a small one of fp32"):
+        import_popularity(imatrix(tmp_path / "wide.gguf", wide))
+
+
+def test_a_tensor_of_its_own_is_read_as_an_array_is(tmp_path: Path) -> None:
+    torch = pytest.importorskip("torch")
+    (tmp_path / "f.pt").write_bytes(pt(torch.tensor(COUNTS)))
+    assert np.array_equal(import_popularity(tmp_path / "f.pt").counts, COUNTS)
+
+
+@pytest.mark.parametrize(
+    "document",
+    [
+        {"logical_count": [COUNTS.tolist()]},
+        {"logical_count": COUNTS.tolist()},
+        {"10": COUNTS[1].tolist(), "2": COUNTS[0].tolist()},
+        {str(i): {str(j): float(n) for j, n in enumerate(row)} for i, row in enumerate(COUNTS)},
+        [[row.tolist() for row in COUNTS]],
+    ],
+)
+def test_counts_in_json_stand_by_layer_or_under_their_name(document: Any, tmp_path: Path) -> None:
+    for indent in (None, 2):
+        (tmp_path / "f.json").write_text(json.dumps(document, indent=indent))
+        assert np.array_equal(import_popularity(tmp_path / "f.json").counts, COUNTS)
+
+
+@pytest.mark.parametrize(
+    ("document", "expected"),
+    [
+        ({"0": [1, 2], "x": [1, 2]}, "not numbers of layers"),
+        ({"0": {"x": 1}}, "no number below"),
+        ({"0": {"99999999": 1}}, "no number below"),
+        ({"0": [1, 2], "1": {"0": 1}}, "rows differ in length"),
+        ({"0": {}}, "layer 0 has no counts"),
+        ({"logical_count": "many"}, "are not counts"),
+        ({"0": {"0": "many"}}, "are not counts"),
+    ],
+)
+def test_what_is_no_count_is_one_clear_line(document: Any, expected: str, tmp_path: Path) -> None:
+    (tmp_path / "f.json").write_text(json.dumps(document))
+    with pytest.raises(InvalidFile, match=expected):
+        import_popularity(tmp_path / "f.json")
