@@ -20,7 +20,6 @@ from offload.decode import small_ops
 from offload.ops import KINDS, Lane, OpKind
 from offload.placing.footprint import Workload, measure_workload
 from offload.policy import Policy
-from offload.probes import find_probes
 from offload.slots.memory import CapacityExceeded
 from pregate import __version__
 from pregate.api import synthesize
@@ -34,6 +33,7 @@ from pregate.draw.timelines import LANE_NAMES
 from pregate.page.arrays import ArrayBlock
 from pregate.page.priced_works import PricedWorks
 from pregate.page.subject import AS_ROUTED, PageSubject, Stop, active_experts, link_stops, with_hbm
+from simulator.batched.batch import Compiled
 from traces.errors import InvalidInput
 from traces.model.architecture import ModelArchitecture
 from traces.routing import RoutingTrace
@@ -58,6 +58,8 @@ class _Page:
     """By schedule and machine: (n_metrics, n_links)."""
     priced: list[PricedWorks] = field(default_factory=list)
     """By machine."""
+    ready: dict[int, Compiled] = field(default_factory=dict)
+    """By schedule, those of one stop."""
     n_written: int = 0
     """Ops of the schedules so far."""
 
@@ -134,6 +136,7 @@ def _points(page: _Page, model: ModelArchitecture) -> list[list[list[dict[str, A
             continue
         workload = measure_workload(model, trace.steps())
         captured = _Captures(page)
+        page.ready.clear()
         for i, machine in enumerate(subject.machines):
             for factor in subject.hbm_factors:
                 memory = replace(memory_of(machine), hbm_bytes=with_hbm(machine, factor))
@@ -185,7 +188,7 @@ def _answer(page: _Page, captured: Captured | str, i_machine: int) -> dict[str, 
     answers = page.answered.get((i_schedule, i_machine))
     if answers is None:
         costs, parts = page.priced[i_machine].of(captured.decoded.schedule.works)
-        found = measured_at(compiled(captured), captured, costs)
+        found = measured_at(page.ready.get(i_schedule) or compiled(captured), captured, costs)
         answers = np.array([np.broadcast_to(found[name], costs.duration_s.shape[1]) for name in METRICS], np.float32)
         page.answered[i_schedule, i_machine] = answers
         page.schedules[i_schedule]["prices"][i_machine] = _prices(page.block, costs, parts)
@@ -198,7 +201,8 @@ def _schedule(page: _Page, captured: Captured) -> int:
     known = page.of_digest.get(schedule.digest)
     if known is not None:
         return known
-    probes, block = find_probes(schedule, captured.trace), page.block
+    ready = page.ready[len(page.schedules)] = compiled(captured)
+    probes, block = ready.probes, page.block
     owner = np.repeat(np.arange(len(schedule)), np.diff(schedule.dep_ptr))
     i_expert = np.where(schedule.expert >= 0, schedule.expert + 1, 0)
     page.schedules.append({
