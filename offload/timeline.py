@@ -52,9 +52,16 @@ class Timeline:
         return float(self.end_s.max(initial=0.0))
 
     def busy_s(self, lane: Lane) -> float:
-        """Time during which `lane` serves an op."""
-        mine = self.schedule.lane == lane
-        return float(np.sum(self.end_s[mine] - self.start_s[mine]))
+        """Time during which `lane` serves an op, counted once where it serves several, as a shared link does."""
+        return self.covered_s(self.schedule.lane == lane)
+
+    def covered_s(self, ops: NDArray[np.bool_]) -> float:
+        """Time during which at least one of `ops` (n,) runs."""
+        start, end = self.start_s[ops], self.end_s[ops]
+        order = np.argsort(start, kind="stable")
+        start, end = start[order], end[order]
+        before = np.concatenate([[-np.inf], np.maximum.accumulate(end)[:-1]])[: len(end)]
+        return float(np.sum(np.maximum(end - np.maximum(start, before), 0)))
 
     def hbm_events(self) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
         """Times (n,) and HBM bytes in use from each on; at one time, releases come before what is taken."""

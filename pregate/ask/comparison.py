@@ -136,7 +136,7 @@ def what_binds(result: SimulationResult) -> str:
         return f"{result.binding} bounds it from below, stalled {result.stall_share:.0%}"
     busy = {lane: timeline.busy_s(lane) / span_s for lane in (Lane.COMPUTE, Lane.H2D, Lane.DISK, Lane.CPU)}
     fetches = np.isin(timeline.schedule.kind, TO_DEVICE)
-    link = float((timeline.end_s - timeline.start_s)[fetches].sum()) / span_s
+    link = timeline.covered_s(fetches) / span_s
     shares = f"compute busy {busy[Lane.COMPUTE]:.0%}, link {link:.0%}, stalled {result.stall_share:.0%}"
     if busy[Lane.DISK] > max(busy[Lane.H2D], busy[Lane.COMPUTE]):
         return f"storage reads bind it ({shares}, storage {busy[Lane.DISK]:.0%})"

@@ -9,6 +9,7 @@ neither looks at which experts a token chose.
 from __future__ import annotations
 
 import math
+import shlex
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
@@ -43,7 +44,7 @@ def flags_of(design: EngineDesign, model: ModelArchitecture, hw: Platform, job: 
         return writer(policy, model, hw, job)
     told = f"no engine serves {design.policy}"
     if hw.machine.accelerator.vendor.casefold() == "nvidia":
-        told += f"; `pregate run --policy {design.policy}` runs it layer by layer"
+        told += f"; `pregate run {model.name} --policy {shlex.quote(design.policy)}` runs it layer by layer"
     if _is_plain_lru(policy):
         told += "; the nearest is llama.cpp with --cpu-moe --moe-cache-mib"
     if policy.lookahead:
