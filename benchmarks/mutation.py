@@ -49,7 +49,7 @@ _DECODE = tuple(f"tests/unit/offload/test_decode{part}.py" for part in ("_by_han
 
 TARGETS = {
     "offload/work.py": ("tests/unit/offload/test_work.py",),
-    "offload/metrics.py": ("tests/unit/offload/test_metrics.py",),
+    "offload/metrics.py": ("tests/unit/offload/test_metrics.py", "tests/unit/offload/test_metrics_drafts.py"),
     "offload/caches/eviction.py": (
         "tests/unit/offload/test_eviction.py",
         "tests/unit/offload/test_ranked_evictions.py",
