@@ -61,7 +61,8 @@ class RowCounts:
 
 
 def _each(rows: ExpertRows, change: Callable[[Any], Any]) -> ExpertRows:
-    return ExpertRows(change(rows.n_experts), change(rows.n_rows), tuple(map(change, rows.n_high)))
+    numbers = change(rows.n_experts), change(rows.n_rows), change(rows.n_tokens)
+    return ExpertRows(*numbers, tuple(map(change, rows.n_high)))
 
 
 def row_counts(works: Sequence[Work]) -> RowCounts:
@@ -72,9 +73,11 @@ def row_counts(works: Sequence[Work]) -> RowCounts:
     down = (place < np.array([one.n_gemms for one in fused])[owner]) & (place % 2 == 1)
     of, rows, experts = owner[down], m[down], times[down].astype(np.float64)
     n_high = tuple(np.bincount(of, experts * -(-rows // height), len(works)) for height in HEIGHTS)
-    n_experts, n_rows = np.array([(one.n_experts, one.n_rows) for one in fused], np.float64).T
+    n_experts, n_rows, n_tokens = np.array([(one.n_experts, one.n_rows, one.n_tokens) for one in fused], float).T
     weights = (n * k * times).astype(np.float64)
-    return RowCounts(ExpertRows(n_experts, n_rows, n_high), np.bincount(owner, weights, len(works)).astype(np.float64))
+    return RowCounts(
+        ExpertRows(n_experts, n_rows, n_tokens, n_high), np.bincount(owner, weights, len(works)).astype(np.float64)
+    )
 
 
 def _cells(works: Sequence[Work]) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hwmodels.laws.dispatch import FP8_DISPATCH
+from hwmodels.laws.dispatch import FP8_DISPATCH, TRITON_DEFAULT
 from hwmodels.laws.forms import FORMS
 from hwmodels.laws.moe import ALIGNED
 from hwmodels.quantity import ReadOnly
@@ -59,6 +59,10 @@ _ABSORBED, _DECOMPRESSED = (576, 512), (192, 128)
 
 _UNGATED = frozenset({(2688, 1856), (2048, 5120), (1024, 2688)})
 """(hidden size, FFN size) of experts without a gate projection: the Nemotron models, whose activation is relu2."""
+
+_SGLANG_TRITON = "sglang_fused_moe_triton"
+"""SGLang's Triton kernel of experts, which its benchmark ran with a gate projection whatever the model: an A100 takes
+1.5 times as long for the Nemotron ones as reading theirs would, at 32 tokens and at 128."""
 
 _LEAST_GEMM = 512
 """Columns and inner dimension of a GEMM at least: what a model multiplies on one device."""
@@ -196,7 +200,7 @@ def _experts(columns: Columns, source: Mapping[str, str], family: str | None) ->
     """Balanced rows on one device, of aligned widths: of skewed ones the tables do not say how many rows each expert
     got.
     """
-    pairs = zip(columns["hidden_size"].tolist(), columns["inter_size"].tolist(), strict=True)
+    pairs = list(zip(columns["hidden_size"].tolist(), columns["inter_size"].tolist(), strict=True))
     shapes = {
         "n_tokens": columns["num_tokens"],
         "d_model": columns["hidden_size"],
@@ -211,8 +215,11 @@ def _experts(columns: Columns, source: Mapping[str, str], family: str | None) ->
     found = []
     for name, (compute, stored) in _EXPERT_FORMATS.items():
         mine = alone & (columns["moe_dtype"] == name)
-        rows = mine & (columns["kernel_source"] == _commonest(columns["kernel_source"][mine]))
-        found.append(_table("experts", compute, stored, "", shapes, columns, rows, source))
+        ran = _commonest(columns["kernel_source"][mine])
+        rows = mine & (columns["kernel_source"] == ran)
+        gated = {**shapes, "n_up": np.full(len(pairs), 2)} if ran == _SGLANG_TRITON else shapes
+        tiles = TRITON_DEFAULT if (ran, name) == (_SGLANG_TRITON, "bfloat16") else ""
+        found.append(_table("experts", compute, stored, tiles, gated, columns, rows, source))
     return found
 
 

@@ -2,7 +2,7 @@
 
 Of new tokens: a block of threads for each sequence and head of keys, the context split over idle multiprocessors and
 added up by a second kernel. Of prompts: a block for each tile of query rows, causal, beside reading and writing all of
-it. Appending the new keys and values is in both, as it is in what was measured.
+it, after a kernel that appends the new keys and values. Appending is in both, as it is in what was measured.
 """
 
 from __future__ import annotations
@@ -121,5 +121,6 @@ def context_attention(
     if warm:
         kept = kept_share(passed + read, c["kept"] * rates.l2_bytes)
         share = (1 - kept) / c["memory"] + kept / c["cache"]
-    traffic_s = (passed + read + appended * c["append"]) / rates.bytes_per_s * share
-    return overlapped(c["fixed_s"], compute_s, traffic_s, (compute_s, traffic_s))
+    traffic_s = (passed + read) / rates.bytes_per_s * share
+    attended = overlapped(c["fixed_s"], compute_s, traffic_s, (compute_s, traffic_s))
+    return attended.plus(KernelTime(0.0, 0.0, appended * c["append"] / rates.bytes_per_s))

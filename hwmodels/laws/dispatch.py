@@ -1,8 +1,11 @@
-"""Which tile an engine multiplies with, where its source says: vLLM's fp8 GEMMs choose by shape, not by time.
+"""Which tile an engine multiplies with, where its source says: by shape, not by time.
 
-Read in vLLM, csrc/quantization/cutlass_w8a8 (scaled_mm_c2x_sm89_fp8_dispatch.cuh) and csrc/libtorch_stable/quantization
-(scaled_mm_sm90_fp8_dispatch.cuh, scaled_mm_sm120_fp8_dispatch.cuh). None of them splits the inner dimension. On
-compute capability 10 vLLM calls FlashInfer instead, which tries what is fastest.
+vLLM's fp8 GEMMs, read in csrc/quantization/cutlass_w8a8 (scaled_mm_c2x_sm89_fp8_dispatch.cuh) and
+csrc/libtorch_stable/quantization (scaled_mm_sm90_fp8_dispatch.cuh, scaled_mm_sm120_fp8_dispatch.cuh). None of them
+splits the inner dimension. On compute capability 10 vLLM calls FlashInfer instead, which tries what is fastest.
+
+Triton's fused experts without a configuration that was tuned for the card, as get_default_config in fused_moe.py of
+vLLM and of SGLang has them.
 """
 
 from __future__ import annotations
@@ -11,7 +14,9 @@ import math
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-__all__ = ["DISPATCHES", "FP8_DISPATCH", "Tile"]
+import numpy as np
+
+__all__ = ["DISPATCHES", "FP8_DISPATCH", "TRITON_DEFAULT", "Tile", "triton_default"]
 
 
 class Tile(NamedTuple):
@@ -74,3 +79,12 @@ DISPATCHES: Mapping[str, tuple[_Choice, ...]] = {
 
 FP8_DISPATCH: Mapping[str, str] = {"8.9": "cutlass-sm89", "9.0": "cutlass-sm90", "12.x": "cutlass-sm120"}
 """By family of GPUs (`hwmodels.laws.families`), what vLLM multiplies fp8 with."""
+
+TRITON_DEFAULT = "triton-default"
+"""Fused experts by `triton_default`."""
+
+
+def triton_default(n_tokens: Any, n_experts: Any, n_high: Mapping[int, Any]) -> tuple[Any, Any, Any]:
+    """Rows and columns of a tile, and `n_high` of such rows: small ones where tokens are no more than experts."""
+    few = np.real(n_tokens) <= np.real(n_experts)
+    return np.where(few, 16.0, 64.0), np.where(few, 32.0, 64.0), np.where(few, n_high[16], n_high[64])

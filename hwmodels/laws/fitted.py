@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from hwmodels.compute_formats import PEAK_DTYPES
-from hwmodels.laws.dispatch import DISPATCHES
+from hwmodels.laws.dispatch import DISPATCHES, TRITON_DEFAULT
 from hwmodels.laws.forms import FORMS, KERNELS, Form
 from hwmodels.quantity import DIMENSIONS, ReadOnly
 from traces.documents import Section
@@ -55,10 +55,10 @@ class HeldOut:
 class FittedLaw:
     """A law of kernels that compute in `compute` with weights (of attention: a cache) stored in `stored`.
 
-    `kernel`: how its attention is laid out; of a quantised GEMM by what its tile is chosen, "" by what is fastest.
-    `values`: constants by name, ratios over what the machine claims; `covariance` of their logarithms in that order.
-    `within`: least and most of each number of the measured shapes. `families`: by shapes that were left out;
-    `elsewhere`: by the law of the nearest other machine of its family, None where none was measured; `windows`: of
+    `kernel`: how its attention is laid out; of a quantised GEMM and of experts by what the tile is chosen, "" by what
+    is fastest. `values`: constants by name, ratios over what the machine claims; `covariance` of their logarithms in
+    that order. `within`: least and most of each number of the measured shapes. `families`: by shapes that were left
+    out; `elsewhere`: by the law of the nearest other machine of its family, None where none was measured; `windows`: of
     attention in sliding windows, none of which was fitted, None where none was measured. `source`: table, version,
     digest, and how many of its rows were drawn.
     """
@@ -135,13 +135,17 @@ class FittedLaw:
         return {**found, "source": dict(self.source)}
 
 
+_TILE_CHOICES: Mapping[str, Collection[str]] = {"quantised_gemm": DISPATCHES, "experts": (TRITON_DEFAULT,)}
+"""By law, what its tile may be chosen by, but for what is fastest."""
+
+
 def _check_kernel(law: Form, kernel: str) -> None:
     """Raise `UnknownName` unless such a law knows `kernel`."""
     if law.is_attention:
         if kernel not in KERNELS:
             raise unknown_name("attention kernel", kernel, KERNELS)
-    elif kernel and (law.name != "quantised_gemm" or kernel not in DISPATCHES):
-        raise unknown_name("choice of tiles", kernel, DISPATCHES if law.name == "quantised_gemm" else ())
+    elif kernel and kernel not in (known := _TILE_CHOICES.get(law.name, ())):
+        raise unknown_name("choice of tiles", kernel, known)
 
 
 def read_law(section: Section) -> FittedLaw:

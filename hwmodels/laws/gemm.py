@@ -63,7 +63,8 @@ def dense_gemm(
     if "quantise" not in c:
         return kernel
     quantised = m * k * (_WIDE_BITS + activation_bits) / 8 * c["quantise"] / rates.bytes_per_s
-    return kernel.plus(KernelTime(c["quantise_s"], 0.0, quantised))
+    alone_s = np.where(np.real(m) > 1, 0.0, c["lone_row_s"])
+    return kernel.plus(KernelTime(c["quantise_s"] + alone_s, 0.0, quantised))
 
 
 def _weights_s(c: Mapping[str, Number], rates: CardRates, weight_bytes: Number, cycled_bytes: Number | None) -> Number:

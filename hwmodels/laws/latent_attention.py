@@ -65,6 +65,6 @@ def latent_decode(
         share = (1 - kept) / c["memory"] + kept / c["cache"]
     passed = _BYTES * n_sequences * n_heads * widths * c["activations"]
     traffic_s = (read_bytes * share + passed) / rates.bytes_per_s
-    fixed_s = c["fixed_s"] + c["sequences_s"] * np.sqrt(n_sequences)
+    fixed_s = c["fixed_s"] + c["block_s"] * n_blocks
     flop_s = 2 * n_sequences * n_heads * context * widths / rates.flop_per_s
     return overlapped(fixed_s, blocks_s, traffic_s, (flop_s, read_bytes / rates.bytes_per_s))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 from hwmodels.laws.attention import context_attention, decode_attention
+from hwmodels.laws.dispatch import TRITON_DEFAULT
 from hwmodels.laws.forms import KERNELS
 from hwmodels.laws.gemm import CYCLED_WEIGHTS, dense_gemm
 from hwmodels.laws.latent_attention import latent_decode
@@ -63,7 +64,8 @@ def _experts(c: Mapping[str, Number], rates: CardRates, shapes: Shapes, bits: fl
     active = smaller_of(shapes["n_experts"], n_rows)
     groups = [ExpertGroup(active, rounded_up(n_rows / active))]
     sizes = shapes["d_model"], shapes["d_ff"], shapes["n_up"]
-    return fused_experts(c, rates, rows_of(groups), *sizes, weight_bits=bits, warm=True)
+    rows = rows_of(groups, shapes["n_tokens"])
+    return fused_experts(c, rates, rows, *sizes, weight_bits=bits, warm=True, by_default=kernel == TRITON_DEFAULT)
 
 
 MEASURED: Mapping[str, _Of] = {

@@ -5,11 +5,12 @@ Experts alike in rows are one group. A tile belongs to one expert, so that rows 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
+from hwmodels.laws.dispatch import triton_default
 from hwmodels.laws.gemm import tile_seconds
 from hwmodels.laws.rates import CardRates, KernelTime, Number, kept_share, overlapped, rounded_up, smaller_of
 
@@ -33,20 +34,21 @@ class ExpertGroup(NamedTuple):
 
 
 class ExpertRows(NamedTuple):
-    """`n_experts` that have rows, `n_rows` of all of them, and how many tiles of each of `HEIGHTS` hold these: of one
-    op, or arrays, of many.
+    """`n_experts` that have rows, `n_rows` of all of them, of `n_tokens`, and how many tiles of each of `HEIGHTS` hold
+    these: of one op, or arrays, of many.
     """
 
     n_experts: Number
     n_rows: Number
+    n_tokens: Number
     n_high: tuple[Number, ...]
 
 
-def rows_of(groups: Sequence[ExpertGroup]) -> ExpertRows:
+def rows_of(groups: Sequence[ExpertGroup], n_tokens: Number) -> ExpertRows:
     """The rows of one op."""
     n_high = (sum(one.n_experts * rounded_up(one.rows / height) for one in groups) for height in HEIGHTS)
     n_rows = sum(one.n_experts * one.rows for one in groups)
-    return ExpertRows(sum(one.n_experts for one in groups), n_rows, tuple(n_high))
+    return ExpertRows(sum(one.n_experts for one in groups), n_rows, n_tokens, tuple(n_high))
 
 
 def fused_experts(
@@ -59,10 +61,13 @@ def fused_experts(
     *,
     weight_bits: Number = 16.0,
     warm: bool = False,
+    by_default: bool = False,
 ) -> KernelTime:
-    """`n_up`: projections up, 2 with a gated activation; `warm`: weights were read just before, as in a benchmark."""
-    up = _grouped(c, rates, of, n_up * d_ff, d_model, weight_bits, warm)
-    down = _grouped(c, rates, of, d_model, d_ff, weight_bits, warm)
+    """`n_up`: projections up, 2 with a gated activation; `warm`: weights were read just before, as in a benchmark;
+    `by_default`: in the tile of `triton_default`, not in what is fastest.
+    """
+    up = _grouped(c, rates, of, n_up * d_ff, d_model, weight_bits, warm, by_default)
+    down = _grouped(c, rates, of, d_model, d_ff, weight_bits, warm, by_default)
     moved = 2 * of.n_rows * (2 * d_model + n_up * d_ff + d_ff)
     fixed_s = c["fixed_s"] + c["rows_s"] * np.sqrt(of.n_rows) + c["expert_s"] * of.n_experts
     beside = KernelTime(fixed_s, 0.0, moved * c["activations"] / rates.bytes_per_s)
@@ -77,11 +82,17 @@ def _grouped(
     k: Number,
     weight_bits: Number,
     warm: bool,
+    by_default: bool,
 ) -> KernelTime:
     """One product for each expert, all tiles in one launch."""
     best: Number = np.inf
-    for rows, columns in _TILES:
-        n_tiles = of.n_high[HEIGHTS.index(rows)] * rounded_up(n / columns)
+    tiles: Iterable[tuple[Number, Number, Number]] = (
+        (rows, columns, of.n_high[HEIGHTS.index(rows)]) for rows, columns in _TILES
+    )
+    if by_default:
+        tiles = (triton_default(of.n_tokens, of.n_experts, dict(zip(HEIGHTS, of.n_high, strict=True))),)
+    for rows, columns, n_high in tiles:
+        n_tiles = n_high * rounded_up(n / columns)
         waves = rounded_up(n_tiles / rates.n_sm)
         best = smaller_of(best, waves * tile_seconds(c, rates, rows, columns) * (k + c["ramp"]))
     weight_bytes = of.n_experts * n * k * weight_bits / 8

@@ -14,6 +14,7 @@ import numpy as np
 
 from hwmodels.fused_counts import RowCounts, row_counts
 from hwmodels.laws.attention import context_attention, decode_attention
+from hwmodels.laws.dispatch import TRITON_DEFAULT
 from hwmodels.laws.fitted import FittedLaw
 from hwmodels.laws.forms import KERNELS
 from hwmodels.laws.gemm import dense_gemm
@@ -112,8 +113,10 @@ def _experts(work: Work, law: FittedLaw, figures: Figures, counts: RowCounts) ->
     assert work.fused is not None
     up, down = work.gemms[:2]
     n_up = up.n_gemms // down.n_gemms
-    sizes = up.k, up.n, n_up
-    kernel = fused_experts(law.values, _rates(law, figures), counts.rows, *sizes, weight_bits=work.weight_bits)
+    kernel = fused_experts(
+        law.values, _rates(law, figures), counts.rows, up.k, up.n, n_up, weight_bits=work.weight_bits,
+        by_default=law.kernel == TRITON_DEFAULT,
+    )  # fmt: skip
     shape = {"d_model": up.k, "d_ff": up.n, "n_up": n_up}
     most = law.within["n_tokens"][1] * law.within["top_k"][1]
     aligned = up.k % ALIGNED == 0 and up.n % ALIGNED == 0

@@ -7,6 +7,7 @@ import dataclasses
 import numpy as np
 import pytest
 
+import pregate
 from hwmodels.cost import parts_of, price, price_figures
 from hwmodels.coverage import coverage
 from hwmodels.figures import figures_of
@@ -14,6 +15,7 @@ from hwmodels.fit_files import load_fit
 from hwmodels.platform import Platform, load_platform
 from offload import work
 from offload.ops import OpKind, Work
+from pregate.ask.capture import capture
 from traces.model.architecture import load_architecture
 
 QWEN = load_architecture("qwen3-30b-a3b")
@@ -126,3 +128,14 @@ def test_latent_attention_absorbed_is_never_faster_than_its_scores_multiply(h100
     assert parts.total_s > least_s
     assert long.kind is OpKind.SELF_ATTENTION
     assert coverage([long], h100).beyond == ""  # there is a law of latents
+
+
+@pytest.mark.parametrize("hardware", ["a100-sxm4-80gb", "h100-sxm"])
+def test_fused_ops_priced_together_are_priced_as_each_alone(hardware: str) -> None:
+    """Also where the tile depends on how many tokens an op has: an A100's experts run in Triton's default."""
+    hw, model = load_platform(hardware, "vllm"), pregate.load_model("qwen3-30b-a3b")
+    trace = pregate.synthesize(model, 160, 4, 2)
+    asked = capture(model, hw, trace, "gpu_only").decoded.schedule.works
+    together = price(asked, hw).duration_s
+    assert len({one.fused for one in asked}) > 4
+    assert together.tolist() == [float(price([one], hw).duration_s[0]) for one in asked]

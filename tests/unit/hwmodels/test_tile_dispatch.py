@@ -9,10 +9,11 @@ import pytest
 
 from hwmodels.calibrate.table_readers import READERS
 from hwmodels.fit_files import load_fit
-from hwmodels.laws.dispatch import DISPATCHES, FP8_DISPATCH, Tile
+from hwmodels.laws.dispatch import DISPATCHES, FP8_DISPATCH, TRITON_DEFAULT, Tile
 from hwmodels.laws.families import FAMILIES
 from hwmodels.laws.forms import FORMS
 from hwmodels.laws.gemm import dense_gemm, tile_of
+from hwmodels.laws.moe import ExpertGroup, fused_experts, rows_of
 from hwmodels.laws.rates import CardRates
 from traces.errors import UnknownName
 
@@ -91,6 +92,33 @@ def test_only_a_quantised_product_has_a_choice_of_tiles() -> None:
         dataclasses.replace(dense, kernel="cutlass-sm90")
 
 
+def test_a_single_row_may_take_another_way_than_two() -> None:
+    """FlashInfer's fp8: what is stated of one row is of one row."""
+    at = {lone_s: [float(dense_gemm({**C, "lone_row_s": lone_s}, CARD, m, 4096, 4096).total_s) for m in (1, 2)]
+          for lone_s in (1e-9, 15e-6)}  # fmt: skip
+    assert at[15e-6][0] - at[1e-9][0] == pytest.approx(15e-6, rel=1e-3)
+    assert at[15e-6][1] == at[1e-9][1]
+    for name in ("b200", "gb300"):
+        law = next(one for one in load_fit(f"{name}.vllm").laws if (one.form, one.stored) == ("quantised_gemm", "fp8"))
+        assert 10e-6 < law.values["lone_row_s"] < 20e-6
+
+
+def test_experts_by_default_have_tall_tiles_once_tokens_are_more_than_they() -> None:
+    """Rows of each are padded to 64 in place of 16: an A100's 128 experts take 2.3 ms for 128 tokens, 3.3 for 160."""
+    law = next(one for one in load_fit("a100-sxm4-80gb.vllm").laws if (one.form, one.stored) == ("experts", "bf16"))
+    assert law.kernel == TRITON_DEFAULT
+    slow = CardRates(312e12, 1e18, 108.0, 40e6)  # nothing waits for memory
+
+    def padded_s(n_tokens: float) -> float:
+        rows = rows_of([ExpertGroup(128, 8)], n_tokens)
+        return float(fused_experts(law.values, slow, rows, 2048, 768, 2, by_default=True).total_s)
+
+    assert padded_s(128) == padded_s(1)
+    assert padded_s(129) > 1.5 * padded_s(128)
+    with pytest.raises(UnknownName, match="triton-defalt"):
+        dataclasses.replace(law, kernel="triton-defalt")
+
+
 def test_slices_of_experts_that_are_read_by_the_element_are_in_no_table() -> None:
     widths = np.repeat([16.0, 24.0, 48.0], 2)
     n = len(widths)
@@ -103,3 +131,21 @@ def test_slices_of_experts_that_are_read_by_the_element_are_in_no_table() -> Non
     source = {"engine": "vllm", "version": "1", "table": "t", "sha256": "0"}
     read = next(table for table in READERS["moe/moe_perf"](columns, source, "9.0") if len(table))
     assert sorted(set(read.shapes["d_ff"].tolist())) == [16.0, 48.0]
+    assert read.kernel == ""
+
+
+def test_a_benchmark_that_gates_all_experts_is_read_as_such() -> None:
+    n = 3
+    columns = {
+        "hidden_size": np.full(n, 2688), "inter_size": np.full(n, 1856), "moe_tp_size": np.ones(n),
+        "moe_ep_size": np.ones(n), "num_tokens": np.arange(1.0, n + 1), "topk": np.full(n, 6),
+        "num_experts": np.full(n, 128), "distribution": np.full(n, "balanced"), "moe_dtype": np.full(n, "bfloat16"),
+        "latency": np.ones(n),
+    }  # fmt: skip
+    source = {"engine": "sglang", "version": "1", "table": "t", "sha256": "0"}
+    found = {}
+    for ran in ("sglang_fused_moe_triton", "another"):
+        tables = READERS["moe/moe_perf"]({**columns, "kernel_source": np.full(n, ran)}, source, "8.0")
+        one = next(table for table in tables if len(table))
+        found[ran] = (set(one.shapes["n_up"].tolist()), one.kernel)
+    assert found == {"sglang_fused_moe_triton": ({2.0}, TRITON_DEFAULT), "another": ({1.0}, "")}
