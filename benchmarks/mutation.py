@@ -40,6 +40,7 @@ _MEMORY = tuple(
         "memory_guesses",
         "memory_pieces",
         "memory_runs",
+        "memory_swaps",
         "low_copies",
         "tiers",
         "misses",
