@@ -14,9 +14,7 @@ import math
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-import numpy as np
-
-__all__ = ["DISPATCHES", "FP8_DISPATCH", "TRITON_DEFAULT", "Tile", "triton_default"]
+__all__ = ["DISPATCHES", "FP8_DISPATCH", "TRITON_DEFAULT", "Tile"]
 
 
 class Tile(NamedTuple):
@@ -81,10 +79,4 @@ FP8_DISPATCH: Mapping[str, str] = {"8.9": "cutlass-sm89", "9.0": "cutlass-sm90",
 """By family of GPUs (`hwmodels.laws.families`), what vLLM multiplies fp8 with."""
 
 TRITON_DEFAULT = "triton-default"
-"""Fused experts by `triton_default`."""
-
-
-def triton_default(n_tokens: Any, n_experts: Any, n_high: Mapping[int, Any]) -> tuple[Any, Any, Any]:
-    """Rows and columns of a tile, and `n_high` of such rows: small ones where tokens are no more than experts."""
-    few = np.real(n_tokens) <= np.real(n_experts)
-    return np.where(few, 16.0, 64.0), np.where(few, 32.0, 64.0), np.where(few, n_high[16], n_high[64])
+"""Fused experts in small tiles where tokens are no more than experts, in tall ones else (`hwmodels.laws.moe`)."""

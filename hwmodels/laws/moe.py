@@ -10,7 +10,6 @@ from typing import NamedTuple
 
 import numpy as np
 
-from hwmodels.laws.dispatch import triton_default
 from hwmodels.laws.gemm import tile_seconds
 from hwmodels.laws.rates import CardRates, KernelTime, Number, kept_share, overlapped, rounded_up, smaller_of
 
@@ -64,7 +63,7 @@ def fused_experts(
     by_default: bool = False,
 ) -> KernelTime:
     """`n_up`: projections up, 2 with a gated activation; `warm`: weights were read just before, as in a benchmark;
-    `by_default`: in the tile of `triton_default`, not in what is fastest.
+    `by_default`: in Triton's default tile (`dispatch.TRITON_DEFAULT`), not in what is fastest.
     """
     up = _grouped(c, rates, of, n_up * d_ff, d_model, weight_bits, warm, by_default)
     down = _grouped(c, rates, of, d_model, d_ff, weight_bits, warm, by_default)
@@ -90,7 +89,7 @@ def _grouped(
         (rows, columns, of.n_high[HEIGHTS.index(rows)]) for rows, columns in _TILES
     )
     if by_default:
-        tiles = (triton_default(of.n_tokens, of.n_experts, dict(zip(HEIGHTS, of.n_high, strict=True))),)
+        tiles = (_triton_default(of),)
     for rows, columns, n_high in tiles:
         n_tiles = n_high * rounded_up(n / columns)
         waves = rounded_up(n_tiles / rates.n_sm)
@@ -102,3 +101,10 @@ def _grouped(
         share = (1 - kept) / c["memory"] + kept / c["cache"]
     claimed = 2 * of.n_rows * n * k / rates.flop_per_s, weight_bytes / rates.bytes_per_s
     return overlapped(0.0, best, claimed[1] * share, claimed)
+
+
+def _triton_default(of: ExpertRows) -> tuple[Number, Number, Number]:
+    """Rows and columns of a tile, and how many of them high all rows are: small where tokens are at most experts."""
+    small, tall = (of.n_high[HEIGHTS.index(rows)] for rows in (16, 64))
+    few = np.real(of.n_tokens) <= np.real(of.n_experts)
+    return np.where(few, 16.0, 64.0), np.where(few, 32.0, 64.0), np.where(few, small, tall)
