@@ -14,9 +14,15 @@ from time import sleep
 import numpy as np
 import pytest
 
-from pregate.kernels import KERNELS
+import pregate
+from offload.caches.cache_replay import replay_cache
+from offload.caches.trace_events import trace_events
+from offload.fast.replay_compiled import FlatTrace
+from offload.policies import cache_named
+from pregate.kernels import KERNELS, compile_by_use
 from simulator.explain import bounds
 from simulator.explain.bounds import CHAINS, chains_s
+from simulator.modes import Modes
 from traces import machine_code
 from traces.machine_code import Kernel, loaded
 
@@ -50,6 +56,27 @@ def test_kept_code_needs_no_compiler_and_what_was_changed_is_compiled_anew(tmp_p
     kept.write_bytes(code)
     assert run(tmp_path) == "True True True [1.0, 3.0, 7.0]"
     assert run(tmp_path) == "True True False [1.0, 3.0, 7.0]"
+
+
+def test_what_numba_keeps_is_compiled_for_what_real_jobs_ask() -> None:
+    """Other modes, caches and sizes find it compiled for their types."""
+    from offload.fast import replay_kernel, replay_slots_kernel
+    from simulator import event_kernel
+
+    compile_by_use()
+    made = (event_kernel.run, replay_kernel.replay, replay_kernel.batches, replay_kernel.next_uses,
+            replay_slots_kernel.replay_slots, replay_slots_kernel.next_uses)  # fmt: skip
+    before = [list(function.signatures) for function in made]
+    assert all(before)
+    model = pregate.load_model("switch-base-8")
+    trace = pregate.synthesize(model, 4, 3, 2)
+    for modes in (Modes(), Modes(link="priority", chunk_bytes=1 << 22, cancel=True), Modes(hbm_shared=True)):
+        pregate.simulate(model, pregate.load_hardware("t4"), trace, "prefetch_all", engine="event", modes=modes)
+    for name in ("lru", "lfru:per_layer", "mrs", "activation", "random", "hot_lru", "belady"):
+        replay_cache(trace_events(trace), cache_named(name), 20, compiled=True, cold=name == "lru")
+    for policy in ("lru", "layerlfu", "random", "belady"):
+        FlatTrace(trace).replay(policy, 7, list(range(1, 1 + trace.n_moe_layers)), 0)
+    assert [list(function.signatures) for function in made] == before
 
 
 def test_where_nothing_can_be_kept_it_is_compiled(tmp_path: Path) -> None:
