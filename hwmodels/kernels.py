@@ -54,11 +54,13 @@ Of a run whose host decides as it goes (`pregate generate`): `decide_s`, host ti
 `live`, what one takes there over what the other constants say, gates choosing for themselves, and `live_offloaded`, the
 same in a schedule that fetches experts; and of `wait`, which
 stands for the host, how many times as long as alone it takes to decide (`beside_kernels`), and kernels while it does
-(`slows_kernels`)."""
+(`slows_kernels`). `core_s`: processor time of the host's own core that a copy takes, a chunk of it, where a thread
+imitates the link and the machine has no other core for it."""
 
 _MEASURED = {
     "issue_s": "time", "offloaded": "ratio", "cached": "ratio", "cache_bytes": "size", "decide_s": "time",
     "live": "ratio", "live_offloaded": "ratio", "beside_kernels": "ratio", "slows_kernels": "ratio",
+    "core_s": "time",
 }  # fmt: skip
 
 _FITTED_TOGETHER = ("offloaded", "cached", "cache_bytes", *KERNEL_CONSTANTS)

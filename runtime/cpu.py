@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from functools import partial
@@ -57,6 +58,8 @@ class CpuBackend:
     """
 
     name = "cpu"
+    copies_on_host_core = False
+    """Whether links, which a thread each imitates, and the host have one core between them."""
 
     def __init__(
         self,
@@ -108,7 +111,7 @@ class CpuBackend:
         """As `load`, of ops that come one by one, at most so many and on these lanes: `add` each, then issue it."""
         if self._stop[0]:
             raise InvalidInput("a back end serves one run: make another for the next")
-        self._issued_ns, self._start_ns, self._end_ns = (np.zeros(most_ops, dtype=np.int64) for _ in range(3))
+        self._issued_ns, self._start_ns, self._end_ns, self._worked_ns = np.zeros((4, most_ops), dtype=np.int64)
         self._moved = dict.fromkeys(Lane, 0)
         self._given = np.zeros(most_ops + _ENDS, dtype=np.int64)  # what the compute lane was handed so far, each 1
         self._n_given = 0
@@ -117,6 +120,7 @@ class CpuBackend:
         spin_until_set(np.ones(1, dtype=np.int64), 0, 0)  # compiled before the clock starts
         paced_copy(0, 0, 0, 0, Link(), self._stop)
         own, others = self._quieten()
+        self.copies_on_host_core = len(others) == 1
         for lane in lanes:
             if lane is not Lane.HOST:
                 self._queues[lane] = SimpleQueue()
@@ -204,6 +208,10 @@ class CpuBackend:
         """(n_ops,): when each op was issued, from the same zero; of no meaning for what the host runs."""
         return 1e-9 * (self._issued_ns[: len(self._lanes)] - self._zero_ns()).astype(np.float64)
 
+    def worked_s(self) -> NDArray[np.float64]:
+        """(n_ops,): processor time of each copy, pacing, waking up and going to sleep included; 0 of other ops."""
+        return 1e-9 * self._worked_ns[: len(self._lanes)].astype(np.float64)
+
     def _zero_ns(self) -> int:
         return int(self._start_ns[: len(self._lanes)].min(initial=np.iinfo(np.int64).max))
 
@@ -258,6 +266,7 @@ class CpuBackend:
         without_timer_slack()
         torch.set_num_threads(1)
         spin_ns = self._spin_ns if lane is Lane.COMPUTE else 0
+        worked_ns = time.thread_time_ns()
         with torch.inference_mode():
             for n in count():
                 op = self._next(lane, n, spin_ns)
@@ -271,6 +280,9 @@ class CpuBackend:
                     if self._disturb is not None:
                         self._disturb(op)
                     self._run(lane, op)
+                    if lane in self._links:
+                        before_ns, worked_ns = worked_ns, time.thread_time_ns()
+                        self._worked_ns[op] = worked_ns - before_ns
                 except _Abandoned:
                     continue
                 except BaseException as error:  # whatever it was, the host must hear of it

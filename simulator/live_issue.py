@@ -21,6 +21,9 @@ from traces.errors import InvalidInput
 
 __all__ = ["Deciding", "issued_live"]
 
+_MOST_OF_CORE = 0.5
+"""Of a core that two threads want, each gets its half."""
+
 _NOTHING: Mapping[int, int] = {}
 
 
@@ -29,7 +32,8 @@ class Deciding:
     """What issuing live costs. `host_s` (n_ops,): the host's time to decide and issue each op, alone; `slowed`
     (n_ops,): how many times as long an op takes while the host decides, 1 or above; `host_slowed`: the host while the
     compute lane runs. `asked`: op -> the op whose end the host waits for before it decides, with nothing in the
-    schedule that says so; `woken_s`: what waking up from that takes.
+    schedule that says so; `woken_s`: what waking up from that takes. `core_s` (n_ops,): processor time of the host's
+    own core that an op takes as long as it runs; the host has what is left, half of it at least.
     """
 
     host_s: NDArray[np.float64]
@@ -37,12 +41,15 @@ class Deciding:
     host_slowed: float = 1.0
     asked: Mapping[int, int] = field(default_factory=lambda: _NOTHING)
     woken_s: float = 0.0
+    core_s: NDArray[np.float64] | None = None
 
     def __post_init__(self) -> None:
         if self.host_s.shape != self.slowed.shape or np.any(self.host_s < 0) or np.any(self.slowed < 1):
             raise InvalidInput("times of deciding are 0 or above and slowdowns 1 or above, one an op")
         if self.host_slowed < 1 or self.woken_s < 0:
             raise InvalidInput(f"host_slowed = {self.host_slowed:g}, woken_s = {self.woken_s:g}: at least 1 and 0")
+        if self.core_s is not None and (self.core_s.shape != self.host_s.shape or np.any(self.core_s < 0)):
+            raise InvalidInput("what ops take of the host's core is 0 s or above, one an op")
 
 
 def issued_live(schedule: Schedule, duration_s: NDArray[np.float64], deciding: Deciding) -> Timeline:
@@ -62,6 +69,9 @@ class _Run:
         self.lane: list[int] = schedule.lane.tolist()
         self.duration_s, self.host_s = duration_s.tolist(), deciding.host_s.tolist()
         self.slowed, self.deciding = deciding.slowed.tolist(), deciding
+        core_s = np.zeros(len(schedule)) if deciding.core_s is None else deciding.core_s
+        shares = np.divide(core_s, duration_s, out=np.zeros(len(schedule)), where=(core_s > 0) & (duration_s > 0))
+        self.core_share: list[float] = shares.tolist()
         self.now, self.at = 0.0, 0  # the op that the host is at
         self.start_s, self.end_s = [-1.0] * len(schedule), [-1.0] * len(schedule)
         self.queues: dict[int, deque[int]] = {int(lane): deque() for lane in Lane if lane is not Lane.HOST}
@@ -128,11 +138,17 @@ class _Run:
         self._arrive()
         return True
 
+    def _host_takes(self) -> float:
+        """How many times as long as alone the host takes to decide, beside what runs now."""
+        taken = sum(self.core_share[int(op)] for op, _ in self.running.values())
+        beside = self.deciding.host_slowed if int(Lane.COMPUTE) in self.running else 1.0
+        return beside / (1 - min(taken, _MOST_OF_CORE))
+
     def _advance(self) -> bool:
         """On to the next thing that ends; False where nothing does any more."""
         at_work = self.at < len(self.lane) and self.stages[0][0] in ("decide", "sleep")
         decides = at_work and self.stages[0][0] == "decide"
-        host_takes = self.deciding.host_slowed if decides and int(Lane.COMPUTE) in self.running else 1.0
+        host_takes = self._host_takes() if decides else 1.0
         takes = {lane: self.slowed[int(op)] if decides else 1.0 for lane, (op, _) in self.running.items()}
         spans = [left * takes[lane] for lane, (_, left) in self.running.items()]
         if at_work:

@@ -31,7 +31,7 @@ def with_deciding(fit: Fit, measured: Measurements) -> Fit:
     """`fit` with the constants of a run whose host decides as it goes (`hwmodels.kernels`); as it is where that was not
     measured.
     """
-    found = _decisions(measured) | _live(fit, measured) | _together(measured)
+    found = _decisions(measured) | _live(fit, measured) | _together(measured) | _copies(measured)
     return replace(fit, kernels=ReadOnly({**fit.kernels, **found})) if found else fit
 
 
@@ -69,9 +69,16 @@ def _live(fit: Fit, measured: Measurements) -> dict[str, FittedConstant]:
     return found
 
 
+def _copies(measured: Measurements) -> dict[str, FittedConstant]:
+    """What a copy takes of the core that the host decides on, where they have one."""
+    samples = [one for one in measured.of("deciding") if one.parameters.get("beside") == "core"]
+    kinds = [str(one.parameters["of"]) for one in samples]
+    return {f"{kind}.core_s": _mean([one]) for kind, one in zip(kinds, samples, strict=True) if one.mean_s > 0}
+
+
 def _together(measured: Measurements) -> dict[str, FittedConstant]:
     """How many times as long the host takes beside kernels, and kernels while the host decides: what each takes more is
-    lost while both are at it.
+    lost while both are at it, but for what the host lost to copies on its core.
     """
     seen: Mapping[tuple[object, object], Sample] = {
         (one.parameters.get("of"), one.parameters.get("beside")): one for one in measured.of("deciding")
@@ -83,8 +90,10 @@ def _together(measured: Measurements) -> dict[str, FittedConstant]:
         together, alone = seen.get((of, beside)), seen.get((of, "nothing"))
         if both is None or together is None or alone is None or not both.mean_s:
             return {}
-        kept = 1 - (together.mean_s - alone.mean_s) / both.mean_s
+        copies = seen.get((of, "copies"))
+        lost_s = together.mean_s - alone.mean_s - (0.0 if copies is None else copies.mean_s)
+        kept = 1 - lost_s / both.mean_s
         value = 1 / min(max(kept, 1 / _MOST[name]), 1.0)
-        rows = (together.row, alone.row, both.row)
+        rows = tuple(one.row for one in (together, alone, both, copies) if one is not None)
         found[f"wait.{name}"] = FittedConstant(value, (max(1.0, value / 2), value * 2), rows)
     return found

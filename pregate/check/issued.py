@@ -14,6 +14,7 @@ from offload.ops import Lane, OpKind
 from offload.schedule import Schedule
 from offload.timeline import Timeline
 from pregate.draw.perfetto import simulated_again
+from runtime.pacing import CHUNK_BYTES
 from simulator.live_issue import Deciding, issued_live
 
 __all__ = ["deciding_of", "knows_deciding", "predicted_live"]
@@ -51,5 +52,7 @@ def deciding_of(
         host_s[op] += (figures.kernel(kinds[op], "decide_s") or 0.0) if seconds is None else seconds
     kernels, host = (figures.kernel(OpKind.WAIT, name) or 1.0 for name in ("slows_kernels", "beside_kernels"))
     slowed = np.where(schedule.lane == Lane.COMPUTE, kernels, 1.0)
+    core_s = np.array([figures.kernel(kind, "core_s") or 0.0 for kind in OpKind])[schedule.kind]
+    core_s *= np.maximum(1, -(-schedule.bytes // CHUNK_BYTES))
     woken_s = figures.stack_constant("sync_s") * (figures.kernel(OpKind.WAIT, "live_offloaded") or 1.0)
-    return Deciding(host_s, slowed, host, asked, woken_s)
+    return Deciding(host_s, slowed, host, asked, woken_s, core_s)

@@ -25,7 +25,7 @@ from runtime.backend import Action, Backend, Copy
 from runtime.cpu import CpuBackend
 from runtime.microbench.lanes import timed
 from runtime.model.weights import Experts
-from runtime.pacing import now_ns
+from runtime.pacing import CHUNK_BYTES, now_ns
 from runtime.pregated.given_weights import TrainedWeights
 from runtime.pregated.offloaded import Granted, OffloadedRun, generate_offloaded
 from runtime.pregated.plan import ExperimentPlan
@@ -88,7 +88,8 @@ class AtOnce(CpuBackend):
 def live_samples(make: Callable[[], Backend]) -> list[Sample]:
     """Samples "decide", host time to decide and issue an op of a kind `after` one of another; "live", what ops take as
     they are live, none beside another; "deciding", what a host and kernels take that are at work together, what they
-    would take alone, and how long both were at it.
+    would take alone, and how long both were at it; and where host and copies have one core, what a copy takes of it a
+    chunk, and what the host lost to copies.
 
     On a device of its own (`make` gives no CPU back end) nobody shares an interpreter: "decide" alone.
     """
@@ -185,7 +186,31 @@ def _beside_fetches(make: Callable[[], Backend], probe: _Probe, known: RoutingTr
         span = timeline.start_s[op : op + 1], timeline.end_s[op : op + 1]
         counts[op] = not _overlap_s(at_s[issued] - run.decided_s[issued], at_s[issued], *span)
     ops = np.flatnonzero(counts & (schedule.step > _COLD_PASSES)).tolist()
-    return _of_works(schedule, ops, (timeline.end_s - timeline.start_s)[ops].tolist(), "fetches")
+    waits = _of_works(schedule, ops, (timeline.end_s - timeline.start_s)[ops].tolist(), "fetches")
+    return [*waits, *_of_copies(schedule, backend)]
+
+
+def _of_copies(schedule: Schedule, backend: CpuBackend) -> list[Sample]:
+    """What copies of each kind take of the core that the host has, a chunk; nothing where it has one to itself."""
+    if not backend.copies_on_host_core:
+        return []
+    chunks, worked_s, found = np.maximum(1, -(-schedule.bytes // CHUNK_BYTES)), backend.worked_s(), []
+    for kind in (OpKind.FETCH, OpKind.READBACK):
+        mine = (schedule.kind == kind) & (schedule.step > _COLD_PASSES)
+        taken = (worked_s[mine] / chunks[mine]).tolist()
+        found.append(sample_of("deciding", taken, of=kind.name.lower(), beside="core"))
+    return found
+
+
+def _lost_to_copies_s(run: OffloadedRun, backend: CpuBackend) -> float:
+    """What the host's core was doing for copies while the host decided."""
+    schedule, timeline, at_s = run.schedule, run.measured.timeline, backend.issued_s()
+    issued = (schedule.lane != Lane.HOST) & (schedule.step > _COLD_PASSES)
+    copies = np.flatnonzero(np.isin(schedule.lane, (Lane.H2D, Lane.D2H)))
+    begin_s, end_s = timeline.start_s[copies], timeline.end_s[copies]
+    share = np.minimum(1.0, backend.worked_s()[copies] / np.maximum(end_s - begin_s, 1e-9))
+    both_s = np.minimum(at_s[issued][:, None], end_s) - np.maximum((at_s - run.decided_s)[issued][:, None], begin_s)
+    return float((np.maximum(both_s, 0.0) * share).sum())
 
 
 def _of_works(schedule: Schedule, ops: Sequence[int], seconds: Sequence[float], beside: str) -> list[Sample]:
@@ -229,6 +254,8 @@ def _together(
         seen["host", "nothing"].append(float(alone.decided_s[issued].sum()))
         seen["kernels", "host"].append(float((timeline.end_s - timeline.start_s)[computing].sum()))
         seen["kernels", "nothing"].append(sum(kernel_s[name] for name in names))
+        if backend.copies_on_host_core:
+            seen["host", "copies"].append(_lost_to_copies_s(run, backend))
         begin_s = at_s[issued] - run.decided_s[issued]
         seen["both", "both"].append(
             _overlap_s(begin_s, at_s[issued], timeline.start_s[computing], timeline.end_s[computing])

@@ -18,6 +18,7 @@ from offload.recorder import Recorder
 from offload.schedule import Schedule
 from offload.timeline import Timeline
 from pregate.check.issued import deciding_of, knows_deciding, predicted_live
+from runtime.pacing import CHUNK_BYTES
 from tests.made_up_measurements import op_s, synthetic
 
 GATE = Work(OpKind.GATE, (Gemm(1, 512, 128),))
@@ -85,6 +86,22 @@ def test_a_machine_too_busy_to_tell_leaves_the_host_at_work() -> None:
     assert found["wait.slows_kernels"].value == pytest.approx(1000.0)
 
 
+def test_what_the_host_lost_to_copies_on_its_core_is_not_laid_on_kernels() -> None:
+    plain = measured()
+    more = deciding("host", "copies", 0.5), deciding("fetch", "core", 1e-4), deciding("readback", "core", 9e-5)
+    fit = calibrate(replace(plain, samples=(*plain.samples, *more)))
+    assert fit.kernels["wait.beside_kernels"].value == pytest.approx(1 / (1 - 0.5 / 2))
+    assert fit.kernels["wait.slows_kernels"].value == pytest.approx(4.0)
+    assert fit.kernels["fetch.core_s"].value == pytest.approx(1e-4)
+    figures, recorder = figures_of(platform_of(fit)), Recorder()
+    recorder.issue(Lane.H2D, Work(OpKind.FETCH, copy_bytes=3 * CHUNK_BYTES - 5), step=0)
+    recorder.issue(Lane.D2H, Work(OpKind.READBACK, copy_bytes=8), step=0)
+    recorder.issue(Lane.COMPUTE, GATE, step=0)
+    found = deciding_of(recorder.schedule(), figures, np.zeros(3), {}).core_s
+    assert found is not None
+    assert found.tolist() == pytest.approx([3e-4, 9e-5, 0.0])
+
+
 def test_a_fit_without_them_knows_no_deciding() -> None:
     assert not knows_deciding(platform_of(calibrate(synthetic())))
 
@@ -92,7 +109,7 @@ def test_a_fit_without_them_knows_no_deciding() -> None:
 @pytest.mark.parametrize(
     ("key", "dimension"),
     [("experts.decide_s", "time"), ("experts.decide_after_wait_s", "time"), ("gate.decide_after_asked_s", "time"),
-     ("gate.decide_after_lunch_s", None), ("gate.live", "ratio"), ("nosuch.live", None)],
+     ("fetch.core_s", "time"), ("gate.decide_after_lunch_s", None), ("gate.live", "ratio"), ("nosuch.live", None)],
 )  # fmt: skip
 def test_names_of_constants(key: str, dimension: str | None) -> None:
     assert kernel_constant(key) == dimension

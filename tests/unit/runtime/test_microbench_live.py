@@ -9,10 +9,14 @@ torch = pytest.importorskip("torch", reason="the runtime needs PyTorch (the extr
 
 from hwmodels.calibrate.measurements import Sample  # noqa: E402
 from hwmodels.calibrate.sample_kinds import check_kind  # noqa: E402
+from offload.ops import Lane  # noqa: E402
 from runtime.cpu import CpuBackend  # noqa: E402
 from runtime.microbench import live  # noqa: E402
 from runtime.microbench.live import AtOnce, live_samples  # noqa: E402
 from runtime.pregated.plan import SHORT  # noqa: E402
+
+CORE = {("fetch", "core"), ("readback", "core"), ("host", "copies")}
+"""What is measured where host and copies have one core."""
 
 
 @pytest.fixture(scope="module")
@@ -41,9 +45,23 @@ def test_ops_are_timed_alone_and_beside_fetches(samples: list[Sample]) -> None:
 
 def test_what_both_take_together_is_of_one_run(samples: list[Sample]) -> None:
     found = {(one.parameters["of"], one.parameters["beside"]): one for one in samples if one.what == "deciding"}
-    assert set(found) == {
+    assert set(found) - CORE == {
         ("host", "kernels"), ("host", "nothing"), ("kernels", "host"), ("kernels", "nothing"), ("both", "both"),
     }  # fmt: skip
+
+
+def test_copies_are_seen_at_work_where_the_host_has_one_core_with_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(live, "_SHAPE", SHORT)
+    backend = CpuBackend()
+    run = live._Probe().run(backend, "on_demand", None)
+    worked_s, copies = backend.worked_s(), np.isin(run.schedule.lane, (Lane.H2D, Lane.D2H))
+    assert (worked_s[copies] > 0).all()
+    assert not worked_s[~copies].any()
+    for shares in (True, False):
+        backend.copies_on_host_core = shares
+        samples = {(one.parameters["of"], one.parameters["beside"]) for one in live._of_copies(run.schedule, backend)}
+        assert samples == ({("fetch", "core"), ("readback", "core")} if shares else set())
+    assert 0 <= live._lost_to_copies_s(run, backend) <= worked_s.sum()
 
 
 def test_spans_overlap_as_long_as_both_last() -> None:

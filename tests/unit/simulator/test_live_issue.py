@@ -69,6 +69,16 @@ def test_who_shares_an_interpreter_goes_at_a_share_of_its_rate() -> None:
     assert times(schedule, [4.0, 1.0], deciding) == [(0.0, 5.5), (3.0, 4.0)]
 
 
+def test_a_copy_on_the_core_of_the_host_takes_its_share_of_it() -> None:
+    ops = [(Lane.H2D, OpKind.FETCH, ()), (Lane.COMPUTE, OpKind.GATE, ()), (Lane.COMPUTE, OpKind.GATE, ())]
+    deciding = Deciding(np.array([0.0, 3.0, 1.0]), np.ones(3), core_s=np.array([1.0, 0.0, 0.0]))
+    # The copy takes a quarter of the core for 4 s, in which the host does 3 s of work; then it has all of it.
+    assert times(written(ops), [4.0, 1.0, 1.0], deciding) == [(0.0, 4.0), (4.0, 5.0), (5.0, 6.0)]
+    greedy = Deciding(np.array([0.0, 3.0, 1.0]), np.ones(3), core_s=np.array([4.0, 0.0, 0.0]))
+    # One that wants all of it leaves the host half: 2 s of work by 4.
+    assert times(written(ops), [4.0, 1.0, 1.0], greedy)[1] == (5.0, 6.0)
+
+
 def test_a_wait_takes_its_time_after_what_it_waits_for() -> None:
     schedule = written([(Lane.D2H, OpKind.READBACK, ()), (Lane.HOST, OpKind.WAIT, (0,)), (Lane.H2D, OpKind.FETCH, ())])
     deciding = Deciding(np.array([1.0, 0.25, 1.0]), np.ones(3))
@@ -81,5 +91,7 @@ def test_times_that_are_none_are_refused() -> None:
         Deciding(np.zeros(1), np.array([0.5]))
     with pytest.raises(InvalidInput, match="at least 1 and 0"):
         Deciding(np.zeros(1), np.ones(1), host_slowed=0.5)
+    with pytest.raises(InvalidInput, match="of the host's core"):
+        Deciding(np.zeros(1), np.ones(1), core_s=np.array([-1.0]))
     with pytest.raises(InvalidInput, match="1 ops, 2 durations"):
         issued_live(schedule, np.ones(2), Deciding(np.zeros(1), np.ones(1)))
