@@ -2,8 +2,8 @@
 
 Constants come from one run: the rate at which weights are computed with, of one reader of storage, of all of them
 together, and of filing what was read. A step of another run, of the same model or another one, is a schedule: a layer's
-own weights, its resident experts, and for each one that is missed its read in matrices, its filing and its FFN. Which
-ones are missed follows from the bytes of the step.
+own weights, then matrix by matrix the reads of the experts that are missed, their filing and the products of all of
+them. How many are missed follows from the bytes of the step.
 """
 
 from __future__ import annotations
@@ -20,10 +20,9 @@ from numpy.typing import NDArray
 from hwmodels.cost import price_figures
 from hwmodels.figures import Figures
 from hwmodels.stack import load_stack
-from offload.ops import Lane, OpKind, Work
+from offload.ops import Lane, OpKind, ReadRounds, Work
 from offload.recorder import Recorder
 from offload.schedule import Schedule
-from offload.slots.host_tier import HostTier, ReadWorks
 from simulator import recurrence
 from traces.documents import read_text
 from traces.errors import InvalidInput, unknown_name
@@ -153,37 +152,40 @@ def steps_schedule(run: StreamedRun, rng: np.random.Generator) -> Schedule:
     """The ops of all steps of `run`.
 
     A step misses as many experts as its bytes hold; which of its layers they are of is not known of every run, and
-    drawn, all being as likely. Reads of a layer begin once its own weights are computed with, which names its experts;
-    those that are there are computed first.
+    drawn, all being as likely. Reads of a layer begin once its own weights are computed with, which names its experts:
+    the first matrix of each that is missed, then the second of each, a round of readers after the other. A product of
+    llama.cpp is of one matrix of all experts of the layer (ggml's MUL_MAT_ID), so that it waits for the last of them,
+    whatever lies there; what has landed is filed first.
     """
     shape, recorder = run.shape, Recorder()
-    n_bytes = round(shape.expert_bytes)
-    read = Work(OpKind.DISK_READ, copy_bytes=n_bytes)
-    works = ReadWorks(
-        read,
-        MATRICES,
-        -(-n_bytes // MATRICES),
-        run.n_readers,
-        is_plain=False,
-        filing=Work(OpKind.FILE, copy_bytes=n_bytes),
-    )
-    host = HostTier(recorder, works, range(shape.n_layers), run.top_k)
-    layer_work = Work(OpKind.CPU_LAYER, hbm_bytes=round(shape.dense_bytes))
-    expert_work = Work(OpKind.CPU_EXPERT, hbm_bytes=n_bytes)
+    part = _part_bytes(shape)
+    dense = Work(OpKind.CPU_LAYER, hbm_bytes=round(shape.dense_bytes))
+    product = Work(OpKind.CPU_EXPERT, hbm_bytes=run.top_k * part)
+    filing = {n: Work(OpKind.FILE, copy_bytes=n * part) for n in range(1, run.top_k + 1)}
+    reads = {
+        n: Work(OpKind.DISK_READ, copy_bytes=n * part, reading=ReadRounds(1, part)) for n in range(1, run.n_readers + 1)
+    }
     n_used = shape.n_layers * run.top_k
-    for step, n_missed in enumerate(np.clip(np.rint(run.read_bytes / n_bytes), 0, n_used).astype(int).tolist()):
-        is_missed = np.zeros(n_used, dtype=np.bool_)
-        is_missed[rng.permutation(n_used)[:n_missed]] = True
-        for layer, missed in enumerate(is_missed.reshape(shape.n_layers, run.top_k)):
-            gate = recorder.issue(Lane.CPU, layer_work, step=step, layer=layer)
-            host.ask(layer, np.flatnonzero(missed).tolist())
-            for expert in np.argsort(missed, kind="stable").tolist():
-                after = host.read(layer, expert, step, gate) if missed[expert] else -1
-                deps = (after,) if after >= 0 else ()
-                op = recorder.issue(Lane.CPU, expert_work, deps, step=step, layer=layer, expert=expert)
-                if missed[expert]:
-                    host.use(layer, expert, Lane.CPU, op)
+    n_missed = np.clip(np.rint(run.read_bytes / round(shape.expert_bytes)), 0, n_used).astype(int)
+    for step, n in enumerate(n_missed.tolist()):
+        of_layer = np.bincount(rng.permutation(n_used)[:n] // run.top_k, minlength=shape.n_layers)
+        for layer, missed in enumerate(of_layer.tolist()):
+            gate = recorder.issue(Lane.CPU, dense, step=step, layer=layer)
+            rounds = []
+            for begun in range(0, MATRICES * missed, run.n_readers):
+                work = reads[min(run.n_readers, MATRICES * missed - begun)]
+                rounds.append(recorder.issue(Lane.DISK, work, (gate,), step=step, layer=layer))
+            for matrix in range(MATRICES):
+                if missed:
+                    landed = rounds[((matrix + 1) * missed - 1) // run.n_readers]
+                    recorder.issue(Lane.CPU, filing[missed], (landed,), step=step, layer=layer)
+                recorder.issue(Lane.CPU, product, step=step, layer=layer)
     return recorder.schedule()
+
+
+def _part_bytes(shape: StreamedShape) -> int:
+    """Of one matrix of an expert."""
+    return -(-round(shape.expert_bytes) // MATRICES)
 
 
 def predict_steps(run: StreamedRun, rates: ReaderConstants, seed: int = 0) -> dict[str, NDArray[np.float64]]:
@@ -205,21 +207,10 @@ def predict_steps(run: StreamedRun, rates: ReaderConstants, seed: int = 0) -> di
     ends_s = np.zeros(n_steps)
     np.maximum.at(ends_s, schedule.step[of_cpu], timeline.end_s[of_cpu])
     wall, compute = np.diff(ends_s, prepend=0.0) * 1e3, summed(of_cpu & ~filing)
-    reading = _reading_ms(run, schedule, took_s, of_disk)
+    n_each = schedule.bytes[of_disk] // _part_bytes(run.shape)  # readers that a round keeps busy
+    reading = np.zeros(n_steps)
+    np.add.at(reading, schedule.step[of_disk], took_s[of_disk] * n_each * 1e3)
     return dict(zip(PARTS, (wall, compute, wall - compute - summed(filing), summed(filing), reading), strict=True))
-
-
-def _reading_ms(
-    run: StreamedRun, schedule: Schedule, took_s: NDArray[np.float64], of_disk: NDArray[np.bool_]
-) -> NDArray[np.float64]:
-    """Milliseconds, (n_steps,), that readers read: of a layer, each of its reads a round of them."""
-    n_layers, n_steps = run.shape.n_layers, run.read_bytes.size
-    event = schedule.step[of_disk].astype(np.int64) * n_layers + schedule.layer[of_disk]
-    busy_s = np.bincount(event, took_s[of_disk], n_layers * n_steps)
-    n_reads = np.bincount(event, minlength=n_layers * n_steps) * MATRICES
-    rounds = np.maximum(-(-n_reads // run.n_readers), 1)
-    read_s: NDArray[np.float64] = (busy_s * n_reads / rounds).reshape(n_steps, n_layers).sum(axis=1)
-    return read_s * 1e3
 
 
 def median_errors(runs: Sequence[StreamedRun], fitted: str) -> dict[str, dict[str, float]]:
