@@ -43,14 +43,24 @@ def si(value: float, unit: str) -> str:
         return "-"
     if unit == "s":
         for factor, name in ((1.0, "s"), (1e-3, "ms"), (1e-6, "us")):
-            if abs(value) >= factor or factor == 1e-6:
-                return f"{value / factor:.3g} {name}" if value else "0 s"
+            if _shown(value / factor) >= 1 or factor == 1e-6:
+                return f"{_three(value / factor)} {name}" if value else "0 s"
     if unit == "B":
         for factor, name in ((1e12, "TB"), (1e9, "GB"), (1e6, "MB"), (1e3, "kB")):
-            if abs(value) >= factor:
-                return f"{value / factor:.3g} {name}"
+            if _shown(value / factor) >= 1:
+                return f"{_three(value / factor)} {name}"
         return f"{value:.0f} B"
     return f"{value:.4g} {unit}".strip()
+
+
+def _shown(value: float) -> float:
+    """A number without its sign as three digits show it: 0.9996 is shown as 1, so that a unit never has a thousand."""
+    return abs(float(f"{value:.3g}"))
+
+
+def _three(value: float) -> str:
+    """Three digits, and never a power of ten."""
+    return f"{value:.3g}" if _shown(value) < 1000 else f"{float(f'{value:.3g}'):,.0f}"
 
 
 def share(value: float | None) -> str:

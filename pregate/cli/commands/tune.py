@@ -84,7 +84,7 @@ def tune(
         write_tuned(
             found, output,
             model=_absolute(model) if top_k is None else f"{_absolute(model)}?top_k={top_k}",
-            hardware=_absolute(hardware), trace=str((recorded_path(str(trace)) or trace).resolve()),
+            hardware=_absolute(hardware), trace=str(trace) if recorded_path(str(trace)) else str(trace.resolve()),
             formats=parse_formats(found.best.formats or formats),
             sets={**parse_sets(sets), **({"hbm_bytes": hbm} if hbm else {})},
         )  # fmt: skip

@@ -17,6 +17,7 @@ from pregate.named import load_model
 from simulator.modes import FIFO, Modes
 from traces.documents import Section, read_yaml
 from traces.errors import InvalidFile, InvalidInput, unknown_name
+from traces.recorded import recorded_path
 from traces.synthesis import Dials
 
 __all__ = ["read_sweep"]
@@ -86,10 +87,18 @@ def _machine(section: Section, path: Path, told: Mapping[str, float | str]) -> M
     return MachineRecipe(_path_beside(path, section.text("hardware", "")), section.text("stack", "") or None, given)
 
 
+def _recording(name: str, path: Path) -> Path | None:
+    """A trace that ships by its name, another beside the file at `path`; None for none."""
+    if not name:
+        return None
+    beside = path.parent / name
+    return Path(name) if recorded_path(name) and not beside.exists() else beside
+
+
 def _trace(section: Section, path: Path) -> TraceRecipe:
     recording, load = section.text("trace", ""), section.optional_section("workload")
     if load is None:
-        return TraceRecipe(path=path.parent / recording) if recording else TraceRecipe()
+        return TraceRecipe(path=_recording(recording, path))
     recipe = TraceRecipe(
         input_tokens=load.integer("input_tokens", 256, minimum=1),
         output_tokens=load.integer("output_tokens", 256, minimum=1),
@@ -97,7 +106,7 @@ def _trace(section: Section, path: Path) -> TraceRecipe:
         seed=load.integer("seed", 0),
         dials=_dials(load.optional_section("dials")),
         n_active=_optional_count(load, "n_active"),
-        path=path.parent / recording if recording else None,
+        path=_recording(recording, path),
     )
     load.done()
     return recipe

@@ -7,7 +7,12 @@ function si(value, unit) {
   if (unit === "tokens/s") return three(value, 4) + " tokens/s";
   const scales = unit === "s" ? [[1, "s"], [1e-3, "ms"], [1e-6, "us"]] : [[1e12, "TB"], [1e9, "GB"], [1e6, "MB"], [1, "B"]];
   for (const [factor, name] of scales) {
-    if (Math.abs(value) >= factor || factor === 1e-6) return value ? `${three(value / factor, 3)} ${name}${unit.slice(1)}` : `0 ${unit}`;
+    const shown = Math.abs(Number((value / factor).toPrecision(3)));  // 0.9996 is shown as 1
+    if (shown >= 1 || factor === 1e-6) {
+      if (!value) return `0 ${unit}`;
+      const text = shown < 1000 ? three(value / factor, 3) : Number((value / factor).toPrecision(3)).toLocaleString("en-US");
+      return `${text} ${name}${unit.slice(1)}`;
+    }
   }
   return `0 ${unit}`;
 }

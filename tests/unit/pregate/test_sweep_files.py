@@ -348,3 +348,12 @@ def test_an_interrupt_keeps_what_is_done_and_the_same_command_goes_on(
     assert "wrote some.nc" in err
     assert all(path.stat().st_mtime_ns == when for path, when in before.items())
     assert len(list(kept.iterdir())) == 140 > len(found)
+
+
+def test_a_recording_that_ships_is_named_wherever_the_file_lies(tmp_path: Path) -> None:
+    """By its name where no file of that name lies beside the sweep: a path into an installation is nobody else's."""
+    path = tmp_path / "there.yaml"
+    path.write_text("{model: gpt-oss-20b, hardware: t4, policies: [pregate], trace: gpt-oss-20b-mmlu}")
+    assert read_sweep(path)["trace"].path == Path("gpt-oss-20b-mmlu")
+    path.write_text("{model: gpt-oss-20b, hardware: t4, policies: [pregate], trace: mine.safetensors}")
+    assert read_sweep(path)["trace"].path == tmp_path / "mine.safetensors"
