@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import multiprocessing
 from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -35,27 +35,26 @@ __all__ = ["run_experiment", "seeded"]
 
 Say = Callable[[str], None]
 
+_BASE, _RECALL = "base", "recall"
+"""The stages of a seed besides its arms."""
+
 
 def run_experiment(
     plan: ExperimentPlan, folder: Path, corpus: Corpus | None = None, workers: int = 1, say: Say = lambda _: None
 ) -> dict[str, Any]:
-    """Run `plan` in `folder`, going on with what is there; `workers` seeds side by side, a thread each.
+    """Run `plan` in `folder`, going on with what is there; `workers` stages of seeds side by side, a thread each.
 
     Returns `{"plan", "text", "seeds"}`: of each seed what every arm was judged to be. Raises `InvalidFile` when the
     folder holds another plan's work.
     """
     text = _prepare(plan, folder, corpus)
-    seeds = range(plan.n_seeds)
     if workers == 1:
-        done = [_run_seed(plan, folder, seed, say) for seed in seeds]
+        for seed in range(plan.n_seeds):
+            for stage in _stages(plan):
+                _run_stage(plan, folder, seed, stage, say)
     else:
-        spawn = multiprocessing.get_context("spawn")
-        with ProcessPoolExecutor(min(workers, plan.n_seeds), mp_context=spawn) as pool:
-            jobs = {pool.submit(_run_seed, plan, folder, seed): seed for seed in seeds}
-            for n, job in enumerate(as_completed(jobs), 1):
-                job.result()
-                say(f"{n} of {plan.n_seeds} seeds")
-            done = [job.result() for job in jobs]
+        _side_by_side(plan, folder, workers, say)
+    done = [_Seed(plan, folder, seed, say).joined() for seed in range(plan.n_seeds)]
     return {"plan": asdict(plan) | {"digest": plan.digest}, "text": text, "seeds": done}
 
 
@@ -100,14 +99,40 @@ def seeded(plan: ExperimentPlan, seed: int) -> MoeTransformer:
         return MoeTransformer(plan.architecture())
 
 
-def _run_seed(plan: ExperimentPlan, folder: Path, seed: int, say: Say = lambda _: None) -> dict[str, Any]:
-    """All arms of one seed. Raises `InvalidFile` where kept work cannot be read."""
+def _stages(plan: ExperimentPlan) -> dict[str, tuple[str, ...]]:
+    """What a seed goes through, and the stages that each needs to be done: arms wait for the base alone."""
+    return {_BASE: (), **dict.fromkeys(plan.arms, (_BASE,)), _RECALL: (CONVENTIONAL, PREDICTABLE)}
+
+
+def _side_by_side(plan: ExperimentPlan, folder: Path, workers: int, say: Say) -> None:
+    """All stages of all seeds, as early as they can: bases ahead of the arms of earlier seeds."""
+    needs, n_seeds = _stages(plan), plan.n_seeds
+    left = {(seed, stage) for seed in range(n_seeds) for stage in needs}
+    first = sorted(left, key=lambda job: (job[0] - workers * (job[1] == _BASE), list(needs).index(job[1])))
+    running: dict[Future[None], tuple[int, str]] = {}
+    spawn = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(workers, mp_context=spawn) as pool:
+        while left:
+            ready = [job for job in first if all((job[0], need) not in left for need in needs[job[1]])]
+            for job in ready[: workers - len(running)]:
+                first.remove(job)
+                running[pool.submit(_run_stage, plan, folder, *job)] = job
+            for future in wait(running, return_when=FIRST_COMPLETED).done:
+                future.result()
+                job = running.pop(future)
+                left.remove(job)
+                if not any(seed == job[0] for seed, _ in left):
+                    say(f"{n_seeds - len({seed for seed, _ in left})} of {n_seeds} seeds")
+
+
+def _run_stage(plan: ExperimentPlan, folder: Path, seed: int, stage: str, say: Say = lambda _: None) -> None:
+    """One stage of one seed; nothing where it is done. Raises `InvalidFile` where kept work cannot be read."""
     torch.set_num_threads(1)
-    return _Seed(plan, folder, seed, say).run()
+    _Seed(plan, folder, seed, say).run(stage)
 
 
 class _Seed:
-    """What one seed has done so far."""
+    """What one seed has done so far: what its stages were judged to be, in a file each until all are joined."""
 
     def __init__(self, plan: ExperimentPlan, folder: Path, seed: int, say: Say) -> None:
         self.plan, self.seed, self.say = plan, seed, say
@@ -125,15 +150,30 @@ class _Seed:
         )
         self.kept = self.folder / "judged.json"
         self.judged: dict[str, Any] = _read_json(self.kept) if self.kept.exists() else {"seed": seed, "arms": {}}
+        self.parts = [path for stage in _stages(plan) if (path := self._part(stage)).exists()]
+        for found in map(_read_json, self.parts):
+            self.judged["arms"] |= found.pop("arms")
+            self.judged |= found
 
-    def run(self) -> dict[str, Any]:
-        base = self._trained_base()
-        self._judge("before", base)
-        for name, lookahead in self.plan.arms.items():
-            self._arm(name, base, lookahead)
-        if "recall" not in self.judged:
-            self._guess()
+    def _part(self, stage: str) -> Path:
+        return self.folder / f"judged-{stage}.json"
+
+    def joined(self) -> dict[str, Any]:
+        """All that was judged, in one file in place of those of the stages."""
+        _write_json(self.kept, self.judged)
+        for path in self.parts:
+            path.unlink()
         return self.judged
+
+    def run(self, stage: str) -> None:
+        """Do what a stage has left to do; those that it needs are done."""
+        self.before, self.stage = set(self.judged["arms"]), stage
+        if stage == _BASE:
+            self._judge("before", self._trained_base())
+        elif stage != _RECALL:
+            self._arm(stage)
+        elif "recall" not in self.judged:
+            self._guess()
 
     def _trained_base(self) -> MoeTransformer:
         path = self.folder / "base.safetensors"
@@ -150,11 +190,11 @@ class _Seed:
         rng = np.random.default_rng([self.seed, name != "base"])
         train(model, self.text, how, rng, predictors, lambda at: self.say(f"seed {self.seed}, {name}: {at}"))
 
-    def _arm(self, name: str, base: MoeTransformer, lookahead: int) -> None:
+    def _arm(self, name: str) -> None:
         """Fine-tune and judge one arm; nothing where that is done."""
         if name in self.judged["arms"]:
             return
-        model = pregate_from(base, lookahead)
+        model = pregate_from(load_model(self.folder / "base.safetensors")[0], self.plan.arms[name])
         predictors = None
         if name == PREDICTABLE:
             predictors = Predictors(list(model.decoder.gates), self.plan.lookaheads)
@@ -165,7 +205,15 @@ class _Seed:
     def _judge(self, name: str, model: MoeTransformer) -> None:
         if name not in self.judged["arms"]:
             self.judged["arms"][name] = judge(model, self.batches)
-            _write_json(self.kept, self.judged)
+            self._keep()
+
+    def _keep(self) -> None:
+        """What this stage has judged so far, beside what an earlier run of it had kept."""
+        path = self._part(self.stage)
+        earlier = _read_json(path)["arms"] if path.exists() else {}
+        mine = {name: found for name, found in self.judged["arms"].items() if name not in self.before}
+        recall = {"recall": self.judged["recall"]} if self.stage == _RECALL and "recall" in self.judged else {}
+        _write_json(path, {"arms": earlier | mine, **recall})
 
     def _guess(self) -> None:
         """The controls that nothing is fine-tuned for: gates reused, and predictors trained on a frozen model."""
@@ -181,7 +229,7 @@ class _Seed:
                 self._judge(f"reuse{suffix}_{n}", pregate_from(model, n))
                 self._judge(f"frozen{suffix}_{n}", installed(model, predictors, n))
         self.judged["recall"] = found
-        _write_json(self.kept, self.judged)
+        self._keep()
 
 
 def _read_json(path: Path) -> dict[str, Any]:

@@ -28,7 +28,7 @@ def train(
     base_steps: Annotated[int | None, typer.Option(help="Steps of the conventional model.")] = None,
     arm_steps: Annotated[int | None, typer.Option(help="Steps of fine-tuning, the same for every arm.")] = None,
     workers: Annotated[
-        int | None, typer.Option(help="Seeds side by side, a core each; default: 2, or 1 with --short.", min=1)
+        int | None, typer.Option(help="Trainings side by side, a core each; default: 2, or 1 with --short.", min=1)
     ] = None,
     format: options.OutputFormat = options.Format.table,
 ) -> None:

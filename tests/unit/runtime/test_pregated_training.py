@@ -249,6 +249,25 @@ def test_what_was_cut_off_goes_on_to_the_same_end(done: tuple[Path, dict[str, ob
     assert (folder / "seed-0" / "base.safetensors").stat().st_mtime_ns == before  # nothing is trained twice
 
 
+def test_what_stages_kept_before_a_seed_was_done_is_not_done_again(
+    done: tuple[Path, dict[str, object]], tmp_path: Path
+) -> None:
+    folder = tmp_path / "cut"
+    shutil.copytree(done[0], folder)
+    kept = folder / "seed-1" / "judged.json"
+    whole = json.loads(kept.read_text())
+    parts = {"base": ["before"], "pregate_1": ["pregate_1"], "recall": ["reuse_1"]}
+    for stage, names in parts.items():
+        found = {name: whole["arms"][name] for name in names}
+        (folder / "seed-1" / f"judged-{stage}.json").write_text(json.dumps({"arms": found}))
+    kept.unlink()
+    before = (folder / "seed-1" / "pregate_1.safetensors").stat().st_mtime_ns
+    again = run_experiment(TINY, folder, corpus(), workers=2)
+    assert json.loads(json.dumps(again)) == json.loads(json.dumps(done[1]))
+    assert (folder / "seed-1" / "pregate_1.safetensors").stat().st_mtime_ns == before
+    assert [path.name for path in (folder / "seed-1").glob("judged*")] == ["judged.json"]
+
+
 def test_a_folder_of_another_plan_is_refused(done: tuple[Path, dict[str, object]]) -> None:
     with pytest.raises(InvalidFile, match="holds the work of another plan or text: name another folder"):
         run_experiment(replace(TINY, arm_steps=3), done[0], corpus())
