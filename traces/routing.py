@@ -6,6 +6,7 @@ Nothing here knows bytes moved or time; a trace says what the gates said.
 from __future__ import annotations
 
 import hashlib
+import sys
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
@@ -124,7 +125,7 @@ class RoutingTrace:
         for name, hint in (("n_experts", int), ("provenance", Provenance)):
             check_value(f"a routing trace: {name}", getattr(self, name), hint)
         for name in ("experts", "sequence", "position", "phase", "step"):
-            if isinstance(getattr(self, name), np.ma.MaskedArray):
+            if _hides_values(getattr(self, name)):
                 raise InvalidInput(f"{name} is a masked array, which hides values: fill it, with -1 where experts pad")
         if not 1 <= self.n_experts <= MAX_EXPERTS:
             raise InvalidInput(f"n_experts = {self.n_experts}: it must be 1 to {MAX_EXPERTS}")
@@ -327,6 +328,11 @@ def _freeze(trace: RoutingTrace, name: str, dtype: type[np.generic], shape: tupl
     frozen = array.astype(dtype, copy=False).view()
     frozen.flags.writeable = False
     object.__setattr__(trace, name, frozen)
+
+
+def _hides_values(array: object) -> bool:
+    """Whether it is a masked array, of a module that takes its time to load: who has one has loaded it."""
+    return "numpy.ma" in sys.modules and isinstance(array, np.ma.MaskedArray)
 
 
 def _few(numbers: Collection[int]) -> str:
