@@ -12,7 +12,7 @@ import os
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from functools import cache
 from pathlib import Path
 from types import ModuleType
@@ -37,6 +37,8 @@ __all__ = [
 DEFAULT_FOLDER = Path("~/.cache/pregate/schedules")
 MAX_BYTES = 4 << 30
 """What a folder may take (4 GiB); beyond it the schedules longest unused go."""
+_LOOKS = 16
+"""A writer looks a folder through at least so often while it fills it: others may fill it too."""
 _STALE_S = 86_400.0
 """Age at which what a killed writer left behind is removed."""
 _COUNTS = (
@@ -54,6 +56,8 @@ class ScheduleCache:
 
     folder: Path
     max_bytes: int = MAX_BYTES
+    _room: list[int] = field(default_factory=lambda: [0], init=False, repr=False, compare=False)
+    """Bytes that may be written before the folder is looked through again: it may hold thousands of files."""
 
     def __post_init__(self) -> None:
         if self.max_bytes < 0:
@@ -98,17 +102,21 @@ class ScheduleCache:
             return
         counts: dict[str, Any] = {name: getattr(decoded, name) for name in _COUNTS}
         counts["seal"] = _seal(key, decoded.schedule.digest, list(counts.values()))
-        with suppress(InvalidFile):
+        with suppress(InvalidFile, OSError):
             decoded.schedule.save(self._path(key, "safetensors"))
             with whole_file(self._path(key, "json")) as partial:
                 partial.write_text(json.dumps(counts))
-            self._trim()
+            self._room[0] -= self._path(key, "safetensors").stat().st_size
+            if self._room[0] < 0:
+                self._room[0] = min(self._trim(), self.max_bytes // _LOOKS)
 
     def _path(self, key: str, suffix: str) -> Path:
         return self.folder / f"{key}.{suffix}"
 
-    def _trim(self) -> None:
-        """Remove what was unused longest until the rest fits; what another process removes meanwhile is gone."""
+    def _trim(self) -> int:
+        """Remove what was unused longest until the rest fits, and say how much more does; what another process removes
+        meanwhile is gone.
+        """
         kept: list[tuple[float, int, Path]] = []
         for path in self.folder.iterdir():
             with suppress(OSError):
@@ -125,6 +133,7 @@ class ScheduleCache:
             with suppress(OSError):
                 path.unlink()
                 path.with_suffix(".json").unlink()
+        return self.max_bytes - total
 
 
 def _seal(key: str, digest: str, counts: Sequence[Any]) -> str:
@@ -184,13 +193,13 @@ def _own_fields(policy: Policy) -> str | None:
 def _policy_fields(policy: Policy) -> str | None:
     """The fields of a policy with its functions by name, None when one is not of this project."""
     described = []
-    for field in fields(policy):
-        value = getattr(policy, field.name)
+    for one in fields(policy):
+        value = getattr(policy, one.name)
         if callable(value):
             value = _function_name(value)
             if value is None:
                 return None
-        described.append(f"{field.name}={value!r}")
+        described.append(f"{one.name}={value!r}")
     return ", ".join(described)
 
 

@@ -157,6 +157,25 @@ def test_the_folder_is_bounded_and_the_longest_unused_goes_first(tmp_path: Path)
     assert len(list(tmp_path.iterdir())) == 6
 
 
+def test_a_folder_is_looked_through_before_it_can_be_full_and_not_at_every_write(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    decoded = [capture_request(asked(seed=seed)).decoded for seed in range(8)]
+    looked, trim = list[int](), ScheduleCache._trim
+    monkeypatch.setattr(ScheduleCache, "_trim", lambda self: looked.append(1) or trim(self))
+    roomy = ScheduleCache(tmp_path / "roomy")
+    for seed in range(8):
+        roomy.store(key_of(asked(seed=seed)), decoded[seed])
+    assert len(looked) == 1
+    one = sizes(roomy.folder) // 8
+    for n_fit in (1, 3, 40):
+        bounded = ScheduleCache(tmp_path / str(n_fit), n_fit * one + one // 2)
+        for seed in range(8):
+            bounded.store(key_of(asked(seed=seed)), decoded[seed])
+            assert sizes(bounded.folder) <= bounded.max_bytes
+        assert len(list(bounded.folder.glob("*.json"))) == min(n_fit, 8)
+
+
 def test_a_schedule_larger_than_the_bound_is_not_kept(tmp_path: Path) -> None:
     ScheduleCache(tmp_path, 100).captured(asked())
     assert list(tmp_path.iterdir()) == []
