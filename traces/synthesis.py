@@ -33,10 +33,8 @@ AFFINITY_TOKENS = 64
 """How far back `sequence_affinity` looks: as far as reuse was measured on the recorded traces."""
 _MAX_CELLS = 1 << 31
 """Most (token, layer, slot) cells of one trace (4 GiB)."""
-_NAMED_CELLS = 1 << 15
-"""Cells whose ranks become names at a time, so that they stay in the caches of the processor."""
-_CHUNK_DRAWS = 1 << 21
-"""Random numbers held at a time (16 MiB)."""
+_CHUNK_DRAWS = 1 << 16
+"""Random numbers held at a time (half a MiB), so that they stay in the caches of the processor."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,8 +152,7 @@ def synthesize_routing(
         spans = [(0, layout.step.size, 0, n_moe_layers)]
     for start, stop, first, last in spans:
         part, layers = slice(start, stop), slice(first, last)
-        _route(experts[part, layers], layout.sequence[part], popularity[layers], dials, batch, rng)
-    _name_experts(experts, by_rank)
+        _route(experts[part, layers], layout.sequence[part], popularity[layers], by_rank[layers], dials, batch, rng)
     return RoutingTrace(
         experts=experts,
         sequence=layout.sequence,
@@ -178,31 +175,36 @@ _SMALL_CELLS = 100_000
 
 
 def _route(
-    ranks: NDArray[np.int16],
+    experts: NDArray[np.int16],
     sequence: NDArray[np.int32],
     popularity: NDArray[np.float64],
+    by_rank: NDArray[np.int16],
     dials: Dials,
     n_sequences: int,
     rng: np.random.Generator,
 ) -> None:
-    """Fill `ranks` (n_tokens, n_layers, top_k) in chunks, so that random numbers take bounded memory."""
-    n_tokens, n_layers, top_k = ranks.shape
+    """Fill `experts` (n_tokens, n_layers, top_k) in chunks, so that random numbers take bounded memory."""
+    n_tokens, n_layers, top_k = experts.shape
     rows = max(1, _CHUNK_DRAWS // (2 * top_k * n_layers))
     if top_k == 1 and not dials.layer_correlation and not dials.sequence_affinity and n_tokens <= rows:
-        _fill_alone(ranks[:, :, 0], sequence, rng.random((*ranks.shape, 2))[:, :, 0], popularity, dials)
+        draws = rng.random((*experts.shape, 2))[:, :, 0]
+        _fill_alone(experts[:, :, 0], sequence, draws, popularity, dials)
+        experts[:, :, 0] = by_rank[np.arange(n_layers), experts[:, :, 0]]
         return
-    make = filler(ranks.size)
+    make = filler(experts.size)
     n_kept = AFFINITY_TOKENS if dials.sequence_affinity else 1
     history = np.zeros((n_sequences, n_kept, n_layers, top_k), dtype=np.int16)
     seen = np.zeros(n_sequences, dtype=np.int64)
     scratch = np.zeros(popularity.shape[1] - 1, dtype=np.int8), np.zeros(top_k, dtype=np.int64)
-    popularity = np.ascontiguousarray(popularity)
+    popularity, by_rank = np.ascontiguousarray(popularity), np.ascontiguousarray(by_rank)
+    draws = np.empty((min(rows, n_tokens), n_layers, top_k, 2))
     chances = (dials.repeat_probability, dials.layer_correlation, dials.sequence_affinity)
     for start in range(0, n_tokens, rows):
-        part = np.ascontiguousarray(ranks[start : start + rows])
-        draws = rng.random((*part.shape, 2))
-        make(part, sequence[start : start + rows], draws, popularity, history, seen, *scratch, *chances)
-        ranks[start : start + rows] = part
+        part = np.ascontiguousarray(experts[start : start + rows])
+        drawn = rng.random(out=draws[: len(part)])
+        make(part, sequence[start : start + rows], drawn, popularity, by_rank, history, seen, *scratch, *chances)
+        if not np.shares_memory(part, experts):
+            experts[start : start + rows] = part
 
 
 def filler(n_cells: int) -> Callable[..., object]:
@@ -245,18 +247,6 @@ def _ranked(
     weight = np.take_along_axis(shares, by_rank, axis=1) + 1e-9 / shape[1]
     total = np.concatenate((np.zeros((shape[0], 1)), np.cumsum(weight, axis=1)), axis=1)
     return total / total[:, -1:], by_rank.astype(np.int16)
-
-
-def _name_experts(experts: NDArray[np.int16], by_rank: NDArray[np.int16]) -> None:
-    """Turn popularity ranks into expert ids, in place; -1 stays."""
-    n_layers, n_experts = by_rank.shape
-    names = np.full((n_layers, n_experts + 1), -1, np.int16)
-    names[:, :-1] = by_rank
-    first = (np.arange(n_layers) * (n_experts + 1))[:, None]  # a pad is one before: the last name of another layer
-    rows = max(1, _NAMED_CELLS // experts[0].size)
-    for start in range(0, len(experts), rows):
-        part = experts[start : start + rows]
-        part[:] = names.ravel()[part + first]
 
 
 def _fill_alone(
