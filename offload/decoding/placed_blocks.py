@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from offload.decoding.decoding_pass import DecodingPass
 from offload.decoding.expert_ffns import ExpertFfns
-from offload.decoding.unions import MoeBlock
+from offload.decoding.unions import MoeBlock, Union
 
 __all__ = ["run_at_home", "run_on_host"]
 
@@ -25,8 +25,8 @@ def run_on_host(loop: DecodingPass, block: MoeBlock) -> None:
 def run_at_home(loop: DecodingPass, ffns: ExpertFfns, block: MoeBlock, kept: frozenset[int], gate: int) -> None:
     """A block whose experts stay where they are: `kept` in HBM, others on the host, which a prompt may stream."""
     side, union, layer = loop.host_side, block.named, block.layer
-    here = union.without([expert for expert in union.experts if expert not in kept])
-    away = union.without(here.experts)
+    here = union.without([expert for expert in union.experts if expert not in kept]) if kept else Union((), ())
+    away = union.without(here.experts) if kept else union
     loop.count(len(union.experts), len(here.experts))
     if not away.experts:
         ffns.run(block, here, side.take_waits())

@@ -6,7 +6,7 @@ Nothing here may know time.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -28,6 +28,9 @@ _BUSY = Work(OpKind.ISSUE, n_copies=0)
 """The issuing thread waits for what it computes itself: no time of its own."""
 
 _CACHE = "keys and values"
+
+_FEW = 4
+"""Experts up to which their ops are written one by one."""
 
 _N_BUFFERS = 2
 """What one layer reads arrives while that of the layer before is read."""
@@ -145,23 +148,44 @@ class HostSide:
         units of each, what is computed here; all where none are given. `chosen_by`: the gate, where nothing arrives:
         what is read of storage is known by then. What has to be read is computed last.
         """
-        loop, host = self._loop, self._loop.host_tier
-        of = dict(zip(experts, zip(tokens, shares or [1.0] * len(experts), strict=True), strict=True))
+        host, whats = self._loop.host_tier, self._whats(tokens, shares)
         if host is not None:
-            host.ask(moe_layer, experts)
-        after: tuple[int, ...] = (arrived,) if arrived >= 0 else ()
-        for expert in experts if host is None else host.in_order(moe_layer, experts):
-            n_tokens, share = of[expert]
-            what = loop.works.cpu_expert(n_tokens)
-            if host is not None:
-                read = host.read(moe_layer, expert, loop.i_step, max(arrived, chosen_by))
-                after = tuple(sorted({*after, read} - {-1}))
-            op = self._issue(what if share == 1 else loop.works.part(what, share), layer, after, expert)
-            if host is not None:
-                host.use(moe_layer, expert, Lane.CPU, op)
-            after = ()
+            self._experts_of_storage(host, dict(zip(experts, whats, strict=True)), layer, moe_layer, arrived, chosen_by)
+        elif len(experts) <= _FEW:
+            after = (arrived,) if arrived >= 0 else ()
+            for expert, what in zip(experts, whats, strict=True):
+                self._issue(what, layer, after, expert)
+                after = ()
+        else:
+            row, n_after = self._loop.recorder.row, np.zeros(len(whats), np.int64)
+            n_after[0] = arrived >= 0
+            self._last = len(whats) - 1 + self._loop.recorder.issue_many(
+                Lane.CPU, np.array([row(what) for what in whats]), n_after, np.array([arrived][: n_after[0]], np.int64),
+                step=self._loop.i_step, layer=layer, expert=np.array(experts),
+            )  # fmt: skip
         if arrived >= 0:
             self.waits.append(self._return((self._last,), layer))
+
+    def _whats(self, tokens: Sequence[int], shares: Sequence[float]) -> list[Work]:
+        """The work of each of several experts, a share of it where `shares` are given."""
+        works = self._loop.works
+        of = {n_tokens: works.cpu_expert(n_tokens) for n_tokens in set(tokens)}
+        whole = [of[n_tokens] for n_tokens in tokens]
+        if not shares:
+            return whole
+        return [what if s == 1 else works.part(what, s) for what, s in zip(whole, shares, strict=True)]
+
+    def _experts_of_storage(
+        self, host: HostTier, whats: Mapping[int, Work], layer: int, moe_layer: int, arrived: int, chosen_by: int
+    ) -> None:
+        """Experts above storage: what has to be read is computed last."""
+        after: tuple[int, ...] = (arrived,) if arrived >= 0 else ()
+        host.ask(moe_layer, list(whats))
+        for expert in host.in_order(moe_layer, list(whats)):
+            read = host.read(moe_layer, expert, self._loop.i_step, max(arrived, chosen_by))
+            op = self._issue(whats[expert], layer, tuple(sorted({*after, read} - {-1})), expert)
+            host.use(moe_layer, expert, Lane.CPU, op)
+            after = ()
 
     def stream_experts(self, experts: Sequence[int], layer: int, moe_layer: int, gate: int) -> None:
         """Experts of the host through a buffer, for a prompt; the next op of the compute stream waits for them."""
