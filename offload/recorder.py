@@ -13,10 +13,13 @@ from numpy.typing import NDArray
 from offload.ops import Lane, Work
 from offload.schedule import COLUMNS, Schedule
 
-__all__ = ["Part", "Recorder", "assemble"]
+__all__ = ["EXPERT", "LAYER", "ROW", "STEP", "Block", "Part", "Recorder", "assemble"]
 
 _RECORDED = ("lane", "cost", "step", "layer", "expert", "slot", "hbm_acquired", "hbm_released", "priority")
 """The columns that an op is recorded with, in order; the others follow from its work, or come later."""
+
+ROW, STEP, LAYER, EXPERT = (_RECORDED.index(name) for name in ("cost", "step", "layer", "expert"))
+"""Where some of them are."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -54,12 +57,16 @@ def assemble(parts: Iterable[Part], static_bytes: int = 0) -> Schedule:
     return Schedule(**arrays, works=tuple(rows), static_bytes=static_bytes)
 
 
-class _Block(NamedTuple):
+class Block(NamedTuple):
     """Consecutive ops: (n, n_recorded) as recorded, how many ops each waits for (n,), and these, op after op."""
 
     ops: NDArray[np.int64]
     n_after: NDArray[np.int64]
     after: NDArray[np.int64]
+
+
+NOTHING = Block(np.zeros((0, len(_RECORDED)), np.int64), *np.zeros((2, 0), np.int64))
+"""No ops."""
 
 
 class Recorder:
@@ -74,7 +81,7 @@ class Recorder:
         self._ops: list[tuple[int, ...]] = []
         self._dep_end: list[int] = []
         self._dep: list[int] = []
-        self._blocks: list[_Block] = []  # the ops before those
+        self._blocks: list[Block] = []  # the ops before those
         self._rows: dict[Work, int] = {}
         self._row_of: dict[int, int] = {}  # identity of a work -> its row
         self._kept: list[Work] = []  # so that no identity is used again
@@ -136,13 +143,39 @@ class Recorder:
 
         Each waits for `n_after` (n,) ops, which `after` (n_deps,) has one op after the other.
         """
-        self._close_block()
         ops = np.empty((len(rows), len(_RECORDED)), np.int64)
         ops[:] = (0, 0, step, layer, -1, -1, 0, 0, 0)
         ops[:, 0], ops[:, 1], ops[:, 4] = lane, rows, expert
-        self._blocks.append(_Block(ops, n_after, after))
-        self._first += len(ops)
+        self.append(Block(ops, n_after, after))
         return self._first - len(ops)
+
+    @property
+    def n_marks(self) -> int:
+        """Ops that later ones have made give back more, or pointless."""
+        return len(self._released) + len(self._cancelled)
+
+    def since(self, op: int) -> tuple[Block, list[Work]]:
+        """The ops from `op` on, which are not taken yet, and the work of each."""
+        self._close_block()
+        n, found = self.next_op - op, list[Block]()
+        for block in reversed(self._blocks):
+            if n <= 0:
+                break
+            skipped = max(len(block.ops) - n, 0)
+            n -= len(block.ops)
+            after = block.after[int(block.n_after[:skipped].sum()) :]
+            found.append(Block(block.ops[skipped:], block.n_after[skipped:], after))
+        if not found:
+            return NOTHING, []
+        works = list(self._rows)
+        whole = Block(*(np.concatenate(each) for each in zip(*reversed(found), strict=True)))
+        return whole, [works[row] for row in whole.ops[:, ROW].tolist()]
+
+    def append(self, block: Block) -> None:
+        """Append ops that are written already, their rows numbered by `row`."""
+        self._close_block()
+        self._blocks.append(block)
+        self._first += len(block.ops)
 
     def _close_block(self) -> None:
         """What was issued op by op becomes a block."""
@@ -151,7 +184,7 @@ class Recorder:
             flat = np.fromiter(chain.from_iterable(self._ops), np.int64, n * len(_RECORDED))
             ends = np.array([0, *self._dep_end], np.int64)
             n_after = ends[1:] - ends[:-1]
-            block = _Block(flat.reshape(n, len(_RECORDED)), n_after, np.array(self._dep, np.int64))
+            block = Block(flat.reshape(n, len(_RECORDED)), n_after, np.array(self._dep, np.int64))
             self._blocks.append(block)
             self._first += n
             self._ops, self._dep_end, self._dep = [], [], []
@@ -173,7 +206,7 @@ class Recorder:
         """What was recorded since the last time; `live`: ops that may still be waited for."""
         self._close_block()
         n, works = len(self), tuple(self._rows)
-        blocks = self._blocks or [_Block(np.zeros((0, len(_RECORDED)), np.int64), *np.zeros((2, 0), np.int64))]
+        blocks = self._blocks or [NOTHING]
         flat, n_after, after = (
             np.concatenate(each) if len(each) > 1 else each[0] for each in zip(*blocks, strict=True)
         )
