@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import card_record
+import design_tables
 import field_tables
 import granularity_tables
 import law_tables
@@ -130,6 +131,7 @@ PARTS: dict[str, Callable[[], str]] = {
     "reference_python": reference.python,
     "mutants": mutation_table.line,
     "streamed_steps": streamed_steps.errors,
+    "designs": design_tables.designs,
     "granularity": granularity_tables.grains,
     "written_back": granularity_tables.written_back,
     "read_ahead": granularity_tables.read_ahead,

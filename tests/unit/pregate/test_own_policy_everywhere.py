@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 
 import pregate
+from tests import small_fits
 from tests.command_line import Run
+from tests.small_models import MODELS
 
 MINE = "./mine.py:mine"
 CODE = '''\
@@ -61,6 +64,28 @@ def test_it_is_asked_of_every_command(name: str, run: Run, tmp_path: Path, monke
     assert status == 0, error
     written = "".join(path.read_text() for path in tmp_path.glob("*.html"))
     assert ("mine" if name != "monitor" else "hit_rate") in out + error + written
+
+
+def test_a_model_runs_and_generates_by_it(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`validate` predicts it and runs it for real, `generate` has the gates of a trained model decide under it."""
+    pytest.importorskip("torch", reason="the runtime needs PyTorch (the extra 'runtime')")
+    from runtime.pregated.model_file import save_model
+    from runtime.pregated.tokens import Tokenizer
+    from tests.pregated_models import seeded_model
+
+    monkeypatch.chdir(tmp_path)
+    Path("mine.py").write_text(CODE)
+    Path("fit.yaml").write_text(small_fits.fit().to_yaml())
+    Path("model.yaml").write_text(MODELS["decoder-only"].to_yaml())
+    save_model(seeded_model(0, 1), Tokenizer(()), Path("trained.safetensors"))
+    words = ("--backend", "cpu", "--repeats", "1", "--policies", f"{MINE},on_demand", "--format", "json")
+    status, out, error = run("generate", "trained.safetensors", "--output-tokens", "3", "--prompt", "one", *words)
+    assert status == 0, error
+    assert [one["policy"] for one in json.loads(out)["designs"]] == [MINE, "on_demand"]
+    validated = ("--model", "model.yaml", "--fit", "fit.yaml", "--link", "20MB/s", "--even-if-busy", *SMALL)
+    status, out, error = run("validate", *validated, *words)
+    assert status in (0, 1), error  # 1: this machine was too busy to judge
+    assert "mine.py" in out
 
 
 @pytest.mark.parametrize(("file", "key"), [("poc.yaml", "now"), ("poc.yaml", "candidates"), ("sweep.yaml", "policies")])
