@@ -28,10 +28,12 @@ MACHINES: Mapping[str, str] = {
     "h200_sxm": "h200-sxm",
     "l40s": "l40s",
     "b200_sxm": "b200",
+    "gb200": "gb200",
+    "b300_sxm": "b300",
     "gb300": "gb300",
     "rtx_pro_6000_server": "rtx-pro-6000",
 }
-"""The GPUs of the tables that are described here. Others (GB200, B300, Intel's B60) are not."""
+"""The GPUs of the tables that are described here and have GEMMs there. Intel's B60 is not described."""
 
 _LEAST_ROWS = 50
 """Rows of a table at least: fewer do not tell constants apart."""

@@ -13,8 +13,8 @@ FAMILIES: Mapping[str, tuple[str, ...]] = {
         "rtx-2050-mobile",
     ),
     "8.9": ("l40s", "l4", "l20", "rtx-4090", "rtx-4090d", "rtx-4080", "rtx-4060-mobile"),
-    "9.0": ("h100-sxm", "h100-pcie", "h200-sxm", "h800-sxm", "gh200"),
-    "10.x": ("b200", "gb300"),
+    "9.0": ("h100-sxm", "h100-pcie", "h200-sxm", "h800-sxm", "gh200", "h20"),
+    "10.x": ("b200", "gb200", "b300", "gb300"),
     "12.x": ("rtx-pro-6000", "rtx-5090", "rtx-5080", "rtx-5070-ti", "rtx-5060-ti-16gb", "dgx-spark"),
 }  # fmt: skip
 """By compute capability, as developer.nvidia.com/cuda-gpus lists them."""
