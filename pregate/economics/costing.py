@@ -32,6 +32,9 @@ if TYPE_CHECKING:
 
 __all__ = ["CostReport", "DesignCost", "costs"]
 
+_NEVER_DAYS = 36525.0
+"""A century: what has not paid by then never does."""
+
 _ESTIMATES = ("per_million_tokens", "per_request", "joules_per_token", "n_machines", "total", "payback_days")
 
 _SURE = 0.95
@@ -44,8 +47,9 @@ class DesignCost:
 
     `served`: at which batch, how fast. `per_million_tokens`, `per_request`: of output tokens, engineering left out.
     `joules_per_token`: of output tokens. `n_machines` serve the rate asked for. `total`: of all machines over the
-    period, engineering included; `payback_days`: until moving from the first design has paid, infinite where it never
-    does; None for the first. `cheapest_in`: the share of all draws in which its total is the least of those ranked.
+    period, engineering included; `payback_days`: until moving from the first design has paid, infinite where it
+    takes a century or never does; None for the first. `cheapest_in`: the share of all draws in which its total is the
+    least of those ranked.
     `is_ranked`: whether it may be chosen (`pregate.ask.ranking`).
     """
 
@@ -248,7 +252,8 @@ def _held_against(
     if now is not None and now is not one:
         saved = now.running_per_year - one.running_per_year
         with np.errstate(divide="ignore", invalid="ignore"):
-            payback = estimate(np.where(saved > 0, 365.25 * one.days_usd / saved, math.inf))
+            days = np.where(saved > 0, 365.25 * one.days_usd / saved, math.inf)
+            payback = estimate(np.where(days > _NEVER_DAYS, math.inf, days))
     return DesignCost(
         served=one.served,
         per_million_tokens=estimate(1e6 * one.per_token),

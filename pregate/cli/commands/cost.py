@@ -103,25 +103,29 @@ def _pairs(assume: list[str] | None) -> dict[str, str]:
 
 def _print(report: CostReport) -> None:
     table = render.new_table(
-        f"{report.model} on {report.hardware}, {report.basis}: {report.request.input_tokens} + "
-        f"{report.request.output_tokens} tokens, {report.requests_per_s:g} requests/s"
+        f"{report.model} on {report.hardware}, {'rented' if report.basis == 'rent' else 'bought'}: "
+        f"{report.request.input_tokens} + {report.request.output_tokens} tokens, {report.requests_per_s:g} requests/s"
     )
     table.add_column("design", no_wrap=True)
-    heads = ("batch", "TTFT", "TPOT", "USD/M tokens", "J/token", "machines", "total USD", "cheapest in", "pays in")
+    heads = ("batch", "TTFT", "TPOT", "USD/M tokens", "J/token", "machines", "total USD", "cheapest in")
     for head in heads:
         table.add_column(head, justify="right")
     for design in report.designs:
-        served, days = design.served, design.payback_days
+        served = design.served
         table.add_row(
             served.design, str(served.batch), render.si(served.ttft_s, "s"), render.si(served.tpot_s, "s"),
             _shown(design.per_million_tokens), _shown(design.joules_per_token), _shown(design.n_machines),
             _shown(design.total), f"{design.cheapest_in:.0%}",
-            _days(days) if days else "runs now" if served.design == report.now else "-",
         )  # fmt: skip
     render.print_table(table)
     for one in report.unserved:
         print(f"Not served: {one.reason}.")
     print(report.verdict())
+    costs = ", ".join(f"{one.served.design} {_shown(one.per_request, 1000)}" for one in report.designs)
+    print(f"USD for a thousand requests: {costs}.")
+    paid = [f"{one.served.design} {_days(one.payback_days)}" for one in report.designs if one.payback_days is not None]
+    if paid:
+        print(f"A change from {report.now} has paid in: {', '.join(paid)}.")
     print(f"gpu_only would need {report.gpus_for_gpu_only} of these cards, for memory alone.")
     if report.drivers:
         top = list(report.drivers.items())[:3]
@@ -139,10 +143,9 @@ def _assumed(one: Assumption) -> str:
     return "; ".join(filter(None, (f"{one.value:g}{ends}{unit}", one.source, one.date)))
 
 
-def _shown(found: Estimate) -> str:
-    if found.low == found.high == found.value:
-        return _figure(found.value)
-    return f"{_figure(found.value)} [{_figure(found.low)}, {_figure(found.high)}]"
+def _shown(found: Estimate, times: int = 1) -> str:
+    value, low, high = (_figure(times * number) for number in (found.value, found.low, found.high))
+    return value if found.low == found.high == found.value else f"{value} [{low}, {high}]"
 
 
 def _figure(value: float) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from pathlib import Path
 
 import numpy as np
@@ -270,11 +271,15 @@ WORDS = (
 
 
 def test_the_command_prints_designs_and_every_assumption(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.setenv("COLUMNS", "160")
     status, out, _ = run(*WORDS, "--policies", "on_demand,pregate", "--assume", "pue=1.25")
     assert status == 0
     assert "pue = 1.25; as given" in out
     assert "cheapest in" in out
+    assert "switch-mini-16 on a100-sxm4-80gb, bought: 8 + 4 tokens" in out
+    assert re.search(r"USD for a thousand requests: on_demand [\d.]+ \[[\d.]+, [\d.]+\], pregate ", out)
+    assert "A change from on_demand has paid in: pregate never." in out  # a hundred thousand years are none
+    assert "Left out" not in out
     status, out, _ = run(*WORDS, "--format", "json", "--policies", "pregate")
     document = json.loads(out)
     assert document["assumptions"]["electricity_usd_per_kwh"]["source"]
