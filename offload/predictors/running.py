@@ -85,7 +85,7 @@ class RunningGuesses:
             return []
         near, far, at_first = view.block + self._ahead, view.block + self._dram, view.block == 0
         brought = _blocks(view, 1 if at_first else near, near)
-        read = _blocks(view, near + 1 if at_first else far, far)
+        read = _blocks(view, near + 1 if at_first else far, far) if self._dram else ()
         found = [Fetch(block, self._missing(view, block), aside=True) for block in brought]
         found += [Fetch(block, self._missing(view, block), to_host=True) for block in read]
         return [fetch for fetch in found if fetch.experts]

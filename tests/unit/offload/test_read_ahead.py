@@ -181,3 +181,10 @@ def test_host_memory_that_keeps_nothing_or_is_mapped_is_not_read_into_ahead(tier
     with pytest.raises(InvalidInput, match=f"pregate:dram=2 reads experts ahead .* {says}"):
         pregate.simulate(MODEL, HW, routing(MODEL), "pregate:dram=2", expert_tier=tier)
     assert tier_named(tier).on_disk
+
+
+@pytest.mark.parametrize("policy", ["guess/markov", "guess/learned:more=1", "finemoe(1)", "activation_aware", "oracle"])
+def test_a_design_that_does_not_say_so_reads_nothing_ahead(policy: str) -> None:
+    """It may run above storage without a cache in host memory, which `dram=` needs."""
+    kind = written(policy, 0).schedule.kind
+    assert np.count_nonzero(kind == OpKind.DISK_READ) == np.count_nonzero(kind == OpKind.FETCH) > 0
