@@ -41,7 +41,9 @@ from pregate.draw.sweep_plot import _best_map, _value_map
 from pregate.economics.drawn import Estimate
 from pregate.explore.crossover import Crossover
 from pregate.explore.explanation import Swing
-from pregate.measured.isca24 import Activation, RowPrediction, read_rows
+from pregate.measured.isca24 import RowPrediction
+from pregate.measured.isca24_routing import Activation
+from pregate.measured.isca24_rows import read_rows
 from pregate.measured.reproduction import PUBLISHED_ROWS
 from simulator import recurrence
 from tests import small_fits

@@ -22,8 +22,9 @@ from numpy.typing import NDArray
 from hwmodels.fit import Fit, FittedConstant
 from hwmodels.platform import load_platform
 from hwmodels.quantity import ReadOnly
-from pregate.measured.isca24 import Row, Workbench
+from pregate.measured.isca24 import Workbench
 from pregate.measured.isca24_routing import Activation
+from pregate.measured.isca24_rows import Row
 from traces.errors import InvalidInput
 
 __all__ = ["FIT_ROWS", "fit_published", "is_fitted"]

@@ -30,7 +30,8 @@ from pregate.ask.largest_batch import largest_batch
 from pregate.ask.machine_memory import memory_of
 from pregate.ask.policy_modes import modes_of
 from pregate.ask.request import check_trace, request
-from pregate.measured.isca24 import Row, Workbench
+from pregate.measured.isca24 import Workbench
+from pregate.measured.isca24_rows import Row
 from pregate.measured.isca24_table import published_row
 from pregate.measured.latest import Latest
 from pregate.measured.reproduction import published_activation

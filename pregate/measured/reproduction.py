@@ -13,9 +13,10 @@ import numpy as np
 from hwmodels.platform import Platform, load_platform
 from pregate.ask.shown import html_rows
 from pregate.ask.simulation import to_dataframe
-from pregate.measured.isca24 import COLUMNS, MANY_SCHEDULES, RowPrediction, Workbench, read_rows
+from pregate.measured.isca24 import MANY_SCHEDULES, RowPrediction, Workbench
 from pregate.measured.isca24_fit import ASSUMPTIONS, HARDWARE, STACK, is_fitted
 from pregate.measured.isca24_routing import Activation
+from pregate.measured.isca24_rows import COLUMNS, read_rows
 from pregate.measured.table import predictions_csv
 from traces.errors import unknown_name
 

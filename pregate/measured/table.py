@@ -15,15 +15,13 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from hwmodels.figures import figure_keys
 from hwmodels.quantity import ReadOnly
 from hwmodels.sets import parse_sets
 from offload.placing.placement import placement_named
 from offload.policies import policy_named
 from offload.policy import Policy
 from pregate.ask.tier_names import tier_named
-from pregate.measured.isca24 import COLUMNS as PUBLISHED_COLUMNS
-from pregate.measured.isca24_table import cells_of
+from pregate.measured.isca24_rows import COLUMNS as PUBLISHED_COLUMNS
 from pregate.measured.row_names import check_no_flag, with_our_names
 from traces.documents import NUMBER, read_text
 from traces.errors import InvalidFile, InvalidInput, unknown_name
@@ -207,6 +205,8 @@ def read_table(path: Path) -> list[MeasuredRow]:
         missing = [column for column in _REQUIRED if column not in header]
         if missing or len(set(header)) != len(header):
             raise InvalidFile(f"{path}: columns are {','.join(header)[:200]!r}: missing or twice {', '.join(missing)}")
+        if theirs:
+            from pregate.measured.isca24_table import cells_of  # with all that predicts their rows: on use
         rows = []
         for cells in reader:
             if None in cells or None in cells.values():
@@ -255,8 +255,11 @@ def _row(cells: Mapping[str, str], where: str) -> MeasuredRow:
             f"{where}: role {text['role'][:40]!r}: empty, input, stack, or fit KEY (fit link.h2d_bytes_per_s)"
         )
     key = text["role"].removeprefix("fit").strip() if text["role"].startswith("fit") else ""
-    if key and key not in figure_keys():
-        raise unknown_name("number", key, figure_keys(), f"{where}: role")
+    if key:
+        from hwmodels.figures import figure_keys  # on use: with all that fits are
+
+        if key not in figure_keys():
+            raise unknown_name("number", key, figure_keys(), f"{where}: role")
     value = _value(text["value"], text["unit"], metric, where)
     text["policy"] = text["policy"] or "gpu_only"
     text["expert_tier"] = text["expert_tier"] or "dram"

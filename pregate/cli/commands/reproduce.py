@@ -88,7 +88,6 @@ def _table(
 ) -> None:
     """A table in the project's own language."""
     from hwmodels.sets import parse_sets
-    from pregate.measured.scores import predict_table
     from pregate.measured.table import RESIDENT_TABLE, read_field, read_table
 
     rows = read_field() if name == "field" else read_table(RESIDENT_TABLE if name == "resident" else Path(name))
@@ -102,6 +101,8 @@ def _table(
         for key, value in found.items():
             typer.echo(f"{key}: {value:.4g}")
         return
+    from pregate.measured.scores import predict_table  # once the rows are known to be some
+
     with spinner("predicting") as update:
         result = predict_table(rows, seed=seed, hardware=hardware, overrides=parse_sets(sets), progress=update)
     if spreads is not None:
@@ -136,8 +137,8 @@ def _table(
 
 
 def _refit(rows: Path | None, target: Path) -> None:
-    from pregate.measured.isca24 import read_rows
     from pregate.measured.isca24_fit import fit_published
+    from pregate.measured.isca24_rows import read_rows
     from pregate.measured.reproduction import PUBLISHED_ROWS
 
     source = rows if rows is not None else PUBLISHED_ROWS
