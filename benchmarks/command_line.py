@@ -26,12 +26,15 @@ RESULTS = ROOT / "results" / "command_line.json"
 KERNELS = Path(".cache") / "pregate" / "kernels"
 LEFT_OUT = ("pregate measure", "pregate run", "pregate validate", "pregate calibrate", "pregate compare mixtral-mini-8")
 
+LARGE = ("pregate reproduce field --format csv", "pregate plan gpt-oss-120b --concurrency 64 --input-tokens 2048")
+"""Beside them, the most that a command is asked at once: every row that others measured, and many long requests."""
+
 
 def commands() -> list[str]:
-    """What README and docs/questions.md tell a reader to run, in their order, after `pregate --help`."""
+    """What README and docs/questions.md tell a reader to run, in their order, after `pregate --help`; then `LARGE`."""
     text = "\n".join((ROOT / name).read_text() for name in ("README.md", "docs/questions.md"))
     found = re.findall(r"^\$ (pregate .+?)(?:\s+#.*)?$", text, re.MULTILINE)
-    return ["pregate --help", *(c for c in dict.fromkeys(found) if not c.startswith(LEFT_OUT))]
+    return ["pregate --help", *(c for c in dict.fromkeys(found) if not c.startswith(LEFT_OUT)), *LARGE]
 
 
 def cpu_s(command: str, folder: Path, home: Path) -> float:
