@@ -52,11 +52,15 @@ class _Mixing(NamedTuple):
     after: tuple[int, ...]
 
 
-def _tokens_of(experts: Sequence[NDArray[np.int16]], n_experts: int) -> list[list[list[int]]]:
-    """By block and expert, the tokens that it serves of each micro-batch."""
+_UNKNOWN = -2
+"""In a table of rows, where a work has none yet; -1 is no work."""
+
+
+def _tokens_of(experts: Sequence[NDArray[np.int16]], n_experts: int) -> NDArray[np.int64]:
+    """The tokens that each expert of each block serves of each micro-batch, (n_blocks, n_experts, n_parts)."""
     begins = np.cumsum([0, *map(len, experts)])
-    found: list[list[list[int]]] = choice_counts(np.concatenate(experts), n_experts, begins).transpose(1, 2, 0).tolist()
-    return found
+    counts = choice_counts(np.concatenate(experts), n_experts, begins)
+    return np.ascontiguousarray(counts.transpose(1, 2, 0))
 
 
 def micro_batches_of(step: Step, n_sequences: int) -> list[Step]:
@@ -105,7 +109,7 @@ class MicroBatches:
         self._n_tokens = [len(part.experts) for part in parts]
         self._tokens = _tokens_of(experts, n_experts)
         self._made: dict[tuple[int, ...], _Mixing] = {}  # by the identities of the works
-        self._singles: dict[MissAction, dict[int, int]] = {}  # rows of one expert, by how many tokens it serves
+        self._singles: dict[MissAction, NDArray[np.int64]] = {}  # rows of one expert, by how many tokens it serves
         self._rows_of: dict[str, NDArray[np.int64]] = {}
         self._waits = np.zeros((len(parts), 0), np.int64)  # results of the host that a micro-batch waits for
         self._to_gate = False  # whether the gate of each comes right before its experts
@@ -175,7 +179,7 @@ class MicroBatches:
     ) -> int:
         """`experts` of a block as one op a micro-batch, shared experts in it; returns the last."""
         works, of_block = self._loop.works, self._tokens[block]
-        by_part = zip(*(of_block[one] for one in experts), strict=True) if experts else [()] * len(self._n_tokens)
+        by_part = of_block[list(experts)].T.tolist() if experts else [()] * len(self._n_tokens)
         made = []
         for n_tokens, counts in zip(self._n_tokens, by_part, strict=True):
             tokens, n_shared = tuple(n for n in counts if n), n_tokens if with_shared else 0
@@ -197,10 +201,16 @@ class MicroBatches:
         what: Callable[[int, MissAction], Work],
     ) -> int:
         """One expert as an op a micro-batch that asks for it; `what` of so many tokens, as its miss was answered."""
-        counts, of = self._tokens[block][expert], self._singles.setdefault(how, {0: -1})
-        for n in set(counts).difference(of):
-            of[n] = self._loop.recorder.row(what(n, how))
-        return self._issue(np.array([of[n] for n in counts]), layer, after, freed, expert)
+        counts, of = self._tokens[block, expert], self._singles.get(how)
+        if of is None:
+            of = self._singles[how] = np.full(max(self._n_tokens) + 1, _UNKNOWN)
+            of[0] = -1
+        rows = of[counts]
+        if rows.min() == _UNKNOWN:
+            for n in set(counts[rows == _UNKNOWN].tolist()):
+                of[n] = self._loop.recorder.row(what(n, how))
+            rows = of[counts]
+        return self._issue(rows, layer, after, freed, expert)
 
     def _rows(self, name: str, make: Callable[[int], Work | None]) -> NDArray[np.int64]:
         """By micro-batch the row of `make` of its tokens, the same in every layer; -1 none."""
@@ -221,13 +231,12 @@ class MicroBatches:
         loop, recorder = self._loop, self._loop.recorder
         if not (rows >= 0).any():  # nothing to compute, and what to wait for
             rows = np.array([*rows[:-1], recorder.row(loop.works.grouped(0, ()))])
-        has, n = rows >= 0, len(rows)
-        after_each = np.broadcast_to(np.array(after, np.int64), (n, len(after)))
-        first = recorder.next_op
+        has, n, first = rows >= 0, len(rows), recorder.next_op
         if self._to_gate:
             self._to_gate = False
             gates, waits = self._rows("gate", loop.works.gate), self._take_waits()
             mask = np.stack([np.ones(n, np.bool_), has], axis=1)
+            after_each = np.broadcast_to(np.array(after, np.int64), (n, len(after)))
             of_op = np.concatenate([np.ones(waits.shape, np.bool_), np.tile(has[:, None], len(after))], axis=1)
             n_after = np.tile([waits.shape[1], len(after)], (n, 1))[mask]
             deps = np.concatenate([waits, after_each], axis=1)[of_op]
@@ -236,9 +245,10 @@ class MicroBatches:
             places = first - 1 + np.cumsum(mask).reshape(n, 2)
             self.gate, op = int(places[-1, 0]), int(places[has, 1][-1])
         else:
-            n = int(has.sum())
-            self._write(Lane.COMPUTE, rows[has], np.full(n, len(after)), after_each[has].ravel(), layer, expert)
-            op = first + n - 1
+            rows = rows[has]
+            n_after, deps = np.full(len(rows), len(after)), np.array([*after] * len(rows), np.int64)
+            self._write(Lane.COMPUTE, rows, n_after, deps, layer, expert)
+            op = first + len(rows) - 1
         loop.last_op = recorder.next_op - 1
         if freed:
             recorder.release_after(op, freed)
