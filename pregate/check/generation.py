@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import gc
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from runtime.pregated.offloaded import OffloadedRun
     from runtime.pregated.tokens import Tokenizer
     from runtime.pregated.transformer import MoeTransformer
+    from runtime.watch import Seen
 
 __all__ = ["DesignGeneration", "Generation", "ReplayMismatch", "generate", "ids_wait_s"]
 
@@ -178,10 +179,12 @@ def generate(
     session = _Session(trained, tokenizer, prompts, new_tokens, batch, device, expert_tier)
     say("the model with all experts resident")
     session.refer()
-    designs = []
-    for policy in named:
-        say(f"running {policy.name}")
-        designs.append(session.measure(policy, repeats, machine))
+    ran = [_Ran(session.asked(policy)) for policy in named]
+    for i in range(repeats):  # in turn, so that a machine that changes its pace changes it for every design
+        for one in ran:
+            say(f"running {one.asked.policy.name}" + (f", {i + 1} of {repeats}" if repeats > 1 else ""))
+            session.run(one)
+    designs = [session.figures_of(one, machine) for one in ran]
     return Generation(
         trained.architecture.name, trained.lookahead, session.texts(), session.tokens(), session.trace, tuple(designs),
         None if machine is None else machine.hardware,
@@ -200,6 +203,15 @@ def _machine(hw: str | Platform | None, device: Device) -> Platform | None:
     return dataclasses.replace(found, machine=with_overrides(found.machine, figures)) if figures else found
 
 
+@dataclass(slots=True)
+class _Ran:
+    """A design, its runs, and what the machine did meanwhile."""
+
+    asked: Request
+    runs: list[OffloadedRun] = field(default_factory=list)
+    seen: list[Seen] = field(default_factory=list)
+
+
 class _Session:
     """One model and its prompts, run again and again."""
 
@@ -210,7 +222,9 @@ class _Session:
         from runtime.model.weights import Experts
         from runtime.pregated.given_weights import TrainedWeights
         from runtime.pregated.prompts import unrouted
+        from runtime.watch import Clock
 
+        self._clock = Clock()
         self._model, self._lookahead, self._tokenizer = trained.architecture, trained.lookahead, tokenizer
         self._device, self._tier = device, tier
         self._prompts = _read(prompts, tokenizer, self._model.vocab_size)
@@ -234,17 +248,24 @@ class _Session:
         """The same as text."""
         return tuple(self._tokenizer.decode(np.array(one)) for one in self.tokens())
 
-    def measure(self, policy: Policy, repeats: int, machine: Platform | None) -> DesignGeneration:
-        """A design, run and predicted. Raises `OutputMismatch`, `ReplayMismatch`."""
-        from runtime.watch import Clock, LoadWatch, counting
+    def asked(self, policy: Policy) -> Request:
+        """What a design is asked for: the tokens of the reference, their routing known to who foresees."""
+        return request_on(self._device, self._model, self.trace, policy, expert_tier=self._tier)[0]
 
-        asked, _ = request_on(self._device, self._model, self.trace, policy, expert_tier=self._tier)
-        runs, seen, clock = [], [], Clock()
-        for i in range(repeats):
-            gc.collect()
-            with LoadWatch(clock) as watch:
-                runs.append(self._run(asked, self.trace, prove=i == 0))
-            seen.append(watch.seen)
+    def run(self, ran: _Ran) -> None:
+        """Run a design once more, watching the machine."""
+        from runtime.watch import LoadWatch
+
+        gc.collect()
+        with LoadWatch(self._clock) as watch:
+            ran.runs.append(self._run(ran.asked, self.trace, prove=not ran.runs))
+        ran.seen.append(watch.seen)
+
+    def figures_of(self, ran: _Ran, machine: Platform | None) -> DesignGeneration:
+        """What the runs of a design came to, and what is predicted. Raises `OutputMismatch`, `ReplayMismatch`."""
+        from runtime.watch import counting
+
+        asked, runs, seen, policy = ran.asked, ran.runs, ran.seen, ran.asked.policy
         captured = self._replayed(asked, runs)
         counted = [runs[i] for i in counting(seen)]
         middle = sorted(counted, key=lambda one: one.measured.timeline.makespan_s)[(len(counted) - 1) // 2]

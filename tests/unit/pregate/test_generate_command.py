@@ -168,3 +168,14 @@ def test_ids_that_no_op_reads_back_are_waited_for_until_what_they_decide_starts(
     timeline = Timeline(recorder.schedule(), np.array([0.0, 3.0]), np.array([1.0, 4.0]), "a run")
     assert ids_wait_s(timeline, {}) == 0
     assert ids_wait_s(timeline, {1: 0}) == pytest.approx(2.0)
+
+
+def test_designs_run_in_turn_so_that_a_pace_that_changes_is_everybodys(model: Path) -> None:
+    said: list[str] = []
+    found = pregate.generate(
+        model, ["ab"], ["gpu_only", "on_demand"], new_tokens=2, device=pregate.Device("cpu"), repeats=2, say=said.append
+    )
+    in_turn = [f"running {name}, {i} of 2" for i in (1, 2) for name in ("gpu_only", "on_demand")]
+    assert [one for one in said if one.startswith("running")] == in_turn
+    assert [one.policy for one in found.designs] == ["gpu_only", "on_demand"]
+    assert all(1 <= one.n_runs <= 2 for one in found.designs)
