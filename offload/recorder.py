@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from offload.ops import Lane, Work
 from offload.schedule import COLUMNS, Schedule
 
-__all__ = ["EXPERT", "LAYER", "ROW", "STEP", "Block", "Part", "Recorder", "assemble"]
+__all__ = ["EXPERT", "LAYER", "ROW", "STEP", "OpBlock", "Part", "Recorder", "assemble"]
 
 _RECORDED = ("lane", "cost", "step", "layer", "expert", "slot", "hbm_acquired", "hbm_released", "priority")
 """The columns that an op is recorded with, in order; the others follow from its work, or come later."""
@@ -57,7 +57,7 @@ def assemble(parts: Iterable[Part], static_bytes: int = 0) -> Schedule:
     return Schedule(**arrays, works=tuple(rows), static_bytes=static_bytes)
 
 
-class Block(NamedTuple):
+class OpBlock(NamedTuple):
     """Consecutive ops: (n, n_recorded) as recorded, how many ops each waits for (n,), and these, op after op."""
 
     ops: NDArray[np.int64]
@@ -65,7 +65,7 @@ class Block(NamedTuple):
     after: NDArray[np.int64]
 
 
-NOTHING = Block(np.zeros((0, len(_RECORDED)), np.int64), *np.zeros((2, 0), np.int64))
+NOTHING = OpBlock(np.zeros((0, len(_RECORDED)), np.int64), *np.zeros((2, 0), np.int64))
 """No ops."""
 
 
@@ -81,7 +81,7 @@ class Recorder:
         self._ops: list[tuple[int, ...]] = []
         self._dep_end: list[int] = []
         self._dep: list[int] = []
-        self._blocks: list[Block] = []  # the ops before those
+        self._blocks: list[OpBlock] = []  # the ops before those
         self._rows: dict[Work, int] = {}
         self._row_of: dict[int, int] = {}  # identity of a work -> its row
         self._kept: list[Work] = []  # so that no identity is used again
@@ -146,7 +146,7 @@ class Recorder:
         ops = np.empty((len(rows), len(_RECORDED)), np.int64)
         ops[:] = (0, 0, step, layer, -1, -1, 0, 0, 0)
         ops[:, 0], ops[:, 1], ops[:, 4] = lane, rows, expert
-        self.append(Block(ops, n_after, after))
+        self.append(OpBlock(ops, n_after, after))
         return self._first - len(ops)
 
     @property
@@ -154,24 +154,24 @@ class Recorder:
         """Ops that later ones have made give back more, or pointless."""
         return len(self._released) + len(self._cancelled)
 
-    def since(self, op: int) -> tuple[Block, list[Work]]:
+    def since(self, op: int) -> tuple[OpBlock, list[Work]]:
         """The ops from `op` on, which are not taken yet, and the work of each."""
         self._close_block()
-        n, found = self.next_op - op, list[Block]()
+        n, found = self.next_op - op, list[OpBlock]()
         for block in reversed(self._blocks):
             if n <= 0:
                 break
             skipped = max(len(block.ops) - n, 0)
             n -= len(block.ops)
             after = block.after[int(block.n_after[:skipped].sum()) :]
-            found.append(Block(block.ops[skipped:], block.n_after[skipped:], after))
+            found.append(OpBlock(block.ops[skipped:], block.n_after[skipped:], after))
         if not found:
             return NOTHING, []
         works = list(self._rows)
-        whole = Block(*(np.concatenate(each) for each in zip(*reversed(found), strict=True)))
+        whole = OpBlock(*(np.concatenate(each) for each in zip(*reversed(found), strict=True)))
         return whole, [works[row] for row in whole.ops[:, ROW].tolist()]
 
-    def append(self, block: Block) -> None:
+    def append(self, block: OpBlock) -> None:
         """Append ops that are written already, their rows numbered by `row`."""
         self._close_block()
         self._blocks.append(block)
@@ -184,7 +184,7 @@ class Recorder:
             flat = np.fromiter(chain.from_iterable(self._ops), np.int64, n * len(_RECORDED))
             ends = np.array([0, *self._dep_end], np.int64)
             n_after = ends[1:] - ends[:-1]
-            block = Block(flat.reshape(n, len(_RECORDED)), n_after, np.array(self._dep, np.int64))
+            block = OpBlock(flat.reshape(n, len(_RECORDED)), n_after, np.array(self._dep, np.int64))
             self._blocks.append(block)
             self._first += n
             self._ops, self._dep_end, self._dep = [], [], []

@@ -19,7 +19,7 @@ from offload.execution import Execution
 from offload.ops import Work
 from offload.placing.host_side import HostSide, State
 from offload.policy import Policy
-from offload.recorder import EXPERT, LAYER, ROW, STEP, Block, Recorder
+from offload.recorder import EXPERT, LAYER, ROW, STEP, OpBlock, Recorder
 from offload.slots.host_tier import HostTier
 from traces.model.architecture import ModelArchitecture
 from traces.phase import Phase
@@ -78,7 +78,7 @@ class _Written:
     among all that the token chose, -1 none.
     """
 
-    block: Block
+    block: OpBlock
     works: list[Work]
     candidates: list[list[list[Work]]]
     places: NDArray[np.int64]
@@ -187,7 +187,7 @@ class RepeatedPasses:
         ops = one.block.ops.copy()
         ops[:, STEP], ops[:, ROW] = step.i_step, np.array([recorder.row(what) for what in works])[form.numbers]
         ops[:, EXPERT] = np.append(experts.ravel(), -1)[one.places]
-        recorder.append(Block(ops, one.block.n_after, one.block.after + base))
+        recorder.append(OpBlock(ops, one.block.n_after, one.block.after + base))
         loop.host_side.resume(one.left.state, base)
         loop.last_op = -1 if one.left.last_op is None else base + one.left.last_op
         counts = loop.lookups[Phase.DECODE]
