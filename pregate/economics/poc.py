@@ -19,7 +19,7 @@ __all__ = ["Poc", "Threshold", "ToMeasure", "plan_poc"]
 N_MEASUREMENTS = 3
 
 HOW = {
-    "unfitted_error": "Fit this machine: pregate measure -o m.yaml && pregate calibrate m.yaml -o fit.yaml, and ask "
+    "unfitted_error": "Fit this machine: pregate measure -o m.json && pregate calibrate m.json -o fit.yaml, and ask "
     "again with --hardware fit.yaml",
     "utilisation": "Count requests in flight in the log of a week: the share of the time in which there is one",
     "electricity_usd_per_kwh": "Read it in the contract of the building",

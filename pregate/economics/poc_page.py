@@ -120,7 +120,7 @@ def _commands(poc: Poc) -> str:
         chosen = poc.chosen.served
         lines += [
             f"pregate explain {where} {shape} --batch {chosen.batch} --policy {shlex.quote(chosen.design)}",
-            "pregate measure -o m.yaml && pregate calibrate m.yaml -o fit.yaml",
+            "pregate measure -o m.json && pregate calibrate m.json -o fit.yaml",
             "pregate validate --suite quick --fit fit.yaml -o report",
         ]
     said = escape("\n".join(lines))
