@@ -18,6 +18,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from offload.ops import Attending, FusedExperts, Gemm, Lane, OpKind, Piece, ReadRounds, Work
+from traces.documents import require_regular
 from traces.errors import InvalidFile, InvalidInput
 from traces.whole_file import whole_file
 
@@ -142,6 +143,7 @@ class Schedule:
     @classmethod
     def load(cls, path: Path) -> Schedule:
         """Read what `save` wrote. Raises `InvalidFile` on anything else, or when the digest is not the one written."""
+        require_regular(path)
         try:
             with safe_open(path, framework="numpy") as file:
                 header = file.metadata() or {}

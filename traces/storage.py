@@ -14,7 +14,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
-from traces.documents import Section, open_regular
+from traces.documents import Section, open_regular, require_regular
 from traces.errors import InvalidFile, InvalidInput
 from traces.phase import Phase
 from traces.routing import Provenance, RoutingTrace, Step
@@ -162,6 +162,7 @@ def _check_header_size(path: Path) -> None:
 @contextmanager
 def _opened(path: Path) -> Iterator[Any]:
     """`safe_open` with its errors turned into `InvalidFile`."""
+    require_regular(path)
     try:
         with safe_open(path, framework="numpy") as file:
             yield file

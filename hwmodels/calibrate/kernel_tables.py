@@ -16,6 +16,7 @@ import numpy as np
 
 from hwmodels.calibrate.table_readers import READERS, Columns, KernelTable, Reader
 from hwmodels.laws.families import family_of
+from traces.documents import open_regular
 from traces.errors import InvalidInput, unknown_name
 
 __all__ = ["MACHINES", "PACKAGE", "KernelTable", "kernel_tables", "tables_folder", "versions"]
@@ -124,7 +125,8 @@ def _columns(path: Path) -> tuple[Columns, str]:
         import pyarrow.parquet as parquet
     except ImportError:
         raise InvalidInput(f"{path}: pip install 'pregate[aiconfigurator]' to read Parquet") from None
-    raw = path.read_bytes()
+    with open_regular(path) as file:
+        raw = file.read()
     try:
         table = parquet.read_table(path)
     except (OSError, ValueError) as error:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from pregate.ask.shown import html_rows
 from pregate.ask.simulation import to_dataframe
 from pregate.extras import require_torch
+from traces.documents import read_text
 from traces.errors import InvalidFile, InvalidInput
 from traces.whole_file import require_writable, whole_file
 
@@ -121,8 +122,8 @@ def load_gate_study(path: str | Path) -> GateStudy:
     """The result.json of `train`. Raises `InvalidFile` for anything else."""
     parts = {"plan": dict, "text": dict, "seeds": list, "findings": dict, "versions": dict}
     try:
-        found = json.loads(Path(path).read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
+        found = json.loads(read_text(Path(path), 64 << 20))
+    except (ValueError, RecursionError) as error:
         raise InvalidFile(f"{path}: cannot be read ({error})") from None
     if not isinstance(found, dict) or any(not isinstance(found.get(name), kind) for name, kind in parts.items()):
         raise InvalidFile(f"{path}: is no result of pregate train: that has {', '.join(parts)}")

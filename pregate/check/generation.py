@@ -48,7 +48,7 @@ if TYPE_CHECKING:
 
 __all__ = ["DesignGeneration", "Generation", "ReplayMismatch", "generate", "ids_wait_s"]
 
-_MOST_TOKENS = 1 << 20
+_MOST_TOKENS = 1 << 16
 _FIGURES = ("tpot_s", "ttft_s", "tokens_per_s", "stall_share", "hit_rate")
 
 
@@ -161,7 +161,8 @@ def generate(
     require_torch()
     if repeats < 1 or not 1 <= batch <= 4096 or not 2 <= new_tokens <= _MOST_TOKENS:
         raise InvalidInput(
-            f"repeats = {repeats}, batch = {batch}, new tokens = {new_tokens}: at least 1, 1 to 4096, 2 to 1048576"
+            f"repeats = {repeats}, batch = {batch}, new tokens = {new_tokens}: at least 1, 1 to 4096, 2 to "
+            f"{_MOST_TOKENS:,}"
         )
     if not policies:
         raise InvalidInput("no policies: name at least one, such as gpu_only")

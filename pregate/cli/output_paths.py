@@ -48,6 +48,8 @@ def require_folder(path: Path) -> None:
         raise InvalidInput(f"{path}: cannot be written, there is no folder {path.parent}")
     if path.is_dir():
         raise InvalidInput(f"{path}: it is a folder: name a file in it")
+    if path.exists() and not path.is_file():
+        raise InvalidInput(f"{path}: cannot be written, it is not a regular file: name another")
     require_writable(path.resolve().parent)
 
 

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from hwmodels.platform import Platform
 from offload.policy import Policy
+from pregate.card.job import MAX_TOKENS
 from traces.errors import InvalidInput
 from traces.model.architecture import ModelArchitecture
 
@@ -61,6 +62,11 @@ class PageSubject:
                 raise InvalidInput(f"{name}: the same twice: name each once")
         if min(*self.batches, *self.prompts) < 1 or self.output_tokens < 2:
             raise InvalidInput("batches and prompts are 1 or more, output tokens 2 or more")
+        batch, prompt = max(self.batches), max(self.prompts)
+        if batch * max(prompt, self.output_tokens) > MAX_TOKENS:
+            raise InvalidInput(
+                f"{batch} requests of {prompt} and {self.output_tokens} tokens: at most {MAX_TOKENS:,} tokens at once"
+            )
         for design in self.designs:
             if design.chunk_bytes is not None:
                 raise InvalidInput(f"{design.name} cuts copies into chunks, which a page does not say: ask compare")

@@ -29,6 +29,7 @@ from runtime.pregated.text import Corpus, python_documentation
 from runtime.pregated.tokens import Tokenizer, learn_tokens
 from runtime.pregated.training import train, train_predictors
 from runtime.pregated.transformer import MoeTransformer
+from traces.documents import read_text
 from traces.errors import InvalidFile, InvalidInput
 
 __all__ = ["run_experiment", "seeded"]
@@ -232,10 +233,14 @@ class _Seed:
         self._keep()
 
 
+MAX_RESULT_BYTES = 64 << 20
+"""Largest file of a study's folder that is read (64 MiB)."""
+
+
 def _read_json(path: Path) -> dict[str, Any]:
     try:
-        found = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
+        found = json.loads(read_text(path, MAX_RESULT_BYTES))
+    except (ValueError, RecursionError) as error:
         raise InvalidFile(f"{path}: cannot be read, name another folder ({error})") from error
     if not isinstance(found, dict):
         raise InvalidInput(f"{path}: is no mapping")

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
 
+from traces.documents import require_regular
 from traces.errors import InvalidFile
 
 __all__ = ["FORM", "model_header"]
@@ -16,6 +17,7 @@ FORM = "pregate-model-1"
 
 def model_header(path: Path) -> dict[str, str]:
     """The header of a file of `save_model`. Raises `InvalidFile` for any other."""
+    require_regular(path)
     try:
         with safe_open(path, framework="numpy") as file:
             header: dict[str, str] = file.metadata() or {}

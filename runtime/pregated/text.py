@@ -15,7 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from pydoc_data.topics import topics
 
-from traces.errors import InvalidFile, InvalidInput
+from traces.documents import read_text
+from traces.errors import InvalidInput
 
 __all__ = ["Corpus", "corpus_of_file", "python_documentation"]
 
@@ -61,14 +62,7 @@ def python_documentation(*, docstrings: bool = True) -> Corpus:
 
 def corpus_of_file(path: Path) -> Corpus:
     """A text file of one's own, paragraphs being documents. Raises `InvalidFile` for one that is not text."""
-    try:
-        if path.stat().st_size > MAX_TEXT_BYTES:
-            raise InvalidFile(f"{path}: {path.stat().st_size} bytes of text, at most {MAX_TEXT_BYTES}")
-        text = path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise InvalidFile(f"{path}: cannot be read ({error.strerror or error})") from error
-    except UnicodeDecodeError as error:
-        raise InvalidFile(f"{path}: is not UTF-8 text (byte {error.start})") from error
+    text = read_text(path, MAX_TEXT_BYTES)
     paragraphs = {f"{i} {part[:40]}": part for i, part in enumerate(text.split("\n\n")) if part.strip()}
     return _split(paragraphs, path.name, "not stated")
 

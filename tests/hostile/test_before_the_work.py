@@ -21,6 +21,7 @@ def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *wo
     ("words", "told"),
     [
         (("simulate", *SMALL, "--gantt", "g.txt"), "pictures are written as .png, .svg or .pdf"),
+        (("tune", *SMALL[:3], "--trace", "gpt-oss-20b-mmlu", "-o", "/dev/full"), "it is not a regular file"),
         (("simulate", *SMALL, "--gantt", "nowhere/g.png"), "there is no folder nowhere"),
         (("simulate", *SMALL, "--timeline", "nowhere/t.json"), "there is no folder nowhere"),
         (("simulate", *SMALL, "--timeline", "x.png", "--gantt", "x.png"), "are both x.png"),

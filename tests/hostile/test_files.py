@@ -45,12 +45,36 @@ def odd(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
         ["sweep", "FILE"],
         ["calibrate", "FILE", "-o", "fit.yaml"],
         ["reproduce", "isca24", "--rows", "FILE"],
+        ["train", "--short", "-o", "trained", "--text", "FILE"],
+        ["monitor", "FILE", "--reference", "gpt-oss-20b-mmlu"],
+        ["ledger", "FILE"],
+        ["poc", "FILE", "-o", "page.html"],
+        ["tune", "gpt-oss-20b", "--hardware", "t4", "--trace", "FILE"],
+        ["generate", "FILE"],
     ],
 )
 def test_what_is_no_regular_file_is_refused_at_once(run: Run, odd: Path, words: list[str]) -> None:
     status, _, error = run(*(str(odd) if word == "FILE" else word for word in words))
     assert (status, len(error.splitlines())) == (2, 1)
     assert "not a regular file" in error
+
+
+@pytest.mark.parametrize("name", ["model.gguf", "model.safetensors"])
+@pytest.mark.parametrize("alone", [True, False])
+def test_weights_that_are_a_pipe_are_refused_at_once(run: Run, tmp_path: Path, name: str, alone: bool) -> None:
+    os.mkfifo(tmp_path / name)
+    status, _, error = run("models", "show", str(tmp_path / name if alone else tmp_path))
+    assert (status, len(error.splitlines()), "not a regular file" in error) == (2, 1, True), error
+
+
+def test_a_file_beside_the_configuration_counts_whatever_it_is(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text('{"model_type": "mixtral", "num_local_experts": 8, "hidden_size": 64, '
+        '"num_hidden_layers": 2, "num_attention_heads": 8, "intermediate_size": 128, "vocab_size": 100, '
+        '"num_experts_per_tok": 2}')  # fmt: skip
+    assert pregate.load_model(tmp_path).n_experts == 8
+    os.mkfifo(tmp_path / "hf_quant_config.json")
+    with pytest.raises(InvalidFile, match=r"hf_quant_config\.json: cannot be read, it is not a regular file"):
+        pregate.load_model(tmp_path)
 
 
 def test_a_byte_order_mark_is_passed_over(tmp_path: Path) -> None:

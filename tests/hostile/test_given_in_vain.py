@@ -59,6 +59,15 @@ SWEEP = "{model: switch-base-8, hardware: t4, policies: [on_demand, pregate], "
         (("sweep", "top_k.yaml"), "has 8 experts a layer"),
         (("sweep", "big.yaml", "-o", "/proc/o.nc"), "cannot be written to"),
         (("reproduce", "isca24", "--rows", "rows.csv"), "1e-06 to 1e+09 ms can be"),
+        (("explore", "switch-base-8", "--hardware", "t4", "-o", "p.html", "--prompts", "100000000"), "tokens at once"),
+        (("reproduce", "isca24", "--set", "nope=1"), "unknown override 'nope'"),
+        (("reproduce", "resident", "--set", "link.h2d_bytes_per_s=64"), "GB/s"),
+        (("reproduce", "resident", "--fit-stack", "llama-cpp:sync_s,sync_s"), "has sync_s twice"),
+        (("reproduce", "resident", "--fit-stack", "llama-cpp:sync_s,"), "has an empty place"),
+        (("reproduce", "resident", "--fit-stack", "llama-cpp:sync_s", "--hardware", "t4"), "leave out --hardware"),
+        (("reproduce", "resident", "--fit-stack", "llama-cpp:sync_s", "--spreads", "s.yaml"), "leave out --spreads"),
+        (("reproduce", "resident", "--spreads", "s.yaml", "--set", "stack.sync_s=5us"), "leave out --set"),
+        (("reproduce", "resident", "--spreads", "s.yaml", "--format", "json"), "leave out --format"),
     ],
 )  # fmt: skip
 def test_it_is_one_line_and_nothing_is_written(

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from pregate.cli import options
+from pregate.cli.built import build_machine, distinct
 from pregate.cli.progress import spinner
 from pregate.draw import render
 from traces.errors import InvalidInput, unknown_name
@@ -37,16 +38,17 @@ def reproduce(
     ] = None,
     seed: options.Seed = 0,
     format: options.OutputFormat = options.Format.table,
-) -> None:
+) -> int:
     """Predict every row of a table of measurements; print predicted, measured, error, and the accuracy of each group.
+
+    Where no row could be scored the status is 1.
 
     Example: pregate reproduce isca24 --format csv
     """
     if experiment in ("field", "resident") or experiment.lower().endswith(".csv"):
         if rows is not None or refit is not None:
             raise InvalidInput("--rows and --refit are of isca24: name the table instead of the experiment")
-        _table(experiment, hardware, sets, fit_stack, seed, format, spreads)
-        return
+        return _table(experiment, hardware, sets, fit_stack, seed, format, spreads)
     if experiment != "isca24":
         raise unknown_name("experiment", experiment, ("isca24", "field", "resident", "TABLE.csv"))
     if fit_stack is not None or spreads is not None:
@@ -56,25 +58,25 @@ def reproduce(
             raise InvalidInput("--refit is of the machine that was measured: leave out --hardware and --set")
         from pregate.measured.reproduction import PUBLISHED_ROWS
 
-        _table(str(rows or PUBLISHED_ROWS), hardware, sets, None, seed, format)
-        return
+        return _table(str(rows or PUBLISHED_ROWS), hardware, sets, None, seed, format)
     if refit is not None:
         _refit(rows, refit)
-        return
+        return 0
     from pregate.measured.reproduction import reproduce as run_reproduce
 
     with spinner("predicting") as update:
         result = run_reproduce(experiment, rows, seed=seed, progress=update)
     if format is options.Format.json:
         render.print_json(result.to_dict())
-        return
+        return 0
     if format is options.Format.csv:
         typer.echo(result.to_csv(), nl=False)
-        return
+        return 0
     for table in render.reproduction_tables(result):
         render.print_table(table)
     assumed = ", ".join(f"{name} {getattr(result.activation, name):.4g}" for name in result.activation.__slots__)
     print(f"Machine constants: {result.calibration}. Activation assumed: {assumed}.")
+    return 0
 
 
 def _table(
@@ -85,22 +87,25 @@ def _table(
     seed: int,
     format: options.Format,
     spreads: Path | None = None,
-) -> None:
-    """A table in the project's own language."""
+) -> int:
+    """A table in the project's own language; the status: 1 where no row was scored."""
     from hwmodels.sets import parse_sets
     from pregate.measured.table import RESIDENT_TABLE, read_field, read_table
 
+    _check_given(hardware, sets, fit, spreads, format)
     rows = read_field() if name == "field" else read_table(RESIDENT_TABLE if name == "resident" else Path(name))
     if fit is not None:
         from pregate.measured.stack_fit import fit_stack
 
         stack, _, names = fit.partition(":")
+        wanted = distinct(names, "--fit-stack") if names.strip() else []
         with spinner("fitting (minutes)") as update:
-            wanted = [key.strip() for key in names.split(",") if key.strip()]
             found = fit_stack(rows, stack, wanted, seed=seed, progress=update)
         for key, value in found.items():
             typer.echo(f"{key}: {value:.4g}")
-        return
+        return 0
+    if sets and rows:
+        build_machine(hardware or rows[0].hardware, None, None, sets)
     from pregate.measured.scores import predict_table  # once the rows are known to be some
 
     with spinner("predicting") as update:
@@ -120,7 +125,7 @@ def _table(
                 f"{100 * one.others:.1f} with what the other {one.by}s ask for, {100 * one.own:.1f} with each own; "
                 f"ln scatters by {one.scatter:.2f}"
             )
-        return
+        return 0
     if format is options.Format.json:
         render.print_json(result.to_dict())
     elif format is options.Format.csv:
@@ -134,6 +139,23 @@ def _table(
         if hardware is not None or sets:
             asked = " with ".join(part for part in (hardware or "its machine", ", ".join(sets or ())) if part)
             print(f"Each row was asked of {asked}: measured elsewhere, its error is what two machines differ by.")
+    return 0 if result.scored else 1
+
+
+def _check_given(
+    hardware: str | None, sets: list[str] | None, fit: str | None, spreads: Path | None, format: options.Format
+) -> None:
+    """Raise `InvalidInput` for options that a fit or a file of spreads would leave unheard."""
+    what = "--fit-stack" if fit is not None else "--spreads" if spreads is not None else None
+    other = {
+        "--spreads": fit is not None and spreads is not None,
+        "--hardware": hardware is not None,
+        "--set": bool(sets),
+        "--format": format is not options.Format.table,
+    }
+    given = [option for option, is_given in other.items() if is_given]
+    if what is not None and given:
+        raise InvalidInput(f"{what} is of the machines of the table, in lines of its own: leave out {', '.join(given)}")
 
 
 def _refit(rows: Path | None, target: Path) -> None:

@@ -79,6 +79,13 @@ def test_what_changes_sizes_and_cannot_be_said_is_refused(
         read(tmp_path, **changes)
 
 
+def test_a_family_of_experts_without_their_number_is_not_called_dense(tmp_path: Path) -> None:
+    with pytest.raises(InvalidFile, match=r"key 'n_routed_experts' is missing \(or num_experts, "):
+        architecture(tmp_path, model_type="mixtral", hidden_size=64)
+    with pytest.raises(InvalidFile, match="a llama model is dense"):
+        architecture(tmp_path, model_type="llama", hidden_size=64)
+
+
 def test_flags_that_are_off_refuse_nothing(tmp_path: Path) -> None:
     off = {"use_cla": False, "cla_share_factor": 2, "num_kv_shared_layers": 0, "experts_shared_frequency": 1}
     assert read(tmp_path, **off, model_type="other", mamba_state=0, kv_latent_dim=None).n_experts == 8

@@ -139,6 +139,9 @@ def _require_experts(fields: Fields, model_type: str) -> None:
             f"{fields.where}: {', '.join(unread)[:200]} speak of experts, but no key read here says how many: "
             f"state {', '.join(NAMES['n_experts'])}"
         )
+    if model_type in CHECKED and stated is None and not any(fields.get(key) is not None for key in NAMES["n_experts"]):
+        first, *others = NAMES["n_experts"]
+        raise InvalidFile(f"{fields.where}: key {first!r} is missing (or {', '.join(others)})")
     raise InvalidFile(dense)
 
 

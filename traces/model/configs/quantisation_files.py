@@ -38,7 +38,7 @@ def find_quantisation(
     described = sorted(path.name for path in folder.glob("quant_model_description*.json"))[:1]
     for name in (*_SIDE_FILES, *described):
         path = folder / name
-        if path.is_file():
+        if path.exists():
             try:
                 data = json.loads(read_text(path, MAX_SIDE_FILE_BYTES))
             except (ValueError, RecursionError) as error:

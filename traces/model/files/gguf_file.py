@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from traces.documents import open_regular
 from traces.errors import InvalidFile
 from traces.model.files.ggml_blocks import block_type
 
@@ -128,7 +129,7 @@ def _read_part(path: Path) -> tuple[dict[str, Any], list[Tensor]]:
 def _opened(path: Path) -> Iterator[mmap.mmap]:
     """The bytes of a file, mapped and not read. Raises `InvalidFile` where that cannot be."""
     try:
-        with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+        with open_regular(path) as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
             yield data
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)

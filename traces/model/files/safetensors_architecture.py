@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from traces.documents import require_regular
 from traces.errors import InvalidFile
 from traces.model.configs.huggingface import from_huggingface_config
 from traces.model.files.gguf_file import Tensor
@@ -48,8 +49,7 @@ def from_safetensors(path: Path) -> ModelArchitecture:
 
     Its `config.json` must stand beside it. Raises `InvalidFile` for files that are none, or not of that configuration.
     """
-    if not path.is_file():
-        raise InvalidFile(f"{path}: cannot be read (no such file)")
+    require_regular(path)
     config = path.with_name("config.json")
     if not config.is_file():
         raise InvalidFile(f"{path}: no config.json beside it, which says what the tensors are: put it there")

@@ -6,12 +6,13 @@ The format: github.com/huggingface/safetensors, "Format": eight bytes of a lengt
 from __future__ import annotations
 
 import json
+import os
 import re
 import struct
 from pathlib import Path
 from typing import Any
 
-from traces.documents import read_text
+from traces.documents import open_regular, read_text
 from traces.errors import InvalidFile
 from traces.model.files.gguf_file import Tensor
 
@@ -79,8 +80,8 @@ def _present(path: Path, n_files: int) -> Path:
 def _read_header(path: Path) -> list[Tensor]:
     """The tensors of one file, each within it."""
     try:
-        size = path.stat().st_size
-        with path.open("rb") as file:
+        with open_regular(path) as file:
+            size = os.fstat(file.fileno()).st_size
             raw = file.read(8)
             length = struct.unpack("<Q", raw)[0] if len(raw) == 8 else 0
             if not 2 <= length <= min(MAX_HEADER_BYTES, size - 8):
