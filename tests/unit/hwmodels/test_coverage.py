@@ -56,6 +56,15 @@ def test_the_share_is_of_time_and_of_how_often_each_work_runs() -> None:
     assert coverage([gemm(512)._replace(compute="bf16")], A100).share == 0
 
 
+def test_weights_of_another_format_are_in_no_table() -> None:
+    """Products of a measured shape, of a fit of fp32: weights of 8 bits are not what its table timed."""
+    known = Work(OpKind.DENSE_FFN, (inside(MEASURED),))
+    assert coverage([known], MEASURED).share == 1
+    assert coverage([known._replace(weight_bits=8.0)], MEASURED).share == 0
+    both = coverage([known, known._replace(weight_bits=8.0)], MEASURED)
+    assert 0 < both.share < 1
+
+
 def test_the_share_is_a_field_of_every_result_and_in_the_line_on_constants() -> None:
     hw = load_platform("h100-sxm", "vllm")
     model = pregate.load_model("qwen3-30b-a3b")
