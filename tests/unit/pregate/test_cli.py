@@ -284,7 +284,10 @@ def write_inputs(folder: Path) -> None:
     )
 
 
-FEWER_TOKENS = {"explore": ["--output-tokens", "2"], "plan": ["--input-tokens", "16", "--output-tokens", "4"]}
+FEWER_TOKENS = {
+    "explore": {"--output-tokens": "2", "--batches": "1,4", "--prompts": "32", "--active": "0,0.25"},
+    "plan": {"--input-tokens": "16", "--output-tokens": "4"},
+}
 """What is added to examples that say no number of tokens: what they show is the same of fewer."""
 
 
@@ -302,8 +305,8 @@ def test_every_example_runs(run: Run, example: str, monkeypatch: pytest.MonkeyPa
     if "residency" in words and "--expert-bytes" not in words:
         words += ["--expert-bytes", "1048576"]
     for command, fewer in FEWER_TOKENS.items():
-        if command in words and fewer[0] not in words:
-            words += fewer
+        if command in words and "--output-tokens" not in words and "--input-tokens" not in words:
+            words += [word for option, value in fewer.items() if option not in words for word in (option, value)]
     if not words:
         monkeypatch.setattr(plan, "WELL_KNOWN", (("mixtral-mini-8", None),))
     status, out, err = run(*words)
