@@ -21,8 +21,9 @@ from offload.placing.placement import placement_named
 from offload.policies import policy_named
 from offload.policy import Policy
 from pregate.ask.tier_names import tier_named
+from pregate.measured.engine_flags import told_of_flags, without_flags
 from pregate.measured.isca24_rows import COLUMNS as PUBLISHED_COLUMNS
-from pregate.measured.row_names import check_no_flag, with_our_names
+from pregate.measured.row_names import with_our_names
 from traces.documents import NUMBER, read_text
 from traces.errors import InvalidFile, InvalidInput, unknown_name
 
@@ -160,7 +161,7 @@ class MeasuredRow:
 
     def design(self) -> Policy:
         """The policy, the model placed as the row says. Raises `InvalidInput` for what is none."""
-        check_no_flag(self.policy)
+        told_of_flags(self.policy, self.model)
         placement = placement_named(self.placement) if self.placement else None
         return policy_named(self.policy).with_placement(placement)
 
@@ -271,7 +272,7 @@ def _row(cells: Mapping[str, str], where: str) -> MeasuredRow:
     if not text["name"]:
         what = f"{text['model']} on {text['hardware']}, {design}, {metric}"
         text["name"] = f"{text['source']}: {what}" if text["source"] else what
-    text = with_our_names(text)
+    text = without_flags(with_our_names(text))
     rest: dict[str, Any] = {name: cell for name, cell in text.items() if name not in (*_COUNTS, "value", "unit")}
     unit = METRICS[metric][0] if metric in METRICS else text["unit"]
     return MeasuredRow(**rest, **counts, value=value, unit=unit)  # type: ignore[arg-type]

@@ -15,6 +15,7 @@ from hwmodels.spec import MachineSpec
 from traces.errors import InvalidFile, UnknownName
 
 FP32_LANES_PER_SM = {
+    **dict.fromkeys(("mi50", "mi60", "mi100", "mi210", "rtx-2070", "rtx-2080"), 64),
     "a100-sxm4-80gb": 64,
     "a100-pcie-40gb": 64,
     "v100-sxm2-16gb": 64,

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from pregate.measured.prediction import RowBench
+from pregate.measured.row_names import with_our_names
 from pregate.measured.table import read_table
 from tests.command_line import Run, runner
 from traces.errors import InvalidInput
@@ -54,7 +55,7 @@ def test_what_is_no_name_of_ours_stays_and_is_told_of(tmp_path: Path) -> None:
             "qwen3-30b-a3b,RTX 3090 \u00d7 4,,,gpu_only,,1,1,8,tpot,9,ms,",
             "a row is of one card.*rtx-3090, and set accel",
         ),
-        ("qwen3-30b-a3b,rtx-3090,,,-ncmoe 20,,1,1,8,tpot,9,ms,", "is a flag of an engine.*gpu_only@experts=cpu:20"),
+        ("qwen3-30b-a3b,CPU,,,gpu_only,,1,1,8,tpot,9,ms,", "a row is of a card.*gpu_only@layers=cpu"),
         ("qwen3-30b-a3b,rtx-3090,,,gpu_only,,1,1,8,tpot,9,ms,expert_tier=ssd", "is a column of its own"),
     ],
 )
@@ -75,3 +76,38 @@ def test_a_model_by_another_name_has_the_architecture_that_it_shares() -> None:
     assert set(SAME_AS.values()) <= set(architecture_names())
     assert not set(SAME_AS) & set(architecture_names())
     assert load_architecture("deepseek-r1") == load_architecture("deepseek-v3")
+
+
+@pytest.mark.parametrize(
+    ("column", "written", "ours"),
+    [
+        ("hardware", "GeForce RTX 3060", "rtx-3060-12gb"),
+        ("hardware", "RTX 4090 24GB", "rtx-4090"),
+        ("hardware", "RTX 4090 48GB", "RTX 4090 48GB"),
+        ("hardware", "Tesla T4", "t4"),
+        ("hardware", "AMD Radeon RX 9070 XT", "rx-9070-xt"),
+        ("host", "AMD Ryzen 9 5900X", "ryzen-5900x"),
+        ("host", "Ryzen Threadripper PRO 7975WX", "threadripper-pro-7975wx"),
+        ("host", "Intel Core i9-13900K", "core-13900k"),
+        ("host", "Core Ultra 9 285K", "core-285k"),
+        ("host", "Intel(R) Xeon(R) Gold 6330", "xeon-6330"),
+        ("host", "2x EPYC 7763", "epyc-7763-2s"),
+        ("host", "EPYC 9654 x 2", "epyc-9654-2s"),
+        ("host", "dual Xeon Platinum 8480+", "xeon-8480+-2s"),
+        ("host", "Xeon w9-3495X", "xeon-w9-3495x"),
+        ("host", "Xeon E5-2680 v4", "xeon-e5-2680-v4"),
+        ("host", "EPYC 7762", "EPYC 7762"),
+        ("link", "PCIe 3.0 x4", "pcie3-x4"),
+        ("link", "pcie5", "pcie5-x16"),
+        ("link", "Gen4 x8", "pcie4-x8"),
+        ("stack", "ik_llama.cpp", "ik-llama"),
+        ("stack", "KTransformers + SGLang", "ktransformers"),
+        ("stack", "kt-kernel", "ktransformers"),
+        ("stack", "SGLang", "vllm"),
+        ("stack", "exllama", "exllama"),
+        ("formats", "Q4_K_M", "all=Q4_K_M"),
+        ("formats", "experts=q4_k", "experts=q4_k"),
+    ],
+)
+def test_names_that_people_write_are_ours(column: str, written: str, ours: str) -> None:
+    assert with_our_names({column: written})[column] == ours
