@@ -43,6 +43,19 @@ _KNOWN: Mapping[str, Callable[[], Iterable[str]]] = {
 """Columns of names, and the names that each may have."""
 
 
+CARDS: Mapping[str, str] = {
+    "rtx-pro-6000-blackwell": "rtx-pro-6000",
+    "rtx-pro-6000-blackwell-workstation-edition": "rtx-pro-6000",
+    "rtx-6000-ada-generation": "rtx-6000-ada",
+    "ryzen-ai-max+-395": "strix-halo",
+    "8060s": "strix-halo",
+    "gb10": "dgx-spark",
+    "m2-ultra": "apple-m2-ultra",
+    "m3-ultra": "apple-m3-ultra",
+    "m4-max": "apple-m4-max",
+}
+"""Other names of accelerators, as `_plain` writes them."""
+
 STACKS: Mapping[str, str] = {
     "ik-llama-cpp": "ik-llama",
     "ik-llama": "ik-llama",
@@ -105,6 +118,8 @@ def _spelled(column: str, text: str) -> str:
         case "stack":
             plain = re.sub(r"[-+]+", "-", plain)
             return _plain(STACKS.get(plain, plain))
+        case "hardware":
+            return CARDS.get(plain, plain)
         case "link":
             lanes = _PCIE.fullmatch(plain)
             return f"pcie{lanes['generation']}-x{lanes['lanes'] or 16}" if lanes else plain

@@ -61,7 +61,14 @@ def test_few_published_counts_need_more_than_two_percent() -> None:
         if count is not None and count.rounding > 0.02 * count.value
     }
     named = {"glm-4.7-flash", "qwen3.5-122b-a10b", "qwen3.5-397b-a17b", "qwen3.6-35b-a3b", "qwen3-next-80b-a3b"}
-    whole = {"glm-4.5-air", "glm-5.1", "glm-5.3-flash", "mimo-v2-flash", "minimax-m2.5"}  # their cards print whole 1e9
+    whole = {
+        "glm-4.5",
+        "glm-4.5-air",
+        "glm-5.1",
+        "glm-5.3-flash",
+        "mimo-v2-flash",
+        "minimax-m2.5",
+    }  # their cards print whole 1e9
     assert coarse == {"deepseek-v2-lite"} | named | whole  # `named`: counted by their names
 
 
