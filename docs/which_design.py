@@ -219,7 +219,7 @@ def without_tuning(target: Path, recalls: Sequence[float] = (0.2, 0.4, 0.6, 0.8,
     ] * len(recalls)
     draw(
         recalls, lines, target, title="Guesses in place of trained pre-gates: Mixtral-8x7B, RTX 4090, PCIe 4.0",
-        x="share of guesses that are right", y="time a token, over the same LRU without guesses (ratio)", even=1.0,
+        x="share of guesses that are right", y="time a token, over no guesses (ratio)", even=1.0,
     )  # fmt: skip
 
 
