@@ -19,12 +19,15 @@ from offload.schedule import Schedule
 from offload.timeline import Timeline
 from simulator.costs import check_costs
 from simulator.modes import FIFO, Modes
-from traces.machine_code import KEPT_OPS, Kernel, are_kept, loaded
+from traces.machine_code import KEPT_OPS, Kernel, are_kept, are_loaded, loaded
 
 __all__ = ["HOST", "SMALL_OPS", "is_small", "simulate", "walk_on", "walked"]
 
 SMALL_OPS = 400_000
 """Schedules of up to so many ops are walked in Python where nothing is compiled yet: half a second."""
+
+_LOADED_OPS = 1_000
+"""Schedules of up to so many ops are walked in Python even where the kernel is loaded."""
 
 WALK = Kernel(
     __name__, "_walk",
@@ -89,7 +92,11 @@ def walk_on(
 
 
 def is_small(n_ops: int, most_ops: int, *kernels: Kernel) -> bool:
-    """Whether a schedule is done in Python: one of up to `most_ops`, and of a few where `kernels` are kept compiled."""
+    """Whether a schedule is done in Python: one of up to `most_ops`, of a few where `kernels` are kept compiled, and of
+    fewer where they are loaded.
+    """
+    if are_loaded(*kernels):
+        return n_ops <= min(_LOADED_OPS, most_ops)
     return n_ops <= min(KEPT_OPS, most_ops) or (n_ops <= most_ops and not are_kept(*kernels))
 
 

@@ -26,7 +26,7 @@ import numpy as np
 from traces.errors import InvalidFile
 from traces.whole_file import whole_file
 
-__all__ = ["KEPT_OPS", "Kernel", "are_kept", "loaded"]
+__all__ = ["KEPT_OPS", "Kernel", "are_kept", "are_loaded", "loaded"]
 
 KEPT_OPS = 10_000
 """Schedules of up to so many ops are done in Python before kept machine code would be loaded."""
@@ -87,16 +87,21 @@ def loaded(kernel: Kernel) -> Callable[..., int]:
     another here: LLVM links one piece of code at a time.
     """
     with _ONE_LINKS:
-        return _linked(kernel)
+        found = _LOADED.get(kernel)
+        if found is None:
+            address = _kept_address(kernel)
+            address = _compiled_address(kernel) if address is None else address
+            found = _LOADED[kernel] = _function(kernel, address)
+        return found
+
+
+def are_loaded(*kernels: Kernel) -> bool:
+    """Whether this process has called all `kernels` before, so that nothing would be loaded."""
+    return all(kernel in _LOADED for kernel in kernels)
 
 
 _ONE_LINKS = RLock()
-
-
-@cache
-def _linked(kernel: Kernel) -> Callable[..., int]:
-    address = _kept_address(kernel)
-    return _function(kernel, _compiled_address(kernel) if address is None else address)
+_LOADED: dict[Kernel, Callable[..., int]] = {}
 
 
 def _function(kernel: Kernel, address: int) -> Callable[..., int]:

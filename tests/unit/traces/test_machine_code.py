@@ -125,6 +125,10 @@ def test_an_array_that_a_kernel_cannot_read_is_refused(wrong: np.ndarray) -> Non
 def test_both_ways_to_do_a_schedule_are_told_apart_by_what_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     from simulator import recurrence
 
+    for n_ops, wanted in ((1000, True), (1001, False)):
+        monkeypatch.setattr(recurrence, "are_loaded", lambda *_: True)
+        assert recurrence.is_small(n_ops, 400_000, recurrence.WALK) is wanted
+    monkeypatch.setattr(recurrence, "are_loaded", lambda *_: False)
     for kept, n_ops, wanted in ((False, 400_000, True), (True, 10_000, True), (True, 10_001, False)):
         monkeypatch.setattr(recurrence, "are_kept", lambda *_, kept=kept: kept)
         assert recurrence.is_small(n_ops, 400_000, recurrence.WALK) is wanted
