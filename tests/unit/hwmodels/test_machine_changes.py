@@ -156,7 +156,7 @@ def test_a_machine_of_ones_own_may_hold_its_link_in_the_same_file(tmp_path: Path
         ({"hbm_bytes": 80e9}, "hbm_bytes is not a mapping"),
         ({"n_sm": {"value": 1.5, "unit": "count", "source": "a b"}}, "must be a whole number"),
         ({"n_sm": {"value": 1, "unit": "GB", "source": "a b"}}, "GB is a unit of size"),
-        ({"peak_flop_per_s": {}}, "'fp32' is missing"),
+        ({"peak_flop_per_s": {}}, "'peak_flop_per_s.fp32' is missing"),
         ({"peak_flop_per_s": {"fp32": {"value": 1, "unit": "TFLOP/s", "source": "a b"}, "fp33": 1}}, "'fp33'"),
         ({"sources": {"other": "A datasheet"}}, "unknown source 'datasheet'"),
     ],
