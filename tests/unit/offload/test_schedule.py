@@ -171,8 +171,12 @@ def test_a_tampered_file_is_refused_in_one_line(tmp_path: Path, tamper: Tamper, 
 def test_what_is_no_schedule_is_refused(tmp_path: Path) -> None:
     text = tmp_path / "text.safetensors"
     text.write_text("not a schedule")
-    for path in (text, tmp_path, tmp_path / "missing"):
-        with pytest.raises(InvalidFile, match="not a readable schedule"):
+    for path, told in (
+        (text, "not a readable schedule"),
+        (tmp_path, "not a regular file"),
+        (tmp_path / "missing", "there is no such file"),
+    ):
+        with pytest.raises(InvalidFile, match=told):
             Schedule.load(path)
 
 

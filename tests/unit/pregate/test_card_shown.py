@@ -224,10 +224,10 @@ def test_a_device_is_taken_for_the_known_one_of_its_name(name: str, gib: int, kn
 @pytest.mark.parametrize(
     ("name", "gib", "rate", "cores", "known"),
     [
-        ("NVIDIA RTX 6000 Ada Generation", 48, 960e9, 18176, "l40s"),
+        ("NVIDIA RTX 5880 Ada Generation", 48, 960e9, 14080, "rtx-6000-ada"),
         ("NVIDIA Z9000", 141, 4.8e12, 0, "h200-sxm"),
         ("NVIDIA A100-SXM4-40GB", 40, 1555e9, 6912, "a100-pcie-40gb"),
-        ("NVIDIA GeForce RTX 3060 Laptop GPU", 6, 336e9, 3840, "rtx-4060-mobile"),
+        ("NVIDIA GeForce RTX 3060 Laptop GPU", 6, 336e9, 3840, "rtx-4060-ti-8gb"),
         ("NVIDIA GeForce RTX 4090 D", 24, 1008e9, 14592, "rtx-4090d"),
         ("", 0, 0.0, 0, ""),
     ],

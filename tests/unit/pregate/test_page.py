@@ -209,7 +209,8 @@ def test_schedules_that_two_machines_share_are_kept_once(content: dict[str, Any]
         ({"output_tokens": 1}, "2 or more"),
         ({"actives": (1.5,)}, "active experts = 1.5"),
         ({"hbm_factors": (float("nan"),)}, "HBM x nan"),
-        ({"batches": tuple(range(1, 20_000))}, "at most 20000"),
+        ({"batches": tuple(range(1, 20_000))}, "at most 1,048,576 tokens"),
+        ({"batches": tuple(range(1, 2_000)), "prompts": tuple(range(1, 12))}, "at most 20000"),
     ],
 )
 def test_what_a_page_cannot_hold_is_refused(changes: dict[str, Any], said: str) -> None:

@@ -74,7 +74,7 @@ def test_a_text_of_ones_own_is_split_by_paragraph(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("content", "told"), [(b"\xff\xfe\x00", "is not UTF-8"), (b"short", "at least 1024 each are needed")]
+    ("content", "told"), [(b"\xff\xfe\x00", "not UTF-8 text"), (b"short", "at least 1024 each are needed")]
 )
 def test_a_file_that_is_no_text_is_refused(content: bytes, told: str, tmp_path: Path) -> None:
     path = tmp_path / "own.txt"
