@@ -302,17 +302,20 @@ class CpuBackend:
         action = self._actions[op]
         assert action is not None
         if isinstance(action, Copy):
-            self._copy(lane, action, ready_ns)
+            end_ns = self._copy(lane, action, ready_ns)
             self._moved[lane] += action.n_bytes
         else:
             self._moved[lane] += action() or 0
-        end_ns = now_ns()
+            end_ns = now_ns()
         self._start_ns[op] = max(ready_ns, self._last_end_ns[lane])
         self._last_end_ns[lane] = end_ns
         self._ended(op, end_ns)
 
-    def _copy(self, lane: Lane, action: Copy, ready_ns: int) -> None:
-        """Copy at the pace of the lane's link, which is a virtual clock of its own."""
+    def _copy(self, lane: Lane, action: Copy, ready_ns: int) -> int:
+        """Copy at the pace of the lane's link, which is a virtual clock of its own; returns when it ended.
+
+        Link and op have one reading of that end: a lane that is preempted between two would shorten the next copy.
+        """
         link, n_bytes = self._links[lane], action.n_bytes
         start_ns = max(ready_ns, self._free_ns[lane])
         paced_copy(action.target.data_ptr(), action.source.data_ptr(), n_bytes, start_ns, link, self._stop)
@@ -321,6 +324,7 @@ class CpuBackend:
         end_ns = now_ns()
         due_ns = start_ns + int((link.latency_s + n_bytes / (link.bytes_per_s or float("inf"))) * 1e9)
         self._free_ns[lane] = due_ns if end_ns - due_ns <= _LATE_NS else end_ns
+        return end_ns
 
 
 def _give_cores_back(thread: int, cores: set[int]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import tempfile
+import time
 from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import pairwise
@@ -28,7 +29,7 @@ from runtime.cpu import CpuBackend  # noqa: E402
 from runtime.cuda import CudaBackend  # noqa: E402
 from runtime.microbench.copies import SIZES, Ring, copy_samples, planned_copies  # noqa: E402
 from runtime.order import Order  # noqa: E402
-from runtime.pacing import Link  # noqa: E402
+from runtime.pacing import Link, now_ns  # noqa: E402
 
 KIB = 1 << 10
 LINK = Link(200e6, latency_s=2e-4)
@@ -111,6 +112,19 @@ def test_a_paced_copy_takes_latency_and_bytes_over_the_rate_whatever_its_lane() 
         least_s = LINK.latency_s + sample.parameters["n_bytes"] / 200e6
         assert sample.p25_s >= least_s - LATE_S, sample.row
         assert sample.n <= 4, "the first copies of a size do not count"
+
+
+def test_a_lane_that_is_preempted_after_a_copy_does_not_shorten_the_next(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Link and op have one reading of the end: whatever passes before the next reading is not taken from a copy."""
+
+    def late() -> int:
+        at_ns = now_ns()
+        time.sleep(4e-4)
+        return at_ns
+
+    monkeypatch.setattr("runtime.cpu.now_ns", late)
+    for sample in few(paced, both_ways=False):
+        assert sample.p25_s >= LINK.latency_s + sample.parameters["n_bytes"] / 200e6 - LATE_S, sample.row
 
 
 def test_both_ways_at_once_is_said_beside_one_way_alone() -> None:
