@@ -2,8 +2,10 @@
 
 Every flag stands in `engine_flags.yaml` with the document that names it and the day that it was read. Beyond these:
 `src/llama-model.cpp` of llama.cpp (`load_tensors`: the first GPU layer is layers + 1 - ngl, the output counts as the
-last), and of vLLM that `--cpu-offload-gb` copies nothing ahead, while `--offload-group-size` brings whole layers ahead;
-neither looks at which experts a token chose.
+last), `src/llama.cpp` of ik_llama.cpp (`llm_load_tensors`, commit 00063b7, read 2026-11-29: it is layers - ngl, and the
+output is on the device beyond all layers only, as in older builds of llama.cpp), and of vLLM that `--cpu-offload-gb`
+copies nothing ahead, while `--offload-group-size` brings whole layers ahead; neither looks at which experts a token
+chose.
 """
 
 from __future__ import annotations
@@ -59,16 +61,32 @@ def benchmark_of(stack: str, job: RequestLoad) -> str:
 
 
 def _llama_cpp(policy: Policy, model: ModelArchitecture, hw: Platform, job: RequestLoad) -> Flags:
-    placement, n_layers = policy.placement, model.decoder.n_layers
-    ends = f"-np {job.batch} -c {job.batch * (job.input_tokens + job.output_tokens)}"
     if not policy.resident:
-        return _llama_cache(policy, model, ends)
-    words = ["llama-server -m MODEL.gguf"]
-    left_out = []
+        return _llama_cache(policy, model, _ends(job))
+    words, left_out = _placed(policy, model, output_counts=True)
+    return Flags(" ".join([*words, "-fit off", _ends(job)]), "; ".join(left_out))
+
+
+def _ends(job: RequestLoad) -> str:
+    return f"-np {job.batch} -c {job.batch * (job.input_tokens + job.output_tokens)}"
+
+
+def _placed(policy: Policy, model: ModelArchitecture, output_counts: bool) -> tuple[list[str], list[str]]:
+    """What starts a server with weights where `policy` places them, and what of that it does not say; whether the
+    output counts as a layer of `-ngl`.
+    """
+    placement, n_layers = policy.placement, model.decoder.n_layers
+    words, left_out = ["llama-server -m MODEL.gguf"], []
     on_host = placement.host_layers
-    words.append(f"-ngl {999 if on_host is None else _gpu_layers(on_host, n_layers)}")
-    if on_host is not None and on_host.first:
-        left_out.append("-ngl keeps the first layers on the host, not those asked for")
+    if on_host is None:
+        words.append("-ngl 999")
+    else:
+        n_device = n_layers - len(on_host.of(n_layers))
+        words.append(f"-ngl {n_device + 1 if n_device and output_counts else n_device}")
+        if n_device and not output_counts:
+            left_out.append("the output layer stays on the host")
+        if on_host.first:
+            left_out.append("-ngl keeps the first layers on the host, not those asked for")
     if placement.host_experts is not None:
         words.append(_experts(placement.host_experts, n_layers))
     if placement.n_kept:
@@ -83,8 +101,7 @@ def _llama_cpp(policy: Policy, model: ModelArchitecture, hw: Platform, job: Requ
         words.append(f"-ub {placement.micro_batch}")
     if placement.stream_from == 0:
         words.append("--no-op-offload")
-    words.append(f"-fit off {ends}")
-    return Flags(" ".join(words), "; ".join(left_out))
+    return words, left_out
 
 
 def _llama_cache(policy: Policy, model: ModelArchitecture, ends: str) -> Flags:
@@ -112,14 +129,9 @@ def _ik_llama(policy: Policy, model: ModelArchitecture, hw: Platform, job: Reque
     """As llama.cpp, which it was forked from, but for what either has added since."""
     if not policy.resident:
         return Flags("", f"ik_llama.cpp moves no experts: {policy.name} cannot be said")
-    said = _llama_cpp(policy, model, hw, job)
-    return Flags(said.command.replace("--no-op-offload", "-op -1,0").replace(" -fit off", ""), said.left_out)
-
-
-def _gpu_layers(on_host: LayerRange, n_layers: int) -> int:
-    """What `-ngl` is where so many layers stay on the host; the output layer counts, and stays with the device's."""
-    n_host = len(on_host.of(n_layers))
-    return 0 if n_host == n_layers else n_layers + 1 - n_host
+    words, left_out = _placed(policy, model, output_counts=False)
+    own = ["-op -1,0" if word == "--no-op-offload" else word for word in words]
+    return Flags(" ".join([*own, _ends(job)]), "; ".join(left_out))
 
 
 def _experts(where: LayerRange, n_layers: int) -> str:

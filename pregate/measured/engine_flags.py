@@ -3,6 +3,9 @@
 `-ngl 99 --n-cpu-moe 20 -ub 2048` is `gpu_only@experts=cpu:20@ubatch=2048`. Where a flag is of another column (formats
 of the cache, how the file is held), it is said there. Patterns of `-ot` are tried on the names of a layer's three
 expert tensors, the first that matches winning, as llama.cpp does. A flag that is not known is an error that names it.
+
+`-ngl n` is n layers on the device, as ik_llama.cpp and older builds of llama.cpp have it; later ones count the output
+as one of them (`pregate.card.flags`, which writes for builds of now).
 """
 
 from __future__ import annotations
