@@ -161,30 +161,12 @@ class Fifo:
         return _first_free(self._by_insertion, protected)
 
 
-class Lifo:
+class Lifo(Fifo):
     """Last in, first out: the most recently inserted resident goes; lookups change nothing.
 
     What filled the cache first therefore stays, and one slot's worth of residents is replaced at each miss.
     An event never evicts its own experts, so it is the newest of the earlier events that goes.
     """
-
-    def __init__(self) -> None:
-        self._by_insertion: dict[Key, None] = {}
-
-    def __iter__(self) -> Iterator[Key]:
-        """The residents, the oldest first."""
-        return iter(self._by_insertion)
-
-    def insert(self, key: Key) -> None:
-        """Enter as the newest."""
-        self._by_insertion[key] = None
-
-    def touch(self, key: Key) -> None:
-        """Change nothing."""
-
-    def remove(self, key: Key) -> None:
-        """Leave."""
-        del self._by_insertion[key]
 
     def victim(self, protected: AbstractSet[Key]) -> Key | None:
         """The newest resident."""
