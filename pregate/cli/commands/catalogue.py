@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from hwmodels.machine_files import component_names, hardware_names, load_component, machine_document, usual_parts
+from hwmodels.processors import processor_names
 from hwmodels.shipped import FITS_DIR, STACKS_DIR, shipped
 from hwmodels.spec import LinkSpec
 from pregate.cli import options
@@ -109,6 +110,8 @@ def list_hardware(context: typer.Context, format: options.OutputFormat = options
     }
     for title, names in {**beside, "stacks": shipped(STACKS_DIR)}.items():
         print(f"{title}: {', '.join(names)}")
+    n_processors = len(processor_names())
+    print(f"hosts by processor: {n_processors} more, such as epyc-7763 and, of two sockets, epyc-7763-2s")
 
 
 def _link_rates(names: Collection[str]) -> dict[str, float]:
