@@ -41,7 +41,7 @@ def cpu_or_copy(target: Path, batches: Sequence[int] = (1, 4, 16, 64), n_points:
     draw(
         ratios, lines, target,
         title="An expert on the host or its copy: Qwen3-30B-A3B in q4_k, RTX 4090, PCIe 4.0",
-        x="DRAM bandwidth over link bandwidth", y="time a token, copied over computed on the host (ratio)",
+        x="DRAM bandwidth over link bandwidth", y="time a token, copied over on the host (ratio)",
         even=1.0, log_x=True,
     )  # fmt: skip
 
@@ -90,7 +90,10 @@ def draw(
     at: Sequence[float], lines: dict[str, list[float]], target: Path,
     *, title: str, x: str, y: str, even: float, log_x: bool = False, log_y: bool = False,
 ) -> None:  # fmt: skip
-    """Lines over `at`, and `even`, where neither side gains; what lies under another line shows between its dashes."""
+    """Lines over `at`, and `even`, where neither side gains; what lies under another line shows between its dashes.
+
+    Raises `ValueError` for a title or a label that is longer than the picture.
+    """
     with styled():
         _drawn(at, lines, target, title, x, y, even, log_x, log_y)
 
@@ -113,11 +116,14 @@ def _drawn(
     if log_y:
         axes.set_yscale("log")
         axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
-    axes.set_xlabel(x)
-    axes.set_ylabel(y)
-    axes.set_title(title, fontsize=10, loc="left")
+    texts = axes.set_xlabel(x), axes.set_ylabel(y), axes.set_title(title, fontsize=10, loc="left")
     bare(axes)
     figure.legend(loc="outside lower center", ncols=2, frameon=False, fontsize=9)
+    figure.draw_without_rendering()
+    for text in texts:
+        box = text.get_window_extent()
+        if not (figure.bbox.contains(*box.min) and figure.bbox.contains(*box.max)):
+            raise ValueError(f"{target}: {text.get_text()!r} is longer than the picture")
     figure.savefig(target, dpi=130, metadata={"Software": None})
 
 

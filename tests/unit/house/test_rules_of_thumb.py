@@ -39,3 +39,10 @@ def test_whole_layers_ahead_are_slower_for_one_sequence(rules: ModuleType) -> No
 def test_a_picture_is_drawn(rules: ModuleType, tmp_path: Path) -> None:
     rules.cpu_or_copy(tmp_path / "p.png", batches=(1,), n_points=2)
     assert (tmp_path / "p.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_label_that_would_be_cut_is_no_picture(rules: ModuleType, tmp_path: Path) -> None:
+    words = {"title": "t", "x": "x", "y": "time a token, copied over computed on the host (ratio)"}
+    with pytest.raises(ValueError, match=r"on the host \(ratio\)' is longer than the picture"):
+        rules.draw([1, 2], {"a": [1.0, 2.0]}, tmp_path / "p.png", **words, even=1.0)
+    assert not list(tmp_path.iterdir())
