@@ -9,7 +9,7 @@ import numpy as np
 import pregate
 from hwmodels.cost import Costs, price_figures
 from hwmodels.figures import figures_of
-from pregate.ask.capture import Captured, capture
+from pregate.ask.capturing.capture import Captured, capture
 
 HARDWARE = {"switch-base-128": "a100-sxm4-80gb", "mixtral-8x7b": "h200-sxm"}
 """By model, an accelerator that holds all of its experts, so that `gpu_only` is a job too."""

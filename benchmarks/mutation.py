@@ -80,9 +80,9 @@ TARGETS = {
         "tests/unit/hwmodels/test_cost_formats.py",
         "tests/unit/hwmodels/test_kernels.py",
     ),
-    "hwmodels/kernels.py": ("tests/unit/hwmodels/test_kernels.py", "tests/unit/hwmodels/test_gemm_tables.py"),
+    "hwmodels/kernels/roofline.py": ("tests/unit/hwmodels/test_kernels.py", "tests/unit/hwmodels/test_gemm_tables.py"),
     "simulator/recurrence.py": ("tests/unit/simulator/test_recurrence.py",),
-    "traces/stack_distance.py": (
+    "traces/statistics/stack_distance.py": (
         "tests/unit/traces/test_stack_distance.py",
         "tests/unit/traces/test_layer_distances.py",
     ),

@@ -24,7 +24,7 @@ from benchmarks.smallest_simpy import simulate as smallest
 from hwmodels.cost import Costs
 from offload.decode import Decoded, decode
 from offload.probes import find_probes
-from pregate.ask.starting_cache import resident_set
+from pregate.ask.capturing.starting_cache import resident_set
 from simulator import event
 from simulator.batched import batch
 from simulator.definition import des
@@ -140,7 +140,7 @@ def test_a_sweep_of_ten_thousand_machines_from_the_command_line(benchmark: Any, 
 STREAM = """
 import dataclasses, json, resource, sys, time
 import pregate
-from traces.rebatching import rebatch
+from traces.transforms.rebatching import rebatch
 
 model = pregate.load_model("mixtral-8x7b")
 decoder = dataclasses.replace(model.decoder, n_layers=24, moe_layers=tuple(range(24)))

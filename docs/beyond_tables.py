@@ -13,8 +13,8 @@ from pathlib import Path
 import numpy as np
 
 from hwmodels.figures import figures_of
-from hwmodels.fit_files import load_fit
-from hwmodels.kernels import GemmTable
+from hwmodels.fits.fit_files import load_fit
+from hwmodels.kernels.roofline import GemmTable
 from hwmodels.laws.beyond_table import ExtendedTable
 from hwmodels.platform import platform_of
 

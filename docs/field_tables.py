@@ -9,7 +9,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from hwmodels.spread import SPREADS_FILE, shipped_spread
+from hwmodels.specs.spread import SPREADS_FILE, shipped_spread
 
 RESULTS = Path(__file__).resolve().parents[1] / "results" / "field.json"
 _WORST = 12

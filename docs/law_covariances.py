@@ -14,12 +14,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hwmodels.compute_formats import computes_in
-from hwmodels.fit_files import fit_names, load_fit
+from hwmodels.fits.fit_files import fit_names, load_fit
 from hwmodels.laws.fitted import FittedLaw
 from hwmodels.laws.measured import MEASURED
 from hwmodels.laws.rates import CardRates
-from hwmodels.machine_files import load_machine
-from hwmodels.spec import Accelerator
+from hwmodels.specs.machine_files import load_machine
+from hwmodels.specs.spec import Accelerator
 from traces.model.dtypes import find_dtype
 
 _OF_BENCHMARKS = ("cache", "kept")

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from hwmodels.fit import Fit
-from hwmodels.fit_files import fit_names, load_fit
-from hwmodels.machine_files import hardware_names
+from hwmodels.fits.fit import Fit
+from hwmodels.fits.fit_files import fit_names, load_fit
 from hwmodels.platform import load_platform
+from hwmodels.specs.machine_files import hardware_names
 
 RESULTS = Path(__file__).resolve().parents[1] / "results" / "kernel_laws.json"
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import statistics
 from collections import Counter, defaultdict
 
-from hwmodels.checked_specs import VERDICTS, checked_figures, unverified_figures
-from hwmodels.measured_links import measured_links
-from hwmodels.processors import processors
+from hwmodels.specs.checked_specs import VERDICTS, checked_figures, unverified_figures
+from hwmodels.specs.measured_links import measured_links
+from hwmodels.specs.processors import processors
 
 
 def links() -> str:

@@ -27,7 +27,7 @@ RUN = {
 def main(folder: Path, fit: str) -> None:
     """Run, predict, write."""
     import pregate
-    from hwmodels.fit_files import load_fit
+    from hwmodels.fits.fit_files import load_fit
     from runtime.microbench.session import LINK_LATENCY_S
 
     link = pregate.Link(LINK_BYTES_PER_S, LINK_LATENCY_S)

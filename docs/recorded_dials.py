@@ -16,12 +16,12 @@ import numpy as np
 
 from pregate import api
 from pregate.named import load_model
-from traces.fitting import fit_dials
-from traces.rebatching import rebatch
 from traces.recorded.dials import MODEL_OF, PATH, SHARES
 from traces.routing import RoutingTrace
-from traces.statistics import lru_hit_rates
-from traces.synthesis import Dials
+from traces.statistics.locality import lru_hit_rates
+from traces.synthesis.dials import Dials
+from traces.synthesis.fitting import fit_dials
+from traces.transforms.rebatching import rebatch
 from traces.whole_file import whole_file
 
 

@@ -16,7 +16,7 @@ import xarray as xr
 import pregate
 from traces.recorded import recorded_names
 from traces.routing import RoutingTrace
-from traces.speculation import verified
+from traces.transforms.speculation import verified
 
 PAGE = Path(__file__).with_name("speculative.md")
 MACHINES = ("t4", "rtx-4090", "gh200")

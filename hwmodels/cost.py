@@ -17,12 +17,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hwmodels.figures import Figures, Number, figures_of
-from hwmodels.floors import at_floor, fused_s, missing_s
-from hwmodels.fused_counts import FusedCounts, RowCounts
-from hwmodels.kernels import cached_share, kernel_terms, longer, roofline_s
+from hwmodels.kernels.floors import at_floor, fused_s, missing_s
+from hwmodels.kernels.fused_counts import FusedCounts, RowCounts
+from hwmodels.kernels.roofline import cached_share, kernel_terms, longer, roofline_s
+from hwmodels.kernels.works_alike import alike
 from hwmodels.laws.pricing import law_kernel
 from hwmodels.platform import Platform
-from hwmodels.works_alike import alike
 from offload.ops import KERNEL_KINDS, KINDS, Lane, OpKind, Work
 from traces.errors import InvalidInput
 

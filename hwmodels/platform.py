@@ -9,14 +9,14 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from hwmodels.fit import Fit, elsewhere
-from hwmodels.fit_files import fit_names, is_fit, load_fit
+from hwmodels.fits.fit import Fit, elsewhere
+from hwmodels.fits.fit_files import fit_names, is_fit, load_fit
 from hwmodels.laws.families import family_of
-from hwmodels.machine_fields import FIELDS
-from hwmodels.machine_files import hardware_names, load_machine
-from hwmodels.overrides import with_overrides
 from hwmodels.quantity import DIMENSIONS, Quantity, ReadOnly, parse_override, real_number
-from hwmodels.spec import MachineSpec
+from hwmodels.specs.machine_fields import FIELDS
+from hwmodels.specs.machine_files import hardware_names, load_machine
+from hwmodels.specs.overrides import with_overrides
+from hwmodels.specs.spec import MachineSpec
 from hwmodels.stack import CONSTANTS, OPTIONAL, SoftwareStack, check_constant, load_stack
 from offload.execution import Execution
 from traces.errors import InvalidInput, unknown_name

@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from hwmodels.compute_formats import PEAK_DTYPES
-from hwmodels.fused_tile import UNPADDED, FusedTile, read_fused_tile
-from hwmodels.machine_fields import HOST_MEMORY
+from hwmodels.kernels.fused_tile import UNPADDED, FusedTile, read_fused_tile
 from hwmodels.quantity import PLAUSIBLE, Quantity, ReadOnly, check_plausible, parse_quantity
 from hwmodels.shipped import STACKS_DIR, shipped
+from hwmodels.specs.machine_fields import HOST_MEMORY
 from offload.execution import EXECUTIONS, Execution
 from offload.ops import KINDS, OpKind, Work
 from traces.documents import Section, read_yaml
@@ -79,8 +79,8 @@ draft_s: time to propose one token to verify, where no model of the catalogue do
 cpu_kv_copies: bytes of DRAM moved for each byte of keys and values that the host attends to; left out: 1.
 attention_efficiency: of the memory rate, what attention reads of its keys and values (no latents); left out:
 hbm_efficiency. The floors
-(`hwmodels.floors`): the least device time of a GEMM, of an attention kernel, and of a fused op of experts, of 16 bits a
-weight or fewer (narrow)."""
+(`hwmodels.kernels.floors`): the least device time of a GEMM, of an attention kernel, and of a fused op of experts,
+of 16 bits a weight or fewer (narrow)."""
 
 FLOORS = ("gemm", "attention", "experts", "narrow_experts")
 """Kinds of kernel that a stack may state a floor for, in a section `floors` of its file."""

@@ -10,7 +10,7 @@ from traces.errors import InvalidInput, unknown_name
 from traces.typed import check_fields
 
 if TYPE_CHECKING:
-    from traces.popularity import PopularityProfile
+    from traces.statistics.popularity import PopularityProfile
 
 __all__ = ["Cache"]
 

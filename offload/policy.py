@@ -38,7 +38,7 @@ from traces.typed import check_fields
 
 if TYPE_CHECKING:
     from offload.execution import Execution
-    from traces.popularity import PopularityProfile
+    from traces.statistics.popularity import PopularityProfile
 
 __all__ = [
     "BlockView",

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from traces.documents import NUMBER, read_text
 from traces.errors import InvalidInput, unknown_name
 from traces.model.architecture import ModelArchitecture, load_architecture
-from traces.rejected_routes import ROUTES
+from traces.transforms.rejected_routes import ROUTES
 from traces.typed import check_fields
 
 if TYPE_CHECKING:
@@ -37,8 +37,8 @@ class Speculation:
     `acceptance`: the probability that one is taken, of each position alike (Leviathan et al., 2023); or `accepted`,
     how many of each pass were, dealt in order, from a file called `listed_in`. `draft`: the model on the device that
     proposes them, as `draft_name` names it; "stated": something that takes the stack's `draft_s` a token; "none": what
-    takes no time, as looking up n-grams does. `rejected`: of `traces.rejected_routes.ROUTES`. `seed`: of what is drawn.
-    Raises `InvalidInput` for numbers out of range, or both ways to say what is taken.
+    takes no time, as looking up n-grams does. `rejected`: of `traces.transforms.rejected_routes.ROUTES`. `seed`: of
+    what is drawn. Raises `InvalidInput` for numbers out of range, or both ways to say what is taken.
     """
 
     gamma: int
@@ -92,7 +92,7 @@ class Speculation:
         """`trace` in the passes that verify; one that is verified already stays as it is."""
         if trace.rejected is not None:
             return trace
-        from traces.speculation import verified
+        from traces.transforms.speculation import verified
 
         taken = self.accepted if self.acceptance is None else self.acceptance
         return verified(trace, self.gamma, taken, seed=self.seed, rejected_route=self.rejected)

@@ -14,16 +14,16 @@ from pregate.arguments import checked
 if TYPE_CHECKING:
     from hwmodels.calibrate.calibration import calibrate
     from hwmodels.calibrate.measurements import Measurements, load_measurements
-    from hwmodels.machine_files import hardware_names
     from hwmodels.platform import Platform
+    from hwmodels.specs.machine_files import hardware_names
     from offload.policy import BlockView, Buffers, Cache, Decisions, Fetch, MissAction, Policy, RunFacts
     from offload.slots.memory import CapacityExceeded
     from pregate.api import import_trace, load_popularity, load_trace, synthesize
-    from pregate.ask.cache_hits import CacheHits, cache_hits
     from pregate.ask.comparison import Comparison, compare
     from pregate.ask.largest_batch import largest_batch
-    from pregate.ask.predictors import PredictorCurves, predictors
-    from pregate.ask.replay import LruCurve, Residency, lru_curve, residency
+    from pregate.ask.replays.cache_hits import CacheHits, cache_hits
+    from pregate.ask.replays.predictors import PredictorCurves, predictors
+    from pregate.ask.replays.replay import LruCurve, Residency, lru_curve, residency
     from pregate.ask.simulation import SimulationResult, simulate
     from pregate.card.card import Card
     from pregate.card.job import RequestLoad
@@ -58,13 +58,13 @@ if TYPE_CHECKING:
     from runtime.recording.record import record
     from simulator.modes import Modes
     from traces.errors import InvalidInput, PregateError
-    from traces.fitting import fit_dials
     from traces.model.architecture import ModelArchitecture, architecture_names
-    from traces.popularity import PopularityProfile
     from traces.routing import Provenance, RoutingTrace
-    from traces.statistics import trace_statistics
+    from traces.statistics.locality import trace_statistics
+    from traces.statistics.popularity import PopularityProfile
     from traces.storage import save_trace
-    from traces.synthesis import Dials
+    from traces.synthesis.dials import Dials
+    from traces.synthesis.fitting import fit_dials
 
 
 __version__ = "0.1.0"
@@ -74,7 +74,7 @@ _HOMES = {
     "BlockView": "offload.policy",
     "Buffers": "offload.policy",
     "Cache": "offload.policy",
-    "CacheHits": "pregate.ask.cache_hits",
+    "CacheHits": "pregate.ask.replays.cache_hits",
     "CapacityExceeded": "offload.slots.memory",
     "Card": "pregate.card.card",
     "CaseGroup": "pregate.check.cases",
@@ -84,7 +84,7 @@ _HOMES = {
     "Crossovers": "pregate.explore.crossover",
     "Decisions": "offload.policy",
     "Device": "pregate.check.devices",
-    "Dials": "traces.synthesis",
+    "Dials": "traces.synthesis.dials",
     "Explanation": "pregate.explore.explanation",
     "Fetch": "offload.policy",
     "GateStudy": "pregate.check.gate_study",
@@ -93,7 +93,7 @@ _HOMES = {
     "LatencyPromise": "pregate.economics.serving",
     "LatinHypercube": "pregate.explore.sweeps.axes",
     "Link": "runtime.pacing",
-    "LruCurve": "pregate.ask.replay",
+    "LruCurve": "pregate.ask.replays.replay",
     "MachineRecipe": "pregate.explore.sweeps.machines",
     "Measurements": "hwmodels.calibrate.measurements",
     "MissAction": "offload.policy",
@@ -104,13 +104,13 @@ _HOMES = {
     "Platform": "hwmodels.platform",
     "Poc": "pregate.economics.poc",
     "Policy": "offload.policy",
-    "PopularityProfile": "traces.popularity",
-    "PredictorCurves": "pregate.ask.predictors",
+    "PopularityProfile": "traces.statistics.popularity",
+    "PredictorCurves": "pregate.ask.replays.predictors",
     "PregateError": "traces.errors",
     "Provenance": "traces.routing",
     "Reproduction": "pregate.measured.reproduction",
     "RequestLoad": "pregate.card.job",
-    "Residency": "pregate.ask.replay",
+    "Residency": "pregate.ask.replays.replay",
     "RoutingTrace": "traces.routing",
     "RunFacts": "offload.policy",
     "RunResult": "pregate.check.running",
@@ -123,16 +123,16 @@ _HOMES = {
     "Validation": "pregate.check.outcome",
     "ValidationPlan": "pregate.check.session",
     "architecture_names": "traces.model.architecture",
-    "cache_hits": "pregate.ask.cache_hits",
+    "cache_hits": "pregate.ask.replays.cache_hits",
     "calibrate": "hwmodels.calibrate.calibration",
     "compare": "pregate.ask.comparison",
     "costs": "pregate.economics.costing",
     "crossovers": "pregate.explore.crossover",
     "explain": "pregate.explore.explanation",
     "explore_page": "pregate.page.writing",
-    "fit_dials": "traces.fitting",
+    "fit_dials": "traces.synthesis.fitting",
     "generate": "pregate.check.generation",
-    "hardware_names": "hwmodels.machine_files",
+    "hardware_names": "hwmodels.specs.machine_files",
     "import_trace": "pregate.api",
     "largest_batch": "pregate.ask.largest_batch",
     "load_assumptions": "pregate.economics.assumptions",
@@ -143,23 +143,23 @@ _HOMES = {
     "load_policy": "pregate.named",
     "load_popularity": "pregate.api",
     "load_trace": "pregate.api",
-    "lru_curve": "pregate.ask.replay",
+    "lru_curve": "pregate.ask.replays.replay",
     "measure": "runtime.microbench.session",
     "monitor": "pregate.monitoring.report",
     "optimize": "pregate.explore.optima.optimize",
     "plan": "pregate.card.plan",
     "plan_poc": "pregate.economics.poc",
-    "predictors": "pregate.ask.predictors",
+    "predictors": "pregate.ask.replays.predictors",
     "pregate_from": "runtime.pregated.rewire",
     "record": "runtime.recording.record",
     "reproduce": "pregate.measured.reproduction",
-    "residency": "pregate.ask.replay",
+    "residency": "pregate.ask.replays.replay",
     "run": "pregate.check.running",
     "save_trace": "traces.storage",
     "simulate": "pregate.ask.simulation",
     "sweep": "pregate.explore.sweeps.sweep",
     "synthesize": "pregate.api",
-    "trace_statistics": "traces.statistics",
+    "trace_statistics": "traces.statistics.locality",
     "train": "pregate.check.gate_study",
     "tune": "pregate.tuning.tuned",
     "validate": "pregate.check.session",

@@ -8,16 +8,16 @@ from pathlib import Path
 import numpy as np
 
 from traces.errors import InvalidInput
-from traces.forced import forced_active_routing
 from traces.importers import ModelShape
 from traces.importers import import_trace as import_recorded
 from traces.model.architecture import ModelArchitecture
-from traces.popularity import PopularityProfile, popularity_of
-from traces.rebatching import rebatch
 from traces.recorded import recorded_path
 from traces.recorded.dials import recorded_dials
 from traces.routing import RoutingTrace
-from traces.synthesis import Dials, synthesize_routing
+from traces.statistics.popularity import PopularityProfile, popularity_of
+from traces.synthesis.dials import Dials, synthesize_routing
+from traces.synthesis.forced import forced_active_routing
+from traces.transforms.rebatching import rebatch
 
 __all__ = ["import_trace", "load_popularity", "load_trace", "seeded", "synthesize"]
 

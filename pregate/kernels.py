@@ -10,7 +10,7 @@ from simulator.explain.bounds import CHAINS
 from simulator.explain.critical_path import REVERSE
 from simulator.recurrence import WALK
 from traces.machine_code import Kernel, loaded
-from traces.synthesis_kernel import FILL
+from traces.synthesis.synthesis_kernel import FILL
 
 __all__ = ["KERNELS", "compile_by_use"]
 

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hwmodels.fit import Fit
+from hwmodels.fits.fit import Fit
 from hwmodels.platform import Platform, load_platform, platform_of
 from traces.errors import InvalidInput
 from traces.model.architecture import ModelArchitecture, load_architecture

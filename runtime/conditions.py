@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from hwmodels.conditions import CONDITIONS, check_conditions
+from hwmodels.fits.conditions import CONDITIONS, check_conditions
 from runtime.device import describe_device, software
 from runtime.numa import nodes
 from traces.errors import PregateError

@@ -33,8 +33,8 @@ from offload.ops import OpKind
 from offload.timeline import Timeline
 from pregate import draw
 from pregate.api import load_trace
-from pregate.ask.cache_hits import CacheRow
 from pregate.ask.comparison import DoesNotFit
+from pregate.ask.replays.cache_hits import CacheRow
 from pregate.check.outcome import OpTime, Validation
 from pregate.check.scores import summarise_validation
 from pregate.draw.sweep_plot import _best_map, _value_map

@@ -12,7 +12,7 @@ from hwmodels.calibrate.measurements import (
     sample_of,
     work_parameters,
 )
-from hwmodels.kernels import activation_bytes
+from hwmodels.kernels.roofline import activation_bytes
 from offload.ops import KERNEL_KINDS, Gemm, OpKind, Work
 from tests import small_fits
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from hwmodels.calibrate.calibration import calibrate
 from hwmodels.calibrate.measurements import Measurements, Sample, work_parameters
-from hwmodels.fit import Fit
+from hwmodels.fits.fit import Fit
 from hwmodels.platform import Platform, platform_of
 from offload.ops import Gemm, OpKind, Work
 

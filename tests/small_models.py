@@ -8,7 +8,7 @@ from offload.policy import Policy
 from pregate.api import synthesize
 from traces.model.architecture import DTYPES, Attention, LayerStack, ModelArchitecture
 from traces.routing import RoutingTrace
-from traces.synthesis import Dials
+from traces.synthesis.dials import Dials
 
 
 def decoder_only(*, n_shared: int = 0, n_matrices: int = 2, top_k: int = 2, n_experts: int = 6) -> ModelArchitecture:

@@ -93,7 +93,7 @@ class RoutingTrace:
     step          (n_tokens,) int32 forward pass, never decreasing: a step's tokens are contiguous
     expert_bytes  (n_moe_layers,) int64 size of one expert as the recording engine stored it, or None
     rejected      (n_tokens,) bool a draft proposed the token and the model did not take it: it ran, and its place in
-                  the sequence comes again; None: no draft proposed any (`traces.speculation`)
+                  the sequence comes again; None: no draft proposed any (`traces.transforms.speculation`)
 
     Integer arrays of another width are converted; all become read-only. Raises `InvalidInput` naming the
     token, layer and value that is wrong. Two traces are the same workload when their `digest` is the same.

@@ -20,12 +20,12 @@ from hwmodels.calibrate.measured_machine import Rates, machine_of
 from hwmodels.calibrate.measurements import Measurements, Sample
 from hwmodels.calibrate.offloaded_slowdown import fit_beside_fetches
 from hwmodels.calibrate.rounds import rounds_left_out
-from hwmodels.fit import Fit, FittedConstant, LeftOut
-from hwmodels.fit_limits import check_fit
-from hwmodels.kernels import KERNEL_CONSTANTS, GemmTable, kernel_terms
+from hwmodels.fits.fit import Fit, FittedConstant, LeftOut
+from hwmodels.fits.fit_limits import check_fit
+from hwmodels.kernels.roofline import KERNEL_CONSTANTS, GemmTable, kernel_terms
 from hwmodels.laws.beyond_table import ExtendedTable, extended_tables
-from hwmodels.machine_files import load_machine
 from hwmodels.quantity import ReadOnly
+from hwmodels.specs.machine_files import load_machine
 from hwmodels.stack import load_stack
 from offload.ops import KERNEL_KINDS, OpKind
 from traces.errors import InvalidInput

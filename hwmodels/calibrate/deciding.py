@@ -12,7 +12,7 @@ from dataclasses import replace
 from hwmodels.calibrate.measurements import Measurements, Sample
 from hwmodels.cost import price_figures
 from hwmodels.figures import figures_of
-from hwmodels.fit import Fit, FittedConstant
+from hwmodels.fits.fit import Fit, FittedConstant
 from hwmodels.platform import platform_of
 from hwmodels.quantity import ReadOnly
 from offload.ops import OpKind
@@ -28,8 +28,8 @@ whatever else the machine did while that was measured.
 
 
 def with_deciding(fit: Fit, measured: Measurements) -> Fit:
-    """`fit` with the constants of a run whose host decides as it goes (`hwmodels.kernels`); as it is where that was not
-    measured.
+    """`fit` with the constants of a run whose host decides as it goes (`hwmodels.kernels.roofline`); as it is where
+    that was not measured.
     """
     found = _decisions(measured) | _live(fit, measured) | _together(measured) | _copies(measured)
     return replace(fit, kernels=ReadOnly({**fit.kernels, **found})) if found else fit

@@ -10,13 +10,13 @@ from typing import Any
 
 from hwmodels.calibrate.kernel_tables import MACHINES, PACKAGE, KernelTable, kernel_tables, versions
 from hwmodels.calibrate.law_fits import drawn_rows, errors_of, fit_law, predicted, rates_of, roofline_s
-from hwmodels.fit import Fit, law_errors
-from hwmodels.fit_limits import check_fit
+from hwmodels.fits.fit import Fit, law_errors
+from hwmodels.fits.fit_limits import check_fit
 from hwmodels.laws.families import family_of
 from hwmodels.laws.fitted import FittedLaw, HeldOut
-from hwmodels.machine_files import load_machine
 from hwmodels.quantity import ReadOnly
-from hwmodels.spec import Accelerator
+from hwmodels.specs.machine_files import load_machine
+from hwmodels.specs.spec import Accelerator
 from traces.errors import unknown_name
 
 __all__ = ["BARS", "STACKS", "TableFit", "fit_of", "fit_tables", "law_rows", "nearest"]

@@ -6,7 +6,7 @@ import numpy as np
 
 from hwmodels.calibrate.least_squares import fit_sum
 from hwmodels.calibrate.measurements import Measurements, Sample
-from hwmodels.machine_fields import HOST_MEMORY
+from hwmodels.specs.machine_fields import HOST_MEMORY
 from traces.errors import InvalidInput
 
 __all__ = ["copy_line", "memory_figures"]

@@ -20,7 +20,7 @@ from hwmodels.laws.forms import FORMS
 from hwmodels.laws.measured import MEASURED
 from hwmodels.laws.rates import CardRates
 from hwmodels.quantity import ReadOnly
-from hwmodels.spec import Accelerator
+from hwmodels.specs.spec import Accelerator
 from traces.model.dtypes import find_dtype
 
 __all__ = ["MOST_ROWS", "drawn_rows", "errors_of", "fit_law", "held_out_rows", "predicted", "rates_of", "roofline_s"]

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hwmodels.calibrate.measurements import Sample
-from hwmodels.fit import LeftOut
+from hwmodels.fits.fit import LeftOut
 
 __all__ = ["Fitted", "fit_curve", "fit_factor", "fit_median", "fit_sum", "solve", "summary"]
 

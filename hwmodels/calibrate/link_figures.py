@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from hwmodels.calibrate.host_memory import copy_line, memory_figures
 from hwmodels.calibrate.measurements import Measurements, Sample
-from hwmodels.machine_fields import WAYS
+from hwmodels.specs.machine_fields import WAYS
 
 __all__ = ["link_figures"]
 

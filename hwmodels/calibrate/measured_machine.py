@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from hwmodels.calibrate.contention import contention_figures
 from hwmodels.calibrate.host_memory import memory_figures
 from hwmodels.calibrate.measurements import Measurements, Sample
-from hwmodels.machine_fields import WAYS
-from hwmodels.machine_files import load_machine, read_machine
-from hwmodels.spec import MachineSpec
+from hwmodels.specs.machine_fields import WAYS
+from hwmodels.specs.machine_files import load_machine, read_machine
+from hwmodels.specs.spec import MachineSpec
 from traces.documents import Section
 from traces.errors import InvalidFile, InvalidInput
 from traces.model.dtypes import DTYPES

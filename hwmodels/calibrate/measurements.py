@@ -17,9 +17,9 @@ from typing import Any
 import numpy as np
 
 from hwmodels.calibrate.sample_kinds import check_kind, check_quartiles, check_times
+from hwmodels.fits.trust import Trust, recorded_trust
 from hwmodels.quantity import ReadOnly
 from hwmodels.stack import BACKEND_STACKS, stack_names
-from hwmodels.trust import Trust, recorded_trust
 from offload.ops import Gemm, OpKind, Work
 from traces.documents import Section, check_name, read_text
 from traces.errors import InvalidFile, InvalidInput, unknown_name

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from hwmodels.calibrate.least_squares import Fitted, fit_curve, fit_factor, summary
 from hwmodels.calibrate.measurements import Sample
-from hwmodels.kernels import cached_share
+from hwmodels.kernels.roofline import cached_share
 
 __all__ = ["fit_beside_fetches"]
 

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from hwmodels.calibrate.measurements import Sample
-from hwmodels.fit import LeftOut
+from hwmodels.fits.fit import LeftOut
 
 __all__ = ["merged_rounds", "rounds_left_out"]
 

@@ -17,11 +17,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hwmodels.compute_formats import computes_in
-from hwmodels.kernels import GemmTable
+from hwmodels.kernels.roofline import GemmTable
 from hwmodels.laws.forms import FORMS
 from hwmodels.laws.gemm import TILES, dense_gemm
 from hwmodels.laws.rates import CardRates
-from hwmodels.spec import Accelerator
+from hwmodels.specs.spec import Accelerator
 from offload.ops import Gemm
 from traces.model.dtypes import DTYPES
 

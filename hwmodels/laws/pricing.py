@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from hwmodels.fused_counts import RowCounts, row_counts
+from hwmodels.kernels.fused_counts import RowCounts, row_counts
 from hwmodels.laws.attention import context_attention, decode_attention
 from hwmodels.laws.dispatch import TRITON_DEFAULT
 from hwmodels.laws.fitted import FittedLaw

@@ -23,7 +23,7 @@ from offload.caches.trace_events import TraceEvents
 from offload.policies import eviction_named
 from offload.policy import Cache
 from traces.errors import InvalidInput
-from traces.popularity import PopularityProfile
+from traces.statistics.popularity import PopularityProfile
 
 __all__ = ["CacheReplay", "is_known", "replay_cache"]
 

@@ -20,7 +20,8 @@ Reproduced exactly with these rules (tests/golden/test_residency_curves.py): eve
 is reproduced in distribution only: a published row is a single draw of another generator.
 
 `replay_residency` replays these rules, and is the definition. A curve has the points of `lru` and `layer` from one pass
-for all budgets (`traces.stack_distance`), equal to the replay, and replays the other policies budget by budget.
+for all budgets (`traces.statistics.stack_distance`), equal to the replay, and replays the other policies budget by
+budget.
 """
 
 from __future__ import annotations
@@ -34,10 +35,10 @@ from numpy.typing import NDArray
 from offload.caches.eviction import Belady, Eviction, Key, Lfu, Lru, Random
 from offload.fast.replay_compiled import FlatTrace
 from traces.errors import InvalidInput, unknown_name
-from traces.hit_curve import HitCurve, lru_curve
 from traces.phase import Phase
 from traces.routing import RoutingTrace
-from traces.stack_distance import NEVER, expert_sizes
+from traces.statistics.hit_curve import HitCurve, lru_curve
+from traces.statistics.stack_distance import NEVER, expert_sizes
 
 __all__ = ["POLICIES", "CurveRow", "ResidencyResult", "curve_csv", "replay_residency", "residency_curve"]
 

@@ -1,6 +1,6 @@
 """Where experts wait for their turn: in host memory, or on storage, above which host memory may keep some of them.
 
-Sizes are in bytes here; what a user types is read in `pregate.ask.tier_names`. Nothing here may know time.
+Sizes are in bytes here; what a user types is read in `pregate.ask.capturing.tier_names`. Nothing here may know time.
 """
 
 from __future__ import annotations

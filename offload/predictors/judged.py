@@ -19,8 +19,8 @@ from offload.predictors.known import Guesser, ranked
 from offload.predictors.learnt import teach
 from traces.errors import InvalidInput
 from traces.routing import RoutingTrace
-from traces.splits import Split, split_tokens
-from traces.statistics import decode_layers
+from traces.statistics.locality import decode_layers
+from traces.transforms.splits import Split, split_tokens
 
 __all__ = ["GuessCounts", "Judgement", "judge"]
 

@@ -19,7 +19,7 @@ from traces.errors import InvalidInput
 from traces.importers import ModelShape, import_trace
 from traces.recorded import recorded_path
 from traces.routing import RoutingTrace
-from traces.statistics import decode_layers
+from traces.statistics.locality import decode_layers
 
 __all__ = ["Lessons", "lessons_named", "teach"]
 

@@ -8,8 +8,8 @@ import numpy as np
 
 from pregate.api import synthesize
 from traces.model.architecture import ModelArchitecture
-from traces.popularity import PopularityProfile
 from traces.routing import RoutingTrace
+from traces.statistics.popularity import PopularityProfile
 
 __all__ = ["DECODED", "middle_of_decode", "middle_tokens"]
 

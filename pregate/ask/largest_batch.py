@@ -14,12 +14,12 @@ from offload.placing.footprint import Workload, measure_workload
 from offload.policies import policy_named
 from offload.policy import Cache, Policy
 from offload.slots.memory import CapacityExceeded
-from pregate.ask.machine_memory import MachineMemory, memory_of
-from pregate.ask.request import check_trace, request
+from pregate.ask.capturing.machine_memory import MachineMemory, memory_of
+from pregate.ask.capturing.request import check_trace, request
 from traces.errors import InvalidInput
 from traces.model.architecture import ModelArchitecture
-from traces.rebatching import rebatch
 from traces.routing import RoutingTrace
+from traces.transforms.rebatching import rebatch
 
 __all__ = ["fewest_sequences", "largest_batch"]
 

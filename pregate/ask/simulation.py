@@ -10,8 +10,8 @@ import numpy as np
 
 from hwmodels.compute_formats import computes_in
 from hwmodels.cost import Costs, price
-from hwmodels.coverage import FitCoverage, coverage, unfitted_device
 from hwmodels.figures import figures_of
+from hwmodels.fits.coverage import FitCoverage, coverage, unfitted_device
 from hwmodels.platform import Platform
 from offload import metrics
 from offload.ops import OpKind
@@ -19,14 +19,14 @@ from offload.policy import Cache, Policy
 from offload.prefetches import Prefetches
 from offload.schedule import Schedule
 from offload.timeline import Timeline
-from pregate.ask.capture import Captured, capture_request
-from pregate.ask.captured_metrics import metrics_of, prefetches_of
+from pregate.ask.capturing.capture import Captured, capture_request
+from pregate.ask.capturing.request import Request, request
 from pregate.ask.choices import ENGINES
-from pregate.ask.claimed_intervals import claimed_intervals
-from pregate.ask.intervals import UNCERTAIN, Interval, intervals
-from pregate.ask.policy_modes import modes_of
-from pregate.ask.request import Request, request
 from pregate.ask.shown import fields_of, html_table, one_line
+from pregate.ask.timing.captured_metrics import metrics_of, prefetches_of
+from pregate.ask.timing.claimed_intervals import claimed_intervals
+from pregate.ask.timing.intervals import UNCERTAIN, Interval, intervals
+from pregate.ask.timing.policy_modes import modes_of
 from simulator.explain.bounds import Bounds, lower_bounds
 from simulator.explain.critical_path import ExplainedRun, walk
 from simulator.modes import FIFO, Modes
@@ -58,15 +58,16 @@ class SimulationResult(metrics.Metrics):
     """What a policy would do to one workload on one platform; definitions in `offload.metrics`.
 
     Latencies in seconds, sizes in bytes, rates as fractions; `..._ci95` is the 95 % interval: from the fit's covariance
-    (`pregate.ask.intervals`), or without a fit from how far claims were off elsewhere
-    (`pregate.ask.claimed_intervals`), None of a stream without a fit. `bound_s`: no interpreter of this schedule is
-    faster; `binding`: what that bound comes from. `calibration`: whether the prediction interpolates a fit ("fitted"),
-    extrapolates one, or rests on claims; `beyond_fit`: what of it the fit has not seen, "" nothing; `fitted_share`: of
-    the kernels' time, at shapes and in formats that the fit was measured on, 0 without one. `asked_machine`: what the
-    policy was told of its machine before it decided, "" where it asks nothing. `policy_source`: file and digest of
-    the user's own code that a policy is made of, "" for none. `output`: "exact", or "approximate" of a design that
-    skips or rounds experts, or executes others; `changed_share`: of the choices of tokens, those that were not executed
-    as the gates had it. `routing`: "synthetic" where it was made up, so that `hit_rate` is assumed, else "recorded".
+    (`pregate.ask.timing.intervals`), or without a fit from how far claims were off elsewhere
+    (`pregate.ask.timing.claimed_intervals`), None of a stream without a fit. `bound_s`: no interpreter of this schedule
+    is faster; `binding`: what that bound comes from. `calibration`: whether the prediction interpolates a fit
+    ("fitted"), extrapolates one, or rests on claims; `beyond_fit`: what of it the fit has not seen, "" nothing;
+    `fitted_share`: of the kernels' time, at shapes and in formats that the fit was measured on, 0 without one.
+    `asked_machine`: what the policy was told of its machine before it decided, "" where it asks nothing.
+    `policy_source`: file and digest of the user's own code that a policy is made of, "" for none. `output`: "exact", or
+    "approximate" of a design that skips or rounds experts, or executes others; `changed_share`: of the choices of
+    tokens, those that were not executed as the gates had it. `routing`: "synthetic" where it was made up, so that
+    `hit_rate` is assumed, else "recorded".
     `batch_size`: most sequences side by side. `n_low_slots`: of copies of fewer bits;
     `storage_bytes`: read from storage; `n_host_slots`: experts that host
     memory keeps above it, `host_hit_rate`: of those looked up there, what it had. `prefetches`: what a policy that
@@ -148,7 +149,7 @@ def simulate(
 
     `policy`: a preset as typed on the command line (`pregate`, `pregate(2)`, `on_demand+lru:0.1`) or a `Policy`;
     `cache`: an expert cache to add to it; `expert_tier`: where experts wait, as typed on the command line (`dram`,
-    `ssd`, `ssd+lru:16GiB`: `pregate.ask.tier_names`); `engine`: a name in
+    `ssd`, `ssd+lru:16GiB`: `pregate.ask.capturing.tier_names`); `engine`: a name in
     `ENGINES`; `modes`: links and HBM that are shared, priorities, cancelled prefetches; `check`: SimPy, the definition,
     runs too and must give every op the same times; `timeline`: whether the result has one (None: unless the trace is
     long, so that memory does not grow with it). Raises `InvalidInput` when the
@@ -173,7 +174,7 @@ def simulate(
         engine = "stream"
     if engine != "stream":
         return interpret(capture_request(asked), hw, engine, modes=modes, check=check)
-    from pregate.ask.streaming import stream_request
+    from pregate.ask.timing.streaming import stream_request
 
     modes.require_fifo()
     return stream_request(asked, hw)

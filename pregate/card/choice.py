@@ -10,7 +10,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from pregate.ask.intervals import Interval
+from pregate.ask.timing.intervals import Interval
 from pregate.card.designs import RESEARCH
 from pregate.card.judged import NORMAL_95, TAGS, Judged
 

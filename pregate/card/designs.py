@@ -10,7 +10,7 @@ from hwmodels.quantity import ReadOnly
 from offload.policies import policy_named
 from offload.policy import Policy
 from offload.slots.memory import CapacityExceeded
-from pregate.ask.request import Request, request
+from pregate.ask.capturing.request import Request, request
 from pregate.card.job import Workpiece
 from traces.errors import InvalidInput
 from traces.model.architecture import ModelArchitecture

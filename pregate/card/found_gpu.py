@@ -7,9 +7,9 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
-from hwmodels.machine_fields import HOST_MEMORY, WAYS
-from hwmodels.machine_files import component_names, hardware_names, load_component
-from hwmodels.spec import Accelerator, LinkSpec
+from hwmodels.specs.machine_fields import HOST_MEMORY, WAYS
+from hwmodels.specs.machine_files import component_names, hardware_names, load_component
+from hwmodels.specs.spec import Accelerator, LinkSpec
 
 __all__ = ["Gpu", "find_gpu", "link_of", "nearest_accelerator", "words_of"]
 

@@ -18,8 +18,8 @@ from pregate.ask.decode_middle import middle_of_decode
 from traces.errors import InvalidInput
 from traces.model.architecture import ModelArchitecture
 from traces.phase import Phase
-from traces.popularity import PopularityProfile, popularity_of
 from traces.routing import RoutingTrace
+from traces.statistics.popularity import PopularityProfile, popularity_of
 
 __all__ = ["JUDGED", "MAX_TOKENS", "RequestLoad", "Workpiece", "recorded_job", "workpiece"]
 

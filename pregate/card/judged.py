@@ -9,16 +9,16 @@ from typing import Any
 
 import numpy as np
 
-from hwmodels.coverage import unfitted_device
+from hwmodels.fits.coverage import unfitted_device
 from offload.policy import fetch_misses
-from pregate.ask.capture import Captured, capture_request
+from pregate.ask.capturing.capture import Captured, capture_request
+from pregate.ask.capturing.own_policy_checks import is_own
+from pregate.ask.capturing.request import Request
+from pregate.ask.capturing.schedule_cache import ScheduleCache
 from pregate.ask.choices import OBJECTIVES
 from pregate.ask.comparison import what_binds
-from pregate.ask.intervals import Interval, intervals
-from pregate.ask.own_policy_checks import is_own
-from pregate.ask.request import Request
-from pregate.ask.schedule_cache import ScheduleCache
 from pregate.ask.simulation import SimulationResult, interpret
+from pregate.ask.timing.intervals import Interval, intervals
 from pregate.card.designs import EngineDesign, Planned
 from pregate.card.job import RequestLoad
 from pregate.card.record import spread_of

@@ -10,7 +10,7 @@ from hwmodels.cost import price_figures
 from hwmodels.figures import MEMORY_FIGURES, figures_of
 from hwmodels.platform import Platform
 from offload.probes import find_probes
-from pregate.ask.capture import Captured
+from pregate.ask.capturing.capture import Captured
 from pregate.card.flags import benchmark_of
 from pregate.card.judged import Judged
 from simulator.explain.critical_path import walk

@@ -11,8 +11,8 @@ from offload.metrics import decode_steps
 from offload.own_policies import is_own_name
 from offload.policies import PRESETS, policy_named
 from offload.slots.memory import CapacityExceeded
+from pregate.ask.capturing.schedule_cache import ScheduleCache, schedules_in
 from pregate.ask.choices import OBJECTIVES
-from pregate.ask.schedule_cache import ScheduleCache, schedules_in
 from pregate.card.card import Card
 from pregate.card.choice import Ranking, choose, standing
 from pregate.card.designs import all_planned, plan_design, stacks_for
@@ -25,8 +25,8 @@ from pregate.card.turning_points import turning_points
 from pregate.named import load_hardware, load_model
 from traces.errors import InvalidInput, unknown_name
 from traces.model.architecture import ModelArchitecture
-from traces.popularity import PopularityProfile
 from traces.routing import RoutingTrace
+from traces.statistics.popularity import PopularityProfile
 
 __all__ = ["plan", "rank_designs"]
 

@@ -13,9 +13,9 @@ from offload.metrics import decode_steps
 from offload.ops import OpKind
 from offload.policies import policy_named
 from offload.schedule import Schedule
-from pregate.ask.capture import capture_request
-from pregate.ask.machine_memory import MachineMemory, memory_of
-from pregate.ask.request import request
+from pregate.ask.capturing.capture import capture_request
+from pregate.ask.capturing.machine_memory import MachineMemory, memory_of
+from pregate.ask.capturing.request import request
 from pregate.card.job import Workpiece
 from pregate.card.judged import objective_of
 from traces.model.architecture import ModelArchitecture

@@ -13,8 +13,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from hwmodels.machine_files import component_names, load_component
-from hwmodels.spec import Host
+from hwmodels.specs.machine_files import component_names, load_component
+from hwmodels.specs.spec import Host
 from pregate.card.found_gpu import Gpu, find_gpu, link_of, nearest_accelerator, words_of
 
 __all__ = ["DEFAULT_HARDWARE", "Found", "find_machine"]

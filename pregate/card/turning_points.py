@@ -16,8 +16,8 @@ from hwmodels.figures import Figures, figures_of
 from hwmodels.quantity import ReadOnly
 from offload.policies import policy_named
 from offload.slots.memory import CapacityExceeded
-from pregate.ask.intervals import measured, prepared
-from pregate.ask.request import request
+from pregate.ask.capturing.request import request
+from pregate.ask.timing.intervals import measured, prepared
 from pregate.card.choice import Ranking, weakest
 from pregate.card.designs import ENGINES, EngineDesign, Planned, plan_design
 from pregate.card.job import Workpiece

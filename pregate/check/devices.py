@@ -17,10 +17,10 @@ from offload.execution import EXECUTIONS
 from offload.ops import KINDS
 from offload.policy import Cache, Policy
 from offload.slots.memory import CapacityExceeded
-from pregate.ask.capture import Captured, capture_request
-from pregate.ask.machine_memory import MachineMemory
-from pregate.ask.request import Request, request
-from pregate.ask.tier_names import tier_named
+from pregate.ask.capturing.capture import Captured, capture_request
+from pregate.ask.capturing.machine_memory import MachineMemory
+from pregate.ask.capturing.request import Request, request
+from pregate.ask.capturing.tier_names import tier_named
 from pregate.extras import BACKENDS, backend_named
 from runtime.pacing import Link
 from traces.errors import InvalidFile, InvalidInput, unknown_name
@@ -161,7 +161,7 @@ def capture_on(
     """Write the schedule of `policy` that `device` executes: its pools fit, and its experts have a place to wait.
 
     Raises `InvalidInput` for a model in a format that the runtime does not compute in, or experts on storage without a
-    folder for them, `CapacityExceeded` when a memory is too small, and as `pregate.ask.request.request`.
+    folder for them, `CapacityExceeded` when a memory is too small, and as `pregate.ask.capturing.request.request`.
     """
     device = resolve(device)
     asked, passes = request_on(device, model, trace, policy, cache=cache, expert_tier=expert_tier)

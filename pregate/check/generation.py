@@ -17,19 +17,19 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hwmodels.overrides import with_overrides
 from hwmodels.platform import Platform, load_platform
+from hwmodels.specs.overrides import with_overrides
 from offload.ops import Lane, OpKind
 from offload.policies import policy_named
 from offload.policy import Policy
 from offload.timeline import Timeline
-from pregate.ask.capture import Captured, capture_request
-from pregate.ask.captured_metrics import metrics_of
-from pregate.ask.request import Request
+from pregate.ask.capturing.capture import Captured, capture_request
+from pregate.ask.capturing.request import Request
+from pregate.ask.capturing.starting_cache import resident_set
+from pregate.ask.capturing.tier_names import tier_named
 from pregate.ask.shown import html_rows
 from pregate.ask.simulation import to_dataframe
-from pregate.ask.starting_cache import resident_set
-from pregate.ask.tier_names import tier_named
+from pregate.ask.timing.captured_metrics import metrics_of
 from pregate.check.devices import Device, make_backend, request_on, resolve
 from pregate.check.issued import predicted_live
 from pregate.check.running import initial_slots

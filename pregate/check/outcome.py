@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 from statistics import median
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from hwmodels.fits.trust import Trust
 from hwmodels.quantity import ReadOnly
-from hwmodels.trust import Trust
 from offload.timeline import Timeline
 from traces.errors import InvalidInput
 

@@ -13,19 +13,19 @@ from numpy.typing import NDArray
 
 from hwmodels.compute_formats import computes_in
 from hwmodels.cost import price
-from hwmodels.coverage import unfitted_device
-from hwmodels.overrides import with_overrides
+from hwmodels.fits.coverage import unfitted_device
 from hwmodels.platform import Platform
 from hwmodels.quantity import ReadOnly
+from hwmodels.specs.overrides import with_overrides
 from offload import metrics
 from offload.ops import Lane, OpKind
 from offload.schedule import Schedule
 from offload.timeline import Timeline
-from pregate.ask.capture import Captured, capture, capture_request
-from pregate.ask.intervals import full_intervals
-from pregate.ask.machine_memory import MachineMemory, memory_of
-from pregate.ask.request import request
+from pregate.ask.capturing.capture import Captured, capture, capture_request
+from pregate.ask.capturing.machine_memory import MachineMemory, memory_of
+from pregate.ask.capturing.request import request
 from pregate.ask.simulation import interpret
+from pregate.ask.timing.intervals import full_intervals
 from pregate.check.cases import CaseGroup
 from pregate.check.outcome import COMPARED_METRICS, Case, CasePrediction, OpTime
 from simulator.explain.bounds import lower_bounds

@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 from hwmodels.quantity import ReadOnly
 from offload.ops import Lane, OpKind
 from offload.timeline import Timeline
-from pregate.ask.capture import Captured
-from pregate.ask.captured_metrics import metrics_of
+from pregate.ask.capturing.capture import Captured
+from pregate.ask.timing.captured_metrics import metrics_of
 from pregate.check.cases import CaseGroup
 from pregate.check.outcome import Measurement, OpTime
 from pregate.check.predictions import PreparedCase, op_times

@@ -18,12 +18,12 @@ from offload.ops import Lane
 from offload.policy import Cache, Policy
 from offload.prefetches import Prefetches
 from offload.timeline import Timeline
-from pregate.ask.capture import Captured
-from pregate.ask.captured_metrics import metrics_of, prefetches_of
-from pregate.ask.request import Request
+from pregate.ask.capturing.capture import Captured
+from pregate.ask.capturing.request import Request
+from pregate.ask.capturing.starting_cache import resident_set
 from pregate.ask.shown import fields_of
 from pregate.ask.simulation import to_dataframe
-from pregate.ask.starting_cache import resident_set
+from pregate.ask.timing.captured_metrics import metrics_of, prefetches_of
 from pregate.check.devices import Device, capture_on, make_backend, memory_of_device, resolve
 from traces.errors import InvalidInput
 from traces.model.architecture import ModelArchitecture

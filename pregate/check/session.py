@@ -11,9 +11,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from hwmodels.calibrate.measurements import workload_digest
+from hwmodels.fits.trust import Trust, recorded_trust
 from hwmodels.platform import Platform
 from hwmodels.quantity import ReadOnly
-from hwmodels.trust import Trust, recorded_trust
 from pregate.check.cases import CaseGroup
 from pregate.check.devices import Device, require_storage
 from pregate.check.group_runs import GroupErrors, PredictedGroup, TimeBudget, run_groups

@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from statistics import median, stdev
 
-from hwmodels.trust import Trust, least_trusted, trust_of
+from hwmodels.fits.trust import Trust, least_trusted, trust_of
 from pregate.check.outcome import Measurement, Validation
 
 __all__ = ["trust_in"]

@@ -8,7 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hwmodels.sets import parse_sets
+from hwmodels.specs.sets import parse_sets
 from traces.errors import InvalidInput, unknown_name
 from traces.model.files.weights_files import is_folder, is_weights
 from traces.model.formats_by_part import parse_formats
@@ -55,7 +55,7 @@ def build_machine(hardware: str, stack: str | None, hbm: str | None, sets: list[
 
 def check_storage(tier: str, storage: Path | None) -> None:
     """Raise `InvalidInput` for a folder of experts that do not wait there."""
-    from pregate.ask.tier_names import tier_named
+    from pregate.ask.capturing.tier_names import tier_named
 
     if not tier_named(tier).on_disk and storage is not None:
         raise InvalidInput("--storage is for experts that wait there: add --tier ssd, or leave it out")

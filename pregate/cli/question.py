@@ -128,7 +128,7 @@ class Question:
         if not self.fills_memory:
             return trace
         from pregate.ask.largest_batch import fewest_sequences, largest_batch
-        from traces.rebatching import rebatch
+        from traces.transforms.rebatching import rebatch
 
         if self.trace is not None:
             return rebatch(trace, largest_batch(model, machine, policy, trace, cache=cache, expert_tier=self.tier))

@@ -141,7 +141,7 @@ def _picture(option: str, path: Path) -> None:
 
 
 def _sets(option: str, texts: Sequence[str]) -> None:
-    from hwmodels.sets import parse_sets
+    from hwmodels.specs.sets import parse_sets
 
     parse_sets(list(texts))
 
@@ -165,7 +165,7 @@ def _placement(option: str, text: str) -> None:
 
 
 def _tier(option: str, text: str) -> None:
-    from pregate.ask.tier_names import tier_named
+    from pregate.ask.capturing.tier_names import tier_named
 
     tier_named(text)
 

@@ -9,7 +9,7 @@ from hwmodels.calibrate.calibration import counts
 from hwmodels.calibrate.measurements import Measurements, Sample
 from hwmodels.cost import parts_of
 from hwmodels.figures import figures_of
-from hwmodels.fit import Fit
+from hwmodels.fits.fit import Fit
 from hwmodels.platform import platform_of
 from offload.ops import KERNEL_KINDS, OpKind, Work
 from pregate.draw.palette import PALETTE

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pregate.ask.cache_hits import CacheHits
+from pregate.ask.replays.cache_hits import CacheHits
 from pregate.draw.palette import styles_of
 from pregate.draw.style import bare, picture
 

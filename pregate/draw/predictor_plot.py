@@ -10,7 +10,7 @@ from pregate.draw.style import bare, picture
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from pregate.ask.predictors import PredictorCurves
+    from pregate.ask.replays.predictors import PredictorCurves
 
 __all__ = ["predictor_curves"]
 

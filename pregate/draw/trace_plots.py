@@ -12,7 +12,7 @@ from pregate.draw.palette import PALETTE, styles_of
 from pregate.draw.style import SOFT, bare, picture
 from traces.errors import InvalidInput
 from traces.routing import RoutingTrace
-from traces.statistics import TraceStatistics, expert_counts
+from traces.statistics.locality import TraceStatistics, expert_counts
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

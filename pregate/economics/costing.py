@@ -16,9 +16,9 @@ from offload.policies import policy_named
 from offload.policy import Policy
 from offload.slots.memory import CapacityExceeded
 from pregate.api import synthesize
+from pregate.ask.capturing.request import request as plan_request
 from pregate.ask.choices import BASES
 from pregate.ask.ranking import are_ranked, standing_of, told_apart
-from pregate.ask.request import request as plan_request
 from pregate.ask.shown import html_rows
 from pregate.ask.simulation import to_dataframe
 from pregate.economics.assumptions import Assumption, Assumptions, load_assumptions

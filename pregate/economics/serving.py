@@ -10,7 +10,7 @@ from hwmodels.platform import Platform
 from offload.ops import Lane
 from offload.policy import Policy
 from offload.slots.memory import CapacityExceeded
-from pregate.ask.capture import capture_request
+from pregate.ask.capturing.capture import capture_request
 from pregate.ask.simulation import SimulationResult, interpret
 from pregate.card.designs import granted
 from pregate.card.job import RequestLoad, workpiece

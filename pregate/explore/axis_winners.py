@@ -18,10 +18,10 @@ from hwmodels.figures import figures_of
 from offload.decode import about_ops, small_ops
 from offload.probes import Probes
 from offload.slots.memory import CapacityExceeded
-from pregate.ask.capture import Captured, capture_request
-from pregate.ask.intervals import compiled, measured, prepared
+from pregate.ask.capturing.capture import Captured, capture_request
+from pregate.ask.capturing.request import Request
 from pregate.ask.ranking import are_ranked, standing_of, told_apart
-from pregate.ask.request import Request
+from pregate.ask.timing.intervals import compiled, measured, prepared
 from pregate.explore.sweeps.axes import Axis
 from pregate.explore.sweeps.planning import Planner, Subject
 from pregate.explore.sweeps.points import Points, grid_points

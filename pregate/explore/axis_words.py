@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from hwmodels.machine_fields import ALIASES
 from hwmodels.quantity import ReadOnly
+from hwmodels.specs.machine_fields import ALIASES
 from pregate.explore.sweeps.axes import axis_unit
 
 __all__ = ["axis_label", "axis_value", "axis_words", "scale_of"]

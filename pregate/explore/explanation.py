@@ -10,16 +10,16 @@ import numpy as np
 
 from hwmodels.cost import price_figures
 from hwmodels.figures import MEMORY_FIGURES, Figures, figures_of
-from hwmodels.machine_fields import FIELDS
 from hwmodels.platform import Platform
 from hwmodels.quantity import ReadOnly
+from hwmodels.specs.machine_fields import FIELDS
 from hwmodels.stack import CONSTANTS
 from offload.policy import Cache, Policy
 from offload.probes import find_probes
-from pregate.ask.capture import Captured, capture
-from pregate.ask.intervals import measured, prepared
+from pregate.ask.capturing.capture import Captured, capture
 from pregate.ask.shown import html_rows
 from pregate.ask.simulation import SimulationResult, interpret, to_dataframe
+from pregate.ask.timing.intervals import measured, prepared
 from simulator.explain.attribution import partition
 from simulator.explain.critical_path import walk
 from simulator.explain.explained_metrics import METRICS

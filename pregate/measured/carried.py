@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from hwmodels.spread import SPREAD_KEYS
+from hwmodels.specs.spread import SPREAD_KEYS
 from pregate.measured.spreads import Residual
 
 __all__ = ["Carried", "carried"]

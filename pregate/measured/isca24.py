@@ -20,8 +20,8 @@ from offload.placing.footprint import Workload, measure_workload
 from offload.policy import Cache
 from offload.slots.memory import CapacityExceeded
 from pregate.api import synthesize
-from pregate.ask.capture import Captured, capture_request
-from pregate.ask.request import Request, check_trace, request
+from pregate.ask.capturing.capture import Captured, capture_request
+from pregate.ask.capturing.request import Request, check_trace, request
 from pregate.measured.isca24_routing import INPUT_TOKENS, OUTPUT_TOKENS, Activation, natural_routing
 from pregate.measured.isca24_rows import EVICTIONS, Row
 from simulator import recurrence

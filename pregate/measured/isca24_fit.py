@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hwmodels.fit import Fit, FittedConstant
+from hwmodels.fits.fit import Fit, FittedConstant
 from hwmodels.platform import load_platform
 from hwmodels.quantity import ReadOnly
 from pregate.measured.isca24 import Workbench

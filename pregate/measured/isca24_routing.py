@@ -17,7 +17,7 @@ from traces.errors import InvalidInput
 from traces.model.architecture import ModelArchitecture
 from traces.phase import Phase
 from traces.routing import RoutingTrace
-from traces.synthesis import Dials
+from traces.synthesis.dials import Dials
 from traces.typed import check_fields
 
 __all__ = ["INPUT_TOKENS", "OUTPUT_TOKENS", "Activation", "natural_routing"]

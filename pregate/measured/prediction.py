@@ -14,7 +14,7 @@ from hwmodels.compute_formats import computes_in
 from hwmodels.cost import parts_of, price
 from hwmodels.figures import Figures, figures_of
 from hwmodels.platform import Platform, load_platform
-from hwmodels.spread import SPREAD_KEYS
+from hwmodels.specs.spread import SPREAD_KEYS
 from offload import metrics
 from offload.decode import Decoded
 from offload.ops import Lane, OpKind, Work
@@ -24,12 +24,12 @@ from offload.probes import find_probes
 from offload.schedule import Schedule
 from offload.work import expert_copy_work
 from pregate.api import synthesize
-from pregate.ask.capture import Captured, capture_request
+from pregate.ask.capturing.capture import Captured, capture_request
+from pregate.ask.capturing.machine_memory import memory_of
+from pregate.ask.capturing.request import check_trace, request
 from pregate.ask.decode_middle import middle_tokens
 from pregate.ask.largest_batch import largest_batch
-from pregate.ask.machine_memory import memory_of
-from pregate.ask.policy_modes import modes_of
-from pregate.ask.request import check_trace, request
+from pregate.ask.timing.policy_modes import modes_of
 from pregate.measured.isca24 import Workbench
 from pregate.measured.isca24_rows import Row
 from pregate.measured.isca24_table import published_row

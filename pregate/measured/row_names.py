@@ -9,9 +9,9 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
-from hwmodels.machine_files import component_names, hardware_names, load_component
-from hwmodels.processors import processor_names
-from hwmodels.spec import Accelerator
+from hwmodels.specs.machine_files import component_names, hardware_names, load_component
+from hwmodels.specs.processors import processor_names
+from hwmodels.specs.spec import Accelerator
 from hwmodels.stack import stack_names
 from traces.errors import InvalidInput
 from traces.model.architecture import architecture_names

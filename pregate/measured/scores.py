@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from hwmodels.platform import load_platform
-from hwmodels.spread import shipped_spread
+from hwmodels.specs.spread import shipped_spread
 from offload.slots.memory import CapacityExceeded
 from pregate.ask.shown import html_rows
 from pregate.ask.simulation import to_dataframe

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from hwmodels.spread import SPREAD_KEYS, TAIL, ClaimedSpread
+from hwmodels.specs.spread import SPREAD_KEYS, TAIL, ClaimedSpread
 from pregate.measured.scores import TablePrediction
 from traces.errors import InvalidInput
 

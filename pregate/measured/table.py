@@ -16,11 +16,11 @@ from pathlib import Path
 from typing import Any
 
 from hwmodels.quantity import ReadOnly
-from hwmodels.sets import parse_sets
+from hwmodels.specs.sets import parse_sets
 from offload.placing.placement import placement_named
 from offload.policies import policy_named
 from offload.policy import Policy
-from pregate.ask.tier_names import tier_named
+from pregate.ask.capturing.tier_names import tier_named
 from pregate.measured.engine_flags import told_of_flags, without_flags
 from pregate.measured.isca24_rows import COLUMNS as PUBLISHED_COLUMNS
 from pregate.measured.row_names import with_our_names

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from pregate.monitoring.figures import WindowFigures
-from traces.drift import DriftTest, MeanShift
 from traces.errors import InvalidInput
+from traces.statistics.drift import DriftTest, MeanShift
 from traces.typed import check_fields
 
 __all__ = ["Alert", "Thresholds", "alerts_of"]

@@ -10,15 +10,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from traces.phase import Phase
-from traces.popularity import PopularityProfile
 from traces.routing import RoutingTrace
-from traces.statistics import (
+from traces.statistics.locality import (
     decode_layers,
     expert_counts,
     expert_reuse,
     layer_entropy_bits,
     lru_hit_rates,
 )
+from traces.statistics.popularity import PopularityProfile
 
 __all__ = ["PROXIES", "WindowFigures", "window_figures"]
 

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 from pregate.monitoring.alerts import Alert, Thresholds, alerts_of
 from pregate.monitoring.figures import PROXIES, WindowFigures, window_figures
-from traces.drift import DriftTest, MeanShift, drift_between, mean_shift
 from traces.errors import InvalidInput
-from traces.popularity import popularity_of
 from traces.routing import RoutingTrace
+from traces.statistics.drift import DriftTest, MeanShift, drift_between, mean_shift
+from traces.statistics.popularity import popularity_of
 from traces.typed import check_value
 
 if TYPE_CHECKING:

@@ -23,11 +23,11 @@ from offload.policy import Policy
 from offload.slots.memory import CapacityExceeded
 from pregate import __version__
 from pregate.api import synthesize
-from pregate.ask.capture import Captured, capture_request
-from pregate.ask.intervals import compiled, measured_at
-from pregate.ask.machine_memory import MachineMemory, memory_of
+from pregate.ask.capturing.capture import Captured, capture_request
+from pregate.ask.capturing.machine_memory import MachineMemory, memory_of
+from pregate.ask.capturing.request import Request, request
 from pregate.ask.ranking import are_ranked, standing_of, told_apart
-from pregate.ask.request import Request, request
+from pregate.ask.timing.intervals import compiled, measured_at
 from pregate.draw.palette import colours_of
 from pregate.draw.timelines import LANE_NAMES
 from pregate.page.arrays import ArrayBlock

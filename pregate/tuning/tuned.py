@@ -14,19 +14,19 @@ from hwmodels.platform import Platform
 from offload.decode import about_ops
 from offload.slots.memory import CapacityExceeded
 from pregate.ask.choices import OBJECTIVES
-from pregate.ask.intervals import Interval
 from pregate.ask.simulation import interpret
+from pregate.ask.timing.intervals import Interval
 from pregate.card.designs import plan_design
 from pregate.card.job import Workpiece, recorded_job
 from pregate.card.judged import NORMAL_95, Judged, judge
 from pregate.tuning.settings import CHUNKS_MIB, CPU_S_PER_OP, CPU_S_PER_SETTING, DEFAULT, designs_to_try
 from simulator.modes import Modes
-from traces.drift import DriftTest, drift_between
 from traces.errors import InvalidInput, unknown_name
 from traces.model.architecture import ModelArchitecture
 from traces.phase import Phase
-from traces.popularity import popularity_of
 from traces.routing import RoutingTrace
+from traces.statistics.drift import DriftTest, drift_between
+from traces.statistics.popularity import popularity_of
 
 __all__ = ["Gain", "Setting", "Tuned", "gain_of", "halves", "judged_setting", "tune"]
 

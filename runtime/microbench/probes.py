@@ -13,9 +13,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from traces.forced import forced_active_routing
 from traces.model.architecture import DTYPES, Attention, LayerStack, ModelArchitecture
 from traces.routing import RoutingTrace
+from traces.synthesis.forced import forced_active_routing
 
 __all__ = ["Probe", "probes"]
 

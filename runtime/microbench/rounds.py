@@ -14,7 +14,7 @@ import numpy as np
 
 from hwmodels.calibrate.measurements import Sample
 from hwmodels.calibrate.rounds import merged_rounds
-from hwmodels.trust import Trust, trust_of
+from hwmodels.fits.trust import Trust, trust_of
 from runtime.watch import Clock, LoadWatch, Seen, counting
 
 __all__ = ["Microbenchmark", "Round", "Session", "in_rounds"]

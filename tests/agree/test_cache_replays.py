@@ -15,7 +15,7 @@ from offload.caches.trace_events import trace_events
 from offload.fast.replay_slots_kernel import KINDS
 from offload.gate_output import gate_output
 from offload.policies import cache_named, eviction_names
-from pregate.ask.capture import capture
+from pregate.ask.capturing.capture import capture
 from tests.small_models import MODELS, routing
 from traces.errors import InvalidInput
 from traces.phase import Phase

@@ -20,8 +20,8 @@ from offload.slots.memory import CapacityExceeded
 from tests.small_models import MODELS, TRIED, decoder_only, routing
 from traces.model.architecture import ModelArchitecture
 from traces.phase import Phase
-from traces.rebatching import rebatch
 from traces.routing import RoutingTrace
+from traces.transforms.rebatching import rebatch
 
 POLICIES = [
     *(name for name in PRESETS if is_compilable(policy_named(name), EXECUTIONS["streams"], None) and name != "oracle"),

@@ -21,7 +21,7 @@ from offload.policies import eviction_named
 from offload.recorder import Recorder
 from offload.schedule import Schedule
 from pregate.api import load_trace
-from pregate.ask.demands import demands
+from pregate.ask.capturing.demands import demands
 from pregate.named import load_model
 from simulator import event, recurrence
 from simulator.definition import des

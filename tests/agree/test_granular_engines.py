@@ -15,11 +15,11 @@ from offload.execution import EXECUTIONS
 from offload.ops import OpKind
 from offload.schedule import Schedule, ScheduleDigest
 from offload.slots.memory import CapacityExceeded
-from pregate.ask.capture import Captured, capture_request
-from pregate.ask.evaluation import evaluate
-from pregate.ask.machine_memory import MachineMemory
-from pregate.ask.request import request
-from pregate.ask.starting_cache import resident_set
+from pregate.ask.capturing.capture import Captured, capture_request
+from pregate.ask.capturing.machine_memory import MachineMemory
+from pregate.ask.capturing.request import request
+from pregate.ask.capturing.starting_cache import resident_set
+from pregate.ask.timing.evaluation import evaluate
 from simulator import event, recurrence
 from simulator.definition import des
 from simulator.modes import Modes

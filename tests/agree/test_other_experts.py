@@ -12,7 +12,7 @@ torch = pytest.importorskip("torch", reason="the runtime needs PyTorch (the extr
 
 from offload.policies import policy_named  # noqa: E402
 from offload.policy import BlockView, MissAction, Policy  # noqa: E402
-from pregate.ask.capture import capture_request  # noqa: E402
+from pregate.ask.capturing.capture import capture_request  # noqa: E402
 from runtime.pregated.offloaded import GivenGuesses, OffloadedRun  # noqa: E402
 from runtime.pregated.transformer import ExpertLayer, GateChoice, MoeTransformer  # noqa: E402
 from tests.agree.test_own_gates import PROMPTS, Generated  # noqa: E402

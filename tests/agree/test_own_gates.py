@@ -18,10 +18,10 @@ from traces.model.architecture import ModelArchitecture
 torch = pytest.importorskip("torch", reason="the runtime needs PyTorch (the extra 'runtime')")
 
 from offload.execution import EXECUTIONS  # noqa: E402
-from pregate.ask.capture import capture_request  # noqa: E402
-from pregate.ask.machine_memory import MachineMemory  # noqa: E402
-from pregate.ask.request import Request, request  # noqa: E402
-from pregate.ask.starting_cache import resident_set  # noqa: E402
+from pregate.ask.capturing.capture import capture_request  # noqa: E402
+from pregate.ask.capturing.machine_memory import MachineMemory  # noqa: E402
+from pregate.ask.capturing.request import Request, request  # noqa: E402
+from pregate.ask.capturing.starting_cache import resident_set  # noqa: E402
 from pregate.check.running import initial_slots  # noqa: E402
 from runtime.backend import Backend  # noqa: E402
 from runtime.cpu import CpuBackend  # noqa: E402

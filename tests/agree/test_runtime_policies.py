@@ -14,9 +14,9 @@ from offload.execution import EXECUTIONS
 from offload.ops import Lane, OpKind
 from offload.policies import policy_named
 from offload.schedule import COLUMNS, Schedule
-from pregate.ask.capture import Captured, capture_request
-from pregate.ask.request import request
-from pregate.ask.starting_cache import resident_set
+from pregate.ask.capturing.capture import Captured, capture_request
+from pregate.ask.capturing.request import request
+from pregate.ask.capturing.starting_cache import resident_set
 from tests.small_models import MODELS, routing
 from traces.errors import InvalidInput, PregateError
 from traces.model.architecture import ModelArchitecture

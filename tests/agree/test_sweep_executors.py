@@ -16,8 +16,8 @@ import pytest
 import xarray as xr
 
 from pregate.api import synthesize
-from pregate.ask.request import request
-from pregate.ask.schedule_cache import ScheduleCache
+from pregate.ask.capturing.request import request
+from pregate.ask.capturing.schedule_cache import ScheduleCache
 from pregate.cli import main as cli
 from pregate.explore.sweeps import work
 from pregate.explore.sweeps.axes import LatinHypercube

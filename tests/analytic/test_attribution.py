@@ -23,8 +23,8 @@ from offload.policies import policy_named
 from offload.probes import find_probes
 from offload.recorder import Recorder
 from offload.schedule import Schedule
-from pregate.ask.capture import capture, capture_request
-from pregate.ask.request import request
+from pregate.ask.capturing.capture import capture, capture_request
+from pregate.ask.capturing.request import request
 from simulator import recurrence
 from simulator.explain.attribution import CLASSES, Path, critical_path, partition
 from simulator.explain.critical_path import gradient, slot_edges, walk

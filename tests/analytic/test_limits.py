@@ -18,9 +18,9 @@ from offload.timeline import Timeline
 from simulator.definition import des
 from simulator.explain.bounds import lower_bounds
 from tests.small_models import decoder_only, encoder_decoder, routing
-from traces.forced import forced_active_routing
 from traces.model.architecture import ModelArchitecture
 from traces.routing import RoutingTrace
+from traces.synthesis.forced import forced_active_routing
 
 FREE = {"stack.launch_s": 1e-30, "stack.sync_s": 1e-30, "stack.step_s": 1e-30, "stack.copy_issue_s": 1e-30}
 """A host that costs nothing: what is left is compute and copies."""

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from hwmodels.fit_files import load_fit
+from hwmodels.fits.fit_files import load_fit
 from pregate.measured.isca24_fit import FIT_ROWS, is_fitted
 from pregate.measured.isca24_rows import COLUMNS, read_rows
 from pregate.measured.reproduction import PUBLISHED_ROWS, Reproduction, reproduce

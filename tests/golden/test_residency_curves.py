@@ -12,12 +12,12 @@ import pytest
 from offload.caches.replay import replay_residency, residency_curve
 from offload.caches.residency import ResidentSet
 from pregate.api import load_trace
-from pregate.ask.cache_hits import cache_hits
+from pregate.ask.replays.cache_hits import cache_hits
 from traces.importers import import_trace
 from traces.importers.route_trace_v1 import read_residency
 from traces.phase import Phase
 from traces.routing import RoutingTrace
-from traces.statistics import lru_hit_rates
+from traces.statistics.locality import lru_hit_rates
 
 SHARED = Path(__file__).resolve().parents[3] / "shared" / "traces"
 PHONE = SHARED / "bigmoeonedge"

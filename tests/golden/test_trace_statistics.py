@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 
 from pregate.api import load_trace
-from traces.fitting import fit_dials
 from traces.importers import import_trace
 from traces.routing import RoutingTrace
-from traces.statistics import expert_reuse, lru_hit_rates, trace_statistics
+from traces.statistics.locality import expert_reuse, lru_hit_rates, trace_statistics
+from traces.synthesis.fitting import fit_dials
 
 SHARED = Path(__file__).resolve().parents[3] / "shared" / "traces" / "gptoss20b"
 FIGURES = Path(__file__).parent / "recorded"

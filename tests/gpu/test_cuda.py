@@ -15,9 +15,9 @@ from offload.ops import Lane, OpKind
 from offload.policies import policy_named
 from offload.schedule import COLUMNS, Schedule
 from offload.slots.memory import CapacityExceeded
-from pregate.ask.capture import capture_request
-from pregate.ask.request import request
-from pregate.ask.starting_cache import resident_set
+from pregate.ask.capturing.capture import capture_request
+from pregate.ask.capturing.request import request
+from pregate.ask.capturing.starting_cache import resident_set
 from tests.small_models import MODELS, routing
 from traces.model.architecture import ModelArchitecture
 from traces.phase import Phase

@@ -13,7 +13,7 @@ import yaml
 
 from hwmodels.calibrate.calibration import calibrate
 from hwmodels.calibrate.measurements import load_measurements
-from hwmodels.fit_files import fit_names, load_fit
+from hwmodels.fits.fit_files import fit_names, load_fit
 from tests import small_fits
 from tests.command_line import Run
 from traces.errors import InvalidInput

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pregate.ask.request import request
-from pregate.ask.schedule_cache import ScheduleCache, lasting_key
+from pregate.ask.capturing.request import request
+from pregate.ask.capturing.schedule_cache import ScheduleCache, lasting_key
 from pregate.explore.sweeps.sweep import sweep
 from pregate.named import load_hardware
 from tests.small_models import MODELS, routing

@@ -11,8 +11,8 @@ import math
 import pytest
 
 from hwmodels.calibrate.calibration import calibrate
+from hwmodels.fits.trust import LEVELS
 from hwmodels.platform import platform_of
-from hwmodels.trust import LEVELS
 
 torch = pytest.importorskip("torch", reason="the runtime needs PyTorch (the extra 'runtime')")
 

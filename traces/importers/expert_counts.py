@@ -31,8 +31,8 @@ from traces.importers.lines import json_document, regular_file, text_lines, whol
 from traces.importers.recording import ModelShape, refused
 from traces.importers.sniffing import recognise_popularity
 from traces.importers.torch_archive import read_torch_archive
-from traces.popularity import PopularityProfile
 from traces.routing import MAX_EXPERTS, Provenance
+from traces.statistics.popularity import PopularityProfile
 
 __all__ = ["import_popularity"]
 

@@ -2,7 +2,7 @@
 
 Arrays: experts uint8 (T, n_layers, k) in rank order; probs float (T, n_layers, k), softmax over the chosen
 k; position int32 (T,) absolute; seq_start int64 (S+1,); token_id int32 (T,), opaque and not used. Decode
-tokens only. Sequences run one after another, one token a step; `traces.rebatching.rebatch` runs them side by
+tokens only. Sequences run one after another, one token a step; `traces.transforms.rebatching.rebatch` runs them side by
 side. The number of experts comes from `<name>.meta.json` beside the file, or else from the published
 configurations of the two gpt-oss models by their number of layers.
 """

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from traces.synthesis import Dials
+from traces.synthesis.dials import Dials
 
 __all__ = ["MODEL_OF", "PATH", "SHARES", "RecordedDials", "recorded_dials", "recorded_hit_rates"]
 

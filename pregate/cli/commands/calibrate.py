@@ -9,7 +9,7 @@ import typer
 
 from hwmodels.calibrate.host_memory import memory_figures
 from hwmodels.calibrate.measurements import load_measurements
-from hwmodels.fit import Fit
+from hwmodels.fits.fit import Fit
 from pregate.cli.output_paths import require_folder, require_picture
 from pregate.draw import render
 from traces.errors import InvalidInput

@@ -8,10 +8,10 @@ from typing import Annotated, Any
 
 import typer
 
-from hwmodels.machine_files import component_names, hardware_names, load_component, machine_document, usual_parts
-from hwmodels.processors import processor_names
 from hwmodels.shipped import FITS_DIR, STACKS_DIR, shipped
-from hwmodels.spec import LinkSpec
+from hwmodels.specs.machine_files import component_names, hardware_names, load_component, machine_document, usual_parts
+from hwmodels.specs.processors import processor_names
+from hwmodels.specs.spec import LinkSpec
 from pregate.cli import options
 from pregate.cli.commands import PLAIN, Command
 from pregate.draw import render

@@ -104,7 +104,7 @@ def _subject(
 
 def _require_free(question: Question, axis: str) -> None:
     """Raise `InvalidInput` for a number that varies and is given too."""
-    from hwmodels.machine_fields import ALIASES
+    from hwmodels.specs.machine_fields import ALIASES
     from pregate.explore.sweeps.axes import find_axis
 
     counts = {"batch": question.batch, "n_active": question.active, "top_k": question.top_k}

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from hwmodels.machine_files import hardware_names
+from hwmodels.specs.machine_files import hardware_names
 from pregate.cli import options
 from pregate.cli.arguments import is_typed
 from pregate.cli.built import build_cache, build_model, listed

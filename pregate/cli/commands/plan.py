@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from hwmodels.sets import parse_sets
+from hwmodels.specs.sets import parse_sets
 from pregate.cli import options
 from pregate.cli.built import build_model, distinct
 from pregate.cli.output_paths import require_ledger

@@ -18,7 +18,7 @@ from traces.whole_file import refuse_overwriting
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from pregate.ask.predictors import PredictorCurves
+    from pregate.ask.replays.predictors import PredictorCurves
 
 
 def predictors(
@@ -55,8 +55,8 @@ def predictors(
     names = None if predictors is None else distinct(predictors, "--predictors")
     ahead, beyond = _numbers(lookahead, "--lookahead"), _numbers(more, "--more")
     from pregate.api import load_trace
-    from pregate.ask.predictors import learning_part
-    from pregate.ask.predictors import predictors as judge
+    from pregate.ask.replays.predictors import learning_part
+    from pregate.ask.replays.predictors import predictors as judge
     from traces.storage import save_trace
 
     recorded = load_trace(trace)

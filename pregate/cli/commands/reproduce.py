@@ -89,7 +89,7 @@ def _table(
     spreads: Path | None = None,
 ) -> int:
     """A table in the project's own language; the status: 1 where no row was scored."""
-    from hwmodels.sets import parse_sets
+    from hwmodels.specs.sets import parse_sets
     from pregate.measured.table import RESIDENT_TABLE, read_field, read_table
 
     _check_given(hardware, sets, fit, spreads, format)

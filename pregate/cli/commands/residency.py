@@ -18,8 +18,8 @@ from traces.errors import InvalidInput
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from pregate.ask.cache_hits import CacheHits
-    from pregate.ask.replay import Residency
+    from pregate.ask.replays.cache_hits import CacheHits
+    from pregate.ask.replays.replay import Residency
 
 
 def residency(
@@ -73,7 +73,7 @@ def residency(
         from pregate.api import load_trace
 
         recorded = load_trace(trace)
-        from pregate.ask.replay import residency as run_residency
+        from pregate.ask.replays.replay import residency as run_residency
 
         with spinner("replaying"):
             found = run_residency(recorded, chosen, sizes, expert_bytes=expert_bytes, seed=seed)
@@ -86,7 +86,7 @@ def residency(
         from pregate.api import load_trace
 
         recorded = load_trace(trace)
-        from pregate.ask.cache_hits import CACHES, CAPACITIES, cache_hits
+        from pregate.ask.replays.cache_hits import CACHES, CAPACITIES, cache_hits
 
         named, capacities = asked or CACHES, sizes_asked or CAPACITIES
         with spinner("replaying"):

@@ -74,7 +74,7 @@ def sweep(
     if not yes:
         require_consent_along(arguments["model"], arguments["trace"], arguments["axes"])
     from offload.policies import policy_named
-    from pregate.ask.schedule_cache import is_lasting
+    from pregate.ask.capturing.schedule_cache import is_lasting
     from pregate.explore.sweeps.checkpoint import Checkpoint
     from pregate.explore.sweeps.summary import apart, summarise
     from pregate.explore.sweeps.sweep import sweep as run_sweep

@@ -23,7 +23,7 @@ from traces.whole_file import refuse_overwriting
 
 if TYPE_CHECKING:
     from traces.model.architecture import ModelArchitecture
-    from traces.synthesis import Dials
+    from traces.synthesis.dials import Dials
 
 app = typer.Typer(help="Import, synthesise, fit and describe routing traces.", no_args_is_help=True, **PLAIN)
 
@@ -62,8 +62,8 @@ def import_(
     refuse_overwriting(output, file)
     require_trace_file(output)
     from pregate import api
-    from traces.rebatching import rebatch
     from traces.storage import save_trace
+    from traces.transforms.rebatching import rebatch
 
     trace = api.import_trace(file, format, model=_model(model))
     if sequences is not None:
@@ -185,7 +185,7 @@ def fit(
     import numpy as np
 
     from pregate import api
-    from traces.fitting import fit_dials
+    from traces.synthesis.fitting import fit_dials
 
     with spinner("fitting"):
         fitted = fit_dials(api.load_trace(trace), np.random.default_rng(seed), every_expert=every_expert)
@@ -216,7 +216,7 @@ def stats(trace: TraceArgument, format: options.OutputFormat = options.Format.ta
     Example: pregate trace stats trace.safetensors --format json
     """
     from pregate import api
-    from traces.statistics import trace_statistics
+    from traces.statistics.locality import trace_statistics
 
     with spinner("counting"):
         document = trace_statistics(api.load_trace(trace)).to_dict()

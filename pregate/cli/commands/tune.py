@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from hwmodels.sets import parse_sets
+from hwmodels.specs.sets import parse_sets
 from pregate.cli import options
 from pregate.cli.built import build_machine, build_model, distinct
 from pregate.cli.output_paths import require_folder, say_written
@@ -18,7 +18,7 @@ from traces.whole_file import refuse_overwriting
 
 if TYPE_CHECKING:
     from pregate.tuning.tuned import Tuned
-    from traces.drift import DriftTest
+    from traces.statistics.drift import DriftTest
 
 _SHOWN = 8
 SIGNIFICANT = 0.05

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from hwmodels.platform import Platform
 from offload.policy import Cache, Policy
-from pregate.ask.schedule_cache import ScheduleCache
+from pregate.ask.capturing.schedule_cache import ScheduleCache
 from pregate.explore.optima.candidates import Candidates, evaluated, joined, plan_candidates
 from pregate.explore.optima.goals import Goals, read_goals
 from pregate.explore.optima.optimum import Optimum

@@ -15,11 +15,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hwmodels.figures import MEMORY_FIGURES, check_axis, figure_keys
-from hwmodels.machine_fields import ALIASES, FIELDS
 from hwmodels.quantity import DIMENSIONS, parse_override
+from hwmodels.specs.machine_fields import ALIASES, FIELDS
 from hwmodels.stack import CONSTANTS
 from offload.speculation import MAX_GAMMA
-from pregate.ask.tier_names import tier_named
+from pregate.ask.capturing.tier_names import tier_named
 from traces.errors import InvalidInput, unknown_name
 from traces.model.dtypes import find_dtype
 from traces.model.files.llama_mixes import is_mix

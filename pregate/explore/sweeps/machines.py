@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hwmodels.machine_fields import FIELDS
-from hwmodels.machine_files import hardware_names, load_machine
 from hwmodels.platform import Platform, load_platform
+from hwmodels.specs.machine_fields import FIELDS
+from hwmodels.specs.machine_files import hardware_names, load_machine
 from pregate.explore.sweeps.axes import MACHINE
 from traces.errors import InvalidInput
 from traces.typed import check_fields

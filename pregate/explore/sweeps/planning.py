@@ -15,15 +15,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hwmodels.figures import MEMORY_FIGURES, figure_keys
-from hwmodels.overrides import with_overrides
 from hwmodels.platform import Platform
 from hwmodels.quantity import ReadOnly
+from hwmodels.specs.overrides import with_overrides
 from offload.placing.footprint import Workload, measure_workload
 from offload.policy import Cache, Policy
 from offload.slots.memory import CapacityExceeded
+from pregate.ask.capturing.request import Request, check_trace, request
+from pregate.ask.capturing.tier_names import check_resizable, resized
 from pregate.ask.largest_batch import fewest_sequences, largest_batch
-from pregate.ask.request import Request, check_trace, request
-from pregate.ask.tier_names import check_resizable, resized
 from pregate.explore.sweeps.axes import MACHINE, MODEL, POLICY, TIER_SIZE, WORKLOAD, Axis
 from pregate.explore.sweeps.designs import Design, read_designs
 from pregate.explore.sweeps.machines import MachineRecipe, platform_at

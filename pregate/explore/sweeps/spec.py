@@ -18,7 +18,7 @@ from simulator.modes import FIFO, Modes
 from traces.documents import Section, read_yaml
 from traces.errors import InvalidFile, InvalidInput, unknown_name
 from traces.recorded import recorded_path
-from traces.synthesis import Dials
+from traces.synthesis.dials import Dials
 
 __all__ = ["read_sweep"]
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from hwmodels.platform import Platform
 from offload.policy import Cache, Policy
-from pregate.ask.schedule_cache import ScheduleCache, schedules_in
+from pregate.ask.capturing.schedule_cache import ScheduleCache, schedules_in
 from pregate.explore.sweeps.axes import LatinHypercube, read_axes
 from pregate.explore.sweeps.checkpoint import Checkpoint
 from pregate.explore.sweeps.dataset import build_dataset

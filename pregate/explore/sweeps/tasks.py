@@ -25,10 +25,10 @@ from hwmodels.platform import Platform
 from offload.decode import small_ops
 from offload.schedule import COLUMNS
 from offload.slots.memory import CapacityExceeded
-from pregate.ask.capture import Captured, capture_request
-from pregate.ask.evaluation import evaluate, made_ready
-from pregate.ask.request import Request
-from pregate.ask.schedule_cache import ScheduleCache, source_digest
+from pregate.ask.capturing.capture import Captured, capture_request
+from pregate.ask.capturing.request import Request
+from pregate.ask.capturing.schedule_cache import ScheduleCache, source_digest
+from pregate.ask.timing.evaluation import evaluate, made_ready
 from pregate.explore.sweeps.planning import Hole
 from simulator.batched.batch import Compiled
 from simulator.modes import Modes

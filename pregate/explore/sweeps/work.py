@@ -13,7 +13,7 @@ from uuid import uuid4
 import numpy as np
 from numpy.typing import NDArray
 
-from pregate.ask.schedule_cache import ScheduleCache, lasting_key
+from pregate.ask.capturing.schedule_cache import ScheduleCache, lasting_key
 from pregate.explore.sweeps.layout import Layout, lay_out, scatter
 from pregate.explore.sweeps.planning import PlanGroup, SweepPlan
 from pregate.explore.sweeps.points import Points

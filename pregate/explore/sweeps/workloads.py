@@ -11,10 +11,10 @@ from pregate.api import load_trace, synthesize
 from pregate.explore.sweeps.axes import FORMATS, Axis
 from traces.errors import InvalidInput
 from traces.model.architecture import ModelArchitecture
-from traces.popularity import PopularityProfile
-from traces.rebatching import rebatch
 from traces.routing import RoutingTrace
-from traces.synthesis import Dials
+from traces.statistics.popularity import PopularityProfile
+from traces.synthesis.dials import Dials
+from traces.transforms.rebatching import rebatch
 from traces.typed import check_fields
 
 __all__ = ["TraceRecipe", "check_workload_axes", "fills_memory", "model_at", "trace_at"]

@@ -200,7 +200,7 @@ def test_a_wrong_word_is_told_before_a_trace_or_the_runtime_is_loaded(tmp_path: 
     for words, status, modules in found:
         assert status == 2, words
         assert not {name.partition(".")[0] for name in modules} & heavy, words
-        assert not {"pregate.ask.simulation", "pregate.ask.capture", "runtime.memory"} & set(modules), words
+        assert not {"pregate.ask.simulation", "pregate.ask.capturing.capture", "runtime.memory"} & set(modules), words
         assert words[0] == "record" or "traces.storage" not in modules, words
     assert not list(tmp_path.iterdir())
 

@@ -11,7 +11,7 @@ import pyarrow.parquet as parquet
 from hwmodels.laws.forms import FORMS
 from hwmodels.laws.measured import MEASURED
 from hwmodels.laws.rates import CardRates
-from hwmodels.machine_files import load_machine
+from hwmodels.specs.machine_files import load_machine
 
 TRUE = {form: {name: at * 1.2 if name.endswith("_s") else at * 0.9 for name, (_, at) in FORMS[form].constants.items()}
         for form in FORMS}  # fmt: skip

@@ -11,7 +11,7 @@ import pytest
 
 from hwmodels.cost import price
 from hwmodels.figures import figures_of
-from hwmodels.kernels import GemmTable
+from hwmodels.kernels.roofline import GemmTable
 from hwmodels.laws.beyond_table import ExtendedTable
 from hwmodels.laws.gemm import dense_gemm
 from hwmodels.laws.rates import CardRates

@@ -19,9 +19,9 @@ from hwmodels.calibrate.measurements import (
 )
 from hwmodels.calibrate.offloaded_slowdown import fit_beside_fetches
 from hwmodels.cost import price
-from hwmodels.fit import Fit
-from hwmodels.fit_files import load_fit
-from hwmodels.kernels import cached_share
+from hwmodels.fits.fit import Fit
+from hwmodels.fits.fit_files import load_fit
+from hwmodels.kernels.roofline import cached_share
 from hwmodels.platform import load_platform
 from offload.ops import KERNEL_KINDS, Gemm, OpKind, Work
 from tests import small_fits

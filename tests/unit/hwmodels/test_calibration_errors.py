@@ -16,7 +16,7 @@ from hwmodels.calibrate.measurements import (
     Sample,
     sample_of,
 )
-from hwmodels.fit import Fit
+from hwmodels.fits.fit import Fit
 from tests.made_up_measurements import (
     roofline_s,
     synthetic,

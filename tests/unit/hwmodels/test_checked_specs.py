@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 import pregate
-from hwmodels.checked_specs import CHECKED, CheckedFigure, checked_figures, unverified_figures
-from hwmodels.machine_fields import FIELDS
-from hwmodels.machine_files import component_names, load_component, load_machine, machine_document, read_machine
 from hwmodels.platform import load_platform
+from hwmodels.specs.checked_specs import CHECKED, CheckedFigure, checked_figures, unverified_figures
+from hwmodels.specs.machine_fields import FIELDS
+from hwmodels.specs.machine_files import component_names, load_component, load_machine, machine_document, read_machine
 from tests.command_line import Run
 from traces.documents import Section
 from traces.errors import InvalidFile, PregateError

@@ -17,7 +17,7 @@ from hwmodels.figures import figures_of
 from hwmodels.platform import load_platform, platform_of
 from offload.ops import OpKind
 from offload.work import cpu_expert_work, expert_copy_work
-from pregate.ask.capture import capture
+from pregate.ask.capturing.capture import capture
 from pregate.cli.built import build_modes
 from simulator import event
 from simulator.definition import des

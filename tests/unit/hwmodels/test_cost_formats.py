@@ -9,8 +9,8 @@ import pytest
 
 from hwmodels.cost import price, price_figures
 from hwmodels.figures import figures_of
-from hwmodels.machine_files import hardware_names
 from hwmodels.platform import Platform, load_platform
+from hwmodels.specs.machine_files import hardware_names
 from offload import work
 from offload.ops import Gemm, OpKind, Work
 from tests.priced_ops import HW, SWITCH, seconds

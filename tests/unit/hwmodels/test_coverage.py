@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 import pregate
-from hwmodels.coverage import coverage
-from hwmodels.fit_files import load_fit
-from hwmodels.overrides import with_overrides
+from hwmodels.fits.coverage import coverage
+from hwmodels.fits.fit_files import load_fit
 from hwmodels.platform import Platform, load_platform, platform_of
+from hwmodels.specs.overrides import with_overrides
 from offload.ops import Gemm, OpKind, Work
 from pregate.ask.simulation import describe_calibration
 from tests import small_fits

@@ -10,8 +10,8 @@ import pytest
 from hwmodels.calibrate.calibration import calibrate
 from hwmodels.calibrate.measurements import Measurements, Sample, sample_of, work_parameters
 from hwmodels.figures import figures_of
-from hwmodels.fit import Fit
-from hwmodels.kernels import kernel_constant, measured_alone
+from hwmodels.fits.fit import Fit
+from hwmodels.kernels.roofline import kernel_constant, measured_alone
 from hwmodels.platform import platform_of
 from offload.ops import Gemm, Lane, OpKind, Work
 from offload.recorder import Recorder

@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 import yaml
 
-from hwmodels import fit_files
 from hwmodels.calibrate.calibration import calibrate
 from hwmodels.calibrate.measured_machine import machine_of
 from hwmodels.calibrate.measurements import (
@@ -21,8 +20,9 @@ from hwmodels.calibrate.measurements import (
     work_parameters,
     workload_digest,
 )
-from hwmodels.fit import Fit
-from hwmodels.fit_files import is_fit, load_fit
+from hwmodels.fits import fit_files
+from hwmodels.fits.fit import Fit
+from hwmodels.fits.fit_files import is_fit, load_fit
 from hwmodels.platform import load_platform
 from offload.ops import OpKind, Work
 from tests import small_fits

@@ -10,7 +10,7 @@ import pytest
 
 from hwmodels.cost import parts_of, price, price_figures
 from hwmodels.figures import figures_of
-from hwmodels.floors import fused_s, merged
+from hwmodels.kernels.floors import fused_s, merged
 from hwmodels.platform import Platform, load_platform
 from hwmodels.stack import FLOORS, load_stack
 from offload import work

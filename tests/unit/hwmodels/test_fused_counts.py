@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from hwmodels.cost import price_figures
 from hwmodels.figures import Figures, figures_of
-from hwmodels.fused_tile import UNPADDED, FusedTile
+from hwmodels.kernels.fused_tile import UNPADDED, FusedTile
 from hwmodels.platform import load_platform
 from offload.ops import Work
 from offload.work import experts_work

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from hwmodels.figures import figures_of
-from hwmodels.floors import fused_s
-from hwmodels.fused_tile import FusedTile, read_fused_tile
+from hwmodels.kernels.floors import fused_s
+from hwmodels.kernels.fused_tile import FusedTile, read_fused_tile
 from hwmodels.platform import Platform, load_platform
 from hwmodels.stack import load_stack
 from offload import work

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 
-from hwmodels.kernels import GemmTable, longer, read_table
+from hwmodels.kernels.roofline import GemmTable, longer, read_table
 from offload.ops import Gemm
 from tests.measured_kernels import TABLE
 from traces.documents import Section

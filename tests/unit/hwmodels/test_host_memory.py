@@ -12,10 +12,10 @@ import yaml
 import pregate
 from hwmodels.cost import price_figures
 from hwmodels.figures import figures_of
-from hwmodels.machine_fields import HOST_MEMORY
-from hwmodels.machine_files import SPECS, component_names, load_component
 from hwmodels.platform import Platform, load_platform
-from hwmodels.spec import LinkSpec
+from hwmodels.specs.machine_fields import HOST_MEMORY
+from hwmodels.specs.machine_files import SPECS, component_names, load_component
+from hwmodels.specs.spec import LinkSpec
 from hwmodels.stack import load_stack, stack_names
 from offload.ops import OpKind, Work
 from pregate.explore.sweeps.machines import platform_at

@@ -10,16 +10,16 @@ import pytest
 import pregate
 from hwmodels.cost import parts_of, price, price_figures
 from hwmodels.figures import figures_of
-from hwmodels.fit import FittedConstant, LeftOut
-from hwmodels.kernels import activation_bytes, cached_share, kernel_constant
-from hwmodels.overrides import with_overrides
+from hwmodels.fits.fit import FittedConstant, LeftOut
+from hwmodels.kernels.roofline import activation_bytes, cached_share, kernel_constant
 from hwmodels.platform import Platform
 from hwmodels.quantity import ReadOnly
+from hwmodels.specs.overrides import with_overrides
 from offload import work
 from offload.metrics import decode_steps
 from offload.ops import Gemm, OpKind, Work
-from pregate.ask.capture import capture
-from pregate.ask.intervals import compiled, intervals
+from pregate.ask.capturing.capture import capture
+from pregate.ask.timing.intervals import compiled, intervals
 from pregate.explore.explanation import explain
 from simulator import event, recurrence
 from simulator.batched.batch import evaluate

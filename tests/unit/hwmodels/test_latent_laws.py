@@ -22,7 +22,7 @@ from hwmodels.laws.pricing import kernels_of
 from hwmodels.platform import load_platform
 from offload import work
 from offload.schedule import Schedule, _works_to_json
-from pregate.ask.capture import capture
+from pregate.ask.capturing.capture import capture
 from tests.unit.hwmodels.kernel_tables_of_our_own import TRUE, context, decode, grid, rates, shapes_of, write_tables
 from traces.model.architecture import load_architecture
 

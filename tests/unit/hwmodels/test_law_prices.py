@@ -9,13 +9,13 @@ import pytest
 
 import pregate
 from hwmodels.cost import parts_of, price, price_figures
-from hwmodels.coverage import coverage
 from hwmodels.figures import figures_of
-from hwmodels.fit_files import load_fit
+from hwmodels.fits.coverage import coverage
+from hwmodels.fits.fit_files import load_fit
 from hwmodels.platform import Platform, load_platform
 from offload import work
 from offload.ops import OpKind, Work
-from pregate.ask.capture import capture
+from pregate.ask.capturing.capture import capture
 from traces.model.architecture import load_architecture
 
 QWEN = load_architecture("qwen3-30b-a3b")

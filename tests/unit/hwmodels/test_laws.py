@@ -13,14 +13,14 @@ import yaml
 from hwmodels.calibrate.from_tables import TableFit, fit_of, fit_tables, law_rows, nearest
 from hwmodels.calibrate.kernel_tables import kernel_tables, tables_folder, versions
 from hwmodels.calibrate.law_fits import drawn_rows, errors_of, predicted, rates_of
-from hwmodels.fit_files import fit_names, load_fit
+from hwmodels.fits.fit_files import fit_names, load_fit
 from hwmodels.laws.attention import context_attention, decode_attention
 from hwmodels.laws.families import FAMILIES, family_of
 from hwmodels.laws.forms import FORMS, KERNELS
 from hwmodels.laws.gemm import dense_gemm
 from hwmodels.laws.moe import ExpertGroup, fused_experts, rows_of
 from hwmodels.laws.rates import CardRates, kept_share, smooth_maximum
-from hwmodels.machine_files import hardware_names, load_machine
+from hwmodels.specs.machine_files import hardware_names, load_machine
 from tests.command_line import Run
 from tests.unit.hwmodels.kernel_tables_of_our_own import TRUE, rates, write_tables
 from traces.errors import InvalidFile, InvalidInput, UnknownName
@@ -259,7 +259,7 @@ def test_a_law_that_is_none_is_refused(tmp_path: Path, change, message: str) -> 
 
 
 def load_text(name: str) -> str:
-    from hwmodels.fit_files import FITS_DIR
+    from hwmodels.fits.fit_files import FITS_DIR
 
     return (FITS_DIR / f"{name}.yaml").read_text()
 

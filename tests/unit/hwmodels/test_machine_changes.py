@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 import yaml
 
-from hwmodels.machine_files import SPECS, load_component, load_machine
-from hwmodels.overrides import with_overrides
-from hwmodels.spec import LinkSpec, MachineSpec
+from hwmodels.specs.machine_files import SPECS, load_component, load_machine
+from hwmodels.specs.overrides import with_overrides
+from hwmodels.specs.spec import LinkSpec, MachineSpec
 from traces.documents import MAX_DOCUMENT_BYTES
 from traces.errors import InvalidFile, InvalidInput, PregateError, UnknownName
 

@@ -11,7 +11,7 @@ import yaml
 from hwmodels.calibrate.calibration import calibrate
 from hwmodels.calibrate.measurements import Measurements, Sample, sample_of
 from hwmodels.cost import price
-from hwmodels.fit_files import load_fit
+from hwmodels.fits.fit_files import load_fit
 from hwmodels.platform import load_platform, platform_of
 from offload.ops import OpKind, Work
 from tests import small_fits

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from hwmodels.cost import price
-from hwmodels.measured_links import MEASURED_LINKS, MeasuredLink, measured_links
 from hwmodels.platform import load_platform
+from hwmodels.specs.measured_links import MEASURED_LINKS, MeasuredLink, measured_links
 from offload.ops import OpKind, Work
 from traces.errors import InvalidFile
 

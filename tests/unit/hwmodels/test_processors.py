@@ -6,10 +6,10 @@ import re
 
 import pytest
 
-from hwmodels.machine_files import component_names, load_component
 from hwmodels.platform import load_platform
-from hwmodels.processors import host_document, processor_names, processors
-from hwmodels.spec import Host
+from hwmodels.specs.machine_files import component_names, load_component
+from hwmodels.specs.processors import host_document, processor_names, processors
+from hwmodels.specs.spec import Host
 from traces.errors import UnknownName
 
 

@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 import yaml
 
-from hwmodels.conditions import CONDITIONS, check_conditions
-from hwmodels.fit import Fit, digest_of
-from hwmodels.fit_files import FITS_DIR, fit_names, load_fit
+from hwmodels.fits.conditions import CONDITIONS, check_conditions
+from hwmodels.fits.fit import Fit, digest_of
+from hwmodels.fits.fit_files import FITS_DIR, fit_names, load_fit
 from hwmodels.platform import load_platform, platform_of
 from hwmodels.quantity import ReadOnly
 from tests import small_fits
@@ -38,8 +38,9 @@ def test_every_fit_in_the_folder_is_one(name: str) -> None:
     assert "digest" in (FITS_DIR / f"{name}.yaml").read_text(encoding="utf-8")
 
 
-def test_nothing_but_fits_lies_in_the_folder() -> None:
-    assert {path.name.removesuffix(".yaml") for path in FITS_DIR.iterdir()} == set(fit_names())
+def test_nothing_but_fits_and_what_reads_them_lies_in_the_folder() -> None:
+    data = {path.name for path in FITS_DIR.iterdir() if path.name != "__pycache__" and path.suffix != ".py"}
+    assert data == {f"{name}.yaml" for name in fit_names()}
 
 
 def test_a_shared_fit_is_read_as_it_was_written(tmp_path: Path) -> None:

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 import yaml
 
-from hwmodels.machine_fields import FIELDS
-from hwmodels.machine_files import SPECS, component_names, hardware_names, load_component, load_machine
 from hwmodels.platform import load_platform
-from hwmodels.spec import MachineSpec
+from hwmodels.specs.machine_fields import FIELDS
+from hwmodels.specs.machine_files import SPECS, component_names, hardware_names, load_component, load_machine
+from hwmodels.specs.spec import MachineSpec
 from traces.errors import InvalidFile, UnknownName
 
 FP32_LANES_PER_SM = {

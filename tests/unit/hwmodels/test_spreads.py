@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from hwmodels import spread as spread_module
-from hwmodels.spread import SPREAD_KEYS, ClaimedSpread, shipped_spread
+from hwmodels.specs import spread as spread_module
+from hwmodels.specs.spread import SPREAD_KEYS, ClaimedSpread, shipped_spread
 from pregate.measured.carried import carried
 from pregate.measured.prediction import RowBench
 from pregate.measured.scores import predict_table

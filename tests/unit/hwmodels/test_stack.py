@@ -10,9 +10,9 @@ import pytest
 import yaml
 
 from hwmodels.cost import price
-from hwmodels.fit_files import fit_names, load_fit
-from hwmodels.machine_files import hardware_names
+from hwmodels.fits.fit_files import fit_names, load_fit
 from hwmodels.platform import load_platform
+from hwmodels.specs.machine_files import hardware_names
 from hwmodels.stack import CONSTANTS, OPTIONAL, load_stack, stack_names
 from offload.ops import Gemm, OpKind, Work
 from traces.errors import InvalidFile, InvalidInput, PregateError, UnknownName

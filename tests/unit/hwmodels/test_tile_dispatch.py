@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from hwmodels.calibrate.table_readers import READERS
-from hwmodels.fit_files import load_fit
+from hwmodels.fits.fit_files import load_fit
 from hwmodels.laws.dispatch import DISPATCHES, FP8_DISPATCH, TRITON_DEFAULT, Tile
 from hwmodels.laws.families import FAMILIES
 from hwmodels.laws.forms import FORMS

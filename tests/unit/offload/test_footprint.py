@@ -20,8 +20,8 @@ from traces.model.architecture import DTYPES, ModelArchitecture
 from traces.model.layer_bytes import layer_weight_bytes
 from traces.model.linear_mixer import LinearMixer
 from traces.phase import Phase
-from traces.rebatching import rebatch
 from traces.routing import Provenance, RoutingTrace, Step
+from traces.transforms.rebatching import rebatch
 
 STREAMS, RELEASED = EXECUTIONS["streams"], EXECUTIONS["fastertransformer"]
 DECODER, SWITCH = MODELS["decoder-only"], MODELS["encoder-decoder"]

@@ -14,10 +14,10 @@ from offload.granularity import matrix_bytes, matrix_copies, matrix_works
 from offload.ops import Lane, OpKind
 from offload.policies import policy_named
 from offload.work import experts_work
-from pregate.ask.capture import Captured, capture_request
-from pregate.ask.machine_memory import MachineMemory
-from pregate.ask.policy_modes import modes_of
-from pregate.ask.request import request
+from pregate.ask.capturing.capture import Captured, capture_request
+from pregate.ask.capturing.machine_memory import MachineMemory
+from pregate.ask.capturing.request import request
+from pregate.ask.timing.policy_modes import modes_of
 from simulator import recurrence
 from simulator.modes import FIFO, Modes
 from tests.command_line import Run, runner

@@ -16,8 +16,8 @@ from offload.predictors.curves import Curve, CurvePoint
 from offload.predictors.judged import judge
 from offload.predictors.learnt import lessons_named
 from offload.predictors.next_gate import CurveGate
-from pregate.ask.brought_ahead import AHEAD
-from pregate.ask.predictors import learning_part
+from pregate.ask.replays.predictors import learning_part
+from pregate.ask.timing.brought_ahead import AHEAD
 from tests.command_line import Run, runner
 from tests.small_models import decoder_only, encoder_decoder
 from traces.errors import InvalidFile, InvalidInput

@@ -23,7 +23,7 @@ from offload.placing.placement import placement_named
 from offload.policies import policy_named
 from offload.recorder import Recorder
 from offload.schedule import Schedule
-from pregate.ask.streaming import stream_request
+from pregate.ask.timing.streaming import stream_request
 from simulator import recurrence
 from simulator.definition import des
 from tests.command_line import Run, runner
@@ -154,8 +154,8 @@ def test_simpy_and_the_recurrence_agree_on_micro_batches(
 @pytest.mark.parametrize("policy", ["on_demand", "prefetch_all", "pregate+lru:4"])
 def test_streaming_says_the_same_of_micro_batches(policy: str) -> None:
     model, hw = pregate.load_model("switch-mini-16"), load_platform("rtx-4090", "streams")
-    from pregate.ask.capture import capture_request
-    from pregate.ask.request import request
+    from pregate.ask.capturing.capture import capture_request
+    from pregate.ask.capturing.request import request
     from pregate.ask.simulation import interpret
 
     asked = request(model, hw, pregate.synthesize(model, 4, 4, 3), f"{policy}@micro=2")
@@ -224,9 +224,9 @@ def test_the_command_line_checks_them_against_simpy(run: Run) -> None:
     "design", ["prefetch_all@micro=2", "gpu_only@weights=stream@kv=cpu@micro=1", "on_demand@micro=2"]
 )
 def test_many_machines_at_once_say_the_same(design: str, stack: str) -> None:
-    from pregate.ask.capture import capture
-    from pregate.ask.evaluation import evaluate
+    from pregate.ask.capturing.capture import capture
     from pregate.ask.simulation import interpret
+    from pregate.ask.timing.evaluation import evaluate
 
     model, hw = pregate.load_model("switch-mini-16"), load_platform("rtx-4090", stack)
     if model.is_encoder_decoder and "kv=" in design:

@@ -22,8 +22,8 @@ from offload.ops import OpKind
 from offload.policies import policy_named
 from offload.policy import BlockView, MissAction, OnMiss
 from offload.work import cpu_expert_work, expert_copy_work, experts_work
-from pregate.ask.capture import capture
-from pregate.ask.request import request
+from pregate.ask.capturing.capture import capture
+from pregate.ask.capturing.request import request
 from simulator import event, recurrence
 from simulator.definition import des
 from tests.small_models import MISSES_KNOW, MODELS, routing

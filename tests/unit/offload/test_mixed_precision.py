@@ -17,7 +17,7 @@ from offload.gate_output import stated_weights
 from offload.ops import OpKind
 from offload.policies import policy_named
 from offload.policy import MissAction, Policy
-from pregate.ask.capture import capture
+from pregate.ask.capturing.capture import capture
 from simulator import event, recurrence
 from simulator.definition import des
 from tests.command_line import Run

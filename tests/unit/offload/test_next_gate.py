@@ -21,7 +21,7 @@ from offload.policies.lru_next_gate import lru_next_gate
 from offload.policy import BlockView, Buffers
 from offload.predictors.curves import curve_named
 from offload.predictors.next_gate import CurveGate, NextGate
-from pregate.ask.capture import capture
+from pregate.ask.capturing.capture import capture
 from simulator import recurrence
 from tests.small_models import MODELS, routing
 from traces.errors import InvalidInput, UnknownName

@@ -11,7 +11,7 @@ import pytest
 
 import pregate
 from offload.policies import policy_named
-from pregate.ask.capture import capture
+from pregate.ask.capturing.capture import capture
 from tests.command_line import Run
 from tests.policies_of_ones_own import AGAIN, HW, MODEL, TRACE, made
 from tests.small_models import MODELS, routing

@@ -19,8 +19,8 @@ from offload.placing.placement import place, placement_named
 from offload.policies import policy_named
 from offload.slots.memory import CapacityExceeded
 from pregate import load_hardware, simulate
-from pregate.ask.capture import capture
-from pregate.ask.machine_memory import memory_of
+from pregate.ask.capturing.capture import capture
+from pregate.ask.capturing.machine_memory import memory_of
 from tests.placed_schedules import HW, MODEL, TRACE, count, written
 from tests.small_models import routing
 from traces.errors import InvalidInput

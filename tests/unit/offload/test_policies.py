@@ -24,7 +24,7 @@ from offload.policies.pregate import pregate
 from offload.policy import BlockView, Cache, Fetch, Policy, fetch_misses
 from offload.slots.memory import CapacityExceeded
 from offload.timeline import Timeline
-from pregate.ask.demands import demands
+from pregate.ask.capturing.demands import demands
 from simulator import recurrence
 from tests.small_models import GUESSING, IN_PART, MODELS, TRIED, routing, told
 from traces.errors import InvalidInput, UnknownName

@@ -18,7 +18,7 @@ from offload.ops import Lane, OpKind
 from offload.policies import cache_named, policy_named
 from offload.policy import BlockView, Buffers, Decisions, Fetch, MissAction, Policy, RunFacts
 from offload.timeline import Timeline
-from pregate.ask.capture import capture
+from pregate.ask.capturing.capture import capture
 from simulator.definition import des
 from tests.small_models import MODELS, TRIED, routing
 from traces.errors import InvalidInput

@@ -16,11 +16,11 @@ from offload.predictors.histories import Histories, tokens_of_sequences
 from offload.predictors.known import Scores, one_hot, ranked
 from pregate.api import load_trace
 from tests.command_line import runner
-from traces.bootstrap import ratio_intervals
 from traces.errors import InvalidInput, UnknownName
 from traces.importers import import_trace
 from traces.routing import RoutingTrace
-from traces.splits import split_tokens
+from traces.statistics.bootstrap import ratio_intervals
+from traces.transforms.splits import split_tokens
 
 WHOLE = Path(__file__).resolve().parents[4] / "shared" / "traces" / "gptoss20b" / "gptoss20b_mmlu_decode.npz"
 N_LAYERS, N_EXPERTS, TOP_K = 5, 8, 2
@@ -231,7 +231,7 @@ def test_columns_of_layers_and_of_json_agree(curves: pregate.PredictorCurves) ->
 
 def test_the_order_of_steps_does_not_matter_to_a_judgement() -> None:
     """Sequences side by side are judged as one after the other."""
-    from traces.rebatching import rebatch
+    from traces.transforms.rebatching import rebatch
 
     trace = load_trace("gpt-oss-20b-mmlu")
     one, many = (pregate.predictors(t, ["markov", "sequence"], [1], [0]) for t in (trace, rebatch(trace, 4)))

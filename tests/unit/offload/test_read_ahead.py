@@ -19,7 +19,7 @@ from offload.placing.tiers import Reads
 from offload.policies import policy_named
 from offload.policy import Policy
 from offload.slots.host_tier import HostEvents, ReadThrough
-from pregate.ask.tier_names import tier_named
+from pregate.ask.capturing.tier_names import tier_named
 from simulator import event, recurrence
 from simulator.definition import des
 from simulator.modes import FIFO

@@ -15,7 +15,7 @@ from offload.gate_output import stated_weights
 from offload.ops import OpKind
 from offload.policies import policy_named
 from offload.skipping import Skipping, skipping_named
-from pregate.ask.capture import capture
+from pregate.ask.capturing.capture import capture
 from tests.command_line import Run
 from tests.small_models import decoder_only, routing
 from traces.errors import InvalidInput

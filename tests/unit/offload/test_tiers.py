@@ -22,7 +22,7 @@ from offload.policies import policy_named
 from offload.schedule import Schedule
 from offload.slots.host_tier import HostEvents, ReadThrough
 from offload.slots.memory import CapacityExceeded
-from pregate.ask.tier_names import tier_named
+from pregate.ask.capturing.tier_names import tier_named
 from simulator import event, recurrence
 from simulator.definition import des
 from simulator.modes import FIFO

@@ -11,7 +11,7 @@ import pregate
 from offload.metrics import decode_steps
 from offload.placing.footprint import measure_workload
 from offload.slots.memory import CapacityExceeded
-from pregate.ask.capture import capture
+from pregate.ask.capturing.capture import capture
 from pregate.ask.decode_middle import DECODED
 from pregate.ask.simulation import interpret
 from pregate.card.card import Card
@@ -23,7 +23,7 @@ from pregate.card.plan import plan
 from pregate.card.record import spread_of
 from traces.errors import InvalidInput, UnknownName
 from traces.model.architecture import ModelArchitecture
-from traces.popularity import popularity_of
+from traces.statistics.popularity import popularity_of
 
 LOAD = RequestLoad(24, 40, 1)
 IN_VIEW = "experts kept with it in view"

@@ -13,11 +13,11 @@ import pregate
 from hwmodels.cost import price_figures
 from hwmodels.figures import figures_of
 from hwmodels.platform import Platform
-from hwmodels.spread import SPREAD_KEYS, shipped_spread
+from hwmodels.specs.spread import SPREAD_KEYS, shipped_spread
 from offload.probes import find_probes
-from pregate.ask.capture import Captured, capture
-from pregate.ask.claimed_intervals import claimed_intervals, scattering
+from pregate.ask.capturing.capture import Captured, capture
 from pregate.ask.simulation import interpret
+from pregate.ask.timing.claimed_intervals import claimed_intervals, scattering
 from simulator.explain.critical_path import walk
 from simulator.explain.explained_metrics import METRICS
 from simulator.explain.sensitivity import elasticities

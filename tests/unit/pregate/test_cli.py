@@ -16,7 +16,7 @@ import pytest
 from matplotlib.figure import Figure
 
 import pregate
-from hwmodels.machine_files import hardware_names, load_machine
+from hwmodels.specs.machine_files import hardware_names, load_machine
 from pregate.check.ledger import Predicted, append_predictions
 from pregate.cli import main as command_line
 from pregate.cli.built import build_model
@@ -300,7 +300,7 @@ def test_the_models_of_pregate_alone_are_there_in_their_formats() -> None:
 def test_every_example_runs(run: Run, example: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     write_inputs(tmp_path)
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("pregate.ask.schedule_cache.DEFAULT_FOLDER", tmp_path / "schedules")
+    monkeypatch.setattr("pregate.ask.capturing.schedule_cache.DEFAULT_FOLDER", tmp_path / "schedules")
     words = shlex.split(example)[1:]
     if "residency" in words and "--expert-bytes" not in words:
         words += ["--expert-bytes", "1048576"]
@@ -316,7 +316,7 @@ def test_every_example_runs(run: Run, example: str, monkeypatch: pytest.MonkeyPa
 
 def test_python_of_the_documents_runs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Block after block, in one session a document."""
-    monkeypatch.setattr("pregate.ask.schedule_cache.DEFAULT_FOLDER", tmp_path / "schedules")
+    monkeypatch.setattr("pregate.ask.capturing.schedule_cache.DEFAULT_FOLDER", tmp_path / "schedules")
     for name in RUN[:3]:
         blocks = re.findall(r"```python\n(.+?)```", (ROOT / name).read_text(), re.DOTALL)
         space: dict[str, object] = {}

@@ -29,7 +29,7 @@ LINK = "link.h2d_bytes_per_s"
 @pytest.fixture(autouse=True)
 def any_number(monkeypatch: pytest.MonkeyPatch) -> None:
     """Axes of plain numbers, such as a link of 1 to 3 bytes a second: what is searched here is a function."""
-    monkeypatch.setattr("hwmodels.machine_fields.check_plausible", lambda *_: None)
+    monkeypatch.setattr("hwmodels.specs.machine_fields.check_plausible", lambda *_: None)
 
 
 @pytest.fixture(scope="module")

@@ -14,7 +14,7 @@ import pytest
 
 import pregate
 from hwmodels.figures import figure_keys
-from pregate.ask.capture import capture_request
+from pregate.ask.capturing.capture import capture_request
 from pregate.cli import main as cli
 from pregate.explore import axis_winners as winners
 from pregate.explore.axis_scale import read_scale

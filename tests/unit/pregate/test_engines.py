@@ -11,10 +11,10 @@ import pytest
 import pregate
 from hwmodels.cost import Costs
 from offload.schedule import Schedule
-from pregate.ask.capture import capture
+from pregate.ask.capturing.capture import capture
 from pregate.ask.choices import ENGINES
-from pregate.ask.evaluation import evaluate
 from pregate.ask.simulation import Disagreement
+from pregate.ask.timing.evaluation import evaluate
 from simulator import recurrence
 from simulator.modes import Modes, NotFifo
 from traces.errors import InvalidInput, UnknownName
@@ -48,7 +48,7 @@ def test_a_streamed_simulation_keeps_no_timeline_and_has_the_interval_of_its_cri
 
 
 def test_an_interval_that_critical_paths_do_not_add_up_to_is_not_given(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pregate.ask.intervals._CUT", -1.0)
+    monkeypatch.setattr("pregate.ask.timing.intervals._CUT", -1.0)
     assert pregate.simulate(MODEL, HW, TRACE, "pregate", engine="stream").tokens_per_s_ci95 is None
 
 

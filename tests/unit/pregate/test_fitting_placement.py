@@ -7,8 +7,8 @@ import pytest
 from offload.placing.placement import LayerRange, placement_named
 from offload.slots.memory import CapacityExceeded
 from pregate import load_hardware, load_model, simulate, synthesize
-from pregate.ask.machine_memory import memory_of
-from pregate.ask.request import Request, request
+from pregate.ask.capturing.machine_memory import memory_of
+from pregate.ask.capturing.request import Request, request
 from traces.errors import InvalidInput
 
 MODEL = load_model("olmoe-1b-7b")

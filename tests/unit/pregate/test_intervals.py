@@ -11,13 +11,13 @@ import pytest
 import pregate
 from hwmodels.cost import price
 from hwmodels.figures import figures_of
-from hwmodels.fit import Fit, FittedConstant
+from hwmodels.fits.fit import Fit, FittedConstant
 from hwmodels.platform import Platform
 from hwmodels.quantity import ReadOnly
 from offload.probes import find_probes
-from pregate.ask import intervals as interval_module
-from pregate.ask.capture import Captured, capture
-from pregate.ask.intervals import drawn_constants, figure_intervals, full_intervals, intervals
+from pregate.ask.capturing.capture import Captured, capture
+from pregate.ask.timing import intervals as interval_module
+from pregate.ask.timing.intervals import drawn_constants, figure_intervals, full_intervals, intervals
 from simulator.explain.critical_path import walk
 from simulator.explain.sensitivity import elasticities
 

@@ -9,8 +9,8 @@ import pytest
 
 import pregate
 from offload.slots.memory import CapacityExceeded
-from pregate.ask.machine_memory import MachineMemory, memory_of
-from pregate.ask.request import request
+from pregate.ask.capturing.machine_memory import MachineMemory, memory_of
+from pregate.ask.capturing.request import request
 from pregate.measured.prediction import RowBench
 from tests.command_line import Run, runner
 from tests.small_models import decoder_only, encoder_decoder

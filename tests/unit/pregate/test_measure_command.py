@@ -12,9 +12,9 @@ import pytest
 from typer.testing import CliRunner
 
 import pregate
-from hwmodels import fit_limits
 from hwmodels.calibrate.measurements import load_measurements, workload_digest
-from hwmodels.fit_files import load_fit
+from hwmodels.fits import fit_limits
+from hwmodels.fits.fit_files import load_fit
 from hwmodels.platform import load_platform
 from pregate import extras
 from pregate.cli.main import application

@@ -17,8 +17,8 @@ from pregate.monitoring.report import ServedDesign, monitor
 from tests.command_line import Run
 from traces.errors import InvalidInput
 from traces.phase import Phase
-from traces.popularity import PopularityProfile
 from traces.routing import Provenance, RoutingTrace
+from traces.statistics.popularity import PopularityProfile
 
 MADE = Provenance("any", "synthetic")
 

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 import pregate
-from hwmodels.machine_files import hardware_names, load_machine
+from hwmodels.specs.machine_files import hardware_names, load_machine
 from pregate.draw.pareto_plot import draw_front
 from pregate.explore.optima.optimize import optimize
 from pregate.explore.optima.optimum import Optimum

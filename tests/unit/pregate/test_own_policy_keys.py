@@ -14,8 +14,8 @@ import pytest
 import pregate
 from offload.own_code import OwnCode
 from offload.policies import policy_named
-from pregate.ask.request import request
-from pregate.ask.schedule_cache import ScheduleCache, lasting_key
+from pregate.ask.capturing.request import request
+from pregate.ask.capturing.schedule_cache import ScheduleCache, lasting_key
 from tests.command_line import Run
 from tests.policies_of_ones_own import AGAIN, HW, MODEL, TRACE, made
 from traces.errors import InvalidInput

@@ -20,7 +20,7 @@ from hwmodels.figures import figures_of
 from hwmodels.platform import load_platform
 from offload.policies import policy_named
 from offload.probes import find_probes
-from pregate.ask.capture import capture
+from pregate.ask.capturing.capture import capture
 from pregate.page.answers import METRICS, document
 from pregate.page.arrays import ArrayBlock
 from pregate.page.subject import PageSubject, link_stops

@@ -9,8 +9,8 @@ import sys
 from pathlib import Path
 
 from hwmodels.platform import load_platform
-from pregate.ask.request import request
-from pregate.ask.schedule_cache import ScheduleCache, lasting_key, schedules_in
+from pregate.ask.capturing.request import request
+from pregate.ask.capturing.schedule_cache import ScheduleCache, lasting_key, schedules_in
 from pregate.card.job import RequestLoad
 from pregate.card.plan import plan
 from tests.small_models import MODELS, routing

@@ -11,7 +11,7 @@ import pregate
 from hwmodels.cost import parts_of, price_figures
 from hwmodels.figures import Figures, figures_of
 from offload.ops import Work
-from pregate.ask.capture import capture
+from pregate.ask.capturing.capture import capture
 from pregate.page.priced_works import PricedWorks
 from pregate.page.subject import link_stops
 from traces.read_only import ReadOnly

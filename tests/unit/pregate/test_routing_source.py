@@ -15,7 +15,7 @@ from pregate.ask.simulation import SimulationResult, simulate
 from traces.recorded import recorded_names
 from traces.recorded.dials import MODEL_OF, recorded_dials, recorded_hit_rates
 from traces.routing import RoutingTrace
-from traces.statistics import lru_hit_rates
+from traces.statistics.locality import lru_hit_rates
 
 SWITCH = pregate.load_model("switch-base-8")
 

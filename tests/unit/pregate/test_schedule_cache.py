@@ -18,10 +18,10 @@ from hwmodels.platform import load_platform
 from offload.decode import Decoded
 from offload.policies import policy_named
 from offload.policy import BlockView, Fetch, Policy
-from pregate.ask import schedule_cache
-from pregate.ask.capture import capture_request
-from pregate.ask.request import Request, request
-from pregate.ask.schedule_cache import ScheduleCache, lasting_key
+from pregate.ask.capturing import schedule_cache
+from pregate.ask.capturing.capture import capture_request
+from pregate.ask.capturing.request import Request, request
+from pregate.ask.capturing.schedule_cache import ScheduleCache, lasting_key
 from tests.small_models import MODELS, routing
 from traces.errors import InvalidFile, InvalidInput
 

@@ -10,13 +10,13 @@ import pytest
 import pregate
 from offload.policies import policy_named
 from offload.policy import Cache
-from pregate.ask.request import request
-from pregate.ask.schedule_cache import lasting_key
-from pregate.ask.starting_cache import resident_set
+from pregate.ask.capturing.request import request
+from pregate.ask.capturing.schedule_cache import lasting_key
+from pregate.ask.capturing.starting_cache import resident_set
 from tests.command_line import Run
 from tests.small_models import MODELS, routing
 from traces.errors import InvalidInput
-from traces.popularity import PopularityProfile, popularity_of
+from traces.statistics.popularity import PopularityProfile, popularity_of
 
 MODEL = MODELS["decoder-only"]
 HW = pregate.load_hardware("a100-sxm4-80gb")

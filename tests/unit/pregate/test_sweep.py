@@ -20,7 +20,7 @@ from offload.policy import BlockView, Fetch
 from offload.schedule import COLUMNS
 from offload.slots.memory import CapacityExceeded
 from pregate.api import synthesize
-from pregate.ask.capture import capture
+from pregate.ask.capturing.capture import capture
 from pregate.ask.simulation import simulate
 from pregate.explore.sweeps.axes import LatinHypercube
 from pregate.explore.sweeps.checkpoint import Checkpoint
@@ -32,7 +32,7 @@ from pregate.named import load_hardware
 from simulator.modes import Modes
 from tests.small_models import MODELS, routing
 from traces.errors import InvalidInput, UnknownName
-from traces.rebatching import rebatch
+from traces.transforms.rebatching import rebatch
 
 MODEL = MODELS["decoder-only"]
 HW = load_hardware("a100-sxm4-80gb")

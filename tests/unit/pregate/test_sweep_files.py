@@ -31,7 +31,7 @@ from tests.command_line import Run
 from tests.small_models import MODELS, routing
 from traces.errors import InvalidFile, InvalidInput
 from traces.storage import save_trace
-from traces.synthesis import Dials
+from traces.synthesis.dials import Dials
 
 ROOT = Path(__file__).parents[3]
 MODEL = MODELS["decoder-only"]

@@ -12,12 +12,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hwmodels.overrides import with_overrides
 from hwmodels.platform import load_platform
+from hwmodels.specs.overrides import with_overrides
 from offload.policies import cache_named, policy_named
 from offload.policies.pregate import pregate
 from offload.slots.memory import CapacityExceeded
-from pregate.ask.request import request
+from pregate.ask.capturing.request import request
 from pregate.explore.sweeps.axes import read_axes
 from pregate.explore.sweeps.designs import read_designs
 from pregate.explore.sweeps.layout import lay_out, scatter
@@ -29,10 +29,10 @@ from pregate.explore.sweeps.workloads import TraceRecipe, as_source, check_workl
 from pregate.named import load_hardware
 from tests.small_models import MODELS, routing
 from traces.errors import InvalidInput, UnknownName
-from traces.rebatching import rebatch
 from traces.routing import RoutingTrace
 from traces.storage import save_trace
-from traces.synthesis import Dials
+from traces.synthesis.dials import Dials
+from traces.transforms.rebatching import rebatch
 
 HW = load_platform("a100-sxm4-80gb", "streams")
 MODEL = MODELS["decoder-only"]

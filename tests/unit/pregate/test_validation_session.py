@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from hwmodels.calibrate.measurements import workload_digest
+from hwmodels.fits.trust import Trust
 from hwmodels.platform import load_platform
-from hwmodels.trust import Trust
 from offload.ops import Lane, OpKind
 from offload.schedule import Schedule
 from offload.timeline import Timeline

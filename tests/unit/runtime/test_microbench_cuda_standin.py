@@ -19,7 +19,7 @@ from hwmodels.calibrate.calibration import calibrate
 from hwmodels.calibrate.measurements import Measurements, load_measurements
 from hwmodels.platform import load_platform
 from offload.ops import OpKind
-from pregate.ask.capture import Captured
+from pregate.ask.capturing.capture import Captured
 from tests.small_models import MODELS
 from tests.unit.runtime.test_runtime_cuda import Event, StandIn
 from traces.errors import InvalidInput

@@ -10,11 +10,11 @@ import pytest
 
 from hwmodels.calibrate.measurements import Sample, sample_of
 from hwmodels.calibrate.rounds import merged_rounds, rounds_left_out
-from hwmodels.fit import LeftOut
-from hwmodels.trust import LEVELS, Trust, least_trusted, recorded_trust, trust_of
-from pregate.ask.capture import capture
-from pregate.ask.intervals import intervals
-from pregate.ask.machine_memory import memory_of
+from hwmodels.fits.fit import LeftOut
+from hwmodels.fits.trust import LEVELS, Trust, least_trusted, recorded_trust, trust_of
+from pregate.ask.capturing.capture import capture
+from pregate.ask.capturing.machine_memory import memory_of
+from pregate.ask.timing.intervals import intervals
 from tests.small_fits import platform
 from tests.small_models import MODELS, routing
 from traces.errors import UnknownName

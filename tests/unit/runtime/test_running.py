@@ -15,7 +15,7 @@ import pytest
 
 from offload import metrics
 from offload.ops import Lane, OpKind
-from pregate.ask.captured_metrics import metrics_of
+from pregate.ask.timing.captured_metrics import metrics_of
 from pregate.check import running
 from pregate.check.devices import Device, capture_on
 from pregate.check.running import RunResult, execute_captured, run

@@ -11,7 +11,7 @@ import pytest
 import pregate
 from offload.policies import policy_named
 from offload.slots.memory import CapacityExceeded
-from pregate.ask.capture import Captured
+from pregate.ask.capturing.capture import Captured
 from pregate.check import devices
 from pregate.check.devices import Device, capture_on, memory_of_device, resolve
 from pregate.check.running import execute_captured, run

@@ -7,8 +7,8 @@ import pytest
 from hwmodels.platform import load_platform
 from offload.slots.memory import CapacityExceeded
 from pregate.api import synthesize
-from pregate.ask.capture import capture
-from pregate.ask.request import request
+from pregate.ask.capturing.capture import capture
+from pregate.ask.capturing.request import request
 from tests.small_models import MODELS, routing
 from traces.model.architecture import architecture_names, load_architecture
 

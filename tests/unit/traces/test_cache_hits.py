@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 import pregate
-from pregate.ask.cache_hits import CACHES, cache_hits
+from pregate.ask.replays.cache_hits import CACHES, cache_hits
 from pregate.draw.hit_rates import hit_curves
 from tests.command_line import Run
 from tests.small_models import MODELS, routing

@@ -8,11 +8,11 @@ import itertools
 import numpy as np
 import pytest
 
-from traces.drift import drift_between, energy_distances, hellinger_distance, mean_shift
 from traces.errors import InvalidInput
-from traces.exchanging import unit_counts
 from traces.phase import Phase
 from traces.routing import Provenance, RoutingTrace
+from traces.statistics.drift import drift_between, energy_distances, hellinger_distance, mean_shift
+from traces.statistics.exchanging import unit_counts
 
 MADE = Provenance("any", "synthetic")
 

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from tests.small_models import MODELS, routing
-from traces import stack_distance
 from traces.routing import RoutingTrace
-from traces.stack_distance import NEVER, layer_distances
+from traces.statistics import stack_distance
+from traces.statistics.stack_distance import NEVER, layer_distances
 
 TRACE = routing(MODELS["decoder-only"])
 

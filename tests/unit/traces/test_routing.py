@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from traces.errors import InvalidInput
 from traces.phase import Phase
-from traces.rebatching import rebatch
 from traces.routing import Provenance, RoutingTrace
+from traces.transforms.rebatching import rebatch
 
 ORIGIN = Provenance(model="toy", source="test")
 

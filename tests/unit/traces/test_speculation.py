@@ -14,16 +14,16 @@ from offload.ops import Lane, OpKind
 from offload.placing.footprint import measure_workload
 from offload.policies import policy_named
 from offload.speculation import Speculation, speculation_named
-from pregate.ask.capture import capture
+from pregate.ask.capturing.capture import capture
 from pregate.explore.speculative import drafting_named, with_and_without
 from tests.small_models import decoder_only, encoder_decoder
 from traces.errors import InvalidFile, InvalidInput, UnknownName
 from traces.model.architecture import ModelArchitecture
 from traces.phase import Phase
-from traces.rebatching import rebatch
 from traces.routing import RoutingTrace
-from traces.speculation import expected_tokens, verified
 from traces.storage import load_trace, open_trace, save_trace
+from traces.transforms.rebatching import rebatch
+from traces.transforms.speculation import expected_tokens, verified
 
 HARDWARE = "rtx-4090"
 POLICIES = (
@@ -150,8 +150,8 @@ def test_every_interpreter_gives_every_design_the_same_times(name: str, draft: s
 @pytest.mark.parametrize("name", ["gpu_only", "on_demand", "prefetch_all", "pregate(2)", "pregate+lru:4"])
 def test_the_compiled_loop_writes_the_same_passes(name: str) -> None:
     model, hw = decoder_only(), pregate.load_hardware(HARDWARE)
-    from pregate.ask.capture import capture_request
-    from pregate.ask.request import request
+    from pregate.ask.capturing.capture import capture_request
+    from pregate.ask.capturing.request import request
 
     asked = request(model, hw, trace_of(model, 9, 3), f"{name}@gamma=3:acceptance=0.6")
     digests = {capture_request(asked, compiled=how).decoded.schedule.digest for how in (True, False)}

@@ -14,14 +14,14 @@ from hypothesis import strategies as st
 import pregate
 from offload.caches.replay import replay_residency, residency_curve
 from offload.caches.residency import ResidentSet
-from pregate.ask.replay import LruCurve
-from pregate.ask.replay import lru_curve as front_door
+from pregate.ask.replays.replay import LruCurve
+from pregate.ask.replays.replay import lru_curve as front_door
 from traces.errors import InvalidInput
-from traces.hit_curve import HitCurve, lru_curve
 from traces.phase import Phase
 from traces.routing import Provenance, RoutingTrace
-from traces.stack_distance import NEVER, stack_distances
-from traces.statistics import lru_hit_rates
+from traces.statistics.hit_curve import HitCurve, lru_curve
+from traces.statistics.locality import lru_hit_rates
+from traces.statistics.stack_distance import NEVER, stack_distances
 
 BUDGETS = (0, 1, 2, 3, 5, 7, 10, 13, 17, 25, 40, 60, 100, 200, 1000, 1 << 40, 1 << 62)
 
@@ -291,7 +291,7 @@ def test_the_front_door_counts_slots_without_sizes() -> None:
 
 
 def test_numba_waits_for_the_first_curve() -> None:
-    code = "import sys, pregate.ask.replay; print('numba' in sys.modules)"
+    code = "import sys, pregate.ask.replays.replay; print('numba' in sys.modules)"
     root = Path(__file__).parents[3]
     done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True, cwd=root)
     assert done.stdout.strip() == "False"

@@ -12,9 +12,8 @@ from hypothesis import strategies as st
 
 from traces.errors import InvalidInput
 from traces.phase import Phase
-from traces.rebatching import rebatch
 from traces.routing import Provenance, RoutingTrace
-from traces.statistics import (
+from traces.statistics.locality import (
     distinct_experts,
     expert_counts,
     expert_reuse,
@@ -23,7 +22,8 @@ from traces.statistics import (
     lru_hit_rates,
     trace_statistics,
 )
-from traces.synthesis import Dials, synthesize_routing
+from traces.synthesis.dials import Dials, synthesize_routing
+from traces.transforms.rebatching import rebatch
 
 ORIGIN = Provenance("toy", "test")
 
@@ -93,7 +93,7 @@ def test_stack_distances_give_the_hit_rates_of_lru_by_the_book(seed: int, batch:
 def test_lru_in_small_chunks_gives_the_same_rates(monkeypatch: pytest.MonkeyPatch) -> None:
     trace = routed(3, batch=3)
     whole = lru_hit_rates(trace, [2, 4, 6])
-    monkeypatch.setattr("traces.statistics._CELLS", 100)
+    monkeypatch.setattr("traces.statistics.locality._CELLS", 100)
     assert lru_hit_rates(trace, [2, 4, 6]) == whole
 
 

@@ -14,7 +14,7 @@ from traces import storage
 from traces.errors import InvalidFile, PregateError
 from traces.routing import Provenance, RoutingTrace
 from traces.storage import load_trace, open_trace, save_trace
-from traces.synthesis import Dials, synthesize_routing
+from traces.synthesis.dials import Dials, synthesize_routing
 
 
 def made(output_tokens: int = 40, batch: int = 3, n_layers: int = 4) -> RoutingTrace:

@@ -8,16 +8,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from traces import synthesis
 from traces.errors import InvalidInput
-from traces.fitting import fit_dials
-from traces.forced import forced_active_routing
 from traces.machine_code import loaded
 from traces.phase import Phase
 from traces.routing import RoutingTrace
-from traces.statistics import expert_counts, expert_reuse, layer_entropy_bits, layer_following
-from traces.synthesis import Dials, synthesize_routing
-from traces.synthesis_kernel import FILL, fill
+from traces.statistics.locality import expert_counts, expert_reuse, layer_entropy_bits, layer_following
+from traces.synthesis import dials as synthesis
+from traces.synthesis.dials import Dials, synthesize_routing
+from traces.synthesis.fitting import fit_dials
+from traces.synthesis.forced import forced_active_routing
+from traces.synthesis.synthesis_kernel import FILL, fill
 
 SHAPE: dict[str, Any] = {
     "n_moe_layers": 4,

@@ -19,8 +19,8 @@ from traces.importers import IMPORTERS, ModelShape, import_trace, recognise
 from traces.importers.expert_counts import import_popularity
 from traces.importers.torch_archive import read_torch_archive
 from traces.phase import Phase
-from traces.popularity import popularity_of
 from traces.routing import RoutingTrace
+from traces.statistics.popularity import popularity_of
 from traces.storage import save_trace
 
 PUBLIC = Path(__file__).resolve().parents[4] / "shared" / "public" / "traces"

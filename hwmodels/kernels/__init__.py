@@ -1,0 +1,1 @@
+"""What kernels take: the share of the roofline that they achieve, their floors, and tiles of fused experts."""

@@ -1,0 +1,111 @@
+"""The least time that kernels take: however little a kernel computes, it starts, fills the card, and drains.
+
+Measured on present-day cards, GEMMs take 3 to 4 us at least, decode attention 10 to 12, a fused op of experts 17 to 31
+in bf16 and 29 to 38 in 8 bits; a stack says its own (`SoftwareStack.constants`). Beyond its floor a kernel takes its
+fixed time and its roofline. Fits that measured kernels know better, and use no floor.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from hwmodels.figures import Figures, Number
+from hwmodels.kernels.fused_counts import FusedCounts
+from offload.ops import Work
+
+__all__ = ["at_floor", "fused_s", "merged", "missing_s"]
+
+_NARROW_BITS = 8.5
+"""Weights of so many bits at most are narrow: they are unpacked, or multiplied in 8 bits and less."""
+
+
+def missing_s(
+    work: Work, figures: Figures, fixed_s: Number, gemms_s: list[Number], counts: FusedCounts | None = None
+) -> Number:
+    """What an op that takes `fixed_s` and, in its GEMMs, `gemms_s` lacks to its floors.
+
+    `gemms_s`: by GEMM of `work`, of a fused op of experts by kernel. Each kernel has one `kernel_s` in `fixed_s`. An
+    attention reads its context after its floor: that grows by as much as the context from the first token on. `counts`
+    as of `fused_s`.
+    """
+    missing: Number = (_n_tiled(work) if counts is None else counts.n_tiled) * figures.cycles_s("tiled_gemm_s")
+    if work.fused is not None:
+        kind = "narrow_experts" if work.weight_bits <= _NARROW_BITS else "experts"
+        return missing + _lacking(figures, kind, fixed_s + missing + sum(gemms_s))
+    kernel_s = figures.cycles_s("kernel_s")
+    if work.attending is not None:
+        missing = missing + _lacking(figures, "attention", kernel_s)
+    for members in merged(work):
+        missing = missing + _lacking(figures, "gemm", kernel_s + sum(gemms_s[i] for i in members))
+    return missing
+
+
+def at_floor(work: Work, figures: Figures, fixed_s: Number, gemms_s: list[Number]) -> bool:
+    """Whether a fused op of experts is bound by its floor, on every machine: then no rate counts."""
+    beyond = missing_s(work, figures, fixed_s, gemms_s) - _n_tiled(work) * figures.cycles_s("tiled_gemm_s")
+    return bool(np.all(np.real(beyond) > 0))
+
+
+def _n_tiled(work: Work) -> int:
+    """Matrices that `work` multiplies by more than one row; those of fused experts count once for all of them."""
+    alone = work.gemms if work.fused is None else work.gemms[work.fused.n_gemms :]
+    n = sum(gemm.n_gemms for gemm in alone if gemm.m > 1)
+    if work.fused is not None and work.fused.n_tokens > 1:
+        up, down = work.gemms[:2]
+        n += up.n_gemms // down.n_gemms + 1
+    return n
+
+
+def merged(work: Work) -> list[list[int]]:
+    """The GEMMs of `work` by kernel: neighbours that read the same rows are one (queries, keys, values)."""
+    kernels: list[list[int]] = []
+    for i, gemm in enumerate(work.gemms):
+        last = work.gemms[kernels[-1][-1]] if kernels else None
+        if last is not None and (last.m, last.k) == (gemm.m, gemm.k):
+            kernels[-1].append(i)
+        else:
+            kernels.append([i])
+    return kernels
+
+
+def _lacking(figures: Figures, kind: str, taken_s: Number) -> Number:
+    floor_s = figures.values.get(f"stack.{kind}_floor_s")
+    if floor_s is None:
+        return 0.0
+    short: Any = floor_s - taken_s
+    return np.where(np.real(short) > 0, short, 0.0) if isinstance(short, np.ndarray) else max(short, 0.0, key=_real)
+
+
+def _real(value: Any) -> float:
+    return float(value.real)
+
+
+def fused_s(
+    work: Work, figures: Figures, flop_per_s: Number, bytes_per_s: Number, counts: FusedCounts | None = None
+) -> list[tuple[Number, Number]]:
+    """(arithmetic, traffic) of the two kernels of a fused op of experts, up and down, then of each GEMM of shared ones.
+
+    Rows of each expert are padded to whole tiles (`SoftwareStack.fused_tile`). A block that loads, waits and multiplies
+    hides no load behind a product of its own; those of other blocks share the memory rate all the same. `counts`: of
+    many ops that are like `work` but for the rows of experts, each priced as it is alone.
+    """
+    assert work.fused is not None
+    bits = figures.read_bits(work)
+    shape = figures.stack.fused_tile
+    load_s = figures.values.get("stack.tile_load_s", 0.0) / figures["accelerator.n_sm"]
+    if counts is not None:
+        each = zip(counts.flop, counts.weights, counts.loads, strict=True)
+        return [(flop / flop_per_s + n * load_s, read * bits / 8 / bytes_per_s) for flop, read, n in each]
+    height = shape.height(work.fused)
+    n = work.fused.n_gemms
+    kernels = [work.gemms[0:n:2], work.gemms[1:n:2], *((gemm,) for gemm in work.gemms[n:])]
+    pairs = []
+    for i, kernel in enumerate(kernels):
+        tile = height if i < 2 else 1
+        flop = sum(2 * -(-gemm.m // tile) * tile * gemm.n * gemm.k * gemm.n_gemms for gemm in kernel)
+        weights = sum(gemm.n * gemm.k * gemm.n_gemms for gemm in kernel)
+        loads = sum(shape.n_loads(work.fused, gemm) for gemm in kernel) if i < 2 else 0
+        pairs.append((flop / flop_per_s + loads * load_s, weights * bits / 8 / bytes_per_s))
+    return pairs

@@ -1,0 +1,116 @@
+"""What the kernels of fused ops of experts multiply, read and load, counted of many ops at once.
+
+A prompt, or a pass in micro-batches, has thousands of such ops, of which no two give experts the same numbers of rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import chain
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hwmodels.kernels.fused_tile import FusedTile
+from hwmodels.laws.moe import HEIGHTS, ExpertRows
+from offload.ops import Gemm, Work
+
+__all__ = ["FusedCounts", "RowCounts", "counted", "row_counts"]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class FusedCounts:
+    """Of ops that have as many kernels: `flop` of padded rows, `weights` read and `loads` waited for, by kernel, each
+    (n_kernels, n_ops); `n_tiled` (n_ops,), matrices that are multiplied by more than one row. Of many machines with one
+    more axis, which has one place.
+    """
+
+    flop: NDArray[np.float64]
+    weights: NDArray[np.float64]
+    loads: NDArray[np.float64]
+    n_tiled: NDArray[np.int64]
+
+    @property
+    def n_weights(self) -> Any:
+        """Weights that an op reads."""
+        return self.weights.sum(axis=0)
+
+    def of_machines(self) -> FusedCounts:
+        """The same with an axis for many machines."""
+        return FusedCounts(*(getattr(self, name)[..., None] for name in self.__slots__))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class RowCounts:
+    """What a law asks of fused ops: the `rows` of their experts, and `n_weights` that all GEMMs of an op read, each
+    (n_ops,). Of many machines with one more axis, which has one place.
+    """
+
+    rows: ExpertRows
+    n_weights: NDArray[np.float64]
+
+    def of_machines(self) -> RowCounts:
+        """The same with an axis for many machines."""
+        return RowCounts(_each(self.rows, lambda one: one[:, None]), self.n_weights[:, None])
+
+    def of_one(self) -> RowCounts:
+        """The same of a single op, as numbers."""
+        return RowCounts(_each(self.rows, lambda one: float(one[0])), self.n_weights[0])
+
+
+def _each(rows: ExpertRows, change: Callable[[Any], Any]) -> ExpertRows:
+    numbers = change(rows.n_experts), change(rows.n_rows), change(rows.n_tokens)
+    return ExpertRows(*numbers, tuple(map(change, rows.n_high)))
+
+
+def row_counts(works: Sequence[Work]) -> RowCounts:
+    """The counts of fused ops, whatever experts they have."""
+    fused = [work.fused for work in works if work.fused is not None]
+    cells, owner, place = _cells(works)
+    m, n, k, times = cells
+    down = (place < np.array([one.n_gemms for one in fused])[owner]) & (place % 2 == 1)
+    of, rows, experts = owner[down], m[down], times[down].astype(np.float64)
+    n_high = tuple(np.bincount(of, experts * -(-rows // height), len(works)) for height in HEIGHTS)
+    n_experts, n_rows, n_tokens = np.array([(one.n_experts, one.n_rows, one.n_tokens) for one in fused], float).T
+    weights = (n * k * times).astype(np.float64)
+    return RowCounts(
+        ExpertRows(n_experts, n_rows, n_tokens, n_high), np.bincount(owner, weights, len(works)).astype(np.float64)
+    )
+
+
+def _cells(works: Sequence[Work]) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+    """All GEMMs of `works` as columns (4, n_gemms); the work that each is of, and its place there."""
+    n_gemms, n_fields = np.array([len(work.gemms) for work in works]), len(Gemm._fields)
+    flat = chain.from_iterable(chain.from_iterable(work.gemms for work in works))
+    cells = np.fromiter(flat, np.int64, int(n_gemms.sum()) * n_fields).reshape(-1, n_fields).T
+    owner = np.repeat(np.arange(len(works)), n_gemms)
+    return cells, owner, np.arange(len(owner)) - np.repeat(np.cumsum(n_gemms) - n_gemms, n_gemms)
+
+
+def counted(works: Sequence[Work], tile: FusedTile) -> FusedCounts:
+    """The counts of fused ops, all with as many GEMMs of shared experts, as engines with `tile` run them."""
+    fused = [work.fused for work in works if work.fused is not None]
+    n_gemms, n_of = np.array([len(work.gemms) for work in works]), np.array([one.n_gemms for one in fused])
+    (m, n, k, times), owner, place = _cells(works)
+    shared = place >= n_of[owner]
+    kernel = np.where(shared, 2 + place - n_of[owner], place % 2)
+    n_kernels = 2 + int(n_gemms[0] - n_of[0])
+    height = np.array([tile.height(one) for one in fused])[owner]
+    padded = np.where(shared, m, -(-m // height) * height)
+    read = n * k * times
+    waits = np.zeros_like(read)
+    if tile.loads is not None:
+        loads = times * -(-m // height) * -(-n // tile.loads[0]) * -(-k // tile.loads[1])
+        has_tiles = np.array([one.n_tokens >= tile.from_tokens for one in fused])[owner]
+        waits = np.where(has_tiles & ~shared, loads, 0)
+    sums = np.zeros((3, n_kernels, len(works)), np.int64)
+    for total, what in zip(sums, (2 * padded * read, read, waits), strict=True):
+        np.add.at(total, (kernel, owner), what)
+    n_tiled = np.bincount(owner, np.where(shared & (m > 1), times, 0), len(works)).astype(np.int64)
+    first = np.cumsum(n_gemms) - n_gemms
+    many = np.array([one.n_tokens > 1 for one in fused])
+    n_tiled += np.where(many, times[first] // times[first + 1] + 1, 0)
+    flop, weights, n_loads = sums.astype(np.float64)
+    return FusedCounts(flop, weights, n_loads, n_tiled)

@@ -1,0 +1,61 @@
+"""Works that are priced together: those that differ in a context alone, and fused ops that differ in rows alone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+from hwmodels.figures import Figures
+from hwmodels.kernels.fused_counts import FusedCounts, RowCounts, counted, row_counts
+from hwmodels.kernels.fused_tile import FusedTile
+from offload.ops import Work
+
+__all__ = ["alike"]
+
+_AT_ONCE = 256
+"""Fused ops that a law prices together: with many machines their arrays stay small."""
+
+
+def alike(
+    works: Sequence[Work], figures: Figures, many: bool
+) -> Iterator[tuple[Work, Any, FusedCounts | RowCounts | None]]:
+    """Works with the rows that they are: those that differ in attention alone as one, its `flop` and `hbm_bytes` (n,),
+    or (n, 1) for `many` machines, and fused ops that differ in the rows of experts alone with counts of them. Contexts
+    grow with every step, shapes of GEMMs do not; of a prompt no two blocks give experts the same rows.
+    """
+    tile, by_law = _tile(figures), bool(figures.laws)
+    groups: dict[Work, list[int]] = {}
+    fused: dict[tuple[Any, ...], list[int]] = {}
+    for i, work in enumerate(works):
+        if tile is not None and work.fused is not None:
+            n_shared = len(work.gemms) - work.fused.n_gemms
+            fused.setdefault((work._replace(gemms=(), fused=None), n_shared), []).append(i)
+        elif by_law and work.fused is not None:
+            up, down = work.gemms[:2]
+            beside = work._replace(gemms=work.gemms[work.fused.n_gemms :], fused=None)
+            fused.setdefault((beside, up.n, up.k, up.n_gemms // down.n_gemms), []).append(i)
+        else:
+            groups.setdefault(work._replace(flop=0, hbm_bytes=0), []).append(i)
+    for each in fused.values():
+        for rows in (each[i : i + _AT_ONCE] for i in range(0, len(each), _AT_ONCE)) if by_law else (each,):
+            if len(rows) == 1:
+                yield works[rows[0]], rows[0], None
+                continue
+            ops = [works[i] for i in rows]
+            counts: FusedCounts | RowCounts = row_counts(ops) if tile is None else counted(ops, tile)
+            yield works[rows[0]], rows, counts.of_machines() if many else counts
+    for shape, rows in groups.items():
+        if len(rows) == 1:
+            yield works[rows[0]], rows[0], None
+            continue
+        rest = np.array([(works[i].flop, works[i].hbm_bytes) for i in rows], dtype=np.float64).T
+        flop, hbm_bytes = rest[..., None] if many else rest
+        yield shape._replace(flop=flop, hbm_bytes=hbm_bytes), rows, None
+
+
+def _tile(figures: Figures) -> FusedTile | None:
+    """What fused ops of experts are counted by, None where laws, tables or waves of tiles price them one by one."""
+    one_by_one = figures.laws or figures.gemm_tables or figures.stack.tile is not None
+    return None if one_by_one else figures.stack.fused_tile

@@ -1,0 +1,191 @@
+"""Machines and their components read from files, by name or by path, and written back."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from hwmodels.quantity import Quantity, parse_quantity
+from hwmodels.shipped import SPECS, shipped
+from hwmodels.specs.machine_fields import FIELDS, possible_figure
+from hwmodels.specs.processors import host_document, processor_names
+from hwmodels.specs.spec import Accelerator, Component, Host, LinkSpec, MachineSpec, Storage
+from traces.documents import Section, check_name, read_yaml
+from traces.errors import InvalidFile, unknown_name
+
+__all__ = [
+    "SPECS",
+    "component_names",
+    "hardware_names",
+    "load_component",
+    "load_machine",
+    "machine_document",
+    "read_machine",
+    "usual_parts",
+]
+
+_FOLDERS = {"accelerator": "accelerators", "host": "hosts", "link": "links", "storage": "storage"}
+PARTS = ("host", "link", "storage")
+"""What a machine has beside its accelerator."""
+
+_LABELS = {"accelerator": "hardware", "host": "host", "link": "link", "storage": "storage"}
+_BUILDERS: dict[str, Any] = {"accelerator": Accelerator, "host": Host, "link": LinkSpec, "storage": Storage}
+_YAML_KEYS = {"price_usd": "price"}
+
+Defaults = dict[str, Any]
+"""The host, link and storage that an accelerator's file names or describes."""
+
+
+def hardware_names() -> tuple[str, ...]:
+    """Names that `load_machine` knows: the accelerators, each with its usual host, link and storage."""
+    return component_names("accelerator")
+
+
+def component_names(kind: str) -> tuple[str, ...]:
+    """Names of the accelerators, hosts, links or drives that `load_component` knows; `kind`: a key of `FIELDS`."""
+    return shipped(SPECS / _FOLDERS[kind])
+
+
+def load_machine(name_or_path: str | Path, parts: Mapping[str, object] | None = None) -> MachineSpec:
+    """The machine around an accelerator, by name or from a YAML file of one's own.
+
+    In a file `host`, `link` and `storage` are names or whole mappings; one that it leaves out is as `parts` names it.
+    Raises `UnknownName` with the nearest name, `InvalidFile` for a file that is missing, too big, malformed or
+    incomplete, `InvalidInput` for a value out of range.
+    """
+    accelerator, own, where = _load("accelerator", name_or_path)
+    given = {part: name for part, name in (parts or {}).items() if part in PARTS}
+    return _around(accelerator, given | {part: value for part, value in own.items() if value is not None}, where)
+
+
+def usual_parts(name: str) -> tuple[Accelerator, dict[str, str]]:
+    """A shipped accelerator and the names of its usual host, link and storage, which are not read. Raises as
+    `load_machine`.
+    """
+    accelerator, parts, _ = _load("accelerator", name)
+    return accelerator, {part: str(parts[part]) for part in PARTS}
+
+
+def load_component(kind: str, name_or_path: str | Path) -> Component:
+    """An accelerator, host, link or drive by name or file. Raises as `load_machine`."""
+    component: Component = _load(kind, name_or_path)[0]
+    return component
+
+
+def read_machine(name: str, section: Section) -> MachineSpec:
+    """The machine in a section of another file, spelt as a file of its own. Raises as `load_machine`."""
+    return _around(*_read("accelerator", name, section), section.where)
+
+
+def machine_document(machine: MachineSpec) -> dict[str, Any]:
+    """What `read_machine` reads back: every figure with its source."""
+    document: dict[str, Any] = {"name": machine.accelerator.name, "vendor": machine.accelerator.vendor}
+    for kind in FIELDS:
+        component = getattr(machine, kind)
+        figures: dict[str, Any] = document if kind == "accelerator" else {}
+        for field, quantity in component.sources.items():
+            holder, key = (figures, _YAML_KEYS.get(field, field))
+            if "." in field:
+                holder, key = figures.setdefault("peak_flop_per_s", {}), field.partition(".")[2]
+            marked = {"unverified": True} if quantity.unverified else {}
+            holder[key] = {"value": quantity.value, "unit": quantity.unit, "source": quantity.source, **marked}
+        if kind != "accelerator":
+            document[kind] = figures
+    return document
+
+
+def _around(accelerator: Accelerator, defaults: Defaults, where: str) -> MachineSpec:
+    """An accelerator with the host, link and storage that its file names or describes."""
+    parts: dict[str, Any] = {}
+    _require_all(where, [part for part in PARTS if defaults.get(part) is None], "accelerator")
+    for kind in PARTS:
+        chosen = defaults[kind]
+        if isinstance(chosen, dict):
+            parts[kind] = _read(kind, f"{accelerator.name}-{kind}", Section(chosen, f"{where}: {kind}"))[0]
+        elif isinstance(chosen, str):
+            parts[kind] = _load(kind, chosen, where)[0]
+        else:
+            known = ", ".join(component_names(kind))
+            raise InvalidFile(f"{where}: {kind} is neither a name nor a mapping: known: {known}")
+    return MachineSpec(accelerator, **parts)
+
+
+def _load(kind: str, name_or_path: str | Path, where: str = "") -> tuple[Any, Defaults, str]:
+    """A component by name, or from a path that ends in .yaml, .yml or .json; its defaults; its file."""
+    name = str(name_or_path)
+    if name in component_names(kind):
+        return _shipped(kind, name)
+    if isinstance(name_or_path, Path) or name.endswith((".yaml", ".yml", ".json")):
+        return _file(kind, Path(name_or_path))
+    if kind == "host" and name in processor_names():
+        return _by_processor(name)
+    known = (*component_names(kind), *(processor_names() if kind == "host" else ()))
+    raise unknown_name(_LABELS[kind], name, known, where)
+
+
+@lru_cache(maxsize=512)
+def _by_processor(name: str) -> tuple[Any, Defaults, str]:
+    """A host that is known by its processor, put together once."""
+    return *_read("host", name, Section(host_document(name), f"host {name}")), ""
+
+
+@lru_cache(maxsize=512)
+def _shipped(kind: str, name: str) -> tuple[Any, Defaults, str]:
+    """A component that ships, read once."""
+    return _file(kind, SPECS / _FOLDERS[kind] / f"{name}.yaml")
+
+
+def _file(kind: str, path: Path) -> tuple[Any, Defaults, str]:
+    """A component from its file; its defaults; the file."""
+    return *_read(kind, check_name(path.stem, f"the name of {_LABELS[kind]} {path.name!r}"), read_yaml(path)), str(path)
+
+
+def _read(kind: str, name: str, section: Section) -> tuple[Any, Defaults]:
+    """The component in `section`, and what an accelerator names as its host, link and storage."""
+    table = section.optional_section("sources")
+    documents: dict[str, str] = {}
+    if table is not None:
+        documents = {key: table.text(key) for key in table.remaining()}
+    sources: dict[str, Quantity] = {}
+    peaks = section
+    if kind == "accelerator":
+        peaks = section.optional_section("peak_flop_per_s") or Section({}, f"{section.where}: peak_flop_per_s")
+    missing = []
+    for field, rule in FIELDS[kind].items():
+        holder, key = (peaks, field.partition(".")[2]) if "." in field else (section, _YAML_KEYS.get(field, field))
+        raw = holder.take(key, optional=True)
+        if raw is None:
+            missing += [] if rule.optional else [field]
+        else:
+            sources[field] = parse_quantity(raw, f"{holder.where}: {key}", rule.dimension, documents)
+    given: dict[str, Any] = {"vendor": section.text("vendor", "")} if kind == "accelerator" else {}
+    missing += [key for key, value in given.items() if not value]
+    defaults = {part: section.take(part, optional=True) for part in PARTS} if kind == "accelerator" else {}
+    peaks.done()
+    section.done()
+    _require_all(section.where, missing, kind)
+    for field, rule in FIELDS[kind].items():
+        found = sources.get(field)
+        value = None if found is None else possible_figure(found.value, rule, f"{section.where}: {field}")
+        if "." not in field:
+            given[field] = value
+        elif value is not None:
+            given.setdefault("peak_flop_per_s", {})[field.partition(".")[2]] = value
+    return _BUILDERS[kind](name=name, sources=sources, **given), defaults
+
+
+def _require_all(where: str, missing: Sequence[str], kind: str) -> None:
+    """Raise `InvalidFile` that names all that is missing, and the way to a whole file."""
+    if not missing:
+        return
+    keys = ", ".join(repr(_YAML_KEYS.get(key, key)) for key in missing)
+    told = f"{where}: {'keys' if len(missing) > 1 else 'key'} {keys} {'are' if len(missing) > 1 else 'is'} missing"
+    parts = [part for part in missing if part in PARTS]
+    if parts:
+        flags = " ".join(f"--set {part}=NAME" for part in parts)
+        raise InvalidFile(f"{told}: name known ones in it (`pregate hardware` lists them), or give {flags}")
+    if kind == "accelerator":
+        told += ": `pregate hardware show rtx-4090 --format yaml` writes a whole file to edit"
+    raise InvalidFile(told)

@@ -1,0 +1,230 @@
+"""What a schedule is asked for: a model, a trace, a policy, and the memory that a machine grants them.
+
+Of the machine only memory and the stack's execution matter here: one request stands for every machine it fits.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hwmodels.platform import Platform
+from offload.execution import Execution
+from offload.placing.footprint import MemoryPlan, Workload, host_bytes, measure_workload, plan_memory, with_low_slots
+from offload.placing.placement import AS_DECIDED, Placed, place
+from offload.placing.tiers import Tier
+from offload.policies import policy_named
+from offload.policy import Cache, Policy
+from offload.schedule import VERSION
+from offload.slots.memory import CapacityExceeded
+from pregate.ask.capturing.demands import demands
+from pregate.ask.capturing.fitting_placement import most_in_hbm
+from pregate.ask.capturing.machine_memory import MachineMemory, memory_of
+from pregate.ask.capturing.tier_names import tier_named
+from traces.errors import InvalidInput
+from traces.model.architecture import ModelArchitecture
+from traces.phase import Phase
+from traces.routing import RoutingTrace
+
+__all__ = ["Request", "check_trace", "request"]
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """All that a schedule depends on. `n_left_out`: choices of tokens that the trace has no more: they do without."""
+
+    model: ModelArchitecture
+    trace: RoutingTrace
+    policy: Policy
+    execution: Execution
+    expert_tier: str
+    workload: Workload
+    plan: MemoryPlan
+    placed: Placed
+    n_left_out: int = 0
+
+    @property
+    def key(self) -> str:
+        """32 hex digits of the SHA-256 of all of it: equal keys give equal schedules, in this process.
+
+        A function counts by where it is in memory; `pregate.ask.capturing.schedule_cache.lasting_key` is good for
+        longer.
+        """
+        parts = (
+            VERSION,
+            self.model,
+            self.trace.digest,
+            self.policy,
+            self.execution,
+            self.expert_tier,
+            self.plan,
+            *self._placed,
+        )
+        return hashlib.sha256(repr(parts).encode()).hexdigest()[:32]
+
+    @property
+    def tier(self) -> Tier:
+        """Where experts wait."""
+        return tier_named(self.expert_tier)
+
+    @property
+    def asked_machine(self) -> str:
+        """What the policy was told of its machine, in words; empty where it asks nothing."""
+        return "" if self.policy.costs is None else str(self.policy.costs)
+
+    @property
+    def output(self) -> str:
+        """Whether what is computed is the model's own output: "exact", or "approximate"."""
+        return "exact" if self.policy.is_exact else "approximate"
+
+    @property
+    def policy_source(self) -> str:
+        """The file and digest of a user's own policy; empty for others."""
+        source = self.policy.source
+        return "" if source is None else f"{source.code.path} {source.code.digest}"
+
+    @property
+    def _placed(self) -> tuple[str, ...]:
+        """The placement as far as it is not in the policy: which experts are kept."""
+        kept = [sorted(experts) for experts in self.placed.kept if experts]
+        return (repr(kept),) if kept else ()
+
+
+def check_trace(model: ModelArchitecture, trace: RoutingTrace) -> None:
+    """Raise `InvalidInput` unless `trace` is one of `model` and makes tokens."""
+    trace.check_model(model)
+    if not np.any(trace.phase == Phase.DECODE):
+        raise InvalidInput(
+            f"the trace of {trace.provenance.model} has no decode steps: generate at least 2 tokens a sequence"
+        )
+
+
+def request(
+    model: ModelArchitecture,
+    hw: Platform | MachineMemory,
+    trace: RoutingTrace,
+    policy: str | Policy,
+    *,
+    cache: Cache | None = None,
+    expert_tier: str = "dram",
+    workload: Workload | None = None,
+) -> Request:
+    """Plan the memory of `policy` on `hw`, of which only memory matters; writes no schedule yet, so it is cheap.
+
+    `workload`: what `measure_workload` said of this model and trace, when it is known. Raises `InvalidInput` for a
+    trace that is not the model's or has no decode steps, `CapacityExceeded` when a memory is too small.
+    """
+    chosen = policy_named(policy) if isinstance(policy, str) else policy
+    chosen = chosen.with_cache(cache)
+    n_blocks = model.n_moe_layers - model.n_encoder_moe_layers
+    if chosen.lookahead > n_blocks:
+        raise InvalidInput(
+            f"{chosen.name}: a gate selects {chosen.lookahead} MoE blocks ahead, the decoder of {model.name} has "
+            f"{n_blocks}: look fewer ahead"
+        )
+    tier_named(expert_tier)
+    n_left_out = 0
+    if chosen.skipping is not None:
+        check_trace(model, trace)
+        given, trace = trace, chosen.skipping.of(trace)
+        n_left_out = int(np.count_nonzero(given.experts >= 0) - np.count_nonzero(trace.experts >= 0))
+    if chosen.speculation is not None:
+        if trace.rejected is None:
+            check_trace(model, trace)
+            trace, workload = chosen.speculation.of(trace), None
+        if model.is_encoder_decoder and chosen.speculation.draft is not None:
+            raise InvalidInput(
+                f"{chosen.name}: the prompt of {model.name} is its encoder's, and a draft that is a decoder has not "
+                f"read it: draft=none or draft=stated"
+            )
+    if workload is None:
+        check_trace(model, trace)
+        workload = measure_workload(model, trace.steps())
+    memory = hw if isinstance(hw, MachineMemory) else memory_of(hw)
+    if chosen.asks_machine and memory.costs_of is not None:
+        chosen = chosen.on_machine(memory.costs_of(model))
+    if chosen.placement.fits:
+        _, asked = most_in_hbm(
+            chosen.placement,
+            model.decoder.n_layers,
+            lambda placement: _planned(
+                model, memory, trace, replace(chosen, placement=placement), expert_tier, workload
+            ),
+        )
+        return replace(asked, n_left_out=n_left_out)
+    return replace(_planned(model, memory, trace, chosen, expert_tier, workload), n_left_out=n_left_out)
+
+
+def _planned(
+    model: ModelArchitecture,
+    memory: MachineMemory,
+    trace: RoutingTrace,
+    chosen: Policy,
+    expert_tier: str,
+    workload: Workload,
+) -> Request:
+    """The request with its memory granted. Raises `CapacityExceeded`."""
+    placed = place(model, chosen.placement, _popularity(model, trace, chosen) if chosen.placement.keeps else None)
+    execution = chosen.placement.execution(memory.execution)
+    tier, n_host_slots = tier_named(expert_tier), 0
+    if tier.on_disk:
+        other_bytes = host_bytes(model, workload, chosen, placed, experts=False)
+        n_host_slots = _host_slots(tier, model, memory, chosen, other_bytes)
+    else:
+        _check_host_memory(model, memory, chosen, host_bytes(model, workload, chosen, placed))
+    plan = plan_memory(
+        model,
+        workload,
+        chosen,
+        execution,
+        hbm_bytes=memory.hbm_bytes,
+        reserve_bytes=memory.reserve_bytes,
+        placed=placed,
+    )
+    plan = replace(with_low_slots(plan, chosen, model), n_host_slots=n_host_slots)
+    return Request(model, trace, chosen, execution, expert_tier, workload, plan, placed)
+
+
+def _popularity(model: ModelArchitecture, trace: RoutingTrace, policy: Policy) -> NDArray[np.float64]:
+    """(n_moe_layers, n_experts): in how many forward passes the trace asks for each expert, or as counted elsewhere."""
+    if policy.popularity is not None:
+        policy.popularity.check_model(model)
+        return policy.popularity.counts
+    counts = np.zeros(model.n_moe_layers * model.n_experts)
+    for keys in demands(model, trace):
+        counts[keys] += 1
+    return counts.reshape(model.n_moe_layers, model.n_experts)
+
+
+def _check_host_memory(model: ModelArchitecture, memory: MachineMemory, policy: Policy, needed: int) -> None:
+    """What waits in DRAM fits there. Raises `CapacityExceeded` when the host has less."""
+    if needed > memory.dram_bytes:
+        what, take = ("the experts of ", "take") if policy.placement == AS_DECIDED else ("", "takes")
+        raise CapacityExceeded(
+            f"{policy.name}: {what}{model.name} {take} {needed / 1e9:.1f} GB of host memory, {memory.host} has "
+            f"{memory.dram_bytes / 1e9:.1f} GB: try {memory.way_out}",
+            needed,
+            "DRAM",
+        )
+
+
+def _host_slots(tier: Tier, model: ModelArchitecture, memory: MachineMemory, policy: Policy, other_bytes: int) -> int:
+    """Experts that host memory keeps above storage, beside `other_bytes` that it holds anyway.
+
+    Raises `CapacityExceeded` where the host has less than both, `InvalidInput` for a stated cache of nothing.
+    """
+    n_slots = tier.n_slots(model, max(memory.dram_bytes - other_bytes, 0))
+    needed = other_bytes + n_slots * tier.reads.expert_bytes(model)
+    if needed > memory.dram_bytes:
+        kept = f" with {n_slots} experts kept above storage" * (n_slots > 0)
+        way_out = f"a smaller cache in --tier {tier.name}" if n_slots else "--set host.dram_bytes=..."
+        raise CapacityExceeded(
+            f"{policy.name}: {model.name}{kept} takes {needed / 1e9:.1f} GB of host memory, {memory.host} has "
+            f"{memory.dram_bytes / 1e9:.1f} GB: try {way_out}",
+            needed,
+            "DRAM",
+        )
+    return n_slots

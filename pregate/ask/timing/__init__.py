@@ -1,0 +1,1 @@
+"""From a schedule to times and metrics: part by part, on many machines at once, with intervals."""

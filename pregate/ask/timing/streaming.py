@@ -1,0 +1,144 @@
+"""One prediction in memory bounded by the step, not by the trace: decoded, priced and timed part by part."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from hwmodels.cost import price_figures
+from hwmodels.figures import Figures, figures_of
+from hwmodels.fits.coverage import FitCoverage, coverage
+from hwmodels.platform import Platform
+from offload.decode import DecodeStream
+from offload.metrics import decode_steps, summed_up
+from offload.ops import Lane, OpKind
+from offload.prefetches import PrefetchTally, named_by
+from offload.schedule import ScheduleDigest
+from pregate.ask.capturing.capture import watch_own_policy
+from pregate.ask.capturing.request import Request
+from pregate.ask.capturing.starting_cache import resident_set
+from pregate.ask.capturing.starting_host_cache import storage_of
+from pregate.ask.simulation import SimulationResult, calibration, changed_share, host_figures
+from pregate.ask.timing.captured_metrics import guesses
+from pregate.ask.timing.intervals import Interval, path_intervals
+from simulator.stream import Stream
+from traces.phase import Phase
+
+__all__ = ["stream_request"]
+
+
+def stream_request(asked: Request, hw: Platform) -> SimulationResult:
+    """What `simulate` says of a request, but for the timeline, which it does not keep; its intervals hold where no
+    bottleneck moves (`pregate.ask.timing.intervals.path_intervals`).
+
+    Its digest is that of the whole schedule. Raises `CapacityExceeded` when the experts of one block do not fit.
+    """
+    watch_own_policy(asked)
+    figures = figures_of(hw).for_works(())
+    while True:
+        found = _stream(asked, hw, figures)
+        if isinstance(found, SimulationResult):
+            return found
+        figures = found
+
+
+def _stream(asked: Request, hw: Platform, figures: Figures) -> SimulationResult | Figures:
+    """The result at prices by `figures`, or others to begin anew with, where a part turns out to ask for them.
+
+    Whether a schedule fetches or is cut decides what its ops take (`Figures.for_works`), and only its end tells.
+    """
+    trace, plan = asked.trace, asked.plan
+    parts = DecodeStream(
+        asked.model,
+        trace.steps(),
+        asked.policy,
+        asked.execution,
+        n_buffers=plan.n_buffers,
+        cache=resident_set(asked),
+        disk=asked.tier.on_disk,
+        placed=asked.placed,
+        through=storage_of(asked),
+        low=plan.low,
+    )
+    static_bytes = plan.static_bytes + parts.warm_bytes
+    stream, digest = Stream(decode_steps(trace), static_bytes, with_paths=hw.fit is not None), ScheduleDigest()
+    covered, read_bytes = FitCoverage(), 0
+    tally = PrefetchTally(named_by(asked.model, trace)) if guesses(asked.policy) else None
+    for part in parts:
+        seen = figures.with_works(part.works)
+        if (seen.offloaded, seen.is_cut) != (figures.offloaded, figures.is_cut):
+            return seen
+        runs = np.bincount(part.columns["cost"], minlength=len(part.works)).tolist()
+        covered = covered.plus(coverage(part.works, hw, runs))
+        stream.feed(part, price_figures(part.works, figures))
+        if tally is not None:
+            tally.feed(part.columns, part.works, stream.part_end_s)
+        digest.update(part.columns, part.works)
+        read_bytes += int(part.columns["bytes"][part.columns["kind"] == OpKind.DISK_READ].sum())
+    steps, ends = stream.step_ends
+    n_lookups, n_hits = parts.lookups[Phase.DECODE]
+    found = summed_up(
+        trace,
+        steps,
+        ends,
+        makespan_s=stream.makespan_s,
+        moe_layer_latency_s=stream.moe_layer_latency_s,
+        stall_s=stream.stall_s,
+        exposed_s=stream.exposed_s,
+        transfer_s=stream.transfer_s,
+        peak_hbm_bytes=stream.peak_hbm_bytes,
+        h2d_bytes=stream.h2d_bytes,
+        written_back_bytes=stream.written_back_bytes,
+        n_output_tokens=asked.workload.n_output_tokens,
+        lookups=(n_lookups, n_hits),
+    )
+    bound_s = float(max(stream.lane_s.max(), stream.critical_path_s))
+    on_lane = stream.lane_s.max() >= stream.critical_path_s
+    intervals = _intervals(stream, asked, hw, figures) if not covered.beyond else {}
+    return SimulationResult(
+        policy=asked.policy.name,
+        model=asked.model.name,
+        hardware=hw.hardware,
+        stack=hw.stack.name,
+        calibration=calibration(hw.calibration(asked.model.dtype.name), covered.beyond),
+        beyond_fit=covered.beyond,
+        fitted_share=covered.share,
+        asked_machine=asked.asked_machine,
+        policy_source=asked.policy_source,
+        output="approximate" if parts.n_changed else asked.output,
+        **found,
+        bound_s=bound_s,
+        binding=Lane(int(stream.lane_s.argmax())).name if on_lane else "critical path",
+        n_output_tokens=asked.workload.n_output_tokens,
+        batch_size=asked.workload.n_running,
+        n_expert_slots=plan.n_slots,
+        n_low_slots=plan.n_low_slots,
+        **host_figures(plan.n_host_slots, parts.host_lookups, read_bytes),
+        schedule_digest=digest.of(static_bytes),
+        trace_digest=trace.digest,
+        routing=trace.routing,
+        changed_share=changed_share(parts.n_changed, asked),
+        moe_layer_latency_ci95_s=intervals.get("moe_layer_latency_s"),
+        tokens_per_s_ci95=intervals.get("tokens_per_s"),
+        prefetches=None if tally is None else tally.found(_n_missing(parts), asked.model.expert_bytes),
+        timeline=None,
+    )
+
+
+def _n_missing(parts: DecodeStream) -> int:
+    """Experts that gates named and that were not resident."""
+    return sum(n_lookups - n_hits for n_lookups, n_hits in parts.lookups.values())
+
+
+def _intervals(stream: Stream, asked: Request, hw: Platform, figures: Figures) -> dict[str, Interval | None]:
+    """The intervals of a result from the critical paths of its parts."""
+    if stream.paths is None:
+        return {}
+    makespan, layers = stream.paths
+    paths = {"makespan_s": (makespan, stream.makespan_s), "layers_s": (layers, stream.layers_s)}
+    found = path_intervals(paths, hw, figures, asked.policy, np.random.default_rng(0))
+    n_tokens, n_layers = asked.workload.n_output_tokens, stream.n_layers
+    makespan_s, layers_s = found["makespan_s"], found["layers_s"]
+    return {
+        "tokens_per_s": makespan_s and (n_tokens / makespan_s[1], n_tokens / makespan_s[0]),
+        "moe_layer_latency_s": layers_s and (layers_s[0] / n_layers, layers_s[1] / n_layers),
+    }
