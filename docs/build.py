@@ -46,6 +46,7 @@ DOCUMENTS = (
             "pre-gated-model",
             "validation",
             "extend",
+            "plan",
             "reference-commands",
             "reference-python",
             "which-design",
@@ -79,6 +80,12 @@ def demo() -> str:
     return f"```console\n$ {command}\n{run(command)}\n```"
 
 
+def card() -> str:
+    """A verdict card of a machine that offloads."""
+    command = "pregate plan mixtral-8x7b --hardware rtx-4090 --formats all=q4_k_m --no-cache"
+    return f"```console\n$ {command.removesuffix(' --no-cache')}\n{run(command)}\n```"
+
+
 def accuracy() -> str:
     """The accuracy table, from the committed reproduction."""
     document = json.loads(RESULTS.read_text())
@@ -110,6 +117,7 @@ PARTS: dict[str, Callable[[], str]] = {
     "pregated_pairs": pregated_tables.pairs,
     "pregated_recall": pregated_tables.recall,
     "demo": demo,
+    "card": card,
     "accuracy": accuracy,
     "fitted_machines": law_tables.machines,
     "kernel_laws": law_tables.errors,

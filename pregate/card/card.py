@@ -138,11 +138,17 @@ class Card:
             for one in [*(one for one in shown.values() if one is not self.best), self.best]
         ]  # fmt: skip
 
-    def text(self, width: int = 100) -> str:
-        """The card as lines of at most `width` characters, where words allow."""
-        from pregate.card.shown import text_of
+    def text(self, width: int = 80, *, details: bool = False) -> str:
+        """The card as lines of at most `width` characters, where words allow: one screen (24 lines of 80 columns), or
+        with `details` all that it knows.
+        """
+        if details:
+            from pregate.card.shown import text_of
 
-        return text_of(self, width)
+            return text_of(self, width)
+        from pregate.card.screen import screen_of
+
+        return screen_of(self, width)
 
     def summary(self, width: int = 100) -> str:
         """The card in a few lines: the verdict, the numbers with what they rest on, how to run it."""

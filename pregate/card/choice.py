@@ -53,50 +53,49 @@ class Ranking:
         return self.best is not self.now and any(one is self.now for one in self.rivals)
 
     def verdict(self) -> str:
-        """What to do, in a sentence or two."""
-        best, now = self.best, self.now
-        rests = weakest(self._tag(best), self._tag(now))
-        near = [one for one in self.rivals if one is not now]
-        if best is now:
-            n = len(self.ranked)
-            if self._tag(best) != "fitted":
-                told = f"Leave it as it is: {now.design} is the best of {n} that fit"
-            else:
-                told = (
-                    f"Leave it as it is: {now.design} is the "
-                    + (f"best of {n}" if n > 1 else "only one")
-                    + " fitted here"
-                )
-        elif self.abstains:
-            told = (
-                f"No verdict against leaving it as it is: {best.design} is predicted {self.gain:.2f} times as good as "
-                f"{now.design}, and the interval {_span(self.gain_interval)} holds 1 ({rests})"
-            )
-        else:
-            told = (
-                f"Change to {best.design}: {self.gain:.2f} times as good as {now.design} "
-                f"({_span(self.gain_interval)}, {rests})"
-            )
+        """What to do, in a sentence or two, and what is possible beside it."""
+        told = self.advice(str(self.now.design))
+        near = [one for one in self.rivals if one is not self.now]
         if near:
             more = f" and {len(near) - 1} more" if len(near) > 1 else ""
             told += f"; it cannot be told from {near[0].design}{more}: intervals straddle"
         return f"{told}.{self._possibility()}"
 
+    def advice(self, now: str) -> str:
+        """What to do, in a sentence without its point, in which what runs now is called `now`."""
+        best, rests = self.best, weakest(self._tag(self.best), self._tag(self.now))
+        if best is self.now:
+            n, is_fitted = len(self.ranked), self._tag(best) == "fitted"
+            place = f"the best of {n}" if n > 1 else "the only one"
+            return f"Leave it as it is: {best.design} is {place} {'fitted here' if is_fitted else 'that fit'}"
+        span = _span(self.gain_interval)
+        if self.abstains:
+            return (
+                f"No verdict: {best.design} is predicted {self.gain:.2f} times as good as {now}, and {span} holds 1 "
+                f"({rests}): leave it as it is"
+            )
+        return f"Change to {best.design}: {self.gain:.2f} times as good as {now} ({span}, {rests})"
+
     def _possibility(self) -> str:
         """What would be better if it could be run, or if its claims held."""
-        other, best = self.possible, self.best
+        other = self.possible
         if other is None:
             return ""
-        times, span = ratio(other, best, self.objective)
+        times, span = ratio(other, self.best, self.objective)
+        rests = weakest(self._tag(other), self._tag(self.best))
+        return (
+            f" Possible, not proven: {other.design}, {times:.2f} times as good as that ({_span(span)}, {rests}); "
+            f"{self.lacking(other)}."
+        )
+
+    def lacking(self, other: Judged) -> str:
+        """What a design beside the verdict lacks to be among it."""
         lacks = []
         if other.design.stack == RESEARCH:
             lacks.append("no engine runs it")
         if any(self._tag(one) == "fitted" for one in self.ranked):
-            lacks.append("nobody measured it here")
-        return (
-            f" Possible, not proven: {other.design}, {times:.2f} times as good as that ({_span(span)}, "
-            f"{weakest(self._tag(other), self._tag(best))}); {', and '.join(lacks)}."
-        )
+            lacks.append("unmeasured here")
+        return ", ".join(lacks)
 
     def _tag(self, one: Judged) -> str:
         return one.estimate(self.objective).tag

@@ -34,9 +34,6 @@ class Flags:
     command: str
     left_out: str
 
-    def __str__(self) -> str:
-        return "; ".join(part for part in (self.command, self.left_out) if part)
-
 
 def flags_of(design: EngineDesign, model: ModelArchitecture, hw: Platform, job: RequestLoad) -> Flags:
     """The flags of a design on the engine that its stack is of."""

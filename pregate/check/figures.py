@@ -1,18 +1,18 @@
 """Pictures of a validation: predicted against measured, op by op, beside naive baselines, and in time.
 
-A policy has one colour everywhere, a model one marker. matplotlib is loaded on first use.
+A policy has one colour and marker everywhere, a model one filling. matplotlib is loaded on first use.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 from pregate.check.compared import Compared, compared_metric, compared_ops
 from pregate.check.outcome import CaseOutcome, Validation
-from pregate.draw.palette import MARKERS, PALETTE, colours_of
+from pregate.draw.palette import PALETTE, SeriesStyle, styles_of
 from pregate.draw.style import INK, LINE, PAPER, bare, log_axis, picture
 from pregate.draw.timelines import gantt
 
@@ -22,13 +22,20 @@ if TYPE_CHECKING:
 
 __all__ = ["naive_bars", "op_errors", "predicted_above_measured", "predicted_against_measured"]
 
+_Fill = Literal["full", "left", "bottom", "right", "top"]
+
 _PANELS = {
     "tpot_s": "time per output token",
     "ttft_s": "time to first token",
     "moe_layer_latency_s": "MoE layer latency",
 }
+_FILLS: tuple[_Fill, ...] = ("full", "left", "bottom", "right", "top")
+"""How a marker is filled, by model in their order."""
+
 _CHARACTER_PT, _HANDLE_PT = 5.2, 36.0
 """Room for a letter of a legend, at the size it is set in, and for what stands beside a label."""
+
+_GREY = SeriesStyle("#888888", "o", "-", "")
 
 BAND = 0.1
 """Relative error inside which a point is drawn on the band."""
@@ -46,31 +53,40 @@ def predicted_against_measured(validation: Validation) -> Figure | None:
     found = {name: _positive(validation.outcomes, name) for name in _PANELS}
     if not any(found.values()):
         return None
-    colours = colours_of(outcome.case.policy for outcome in validation.outcomes)
+    styles = styles_of(outcome.case.policy for outcome in validation.outcomes)
     models = list(dict.fromkeys(outcome.case.model for outcome in validation.outcomes))
-    markers = {model: MARKERS[i % len(MARKERS)] for i, model in enumerate(models)}
+    fills = {model: _FILLS[i % len(_FILLS)] for i, model in enumerate(models)}
     figure = Figure(figsize=(12, 6.6), layout="constrained")
     grid = figure.subplots(2, len(_PANELS), height_ratios=(3.6, 1.4))
     for (above, below), (metric, title) in zip(grid.T, _PANELS.items(), strict=True):
         above.set_title(title, loc="left", fontsize=11)
         if found[metric]:
             factor, unit = _unit([n.measured or 0.0 for n in found[metric]])
-            ends = _scatter_panel(above, found[metric], factor, colours, markers)
+            ends = _scatter_panel(above, found[metric], factor, styles, fills)
             above.set_ylabel(f"predicted ({unit})")
-            _error_panel(below, found[metric], factor, ends, colours, markers)
+            _error_panel(below, found[metric], factor, ends, styles, fills)
             below.set_xlabel(f"measured ({unit})")
         else:
             above.text(0.5, 0.5, "not measured", ha="center", transform=above.transAxes)
             for axes in (above, below):
                 axes.set_axis_off()
     handles = [
-        *[Line2D([], [], color=colour, marker="o", ls="", label=name) for name, colour in colours.items()],
-        *[Line2D([], [], color="#888888", marker=mark, ls="", label=name) for name, mark in markers.items()],
+        *[Line2D([], [], label=name, ls="", **_point(style, "full", 6)) for name, style in styles.items()],
+        *[Line2D([], [], label=name, ls="", **_point(_GREY, fill, 6)) for name, fill in fills.items()],
     ]
     widest_pt = max(len(str(handle.get_label())) for handle in handles) * _CHARACTER_PT + _HANDLE_PT
     columns = max(1, min(len(handles), int(figure.get_figwidth() * 72 / widest_pt)))
     figure.legend(handles=handles, loc="outside lower center", ncols=columns, frameon=False, fontsize=9)
     return figure
+
+
+def _point(style: SeriesStyle, fill: _Fill, size: float) -> dict[str, Any]:
+    """A point of a policy and a model, as arguments of a line; one half filled has its colour around it."""
+    edge = PAPER if fill == "full" else style.colour
+    return {
+        "marker": style.marker, "color": style.colour, "fillstyle": fill, "markerfacecoloralt": PAPER,
+        "ms": size, "mec": edge, "mew": 0.6,
+    }  # fmt: skip
 
 
 def _positive(outcomes: Sequence[CaseOutcome], metric: str) -> list[Compared]:
@@ -85,21 +101,25 @@ def _unit(times_s: Sequence[float]) -> tuple[float, str]:
 
 
 def _scatter_panel(
-    axes: Axes, numbers: Sequence[Compared], factor: float, colours: Mapping[str, str], markers: Mapping[str, str]
+    axes: Axes,
+    numbers: Sequence[Compared],
+    factor: float,
+    styles: Mapping[str, SeriesStyle],
+    fills: Mapping[str, _Fill],
 ) -> tuple[float, float]:
     """Returns the ends of both axes."""
     values = np.array([[n.measured, n.predicted] for n in numbers], dtype=np.float64) * factor
     low, high = values.min() / 1.35, values.max() * 1.35
     ends = np.array([low, high])
     axes.fill_between(ends, ends * (1 - BAND), ends * (1 + BAND), color="#888888", alpha=0.2, lw=0)
-    axes.plot(ends, ends, color="#888888", lw=0.8)
+    axes.plot(ends, ends, color="#888888", lw=0.8, ls="--")
     for n, (x, y) in zip(numbers, values, strict=True):
-        colour = colours[n.case.policy]
+        colour = styles[n.case.policy].colour
         if n.interval is not None:
             axes.plot([x, x], [max(end * factor, low) for end in n.interval], color=colour, lw=1.2, alpha=0.45)
         if n.span is not None:
             axes.plot([max(end * factor, low) for end in n.span], [y, y], color=colour, lw=1.2, alpha=0.45)
-        axes.plot([x], [y], marker=markers[n.case.model], color=colour, ms=6, mec=PAPER, mew=0.6, ls="")
+        axes.plot([x], [y], ls="", **_point(styles[n.case.policy], fills[n.case.model], 6))
     axes.set(xscale="log", yscale="log", xlim=(low, high), ylim=(low, high), box_aspect=1)
     log_axis(axes.xaxis, low, high)
     log_axis(axes.yaxis, low, high)
@@ -112,17 +132,15 @@ def _error_panel(
     numbers: Sequence[Compared],
     factor: float,
     ends: tuple[float, float],
-    colours: Mapping[str, str],
-    markers: Mapping[str, str],
+    styles: Mapping[str, SeriesStyle],
+    fills: Mapping[str, _Fill],
 ) -> None:
     reach = max(100 * BAND * 1.3, *(115 * abs(n.error or 0.0) for n in numbers))
     axes.axhspan(-100 * BAND, 100 * BAND, color="#888888", alpha=0.2, lw=0)
     axes.axhline(0, color="#888888", lw=0.8)
     for n in numbers:
-        axes.plot(
-            [(n.measured or 0.0) * factor], [100 * (n.error or 0.0)], marker=markers[n.case.model],
-            color=colours[n.case.policy], ms=5, mec=PAPER, mew=0.5, ls="",
-        )  # fmt: skip
+        x, y = (n.measured or 0.0) * factor, 100 * (n.error or 0.0)
+        axes.plot([x], [y], ls="", **_point(styles[n.case.policy], fills[n.case.model], 5))
     axes.set(xscale="log", xlim=ends, ylim=(-reach, reach), ylabel="error (%)")
     log_axis(axes.xaxis, *ends)
     bare(axes)
@@ -146,27 +164,27 @@ def op_errors(validation: Validation) -> Figure | None:
                 total_s[kind] = total_s.get(kind, 0.0) + outcome.valid.ops[kind].total_s
     if not by_kind:
         return None
-    colours = colours_of(outcome.case.policy for outcome in validation.outcomes)
+    styles = styles_of(outcome.case.policy for outcome in validation.outcomes)
     kinds = sorted(by_kind, key=lambda kind: -total_s[kind])
     figure = Figure(figsize=(12, 1.7 + 0.46 * len(kinds)), layout="constrained")
     axes = figure.subplots()
-    _strips(axes, [by_kind[kind] for kind in kinds], colours)
+    _strips(axes, [by_kind[kind] for kind in kinds], styles)
     whole_s = sum(total_s.values())
     names = [f"{kind.replace('_', ' ')} ({100 * total_s[kind] / whole_s:.1f} %)" for kind in kinds]
     axes.set_yticks(range(len(kinds)), names)
     axes.set_xlabel("error of the mean time of an op (%), predicted over measured")
     policies = {n.case.policy for numbers in by_kind.values() for n in numbers}
     handles = [
-        Line2D([], [], color=colour, marker="o", ls="", label=name)
-        for name, colour in colours.items() if name in policies
+        Line2D([], [], label=name, ls="", **_point(style, "full", 6))
+        for name, style in styles.items() if name in policies
     ]  # fmt: skip
     handles.append(Line2D([], [], color=INK, marker="|", ms=12, mew=2.4, ls="", label="median"))
     figure.legend(handles=handles, loc="outside lower center", ncols=len(handles), frameon=False, fontsize=9)
     return figure
 
 
-def _strips(axes: Axes, strips: Sequence[Sequence[Compared]], colours: Mapping[str, str]) -> None:
-    policies = list(colours)
+def _strips(axes: Axes, strips: Sequence[Sequence[Compared]], styles: Mapping[str, SeriesStyle]) -> None:
+    policies = list(styles)
     furthest = max(abs(100 * (n.error or 0.0)) for numbers in strips for n in numbers)
     reach = min(max(1.15 * furthest, 15.0), 100.0)
     for row, numbers in enumerate(strips):
@@ -174,10 +192,10 @@ def _strips(axes: Axes, strips: Sequence[Sequence[Compared]], colours: Mapping[s
             shift = 0.56 * ((policies.index(n.case.policy) + 0.5) / len(policies) - 0.5)
             error = 100 * (n.error or 0.0)
             beyond = abs(error) > reach
-            axes.plot(
-                [min(max(error, -reach), reach)], [row + shift], marker=">" if beyond and error > 0 else "<" if beyond
-                else "o", color=colours[n.case.policy], ms=4.5, mec=PAPER, mew=0.4, ls="", clip_on=False,
-            )  # fmt: skip
+            point = _point(styles[n.case.policy], "full", 4.5)
+            if beyond:
+                point["marker"] = ">" if error > 0 else "<"
+            axes.plot([min(max(error, -reach), reach)], [row + shift], ls="", clip_on=False, **point)
         middle = float(np.median([100 * (n.error or 0.0) for n in numbers]))
         axes.plot([min(max(middle, -reach), reach)] * 2, [row - 0.36, row + 0.36], color=INK, lw=2.4)
     axes.axvspan(-100 * BAND, 100 * BAND, color="#888888", alpha=0.16, lw=0)

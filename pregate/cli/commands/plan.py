@@ -26,7 +26,7 @@ __all__ = ["here", "plan"]
 WELL_KNOWN = (("gpt-oss-20b", None), ("qwen3-30b-a3b", "all=q4_k_m"), ("mixtral-8x7b", "all=q4_k_m"))
 """Models of the cards that `pregate` alone prints, and the formats they are mostly run in (None: as published)."""
 
-_LEAST, _PIPED, _MOST = 40, 100, 140
+_LEAST, _PIPED, _MOST = 40, 80, 140
 """Columns of a card: at least, where nobody looks, at most."""
 
 
@@ -67,6 +67,9 @@ def plan(
     top_k: options.TopK = None,
     seed: options.Seed = 0,
     ledger: options.LedgerFile = None,
+    details: Annotated[
+        bool, typer.Option("--details", help="All that the card knows: each interval, flags and benchmarks to copy.")
+    ] = False,
     no_cache: Annotated[bool, typer.Option("--no-cache", help="Keep no schedules on disk.")] = False,
     format: Annotated[CardFormat, typer.Option("--format", help="table, json or markdown.")] = CardFormat.table,
 ) -> None:
@@ -105,16 +108,16 @@ def plan(
         from pregate.check.ledger import append_predictions
 
         append_predictions(ledger, card.predictions())
-    _print(card, format, told)
+    _print(card, format, told, details)
 
 
-def _print(card: Card, format: CardFormat, told: list[str]) -> None:
+def _print(card: Card, format: CardFormat, told: list[str], details: bool) -> None:
     if format is CardFormat.json:
         render.print_json(card.to_dict())
     elif format is CardFormat.markdown:
         print("\n\n".join([*told, card.markdown()]))
     else:
-        print(*([_folded(told)] if told else []), card.text(columns()), sep="\n")
+        print(*([_folded(told)] if told else []), card.text(columns(), details=details), sep="\n")
 
 
 def _folded(sentences: list[str]) -> str:

@@ -90,6 +90,7 @@ function crossing(cube, best) {
 function cellOf(text, tag = "td", style = "") {
   const cell = document.createElement(tag);
   cell.textContent = text;
+  if (tag === "td") cell.setAttribute("role", "cell");
   if (style) cell.className = style;
   return cell;
 }
@@ -104,6 +105,8 @@ function swatch(colour, text) {
 function showDesigns(answers, best) {
   const rows = answers.map((answer, i) => {
     const row = document.createElement("tr"), head = cellOf("", "th", "text");
+    row.setAttribute("role", "row");  // narrow screens lay rows out as grids, which takes their meaning away
+    head.setAttribute("role", "rowheader");
     head.scope = "row";
     head.append(swatch(page.colours[i], answer.design));
     row.append(head);

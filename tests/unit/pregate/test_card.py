@@ -292,7 +292,7 @@ def test_what_is_claimed_does_not_beat_what_was_measured() -> None:
     assert (possible.design.stack, possible.request.tag) == ("streams", "claimed")
     assert possible.request.value < found.best.request.value
     assert f"Possible, not proven: {possible.design}, " in found.verdict()
-    assert "no engine runs it, and nobody measured it here" in found.verdict()
+    assert "no engine runs it, unmeasured here" in found.verdict()
     assert found.to_dict()["possible"]["design"] == str(possible.design)
     assert all(str(possible.design) != point.winner for point in found.turning_points)
     assert f"?   {possible.design}" in found.text(120)
@@ -372,7 +372,7 @@ def test_where_a_stack_was_measured_the_verdict_is_among_its_designs_and_what_ru
     now = of_stack(moved(card.best, 3.0), "llama-cpp")
     found = choose([claimed, fitted, now], now, "request")
     assert (found.ranked, found.beside) == ((fitted, now), (claimed,))
-    assert "nobody measured it here" in found.verdict()
+    assert "unmeasured here" in found.verdict()
     assert "no engine" not in found.verdict()
     slower = choose([moved(claimed, 9.0), fitted, now], now, "request")
     assert slower.possible is None

@@ -127,6 +127,12 @@ def test_a_phone_shows_it_without_scrolling_sideways_in_both_schemes(browser: An
     page = context.new_page()
     visit(page, address)
     assert page.evaluate("document.documentElement.scrollWidth") <= 375
+    table = page.locator(".wide")
+    assert table.evaluate("(e) => e.scrollWidth") <= table.evaluate("(e) => e.clientWidth")
+    assert page.get_by_role("row").count() == 1 + len(DESIGNS)
+    assert page.get_by_role("rowheader").count() == len(DESIGNS)
+    assert page.get_by_role("columnheader").count() == 6
+    assert page.get_by_role("cell").count() == 5 * len(DESIGNS)
     ink, paper = (page.evaluate(f"getComputedStyle(document.body).{name}") for name in ("color", "backgroundColor"))
     assert luminance_ratio(ink, paper) > 7
     context.close()

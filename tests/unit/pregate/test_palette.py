@@ -6,14 +6,21 @@ linear RGB; distances are in CIELAB (D65), where about 2 is the least that a tra
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from itertools import combinations
 
 import numpy as np
 import pytest
+from matplotlib.axes import Axes
+from matplotlib.collections import LineCollection, PathCollection, PolyCollection, QuadMesh
+from matplotlib.colors import to_hex, to_rgba
+from matplotlib.figure import Figure
+from matplotlib.patches import Patch
 from numpy.typing import NDArray
 
 from offload.ops import KINDS, Lane
 from pregate.draw.palette import PALETTE, colours_of, styles_of
+from tests.drawn import DRAWN, drawn
 
 EYES = {
     "all cones": np.eye(3),
@@ -101,3 +108,69 @@ def test_colours_do_not_depend_on_the_order_and_no_two_of_a_dozen_are_alike() ->
     assert colours_of(names) == colours_of(names[::-1])
     assert len(set(colours_of(names).values())) == 12
     assert len({(s.colour, s.dash) for s in styles_of([f"guess/{i}" for i in range(36)]).values()}) == 36
+
+
+Series = tuple[str, str, str]
+"""How a series is drawn: what it is made of, its shape (marker and dash, or hatch), its colour."""
+
+LEAST_STEP = 7
+"""Of lightness (CIE L*), by which print in grey tells two series apart that have one shape."""
+
+
+def series_of(axes: Axes) -> set[Series]:
+    """The series of a plot: every line, every area and every cloud of points, by how it is drawn.
+
+    What lies in rows, as ops in their lanes, is told apart by its row.
+    """
+    found = {("line", f"{line.get_marker()} {line.get_linestyle()}", to_hex(line.get_color())) for line in axes.lines}
+    found |= {_area(patch) for patch in axes.patches if patch.get_fill()}
+    for each in axes.collections:
+        seen = [to_hex(one) for one in each.get_facecolor() if to_rgba(one)[3] > 0]
+        if isinstance(each, LineCollection):
+            found |= {("line", str(each.get_linestyle()[0]), to_hex(one)) for one in each.get_colors()}
+        elif isinstance(each, PolyCollection):
+            rows = {tuple(np.round(path.get_extents().intervaly, 6)) for path in each.get_paths()}
+            row = f" in row {rows.pop()}" if len(rows) == 1 else ""
+            found |= {(f"area{row}", each.get_hatch() or "", one) for one in seen}
+        elif isinstance(each, PathCollection):
+            found |= {("points", str(each.get_paths()[0].vertices.shape), one) for one in seen}
+    return found
+
+
+def _area(patch: Patch) -> Series:
+    return "area", patch.get_hatch() or "", to_hex(patch.get_facecolor())
+
+
+def legends_of(figure: Figure) -> Iterator[set[Series]]:
+    """The areas of each legend: what a map is coloured by."""
+    legends = [*figure.legends, *(legend for axes in figure.axes if (legend := axes.get_legend()) is not None)]
+    for legend in legends:
+        yield {_area(patch) for patch in legend.get_patches() if patch.get_fill()}
+
+
+def confused(figure: Figure) -> Iterator[tuple[Series, Series]]:
+    """Pairs of one shape that grey print, or eyes without a cone, do not tell apart."""
+    maps = any(axes.images or any(isinstance(each, QuadMesh) for each in axes.collections) for axes in figure.axes)
+    for series in [*map(series_of, figure.axes), *(legends_of(figure) if maps else [])]:
+        for one, other in combinations(sorted(series), 2):
+            if one[:2] != other[:2]:
+                continue
+            colours = [one[2], other[2]]
+            step = abs(lab(colours[0])[0] - lab(colours[1])[0])
+            if step < LEAST_STEP or any(least_distance(colours, eyes) < LEAST_STEP for eyes in EYES):
+                yield one, other
+
+
+@pytest.mark.parametrize("name", DRAWN)
+def test_series_of_a_picture_differ_in_shape_or_in_lightness(name: str) -> None:
+    assert list(confused(drawn(name))) == []
+
+
+def test_two_lines_of_one_shape_and_one_lightness_are_found() -> None:
+    figure = Figure()
+    axes = figure.subplots()
+    axes.plot([0, 1], color="#c05000")
+    axes.plot([1, 0], color="#7a7a00")
+    assert len(list(confused(figure))) == 1
+    axes.lines[1].set_linestyle("--")
+    assert list(confused(figure)) == []

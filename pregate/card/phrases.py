@@ -1,0 +1,87 @@
+"""What the whole card and the card on one screen both say, each once."""
+
+from __future__ import annotations
+
+from pregate.card.card import N_SHOWN, Card
+from pregate.card.choice import Ranking, weakest
+from pregate.card.flags import Flags
+from pregate.card.judged import Expected, Judged
+from pregate.card.lines import command_lines, folded
+from pregate.draw.render import si
+
+__all__ = [
+    "assumed", "bound_by", "changed_by", "design_row", "rate", "rates", "run_lines", "seconds", "shown_designs",
+]  # fmt: skip
+
+CHANGES = "Would change it"
+
+
+def shown_designs(choice: Ranking) -> list[tuple[str, Judged]]:
+    """The best three, what runs now, and the first of what is not proven, each behind its place."""
+    shown = [(str(i), one) for i, one in enumerate(choice.ranked[:N_SHOWN], start=1)]
+    if all(one is not choice.now for _, one in shown):
+        shown.append(("", choice.now))
+    n_beside = max(N_SHOWN - len(shown), choice.possible is not None)
+    return shown + [("?", one) for one in choice.beside[:n_beside]]
+
+
+def design_row(choice: Ranking, mark: str, one: Judged, *tag: str) -> tuple[str, ...]:
+    """Cells of a design: its marks, its name, a request, tokens/s of all requests, TTFT, `tag`, peak memory."""
+    marks = "*" * (one is choice.now) + "~" * (one is not choice.best and choice.straddles(one))
+    return (
+        mark + marks,
+        str(one.design),
+        si(one.request.value, "s"),
+        rate(one.throughput.value),
+        si(one.ttft.value, "s"),
+        *tag,
+        si(one.peak_hbm_bytes, "B"),
+    )
+
+
+def changed_by(card: Card, n_most: int) -> tuple[str, str]:
+    """The label and the words of what would change the verdict: the nearest `n_most` turning points."""
+    points = card.turning_points[:n_most]
+    if not points:
+        return CHANGES, "nothing within a factor of 8 of any speed looked at"
+    return f"{CHANGES} ({weakest(*(point.rests_on for point in points))})", "; ".join(map(str, points))
+
+
+def bound_by(binds: str) -> tuple[str, dict[str, str]]:
+    """A sentence of `what_binds` as what binds, and the shares of lanes that are busy at all, by name."""
+    what, _, shares = binds.rstrip(")").partition(" (")
+    what = what.removesuffix(" it").removesuffix(" binds").removesuffix(" bind")
+    split = (share.rpartition(" ") for share in shares.split(", "))
+    return what, {name.removesuffix(" busy"): share for name, _, share in split if share not in ("0%", "")}
+
+
+def assumed(card: Card) -> str:
+    """That hits are assumed, where a cache met routing that is made up."""
+    cached = card.best.planned.tokens.policy.cache is not None
+    return ", so hits are assumed" if card.routing == "synthetic" and cached else ""
+
+
+def run_lines(label: str, flags: Flags, width: int) -> list[str]:
+    """How to run a design: a command to copy, and below it what that does not say."""
+    if not flags.command:
+        return folded(f"{label}: {flags.left_out}", width, "  ")
+    note = folded(f"  Note: {flags.left_out}", width, "  ") if flags.left_out else []
+    return command_lines(label, flags.command, width) + note
+
+
+def seconds(estimate: Expected) -> str:
+    """The interval of a time."""
+    low, high = estimate.interval
+    return f"{si(low, 's')} to {si(high, 's')}"
+
+
+def rates(estimate: Expected) -> str:
+    """The interval of a rate."""
+    low, high = estimate.interval
+    return f"{rate(low)} to {rate(high)}"
+
+
+def rate(number: float) -> str:
+    """Three digits, and never a power of ten."""
+    rounded = float(f"{number:.3g}")
+    return f"{number:.3g}" if abs(rounded) < 1000 else f"{rounded:,.0f}"

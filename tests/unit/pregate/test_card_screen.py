@@ -1,0 +1,127 @@
+"""A card on one screen of 24 lines and 80 columns, what has no room there, and commands that can be copied from it."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+import shlex
+
+import pytest
+
+import pregate
+from pregate.card.card import Card
+from pregate.card.choice import Ranking
+from pregate.card.designs import EngineDesign
+from pregate.card.flags import Flags
+from pregate.card.job import RequestLoad
+from pregate.card.lines import command_lines
+from pregate.card.plan import plan
+from pregate.card.screen import COLUMNS, LINES
+from traces.errors import InvalidInput
+
+BINDS = "what the host computes binds it (compute busy 42%, link 1%, stalled 3%, the host's processor 78%)"
+IN_VIEW = "recorded (the first 128 of 1,024 decode steps timed), experts kept with it in view"
+
+
+@pytest.fixture(scope="module")
+def card() -> Card:
+    return plan(
+        "mixtral-mini-8", pregate.load_hardware("rtx-4090", "streams", {"hbm_bytes": "2GB"}), RequestLoad(24, 40, 1)
+    )
+
+
+@pytest.mark.parametrize("details", [False, True])
+@pytest.mark.parametrize("width", [60, 80, 100, 120])
+def test_no_line_is_wider_than_asked(card: Card, width: int, details: bool) -> None:
+    assert max(map(len, card.text(width, details=details).splitlines())) <= width
+
+
+def on_one_screen(card: Card) -> str:
+    """The card at 80 columns, held to be one screen of whole sentences."""
+    text = card.text(COLUMNS)
+    lines = text.splitlines()
+    assert len(lines) <= LINES == 24, text
+    assert max(map(len, lines)) <= COLUMNS == 80, text
+    assert " ..." not in text, text
+    return " ".join(text.split())
+
+
+ASKED = (
+    ("gpt-oss-20b", None), ("qwen3-30b-a3b", "q4_k_m"), ("mixtral-8x7b", "q4_k_m"), ("deepseek-v3", None),
+    ("gpt-oss-120b", None), ("glm-4.5-air", "q4_k_m"), ("switch-base-128", None), ("llama-4-scout", "q4_k_m"),
+    ("nllb-moe-54b", None), ("qwen3-235b-a22b", "q4_k_m"),
+)  # fmt: skip
+MACHINES = ("rtx-4090", "a100-sxm4-80gb", "apple-m3-ultra", "h100-sxm", "rtx-3060-12gb", "strix-halo")
+
+
+@pytest.mark.parametrize(("name", "formats"), ASKED)
+def test_a_card_of_any_model_and_machine_is_one_screen(name: str, formats: str | None) -> None:
+    """Ten models on six machines; one request and, of the same card, eight at once, which has a number more."""
+    model = pregate.load_model(name, formats={"all": formats} if formats else None)
+    n_cards = 0
+    for hardware in MACHINES:
+        try:
+            found = plan(model, hardware, RequestLoad(8, 4, 1))
+        except InvalidInput:  # too large for this machine
+            continue
+        n_cards += 1
+        for job in (RequestLoad(8, 4, 1), RequestLoad(2048, 1024, 64)):
+            said = on_one_screen(dataclasses.replace(found, job=job))
+            for label in ("Expected of 1", "tokens/s", "Limit (claimed", "What binds", "Would change it", "How sure"):
+                assert label in said
+            assert re.search(r"Measure next, .*% of the doubt\)", said)
+            assert "Run 1:" in said
+    assert n_cards >= 2
+
+
+def test_the_longest_card_is_one_screen(card: Card) -> None:
+    """Every part as long as the words of engines, machines and claims make it."""
+    policy = "gpu_only@experts=cpu:keep=10"
+    first, *others = sorted((*card.choice.ranked, *card.choice.beside), key=lambda one: one.request.value)[:5]
+    *ranked, now = (
+        dataclasses.replace(
+            one, design=EngineDesign(f"{policy}{i}", "ktransformers"), prompt_binds=BINDS, token_binds=BINDS
+        )
+        for i, one in enumerate(others)
+    )
+    possible = dataclasses.replace(first, design=EngineDesign("bandwidth_split", "streams"))
+    choice = Ranking("request", tuple(ranked), (possible,), now, (now,), 1.23, (0.74, 2.05))
+    assert choice.abstains
+    assert choice.possible is possible
+    point = dataclasses.replace(card.turning_points[0], winner=str(now.design))
+    full = dataclasses.replace(
+        card, model="a-model-of-a-long-name-235b-a22b", parts="rtx-pro-6000-blackwell, epyc-9355-12ch, pcie5-x16",
+        job=RequestLoad(2048, 1024, 64), choice=choice, turning_points=(point, point), routing=IN_VIEW,
+        flags=Flags("python -m sglang.launch_server " * 9, "COUNTS.pt is written before " * 5),
+        narrowing=dataclasses.replace(card.narrowing, command="python -m sglang.bench_serving " * 9),
+    )  # fmt: skip
+    assert "--details has the flags of ktransformers" in on_one_screen(full)
+
+
+def test_what_has_no_room_on_the_screen_is_in_the_details(card: Card) -> None:
+    command, note = "python -m sglang.launch_server --flag 1 " * 40, "COUNTS.pt is what was counted before"
+    full = dataclasses.replace(card, flags=Flags(command.strip(), note))
+    assert "sglang" not in full.text(COLUMNS)
+    details = full.text(COLUMNS, details=True)
+    written = details[details.index("Run it: ") + len("Run it: ") : details.index("Note: ")]
+    assert shlex.split(written.replace("\\\n", " ")) == shlex.split(command)
+    assert note in " ".join(details.split())
+
+
+@pytest.mark.parametrize("width", [80, 100])
+def test_a_command_on_a_card_can_be_copied_line_by_line(width: int) -> None:
+    """A shell reads what folds as one command: each line but the last ends with its continuation."""
+    command = "llama-server -m MODEL.gguf " + '-ot "blk\\.(46|47)\\.ffn_.*_exps\\.=CPU" ' + "-np 8 -c 6144 " * 9
+    lines = command_lines("Run it", command.strip(), width)
+    assert len(lines) > 1
+    assert max(map(len, lines)) <= width
+    read = "\n".join(lines).removeprefix("Run it: ")
+    assert shlex.split(read.replace("\\\n", "")) == shlex.split(command)
+
+
+def test_a_card_says_which_designs_do_not_fit(card: Card) -> None:
+    reason = "gpu_only needs 29.4 GB of HBM, there are 25.8 GB: try --hbm 30GB"
+    unfit = dataclasses.replace(card, unfit=tuple((f"llama-cpp/{i}", reason) for i in range(5)))
+    details = " ".join(unfit.text(COLUMNS, details=True).split())
+    assert "Does not fit: llama-cpp/0 (gpu_only needs 29.4 GB of HBM, there are 25.8 GB)" in details
+    assert "and 2 more" in details
