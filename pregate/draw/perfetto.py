@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -59,10 +60,11 @@ def write_trace(timeline: Timeline, path: Path | str) -> None:
     """Write `timeline` to `path` as trace event JSON; a reader sees the old file or the whole new one.
 
     Slices in order of their start, named by kind, layer and expert; `args` has step, layer, expert, slot and bytes,
-    without those that an op has not. Raises `InvalidFile` when the file cannot be written.
+    without those that an op has not; an arrow from each copy to its use. Raises `InvalidFile` when the file cannot be
+    written.
     """
     head = {"source": timeline.source, "schedule": timeline.schedule.digest, "ops": len(timeline.schedule)}
-    _write(head, _events(timeline), path)
+    _write(head, chain(_events(timeline), _flows(timeline, _PID)), path)
 
 
 def write_comparison(simulated: Timeline, real: Timeline, path: Path | str) -> None:

@@ -147,4 +147,4 @@ def here() -> None:
             print(_folded([f"{name}: {error}"]))
             continue
         print(card.summary(columns()))
-    print("\n`pregate plan MODEL` prints the whole card, `pregate --help` all commands.")
+    print("\n`pregate plan MODEL` prints the whole card, with --details all it knows; `pregate --help` all commands.")

@@ -125,6 +125,15 @@ def test_an_arrow_leads_from_every_copy_to_what_reads_it(result: pregate.Simulat
     assert all(ends[event["id"]]["tid"] % 10 == Lane.COMPUTE for event in begins)
 
 
+def test_one_timeline_has_the_same_arrows(
+    result: pregate.SimulationResult, events: list[dict[str, Any]], tmp_path: Path
+) -> None:
+    read_strictly(events)
+    beside = compared(result, tmp_path / "both.json", 1.0)["traceEvents"]
+    mine, theirs = ([e for e in found if e["ph"] in "sf" and e["pid"] == 1] for found in (events, beside))
+    assert mine == theirs != []
+
+
 def test_several_runs_stand_below_one_another(result: pregate.SimulationResult, tmp_path: Path) -> None:
     pair = (result.timeline, slowed(result.timeline, Lane.H2D, 2.0))
     write_comparisons({"a": pair, "b": pair}, tmp_path / "all.json")
