@@ -24,7 +24,11 @@ from pregate.card.designs import EngineDesign
 from pregate.card.job import RequestLoad
 from traces.model.architecture import ModelArchitecture
 
-__all__ = ["Flags", "benchmark_of", "flags_of"]
+__all__ = ["Flags", "benchmark_of", "flags_of", "named"]
+
+
+_WEIGHTS = "MODEL.gguf"
+"""What stands for a file of weights that nobody named."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +37,15 @@ class Flags:
 
     command: str
     left_out: str
+
+    def of_file(self, weights: str) -> Flags:
+        """The same of a file of weights by its path; "": of a stand-in, as written."""
+        return Flags(named(self.command, weights), self.left_out)
+
+
+def named(command: str, weights: str) -> str:
+    """A command with the path of a GGUF file in place of its stand-in, where one is known."""
+    return command.replace(_WEIGHTS, shlex.quote(weights)) if weights else command
 
 
 def flags_of(design: EngineDesign, model: ModelArchitecture, hw: Platform, job: RequestLoad) -> Flags:
@@ -73,7 +86,7 @@ def _placed(policy: Policy, model: ModelArchitecture, output_counts: bool) -> tu
     output counts as a layer of `-ngl`.
     """
     placement, n_layers = policy.placement, model.decoder.n_layers
-    words, left_out = ["llama-server -m MODEL.gguf"], []
+    words, left_out = [f"llama-server -m {_WEIGHTS}"], []
     on_host = placement.host_layers
     if on_host is None:
         words.append("-ngl 999")
@@ -111,7 +124,7 @@ def _llama_cache(policy: Policy, model: ModelArchitecture, ends: str) -> Flags:
         n_experts = round(model.n_moe_layers * model.n_experts * cache.ratio)
     size = "MIB" if n_experts is None else str(math.ceil(n_experts * model.expert_bytes / 2**20))
     return Flags(
-        f"llama-server -m MODEL.gguf -ngl 999 --cpu-moe --moe-cache-mib {size} -fit off {ends}",
+        f"llama-server -m {_WEIGHTS} -ngl 999 --cpu-moe --moe-cache-mib {size} -fit off {ends}",
         "in builds that have --moe-cache-mib" + ("; MIB: what HBM is left" if n_experts is None else ""),
     )
 
@@ -188,7 +201,7 @@ def _fastertransformer(policy: Policy, model: ModelArchitecture, hw: Platform, j
     return Flags("", f"{policy.name}: the code released with Pre-gated MoE, from its own configuration files")
 
 
-_LLAMA_BENCH = "llama-batched-bench -m MODEL.gguf -c {context} -npp {0} -ntg {1} -npl {2}"
+_LLAMA_BENCH = f"llama-batched-bench -m {_WEIGHTS} -c {{context}} -npp {{0}} -ntg {{1}} -npl {{2}}"
 
 _BENCHMARKS: Mapping[str, str] = ReadOnly(
     {

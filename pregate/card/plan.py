@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from pregate.ask.choices import OBJECTIVES
 from pregate.card.card import Card
 from pregate.card.choice import Ranking, choose, standing
 from pregate.card.designs import all_planned, plan_design, stacks_for
-from pregate.card.flags import flags_of
+from pregate.card.flags import flags_of, named
 from pregate.card.job import RequestLoad, Workpiece, recorded_job, workpiece
 from pregate.card.judged import Judged, judge
 from pregate.card.narrowing import narrowing
@@ -45,6 +46,7 @@ def plan(
     policies: Sequence[str] = (),
     seed: int = 0,
     cache_dir: str | Path | ScheduleCache | bool | None = False,
+    weights: str | Path | None = None,
 ) -> Card:
     """Judge whole requests under every design that fits, and say what to do, how sure that is and what would change it.
 
@@ -54,7 +56,8 @@ def plan(
     first stack; None: all in HBM where that fits, else whole layers on the host, else the first design that fits.
     `stacks`: the software to look at; None: every engine that runs such a model, and this project's runtime.
     `policies`: designs to judge beside those of the stacks, such as one of your own that `load_policy` has loaded.
-    `cache_dir`: a folder for schedules (None: `~/.cache/pregate/schedules`, False: none).
+    `cache_dir`: a folder for schedules (None: `~/.cache/pregate/schedules`, False: none). `weights`: the GGUF file that
+    commands name; None: `model`, where it is one.
 
     Raises `InvalidInput` where no design fits or an argument is wrong, and what `load_model` and `load_hardware` raise.
     """
@@ -73,7 +76,13 @@ def plan(
     judged, today = _judged(architecture, work, platforms, now, objective, unfit, more, schedules_in(cache_dir))
     choice = choose(judged, today, objective)
     routing = work.prompt.routing if trace is None else _recorded(trace, work, in_view=popularity is None)
-    return _card(architecture, work, choice, tuple(unfit), routing)
+    file = weights if weights is not None or isinstance(model, ModelArchitecture) else model
+    return _card(architecture, work, choice, tuple(unfit), routing, _gguf_of(file))
+
+
+def _gguf_of(name: str | Path | None) -> str:
+    """A model's name where it is a GGUF file, "" where it is something else."""
+    return str(name) if name is not None and Path(name).suffix == ".gguf" and Path(name).is_file() else ""
 
 
 def _recorded(trace: RoutingTrace, work: Workpiece, *, in_view: bool) -> str:
@@ -168,14 +177,21 @@ def _platforms(
 
 
 def _card(
-    model: ModelArchitecture, work: Workpiece, choice: Ranking, unfit: tuple[tuple[str, str], ...], routing: str
+    model: ModelArchitecture,
+    work: Workpiece,
+    choice: Ranking,
+    unfit: tuple[tuple[str, str], ...],
+    routing: str,
+    weights: str,
 ) -> Card:
     best, other = choice.best, choice.possible
     hw = best.planned.hw
     link = () if hw.machine.has_one_memory else (hw.machine.link.name,)
     limit = speed_limit(model, hw, work)
     parts = best.ttft.value, work.job.n_steps * best.tpot.value
+    possible = None if other is None else flags_of(other.design, model, other.planned.hw, work.job).of_file(weights)
     share = {"ttft": 1.0, "tpot": 0.0}.get(choice.objective, parts[0] / sum(parts))
+    narrow = narrowing(best, is_recorded=work.is_recorded, metric_share=share)
     return Card(
         model=model.name,
         hardware=hw.hardware,
@@ -185,9 +201,9 @@ def _card(
         limit=limit,
         limit_value=limit_of(limit, work, choice.objective),
         turning_points=tuple(turning_points(model, work, choice)),
-        narrowing=narrowing(best, is_recorded=work.is_recorded, metric_share=share),
-        flags=flags_of(best.design, model, hw, work.job),
-        possible_flags=None if other is None else flags_of(other.design, model, other.planned.hw, work.job),
+        narrowing=dataclasses.replace(narrow, command=named(narrow.command, weights)),
+        flags=flags_of(best.design, model, hw, work.job).of_file(weights),
+        possible_flags=possible,
         unfit=unfit,
         routing=routing,
         basis=hw.describe_calibration(model.dtype.name),

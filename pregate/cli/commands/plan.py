@@ -101,7 +101,7 @@ def plan(
     with spinner("planning"):
         card = run_plan(
             architecture, hardware, job, trace=recorded, objective=objective, now=now, stacks=stacks,
-            overrides=overrides, popularity=counted, seed=seed, cache_dir=not no_cache,
+            overrides=overrides, popularity=counted, seed=seed, cache_dir=not no_cache, weights=model,
             policies=[] if policies is None else distinct(policies, "--policies"),
         )  # fmt: skip
     if ledger is not None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import re
 import shlex
+from pathlib import Path
 
 import pytest
 
@@ -19,6 +20,7 @@ from pregate.card.plan import plan
 from pregate.card.screen import COLUMNS, LINES
 from traces.errors import InvalidInput
 
+LOAD = RequestLoad(24, 40, 1)
 BINDS = "what the host computes binds it (compute busy 42%, link 1%, stalled 3%, the host's processor 78%)"
 IN_VIEW = "recorded (the first 128 of 1,024 decode steps timed), experts kept with it in view"
 
@@ -125,3 +127,12 @@ def test_a_card_says_which_designs_do_not_fit(card: Card) -> None:
     details = " ".join(unfit.text(COLUMNS, details=True).split())
     assert "Does not fit: llama-cpp/0 (gpu_only needs 29.4 GB of HBM, there are 25.8 GB)" in details
     assert "and 2 more" in details
+
+
+def test_commands_name_the_file_of_weights_that_was_asked_about(tmp_path: Path) -> None:
+    path = tmp_path / "my model.gguf"
+    path.write_bytes(b"")
+    found = plan(pregate.load_model("mixtral-mini-8"), "rtx-4090", LOAD, weights=path)
+    for written in (found.flags.command, found.narrowing.command):
+        assert shlex.split(written)[2] == str(path)
+    assert "MODEL.gguf" in plan("mixtral-mini-8", "rtx-4090", LOAD, weights=tmp_path / "no.gguf").flags.command
