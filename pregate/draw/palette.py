@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from zlib import crc32
 
-__all__ = ["MARKERS", "PALETTE", "SeriesStyle", "colours_of", "styles_of"]
+__all__ = ["MARKERS", "PALETTE", "SeriesStyle", "colours_of", "hatch_number", "styles_of"]
 
 PALETTE = (
     "#4b2db4", "#a52d4b", "#4b78b4", "#b4873c", "#0fc3b4", "#c3d20f",
@@ -56,6 +56,11 @@ def colours_of(policies: Iterable[str]) -> dict[str, str]:
         if len(taken) == len(PALETTE):
             taken.clear()
     return {name: found[name] for name in names}
+
+
+def hatch_number(colour: str) -> int:
+    """0 for the six colours that grey tells apart, 1 to 6 for the others: how a page hatches an area of that colour."""
+    return max(PALETTE.index(colour) + 1 - _N_OWNED, 0)
 
 
 def _wanted(name: str) -> list[str]:

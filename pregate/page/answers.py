@@ -28,7 +28,7 @@ from pregate.ask.capturing.machine_memory import MachineMemory, memory_of
 from pregate.ask.capturing.request import Request, request
 from pregate.ask.ranking import are_ranked, standing_of, told_apart
 from pregate.ask.timing.intervals import compiled, measured_at
-from pregate.draw.palette import colours_of
+from pregate.draw.palette import colours_of, hatch_number
 from pregate.draw.timelines import LANE_NAMES
 from pregate.page.arrays import ArrayBlock
 from pregate.page.priced_works import PricedWorks
@@ -93,6 +93,7 @@ def document(subject: PageSubject, progress: Callable[[str], None] = lambda _: N
         "ranked": are_ranked(standings),
         "told_apart": told_apart(zip(names, standings, strict=True)),
         "colours": [colours[name] for name in names],
+        "hatches": [hatch_number(colours[name]) for name in names],
         "batches": list(subject.batches),
         "prompts": list(subject.prompts),
         "output_tokens": subject.output_tokens,

@@ -46,16 +46,36 @@ function across(links, width) {
   return (value) => MAP.left + (Math.log(value) - low) / (high - low) * span;
 }
 
+/** Strokes of a hatch in a tile of eight by eight, by the number that a design has; those that grey tells apart have none. */
+const HATCHES = [[], [[0, 8, 8, 0]], [[0, 0, 8, 8]], [[0, 4, 8, 4]], [[4, 0, 4, 8]], [[0, 0, 8, 8], [0, 8, 8, 0]], [[0, 4, 8, 4], [4, 0, 4, 8]]];
+
+/** A tile of a colour with its hatch. */
+function tileOf(colour, hatch) {
+  const tile = document.createElement("canvas"), pen = tile.getContext("2d");
+  tile.width = tile.height = 8;
+  pen.fillStyle = colour;
+  pen.fillRect(0, 0, 8, 8);
+  pen.strokeStyle = "#ffffffb0";
+  for (const [x, y, toX, toY] of HATCHES[hatch] || []) {
+    pen.beginPath();
+    pen.moveTo(x, y);
+    pen.lineTo(toX, toY);
+    pen.stroke();
+  }
+  return tile;
+}
+
 /** Who wins at each stop of the link (across) and of another slider (upwards).
     `rows`: {name, labels, cubes: per row [design][stop], here}; `here` a stop of the link. */
-function drawMap(canvas, links, rows, colours, metric, unit, here, ranked) {
+function drawMap(canvas, links, rows, tiles, metric, unit, here, ranked) {
   const {pen, width, height, ink, soft, paper} = begin(canvas), x = across(links, width);
   const tall = (height - MAP.top - MAP.bottom) / rows.labels.length, top = (row) => height - MAP.bottom - (row + 1) * tall;
   const best = rows.cubes.map((cube) => Array.from(links, (_, i) => bestOf(cube.map((line) => line && line[i]), metric, ranked)));
   const edge = (i) => i <= 0 ? x(links[0]) : i >= links.length ? x(links[links.length - 1]) : (x(links[i - 1]) + x(links[i])) / 2;
+  const areas = tiles.map((tile) => pen.createPattern(tile, "repeat"));
   rows.labels.forEach((label, row) => {
     best[row].forEach((design, i) => {
-      pen.fillStyle = design < 0 ? paper : colours[design];
+      pen.fillStyle = design < 0 ? paper : areas[design];
       pen.fillRect(edge(i), top(row), edge(i + 1) - edge(i) + 1, tall - 1);
     });
     pen.fillStyle = ink;

@@ -7,6 +7,8 @@ const ROWS = {hbm: "HBM", batch: "batch", prompt: "prompt", active: "active expe
 const STRUCTURE = ["model", "machine", "batch", "prompt", "active", "hbm", "link"];
 const page = JSON.parse(byId("document").textContent);
 const unitOf = (metric) => metric === "tokens_per_s" ? "tokens/s" : "s";
+const tiles = page.colours.map((colour, i) => tileOf(colour, page.hatches[i]));
+const marks = page.colours.map((colour, i) => page.hatches[i] ? `url(${tiles[i].toDataURL()})` : colour);
 let buffer = null, state = null;
 
 function byId(id) { return document.getElementById(id); }
@@ -108,7 +110,7 @@ function showDesigns(answers, best) {
     row.setAttribute("role", "row");  // narrow screens lay rows out as grids, which takes their meaning away
     head.setAttribute("role", "rowheader");
     head.scope = "row";
-    head.append(swatch(page.colours[i], answer.design));
+    head.append(swatch(marks[i], answer.design));
     row.append(head);
     if (answer.reason) {
       const reason = cellOf(answer.reason, "td", "reason");
@@ -129,9 +131,9 @@ function showDesigns(answers, best) {
 function showMap() {
   const name = state.rows, labels = labelsOf(name, state);
   const cubes = labels.map((_, i) => cubeAt(page, buffer, {...state, [name]: i}, state.metric));
-  const best = drawMap(byId("map"), linksOf(state.machine), {labels, cubes, here: state[name]}, page.colours, state.metric, unitOf(state.metric), state.link, page.ranked);
+  const best = drawMap(byId("map"), linksOf(state.machine), {labels, cubes, here: state[name]}, tiles, state.metric, unitOf(state.metric), state.link, page.ranked);
   const seen = [...new Set(best.flat())].filter((design) => design >= 0);
-  byId("map-legend").replaceChildren(...seen.map((design) => swatch(page.colours[design], page.designs[design])));
+  byId("map-legend").replaceChildren(...seen.map((design) => swatch(marks[design], page.designs[design])));
   const said = labels.map((label, row) => `${ROWS[name]} ${label}: ${[...new Set(best[row])].map((design) => design < 0 ? "none fits" : page.designs[design]).join(", then ")}`);
   byId("map").setAttribute("aria-label", `Best design by ${TITLES[state.metric]} from slow to fast link. ${said.join(". ")}.`);
 }

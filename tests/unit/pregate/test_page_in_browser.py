@@ -114,6 +114,23 @@ def test_every_control_and_picture_has_a_name(page: Any) -> None:
     assert page.locator("#verdict").get_attribute("aria-live") == "polite"
 
 
+def test_marks_of_designs_differ_in_lightness_or_in_hatch(browser: Any, tmp_path: Path) -> None:
+    """Grey print of the map and of its legend: more designs than there are colours that grey tells apart."""
+    owned = ["gpu_only", "on_demand", "pregate", "lru", "pregate(2)", "prefetch_all"]
+    designs = [*owned, "pregate+lfu:0.5", "on_demand+fifo:0.5"]
+    path = tmp_path / "many.html"
+    pregate.explore_page(["switch-mini-16"], ["rtx-4090"], path, designs, batches=(1,), prompts=(8,), output_tokens=2)
+    page = browser.new_page()
+    visit(page, path.as_uri())
+    drawn = page.locator("#designs tbody i").evaluate_all("(all) => all.map((e) => e.style.background)")
+    assert len(set(drawn)) == len(designs)
+    assert sum("data:image" in background for background in drawn) == 2
+    pixels = "new Uint32Array(tile.getContext('2d').getImageData(0, 0, 8, 8).data.buffer)"
+    shades = page.evaluate(f"tiles.map((tile) => new Set({pixels}).size)")
+    assert [n > 1 for n in shades] == [False] * len(owned) + [True] * 2
+    page.close()
+
+
 def test_a_click_on_the_map_moves_the_sliders(page: Any) -> None:
     box = page.locator("#map").bounding_box()
     page.mouse.click(box["x"] + box["width"] - 20, box["y"] + 12)

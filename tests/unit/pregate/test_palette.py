@@ -19,7 +19,7 @@ from matplotlib.patches import Patch
 from numpy.typing import NDArray
 
 from offload.ops import KINDS, Lane
-from pregate.draw.palette import PALETTE, colours_of, styles_of
+from pregate.draw.palette import PALETTE, colours_of, hatch_number, styles_of
 from tests.drawn import DRAWN, drawn
 
 EYES = {
@@ -73,6 +73,12 @@ def test_the_first_six_are_told_apart_in_grey_and_stand_out_from_paper() -> None
     lightness = sorted(lab(colour)[0] for colour in PALETTE[:6])
     assert np.diff(lightness).min() >= 7
     assert max(lab(colour)[0] for colour in PALETTE) <= 85
+
+
+def test_areas_of_a_page_have_a_hatch_of_their_own_where_grey_confuses_them() -> None:
+    hatches = {colour: hatch_number(colour) for colour in PALETTE}
+    assert sorted(hatches.values()) == [0] * 6 + [1, 2, 3, 4, 5, 6]
+    assert {colour for colour, hatch in hatches.items() if not hatch} == set(PALETTE[:6])
 
 
 @pytest.mark.parametrize("lane", Lane)
