@@ -13,8 +13,9 @@ _LEAST = 20
 
 def folded(text: str, width: int, indent: str = "") -> list[str]:
     """A sentence as lines of at most `width` columns, where words allow."""
-    options = {"break_long_words": False, "break_on_hyphens": False}
-    return textwrap.wrap(text, max(width, _LEAST), subsequent_indent=indent, **options)
+    return textwrap.wrap(
+        text, max(width, _LEAST), subsequent_indent=indent, break_long_words=False, break_on_hyphens=False
+    )
 
 
 def command_lines(label: str, command: str, width: int) -> list[str]:

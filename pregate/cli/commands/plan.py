@@ -147,4 +147,7 @@ def here() -> None:
             print(_folded([f"{name}: {error}"]))
             continue
         print(card.summary(columns()))
-    print("\n`pregate plan MODEL` prints the whole card, with --details all it knows; `pregate --help` all commands.")
+    print()
+    print(
+        _folded(["`pregate plan MODEL` prints a whole card, `--details` all it knows, `pregate --help` all commands."])
+    )
