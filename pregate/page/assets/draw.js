@@ -49,6 +49,9 @@ function across(links, width) {
 /** Strokes of a hatch in a tile of eight by eight, by the number that a design has; those that grey tells apart have none. */
 const HATCHES = [[], [[0, 8, 8, 0]], [[0, 0, 8, 8]], [[0, 4, 8, 4]], [[4, 0, 4, 8]], [[0, 0, 8, 8], [0, 8, 8, 0]], [[0, 4, 8, 4], [4, 0, 4, 8]]];
 
+/** The same hatches as angles of stripes, for marks of a legend. */
+const ANGLES = [[], [-45], [45], [0], [90], [45, -45], [0, 90]];
+
 /** A tile of a colour with its hatch. */
 function tileOf(colour, hatch) {
   const tile = document.createElement("canvas"), pen = tile.getContext("2d");

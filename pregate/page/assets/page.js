@@ -8,7 +8,7 @@ const STRUCTURE = ["model", "machine", "batch", "prompt", "active", "hbm", "link
 const page = JSON.parse(byId("document").textContent);
 const unitOf = (metric) => metric === "tokens_per_s" ? "tokens/s" : "s";
 const tiles = page.colours.map((colour, i) => tileOf(colour, page.hatches[i]));
-const marks = page.colours.map((colour, i) => page.hatches[i] ? `url(${tiles[i].toDataURL()})` : colour);
+const marks = page.colours.map((colour, i) => [...ANGLES[page.hatches[i]].map((angle) => `repeating-linear-gradient(${angle}deg, #ffffffb0 0 1px, transparent 1px 4px)`), colour].join(", "));
 let buffer = null, state = null;
 
 function byId(id) { return document.getElementById(id); }
