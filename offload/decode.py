@@ -113,7 +113,7 @@ class DecodeStream:
         self._arguments = model, policy, execution, n_buffers, cache, disk
         self._steps = steps
         placed = place(model, policy.placement) if placed is None else placed
-        known = model.is_uniform and is_compilable(policy, execution, cache) and placed.is_plain
+        known = is_compilable(policy, execution, cache) and placed.is_plain
         known = known and not execution.micro_sequences and (through is None or through.is_plain) and low is None
         self._loop: CompiledLoop | DecodeLoop | None = None  # until the size of the schedule is known
         if compiled is not None or not known:

@@ -6,6 +6,9 @@ and `offload.decode` asks for that directly. Nothing here may know time.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -14,70 +17,108 @@ from offload.work import mixer_work
 from traces.model.architecture import Attention, LayerStack, LinearMixer, ModelArchitecture
 from traces.routing import Step
 
-__all__ = ["mixing_works"]
+__all__ = ["Contexts", "contexts_of", "mixing_works"]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Contexts:
+    """What the tokens of `n_passes` causal forward passes see.
+
+    Of each token, (n_tokens,), the pass that it is `of` and its `context`: itself and what came before. Of each
+    sequence in each pass, (n_pairs,), by pass and sequence: its `of_pair` and `sequence`, its `longest` context, and
+    its `counts` of tokens.
+    """
+
+    n_passes: int
+    of: NDArray[np.int64]
+    context: NDArray[np.int64]
+    of_pair: NDArray[np.int64]
+    sequence: NDArray[np.int32]
+    longest: NDArray[np.int64]
+    counts: NDArray[np.int64]
+
+    def by_token(self, values: NDArray[np.int64]) -> NDArray[np.int64]:
+        """The sum over the tokens of each pass, (n_passes,): exact below 2**53."""
+        return _sums(self.of, values, self.n_passes)
+
+    def by_pair(self, values: NDArray[np.int64]) -> NDArray[np.int64]:
+        """The sum over the sequences of each pass, (n_passes,): exact below 2**53."""
+        return _sums(self.of_pair, values, self.n_passes)
+
+    @property
+    def n_sequences(self) -> NDArray[np.int64]:
+        """How many sequences each pass has, (n_passes,)."""
+        return np.bincount(self.of_pair, minlength=self.n_passes)
+
+
+def _sums(of: NDArray[np.int64], values: NDArray[np.int64], n_passes: int) -> NDArray[np.int64]:
+    if n_passes == 1:
+        return np.array([values.sum()], np.int64)
+    return np.bincount(of, values, n_passes).astype(np.int64)
+
+
+def contexts_of(steps: Sequence[Step]) -> Contexts:
+    """The contexts of forward passes, in order."""
+    of = np.repeat(np.arange(len(steps)), [len(step.experts) for step in steps])
+    sequence = np.concatenate([step.sequence for step in steps])
+    context = np.concatenate([step.position for step in steps]).astype(np.int64) + 1
+    order = np.lexsort((sequence, of))
+    new = np.ones(len(order), dtype=np.bool_)
+    new[1:] = (np.diff(of[order]) != 0) | (np.diff(sequence[order]) != 0)
+    edge = np.flatnonzero(new)
+    longest = np.maximum.reduceat(context[order], edge) if len(edge) else np.zeros(0, np.int64)
+    first = order[edge]
+    return Contexts(len(steps), of, context, of[first], sequence[first], longest, np.diff(np.append(edge, len(order))))
 
 
 def mixing_works(
-    model: ModelArchitecture, stack: LayerStack, step: Step, decompressed: bool = False
-) -> tuple[Work | None, ...]:
-    """The mixer's work of each layer for one causal forward pass; None where a layer mixes nothing.
+    model: ModelArchitecture, stack: LayerStack, seen: Contexts, decompressed: Sequence[bool]
+) -> dict[Attention | LinearMixer, list[Work]]:
+    """By mixer of `stack` the work of a layer that has it, of each pass.
 
-    `decompressed` as of `mixer_work`.
+    `decompressed`: of each pass, as of `mixer_work`.
     """
-    sequences, index, counts = np.unique(step.sequence, return_inverse=True, return_counts=True)
-    context = step.position.astype(np.int64) + 1
-    longest = np.zeros(len(sequences), dtype=np.int64)
-    np.maximum.at(longest, index, context)
-    made: dict[Attention | LinearMixer, Work] = {}
-    for mixer in stack.all_mixers:
-        if mixer is not None and mixer not in made:
-            made[mixer] = _work(model, mixer, context, longest, counts, decompressed)
-    return tuple(None if mixer is None else made[mixer] for mixer in stack.all_mixers)
+    mixers = [mixer for mixer in dict.fromkeys(stack.all_mixers) if mixer is not None]
+    return {mixer: _works(model, mixer, seen, decompressed) for mixer in mixers}
+
+
+def _works(
+    model: ModelArchitecture, mixer: Attention | LinearMixer, seen: Contexts, decompressed: Sequence[bool]
+) -> list[Work]:
+    n_tokens = np.bincount(seen.of, minlength=seen.n_passes)
+    none = np.zeros(seen.n_passes, np.int64)
+    spans, pairs, scored = (none, none, none) if isinstance(mixer, LinearMixer) else _attended(mixer, seen)
+    columns = (n_tokens, spans, pairs, seen.n_sequences, scored)
+    keys = list(zip(*(column.tolist() for column in columns), decompressed, strict=True))
+    made = {key: _work(model, mixer, *key) for key in dict.fromkeys(keys)}
+    return [made[key] for key in keys]
 
 
 def _work(
-    model: ModelArchitecture,
-    mixer: Attention | LinearMixer,
-    context: NDArray[np.int64],
-    longest: NDArray[np.int64],
-    counts: NDArray[np.intp],
-    decompressed: bool,
-) -> Work:
-    """`context`: what each token could see; by sequence its `longest`, and how many tokens of it are in this pass."""
-    n_tokens = len(context)
-    if isinstance(mixer, LinearMixer):
-        return mixer_work(model, mixer, n_tokens, 0, 0, n_sequences=len(longest))
+    model: ModelArchitecture, mixer: Attention | LinearMixer, n_tokens: int, span: int, pairs: int, n_sequences: int,
+    scored: int, decompressed: bool,
+) -> Work:  # fmt: skip
+    return mixer_work(
+        model, mixer, n_tokens, span, pairs, n_sequences=n_sequences, context_pairs=scored, decompressed=decompressed
+    )
+
+
+def _attended(mixer: Attention, seen: Contexts) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+    """Of each pass: cached tokens read, query-key pairs scored, and those that an indexer scores.
+
+    Of an attention that compresses: a window, and of what lies before each token whole entries, all of them or those
+    that an indexer picks.
+    """
+    context, longest = seen.context, seen.longest
     if mixer.compression:
-        return _compressed(model, mixer, context, longest, counts)
-    limit = mixer.most_attended
-    seen = np.minimum(context, limit) if limit else context
-    # Tokens of a pass see overlapping windows: what is read is the context, or the first window and what follows it.
-    spans = np.minimum(longest, limit + counts - 1) if limit and not mixer.index_topk else longest
-    return mixer_work(
-        model,
-        mixer,
-        n_tokens,
-        int(spans.sum()),
-        int(seen.sum()),
-        n_sequences=len(longest),
-        context_pairs=int(context.sum()) if mixer.index_heads else 0,
-        decompressed=decompressed,
-    )
-
-
-def _compressed(
-    model: ModelArchitecture,
-    mixer: Attention,
-    context: NDArray[np.int64],
-    longest: NDArray[np.int64],
-    counts: NDArray[np.intp],
-) -> Work:
-    """A window, and of what lies before each token whole entries: all of them, or those that an indexer picks."""
-    entries = context // mixer.compression
-    chosen = np.minimum(entries, mixer.index_topk) if mixer.index_topk else entries
-    seen = np.minimum(context, mixer.window) + chosen
-    spans = np.minimum(longest, mixer.window + counts - 1) + longest // mixer.compression
-    scored = int(entries.sum()) if mixer.index_heads else 0
-    return mixer_work(
-        model, mixer, len(context), int(spans.sum()), int(seen.sum()), n_sequences=len(longest), context_pairs=scored
-    )
+        entries = context // mixer.compression
+        chosen = np.minimum(entries, mixer.index_topk) if mixer.index_topk else entries
+        pairs = np.minimum(context, mixer.window) + chosen
+        spans = np.minimum(longest, mixer.window + seen.counts - 1) + longest // mixer.compression
+    else:
+        entries, limit = context, mixer.most_attended
+        pairs = np.minimum(context, limit) if limit else context
+        # Tokens of a pass see overlapping windows: what is read is the context, or the first window and what follows.
+        spans = np.minimum(longest, limit + seen.counts - 1) if limit and not mixer.index_topk else longest
+    scored = seen.by_token(entries) if mixer.index_heads else np.zeros(seen.n_passes, np.int64)
+    return seen.by_pair(spans), seen.by_token(pairs), scored

@@ -9,7 +9,7 @@ from collections import Counter
 
 import numpy as np
 
-from offload.decoding.mixing import mixing_works
+from offload.decoding.mixing import contexts_of, mixing_works
 from offload.decoding.work_rows import Works
 from offload.ops import Work
 from traces.model.architecture import LayerStack, ModelArchitecture
@@ -34,11 +34,12 @@ class TokenMixing:
 
         `decompresses`: whether latent attention makes keys and values of its context in this pass.
         """
-        attention = self._attention(step, stack, encoding, decompresses)
-        if stack.is_uniform:
-            return [attention] * stack.n_layers
-        works = mixing_works(self._model, stack, step, decompresses)
-        return [[] if what is None else [what] for what in works]
+        if stack.is_uniform or encoding:
+            attention = self._attention(step, stack, encoding, decompresses)
+            if stack.is_uniform:
+                return [attention] * stack.n_layers
+        works = mixing_works(self._model, stack, contexts_of([step]), [decompresses])
+        return [[] if mixer is None else works[mixer] for mixer in stack.all_mixers]
 
     def _attention(self, step: Step, stack: LayerStack, encoding: bool, decompresses: bool) -> list[Work]:
         """The attention ops of each layer of this pass, the same for every layer."""

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from offload.caches.eviction import Fifo, HotLru, Lfu, Lifo, Lru, Static
 from offload.caches.eviction_released import ReleasedLfu, ReleasedLifo
 from offload.caches.residency import ResidentSet, count_slots
+from offload.decoding.mixing import Contexts, contexts_of, mixing_works
 from offload.decoding.passes import passes_of
 from offload.decoding.work_rows import Rows, Works
 from offload.execution import Execution
@@ -227,7 +228,10 @@ class CompiledLoop:
         none = np.full(len(batch), -1, np.int64)
         block_of = np.full(stack.n_layers, -1, np.int64)
         block_of[list(stack.moe_layers)] = np.arange(len(stack.moe_layers))
-        tables = self._attention(rows, batch, stack, encoding, n_tokens) | {
+        block_of[list(stack.bare_layers)] = layout.BARE
+        mixers = {mixer: i for i, mixer in enumerate(one for one in dict.fromkeys(stack.all_mixers) if one is not None)}
+        mixer_of = [-1 if mixer is None else mixers[mixer] for mixer in stack.all_mixers]
+        tables = self._mixing(rows, batch, stack, encoding, n_tokens) | {
             "I_STEP": np.array([step.i_step for step in batch], np.int64),
             "PHASE": np.array([step.phase == Phase.PREFILL for step in batch], np.int64),
             "COST_GATE": rows.of_counts(works.gate, n_tokens),
@@ -241,10 +245,12 @@ class CompiledLoop:
             **self._runs(rows, bool(plan["IN_RUNS"])),
             "COST_HEAD": rows.of_counts(lambda n: self._works.head(n) if n else None, np.array(n_heads)),
             "BLOCK_OF": block_of,
+            "MIXER_OF": np.array(mixer_of, np.int64),
             "PLACE": np.array([layer for part in self._model.stacks for layer in part.moe_layers], np.int64),
         }
         plan |= {
             "N_STEPS": len(batch),
+            "N_MIXERS": len(mixers),
             "COST_FETCH": rows.of(works.copy(OpKind.FETCH)),
             "COST_STAGE": rows.of(works.copy(OpKind.STAGE)),
             "COST_DISK": rows.of(works.copy(OpKind.DISK_READ)),
@@ -301,50 +307,39 @@ class CompiledLoop:
             found[u] = rows.of(self._works.grouped(int(n_shared[u]), served))
         return found
 
-    def _attention(
+    def _mixing(
         self, rows: Rows, batch: list[Step], stack: LayerStack, encoding: bool, n_tokens: NDArray[np.int64]
     ) -> dict[str, NDArray[np.int64]]:
-        """Costs of attention and head: they depend on the context, not on routing."""
-        step = np.repeat(np.arange(len(batch)), n_tokens)
-        sequence = np.concatenate([s.sequence for s in batch])
-        context = np.concatenate([s.position for s in batch]).astype(np.int64) + 1
-        order = np.lexsort((sequence, step))
-        new = np.ones(len(order), dtype=np.bool_)
-        new[1:] = (np.diff(step[order]) != 0) | (np.diff(sequence[order]) != 0)
-        edge = np.flatnonzero(new)  # one pair a (step, sequence)
-        pair_step, pair_sequence = step[order][edge], sequence[order][edge]
-        counts = np.diff(np.append(edge, len(order)))
-        n_sequences = np.bincount(pair_step, minlength=len(batch))
-        if encoding:  # every token sees every token of its sequence
-            kv_tokens = n_tokens
-            pairs = np.bincount(pair_step, counts.astype(np.float64) ** 2, len(batch)).astype(np.int64)
-            for member, count in zip(pair_sequence.tolist(), counts.tolist(), strict=True):
+        """Costs of what mixes tokens, by pass and mixer: they depend on the context, not on routing."""
+        seen, cross = contexts_of(batch), np.full(len(batch), -1, np.int64)
+        if encoding:
+            for member, count in zip(seen.sequence.tolist(), seen.counts.tolist(), strict=True):
                 self._memory_tokens[member] += count
-        else:  # causal: a token sees itself and what came before it
-            longest = np.maximum.reduceat(context[order], edge)
-            kv_tokens = np.bincount(pair_step, longest, len(batch)).astype(np.int64)
-            pairs = np.bincount(step, context, len(batch)).astype(np.int64)
         unpacks = [self._execution.decompresses and step.phase == Phase.PREFILL for step in batch]
-        columns = (n_tokens, kv_tokens, pairs, n_sequences)
+        if not stack.is_uniform:
+            found = mixing_works(self._model, stack, seen, unpacks)
+            own = [rows.of(what) for works in zip(*found.values(), strict=True) for what in works]
+            return {"COST_SELF_ATTENTION": np.array(own, np.int64), "COST_CROSS_ATTENTION": cross}
+        if encoding:  # every token sees every token of its sequence
+            kv_tokens, pairs = n_tokens, seen.by_pair(seen.counts**2)
+        else:  # causal: a token sees itself and what came before it
+            kv_tokens, pairs = seen.by_pair(seen.longest), seen.by_token(seen.context)
+        columns = (n_tokens, kv_tokens, pairs, seen.n_sequences)
         keys = list(zip(*(column.tolist() for column in columns), unpacks, strict=True))
-        cross = np.full(len(batch), -1, np.int64)
         if stack.cross_attention and not encoding:
-            memory, fresh = self._cross_memory(pair_step, pair_sequence, len(batch))
-            crossing = list(zip(n_tokens.tolist(), memory, fresh, n_sequences.tolist(), strict=True))
+            memory, fresh = self._cross_memory(seen)
+            crossing = list(zip(n_tokens.tolist(), memory, fresh, seen.n_sequences.tolist(), strict=True))
             cross = rows.each(lambda key: self._works.cross_attention(stack, *key), crossing)
         return {
             "COST_SELF_ATTENTION": rows.each(lambda key: self._works.self_attention(stack, *key), keys),
             "COST_CROSS_ATTENTION": cross,
         }
 
-    def _cross_memory(
-        self, pair_step: NDArray[np.intp], pair_sequence: NDArray[np.int32], n_steps: int
-    ) -> tuple[list[int], list[int]]:
-        """Encoder outputs that each step reads, and of them those projected for the first time."""
-        sequences, first, place = np.unique(pair_sequence, return_index=True, return_inverse=True)
+    def _cross_memory(self, seen: Contexts) -> tuple[list[int], list[int]]:
+        """Encoder outputs that each pass reads, and of them those projected for the first time."""
+        sequences, first, place = np.unique(seen.sequence, return_index=True, return_inverse=True)
         tokens = np.array([self._memory_tokens[sequence] for sequence in sequences.tolist()])
         new = np.array([sequence not in self._projected for sequence in sequences.tolist()])
         self._projected.update(sequences.tolist())
-        memory = np.bincount(pair_step, tokens[place], n_steps).astype(np.int64).tolist()
-        fresh = np.bincount(pair_step[first[new]], tokens[new], n_steps).astype(np.int64).tolist()
-        return memory, fresh
+        fresh = np.bincount(seen.of_pair[first[new]], tokens[new], seen.n_passes).astype(np.int64)
+        return seen.by_pair(tokens[place]).tolist(), fresh.tolist()

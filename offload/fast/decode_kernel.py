@@ -9,6 +9,7 @@ from typing import Any
 
 from offload.fast.kernel_layout import (
     ARRIVALS,
+    BARE,
     BASE,
     BLOCK_OF,
     COST_CROSS_ATTENTION,
@@ -41,9 +42,11 @@ from offload.fast.kernel_layout import (
     LOCAL,
     LOOKAHEAD,
     LOOKUPS,
+    MIXER_OF,
     N_EXPERTS,
     N_HELD,
     N_LAYERS,
+    N_MIXERS,
     N_STEPS,
     NEEDED,
     NEEDS_IDS,
@@ -356,12 +359,16 @@ def run_steps(o: Any, d: Any, x: Any, w: Any, r: Any, begin: int, max_ops_a_step
             return t - begin
         step, n_revealed = r[r[I_STEP] + t], ZERO
         for layer in range(r[N_LAYERS]):
-            issue(o, w, r, _COMPUTE, r[r[COST_SELF_ATTENTION] + t], step, layer, NONE, NONE)
+            mixer = r[r[MIXER_OF] + layer]
+            if mixer >= 0:
+                cost = r[r[COST_SELF_ATTENTION] + t * r[N_MIXERS] + mixer]
+                issue(o, w, r, _COMPUTE, cost, step, layer, NONE, NONE)
             if r[r[COST_CROSS_ATTENTION] + t] >= 0:
                 issue(o, w, r, _COMPUTE, r[r[COST_CROSS_ATTENTION] + t], step, layer, NONE, NONE)
             block = r[r[BLOCK_OF] + layer]
             if block < 0:
-                issue(o, w, r, _COMPUTE, r[r[COST_DENSE] + t], step, layer, NONE, NONE)
+                if block != BARE:
+                    issue(o, w, r, _COMPUTE, r[r[COST_DENSE] + t], step, layer, NONE, NONE)
                 continue
             n_revealed = _run_block(o, d, x, w, r, t, block, n_blocks, layer, n_revealed)
             if n_revealed < 0:

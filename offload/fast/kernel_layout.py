@@ -60,4 +60,8 @@ COST_HEAD, COST_SHARED, UNION_PTR, COST_GROUPED, UNION_EXPERT, COST_SINGLE, BLOC
 ROW_OF, USED = range(42, 44)
 IN_RUNS, COST_FETCH_RUN, COST_STAGE_RUN, COST_ISSUE = range(44, 48)  # costs of runs by number of copies
 COUNTING, RELEASED, NOBODY_GOES, N_ENCODER_KEYS = range(48, 52)  # how residents go: see `eviction_kernel`
-N_PART_WORDS = 52
+N_MIXERS, MIXER_OF = range(52, 54)  # by layer what mixes its tokens, -1 nothing; costs by forward pass and mixer
+N_PART_WORDS = 54
+
+BARE = plain(-2)
+"""In `BLOCK_OF`: a layer without an FFN; -1 is one with a dense one."""

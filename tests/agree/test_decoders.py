@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import hypothesis.strategies as st
 import numpy as np
 import pytest
@@ -11,6 +13,7 @@ from offload.caches.residency import ResidentSet
 from offload.decode import DecodeStream, decode
 from offload.execution import EXECUTIONS
 from offload.fast.decode_compiled import is_compilable
+from offload.ops import OpKind
 from offload.placing.footprint import measure_workload
 from offload.policies import PRESETS, eviction_named, policy_named
 from offload.policy import Policy
@@ -18,7 +21,7 @@ from offload.recorder import assemble
 from offload.schedule import ScheduleDigest
 from offload.slots.memory import CapacityExceeded
 from tests.small_models import MODELS, TRIED, decoder_only, routing
-from traces.model.architecture import ModelArchitecture
+from traces.model.architecture import LinearMixer, ModelArchitecture
 from traces.phase import Phase
 from traces.routing import RoutingTrace
 from traces.transforms.rebatching import rebatch
@@ -111,6 +114,44 @@ def test_every_policy_is_written_alike(text: str, name: str, execution: str) -> 
         for n_buffers in (*((1, 2) if hands_on else ()), fewest, wanted.full + workload.n_encoder_active):
             for disk in (False, True):
                 assert_written_alike(model, trace, text, execution, n_buffers=n_buffers, disk=disk)
+
+
+def layers_that_differ(*, d_expert: int = 0) -> ModelArchitecture:
+    """Six layers: a window, all of the context, an indexer, a state, nothing that mixes; one of them without an FFN."""
+    plain = decoder_only()
+    attention = plain.decoder.attention
+    mixers = (
+        dataclasses.replace(attention, window=5),
+        dataclasses.replace(attention, index_heads=2, index_dim=4, index_topk=3),
+        LinearMixer("gated_delta_net", ((96, 32), (32, 32)), 40, 256, 512),
+    )
+    stack = dataclasses.replace(
+        plain.decoder, n_layers=6, moe_layers=(1, 2, 4), mixers=mixers, mixer_of=(0, 1, 2, 3, 1, -1), bare_layers=(3,)
+    )
+    return dataclasses.replace(plain, decoder=stack, d_expert=d_expert)
+
+
+UNEVEN = {"layers that differ": layers_that_differ(), "experts of another width": layers_that_differ(d_expert=16)}
+
+
+@pytest.mark.parametrize("name", list(UNEVEN))
+@pytest.mark.parametrize("text", ["gpu_only", "pregate(2)+lru:4:warm", "prefetch_all", "on_demand+lfu:5"])
+def test_layers_that_differ_are_written_alike(text: str, name: str) -> None:
+    model = UNEVEN[name]
+    for batch, execution in ((1, "streams"), (4, "fastertransformer"), (3, "streams")):
+        trace = routing(model, batch=batch, seed=batch, output_tokens=5)
+        assert_written_alike(model, trace, text, execution, n_buffers=2 * model.n_experts)
+    slow, fast = (
+        decode(model, trace.steps(), policy_named("gpu_only"), EXECUTIONS["streams"], n_buffers=0, compiled=compiled)
+        for compiled in (False, True)
+    )
+    per_step = [np.count_nonzero(slow.schedule.step == step) for step in np.unique(slow.schedule.step)]
+    assert slow.schedule == fast.schedule
+    assert len(slow.schedule) == sum(per_step)
+    kinds = {work.kind for work in slow.schedule.works}
+    n_mixed = np.count_nonzero(fast.schedule.kind == OpKind.SELF_ATTENTION)
+    assert n_mixed == 5 * len(per_step)
+    assert OpKind.DENSE_FFN in kinds
 
 
 @given(

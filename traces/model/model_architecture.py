@@ -9,6 +9,7 @@ import dataclasses
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import yaml
@@ -159,11 +160,6 @@ class ModelArchitecture:
         return self.stored_activation_dtype if self.gate_dtype is None else self.gate_dtype
 
     @property
-    def is_uniform(self) -> bool:
-        """Whether all layers of each stack have the same plain attention: what is decoded compiled."""
-        return not self.d_expert and all(stack.is_uniform for stack in self.stacks)
-
-    @property
     def is_executable(self) -> bool:
         """Whether the runtime executes its layers."""
         windows = self.encoder is not None and any(stack.attention.window for stack in self.stacks)
@@ -259,16 +255,7 @@ class ModelArchitecture:
     @property
     def non_expert_bytes(self) -> int:
         """Bytes outside the routed experts: what every offloading design keeps in HBM."""
-        mixing = sum(stack.mixer_matrix_params(self.d_model) for stack in self.stacks)
-        shared = self.n_moe_layers * self.shared_expert_params
-        dense = (self._dense_matrix_params - mixing - shared) * self.dtype.bytes_per_param
-        dense += mixing * self.stored_attention_dtype.bytes_per_param
-        dense += shared * self.stored_shared_dtype.bytes_per_param
-        head = 0 if self.tied_embeddings else self.embedding_params
-        dense += self.embedding_params * self.stored_embedding_dtype.bytes_per_param
-        dense += head * self.stored_head_dtype.bytes_per_param
-        rest = self._activation_format_params - self.embedding_params - head
-        return math.ceil(dense + rest * self.stored_gate_dtype.bytes_per_param)
+        return _non_expert_bytes(self)
 
     @property
     def total_bytes(self) -> int:
@@ -371,3 +358,18 @@ def _plain(value: Any) -> Any:
     if dataclasses.is_dataclass(value):
         return {field.name: _plain(item) for field, item in _set_fields(value)}
     return value
+
+
+@lru_cache(64)
+def _non_expert_bytes(model: ModelArchitecture) -> int:
+    """Counted once a model: every design on every machine asks for it."""
+    mixing = sum(stack.mixer_matrix_params(model.d_model) for stack in model.stacks)
+    shared = model.n_moe_layers * model.shared_expert_params
+    dense = (model._dense_matrix_params - mixing - shared) * model.dtype.bytes_per_param
+    dense += mixing * model.stored_attention_dtype.bytes_per_param
+    dense += shared * model.stored_shared_dtype.bytes_per_param
+    head = 0 if model.tied_embeddings else model.embedding_params
+    dense += model.embedding_params * model.stored_embedding_dtype.bytes_per_param
+    dense += head * model.stored_head_dtype.bytes_per_param
+    rest = model._activation_format_params - model.embedding_params - head
+    return math.ceil(dense + rest * model.stored_gate_dtype.bytes_per_param)

@@ -184,4 +184,4 @@ def test_an_architecture_with_other_parts_is_refused(name: str) -> None:
 
 
 def test_the_short_plan_is_a_model_of_the_runtime() -> None:
-    assert SHORT.architecture().is_uniform
+    assert all(stack.is_uniform for stack in SHORT.architecture().stacks)
