@@ -14,6 +14,7 @@ from offload.ops import TO_DEVICE, Lane
 from offload.policies import policy_named
 from offload.policy import Cache, Policy
 from offload.slots.memory import CapacityExceeded
+from offload.timeline import Timeline
 from pregate.ask.ranking import Standing, are_ranked, told_apart
 from pregate.ask.shown import html_table
 from pregate.ask.simulation import SimulationResult, describe_calibration, simulate, to_dataframe
@@ -25,7 +26,7 @@ from traces.routing import RoutingTrace
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["Comparison", "DoesNotFit", "compare"]
+__all__ = ["Comparison", "DoesNotFit", "compare", "what_binds", "what_binds_it"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,24 +132,28 @@ class Comparison:
 
 def what_binds(result: SimulationResult) -> str:
     """What a run waits for most, in plain words, with the shares of its lanes."""
-    timeline, span_s = result.timeline, result.makespan_s
-    if timeline is None:
+    if result.timeline is None:
         return f"{result.binding} bounds it from below, stalled {result.stall_share:.0%}"
+    return what_binds_it(result.timeline, result.makespan_s, result.stall_share)
+
+
+def what_binds_it(timeline: Timeline, span_s: float, stall_share: float) -> str:
+    """The same of a timeline of `span_s`, whose compute lane waits for transfers for `stall_share` of that."""
     busy = {lane: timeline.busy_s(lane) / span_s for lane in (Lane.COMPUTE, Lane.H2D, Lane.DISK, Lane.CPU)}
     fetches = np.isin(timeline.schedule.kind, TO_DEVICE)
     link = timeline.covered_s(fetches) / span_s
-    shares = f"compute busy {busy[Lane.COMPUTE]:.0%}, link {link:.0%}, stalled {result.stall_share:.0%}"
+    shares = f"compute busy {busy[Lane.COMPUTE]:.0%}, link {link:.0%}, stalled {stall_share:.0%}"
     if busy[Lane.DISK] > max(busy[Lane.H2D], busy[Lane.COMPUTE]):
         return f"storage reads bind it ({shares}, storage {busy[Lane.DISK]:.0%})"
     if busy[Lane.CPU]:
         shares += f", the host's processor {busy[Lane.CPU]:.0%}"
     if busy[Lane.CPU] > 0.4:
         return f"what the host computes binds it ({shares})"
-    if result.stall_share > 0.5:
+    if stall_share > 0.5:
         return f"transfers bind it ({shares})"
     if busy[Lane.COMPUTE] > 0.8:
         return f"compute binds it ({shares})"
-    if busy[Lane.COMPUTE] + result.stall_share < 0.7:
+    if busy[Lane.COMPUTE] + stall_share < 0.7:
         return f"launches and synchronisation on the host bind it ({shares})"
     return f"compute and transfers share the time ({shares})"
 

@@ -125,7 +125,7 @@ class Card:
                     "machine": self.parts,
                     "load": str(self.job),
                     "design": str(one.design),
-                    "schedules": " ".join(captured.decoded.schedule.digest for captured in one.captured),
+                    "schedules": " ".join(one.schedules.digests()),
                 },
                 {
                     name: Predicted(expected.value, expected.interval, expected.tag)

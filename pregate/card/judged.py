@@ -4,24 +4,30 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
+from hwmodels.cost import price
 from hwmodels.fits.coverage import unfitted_device
-from offload.policy import fetch_misses
-from pregate.ask.capturing.capture import Captured, capture_request
-from pregate.ask.capturing.own_policy_checks import is_own
-from pregate.ask.capturing.request import Request
+from hwmodels.platform import Platform
+from pregate.ask.capturing.capture import Captured
+from pregate.ask.capturing.kept_answers import Answer
 from pregate.ask.capturing.schedule_cache import ScheduleCache
 from pregate.ask.choices import OBJECTIVES
-from pregate.ask.comparison import what_binds
-from pregate.ask.simulation import SimulationResult, interpret
+from pregate.ask.comparison import what_binds_it
+from pregate.ask.simulation import calibration, coverage_of
+from pregate.ask.timing.captured_metrics import metrics_of
 from pregate.ask.timing.intervals import Interval, intervals
+from pregate.ask.timing.policy_modes import modes_of
+from pregate.card.design_schedules import DesignSchedules
 from pregate.card.designs import EngineDesign, Planned
 from pregate.card.job import RequestLoad
 from pregate.card.record import spread_of
+from simulator.explain.critical_path import ExplainedRun, walk
+from simulator.modes import FIFO
 from traces.errors import unknown_name
 
 __all__ = ["TAGS", "Expected", "Judged", "judge", "objective_of"]
@@ -77,7 +83,7 @@ class Judged:
     token_binds: str
     beyond_fit: str
     planned: Planned = field(repr=False, compare=False)
-    captured: tuple[Captured, Captured] = field(repr=False, compare=False)
+    schedules: DesignSchedules = field(repr=False, compare=False)
 
     def estimate(self, objective: str) -> Expected:
         """The number that `objective` names. Raises `UnknownName`."""
@@ -115,18 +121,15 @@ def objective_of(ttft: Any, tpot: Any, job: RequestLoad, objective: str) -> Any:
     ]
 
 
-def judge(planned: Planned, job: RequestLoad, schedules: ScheduleCache | None = None) -> Judged:
-    """Write the schedules of a design, and time them; `schedules`: where those are kept that take long to write.
+def judge(planned: Planned, job: RequestLoad, kept: ScheduleCache | None = None) -> Judged:
+    """Write the schedules of a design, and time them; `kept`: where answers of earlier runs lie.
 
     Raises `CapacityExceeded` where a layer's experts do not fit.
     """
-    prompt = _captured(planned.prompt, schedules)
-    tokens = prompt if planned.tokens is planned.prompt else _captured(planned.tokens, schedules)
-    hw = planned.hw
-    first = interpret(prompt, hw, "recurrence", with_intervals=False)
-    rest = first if tokens is prompt else interpret(tokens, hw, "recurrence", with_intervals=False)
-    ttft = _estimate("prefill", first.ttft_s, first, prompt, planned)
-    tpot = _estimate("decode", rest.tpot_s, rest, tokens, planned)
+    schedules = DesignSchedules(planned, kept)
+    found = schedules.found("times", lambda: _times(schedules))
+    prompt, tokens = found["prompt"], found["tokens"]
+    ttft, tpot = _expected("prefill", prompt, planned), _expected("decode", tokens, planned)
     whole = _together(ttft, tpot, job)
     return Judged(
         design=planned.design,
@@ -135,34 +138,65 @@ def judge(planned: Planned, job: RequestLoad, schedules: ScheduleCache | None = 
         tpot=tpot,
         request=whole,
         throughput=whole.inverse(job.batch * job.output_tokens),
-        hit_rate=rest.hit_rate,
-        peak_hbm_bytes=max(first.peak_hbm_bytes, rest.peak_hbm_bytes),
-        prompt_binds=what_binds(first),
-        token_binds=what_binds(rest),
-        beyond_fit=rest.beyond_fit or first.beyond_fit,
+        hit_rate=tokens["hit_rate"],
+        peak_hbm_bytes=max(prompt["peak_hbm_bytes"], tokens["peak_hbm_bytes"]),
+        prompt_binds=prompt["binds"],
+        token_binds=tokens["binds"],
+        beyond_fit=tokens["beyond_fit"] or prompt["beyond_fit"],
         planned=planned,
-        captured=(prompt, tokens),
+        schedules=schedules,
     )
 
 
-def _captured(asked: Request, schedules: ScheduleCache | None) -> Captured:
-    """The schedule of a request: kept where Python writes it, which takes longer than to read it again."""
-    policy = asked.policy
-    quick = asked.model.is_uniform and policy.on_miss is fetch_misses and asked.placed.is_plain
-    if schedules is None or quick or is_own(policy):
-        return capture_request(asked)
-    return schedules.captured(asked)
+def _times(schedules: DesignSchedules) -> Answer:
+    """What a design takes, by phase."""
+    prompt, tokens, hw = schedules.prompt, schedules.tokens, schedules.planned.hw
+    first = _timed(prompt, hw)
+    rest = first if tokens is prompt else _timed(tokens, hw)
+    return {"prompt": first.of("ttft_s"), "tokens": rest.of("tpot_s")}
 
 
-def _estimate(phase: str, value: float, result: SimulationResult, captured: Captured, planned: Planned) -> Expected:
+@dataclass(frozen=True, slots=True, eq=False)
+class _Timed:
+    """A schedule on a machine: its run, its metrics by name, and what of it a fit has not seen."""
+
+    captured: Captured
+    hw: Platform
+    run: ExplainedRun
+    metrics: Mapping[str, Any]
+    beyond_fit: str
+
+    def of(self, metric: str) -> Answer:
+        """A phase: the `value` of its metric, what that rests on, its `spread` by a fit (0 without), what it waits
+        for.
+        """
+        hw, spread, found = self.hw, 0.0, self.metrics
+        if hw.fit is not None and not unfitted_device(self.captured.decoded.schedule.works, hw):
+            rng = np.random.default_rng(0)
+            between = intervals(self.captured, hw, rng, metrics=(metric,), explained=self.run)[metric]
+            if between is not None and between[0] > 0:
+                spread = math.log(between[1] / between[0]) / (2 * NORMAL_95)
+        return {
+            "value": found[metric],
+            "tag": calibration(hw.calibration(self.captured.model.dtype.name), self.beyond_fit),
+            "spread": spread,
+            "hit_rate": found["hit_rate"],
+            "peak_hbm_bytes": found["peak_hbm_bytes"],
+            "binds": what_binds_it(self.run.timeline, found["makespan_s"], found["stall_share"]),
+            "beyond_fit": self.beyond_fit,
+        }
+
+
+def _timed(captured: Captured, hw: Platform) -> _Timed:
+    modes_of(captured.policy, FIFO).require_fifo()
+    schedule = captured.decoded.schedule
+    run = walk(schedule, price(schedule.works, hw))
+    return _Timed(captured, hw, run, metrics_of(captured, run.timeline), coverage_of(captured, hw).beyond)
+
+
+def _expected(phase: str, found: Answer, planned: Planned) -> Expected:
     """A time with its spread: that of a fit, and where no fit is of this machine what claims were off elsewhere."""
-    hw, tag = planned.hw, result.calibration
-    metric = "ttft_s" if phase == "prefill" else "tpot_s"
-    own = 0.0
-    if hw.fit is not None and not unfitted_device(captured.decoded.schedule.works, hw):
-        found = intervals(captured, hw, np.random.default_rng(0), metrics=(metric,))[metric]
-        if found is not None and found[0] > 0:
-            own = math.log(found[1] / found[0]) / (2 * NORMAL_95)
+    value, tag, own = found["value"], found["tag"], found["spread"]
     if tag == "fitted" and own:
         return Expected(value, own, own / math.sqrt(2), tag, "the covariance of the fit")
     known = spread_of(phase, planned.design.stack)

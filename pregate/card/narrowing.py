@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 
 from hwmodels.cost import price_figures
@@ -11,6 +12,7 @@ from hwmodels.figures import MEMORY_FIGURES, figures_of
 from hwmodels.platform import Platform
 from offload.probes import find_probes
 from pregate.ask.capturing.capture import Captured
+from pregate.ask.capturing.kept_answers import Answer
 from pregate.card.flags import benchmark_of
 from pregate.card.judged import Judged
 from simulator.explain.critical_path import walk
@@ -64,11 +66,16 @@ def narrowing(judged: Judged, *, is_recorded: bool, metric_share: float) -> Narr
     hw = judged.planned.hw
     known = _doubts()
     pulls: dict[str, float] = {}
-    phases = ((judged.captured[0], "ttft_s", metric_share), (judged.captured[1], "tpot_s", 1 - metric_share))
-    for captured, metric, share in phases:
+    schedules = judged.schedules
+    phases = (
+        ("ttft_s", lambda: schedules.prompt, metric_share),
+        ("tpot_s", lambda: schedules.tokens, 1 - metric_share),
+    )
+    for metric, captured, share in phases:
         if share <= 0:
             continue
-        for key, pull in _pulls(captured, hw, metric).items():
+        found = schedules.found(f"elasticities of {metric}", partial(_pulls, captured, hw, metric))
+        for key, pull in found.items():
             pulls[key] = pulls.get(key, 0.0) + share * pull
     parts = {key: (pull * _doubt(key, hw, known)) ** 2 for key, pull in pulls.items()}
     if not is_recorded and judged.planned.tokens.policy.cache is not None and judged.hit_rate < 1:
@@ -88,8 +95,9 @@ def narrowing(judged: Judged, *, is_recorded: bool, metric_share: float) -> Narr
     return Narrowing(key, share, what, "pregate measure -o measurements.json")
 
 
-def _pulls(captured: Captured, hw: Platform, metric: str) -> dict[str, float]:
+def _pulls(written: Callable[[], Captured], hw: Platform, metric: str) -> Answer:
     """Per cent of the metric for one of each number, but for sizes of memory."""
+    captured = written()
     schedule, figures = captured.decoded.schedule, figures_of(hw)
     explained = walk(schedule, price_figures(schedule.works, figures))
     found = elasticities(explained, find_probes(schedule, captured.trace), figures, metric)

@@ -56,8 +56,8 @@ def plan(
     first stack; None: all in HBM where that fits, else whole layers on the host, else the first design that fits.
     `stacks`: the software to look at; None: every engine that runs such a model, and this project's runtime.
     `policies`: designs to judge beside those of the stacks, such as one of your own that `load_policy` has loaded.
-    `cache_dir`: a folder for schedules (None: `~/.cache/pregate/schedules`, False: none). `weights`: the GGUF file that
-    commands name; None: `model`, where it is one.
+    `cache_dir`: a folder for what is found of schedules (None: `~/.cache/pregate/schedules`, False: none). `weights`:
+    the GGUF file that commands name; None: `model`, where it is one.
 
     Raises `InvalidInput` where no design fits or an argument is wrong, and what `load_model` and `load_hardware` raise.
     """
@@ -73,11 +73,12 @@ def plan(
         work = workpiece(architecture, job or RequestLoad(), seed, popularity)
     unfit: list[tuple[str, str]] = []
     more = [policy_named(policy).name for policy in policies]
-    judged, today = _judged(architecture, work, platforms, now, objective, unfit, more, schedules_in(cache_dir))
+    kept = schedules_in(cache_dir)
+    judged, today = _judged(architecture, work, platforms, now, objective, unfit, more, kept)
     choice = choose(judged, today, objective)
     routing = work.prompt.routing if trace is None else _recorded(trace, work, in_view=popularity is None)
     file = weights if weights is not None or isinstance(model, ModelArchitecture) else model
-    return _card(architecture, work, choice, tuple(unfit), routing, _gguf_of(file))
+    return _card(architecture, work, choice, tuple(unfit), routing, _gguf_of(file), kept)
 
 
 def _gguf_of(name: str | Path | None) -> str:
@@ -109,16 +110,16 @@ def rank_designs(
 
 def _judged(
     model: ModelArchitecture, work: Workpiece, platforms: Mapping[str, Platform], now: str | None,
-    objective: str, unfit: list[tuple[str, str]], more: Sequence[str], schedules: ScheduleCache | None = None,
+    objective: str, unfit: list[tuple[str, str]], more: Sequence[str], kept: ScheduleCache | None = None,
 ) -> tuple[list[Judged], Judged]:  # fmt: skip
     """Every design that fits, and which of them runs now. Raises `InvalidInput` where none fits, or `now` does not."""
-    asked = None if now is None else _asked(model, work, platforms, now)
+    asked = None if now is None else _asked(model, work, platforms, now, kept)
     judged: list[Judged] = [] if asked is None else [asked]
     for planned in all_planned(model, work, platforms, lambda name, reason: unfit.append((name, reason)), more):
         if asked is not None and planned.design == asked.design:
             continue
         try:
-            judged.append(judge(planned, work.job, schedules))
+            judged.append(judge(planned, work.job, kept))
         except CapacityExceeded as error:
             unfit.append((str(planned.design), str(error)))
     if not judged:
@@ -139,7 +140,9 @@ def _default_now(judged: Sequence[Judged]) -> Judged:
     return judged[0]
 
 
-def _asked(model: ModelArchitecture, work: Workpiece, platforms: Mapping[str, Platform], now: str) -> Judged:
+def _asked(
+    model: ModelArchitecture, work: Workpiece, platforms: Mapping[str, Platform], now: str, kept: ScheduleCache | None
+) -> Judged:
     """The design that runs today. Raises `InvalidInput` where it does not fit, `UnknownName` for its stack."""
     stack, slash, policy = now.partition("/")
     own = stack not in platforms and is_own_name(now)
@@ -148,7 +151,7 @@ def _asked(model: ModelArchitecture, work: Workpiece, platforms: Mapping[str, Pl
     if stack not in platforms:
         raise unknown_name("stack", stack, platforms, f"--now {now}")
     try:
-        return judge(plan_design(model, platforms[stack], work, policy), work.job)
+        return judge(plan_design(model, platforms[stack], work, policy), work.job, kept)
     except CapacityExceeded as error:
         raise InvalidInput(f"--now {now}: it does not run today, {error}") from None
 
@@ -183,11 +186,12 @@ def _card(
     unfit: tuple[tuple[str, str], ...],
     routing: str,
     weights: str,
+    kept: ScheduleCache | None,
 ) -> Card:
     best, other = choice.best, choice.possible
     hw = best.planned.hw
     link = () if hw.machine.has_one_memory else (hw.machine.link.name,)
-    limit = speed_limit(model, hw, work)
+    limit = speed_limit(model, hw, work, kept)
     parts = best.ttft.value, work.job.n_steps * best.tpot.value
     possible = None if other is None else flags_of(other.design, model, other.planned.hw, work.job).of_file(weights)
     share = {"ttft": 1.0, "tpot": 0.0}.get(choice.objective, parts[0] / sum(parts))

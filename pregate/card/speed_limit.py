@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,8 +15,10 @@ from offload.ops import OpKind
 from offload.policies import policy_named
 from offload.schedule import Schedule
 from pregate.ask.capturing.capture import capture_request
+from pregate.ask.capturing.kept_answers import Answer, answer_key, kept_answer
 from pregate.ask.capturing.machine_memory import MachineMemory, memory_of
-from pregate.ask.capturing.request import request
+from pregate.ask.capturing.request import Request, request
+from pregate.ask.capturing.schedule_cache import ScheduleCache
 from pregate.card.job import Workpiece
 from pregate.card.judged import objective_of
 from traces.model.architecture import ModelArchitecture
@@ -45,8 +48,11 @@ def with_memory(hw: Platform, hbm_bytes: int, dram_bytes: int = ROOMY) -> Machin
     return MachineMemory(hbm_bytes, found.reserve_bytes, dram_bytes, found.host, found.execution, found.way_out)
 
 
-def speed_limit(model: ModelArchitecture, hw: Platform, work: Workpiece) -> Limit:
-    """The limit of a job. The experts that HBM has room for are those asked for most, known beforehand."""
+def speed_limit(model: ModelArchitecture, hw: Platform, work: Workpiece, kept: ScheduleCache | None = None) -> Limit:
+    """The limit of a job. The experts that HBM has room for are those asked for most, known beforehand.
+
+    `kept`: where answers of earlier runs lie.
+    """
     asked = [
         request(model, with_memory(hw, ROOMY), trace, policy_named("gpu_only"), workload=work.workload)
         for trace in (work.prompt, work.tokens)
@@ -54,13 +60,18 @@ def speed_limit(model: ModelArchitecture, hw: Platform, work: Workpiece) -> Limi
     room = hw.machine.accelerator.hbm_bytes - asked[0].plan.static_bytes
     experts_bytes = model.n_moe_layers * model.n_experts * model.expert_bytes
     resident = _share_of_uses(work.popularity.counts, (room + experts_bytes) / max(model.expert_bytes, 1))
+    key = answer_key(f"speed limit with {resident!r} of uses in HBM", asked, hw)
+    return Limit(**kept_answer(kept, key, lambda: _limit(asked, hw, work, resident)))
+
+
+def _limit(asked: Sequence[Request], hw: Platform, work: Workpiece, resident: float) -> Answer:
     schedules = [capture_request(one).decoded.schedule for one in asked]
     first = _first_token(schedules[0], work.prompt)
     rest = np.isin(schedules[1].step, decode_steps(work.tokens))
     n_tokens = max(len(decode_steps(work.tokens)), 1)
     ttft_s, prompt_binds = _least(schedules[0], first, hw, resident)
     token_s, token_binds = _least(schedules[1], rest, hw, resident)
-    return Limit(ttft_s, token_s / n_tokens, prompt_binds, token_binds)
+    return asdict(Limit(ttft_s, token_s / n_tokens, prompt_binds, token_binds))
 
 
 def _first_token(schedule: Schedule, trace: RoutingTrace) -> NDArray[np.bool_]:

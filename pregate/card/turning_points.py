@@ -16,9 +16,11 @@ from hwmodels.figures import Figures, figures_of
 from hwmodels.quantity import ReadOnly
 from offload.policies import policy_named
 from offload.slots.memory import CapacityExceeded
+from pregate.ask.capturing.kept_answers import Answer
 from pregate.ask.capturing.request import request
 from pregate.ask.timing.intervals import measured, prepared
 from pregate.card.choice import Ranking, weakest
+from pregate.card.design_schedules import DesignSchedules
 from pregate.card.designs import ENGINES, EngineDesign, Planned, plan_design
 from pregate.card.job import Workpiece
 from pregate.card.judged import Judged, judge, objective_of
@@ -112,22 +114,29 @@ def _times_worse(cost: float, best: float) -> float:
 
 
 def _along_axes(one: Judged, objective: str) -> NDArray[np.float64]:
-    """Seconds of the objective at every factor of every axis, [axes, F]: all machines in one walk of each schedule."""
-    figures: Figures = figures_of(one.planned.hw)
+    """Seconds of the objective at every factor of every axis, [axes, F]."""
+    found = one.schedules.found("times along axes", lambda: _times_along_axes(one.schedules))
+    ttft_s, tpot_s = (np.array(found[name]) for name in ("ttft_s", "tpot_s"))
+    timed = "request" if objective == "throughput" else objective  # the more tokens a second, the shorter a request
+    seconds: NDArray[np.float64] = objective_of(ttft_s, tpot_s, one.job, timed)
+    return seconds.reshape(len(AXES), len(_FACTORS))
+
+
+def _times_along_axes(schedules: DesignSchedules) -> Answer:
+    """Seconds to the first token and a token, (axes x F,): all machines in one walk of each schedule."""
+    figures: Figures = figures_of(schedules.planned.hw)
     n = len(_FACTORS)
+    n_machines = n * len(AXES)
     moved = {}
     for i, axis in enumerate(AXES):
-        factors = np.ones(n * len(AXES))
+        factors = np.ones(n_machines)
         factors[i * n : (i + 1) * n] = _FACTORS
         moved[axis] = figures[axis] * factors
-    machines = figures.with_values(moved)
-    prompt, tokens = one.captured
-    n_machines = n * len(AXES)
+    machines, (prompt, tokens) = figures.with_values(moved), (schedules.prompt, schedules.tokens)
     first = measured(prepared(prompt), prompt, machines, n_machines)
     rest = first if tokens is prompt else measured(prepared(tokens), tokens, machines, n_machines)
-    timed = "request" if objective == "throughput" else objective  # the more tokens a second, the shorter a request
-    seconds: NDArray[np.float64] = objective_of(first["ttft_s"], rest["tpot_s"], one.job, timed)
-    return np.broadcast_to(seconds, (n_machines,)).reshape(len(AXES), n)
+    times = {"ttft_s": first["ttft_s"], "tpot_s": rest["tpot_s"]}
+    return {name: np.broadcast_to(values, (n_machines,)).tolist() for name, values in times.items()}
 
 
 def _nearest_change(seconds: NDArray[np.float64]) -> tuple[int, float] | None:
@@ -167,7 +176,7 @@ def _resident(model: ModelArchitecture, work: Workpiece, choice: Ranking) -> Tur
         for trace in (work.prompt, work.tokens)
     )
     design = EngineDesign("gpu_only", hw.stack.name)
-    there = judge(Planned(design, hw, prompt, prompt if work.is_recorded else tokens), work.job)
+    there = judge(Planned(design, hw, prompt, prompt if work.is_recorded else tokens), work.job, best.schedules.kept)
     if there.cost(choice.objective) >= best.cost(choice.objective):
         return None
     now = hw.machine.accelerator.hbm_bytes

@@ -231,7 +231,7 @@ def _chunked(best: Judged, hw: Platform) -> tuple[float | None, float]:
     """The size of chunks, urgent ones first, with which the best design is fastest a token, and how many times as fast;
     None and 1 where none helps by a hundredth.
     """
-    captured = best.captured[1]
+    captured = best.schedules.tokens
     plain = interpret(captured, hw, "event", with_intervals=False).tpot_s
     found: tuple[float | None, float] = (None, 1.0)
     for size in CHUNKS_MIB:

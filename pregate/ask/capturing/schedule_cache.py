@@ -39,6 +39,8 @@ MAX_BYTES = 4 << 30
 """What a folder may take (4 GiB); beyond it the schedules longest unused go."""
 _LOOKS = 16
 """A writer looks a folder through at least so often while it fills it: others may fill it too."""
+_KEPT = (".safetensors", ".answer")
+"""Files that make up a folder: schedules, and what was found of some (`pregate.ask.capturing.kept_answers`)."""
 _STALE_S = 86_400.0
 """Age at which what a killed writer left behind is removed."""
 _COUNTS = (
@@ -49,7 +51,7 @@ _COUNTS = (
 
 @dataclass(frozen=True, slots=True)
 class ScheduleCache:
-    """A folder of schedules, each `KEY.safetensors` with what the decode loop counted in `KEY.json`.
+    """A folder of schedules, each `KEY.safetensors` with what the decode loop counted in `KEY.json`, and of answers.
 
     Raises `InvalidInput` for a bound below 0, `InvalidFile` when the folder cannot be made.
     """
@@ -92,8 +94,7 @@ class ScheduleCache:
             type(count) is not int or count < 0 for count in counts
         ):
             return None
-        with suppress(OSError):
-            os.utime(self._path(key, "safetensors"))  # used now: the last to go
+        self.used(self._path(key, "safetensors"))
         return Decoded(schedule, *counts)
 
     def store(self, key: str, decoded: Decoded) -> None:
@@ -106,9 +107,18 @@ class ScheduleCache:
             decoded.schedule.save(self._path(key, "safetensors"))
             with whole_file(self._path(key, "json")) as partial:
                 partial.write_text(json.dumps(counts))
-            self._room[0] -= self._path(key, "safetensors").stat().st_size
-            if self._room[0] < 0:
-                self._room[0] = min(self._trim(), self.max_bytes // _LOOKS)
+            self.took(self._path(key, "safetensors").stat().st_size)
+
+    def used(self, path: Path) -> None:
+        """A file of the folder was used now: it is the last to go."""
+        with suppress(OSError):
+            os.utime(path)
+
+    def took(self, n_bytes: int) -> None:
+        """So much more is kept: what was unused longest makes room where the folder may be full."""
+        self._room[0] -= n_bytes
+        if self._room[0] < 0:
+            self._room[0] = min(self._trim(), self.max_bytes // _LOOKS)
 
     def _path(self, key: str, suffix: str) -> Path:
         return self.folder / f"{key}.{suffix}"
@@ -123,7 +133,7 @@ class ScheduleCache:
                 found = path.stat()
                 if path.suffix == ".partial" and path.name.startswith(".") and time.time() - found.st_mtime > _STALE_S:
                     path.unlink()
-                elif path.suffix == ".safetensors":
+                elif path.suffix in _KEPT:
                     kept.append((found.st_mtime, found.st_size, path))
         total = sum(size for _, size, _ in kept)
         for _, size, path in sorted(kept):
@@ -132,7 +142,7 @@ class ScheduleCache:
             total -= size
             with suppress(OSError):
                 path.unlink()
-                path.with_suffix(".json").unlink()
+                path.with_suffix(".json").unlink(missing_ok=True)
         return self.max_bytes - total
 
 

@@ -1,4 +1,4 @@
-"""The card keeps the schedules that take long to write, and says the same whether it read or wrote them."""
+"""The card keeps what it finds of schedules, and says the same whether it reads that or writes them."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ def _told(home: Path, *more: str) -> str:
     return subprocess.run(words, env=environment, check=True, capture_output=True, text=True).stdout
 
 
-def test_a_card_is_the_same_with_schedules_written_and_read(tmp_path: Path) -> None:
+def test_a_card_is_the_same_with_answers_found_and_read(tmp_path: Path) -> None:
     kept = tmp_path / ".cache" / "pregate" / "schedules"
     plain = _told(tmp_path, "--no-cache")
     assert not kept.exists()
     written = _told(tmp_path)
-    files = {path.name: path.stat().st_size for path in kept.glob("*.safetensors")}
+    files = {path.name: path.stat().st_size for path in kept.glob("*.answer")}
     assert files
     assert written == _told(tmp_path) == plain
-    assert files == {path.name: path.stat().st_size for path in kept.glob("*.safetensors")}
+    assert files == {path.name: path.stat().st_size for path in kept.glob("*.answer")}
 
 
 def test_a_home_that_keeps_nothing_is_done_without(tmp_path: Path) -> None:
@@ -45,7 +45,7 @@ def test_in_python_a_card_keeps_nothing_unless_it_is_told_where(tmp_path: Path) 
     assert schedules_in(False) is None
     plain = plan("mixtral-mini-8", "rtx-4090", job, stacks=["streams"])
     kept = plan("mixtral-mini-8", "rtx-4090", job, stacks=["streams"], cache_dir=tmp_path)
-    assert list(tmp_path.glob("*.safetensors"))
+    assert list(tmp_path.glob("*.answer"))
     assert kept.to_dict() == plain.to_dict()
 
 
@@ -59,10 +59,10 @@ def test_what_a_placement_keeps_is_part_of_the_key() -> None:
     assert lasting_key(asked) != lasting_key(other)
 
 
-def test_a_flipped_bit_in_a_kept_schedule_changes_no_card(tmp_path: Path) -> None:
+def test_a_flipped_bit_in_a_kept_answer_changes_no_card(tmp_path: Path) -> None:
     cache, job = ScheduleCache(tmp_path), RequestLoad(16, 4)
     first = plan("mixtral-mini-8", "rtx-4090", job, stacks=["streams"], cache_dir=cache).to_dict()
-    for path in tmp_path.glob("*.safetensors"):
+    for path in tmp_path.glob("*.answer"):
         content = bytearray(path.read_bytes())
         content[-1] ^= 1
         path.write_bytes(content)

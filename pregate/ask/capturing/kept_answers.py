@@ -1,0 +1,97 @@
+"""What was found of schedules, kept where schedules are: who asks again has neither written nor timed anew.
+
+An answer is a document of numbers and words. It is found by what it was made from: requests, platform, the question,
+and the code that decides, prices and answers. Whatever is broken, foreign or of other code counts as absent and is
+replaced.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import hwmodels
+import offload
+import simulator
+import traces
+from hwmodels.platform import Platform
+from pregate.ask.capturing.own_policy_checks import is_own
+from pregate.ask.capturing.request import Request
+from pregate.ask.capturing.schedule_cache import ScheduleCache, lasting_key, source_digest
+from traces.documents import read_text
+from traces.errors import InvalidFile
+from traces.whole_file import whole_file
+
+__all__ = ["Answer", "answer_key", "kept_answer"]
+
+Answer = dict[str, Any]
+"""JSON-ready: what is read back equals what was written, to the last bit of every number."""
+
+VERSION = 1
+MAX_BYTES = 1 << 20
+"""The largest answer that is read or kept."""
+
+_ROOMS = ("ask", "card")
+"""Rooms of this package whose code an answer depends on."""
+
+
+def answer_key(question: str, requests: Sequence[Request], hw: Platform) -> str | None:
+    """The key of what `question` is answered for `requests` on `hw`, the same in every process.
+
+    None where a policy is a user's own: it is held to its promises every time.
+    """
+    keys = [None if is_own(one.policy) else lasting_key(one) for one in requests]
+    if None in keys:
+        return None
+    parts = (VERSION, _code(), question, keys, hw.machine, hw.stack, hw.overridden, hw.fit)
+    return hashlib.sha256(repr(parts).encode()).hexdigest()[:32]
+
+
+def kept_answer(cache: ScheduleCache | None, key: str | None, make: Callable[[], Answer]) -> Answer:
+    """The answer that is kept under `key`, or what `make` says, which is kept from then on.
+
+    Without cache or key `make` is asked every time; a folder that cannot be written is done without.
+    """
+    if cache is None or key is None:
+        return make()
+    path = cache.folder / f"{key}.answer"
+    found = _read(path, key)
+    if found is None:
+        found = make()
+        text = json.dumps({"seal": _seal(key, found), "answer": found})
+        if len(text) <= min(MAX_BYTES, cache.max_bytes):
+            with suppress(InvalidFile, OSError):
+                with whole_file(path) as partial:
+                    partial.write_text(text)
+                cache.took(len(text))
+    else:
+        cache.used(path)
+    return found
+
+
+def _read(path: Path, key: str) -> Answer | None:
+    """What was written to `path`; None where it is not there, or not what was written."""
+    try:
+        kept = json.loads(read_text(path, MAX_BYTES))
+        found = kept["answer"]
+        return found if isinstance(found, dict) and kept["seal"] == _seal(key, found) else None
+    except (InvalidFile, ValueError, KeyError, TypeError, RecursionError):
+        return None
+
+
+def _seal(key: str, found: Answer) -> str:
+    """SHA-256 of an answer and of the key it is kept under: one of another key, or a flipped bit, is told."""
+    return hashlib.sha256(json.dumps([key, found]).encode()).hexdigest()
+
+
+@cache
+def _code() -> str:
+    """Digest of the code that an answer depends on."""
+    here = Path(__file__).parents[2]
+    files = sorted(path for room in _ROOMS for path in (here / room).rglob("*.py"))
+    return source_digest([traces, offload, hwmodels, simulator], files)
