@@ -6,7 +6,8 @@ import inspect
 
 from offload.caches.residency import ResidentSet
 from offload.execution import EXECUTIONS
-from offload.fast.decode_compiled import is_compilable
+from offload.fast.compilable import is_compilable
+from offload.miss_costs import MissCosts
 from offload.policies import PRESETS, eviction_named, policy_named
 from offload.policy import Policy
 
@@ -28,12 +29,12 @@ def designs() -> str:
 
 
 def _is_compiled(policy: Policy) -> bool:
-    """Whether compiled code writes large schedules of a policy, with its cache."""
+    """Whether compiled code writes large schedules of a policy, with its cache, on some machine."""
     cache = None
     if policy.cache is not None:
         eviction = eviction_named(policy.cache.eviction, 0, lambda: [[0]])
         cache = ResidentSet(4, eviction, per_layer=policy.cache.per_layer, n_layers=2, n_experts=4)
-    return is_compilable(policy, EXECUTIONS["streams"], cache)
+    return is_compilable(policy.on_machine(MissCosts(0.4)), EXECUTIONS["streams"], cache)
 
 
 if __name__ == "__main__":

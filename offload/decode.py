@@ -15,9 +15,10 @@ from itertools import chain
 from offload.caches.residency import ResidentSet
 from offload.decoding.decode_loop import DecodeLoop
 from offload.execution import Execution
-from offload.fast.decode_compiled import CompiledLoop, is_compilable, is_kept
+from offload.fast.compilable import is_compilable
+from offload.fast.decode_compiled import CompiledLoop, is_kept
 from offload.placing.placement import Placed, place
-from offload.policy import Policy
+from offload.policy import Policy, fetch_misses
 from offload.recorder import Part, assemble
 from offload.schedule import Schedule
 from offload.slots.host_tier import ReadThrough
@@ -114,7 +115,8 @@ class DecodeStream:
         self._steps = steps
         placed = place(model, policy.placement) if placed is None else placed
         known = is_compilable(policy, execution, cache) and placed.is_plain
-        known = known and not execution.micro_sequences and (through is None or through.is_plain) and low is None
+        known = known and not (disk and policy.on_miss is not fetch_misses) and not execution.micro_sequences
+        known = known and (through is None or through.is_plain) and low is None
         self._loop: CompiledLoop | DecodeLoop | None = None  # until the size of the schedule is known
         if compiled is not None or not known:
             made = CompiledLoop if compiled and known else partial(DecodeLoop, placed=placed, through=through, low=low)

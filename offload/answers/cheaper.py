@@ -28,8 +28,11 @@ class ShorterLane:
     def __call__(self, view: BlockView, missing: Sequence[int]) -> Mapping[int, MissAction]:
         """The answer to each missing expert."""
         costs, loads = known(self.costs), loads_of(view, missing)
-        host_s = [costs.on_host(load.n_tokens) for load in loads]
-        n_fetched = min(range(len(loads) + 1), key=lambda n: max(float(n), sum(host_s[n:])))
+        n_fetched, shortest, host_s = len(loads), float(len(loads)), 0.0
+        for n in range(len(loads) - 1, -1, -1):
+            host_s += costs.on_host(loads[n].n_tokens)
+            if max(n, host_s) <= shortest:
+                n_fetched, shortest = n, max(float(n), host_s)
         return {load.expert: MissAction.FETCH if i < n_fetched else MissAction.CPU for i, load in enumerate(loads)}
 
 

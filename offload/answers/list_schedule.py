@@ -25,10 +25,9 @@ class ListScheduled:
     def __call__(self, view: BlockView, missing: Sequence[int]) -> Mapping[int, MissAction]:
         """The answer to each missing expert."""
         costs, left = known(self.costs), deque(loads_of(view, missing))
-        device = sum(
-            costs.on_device(n) for expert, n in zip(view.active, view.tokens, strict=True) if expert not in missing
-        )
-        host, link = costs.handover, 0.0
+        device, host, link, absent = 0.0, costs.handover, 0.0, frozenset(missing)
+        for expert, n_tokens in zip(view.active, view.tokens, strict=True):
+            device += 0.0 if expert in absent else costs.on_device(n_tokens)
         answers = {}
         while left:
             few, most = left[-1], left[0]

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from dataclasses import astuple
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from offload.caches.eviction import Fifo, HotLru, Lfu, Lifo, Lru, Static
+from offload.caches.eviction import HotLru, Lfu, Lifo, Lru, Static
 from offload.caches.eviction_released import ReleasedLfu, ReleasedLifo
 from offload.caches.residency import ResidentSet, count_slots
 from offload.decoding.mixing import Contexts, contexts_of, mixing_works
@@ -23,10 +24,10 @@ from offload.decoding.work_rows import Rows, Works
 from offload.execution import Execution
 from offload.fast import decode_words
 from offload.fast import kernel_layout as layout
+from offload.fast.compilable import answer_of
 from offload.ops import OpKind, Work
 from offload.policies.prefetch_all import whole_next_block
-from offload.policy import Policy, fetch_misses, no_prefetch
-from offload.prefetching.selected_ahead import SelectedAhead
+from offload.policy import Policy, no_prefetch
 from offload.recorder import Part
 from offload.schedule import COLUMNS
 from offload.slots.memory import CapacityExceeded
@@ -35,7 +36,7 @@ from traces.model.architecture import LayerStack, ModelArchitecture
 from traces.phase import Phase
 from traces.routing import Step
 
-__all__ = ["CompiledLoop", "is_compilable", "is_kept"]
+__all__ = ["CompiledLoop", "is_kept"]
 
 _KERNEL = "offload.fast.decode_kernel"
 
@@ -43,38 +44,24 @@ UNIONS = Kernel(_KERNEL, "unions", ("int16[3]", "int64[1]", "int64", "int64", *[
 RUN_STEPS = Kernel(
     _KERNEL,
     "run_steps",
-    ("int64[2]", "int32[1]", "int64[2]", "int64[1]", "int64[1]", "int64", "int64", "int64"),
+    ("int64[2]", "int32[1]", "int64[2]", "int64[1]", "int64[1]", "float64[1]", "int64", "int64", "int64"),
     returns=True,
-    sources=("offload.fast.slots_kernel", "offload.fast.eviction_kernel", "offload.fast.kernel_layout", "offload.ops"),
+    sources=(
+        "offload.fast.answers_kernel",
+        "offload.fast.slots_kernel",
+        "offload.fast.eviction_kernel",
+        "offload.fast.kernel_layout",
+        "offload.ops",
+    ),
 )
 
 _EXECUTION_FLAGS = ("stage", "fetch_first", "readback_per_fetch", "host_waits", "sync_after_ffn")
-
-_EVICTIONS = (Lru, Fifo, Lifo, HotLru, Static, Lfu, ReleasedLfu, ReleasedLifo)
-"""The evictions that the kernel knows."""
 
 _PART_OPS = 1 << 18
 """Ops a part holds at least room for."""
 
 _PART_CELLS = 1 << 17
 """Routing cells (tokens x layers x top_k) prepared at a time at most, but always one forward pass."""
-
-
-def is_compilable(policy: Policy, execution: Execution, cache: ResidentSet | None) -> bool:
-    """Whether policy, cache and what shares an op of experts are values that the kernel knows."""
-    if policy.speculation is not None and policy.speculation.draft_name != "none":
-        return False
-    on_host = execution.sorts_on_host or execution.selects_on_host
-    if on_host or (cache is not None and execution.fuses_across):
-        return False
-    if policy.granularity != "expert" or (policy.cache is not None and policy.cache.write_back):
-        return False
-    known = policy.prefetch in (no_prefetch, whole_next_block) or isinstance(policy.prefetch, SelectedAhead)
-    if isinstance(policy.prefetch, SelectedAhead) and policy.prefetch.lookahead != policy.lookahead:
-        return False
-    by_age = cache is None or (cache.eviction_kind in _EVICTIONS and not cache.is_selective)
-    plain = policy.start is None and policy.on_miss is fetch_misses and policy.predictor is None
-    return known and plain and by_age
 
 
 def is_kept() -> bool:
@@ -101,6 +88,7 @@ class CompiledLoop:
         self._n_buffers, self._cache, self._disk = n_buffers, cache, disk
         self._experts, self._words = decode_words.memory(model, n_buffers, cache)
         self._works = Works(model, count_slots(n_buffers, cache) * model.expert_bytes)
+        self._costs = np.array([0.0] * 5 if policy.costs is None else astuple(policy.costs), np.float64)
         self._memory_tokens: Counter[int] = Counter()
         self._projected: set[int] = set()
 
@@ -144,15 +132,15 @@ class CompiledLoop:
         rows = Rows()
         r = self._prepare(rows, batch, n_heads, stack, encoding)
         n_blocks = len(stack.moe_layers)
-        max_ops = 3 * stack.n_layers + n_blocks * (8 + 4 * n_experts) + 2
-        max_deps = n_blocks * (8 + 10 * n_experts) + 2
+        max_ops = 3 * stack.n_layers + n_blocks * (13 + 4 * n_experts) + 2
+        max_deps = n_blocks * (14 + 10 * n_experts) + 2
         done = 0
         while done < len(batch):
             o = np.empty((max(_PART_OPS, max_ops), layout.N_COLUMNS), np.int64)
             d = np.empty(max(2 * _PART_OPS, max_deps), np.int32)
             r[r[layout.ROW_OF] :] = -1
             w[layout.LOCAL] = w[layout.DEPS] = w[layout.ROWS] = 0
-            ran = loaded(RUN_STEPS)(o, d, self._experts, w, r, done, max_ops, max_deps)
+            ran = loaded(RUN_STEPS)(o, d, self._experts, w, r, self._costs, done, max_ops, max_deps)
             if ran < 0:
                 self._refuse(batch[-1 - ran].i_step)
             done += ran
@@ -211,6 +199,8 @@ class CompiledLoop:
             "COUNTING": int(kind in (Lfu, ReleasedLfu)),
             "RELEASED": int(kind in (ReleasedLfu, ReleasedLifo)),
             "NOBODY_GOES": int(kind is Static),
+            "ANSWER": answer_of(policy),
+            "HOST_COMPUTES": int(execution.host_computes),
             "N_ENCODER_KEYS": self._model.n_encoder_moe_layers * self._model.n_experts,
             "FUSED": int((execution.resident if policy.resident else execution.arriving) != "each"),
             "IN_RUNS": int(execution.arriving != "each" and not self._disk and prefetch == 2),
@@ -243,6 +233,7 @@ class CompiledLoop:
             "COST_SINGLE": rows.of_counts(works.single, tokens) if alone else none[:0],
             "COST_GROUPED": self._grouped(rows, ptr, tokens, np.repeat(n_shared, len(stack.moe_layers)), alone),
             **self._runs(rows, bool(plan["IN_RUNS"])),
+            **self._on_host(rows, n_tokens, tokens if plan["ANSWER"] else tokens[:0]),
             "COST_HEAD": rows.of_counts(lambda n: self._works.head(n) if n else None, np.array(n_heads)),
             "BLOCK_OF": block_of,
             "MIXER_OF": np.array(mixer_of, np.int64),
@@ -256,6 +247,8 @@ class CompiledLoop:
             "COST_DISK": rows.of(works.copy(OpKind.DISK_READ)),
             "COST_WAIT": rows.of(Work(OpKind.WAIT)),
             "COST_STEP": rows.of(Work(OpKind.STEP)),
+            "COST_BUSY": rows.of(Work(OpKind.ISSUE, n_copies=0)),
+            "COST_NOTHING": rows.of(works.grouped(0, ())),
         }
         unknown = np.full(len(rows.works), -1, np.int64)
         return decode_words.words(layout.N_PART_WORDS, plan, tables | {"ROW_OF": unknown, "USED": unknown})
@@ -268,6 +261,21 @@ class CompiledLoop:
             "COST_FETCH_RUN": rows.each(lambda n: self._works.run(OpKind.FETCH, n), sizes),
             "COST_STAGE_RUN": rows.each(lambda n: self._works.run(OpKind.STAGE, n), sizes),
             "COST_ISSUE": rows.each(lambda n: Work(OpKind.ISSUE, n_copies=(n - 1) * n_hops), sizes),
+        }
+
+    def _on_host(
+        self, rows: Rows, n_tokens: NDArray[np.int64], tokens: NDArray[np.int64]
+    ) -> dict[str, NDArray[np.int64]]:
+        """Costs of what the host computes, by expert of a union, and of the way there and back; `tokens` none where it
+        computes nothing.
+        """
+        if not tokens.size:
+            n_tokens = tokens
+        return {
+            "UNION_TOKENS": tokens,
+            "COST_CPU": rows.of_counts(self._works.cpu_expert, tokens),
+            "COST_HANDOVER": rows.of_counts(self._works.handover, n_tokens),
+            "COST_RETURN": rows.of_counts(self._works.back, n_tokens),
         }
 
     def _unions(

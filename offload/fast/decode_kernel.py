@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from offload.fast.answers_kernel import answer_misses, run_on_host, waits_for_host
 from offload.fast.kernel_layout import (
     ARRIVALS,
     BARE,
@@ -17,6 +18,7 @@ from offload.fast.kernel_layout import (
     COST_GATE,
     COST_GROUPED,
     COST_HEAD,
+    COST_NOTHING,
     COST_READBACK,
     COST_SELF_ATTENTION,
     COST_SHARED,
@@ -47,6 +49,7 @@ from offload.fast.kernel_layout import (
     N_HELD,
     N_LAYERS,
     N_MIXERS,
+    N_ON_HOST,
     N_STEPS,
     NEEDED,
     NEEDS_IDS,
@@ -159,14 +162,14 @@ def _ready(x: Any, r: Any, first_key: int, at: int) -> int:
 
 
 @inner
-def _until_all_fit(o: Any, d: Any, x: Any, w: Any, r: Any, t: int, u: int, layer: int, moe_layer: int,
+def _until_all_fit(o: Any, d: Any, x: Any, w: Any, r: Any, t: int, low: int, high: int, layer: int, moe_layer: int,
                    stamp: int) -> int:  # fmt: skip
-    """Run experts as they arrive and hand their slots on, until those that are left all have one.
+    """Run experts, entries `low` to `high` of the unions, as they arrive and hand their slots on, until those that are
+    left all have one.
 
     Returns how many of those that have run were hits, or -1 when an expert finds no slot.
     """
     first_key, step = moe_layer * r[N_EXPERTS], r[r[I_STEP] + t]
-    low, high = r[r[UNION_PTR] + u], r[r[UNION_PTR] + u + 1]
     if r[r[COST_SHARED] + t] >= 0:
         issue(o, w, r, _COMPUTE, r[r[COST_SHARED] + t], step, layer, NONE, NONE)
     n_hits = 0
@@ -195,17 +198,22 @@ def _until_all_fit(o: Any, d: Any, x: Any, w: Any, r: Any, t: int, u: int, layer
 
 
 @inner
-def _experts(o: Any, d: Any, x: Any, w: Any, r: Any, t: int, u: int, layer: int, moe_layer: int, n_arrivals: int,
-             freed: int, begun: bool) -> int:  # fmt: skip
-    """The FFN ops: one grouped, or one an expert as they arrive; returns the last. Shared experts are first, unless the
-    block has `begun` already.
+def _experts(o: Any, d: Any, x: Any, w: Any, r: Any, t: int, u: int, high: int, layer: int, moe_layer: int,
+             n_arrivals: int, freed: int, begun: bool) -> int:  # fmt: skip
+    """The FFN ops of the entries of union `u` up to `high`: one grouped, or one an expert as they arrive; returns the
+    last. Shared experts are first, unless the block has `begun` already.
     """
     first_key = moe_layer * r[N_EXPERTS]
-    low, high = r[r[UNION_PTR] + u], r[r[UNION_PTR] + u + 1]
+    low = r[r[UNION_PTR] + u]
     if r[FUSED] or low == high:
+        cost = r[r[COST_GROUPED] + u]
+        if w[N_ON_HOST] and low == high:  # the host has them all
+            if r[r[COST_SHARED] + t] >= 0:
+                issue(o, w, r, _COMPUTE, r[r[COST_SHARED] + t], r[r[I_STEP] + t], layer, NONE, NONE)
+            cost = r[COST_NOTHING]
         for i in range(n_arrivals):
             after(d, w, w[w[ARRIVALS] + i])
-        last = issue(o, w, r, _COMPUTE, r[r[COST_GROUPED] + u], r[r[I_STEP] + t], layer, NONE, NONE)
+        last = issue(o, w, r, _COMPUTE, cost, r[r[I_STEP] + t], layer, NONE, NONE)
     else:
         if r[r[COST_SHARED] + t] >= 0 and not begun:
             issue(o, w, r, _COMPUTE, r[r[COST_SHARED] + t], r[r[I_STEP] + t], layer, NONE, NONE)
@@ -240,32 +248,34 @@ def _experts(o: Any, d: Any, x: Any, w: Any, r: Any, t: int, u: int, layer: int,
 
 
 @inner
-def _run_experts(o: Any, d: Any, x: Any, w: Any, r: Any, t: int, u: int, layer: int, moe_layer: int,
-                 stamp: int) -> bool:  # fmt: skip
-    """The FFN of a block and what it frees; False when an expert found no slot."""
-    first_key = moe_layer * r[N_EXPERTS]
-    low, high = r[r[UNION_PTR] + u], r[r[UNION_PTR] + u + 1]
+def _run_experts(o: Any, d: Any, x: Any, w: Any, r: Any, t: int, u: int, high: int, layer: int, moe_layer: int,
+                 gate: int, stamp: int) -> bool:  # fmt: skip
+    """What the host computes of a block, the FFN of its other entries, up to `high`, and what that frees; False when an
+    expert found no slot.
+    """
+    first_key, low = moe_layer * r[N_EXPERTS], r[r[UNION_PTR] + u]
+    back = run_on_host(o, d, w, r, t, gate, layer)
     layerwise = r[FUSED] != 0 or r[HOST_WAITS] != 0 or r[NEEDS_IDS] == 0
     n_hits, n_missing = 0, 0
     for at in range(low, high):
         n_missing += x[first_key + r[r[UNION_EXPERT] + at], HELD_SLOT] == -2
     if n_missing:
-        n_hits = -1 if layerwise else _until_all_fit(o, d, x, w, r, t, u, layer, moe_layer, stamp)
+        n_hits = -1 if layerwise else _until_all_fit(o, d, x, w, r, t, low, high, layer, moe_layer, stamp)
         if n_hits < 0:
             w[FAILED_LAYER], w[FAILED_N] = moe_layer, high - low
             return False
     for at in range(low, high):
         if x[first_key + r[r[UNION_EXPERT] + at], HELD_SLOT] != -2:
             n_hits += x[first_key + r[r[UNION_EXPERT] + at], HELD_HIT]
-    w[LOOKUPS + 2 * r[r[PHASE] + t]] += high - low
+    w[LOOKUPS + 2 * r[r[PHASE] + t]] += r[r[UNION_PTR] + u + 1] - low
     w[HITS + 2 * r[r[PHASE] + t]] += n_hits
     freed = ZERO
     for i in range(w[w[N_HELD] + moe_layer]):
         expert = x[first_key + i, HELD]
         if (layerwise or w[w[NEEDED] + expert] == stamp) and x[first_key + expert, HELD_TRANSIENT]:
             freed += r[EXPERT_BYTES]
-    n_arrivals = _sorted_arrivals(x, w, r, moe_layer, layerwise, stamp)
-    last = _experts(o, d, x, w, r, t, u, layer, moe_layer, n_arrivals, freed, n_missing > 0)
+    n_arrivals = waits_for_host(w, _sorted_arrivals(x, w, r, moe_layer, layerwise, stamp), back)
+    last = _experts(o, d, x, w, r, t, u, high, layer, moe_layer, n_arrivals, freed, n_missing > 0)
     release(o, d, x, w, r, moe_layer, last, layerwise, stamp)
     return True
 
@@ -288,7 +298,7 @@ def _bring_later(o: Any, d: Any, x: Any, w: Any, r: Any, u0: int, low: int, high
 
 
 @inner
-def _run_block(o: Any, d: Any, x: Any, w: Any, r: Any, t: int, block: int, n_blocks: int, layer: int,
+def _run_block(o: Any, d: Any, x: Any, w: Any, r: Any, c: Any, t: int, block: int, n_blocks: int, layer: int,
                n_revealed: int) -> int:  # fmt: skip
     """Gate, copies, waits and FFN of one MoE block; returns the blocks revealed so far, or -1 for a failure."""
     u0, step, moe_layer = t * n_blocks, r[r[I_STEP] + t], r[FIRST] + block
@@ -298,7 +308,7 @@ def _run_block(o: Any, d: Any, x: Any, w: Any, r: Any, t: int, block: int, n_blo
     if r[RESIDENT]:
         w[LOOKUPS + 2 * r[r[PHASE] + t]] += high - low
         w[HITS + 2 * r[r[PHASE] + t]] += high - low
-        _experts(o, d, x, w, r, t, u0 + block, layer, moe_layer, ZERO, ZERO, NO)
+        _experts(o, d, x, w, r, t, u0 + block, high, layer, moe_layer, ZERO, ZERO, NO)
         return n_revealed
     selected_before = block > 0 and block < n_revealed
     n_revealed = max(n_revealed, block + r[LOOKAHEAD] + 1)
@@ -322,6 +332,7 @@ def _run_block(o: Any, d: Any, x: Any, w: Any, r: Any, t: int, block: int, n_blo
         for expert in range(r[N_EXPERTS]):
             w[w[WANTED] + expert] = expert
         bring(o, d, x, w, r, moe_layer, r[N_EXPERTS], step, moe_layer, u0 + block)
+    high = answer_misses(x, w, r, c, low, high, first_key)
     drop_waiting(o, d, x, w, r, moe_layer, stamp, moe_layer)
     n = ZERO
     for at in range(low, high):
@@ -338,18 +349,20 @@ def _run_block(o: Any, d: Any, x: Any, w: Any, r: Any, t: int, block: int, n_blo
                 for i in range(n_ready):
                     after(d, w, w[w[ARRIVALS] + i])
                 issue(o, w, r, _HOST, r[COST_WAIT], step, layer, NONE, NONE)
-    elif not _run_experts(o, d, x, w, r, t, u0 + block, layer, moe_layer, stamp):
+    elif not _run_experts(o, d, x, w, r, t, u0 + block, high, layer, moe_layer, gate, stamp):
         return -1
     if reads_again:
         _read_back(o, d, w, r, t, gate, layer)
     _bring_later(o, d, x, w, r, u0, later_low, later_high, step, moe_layer)
-    if r[FETCH_FIRST] and not _run_experts(o, d, x, w, r, t, u0 + block, layer, moe_layer, stamp):
+    if r[FETCH_FIRST] and not _run_experts(o, d, x, w, r, t, u0 + block, high, layer, moe_layer, gate, stamp):
         return -1
     return n_revealed
 
 
 @njit(cache=True, nogil=True)
-def run_steps(o: Any, d: Any, x: Any, w: Any, r: Any, begin: int, max_ops_a_step: int, max_deps_a_step: int) -> int:
+def run_steps(
+    o: Any, d: Any, x: Any, w: Any, r: Any, c: Any, begin: int, max_ops_a_step: int, max_deps_a_step: int
+) -> int:
     """Write steps from `begin` on while a largest step still fits; returns how many, or -1 - the one that failed."""
     n_steps, n_blocks = r[N_STEPS], ZERO
     for layer in range(r[N_LAYERS]):
@@ -370,7 +383,7 @@ def run_steps(o: Any, d: Any, x: Any, w: Any, r: Any, begin: int, max_ops_a_step
                 if block != BARE:
                     issue(o, w, r, _COMPUTE, r[r[COST_DENSE] + t], step, layer, NONE, NONE)
                 continue
-            n_revealed = _run_block(o, d, x, w, r, t, block, n_blocks, layer, n_revealed)
+            n_revealed = _run_block(o, d, x, w, r, c, t, block, n_blocks, layer, n_revealed)
             if n_revealed < 0:
                 return -1 - t
         if r[r[COST_HEAD] + t] >= 0:

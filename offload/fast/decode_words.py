@@ -60,5 +60,6 @@ def memory(
         "SPARE_TOP": spare_top,
         "SPARE_FROM": spare_from,
         **dict.fromkeys(("WANTED", "ARRIVALS", "ORDER", "NEEDED", "NAMED"), scratch),
+        **dict.fromkeys(("MISSES", "ON_HOST", "HOST_EXPERT", "HOST_COST"), scratch),
     }
     return x, words(layout.N_WORDS, values, tables)

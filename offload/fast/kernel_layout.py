@@ -1,9 +1,10 @@
-"""Where things are in the arrays that the compiled decode loop works on; all are int64 but `d`.
+"""Where things are in the arrays that the compiled decode loop works on; all are int64 but `d` and `c`.
 
 - `o` (n_ops, N_COLUMNS): the ops being written; `d`: the dependencies of all;
 - `x` (n_moe_layers * n_experts + n_pools, N_EXPERT_COLUMNS): one row an expert, key = layer * n_experts + expert;
 - `w`: counters, then tables (slots, queue, scratch), each at the place that its name holds: `w[w[READER] + slot]`;
-- `r`: what this part reads: the plan, then tables of its forward passes: `r[r[COST_GATE] + t]`.
+- `r`: what this part reads: the plan, then tables of its forward passes: `r[r[COST_GATE] + t]`; `c` (5,) float64:
+  what answers to misses know of the machine.
 
 Tuples of arrays would be the usual way, but cost a reference count at every access: 850 ns an op instead of 100 to 150.
 Op indices count from the first op of the schedule, rows of `o` from the first of the part.
@@ -47,7 +48,8 @@ FAILED_LAYER, FAILED_N, N_KEYS, FREE_SIZE, QUEUE_SIZE = range(14, 19)
 READER, FILLED, FREE, QUEUE_LAYER, QUEUE_EXPERT, QUEUE_SLOT, QUEUE_HIT, QUEUE_STEP = range(19, 27)
 N_HELD, N_PINS, SPARE, SPARE_TOP, SPARE_FROM, WANTED, ARRIVALS, ORDER, NEEDED, NAMED = range(27, 37)
 EARLIER_FETCH = 37  # the one before the last
-N_WORDS = 38
+N_ON_HOST, MISSES, ON_HOST, HOST_EXPERT, HOST_COST = range(38, 43)  # of a block: what the host computes
+N_WORDS = 43
 
 # Words of `r`: the plan (flags are 0 or 1; PREFETCH 0 none, 1 selected ahead, 2 all), costs of single ops, and where
 # tables begin: by forward pass (PHASE: 1 for prefill), by union, by expert of a union, by layer, by candidate cost.
@@ -61,7 +63,14 @@ ROW_OF, USED = range(42, 44)
 IN_RUNS, COST_FETCH_RUN, COST_STAGE_RUN, COST_ISSUE = range(44, 48)  # costs of runs by number of copies
 COUNTING, RELEASED, NOBODY_GOES, N_ENCODER_KEYS = range(48, 52)  # how residents go: see `eviction_kernel`
 N_MIXERS, MIXER_OF = range(52, 54)  # by layer what mixes its tokens, -1 nothing; costs by forward pass and mixer
-N_PART_WORDS = 54
+ANSWER, HOST_COMPUTES, UNION_TOKENS, COST_CPU, COST_HANDOVER, COST_RETURN, COST_BUSY, COST_NOTHING = range(54, 62)
+N_PART_WORDS = 62
+
+FETCHED, ALL_ON_HOST, CHEAPER_EACH, SHORTER_LANE, BY_BANDWIDTH, LIST_SCHEDULED = range(6)
+"""In `ANSWER`: what becomes of a miss."""
+
+HOST, HOST_TOKEN, DEVICE, DEVICE_TOKEN, HANDOVER = range(5)
+"""Where the fields of `MissCosts` are in `c`."""
 
 BARE = plain(-2)
 """In `BLOCK_OF`: a layer without an FFN; -1 is one with a dense one."""

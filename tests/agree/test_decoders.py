@@ -9,14 +9,18 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 
+from offload.answers.by_bandwidth import ByBandwidth, ByBandwidthWithin
+from offload.answers.cheaper import CheaperEach, ShorterLane
+from offload.answers.list_schedule import ListScheduled
 from offload.caches.residency import ResidentSet
 from offload.decode import DecodeStream, decode
 from offload.execution import EXECUTIONS
-from offload.fast.decode_compiled import is_compilable
+from offload.fast.compilable import is_compilable
+from offload.miss_costs import MissCosts
 from offload.ops import OpKind
 from offload.placing.footprint import measure_workload
 from offload.policies import PRESETS, eviction_named, policy_named
-from offload.policy import Policy
+from offload.policy import Policy, misses_on_host
 from offload.recorder import assemble
 from offload.schedule import ScheduleDigest
 from offload.slots.memory import CapacityExceeded
@@ -152,6 +156,70 @@ def test_layers_that_differ_are_written_alike(text: str, name: str) -> None:
     n_mixed = np.count_nonzero(fast.schedule.kind == OpKind.SELF_ATTENTION)
     assert n_mixed == 5 * len(per_step)
     assert OpKind.DENSE_FFN in kinds
+
+
+ANSWERS = {
+    "all on the host": misses_on_host,
+    "each the cheaper": CheaperEach(MissCosts(0.3, host_token=0.4)),
+    "the shorter lane": ShorterLane(MissCosts(0.45, host_token=0.3)),
+    "by bandwidth": ByBandwidth(MissCosts(0.7)),
+    "scheduled": ListScheduled(MissCosts(0.5, host_token=0.3, device=0.05, device_token=0.1, handover=0.2)),
+}
+CACHES = ("on_demand", "on_demand+lru:4", "on_demand+static:6", "on_demand+lfu:5:per_layer:warm")
+
+
+def assert_answered_alike(
+    model: ModelArchitecture, trace: RoutingTrace, answer: str, cache: str, execution: str, n_buffers: int
+) -> set[OpKind]:
+    policy = dataclasses.replace(policy_named(cache), on_miss=ANSWERS[answer])
+    residents = resident_set(model, trace, policy, 7)
+    assert is_compilable(policy, EXECUTIONS[execution], residents)
+    found = [
+        decode(
+            model, trace.steps(), policy, EXECUTIONS[execution], n_buffers=n_buffers, compiled=compiled,
+            cache=resident_set(model, trace, policy, 7),
+        )
+        for compiled in (True, False)
+    ]  # fmt: skip
+    assert found[0] == found[1]
+    return {work.kind for work in found[0].schedule.works}
+
+
+@pytest.mark.parametrize("execution", ["streams", "flexgen"])
+@pytest.mark.parametrize("answer", list(ANSWERS))
+@pytest.mark.parametrize("name", [*MODELS, *UNEVEN])
+def test_answers_to_misses_are_written_alike(name: str, answer: str, execution: str) -> None:
+    """In slots for all of a block, in one for one expert after the other, and where the host takes all."""
+    model, kinds = (MODELS | UNEVEN)[name], set[OpKind]()
+    for batch in (1, 5):
+        trace = routing(model, batch=batch, seed=batch)
+        for cache in CACHES:
+            for n_buffers in (1, 2, model.n_experts):
+                kinds |= assert_answered_alike(model, trace, answer, cache, execution, n_buffers)
+    assert OpKind.CPU_EXPERT in kinds
+    assert (OpKind.FETCH in kinds) == (answer != "all on the host")
+
+
+@given(st.sampled_from(list(ANSWERS)), st.sampled_from(list(MODELS)), st.integers(0, 10**6), st.integers(1, 12))
+@settings(max_examples=40, deadline=None)
+def test_random_misses_are_answered_alike(answer: str, name: str, seed: int, n_sequences: int) -> None:
+    model, cache = MODELS[name], CACHES[seed % len(CACHES)]
+    trace = rebatch(routing(model, batch=12, seed=seed, output_tokens=4), n_sequences)
+    assert_answered_alike(model, trace, answer, cache, "streams", 1 + seed % model.n_experts)
+
+
+def test_where_a_miss_is_more_than_fetched_or_left_to_the_host_the_definition_writes() -> None:
+    streams, known = EXECUTIONS["streams"], ANSWERS["by bandwidth"]
+    plain = policy_named("on_demand")
+    assert is_compilable(dataclasses.replace(plain, on_miss=known), streams, None)
+    assert not is_compilable(dataclasses.replace(plain, on_miss=ByBandwidth()), streams, None)  # asks its machine
+    assert not is_compilable(dataclasses.replace(plain, on_miss=ByBandwidthWithin(MissCosts(0.7))), streams, None)
+    assert not is_compilable(dataclasses.replace(plain, on_miss=lambda view, missing: {}), streams, None)
+    assert not is_compilable(dataclasses.replace(policy_named("pregate"), on_miss=known), streams, None)
+    assert not is_compilable(dataclasses.replace(plain, on_miss=known), EXECUTIONS["vllm"], None)
+    model, policy = MODELS["decoder-only"], dataclasses.replace(plain, on_miss=misses_on_host)
+    stream = DecodeStream(model, routing(model).steps(), policy, streams, n_buffers=2, disk=True, compiled=True)
+    assert type(stream._loop).__name__ == "DecodeLoop"
 
 
 @given(

@@ -1,0 +1,66 @@
+"""What the compiled decode loop knows: policies, caches and answers to misses that are plain values.
+
+All else is written by `offload.decoding`, the definition, which writes the same schedule for these, digest for digest.
+"""
+
+from __future__ import annotations
+
+from offload.answers.by_bandwidth import ByBandwidth
+from offload.answers.cheaper import CheaperEach, ShorterLane
+from offload.answers.list_schedule import ListScheduled
+from offload.caches.eviction import Fifo, HotLru, Lfu, Lifo, Lru, Static
+from offload.caches.eviction_released import ReleasedLfu, ReleasedLifo
+from offload.caches.residency import ResidentSet
+from offload.execution import Execution
+from offload.fast import kernel_layout as layout
+from offload.policies.prefetch_all import whole_next_block
+from offload.policy import Policy, fetch_misses, misses_on_host, no_prefetch
+from offload.prefetching.selected_ahead import SelectedAhead
+
+__all__ = ["answer_of", "is_compilable"]
+
+_EVICTIONS = (Lru, Fifo, Lifo, HotLru, Static, Lfu, ReleasedLfu, ReleasedLifo)
+"""The evictions that the kernel knows."""
+
+_BY_COSTS = {
+    CheaperEach: layout.CHEAPER_EACH,
+    ShorterLane: layout.SHORTER_LANE,
+    ByBandwidth: layout.BY_BANDWIDTH,
+    ListScheduled: layout.LIST_SCHEDULED,
+}
+"""The answers to a miss that the kernel knows and that know their machine."""
+
+
+def is_compilable(policy: Policy, execution: Execution, cache: ResidentSet | None) -> bool:
+    """Whether policy, cache and what shares an op of experts are values that the kernel knows."""
+    if policy.speculation is not None and policy.speculation.draft_name != "none":
+        return False
+    on_host = execution.sorts_on_host or execution.selects_on_host
+    if on_host or (cache is not None and execution.fuses_across):
+        return False
+    if policy.granularity != "expert" or (policy.cache is not None and policy.cache.write_back):
+        return False
+    known = policy.prefetch in (no_prefetch, whole_next_block) or isinstance(policy.prefetch, SelectedAhead)
+    if isinstance(policy.prefetch, SelectedAhead) and policy.prefetch.lookahead != policy.lookahead:
+        return False
+    by_age = cache is None or (cache.eviction_kind in _EVICTIONS and not cache.is_selective)
+    plain = policy.start is None and policy.predictor is None and _is_answered(policy, execution)
+    return known and plain and by_age
+
+
+def _is_answered(policy: Policy, execution: Execution) -> bool:
+    """Whether the kernel knows what becomes of a miss: fetched, or left to the host whole, where nothing is brought
+    ahead and experts run one by one.
+    """
+    if policy.on_miss is fetch_misses:
+        return True
+    one_by_one = execution.arriving == execution.cached == "each" and not execution.stage
+    ahead = policy.prefetch is not no_prefetch or policy.lookahead or not policy.needs_ids
+    return answer_of(policy) > 0 and one_by_one and not ahead and not policy.resident
+
+
+def answer_of(policy: Policy) -> int:
+    """The kernel's word for what becomes of a miss; -1 where it has none."""
+    if policy.on_miss in (fetch_misses, misses_on_host):
+        return layout.FETCHED if policy.on_miss is fetch_misses else layout.ALL_ON_HOST
+    return _BY_COSTS.get(type(policy.on_miss), -1) if policy.costs is not None else -1
