@@ -13,7 +13,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from offload.decoding.mixing import mixing_works
+from offload.decoding.mixing import contexts_of, mixing_works
 from offload.decoding.work_rows import Works
 from offload.ops import OpKind, Work
 from offload.speculation import Speculation
@@ -51,12 +51,11 @@ class Draft:
         """One forward pass of the draft."""
         assert self._works is not None
         works, stack, n = self._works, draft.decoder, len(step.sequence)
-        mixers, moe = mixing_works(draft, stack, step), frozenset(stack.moe_layers)
+        works_of, moe = mixing_works(draft, stack, contexts_of([step]), [False]), frozenset(stack.moe_layers)
         experts = works.grouped(n if draft.n_shared_experts else 0, _evenly(n * draft.top_k, draft.n_experts))
-        for layer in range(stack.n_layers):
-            mixer = mixers[layer]
+        for layer, mixer in enumerate(stack.all_mixers):
             if mixer is not None:
-                self._issue(mixer)
+                self._issue(works_of[mixer][0])
             if layer in moe:
                 if draft.n_experts > 1:
                     self._issue(works.gate(n))

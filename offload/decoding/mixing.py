@@ -59,7 +59,7 @@ def _sums(of: NDArray[np.int64], values: NDArray[np.int64], n_passes: int) -> ND
 
 def contexts_of(steps: Sequence[Step]) -> Contexts:
     """The contexts of forward passes, in order."""
-    of = np.repeat(np.arange(len(steps)), [len(step.experts) for step in steps])
+    of = np.repeat(np.arange(len(steps)), [len(step.sequence) for step in steps])
     sequence = np.concatenate([step.sequence for step in steps])
     context = np.concatenate([step.position for step in steps]).astype(np.int64) + 1
     order = np.lexsort((sequence, of))

@@ -56,19 +56,19 @@ _ONE = plain(1)
 
 
 @inner
-def _on_host_s(c: Any, n_tokens: int) -> float:
+def _on_host_s(c: Any, n_tokens: int) -> Any:
     """One expert for `n_tokens` by the host, in copies of an expert."""
     return max(c[HOST], n_tokens * c[HOST_TOKEN])
 
 
 @inner
-def _on_device_s(c: Any, n_tokens: int) -> float:
+def _on_device_s(c: Any, n_tokens: int) -> Any:
     """The same by the device, its weights being there."""
     return max(c[DEVICE], n_tokens * c[DEVICE_TOKEN])
 
 
 @inner
-def _tokens(w: Any, r: Any, low: int, i: int) -> int:
+def _tokens(w: Any, r: Any, low: int, i: int) -> Any:
     """The tokens that the `i`-th miss serves."""
     return r[r[UNION_TOKENS] + low + w[w[MISSES] + i]]
 
