@@ -74,8 +74,6 @@ class Kernel:
 
 def are_kept(*kernels: Kernel) -> bool:
     """Whether the machine code of all `kernels` is there for this processor, so that nothing would be compiled."""
-    if are_loaded(*kernels):
-        return True
     folder = _folder()
     if any(not list(folder.glob(f"{_stem(kernel)}.*.o")) for kernel in kernels):
         return False

@@ -31,7 +31,7 @@ from offload.policy import Policy, no_prefetch
 from offload.recorder import Part
 from offload.schedule import COLUMNS
 from offload.slots.memory import CapacityExceeded
-from traces.machine_code import Kernel, are_kept, loaded
+from traces.machine_code import Kernel, are_kept, are_loaded, loaded
 from traces.model.architecture import LayerStack, ModelArchitecture
 from traces.phase import Phase
 from traces.routing import Step
@@ -66,7 +66,7 @@ _PART_CELLS = 1 << 17
 
 def is_kept() -> bool:
     """Whether the kernels need not be compiled first."""
-    return are_kept(UNIONS, RUN_STEPS)
+    return are_loaded(UNIONS, RUN_STEPS) or are_kept(UNIONS, RUN_STEPS)
 
 
 class CompiledLoop:
