@@ -26,9 +26,14 @@ class Dtype:
         return self.bits / 8
 
     @property
+    def most(self) -> str:
+        """The format of most of the weights: itself, but where some are left wider (`fp8-w8.4`)."""
+        return self.name if (partly := _PARTLY.fullmatch(self.name)) is None else partly["most"]
+
+    @property
     def is_packed(self) -> bool:
         """Whether weights alone have it (blocks, groups, means of several): engines unpack them to multiply them."""
-        return self.name not in _MULTIPLIED
+        return self.most not in _MULTIPLIED
 
 
 _MULTIPLIED = ("fp32", "bf16", "fp16", "fp8", "fp8-b128", "mxfp8", "int8")
@@ -42,6 +47,10 @@ _HALF_QUADRATIC = re.compile(r"hqq(?P<bits>[12348])-g(?P<group>\d{1,7})(?P<meta>
 
 _MEAN = re.compile(r"w(?P<bits>\d{1,2}(\.\d{1,4})?)", re.ASCII)
 """`w3.5`: 3.5 bits a weight on average, scales included, of files and methods that mix widths (GGUF, EXL3, AQLM)."""
+
+_PARTLY = re.compile(r"(?P<most>[a-z]+\d+(-b128)?)-w(?P<bits>\d{1,2}(\.\d{1,4})?)", re.ASCII)
+"""`fp8-w8.4`: most weights in fp8 and multiplied so, others wider, 8.4 bits a weight on average (layers left out of a
+quantisation)."""
 
 _MIX = re.compile(r"i?q\d_(k_)?(xxs|xs|s|m|l|xl|xxl)|ud-.*|.*_moe", re.ASCII)
 """`q4_k_m`, `iq2_m`, `ud-q2_k_xl`: names of whole files, whose tensors have several formats."""
@@ -84,6 +93,8 @@ def find_dtype(name: str, where: str = "") -> Dtype:
         return _half_quadratic(asked, int(half["bits"]), int(half["group"]), bool(half["meta"]))
     if (mean := _MEAN.fullmatch(asked)) is not None and 0 < float(mean["bits"]) <= 32:
         return Dtype(asked, float(mean["bits"]))
+    if (partly := _PARTLY.fullmatch(asked)) is not None and partly["most"] in _MULTIPLIED:
+        return _partly(asked, DTYPES[partly["most"]], float(partly["bits"]))
     if _MIX.fullmatch(asked):
         raise InvalidInput(
             f"{where}{': ' if where else ''}{name!r} names files whose tensors have several formats: give the file "
@@ -97,9 +108,17 @@ def find_dtype(name: str, where: str = "") -> Dtype:
     raise unknown_name("dtype", name, DTYPES, where)
 
 
-def mean_dtype(bits: float) -> Dtype:
-    """The format of a part whose weights take `bits` on average."""
-    return find_dtype(f"w{bits:.4f}".rstrip("0").rstrip("."))
+def mean_dtype(bits: float, most: Dtype | None = None) -> Dtype:
+    """The format of a part whose weights take `bits` on average; multiplied as `most` of them are, where one can be."""
+    mean = f"w{bits:.4f}".rstrip("0").rstrip(".")
+    return find_dtype(mean if most is None or most.name not in _MULTIPLIED else f"{most.name}-{mean}")
+
+
+def _partly(name: str, most: Dtype, bits: float) -> Dtype:
+    """A mean of several formats of 8 to 32 bits. Raises `InvalidInput` for one that they cannot have."""
+    if not 8 <= bits <= 32:
+        raise InvalidInput(f"dtype {name!r}: {bits:g} bits on average, expected 8 to 32; w{bits:g} is any mean")
+    return Dtype(name, bits)
 
 
 def _grouped(name: str, bits: int, group: int, scheme: str) -> Dtype:

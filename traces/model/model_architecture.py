@@ -169,9 +169,9 @@ class ModelArchitecture:
         """The format in which weights stored as `stored` are multiplied: their own from 8 bits on, as fp8 engines
         quantise activations too. Narrower ones and what is packed in blocks or groups become the activations' format.
         """
-        if stored.name in ("mxfp8", "fp8-b128"):  # multiplied at the rate of fp8, scales applied on the way
+        if stored.most in ("mxfp8", "fp8-b128"):  # multiplied at the rate of fp8, scales applied on the way
             return "fp8"
-        return self.stored_activation_dtype.name if stored.bits < 8 or stored.is_packed else stored.name
+        return self.stored_activation_dtype.name if stored.bits < 8 or stored.is_packed else stored.most
 
     @property
     def expert_width(self) -> int:

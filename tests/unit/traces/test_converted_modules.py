@@ -10,7 +10,7 @@ import pytest
 
 from tests.unit.traces.test_quantised_configs import SHAPES, quantised, read
 from traces.errors import InvalidFile
-from traces.model.architecture import ModelArchitecture, load_architecture
+from traces.model.architecture import ModelArchitecture, load_architecture, parse_architecture
 
 LAYERS = range(SHAPES["num_hidden_layers"])
 NAMED = "qkvo"
@@ -40,14 +40,37 @@ def eight_bits(*ignored: str, **more: Any) -> dict[str, Any]:
     return {"config_groups": groups, "ignore": ["lm_head", *ignored], **more}
 
 
-@pytest.mark.parametrize("layers", [(7,), (0,)])
-def test_what_is_left_out_of_some_layers_is_not_left_out_of_all(layers: tuple[int, ...], tmp_path: Path) -> None:
-    """A prediction layer behind the last one, which checkpoints list too, and one layer of four."""
-    modules = ("self_attn.q_proj", "self_attn.o_proj", "eh_proj", "mlp.experts.0.up_proj", "mlp.shared_expert.up_proj")
-    names = [f"model.layers.{i}.{module}" for i in layers for module in modules]
-    model = quantised(tmp_path, "compressed-tensors", **eight_bits(*names))
+LEFT_OUT = ("self_attn.q_proj", "self_attn.o_proj", "eh_proj", "mlp.experts.0.up_proj", "mlp.shared_expert.up_proj")
+
+
+def left_out_of(layer: int) -> dict[str, Any]:
+    return eight_bits(*(f"model.layers.{layer}.{module}" for module in LEFT_OUT))
+
+
+def test_what_is_left_out_of_the_prediction_layer_is_left_out_of_no_other(tmp_path: Path) -> None:
+    """It lies behind the last one, and checkpoints list it too."""
+    model = quantised(tmp_path, "compressed-tensors", **left_out_of(7))
     found = (model.stored_attention_dtype, model.expert_dtype, model.stored_shared_dtype, model.dtype)
     assert {form.name for form in found} == {"fp8"}
+
+
+def test_what_is_left_out_of_one_layer_takes_its_bytes_and_no_more(tmp_path: Path) -> None:
+    """Counted matrix by matrix. Two of four of attention in one of four layers; one of three of one expert of eight, in
+    one layer; one of three of the shared expert of one layer. All are multiplied in fp8, as most are.
+    """
+    whole = quantised(tmp_path, "compressed-tensors", **eight_bits())
+    model = quantised(tmp_path, "compressed-tensors", **left_out_of(1))
+    assert whole.decoder.moe_layers == (1, 2, 3)
+    matrix = model.d_model * model.d_ff_expert
+    wider = model.n_moe_layers * model.n_experts * (model.expert_bytes - whole.expert_bytes)
+    assert wider == pytest.approx(matrix, abs=25), "an expert has whole bytes, and four digits of the mean bits"
+    q_and_o = 2 * model.d_model * model.d_model
+    beside = model.non_expert_bytes - whole.non_expert_bytes
+    assert beside == pytest.approx(q_and_o + model.d_model * model.d_ff_shared, abs=2)
+    for form in (model.stored_attention_dtype, model.expert_dtype, model.stored_shared_dtype):
+        assert form.name.startswith("fp8-w")
+        assert model.compute_format(form) == "fp8"
+    assert parse_architecture(model.to_yaml(), "again") == model
 
 
 def test_blocks_called_mixer_are_what_they_are(tmp_path: Path) -> None:
@@ -72,9 +95,10 @@ def test_attention_and_layers_with_a_state_count_by_their_weights(tmp_path: Path
         "linear_key_head_dim": 8, "linear_value_head_dim": 8, "full_attention_interval": 4,
     }  # fmt: skip
     model = modelopt(tmp_path, hybrid, quant_algo="FP8", exclude_modules=["*linear_attn*"])
-    assert (model.stored_attention_dtype.name, model.expert_dtype.name) == ("bf16", "fp8")
+    weights = [mixer.matrix_params(64) for mixer in model.decoder.all_mixers if mixer is not None]
+    assert model.stored_attention_dtype.bits == pytest.approx(16 - 8 * weights[3] / sum(weights), abs=1e-4)
+    assert (model.compute_format(model.stored_attention_dtype), model.expert_dtype.name) == ("bf16", "fp8")
     mixed = modelopt(tmp_path, hybrid, quant_algo="NVFP4", exclude_modules=["*self_attn*"])
-    weights = [mixer.matrix_params(64) for mixer in mixed.decoder.all_mixers if mixer is not None]
     expected = (4.5 * sum(weights[:3]) + 16 * weights[3]) / sum(weights)
     assert mixed.stored_attention_dtype.bits == pytest.approx(expected, abs=1e-3)
 

@@ -119,7 +119,10 @@ def test_layers_that_are_not_converted_count_by_number(tmp_path: Path) -> None:
         quantised(tmp_path, "fp8", modules_to_not_convert=[f"model.layers.{i}.self_attn" for i in layers])
         for layers in ((2,), (0, 1, 2))
     )
-    assert (one.stored_attention_dtype.name, three.stored_attention_dtype.name) == ("fp8", "bf16")
+    assert (one.stored_attention_dtype.name, three.stored_attention_dtype.name) == ("fp8-w10", "bf16-w14")
+    assert [model.compute_format(model.stored_attention_dtype) for model in (one, three)] == ["fp8", "bf16"]
+    matrices = one.matrix_params["attention"] // 4
+    assert three.non_expert_bytes - one.non_expert_bytes == 2 * matrices, "two layers more, a byte a weight"
 
 
 def test_input_table_and_head_are_stored_as_the_file_says(tmp_path: Path) -> None:

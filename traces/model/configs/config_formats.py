@@ -42,8 +42,7 @@ def stored_formats(
         plain = DTYPES["bf16"]
     stated = Fields.of(shapes, config, where)
     d_model, n_experts = stated.integer("d_model"), stated.integer("n_experts", 1)
-    found = part_formats(quantisation, stack, d_model, n_experts, f"{where}: {source}")
-    parts = {part: form or plain for part, form in found.items()}
+    parts = part_formats(quantisation, stack, d_model, n_experts, plain, f"{where}: {source}")
     fields: StoredFormats = {
         "dtype": parts["dense"],
         "expert_dtype": _expert_format(config, shapes, quantisation, where) or parts["experts"],

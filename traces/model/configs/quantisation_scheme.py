@@ -15,7 +15,7 @@ from traces.model.configs.quantisation_methods import (
     tensor_format,
     weight_format,
 )
-from traces.model.dtypes import DTYPES, Dtype, find_dtype
+from traces.model.dtypes import DTYPES, Dtype, find_dtype, mean_dtype
 from traces.model.layer_stack import LayerStack
 
 __all__ = ["part_formats"]
@@ -85,23 +85,23 @@ def _is_name(text: str) -> bool:
 
 
 def part_formats(
-    quantisation: Mapping[str, Any], stack: LayerStack, d_model: int, n_experts: int, where: str
-) -> dict[str, Dtype | None]:
-    """The format of each part of a model; None where it is not converted. Raises `InvalidFile` for what is not read."""
+    quantisation: Mapping[str, Any], stack: LayerStack, d_model: int, n_experts: int, plain: Dtype, where: str
+) -> dict[str, Dtype]:
+    """The format of each part, `plain` where it is not converted. Raises `InvalidFile` for what is not read."""
     scheme = _scheme(quantisation, where)
     rest = {*stack.bare_layers, *stack.moe_layers}
     dense = tuple(layer for layer in range(stack.n_layers) if layer not in rest)
-    found: dict[str, Dtype | None] = {}
+    found: dict[str, Weights] = {}
     for part, families in FEED_FORWARDS.items():
         layers = dense if part == "dense" else stack.moe_layers
-        found[part] = _mean_format(_in_layers(scheme, families, dict.fromkeys(layers or (0,), 1), n_experts))
-    found["attention"] = _mean_format(_attention(scheme, stack, d_model))
-    if scheme.rest is None and not any(found.values()):
+        found[part] = _in_layers(scheme, families, dict.fromkeys(layers or (0,), 1), n_experts)
+    found["attention"] = _attention(scheme, stack, d_model)
+    if scheme.rest is None and not any(form for forms in found.values() for form in forms):
         raise InvalidFile(
             f"{where}: of the modules that it names as converted none is known here: take the config.json of the "
             "unquantised model, and give the format with --dtype or --formats"
         )
-    return found
+    return {part: _mean_format(forms, plain) for part, forms in found.items()}
 
 
 Weights = dict[Dtype | None, float]
@@ -146,17 +146,17 @@ def _matrices(name: str) -> int:
     return _FUSED.get(name.rpartition(".")[2], 1)
 
 
-def _mean_format(found: Weights) -> Dtype | None:
-    """One format of all; their mean bits where one is below 8, else that of most weights, as engines multiply in it."""
-    if len(found) == 1:
-        return next(iter(found))
-    n_weights = sum(found.values())
-    bits = sum((16.0 if form is None else form.bits) * n for form, n in found.items()) / n_weights
-    if min(16.0 if form is None else form.bits for form in found) < 8:
-        return find_dtype(f"w{round(bits, 3):g}")
-    if found.get(None, 0.0) * 2 >= n_weights:
-        return None
-    return max((form for form in found if form is not None), key=found.__getitem__)
+def _mean_format(found: Weights, plain: Dtype) -> Dtype:
+    """One format of all, their mean bits where there are several; from 8 bits on multiplied as most weights are."""
+    forms: dict[Dtype, float] = {}
+    for form, n_weights in found.items():
+        stored = plain if form is None else form
+        forms[stored] = forms.get(stored, 0.0) + n_weights
+    if len(forms) == 1:
+        return next(iter(forms))
+    bits = sum(form.bits * n for form, n in forms.items()) / sum(forms.values())
+    most = max(forms, key=lambda form: (forms[form], form.bits))
+    return mean_dtype(bits, most if min(form.bits for form in forms) >= 8 else None)
 
 
 def _scheme(quantisation: Mapping[str, Any], where: str) -> Scheme:

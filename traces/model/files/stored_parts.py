@@ -70,7 +70,9 @@ class StoredParts:
             raise InvalidFile(
                 f"{self.where}: {bits:.4g} bits a weight of {part}: its tensors are not of the model's shape"
             )
-        return mean_dtype(bits)
+        most = find_dtype(self.formats[part].most_common(1)[0][0]) if DTYPES.keys() >= set(names) else None
+        wide = most is not None and min(DTYPES[name].bits for name in names) >= 8
+        return mean_dtype(bits, most if wide else None)
 
     def note(self) -> str:
         """How many tensors of each part have which format, in words."""
