@@ -145,6 +145,7 @@ PARTS: dict[str, Callable[[], str]] = {
     "read_ahead": granularity_tables.read_ahead,
     "curves": predictor_tables.curves,
     "unions": speculation_tables.unions,
+    "trees": speculation_tables.trees,
     "which_design": which_design.verdicts,
     "which_design_headline": which_design.headline,
     "which_design_rules": which_design.regrets,

@@ -14,6 +14,7 @@ import numpy as np
 import xarray as xr
 
 import pregate
+from offload.speculation import speculation_named
 from traces.recorded import recorded_names
 from traces.routing import RoutingTrace
 from traces.transforms.speculation import verified
@@ -108,6 +109,33 @@ def unions() -> str:
                         f"| {name} | {shown[0]} | {shown[1]} | {gamma} | {n_tokens / n_passes:.2f} | "
                         f"{n_experts / n_passes:.1f} | {n_experts / n_tokens:.1f} |"
                     )
+    return "\n".join(lines)
+
+
+TREES = ("gamma=4", "gamma=8", "nodes=8", "branches=2x2x1x1", "nodes=16", "branches=4x2x1", "nodes=32")
+RANKS = "0.7/0.12/0.05"
+"""Rates by rank that the table of trees assumes: a first guess as often right as in the middle rows of the others."""
+
+
+def trees() -> str:
+    """Chains and trees on one recording: tokens and experts of a pass, and speed over that without a draft."""
+    name, designs = "gpt-oss-20b-mmlu", DESIGNS
+    model, top_k = MODELS[name]
+    loaded, plain, machine = pregate.load_model(model, top_k=top_k), recording(name), pregate.load_hardware(MOVED[0])
+    heads = ("drafted", "proposals", "tokens a pass", "experts a layer", *(f"`{design}`" for design in designs))
+    lines = ["| " + " | ".join(heads) + " |", "|---" * len(heads) + "|"]
+    without = [pregate.simulate(loaded, machine, plain, design).decode_tokens_per_s for design in designs]
+    for shape in TREES:
+        drafts = speculation_named(f"{shape},acceptance={RANKS},rejected=elsewhere")
+        n_passes, n_experts, n_tokens = _asked(drafts.of(plain))
+        speeds = [
+            pregate.simulate(loaded, machine, plain, f"{design}@{drafts}").decode_tokens_per_s / before
+            for design, before in zip(designs, without, strict=True)
+        ]
+        lines.append(
+            f"| `{shape}` | {len(drafts.tree.parent)} | {n_tokens / n_passes:.2f} | {n_experts / n_passes:.1f} | "
+            + " | ".join(f"{speed:.2f}" for speed in speeds) + " |"
+        )  # fmt: skip
     return "\n".join(lines)
 
 

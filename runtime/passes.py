@@ -200,7 +200,8 @@ def _segments(
     for start, stop in zip(starts, [*starts[1:], len(order)], strict=True):
         here, first = int(sequence[start]), int(position[start])
         if not np.array_equal(position[start:stop], np.arange(first, first + stop - start)):
-            raise InvalidInput(f"step {step.i_step}: the positions of sequence {here} are not consecutive")
+            why = "the runtime executes no trees of drafts" if step.rejected is not None else "give its tokens in order"
+            raise InvalidInput(f"step {step.i_step}: the positions of sequence {here} are not consecutive: {why}")
         row = int(row_of[order[start]])
         segments.append(Segment(here, start, stop - start, first, row, len(memory.get(here, ()))))
     return tuple(segments)

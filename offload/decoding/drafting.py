@@ -1,14 +1,15 @@
 """The ops of a draft: a model on the device that proposes tokens one after the other, or a time that was stated.
 
-A proposal is one forward pass of the draft over the token before it. It runs on the compute lane before the pass that
-verifies, whose first op waits for it there; prompts it reads whole, after the model. Its own KV cache keeps what was
+The proposals of one place are one forward pass of the draft over the tokens before them: one, or the nodes of a level
+of a tree that have others after them. It runs on the compute lane before the pass that verifies, whose first op waits
+for it there; prompts it reads whole, after the model. Its own KV cache keeps what was
 proposed and not taken until that is written over. Of a draft with experts every one is on the device, and a pass asks
 for as many as its tokens may choose, evenly. Nothing here may know time.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -29,13 +30,14 @@ class Draft:
 
     def __init__(self, speculation: Speculation, issue: Callable[[Work], int]) -> None:
         self._speculation, self._issue = speculation, issue
+        self._n_read = speculation.n_read
         self._works = None if speculation.draft is None else Works(speculation.draft, 0)
 
     def propose(self, step: Step) -> None:
         """The ops before a pass that verifies."""
         if step.phase == Phase.PREFILL:
             return
-        proposing = list(_proposing(step))
+        proposing = list(_proposing(step, self._n_read))
         if self._speculation.is_timed and proposing:
             self._issue(Work(OpKind.DRAFT, n_entries=len(proposing)))
         if self._speculation.draft is not None:
@@ -66,14 +68,21 @@ class Draft:
             self._issue(works.head(n_heads))
 
 
-def _proposing(step: Step) -> Iterator[Step]:
-    """The passes of a draft before a verifying `step`: what each reads of every sequence that has one token more."""
+def _proposing(step: Step, n_read: Sequence[int]) -> Iterator[Step]:
+    """The passes of a draft before a verifying `step`: of every sequence that goes further down, as many tokens as are
+    read at that depth, `n_read` by depth (one below that).
+    """
     order = np.lexsort((step.position, step.sequence))
-    sequence = step.sequence[order]
+    sequence, position = step.sequence[order], step.position[order].astype(np.int64)
     first = np.flatnonzero(np.diff(sequence, prepend=sequence[:1] - 1))
-    counts = np.diff(np.append(first, len(sequence)))
-    for i in range(int(counts.max()) - 1):
-        at = order[first[counts - 1 > i] + i]
+    of = np.cumsum(np.diff(sequence, prepend=sequence[:1] - 1) != 0) - 1
+    depth = position - position[first][of]
+    deepest = np.maximum.reduceat(depth, first)
+    level = np.flatnonzero((np.diff(of, prepend=-1) != 0) | (np.diff(depth, prepend=-1) != 0))
+    within = np.arange(len(order)) - np.repeat(level, np.diff(np.append(level, len(order))))
+    for i in range(int(deepest.max())):
+        most = n_read[i] if i < len(n_read) else 1
+        at = order[(depth == i) & (deepest[of] > i) & (within < most)]
         yield replace(
             step, experts=step.experts[at], sequence=step.sequence[at], position=step.position[at], gate_weights=None,
             rejected=None,

@@ -67,8 +67,10 @@ def contexts_of(steps: Sequence[Step]) -> Contexts:
     new[1:] = (np.diff(of[order]) != 0) | (np.diff(sequence[order]) != 0)
     edge = np.flatnonzero(new)
     longest = np.maximum.reduceat(context[order], edge) if len(edge) else np.zeros(0, np.int64)
-    first = order[edge]
-    return Contexts(len(steps), of, context, of[first], sequence[first], longest, np.diff(np.append(edge, len(order))))
+    first, counts = order[edge], np.diff(np.append(edge, len(order)))
+    if len(edge) and any(step.rejected is not None for step in steps):  # of a tree of drafts several are at one place
+        longest = np.minimum.reduceat(context[order], edge) + counts - 1
+    return Contexts(len(steps), of, context, of[first], sequence[first], longest, counts)
 
 
 def mixing_works(

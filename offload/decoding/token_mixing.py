@@ -63,7 +63,12 @@ class TokenMixing:
 
 
 def contexts(step: Step) -> tuple[dict[int, int], int]:
-    """The longest context of each sequence of a step, and the query-key pairs of all its tokens."""
+    """What each sequence of a step has of keys and values, and the query-key pairs of all its tokens.
+
+    A token sees its own path alone of a tree of drafts, whose nodes all have keys and values.
+    """
+    if step.rejected is not None:
+        return _with_drafts(step)
     if len(step.position) <= _SMALL_PASS:
         longest: dict[int, int] = {}
         positions = step.position.tolist()
@@ -76,3 +81,13 @@ def contexts(step: Step) -> tuple[dict[int, int], int]:
     begins = np.flatnonzero(np.diff(sequence, prepend=sequence[0] - 1))
     most = np.maximum.reduceat(context[order], begins)
     return dict(zip(sequence[begins].tolist(), most.tolist(), strict=True)), int(context.sum())
+
+
+def _with_drafts(step: Step) -> tuple[dict[int, int], int]:
+    """`contexts` of a pass that verifies: several tokens of a sequence may be at one place."""
+    least: dict[int, int] = {}
+    positions, sequences = step.position.tolist(), step.sequence.tolist()
+    for sequence, position in zip(sequences, positions, strict=True):
+        least[sequence] = min(least.get(sequence, position), position)
+    counts = Counter(sequences)
+    return {sequence: first + counts[sequence] for sequence, first in least.items()}, sum(positions) + len(positions)

@@ -36,7 +36,7 @@ from offload.policies.pregate import pregate
 from offload.policies.static_cpu import static_cpu
 from offload.policy import Cache, OnMiss, Policy, fetch_misses, misses_on_host
 from offload.skipping import skipping_named
-from offload.speculation import speculation_named
+from offload.speculation import SHAPES, speculation_named
 from traces.documents import NUMBER
 from traces.errors import InvalidInput, unknown_name
 
@@ -203,7 +203,7 @@ def _placed(policy: Policy, rest: str) -> Policy:
     tokens are drafted (`gamma=...`).
     """
     clauses = rest.split("@")
-    drafted = [clause for clause in clauses if clause.strip().startswith("gamma=")]
+    drafted = [clause for clause in clauses if clause.strip().partition("=")[0] in SHAPES]
     thinned = [clause for clause in clauses if clause.strip().startswith("skip=")]
     where = [clause for clause in clauses if clause not in (*drafted, *thinned)]
     if len(drafted) > 1:

@@ -167,6 +167,11 @@ def execute_captured(
             f"{captured.policy.name}: the runtime verifies drafts and makes none: leave out "
             f"draft={speculation.draft_name}, or ask compare or simulate"
         )
+    if speculation is not None and speculation.is_tree:
+        raise InvalidInput(
+            f"{captured.policy.name}: the runtime verifies drafts that are chains, with a key and a value a place: say "
+            f"gamma=, or ask compare or simulate"
+        )
     if not captured.policy.is_exact:
         raise InvalidInput(
             f"{captured.policy.name} skips or rounds experts: the runtime holds one copy of each and computes all, "

@@ -1,14 +1,15 @@
 """Decode steps as speculative decoding runs them: a draft's tokens and the one before them, verified in one pass.
 
-A pass takes the last token of a sequence and `gamma` that a draft proposes after it. It keeps the proposals before the
-first that the model does not take, and makes one token more than it keeps (Leviathan, Kalman and Matias, 2023). Text
-and routing stay those of the recording: what changes is how many of its tokens share a pass.
+A pass takes the last token of a sequence and what a draft proposes after it, a chain or a tree. It keeps the path of
+proposals that are the model's own tokens, and makes one token more than it keeps (Leviathan, Kalman and Matias, 2023;
+Miao et al., SpecInfer, 2024). Text and routing stay those of the recording: what changes is how many of its tokens
+share a pass, and what else is in it.
 """
 
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from itertools import cycle
 from typing import NamedTuple
@@ -19,9 +20,13 @@ from numpy.typing import NDArray
 from traces.errors import InvalidInput, unknown_name
 from traces.phase import Phase
 from traces.routing import RoutingTrace
+from traces.transforms.draft_trees import Acceptance, DraftTree, branching
 from traces.transforms.rejected_routes import ROUTES
 
-__all__ = ["expected_tokens", "verified"]
+__all__ = ["verified"]
+
+
+Takes = Callable[[int, int], list[int]]
 
 
 class _Passes(NamedTuple):
@@ -41,40 +46,34 @@ class _Passes(NamedTuple):
         return int(self.turn[-1]) + 1 if self.turn.size else 0
 
 
-def expected_tokens(gamma: int, acceptance: float) -> float:
-    """Tokens that a pass makes on average where each proposal is taken with probability `acceptance`.
-
-    (1 - a ** (gamma + 1)) / (1 - a): Leviathan, Kalman and Matias, "Fast Inference from Transformers via Speculative
-    Decoding", ICML 2023, equation 1.
-    """
-    return float(sum(acceptance**i for i in range(gamma + 1)))
-
-
 def verified(
     trace: RoutingTrace,
-    gamma: int,
-    acceptance: float | Sequence[int],
+    draft: int | DraftTree,
+    acceptance: float | Acceptance | Sequence[int],
     *,
     seed: int = 0,
     rejected_route: str = "recorded",
 ) -> RoutingTrace:
-    """The decode steps of `trace` as passes of at most `gamma` + 1 consecutive tokens of a sequence.
+    """The decode steps of `trace` as passes of a token of a sequence and what a `draft` proposes after it.
 
-    `acceptance`: of each position, drawn once with `seed`, so that more of it, or a longer draft, never keeps less of
-    the same position; or how many proposals each pass took, dealt in order, sequence by sequence, from the start again
-    when all are dealt. `rejected_route`: of `traces.transforms.rejected_routes.ROUTES`. The last pass of a sequence is
-    as long as what is left. Prompts stay as they are; sequences run side by side as many as did, each starting when a
-    place is free. Raises `InvalidInput` for a trace that is verified already, or numbers out of range.
+    `draft`: so many tokens one after the other, or a tree. `acceptance`: of each proposal when those of lower rank are
+    wrong, or by depth and rank, drawn once a position with `seed`, so that more of it, or a longer draft, never keeps
+    less of the same position; or how many proposals each pass took, first guesses, dealt in order, sequence by
+    sequence, from the start again when all are dealt. `rejected_route`: of `ROUTES`. The last
+    pass of a sequence is as deep as what is left. Prompts stay as they are; sequences run side by side as many as did,
+    each starting when a place is free. Raises `InvalidInput` for a trace that is verified already, or numbers out of
+    range.
     """
     if trace.rejected is not None:
         raise InvalidInput(f"the trace of {trace.provenance.model} is verified already: give the one it was made of")
-    if gamma < 1:
-        raise InvalidInput(f"gamma = {gamma}: a draft proposes at least 1 token")
+    if isinstance(draft, int) and draft < 1:
+        raise InvalidInput(f"gamma = {draft}: a draft proposes at least 1 token")
     if rejected_route not in ROUTES:
         raise unknown_name("route of rejected tokens", rejected_route, ROUTES)
-    if isinstance(acceptance, int | float) and not 0 <= acceptance <= 1:
-        raise InvalidInput(f"acceptance = {acceptance:g}: the share of proposals that are taken, from 0 to 1")
-    taken = None if isinstance(acceptance, int | float) else _dealt(acceptance, gamma)
+    tree = branching((1,) * draft) if isinstance(draft, int) else draft
+    if isinstance(acceptance, int | float):
+        acceptance = Acceptance(each=acceptance)
+    dealt = None if isinstance(acceptance, Acceptance) else _dealt(acceptance, tree.depth[-1])
     _, first, member = np.unique(trace.sequence, return_index=True, return_inverse=True)
     rank = np.empty(first.size, dtype=np.int64)
     rank[np.argsort(first, kind="stable")] = np.arange(first.size)
@@ -85,48 +84,76 @@ def verified(
     passes = []
     for i in range(first.size):
         tokens, rng = by_sequence[edges[i] : edges[i + 1]], np.random.default_rng((seed, i))
-        kept = rng.random(len(tokens)) < acceptance if taken is None else taken
-        passes.append(_passes_of(tokens, gamma, kept, rng, rejected_route))
+        if isinstance(acceptance, Acceptance):
+            takes = _drawn(tree, acceptance, rng.random(len(tokens)).tolist())
+        else:
+            assert dealt is not None
+            takes = _first_guesses(tree, dealt)
+        passes.append(_passes_of(tokens, tree, takes, rng, rejected_route))
     return _assembled(trace, member, passes, _side_by_side(trace, member))
 
 
-def _dealt(accepted: Sequence[int], gamma: int) -> Iterator[int]:
+def _dealt(accepted: Sequence[int], most: int) -> Iterator[int]:
     """How many proposals each pass takes, without end. Raises `InvalidInput` for more than are proposed, or none."""
     if not accepted:
         raise InvalidInput("no accepted tokens: give at least one number, of the proposals that a pass took")
     for i, n in enumerate(accepted):
-        if not 0 <= n <= gamma:
-            raise InvalidInput(f"accepted tokens: pass {i} took {n} of {gamma} proposals: 0 to {gamma} are possible")
+        if not 0 <= n <= most:
+            raise InvalidInput(f"accepted tokens: pass {i} took {n} of {most} proposals: 0 to {most} are possible")
     return cycle(accepted)
 
 
+def _drawn(tree: DraftTree, acceptance: Acceptance, drawn: Sequence[float]) -> Takes:
+    """What each pass takes: guesses are right as `drawn` of each position, in [0, 1)."""
+
+    def takes(start: int, most: int) -> list[int]:
+        path = [0]
+        for depth in range(1, most + 1):
+            children = tree.children[path[-1]]
+            rank = acceptance.rank(depth, drawn[start + depth], len(children))
+            if rank is None:
+                break
+            path.append(children[rank])
+        return path
+
+    return takes
+
+
+def _first_guesses(tree: DraftTree, dealt: Iterator[int]) -> Takes:
+    """What each pass takes: as many first guesses as are dealt to it."""
+
+    def takes(start: int, most: int) -> list[int]:
+        path = [0]
+        for _ in range(min(next(dealt), most)):
+            children = tree.children[path[-1]]
+            if not children:
+                break
+            path.append(children[0])
+        return path
+
+    return takes
+
+
 def _passes_of(
-    tokens: NDArray[np.intp],
-    gamma: int,
-    kept: NDArray[np.bool_] | Iterator[int],
-    rng: np.random.Generator,
-    rejected_route: str,
+    tokens: NDArray[np.intp], tree: DraftTree, takes: Takes, rng: np.random.Generator, rejected_route: str
 ) -> _Passes:
     """The passes over the decode `tokens` of one sequence, which are in order.
 
-    `kept` (n_tokens,): whether each would be taken if it were proposed; or how many proposals each pass takes.
+    `takes`: the nodes that a pass keeps, whose first token and most proposals one after the other it is told.
     """
     at: list[int] = []
-    rejected: list[bool] = []
+    kept: list[int] = []  # places in `at`
     turn: list[int] = []
     start = i_pass = 0
     while start < len(tokens):
-        n = min(gamma + 1, len(tokens) - start)
-        if isinstance(kept, np.ndarray):
-            proposed = kept[start + 1 : start + n]
-            n_taken = n - 1 if proposed.all() else int(np.argmin(proposed))
-        else:
-            n_taken = min(next(kept), n - 1)
-        at += range(start, start + n)
-        rejected += [j > n_taken for j in range(n)]
+        most = min(tree.depth[-1], len(tokens) - 1 - start)
+        n, path = tree.n_to(most), takes(start, most)
+        kept += [len(at) + node for node in path]
+        at += [start + depth for depth in tree.depth[:n]]
         turn += [i_pass] * n
-        start, i_pass = start + n_taken + 1, i_pass + 1
-    places, lost = np.array(at, np.intp), np.array(rejected, np.bool_)
+        start, i_pass = start + len(path), i_pass + 1
+    places, lost = np.array(at, np.intp), np.ones(len(at), np.bool_)
+    lost[kept] = False
     source = places.copy()
     if rejected_route == "elsewhere" and len(tokens) > 1:  # any other token of the sequence
         source[lost] = (places[lost] + rng.integers(1, len(tokens), int(lost.sum()))) % len(tokens)

@@ -22,8 +22,9 @@ from traces.model.architecture import ModelArchitecture
 from traces.phase import Phase
 from traces.routing import RoutingTrace
 from traces.storage import load_trace, open_trace, save_trace
+from traces.transforms.draft_trees import Acceptance, branching, expected_tokens
 from traces.transforms.rebatching import rebatch
-from traces.transforms.speculation import expected_tokens, verified
+from traces.transforms.speculation import verified
 
 HARDWARE = "rtx-4090"
 POLICIES = (
@@ -103,7 +104,7 @@ def test_a_pass_makes_as_many_tokens_as_leviathan_says(gamma: int, acceptance: f
     decoding = made.phase == Phase.DECODE
     per_pass = int(np.count_nonzero(decoding & kept_of(made))) / len(np.unique(made.step[decoding]))
     stated = (1 - acceptance ** (gamma + 1)) / (1 - acceptance)
-    assert expected_tokens(gamma, acceptance) == pytest.approx(stated)
+    assert expected_tokens(branching((1,) * gamma), Acceptance(each=acceptance)) == pytest.approx(stated)
     assert per_pass == pytest.approx(stated, rel=0.04)
 
 
@@ -271,7 +272,7 @@ def test_a_list_of_what_was_taken(tmp_path: Path) -> None:
     found = speculation_named(f"gamma=3,acceptance={listed}")
     assert found.accepted == (2, 0, 3)
     for text, said in (("2\n4\n", "took 4 of gamma = 3"), ("2\n-1\n", "is not how many"), ("two\n", "is not how many"),
-                       ("", "lists nothing"), ("0.5\n", "is not how many")):  # fmt: skip
+                       ("", "lists nothing"), ("0.5 x\n", "is not shares")):  # fmt: skip
         listed.write_text(text)
         with pytest.raises(InvalidInput, match=said):
             speculation_named(f"gamma=3,acceptance={listed}")
