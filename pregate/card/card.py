@@ -6,13 +6,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from pregate.card.choice import Ranking, ratio
-from pregate.card.flags import Flags
 from pregate.card.job import RequestLoad
 from pregate.card.judged import Judged
 from pregate.card.narrowing import Narrowing
 from pregate.card.speed_limit import Limit
 from pregate.card.turning_points import TurningPoint
 from pregate.check.ledger import Predicted
+from pregate.engines.writing import Flags
 
 __all__ = ["Card"]
 

@@ -75,7 +75,7 @@ _BY_FORMAT = {
 """Formats of experts that an engine reads, by the start of their names; None: any."""
 
 _VENDORS = {"ktransformers": ("NVIDIA",), "vllm": ("NVIDIA", "AMD")}
-"""Whose accelerators an engine runs on with the flags that a card writes (`engine_flags.yaml`); no entry: any."""
+"""Whose accelerators an engine runs on with the flags that a card writes (`engines/flags.yaml`); no entry: any."""
 
 
 @dataclass(frozen=True, slots=True)

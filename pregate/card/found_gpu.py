@@ -11,13 +11,13 @@ from hwmodels.specs.machine_fields import HOST_MEMORY, WAYS
 from hwmodels.specs.machine_files import component_names, hardware_names, load_component
 from hwmodels.specs.spec import Accelerator, LinkSpec
 
-__all__ = ["Gpu", "find_gpu", "link_of", "nearest_accelerator", "words_of"]
+__all__ = ["BESIDE_NAMES", "Gpu", "find_gpu", "link_of", "nearest_accelerator", "words_of"]
 
 _NOISE = (
     "nvidia", "geforce", "tesla", "gpu", "graphics", "generation", "amd", "radeon", "intel", "core", "tm",
 )  # fmt: skip
 _ALIASES = {"laptop": "mobile"}
-_BESIDE_NAMES = re.compile(r"\d+gb|hbm\w*|sxm\d?|pcie|nvl|blackwell|workstation|server|edition")
+BESIDE_NAMES = re.compile(r"\d+gb|hbm\w*|sxm\d?|pcie|nvl|blackwell|workstation|server|edition")
 """Words of memory, form and series, which some names have and others leave out."""
 
 _AS_DESCRIBED = 0.1
@@ -143,7 +143,7 @@ def words_of(text: str) -> set[str]:
 
 def _differing(found: set[str], known: set[str]) -> set[str]:
     """Words that one name has and the other has not; a driver does not always say that a device is a mobile one."""
-    return {word for word in (found ^ known) - ({"mobile"} - found) if not _BESIDE_NAMES.fullmatch(word)}
+    return {word for word in (found ^ known) - ({"mobile"} - found) if not BESIDE_NAMES.fullmatch(word)}
 
 
 def _apart(one: float, other: float) -> float:

@@ -13,8 +13,8 @@ from hwmodels.platform import Platform
 from offload.probes import find_probes
 from pregate.ask.capturing.capture import Captured
 from pregate.ask.capturing.kept_answers import Answer
-from pregate.card.flags import benchmark_of
 from pregate.card.judged import Judged
+from pregate.engines.writing import benchmark_of
 from simulator.explain.critical_path import walk
 from simulator.explain.sensitivity import elasticities
 from traces.documents import read_yaml

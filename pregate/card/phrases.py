@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from pregate.card.card import N_SHOWN, Card
 from pregate.card.choice import Ranking, weakest
-from pregate.card.flags import Flags
 from pregate.card.judged import Expected, Judged
 from pregate.card.lines import command_lines, folded
 from pregate.draw.render import si
+from pregate.engines.writing import Flags
 
 __all__ = [
     "assumed", "bound_by", "changed_by", "design_row", "rate", "rates", "run_lines", "seconds", "shown_designs",

@@ -17,12 +17,12 @@ from pregate.ask.choices import OBJECTIVES
 from pregate.card.card import Card
 from pregate.card.choice import Ranking, choose, standing
 from pregate.card.designs import all_planned, plan_design, stacks_for
-from pregate.card.flags import flags_of, named
 from pregate.card.job import RequestLoad, Workpiece, recorded_job, workpiece
 from pregate.card.judged import Judged, judge
 from pregate.card.narrowing import narrowing
 from pregate.card.speed_limit import limit_of, speed_limit
 from pregate.card.turning_points import turning_points
+from pregate.engines.writing import flags_of, named
 from pregate.named import load_hardware, load_model
 from traces.errors import InvalidInput, unknown_name
 from traces.model.architecture import ModelArchitecture

@@ -7,7 +7,6 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from pregate.card.card import Card
-from pregate.card.flags import Flags
 from pregate.card.lines import aligned, folded
 from pregate.card.phrases import (
     assumed,
@@ -21,6 +20,7 @@ from pregate.card.phrases import (
     shown_designs,
 )  # fmt: skip
 from pregate.draw.render import si
+from pregate.engines.writing import Flags
 
 __all__ = ["html_of", "markdown_of", "summary_of", "text_of"]
 

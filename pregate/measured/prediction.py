@@ -35,7 +35,7 @@ from pregate.measured.isca24_rows import Row
 from pregate.measured.isca24_table import published_row
 from pregate.measured.latest import Latest
 from pregate.measured.reproduction import published_activation
-from pregate.measured.row_names import check_one_card
+from pregate.measured.several_cards import check_one_card, check_one_model
 from pregate.measured.table import MeasuredRow
 from pregate.named import load_model
 from simulator.explain.critical_path import ExplainedRun, walk
@@ -109,6 +109,7 @@ class RowBench:
     def platform(self, row: MeasuredRow, constants: Mapping[str, float] | None = None) -> Platform:
         """The machine of a row, `constants` in place of what is claimed. Raises `InvalidInput` or `UnknownName`."""
         overrides: dict[str, float | str] = {}
+        check_one_model(row.model)
         if self._hardware is None:
             check_one_card(row.hardware)
             overrides |= {key: value for key, value in (("host", row.host), ("link", row.link)) if value}

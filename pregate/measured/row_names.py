@@ -13,11 +13,12 @@ from hwmodels.specs.machine_files import component_names, hardware_names, load_c
 from hwmodels.specs.processors import processor_names
 from hwmodels.specs.spec import Accelerator
 from hwmodels.stack import stack_names
-from traces.errors import InvalidInput
+from pregate.card.found_gpu import BESIDE_NAMES, words_of
+from pregate.measured.several_cards import on_one_card, several
 from traces.model.architecture import architecture_names
 from traces.model.same_models import SAME_AS
 
-__all__ = ["check_one_card", "with_our_names"]
+__all__ = ["with_our_names"]
 
 _MAKERS = re.compile(r"\b(nvidia|geforce|amd|radeon|instinct|tesla|intel)\b|\((r|tm)\)")
 _SERIES = re.compile(
@@ -26,11 +27,16 @@ _SERIES = re.compile(
 """Of the names of processors what ours leave out, and what they keep."""
 _SOCKETS = re.compile(r"(?:2\s*[x\u00d7]\s*|dual[\s-]+)(?P<name>.*)|(?P<named>.*?)\s+[x\u00d7]\s*2", re.IGNORECASE)
 _PCIE = re.compile(r"(?:pcie|gen)-?(?P<generation>[3-6])(?:-0)?(?:-?x(?P<lanes>\d{1,2}))?")
-_SIZE = re.compile(r"-(?P<gb>\d{1,3})gb?$")
-_SEVERAL = re.compile(
-    r"\d{1,3}\s*[x\u00d7]\s*(?P<card>[a-z].*)|(?P<named>[a-z].*?)\s+[x\u00d7]\s*\d{1,3}", re.IGNORECASE
+_QUANT = re.compile(r"(?P<name>.+?)[-_.](?P<quant>(?:UD-)?I?Q\d\w*|MXFP4(?:_MOE)?|BF16|FP?16|FP8)", re.IGNORECASE)
+_FILE_SIZE = re.compile(r"(?:^|[\s(])(?P<number>\d{1,5}(?:\.\d{1,4})?)\s?(?P<unit>[MGT]i?B)\)?$", re.ASCII)
+_PLAIN_FORMATS = {"f16": "fp16", "f32": "fp32", "awq": "int4-g128-zp", "gptq": "int4-g128", "gptq-int4": "int4-g128"}
+"""Other names of formats; of AWQ and GPTQ the width and group that nearly all of their files have."""
+_BESIDE_CPU = re.compile(
+    r"-(?:\d{1,3}-core|with-graphics|with-\w+-graphics|cpu)\b.*|-processor$|-@.*|\s@.*", re.IGNORECASE
 )
-_NO_CARD = ("", "none", "cpu", "cpu-only", "no-gpu")
+"""What systems write behind the name of a processor."""
+_APPLE = re.compile(r"\bm(?P<n>[1-9])-(?P<kind>max|pro|ultra)\b")
+_SIZE = re.compile(r"-(?P<gb>\d{1,3})gb?$")
 _FILES = (".yaml", ".yml", ".json", ".gguf", ".safetensors")
 
 _KNOWN: Mapping[str, Callable[[], Iterable[str]]] = {
@@ -62,6 +68,10 @@ STACKS: Mapping[str, str] = {
     "llama-server": "llama-cpp",
     "llama-bench": "llama-cpp",
     "llamacpp": "llama-cpp",
+    "lm-studio": "llama-cpp",
+    "lmstudio": "llama-cpp",
+    "koboldcpp": "llama-cpp",
+    "ollama": "llama-cpp",
     "kt-kernel": "ktransformers",
     "ktransformers-sglang": "ktransformers",
     "sglang-ktransformers": "ktransformers",
@@ -74,27 +84,41 @@ STACKS: Mapping[str, str] = {
 
 def with_our_names(cells: Mapping[str, str]) -> dict[str, str]:
     """A row's cells, names of models, machines and stacks as we write them, a bare format as that of all matrices."""
+    cells = {**cells, **_of_file(cells)}
     named = {column: _ours(column, cells[column], known) for column, known in _KNOWN.items() if cells.get(column)}
-    formats = cells.get("formats", "")
-    if formats and "=" not in formats and "," not in formats:
-        named["formats"] = f"all={formats.strip()}"
-    return {**cells, **named}
+    named["formats"] = _formats(cells.get("formats", ""), named.get("stack", ""))
+    return on_one_card({**cells, **named}, _ours("hardware", several(cells.get("hardware", ""))[1], hardware_names))
 
 
-def check_one_card(hardware: str) -> None:
-    """Raises `InvalidInput` where a row is of several cards, `2x rtx-3090`, or of none."""
-    if _plain(hardware) in _NO_CARD:
-        raise InvalidInput(
-            f"hardware {hardware[:60]!r}: a row is of a card. Where all runs on the processor, name any that was "
-            f"there, policy gpu_only@layers=cpu"
-        )
-    match = _SEVERAL.fullmatch(hardware.strip())
-    if match is not None:
-        raise InvalidInput(
-            f"hardware {hardware[:60]!r}: a row is of one card. Cards that a token passes through in turn are one with "
-            f"the memory of all: {_plain(match['card'] or match['named'])}, and set accelerator.hbm_bytes; cards that "
-            f"share a layer cannot be said: give the row a reason"
-        )
+def _of_file(cells: Mapping[str, str]) -> dict[str, str]:
+    """Model and formats of a row whose model is called as its file or its repository is, where neither is at hand:
+    `unsloth/Qwen3-30B-A3B-GGUF:Q4_K_M`.
+    """
+    text = cells.get("model", "")
+    if not text or len(text) > 200 or Path(text).exists():
+        return {}
+    bare, mark, rest = text.partition("?")
+    name = re.sub(r"\.gguf$", "", re.sub(r"-\d{5}-of-\d{5}", "", bare.rpartition("/")[2]), flags=re.IGNORECASE)
+    parts = _QUANT.fullmatch(name.replace(":", "-"))
+    called, quant = (parts["name"], parts["quant"]) if parts else (name, "")
+    called = re.sub(r"[-_.]GGUF$", "", called, flags=re.IGNORECASE)
+    ours = _ours("model", called, _KNOWN["model"])
+    if ours not in (*architecture_names(), *SAME_AS):
+        return {}
+    return {"model": f"{ours}{mark}{rest}", "formats": cells.get("formats", "") or quant}
+
+
+def _formats(text: str, stack: str) -> str:
+    """A bare format as that of all matrices, the size of a file as theirs: `UD-Q4_K_XL (17.7 GB)` is `all=17.7GB`."""
+    text = text.strip()
+    if "=" in text or "," in text or not text:
+        return text
+    size = _FILE_SIZE.search(text)
+    if size is not None:
+        return f"all={size['number']}{size['unit']}"
+    if text.lower() == "mxfp4":  # of experts; what else there is is of other formats
+        return "all=mxfp4_moe" if "llama" in stack else "experts=mxfp4"
+    return f"all={_PLAIN_FORMATS.get(text.lower(), text)}"
 
 
 def _ours(column: str, text: str, known: Callable[[], Iterable[str]]) -> str:
@@ -107,7 +131,9 @@ def _ours(column: str, text: str, known: Callable[[], Iterable[str]]) -> str:
     wanted = _spelled(column, bare)
     found = [name for name in names if _plain(name) == wanted]
     if not found and column == "hardware":
-        found = _of_one_size(wanted, names)
+        found = _of_one_size(wanted, names) or _as_drivers_say(bare, names)
+    if not found and column == "host" and re.search(r"\dp(?:-2s)?$", wanted):  # a 7402P is a 7402 for one socket
+        found = [name for name in names if name == re.sub(r"p(-2s)?$", r"\1", wanted)]
     return f"{found[0]}{mark}{rest}" if len(found) == 1 else text
 
 
@@ -119,13 +145,16 @@ def _spelled(column: str, text: str) -> str:
             plain = re.sub(r"[-+]+", "-", plain)
             return _plain(STACKS.get(plain, plain))
         case "hardware":
-            return CARDS.get(plain, plain)
+            plain = re.sub(r"-(\d{1,3})-gi?b$", r"-\1gb", plain)
+            apple = _APPLE.search(plain)
+            return CARDS.get(plain, f"apple-m{apple['n']}-{apple['kind']}" if apple else plain)
         case "link":
             lanes = _PCIE.fullmatch(plain)
             return f"pcie{lanes['generation']}-x{lanes['lanes'] or 16}" if lanes else plain
         case "host":
             both = _SOCKETS.fullmatch(text.strip())
-            name = _SERIES.sub(_kept, _plain(both["name"] or both["named"]) if both else plain)
+            name = _BESIDE_CPU.sub("", _plain(both["name"] or both["named"]) if both else plain)
+            name = _SERIES.sub(_kept, name)
             return f"{name}-2s" if both else name
         case _:
             return plain
@@ -144,6 +173,19 @@ def _of_one_size(wanted: str, names: Iterable[str]) -> list[str]:
         return [name for name in names if _SIZE.sub("", name) == wanted and _SIZE.search(name)]
     base = wanted[: size.start()]
     return [name for name in names if name == base and _has_bytes(name, int(size["gb"]))]
+
+
+def _as_drivers_say(text: str, names: Iterable[str]) -> list[str]:
+    """The card that a driver names so, `NVIDIA H100 80GB HBM3`: by the words that tell cards apart, and its memory."""
+    words = words_of(text)
+    size = next((int(word.removesuffix("gb")) for word in words if re.fullmatch(r"\d{1,3}gb", word)), 0)
+    telling = {word for word in words if not BESIDE_NAMES.fullmatch(word)}
+    found = [name for name in names if {w for w in words_of(name) if not BESIDE_NAMES.fullmatch(w)} == telling]
+    if size:
+        found = [name for name in found if _has_bytes(name, size)]
+    if size or "pcie" in words:  # a driver that says no PCIe means the module
+        found = [name for name in found if ("pcie" in words_of(name)) == ("pcie" in words)] or found
+    return found if len(found) == 1 and telling else []
 
 
 def _has_bytes(name: str, n_gb: int) -> bool:

@@ -21,9 +21,10 @@ from offload.placing.placement import placement_named
 from offload.policies import policy_named
 from offload.policy import Policy
 from pregate.ask.capturing.tier_names import tier_named
-from pregate.measured.engine_flags import told_of_flags, without_flags
+from pregate.engines.reading import told_of_flags, without_flags
 from pregate.measured.isca24_rows import COLUMNS as PUBLISHED_COLUMNS
 from pregate.measured.row_names import with_our_names
+from pregate.measured.written_cells import COLUMN_ALIASES, as_written
 from traces.documents import NUMBER, read_text
 from traces.errors import InvalidFile, InvalidInput, unknown_name
 
@@ -153,6 +154,7 @@ class MeasuredRow:
     @property
     def overrides(self) -> dict[str, str]:
         """The numbers of `set`. Raises `InvalidInput` for one that is no KEY=VALUE or is given twice."""
+        told_of_flags(self._flagged)
         parts = [part.strip() for part in self.set.split(";") if part.strip()]
         for part in parts:
             if part.partition("=")[0].strip() in _NO_NUMBERS:
@@ -161,9 +163,14 @@ class MeasuredRow:
 
     def design(self) -> Policy:
         """The policy, the model placed as the row says. Raises `InvalidInput` for what is none."""
-        told_of_flags(self.policy, self.model)
+        told_of_flags(self._flagged)
         placement = placement_named(self.placement) if self.placement else None
         return policy_named(self.policy).with_placement(placement)
+
+    @property
+    def _flagged(self) -> dict[str, str]:
+        """The cells that flags of an engine stand in, or speak of."""
+        return {name: getattr(self, name) for name in ("policy", "model", "stack", "set", "host", "hardware")}
 
     @property
     def more_is_better(self) -> bool:
@@ -187,7 +194,7 @@ COLUMNS = tuple(field.name for field in fields(MeasuredRow))
 _NO_NUMBERS = frozenset(COLUMNS) - {"host", "link"}
 """Columns that `set` can say nothing of."""
 
-_REQUIRED = ("model", "hardware", "metric", "value", "unit")
+_REQUIRED = ("model", "hardware", "metric", "value")
 
 
 def read_table(path: Path) -> list[MeasuredRow]:
@@ -241,7 +248,7 @@ def predictions_csv(columns: Sequence[str], rows: Iterable[tuple[Sequence[object
 
 
 def _row(cells: Mapping[str, str], where: str) -> MeasuredRow:
-    text = {column: cells.get(column, "").strip() for column in COLUMNS}
+    text = as_written({column: cells.get(column, "").strip() for column in COLUMNS})
     metric = text["metric"] = _metric(text["metric"])
     left_out = bool(text["reason"]) or text["role"] == "input"
     if metric not in METRICS and not (metric and left_out):
@@ -286,6 +293,7 @@ def _plain(text: str) -> str:
 def _column(text: str, where: str) -> str:
     """A column by its name. Raises `InvalidFile` for a header that is not parted by commas, `UnknownName` otherwise."""
     name = _plain(text)
+    name = COLUMN_ALIASES.get(name, name)
     if name in COLUMNS:
         return name
     parted = next((mark for mark in (";", "\t", "|") if mark in text), None)

@@ -13,11 +13,11 @@ import pregate
 from pregate.card.card import Card
 from pregate.card.choice import Ranking
 from pregate.card.designs import EngineDesign
-from pregate.card.flags import Flags
 from pregate.card.job import RequestLoad
 from pregate.card.lines import command_lines
 from pregate.card.plan import plan
 from pregate.card.screen import COLUMNS, LINES
+from pregate.engines.writing import Flags
 from traces.errors import InvalidInput
 
 LOAD = RequestLoad(24, 40, 1)

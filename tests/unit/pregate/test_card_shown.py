@@ -19,13 +19,13 @@ import yaml
 import pregate
 from pregate.card.card import Card
 from pregate.card.designs import EngineDesign, runs_on
-from pregate.card.flags import Flags, benchmark_of, flags_of
 from pregate.card.found_gpu import Gpu, nearest_accelerator
 from pregate.card.job import RequestLoad
 from pregate.card.phrases import rate
 from pregate.card.plan import plan
 from pregate.card.this_machine import find_machine, nearest_host
 from pregate.cli.commands import plan as command
+from pregate.engines.writing import Flags, benchmark_of, flags_of
 from tests.command_line import Run, runner
 
 ROOT = Path(__file__).parents[3]
@@ -162,7 +162,7 @@ def test_every_flag_is_one_that_the_engine_documents(stack: str, design: str) ->
     model, hw = pregate.load_model("qwen3-30b-a3b"), pregate.load_hardware("rtx-4090", "streams")
     words = shlex.split(flags_of(EngineDesign(design, stack), model, hw, LOAD).command)
     written = {word for word in words[3 if "-m sglang.launch_server" in " ".join(words) else 1 :] if word[0] == "-"}
-    documented = yaml.safe_load((ROOT / "pregate" / "card" / "engine_flags.yaml").read_text())[stack]
+    documented = yaml.safe_load((ROOT / "pregate" / "engines" / "flags.yaml").read_text())[stack]
     assert documented["document"].startswith("https://github.com/")
     assert documented["read"] >= date(2026, 11, 28)
     assert written - {"-1,0"} <= set(documented["flags"])
@@ -172,7 +172,7 @@ def test_every_flag_is_one_that_the_engine_documents(stack: str, design: str) ->
 @pytest.mark.parametrize("stack", ["llama-cpp", "ik-llama", "ktransformers", "vllm"])
 def test_a_benchmark_is_one_that_the_engine_documents(stack: str) -> None:
     words = shlex.split(benchmark_of(stack, RequestLoad(24, 40, 2)))
-    documented = yaml.safe_load((ROOT / "pregate" / "card" / "engine_flags.yaml").read_text())[stack]
+    documented = yaml.safe_load((ROOT / "pregate" / "engines" / "flags.yaml").read_text())[stack]
     assert documented["benchmark"]["document"].startswith("https://github.com/")
     assert {word for word in words if word[0] == "-"} - {"-m"} == set(documented["benchmark"]["flags"]) - {"-m"}
     assert {"24", "40", "2"} <= set(words)

@@ -6,17 +6,28 @@ from pathlib import Path
 
 import pytest
 
-from pregate.measured.engine_flags import FLAGS, told_of_flags, without_flags
+from hwmodels.platform import load_platform
+from hwmodels.stack import stack_names
+from offload.policies import policy_named
+from pregate.card.designs import EngineDesign
+from pregate.card.job import RequestLoad
+from pregate.engines.flag_table import EngineFlags, engines
+from pregate.engines.reading import told_of_flags, without_flags
+from pregate.engines.writing import flags_of
 from pregate.measured.prediction import RowBench
 from pregate.measured.table import MeasuredRow, read_table
+from pregate.named import load_model
 from traces.errors import InvalidInput
 
 HEADER = "model,hardware,host,formats,policy,stack,input_tokens,output_tokens,metric,value,unit,set\n"
 
 
-def row(folder: Path, policy: str, formats: str = "", model: str = "qwen3-30b-a3b") -> MeasuredRow:
+def row(
+    folder: Path, policy: str, formats: str = "", model: str = "qwen3-30b-a3b", stack: str = "llama.cpp", set: str = ""
+) -> MeasuredRow:
     path = folder / "mine.csv"
-    path.write_text(f'{HEADER}{model},rtx-4090,ryzen-7950x,{formats},"{policy}",llama.cpp,1,8,tpot,9,ms,\n')
+    quoted = policy.replace('"', '""')
+    path.write_text(f'{HEADER}{model},rtx-4090,ryzen-7950x,{formats},"{quoted}",{stack},1,8,tpot,9,ms,{set}\n')
     return read_table(path)[0]
 
 
@@ -25,7 +36,10 @@ def row(folder: Path, policy: str, formats: str = "", model: str = "qwen3-30b-a3
     [
         ("-ngl 99", "gpu_only"),
         ("-ngl all -fa 1", "gpu_only"),
-        ("-ngl 28", "gpu_only@layers=cpu:20"),
+        ("-ngl 28", "gpu_only@layers=cpu:21"),
+        ("-ngl 49", "gpu_only"),
+        ("llama-server -m x.gguf -ngl 99 --n-cpu-moe 20", "gpu_only@experts=cpu:20"),
+        ("CUDA_VISIBLE_DEVICES=0 ./build/bin/llama-bench -m x.gguf -ncmoe 20 -fa 1 -p 512", "gpu_only@experts=cpu:20"),
         ("-ngl 0", "gpu_only@layers=cpu"),
         ("-ngl 99 --n-cpu-moe 20", "gpu_only@experts=cpu:20"),
         ("-ncmoe 99", "gpu_only@experts=cpu"),
@@ -38,14 +52,53 @@ def row(folder: Path, policy: str, formats: str = "", model: str = "qwen3-30b-a3
         (r"-ot blk\.[0-9]\.ffn=CUDA0 -ot exps=CPU --no-op-offload", "gpu_only@experts=cpu:10-47@stream=never"),
         ("-fit on", "gpu_only@experts=cpu:fit"),
         ("-fit off --n-cpu-moe 1 -nkvo", "gpu_only@experts=cpu:1@kv=cpu"),
-        ("--kt-num-gpu-experts 40 --kt-gpu-prefill-token-threshold 400", "gpu_only@stream=400@experts=cpu:keep=40"),
-        ("--kt-num-gpu-experts=8 --chunked-prefill-size=4096", "gpu_only@ubatch=4096@experts=cpu:keep=8"),
     ],
 )
 def test_flags_are_said_as_a_policy(flags: str, policy: str, tmp_path: Path) -> None:
     found = row(tmp_path, flags)
     assert sorted(found.policy.split("@")) == sorted(policy.split("@"))
     found.design()
+
+
+@pytest.mark.parametrize(
+    ("stack", "flags", "policy"),
+    [
+        ("ik_llama.cpp", "-ngl 28 -fmoe -rtr", "gpu_only@layers=cpu:20@stream=never"),
+        ("ik_llama.cpp", "-ot exps=CPU -op -1,0", "gpu_only@experts=cpu@stream=never"),
+        ("llama-cpp-2025", "-ngl 28", "gpu_only@layers=cpu:20"),
+        (
+            "KTransformers",
+            "--kt-num-gpu-experts 40 --kt-gpu-prefill-token-threshold 400",
+            "gpu_only@experts=cpu:keep=40@stream=400",
+        ),
+        ("kt-kernel", "--kt-num-gpu-experts=8 --chunked-prefill-size=4096", "gpu_only@experts=cpu:keep=8@ubatch=4096"),
+        ("kt-kernel", "--kt-gpu-experts-ratio 0.25 --tp 1", "gpu_only@experts=cpu:share=0.75"),
+        ("", "--kt-num-gpu-experts 8", "gpu_only@experts=cpu:keep=8"),
+        ("vllm", "vllm serve Qwen/Qwen3-30B-A3B --cpu-offload-gb 70", "on_demand@weights=stream"),
+        ("vllm", "--cpu-offload-gb 54 --cpu-offload-params experts", "on_demand"),
+        (
+            "vllm",
+            "--offload-group-size 1 --offload-num-in-group 1 --offload-prefetch-step 1",
+            "prefetch_all@weights=stream",
+        ),
+    ],
+)
+def test_flags_are_read_as_their_engine_means_them(stack: str, flags: str, policy: str, tmp_path: Path) -> None:
+    found = row(tmp_path, flags, stack=stack)
+    assert sorted(found.policy.split("@")) == sorted(policy.split("@"))
+    assert found.stack
+    found.design()
+
+
+def test_threads_are_cores_and_flags_may_stand_in_set(tmp_path: Path) -> None:
+    few = row(tmp_path, "gpu_only@experts=cpu", "q4_k_m", set="-t 4; --no-mmap")
+    assert few.policy == "gpu_only@experts=cpu"
+    assert few.overrides["host.n_cores"] == "4"
+    assert few.overrides["stack.host_memory"] == "pinned"
+    assert few.set == row(tmp_path, "-ot exps=CPU", "q4_k_m", set="threads=4;--no-mmap").set
+    bench = RowBench()
+    assert bench.predict(few) > bench.predict(row(tmp_path, "gpu_only@experts=cpu", "q4_k_m"))
+    assert not row(tmp_path, "-ot exps=CPU -t 32").set  # more threads than cores add nothing
 
 
 def test_flags_of_the_cache_and_of_the_file_are_said_in_their_columns(tmp_path: Path) -> None:
@@ -58,8 +111,9 @@ def test_flags_of_the_cache_and_of_the_file_are_said_in_their_columns(tmp_path: 
 @pytest.mark.parametrize(
     ("flags", "told"),
     [
-        ("--cpu-offload-gb 40", "flag '--cpu-offload-gb' is not known"),
-        ("-t 16", "threads are host.n_cores in set"),
+        ("--cpu-offload-gb 40", "flag '--cpu-offload-gb' is not known here of llama-cpp"),
+        ("-sm row", "cards that share a layer cannot be said"),
+        ("-t many", "-t 'many' is not a whole number"),
         ("-ngl many", "-ngl 'many' is not a whole number"),
         ("-ngl", "-ngl has no value"),
         ("-ctk q8_0 -ctv q4_0", "have one format"),
@@ -83,9 +137,50 @@ def test_what_cannot_be_said_is_told_of_its_row_alone(flags: str, told: str, tmp
 
 def test_a_row_of_an_unknown_model_keeps_its_flags(tmp_path: Path) -> None:
     assert row(tmp_path, "-ngl 20", model="nosuch").policy == "-ngl 20"
-    told_of_flags("gpu_only", "nosuch")
+    told_of_flags({"policy": "gpu_only", "model": "nosuch"})
     assert without_flags({"policy": "gpu_only"}) == {"policy": "gpu_only"}
 
 
-def test_flags_are_words_of_engines() -> None:
-    assert all(flag.startswith("-") and n_words in (0, 1) for flag, (n_words, _) in FLAGS.items())
+@pytest.mark.parametrize(
+    ("stack", "flags", "told"),
+    [
+        ("vllm", "--cpu-offload-gb 30", "are a part of 5"),
+        ("vllm", "--offload-group-size 8 --offload-num-in-group 2", "only all of them"),
+        ("vllm", "-tp 2", "a row is of one card"),
+        ("ik-llama", "-op 27,0", "only -1,0, none, can be said"),
+        ("ik-llama", "-ser 6,1", "top_k=6"),
+        ("streams", "-ngl 20", "streams has none here"),
+        ("kt-kernel", "--kt-gpu-experts-ratio -1", "is not a number of 0 or more"),
+    ],
+)
+def test_what_an_engine_means_and_cannot_be_said_names_the_way_out(
+    stack: str, flags: str, told: str, tmp_path: Path
+) -> None:
+    with pytest.raises(InvalidInput, match=told):
+        row(tmp_path, flags, stack=stack).design()
+
+
+@pytest.mark.parametrize("engine", list(engines().values()), ids=list(engines()))
+def test_what_a_card_writes_is_read_back(engine: EngineFlags) -> None:
+    assert set(engine.output_is_a_layer) <= set(engine.stacks) <= set(stack_names())
+    assert all(engine.read[name].says == says for says, name in engine.written.items())
+    assert all(spelling.startswith("-") and flag.n_words in (0, 1) for spelling, flag in engine.read.items())
+
+
+@pytest.mark.parametrize(
+    ("stack", "policy"),
+    [
+        ("llama-cpp", "gpu_only@layers=cpu:20"),
+        ("llama-cpp", "gpu_only@experts=cpu:30-47"),
+        ("llama-cpp", "gpu_only@experts=cpu:12@ubatch=2048@stream=never"),
+        ("ik-llama", "gpu_only@layers=cpu:20"),
+        ("ik-llama", "gpu_only@experts=cpu@stream=never"),
+        ("ktransformers", "gpu_only@experts=cpu:keep=28@stream=512"),
+        ("vllm", "on_demand"),
+    ],
+)
+def test_the_flags_of_a_card_say_its_design_when_read(stack: str, policy: str, tmp_path: Path) -> None:
+    model, hw = load_model("qwen3-30b-a3b"), load_platform("rtx-4090", stack, {"host": "ryzen-7950x"})
+    written = flags_of(EngineDesign(policy, stack), model, hw, RequestLoad(24, 40, 2)).command
+    read = row(tmp_path, written, stack=stack).design()
+    assert (read.name, read.placement) == (policy_named(policy).name, policy_named(policy).placement)

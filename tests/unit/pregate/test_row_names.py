@@ -50,11 +50,16 @@ def test_what_is_no_name_of_ours_stays_and_is_told_of(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("row", "told"),
     [
-        ("qwen3-30b-a3b,2x RTX 3090,,,gpu_only,,1,1,8,tpot,9,ms,", "a row is of one card.*rtx-3090, and set accel"),
+        ("qwen3-30b-a3b,2x RTX 3090,,,gpu_only,,1,1,8,tpot,9,ms,", "a row is of one card.*RTX 3090, and set accel"),
         (
-            "qwen3-30b-a3b,RTX 3090 \u00d7 4,,,gpu_only,,1,1,8,tpot,9,ms,",
-            "a row is of one card.*rtx-3090, and set accel",
+            "qwen3-30b-a3b,RTX 3090 \u00d7 4,,,gpu_only,vllm,1,1,8,tpot,9,ms,",
+            "a row is of one card.*RTX 3090, and set accel",
         ),
+        ("qwen3-30b-a3b,RTX 3090 + RTX 3060,,,gpu_only,llama.cpp,1,1,8,tpot,9,ms,", "that differ"),
+        ("qwen3-30b-a3b,2x RTX 3090,,,gpu_only,llama.cpp,1,4096,8,ttft,9,s,", "passes of one prompt are in at once"),
+        ("qwen3-30b-a3b,2x RTX 3090,,,-ngl 99 -sm row,llama.cpp,1,1,8,tpot,9,ms,", "cards that share a layer"),
+        ("qwen3-30b-a3b,Intel Arc B580,,,gpu_only,llama.cpp,1,1,8,tpot,9,ms,", "Arc is described by no file here"),
+        ("mixtral-8x7b; qwen3-30b-a3b,rtx-3090,,,gpu_only,,1,1,8,tpot,9,ms,", "a row is of one model"),
         ("qwen3-30b-a3b,CPU,,,gpu_only,,1,1,8,tpot,9,ms,", "a row is of a card.*gpu_only@layers=cpu"),
         ("qwen3-30b-a3b,rtx-3090,,,gpu_only,,1,1,8,tpot,9,ms,expert_tier=ssd", "is a column of its own"),
     ],
@@ -101,6 +106,28 @@ def test_a_model_by_another_name_has_the_architecture_that_it_shares() -> None:
         ("host", "Xeon w9-3495X", "xeon-w9-3495x"),
         ("host", "Xeon E5-2680 v4", "xeon-e5-2680-v4"),
         ("host", "EPYC 7762", "EPYC 7762"),
+        ("host", "AMD Ryzen 9 7950X 16-Core Processor", "ryzen-7950x"),
+        ("host", "AMD EPYC 7763 64-Core Processor", "epyc-7763"),
+        ("host", "Intel(R) Xeon(R) Gold 6330 CPU @ 2.00GHz", "xeon-6330"),
+        ("host", "AMD Ryzen 7 5700G with Radeon Graphics", "ryzen-5700g"),
+        ("host", "EPYC 7402P", "epyc-7402"),
+        ("hardware", "NVIDIA H100 80GB HBM3", "h100-sxm"),
+        ("hardware", "NVIDIA H100 PCIe", "h100-pcie"),
+        ("hardware", "NVIDIA A100-SXM4-80GB", "a100-sxm4-80gb"),
+        ("hardware", "NVIDIA RTX 6000 Ada Generation", "rtx-6000-ada"),
+        ("hardware", "RTX 5060 Ti 16 GB", "rtx-5060-ti-16gb"),
+        ("hardware", "Mac Studio M3 Ultra 512GB", "apple-m3-ultra"),
+        ("hardware", "NVIDIA GB10", "dgx-spark"),
+        ("hardware", "NVIDIA A100", "NVIDIA A100"),
+        ("model", "Qwen/Qwen3-30B-A3B", "qwen3-30b-a3b"),
+        ("model", "unsloth/Qwen3-30B-A3B-GGUF:Q4_K_M", "qwen3-30b-a3b"),
+        ("model", "GLM-4.5-Air-UD-Q4_K_XL-00001-of-00002.gguf", "glm-4.5-air"),
+        ("model", "nosuch/Model-7B-Q4_K_M.gguf", "nosuch/Model-7B-Q4_K_M.gguf"),
+        ("formats", "UD-Q4_K_XL (17.7 GB)", "all=17.7GB"),
+        ("formats", "17.28 GiB", "all=17.28GiB"),
+        ("formats", "F16", "all=fp16"),
+        ("formats", "AWQ", "all=int4-g128-zp"),
+        ("stack", "LM Studio", "llama-cpp"),
         ("link", "PCIe 3.0 x4", "pcie3-x4"),
         ("link", "pcie5", "pcie5-x16"),
         ("link", "Gen4 x8", "pcie4-x8"),
@@ -115,3 +142,34 @@ def test_a_model_by_another_name_has_the_architecture_that_it_shares() -> None:
 )
 def test_names_that_people_write_are_ours(column: str, written: str, ours: str) -> None:
     assert with_our_names({column: written})[column] == ours
+
+
+def test_cards_that_a_token_passes_in_turn_are_one_with_the_memory_of_both(tmp_path: Path) -> None:
+    both, one = read_table(
+        table(
+            tmp_path,
+            "glm-4.5-air,2x RTX 3090,EPYC 7402P,UD-Q4_K_XL (68.4 GB),-ngl 99 -ncmoe 30,llama.cpp,1,1,8,tg8,17,,",
+            "glm-4.5-air,rtx-3090,epyc-7402,all=68.4GB,gpu_only@experts=cpu:30,llama-cpp,1,1,8,decode_tokens_per_s,17,"
+            "tokens/s,accelerator.hbm_bytes=48GiB",
+        )
+    )
+    assert both.hardware == "rtx-3090"
+    bench = RowBench()
+    assert bench.platform(both).machine.accelerator.hbm_bytes == bench.platform(one).machine.accelerator.hbm_bytes
+    assert bench.predict(both) == bench.predict(one)
+
+
+def test_columns_and_cells_as_others_write_them(tmp_path: Path) -> None:
+    path = tmp_path / "theirs.csv"
+    path.write_text(
+        "GPU,CPU,Model,Quant,Engine,Flags,Test,Result,Notes\n"
+        "RTX 4090,Ryzen 9 7950X,unsloth/Qwen3-30B-A3B-GGUF:Q4_K_M,,llama.cpp,-ngl 99 -ncmoe 24,tg128 @ d8192,"
+        "51.2 \u00b1 0.3 t/s,mine\n"
+        "RTX 4090,Ryzen 9 7950X,qwen3-30b-a3b,Q4_K_M,llama.cpp,-ngl 99 -ncmoe 24,pp512,~900,\n"
+        "RTX 4090,Ryzen 9 7950X,qwen3-30b-a3b,Q4_K_M,llama.cpp,-ngl 99 -ncmoe 24,TPOT,20 ms,\n"
+    )
+    decode, prompt, token = read_table(path)
+    assert (decode.metric, decode.value, decode.unit) == ("decode_tokens_per_s", 51.2, "tokens/s")
+    assert (decode.output_tokens, decode.context_tokens, decode.formats) == (128, 8192, "all=Q4_K_M")
+    assert (prompt.metric, prompt.input_tokens, prompt.value) == ("prefill_tokens_per_s", 512, 900)
+    assert (token.metric, token.value) == ("tpot", pytest.approx(0.02))

@@ -1,6 +1,6 @@
 """A design as the flags of the engine that runs it, to copy; and what of it the engine cannot be told.
 
-Every flag stands in `engine_flags.yaml` with the document that names it and the day that it was read. Beyond these:
+Every flag stands in `flags.yaml` with the document that names it and the day that it was read. Beyond these:
 `src/llama-model.cpp` of llama.cpp (`load_tensors`: the first GPU layer is layers + 1 - ngl, the output counts as the
 last), `src/llama.cpp` of ik_llama.cpp (`llm_load_tensors`, commit 00063b7, read 2026-11-29: it is layers - ngl, and the
 output is on the device beyond all layers only, as in older builds of llama.cpp), and of vLLM that `--cpu-offload-gb`
@@ -22,9 +22,10 @@ from offload.policies import policy_named
 from offload.policy import Policy
 from pregate.card.designs import EngineDesign
 from pregate.card.job import RequestLoad
+from pregate.engines.flag_table import EngineFlags, engines
 from traces.model.architecture import ModelArchitecture
 
-__all__ = ["Flags", "benchmark_of", "flags_of", "named"]
+__all__ = ["NO_OPS", "Flags", "benchmark_of", "flags_of", "named"]
 
 
 _WEIGHTS = "MODEL.gguf"
@@ -71,50 +72,52 @@ def benchmark_of(stack: str, job: RequestLoad) -> str:
 
 
 def _llama_cpp(policy: Policy, model: ModelArchitecture, hw: Platform, job: RequestLoad) -> Flags:
+    engine = engines()["llama-cpp"]
     if not policy.resident:
-        return _llama_cache(policy, model, _ends(job))
-    words, left_out = _placed(policy, model, output_counts=True)
-    return Flags(" ".join([*words, "-fit off", _ends(job)]), "; ".join(left_out))
+        return _llama_cache(policy, model, engine, _ends(engine, job))
+    words, left_out = _placed(policy, model, engine, "llama-cpp")
+    return Flags(" ".join([*words, engine.words("fitted", "off"), _ends(engine, job)]), "; ".join(left_out))
 
 
-def _ends(job: RequestLoad) -> str:
-    return f"-np {job.batch} -c {job.batch * (job.input_tokens + job.output_tokens)}"
+def _ends(engine: EngineFlags, job: RequestLoad) -> str:
+    n_tokens = job.batch * (job.input_tokens + job.output_tokens)
+    return f"{engine.words('requests', job.batch)} {engine.words('context', n_tokens)}"
 
 
-def _placed(policy: Policy, model: ModelArchitecture, output_counts: bool) -> tuple[list[str], list[str]]:
-    """What starts a server with weights where `policy` places them, and what of that it does not say; whether the
-    output counts as a layer of `-ngl`.
-    """
+def _placed(policy: Policy, model: ModelArchitecture, engine: EngineFlags, stack: str) -> tuple[list[str], list[str]]:
+    """What starts a server with weights where `policy` places them, and what of that it does not say."""
     placement, n_layers = policy.placement, model.decoder.n_layers
-    words, left_out = [f"llama-server -m {_WEIGHTS}"], []
+    words, left_out = [f"llama-server {engine.words('model', _WEIGHTS)}"], []
     on_host = placement.host_layers
     if on_host is None:
-        words.append("-ngl 999")
+        words.append(engine.words("layers_on_device", 999))
     else:
+        output_counts = stack in engine.output_is_a_layer
         n_device = n_layers - len(on_host.of(n_layers))
-        words.append(f"-ngl {n_device + 1 if n_device and output_counts else n_device}")
+        words.append(engine.words("layers_on_device", n_device + 1 if n_device and output_counts else n_device))
         if n_device and not output_counts:
             left_out.append("the output layer stays on the host")
         if on_host.first:
             left_out.append("-ngl keeps the first layers on the host, not those asked for")
     if placement.host_experts is not None:
-        words.append(_experts(placement.host_experts, n_layers))
+        words.append(_experts(engine, placement.host_experts, n_layers))
     if placement.n_kept:
         left_out.append(f"a layer's experts are one tensor: {placement.n_kept} of them cannot stay on the device")
     if placement.streamed is not None:
         left_out.append("weights that wait on the host are computed there: streaming them for a token cannot be said")
     if placement.kv == "host":
-        words.append("--no-kv-offload")
+        words.append(engine.words("kv_on_host"))
     elif placement.kv == "stream":
         left_out.append("a KV cache on the host is attended to there, not streamed")
     if placement.micro_batch:
-        words.append(f"-ub {placement.micro_batch}")
+        words.append(engine.words("micro_batch", placement.micro_batch))
     if placement.stream_from == 0:
-        words.append("--no-op-offload")
+        told = engine.says("never_streamed")
+        words.append(engine.words("never_streamed") if told else engine.words("offloaded_ops", NO_OPS))
     return words, left_out
 
 
-def _llama_cache(policy: Policy, model: ModelArchitecture, ends: str) -> Flags:
+def _llama_cache(policy: Policy, model: ModelArchitecture, engine: EngineFlags, ends: str) -> Flags:
     """Experts on the host and a cache of them in HBM: the one design of moving experts that llama.cpp has."""
     cache = policy.cache
     if not _is_plain_lru(policy) or cache is None:
@@ -123,8 +126,12 @@ def _llama_cache(policy: Policy, model: ModelArchitecture, ends: str) -> Flags:
     if n_experts is None and cache.ratio is not None:
         n_experts = round(model.n_moe_layers * model.n_experts * cache.ratio)
     size = "MIB" if n_experts is None else str(math.ceil(n_experts * model.expert_bytes / 2**20))
+    placed = (
+        engine.words("model", _WEIGHTS), engine.words("layers_on_device", 999), engine.words("experts_on_host"),
+        engine.words("cache_mib", size), engine.words("fitted", "off"),
+    )  # fmt: skip
     return Flags(
-        f"llama-server -m {_WEIGHTS} -ngl 999 --cpu-moe --moe-cache-mib {size} -fit off {ends}",
+        f"llama-server {' '.join(placed)} {ends}",
         "in builds that have --moe-cache-mib" + ("; MIB: what HBM is left" if n_experts is None else ""),
     )
 
@@ -139,20 +146,20 @@ def _ik_llama(policy: Policy, model: ModelArchitecture, hw: Platform, job: Reque
     """As llama.cpp, which it was forked from, but for what either has added since."""
     if not policy.resident:
         return Flags("", f"ik_llama.cpp moves no experts: {policy.name} cannot be said")
-    words, left_out = _placed(policy, model, output_counts=False)
-    own = ["-op -1,0" if word == "--no-op-offload" else word for word in words]
-    return Flags(" ".join([*own, _ends(job)]), "; ".join(left_out))
+    engine = engines()["ik-llama"]
+    words, left_out = _placed(policy, model, engine, "ik-llama")
+    return Flags(" ".join([*words, _ends(engine, job)]), "; ".join(left_out))
 
 
-def _experts(where: LayerRange, n_layers: int) -> str:
+def _experts(engine: EngineFlags, where: LayerRange, n_layers: int) -> str:
     """The flag of experts on the host: all, of the first layers, or of others by the names of their tensors."""
     layers = where.of(n_layers)
     if len(layers) == n_layers:
-        return "--cpu-moe"
+        return engine.words("experts_on_host")
     if layers.start == 0:
-        return f"--n-cpu-moe {len(layers)}"
+        return engine.words("experts_on_host_of", len(layers))
     names = "|".join(str(layer) for layer in layers)
-    return f'-ot "blk\\.({names})\\.ffn_.*_exps\\.=CPU"'
+    return engine.words("tensors_placed", f'"blk\\.({names})\\.ffn_.*_exps\\.=CPU"')
 
 
 def _ktransformers(policy: Policy, model: ModelArchitecture, hw: Platform, job: RequestLoad) -> Flags:
@@ -161,17 +168,19 @@ def _ktransformers(policy: Policy, model: ModelArchitecture, hw: Platform, job: 
         return Flags("", f"KTransformers keeps experts on the host and moves none: {policy.name} cannot be said")
     if len(placement.host_experts.of(model.decoder.n_layers)) < model.decoder.n_layers or placement.host_layers:
         return Flags("", "KTransformers puts experts of all layers on the host, and no whole layers")
+    said, host = engines()["ktransformers"].words, hw.machine.host
     words = [
-        "python -m sglang.launch_server --model MODEL --kt-weight-path MODEL",
-        f"--kt-num-gpu-experts {placement.n_kept}",
-        f"--kt-cpuinfer {hw.machine.host.n_cores} --kt-threadpool-count {hw.machine.host.n_sockets or 1}",
+        f"python -m sglang.launch_server {said('model', 'MODEL')} {said('host_weights', 'MODEL')}",
+        said("experts_kept", placement.n_kept),
+        f"{said('threads', host.n_cores)} {said('pools', host.n_sockets or 1)}",
     ]
-    if placement.n_kept:
-        by_counts = "frequency --init-expert-location COUNTS.pt"
-        words.append(f"--kt-expert-placement-strategy {'uniform' if placement.uniform else by_counts}")
+    if placement.n_kept and placement.uniform:
+        words.append(said("kept_by", "uniform"))
+    elif placement.n_kept:
+        words.append(f"{said('kept_by', 'frequency')} {said('kept_by_counts', 'COUNTS.pt')}")
     if placement.stream_from:
-        words.append(f"--kt-gpu-prefill-token-threshold {placement.stream_from}")
-    words.append(f"--max-running-requests {job.batch}")
+        words.append(said("streamed_from", placement.stream_from))
+    words.append(said("requests", job.batch))
     left_out = ["--kt-method is that of your weights (AMXINT4, BF16, FP8, LLAMAFILE)"]
     if placement.n_kept and not placement.uniform:
         left_out.append("COUNTS.pt is what --record-kt-gpu-expert-distribution wrote before")
@@ -179,19 +188,21 @@ def _ktransformers(policy: Policy, model: ModelArchitecture, hw: Platform, job: 
 
 
 def _vllm(policy: Policy, model: ModelArchitecture, hw: Platform, job: RequestLoad) -> Flags:
-    ends = f"--max-num-seqs {job.batch} --max-model-len {job.input_tokens + job.output_tokens}"
+    said = engines()["vllm"].words
+    ends = f"{said('requests', job.batch)} {said('context', job.input_tokens + job.output_tokens)}"
     plain = not policy.placement.host_layers and policy.placement.host_experts is None and not policy.placement.streamed
     if policy.resident and plain:
         return Flags(f"vllm serve MODEL {ends}", "")
     if policy.name == "prefetch_all":
+        ahead = " ".join(said(what, 1) for what in ("group_size", "group_brought", "brought_ahead"))
         return Flags(
-            f"vllm serve MODEL --offload-group-size 1 --offload-num-in-group 1 --offload-prefetch-step 1 {ends}",
+            f"vllm serve MODEL {ahead} {ends}",
             "whole layers are brought, attention with the experts",
         )
     if policy.name == "on_demand":
         gib = math.ceil(model.n_moe_layers * model.n_experts * model.expert_bytes / 2**30)
         return Flags(
-            f"vllm serve MODEL --cpu-offload-gb {gib} --cpu-offload-params experts {ends}",
+            f"vllm serve MODEL {said('weights_on_host_gib', gib)} {said('weights_on_host', 'experts')} {ends}",
             "kernels read the weights over the link as they run, nothing is copied beforehand",
         )
     return Flags("", f"vLLM offloads whole tensors and computes nothing on the host: {policy.name} cannot be said")
@@ -200,6 +211,9 @@ def _vllm(policy: Policy, model: ModelArchitecture, hw: Platform, job: RequestLo
 def _fastertransformer(policy: Policy, model: ModelArchitecture, hw: Platform, job: RequestLoad) -> Flags:
     return Flags("", f"{policy.name}: the code released with Pre-gated MoE, from its own configuration files")
 
+
+NO_OPS = "-1,0"
+"""What `-op` of ik_llama.cpp is told so that no op leaves its weights."""
 
 _LLAMA_BENCH = f"llama-batched-bench -m {_WEIGHTS} -c {{context}} -npp {{0}} -ntg {{1}} -npl {{2}}"
 

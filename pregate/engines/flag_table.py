@@ -1,0 +1,91 @@
+"""The one table of engines' flags, `flags.yaml`: what each says, by engine."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+from hwmodels.quantity import ReadOnly
+from traces.documents import Section, read_yaml
+from traces.errors import InvalidInput
+
+__all__ = ["FLAGS_FILE", "EngineFlags", "Flag", "engine_of", "engines"]
+
+FLAGS_FILE = Path(__file__).parent / "flags.yaml"
+
+_SWITCHED = ("0", "1", "on", "off", "auto")
+
+
+@dataclass(frozen=True, slots=True)
+class Flag:
+    """`name`: as cards write it; `says`: what, in words that engines share; `n_words`: that follow it. `switch`: a word
+    that turns it on or off may follow.
+    """
+
+    name: str
+    says: str
+    n_words: int
+    switch: bool
+
+    def takes(self, words: list[str]) -> str:
+        """The value of the flag, taken from the front of `words`; "" without one. Raises `InvalidInput` without it."""
+        if self.switch and words and words[0] in _SWITCHED:
+            return words.pop(0)
+        if not self.n_words:
+            return ""
+        if not words:
+            raise InvalidInput(f"policy: flag {self.name} has no value")
+        return words.pop(0)
+
+
+@dataclass(frozen=True, slots=True)
+class EngineFlags:
+    """The flags of one engine. `read`: by every spelling; `written`: the names of those that cards write, by what they
+    say. `stacks` are the engine, of which those of `output_is_a_layer` count the output as one.
+    """
+
+    engine: str
+    stacks: tuple[str, ...]
+    output_is_a_layer: tuple[str, ...]
+    read: Mapping[str, Flag]
+    written: Mapping[str, str]
+
+    def words(self, says: str, value: object = None) -> str:
+        """What a card writes to say so: `-ub 512`."""
+        name = self.written[says]
+        return name if value is None else f"{name} {value}"
+
+    def says(self, what: str) -> bool:
+        """Whether a card can say so."""
+        return what in self.written
+
+
+@cache
+def engines() -> Mapping[str, EngineFlags]:
+    """Every engine of the table, by name."""
+    table = read_yaml(FLAGS_FILE)
+    return ReadOnly({engine: _engine(engine, section) for engine, section in table.sections()})
+
+
+def engine_of(stack: str) -> EngineFlags | None:
+    """The engine that `stack` is; None where the table has none."""
+    return next((one for one in engines().values() if stack in one.stacks), None)
+
+
+def _engine(engine: str, section: Section) -> EngineFlags:
+    read: dict[str, Flag] = {}
+    written: dict[str, str] = {}
+    for part in ("flags", "of_rows"):
+        for name, entry in section.section(part).sections():
+            switch = bool(entry.take("switch", optional=True))
+            flag = Flag(name, entry.text("says"), entry.integer("words", 1), switch)
+            entry.text("is")
+            read |= dict.fromkeys((name, *(entry.take("also", optional=True) or ())), flag)
+            if part == "flags":
+                written[flag.says] = name
+            entry.done()
+    stacks = tuple(section.take("stacks"))
+    counting = tuple(section.take("output_is_a_layer", optional=True) or ())
+    return EngineFlags(engine, stacks, counting, ReadOnly(read), ReadOnly(written))

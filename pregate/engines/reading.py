@@ -1,0 +1,304 @@
+"""Flags of engines in a row, as the project says them.
+
+`-ngl 99 --n-cpu-moe 20 -ub 2048` is `gpu_only@experts=cpu:20@ubatch=2048`. What each flag says stands in `flags.yaml`,
+by engine; where a flag is of another column (formats of the cache, how the file is held), it is said there. Patterns of
+`-ot` are tried on the names of a layer's three expert tensors, the first that matches winning, as llama.cpp does. A
+flag that its engine does not have is an error that names it.
+"""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from hwmodels.specs.machine_files import load_component, load_machine
+from hwmodels.specs.spec import Host
+from pregate.engines.flag_table import EngineFlags, engine_of, engines
+from pregate.engines.writing import NO_OPS
+from pregate.named import load_model
+from traces.errors import InvalidInput, PregateError
+
+__all__ = ["flags_in", "told_of_flags", "without_flags"]
+
+_MOST = 2000
+_MOST_QUANTIFIERS = 6
+_PATTERN = re.compile(r"[A-Za-z0-9_.\\|()\[\]\-*+?^$]{1,400}", re.ASCII)
+_TENSORS = ("gate", "up", "down")
+_FORMATS = {"f16": "fp16", "f32": "fp32", "auto": "", "fp8_e4m3": "fp8", "fp8_e5m2": "fp8"}
+_PROGRAM = re.compile(r"(?:\w+=\S*\s+)*(?:\S*/)?(?:llama-\w+|vllm|python3?(?:\s+-m\s+\S+)?)\s(?:[^-\s]\S*\s+)*(?=-)")
+"""A program, what is set for it, and what it is given before its first flag."""
+
+_THREADS = re.compile(r"^(?:n_)?threads\s*=\s*")
+
+
+@dataclass(slots=True)
+class _Said:
+    """What flags come to: clauses of a placement, formats of the cache, numbers of the machine, a whole policy."""
+
+    gpu_layers: int | None = None
+    cpu_moe: int | None = None
+    n_threads: int | None = None
+    on_host_gib: float = 0.0
+    experts_alone: bool = False
+    groups: dict[str, int] = field(default_factory=dict)
+    overrides: list[tuple[str, str]] = field(default_factory=list)
+    clauses: dict[str, str] = field(default_factory=dict)
+    formats: dict[str, str] = field(default_factory=dict)
+    numbers: dict[str, str] = field(default_factory=dict)
+
+
+def flags_in(cells: Mapping[str, str]) -> str:
+    """The flags of a row as typed, those of its policy and those that stand in `set`; "" without any."""
+    policy = cells.get("policy", "")
+    program = _PROGRAM.match(policy[:_MOST])
+    policy = policy[program.end() :] if program else policy
+    own = [policy] if policy.startswith("-") else []
+    return " ".join([*own, *(part for part in _parts(cells) if part.startswith("-"))])
+
+
+def without_flags(cells: Mapping[str, str]) -> dict[str, str]:
+    """The cells of a row, flags as policy, formats and set; as they are where that cannot be said."""
+    if not flags_in(cells):
+        return dict(cells)
+    try:
+        return _without(cells)
+    except PregateError:  # of a row alone: `told_of_flags` says it where the row is predicted
+        return dict(cells)
+
+
+def told_of_flags(cells: Mapping[str, str]) -> None:
+    """Raises `InvalidInput` naming the flag of a row that cannot be said."""
+    if flags_in(cells):
+        _without(cells)
+        raise InvalidInput(
+            f"policy {cells['policy'][:60]!r} is flags of an engine: gpu_only@experts=cpu:20 is a policy"
+        )
+
+
+def _parts(cells: Mapping[str, str]) -> list[str]:
+    parts = [part.strip() for part in cells.get("set", "").split(";") if part.strip()]
+    return [_THREADS.sub("--threads ", part) for part in parts]
+
+
+def _without(cells: Mapping[str, str]) -> dict[str, str]:
+    text = flags_in(cells)
+    engine, stack = _engine(text, cells.get("stack", ""))
+    said, model = _read(text, engine), load_model(cells["model"])
+    n_layers = model.decoder.n_layers
+    if said.gpu_layers and stack in engine.output_is_a_layer:
+        said.gpu_layers -= 1
+    stated = cells.get("policy", "")
+    base = "gpu_only" if not stated or stated.startswith("-") or _PROGRAM.match(stated[:_MOST]) else stated
+    if said.on_host_gib:
+        base = _read_over_link(said, model.total_bytes, model.n_moe_layers * model.n_experts * model.expert_bytes)
+    elif said.groups:
+        base = _brought_ahead(said)
+    if said.n_threads is not None:
+        said.numbers |= _threads(said.n_threads, cells)
+    clauses = [*_placed(said, n_layers), *(f"{name}={what}" for name, what in said.clauses.items())]
+    formats = ",".join(filter(None, (cells.get("formats", ""), *(f"{k}={v}" for k, v in said.formats.items()))))
+    numbers = [part for part in _parts(cells) if not part.startswith("-")]
+    numbers += [f"{k}={v}" for k, v in said.numbers.items()]
+    policy = "@".join((base, *clauses))
+    return {**cells, "policy": policy, "formats": formats, "set": ";".join(numbers), "stack": stack}
+
+
+def _engine(text: str, stack: str) -> tuple[EngineFlags, str]:
+    """The engine whose flags they are, and its stack: that of the row, or where it names none the first that has them
+    all.
+    """
+    engine = engine_of(stack)
+    if engine is not None:
+        return engine, stack
+    if stack:
+        raise InvalidInput(
+            f"policy: flags are read of {', '.join(engines())}; {stack} has none here: gpu_only@experts=cpu:20 is a "
+            f"policy"
+        )
+    names = {word.partition("=")[0] for word in text.split() if re.match(r"--?[a-z]", word)}
+    knowing = [one for one in engines().values() if names <= one.read.keys()]
+    found = knowing[0] if knowing else engines()["llama-cpp"]
+    return found, found.stacks[0]
+
+
+def _read(text: str, engine: EngineFlags) -> _Said:
+    if len(text) > _MOST:
+        raise InvalidInput(f"policy {text[:40]!r}...: {len(text)} characters of flags, {_MOST} are read")
+    try:
+        words = shlex.split(text)
+    except ValueError as error:
+        raise InvalidInput(f"policy {text[:60]!r}: {error}") from None
+    said = _Said()
+    while words:
+        name, equals, value = words.pop(0).partition("=")
+        if equals and name.startswith("--"):
+            words.insert(0, value)
+        elif equals:
+            raise InvalidInput(f"policy {text[:60]!r}: {name}={value[:20]} is no flag")
+        flag = engine.read.get(name)
+        if flag is None:
+            raise InvalidInput(
+                f"policy: flag {name[:40]!r} is not known here of {engine.engine}: known are "
+                f"{', '.join(sorted(engine.read))}; requests at once are batch"
+            )
+        _take(said, flag.says, name, flag.takes(words))
+    return said
+
+
+def _take(said: _Said, what: str, flag: str, value: str) -> None:
+    match what:
+        case "layers_on_device":
+            said.gpu_layers = _count(flag, "9999" if value in ("all", "-1") else value)
+        case "experts_on_host_of":
+            said.cpu_moe = _count(flag, value)
+        case "experts_on_host":
+            said.overrides.append(("exps", "CPU"))
+        case "tensors_placed":
+            for one in re.split(r"[,;]", value):
+                pattern, equals, where = one.rpartition("=")
+                if not equals or not _is_plain_pattern(pattern):
+                    raise InvalidInput(f"policy: {flag} {one[:60]!r} is no PATTERN=BUFFER that is read here")
+                said.overrides.append((pattern, where))
+        case "micro_batch":
+            said.clauses["ubatch"] = str(_count(flag, value))
+        case "streamed_from":
+            said.clauses["stream"] = str(_count(flag, value))
+        case "never_streamed":
+            said.clauses["stream"] = "never"
+        case "kv_on_host":
+            said.clauses["kv"] = "cpu"
+        case "experts_kept":
+            said.clauses["experts"] = f"cpu:keep={_count(flag, value)}"
+        case "experts_kept_share":
+            said.clauses["experts"] = f"cpu:share={1 - _number(flag, value):g}"
+        case "fitted":
+            if value == "on":
+                said.clauses["experts"] = "cpu:fit"
+        case "kv_format":
+            wanted = _FORMATS.get(value.lower(), value.lower())
+            if wanted and said.formats.setdefault("kv", wanted) != wanted:
+                raise InvalidInput(f"policy: {flag} {value}: keys and values have one format, kv of formats")
+        case "threads":
+            said.n_threads = _count(flag, value)
+        case "weights_on_host_gib":
+            said.on_host_gib = _number(flag, value)
+        case "weights_on_host":
+            said.experts_alone = value == "experts"
+        case "group_size" | "group_brought" | "brought_ahead":
+            said.groups[what] = _count(flag, value)
+        case _:
+            _take_of_machine(said, what, flag, value)
+
+
+def _take_of_machine(said: _Said, what: str, flag: str, value: str) -> None:
+    """Flags of memory and cards. Raises `InvalidInput` for what cannot be said, with the way out."""
+    if what == "in_memory" or (what == "mapped" and value == "0"):
+        said.numbers["stack.host_memory"] = "pinned"
+    if what == "offloaded_ops":
+        if value != NO_OPS:
+            raise InvalidInput(f"policy: {flag} {value[:20]}: of ops on the device only {NO_OPS}, none, can be said")
+        said.clauses["stream"] = "never"
+    if what == "split" and value not in ("layer", "none"):
+        raise InvalidInput(f"policy: {flag} {value[:20]}: cards that share a layer cannot be said: give a reason")
+    if what == "cards" and _count(flag, value) > 1:
+        raise InvalidInput(f"policy: {flag} {value[:20]}: a row is of one card, cards together cannot be said")
+    if what == "fewer_experts":
+        raise InvalidInput(f"policy: {flag} {value[:20]}: experts a token are of the model, NAME?top_k=6")
+
+
+def _read_over_link(said: _Said, total_bytes: int, expert_bytes: int) -> str:
+    """vLLM's weights on the host, which kernels read over the link. Raises `InvalidInput` where a part of them is."""
+    n_bytes = said.on_host_gib * 2**30
+    if said.experts_alone and n_bytes >= expert_bytes:
+        return "on_demand"
+    if not said.experts_alone and n_bytes >= total_bytes:
+        return "on_demand@weights=stream"
+    needed = expert_bytes if said.experts_alone else total_bytes
+    raise InvalidInput(
+        f"policy: {said.on_host_gib:g} GiB of weights read over the link are a part of {needed / 2**30:.1f}: parts of "
+        f"layers that kernels read where they are cannot be said, all of them can (on_demand@weights=stream)"
+    )
+
+
+def _brought_ahead(said: _Said) -> str:
+    groups = said.groups
+    if groups.get("group_size") == groups.get("group_brought", 1) and groups.get("brought_ahead", 1) == 1:
+        return "prefetch_all@weights=stream"
+    raise InvalidInput(
+        "policy: of layers that are brought ahead only all of them, the next one at a time, can be said "
+        "(prefetch_all@weights=stream)"
+    )
+
+
+def _threads(n_threads: int, cells: Mapping[str, str]) -> dict[str, str]:
+    """Numbers of a host of whose cores fewer compute; none where threads are as many as cores, or more."""
+    named = cells.get("host", "")
+    host = load_component("host", named) if named else load_machine(cells["hardware"]).host
+    assert isinstance(host, Host)
+    if not 0 < n_threads < host.n_cores:
+        return {}
+    flop_per_s = host.peak_flop_per_s * n_threads / host.n_cores
+    return {"host.n_cores": str(n_threads), "host.peak_flop_per_s": f"{flop_per_s:.6g}FLOP/s"}
+
+
+def _count(flag: str, value: str) -> int:
+    if not re.fullmatch(r"\d{1,7}", value, re.ASCII):
+        raise InvalidInput(f"policy: {flag} {value[:20]!r} is not a whole number")
+    return int(value)
+
+
+def _number(flag: str, value: str) -> float:
+    if not re.fullmatch(r"\d{1,6}(\.\d{1,6})?", value, re.ASCII):
+        raise InvalidInput(f"policy: {flag} {value[:20]!r} is not a number of 0 or more")
+    return float(value)
+
+
+def _is_plain_pattern(pattern: str) -> bool:
+    """Whether a pattern is one that no text can keep busy: no repeated groups, few repetitions."""
+    n_repeated = sum(pattern.count(mark) for mark in "*+?")
+    if not _PATTERN.fullmatch(pattern) or n_repeated > _MOST_QUANTIFIERS or re.search(r"\)[*+?]", pattern):
+        return False
+    try:
+        re.compile(pattern)
+    except re.error:
+        return False
+    return True
+
+
+def _placed(said: _Said, n_layers: int) -> list[str]:
+    """Clauses of the layers, and of the experts, that are on the host."""
+    clauses = []
+    if said.gpu_layers is not None and said.gpu_layers < n_layers:
+        n_host = n_layers - said.gpu_layers
+        clauses.append("layers=cpu" if n_host == n_layers else f"layers=cpu:{n_host}")
+    if "experts" in said.clauses:
+        return clauses
+    overrides = list(said.overrides)
+    if said.cpu_moe is not None:
+        overrides += [
+            (rf"blk\.{layer}\.ffn_(up|down|gate)_exps", "CPU") for layer in range(min(said.cpu_moe, n_layers))
+        ]
+    hosted = [layer for layer in range(n_layers) if _is_hosted(layer, overrides)]
+    if hosted and hosted != list(range(hosted[0], hosted[-1] + 1)):
+        raise InvalidInput(
+            f"policy: experts of layers {', '.join(map(str, hosted[:12]))} on the host are no range: not said yet"
+        )
+    if len(hosted) == n_layers:
+        clauses.append("experts=cpu")
+    elif hosted:
+        clauses.append(f"experts=cpu:{hosted[0]}-{hosted[-1]}" if hosted[0] else f"experts=cpu:{len(hosted)}")
+    return clauses
+
+
+def _is_hosted(layer: int, overrides: list[tuple[str, str]]) -> bool:
+    """Whether the experts of a layer are on the host. Raises `InvalidInput` where some of its tensors are."""
+    homes = set()
+    for tensor in _TENSORS:
+        name = f"blk.{layer}.ffn_{tensor}_exps.weight"
+        where = next((where for pattern, where in overrides if re.search(pattern, name)), "device")
+        homes.add(where.startswith("CPU"))
+    if len(homes) > 1:
+        raise InvalidInput(f"policy: of layer {layer} some expert matrices alone are on the host: not said yet")
+    return homes.pop()

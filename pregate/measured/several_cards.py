@@ -1,0 +1,93 @@
+"""Rows of several cards: those that a token passes through in turn are one with the memory of all.
+
+So llama.cpp and ik_llama.cpp split a model by layers, unless they are told otherwise. A prompt whose passes are in
+several cards at once is not said.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+
+from hwmodels.specs.machine_files import hardware_names, load_machine
+from pregate.engines.flag_table import engine_of
+from traces.errors import InvalidInput
+
+__all__ = ["check_one_card", "check_one_model", "on_one_card", "several"]
+
+_SEVERAL = re.compile(
+    r"(?P<n>\d{1,2})\s+(?P<card>[a-wyz].*)|(?P<m>\d{1,3})\s*[x\u00d7*]\s*(?P<close>[a-z].*)|"
+    r"(?P<named>[a-z].*?)\s+\(?[x\u00d7]\s*(?P<k>\d{1,3})\)?|(?:dual|two)\s+(?P<both>[a-z].*)",
+    re.IGNORECASE,
+)
+_DIFFERENT = re.compile(r"\S\s*\+\s+\S|\S\s+(?:and|&)\s+\S", re.IGNORECASE)
+_NO_CARD = ("", "none", "cpu", "cpu only", "cpu-only", "no gpu", "no-gpu")
+_IN_TURN = ("llama-cpp", "ik-llama")
+_MOST = 16
+_ONE_PASS = 512
+"""Tokens of a prompt that pass at once where nothing else is said (`-ub` of both engines)."""
+_MODELS = re.compile(r"\S\s*[;,]\s*\S|\S\s+(?:\+|and|&)\s+\S", re.IGNORECASE)
+
+
+def several(hardware: str) -> tuple[int, str]:
+    """How many cards `hardware` names, and what one of them is called."""
+    match = _SEVERAL.fullmatch(hardware.strip()[:200])
+    if match is None:
+        return 1, hardware
+    name = match["card"] or match["close"] or match["named"] or match["both"]
+    return int(match["n"] or match["m"] or match["k"] or 2), name
+
+
+def on_one_card(cells: Mapping[str, str], named: str) -> dict[str, str]:
+    """A row of `2x rtx-3090` as one of an RTX 3090 with the memory of both, where a token passes through them in turn;
+    as it is otherwise. `named`: one of its cards, as we write it.
+    """
+    n, _ = several(cells.get("hardware", ""))
+    engine = engine_of(cells.get("stack", ""))
+    if not 1 < n <= _MOST or named not in hardware_names() or engine is None or engine.engine not in _IN_TURN:
+        return dict(cells)
+    numbers = cells.get("set", "")
+    if "hbm_bytes" in numbers or _takes_turns(cells, numbers):
+        return dict(cells)
+    hbm_bytes = n * load_machine(named).accelerator.hbm_bytes
+    together = ";".join(filter(None, (numbers, f"accelerator.hbm_bytes={hbm_bytes:.0f}")))
+    return {**cells, "hardware": named, "set": together}
+
+
+def _takes_turns(cells: Mapping[str, str], numbers: str) -> bool:
+    """Whether passes of a prompt may be in several cards at once: all weights there, and more than one pass of it."""
+    design = f"{cells.get('policy', '')} {cells.get('placement', '')} {numbers}"
+    if re.search(r"-sm\s+(?:row|tensor)|--split-mode[ =](?:row|tensor)", design):
+        return True
+    n_tokens = cells.get("input_tokens") or "1"
+    one_pass = n_tokens.isdigit() and int(n_tokens[:9]) <= _ONE_PASS
+    on_host = re.search(r"cpu|-ot |--override-tensor|-n?cmoe|-ngl [0-9]{1,2}\b", design)
+    return cells.get("metric") in ("ttft", "prefill_tokens_per_s") and not on_host and not one_pass
+
+
+def check_one_card(hardware: str) -> None:
+    """Raises `InvalidInput` where a row is of several cards, `2x rtx-3090`, or of none."""
+    if hardware.strip().lower() in _NO_CARD:
+        raise InvalidInput(
+            f"hardware {hardware[:60]!r}: a row is of a card. Where all runs on the processor, name any that was "
+            f"there, policy gpu_only@layers=cpu"
+        )
+    if re.search(r"\barc\b", hardware, re.IGNORECASE):
+        raise InvalidInput(
+            f"hardware {hardware[:60]!r}: Intel's Arc is described by no file here, and no constants of SYCL or Vulkan "
+            f"are: give a file of its figures as hardware, and --set stack constants that you measured"
+        )
+    n, named = several(hardware)
+    if n > 1 or (_DIFFERENT.search(hardware) and "max+" not in hardware.lower()):
+        raise InvalidInput(
+            f"hardware {hardware[:60]!r}: a row is of one card. Cards that a token passes through in turn (stacks "
+            f"{' and '.join(_IN_TURN)}) are one with the memory of all: {named[:40]}, and set accelerator.hbm_bytes; "
+            f"cards that share a layer, that differ, or that passes of one prompt are in at once cannot be said: give "
+            f"the row a reason"
+        )
+
+
+def check_one_model(model: str) -> None:
+    """Raises `InvalidInput` where a row is of several models."""
+    if _MODELS.search(model[:200]):
+        raise InvalidInput(f"model {model[:60]!r}: a row is of one model: a row each")
