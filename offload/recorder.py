@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
@@ -17,6 +18,9 @@ __all__ = ["EXPERT", "LAYER", "ROW", "STEP", "OpBlock", "Part", "Recorder", "ass
 
 _RECORDED = ("lane", "cost", "step", "layer", "expert", "slot", "hbm_acquired", "hbm_released", "priority")
 """The columns that an op is recorded with, in order; the others follow from its work, or come later."""
+
+_N_FEW = 5
+"""The first of them, which ops that are written at once have."""
 
 ROW, STEP, LAYER, EXPERT = (_RECORDED.index(name) for name in ("cost", "step", "layer", "expert"))
 """Where some of them are."""
@@ -65,8 +69,34 @@ class OpBlock(NamedTuple):
     after: NDArray[np.int64]
 
 
-NOTHING = OpBlock(np.zeros((0, len(_RECORDED)), np.int64), *np.zeros((2, 0), np.int64))
-"""No ops."""
+class _Run(NamedTuple):
+    """Consecutive ops of one step that were written at once, after `n_before` that were issued one by one, which wait
+    for `n_deps_before` ops. `lane`, `step`, `layer`, `expert`: of all of them, or of each, (n,).
+
+    `n_after` (n,): how many of `after` each waits for, one op after the other; None: each for all of them. `rest`: the
+    other columns, (n, n_rest), None where they say nothing.
+    """
+
+    first: int
+    n_before: int
+    n_deps_before: int
+    rows: NDArray[np.int64]
+    n_after: NDArray[np.int64] | None
+    after: NDArray[np.int64]
+    lane: int | NDArray[np.int64]
+    step: int | NDArray[np.int64]
+    layer: int | NDArray[np.int64]
+    expert: int | NDArray[np.int64]
+    rest: NDArray[np.int64] | None = None
+
+    @property
+    def n_deps(self) -> int:
+        """How many ops all of them wait for."""
+        return len(self.after) * (len(self.rows) if self.n_after is None else 1)
+
+
+_NO_REST = {"slot": -1, "hbm_acquired": 0, "hbm_released": 0, "priority": 0}
+"""The other columns of ops that have no slot."""
 
 
 class Recorder:
@@ -77,11 +107,11 @@ class Recorder:
         self._clear()
 
     def _clear(self) -> None:
-        self._first = self._base  # the first op of `_ops`
-        self._ops: list[tuple[int, ...]] = []
+        self._first = self._base  # the ops before these and in `_runs`
+        self._ops: list[tuple[int, ...]] = []  # issued one by one, with those of `_runs` between them
         self._dep_end: list[int] = []
         self._dep: list[int] = []
-        self._blocks: list[OpBlock] = []  # the ops before those
+        self._runs: list[_Run] = []
         self._rows: dict[Work, int] = {}
         self._row_of: dict[int, int] = {}  # identity of a work -> its row
         self._kept: list[Work] = []  # so that no identity is used again
@@ -132,7 +162,7 @@ class Recorder:
         self,
         lane: Lane | NDArray[np.int64],
         rows: NDArray[np.int64],
-        n_after: NDArray[np.int64],
+        n_after: NDArray[np.int64] | None,
         after: NDArray[np.int64],
         *,
         step: int,
@@ -141,13 +171,15 @@ class Recorder:
     ) -> int:
         """Append ops of the works `rows` (n,), numbered by `row`; returns the index of the first.
 
-        Each waits for `n_after` (n,) ops, which `after` (n_deps,) has one op after the other.
+        Each waits for `n_after` (n,) ops, which `after` (n_deps,) has one op after the other; None: for all of `after`.
         """
-        ops = np.empty((len(rows), len(_RECORDED)), np.int64)
-        ops[:] = (0, 0, step, layer, -1, -1, 0, 0, 0)
-        ops[:, 0], ops[:, 1], ops[:, 4] = lane, rows, expert
-        self.append(OpBlock(ops, n_after, after))
-        return self._first - len(ops)
+        return self._append(rows, n_after, after, lane, step, layer, expert)
+
+    def _append(self, *about: Any) -> int:
+        first = self.next_op
+        self._runs.append(_Run(first, len(self._ops), len(self._dep), *about))
+        self._first += len(self._runs[-1].rows)
+        return first
 
     @property
     def n_marks(self) -> int:
@@ -156,38 +188,70 @@ class Recorder:
 
     def since(self, op: int) -> tuple[OpBlock, list[Work]]:
         """The ops from `op` on, which are not taken yet, and the work of each."""
-        self._close_block()
-        n, found = self.next_op - op, list[OpBlock]()
-        for block in reversed(self._blocks):
-            if n <= 0:
-                break
-            skipped = max(len(block.ops) - n, 0)
-            n -= len(block.ops)
-            after = block.after[int(block.n_after[:skipped].sum()) :]
-            found.append(OpBlock(block.ops[skipped:], block.n_after[skipped:], after))
-        if not found:
-            return NOTHING, []
+        i_run = max(bisect_right(self._runs, op, key=lambda run: run.first) - 1, 0)
+        first = self._base
+        if self._runs and self._runs[i_run].first <= op:
+            n_before, first = self._runs[i_run].n_before, self._runs[i_run].first
+        else:
+            n_before, i_run = op - self._base, 0
+            first = op
+        columns, n_after, after = self._columns(n_before, i_run)
+        skipped = op - first
+        ops = np.stack([columns[name] for name in _RECORDED], axis=1)[skipped:]
         works = list(self._rows)
-        whole = OpBlock(*(np.concatenate(each) for each in zip(*reversed(found), strict=True)))
-        return whole, [works[row] for row in whole.ops[:, ROW].tolist()]
+        block = OpBlock(ops, n_after[skipped:], after[int(n_after[:skipped].sum()) :])
+        return block, [works[row] for row in block.ops[:, ROW].tolist()]
 
     def append(self, block: OpBlock) -> None:
         """Append ops that are written already, their rows numbered by `row`."""
-        self._close_block()
-        self._blocks.append(block)
-        self._first += len(block.ops)
+        ops = block.ops
+        lane, rows, step, layer, expert = (np.ascontiguousarray(ops[:, i]) for i in range(_N_FEW))
+        others = ops[:, _N_FEW:]
+        rest = others if np.any(others != [*_NO_REST.values()]) else None
+        self._append(rows, block.n_after, block.after, lane, step, layer, expert, rest)
 
-    def _close_block(self) -> None:
-        """What was issued op by op becomes a block."""
-        n = len(self._ops)
-        if n:
-            flat = np.fromiter(chain.from_iterable(self._ops), np.int64, n * len(_RECORDED))
-            ends = np.array([0, *self._dep_end], np.int64)
-            n_after = ends[1:] - ends[:-1]
-            block = OpBlock(flat.reshape(n, len(_RECORDED)), n_after, np.array(self._dep, np.int64))
-            self._blocks.append(block)
-            self._first += n
-            self._ops, self._dep_end, self._dep = [], [], []
+    def _columns(
+        self, n_before: int = 0, i_run: int = 0
+    ) -> tuple[dict[str, NDArray[Any]], NDArray[np.int64], NDArray[np.int64]]:
+        """The ops but `n_before` that were issued one by one, and the runs from `i_run` on, in order: their columns as
+        int64, how many ops each waits for, and these.
+        """
+        ops, runs = self._ops[n_before:], self._runs[i_run:]
+        deps_before = self._dep_end[n_before - 1] if n_before else 0
+        width = len(_RECORDED)
+        flat = np.fromiter(chain.from_iterable(ops), np.int64, len(ops) * width).reshape(-1, width)
+        issued = dict(zip(_RECORDED, flat.T, strict=True))
+        ends = np.array([deps_before, *self._dep_end[n_before:]], np.int64)
+        n_after, after = ends[1:] - ends[:-1], np.array(self._dep[deps_before:], np.int64)
+        if not runs:
+            return issued, n_after, after
+        sizes = np.array([len(run.rows) for run in runs])
+        here, there = _interleaved(len(ops), np.array([run.n_before for run in runs]) - n_before, sizes)
+        n = len(ops) + int(sizes.sum())
+        written = {
+            "lane": _each([run.lane for run in runs], sizes), "cost": np.concatenate([run.rows for run in runs]),
+            "step": _each([run.step for run in runs], sizes), "layer": _each([run.layer for run in runs], sizes),
+            "expert": _each([run.expert for run in runs], sizes), **_NO_REST,
+        }  # fmt: skip
+        columns = {}
+        for name, values in issued.items():
+            column = columns[name] = np.empty(n, np.int64)
+            column[here] = values
+            column[there] = written[name]
+        for run in (run for run in runs if run.rest is not None):
+            assert run.rest is not None
+            at = run.first - runs[0].first + runs[0].n_before - n_before
+            for name, rest in zip(_RECORDED[_N_FEW:], run.rest.T, strict=True):
+                columns[name][at : at + len(rest)] = rest
+        waits = np.empty(n, np.int64)
+        waits[here] = n_after
+        waits[there] = _each([len(run.after) if run.n_after is None else run.n_after for run in runs], sizes)
+        n_deps = np.array([run.n_deps for run in runs])
+        here, there = _interleaved(len(after), np.array([run.n_deps_before for run in runs]) - deps_before, n_deps)
+        deps = np.empty(len(after) + int(n_deps.sum()), np.int64)
+        deps[here] = after
+        deps[there] = _in_turns([run.after for run in runs], n_deps)
+        return columns, waits, deps
 
     def release_after(self, op: int, n_bytes: int) -> None:
         """Op `op` gives back `n_bytes` more of HBM when it ends."""
@@ -204,13 +268,9 @@ class Recorder:
 
     def take(self, live: Iterable[int] = ()) -> Part:
         """What was recorded since the last time; `live`: ops that may still be waited for."""
-        self._close_block()
         n, works = len(self), tuple(self._rows)
-        blocks = self._blocks or [NOTHING]
-        flat, n_after, after = (
-            np.concatenate(each) if len(each) > 1 else each[0] for each in zip(*blocks, strict=True)
-        )
-        arrays: dict[str, NDArray[Any]] = {name: flat[:, i].astype(COLUMNS[name]) for i, name in enumerate(_RECORDED)}
+        columns, n_after, after = self._columns()
+        arrays: dict[str, NDArray[Any]] = {name: column.astype(COLUMNS[name]) for name, column in columns.items()}
         kinds, sizes = np.array([w.kind for w in works], np.int8), np.array([w.copy_bytes for w in works], np.int64)
         arrays["kind"] = kinds[arrays["cost"]] if n else np.zeros(0, np.int8)
         arrays["bytes"] = sizes[arrays["cost"]] if n else np.zeros(0, np.int64)
@@ -229,3 +289,36 @@ class Recorder:
     def schedule(self, static_bytes: int = 0) -> Schedule:
         """All that was recorded, with `static_bytes` of HBM in use throughout."""
         return assemble([self.take()], static_bytes)
+
+
+def _each(values: Sequence[Any], sizes: NDArray[np.int64]) -> NDArray[np.int64]:
+    """`values` of runs of `sizes` ops, one of a run or one of each op, as one of each op."""
+    found: NDArray[np.int64] = np.repeat([0 if isinstance(one, np.ndarray) else int(one) for one in values], sizes)
+    ends = np.cumsum(sizes).tolist()
+    for end, one in zip(ends, values, strict=True):
+        if isinstance(one, np.ndarray):
+            found[end - len(one) : end] = one
+    return found
+
+
+def _in_turns(values: Sequence[NDArray[np.int64]], sizes: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Each of `values` over and over until there are as many of it as its size says."""
+    lengths = np.array([len(one) for one in values])
+    begins, ends = np.cumsum(lengths) - lengths, np.cumsum(sizes)
+    if np.array_equal(lengths, sizes):
+        return np.concatenate(values)
+    turn = np.arange(int(ends[-1])) - np.repeat(ends - sizes, sizes)
+    found: NDArray[np.int64] = np.concatenate(values)[
+        np.repeat(begins, sizes) + turn % np.repeat(np.maximum(lengths, 1), sizes)
+    ]
+    return found
+
+
+def _interleaved(
+    n: int, before: NDArray[np.int64], sizes: NDArray[np.int64]
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Where `n` things come that runs lie between, and where those of the runs, each after `before` of the `n`."""
+    behind = np.zeros(n + 1, np.int64)
+    np.add.at(behind, before, sizes)
+    there = np.arange(int(sizes.sum())) + np.repeat(before, sizes)
+    return np.arange(n) + np.cumsum(behind)[:n], there

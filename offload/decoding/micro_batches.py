@@ -43,13 +43,19 @@ class _Loop(Protocol):
 class _Mixing(NamedTuple):
     """What mixes the tokens of a layer, of one micro-batch after the other, `n_ops` each.
 
-    `lane`, `rows`: (n_ops x n_mixers,). `after`: of the ops of a mixer but the first, which of its ops they wait for.
+    `lane`, `rows`: (n_ops x n_mixers,). `n_after`, `counted`: how many ops each waits for, and these, counted from the
+    first of all. `first`, `last`: of each mixer, counted so.
+    `on_host`: the op of a mixer that the host's processor runs, -1 none.
     """
 
     lane: NDArray[np.int64]
     rows: NDArray[np.int64]
     n_ops: int
-    after: tuple[int, ...]
+    n_after: NDArray[np.int64]
+    counted: NDArray[np.int64]
+    first: NDArray[np.int64]
+    last: NDArray[np.int64]
+    on_host: int
 
 
 _UNKNOWN = -2
@@ -108,7 +114,11 @@ class MicroBatches:
         self._loop, self._mixing = loop, mixing
         self._n_tokens = [len(part.experts) for part in parts]
         self._tokens = _tokens_of(experts, n_experts)
-        self._made: dict[tuple[int, ...], _Mixing] = {}  # by the identities of the works
+        self._named = [tuple(np.flatnonzero(of_block).tolist()) for of_block in self._tokens.any(axis=2)]
+        self._sorted = np.sort(self._tokens, axis=1).transpose(0, 2, 1)  # of each micro-batch, ascending
+        self._fused: dict[tuple[int, tuple[int, ...]], int] = {}  # rows of fused experts
+        self._is_uniform = all(all(one is of[0] for one in of) for of in mixing)
+        self._made: dict[Any, _Mixing] = {}  # by the identities of the works
         self._singles: dict[MissAction, NDArray[np.int64]] = {}  # rows of one expert, by how many tokens it serves
         self._rows_of: dict[str, NDArray[np.int64]] = {}
         self._waits = np.zeros((len(parts), 0), np.int64)  # results of the host that a micro-batch waits for
@@ -118,16 +128,12 @@ class MicroBatches:
 
     def mix(self, layer: int, kv: str) -> None:
         """What mixes the tokens of a layer, of one micro-batch after the other."""
-        whats = [(what, n) for works, n in zip(self._mixing, self._n_tokens, strict=True) for what in works[layer]]
-        if not whats:
-            return
         loop, side = self._loop, self._loop.host_side
-        key = tuple(id(what) for what, _ in whats)
-        mixing = self._made.get(key)
+        mixing = self._mixers(layer, kv)
         if mixing is None:
-            mixing = self._made[key] = self._mixers(whats, kv)
-        first = loop.recorder.next_op + mixing.n_ops * np.arange(len(whats))
-        last = first + mixing.n_ops - 1
+            return
+        base = loop.recorder.next_op
+        first, last = mixing.first + base, mixing.last + base
         if kv == "stream":
             turns = side.turns_of_cache(last)
             after = np.stack([turns, first], axis=1)
@@ -135,17 +141,28 @@ class MicroBatches:
             n_after = known.ravel().astype(np.int64)
             self._write(mixing.lane, mixing.rows, n_after, after[known], layer, waiting=1)
         else:
-            n_after = np.tile([0, *[1] * len(mixing.after)], len(whats))
-            after = first[:, None] + np.array(mixing.after, np.int64)
-            self._write(mixing.lane, mixing.rows, n_after, after.ravel(), layer)
+            self._write(mixing.lane, mixing.rows, mixing.n_after, mixing.counted + base, layer)
         if kv == "host":
             self._waits = np.concatenate([self._waits, last.reshape(len(self._waits), -1)], axis=1)
-            side.has_run(int(first[-1]) + mixing.lane[: mixing.n_ops].tolist().index(Lane.CPU))
+            side.has_run(int(first[-1]) + mixing.on_host)
             loop.last_op = int(first[-1])
         else:
             loop.last_op = int(last[-1])
 
-    def _mixers(self, whats: Sequence[tuple[Work, int]], kv: str) -> _Mixing:
+    def _mixers(self, layer: int, kv: str) -> _Mixing | None:
+        """The ops of what mixes the tokens of a layer, made once of the layers that have the same; None none."""
+        key: Any = ()
+        if not self._is_uniform:
+            key = tuple(id(what) for works in self._mixing for what in works[layer])
+        mixing = self._made.get(key)
+        if mixing is None:
+            whats = [(what, n) for works, n in zip(self._mixing, self._n_tokens, strict=True) for what in works[layer]]
+            if not whats:
+                return None
+            mixing = self._made[key] = self._mixing_of(whats, kv)
+        return mixing
+
+    def _mixing_of(self, whats: Sequence[tuple[Work, int]], kv: str) -> _Mixing:
         """The ops of mixers over so many tokens, where keys and values are as `kv` says."""
         loop, side, row = self._loop, self._loop.host_side, self._loop.recorder.row
         lanes, rows = [int(Lane.COMPUTE)], list[int]()
@@ -161,7 +178,12 @@ class MicroBatches:
                 rows += [row(loop.works.stream(int(what.hbm_bytes * side.placed.kv_share))), row(what)]
             else:
                 rows.append(row(what))
-        return _Mixing(np.tile(np.array(lanes), len(whats)), np.array(rows), len(lanes), after)
+        n_ops, first = len(lanes), len(lanes) * np.arange(len(whats))
+        return _Mixing(
+            np.tile(np.array(lanes), len(whats)), np.array(rows), n_ops, np.tile([0, *[1] * len(after)], len(whats)),
+            (first[:, None] + np.array(after, np.int64)).ravel(), first, first + n_ops - 1,
+            lanes.index(Lane.CPU) if kv == "host" else -1,
+        )  # fmt: skip
 
     def dense(self, stack: LayerStack, layer: int) -> None:
         """The FFN of a layer without experts."""
@@ -178,13 +200,23 @@ class MicroBatches:
         self, block: int, experts: Sequence[int], with_shared: bool, layer: int, after: Sequence[int], freed: int
     ) -> int:
         """`experts` of a block as one op a micro-batch, shared experts in it; returns the last."""
-        works, of_block = self._loop.works, self._tokens[block]
-        by_part = of_block[list(experts)].T.tolist() if experts else [()] * len(self._n_tokens)
-        made = []
-        for n_tokens, counts in zip(self._n_tokens, by_part, strict=True):
-            tokens, n_shared = tuple(n for n in counts if n), n_tokens if with_shared else 0
-            made.append(works.grouped(n_shared, tokens) if tokens or n_shared else None)
-        return self._issue(self._rows_or_none(made), layer, after, freed, -1)
+        if tuple(experts) == self._named[block]:
+            counts = self._sorted[block]
+        else:  # some run otherwise
+            counts = np.sort(self._tokens[block, list(experts)].T.reshape(len(self._n_tokens), -1), axis=1)
+        rows, known = [], self._fused
+        for n_tokens, tokens in zip(self._n_tokens, map(tuple, counts.tolist()), strict=True):
+            key = n_tokens if with_shared else 0, tokens
+            row = known.get(key)
+            if row is None:
+                row = known[key] = self._fused_row(key[0], tuple(n for n in tokens if n))
+            rows.append(row)
+        return self._issue(np.array(rows), layer, after, freed, -1)
+
+    def _fused_row(self, n_shared: int, tokens: tuple[int, ...]) -> int:
+        """The row of experts that serve so many tokens each; it does not matter which of them serves how many."""
+        loop = self._loop
+        return loop.recorder.row(loop.works.grouped(n_shared, tokens)) if tokens or n_shared else -1
 
     def shared(self, block: int, layer: int) -> None:
         """Shared experts alone."""
@@ -229,9 +261,10 @@ class MicroBatches:
         Returns the last.
         """
         loop, recorder = self._loop, self._loop.recorder
-        if not (rows >= 0).any():  # nothing to compute, and what to wait for
-            rows = np.array([*rows[:-1], recorder.row(loop.works.grouped(0, ()))])
         has, n, first = rows >= 0, len(rows), recorder.next_op
+        if not has.any():  # nothing to compute, and what to wait for
+            rows = np.array([*rows[:-1], recorder.row(loop.works.grouped(0, ()))])
+            has = rows >= 0
         if self._to_gate:
             self._to_gate = False
             gates, waits = self._rows("gate", loop.works.gate), self._take_waits()
@@ -246,8 +279,7 @@ class MicroBatches:
             self.gate, op = int(places[-1, 0]), int(places[has, 1][-1])
         else:
             rows = rows[has]
-            n_after, deps = np.full(len(rows), len(after)), np.array([*after] * len(rows), np.int64)
-            self._write(Lane.COMPUTE, rows, n_after, deps, layer, expert)
+            self._write(Lane.COMPUTE, rows, None, np.array(after, np.int64), layer, expert)
             op = first + len(rows) - 1
         loop.last_op = recorder.next_op - 1
         if freed:
@@ -265,7 +297,7 @@ class MicroBatches:
         self,
         lane: Lane | NDArray[np.int64],
         rows: NDArray[np.int64],
-        n_after: NDArray[np.int64],
+        n_after: NDArray[np.int64] | None,
         after: NDArray[np.int64],
         layer: int,
         expert: int | NDArray[np.int64] = -1,
@@ -274,6 +306,8 @@ class MicroBatches:
         """Ops of the pass, of which number `waiting` also waits for what the next op of the compute stream does."""
         loop = self._loop
         if loop.host_side.waits:
+            if n_after is None:
+                n_after, after = np.full(len(rows), len(after)), np.tile(after, len(rows))
             begin = int(n_after[:waiting].sum())
             end = begin + int(n_after[waiting])
             waits = sorted({*after[begin:end].tolist(), *loop.host_side.take_waits()})

@@ -97,7 +97,7 @@ class IssuingRecorder(Recorder):
         self,
         lane: Lane | NDArray[np.int64],
         rows: NDArray[np.int64],
-        n_after: NDArray[np.int64],
+        n_after: NDArray[np.int64] | None,
         after: NDArray[np.int64],
         *,
         step: int,
@@ -105,6 +105,8 @@ class IssuingRecorder(Recorder):
         expert: int | NDArray[np.int64] = -1,
     ) -> int:
         """As of `Recorder`, one after the other."""
+        if n_after is None:
+            n_after, after = np.full(len(rows), len(after)), np.tile(after, len(rows))
         first, works, ends = self.next_op, list(self._rows), np.cumsum(n_after)
         lanes, experts = np.broadcast_to(lane, rows.shape), np.broadcast_to(expert, rows.shape)
         for i, row in enumerate(rows.tolist()):
