@@ -94,6 +94,13 @@ class _Run(NamedTuple):
         """How many ops all of them wait for."""
         return len(self.after) * (len(self.rows) if self.n_after is None else 1)
 
+    @property
+    def waits(self) -> int | NDArray[np.int64]:
+        """These, op after op; a number where it is always the same."""
+        if self.n_after is not None:
+            return self.after
+        return int(self.after[0]) if len(self.after) == 1 else np.tile(self.after, len(self.rows))
+
 
 _NO_REST = {"slot": -1, "hbm_acquired": 0, "hbm_released": 0, "priority": 0}
 """The other columns of ops that have no slot."""
@@ -197,9 +204,9 @@ class Recorder:
             first = op
         columns, n_after, after = self._columns(n_before, i_run)
         skipped = op - first
-        ops = np.stack([columns[name] for name in _RECORDED], axis=1)[skipped:]
+        ops = np.stack([columns[name].astype(np.int64) for name in _RECORDED], axis=1)[skipped:]
         works = list(self._rows)
-        block = OpBlock(ops, n_after[skipped:], after[int(n_after[:skipped].sum()) :])
+        block = OpBlock(ops, n_after[skipped:], after[int(n_after[:skipped].sum()) :].astype(np.int64))
         return block, [works[row] for row in block.ops[:, ROW].tolist()]
 
     def append(self, block: OpBlock) -> None:
@@ -212,46 +219,32 @@ class Recorder:
 
     def _columns(
         self, n_before: int = 0, i_run: int = 0
-    ) -> tuple[dict[str, NDArray[Any]], NDArray[np.int64], NDArray[np.int64]]:
-        """The ops but `n_before` that were issued one by one, and the runs from `i_run` on, in order: their columns as
-        int64, how many ops each waits for, and these.
+    ) -> tuple[dict[str, NDArray[Any]], NDArray[np.int64], NDArray[np.int32]]:
+        """The ops but `n_before` that were issued one by one, and the runs from `i_run` on, in order: their columns,
+        how many ops each waits for, and these.
         """
         ops, runs = self._ops[n_before:], self._runs[i_run:]
         deps_before = self._dep_end[n_before - 1] if n_before else 0
         width = len(_RECORDED)
         flat = np.fromiter(chain.from_iterable(ops), np.int64, len(ops) * width).reshape(-1, width)
-        issued = dict(zip(_RECORDED, flat.T, strict=True))
+        issued = {name: flat[:, i].astype(COLUMNS[name]) for i, name in enumerate(_RECORDED)}
         ends = np.array([deps_before, *self._dep_end[n_before:]], np.int64)
-        n_after, after = ends[1:] - ends[:-1], np.array(self._dep[deps_before:], np.int64)
+        n_after, after = ends[1:] - ends[:-1], np.array(self._dep[deps_before:], np.int32)
         if not runs:
             return issued, n_after, after
-        sizes = np.array([len(run.rows) for run in runs])
-        here, there = _interleaved(len(ops), np.array([run.n_before for run in runs]) - n_before, sizes)
-        n = len(ops) + int(sizes.sum())
-        written = {
-            "lane": _each([run.lane for run in runs], sizes), "cost": np.concatenate([run.rows for run in runs]),
-            "step": _each([run.step for run in runs], sizes), "layer": _each([run.layer for run in runs], sizes),
-            "expert": _each([run.expert for run in runs], sizes), **_NO_REST,
+        order = _Order(len(ops), [run.n_before - n_before for run in runs], [len(run.rows) for run in runs])
+        written: dict[str, Sequence[Any]] = {
+            "lane": [run.lane for run in runs], "cost": [run.rows for run in runs],
+            "step": [run.step for run in runs], "layer": [run.layer for run in runs],
+            "expert": [run.expert for run in runs],
         }  # fmt: skip
-        columns = {}
-        for name, values in issued.items():
-            column = columns[name] = np.empty(n, np.int64)
-            column[here] = values
-            column[there] = written[name]
-        for run in (run for run in runs if run.rest is not None):
-            assert run.rest is not None
-            at = run.first - runs[0].first + runs[0].n_before - n_before
-            for name, rest in zip(_RECORDED[_N_FEW:], run.rest.T, strict=True):
-                columns[name][at : at + len(rest)] = rest
-        waits = np.empty(n, np.int64)
-        waits[here] = n_after
-        waits[there] = _each([len(run.after) if run.n_after is None else run.n_after for run in runs], sizes)
-        n_deps = np.array([run.n_deps for run in runs])
-        here, there = _interleaved(len(after), np.array([run.n_deps_before for run in runs]) - deps_before, n_deps)
-        deps = np.empty(len(after) + int(n_deps.sum()), np.int64)
-        deps[here] = after
-        deps[there] = _in_turns([run.after for run in runs], n_deps)
-        return columns, waits, deps
+        for i, (name, none) in enumerate(_NO_REST.items()):
+            written[name] = [none if run.rest is None else run.rest[:, i] for run in runs]
+        columns = {name: order.of(values, written[name]) for name, values in issued.items()}
+        waits = order.of(n_after, [len(run.after) if run.n_after is None else run.n_after for run in runs])
+        n_deps_before = [run.n_deps_before - deps_before for run in runs]
+        order = _Order(len(after), n_deps_before, [run.n_deps for run in runs])
+        return columns, waits, order.of(after, [run.waits for run in runs])
 
     def release_after(self, op: int, n_bytes: int) -> None:
         """Op `op` gives back `n_bytes` more of HBM when it ends."""
@@ -270,7 +263,7 @@ class Recorder:
         """What was recorded since the last time; `live`: ops that may still be waited for."""
         n, works = len(self), tuple(self._rows)
         columns, n_after, after = self._columns()
-        arrays: dict[str, NDArray[Any]] = {name: column.astype(COLUMNS[name]) for name, column in columns.items()}
+        arrays: dict[str, NDArray[Any]] = {**columns}
         kinds, sizes = np.array([w.kind for w in works], np.int8), np.array([w.copy_bytes for w in works], np.int64)
         arrays["kind"] = kinds[arrays["cost"]] if n else np.zeros(0, np.int8)
         arrays["bytes"] = sizes[arrays["cost"]] if n else np.zeros(0, np.int64)
@@ -280,7 +273,7 @@ class Recorder:
         if self._released:
             arrays["hbm_released"][list(self._released)] += np.array(list(self._released.values()), np.int64)
         arrays["dep_ptr"] = np.concatenate([np.zeros(1, np.int64), np.cumsum(n_after)])
-        arrays["dep"] = after.astype(np.int32)
+        arrays["dep"] = after
         part = Part(self._base, arrays, works, np.array(sorted(set(live)), dtype=np.int64))
         self._base += len(part)
         self._clear()
@@ -291,34 +284,24 @@ class Recorder:
         return assemble([self.take()], static_bytes)
 
 
-def _each(values: Sequence[Any], sizes: NDArray[np.int64]) -> NDArray[np.int64]:
-    """`values` of runs of `sizes` ops, one of a run or one of each op, as one of each op."""
-    found: NDArray[np.int64] = np.repeat([0 if isinstance(one, np.ndarray) else int(one) for one in values], sizes)
-    ends = np.cumsum(sizes).tolist()
-    for end, one in zip(ends, values, strict=True):
-        if isinstance(one, np.ndarray):
-            found[end - len(one) : end] = one
-    return found
+class _Order:
+    """The order of `n` things and of runs of `sizes` others, each run after `before` of the `n`."""
 
+    def __init__(self, n: int, before: Sequence[int], sizes: Sequence[int]) -> None:
+        runs = np.array(before, np.int64) + np.arange(len(before))
+        self._is_run = np.zeros(n + len(before), np.bool_)
+        self._is_run[runs] = True
+        self._sizes = np.ones(len(self._is_run), np.int64)
+        self._sizes[runs] = sizes
+        self._begins = (np.cumsum(self._sizes) - self._sizes)[runs].tolist()
 
-def _in_turns(values: Sequence[NDArray[np.int64]], sizes: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Each of `values` over and over until there are as many of it as its size says."""
-    lengths = np.array([len(one) for one in values])
-    begins, ends = np.cumsum(lengths) - lengths, np.cumsum(sizes)
-    if np.array_equal(lengths, sizes):
-        return np.concatenate(values)
-    turn = np.arange(int(ends[-1])) - np.repeat(ends - sizes, sizes)
-    found: NDArray[np.int64] = np.concatenate(values)[
-        np.repeat(begins, sizes) + turn % np.repeat(np.maximum(lengths, 1), sizes)
-    ]
-    return found
-
-
-def _interleaved(
-    n: int, before: NDArray[np.int64], sizes: NDArray[np.int64]
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Where `n` things come that runs lie between, and where those of the runs, each after `before` of the `n`."""
-    behind = np.zeros(n + 1, np.int64)
-    np.add.at(behind, before, sizes)
-    there = np.arange(int(sizes.sum())) + np.repeat(before, sizes)
-    return np.arange(n) + np.cumsum(behind)[:n], there
+    def of(self, values: NDArray[Any], of_runs: Sequence[Any]) -> NDArray[Any]:
+        """`values` (n,) of the things and those of each run, one of all of it or of each (size,), in one array."""
+        parts = np.empty(len(self._sizes), values.dtype)
+        parts[~self._is_run] = values
+        parts[self._is_run] = [0 if isinstance(one, np.ndarray) else one for one in of_runs]
+        found: NDArray[Any] = np.repeat(parts, self._sizes)
+        for begin, one in zip(self._begins, of_runs, strict=True):
+            if isinstance(one, np.ndarray):
+                found[begin : begin + len(one)] = one
+        return found

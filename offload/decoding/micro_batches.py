@@ -114,7 +114,7 @@ class MicroBatches:
         self._loop, self._mixing = loop, mixing
         self._n_tokens = [len(part.experts) for part in parts]
         self._tokens = _tokens_of(experts, n_experts)
-        self._named = [tuple(np.flatnonzero(of_block).tolist()) for of_block in self._tokens.any(axis=2)]
+        self._named = [tuple(np.flatnonzero(of_block.any(axis=1)).tolist()) for of_block in self._tokens]
         self._sorted = np.sort(self._tokens, axis=1).transpose(0, 2, 1)  # of each micro-batch, ascending
         self._fused: dict[tuple[int, tuple[int, ...]], int] = {}  # rows of fused experts
         self._is_uniform = all(all(one is of[0] for one in of) for of in mixing)

@@ -259,6 +259,46 @@ def test_ops_written_at_once_are_those_written_one_by_one() -> None:
     assert both[0] == both[1]
 
 
+@settings(max_examples=40, deadline=None)
+@given(seed=st.integers(0, 1000), n_groups=st.integers(0, 12))
+def test_ops_written_at_once_lie_in_order_among_those_written_one_by_one(seed: int, n_groups: int) -> None:
+    """However they are written, and from whichever op on they are read."""
+    both, tails = [], []
+    for at_once in (True, False):
+        rng, recorder = np.random.default_rng(seed), Recorder()
+        firsts = [0]
+        for group in range(n_groups):
+            n, n_ahead, way = int(rng.integers(1, 5)), recorder.next_op, int(rng.integers(0, 4))
+            lanes, experts = rng.integers(1, 4, n), rng.integers(-1, 4, n)
+            works = [Work(OpKind.GATE, flop=int(flop)) for flop in rng.integers(0, 3, n)]
+            common = rng.integers(0, max(n_ahead, 1), int(rng.integers(0, 3)) if n_ahead else 0)
+            n_after = rng.integers(0, 3, n) if n_ahead else np.zeros(n, np.int64)
+            after = rng.integers(0, max(n_ahead, 1), int(n_after.sum()))
+            if at_once and way:
+                rows = np.array([recorder.row(one) for one in works])
+                waits = (None, common) if way == 1 else (n_after, after)
+                recorder.issue_many(lanes, rows, *waits, step=group, layer=1, expert=experts)
+            else:
+                ends = np.cumsum(n_after)
+                for i, work in enumerate(works):
+                    mine = common if way == 1 else after[ends[i] - n_after[i] : ends[i]]
+                    recorder.issue(
+                        Lane(int(lanes[i])), work, mine.tolist(), step=group, layer=1, expert=int(experts[i]),
+                        slot=-1 if way else i,
+                    )  # fmt: skip
+            firsts.append(recorder.next_op)
+        found = recorder.since(firsts[seed % len(firsts)])
+        tails.append([*(part.tolist() for part in found[0]), found[1]])
+        again = Recorder()
+        for work in recorder.since(0)[1]:
+            again.row(work)
+        again.append(recorder.since(0)[0])
+        both.append(recorder.schedule().digest)
+        assert again.schedule().digest == both[-1]
+    assert both[0] == both[1]
+    assert tails[0] == tails[1]
+
+
 @pytest.mark.parametrize("n_sequences", [1, 5])
 def test_a_sequence_that_makes_several_tokens_of_a_pass_makes_one_gap(n_sequences: int) -> None:
     trace = pregate.synthesize(decoder_only(), 3, 4, n_sequences)
