@@ -10,11 +10,12 @@ from simulator.explain.bounds import CHAINS
 from simulator.explain.critical_path import REVERSE
 from simulator.recurrence import WALK
 from traces.machine_code import Kernel, loaded
+from traces.synthesis.layers_kernel import FILL_LAYERS
 from traces.synthesis.synthesis_kernel import FILL
 
 __all__ = ["KERNELS", "compile_by_use"]
 
-KERNELS: tuple[Kernel, ...] = (COUNT, UNIONS, RUN_STEPS, WALK, REVERSE, CHAINS, FILL, *WAITS, RUN)
+KERNELS: tuple[Kernel, ...] = (COUNT, UNIONS, RUN_STEPS, WALK, REVERSE, CHAINS, FILL, FILL_LAYERS, *WAITS, RUN)
 """What is kept as machine code that needs no compiler beside it."""
 
 

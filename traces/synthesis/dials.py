@@ -24,6 +24,7 @@ from traces.errors import InvalidInput
 from traces.machine_code import are_kept, loaded
 from traces.phase import Phase
 from traces.routing import MAX_EXPERTS, Provenance, RoutingTrace
+from traces.synthesis.layers_kernel import FILL_LAYERS, pays
 from traces.synthesis.synthesis_kernel import FILL, fill
 from traces.typed import check_fields
 
@@ -172,6 +173,8 @@ def synthesize_routing(
 
 _SMALL_CELLS = 100_000
 """Routing cells that are filled in plain Python where nothing is compiled: within the second that compiling takes."""
+_MANY_CELLS = 1 << 28
+"""Routing cells from which a quicker loop is worth compiling."""
 
 
 def _route(
@@ -191,20 +194,63 @@ def _route(
         _fill_alone(experts[:, :, 0], sequence, draws, popularity, dials)
         experts[:, :, 0] = by_rank[np.arange(n_layers), experts[:, :, 0]]
         return
-    make = filler(experts.size)
+    popularity, by_rank = np.ascontiguousarray(popularity), np.ascontiguousarray(by_rank)
+    loop = _all_layers if _may_take_all_layers(experts, popularity, dials) else _token_by_token
+    make = loop(experts, popularity, by_rank, dials, n_sequences)
+    draws = np.empty((min(rows, n_tokens), n_layers, top_k, 2))
+    for start in range(0, n_tokens, rows):
+        part = np.ascontiguousarray(experts[start : start + rows])
+        make(part, sequence[start : start + rows], rng.random(out=draws[: len(part)]))
+        if not np.shares_memory(part, experts):
+            experts[start : start + rows] = part
+
+
+_Filling = Callable[[NDArray[np.int16], NDArray[np.int32], NDArray[np.float64]], object]
+"""Fills the next tokens of a trace: experts (n_tokens, n_layers, top_k), sequences, draws."""
+
+
+def _token_by_token(
+    experts: NDArray[np.int16],
+    popularity: NDArray[np.float64],
+    by_rank: NDArray[np.int16],
+    dials: Dials,
+    n_sequences: int,
+) -> _Filling:
+    """`fill`, layer after layer."""
+    make, (_, n_layers, top_k) = filler(experts.size), experts.shape
     n_kept = AFFINITY_TOKENS if dials.sequence_affinity else 1
     history = np.zeros((n_sequences, n_kept, n_layers, top_k), dtype=np.int16)
     seen = np.zeros(n_sequences, dtype=np.int64)
     scratch = np.zeros(popularity.shape[1] - 1, dtype=np.int8), np.zeros(top_k, dtype=np.int64)
-    popularity, by_rank = np.ascontiguousarray(popularity), np.ascontiguousarray(by_rank)
-    draws = np.empty((min(rows, n_tokens), n_layers, top_k, 2))
     chances = (dials.repeat_probability, dials.layer_correlation, dials.sequence_affinity)
-    for start in range(0, n_tokens, rows):
-        part = np.ascontiguousarray(experts[start : start + rows])
-        drawn = rng.random(out=draws[: len(part)])
-        make(part, sequence[start : start + rows], drawn, popularity, by_rank, history, seen, *scratch, *chances)
-        if not np.shares_memory(part, experts):
-            experts[start : start + rows] = part
+    return lambda part, sequence, drawn: make(
+        part, sequence, drawn, popularity, by_rank, history, seen, *scratch, *chances
+    )
+
+
+def _may_take_all_layers(experts: NDArray[np.int16], popularity: NDArray[np.float64], dials: Dials) -> bool:
+    """Whether layers know nothing of one another, and a loop over all of them is there and quicker."""
+    (_, n_layers, top_k), n_active = experts.shape, popularity.shape[1] - 1
+    alone = not dials.layer_correlation and not dials.sequence_affinity
+    return alone and pays(n_layers, top_k, n_active) and (are_kept(FILL_LAYERS) or experts.size > _MANY_CELLS)
+
+
+def _all_layers(
+    experts: NDArray[np.int16],
+    popularity: NDArray[np.float64],
+    by_rank: NDArray[np.int16],
+    dials: Dials,
+    n_sequences: int,
+) -> _Filling:
+    """`fill_layers`: the same experts."""
+    make, (_, n_layers, top_k) = loaded(FILL_LAYERS), experts.shape
+    last, seen = np.zeros((n_sequences, top_k, n_layers), np.int64), np.zeros(n_sequences, np.int64)
+    chosen, (lows, highs) = np.zeros((top_k + 2, n_layers), np.int64), np.zeros((2, top_k, n_layers))
+    edges, numbers = np.ascontiguousarray(popularity.T), np.zeros((2, n_layers))
+    return lambda part, sequence, drawn: make(
+        part, sequence, drawn, popularity, edges, by_rank, last, seen, chosen, lows, highs, numbers,
+        dials.repeat_probability,
+    )  # fmt: skip
 
 
 def filler(n_cells: int) -> Callable[..., object]:

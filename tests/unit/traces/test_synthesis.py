@@ -17,6 +17,7 @@ from traces.synthesis import dials as synthesis
 from traces.synthesis.dials import Dials, synthesize_routing
 from traces.synthesis.fitting import fit_dials
 from traces.synthesis.forced import forced_active_routing
+from traces.synthesis.layers_kernel import pays
 from traces.synthesis.synthesis_kernel import FILL, fill
 
 SHAPE: dict[str, Any] = {
@@ -96,6 +97,32 @@ def test_compiled_and_plain_generator_agree(
             patch.setattr(synthesis, "filler", lambda _, chosen=filler: chosen)
             digests.add(made(dials, seed=seed, top_k=top_k, n_experts=8).digest)
     assert len(digests) == 1  # both passed the check that no token chooses an expert twice
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    zipf=st.sampled_from([0.0, 0.7, 1.3, 20.0]), repeat=st.sampled_from([0.0, 0.15, 1.0]), top_k=st.integers(1, 4),
+    n_experts=st.integers(4, 40), n_moe_layers=st.sampled_from([1, 16, 33]), seed=st.integers(0, 99),
+    active=st.sampled_from([1.0, 0.8]),
+)  # fmt: skip
+def test_all_layers_at_once_choose_what_they_choose_one_by_one(
+    zipf: float, repeat: float, top_k: int, n_experts: int, n_moe_layers: int, seed: int, active: float
+) -> None:
+    dials, shape = Dials(zipf, repeat, 0.0, 1.0 if n_experts < 8 else active), (n_moe_layers, n_experts)
+    digests = set()
+    for at_once in (True, False):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(synthesis, "_may_take_all_layers", lambda *_, chosen=at_once: chosen)
+            patch.setattr(synthesis, "filler", lambda _: loaded(FILL))
+            patch.setattr(synthesis, "_CHUNK_DRAWS", 200)
+            about = {"n_moe_layers": shape[0], "n_encoder_moe_layers": 0, "n_experts": shape[1], "top_k": top_k}
+            digests.add(made(dials, seed=seed, **about).digest)
+    assert len(digests) == 1
+
+
+def test_only_models_that_gain_are_drawn_all_layers_at_once() -> None:
+    assert pays(32, 2, 8)
+    assert not any(pays(*shape) for shape in ((8, 2, 8), (32, 8, 8), (32, 2, 128)))
 
 
 def test_token_may_choose_every_expert() -> None:
