@@ -12,6 +12,7 @@ import numpy as np
 
 from hwmodels.platform import Platform
 from offload.decode import about_ops
+from offload.ops import TRANSFERS
 from offload.slots.memory import CapacityExceeded
 from pregate.ask.choices import OBJECTIVES
 from pregate.ask.simulation import interpret
@@ -229,9 +230,11 @@ def _nothing(ranked: Sequence[Setting], now: str | None) -> Setting:
 
 def _chunked(best: Judged, hw: Platform) -> tuple[float | None, float]:
     """The size of chunks, urgent ones first, with which the best design is fastest a token, and how many times as fast;
-    None and 1 where none helps by a hundredth.
+    None and 1 where none helps by a hundredth, and where no weights are copied, which chunks would let others pass.
     """
     captured = best.schedules.tokens
+    if not any(work.kind in TRANSFERS for work in captured.decoded.schedule.works):
+        return None, 1.0
     plain = interpret(captured, hw, "event", with_intervals=False).tpot_s
     found: tuple[float | None, float] = (None, 1.0)
     for size in CHUNKS_MIB:

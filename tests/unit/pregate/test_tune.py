@@ -11,7 +11,12 @@ import yaml
 
 import pregate
 from hwmodels.platform import load_platform
-from pregate.tuning.tuned import tune
+from pregate.ask.simulation import interpret
+from pregate.card.designs import plan_design
+from pregate.card.judged import judge
+from pregate.tuning import tuned
+from pregate.tuning.tuned import halves, tune
+from simulator.modes import FIFO, Modes
 from tests.command_line import Run, runner
 from traces.storage import save_trace
 
@@ -45,6 +50,24 @@ def test_the_best_is_the_best_of_all_that_were_judged(objective: str) -> None:
     low, high = found.gains["nothing"].interval
     assert low <= times <= high
     assert found.gains["nothing"].abstains == (low <= 1 <= high)
+
+
+def test_chunks_are_tried_where_weights_are_copied_and_nowhere_else(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where none are, chunks change no time at all."""
+    roomy, timed = load_platform("rtx-4090"), list[str]()
+    work, _ = halves(MODEL, SHORT)
+    resident = judge(plan_design(MODEL, roomy, work, "gpu_only"), work.job)
+    captured = resident.schedules.tokens
+    plain, chunked = (
+        interpret(captured, roomy, "event", modes=modes).tpot_s
+        for modes in (FIFO, Modes(link="priority", chunk_bytes=1 << 18))
+    )
+    assert plain == chunked
+    monkeypatch.setattr(tuned, "interpret", lambda *args, **named: timed.append(args[2]) or interpret(*args, **named))
+    assert tuned._chunked(resident, roomy) == (None, 1.0)
+    assert not timed
+    tuned._chunked(judge(plan_design(MODEL, HW, work, "pregate"), work.job), HW)
+    assert timed == ["event"] * 5
 
 
 def test_a_setting_gains_nothing_over_itself() -> None:
