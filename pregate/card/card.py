@@ -138,9 +138,9 @@ class Card:
             for one in [*(one for one in shown.values() if one is not self.best), self.best]
         ]  # fmt: skip
 
-    def text(self, width: int = 80, *, details: bool = False) -> str:
-        """The card as lines of at most `width` characters, where words allow: one screen (24 lines of 80 columns), or
-        with `details` all that it knows.
+    def text(self, width: int = 80, *, details: bool = False, n_lines: int = 24) -> str:
+        """The card as lines of at most `width` characters, where words allow: one screen (24 lines of 80 columns, or
+        `n_lines`, 23 at least), or with `details` all that it knows.
         """
         if details:
             from pregate.card.shown import text_of
@@ -148,7 +148,7 @@ class Card:
             return text_of(self, width)
         from pregate.card.screen import screen_of
 
-        return screen_of(self, width)
+        return screen_of(self, width, n_lines)
 
     def summary(self, width: int = 100) -> str:
         """The card in a few lines: the verdict, the numbers with what they rest on, how to run it."""

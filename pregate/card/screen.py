@@ -50,8 +50,8 @@ _GAPS = ("designs", "limit", "expected")
 """Parts with an empty line before them where there is room, in the order of need."""
 
 
-def screen_of(card: Card, width: int) -> str:
-    """The card on one screen, where that has `COLUMNS`."""
+def screen_of(card: Card, width: int, n_lines: int = LINES) -> str:
+    """The card on one screen, where that has `COLUMNS`; `n_lines`: of it, one less than `LINES` at least."""
     parts = {name: folded(text, width, "  ") for name, text in _sentences(card).items()}
     parts["designs"] = aligned(_designs(card.choice), width, n_left=2)[0]
     parts["legend"] = [line for text in _legend(card.choice) for line in folded(text, width, "  ")]
@@ -59,7 +59,11 @@ def screen_of(card: Card, width: int) -> str:
     if width < COLUMNS:
         return "\n".join(line for name in _MOST for line in (parts | longer)[name])
     parts = {name: cut(parts[name], most, width) for name, most in _MOST.items()}
-    room = LINES - sum(map(len, parts.values()))
+    if sum(map(len, parts.values())) > n_lines:
+        found = card.narrowing
+        measure = f"Measure next: {found.number}, {found.share:.0%} of the doubt ({DETAILS})"
+        parts["measure"] = cut(folded(measure, width), 1, width)
+    room = n_lines - sum(map(len, parts.values()))
     gaps: list[str] = []
     for name in ("run", *_GAPS, "measure", "changes"):
         more = 1 if name in _GAPS else len(longer[name]) - len(parts[name])

@@ -56,6 +56,20 @@ class Found:
             found["host.dram_bytes"] = float(self.dram_bytes)
         return found
 
+    def with_given(self, given: Mapping[str, float | str]) -> dict[str, float | str]:
+        """`overrides`, and `given` in place of them: HBM under either name, a host with memory of its own."""
+        replaced = {"hbm_bytes": "accelerator.hbm_bytes", "host": "host.dram_bytes"}
+        dropped = {ours for theirs, ours in replaced.items() if theirs in given}
+        return {key: value for key, value in self.overrides.items() if key not in dropped} | dict(given)
+
+    def briefly(self) -> str:
+        """What was found, in a line above a card."""
+        if self.gpu is None:
+            return f"No accelerator found: a card of {self.hardware} with its usual host, claimed."
+        if not self.is_described:
+            return f"Found {self.gpu.name}, undescribed: taken for {self.hardware}."
+        return f"Found {self.gpu.name}, {self.gpu.hbm_bytes / 2**30:.1f} GiB: its speeds are claimed."
+
     def told(self) -> list[str]:
         """What was found, in sentences, each number with what it rests on."""
         memory = f"{self.dram_bytes / 2**30:.0f} GiB of memory" if self.dram_bytes else "memory of unknown size"

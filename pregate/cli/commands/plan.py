@@ -85,12 +85,13 @@ def plan(
     if ledger is not None:
         require_ledger(ledger)
     stacks = None if stack is None else [name.strip() for name in stack.split(",")]
-    told: list[str] = []
+    told, brief = [], ""
     if hardware is None:
         from pregate.card.this_machine import find_machine
 
         found = find_machine()
-        hardware, overrides, told = found.hardware, {**found.overrides, **overrides}, found.told()
+        hardware, overrides = found.hardware, found.with_given(overrides)
+        told, brief = found.told(), found.briefly()
     from pregate.api import load_popularity, load_trace
     from pregate.card.job import RequestLoad
     from pregate.card.plan import plan as run_plan
@@ -108,16 +109,22 @@ def plan(
         from pregate.check.ledger import append_predictions
 
         append_predictions(ledger, card.predictions())
-    _print(card, format, told, details)
+    _print(card, format, told, brief, details)
 
 
-def _print(card: Card, format: CardFormat, told: list[str], details: bool) -> None:
+def _print(card: Card, format: CardFormat, told: list[str], brief: str, details: bool) -> None:
     if format is CardFormat.json:
         render.print_json(card.to_dict())
     elif format is CardFormat.markdown:
         print("\n\n".join([*told, card.markdown()]))
-    else:
-        print(*([_folded(told)] if told else []), card.text(columns(), details=details), sep="\n")
+    elif details:
+        print(*([_folded(told)] if told else []), card.text(columns(), details=True), sep="\n")
+    else:  # what was found takes a line of the screen
+        from pregate.card.lines import cut, folded
+        from pregate.card.screen import LINES
+
+        above = cut(folded(brief, columns()), 1, columns()) if brief else []
+        print(*above, card.text(columns(), n_lines=LINES - len(above)), sep="\n")
 
 
 def _folded(sentences: list[str]) -> str:

@@ -10,14 +10,18 @@ from pathlib import Path
 import pytest
 
 import pregate
+from pregate.card import this_machine
 from pregate.card.card import Card
 from pregate.card.choice import Ranking
 from pregate.card.designs import EngineDesign
+from pregate.card.found_gpu import Gpu
 from pregate.card.job import RequestLoad
 from pregate.card.lines import command_lines
 from pregate.card.plan import plan
 from pregate.card.screen import COLUMNS, LINES
+from pregate.card.this_machine import Found
 from pregate.engines.writing import Flags
+from tests.command_line import Run
 from traces.errors import InvalidInput
 
 LOAD = RequestLoad(24, 40, 1)
@@ -96,6 +100,9 @@ def test_the_longest_card_is_one_screen(card: Card) -> None:
         narrowing=dataclasses.replace(card.narrowing, command="python -m sglang.bench_serving " * 9),
     )  # fmt: skip
     assert "--details has the flags of ktransformers" in on_one_screen(full)
+    shorter = full.text(COLUMNS, n_lines=LINES - 1).splitlines()
+    assert len(shorter) == LINES - 1
+    assert any(re.match(r"Measure next: \S+, \d+% of the doubt \(--details\)$", line) for line in shorter)
 
 
 def test_what_has_no_room_on_the_screen_is_in_the_details(card: Card) -> None:
@@ -134,3 +141,40 @@ def test_commands_name_the_file_of_weights_that_was_asked_about(tmp_path: Path) 
     for written in (found.flags.command, found.narrowing.command):
         assert shlex.split(written)[2] == str(path)
     assert "MODEL.gguf" in plan("mixtral-mini-8", "rtx-4090", LOAD, weights=tmp_path / "no.gguf").flags.command
+
+
+GPU = Gpu("NVIDIA RTX 5880 Ada Generation Laptop", 48 << 30, 960e9, 14080, 4, 16)
+
+
+@pytest.mark.parametrize(
+    ("gpu", "is_described", "told"),
+    [
+        (None, True, "No accelerator found: a card of rtx-4090 with its usual host."),
+        (GPU, True, "Found NVIDIA RTX 5880 Ada Generation Laptop, 48.0 GiB: its speeds are claimed."),
+        (GPU, False, "Found NVIDIA RTX 5880 Ada Generation Laptop, undescribed: taken for rtx-4090."),
+    ],
+)
+def test_a_card_of_this_machine_is_one_screen_with_what_was_found(
+    run: Run, monkeypatch: pytest.MonkeyPatch, gpu: Gpu | None, is_described: bool, told: str
+) -> None:
+    found = Found(gpu, "a processor", 16, 64 << 30, "rtx-4090", is_described, "desktop-ddr5", {}, "")
+    monkeypatch.setattr(this_machine, "find_machine", lambda: found)
+    words = ("plan", "mixtral-mini-8", "--input-tokens", "16", "--output-tokens", "8", "--hbm", "2GB")
+    status, out, err = run(*words)
+    lines = out.splitlines()
+    assert (status, err) == (0, "")
+    assert lines[0].startswith(told)
+    assert len(lines) <= LINES
+    assert max(map(len, lines)) <= COLUMNS
+    status, out, _ = run(*words, "--details")
+    assert (status, "`pregate measure`, then `pregate calibrate`" in " ".join(out.split())) == (0, True)
+
+
+def test_what_a_user_gives_stands_in_place_of_what_was_found() -> None:
+    found = Found(GPU, "a processor", 16, 64 << 30, "rtx-4090", True, "desktop-ddr5", {}, "")
+    given: dict[str, float | str] = {"hbm_bytes": "2GB", "host": "epyc-7543"}
+    machine = pregate.load_hardware("rtx-4090", "streams", found.with_given(given)).machine
+    assert machine.accelerator.hbm_bytes == 2e9
+    assert (machine.host.name, machine.host.dram_bytes == 64 << 30) == ("epyc-7543", False)
+    as_found = pregate.load_hardware("rtx-4090", "streams", found.with_given({})).machine
+    assert (as_found.accelerator.hbm_bytes, as_found.host.dram_bytes) == (48 << 30, 64 << 30)
