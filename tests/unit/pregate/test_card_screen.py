@@ -149,7 +149,7 @@ GPU = Gpu("NVIDIA RTX 5880 Ada Generation Laptop", 48 << 30, 960e9, 14080, 4, 16
 @pytest.mark.parametrize(
     ("gpu", "is_described", "told"),
     [
-        (None, True, "No accelerator found: a card of rtx-4090 with its usual host."),
+        (None, True, "No accelerator found: a card of rtx-4090 with its usual host, claimed."),
         (GPU, True, "Found NVIDIA RTX 5880 Ada Generation Laptop, 48.0 GiB: its speeds are claimed."),
         (GPU, False, "Found NVIDIA RTX 5880 Ada Generation Laptop, undescribed: taken for rtx-4090."),
     ],
