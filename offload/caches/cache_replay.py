@@ -3,7 +3,7 @@
 The rules are those of `offload.caches.residency`: an event is one (step, layer), looked up whole before anything
 leaves; what finds no slot passes through. `replay_cache` replays them by a `ResidentSet`, the definition, or compiled
 where the trace is large and the kernel knows the cache (`is_known`), hit for hit. What a static or hot cache holds is
-there from the start, so that it may hit more than Belady, which begins empty.
+there from the start, so that it may hit more than Belady, which begins empty (`offload.caches.ceiling` bounds both).
 """
 
 from __future__ import annotations

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from offload.caches.cache_replay import CacheReplay, replay_cache
+from offload.caches.ceiling import most_hits
 from offload.caches.trace_events import TraceEvents, trace_events
 from offload.policies import cache_named
 from offload.policy import Cache
@@ -43,8 +44,10 @@ MIB = 1 << 20
 class CacheRow:
     """One cache at one capacity. Rates are hits over lookups; a lookup is one expert of one (step, layer).
 
-    `to_belady`: what Belady with the same slots, pooled or not, hits beyond it. `worst_request`, `best_request`: the
-    hit rates of single requests. `read_mib`: of all misses, None where nobody states the size of an expert.
+    `to_belady`: what Belady with the same slots, pooled or not, hits beyond it; where the cache lets experts pass or
+    begins filled, a Belady that need not keep what it was asked for and chooses what it begins with (`most_hits`).
+    `worst_request`, `best_request`: the hit rates of single requests. `read_mib`: of all misses, None where nobody
+    states the size of an expert.
     """
 
     cache: str
@@ -130,6 +133,15 @@ def cache_hits(
             replays[key] = replay_cache(events, cache, n_slots, cold=not keep, popularity=popularity, seed=seed)
         return replays[key]
 
+    ceilings: dict[tuple[int, bool, bool], float] = {}
+
+    def ceiling(cache: Cache, n_slots: int) -> float:
+        key = n_slots, cache.per_layer, cache.holds_popular
+        if key not in ceilings:
+            hits = most_hits(events, n_slots, per_layer=key[1], cold=not keep, filled=key[2])
+            ceilings[key] = int(hits.sum()) / max(len(hits), 1)
+        return ceilings[key]
+
     rows = []
     for capacity in capacities:
         for cache, name in zip(named, said, strict=True):
@@ -138,7 +150,10 @@ def cache_hits(
                 continue
             n_slots = _slots(trace, capacity if own is None else own, name)
             plain = replace(cache, ratio=None, n_slots=None)
-            best = replay(Cache("belady", per_layer=cache.per_layer), n_slots)
+            if cache.holds_popular or cache.admit != "always" or cache.budget is not None:
+                best = ceiling(cache, n_slots)
+            else:
+                best = replay(Cache("belady", per_layer=cache.per_layer), n_slots).hit_rate
             row = _row(events, name, str(capacity if own is None else own), replay(plain, n_slots), best, sizes)
             rows.append(row)
     held = any(cache.holds_popular and cache.popularity is None for cache in named)
@@ -146,7 +161,7 @@ def cache_hits(
 
 
 def _row(
-    events: TraceEvents, name: str, capacity: str, found: CacheReplay, best: CacheReplay, sizes: list[int] | None
+    events: TraceEvents, name: str, capacity: str, found: CacheReplay, best: float, sizes: list[int] | None
 ) -> CacheRow:
     group, layer = (np.repeat(of, np.diff(events.ptr)) for of in (events.group, events.layer))
     rates = np.bincount(group, weights=found.hits) / np.bincount(group)
@@ -157,7 +172,7 @@ def _row(
         n_slots=found.n_slots,
         hit_rate=found.hit_rate,
         decode_hit_rate=found.decode_hit_rate,
-        to_belady=best.hit_rate - found.hit_rate,
+        to_belady=best - found.hit_rate,
         worst_request=float(rates.min()),
         best_request=float(rates.max()),
         n_lookups=found.n_lookups,
