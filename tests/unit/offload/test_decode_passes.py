@@ -19,7 +19,7 @@ from offload.placing.placement import Placed
 from offload.policies import policy_named
 from offload.policy import BlockView, Fetch, Policy
 from offload.recorder import assemble
-from tests.by_hand import DECODER, NEXT, PROMPT, SHARED, asked, hybrid, ops, step, written
+from tests.by_hand import DECODER, NEXT, PROMPT, SHARED, asked, ops, step, written
 from traces.phase import Phase
 from traces.routing import Step
 
@@ -114,8 +114,7 @@ def test_what_compiled_code_does_not_know_is_written_without_it(monkeypatch: pyt
     monkeypatch.setattr(offload.decode, "CompiledLoop", Spy)
     monkeypatch.setattr(offload.decode, "SMALL_OPS", 0)
     Spy.made = 0
-    moved = [dataclasses.replace(one, experts=one.experts[:, :2]) for one in (PROMPT, NEXT)]
-    written(hybrid(), moved, "pregate")  # its layers differ
+    written(DECODER, [PROMPT, NEXT], "gpu_only@experts=cpu", n_buffers=0)  # experts have a home
     for eviction, wanted in (("random", 0), ("lru", 1)):
         cache = ResidentSet(3, eviction, n_layers=3, n_experts=6)
         written(DECODER, [NEXT], "on_demand", cache=cache)
