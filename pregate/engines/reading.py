@@ -196,6 +196,8 @@ def _take_of_machine(said: _Said, what: str, flag: str, value: str) -> None:
     """Flags of memory and cards. Raises `InvalidInput` for what cannot be said, with the way out."""
     if what == "in_memory" or (what == "mapped" and value == "0"):
         said.numbers["stack.host_memory"] = "pinned"
+    if what == "pools":  # of threads, each on the memory of its own socket
+        said.numbers["stack.cpu_sockets"] = str(_count(flag, value) or 1)
     if what == "offloaded_ops":
         if value != NO_OPS:
             raise InvalidInput(f"policy: {flag} {value[:20]}: of ops on the device only {NO_OPS}, none, can be said")

@@ -101,6 +101,18 @@ def test_threads_are_cores_and_flags_may_stand_in_set(tmp_path: Path) -> None:
     assert not row(tmp_path, "-ot exps=CPU -t 32").set  # more threads than cores add nothing
 
 
+def test_pools_of_threads_are_sockets_that_hold_the_weights(tmp_path: Path) -> None:
+    path = tmp_path / "mine.csv"
+    rows = (
+        f"deepseek-v3,rtx-4090,xeon-6454s-2s,,{policy},ktransformers-llamafile,1,8,tpot,9,ms,"
+        for policy in ("--kt-num-gpu-experts 0 --kt-threadpool-count 2", "gpu_only@experts=cpu")
+    )
+    path.write_text(HEADER + "\n".join(rows) + "\n")
+    both, unsaid = read_table(path)
+    bench = RowBench()
+    assert [bench.platform(row).constant("cpu_sockets") for row in (both, unsaid)] == [2, 1]
+
+
 def test_flags_of_the_cache_and_of_the_file_are_said_in_their_columns(tmp_path: Path) -> None:
     found = row(tmp_path, "-ncmoe 8 -ctk q8_0 -ctv q8_0 --no-mmap", formats="q4_k_m")
     assert (found.policy, found.formats) == ("gpu_only@experts=cpu:8", "all=q4_k_m,kv=q8_0")
