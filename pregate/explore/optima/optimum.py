@@ -23,6 +23,10 @@ Row = dict[str, Any]
 """A candidate: `policy`, `settings` by axis, `fields` in SI."""
 
 
+_N_NAMED = 5
+"""Machines without a price that a sentence names."""
+
+
 @dataclass(frozen=True, slots=True)
 class Shortfall:
     """How near a constraint came to being met when nothing meets all of them.
@@ -214,7 +218,9 @@ def _notes(optimum: Optimum) -> list[str]:
     how = "All" if optimum.method == "exhaustive" else "Optuna's choice of"
     told = [f"{how} {counts}."]
     if optimum.left_out:
-        told.append(f"Left out for want of a price: {', '.join(optimum.left_out)}.")
+        named, n_more = optimum.left_out[:_N_NAMED], len(optimum.left_out) - _N_NAMED
+        more = f" and {n_more} more (--format json has them)" if n_more > 0 else ""
+        told.append(f"Left out for want of a price: {', '.join(named)}{more}.")
     told += optimum.told_apart
     told += [f"{n:,} have no figures: {reason}." for reason, n in optimum.candidates.refused.items()]
     return told

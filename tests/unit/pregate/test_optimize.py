@@ -145,6 +145,8 @@ def test_every_machine_with_a_price_is_priced_as_its_file_says(search: Search) -
     found = search({"hardware": list(hardware_names())}, policies=["pregate"])
     prices = {name: load_machine(name).accelerator.price_usd for name in hardware_names()}
     assert set(found.left_out) == {name for name, price in prices.items() if price is None}
+    first, n_more = ", ".join(found.left_out[:5]), len(found.left_out) - 5
+    assert f"Left out for want of a price: {first} and {n_more} more (--format json has them)." in found.verdict()
     machines = found.candidates.axes[0].values.tolist()
     assert found.candidates.values("price_usd").tolist() == [prices[name] for name in machines]
 
