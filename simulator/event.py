@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
-from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -21,6 +20,7 @@ from offload.ops import Lane
 from offload.schedule import Schedule
 from offload.slots.runs import Unrolled, unrolled
 from offload.timeline import Timeline
+from simulator import event_state
 from simulator.costs import check_costs, one_by_one
 from simulator.modes import FIFO, Modes, chunks, copied_bytes
 from traces.errors import InvalidInput
@@ -91,19 +91,21 @@ def _run_fifo(prepared: PreparedSchedule, costs: Costs) -> _Times:
 
 def _run_timed(prepared: PreparedSchedule, costs: Costs, modes: Modes) -> tuple[_Floats, _Floats, _Longs | None]:
     """Start and end of every op under `modes`, and the bytes copied where copies may be cancelled, else None."""
-    kernel, s = _kernel(), prepared.schedule
+    from simulator.event_kernel import run
+
+    s = prepared.schedule
     n, n_links = len(s), len(s) if modes.link != "fifo" else 0
     n_flows = n if modes.hbm_shared or modes.both_ways or modes.dram_shared or modes.link == "shared" else 0
     n_chunks = chunks(s, modes)
     served = np.ones(n, dtype=np.int32) if modes.link == "shared" else n_chunks
-    job = kernel.Job(
+    job = event_state.Job(
         s.lane, s.cost, s.dep_ptr, s.dep, s.priority, s.cancelled_by,
         *_own(costs.issue_s, costs.duration_s, costs.link_s, costs.hbm_s, costs.crossed_s, costs.contended),
         prepared.lane_ptr, prepared.lane_op, prepared.cancels, prepared.next_cancelled, n_chunks,
-        {"fifo": kernel.FIFO, "shared": kernel.SHARED, "priority": kernel.PRIORITY}[modes.link],
+        {"fifo": event_state.FIFO, "shared": event_state.SHARED, "priority": event_state.PRIORITY}[modes.link],
         modes.hbm_shared, modes.cancel, modes.both_ways, modes.dram_shared,
     )  # fmt: skip
-    run = kernel.Run(
+    state = event_state.Run(
         start_s=np.empty(n),
         end_s=np.full(n, np.nan),
         state=np.zeros(n, dtype=np.int8),
@@ -111,18 +113,18 @@ def _run_timed(prepared: PreparedSchedule, costs: Costs, modes: Modes) -> tuple[
         next_waiter=np.empty(n, dtype=np.int32),
         ending=np.empty(n, dtype=np.int32),
         n_left=served.copy(),
-        next_s=np.full(kernel.N_SLOTS, np.inf),
+        next_s=np.full(event_state.N_SLOTS, np.inf),
         busy=np.full(len(Lane), -1, dtype=np.int32),
         head=prepared.lane_ptr[:-1].copy(),
         heap=np.empty((2, n_links), dtype=np.int64),
         n_heap=np.zeros(len(Lane), dtype=np.int64),
         active=np.empty(n_flows, dtype=np.int32),
         piece=np.empty(n_flows, dtype=np.int8),
-        machine=np.zeros(1, dtype=kernel.MACHINE),
+        machine=np.zeros(1, dtype=event_state.MACHINE),
         **{name: np.empty(n_flows) for name in ("remaining_s", "since_s", "rate", "finish_s", "demand")},
     )
-    kernel.run(job, run)
-    return run.start_s, run.end_s, copied_bytes(s, modes, served, run.n_left)
+    run(job, state)
+    return state.start_s, state.end_s, copied_bytes(s, modes, served, state.n_left)
 
 
 def _own(*times: _Floats) -> list[_Floats]:
@@ -228,10 +230,3 @@ def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
 
     compiled: Callable[..., Any] = njit(cache=True, nogil=True)(function)
     return compiled
-
-
-@cache
-def _kernel() -> ModuleType:
-    from simulator import event_kernel
-
-    return event_kernel

@@ -29,7 +29,7 @@ ROOT = Path(__file__).parents[1]
 ROOMS = ("traces", "offload", "hwmodels", "simulator", "runtime", "pregate")
 FOLDER = Path("~/.cache/pregate/compiled")
 
-_CONSTANTS = ("offload/fast/kernel_layout.py", "offload/ops.py")
+_CONSTANTS = ("offload/fast/kernel_layout.py", "offload/ops.py", "simulator/event_state.py")
 """Source that compiled code takes numbers from, beside its own."""
 
 _KEPT = 16

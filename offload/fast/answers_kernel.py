@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from offload.fast.copies_kernel import after, issue
 from offload.fast.kernel_layout import (
     ANSWER,
     ARRIVALS,
@@ -44,7 +45,6 @@ from offload.fast.kernel_layout import (
     ZERO,
     plain,
 )
-from offload.fast.slots_kernel import after, issue
 from offload.ops import Lane
 from traces.compiled import inner
 

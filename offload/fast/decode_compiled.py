@@ -49,6 +49,7 @@ RUN_STEPS = Kernel(
     sources=(
         "offload.fast.answers_kernel",
         "offload.fast.slots_kernel",
+        "offload.fast.copies_kernel",
         "offload.fast.eviction_kernel",
         "offload.fast.kernel_layout",
         "offload.ops",

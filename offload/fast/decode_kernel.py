@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 from offload.fast.answers_kernel import answer_misses, run_on_host, waits_for_host
+from offload.fast.copies_kernel import after, issue
 from offload.fast.kernel_layout import (
     ARRIVALS,
     BARE,
@@ -70,7 +71,7 @@ from offload.fast.kernel_layout import (
     ZERO,
     plain,
 )
-from offload.fast.slots_kernel import after, bring, cancel, drop_waiting, give_up, hand_on, issue, release
+from offload.fast.slots_kernel import bring, cancel, drop_waiting, give_up, hand_on, release
 from offload.ops import Lane
 from traces.compiled import inner, njit
 

@@ -7,24 +7,17 @@ from __future__ import annotations
 
 from typing import Any
 
+from offload.fast.copies_kernel import copy, fetch, issue
 from offload.fast.eviction_kernel import cache_slot, leave, look_up
 from offload.fast.kernel_layout import (
     ALONE,
     BASE,
     CACHED,
     CANCELLED_BY,
-    COST,
-    COST_DISK,
-    COST_FETCH,
     COST_FETCH_RUN,
     COST_ISSUE,
     COST_STAGE,
     COST_STAGE_RUN,
-    DEP_END,
-    DEPS,
-    DISK,
-    EARLIER_FETCH,
-    EXPERT,
     EXPERT_BYTES,
     FILLED,
     FREE,
@@ -40,10 +33,7 @@ from offload.fast.kernel_layout import (
     HELD_SLOT,
     HELD_TRANSIENT,
     IN_RUNS,
-    LANE,
     LAST_FETCH,
-    LAYER,
-    LOCAL,
     MARK,
     N_BUFFERS,
     N_EXPERTS,
@@ -57,7 +47,6 @@ from offload.fast.kernel_layout import (
     PINNED,
     PINS,
     PLACE,
-    PRIORITY,
     QUEUE_EXPERT,
     QUEUE_HIT,
     QUEUE_LAYER,
@@ -65,19 +54,14 @@ from offload.fast.kernel_layout import (
     QUEUE_SLOT,
     QUEUE_STEP,
     READER,
-    ROW_OF,
-    ROWS,
-    SLOT,
     SLOT_OF,
     SPARE,
     SPARE_FROM,
     SPARE_TOP,
     STAGE,
     STAMP,
-    STEP,
     UNION_EXPERT,
     UNION_PTR,
-    USED,
     WAIT_HEAD,
     WAIT_N,
     WAITING,
@@ -85,66 +69,10 @@ from offload.fast.kernel_layout import (
     plain,
 )
 from offload.ops import Lane
-from traces.compiled import inner, njit
+from traces.compiled import inner
 
 _HOST = plain(int(Lane.HOST))
 _H2D = plain(int(Lane.H2D))
-_DISK = plain(int(Lane.DISK))
-
-
-@njit(cache=True, nogil=True, inline="always")
-def after(d: Any, w: Any, op: int) -> None:
-    """The next op waits for `op`."""
-    d[w[DEPS]] = op
-    w[DEPS] += 1
-
-
-@inner
-def issue(o: Any, w: Any, r: Any, lane: int, cost: int, step: int, layer: int, expert: int, slot: int) -> int:
-    """Append one op, which waits for what `_after` named since the last; returns its index."""
-    i = w[LOCAL]
-    row = r[r[ROW_OF] + cost]
-    if row < 0:
-        row = w[ROWS]
-        r[r[ROW_OF] + cost] = row
-        r[r[USED] + row] = cost
-        w[ROWS] = row + 1
-    o[i, LANE], o[i, COST], o[i, STEP], o[i, LAYER] = lane, row, step, layer
-    o[i, EXPERT], o[i, SLOT] = expert, slot
-    o[i, HBM_ACQUIRED], o[i, HBM_RELEASED], o[i, PRIORITY], o[i, CANCELLED_BY] = 0, 0, 0, -1
-    o[i, DEP_END] = w[DEPS]
-    w[LOCAL] = i + 1
-    return w[BASE] + i
-
-
-@inner
-def _copy(o: Any, d: Any, w: Any, r: Any, lane: int, cost: int, layer: int, expert: int, slot: int, step: int,
-          first: int, second: int, needed: int) -> int:  # fmt: skip
-    """One copy, after ops `first` and `second` (-1 none)."""
-    low, high = min(first, second), max(first, second)
-    if low >= 0 and low != high:
-        after(d, w, low)
-    if high >= 0:
-        after(d, w, high)
-    op = issue(o, w, r, lane, cost, step, r[r[PLACE] + layer], expert, slot)
-    i = op - w[BASE]
-    if slot >= 0 and (slot < r[N_BUFFERS] or w[w[FILLED] + slot] == -2):
-        o[i, HBM_ACQUIRED] = r[EXPERT_BYTES]
-    o[i, PRIORITY] = 0 if layer == needed else 1
-    return op
-
-
-@inner
-def _fetch(o: Any, d: Any, w: Any, r: Any, layer: int, expert: int, slot: int, step: int, needed: int) -> int:
-    """One expert over the link; returns the first op of it, the last is `LAST_FETCH`."""
-    reader = w[w[READER] + slot] if slot >= 0 else NONE
-    read = NONE
-    if r[DISK]:
-        emptied = w[LAST_FETCH] if r[DISK] == 1 else w[EARLIER_FETCH]
-        read = _copy(o, d, w, r, _DISK, r[COST_DISK], layer, expert, NONE, step, emptied, NONE, needed)
-    op = _copy(o, d, w, r, _H2D, r[COST_FETCH], layer, expert, slot, step, reader, read, needed)
-    w[EARLIER_FETCH], w[LAST_FETCH] = w[LAST_FETCH], op
-    return read if read >= 0 else op
 
 
 @inner
@@ -175,10 +103,10 @@ def _place_run(o: Any, d: Any, x: Any, w: Any, r: Any, layer: int, expert: int, 
     buffer, first_key = w[w[FREE] + w[FREE_HEAD]], layer * r[N_EXPERTS]
     reader, staged = w[w[READER] + buffer], r[STAGE] != 0
     target, after_fetch = (NONE, NONE) if staged else (buffer, reader)
-    first = _copy(o, d, w, r, _H2D, r[r[COST_FETCH_RUN] + n], layer, expert, target, step, after_fetch, NONE, needed)
+    first = copy(o, d, w, r, _H2D, r[r[COST_FETCH_RUN] + n], layer, expert, target, step, after_fetch, NONE, needed)
     ready = first
     if staged:
-        ready = _copy(o, d, w, r, _H2D, r[r[COST_STAGE_RUN] + n], layer, expert, buffer, step, first, reader, needed)
+        ready = copy(o, d, w, r, _H2D, r[r[COST_STAGE_RUN] + n], layer, expert, buffer, step, first, reader, needed)
     o[ready - w[BASE], HBM_ACQUIRED] = n * r[EXPERT_BYTES]
     issue(o, w, r, _HOST, r[r[COST_ISSUE] + n], step, r[r[PLACE] + layer], NONE, NONE)
     w[LAST_FETCH] = first
@@ -226,14 +154,14 @@ def _grant(o: Any, d: Any, x: Any, w: Any, r: Any, needed: int) -> None:
         first = ready
         if not hit:
             target = cached if cached >= 0 else (NONE if r[STAGE] else buffer)
-            first = _fetch(o, d, w, r, layer, expert, target, step, needed)
+            first = fetch(o, d, w, r, layer, expert, target, step, needed)
             ready = w[LAST_FETCH]
             if cached >= 0:
                 w[w[FILLED] + cached] = ready
         slot = cached if cached >= 0 else buffer
         if r[STAGE]:
             reader = w[w[READER] + buffer]
-            ready = _copy(o, d, w, r, _H2D, r[COST_STAGE], layer, expert, buffer, step, ready, reader, needed)
+            ready = copy(o, d, w, r, _H2D, r[COST_STAGE], layer, expert, buffer, step, ready, reader, needed)
             if cached >= 0:
                 w[w[READER] + cached] = ready
             slot, transient = buffer, True

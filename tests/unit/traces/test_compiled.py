@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import ast
 import os
 import shutil
 import subprocess
 import sys
 from pathlib import Path
+
+from traces import compiled
 
 ROOT = Path(__file__).parents[3]
 
@@ -50,6 +53,19 @@ def test_another_checkout_of_the_same_code_compiles_nothing(tmp_path: Path) -> N
     kernel.write_text(kernel.read_text() + "\n# changed\n")
     assert _run(second, home) == (0, 1)
     assert not list(second.rglob("*.nbi"))
+
+
+def test_what_compiled_code_takes_from_another_module_is_known() -> None:
+    """Else machine code of before would be found again after a change there. `machine_code` knows what it compiles."""
+    paths = [*(ROOT / "offload" / "fast").glob("*.py"), *(ROOT / "simulator").glob("*.py")]
+    sources = {path.relative_to(ROOT).as_posix(): path.read_text() for path in paths}
+    kernels = {name: ast.parse(text).body for name, text in sources.items() if "\nfrom traces.compiled import" in text}
+    assert len(kernels) == 8
+    known = {*kernels, *compiled._CONSTANTS, "traces/compiled.py"}
+    for name, body in kernels.items():
+        named = {node.module or "" for node in body if isinstance(node, ast.ImportFrom)}
+        ours = {f"{module.replace('.', '/')}.py" for module in named if module.partition(".")[0] in compiled.ROOMS}
+        assert ours <= known, name
 
 
 def test_a_folder_that_is_named_is_obeyed(tmp_path: Path) -> None:

@@ -1,0 +1,100 @@
+"""Ops and copies of experts as machine code, as `offload.slots.copies` writes them, for `decode_kernel`.
+
+numba is imported with this module: import it on first use. Arrays: `offload.fast.kernel_layout`. Nothing knows time.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from offload.fast.kernel_layout import (
+    BASE,
+    CANCELLED_BY,
+    COST,
+    COST_DISK,
+    COST_FETCH,
+    DEP_END,
+    DEPS,
+    DISK,
+    EARLIER_FETCH,
+    EXPERT,
+    EXPERT_BYTES,
+    FILLED,
+    HBM_ACQUIRED,
+    HBM_RELEASED,
+    LANE,
+    LAST_FETCH,
+    LAYER,
+    LOCAL,
+    N_BUFFERS,
+    NONE,
+    PLACE,
+    PRIORITY,
+    READER,
+    ROW_OF,
+    ROWS,
+    SLOT,
+    STEP,
+    USED,
+    plain,
+)
+from offload.ops import Lane
+from traces.compiled import inner, njit
+
+_H2D = plain(int(Lane.H2D))
+_DISK = plain(int(Lane.DISK))
+
+
+@njit(cache=True, nogil=True, inline="always")
+def after(d: Any, w: Any, op: int) -> None:
+    """The next op waits for `op`."""
+    d[w[DEPS]] = op
+    w[DEPS] += 1
+
+
+@inner
+def issue(o: Any, w: Any, r: Any, lane: int, cost: int, step: int, layer: int, expert: int, slot: int) -> int:
+    """Append one op, which waits for what `after` named since the last; returns its index."""
+    i = w[LOCAL]
+    row = r[r[ROW_OF] + cost]
+    if row < 0:
+        row = w[ROWS]
+        r[r[ROW_OF] + cost] = row
+        r[r[USED] + row] = cost
+        w[ROWS] = row + 1
+    o[i, LANE], o[i, COST], o[i, STEP], o[i, LAYER] = lane, row, step, layer
+    o[i, EXPERT], o[i, SLOT] = expert, slot
+    o[i, HBM_ACQUIRED], o[i, HBM_RELEASED], o[i, PRIORITY], o[i, CANCELLED_BY] = 0, 0, 0, -1
+    o[i, DEP_END] = w[DEPS]
+    w[LOCAL] = i + 1
+    return w[BASE] + i
+
+
+@inner
+def copy(o: Any, d: Any, w: Any, r: Any, lane: int, cost: int, layer: int, expert: int, slot: int, step: int,
+         first: int, second: int, needed: int) -> int:  # fmt: skip
+    """One copy, after ops `first` and `second` (-1 none)."""
+    low, high = min(first, second), max(first, second)
+    if low >= 0 and low != high:
+        after(d, w, low)
+    if high >= 0:
+        after(d, w, high)
+    op = issue(o, w, r, lane, cost, step, r[r[PLACE] + layer], expert, slot)
+    i = op - w[BASE]
+    if slot >= 0 and (slot < r[N_BUFFERS] or w[w[FILLED] + slot] == -2):
+        o[i, HBM_ACQUIRED] = r[EXPERT_BYTES]
+    o[i, PRIORITY] = 0 if layer == needed else 1
+    return op
+
+
+@inner
+def fetch(o: Any, d: Any, w: Any, r: Any, layer: int, expert: int, slot: int, step: int, needed: int) -> int:
+    """One expert over the link; returns the first op of it, the last is `LAST_FETCH`."""
+    reader = w[w[READER] + slot] if slot >= 0 else NONE
+    read = NONE
+    if r[DISK]:
+        emptied = w[LAST_FETCH] if r[DISK] == 1 else w[EARLIER_FETCH]
+        read = copy(o, d, w, r, _DISK, r[COST_DISK], layer, expert, NONE, step, emptied, NONE, needed)
+    op = copy(o, d, w, r, _H2D, r[COST_FETCH], layer, expert, slot, step, reader, read, needed)
+    w[EARLIER_FETCH], w[LAST_FETCH] = w[LAST_FETCH], op
+    return read if read >= 0 else op

@@ -1,0 +1,98 @@
+"""What `event_kernel` runs and what it keeps meanwhile: arrays that the caller owns and keeps alive."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from offload.ops import Lane
+
+__all__ = [
+    "ALONE", "COMPUTE", "CPU", "D2H", "DONE", "FIFO", "FLOW", "H2D", "HOST", "LATENCY", "MACHINE", "NEW", "N_LANES",
+    "N_SLOTS", "PAUSED", "PRIORITY", "READY", "RUNNING", "SHARED", "SHARING", "TRANSFER", "UNCOUNTED", "WAITING",
+    "Job", "Run",
+]  # fmt: skip
+
+UNCOUNTED: dict[str, Any] = {"nogil": True, "error_model": "numpy", "_nrt": False}
+"""How all of it is compiled: without reference counts, because counting those of two tuples of arrays costs 1,800 ns an
+op, the simulation itself 30. So nothing is allocated in machine code."""
+
+FIFO, SHARED, PRIORITY = range(3)
+"""How the links serve copies."""
+NEW, WAITING, READY, PAUSED, RUNNING, DONE = range(6)
+"""What an op is: not issued, waiting for dependencies, could start, between two chunks, in service, ended."""
+LATENCY, ALONE, TRANSFER, SHARING = range(4)
+"""What a piece of work is: the latency before a transfer, the last of an op at its own rate, a transfer at its own or
+at its share of the link."""
+HOST, COMPUTE, H2D, D2H, CPU = (int(lane) for lane in (Lane.HOST, Lane.COMPUTE, Lane.H2D, Lane.D2H, Lane.CPU))
+N_LANES = len(Lane)
+FLOW = N_LANES
+N_SLOTS = N_LANES + 1
+"""Things that happen next: one a lane, and the first end of all work at rates that change."""
+
+
+class Job(NamedTuple):
+    """What is run, read only: columns of the schedule (n,), costs (n_works,), what was prepared, and the modes."""
+
+    lane: Any
+    cost: Any
+    dep_ptr: Any  # [n + 1]
+    dep: Any  # [n_deps]
+    priority: Any
+    cancelled_by: Any
+    issue_s: Any
+    duration_s: Any
+    link_s: Any
+    hbm_s: Any
+    crossed_s: Any
+    contended: Any
+    lane_ptr: Any  # [N_LANES + 1]
+    lane_op: Any  # [n], ops lane by lane
+    cancels: Any  # [n] the first op that the end of an op cancels, -1 none; then `next_cancelled`
+    next_cancelled: Any
+    n_chunks: Any  # [n]
+    link: int
+    hbm_shared: bool
+    cancel: bool
+    both_ways: bool
+    dram_shared: bool
+
+
+class Run(NamedTuple):
+    """The state of a run. Of what only some modes need the arrays are short in all others."""
+
+    start_s: Any  # [n] float64, result
+    end_s: Any  # [n] float64, result
+    state: Any  # [n] int8
+    waiter: Any  # [n] int32, the first op that waits for this one, -1 none; then `next_waiter`
+    next_waiter: Any
+    ending: Any  # [n] int32, stack of ops, or chunks of ops, that end now
+    n_left: Any  # [n] int32, chunks
+    next_s: Any  # [N_SLOTS] float64, when a lane's chunk ends; of the host also when it has issued an op
+    busy: Any  # [N_LANES] int32, the op that a lane serves, -1 none
+    head: Any  # [N_LANES] int64, place in `lane_op` of the first op that has not ended
+    heap: Any  # [2, n] int64, ready ops of H2D and D2H, least (priority, index) first, unless they are FIFO
+    n_heap: Any  # [N_LANES] int64
+    active: Any  # [n] int32, ops with work at a rate that changes, ascending
+    piece: Any  # [n] int8, which piece of it that is
+    remaining_s: Any  # [n] float64, as of `since_s`, at a rate of 1
+    since_s: Any  # [n] float64
+    rate: Any  # [n] float64
+    finish_s: Any  # [n] float64
+    demand: Any  # [n] float64, share of the HBM bandwidth at a rate of 1
+    machine: Any  # [1] MACHINE
+
+
+MACHINE = np.dtype(
+    [
+        ("now_s", "f8"),
+        ("host_s", "f8"),  # the host is free
+        ("op", "i8"),  # what the host comes to next
+        ("issuing", "i8"),  # the last op whose issue cost was taken
+        ("look", "i8"),  # bits of the lanes for which something has changed
+        ("n_ending", "i8"),
+        ("n_active", "i8"),
+        ("changed", "i8"),  # whether rates may have
+    ]
+)
