@@ -1,0 +1,207 @@
+"""Names on a command line: designs, machines, and what is chosen from a list."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from pregate.ask import choices
+from pregate.cli.checks.paths import file
+from traces.errors import UnknownName, unknown_name
+
+__all__ = [
+    "Check", "all_of", "backend", "bounded", "cache", "design", "designs", "designs_once", "each", "experiment",
+    "explained", "figures", "hardware", "its_own", "modes", "one_of", "part_of_machine", "placement", "predictors",
+    "sets", "stacks", "tier", "today",
+]  # fmt: skip
+
+Check = Callable[[str, Any], None]
+"""What is asked of an option, as it is typed, and its value."""
+
+
+def one_of(what: str, known: Sequence[str]) -> Check:
+    """A name of `known`."""
+
+    def check(option: str, word: str) -> None:
+        if word not in known:
+            raise unknown_name(what, word, known)
+
+    return check
+
+
+def all_of(what: str, known: Sequence[str]) -> Check:
+    """Names of `known`, by comma."""
+    one = one_of(what, known)
+    return lambda option, text: each(option, text, one)
+
+
+def each(option: str, text: str, check: Check) -> None:
+    """Each word of a list by comma."""
+    for word in filter(None, map(str.strip, text.split(","))):
+        check(option, word)
+
+
+def cache(option: str, text: str) -> None:
+    """An expert cache."""
+
+    from offload.policies import cache_named
+
+    cache_named(text)
+
+
+def placement(option: str, text: str) -> None:
+    """Where parts of a model run."""
+
+    from offload.placing.placement import placement_named
+
+    placement_named(text)
+
+
+def tier(option: str, text: str) -> None:
+    """Where experts wait."""
+
+    from pregate.ask.capturing.tier_names import tier_named
+
+    tier_named(text)
+
+
+def design(option: str, text: str) -> None:
+    """A policy."""
+
+    from offload.policies import policy_named
+
+    policy_named(text)
+
+
+def today(option: str, text: str) -> None:
+    """`STACK/DESIGN`, or a design, which may have a stroke itself."""
+    from hwmodels.stack import stack_names
+    from offload.policies import policy_named
+
+    stack, stroke, design = text.partition("/")
+    try:
+        policy_named(design if stack in stack_names() else text)
+    except UnknownName:
+        if stroke and stack not in stack_names():
+            raise unknown_name("stack", stack, stack_names(), f"{option} {text}") from None
+        raise
+
+
+def designs(option: str, text: str) -> None:
+    """Policies, by comma."""
+    each(option, text, design)
+
+
+def designs_once(option: str, text: str) -> None:
+    """Policies, each named once."""
+
+    from pregate.cli.built import distinct
+
+    for name in distinct(text, option):
+        design(option, name)
+
+
+def hardware(option: str, text: str) -> None:
+    """Machines by comma, by name or file. Only a name can be wrong: of files there are kinds."""
+    from hwmodels.shipped import FITS_DIR, SPECS, shipped
+
+    names = shipped(SPECS / "accelerators")
+    measured = {name.rpartition(".")[0] for name in shipped(FITS_DIR)}
+    each(option, text, lambda _, word: None if word in measured else _named_or_file("hardware", word, names))
+
+
+def part_of_machine(kind: str) -> Check:
+    """A host or link, by name or file."""
+
+    def check(option: str, word: str) -> None:
+        from hwmodels.shipped import SPECS, shipped
+
+        _named_or_file(kind, word, shipped(SPECS / f"{kind}s"))
+
+    return check
+
+
+def _named_or_file(what: str, word: str, names: Sequence[str]) -> None:
+    if word in names:
+        return
+    if Path(word).suffix not in (".yaml", ".yml", ".json"):
+        raise unknown_name(what, word, names)
+    file("", word)
+
+
+def stacks(option: str, text: str) -> None:
+    """Software stacks, each named once."""
+
+    from hwmodels.shipped import STACKS_DIR, shipped
+    from pregate.cli.built import distinct
+
+    check = one_of("stack", shipped(STACKS_DIR))
+    for word in distinct(text, option):
+        check(option, word)
+
+
+def sets(option: str, texts: Sequence[str]) -> None:
+    """KEY=VALUE of a machine."""
+
+    from hwmodels.specs.sets import parse_sets
+
+    parse_sets(list(texts))
+
+
+def predictors(option: str, text: str) -> None:
+    """Predictors, or the oracle."""
+
+    from offload.predictors.catalogue import GUESSERS
+
+    all_of("predictor", (*GUESSERS, "oracle"))(option, text)
+
+
+def modes(option: str, text: str) -> None:
+    """Modes of the simulator."""
+
+    from pregate.cli.built import build_modes
+
+    build_modes(text)
+
+
+def experiment(option: str, word: str) -> None:
+    """Published tables by name, or one of rows."""
+    if word.lower().endswith(".csv"):
+        file(option, word)
+    elif word not in choices.EXPERIMENTS:
+        raise unknown_name("experiment", word, (*choices.EXPERIMENTS, "TABLE.csv"))
+
+
+def figures(option: str, names: Sequence[str]) -> None:
+    """What an optimum is of."""
+    for name in names:
+        one_of("objective", choices.FIGURES)(option, name)
+
+
+def bounded(option: str, texts: Sequence[str]) -> None:
+    """Constraints; what has no sign is said by who reads them."""
+    for text in texts:
+        name, sign, _ = text.replace(">=", "<=").partition("<=")
+        if sign:
+            one_of("constraint on", choices.FIGURES)(option, name.strip())
+
+
+def explained(option: str, name: str) -> None:
+    """A metric that can be explained."""
+
+    from simulator.explain.explained_metrics import METRICS
+
+    one_of("metric", METRICS)(option, name)
+
+
+def backend(option: str, word: str) -> None:
+    """A back end of the runtime."""
+
+    from pregate.extras import BACKENDS
+
+    one_of("back end", BACKENDS)(option, word)
+
+
+def its_own(option: str, value: Any) -> None:
+    """What a command reads in its own way."""
