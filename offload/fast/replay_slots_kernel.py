@@ -99,21 +99,109 @@ def _drawn(members: Any, first: int, n: int, mark: Any, event: int, rng: Any) ->
 
 
 @njit(cache=True, nogil=True)
+def _score(keys: Any, scores: Any, begin: int, end: int, n_tokens: float, base: int, n_experts: int, top_k: int,
+           alpha: float, rank: Any, taken: Any, event: int) -> None:  # fmt: skip
+    """Minus recent score: those of a layer decay, and the 2 k highest of the event count."""
+    rank[base : base + n_experts] *= 1 - alpha
+    if end - begin <= 2 * top_k:
+        for at in range(begin, end):
+            rank[keys[at]] += alpha * (scores[at] / n_tokens)
+        return
+    for _ in range(2 * top_k):
+        best = -1
+        for at in range(begin, end):
+            better = best < 0 or scores[at] > scores[best]
+            better = better or (scores[at] == scores[best] and keys[at] < keys[best])
+            if taken[keys[at]] != event and better:
+                best = at
+        taken[keys[best]] = event
+        rank[keys[best]] += alpha * (scores[best] / n_tokens)
+
+
+@njit(cache=True, nogil=True)
+def _activate(keys: Any, tokens: Any, begin: int, end: int, base: int, n_experts: int, of_layer: float,
+              epsilon: float, rank: Any, uses: Any) -> None:  # fmt: skip
+    """The share of a layer's tokens of this request that chose each of its experts, worth less the deeper it lies."""
+    for at in range(begin, end):
+        uses[keys[at]] += tokens[at]
+    total = uses[base : base + n_experts].sum()
+    for key in range(base, base + n_experts):
+        rank[key] = (uses[key] / total + epsilon) * of_layer
+
+
+@njit(cache=True, nogil=True)
+def _victim(first_group: int, end_group: int, now: int, by_age: bool, may_stay: bool, members: Any, first: Any,
+            n_of: Any, lowest: Any, until: Any, mark: Any, event: int, rank: Any, tie: Any, uses: Any,
+            last: Any) -> Any:  # fmt: skip
+    """The unprotected resident of the lowest worth of several groups, -1 none; each group's lowest is looked for
+    where something has changed. `may_stay`: whether the lowest by age is known for longer than this lookup.
+    """
+    victim, lowest_rank, lowest_tie = np.int64(-1), np.inf, np.int64(0)
+    for of in range(first_group, end_group):
+        if now >= until[of]:
+            if by_age:
+                for i in range(first[of], first[of] + n_of[of]):
+                    one = members[i]
+                    rank[one] = uses[one] / (now - last[one] + 1)
+            one = _lowest(members, first[of], n_of[of], mark, event, rank, tie)
+            lowest[of], until[of] = one, _FOR_GOOD
+            if by_age and one >= 0:
+                if may_stay:
+                    until[of] = _overtaken(members, first[of], n_of[of], mark, event, uses, last, one)
+                else:
+                    until[of] = _STALE
+        one = lowest[of]
+        if one < 0:
+            continue
+        worth = uses[one] / (now - last[one] + 1) if by_age else rank[one]
+        if victim < 0 or worth < lowest_rank or (worth == lowest_rank and tie[one] < lowest_tie):
+            victim, lowest_rank, lowest_tie = one, worth, tie[one]
+    return victim
+
+
+@njit(cache=True, nogil=True)
+def _enter(kind: int, key: int, clock: int, now: int, rank: Any, tie: Any, uses: Any, last: Any) -> None:
+    """What a key is worth when it becomes resident."""
+    if kind == LIFO:
+        rank[key] = -clock
+    elif kind in (FIFO, LRU):
+        rank[key] = clock
+    elif kind == LFRU:
+        tie[key], last[key] = key, now
+    elif kind == LFRU_RELEASED:
+        tie[key], uses[key], last[key] = clock, 0, now
+    else:
+        tie[key] = clock
+
+
+@njit(cache=True, nogil=True)
+def _halve(low: int, high: int, rank: Any, until: Any) -> None:
+    """Counts of uses decay."""
+    for one in range(low, high):
+        rank[one] = np.floor(rank[one] / 2)
+    until[:] = _STALE
+
+
+@njit(cache=True, nogil=True)
 def replay_slots(ptr: Any, keys: Any, tokens: Any, scores: Any, following: Any, layer_of: Any, step_of: Any,
                  n_tokens: Any, begins: Any, group: Any, slots: Any, held: Any, n_experts: int, top_k: int, kind: int,
                  cold: bool, budget: int, alpha: float, epsilon: float, a_slot: int, rng: Any,
                  hits: Any) -> None:  # fmt: skip
-    """Fill `hits` by lookup. `slots` of each pool, one or one a layer; `held`: (n_keys,) residents that never go."""
+    """Fill `hits` by lookup. `slots` of each pool, one or one a layer; `held`: (n_keys,) residents that never go.
+
+    It is longer than a screen because what it keeps are forty arrays and numbers, which every part would be handed.
+    """
     n_layers, n_pools = len(held) // n_experts, len(slots)
     n_keys, per_layer = len(held), n_pools > 1
     n_groups, by_age = (n_pools if kind == RANDOM else n_layers), kind in (LFRU, LFRU_RELEASED)
+    may_stay = not per_layer and len(keys) < _EXACT
     first = np.zeros(n_groups + 1, np.int64)  # residents lie by layer, those of a lottery by pool
     for group_at in range(n_groups):
         first[group_at + 1] = first[group_at] + (slots[group_at] if kind == RANDOM else n_experts)
     members, place = np.empty(max(first[n_groups], 1), np.int64), np.full(n_keys, -1, np.int64)
     n_of, lowest, until = np.zeros(n_groups, np.int64), np.zeros(n_groups, np.int64), np.zeros(n_groups, np.int64)
     until[:] = _STALE
-    rank, tie, share = np.zeros(n_keys), np.zeros(n_keys, np.int64), np.zeros(n_keys)
+    rank, tie = np.zeros(n_keys), np.zeros(n_keys, np.int64)
     uses, last, mark = np.zeros(n_keys), np.zeros(n_keys, np.int64), np.full(n_keys, -1, np.int64)
     n_in, n_held, now = np.zeros(n_pools, np.int64), np.zeros(n_pools, np.int64), np.zeros(n_pools, np.int64)
     since, taken = np.zeros(n_pools, np.int64), np.full(n_keys, -1, np.int64)
@@ -131,7 +219,6 @@ def replay_slots(ptr: Any, keys: Any, tokens: Any, scores: Any, following: Any, 
             tie[:] = 0
             uses[:] = 0
             last[:] = 0
-            share[:] = 0
             n_in[:] = 0
             n_of[:] = 0
             until[:] = _STALE
@@ -147,35 +234,16 @@ def replay_slots(ptr: Any, keys: Any, tokens: Any, scores: Any, following: Any, 
             until[:] = _STALE
         step = step_of[event]
         if kind == MRS:
-            rank[base : base + n_experts] *= 1 - alpha
-            left = 2 * top_k
-            if end - begin <= left:
-                for at in range(begin, end):
-                    rank[keys[at]] += alpha * (scores[at] / n_tokens[event])
-            else:
-                for _ in range(left):
-                    best = -1
-                    for at in range(begin, end):
-                        better = best < 0 or scores[at] > scores[best]
-                        better = better or (scores[at] == scores[best] and keys[at] < keys[best])
-                        if taken[keys[at]] != event and better:
-                            best = at
-                    taken[keys[best]] = event
-                    rank[keys[best]] += alpha * (scores[best] / n_tokens[event])
+            _score(keys, scores, begin, end, n_tokens[event], base, n_experts, top_k, alpha, rank, taken, event)
         if kind == ACTIVATION:
-            of_layer = 1 - layer / n_layers
             if begins[event] and step != begun_in:
                 uses[:] = 0
-                share[:] = 0
                 begun_in = step
                 until[:] = _STALE
                 for key in range(n_keys):
                     rank[key] = epsilon * (1 - (key // n_experts) / n_layers)
-            for at in range(begin, end):
-                uses[keys[at]] += tokens[at]
-            total = uses[base : base + n_experts].sum()
-            for key in range(base, base + n_experts):
-                rank[key] = (uses[key] / total + epsilon) * of_layer
+            of_layer = 1 - layer / n_layers
+            _activate(keys, tokens, begin, end, base, n_experts, of_layer, epsilon, rank, uses)
         # lookups
         own = layer if n_groups > 1 else 0
         until[own] = _STALE
@@ -192,27 +260,10 @@ def replay_slots(ptr: Any, keys: Any, tokens: Any, scores: Any, following: Any, 
                 if kind == RANDOM:
                     victim = _drawn(members, first[pool], n_in[pool], mark, event, rng)
                 elif kind != STATIC:
-                    lowest_rank, lowest_tie = np.inf, np.int64(0)
-                    for of in range(own if per_layer else 0, own + 1 if per_layer else n_groups):
-                        if now[pool] >= until[of]:
-                            if by_age:
-                                for i in range(first[of], first[of] + n_of[of]):
-                                    one = members[i]
-                                    rank[one] = uses[one] / (now[pool] - last[one] + 1)
-                            one = _lowest(members, first[of], n_of[of], mark, event, rank, tie)
-                            lowest[of], until[of] = one, _FOR_GOOD
-                            if by_age and one >= 0:
-                                until[of] = (
-                                    _STALE
-                                    if per_layer or len(keys) >= _EXACT
-                                    else _overtaken(members, first[of], n_of[of], mark, event, uses, last, one)
-                                )
-                        one = lowest[of]
-                        if one < 0:
-                            continue
-                        worth = uses[one] / (now[pool] - last[one] + 1) if by_age else rank[one]
-                        if victim < 0 or worth < lowest_rank or (worth == lowest_rank and tie[one] < lowest_tie):
-                            victim, lowest_rank, lowest_tie = one, worth, tie[one]
+                    victim = _victim(
+                        own if per_layer else 0, own + 1 if per_layer else n_groups, now[pool], by_age, may_stay,
+                        members, first, n_of, lowest, until, mark, event, rank, tie, uses, last,
+                    )  # fmt: skip
                 if victim < 0:
                     continue
                 n_in[pool] -= 1
@@ -229,19 +280,7 @@ def replay_slots(ptr: Any, keys: Any, tokens: Any, scores: Any, following: Any, 
             n_of[own] += 1
             n_in[pool] += 1
             clock += 1
-            if kind == LIFO:
-                rank[key] = -clock
-            elif kind in (FIFO, LRU):
-                rank[key] = clock
-            elif kind == LFRU:
-                tie[key] = key
-                last[key] = now[pool]
-            elif kind == LFRU_RELEASED:
-                tie[key] = clock
-                uses[key] = 0
-                last[key] = now[pool]
-            else:
-                tie[key] = clock
+            _enter(kind, key, clock, now[pool], rank, tie, uses, last)
         until[own] = _STALE
         for at in range(begin, end):
             key = keys[at]
@@ -258,10 +297,7 @@ def replay_slots(ptr: Any, keys: Any, tokens: Any, scores: Any, following: Any, 
                 since[pool] += 1
                 if since[pool] == max(a_slot * slots[pool], 1):
                     since[pool] = 0
-                    low, high = (base, base + n_experts) if per_layer else (0, n_keys)
-                    for one in range(low, high):
-                        rank[one] = np.floor(rank[one] / 2)
-                    until[:] = _STALE
+                    _halve(base if per_layer else 0, base + n_experts if per_layer else n_keys, rank, until)
             elif kind == LFRU:
                 uses[key] += 1
                 last[key] = now[pool]
