@@ -9,10 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from functools import partial
 from itertools import chain
 
 from offload.caches.residency import ResidentSet
+from offload.decoding.decode_job import DecodeJob
 from offload.decoding.decode_loop import DecodeLoop
 from offload.execution import Execution
 from offload.fast.compilable import is_compilable
@@ -111,16 +111,15 @@ class DecodeStream:
         through: ReadThrough | None = None,
         low: LowSlots | None = None,
     ) -> None:
-        self._arguments = model, policy, execution, n_buffers, cache, disk
-        self._steps = steps
         placed = place(model, policy.placement) if placed is None else placed
+        self._job = DecodeJob(model, policy, execution, n_buffers, cache, disk, placed, through, low)
+        self._steps = steps
         known = is_compilable(policy, execution, cache) and placed.is_plain
         known = known and not (disk and policy.on_miss is not fetch_misses) and not execution.micro_sequences
         known = known and (through is None or through.is_plain) and low is None
         self._loop: CompiledLoop | DecodeLoop | None = None  # until the size of the schedule is known
         if compiled is not None or not known:
-            made = CompiledLoop if compiled and known else partial(DecodeLoop, placed=placed, through=through, low=low)
-            self._loop = made(*self._arguments)
+            self._loop = (CompiledLoop if compiled and known else DecodeLoop)(self._job)
         self.warm_bytes = 0 if cache is None else cache.n_resident * model.expert_bytes
 
     @property
@@ -143,8 +142,8 @@ class DecodeStream:
         if self._loop is not None:
             return self._loop.parts(self._steps)
         rest = iter(self._steps)
-        first, compiled = _first_steps(rest, self._arguments[0])
-        self._loop = (CompiledLoop if compiled else DecodeLoop)(*self._arguments)
+        first, compiled = _first_steps(rest, self._job.model)
+        self._loop = (CompiledLoop if compiled else DecodeLoop)(self._job)
         return self._loop.parts(chain(first, rest))
 
 

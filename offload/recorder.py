@@ -107,7 +107,12 @@ _NO_REST = {"slot": -1, "hbm_acquired": 0, "hbm_released": 0, "priority": 0}
 
 
 class Recorder:
-    """Writes a schedule down op by op; it is asked for everything but the time. `take` hands over what there is."""
+    """Writes a schedule down op by op; it is asked for everything but the time. `take` hands over what there is.
+
+    `is_live`: whether ops are executed as they are issued, so that none may be written ahead of what is decided.
+    """
+
+    is_live = False
 
     def __init__(self) -> None:
         self._base = 0

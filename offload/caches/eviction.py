@@ -14,7 +14,7 @@ import heapq
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 if TYPE_CHECKING:
     import numpy as np
@@ -25,6 +25,9 @@ __all__ = ["EVICTIONS", "Belady", "Eviction", "Fifo", "HotLru", "Key", "Lfu", "L
 
 Key = int
 """An expert of a layer: `layer * n_experts + expert`."""
+
+_Entry = TypeVar("_Entry", bound=tuple[int, ...])
+"""What a resident is worth, its key last."""
 
 
 class Eviction(Protocol):
@@ -45,6 +48,28 @@ class Eviction(Protocol):
 
 def _first_free(keys: Iterable[Key], protected: AbstractSet[Key]) -> Key | None:
     return next((key for key in keys if key not in protected), None)
+
+
+def _lowest(heap: list[_Entry], now: Callable[[_Entry], _Entry | None], protected: AbstractSet[Key]) -> Key | None:
+    """The key of the lowest entry that holds and is not `protected`, or None; others are brought up to date, or go.
+
+    `now`: what an entry, whose key is its last, has become; None where another one stands for its key, or none does.
+    """
+    aside, found = [], None
+    while heap:
+        entry, current = heap[0], now(heap[0])
+        if current is None:
+            heapq.heappop(heap)
+        elif current != entry:
+            heapq.heapreplace(heap, current)
+        elif entry[-1] in protected:
+            aside.append(heapq.heappop(heap))
+        else:
+            found = entry[-1]
+            break
+    for entry in aside:
+        heapq.heappush(heap, entry)
+    return found
 
 
 class Lru:
@@ -118,21 +143,11 @@ class Lfu:
 
     def victim(self, protected: AbstractSet[Key]) -> Key | None:
         """The least often used."""
-        heap, aside, found = self._heap, [], None
-        while heap:
-            n_touches, stamp, born, key = heap[0]
-            if self._born.get(key) != born:  # left since
-                heapq.heappop(heap)
-            elif self._stamps[key] != stamp or self._n_touches[key] != n_touches:  # used since
-                heapq.heapreplace(heap, (self._n_touches[key], self._stamps[key], born, key))
-            elif key in protected:
-                aside.append(heapq.heappop(heap))
-            else:
-                found = key
-                break
-        for entry in aside:
-            heapq.heappush(heap, entry)
-        return found
+        return _lowest(self._heap, self._now, protected)
+
+    def _now(self, entry: tuple[int, int, int, Key]) -> tuple[int, int, int, Key] | None:
+        born, key = entry[2:]
+        return (self._n_touches[key], self._stamps[key], born, key) if self._born.get(key) == born else None
 
 
 class Fifo:
@@ -329,20 +344,11 @@ class Belady:
 
     def victim(self, protected: AbstractSet[Key]) -> Key | None:
         """The one needed last."""
-        heap, aside, found = self._heap, [], None
-        while heap:
-            entry = heap[0]
-            key = entry[2]
-            if key not in self._born or entry != self._entry(key):
-                heapq.heappop(heap)
-            elif key in protected:
-                aside.append(heapq.heappop(heap))
-            else:
-                found = key
-                break
-        for entry in aside:
-            heapq.heappush(heap, entry)
-        return found
+        return _lowest(self._heap, self._now, protected)
+
+    def _now(self, entry: tuple[int, int, Key]) -> tuple[int, int, Key] | None:
+        key = entry[2]
+        return entry if key in self._born and entry == self._entry(key) else None
 
 
 EVICTIONS: dict[str, Callable[[], Eviction]] = {

@@ -7,7 +7,8 @@ from dataclasses import replace
 from typing import NamedTuple
 
 from offload import work
-from offload.caches.residency import ResidentSet, count_slots
+from offload.caches.residency import count_slots
+from offload.decoding.decode_job import DecodeJob
 from offload.decoding.decoding_pass import PassWorks
 from offload.decoding.drafting import Draft
 from offload.decoding.micro_batches import MicroBatches, micro_batches_of
@@ -17,16 +18,14 @@ from offload.decoding.repeated_passes import RepeatedPasses, may_repeat
 from offload.decoding.token_mixing import TokenMixing
 from offload.decoding.unions import Unions, unions_of
 from offload.decoding.work_rows import Works
-from offload.execution import Execution
 from offload.granularity import check_execution, layer_copy, matrix_copies
 from offload.ops import Lane, OpKind, Work
 from offload.placing.host_side import HostSide
-from offload.placing.placement import Placed, place
+from offload.placing.placement import place
 from offload.policy import Decisions, Fetch, Policy, RunFacts, no_prefetch
 from offload.recorder import Part, Recorder
 from offload.slots.copies import Copies
 from offload.slots.host_tier import HostTier, ReadThrough
-from offload.slots.low_copies import LowSlots
 from offload.slots.memory import ExpertMemory
 from traces.errors import InvalidInput
 from traces.model.architecture import LayerStack, ModelArchitecture
@@ -41,8 +40,9 @@ _PART_OPS = 1 << 18
 _STEP = Work(OpKind.STEP)
 
 
-def _copies(model: ModelArchitecture, policy: Policy, execution: Execution, disk: bool) -> Copies:
+def _copies(job: DecodeJob) -> Copies:
     """What one copy brings under a policy. Raises `InvalidInput` where the stack does not bring that."""
+    model, policy, execution, disk = job.model, job.policy, job.execution, job.disk
     writes_back = policy.cache is not None and policy.cache.write_back
     check_execution(policy.name, policy.granularity, writes_back, execution, disk)
     copy = layer_copy if policy.granularity == "layer" else work.expert_copy_work
@@ -69,41 +69,31 @@ class _Layers(NamedTuple):
 
 
 class DecodeLoop:
-    """The state of one run over its steps. Arguments as of `offload.decode.decode`."""
+    """The state of one run over its steps. `recorder`: who takes its ops (None: `Recorder`)."""
 
-    def __init__(
-        self,
-        model: ModelArchitecture,
-        policy: Policy,
-        execution: Execution,
-        n_buffers: int,
-        cache: ResidentSet | None,
-        disk: bool,
-        placed: Placed | None = None,
-        recorder: Recorder | None = None,
-        through: ReadThrough | None = None,
-        low: LowSlots | None = None,
-    ) -> None:
+    def __init__(self, job: DecodeJob, recorder: Recorder | None = None) -> None:
+        model, policy, execution = job.model, job.policy, job.execution
+        n_buffers, cache = job.n_buffers, job.cache
         self.model, self.policy, self.execution = model, policy, execution
         self.recorder = Recorder() if recorder is None else recorder
         self.works = Works(model, count_slots(n_buffers, cache) * model.expert_bytes)
         self._mixing = TokenMixing(model, self.works)
         self._of_pass: dict[tuple[bool, int], PassWorks] = {}
-        copies = _copies(model, policy, execution, disk)
+        copies = _copies(job)
         places = [layer for stack in model.stacks for layer in stack.moe_layers]
         self.host_tier: HostTier | None = None
-        if disk:
-            how = ReadThrough() if through is None else through
+        if job.disk:
+            how = ReadThrough() if job.through is None else job.through
             self.host_tier = how.tier(model, self.recorder, places, execution.n_host_buffers)
         self.memory = ExpertMemory(
             self.recorder, n_buffers, model.expert_bytes, copies, cache, places, execution.arriving != "each",
             execution.n_host_buffers, self.host_tier,
         )  # fmt: skip
-        if low is not None:
-            self.memory.keeps_low(low.residents(model), low.bits, places)
+        if job.low is not None:
+            self.memory.keeps_low(job.low.residents(model), job.low.bits, places)
         self.lookups = {phase: [0, 0] for phase in Phase}
         self.decisions = policy.decisions(_facts(model))
-        self.host_side = HostSide(self, place(model, policy.placement) if placed is None else placed)
+        self.host_side = HostSide(self, place(model, policy.placement) if job.placed is None else job.placed)
         self.last_op = -1  # of the compute stream
         self.n_changed = 0
         self.new_request = True  # none of the sequences of this pass was in the one before

@@ -100,7 +100,7 @@ class _Form:
 def may_repeat(loop: _Loop, policy: Policy, execution: Execution) -> bool:
     """Whether nothing is decided in the decode passes of a run, and nobody executes them as they are written."""
     plain = policy.resident and policy.speculation is None and policy.predictor is None and policy.start is None
-    written = type(loop.recorder) is Recorder and loop.host_tier is None and not execution.micro_sequences
+    written = not loop.recorder.is_live and loop.host_tier is None and not execution.micro_sequences
     return plain and written and not loop.model.is_encoder_decoder
 
 

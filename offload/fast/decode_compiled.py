@@ -17,22 +17,22 @@ from numpy.typing import NDArray
 
 from offload.caches.eviction import HotLru, Lfu, Lifo, Lru, Static
 from offload.caches.eviction_released import ReleasedLfu, ReleasedLifo
-from offload.caches.residency import ResidentSet, count_slots
+from offload.caches.residency import count_slots
+from offload.decoding.decode_job import DecodeJob
 from offload.decoding.mixing import Contexts, contexts_of, mixing_works
 from offload.decoding.passes import passes_of
 from offload.decoding.work_rows import Rows, Works
-from offload.execution import Execution
 from offload.fast import decode_words
 from offload.fast import kernel_layout as layout
 from offload.fast.compilable import answer_of
 from offload.ops import OpKind, Work
 from offload.policies.prefetch_all import whole_next_block
-from offload.policy import Policy, no_prefetch
+from offload.policy import no_prefetch
 from offload.recorder import Part
 from offload.schedule import COLUMNS
 from offload.slots.memory import CapacityExceeded
 from traces.machine_code import Kernel, are_kept, are_loaded, loaded
-from traces.model.architecture import LayerStack, ModelArchitecture
+from traces.model.architecture import LayerStack
 from traces.phase import Phase
 from traces.routing import Step
 
@@ -54,7 +54,7 @@ RUN_STEPS = Kernel(
         "offload.fast.kernel_layout",
         "offload.ops",
     ),
-)
+)  # fmt: skip
 
 _EXECUTION_FLAGS = ("stage", "fetch_first", "readback_per_fetch", "host_waits", "sync_after_ffn")
 
@@ -76,20 +76,11 @@ class CompiledLoop:
     `lookups`: by phase, experts looked up and found resident. A `cache` is read once, at the start.
     """
 
-    def __init__(
-        self,
-        model: ModelArchitecture,
-        policy: Policy,
-        execution: Execution,
-        n_buffers: int,
-        cache: ResidentSet | None,
-        disk: bool,
-    ) -> None:
-        self._model, self._policy, self._execution = model, policy, execution
-        self._n_buffers, self._cache, self._disk = n_buffers, cache, disk
-        self._experts, self._words = decode_words.memory(model, n_buffers, cache)
-        self._works = Works(model, count_slots(n_buffers, cache) * model.expert_bytes)
-        self._costs = np.array([0.0] * 5 if policy.costs is None else astuple(policy.costs), np.float64)
+    def __init__(self, job: DecodeJob) -> None:
+        self._job, self._model = job, job.model
+        self._experts, self._words = decode_words.memory(job.model, job.n_buffers, job.cache)
+        self._works = Works(job.model, count_slots(job.n_buffers, job.cache) * job.model.expert_bytes)
+        self._costs = np.array([0.0] * 5 if job.policy.costs is None else astuple(job.policy.costs), np.float64)
         self._memory_tokens: Counter[int] = Counter()
         self._projected: set[int] = set()
 
@@ -111,7 +102,7 @@ class CompiledLoop:
         batch: list[tuple[Step, int]] = []
         cells = 0
         for whole in steps:
-            for step, n_heads in passes_of(whole, self._model, self._execution):
+            for step, n_heads in passes_of(whole, self._model, self._job.execution):
                 ends = cells + step.experts.size > _PART_CELLS
                 if batch and (ends or self._encodes(step) != self._encodes(batch[0][0])):
                     yield batch
@@ -152,7 +143,7 @@ class CompiledLoop:
         w = self._words
         raise CapacityExceeded(
             f"step {i_step}, MoE layer {w[layout.FAILED_LAYER]}: {w[layout.FAILED_N]} experts needed at "
-            f"once do not fit {self._n_buffers} expert slots: free HBM or use a smaller batch"
+            f"once do not fit {self._job.n_buffers} expert slots: free HBM or use a smaller batch"
         )
 
     def _part(self, o: NDArray[np.int64], d: NDArray[np.int32], works: tuple[Work, ...]) -> Part:
@@ -175,7 +166,7 @@ class CompiledLoop:
 
     def _plan(self, stack: LayerStack, encoding: bool) -> dict[str, int]:
         """What policy and stack decide, by the name of the kernel's word for it."""
-        policy, execution, cache = self._policy, self._execution, self._cache
+        policy, execution, cache = self._job.policy, self._job.execution, self._job.cache
         plain = encoding and policy.encoder == "on_demand" and not policy.resident
         prefetch = 0 if plain or policy.prefetch is no_prefetch else 1
         if prefetch and policy.prefetch is whole_next_block:
@@ -187,12 +178,12 @@ class CompiledLoop:
             "FIRST": 0 if encoding else self._model.n_encoder_moe_layers,
             "N_LAYERS": stack.n_layers,
             "EXPERT_BYTES": self._model.expert_bytes,
-            "N_BUFFERS": self._n_buffers,
+            "N_BUFFERS": self._job.n_buffers,
             "LOOKAHEAD": 0 if plain else policy.lookahead,
             "PREFETCH": prefetch,
             "RESIDENT": int(policy.resident),
             "NEEDS_IDS": int(plain or policy.needs_ids),
-            "DISK": self._execution.n_host_buffers if self._disk else 0,
+            "DISK": self._job.execution.n_host_buffers if self._job.disk else 0,
             "CACHED": int(cache is not None),
             "N_POOLS": 1 if cache is None else cache.n_pools,
             "BY_RECENCY": int(kind in (Lru, HotLru)),
@@ -204,7 +195,7 @@ class CompiledLoop:
             "HOST_COMPUTES": int(execution.host_computes),
             "N_ENCODER_KEYS": self._model.n_encoder_moe_layers * self._model.n_experts,
             "FUSED": int((execution.resident if policy.resident else execution.arriving) != "each"),
-            "IN_RUNS": int(execution.arriving != "each" and not self._disk and prefetch == 2),
+            "IN_RUNS": int(execution.arriving != "each" and not self._job.disk and prefetch == 2),
         }
 
     def _prepare(
@@ -257,7 +248,7 @@ class CompiledLoop:
     def _runs(self, rows: Rows, in_runs: bool) -> dict[str, NDArray[np.int64]]:
         """Costs of runs of copies, by how many copies; nothing where there are no runs."""
         sizes = range(self._model.n_experts + 1) if in_runs else range(0)
-        n_hops = 2 if self._execution.stage else 1
+        n_hops = 2 if self._job.execution.stage else 1
         return {
             "COST_FETCH_RUN": rows.each(lambda n: self._works.run(OpKind.FETCH, n), sizes),
             "COST_STAGE_RUN": rows.each(lambda n: self._works.run(OpKind.STAGE, n), sizes),
@@ -324,7 +315,7 @@ class CompiledLoop:
         if encoding:
             for member, count in zip(seen.sequence.tolist(), seen.counts.tolist(), strict=True):
                 self._memory_tokens[member] += count
-        unpacks = [self._execution.decompresses and step.phase == Phase.PREFILL for step in batch]
+        unpacks = [self._job.execution.decompresses and step.phase == Phase.PREFILL for step in batch]
         if not stack.is_uniform:
             found = mixing_works(self._model, stack, seen, unpacks)
             own = [rows.of(what) for works in zip(*found.values(), strict=True) for what in works]

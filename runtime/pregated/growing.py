@@ -82,6 +82,8 @@ class _Ops:
 class IssuingRecorder(Recorder):
     """A recorder that hands every op to a program at once."""
 
+    is_live = True
+
     def __init__(self) -> None:
         super().__init__()
         self.program: GrowingProgram | None = None

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from offload.answers.wrong_guess import executes_guessed, executes_resident
 from offload.caches.residency import ResidentSet
+from offload.decoding.decode_job import DecodeJob
 from offload.decoding.decode_loop import DecodeLoop
 from offload.decoding.passes import passes_of
 from offload.decoding.unions import Union, Unions
@@ -209,10 +210,10 @@ class _Live:
         guessing = self.places.guessing
         if guessing.ahead:
             policy = replace(policy, predictor=self._ask_gates)
-        loop = _LiveLoop(
-            self.model, policy, settings.execution, settings.n_buffers, settings.cache, settings.disk, settings.placed,
-            recorder,
-        )  # fmt: skip
+        job = DecodeJob(
+            self.model, policy, settings.execution, settings.n_buffers, settings.cache, settings.disk, settings.placed
+        )
+        loop = _LiveLoop(job, recorder)
         loop.live = self
         if loop.decisions.on_miss is not fetch_misses:
             loop.decisions = loop.decisions._replace(on_miss=self.changes.watching(loop.decisions.on_miss))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
 
 import numpy as np
 import pytest
@@ -13,6 +12,7 @@ from offload import work
 from offload.caches.residency import ResidentSet
 from offload.decode import DecodeStream, decode
 from offload.decoding import decode_loop, token_mixing, unions
+from offload.decoding.decode_job import DecodeJob
 from offload.execution import EXECUTIONS
 from offload.ops import OpKind, Work
 from offload.placing.placement import Placed
@@ -80,9 +80,9 @@ class Spy:
 
     made = 0
 
-    def __init__(self, *arguments: Any) -> None:
+    def __init__(self, job: DecodeJob) -> None:
         Spy.made += 1
-        self._loop = decode_loop.DecodeLoop(*arguments)
+        self._loop = decode_loop.DecodeLoop(job)
         self.lookups = self._loop.lookups
         self.parts = self._loop.parts
 

@@ -1,0 +1,30 @@
+"""What a schedule is written of, beside its steps: one value for both decode loops."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from offload.caches.residency import ResidentSet
+from offload.execution import Execution
+from offload.placing.placement import Placed
+from offload.policy import Policy
+from offload.slots.host_tier import ReadThrough
+from offload.slots.low_copies import LowSlots
+from traces.model.architecture import ModelArchitecture
+
+__all__ = ["DecodeJob"]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class DecodeJob:
+    """Arguments as of `offload.decode.decode`."""
+
+    model: ModelArchitecture
+    policy: Policy
+    execution: Execution
+    n_buffers: int
+    cache: ResidentSet | None = None
+    disk: bool = False
+    placed: Placed | None = None
+    through: ReadThrough | None = None
+    low: LowSlots | None = None
