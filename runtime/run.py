@@ -47,7 +47,7 @@ class MeasuredRun:
     `digest`: of the final hidden states of all forward passes, `pass_digests` of each; `states` (n_tokens, d_model)
     float32, those states, in the order of `runtime.passes`. `moved_bytes`: by lane, equal to the schedule's.
     `pool_bytes`: HBM taken, by what for. `lookups`: by phase, experts looked up a (step, layer) union, and found
-    resident. `direct_reads`: whether storage was read past the page cache (None: not read).
+    resident.
     """
 
     timeline: Timeline
@@ -57,7 +57,6 @@ class MeasuredRun:
     moved_bytes: Mapping[Lane, int]
     pool_bytes: Mapping[str, int]
     lookups: Mapping[Phase, tuple[int, int]]
-    direct_reads: bool | None
 
 
 def execute(
@@ -101,10 +100,9 @@ def execute(
             file.close()
     timeline = Timeline(schedule, times.start_s, times.end_s, backend.name)
     digest = hashlib.sha256("".join(digests).encode()).hexdigest()[:16]
-    direct = None if file is None else file.direct
     states = loaded.states.float().cpu().numpy()
     pools = dict(backend.budget.taken)
-    return MeasuredRun(timeline, digest, digests, states, times.moved_bytes, pools, program.lookups, direct)
+    return MeasuredRun(timeline, digest, digests, states, times.moved_bytes, pools, program.lookups)
 
 
 def check_same_output(runs: Mapping[str, MeasuredRun]) -> str:

@@ -12,7 +12,7 @@ from typing import NamedTuple
 from traces.errors import InvalidInput, unknown_name
 from traces.typed import check_fields
 
-__all__ = ["Curve", "CurvePoint", "curve_named", "curve_names"]
+__all__ = ["Curve", "CurvePoint", "curve_named"]
 
 _FILES = tuple(Path(__file__).with_name(name) for name in ("published.csv", "measured.csv"))
 """Figures that others published, and those that `pregate train` measured here; the same columns."""
@@ -60,11 +60,6 @@ class Curve:
             raise InvalidInput(f"curve {self.name} says nothing of {ahead} ahead with m = {more}, only of {said}")
         here = [point.recall for point in known if point.layer == layer]
         return here[0] if here else sum(point.recall for point in known) / len(known)
-
-
-def curve_names() -> tuple[str, ...]:
-    """The curves that ship."""
-    return tuple(_shipped())
 
 
 def curve_named(name: str) -> Curve:

@@ -148,10 +148,6 @@ def _interval_columns(row: dict[str, Any]) -> dict[str, Any]:
     return flat
 
 
-_COMPARED = ("MoE layer", "tokens/s", "95 %", "vs best", "TTFT", "TPOT", "peak HBM", "link bytes", "hits", "stalled")
-"""What a comparison shows of a policy; 95 %: the interval of tokens/s."""
-
-
 def comparison_table(comparison: Comparison, title: str, with_batch: bool = False) -> Table:
     """One row a policy: what does not fit is shown with what it would need; `with_batch`: each its own."""
     table = new_table(title)

@@ -21,14 +21,10 @@ __all__ = ["Timed", "timed"]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Timed:
-    """`times` of each op; `issue_s` (n_ops,) host time of each call that issued one, or that waited.
-
-    `synchronise_s`: host time until all lanes had run dry, once the last op was issued.
-    """
+    """`times` of each op; `issue_s` (n_ops,) host time of each call that issued one, or that waited."""
 
     times: Times
     issue_s: NDArray[np.float64]
-    synchronise_s: float
 
 
 def timed(
@@ -55,10 +51,8 @@ def timed(
                     else:
                         backend.issue(op)
                     issued_ns[op] = now_ns() - begin
-                begin = now_ns()
                 backend.synchronise()
-                synchronised_ns = now_ns() - begin
-        return Timed(backend.times(), issued_ns.astype(np.float64) * 1e-9, synchronised_ns * 1e-9)
+        return Timed(backend.times(), issued_ns.astype(np.float64) * 1e-9)
     finally:
         backend.close()
 

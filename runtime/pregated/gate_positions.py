@@ -8,12 +8,7 @@ from __future__ import annotations
 
 from traces.errors import InvalidInput
 
-__all__ = ["check_lookahead", "gates_at", "host_of"]
-
-
-def host_of(block: int, lookahead: int) -> int:
-    """The MoE block whose input the gate of `block` reads: `lookahead` blocks before it, or the first."""
-    return max(block - lookahead, 0)
+__all__ = ["check_lookahead", "gates_at"]
 
 
 def gates_at(block: int, lookahead: int, n_blocks: int) -> range:

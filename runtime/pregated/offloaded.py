@@ -281,7 +281,6 @@ class _Live:
             times.moved_bytes,
             dict(self.backend.budget.taken),
             {phase: (counts[0], counts[1]) for phase, counts in program.touches.lookups.items()},
-            None if file is None else file.direct,
         )
         trace = trace_of(self.model, self.unrouted, "pregate generate")
         decided_s = np.array(program.decided_ns, dtype=np.float64) * 1e-9

@@ -49,7 +49,6 @@ class _Name:
 class _Storage:
     key: str
     kind: str
-    n_elements: int
 
 
 _MARK = object()
@@ -169,7 +168,7 @@ class _Reader:
         text = kind.text.removeprefix("torch ") if isinstance(kind, _Name) else ""
         if word != "storage" or text not in _STORAGES or type(n_elements) is not int:
             raise InvalidFile(f"{self.path}: a tensor of {str(text)[:40]!r}, known: {', '.join(_STORAGES)}")
-        return _Storage(str(key), text, n_elements)
+        return _Storage(str(key), text)
 
     def _call(self, called: Any, arguments: Any) -> Any:
         text = called.text if isinstance(called, _Name) else type(called).__name__

@@ -1,13 +1,12 @@
-"""The bytes of a model by layer: weights outside the routed experts, and keys and values of a token."""
+"""The bytes of a model by layer outside the routed experts, and of its output head."""
 
 from __future__ import annotations
 
 import math
 
-from traces.model.linear_mixer import LinearMixer
 from traces.model.model_architecture import ModelArchitecture
 
-__all__ = ["head_bytes", "layer_kv_bytes", "layer_weight_bytes"]
+__all__ = ["head_bytes", "layer_weight_bytes"]
 
 
 def layer_weight_bytes(model: ModelArchitecture) -> tuple[int, ...]:
@@ -32,16 +31,6 @@ def layer_weight_bytes(model: ModelArchitecture) -> tuple[int, ...]:
             n_bytes += stack.n_dense_matrices * model.d_model * stack.d_ff_dense * model.dtype.bytes_per_param
         sizes.append(math.ceil(n_bytes))
     return tuple(sizes)
-
-
-def layer_kv_bytes(model: ModelArchitecture) -> tuple[float, ...]:
-    """Bytes of keys and values that each decoder layer keeps of a token."""
-    width = model.stored_kv_dtype.bytes_per_param
-    mixers = model.decoder.all_mixers
-    return tuple(
-        0.0 if mixer is None or isinstance(mixer, LinearMixer) else mixer.kv_elements_per_token * width
-        for mixer in mixers
-    )
 
 
 def head_bytes(model: ModelArchitecture) -> int:

@@ -24,7 +24,7 @@ from pregate.ask.capturing.machine_memory import memory_of
 from tests.placed_schedules import HW, MODEL, TRACE, count, written
 from tests.small_models import routing
 from traces.errors import InvalidInput
-from traces.model.layer_bytes import layer_kv_bytes, layer_weight_bytes
+from traces.model.layer_bytes import layer_weight_bytes
 
 
 def test_hbm_holds_what_the_placement_leaves_there() -> None:
@@ -36,7 +36,8 @@ def test_hbm_holds_what_the_placement_leaves_there() -> None:
         return plan_memory(MODEL, workload, policy, run, hbm_bytes=1 << 40, reserve_bytes=0).static_bytes
 
     whole, expert = static(""), MODEL.expert_bytes
-    weights, kv = layer_weight_bytes(MODEL), layer_kv_bytes(MODEL)
+    weights, element_bytes = layer_weight_bytes(MODEL), MODEL.stored_kv_dtype.bytes_per_param
+    kv = [mixer.kv_elements_per_token * element_bytes for mixer in MODEL.decoder.all_mixers if mixer is not None]
     n_experts = MODEL.n_moe_layers * MODEL.n_experts
     assert whole - static("experts=cpu") == n_experts * expert
     assert whole - static("experts=cpu:2") == MODEL.n_experts * expert  # layers 0 and 1, of which 1 has experts
