@@ -14,7 +14,7 @@ from pregate.measured.carried import carried
 from pregate.measured.prediction import RowBench
 from pregate.measured.scores import predict_table
 from pregate.measured.spreads import Residual, coverage, fit_spread, residuals
-from tests.unit.pregate.test_field import ROW, read
+from tests.unit.pregate.measured.test_field import ROW, read
 from traces.errors import InvalidFile, InvalidInput
 
 

@@ -36,7 +36,7 @@ from runtime.cuda import CudaBackend  # noqa: E402
 from runtime.microbench import contention, gemms, host, parts, rounds, session  # noqa: E402
 from runtime.microbench.copies import copy_samples  # noqa: E402
 from runtime.microbench.probes import Probe  # noqa: E402
-from tests.unit.pregate.test_validation_session import Watch  # noqa: E402
+from tests.unit.pregate.check.test_validation_session import Watch  # noqa: E402
 
 H100 = {
     "backend": "cuda", "name": "NVIDIA H100 80GB HBM3", "vendor": "NVIDIA", "spec": "h100-sxm",

@@ -22,7 +22,7 @@ from pregate.check.scores import summarise_validation  # noqa: E402
 from pregate.check.session import ValidationPlan, validate  # noqa: E402
 from pregate.check.verdict import verdict  # noqa: E402
 from runtime.run import OutputMismatch  # noqa: E402
-from tests.unit.pregate.test_validation_session import Watch  # noqa: E402
+from tests.unit.pregate.check.test_validation_session import Watch  # noqa: E402
 
 WORKLOAD = CaseWorkload(1, 4, 3, seed=1)
 GROUPS = [

@@ -33,7 +33,7 @@ from traces.errors import InvalidFile, InvalidInput
 from traces.storage import save_trace
 from traces.synthesis.dials import Dials
 
-ROOT = Path(__file__).parents[3]
+ROOT = Path(__file__).parents[4]
 MODEL = MODELS["decoder-only"]
 
 SMALL = """

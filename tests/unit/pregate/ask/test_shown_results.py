@@ -10,7 +10,7 @@ import pregate
 from pregate.ask.shown import html_rows
 from runtime.microbench.session import measure
 from tests import drawn, small_fits
-from tests.unit.pregate.test_validation_report import full
+from tests.unit.pregate.check.test_validation_report import full
 from traces.errors import InvalidInput, UnknownName
 
 

@@ -28,7 +28,7 @@ from tests.command_line import Run
 from tests.pregated_models import seeded_model
 from traces.storage import save_trace
 
-ROOT = Path(__file__).parents[3]
+ROOT = Path(__file__).parents[4]
 SMALL = ["switch-base-8", "--hardware", "a100-sxm4-80gb", "--input-tokens", "8", "--output-tokens", "4"]
 
 

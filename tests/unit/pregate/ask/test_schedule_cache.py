@@ -75,10 +75,10 @@ def test_the_key_knows_everything_a_schedule_depends_on() -> None:
 
 def test_another_process_finds_the_same_key() -> None:
     code = (
-        "from tests.unit.pregate.test_schedule_cache import *; "
+        "from tests.unit.pregate.ask.test_schedule_cache import *; "
         "print([key_of(asked(name)) for name in ('pregate', 'lru', 'prefetch_all', 'gpu_only')])"
     )
-    root = Path(__file__).parents[3]
+    root = Path(__file__).parents[4]
     done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True, cwd=root)
     assert done.stdout.strip() == str([key_of(asked(name)) for name in ("pregate", "lru", "prefetch_all", "gpu_only")])
 

@@ -28,7 +28,7 @@ from pregate.cli.commands import plan as command
 from pregate.engines.writing import Flags, benchmark_of, flags_of
 from tests.command_line import Run, runner
 
-ROOT = Path(__file__).parents[3]
+ROOT = Path(__file__).parents[4]
 LOAD = RequestLoad(24, 40, 1)
 HOSTILE = "<script>alert(1)</script>|`x`"
 

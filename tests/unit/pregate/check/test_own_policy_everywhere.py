@@ -73,7 +73,7 @@ def test_a_model_runs_and_generates_by_it(run: Run, tmp_path: Path, monkeypatch:
     from runtime.pregated.model_file import save_model
     from runtime.pregated.tokens import Tokenizer
     from tests.pregated_models import seeded_model
-    from tests.unit.pregate.test_validation_session import Watch
+    from tests.unit.pregate.check.test_validation_session import Watch
 
     monkeypatch.setattr(runs, "LoadWatch", Watch)  # a quiet machine, whatever else runs here
     monkeypatch.chdir(tmp_path)

@@ -12,7 +12,7 @@ import typer
 
 from pregate.cli.commands import COMMANDS
 
-ROOT = Path(__file__).parents[3]
+ROOT = Path(__file__).parents[4]
 HEAVY = ("numpy", "scipy", "numba", "simpy", "torch", "matplotlib", "xarray", "pandas", "rich", "yaml", "safetensors")
 FOR_LARGE_JOBS = ("scipy", "numba", "simpy", "torch", "matplotlib", "xarray", "pandas", "h5py")
 

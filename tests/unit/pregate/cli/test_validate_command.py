@@ -22,7 +22,7 @@ from pregate.check import cases, runs  # noqa: E402
 from pregate.check.ledger import load_ledger  # noqa: E402
 from pregate.check.scores import summarise_validation  # noqa: E402
 from pregate.check.verdict import doubts, failures  # noqa: E402
-from tests.unit.pregate.test_validation_session import LOUD, Watch  # noqa: E402
+from tests.unit.pregate.check.test_validation_session import LOUD, Watch  # noqa: E402
 
 
 @pytest.fixture

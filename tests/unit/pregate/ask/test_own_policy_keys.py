@@ -156,7 +156,7 @@ def test_evictions_are_no_place_for_it(own: Callable[[str], Path], run: Run) -> 
     assert "residency replays evictions" in err
 
 
-ROOT = Path(__file__).resolve().parents[3]
+ROOT = Path(__file__).resolve().parents[4]
 
 
 def test_the_worked_example_is_what_the_document_shows_and_runs(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
