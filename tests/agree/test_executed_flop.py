@@ -14,8 +14,8 @@ from offload.execution import EXECUTIONS
 from offload.ops import OpKind
 from offload.policies import policy_named
 from offload.schedule import Schedule
+from tests.cuda_standin import StandIn
 from tests.small_models import MODELS, decoder_only, routing
-from tests.unit.runtime.test_runtime_cuda import StandIn
 from traces.model.architecture import Attention, ModelArchitecture
 from traces.phase import Phase
 from traces.routing import RoutingTrace

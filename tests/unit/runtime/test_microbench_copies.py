@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from hwmodels.calibrate.measurements import Sample
 from offload.ops import Lane
 from offload.slots.memory import CapacityExceeded
-from tests.unit.runtime.test_runtime_cuda import StandIn
+from tests.cuda_standin import StandIn
 from traces.errors import InvalidInput
 
 torch = pytest.importorskip("torch", reason="the runtime needs PyTorch (the extra 'runtime')")

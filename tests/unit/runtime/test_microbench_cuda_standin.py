@@ -20,8 +20,8 @@ from hwmodels.calibrate.measurements import Measurements, load_measurements
 from hwmodels.platform import load_platform
 from offload.ops import OpKind
 from pregate.ask.capturing.capture import Captured
+from tests.cuda_standin import Event, StandIn
 from tests.small_models import MODELS
-from tests.unit.runtime.test_runtime_cuda import Event, StandIn
 from traces.errors import InvalidInput
 
 torch = pytest.importorskip("torch", reason="the runtime needs PyTorch (the extra 'runtime')")

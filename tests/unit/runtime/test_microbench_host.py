@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from hwmodels.calibrate.measurements import Sample
+from tests.cuda_standin import StandIn
 from tests.unit.runtime.test_microbench_copies import Clockwork
-from tests.unit.runtime.test_runtime_cuda import StandIn
 
 torch = pytest.importorskip("torch", reason="the runtime needs PyTorch (the extra 'runtime')")
 

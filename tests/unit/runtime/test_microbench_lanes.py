@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from offload.ops import Lane
-from tests.unit.runtime.test_runtime_cuda import StandIn
+from tests.cuda_standin import StandIn
 from traces.errors import InvalidInput
 
 torch = pytest.importorskip("torch", reason="the runtime needs PyTorch (the extra 'runtime')")

@@ -1,0 +1,114 @@
+"""A design in the flags of its engine, each of which the engine documents."""
+
+from __future__ import annotations
+
+import shlex
+from datetime import date
+from pathlib import Path
+
+import pytest
+import yaml
+
+import pregate
+from pregate.card.designs import EngineDesign, runs_on
+from pregate.card.job import RequestLoad
+from pregate.engines.writing import benchmark_of, flags_of
+
+ROOT = Path(__file__).parents[4]
+LOAD = RequestLoad(24, 40, 1)
+
+
+@pytest.mark.parametrize(
+    ("stack", "design", "flags"),
+    [
+        ("llama-cpp", "gpu_only", "-ngl 999"),
+        ("llama-cpp", "gpu_only@experts=cpu", "-ngl 999 --cpu-moe"),
+        ("llama-cpp", "gpu_only@experts=cpu:26", "-ngl 999 --n-cpu-moe 26"),
+        ("llama-cpp", "gpu_only@experts=cpu:46-", '-ot "blk\\.(46|47)\\.ffn_.*_exps\\.=CPU"'),
+        ("llama-cpp", "gpu_only@layers=cpu:20", "-ngl 29 "),
+        ("llama-cpp", "gpu_only@layers=cpu", "-ngl 0 "),
+        ("llama-cpp", "gpu_only@kv=cpu", "--no-kv-offload"),
+        ("llama-cpp", "gpu_only@experts=cpu@ubatch=2048@stream=never", "-ub 2048 --no-op-offload"),
+        ("llama-cpp", "gpu_only@experts=cpu:26", "-fit off"),
+        ("llama-cpp", "on_demand+lru:0.1", "--cpu-moe --moe-cache-mib 5526 "),
+        ("ik-llama", "gpu_only@experts=cpu@ubatch=2048@stream=never", "-ub 2048 -op -1,0 -np"),
+        ("ik-llama", "gpu_only@layers=cpu:20", "-ngl 28 "),
+        ("ik-llama", "gpu_only@layers=cpu", "-ngl 0 "),
+        ("ktransformers", "gpu_only@experts=cpu:keep=28", "--kt-num-gpu-experts 28"),
+        ("ktransformers", "gpu_only@experts=cpu:keep=28", "frequency --init-expert-location COUNTS.pt"),
+        ("ktransformers", "gpu_only@experts=cpu:keep=28", "--kt-cpuinfer 16"),
+    ],
+)
+def test_a_design_is_said_in_the_flags_of_its_engine(stack: str, design: str, flags: str) -> None:
+    model, hw = pregate.load_model("qwen3-30b-a3b"), pregate.load_hardware("rtx-4090", stack)
+    assert flags in flags_of(EngineDesign(design, stack), model, hw, LOAD).command + " "
+
+
+@pytest.mark.parametrize(
+    ("stack", "design", "words"),
+    [
+        ("llama-cpp", "on_demand+lru", "what HBM is left"),
+        ("llama-cpp", "on_demand+lfu", "only into an LRU"),
+        ("llama-cpp", "pregate+lru", "only into an LRU"),
+        ("ik-llama", "gpu_only@layers=cpu:20", "the output layer stays on the host"),
+        ("ik-llama", "on_demand+lru", "moves no experts"),
+        ("streams", "on_demand+lru", "--moe-cache-mib"),
+        ("llama-cpp", "gpu_only@experts=cpu:keep=28", "28 of them cannot stay"),
+        ("llama-cpp", "gpu_only@weights=stream", "cannot be said"),
+        ("ktransformers", "pregate", "cannot be said"),
+        ("ktransformers", "gpu_only@experts=cpu:10", "all layers"),
+        ("streams", "on_demand+lru", "no engine serves"),
+        ("streams", "pregate+lru", "trained to choose ahead"),
+    ],
+)
+def test_what_an_engine_cannot_be_told_is_said(stack: str, design: str, words: str) -> None:
+    model, hw = pregate.load_model("qwen3-30b-a3b"), pregate.load_hardware("rtx-4090", stack)
+    assert words in flags_of(EngineDesign(design, stack), model, hw, LOAD).left_out
+
+
+SAID = {
+    "llama-cpp": [
+        "gpu_only", "gpu_only@experts=cpu", "gpu_only@experts=cpu:26", "gpu_only@experts=cpu:46-", "on_demand+lru:0.1",
+        "gpu_only@layers=cpu:20@kv=cpu", "gpu_only@experts=cpu@ubatch=2048@stream=never",
+    ],
+    "ik-llama": ["gpu_only@experts=cpu@ubatch=2048@stream=never", "gpu_only@layers=cpu:20", "gpu_only@kv=cpu"],
+    "ktransformers": [
+        "gpu_only@experts=cpu", "gpu_only@experts=cpu:keep=28", "gpu_only@experts=cpu:keep=28:uniform@stream=512"
+    ],
+    "vllm": ["gpu_only", "prefetch_all", "on_demand"],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("stack", "design"), [(stack, design) for stack in SAID for design in SAID[stack]])
+def test_every_flag_is_one_that_the_engine_documents(stack: str, design: str) -> None:
+    model, hw = pregate.load_model("qwen3-30b-a3b"), pregate.load_hardware("rtx-4090", "streams")
+    words = shlex.split(flags_of(EngineDesign(design, stack), model, hw, LOAD).command)
+    written = {word for word in words[3 if "-m sglang.launch_server" in " ".join(words) else 1 :] if word[0] == "-"}
+    documented = yaml.safe_load((ROOT / "pregate" / "engines" / "flags.yaml").read_text())[stack]
+    assert documented["document"].startswith("https://github.com/")
+    assert documented["read"] >= date(2026, 11, 28)
+    assert written - {"-1,0"} <= set(documented["flags"])
+    assert written
+
+
+@pytest.mark.parametrize("stack", ["llama-cpp", "ik-llama", "ktransformers", "vllm"])
+def test_a_benchmark_is_one_that_the_engine_documents(stack: str) -> None:
+    words = shlex.split(benchmark_of(stack, RequestLoad(24, 40, 2)))
+    documented = yaml.safe_load((ROOT / "pregate" / "engines" / "flags.yaml").read_text())[stack]
+    assert documented["benchmark"]["document"].startswith("https://github.com/")
+    assert {word for word in words if word[0] == "-"} - {"-m"} == set(documented["benchmark"]["flags"]) - {"-m"}
+    assert {"24", "40", "2"} <= set(words)
+    assert all(runs_on(stack, vendor) for vendor in documented.get("vendors", ["NVIDIA", "AMD", "Apple"]))
+    assert runs_on(stack, "Apple") == ("vendors" not in documented)
+
+
+def test_vllm_offloads_tensors_and_knows_no_experts() -> None:
+    model, hw = pregate.load_model("qwen3-30b-a3b"), pregate.load_hardware("rtx-4090", "streams")
+    said = {
+        name: flags_of(EngineDesign(name, "vllm"), model, hw, LOAD)
+        for name in ("gpu_only", "prefetch_all", "on_demand")
+    }
+    assert said["gpu_only"].command.startswith("vllm serve MODEL")
+    assert "--offload-group-size 1" in said["prefetch_all"].command
+    assert "--cpu-offload-gb 54 " in said["on_demand"].command
+    assert "cannot be said" in flags_of(EngineDesign("gpu_only@experts=cpu", "vllm"), model, hw, LOAD).left_out
