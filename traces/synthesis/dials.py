@@ -79,6 +79,19 @@ class TokenLayout:
     phase: NDArray[np.int8]
     step: NDArray[np.int32]
 
+    def routed(self, experts: NDArray[np.int16], n_experts: int, model: str, recorder: str, note: str) -> RoutingTrace:
+        """The synthetic trace of these tokens and their `experts` (n_tokens, n_moe_layers, top_k)."""
+        origin = Provenance(model=model, source="synthetic", licence="none needed", recorder=recorder, note=note)
+        return RoutingTrace(
+            experts=experts,
+            sequence=self.sequence,
+            position=self.position,
+            phase=self.phase,
+            step=self.step,
+            n_experts=n_experts,
+            provenance=origin,
+        )
+
 
 def token_layout(*, input_tokens: int, output_tokens: int, batch: int, has_encoder: bool) -> TokenLayout:
     """The tokens of `batch` sequences of equal length, run side by side.
@@ -154,21 +167,8 @@ def synthesize_routing(
     for start, stop, first, last in spans:
         part, layers = slice(start, stop), slice(first, last)
         _route(experts[part, layers], layout.sequence[part], popularity[layers], by_rank[layers], dials, batch, rng)
-    return RoutingTrace(
-        experts=experts,
-        sequence=layout.sequence,
-        position=layout.position,
-        phase=layout.phase,
-        step=layout.step,
-        n_experts=n_experts,
-        provenance=Provenance(
-            model=model_name,
-            source="synthetic",
-            licence="none needed",
-            recorder="traces.synthesis",
-            note=f"{origin}: {dials}" if origin else str(dials),
-        ),
-    )
+    note = f"{origin}: {dials}" if origin else str(dials)
+    return layout.routed(experts, n_experts, model_name, "traces.synthesis", note)
 
 
 _SMALL_CELLS = 100_000

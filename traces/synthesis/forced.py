@@ -7,7 +7,7 @@ from itertools import pairwise
 import numpy as np
 
 from traces.errors import InvalidInput
-from traces.routing import MAX_EXPERTS, Provenance, RoutingTrace
+from traces.routing import MAX_EXPERTS, RoutingTrace
 from traces.synthesis.dials import token_layout
 
 __all__ = ["forced_active_routing"]
@@ -59,18 +59,5 @@ def forced_active_routing(
             order = rng.permuted(np.tile(np.arange(stop - start), (n_layers, 1)), axis=1)  # [L, T]
             everywhere = dealt[order.T, 0]
         experts[start:stop, layers] = everywhere
-    return RoutingTrace(
-        experts=experts,
-        sequence=layout.sequence,
-        position=layout.position,
-        phase=layout.phase,
-        step=layout.step,
-        n_experts=n_experts,
-        provenance=Provenance(
-            model="any",
-            source="synthetic",
-            licence="none needed",
-            recorder="traces.forced",
-            note=f"exactly {n_active} experts active at every step and layer",
-        ),
-    )
+    note = f"exactly {n_active} experts active at every step and layer"
+    return layout.routed(experts, n_experts, "any", "traces.forced", note)

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -16,6 +15,7 @@ from pregate.draw import render
 from traces.errors import InvalidInput
 
 if TYPE_CHECKING:
+    from matplotlib.figure import Figure
     from rich.table import Table
 
     from pregate.ask.replays.cache_hits import CacheHits
@@ -67,52 +67,71 @@ def residency(
         )
     if plot is not None:
         require_picture(plot)
+    found: Residency | CacheHits
     if by_bytes:
-        chosen = distinct(policies if policies is not None else BY_BYTES, "--policies")
-        sizes = [_mib(text) for text in distinct(budgets_mib if budgets_mib is not None else BUDGETS, "--budgets-mib")]
-        from pregate.api import load_trace
-
-        recorded = load_trace(trace)
-        from pregate.ask.replays.replay import residency as run_residency
-
-        with spinner("replaying"):
-            found = run_residency(recorded, chosen, sizes, expert_bytes=expert_bytes, seed=seed)
-        _print(found, format, lambda: _table(found, trace))
+        found = _by_bytes(trace, policies, budgets_mib, expert_bytes, seed)
     else:
-        asked = [] if caches is None else distinct(caches, "--caches")
-        for name in asked:
-            build_cache(name)
-        sizes_asked = [] if capacity is None else distinct(capacity, "--capacity")
-        from pregate.api import load_trace
-
-        recorded = load_trace(trace)
-        from pregate.ask.replays.cache_hits import CACHES, CAPACITIES, cache_hits
-
-        named, capacities = asked or CACHES, sizes_asked or CAPACITIES
-        with spinner("replaying"):
-            hits = cache_hits(
-                recorded, named, capacities, keep=keep, serial=serial, train=train, expert_bytes=expert_bytes, seed=seed
-            )
-        _print(hits, format, lambda: _hits_table(hits, trace))
+        how = {"keep": keep, "serial": serial, "train": train, "expert_bytes": expert_bytes, "seed": seed}
+        found = _in_slots(trace, caches, capacity, how)
+    _print(found, format, trace)
     if plot is not None:
-        from pregate.draw.hit_rates import hit_curves
         from pregate.draw.style import save_figure
-        from pregate.draw.trace_plots import residency_curves
 
-        save_figure(residency_curves(found) if by_bytes else hit_curves(hits), plot)
+        save_figure(_curves(found), plot)
         say_written(plot)
 
 
 BY_BYTES, BUDGETS = "lru,lfu,layer,layerlfu,belady", "250,500,1000,2000,4000,8000"
 
 
-def _print(found: Residency | CacheHits, format: options.Format, table: Callable[[], Table]) -> None:
+def _by_bytes(
+    trace: str, policies: str | None, budgets_mib: str | None, expert_bytes: int | None, seed: int
+) -> Residency:
+    """The replay by bytes, of what is typed or all there is."""
+    chosen = distinct(BY_BYTES if policies is None else policies, "--policies")
+    sizes = [_mib(text) for text in distinct(BUDGETS if budgets_mib is None else budgets_mib, "--budgets-mib")]
+    from pregate.api import load_trace
+
+    recorded = load_trace(trace)
+    from pregate.ask.replays.replay import residency
+
+    with spinner("replaying"):
+        return residency(recorded, chosen, sizes, expert_bytes=expert_bytes, seed=seed)
+
+
+def _in_slots(trace: str, caches: str | None, capacity: str | None, how: dict[str, Any]) -> CacheHits:
+    """The replay in slots, of what is typed or all there is; `how` as of `cache_hits`."""
+    asked = [] if caches is None else distinct(caches, "--caches")
+    for name in asked:
+        build_cache(name)
+    capacities = [] if capacity is None else distinct(capacity, "--capacity")
+    from pregate.api import load_trace
+
+    recorded = load_trace(trace)
+    from pregate.ask.replays.cache_hits import CACHES, CAPACITIES, cache_hits
+
+    with spinner("replaying"):
+        return cache_hits(recorded, asked or CACHES, capacities or CAPACITIES, **how)
+
+
+def _curves(found: Residency | CacheHits) -> Figure:
+    """The picture of either replay."""
+    from pregate.ask.replays.replay import Residency
+    from pregate.draw.hit_rates import hit_curves
+    from pregate.draw.trace_plots import residency_curves
+
+    return residency_curves(found) if isinstance(found, Residency) else hit_curves(found)
+
+
+def _print(found: Residency | CacheHits, format: options.Format, title: str) -> None:
     if format is options.Format.csv:
         typer.echo(found.to_csv(), nl=False)
     elif format is options.Format.json:
         render.print_json(found.to_dict())
     else:
-        render.print_table(table())
+        from pregate.ask.replays.replay import Residency
+
+        render.print_table(_table(found, title) if isinstance(found, Residency) else _hits_table(found, title))
 
 
 def _hits_table(found: CacheHits, title: str) -> Table:
