@@ -98,9 +98,11 @@ def _run_timed(prepared: PreparedSchedule, costs: Costs, modes: Modes) -> tuple[
     n_flows = n if modes.hbm_shared or modes.both_ways or modes.dram_shared or modes.link == "shared" else 0
     n_chunks = chunks(s, modes)
     served = np.ones(n, dtype=np.int32) if modes.link == "shared" else n_chunks
+    times = costs.issue_s, costs.duration_s, costs.link_s, costs.hbm_s, costs.crossed_s, costs.contended
+    issue_s, duration_s, link_s, hbm_s, crossed_s, contended = _own(*times)
     job = event_state.Job(
         s.lane, s.cost, s.dep_ptr, s.dep, s.priority, s.cancelled_by,
-        *_own(costs.issue_s, costs.duration_s, costs.link_s, costs.hbm_s, costs.crossed_s, costs.contended),
+        issue_s, duration_s, link_s, hbm_s, crossed_s, contended,
         prepared.lane_ptr, prepared.lane_op, prepared.cancels, prepared.next_cancelled, n_chunks,
         {"fifo": event_state.FIFO, "shared": event_state.SHARED, "priority": event_state.PRIORITY}[modes.link],
         modes.hbm_shared, modes.cancel, modes.both_ways, modes.dram_shared,

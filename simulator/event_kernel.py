@@ -28,15 +28,14 @@ from simulator.event_state import (
     READY,
     RUNNING,
     SHARED,
-    UNCOUNTED,
     WAITING,
 )
-from traces.compiled import njit
+from traces.compiled import inlined, uncounted
 
 __all__ = ["run"]
 
 
-@njit(cache=True, **UNCOUNTED)
+@uncounted
 def run(job: Any, s: Any) -> None:
     """Every op of `job`; `s.start_s` and `s.end_s` are the result."""
     m = s.machine[0]
@@ -61,7 +60,7 @@ def run(job: Any, s: Any) -> None:
         _ring(job, s, m)
 
 
-@njit(inline="always", **UNCOUNTED)
+@inlined
 def _ring(job: Any, s: Any, m: Any) -> None:
     """Everything that is due now ends; after its latency a transfer begins."""
     for here in range(N_LANES):
@@ -81,14 +80,14 @@ def _ring(job: Any, s: Any, m: Any) -> None:
                 _end_later(s, m, i)
 
 
-@njit(inline="always", **UNCOUNTED)
+@inlined
 def _end_later(s: Any, m: Any, i: int) -> None:
     """Op `i`, or a chunk of it, ends now: before the host and the lanes choose."""
     s.ending[m.n_ending] = i
     m.n_ending += 1
 
 
-@njit(inline="always", **UNCOUNTED)
+@inlined
 def _end(job: Any, s: Any, m: Any) -> None:
     """The last of what ends now has ended: what waited for it goes on, and what it makes pointless is dropped."""
     m.n_ending -= 1
@@ -118,7 +117,7 @@ def _end(job: Any, s: Any, m: Any) -> None:
             j = job.next_cancelled[j]
 
 
-@njit(inline="always", **UNCOUNTED)
+@inlined
 def _admit(job: Any, s: Any, m: Any, i: int) -> None:
     """Op `i`, issued, waits for the last of its dependencies that has not ended, or is ready."""
     for k in range(job.dep_ptr[i + 1] - 1, job.dep_ptr[i] - 1, -1):
@@ -131,7 +130,7 @@ def _admit(job: Any, s: Any, m: Any, i: int) -> None:
     _ready(job, s, m, i, READY)
 
 
-@njit(inline="always", **UNCOUNTED)
+@inlined
 def _ready(job: Any, s: Any, m: Any, i: int, state: int) -> None:
     """Op `i` could start (`READY`), or go on with its next chunk (`PAUSED`), or is dropped when it is cancelled."""
     s.state[i] = state
@@ -148,13 +147,13 @@ def _ready(job: Any, s: Any, m: Any, i: int, state: int) -> None:
         s.n_heap[here] += 1
 
 
-@njit(inline="always", **UNCOUNTED)
+@inlined
 def _is_cancelled(job: Any, s: Any, i: int) -> bool:
     by = job.cancelled_by[i]
     return bool(by >= 0 and s.state[by] == DONE)
 
 
-@njit(inline="always", **UNCOUNTED)
+@inlined
 def _drop(s: Any, m: Any, i: int) -> None:
     """Op `i` is cancelled while it is ready: it ends without its lane, or without the rest of its chunks."""
     if s.state[i] == READY:
@@ -163,7 +162,7 @@ def _drop(s: Any, m: Any, i: int) -> None:
     _end_later(s, m, i)
 
 
-@njit(inline="always", **UNCOUNTED)
+@inlined
 def _go_on(job: Any, s: Any, m: Any) -> None:
     """The host: issues the ops in order, and runs its own unless they are cancelled, until it has to wait."""
     m.look &= ~1
@@ -192,7 +191,7 @@ def _go_on(job: Any, s: Any, m: Any) -> None:
     m.look |= m.n_ending > 0
 
 
-@njit(inline="always", **UNCOUNTED)
+@inlined
 def _choose(job: Any, s: Any, m: Any) -> None:
     """The lowest lane for which something has changed serves its next op, if it is free and has one."""
     here = 1
@@ -214,7 +213,7 @@ def _choose(job: Any, s: Any, m: Any) -> None:
         _serve(job, s, m, i, here)
 
 
-@njit(inline="always", **UNCOUNTED)
+@inlined
 def _first(job: Any, s: Any, here: int) -> int:
     """The first op of a FIFO lane that has neither ended nor is cancelled, or -1 while that is not ready."""
     at, end = s.head[here], job.lane_ptr[here + 1]
@@ -230,7 +229,7 @@ def _first(job: Any, s: Any, here: int) -> int:
     return -1
 
 
-@njit(inline="always", **UNCOUNTED)
+@inlined
 def _serve(job: Any, s: Any, m: Any, i: int, here: int) -> None:
     """Op `i` is served: all of it, or its next chunk. A shared link is free again at once."""
     if s.state[i] == READY:
@@ -257,7 +256,7 @@ def _serve(job: Any, s: Any, m: Any, i: int, here: int) -> None:
         s.busy[here] = i
 
 
-@njit(inline="always", **UNCOUNTED)
+@inlined
 def _push(heap: Any, n: int, key: Any) -> None:
     """Into a heap of `n` keys."""
     at = n
@@ -267,7 +266,7 @@ def _push(heap: Any, n: int, key: Any) -> None:
     heap[at] = key
 
 
-@njit(inline="always", **UNCOUNTED)
+@inlined
 def _pop(heap: Any, n: int) -> int:
     """The least key of a heap of `n` + 1."""
     least, key = heap[0], heap[n]

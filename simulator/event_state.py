@@ -10,13 +10,9 @@ from offload.ops import Lane
 
 __all__ = [
     "ALONE", "COMPUTE", "CPU", "D2H", "DONE", "FIFO", "FLOW", "H2D", "HOST", "LATENCY", "MACHINE", "NEW", "N_LANES",
-    "N_SLOTS", "PAUSED", "PRIORITY", "READY", "RUNNING", "SHARED", "SHARING", "TRANSFER", "UNCOUNTED", "WAITING",
+    "N_SLOTS", "PAUSED", "PRIORITY", "READY", "RUNNING", "SHARED", "SHARING", "TRANSFER", "WAITING",
     "Job", "Run",
 ]  # fmt: skip
-
-UNCOUNTED: dict[str, Any] = {"nogil": True, "error_model": "numpy", "_nrt": False}
-"""How all of it is compiled: without reference counts, because counting those of two tuples of arrays costs 1,800 ns an
-op, the simulation itself 30. So nothing is allocated in machine code."""
 
 FIFO, SHARED, PRIORITY = range(3)
 """How the links serve copies."""

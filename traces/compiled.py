@@ -21,7 +21,7 @@ import numpy as np
 from numba import njit
 from numba.core import config
 
-__all__ = ["KeptCode", "inner", "njit"]
+__all__ = ["KeptCode", "inlined", "inner", "njit", "uncounted"]
 
 _Function = TypeVar("_Function")
 
@@ -107,3 +107,20 @@ def inner(function: _Function) -> _Function:
     """`njit` of a function that only compiled code calls: nothing is made that Python would call it by."""
     options: dict[str, Any] = {"nogil": True, "no_cpython_wrapper": True, "no_cfunc_wrapper": True}
     return cast(_Function, njit(**options)(function))
+
+
+_UNCOUNTED: dict[str, Any] = {"nogil": True, "error_model": "numpy", "_nrt": False}
+
+
+def uncounted(function: _Function) -> _Function:
+    """numba's `njit` without reference counts, for what takes tuples of arrays: its caller keeps them alive.
+
+    Counting those of two tuples of twenty arrays costs 1,800 ns an op of a simulation, the simulation itself 30. Such
+    code allocates nothing.
+    """
+    return cast(_Function, njit(cache=True, **_UNCOUNTED)(function))
+
+
+def inlined(function: _Function) -> _Function:
+    """A part of an `uncounted` function."""
+    return cast(_Function, njit(inline="always", **_UNCOUNTED)(function))

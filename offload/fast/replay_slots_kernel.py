@@ -160,7 +160,7 @@ def _victim(first_group: int, end_group: int, now: int, by_age: bool, may_stay: 
 
 
 @njit(cache=True, nogil=True)
-def _enter(kind: int, key: int, clock: int, now: int, rank: Any, tie: Any, uses: Any, last: Any) -> None:
+def _enter(kind: int, key: Any, clock: Any, now: Any, rank: Any, tie: Any, uses: Any, last: Any) -> None:
     """What a key is worth when it becomes resident."""
     if kind == LIFO:
         rank[key] = -clock
