@@ -67,7 +67,7 @@ def test_a_queue_is_full_when_the_first_op_outlasts_the_issue_of_all(
 ) -> None:
     """The last case is a host that sleeps in the issue of what was to hold its lane up."""
     times = Times(np.zeros(len(issue_s)), np.full(len(issue_s), held_s), {})
-    assert _is_full(Timed(times, np.array(issue_s), 0.0)) == full
+    assert _is_full(Timed(times, np.array(issue_s))) == full
 
 
 def test_a_lane_that_was_not_held_up_is_not_said_to_have_a_full_queue() -> None:
