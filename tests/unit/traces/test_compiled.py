@@ -60,7 +60,7 @@ def test_what_compiled_code_takes_from_another_module_is_known() -> None:
     paths = [*(ROOT / "offload" / "fast").glob("*.py"), *(ROOT / "simulator").glob("*.py")]
     sources = {path.relative_to(ROOT).as_posix(): path.read_text() for path in paths}
     kernels = {name: ast.parse(text).body for name, text in sources.items() if "\nfrom traces.compiled import" in text}
-    assert len(kernels) == 8
+    assert len(kernels) >= 8
     known = {*kernels, *compiled._CONSTANTS, "traces/compiled.py"}
     for name, body in kernels.items():
         named = {node.module or "" for node in body if isinstance(node, ast.ImportFrom)}
