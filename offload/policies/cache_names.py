@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable
 
 from offload.caches.eviction import EVICTIONS, Belady, Eviction, Key, Static
 from offload.caches.eviction_released import ReleasedLfu, ReleasedLifo
+from offload.own_policies import is_own_name
 from offload.policy import Cache
 from traces.documents import NUMBER
 from traces.errors import InvalidInput, unknown_name
@@ -28,6 +29,10 @@ def cache_named(text: str) -> Cache:
     then any of `:per_layer` or `:pooled`, `:warm`, `:write_back`, `:admit=RULE`, `:budget=EXPERTS`, and of hot_lru
     `:hot=SHARE`.
     """
+    if is_own_name(text):
+        raise InvalidInput(
+            f"cache {text!r} is a policy of your own, which may have a cache: name an eviction, as lru:0.1"
+        )
     eviction, *rest = text.strip().split(":")
     sized = bool(rest) and rest[0].partition("=")[0] not in _CACHE_WORDS
     size, flags = (rest[0], rest[1:]) if sized else (None, rest)

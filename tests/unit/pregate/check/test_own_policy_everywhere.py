@@ -8,9 +8,11 @@ from pathlib import Path
 import pytest
 
 import pregate
+from offload.policies import cache_named
 from tests import small_fits
 from tests.command_line import Run
 from tests.small_models import MODELS
+from traces.errors import InvalidInput
 
 MINE = "./mine.py:mine"
 CODE = '''\
@@ -107,3 +109,8 @@ def test_a_file_that_is_read_runs_no_code(
     assert (status, error.count("\n")) == (2, 1)
     assert "a YAML file runs no code, give it by --policies" in error
     assert not Path("ran").exists()
+
+
+def test_a_policy_is_no_cache() -> None:
+    with pytest.raises(InvalidInput, match="is a policy of your own, which may have a cache: name an eviction"):
+        cache_named("./mine.py:Mine")
