@@ -31,6 +31,7 @@ from runtime.pregated.training import train, train_predictors
 from runtime.pregated.transformer import MoeTransformer
 from traces.documents import read_text
 from traces.errors import InvalidFile, InvalidInput
+from traces.whole_file import whole_file
 
 __all__ = ["run_experiment", "seeded"]
 
@@ -78,11 +79,14 @@ def _prepare(plan: ExperimentPlan, folder: Path, corpus: Corpus | None) -> dict[
     }  # fmt: skip
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        save_file(parts, folder / "text.safetensors", {"merges": json.dumps(tokenizer.merges)})
+        with whole_file(folder / "text.safetensors") as unfinished:
+            save_file(parts, unfinished, {"merges": json.dumps(tokenizer.merges)})
         _write_json(folder / "tokens.json", {"merges": tokenizer.merges})
         _write_json(about, {"digest": plan.digest, "text": text, "plan": asdict(plan)})
     except OSError as error:
         raise InvalidFile(f"{folder}: cannot be written ({error.strerror or error})") from error
+    except SafetensorError as error:
+        raise InvalidFile(f"{folder}: the text cannot be written ({str(error).splitlines()[0]})") from error
     return text
 
 

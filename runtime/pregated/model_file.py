@@ -14,21 +14,24 @@ from runtime.pregated.tokens import Tokenizer
 from runtime.pregated.transformer import MoeTransformer
 from traces.errors import InvalidFile, InvalidInput
 from traces.model.architecture import parse_architecture
+from traces.whole_file import whole_file
 
 __all__ = ["load_model", "save_model"]
 
 
 def save_model(model: MoeTransformer, tokenizer: Tokenizer, path: Path) -> None:
-    """Write `model` to `path`, whole or not at all."""
+    """Write `model` to `path`, whole or not at all. Raises `InvalidFile` where it cannot be written."""
     header = {
         "form": FORM,
         "architecture": model.architecture.to_yaml(),
         "lookahead": str(model.lookahead),
         "merges": json.dumps(tokenizer.merges),
     }
-    unfinished = path.with_name(f"{path.name}.unfinished")
-    save_file({name: tensor.contiguous() for name, tensor in model.state_dict().items()}, unfinished, header)
-    unfinished.replace(path)
+    try:
+        with whole_file(path) as unfinished:
+            save_file({name: tensor.contiguous() for name, tensor in model.state_dict().items()}, unfinished, header)
+    except SafetensorError as error:
+        raise InvalidFile(f"{path}: the model cannot be written ({str(error).splitlines()[0]})") from error
 
 
 def load_model(path: Path) -> tuple[MoeTransformer, Tokenizer]:

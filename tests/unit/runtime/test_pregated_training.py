@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import resource
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -295,6 +296,23 @@ def test_a_model_is_read_as_it_was_written(tmp_path: Path) -> None:
     again, found = load_model(tmp_path / "m.safetensors")
     assert (again.lookahead, again.architecture, found) == (2, model.architecture, tokens)
     assert torch.equal(again(torch.arange(6).view(1, 6))[0], model(torch.arange(6).view(1, 6))[0])
+
+
+def test_a_model_that_finds_no_room_is_one_line_and_leaves_what_was_there(tmp_path: Path) -> None:
+    """A limit of 4 KiB a file stands for a full disk."""
+    model, tokens = seeded_model(7, 2), learn_tokens("abab abab", 257)
+    path = tmp_path / "m.safetensors"
+    save_model(model, tokens, path)
+    before = path.read_bytes()
+    least, most = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, most))
+    try:
+        with pytest.raises(InvalidFile, match="cannot be written"):
+            save_model(model, tokens, path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (least, most))
+    assert [one.name for one in tmp_path.iterdir()] == ["m.safetensors"]
+    assert path.read_bytes() == before
 
 
 @pytest.mark.parametrize("content", [b"", b"nothing", (8).to_bytes(8, "little") + b'{"a":{}}'])
