@@ -32,7 +32,8 @@ _BYTES_A_LINK = 32
 class Family:
     """What processors of a generation share: `channels` of memory at `mega_transfers_per_s`, fp32 FLOP of a core a
     cycle, the most memory of a socket, sockets at most. `fabric_ghz`: of the links between dies of cores and the memory
-    controllers, None where there are none; up to `two_links_up_to` dies each has two.
+    controllers, None where there are none; up to `two_links_up_to` dies each has two. `memory_source`: the page that
+    says channels and speed, empty where none was read.
     """
 
     name: str
@@ -45,6 +46,7 @@ class Family:
     fabric_ghz: float | None
     two_links_up_to: int
     note: str
+    memory_source: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +83,7 @@ def host_document(name: str) -> dict[str, Any]:
     figures = {
         "dram_bytes": (float(size) * n_sockets, unit, "maker", f"the most that it takes{both}"),
         "dram_bytes_per_s": (
-            n_channels * one.mega_transfers_per_s * 8e6, "B/s", "maker",
+            n_channels * one.mega_transfers_per_s * 8e6, "B/s", "memory" if family.memory_source else "maker",
             f"{n_channels} x {one.mega_transfers_per_s} MT/s x 8 bytes{both}",
         ),
         "n_cores": (n_cores, "count", "chip", family.note + both),
@@ -97,12 +99,20 @@ def host_document(name: str) -> dict[str, Any]:
             n_links * _BYTES_A_LINK * family.fabric_ghz * 1e9, "B/s", "links",
             f"{n_links} x {_BYTES_A_LINK} bytes x {family.fabric_ghz:g} GHz{both}",
         )  # fmt: skip
-    chip = f"{one.source} ({_READ})" if one.source else _UNREAD
-    document: dict[str, Any] = {"sources": {**_sources(), "chip": f"{family.title}, {one.name}: {chip}"}}
+    document: dict[str, Any] = {"sources": {**_sources(), "chip": f"{family.title}, {one.name}: {_chip(one)}"}}
+    if family.memory_source:
+        document["sources"]["memory"] = family.memory_source
     for figure, (value, unit, source, note) in figures.items():
-        read = {"unverified": True} if source != "chip" or not one.source else {}
+        read = {} if source == "memory" or (source == "chip" and one.source) else {"unverified": True}
         document[figure] = {"value": value, "unit": unit, "source": source, "note": note, **read}
     return document
+
+
+def _chip(one: Processor) -> str:
+    """Where the figures of a processor alone are from, and when that was read; most were in one package."""
+    if not one.source:
+        return _UNREAD
+    return one.source if ": read " in one.source else f"{one.source} ({_READ})"
 
 
 @functools.cache
@@ -140,6 +150,7 @@ def _family(name: str, section: Section) -> Family:
         fabric_ghz=fabric,
         two_links_up_to=section.integer("two_links_up_to", 0),
         note=section.text("note", ""),
+        memory_source=section.text("memory_source", ""),
     )
     section.done()
     return family
