@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hwmodels.figures import Figures, Number, figures_of
-from hwmodels.kernels.floors import at_floor, fused_s, missing_s
+from hwmodels.kernels.floors import alone_s, at_floor, fused_s, missing_s
 from hwmodels.kernels.fused_counts import FusedCounts, RowCounts
 from hwmodels.kernels.roofline import cached_share, kernel_terms, longer, roofline_s
 from hwmodels.kernels.works_alike import alike
@@ -208,7 +208,7 @@ def _issue_s(work: Work, figures: Figures) -> Number:
         return measured
     if work.kind in _COPIES:
         return figures.stack_constant("copy_issue_s")
-    return figures.stack.launches_of(work) * figures.launch_s
+    return figures.stack.launches_of(work) * figures.launch_of(work)
 
 
 def _hbm_traffic_s(work: Work, figures: Figures, counts: FusedCounts | RowCounts | None = None) -> Number:
@@ -244,6 +244,11 @@ def _kernel_parts(work: Work, figures: Figures, counts: FusedCounts | None = Non
     else:
         bits = figures.read_bits(work)
         pairs = [roofline_s(gemm, bits, rate, bandwidth) for gemm in work.gemms]
+        if figures.stack.row_blocks.passes:
+            pairs = [
+                (flop_s + alone_s(gemm, work.weight_bits, figures), bytes_s)
+                for gemm, (flop_s, bytes_s) in zip(work.gemms, pairs, strict=True)
+            ]
     gemms_s = []
     for flop_s, bytes_s in pairs:
         more_compute_s, more_hbm_s = longer(flop_s, bytes_s)

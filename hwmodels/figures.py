@@ -96,11 +96,18 @@ class Figures:
         """A constant of the stack."""
         return self.values[f"stack.{name}"]
 
-    @property
-    def launch_s(self) -> Number:
-        """Host time to launch a kernel: where passes are cut, that of the stack for kernels that no graph spans."""
+    def launch_of(self, work: Work) -> Number:
+        """Host time to launch a kernel of `work`: where passes are cut, or have more tokens than a CUDA graph is kept
+        for, that of the stack for kernels that no graph spans.
+        """
         alone = self.values.get("stack.split_launch_s") if self.is_cut else None
+        if alone is None and not self.in_graph(work):
+            alone = self.values.get("stack.batch_launch_s")
         return self.stack_constant("launch_s") if alone is None else alone
+
+    def in_graph(self, work: Work) -> bool:
+        """Whether a pass of as many tokens as `work` has is one CUDA graph, where its stack keeps graphs of few."""
+        return not self.stack.graph_tokens or work.n_rows <= self.stack.graph_tokens
 
     def kernel(self, kind: OpKind, name: str) -> Number | None:
         """A measured constant of a kind of op; None where there is none."""

@@ -12,6 +12,7 @@ from functools import lru_cache
 
 from hwmodels.compute_formats import PEAK_DTYPES
 from hwmodels.kernels.fused_tile import UNPADDED, FusedTile, read_fused_tile
+from hwmodels.kernels.row_blocks import NO_ROW_BLOCKS, RowBlocks, read_row_blocks
 from hwmodels.quantity import PLAUSIBLE, Quantity, ReadOnly, check_plausible, parse_quantity
 from hwmodels.shipped import STACKS_DIR, shipped
 from hwmodels.specs.machine_fields import HOST_MEMORY
@@ -46,6 +47,9 @@ CONSTANTS: dict[str, str] = {
     "tiled_gemm_s": "time",
     "kernel_clock_hz": "frequency",
     "tile_load_s": "time",
+    "row_block_s": "time",
+    "row_pass_s": "time",
+    "batch_launch_s": "time",
     "sort_s": "time",
     "split_launch_s": "time",
     "draft_s": "time",
@@ -68,9 +72,10 @@ multiplies weights of at most 8 bits but fp8, by integer dot products; cpu_core_
 most, unpacking included; cpu_sockets: whose memory it reads and whose cores compute, at most those that there are;
 handover_s: waking its threads with the activations of a layer, and collecting their results. reserve_bytes: HBM taken
 by context, libraries and workspaces; memory_share: of HBM, what it uses at all. tiled_gemm_s: device time of a GEMM of
-two rows and more beyond that of one row, whose kernel only reads its weights, by matrix; kernel_clock_hz: the clock at
-which
-kernel_s and tiled_gemm_s are as said, being cycles of the accelerator; left out: seconds on any. tile_load_s: the
+two rows and more beyond that of one row, by matrix; row_block_s, row_pass_s: of a multiprocessor for a block of
+`row_blocks`, and for each pass of its threads over weights; kernel_clock_hz: the clock at which these and kernel_s are
+as said, being cycles of the accelerator; left out: seconds on any. batch_launch_s: of a launch in a pass of more tokens
+than a CUDA graph is kept for (`graph_tokens`); left out: launch_s. tile_load_s: the
 time that a block of `fused_tile` waits for one load. sort_s: host time to look at one entry of a table of experts by
 token, where rows are sorted by expert on the host; the order goes to the device by a copy that the host waits for.
 split_launch_s: of a launch where a pass is cut between accelerator and host, so that no CUDA graph spans it; left out:
@@ -90,6 +95,9 @@ OPTIONAL = (
     "tiled_gemm_s",
     "kernel_clock_hz",
     "tile_load_s",
+    "row_block_s",
+    "row_pass_s",
+    "batch_launch_s",
     "sort_s",
     "split_launch_s",
     "draft_s",
@@ -117,7 +125,9 @@ class SoftwareStack:
     `launches`: kernels (or copies, for `stage`) an op of each kind launches. `tile`: (rows, columns) of the output tile
     of its grouped expert GEMM, one thread block each and no split of the inner dimension; None prices expert GEMMs by
     roofline. `latent_launches`: of a latent attention that is absorbed, 0 as any other. `shared_launches`:
-    more of experts where shared ones run beside them. `fused_tile`: of its fused op of experts. `packed_compute`: the
+    more of experts where shared ones run beside them; `tiled_launches`: more of fused experts over more than one token.
+    `graph_tokens`: tokens of a pass, at most, that is launched as one CUDA graph; 0: any. `fused_tile`: of its fused op
+    of experts; `row_blocks`: of products of one row. `packed_compute`: the
     format in which weights that are unpacked are multiplied; empty: that of the activations. `constants`: by name.
     """
 
@@ -132,6 +142,9 @@ class SoftwareStack:
     fused_tile: FusedTile = UNPADDED
     latent_launches: int = 0
     shared_launches: int = 0
+    tiled_launches: int = 0
+    graph_tokens: int = 0
+    row_blocks: RowBlocks = NO_ROW_BLOCKS
     packed_compute: str = ""
 
     def launches_of(self, work: Work) -> int:
@@ -140,6 +153,8 @@ class SoftwareStack:
         launched = self.latent_launches if latent and self.latent_launches else self.launches.get(work.kind, 0)
         if work.fused is not None and len(work.gemms) > work.fused.n_gemms:
             launched += self.shared_launches
+        if work.fused is not None and work.fused.n_tokens > 1:
+            launched += self.tiled_launches
         if work.piece is None:
             return launched
         return max(launched - work.piece.i, 1) if work.piece.is_last else 1
@@ -174,7 +189,7 @@ def _shipped_stack(name: str) -> SoftwareStack:
     if host_memory not in HOST_MEMORY:
         raise unknown_name("kind of host memory", host_memory, HOST_MEMORY, section.where)
     sources = _sources(section)
-    launches, latent, shared = _launches(section)
+    launches, more = _launches(section)
     stack = SoftwareStack(
         name=name,
         summary=section.text("summary"),
@@ -185,8 +200,11 @@ def _shipped_stack(name: str) -> SoftwareStack:
         host_memory=host_memory,
         claimed_execution=EXECUTIONS[claimed],
         fused_tile=read_fused_tile(section),
-        latent_launches=latent,
-        shared_launches=shared,
+        latent_launches=more["latent_attention"],
+        shared_launches=more["shared_experts"],
+        tiled_launches=more["tiled_experts"],
+        graph_tokens=more["graph_tokens"],
+        row_blocks=read_row_blocks(section),
         packed_compute=section.text("packed_compute", ""),
     )
     section.done()
@@ -198,13 +216,17 @@ def _sources(section: Section) -> dict[str, str]:
     return {key: table.text(key) for key in table.remaining()}
 
 
-def _launches(section: Section) -> tuple[Mapping[OpKind, int], int, int]:
+_MORE_LAUNCHES = ("latent_attention", "shared_experts", "tiled_experts", "graph_tokens")
+"""What else a stack may say of its launches, 0 where it does not."""
+
+
+def _launches(section: Section) -> tuple[Mapping[OpKind, int], Mapping[str, int]]:
     table = section.section("launches")
-    latent, shared = table.integer("latent_attention", 0), table.integer("shared_experts", 0)
+    more = {name: table.integer(name, 0) for name in _MORE_LAUNCHES}
     counts = {kind: table.integer(kind.name.lower()) for kind in _LAUNCHED}
     table.take("source")
     table.done()
-    return ReadOnly(counts), latent, shared
+    return ReadOnly(counts), more
 
 
 def _tile(section: Section) -> tuple[int, int] | None:

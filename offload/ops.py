@@ -253,6 +253,13 @@ class Work(NamedTuple):
         return self.flop_compute or self.compute
 
     @property
+    def n_rows(self) -> int:
+        """Tokens that it computes with, at least: those of fused experts, else rows of its largest GEMM."""
+        if self.fused is not None:
+            return self.fused.n_tokens
+        return max((gemm.m for gemm in self.gemms), default=0)
+
+    @property
     def weight_bytes(self) -> float:
         """Bytes of weights that the GEMMs read."""
         return sum(g.n * g.k * g.n_gemms for g in self.gemms) * self.weight_bits / 8

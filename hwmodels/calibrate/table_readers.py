@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hwmodels.laws.dispatch import FP8_DISPATCH, TRITON_DEFAULT
+from hwmodels.laws.dispatch import FLASHINFER_CUTLASS, FP8_DISPATCH, TRITON_DEFAULT
 from hwmodels.laws.forms import FORMS
 from hwmodels.laws.moe import ALIGNED
 from hwmodels.quantity import ReadOnly
@@ -63,6 +63,9 @@ _UNGATED = frozenset({(2688, 1856), (2048, 5120), (1024, 2688)})
 _SGLANG_TRITON = "sglang_fused_moe_triton"
 """SGLang's Triton kernel of experts, which its benchmark ran with a gate projection whatever the model: an A100 takes
 1.5 times as long for the Nemotron ones as reading theirs would, at 32 tokens and at 128."""
+
+_FLASHINFER_CUTLASS = "vllm_modeloptfp8moe_flashinfer_cutlass_flashinferexperts"
+"""FlashInfer's grouped products of experts in fp8, as vLLM calls them."""
 
 _LEAST_GEMM = 512
 """Columns and inner dimension of a GEMM at least: what a model multiplies on one device."""
@@ -219,6 +222,8 @@ def _experts(columns: Columns, source: Mapping[str, str], family: str | None) ->
         rows = mine & (columns["kernel_source"] == ran)
         gated = {**shapes, "n_up": np.full(len(pairs), 2)} if ran == _SGLANG_TRITON else shapes
         tiles = TRITON_DEFAULT if (ran, name) == (_SGLANG_TRITON, "bfloat16") else ""
+        if (ran, name, family) == (_FLASHINFER_CUTLASS, "fp8", "9.0"):
+            tiles = FLASHINFER_CUTLASS
         found.append(_table("experts", compute, stored, tiles, gated, columns, rows, source))
     return found
 

@@ -7,15 +7,16 @@ fixed time and its roofline. Fits that measured kernels know better, and use no 
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
 
 from hwmodels.figures import Figures, Number
 from hwmodels.kernels.fused_counts import FusedCounts
-from offload.ops import Work
+from offload.ops import Gemm, Work
 
-__all__ = ["at_floor", "fused_s", "merged", "missing_s"]
+__all__ = ["alone_s", "at_floor", "fused_s", "merged", "missing_s", "row_blocks_s"]
 
 _NARROW_BITS = 8.5
 """Weights of so many bits at most are narrow: they are unpacked, or multiplied in 8 bits and less."""
@@ -30,7 +31,8 @@ def missing_s(
     attention reads its context after its floor: that grows by as much as the context from the first token on. `counts`
     as of `fused_s`.
     """
-    missing: Number = (_n_tiled(work) if counts is None else counts.n_tiled) * figures.cycles_s("tiled_gemm_s")
+    n_tiled = _n_tiled(work) if counts is None else counts.n_tiled
+    missing: Number = n_tiled * figures.cycles_s("tiled_gemm_s")
     if work.fused is not None:
         kind = "narrow_experts" if work.weight_bits <= _NARROW_BITS else "experts"
         return missing + _lacking(figures, kind, fixed_s + missing + sum(gemms_s))
@@ -88,16 +90,21 @@ def fused_s(
     """(arithmetic, traffic) of the two kernels of a fused op of experts, up and down, then of each GEMM of shared ones.
 
     Rows of each expert are padded to whole tiles (`SoftwareStack.fused_tile`). A block that loads, waits and multiplies
-    hides no load behind a product of its own; those of other blocks share the memory rate all the same. `counts`: of
+    hides no load behind a product of its own; those of other blocks share the memory rate all the same. Of one
+    token each row of weights has a block (`SoftwareStack.row_blocks`). `counts`: of
     many ops that are like `work` but for the rows of experts, each priced as it is alone.
     """
     assert work.fused is not None
     bits = figures.read_bits(work)
     shape = figures.stack.fused_tile
-    load_s = figures.values.get("stack.tile_load_s", 0.0) / figures["accelerator.n_sm"]
+    load_s = _tile_load_s(figures)
     if counts is not None:
-        each = zip(counts.flop, counts.weights, counts.loads, strict=True)
-        return [(flop / flop_per_s + n * load_s, read * bits / 8 / bytes_per_s) for flop, read, n in each]
+        block_s, pass_s = _of_row_blocks(figures)
+        each = zip(counts.flop, counts.weights, counts.loads, counts.blocks, counts.passes, strict=True)
+        return [
+            (flop / flop_per_s + n * load_s + (blocks * block_s + passes * pass_s), read * bits / 8 / bytes_per_s)
+            for flop, read, n, blocks, passes in each
+        ]
     height = shape.height(work.fused)
     n = work.fused.n_gemms
     kernels = [work.gemms[0:n:2], work.gemms[1:n:2], *((gemm,) for gemm in work.gemms[n:])]
@@ -106,6 +113,47 @@ def fused_s(
         tile = height if i < 2 else 1
         flop = sum(2 * -(-gemm.m // tile) * tile * gemm.n * gemm.k * gemm.n_gemms for gemm in kernel)
         weights = sum(gemm.n * gemm.k * gemm.n_gemms for gemm in kernel)
-        loads = sum(shape.n_loads(work.fused, gemm) for gemm in kernel) if i < 2 else 0
-        pairs.append((flop / flop_per_s + loads * load_s, weights * bits / 8 / bytes_per_s))
+        if i < 2:
+            loads = sum(shape.n_loads(work.fused, gemm) for gemm in kernel)
+        else:
+            loads = sum(n_loads_alone(gemm, figures) for gemm in kernel)
+        blocks_s = row_blocks_s(kernel if i >= 2 or work.fused.n_tokens == 1 else (), work.weight_bits, figures)
+        pairs.append((flop / flop_per_s + loads * load_s + blocks_s, weights * bits / 8 / bytes_per_s))
     return pairs
+
+
+def alone_s(gemm: Gemm, bits: float, figures: Figures) -> Number:
+    """What the multiprocessors take for a product that is no fused one, beyond its arithmetic: for its tiles' loads, or
+    for its blocks of rows, whichever its number of rows asks for.
+    """
+    return n_loads_alone(gemm, figures) * _tile_load_s(figures) + row_blocks_s((gemm,), bits, figures)
+
+
+def n_loads_alone(gemm: Gemm, figures: Figures) -> int:
+    """Loads that something waits for, where a stack says which kernel multiplies few rows; 0 where it does not."""
+    blocks = figures.stack.row_blocks
+    return figures.stack.fused_tile.n_loads_alone(gemm, blocks.up_to_rows + 1) if blocks.passes else 0
+
+
+def _tile_load_s(figures: Figures) -> Number:
+    """Of the whole card."""
+    return figures.cycles_s("tile_load_s") / figures["accelerator.n_sm"]
+
+
+def row_blocks_s(gemms: Iterable[Gemm], bits: float, figures: Figures) -> Number:
+    """What the multiprocessors take for the blocks of rows of `gemms`, whose weights are `bits` wide; 0 where they have
+    none.
+    """
+    shape = figures.stack.row_blocks
+    counts = [shape.counts(gemm) for gemm in gemms]
+    n_blocks, n_weights = (sum(each) for each in zip(*counts, strict=True)) if counts else (0, 0)
+    if not n_blocks:
+        return 0.0
+    block_s, pass_s = _of_row_blocks(figures)
+    return n_blocks * block_s + n_weights / shape.weights_a_pass(bits) * pass_s
+
+
+def _of_row_blocks(figures: Figures) -> tuple[Number, Number]:
+    """Of the whole card: a block of a row, and one pass of it."""
+    n_sm = figures["accelerator.n_sm"]
+    return figures.cycles_s("row_block_s") / n_sm, figures.cycles_s("row_pass_s") / n_sm

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hwmodels.kernels.fused_tile import FusedTile
+from hwmodels.kernels.row_blocks import NO_ROW_BLOCKS, RowBlocks
 from hwmodels.laws.moe import HEIGHTS, ExpertRows
 from offload.ops import Gemm, Work
 
@@ -22,14 +23,16 @@ __all__ = ["FusedCounts", "RowCounts", "counted", "row_counts"]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class FusedCounts:
-    """Of ops that have as many kernels: `flop` of padded rows, `weights` read and `loads` waited for, by kernel, each
-    (n_kernels, n_ops); `n_tiled` (n_ops,), matrices that are multiplied by more than one row. Of many machines with one
-    more axis, which has one place.
+    """Of ops that have as many kernels: `flop` of padded rows, `weights` read, `loads` waited for, `blocks` of rows and
+    the `passes` that they make, by kernel, each (n_kernels, n_ops); `n_tiled` (n_ops,), matrices that are multiplied by
+    more than one row. Of many machines with one more axis, which has one place.
     """
 
     flop: NDArray[np.float64]
     weights: NDArray[np.float64]
     loads: NDArray[np.float64]
+    blocks: NDArray[np.float64]
+    passes: NDArray[np.float64]
     n_tiled: NDArray[np.int64]
 
     @property
@@ -89,8 +92,10 @@ def _cells(works: Sequence[Work]) -> tuple[NDArray[np.int64], NDArray[np.int64],
     return cells, owner, np.arange(len(owner)) - np.repeat(np.cumsum(n_gemms) - n_gemms, n_gemms)
 
 
-def counted(works: Sequence[Work], tile: FusedTile) -> FusedCounts:
-    """The counts of fused ops, all with as many GEMMs of shared experts, as engines with `tile` run them."""
+def counted(works: Sequence[Work], tile: FusedTile, blocks: RowBlocks = NO_ROW_BLOCKS) -> FusedCounts:
+    """The counts of fused ops, all of one width and with as many GEMMs of shared experts, as engines with `tile` and
+    `blocks` run them.
+    """
     fused = [work.fused for work in works if work.fused is not None]
     n_gemms, n_of = np.array([len(work.gemms) for work in works]), np.array([one.n_gemms for one in fused])
     (m, n, k, times), owner, place = _cells(works)
@@ -100,17 +105,24 @@ def counted(works: Sequence[Work], tile: FusedTile) -> FusedCounts:
     height = np.array([tile.height(one) for one in fused])[owner]
     padded = np.where(shared, m, -(-m // height) * height)
     read = n * k * times
-    waits = np.zeros_like(read)
+    has_tiles = np.array([one.n_tokens >= tile.from_tokens for one in fused])[owner]
+    waits, in_blocks, multiplied = (np.zeros_like(read) for _ in range(3))
     if tile.loads is not None:
-        loads = times * -(-m // height) * -(-n // tile.loads[0]) * -(-k // tile.loads[1])
-        has_tiles = np.array([one.n_tokens >= tile.from_tokens for one in fused])[owner]
-        waits = np.where(has_tiles & ~shared, loads, 0)
-    sums = np.zeros((3, n_kernels, len(works)), np.int64)
-    for total, what in zip(sums, (2 * padded * read, read, waits), strict=True):
+        rows = np.array(tile.rows or (1,))
+        alone = rows[np.minimum(np.searchsorted(rows, m), len(rows) - 1)]
+        loads = times * -(-m // np.where(shared, alone, height)) * -(-n // tile.loads[0]) * -(-k // tile.loads[1])
+        waits = np.where(np.where(shared, (m > blocks.up_to_rows) & bool(blocks.passes), has_tiles), loads, 0)
+    if blocks.passes:
+        one_token = np.array([one.n_tokens for one in fused])[owner] == 1
+        multiplied = np.where(np.where(shared, m <= blocks.up_to_rows, one_token), read * m, 0)
+        in_blocks = np.where(multiplied > 0, np.where(m == 1, n, -(-n // 2)) * times, 0)
+    sums = np.zeros((5, n_kernels, len(works)), np.int64)
+    for total, what in zip(sums, (2 * padded * read, read, waits, in_blocks, multiplied), strict=True):
         np.add.at(total, (kernel, owner), what)
     n_tiled = np.bincount(owner, np.where(shared & (m > 1), times, 0), len(works)).astype(np.int64)
     first = np.cumsum(n_gemms) - n_gemms
     many = np.array([one.n_tokens > 1 for one in fused])
     n_tiled += np.where(many, times[first] // times[first + 1] + 1, 0)
-    flop, weights, n_loads = sums.astype(np.float64)
-    return FusedCounts(flop, weights, n_loads, n_tiled)
+    flop, weights, n_loads, n_blocks, in_passes = sums.astype(np.float64)
+    a_pass = blocks.weights_a_pass(works[0].weight_bits) if blocks.passes else 1
+    return FusedCounts(flop, weights, n_loads, n_blocks, in_passes / a_pass, n_tiled)

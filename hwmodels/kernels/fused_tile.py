@@ -47,9 +47,18 @@ class FusedTile:
 
     def n_loads(self, fused: FusedExperts, gemm: Gemm) -> int:
         """Loads of one of its products that something waits for, of all blocks together."""
-        if self.loads is None or fused.n_tokens < self.from_tokens:
+        return 0 if fused.n_tokens < self.from_tokens else self._n_loads(gemm, self.height(fused))
+
+    def n_loads_alone(self, gemm: Gemm, from_rows: int) -> int:
+        """Loads of a product beside the fused ones, whose kernel is the same from `from_rows` rows on."""
+        if gemm.m < from_rows or not self.rows:
             return 0
-        (rows, columns), height = self.loads, self.height(fused)
+        return self._n_loads(gemm, next((rows for rows in self.rows if rows >= gemm.m), self.rows[-1]))
+
+    def _n_loads(self, gemm: Gemm, height: int) -> int:
+        if self.loads is None:
+            return 0
+        rows, columns = self.loads
         return gemm.n_gemms * -(-gemm.m // height) * -(-gemm.n // rows) * -(-gemm.k // columns)
 
 

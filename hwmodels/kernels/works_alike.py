@@ -31,11 +31,12 @@ def alike(
     for i, work in enumerate(works):
         if tile is not None and work.fused is not None:
             n_shared = len(work.gemms) - work.fused.n_gemms
-            fused.setdefault((work._replace(gemms=(), fused=None), n_shared), []).append(i)
+            fused.setdefault((work._replace(gemms=(), fused=None), n_shared, _launched(work, figures)), []).append(i)
         elif by_law and work.fused is not None:
             up, down = work.gemms[:2]
             beside = work._replace(gemms=work.gemms[work.fused.n_gemms :], fused=None)
-            fused.setdefault((beside, up.n, up.k, up.n_gemms // down.n_gemms), []).append(i)
+            shape = up.n, up.k, up.n_gemms // down.n_gemms
+            fused.setdefault((beside, *shape, _launched(work, figures)), []).append(i)
         else:
             groups.setdefault(work._replace(flop=0, hbm_bytes=0), []).append(i)
     for each in fused.values():
@@ -44,15 +45,22 @@ def alike(
                 yield works[rows[0]], rows[0], None
                 continue
             ops = [works[i] for i in rows]
-            counts: FusedCounts | RowCounts = row_counts(ops) if tile is None else counted(ops, tile)
+            counts: FusedCounts | RowCounts = (
+                row_counts(ops) if tile is None else counted(ops, tile, figures.stack.row_blocks)
+            )
             yield works[rows[0]], rows, counts.of_machines() if many else counts
-    for shape, rows in groups.items():
+    for like, rows in groups.items():
         if len(rows) == 1:
             yield works[rows[0]], rows[0], None
             continue
         rest = np.array([(works[i].flop, works[i].hbm_bytes) for i in rows], dtype=np.float64).T
         flop, hbm_bytes = rest[..., None] if many else rest
-        yield shape._replace(flop=flop, hbm_bytes=hbm_bytes), rows, None
+        yield like._replace(flop=flop, hbm_bytes=hbm_bytes), rows, None
+
+
+def _launched(work: Work, figures: Figures) -> tuple[int, bool]:
+    """What the launches of a fused op depend on beside its stack."""
+    return figures.stack.launches_of(work), figures.in_graph(work)
 
 
 def _tile(figures: Figures) -> FusedTile | None:

@@ -14,7 +14,7 @@ import math
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-__all__ = ["DISPATCHES", "FP8_DISPATCH", "TRITON_DEFAULT", "Tile"]
+__all__ = ["DISPATCHES", "FLASHINFER_CUTLASS", "FP8_DISPATCH", "TRITON_DEFAULT", "TRITON_TUNED", "Tile"]
 
 
 class Tile(NamedTuple):
@@ -80,3 +80,12 @@ FP8_DISPATCH: Mapping[str, str] = {"8.9": "cutlass-sm89", "9.0": "cutlass-sm90",
 
 TRITON_DEFAULT = "triton-default"
 """Fused experts in small tiles where tokens are no more than experts, in tall ones else (`hwmodels.laws.moe`)."""
+
+FLASHINFER_CUTLASS = "flashinfer-cutlass"
+"""Fused experts in fp8 of Hopper, whose weights come as fast as multiprocessors take them: an H100 and an H200 take the
+same time for them within 3 % (16 bits: 1.35 times), whose memories differ by 1.43. Why is not known."""
+
+TRITON_TUNED: Mapping[int, tuple[int, ...]] = {8: (1792, 2048, 3584, 4096, 7168)}
+"""By number of experts, the widths for which configurations that were tuned on an A100 are shipped in 16 bits (vLLM,
+vllm/model_executor/layers/fused_moe/configs, from which SGLang's come): they take what is fastest. Of what the tables
+measured; 8,192, 14,336 and 16,384 have none."""

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from hwmodels.compute_formats import PEAK_DTYPES
-from hwmodels.laws.dispatch import DISPATCHES, TRITON_DEFAULT
+from hwmodels.laws.dispatch import DISPATCHES, FLASHINFER_CUTLASS, TRITON_DEFAULT
 from hwmodels.laws.forms import FORMS, KERNELS, Form
 from hwmodels.quantity import DIMENSIONS, ReadOnly
 from traces.documents import Section
@@ -135,8 +135,11 @@ class FittedLaw:
         return {**found, "source": dict(self.source)}
 
 
-_TILE_CHOICES: Mapping[str, Collection[str]] = {"quantised_gemm": DISPATCHES, "experts": (TRITON_DEFAULT,)}
-"""By law, what its tile may be chosen by, but for what is fastest."""
+_TILE_CHOICES: Mapping[str, Collection[str]] = {
+    "quantised_gemm": DISPATCHES,
+    "experts": (TRITON_DEFAULT, FLASHINFER_CUTLASS),
+}
+"""By law, what its tile may be chosen by, but for what is fastest, and kernels that read weights another way."""
 
 
 def _check_kernel(law: Form, kernel: str) -> None:

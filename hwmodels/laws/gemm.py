@@ -24,13 +24,17 @@ from hwmodels.laws.rates import (
     smooth_maximum,
 )
 
-__all__ = ["CYCLED_WEIGHTS", "TILES", "dense_gemm", "tile_of", "tile_seconds"]
+__all__ = ["CYCLED_WEIGHTS", "STEP", "TILES", "dense_gemm", "tile_of", "tile_seconds"]
 
 CYCLED_WEIGHTS = 6
 """Weight matrices that the tables' benchmark reads in turn: of 8 MB they fit into a cache of 50."""
 
 TILES = ((64, 64), (64, 128), (128, 64), (128, 128), (128, 256), (256, 128), (64, 256))
 """Rows and columns of an output tile: what engines choose from."""
+
+STEP = 64
+"""Elements of the inner dimension that a tile takes at a time, unless its library says another number: `step_s` is of
+those."""
 
 _LEAST_SPLIT = 256
 """Elements of the inner dimension that a part of a split keeps at least."""
@@ -102,10 +106,12 @@ def _dispatched_s(c: Mapping[str, Number], rates: CardRates, m: Number, n: Numbe
     return waves * tile_seconds(c, rates, tile.rows, tile.columns) * (k + c["ramp"])
 
 
-def tile_seconds(c: Mapping[str, Number], rates: CardRates, rows: Number, columns: Number) -> Number:
-    """Of one element of the inner dimension in a tile on one multiprocessor."""
+def tile_seconds(
+    c: Mapping[str, Number], rates: CardRates, rows: Number, columns: Number, step: Number = STEP
+) -> Number:
+    """Of one element of the inner dimension in a tile on one multiprocessor, which takes `step` of them at a time."""
     arithmetic_s = 2 * rows * columns * rates.n_sm / (c["peak"] * rates.flop_per_s)
-    return smooth_maximum(arithmetic_s, c["step_s"])
+    return smooth_maximum(arithmetic_s, c["step_s"] * (STEP / step))
 
 
 def tile_of(dispatch: str, m: Number, n: Number, k: Number) -> Tile:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
+import numpy as np
+
 from hwmodels.laws.attention import context_attention, decode_attention
-from hwmodels.laws.dispatch import TRITON_DEFAULT
+from hwmodels.laws.dispatch import FLASHINFER_CUTLASS, TRITON_DEFAULT, TRITON_TUNED
 from hwmodels.laws.forms import KERNELS
 from hwmodels.laws.gemm import CYCLED_WEIGHTS, dense_gemm
 from hwmodels.laws.latent_attention import latent_decode
@@ -65,7 +67,17 @@ def _experts(c: Mapping[str, Number], rates: CardRates, shapes: Shapes, bits: fl
     groups = [ExpertGroup(active, rounded_up(n_rows / active))]
     sizes = shapes["d_model"], shapes["d_ff"], shapes["n_up"]
     rows = rows_of(groups, shapes["n_tokens"])
-    return fused_experts(c, rates, rows, *sizes, weight_bits=bits, warm=True, by_default=kernel == TRITON_DEFAULT)
+    by_default = kernel == TRITON_DEFAULT and ~_tuned(shapes["n_experts"], shapes["d_ff"])
+    by_core = kernel == FLASHINFER_CUTLASS
+    return fused_experts(c, rates, rows, *sizes, weight_bits=bits, warm=True, by_default=by_default, by_core=by_core)
+
+
+def _tuned(n_experts: Number, d_ff: Number) -> Number:
+    """Which products have a tile that was tuned for them, where the others have the default one."""
+    tuned: Number = np.zeros(np.shape(d_ff), bool)
+    for n, widths in TRITON_TUNED.items():
+        tuned |= (np.real(n_experts) == n) & np.isin(np.real(d_ff), widths)
+    return tuned
 
 
 MEASURED: Mapping[str, _Of] = {

@@ -14,7 +14,7 @@ import numpy as np
 
 from hwmodels.kernels.fused_counts import RowCounts, row_counts
 from hwmodels.laws.attention import context_attention, decode_attention
-from hwmodels.laws.dispatch import TRITON_DEFAULT
+from hwmodels.laws.dispatch import FLASHINFER_CUTLASS, TRITON_DEFAULT
 from hwmodels.laws.fitted import FittedLaw
 from hwmodels.laws.forms import KERNELS
 from hwmodels.laws.gemm import dense_gemm
@@ -115,7 +115,7 @@ def _experts(work: Work, law: FittedLaw, figures: Figures, counts: RowCounts) ->
     n_up = up.n_gemms // down.n_gemms
     kernel = fused_experts(
         law.values, _rates(law, figures), counts.rows, up.k, up.n, n_up, weight_bits=work.weight_bits,
-        by_default=law.kernel == TRITON_DEFAULT,
+        by_default=law.kernel == TRITON_DEFAULT, by_core=law.kernel == FLASHINFER_CUTLASS,
     )  # fmt: skip
     shape = {"d_model": up.k, "d_ff": up.n, "n_up": n_up}
     most = law.within["n_tokens"][1] * law.within["top_k"][1]

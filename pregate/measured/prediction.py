@@ -26,7 +26,7 @@ from offload.work import expert_copy_work
 from pregate.api import synthesize
 from pregate.ask.capturing.capture import Captured, capture_request
 from pregate.ask.capturing.machine_memory import memory_of
-from pregate.ask.capturing.request import check_trace, request
+from pregate.ask.capturing.request import Request, check_trace, request
 from pregate.ask.decode_middle import middle_tokens
 from pregate.ask.largest_batch import largest_batch
 from pregate.ask.timing.policy_modes import modes_of
@@ -34,6 +34,7 @@ from pregate.measured.isca24 import Workbench
 from pregate.measured.isca24_rows import Row
 from pregate.measured.isca24_table import published_row
 from pregate.measured.latest import Latest
+from pregate.measured.microbatches import as_microbatches, without_outputs
 from pregate.measured.reproduction import published_activation
 from pregate.measured.several_cards import check_one_card, check_one_model
 from pregate.measured.table import MeasuredRow
@@ -62,6 +63,7 @@ def _read_bytes_per_s(figures: Figures, _: ModelArchitecture) -> float:
 
 _TIMES = {
     "decode_tokens_per_s": "tpot_s",
+    "microbatch_tokens_per_s": "tpot_s",
     "prefill_tokens_per_s": "ttft_s",
     "tokens_per_s": "makespan_s",
     "ttft": "ttft_s",
@@ -82,7 +84,9 @@ _MOST_WORKLOADS = 1 << 12
 
 
 class _TraceShape(NamedTuple):
-    """A synthetic trace of a model, by what it is made from; `context` tokens are there before it."""
+    """A synthetic trace of a model, by what it is made from; `context` tokens are there before it. `in_passes`: of a
+    prompt that is read `batch` tokens at a time.
+    """
 
     model: str
     top_k: int
@@ -90,6 +94,7 @@ class _TraceShape(NamedTuple):
     n_output: int
     batch: int
     context: int
+    in_passes: bool = False
 
 
 class RowBench:
@@ -152,7 +157,7 @@ class RowBench:
             return float(workload.n_active)
         timeline, trace = self._explained(captured, hw).timeline, captured.trace
         match row.metric:
-            case "decode_tokens_per_s":
+            case "decode_tokens_per_s" | "microbatch_tokens_per_s":
                 return workload.n_running / metrics.tpot_s(timeline, trace)["mean"]
             case "prefill_tokens_per_s":
                 return workload.n_running * row.input_tokens / metrics.ttft_s(timeline)
@@ -228,7 +233,8 @@ class RowBench:
         n_prompt, n_output, context = _shape(row, model)
         placed = row.design()
         batch = row.batch or self._largest(row, model, placed, hw)
-        shape = _TraceShape(model.name, model.top_k, n_prompt, n_output, batch, context)
+        in_passes = row.metric == "microbatch_tokens_per_s"
+        shape = _TraceShape(model.name, model.top_k, n_prompt, n_output, batch, context, in_passes)
         key = (model, placed, row.expert_tier, memory_of(hw), shape)
         return self._runs.of(key, lambda: self._capture(model, hw, shape, placed, row.expert_tier))
 
@@ -240,7 +246,7 @@ class RowBench:
         asked = request(model, hw, trace, placed, expert_tier=expert_tier, workload=self._workload(model, shape, trace))
         bare = replace(asked, plan=replace(asked.plan, static_bytes=0))
         key = (model, shape, bare.policy, bare.execution, expert_tier, bare.plan, bare.placed)
-        decoded = self._written.of(key, lambda: capture_request(bare).decoded)
+        decoded = self._written.of(key, lambda: _decoded(bare, shape))
         static_bytes = decoded.schedule.static_bytes + asked.plan.static_bytes
         return Captured(asked, replace(decoded, schedule=replace(decoded.schedule, static_bytes=static_bytes)))
 
@@ -255,7 +261,10 @@ class RowBench:
 
     def _trace(self, model: ModelArchitecture, shape: _TraceShape) -> RoutingTrace:
         counts = shape.n_prompt, shape.n_output, shape.batch
-        found = self._traces.of(shape._replace(context=0), lambda: synthesize(model, *counts, self._seed))
+        bare = shape._replace(context=0, in_passes=False)
+        found = self._traces.of(bare, lambda: synthesize(model, *counts, self._seed))
+        if shape.in_passes:
+            return as_microbatches(found, shape.context)
         return replace(found, position=found.position + np.int32(shape.context)) if shape.context else found
 
     def _workload(self, model: ModelArchitecture, shape: _TraceShape, trace: RoutingTrace) -> Workload:
@@ -266,6 +275,11 @@ class RowBench:
             return measure_workload(model, trace.steps())
 
         return self._asked.of((model, shape), measured)
+
+
+def _decoded(asked: Request, shape: _TraceShape) -> Decoded:
+    decoded = capture_request(asked).decoded
+    return replace(decoded, schedule=without_outputs(decoded.schedule)) if shape.in_passes else decoded
 
 
 def _shape(row: MeasuredRow, model: ModelArchitecture) -> tuple[int, int, int]:
@@ -296,7 +310,7 @@ def _counted(row: MeasuredRow, captured: Captured) -> tuple[NDArray[np.bool_], f
             return ~decoding, captured.workload.n_running * row.input_tokens
         case "tokens_per_s":
             return np.ones_like(decoding), captured.workload.n_output_tokens
-        case "decode_tokens_per_s":
+        case "decode_tokens_per_s" | "microbatch_tokens_per_s":
             return decoding, captured.workload.n_running * n_passes
         case "moe_layer_latency":
             return decoding, n_passes * max(len(captured.model.decoder.moe_layers), 1)

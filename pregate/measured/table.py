@@ -39,6 +39,7 @@ MAX_ROWS = 20_000
 METRICS: Mapping[str, tuple[str, bool]] = ReadOnly(
     {
         "decode_tokens_per_s": ("tokens/s", True),
+        "microbatch_tokens_per_s": ("tokens/s", True),
         "prefill_tokens_per_s": ("tokens/s", True),
         "tokens_per_s": ("tokens/s", True),
         "ttft": ("s", False),
@@ -53,8 +54,10 @@ METRICS: Mapping[str, tuple[str, bool]] = ReadOnly(
     }
 )
 """Metrics by name: their unit, and whether more is better. Decode and prefill rates are of one sequence's tokens times
-the batch; `tokens_per_s` is output tokens over the whole run; `max_active_experts`: of one layer in one pass;
-`h2d_bytes_per_s`: what copies of one expert to the device achieve; `cpu_bytes_per_s`: what the host's experts read."""
+the batch; `microbatch_tokens_per_s`: of one prompt that is read `batch` tokens at a time, `context_tokens` before each
+pass on average (`pregate.measured.microbatches`); `tokens_per_s` is output tokens over the whole run;
+`max_active_experts`: of one layer in one pass; `h2d_bytes_per_s`: what copies of one expert to the device achieve;
+`cpu_bytes_per_s`: what the host's experts read."""
 
 _TABLES = Path(__file__).parent / "tables"
 

@@ -87,16 +87,17 @@ def test_a_product_of_two_rows_costs_more_than_of_one_by_matrix_and_by_clock() -
     hw = claimed("rtx-4090", "llama-cpp")
     extra_s = hw.constant("tiled_gemm_s")
     assert extra_s > 0
-    for one, two, n in (
+    for one, two, n, n_kernels in (
         (
             work.self_attention_work(QWEN, QWEN.decoder, 1, 9, 9),
             work.self_attention_work(QWEN, QWEN.decoder, 2, 9, 9),
             4,
+            0,
         ),
-        (work.experts_work(QWEN, [1] * 8, fused=True), work.experts_work(QWEN, [1] * 16, fused=True), 3),
+        (work.experts_work(QWEN, [1] * 8, fused=True), work.experts_work(QWEN, [1] * 16, fused=True), 3, 6),
     ):
         fixed = [parts_of(what, figures_of(hw)).fixed_s for what in (one, two)]
-        assert fixed[1] - fixed[0] == pytest.approx(n * extra_s)
+        assert fixed[1] - fixed[0] == pytest.approx(n * extra_s + n_kernels * hw.constant("kernel_s"))
         slow = claimed("rtx-4090", "llama-cpp", {"accelerator.clock_hz": 1.26e9})
         assert parts_of(two, figures_of(slow)).fixed_s == pytest.approx(2 * fixed[1])
 

@@ -188,3 +188,25 @@ def test_gpt_fast_has_its_constants_from_dense_models(
     seconds = [float(price([Work(kind, gemms, "bf16", bits)], hw).duration_s[0]) for kind, gemms in products.items()]
     whole_s = n_layers * (seconds[0] + seconds[1]) + seconds[2]
     assert whole_s == pytest.approx(1 / tokens_per_s, rel=within)
+
+
+@pytest.mark.parametrize(
+    ("hardware", "n_tokens", "head", "tokens_per_s", "within"),
+    [
+        ("rtx-3090", 1, False, 155.02, 0.04),  # kernel_s is of this, with no blocks of rows: they make it 3 % longer
+        ("rtx-4090", 1, True, 159.67, 0.03),  # and nothing of this: a build with some kernels a layer more
+    ],
+)
+def test_llama_cpp_has_its_kernels_from_a_dense_model(
+    hardware: str, n_tokens: int, head: bool, tokens_per_s: float, within: float
+) -> None:
+    """Llama 3 8B (huggingface.co, config.json) in Q4_0, its head in Q6_K."""
+    hw = load_platform(hardware, "llama-cpp")
+    attention = *(Gemm(n_tokens, n, 4096) for n in (4096, 1024, 1024)), Gemm(n_tokens, 4096, 4096)
+    ffn = Gemm(n_tokens, 14336, 4096, 2), Gemm(n_tokens, 4096, 14336)
+    parts = price([Work(OpKind.SELF_ATTENTION, attention, "bf16", 4.5), Work(OpKind.DENSE_FFN, ffn, "bf16", 4.5)], hw)
+    kernels_s = -1 * hw.constant("kernel_s") * 2520e6 / hw.machine.accelerator.clock_hz  # no norms of heads: 25, not 26
+    whole_s = 32 * (float(parts.duration_s.sum()) + kernels_s) + hw.constant("step_s")
+    if head:
+        whole_s += float(price([Work(OpKind.HEAD, (Gemm(1, 128256, 4096),), "bf16", 6.56)], hw).duration_s[0])
+    assert whole_s == pytest.approx(n_tokens / tokens_per_s, rel=within)

@@ -12,13 +12,17 @@ from hwmodels.fits.fit_files import load_fit
 from hwmodels.laws.dispatch import DISPATCHES, FP8_DISPATCH, TRITON_DEFAULT, Tile
 from hwmodels.laws.families import FAMILIES
 from hwmodels.laws.forms import FORMS
-from hwmodels.laws.gemm import dense_gemm, tile_of
+from hwmodels.laws.gemm import dense_gemm, tile_of, tile_seconds
+from hwmodels.laws.measured import MEASURED
 from hwmodels.laws.moe import ExpertGroup, fused_experts, rows_of
 from hwmodels.laws.rates import CardRates
 from traces.errors import UnknownName
 
 C = {name: at for name, (_, at) in FORMS["quantised_gemm"].constants.items()}
 CARD = CardRates(1979e12, 3.35e12, 132.0, 50e6)
+EXPERTS = {name: at for name, (_, at) in FORMS["experts"].constants.items()}
+ENDLESS = CARD._replace(bytes_per_s=1e18)
+"""A card whose memory nothing waits for."""
 
 
 @pytest.mark.parametrize(
@@ -117,6 +121,46 @@ def test_experts_by_default_have_tall_tiles_once_tokens_are_more_than_they() -> 
     assert padded_s(129) > 1.5 * padded_s(128)
     with pytest.raises(UnknownName, match="triton-defalt"):
         dataclasses.replace(law, kernel="triton-defalt")
+
+
+def test_a_tile_that_takes_fewer_inner_elements_at_a_time_takes_more_steps() -> None:
+    """SGLang's get_default_config: 64 where tokens are no more than experts, else 32."""
+    steps = {**EXPERTS, "step_s": 1e-6}  # arithmetic is nothing beside it
+    assert tile_seconds(steps, CARD, 64, 64, 32) == pytest.approx(2 * tile_seconds(steps, CARD, 64, 64), rel=1e-3)
+
+
+def test_which_tiles_are_the_default_ones_may_be_said_of_each_of_many() -> None:
+    def seconds(by_default: object, n: int | None = None) -> object:
+        rows = rows_of([ExpertGroup(8.0 if n is None else np.full(n, 8.0), 64)], 9)
+        return fused_experts(EXPERTS, ENDLESS, rows, 2048, 1024, 2, by_default=by_default).total_s
+
+    assert list(seconds(np.array([True, False]), 2)) == [seconds(True), seconds(False)]  # type: ignore[call-overload]
+
+
+def test_products_that_were_tuned_take_what_is_fastest_and_others_the_default_tile() -> None:
+    """vLLM ships configurations for eight experts of 3,584 on an A100 and none for 14,336: half the time a weight."""
+    law = MEASURED["experts"]
+    shapes = {"n_tokens": 4096.0, "d_model": 4096.0, "top_k": 2.0, "n_experts": 8.0, "n_up": 2.0}
+    at = {
+        (kernel, d_ff): float(law(EXPERTS, ENDLESS, {**shapes, "d_ff": d_ff}, 16.0, kernel).total_s)
+        for kernel in ("", TRITON_DEFAULT)
+        for d_ff in (3584.0, 14336.0)
+    }
+    assert at["", 3584.0] == at[TRITON_DEFAULT, 3584.0]
+    assert at["", 14336.0] < at[TRITON_DEFAULT, 14336.0]
+
+
+def test_weights_that_come_by_multiprocessor_do_not_care_for_the_memory() -> None:
+    rows = rows_of([ExpertGroup(8, 1)], 1)
+    few, slow = CARD._replace(n_sm=CARD.n_sm / 2), CARD._replace(bytes_per_s=CARD.bytes_per_s / 2)
+
+    def weights_s(card: CardRates, by_core: bool) -> float:
+        c = {**EXPERTS, "activations": 1e-9, "step_s": 1e-15, "fixed_s": 1e-9, "expert_s": 1e-12}
+        return float(fused_experts(c, card, rows, 4096, 14336, 2, weight_bits=8.0, by_core=by_core).total_s)
+
+    assert weights_s(slow, True) == pytest.approx(weights_s(CARD, True), rel=0.01)
+    assert weights_s(few, True) == pytest.approx(2 * weights_s(CARD, True), rel=0.05)
+    assert weights_s(slow, False) == pytest.approx(2 * weights_s(CARD, False), rel=0.05)
 
 
 def test_slices_of_experts_that_are_read_by_the_element_are_in_no_table() -> None:

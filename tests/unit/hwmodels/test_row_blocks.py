@@ -1,0 +1,111 @@
+"""Products of one row by a block of threads a row of weights, and launches that no CUDA graph spans."""
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from hwmodels.cost import price
+from hwmodels.figures import figures_of
+from hwmodels.kernels.floors import fused_s, row_blocks_s
+from hwmodels.kernels.row_blocks import NO_ROW_BLOCKS, RowBlocks, read_row_blocks
+from hwmodels.platform import Platform, load_platform
+from offload import work
+from offload.ops import Gemm, OpKind, Work
+from traces.documents import read_yaml
+from traces.errors import InvalidFile
+from traces.model.architecture import load_architecture
+
+QWEN, LITE = load_architecture("qwen3-30b-a3b"), load_architecture("deepseek-v2-lite")
+Q4 = 4.5
+
+
+def claimed(hardware: str = "rtx-3090", stack: str = "llama-cpp") -> Platform:
+    return dataclasses.replace(load_platform(hardware, stack), fit=None)
+
+
+def test_each_row_of_weights_has_a_block_that_reads_some_of_them_at_a_time() -> None:
+    hw = claimed()
+    figures, cycle = figures_of(hw), 2520e6 / 1695e6
+    took = row_blocks_s([Gemm(1, 768, 2048, n_gemms=16)], Q4, figures)
+    block_s, pass_s = hw.constant("row_block_s"), hw.constant("row_pass_s")
+    assert took == pytest.approx(cycle * 16 * 768 * (block_s + pass_s) / 82)
+    wide = row_blocks_s([Gemm(1, 768, 2048, n_gemms=16)], 8.5, figures)
+    assert wide == pytest.approx(cycle * 16 * 768 * (block_s + 2 * pass_s) / 82), "half as many weights of 8 bits"
+    assert row_blocks_s([Gemm(9, 768, 2048)], Q4, figures) == 0, "other kernels"
+    assert row_blocks_s([Gemm(1, 768, 2048)], Q4, figures_of(claimed(stack="vllm"))) == 0
+
+
+def test_short_rows_take_longer_than_their_bytes_and_long_ones_do_not() -> None:
+    figures = figures_of(claimed())
+    for k, bound in ((768, True), (16384, False)):
+        gemm = Gemm(1, 1 << 15, k)
+        by_memory = gemm.n * gemm.k * Q4 / 8 / figures.hbm_bytes_per_s
+        assert (row_blocks_s([gemm], Q4, figures) > by_memory) is bound
+
+
+def test_more_multiprocessors_multiply_small_experts_faster_at_the_same_memory_rate() -> None:
+    one = work.experts_work(QWEN, [1] * 8, fused=True)._replace(weight_bits=Q4)
+    small, large = (float(price([one], claimed(name)).duration_s[0]) for name in ("rtx-3090", "rtx-4090"))
+    assert small / large > 1.5, "936 against 1,008 GB/s, 82 multiprocessors against 128"
+
+
+def test_experts_of_more_than_one_token_have_no_blocks_of_rows() -> None:
+    hw = claimed()
+    figures = figures_of(hw)
+    rate, bandwidth = figures.flop_per_s("int8"), figures.hbm_bytes_per_s
+    one, two = (work.experts_work(QWEN, [n] * 8, fused=True)._replace(weight_bits=Q4) for n in (1, 2))
+    blocks_s = 8 * 2 * 768 * (hw.constant("row_block_s") + hw.constant("row_pass_s")) / 82 * 2520 / 1695
+    assert fused_s(one, figures, rate, bandwidth)[0][0] == pytest.approx(blocks_s, rel=0.02)
+    without = dataclasses.replace(figures, stack=dataclasses.replace(figures.stack, row_blocks=NO_ROW_BLOCKS))
+    assert fused_s(two, figures, rate, bandwidth) == fused_s(two, without, rate, bandwidth)
+
+
+@pytest.mark.parametrize("model", [QWEN, LITE])
+def test_ops_priced_together_take_to_the_bit_what_each_takes_alone(model: object) -> None:
+    rng = np.random.default_rng(3)
+    works = []
+    for n_tokens in (1, 1, 2, 5, 1, 9, 2, 12):
+        rows = rng.multinomial(n_tokens * 6, [1 / 16] * 16)
+        counts = [min(int(n), n_tokens) for n in rows if n]
+        works.append(work.experts_work(model, counts, n_tokens, fused=True)._replace(weight_bits=Q4))  # type: ignore[arg-type]
+    hw = claimed()
+    together, alone = price(works, hw), [price([one], hw) for one in works]
+    assert together.duration_s.tolist() == [float(one.duration_s[0]) for one in alone]
+    assert together.issue_s.tolist() == [float(one.issue_s[0]) for one in alone]
+
+
+def test_a_pass_of_more_tokens_than_a_graph_is_kept_for_is_launched_kernel_by_kernel() -> None:
+    hw = claimed()
+    gate = [work.gate_work(QWEN, n) for n in (1, 2)]
+    n_kernels = hw.stack.launches[OpKind.GATE]
+    issue_s = price(gate, hw).issue_s
+    assert issue_s.tolist() == pytest.approx(
+        [n_kernels * hw.constant("launch_s"), n_kernels * hw.constant("batch_launch_s")]
+    )
+    always = dataclasses.replace(hw, stack=dataclasses.replace(hw.stack, graph_tokens=0))
+    assert price(gate, always).issue_s[1] == pytest.approx(issue_s[0])
+    one, two = (work.experts_work(QWEN, [n] * 8, fused=True) for n in (1, 2))
+    assert hw.stack.launches_of(two) - hw.stack.launches_of(one) == hw.stack.tiled_launches == 6
+    assert (Work(OpKind.WAIT).n_rows, one.n_rows, two.n_rows) == (0, 1, 2)
+
+
+def read(tmp_path: Path, text: str) -> RowBlocks:
+    (tmp_path / "stack.yaml").write_text(text)
+    return read_row_blocks(read_yaml(tmp_path / "stack.yaml"))
+
+
+def test_a_stack_states_its_blocks_or_has_none(tmp_path: Path) -> None:
+    stated = read(tmp_path, "row_blocks: {passes: [[6, 2048], [8.5, 1024]], up_to_rows: 8, source: counted}")
+    assert stated == RowBlocks(((6.0, 2048), (8.5, 1024)), 8)
+    assert [stated.weights_a_pass(bits) for bits in (4.25, 6, 8.5, 16)] == [2048, 2048, 1024, 1024]
+    assert read(tmp_path, "a: 1") == NO_ROW_BLOCKS
+
+
+@pytest.mark.parametrize(
+    "passes", ["[]", "[6]", "[[6]]", "[[0, 4]]", "[[6, 0]]", "[[6, 2.5]]", "[[8, 1], [6, 2]]", "[[true, 1]]"]
+)
+def test_what_is_no_list_of_bits_and_weights_is_refused(tmp_path: Path, passes: str) -> None:
+    with pytest.raises(InvalidFile, match="passes"):
+        read(tmp_path, f"row_blocks: {{passes: {passes}, source: counted}}")
