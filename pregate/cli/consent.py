@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -10,13 +11,22 @@ from traces.errors import InvalidInput
 if TYPE_CHECKING:
     from traces.model.architecture import ModelArchitecture
 
-__all__ = ["require_consent", "require_consent_along"]
+__all__ = ["require_consent", "require_consent_along", "require_consent_to_points"]
 
 LARGE_JOB_LAYERS = 5_000_000
 """Forward passes x layers of a workload that is simulated without being asked again: some minutes a design."""
 
 _LAYERS_PER_S = 20_000
 """Layers that are decoded, priced and timed a second, of the order of magnitude, by one core."""
+
+LARGE_SWEEP_POINTS = 2_000_000
+"""Machines x designs that a sweep predicts without being asked again: some minutes."""
+
+_POINTS_PER_S = 20_000
+"""Machines x designs that are priced and timed a second, of the order of magnitude, by one core."""
+
+_BYTES_A_POINT = 8 * 40
+"""What a point takes of memory and of the file: a figure each of some forty variables."""
 
 _SIZES = ("input_tokens", "output_tokens", "batch")
 
@@ -52,3 +62,15 @@ def _largest(name: str, values: Any) -> int:
 
     ends = list(values[:2]) if isinstance(values, tuple) else values
     return max(int(value) for axis in read_axes({name: list(dict.fromkeys(ends))}) for value in axis.values)
+
+
+def require_consent_to_points(axes: Mapping[str, Any], sample: Any, n_designs: int) -> None:
+    """Raise `InvalidInput` for a sweep of very many points; `sample`: a `LatinHypercube`, or None for a grid."""
+    n_machines = math.prod(len(values) for values in axes.values()) if sample is None else sample.n
+    points = n_machines * n_designs
+    minutes, gigabytes = points / _POINTS_PER_S / 60, points * _BYTES_A_POINT / 1e9
+    if points > LARGE_SWEEP_POINTS:
+        raise InvalidInput(
+            f"{n_machines:,} points x {n_designs} designs are {points:,} predictions, some "
+            f"{minutes:.0f} minutes and {gigabytes:.1f} GB: add --yes, or take fewer values"
+        )

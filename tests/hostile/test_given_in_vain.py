@@ -56,6 +56,8 @@ SWEEP = "{model: switch-base-8, hardware: t4, policies: [on_demand, pregate], "
         (("poc", "batches.yaml", "-o", "p.html"), "has one twice"),
         (("sweep", "big.yaml"), "add --yes"),
         (("sweep", "long.yaml"), "add --yes"),
+        (("sweep", "many.yaml"), "add --yes, or take fewer values"),
+        (("sweep", "sampled.yaml"), "add --yes, or take fewer values"),
         (("sweep", "top_k.yaml"), "has 8 experts a layer"),
         (("sweep", "big.yaml", "-o", "/proc/o.nc"), "cannot be written to"),
         (("reproduce", "isca24", "--rows", "rows.csv"), "1e-06 to 1e+09 ms can be"),
@@ -77,6 +79,8 @@ def test_it_is_one_line_and_nothing_is_written(
     shutil.copy(recorded, "t.safetensors")
     Path("big.yaml").write_text(SWEEP + "workload: {output_tokens: 100000000}}")
     Path("long.yaml").write_text(SWEEP + "axes: {output_tokens: [4, 9000000]}}")
+    Path("many.yaml").write_text(SWEEP + "axes: {link.h2d_bytes_per_s: {log: [1.0e+9, 1.0e+11, 9000000]}}}")
+    Path("sampled.yaml").write_text(SWEEP + "axes: {hbm_bytes: {log: [1GB, 9GB]}}, sample: {n: 9000000}}")
     Path("top_k.yaml").write_text(SWEEP + "axes: {top_k: [1, 100]}}")
     plan = "{model: switch-base-8, hardware: t4, now: on_demand, candidates: [pregate], "
     plan += "workload: {input_tokens: 4, output_tokens: 3, requests_per_s: 1}, "

@@ -15,7 +15,7 @@ import typer
 
 from pregate.cli import options
 from pregate.cli.built import distinct
-from pregate.cli.consent import require_consent_along
+from pregate.cli.consent import require_consent_along, require_consent_to_points
 from pregate.cli.output_paths import require_folder_to_be
 from pregate.draw import render
 from traces.errors import InvalidInput, PregateError
@@ -73,6 +73,7 @@ def sweep(
         raise InvalidInput("--no-cache and --cache-dir are both given: choose one")
     if not yes:
         require_consent_along(arguments["model"], arguments["trace"], arguments["axes"])
+        require_consent_to_points(arguments["axes"], arguments["sample"], len(arguments["policies"]))
     from offload.policies import policy_named
     from pregate.ask.capturing.schedule_cache import is_lasting
     from pregate.explore.sweeps.checkpoint import Checkpoint
