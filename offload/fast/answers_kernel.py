@@ -124,7 +124,7 @@ def answer_misses(x: Any, w: Any, r: Any, c: Any, low: int, high: int, first_key
     """Leave to the host what of entries `low` to `high` of the unions it computes, in `HOST_EXPERT`; the others move
     together. Returns where these end.
     """
-    w[N_ON_HOST], n = 0, 0
+    w[N_ON_HOST], n = 0, ZERO
     if r[ANSWER] == 0:
         return high
     for at in range(low, high):
