@@ -13,6 +13,7 @@ from hwmodels.calibrate.measurements import Measurements, Sample
 from hwmodels.cost import price_figures
 from hwmodels.figures import figures_of
 from hwmodels.fits.fit import Fit, FittedConstant
+from hwmodels.fits.fit_limits import can_be_ratio
 from hwmodels.platform import platform_of
 from hwmodels.quantity import ReadOnly
 from offload.ops import OpKind
@@ -54,7 +55,10 @@ def _mean(samples: Sequence[Sample]) -> FittedConstant:
 
 
 def _live(fit: Fit, measured: Measurements) -> dict[str, FittedConstant]:
-    """What ops take live over what the fit says of them, with experts resident and beside fetches."""
+    """What ops take live over what the fit says of them, with experts resident and beside fetches.
+
+    A ratio that no op can have tells of other work of the machine alone, and is left out.
+    """
     found = {}
     figures = figures_of(platform_of(fit))
     for beside, name in (("nothing", "live"), ("fetches", "live_offloaded")):
@@ -65,6 +69,8 @@ def _live(fit: Fit, measured: Measurements) -> dict[str, FittedConstant]:
                 continue
             value, spread = sample.mean_s / said_s, 1 + _Z95 * sample.spread / 2 / _QUARTILE / sample.n**0.5
             key = f"{sample.work.kind.name.lower()}.{name}"
+            if not can_be_ratio(key, value):
+                continue
             found[key] = FittedConstant(value, (value / spread, value * spread), (sample.row,))
     return found
 

@@ -21,7 +21,7 @@ from traces.model.dtypes import DTYPES, find_dtype
 if TYPE_CHECKING:
     from hwmodels.fits.fit import Fit, FittedConstant
 
-__all__ = ["check_fit"]
+__all__ = ["can_be_ratio", "check_fit"]
 
 _BOUNDS: dict[str, tuple[float, float]] = {
     "offloaded": (0.1, 10.0),
@@ -52,6 +52,12 @@ _MOST_SCATTER = 30.0
 
 _NOT_KINDS = ("gemm", "rounds", "link", "disk_read")
 """What leave-one-out errors are of besides kinds of op and constants of the stack."""
+
+
+def can_be_ratio(name: str, value: float) -> bool:
+    """Whether a ratio of a kind of op, such as "experts.live", can be `value`."""
+    low, high = _BOUNDS[name.partition(".")[2]]
+    return low <= value <= high
 
 
 def check_fit(fit: Fit) -> None:
@@ -124,8 +130,8 @@ def _check_kernel(name: str, constant: FittedConstant) -> None:
     if dimension is None:
         raise InvalidInput(f"kernels: {name!r} is no constant of a kind of op, such as experts.fixed_s")
     if what in _BOUNDS:
-        low, high = _BOUNDS[what]
-        if not low <= value <= high:
+        if not can_be_ratio(name, value):
+            low, high = _BOUNDS[what]
             raise InvalidInput(f"kernels: {name} = {value:g}: {low:g} to {high:g} can be, measure again")
     elif value > 0:
         check_plausible(max(value, PLAUSIBLE[dimension][0]), dimension, f"kernels: {name}")

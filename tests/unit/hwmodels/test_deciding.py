@@ -69,6 +69,13 @@ def test_ops_live_are_a_ratio_to_what_the_fit_says_of_them(fit: Fit) -> None:
     assert found["experts.live_offloaded"] == pytest.approx(2 / beside, rel=0.02)
 
 
+def test_a_ratio_that_no_op_can_have_is_left_out() -> None:
+    plain = synthetic()
+    more = (decide("gate", "self_attention", 3e-5), live(GATE, 1.5 * op_s(GATE)), live(EXPERTS, 500 * op_s(EXPERTS)))
+    found = calibrate(replace(plain, samples=(*plain.samples, *more))).kernels
+    assert ("gate.live" in found, "experts.live" in found) == (True, False)
+
+
 def test_what_host_and_kernels_lose_is_lost_while_both_are_at_it(fit: Fit) -> None:
     # Of 2 s together the host loses 1, so it goes at half its rate; kernels lose 1.5, and go at a quarter.
     assert fit.kernels["wait.beside_kernels"].value == pytest.approx(2.0)
