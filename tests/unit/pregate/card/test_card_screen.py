@@ -31,7 +31,7 @@ IN_VIEW = "recorded (the first 128 of 1,024 decode steps timed), experts kept wi
 
 @pytest.fixture(scope="module")
 def card() -> Card:
-    return plan("mixtral-mini-8", "rtx-4090", LOAD, overrides={"hbm_bytes": "2GB"})
+    return plan("mixtral-mini-8", "rtx-3060-12gb", LOAD, overrides={"hbm_bytes": "2GB"})
 
 
 @pytest.mark.parametrize("details", [False, True])

@@ -33,7 +33,7 @@ def card() -> Card:
 
 
 def test_each_line_of_a_summary_with_figures_says_what_they_rest_on() -> None:
-    card = plan("mixtral-mini-8", "rtx-4090", LOAD)
+    card = plan("mixtral-mini-8", "rtx-3060-12gb", LOAD)
     assert card.turning_points
     text = " ".join(card.summary(100).split())
     assert f"{card.reached:.0%} of the claimed speed limit" in text
