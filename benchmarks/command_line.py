@@ -2,8 +2,8 @@
 
 User and system time of the whole process, children included, so that other work on the machine counts little. "first":
 no bytecode, no compiled code, no schedules kept from before; "again": the better of two runs after it, with the kernels
-that `python -m pregate.kernels` keeps, as after `make test`. Writes `results/command_line.json`. Commands that time the
-machine itself are left out.
+that `python -m pregate.kernels` keeps, as after `make test`, and the schedules and answers that runs before have kept.
+Writes `results/command_line.json`. Commands that time the machine itself are left out.
 """
 
 from __future__ import annotations
