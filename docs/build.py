@@ -140,6 +140,7 @@ PARTS: dict[str, Callable[[], str]] = {
     "mutants": mutation_table.line,
     "streamed_steps": streamed_steps.errors,
     "designs": design_tables.designs,
+    "design_parts": design_tables.parts,
     "granularity": granularity_tables.grains,
     "written_back": granularity_tables.written_back,
     "read_ahead": granularity_tables.read_ahead,

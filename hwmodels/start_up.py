@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from hwmodels.cost import price
 from hwmodels.platform import Platform
 from offload import work
 from offload.miss_costs import MissCosts
-from offload.ops import OpKind, Work
+from offload.ops import OpKind
 from traces.errors import InvalidInput
 from traces.model.architecture import ModelArchitecture
 
@@ -21,20 +19,17 @@ _MANY = 1 << 20
 def miss_costs(model: ModelArchitecture, hw: Platform) -> MissCosts:
     """Times of one expert of `model` on `hw` over that of its copy: latencies are in them, launches are not.
 
-    Raises `InvalidInput` where copies take no time.
+    `beside` is of the shares that processor and link keep of their rates, where the host states them (else 1). Raises
+    `InvalidInput` where copies take no time.
     """
     fetch = work.expert_copy_work(model, OpKind.FETCH)
     host = [work.cpu_expert_work(model, n) for n in (1, _MANY)]
     device = [work.experts_work(model, [n], slots_bytes=model.expert_bytes) for n in (1, _MANY)]
     crossing = [work.handover_work(model, 1), work.return_work(model, 1)]
-    copy_s, *rest = _seconds([fetch, *host, *device, *crossing], hw)
+    priced = price([fetch, *host, *device, *crossing], hw)
+    copy_s, *rest = priced.duration_s.tolist()
     if not copy_s > 0:
         raise InvalidInput(f"a copy of an expert of {model.name} takes no time on {hw.hardware}: nothing to weigh")
     host_1, host_n, device_1, device_n, there, back = (value / copy_s for value in rest)
-    return MissCosts(host_1, host_n / _MANY, device_1, device_n / _MANY, there + back)
-
-
-def _seconds(works: Sequence[Work], hw: Platform) -> list[float]:
-    """How long each takes on a platform that fetches experts."""
-    seconds: list[float] = price(works, hw).duration_s.tolist()
-    return seconds
+    copies_keep, host_keeps = priced.contended[:2].tolist()
+    return MissCosts(host_1, host_n / _MANY, device_1, device_n / _MANY, there + back, copies_keep / host_keeps)

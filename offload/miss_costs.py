@@ -29,7 +29,8 @@ class MissCosts:
 
     `host`: on the host's processor, its weights being read; `host_token`: there, the arithmetic of one token; `device`,
     `device_token`: the same on the device. An FFN of n tokens takes the larger of the first and n times the second.
-    `handover`: activations to the host and back. Raises `InvalidInput` for a number that is not finite or below 0, or a
+    `handover`: activations to the host and back. `beside`: what `host` grows by while processor and link both read host
+    memory, which slows each of them. Raises `InvalidInput` for a number that is not finite or below 0, or a
     `host` of 0.
     """
 
@@ -38,6 +39,7 @@ class MissCosts:
     device: float = 0.0
     device_token: float = 0.0
     handover: float = 0.0
+    beside: float = 1.0
 
     def __post_init__(self) -> None:
         check_fields(self)
@@ -57,12 +59,16 @@ class MissCosts:
 
     @property
     def fetched_share(self) -> float:
-        """B_link / (B_link + B_cpu) of FreeToken: the share of missing bytes that the link brings meanwhile."""
-        return self.host / (1.0 + self.host)
+        """B_link / (B_link + B_cpu) of FreeToken, of bandwidths measured while the other runs: the share of missing
+        bytes that the link brings meanwhile.
+        """
+        host = self.host * self.beside
+        return host / (1.0 + host)
 
     def __str__(self) -> str:
-        told = ", ".join(f"{name} {value:.4g}" for name, value in zip(self.__slots__, astuple(self), strict=True))
-        return f"in copies of an expert: {told}"
+        numbers = {name: value for name, value in zip(self.__slots__, astuple(self), strict=True) if name != "beside"}
+        told = ", ".join(f"{name} {value:.4g}" for name, value in numbers.items())
+        return f"in copies of an expert: {told}" + (f", beside {self.beside:.4g}" if self.beside != 1.0 else "")
 
 
 @runtime_checkable

@@ -12,6 +12,7 @@ from offload.fast.copies_kernel import after, issue
 from offload.fast.kernel_layout import (
     ANSWER,
     ARRIVALS,
+    BESIDE,
     BY_BANDWIDTH,
     CHEAPER_EACH,
     COST_BUSY,
@@ -143,7 +144,8 @@ def answer_misses(x: Any, w: Any, r: Any, c: Any, low: int, high: int, first_key
         if r[ANSWER] == SHORTER_LANE:
             n_fetched = _shorter_lane(w, r, c, low, n)
         elif r[ANSWER] == BY_BANDWIDTH:
-            n_fetched = int(n * (c[HOST] / (1.0 + c[HOST])) + 0.5)
+            host_s = c[HOST] * c[BESIDE]
+            n_fetched = int(n * (host_s / (1.0 + host_s)) + 0.5)
         elif r[ANSWER] == LIST_SCHEDULED:
             n_fetched = _list_scheduled(w, r, c, low, high, n)
         for i in range(n_fetched):

@@ -80,7 +80,9 @@ class CompiledLoop:
         self._job, self._model = job, job.model
         self._experts, self._words = decode_words.memory(job.model, job.n_buffers, job.cache)
         self._works = Works(job.model, count_slots(job.n_buffers, job.cache) * job.model.expert_bytes)
-        self._costs = np.array([0.0] * 5 if job.policy.costs is None else astuple(job.policy.costs), np.float64)
+        self._costs = np.array(
+            [0.0] * layout.N_HOST_COSTS if job.policy.costs is None else astuple(job.policy.costs), np.float64
+        )
         self._memory_tokens: Counter[int] = Counter()
         self._projected: set[int] = set()
 

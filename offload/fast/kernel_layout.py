@@ -69,8 +69,9 @@ N_PART_WORDS = 62
 FETCHED, ALL_ON_HOST, CHEAPER_EACH, SHORTER_LANE, BY_BANDWIDTH, LIST_SCHEDULED = range(6)
 """In `ANSWER`: what becomes of a miss."""
 
-HOST, HOST_TOKEN, DEVICE, DEVICE_TOKEN, HANDOVER = range(5)
+HOST, HOST_TOKEN, DEVICE, DEVICE_TOKEN, HANDOVER, BESIDE = range(6)
 """Where the fields of `MissCosts` are in `c`."""
+N_HOST_COSTS = 6
 
 BARE = plain(-2)
 """In `BLOCK_OF`: a layer without an FFN; -1 is one with a dense one."""

@@ -3,6 +3,9 @@
 arXiv:2401.14361: priority p x (1 - (i - l) / L), eviction of the least (p + eps) x (1 - i / L). Where the system keeps
 one queue and sorts it anew at every layer, k experts are sent for at every block, of the next `HORIZON` blocks.
 `activation_aware:dram=8` reads k of the four blocks behind these from storage into host memory.
+
+Differs: a guess waits beside the cache, so that a wrong one evicts nothing, where the system lets it; the queue is k
+experts of four blocks.
 """
 
 from __future__ import annotations
@@ -18,7 +21,7 @@ HORIZON = 4
 
 
 def activation_aware(dram: int = 0) -> Policy:
-    """Guesses wait beside the cache: a wrong one evicts nothing, where the system lets it."""
+    """Its own eviction in all HBM that is left."""
     name, buffers = said_dram("activation_aware", HORIZON, dram), AheadSlots(HORIZON, 0)
     return Policy(name, start=_MostUrgent(dram), buffers=buffers, cache=Cache("activation"))
 

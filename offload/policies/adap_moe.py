@@ -1,7 +1,8 @@
 """`adap_moe`: a gate's guess at the next layer, as good as was measured of each layer of Mixtral (AdapMoE, ICCAD 2024).
 
-Recall by layer is that of the released constants; `adap_moe@skip=0.1` skips experts by their sensitivity. Left out: a
-cache size for each layer by dynamic programming; the slots are split evenly.
+Recall by layer is that of the released constants; `adap_moe@skip=0.1` skips experts by their sensitivity.
+
+Differs: slots are split evenly over layers, not by dynamic programming; sensitivities are stated, not measured.
 """
 
 from __future__ import annotations

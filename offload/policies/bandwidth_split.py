@@ -3,6 +3,8 @@
 The link brings B_link / (B_link + B_cpu) of what is missing while the host computes the rest, so that both end at once.
 `bandwidth_split` divides whole experts by their count, rounded to the nearest; `bandwidth_split/within` divides the
 hidden units of every missing expert, which hits the fraction exactly and adds two partial results.
+
+Differs: the bandwidths are those of each beside the other only where the host's shares are known (`pregate measure`).
 """
 
 from __future__ import annotations

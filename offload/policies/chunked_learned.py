@@ -1,7 +1,9 @@
 """`chunked_learned`: a learned predictor, whose copies give way to what is missing (ProMoE, arXiv:2410.22134).
 
-The predictor is linear in what the gates have chosen; the system's reads hidden states. Copies are cut, and those
-brought ahead give way between two chunks, where the link is so: `--modes priority,chunk:1MiB,cancel`.
+Copies are cut, and those brought ahead give way between two chunks, where the link is so: `--modes
+priority,chunk:1MiB,cancel`, or as the design's own `:granularity=1MiB`.
+
+Differs: the predictor is linear in what gates have chosen, where the system's reads hidden states.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
 """`finemoe`: past tokens that took the nearest path say what comes three blocks on (FineMoE, arXiv:2502.05370).
 
-Left out: the search by prompt embeddings, and a number of guesses that follows the likeness; k are brought, or k + m.
+Differs: no search by prompt embeddings; k experts are brought, or k + m, where the system's number follows the
+likeness; a guess waits beside the cache, so that a wrong one evicts nothing, where the system lets it.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ DISTANCE = 3
 
 
 def finemoe(lookahead: int = DISTANCE, more: int = 0, dram: int = 0) -> Policy:
-    """Guesses wait beside a cache by frequency: a wrong one evicts nothing, where the system lets it."""
+    """Guesses wait beside a cache by frequency."""
     name = "finemoe" if lookahead == DISTANCE else f"finemoe({lookahead})"
     return Policy(
         said_dram(f"{name}:more={more}" if more else name, lookahead, dram),

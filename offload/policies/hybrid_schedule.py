@@ -1,7 +1,8 @@
 """`hybrid_schedule`: a block's experts are scheduled on host, device and link before any begins (HybriMoE, DAC 2025).
 
-Left out: the host never computes what is resident. The cache is an LRU, since scores are not in most traces; the
-paper's is `hybrid_schedule+mrs`.
+The cache lets go whom gates have scored least of late; `hybrid_schedule+lru` needs no scores, and is what cards try.
+
+Differs: the host never computes what is resident; nothing is brought ahead; experts that no token chose score 0.
 """
 
 from __future__ import annotations
@@ -13,5 +14,5 @@ __all__ = ["hybrid_schedule"]
 
 
 def hybrid_schedule() -> Policy:
-    """Beside a cache of what was used last."""
-    return Policy("hybrid_schedule", on_miss=ListScheduled(), cache=Cache("lru"))
+    """Beside a score-aware cache in all HBM that is left."""
+    return Policy("hybrid_schedule", on_miss=ListScheduled(), cache=Cache("mrs"))

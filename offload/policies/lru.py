@@ -1,4 +1,8 @@
-"""`lru`, `lfu`, `lfru`: fetch on demand, into an expert cache that takes all the HBM that is left."""
+"""`lru`, `lfu`, `lfru`: fetch on demand, into an expert cache that takes all the HBM that is left.
+
+Differs: `lru` and `lfu` are pooled over layers; a cache of each layer, as in mixtral-offloading, is
+`on_demand+lru:0.5:per_layer`.
+"""
 
 from __future__ import annotations
 

@@ -2,8 +2,11 @@
 
 arXiv:2312.17238, sections 3.1 to 3.3. While a layer runs, the gate of the next one is applied to this layer's hidden
 states, and what it names is brought into staging buffers that all layers share. A guess replaces nothing: the cache
-of a layer takes it over only when the layer's own gate names it. `lru_next_gate+lru:0.5:per_layer` holds half of the
-experts of every layer (k = 4 of 8 in Mixtral).
+of a layer takes it over only when the layer's own gate names it.
+
+Differs: the cache takes all HBM that is left, `lru_next_gate+lru:0.5:per_layer` holds half of each layer as published
+(k = 4 of 8 in Mixtral); guesses are drawn as often right as a number states; the released code's write-back is
+`:write_back` after the cache.
 """
 
 from __future__ import annotations

@@ -1,6 +1,8 @@
 """`min_latency`: a missing expert is fetched or computed on the host, whichever is cheaper (Fiddler, ICLR 2025).
 
 The paper and its released code differ, and so do the presets. Both hold what is popular in HBM.
+
+Differs: popularity is the trace's own unless `--popularity` names counts from before.
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
 """`mixed_precision`: a missing expert comes whole, in fewer bits or not at all, by its gate score (HOBBIT).
 
 Up to an unimportance of 0.6 it comes as stored, up to 0.9 in a quarter of the bits, else it is skipped. Copies in fewer
-bits pass through, or a cache of their own keeps them (`copies=`); what is there as stored is used as stored. Left out:
-HOBBIT's prefetches.
+bits pass through, or a cache of their own keeps them (`copies=`); what is there as stored is used as stored.
+
+Differs: nothing is brought ahead; the cache goes by frequency, not by the system's weighted sum of several ranks.
 """
 
 from __future__ import annotations

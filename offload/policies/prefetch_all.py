@@ -1,6 +1,8 @@
 """`prefetch_all`: while block N runs, move all experts of block N + 1 (SE-MoE, ZeRO-Inference).
 
 `prefetch_all:dram=2` has those of block N + 2 read from storage into host memory meanwhile, as SE-MoE's two dimensions.
+
+Differs: weights outside of experts stay in HBM, where ZeRO-Inference streams these too (`@weights=stream`).
 """
 
 from __future__ import annotations

@@ -14,7 +14,8 @@ from offload.policies.bandwidth_split import bandwidth_split, bandwidth_split_wi
 from offload.policies.chunked_learned import chunked_learned
 from offload.policies.finemoe import finemoe
 from offload.policies.gpu_only import gpu_only
-from offload.policies.guess import guess_next_gate, guesses
+from offload.policies.guess import guesses
+from offload.policies.guess_next_gate import guess_next_gate
 from offload.policies.hybrid_schedule import hybrid_schedule
 from offload.policies.lru import lfru, lfu, lru
 from offload.policies.lru_next_gate import lru_next_gate

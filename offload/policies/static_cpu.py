@@ -1,7 +1,8 @@
 """`static_cpu`: popular experts stay in HBM, the host computes all others (KTransformers, llama.cpp's --n-cpu-moe).
 
-The cache is a static one that takes all HBM that is left; nothing crosses the link but activations. llama.cpp chooses
-by layer, not by popularity: `gpu_only@experts=cpu:LAYERS` says that.
+The cache is a static one that takes all HBM that is left; nothing crosses the link but activations.
+
+Differs: llama.cpp chooses by layer, not by popularity, which `gpu_only@experts=cpu:LAYERS` says.
 """
 
 from __future__ import annotations

@@ -17,7 +17,7 @@ from traces.typed import check_fields
 if TYPE_CHECKING:
     from offload.predictors.learnt import Lessons
 
-__all__ = ["AheadSlots", "BringsGuesses", "GuessedNext", "LearnsAsItRuns", "StagingSlots"]
+__all__ = ["AheadSlots", "BringsGuesses", "GuessedNext", "LearnsAsItRuns", "StagingSlots", "said_guessed"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,3 +112,14 @@ class StagingSlots:
     def __call__(self, n_active: int, n_experts: int) -> Buffers:
         """Of the largest union of an event."""
         return Buffers(n_active, max(n_active, self.n_buffers))
+
+
+def said_guessed(name: str, lookahead: int, more: int) -> str:
+    """The name of policy `name` that guesses `lookahead` blocks ahead, `more` experts than a token chooses.
+
+    Raises `InvalidInput` below 1 block.
+    """
+    if lookahead < 1:
+        raise InvalidInput(f"{name}({lookahead}) guesses at least 1 block ahead: 0 is on_demand")
+    ahead = f"({lookahead})" if lookahead > 1 else ""
+    return f"{name}{ahead}:more={more}" if more else f"{name}{ahead}"

@@ -36,7 +36,7 @@ _MOVING = (
     "on_demand:cpu+static",
     "min_latency/paper",
     "bandwidth_split",
-    "hybrid_schedule",
+    "hybrid_schedule+lru",
     "pregate",
     "pregate+lru",
     "pregate(2)",

@@ -102,6 +102,24 @@ def test_bandwidths_divide_the_misses_by_count_and_those_that_serve_most_are_fet
     assert fetched(ByBandwidth(MissCosts(1.0)), {4: 1}) == {4}
 
 
+def test_bandwidths_are_those_measured_while_the_other_runs() -> None:
+    """Copies keep 0.8 of their rate beside the processor, which keeps 0.5: the link is worth more than it is alone."""
+    figures = {"host.dram_bytes_per_s": 30e9}
+    contended = {"host.copies_beside_cpu": 0.8, "host.cpu_beside_copies": 0.5}
+    alone, both = (
+        miss_costs(MODEL, load_platform("rtx-4090", "streams", one)) for one in (figures, figures | contended)
+    )
+    assert (alone.beside, both.host) == (1.0, alone.host)
+    works = [expert_copy_work(MODEL, OpKind.FETCH), cpu_expert_work(MODEL, 1)]
+    copies_keep, host_keeps = price(works, load_platform("rtx-4090", "streams", figures | contended)).contended
+    assert copies_keep == 0.8
+    assert 0.5 <= host_keeps < 0.6  # reading weights is nearly all of a token
+    link, cpu = copies_keep / 1.0, host_keeps / alone.host
+    assert both.fetched_share == pytest.approx(link / (link + cpu))
+    assert both.fetched_share > alone.fetched_share
+    assert str(both) != str(alone)
+
+
 def test_a_share_of_every_expert_hits_the_fraction_exactly() -> None:
     answers = ByBandwidthWithin(MissCosts(0.5))(view({1: 1, 2: 1}), [1, 2])
     assert answers == dict.fromkeys([1, 2], MissAction(share=1 / 3))

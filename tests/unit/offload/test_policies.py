@@ -5,6 +5,7 @@ and moves exactly the bytes it must.
 from __future__ import annotations
 
 import dataclasses
+import inspect
 from functools import cache
 
 import numpy as np
@@ -63,6 +64,11 @@ POLICIES = [
 
 WAYS = [(text, how) for text in POLICIES for how in TRIED if how == "streams" or not text.endswith(IN_PART)]
 """Parts of experts are computed one expert at a time only."""
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_a_design_is_a_file_of_less_than_forty_lines(name: str) -> None:
+    assert len(inspect.getsource(inspect.getmodule(PRESETS[name])).splitlines()) < 40
 
 
 def run(

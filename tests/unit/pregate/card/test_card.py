@@ -337,7 +337,7 @@ def test_the_runtime_is_asked_for_what_no_engine_offers(card: Card) -> None:
     for one in card.choice.beside:
         assert one.design.stack == "streams"
         assert not one.design.policy.startswith("gpu_only")
-    assert any(one.design.policy == "hybrid_schedule" for one in card.choice.beside)
+    assert any(one.design.policy == "hybrid_schedule+lru" for one in card.choice.beside)
 
 
 def of_stack(one: Judged, stack: str, tag: str = "claimed") -> Judged:
