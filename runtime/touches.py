@@ -91,6 +91,7 @@ class Touches:
         }  # slot, filler
         self.read_by: list[int] = []  # staging buffer -> the op that empties it, or the read until there is one
         self._full: set[int] = set()  # staging buffers that nobody has taken on from
+        self._lands: list[OpKind] = []  # staging buffer -> the kind of op that fills it, one of `_LANDS`
         self.kept_in: dict[int, int] = {}  # slot of host memory above storage -> its staging buffer
         self.routed: dict[int, Routed] = {}
         self.lookups = {phase: [0, 0] for phase in Phase}
@@ -183,8 +184,8 @@ class Touches:
         self.slot[op], self.source[op], self.moe_layer[op] = slot, self.holder.get(key, (-1, -1))[1], key[0]
 
     def _land(self, op: int, kind: OpKind) -> None:
-        """A read or a filing takes the buffer of its slot of host memory, or the lowest that is free by then, or a new
-        one; what is filed comes from the buffer that it was read into.
+        """A read or a filing takes the buffer of its slot of host memory, or the lowest of its kind that is free by
+        then, or a new one; what is filed comes from the buffer that it was read into.
         """
         if kind is OpKind.FILE:
             self._take_on(op, (int(self.moe_layer[op]), int(self.schedule.expert[op])))
@@ -194,12 +195,12 @@ class Touches:
         if slot in self.kept_in:
             buffer = self.kept_in[slot]
         else:
-            spare = range(len(self.read_by)) if slot < 0 else ()
+            spare = [i for i, lands in enumerate(self._lands) if lands is kind] if slot < 0 else []
             free = [i for i in spare if i not in kept and self._is_emptied(i, op)]
             buffer = free[0] if free else len(self.read_by)
             if slot >= 0:
                 self.kept_in[slot] = buffer
-        self.read_by[buffer : buffer + 1] = [op]
+        self.read_by[buffer : buffer + 1], self._lands[buffer : buffer + 1] = [op], [kind]
         self.staging[op] = buffer
         self._full.add(buffer)
 

@@ -249,6 +249,12 @@ class ReadThrough(NamedTuple):
         """Whether an expert is one read of its own bytes, nothing is kept, and nobody listens."""
         return self.reads.is_whole and self.cache is None and self.log is None
 
+    def most_places(self, n_host_buffers: int) -> int:
+        """Experts that host memory holds at once: those it keeps, those that pass through, those that are not filed."""
+        kept = 0 if self.cache is None else self.cache.capacity
+        passing = max(n_host_buffers, self.reads.depth)
+        return kept + passing * (2 if self.reads.filed else 1)
+
     def tier(self, model: ModelArchitecture, recorder: Recorder, places: Sequence[int], n_buffers: int) -> HostTier:
         """Made anew for a run; a cache goes on from what it holds."""
         return HostTier(recorder, read_works(model, self.reads), places, n_buffers, self.cache, self.log)

@@ -26,6 +26,7 @@ from offload.timeline import Timeline
 from pregate.ask.capturing.capture import Captured, capture_request
 from pregate.ask.capturing.request import Request
 from pregate.ask.capturing.starting_cache import resident_set
+from pregate.ask.capturing.starting_host_cache import knows_run, storage_of
 from pregate.ask.capturing.tier_names import tier_named
 from pregate.ask.shown import html_rows
 from pregate.ask.simulation import to_dataframe
@@ -166,8 +167,16 @@ def generate(
         )
     if not policies:
         raise InvalidInput("no policies: name at least one, such as gpu_only")
-    if not tier_named(expert_tier).is_plain:
-        raise InvalidInput(f"expert tier {expert_tier!r}: gates that run read experts whole and keep none: dram or ssd")
+    tier = tier_named(expert_tier)
+    if not replace(tier.reads, filed=False).is_whole:
+        raise InvalidInput(
+            f"expert tier {expert_tier!r}: a run reads experts whole: leave read=, align=, depth= and mapped out"
+        )
+    if tier.cache is not None and knows_run(tier.cache):
+        raise InvalidInput(
+            f"expert tier {expert_tier!r}: cache {tier.cache.eviction} knows what will be asked of host memory, which "
+            f"gates that run have not said yet: take lru, lfu, fifo, lifo or random, without warm"
+        )
     named = [policy_named(one) if isinstance(one, str) else one for one in policies]
     from runtime.pregated.model_file import load_model
     from runtime.pregated.offloaded import check_policy
@@ -322,7 +331,7 @@ class _Session:
         n_slots = max([asked.plan.n_slots, *(slot + 1 for slot in initial)])
         settings = Granted(
             asked.policy, asked.execution, asked.plan.n_buffers, n_slots, asked.plan.static_bytes, asked.placed,
-            initial, resident_set(asked), self._device.storage, asked.expert_tier == "ssd",
+            initial, resident_set(asked), self._device.storage, storage_of(asked),
         )  # fmt: skip
         return generate_offloaded(
             make_backend(self._device), self._model, self._unrouted(), self._lookahead, settings, self._experts, known,

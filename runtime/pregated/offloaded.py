@@ -30,6 +30,7 @@ from offload.predictors.next_gate import CurveGate, NextGate
 from offload.prefetching.guessed_ahead import BringsGuesses
 from offload.recorder import assemble
 from offload.schedule import Schedule
+from offload.slots.host_tier import ReadThrough
 from offload.timeline import Timeline
 from runtime.backend import Backend
 from runtime.loading import pool_bytes
@@ -58,7 +59,10 @@ _ON_DEVICE = (fetch_misses, executes_guessed, executes_resident)
 
 @dataclass(frozen=True, slots=True)
 class Granted:
-    """What a policy was granted: as of `offload.decode.decode`, and the experts in slots before the start."""
+    """What a policy was granted: as of `offload.decode.decode`, and the experts in slots before the start.
+
+    `through`: how experts are read from files in the folder `storage`; None: they are in host memory.
+    """
 
     policy: Policy
     execution: Execution
@@ -69,7 +73,7 @@ class Granted:
     initial: Mapping[int, ExpertKey]
     cache: ResidentSet | None = None
     storage: Path | None = None
-    disk: bool = False
+    through: ReadThrough | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -158,7 +162,7 @@ def generate_offloaded(
         check_policy(settings.policy, model, lookahead)
         live = _Live(backend, model, run, lookahead, settings, known)
         with torch.inference_mode():
-            if settings.disk and settings.storage is not None:
+            if settings.through is not None and settings.storage is not None:
                 file = ExpertFile(settings.storage, live.keys, experts)
             found = live.run(experts, file)
     finally:
@@ -202,17 +206,19 @@ class _Live:
         """Issue everything, wait for it, and see that what ran is what the gates said."""
         settings, policy = self.settings, self.settings.policy
         kept_on_host = any(one is not None for one in settings.placed.kept)
-        on_host = policy.on_miss not in _ON_DEVICE or policy.start is not None or kept_on_host
+        through, filed = settings.through, settings.through is not None and settings.through.reads.filed
+        on_host = policy.on_miss not in _ON_DEVICE or policy.start is not None or kept_on_host or filed
         self.backend.budget.check(pool_bytes(self.model, self.passes, settings.n_slots))
-        if not settings.disk:
+        if through is None:
             experts.require(self.keys if not policy.resident or kept_on_host else [])
         recorder = IssuingRecorder()
         guessing = self.places.guessing
         if guessing.ahead:
             policy = replace(policy, predictor=self._ask_gates)
         job = DecodeJob(
-            self.model, policy, settings.execution, settings.n_buffers, settings.cache, settings.disk, settings.placed
-        )
+            self.model, policy, settings.execution, settings.n_buffers, settings.cache, through is not None,
+            settings.placed, through,
+        )  # fmt: skip
         loop = _LiveLoop(job, recorder)
         loop.live = self
         if loop.decisions.on_miss is not fetch_misses:
@@ -220,8 +226,8 @@ class _Live:
         warm_bytes = 0 if settings.cache is None else settings.cache.n_resident * self.model.expert_bytes
         self.program = recorder.program = GrowingProgram(
             self.backend, self.model, self.passes, self.unrouted, self.places, experts, initial=settings.initial,
-            n_slots=settings.n_slots, file=file, n_staging=settings.execution.n_host_buffers if file else 0,
-            on_host=on_host,
+            n_slots=settings.n_slots, file=file, on_host=on_host,
+            n_staging=0 if through is None else through.most_places(settings.execution.n_host_buffers),
         )  # fmt: skip
         with no_collections():
             self.changes.left, self.changes.left_out = self.program.left, self.program.binder.left_out

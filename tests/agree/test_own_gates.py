@@ -22,6 +22,7 @@ from pregate.ask.capturing.capture import capture_request  # noqa: E402
 from pregate.ask.capturing.machine_memory import MachineMemory  # noqa: E402
 from pregate.ask.capturing.request import Request, request  # noqa: E402
 from pregate.ask.capturing.starting_cache import resident_set  # noqa: E402
+from pregate.ask.capturing.starting_host_cache import storage_of  # noqa: E402
 from pregate.check.running import initial_slots  # noqa: E402
 from runtime.backend import Backend  # noqa: E402
 from runtime.cpu import CpuBackend  # noqa: E402
@@ -76,7 +77,7 @@ class Generated:
         settings = Granted(
             asked.policy, asked.execution, asked.plan.n_buffers,
             max([asked.plan.n_slots, *(slot + 1 for slot in initial)]), asked.plan.static_bytes, asked.placed, initial,
-            resident_set(asked), storage, storage is not None,
+            resident_set(asked), storage, storage_of(asked),
         )  # fmt: skip
         known = None if asked.policy.name == "gpu_only" else self.resident.trace
         return generate_offloaded(
@@ -135,6 +136,25 @@ def test_experts_on_storage_make_the_same_tokens(policy: str, tmp_path: Path) ->
     one = Generated(seeded_model(3, 1))
     found = one.agrees(one.asked(policy, "ssd"), tmp_path)
     assert np.any(found.schedule.kind == OpKind.DISK_READ)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    "policy", ["pregate", "on_demand:cpu", "guess/next_gate", "prefetch_all:dram=2", "guess/markov:dram=2"]
+)
+@pytest.mark.parametrize("tier", ["ssd+lru:5", "ssd:filed", "ssd:filed+lfu:6:per_layer:admit=second"])
+def test_host_memory_above_storage_keeps_what_it_keeps_in_a_replay(policy: str, tier: str, tmp_path: Path) -> None:
+    if policy.endswith("dram=2") and "+" not in tier:
+        policy = "on_demand+lru:0.3"  # who reads ahead needs a cache there
+    one = Generated(seeded_model(3, 1))
+    found = one.agrees(one.asked(policy, tier), tmp_path)
+    kinds = found.schedule.kind
+    n_used = np.count_nonzero(np.isin(kinds, [OpKind.FETCH, OpKind.CPU_EXPERT]))
+    n_read = np.count_nonzero(kinds == OpKind.DISK_READ)
+    assert n_read > 0
+    assert np.count_nonzero(kinds == OpKind.FILE) == (n_read if "filed" in tier else 0)
+    if "dram" not in policy:  # who reads ahead may read what nobody asks for
+        assert n_read < n_used if "+" in tier else n_read == n_used
     assert not list(tmp_path.iterdir())
 
 

@@ -15,7 +15,7 @@ from pregate.ask.capturing.starting_cache import resident_set
 from traces.errors import InvalidInput
 from traces.model.architecture import ModelArchitecture
 
-__all__ = ["storage_of"]
+__all__ = ["knows_run", "storage_of"]
 
 
 def storage_of(asked: Request) -> ReadThrough | None:
@@ -28,8 +28,7 @@ def storage_of(asked: Request) -> ReadThrough | None:
     tier, spec = asked.tier, asked.tier.cache
     if not tier.on_disk or spec is None:
         return ReadThrough(tier.reads) if tier.on_disk else None
-    looks_ahead = spec.warm or spec.eviction == "belady" or (spec.holds_popular and spec.popularity is None)
-    future = _rehearsed(asked) if looks_ahead else []
+    future = _rehearsed(asked) if knows_run(spec) else []
     cache = _residents(spec, asked.model, asked.plan.n_host_slots, future)
     if cache.watches_gates and spec.eviction != "belady":
         raise InvalidInput(
@@ -37,6 +36,11 @@ def storage_of(asked: Request) -> ReadThrough | None:
             f"fifo, lifo, random, static or belady"
         )
     return ReadThrough(tier.reads, cache)
+
+
+def knows_run(spec: Cache) -> bool:
+    """Whether a cache of host memory is told, before a run, what the device will ask for in it."""
+    return spec.warm or spec.eviction == "belady" or (spec.holds_popular and spec.popularity is None)
 
 
 def _rehearsed(asked: Request) -> HostEvents:

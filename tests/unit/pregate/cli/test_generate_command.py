@@ -80,6 +80,14 @@ def test_a_table_says_what_was_made(run: Run, model: Path) -> None:
     assert "went on: " in err
 
 
+def test_host_memory_above_storage_keeps_experts(run: Run, model: Path, tmp_path: Path) -> None:
+    tier = ["--tier", "ssd+lru:6", "--storage", str(tmp_path), "--policies", "on_demand,pregate,guess/markov:dram=2"]
+    status, out, err = run("generate", str(model), *FEW, *tier, "--format", "json")
+    assert status == 0, err
+    assert {one["tokens_alike"] for one in json.loads(out)["designs"]} == {1.0}
+    assert not list(tmp_path.glob("experts-*"))
+
+
 def test_a_design_that_executes_other_experts_says_so(run: Run, model: Path) -> None:
     few = [*FEW, "--policies", "gpu_only,on_demand+lru:6:resident"]
     status, out, err = run("generate", str(model), *few, "--format", "json")
@@ -112,7 +120,10 @@ def test_other_experts_from_a_cache_that_knows_the_request_are_refused(run: Run,
         (["--output", "t.json"], "a trace is written as safetensors"),
         (["--fit", "no-such-machine"], "no-such-machine"),
         (["--prompt", ""], "prompt 0 has 0 tokens"),
-        (["--tier", "ssd"], "--storage"), (["--tier", "ssd:filed"], "dram or ssd"),
+        (["--tier", "ssd"], "--storage"), (["--tier", "ssd:filed"], "--storage"),
+        (["--tier", "ssd:depth=4"], "a run reads experts whole"),
+        (["--tier", "ssd+belady:4"], "knows what will be asked of host memory"),
+        (["--tier", "ssd+lru:4:warm"], "without warm"),
     ],
 )  # fmt: skip
 def test_mistakes_end_in_one_line(run: Run, model: Path, words: list[str], told: str) -> None:
