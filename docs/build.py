@@ -158,6 +158,7 @@ PARTS: dict[str, Callable[[], str]] = {
     "trees": speculation_tables.trees,
     "which_design": which_design.verdicts,
     "which_design_headline": which_design.headline,
+    "which_design_summary": which_design.summary,
     "which_design_rules": which_design.regrets,
     "measured_links": machine_tables.links,
     "checked_figures": machine_tables.checked,

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from itertools import product
@@ -151,11 +152,8 @@ def regrets() -> str:
 def headline() -> str:
     """How often each design is the best, and how often that can be said."""
     cells = [cell for cell in _cells() if cell["best"] is not None]
-    counts: dict[str, int] = {}
-    for cell in cells:
-        name = cell["best"].split(":keep=")[0]
-        counts[name] = counts.get(name, 0) + 1
-    told = ", ".join(f"`{name}` in {n}" for name, n in sorted(counts.items(), key=lambda one: -one[1]))
+    counts = Counter(cell["best"].split(":keep=")[0] for cell in cells)
+    told = ", ".join(f"`{name}` in {n}" for name, n in counts.most_common())
     sure = sum(not cell["rivals"] for cell in cells)
     fitting = [cell for cell in cells if "gpu_only" not in cell["designs"]]
     gated = sum(cell["best"].startswith("pregate") for cell in fitting)
@@ -164,6 +162,26 @@ def headline() -> str:
         f"from every other design; in the others intervals straddle. Where not all fits into HBM, in {len(fitting)}, "
         f"pre-gating is the best in {gated}."
     )
+
+
+def summary() -> str:
+    """By whether all experts fit, and by batch: who is the best, how often that can be said, what binds it."""
+    lines = [
+        "| all in HBM | batch | cells | the best, in cells | told from all others | what binds it |",
+        "|---" * 6 + "|",
+    ]
+    for fits, batch in product((True, False), BATCHES):
+        cells = [cell for cell in _cells() if cell["best"] is not None and cell["batch"] == batch]
+        cells = [cell for cell in cells if ("gpu_only" in cell["designs"]) == fits]
+        best = Counter(cell["best"].split(":keep=")[0] for cell in cells)
+        binds = Counter(cell["token_binds"].split(" (")[0] for cell in cells)
+        sure = sum(not cell["rivals"] for cell in cells)
+        told = ", ".join(f"`{name}` {n}" for name, n in best.most_common())
+        lines.append(
+            f"| {'fits' if fits else 'does not fit'} | {batch} | {len(cells)} | {told} | {sure} | "
+            f"{', '.join(f'{what}: {n}' for what, n in binds.most_common())} |"
+        )
+    return "\n".join(lines)
 
 
 def pictures() -> None:
