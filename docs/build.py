@@ -82,16 +82,8 @@ def demo() -> str:
 
 def card() -> str:
     """A verdict card of a machine that offloads."""
-    return _planned("pregate plan mixtral-8x7b --hardware rtx-4090 --formats all=q4_k_m")
-
-
-def ranked_machines() -> str:
-    """Which of four machines."""
-    return _planned("pregate plan mixtral-8x7b --formats all=q4_k_m --hardware rtx-3090,rtx-4090,rtx-5090,h100-sxm")
-
-
-def _planned(command: str) -> str:
-    return f"```console\n$ {command}\n{run(f'{command} --no-cache')}\n```"
+    command = "pregate plan mixtral-8x7b --hardware rtx-4090 --formats all=q4_k_m --no-cache"
+    return f"```console\n$ {command.removesuffix(' --no-cache')}\n{run(command)}\n```"
 
 
 def accuracy() -> str:
@@ -126,7 +118,6 @@ PARTS: dict[str, Callable[[], str]] = {
     "pregated_recall": pregated_tables.recall,
     "demo": demo,
     "card": card,
-    "ranked_machines": ranked_machines,
     "accuracy": accuracy,
     "fitted_machines": law_tables.machines,
     "kernel_laws": law_tables.errors,
@@ -141,6 +132,7 @@ PARTS: dict[str, Callable[[], str]] = {
     "field_intervals": field_tables.intervals,
     "field_carried": field_tables.carried_over,
     "field_unsaid": field_tables.unsaid,
+    "field_sources": field_tables.by_source,
     "validated": validation_tables.accuracy,
     "validated_headline": validation_tables.headline,
     "validated_targets": validation_tables.targets,

@@ -10,9 +10,15 @@ from pathlib import Path
 from typing import Any
 
 from hwmodels.specs.spread import SPREADS_FILE, shipped_spread
+from traces.documents import read_yaml
+from traces.errors import InvalidFile
 
 RESULTS = Path(__file__).resolve().parents[1] / "results" / "field.json"
+MECHANISMS = Path(__file__).with_name("field_mechanisms.yaml")
+MISSED = 0.2
+"""A source that is missed by more has its mechanism named."""
 _WORST = 12
+_STATES = ("open", "row", "modelled")
 
 
 def _document() -> dict[str, Any]:
@@ -37,6 +43,53 @@ def accuracy() -> str:
             score["group"], str(score["n"]), _percent(score["mape"]), _percent(score["median"]),
             f"{100 * score['bias']:+.0f}", _percent(score["worst"]), tau,
             *(_percent(rules.get(name)) for name in ("link", "roofline", "repeat")),
+        ]  # fmt: skip
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def missed_sources() -> dict[tuple[str, str], dict[str, Any]]:
+    """The scores of sources by metric that are missed by more than `MISSED`: (source, metric) to its score."""
+    by_group = {f"{row['metric']}, {row['source']}": (row["source"], row["metric"]) for row in _document()["rows"]}
+    return {
+        by_group[score["group"]]: score
+        for score in _document()["scores"]
+        if score["group"] in by_group and score["mape"] > MISSED
+    }
+
+
+def mechanisms() -> dict[tuple[str, str], tuple[str, str]]:
+    """What `field_mechanisms.yaml` says: (source, metric) to state and mechanism. Raises `InvalidFile` for no state."""
+    found = {}
+    for source, metrics in read_yaml(MECHANISMS).sections():
+        for metric, entry in metrics.sections():
+            state = entry.text("state")
+            if state not in _STATES:
+                raise InvalidFile(f"{MECHANISMS.name}: {source}: state {state!r}: {', '.join(_STATES)}")
+            found[source, metric] = state, entry.text("is")
+            entry.done()
+    return found
+
+
+def by_source() -> str:
+    """Every judged source: rows by metric, how far off, what set a constant, and why it is missed where it is."""
+    rows, told = _document()["rows"], mechanisms()
+    lines = [
+        "| source, metric | rows | error, % | bias | a row of it set | missed because |",
+        "|---|---|---|---|---|---|",
+    ]
+    by_group = {f"{row['metric']}, {row['source']}": (row["source"], row["metric"]) for row in rows}
+    for score in _document()["scores"]:
+        pair = by_group.get(score["group"])
+        if pair is None:
+            continue
+        source, metric = pair
+        roles = sorted({row["role"] for row in rows if row["source"] == source and row["role"] and not row["reason"]})
+        state, why = told.get(pair, ("", ""))
+        cells = [
+            f"{source}, {metric}", str(score["n"]), _percent(score["mape"]), f"{100 * score['bias']:+.0f}",
+            ", ".join("its stack" if role == "stack" else role.removeprefix("fit ") for role in roles) or "nothing",
+            f"{why} ({state})" if why else "",
         ]  # fmt: skip
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)

@@ -35,6 +35,10 @@ _OF_STACK = "stack.link_efficiency"
 _LINK_SHARES = tuple(f"link.{way}_efficiency" for way in WAYS)
 """What copies achieve of the link's rates: the stack's claim or a fit of it, and what the link was seen to do."""
 
+_STAGING = "host.staging_bytes_per_s"
+_STAGED = ("link.pageable_h2d_bytes_per_s", "link.mapped_h2d_bytes_per_s")
+"""What a host stages, and the rates of a link that it is in place of."""
+
 _CUTS = frozenset({OpKind.HANDOVER, OpKind.RETURN, OpKind.STREAM})
 """What crosses the link where a pass has parts on the host."""
 
@@ -72,7 +76,7 @@ class Figures:
             if key not in figure_keys() and key not in self.values:
                 raise unknown_name("hardware number", key, figure_keys())
         kept = _without_link_share(self.values) if _OF_STACK in values else self.values
-        return replace(self, values=ReadOnly({**kept, **values}))
+        return replace(self, values=ReadOnly({**kept, **_staged_once(values, values)}))
 
     def of_machine(self, i: int) -> Figures:
         """The figures of one of many machines."""
@@ -250,6 +254,9 @@ def figures_of(platform: Platform) -> Figures:
                 values[f"{kind}.{name}"] = float(value)
     values |= {f"stack.{name}": value for name, value in platform.constants.items()}
     values = _with_one_link_share(values, platform)
+    link = platform.machine.link.sources.items()
+    said = {f"link.{name}" for name, one in link if one.source.startswith(("override", "fitted"))}
+    values = _staged_once(values, said)
     fit = platform.fit
     if fit is not None:
         values |= {f"kernel.{name}": constant.value for name, constant in fit.kernels.items()}
@@ -274,6 +281,13 @@ def _with_one_link_share(values: dict[str, float], platform: Platform) -> dict[s
     if all(key in values for key in _LINK_SHARES):
         return {key: value for key, value in values.items() if key != _OF_STACK}
     return values
+
+
+def _staged_once(values: Mapping[str, Number], said: Collection[str]) -> dict[str, Number]:
+    """`values` with copies from ordinary memory at what the host stages, where it says so and they are not `said`."""
+    staged = values.get(_STAGING)
+    kept = {key: value for key, value in values.items() if key != _STAGING}
+    return kept if staged is None else kept | {key: staged for key in _STAGED if key not in said}
 
 
 def _without_link_share(values: Mapping[str, Number], but: Collection[str] = ()) -> dict[str, Number]:

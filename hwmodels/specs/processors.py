@@ -32,7 +32,8 @@ _BYTES_A_LINK = 32
 class Family:
     """What processors of a generation share: `channels` of memory at `mega_transfers_per_s`, fp32 FLOP of a core a
     cycle, the most memory of a socket, sockets at most. `fabric_ghz`: of the links between dies of cores and the memory
-    controllers, None where there are none; up to `two_links_up_to` dies each has two. `memory_source`: the page that
+    controllers, None where there are none; up to `two_links_up_to` dies each has two. `staging_gb_per_s`: what one core
+    copies into the buffers of a driver, None where nobody says. `memory_source`: the page that
     says channels and speed, empty where none was read.
     """
 
@@ -45,6 +46,7 @@ class Family:
     sockets: int
     fabric_ghz: float | None
     two_links_up_to: int
+    staging_gb_per_s: float | None
     note: str
     memory_source: str
 
@@ -99,6 +101,8 @@ def host_document(name: str) -> dict[str, Any]:
             n_links * _BYTES_A_LINK * family.fabric_ghz * 1e9, "B/s", "links",
             f"{n_links} x {_BYTES_A_LINK} bytes x {family.fabric_ghz:g} GHz{both}",
         )  # fmt: skip
+    if family.staging_gb_per_s is not None:
+        figures["staging_bytes_per_s"] = (family.staging_gb_per_s * 1e9, "B/s", "staging", "one core")
     document: dict[str, Any] = {"sources": {**_sources(), "chip": f"{family.title}, {one.name}: {_chip(one)}"}}
     if family.memory_source:
         document["sources"]["memory"] = family.memory_source
@@ -138,7 +142,7 @@ def _families() -> Mapping[str, Family]:
 
 
 def _family(name: str, section: Section) -> Family:
-    fabric = section.number("fabric_ghz") if "fabric_ghz" in section else None
+    fabric, staging = (section.number(key) if key in section else None for key in ("fabric_ghz", "staging_gb_per_s"))
     family = Family(
         name=name,
         title=section.text("title"),
@@ -149,6 +153,7 @@ def _family(name: str, section: Section) -> Family:
         sockets=section.integer("sockets", 1, minimum=1),
         fabric_ghz=fabric,
         two_links_up_to=section.integer("two_links_up_to", 0),
+        staging_gb_per_s=staging,
         note=section.text("note", ""),
         memory_source=section.text("memory_source", ""),
     )

@@ -50,7 +50,9 @@ class Host:
     that a copy keeps, `cpu_beside_copies` that of what the processor reads; None where nobody measured it.
 
     `fabric_bytes_per_s` is what the links between all dies of cores and the memory controllers carry of reads, None
-    where they carry all that DRAM gives. Raises `InvalidInput` for a figure that is not finite and above 0.
+    where they carry all that DRAM gives. `staging_bytes_per_s` is what one core copies of ordinary memory, or of mapped
+    pages, into the buffers that a driver's copies are made from; None where nobody says, and the figure of the link,
+    a median of machines, stands. Raises `InvalidInput` for a figure that is not finite and above 0.
     """
 
     name: str
@@ -63,6 +65,7 @@ class Host:
     copies_beside_cpu: float | None = None
     cpu_beside_copies: float | None = None
     fabric_bytes_per_s: float | None = None
+    staging_bytes_per_s: float | None = None
 
     def __post_init__(self) -> None:
         _check_figures("host", self)

@@ -43,12 +43,15 @@ class Flag:
 @dataclass(frozen=True, slots=True)
 class EngineFlags:
     """The flags of one engine. `read`: by every spelling; `written`: the names of those that cards write, by what they
-    say. `stacks` are the engine, of which those of `output_is_a_layer` count the output as one.
+    say. `stacks` are the engine, of which those of `output_is_a_layer` count the output as one, and those of
+    `pins_placed` hold tensors that are placed on the host in page-locked memory where no file is mapped, as they hold
+    layers there.
     """
 
     engine: str
     stacks: tuple[str, ...]
     output_is_a_layer: tuple[str, ...]
+    pins_placed: tuple[str, ...]
     read: Mapping[str, Flag]
     written: Mapping[str, str]
 
@@ -87,5 +90,5 @@ def _engine(engine: str, section: Section) -> EngineFlags:
                 written[flag.says] = name
             entry.done()
     stacks = tuple(section.take("stacks"))
-    counting = tuple(section.take("output_is_a_layer", optional=True) or ())
-    return EngineFlags(engine, stacks, counting, ReadOnly(read), ReadOnly(written))
+    counting, pinning = (tuple(section.take(key, optional=True) or ()) for key in ("output_is_a_layer", "pins_placed"))
+    return EngineFlags(engine, stacks, counting, pinning, ReadOnly(read), ReadOnly(written))

@@ -26,6 +26,9 @@ _MOST = 2000
 _MOST_QUANTIFIERS = 6
 _PATTERN = re.compile(r"[A-Za-z0-9_.\\|()\[\]\-*+?^$]{1,400}", re.ASCII)
 _TENSORS = ("gate", "up", "down")
+_OFF = ("0", "off")
+_UNMAPPED = ("none", "mlock", "dio")
+_LOAD_MODES = (*_UNMAPPED, "auto", "mmap", "mmap+mlock")
 _FORMATS = {"f16": "fp16", "f32": "fp32", "auto": "", "fp8_e4m3": "fp8", "fp8_e5m2": "fp8"}
 _PROGRAM = re.compile(r"(?:\w+=\S*\s+)*(?:\S*/)?(?:llama-\w+|vllm|python3?(?:\s+-m\s+\S+)?)\s(?:[^-\s]\S*\s+)*(?=-)")
 """A program, what is set for it, and what it is given before its first flag."""
@@ -42,6 +45,7 @@ class _Said:
     n_threads: int | None = None
     on_host_gib: float = 0.0
     experts_alone: bool = False
+    in_memory: bool = False
     groups: dict[str, int] = field(default_factory=dict)
     overrides: list[tuple[str, str]] = field(default_factory=list)
     clauses: dict[str, str] = field(default_factory=dict)
@@ -90,6 +94,9 @@ def _without(cells: Mapping[str, str]) -> dict[str, str]:
     if said.gpu_layers and stack in engine.output_is_a_layer:
         said.gpu_layers -= 1
     stated = cells.get("policy", "")
+    placed = said.overrides or said.cpu_moe or "experts=cpu" in stated
+    if said.in_memory and (stack in engine.pins_placed or not placed):
+        said.numbers["stack.host_memory"] = "pinned"
     base = "gpu_only" if not stated or stated.startswith("-") or _PROGRAM.match(stated[:_MOST]) else stated
     if said.on_host_gib:
         base = _read_over_link(said, model.total_bytes, model.n_moe_layers * model.n_experts * model.expert_bytes)
@@ -194,8 +201,8 @@ def _take(said: _Said, what: str, flag: str, value: str) -> None:
 
 def _take_of_machine(said: _Said, what: str, flag: str, value: str) -> None:
     """Flags of memory and cards. Raises `InvalidInput` for what cannot be said, with the way out."""
-    if what == "in_memory" or (what == "mapped" and value == "0"):
-        said.numbers["stack.host_memory"] = "pinned"
+    if what in ("in_memory", "mapped", "load_mode"):
+        said.in_memory = _reads_whole(what, flag, value)
     if what == "pools":  # of threads, each on the memory of its own socket
         said.numbers["stack.cpu_sockets"] = str(_count(flag, value) or 1)
     if what == "offloaded_ops":
@@ -208,6 +215,15 @@ def _take_of_machine(said: _Said, what: str, flag: str, value: str) -> None:
         raise InvalidInput(f"policy: {flag} {value[:20]}: a row is of one card, cards together cannot be said")
     if what == "fewer_experts":
         raise InvalidInput(f"policy: {flag} {value[:20]}: experts a token are of the model, NAME?top_k=6")
+
+
+def _reads_whole(what: str, flag: str, value: str) -> bool:
+    """Whether a file of weights is read, not mapped. Raises `InvalidInput` for no mode of loading."""
+    if what == "load_mode":
+        if value not in _LOAD_MODES:
+            raise InvalidInput(f"policy: {flag} {value[:20]} is no mode of loading: {', '.join(_LOAD_MODES)}")
+        return value in _UNMAPPED
+    return (value not in _OFF) if what == "in_memory" else value in _OFF
 
 
 def _read_over_link(said: _Said, total_bytes: int, expert_bytes: int) -> str:

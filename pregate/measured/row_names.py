@@ -31,6 +31,12 @@ _QUANT = re.compile(r"(?P<name>.+?)[-_.](?P<quant>(?:UD-)?I?Q\d\w*|MXFP4(?:_MOE)
 _FILE_SIZE = re.compile(r"(?:^|[\s(])(?P<number>\d{1,5}(?:\.\d{1,4})?)\s?(?P<unit>[MGT]i?B)\)?$", re.ASCII)
 _PLAIN_FORMATS = {"f16": "fp16", "f32": "fp32", "awq": "int4-g128-zp", "gptq": "int4-g128", "gptq-int4": "int4-g128"}
 """Other names of formats; of AWQ and GPTQ the width and group that nearly all of their files have."""
+_DYNAMIC = {"q2_k_xl": "q2_k_s", "q3_k_xl": "q3_k_m", "q4_k_xl": "q4_k_s", "q5_k_xl": "q5_k_m", "q6_k_xl": "q6_k",
+            "q8_k_xl": "q8_0"}  # fmt: skip
+"""Of Unsloth's mixes, which no rule says, the mix of llama.cpp whose size comes nearest: 17.7 GB of Qwen3-30B-A3B and
+131 of MiniMax-M2.1 in UD-Q4_K_XL are met to 2 %, 212 to 239 GiB of DeepSeek-V3 in UD-Q2_K_XL, which differ by release,
+to -1 and -12 %. Sizes: https://huggingface.co/unsloth/DeepSeek-V3.1-GGUF/tree/main/UD-Q2_K_XL and
+https://huggingface.co/unsloth/MiniMax-M2.1-GGUF/discussions/7, read 2026-11-29."""
 _BESIDE_CPU = re.compile(
     r"-(?:\d{1,3}-core|with-graphics|with-\w+-graphics|cpu)\b.*|-processor$|-@.*|\s@.*", re.IGNORECASE
 )
@@ -118,6 +124,8 @@ def _formats(text: str, stack: str) -> str:
         return f"all={size['number']}{size['unit']}"
     if text.lower() == "mxfp4":  # of experts; what else there is is of other formats
         return "all=mxfp4_moe" if "llama" in stack else "experts=mxfp4"
+    if re.match(r"ud[-_]", text, re.IGNORECASE):
+        text = _DYNAMIC.get(text[3:].lower(), text[3:])
     return f"all={_PLAIN_FORMATS.get(text.lower(), text)}"
 
 

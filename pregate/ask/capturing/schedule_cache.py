@@ -31,8 +31,7 @@ from traces.errors import InvalidFile, InvalidInput
 from traces.whole_file import whole_file
 
 __all__ = [
-    "DEFAULT_FOLDER", "MAX_BYTES", "ScheduleCache", "is_lasting", "lasting_key", "lasting_policy", "schedules_in",
-    "source_digest",
+    "DEFAULT_FOLDER", "MAX_BYTES", "ScheduleCache", "is_lasting", "lasting_key", "schedules_in", "source_digest",
 ]  # fmt: skip
 
 DEFAULT_FOLDER = Path("~/.cache/pregate/schedules")
@@ -170,7 +169,7 @@ def lasting_key(asked: Request) -> str | None:
     """The key of a request that is the same in every process, or None for code of one's own that another run cannot
     recognise: all of it has to be in one file, which reads no other.
     """
-    policy = lasting_policy(asked.policy)
+    policy = _lasting_fields(asked.policy)
     if policy is None:
         return None
     kept = [sorted(experts) for experts in asked.placed.kept if experts]
@@ -182,11 +181,10 @@ def lasting_key(asked: Request) -> str | None:
 
 def is_lasting(policy: Policy) -> bool:
     """Whether another run can recognise the policy."""
-    return lasting_policy(policy) is not None
+    return _lasting_fields(policy) is not None
 
 
-def lasting_policy(policy: Policy) -> str | None:
-    """All of a policy in words that are the same in every process, or None as of `lasting_key`."""
+def _lasting_fields(policy: Policy) -> str | None:
     return _own_fields(policy) if policy.source is not None else _policy_fields(policy)
 
 

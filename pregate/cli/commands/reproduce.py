@@ -37,9 +37,6 @@ def reproduce(
         Path | None, typer.Option(help="Write how far constants scatter from source to source of a table, as YAML.")
     ] = None,
     seed: options.Seed = 0,
-    no_cache: Annotated[
-        bool, typer.Option("--no-cache", help="Predict every row anew, and keep nothing on disk.")
-    ] = False,
     format: options.OutputFormat = options.Format.table,
 ) -> int:
     """Predict every row of a table of measurements; print predicted, measured, error, and the accuracy of each group.
@@ -51,7 +48,7 @@ def reproduce(
     if experiment in ("field", "resident") or experiment.lower().endswith(".csv"):
         if rows is not None or refit is not None:
             raise InvalidInput("--rows and --refit are of isca24: name the table instead of the experiment")
-        return _table(experiment, hardware, sets, fit_stack, seed, format, spreads, not no_cache)
+        return _table(experiment, hardware, sets, fit_stack, seed, format, spreads)
     if experiment != "isca24":
         raise unknown_name("experiment", experiment, ("isca24", "field", "resident", "TABLE.csv"))
     if fit_stack is not None or spreads is not None:
@@ -61,16 +58,14 @@ def reproduce(
             raise InvalidInput("--refit is of the machine that was measured: leave out --hardware and --set")
         from pregate.measured.reproduction import PUBLISHED_ROWS
 
-        return _table(str(rows or PUBLISHED_ROWS), hardware, sets, None, seed, format, kept=not no_cache)
+        return _table(str(rows or PUBLISHED_ROWS), hardware, sets, None, seed, format)
     if refit is not None:
-        if no_cache:
-            raise InvalidInput("--refit keeps nothing on disk: leave out --no-cache")
         _refit(rows, refit)
         return 0
     from pregate.measured.reproduction import reproduce as run_reproduce
 
     with spinner("predicting") as update:
-        result = run_reproduce(experiment, rows, seed=seed, progress=update, cache_dir=not no_cache)
+        result = run_reproduce(experiment, rows, seed=seed, progress=update)
     if format is options.Format.json:
         render.print_json(result.to_dict())
         return 0
@@ -92,13 +87,12 @@ def _table(
     seed: int,
     format: options.Format,
     spreads: Path | None = None,
-    kept: bool = True,
 ) -> int:
     """A table in the project's own language; the status: 1 where no row was scored."""
     from hwmodels.specs.sets import parse_sets
     from pregate.measured.table import RESIDENT_TABLE, read_field, read_table
 
-    _check_given(hardware, sets, fit, spreads, format, kept)
+    _check_given(hardware, sets, fit, spreads, format)
     rows = read_field() if name == "field" else read_table(RESIDENT_TABLE if name == "resident" else Path(name))
     if fit is not None:
         from pregate.measured.stack_fit import fit_stack
@@ -115,9 +109,7 @@ def _table(
     from pregate.measured.scores import predict_table  # once the rows are known to be some
 
     with spinner("predicting") as update:
-        result = predict_table(
-            rows, seed=seed, hardware=hardware, overrides=parse_sets(sets), progress=update, cache_dir=kept
-        )
+        result = predict_table(rows, seed=seed, hardware=hardware, overrides=parse_sets(sets), progress=update)
     if spreads is not None:
         from pregate.measured.carried import carried
         from pregate.measured.spreads import coverage, fit_spread, residuals
@@ -151,9 +143,8 @@ def _table(
 
 
 def _check_given(
-    hardware: str | None, sets: list[str] | None, fit: str | None, spreads: Path | None, format: options.Format,
-    kept: bool,
-) -> None:  # fmt: skip
+    hardware: str | None, sets: list[str] | None, fit: str | None, spreads: Path | None, format: options.Format
+) -> None:
     """Raise `InvalidInput` for options that a fit or a file of spreads would leave unheard."""
     what = "--fit-stack" if fit is not None else "--spreads" if spreads is not None else None
     other = {
@@ -161,7 +152,6 @@ def _check_given(
         "--hardware": hardware is not None,
         "--set": bool(sets),
         "--format": format is not options.Format.table,
-        "--no-cache": fit is not None and not kept,
     }
     given = [option for option, is_given in other.items() if is_given]
     if what is not None and given:

@@ -121,8 +121,35 @@ def test_flags_of_the_cache_and_of_the_file_are_said_in_their_columns(tmp_path: 
 
 
 @pytest.mark.parametrize(
+    ("stack", "flags", "pinned"),
+    [
+        ("llama-cpp", "-ncmoe 8 --load-mode none", True),
+        ("llama-cpp", "-cmoe -lm dio", True),
+        ("llama-cpp", "-cmoe --load-mode=mlock", True),
+        ("llama-cpp", "-cmoe -lm auto", False),
+        ("llama-cpp", "-cmoe -lm mmap+mlock", False),
+        ("llama-cpp", "-ot exps=CPU -mmp 0", True),
+        ("llama-cpp", "-ot exps=CPU -mmp 1", False),
+        ("llama-cpp", "-ot exps=CPU --mmap", False),
+        ("llama-cpp", "-cmoe -dio 0", False),
+        ("llama-cpp", "-cmoe --direct-io", True),
+        ("llama-cpp-2025", "-ot exps=CPU --no-mmap", False),  # before pull request 14990
+        ("llama-cpp-2025", "-ngl 20 --no-mmap", True),
+        ("ik-llama", "-ot exps=CPU --no-mmap", False),
+        ("ik-llama", "-ngl 20 --no-mmap", True),
+    ],
+)
+def test_what_is_placed_is_page_locked_where_the_build_does_so(
+    stack: str, flags: str, pinned: bool, tmp_path: Path
+) -> None:
+    memory = row(tmp_path, flags, stack=stack).overrides.get("stack.host_memory")
+    assert memory == ("pinned" if pinned else None)
+
+
+@pytest.mark.parametrize(
     ("flags", "told"),
     [
+        ("-lm fast", "-lm fast is no mode of loading: none, mlock, dio, auto, mmap, mmap"),
         ("--cpu-offload-gb 40", "flag '--cpu-offload-gb' is not known here of llama-cpp"),
         ("-sm row", "cards that share a layer cannot be said"),
         ("-t many", "-t 'many' is not a whole number"),

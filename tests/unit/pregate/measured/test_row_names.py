@@ -11,9 +11,11 @@ import pytest
 from pregate.measured.prediction import RowBench
 from pregate.measured.row_names import with_our_names
 from pregate.measured.table import read_table
+from pregate.named import load_model
 from tests.command_line import Run, runner
 from traces.errors import InvalidInput
 from traces.model.architecture import architecture_names, load_architecture
+from traces.model.formats_by_part import parse_formats
 from traces.model.same_models import SAME_AS
 
 HEADER = "model,hardware,host,formats,policy,stack,batch,input_tokens,output_tokens,metric,value,unit,set\n"
@@ -124,6 +126,8 @@ def test_a_model_by_another_name_has_the_architecture_that_it_shares() -> None:
         ("model", "GLM-4.5-Air-UD-Q4_K_XL-00001-of-00002.gguf", "glm-4.5-air"),
         ("model", "nosuch/Model-7B-Q4_K_M.gguf", "nosuch/Model-7B-Q4_K_M.gguf"),
         ("formats", "UD-Q4_K_XL (17.7 GB)", "all=17.7GB"),
+        ("formats", "UD-Q4_K_XL", "all=q4_k_s"),
+        ("formats", "ud-iq2_m", "all=iq2_m"),
         ("formats", "17.28 GiB", "all=17.28GiB"),
         ("formats", "F16", "all=fp16"),
         ("formats", "AWQ", "all=int4-g128-zp"),
@@ -142,6 +146,23 @@ def test_a_model_by_another_name_has_the_architecture_that_it_shares() -> None:
 )
 def test_names_that_people_write_are_ours(column: str, written: str, ours: str) -> None:
     assert with_our_names({column: written})[column] == ours
+
+
+@pytest.mark.parametrize(
+    ("model", "mix", "n_bytes", "off"),
+    [
+        ("qwen3-30b-a3b", "UD-Q4_K_XL", 17.7e9, 0.02),
+        ("minimax-m2", "UD-Q4_K_XL", 131e9, 0.02),
+        ("deepseek-v3", "UD-Q2_K_XL", 212 * 2**30, 0.02),
+        ("deepseek-v3.1", "UD-Q2_K_XL", 256e9, 0.13),
+    ],
+)
+def test_mixes_of_unsloth_without_a_size_come_near_their_files(
+    model: str, mix: str, n_bytes: float, off: float, tmp_path: Path
+) -> None:
+    (one,) = read_table(table(tmp_path, f"{model},rtx-4090,epyc-7402,{mix},-cmoe,llama.cpp,1,1,8,tg8,17,,"))
+    loaded = load_model(one.model, formats=parse_formats(one.formats))
+    assert loaded.total_bytes == pytest.approx(n_bytes, rel=off)
 
 
 def test_cards_that_a_token_passes_in_turn_are_one_with_the_memory_of_both(tmp_path: Path) -> None:
