@@ -153,6 +153,7 @@ PARTS: dict[str, Callable[[], str]] = {
     "which_design_summary": which_design.summary,
     "which_design_rules": which_design.regrets,
     "measured_links": machine_tables.links,
+    "cards": machine_tables.cards,
     "checked_figures": machine_tables.checked,
     "processors": machine_tables.known_processors,
     "mutants_modules": mutation_table.modules,

@@ -5,7 +5,10 @@ from __future__ import annotations
 import statistics
 from collections import Counter, defaultdict
 
+from hwmodels.laws.families import family_of
+from hwmodels.platform import load_platform
 from hwmodels.specs.checked_specs import VERDICTS, checked_figures, unverified_figures
+from hwmodels.specs.machine_files import hardware_names, load_machine
 from hwmodels.specs.measured_links import measured_links
 from hwmodels.specs.processors import processors
 
@@ -32,6 +35,40 @@ def links() -> str:
         f"{len(errors)} rows can be said: median {statistics.median(errors):.1%}, mean {statistics.mean(errors):.0%}.",
     ]
     return "\n".join(lines)
+
+
+ARCHITECTURES = {
+    "5.2": "NVIDIA Maxwell", "6.0": "NVIDIA Pascal", "6.1": "NVIDIA Pascal", "7.0": "NVIDIA Volta",
+    "7.5": "NVIDIA Turing", "8.0": "NVIDIA Ampere (A100, A30)", "8.6": "NVIDIA Ampere", "8.9": "NVIDIA Ada",
+    "9.0": "NVIDIA Hopper", "10.x": "NVIDIA Blackwell (data centre)", "12.x": "NVIDIA Blackwell",
+}  # fmt: skip
+"""By family of compute capabilities (`hwmodels.laws.families`)."""
+
+
+def cards() -> str:
+    """Every card by architecture, and what is known of its kernels under vLLM."""
+    by_title: dict[str, list[str]] = defaultdict(list)
+    for name in hardware_names():
+        card = load_machine(name).accelerator
+        by_title[ARCHITECTURES.get(family_of(card.compute_capability) or "", card.vendor)].append(name)
+    newest = [*reversed(dict.fromkeys(ARCHITECTURES.values())), "AMD", "Apple", "Intel"]
+    lines = ["| architecture | cards | kernels under `--stack vllm` |", "|---|---|---|"]
+    for title in newest:
+        known = ", ".join(f"`{name}`" for name in by_title.pop(title))
+        lines.append(f"| {title} | {known} | {_kernels(known)} |")
+    assert not by_title, by_title
+    return "\n".join(lines)
+
+
+def _kernels(known: str) -> str:
+    """What laws the cards of a row go by."""
+    names = [name.strip("`") for name in known.split(", ")]
+    fits = {name: load_platform(name, "vllm").fit for name in names}
+    measured = [name for name, fit in fits.items() if fit is not None and fit.hardware == name]
+    lent = any(fit is not None and fit.hardware != name for name, fit in fits.items())
+    if not measured:
+        return "as claimed"
+    return f"measured on {', '.join(f'`{name}`' for name in measured)}" + ("; lent to the others" if lent else "")
 
 
 def known_processors() -> str:

@@ -16,7 +16,7 @@ from hwmodels.quantity import DIMENSIONS, Quantity, ReadOnly, parse_override, re
 from hwmodels.specs.machine_fields import FIELDS
 from hwmodels.specs.machine_files import hardware_names, load_machine
 from hwmodels.specs.overrides import with_overrides
-from hwmodels.specs.spec import MachineSpec
+from hwmodels.specs.spec import Accelerator, MachineSpec
 from hwmodels.stack import CONSTANTS, OPTIONAL, SoftwareStack, check_constant, load_stack
 from offload.execution import Execution
 from traces.errors import InvalidInput, unknown_name
@@ -154,7 +154,7 @@ def load_platform(
         fitted = [name.split(".")[1] for name in fit_names() if name.split(".")[0] == machine.accelerator.name]
         stack = next((name for name in fitted if name not in _OF_TABLES), DEFAULT_STACK)
     ours, theirs, chosen = _split(overrides or {}, load_stack(stack))
-    fit = _best_fit(machine.accelerator.name, stack)
+    fit = _best_fit(machine.accelerator, stack)
     if fit is not None and fit.hardware == machine.accelerator.name:
         machine = _measured(fit, machine)
     return Platform(with_overrides(machine, theirs), chosen, fit, ours)
@@ -185,26 +185,32 @@ def _fit_of(hardware: str, stack: str | None) -> Fit | None:
     return found
 
 
-def _best_fit(hardware: str, stack: str) -> Fit | None:
+def _best_fit(accelerator: Accelerator, stack: str) -> Fit | None:
     """The fit of this very pair, else one of the same stack elsewhere, else None."""
     candidates = [name for name in fit_names() if name.split(".")[1] == stack]
-    exact = f"{hardware}.{stack}"
+    exact = f"{accelerator.name}.{stack}"
     if exact in candidates:
         return load_fit(exact)
     if stack in _OF_TABLES:
-        return _relative_fit(hardware, [name.split(".")[0] for name in candidates], stack)
+        return _relative_fit(accelerator, [name.split(".")[0] for name in candidates], stack)
     return load_fit(candidates[0]) if candidates else None
 
 
-def _relative_fit(hardware: str, fitted: Sequence[str], stack: str) -> Fit | None:
+def _relative_fit(accelerator: Accelerator, fitted: Sequence[str], stack: str) -> Fit | None:
     """The fit of the card of the same family whose memory's rate comes next, as uncertain as laws are elsewhere."""
-    family = family_of(hardware)
-    relatives = [name for name in fitted if family is not None and family_of(name) == family]
-    if not relatives:
+    family = family_of(accelerator.compute_capability)
+    if family is None:
         return None
-    rate = _published(hardware).accelerator.hbm_bytes_per_s
-    apart = {name: abs(math.log(_published(name).accelerator.hbm_bytes_per_s / rate)) for name in relatives}
-    return elsewhere(load_fit(f"{min(relatives, key=lambda name: (apart[name], name))}.{stack}"))
+    cards = [_published(name).accelerator for name in fitted]
+    rate = accelerator.hbm_bytes_per_s
+    apart = {
+        card.name: abs(math.log(card.hbm_bytes_per_s / rate))
+        for card in cards
+        if family_of(card.compute_capability) == family
+    }
+    if not apart:
+        return None
+    return elsewhere(load_fit(f"{min(apart, key=lambda name: (apart[name], name))}.{stack}"))
 
 
 def _split(

@@ -66,13 +66,13 @@ def fit_tables(folder: Path, gpu: str, engine: str, version: str | None = None) 
 
 def nearest(mine: TableFit, others: Sequence[TableFit], *, relatives: bool) -> TableFit | None:
     """The machine most like `mine` that the same version of the engine ran on; of its family, if `relatives`."""
-    family = family_of(mine.accelerator.name)
+    family = family_of(mine.accelerator.compute_capability)
     alike = [
         other
         for other in others
         if other.gpu != mine.gpu
         and other.version == mine.version
-        and (not relatives or family_of(other.accelerator.name) == family)
+        and (not relatives or family_of(other.accelerator.compute_capability) == family)
     ]
     return min(alike, key=lambda other: unlike(mine.accelerator, other.accelerator), default=None)
 

@@ -16,6 +16,7 @@ import numpy as np
 
 from hwmodels.calibrate.table_readers import READERS, Columns, KernelTable, Reader
 from hwmodels.laws.families import family_of
+from hwmodels.specs.machine_files import load_machine
 from traces.documents import open_regular
 from traces.errors import InvalidInput, unknown_name
 
@@ -110,7 +111,7 @@ def _read(folder: Path, gpu: str, name: str, engine: str, version: str, read: Re
     if not path.is_file():
         return []
     columns, digest = _columns(path)
-    kin = family_of(MACHINES[gpu])
+    kin = family_of(load_machine(MACHINES[gpu]).accelerator.compute_capability)
     place = f"{gpu}/{family}/{engine}/{version}/{path.name}"
     try:
         tables = read(columns, {"table": place, "sha256": digest, "engine": engine, "version": version}, kin)

@@ -81,7 +81,10 @@ def read_machine(name: str, section: Section) -> MachineSpec:
 
 def machine_document(machine: MachineSpec) -> dict[str, Any]:
     """What `read_machine` reads back: every figure with its source."""
-    document: dict[str, Any] = {"name": machine.accelerator.name, "vendor": machine.accelerator.vendor}
+    card = machine.accelerator
+    document: dict[str, Any] = {"name": card.name, "vendor": card.vendor}
+    if card.compute_capability:
+        document["compute_capability"] = card.compute_capability
     for kind in FIELDS:
         component = getattr(machine, kind)
         figures: dict[str, Any] = document if kind == "accelerator" else {}
@@ -160,8 +163,10 @@ def _read(kind: str, name: str, section: Section) -> tuple[Any, Defaults]:
             missing += [] if rule.optional else [field]
         else:
             sources[field] = parse_quantity(raw, f"{holder.where}: {key}", rule.dimension, documents)
-    given: dict[str, Any] = {"vendor": section.text("vendor", "")} if kind == "accelerator" else {}
-    missing += [key for key, value in given.items() if not value]
+    given: dict[str, Any] = {}
+    if kind == "accelerator":
+        given = {"vendor": section.text("vendor", ""), "compute_capability": section.text("compute_capability", "")}
+        missing += [] if given["vendor"] else ["vendor"]
     defaults = {part: section.take(part, optional=True) for part in PARTS} if kind == "accelerator" else {}
     peaks.done()
     section.done()

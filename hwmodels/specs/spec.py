@@ -5,13 +5,14 @@ What a machine was measured to do is another file (`fits/`): no number in here i
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 from hwmodels.compute_formats import PEAK_DTYPES
 from hwmodels.quantity import Quantity, ReadOnly
 from hwmodels.specs.machine_fields import FIELDS, possible_figure
-from traces.errors import unknown_name
+from traces.errors import InvalidInput, unknown_name
 
 __all__ = ["Accelerator", "Component", "Host", "LinkSpec", "MachineSpec", "Storage"]
 
@@ -24,6 +25,9 @@ class Accelerator:
     (`PEAK_DTYPES`), fp32 without tensor cores, 16-bit formats with fp32 accumulation; `n_sm` multiprocessors or compute
     units at `clock_hz`, the highest boost clock; `price_usd` the price of it alone, launch or market as its source
     says, None where none could be cited. `sources` has a `Quantity` for every figure, by field name.
+
+    `compute_capability` is NVIDIA's MAJOR.MINOR, which says whose kernels it runs (`hwmodels.laws.families`); empty
+    where a card has none.
     """
 
     name: str
@@ -36,9 +40,12 @@ class Accelerator:
     l2_bytes: int
     price_usd: float | None
     sources: Mapping[str, Quantity]
+    compute_capability: str = ""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "peak_flop_per_s", ReadOnly(self.peak_flop_per_s))
+        if self.compute_capability and not re.fullmatch(r"\d{1,2}\.\d", self.compute_capability):
+            raise InvalidInput(f"compute_capability = {self.compute_capability!r}: it is MAJOR.MINOR, such as '8.9'")
         _check_figures("accelerator", self)
 
 

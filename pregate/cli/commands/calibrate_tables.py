@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from hwmodels.calibrate.from_tables import STACKS, TableFit, fit_of, fit_tables, law_rows
 from hwmodels.calibrate.kernel_tables import MACHINES, tables_folder, versions
 from hwmodels.laws.families import family_of
+from hwmodels.specs.machine_files import load_machine
 from pregate.cli.output_paths import require_folder
 from pregate.draw import render
 from traces.errors import InvalidInput, unknown_name
@@ -66,8 +67,9 @@ def calibrate_tables(
 
 def _with_relatives(folder: Path, asked: Sequence[str], engine: str) -> list[str]:
     """`asked`, and the GPUs of the tables that are of their families: how well laws do elsewhere needs them."""
-    families = {family_of(MACHINES[gpu]) for gpu in asked}
-    kin = [gpu for gpu, name in MACHINES.items() if family_of(name) in families]
+    families = {gpu: family_of(load_machine(name).accelerator.compute_capability) for gpu, name in MACHINES.items()}
+    wanted = {families[gpu] for gpu in asked}
+    kin = [gpu for gpu, family in families.items() if family in wanted]
     return [*asked, *(gpu for gpu in kin if gpu not in asked and (folder / gpu / "gemm" / engine).is_dir())]
 
 

@@ -15,12 +15,13 @@ from hwmodels.calibrate.kernel_tables import kernel_tables, tables_folder, versi
 from hwmodels.calibrate.law_fits import drawn_rows, errors_of, predicted, rates_of
 from hwmodels.fits.fit_files import fit_names, load_fit
 from hwmodels.laws.attention import context_attention, decode_attention
-from hwmodels.laws.families import FAMILIES, family_of
+from hwmodels.laws.families import family_of
 from hwmodels.laws.forms import FORMS, KERNELS
 from hwmodels.laws.gemm import dense_gemm
 from hwmodels.laws.moe import ExpertGroup, fused_experts, rows_of
 from hwmodels.laws.rates import CardRates, kept_share, smooth_maximum
-from hwmodels.specs.machine_files import hardware_names, load_machine
+from hwmodels.platform import load_platform
+from hwmodels.specs.machine_files import hardware_names, load_machine, machine_document
 from tests.command_line import Run
 from tests.unit.hwmodels.kernel_tables_of_our_own import TRUE, rates, write_tables
 from traces.errors import InvalidFile, InvalidInput, UnknownName
@@ -264,12 +265,48 @@ def load_text(name: str) -> str:
     return (FITS_DIR / f"{name}.yaml").read_text()
 
 
-def test_families_are_of_machines_that_are_described() -> None:
-    named = [name for names in FAMILIES.values() for name in names]
-    assert len(set(named)) == len(named)
-    assert set(named) <= set(hardware_names())
-    assert family_of("gh200") == family_of("h100-sxm")
-    assert family_of("mi300x") is None
+def family(name: str) -> str | None:
+    return family_of(load_machine(name).accelerator.compute_capability)
+
+
+def test_families_are_architectures() -> None:
+    assert family("gh200") == family("h100-sxm") == "9.0"
+    assert family("b200") == family("gb300") == "10.x"
+    assert family("rtx-6000-ada") == family("l40s") != family("a40")
+    assert family("mi300x") is None
+
+
+@pytest.mark.parametrize("name", hardware_names())
+def test_every_card_that_runs_cuda_says_its_capability(name: str) -> None:
+    card = load_machine(name).accelerator
+    assert bool(card.compute_capability) == (card.vendor == "NVIDIA")
+
+
+@pytest.mark.parametrize(
+    "name", ["rtx-6000-ada", "rtx-4070", "rtx-5070", "rtx-pro-5000", "h20", "l4", "h100-nvl", "a30"]
+)
+def test_a_card_that_nobody_fitted_has_the_laws_of_a_relative(name: str) -> None:
+    fit = load_platform(name, "vllm").fit
+    assert fit is not None
+    assert family(fit.hardware) == family(name)
+    assert fit.hardware != name
+
+
+def test_a_card_of_ones_own_has_the_laws_of_its_capability(tmp_path: Path) -> None:
+    document = machine_document(load_machine("rtx-4090"))
+    del document["name"]
+    path = tmp_path / "two-of-them.yaml"
+    path.write_text(yaml.safe_dump(document))
+    fit = load_platform(str(path), "vllm").fit
+    assert fit is not None
+    assert fit.hardware == "l40s"
+    for wrong in ("8", "ada", "8.9.1"):
+        path.write_text(yaml.safe_dump({**document, "compute_capability": wrong}))
+        with pytest.raises(InvalidInput, match=f"compute_capability = {wrong!r}: it is MAJOR.MINOR, such as '8.9'"):
+            load_platform(str(path), "vllm")
+    del document["compute_capability"]
+    path.write_text(yaml.safe_dump(document))
+    assert load_platform(str(path), "vllm").fit is None
 
 
 def test_the_nearest_relative_is_that_whose_memory_comes_next(cards: tuple[TableFit, TableFit]) -> None:

@@ -14,23 +14,18 @@ from hwmodels.specs.machine_files import SPECS, component_names, hardware_names,
 from hwmodels.specs.spec import MachineSpec
 from traces.errors import InvalidFile, UnknownName
 
-FP32_LANES_PER_SM = {
-    **dict.fromkeys(("mi50", "mi60", "mi100", "mi210", "rtx-2070", "rtx-2080"), 64),
-    "a100-sxm4-80gb": 64,
-    "a100-pcie-40gb": 64,
-    "v100-sxm2-16gb": 64,
-    "t4": 64,
-    "rtx-2080-ti": 64,
-    "quadro-rtx-6000": 64,
-    "p100-pcie-16gb": 64,
-}
-"""fp32 lanes of a multiprocessor: 64 on GP100, Volta, Turing and GA100, 128 on all later ones, on GP102 and CDNA 3, on
-RDNA with dual issue, and on Apple's cores."""
+LANES_OF_CAPABILITY = dict.fromkeys(("6.0", "7.0", "7.5", "8.0"), 64)
+LANES_OF_UNIT = dict.fromkeys(("mi50", "mi60", "mi100", "mi210", "rx-6800-xt", "rx-6900-xt"), 64)
+"""fp32 lanes of a multiprocessor: 64 on GP100, Volta, Turing and GA100, 128 on all later ones, on Maxwell and GP102; of
+a compute unit 64 on Vega, CDNA 1 and 2 and RDNA 2, 128 on CDNA 3, on RDNA with dual issue, and on Apple's and Intel's
+cores."""
 
 UNIFIED = tuple(name for name in hardware_names() if load_machine(name).link.name.startswith("unified-"))
 """Machines whose accelerator and host share one memory, which the link stands for."""
 
-NOT_SOLD_ALONE_FOR_DOLLARS = {"rtx-4090d", "rtx-pro-6000"}
+NOT_SOLD_ALONE_FOR_DOLLARS = {"rtx-4090d", "rtx-pro-6000", "rtx-pro-5000", "rtx-pro-4500", "rtx-pro-4000"}
+WITHOUT_A_LAUNCH_PRICE = {"rtx-2060-12gb", "rtx-3080-12gb"}
+"""Cards that NVIDIA left to its partners to price."""
 
 
 @pytest.fixture
@@ -67,7 +62,7 @@ def test_every_document_listed_in_a_file_is_cited_in_it(path: Path) -> None:
 @pytest.mark.parametrize("name", hardware_names())
 def test_fp32_peak_is_lanes_times_two_times_boost_clock(name: str) -> None:
     gpu = load_component("accelerator", name)
-    lanes = FP32_LANES_PER_SM.get(name, 128)
+    lanes = LANES_OF_UNIT.get(name, LANES_OF_CAPABILITY.get(gpu.compute_capability, 128))
     assert gpu.n_sm * lanes * 2 * gpu.clock_hz == pytest.approx(gpu.peak_flop_per_s["fp32"], rel=0.01)
 
 
@@ -254,7 +249,12 @@ GEFORCE = [name for name in hardware_names() if name.startswith(("rtx-", "gtx-")
 
 
 @pytest.mark.parametrize(
-    "name", [name for name in GEFORCE if "mobile" not in name and name not in NOT_SOLD_ALONE_FOR_DOLLARS]
+    "name",
+    [
+        name
+        for name in GEFORCE
+        if "mobile" not in name and name not in NOT_SOLD_ALONE_FOR_DOLLARS | WITHOUT_A_LAUNCH_PRICE
+    ],
 )
 def test_geforce_cards_have_a_dated_launch_price(name: str) -> None:
     price = load_machine(name).quantities()["accelerator.price_usd"]
