@@ -26,6 +26,8 @@ class UnknownName(InvalidInput):
 
 _MOST_NAMES = 24
 """Known names that a message lists where none is near."""
+_MOST_BEGUN = 6
+"""Names that begin as the unknown one does, of which all are told: a card has several memories and forms."""
 
 
 def unknown_name(kind: str, name: str, known: Iterable[str], where: str = "") -> UnknownName:
@@ -34,7 +36,7 @@ def unknown_name(kind: str, name: str, known: Iterable[str], where: str = "") ->
     `kind` is what was looked for ("model", "key"), `where` the file or option it was found in.
     """
     names = sorted(known)
-    near = [known_name for known_name in names if name and known_name.startswith(name)][:3]
+    near = [known_name for known_name in names if name and known_name.startswith(name)][:_MOST_BEGUN]
     near = near or difflib.get_close_matches(name, names, n=1, cutoff=0.5)
     n_more = len(names) - _MOST_NAMES
     told = ", ".join(names[:_MOST_NAMES]) + (f" and {n_more} more" if n_more > 0 else "")
