@@ -19,20 +19,21 @@ from offload.granularity import matrix_bytes
 from offload.ops import KINDS, Lane, OpKind
 from runtime.backend import Action, Backend, Copy
 from runtime.bound_pass import BoundPass, bind_pass
+from runtime.host_layers import KIND_OF_PART
 from runtime.memory import PAGE_BYTES, Carver, aligned, element_type, pieces, round_up
 from runtime.model.attention import KvCache
+from runtime.model.fewer_bits import PackedExpert, unpack
 from runtime.model.layers import Choice, FfnWeights, Layers, Scratch, ffn_weights
-from runtime.model.weights import Experts, Shapes, expert_shapes, static_shapes
-from runtime.passes import Pass, Passes
+from runtime.model.shapes import expert_shapes
+from runtime.model.weights import Experts
+from runtime.passes import Pass
+from runtime.pools import FEWER_BITS, IDS, SLOTS, carvers, low_bytes, pool_bytes, scratch_shapes, sides
 from runtime.program import Program
 from runtime.rows import as_rows
 from runtime.storage import ExpertFile
-from runtime.windows import ring_tokens
-from traces.model.architecture import ModelArchitecture
 
-__all__ = ["Binder", "Loaded", "load_program", "pool_bytes"]
+__all__ = ["Binder", "Loaded", "load_program"]
 
-_SLOTS, _IDS, _STATIC = "expert slots", "selected expert ids", "weights outside experts"
 _CROSSING = "activations of experts on the host"
 
 
@@ -48,13 +49,6 @@ class Loaded:
     states: Tensor
     ids: Tensor
     expected_ids: NDArray[np.int32]
-
-
-def pool_bytes(model: ModelArchitecture, passes: Passes, n_slots: int) -> dict[str, int]:
-    """HBM that a run takes, by what for, before it takes any; with `n_slots` expert slots, each on pages of its own."""
-    ids = model.n_moe_layers * passes.n_widest * model.top_k * torch.int32.itemsize
-    carved = {what: carver.n_bytes for what, carver in _carvers(model, passes).items()}
-    return carved | {_SLOTS: n_slots * round_up(model.expert_bytes, PAGE_BYTES), _IDS: ids}
 
 
 def load_program(backend: Backend, program: Program, experts: Experts, storage: ExpertFile | None) -> Loaded:
@@ -73,18 +67,24 @@ class Binder:
         model = program.model
         self.backend, self.program, self.experts, self.storage = backend, program, experts, storage
         self.dtype, self._expert_bytes = element_type(model), model.expert_bytes
-        self.layers = _load_layers(backend, program, experts)
+        self.layers, self.host_layers = _load_layers(backend, program, experts)
+        self._begun: set[tuple[int, bool]] = set()  # passes that have begun, and whether on the host
         self.stride = round_up(model.expert_bytes, PAGE_BYTES)
-        sizes = pool_bytes(model, program.passes, program.n_slots)
-        pool = backend.allocate(sizes[_SLOTS], _SLOTS)
+        sizes = pool_bytes(model, program.passes, program.n_slots, program.host, program.rounding)
+        pool = backend.allocate(sizes[SLOTS], SLOTS)
         self.slots = pieces(pool, self.stride)
+        if program.rounding is not None:
+            low = backend.allocate(sizes[FEWER_BITS], FEWER_BITS)
+            self.unpacked, low = low[: self._expert_bytes], low[self.stride :]
+            if len(low):
+                self.slots += pieces(low, low_bytes(model, program.rounding))
         for slot, key in program.initial.items():
             experts.copy_to(self.slots[slot][: model.expert_bytes], key)
         self.slot_weights: dict[int, FfnWeights] = {}
         self.staging = pieces(backend.allocate_host(program.n_staging * self.stride, "staging buffers"), self.stride)
         self.bound = self._bound()
         self.choices = self._all_choices()
-        self.ids = backend.allocate(sizes[_IDS], _IDS).view(torch.int32).view(model.n_moe_layers, -1)
+        self.ids = backend.allocate(sizes[IDS], IDS).view(torch.int32).view(model.n_moe_layers, -1)
         self.cpu_scratch = self._cpu_scratch()
         if self.cpu_scratch is not None:
             shape = program.passes.n_widest, model.d_model
@@ -119,7 +119,7 @@ class Binder:
 
     def scratch_of(self, allocate: Callable[[int], Tensor]) -> Scratch:
         """Buffers to compute experts in, for a lane of its own."""
-        carver = Carver(_scratch_shapes(self.program.model, self.program.passes), self.dtype)
+        carver = Carver(scratch_shapes(self.program.model, self.program.passes), self.dtype)
         return Scratch(**carver.views(allocate(carver.n_bytes)))
 
     def bind(self) -> Loaded:
@@ -141,16 +141,19 @@ class Binder:
                 expected[here] = one.experts[:, layer].ravel()
                 actions.append(Copy(host_ids[here], self.ids[layer, : sizes[op]]))
             elif kind in (OpKind.HANDOVER, OpKind.RETURN):
-                n_tokens = self.program.passes.passes[self.program.pass_of[op]].n_tokens
-                actions.append(self._crossing(kind, n_tokens))
+                actions.append(self._crossing(op, kind))
             elif KINDS[kind].lane is Lane.HOST:
                 actions.append(None)
             else:
                 actions.append(self._action(op, kind))
         return Loaded(actions, self.layers.states, host_ids, expected)
 
-    def _crossing(self, kind: OpKind, n_tokens: int) -> Copy:
-        """The activations of a block, to the host that computes some of its experts, or back."""
+    def _crossing(self, op: int, kind: OpKind) -> Copy:
+        """The activations of a block, to the host that computes some of its experts, or back; or all there is."""
+        n_tokens = self.program.passes.passes[self.program.pass_of[op]].n_tokens
+        if op in self.program.host.crossing:
+            here, back = (side.hidden[:n_tokens].view(-1) for side in (self.layers, self._of_host()))
+            return Copy(back, here) if kind is OpKind.HANDOVER else Copy(here, back)
         here, back = self.layers.normed[:n_tokens], self.returned[:n_tokens]
         away = self.handed_over[:n_tokens]
         return Copy(away.view(-1), here.view(-1)) if kind is OpKind.HANDOVER else Copy(back.view(-1), away.view(-1))
@@ -161,6 +164,9 @@ class Binder:
             assert self.storage is not None
             n_bytes, to = int(self.program.schedule.bytes[op]), self.staging[self.program.staging[op]]
             return partial(self.storage.read, self.program.key(op), to, n_bytes)
+        if kind is OpKind.FETCH and self.program.bits(op):
+            packed = self.experts.in_bits(self.program.key(op), self.program.bits(op)).packed
+            return Copy(self.slots[self.program.slot[op]][: len(packed)], packed)
         if kind is OpKind.FETCH:
             n, staging = self._expert_bytes, int(self.program.staging[op])
             source = self.staging[staging][:n] if staging >= 0 else self.experts[self.program.key(op)]
@@ -182,11 +188,17 @@ class Binder:
 
     def _compute(self, op: int, kind: OpKind) -> Iterator[partial[None]]:
         """The parts of an op of the compute or CPU lane, in order."""
-        bound, layers = self.bound[self.program.pass_of[op]], self.layers
+        bound, layers = self.bound[self.program.pass_of[op]], self._side(op)
         layer, moe_layer = int(self.program.schedule.layer[op]), int(self.program.moe_layer[op])
+        if kind is OpKind.CPU_LAYER:
+            kind = KIND_OF_PART[self.program.host.part[op]]
         if kind is OpKind.SELF_ATTENTION:
-            if layer == 0:
+            side = int(self.program.pass_of[op]), layers is not self.layers
+            if side not in self._begun:
+                self._begun.add(side)
                 yield partial(layers.begin, bound)
+            if layer == 0:
+                yield partial(layers.embed, bound)
             yield partial(layers.self_attention, bound, layer)
         elif kind is OpKind.CROSS_ATTENTION:
             yield partial(layers.cross_attention, bound, layer)
@@ -198,21 +210,31 @@ class Binder:
             yield partial(layers.finish, bound)
             yield partial(layers.head, bound)
         elif kind is OpKind.CPU_EXPERT or self.program.slot[op] >= 0:
+            if kind is OpKind.EXPERTS and self.program.bits(op):
+                yield self._unpack(op)
             yield self._expert(op, kind)
         elif self.program.model.n_shared_experts:
             yield partial(layers.shared, bound, layer)
         if self.program.closes[op]:
-            yield self._combine(bound, moe_layer)
+            yield self._combine(op, bound, moe_layer)
         if self.program.ends[op] and bound.one.encoding:
             yield partial(layers.finish, bound)
+
+    def _side(self, op: int) -> Layers:
+        """The layers that an op is of: those on the device, or those on the host."""
+        return self._of_host() if self.program.on_host(op) else self.layers
+
+    def _of_host(self) -> Layers:
+        assert self.host_layers is not None
+        return self.host_layers
 
     def _gate(self, op: int, bound: BoundPass, layer: int, moe_layer: int) -> partial[None]:
         """A gate, which the trace has choose."""
         choice = self.choices[self.program.pass_of[op]][moe_layer]
-        return partial(self.layers.gate, bound, layer, choice, self.ids[moe_layer, : len(choice.ids)])
+        return partial(self._side(op).gate, bound, layer, choice, self.ids[moe_layer, : len(choice.ids)])
 
-    def _combine(self, bound: BoundPass, moe_layer: int) -> partial[None]:
-        return partial(self.layers.combine, bound)
+    def _combine(self, op: int, bound: BoundPass, moe_layer: int) -> partial[None]:
+        return partial(self._side(op).combine, bound)
 
     def _bytes_of(self, op: int) -> slice:
         """Where in an expert's bytes what an op moves lies."""
@@ -225,18 +247,28 @@ class Binder:
     def _expert(self, op: int, kind: OpKind) -> partial[None]:
         tokens, ranks = self.program.routed[op]
         places = tokens * self.program.model.top_k + ranks
+        layers = self._side(op)
         if kind is OpKind.EXPERTS:
-            weights, scratch = self._weights_in(int(self.program.slot[op])), self.layers.scratch
+            scratch, rounded = layers.scratch, self.program.bits(op) > 0
+            weights = self._weights_at(self.unpacked) if rounded else self._weights_in(int(self.program.slot[op]))
         else:
-            assert self.cpu_scratch is not None
             n, staging = self._expert_bytes, int(self.program.staging[op])
             memory = self.staging[staging][:n] if staging >= 0 else self.experts[self.program.key(op)]
-            weights, scratch = self._weights_at(memory), self.cpu_scratch
+            own = layers.scratch if layers is self.host_layers else self.cpu_scratch
+            assert own is not None
+            weights, scratch = self._weights_at(memory), own
         rows = as_rows(self.backend, tokens), as_rows(self.backend, places)
         piece = self.program.piece(op)
         if piece is not None:
-            return partial(self.layers.expert_matrix, *rows, weights, scratch, piece)
-        return partial(self.layers.expert, *rows, weights, scratch)
+            return partial(layers.expert_matrix, *rows, weights, scratch, piece)
+        return partial(layers.expert, *rows, weights, scratch)
+
+    def _unpack(self, op: int) -> partial[None]:
+        """The expert of an op, which a slot holds in fewer bits, as it is multiplied by."""
+        model, bits = self.program.model, self.program.bits(op)
+        packed, scales = self.experts.in_bits(self.program.key(op), bits)
+        there = PackedExpert(self.slots[self.program.slot[op]][: len(packed)], scales)
+        return partial(unpack, there, model, bits, self.unpacked)
 
     def _weights_in(self, slot: int) -> FfnWeights:
         if slot not in self.slot_weights:
@@ -265,59 +297,20 @@ def _in_turn(parts: list[partial[None]]) -> None:
         part()
 
 
-def _carvers(model: ModelArchitecture, passes: Passes) -> dict[str, Carver]:
-    """What lies in HBM beside the expert slots."""
-    dtype = element_type(model)
-    return {
-        _STATIC: Carver(static_shapes(model), dtype),
-        "KV cache": Carver(_cache_shapes(model, passes), dtype),
-        "activations": Carver(_buffer_shapes(model, passes), dtype),
-    }
-
-
-def _load_layers(backend: Backend, program: Program, experts: Experts) -> Layers:
-    """The weights outside the experts, the KV cache and the activations of a run, in the HBM budget."""
-    model, passes = program.model, program.passes
-    carvers = _carvers(model, passes)
-    pools = {what: backend.allocate(carver.n_bytes, what) for what, carver in carvers.items()}
-    experts.copy_static(pools[_STATIC])
-    tensors, kept, buffers = (carver.views(pools[what]) for what, carver in carvers.items())
-    prefixes = dict.fromkeys(name.rpartition(".")[0] for name in kept)
-    caches = {f"{p}.": KvCache(kept[f"{p}.keys"], kept.get(f"{p}.values", kept[f"{p}.keys"])) for p in prefixes}
+def _load_layers(backend: Backend, program: Program, experts: Experts) -> tuple[Layers, Layers | None]:
+    """The weights outside the experts, the KV cache and the activations of a run, in the HBM budget; the same of the
+    layers on the host, in its memory, where there are any.
+    """
+    model, passes, host = program.model, program.passes, program.host.layers
+    here, there = sides(program.host)
     states = backend.upload(np.zeros((passes.n_tokens, model.d_model), dtype=np.float32)).to(element_type(model))
-    return Layers(model, tensors, buffers, caches, states)
-
-
-def _cache_shapes(model: ModelArchitecture, passes: Passes) -> Shapes:
-    """Keys and values of every decoder layer; a latent is kept once, a layer with a window keeps no more than that."""
-    shapes: Shapes = {}
-    for layer in range(model.decoder.n_layers):
-        attention = model.decoder.attention_of(layer)
-        names = ("keys",) if attention.kind == "mla" else ("keys", "values")
-        width = attention.kv_elements_per_token // len(names)
-        kept = {"self": ring_tokens(attention.window, passes.n_context) if attention.window else passes.n_context}
-        if model.decoder.cross_attention:
-            kept["cross"] = passes.n_memory
-        for block, n_context in kept.items():
-            shapes |= {f"decoder.{layer}.{block}.{name}": (passes.n_rows, n_context, width) for name in names}
-    return shapes
-
-
-def _buffer_shapes(model: ModelArchitecture, passes: Passes) -> Shapes:
-    """The activations that outlive an op, and the scratch of FFNs."""
-    n, d_model = passes.n_widest, model.d_model
-    return {
-        "hidden": (n, d_model),
-        "normed": (n, d_model),
-        "results": (n * model.top_k, d_model),
-        "weights": (n, model.top_k),
-        "shared": (n if model.n_shared_experts else 0, d_model),
-        "logits": (passes.n_heads_at_once, model.vocab_size),
-    } | _scratch_shapes(model, passes)
-
-
-def _scratch_shapes(model: ModelArchitecture, passes: Passes) -> Shapes:
-    widest = max(model.d_ff_expert, model.d_ff_shared, *(stack.d_ff_dense for stack in model.stacks))
-    gated = 3 in (model.n_expert_matrices, *(stack.n_dense_matrices for stack in model.stacks))
-    n, d_model = passes.n_widest, model.d_model
-    return {"gate": (n * widest * gated,), "up": (n * widest,), "inputs": (n * d_model,), "outputs": (n * d_model,)}
+    made: list[Layers] = []
+    for static, allocate in ((here, backend.allocate), (there, backend.allocate_host))[: 2 if host else 1]:
+        carved = carvers(model, passes, static)
+        pools = {what: allocate(carver.n_bytes, what) for what, carver in carved.items()}
+        tensors, kept, buffers = (carver.views(pools[what]) for what, carver in carved.items())
+        experts.copy_static(tensors)
+        prefixes = dict.fromkeys(name.rpartition(".")[0] for name in kept)
+        caches = {f"{p}.": KvCache(kept[f"{p}.keys"], kept.get(f"{p}.values", kept[f"{p}.keys"])) for p in prefixes}
+        made.append(Layers(model, tensors, buffers, caches, states, made[0].tokens if made else None))
+    return made[0], made[1] if host else None

@@ -9,13 +9,15 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from offload.caches.residency import ResidentSet
-from offload.ops import Lane, OpKind, Piece
+from offload.ops import Lane, OpKind, Piece, Work
 from offload.schedule import Schedule
+from runtime.host_layers import HostLayers
 from runtime.order import Order, order_of
 from runtime.passes import Passes, plan_passes
 from runtime.touches import WAY_OUT, ExpertKey, Routed, Touches
@@ -27,12 +29,21 @@ from traces.routing import Step
 __all__ = [
     "ExpertKey",
     "Program",
+    "Rounding",
     "Routed",
     "build_program",
     "cached_slots",
     "kept_slots",
     "resident_slots",
 ]
+
+
+class Rounding(NamedTuple):
+    """Experts in fewer bits: `n_slots` for copies of `bits`, behind all others; they may come into any other too."""
+
+    n_slots: int = 0
+    bits: float = 0.0
+
 
 _IN_HOST = (OpKind.DISK_READ, OpKind.FILE)
 """Kinds of op whose slot is one of host memory."""
@@ -46,7 +57,8 @@ class Program:
     op that filled what is read (an expert's slot, a fetch's staging buffer); `staging`: the staging buffer filled
     or read; `closes`: whether an op is the last of its MoE block on the compute lane, `ends`: of its pass.
     `initial`: the experts in slots before the start. `lookups`: by phase, experts looked up a (step, layer) union,
-    and found resident. `n_matrices`: by which experts come one after the other, 1 whole.
+    and found resident. `host`: the layers that the host computes. `rounding`: of a run that rounds experts; None of any
+    other. `n_matrices`: by which experts come one after the other, 1 whole.
     """
 
     model: ModelArchitecture
@@ -65,6 +77,8 @@ class Program:
     n_slots: int
     n_staging: int
     lookups: Mapping[Phase, tuple[int, int]]
+    host: HostLayers
+    rounding: Rounding | None = None
     n_matrices: int = 1
 
     def key(self, op: int) -> ExpertKey:
@@ -74,6 +88,15 @@ class Program:
     def piece(self, op: int) -> Piece | None:
         """The matrix of its expert that an op moves or multiplies by; None: all of it."""
         return self.schedule.works[int(self.schedule.cost[op])].piece
+
+    def on_host(self, op: int) -> bool:
+        """Whether an op is of a layer that the host computes."""
+        return op in self.host.part or int(self.schedule.layer[op]) in self.host.layers
+
+    def bits(self, op: int) -> float:
+        """Of a parameter, of the expert that an op moves or reads, where it is stored in more; else 0."""
+        bits = self.schedule.works[int(self.schedule.cost[op])].weight_bits
+        return bits if bits < self.model.expert_dtype.bits else 0.0
 
     def keys(self, kind: OpKind) -> list[ExpertKey]:
         """The distinct experts that ops of `kind` move or compute, in order."""
@@ -126,11 +149,12 @@ class _Builder:
     ) -> None:
         self.model, self.passes, self.schedule, self.initial = model, passes, schedule, initial
         self.order = order_of(schedule)
-        self.touches = Touches(model, passes, schedule, self.order.before, initial, len(schedule), self._piece)
+        self.touches = Touches(model, passes, schedule, self.order.before, initial, len(schedule), self._work)
         self.pass_of = self.touches.pass_of = self._pass_of()
+        self.host = HostLayers(model, self._host_layers())
 
-    def _piece(self, op: int) -> Piece | None:
-        return self.schedule.works[int(self.schedule.cost[op])].piece
+    def _work(self, op: int) -> Work:
+        return self.schedule.works[int(self.schedule.cost[op])]
 
     def _pass_of(self) -> NDArray[np.int32]:
         index = {one.i_step: i for i, one in enumerate(self.passes.passes)}
@@ -138,6 +162,12 @@ class _Builder:
         if missing:
             raise InvalidInput(f"the schedule runs step {min(missing)}, which the trace does not have")
         return np.array([index[step] for step in self.schedule.step.tolist()], dtype=np.int32)
+
+    def _host_layers(self) -> set[int]:
+        """The layers that the host computes whole: their attention is nowhere else."""
+        kind, layer = self.schedule.kind, self.schedule.layer
+        there = set(layer[kind == OpKind.CPU_LAYER].tolist()) - {-1}
+        return there - set(layer[kind == OpKind.SELF_ATTENTION].tolist()) if there else there
 
     def build(self) -> Program:
         schedule, model, touches = self.schedule, self.model, self.touches
@@ -152,7 +182,8 @@ class _Builder:
             in_stack = one.stack(model).moe_layers
             if layers[op] in in_stack:
                 touches.moe_layer[op] = one.moe_layers(model)[in_stack.index(layers[op])]
-            if kind is OpKind.EXPERTS:
+            self.host.note(op, kind, int(self.pass_of[op]), layers[op])
+            if kind is OpKind.EXPERTS or self.host.may_close(op, kind, layers[op]):
                 last[one.i_step, layers[op]] = op
             touches.touch(op, kind)
         closes[list(last.values())] = True
@@ -166,6 +197,7 @@ class _Builder:
             n_slots=max([-1, *self.initial, *schedule.slot[~np.isin(schedule.kind, _IN_HOST)].tolist()]) + 1,
             n_staging=len(touches.read_by),
             lookups={phase: (counts[0], counts[1]) for phase, counts in touches.lookups.items()},
+            host=self.host,
             n_matrices=max((work.piece.n for work in schedule.works if work.piece is not None), default=1),
         )  # fmt: skip
 

@@ -1,8 +1,8 @@
 """Proof, before anything runs, that no timing can make a schedule read or overwrite the wrong bytes.
 
-A place (a slot, a staging buffer, a block's ids, its input, the results of its CPU experts) has one writer at a time:
-who reads it must come after that writer and before the next one in the order that the schedule imposes. Nothing here
-may know time.
+A place (a slot, a staging buffer, a block's ids, its input, the results of its CPU experts, the residual stream on a
+side) has one writer at a time: who reads it must come after that writer and before the next one in the order that the
+schedule imposes. Nothing here may know time.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections import defaultdict
 from dataclasses import dataclass, field
 
-from offload.ops import OpKind
+from offload.ops import KINDS, Lane, OpKind
 from runtime.program import Program
 from traces.errors import PregateError
 
@@ -18,6 +18,7 @@ __all__ = ["UnsafeSchedule", "check_races"]
 
 _INPUT = "the input of the MoE block"
 _CPU_RESULTS = "the results of CPU experts"
+_STREAM, _STREAM_ON_HOST = "the residual stream", "the residual stream on the host"
 
 
 class UnsafeSchedule(PregateError):
@@ -45,6 +46,8 @@ def check_races(program: Program) -> None:
 
 
 def _reads(program: Program, op: int, kind: OpKind) -> list[str]:
+    if op in program.host.crossing:
+        return [_STREAM if kind is OpKind.HANDOVER else _STREAM_ON_HOST]
     if kind is OpKind.EXPERTS:
         slot = _slot(program, op) if program.slot[op] >= 0 else []
         return [_INPUT, *slot, *([_CPU_RESULTS] if program.closes[op] else [])]
@@ -60,11 +63,22 @@ def _reads(program: Program, op: int, kind: OpKind) -> list[str]:
     if kind is OpKind.RETURN:
         return [_CPU_RESULTS]
     if kind is OpKind.CPU_EXPERT:
-        return [_INPUT, *staged]
+        return staged if program.on_host(op) else [_INPUT, *staged]
     return [_INPUT] if kind is OpKind.HANDOVER else []
 
 
 def _writes(program: Program, op: int, kind: OpKind) -> list[str]:
+    if not program.host.layers:
+        return _written(program, op, kind)
+    if op in program.host.crossing:
+        return [_STREAM_ON_HOST if kind is OpKind.HANDOVER else _STREAM]
+    if KINDS[kind].lane is Lane.CPU and program.on_host(op):
+        return [_STREAM_ON_HOST]
+    return [*_written(program, op, kind), *([_STREAM] if KINDS[kind].lane is Lane.COMPUTE else [])]
+
+
+def _written(program: Program, op: int, kind: OpKind) -> list[str]:
+    """Apart from the residual stream, which only layers on the host have change its side."""
     if kind is OpKind.GATE:
         return [f"the ids of MoE layer {program.moe_layer[op]}", _INPUT]
     if kind is OpKind.FETCH:

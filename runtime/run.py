@@ -18,8 +18,9 @@ from offload.ops import Lane, OpKind
 from offload.schedule import Schedule
 from offload.timeline import Timeline
 from runtime.backend import Action, Backend, Times
-from runtime.loading import Loaded, load_program, pool_bytes
+from runtime.loading import Loaded, load_program
 from runtime.model.weights import Experts
+from runtime.pools import pool_bytes
 from runtime.program import ExpertKey, Program, build_program
 from runtime.quiet import no_collections
 from runtime.races import check_races
@@ -82,9 +83,14 @@ def execute(
     file: ExpertFile | None = None
     try:
         program = build_program(model, steps, schedule, initial)
+        if any(program.bits(int(op)) for op in np.flatnonzero(schedule.kind == OpKind.FETCH)):
+            raise InvalidInput(
+                "the schedule fetches experts in fewer bits, by which other tokens are made: pregate generate executes "
+                "it, whose gates choose as it goes"
+            )
         if prove:
             check_races(program)
-        backend.budget.check(pool_bytes(model, program.passes, program.n_slots))
+        backend.budget.check(pool_bytes(model, program.passes, program.n_slots, program.host))
         made = experts if experts is not None else Experts(model, allocate=backend.allocate_host)
         if made.model != model:
             raise InvalidInput(f"the experts given are of {made.model.name}, the schedule is run on {model.name}")

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from offload.granularity import matrix_bytes
-from offload.ops import KINDS, Lane, OpKind, Piece
+from offload.ops import KINDS, Lane, OpKind, Piece, Work
 from offload.placing.tiers import PAGE_BYTES
 from runtime.passes import Passes
 from traces.errors import InvalidInput
@@ -20,6 +20,9 @@ __all__ = ["WAY_OUT", "ExpertKey", "Routed", "Touches"]
 
 ExpertKey = tuple[int, int]
 """An expert: MoE layer through the model, encoder first, and its number there."""
+
+_Copy = tuple[ExpertKey, float]
+"""An expert as a slot holds it: its bits a parameter."""
 
 _LANDS = (OpKind.DISK_READ, OpKind.FILE)
 """Kinds of op that fill a staging buffer."""
@@ -68,8 +71,7 @@ class OpsSoFar(Protocol):
 class Touches:
     """What each op touches, walked in order: `touch` an op once its `pass_of` and `moe_layer` are set.
 
-    `before`: as of `Order`; `n_ops`: at most; `piece`: the matrix of an expert that an op is of, None all of it. Arrays
-    and mappings are those of `Program`.
+    `before`: as of `Order`; `n_ops`: at most; `work`: what an op asks for. Arrays and mappings are those of `Program`.
     """
 
     def __init__(
@@ -80,14 +82,14 @@ class Touches:
         before: Callable[[int, int], bool],
         initial: Mapping[int, ExpertKey],
         n_ops: int,
-        piece: Callable[[int], Piece | None] = lambda op: None,
+        work: Callable[[int], Work],
     ) -> None:
-        self._piece, self._expert_bytes = piece, model.expert_bytes
+        self._work, self._expert_bytes, self._stored = work, model.expert_bytes, model.expert_dtype.bits
         self.matrices: dict[ExpertKey, dict[int, int]] = {}  # of an expert in a slot, by which op each came
         self.model, self.passes, self.schedule, self._before = model, passes, ops, before
-        self.content: dict[int, ExpertKey] = dict(initial)  # slot -> expert
-        self.holder: dict[ExpertKey, tuple[int, int]] = {
-            key: (slot, -1) for slot, key in initial.items()
+        self.content: dict[int, _Copy] = {slot: (key, self._stored) for slot, key in initial.items()}
+        self.holder: dict[_Copy, tuple[int, int]] = {
+            (key, self._stored): (slot, -1) for slot, key in initial.items()
         }  # slot, filler
         self.read_by: list[int] = []  # staging buffer -> the op that empties it, or the read until there is one
         self._full: set[int] = set()  # staging buffers that nobody has taken on from
@@ -99,6 +101,14 @@ class Touches:
         self.slot, self.source, self.staging = (np.full(n_ops, -1, dtype=np.int32) for _ in range(3))
         self.moe_layer = np.full(n_ops, -1, dtype=np.int16)
         self.pass_of = np.zeros(n_ops, dtype=np.int32)
+
+    def _piece(self, op: int) -> Piece | None:
+        """The matrix of an expert that an op is of, None all of it."""
+        return self._work(op).piece
+
+    def _bits(self, op: int) -> float:
+        """Of a parameter, of an expert that an op brings or reads."""
+        return self._work(op).weight_bits
 
     def check_kind(self, op: int, kind: OpKind, lane: int) -> None:
         """Raise `InvalidInput` for an op that the runtime does not execute, or one on another lane than its kind's."""
@@ -114,10 +124,10 @@ class Touches:
                 f"op {op} moves or multiplies by one matrix (granularity=matrix): experts of {self.model.name} have "
                 f"biases, which the runtime keeps apart, simulate it instead"
             )
-        if kind in (OpKind.STREAM, OpKind.CPU_LAYER):
-            what = "streams weights, keys or values" if kind is OpKind.STREAM else "is a part of a layer on the host"
+        if kind is OpKind.STREAM:
             raise InvalidInput(
-                f"op {op} {what}: the runtime executes placements of experts only (experts=cpu), simulate it instead"
+                f"op {op} streams weights, keys or values: the runtime executes experts=cpu and layers=cpu, simulate "
+                f"it instead"
             )
         if kind is OpKind.SORT:
             raise InvalidInput(f"op {op} sorts rows by expert on the host: the runtime sorts on the device, {WAY_OUT}")
@@ -133,7 +143,10 @@ class Touches:
         """Note what an op does to the experts that are held: it moves or computes one. Raises `InvalidInput`."""
         if kind is OpKind.FETCH or kind in _LANDS:
             moved, whole, piece = int(self.schedule.bytes[op]), self._expert_bytes, self._piece(op)
-            whole = whole if piece is None else matrix_bytes(self.model)[piece.i]
+            if piece is not None:
+                whole = matrix_bytes(self.model)[piece.i]
+            elif self._bits(op) < self._stored:
+                whole = int(whole * self._bits(op) / self._stored)
             in_pages = -(-whole // PAGE_BYTES) * PAGE_BYTES  # storage may be read in whole ones
             if not whole <= moved <= (in_pages if kind in _LANDS else whole):
                 raise InvalidInput(
@@ -154,7 +167,7 @@ class Touches:
         key, slot = (int(self.moe_layer[op]), int(self.schedule.expert[op])), int(self.schedule.slot[op])
         if slot < 0:
             raise InvalidInput(f"op {op} fetches expert {key[1]} of MoE layer {key[0]} into no slot: {WAY_OUT}")
-        before = self.content.get(slot)
+        before, copy = self.content.get(slot), (key, self._bits(op))
         if before is not None and self.holder.get(before, (-1, -1))[0] == slot:
             del self.holder[before]
         piece = self._piece(op)
@@ -162,7 +175,7 @@ class Touches:
             self.matrices.pop(key, None)
         else:
             self.matrices[key] = {**(self.matrices.get(key, {}) if piece.i else {}), piece.i: op}
-        self.content[slot], self.holder[key], self.slot[op] = key, (slot, op), slot
+        self.content[slot], self.holder[copy], self.slot[op] = copy, (slot, op), slot
         self._take_on(op, key)
 
     def _take_on(self, op: int, key: ExpertKey) -> None:
@@ -178,10 +191,10 @@ class Touches:
     def _write_back(self, op: int) -> None:
         """An expert leaves its slot for host memory."""
         slot, expert = int(self.schedule.slot[op]), int(self.schedule.expert[op])
-        key = self.content.get(slot)
-        if key is None or key[1] != expert:
+        copy = self.content.get(slot)
+        if copy is None or copy[0][1] != expert:
             raise InvalidInput(f"op {op} writes expert {expert} back, which slot {slot} does not hold")
-        self.slot[op], self.source[op], self.moe_layer[op] = slot, self.holder.get(key, (-1, -1))[1], key[0]
+        self.slot[op], self.source[op], self.moe_layer[op] = slot, self.holder.get(copy, (-1, -1))[1], copy[0][0]
 
     def _land(self, op: int, kind: OpKind) -> None:
         """A read or a filing takes the buffer of its slot of host memory, or the lowest of its kind that is free by
@@ -228,9 +241,10 @@ class Touches:
         if not on_device:
             self._take_on(op, key)
             return
-        if key not in self.holder:
+        copy = key, self._bits(op)
+        if copy not in self.holder:
             raise InvalidInput(f"op {op} reads expert {key[1]} of MoE layer {key[0]}, which no slot holds by then")
-        self.slot[op], self.source[op] = self.holder[key]
+        self.slot[op], self.source[op] = self.holder[copy]
         filler = int(self.source[op])
         if piece is not None:
             self.source[op] = self.matrices.get(key, {}).get(piece.i, filler)

@@ -37,8 +37,11 @@ class Scored:
 
     def __call__(self, facts: RunFacts) -> Decisions:
         """Misses are answered by score."""
-        bits = facts.expert_bits * SHARE_OF_BITS if self.bits is None else self.bits
-        return Decisions(on_miss=ByScore(self.high, self.low, bits))
+        return Decisions(on_miss=ByScore(self.high, self.low, self.bits_of(facts.expert_bits)))
+
+    def bits_of(self, stored: float) -> float:
+        """Of a parameter that a model stores in `stored` bits, those in which it comes where it comes in fewer."""
+        return stored * SHARE_OF_BITS if self.bits is None else self.bits
 
 
 @dataclass(frozen=True, slots=True)

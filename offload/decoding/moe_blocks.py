@@ -49,8 +49,7 @@ class Blocks:
         """Gate, copies, waits and expert FFN of MoE block `i`, which sits in `layer`."""
         loop, placed = self._loop, self._loop.host_side.placed
         if not self._encoding and layer in placed.host_layers:
-            run_on_host(loop, self._named(i, layer))
-            self._revealed.gated(i)
+            self._on_host(i, layer)
             return
         kept = None if self._encoding else placed.kept[self._first + i]
         at_once = loop.micro is None or not self._is_there(i)
@@ -70,6 +69,19 @@ class Blocks:
             self._bring(later, i)
         else:
             self._from_slots(i, layer, gate, at_once)
+
+    def _on_host(self, i: int, layer: int) -> None:
+        """A block of a layer that the host computes whole, whose gate says what later blocks of the device need."""
+        loop = self._loop
+        gate = loop.host_side.compute(loop.pass_works.gate, layer)
+        block = self._named(i, layer)
+        self._revealed.gated(i)
+        asks = not self._policy.resident and self._policy.predictor is None  # the host runs no second gate
+        _, later = self._prefetches(i) if asks else ([], [])
+        run_on_host(loop, block, gate)
+        if later and self._reads_for(read_back=False):
+            loop.host(HOST_WAITS, (gate,), layer)  # the ids are there
+        self._bring(later, i)
 
     def _named(self, i: int, layer: int) -> MoeBlock:
         """A block whose gate has run."""

@@ -12,11 +12,10 @@ from offload.decoding.unions import MoeBlock, Union
 __all__ = ["run_at_home", "run_on_host"]
 
 
-def run_on_host(loop: DecodingPass, block: MoeBlock) -> None:
-    """A block of a layer that the host computes whole."""
+def run_on_host(loop: DecodingPass, block: MoeBlock, gate: int) -> None:
+    """A block of a layer that the host computes whole, `gate` having run there."""
     side, union = loop.host_side, block.named
     loop.count(len(union.experts), 0)
-    gate = side.compute(loop.pass_works.gate, block.layer)
     if loop.pass_works.shared is not None:
         side.compute(loop.pass_works.shared, block.layer)
     side.experts(union.experts, union.tokens, block.layer, block.moe_layer, chosen_by=gate)

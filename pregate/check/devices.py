@@ -6,6 +6,7 @@ Nothing is taken here: what does not fit is refused before the first byte of it 
 from __future__ import annotations
 
 import dataclasses
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -196,10 +197,9 @@ def request_on(
 
 
 def _n_slots(asked: Request) -> int:
-    """Expert slots that a run takes at most."""
-    if asked.policy.resident:
-        return asked.model.n_moe_layers * asked.model.n_experts
-    return asked.plan.n_slots
+    """Expert slots that a run takes at most; what a placement keeps in HBM has slots of its own."""
+    placed = asked.placed
+    return placed.n_kept + (placed.n_decided * asked.model.n_experts if asked.policy.resident else asked.plan.n_slots)
 
 
 def _reserve_bytes(asked: Request, passes: Passes, hbm_bytes: int) -> int:
@@ -207,25 +207,34 @@ def _reserve_bytes(asked: Request, passes: Passes, hbm_bytes: int) -> int:
 
     A plan counts experts to the byte and activations by a formula; a run takes whole pages a slot and what it carves.
     """
-    from runtime.loading import pool_bytes
-
     model, n_slots = asked.model, _n_slots(asked)
-    none, one, all_of_them = (sum(pool_bytes(model, passes, n).values()) for n in (0, 1, n_slots))
+    none, one, all_of_them = (_pool_bytes(asked, passes, n) for n in (0, 1, n_slots))
     if all_of_them <= hbm_bytes:
         return 0
-    n_fit = (hbm_bytes - none) // (one - none)
-    static_bytes = asked.plan.static_bytes - (n_slots * model.expert_bytes if asked.policy.resident else 0)
-    return hbm_bytes - static_bytes - n_fit * model.expert_bytes
+    n_fit = (hbm_bytes - none) // (one - none) + math.ceil(asked.plan.low_bytes / model.expert_bytes)
+    n_counted = n_slots if asked.policy.resident else asked.placed.n_kept
+    return hbm_bytes - (asked.plan.static_bytes - n_counted * model.expert_bytes) - n_fit * model.expert_bytes
+
+
+def _pool_bytes(asked: Request, passes: Passes, n_slots: int) -> int:
+    """HBM of a run with `n_slots` expert slots."""
+    from runtime.host_layers import HostLayers
+    from runtime.pools import pool_bytes
+    from runtime.program import Rounding
+
+    low = asked.plan.low
+    rounding = None if asked.policy.is_exact else Rounding() if low is None else Rounding(low.n, low.bits)
+    host = HostLayers(asked.model, asked.placed.host_layers)
+    return sum(pool_bytes(asked.model, passes, n_slots, host, rounding).values())
 
 
 def _require_free(captured: Captured, device: Device, passes: Passes) -> None:
     """Raise `CapacityExceeded` unless the host has room for the experts that it holds and, as "HBM", for the pools."""
-    from runtime.loading import pool_bytes
     from runtime.memory import PAGE_BYTES, round_up
 
     model = captured.model
     experts_bytes = _n_held(captured) * round_up(model.expert_bytes, PAGE_BYTES)
-    hbm_bytes = sum(pool_bytes(model, passes, _n_slots(captured.request)).values())
+    hbm_bytes = _pool_bytes(captured.request, passes, _n_slots(captured.request))
     needed = experts_bytes + (hbm_bytes if device.backend == "cpu" else 0)
     free = _free_host_bytes()
     if needed > free:

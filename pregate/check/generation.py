@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from hwmodels.platform import Platform, load_platform
 from hwmodels.specs.overrides import with_overrides
+from hwmodels.start_up import miss_costs
 from offload.ops import Lane, OpKind
 from offload.policies import policy_named
 from offload.policy import Policy
@@ -36,6 +37,7 @@ from pregate.check.issued import predicted_live
 from pregate.check.running import initial_slots
 from pregate.extras import require_torch
 from traces.errors import InvalidInput, PregateError
+from traces.model.architecture import ModelArchitecture
 from traces.phase import Phase
 from traces.routing import RoutingTrace
 
@@ -65,8 +67,8 @@ class DesignGeneration:
 
     `ids_wait_share`: of the whole run, the share in which nothing computes because the host has not read the ids;
     `stall_share`: because something is on its way. `recall`: of the later gates that a design guesses by. `timeline`:
-    of the run of (lower) median length. `n_changed`: choices of tokens for which another expert was executed, or none;
-    `tokens_alike`: share of the tokens that are those made with all experts resident.
+    of the run of (lower) median length. `n_changed`: choices of tokens for which another expert was executed, the same
+    in fewer bits, or none; `tokens_alike`: share of the tokens that are those made with all experts resident.
     """
 
     policy: str
@@ -186,6 +188,7 @@ def generate(
         check_policy(policy, trained.architecture, trained.lookahead)
     device = resolve(device)
     machine = _machine(hw, device)
+    named = [_on_machine(policy, trained.architecture, machine) for policy in named]
     session = _Session(trained, tokenizer, prompts, new_tokens, batch, device, expert_tier)
     say("the model with all experts resident")
     session.refer()
@@ -211,6 +214,18 @@ def _machine(hw: str | Platform | None, device: Device) -> Platform | None:
         f"link.{name}_bytes_per_s": speed for name, speed in paced.items() if speed is not None
     }
     return dataclasses.replace(found, machine=with_overrides(found.machine, figures)) if figures else found
+
+
+def _on_machine(policy: Policy, model: ModelArchitecture, machine: Platform | None) -> Policy:
+    """A policy that weighs the host against the link knows the machine; any other stays as it is."""
+    if not policy.asks_machine:
+        return policy
+    if machine is None:
+        raise InvalidInput(
+            f"{policy.name} weighs the host against the link: give a fit of this machine (--fit, hw=), or state the "
+            f"time of an expert on the host over that of its copy (on_demand:cheaper=0.5)"
+        )
+    return policy.on_machine(miss_costs(model, machine))
 
 
 @dataclass(slots=True)
@@ -331,7 +346,7 @@ class _Session:
         n_slots = max([asked.plan.n_slots, *(slot + 1 for slot in initial)])
         settings = Granted(
             asked.policy, asked.execution, asked.plan.n_buffers, n_slots, asked.plan.static_bytes, asked.placed,
-            initial, resident_set(asked), self._device.storage, storage_of(asked),
+            initial, resident_set(asked), self._device.storage, storage_of(asked), asked.plan.low,
         )  # fmt: skip
         return generate_offloaded(
             make_backend(self._device), self._model, self._unrouted(), self._lookahead, settings, self._experts, known,

@@ -174,8 +174,8 @@ def execute_captured(
         )
     if not captured.policy.is_exact:
         raise InvalidInput(
-            f"{captured.policy.name} skips or rounds experts: the runtime holds one copy of each and computes all, "
-            f"ask compare or simulate"
+            f"{captured.policy.name} skips or rounds experts, by which a model makes other tokens than were recorded: "
+            f"ask compare or simulate, or generate with a model of one's own"
         )
     return execute(
         make_backend(device),

@@ -128,6 +128,7 @@ class Layers:
     """One method an op kind; `tensors` by the names of `runtime.model.weights`, `buffers` and `caches` of `loading`.
 
     `states` (n_tokens of the run, d_model): the final hidden states, which cross-attention reads an encoder's from.
+    `tokens`: where the likeliest go (None: made here). Layers without tensors are another's.
     """
 
     def __init__(
@@ -137,6 +138,7 @@ class Layers:
         buffers: Mapping[str, Tensor],
         caches: Mapping[str, KvCache],
         states: Tensor,
+        tokens: Tensor | None = None,
     ) -> None:
         self.model, self._tensors, self._caches, self.states = model, tensors, caches, states
         self._hidden, self._normed, self._results = (buffers[name] for name in ("hidden", "normed", "results"))
@@ -151,14 +153,17 @@ class Layers:
                     prefix = f"{at}{block}."
                     own = {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}
                     attention = stack.attention if block == "cross" else stack.attention_of(layer)
-                    self._blocks[prefix] = Block(attention, own)
+                    if own:
+                        self._blocks[prefix] = Block(attention, own)
                 for prefix in [f"{at}ffn.", *(f"{at}shared.{i}." for i in range(model.n_shared_experts))]:
                     if f"{prefix}up" in tensors:
                         self._ffns[prefix] = ffn_weights(tensors, prefix)
         self._spans: tuple[Span, ...] = ()
         self._cross_spans: tuple[Span, ...] = ()
         self._singles: dict[int, tuple[Span, ...]] = {}
-        self.tokens = torch.zeros(len(self._logits), dtype=torch.int64, device=self._logits.device)
+        if tokens is None:
+            tokens = torch.zeros(len(self._logits), dtype=torch.int64, device=self._logits.device)
+        self.tokens = tokens
 
     def _norm(self, name: str, x: Tensor) -> Tensor:
         scale, bias = self._tensors[f"{name}.scale"], self._tensors.get(f"{name}.bias")
@@ -166,12 +171,15 @@ class Layers:
             return functional.rms_norm(x, scale.shape, scale)
         return functional.layer_norm(x, scale.shape, scale, bias)
 
-    def begin(self, bound: BoundPass) -> None:
-        """Embed the tokens of a pass, those just made where it goes on from them, and make its attention masks."""
+    def embed(self, bound: BoundPass) -> None:
+        """The tokens of a pass, those just made where it goes on from them, as the residual stream begins."""
         n = bound.one.n_tokens
         if bound.continues:
             bound.ids.copy_(self.tokens[:n])
         torch.index_select(self._tensors["embedding"], 0, bound.ids, out=self._hidden[:n])
+
+    def begin(self, bound: BoundPass) -> None:
+        """Make the attention masks of a pass."""
         table = self._tensors.get(f"{bound.side}.positions")
         self._spans = tuple(self._masked(span, bound, table) for span in bound.spans)
         self._cross_spans = bound.cross_spans
@@ -293,6 +301,11 @@ class Layers:
             total *= functional.linear(normed, gate).sigmoid()
 
     @property
+    def hidden(self) -> Tensor:
+        """(n_widest, d_model): the residual stream."""
+        return self._hidden
+
+    @property
     def normed(self) -> Tensor:
         """(n_widest, d_model): the input of the MoE block that runs."""
         return self._normed
@@ -332,6 +345,6 @@ class Layers:
         last = (
             states[bound.last_rows] if isinstance(bound.last_rows, slice) else states.index_select(0, bound.last_rows)
         )
-        matrix = self._tensors.get("head", self._tensors["embedding"])
+        matrix = self._tensors["embedding" if self.model.tied_embeddings else "head"]
         logits = _linear(last, matrix.t(), self._tensors.get("head.bias"), self._logits[: len(last)])
         torch.argmax(logits, dim=1, out=self.tokens[: len(last)])

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import os
 import zlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -19,98 +19,15 @@ import torch
 from torch import Tensor
 
 from runtime.memory import PAGE_BYTES, Carver, aligned, available_bytes, element_type, host_memory, round_up
-from runtime.program import ExpertKey
-from traces.model.architecture import Attention, LayerStack, ModelArchitecture
+from runtime.model.fewer_bits import PackedExpert, pack_expert, packed_bytes
+from runtime.model.shapes import expert_shapes, static_shapes
+from runtime.touches import ExpertKey
+from traces.model.architecture import ModelArchitecture
 
-__all__ = ["Experts", "ModelWeights", "expert_shapes", "fill_expert", "fill_static", "static_shapes"]
-
-Shapes = dict[str, tuple[int, ...]]
-
+__all__ = ["Experts", "ModelWeights", "fill_expert", "fill_static"]
 
 _WORTH_THREADS_BYTES = 16 << 20
 """ModelWeights that take longer to draw than threads to start."""
-
-
-def static_shapes(model: ModelArchitecture) -> Shapes:
-    """Every tensor outside the routed experts, by name: `model.non_expert_params` elements in all."""
-    shapes: Shapes = {"embedding": (model.vocab_size, model.d_model)}
-    if not model.tied_embeddings:
-        shapes["head"] = (model.vocab_size, model.d_model)
-    if model.head_bias:
-        shapes["head.bias"] = (model.vocab_size,)
-    for side, stack in zip(("encoder", "decoder")[-len(model.stacks) :], model.stacks, strict=True):
-        for layer in range(stack.n_layers):
-            shapes |= {f"{side}.{layer}.{name}": shape for name, shape in _layer(model, stack, layer)}
-        shapes |= {f"{side}.{name}": shape for name, shape in _norm(model, "norm")}
-        if stack.relative_position_buckets:
-            shapes[f"{side}.positions"] = (stack.attention.n_heads, stack.relative_position_buckets)
-    return shapes
-
-
-def _norm(model: ModelArchitecture, name: str) -> Iterator[tuple[str, tuple[int, ...]]]:
-    yield f"{name}.scale", (model.d_model,)
-    if model.norm_bias:
-        yield f"{name}.bias", (model.d_model,)
-
-
-def _layer(model: ModelArchitecture, stack: LayerStack, layer: int) -> Iterator[tuple[str, tuple[int, ...]]]:
-    for block in ("self", "cross")[: 2 if stack.cross_attention else 1]:
-        yield from _norm(model, f"{block}.norm")
-        attention = stack.attention_of(layer)
-        yield from ((f"{block}.{name}", shape) for name, shape in _attention(attention, model.d_model))
-    yield from _norm(model, "ffn.norm")
-    if layer not in stack.moe_layers:
-        shapes = _ffn(model.d_model, stack.d_ff_dense, stack.n_dense_matrices, stack.ffn_bias)
-        yield from ((f"ffn.{name}", shape) for name, shape in shapes)
-        return
-    yield "gate", (model.n_experts, model.d_model)
-    if model.gate_bias:
-        yield "gate.bias", (model.n_experts,)
-    if model.shared_expert_gate:
-        yield "shared.gate", (1, model.d_model)
-    for i in range(model.n_shared_experts):
-        shapes = _ffn(model.d_model, model.d_ff_shared, model.n_expert_matrices, bias=False)
-        yield from ((f"shared.{i}.{name}", shape) for name, shape in shapes)
-
-
-def _attention(attention: Attention, d_model: int) -> Iterator[tuple[str, tuple[int, ...]]]:
-    matrices = attention.gemm_shapes(d_model)
-    if attention.kind != "mla":
-        names: tuple[str, ...] = ("query", "key", "value", "output")
-        biased: tuple[str, ...] = ("query", "key", "value")
-    elif attention.q_lora_rank:
-        names = ("query_down", "query", "latent", "latent_up", "output")
-        biased = ("query_down", "latent")
-        yield "query_down.scale", (attention.q_lora_rank,)
-    else:
-        names = ("query", "latent", "latent_up", "output")
-        biased = ("latent",)
-    if attention.kind == "mla":
-        yield "latent.scale", (attention.kv_lora_rank,)
-    for name, shape in zip(names, matrices, strict=True):
-        yield name, shape
-        if (attention.qkv_bias and name in biased) or (attention.output_bias and name == "output"):
-            yield f"{name}.bias", shape[:1]
-    if attention.qk_norm != "none":
-        full = attention.qk_norm == "full"
-        for name, n_heads in (("query", attention.n_heads), ("key", attention.n_kv_heads)):
-            yield f"{name}.scale", ((n_heads if full else 1) * attention.head_dim,)
-    if attention.sinks:
-        yield "sinks", (attention.n_heads,)
-
-
-def _ffn(d_model: int, d_ff: int, n_matrices: int, bias: bool) -> Iterator[tuple[str, tuple[int, ...]]]:
-    """Up (and gate, when there are three matrices) and down; then their biases."""
-    shapes = [("gate", (d_ff, d_model))] if n_matrices == 3 else []
-    shapes += [("up", (d_ff, d_model)), ("down", (d_model, d_ff))]
-    yield from shapes
-    if bias:
-        yield from ((f"{name}.bias", shape[:1]) for name, shape in shapes)
-
-
-def expert_shapes(model: ModelArchitecture) -> Shapes:
-    """The tensors of one routed expert, in the order in which they lie in its `model.expert_bytes` bytes."""
-    return dict(_ffn(model.d_model, model.d_ff_expert, model.n_expert_matrices, model.expert_bias))
 
 
 def fill_static(weights: dict[str, Tensor], seed: int) -> None:
@@ -211,7 +128,8 @@ class Experts:
         self._weights = RandomWeights(model, seed) if weights is None else weights
         self._allocate = allocate
         self._kept: dict[ExpertKey, Tensor] = {}
-        self._static: Tensor | None = None
+        self._packed: dict[tuple[ExpertKey, float], PackedExpert] = {}
+        self._static: dict[str, Tensor] | None = None
 
     def require(self, keys: Iterable[ExpertKey]) -> None:
         """Make those of `keys` that are not there, in one piece of memory. Raises `CapacityExceeded`."""
@@ -229,20 +147,21 @@ class Experts:
         if 2 * len(wanted) * self.model.expert_bytes <= available_bytes():
             self.require(wanted)
 
-    def copy_static(self, target: Tensor) -> None:
-        """The weights outside experts into `target` (n,) uint8, on whatever device, as a `Carver` lays them out.
+    def copy_static(self, targets: Mapping[str, Tensor]) -> None:
+        """The weights outside experts into `targets`, some of `static_shapes` by name, on whatever device.
 
         Raises `CapacityExceeded` when they are to be kept and host memory is too small.
         """
-        carver = Carver(static_shapes(self.model), element_type(self.model))
         if not self.keep_static:
-            self._weights.static(carver.views(target))
+            self._weights.static(dict(targets))
             return
         if self._static is None:
-            memory = self._allocate(carver.n_bytes, f"weights of {self.model.name} outside experts")
-            self._weights.static(carver.views(memory))
-            self._static = memory
-        target.copy_(self._static)
+            carver = Carver(static_shapes(self.model), element_type(self.model))
+            made = carver.views(self._allocate(carver.n_bytes, f"weights of {self.model.name} outside experts"))
+            self._weights.static(made)
+            self._static = made
+        for name, target in targets.items():
+            target.copy_(self._static[name])
 
     def copy_to(self, target: Tensor, key: ExpertKey) -> None:
         """The bytes of an expert into `target` (expert_bytes,) uint8, on whatever device; nothing more is kept."""
@@ -252,6 +171,23 @@ class Experts:
         made = aligned(self.model.expert_bytes)
         self._weights.expert(made, key)
         target.copy_(made)
+
+    def pack(self, keys: Iterable[ExpertKey], bits: float) -> None:
+        """Make those of `keys` in fewer bits that are not there. Raises `CapacityExceeded`, and as `pack_expert`."""
+        missing = [key for key in dict.fromkeys(keys) if (key, bits) not in self._packed]
+        n_bytes = packed_bytes(self.model, bits)
+        memory = self._allocate(len(missing) * n_bytes, f"{len(missing)} experts of {self.model.name} in {bits:g} bits")
+        places = [memory[at : at + n_bytes] for at in range(0, len(memory), n_bytes)]
+        whole = aligned(self.model.expert_bytes)
+        for key, place in zip(missing, places, strict=True):
+            self.copy_to(whole, key)
+            self._packed[key, bits] = PackedExpert(place, pack_expert(whole, self.model, bits, place))
+
+    def in_bits(self, key: ExpertKey, bits: float) -> PackedExpert:
+        """An expert in fewer bits, made now where nobody has had it packed."""
+        if (key, bits) not in self._packed:
+            self.pack([key], bits)
+        return self._packed[key, bits]
 
     def __getitem__(self, key: ExpertKey) -> Tensor:
         """The bytes of an expert, (expert_bytes,) uint8. Raises `KeyError` for one that was not required."""

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from runtime.memory import element_type
-from runtime.model.weights import expert_shapes, static_shapes
+from runtime.model.shapes import expert_shapes, static_shapes
 from runtime.pregated.transformer import ExpertLayer, MoeTransformer, Stack
 from runtime.touches import ExpertKey
 from traces.errors import InvalidInput

@@ -16,11 +16,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from offload.ops import KINDS, Lane, OpKind, Piece, Work
+from offload.ops import KINDS, Lane, OpKind, Work
 from offload.recorder import Recorder
 from offload.schedule import Schedule
 from runtime.backend import Action, Backend, Copy
 from runtime.bound_pass import BoundPass, bind_pass
+from runtime.host_layers import HostLayers
 from runtime.loading import Binder
 from runtime.memory import aligned
 from runtime.model.layers import Choice, Layers
@@ -31,7 +32,7 @@ from runtime.passes import Pass, Passes
 from runtime.pregated.gate_positions import gates_at
 from runtime.pregated.own_gates import Guessing, OwnGates
 from runtime.pregated.prompts import UnroutedRun
-from runtime.program import Program
+from runtime.program import Program, Rounding
 from runtime.storage import ExpertFile
 from runtime.touches import ExpertKey, Touches
 from traces.model.architecture import ModelArchitecture
@@ -69,10 +70,6 @@ class _Ops:
     after: list[Sequence[int]] = field(default_factory=list)
     works: list[Work] = field(default_factory=list)  # one an op
     cost: list[int] = field(default_factory=list)
-
-    def piece(self, op: int) -> Piece | None:
-        """The matrix of an expert that `op` is of, None all of it."""
-        return self.works[op].piece
 
     def deps(self, op: int) -> NDArray[np.int32]:
         """The ops that `op` waits for."""
@@ -133,18 +130,21 @@ class GrowingProgram:
         n_slots: int,
         file: ExpertFile | None,
         n_staging: int,
+        host: HostLayers,
         on_host: bool,
+        rounding: Rounding | None = None,
     ) -> None:
         n = most_ops(model, passes)
+        self.host = host
         self.model, self.passes, self._backend, self._gates = model, passes, backend, places
         self._ops, self.order = _Ops(), GrowingOrder()
-        self.touches = Touches(model, passes, self._ops, self.order.before, initial, n, self._ops.piece)
+        self.touches = Touches(model, passes, self._ops, self.order.before, initial, n, self._ops.works.__getitem__)
         self._closes, self._ends = np.zeros(n, dtype=np.bool_), np.zeros(n, dtype=np.bool_)
         touches = self.touches
         program = Program(
             model, cast(Schedule, self._ops), passes, cast(Order, self.order), touches.pass_of, touches.moe_layer,
             touches.slot, touches.source, touches.staging, self._closes, self._ends, touches.routed, initial,
-            n_slots, n_staging, lookups={},
+            n_slots, n_staging, lookups={}, host=host, rounding=rounding,
         )  # fmt: skip
         self.binder = _LiveBinder(backend, program, experts, file, run, places, on_host=on_host)
         self._places = {one.i_step: _place(model, i, one) for i, one in enumerate(passes.passes)}
@@ -184,8 +184,9 @@ class GrowingProgram:
         touches.pass_of[op], touches.moe_layer[op] = place.i_pass, moe_layer
         waits = self.order.add(lane, after)
         touches.touch(op, kind)
+        self.host.note(op, kind, place.i_pass, layer)
         if kind in _ENDING:
-            self._note_ends(op, kind, (place.i_pass, moe_layer), layer == place.last_layer)
+            self._note_ends(op, kind, (place.i_pass, moe_layer), layer, layer == place.last_layer)
         self._backend.add(lane, waits, self._action(op, kind, place.i_pass, moe_layer))
         self.decided_ns.append(now_ns() - self._goes_on_ns)
         if lane is Lane.HOST:
@@ -194,11 +195,11 @@ class GrowingProgram:
             self._backend.issue(op)
         self._goes_on_ns = now_ns()
 
-    def _note_ends(self, op: int, kind: OpKind, at: tuple[int, int], is_last_layer: bool) -> None:
+    def _note_ends(self, op: int, kind: OpKind, at: tuple[int, int], layer: int, is_last_layer: bool) -> None:
         """Whether an op is the last of its block: it is once all that the block executes has been computed."""
         if kind is not OpKind.DENSE_FFN and self._ops.expert[op] >= 0:
             self.left[at] -= 1
-        closes = kind is OpKind.EXPERTS and self.left[at] == 0
+        closes = (kind is OpKind.EXPERTS or self.host.may_close(op, kind, layer)) and self.left.get(at) == 0
         self._closes[op], self._ends[op] = closes, is_last_layer and (closes or kind is OpKind.DENSE_FFN)
 
     def _action(self, op: int, kind: OpKind, i_pass: int, moe_layer: int) -> Action | None:
@@ -206,7 +207,7 @@ class GrowingProgram:
             copy = self._read_back(i_pass, moe_layer)
             self.d2h_bytes += copy.n_bytes - self._ops.bytes[op]
             return copy
-        if kind is OpKind.GATE:
+        if kind is OpKind.GATE or self.host.part.get(op) == "gate":
             for later in self.binder.hosted(i_pass, moe_layer):
                 self.gate_of.setdefault((i_pass, later), op)
         return self.binder.action(op, kind)
@@ -235,7 +236,7 @@ def _place(model: ModelArchitecture, i_pass: int, one: Pass) -> _Place:
     return _Place(i_pass, moe_layer, stack.n_layers - 1 if one.encoding else -1)
 
 
-_ENDING = (OpKind.EXPERTS, OpKind.CPU_EXPERT, OpKind.DENSE_FFN)
+_ENDING = (OpKind.EXPERTS, OpKind.CPU_EXPERT, OpKind.CPU_LAYER, OpKind.DENSE_FFN)
 """Kinds of op that may be the last of a block."""
 
 
@@ -292,11 +293,11 @@ class _LiveBinder(Binder):
     def action(self, op: int, kind: OpKind) -> Action | None:
         """What an op does; None for what the host does. Read-backs apart."""
         if kind in (OpKind.HANDOVER, OpKind.RETURN):
-            return self._crossing(kind, self.program.passes.passes[self.program.pass_of[op]].n_tokens)
+            return self._crossing(op, kind)
         if KINDS[kind].lane is Lane.HOST:
             return None
         action = self._action(op, kind)
-        if kind is OpKind.HEAD:
+        if kind is OpKind.HEAD or self.program.host.part.get(op) == "head":
             return partial(_then_keep, action, self.made[self.program.pass_of[op]], self.layers.tokens)
         return action
 
@@ -309,18 +310,18 @@ class _LiveBinder(Binder):
         if at not in self._entered:
             self._entered.add(at)
             here = [(place[one], one) for one in self.hosted(i_pass, moe_layer)]
-            return partial(gates.choose, self.layers, bound, layer, here)
+            return partial(gates.choose, self._side(op), bound, layer, here)
         last = min(moe_layer + self._places.guessing.ahead, layers[-1])
         return partial(
             gates.guess, self.layers, bound, moe_layer, [place[one] for one in range(moe_layer + 1, last + 1)]
         )
 
-    def _combine(self, bound: BoundPass, moe_layer: int) -> partial[None]:
-        i_pass = bound.one.i_step
+    def _combine(self, op: int, bound: BoundPass, moe_layer: int) -> partial[None]:
+        i_pass, layers = bound.one.i_step, self._side(op)
         weights, left_out = self.gates[i_pass].weights[moe_layer], self.left_out.get((i_pass, moe_layer))
         if left_out is None:
-            return partial(self.layers.combine, bound, weights)
-        return partial(_combine_rest, self.layers, bound, weights, self.backend.upload(left_out))
+            return partial(layers.combine, bound, weights)
+        return partial(_combine_rest, layers, bound, weights, self.backend.upload(left_out))
 
 
 def _then_keep(action: Any, kept: Any, tokens: Any) -> None:

@@ -8,7 +8,7 @@ holds once the gate has ended; for that wait a schedule has no op. In the end ev
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from offload.answers.by_score import Scored
 from offload.answers.wrong_guess import executes_guessed, executes_resident
 from offload.caches.residency import ResidentSet
 from offload.decoding.decode_job import DecodeJob
@@ -24,23 +25,26 @@ from offload.decoding.passes import passes_of
 from offload.decoding.unions import Union, Unions
 from offload.execution import Execution
 from offload.ops import Lane
-from offload.placing.placement import AS_DECIDED, Placed
+from offload.placing.placement import Placed
 from offload.policy import Policy, fetch_misses
 from offload.predictors.next_gate import CurveGate, NextGate
 from offload.prefetching.guessed_ahead import BringsGuesses
 from offload.recorder import assemble
 from offload.schedule import Schedule
 from offload.slots.host_tier import ReadThrough
+from offload.slots.low_copies import LowSlots
 from offload.timeline import Timeline
 from runtime.backend import Backend
-from runtime.loading import pool_bytes
+from runtime.host_layers import HostLayers
+from runtime.model.fewer_bits import check_bits
 from runtime.model.weights import Experts
 from runtime.passes import plan_passes
-from runtime.pregated.changes import FORESEES, ROUNDS, Changes
+from runtime.pools import pool_bytes
+from runtime.pregated.changes import FORESEES, Changes
 from runtime.pregated.growing import GatePlaces, GrowingProgram, IssuingRecorder
 from runtime.pregated.own_gates import Guessing
 from runtime.pregated.prompts import UnroutedRun, trace_of
-from runtime.program import build_program
+from runtime.program import Rounding, build_program
 from runtime.quiet import no_collections
 from runtime.races import check_races
 from runtime.run import MeasuredRun, OutputMismatch
@@ -74,6 +78,7 @@ class Granted:
     cache: ResidentSet | None = None
     storage: Path | None = None
     through: ReadThrough | None = None
+    low: LowSlots | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -81,8 +86,9 @@ class OffloadedRun:
     """What happened. `tokens` (n_sequences, n_new) made; `trace`: what the gates chose; `guesses`: what a design that
     guesses was told by the later gates, by forward pass and MoE layer. `decided_s` (n_ops,): what the host took to
     decide on each op, waits left out; `asked`: op -> the gate whose end it waited for before, with no op that says so.
-    `n_changed`: choices of tokens for which another expert was executed, or none; `executed`: by forward pass
-    (n_tokens, n_moe_layers, top_k), -1 for none.
+    `n_changed`: choices of tokens for which another expert was executed, the same in fewer bits, or none; `executed`:
+    by forward pass (n_tokens, n_moe_layers, top_k), -1 for none; `rounded`: by forward pass and MoE layer, the choices
+    (n_tokens, top_k) whose expert came in fewer bits, and in how many.
     """
 
     measured: MeasuredRun
@@ -94,6 +100,7 @@ class OffloadedRun:
     asked: Mapping[int, int]
     n_changed: int
     executed: tuple[NDArray[np.int16], ...]
+    rounded: Mapping[tuple[int, int], Sequence[tuple[NDArray[np.bool_], float]]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,9 +131,9 @@ def guesses_of(policy: Policy) -> Guessing:
 
 
 def check_policy(policy: Policy, model: ModelArchitecture, lookahead: int) -> None:
-    """Raise `InvalidInput` for a policy that rounds experts, or that gates `lookahead` blocks ahead cannot serve."""
-    if not policy.is_exact and policy.skipping is None:
-        raise InvalidInput(ROUNDS.format(policy.name))
+    """Raise `InvalidInput` for a policy that the runtime cannot execute, or gates `lookahead` blocks ahead serve."""
+    if isinstance(policy.start, Scored):
+        check_bits(model, policy.start.bits_of(model.expert_dtype.bits))
     if policy.skipping is not None and not policy.can_be_built:
         raise InvalidInput(FORESEES.format(policy.name))
     if policy.lookahead > lookahead and policy.needs_ids:
@@ -136,8 +143,13 @@ def check_policy(policy: Policy, model: ModelArchitecture, lookahead: int) -> No
         )
     if policy.encoder == "same" and policy.lookahead and model.is_encoder_decoder:
         raise InvalidInput(f"policy {policy.name}: encoders have conventional gates here, leave :encoder out")
-    if policy.placement != AS_DECIDED and (policy.placement.kv != "device" or policy.placement.host_layers):
-        raise InvalidInput(f"policy {policy.name}: the runtime executes placements of experts only (experts=cpu)")
+    if policy.placement.kv != "device" or policy.placement.streamed is not None:
+        raise InvalidInput(
+            f"policy {policy.name}: the runtime executes experts=cpu and layers=cpu, and streams no weights, keys or "
+            f"values"
+        )
+    if policy.placement.host_layers is not None:
+        HostLayers(model, {0})
 
 
 def generate_offloaded(
@@ -207,8 +219,15 @@ class _Live:
         settings, policy = self.settings, self.settings.policy
         kept_on_host = any(one is not None for one in settings.placed.kept)
         through, filed = settings.through, settings.through is not None and settings.through.reads.filed
+        elsewhere = self.places.lookahead > 0 or self.places.guessing.ahead > 0
+        host = HostLayers(self.model, settings.placed.host_layers, gates_ahead=elsewhere)
         on_host = policy.on_miss not in _ON_DEVICE or policy.start is not None or kept_on_host or filed
-        self.backend.budget.check(pool_bytes(self.model, self.passes, settings.n_slots))
+        on_host = on_host or bool(host.layers)
+        low = settings.low
+        rounding = None if policy.is_exact else Rounding() if low is None else Rounding(low.n, low.bits)
+        self.backend.budget.check(pool_bytes(self.model, self.passes, settings.n_slots, host, rounding))
+        if isinstance(policy.start, Scored):
+            experts.pack(self.keys, policy.start.bits_of(self.model.expert_dtype.bits))
         if through is None:
             experts.require(self.keys if not policy.resident or kept_on_host else [])
         recorder = IssuingRecorder()
@@ -217,7 +236,7 @@ class _Live:
             policy = replace(policy, predictor=self._ask_gates)
         job = DecodeJob(
             self.model, policy, settings.execution, settings.n_buffers, settings.cache, through is not None,
-            settings.placed, through,
+            settings.placed, through, low,
         )  # fmt: skip
         loop = _LiveLoop(job, recorder)
         loop.live = self
@@ -226,7 +245,7 @@ class _Live:
         warm_bytes = 0 if settings.cache is None else settings.cache.n_resident * self.model.expert_bytes
         self.program = recorder.program = GrowingProgram(
             self.backend, self.model, self.passes, self.unrouted, self.places, experts, initial=settings.initial,
-            n_slots=settings.n_slots, file=file, on_host=on_host,
+            n_slots=settings.n_slots, file=file, host=host, on_host=on_host, rounding=rounding,
             n_staging=0 if through is None else through.most_places(settings.execution.n_host_buffers),
         )  # fmt: skip
         with no_collections():
@@ -300,6 +319,7 @@ class _Live:
             dict(program.asked),
             self.changes.n_changed,
             tuple(one.experts for one in self.passes.passes),
+            self.changes.rounded,
         )
 
     def _check_gates(self) -> None:

@@ -43,11 +43,20 @@ from tests.pregated_models import seeded_model  # noqa: E402
 CONVENTIONAL = [
     "gpu_only", "on_demand", "prefetch_all", "on_demand+lru:0.3", "on_demand+lfu:5:warm", "lru", "lfru",
     "activation_aware", "guess/next_gate", "guess/next_gate(2):more=1", "lru_next_gate", "guess/markov",
-    "on_demand:cpu", "static_cpu", "oracle", "gpu_only@experts=cpu",
+    "on_demand:cpu", "static_cpu", "oracle", "gpu_only@experts=cpu", "gpu_only@layers=cpu", "gpu_only@layers=cpu:2",
+    "on_demand@layers=cpu:1-2", "lru@layers=cpu:3-3", "guess/next_gate(2)@layers=cpu:1-1",
 ]  # fmt: skip
 AHEAD = {
-    1: ["pregate", "pregate+lru:0.3", "on_demand", "oracle", "gpu_only"],
-    2: ["pregate(2)", "pregate", "prefetch_all"],
+    1: [
+        "pregate",
+        "pregate+lru:0.3",
+        "on_demand",
+        "oracle",
+        "gpu_only",
+        "pregate@layers=cpu:1-1",
+        "gpu_only@layers=cpu:2",
+    ],
+    2: ["pregate(2)", "pregate", "prefetch_all", "pregate(2)@layers=cpu:1", "pregate(2)@layers=cpu:1-2"],
 }
 MEMORY = MachineMemory(1 << 30, 0, 1 << 40, "a test", EXECUTIONS["streams"])
 PROMPTS = [np.array([7, 100, 3, 280, 41, 9]), np.array([12, 12, 5]), np.array([200, 31, 8, 77])]
@@ -77,7 +86,7 @@ class Generated:
         settings = Granted(
             asked.policy, asked.execution, asked.plan.n_buffers,
             max([asked.plan.n_slots, *(slot + 1 for slot in initial)]), asked.plan.static_bytes, asked.placed, initial,
-            resident_set(asked), storage, storage_of(asked),
+            resident_set(asked), storage, storage_of(asked), asked.plan.low,
         )  # fmt: skip
         known = None if asked.policy.name == "gpu_only" else self.resident.trace
         return generate_offloaded(
@@ -205,8 +214,19 @@ def test_a_policy_that_needs_gates_further_ahead_than_they_sit_is_refused() -> N
     one = Generated(seeded_model(3))
     with pytest.raises(InvalidInput, match=r"policy pregate fetches what gates select 1 blocks ahead, .* look 0 ahead"):
         one.run(one.asked("pregate"))
-    with pytest.raises(InvalidInput, match="rounds experts"):
-        one.run(one.asked("mixed_precision"))
+
+
+@pytest.mark.parametrize("design", ["gpu_only@kv=cpu", "on_demand@weights=stream"])
+def test_what_streams_or_attends_on_the_host_is_refused(design: str) -> None:
+    one = Generated(seeded_model(3))
+    with pytest.raises(InvalidInput, match="streams no weights, keys or values"):
+        one.run(one.asked(design))
+
+
+def test_layers_on_the_host_that_read_an_encoder_are_refused() -> None:
+    one = Generated(seeded_model(3, encoded=True))
+    with pytest.raises(InvalidInput, match="whose outputs no op hands to layers on the host"):
+        one.run(one.asked("gpu_only@layers=cpu"))
 
 
 def early(view: BlockView) -> list[Fetch]:

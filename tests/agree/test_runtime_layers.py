@@ -21,7 +21,8 @@ from traces.routing import Provenance, RoutingTrace
 torch = pytest.importorskip("torch", reason="the runtime needs PyTorch (the extra 'runtime')")
 
 from runtime.cpu import CpuBackend  # noqa: E402
-from runtime.model.weights import Experts, expert_shapes, fill_static, static_shapes  # noqa: E402
+from runtime.model.shapes import expert_shapes, static_shapes  # noqa: E402
+from runtime.model.weights import Experts, fill_static  # noqa: E402
 from runtime.passes import Passes, plan_passes  # noqa: E402
 from runtime.run import MeasuredRun, execute  # noqa: E402
 

@@ -287,3 +287,18 @@ def test_a_design_on_the_host_is_asked_for_by_name() -> None:
     assert streamed.makespan_s == found.makespan_s
     assert streamed.h2d_bytes == found.h2d_bytes > 0
     assert streamed.moe_layer_latency_s == pytest.approx(found.moe_layer_latency_s, rel=1e-12)
+
+
+@pytest.mark.parametrize("lookahead", [1, 2])
+def test_what_gates_on_the_host_select_is_brought_before_the_layers_of_the_device_begin(lookahead: int) -> None:
+    """Layers 0 (dense) and 1 (MoE block 0) on the host; blocks 1 and 2 are on the device."""
+    schedule = written("layers=cpu:2", policy=f"pregate({lookahead})" if lookahead > 1 else "pregate").schedule
+    for step in np.unique(schedule.step).tolist():
+        mine = schedule.step == step
+        fetched = np.flatnonzero(mine & (schedule.kind == OpKind.FETCH) & (schedule.layer <= 1 + lookahead))
+        begins = np.flatnonzero(mine & (schedule.lane == Lane.COMPUTE))[0]
+        assert set(schedule.layer[fetched].tolist()) == set(range(2, 2 + lookahead))
+        assert fetched.max() < begins
+        waits = np.flatnonzero(mine & (schedule.kind == OpKind.WAIT) & (schedule.layer == 1))
+        gates = np.flatnonzero(mine & (schedule.kind == OpKind.CPU_LAYER) & (schedule.layer == 1))
+        assert any(set(schedule.deps(int(op)).tolist()) & set(gates.tolist()) for op in waits)

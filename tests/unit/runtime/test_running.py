@@ -309,8 +309,30 @@ def test_what_a_design_would_ask_of_the_machine_is_stated_for_a_run() -> None:
         run(MODEL, routing(MODEL, batch=1), "bandwidth_split/within=0.6+static:4", device=CPU)
 
 
-def test_a_layer_on_the_host_is_refused_by_name() -> None:
-    with pytest.raises(InvalidInput, match="executes placements of experts only"):
-        run(MODEL, routing(MODEL, batch=1), "gpu_only@layers=cpu", device=CPU)
+@pytest.mark.parametrize("name", [name for name, model in MODELS.items() if not model.is_encoder_decoder])
+@pytest.mark.parametrize("batch", [1, 3])
+@pytest.mark.parametrize("design", ["gpu_only@layers=cpu", "gpu_only@layers=cpu:1", "on_demand@layers=cpu:1-"])
+def test_layers_on_the_host_end_in_the_same_states(name: str, batch: int, design: str) -> None:
+    model = MODELS[name]
+    trace = routing(model, batch=batch, seed=5)
+    resident, placed = (run(model, trace, policy, device=CPU) for policy in ("gpu_only", design))
+    assert placed.output_digest == resident.output_digest
+    kinds = set(placed.timeline.schedule.kind.tolist())
+    assert OpKind.CPU_LAYER in kinds
+    assert (OpKind.SELF_ATTENTION in kinds) == ("layers=cpu:" in design)
+    there, here = placed.pool_bytes, resident.pool_bytes
+    assert there["KV cache"] < here["KV cache"]
+    assert there["weights outside experts"] < here["weights outside experts"]
+
+
+def test_a_layer_on_the_host_that_reads_an_encoder_is_refused_by_name() -> None:
+    model = MODELS["encoder-decoder"]
+    with pytest.raises(InvalidInput, match="whose outputs no op hands to layers on the host"):
+        run(model, routing(model, batch=1), "gpu_only@layers=cpu", device=CPU)
+
+
+def test_what_streams_or_attends_on_the_host_is_refused_by_name() -> None:
     with pytest.raises(InvalidInput, match="streams weights, keys or values"):
         run(MODEL, routing(MODEL, batch=1), "gpu_only@weights=stream", device=CPU)
+    with pytest.raises(InvalidInput, match="attends on the host to keys and values"):
+        run(MODEL, routing(MODEL, batch=1), "gpu_only@kv=cpu", device=CPU)

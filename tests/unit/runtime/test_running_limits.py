@@ -23,8 +23,8 @@ from traces.model.architecture import load_architecture
 
 torch = pytest.importorskip("torch", reason="the runtime needs PyTorch (the extra 'runtime')")
 from runtime import memory  # noqa: E402
-from runtime.loading import pool_bytes  # noqa: E402
 from runtime.passes import plan_passes  # noqa: E402
+from runtime.pools import pool_bytes  # noqa: E402
 
 
 @pytest.mark.parametrize("name", MODELS)

@@ -10,7 +10,8 @@ torch = pytest.importorskip("torch", reason="the runtime needs PyTorch (the extr
 
 from runtime.memory import Carver, aligned, element_type  # noqa: E402
 from runtime.model import weights  # noqa: E402
-from runtime.model.weights import Experts, static_shapes  # noqa: E402
+from runtime.model.shapes import static_shapes  # noqa: E402
+from runtime.model.weights import Experts  # noqa: E402
 from runtime.watch import Seen, limits_of  # noqa: E402
 
 MODEL = MODELS["shared experts, three matrices"]
@@ -18,8 +19,9 @@ KEYS = [(layer, expert) for layer in range(MODEL.n_moe_layers) for expert in ran
 
 
 def static(experts: Experts) -> torch.Tensor:
-    target = aligned(Carver(static_shapes(MODEL), element_type(MODEL)).n_bytes)
-    experts.copy_static(target)
+    carver = Carver(static_shapes(MODEL), element_type(MODEL))
+    target = aligned(carver.n_bytes)
+    experts.copy_static(carver.views(target))
     return target
 
 

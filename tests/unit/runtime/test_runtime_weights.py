@@ -18,7 +18,8 @@ torch = pytest.importorskip("torch", reason="the runtime needs PyTorch (the extr
 from offload.slots.memory import CapacityExceeded  # noqa: E402
 from runtime import memory, storage  # noqa: E402
 from runtime.memory import PAGE_BYTES, aligned  # noqa: E402
-from runtime.model.weights import Experts, expert_shapes, static_shapes  # noqa: E402
+from runtime.model.shapes import expert_shapes, static_shapes  # noqa: E402
+from runtime.model.weights import Experts  # noqa: E402
 from runtime.storage import ExpertFile  # noqa: E402
 
 MODEL = MODELS["shared experts, three matrices"]

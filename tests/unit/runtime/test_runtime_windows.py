@@ -22,11 +22,11 @@ torch = pytest.importorskip("torch", reason="the runtime needs PyTorch (the extr
 from runtime import loading, windows  # noqa: E402
 from runtime.bound_pass import BoundPass  # noqa: E402
 from runtime.cpu import CpuBackend  # noqa: E402
-from runtime.loading import pool_bytes  # noqa: E402
 from runtime.model.attention import Block, KvCache  # noqa: E402
-from runtime.model.weights import static_shapes  # noqa: E402
+from runtime.model.shapes import static_shapes  # noqa: E402
 from runtime.model.windowed import attend_several  # noqa: E402
 from runtime.passes import plan_passes  # noqa: E402
+from runtime.pools import pool_bytes  # noqa: E402
 from runtime.run import execute  # noqa: E402
 from runtime.windows import bind_window, ring_tokens  # noqa: E402
 

@@ -102,6 +102,33 @@ def test_a_design_that_executes_other_experts_says_so(run: Run, model: Path) -> 
     assert "the same tokens under every design" not in out
 
 
+def test_designs_that_weigh_the_host_against_the_link_take_it_from_the_fit(
+    run: Run, model: Path, tmp_path: Path
+) -> None:
+    fit, designs = tmp_path / "fit.yaml", ["min_latency/paper+lru:3", "bandwidth_split+lru:3", "hybrid_schedule+lru:3"]
+    fit.write_text(small_fits.fit().to_yaml())
+    words = ["generate", str(model), "--policies", ",".join(designs), *FEW, "--format", "json"]
+    status, out, err = run(*words, "--fit", str(fit))
+    assert status == 0, err
+    assert [one["policy"] for one in json.loads(out)["designs"]] == designs
+    status, _, err = run(*words)
+    assert status == 2
+    assert "weighs the host against the link: give a fit" in err.replace("\n", " ")
+
+
+def test_fewer_bits_and_layers_on_the_host_are_executed(run: Run, tmp_path: Path) -> None:
+    path = tmp_path / "conventional.safetensors"
+    save_model(seeded_model(0, top_k=2), Tokenizer(()), path)
+    designs = ["gpu_only", "gpu_only@layers=cpu:2", "mixed_precision:low=1:bits=2+lfu:4"]
+    status, out, err = run("generate", str(path), "--policies", ",".join(designs), *FEW, "--format", "json")
+    assert status == 0, err
+    resident, placed, rounded = json.loads(out)["designs"]
+    assert placed["output_digest"] == resident["output_digest"]
+    assert rounded["output_digest"] != resident["output_digest"]
+    assert rounded["n_changed"] > 0
+    assert placed["n_changed"] == 0
+
+
 def test_other_experts_from_a_cache_that_knows_the_request_are_refused(run: Run, model: Path) -> None:
     status, _, err = run("generate", str(model), *FEW, "--policies", "on_demand+lru:6:warm:resident")
     assert status == 2
@@ -112,7 +139,8 @@ def test_other_experts_from_a_cache_that_knows_the_request_are_refused(run: Run,
     ("words", "told"),
     [
         (["--policies", "pregate(2)"], "fetches what gates select 2 blocks ahead, those of this model look 1 ahead"),
-        (["--policies", "mixed_precision"], "rounds experts"),
+        (["--policies", "mixed_precision:bits=3"], "in 3 bits: the runtime packs"),
+        (["--policies", "gpu_only@kv=cpu"], "streams no weights, keys or values"),
         (["--policies", "pregated"], "did you mean 'pregate'"),
         (["--output-tokens", "1"], "new tokens = 1"),
         (["--batch", "0"], "batch = 0 is below 1"),
