@@ -1,7 +1,8 @@
 """What was brought ahead of its gate: how much was needed, how early it came, what an oracle would have brought.
 
 Read from a schedule with its times, whole or part by part, virtual or real. An expert is brought ahead where its copy
-began its way before the gate of its layer had run; the next gate of that layer decides whether it was needed.
+began its way before the gate of its layer had run; the next gate of that layer decides whether it was needed. What is
+read ahead from storage into host memory alone is counted apart, by the same rule.
 """
 
 from __future__ import annotations
@@ -29,7 +30,8 @@ class Prefetches:
     not resident, which is what an oracle would have brought, `oracle_bytes` of them. `precision`: n_right / n_ahead;
     `recall`: n_right / n_missing. `wasted_bytes`: of what was brought and not named. `early_s`: from the end of a right
     one's copy to the end of the gate that names it, mean; below 0 where it comes after. `in_time`: share of the right
-    ones that were there when their gate had run. Shares and means of nothing are None.
+    ones that were there when their gate had run. `n_read_ahead`, `n_read_right`, `read_wasted_bytes`: the same of
+    experts that were read into host memory and went no further then. Shares and means of nothing are None.
     """
 
     n_ahead: int
@@ -39,6 +41,9 @@ class Prefetches:
     oracle_bytes: int
     early_s: float | None
     in_time: float | None
+    n_read_ahead: int
+    n_read_right: int
+    read_wasted_bytes: int
 
     @property
     def precision(self) -> float | None:
@@ -50,10 +55,15 @@ class Prefetches:
         """Of what was needed and not resident, the share that was brought ahead."""
         return self.n_right / self.n_missing if self.n_missing else None
 
+    @property
+    def read_precision(self) -> float | None:
+        """Of what was read ahead into host memory, the share that was needed."""
+        return self.n_read_right / self.n_read_ahead if self.n_read_ahead else None
+
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready."""
         plain: dict[str, Any] = {name: getattr(self, name) for name in self.__slots__}
-        return plain | {"precision": self.precision, "recall": self.recall}
+        return plain | {"precision": self.precision, "recall": self.recall, "read_precision": self.read_precision}
 
 
 @dataclass(slots=True)
@@ -73,11 +83,18 @@ class PrefetchTally:
     _n_in_time: int = 0
     _wasted_bytes: int = 0
     _early_s: float = 0.0
+    _read: tuple[int, int, int] | None = (
+        None  # layer, expert and bytes of a read ahead, until a copy takes it on or not
+    )
+    _read_waiting: dict[int, list[tuple[int, int]]] = field(default_factory=dict)  # layer -> expert, bytes
+    _n_read_right: int = 0
+    _n_read_wrong: int = 0
+    _read_wasted_bytes: int = 0
 
     def feed(self, columns: Mapping[str, NDArray[Any]], works: tuple[Work, ...], end_s: NDArray[np.float64]) -> None:
         """The next ops; `columns` as of a schedule, `end_s` (n_ops,)."""
         kind, n_copies = columns["kind"], np.array([work.n_copies for work in works], np.int64)
-        ahead = (kind == OpKind.FETCH) & (columns["priority"] > 0)
+        ahead = np.isin(kind, [OpKind.FETCH, OpKind.DISK_READ]) & (columns["priority"] > 0)
         of_interest = np.flatnonzero(ahead | (kind == OpKind.GATE))
         more = np.array([work.piece is not None and not work.piece.is_last for work in works], np.bool_)
         rows = zip(
@@ -86,7 +103,10 @@ class PrefetchTally:
             more[columns["cost"][of_interest]].tolist(), strict=True,
         )  # fmt: skip
         for what, step, layer, expert, n_bytes, n, end, is_begun in rows:
-            if what == OpKind.GATE:
+            self._settle_read(layer, expert if what == OpKind.FETCH else -1)
+            if what == OpKind.DISK_READ:
+                self._read = layer, expert, n_bytes
+            elif what == OpKind.GATE:
                 self._decide(step, layer, end)
             elif is_begun:
                 self._begun_bytes += n_bytes
@@ -94,6 +114,12 @@ class PrefetchTally:
                 each = (n_bytes + self._begun_bytes) // n
                 self._begun_bytes = 0
                 self._waiting.setdefault(layer, []).extend((expert + i, end, each) for i in range(n))
+
+    def _settle_read(self, layer: int, expert: int) -> None:
+        """A read is of the copy that follows it at once, of `expert` of `layer`; without one, of host memory alone."""
+        if self._read is not None and self._read[:2] != (layer, expert):
+            self._read_waiting.setdefault(self._read[0], []).append(self._read[1:])
+        self._read = None
 
     def _decide(self, step: int, layer: int, gate_s: float) -> None:
         """The gate of a layer has run: what was brought for it was right or wrong."""
@@ -108,14 +134,22 @@ class PrefetchTally:
                     self.right.append((end, gate_s))
             else:
                 self._wasted_bytes += n_bytes
+        for expert, n_bytes in self._read_waiting.pop(layer, ()):
+            self._n_read_right += expert in named
+            self._n_read_wrong += expert not in named
+            self._read_wasted_bytes += 0 if expert in named else n_bytes
 
     def found(self, n_missing: int, expert_bytes: int) -> Prefetches:
         """What was counted; `n_missing` experts of `expert_bytes` were named and not resident."""
         left = [n_bytes for waiting in self._waiting.values() for _, _, n_bytes in waiting]  # for no gate that ran
+        self._settle_read(-1, -1)
+        unread = [n_bytes for waiting in self._read_waiting.values() for _, n_bytes in waiting]
         n = self._n_right
         return Prefetches(
             self._n_ahead + len(left), self._n_right, n_missing, self._wasted_bytes + sum(left),
             n_missing * expert_bytes, self._early_s / n if n else None, self._n_in_time / n if n else None,
+            self._n_read_right + self._n_read_wrong + len(unread), self._n_read_right,
+            self._read_wasted_bytes + sum(unread),
         )  # fmt: skip
 
 

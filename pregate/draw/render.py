@@ -198,13 +198,17 @@ def prefetch_table(comparison: Comparison) -> Table | None:
         return None
     table = new_table("Brought ahead of its gate")
     table.add_column("policy", no_wrap=True)
-    for column in ("experts", "precision", "recall", "wasted", "an oracle brings", "early", "in time"):
+    reads = any(ahead.n_read_ahead for _, ahead in found)
+    of_reads = ("read into host memory", "precision", "wasted") if reads else ()
+    for column in ("experts", "precision", "recall", "wasted", "an oracle brings", "early", "in time", *of_reads):
         table.add_column(column, justify="right")
     for name, ahead in found:
-        table.add_row(
+        row = (
             name, str(ahead.n_ahead), share(ahead.precision), share(ahead.recall), si(ahead.wasted_bytes, "B"),
             si(ahead.oracle_bytes, "B"), "-" if ahead.early_s is None else si(ahead.early_s, "s"), share(ahead.in_time),
+            str(ahead.n_read_ahead), share(ahead.read_precision), si(ahead.read_wasted_bytes, "B"),
         )  # fmt: skip
+        table.add_row(*row[: len(table.columns)])
     return table
 
 

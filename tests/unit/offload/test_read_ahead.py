@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 
 import numpy as np
 import pytest
@@ -18,7 +19,9 @@ from offload.ops import KINDS, OpKind
 from offload.placing.tiers import Reads
 from offload.policies import policy_named
 from offload.policy import Policy
-from offload.slots.host_tier import HostEvents, ReadThrough
+from offload.prefetches import PrefetchTally, named_by
+from offload.schedule import COLUMNS
+from offload.slots.host_tier import HostEvents, HostTier, ReadThrough
 from pregate.ask.capturing.tier_names import tier_named
 from simulator import event, recurrence
 from simulator.definition import des
@@ -90,6 +93,44 @@ def test_every_engine_gives_the_same_times_and_nothing_is_overwritten_that_is_in
             assert wanted.start_s[op] >= wanted.end_s[last[key]]
             held = int(schedule.slot[last[key]])
             free_s[held] = max(free_s.get(held, 0.0), float(wanted.end_s[op]))
+
+
+@pytest.mark.parametrize("reads", [Reads(), Reads(filed=True)])
+@pytest.mark.parametrize("policy", DESIGNS)
+def test_what_is_read_ahead_into_host_memory_alone_is_counted_right_or_wrong(
+    policy: str, reads: Reads, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Beside the reads that `read_ahead` asked for as the schedule was written; what gates name is in the trace."""
+    seen: list[tuple[int, int]] = []
+    asked = HostTier.read_ahead
+
+    def spied(tier: HostTier, layer: int, experts: Sequence[int], step: int) -> None:
+        first = tier._recorder.next_op
+        asked(tier, layer, experts, step)
+        seen.extend((first, op) for op in range(first, tier._recorder.next_op))
+
+    monkeypatch.setattr(HostTier, "read_ahead", spied)
+    schedule, trace = written(policy, 5, reads).schedule, routing(MODEL, seed=0)
+    alone = [op for _, op in seen if schedule.kind[op] == OpKind.DISK_READ]
+    named = named_by(MODEL, trace)
+    right, wrong = [], []
+    for op in alone:
+        layer = int(schedule.layer[op])
+        later = np.flatnonzero((schedule.kind == OpKind.GATE) & (schedule.layer == layer))
+        later = later[later > op]
+        is_named = later.size and int(schedule.expert[op]) in named[int(schedule.step[later[0]]), layer]
+        (right if is_named else wrong).append(op)
+    tally, half = PrefetchTally(named), len(schedule) // 2
+    columns = {name: getattr(schedule, name) for name in COLUMNS}
+    for some in (slice(0, half), slice(half, None)):  # as it comes, part by part
+        ends = np.arange(len(schedule), dtype=np.float64)[some]
+        tally.feed({name: column[some] for name, column in columns.items()}, schedule.works, ends)
+    found = tally.found(0, MODEL.expert_bytes)
+    assert (found.n_read_ahead, found.n_read_right) == (len(alone), len(right))
+    assert found.read_wasted_bytes == int(schedule.bytes[wrong].sum())
+    assert alone
+    if policy.startswith(("pregate", "oracle")):
+        assert found.read_precision == 1.0
 
 
 def test_reads_begin_before_the_gate_and_go_no_further_than_host_memory() -> None:
