@@ -4,7 +4,7 @@
 knows in the functions of each module, one after the other, and writes `results/mutation.json`. `--folder DIR` works in
 DIR and leaves it there: what was killed before and has not changed is not tried again, what survived is tried with the
 tests of now. A mutant is killed when a test of its module fails or takes far longer than unchanged. mutmut leaves out
-what is decorated, so properties, and annotations; the texts of errors are left out here. numba runs as Python.
+what is decorated, so properties, and annotations; the texts of errors are left out here. Kernels run as Python.
 """
 
 from __future__ import annotations
@@ -89,8 +89,16 @@ TARGETS = {
 }
 """The tests that have to notice a wrong line of each module."""
 
-_LEFT_OUT = "not every_interpreter and not numba_waits"
-"""Tests that need machine code, or no numba at all."""
+_LEFT_OUT = "not every_interpreter and not compiler_waits"
+"""Tests that need machine code, or no compiler at all."""
+
+_PLAIN_KERNELS = """from importlib import import_module
+
+from traces import machine_code
+
+machine_code.loaded = lambda kernel: getattr(import_module(kernel.home), kernel.name)
+"""
+"""A `conftest.py` under which kernels are not compiled: mutmut puts a call of its own where a function was."""
 
 _CONTEXT = 40
 """Characters shown on either side of what a mutant changes."""
@@ -129,7 +137,8 @@ def try_mutants(target: str, where: Path, limit_s: float | None) -> None:
     project = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
     (where / "pyproject.toml").write_text(project + configuration(target), encoding="utf-8")
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-    environment |= {"NUMBA_DISABLE_JIT": "1", "CI": "1"}  # plain Python, and the same examples every time
+    environment |= {"CI": "1"}  # the same examples every time
+    (where / "conftest.py").write_text(_PLAIN_KERNELS, encoding="utf-8")
     command = [sys.executable, "-m", "mutmut", "run", "--max-children", "1"]
     with (where / "mutmut.log").open("w") as log, subprocess.Popen(
         command, cwd=where, env=environment, stdout=log, stderr=subprocess.STDOUT, start_new_session=True

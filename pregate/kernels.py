@@ -1,43 +1,33 @@
-"""`python -m pregate.kernels`: compile what the next commands would, under a minute, so that they only load it."""
+"""`python -m pregate.kernels`: compile what the next commands would, in a few seconds, so that they only load it."""
 
 from __future__ import annotations
 
+from offload.caches import cache_replay
 from offload.decoding.choice_counts import COUNT
+from offload.fast import replay_compiled
 from offload.fast.decode_compiled import RUN_STEPS, UNIONS
 from simulator.batched.batch import RUN
 from simulator.batched.batch_waits import WAITS
+from simulator.event import FIFO_LOOP, INDEX, TIMED_LOOP
+from simulator.explain.attribution import TRACE_BACK
 from simulator.explain.bounds import CHAINS
 from simulator.explain.critical_path import REVERSE
 from simulator.recurrence import WALK
 from traces.machine_code import Kernel, loaded
+from traces.statistics.stack_distance import DISTANCES, EVENTS
 from traces.synthesis.layers_kernel import FILL_LAYERS
 from traces.synthesis.synthesis_kernel import FILL
 
-__all__ = ["KERNELS", "compile_by_use"]
+__all__ = ["KERNELS"]
 
-KERNELS: tuple[Kernel, ...] = (COUNT, UNIONS, RUN_STEPS, WALK, REVERSE, CHAINS, FILL, FILL_LAYERS, *WAITS, RUN)
-"""What is kept as machine code that needs no compiler beside it."""
-
-
-def compile_by_use() -> None:
-    """Have numba compile and keep what it loads itself: the event engine, replays by slots and by bytes."""
-    from offload.caches.cache_replay import replay_cache
-    from offload.caches.trace_events import trace_events
-    from offload.fast.replay_compiled import FlatTrace
-    from offload.policies import cache_named
-    from pregate.api import synthesize
-    from pregate.ask.simulation import simulate
-    from pregate.named import load_hardware, load_model
-    from simulator.modes import Modes
-
-    model = load_model("switch-mini-16")
-    trace = synthesize(model, 2, 2)
-    simulate(model, load_hardware("t4"), trace, "on_demand", engine="event", modes=Modes(link="shared"))
-    replay_cache(trace_events(trace), cache_named("belady"), 4, compiled=True)
-    FlatTrace(trace).replay("belady", 1, [1] * trace.n_moe_layers, 0)
+KERNELS: tuple[Kernel, ...] = (
+    COUNT, UNIONS, RUN_STEPS, WALK, REVERSE, CHAINS, TRACE_BACK, FILL, FILL_LAYERS, *WAITS, RUN, INDEX, FIFO_LOOP,
+    TIMED_LOOP, EVENTS, DISTANCES, cache_replay.NEXT_USES, cache_replay.REPLAY_SLOTS, replay_compiled.BATCHES,
+    replay_compiled.NEXT_USES, replay_compiled.REPLAY,
+)  # fmt: skip
+"""What is kept as machine code."""
 
 
 if __name__ == "__main__":
     for kernel in KERNELS:
         loaded(kernel)
-    compile_by_use()

@@ -1,16 +1,12 @@
 """The event engine: every mode of `simulator.modes`, compiled, at hundreds of times the speed of `des`.
 
 FIFO lanes have a loop of their own, which agrees with `des` bit for bit; all other modes run in `event_kernel`, which
-does the arithmetic of `des_timed`. HBM is not checked. numba is loaded on first use; both loops release the
-interpreter lock.
+does the arithmetic of `des_timed`. HBM is not checked. Both loops release the interpreter lock.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,8 +20,25 @@ from simulator import event_state
 from simulator.costs import check_costs, one_by_one
 from simulator.modes import FIFO, Modes, chunks, copied_bytes
 from traces.errors import InvalidInput
+from traces.machine_code import Kernel, loaded
 
-__all__ = ["PreparedSchedule", "prepare", "simulate"]
+__all__ = ["FIFO_LOOP", "INDEX", "TIMED_LOOP", "PreparedSchedule", "prepare", "simulate"]
+
+INDEX = Kernel(__name__, "_index", ("int8[1]", "int32[1]", *["int64[1]"] * 2, *["int32[1]"] * 3))
+FIFO_LOOP = Kernel(
+    __name__, "_fifo",
+    ("int8[1]", "int32[1]", "int64[1]", "int32[1]", "int64[1]", "int32[1]", *["float64[1]"] * 4, "bool[1]",
+     *["int32[1]"] * 2, "float64[1]", "int32[1]", "int64[1]"),
+    sources=("offload.ops",),
+)  # fmt: skip
+TIMED_LOOP = Kernel(
+    "simulator.event_kernel", "run",
+    ("int8[1]", "int32[1]", "int64[1]", "int32[1]", "int8[1]", "int32[1]", *["float64[1]"] * 6,
+     "int64[1]", *["int32[1]"] * 4, *["int64"] * 5,
+     "float64[1]", "float64[1]", "int8[1]", *["int32[1]"] * 4, "float64[1]", "int32[1]", "int64[1]", "int64[2]",
+     "int64[1]", "int32[1]", "int8[1]", *["float64[1]"] * 5, "simulator.event_state:MACHINE[1]"),
+    sources=("simulator.event_rates", "simulator.event_state", "offload.ops"),
+)  # fmt: skip
 
 _N_LANES = len(Lane)
 _Ints = NDArray[np.int32]
@@ -54,7 +67,11 @@ class PreparedSchedule:
 
 def prepare(schedule: Schedule) -> PreparedSchedule:
     """Sort `schedule` by lane and by what cancels it; about as long as simulating it once."""
-    lane_ptr, lane_op, cancels, following = _compiled(_index)(schedule.lane, schedule.cancelled_by, len(Lane))
+    n = len(schedule)
+    lane_ptr, lane_op = np.zeros(_N_LANES + 1, np.int64), np.empty(n, np.int32)
+    cancels, following = np.full(n, -1, np.int32), np.full(n, -1, np.int32)
+    at = np.empty(_N_LANES, np.int64)
+    loaded(INDEX)(schedule.lane, schedule.cancelled_by, lane_ptr, at, lane_op, cancels, following)
     copies = unrolled(schedule)
     singly = None if copies is None else prepare(copies.schedule)
     return PreparedSchedule(schedule, lane_ptr, lane_op, cancels, following, copies, singly)
@@ -83,23 +100,27 @@ def simulate(
 
 def _run_fifo(prepared: PreparedSchedule, costs: Costs) -> _Times:
     s = prepared.schedule
-    start_s, end_s = _compiled(_fifo)(
-        s.lane, s.cost, s.dep_ptr, s.dep, prepared.lane_ptr, prepared.lane_op, *_own(costs.issue_s, costs.duration_s)
-    )
+    n = len(s)
+    start_s, end_s, ended = np.empty(n), np.empty(n), np.zeros(n, dtype=np.bool_)
+    waiter, next_waiter = np.full(n, -1, dtype=np.int32), np.empty(n, dtype=np.int32)
+    next_s, busy = np.full(_N_LANES + 1, np.inf), np.full(_N_LANES, -1, dtype=np.int32)
+    loaded(FIFO_LOOP)(
+        s.lane, s.cost, s.dep_ptr, s.dep, prepared.lane_ptr, prepared.lane_op,
+        *_floats(costs.issue_s, costs.duration_s), start_s, end_s, ended, waiter, next_waiter, next_s,
+        busy, prepared.lane_ptr[:-1].copy(),
+    )  # fmt: skip
     return start_s, end_s
 
 
 def _run_timed(prepared: PreparedSchedule, costs: Costs, modes: Modes) -> tuple[_Floats, _Floats, _Longs | None]:
     """Start and end of every op under `modes`, and the bytes copied where copies may be cancelled, else None."""
-    from simulator.event_kernel import run
-
     s = prepared.schedule
     n, n_links = len(s), len(s) if modes.link != "fifo" else 0
     n_flows = n if modes.hbm_shared or modes.both_ways or modes.dram_shared or modes.link == "shared" else 0
     n_chunks = chunks(s, modes)
     served = np.ones(n, dtype=np.int32) if modes.link == "shared" else n_chunks
     times = costs.issue_s, costs.duration_s, costs.link_s, costs.hbm_s, costs.crossed_s, costs.contended
-    issue_s, duration_s, link_s, hbm_s, crossed_s, contended = _own(*times)
+    issue_s, duration_s, link_s, hbm_s, crossed_s, contended = _floats(*times)
     job = event_state.Job(
         s.lane, s.cost, s.dep_ptr, s.dep, s.priority, s.cancelled_by,
         issue_s, duration_s, link_s, hbm_s, crossed_s, contended,
@@ -125,25 +146,28 @@ def _run_timed(prepared: PreparedSchedule, costs: Costs, modes: Modes) -> tuple[
         machine=np.zeros(1, dtype=event_state.MACHINE),
         **{name: np.empty(n_flows) for name in ("remaining_s", "since_s", "rate", "finish_s", "demand")},
     )
-    run(job, state)
+    loaded(TIMED_LOOP)(*job, *state)
     return state.start_s, state.end_s, copied_bytes(s, modes, served, state.n_left)
 
 
-def _own(*times: _Floats) -> list[_Floats]:
-    """Copies of one type: a read-only array would be another, and compiled anew."""
-    return [np.array(values, dtype=np.float64) for values in times]
+def _floats(*times: _Floats) -> list[_Floats]:
+    return [np.ascontiguousarray(values, dtype=np.float64) for values in times]
 
 
-def _index(lane: NDArray[np.int8], cancelled_by: _Ints, n_lanes: int) -> tuple[_Longs, _Ints, _Ints, _Ints]:
-    """The ops of each lane, in order, and of each op those that it cancels, as a chain of the next one cancelled."""
+def _index(
+    lane: NDArray[np.int8], cancelled_by: _Ints, lane_ptr: _Longs, at: _Longs, lane_op: _Ints, cancels: _Ints,
+    next_cancelled: _Ints,
+) -> None:  # fmt: skip
+    """The ops of each lane, in order, and of each op those that it cancels, as a chain of the next one cancelled.
+
+    `lane_ptr` (n_lanes + 1,) zeros, `at` (n_lanes,) room, `cancels`, `next_cancelled` (n_ops,) -1.
+    """
     n_ops = lane.size
-    lane_ptr = np.zeros(n_lanes + 1, dtype=np.int64)
     for i in range(n_ops):
         lane_ptr[lane[i] + 1] += 1
-    for here in range(n_lanes):
+    for here in range(at.size):
         lane_ptr[here + 1] += lane_ptr[here]
-    at, lane_op = lane_ptr.copy(), np.empty(n_ops, dtype=np.int32)
-    cancels, next_cancelled = np.full(n_ops, -1, dtype=np.int32), np.full(n_ops, -1, dtype=np.int32)
+        at[here] = lane_ptr[here]
     for i in range(n_ops):
         lane_op[at[lane[i]]] = i
         at[lane[i]] += 1
@@ -151,22 +175,19 @@ def _index(lane: NDArray[np.int8], cancelled_by: _Ints, n_lanes: int) -> tuple[_
         if by >= 0:
             next_cancelled[i] = cancels[by]
             cancels[by] = i
-    return lane_ptr, lane_op, cancels, next_cancelled
 
 
 def _fifo(
     lane: NDArray[np.int8], cost: _Ints, dep_ptr: _Longs, dep: _Ints,
-    lane_ptr: _Longs, lane_op: _Ints, issue_s: _Floats, duration_s: _Floats,
-) -> _Times:  # fmt: skip
+    lane_ptr: _Longs, lane_op: _Ints, issue_s: _Floats, duration_s: _Floats, start: _Floats, end: _Floats,
+    ended: NDArray[np.bool_], waiter: _Ints, next_waiter: _Ints, next_s: _Floats, busy: _Ints, head: _Longs,
+) -> None:  # fmt: skip
     """The clock goes from one end to the next; a lane is looked at when its bit is in `look`, the host first.
 
     The host issues ahead of the clock, up to its next own op: until an op is served, its `start` is when it is issued.
     A lane whose first op is not issued is in `starved`; an op that waits is listed with what it waits for.
     """
     n_ops = lane.size
-    start, end, ended = np.empty(n_ops), np.empty(n_ops), np.zeros(n_ops, dtype=np.bool_)
-    waiter, next_waiter = np.full(n_ops, -1, dtype=np.int32), np.empty(n_ops, dtype=np.int32)
-    next_s, busy, head = np.full(_N_LANES + 1, np.inf), np.full(_N_LANES, -1, dtype=np.int32), lane_ptr[:-1].copy()
     now, host_s, next_op, starved, look = 0.0, 0.0, 0, 0, (1 << _N_LANES) - 1
     while True:
         while look:
@@ -207,7 +228,7 @@ def _fifo(
         for here in range(2, _N_LANES, 2):
             now = min(now, min(next_s[here], next_s[here + 1]))
         if now == np.inf:
-            return start, end
+            return
         for here in range(_N_LANES):
             i = busy[here]
             if i >= 0 and next_s[here] == now:
@@ -224,11 +245,3 @@ def _fifo(
                 while j >= 0:
                     look |= 1 << lane[j]
                     j = next_waiter[j]
-
-
-@cache
-def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
-    from traces.compiled import njit
-
-    compiled: Callable[..., Any] = njit(cache=True, nogil=True)(function)
-    return compiled

@@ -1,6 +1,6 @@
 """The contract of `simulator.modes` as machine code: one loop over instants, and within each over ends and choices.
 
-numba is imported with this module: import it on first use. All of it is inlined into `run`.
+Written for `traces.kernel_compiler`: all of it becomes part of `run`.
 """
 
 from __future__ import annotations
@@ -29,15 +29,31 @@ from simulator.event_state import (
     RUNNING,
     SHARED,
     WAITING,
+    Job,
+    Run,
 )
-from traces.compiled import inlined, uncounted
 
 __all__ = ["run"]
 
 
-@uncounted
-def run(job: Any, s: Any) -> None:
-    """Every op of `job`; `s.start_s` and `s.end_s` are the result."""
+def run(
+    lane: Any, cost: Any, dep_ptr: Any, dep: Any, priority: Any, cancelled_by: Any,
+    issue_s: Any, duration_s: Any, link_s: Any, hbm_s: Any, crossed_s: Any, contended: Any,
+    lane_ptr: Any, lane_op: Any, cancels: Any, next_cancelled: Any, n_chunks: Any,
+    link: int, hbm_shared: bool, cancel: bool, both_ways: bool, dram_shared: bool,
+    start_s: Any, end_s: Any, state: Any, waiter: Any, next_waiter: Any, ending: Any, n_left: Any, next_s: Any,
+    busy: Any, head: Any, heap: Any, n_heap: Any, active: Any, piece: Any,
+    remaining_s: Any, since_s: Any, rate: Any, finish_s: Any, demand: Any, machine: Any,
+) -> None:  # fmt: skip
+    """Every op of a `Job`, as a `Run` goes; `start_s` and `end_s` are the result."""
+    job = Job(
+        lane, cost, dep_ptr, dep, priority, cancelled_by, issue_s, duration_s, link_s, hbm_s, crossed_s, contended,
+        lane_ptr, lane_op, cancels, next_cancelled, n_chunks, link, hbm_shared, cancel, both_ways, dram_shared,
+    )  # fmt: skip
+    s = Run(
+        start_s, end_s, state, waiter, next_waiter, ending, n_left, next_s, busy, head, heap, n_heap, active, piece,
+        remaining_s, since_s, rate, finish_s, demand, machine,
+    )  # fmt: skip
     m = s.machine[0]
     m.look = (1 << N_LANES) - 1
     m.issuing = -1
@@ -60,7 +76,6 @@ def run(job: Any, s: Any) -> None:
         _ring(job, s, m)
 
 
-@inlined
 def _ring(job: Any, s: Any, m: Any) -> None:
     """Everything that is due now ends; after its latency a transfer begins."""
     for here in range(N_LANES):
@@ -80,14 +95,12 @@ def _ring(job: Any, s: Any, m: Any) -> None:
                 _end_later(s, m, i)
 
 
-@inlined
 def _end_later(s: Any, m: Any, i: int) -> None:
     """Op `i`, or a chunk of it, ends now: before the host and the lanes choose."""
     s.ending[m.n_ending] = i
     m.n_ending += 1
 
 
-@inlined
 def _end(job: Any, s: Any, m: Any) -> None:
     """The last of what ends now has ended: what waited for it goes on, and what it makes pointless is dropped."""
     m.n_ending -= 1
@@ -117,7 +130,6 @@ def _end(job: Any, s: Any, m: Any) -> None:
             j = job.next_cancelled[j]
 
 
-@inlined
 def _admit(job: Any, s: Any, m: Any, i: int) -> None:
     """Op `i`, issued, waits for the last of its dependencies that has not ended, or is ready."""
     for k in range(job.dep_ptr[i + 1] - 1, job.dep_ptr[i] - 1, -1):
@@ -130,7 +142,6 @@ def _admit(job: Any, s: Any, m: Any, i: int) -> None:
     _ready(job, s, m, i, READY)
 
 
-@inlined
 def _ready(job: Any, s: Any, m: Any, i: int, state: int) -> None:
     """Op `i` could start (`READY`), or go on with its next chunk (`PAUSED`), or is dropped when it is cancelled."""
     s.state[i] = state
@@ -147,13 +158,11 @@ def _ready(job: Any, s: Any, m: Any, i: int, state: int) -> None:
         s.n_heap[here] += 1
 
 
-@inlined
 def _is_cancelled(job: Any, s: Any, i: int) -> bool:
     by = job.cancelled_by[i]
     return bool(by >= 0 and s.state[by] == DONE)
 
 
-@inlined
 def _drop(s: Any, m: Any, i: int) -> None:
     """Op `i` is cancelled while it is ready: it ends without its lane, or without the rest of its chunks."""
     if s.state[i] == READY:
@@ -162,7 +171,6 @@ def _drop(s: Any, m: Any, i: int) -> None:
     _end_later(s, m, i)
 
 
-@inlined
 def _go_on(job: Any, s: Any, m: Any) -> None:
     """The host: issues the ops in order, and runs its own unless they are cancelled, until it has to wait."""
     m.look &= ~1
@@ -191,7 +199,6 @@ def _go_on(job: Any, s: Any, m: Any) -> None:
     m.look |= m.n_ending > 0
 
 
-@inlined
 def _choose(job: Any, s: Any, m: Any) -> None:
     """The lowest lane for which something has changed serves its next op, if it is free and has one."""
     here = 1
@@ -213,7 +220,6 @@ def _choose(job: Any, s: Any, m: Any) -> None:
         _serve(job, s, m, i, here)
 
 
-@inlined
 def _first(job: Any, s: Any, here: int) -> int:
     """The first op of a FIFO lane that has neither ended nor is cancelled, or -1 while that is not ready."""
     at, end = s.head[here], job.lane_ptr[here + 1]
@@ -229,7 +235,6 @@ def _first(job: Any, s: Any, here: int) -> int:
     return -1
 
 
-@inlined
 def _serve(job: Any, s: Any, m: Any, i: int, here: int) -> None:
     """Op `i` is served: all of it, or its next chunk. A shared link is free again at once."""
     if s.state[i] == READY:
@@ -256,7 +261,6 @@ def _serve(job: Any, s: Any, m: Any, i: int, here: int) -> None:
         s.busy[here] = i
 
 
-@inlined
 def _push(heap: Any, n: int, key: Any) -> None:
     """Into a heap of `n` keys."""
     at = n
@@ -266,7 +270,6 @@ def _push(heap: Any, n: int, key: Any) -> None:
     heap[at] = key
 
 
-@inlined
 def _pop(heap: Any, n: int) -> int:
     """The least key of a heap of `n` + 1."""
     least, key = heap[0], heap[n]

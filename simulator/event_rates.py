@@ -7,12 +7,10 @@ from typing import Any
 import numpy as np
 
 from simulator.event_state import ALONE, CPU, D2H, FLOW, H2D, LATENCY, SHARED, SHARING, TRANSFER
-from traces.compiled import inlined
 
 __all__ = ["begin", "begin_transfer", "share"]
 
 
-@inlined
 def begin(job: Any, s: Any, m: Any, i: int, here: int) -> bool:
     """The first piece of a chunk, or of the whole op on a shared link, begins; False when all of it takes no time."""
     row = job.cost[i]
@@ -34,7 +32,6 @@ def begin(job: Any, s: Any, m: Any, i: int, here: int) -> bool:
     return lasts
 
 
-@inlined
 def begin_transfer(job: Any, s: Any, m: Any, i: int) -> bool:
     """After its latency the transfer of op `i` begins; False when it takes no time."""
     row = job.cost[i]
@@ -44,7 +41,6 @@ def begin_transfer(job: Any, s: Any, m: Any, i: int) -> bool:
     return _begin_piece(s, m, i, TRANSFER, job.link_s[row] / job.n_chunks[i], demand)
 
 
-@inlined
 def _begin_piece(s: Any, m: Any, i: int, piece: int, work_s: float, demand: float) -> bool:
     """Work at a rate that is not known yet; False when it takes no time."""
     if not m.now_s + work_s > m.now_s:
@@ -55,7 +51,6 @@ def _begin_piece(s: Any, m: Any, i: int, piece: int, work_s: float, demand: floa
     return True
 
 
-@inlined
 def share(job: Any, s: Any, m: Any) -> None:
     """Give all work its rate, and account for that of which it is another than before."""
     m.changed = 0
@@ -90,7 +85,6 @@ def share(job: Any, s: Any, m: Any) -> None:
     s.next_s[FLOW] = first_s
 
 
-@inlined
 def _link_rate(job: Any, s: Any, i: int, link_rate: tuple[float, float, float, float]) -> float:
     rate = 1.0
     if s.piece[i] == SHARING:
@@ -102,7 +96,6 @@ def _link_rate(job: Any, s: Any, i: int, link_rate: tuple[float, float, float, f
     return rate
 
 
-@inlined
 def _level(job: Any, s: Any, m: Any, link_rate: tuple[float, float, float, float]) -> float:
     """The most HBM bandwidth that any op gets: `flow.max_min_level`."""
     level = 0.0

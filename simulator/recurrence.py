@@ -1,8 +1,7 @@
 """The same contract as `des`, as one pass over the ops: every lane is FIFO, so `max` and `+` suffice.
 
 Agrees with `des.simulate` bit for bit (tests/agree). What the recurrence cannot express (shared links, priorities,
-cancellation) is refused. A small schedule is walked in plain Python, which is done before numba would be loaded; a
-large one is compiled.
+cancellation) is refused. A small schedule is walked in plain Python, a large one by machine code.
 """
 
 from __future__ import annotations
@@ -23,8 +22,8 @@ from traces.machine_code import KEPT_OPS, Kernel, are_kept, are_loaded, loaded
 
 __all__ = ["HOST", "SMALL_OPS", "is_small", "simulate", "walk_on", "walked"]
 
-SMALL_OPS = 400_000
-"""Schedules of up to so many ops are walked in Python where nothing is compiled yet: half a second."""
+SMALL_OPS = 80_000
+"""Schedules of up to so many ops are walked in Python where nothing is compiled yet: a tenth of a second."""
 
 _LOADED_OPS = 1_000
 """Schedules of up to so many ops are walked in Python even where the kernel is loaded."""

@@ -14,23 +14,18 @@ import sys
 import tempfile
 from functools import cache
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import Any
 
 import numba
 import numpy as np
 from numba import njit
 from numba.core import config
 
-__all__ = ["KeptCode", "inlined", "inner", "njit", "uncounted"]
-
-_Function = TypeVar("_Function")
+__all__ = ["KeptCode", "njit"]
 
 ROOT = Path(__file__).parents[1]
 ROOMS = ("traces", "offload", "hwmodels", "simulator", "runtime", "pregate")
 FOLDER = Path("~/.cache/pregate/compiled")
-
-_CONSTANTS = ("offload/fast/kernel_layout.py", "offload/ops.py", "simulator/event_state.py")
-"""Source that compiled code takes numbers from, beside its own."""
 
 _KEPT = 16
 """Versions of the code whose machine code is kept, the one in use included."""
@@ -58,7 +53,7 @@ def _digest() -> str:
         for path in sorted((ROOT / room).rglob("*.py")):
             source = path.read_bytes()
             name = path.relative_to(ROOT).as_posix()
-            if b"traces.compiled" in source or b"njit" in source or name in _CONSTANTS:
+            if b"traces.compiled" in source or b"njit" in source:
                 state.update(name.encode() + source)
     return state.hexdigest()[:16]
 
@@ -101,26 +96,3 @@ def _keep() -> None:
 
 
 _keep()
-
-
-def inner(function: _Function) -> _Function:
-    """`njit` of a function that only compiled code calls: nothing is made that Python would call it by."""
-    options: dict[str, Any] = {"nogil": True, "no_cpython_wrapper": True, "no_cfunc_wrapper": True}
-    return cast(_Function, njit(**options)(function))
-
-
-_UNCOUNTED: dict[str, Any] = {"nogil": True, "error_model": "numpy", "_nrt": False}
-
-
-def uncounted(function: _Function) -> _Function:
-    """numba's `njit` without reference counts, for what takes tuples of arrays: its caller keeps them alive.
-
-    Counting those of two tuples of twenty arrays costs 1,800 ns an op of a simulation, the simulation itself 30. Such
-    code allocates nothing.
-    """
-    return cast(_Function, njit(cache=True, **_UNCOUNTED)(function))
-
-
-def inlined(function: _Function) -> _Function:
-    """A part of an `uncounted` function."""
-    return cast(_Function, njit(inline="always", **_UNCOUNTED)(function))

@@ -1,8 +1,8 @@
-"""Kernels as machine code that is loaded without the compiler that made it.
+"""Kernels as machine code: compiled once, kept, and loaded without a compiler.
 
-numba takes half a second to import and to learn its types; llvmlite, which it comes with, a tenth of that. What numba
-makes of a kernel is therefore kept as one object file, named by all that it was made from and the processor it was
-made for, and llvmlite alone loads it. A kernel takes arrays and whole numbers, allocates nothing and raises nothing.
+A kernel is Python that `traces.kernel_compiler` translates and llvmlite compiles, in a second or less. It is kept as
+one object file, named by all that it was made from and the processor it was made for. A kernel takes arrays and
+numbers, allocates nothing and raises nothing.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ from __future__ import annotations
 import ctypes
 import hashlib
 import os
-import sys
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -26,37 +25,36 @@ import numpy as np
 from traces.errors import InvalidFile
 from traces.whole_file import whole_file
 
-__all__ = ["KEPT_OPS", "Kernel", "are_kept", "are_loaded", "loaded"]
+__all__ = [
+    "KEPT_OPS", "SYMBOL", "Kernel", "Kinds", "are_kept", "are_loaded", "compiled_code", "loaded", "width", "width_of",
+]  # fmt: skip
 
 KEPT_OPS = 10_000
 """Schedules of up to so many ops are done in Python before kept machine code would be loaded."""
 
+SYMBOL = "pregate_kernel"
+"""What the function of an object file is called."""
+
 ROOT = Path(__file__).parents[1]
 FOLDER = Path("~/.cache/pregate/kernels")
-
-_SYMBOL = "pregate_kernel"
 
 _MOST_FILES = 64
 """Object files that are kept, of all versions of the code."""
 
-_STUBS = (
-    "NRT_Free", "NRT_MemInfo_call_dtor", "numba_do_raise", "numba_gil_ensure", "numba_gil_release",
-    "numba_runtime_build_excinfo_struct", "numba_unpickle",
-)  # fmt: skip
-"""What numba's code calls where something is raised or freed, which no kernel does."""
-
 _NUMBERS: dict[str, Any] = {"i": ctypes.c_int64, "f": ctypes.c_double}
 """How a number is handed over, by the kind of its dtype."""
 
-_LIBC = ("memcpy", "memmove", "memset")
+
+Kinds = tuple[tuple[np.dtype[Any], int], ...]
+"""Of each argument its dtype and number of dimensions, 0 for a number."""
 
 
 @dataclass(frozen=True, slots=True)
 class Kernel:
     """Function `name` of the module `home`, compiled for `arguments`: numbers `int64` and `float64`, arrays `int64[2]`.
 
-    Arrays are C-ordered, of any dtype. `returns`: a whole number, or nothing. `sources`: the other modules that it is
-    compiled from.
+    Arrays are C-ordered, of any dtype (`module:NAME[1]` where a module describes a record). `returns`: a whole number,
+    or nothing. `sources`: the other modules that it is compiled from.
     """
 
     home: str
@@ -66,10 +64,16 @@ class Kernel:
     sources: tuple[str, ...] = ()
 
     @property
-    def kinds(self) -> tuple[tuple[str, int], ...]:
+    def kinds(self) -> Kinds:
         """Of each argument its dtype and number of dimensions, 0 for a number."""
         parts = (text.rstrip("]").partition("[") for text in self.arguments)
-        return tuple((dtype, int(ndim or 0)) for dtype, _, ndim in parts)
+        return tuple((_dtype(told), int(ndim or 0)) for told, _, ndim in parts)
+
+
+def _dtype(told: str) -> np.dtype[Any]:
+    """A dtype by its name, or as a module has it: `module:NAME`."""
+    home, _, name = told.rpartition(":")
+    return np.dtype(getattr(import_module(home), name) if home else told)
 
 
 def are_kept(*kernels: Kernel) -> bool:
@@ -89,9 +93,7 @@ def loaded(kernel: Kernel) -> Callable[..., int]:
     with _ONE_LINKS:
         found = _LOADED.get(kernel)
         if found is None:
-            address = _kept_address(kernel)
-            address = _compiled_address(kernel) if address is None else address
-            found = _LOADED[kernel] = _function(kernel, address)
+            found = _LOADED[kernel] = _function(kernel, _address(_kept(kernel) or _compiled(kernel)))
         return found
 
 
@@ -106,7 +108,7 @@ _LOADED: dict[Kernel, Callable[..., int]] = {}
 
 def _function(kernel: Kernel, address: int) -> Callable[..., int]:
     """What calls the machine code at `address`."""
-    kinds = tuple((np.dtype(dtype), ndim) for dtype, ndim in kernel.kinds)
+    kinds = kernel.kinds
     taken: list[Any] = []
     for dtype, ndim in kinds:
         taken += [ctypes.c_void_p, *[ctypes.c_int64] * ndim] if ndim else [_NUMBERS[dtype.kind]]
@@ -115,7 +117,7 @@ def _function(kernel: Kernel, address: int) -> Callable[..., int]:
     def run(*given: Any) -> int:
         flat: list[Any] = []
         for value, (dtype, ndim) in zip(given, kinds, strict=True):
-            if not ndim:
+            if ndim == 0:
                 flat.append(float(value) if dtype.kind == "f" else int(value))
             elif value.dtype == dtype and value.ndim == ndim and value.flags.c_contiguous:
                 flat += (value.ctypes.data, *value.shape)
@@ -127,8 +129,8 @@ def _function(kernel: Kernel, address: int) -> Callable[..., int]:
     return run
 
 
-def _kept_address(kernel: Kernel) -> int | None:
-    """Where the kept machine code lies in memory, loaded; None where there is none, or not what was written."""
+def _kept(kernel: Kernel) -> bytes | None:
+    """The machine code that is kept of a kernel; None where there is none, or not what was written."""
     if not are_kept(kernel):
         return None
     try:
@@ -136,62 +138,47 @@ def _kept_address(kernel: Kernel) -> int | None:
     except OSError:
         return None
     seal, code = text[:32], text[32:]
-    if hashlib.sha256(code).digest() != seal:
-        return None
+    return code if hashlib.sha256(code).digest() == seal else None
+
+
+def _compiled(kernel: Kernel) -> bytes:
+    """The machine code of a kernel, compiled now and kept where that can be written."""
+    code = compiled_code(getattr(import_module(kernel.home), kernel.name), kernel.kinds)
+    with suppress(OSError, InvalidFile):
+        _folder().mkdir(parents=True, exist_ok=True)
+        with whole_file(_path(kernel)) as partial:
+            partial.write_bytes(hashlib.sha256(code).digest() + code)
+        for old in sorted(_folder().glob("*.o"), key=lambda path: -path.stat().st_mtime)[_MOST_FILES:]:
+            old.unlink()
+    return code
+
+
+def compiled_code(function: Callable[..., Any], kinds: Kinds) -> bytes:
+    """An object file with `function` for arguments of `kinds`. Raises `TypeError` for what no kernel may say."""
     import llvmlite.binding as llvm
 
-    for name in _STUBS:
-        if llvm.address_of_symbol(name) is None:
-            llvm.add_symbol(name, ctypes.cast(_stub(), ctypes.c_void_p).value)
+    from traces.kernel_compiler.translate import module_of
+
+    module = llvm.parse_assembly(module_of(function, kinds, width()))
+    module.verify()
+    options = llvm.create_pipeline_tuning_options(speed_level=3)
+    options.loop_vectorization = True
+    passes = llvm.create_pass_builder(_target_machine(), options)
+    passes.getModulePassManager().run(module, passes)
+    code: bytes = _target_machine().emit_object(module)
+    return code
+
+
+def _address(code: bytes) -> int:
+    """Where the function of some machine code lies in memory, loaded."""
+    import llvmlite.binding as llvm
+
     engine = llvm.create_mcjit_compiler(llvm.parse_assembly(""), _target_machine())
     engine.add_object_file(llvm.object_file.ObjectFileRef.from_data(code))
     engine.finalize_object()
     _engines().append(engine)
-    address: int = engine.get_function_address(_SYMBOL)
+    address: int = engine.get_function_address(SYMBOL)
     return address
-
-
-def _compiled_address(kernel: Kernel) -> int:
-    """Compile the kernel and keep its machine code, where that can be written; the address of its function."""
-    import llvmlite.binding as llvm
-
-    from traces.compiled import njit
-
-    numba: Any = import_module("numba")
-    types, function = numba.types, getattr(import_module(kernel.home), kernel.name)
-    space = {"carray": numba.carray, "kernel": function if hasattr(function, "py_func") else njit(function)}
-    exec(_wrapper(kernel), space)
-    taken: list[Any] = []
-    for dtype, ndim in kernel.kinds:
-        number = getattr(types, dtype)
-        taken += [types.CPointer(number), *[types.int64] * ndim] if ndim else [number]
-    compiled = numba.cfunc(types.int64(*taken))(space["call"])
-    _engines().append(compiled)
-    module = llvm.parse_assembly(compiled.inspect_llvm())
-    called = {f.name for f in module.functions if f.is_declaration and not f.name.startswith(("llvm.", "Py", "_Py"))}
-    if not called - {*_STUBS, *_LIBC}:  # else it needs numba beside it
-        module.get_function(compiled.native_name).name = _SYMBOL
-        code: bytes = _target_machine().emit_object(module)
-        with suppress(OSError, InvalidFile):
-            _folder().mkdir(parents=True, exist_ok=True)
-            with whole_file(_path(kernel)) as partial:
-                partial.write_bytes(hashlib.sha256(code).digest() + code)
-            for old in sorted(_folder().glob("*.o"), key=lambda path: -path.stat().st_mtime)[_MOST_FILES:]:
-                old.unlink()
-    found: int = compiled.address
-    return found
-
-
-def _wrapper(kernel: Kernel) -> str:
-    """Python source of `call`, which takes pointers and sizes and calls the kernel with arrays."""
-    names, arrays = [], []
-    for i, (_, ndim) in enumerate(kernel.kinds):
-        sizes = [f"n{i}_{axis}" for axis in range(ndim)]
-        names += [f"a{i}", *sizes]
-        arrays.append(f"carray(a{i}, ({', '.join(sizes)},))" if ndim else f"a{i}")
-    body = f"kernel({', '.join(arrays)})"
-    lines = f"    return {body}\n" if kernel.returns else f"    {body}\n    return 0\n"
-    return f"def call({', '.join(names)}):\n{lines}"
 
 
 def _folder() -> Path:
@@ -203,13 +190,14 @@ def _folder() -> Path:
 @cache
 def _stem(kernel: Kernel) -> str:
     """The name of a kernel and the digest of all that its machine code is made from, but the processor."""
-    state = hashlib.sha256(f"{sys.version} {np.__version__} {kernel}".encode())
+    state = hashlib.sha256(f"{np.__version__} {kernel}".encode())
     for name in (__name__, kernel.home, *kernel.sources):
         state.update((ROOT / f"{name.replace('.', '/')}.py").read_bytes())
-    for package in ("numba", "llvmlite"):
-        found = find_spec(package)
-        for place in () if found is None else found.submodule_search_locations or ():
-            state.update((Path(place) / "_version.py").read_bytes())
+    for path in sorted((ROOT / "traces" / "kernel_compiler").glob("*.py")):
+        state.update(path.read_bytes())
+    found = find_spec("llvmlite")
+    for place in () if found is None else found.submodule_search_locations or ():
+        state.update((Path(place) / "_version.py").read_bytes())
     return f"{kernel.name}-{state.hexdigest()[:16]}"
 
 
@@ -224,6 +212,20 @@ def _processor() -> str:
 
     told = f"{llvm.get_default_triple()} {llvm.get_host_cpu_name()} {llvm.get_host_cpu_features().flatten()}"
     return hashlib.sha256(told.encode()).hexdigest()[:8]
+
+
+@cache
+def width() -> int:
+    """Numbers side by side in a vector of this processor: fewer wait for the op before, more are spilled."""
+    import llvmlite.binding as llvm
+
+    return width_of(llvm.get_host_cpu_features().flatten())
+
+
+def width_of(features: str) -> int:
+    """How many numbers a processor with these features computes side by side: four of its registers."""
+    has = features.split(",")
+    return 32 if "+avx512f" in has else 16 if "+avx2" in has else 8
 
 
 @cache
@@ -246,9 +248,3 @@ def _target_machine() -> Any:
 def _engines() -> list[Any]:
     """What owns the machine code that is loaded: it lives as long as the process."""
     return []
-
-
-@cache
-def _stub() -> Any:
-    """A function that does nothing."""
-    return ctypes.CFUNCTYPE(ctypes.c_int)(lambda: 0)

@@ -20,34 +20,29 @@ from offload.caches.ranks_by_gates import EPSILON, MRS_ALPHA
 from offload.caches.ranks_by_use import LOOKUPS_A_SLOT
 from offload.caches.residency import ResidentSet
 from offload.caches.trace_events import TraceEvents
+from offload.fast.draws_kernel import with_bits
+from offload.fast.replay_slots_kernel import KINDS
 from offload.policies import eviction_named
 from offload.policy import Cache
 from traces.errors import InvalidInput
+from traces.machine_code import Kernel, loaded
 from traces.statistics.popularity import PopularityProfile
 
-__all__ = ["CacheReplay", "is_known", "replay_cache"]
+__all__ = ["NEXT_USES", "REPLAY_SLOTS", "CacheReplay", "is_known", "replay_cache"]
+
+_KERNEL = "offload.fast.replay_slots_kernel"
+
+NEXT_USES = Kernel(_KERNEL, "next_uses", ("int64[1]",) * 5)
+REPLAY_SLOTS = Kernel(
+    _KERNEL, "replay_slots",
+    (*["int64[1]"] * 3, "float64[1]", *["int64[1]"] * 4, "bool[1]", "int64[1]", "int64[1]", "bool[1]", *["int64"] * 5,
+     "float64", "float64", "int64", "uint32[1]", *["int64[1]"] * 7, "float64[1]", "int64[1]", "float64[1]",
+     *["int64[1]"] * 7, "bool[1]"),
+    sources=("offload.fast.draws_kernel",),
+)  # fmt: skip
 
 SMALL_LOOKUPS = 30_000
 """Lookups up to which the definition is done before compiled code would be loaded."""
-
-_COMPILED = frozenset(
-    [
-        "lru",
-        "hot_lru",
-        "fifo",
-        "lifo",
-        "lfu",
-        "lfu_decay",
-        "lfru",
-        "lfru_released",
-        "mrs",
-        "activation",
-        "least_stale",
-        "belady",
-        "random",
-        "static",
-    ]
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +73,7 @@ class CacheReplay:
 
 def is_known(cache: Cache) -> bool:
     """Whether the compiled replay knows the cache."""
-    return cache.eviction in _COMPILED and cache.admit == "always"
+    return cache.eviction in KINDS and cache.admit == "always"
 
 
 def replay_cache(
@@ -156,8 +151,6 @@ def _asked(events: TraceEvents, first: int, last: int) -> list[list[int]]:
 def _in_kernel(
     events: TraceEvents, cache: Cache, n_slots: int, cold: bool, popular: list[tuple[int, int]], seed: int
 ) -> NDArray[np.bool_]:
-    from offload.fast import replay_slots_kernel as kernel
-
     n_keys, hits = events.n_layers * events.n_experts, np.zeros(events.n_lookups, np.bool_)
     each, n_larger = divmod(n_slots, events.n_layers)
     slots = np.array([n_slots])
@@ -173,11 +166,26 @@ def _in_kernel(
     following = np.zeros(0, np.int64)
     if cache.eviction == "belady":
         group = events.group if cold else np.zeros_like(events.group)
-        following = kernel.next_uses(events.ptr, events.keys, group, n_keys)
-    budget = n_slots if cache.budget is None else cache.budget
-    kernel.replay_slots(
-        events.ptr, events.keys, events.tokens, events.scores, following, events.layer, events.i_step, events.n_tokens,
-        events.begins, events.group, slots, held, events.n_experts, events.top_k, kernel.KINDS[cache.eviction], cold,
-        budget, MRS_ALPHA, EPSILON, LOOKUPS_A_SLOT, np.random.default_rng(seed), hits,
-    )  # fmt: skip
+        following = np.empty(events.n_lookups, np.int64)
+        loaded(NEXT_USES)(events.ptr, events.keys, group, following, np.empty(n_keys, np.int64))
+    budget, kind = n_slots if cache.budget is None else cache.budget, KINDS[cache.eviction]
+    n_pools = len(slots)
+    n_groups = n_pools if cache.eviction == "random" else events.n_layers
+    room = max(n_slots if cache.eviction == "random" else n_keys, 1)
+
+    def run(bits: NDArray[np.uint32], n_used: NDArray[np.int64]) -> None:
+        place, mark, taken = np.full((3, n_keys), -1, np.int64)
+        n_of, lowest, until = np.zeros((3, n_groups), np.int64)
+        n_in, n_held, now, since = np.zeros((4, n_pools), np.int64)
+        tie, last = np.zeros((2, n_keys), np.int64)
+        rank, uses = np.zeros((2, n_keys))
+        loaded(REPLAY_SLOTS)(
+            events.ptr, events.keys, events.tokens, events.scores, following, events.layer, events.i_step,
+            events.n_tokens, events.begins, events.group, slots, held, events.n_experts, events.top_k, kind, int(cold),
+            budget, MRS_ALPHA, EPSILON, LOOKUPS_A_SLOT, bits, n_used, np.zeros(n_groups + 1, np.int64),
+            np.empty(room, np.int64), place, n_of, lowest, until, rank, tie, uses, last, mark, n_in, n_held, now, since,
+            taken, hits,
+        )  # fmt: skip
+
+    with_bits(seed, 2 * events.n_lookups + 16 if cache.eviction == "random" else 0, run)
     return hits

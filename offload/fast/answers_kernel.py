@@ -1,7 +1,7 @@
 """Answers to misses as machine code, for `decode_kernel`: `offload.answers`, of those that fetch an expert or leave it
 to the host whole, and what the host computes then (`offload.placing.host_side`).
 
-numba is imported with this module: import it on first use. Arrays: `offload.fast.kernel_layout`. Nothing knows time.
+Arrays: `offload.fast.kernel_layout`. Nothing knows time.
 """
 
 from __future__ import annotations
@@ -34,7 +34,6 @@ from offload.fast.kernel_layout import (
     LIST_SCHEDULED,
     MISSES,
     N_ON_HOST,
-    NO,
     NONE,
     ON_HOST,
     SHORTER_LANE,
@@ -42,39 +41,31 @@ from offload.fast.kernel_layout import (
     UNION_EXPERT,
     UNION_TOKENS,
     WAITING,
-    YES,
-    ZERO,
-    plain,
 )
 from offload.ops import Lane
-from traces.compiled import inner
 
-_HOST = plain(int(Lane.HOST))
-_CPU = plain(int(Lane.CPU))
-_D2H = plain(int(Lane.D2H))
-_H2D = plain(int(Lane.H2D))
-_ONE = plain(1)
+_HOST = int(Lane.HOST)
+_CPU = int(Lane.CPU)
+_D2H = int(Lane.D2H)
+_H2D = int(Lane.H2D)
+_ONE = 1
 
 
-@inner
 def _on_host_s(c: Any, n_tokens: int) -> Any:
     """One expert for `n_tokens` by the host, in copies of an expert."""
     return max(c[HOST], n_tokens * c[HOST_TOKEN])
 
 
-@inner
 def _on_device_s(c: Any, n_tokens: int) -> Any:
     """The same by the device, its weights being there."""
     return max(c[DEVICE], n_tokens * c[DEVICE_TOKEN])
 
 
-@inner
 def _tokens(w: Any, r: Any, low: int, i: int) -> Any:
     """The tokens that the `i`-th miss serves."""
     return r[r[UNION_TOKENS] + low + w[w[MISSES] + i]]
 
 
-@inner
 def _most_tokens_first(w: Any, r: Any, low: int, n: int) -> None:
     """Put `MISSES` in the order of the tokens that they serve, of equal ones in that of experts."""
     for i in range(1, n):
@@ -86,7 +77,6 @@ def _most_tokens_first(w: Any, r: Any, low: int, n: int) -> None:
         w[w[MISSES] + place] = one
 
 
-@inner
 def _shorter_lane(w: Any, r: Any, c: Any, low: int, n: int) -> int:
     """How many of the misses are fetched so that the longer of host and link is shortest; of equal ones the fewest."""
     n_fetched, host_s = n, 0.0
@@ -99,7 +89,6 @@ def _shorter_lane(w: Any, r: Any, c: Any, low: int, n: int) -> int:
     return n_fetched
 
 
-@inner
 def _list_scheduled(w: Any, r: Any, c: Any, low: int, high: int, n: int) -> int:
     """How many of the misses are fetched where host and link take one in turn, whichever is done first."""
     device_s = 0.0
@@ -107,7 +96,7 @@ def _list_scheduled(w: Any, r: Any, c: Any, low: int, high: int, n: int) -> int:
         if w[w[ON_HOST] + i] == 0:
             device_s += _on_device_s(c, r[r[UNION_TOKENS] + low + i])
     host_s, link_s = c[HANDOVER], 0.0
-    first, last = ZERO, n - 1
+    first, last = 0, n - 1
     while first <= last:
         host_ends = host_s + _on_host_s(c, _tokens(w, r, low, last))
         device_ends = max(device_s, link_s + 1.0) + _on_device_s(c, _tokens(w, r, low, first))
@@ -120,26 +109,25 @@ def _list_scheduled(w: Any, r: Any, c: Any, low: int, high: int, n: int) -> int:
     return first
 
 
-@inner
 def answer_misses(x: Any, w: Any, r: Any, c: Any, low: int, high: int, first_key: int) -> int:
     """Leave to the host what of entries `low` to `high` of the unions it computes, in `HOST_EXPERT`; the others move
     together. Returns where these end.
     """
-    w[N_ON_HOST], n = 0, ZERO
+    w[N_ON_HOST], n = 0, 0
     if r[ANSWER] == 0:
         return high
     for at in range(low, high):
         key = first_key + r[r[UNION_EXPERT] + at]
-        w[w[ON_HOST] + at - low] = NO
+        w[w[ON_HOST] + at - low] = False
         if x[key, HELD_SLOT] == -2 and not x[key, WAITING] and x[key, SLOT_OF] < 0:
-            w[w[MISSES] + n], w[w[ON_HOST] + at - low] = at - low, YES
+            w[w[MISSES] + n], w[w[ON_HOST] + at - low] = at - low, True
             n += 1
     if r[ANSWER] == CHEAPER_EACH:
         one_s = _on_host_s(c, _ONE)
         for i in range(n):
             w[w[ON_HOST] + w[w[MISSES] + i]] = _tokens(w, r, low, i) * one_s < 1.0
     elif r[ANSWER] >= SHORTER_LANE:
-        n_fetched = ZERO
+        n_fetched = 0
         _most_tokens_first(w, r, low, n)
         if r[ANSWER] == SHORTER_LANE:
             n_fetched = _shorter_lane(w, r, c, low, n)
@@ -149,7 +137,7 @@ def answer_misses(x: Any, w: Any, r: Any, c: Any, low: int, high: int, first_key
         elif r[ANSWER] == LIST_SCHEDULED:
             n_fetched = _list_scheduled(w, r, c, low, high, n)
         for i in range(n_fetched):
-            w[w[ON_HOST] + w[w[MISSES] + i]] = NO
+            w[w[ON_HOST] + w[w[MISSES] + i]] = False
     to = low
     for at in range(low, high):
         if w[w[ON_HOST] + at - low]:
@@ -162,7 +150,6 @@ def answer_misses(x: Any, w: Any, r: Any, c: Any, low: int, high: int, first_key
     return to
 
 
-@inner
 def run_on_host(o: Any, d: Any, w: Any, r: Any, t: int, gate: int, layer: int) -> int:
     """What the host computes of a block, its activations there and back; returns the way back, -1 where it computes
     nothing.
@@ -186,7 +173,6 @@ def run_on_host(o: Any, d: Any, w: Any, r: Any, t: int, gate: int, layer: int) -
     return issue(o, w, r, _H2D, r[r[COST_RETURN] + t], step, layer, NONE, NONE)
 
 
-@inner
 def waits_for_host(w: Any, n: int, back: int) -> int:
     """Put `back`, the way back from the host, in its place among `n` arrivals; how many there are then."""
     if back < 0:

@@ -1,6 +1,6 @@
 """Ops and copies of experts as machine code, as `offload.slots.copies` writes them, for `decode_kernel`.
 
-numba is imported with this module: import it on first use. Arrays: `offload.fast.kernel_layout`. Nothing knows time.
+Arrays: `offload.fast.kernel_layout`. Nothing knows time.
 """
 
 from __future__ import annotations
@@ -36,23 +36,19 @@ from offload.fast.kernel_layout import (
     SLOT,
     STEP,
     USED,
-    plain,
 )
 from offload.ops import Lane
-from traces.compiled import inner, njit
 
-_H2D = plain(int(Lane.H2D))
-_DISK = plain(int(Lane.DISK))
+_H2D = int(Lane.H2D)
+_DISK = int(Lane.DISK)
 
 
-@njit(cache=True, nogil=True, inline="always")
 def after(d: Any, w: Any, op: int) -> None:
     """The next op waits for `op`."""
     d[w[DEPS]] = op
     w[DEPS] += 1
 
 
-@inner
 def issue(o: Any, w: Any, r: Any, lane: int, cost: int, step: int, layer: int, expert: int, slot: int) -> int:
     """Append one op, which waits for what `after` named since the last; returns its index."""
     i = w[LOCAL]
@@ -70,7 +66,6 @@ def issue(o: Any, w: Any, r: Any, lane: int, cost: int, step: int, layer: int, e
     return w[BASE] + i
 
 
-@inner
 def copy(o: Any, d: Any, w: Any, r: Any, lane: int, cost: int, layer: int, expert: int, slot: int, step: int,
          first: int, second: int, needed: int) -> int:  # fmt: skip
     """One copy, after ops `first` and `second` (-1 none)."""
@@ -87,7 +82,6 @@ def copy(o: Any, d: Any, w: Any, r: Any, lane: int, cost: int, layer: int, exper
     return op
 
 
-@inner
 def fetch(o: Any, d: Any, w: Any, r: Any, layer: int, expert: int, slot: int, step: int, needed: int) -> int:
     """One expert over the link; returns the first op of it, the last is `LAST_FETCH`."""
     reader = w[w[READER] + slot] if slot >= 0 else NONE

@@ -1,6 +1,6 @@
 """The decode loop as machine code, op for op what `offload.decode` writes down for policies that are plain values.
 
-numba is imported with this module: import it on first use. Arrays: `offload.fast.kernel_layout`. Nothing knows time.
+Arrays: `offload.fast.kernel_layout`. Nothing knows time.
 """
 
 from __future__ import annotations
@@ -54,7 +54,6 @@ from offload.fast.kernel_layout import (
     N_STEPS,
     NEEDED,
     NEEDS_IDS,
-    NO,
     NONE,
     ORDER,
     PHASE,
@@ -67,20 +66,15 @@ from offload.fast.kernel_layout import (
     UNION_PTR,
     WAITING,
     WANTED,
-    YES,
-    ZERO,
-    plain,
 )
 from offload.fast.slots_kernel import bring, cancel, drop_waiting, give_up, hand_on, release
 from offload.ops import Lane
-from traces.compiled import inner, njit
 
-_HOST = plain(int(Lane.HOST))
-_COMPUTE = plain(int(Lane.COMPUTE))
-_D2H = plain(int(Lane.D2H))
+_HOST = int(Lane.HOST)
+_COMPUTE = int(Lane.COMPUTE)
+_D2H = int(Lane.D2H)
 
 
-@njit(cache=True, nogil=True)
 def unions(
     experts: Any, bounds: Any, first: int, n_blocks: int, counts: Any, ptr: Any, found: Any, tokens: Any
 ) -> None:
@@ -125,7 +119,6 @@ def unions(
             ptr[step * n_blocks + block + 1] = at
 
 
-@inner
 def _sorted_arrivals(x: Any, w: Any, r: Any, layer: int, all_used: bool, stamp: int) -> int:
     """The copies that the FFN of `layer` waits for, ascending and distinct, into `ARRIVALS`; how many."""
     first_key = layer * r[N_EXPERTS]
@@ -147,7 +140,6 @@ def _sorted_arrivals(x: Any, w: Any, r: Any, layer: int, all_used: bool, stamp: 
     return n
 
 
-@inner
 def _read_back(o: Any, d: Any, w: Any, r: Any, t: int, gate: int, layer: int) -> int:
     """The selected ids to the host, which waits for them; returns the wait."""
     after(d, w, gate)
@@ -156,13 +148,11 @@ def _read_back(o: Any, d: Any, w: Any, r: Any, t: int, gate: int, layer: int) ->
     return issue(o, w, r, _HOST, r[COST_WAIT], r[r[I_STEP] + t], layer, NONE, NONE)
 
 
-@inner
 def _ready(x: Any, r: Any, first_key: int, at: int) -> int:
     """The copy that brings entry `at` of the unions, -1 for none."""
     return -1 if r[RESIDENT] else x[first_key + r[r[UNION_EXPERT] + at], HELD_READY]
 
 
-@inner
 def _until_all_fit(o: Any, d: Any, x: Any, w: Any, r: Any, t: int, low: int, high: int, layer: int, moe_layer: int,
                    stamp: int) -> int:  # fmt: skip
     """Run experts, entries `low` to `high` of the unions, as they arrive and hand their slots on, until those that are
@@ -198,7 +188,6 @@ def _until_all_fit(o: Any, d: Any, x: Any, w: Any, r: Any, t: int, low: int, hig
         hand_on(o, d, x, w, r, moe_layer, expert, op)
 
 
-@inner
 def _experts(o: Any, d: Any, x: Any, w: Any, r: Any, t: int, u: int, high: int, layer: int, moe_layer: int,
              n_arrivals: int, freed: int, begun: bool) -> int:  # fmt: skip
     """The FFN ops of the entries of union `u` up to `high`: one grouped, or one an expert as they arrive; returns the
@@ -248,7 +237,6 @@ def _experts(o: Any, d: Any, x: Any, w: Any, r: Any, t: int, u: int, high: int, 
     return last
 
 
-@inner
 def _run_experts(o: Any, d: Any, x: Any, w: Any, r: Any, t: int, u: int, high: int, layer: int, moe_layer: int,
                  gate: int, stamp: int) -> bool:  # fmt: skip
     """What the host computes of a block, the FFN of its other entries, up to `high`, and what that frees; False when an
@@ -270,7 +258,7 @@ def _run_experts(o: Any, d: Any, x: Any, w: Any, r: Any, t: int, u: int, high: i
             n_hits += x[first_key + r[r[UNION_EXPERT] + at], HELD_HIT]
     w[LOOKUPS + 2 * r[r[PHASE] + t]] += r[r[UNION_PTR] + u + 1] - low
     w[HITS + 2 * r[r[PHASE] + t]] += n_hits
-    freed = ZERO
+    freed = 0
     for i in range(w[w[N_HELD] + moe_layer]):
         expert = x[first_key + i, HELD]
         if (layerwise or w[w[NEEDED] + expert] == stamp) and x[first_key + expert, HELD_TRANSIENT]:
@@ -281,11 +269,10 @@ def _run_experts(o: Any, d: Any, x: Any, w: Any, r: Any, t: int, u: int, high: i
     return True
 
 
-@inner
 def _bring_later(o: Any, d: Any, x: Any, w: Any, r: Any, u0: int, low: int, high: int, step: int, needed: int) -> None:
     """Start moving the experts of blocks `low` to `high`."""
     for block in range(low, high + 1):
-        n = ZERO
+        n = 0
         if r[PREFETCH] == 2:
             for expert in range(r[N_EXPERTS]):
                 w[w[WANTED] + expert] = expert
@@ -298,7 +285,6 @@ def _bring_later(o: Any, d: Any, x: Any, w: Any, r: Any, u0: int, low: int, high
             bring(o, d, x, w, r, r[FIRST] + block, n, step, needed, u0 + block)
 
 
-@inner
 def _run_block(o: Any, d: Any, x: Any, w: Any, r: Any, c: Any, t: int, block: int, n_blocks: int, layer: int,
                n_revealed: int) -> int:  # fmt: skip
     """Gate, copies, waits and FFN of one MoE block; returns the blocks revealed so far, or -1 for a failure."""
@@ -309,7 +295,7 @@ def _run_block(o: Any, d: Any, x: Any, w: Any, r: Any, c: Any, t: int, block: in
     if r[RESIDENT]:
         w[LOOKUPS + 2 * r[r[PHASE] + t]] += high - low
         w[HITS + 2 * r[r[PHASE] + t]] += high - low
-        _experts(o, d, x, w, r, t, u0 + block, high, layer, moe_layer, ZERO, ZERO, NO)
+        _experts(o, d, x, w, r, t, u0 + block, high, layer, moe_layer, 0, 0, False)
         return n_revealed
     selected_before = block > 0 and block < n_revealed
     n_revealed = max(n_revealed, block + r[LOOKAHEAD] + 1)
@@ -335,7 +321,7 @@ def _run_block(o: Any, d: Any, x: Any, w: Any, r: Any, c: Any, t: int, block: in
         bring(o, d, x, w, r, moe_layer, r[N_EXPERTS], step, moe_layer, u0 + block)
     high = answer_misses(x, w, r, c, low, high, first_key)
     drop_waiting(o, d, x, w, r, moe_layer, stamp, moe_layer)
-    n = ZERO
+    n = 0
     for at in range(low, high):
         key = first_key + r[r[UNION_EXPERT] + at]
         if x[key, HELD_SLOT] == -2 and not x[key, WAITING]:
@@ -345,7 +331,7 @@ def _run_block(o: Any, d: Any, x: Any, w: Any, r: Any, c: Any, t: int, block: in
     reads_again = any_later and (r[READBACK_PER_FETCH] != 0 or (r[NEEDS_IDS] != 0 and selected_before))
     if r[FETCH_FIRST]:
         if r[HOST_WAITS]:
-            n_ready = _sorted_arrivals(x, w, r, moe_layer, YES, stamp)
+            n_ready = _sorted_arrivals(x, w, r, moe_layer, True, stamp)
             if n_ready:
                 for i in range(n_ready):
                     after(d, w, w[w[ARRIVALS] + i])
@@ -360,18 +346,17 @@ def _run_block(o: Any, d: Any, x: Any, w: Any, r: Any, c: Any, t: int, block: in
     return n_revealed
 
 
-@njit(cache=True, nogil=True)
 def run_steps(
     o: Any, d: Any, x: Any, w: Any, r: Any, c: Any, begin: int, max_ops_a_step: int, max_deps_a_step: int
 ) -> int:
     """Write steps from `begin` on while a largest step still fits; returns how many, or -1 - the one that failed."""
-    n_steps, n_blocks = r[N_STEPS], ZERO
+    n_steps, n_blocks = r[N_STEPS], 0
     for layer in range(r[N_LAYERS]):
         n_blocks += r[r[BLOCK_OF] + layer] >= 0
     for t in range(begin, n_steps):
         if w[LOCAL] + max_ops_a_step > len(o) or w[DEPS] + max_deps_a_step > len(d):
             return t - begin
-        step, n_revealed = r[r[I_STEP] + t], ZERO
+        step, n_revealed = r[r[I_STEP] + t], 0
         for layer in range(r[N_LAYERS]):
             mixer = r[r[MIXER_OF] + layer]
             if mixer >= 0:

@@ -1,7 +1,7 @@
 """Which resident expert goes, as machine code: what `offload.caches.eviction` does, for `slots_kernel`.
 
 Residents of a pool are one ring, in the order in which they would go: by age, or by how often they were looked up and
-then by age. numba is imported with this module: import it on first use. Arrays: `offload.fast.kernel_layout`.
+then by age. Arrays: `offload.fast.kernel_layout`.
 """
 
 from __future__ import annotations
@@ -28,24 +28,20 @@ from offload.fast.kernel_layout import (
     SPARE_TOP,
     STAMP,
 )
-from traces.compiled import inner
 
 
-@inner
 def unlink(x: Any, key: int) -> None:
     """Take a resident out of the ring."""
     newer, older = x[key, NEWER], x[key, OLDER]
     x[newer, OLDER], x[older, NEWER] = older, newer
 
 
-@inner
 def _link_before(x: Any, at: int, key: int) -> None:
     older = x[at, OLDER]
     x[at, OLDER], x[key, NEWER] = key, at
     x[key, OLDER], x[older, NEWER] = older, key
 
 
-@inner
 def _link_by_count(x: Any, n_keys: int, begin: int, key: int) -> None:
     """Behind the last that was looked up at most as often; those before `begin` were."""
     at = begin
@@ -54,7 +50,6 @@ def _link_by_count(x: Any, n_keys: int, begin: int, key: int) -> None:
     _link_before(x, at, key)
 
 
-@inner
 def _level_counts(x: Any, n_keys: int, sentinel: int) -> None:
     """Every count falls back to 1, in the order of a hash."""
     at = x[sentinel, NEWER]
@@ -68,13 +63,11 @@ def _level_counts(x: Any, n_keys: int, sentinel: int) -> None:
         at = following
 
 
-@inner
 def scattered(key: int) -> int:
     """The order of `offload.caches.eviction_released`, which has no meaning."""
     return key * 2654435761 % (1 << 32)
 
 
-@inner
 def _enter(x: Any, w: Any, r: Any, sentinel: int, key: int) -> None:
     """A resident that has just been given its slot."""
     n_keys = w[N_KEYS]
@@ -88,7 +81,6 @@ def _enter(x: Any, w: Any, r: Any, sentinel: int, key: int) -> None:
     _link_by_count(x, n_keys, x[sentinel, NEWER], key)
 
 
-@inner
 def look_up(x: Any, w: Any, r: Any, sentinel: int, key: int) -> None:
     """One lookup of an expert, resident or not."""
     n_keys, is_resident = w[N_KEYS], x[key, SLOT_OF] >= 0 and x[key, NEWER] != key
@@ -104,7 +96,6 @@ def look_up(x: Any, w: Any, r: Any, sentinel: int, key: int) -> None:
         _link_before(x, sentinel, key)
 
 
-@inner
 def _victim(x: Any, w: Any, r: Any, sentinel: int) -> int:
     """The resident that goes; `sentinel` where all are protected."""
     n_keys, stamp = w[N_KEYS], w[STAMP]
@@ -125,7 +116,6 @@ def _victim(x: Any, w: Any, r: Any, sentinel: int) -> int:
     return newest
 
 
-@inner
 def cache_slot(x: Any, w: Any, r: Any, pool: int, key: int) -> int:
     """Make `key` resident; its slot, or -1 when everything is protected."""
     sentinel = w[N_KEYS] + pool
@@ -143,7 +133,6 @@ def cache_slot(x: Any, w: Any, r: Any, pool: int, key: int) -> int:
     return slot
 
 
-@inner
 def leave(x: Any, key: int) -> None:
     """A resident gives its slot up."""
     x[key, SLOT_OF] = -1

@@ -6,27 +6,13 @@
 - `r`: what this part reads: the plan, then tables of its forward passes: `r[r[COST_GATE] + t]`; `c` (5,) float64:
   what answers to misses know of the machine.
 
-Tuples of arrays would be the usual way, but cost a reference count at every access: 850 ns an op instead of 100 to 150.
+One table of words instead of forty arrays: these would be handed over at every call.
 Op indices count from the first op of the schedule, rows of `o` from the first of the part.
 """
 
 from __future__ import annotations
 
-from typing import TypeVar, cast
-
-import numpy as np
-
-_Value = TypeVar("_Value", int, bool)
-
-
-def plain(value: _Value) -> _Value:
-    """`value` as NumPy has it, which is of one type to numba: Python's own is of a type of its own for every value, and
-    a function is compiled anew for it.
-    """
-    return cast(_Value, np.asarray(value)[()])
-
-
-NONE, ZERO, YES, NO = plain(-1), plain(0), plain(True), plain(False)
+NONE = -1
 
 # Columns of `o`, named as those of a schedule; DEP_END is the end of the op's dependencies in `d`.
 LANE, COST, STEP, LAYER, EXPERT, SLOT, HBM_ACQUIRED, HBM_RELEASED, PRIORITY, CANCELLED_BY, DEP_END = range(11)
@@ -73,5 +59,5 @@ HOST, HOST_TOKEN, DEVICE, DEVICE_TOKEN, HANDOVER, BESIDE = range(6)
 """Where the fields of `MissCosts` are in `c`."""
 N_HOST_COSTS = 6
 
-BARE = plain(-2)
+BARE = -2
 """In `BLOCK_OF`: a layer without an FFN; -1 is one with a dense one."""

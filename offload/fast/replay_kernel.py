@@ -1,33 +1,29 @@
 """Residency replay as machine code: the decisions of `offload.caches.eviction`, in array heaps, by the rules of
 `offload.caches.replay`, hit for hit and byte for byte.
 
-numba is imported with this module: import it on first use. A heap holds the residents of one pool at `first` on, the
-lowest `rank` on top; `place[key]` is where `key` is in it, -1 for none. No two residents share a rank.
+A heap holds the residents of one pool at `first` on, the lowest `rank` on top; `place[key]` is where `key` is in it, -1
+for none. No two residents share a rank.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
+from offload.fast.draws_kernel import drawn_below
 
-from traces.compiled import njit
-
-__all__ = ["BELADY", "LFU", "LRU", "RANDOM", "batches", "replay"]
+__all__ = ["BELADY", "LFU", "LRU", "RANDOM", "batches", "next_uses", "replay"]
 
 LRU, LFU, BELADY, RANDOM = range(4)
 
 
-@njit(cache=True, nogil=True)
-def batches(experts: Any, bounds: Any, n_experts: int) -> Any:
-    """Of every (step, layer) with experts: where its keys begin, its step, and its keys by first and last appearance.
+def batches(experts: Any, bounds: Any, n_experts: int, ptr: Any, step_of: Any, keys: Any, recent: Any,
+            mark: Any) -> int:  # fmt: skip
+    """Of every (step, layer) with experts: where its keys begin, its step, and its keys by first and last appearance;
+    returns how many they are.
 
-    `experts` (n_tokens, n_layers, top_k), step s being tokens `bounds[s]` to `bounds[s + 1]`.
+    `experts` (n_tokens, n_layers, top_k), step s being tokens `bounds[s]` to `bounds[s + 1]`; `mark` (n_keys,) -1.
     """
     n_steps, n_layers, top_k = len(bounds) - 1, experts.shape[1], experts.shape[2]
-    ptr, step_of = np.zeros(n_steps * n_layers + 1, np.int64), np.zeros(n_steps * n_layers, np.int64)
-    keys, recent = np.empty(experts.size, np.int32), np.empty(experts.size, np.int32)
-    mark = np.full(n_layers * n_experts, -1, np.int64)
     n_batches = n_keys = 0
     for step in range(n_steps):
         for layer in range(n_layers):
@@ -53,23 +49,21 @@ def batches(experts: Any, bounds: Any, n_experts: int) -> Any:
                 step_of[n_batches] = step
                 n_batches += 1
                 ptr[n_batches] = n_keys
-    return ptr[: n_batches + 1], step_of[:n_batches], keys[:n_keys], recent[:n_keys]
+    return n_batches
 
 
-@njit(cache=True, nogil=True)
-def next_uses(ptr: Any, keys: Any, n_keys: int) -> Any:
-    """Of every lookup the batch that looks its key up again, the number of batches for none."""
+def next_uses(ptr: Any, keys: Any, following: Any, coming: Any) -> None:
+    """Of every lookup the batch that looks its key up again, the number of batches for none; `coming` (n_keys,):
+    that number.
+    """
     n_batches = len(ptr) - 1
-    following, coming = np.empty(len(keys), np.int64), np.full(n_keys, n_batches, np.int64)
     for batch in range(n_batches - 1, -1, -1):
         for at in range(ptr[batch], ptr[batch + 1]):
             following[at] = coming[keys[at]]
         for at in range(ptr[batch], ptr[batch + 1]):
             coming[keys[at]] = batch
-    return following
 
 
-@njit(cache=True, nogil=True)
 def _sift_up(heap: Any, rank: Any, first: int, at: int, place: Any) -> None:
     key, own = heap[first + at], rank[first + at]
     while at > 0:
@@ -83,7 +77,6 @@ def _sift_up(heap: Any, rank: Any, first: int, at: int, place: Any) -> None:
     place[key] = at
 
 
-@njit(cache=True, nogil=True)
 def _sink(heap: Any, rank: Any, first: int, n: int, key: int, own: int, place: Any) -> None:
     """Put `key` of rank `own` where the top of a heap of `n` was."""
     at = 0
@@ -102,17 +95,16 @@ def _sink(heap: Any, rank: Any, first: int, n: int, key: int, own: int, place: A
     place[key] = at
 
 
-@njit(cache=True, nogil=True)
-def _draw(heap: Any, n: int, mark: Any, batch: int, rng: Any, place: Any) -> int:
+def _draw(heap: Any, n: int, mark: Any, batch: int, bits: Any, n_used: Any, place: Any) -> int:
     """A resident drawn at random leaves, the last one takes its place; -1 when all are protected."""
-    key = heap[rng.integers(0, n)]
+    key = heap[drawn_below(bits, n_used, n)]
     if mark[key] == batch:
         n_free = 0
         for i in range(n):
             n_free += mark[heap[i]] != batch
         if n_free == 0:
             return -1
-        skip = rng.integers(0, n_free)
+        skip = drawn_below(bits, n_used, n_free)
         for i in range(n):
             if mark[heap[i]] != batch:
                 if skip == 0:
@@ -126,7 +118,6 @@ def _draw(heap: Any, n: int, mark: Any, batch: int, rng: Any, place: Any) -> int
     return int(key)
 
 
-@njit(cache=True, nogil=True)
 def _smallest(heap: Any, rank: Any, first: int, n: int, now: Any, mark: Any, batch: int, place: Any,
               aside: Any) -> int:  # fmt: skip
     """The unprotected resident of the lowest rank leaves; -1 when all are protected.
@@ -156,7 +147,6 @@ def _smallest(heap: Any, rank: Any, first: int, n: int, now: Any, mark: Any, bat
     return found
 
 
-@njit(cache=True, nogil=True)
 def _oldest(pool: int, older: Any, newer: Any, n_keys: int, mark: Any, batch: int, place: Any) -> int:
     """The unprotected resident used least recently leaves; -1 when all are protected."""
     key = newer[n_keys + pool]
@@ -171,20 +161,17 @@ def _oldest(pool: int, older: Any, newer: Any, n_keys: int, mark: Any, batch: in
     return int(key)
 
 
-@njit(cache=True, nogil=True)
-def replay(ptr: Any, keys: Any, recent: Any, following: Any, sizes: Any, n_experts: int, kind: int, per_layer: bool,
-           budget: int, rng: Any, hits: Any) -> Any:  # fmt: skip
-    """Fill `hits` by lookup; returns the bytes read, and the most resident after a batch.
+def replay(
+    ptr: Any, keys: Any, recent: Any, following: Any, sizes: Any, n_experts: int, kind: int, per_layer: int,
+    budget: int, bits: Any, n_used: Any, heap: Any, rank: Any, place: Any, n_in: Any, bytes_in: Any, uses: Any,
+    now: Any, born: Any, mark: Any, aside: Any, older: Any, newer: Any, hits: Any, found: Any,
+) -> None:  # fmt: skip
+    """Fill `hits` by lookup, and `found` with the bytes read and the most resident after a batch.
 
     Ranks: uses and last use of LFU, next use (the furthest first) and entry of Belady, as one number of base `base`.
+    `place`, `mark` (n_keys,) -1; `older`, `newer`: each key, then each pool, its own neighbour; the others 0 or room.
     """
-    n_layers, base = len(sizes), 2 * len(keys) + 2
-    n_keys, n_pools = n_layers * n_experts, (n_layers if per_layer else 1)
-    heap, rank, place = np.empty(n_keys, np.int32), np.empty(n_keys, np.int64), np.full(n_keys, -1, np.int64)
-    n_in, bytes_in = np.zeros(n_pools, np.int64), np.zeros(n_pools, np.int64)
-    uses, now, born = np.zeros(n_keys, np.int64), np.zeros(n_keys, np.int64), np.zeros(n_keys, np.int64)
-    mark, aside = np.full(n_keys, -1, np.int64), np.empty(n_keys, np.int32)
-    older, newer = np.arange(n_keys + n_pools), np.arange(n_keys + n_pools)
+    n_keys, base = len(place), 2 * len(keys) + 2
     clock = read = total = peak = 0
     for batch in range(len(ptr) - 1):
         begin, end = ptr[batch], ptr[batch + 1]
@@ -226,7 +213,7 @@ def replay(ptr: Any, keys: Any, recent: Any, following: Any, sizes: Any, n_exper
                     _sift_up(heap, rank, first, place[key], place)
         while bytes_in[pool] > budget and n_in[pool] > 0:
             if kind == RANDOM:
-                key = _draw(heap, n_in[pool], mark, batch, rng, place)
+                key = _draw(heap, n_in[pool], mark, batch, bits, n_used, place)
             elif kind == LRU:
                 key = _oldest(pool, older, newer, n_keys, mark, batch, place)
             else:
@@ -237,4 +224,4 @@ def replay(ptr: Any, keys: Any, recent: Any, following: Any, sizes: Any, n_exper
             bytes_in[pool] -= sizes[key // n_experts]
             total -= sizes[key // n_experts]
         peak = max(peak, total)
-    return read, peak
+    found[0], found[1] = read, peak

@@ -4,7 +4,7 @@
 
 The victim of a pool is its unprotected resident of the lowest rank, then of the lowest tie. An event is of one layer,
 and changes what that layer's residents are worth: each layer's lowest is kept until something of the layer changes, so
-that a pool of many layers looks through few residents. numba is imported with this module: import it on first use.
+that a pool of many layers looks through few residents.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from traces.compiled import njit
+from offload.fast.draws_kernel import drawn_below
 
 __all__ = ["KINDS", "next_uses", "replay_slots"]
 
@@ -33,25 +33,29 @@ _EXACT = 1 << 26
 """Below so many lookups quotients of counts order as the fractions do: doubles tell them apart."""
 
 
-@njit(cache=True, nogil=True)
-def next_uses(ptr: Any, keys: Any, group: Any, n_keys: int) -> Any:
-    """Of every lookup the event that looks its key up again within its group, the number of events for none."""
+def next_uses(ptr: Any, keys: Any, group: Any, following: Any, coming: Any) -> None:
+    """Of every lookup the event that looks its key up again within its group, the number of events for none; `coming`
+    (n_keys,): room.
+    """
     n_events = len(ptr) - 1
-    following, coming = np.empty(len(keys), np.int64), np.full(n_keys, n_events, np.int64)
     last = -1
     for event in range(n_events - 1, -1, -1):
         if group[event] != last:
-            coming[:] = n_events
+            _fill(coming, n_events)
             last = group[event]
         for at in range(ptr[event], ptr[event + 1]):
             following[at] = coming[keys[at]]
             coming[keys[at]] = event
-    return following
 
 
-@njit(cache=True, nogil=True)
+def _fill(array: Any, value: float) -> None:
+    """`value` everywhere."""
+    for i in range(array.size):
+        array[i] = value
+
+
 def _lowest(members: Any, first: int, n: int, mark: Any, event: int, rank: Any, tie: Any) -> Any:
-    best, best_rank, best_tie = -1, np.inf, np.int64(0)
+    best, best_rank, best_tie = -1, np.inf, 0
     for i in range(first, first + n):
         key = members[i]
         if mark[key] == event:
@@ -62,26 +66,24 @@ def _lowest(members: Any, first: int, n: int, mark: Any, event: int, rank: Any, 
     return best
 
 
-@njit(cache=True, nogil=True)
 def _overtaken(members: Any, first: int, n: int, mark: Any, event: int, uses: Any, last: Any, best: int) -> Any:
     """The clock from which another resident may be worth less than `best`, by uses for their age.
 
     `u / (t - a) < v / (t - b)`, with fewer uses u < v, from `t = (v a - u b) / (v - u)` on; with as many never.
     """
-    until, v, b = np.int64(_FOR_GOOD), np.int64(uses[best]), last[best] - 1
+    until, v, b = _FOR_GOOD, int(uses[best]), last[best] - 1
     for i in range(first, first + n):
         key = members[i]
-        u = np.int64(uses[key])
+        u = int(uses[key])
         if u < v and mark[key] != event:
             until = min(until, -((u * b - v * (last[key] - 1)) // (v - u)))
     return until
 
 
-@njit(cache=True, nogil=True)
-def _drawn(members: Any, first: int, n: int, mark: Any, event: int, rng: Any) -> Any:
+def _drawn(members: Any, first: int, n: int, mark: Any, event: int, bits: Any, n_used: Any) -> Any:
     if n == 0:
         return -1
-    key = members[first + rng.integers(0, n)]
+    key = members[first + drawn_below(bits, n_used, n)]
     if mark[key] != event:
         return key
     n_free = 0
@@ -89,7 +91,7 @@ def _drawn(members: Any, first: int, n: int, mark: Any, event: int, rng: Any) ->
         n_free += mark[members[i]] != event
     if n_free == 0:
         return -1
-    skip = rng.integers(0, n_free)
+    skip = drawn_below(bits, n_used, n_free)
     for i in range(first, first + n):
         if mark[members[i]] != event:
             if skip == 0:
@@ -98,11 +100,11 @@ def _drawn(members: Any, first: int, n: int, mark: Any, event: int, rng: Any) ->
     return -1
 
 
-@njit(cache=True, nogil=True)
 def _score(keys: Any, scores: Any, begin: int, end: int, n_tokens: float, base: int, n_experts: int, top_k: int,
            alpha: float, rank: Any, taken: Any, event: int) -> None:  # fmt: skip
     """Minus recent score: those of a layer decay, and the 2 k highest of the event count."""
-    rank[base : base + n_experts] *= 1 - alpha
+    for key in range(base, base + n_experts):
+        rank[key] *= 1 - alpha
     if end - begin <= 2 * top_k:
         for at in range(begin, end):
             rank[keys[at]] += alpha * (scores[at] / n_tokens)
@@ -118,25 +120,25 @@ def _score(keys: Any, scores: Any, begin: int, end: int, n_tokens: float, base: 
         rank[keys[best]] += alpha * (scores[best] / n_tokens)
 
 
-@njit(cache=True, nogil=True)
 def _activate(keys: Any, tokens: Any, begin: int, end: int, base: int, n_experts: int, of_layer: float,
               epsilon: float, rank: Any, uses: Any) -> None:  # fmt: skip
     """The share of a layer's tokens of this request that chose each of its experts, worth less the deeper it lies."""
     for at in range(begin, end):
         uses[keys[at]] += tokens[at]
-    total = uses[base : base + n_experts].sum()
+    total = 0.0
+    for key in range(base, base + n_experts):
+        total += uses[key]
     for key in range(base, base + n_experts):
         rank[key] = (uses[key] / total + epsilon) * of_layer
 
 
-@njit(cache=True, nogil=True)
 def _victim(first_group: int, end_group: int, now: int, by_age: bool, may_stay: bool, members: Any, first: Any,
             n_of: Any, lowest: Any, until: Any, mark: Any, event: int, rank: Any, tie: Any, uses: Any,
             last: Any) -> Any:  # fmt: skip
     """The unprotected resident of the lowest worth of several groups, -1 none; each group's lowest is looked for
     where something has changed. `may_stay`: whether the lowest by age is known for longer than this lookup.
     """
-    victim, lowest_rank, lowest_tie = np.int64(-1), np.inf, np.int64(0)
+    victim, lowest_rank, lowest_tie = -1, np.inf, 0
     for of in range(first_group, end_group):
         if now >= until[of]:
             if by_age:
@@ -159,7 +161,6 @@ def _victim(first_group: int, end_group: int, now: int, by_age: bool, may_stay: 
     return victim
 
 
-@njit(cache=True, nogil=True)
 def _enter(kind: int, key: Any, clock: Any, now: Any, rank: Any, tie: Any, uses: Any, last: Any) -> None:
     """What a key is worth when it becomes resident."""
     if kind == LIFO:
@@ -174,72 +175,68 @@ def _enter(kind: int, key: Any, clock: Any, now: Any, rank: Any, tie: Any, uses:
         tie[key] = clock
 
 
-@njit(cache=True, nogil=True)
 def _halve(low: int, high: int, rank: Any, until: Any) -> None:
     """Counts of uses decay."""
     for one in range(low, high):
-        rank[one] = np.floor(rank[one] / 2)
-    until[:] = _STALE
+        rank[one] = int(rank[one] / 2)  # of counts, none below 0
+    _fill(until, _STALE)
 
 
-@njit(cache=True, nogil=True)
-def replay_slots(ptr: Any, keys: Any, tokens: Any, scores: Any, following: Any, layer_of: Any, step_of: Any,
-                 n_tokens: Any, begins: Any, group: Any, slots: Any, held: Any, n_experts: int, top_k: int, kind: int,
-                 cold: bool, budget: int, alpha: float, epsilon: float, a_slot: int, rng: Any,
-                 hits: Any) -> None:  # fmt: skip
+def replay_slots(
+    ptr: Any, keys: Any, tokens: Any, scores: Any, following: Any, layer_of: Any, step_of: Any, n_tokens: Any,
+    begins: Any, group: Any, slots: Any, held: Any, n_experts: int, top_k: int, kind: int, cold: int, budget: int,
+    alpha: float, epsilon: float, a_slot: int, bits: Any, n_used: Any, first: Any, members: Any, place: Any, n_of: Any,
+    lowest: Any, until: Any, rank: Any, tie: Any, uses: Any, last: Any, mark: Any, n_in: Any, n_held: Any, now: Any,
+    since: Any, taken: Any, hits: Any,
+) -> None:  # fmt: skip
     """Fill `hits` by lookup. `slots` of each pool, one or one a layer; `held`: (n_keys,) residents that never go.
 
-    It is longer than a screen because what it keeps are forty arrays and numbers, which every part would be handed.
+    Residents lie by layer, those of a lottery by pool: `members` from `first` on, `n_of` each. Of keys: `place` in it,
+    `mark`, `taken` (-1 so far), `rank`, `tie`, `uses`, `last`; of groups: `lowest`, `until`; of pools: `n_in`,
+    `n_held`, `now`, `since`. It is longer than a screen because every part would be handed all of them.
     """
     n_layers, n_pools = len(held) // n_experts, len(slots)
     n_keys, per_layer = len(held), n_pools > 1
     n_groups, by_age = (n_pools if kind == RANDOM else n_layers), kind in (LFRU, LFRU_RELEASED)
     may_stay = not per_layer and len(keys) < _EXACT
-    first = np.zeros(n_groups + 1, np.int64)  # residents lie by layer, those of a lottery by pool
     for group_at in range(n_groups):
         first[group_at + 1] = first[group_at] + (slots[group_at] if kind == RANDOM else n_experts)
-    members, place = np.empty(max(first[n_groups], 1), np.int64), np.full(n_keys, -1, np.int64)
-    n_of, lowest, until = np.zeros(n_groups, np.int64), np.zeros(n_groups, np.int64), np.zeros(n_groups, np.int64)
-    until[:] = _STALE
-    rank, tie = np.zeros(n_keys), np.zeros(n_keys, np.int64)
-    uses, last, mark = np.zeros(n_keys), np.zeros(n_keys, np.int64), np.full(n_keys, -1, np.int64)
-    n_in, n_held, now = np.zeros(n_pools, np.int64), np.zeros(n_pools, np.int64), np.zeros(n_pools, np.int64)
-    since, taken = np.zeros(n_pools, np.int64), np.full(n_keys, -1, np.int64)
+    _fill(until, _STALE)
     for key in range(n_keys):
         if held[key]:
             n_held[key // n_experts if per_layer else 0] += 1
-    clock = begun_in = np.int64(-1)
-    previous, step = np.int64(-1), np.int64(-1)
+    clock = begun_in = -1
+    previous, step = -1, -1
     for event in range(len(ptr) - 1):
         begin, end, layer = ptr[event], ptr[event + 1], layer_of[event]
         pool, base = (layer if per_layer else 0), layer * n_experts
         if cold and group[event] != previous:
-            place[:] = -1
-            rank[:] = 0
-            tie[:] = 0
-            uses[:] = 0
-            last[:] = 0
-            n_in[:] = 0
-            n_of[:] = 0
-            until[:] = _STALE
-            now[:] = 0
-            since[:] = 0
-            begun_in = np.int64(-1)
-            step = np.int64(-1)
+            _fill(place, -1)
+            _fill(rank, 0)
+            _fill(tie, 0)
+            _fill(uses, 0)
+            _fill(last, 0)
+            _fill(n_in, 0)
+            _fill(n_of, 0)
+            _fill(until, _STALE)
+            _fill(now, 0)
+            _fill(since, 0)
+            begun_in = -1
+            step = -1
         previous = group[event]
         # what the gate says
         now[pool] += kind == LFRU
         if kind == LEAST_STALE and step_of[event] != step:
-            rank[:] = 0
-            until[:] = _STALE
+            _fill(rank, 0)
+            _fill(until, _STALE)
         step = step_of[event]
         if kind == MRS:
             _score(keys, scores, begin, end, n_tokens[event], base, n_experts, top_k, alpha, rank, taken, event)
         if kind == ACTIVATION:
             if begins[event] and step != begun_in:
-                uses[:] = 0
+                _fill(uses, 0)
                 begun_in = step
-                until[:] = _STALE
+                _fill(until, _STALE)
                 for key in range(n_keys):
                     rank[key] = epsilon * (1 - (key // n_experts) / n_layers)
             of_layer = 1 - layer / n_layers
@@ -256,9 +253,9 @@ def replay_slots(ptr: Any, keys: Any, tokens: Any, scores: Any, following: Any, 
             if hits[at] or left == 0:
                 continue
             if n_in[pool] + n_held[pool] == slots[pool]:
-                victim = np.int64(-1)
+                victim = -1
                 if kind == RANDOM:
-                    victim = _drawn(members, first[pool], n_in[pool], mark, event, rng)
+                    victim = _drawn(members, first[pool], n_in[pool], mark, event, bits, n_used)
                 elif kind != STATIC:
                     victim = _victim(
                         own if per_layer else 0, own + 1 if per_layer else n_groups, now[pool], by_age, may_stay,

@@ -1,6 +1,6 @@
 """Expert slots and caches as machine code, for `decode_kernel`: `offload.slots.memory` and `offload.caches.residency`.
 
-numba is imported with this module: import it on first use. Arrays: `offload.fast.kernel_layout`. Nothing knows time.
+Arrays: `offload.fast.kernel_layout`. Nothing knows time.
 """
 
 from __future__ import annotations
@@ -66,16 +66,13 @@ from offload.fast.kernel_layout import (
     WAIT_N,
     WAITING,
     WANTED,
-    plain,
 )
 from offload.ops import Lane
-from traces.compiled import inner
 
-_HOST = plain(int(Lane.HOST))
-_H2D = plain(int(Lane.H2D))
+_HOST = int(Lane.HOST)
+_H2D = int(Lane.H2D)
 
 
-@inner
 def _run_length(x: Any, w: Any, r: Any) -> int:
     """How many of those who wait are brought by one run, from the first: experts and slots that follow."""
     size, at = w[QUEUE_SIZE], w[WAIT_HEAD]
@@ -96,7 +93,6 @@ def _run_length(x: Any, w: Any, r: Any) -> int:
     return max(min(w[WAIT_N], w[FREE_N]), 1)
 
 
-@inner
 def _place_run(o: Any, d: Any, x: Any, w: Any, r: Any, layer: int, expert: int, step: int, n: int,
                needed: int) -> None:  # fmt: skip
     """`n` experts from `expert` on into as many free slots, by one op a hop."""
@@ -123,7 +119,6 @@ def _place_run(o: Any, d: Any, x: Any, w: Any, r: Any, layer: int, expert: int, 
         w[w[N_HELD] + layer] += 1
 
 
-@inner
 def _grant(o: Any, d: Any, x: Any, w: Any, r: Any, needed: int) -> None:
     """Place who waits, in order, until the first for whom there is no slot."""
     size = w[QUEUE_SIZE]
@@ -174,7 +169,6 @@ def _grant(o: Any, d: Any, x: Any, w: Any, r: Any, needed: int) -> None:
         w[w[N_HELD] + layer] += 1
 
 
-@inner
 def bring(o: Any, d: Any, x: Any, w: Any, r: Any, layer: int, n_wanted: int, step: int, needed: int, u: int) -> None:
     """Bring the first `n_wanted` experts of `WANTED` for the next FFN of `layer`; one event for the cache.
 
@@ -222,7 +216,6 @@ def bring(o: Any, d: Any, x: Any, w: Any, r: Any, layer: int, n_wanted: int, ste
     _grant(o, d, x, w, r, needed)
 
 
-@inner
 def drop_waiting(o: Any, d: Any, x: Any, w: Any, r: Any, layer: int, stamp: int, needed: int) -> None:
     """What still waits for a slot in `layer` and is not needed is not brought after all."""
     first_key = layer * r[N_EXPERTS]
@@ -247,7 +240,6 @@ def drop_waiting(o: Any, d: Any, x: Any, w: Any, r: Any, layer: int, stamp: int,
     _grant(o, d, x, w, r, needed)
 
 
-@inner
 def cancel(o: Any, x: Any, w: Any, r: Any, layer: int, stamp: int, by: int) -> None:
     """Prefetches of `layer` not selected by its gate and kept by no cache are pointless once op `by` has ended."""
     first_key = layer * r[N_EXPERTS]
@@ -259,7 +251,6 @@ def cancel(o: Any, x: Any, w: Any, r: Any, layer: int, stamp: int, by: int) -> N
                 o[op - w[BASE], CANCELLED_BY] = by
 
 
-@inner
 def _no_longer_held(x: Any, w: Any, r: Any, layer: int, expert: int) -> None:
     """Take `expert` out of the list of what `layer` holds; the others keep their order."""
     first_key, n = layer * r[N_EXPERTS], 0
@@ -271,7 +262,6 @@ def _no_longer_held(x: Any, w: Any, r: Any, layer: int, expert: int) -> None:
     x[first_key + expert, HELD_SLOT] = -2
 
 
-@inner
 def _free(x: Any, w: Any, slot: int, reader: int) -> None:
     """`slot` is free once op `reader` has run."""
     w[w[READER] + slot] = reader
@@ -279,7 +269,6 @@ def _free(x: Any, w: Any, slot: int, reader: int) -> None:
     w[FREE_N] += 1
 
 
-@inner
 def hand_on(o: Any, d: Any, x: Any, w: Any, r: Any, layer: int, expert: int, reader: int) -> None:
     """The FFN of one expert of `layer` is op `reader`: its slot goes to who waits, once that has run."""
     key = layer * r[N_EXPERTS] + expert
@@ -291,7 +280,6 @@ def hand_on(o: Any, d: Any, x: Any, w: Any, r: Any, layer: int, expert: int, rea
     _grant(o, d, x, w, r, layer)
 
 
-@inner
 def give_up(o: Any, d: Any, x: Any, w: Any, r: Any, layer: int, stamp: int) -> bool:
     """Take the slots of what `layer` holds and does not need, once the copies have ended; whether it had any."""
     first_key, found, i = layer * r[N_EXPERTS], False, 0
@@ -310,7 +298,6 @@ def give_up(o: Any, d: Any, x: Any, w: Any, r: Any, layer: int, stamp: int) -> b
     return found
 
 
-@inner
 def release(o: Any, d: Any, x: Any, w: Any, r: Any, layer: int, reader: int, all_used: bool, stamp: int) -> None:
     """The FFN of `layer` is op `reader`: its transient slots are free once that has run."""
     first_key = layer * r[N_EXPERTS]

@@ -1,6 +1,6 @@
 """Words that need no model, machine or trace to be wrong: told as the command line is read, before the work's imports.
 
-What a command checks itself stays there; here is what it would find out only after a trace, numba or PyTorch is there.
+What a command checks itself stays there; here is what it would find out only after a trace or PyTorch is there.
 """
 
 from __future__ import annotations

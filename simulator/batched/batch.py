@@ -27,12 +27,11 @@ from simulator.batched.batch_layout import (
     OVERRUN,
     PEAK,
     STALL,
-    width,
 )
 from simulator.batched.batch_waits import WAITS
 from simulator.recurrence import simulate
 from traces.errors import InvalidInput
-from traces.machine_code import Kernel, are_kept, loaded
+from traces.machine_code import Kernel, are_kept, loaded, width
 
 __all__ = ["RUN", "Compiled", "Measured", "compile_schedule", "evaluate", "is_kept"]
 
@@ -44,7 +43,7 @@ RUN = Kernel(
         "int64[1]", "float64[1]", "float64", "int64", *["int64[1]"] * 3, *["float64[2]"] * 10,
     ),
     sources=(
-        "simulator.batched.batch_walk", "simulator.batched.vector", "simulator.batched.batch_layout", "offload.ops",
+        "simulator.batched.batch_walk", "simulator.batched.batch_layout", "offload.ops"
     ),
 )  # fmt: skip
 

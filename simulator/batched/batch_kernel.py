@@ -1,6 +1,6 @@
 """The recurrence on `WIDTH` machines at a time, with the chains and the work that bound it: what is compiled.
 
-numba is imported with this module: it is for `traces.machine_code`. What is read is `batch_code.BatchCode`.
+Written for `traces.kernel_compiler`. What is read is `batch_code.BatchCode`.
 """
 
 from __future__ import annotations
@@ -11,13 +11,11 @@ import numpy as np
 
 from simulator.batched.batch_layout import CRITICAL, EXPOSED, MOVED, N_SUMS
 from simulator.batched.batch_walk import walk
-from simulator.batched.vector import WIDTH, add, load, maximum, multiply, splat, store
-from traces.compiled import njit
+from traces.kernel_compiler.vector import WIDTH, add, load, maximum, multiply, splat, store
 
 __all__ = ["run"]
 
 
-@njit(cache=True, nogil=True)
 def run(
     code: Any,  # [n] int32
     refs: Any,  # int32
@@ -74,7 +72,6 @@ def run(
                 )
 
 
-@njit(cache=True, nogil=True)
 def _chains(code: Any, refs: Any, alone: Any, table: Any, totals: Any) -> None:
     """The longest chain of dependencies; `table`: durations, and from there on the chains that others continue."""
     critical = splat(0.0)
@@ -98,7 +95,6 @@ def _chains(code: Any, refs: Any, alone: Any, table: Any, totals: Any) -> None:
     store(totals, CRITICAL, critical)
 
 
-@njit(cache=True, nogil=True)
 def _lane_work(lane_counts: Any, issue_counts: Any, issue: Any, duration: Any, totals: Any) -> None:
     """The work of each lane, of the host issuing included, a row each after the sums."""
     for lane in range(lane_counts.shape[0]):
@@ -113,7 +109,6 @@ def _lane_work(lane_counts: Any, issue_counts: Any, issue: Any, duration: Any, t
         store(totals, N_SUMS + lane, work)
 
 
-@njit(cache=True, nogil=True)
 def _covered(moves: Any, stalls: Any, move_ptr: Any, move_at: Any, next_move: Any, b: int) -> tuple[float, float]:
     """Time in which experts were moved on machine `b`, the union over lanes, and of it within stalls."""
     for k in range(next_move.size):

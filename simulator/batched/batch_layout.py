@@ -1,12 +1,10 @@
-"""What code and kernel of many machines at once agree on: bits of an op's code, sums, machines at a time."""
+"""What code and kernel of many machines at once agree on: bits of an op's code, sums."""
 
 from __future__ import annotations
 
-from functools import cache
-
 from offload.ops import Lane
 
-__all__ = ["COUNT_BITS", "LANE_BITS", "N_LANES", "N_SUMS", "OVERRUN", "width"]
+__all__ = ["COUNT_BITS", "LANE_BITS", "N_LANES", "N_SUMS", "OVERRUN"]
 
 N_LANES = len(Lane)
 
@@ -22,17 +20,3 @@ N_SUMS = 8
 
 OVERRUN = -1.0
 """A peak that was not found: more takes were as early as a give than the ring has room for."""
-
-
-@cache
-def width() -> int:
-    """Machines side by side on this processor: fewer wait for the op before, more are spilled."""
-    import llvmlite.binding as llvm
-
-    return width_of(llvm.get_host_cpu_features().flatten())
-
-
-def width_of(features: str) -> int:
-    """How many machines a processor with these features computes side by side: four of its registers."""
-    has = features.split(",")
-    return 32 if "+avx512f" in has else 16 if "+avx2" in has else 8

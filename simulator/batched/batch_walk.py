@@ -1,8 +1,8 @@
 """One pass over the ops for `WIDTH` machines, with what metrics need found on the way: what is compiled.
 
-numba is imported with this module: it is for `traces.machine_code`. Same contract and arithmetic as `recurrence`, op
-by op. A value is a vector, one number a machine, where it is not said to be one number. Times that wait to be compared
-lie in rings, tables that are gone round in.
+Written for `traces.kernel_compiler`. Same contract and arithmetic as `recurrence`, op by op. A value is a vector, one
+number a machine, where it is not said to be one number. Times that wait to be compared lie in rings, tables that are
+gone round in.
 """
 
 from __future__ import annotations
@@ -33,8 +33,7 @@ from simulator.batched.batch_layout import (
     TAKES,
     WINDOW,
 )
-from simulator.batched.vector import ALL, add, below, load, maximum, splat, store, subtract, where_below
-from traces.compiled import njit
+from traces.kernel_compiler.vector import ALL, add, below, load, maximum, splat, store, subtract, where_below
 
 __all__ = ["walk"]
 
@@ -45,7 +44,6 @@ COPY = H2D | MOVES
 ANY = -1 << (SHIFT + COUNT_BITS)
 
 
-@njit(nogil=True, inline="always")
 def _moved(moves: Any, n_moved: int, start: Any, finish: Any) -> int:
     """A transfer from `start` to `finish` into its ring; returns how many there were."""
     k = 2 * (n_moved & (moves.shape[0] // 2 - 1))
@@ -54,7 +52,6 @@ def _moved(moves: Any, n_moved: int, start: Any, finish: Any) -> int:
     return n_moved + 1
 
 
-@njit(nogil=True, inline="always")
 def _windowed(moves: Any, totals: Any, window: int, until: int, before: Any) -> int:
     """Transfers that a wait since `before` has seen to their end, up to `until`, in all and within it."""
     moved, exposed = load(totals, MOVED), load(totals, EXPOSED)
@@ -68,7 +65,6 @@ def _windowed(moves: Any, totals: Any, window: int, until: int, before: Any) -> 
     return max(window, until)
 
 
-@njit(nogil=True, inline="always")
 def _decided(taken: Any, given: Any, take_bytes: Any, give_bytes: Any, limit: Any, most: Any, n_decided: int,
              n_sure: int, level: float, peak: Any) -> Any:  # fmt: skip
     """The peak before one more give: `level`, one number, is what all machines hold for `n_sure` takes.
@@ -91,7 +87,6 @@ def _decided(taken: Any, given: Any, take_bytes: Any, give_bytes: Any, limit: An
     return n_sure, level - give_bytes[n_decided], peak
 
 
-@njit(nogil=True, inline="always")
 def _summed_up(totals: Any, moves: Any, window: int, n_moved: int, free: Any, end: Any, peak: Any) -> None:
     """What is known once all ops have run; `end`: of the host and the two lanes that `free` leaves out."""
     moved = load(totals, MOVED)
@@ -105,7 +100,6 @@ def _summed_up(totals: Any, moves: Any, window: int, n_moved: int, free: Any, en
     store(totals, PEAK, peak)
 
 
-@njit(cache=True, nogil=True)
 def walk(
     code: Any, refs: Any, cost: Any, issue: Any, duration: Any, end: Any, ends: Any, totals: Any, free: Any,
     taken: Any, given: Any, moves: Any, stalls: Any, take_bytes: Any, give_bytes: Any, limit: Any, most: Any,

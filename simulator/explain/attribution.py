@@ -1,15 +1,12 @@
 """Where the time of a schedule goes: its critical path on one machine, split exactly by what it is spent on.
 
 The path is what the reverse pass of `critical_path` walks for the makespan: a chain of ops running and being issued
-that covers [0, makespan] without gap. numba is loaded on first use.
+that covers [0, makespan] without gap.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,8 +15,14 @@ from hwmodels.cost import parts_of
 from hwmodels.figures import Figures
 from offload.ops import KINDS, OpKind, Work
 from simulator.explain.critical_path import HOST, ExplainedRun
+from traces.machine_code import Kernel, loaded
 
-__all__ = ["CLASSES", "Path", "critical_path", "partition"]
+__all__ = ["CLASSES", "TRACE_BACK", "Path", "critical_path", "partition"]
+
+TRACE_BACK = Kernel(
+    __name__, "_trace_back", ("int8[1]", "int64[1]", "int64", "int64[1]", "bool[1]"), returns=True,
+    sources=("simulator.explain.critical_path", "simulator.recurrence"),
+)  # fmt: skip
 
 CLASSES = ("compute", "kernel", "hbm", "h2d", "disk", "cpu", "host", "sync", "slot")
 """Where the time of a critical path goes. compute: arithmetic. kernel: kernels beyond their roofline (start-up, drain),
@@ -53,7 +56,10 @@ def critical_path(explained: ExplainedRun) -> Path:
         nothing = np.zeros(0)
         return Path(nothing.astype(np.int64), nothing.astype(np.bool_), nothing, nothing, nothing)
     last = int(np.argmax(timeline.end_s))
-    op, issuing = _compiled()(timeline.schedule.lane, explained.bound_by, last)
+    room = 2 * len(timeline.schedule)
+    op, issuing = np.empty(room, np.int64), np.zeros(room, np.bool_)
+    n = loaded(TRACE_BACK)(timeline.schedule.lane, explained.bound_by, last, op, issuing)
+    op, issuing = op[:n][::-1].copy(), issuing[:n][::-1].copy()
     before = np.where(op > 0, explained.host_s[op - 1], 0.0)
     begin_s = np.where(issuing, before, timeline.start_s[op])
     end_s = np.where(issuing, explained.host_s[op], timeline.end_s[op])
@@ -93,10 +99,11 @@ def _class_shares(work: Work, figures: Figures) -> list[float]:
 
 
 def _trace_back(
-    lane: NDArray[np.int8], bound_by: NDArray[np.int64], last: int
-) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
-    """The chain of ops that ends with `last`, first to last, and where the host was issuing it, not it running."""
-    op, issuing = np.empty(2 * lane.size, np.int64), np.zeros(2 * lane.size, np.bool_)
+    lane: NDArray[np.int8], bound_by: NDArray[np.int64], last: int, op: NDArray[np.int64], issuing: NDArray[np.bool_]
+) -> int:
+    """The chain of ops that ends with `last`, last to first, into `op`, and where the host was issuing it, not it
+    running; returns how many they are. `op`, `issuing` (2 n_ops,): room, and False.
+    """
     n, i = 0, last
     while i >= 0:
         op[n] = i
@@ -110,12 +117,4 @@ def _trace_back(
             op[n], issuing[n] = i, True
             n += 1
             i -= 1
-    return op[:n][::-1].copy(), issuing[:n][::-1].copy()
-
-
-@cache
-def _compiled() -> Callable[..., Any]:
-    from traces.compiled import njit
-
-    compiled: Callable[..., Any] = njit(cache=True)(_trace_back)
-    return compiled
+    return n

@@ -3,7 +3,7 @@
 Every start is a maximum and every end a sum (the contract of `des`), so one reverse pass is enough: each op hands its
 weight to its duration and to the one argument of its maximum that was the largest. At a tie the first argument counts,
 in the order lane, host, dependencies as listed; there the gradient is one-sided: it is that of the side on which this
-argument stays the largest. numba is loaded on first use.
+argument stays the largest.
 """
 
 from __future__ import annotations
@@ -26,7 +26,10 @@ from traces.machine_code import Kernel, loaded
 __all__ = ["HOST", "ExplainedRun", "Gradient", "gradient", "pulled_back", "slot_edges", "walk"]
 
 
-REVERSE = Kernel(__name__, "_reverse", ("int8[1]", "int64[1]", "float64[1]", "float64[1]", "float64[1]"))
+REVERSE = Kernel(
+    __name__, "_reverse", ("int8[1]", "int64[1]", "float64[1]", "float64[1]", "float64[1]"),
+    sources=("simulator.recurrence",),
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True, eq=False)

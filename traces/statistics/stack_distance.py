@@ -24,19 +24,30 @@ less.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from traces.errors import InvalidInput
+from traces.machine_code import Kernel, loaded
 from traces.phase import Phase
 from traces.routing import RoutingTrace
 
-__all__ = ["NEVER", "StackDistances", "expert_sizes", "layer_distances", "size_by_layer", "stack_distances"]
+__all__ = [
+    "DISTANCES", "EVENTS", "NEVER", "StackDistances", "expert_sizes", "layer_distances", "size_by_layer",
+    "stack_distances",
+]  # fmt: skip
+
+EVENTS = Kernel(
+    __name__, "_find_events",
+    ("int16[3]", "int64[1]", "int64", "int64[1]", "int32[1]", "int32[1]", "int64[1]"), returns=True,
+)  # fmt: skip
+DISTANCES = Kernel(
+    __name__, "_measure",
+    ("int64[1]", "int32[1]", "int32[1]", "int64[1]", "int64", "int64[2]", "int64[2]", *["int64[1]"] * 6),
+)  # fmt: skip
 
 NEVER = int(np.iinfo(np.int64).max)
 """What a first use needs: no capacity makes it a hit."""
@@ -79,10 +90,9 @@ def stack_distances(
     """
     sizes = size_by_layer(trace, expert_bytes)
     n_layers = trace.n_moe_layers
-    find_events, measure = _compiled()
     first_token = np.concatenate(([0], np.flatnonzero(np.diff(trace.step)) + 1, [trace.n_tokens]))
-    end, keys, by_recency = find_events(np.ascontiguousarray(trace.experts), first_token, trace.n_experts)
-    needed = measure(end, keys, by_recency, sizes, trace.n_experts, per_layer)
+    end, keys, by_recency = _events(trace, first_token)
+    needed = _needed(end, keys, by_recency, sizes, trace.n_experts, per_layer)
     n_experts_of_event = np.diff(end)
     layer = np.tile(np.arange(n_layers, dtype=np.int32), first_token.size - 1)  # of every event
     decode = np.repeat(trace.phase[first_token[:-1]] == Phase.DECODE, n_layers)
@@ -161,15 +171,32 @@ def _total(slots: NDArray[np.int64], layer: NDArray[np.int32], n_layers: int) ->
     return np.where(slots == 0, 0, (slots - 1) * n_layers + layer + 1)
 
 
-def _find_events(
-    experts: NDArray[np.int16], first_token: NDArray[np.int64], n_experts: int
+def _events(
+    trace: RoutingTrace, first_token: NDArray[np.int64]
 ) -> tuple[NDArray[np.int64], NDArray[np.int32], NDArray[np.int32]]:
     """Unique experts of every (step, layer): where each event ends, by first and by last appearance."""
+    experts, n_layers = np.ascontiguousarray(trace.experts), trace.n_moe_layers
+    end = np.zeros((first_token.size - 1) * n_layers + 1, np.int64)
+    keys, by_recency = np.empty(experts.size, np.int32), np.empty(experts.size, np.int32)
+    seen = np.full(n_layers * trace.n_experts, -1, np.int64)
+    n = loaded(EVENTS)(experts, first_token, trace.n_experts, end, keys, by_recency, seen)
+    return end, keys[:n], by_recency[:n]
+
+
+def _find_events(
+    experts: NDArray[np.int16],
+    first_token: NDArray[np.int64],
+    n_experts: int,
+    end: NDArray[np.int64],
+    keys: NDArray[np.int32],
+    by_recency: NDArray[np.int32],
+    seen: NDArray[np.int64],
+) -> int:
+    """Fills `end`, `keys` and `by_recency`; `seen` (n_keys,) -1: the event that a key has been met in. Returns how many
+    keys there are.
+    """
     _, n_layers, top_k = experts.shape
     n_steps = first_token.size - 1
-    end = np.zeros(n_steps * n_layers + 1, np.int64)
-    keys, by_recency = np.empty(experts.size, np.int32), np.empty(experts.size, np.int32)
-    seen = np.full(n_layers * n_experts, -1, np.int64)  # the event that a key has been met in
     n = 0
     for step in range(n_steps):
         for layer in range(n_layers):
@@ -189,7 +216,27 @@ def _find_events(
                         seen[key] = -1
                         place -= 1
                         by_recency[place] = key
-    return end, keys[:n], by_recency[:n]
+    return n
+
+
+def _needed(
+    end: NDArray[np.int64],
+    keys: NDArray[np.int32],
+    by_recency: NDArray[np.int32],
+    sizes: NDArray[np.int64],
+    n_experts: int,
+    per_layer: bool,
+) -> NDArray[np.int64]:
+    """What every lookup needs of its own pool."""
+    n_pools, n_keys = sizes.size if per_layer else 1, n_experts * sizes.size
+    room = 2 * (n_keys // n_pools)
+    tree, holder = np.zeros((n_pools, room + 1), np.int64), np.full((n_pools, room), -1, np.int64)
+    total, next_stamp, n_events = np.zeros((3, n_pools), np.int64)
+    stamp, last_event, needed = np.full(n_keys, -1, np.int64), np.zeros(n_keys, np.int64), np.empty(len(keys), np.int64)
+    loaded(DISTANCES)(
+        end, keys, by_recency, sizes, n_experts, tree, holder, total, next_stamp, n_events, stamp, last_event, needed
+    )
+    return needed
 
 
 def _measure(
@@ -198,24 +245,27 @@ def _measure(
     by_recency: NDArray[np.int32],
     sizes: NDArray[np.int64],
     n_experts: int,
-    per_layer: bool,
-) -> NDArray[np.int64]:
-    """What every lookup needs of its own pool.
+    tree: NDArray[np.int64],
+    holder: NDArray[np.int64],
+    total: NDArray[np.int64],
+    next_stamp: NDArray[np.int64],
+    n_events: NDArray[np.int64],
+    stamp: NDArray[np.int64],
+    last_event: NDArray[np.int64],
+    needed: NDArray[np.int64],
+) -> None:
+    """Fills `needed`, by lookup.
 
     A pool keeps its experts' sizes in a Fenwick tree (P. M. Fenwick, Software: Practice and Experience 24(3), 1994) by
-    stamp, a number that rises with each use, and numbers them anew when the tree is full.
+    stamp, a number that rises with each use, and numbers them anew when the tree is full: `tree` (n_pools, room + 1),
+    `holder` (n_pools, room).
     """
-    n_pools = sizes.size if per_layer else 1
-    room = 2 * (n_experts * sizes.size // n_pools)
-    tree, holder = np.zeros((n_pools, room + 1), np.int64), np.full((n_pools, room), -1, np.int64)  # by stamp
-    total, next_stamp, n_events = np.zeros(n_pools, np.int64), np.zeros(n_pools, np.int64), np.zeros(n_pools, np.int64)
-    stamp, last_event = np.full(n_experts * sizes.size, -1, np.int64), np.zeros(n_experts * sizes.size, np.int64)
-    needed = np.empty(keys.size, np.int64)
+    n_pools, room = holder.shape
     for event in range(end.size - 1):
         if end[event] == end[event + 1]:
             continue
         layer = event % sizes.size
-        pool = layer if per_layer else 0
+        pool = layer if n_pools > 1 else 0
         for i in range(end[event], end[event + 1]):
             key = keys[i]
             if stamp[key] < 0:
@@ -232,7 +282,8 @@ def _measure(
         n_events[pool] += 1
         if next_stamp[pool] + end[event + 1] - end[event] > room:
             n = 0
-            tree[pool, :] = 0
+            for at in range(room + 1):
+                tree[pool, at] = 0
             for old in range(room):
                 key = holder[pool, old]
                 if key >= 0:
@@ -260,12 +311,3 @@ def _measure(
             while at <= room:
                 tree[pool, at] += sizes[layer]
                 at += at & -at
-    return needed
-
-
-@cache
-def _compiled() -> tuple[Callable[..., Any], Callable[..., Any]]:
-    from traces.compiled import njit
-
-    compile_function: Callable[..., Any] = njit(cache=True)
-    return compile_function(_find_events), compile_function(_measure)

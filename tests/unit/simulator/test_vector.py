@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from simulator.batched.batch_layout import width_of
+from traces.machine_code import width_of
 
 
 @pytest.mark.parametrize(

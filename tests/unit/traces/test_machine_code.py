@@ -14,19 +14,14 @@ from time import sleep
 import numpy as np
 import pytest
 
-import pregate
-from offload.caches.cache_replay import replay_cache
-from offload.caches.trace_events import trace_events
-from offload.fast.replay_compiled import FlatTrace
-from offload.policies import cache_named
-from pregate.kernels import KERNELS, compile_by_use
+from pregate.kernels import KERNELS
 from simulator.explain import bounds
 from simulator.explain.bounds import CHAINS, chains_s
-from simulator.modes import Modes
 from traces import machine_code
 from traces.machine_code import Kernel, loaded
 
 ROOT = Path(__file__).parents[3]
+ROOMS = ("traces", "offload", "simulator")
 
 RUN = """
 import sys
@@ -35,7 +30,7 @@ from simulator.explain.bounds import CHAINS, chains_s
 from traces.machine_code import are_kept
 before = are_kept(CHAINS)
 found = chains_s(np.array([0, 0, 1, 3]), np.array([0, 0, 1]), np.array([1.0, 2.0, 4.0]), np.zeros(0), small=False)
-print(before, are_kept(CHAINS), "numba" in sys.modules, found.tolist())
+print(before, are_kept(CHAINS), "traces.kernel_compiler.translate" in sys.modules, found.tolist())
 """
 
 
@@ -58,27 +53,6 @@ def test_kept_code_needs_no_compiler_and_what_was_changed_is_compiled_anew(tmp_p
     assert run(tmp_path) == "True True False [1.0, 3.0, 7.0]"
 
 
-def test_what_numba_keeps_is_compiled_for_what_real_jobs_ask() -> None:
-    """Other modes, caches and sizes find it compiled for their types."""
-    from offload.fast import replay_kernel, replay_slots_kernel
-    from simulator import event_kernel
-
-    compile_by_use()
-    made = (event_kernel.run, replay_kernel.replay, replay_kernel.batches, replay_kernel.next_uses,
-            replay_slots_kernel.replay_slots, replay_slots_kernel.next_uses)  # fmt: skip
-    before = [list(function.signatures) for function in made]
-    assert all(before)
-    model = pregate.load_model("switch-base-8")
-    trace = pregate.synthesize(model, 4, 3, 2)
-    for modes in (Modes(), Modes(link="priority", chunk_bytes=1 << 22, cancel=True), Modes(hbm_shared=True)):
-        pregate.simulate(model, pregate.load_hardware("t4"), trace, "prefetch_all", engine="event", modes=modes)
-    for name in ("lru", "lfru:per_layer", "mrs", "activation", "random", "hot_lru", "belady"):
-        replay_cache(trace_events(trace), cache_named(name), 20, compiled=True, cold=name == "lru")
-    for policy in ("lru", "layerlfu", "random", "belady"):
-        FlatTrace(trace).replay(policy, 7, list(range(1, 1 + trace.n_moe_layers)), 0)
-    assert [list(function.signatures) for function in made] == before
-
-
 def test_where_nothing_can_be_kept_it_is_compiled(tmp_path: Path) -> None:
     (tmp_path / ".cache").write_text("no folder")
     assert run(tmp_path) == "False False True [1.0, 3.0, 7.0]"
@@ -89,28 +63,50 @@ def test_a_change_of_the_source_or_of_the_arguments_is_another_file(
 ) -> None:
     name_of = machine_code._stem.__wrapped__
     kernel = Kernel("a.home", "name", ("int64[1]",), sources=("a.callee",))
-    for path in ("a/home.py", "a/callee.py", "traces/machine_code.py"):
-        (tmp_path / path).parent.mkdir(exist_ok=True)
+    paths = ("a/home.py", "a/callee.py", "traces/machine_code.py", "traces/kernel_compiler/writer.py")
+    for path in paths:
+        (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / path).write_text(path)
     monkeypatch.setattr(machine_code, "ROOT", tmp_path)
     names = {name_of(kernel), name_of(Kernel("a.home", "name", ("int32[1]",), sources=("a.callee",)))}
-    for path in ("a/home.py", "a/callee.py", "traces/machine_code.py"):
+    for path in paths:
         (tmp_path / path).write_text("changed")
         names.add(name_of(kernel))
-    assert len(names) == 5
+    assert len(names) == 2 + len(paths)
 
 
-@pytest.mark.parametrize("kernel", KERNELS, ids=lambda kernel: kernel.name)
-def test_the_sources_of_a_kernel_are_all_that_it_calls(kernel: Kernel) -> None:
-    """Every module of ours that the compiled ones take a name from is named, but the one that finds numba."""
-    known = {kernel.home, *kernel.sources}
-    for name in known if kernel.sources else ():
-        tree = ast.parse((ROOT / f"{name.replace('.', '/')}.py").read_text())
-        if "njit" not in ast.dump(tree):
-            continue  # constants alone
-        taken = {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and node.module}
-        ours = {module for module in taken if module.partition(".")[0] in ("traces", "offload", "simulator")}
-        assert ours - {"traces.compiled"} <= known
+@pytest.mark.parametrize("kernel", KERNELS, ids=lambda kernel: f"{kernel.home}.{kernel.name}")
+def test_the_sources_of_a_kernel_are_all_that_it_takes_names_from(kernel: Kernel) -> None:
+    """Else machine code of before would be found again after a change there."""
+    known, todo, used = {kernel.home, *kernel.sources}, [(kernel.home, kernel.name)], set[tuple[str, str]]()
+    while todo:
+        home, name = todo.pop()
+        if (home, name) in used or home == "traces.kernel_compiler.vector":
+            continue
+        used.add((home, name))
+        tree = ast.parse((ROOT / f"{home.replace('.', '/')}.py").read_text())
+        taken = {
+            alias.asname or alias.name: (node.module or "", alias.name)
+            for node in tree.body
+            if isinstance(node, ast.ImportFrom) and (node.module or "").partition(".")[0] in ROOMS
+            for alias in node.names
+        }
+        todo += [taken[name]] if name in taken else []
+        for node in tree.body:
+            if name in _defined(node):
+                names = {one.id for one in ast.walk(node) if isinstance(one, ast.Name)}
+                if isinstance(node, ast.FunctionDef):  # annotations are for readers
+                    names = {one.id for part in node.body for one in ast.walk(part) if isinstance(one, ast.Name)}
+                todo += [taken.get(one, (home, one)) for one in names]
+    assert {home for home, _ in used} == known
+
+
+def _defined(node: ast.stmt) -> set[str]:
+    """The names that a statement at the top of a module gives a meaning."""
+    if isinstance(node, ast.FunctionDef | ast.ClassDef):
+        return {node.name}
+    targets = node.targets if isinstance(node, ast.Assign) else []
+    return {one.id for target in targets for one in ast.walk(target) if isinstance(one, ast.Name)}
 
 
 @pytest.mark.parametrize(
@@ -149,7 +145,7 @@ def test_compiled_chains_are_those_of_lists() -> None:
 def test_threads_link_one_after_the_other(monkeypatch: pytest.MonkeyPatch) -> None:
     at_once, most, together = 0, 0, Barrier(4)
 
-    def linked(kernel: Kernel) -> int:
+    def linked(code: bytes) -> int:
         nonlocal at_once, most
         at_once += 1
         most = max(most, at_once)
@@ -161,7 +157,8 @@ def test_threads_link_one_after_the_other(monkeypatch: pytest.MonkeyPatch) -> No
         together.wait()
         loaded(Kernel("simulator.explain.bounds", f"chain_{i}", ()))
 
-    monkeypatch.setattr(machine_code, "_kept_address", linked)
+    monkeypatch.setattr(machine_code, "_kept", lambda kernel: b"code")
+    monkeypatch.setattr(machine_code, "_address", linked)
     with ThreadPoolExecutor(4) as threads:
         list(threads.map(ask, range(4)))
     assert most == 1

@@ -290,8 +290,8 @@ def test_the_front_door_counts_slots_without_sizes() -> None:
         front_door(trace, expert_bytes=0)
 
 
-def test_numba_waits_for_the_first_curve() -> None:
-    code = "import sys, pregate.ask.replays.replay; print('numba' in sys.modules)"
+def test_the_compiler_waits_for_the_first_curve() -> None:
+    code = "import sys, pregate.ask.replays.replay; print('llvmlite' in sys.modules)"
     root = Path(__file__).parents[3]
     done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True, cwd=root)
     assert done.stdout.strip() == "False"

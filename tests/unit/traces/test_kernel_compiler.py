@@ -1,0 +1,223 @@
+"""A kernel does as machine code what it does as Python, and what cannot be said is refused with its line."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+import pytest
+
+from traces import machine_code
+from traces.kernel_compiler import vector
+from traces.kernel_compiler.translate import module_of
+from traces.machine_code import Kernel
+
+LIMIT, HALF, ON = 7, 0.5, True
+RECORD = np.dtype([("time_s", "f8"), ("look", "i8"), ("flag", "i1")])
+
+INTS = ("int64[1]", "int64[1]")
+FLOATS = ("float64[1]", "float64[1]")
+
+
+class Pair(NamedTuple):
+    """Two arrays and a number."""
+
+    left: Any
+    right: Any
+    n: int
+
+
+def arithmetic(a: Any, out: Any) -> None:
+    x, y = a[0], a[1]
+    out[0], out[1], out[2], out[3] = x + y, x - y, x * y, x // y
+    out[4], out[5], out[6], out[7] = x % y, -x, x & y, x | y
+    out[8], out[9], out[10], out[11] = x ^ y, x << 3, x >> 1, ~x
+    out[12], out[13], out[14] = max(x, y), min(x, y, 0), int(x / y)
+    out[15], out[16] = x < y, (x < y) + (x == y) + (x != y) + (x >= y)
+    out[17] = LIMIT if ON and x > y else -LIMIT
+    out[18] = 1 if 0 < x <= 10 else 2
+    out[19] = x in (1, LIMIT, -LIMIT)
+    out[20] = not x
+
+
+def floats(a: Any, out: Any) -> None:
+    x, y = a[0], a[1]
+    out[0], out[1], out[2], out[3] = x + y, x - y, x * y, x / y
+    out[4], out[5], out[6] = -x, max(x, y), min(x, y)
+    out[7], out[8] = float(int(x)), HALF * 3
+    out[9] = np.inf if x > y else -np.inf
+    out[10] = bool(x) + 0.25
+    until = 0
+    until = until + x
+    out[11] = until
+
+
+def loops(a: Any, out: Any) -> int:
+    n = 0
+    for i in range(a.size):
+        if a[i] < 0:
+            continue
+        if a[i] > 90:
+            break
+        for k in range(i, -1, -2):
+            out[k] += a[i]
+            n += 1
+    at = 3
+    while True:
+        at -= 1
+        if at == 0:
+            return n
+        out[at] *= 2
+    return -1
+
+
+def rows(table: Any, small: Any, flags: Any, out: Any) -> int:
+    n_rows, n_columns = table.shape
+    for i in range(n_rows):
+        mine = table[i]
+        mine[n_columns - 1] = small[i, -1]
+        for k in range(len(mine)):
+            out[0] += mine[k]
+        flags[i] = mine[0] > 0 and not flags[i]
+    return table.size + flags.size
+
+
+def calls(a: Any, out: Any) -> None:
+    pair = Pair(a, out, 3)
+    low, high = _ends(pair, 1)
+    out[0], out[1] = low, high
+    out[2] = _ends(pair, 0)[1]
+
+
+def _ends(pair: Any, at: int) -> Any:
+    pair.right[3] += pair.n
+    if at:
+        return pair.left[0], pair.left[1] * HALF
+    return 0, 1.5
+
+
+def records(machine: Any, out: Any) -> None:
+    m = machine[0]
+    m.look |= 6
+    m.time_s = m.time_s + 0.25
+    m.flag = -1
+    out[0], out[1], out[2] = m.look, m.flag, int(m.time_s * 4)
+
+
+def lanes(table: Any, out: Any) -> int:
+    first, second = vector.load(table, 0), vector.load(table, 1)
+    vector.store(out, 0, vector.add(first, second))
+    vector.store(out, 1, vector.subtract(first, second))
+    vector.store(out, 2, vector.multiply(first, vector.splat(2)))
+    vector.store(out, 3, vector.maximum(first, second))
+    vector.store(out, 4, vector.where_below(first, second, 0.5))
+    return vector.below(first, second)
+
+
+def compiled(function: Any, *arguments: str, returns: bool = False) -> Any:
+    kernel = Kernel(__name__, function.__name__, arguments, returns)
+    return machine_code._function(kernel, machine_code._address(machine_code.compiled_code(function, kernel.kinds)))
+
+
+@pytest.mark.parametrize("x", [-9, -7, -1, 0, 1, 7, 12])
+@pytest.mark.parametrize("y", [-5, -1, 1, 4, 7])
+def test_whole_numbers_are_those_of_python(x: int, y: int) -> None:
+    a, here, there = np.array([x, y]), np.zeros(21, np.int64), np.zeros(21, np.int64)
+    compiled(arithmetic, *INTS)(a, here)
+    arithmetic(a.tolist(), there)
+    assert here.tolist() == there.tolist()
+
+
+@pytest.mark.parametrize("x", [-2.75, 0.0, 1e18, 3.5])
+@pytest.mark.parametrize("y", [-0.1, 3.5, 2.0**-1040])
+def test_floats_are_those_of_python(x: float, y: float) -> None:
+    a, here, there = np.array([x, y]), np.zeros(12), np.zeros(12)
+    compiled(floats, *FLOATS)(a, here)
+    with np.errstate(over="ignore"):
+        floats(a, there)
+    assert here.tobytes() == there.tobytes()
+
+
+@pytest.mark.parametrize("values", [[1, 2, 3, 4], [5, -1, 6, 7], [1, 99, 3, 4]])
+def test_loops_go_on_and_end_as_those_of_python(values: list[int]) -> None:
+    a, here, there = np.array(values), np.ones(4, np.int64), np.ones(4, np.int64)
+    assert compiled(loops, *INTS, returns=True)(a, here) == loops(a, there)
+    assert here.tolist() == there.tolist()
+
+
+@pytest.mark.parametrize("dtype", ["int8", "int16", "int32", "uint8", "uint32", "int64", "float64"])
+def test_rows_and_numbers_of_every_size(dtype: str) -> None:
+    found = []
+    for ran in (compiled(rows, "float64[2]", f"{dtype}[2]", "bool[1]", "float64[1]", returns=True), rows):
+        table, small = np.arange(12.0).reshape(3, 4), np.array([[1, 120], [2, 4], [3, 9]]).astype(dtype)
+        flags, out = np.array([True, False, True]), np.zeros(1)
+        found.append((ran(table, small, flags, out), table.tolist(), flags.tolist(), out.tolist()))
+    assert found[0] == found[1]
+
+
+def test_functions_return_several_values_and_take_values_with_names() -> None:
+    a, here, there = np.array([3, 5]), np.zeros(4), np.zeros(4)
+    compiled(calls, "int64[1]", "float64[1]")(a, here)
+    calls(a, there)
+    assert here.tolist() == there.tolist()
+
+
+def test_records_are_read_and_written() -> None:
+    found = []
+    for ran in (compiled(records, f"{__name__}:RECORD[1]", "int64[1]"), records):
+        machine, out = np.zeros(1, RECORD).view(np.recarray), np.zeros(3, np.int64)
+        machine["look"], machine["time_s"] = 1, 0.5
+        ran(machine.view(RECORD, np.ndarray) if ran is not records else machine, out)
+        found.append((machine["look"][0], machine["time_s"][0], machine["flag"][0], out.tolist()))
+    assert found[0] == found[1] == (7, 0.75, -1, [7, -1, 3])
+
+
+def test_vectors_are_lane_by_lane() -> None:
+    rng, found = np.random.default_rng(0), []
+    table = rng.random((2, vector.WIDTH))
+    for ran in (compiled(lanes, "float64[2]", "float64[2]", returns=True), lanes):
+        out = np.zeros((5, vector.WIDTH))
+        found.append((ran(table, out) & vector.ALL, out.tobytes()))
+    assert found[0] == found[1]
+
+
+def no_such_statement(a: Any) -> None:
+    with a:
+        pass
+
+
+def no_such_name(a: Any) -> None:
+    a[0] = nowhere  # type: ignore[name-defined]  # noqa: F821
+
+
+def a_list(a: Any) -> None:
+    a[0] = [1][0]
+
+
+def two_kinds(a: Any) -> None:
+    b = a
+    b = 1  # noqa: F841
+
+
+def unknown_step(a: Any) -> None:
+    for i in range(0, 4, a[0]):
+        a[i] = 0
+
+
+@pytest.mark.parametrize("wrong", [no_such_statement, no_such_name, a_list, two_kinds, unknown_step])
+def test_what_a_kernel_may_not_say_is_refused_with_its_line(wrong: Any) -> None:
+    with pytest.raises(TypeError, match=r"^line \d+: .* in a kernel: "):
+        module_of(wrong, ((np.dtype("int64"), 1),), 8)
+
+
+def test_code_of_a_kernel_touches_nothing_but_its_arrays() -> None:
+    """Nothing is called that another process might not have."""
+    import llvmlite.binding as llvm
+
+    from pregate.kernels import KERNELS
+
+    for kernel in KERNELS:
+        function = getattr(machine_code.import_module(kernel.home), kernel.name)
+        module = llvm.parse_assembly(module_of(function, kernel.kinds, 8))
+        called = {one.name for one in module.functions if one.is_declaration}
+        assert not called, kernel
