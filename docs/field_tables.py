@@ -172,7 +172,7 @@ def main() -> None:
     """Predict every row, and keep what the tables need."""
     from pregate.measured.carried import carried
     from pregate.measured.scores import predict_table
-    from pregate.measured.spreads import coverage, fit_spread, residuals
+    from pregate.measured.spreads import fit_spread, interval_coverage, residuals
     from pregate.measured.table import read_field
 
     result = predict_table(read_field())
@@ -180,7 +180,7 @@ def main() -> None:
     SPREADS_FILE.write_text(fit_spread(rows_off).to_yaml(), encoding="utf-8")
     shipped_spread.cache_clear()
     document = result.to_dict() | {
-        "coverage": coverage(rows_off).to_dict(), "carried": [one.to_dict() for one in carried(rows_off)],
+        "coverage": interval_coverage(rows_off).to_dict(), "carried": [one.to_dict() for one in carried(rows_off)],
     }  # fmt: skip
     kept = ("name", "source", "metric", "value", "unit", "role", "reason", "predicted", "error", "ci95", "scored")
     document["rows"] = [{name: row[name] for name in kept} for row in document["rows"]]

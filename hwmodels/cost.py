@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from hwmodels.figures import Figures, Number, figures_of
 from hwmodels.kernels.floors import alone_s, at_floor, fused_s, missing_s
 from hwmodels.kernels.fused_counts import FusedCounts, RowCounts
-from hwmodels.kernels.roofline import cached_share, kernel_terms, longer, roofline_s
+from hwmodels.kernels.roofline import binding_term, cached_share, kernel_terms, roofline_s
 from hwmodels.kernels.works_alike import alike
 from hwmodels.laws.pricing import law_kernel
 from hwmodels.platform import Platform
@@ -141,7 +141,7 @@ def parts_of(work: Work, figures: Figures, counts: FusedCounts | RowCounts | Non
         case OpKind.WRITE_BACK:
             return Parts(figures.fetch_latency_s, link_s=work.copy_bytes / figures.link_bytes_per_s("d2h"))
         case OpKind.STAGE:
-            fixed_s = work.n_copies * figures.stack.launches[OpKind.STAGE] * constant("kernel_s")
+            fixed_s = work.n_copies * figures.stack.launches_of(work) * constant("kernel_s")
             return Parts(fixed_s, hbm_s=_hbm_traffic_s(work, figures))
         case OpKind.DISK_READ:
             rate = figures["storage.read_bytes_per_s"] * constant("storage_efficiency")
@@ -198,7 +198,7 @@ def _read_parts(work: Work, figures: Figures, rate: Number) -> Parts:
     disk_s: Number = work.copy_bytes / rate
     if reader_rate in figures.values:
         one_s = work.reading.n_rounds * work.reading.n_bytes / figures[reader_rate]
-        disk_s = sum(longer(disk_s, one_s))
+        disk_s = sum(binding_term(disk_s, one_s))
     return Parts(work.reading.n_rounds * latency_s, disk_s=disk_s)
 
 
@@ -235,7 +235,7 @@ def _kernel_parts(work: Work, figures: Figures, counts: FusedCounts | None = Non
     rate, bandwidth = figures.flop_per_s(figures.multiplied_in(work)), figures.hbm_bytes_per_s
     rest_flop_s = work.flop / figures.flop_per_s(work.flop_format)
     rest_bytes_s = work.hbm_bytes / figures.context_bytes_per_s(work)
-    compute_s, hbm_s = longer(rest_flop_s, rest_bytes_s)
+    compute_s, hbm_s = binding_term(rest_flop_s, rest_bytes_s)
     fixed_s = figures.stack.launches_of(work) * figures.cycles_s("kernel_s")
     if work.kind is OpKind.EXPERTS and figures.stack.tile is not None:
         pairs = _grouped_gemms_s(work, figures, rate, bandwidth)
@@ -251,7 +251,7 @@ def _kernel_parts(work: Work, figures: Figures, counts: FusedCounts | None = Non
             ]
     gemms_s = []
     for flop_s, bytes_s in pairs:
-        more_compute_s, more_hbm_s = longer(flop_s, bytes_s)
+        more_compute_s, more_hbm_s = binding_term(flop_s, bytes_s)
         compute_s, hbm_s = compute_s + more_compute_s, hbm_s + more_hbm_s
         gemms_s.append(more_compute_s + more_hbm_s)
     if work.kind not in KERNEL_KINDS or figures.stack.tile is not None:
@@ -356,7 +356,7 @@ def _cpu_parts(work: Work, figures: Figures) -> Parts:
     flop_s: Any = gemm_flop / figures.stack_constant("cpu_gemm_efficiency")
     if work.weight_bits <= 8.5 and work.compute != "fp8":  # no processor has integer products of fp8
         flop_s = flop_s / figures.stack_constant("cpu_packed_speedup")
-    compute_s, dram_s = longer(flop_s / peak, work.weight_bytes / rate)
+    compute_s, dram_s = binding_term(flop_s / peak, work.weight_bytes / rate)
     attention_s = work.flop / figures.stack_constant("cpu_attention_efficiency") / peak
-    more_compute_s, more_dram_s = longer(attention_s, kv_bytes / rate)
+    more_compute_s, more_dram_s = binding_term(attention_s, kv_bytes / rate)
     return Parts(compute_s=compute_s + more_compute_s, dram_s=dram_s + more_dram_s)

@@ -113,7 +113,7 @@ BACKEND_STACKS: dict[str, tuple[str, ...]] = {"cpu": ("threads",), "cuda": ("pyt
 _LAUNCHED: tuple[OpKind, ...] = tuple(
     kind for kind, row in KINDS.items() if row.time == "kernel" and kind is not OpKind.DRAFT
 )
-"""Kinds of op whose kernels are launched; a stack says how many of them."""
+"""Kinds of op whose kernels are launched; a stack says of those that it runs how many."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,7 +148,15 @@ class SoftwareStack:
     packed_compute: str = ""
 
     def launches_of(self, work: Work) -> int:
-        """Kernels that an op launches; each matrix of an expert alone has one, the last what is left of an expert's."""
+        """Kernels that an op launches; each matrix of an expert alone has one, the last what is left of an expert's.
+
+        Raises `InvalidInput` for a kind of op that the stack says nothing of.
+        """
+        if work.kind in _LAUNCHED and work.kind not in self.launches:
+            raise InvalidInput(
+                f"stack {self.name} does not say how many kernels {work.kind.name.lower()} launches: state it under "
+                f"launches in its file"
+            )
         latent = work.attending is not None and work.attending.is_latent
         launched = self.latent_launches if latent and self.latent_launches else self.launches.get(work.kind, 0)
         if work.fused is not None and len(work.gemms) > work.fused.n_gemms:
@@ -223,7 +231,8 @@ _MORE_LAUNCHES = ("latent_attention", "shared_experts", "tiled_experts", "graph_
 def _launches(section: Section) -> tuple[Mapping[OpKind, int], Mapping[str, int]]:
     table = section.section("launches")
     more = {name: table.integer(name, 0) for name in _MORE_LAUNCHES}
-    counts = {kind: table.integer(kind.name.lower()) for kind in _LAUNCHED}
+    stated = {kind: table.integer(kind.name.lower(), -1) for kind in _LAUNCHED}
+    counts = {kind: count for kind, count in stated.items() if count >= 0}
     table.take("source")
     table.done()
     return ReadOnly(counts), more

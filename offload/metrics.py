@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from offload.ops import TO_DEVICE, TRANSFERS, Lane, OpKind
+from offload.metric_names import METRICS, Metrics
+from offload.ops import KINDS, TO_DEVICE, TRANSFERS, Lane, OpKind
 from offload.timeline import Timeline
 from traces.phase import Phase
 from traces.routing import RoutingTrace
@@ -16,14 +16,15 @@ from traces.routing import RoutingTrace
 __all__ = [
     "METRICS",
     "Metrics",
+    "Totals",
     "decode_steps",
     "exposed_s",
     "first_token_s",
     "gap_pairs",
-    "h2d_bytes",
     "mean_gap_s",
     "moe_layer_latency_s",
     "moe_layers",
+    "moved_bytes",
     "of_timeline",
     "overlap_s",
     "stall_intervals",
@@ -114,7 +115,8 @@ def moe_layers(
 
     What the host computes, and its way back, counts as the compute stream's.
     """
-    computes = (lane == Lane.COMPUTE) | ((lane == Lane.CPU) & (kind != OpKind.FILE)) | (kind == OpKind.RETURN)
+    on_host = (lane == Lane.CPU) & ~np.isin(kind, TRANSFERS)
+    computes = (lane == Lane.COMPUTE) | on_host | (kind == OpKind.RETURN)
     chosen = np.flatnonzero(computes & (layer >= 0) & np.isin(step, steps))
     if not chosen.size:
         return chosen, chosen
@@ -127,14 +129,18 @@ def moe_layers(
     return chosen[first[moe]], chosen[last[moe]]
 
 
-def h2d_bytes(timeline: Timeline) -> int:
-    """Bytes that crossed the link to the device; of a cancelled copy those before it was."""
-    return int(timeline.moved_bytes[np.isin(timeline.schedule.kind, TO_DEVICE)].sum())
+_COUNTED = {
+    "h2d_bytes": np.isin(list(OpKind), TO_DEVICE),
+    "written_back_bytes": np.array([row.puts == "host" for row in KINDS.values()]),
+}
+"""By metric, whether it counts the bytes of each kind of op."""
 
 
-def written_back_bytes(timeline: Timeline) -> int:
-    """Bytes of experts that a cache let go, copied back to host memory."""
-    return int(timeline.moved_bytes[timeline.schedule.kind == OpKind.WRITE_BACK].sum())
+def moved_bytes(kind: NDArray[np.int8], n_bytes: NDArray[np.int64]) -> dict[str, int]:
+    """By metric, the bytes of ops, (n_ops,) both, that it counts: those to the device, and those of experts that a
+    cache let go, back to host memory.
+    """
+    return {name: int(n_bytes[counted[kind]].sum()) for name, counted in _COUNTED.items()}
 
 
 def transfer_s(timeline: Timeline) -> float:
@@ -199,79 +205,56 @@ def n_first_tokens(trace: RoutingTrace, steps: NDArray[np.int32]) -> int:
     return np.unique(trace.sequence[first]).size
 
 
-@dataclass(frozen=True, slots=True)
-class Metrics:
-    """What a run took, virtual or real: the part that results have in common. Definitions in DESIGN's words.
+class Totals(NamedTuple):
+    """What an interpreter saw of a run: numbers, or (n_machines,) of many machines; definitions as of the functions.
 
-    `decode_tokens_per_s`: tokens after those of the first forward pass that makes any, over the time after it.
-    `written_back_bytes`: of experts that a cache let go, copied back to host memory.
-    `stall_s`: the compute lane waits for a transfer. `exposed_transfer_fraction`: the share of the time in which
-    experts move that passes in such waits.
+    `moved`: bytes by metric (`moved_bytes`), those of a cancelled copy before it was.
     """
 
-    moe_layer_latency_s: float
-    tokens_per_s: float
-    decode_tokens_per_s: float
-    ttft_s: float
-    tpot_s: float
-    tpot_p50_s: float
-    tpot_p99_s: float
-    makespan_s: float
-    peak_hbm_bytes: int
-    h2d_bytes: int
-    written_back_bytes: int
-    hit_rate: float
-    stall_s: float
-    stall_share: float
-    exposed_transfer_fraction: float
-
-
-METRICS = tuple(field.name for field in fields(Metrics))
-"""The names of all metrics, in order."""
+    makespan_s: Any
+    moe_layer_latency_s: Any
+    stall_s: Any
+    exposed_s: Any
+    transfer_s: Any
+    peak_hbm_bytes: Any
+    moved: dict[str, int]
 
 
 def summed_up(
     trace: RoutingTrace,
     steps: NDArray[np.int32],
     step_end: NDArray[np.float64],
+    seen: Totals,
     *,
-    makespan_s: Any,
-    moe_layer_latency_s: Any,
-    stall_s: Any,
-    exposed_s: Any,
-    transfer_s: Any,
-    peak_hbm_bytes: Any,
-    h2d_bytes: Any,
-    written_back_bytes: Any = 0,
     n_output_tokens: int,
     lookups: tuple[int, int],
 ) -> dict[str, Any]:
     """Every field of `Metrics` by name, from what an interpreter saw of one machine or many.
 
     `steps` (n_steps,): those that make tokens; `step_end` (n_steps,) or (n_machines, n_steps): when they ended. The
-    others, and what is returned, are numbers or (n_machines,). `lookups`: experts looked up in decoding, and found.
+    values that are returned are numbers or (n_machines,). `lookups`: experts looked up in decoding, and found.
     """
     zero = np.zeros(step_end.shape[:-1])
     ttft_s, gaps = first_token_s(step_end), token_gaps_s(step_end, *gap_pairs(trace, steps))
     p50, p99 = _percentiles_s(gaps)
     decode_s = step_end.max(axis=-1) - ttft_s if steps.size else zero
     n_decoded = n_output_tokens - n_first_tokens(trace, steps)
+    exposed_s = np.minimum(seen.exposed_s, seen.transfer_s)  # rounding may differ
     found = {
-        "moe_layer_latency_s": moe_layer_latency_s,
-        "tokens_per_s": n_output_tokens / makespan_s,
+        "moe_layer_latency_s": seen.moe_layer_latency_s,
+        "tokens_per_s": n_output_tokens / seen.makespan_s,
         "decode_tokens_per_s": _share(np.full_like(zero, n_decoded), decode_s),
         "ttft_s": ttft_s,
         "tpot_s": mean_gap_s(gaps),
         "tpot_p50_s": p50,
         "tpot_p99_s": p99,
-        "makespan_s": makespan_s,
-        "peak_hbm_bytes": peak_hbm_bytes,
-        "h2d_bytes": h2d_bytes,
-        "written_back_bytes": written_back_bytes,
+        "makespan_s": seen.makespan_s,
+        "peak_hbm_bytes": seen.peak_hbm_bytes,
+        **seen.moved,
         "hit_rate": lookups[1] / lookups[0] if lookups[0] else 0.0,
-        "stall_s": stall_s,
-        "stall_share": stall_s / makespan_s,
-        "exposed_transfer_fraction": _share(np.minimum(exposed_s, transfer_s), transfer_s),  # rounding may differ
+        "stall_s": seen.stall_s,
+        "stall_share": seen.stall_s / seen.makespan_s,
+        "exposed_transfer_fraction": _share(exposed_s, seen.transfer_s),
     }
     return found if step_end.ndim > 1 else {name: np.asarray(value).item() for name, value in found.items()}
 
@@ -280,22 +263,18 @@ def of_timeline(
     timeline: Timeline, trace: RoutingTrace, n_output_tokens: int, lookups: tuple[int, int]
 ) -> dict[str, Any]:
     """Every metric by its name in a result, virtual or real; `lookups`: experts looked up in decoding, and found."""
-    ends = timeline.schedule.kind == OpKind.STEP
-    return summed_up(
-        trace,
-        timeline.schedule.step[ends],
-        timeline.end_s[ends],
+    schedule, ends = timeline.schedule, timeline.schedule.kind == OpKind.STEP
+    seen = Totals(
         makespan_s=timeline.makespan_s,
         moe_layer_latency_s=moe_layer_latency_s(timeline, decode_steps(trace)),
         stall_s=stall_s(timeline),
         exposed_s=exposed_s(timeline),
         transfer_s=transfer_s(timeline),
         peak_hbm_bytes=timeline.peak_hbm_bytes,
-        h2d_bytes=h2d_bytes(timeline),
-        written_back_bytes=written_back_bytes(timeline),
-        n_output_tokens=n_output_tokens,
-        lookups=lookups,
+        moved=moved_bytes(schedule.kind, timeline.moved_bytes),
     )
+    made = schedule.step[ends], timeline.end_s[ends]
+    return summed_up(trace, *made, seen, n_output_tokens=n_output_tokens, lookups=lookups)
 
 
 def gap_pairs(trace: RoutingTrace, steps: NDArray[np.int32]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

@@ -22,6 +22,7 @@ __all__ = [
     "Lane",
     "OpKind",
     "Piece",
+    "Place",
     "ReadRounds",
     "TimeClass",
     "Work",
@@ -96,13 +97,19 @@ TimeClass = Literal["kernel", "h2d", "disk", "cpu", "host", "sync"]
 """What the time of an op is spent on as a whole; `kernel` is divided further by what bounds it."""
 
 
+Place = Literal["storage", "buffer", "host", "slot"]
+"""Where an expert lies: on storage, in a buffer of host memory that was filled for this use or kept, in host memory, in
+a slot of HBM."""
+
+
 class KindRow(NamedTuple):
     """What every room needs to know of a kind of op.
 
     `lane`: where it runs. `time`: the class of its time. `family`, `colour`: its name and colour in pictures.
-    `is_kernel`: made of GEMMs and what lies between them, on the compute lane. `moves_weights`: copies or reads the
-    weights of an expert, or others that the compute lane waits for. `reads_host`: takes the weights of an expert from
-    host memory, unless storage comes before.
+    `is_kernel`: made of GEMMs and what lies between them, on the compute lane; every stack says what it launches, every
+    calibration measures it. `takes`: where the weights of one expert
+    are that it reads; from "host" it takes what a buffer was filled with, where it waits for that. `puts`: where it
+    moves them. `streams`: it moves weights that the compute lane waits for and no slot holds.
     """
 
     lane: Lane
@@ -110,8 +117,25 @@ class KindRow(NamedTuple):
     family: str
     colour: str
     is_kernel: bool = False
-    moves_weights: bool = False
-    reads_host: bool = False
+    takes: Place | None = None
+    puts: Place | None = None
+    streams: bool = False
+
+    @property
+    def moves_weights(self) -> bool:
+        """Whether it copies or reads the weights of an expert, or others that the compute lane waits for."""
+        return self.puts is not None or self.streams
+
+    @property
+    def in_host(self) -> bool:
+        """Whether it leaves an expert in host memory."""
+        return self.puts in ("buffer", "host")
+
+    def goes_on(self, before: KindRow) -> bool:
+        """Whether it may take an expert from where an op of the kind `before` has put it."""
+        if self.puts is None or before.puts is None:
+            return False
+        return self.takes == before.puts or (self.takes == "host" and before.in_host)
 
 
 KINDS: Mapping[OpKind, KindRow] = MappingProxyType(
@@ -122,22 +146,22 @@ KINDS: Mapping[OpKind, KindRow] = MappingProxyType(
         OpKind.EXPERTS: KindRow(Lane.COMPUTE, "kernel", "expert FFN", "#0FC3B4", is_kernel=True),
         OpKind.DENSE_FFN: KindRow(Lane.COMPUTE, "kernel", "dense FFN", "#B5E8DC", is_kernel=True),
         OpKind.HEAD: KindRow(Lane.COMPUTE, "kernel", "head", "#4B2DB4", is_kernel=True),
-        OpKind.FETCH: KindRow(Lane.H2D, "h2d", "fetch", "#B4873C", moves_weights=True, reads_host=True),
-        OpKind.STAGE: KindRow(Lane.H2D, "kernel", "stage", "#F0DC78", moves_weights=True),
+        OpKind.FETCH: KindRow(Lane.H2D, "h2d", "fetch", "#B4873C", takes="host", puts="slot"),
+        OpKind.STAGE: KindRow(Lane.H2D, "kernel", "stage", "#F0DC78", takes="slot", puts="slot"),
         OpKind.READBACK: KindRow(Lane.D2H, "sync", "read-back", "#A52D4B"),
         OpKind.WAIT: KindRow(Lane.HOST, "sync", "host", "#999999"),
         OpKind.STEP: KindRow(Lane.HOST, "host", "host", "#999999"),
-        OpKind.DISK_READ: KindRow(Lane.DISK, "disk", "storage", "#691E5A", moves_weights=True),
-        OpKind.CPU_EXPERT: KindRow(Lane.CPU, "cpu", "expert FFN", "#0FC3B4", reads_host=True),
+        OpKind.DISK_READ: KindRow(Lane.DISK, "disk", "storage", "#691E5A", takes="storage", puts="buffer"),
+        OpKind.CPU_EXPERT: KindRow(Lane.CPU, "cpu", "expert FFN", "#0FC3B4", takes="host"),
         OpKind.ISSUE: KindRow(Lane.HOST, "host", "host", "#999999"),
         OpKind.HANDOVER: KindRow(Lane.D2H, "sync", "hand-over", "#E19BC8"),
-        OpKind.STREAM: KindRow(Lane.H2D, "h2d", "stream", "#7A3E10", moves_weights=True),
+        OpKind.STREAM: KindRow(Lane.H2D, "h2d", "stream", "#7A3E10", streams=True),
         OpKind.RETURN: KindRow(Lane.H2D, "sync", "hand-over", "#E19BC8"),
         OpKind.CPU_LAYER: KindRow(Lane.CPU, "cpu", "layer on the CPU", "#9669F0"),
         OpKind.SORT: KindRow(Lane.HOST, "host", "host", "#999999"),
         OpKind.DRAFT: KindRow(Lane.COMPUTE, "kernel", "draft", "#99993A"),
-        OpKind.WRITE_BACK: KindRow(Lane.D2H, "h2d", "write-back", "#5A3C0A", moves_weights=True),
-        OpKind.FILE: KindRow(Lane.CPU, "cpu", "filing", "#4B3264", moves_weights=True),
+        OpKind.WRITE_BACK: KindRow(Lane.D2H, "h2d", "write-back", "#5A3C0A", takes="slot", puts="host"),
+        OpKind.FILE: KindRow(Lane.CPU, "cpu", "filing", "#4B3264", takes="buffer", puts="buffer"),
     }
 )
 """The kinds of op, a row each, in the order of `OpKind`; colours differ in lightness within a lane."""
@@ -145,7 +169,7 @@ KINDS: Mapping[OpKind, KindRow] = MappingProxyType(
 TRANSFERS = tuple(kind for kind, row in KINDS.items() if row.moves_weights)
 """Kinds of op that move weights."""
 
-TO_DEVICE = (OpKind.FETCH, OpKind.STREAM, OpKind.RETURN)
+TO_DEVICE = tuple(kind for kind, row in KINDS.items() if row.lane is Lane.H2D and row.takes != "slot")
 """Kinds of op whose bytes cross the link to the device."""
 
 KERNEL_KINDS = tuple(kind for kind, row in KINDS.items() if row.is_kernel)

@@ -185,7 +185,29 @@ class Recorder:
 
         Each waits for `n_after` (n,) ops, which `after` (n_deps,) has one op after the other; None: for all of `after`.
         """
+        if self.is_live:
+            return self._issue_each(lane, rows, n_after, after, step, layer, expert)
         return self._append(rows, n_after, after, lane, step, layer, expert)
+
+    def _issue_each(
+        self,
+        lane: Lane | NDArray[np.int64],
+        rows: NDArray[np.int64],
+        n_after: NDArray[np.int64] | None,
+        after: NDArray[np.int64],
+        step: int,
+        layer: int,
+        expert: int | NDArray[np.int64],
+    ) -> int:
+        """As `issue_many`, one after the other."""
+        if n_after is None:
+            n_after, after = np.full(len(rows), len(after)), np.tile(after, len(rows))
+        first, works, ends = self.next_op, list(self._rows), np.cumsum(n_after)
+        lanes, experts = np.broadcast_to(lane, rows.shape), np.broadcast_to(expert, rows.shape)
+        for i, row in enumerate(rows.tolist()):
+            waits = after[ends[i] - n_after[i] : ends[i]].tolist()
+            self.issue(Lane(int(lanes[i])), works[row], waits, step=step, layer=layer, expert=int(experts[i]))
+        return first
 
     def _append(self, *about: Any) -> int:
         first = self.next_op

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from offload.granularity import matrix_bytes
-from offload.ops import KINDS, Lane, OpKind
+from offload.ops import KINDS, KindRow, Lane, OpKind, Place
 from runtime.backend import Action, Backend, Copy
 from runtime.bound_pass import BoundPass, bind_pass
 from runtime.host_layers import KIND_OF_PART
@@ -160,31 +160,43 @@ class Binder:
 
     def _action(self, op: int, kind: OpKind) -> Action:
         """What an op of the compute, copy, storage or CPU lane does; read-backs and crossings apart."""
-        if kind is OpKind.DISK_READ:
-            assert self.storage is not None
-            n_bytes, to = int(self.program.schedule.bytes[op]), self.staging[self.program.staging[op]]
-            return partial(self.storage.read, self.program.key(op), to, n_bytes)
-        if kind is OpKind.FETCH and self.program.bits(op):
-            packed = self.experts.in_bits(self.program.key(op), self.program.bits(op)).packed
-            return Copy(self.slots[self.program.slot[op]][: len(packed)], packed)
-        if kind is OpKind.FETCH:
-            n, staging = self._expert_bytes, int(self.program.staging[op])
-            source = self.staging[staging][:n] if staging >= 0 else self.experts[self.program.key(op)]
-            here = self._bytes_of(op)
-            return Copy(self.slots[self.program.slot[op]][here], source[here])
-        if kind is OpKind.FILE:
-            n_bytes, (source, to) = int(self.program.schedule.bytes[op]), self._filed(op)
-            return partial(_copied, to[:n_bytes], source[:n_bytes])
-        if kind is OpKind.WRITE_BACK:
-            here = self._bytes_of(op)
-            return Copy(self.experts[self.program.key(op)], self.slots[self.program.slot[op]][here])
+        row = KINDS[kind]
+        if row.puts is not None:
+            return self._move(op, row)
         parts = list(self._compute(op, kind))
         return parts[0] if len(parts) == 1 else partial(_in_turn, parts)
 
-    def _filed(self, op: int) -> tuple[Tensor, Tensor]:
-        """The buffer that an expert was read into, and the one that it is filed in."""
-        staging = self.program.staging
-        return self.staging[staging[self.program.source[op]]], self.staging[staging[op]]
+    def _move(self, op: int, row: KindRow) -> Action:
+        """An expert, or one matrix of it, from where it lies to another place."""
+        n_bytes, bits = int(self.program.schedule.bytes[op]), self.program.bits(op)
+        to = self._place_of(op, row.puts)
+        if row.takes == "storage":
+            assert self.storage is not None
+            return partial(self.storage.read, self.program.key(op), to, n_bytes)
+        if bits and row.takes == "host":
+            source = self.experts.in_bits(self.program.key(op), bits).packed
+            here = slice(0, len(source))
+        else:
+            source = self._taken_from(op, row.takes)
+            here = slice(0, n_bytes) if row.puts == "buffer" else self._bytes_of(op)  # what is filed comes in pages
+        to, source = to[here], source[here]
+        return Copy(to, source) if row.lane in (Lane.H2D, Lane.D2H) else partial(_copied, to, source)
+
+    def _taken_from(self, op: int, takes: Place | None) -> Tensor:
+        """The bytes of the expert that an op moves or computes, in the buffer that was filled for it, if one was."""
+        source = int(self.program.source[op])
+        if takes == "slot" or source < 0:
+            return self._place_of(op, takes)
+        filled: Tensor = self.staging[self.program.staging[source]]
+        return filled
+
+    def _place_of(self, op: int, place: Place | None) -> Tensor:
+        """The bytes of a place that an op names."""
+        if place == "host":
+            return self.experts[self.program.key(op)]
+        pool, number = (self.slots, self.program.slot) if place == "slot" else (self.staging, self.program.staging)
+        found: Tensor = pool[number[op]]
+        return found
 
     def _compute(self, op: int, kind: OpKind) -> Iterator[partial[None]]:
         """The parts of an op of the compute or CPU lane, in order."""
@@ -252,8 +264,7 @@ class Binder:
             scratch, rounded = layers.scratch, self.program.bits(op) > 0
             weights = self._weights_at(self.unpacked) if rounded else self._weights_in(int(self.program.slot[op]))
         else:
-            n, staging = self._expert_bytes, int(self.program.staging[op])
-            memory = self.staging[staging][:n] if staging >= 0 else self.experts[self.program.key(op)]
+            memory = self._taken_from(op, KINDS[kind].takes)[: self._expert_bytes]
             own = layers.scratch if layers is self.host_layers else self.cpu_scratch
             assert own is not None
             weights, scratch = self._weights_at(memory), own

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from offload.caches.residency import ResidentSet
-from offload.ops import Lane, OpKind, Piece, Work
+from offload.ops import KINDS, Lane, OpKind, Piece, Work
 from offload.schedule import Schedule
 from runtime.host_layers import HostLayers
 from runtime.order import Order, order_of
@@ -45,7 +45,7 @@ class Rounding(NamedTuple):
     bits: float = 0.0
 
 
-_IN_HOST = (OpKind.DISK_READ, OpKind.FILE)
+_IN_HOST = tuple(kind for kind, row in KINDS.items() if row.puts == "buffer")
 """Kinds of op whose slot is one of host memory."""
 
 
@@ -219,7 +219,7 @@ class _Builder:
         taken = set(self.touches.source[self.touches.staging >= 0].tolist())
         for op in np.flatnonzero(np.isin(self.schedule.kind, _IN_HOST)).tolist():
             if op not in taken and self.schedule.slot[op] < 0:
-                raise InvalidInput(f"op {op} reads or files an expert that no later op waits for and takes on")
+                raise InvalidInput(f"op {op} fills a buffer with an expert that no later op waits for and takes on")
         n_wanted = 0
         for one in self.passes.passes:
             for layer in one.moe_layers(self.model):

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections import defaultdict
 from dataclasses import dataclass, field
 
-from offload.ops import KINDS, Lane, OpKind
+from offload.ops import KINDS, Lane, OpKind, Place
 from runtime.program import Program
 from traces.errors import PregateError
 
@@ -51,20 +51,12 @@ def _reads(program: Program, op: int, kind: OpKind) -> list[str]:
     if kind is OpKind.EXPERTS:
         slot = _slot(program, op) if program.slot[op] >= 0 else []
         return [_INPUT, *slot, *([_CPU_RESULTS] if program.closes[op] else [])]
-    staged = [f"staging buffer {program.staging[op]}"] if program.staging[op] >= 0 else []
-    if kind is OpKind.FETCH:
-        return staged or [_in_host_memory(program, op)]
-    if kind is OpKind.WRITE_BACK:
-        return _slot(program, op)
-    if kind is OpKind.FILE:
-        return [f"staging buffer {program.staging[program.source[op]]}"]
     if kind is OpKind.READBACK:
         return [f"the ids of MoE layer {program.moe_layer[op]}"]
     if kind is OpKind.RETURN:
         return [_CPU_RESULTS]
-    if kind is OpKind.CPU_EXPERT:
-        return staged if program.on_host(op) else [_INPUT, *staged]
-    return [_INPUT] if kind is OpKind.HANDOVER else []
+    given = kind is OpKind.HANDOVER or (kind is OpKind.CPU_EXPERT and not program.on_host(op))
+    return [*([_INPUT] if given else []), *_taken(program, op, KINDS[kind].takes)]
 
 
 def _writes(program: Program, op: int, kind: OpKind) -> list[str]:
@@ -81,13 +73,24 @@ def _written(program: Program, op: int, kind: OpKind) -> list[str]:
     """Apart from the residual stream, which only layers on the host have change its side."""
     if kind is OpKind.GATE:
         return [f"the ids of MoE layer {program.moe_layer[op]}", _INPUT]
-    if kind is OpKind.FETCH:
+    if kind is OpKind.CPU_EXPERT:
+        return [_CPU_RESULTS]
+    puts = KINDS[kind].puts
+    if puts == "slot":
         return _slot(program, op)
-    if kind is OpKind.WRITE_BACK:
-        return [_in_host_memory(program, op)]
-    if kind in (OpKind.DISK_READ, OpKind.FILE):
+    if puts == "buffer":
         return [f"staging buffer {program.staging[op]}"]
-    return [_CPU_RESULTS] if kind is OpKind.CPU_EXPERT else []
+    return [_in_host_memory(program, op)] if puts == "host" else []
+
+
+def _taken(program: Program, op: int, takes: Place | None) -> list[str]:
+    """Where the weights of an expert are that an op moves or computes in host memory."""
+    if takes == "slot":
+        return _slot(program, op)
+    if takes in (None, "storage"):
+        return []
+    source = int(program.source[op])
+    return [f"staging buffer {program.staging[source]}" if source >= 0 else _in_host_memory(program, op)]
 
 
 def _slot(program: Program, op: int) -> list[str]:

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from offload.ops import Lane, OpKind
+from offload.ops import KINDS, Lane, OpKind
 from offload.schedule import Schedule
 from offload.timeline import Timeline
 from runtime.backend import Action, Backend, Times
@@ -150,7 +150,8 @@ def _prepare(program: Program, experts: Experts, storage: Path | None) -> Expert
     on_disk = program.keys(OpKind.DISK_READ)
     if on_disk and storage is None:
         raise InvalidInput("the schedule reads experts from storage: name a folder for them")
-    taken = np.isin(program.schedule.kind, [OpKind.FETCH, OpKind.CPU_EXPERT]) & (program.staging < 0)
+    from_host = [kind for kind, row in KINDS.items() if row.takes == "host"]
+    taken = np.isin(program.schedule.kind, from_host) & (program.source < 0)
     experts.require([program.key(op) for op in np.flatnonzero(taken).tolist()])
     return ExpertFile(storage, on_disk, experts) if on_disk and storage is not None else None
 

@@ -24,10 +24,30 @@ ExpertKey = tuple[int, int]
 _Copy = tuple[ExpertKey, float]
 """An expert as a slot holds it: its bits a parameter."""
 
-_LANDS = (OpKind.DISK_READ, OpKind.FILE)
+_LANDS = tuple(kind for kind, row in KINDS.items() if row.puts == "buffer")
 """Kinds of op that fill a staging buffer."""
 
 WAY_OUT = "capture the schedule with a stack whose execution is 'streams'"
+
+_REFUSED = {
+    OpKind.ISSUE: f"issues a run of copies: the runtime copies experts one by one, {WAY_OUT}",
+    OpKind.STREAM: (
+        "streams weights, keys or values: the runtime executes experts=cpu and layers=cpu, simulate it instead"
+    ),
+    OpKind.SORT: f"sorts rows by expert on the host: the runtime sorts on the device, {WAY_OUT}",
+    OpKind.STAGE: f"copies an expert within HBM: the runtime reads experts where they land, {WAY_OUT}",
+}
+"""What an op of a kind does that the runtime does not, and the way out."""
+
+_EXECUTED = frozenset(
+    {
+        OpKind.SELF_ATTENTION, OpKind.CROSS_ATTENTION, OpKind.GATE, OpKind.EXPERTS, OpKind.DENSE_FFN, OpKind.HEAD,
+        OpKind.READBACK, OpKind.WAIT, OpKind.STEP, OpKind.CPU_EXPERT, OpKind.CPU_LAYER, OpKind.HANDOVER, OpKind.RETURN,
+        *(kind for kind, row in KINDS.items() if row.puts is not None),
+    }
+    - _REFUSED.keys()
+)  # fmt: skip
+"""Kinds of op that are bound to something; of those that move an expert the table says all that is to be known."""
 
 
 class Routed(NamedTuple):
@@ -112,8 +132,6 @@ class Touches:
 
     def check_kind(self, op: int, kind: OpKind, lane: int) -> None:
         """Raise `InvalidInput` for an op that the runtime does not execute, or one on another lane than its kind's."""
-        if kind is OpKind.ISSUE:
-            raise InvalidInput(f"op {op} issues a run of copies: the runtime copies experts one by one, {WAY_OUT}")
         if kind is OpKind.FETCH and self.schedule.expert[op] < 0:
             raise InvalidInput(
                 f"op {op} copies all experts of a layer at once (granularity=layer): the runtime copies experts one by "
@@ -124,43 +142,39 @@ class Touches:
                 f"op {op} moves or multiplies by one matrix (granularity=matrix): experts of {self.model.name} have "
                 f"biases, which the runtime keeps apart, simulate it instead"
             )
-        if kind is OpKind.STREAM:
-            raise InvalidInput(
-                f"op {op} streams weights, keys or values: the runtime executes experts=cpu and layers=cpu, simulate "
-                f"it instead"
-            )
-        if kind is OpKind.SORT:
-            raise InvalidInput(f"op {op} sorts rows by expert on the host: the runtime sorts on the device, {WAY_OUT}")
-        if kind is OpKind.STAGE:
-            raise InvalidInput(
-                f"op {op} copies an expert within HBM: the runtime reads experts where they land, {WAY_OUT}"
-            )
+        if kind not in _EXECUTED:
+            what = _REFUSED.get(kind, f"is a {kind.name}: the runtime executes none, simulate it instead")
+            raise InvalidInput(f"op {op} {what}")
         wanted = KINDS[kind].lane
         if lane != wanted:
             raise InvalidInput(f"op {op}, a {kind.name}, is on lane {Lane(lane).name}: it runs on {wanted.name}")
 
     def touch(self, op: int, kind: OpKind) -> None:
         """Note what an op does to the experts that are held: it moves or computes one. Raises `InvalidInput`."""
-        if kind is OpKind.FETCH or kind in _LANDS:
-            moved, whole, piece = int(self.schedule.bytes[op]), self._expert_bytes, self._piece(op)
-            if piece is not None:
-                whole = matrix_bytes(self.model)[piece.i]
-            elif self._bits(op) < self._stored:
-                whole = int(whole * self._bits(op) / self._stored)
-            in_pages = -(-whole // PAGE_BYTES) * PAGE_BYTES  # storage may be read in whole ones
-            if not whole <= moved <= (in_pages if kind in _LANDS else whole):
-                raise InvalidInput(
-                    f"op {op} moves {moved} bytes, an expert of {self.model.name} has {whole}: the "
-                    f"schedule is of another model, or fetches a part of an expert, which is simulated only"
-                )
-        if kind is OpKind.FETCH:
+        puts = KINDS[kind].puts
+        if puts is not None:
+            self._check_size(op, in_pages=puts == "buffer")
+        if puts == "slot":
             self._fill(op)
-        elif kind in _LANDS:
+        elif puts == "buffer":
             self._land(op, kind)
-        elif kind is OpKind.WRITE_BACK:
+        elif puts == "host":
             self._write_back(op)
         elif kind is OpKind.CPU_EXPERT or (kind is OpKind.EXPERTS and self.schedule.expert[op] >= 0):
             self._compute(op, on_device=kind is OpKind.EXPERTS)
+
+    def _check_size(self, op: int, in_pages: bool) -> None:
+        """Raise `InvalidInput` for a move of other bytes than an expert has, or a matrix; storage is read in pages."""
+        moved, whole, piece = int(self.schedule.bytes[op]), self._expert_bytes, self._piece(op)
+        if piece is not None:
+            whole = matrix_bytes(self.model)[piece.i]
+        elif self._bits(op) < self._stored:
+            whole = int(whole * self._bits(op) / self._stored)
+        if not whole <= moved <= (-(-whole // PAGE_BYTES) * PAGE_BYTES if in_pages else whole):
+            raise InvalidInput(
+                f"op {op} moves {moved} bytes, an expert of {self.model.name} has {whole}: the "
+                f"schedule is of another model, or fetches a part of an expert, which is simulated only"
+            )
 
     def _fill(self, op: int) -> None:
         """A slot changes hands; the expert comes from a staging buffer when the fetch waits for a read of it."""
@@ -197,12 +211,14 @@ class Touches:
         self.slot[op], self.source[op], self.moe_layer[op] = slot, self.holder.get(copy, (-1, -1))[1], copy[0][0]
 
     def _land(self, op: int, kind: OpKind) -> None:
-        """A read or a filing takes the buffer of its slot of host memory, or the lowest of its kind that is free by
-        then, or a new one; what is filed comes from the buffer that it was read into.
+        """A read, or a copy in host memory, takes the buffer of its slot of host memory, or the lowest of its kind that
+        is free by then, or a new one; what is copied comes from the buffer that it was read into, or from where it is
+        kept.
         """
-        if kind is OpKind.FILE:
+        takes = KINDS[kind].takes
+        if takes != "storage":
             self._take_on(op, (int(self.moe_layer[op]), int(self.schedule.expert[op])))
-            if self.source[op] < 0:
+            if takes == "buffer" and self.source[op] < 0:
                 raise InvalidInput(f"op {op} files an expert and waits for no read of it")
         slot, kept = int(self.schedule.slot[op]), set(self.kept_in.values())
         if slot in self.kept_in:

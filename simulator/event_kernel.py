@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from simulator.event_rates import begin, begin_transfer, share
+from simulator.event_rates import begin, begin_transfer, share_rates
 from simulator.event_state import (
     COMPUTE,
     CPU,
@@ -66,7 +66,7 @@ def run(
             else:
                 _choose(job, s, m)
         if m.changed:
-            share(job, s, m)
+            share_rates(job, s, m)
         now_s = s.next_s[0]
         for slot in range(1, N_SLOTS):
             now_s = min(now_s, s.next_s[slot])

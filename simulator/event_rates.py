@@ -8,7 +8,7 @@ import numpy as np
 
 from simulator.event_state import ALONE, CPU, D2H, FLOW, H2D, LATENCY, SHARED, SHARING, TRANSFER
 
-__all__ = ["begin", "begin_transfer", "share"]
+__all__ = ["begin", "begin_transfer", "share_rates"]
 
 
 def begin(job: Any, s: Any, m: Any, i: int, here: int) -> bool:
@@ -51,7 +51,7 @@ def _begin_piece(s: Any, m: Any, i: int, piece: int, work_s: float, demand: floa
     return True
 
 
-def share(job: Any, s: Any, m: Any) -> None:
+def share_rates(job: Any, s: Any, m: Any) -> None:
     """Give all work its rate, and account for that of which it is another than before."""
     m.changed = 0
     n_h2d, n_d2h, to_device, to_host, on_cpu = 0, 0, False, False, False

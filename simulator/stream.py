@@ -13,8 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hwmodels.cost import Costs
-from offload.metrics import moe_layers, overlap_s, union_s
-from offload.ops import TO_DEVICE, TRANSFERS, Lane, OpKind
+from offload.metrics import Totals, moe_layers, moved_bytes, overlap_s, union_s
+from offload.ops import TRANSFERS, Lane, OpKind
 from offload.recorder import Part
 from simulator.explain.bounds import chains_s
 from simulator.explain.critical_path import pulled_back
@@ -28,17 +28,16 @@ _SMALL_OPS = 100_000
 
 _NOWHERE = np.zeros(0, dtype=np.int64)
 
-_MOVES, _TO_DEVICE = (np.isin(list(OpKind), kinds) for kinds in (TRANSFERS, TO_DEVICE))
-"""By kind of op: whether it moves experts, and whether to the device."""
+_MOVES = np.isin(list(OpKind), TRANSFERS)
+"""By kind of op whether it moves experts."""
 
 
 class Stream:
     """Feed it every part of a schedule in order, then read the metrics; definitions as in `offload.metrics`.
 
     `steps`: the forward passes whose MoE layers count. `static_bytes`: HBM in use throughout. After the last `feed`:
-    `makespan_s`, `stall_s`, `moe_layer_latency_s`, `transfer_s`, `peak_hbm_bytes`, `h2d_bytes`, `written_back_bytes`,
-    `critical_path_s`, `lane_s` (n_lanes,) work of each lane, and `step_ends`: step and end of each forward pass that
-    made tokens.
+    `totals`, `critical_path_s`, `lane_s` (n_lanes,) work of each lane, and `step_ends`: step and end of each forward
+    pass that made tokens.
     `n_layers`, `layers_s`: MoE layers counted, and their sum. `part_end_s`: when the ops of
     the last part ended. `paths`, if asked for: the makespan, and the sum over MoE
     layers, along their critical paths, as if none crossed from a part to the next but on the host.
@@ -55,7 +54,7 @@ class Stream:
         self.layers_s, self.n_layers = 0.0, 0
         self._ends: list[tuple[NDArray[np.int32], NDArray[np.float64]]] = []
         self.makespan_s = self.stall_s = self.critical_path_s = 0.0
-        self.h2d_bytes = self.written_back_bytes = 0
+        self.moved: dict[str, int] = {}  # as of `Totals`
         self.part_end_s = np.zeros(0)
         self.lane_s = np.zeros(len(Lane))
 
@@ -100,8 +99,8 @@ class Stream:
         lane, kind, cost = columns["lane"], columns["kind"], columns["cost"]
         self.lane_s += np.bincount(lane, costs.duration_s[cost], len(Lane))
         self.lane_s[Lane.HOST] += float(costs.issue_s[cost][lane != Lane.HOST].sum())
-        self.h2d_bytes += int(columns["bytes"][_TO_DEVICE[kind]].sum())
-        self.written_back_bytes += int(columns["bytes"][kind == OpKind.WRITE_BACK].sum())
+        for name, n_bytes in moved_bytes(kind, columns["bytes"]).items():
+            self.moved[name] = self.moved.get(name, 0) + n_bytes
         first, last = moe_layers(lane, kind, columns["step"], columns["layer"], self._steps)
         self.layers_s += float((end[last] - start[first]).sum())
         self.n_layers += len(first)
@@ -126,6 +125,14 @@ class Stream:
         places[older] = np.searchsorted(self._live, part.live[older])
         self._live, self._live_end, self._live_chain = part.live, end[places], chain[places]
         self._live_moves = moves[places]
+
+    @property
+    def totals(self) -> Totals:
+        """What was seen of the whole."""
+        return Totals(
+            self.makespan_s, self.moe_layer_latency_s, self.stall_s, self.exposed_s, self.transfer_s,
+            self.peak_hbm_bytes, self.moved,
+        )  # fmt: skip
 
     @property
     def moe_layer_latency_s(self) -> float:

@@ -18,7 +18,7 @@ from hwmodels.calibrate.least_squares import Fitted, fit_median, fit_sum, summar
 from hwmodels.calibrate.link_figures import link_figures
 from hwmodels.calibrate.measured_machine import Rates, machine_of
 from hwmodels.calibrate.measurements import Measurements, Sample
-from hwmodels.calibrate.offloaded_slowdown import fit_beside_fetches
+from hwmodels.calibrate.offloaded_slowdown import fit_offloaded_slowdown
 from hwmodels.calibrate.rounds import rounds_left_out
 from hwmodels.fits.fit import Fit, FittedConstant, LeftOut
 from hwmodels.fits.fit_limits import check_fit
@@ -184,7 +184,7 @@ def _fit_kernels(measured: Measurements, tables: Mapping[str, ExtendedTable], ra
         if not samples:
             raise InvalidInput(f"no op of kind {kind} was measured: measure again")
         fitted[kind] = _fit_kind(samples, tables, rates)
-        beside = fit_beside_fetches(list(measured.of("op", kind=kind)))
+        beside = fit_offloaded_slowdown(list(measured.of("op", kind=kind)))
         if beside is not None:
             fitted[f"{kind}/offloaded"] = beside
     readback = list(measured.of("op", kind="readback", phase="decode"))

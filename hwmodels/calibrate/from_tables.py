@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from hwmodels.calibrate.kernel_tables import MACHINES, PACKAGE, KernelTable, kernel_tables, versions
-from hwmodels.calibrate.law_fits import drawn_rows, errors_of, fit_law, predicted, rates_of, roofline_s
+from hwmodels.calibrate.law_fits import drawn_rows, errors_of, fit_law, predicted, rates_of, table_roofline_s
 from hwmodels.fits.fit import Fit, law_errors
 from hwmodels.fits.fit_limits import check_fit
 from hwmodels.laws.families import family_of
@@ -122,7 +122,7 @@ def law_rows(machines: Sequence[TableFit]) -> list[dict[str, Any]]:
     for mine in machines:
         relative, other = (nearest(mine, machines, relatives=one) for one in (True, False))
         for i, (table, law) in enumerate(zip(mine.tables, mine.laws, strict=True)):
-            roofline = errors_of(roofline_s(table, rates_of(table, mine.accelerator)), table.seconds)
+            roofline = errors_of(table_roofline_s(table, rates_of(table, mine.accelerator)), table.seconds)
             kin, stranger = by_law_of(mine, i, relative), by_law_of(mine, i, other)
             bar, far = _bars(mine.accelerator.name, law.form)
             rows.append(

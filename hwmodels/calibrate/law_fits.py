@@ -23,7 +23,16 @@ from hwmodels.quantity import ReadOnly
 from hwmodels.specs.spec import Accelerator
 from traces.model.dtypes import find_dtype
 
-__all__ = ["MOST_ROWS", "drawn_rows", "errors_of", "fit_law", "held_out_rows", "predicted", "rates_of", "roofline_s"]
+__all__ = [
+    "MOST_ROWS",
+    "drawn_rows",
+    "errors_of",
+    "fit_law",
+    "held_out_rows",
+    "predicted",
+    "rates_of",
+    "table_roofline_s",
+]
 
 MOST_ROWS = 2500
 """Rows of a table that are fitted."""
@@ -78,7 +87,7 @@ def rates_of(table: KernelTable, accelerator: Accelerator) -> CardRates:
     return CardRates(rate, accelerator.hbm_bytes_per_s, float(accelerator.n_sm), float(accelerator.l2_bytes))
 
 
-def roofline_s(table: KernelTable, rates: CardRates) -> NDArray[np.float64]:
+def table_roofline_s(table: KernelTable, rates: CardRates) -> NDArray[np.float64]:
     """The longer of all arithmetic and all reading at the claimed rates, of every row: what a law has to better."""
     of, size = table.shapes, find_dtype(table.stored).bits / 8
     if "gemm" in table.form:
@@ -100,7 +109,7 @@ def roofline_s(table: KernelTable, rates: CardRates) -> NDArray[np.float64]:
     return np.asarray(np.maximum(flop / rates.flop_per_s, read / rates.bytes_per_s))
 
 
-def solve(table: KernelTable, rates: CardRates, start: Mapping[str, float] | None = None) -> Constants:
+def solve_law(table: KernelTable, rates: CardRates, start: Mapping[str, float] | None = None) -> Constants:
     """The constants of a law on all rows of `table`."""
     from scipy.optimize import least_squares
 
@@ -133,7 +142,7 @@ def held_out_rows(table: KernelTable, rates: CardRates, start: Mapping[str, floa
         out = np.isin(table.family, part)
         if out.all():
             continue
-        without = solve(table.rows(~out), rates, start)
+        without = solve_law(table.rows(~out), rates, start)
         seconds[out] = predicted(without.values, table.rows(out), rates)
     return seconds
 
@@ -162,7 +171,7 @@ def errors_of(seconds: NDArray[np.float64], measured: NDArray[np.float64]) -> He
 def fit_law(table: KernelTable, rates: CardRates) -> FittedLaw:
     """The law of a table with its errors on families that were left out."""
     drawn = drawn_rows(table)
-    constants = solve(drawn, rates)
+    constants = solve_law(drawn, rates)
     families = errors_of(held_out_rows(drawn, rates, constants.values), drawn.seconds)
     windowed = table.windowed
     windows = None

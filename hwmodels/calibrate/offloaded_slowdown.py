@@ -15,7 +15,7 @@ from hwmodels.calibrate.least_squares import Fitted, fit_curve, fit_factor, summ
 from hwmodels.calibrate.measurements import Sample
 from hwmodels.kernels.roofline import cached_share
 
-__all__ = ["fit_beside_fetches"]
+__all__ = ["fit_offloaded_slowdown"]
 
 _NAMES = ("offloaded", "cached", "cache_bytes")
 
@@ -35,7 +35,7 @@ _N_STARTS = 5
 """Sizes of a cache to begin with: the squares of a small cache and of a large one have a hill between them."""
 
 
-def fit_beside_fetches(samples: Sequence[Sample]) -> Fitted | None:
+def fit_offloaded_slowdown(samples: Sequence[Sample]) -> Fitted | None:
     """The constants of a kind of op, of all of whose `samples` those decode; None where it was not timed both ways.
 
     `offloaded`: how many times as long as alone ops take. Where their weights are in slots, of several sizes, and the

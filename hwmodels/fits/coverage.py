@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from hwmodels.kernels.roofline import longer, roofline_s
+from hwmodels.kernels.roofline import binding_term, roofline_s
 from hwmodels.platform import Platform
 from offload.ops import KERNEL_KINDS, OpKind, Work
 from traces.model.dtypes import DTYPES
@@ -109,7 +109,7 @@ def _by_table(work: Work, figures: Figures) -> Iterator[tuple[float, bool]]:
     rates = figures.peak_flop_per_s(work.compute), figures["accelerator.hbm_bytes_per_s"]
     measured = table.table.dtype == work.compute and work.weight_bits == DTYPES[work.compute].bits
     for gemm in work.gemms:
-        seconds: Any = sum(longer(*roofline_s(gemm, figures.read_bits(work), *rates))) / table.at(gemm)
+        seconds: Any = sum(binding_term(*roofline_s(gemm, figures.read_bits(work), *rates))) / table.at(gemm)
         yield float(seconds), measured and table.covers(gemm)
 
 

@@ -10,7 +10,7 @@ from typing import Any
 from hwmodels.fits.conditions import check_shared, read_conditions
 from hwmodels.fits.fit import Fit, FittedConstant, LeftOut, digest_of
 from hwmodels.fits.fit_limits import check_fit
-from hwmodels.kernels.roofline import GemmTable, kernel_constant, read_table
+from hwmodels.kernels.roofline import GemmTable, kernel_constant, read_gemm_table
 from hwmodels.laws.fitted import FittedLaw, read_law
 from hwmodels.quantity import DIMENSIONS, ReadOnly
 from hwmodels.shipped import FITS_DIR, shipped
@@ -107,7 +107,7 @@ def _tables(section: Section) -> tuple[GemmTable, ...]:
     for i, one in enumerate(raw):
         if not isinstance(one, dict):
             raise InvalidFile(f"{section.where}: gemm_tables holds something that is no table")
-        tables.append(read_table(Section(one, f"{section.where}: gemm_tables[{i}]")))
+        tables.append(read_gemm_table(Section(one, f"{section.where}: gemm_tables[{i}]")))
     return tuple(tables)
 
 

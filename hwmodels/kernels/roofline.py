@@ -25,12 +25,12 @@ __all__ = [
     "GemmTable",
     "Utilisation",
     "activation_bytes",
+    "binding_term",
     "cached_share",
     "kernel_constant",
     "kernel_terms",
-    "longer",
     "measured_alone",
-    "read_table",
+    "read_gemm_table",
     "roofline_s",
 ]
 
@@ -152,7 +152,7 @@ def kernel_terms(
     compute_s: Any = 0.0
     hbm_s: Any = 0.0
     for gemm in work.gemms:
-        flop_s, bytes_s = longer(*roofline_s(gemm, work.weight_bits, flop_per_s, bytes_per_s))
+        flop_s, bytes_s = binding_term(*roofline_s(gemm, work.weight_bits, flop_per_s, bytes_per_s))
         utilisation = table.at(gemm)
         compute_s, hbm_s = compute_s + flop_s / utilisation, hbm_s + bytes_s / utilisation
     return {
@@ -170,7 +170,7 @@ def roofline_s(gemm: Gemm, weight_bits: float, flop_per_s: Any, bytes_per_s: Any
     return gemm.n_gemms * flop_s, gemm.n_gemms * bytes_s
 
 
-def longer(flop_s: Any, bytes_s: Any) -> tuple[Any, Any]:
+def binding_term(flop_s: Any, bytes_s: Any) -> tuple[Any, Any]:
     """The longer of two that overlap, and 0 for the other: (arithmetic, traffic)."""
     if type(flop_s) is float and type(bytes_s) is float:
         return (flop_s, 0.0) if flop_s >= bytes_s else (0.0, bytes_s)
@@ -213,7 +213,7 @@ def _place(axis: Sequence[float], value: float) -> tuple[int, float]:
     return i, min(max(share, 0.0), 1.0)
 
 
-def read_table(section: Section) -> GemmTable:
+def read_gemm_table(section: Section) -> GemmTable:
     """A table from its section of a fit. Raises `InvalidFile` unless it is whole, `UnknownName` for its format."""
     dtype = section.text("dtype")
     if dtype not in DTYPES:

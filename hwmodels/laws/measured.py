@@ -11,7 +11,7 @@ from hwmodels.laws.dispatch import FLASHINFER_CUTLASS, TRITON_DEFAULT, TRITON_TU
 from hwmodels.laws.forms import KERNELS
 from hwmodels.laws.gemm import CYCLED_WEIGHTS, dense_gemm
 from hwmodels.laws.latent_attention import latent_decode
-from hwmodels.laws.moe import ExpertGroup, fused_experts, rows_of
+from hwmodels.laws.moe import ExpertGroup, expert_rows_of, fused_experts
 from hwmodels.laws.rates import CardRates, KernelTime, Number, rounded_up, smaller_of
 
 __all__ = ["MEASURED"]
@@ -66,7 +66,7 @@ def _experts(c: Mapping[str, Number], rates: CardRates, shapes: Shapes, bits: fl
     active = smaller_of(shapes["n_experts"], n_rows)
     groups = [ExpertGroup(active, rounded_up(n_rows / active))]
     sizes = shapes["d_model"], shapes["d_ff"], shapes["n_up"]
-    rows = rows_of(groups, shapes["n_tokens"])
+    rows = expert_rows_of(groups, shapes["n_tokens"])
     by_default = kernel == TRITON_DEFAULT and ~_tuned(shapes["n_experts"], shapes["d_ff"])
     by_core = kernel == FLASHINFER_CUTLASS
     return fused_experts(c, rates, rows, *sizes, weight_bits=bits, warm=True, by_default=by_default, by_core=by_core)

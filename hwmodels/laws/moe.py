@@ -13,7 +13,7 @@ import numpy as np
 from hwmodels.laws.gemm import STEP, tile_seconds
 from hwmodels.laws.rates import CardRates, KernelTime, Number, kept_share, overlapped, rounded_up, smaller_of
 
-__all__ = ["ALIGNED", "HEIGHTS", "ExpertGroup", "ExpertRows", "fused_experts", "rows_of"]
+__all__ = ["ALIGNED", "HEIGHTS", "ExpertGroup", "ExpertRows", "expert_rows_of", "fused_experts"]
 
 _TILES = ((16, 64), (16, 128), (32, 64), (64, 64), (64, 128), (128, 128), (128, 256))
 
@@ -46,7 +46,7 @@ class ExpertRows(NamedTuple):
     n_high: tuple[Number, ...]
 
 
-def rows_of(groups: Sequence[ExpertGroup], n_tokens: Number) -> ExpertRows:
+def expert_rows_of(groups: Sequence[ExpertGroup], n_tokens: Number) -> ExpertRows:
     """The rows of one op."""
     n_high = (sum(one.n_experts * rounded_up(one.rows / height) for one in groups) for height in HEIGHTS)
     n_rows = sum(one.n_experts * one.rows for one in groups)

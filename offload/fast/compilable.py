@@ -5,6 +5,8 @@ All else is written by `offload.decoding`, the definition, which writes the same
 
 from __future__ import annotations
 
+from dataclasses import MISSING, fields
+
 from offload.answers.by_bandwidth import ByBandwidth
 from offload.answers.cheaper import CheaperEach, ShorterLane
 from offload.answers.list_schedule import ListScheduled
@@ -22,6 +24,12 @@ __all__ = ["answer_of", "is_compilable"]
 _EVICTIONS = (Lru, Fifo, Lifo, HotLru, Static, Lfu, ReleasedLfu, ReleasedLifo)
 """The evictions that the kernel knows."""
 
+_KNOWN = frozenset(field.name for field in fields(Execution) if field.default is MISSING) | {
+    "host_computes", "micro_batch", "stream_tokens", "stream_per_expert", "streams_from", "decompresses",
+    "workspace_tokens", "micro_sequences",
+}  # fmt: skip
+"""What an execution may say that the kernel knows, or that is not asked where it is taken; another word is unknown."""
+
 _BY_COSTS = {
     CheaperEach: layout.CHEAPER_EACH,
     ShorterLane: layout.SHORTER_LANE,
@@ -35,8 +43,7 @@ def is_compilable(policy: Policy, execution: Execution, cache: ResidentSet | Non
     """Whether policy, cache and what shares an op of experts are values that the kernel knows."""
     if policy.speculation is not None and policy.speculation.draft_name != "none":
         return False
-    on_host = execution.sorts_on_host or execution.selects_on_host
-    if on_host or (cache is not None and execution.fuses_across):
+    if not _is_known(execution) or (cache is not None and execution.fuses_across):
         return False
     if policy.granularity != "expert" or (policy.cache is not None and policy.cache.write_back):
         return False
@@ -46,6 +53,11 @@ def is_compilable(policy: Policy, execution: Execution, cache: ResidentSet | Non
     by_age = cache is None or (cache.eviction_kind in _EVICTIONS and not cache.is_selective)
     plain = policy.start is None and policy.predictor is None and _is_answered(policy, execution)
     return known and plain and by_age
+
+
+def _is_known(execution: Execution) -> bool:
+    """Whether the kernel knows all that the execution does beyond what every one says."""
+    return all(field.name in _KNOWN or getattr(execution, field.name) == field.default for field in fields(execution))
 
 
 def _is_answered(policy: Policy, execution: Execution) -> bool:

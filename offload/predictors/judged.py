@@ -22,7 +22,7 @@ from traces.routing import RoutingTrace
 from traces.statistics.locality import decode_layers
 from traces.transforms.splits import Split, split_tokens
 
-__all__ = ["GuessCounts", "Judgement", "judge"]
+__all__ = ["GuessCounts", "Judgement", "judge_predictors"]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -59,7 +59,7 @@ class Judgement:
     n_tokens: NDArray[np.float64]
 
 
-def judge(
+def judge_predictors(
     trace: RoutingTrace,
     names: Sequence[str],
     lookaheads: Sequence[int],

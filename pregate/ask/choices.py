@@ -1,9 +1,14 @@
-"""The words that a question may choose from. Nothing is imported here, so that a wrong one is told at once."""
+"""The words that a question may choose from.
+
+Nothing that takes time is imported here, so that a wrong one is told at once.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from types import MappingProxyType
+
+from offload.metric_names import METRICS
 
 __all__ = [
     "BASES",
@@ -71,10 +76,7 @@ LAYOUTS = ("decoder", "encoder-decoder")
 """The shapes of a model that is trained here."""
 
 FIGURES = (
-    "moe_layer_latency_s", "tokens_per_s", "decode_tokens_per_s", "ttft_s", "tpot_s", "tpot_p50_s", "tpot_p99_s",
-    "makespan_s", "peak_hbm_bytes", "h2d_bytes", "written_back_bytes", "hit_rate", "stall_s", "stall_share",
-    "exposed_transfer_fraction", "fitted_share", "bound_s", "n_output_tokens", "batch_size", "n_expert_slots",
-    "n_low_slots", "storage_bytes", "n_host_slots", "host_hit_rate", "changed_share", "price_usd",
-    "usd_per_token_per_s",
+    *METRICS, "fitted_share", "bound_s", "n_output_tokens", "batch_size", "n_expert_slots", "n_low_slots",
+    "storage_bytes", "n_host_slots", "host_hit_rate", "changed_share", "price_usd", "usd_per_token_per_s",
 )  # fmt: skip
 """What a search may minimise, maximise and bound: the numbers of a result, and prices."""

@@ -14,7 +14,7 @@ from pregate.ask.timing.intervals import Interval
 from pregate.card.designs import RESEARCH
 from pregate.card.judged import NORMAL_95, TAGS, Judged
 
-__all__ = ["Ranking", "choose", "ratio", "standing", "weakest"]
+__all__ = ["Ranking", "ranking_of", "ratio", "standing", "weakest"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +110,7 @@ def standing(judged: Sequence[Judged], objective: str, *, engines_only: bool = T
     return [one for one in run if one.estimate(objective).tag == "fitted"] or run
 
 
-def choose(judged: Sequence[Judged], now: Judged, objective: str) -> Ranking:
+def ranking_of(judged: Sequence[Judged], now: Judged, objective: str) -> Ranking:
     """Rank designs by `objective`. `now` is one of them: who runs no engine today is not held to engines."""
     among = standing(judged, objective, engines_only=now.design.stack != RESEARCH)
     ids = {id(one) for one in (*among, now)}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Sequence
 
-__all__ = ["aligned", "command_lines", "cut", "folded"]
+__all__ = ["command_lines", "cut", "folded", "in_columns"]
 
 _LEAST = 20
 """Columns below which nothing is folded further."""
@@ -34,7 +34,7 @@ def cut(lines: Sequence[str], n: int, width: int) -> list[str]:
     return [*lines[: n - 1], lines[n - 1][: width - 4].rstrip() + " ..."]
 
 
-def aligned(rows: Sequence[Sequence[str]], width: int, n_left: int) -> tuple[list[str], list[str]]:
+def in_columns(rows: Sequence[Sequence[str]], width: int, n_left: int) -> tuple[list[str], list[str]]:
     """Rows as aligned columns, the first `n_left` to the left; the last columns give way where `width` is too small.
 
     Returns the lines, and the heads of the columns that gave way.

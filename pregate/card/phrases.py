@@ -10,7 +10,7 @@ from pregate.draw.render import si
 from pregate.engines.writing import Flags
 
 __all__ = [
-    "assumed", "bound_by", "changed_by", "design_row", "rate", "rates", "run_lines", "seconds", "shown_designs",
+    "assumed_hits", "bound_by", "changed_by", "design_row", "rate", "rates", "run_lines", "seconds", "shown_designs",
 ]  # fmt: skip
 
 CHANGES = "Would change it"
@@ -55,7 +55,7 @@ def bound_by(binds: str) -> tuple[str, dict[str, str]]:
     return what, {name.removesuffix(" busy"): share for name, _, share in split if share not in ("0%", "")}
 
 
-def assumed(card: Card) -> str:
+def assumed_hits(card: Card) -> str:
     """That hits are assumed, where a cache met routing that is made up."""
     cached = card.best.planned.tokens.policy.cache is not None
     return ", so hits are assumed" if card.routing == "synthetic" and cached else ""

@@ -15,7 +15,7 @@ from offload.slots.memory import CapacityExceeded
 from pregate.ask.capturing.schedule_cache import ScheduleCache, schedules_in
 from pregate.ask.choices import OBJECTIVES
 from pregate.card.card import Card
-from pregate.card.choice import Ranking, choose, standing
+from pregate.card.choice import Ranking, ranking_of, standing
 from pregate.card.designs import all_planned, plan_design, stacks_for
 from pregate.card.job import RequestLoad, Workpiece, recorded_job, workpiece
 from pregate.card.judged import Judged, judge
@@ -75,7 +75,7 @@ def plan(
     more = [policy_named(policy).name for policy in policies]
     kept = schedules_in(cache_dir)
     judged, today = _judged(architecture, work, platforms, now, objective, unfit, more, kept)
-    choice = choose(judged, today, objective)
+    choice = ranking_of(judged, today, objective)
     routing = work.prompt.routing if trace is None else _recorded(trace, work, in_view=popularity is None)
     file = weights if weights is not None or isinstance(model, ModelArchitecture) else model
     return _card(architecture, work, choice, tuple(unfit), routing, _gguf_of(file), kept)
@@ -105,7 +105,7 @@ def rank_designs(
     """The ranking that a card of `plan` shows, without what would change it. Arguments and errors as of `plan`."""
     work = workpiece(model, job, seed, None)
     judged, today = _judged(model, work, _platforms(model, hw, stacks, None), None, objective, [], ())
-    return choose(judged, today, objective)
+    return ranking_of(judged, today, objective)
 
 
 def _judged(

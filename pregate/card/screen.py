@@ -10,9 +10,9 @@ import re
 
 from pregate.card.card import Card
 from pregate.card.choice import Ranking, ratio
-from pregate.card.lines import aligned, command_lines, cut, folded
+from pregate.card.lines import command_lines, cut, folded, in_columns
 from pregate.card.phrases import (
-    assumed,
+    assumed_hits,
     bound_by,
     changed_by,
     design_row,
@@ -53,7 +53,7 @@ _GAPS = ("designs", "limit", "expected")
 def screen_of(card: Card, width: int, n_lines: int = LINES) -> str:
     """The card on one screen, where that has `COLUMNS`; `n_lines`: of it, one less than `LINES` at least."""
     parts = {name: folded(text, width, "  ") for name, text in _sentences(card).items()}
-    parts["designs"] = aligned(_designs(card.choice), width, n_left=2)[0]
+    parts["designs"] = in_columns(_designs(card.choice), width, n_left=2)[0]
     parts["legend"] = [line for text in _legend(card.choice) for line in folded(text, width, "  ")]
     longer = _longer(card, width)
     if width < COLUMNS:
@@ -160,7 +160,7 @@ def _sure(card: Card) -> str:
     said = [
         f"intervals are {best.request.why}",
         fitted.get(best.request.tag, f"{hw.stack.name} was not fitted here"),
-        f"routing {re.sub(r' [(].*?[)]', '', card.routing)}" + assumed(card),
+        f"routing {re.sub(r' [(].*?[)]', '', card.routing)}" + assumed_hits(card),
         *([f"{n} claims unverified"] if (n := len(hw.unverified)) else []),
     ]
     return "; ".join(said)

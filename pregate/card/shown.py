@@ -7,9 +7,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from pregate.card.card import Card
-from pregate.card.lines import aligned, folded
+from pregate.card.lines import folded, in_columns
 from pregate.card.phrases import (
-    assumed,
+    assumed_hits,
     bound_by,
     changed_by,
     design_row,
@@ -93,7 +93,7 @@ def _sentences(card: Card) -> list[tuple[str, str]]:
         ),
         ("What binds", f"tokens: {_briefly(best.token_binds)}; prompt: {_briefly(best.prompt_binds)}"),
         changed_by(card, len(card.turning_points)),
-        ("How sure", f"{best.request.why}; {card.basis}; routing {card.routing}" + assumed(card)),
+        ("How sure", f"{best.request.why}; {card.basis}; routing {card.routing}" + assumed_hits(card)),
         ("Measure next", str(card.narrowing)),
     ]
     if card.unfit:
@@ -141,7 +141,7 @@ def summary_of(card: Card, width: int) -> str:
 
 def _columns(rows: Sequence[Sequence[str]], width: int) -> list[str]:
     """Aligned columns, the first texts left; where `width` is too small, which columns gave way is said."""
-    lines, dropped = aligned(rows, width, n_left=2 if len(rows[0]) > 4 else 1)
+    lines, dropped = in_columns(rows, width, n_left=2 if len(rows[0]) > 4 else 1)
     told = folded(f"Left out, {width} columns are too few: {', '.join(dropped)}.", width, "  ") if dropped else []
     return lines + told
 

@@ -253,7 +253,7 @@ def _n_held(captured: Captured) -> int:
     if captured.request.tier.on_disk:
         return captured.plan.n_host_slots
     schedule, model = captured.decoded.schedule, captured.model
-    taken = np.isin(schedule.kind, [kind for kind, row in KINDS.items() if row.reads_host])
+    taken = np.isin(schedule.kind, [kind for kind, row in KINDS.items() if row.takes == "host"])
     encoding = ~np.isin(schedule.step[taken], metrics.decode_steps(captured.trace)) & model.is_encoder_decoder
     keys = np.stack([encoding, schedule.layer[taken], schedule.expert[taken]]).astype(np.int64)
     return int(np.unique(keys, axis=1).shape[1])

@@ -180,10 +180,10 @@ def generate(
             f"gates that run have not said yet: take lru, lfu, fifo, lifo or random, without warm"
         )
     named = [policy_named(one) if isinstance(one, str) else one for one in policies]
-    from runtime.pregated.model_file import load_model
+    from runtime.pregated.model_file import load_trained
     from runtime.pregated.offloaded import check_policy
 
-    trained, tokenizer = load_model(Path(model))
+    trained, tokenizer = load_trained(Path(model))
     for policy in named:
         check_policy(policy, trained.architecture, trained.lookahead)
     device = resolve(device)

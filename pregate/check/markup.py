@@ -14,7 +14,7 @@ from pregate.check.theme import inline_svg
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["STYLE", "cell", "number", "picture", "policy_cell", "section", "table", "word_cell", "yes_cell"]
+__all__ = ["STYLE", "cell", "drawn_figure", "number", "policy_cell", "section", "table", "word_cell", "yes_cell"]
 
 STYLE = """
 :root { color-scheme: light dark; --ink: #1f2328; --soft: #59636e; --line: #d9dee3; --paper: #ffffff; --card: #f4f6f8;
@@ -91,7 +91,7 @@ def section(title: str, note: str, *parts: str) -> str:
     return "\n".join([f"<section>\n<h2>{escape(title)}</h2>", said, *parts, "</section>"])
 
 
-def picture(draw: Callable[[], Figure | None], name: str, caption: str) -> str:
+def drawn_figure(draw: Callable[[], Figure | None], name: str, caption: str) -> str:
     """A picture with its caption; nothing when there is nothing to draw."""
     drawn = draw()
     if drawn is None:

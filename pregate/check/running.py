@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from hwmodels.quantity import ReadOnly
-from offload.metrics import Metrics
+from offload.metric_names import WHOLE_METRICS, Metrics
 from offload.ops import Lane
 from offload.policy import Cache, Policy
 from offload.prefetches import Prefetches
@@ -227,7 +227,7 @@ def _result(captured: Captured, device: Device, runs: Sequence[MeasuredRun], see
     measured = [metrics_of(captured, one.timeline, one.lookups[Phase.DECODE]) for one in counted]
     logs = np.log([one.timeline.makespan_s for one in counted])
     medians: dict[str, Any] = {name: float(np.median([one[name] for one in measured])) for name in measured[0]}
-    medians |= {name: int(medians[name]) for name in ("peak_hbm_bytes", "h2d_bytes", "written_back_bytes")}
+    medians |= {name: int(medians[name]) for name in WHOLE_METRICS}
     return RunResult(
         policy=captured.policy.name,
         model=captured.model.name,

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import MISSING, dataclass, fields
-from functools import wraps
-from inspect import Parameter, Signature, signature
-from typing import TYPE_CHECKING, Any, get_type_hints
+from dataclasses import dataclass
+from inspect import signature
+from typing import TYPE_CHECKING
 
 from offload.policies import policy_named
 from pregate.cli import options
 from pregate.cli.built import as_recorded, build_cache, build_machine, build_model, build_trace
+from pregate.cli.bundles import Command, given_as, options_of
 from traces.errors import InvalidInput
 
 if TYPE_CHECKING:
@@ -173,36 +173,18 @@ def placed_by_counts(
     return placed
 
 
-def asks(*without: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+def asks(*without: str) -> Callable[[Command], Command]:
     """A command whose keyword `question` is given as options: those of a `Question`, but the ones `without`.
 
     Model and machine come first, the trace where the command declares `question`, the others last.
     """
-    hints = get_type_hints(Question, include_extras=True)
-    shared = {
-        field.name: Parameter(
-            field.name,
-            Parameter.KEYWORD_ONLY,
-            default=Parameter.empty if field.default is MISSING else field.default,
-            annotation=hints[field.name],
-        )
-        for field in fields(Question)
-        if field.name not in without
-    }
+    shared = options_of(Question, without)
 
-    def expanded(command: Callable[..., None]) -> Callable[..., None]:
+    def expanded(command: Command) -> Command:
         own = list(signature(command, eval_str=True).parameters.values())
         place = [parameter.name for parameter in own].index("question")
         first, last = [shared["model"], shared["hardware"]], list(shared.values())[3:]
-        order = Signature([*first, *own[:place], shared["trace"], *own[place + 1 :], *last])
-
-        @wraps(command)
-        def call(**given: Any) -> None:
-            question = Question(**{name: given.pop(name) for name in shared})
-            command(question=question, **given)
-
-        call.__signature__ = order  # type: ignore[attr-defined]
-        call.__annotations__ = {parameter.name: parameter.annotation for parameter in order.parameters.values()}
-        return call
+        order = [*first, *own[:place], shared["trace"], *own[place + 1 :], *last]
+        return given_as(command, "question", Question, shared, order)
 
     return expanded

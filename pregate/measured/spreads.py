@@ -20,7 +20,7 @@ from hwmodels.specs.spread import SPREAD_KEYS, TAIL, ClaimedSpread
 from pregate.measured.scores import TablePrediction
 from traces.errors import InvalidInput
 
-__all__ = ["Coverage", "Residual", "coverage", "fit_spread", "residuals"]
+__all__ = ["Coverage", "Residual", "fit_spread", "interval_coverage", "residuals"]
 
 _LEAST_SOURCES = 4
 _STAGED = ("link.pageable_h2d_bytes_per_s", "link.mapped_h2d_bytes_per_s")
@@ -110,7 +110,7 @@ def fit_spread(rows: Sequence[Residual]) -> ClaimedSpread:
     return ClaimedSpread(constants, bearing, row, len(rows), len(groups))
 
 
-def coverage(rows: Sequence[Residual]) -> Coverage:
+def interval_coverage(rows: Sequence[Residual]) -> Coverage:
     """How many rows lie in the interval that the other sources give them."""
     n_inside, widths = 0, []
     for group in _by_source(rows):

@@ -107,7 +107,7 @@ def live_samples(make: Callable[[], Backend]) -> list[Sample]:
     if not isinstance(backend, AtOnce):
         return samples
     kernels = _Kernels(resident, backend.kept)
-    waits = _beside_fetches(make, probe, resident.trace)
+    waits = _waits_while_fetching(make, probe, resident.trace)
     taken = kernels.samples(make)
     alone_s = {str(sample.parameters["kind"]): sample.mean_s for sample in taken}
     return [*samples, *taken, *waits, *_together(make, probe, resident.trace, alone_s)]
@@ -172,7 +172,7 @@ class _Kernels:
         return _of_works(self.schedule, self.ops, _queued(make(), self.actions), "nothing")
 
 
-def _beside_fetches(make: Callable[[], Backend], probe: _Probe, known: RoutingTrace) -> list[Sample]:
+def _waits_while_fetching(make: Callable[[], Backend], probe: _Probe, known: RoutingTrace) -> list[Sample]:
     """What kernels take that come after fetches, while the host has nothing to decide; read-backs, and what the host
     itself runs.
     """

@@ -20,8 +20,8 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
 from runtime.pregated.batches import Batch, fixed_batches
-from runtime.pregated.judging import judge, recalls
-from runtime.pregated.model_file import load_model, save_model
+from runtime.pregated.evaluation import loss_and_accuracy, recalls
+from runtime.pregated.model_file import load_trained, save_model
 from runtime.pregated.plan import CONVENTIONAL, PREDICTABLE, ExperimentPlan
 from runtime.pregated.predictors import Predictors, installed
 from runtime.pregated.rewire import pregate_from
@@ -33,7 +33,7 @@ from traces.documents import read_text
 from traces.errors import InvalidFile, InvalidInput
 from traces.whole_file import whole_file
 
-__all__ = ["run_experiment", "seeded"]
+__all__ = ["run_experiment", "untrained"]
 
 Say = Callable[[str], None]
 
@@ -97,7 +97,7 @@ def _is_of(kept: dict[str, Any], plan: ExperimentPlan) -> bool:
     return isinstance(theirs, dict) and theirs | {"n_seeds": 0} == mine | {"n_seeds": 0}
 
 
-def seeded(plan: ExperimentPlan, seed: int) -> MoeTransformer:
+def untrained(plan: ExperimentPlan, seed: int) -> MoeTransformer:
     """The conventional model of `plan` before any training."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -183,8 +183,8 @@ class _Seed:
     def _trained_base(self) -> MoeTransformer:
         path = self.folder / "base.safetensors"
         if path.exists():
-            return load_model(path)[0]
-        model = seeded(self.plan, self.seed)
+            return load_trained(path)[0]
+        model = untrained(self.plan, self.seed)
         self._train(model, "base")
         save_model(model, self.tokenizer, path)
         return model
@@ -196,10 +196,10 @@ class _Seed:
         train(model, self.text, how, rng, predictors, lambda at: self.say(f"seed {self.seed}, {name}: {at}"))
 
     def _arm(self, name: str) -> None:
-        """Fine-tune and judge one arm; nothing where that is done."""
+        """Fine-tune and evaluate one arm; nothing where that is done."""
         if name in self.judged["arms"]:
             return
-        model = pregate_from(load_model(self.folder / "base.safetensors")[0], self.plan.arms[name])
+        model = pregate_from(load_trained(self.folder / "base.safetensors")[0], self.plan.arms[name])
         predictors = None
         if name == PREDICTABLE:
             predictors = Predictors(list(model.decoder.gates), self.plan.lookaheads)
@@ -209,7 +209,7 @@ class _Seed:
 
     def _judge(self, name: str, model: MoeTransformer) -> None:
         if name not in self.judged["arms"]:
-            self.judged["arms"][name] = judge(model, self.batches)
+            self.judged["arms"][name] = loss_and_accuracy(model, self.batches)
             self._keep()
 
     def _keep(self) -> None:
@@ -224,7 +224,7 @@ class _Seed:
         """The controls that nothing is fine-tuned for: gates reused, and predictors trained on a frozen model."""
         found = {}
         for name in (CONVENTIONAL, PREDICTABLE):
-            model = load_model(self.folder / f"{name}.safetensors")[0]
+            model = load_trained(self.folder / f"{name}.safetensors")[0]
             predictors = Predictors(list(model.decoder.gates), self.plan.lookaheads)
             rng = np.random.default_rng([self.seed, 2])
             popular = train_predictors(model, predictors, self.text, self.plan.arm(CONVENTIONAL), rng)

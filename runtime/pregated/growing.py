@@ -92,27 +92,6 @@ class IssuingRecorder(Recorder):
         self.program.add(op, lane, work, after, about)
         return op
 
-    def issue_many(
-        self,
-        lane: Lane | NDArray[np.int64],
-        rows: NDArray[np.int64],
-        n_after: NDArray[np.int64] | None,
-        after: NDArray[np.int64],
-        *,
-        step: int,
-        layer: int,
-        expert: int | NDArray[np.int64] = -1,
-    ) -> int:
-        """As of `Recorder`, one after the other."""
-        if n_after is None:
-            n_after, after = np.full(len(rows), len(after)), np.tile(after, len(rows))
-        first, works, ends = self.next_op, list(self._rows), np.cumsum(n_after)
-        lanes, experts = np.broadcast_to(lane, rows.shape), np.broadcast_to(expert, rows.shape)
-        for i, row in enumerate(rows.tolist()):
-            waits = after[ends[i] - n_after[i] : ends[i]].tolist()
-            self.issue(Lane(int(lanes[i])), works[row], waits, step=step, layer=layer, expert=int(experts[i]))
-        return first
-
 
 class GrowingProgram:
     """Ops of one run so far, bound on a back end; `add` binds the next and has it run."""

@@ -16,7 +16,7 @@ from traces.errors import InvalidFile, InvalidInput
 from traces.model.architecture import parse_architecture
 from traces.whole_file import whole_file
 
-__all__ = ["load_model", "save_model"]
+__all__ = ["load_trained", "save_model"]
 
 
 def save_model(model: MoeTransformer, tokenizer: Tokenizer, path: Path) -> None:
@@ -34,7 +34,7 @@ def save_model(model: MoeTransformer, tokenizer: Tokenizer, path: Path) -> None:
         raise InvalidFile(f"{path}: the model cannot be written ({str(error).splitlines()[0]})") from error
 
 
-def load_model(path: Path) -> tuple[MoeTransformer, Tokenizer]:
+def load_trained(path: Path) -> tuple[MoeTransformer, Tokenizer]:
     """The model of `save_model` in `path`. Raises `InvalidFile` for anything else."""
     header = model_header(path)
     try:

@@ -17,7 +17,7 @@ from runtime.backend import Backend, Copy
 from runtime.bound_pass import BoundPass
 from runtime.model.layers import Layers
 from runtime.passes import Pass
-from runtime.pregated.transformer import choose
+from runtime.pregated.transformer import choose_experts
 
 __all__ = ["Guessing", "OwnGates"]
 
@@ -52,7 +52,7 @@ class OwnGates:
         """Enter the block of `layer` and run `gates` there, each a layer of the model and its MoE layer."""
         layers.enter(bound, layer)
         for of_layer, moe_layer in gates:
-            choice = choose(layers.gate_logits(bound, of_layer), self._top_k)
+            choice = choose_experts(layers.gate_logits(bound, of_layer), self._top_k)
             self.ids[self._row(moe_layer), :, : self._top_k].copy_(choice.experts)
             self.weights[moe_layer].copy_(choice.weights)
 

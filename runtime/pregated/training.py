@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from runtime.pregated.batches import drawn_batch
-from runtime.pregated.judging import balance_loss
+from runtime.pregated.evaluation import balance_loss
 from runtime.pregated.predictors import Predictors
 from runtime.pregated.schooling import Schooling
 from runtime.pregated.transformer import MoeTransformer

@@ -19,7 +19,7 @@ from runtime.pregated.gate_positions import check_lookahead, gates_at
 from traces.errors import InvalidInput
 from traces.model.architecture import LayerStack, ModelArchitecture
 
-__all__ = ["ExpertLayer", "GateChoice", "MoeTransformer", "Routing", "Stack", "choose"]
+__all__ = ["ExpertLayer", "GateChoice", "MoeTransformer", "Routing", "Stack", "choose_experts"]
 
 _INTO_RESIDUAL = 0.1
 """What enters the residual stream is small at first, so that the token itself is seen through all layers."""
@@ -40,7 +40,7 @@ class Routing(NamedTuple):
     inputs: list[Tensor]
 
 
-def choose(logits: Tensor, top_k: int) -> GateChoice:
+def choose_experts(logits: Tensor, top_k: int) -> GateChoice:
     """The likeliest `top_k` of `logits` (n, n_experts); weights as Switch has one expert's, as Mixtral has several.
 
     One expert weighs its softmax over all experts (Fedus et al. 2021, section 2.1), several their softmax over those
@@ -168,7 +168,7 @@ class Stack(nn.Module):
             if isinstance(layer.ffn, ExpertLayer):
                 flat, block = x.flatten(0, 1), len(routing.choices)
                 for later in gates_at(block, self.lookahead, len(self.gates)):
-                    ahead[later] = choose(functional.linear(flat, self.gates[later]), self.top_k)
+                    ahead[later] = choose_experts(functional.linear(flat, self.gates[later]), self.top_k)
                 routing.choices.append(ahead.pop(block))
                 routing.inputs.append(flat)
                 hidden = hidden + layer.ffn(flat, routing.choices[-1]).view_as(hidden)

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hwmodels.cost import Costs
+from offload.metrics import Totals
 from offload.ops import Lane
 from offload.probes import Probes
 from offload.schedule import Schedule
@@ -80,6 +81,13 @@ class Measured:
     bound_s: NDArray[np.float64]
     binding: NDArray[np.int8]
     step_end_s: NDArray[np.float64]
+
+    def totals(self, moved: dict[str, int]) -> Totals:
+        """What was seen of the machines; `moved` as of `Totals`."""
+        return Totals(
+            self.makespan_s, self.moe_layer_latency_s, self.stall_s, self.exposed_s, self.transfer_s,
+            self.peak_hbm_bytes, moved,
+        )  # fmt: skip
 
 
 def is_kept() -> bool:

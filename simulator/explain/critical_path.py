@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hwmodels.cost import Costs
-from offload.ops import TRANSFERS, Lane, OpKind
+from offload.ops import KINDS, TRANSFERS, Lane
 from offload.schedule import Schedule
 from offload.timeline import Timeline
 from simulator.recurrence import HOST, SMALL_OPS, is_small, walked
@@ -25,6 +25,9 @@ from traces.machine_code import Kernel, loaded
 
 __all__ = ["HOST", "ExplainedRun", "Gradient", "gradient", "pulled_back", "slot_edges", "walk"]
 
+
+_GOES_ON = np.array([[row.goes_on(before) for before in KINDS.values()] for row in KINDS.values()])
+"""By kind of op and kind before it: whether it may take an expert from where that has put it."""
 
 REVERSE = Kernel(
     __name__, "_reverse", ("int8[1]", "int64[1]", "float64[1]", "float64[1]", "float64[1]"),
@@ -88,9 +91,7 @@ def slot_edges(schedule: Schedule) -> NDArray[np.bool_]:
     """
     owner = np.repeat(np.arange(len(schedule)), np.diff(schedule.dep_ptr))
     kind, source = schedule.kind[owner], schedule.dep
-    hop_before = (kind == OpKind.FETCH) & np.isin(schedule.kind[source], [OpKind.DISK_READ, OpKind.FILE])
-    hop_before |= (kind == OpKind.FILE) & (schedule.kind[source] == OpKind.DISK_READ)
-    hop_before |= (kind == OpKind.STAGE) & (schedule.kind[source] == OpKind.FETCH)
+    hop_before = _GOES_ON[kind, schedule.kind[source]]
     same = (schedule.layer[owner] == schedule.layer[source]) & (schedule.expert[owner] == schedule.expert[source])
     edges: NDArray[np.bool_] = np.isin(kind, TRANSFERS) & ~(hop_before & same)
     return edges

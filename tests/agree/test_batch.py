@@ -253,7 +253,7 @@ def test_part_by_part_is_as_the_whole(
         for what in ("makespan_s", "moe_layer_latency_s", "stall_s", "transfer_s", "peak_hbm_bytes"):
             assert getattr(stream, what) == pytest.approx(whole[what], rel=1e-12), what
         assert max(stream.lane_s.max(), stream.critical_path_s) == pytest.approx(whole["bound_s"], rel=1e-12)
-        assert stream.h2d_bytes == metrics.h2d_bytes(timeline)
+        assert stream.moved == metrics.moved_bytes(schedule.kind, timeline.moved_bytes)
 
 
 @pytest.mark.parametrize("text", ["on_demand", "pregate", "lru"])

@@ -14,7 +14,7 @@ from offload.answers.cheaper import CheaperEach, ShorterLane
 from offload.answers.list_schedule import ListScheduled
 from offload.caches.residency import ResidentSet
 from offload.decode import DecodeStream, decode
-from offload.execution import EXECUTIONS
+from offload.execution import EXECUTIONS, Execution
 from offload.fast.compilable import is_compilable
 from offload.miss_costs import MissCosts
 from offload.ops import OpKind
@@ -207,6 +207,23 @@ def test_random_misses_are_answered_alike(answer: str, name: str, seed: int, n_s
     model, cache = MODELS[name], CACHES[seed % len(CACHES)]
     trace = rebatch(routing(model, batch=12, seed=seed, output_tokens=4), n_sequences)
     assert_answered_alike(model, trace, answer, cache, "streams", 1 + seed % model.n_experts)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class WiderExecution(Execution):
+    asks_twice: bool = False
+
+
+def test_an_execution_that_does_what_the_kernel_does_not_know_is_written_by_the_definition() -> None:
+    """A word that is added to executions is unknown to the kernel until somebody says otherwise."""
+    plain, policy = dataclasses.asdict(EXECUTIONS["streams"]), policy_named("on_demand")
+    assert is_compilable(policy, WiderExecution(**plain), None)
+    assert not is_compilable(policy, WiderExecution(**plain, asks_twice=True), None)
+    for name in ("sorts_on_host", "selects_on_host"):
+        assert not is_compilable(policy, dataclasses.replace(EXECUTIONS["streams"], **{name: True}), None)
+    assert is_compilable(
+        policy, dataclasses.replace(EXECUTIONS["streams"], micro_batch=8, streams_from="layer before"), None
+    )
 
 
 def test_where_a_miss_is_more_than_fetched_or_left_to_the_host_the_definition_writes() -> None:

@@ -193,7 +193,7 @@ def test_part_by_part_and_many_machines_are_as_the_whole(text: str, tier: str, m
     assert stream.makespan_s == pytest.approx(timeline.makespan_s, rel=1e-12)
     assert stream.transfer_s == pytest.approx(metrics.transfer_s(timeline), rel=1e-12)
     assert stream.peak_hbm_bytes == timeline.peak_hbm_bytes
-    assert stream.written_back_bytes == metrics.written_back_bytes(timeline)
+    assert stream.moved == metrics.moved_bytes(schedule.kind, timeline.moved_bytes)
     links = np.geomspace(1e9, 1e11, 5)
     many = evaluate(whole, hw, {"link.h2d_bytes_per_s": links}, 5)
     for i, link in enumerate(links):
@@ -207,7 +207,8 @@ def test_part_by_part_and_many_machines_are_as_the_whole(text: str, tier: str, m
             metrics.exposed_s(one) / metrics.transfer_s(one), rel=1e-9
         )
         assert many["peak_hbm_bytes"][i] == one.peak_hbm_bytes
-        assert many["written_back_bytes"][i] == metrics.written_back_bytes(one)
+        for name, n_bytes in metrics.moved_bytes(schedule.kind, one.moved_bytes).items():
+            assert many[name][i] == n_bytes
 
 
 def test_a_schedule_of_matrices_is_stored_and_read_again(tmp_path: object) -> None:

@@ -153,6 +153,17 @@ def test_only_the_hop_before_of_the_same_expert_is_no_wait_for_room() -> None:
     assert slot_edges(recorder.schedule()).tolist() == [False, True, True, False, False, True, False]
 
 
+def test_an_expert_that_goes_back_is_waited_for_by_those_who_take_its_slot() -> None:
+    """It goes back once it was brought and read; what takes its slot waits for room, what fetches it again does not."""
+    recorder = Recorder()
+    fetch = recorder.issue(Lane.H2D, Work(OpKind.FETCH), step=0, layer=0, expert=1, slot=0)
+    reader = recorder.issue(Lane.COMPUTE, Work(OpKind.EXPERTS), (fetch,), step=0, layer=0, expert=1)
+    back = recorder.issue(Lane.D2H, Work(OpKind.WRITE_BACK), (fetch, reader), step=1, layer=0, expert=1, slot=0)
+    recorder.issue(Lane.H2D, Work(OpKind.FETCH), (back,), step=1, layer=0, expert=2, slot=0)
+    recorder.issue(Lane.H2D, Work(OpKind.FETCH), (back,), step=2, layer=0, expert=1, slot=1)
+    assert slot_edges(recorder.schedule()).tolist() == [False, False, True, True, False]
+
+
 def test_nothing_to_do_has_an_empty_path() -> None:
     path = critical_path(walk(Recorder().schedule(), Costs(np.zeros(0), np.zeros(0))))
     assert path.op.size == 0

@@ -26,7 +26,7 @@ from safetensors.numpy import load_file
 from traces.documents import NUMBER
 from traces.errors import InvalidFile, InvalidInput
 from traces.importers.arrays import npy_array, npz_arrays, npz_names
-from traces.importers.imatrix import expert_counts
+from traces.importers.imatrix import imatrix_counts
 from traces.importers.lines import json_document, regular_file, text_lines, whole_numbers
 from traces.importers.recording import ModelShape, refused
 from traces.importers.sniffing import recognise_popularity
@@ -51,7 +51,7 @@ def import_popularity(path: Path | str, shape: ModelShape = ModelShape()) -> Pop
         case "json":
             recorder, array = "list of counts", _from_json(path, json_document(path))
         case "imatrix":
-            recorder, array = "llama.cpp importance matrix", expert_counts(path)
+            recorder, array = "llama.cpp importance matrix", imatrix_counts(path)
         case "csv":
             recorder, array = "CSV of counts", _from_csv(path)
         case "recorder":

@@ -16,12 +16,12 @@ from numpy.typing import NDArray
 from traces.importers.recording import refused
 from traces.model.files.gguf_file import read_gguf, read_numbers
 
-__all__ = ["expert_counts"]
+__all__ = ["imatrix_counts"]
 
 _COUNTS = re.compile(r"blk\.(\d{1,4})\.ffn_(gate_up|gate|up|down)_exps\.weight\.counts", re.ASCII)
 
 
-def expert_counts(path: Path) -> NDArray[Any]:
+def imatrix_counts(path: Path) -> NDArray[Any]:
     """Counts [n_layers, n_experts], layers without experts left out. Raises `InvalidFile` where there are none."""
     file = read_gguf(path)
     layers: dict[int, NDArray[Any]] = {}

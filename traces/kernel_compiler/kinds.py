@@ -10,7 +10,7 @@ import numpy as np
 
 __all__ = [
     "BOOL", "FLOAT", "INT", "LANES", "NOTHING", "Array", "Items", "Kind", "Record", "Value", "flat_kinds", "llvm_of",
-    "memory_of", "unified", "unknown",
+    "stored_as", "unified", "unknown",
 ]  # fmt: skip
 
 INT, FLOAT, BOOL, LANES = "int", "float", "bool", "lanes"
@@ -80,7 +80,7 @@ def llvm_of(kind: Kind, width: int) -> str:
     return {INT: "i64", FLOAT: "double", BOOL: "i1", LANES: f"<{width} x double>"}[str(kind)]
 
 
-def memory_of(dtype: np.dtype[Any]) -> tuple[str, str]:
+def stored_as(dtype: np.dtype[Any]) -> tuple[str, str]:
     """How a number of `dtype` lies in memory, and what it is once loaded."""
     if dtype.kind == "f" and dtype.itemsize == 8:
         return "double", FLOAT

@@ -17,7 +17,7 @@ from traces.kernel_compiler.kinds import (
     Value,
     flat_kinds,
     llvm_of,
-    memory_of,
+    stored_as,
     unknown,
 )
 
@@ -179,7 +179,7 @@ class Writer:
         import numpy as np
 
         kept = np.dtype(dtype)  # type: ignore[call-overload]
-        of, kind = memory_of(kept)
+        of, kind = stored_as(kept)
         word = self.new(f"load {of}, ptr {at}, align {kept.itemsize}")
         if kind == BOOL:
             word = self.new(f"icmp ne i8 {word}, 0")
@@ -192,7 +192,7 @@ class Writer:
         import numpy as np
 
         kept = np.dtype(dtype)  # type: ignore[call-overload]
-        of, kind = memory_of(kept)
+        of, kind = stored_as(kept)
         if kind == BOOL:
             word = self.new(f"zext i1 {self.truth(value, node)} to i8")
         else:

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from offload.predictors.catalogue import GUESSERS
-from offload.predictors.judged import GuessCounts, Judgement, judge
+from offload.predictors.judged import GuessCounts, Judgement, judge_predictors
 from pregate.ask.choices import GUESS_METRICS
 from pregate.ask.simulation import to_dataframe
 from traces.errors import InvalidInput, unknown_name
@@ -134,7 +134,7 @@ def predictors(
     chosen = [*GUESSERS, "oracle"] if names is None else list(names)
     _check(chosen, lookaheads, more, metric, seed)
     learning = [name for name in chosen if name != "oracle"]
-    found = judge(trace, learning, lookaheads, more, split=split, seed=seed)
+    found = judge_predictors(trace, learning, lookaheads, more, split=split, seed=seed)
     judged = {one.name: one for one in found.judged}
     rows: list[PredictorRow] = []
     for name in chosen:

@@ -14,7 +14,7 @@ from offload.schedule import COLUMNS
 from offload.timeline import Timeline
 from pregate.ask.capturing.capture import Captured
 
-__all__ = ["guesses", "metrics_of", "n_missing", "prefetches_of", "right_copies_of"]
+__all__ = ["brings_guesses", "metrics_of", "n_missing", "prefetches_of", "right_copies_of"]
 
 
 def metrics_of(captured: Captured, timeline: Timeline, lookups: tuple[int, int] | None = None) -> dict[str, Any]:
@@ -27,7 +27,7 @@ def metrics_of(captured: Captured, timeline: Timeline, lookups: tuple[int, int] 
     return metrics.of_timeline(timeline, captured.trace, captured.workload.n_output_tokens, counted)
 
 
-def guesses(policy: Policy) -> bool:
+def brings_guesses(policy: Policy) -> bool:
     """Whether a policy brings what may turn out not to be needed, by a guess and not simply all there is."""
     shipped = isinstance(policy.prefetch, SelectedAhead) or policy.prefetch in (no_prefetch, whole_next_block)
     return policy.predictor is not None or policy.start is not None or not shipped
@@ -40,7 +40,7 @@ def n_missing(decoded: Decoded) -> int:
 
 def right_copies_of(captured: Captured) -> RightCopies | None:
     """What a policy that guesses brings ahead, before any clock; None of any other."""
-    if not guesses(captured.policy):
+    if not brings_guesses(captured.policy):
         return None
     schedule = captured.decoded.schedule
     columns = {name: getattr(schedule, name) for name in COLUMNS}
@@ -50,7 +50,7 @@ def right_copies_of(captured: Captured) -> RightCopies | None:
 
 def prefetches_of(captured: Captured, timeline: Timeline) -> Prefetches | None:
     """What a policy that guesses brought ahead in a run of its schedule, virtual or real; None of any other."""
-    if not guesses(captured.policy):
+    if not brings_guesses(captured.policy):
         return None
     tally, schedule = PrefetchTally(named_by(captured.model, captured.trace)), timeline.schedule
     tally.feed({name: getattr(schedule, name) for name in COLUMNS}, schedule.works, timeline.end_s)

@@ -17,7 +17,7 @@ from hwmodels.figures import figures_of
 from hwmodels.fits.coverage import unfitted_device
 from hwmodels.platform import Platform
 from offload import metrics
-from offload.ops import TO_DEVICE, Lane, OpKind
+from offload.ops import Lane
 from offload.probes import find_probes
 from pregate.ask.capturing.capture import Captured
 from pregate.ask.simulation import calibration, changed_share, coverage_of, host_figures_of, output_of
@@ -103,14 +103,7 @@ def _fifo(captured: Captured, ready: Compiled, costs: Costs) -> dict[str, NDArra
         captured.trace,
         schedule.step[probes.step_ends],
         seen.step_end_s,
-        makespan_s=seen.makespan_s,
-        moe_layer_latency_s=seen.moe_layer_latency_s,
-        stall_s=seen.stall_s,
-        exposed_s=seen.exposed_s,
-        transfer_s=seen.transfer_s,
-        peak_hbm_bytes=seen.peak_hbm_bytes,
-        h2d_bytes=int(schedule.bytes[np.isin(schedule.kind, TO_DEVICE)].sum()),
-        written_back_bytes=int(schedule.bytes[schedule.kind == OpKind.WRITE_BACK].sum()),
+        seen.totals(metrics.moved_bytes(schedule.kind, schedule.bytes)),
         n_output_tokens=captured.workload.n_output_tokens,
         lookups=(decoded.n_lookups, decoded.n_hits),
     )

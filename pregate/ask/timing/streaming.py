@@ -18,7 +18,7 @@ from pregate.ask.capturing.request import Request
 from pregate.ask.capturing.starting_cache import resident_set
 from pregate.ask.capturing.starting_host_cache import storage_of
 from pregate.ask.simulation import SimulationResult, calibration, changed_share, host_figures
-from pregate.ask.timing.captured_metrics import guesses
+from pregate.ask.timing.captured_metrics import brings_guesses
 from pregate.ask.timing.intervals import Interval, path_intervals
 from simulator.stream import Stream
 from traces.phase import Phase
@@ -62,7 +62,7 @@ def _stream(asked: Request, hw: Platform, figures: Figures) -> SimulationResult 
     static_bytes = plan.static_bytes + parts.warm_bytes
     stream, digest = Stream(decode_steps(trace), static_bytes, with_paths=hw.fit is not None), ScheduleDigest()
     covered, read_bytes = FitCoverage(), 0
-    tally = PrefetchTally(named_by(asked.model, trace)) if guesses(asked.policy) else None
+    tally = PrefetchTally(named_by(asked.model, trace)) if brings_guesses(asked.policy) else None
     for part in parts:
         seen = figures.with_works(part.works)
         if (seen.offloaded, seen.is_cut) != (figures.offloaded, figures.is_cut):
@@ -77,19 +77,7 @@ def _stream(asked: Request, hw: Platform, figures: Figures) -> SimulationResult 
     steps, ends = stream.step_ends
     n_lookups, n_hits = parts.lookups[Phase.DECODE]
     found = summed_up(
-        trace,
-        steps,
-        ends,
-        makespan_s=stream.makespan_s,
-        moe_layer_latency_s=stream.moe_layer_latency_s,
-        stall_s=stream.stall_s,
-        exposed_s=stream.exposed_s,
-        transfer_s=stream.transfer_s,
-        peak_hbm_bytes=stream.peak_hbm_bytes,
-        h2d_bytes=stream.h2d_bytes,
-        written_back_bytes=stream.written_back_bytes,
-        n_output_tokens=asked.workload.n_output_tokens,
-        lookups=(n_lookups, n_hits),
+        trace, steps, ends, stream.totals, n_output_tokens=asked.workload.n_output_tokens, lookups=(n_lookups, n_hits)
     )
     bound_s = float(max(stream.lane_s.max(), stream.critical_path_s))
     on_lane = stream.lane_s.max() >= stream.critical_path_s

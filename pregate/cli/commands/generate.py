@@ -10,8 +10,9 @@ import typer
 from offload.policies import policy_named
 from pregate import extras
 from pregate.cli import options
-from pregate.cli.built import check_storage, listed
-from pregate.cli.commands.run import device_of
+from pregate.cli.built import listed
+from pregate.cli.bundles import takes
+from pregate.cli.device import DeviceOptions
 from pregate.cli.output_paths import require_folder, require_picture, require_trace_file
 from pregate.cli.progress import spinner
 from pregate.draw import render
@@ -25,7 +26,9 @@ if TYPE_CHECKING:
 _PROMPT = "Return a list of the items in the container, in the order in which "
 
 
+@takes("device", DeviceOptions)
 def generate(
+    *,
     model: Annotated[Path, typer.Argument(help="A trained model, as `pregate train` writes them (.safetensors).")],
     policies: Annotated[
         str, typer.Option(help="Designs, separated by commas, such as gpu_only,on_demand,pregate.")
@@ -39,16 +42,7 @@ def generate(
     hardware: Annotated[
         str | None, typer.Option("--fit", help="A fit of this machine: what it predicts stands beside what was seen.")
     ] = None,
-    backend: options.BackendName = "auto",
-    hbm: Annotated[str | None, typer.Option(help="HBM to use at most, such as 4MiB; default: what is free.")] = None,
-    link: Annotated[
-        str | None, typer.Option(help="Link that the CPU back end imitates, such as 1GB/s; default: as fast as memory.")
-    ] = None,
-    link_latency: Annotated[
-        str | None, typer.Option(help="Fixed time of a copy over that link; default: 20us.")
-    ] = None,
-    tier: options.Tier = "dram",
-    storage: Annotated[Path | None, typer.Option(help="A folder for the experts of --tier ssd.")] = None,
+    device: DeviceOptions,
     repeats: Annotated[int, typer.Option(min=1, help="Runs of each design; medians are printed.")] = 3,
     timeline: Annotated[
         Path | None, typer.Option(help="Folder for a timeline of each design, for ui.perfetto.dev (JSON).")
@@ -75,7 +69,7 @@ def generate(
         require_folder(timeline / "timeline.json")
     if gantt is not None:
         require_picture(gantt)
-    check_storage(tier, storage)
+    device.check()
     from runtime.pregated.model_header import model_header
 
     model_header(model)
@@ -89,9 +83,9 @@ def generate(
             named,
             new_tokens=output_tokens,
             batch=batch,
-            device=device_of(backend, hbm, link, link_latency, storage, None, False),
+            device=device.device(),
             hw=hardware,
-            expert_tier=tier,
+            expert_tier=device.tier,
             repeats=repeats,
             say=update,
         )

@@ -112,12 +112,12 @@ def _table(
         result = predict_table(rows, seed=seed, hardware=hardware, overrides=parse_sets(sets), progress=update)
     if spreads is not None:
         from pregate.measured.carried import carried
-        from pregate.measured.spreads import coverage, fit_spread, residuals
+        from pregate.measured.spreads import fit_spread, interval_coverage, residuals
 
         rows_off = residuals(result)
         with whole_file(spreads) as partial:
             partial.write_text(fit_spread(rows_off).to_yaml(), encoding="utf-8")
-        held = coverage(rows_off)
+        held = interval_coverage(rows_off)
         typer.echo(f"wrote {spreads}: intervals by the other sources hold {held.n_inside} of {held.n} rows", err=True)
         for one in carried(rows_off):
             typer.echo(

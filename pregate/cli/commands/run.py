@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from hwmodels.platform import load_platform
-from hwmodels.quantity import parse_override
 from offload.policies import policy_named
 from pregate import extras
 from pregate.cli import options
-from pregate.cli.built import build_model, build_trace, check_storage
+from pregate.cli.built import build_model, build_trace
+from pregate.cli.bundles import takes
+from pregate.cli.device import DeviceOptions
 from pregate.cli.output_paths import require_timelines, say_written, write_timelines
 from pregate.cli.progress import spinner
 from pregate.cli.question import placed_by_counts
@@ -22,26 +23,18 @@ from traces.errors import InvalidInput
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from pregate.check.devices import Device
     from pregate.check.running import RunResult
 
 
+@takes("device", DeviceOptions)
 def run(
+    *,
     model: options.Model,
     policy: options.Policy = "pregate",
     trace: options.TraceFile = None,
-    backend: options.BackendName = "auto",
-    hbm: Annotated[str | None, typer.Option(help="HBM to use at most, such as 4GiB; default: what is free.")] = None,
-    link: Annotated[
-        str | None, typer.Option(help="Link that the CPU back end imitates, such as 4GB/s; default: as fast as memory.")
-    ] = None,
-    link_latency: Annotated[
-        str | None, typer.Option(help="Fixed time of a copy over that link; default: 20us.")
-    ] = None,
+    device: DeviceOptions,
     chunk: Annotated[str | None, typer.Option(help="CUDA: copy experts in parts of this size, such as 1MiB.")] = None,
     graphs: options.Graphs = False,
-    tier: options.Tier = "dram",
-    storage: Annotated[Path | None, typer.Option(help="A folder for the experts of --tier ssd.")] = None,
     repeats: Annotated[int, typer.Option(min=1, help="Runs; medians are printed.")] = 1,
     warmup: Annotated[
         bool | None,
@@ -70,7 +63,7 @@ def run(
     """
     extras.require_torch()
     require_timelines(timeline, gantt)
-    check_storage(tier, storage)
+    device.check()
     policy_named(policy)
     if hardware is not None and timeline is None:
         raise InvalidInput("--fit draws a prediction over the run: say into which file, --timeline out.json")
@@ -89,9 +82,9 @@ def run(
             architecture,
             workload,
             chosen,
-            device=device_of(backend, hbm, link, link_latency, storage, chunk, graphs),
+            device=device.device(chunk, graphs),
             cache=placed,
-            expert_tier=tier,
+            expert_tier=device.tier,
             repeats=repeats,
             warmup=warmup,
             say=update,
@@ -102,22 +95,6 @@ def run(
             write_comparison(simulated_again(result.timeline, machine), result.timeline, timeline)
     _print(result, format)
     say_written(timeline, gantt)
-
-
-def device_of(
-    backend: str, hbm: str | None, link: str | None, latency: str | None, storage: Path | None, chunk: str | None,
-    graphs: bool,
-) -> Device:  # fmt: skip
-    """The device of the options."""
-    from pregate.check.devices import Device
-    from runtime.microbench.session import LINK_LATENCY_S
-    from runtime.pacing import Link
-
-    speed = None if link in (None, "memory") else parse_override(str(link), "bandwidth")
-    default_s = 0.0 if speed is None else LINK_LATENCY_S
-    there = Link(speed, default_s if latency is None else parse_override(latency, "time"))
-    hbm_bytes, chunk_bytes = (None if text is None else int(parse_override(text, "size")) for text in (hbm, chunk))
-    return Device(backend, hbm_bytes, there, there, storage, chunk_bytes, graphs)
 
 
 def _print(result: RunResult, format: str) -> None:

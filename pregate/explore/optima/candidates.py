@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pregate.explore.optima.goals import figures
+from pregate.explore.optima.goals import figure_names
 from pregate.explore.optima.space import Space
 from pregate.explore.sweeps.axes import Axis
 from pregate.explore.sweeps.layout import lay_out
@@ -61,7 +61,7 @@ class Candidates:
 
     def row(self, i: int) -> dict[str, Any]:
         """A candidate, JSON-ready: `policy`, `settings` by axis, `fields` in SI (None for a price not known)."""
-        numbers = {name: self.values(name)[i].item() for name in figures()}
+        numbers = {name: self.values(name)[i].item() for name in figure_names()}
         return {
             "policy": self.policies[self.i_policy[i]],
             "settings": {axis.name: axis.value(i) for axis in self.axes},

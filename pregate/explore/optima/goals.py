@@ -20,7 +20,7 @@ from pregate.draw import render
 from pregate.explore.sweeps.dataset import unit_of
 from traces.errors import InvalidInput, unknown_name
 
-__all__ = ["PRICES", "Constraint", "Goals", "Objective", "figures", "read_goals", "shown", "unit"]
+__all__ = ["PRICES", "Constraint", "Goals", "Objective", "figure_names", "read_goals", "shown", "unit"]
 
 PRICES = ("price_usd", "usd_per_token_per_s")
 """Figures that are of a machine's price: the accelerator's, and that over tokens/s."""
@@ -92,7 +92,7 @@ class Goals:
         return [constraint.met(values) for constraint in self.constraints]
 
 
-def figures() -> tuple[str, ...]:
+def figure_names() -> tuple[str, ...]:
     """Every figure that can be an objective or a constraint: the numbers of a `SimulationResult`, and prices."""
     return tuple(_UNITS)
 
@@ -153,4 +153,4 @@ def _constraint(text: Any) -> Constraint:
 
 def _check_figure(kind: str, field: str) -> None:
     if field not in _UNITS:
-        raise unknown_name(kind, field, figures())
+        raise unknown_name(kind, field, figure_names())

@@ -16,7 +16,7 @@ from pregate.ask.capturing.schedule_cache import ScheduleCache
 from pregate.explore.optima.candidates import Candidates, evaluated, joined, plan_candidates
 from pregate.explore.optima.goals import Goals, read_goals
 from pregate.explore.optima.optimum import Optimum
-from pregate.explore.optima.scoring import judge
+from pregate.explore.optima.scoring import optimum_of
 from pregate.explore.optima.space import Space, read_space
 from pregate.explore.optima.trials import GENERATION, Point, Trials, points_as_axes
 from pregate.explore.sweeps.axes import Axis
@@ -95,7 +95,7 @@ def optimize(
         candidates = _some(space, goals, pricing, executor, jobs, n_trials, seed, progress)
     if candidates.refused and not candidates.fits.any() and not np.any(candidates.fields["memory"] != ""):
         raise InvalidInput(next(iter(candidates.refused)))
-    return judge(
+    return optimum_of(
         candidates, goals, model=space.subject.model.name, hardware=space.hardware, method=method,
         left_out=space.left_out, told_apart=space.told_apart,
     )  # fmt: skip

@@ -15,10 +15,10 @@ from pregate.explore.optima.goals import Goals
 from pregate.explore.optima.optimum import Optimum, Shortfall, Toll
 from pregate.explore.optima.pareto import pareto_front
 
-__all__ = ["judge"]
+__all__ = ["optimum_of"]
 
 
-def judge(
+def optimum_of(
     candidates: Candidates, goals: Goals, *, model: str, hardware: str, method: str, left_out: Sequence[str],
     told_apart: Sequence[str] = (),
 ) -> Optimum:  # fmt: skip

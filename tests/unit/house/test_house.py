@@ -24,6 +24,28 @@ def test_a_public_class_means_one_thing_in_the_whole_house() -> None:
     assert {name: places for name, places in homes.items() if len(places) > 1} == {}
 
 
+INNER = {
+    "evaluate", "generate", "import_trace", "is_kept", "load_trace", "lru_curve", "recognise", "simulate", "train",
+    "walk",
+}  # fmt: skip
+"""Functions that several modules have by one name, as they do the same: each interpreter's, or what the front door asks
+for further in."""
+
+
+def test_a_public_function_means_one_thing_in_the_whole_house() -> None:
+    """Commands and checks of options are named after what is typed, compiled code after what it is the twin of."""
+    homes = defaultdict(set)
+    for path in modules():
+        module = str(path.relative_to(ROOT))
+        if module.startswith("pregate/cli/") or path.stem.endswith("kernel"):
+            continue
+        for node in ast.parse(path.read_text()).body:
+            if isinstance(node, ast.FunctionDef) and not node.name.startswith("_"):
+                homes[node.name].add(module)
+    assert len(homes) > 500
+    assert {name for name, places in homes.items() if len(places) > 1} == INNER
+
+
 def test_modules_are_named_for_what_a_reader_looks_for() -> None:
     names = {path.stem for path in modules()}
     assert not names & {"utils", "util", "common", "helpers", "misc", "base", "manager"}

@@ -17,7 +17,7 @@ from hwmodels.calibrate.measurements import (
     sample_of,
     work_parameters,
 )
-from hwmodels.calibrate.offloaded_slowdown import fit_beside_fetches
+from hwmodels.calibrate.offloaded_slowdown import fit_offloaded_slowdown
 from hwmodels.cost import price
 from hwmodels.fits.fit import Fit
 from hwmodels.fits.fit_files import load_fit
@@ -112,11 +112,11 @@ def in_slots(seed: int = 0, noise: float = 0.0, sizes_mb: tuple[int, ...] = SLOT
 
 
 def test_slots_that_a_cache_holds_are_told_from_those_it_does_not() -> None:
-    found = fit_beside_fetches(in_slots())
+    found = fit_offloaded_slowdown(in_slots())
     assert found is not None
     assert found.values == pytest.approx({"offloaded": 1.1, "cached": 0.7, "cache_bytes": 30e6}, rel=1e-3)
     assert np.abs(found.left_out).max() < 0.02
-    noisy = fit_beside_fetches(in_slots(noise=0.03))
+    noisy = fit_offloaded_slowdown(in_slots(noise=0.03))
     assert noisy is not None
     spreads = np.sqrt(np.diag(noisy.covariance))
     for value, true, spread in zip(noisy.values.values(), (1.1, 0.7, 30e6), spreads.tolist(), strict=True):
@@ -125,17 +125,17 @@ def test_slots_that_a_cache_holds_are_told_from_those_it_does_not() -> None:
 
 @pytest.mark.parametrize("sizes_mb", [(500, 550, 600, 650, 700, 750, 800), (1, 2, 3, 4, 5, 6, 7)])
 def test_slots_that_are_all_beyond_a_cache_or_within_it_tell_no_cache(sizes_mb: tuple[int, ...]) -> None:
-    found = fit_beside_fetches(in_slots(noise=0.02, sizes_mb=sizes_mb))
+    found = fit_offloaded_slowdown(in_slots(noise=0.02, sizes_mb=sizes_mb))
     assert found is not None
     assert set(found.values) == {"offloaded"}
     assert found.values["offloaded"] == pytest.approx(1.1 if sizes_mb[0] > 30 else 0.77, rel=0.03)
 
 
 def test_slots_of_few_sizes_tell_one_factor_alone() -> None:
-    few = fit_beside_fetches(in_slots()[:6])
+    few = fit_offloaded_slowdown(in_slots()[:6])
     assert few is not None
     assert set(few.values) == {"offloaded"}
-    assert fit_beside_fetches([one for one in in_slots() if one.parameters["beside"] == "nothing"]) is None
+    assert fit_offloaded_slowdown([one for one in in_slots() if one.parameters["beside"] == "nothing"]) is None
 
 
 def test_a_fit_says_what_a_cache_holds(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 
-from hwmodels.kernels.roofline import GemmTable, longer, read_table
+from hwmodels.kernels.roofline import GemmTable, binding_term, read_gemm_table
 from offload.ops import Gemm
 from tests.measured_kernels import TABLE
 from traces.documents import Section
@@ -45,7 +45,9 @@ def test_a_table_is_exact_on_its_grid_and_its_edge_counts_beyond() -> None:
 def test_a_table_of_three_points_an_axis_is_exact_on_its_grid_and_covers_all_of_it() -> None:
     m, params, aspect = [1, 4, 64], [4096, 65536, 1 << 20], [0.25, 1.0, 4.0]
     cells = (np.arange(1.0, 28.0).reshape(3, 3, 3) / 100).tolist()
-    table = read_table(Section({"dtype": "fp32", "m": m, "params": params, "aspect": aspect, "utilisation": cells}, ""))
+    table = read_gemm_table(
+        Section({"dtype": "fp32", "m": m, "params": params, "aspect": aspect, "utilisation": cells}, "")
+    )
     for i, j, k in itertools.product(range(3), repeat=3):
         gemm = shape(m[i], params[j], aspect[k])
         assert table.at(gemm) == pytest.approx(cells[i][j][k], rel=1e-14)
@@ -99,23 +101,23 @@ def test_utilisation_lies_between_the_extremes_of_its_cell(table: GemmTable, m: 
 @given(tables())
 @settings(max_examples=50, deadline=None)
 def test_a_table_survives_its_own_document(table: GemmTable) -> None:
-    assert read_table(Section(table.to_dict(), "a test")) == table
+    assert read_gemm_table(Section(table.to_dict(), "a test")) == table
 
 
 def test_the_largest_table_and_the_largest_number_are_read() -> None:
     ascending = [float(i) for i in range(1, 4096)]
     document = {"dtype": "fp32", "m": [*ascending, sys.float_info.max], "params": [1.0], "aspect": [1.0]}
-    table = read_table(Section({**document, "utilisation": [[[0.5]]] * 4096}, ""))
+    table = read_gemm_table(Section({**document, "utilisation": [[[0.5]]] * 4096}, ""))
     assert len(table.m) == 4096
     assert table.m[-1] == sys.float_info.max
 
 
 def test_of_two_that_overlap_the_longer_counts_and_arithmetic_at_a_tie() -> None:
     for flop_s, bytes_s, wanted in ((2.0, 1.0, (2.0, 0.0)), (1.0, 2.0, (0.0, 2.0)), (3.0, 3.0, (3.0, 0.0))):
-        found = longer(flop_s, bytes_s)
+        found = binding_term(flop_s, bytes_s)
         assert found == wanted
         assert [type(value) for value in found] == [float, float]
-        many = longer(np.full(2, flop_s), bytes_s)
+        many = binding_term(np.full(2, flop_s), bytes_s)
         assert [value.tolist() for value in many] == [[value] * 2 for value in wanted]
 
 
@@ -146,7 +148,7 @@ def test_of_two_that_overlap_the_longer_counts_and_arithmetic_at_a_tie() -> None
 )
 def test_a_malformed_table_is_one_clear_line(change: dict[str, Any], message: str) -> None:
     with pytest.raises(PregateError, match=message) as caught:
-        read_table(Section({**TABLE.to_dict(), **change}, "fit.yaml: gemm_tables[0]"))
+        read_gemm_table(Section({**TABLE.to_dict(), **change}, "fit.yaml: gemm_tables[0]"))
     assert "fit.yaml: gemm_tables[0]" in str(caught.value)
     assert str(caught.value).count("fit.yaml") == 1
     assert "\n" not in str(caught.value)

@@ -18,7 +18,7 @@ from hwmodels.laws.attention import context_attention, decode_attention
 from hwmodels.laws.families import family_of
 from hwmodels.laws.forms import FORMS, KERNELS
 from hwmodels.laws.gemm import dense_gemm
-from hwmodels.laws.moe import ExpertGroup, fused_experts, rows_of
+from hwmodels.laws.moe import ExpertGroup, expert_rows_of, fused_experts
 from hwmodels.laws.rates import CardRates, kept_share, smooth_maximum
 from hwmodels.platform import load_platform
 from hwmodels.specs.machine_files import hardware_names, load_machine, machine_document
@@ -92,11 +92,11 @@ def test_a_prompt_costs_its_square_and_one_after_a_cache_more() -> None:
 
 def test_experts_of_one_op_read_each_active_expert_once() -> None:
     shape = 2048.0, 768.0, 2
-    one = fused_experts(START["experts"], H100, rows_of([ExpertGroup(8, 1)], 1), *shape)
-    all_of_them = fused_experts(START["experts"], H100, rows_of([ExpertGroup(128, 1)], 16), *shape)
+    one = fused_experts(START["experts"], H100, expert_rows_of([ExpertGroup(8, 1)], 1), *shape)
+    all_of_them = fused_experts(START["experts"], H100, expert_rows_of([ExpertGroup(128, 1)], 16), *shape)
     weights_s = 120 * 3 * 2048 * 768 * 2 / H100.bytes_per_s / START["experts"]["memory"]
     assert all_of_them.total_s - one.total_s == pytest.approx(weights_s, rel=0.1)
-    apart = fused_experts(START["experts"], H100, rows_of([ExpertGroup(64, 1), ExpertGroup(64, 1)], 16), *shape)
+    apart = fused_experts(START["experts"], H100, expert_rows_of([ExpertGroup(64, 1), ExpertGroup(64, 1)], 16), *shape)
     assert apart.total_s == pytest.approx(all_of_them.total_s, rel=1e-12)
 
 

@@ -13,7 +13,7 @@ from hwmodels.specs.spread import SPREAD_KEYS, ClaimedSpread, shipped_spread
 from pregate.measured.carried import carried
 from pregate.measured.prediction import RowBench
 from pregate.measured.scores import predict_table
-from pregate.measured.spreads import Residual, coverage, fit_spread, residuals
+from pregate.measured.spreads import Residual, fit_spread, interval_coverage, residuals
 from tests.unit.pregate.measured.test_field import ROW, read
 from traces.errors import InvalidFile, InvalidInput
 
@@ -41,7 +41,7 @@ def test_the_scatter_that_rows_were_made_with_is_found() -> None:
 
 
 def test_intervals_by_the_other_sources_hold_most_rows() -> None:
-    held = coverage(made(24, 4, 0.4, 0.1, seed=3))
+    held = interval_coverage(made(24, 4, 0.4, 0.1, seed=3))
     assert held.n == 96
     assert held.n_inside / held.n >= 0.85
 

@@ -14,7 +14,7 @@ from hwmodels.fits.fit_files import fit_names, load_fit
 from hwmodels.platform import load_platform
 from hwmodels.specs.machine_files import hardware_names
 from hwmodels.stack import CONSTANTS, OPTIONAL, load_stack, stack_names
-from offload.ops import Gemm, OpKind, Work
+from offload.ops import KERNEL_KINDS, Gemm, OpKind, Work
 from traces.errors import InvalidFile, InvalidInput, PregateError, UnknownName
 
 ROOT = Path(__file__).parents[3]
@@ -26,6 +26,7 @@ def test_every_claim_has_a_source(name: str) -> None:
     assert set(CONSTANTS) - set(OPTIONAL) <= set(stack.constants) <= set(CONSTANTS)
     assert all(constant.source for constant in stack.constants.values())
     assert all(count >= 1 for count in stack.launches.values())
+    assert {*KERNEL_KINDS, OpKind.STAGE} <= stack.launches.keys()
 
 
 @pytest.mark.parametrize("name", fit_names())
@@ -116,6 +117,20 @@ def test_a_malformed_stack_is_one_clear_line(
     with pytest.raises(PregateError, match=message) as caught:
         load_stack("mine")
     assert "\n" not in str(caught.value)
+
+
+def test_a_kind_of_op_that_a_stack_says_nothing_of_is_one_clear_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It may leave out what it never runs; what it does run it has to say."""
+    document = yaml.safe_load((ROOT / "hwmodels/stacks/fastertransformer.yaml").read_text())
+    del document["launches"]["stage"]
+    (tmp_path / "mine.yaml").write_text(yaml.safe_dump(document))
+    monkeypatch.setattr("hwmodels.stack.STACKS_DIR", tmp_path)
+    stack = load_stack("mine")
+    assert stack.launches_of(Work(OpKind.GATE)) == document["launches"]["gate"]
+    with pytest.raises(InvalidInput, match="stack mine does not say how many kernels stage launches"):
+        stack.launches_of(Work(OpKind.STAGE))
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from hwmodels.laws.families import family_of
 from hwmodels.laws.forms import FORMS
 from hwmodels.laws.gemm import dense_gemm, tile_of, tile_seconds
 from hwmodels.laws.measured import MEASURED
-from hwmodels.laws.moe import ExpertGroup, fused_experts, rows_of
+from hwmodels.laws.moe import ExpertGroup, expert_rows_of, fused_experts
 from hwmodels.laws.rates import CardRates
 from hwmodels.specs.machine_files import hardware_names, load_machine
 from traces.errors import UnknownName
@@ -115,7 +115,7 @@ def test_experts_by_default_have_tall_tiles_once_tokens_are_more_than_they() -> 
     slow = CardRates(312e12, 1e18, 108.0, 40e6)  # nothing waits for memory
 
     def padded_s(n_tokens: float) -> float:
-        rows = rows_of([ExpertGroup(128, 8)], n_tokens)
+        rows = expert_rows_of([ExpertGroup(128, 8)], n_tokens)
         return float(fused_experts(law.values, slow, rows, 2048, 768, 2, by_default=True).total_s)
 
     assert padded_s(128) == padded_s(1)
@@ -132,7 +132,7 @@ def test_a_tile_that_takes_fewer_inner_elements_at_a_time_takes_more_steps() -> 
 
 def test_which_tiles_are_the_default_ones_may_be_said_of_each_of_many() -> None:
     def seconds(by_default: object, n: int | None = None) -> object:
-        rows = rows_of([ExpertGroup(8.0 if n is None else np.full(n, 8.0), 64)], 9)
+        rows = expert_rows_of([ExpertGroup(8.0 if n is None else np.full(n, 8.0), 64)], 9)
         return fused_experts(EXPERTS, ENDLESS, rows, 2048, 1024, 2, by_default=by_default).total_s
 
     assert list(seconds(np.array([True, False]), 2)) == [seconds(True), seconds(False)]  # type: ignore[call-overload]
@@ -152,7 +152,7 @@ def test_products_that_were_tuned_take_what_is_fastest_and_others_the_default_ti
 
 
 def test_weights_that_come_by_multiprocessor_do_not_care_for_the_memory() -> None:
-    rows = rows_of([ExpertGroup(8, 1)], 1)
+    rows = expert_rows_of([ExpertGroup(8, 1)], 1)
     few, slow = CARD._replace(n_sm=CARD.n_sm / 2), CARD._replace(bytes_per_s=CARD.bytes_per_s / 2)
 
     def weights_s(card: CardRates, by_core: bool) -> float:

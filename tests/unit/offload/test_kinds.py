@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from offload.ops import KERNEL_KINDS, KINDS, TRANSFERS, Lane, OpKind
+from offload.ops import KERNEL_KINDS, KINDS, TO_DEVICE, TRANSFERS, Lane, OpKind
 from pregate.draw.timelines import COLOURS
 from simulator.explain.attribution import CLASSES
 
@@ -21,10 +21,28 @@ def test_a_row_is_consistent(kind: OpKind) -> None:
     assert row.time in CLASSES
     assert re.fullmatch("#[0-9A-F]{6}", row.colour)
     assert COLOURS[row.family] == row.colour, "a family has one colour"
-    assert row.is_kernel == (row.lane is Lane.COMPUTE and kind is not OpKind.DRAFT)  # of a draft only the time is known
+    assert not row.is_kernel or (row.lane is Lane.COMPUTE and row.time == "kernel")
     assert not (row.is_kernel and row.moves_weights)
 
 
 def test_transfers_and_kernels_are_those_of_the_design() -> None:
     assert TRANSFERS == (OpKind.FETCH, OpKind.STAGE, OpKind.DISK_READ, OpKind.STREAM, OpKind.WRITE_BACK, OpKind.FILE)
-    assert {OpKind.GATE, OpKind.EXPERTS, OpKind.HEAD} < set(KERNEL_KINDS)
+    attentions = OpKind.SELF_ATTENTION, OpKind.CROSS_ATTENTION
+    assert (*attentions, OpKind.GATE, OpKind.EXPERTS, OpKind.DENSE_FFN, OpKind.HEAD) == KERNEL_KINDS
+    assert TO_DEVICE == (OpKind.FETCH, OpKind.STREAM, OpKind.RETURN)
+
+
+def test_an_expert_goes_on_from_where_it_was_put() -> None:
+    """By what moves it there, what may take it on: through host memory to HBM, within HBM, and back."""
+    found = {
+        before.name: {kind.name for kind in OpKind if KINDS[kind].goes_on(KINDS[before])}
+        for before in OpKind
+        if KINDS[before].puts is not None
+    }
+    assert found == {
+        "DISK_READ": {"FETCH", "FILE"},
+        "FILE": {"FETCH", "FILE"},
+        "FETCH": {"STAGE", "WRITE_BACK"},
+        "STAGE": {"STAGE", "WRITE_BACK"},
+        "WRITE_BACK": {"FETCH"},
+    }

@@ -13,7 +13,7 @@ from offload.policies import policy_named
 from offload.policy import RunFacts
 from offload.predictors.catalogue import GUESSERS, guesser_named
 from offload.predictors.curves import Curve, CurvePoint
-from offload.predictors.judged import judge
+from offload.predictors.judged import judge_predictors
 from offload.predictors.learnt import lessons_named
 from offload.predictors.next_gate import CurveGate
 from pregate.ask.replays.predictors import learning_part
@@ -44,7 +44,7 @@ def lessons_of(tmp_path: Path, n_output: int = 20, batch: int = 4) -> str:
 def test_what_learns_is_what_the_judgement_learnt_from() -> None:
     trace = pregate.synthesize(decoder_only(), 3, 9, 5, seed=2)
     part = learning_part(trace)
-    found = judge(trace, ["popular"], [1], [0])
+    found = judge_predictors(trace, ["popular"], [1], [0])
     assert part.n_tokens == int(found.split.learns.sum())
     assert set(part.sequence.tolist()) == {0, 2, 4}
     assert np.all(part.phase == Phase.DECODE)

@@ -71,7 +71,7 @@ def test_figures_of_a_hand_made_timeline() -> None:
     assert metrics.step_end_s(timeline) == {0: 9.0, 1: 19.0}
     assert metrics.ttft_s(timeline) == 9.0
     assert metrics.tpot_s(timeline, trace) == {"mean": 10.0, "p50": 10.0, "p99": 10.0}
-    assert metrics.h2d_bytes(timeline) == 200
+    assert metrics.moved_bytes(timeline.schedule.kind, timeline.moved_bytes)["h2d_bytes"] == 200
     assert metrics.stall_s(timeline) == 6.0
     assert metrics.transfer_s(timeline) == 6.0
     assert timeline.peak_hbm_bytes == 1100
@@ -218,25 +218,27 @@ def test_every_metric_of_many_machines_and_of_each_alone() -> None:
     ends = np.array([[1.0, 3, 4, 9], [2, 4, 8, 10]])
     by_machine = {
         "makespan_s": [10.0, 20.0], "moe_layer_latency_s": [0.5, 0.25], "stall_s": [4.0, 5.0], "exposed_s": [3.0, 2.0],
-        "transfer_s": [6.0, 0.5], "peak_hbm_bytes": [7, 8], "h2d_bytes": [9, 11],
+        "transfer_s": [6.0, 0.5], "peak_hbm_bytes": [7, 8],
     }  # fmt: skip
+    moved = {"h2d_bytes": 9, "written_back_bytes": 11}
     wanted = {
         "moe_layer_latency_s": [0.5, 0.25], "tokens_per_s": [0.6, 0.3], "decode_tokens_per_s": [4 / 8, 4 / 8],
         "ttft_s": [1.0, 2.0], "tpot_s": [11 / 4, 14 / 4], "tpot_p50_s": [2.0, 3.0],
         "tpot_p99_s": [2 + 0.97 * 4, 4 + 0.97 * 2], "makespan_s": [10.0, 20.0], "peak_hbm_bytes": [7, 8],
-        "h2d_bytes": [9, 11], "written_back_bytes": 0, "hit_rate": 0.25, "stall_s": [4.0, 5.0],
+        "h2d_bytes": 9, "written_back_bytes": 11, "hit_rate": 0.25, "stall_s": [4.0, 5.0],
         "stall_share": [0.4, 0.25],
         "exposed_transfer_fraction": [0.5, 1.0],  # no more is exposed than was transferred
     }  # fmt: skip
     steps = np.arange(4, dtype=np.int32)
     arrays = {name: np.array(values) for name, values in by_machine.items()}
-    found = metrics.summed_up(TWO_SEQUENCES, steps, ends, n_output_tokens=6, lookups=(8, 2), **arrays)
+    seen = metrics.Totals(**arrays, moved=moved)
+    found = metrics.summed_up(TWO_SEQUENCES, steps, ends, seen, n_output_tokens=6, lookups=(8, 2))
     assert set(found) == set(wanted)
     for name, values in wanted.items():
         np.testing.assert_allclose(found[name], values, rtol=1e-12, err_msg=name)
     for i in range(2):
-        one = {name: values[i] for name, values in arrays.items()}
-        alone = metrics.summed_up(TWO_SEQUENCES, steps, ends[i], n_output_tokens=6, lookups=(8, 2), **one)
+        one = metrics.Totals(**{name: values[i] for name, values in arrays.items()}, moved=moved)
+        alone = metrics.summed_up(TWO_SEQUENCES, steps, ends[i], one, n_output_tokens=6, lookups=(8, 2))
         for name, value in alone.items():
             assert type(value) in (float, int), name
             assert value == np.broadcast_to(found[name], 2)[i], name
@@ -244,17 +246,13 @@ def test_every_metric_of_many_machines_and_of_each_alone() -> None:
 
 def test_a_run_without_tokens_or_transfers_has_zeros() -> None:
     none = np.zeros(0, dtype=np.int32)
-    given = dict.fromkeys(
-        ("moe_layer_latency_s", "stall_s", "exposed_s", "transfer_s", "peak_hbm_bytes", "h2d_bytes"), 0.0
-    )
-    found = metrics.summed_up(
-        TWO_SEQUENCES, none, np.zeros(0), makespan_s=2.0, n_output_tokens=0, lookups=(0, 0), **given
-    )
+    moved = {"h2d_bytes": 0, "written_back_bytes": 0}
+    seen = metrics.Totals(2.0, 0.0, 0.0, 0.0, 0.0, 0, moved)
+    found = metrics.summed_up(TWO_SEQUENCES, none, np.zeros(0), seen, n_output_tokens=0, lookups=(0, 0))
     assert found == dict.fromkeys(found, 0.0) | {"makespan_s": 2.0}
-    many = metrics.summed_up(
-        TWO_SEQUENCES, none, np.zeros((3, 0)), makespan_s=np.full(3, 2.0), n_output_tokens=0, lookups=(0, 0),
-        **{name: np.zeros(3) for name in given},
-    )  # fmt: skip
+    nothing = np.zeros(3)
+    seen = metrics.Totals(np.full(3, 2.0), nothing, nothing, nothing, nothing, nothing, moved)
+    many = metrics.summed_up(TWO_SEQUENCES, none, np.zeros((3, 0)), seen, n_output_tokens=0, lookups=(0, 0))
     for name in ("ttft_s", "tpot_s", "tpot_p50_s", "tpot_p99_s", "decode_tokens_per_s", "exposed_transfer_fraction"):
         assert many[name].tolist() == [0.0] * 3, name
     assert metrics.n_first_tokens(TWO_SEQUENCES, none) == 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import pytest
@@ -241,6 +242,20 @@ def test_many_machines_at_once_say_the_same(design: str, stack: str) -> None:
         assert alone.peak_hbm_bytes == found["peak_hbm_bytes"][i]
 
 
+class Live(Recorder):
+    """Notes each op as it is issued."""
+
+    is_live = True
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.issued: list[int] = []
+
+    def issue(self, *args: Any, **about: Any) -> int:
+        self.issued.append(super().issue(*args, **about))
+        return self.issued[-1]
+
+
 def test_ops_written_at_once_are_those_written_one_by_one() -> None:
     works = [Work(OpKind.GATE, flop=n) for n in (3, 1, 3)]
     both = []
@@ -264,8 +279,8 @@ def test_ops_written_at_once_are_those_written_one_by_one() -> None:
 def test_ops_written_at_once_lie_in_order_among_those_written_one_by_one(seed: int, n_groups: int) -> None:
     """However they are written, and from whichever op on they are read."""
     both, tails = [], []
-    for at_once in (True, False):
-        rng, recorder = np.random.default_rng(seed), Recorder()
+    for at_once, live in ((True, False), (True, True), (False, False)):
+        rng, recorder = np.random.default_rng(seed), Live() if live else Recorder()
         firsts = [0]
         for group in range(n_groups):
             n, n_ahead, way = int(rng.integers(1, 5)), recorder.next_op, int(rng.integers(0, 4))
@@ -287,6 +302,8 @@ def test_ops_written_at_once_lie_in_order_among_those_written_one_by_one(seed: i
                         slot=-1 if way else i,
                     )  # fmt: skip
             firsts.append(recorder.next_op)
+        if isinstance(recorder, Live):
+            assert recorder.issued == list(range(len(recorder)))  # none is written before it is issued
         found = recorder.since(firsts[seed % len(firsts)])
         tails.append([*(part.tolist() for part in found[0]), found[1]])
         again = Recorder()
@@ -295,8 +312,8 @@ def test_ops_written_at_once_lie_in_order_among_those_written_one_by_one(seed: i
         again.append(recorder.since(0)[0])
         both.append(recorder.schedule().digest)
         assert again.schedule().digest == both[-1]
-    assert both[0] == both[1]
-    assert tails[0] == tails[1]
+    assert both[0] == both[1] == both[2]
+    assert tails[0] == tails[1] == tails[2]
 
 
 @pytest.mark.parametrize("n_sequences", [1, 5])

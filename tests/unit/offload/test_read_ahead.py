@@ -89,7 +89,7 @@ def test_every_engine_gives_the_same_times_and_nothing_is_overwritten_that_is_in
         if kind == fills:
             assert slot < 0 or wanted.start_s[op] >= free_s.get(slot, 0.0)
             last[key] = op
-        elif KINDS[OpKind(kind)].reads_host and key[1] >= 0:
+        elif KINDS[OpKind(kind)].takes == "host" and key[1] >= 0:
             assert wanted.start_s[op] >= wanted.end_s[last[key]]
             held = int(schedule.slot[last[key]])
             free_s[held] = max(free_s.get(held, 0.0), float(wanted.end_s[op]))

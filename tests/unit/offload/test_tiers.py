@@ -78,7 +78,7 @@ def written(policy: str, reads: Reads = WHOLE, n_slots: int = 0, seed: int = 0, 
 
 
 def used_from_host(schedule: Schedule) -> np.ndarray:
-    return np.array([KINDS[OpKind(kind)].reads_host and expert >= 0
+    return np.array([KINDS[OpKind(kind)].takes == "host" and expert >= 0
                      for kind, expert in zip(schedule.kind, schedule.expert, strict=True)])  # fmt: skip
 
 
@@ -128,7 +128,7 @@ def test_an_expert_has_landed_before_its_use_and_stays_until_its_end(
             last[key] = op
         elif kind == OpKind.DISK_READ:
             read[key] = op
-        elif KINDS[OpKind(kind)].reads_host and key[1] >= 0:
+        elif KINDS[OpKind(kind)].takes == "host" and key[1] >= 0:
             assert timeline.start_s[op] >= timeline.end_s[last[key]]
             slot = int(schedule.slot[last[key]])
             free_s[slot] = max(free_s.get(slot, 0.0), float(timeline.end_s[op]))

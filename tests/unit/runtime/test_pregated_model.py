@@ -10,7 +10,7 @@ from runtime.pregated.gate_positions import gates_at
 from runtime.pregated.plan import SHORT
 from runtime.pregated.predictors import Predictors, installed
 from runtime.pregated.rewire import pregate_from
-from runtime.pregated.transformer import ExpertLayer, GateChoice, MoeTransformer, choose
+from runtime.pregated.transformer import ExpertLayer, GateChoice, MoeTransformer, choose_experts
 from tests.pregated_models import architecture, model_by_hand, seeded_model
 from traces.errors import InvalidInput
 from traces.model.architecture import load_architecture
@@ -110,7 +110,7 @@ def test_gradients_of_experts_are_those_of_finite_differences() -> None:
     logits = torch.randn(6, 3, dtype=torch.float64, generator=generator, requires_grad=True)
 
     def of(x: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
-        return layer(x, choose(logits, 2))  # type: ignore[no-any-return]
+        return layer(x, choose_experts(logits, 2))  # type: ignore[no-any-return]
 
     assert torch.autograd.gradcheck(of, (x, logits))
 
@@ -120,7 +120,7 @@ def test_experts_are_what_a_loop_over_tokens_makes(top_k: int) -> None:
     generator = torch.Generator().manual_seed(4)
     layer = ExpertLayer(4, 8, 6)
     x, logits = torch.randn(7, 8, generator=generator), torch.randn(7, 4, generator=generator)
-    choice = choose(logits, top_k)
+    choice = choose_experts(logits, top_k)
     wanted = torch.stack(
         [
             sum(
@@ -135,7 +135,7 @@ def test_experts_are_what_a_loop_over_tokens_makes(top_k: int) -> None:
 
 def test_one_expert_weighs_its_softmax_several_share_theirs() -> None:
     logits = torch.log(torch.tensor([[1.0, 2.0, 5.0]]))
-    one, two = choose(logits, 1), choose(logits, 2)
+    one, two = choose_experts(logits, 1), choose_experts(logits, 2)
     assert one.experts.tolist() == [[2]]
     assert one.weights.tolist() == [[pytest.approx(5 / 8)]]
     assert two.experts.tolist() == [[1, 2]]

@@ -1,4 +1,4 @@
-"""The experiment with gate positions: its text and tokens, its judging, its statistics, and that it goes on."""
+"""The experiment with gate positions: its text and tokens, its evaluation, its statistics, and that it goes on."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ from scipy.stats import ttest_rel
 
 import pregate
 from runtime.pregated.batches import drawn_batch, fixed_batches
+from runtime.pregated.evaluation import balance_loss, load_balance, loss_and_accuracy, recalls
 from runtime.pregated.experiment import run_experiment
 from runtime.pregated.findings import findings, recall_curves, seed_estimate
-from runtime.pregated.judging import balance_loss, judge, load_balance, recalls
-from runtime.pregated.model_file import load_model, save_model
+from runtime.pregated.model_file import load_trained, save_model
 from runtime.pregated.plan import SHORT, ExperimentPlan
 from runtime.pregated.predictors import Predictors, RecallCounts
 from runtime.pregated.schooling import Schooling
 from runtime.pregated.text import Corpus, corpus_of_file, python_documentation
 from runtime.pregated.tokens import Tokenizer, learn_tokens
 from runtime.pregated.training import train, train_predictors
-from runtime.pregated.transformer import Routing, choose
+from runtime.pregated.transformer import Routing, choose_experts
 from tests.command_line import Run
 from tests.pregated_models import seeded_model
 from traces.errors import InvalidFile, InvalidInput
@@ -99,9 +99,9 @@ def test_windows_hold_each_next_token() -> None:
 
 
 def test_experts_that_share_evenly_have_a_balance_loss_of_one() -> None:
-    even = choose(torch.eye(4) * 1e-6, 1)
+    even = choose_experts(torch.eye(4) * 1e-6, 1)
     assert float(balance_loss(Routing([even], [torch.zeros(4, 2)]))) == pytest.approx(1.0)
-    alone = choose(torch.tensor([[50.0, 0, 0, 0]]).expand(4, 4), 1)
+    alone = choose_experts(torch.tensor([[50.0, 0, 0, 0]]).expand(4, 4), 1)
     assert float(balance_loss(Routing([alone], [torch.zeros(4, 2)]))) == pytest.approx(4.0)
 
 
@@ -114,7 +114,7 @@ def test_balance_of_counts_by_hand() -> None:
 def test_a_model_is_judged_by_the_mean_over_all_tokens() -> None:
     model = seeded_model(0)
     text = np.random.default_rng(0).integers(0, 288, 200)
-    whole, parts = (judge(model, fixed_batches(text, 12, rows, 8)) for rows in (12, 5))
+    whole, parts = (loss_and_accuracy(model, fixed_batches(text, 12, rows, 8)) for rows in (12, 5))
     assert whole["n_tokens"] == parts["n_tokens"] == 96
     assert whole["loss"] == pytest.approx(parts["loss"])
     assert whole["accuracy"] == parts["accuracy"]
@@ -167,9 +167,9 @@ def test_training_lowers_the_loss_and_the_same_seed_ends_the_same() -> None:
     for _ in range(2):
         model = seeded_model(4)
         train(model, text, Schooling(30, 8, 8, 0.01), np.random.default_rng(0))
-        ends.append(judge(model, fixed_batches(text, 10, 10, 8)))
+        ends.append(loss_and_accuracy(model, fixed_batches(text, 10, 10, 8)))
     assert ends[0] == ends[1]
-    assert ends[0]["loss"] < judge(seeded_model(4), fixed_batches(text, 10, 10, 8))["loss"] - 1
+    assert ends[0]["loss"] < loss_and_accuracy(seeded_model(4), fixed_batches(text, 10, 10, 8))["loss"] - 1
 
 
 @pytest.mark.parametrize("wrong", [{"steps": 0}, {"rate": 0.0}, {"rows": -1}, {"balance": -1.0}])
@@ -293,7 +293,7 @@ def test_seeds_side_by_side_end_as_one_after_the_other(done: tuple[Path, dict[st
 def test_a_model_is_read_as_it_was_written(tmp_path: Path) -> None:
     model, tokens = seeded_model(7, 2), learn_tokens("abab abab", 257)
     save_model(model, tokens, tmp_path / "m.safetensors")
-    again, found = load_model(tmp_path / "m.safetensors")
+    again, found = load_trained(tmp_path / "m.safetensors")
     assert (again.lookahead, again.architecture, found) == (2, model.architecture, tokens)
     assert torch.equal(again(torch.arange(6).view(1, 6))[0], model(torch.arange(6).view(1, 6))[0])
 
@@ -319,7 +319,7 @@ def test_a_model_that_finds_no_room_is_one_line_and_leaves_what_was_there(tmp_pa
 def test_a_file_that_is_no_model_is_refused(content: bytes, tmp_path: Path) -> None:
     (tmp_path / "m.safetensors").write_bytes(content)
     with pytest.raises(InvalidFile, match=r"m\.safetensors"):
-        load_model(tmp_path / "m.safetensors")
+        load_trained(tmp_path / "m.safetensors")
 
 
 def test_the_command_prints_differences_and_refuses_what_is_wrong(run: Run, tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ import pytest
 from offload.caches.residency import ResidentSet
 from offload.decode import Decoded, decode
 from offload.execution import EXECUTIONS
-from offload.ops import Lane, OpKind, Work
+from offload.ops import KINDS, Lane, OpKind, Work
 from offload.policies import policy_named
 from offload.recorder import Recorder
 from offload.schedule import COLUMNS, Schedule
@@ -210,6 +210,22 @@ def test_schedules_that_are_not_of_the_trace_are_refused() -> None:
     for schedule, of, message in cases:
         with pytest.raises(InvalidInput, match=message):
             build_program(MODEL, of, schedule)
+
+
+@pytest.mark.parametrize(
+    ("kind", "message"),
+    [
+        (OpKind.DRAFT, "op 0 is a DRAFT: the runtime executes none, simulate it instead"),
+        (OpKind.SORT, "op 0 sorts rows by expert on the host"),
+        (OpKind.STREAM, "op 0 streams weights, keys or values: the runtime executes experts=cpu and layers=cpu"),
+        (OpKind.ISSUE, "op 0 issues a run of copies"),
+    ],
+)
+def test_a_kind_of_op_that_is_bound_to_nothing_is_refused(kind: OpKind, message: str) -> None:
+    recorder = Recorder()
+    recorder.issue(KINDS[kind].lane, Work(kind), step=0, layer=0)
+    with pytest.raises(InvalidInput, match=message):
+        build_program(MODEL, routing(MODEL).steps(), recorder.schedule())
 
 
 def test_experts_computed_in_a_group_are_refused() -> None:

@@ -13,7 +13,7 @@ from traces.errors import InvalidFile
 from traces.model.attention import Attention
 from traces.model.configs.class_defaults import class_defaults
 from traces.model.configs.config_fields import Fields
-from traces.model.configs.config_layers import Traits, block_letters, mixers_by_layer, moe_layers
+from traces.model.configs.config_layers import Traits, block_letters, mixers_by_layer, sparse_layers
 from traces.model.configs.field_names import NAMES
 from traces.model.layer_stack import MAX_LAYERS, LayerStack
 
@@ -76,7 +76,7 @@ def decoder_only(fields: Fields, model_type: str) -> dict[str, Any]:
     if n_layers > MAX_LAYERS:
         raise InvalidFile(f"{fields.where}: n_layers = {n_layers}, expected 1 to {MAX_LAYERS}")
     experts = _experts(fields, traits)
-    sparse = tuple(i for i, block in enumerate(blocks) if block == "moe") or moe_layers(fields, n_layers)
+    sparse = tuple(i for i, block in enumerate(blocks) if block == "moe") or sparse_layers(fields, n_layers)
     if traits.get("double_layers"):
         sparse = tuple(range(0, n_layers, 2))
     attention = _attention(fields, d_model, traits)

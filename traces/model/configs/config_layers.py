@@ -15,7 +15,7 @@ from traces.model.configs.config_fields import Fields
 from traces.model.layer_stack import every_layer
 from traces.model.linear_mixer import LinearMixer
 
-__all__ = ["BLOCKS", "Traits", "block_letters", "mixers_by_layer", "moe_layers"]
+__all__ = ["BLOCKS", "Traits", "block_letters", "mixers_by_layer", "sparse_layers"]
 
 Traits = dict[str, Any]
 """What a family does that its fields do not say; see `traces.model.configs.config_decoder`."""
@@ -45,7 +45,7 @@ def block_letters(fields: Fields) -> list[str]:
     return [BLOCKS[name] for name in names]
 
 
-def moe_layers(fields: Fields, n_layers: int) -> tuple[int, ...]:
+def sparse_layers(fields: Fields, n_layers: int) -> tuple[int, ...]:
     """The layers with experts, by whichever fields the family states them."""
     kinds = fields.texts("mlp_layer_types")
     if kinds:

@@ -18,7 +18,7 @@ pytest.importorskip("torch", reason="the runtime needs PyTorch (the extra 'runti
 
 from pregate.ask.choices import FIGURES, RUN_FORMATS, SUITE_NAMES
 from pregate.check.cases import SUITES
-from pregate.explore.optima.goals import figures
+from pregate.explore.optima.goals import figure_names
 from pregate.monitoring.alerts import Thresholds
 from runtime.memory import TYPES
 
@@ -29,7 +29,7 @@ def test_suites_and_formats_are_those_that_there_are() -> None:
 
 
 def test_figures_of_a_search_are_the_numbers_of_a_result_and_prices() -> None:
-    assert list(FIGURES) == list(figures())
+    assert list(FIGURES) == list(figure_names())
 
 
 MODEL = load_model("switch-base-8")

@@ -15,7 +15,7 @@ from pregate.ask.capturing.capture import capture
 from pregate.ask.decode_middle import DECODED
 from pregate.ask.simulation import interpret
 from pregate.card.card import Card
-from pregate.card.choice import choose, ratio
+from pregate.card.choice import ranking_of, ratio
 from pregate.card.designs import plan_design, stacks_for
 from pregate.card.job import JUDGED, RequestLoad, recorded_job, workpiece
 from pregate.card.judged import Judged, judge
@@ -168,20 +168,20 @@ def moved(one: Judged, factor: float, spread: float = 0.01) -> Judged:
 def test_a_clear_gain_is_a_verdict_and_a_straddling_one_is_none(card: Card) -> None:
     one = moved(card.best, 1.0)
     slow, near = moved(card.best, 2.0), moved(card.best, 1.01)
-    clear = choose([one, slow], slow, "request")
+    clear = ranking_of([one, slow], slow, "request")
     assert not clear.abstains
     assert clear.verdict().startswith("Change to ")
     assert "2.00 times" in clear.verdict()
-    straddles = choose([one, near], near, "request")
+    straddles = ranking_of([one, near], near, "request")
     assert straddles.abstains
     assert "No verdict" in straddles.verdict()
-    best = choose([one, slow], one, "request")
+    best = ranking_of([one, slow], one, "request")
     assert best.verdict().startswith("Leave it as it is")
 
 
 def test_what_cannot_be_told_from_the_best_is_named(card: Card) -> None:
     one, near, now = moved(card.best, 1.0), moved(card.best, 1.01), moved(card.best, 3.0)
-    found = choose([one, near, now], now, "request")
+    found = ranking_of([one, near, now], now, "request")
     assert [rival.design for rival in found.rivals] == [near.design]
     assert str(near.design) in found.verdict()
     assert "straddle" in found.verdict()
@@ -351,7 +351,7 @@ def test_the_verdict_is_among_what_engines_run(card: Card) -> None:
         of_stack(moved(card.best, factor), stack)
         for factor, stack in ((1.0, "streams"), (2.0, "vllm"), (3.0, "llama-cpp"))
     )
-    found = choose([research, engine, now], now, "request")
+    found = ranking_of([research, engine, now], now, "request")
     assert (found.best, found.possible) == (engine, research)
     assert found.verdict().startswith(f"Change to {engine.design}: 1.50 times")
     assert f"{research.design}, 2.00 times as good as that" in found.verdict()
@@ -362,7 +362,7 @@ def test_the_verdict_is_among_what_engines_run(card: Card) -> None:
 def test_who_runs_no_engine_today_is_not_held_to_engines(card: Card) -> None:
     research, now = of_stack(moved(card.best, 1.0), "streams"), of_stack(moved(card.best, 2.0), "streams")
     engine = of_stack(moved(card.best, 3.0), "vllm")
-    found = choose([research, now, engine], now, "request")
+    found = ranking_of([research, now, engine], now, "request")
     assert (found.best, found.beside) == (research, ())
 
 
@@ -370,11 +370,11 @@ def test_where_a_stack_was_measured_the_verdict_is_among_its_designs_and_what_ru
     claimed = of_stack(moved(card.best, 1.0), "ktransformers")
     fitted = of_stack(moved(card.best, 2.0), "vllm", "fitted")
     now = of_stack(moved(card.best, 3.0), "llama-cpp")
-    found = choose([claimed, fitted, now], now, "request")
+    found = ranking_of([claimed, fitted, now], now, "request")
     assert (found.ranked, found.beside) == ((fitted, now), (claimed,))
     assert "unmeasured here" in found.verdict()
     assert "no engine" not in found.verdict()
-    slower = choose([moved(claimed, 9.0), fitted, now], now, "request")
+    slower = ranking_of([moved(claimed, 9.0), fitted, now], now, "request")
     assert slower.possible is None
     assert "Possible" not in slower.verdict()
 

@@ -9,14 +9,14 @@ import pytest
 from numpy.typing import NDArray
 
 from pregate.ask.simulation import SimulationResult
-from pregate.explore.optima.goals import figures, read_goals, shown
+from pregate.explore.optima.goals import figure_names, read_goals, shown
 from traces.errors import InvalidInput
 
 
 def test_every_number_of_a_result_can_be_a_goal() -> None:
     numbers = {field.name for field in dataclasses.fields(SimulationResult) if field.type in ("float", "int")}
     assert {"tokens_per_s", "tpot_p99_s", "peak_hbm_bytes", "h2d_bytes", "hit_rate"} <= numbers
-    assert set(figures()) == numbers | {"price_usd", "usd_per_token_per_s"}
+    assert set(figure_names()) == numbers | {"price_usd", "usd_per_token_per_s"}
 
 
 @pytest.mark.parametrize(

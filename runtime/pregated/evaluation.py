@@ -14,7 +14,7 @@ from runtime.pregated.batches import Batch
 from runtime.pregated.predictors import Predictors, RecallCounts
 from runtime.pregated.transformer import MoeTransformer, Routing
 
-__all__ = ["balance_loss", "judge", "load_balance", "recalls"]
+__all__ = ["balance_loss", "load_balance", "loss_and_accuracy", "recalls"]
 
 
 def balance_loss(routing: Routing) -> Tensor:
@@ -42,7 +42,7 @@ def load_balance(counts: Tensor) -> dict[str, list[float]]:
 
 
 @torch.no_grad()
-def judge(model: MoeTransformer, batches: Sequence[Batch]) -> dict[str, Any]:
+def loss_and_accuracy(model: MoeTransformer, batches: Sequence[Batch]) -> dict[str, Any]:
     """`loss` (nats a token), `accuracy` of the next token, `n_tokens`, and the decoder's `balance`."""
     model.eval()
     loss, n_right, n_tokens = 0.0, 0, 0
