@@ -34,7 +34,7 @@ Answer = dict[str, Any]
 
 VERSION = 1
 MAX_BYTES = 1 << 20
-"""The largest answer that is read or kept."""
+"""The largest answer that is read or kept, unless it is said to be larger."""
 
 _ROOMS = ("ask", "card")
 """Rooms of this package whose code an answer depends on."""
@@ -52,19 +52,22 @@ def answer_key(question: str, requests: Sequence[Request], hw: Platform) -> str 
     return hashlib.sha256(repr(parts).encode()).hexdigest()[:32]
 
 
-def kept_answer(cache: ScheduleCache | None, key: str | None, make: Callable[[], Answer]) -> Answer:
-    """The answer that is kept under `key`, or what `make` says, which is kept from then on.
+def kept_answer(
+    cache: ScheduleCache | None, key: str | None, make: Callable[[], Answer], most_bytes: int = MAX_BYTES
+) -> Answer:
+    """The answer that is kept under `key`, or what `make` says, which is kept from then on where it is of `most_bytes`
+    at most.
 
     Without cache or key `make` is asked every time; a folder that cannot be written is done without.
     """
     if cache is None or key is None:
         return make()
     path = cache.folder / f"{key}.answer"
-    found = _read(path, key)
+    found = _read(path, key, most_bytes)
     if found is None:
         found = make()
         text = json.dumps({"seal": _seal(key, found), "answer": found})
-        if len(text) <= min(MAX_BYTES, cache.max_bytes):
+        if len(text) <= min(most_bytes, cache.max_bytes):
             with suppress(InvalidFile, OSError):
                 with whole_file(path) as partial:
                     partial.write_text(text)
@@ -74,10 +77,10 @@ def kept_answer(cache: ScheduleCache | None, key: str | None, make: Callable[[],
     return found
 
 
-def _read(path: Path, key: str) -> Answer | None:
+def _read(path: Path, key: str, most_bytes: int) -> Answer | None:
     """What was written to `path`; None where it is not there, or not what was written."""
     try:
-        kept = json.loads(read_text(path, MAX_BYTES))
+        kept = json.loads(read_text(path, most_bytes))
         found = kept["answer"]
         return found if isinstance(found, dict) and kept["seal"] == _seal(key, found) else None
     except (InvalidFile, ValueError, KeyError, TypeError, RecursionError):

@@ -31,7 +31,8 @@ from traces.errors import InvalidFile, InvalidInput
 from traces.whole_file import whole_file
 
 __all__ = [
-    "DEFAULT_FOLDER", "MAX_BYTES", "ScheduleCache", "is_lasting", "lasting_key", "schedules_in", "source_digest",
+    "DEFAULT_FOLDER", "MAX_BYTES", "ScheduleCache", "is_lasting", "lasting_key", "lasting_policy", "schedules_in",
+    "source_digest",
 ]  # fmt: skip
 
 DEFAULT_FOLDER = Path("~/.cache/pregate/schedules")
@@ -169,7 +170,7 @@ def lasting_key(asked: Request) -> str | None:
     """The key of a request that is the same in every process, or None for code of one's own that another run cannot
     recognise: all of it has to be in one file, which reads no other.
     """
-    policy = _lasting_fields(asked.policy)
+    policy = lasting_policy(asked.policy)
     if policy is None:
         return None
     kept = [sorted(experts) for experts in asked.placed.kept if experts]
@@ -181,10 +182,11 @@ def lasting_key(asked: Request) -> str | None:
 
 def is_lasting(policy: Policy) -> bool:
     """Whether another run can recognise the policy."""
-    return _lasting_fields(policy) is not None
+    return lasting_policy(policy) is not None
 
 
-def _lasting_fields(policy: Policy) -> str | None:
+def lasting_policy(policy: Policy) -> str | None:
+    """What a policy is, the same in every process; None for code of one's own that another run cannot recognise."""
     return _own_fields(policy) if policy.source is not None else _policy_fields(policy)
 
 

@@ -34,6 +34,7 @@ def explore(
     dtype: options.Dtype = None,
     formats: options.Formats = None,
     seed: options.Seed = 0,
+    no_cache: Annotated[bool, typer.Option("--no-cache", help="Keep nothing on disk of what the page holds.")] = False,
 ) -> None:
     """Write a page to play with: sliders for machine and workload, winners, waits and a timeline, in one file.
 
@@ -55,8 +56,9 @@ def explore(
 
     with spinner("writing the page") as update:
         explore_page(
-            architectures, machines, output, designs, progress=update, output_tokens=output_tokens, seed=seed, **sliders
-        )
+            architectures, machines, output, designs, progress=update, output_tokens=output_tokens, seed=seed,
+            cache_dir=not no_cache, **sliders,
+        )  # fmt: skip
     say_written(output)
 
 
