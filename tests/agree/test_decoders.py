@@ -162,8 +162,7 @@ ANSWERS = {
     "all on the host": misses_on_host,
     "each the cheaper": CheaperEach(MissCosts(0.3, host_token=0.4)),
     "the shorter lane": ShorterLane(MissCosts(0.45, host_token=0.3)),
-    "by bandwidth": ByBandwidth(MissCosts(0.7)),
-    "by bandwidth beside": ByBandwidth(MissCosts(0.7, beside=1.8)),
+    "by bandwidth": ByBandwidth(MissCosts(0.7, beside=1.8)),
     "scheduled": ListScheduled(MissCosts(0.5, host_token=0.3, device=0.05, device_token=0.1, handover=0.2)),
 }
 CACHES = ("on_demand", "on_demand+lru:4", "on_demand+static:6", "on_demand+lfu:5:per_layer:warm")

@@ -25,7 +25,7 @@ from traces.errors import InvalidFile, InvalidInput, PregateError
 torch = pytest.importorskip("torch", reason="the runtime needs PyTorch (the extra 'runtime')")
 
 from runtime import device  # noqa: E402
-from runtime.microbench import contention, gemms, parts, rounds, session  # noqa: E402
+from runtime.microbench import contention, gemms, live, parts, rounds, session  # noqa: E402
 from runtime.microbench.probes import Probe  # noqa: E402
 from runtime.microbench.rounds import Microbenchmark  # noqa: E402
 from runtime.watch import Busy, Seen  # noqa: E402
@@ -81,6 +81,8 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(contention, "_POOL_BYTES", 32 << 20)
     monkeypatch.setattr(contention, "_COPY_BYTES", 1 << 14)
     monkeypatch.setattr(contention, "_N", 10)
+    monkeypatch.setattr(live, "_NEW_TOKENS", 5)
+    monkeypatch.setattr(live, "_RUNS", 2)
 
 
 def run(*words: str) -> tuple[int, str]:
