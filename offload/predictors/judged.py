@@ -2,7 +2,7 @@
 
 Of every judged decode token, layer and lookahead: how many of the chosen experts are among the k + m ranked highest.
 Beside each stand the guesses of the same predictor for other tokens (shuffled): what is not lost by that is no
-knowledge of the token.
+knowledge of the token. Of sequences side by side the unions are judged (`judged_unions`).
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from offload.predictors.catalogue import guesser_named
 from offload.predictors.histories import Tokens, tokens_of_sequences
+from offload.predictors.judged_unions import Batch, batches_of, chosen_unions, guessed_unions
 from offload.predictors.known import Guesser, ranked
 from offload.predictors.learnt import teach
 from traces.errors import InvalidInput
@@ -27,17 +28,19 @@ __all__ = ["GuessCounts", "Judgement", "judge_predictors"]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class GuessCounts:
-    """What a predictor got right, counted: float64, the first axis being the judged sequences.
+    """What a predictor got right, counted: float64, the first axis being the judged sequences, or batches of them.
 
     right, shuffled, whole  (n_sequences, n_lookaheads, n_more, n_layers): chosen experts found, the same by the guesses
-                            for other tokens, and tokens all of whose experts were found
-    first                   (n_sequences, n_lookaheads, n_layers): tokens whose best guess was chosen
+                            for other tokens, and tokens (of batches: steps) all of whose experts were found
+    guessed                 of the same shape: experts that were guessed
+    first                   (n_sequences, n_lookaheads, n_layers): tokens whose best guess was chosen; 0 of batches
     """
 
     name: str
     right: NDArray[np.float64]
     shuffled: NDArray[np.float64]
     whole: NDArray[np.float64]
+    guessed: NDArray[np.float64]
     first: NDArray[np.float64]
 
 
@@ -67,11 +70,13 @@ def judge_predictors(
     *,
     split: str = "alternate",
     seed: int = 0,
+    batch: int = 1,
 ) -> Judgement:
     """Judge the predictors called `names` on the decode tokens of `trace`, guessing `more` experts than are chosen.
 
-    Raises `InvalidInput` for a lookahead that no layer has, for more guesses than there are experts, or a trace without
-    decode tokens to judge on.
+    `batch`: judged sequences side by side, whose unions are judged. Raises `InvalidInput` for a lookahead that no layer
+    has, for more guesses than there are experts, for more sequences than are judged, or a trace without decode tokens
+    to judge on.
     """
     decoded = trace.decode_only()
     layers = decode_layers(decoded)
@@ -89,7 +94,8 @@ def judge_predictors(
     if len(sequence) < 2:
         raise InvalidInput("the trace has one decode token: there is nothing to learn from and to judge on")
     parts = split_tokens(sequence, split)
-    asked = _Asked(chosen, sequence, trace.n_experts, parts, tuple(lookaheads), tuple(more))
+    batches = () if batch == 1 else tuple(batches_of(sequence, ~parts.learns, batch))
+    asked = _Asked(chosen, sequence, trace.n_experts, parts, tuple(lookaheads), tuple(more), batches)
     n_chosen, n_tokens = asked.totals()
     return Judgement(
         tuple(_judged(name, asked, np.random.default_rng(seed)) for name in names),
@@ -99,7 +105,10 @@ def judge_predictors(
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Asked:
-    """The decode tokens of a trace, sorted by sequence and position, and what is asked of them."""
+    """The decode tokens of a trace, sorted by sequence and position, and what is asked of them.
+
+    `batches`: of judged sequences side by side; none where each is judged by itself.
+    """
 
     chosen: NDArray[np.int16]
     sequence: NDArray[np.int32]
@@ -107,11 +116,17 @@ class _Asked:
     split: Split
     lookaheads: tuple[int, ...]
     more: tuple[int, ...]
+    batches: tuple[Batch, ...] = ()
+
+    @property
+    def widths(self) -> list[int]:
+        """Experts guessed a token, by `more`."""
+        return [min(self.chosen.shape[2] + more, self.n_experts) for more in self.more]
 
     @property
     def shape(self) -> tuple[int, int, int, int]:
         """GuessCounts sequences, lookaheads, guesses beyond k, layers."""
-        n = len(np.unique(self.sequence[~self.split.learns]))
+        n = len(self.batches) or len(np.unique(self.sequence[~self.split.learns]))
         return n, len(self.lookaheads), len(self.more), self.chosen.shape[1]
 
     def tokens(self, learns: bool) -> Iterator[Tokens]:
@@ -125,8 +140,13 @@ class _Asked:
         return found
 
     def totals(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """What there is to find: chosen experts, and tokens."""
+        """What there is to find: chosen experts, and tokens or steps."""
         n, n_lookaheads, _, n_layers = self.shape
+        if self.batches:
+            unions = [chosen_unions(self.chosen, one, self.n_experts).sum(axis=2) for one in self.batches]
+            each = np.stack([[of.sum(axis=1), (of > 0).sum(axis=1)] for of in unions]).astype(np.float64)
+            asked = np.arange(n_layers) >= np.array(self.lookaheads)[:, None]  # [lookaheads, layers]
+            return each[:, 0, None] * asked, each[:, 1, None] * asked
         judged, member = ~self.split.learns, self.member()
         each = (self.chosen >= 0).sum(axis=2)  # [tokens, layers]
         found = []
@@ -144,12 +164,22 @@ def _judged(name: str, asked: _Asked, rng: np.random.Generator) -> GuessCounts:
     guesser = guesser_named(name, n_layers, asked.n_experts, asked.lookaheads)
     teach(guesser, asked.chosen, asked.tokens(learns=True))
     n, n_lookaheads, _, _ = asked.shape
-    right, shuffled, whole = (np.zeros(asked.shape) for _ in range(3))
+    right, shuffled, whole, guessed = (np.zeros(asked.shape) for _ in range(4))
     first = np.zeros((n, n_lookaheads, n_layers))
-    counts = right, shuffled, whole, first
-    for tokens in asked.tokens(learns=False):
-        _count(guesser, asked, tokens, rng, counts)
-    return GuessCounts(name, *counts)
+    for i, batch in enumerate(asked.batches):
+        chosen = chosen_unions(asked.chosen, batch, asked.n_experts)
+        found = guessed_unions(
+            guesser, asked.chosen, asked.sequence, batch, asked.n_experts, asked.lookaheads, asked.widths, rng
+        )
+        n_right = (found.own & chosen).sum(axis=4)  # [lookaheads, more, layers, steps]
+        right[i], guessed[i] = n_right.sum(axis=3), found.own.sum(axis=(3, 4))
+        shuffled[i] = (found.shuffled & chosen).sum(axis=(3, 4))
+        whole[i] = ((n_right == chosen.sum(axis=2)) & (n_right > 0)).sum(axis=3)
+    if not asked.batches:
+        for tokens in asked.tokens(learns=False):
+            _count(guesser, asked, tokens, rng, (right, shuffled, whole, first))
+        guessed = asked.totals()[1][:, :, None] * np.array(asked.widths)[:, None]
+    return GuessCounts(name, right, shuffled, whole, guessed, first)
 
 
 def _count(
@@ -157,9 +187,9 @@ def _count(
 ) -> None:
     """Count what is right of some tokens, at every layer and lookahead."""
     right, shuffled, whole, first = counts
-    n_layers, top_k = asked.chosen.shape[1:]
+    n_layers = asked.chosen.shape[1]
     member, others = asked.member()[tokens.at], _derangement(len(tokens.at), rng)
-    widths = [min(top_k + more, asked.n_experts) for more in asked.more]
+    widths = asked.widths
     guesser.begin(tokens.before)
     for last in range(n_layers):
         guesser.saw(last, asked.chosen[tokens.at, last])

@@ -51,7 +51,8 @@ class PredictorRow:
 class PredictorCurves:
     """Rows by predictor, lookahead and m; iterate over them. `layers`: the MoE layers of `by_layer`.
 
-    `split`: "sequence", or "time" for a trace of one; `note`: what must be said wherever the figures are quoted.
+    `split`: "sequence", or "time" for a trace of one; `batch`: judged sequences side by side;
+    `note`: what must be said wherever the figures are quoted.
     """
 
     rows: tuple[PredictorRow, ...]
@@ -66,6 +67,7 @@ class PredictorCurves:
     n_judged: int
     n_judged_tokens: int
     note: str
+    batch: int = 1
 
     def __iter__(self) -> Iterator[PredictorRow]:
         return iter(self.rows)
@@ -123,18 +125,21 @@ def predictors(
     metric: str = "recall",
     split: str = "alternate",
     seed: int = 0,
+    batch: int = 1,
 ) -> PredictorCurves:
     """Judge predictors on the decode tokens of `trace`: learnt on some sequences, asked about the others.
 
     `names`: of `offload.predictors.catalogue.GUESSERS` (None: all), and `oracle`; `more`: experts guessed beyond the
     k that a token chooses; `metric`: of `GUESS_METRICS`; `split`: of `traces.transforms.splits.SPLITS`; `seed`: of the
-    controls and intervals. Raises `UnknownName` for a name, `InvalidInput` for a number out of range or nothing to
-    judge.
+    controls and intervals; `batch`: judged sequences side by side, whose unions of guesses and of experts are judged.
+    Raises `UnknownName` for a name, `InvalidInput` for a number out of range or nothing to judge.
     """
     chosen = [*GUESSERS, "oracle"] if names is None else list(names)
     _check(chosen, lookaheads, more, metric, seed)
+    if batch != 1 and metric == "top1":
+        raise InvalidInput("metric top1 is of a token's best guess: leave batch out, or ask for recall or exact")
     learning = [name for name in chosen if name != "oracle"]
-    found = judge_predictors(trace, learning, lookaheads, more, split=split, seed=seed)
+    found = judge_predictors(trace, learning, lookaheads, more, split=split, seed=seed, batch=batch)
     judged = {one.name: one for one in found.judged}
     rows: list[PredictorRow] = []
     for name in chosen:
@@ -151,7 +156,8 @@ def predictors(
         n_learnt=found.split.n_learnt,
         n_judged=found.split.n_judged,
         n_judged_tokens=int(np.count_nonzero(~found.split.learns)),
-        note="; ".join(filter(None, (_note(found), trace.provenance.note))),
+        note="; ".join(filter(None, (_note(found, batch), trace.provenance.note))),
+        batch=batch,
     )
 
 
@@ -190,7 +196,7 @@ def _check(names: Sequence[str], lookaheads: Sequence[int], more: Sequence[int],
         raise InvalidInput(f"seed = {seed} is below 0")
 
 
-def _note(found: Judgement) -> str:
+def _note(found: Judgement, batch: int) -> str:
     """What the figures are of, and are not."""
     if found.split.by == "time":
         return (
@@ -198,14 +204,15 @@ def _note(found: Judgement) -> str:
             "these figures are of this prompt, its decoding and its top-k, not of the model"
         )
     few = f"; {found.split.n_judged} judged sequences make rough intervals" if found.split.n_judged < 10 else ""
-    return f"{found.split.n_learnt} sequences learn, {found.split.n_judged} others are judged{few}"
+    side = f", {batch} side by side: unions of their guesses against unions of their experts" if batch > 1 else ""
+    return f"{found.split.n_learnt} sequences learn, {found.split.n_judged} others are judged{side}{few}"
 
 
 def _oracle(found: Judgement) -> GuessCounts:
     """Every expert found; of another token, as many as the other chose alike is not asked: its control is itself."""
     right = np.repeat(found.n_chosen[:, :, None], len(found.more), axis=2)
     whole = np.repeat(found.n_tokens[:, :, None], len(found.more), axis=2)
-    return GuessCounts("oracle", right, np.full_like(right, np.nan), whole, found.n_tokens)
+    return GuessCounts("oracle", right, np.full_like(right, np.nan), whole, right, found.n_tokens)
 
 
 def _rows(judged: GuessCounts, found: Judgement, metric: str, seed: int) -> list[PredictorRow]:
@@ -218,8 +225,6 @@ def _rows(judged: GuessCounts, found: Judgement, metric: str, seed: int) -> list
     rows = []
     for i, lookahead in enumerate(found.lookaheads):
         for j, more in enumerate(found.more):
-            width = min(found.top_k + more, found.n_experts)
-            n_right, n_guessed = judged.right[:, i, j].sum(), float(tokens[:, i, j].sum()) * width
             rows.append(
                 PredictorRow(
                     judged.name,
@@ -230,7 +235,7 @@ def _rows(judged: GuessCounts, found: Judgement, metric: str, seed: int) -> list
                     None if ends is None else float(ends[0, i, j]),
                     None if ends is None else float(ends[1, i, j]),
                     _share(judged.shuffled[:, i, j].sum(), chosen[:, i, j].sum()),
-                    _share(n_right, min(n_guessed, chosen[:, i, j].sum()) if judged.name == "oracle" else n_guessed),
+                    _share(judged.right[:, i, j].sum(), judged.guessed[:, i, j].sum()),
                     _by_layer(part[:, i, j].sum(axis=0), whole[:, i, j].sum(axis=0)),
                 )
             )

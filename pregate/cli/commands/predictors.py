@@ -36,6 +36,9 @@ def predictors(
     split: Annotated[
         str, typer.Option(help="Which sequences learn: alternate (every other one) or halves (the first half).")
     ] = "alternate",
+    batch: Annotated[
+        int, typer.Option(min=1, help="Judged sequences side by side, whose unions of guesses are judged.")
+    ] = 1,
     save: Annotated[
         Path | None,
         typer.Option(help="Write what learns (.safetensors), for guess/markov:from=FILE and the other predictors."),
@@ -62,7 +65,7 @@ def predictors(
     recorded = load_trace(trace)
     learning = None if save is None else learning_part(recorded, split)
     with spinner("learning and guessing"):
-        found = judge(recorded, names, ahead, beyond, metric=metric, split=split, seed=seed)
+        found = judge(recorded, names, ahead, beyond, metric=metric, split=split, seed=seed, batch=batch)
         if plot is not None:
             from pregate.draw.predictor_plot import predictor_curves
             from pregate.draw.style import save_figure

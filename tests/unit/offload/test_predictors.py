@@ -11,8 +11,11 @@ import pytest
 from numpy.typing import NDArray
 
 import pregate
+from offload.predictors import judged as judging
 from offload.predictors.catalogue import GUESSERS, guesser_named
 from offload.predictors.histories import Histories, tokens_of_sequences
+from offload.predictors.judged import judge_predictors
+from offload.predictors.judged_unions import batches_of
 from offload.predictors.known import Scores, one_hot, ranked
 from pregate.api import load_trace
 from tests.command_line import runner
@@ -218,6 +221,55 @@ def test_the_three_metrics_are_counted_by_hand() -> None:
         assert found.rows[0].by_layer == (None, value)
 
 
+def test_batches_are_judged_by_their_unions_counted_by_hand() -> None:
+    """Popularity guesses the same of every token; unions of each step are made token by token."""
+    trace, more = load_trace("gpt-oss-20b-mmlu").decode_only(), 4
+    found = pregate.predictors(trace, ["popular", "markov", "oracle"], [1, 2], [0, more], batch=4)
+    named = sorted(set(trace.sequence.tolist()))
+    learns, judged = named[::2], named[1::2]
+    right = chosen = guessed = whole = steps = 0
+    for layer in range(1, trace.n_moe_layers):
+        counts = np.bincount(trace.experts[np.isin(trace.sequence, learns), layer].ravel(), minlength=trace.n_experts)
+        popular = set(np.argsort(-counts, kind="stable")[: trace.top_k + more].tolist())
+        for first in range(0, len(judged), 4):
+            side = [trace.experts[trace.sequence == one, layer] for one in judged[first : first + 4]]
+            for i in range(max(map(len, side))):
+                union = {expert for one in side if i < len(one) for expert in one[i].tolist()}
+                right, chosen = right + len(union & popular), chosen + len(union)
+                guessed, whole, steps = guessed + len(popular), whole + (union <= popular), steps + 1
+    assert found.value("popular", 1, more) == pytest.approx(right / chosen, abs=1e-12)
+    row = next(one for one in found if (one.predictor, one.lookahead, one.more) == ("popular", 1, more))
+    assert row.precision == pytest.approx(right / guessed, abs=1e-12)
+    assert row.shuffled == row.value
+    exact = pregate.predictors(trace, ["popular"], [1], [more], metric="exact", batch=4)
+    assert exact.value("popular", 1, more) == pytest.approx(whole / steps, abs=1e-12)
+    assert found.value("oracle", 2, more) == 1
+    assert "4 side by side" in found.note
+
+
+def test_a_batch_of_one_is_what_its_tokens_are() -> None:
+    """A union of one token's guesses is that token's: by the way of batches as by that of tokens."""
+    whole = load_trace("gpt-oss-20b-mmlu")
+    trace = whole.of_sequences(sorted(set(whole.sequence.tolist()))[:4])
+    for name in ("markov", "sequence"):
+        tokens = judge_predictors(trace, [name], [1, 3], [0, 2])
+        with pytest.MonkeyPatch.context() as patched:
+            patched.setattr(judging, "batches_of", lambda sequence, judged, n: batches_of(sequence, judged, 1))
+            unions = judge_predictors(trace, [name], [1, 3], [0, 2], batch=2)
+        for of in ("right", "whole", "guessed"):
+            assert np.array_equal(getattr(tokens.judged[0], of), getattr(unions.judged[0], of)), of
+        assert np.array_equal(tokens.n_chosen, unions.n_chosen)
+        assert np.array_equal(tokens.n_tokens, unions.n_tokens)
+
+
+def test_side_by_side_a_prefetch_is_right_more_often_and_brings_more() -> None:
+    trace = load_trace("gpt-oss-20b-mmlu")
+    alone, many = (pregate.predictors(trace, ["markov"], [1], [0], batch=batch) for batch in (1, 6))
+    assert many.value("markov") > alone.value("markov")
+    assert many.rows[0].low is None  # one batch
+    assert alone.batch == 1
+
+
 def test_columns_of_layers_and_of_json_agree(curves: pregate.PredictorCurves) -> None:
     document = json.loads(json.dumps(curves.to_dict()))
     assert len(document["rows"]) == len(curves) == 9 * 2 * 3
@@ -250,6 +302,8 @@ def test_the_order_of_steps_does_not_matter_to_a_judgement() -> None:
         ("--metric recal", "did you mean 'recall'"),
         ("--split half", "did you mean 'halves'"),
         ("--plot curves.txt", ".png"),
+        ("--batch 7", "1 to 6 run side by side"),
+        ("--batch 2 --metric top1", "leave batch out"),
     ],
 )
 def test_what_cannot_be_asked_is_one_clear_line(
