@@ -17,7 +17,9 @@ import torch
 
 from runtime.device import describe_device, software
 
-PACKAGES = ("numpy", "scipy", "numba", "simpy", "yaml", "safetensors", "typer", "rich", "matplotlib", "xarray", "h5py")
+PACKAGES = (
+    "numpy", "scipy", "llvmlite", "simpy", "yaml", "safetensors", "typer", "rich", "matplotlib", "xarray", "h5py",
+)  # fmt: skip
 USED_BYTES = 72 << 30
 """Host memory that the largest models of the suite take."""
 

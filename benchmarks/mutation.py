@@ -94,7 +94,7 @@ _LEFT_OUT = "not every_interpreter and not compiler_waits"
 
 _PLAIN_KERNELS = """from importlib import import_module
 
-from traces import machine_code
+from compiled import machine_code
 
 machine_code.loaded = lambda kernel: getattr(import_module(kernel.home), kernel.name)
 """

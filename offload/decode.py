@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import chain
 
+from compiled.machine_code import KEPT_OPS
 from offload.caches.residency import ResidentSet
 from offload.decoding.decode_job import DecodeJob
 from offload.decoding.decode_loop import DecodeLoop
@@ -23,7 +24,6 @@ from offload.recorder import Part, assemble
 from offload.schedule import Schedule
 from offload.slots.host_tier import ReadThrough
 from offload.slots.low_copies import LowSlots
-from traces.machine_code import KEPT_OPS
 from traces.model.architecture import ModelArchitecture
 from traces.phase import Phase
 from traces.routing import Step

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from compiled.machine_code import Kernel, loaded
 from offload.caches import cache_replay
 from offload.decoding.choice_counts import COUNT
 from offload.fast import replay_compiled
 from offload.fast.decode_compiled import RUN_STEPS, UNIONS
+from runtime.pacing_kernel import COPY, SPIN
 from simulator.batched.batch import RUN
 from simulator.batched.batch_waits import WAITS
 from simulator.event import FIFO_LOOP, INDEX, TIMED_LOOP
@@ -13,7 +15,6 @@ from simulator.explain.attribution import TRACE_BACK
 from simulator.explain.bounds import CHAINS
 from simulator.explain.critical_path import REVERSE
 from simulator.recurrence import WALK
-from traces.machine_code import Kernel, loaded
 from traces.statistics.stack_distance import DISTANCES, EVENTS
 from traces.synthesis.layers_kernel import FILL_LAYERS
 from traces.synthesis.synthesis_kernel import FILL
@@ -23,7 +24,7 @@ __all__ = ["KERNELS"]
 KERNELS: tuple[Kernel, ...] = (
     COUNT, UNIONS, RUN_STEPS, WALK, REVERSE, CHAINS, TRACE_BACK, FILL, FILL_LAYERS, *WAITS, RUN, INDEX, FIFO_LOOP,
     TIMED_LOOP, EVENTS, DISTANCES, cache_replay.NEXT_USES, cache_replay.REPLAY_SLOTS, replay_compiled.BATCHES,
-    replay_compiled.NEXT_USES, replay_compiled.REPLAY,
+    replay_compiled.NEXT_USES, replay_compiled.REPLAY, COPY, SPIN,
 )  # fmt: skip
 """What is kept as machine code."""
 

@@ -13,6 +13,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from compiled.machine_code import loaded
+from runtime.pacing_kernel import COPY, SPIN
 from traces.errors import InvalidInput
 
 __all__ = ["CHUNK_BYTES", "Link", "now_ns", "paced_copy", "spin_until_set", "without_timer_slack"]
@@ -61,18 +63,13 @@ def paced_copy(target: int, source: int, n_bytes: int, start_ns: int, link: Link
 
     A copy that began late catches up with the link. Returns early once `stop[0]` is set.
     """
-    from runtime.pacing_kernel import copy
-
     per_byte = 0.0 if link.bytes_per_s is None else 1e9 / link.bytes_per_s
     first_ns = start_ns + int(link.latency_s * 1e9) if link.latency_s or per_byte else 0
-    copy(
-        target, source, n_bytes, CHUNK_BYTES, first_ns, per_byte, _SLEEP_LEAVES_NS,
-        stop, int(time.CLOCK_MONOTONIC), np.empty(2, dtype=np.int64),
+    loaded(COPY)(
+        target, source, n_bytes, CHUNK_BYTES, first_ns, per_byte, _SLEEP_LEAVES_NS, stop, time.CLOCK_MONOTONIC
     )  # fmt: skip
 
 
 def spin_until_set(flags: NDArray[np.int64], index: int, at_most_ns: int) -> bool:
     """Spin until `flags[index]` is not 0, for a while; whether it is."""
-    from runtime.pacing_kernel import spin
-
-    return bool(spin(flags, index, at_most_ns, int(time.CLOCK_MONOTONIC), np.empty(2, dtype=np.int64)))
+    return bool(loaded(SPIN)(flags, index, at_most_ns, time.CLOCK_MONOTONIC))

@@ -1,29 +1,17 @@
-"""Compiled loops of `runtime.pacing`; importing this module loads numba, so it is imported on first use only.
-
-C functions are called by symbol, not through ctypes, else the compiled code could not be cached on disk. Being opaque
-to the compiler, they also keep it from reading a flag once and for all.
-"""
+"""Compiled loops of `runtime.pacing`: they hold no interpreter lock while they copy, wait and spin."""
 
 from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
-from numba import types
-from numpy.typing import NDArray
+from compiled.machine_code import Kernel
+from compiled.system import clock_ns, copy_bytes, sleep_ns
 
-from traces.compiled import njit
+__all__ = ["COPY", "SPIN", "copy", "spin"]
 
-__all__ = ["copy", "spin"]
-
-_address: Any = types.uintp
-_clock_gettime: Any = types.ExternalFunction("clock_gettime", types.int32(types.intc, types.uintp))
-_nanosleep: Any = types.ExternalFunction("nanosleep", types.int32(types.uintp, types.uintp))
-_memcpy: Any = types.ExternalFunction("memcpy", types.uintp(types.uintp, types.uintp, types.uintp))
 _LONGEST_SLEEP_NS = 100_000_000
 
 
-@njit(nogil=True, cache=True)
 def copy(
     target: int,
     source: int,
@@ -32,37 +20,39 @@ def copy(
     first_ns: int,
     ns_per_byte: float,
     leaves_ns: int,
-    stop: NDArray[np.int64],
+    stop: Any,
     clock: int,
-    timespec: NDArray[np.int64],
 ) -> None:
     """Chunk after chunk, none done before `first_ns` (0: at once) + bytes so far x `ns_per_byte`.
 
-    `timespec` (2,) is scratch. Returns early once `stop[0]` is set.
+    Returns early once `stop[0]` (int64) is set.
     """
     done = 0
     while done < n_bytes and stop[0] == 0:
         size = min(chunk, n_bytes - done)
-        _memcpy(_address(target + done), _address(source + done), _address(size))
+        copy_bytes(target + done, source + done, size)
         done += size
         if first_ns > 0:
             due = first_ns + int(done * ns_per_byte)
             left = 1
             while left > 0 and stop[0] == 0:
-                _clock_gettime(clock, _address(timespec.ctypes.data))
-                left = due - timespec[0] * 1_000_000_000 - timespec[1]
+                left = due - clock_ns(clock)
                 if left > leaves_ns:
-                    timespec[0], timespec[1] = 0, min(left - leaves_ns, _LONGEST_SLEEP_NS)
-                    _nanosleep(_address(timespec.ctypes.data), _address(0))
+                    sleep_ns(min(left - leaves_ns, _LONGEST_SLEEP_NS))
 
 
-@njit(nogil=True, cache=True)
-def spin(flags: NDArray[np.int64], index: int, at_most_ns: int, clock: int, timespec: NDArray[np.int64]) -> bool:
-    """Until `flags[index]` is not 0, for `at_most_ns` at most; whether it is. `timespec` (2,) is scratch."""
-    _clock_gettime(clock, _address(timespec.ctypes.data))
-    until = timespec[0] * 1_000_000_000 + timespec[1] + at_most_ns
+def spin(flags: Any, index: int, at_most_ns: int, clock: int) -> int:
+    """Until `flags[index]` (int64) is not 0, for `at_most_ns` at most; 1 if it is, else 0."""
+    until = clock_ns(clock) + at_most_ns
     while flags[index] == 0:
-        _clock_gettime(clock, _address(timespec.ctypes.data))
-        if timespec[0] * 1_000_000_000 + timespec[1] > until:
-            return False
-    return True
+        if clock_ns(clock) > until:
+            return 0
+    return 1
+
+
+COPY = Kernel(
+    __name__,
+    "copy",
+    ("int64", "int64", "int64", "int64", "int64", "float64", "int64", "int64[1]", "int64"),
+)
+SPIN = Kernel(__name__, "spin", ("int64[1]", "int64", "int64", "int64"), returns=True)

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from compiled.machine_code import Kernel, loaded
 from hwmodels.cost import Costs
 from offload.ops import Lane
 from offload.schedule import Schedule
@@ -20,7 +21,6 @@ from simulator import event_state
 from simulator.costs import check_costs, one_by_one
 from simulator.modes import FIFO, Modes, chunks, copied_bytes
 from traces.errors import InvalidInput
-from traces.machine_code import Kernel, loaded
 
 __all__ = ["FIFO_LOOP", "INDEX", "TIMED_LOOP", "PreparedSchedule", "prepare", "simulate"]
 

@@ -1,6 +1,6 @@
 """The contract of `simulator.modes` as machine code: one loop over instants, and within each over ends and choices.
 
-Written for `traces.kernel_compiler`: all of it becomes part of `run`.
+Written for `compiled`: all of it becomes part of `run`.
 """
 
 from __future__ import annotations

@@ -12,13 +12,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from compiled.machine_code import KEPT_OPS, Kernel, are_kept, are_loaded, loaded
 from hwmodels.cost import Costs
 from offload.ops import Lane
 from offload.schedule import Schedule
 from offload.timeline import Timeline
 from simulator.costs import check_costs
 from simulator.modes import FIFO, Modes
-from traces.machine_code import KEPT_OPS, Kernel, are_kept, are_loaded, loaded
 
 __all__ = ["HOST", "SMALL_OPS", "is_small", "simulate", "walk_on", "walked"]
 

@@ -15,6 +15,7 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
+from compiled.machine_code import Kernel, loaded
 from offload.caches.eviction import Random
 from offload.caches.ranks_by_gates import EPSILON, MRS_ALPHA
 from offload.caches.ranks_by_use import LOOKUPS_A_SLOT
@@ -25,7 +26,6 @@ from offload.fast.replay_slots_kernel import KINDS
 from offload.policies import eviction_named
 from offload.policy import Cache
 from traces.errors import InvalidInput
-from traces.machine_code import Kernel, loaded
 from traces.statistics.popularity import PopularityProfile
 
 __all__ = ["NEXT_USES", "REPLAY_SLOTS", "CacheReplay", "is_known", "replay_cache"]

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from traces.machine_code import Kernel, are_kept, loaded
+from compiled.machine_code import Kernel, are_kept, loaded
 
 __all__ = ["COUNT", "choice_counts"]
 

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from compiled.machine_code import Kernel, are_kept, are_loaded, loaded
 from offload.caches.eviction import HotLru, Lfu, Lifo, Lru, Static
 from offload.caches.eviction_released import ReleasedLfu, ReleasedLifo
 from offload.caches.residency import count_slots
@@ -31,7 +32,6 @@ from offload.policy import no_prefetch
 from offload.recorder import Part
 from offload.schedule import COLUMNS
 from offload.slots.memory import CapacityExceeded
-from traces.machine_code import Kernel, are_kept, are_loaded, loaded
 from traces.model.architecture import LayerStack
 from traces.phase import Phase
 from traces.routing import Step

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from compiled.machine_code import Kernel, loaded
 from offload.fast.draws_kernel import with_bits
 from offload.fast.replay_kernel import BELADY, LFU, LRU, RANDOM
 from traces.errors import InvalidInput
-from traces.machine_code import Kernel, loaded
 from traces.phase import Phase
 from traces.routing import RoutingTrace
 

@@ -182,66 +182,6 @@ def _halve(low: int, high: int, rank: Any, until: Any) -> None:
     _fill(until, _STALE)
 
 
-def _forget(
-    place: Any, rank: Any, tie: Any, uses: Any, last: Any, n_in: Any, n_of: Any, until: Any, now: Any, since: Any
-) -> None:
-    """A cold cache begins with nothing."""
-    _fill(place, -1)
-    _fill(rank, 0)
-    _fill(tie, 0)
-    _fill(uses, 0)
-    _fill(last, 0)
-    _fill(n_in, 0)
-    _fill(n_of, 0)
-    _fill(until, _STALE)
-    _fill(now, 0)
-    _fill(since, 0)
-
-
-def _begin(uses: Any, rank: Any, until: Any, n_experts: int, n_layers: int, epsilon: float) -> None:
-    """A request begins: no expert has been activated, and the deeper one lies, the less it is worth."""
-    _fill(uses, 0)
-    _fill(until, _STALE)
-    for key in range(len(rank)):
-        rank[key] = epsilon * (1 - (key // n_experts) / n_layers)
-
-
-def _leave(victim: int, group: int, members: Any, first: Any, n_of: Any, place: Any, until: Any) -> None:
-    """A key of a group is resident no more: the group's last takes its place."""
-    n_of[group] -= 1
-    until[group] = _STALE
-    moved = members[first[group] + n_of[group]]
-    members[place[victim]] = moved
-    place[moved] = place[victim]
-    place[victim] = -1
-
-
-def _use(kind: int, key: int, clock: int, pool: int, place: Any, rank: Any, tie: Any, uses: Any, last: Any,
-         now: Any) -> None:  # fmt: skip
-    """What a key is worth once it was looked up, but for Belady's."""
-    if kind == LRU:
-        rank[key] = clock
-    elif kind == LFU:
-        rank[key] += 1
-        if place[key] >= 0:
-            tie[key] = clock
-    elif kind == LFU_DECAY:
-        rank[key] += 1
-        tie[key] = clock
-    elif kind == LFRU:
-        uses[key] += 1
-        last[key] = now[pool]
-    elif kind == LFRU_RELEASED:
-        if place[key] >= 0:
-            now[pool] += 1
-            uses[key] += 1
-            last[key] = now[pool]
-    elif kind == LEAST_STALE:
-        rank[key] = 1
-    else:
-        tie[key] = clock
-
-
 def replay_slots(
     ptr: Any, keys: Any, tokens: Any, scores: Any, following: Any, layer_of: Any, step_of: Any, n_tokens: Any,
     begins: Any, group: Any, slots: Any, held: Any, n_experts: int, top_k: int, kind: int, cold: int, budget: int,
@@ -253,7 +193,7 @@ def replay_slots(
 
     Residents lie by layer, those of a lottery by pool: `members` from `first` on, `n_of` each. Of keys: `place` in it,
     `mark`, `taken` (-1 so far), `rank`, `tie`, `uses`, `last`; of groups: `lowest`, `until`; of pools: `n_in`,
-    `n_held`, `now`, `since`.
+    `n_held`, `now`, `since`. It is longer than a screen because every part would be handed all of them.
     """
     n_layers, n_pools = len(held) // n_experts, len(slots)
     n_keys, per_layer = len(held), n_pools > 1
@@ -271,7 +211,16 @@ def replay_slots(
         begin, end, layer = ptr[event], ptr[event + 1], layer_of[event]
         pool, base = (layer if per_layer else 0), layer * n_experts
         if cold and group[event] != previous:
-            _forget(place, rank, tie, uses, last, n_in, n_of, until, now, since)
+            _fill(place, -1)
+            _fill(rank, 0)
+            _fill(tie, 0)
+            _fill(uses, 0)
+            _fill(last, 0)
+            _fill(n_in, 0)
+            _fill(n_of, 0)
+            _fill(until, _STALE)
+            _fill(now, 0)
+            _fill(since, 0)
             begun_in = -1
             step = -1
         previous = group[event]
@@ -285,8 +234,11 @@ def replay_slots(
             _score(keys, scores, begin, end, n_tokens[event], base, n_experts, top_k, alpha, rank, taken, event)
         if kind == ACTIVATION:
             if begins[event] and step != begun_in:
+                _fill(uses, 0)
                 begun_in = step
-                _begin(uses, rank, until, n_experts, n_layers, epsilon)
+                _fill(until, _STALE)
+                for key in range(n_keys):
+                    rank[key] = epsilon * (1 - (key // n_experts) / n_layers)
             of_layer = 1 - layer / n_layers
             _activate(keys, tokens, begin, end, base, n_experts, of_layer, epsilon, rank, uses)
         # lookups
@@ -312,7 +264,13 @@ def replay_slots(
                 if victim < 0:
                     continue
                 n_in[pool] -= 1
-                _leave(victim, own if kind == RANDOM else victim // n_experts, members, first, n_of, place, until)
+                left_by = own if kind == RANDOM else victim // n_experts
+                n_of[left_by] -= 1
+                until[left_by] = _STALE
+                moved = members[first[left_by] + n_of[left_by]]
+                members[place[victim]] = moved
+                place[moved] = place[victim]
+                place[victim] = -1
             left -= 1
             members[first[own] + n_of[own]] = key
             place[key] = first[own] + n_of[own]
@@ -324,13 +282,31 @@ def replay_slots(
         for at in range(begin, end):
             key = keys[at]
             clock += 1
-            if kind == BELADY:
-                rank[key] = -following[at]
-                continue
-            _use(kind, key, clock, pool, place, rank, tie, uses, last, now)
-            if kind == LFU_DECAY:
+            if kind == LRU:
+                rank[key] = clock
+            elif kind == LFU:
+                rank[key] += 1
+                if place[key] >= 0:
+                    tie[key] = clock
+            elif kind == LFU_DECAY:
+                rank[key] += 1
+                tie[key] = clock
                 since[pool] += 1
                 if since[pool] == max(a_slot * slots[pool], 1):
                     since[pool] = 0
                     _halve(base if per_layer else 0, base + n_experts if per_layer else n_keys, rank, until)
+            elif kind == LFRU:
+                uses[key] += 1
+                last[key] = now[pool]
+            elif kind == LFRU_RELEASED:
+                if place[key] >= 0:
+                    now[pool] += 1
+                    uses[key] += 1
+                    last[key] = now[pool]
+            elif kind == LEAST_STALE:
+                rank[key] = 1
+            elif kind == BELADY:
+                rank[key] = -following[at]
+            else:
+                tie[key] = clock
         until[own] = _STALE

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from compiled.machine_code import Kernel, are_kept, loaded, width
 from hwmodels.cost import Costs
 from offload.metrics import Totals
 from offload.ops import Lane
@@ -32,7 +33,6 @@ from simulator.batched.batch_layout import (
 from simulator.batched.batch_waits import WAITS
 from simulator.recurrence import simulate
 from traces.errors import InvalidInput
-from traces.machine_code import Kernel, are_kept, loaded, width
 
 __all__ = ["RUN", "Compiled", "Measured", "compile_schedule", "evaluate", "is_kept"]
 

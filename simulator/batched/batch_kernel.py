@@ -1,6 +1,6 @@
 """The recurrence on `WIDTH` machines at a time, with the chains and the work that bound it: what is compiled.
 
-Written for `traces.kernel_compiler`. What is read is `batch_code.BatchCode`.
+Written for `compiled`. What is read is `batch_code.BatchCode`.
 """
 
 from __future__ import annotations
@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
+from compiled.vector import WIDTH, add, load, maximum, multiply, splat, store
 from simulator.batched.batch_layout import CRITICAL, EXPOSED, MOVED, N_SUMS
 from simulator.batched.batch_walk import walk
-from traces.kernel_compiler.vector import WIDTH, add, load, maximum, multiply, splat, store
 
 __all__ = ["run"]
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from traces.machine_code import Kernel, loaded
+from compiled.machine_code import Kernel, loaded
 
 __all__ = ["WAITS", "chained", "needed", "placed", "written"]
 

@@ -1,6 +1,6 @@
 """One pass over the ops for `WIDTH` machines, with what metrics need found on the way: what is compiled.
 
-Written for `traces.kernel_compiler`. Same contract and arithmetic as `recurrence`, op by op. A value is a vector, one
+Written for `compiled`. Same contract and arithmetic as `recurrence`, op by op. A value is a vector, one
 number a machine, where it is not said to be one number. Times that wait to be compared lie in rings, tables that are
 gone round in.
 """
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from compiled.vector import ALL, add, below, load, maximum, splat, store, subtract, where_below
 from offload.ops import Lane
 from simulator.batched.batch_layout import (
     BEGUN,
@@ -33,7 +34,6 @@ from simulator.batched.batch_layout import (
     TAKES,
     WINDOW,
 )
-from traces.kernel_compiler.vector import ALL, add, below, load, maximum, splat, store, subtract, where_below
 
 __all__ = ["walk"]
 

@@ -11,11 +11,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from compiled.machine_code import Kernel, loaded
 from hwmodels.cost import parts_of
 from hwmodels.figures import Figures
 from offload.ops import KINDS, OpKind, Work
 from simulator.explain.critical_path import HOST, ExplainedRun
-from traces.machine_code import Kernel, loaded
 
 __all__ = ["CLASSES", "TRACE_BACK", "Path", "critical_path", "partition"]
 

@@ -9,13 +9,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from compiled.machine_code import Kernel, loaded
 from hwmodels.cost import Costs
 from offload.ops import Lane
 from offload.schedule import Schedule
 from simulator.costs import check_costs
 from simulator.modes import FIFO, LINKS, Modes
 from simulator.recurrence import SMALL_OPS, is_small
-from traces.machine_code import Kernel, loaded
 
 __all__ = ["Bounds", "chains_s", "lower_bounds"]
 

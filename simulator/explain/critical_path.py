@@ -15,13 +15,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from compiled.machine_code import Kernel, loaded
 from hwmodels.cost import Costs
 from offload.ops import KINDS, TRANSFERS, Lane
 from offload.schedule import Schedule
 from offload.timeline import Timeline
 from simulator.recurrence import HOST, SMALL_OPS, is_small, walked
 from traces.errors import InvalidInput
-from traces.machine_code import Kernel, loaded
 
 __all__ = ["HOST", "ExplainedRun", "Gradient", "gradient", "pulled_back", "slot_edges", "walk"]
 

@@ -30,8 +30,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from compiled.machine_code import Kernel, loaded
 from traces.errors import InvalidInput
-from traces.machine_code import Kernel, loaded
 from traces.phase import Phase
 from traces.routing import RoutingTrace
 

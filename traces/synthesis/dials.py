@@ -20,8 +20,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from compiled.machine_code import are_kept, loaded
 from traces.errors import InvalidInput
-from traces.machine_code import are_kept, loaded
 from traces.phase import Phase
 from traces.routing import MAX_EXPERTS, Provenance, RoutingTrace
 from traces.synthesis.layers_kernel import FILL_LAYERS, pays

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from traces.machine_code import Kernel
+from compiled.machine_code import Kernel
 
 __all__ = ["FILL", "fill"]
 

@@ -105,7 +105,7 @@ def test_the_first_page_is_short_and_in_a_readers_order() -> None:
     assert places == sorted(places)
 
 
-ROOMS = ("traces", "offload", "hwmodels", "simulator", "runtime", "pregate")
+ROOMS = ("compiled", "traces", "offload", "hwmodels", "simulator", "runtime", "pregate")
 MODULE = re.compile(rf"(?<![\w/])(?:{'|'.join(ROOMS)}|docs|benchmarks|tests)/[\w/]+\.py\b")
 
 

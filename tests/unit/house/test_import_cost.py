@@ -10,7 +10,7 @@ import pytest
 
 ROOT = Path(__file__).parents[3]
 
-SLOW = {"h5py", "llvmlite", "matplotlib", "numba", "pydantic", "scipy", "simpy", "torch", "xarray"}
+SLOW = {"h5py", "llvmlite", "matplotlib", "pydantic", "scipy", "simpy", "torch", "xarray"}
 """What takes longer to import than a listing may take."""
 
 ARRAYS = {"numpy", "safetensors"}

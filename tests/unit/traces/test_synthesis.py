@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from compiled.machine_code import loaded
 from traces.errors import InvalidInput
-from traces.machine_code import loaded
 from traces.phase import Phase
 from traces.routing import RoutingTrace
 from traces.statistics.locality import expert_counts, expert_reuse, layer_entropy_bits, layer_following

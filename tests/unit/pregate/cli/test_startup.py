@@ -13,8 +13,9 @@ import typer
 from pregate.cli.commands import COMMANDS
 
 ROOT = Path(__file__).parents[4]
-HEAVY = ("numpy", "scipy", "numba", "simpy", "torch", "matplotlib", "xarray", "pandas", "rich", "yaml", "safetensors")
-FOR_LARGE_JOBS = ("scipy", "numba", "simpy", "torch", "matplotlib", "xarray", "pandas", "h5py")
+HEAVY = ("numpy", "scipy", "llvmlite", "simpy", "torch", "matplotlib", "xarray", "pandas", "rich", "yaml",
+         "safetensors")  # fmt: skip
+FOR_LARGE_JOBS = ("scipy", "llvmlite", "simpy", "torch", "matplotlib", "xarray", "pandas", "h5py")
 
 
 def loaded(words: list[str]) -> set[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from traces.machine_code import width_of
+from compiled.machine_code import width_of
 
 
 @pytest.mark.parametrize(

@@ -8,11 +8,12 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from traces.kernel_compiler.expressions import Scope
-from traces.kernel_compiler.kinds import FLOAT, INT, NOTHING, Array, Items, Kind, Value, flat_kinds, unknown
-from traces.kernel_compiler.statements import Body
-from traces.kernel_compiler.writer import Writer
-from traces.machine_code import SYMBOL, Kinds
+from compiled.expressions import Scope
+from compiled.kinds import FLOAT, INT, NOTHING, Array, Items, Kind, Value, flat_kinds, unknown
+from compiled.machine_code import SYMBOL, Kinds
+from compiled.statements import Body
+from compiled.system_calls import DECLARED
+from compiled.writer import Writer
 
 __all__ = ["module_of"]
 
@@ -27,7 +28,7 @@ def module_of(function: Any, kinds: Kinds, width: int) -> str:
     given: list[Kind] = []
     for dtype, ndim in kinds:
         given.append(Array(dtype, ndim) if ndim else FLOAT if dtype.kind == "f" else INT)
-    name, returns = module.function(getattr(function, "py_func", function), tuple(given))
+    name, returns = module.function(function, tuple(given))
     parts = [of for kind in given for of in flat_kinds(kind, width)]
     names = ", ".join(f"{of} %a{i}" for i, of in enumerate(parts))
     back = "i64" if returns == INT else "void"
@@ -35,7 +36,8 @@ def module_of(function: Any, kinds: Kinds, width: int) -> str:
         f"  {'%r = ' if returns == INT else ''}call {back} @{name}({names})\n  ret i64 {'%r' if returns == INT else 0}"
     )
     entry = f"define i64 @{SYMBOL}({names}) nounwind {{\n{body}\n}}"
-    return "\n\n".join([*module.texts, entry])
+    text = "\n\n".join([*module.texts, entry])
+    return "\n".join([*(head for called, head in DECLARED.items() if called in text), text])
 
 
 class _Module:

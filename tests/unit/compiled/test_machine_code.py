@@ -14,29 +14,29 @@ from time import sleep
 import numpy as np
 import pytest
 
+from compiled import machine_code
+from compiled.machine_code import Kernel, loaded
 from pregate.kernels import KERNELS
 from simulator.explain import bounds
 from simulator.explain.bounds import CHAINS, chains_s
-from traces import machine_code
-from traces.machine_code import Kernel, loaded
 
 ROOT = Path(__file__).parents[3]
-ROOMS = ("traces", "offload", "simulator")
+ROOMS = ("traces", "offload", "simulator", "runtime")
 
 RUN = """
 import sys
 import numpy as np
 from simulator.explain.bounds import CHAINS, chains_s
-from traces.machine_code import are_kept
+from compiled.machine_code import are_kept
 before = are_kept(CHAINS)
 found = chains_s(np.array([0, 0, 1, 3]), np.array([0, 0, 1]), np.array([1.0, 2.0, 4.0]), np.zeros(0), small=False)
-print(before, are_kept(CHAINS), "traces.kernel_compiler.translate" in sys.modules, found.tolist())
+print(before, are_kept(CHAINS), "compiled.translate" in sys.modules, found.tolist())
 """
 
 
 def run(home: Path) -> str:
     """What `RUN` prints in a process of its own that keeps things in `home`."""
-    clean = {name: value for name, value in os.environ.items() if not name.startswith("NUMBA_")}
+    clean = {name: value for name, value in os.environ.items() if name != "PREGATE_KERNELS"}
     clean |= {"HOME": str(home), "PYTHONPATH": str(ROOT)}
     done = subprocess.run([sys.executable, "-c", RUN], check=True, capture_output=True, text=True, env=clean)
     return done.stdout.strip()
@@ -63,7 +63,7 @@ def test_a_change_of_the_source_or_of_the_arguments_is_another_file(
 ) -> None:
     name_of = machine_code._stem.__wrapped__
     kernel = Kernel("a.home", "name", ("int64[1]",), sources=("a.callee",))
-    paths = ("a/home.py", "a/callee.py", "traces/machine_code.py", "traces/kernel_compiler/writer.py")
+    paths = ("a/home.py", "a/callee.py", "compiled/machine_code.py", "compiled/writer.py")
     for path in paths:
         (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / path).write_text(path)
@@ -81,7 +81,7 @@ def test_the_sources_of_a_kernel_are_all_that_it_takes_names_from(kernel: Kernel
     known, todo, used = {kernel.home, *kernel.sources}, [(kernel.home, kernel.name)], set[tuple[str, str]]()
     while todo:
         home, name = todo.pop()
-        if (home, name) in used or home == "traces.kernel_compiler.vector":
+        if (home, name) in used or home == "compiled.vector":
             continue
         used.add((home, name))
         tree = ast.parse((ROOT / f"{home.replace('.', '/')}.py").read_text())

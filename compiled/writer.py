@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 import struct
 
-from traces.kernel_compiler.kinds import (
+from compiled.kinds import (
     BOOL,
     FLOAT,
     INT,
@@ -88,6 +88,13 @@ class Writer:
             self._stored[name] = tuple(f'%"{name}.{i}"' for i in range(len(kinds)))
             self._variables += [f"  {at} = alloca {of}" for at, of in zip(self._stored[name], kinds, strict=True)]
         return self._stored[name]
+
+    def room(self, name: str, of: str) -> str:
+        """Where something of LLVM's type `of` is kept, once a function."""
+        if name not in self._stored:
+            self._stored[name] = (f'%"{name}"',)
+            self._variables.append(f"  {self._stored[name][0]} = alloca {of}")
+        return self._stored[name][0]
 
     def put(self, name: str, value: Value) -> None:
         """Into a variable of the kind of `value`."""

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from traces.machine_code import width
+from compiled.machine_code import width
 
 __all__ = ["ALL", "WIDTH", "add", "below", "load", "maximum", "multiply", "splat", "store", "subtract", "where_below"]
 

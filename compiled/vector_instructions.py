@@ -1,4 +1,4 @@
-"""What `traces.kernel_compiler.vector` means, as the vector instructions of LLVM."""
+"""What `compiled.vector` means, as the vector instructions of LLVM."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ import ast
 from collections.abc import Callable
 from typing import Any
 
-from traces.kernel_compiler import vector
-from traces.kernel_compiler.kinds import FLOAT, INT, LANES, NOTHING, Array, Value, llvm_of, unknown
-from traces.kernel_compiler.writer import Writer
+from compiled import vector
+from compiled.kinds import FLOAT, INT, LANES, NOTHING, Array, Value, llvm_of, unknown
+from compiled.writer import Writer
 
 __all__ = ["VECTOR"]
 

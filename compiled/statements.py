@@ -6,8 +6,8 @@ import ast
 from collections.abc import Callable
 from typing import Any
 
-from traces.kernel_compiler.expressions import Scope, binary, boolean, compared, place_of, value_of
-from traces.kernel_compiler.kinds import INT, NOTHING, Array, Value, flat_kinds, unified, unknown
+from compiled.expressions import Scope, binary, boolean, compared, place_of, value_of
+from compiled.kinds import INT, NOTHING, Array, Value, flat_kinds, unified, unknown
 
 __all__ = ["Body"]
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from traces.kernel_compiler.kinds import (
+from compiled.kinds import (
     BOOL,
     FLOAT,
     INT,
@@ -24,8 +24,9 @@ from traces.kernel_compiler.kinds import (
     unified,
     unknown,
 )
-from traces.kernel_compiler.vector_instructions import VECTOR
-from traces.kernel_compiler.writer import Writer, constant
+from compiled.system_calls import SYSTEM
+from compiled.vector_instructions import VECTOR
+from compiled.writer import Writer, constant
 
 __all__ = ["Scope", "boolean", "place_of", "value_of"]
 
@@ -282,8 +283,8 @@ def _call(scope: Scope, node: ast.Call) -> Value:
     given = [value_of(scope, one) for one in node.args]
     if node.keywords:
         raise unknown(node, "arguments have no names")
-    if called in VECTOR:
-        return VECTOR[called](scope.writer, node, *given)
+    if called in _INSTRUCTED:
+        return _INSTRUCTED[called](scope.writer, node, *given)
     if called in _BUILT_IN:
         return _BUILT_IN[called](scope, node, *given)
     fields = getattr(called, "_fields", None)
@@ -300,8 +301,7 @@ def _called(scope: Scope, node: ast.expr) -> Any:
         return getattr(scope.names.get(node.value.id), node.attr, None)
     if not isinstance(node, ast.Name):
         return None
-    found = scope.names.get(node.id, getattr(builtins, node.id, None))
-    return getattr(found, "py_func", found)
+    return scope.names.get(node.id, getattr(builtins, node.id, None))
 
 
 def _extreme(op: ast.cmpop) -> Callable[..., Value]:
@@ -329,6 +329,10 @@ def _length(scope: Scope, node: ast.Call, value: Value) -> Value:
     if not isinstance(value.kind, Array):
         raise unknown(node, f"{value.kind} has no length")
     return Value(INT, (value.words[1],))
+
+
+_INSTRUCTED = {**VECTOR, **SYSTEM}
+"""What has instructions of its own."""
 
 
 _BUILT_IN: dict[Any, Callable[..., Value]] = {

@@ -1,5 +1,0 @@
-"""Kernels in a subset of Python, translated to what LLVM compiles: numbers, arrays, loops and calls, no objects.
-
-A kernel is a function of Python that runs as it stands; `translate.module_of` writes the same function as text of LLVM.
-Whole numbers are of 64 bits, numbers of float64; arrays are C-ordered, of any dtype, and a row of one is an array too.
-"""
