@@ -25,7 +25,9 @@ _TWO_SOCKETS = "-2s"
 _READ = "as packed in boaviztapi 2.5.0 on PyPI, read 2026-11-29, secondary"
 _UNREAD = "entered from knowledge, not re-read"
 _BYTES_A_LINK = 32
-"""Reads that a link of a die of cores carries a cycle of the fabric; source: `links` of processor_families.yaml."""
+_READ_OF_LINK = 0.87
+"""Reads that a link of a die of cores carries a cycle of the fabric, and what reads reach of that (37 of 42.7 GB/s);
+source: `links` of processor_families.yaml."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,8 +100,8 @@ def host_document(name: str) -> dict[str, Any]:
     if family.fabric_ghz is not None and one.n_dies:
         n_links = one.n_dies * n_sockets * (2 if one.n_dies <= family.two_links_up_to else 1)
         figures["fabric_bytes_per_s"] = (
-            n_links * _BYTES_A_LINK * family.fabric_ghz * 1e9, "B/s", "links",
-            f"{n_links} x {_BYTES_A_LINK} bytes x {family.fabric_ghz:g} GHz{both}",
+            n_links * _BYTES_A_LINK * _READ_OF_LINK * family.fabric_ghz * 1e9, "B/s", "links",
+            f"{n_links} x {_BYTES_A_LINK} bytes x {family.fabric_ghz:g} GHz, {_READ_OF_LINK:g} of it{both}",
         )  # fmt: skip
     if family.staging_gb_per_s is not None:
         figures["staging_bytes_per_s"] = (family.staging_gb_per_s * 1e9, "B/s", "staging", "one core")

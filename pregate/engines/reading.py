@@ -12,6 +12,7 @@ import re
 import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from fractions import Fraction
 
 from hwmodels.specs.machine_files import load_component, load_machine
 from hwmodels.specs.spec import Host
@@ -19,6 +20,7 @@ from pregate.engines.flag_table import EngineFlags, engine_of, engines
 from pregate.engines.writing import NO_OPS
 from pregate.named import load_model
 from traces.errors import InvalidInput, PregateError
+from traces.model.layer_stack import LayerStack
 
 __all__ = ["flags_in", "told_of_flags", "without_flags"]
 
@@ -90,7 +92,6 @@ def _without(cells: Mapping[str, str]) -> dict[str, str]:
     text = flags_in(cells)
     engine, stack = _engine(text, cells.get("stack", ""))
     said, model = _read(text, engine), load_model(cells["model"])
-    n_layers = model.decoder.n_layers
     if said.gpu_layers and stack in engine.output_is_a_layer:
         said.gpu_layers -= 1
     stated = cells.get("policy", "")
@@ -104,7 +105,7 @@ def _without(cells: Mapping[str, str]) -> dict[str, str]:
         base = _brought_ahead(said)
     if said.n_threads is not None:
         said.numbers |= _threads(said.n_threads, cells)
-    clauses = [*_placed(said, n_layers), *(f"{name}={what}" for name, what in said.clauses.items())]
+    clauses = [*_placed(said, model.decoder), *(f"{name}={what}" for name, what in said.clauses.items())]
     formats = ",".join(filter(None, (cells.get("formats", ""), *(f"{k}={v}" for k, v in said.formats.items()))))
     numbers = [part for part in _parts(cells) if not part.startswith("-")]
     numbers += [f"{k}={v}" for k, v in said.numbers.items()]
@@ -285,9 +286,13 @@ def _is_plain_pattern(pattern: str) -> bool:
     return True
 
 
-def _placed(said: _Said, n_layers: int) -> list[str]:
-    """Clauses of the layers, and of the experts, that are on the host."""
-    clauses = []
+def _placed(said: _Said, stack: LayerStack) -> list[str]:
+    """Clauses of the layers, and of the experts, that are on the host.
+
+    Layers that are no range are the last of as many: layers are alike, so that as much is read and handed over. Where
+    single matrices of experts are there, as many bytes are: whole experts of every layer, the same on average.
+    """
+    clauses, n_layers, moe_layers = [], stack.n_layers, stack.moe_layers
     if said.gpu_layers is not None and said.gpu_layers < n_layers:
         n_host = n_layers - said.gpu_layers
         clauses.append("layers=cpu" if n_host == n_layers else f"layers=cpu:{n_host}")
@@ -298,25 +303,22 @@ def _placed(said: _Said, n_layers: int) -> list[str]:
         overrides += [
             (rf"blk\.{layer}\.ffn_(up|down|gate)_exps", "CPU") for layer in range(min(said.cpu_moe, n_layers))
         ]
-    hosted = [layer for layer in range(n_layers) if _is_hosted(layer, overrides)]
-    if hosted and hosted != list(range(hosted[0], hosted[-1] + 1)):
-        raise InvalidInput(
-            f"policy: experts of layers {', '.join(map(str, hosted[:12]))} on the host are no range: not said yet"
-        )
-    if len(hosted) == n_layers:
+    shares = [_hosted_share(layer, overrides) for layer in range(n_layers)]
+    hosted = [layer for layer, share in enumerate(shares) if share]
+    on_host = sum(shares[layer] for layer in moe_layers)
+    if any(0 < share < 1 for share in shares):
+        clauses.append(f"experts=cpu:share={float(on_host / len(moe_layers)):.4g}:uniform")
+    elif len(hosted) == n_layers:
         clauses.append("experts=cpu")
+    elif hosted and hosted != list(range(hosted[0], hosted[-1] + 1)):
+        clauses.append(f"experts=cpu:{moe_layers[-int(on_host)]}-{moe_layers[-1]}" if on_host else "")
     elif hosted:
         clauses.append(f"experts=cpu:{hosted[0]}-{hosted[-1]}" if hosted[0] else f"experts=cpu:{len(hosted)}")
-    return clauses
+    return list(filter(None, clauses))
 
 
-def _is_hosted(layer: int, overrides: list[tuple[str, str]]) -> bool:
-    """Whether the experts of a layer are on the host. Raises `InvalidInput` where some of its tensors are."""
-    homes = set()
-    for tensor in _TENSORS:
-        name = f"blk.{layer}.ffn_{tensor}_exps.weight"
-        where = next((where for pattern, where in overrides if re.search(pattern, name)), "device")
-        homes.add(where.startswith("CPU"))
-    if len(homes) > 1:
-        raise InvalidInput(f"policy: of layer {layer} some expert matrices alone are on the host: not said yet")
-    return homes.pop()
+def _hosted_share(layer: int, overrides: list[tuple[str, str]]) -> Fraction:
+    """Which part of the three expert matrices of a layer is on the host."""
+    names = [f"blk.{layer}.ffn_{tensor}_exps.weight" for tensor in _TENSORS]
+    homes = [next((where for pattern, where in overrides if re.search(pattern, name)), "device") for name in names]
+    return Fraction(sum(where.startswith("CPU") for where in homes), len(homes))
