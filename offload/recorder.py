@@ -45,10 +45,13 @@ class Part:
 
 def assemble(parts: Iterable[Part], static_bytes: int = 0) -> Schedule:
     """The schedule of all `parts`, in order; equal works of different parts share a row."""
+    first, *others = parts
+    if not others:
+        return Schedule(**first.columns, works=first.works, static_bytes=static_bytes)
     rows: dict[Work, int] = {}
     gathered: dict[str, list[NDArray[Any]]] = {name: [] for name in COLUMNS}
     n_deps = 0
-    for part in parts:
+    for part in (first, *others):
         columns = dict(part.columns)
         row = np.array([rows.setdefault(work, len(rows)) for work in part.works], dtype=np.int32)
         columns["cost"] = row[part.columns["cost"]] if row.size else part.columns["cost"]

@@ -6,17 +6,20 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
+import numpy as np
+from numpy.typing import NDArray
+
 from offload import work
 from offload.caches.residency import count_slots
 from offload.decoding.decode_job import DecodeJob
 from offload.decoding.decoding_pass import PassWorks
 from offload.decoding.drafting import Draft
-from offload.decoding.micro_batches import MicroBatches, micro_batches_of
+from offload.decoding.micro_batches import MicroBatches, micro_batches_of, tokens_of
 from offload.decoding.moe_blocks import Blocks
 from offload.decoding.passes import passes_of
 from offload.decoding.repeated_passes import RepeatedPasses, may_repeat
 from offload.decoding.token_mixing import TokenMixing
-from offload.decoding.unions import Unions, unions_of
+from offload.decoding.unions import Unions, unions_of, unions_of_counts
 from offload.decoding.work_rows import Works
 from offload.granularity import check_execution, layer_copy, matrix_copies
 from offload.ops import Lane, OpKind, Work
@@ -146,12 +149,13 @@ class DecodeLoop:
         stack = model.encoder if encoding and model.encoder is not None else model.decoder
         policy, decisions = self._deciding(encoding)
         first, n_blocks = 0 if encoding else model.n_encoder_moe_layers, len(stack.moe_layers)
-        unions = self.unions(step, first, n_blocks)
+        parts = [step] if encoding else micro_batches_of(step, self.execution.micro_sequences)
+        counts = None if len(parts) == 1 else tokens_of(step, parts, first, n_blocks, model.n_experts)
+        unions = self.unions(step, first, n_blocks) if counts is None else unions_of_counts(counts.sum(axis=2))
         self.pass_works = self._pass_works(stack, encoding)
         blocks = Blocks(self, policy, decisions, first, unions, step, encoding)
-        parts = [step] if encoding else micro_batches_of(step, self.execution.micro_sequences)
-        mixing = [self._mixing.of(part, stack, encoding, self._decompresses(part)) for part in parts]
-        self.micro = None if len(parts) == 1 else self._in_micro_batches(parts, mixing, first, n_blocks)
+        mixing = self._mixing.of_parts(parts, stack, encoding, self._decompresses(step))
+        self.micro = None if counts is None else self._in_micro_batches(parts, mixing, counts)
         self.mixing = mixing[0]
         self.last_op = -1
         self._split_of.clear()
@@ -196,7 +200,7 @@ class DecodeLoop:
         return policy, decisions
 
     def _in_micro_batches(
-        self, parts: Sequence[Step], mixing: Sequence[Sequence[Sequence[Work]]], first: int, n_blocks: int
+        self, parts: Sequence[Step], mixing: Sequence[Sequence[Sequence[Work]]], tokens: NDArray[np.int64]
     ) -> MicroBatches:
         """A pass in micro-batches. Raises `InvalidInput` where the host computes what none of them would share."""
         placed = self.host_side.placed
@@ -205,8 +209,7 @@ class DecodeLoop:
                 f"{self.policy.name}: micro-batches share what is fetched for a layer, and what the host computes is "
                 f"not fetched: leave out experts=cpu and layers=cpu"
             )
-        experts = [part.experts[:, first : first + n_blocks] for part in parts]
-        return MicroBatches(self, parts, mixing, experts, self.model.n_experts)
+        return MicroBatches(self, parts, mixing, tokens)
 
     def mix(self, what: Work, layer: int, on_host: bool, away: bool) -> None:
         """What mixes the tokens of a layer, where its weights and its keys and values are."""

@@ -24,7 +24,7 @@ from offload.recorder import Recorder
 from traces.model.architecture import LayerStack
 from traces.routing import Step
 
-__all__ = ["MicroBatches", "micro_batches_of"]
+__all__ = ["MicroBatches", "micro_batches_of", "tokens_of"]
 
 
 class _Loop(Protocol):
@@ -62,10 +62,14 @@ _UNKNOWN = -2
 """In a table of rows, where a work has none yet; -1 is no work."""
 
 
-def _tokens_of(experts: Sequence[NDArray[np.int16]], n_experts: int) -> NDArray[np.int64]:
-    """The tokens that each expert of each block serves of each micro-batch, (n_blocks, n_experts, n_parts)."""
-    begins = np.cumsum([0, *map(len, experts)])
-    counts = choice_counts(np.concatenate(experts), n_experts, begins)
+def tokens_of(step: Step, parts: Sequence[Step], first: int, n_blocks: int, n_experts: int) -> NDArray[np.int64]:
+    """The tokens that each expert of `n_blocks` blocks from `first` on serves of each of the micro-batches `parts` of
+    `step`, (n_blocks, n_experts, n_parts).
+    """
+    begins = np.cumsum([0, *(len(part.experts) for part in parts)])
+    follow = np.may_share_memory(parts[0].experts, step.experts)  # as they lie in the pass, else gathered from it
+    experts = step.experts if follow else np.concatenate([part.experts for part in parts])
+    counts = choice_counts(experts[:, first : first + n_blocks], n_experts, begins)
     return np.ascontiguousarray(counts.transpose(1, 2, 0))
 
 
@@ -97,8 +101,8 @@ def micro_batches_of(step: Step, n_sequences: int) -> list[Step]:
 
 
 class MicroBatches:
-    """One pass in micro-batches `parts`. `mixing`: of each the works that mix its tokens, by layer. `experts`: of each
-    the experts of its tokens, (n_tokens, n_blocks, top_k), -1 pads.
+    """One pass in micro-batches `parts`. `mixing`: of each the works that mix its tokens, by layer. `tokens`: as of
+    `tokens_of`.
 
     The ops of all micro-batches are written at once: their shapes are alike, only works differ.
     """
@@ -108,12 +112,11 @@ class MicroBatches:
         loop: _Loop,
         parts: Sequence[Step],
         mixing: Sequence[Sequence[Sequence[Work]]],
-        experts: Sequence[NDArray[np.int16]],
-        n_experts: int,
+        tokens: NDArray[np.int64],
     ) -> None:
         self._loop, self._mixing = loop, mixing
         self._n_tokens = [len(part.experts) for part in parts]
-        self._tokens = _tokens_of(experts, n_experts)
+        self._tokens = tokens
         self._named = [tuple(np.flatnonzero(of_block.any(axis=1)).tolist()) for of_block in self._tokens]
         self._sorted = np.sort(self._tokens, axis=1).transpose(0, 2, 1)  # of each micro-batch, ascending
         self._fused: dict[tuple[int, tuple[int, ...]], int] = {}  # rows of fused experts
@@ -233,6 +236,47 @@ class MicroBatches:
         what: Callable[[int, MissAction], Work],
     ) -> int:
         """One expert as an op a micro-batch that asks for it; `what` of so many tokens, as its miss was answered."""
+        rows = self._rows_of_single(block, expert, how, what)
+        return self._issue(rows, layer, after, freed, expert)
+
+    def singles(
+        self,
+        block: int,
+        experts: Sequence[tuple[int, MissAction, Sequence[int]]],
+        layer: int,
+        freed: int,
+        what: Callable[[int, MissAction], Work],
+    ) -> int:
+        """`single` of one expert after the other, each with how its miss was answered and the ops that it waits for;
+        the last op, which is returned, frees.
+        """
+        if len(experts) > 1 and (self._to_gate or self._loop.host_side.waits):  # which the first op alone waits for
+            (expert, how, after), *experts = experts
+            self.single(block, expert, how, layer, after, 0, what)
+        rows = np.stack([self._rows_of_single(block, expert, how, what) for expert, how, _ in experts])
+        n_each = np.count_nonzero(rows >= 0, axis=1)
+        if len(experts) == 1 or not n_each.all():
+            for n_left, (expert, how, after) in zip(range(len(experts) - 1, -1, -1), experts, strict=True):
+                op = self.single(block, expert, how, layer, after, 0 if n_left else freed, what)
+            return op
+        recorder, owner = self._loop.recorder, np.repeat(np.arange(len(experts)), n_each)
+        n_waits = np.array([len(after) for _, _, after in experts])
+        n_after = n_waits[owner]
+        of_first = np.repeat((np.cumsum(n_waits) - n_waits)[owner] - (np.cumsum(n_after) - n_after), n_after)
+        waits = np.array([op for _, _, after in experts for op in after], np.int64)
+        first = recorder.issue_many(
+            Lane.COMPUTE, rows[rows >= 0], n_after, waits[np.arange(len(of_first)) + of_first],
+            step=self._loop.i_step, layer=layer, expert=np.array([expert for expert, _, _ in experts])[owner],
+        )  # fmt: skip
+        op = self._loop.last_op = first + len(owner) - 1
+        if freed:
+            recorder.release_after(op, freed)
+        return op
+
+    def _rows_of_single(
+        self, block: int, expert: int, how: MissAction, what: Callable[[int, MissAction], Work]
+    ) -> NDArray[np.int64]:
+        """By micro-batch the row of one expert, -1 where it asks for no token."""
         counts, of = self._tokens[block, expert], self._singles.get(how)
         if of is None:
             of = self._singles[how] = np.full(max(self._n_tokens) + 1, _UNKNOWN)
@@ -242,7 +286,7 @@ class MicroBatches:
             for n in set(counts[rows == _UNKNOWN].tolist()):
                 of[n] = self._loop.recorder.row(what(n, how))
             rows = of[counts]
-        return self._issue(rows, layer, after, freed, expert)
+        return rows
 
     def _rows(self, name: str, make: Callable[[int], Work | None]) -> NDArray[np.int64]:
         """By micro-batch the row of `make` of its tokens, the same in every layer; -1 none."""

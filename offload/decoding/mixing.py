@@ -62,7 +62,8 @@ def contexts_of(steps: Sequence[Step]) -> Contexts:
     of = np.repeat(np.arange(len(steps)), [len(step.sequence) for step in steps])
     sequence = np.concatenate([step.sequence for step in steps])
     context = np.concatenate([step.position for step in steps]).astype(np.int64) + 1
-    order = np.lexsort((sequence, of))
+    follow = np.all((np.diff(of) > 0) | (np.diff(sequence) >= 0))  # the tokens of a sequence, in every pass
+    order = np.arange(len(of)) if follow else np.lexsort((sequence, of))
     new = np.ones(len(order), dtype=np.bool_)
     new[1:] = (np.diff(of[order]) != 0) | (np.diff(sequence[order]) != 0)
     edge = np.flatnonzero(new)

@@ -6,6 +6,7 @@ Nothing here may know time.
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -40,6 +41,19 @@ class TokenMixing:
                 return [attention] * stack.n_layers
         works = mixing_works(self._model, stack, contexts_of([step]), [decompresses])
         return [[] if mixer is None else works[mixer] for mixer in stack.all_mixers]
+
+    def of_parts(
+        self, parts: Sequence[Step], stack: LayerStack, encoding: bool, decompresses: bool
+    ) -> list[list[list[Work]]]:
+        """`of` each of several micro-batches of one pass."""
+        alike = stack.is_uniform and not encoding and not stack.cross_attention
+        if len(parts) == 1 or not alike or any(part.rejected is not None for part in parts):
+            return [self.of(part, stack, encoding, decompresses) for part in parts]
+        seen = contexts_of(parts)
+        columns = seen.by_pair(seen.longest), seen.by_token(seen.context), seen.n_sequences
+        keys = list(zip((len(part.experts) for part in parts), *(column.tolist() for column in columns), strict=True))
+        made = {key: [self._works.self_attention(stack, *key, decompresses)] for key in dict.fromkeys(keys)}
+        return [[made[key]] * stack.n_layers for key in keys]
 
     def _attention(self, step: Step, stack: LayerStack, encoding: bool, decompresses: bool) -> list[Work]:
         """The attention ops of each layer of this pass, the same for every layer."""
