@@ -165,6 +165,33 @@ class Recorder:
         self._dep_end.append(len(self._dep))
         return self._first + len(self._ops) - 1
 
+    def issue_each(
+        self,
+        lane: Lane,
+        work: Work,
+        after: Sequence[int],
+        experts: Sequence[int],
+        slots: Sequence[int],
+        *,
+        step: int,
+        layer: int,
+        hbm_acquired: int,
+        priority: int,
+    ) -> int:
+        """`issue` the same work for one expert after the other, each after one op of `after`, -1 none; returns the
+        index of the first.
+        """
+        row, first, dep, dep_end = self.row(work), self.next_op, self._dep, self._dep_end
+        for op in after:
+            if op >= 0:
+                dep.append(op)
+            dep_end.append(len(dep))
+        self._ops += [
+            (lane, row, step, layer, expert, slot, hbm_acquired, 0, priority)
+            for expert, slot in zip(experts, slots, strict=True)
+        ]
+        return first
+
     def row(self, work: Work) -> int:
         """The row of a work among those of the ops that are not taken yet."""
         row = self._row_of.get(id(work))

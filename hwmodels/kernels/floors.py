@@ -53,11 +53,16 @@ def at_floor(work: Work, figures: Figures, fixed_s: Number, gemms_s: list[Number
 def _n_tiled(work: Work) -> int:
     """Matrices that `work` multiplies by more than one row; those of fused experts count once for all of them."""
     alone = work.gemms if work.fused is None else work.gemms[work.fused.n_gemms :]
-    n = sum(gemm.n_gemms for gemm in alone if gemm.m > 1)
+    n = sum(gemm.n_gemms for gemm in alone if _several(gemm.m))
     if work.fused is not None and work.fused.n_tokens > 1:
         up, down = work.gemms[:2]
         n += up.n_gemms // down.n_gemms + 1
     return n
+
+
+def _several(m: Any) -> bool:
+    """Whether a GEMM has more than one row; of works that are priced together all have, or none."""
+    return bool(m > 1 if type(m) is int else np.all(m > 1))
 
 
 def merged(work: Work) -> list[list[int]]:

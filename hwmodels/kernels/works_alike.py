@@ -1,4 +1,4 @@
-"""Works that are priced together: those that differ in a context alone, and fused ops that differ in rows alone."""
+"""Works that are priced together: those that differ in a context or in rows alone."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 from hwmodels.figures import Figures
 from hwmodels.kernels.fused_counts import FusedCounts, RowCounts, counted, row_counts
 from hwmodels.kernels.fused_tile import FusedTile
-from offload.ops import Work
+from offload.ops import KINDS, Lane, Work
 
 __all__ = ["alike"]
 
@@ -22,11 +22,13 @@ def alike(
     works: Sequence[Work], figures: Figures, many: bool
 ) -> Iterator[tuple[Work, Any, FusedCounts | RowCounts | None]]:
     """Works with the rows that they are: those that differ in attention alone as one, its `flop` and `hbm_bytes` (n,),
-    or (n, 1) for `many` machines, and fused ops that differ in the rows of experts alone with counts of them. Contexts
-    grow with every step, shapes of GEMMs do not; of a prompt no two blocks give experts the same rows.
+    or (n, 1) for `many` machines, so the rows of GEMMs where these alone differ too, and fused ops that differ in the
+    rows of experts alone with counts of them. Contexts grow with every step, shapes of GEMMs do not; of a prompt no two
+    blocks give experts the same rows, nor do two micro-batches.
     """
     tile, by_law = _tile(figures), bool(figures.laws)
-    groups: dict[Work, list[int]] = {}
+    by_rows = tile is not None and not (figures.stack.row_blocks.passes or figures.stack.graph_tokens)
+    groups: dict[Any, list[int]] = {}
     fused: dict[tuple[Any, ...], list[int]] = {}
     for i, work in enumerate(works):
         if tile is not None and work.fused is not None:
@@ -38,7 +40,7 @@ def alike(
             shape = up.n, up.k, up.n_gemms // down.n_gemms
             fused.setdefault((beside, *shape, _launched(work, figures)), []).append(i)
         else:
-            groups.setdefault(work._replace(flop=0, hbm_bytes=0), []).append(i)
+            groups.setdefault(_but_context(work, by_rows), []).append(i)
     for each in fused.values():
         for rows in (each[i : i + _AT_ONCE] for i in range(0, len(each), _AT_ONCE)) if by_law else (each,):
             if len(rows) == 1:
@@ -49,13 +51,29 @@ def alike(
                 row_counts(ops) if tile is None else counted(ops, tile, figures.stack.row_blocks)
             )
             yield works[rows[0]], rows, counts.of_machines() if many else counts
-    for like, rows in groups.items():
+    for rows in groups.values():
+        like = works[rows[0]]
         if len(rows) == 1:
-            yield works[rows[0]], rows[0], None
+            yield like, rows[0], None
             continue
         rest = np.array([(works[i].flop, works[i].hbm_bytes) for i in rows], dtype=np.float64).T
         flop, hbm_bytes = rest[..., None] if many else rest
+        if any(works[i].gemms != like.gemms for i in rows):
+            m = np.array([works[i].gemms[0].m for i in rows])
+            m = m[:, None] if many else m
+            like = like._replace(gemms=tuple(gemm._replace(m=m) for gemm in like.gemms))
         yield like._replace(flop=flop, hbm_bytes=hbm_bytes), rows, None
+
+
+def _but_context(work: Work, by_rows: bool) -> tuple[Work, bool]:
+    """All of a work but its context; `by_rows`: of kernels neither how many rows all of its GEMMs have, only whether
+    these are several.
+    """
+    m = work.gemms[0].m if work.gemms else 0
+    if not (by_rows and m and KINDS[work.kind].lane is Lane.COMPUTE and all(gemm.m == m for gemm in work.gemms)):
+        return work._replace(flop=0, hbm_bytes=0), False
+    gemms = tuple(gemm._replace(m=0) for gemm in work.gemms)
+    return work._replace(gemms=gemms, flop=0, hbm_bytes=0), m > 1
 
 
 def _launched(work: Work, figures: Figures) -> tuple[int, bool]:

@@ -85,6 +85,17 @@ class CopyWriter:
             host.use(to.layer, to.expert, Lane.H2D, last)
         return first, last
 
+    def fetch_each(
+        self, layer: int, experts: Sequence[int], step: int, slots: Sequence[int], readers: Sequence[int], ahead: bool
+    ) -> int:
+        """`fetch` one expert after the other out of host memory, whole, into slots that hold nothing that HBM was taken
+        for; returns the first op.
+        """
+        return self._recorder.issue_each(
+            Lane.H2D, self._copies.fetch, readers, experts, slots, step=step, layer=self._places[layer],
+            hbm_acquired=self._expert_bytes, priority=int(ahead),
+        )  # fmt: skip
+
     def pieces(self, ready: int) -> tuple[int, ...]:
         """The copies of the matrices of an expert that is there after op `ready`, all of them; none: it came whole."""
         n = len(self._copies.pieces)

@@ -26,6 +26,12 @@ class FreeSlots:
             self._next = 0
         return slot
 
+    def take_each(self, n: int) -> list[int]:
+        """The `n` slots that have been free for longest, which are free no more."""
+        slots = self._slots[self._next : self._next + n]
+        self.take(n)
+        return slots
+
     def give(self, first: int, n: int = 1) -> None:
         """`n` slots from `first` on are free again."""
         self._slots.extend(range(first, first + n))

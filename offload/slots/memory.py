@@ -77,6 +77,8 @@ class ExpertMemory:
         self._beside: dict[int, set[int]] = {}  # layer -> experts that were brought aside
         self._waiting = WaitingExperts()
         self._in_runs = in_runs and copies.disk is None and copies.write_back is None
+        plain = cache is None and host is None and copies.stage is None and not (copies.pieces or copies.n_at_once)
+        self._fetches_each = plain and copies.fetch.n_copies == 1 and not recorder.is_live
         self._pinned: set[int] = set()
         self._pinned_by_layer: dict[int, list[int]] = {}
         self.low: LowCopies | None = None
@@ -141,6 +143,10 @@ class ExpertMemory:
             self._beside.setdefault(layer, set()).update(new)
         if self.cache is None:
             self._ask_host(layer, new)
+            alone = named is None or not self._in_runs
+            if self._fetches_each and alone and not (how or self._waiting) and 0 < len(new) <= len(self._free):
+                self._place_each(layer, new, step)
+                return
             self._queue(layer, new, step, named, how or {})
         elif aside and self.copies.stage is None:
             absent = [one for one in new if (layer, one) not in self.cache]
@@ -328,6 +334,14 @@ class ExpertMemory:
             if n < entry.n:
                 waiting.appendleft(entry._replace(expert=entry.expert + n, n=entry.n - n))
             add(entry.layer, self._place(entry, transient) if n == 1 else self._place_run(entry, n))
+
+    def _place_each(self, layer: int, experts: Sequence[int], step: int) -> None:
+        """As `_queue` and `_grant`, of experts that are brought whole while nobody waits and all find slots."""
+        slots = self._free.take_each(len(experts))
+        readers = [self._reader[slot] for slot in slots]
+        first = self._writer.fetch_each(layer, experts, step, slots, readers, layer != self.gated_layer)
+        for op, (expert, slot) in enumerate(zip(experts, slots, strict=True), first):
+            self.held.add(layer, Held(expert, 1, slot, op, True, False, op, True))
 
     def _place_run(self, entry: Waiting, n: int) -> Held:
         """`n` experts from that of `entry` on into as many free slots."""

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hwmodels.compute_formats import computes_in
-from hwmodels.cost import parts_of, price
+from hwmodels.cost import parts_of, price_figures
 from hwmodels.figures import Figures, figures_of
 from hwmodels.platform import Platform, load_platform
 from hwmodels.specs.spread import SPREAD_KEYS
@@ -181,7 +181,7 @@ class RowBench:
         schedule = captured.decoded.schedule
         figures = figures_of(hw).for_works(schedule.works)
         probes = find_probes(schedule, captured.trace)
-        found = elasticities(self._explained(captured, hw), probes, figures, _TIMES[row.metric])
+        found = elasticities(self._explained(captured, hw), probes, figures, _TIMES[row.metric], SPREAD_KEYS)
         return {key: found[key] for key in SPREAD_KEYS if found.get(key)}
 
     def _published(self, row: MeasuredRow, hw: Platform) -> tuple[Workbench, Row]:
@@ -225,7 +225,7 @@ class RowBench:
         if self._timed is None or self._timed[0] is not captured or self._timed[1] is not hw:
             modes_of(captured.policy, FIFO).require_fifo()
             schedule = captured.decoded.schedule
-            self._timed = captured, hw, walk(schedule, price(schedule.works, hw))
+            self._timed = captured, hw, walk(schedule, price_figures(schedule.works, figures_of(hw), shares=False))
         return self._timed[2]
 
     def _run(self, row: MeasuredRow, hw: Platform) -> Captured:

@@ -11,7 +11,7 @@ rate spread over more multiprocessors.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -70,10 +70,13 @@ def metric_weights(timeline: Timeline, probes: Probes, metric: str) -> Weights:
     return weights
 
 
-def elasticities(explained: ExplainedRun, probes: Probes, figures: Figures, metric: str) -> dict[str, float]:
+def elasticities(
+    explained: ExplainedRun, probes: Probes, figures: Figures, metric: str, wanted: Collection[str] | None = None
+) -> dict[str, float]:
     """d ln(metric) / d ln(number) for every number of `figures` but `MEMORY_FIGURES`: 1 % more of it is that many %.
 
-    `explained`: the run on `figures`. All 0.0 for a metric that is 0. Raises `UnknownName` for an unknown metric.
+    `explained`: the run on `figures`. `wanted`: of these numbers alone, the others being left out. All 0.0 for a
+    metric that is 0. Raises `UnknownName` for an unknown metric.
     """
     timeline = explained.timeline
     weights = metric_weights(timeline, probes, metric)
@@ -81,19 +84,24 @@ def elasticities(explained: ExplainedRun, probes: Probes, figures: Figures, metr
     if metric == "tokens_per_s":
         value = -value
     keys = [key for key in figures.values if key not in MEMORY_FIGURES]
+    places = [i for i, key in enumerate(keys) if wanted is None or key in wanted]
     if not value:
-        return dict.fromkeys(keys, 0.0)
+        return {keys[i]: 0.0 for i in places}
     by = gradient(explained, *weights)
-    issue_s, duration_s = _by_log_figure(timeline, figures, keys)
+    issue_s, duration_s = _by_log_figure(timeline, figures, keys, places)
     found = (by.issue_s @ issue_s + by.duration_s @ duration_s) / value + 0.0  # no -0.0
-    return dict(zip(keys, found.tolist(), strict=True))
+    return {keys[i]: float(found[i]) for i in places}
 
 
 def _by_log_figure(
-    timeline: Timeline, figures: Figures, keys: Sequence[str]
+    timeline: Timeline, figures: Figures, keys: Sequence[str], places: Sequence[int]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """d issue_s / d ln(number) and d duration_s / d ln(number), each (n_works, n_keys): a machine a moved number."""
-    steps = 1 + 1j * _STEP * np.eye(len(keys))
+    """d issue_s / d ln(number) and d duration_s / d ln(number), each (n_works, n_keys): a machine a moved number, of
+    those at `places`; 0 of the others.
+    """
+    works, steps = timeline.schedule.works, (1 + 1j * _STEP * np.eye(len(keys)))[:, places]
     moved = figures.with_values({key: figures[key] * steps[i] for i, key in enumerate(keys)})
-    costs = price_figures(timeline.schedule.works, moved, len(keys))
-    return np.imag(costs.issue_s) / _STEP, np.imag(costs.duration_s) / _STEP
+    costs = price_figures(works, moved, len(places), shares=False)
+    by_issue, by_duration = np.zeros((2, len(works), len(keys)))
+    by_issue[:, places], by_duration[:, places] = np.imag(costs.issue_s) / _STEP, np.imag(costs.duration_s) / _STEP
+    return by_issue, by_duration
