@@ -15,7 +15,7 @@ from offload.ops import TRANSFERS, OpKind
 from offload.schedule import Schedule
 from traces.routing import RoutingTrace
 
-__all__ = ["Probes", "find_probes"]
+__all__ = ["Probes", "find_probes", "no_probes"]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -43,3 +43,8 @@ def find_probes(schedule: Schedule, trace: RoutingTrace) -> Probes:
     gap_from, gap_to = gap_pairs(trace, schedule.step[ends])
     moving = np.flatnonzero(np.isin(schedule.kind, TRANSFERS))
     return Probes(schedule, first, last, ends, gap_from, gap_to, moving)
+
+
+def no_probes(schedule: Schedule) -> Probes:
+    """Those of metrics that read the end of the last op alone: the makespan, and rates by it."""
+    return Probes(schedule, *(np.zeros(0, np.int64) for _ in range(6)))

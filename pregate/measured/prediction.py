@@ -20,7 +20,7 @@ from offload.decode import Decoded
 from offload.ops import Lane, OpKind, Work
 from offload.placing.footprint import Workload, measure_workload
 from offload.policy import Policy
-from offload.probes import find_probes
+from offload.probes import find_probes, no_probes
 from offload.schedule import Schedule
 from offload.work import expert_copy_work
 from pregate.api import synthesize
@@ -180,8 +180,9 @@ class RowBench:
         captured = self._run(row, hw)
         schedule = captured.decoded.schedule
         figures = figures_of(hw).for_works(schedule.works)
-        probes = find_probes(schedule, captured.trace)
-        found = elasticities(self._explained(captured, hw), probes, figures, _TIMES[row.metric], SPREAD_KEYS)
+        time = _TIMES[row.metric]
+        probes = no_probes(schedule) if time == "makespan_s" else find_probes(schedule, captured.trace)
+        found = elasticities(self._explained(captured, hw), probes, figures, time, SPREAD_KEYS)
         return {key: found[key] for key in SPREAD_KEYS if found.get(key)}
 
     def _published(self, row: MeasuredRow, hw: Platform) -> tuple[Workbench, Row]:

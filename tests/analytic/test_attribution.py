@@ -20,7 +20,7 @@ from offload.decode import decode
 from offload.execution import EXECUTIONS
 from offload.ops import Lane, OpKind, Work
 from offload.policies import policy_named
-from offload.probes import find_probes
+from offload.probes import find_probes, no_probes
 from offload.recorder import Recorder
 from offload.schedule import Schedule
 from pregate.ask.capturing.capture import capture, capture_request
@@ -306,6 +306,22 @@ def assert_elasticities(schedule: Schedule, trace: RoutingTrace, figures: Figure
 @settings(max_examples=40, deadline=None)
 def test_elasticities_are_those_of_the_engine_on_random_machines(run: tuple[Schedule, RoutingTrace, Figures]) -> None:
     assert assert_elasticities(*run) > 50
+
+
+@given(runs(), st.sets(st.sampled_from(["stack.kernel_s", "link.h2d_bytes_per_s", "stack.gemm_efficiency", "nothing"])))
+@settings(max_examples=20, deadline=None)
+def test_elasticities_of_some_numbers_are_theirs_among_all_to_the_last_bit(
+    run: tuple[Schedule, RoutingTrace, Figures], wanted: set[str]
+) -> None:
+    schedule, trace, figures = run
+    explained, probes = walk(schedule, price_figures(schedule.works, figures)), find_probes(schedule, trace)
+    for metric in METRICS:
+        every = elasticities(explained, probes, figures, metric)
+        some = elasticities(explained, probes, figures, metric, wanted)
+        assert some == {key: value for key, value in every.items() if key in wanted}
+    assert elasticities(explained, no_probes(schedule), figures, "makespan_s") == elasticities(
+        explained, probes, figures, "makespan_s"
+    )
 
 
 @given(runs())

@@ -15,7 +15,7 @@ from hwmodels.figures import Figures, figures_of
 from hwmodels.kernels.fused_tile import UNPADDED, FusedTile
 from hwmodels.platform import load_platform
 from offload.ops import Work
-from offload.work import experts_work
+from offload.work import cpu_expert_work, experts_work, gate_work, head_work
 from pregate.named import load_model
 from traces.model.architecture import ModelArchitecture
 
@@ -66,3 +66,23 @@ def test_many_machines_as_one(tile: FusedTile) -> None:
         one = price_figures(asked, machine.with_values({"accelerator.hbm_bytes_per_s": rate}))
         assert many.duration_s[:, i].tolist() == one.duration_s.tolist()
         assert many.hbm_s[:, i].tolist() == one.hbm_s.tolist()
+
+
+@settings(max_examples=20)
+@given(rows=st.lists(st.integers(1, 300), min_size=2, max_size=12), n_shared=st.sampled_from([0, 1, 7]))
+@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize("stack", ["flexgen", "moe-lightning", "llama-cpp", "pytorch-eager", "fastertransformer"])
+def test_experts_one_by_one_together_as_alone(stack: str, model: str, rows: list[int], n_shared: int) -> None:
+    machine, known = figures(stack, UNPADDED), model_named(model)
+    asked = [experts_work(known, [n]) for n in rows] + [experts_work(known, (), n_shared)] * bool(n_shared)
+    asked += (
+        [gate_work(known, n) for n in rows] + [cpu_expert_work(known, n) for n in rows] + [head_work(known, rows[0])]
+    )
+    together = price_figures(asked, machine)
+    moved = machine.with_values({"stack.gemm_efficiency": 0.5 * (1 + 1j * np.array([0.0, 1e-30, 0.0]))})
+    many = price_figures(asked, moved, 3)
+    for i, one in enumerate(asked):
+        alone, apart = price_figures([one], machine), price_figures([one], moved, 3)
+        for name in ("issue_s", "duration_s", "hbm_s"):
+            assert getattr(together, name)[i] == getattr(alone, name)[0], name
+            assert getattr(many, name)[i].tolist() == getattr(apart, name)[0].tolist(), name

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from dataclasses import replace
 from itertools import pairwise
 from typing import Any
@@ -15,7 +16,7 @@ import pregate
 from hwmodels.cost import price
 from hwmodels.platform import load_platform
 from offload.decode import Decoded, decode
-from offload.decoding.micro_batches import micro_batches_of
+from offload.decoding.micro_batches import MicroBatches, micro_batches_of
 from offload.execution import EXECUTIONS
 from offload.metrics import gap_pairs
 from offload.ops import TO_DEVICE, Lane, OpKind, Work
@@ -24,6 +25,7 @@ from offload.placing.placement import placement_named
 from offload.policies import policy_named
 from offload.recorder import Recorder
 from offload.schedule import Schedule
+from offload.slots.memory import ExpertMemory
 from pregate.ask.timing.streaming import stream_request
 from simulator import recurrence
 from simulator.definition import des
@@ -75,6 +77,50 @@ def test_every_expert_is_fetched_once_and_as_much_is_computed(policy: str, place
     assert flop(parts.schedule) == flop(whole.schedule)
     assert (parts.n_lookups, parts.n_hits) == (whole.n_lookups, whole.n_hits)
     assert len(parts.schedule) > len(whole.schedule)
+
+
+@pytest.mark.parametrize("model", [None, decoder_only(n_experts=16, top_k=2)])
+@pytest.mark.parametrize("policy", ["on_demand", "prefetch_all", "pregate", "gpu_only", "on_demand+lru:3"])
+@pytest.mark.parametrize("placement", [*PLACED, "micro=1", "kv=cpu@micro=1"])
+def test_experts_written_at_once_are_those_written_one_by_one(
+    policy: str, placement: str, model: ModelArchitecture | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    at_once = written(policy, placement, model=model, batch=7)[0]
+    several, calls = MicroBatches.singles, list[int]()
+
+    def one_by_one(micro: MicroBatches, block: int, experts: list[Any], layer: int, freed: int, what: Any) -> int:
+        calls.append(len(experts))
+        for expert, how, after in experts[:-1]:
+            micro.single(block, expert, how, layer, after, 0, what)
+        return several(micro, block, experts[-1:], layer, freed, what)
+
+    make = ExpertMemory.__init__
+
+    def queued(memory: ExpertMemory, *given: Any) -> None:
+        make(memory, *given)
+        memory._fetches_each = False
+
+    monkeypatch.setattr(MicroBatches, "singles", one_by_one)
+    monkeypatch.setattr(ExpertMemory, "__init__", queued)
+    alone = written(policy, placement, model=model, batch=7)[0]
+    assert max(calls) > 1
+    assert at_once.schedule.digest == alone.schedule.digest
+    assert at_once.schedule.works == alone.schedule.works
+    assert (at_once.n_lookups, at_once.n_hits) == (alone.n_lookups, alone.n_hits)
+
+
+@pytest.mark.parametrize("collects", [True, False])
+def test_a_decode_leaves_the_search_for_garbage_as_it_was(collects: bool) -> None:
+    enabled = gc.isenabled()
+    (gc.enable if collects else gc.disable)()
+    try:
+        written("gpu_only", "micro=2")
+        assert gc.isenabled() is collects
+        with pytest.raises(InvalidInput, match="leave out experts=cpu"):
+            written("gpu_only", "experts=cpu@micro=2")
+        assert gc.isenabled() is collects
+    finally:
+        (gc.enable if enabled else gc.disable)()
 
 
 @pytest.mark.parametrize("policy", POLICIES)
