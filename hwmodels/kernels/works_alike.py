@@ -59,8 +59,8 @@ def alike(
         rest = np.array([(works[i].flop, works[i].hbm_bytes) for i in rows], dtype=np.float64).T
         flop, hbm_bytes = rest[..., None] if many else rest
         if any(works[i].gemms != like.gemms for i in rows):
-            m = np.array([works[i].gemms[0].m for i in rows])
-            m = m[:, None] if many else m
+            of_each = np.array([works[i].gemms[0].m for i in rows])
+            m: Any = of_each[:, None] if many else of_each
             like = like._replace(gemms=tuple(gemm._replace(m=m) for gemm in like.gemms))
         yield like._replace(flop=flop, hbm_bytes=hbm_bytes), rows, None
 

@@ -281,7 +281,7 @@ class MicroBatches:
         if of is None:
             of = self._singles[how] = np.full(max(self._n_tokens) + 1, _UNKNOWN)
             of[0] = -1
-        rows = of[counts]
+        rows: NDArray[np.int64] = of[counts]
         if rows.min() == _UNKNOWN:
             for n in set(counts[rows == _UNKNOWN].tolist()):
                 of[n] = self._loop.recorder.row(what(n, how))

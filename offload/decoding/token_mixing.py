@@ -52,7 +52,12 @@ class TokenMixing:
         seen = contexts_of(parts)
         columns = seen.by_pair(seen.longest), seen.by_token(seen.context), seen.n_sequences
         keys = list(zip((len(part.experts) for part in parts), *(column.tolist() for column in columns), strict=True))
-        made = {key: [self._works.self_attention(stack, *key, decompresses)] for key in dict.fromkeys(keys)}
+        made = {
+            (n_tokens, kv_tokens, pairs, n): [
+                self._works.self_attention(stack, n_tokens, kv_tokens, pairs, n, decompresses)
+            ]
+            for n_tokens, kv_tokens, pairs, n in dict.fromkeys(keys)
+        }
         return [[made[key]] * stack.n_layers for key in keys]
 
     def _attention(self, step: Step, stack: LayerStack, encoding: bool, decompresses: bool) -> list[Work]:
