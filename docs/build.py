@@ -82,8 +82,16 @@ def demo() -> str:
 
 def card() -> str:
     """A verdict card of a machine that offloads."""
-    command = "pregate plan mixtral-8x7b --hardware rtx-4090 --formats all=q4_k_m --no-cache"
-    return f"```console\n$ {command.removesuffix(' --no-cache')}\n{run(command)}\n```"
+    return _planned("pregate plan mixtral-8x7b --hardware rtx-4090 --formats all=q4_k_m")
+
+
+def ranked_machines() -> str:
+    """Which of four machines."""
+    return _planned("pregate plan mixtral-8x7b --formats all=q4_k_m --hardware rtx-3090,rtx-4090,rtx-5090,h100-sxm")
+
+
+def _planned(command: str) -> str:
+    return f"```console\n$ {command}\n{run(f'{command} --no-cache')}\n```"
 
 
 def accuracy() -> str:
@@ -118,6 +126,7 @@ PARTS: dict[str, Callable[[], str]] = {
     "pregated_recall": pregated_tables.recall,
     "demo": demo,
     "card": card,
+    "ranked_machines": ranked_machines,
     "accuracy": accuracy,
     "fitted_machines": law_tables.machines,
     "kernel_laws": law_tables.errors,

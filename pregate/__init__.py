@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from pregate.check.session import ValidationPlan, validate
     from pregate.economics.assumptions import Assumptions, load_assumptions
     from pregate.economics.costing import CostReport, costs
+    from pregate.economics.machine_ranking import MachineRanking, rank_machines
     from pregate.economics.poc import Poc, plan_poc
     from pregate.economics.serving import LatencyPromise
     from pregate.explore.crossover import Crossovers, crossovers
@@ -94,6 +95,7 @@ _HOMES = {
     "LatinHypercube": "pregate.explore.sweeps.axes",
     "Link": "runtime.pacing",
     "LruCurve": "pregate.ask.replays.replay",
+    "MachineRanking": "pregate.economics.machine_ranking",
     "MachineRecipe": "pregate.explore.sweeps.machines",
     "Measurements": "hwmodels.calibrate.measurements",
     "MissAction": "offload.policy",
@@ -151,6 +153,7 @@ _HOMES = {
     "plan_poc": "pregate.economics.poc",
     "predictors": "pregate.ask.replays.predictors",
     "pregate_from": "runtime.pregated.rewire",
+    "rank_machines": "pregate.economics.machine_ranking",
     "record": "runtime.recording.record",
     "reproduce": "pregate.measured.reproduction",
     "residency": "pregate.ask.replays.replay",
@@ -190,6 +193,7 @@ __all__ = [
     "LatinHypercube",
     "Link",
     "LruCurve",
+    "MachineRanking",
     "MachineRecipe",
     "Measurements",
     "MissAction",
@@ -247,6 +251,7 @@ __all__ = [
     "plan_poc",
     "predictors",
     "pregate_from",
+    "rank_machines",
     "record",
     "reproduce",
     "residency",

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from hwmodels.platform import Platform
 from pregate.card.choice import Ranking, ratio
 from pregate.card.job import RequestLoad
 from pregate.card.judged import Judged
@@ -14,7 +15,7 @@ from pregate.card.turning_points import TurningPoint
 from pregate.check.ledger import Predicted
 from pregate.engines.writing import Flags
 
-__all__ = ["Card"]
+__all__ = ["Card", "parts_of", "predictions_of"]
 
 N_SHOWN = 3
 """Designs that a card shows."""
@@ -116,27 +117,7 @@ class Card:
 
     def predictions(self) -> list[tuple[dict[str, str], dict[str, Predicted]]]:
         """What a ledger keeps: the designs that the card shows, the best last."""
-        beside = [one for one in (self.choice.possible,) if one is not None]
-        shown = {id(one): one for one in (self.choice.now, *beside, *reversed(self.choice.ranked[:N_SHOWN]))}
-        return [
-            (
-                {
-                    "model": self.model,
-                    "machine": self.parts,
-                    "load": str(self.job),
-                    "design": str(one.design),
-                    "schedules": " ".join(one.schedules.digests()),
-                },
-                {
-                    name: Predicted(expected.value, expected.interval, expected.tag)
-                    for name, expected in (
-                        ("ttft_s", one.ttft), ("tpot_s", one.tpot), ("request_s", one.request),
-                        ("tokens_per_s", one.throughput),
-                    )
-                },
-            )
-            for one in [*(one for one in shown.values() if one is not self.best), self.best]
-        ]  # fmt: skip
+        return predictions_of(self.model, self.parts, self.job, self.choice)
 
     def text(self, width: int = 80, *, details: bool = False, n_lines: int = 24) -> str:
         """The card as lines of at most `width` characters, where words allow: one screen (24 lines of 80 columns, or
@@ -169,3 +150,38 @@ class Card:
         from pregate.card.shown import html_of
 
         return html_of(self)
+
+
+def predictions_of(
+    model: str, parts: str, job: RequestLoad, choice: Ranking
+) -> list[tuple[dict[str, str], dict[str, Predicted]]]:
+    """What a ledger keeps of a machine of these `parts`: what runs now, what is possible and the best three, the best
+    last.
+    """
+    beside = [one for one in (choice.possible,) if one is not None]
+    shown = {id(one): one for one in (choice.now, *beside, *reversed(choice.ranked[:N_SHOWN]))}
+    return [
+        (
+            {
+                "model": model,
+                "machine": parts,
+                "load": str(job),
+                "design": str(one.design),
+                "schedules": " ".join(one.schedules.digests()),
+            },
+            {
+                name: Predicted(expected.value, expected.interval, expected.tag)
+                for name, expected in (
+                    ("ttft_s", one.ttft), ("tpot_s", one.tpot), ("request_s", one.request),
+                    ("tokens_per_s", one.throughput),
+                )
+            },
+        )
+        for one in [*(one for one in shown.values() if one is not choice.best), choice.best]
+    ]  # fmt: skip
+
+
+def parts_of(hw: Platform) -> str:
+    """What a machine is of: its accelerator, its host, and its link where they are apart."""
+    link = () if hw.machine.has_one_memory else (hw.machine.link.name,)
+    return ", ".join((hw.hardware, hw.machine.host.name, *link))

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 
 from pregate.ask.timing.intervals import Interval
 from pregate.card.designs import RESEARCH
-from pregate.card.judged import NORMAL_95, TAGS, Judged
+from pregate.card.judged import NORMAL_95, TAGS, Expected, Judged
 
-__all__ = ["Ranking", "ranking_of", "ratio", "standing", "weakest"]
+__all__ = ["Ranking", "between_machines", "holds_one", "ranking_of", "ratio", "span_of", "standing", "weakest"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +45,7 @@ class Ranking:
 
     def straddles(self, one: Judged) -> bool:
         """Whether `one` cannot be told from the best."""
-        return _straddles(ratio(self.best, one, self.objective)[1])
+        return holds_one(ratio(self.best, one, self.objective)[1])
 
     @property
     def abstains(self) -> bool:
@@ -68,7 +68,7 @@ class Ranking:
             n, is_fitted = len(self.ranked), self._tag(best) == "fitted"
             place = f"the best of {n}" if n > 1 else "the only one"
             return f"Leave it as it is: {best.design} is {place} {'fitted here' if is_fitted else 'that fit'}"
-        span = _span(self.gain_interval)
+        span = span_of(self.gain_interval)
         if self.abstains:
             return (
                 f"No verdict: {best.design} is predicted {self.gain:.2f} times as good as {now}, and {span} holds 1 "
@@ -84,7 +84,7 @@ class Ranking:
         times, span = ratio(other, self.best, self.objective)
         rests = weakest(self._tag(other), self._tag(self.best))
         return (
-            f" Possible, not proven: {other.design}, {times:.2f} times as good as that ({_span(span)}, {rests}); "
+            f" Possible, not proven: {other.design}, {times:.2f} times as good as that ({span_of(span)}, {rests}); "
             f"{self.lacking(other)}."
         )
 
@@ -118,7 +118,7 @@ def ranking_of(judged: Sequence[Judged], now: Judged, objective: str) -> Ranking
     ranked = tuple(one for one in in_order if id(one) in ids)
     beside = tuple(one for one in in_order if id(one) not in ids)
     best = ranked[0]
-    rivals = tuple(one for one in ranked[1:] if _straddles(ratio(best, one, objective)[1]))
+    rivals = tuple(one for one in ranked[1:] if holds_one(ratio(best, one, objective)[1]))
     gain, interval = ratio(best, now, objective)
     return Ranking(objective, ranked, beside, now, rivals, gain, interval)
 
@@ -129,16 +129,27 @@ def ratio(one: Judged, other: Judged, objective: str) -> tuple[float, Interval]:
     Designs of one stack share its constants, so only what lies between rows of one source counts; of two stacks all.
     """
     here, there = one.estimate(objective), other.estimate(objective)
-    times = here.value / there.value if objective == "throughput" else there.value / here.value
     if one.design == other.design:
-        return times, (times, times)
-    same = one.design.stack == other.design.stack
-    spread = math.hypot(here.within, there.within) if same else math.hypot(here.spread, there.spread)
+        return _times_as_good(here, there, objective, 0.0)
+    if one.design.stack == other.design.stack:
+        return _times_as_good(here, there, objective, math.hypot(here.within, there.within))
+    return between_machines(one, other, objective)
+
+
+def between_machines(one: Judged, other: Judged, objective: str) -> tuple[float, Interval]:
+    """As `ratio`, of designs that share no constant: each is off independently of the other."""
+    here, there = one.estimate(objective), other.estimate(objective)
+    return _times_as_good(here, there, objective, math.hypot(here.spread, there.spread))
+
+
+def _times_as_good(here: Expected, there: Expected, objective: str, spread: float) -> tuple[float, Interval]:
+    times = here.value / there.value if objective == "throughput" else there.value / here.value
     factor = math.exp(NORMAL_95 * spread)
     return times, (times / factor, times * factor)
 
 
-def _straddles(interval: Interval) -> bool:
+def holds_one(interval: Interval) -> bool:
+    """Whether the interval of a ratio holds 1."""
     return interval[0] <= 1 <= interval[1]
 
 
@@ -147,5 +158,6 @@ def weakest(*tags: str) -> str:
     return min(tags, key=TAGS.index)
 
 
-def _span(interval: Interval) -> str:
+def span_of(interval: Interval) -> str:
+    """The interval of a ratio in words."""
     return f"{interval[0]:.2f} to {interval[1]:.2f}"

@@ -147,17 +147,24 @@ def plan_design(model: ModelArchitecture, hw: Platform, work: Workpiece, name: s
 
 
 def _settled(model: ModelArchitecture, hw: Platform, work: Workpiece, form: str, numbers: range) -> Planned:
-    """The last of `numbers` that fits; they ask for more and more HBM. Raises `CapacityExceeded` where none does."""
+    """The last of `numbers` that fits; they ask for more and more HBM, and for less and less of the host's memory.
+
+    Raises `CapacityExceeded` where none does.
+    """
     if not len(numbers):
         raise InvalidInput(f"{form.replace('{}', 'N')}: {model.name} has nothing to divide")
-    found = _granted(model, hw, work, form.format(numbers[0]))
-    low, high = 1, len(numbers) - 1
+    found: Planned | CapacityExceeded | None = None
+    low, high = 0, len(numbers) - 1
     while low <= high:
-        middle = (low + high) // 2
+        middle = (low + high) // 2 if found is not None else 0  # the least HBM first: its reason is told
         try:
             found, low = _granted(model, hw, work, form.format(numbers[middle])), middle + 1
-        except CapacityExceeded:
-            high = middle - 1
+        except CapacityExceeded as error:
+            found = found or error
+            low, high = (low, middle - 1) if error.memory == "HBM" else (middle + 1, high)
+    if not isinstance(found, Planned):
+        assert found is not None
+        raise found
     return found
 
 

@@ -13,6 +13,8 @@ import numpy as np
 from hwmodels.cost import price
 from hwmodels.fits.coverage import unfitted_device
 from hwmodels.platform import Platform
+from offload.ops import Lane
+from offload.timeline import Timeline
 from pregate.ask.capturing.capture import Captured
 from pregate.ask.capturing.kept_answers import Answer
 from pregate.ask.capturing.schedule_cache import ScheduleCache
@@ -30,7 +32,7 @@ from simulator.explain.critical_path import ExplainedRun, walk
 from simulator.modes import FIFO
 from traces.errors import unknown_name
 
-__all__ = ["TAGS", "Expected", "Judged", "judge", "objective_of"]
+__all__ = ["TAGS", "Expected", "Judged", "PhaseUse", "judge", "objective_of"]
 
 NORMAL_95 = 1.96
 """Standard deviations on each side of a 95 % interval."""
@@ -68,8 +70,21 @@ class Expected:
 
 
 @dataclass(frozen=True, slots=True)
+class PhaseUse:
+    """What a phase keeps busy: shares of its time in which the compute lane and the host's processor are, and bytes
+    that cross the link to the device in a second of it.
+    """
+
+    compute_share: float
+    host_share: float
+    h2d_bytes_per_s: float
+
+
+@dataclass(frozen=True, slots=True)
 class Judged:
-    """What a design makes of a job. `prompt_binds`, `token_binds`: what each phase waits for, in plain words."""
+    """What a design makes of a job. `prompt_binds`, `token_binds`: what each phase waits for, in plain words;
+    `prompt_use`, `token_use`: what its schedule keeps busy.
+    """
 
     design: EngineDesign
     job: RequestLoad
@@ -81,6 +96,8 @@ class Judged:
     peak_hbm_bytes: int
     prompt_binds: str
     token_binds: str
+    prompt_use: PhaseUse
+    token_use: PhaseUse
     beyond_fit: str
     planned: Planned = field(repr=False, compare=False)
     schedules: DesignSchedules = field(repr=False, compare=False)
@@ -142,6 +159,8 @@ def judge(planned: Planned, job: RequestLoad, kept: ScheduleCache | None = None)
         peak_hbm_bytes=max(prompt["peak_hbm_bytes"], tokens["peak_hbm_bytes"]),
         prompt_binds=prompt["binds"],
         token_binds=tokens["binds"],
+        prompt_use=PhaseUse(**prompt["use"]),
+        token_use=PhaseUse(**tokens["use"]),
         beyond_fit=tokens["beyond_fit"] or prompt["beyond_fit"],
         planned=planned,
         schedules=schedules,
@@ -183,8 +202,14 @@ class _Timed:
             "hit_rate": found["hit_rate"],
             "peak_hbm_bytes": found["peak_hbm_bytes"],
             "binds": what_binds_it(self.run.timeline, found["makespan_s"], found["stall_share"]),
+            "use": dataclasses.asdict(_use_of(self.run.timeline, found["h2d_bytes"])),
             "beyond_fit": self.beyond_fit,
         }
+
+
+def _use_of(timeline: Timeline, h2d_bytes: float) -> PhaseUse:
+    compute, host = (float(timeline.busy_s(lane) / timeline.makespan_s) for lane in (Lane.COMPUTE, Lane.CPU))
+    return PhaseUse(min(compute, 1.0), min(host, 1.0), float(h2d_bytes / timeline.makespan_s))
 
 
 def _timed(captured: Captured, hw: Platform) -> _Timed:

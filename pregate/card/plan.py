@@ -14,7 +14,7 @@ from offload.policies import PRESETS, policy_named
 from offload.slots.memory import CapacityExceeded
 from pregate.ask.capturing.schedule_cache import ScheduleCache, schedules_in
 from pregate.ask.choices import OBJECTIVES
-from pregate.card.card import Card
+from pregate.card.card import Card, parts_of
 from pregate.card.choice import Ranking, ranking_of, standing
 from pregate.card.designs import all_planned, plan_design, stacks_for
 from pregate.card.job import RequestLoad, Workpiece, recorded_job, workpiece
@@ -29,7 +29,11 @@ from traces.model.architecture import ModelArchitecture
 from traces.routing import RoutingTrace
 from traces.statistics.popularity import PopularityProfile
 
-__all__ = ["plan", "rank_designs"]
+__all__ = ["NothingFits", "plan", "platforms_of", "rank_designs", "ranked_on", "routing_of", "work_of"]
+
+
+class NothingFits(InvalidInput):
+    """No design of a model fits a machine."""
 
 
 def plan(
@@ -64,33 +68,42 @@ def plan(
     if objective not in OBJECTIVES:
         raise unknown_name("objective", objective, OBJECTIVES)
     architecture = model if isinstance(model, ModelArchitecture) else load_model(model)
-    platforms = _platforms(architecture, hw, stacks, overrides)
-    if trace is not None and job is not None:
-        raise InvalidInput("a trace says itself how long its requests are: give a job or a trace")
-    if trace is not None:
-        work = recorded_job(architecture, trace, popularity)
-    else:
-        work = workpiece(architecture, job or RequestLoad(), seed, popularity)
-    unfit: list[tuple[str, str]] = []
-    more = [policy_named(policy).name for policy in policies]
-    kept = schedules_in(cache_dir)
-    judged, today = _judged(architecture, work, platforms, now, objective, unfit, more, kept)
-    choice = ranking_of(judged, today, objective)
-    routing = work.prompt.routing if trace is None else _recorded(trace, work, in_view=popularity is None)
+    platforms = platforms_of(architecture, hw, stacks, overrides)
+    work = work_of(architecture, job, trace, popularity, seed)
+    more, kept = [policy_named(policy).name for policy in policies], schedules_in(cache_dir)
+    choice, unfit = ranked_on(architecture, work, platforms, objective, now, more, kept)
+    routing = routing_of(work, trace, in_view=popularity is None)
     file = weights if weights is not None or isinstance(model, ModelArchitecture) else model
-    return _card(architecture, work, choice, tuple(unfit), routing, _gguf_of(file), kept)
+    return _card(architecture, work, choice, unfit, routing, _gguf_of(file), kept)
+
+
+def work_of(
+    model: ModelArchitecture,
+    job: RequestLoad | None,
+    trace: RoutingTrace | None,
+    popularity: PopularityProfile | None,
+    seed: int,
+) -> Workpiece:
+    """What is judged: requests that are made up, or recorded ones. Raises `InvalidInput` for both."""
+    if trace is None:
+        return workpiece(model, job or RequestLoad(), seed, popularity)
+    if job is not None:
+        raise InvalidInput("a trace says itself how long its requests are: give a job or a trace")
+    return recorded_job(model, trace, popularity)
+
+
+def routing_of(work: Workpiece, trace: RoutingTrace | None, *, in_view: bool) -> str:
+    """What the routing is: made up, or recorded, and how much of that was timed."""
+    if trace is None:
+        return work.prompt.routing
+    n_timed, n_all = (len(decode_steps(one)) for one in (work.tokens, trace))
+    part = f" (the first {n_timed} of {n_all:,} decode steps timed)" if n_timed < n_all else ""
+    return trace.routing + part + ", experts kept with it in view" * (in_view and work.is_recorded)
 
 
 def _gguf_of(name: str | Path | None) -> str:
     """A model's name where it is a GGUF file, "" where it is something else."""
     return str(name) if name is not None and Path(name).suffix == ".gguf" and Path(name).is_file() else ""
-
-
-def _recorded(trace: RoutingTrace, work: Workpiece, *, in_view: bool) -> str:
-    """What a trace's routing is, and how much of it was timed."""
-    n_timed, n_all = (len(decode_steps(one)) for one in (work.tokens, trace))
-    part = f" (the first {n_timed} of {n_all:,} decode steps timed)" if n_timed < n_all else ""
-    return trace.routing + part + ", experts kept with it in view" * (in_view and work.is_recorded)
 
 
 def rank_designs(
@@ -103,16 +116,24 @@ def rank_designs(
     seed: int = 0,
 ) -> Ranking:
     """The ranking that a card of `plan` shows, without what would change it. Arguments and errors as of `plan`."""
-    work = workpiece(model, job, seed, None)
-    judged, today = _judged(model, work, _platforms(model, hw, stacks, None), None, objective, [], ())
-    return ranking_of(judged, today, objective)
+    platforms = platforms_of(model, hw, stacks, None)
+    return ranked_on(model, workpiece(model, job, seed, None), platforms, objective)[0]
 
 
-def _judged(
-    model: ModelArchitecture, work: Workpiece, platforms: Mapping[str, Platform], now: str | None,
-    objective: str, unfit: list[tuple[str, str]], more: Sequence[str], kept: ScheduleCache | None = None,
-) -> tuple[list[Judged], Judged]:  # fmt: skip
-    """Every design that fits, and which of them runs now. Raises `InvalidInput` where none fits, or `now` does not."""
+def ranked_on(
+    model: ModelArchitecture,
+    work: Workpiece,
+    platforms: Mapping[str, Platform],
+    objective: str,
+    now: str | None = None,
+    more: Sequence[str] = (),
+    kept: ScheduleCache | None = None,
+) -> tuple[Ranking, tuple[tuple[str, str], ...]]:
+    """The designs of a machine that fit, ranked, and those that do not with the reason; arguments as of `plan`.
+
+    Raises `NothingFits` where none does, `InvalidInput` where `now` does not.
+    """
+    unfit: list[tuple[str, str]] = []
     asked = None if now is None else _asked(model, work, platforms, now, kept)
     judged: list[Judged] = [] if asked is None else [asked]
     for planned in all_planned(model, work, platforms, lambda name, reason: unfit.append((name, reason)), more):
@@ -124,11 +145,12 @@ def _judged(
             unfit.append((str(planned.design), str(error)))
     if not judged:
         reasons = "; ".join(reason.partition(": try ")[0] for _, reason in unfit[:2])
-        raise InvalidInput(
+        raise NothingFits(
             f"{model.name}: no design fits ({reasons}): try fewer bits (--formats all=q4_k_m), a host with more memory "
             "(--host NAME), or --tier ssd with `pregate compare`"
         )
-    return judged, asked or _default_now(standing(judged, objective))
+    today = asked or _default_now(standing(judged, objective))
+    return ranking_of(judged, today, objective), tuple(unfit)
 
 
 def _default_now(judged: Sequence[Judged]) -> Judged:
@@ -156,13 +178,15 @@ def _asked(
         raise InvalidInput(f"--now {now}: it does not run today, {error}") from None
 
 
-def _platforms(
+def platforms_of(
     model: ModelArchitecture,
     hw: Platform | str | Path,
     stacks: Sequence[str] | None,
     overrides: Mapping[str, float | str] | None,
 ) -> dict[str, Platform]:
-    """The machine with each stack. A fit names its own stack, which is then the only one."""
+    """The machine with each stack that is looked at, arguments as of `plan`. A fit names its own stack, which is then
+    the only one. Raises `InvalidInput` as `plan` does.
+    """
     if isinstance(hw, Platform):
         if stacks is not None or overrides is not None:
             raise InvalidInput("a platform has its stack and its numbers: leave out stacks and overrides")
@@ -190,7 +214,6 @@ def _card(
 ) -> Card:
     best, other = choice.best, choice.possible
     hw = best.planned.hw
-    link = () if hw.machine.has_one_memory else (hw.machine.link.name,)
     limit = speed_limit(model, hw, work, kept)
     parts = best.ttft.value, work.job.n_steps * best.tpot.value
     possible = None if other is None else flags_of(other.design, model, other.planned.hw, work.job).of_file(weights)
@@ -199,7 +222,7 @@ def _card(
     return Card(
         model=model.name,
         hardware=hw.hardware,
-        parts=", ".join((hw.hardware, hw.machine.host.name, *link)),
+        parts=parts_of(hw),
         job=work.job,
         choice=choice,
         limit=limit,

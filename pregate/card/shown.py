@@ -22,7 +22,7 @@ from pregate.card.phrases import (
 from pregate.draw.render import si
 from pregate.engines.writing import Flags
 
-__all__ = ["html_of", "markdown_of", "summary_of", "text_of"]
+__all__ = ["escaped", "html_of", "markdown_of", "summary_of", "text_of"]
 
 _N_REASONS = 3
 """Designs that do not fit of which the reason is said."""
@@ -149,14 +149,14 @@ def _columns(rows: Sequence[Sequence[str]], width: int) -> list[str]:
 def markdown_of(card: Card) -> str:
     """The card as Markdown."""
     said = told(card)
-    lines = [f"## {_escaped(said.title)}", "", f"**{_escaped(said.verdict)}**", ""]
+    lines = [f"## {escaped(said.title)}", "", f"**{escaped(said.verdict)}**", ""]
     for table in (said.numbers, said.designs):
         head, *rows = table
-        lines += [_row(map(_escaped, head)), _row("---" for _ in head), *(_row(map(_escaped, row)) for row in rows), ""]
-    lines += [f"- {_escaped(label)}: {_escaped(sentence)}" for label, sentence in said.sentences]
+        lines += [_row(map(escaped, head)), _row("---" for _ in head), *(_row(map(escaped, row)) for row in rows), ""]
+    lines += [f"- {escaped(label)}: {escaped(sentence)}" for label, sentence in said.sentences]
     for label, flags in said.commands:
         command = f" `{flags.command.replace('`', chr(39))}`" if flags.command else ""
-        lines.append(f"- {_escaped(label)}:{command}" + f" {_escaped(flags.left_out)}".rstrip())
+        lines.append(f"- {escaped(label)}:{command}" + f" {escaped(flags.left_out)}".rstrip())
     return "\n".join(lines)
 
 
@@ -164,7 +164,7 @@ def _row(cells: Iterable[str]) -> str:
     return "| " + " | ".join(cells) + " |"
 
 
-def _escaped(text: str) -> str:
+def escaped(text: str) -> str:
     """Text whose marks Markdown does not read."""
     return "".join(f"\\{c}" if c in "\\`*_{}[]<>#|" else c for c in text)
 

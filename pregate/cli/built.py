@@ -5,6 +5,7 @@ Each is imported on use, so that a wrong word is told before what it does not ne
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,12 +17,14 @@ from traces.model.formats_by_part import parse_formats
 if TYPE_CHECKING:
     from hwmodels.platform import Platform
     from offload.policy import Cache
+    from pregate.economics.assumptions import Assumptions
     from simulator.modes import Modes
     from traces.model.architecture import ModelArchitecture
     from traces.routing import RoutingTrace
 
 __all__ = [
     "as_recorded",
+    "assumed",
     "build_cache",
     "build_machine",
     "build_model",
@@ -164,3 +167,16 @@ def distinct(text: str, option: str) -> list[str]:
             what = f"has {word} twice" if word else "has an empty place"
             raise InvalidInput(f"{option} {text!r} {what}: name each once, by comma")
     return words
+
+
+def assumed(path: Path | None, texts: Sequence[str] | None) -> Assumptions:
+    """What costs are computed from: as it ships, a file's and NAME=NUMBER in place of it. Raises `InvalidInput`."""
+    from pregate.economics.assumptions import load_assumptions
+
+    pairs: dict[str, str] = {}
+    for text in texts or ():
+        name, equals, value = text.partition("=")
+        if not equals or name in pairs:
+            raise InvalidInput(f"--assume {text!r} is not NAME=NUMBER, or is given twice")
+        pairs[name] = value
+    return load_assumptions(path, pairs)

@@ -49,6 +49,11 @@ class Assumption:
                 f"low <= value <= high, from 0 to {_MOST:g}"
             )
 
+    def __str__(self) -> str:
+        ends = "" if self.low == self.high else f" ({self.low:g} to {self.high:g})"
+        unit = "" if self.unit == "1" else f" {self.unit}"
+        return "; ".join(filter(None, (f"{self.value:g}{ends}{unit}", self.source, self.date)))
+
     def draws(self, rng: np.random.Generator, n: int) -> NDArray[np.float64]:
         """(n,) of a triangular distribution from `low` to `high` with its mode at `value`; all equal where both are."""
         if self.low == self.high:

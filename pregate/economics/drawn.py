@@ -85,7 +85,14 @@ class Draws:
         self._hw, self._basis, self._assumptions = hw, basis, assumptions
         self._rng = np.random.default_rng(0)
         self._drawn: dict[str, NDArray[np.float64]] = {}
+        self._errors: dict[str, NDArray[np.float64]] = {}
         self.looked_at: dict[str, Assumption] = {}
+
+    def on(self, hw: Platform) -> Draws:
+        """The same draws for another machine; what its predictions are off by is drawn anew."""
+        other = Draws(hw, self._basis, self._assumptions)
+        other._rng, other._drawn, other.looked_at = self._rng, self._drawn, self.looked_at
+        return other
 
     def shares(self, of: NDArray[np.float64]) -> dict[str, float]:
         """By assumption, its share of the variance of `of`, (1 + n_draws,), the largest first.
@@ -93,7 +100,7 @@ class Draws:
         Squares of Pearson's correlations, which add up to 1 where `of` is a sum of independent draws.
         """
         found = {}
-        for name, drawn in self._drawn.items():
+        for name, drawn in (self._drawn | self._errors).items():
             if np.ptp(drawn[1:]) and np.ptp(of[1:]):
                 found[name] = float(np.corrcoef(drawn[1:], of[1:])[0, 1] ** 2)
         return dict(sorted(found.items(), key=lambda item: -item[1]))
@@ -131,11 +138,11 @@ class Draws:
         if served.stretch is None:
             return self._unfitted(served)
         name = f"{PREDICTION}{served.design}"
-        if name not in self._drawn:
+        if name not in self._errors:
             low, high = (math.log(end) for end in served.stretch)
             normal = self._rng.standard_normal(_N_DRAWS) * (high - low) / (2 * _HALF_95) + (high + low) / 2
-            self._drawn[name] = np.concatenate([[1.0], np.exp(normal)])
-        return self._drawn[name]
+            self._errors[name] = np.concatenate([[1.0], np.exp(normal)])
+        return self._errors[name]
 
     def _unfitted(self, served: Served) -> NDArray[np.float64]:
         """Real over predicted time without a fit: as assumed, or log-normal by what unfitted predictions were off."""
@@ -143,11 +150,11 @@ class Draws:
         if self._assumptions.get(name) is not None:
             return self._of(name)
         assumed = unfitted_error(self._hw, served, self._assumptions)
-        if name not in self._drawn:
-            self._drawn[name] = np.concatenate([[0.0], self._rng.standard_normal(_N_DRAWS)])
+        if name not in self._errors:
+            self._errors[name] = np.concatenate([[0.0], self._rng.standard_normal(_N_DRAWS)])
         known = self.looked_at.get(name)
         self.looked_at[name] = assumed if known is None or known.high < assumed.high else known
-        return np.exp(self._drawn[name] * math.log(assumed.high) / _HALF_95)
+        return np.exp(self._errors[name] * math.log(assumed.high) / _HALF_95)
 
     def cost(self, served: Served, request: RequestShape, requests_per_s: float) -> DrawnCost:
         """What `served` costs at a rate. A machine draws power while it serves, and idles for the rest."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Sequence
 from html import escape
 
 from pregate.check.markup import STYLE, cell, section, table, word_cell
@@ -12,6 +13,21 @@ from pregate.economics.poc import Poc
 
 __all__ = ["poc_page"]
 
+_STYLE = """
+pre { white-space: pre-wrap; overflow-wrap: anywhere; }
+td.wrap { min-width: 9rem; }
+@media (max-width: 700px) {
+  thead { position: absolute; width: 1px; height: 1px; overflow: hidden; clip-path: inset(50%); }
+  table, tbody { display: block; }
+  tr { display: block; padding: .5rem 0; border-bottom: 1px solid var(--line); }
+  td { display: flex; justify-content: space-between; gap: 1rem; padding: .1rem 0; border: 0; white-space: normal;
+    overflow-wrap: anywhere; }
+  td.text { text-align: right; } td.wrap { min-width: 0; }
+  td::before { content: attr(data-head); color: var(--soft); text-align: left; flex: none; max-width: 45%; }
+}
+"""
+"""Commands fold, on paper too; on a phone a row of a table is its cells below each other, each with its head."""
+
 
 def poc_page(poc: Poc) -> str:
     """The page as HTML, nothing fetched, every text from outside escaped."""
@@ -19,7 +35,7 @@ def poc_page(poc: Poc) -> str:
     return (
         '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{escape(poc.asked.title)}</title>\n<style>{STYLE}</style>\n</head>\n<body>\n"
+        f"<title>{escape(poc.asked.title)}</title>\n<style>{STYLE}{_STYLE}</style>\n</head>\n<body>\n"
         + "\n".join(sections)
         + "\n</body>\n</html>\n"
     )
@@ -73,13 +89,15 @@ def _candidates(poc: Poc) -> str:
         "A batch starts and ends together; of the batches tried the one counts that serves most within the promise. In "
         f"brackets: 95 % over all assumptions. Machine constants: {poc.report.calibration}."
     )
-    return section("Candidates", note, table(heads, lines), f"<ul>{unserved}</ul>" if unserved else "")
+    return section("Candidates", note, _table(heads, lines), f"<ul>{unserved}</ul>" if unserved else "")
 
 
 def _range_cell(found: Estimate) -> str:
     """The figure, and below it its interval."""
     value, _, ends = _shown(found).partition(" [")
-    return f'<td>{escape(value)}<br><span class="soft">[{escape(ends)}</span></td>' if ends else cell(value)
+    return (
+        f'<td><span>{escape(value)}<br><span class="soft">[{escape(ends)}</span></span></td>' if ends else cell(value)
+    )
 
 
 def _measurements(poc: Poc) -> str:
@@ -87,7 +105,7 @@ def _measurements(poc: Poc) -> str:
     note = "What the choice between the two cheapest hangs on, by share of the variance: measure this, and ask again."
     if not lines:
         return section("Measure first", "Nothing that is in doubt moves this choice.")
-    return section("Measure first", note, table(["what", "share", "how"], lines, (0, 2)))
+    return section("Measure first", note, _table(["what", "share", "how"], lines, (0, 2)))
 
 
 def _thresholds(poc: Poc) -> str:
@@ -105,7 +123,7 @@ def _thresholds(poc: Poc) -> str:
         "nothing is slower means that the prediction is wrong, not the design: measure and ask again."
     )
     heads = ["figure", "predicted", "accept", "go back", "watch"]
-    return section("Accept, go back, watch", note, table(heads, lines, (0, 1, 2, 3, 4)))
+    return section("Accept, go back, watch", note, _table(heads, lines, (0, 1, 2, 3, 4)))
 
 
 def _commands(poc: Poc) -> str:
@@ -124,7 +142,7 @@ def _commands(poc: Poc) -> str:
             "pregate validate --suite quick --fit fit.yaml -o report",
         ]
     said = escape("\n".join(lines))
-    return section("Ask again", "The same questions on the command line.", f'<div class="wide"><pre>{said}</pre></div>')
+    return section("Ask again", "The same questions on the command line.", f"<pre>{said}</pre>")
 
 
 def _assumptions(poc: Poc) -> str:
@@ -136,8 +154,21 @@ def _assumptions(poc: Poc) -> str:
         for name, one in poc.report.assumed.items()
     ]  # fmt: skip
     return section(
-        "Assumed", "", table(["name", "value", "low", "high", "unit", "source", "date"], lines, (0, 4, 5, 6))
+        "Assumed", "", _table(["name", "value", "low", "high", "unit", "source", "date"], lines, (0, 4, 5, 6))
     )
+
+
+def _table(heads: Sequence[str], lines: Sequence[Sequence[str]], of_words: Sequence[int] = (0,)) -> str:
+    """A table whose cells know their heads, and that stays one to a screen reader where it is not laid out as one."""
+    named = [
+        [
+            one.replace("<td", f'<td role="cell" data-head="{escape(head)}"', 1)
+            for head, one in zip(heads, line, strict=True)
+        ]
+        for line in lines
+    ]
+    html = table(heads, named, of_words).replace("<table>", '<table role="table">', 1)
+    return html.replace("<tr>", '<tr role="row">').replace('<th scope="col"', '<th role="columnheader" scope="col"')
 
 
 def _shown(found: Estimate, unit: str = "", never: str = "-") -> str:

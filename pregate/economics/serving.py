@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from hwmodels.platform import Platform
@@ -14,9 +14,10 @@ from pregate.ask.capturing.capture import capture_request
 from pregate.ask.simulation import SimulationResult, interpret
 from pregate.card.designs import granted
 from pregate.card.job import RequestLoad, workpiece
+from pregate.card.judged import Judged, PhaseUse
 from traces.model.architecture import ModelArchitecture
 
-__all__ = ["BATCHES", "LatencyPromise", "RequestShape", "Served", "Unserved", "serve"]
+__all__ = ["BATCHES", "LatencyPromise", "RequestShape", "Served", "Unserved", "serve", "served_of"]
 
 BATCHES = (1, 2, 4, 8, 16, 32)
 """Batches that are tried."""
@@ -149,3 +150,29 @@ def _busy_s(result: SimulationResult, lane: Lane) -> float:
     """How long a lane is busy in a run."""
     assert result.timeline is not None
     return float(result.timeline.busy_s(lane))
+
+
+def served_of(one: Judged) -> Served:
+    """A design of a card, at the batch of its requests."""
+    job, request_s = one.job, one.request.value
+    phases = ((one.ttft.value, one.prompt_use), (job.n_steps * one.tpot.value, one.token_use))
+
+    def mean(of: Callable[[PhaseUse], float]) -> float:
+        return sum(seconds * of(use) for seconds, use in phases) / request_s
+
+    link_bytes_per_s = mean(lambda use: use.h2d_bytes_per_s)
+    low, high = one.request.interval
+    return Served(
+        design=str(one.design),
+        batch=job.batch,
+        ttft_s=one.ttft.value,
+        tpot_s=one.tpot.value,
+        request_s=request_s,
+        compute_share=mean(lambda use: use.compute_share),
+        host_share=mean(lambda use: use.host_share),
+        link_bytes=link_bytes_per_s * request_s / (job.batch * job.output_tokens),
+        link_bytes_per_s=link_bytes_per_s,
+        hit_rate=one.hit_rate,
+        peak_hbm_bytes=one.peak_hbm_bytes,
+        stretch=(low / request_s, high / request_s) if one.request.tag == "fitted" else None,
+    )

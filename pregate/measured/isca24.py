@@ -99,7 +99,7 @@ class Workbench:
 
     def value(self, row: Row) -> float:
         """The metric of `row` in its unit. Raises `CapacityExceeded` where the configuration does not fit."""
-        model = self._model(row.model)
+        model = self.model(row.model)
         match row.metric:
             case "max_active_experts":
                 return float(self._request(model, row).workload.n_active)
@@ -112,7 +112,8 @@ class Workbench:
             case _:
                 return self._run(model, row).hit_rate
 
-    def _model(self, name: str) -> ModelArchitecture:
+    def model(self, name: str) -> ModelArchitecture:
+        """A model by name, read once. Raises `UnknownName`."""
         if name not in self._models:
             self._models[name] = load_architecture(name)
         return self._models[name]
@@ -133,7 +134,7 @@ class Workbench:
 
     def captured(self, row: Row) -> Captured:
         """The schedule of the row's configuration. Raises as `value`."""
-        return self._capture(self._model(row.model), row)
+        return self._capture(self.model(row.model), row)
 
     def _capture(self, model: ModelArchitecture, row: Row) -> Captured:
         key = row.configuration

@@ -101,7 +101,7 @@ class RowBench:
     """Predicts rows; models, traces and schedules that rows share are made once, as long as the latest are kept."""
 
     def __init__(self, seed: int = 0, overrides: Mapping[str, str] | None = None, hardware: str | None = None) -> None:
-        self._seed, self._overrides, self._hardware = seed, dict(overrides or {}), hardware
+        self.seed, self._overrides, self._hardware = seed, dict(overrides or {}), hardware
         self._platforms: dict[Any, Platform] = {}
         self._models: dict[tuple[str, str], ModelArchitecture] = {}
         self._runs = Latest[Captured](_MOST_OPS, lambda run: len(run.decoded.schedule))
@@ -133,7 +133,8 @@ class RowBench:
         constants = {Lane.CPU: "cpu_efficiency", Lane.H2D: "link_efficiency", Lane.COMPUTE: "hbm_efficiency"}
         return f"stack.{constants[max(constants, key=timeline.busy_s)]}"
 
-    def _model(self, row: MeasuredRow) -> ModelArchitecture:
+    def model(self, row: MeasuredRow) -> ModelArchitecture:
+        """The model of a row. Raises `UnknownName`, `InvalidFile` or `InvalidInput`."""
         key = row.model, row.formats
         if key not in self._models:
             self._models[key] = load_model(row.model, formats=parse_formats(row.formats))
@@ -143,9 +144,9 @@ class RowBench:
         """The metric of `row`, in its unit. Raises as `pregate.simulate`."""
         hw = self.platform(row, constants)
         if row.metric in _OF_MACHINES:
-            return _OF_MACHINES[row.metric](figures_of(hw), self._model(row))
+            return _OF_MACHINES[row.metric](figures_of(hw), self.model(row))
         if row.metric == "model_bytes":
-            return float(self._model(row).total_bytes)
+            return float(self.model(row).total_bytes)
         if row.routing:
             bench, asked = self._published(row, hw)
             return bench.value(asked) * (1e-3 if row.metric == "moe_layer_latency" else 1.0)
@@ -193,7 +194,7 @@ class RowBench:
         found = self._workloads.get(key)
         if found is None:
             assumed = published_activation(load_platform(row.hardware, row.stack or None))
-            found = self._workloads[key] = Workbench(hw, assumed, self._seed)
+            found = self._workloads[key] = Workbench(hw, assumed, self.seed)
         asked = published_row(
             row.model, row.policy, row.batch, row.routing, row.expert_tier, row.metric, row.value, row.name
         )
@@ -230,7 +231,7 @@ class RowBench:
         return self._timed[2]
 
     def _run(self, row: MeasuredRow, hw: Platform) -> Captured:
-        model = self._model(row)
+        model = self.model(row)
         n_prompt, n_output, context = _shape(row, model)
         placed = row.design()
         batch = row.batch or self._largest(row, model, placed, hw)
@@ -263,7 +264,7 @@ class RowBench:
     def _trace(self, model: ModelArchitecture, shape: _TraceShape) -> RoutingTrace:
         counts = shape.n_prompt, shape.n_output, shape.batch
         bare = shape._replace(context=0, in_passes=False)
-        found = self._traces.of(bare, lambda: synthesize(model, *counts, self._seed))
+        found = self._traces.of(bare, lambda: synthesize(model, *counts, self.seed))
         if shape.in_passes:
             return as_microbatches(found, shape.context)
         return replace(found, position=found.position + np.int32(shape.context)) if shape.context else found

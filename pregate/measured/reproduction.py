@@ -5,18 +5,21 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from hwmodels.platform import Platform, load_platform
+from pregate.ask.capturing.kept_answers import Answer, kept_answer, said_key
+from pregate.ask.capturing.schedule_cache import ScheduleCache, schedules_in
 from pregate.ask.shown import html_rows
 from pregate.ask.simulation import to_dataframe
 from pregate.measured.isca24 import MANY_SCHEDULES, RowPrediction, Workbench
 from pregate.measured.isca24_fit import ASSUMPTIONS, HARDWARE, STACK, is_fitted
 from pregate.measured.isca24_routing import Activation
-from pregate.measured.isca24_rows import COLUMNS, read_rows
+from pregate.measured.isca24_rows import COLUMNS, Row, read_rows
 from pregate.measured.table import predictions_csv
 from traces.errors import unknown_name
 
@@ -134,10 +137,12 @@ def reproduce(
     *,
     seed: int = 0,
     progress: Callable[[str], None] | None = None,
+    cache_dir: str | Path | ScheduleCache | bool | None = False,
 ) -> Reproduction:
     """Predict every row of a published experiment; `rows`: a CSV with its columns (None: those shipped).
 
-    `progress` is called with a row's name before it is predicted. Raises `UnknownName` for an unknown experiment,
+    `progress` is called with a row's name before it is predicted. `cache_dir`: a folder for what is predicted, row by
+    row (None: `~/.cache/pregate/schedules`, False: none). Raises `UnknownName` for an unknown experiment,
     `InvalidFile` for a malformed file.
     """
     if experiment not in EXPERIMENTS:
@@ -147,9 +152,23 @@ def reproduce(
     wanted = read_rows(Path(rows) if rows is not None else PUBLISHED_ROWS)
     many = len({row.configuration for row in wanted if row.is_timed}) >= MANY_SCHEDULES
     bench = Workbench(platform, activation, seed, compiled=True if many else None)
-    predictions = []
+    predictions, kept = [], schedules_in(cache_dir)
     for row in wanted:
         if progress is not None:
             progress(row.name)
-        predictions += bench.predict([row])
+        key = None if kept is None else _key(bench, row)
+        found = kept_answer(kept, key, partial(_answer, bench, row))
+        predictions.append(RowPrediction(row, found["predicted"]))
     return Reproduction(tuple(predictions), activation, platform.describe_calibration("fp32"))
+
+
+def _answer(bench: Workbench, row: Row) -> Answer:
+    (found,) = bench.predict([row])
+    return {"predicted": found.predicted}
+
+
+def _key(bench: Workbench, row: Row) -> str:
+    """What an answer about a row is found by: all that it is made from."""
+    hw = bench.platform
+    said = (*row.configuration, row.metric, bench.model(row.model), bench.activation, bench.seed)
+    return said_key("isca24", [*said, hw.machine, hw.stack, hw.overridden, hw.fit])

@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,9 +14,12 @@ import numpy as np
 from hwmodels.platform import load_platform
 from hwmodels.specs.spread import shipped_spread
 from offload.slots.memory import CapacityExceeded
+from pregate.ask.capturing.kept_answers import Answer
+from pregate.ask.capturing.schedule_cache import ScheduleCache, schedules_in
 from pregate.ask.shown import html_rows
 from pregate.ask.simulation import to_dataframe
 from pregate.check.ranking import kendall_tau
+from pregate.measured.kept_rows import KeptRows
 from pregate.measured.prediction import RowBench
 from pregate.measured.table import COLUMNS, MeasuredRow, predictions_csv
 from traces.errors import PregateError
@@ -195,37 +200,40 @@ def predict_table(
     hardware: str | None = None,
     overrides: Mapping[str, str] | None = None,
     progress: Callable[[str], None] = lambda _: None,
+    cache_dir: str | Path | ScheduleCache | bool | None = False,
 ) -> TablePrediction:
     """Predict every row that can be said; those with a role "fit KEY" first, to determine KEY on their machine.
 
     `hardware`, `overrides`: ask the same workloads of another machine, or with other numbers. A row that the simulator
-    refuses keeps its refusal as the reason. Raises `UnknownName` for a `hardware` that is none.
+    refuses keeps its refusal as the reason. `cache_dir`: a folder for what is predicted, row by row, so that who asks
+    again pays for what has changed (None: `~/.cache/pregate/schedules`, False: none). Raises `UnknownName` for a
+    `hardware` that is none.
     """
     if hardware is not None:
         load_platform(hardware)
     bench = RowBench(seed, overrides, hardware)
+    kept = KeptRows(bench, schedules_in(cache_dir))
     constants: dict[tuple[str, str, str, str], dict[str, float]] = {}
     said: dict[str, float] = {}
     for row in rows:
         if row.role.startswith("fit") and not row.reason:
             progress(row.name)
-            try:
-                key = row.role.removeprefix("fit").strip() or bench.binding_constant(row)
-                value = _determined(bench, row, key)
-            except PregateError:
+            found = kept.found(f"{row.role} {row.value!r}", row, None, partial(_fitted, bench, row))
+            if not found:
                 continue  # the row itself then keeps the refusal as its reason
+            key, value, left = found["key"], found["value"], found["left"]
             constants[row.machine] = {key: value}
-            left = bench.predict(row, constants[row.machine]) / row.value - 1
             bound = f", the nearest that is tried: its row stays {100 * left:+.0f} % off" if abs(left) > 1e-3 else ""
             said[f"{f'{row.source}, ' * bool(row.source)}{row.hardware}: {key}{bound}"] = value
     first: dict[Any, MeasuredRow] = {}
     for row in sorted(rows, key=lambda row: not row.role.startswith("fit")):
         if not row.reason and row.role != "input":
             first.setdefault((*row.machine, row.metric), row)
-    return TablePrediction(tuple(_predicted(bench, row, constants, first, progress) for row in rows), said)
+    return TablePrediction(tuple(_predicted(kept, bench, row, constants, first, progress) for row in rows), said)
 
 
 def _predicted(
+    kept: KeptRows,
     bench: RowBench,
     row: MeasuredRow,
     constants: Mapping[Any, Mapping[str, float]],
@@ -235,20 +243,39 @@ def _predicted(
     if row.reason or row.role == "input":
         return PredictedRow(row, math.nan, {}, row.reason or "an input of its source, no measurement of a run")
     progress(row.name)
-    try:
-        predicted = bench.predict(row, constants.get(row.machine))
-        baselines = bench.rules_of_thumb(row)
-        depends = bench.elasticities(row, constants.get(row.machine))
-    except CapacityExceeded as error:
-        return PredictedRow(row, math.nan, {}, f"does not fit: {error}")
-    except PregateError as error:
-        return PredictedRow(row, math.nan, {}, str(error))
-    anchor = first[(*row.machine, row.metric)]
+    determined = constants.get(row.machine)
+    found = kept.found("row", row, determined, lambda: _asked(bench, row, determined))
+    if "refusal" in found:
+        return PredictedRow(row, math.nan, {}, found["refusal"])
+    anchor, baselines = first[(*row.machine, row.metric)], found["baselines"]
     if anchor is not row:
         baselines = baselines | {"repeat": anchor.value}
-    sure = {**row.overrides, **constants.get(row.machine, {})}
-    depends = {key: value for key, value in depends.items() if key not in sure}
-    return PredictedRow(row, predicted, baselines, "", depends)
+    sure = {**row.overrides, **(determined or {})}
+    depends = {key: value for key, value in found["elasticities"].items() if key not in sure}
+    return PredictedRow(row, found["predicted"], baselines, "", depends)
+
+
+def _asked(bench: RowBench, row: MeasuredRow, constants: Mapping[str, float] | None) -> Answer:
+    """What is predicted of a row, what rules of thumb say and what it depends on; or why it is not."""
+    try:
+        predicted = float(bench.predict(row, constants))
+        baselines = {name: float(value) for name, value in bench.rules_of_thumb(row).items()}
+        depends = {key: float(value) for key, value in bench.elasticities(row, constants).items()}
+    except CapacityExceeded as error:
+        return {"refusal": f"does not fit: {error}"}
+    except PregateError as error:
+        return {"refusal": str(error)}
+    return {"predicted": predicted, "baselines": baselines, "elasticities": depends}
+
+
+def _fitted(bench: RowBench, row: MeasuredRow) -> Answer:
+    """The constant that a row determines, and by how much it is off with that; nothing where it is refused."""
+    try:
+        key = row.role.removeprefix("fit").strip() or bench.binding_constant(row)
+        value = float(_determined(bench, row, key))
+    except PregateError:
+        return {}
+    return {"key": key, "value": value, "left": bench.predict(row, {key: value}) / row.value - 1}
 
 
 def _determined(bench: RowBench, row: MeasuredRow, key: str) -> float:

@@ -27,7 +27,7 @@ from traces.documents import read_text
 from traces.errors import InvalidFile
 from traces.whole_file import whole_file
 
-__all__ = ["Answer", "answer_key", "kept_answer"]
+__all__ = ["Answer", "answer_key", "kept_answer", "said_key"]
 
 Answer = dict[str, Any]
 """JSON-ready: what is read back equals what was written, to the last bit of every number."""
@@ -36,8 +36,8 @@ VERSION = 1
 MAX_BYTES = 1 << 20
 """The largest answer that is read or kept, unless it is said to be larger."""
 
-_ROOMS = ("ask", "card")
-"""Rooms of this package whose code an answer depends on."""
+_ROOMS = ("ask", "card", "engines", "measured")
+"""Rooms of this package whose code an answer depends on, beside what stands in front of all rooms."""
 
 
 def answer_key(question: str, requests: Sequence[Request], hw: Platform) -> str | None:
@@ -46,10 +46,12 @@ def answer_key(question: str, requests: Sequence[Request], hw: Platform) -> str 
     None where a policy is a user's own: it is held to its promises every time.
     """
     keys = [None if is_own(one.policy) else lasting_key(one) for one in requests]
-    if None in keys:
-        return None
-    parts = (VERSION, _code(), question, keys, hw.machine, hw.stack, hw.overridden, hw.fit)
-    return hashlib.sha256(repr(parts).encode()).hexdigest()[:32]
+    return None if None in keys else said_key(question, (keys, hw.machine, hw.stack, hw.overridden, hw.fit))
+
+
+def said_key(question: str, of: Sequence[object]) -> str:
+    """The key of what `question` is answered for, where the words of each of `of` say all of it."""
+    return hashlib.sha256(repr((VERSION, _code(), question, *of)).encode()).hexdigest()[:32]
 
 
 def kept_answer(
@@ -96,5 +98,5 @@ def _seal(key: str, found: Answer) -> str:
 def _code() -> str:
     """Digest of the code that an answer depends on."""
     here = Path(__file__).parents[2]
-    files = sorted(path for room in _ROOMS for path in (here / room).rglob("*.py"))
+    files = sorted([*here.glob("*.py"), *(path for room in _ROOMS for path in (here / room).rglob("*.py"))])
     return source_digest([traces, offload, hwmodels, simulator], files)

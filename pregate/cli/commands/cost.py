@@ -8,13 +8,12 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from pregate.cli import options
-from pregate.cli.built import build_machine, build_model, distinct
+from pregate.cli.built import assumed, build_machine, build_model, distinct
 from pregate.cli.progress import spinner
 from pregate.draw import render
 from traces.errors import InvalidInput
 
 if TYPE_CHECKING:
-    from pregate.economics.assumptions import Assumption
     from pregate.economics.costing import CostReport
     from pregate.economics.drawn import Estimate
     from pregate.economics.serving import LatencyPromise
@@ -54,7 +53,6 @@ def cost(
     architecture = build_model(model, dtype, None, formats)
     machine = build_machine(hardware, stack, None, sets)
     names = distinct(policies, "--policies")
-    from pregate.economics.assumptions import load_assumptions
     from pregate.economics.costing import costs
 
     with spinner("costing") as update:
@@ -68,7 +66,7 @@ def cost(
             objective=_objective(max_ttft, max_tpot),
             basis=basis,
             batches=_batches(batches),
-            assumptions=load_assumptions(assumptions, _pairs(assume)),
+            assumptions=assumed(assumptions, assume),
             progress=update,
         )
     document = report.to_dict()
@@ -89,16 +87,6 @@ def _batches(text: str) -> tuple[int, ...]:
     if not all(word.isascii() and word.isdigit() and 0 < int(word) <= 4096 for word in words):
         raise InvalidInput(f"--batches {text!r}: whole numbers from 1 to 4096, by comma")
     return tuple(sorted(int(word) for word in words))
-
-
-def _pairs(assume: list[str] | None) -> dict[str, str]:
-    pairs: dict[str, str] = {}
-    for text in assume or ():
-        name, equals, value = text.partition("=")
-        if not equals or name in pairs:
-            raise InvalidInput(f"--assume {text!r} is not NAME=NUMBER, or is given twice")
-        pairs[name] = value
-    return pairs
 
 
 def _print(report: CostReport) -> None:
@@ -133,14 +121,8 @@ def _print(report: CostReport) -> None:
     print("Batches start and end together: continuous batching serves more. In brackets: 95 % over all assumptions.")
     print(f"Machine constants: {report.calibration}.")
     print("Assumed (--assume NAME=NUMBER for your own):")
-    for name, assumed in report.assumed.items():
-        print(f"  {name} = {_assumed(assumed)}")
-
-
-def _assumed(one: Assumption) -> str:
-    ends = "" if one.low == one.high else f" ({one.low:g} to {one.high:g})"
-    unit = "" if one.unit == "1" else f" {one.unit}"
-    return "; ".join(filter(None, (f"{one.value:g}{ends}{unit}", one.source, one.date)))
+    for name, figure in report.assumed.items():
+        print(f"  {name} = {figure}")
 
 
 def _shown(found: Estimate, times: int = 1) -> str:

@@ -6,7 +6,7 @@ import shutil
 import sys
 import textwrap
 from enum import StrEnum
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -20,6 +20,7 @@ from traces.errors import InvalidInput
 
 if TYPE_CHECKING:
     from pregate.card.card import Card
+    from pregate.economics.machine_ranking import MachineRanking
 
 __all__ = ["here", "plan"]
 
@@ -41,7 +42,11 @@ class CardFormat(StrEnum):
 def plan(
     model: options.Model,
     hardware: Annotated[
-        str | None, typer.Option("--hardware", help="Machine (`pregate hardware`) or YAML file; default: this machine.")
+        str | None,
+        typer.Option(
+            "--hardware",
+            help="Machine (`pregate hardware`) or YAML file; several by comma are ranked; default: this machine.",
+        ),
     ] = None,
     host: Annotated[str | None, typer.Option(help="Host by name or file, in place of the machine's usual one.")] = None,
     link: Annotated[str | None, typer.Option(help="Link by name or file, in place of the machine's usual one.")] = None,
@@ -66,6 +71,13 @@ def plan(
     formats: options.Formats = None,
     top_k: options.TopK = None,
     seed: options.Seed = 0,
+    basis: Annotated[
+        str | None, typer.Option(help="Of several machines: own (bought, with electricity; the default) or rent.")
+    ] = None,
+    assume: Annotated[
+        list[str] | None,
+        typer.Option("--assume", help="Of several machines: a figure of their cost, as of `pregate cost`."),
+    ] = None,
     ledger: options.LedgerFile = None,
     details: Annotated[
         bool, typer.Option("--details", help="All that the card knows: each interval, flags and benchmarks to copy.")
@@ -74,6 +86,8 @@ def plan(
     format: Annotated[CardFormat, typer.Option("--format", help="table, json or markdown.")] = CardFormat.table,
 ) -> None:
     """Judge whole requests under every design that fits: what to run, how sure that is, and what would change it.
+
+    Several machines: which of them, with the best design on each and what a million tokens cost there.
 
     Example: pregate plan mixtral-mini-8 --hardware rtx-4090 --input-tokens 64 --output-tokens 16
     """
@@ -85,6 +99,12 @@ def plan(
     if ledger is not None:
         require_ledger(ledger)
     stacks = None if stack is None else [name.strip() for name in stack.split(",")]
+    machines = [] if hardware is None else distinct(hardware, "--hardware")
+    several = len(machines) > 1
+    if several and now is not None:
+        raise InvalidInput("--now is what runs on one machine: leave it out, or name one machine")
+    if not several and (basis, assume) != (None, None):
+        raise InvalidInput("--basis and --assume are of several machines: name them by comma, or ask `pregate cost`")
     told, brief = [], ""
     if hardware is None:
         from pregate.card.this_machine import find_machine
@@ -99,32 +119,43 @@ def plan(
     recorded = None if trace is None else load_trace(trace, batch=batch, model=architecture)
     job = None if trace is not None else RequestLoad(input_tokens, output_tokens, batch or 1)
     counted = None if popularity is None else load_popularity(popularity, model=architecture)
-    with spinner("planning"):
-        card = run_plan(
-            architecture, hardware, job, trace=recorded, objective=objective, now=now, stacks=stacks,
-            overrides=overrides, popularity=counted, seed=seed, cache_dir=not no_cache, weights=model,
-            policies=[] if policies is None else distinct(policies, "--policies"),
-        )  # fmt: skip
+    asked: dict[str, Any] = {
+        "trace": recorded, "objective": objective, "stacks": stacks, "overrides": overrides, "popularity": counted,
+        "seed": seed, "cache_dir": not no_cache,
+        "policies": [] if policies is None else distinct(policies, "--policies"),
+    }  # fmt: skip
+    answer: Card | MachineRanking
+    with spinner("planning") as update:
+        if several:
+            from pregate.cli.built import assumed
+            from pregate.economics.machine_ranking import rank_machines
+
+            figures = assumed(None, assume)
+            answer = rank_machines(
+                architecture, machines, job, **asked, basis=basis or "own", assumptions=figures, progress=update
+            )
+        else:
+            answer = run_plan(architecture, hardware, job, **asked, now=now, weights=model)
     if ledger is not None:
         from pregate.check.ledger import append_predictions
 
-        append_predictions(ledger, card.predictions())
-    _print(card, format, told, brief, details)
+        append_predictions(ledger, answer.predictions())
+    _print(answer, format, told, brief, details)
 
 
-def _print(card: Card, format: CardFormat, told: list[str], brief: str, details: bool) -> None:
+def _print(found: Card | MachineRanking, format: CardFormat, told: list[str], brief: str, details: bool) -> None:
     if format is CardFormat.json:
-        render.print_json(card.to_dict())
+        render.print_json(found.to_dict())
     elif format is CardFormat.markdown:
-        print("\n\n".join([*told, card.markdown()]))
+        print("\n\n".join([*told, found.markdown()]))
     elif details:
-        print(*([_folded(told)] if told else []), card.text(columns(), details=True), sep="\n")
+        print(*([_folded(told)] if told else []), found.text(columns(), details=True), sep="\n")
     else:  # what was found takes a line of the screen
         from pregate.card.lines import cut, folded
         from pregate.card.screen import LINES
 
         above = cut(folded(brief, columns()), 1, columns()) if brief else []
-        print(*above, card.text(columns(), n_lines=LINES - len(above)), sep="\n")
+        print(*above, found.text(columns(), n_lines=LINES - len(above)), sep="\n")
 
 
 def _folded(sentences: list[str]) -> str:

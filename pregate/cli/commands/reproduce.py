@@ -37,6 +37,9 @@ def reproduce(
         Path | None, typer.Option(help="Write how far constants scatter from source to source of a table, as YAML.")
     ] = None,
     seed: options.Seed = 0,
+    no_cache: Annotated[
+        bool, typer.Option("--no-cache", help="Predict every row anew, and keep nothing on disk.")
+    ] = False,
     format: options.OutputFormat = options.Format.table,
 ) -> int:
     """Predict every row of a table of measurements; print predicted, measured, error, and the accuracy of each group.
@@ -48,7 +51,7 @@ def reproduce(
     if experiment in ("field", "resident") or experiment.lower().endswith(".csv"):
         if rows is not None or refit is not None:
             raise InvalidInput("--rows and --refit are of isca24: name the table instead of the experiment")
-        return _table(experiment, hardware, sets, fit_stack, seed, format, spreads)
+        return _table(experiment, hardware, sets, fit_stack, seed, format, spreads, not no_cache)
     if experiment != "isca24":
         raise unknown_name("experiment", experiment, ("isca24", "field", "resident", "TABLE.csv"))
     if fit_stack is not None or spreads is not None:
@@ -58,14 +61,16 @@ def reproduce(
             raise InvalidInput("--refit is of the machine that was measured: leave out --hardware and --set")
         from pregate.measured.reproduction import PUBLISHED_ROWS
 
-        return _table(str(rows or PUBLISHED_ROWS), hardware, sets, None, seed, format)
+        return _table(str(rows or PUBLISHED_ROWS), hardware, sets, None, seed, format, kept=not no_cache)
     if refit is not None:
+        if no_cache:
+            raise InvalidInput("--refit keeps nothing on disk: leave out --no-cache")
         _refit(rows, refit)
         return 0
     from pregate.measured.reproduction import reproduce as run_reproduce
 
     with spinner("predicting") as update:
-        result = run_reproduce(experiment, rows, seed=seed, progress=update)
+        result = run_reproduce(experiment, rows, seed=seed, progress=update, cache_dir=not no_cache)
     if format is options.Format.json:
         render.print_json(result.to_dict())
         return 0
@@ -87,12 +92,13 @@ def _table(
     seed: int,
     format: options.Format,
     spreads: Path | None = None,
+    kept: bool = True,
 ) -> int:
     """A table in the project's own language; the status: 1 where no row was scored."""
     from hwmodels.specs.sets import parse_sets
     from pregate.measured.table import RESIDENT_TABLE, read_field, read_table
 
-    _check_given(hardware, sets, fit, spreads, format)
+    _check_given(hardware, sets, fit, spreads, format, kept)
     rows = read_field() if name == "field" else read_table(RESIDENT_TABLE if name == "resident" else Path(name))
     if fit is not None:
         from pregate.measured.stack_fit import fit_stack
@@ -109,7 +115,9 @@ def _table(
     from pregate.measured.scores import predict_table  # once the rows are known to be some
 
     with spinner("predicting") as update:
-        result = predict_table(rows, seed=seed, hardware=hardware, overrides=parse_sets(sets), progress=update)
+        result = predict_table(
+            rows, seed=seed, hardware=hardware, overrides=parse_sets(sets), progress=update, cache_dir=kept
+        )
     if spreads is not None:
         from pregate.measured.carried import carried
         from pregate.measured.spreads import fit_spread, interval_coverage, residuals
@@ -143,8 +151,9 @@ def _table(
 
 
 def _check_given(
-    hardware: str | None, sets: list[str] | None, fit: str | None, spreads: Path | None, format: options.Format
-) -> None:
+    hardware: str | None, sets: list[str] | None, fit: str | None, spreads: Path | None, format: options.Format,
+    kept: bool,
+) -> None:  # fmt: skip
     """Raise `InvalidInput` for options that a fit or a file of spreads would leave unheard."""
     what = "--fit-stack" if fit is not None else "--spreads" if spreads is not None else None
     other = {
@@ -152,6 +161,7 @@ def _check_given(
         "--hardware": hardware is not None,
         "--set": bool(sets),
         "--format": format is not options.Format.table,
+        "--no-cache": fit is not None and not kept,
     }
     given = [option for option, is_given in other.items() if is_given]
     if what is not None and given:

@@ -122,6 +122,15 @@ def test_what_is_kept_is_not_chosen_with_the_tokens_in_view(model: ModelArchitec
     assert planned.tokens.placed.kept == planned.prompt.placed.kept
 
 
+def test_a_model_that_only_both_memories_hold_is_divided_between_them() -> None:
+    """87 GB of experts: neither the 80 GiB of the device nor the 64 GB of the host has room for all."""
+    card = plan("mixtral-8x7b", "h100-sxm", RequestLoad(16, 4, 1), overrides={"host.dram_bytes": "64GB"})
+    named = {one.design.policy for one in card.choice.ranked}
+    assert "gpu_only@experts=cpu" in {name.partition("/")[2] for name, _ in card.unfit}
+    assert any(name.startswith("gpu_only@experts=cpu:") for name in named)
+    assert any(name.startswith("gpu_only@layers=cpu:") for name in named)
+
+
 def test_numbers_of_a_fit_are_fitted_and_as_sure_as_its_covariance() -> None:
     switch = pregate.load_model("switch-base-8")
     found = plan(switch, "a100-sxm4-80gb", RequestLoad(16, 8, 1), stacks=["fastertransformer"])

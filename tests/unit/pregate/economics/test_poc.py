@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -121,3 +122,12 @@ def test_wrong_files_are_refused_in_one_line(
     assert said in err
     assert err.count("\n") == 1
     assert not (tmp_path / "poc.html").exists()
+
+
+def test_every_cell_knows_its_head_for_a_screen_too_narrow_for_a_table(file: Path) -> None:
+    html = poc_page(plan_poc(file))
+    cells = re.findall(r"<td[^>]*>", html)
+    assert len(cells) > 50
+    assert all('data-head="' in one and 'role="cell"' in one for one in cells)
+    for name in ("USD/M tokens", "go back", "source"):
+        assert f'data-head="{name}"' in html

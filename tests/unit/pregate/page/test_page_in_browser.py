@@ -12,6 +12,8 @@ import pytest
 
 import pregate
 from pregate.draw.render import si
+from pregate.economics.poc import plan_poc
+from pregate.economics.poc_page import poc_page
 
 api = pytest.importorskip("playwright.sync_api", reason="drives a browser (the extra 'browser')")
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -199,3 +201,17 @@ def test_no_text_of_a_picture_stands_over_another_on_a_phone(browser: Any, addre
 
 def test_the_page_is_whole_on_disk(address: str) -> None:
     assert Path(address.removeprefix("file://")).read_text(encoding="utf-8").rstrip().endswith("</html>")
+
+
+@pytest.mark.parametrize("width", [390, 1100])
+def test_a_plan_for_those_who_decide_is_cut_at_no_width(browser: Any, tmp_path: Path, width: int) -> None:
+    """No part of it scrolls, so that nothing is lost on a phone or on paper."""
+    page = browser.new_page(viewport={"width": width, "height": 900})
+    path = tmp_path / "poc.html"
+    path.write_text(poc_page(plan_poc(Path(__file__).parents[4] / "examples" / "poc.yaml")), encoding="utf-8")
+    page.goto(path.as_uri())
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    boxes = "[...document.querySelectorAll('.wide, pre, td')]"
+    assert page.evaluate(f"{boxes}.filter(e => e.scrollWidth > e.clientWidth + 1).length") == 0
+    assert page.get_by_role("cell").count() > 50
+    page.close()
