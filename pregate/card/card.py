@@ -15,7 +15,7 @@ from pregate.card.turning_points import TurningPoint
 from pregate.check.ledger import Predicted
 from pregate.engines.writing import Flags
 
-__all__ = ["Card", "parts_of", "predictions_of"]
+__all__ = ["Card", "named_parts", "predictions_of"]
 
 N_SHOWN = 3
 """Designs that a card shows."""
@@ -181,7 +181,7 @@ def predictions_of(
     ]  # fmt: skip
 
 
-def parts_of(hw: Platform) -> str:
+def named_parts(hw: Platform) -> str:
     """What a machine is of: its accelerator, its host, and its link where they are apart."""
     link = () if hw.machine.has_one_memory else (hw.machine.link.name,)
     return ", ".join((hw.hardware, hw.machine.host.name, *link))

@@ -14,7 +14,7 @@ from offload.policies import PRESETS, policy_named
 from offload.slots.memory import CapacityExceeded
 from pregate.ask.capturing.schedule_cache import ScheduleCache, schedules_in
 from pregate.ask.choices import OBJECTIVES
-from pregate.card.card import Card, parts_of
+from pregate.card.card import Card, named_parts
 from pregate.card.choice import Ranking, ranking_of, standing
 from pregate.card.designs import all_planned, plan_design, stacks_for
 from pregate.card.job import RequestLoad, Workpiece, recorded_job, workpiece
@@ -222,7 +222,7 @@ def _card(
     return Card(
         model=model.name,
         hardware=hw.hardware,
-        parts=parts_of(hw),
+        parts=named_parts(hw),
         job=work.job,
         choice=choice,
         limit=limit,

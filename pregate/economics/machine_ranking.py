@@ -15,7 +15,7 @@ from offload.policies import policy_named
 from pregate.ask.capturing.schedule_cache import ScheduleCache, schedules_in
 from pregate.ask.choices import BASES, OBJECTIVES
 from pregate.ask.timing.intervals import Interval
-from pregate.card.card import parts_of, predictions_of
+from pregate.card.card import named_parts, predictions_of
 from pregate.card.choice import Ranking, between_machines, holds_one, span_of, weakest
 from pregate.card.job import RequestLoad
 from pregate.card.judged import Judged
@@ -196,30 +196,30 @@ class MachineRanking:
 
     def predictions(self) -> list[tuple[dict[str, str], dict[str, Predicted]]]:
         """What a ledger keeps: of each machine what its card would, the best last."""
-        parts = [(parts_of(one.best.planned.hw), one.choice) for one in reversed(self.machines)]
+        parts = [(named_parts(one.best.planned.hw), one.choice) for one in reversed(self.machines)]
         return [entry for name, choice in parts for entry in predictions_of(self.model, name, self.job, choice)]
 
     def text(self, width: int = 80, *, details: bool = False, n_lines: int = 24) -> str:
         """Lines of at most `width` characters, where words allow: one screen (24 lines of 80 columns), or with
         `details` every machine, what fits none and every assumption.
         """
-        from pregate.economics.machine_screen import screen_of, text_of
+        from pregate.economics.machine_screen import ranking_screen, ranking_text
 
-        return text_of(self, width) if details else screen_of(self, width, n_lines)
+        return ranking_text(self, width) if details else ranking_screen(self, width, n_lines)
 
     def markdown(self) -> str:
         """The same as Markdown."""
-        from pregate.economics.machine_screen import markdown_of
+        from pregate.economics.machine_screen import ranking_markdown
 
-        return markdown_of(self)
+        return ranking_markdown(self)
 
     def __repr__(self) -> str:
         return f"MachineRanking({self.model} on {len(self.machines)} machines: {self.verdict()})"
 
     def _repr_html_(self) -> str:
-        from pregate.economics.machine_screen import html_of
+        from pregate.economics.machine_screen import ranking_html
 
-        return html_of(self)
+        return ranking_html(self)
 
 
 def rank_machines(

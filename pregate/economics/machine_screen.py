@@ -6,7 +6,7 @@ import html
 from collections.abc import Iterable
 
 from pregate.card.judged import Expected
-from pregate.card.lines import aligned, cut, folded
+from pregate.card.lines import cut, folded, in_columns
 from pregate.card.phrases import bound_by, rate, rates
 from pregate.card.screen import COLUMNS, DETAILS
 from pregate.card.shown import escaped
@@ -14,7 +14,7 @@ from pregate.draw.render import si
 from pregate.economics.drawn import Estimate
 from pregate.economics.machine_ranking import MachineRanking, RankedMachine, usd
 
-__all__ = ["html_of", "markdown_of", "screen_of", "text_of"]
+__all__ = ["ranking_html", "ranking_markdown", "ranking_screen", "ranking_text"]
 
 Rows = list[tuple[str, ...]]
 
@@ -30,7 +30,7 @@ _PLAIN = 14
 """Columns of a machine's name that a table has at least, where it is too narrow for the whole name."""
 
 
-def screen_of(found: MachineRanking, width: int, n_lines: int) -> str:
+def ranking_screen(found: MachineRanking, width: int, n_lines: int) -> str:
     """One screen: verdicts, the numbers of the best machines, their designs, and how to see the card of one."""
     above = cut(folded(_title(found), width), 1, width)
     above += cut(folded(found.verdict(), width, "  "), 3, width)
@@ -40,7 +40,10 @@ def screen_of(found: MachineRanking, width: int, n_lines: int) -> str:
     n = len(found.machines)
     room = (n_lines - len(above) - len(below) - 2) // 2
     shown = n if n <= room or width < COLUMNS else max(room - 1, 1)
-    numbers, designs = aligned(_numbers(found, shown, width), width, 2)[0], aligned(_designs(found, shown), width, 3)[0]
+    numbers, designs = (
+        in_columns(_numbers(found, shown, width), width, 2)[0],
+        in_columns(_designs(found, shown), width, 3)[0],
+    )
     if shown < n:
         designs.append(f"and {n - shown} more: {DETAILS} has all")
     parts = [above, numbers, designs, below]
@@ -50,12 +53,12 @@ def screen_of(found: MachineRanking, width: int, n_lines: int) -> str:
     return "\n".join(line for part in parts for line in part)
 
 
-def text_of(found: MachineRanking, width: int) -> str:
+def ranking_text(found: MachineRanking, width: int) -> str:
     """Every machine, what the model does not fit, and every assumption."""
     n = len(found.machines)
     lines = [line for text in (_title(found), *_verdicts(found)) for line in folded(text, width, "  ")]
-    lines += ["", *aligned(_numbers(found, n, width), width, 2)[0]]
-    lines += ["", *aligned(_designs(found, n), width, 3)[0], ""]
+    lines += ["", *in_columns(_numbers(found, n, width), width, 2)[0]]
+    lines += ["", *in_columns(_designs(found, n), width, 3)[0], ""]
     for text in _notes(found, brief=False):
         lines += folded(text, width, "  ")
     if found.assumed:
@@ -65,7 +68,7 @@ def text_of(found: MachineRanking, width: int) -> str:
     return "\n".join([*lines, _CARD.format(found.best.hardware)])
 
 
-def markdown_of(found: MachineRanking) -> str:
+def ranking_markdown(found: MachineRanking) -> str:
     """Verdicts, both tables and notes."""
     lines = [f"## {escaped(_title(found))}", ""]
     lines += [f"**{escaped(text)}**" for text in _verdicts(found)]
@@ -74,7 +77,7 @@ def markdown_of(found: MachineRanking) -> str:
     return "\n".join([*lines, "", *(f"- {escaped(text)}" for text in _notes(found, brief=False))])
 
 
-def html_of(found: MachineRanking) -> str:
+def ranking_html(found: MachineRanking) -> str:
     """The same as HTML; all text is escaped."""
     parts = [f"<h4>{html.escape(_title(found))}</h4>"]
     parts += [f"<p><b>{html.escape(text)}</b></p>" for text in _verdicts(found)]
