@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hwmodels.laws.dispatch import FLASHINFER_CUTLASS, FP8_DISPATCH, TRITON_DEFAULT
+from hwmodels.laws.dispatch import DENSE_INSTRUCTION, FLASHINFER_CUTLASS, FP8_DISPATCH, TRITON_DEFAULT
 from hwmodels.laws.forms import FORMS
 from hwmodels.laws.moe import ALIGNED
 from hwmodels.quantity import ReadOnly
@@ -115,8 +115,10 @@ def _gemms(columns: Columns, source: Mapping[str, str], family: str | None) -> l
         rows = wide & (columns["gemm_dtype"] == name)
         if (source["engine"], name) not in _LEFT_OUT:
             shapes = {axis: columns[axis] for axis in ("m", "n", "k")}
-            chosen_by = FP8_DISPATCH.get(family or "", "") if (source["engine"], name) == ("vllm", "fp8") else ""
-            found.append(_table(form, compute, stored, chosen_by, shapes, columns, rows, source))
+            of_family = FP8_DISPATCH if (source["engine"], name) == ("vllm", "fp8") else {}
+            if form == "gemm":
+                of_family = DENSE_INSTRUCTION
+            found.append(_table(form, compute, stored, of_family.get(family or "", ""), shapes, columns, rows, source))
     return found
 
 

@@ -14,7 +14,16 @@ import math
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-__all__ = ["DISPATCHES", "FLASHINFER_CUTLASS", "FP8_DISPATCH", "TRITON_DEFAULT", "TRITON_TUNED", "Tile"]
+__all__ = [
+    "DENSE_INSTRUCTION",
+    "DISPATCHES",
+    "FLASHINFER_CUTLASS",
+    "FP8_DISPATCH",
+    "INSTRUCTION_TILES",
+    "TRITON_DEFAULT",
+    "TRITON_TUNED",
+    "Tile",
+]
 
 
 class Tile(NamedTuple):
@@ -77,6 +86,19 @@ DISPATCHES: Mapping[str, tuple[_Choice, ...]] = {
 
 FP8_DISPATCH: Mapping[str, str] = {"8.9": "cutlass-sm89", "9.0": "cutlass-sm90", "12.x": "cutlass-sm120"}
 """By family of GPUs (`hwmodels.laws.families`), what vLLM multiplies fp8 with."""
+
+_WIDTHS = range(16, 257, 16)
+
+INSTRUCTION_TILES: Mapping[str, tuple[tuple[int, int], ...]] = {
+    "wgmma": tuple((rows, columns) for rows in (64, 128) for columns in _WIDTHS),
+    "tcgen05": tuple((128, columns) for columns in _WIDTHS),
+}
+"""Tiles of a multiprocessor by the instruction that multiplies them, where libraries are generated for all its widths
+(cuBLAS's kernels are named by theirs). PTX ISA: wgmma.mma_async takes 64 rows, 128 by two warpgroups, tcgen05.mma 128
+(64 at half the rate); of columns a multiple of 8, and of 16, up to 256."""
+
+DENSE_INSTRUCTION: Mapping[str, str] = {"9.0": "wgmma", "10.x": "tcgen05"}
+"""By family of GPUs, what dense products in 16 bits are multiplied by; others have libraries of few tiles."""
 
 TRITON_DEFAULT = "triton-default"
 """Fused experts in small tiles where tokens are no more than experts, in tall ones else (`hwmodels.laws.moe`)."""

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from hwmodels.compute_formats import PEAK_DTYPES
-from hwmodels.laws.dispatch import DISPATCHES, FLASHINFER_CUTLASS, TRITON_DEFAULT
+from hwmodels.laws.dispatch import DISPATCHES, FLASHINFER_CUTLASS, INSTRUCTION_TILES, TRITON_DEFAULT
 from hwmodels.laws.forms import FORMS, KERNELS, Form
 from hwmodels.quantity import DIMENSIONS, ReadOnly
 from traces.documents import Section
@@ -136,6 +136,7 @@ class FittedLaw:
 
 
 _TILE_CHOICES: Mapping[str, Collection[str]] = {
+    "gemm": INSTRUCTION_TILES,
     "quantised_gemm": DISPATCHES,
     "experts": (TRITON_DEFAULT, FLASHINFER_CUTLASS),
 }

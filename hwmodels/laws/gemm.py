@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from hwmodels.laws.dispatch import DISPATCHES, Tile
+from hwmodels.laws.dispatch import DISPATCHES, INSTRUCTION_TILES, Tile
 from hwmodels.laws.rates import (
     CardRates,
     KernelTime,
@@ -30,7 +30,7 @@ CYCLED_WEIGHTS = 6
 """Weight matrices that the tables' benchmark reads in turn: of 8 MB they fit into a cache of 50."""
 
 TILES = ((64, 64), (64, 128), (128, 64), (128, 128), (128, 256), (256, 128), (64, 256))
-"""Rows and columns of an output tile: what engines choose from."""
+"""Rows and columns of an output tile: what engines choose from, but on cards of `INSTRUCTION_TILES`."""
 
 STEP = 64
 """Elements of the inner dimension that a tile takes at a time, unless its library says another number: `step_s` is of
@@ -57,9 +57,13 @@ def dense_gemm(
     dispatch: str = "",
 ) -> KernelTime:
     """One product; `cycled_bytes`: of weights read round and round, None where none is read again. `dispatch`: by what
-    the engine chooses its tile (`hwmodels.laws.dispatch`); empty: by what is fastest.
+    the engine chooses its tile, or the instruction whose tiles it chooses the fastest of (`hwmodels.laws.dispatch`);
+    empty: the fastest of `tiles`.
     """
-    tiles_s = _dispatched_s(c, rates, m, n, k, dispatch) if dispatch else _tiles_s(c, rates, m, n, k, tiles)
+    if dispatch in DISPATCHES:
+        tiles_s = _dispatched_s(c, rates, m, n, k, dispatch)
+    else:
+        tiles_s = _tiles_s(c, rates, m, n, k, INSTRUCTION_TILES[dispatch] if dispatch else tiles)
     weights_s = _weights_s(c, rates, n * k * weight_bits / 8, cycled_bytes)
     moved = m * k * activation_bits / 8 + m * n * _WIDE_BITS / 8
     claimed = 2 * m * n * k / rates.flop_per_s, n * k * weight_bits / 8 / rates.bytes_per_s
@@ -83,18 +87,20 @@ def _weights_s(c: Mapping[str, Number], rates: CardRates, weight_bytes: Number, 
 def _tiles_s(
     c: Mapping[str, Number], rates: CardRates, m: Number, n: Number, k: Number, tiles: Sequence[tuple[int, int]]
 ) -> Number:
-    """The fastest tile, its inner dimension whole or split."""
-    best: Number = np.inf
-    for rows, columns in tiles:
-        per_element_s = tile_seconds(c, rates, rows, columns)
-        n_tiles = rounded_up(m / rows) * rounded_up(n / columns)
-        whole_s = rounded_up(n_tiles / rates.n_sm) * per_element_s * (k + c["ramp"])
-        parts = smaller_of(np.floor(np.real(rates.n_sm) / n_tiles), np.floor(k / _LEAST_SPLIT))
-        parts = larger_of(parts, 1.0)
-        added = 4 * m * n * parts / rates.bytes_per_s
-        split_s = per_element_s * (k / parts + c["ramp"]) + c["split_s"] + added
-        best = smaller_of(best, np.where(parts > 1, smaller_of(whole_s, split_s), whole_s))
-    return best
+    """The fastest tile, its inner dimension whole or split; all tiles at once, on an axis before all others."""
+    n_axes = max(np.ndim(x) for x in (m, n, k, *rates, *c.values()))
+    sides = np.array(tiles, np.float64).T
+    rows, columns = (side.reshape(-1, *(1,) * n_axes) for side in sides)
+    per_element_s = tile_seconds(c, rates, rows, columns)
+    n_tiles = rounded_up(m / rows) * rounded_up(n / columns)
+    whole_s = rounded_up(n_tiles / rates.n_sm) * per_element_s * (k + c["ramp"])
+    parts = smaller_of(np.floor(np.real(rates.n_sm) / n_tiles), np.floor(k / _LEAST_SPLIT))
+    parts = larger_of(parts, 1.0)
+    added = 4 * m * n * parts / rates.bytes_per_s
+    split_s = per_element_s * (k / parts + c["ramp"]) + c["split_s"] + added
+    each_s = np.where(parts > 1, smaller_of(whole_s, split_s), whole_s)
+    fastest = np.argmin(np.real(each_s), axis=0)
+    return np.take_along_axis(each_s, fastest[np.newaxis], axis=0)[0]
 
 
 def _dispatched_s(c: Mapping[str, Number], rates: CardRates, m: Number, n: Number, k: Number, dispatch: str) -> Number:

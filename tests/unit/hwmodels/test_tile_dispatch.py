@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pytest
 
 from hwmodels.calibrate.table_readers import READERS
 from hwmodels.fits.fit_files import load_fit
-from hwmodels.laws.dispatch import DISPATCHES, FP8_DISPATCH, TRITON_DEFAULT, Tile
+from hwmodels.laws.dispatch import DISPATCHES, FP8_DISPATCH, INSTRUCTION_TILES, TRITON_DEFAULT, Tile
 from hwmodels.laws.families import family_of
 from hwmodels.laws.forms import FORMS
 from hwmodels.laws.gemm import dense_gemm, tile_of, tile_seconds
@@ -73,6 +75,44 @@ def test_tiles_that_run_together_are_padded_to_whole_groups() -> None:
 def test_no_inner_dimension_is_split() -> None:
     few = [tiles_s(128, 512, k) for k in (4096, 8192)]
     assert few[1] / few[0] == pytest.approx((8192 + C["ramp"]) / (4096 + C["ramp"]), rel=1e-6)
+
+
+def one_by_one_s(m: Any, n: Any, k: Any, tiles: Sequence[tuple[int, int]]) -> Any:
+    """The fastest of `tiles`, asked one after the other."""
+    best: Any = np.inf
+    for rows, columns in tiles:
+        n_tiles = np.ceil(m / rows) * np.ceil(n / columns)
+        per_element_s = tile_seconds(C, ENDLESS, rows, columns)
+        whole_s = np.ceil(n_tiles / ENDLESS.n_sm) * per_element_s * (k + C["ramp"])
+        parts = np.maximum(np.minimum(np.floor(ENDLESS.n_sm / n_tiles), np.floor(k / 256)), 1.0)
+        split_s = per_element_s * (k / parts + C["ramp"]) + C["split_s"] + 4 * m * n * parts / ENDLESS.bytes_per_s
+        best = np.minimum(best, np.where(parts > 1, np.minimum(whole_s, split_s), whole_s))
+    return best
+
+
+@pytest.mark.parametrize("instruction", INSTRUCTION_TILES)
+def test_all_tiles_at_once_are_the_fastest_of_them_one_by_one(instruction: str) -> None:
+    tiles = INSTRUCTION_TILES[instruction]
+    shapes = np.array([(1, 512, 512), (17, 4096, 4096), (64, 7168, 512), (129, 2048, 65536), (4097, 1536, 4096)], float)
+    plain = {name: at for name, (_, at) in FORMS["gemm"].constants.items()} | {"fixed_s": 0.0}
+    together = dense_gemm(plain, ENDLESS, *shapes.T, tiles=tiles).total_s
+    for (m, n, k), both in zip(shapes.tolist(), together.tolist(), strict=True):
+        alone = dense_gemm(plain, ENDLESS, m, n, k, tiles=tiles).total_s
+        assert alone == both, "one product and many get the same seconds"
+        assert alone == dense_gemm(plain, ENDLESS, m, n, k, dispatch=instruction).total_s
+        assert alone == pytest.approx(one_by_one_s(m, n, k, tiles), rel=1e-6)
+
+
+def test_tiles_of_an_instruction_are_as_wide_as_it_multiplies() -> None:
+    few = {"wgmma": {64, 128}, "tcgen05": {128}}
+    for name, tiles in INSTRUCTION_TILES.items():
+        assert {rows for rows, _ in tiles} == few[name]
+        assert {columns for _, columns in tiles} == set(range(16, 257, 16))
+    chosen = {name: law.kernel for name in ("a100-sxm4-80gb", "h200-sxm", "l40s", "gb300", "rtx-pro-6000")
+              for law in load_fit(f"{name}.vllm").laws if law.form == "gemm"}  # fmt: skip
+    assert chosen == {
+        "a100-sxm4-80gb": "", "h200-sxm": "wgmma", "l40s": "", "gb300": "tcgen05", "rtx-pro-6000": "",
+    }  # fmt: skip
 
 
 def test_laws_of_fp8_say_what_chooses_their_tiles() -> None:
