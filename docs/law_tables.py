@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from hwmodels.fits.fit import Fit
+from hwmodels.fits.fit import UNSEEN_SCATTER, Fit
 from hwmodels.fits.fit_files import fit_names, load_fit
 from hwmodels.platform import load_platform
 from hwmodels.specs.machine_files import hardware_names
@@ -52,9 +52,12 @@ def _formats(fit: Fit, form: str) -> str:
 
 def _lent_line(name: str, lent: Fit) -> str:
     errors = [law.elsewhere.mape for law in lent.laws if law.elsewhere is not None]
-    told = (
-        f"{min(errors):.0%} to {max(errors):.0%} on a machine left out" if errors else "not known: no other was fitted"
-    )
+    if not errors:
+        told = "not known: no other was fitted"
+    elif all(error.scatter >= UNSEEN_SCATTER for error in lent.left_out.values()):
+        told = "not known: it is like none that was fitted"
+    else:
+        told = f"{min(errors):.0%} to {max(errors):.0%} on a machine left out"
     return f"| {name} | {lent.stack} | extrapolated: the laws of {lent.hardware} | its family | {told} |"
 
 

@@ -9,6 +9,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from hwmodels.compute_formats import computes_in
 from hwmodels.fits.fit import Fit, elsewhere
 from hwmodels.fits.fit_files import fit_names, is_fit, load_fit
 from hwmodels.laws.families import family_of
@@ -37,6 +38,9 @@ _NAMED = 3
 
 _OF_TABLES = ("vllm",)
 """Stacks that public tables of kernels were fitted for: asked for by name, and lent within a family of cards only."""
+
+_NEARLY = 1.1
+"""How far beyond the figures of fitted cards another still counts as one of them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,20 +201,40 @@ def _best_fit(accelerator: Accelerator, stack: str) -> Fit | None:
 
 
 def _relative_fit(accelerator: Accelerator, fitted: Sequence[str], stack: str) -> Fit | None:
-    """The fit of the card of the same family whose memory's rate comes next, as uncertain as laws are elsewhere."""
+    """The fit of the card of the same family whose memory's rate comes next, as uncertain as laws are elsewhere: on a
+    card between those that were fitted, or beyond them.
+    """
     family = family_of(accelerator.compute_capability)
     if family is None:
         return None
     cards = [_published(name).accelerator for name in fitted]
-    rate = accelerator.hbm_bytes_per_s
-    apart = {
-        card.name: abs(math.log(card.hbm_bytes_per_s / rate))
-        for card in cards
-        if family_of(card.compute_capability) == family
-    }
-    if not apart:
+    relatives = [card for card in cards if family_of(card.compute_capability) == family]
+    if not relatives:
         return None
-    return elsewhere(load_fit(f"{min(apart, key=lambda name: (apart[name], name))}.{stack}"))
+    apart = {card.name: abs(math.log(card.hbm_bytes_per_s / accelerator.hbm_bytes_per_s)) for card in relatives}
+    nearest = load_fit(f"{min(apart, key=lambda name: (apart[name], name))}.{stack}")
+    return elsewhere(nearest, alike=_lies_between(accelerator, relatives))
+
+
+def _lies_between(card: Accelerator, fitted: Sequence[Accelerator]) -> bool:
+    """Whether memory, arithmetic and multiprocessors of a card are within a tenth of what the fitted ones span."""
+    for figure in (_memory_rate, _arithmetic_rate, _multiprocessors):
+        span = [figure(one) for one in fitted]
+        if not min(span) / _NEARLY <= figure(card) <= max(span) * _NEARLY:
+            return False
+    return True
+
+
+def _memory_rate(card: Accelerator) -> float:
+    return card.hbm_bytes_per_s
+
+
+def _arithmetic_rate(card: Accelerator) -> float:
+    return card.peak_flop_per_s[computes_in("bf16", card.peak_flop_per_s)]
+
+
+def _multiprocessors(card: Accelerator) -> float:
+    return card.n_sm
 
 
 def _split(

@@ -22,7 +22,7 @@ from hwmodels.specs.spec import MachineSpec
 from hwmodels.stack import CONSTANTS
 from traces.documents import NUMBER
 
-__all__ = ["LAW_OF_KIND", "Fit", "FittedConstant", "LeftOut", "digest_of", "elsewhere", "law_errors"]
+__all__ = ["LAW_OF_KIND", "UNSEEN_SCATTER", "Fit", "FittedConstant", "LeftOut", "digest_of", "elsewhere", "law_errors"]
 
 LAW_OF_KIND: Mapping[str, str] = ReadOnly(
     {
@@ -36,8 +36,9 @@ LAW_OF_KIND: Mapping[str, str] = ReadOnly(
 )
 """The law that most of a kind of op is."""
 
-_UNSEEN_SCATTER = 0.25
-"""Of the logarithm of times on a card whose family has one fitted card only: the widest that laws showed elsewhere."""
+UNSEEN_SCATTER = 0.25
+"""Of the logarithm of times on a card that is like none of its family that was fitted, or whose family has one fitted
+card only: the widest that laws showed elsewhere."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,21 +140,27 @@ class Fit:
         return yaml.safe_dump(document, sort_keys=False, width=110, default_flow_style=None)
 
 
-def law_errors(laws: Sequence[FittedLaw], *, machines: bool = False) -> dict[str, LeftOut]:
-    """The errors of each kind of op: of its law on families left out, or on `machines` left out."""
+def law_errors(laws: Sequence[FittedLaw], *, machines: bool = False, alike: bool = True) -> dict[str, LeftOut]:
+    """The errors of each kind of op: of its law on families left out, or on `machines` left out, unless no machine that
+    was left out is `alike`.
+    """
     found = {}
     for kind, form in LAW_OF_KIND.items():
         mine = [law for law in laws if law.form == form] or [law for law in laws if law.form == "gemm"]
         error = mine[0].families
         if machines:
-            error = mine[0].elsewhere or replace(error, scatter=max(error.scatter, _UNSEEN_SCATTER))
+            known = mine[0].elsewhere if alike else None
+            error = known or replace(error, scatter=max(error.scatter, UNSEEN_SCATTER))
         found[kind] = LeftOut(error.n, error.median, error.p90, error.scatter)
     return found
 
 
-def elsewhere(fit: Fit) -> Fit:
-    """A fit of laws lent to another card of its family: the errors are those of machines left out."""
-    return replace(fit, left_out=ReadOnly(law_errors(fit.laws, machines=True)))
+def elsewhere(fit: Fit, *, alike: bool) -> Fit:
+    """A fit of laws lent to another card of its family: the errors are those of machines left out.
+
+    `alike`: whether the card lies no further off than those lay apart; else nobody has seen laws go so far.
+    """
+    return replace(fit, left_out=ReadOnly(law_errors(fit.laws, machines=True, alike=alike)))
 
 
 def _entry(constant: FittedConstant, unit: str) -> dict[str, Any]:

@@ -114,6 +114,16 @@ def test_a_card_without_a_fit_is_lent_its_family_s_and_more_uncertain() -> None:
     assert only.fit.left_out["gate"].scatter >= 0.25
 
 
+@pytest.mark.parametrize("name", ["h20", "h100-pcie", "h200-nvl"])
+def test_a_card_unlike_those_that_were_left_out_is_as_uncertain_as_any(name: str) -> None:
+    lent = load_platform(name, "vllm")  # an H20 has 78 multiprocessors and .15 of an H100's arithmetic
+    assert lent.fit is not None
+    assert min(error.scatter for error in lent.fit.left_out.values()) >= 0.25
+    alike = load_platform("h800-sxm", "vllm")
+    assert alike.fit is not None
+    assert max(error.scatter for error in alike.fit.left_out.values()) < 0.25
+
+
 def test_no_stack_but_the_tables_own_is_priced_by_laws() -> None:
     assert load_platform("h100-sxm").stack.name == "streams"
     assert load_platform("h100-sxm").fit is None
