@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from offload.predictors.catalogue import guesser_named
 from offload.predictors.histories import Tokens, tokens_of_sequences
-from offload.predictors.judged_unions import Batch, batches_of, chosen_unions, guessed_unions
+from offload.predictors.judged_unions import SideBySide, batches_of, chosen_unions, guessed_unions
 from offload.predictors.known import Guesser, ranked
 from offload.predictors.learnt import teach
 from traces.errors import InvalidInput
@@ -116,7 +116,7 @@ class _Asked:
     split: Split
     lookaheads: tuple[int, ...]
     more: tuple[int, ...]
-    batches: tuple[Batch, ...] = ()
+    batches: tuple[SideBySide, ...] = ()
 
     @property
     def widths(self) -> list[int]:

@@ -15,20 +15,20 @@ from offload.predictors.histories import Tokens, tokens_of_sequences
 from offload.predictors.known import Guesser, ranked
 from traces.errors import InvalidInput
 
-__all__ = ["Batch", "GuessedUnions", "batches_of", "chosen_unions", "guessed_unions"]
+__all__ = ["GuessedUnions", "SideBySide", "batches_of", "chosen_unions", "guessed_unions"]
 
 _MOST_CELLS = 1 << 30
 """Cells of guesses (step x layer x expert x lookahead x m) that are kept of one batch: a byte each."""
 
 
-class Batch(NamedTuple):
+class SideBySide(NamedTuple):
     """Tokens of some sequences: where they are, (n_tokens,), and the step of the batch that each runs in."""
 
     at: NDArray[np.intp]
     step: NDArray[np.int64]
 
 
-def batches_of(sequence: NDArray[np.int32], judged: NDArray[np.bool_], batch: int) -> list[Batch]:
+def batches_of(sequence: NDArray[np.int32], judged: NDArray[np.bool_], batch: int) -> list[SideBySide]:
     """The `judged` sequences, `batch` at a time in their order; `sequence` (n_tokens,) sorted by it and position.
 
     Raises `InvalidInput` where there are fewer.
@@ -38,10 +38,10 @@ def batches_of(sequence: NDArray[np.int32], judged: NDArray[np.bool_], batch: in
         raise InvalidInput(f"batch = {batch}: {len(named)} sequences are judged, 1 to {len(named)} run side by side")
     at, age = np.flatnonzero(judged), np.arange(len(rank)) - first[rank]
     groups = [rank // batch == i for i in range(-(-len(named) // batch))]
-    return [Batch(at[mine], age[mine]) for mine in groups]
+    return [SideBySide(at[mine], age[mine]) for mine in groups]
 
 
-def chosen_unions(chosen: NDArray[np.int16], batch: Batch, n_experts: int) -> NDArray[np.bool_]:
+def chosen_unions(chosen: NDArray[np.int16], batch: SideBySide, n_experts: int) -> NDArray[np.bool_]:
     """(n_layers, n_steps, n_experts): what a batch chose, `chosen` (n_tokens, n_layers, top_k) being all tokens."""
     mine = chosen[batch.at]
     found = np.zeros((chosen.shape[1], int(batch.step.max()) + 1, n_experts), np.bool_)
@@ -61,7 +61,7 @@ def guessed_unions(
     guesser: Guesser,
     chosen: NDArray[np.int16],
     sequence: NDArray[np.int32],
-    batch: Batch,
+    batch: SideBySide,
     n_experts: int,
     lookaheads: tuple[int, ...],
     widths: list[int],
