@@ -85,8 +85,9 @@ def nearest_accelerator(gpu: Gpu) -> tuple[str, bool]:
 
     def by_name(known: str) -> tuple[object, ...]:
         own = words_of(known)
-        unsaid = own - words  # a name that says nothing of PCIe is of the module
-        return -len(own & words), len(unsaid), "pcie" in unsaid, _apart(specs[known].hbm_bytes, gpu.hbm_bytes), known
+        unsaid = own - words  # a name that says nothing of a card with a slot is of the module
+        is_card = bool(unsaid & {"pcie", "nvl"})
+        return -len(own & words), len(unsaid), is_card, _apart(specs[known].hbm_bytes, gpu.hbm_bytes), known
 
     named = min(specs, key=by_name)
     if not _differing(words, words_of(named)) and _is_about(specs[named].hbm_bytes, gpu.hbm_bytes):
