@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from hwmodels.platform import Platform, load_platform
 from hwmodels.specs.overrides import with_overrides
 from hwmodels.start_up import miss_costs
+from offload.metrics import tpot_s
 from offload.ops import Lane, OpKind
 from offload.policies import policy_named
 from offload.policy import Policy
@@ -33,7 +34,7 @@ from pregate.ask.shown import html_rows
 from pregate.ask.simulation import to_dataframe
 from pregate.ask.timing.captured_metrics import metrics_of
 from pregate.check.devices import Device, make_backend, request_on, resolve
-from pregate.check.issued import predicted_live
+from pregate.check.issued import knows_deciding, predicted_live
 from pregate.check.running import initial_slots
 from pregate.extras import require_torch
 from traces.errors import InvalidInput, PregateError
@@ -69,6 +70,8 @@ class DesignGeneration:
     `stall_share`: because something is on its way. `recall`: of the later gates that a design guesses by. `timeline`:
     of the run of (lower) median length. `n_changed`: choices of tokens for which another expert was executed, the same
     in fewer bits, or none; `tokens_alike`: share of the tokens that are those made with all experts resident.
+    `paced_tpot_s`: predicted with processors at the pace of gpu_only's runs in the same turns, of the CPU back end;
+    None of gpu_only, and without it.
     """
 
     policy: str
@@ -91,15 +94,22 @@ class DesignGeneration:
     n_runs: int
     n_disturbed: int
     timeline: Timeline
+    paced_tpot_s: float | None = None
 
     @property
     def error(self) -> float | None:
         """Predicted over measured time a token, minus 1."""
         return None if self.predicted_tpot_s is None else self.predicted_tpot_s / self.tpot_s - 1
 
+    @property
+    def paced_error(self) -> float | None:
+        """The same of `paced_tpot_s`: what is left when the machine's own pace is not counted."""
+        return None if self.paced_tpot_s is None else self.paced_tpot_s / self.tpot_s - 1
+
     def to_dict(self) -> dict[str, Any]:
-        """Every field but the timeline, and `error`, JSON-ready."""
-        return {name: getattr(self, name) for name in self.__slots__ if name != "timeline"} | {"error": self.error}
+        """Every field but the timeline, and both errors, JSON-ready."""
+        errors = {"error": self.error, "paced_error": self.paced_error}
+        return {name: getattr(self, name) for name in self.__slots__ if name != "timeline"} | errors
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -198,6 +208,8 @@ def generate(
             say(f"running {one.asked.policy.name}" + (f", {i + 1} of {repeats}" if repeats > 1 else ""))
             session.run(one)
     designs = [session.figures_of(one, machine) for one in ran]
+    if machine is not None and device.backend == "cpu":
+        designs = _at_pace(designs, ran, machine)
     return Generation(
         trained.architecture.name, trained.lookahead, session.texts(), session.tokens(), session.trace, tuple(designs),
         None if machine is None else machine.hardware,
@@ -230,11 +242,40 @@ def _on_machine(policy: Policy, model: ModelArchitecture, machine: Platform | No
 
 @dataclass(slots=True)
 class _Ran:
-    """A design, its runs, and what the machine did meanwhile."""
+    """A design, its runs, what the machine did meanwhile, and the time a token of each."""
 
     asked: Request
     runs: list[OffloadedRun] = field(default_factory=list)
     seen: list[Seen] = field(default_factory=list)
+    tpot_s: list[float] = field(default_factory=list)
+
+
+def _at_pace(designs: Sequence[DesignGeneration], ran: Sequence[_Ran], machine: Platform) -> list[DesignGeneration]:
+    """Each design predicted again at the pace that gpu_only's runs of the same turns had, where that is among them.
+
+    All of a resident run is a processor's time, so measured over predicted it is the pace.
+    """
+    at = next((i for i, one in enumerate(ran) if one.asked.policy.name == "gpu_only"), None)
+    if at is None or not knows_deciding(machine) or not designs[at].predicted_tpot_s:
+        return list(designs)
+    found = []
+    for i, (one, its) in enumerate(zip(designs, ran, strict=True)):
+        if i == at:
+            found.append(one)
+            continue
+        paced = []
+        for turn in sorted({*_counting(its)} & {*_counting(ran[at])}) or range(len(its.seen)):
+            pace, run = ran[at].tpot_s[turn] / (designs[at].predicted_tpot_s or 1.0), its.runs[turn]
+            again = predicted_live(run.measured.timeline, run.asked, machine, pace)
+            paced.append(one.tpot_s / its.tpot_s[turn] * tpot_s(again, run.trace)["mean"])
+        found.append(replace(one, paced_tpot_s=float(np.median(paced))))
+    return found
+
+
+def _counting(ran: _Ran) -> list[int]:
+    from runtime.watch import counting
+
+    return counting(ran.seen)
 
 
 class _Session:
@@ -292,6 +333,7 @@ class _Session:
 
         asked, runs, seen, policy = ran.asked, ran.runs, ran.seen, ran.asked.policy
         captured = self._replayed(asked, runs)
+        ran.tpot_s = [tpot_s(one.measured.timeline, one.trace)["mean"] for one in runs]
         counted = [runs[i] for i in counting(seen)]
         middle = sorted(counted, key=lambda one: one.measured.timeline.makespan_s)[(len(counted) - 1) // 2]
         figures = [_figures(captured, one.measured.timeline, one.asked) for one in counted]

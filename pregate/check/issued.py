@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,16 +20,20 @@ from simulator.live_issue import Deciding, issued_live
 
 __all__ = ["deciding_of", "knows_deciding", "predicted_live"]
 
+_PROCESSORS = (Lane.HOST, Lane.COMPUTE, Lane.CPU)
+"""Lanes whose time is a processor's, where the device is one too."""
+
 
 def knows_deciding(machine: Platform) -> bool:
     """Whether the fit of a machine says what a host takes that decides as it goes."""
     return figures_of(machine).kernel(OpKind.SELF_ATTENTION, "decide_s") is not None
 
 
-def predicted_live(real: Timeline, asked: Mapping[int, int], machine: Platform) -> Timeline:
+def predicted_live(real: Timeline, asked: Mapping[int, int], machine: Platform, pace: float = 1.0) -> Timeline:
     """The ops of a run as `machine` would run them; as if issued from a schedule where its fit knows no deciding.
 
-    `asked`: as of `simulator.live_issue.Deciding`.
+    `asked`: as of `simulator.live_issue.Deciding`. `pace`: how many times as long as fitted whatever a processor does
+    takes, decisions included; what links and storage take stays, and so does a schedule's without deciding.
     """
     if not knows_deciding(machine):
         return simulated_again(real, machine)
@@ -37,7 +42,9 @@ def predicted_live(real: Timeline, asked: Mapping[int, int], machine: Platform) 
     names = ("live", "live_offloaded")[:: -1 if np.any(schedule.kind == OpKind.FETCH) else 1]
     live = np.array([next(filter(None, (figures.kernel(kind, name) for name in names)), 1.0) for kind in OpKind])
     duration_s = costs.duration_s[schedule.cost] * live[schedule.kind]
-    return issued_live(schedule, duration_s, deciding_of(schedule, figures, costs.issue_s[schedule.cost], asked))
+    duration_s *= np.where(np.isin(schedule.lane, _PROCESSORS), pace, 1.0)
+    deciding = deciding_of(schedule, figures, costs.issue_s[schedule.cost], asked)
+    return issued_live(schedule, duration_s, replace(deciding, host_s=pace * deciding.host_s))
 
 
 def deciding_of(

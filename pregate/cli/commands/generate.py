@@ -118,7 +118,9 @@ def _print(found: Generation, format: str) -> None:
     same = "tokens of other experts' making where so said" if changed else "the same tokens under every design"
     table = render.new_table(f"{found.model}, gates {found.lookahead} ahead, {len(found.tokens[0])} tokens: {same}")
     table.add_column("design")
-    names = ["TPOT", *(["predicted", "error"] if predicted else []), "tokens/s", "nothing computes: ids", "experts"]
+    paced = any(one.paced_tpot_s is not None for one in found.designs)
+    names = ["TPOT", *(["predicted", "error"] if predicted else []), *(["error at gpu_only's pace"] if paced else [])]
+    names += ["tokens/s", "nothing computes: ids", "experts"]
     if predicted:
         names += ["predicted: ids", "experts"]
     for name in [*names, "hits", "guesses right", *(["others executed", "tokens alike"] if changed else [])]:
@@ -127,6 +129,8 @@ def _print(found: Generation, format: str) -> None:
         cells = [render.si(one.tpot_s, "s")]
         if predicted:
             cells += [render.si(one.predicted_tpot_s or 0.0, "s"), f"{100 * (one.error or 0.0):+.1f} %"]
+        if paced:
+            cells += ["" if one.paced_error is None else f"{100 * one.paced_error:+.1f} %"]
         cells += [f"{one.tokens_per_s:.1f}", f"{one.ids_wait_share:.1%}", f"{one.stall_share:.1%}"]
         if predicted:
             cells += [f"{one.predicted_ids_wait_share:.1%}", f"{one.predicted_stall_share:.1%}"]

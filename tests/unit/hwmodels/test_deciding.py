@@ -154,3 +154,15 @@ def test_where_nothing_is_known_ops_are_issued_as_of_a_schedule() -> None:
     real = Timeline(schedule, np.zeros(2), np.ones(2), "a run")
     found = predicted_live(real, {1: 0}, machine)
     assert found.start_s[1] == pytest.approx(found.end_s[0])
+
+
+def test_a_pace_is_that_of_processors_and_not_of_links(fit: Fit) -> None:
+    recorder = Recorder()
+    fetch = recorder.issue(Lane.H2D, Work(OpKind.FETCH, copy_bytes=1 << 20), step=0, expert=0)
+    recorder.issue(Lane.COMPUTE, GATE, (fetch,), step=0)
+    schedule, machine = recorder.schedule(), platform_of(fit)
+    real = Timeline(schedule, np.zeros(2), np.ones(2), "a run")
+    once, thrice = (predicted_live(real, {}, machine, pace) for pace in (1.0, 3.0))
+    took = [one.end_s - one.start_s for one in (once, thrice)]
+    assert took[1].tolist() == pytest.approx([took[0][0], 3 * took[0][1]])
+    assert thrice.start_s[0] == pytest.approx(3 * once.start_s[0])  # the host's own time before it

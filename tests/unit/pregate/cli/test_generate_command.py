@@ -11,6 +11,7 @@ import pytest
 torch = pytest.importorskip("torch", reason="the runtime needs PyTorch (the extra 'runtime')")
 
 import pregate  # noqa: E402
+from hwmodels.calibrate.calibration import calibrate  # noqa: E402
 from offload.ops import Lane, OpKind, Work  # noqa: E402
 from offload.recorder import Recorder  # noqa: E402
 from offload.timeline import Timeline  # noqa: E402
@@ -20,6 +21,7 @@ from runtime.pregated.tokens import Tokenizer  # noqa: E402
 from tests import small_fits  # noqa: E402
 from tests.command_line import Run  # noqa: E402
 from tests.pregated_models import seeded_model  # noqa: E402
+from tests.unit.hwmodels.test_deciding import measured  # noqa: E402
 
 FEW = ["--output-tokens", "4", "--repeats", "1", "--backend", "cpu", "--prompt", "one list"]
 
@@ -50,6 +52,7 @@ def test_designs_stand_beside_their_predictions_and_what_they_chose_is_a_trace(
         assert one["error"] == pytest.approx(one["predicted_tpot_s"] / one["tpot_s"] - 1)
         assert 0 <= one["ids_wait_share"] < 1
         assert (one["recall"] is None) == (one["policy"] != "guess/next_gate")
+        assert one["paced_tpot_s"] is None  # the fit knows no deciding
     assert found["lookahead"] == 1
     assert len(found["tokens"][0]) == 4
     recorded = pregate.load_trace(trace)
@@ -114,6 +117,26 @@ def test_designs_that_weigh_the_host_against_the_link_take_it_from_the_fit(
     status, _, err = run(*words)
     assert status == 2
     assert "weighs the host against the link: give a fit" in err.replace("\n", " ")
+
+
+def test_the_pace_of_the_resident_run_is_taken_out_where_the_fit_knows_deciding(
+    run: Run, model: Path, tmp_path: Path
+) -> None:
+    fit = tmp_path / "fit.yaml"
+    fit.write_text(calibrate(measured()).to_yaml())
+    words = ["generate", str(model), *FEW, "--fit", str(fit)]
+    status, out, err = run(*words, "--policies", "gpu_only,on_demand", "--format", "json")
+    assert status == 0, err
+    resident, other = json.loads(out)["designs"]
+    assert resident["paced_error"] is None
+    assert other["paced_error"] == pytest.approx(other["paced_tpot_s"] / other["tpot_s"] - 1)
+    slower = resident["tpot_s"] > resident["predicted_tpot_s"]
+    assert slower == (other["paced_tpot_s"] > other["predicted_tpot_s"])
+    status, out, err = run(*words, "--policies", "on_demand,pregate", "--format", "json")
+    assert status == 0, err
+    assert all(one["paced_error"] is None for one in json.loads(out)["designs"])  # no gpu_only to take it from
+    status, out, err = run(*words, "--policies", "gpu_only,on_demand")
+    assert "gpu_only's" in out
 
 
 def test_fewer_bits_and_layers_on_the_host_are_executed(run: Run, tmp_path: Path) -> None:
