@@ -75,10 +75,19 @@ TARGETS = {
     "offload/decode.py": _DECODE,
     "offload/decoding/decode_loop.py": _DECODE,
     "offload/decoding/token_mixing.py": _DECODE,
-    "hwmodels/cost.py": (
-        "tests/unit/hwmodels/test_cost.py",
-        "tests/unit/hwmodels/test_cost_formats.py",
-        "tests/unit/hwmodels/test_kernels.py",
+    "hwmodels/cost.py": tuple(
+        f"tests/unit/hwmodels/test_{name}.py"
+        for name in (
+            "cost",
+            "cost_formats",
+            "prices_by_hand",
+            "kernels",
+            "contention",
+            "law_prices",
+            "floors",
+            "row_blocks",
+            "fused_counts",
+        )
     ),
     "hwmodels/kernels/roofline.py": ("tests/unit/hwmodels/test_kernels.py", "tests/unit/hwmodels/test_gemm_tables.py"),
     "simulator/recurrence.py": ("tests/unit/simulator/test_recurrence.py",),

@@ -19,7 +19,7 @@ SAMPLE_KINDS = (
     "gemm", "h2d", "d2h", "disk_read", "op", "issue", "launch", "edge", "sync", "wait", "readback", "fetch_idle",
     "contention", "decide", "live", "deciding",
 )  # fmt: skip
-"""What microbenchmarks time."""
+"""What microbenchmarks time; files of earlier versions have `edge`, `sync` and `fetch_idle`, which nobody asks for."""
 
 MAX_S = 3600.0
 """No sample takes longer than an hour."""

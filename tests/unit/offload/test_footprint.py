@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import numpy as np
 import pytest
 
-from offload.execution import EXECUTIONS
+from offload.execution import EXECUTIONS, Execution
 from offload.placing.footprint import MemoryPlan, Workload, host_bytes, measure_workload, plan_memory
 from offload.placing.placement import Placed
 from offload.policies import policy_named
@@ -31,12 +32,14 @@ WORKLOAD = Workload(
 )  # fmt: skip
 
 
-def plan(model: ModelArchitecture, policy: str, hbm_bytes: int, workload: Workload = WORKLOAD) -> MemoryPlan:
-    return plan_memory(model, workload, policy_named(policy), STREAMS, hbm_bytes=hbm_bytes, reserve_bytes=100)
+def plan(
+    model: ModelArchitecture, policy: str, hbm_bytes: int, workload: Workload = WORKLOAD, execution: Execution = STREAMS
+) -> MemoryPlan:
+    return plan_memory(model, workload, policy_named(policy), execution, hbm_bytes=hbm_bytes, reserve_bytes=100)
 
 
-def static_bytes(model: ModelArchitecture) -> int:
-    return plan(model, "on_demand", 1 << 40).static_bytes
+def static_bytes(model: ModelArchitecture, execution: Execution = STREAMS) -> int:
+    return plan(model, "on_demand", 1 << 40, execution=execution).static_bytes
 
 
 def test_the_workload_of_one_sequence() -> None:
@@ -288,3 +291,56 @@ def test_a_placement_that_is_given_takes_the_place_of_the_policys() -> None:
     own = plan_memory(DECODER, WORKLOAD, policy, STREAMS, **given).static_bytes
     other = plan_memory(DECODER, WORKLOAD, policy, STREAMS, placed=on_host, **given).static_bytes
     assert other < own
+
+
+@pytest.mark.parametrize(
+    ("answer", "is_right"),
+    [
+        ((0, 0), True), (Buffers(1, 3), True), ((2, 2), True), ((np.int64(1), 4), True),
+        ([1, 2], False), ((1, 2, 3), False), ((1,), False), ((1.0, 2), False), ((1, 2.0), False), ((2, 1), False),
+        ((-1, 4), False), ("12", False), (None, False),
+    ],
+)  # fmt: skip
+def test_a_policy_answers_with_two_whole_numbers_of_which_the_first_is_no_larger(answer: Any, is_right: bool) -> None:
+    policy = dataclasses.replace(policy_named("on_demand"), buffers=lambda n_active, n_experts: answer)
+    if is_right:
+        assert plan_memory(DECODER, WORKLOAD, policy, STREAMS, hbm_bytes=1 << 40, reserve_bytes=0).n_buffers >= 1
+        return
+    with pytest.raises(InvalidInput, match=r"policy on_demand: buffers\(\d+, \d+\) returned"):
+        plan_memory(DECODER, WORKLOAD, policy, STREAMS, hbm_bytes=1 << 40, reserve_bytes=0)
+
+
+def placed_bytes(text: str, execution: Execution = STREAMS, workload: Workload = WORKLOAD) -> int:
+    """Static bytes of a design that keeps all experts where `text` says."""
+    policy = policy_named(f"gpu_only@{text}" if text else "gpu_only")
+    run = policy.placement.execution(execution)
+    return plan_memory(DECODER, workload, policy, run, hbm_bytes=1 << 40, reserve_bytes=0).static_bytes
+
+
+def test_streamed_keys_and_values_take_two_buffers_of_the_largest_layer() -> None:
+    """Four layers of 10 cached tokens, keys and values of 2 heads of 8 in fp32; a share of the sequences of each."""
+    layer_bytes = 10 * (2 * 2 * 8) * 4
+    assert placed_bytes("") - placed_bytes("kv=stream") == (4 - 2) * layer_bytes
+    half = dataclasses.replace(WORKLOAD, n_running=2)
+    whole, shared = (placed_bytes(f"kv=stream{micro}", workload=half) for micro in ("", "@micro=1"))
+    activation_bytes = 2 * (14 * 32 + 2 * 96 - 2 * 32) * 4  # of two tokens of four, but two rows between layers
+    assert whole - shared == 2 * layer_bytes // 2 + activation_bytes
+
+
+def test_a_prompt_that_streams_experts_has_room_for_a_matrix_of_a_layer() -> None:
+    """From as many tokens on as the stack says, one of them included; not where all experts stay on the device."""
+    matrix_bytes = DECODER.n_experts * DECODER.expert_bytes // DECODER.n_expert_matrices
+    streams = {n: dataclasses.replace(STREAMS, stream_tokens=n) for n in (0, 1, 4, 5)}
+    found = {n: placed_bytes("experts=cpu", execution) for n, execution in streams.items()}
+    assert found == {0: found[0], 1: found[0] + matrix_bytes, 4: found[0] + matrix_bytes, 5: found[0]}
+    beside = [placed_bytes("experts=cpu:keep=1", streams[n]) for n in (0, 4)]
+    assert beside[1] - beside[0] == matrix_bytes
+    here = [plan(DECODER, "on_demand", 1 << 40, execution=streams[n]).static_bytes for n in (0, 4)]
+    assert here[0] == here[1]
+
+
+def test_of_few_tokens_inside_a_layer_the_others_keep_two_rows_between_layers() -> None:
+    few = dataclasses.replace(STREAMS, workspace_tokens=3)
+    assert static_bytes(DECODER) - static_bytes(DECODER, few) == 1 * (14 * 32 + 2 * 96 - 2 * 32) * 4
+    many = dataclasses.replace(STREAMS, workspace_tokens=4)
+    assert static_bytes(DECODER, many) == static_bytes(DECODER)
