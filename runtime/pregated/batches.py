@@ -11,10 +11,10 @@ from torch import Tensor
 
 from traces.errors import InvalidInput
 
-__all__ = ["Batch", "drawn_batch", "fixed_batches"]
+__all__ = ["TextBatch", "drawn_batch", "fixed_batches"]
 
 
-class Batch(NamedTuple):
+class TextBatch(NamedTuple):
     """`tokens` (rows, n) and the one after each, `targets` (rows, n); `source` (rows, m): what an encoder reads."""
 
     tokens: Tensor
@@ -24,7 +24,7 @@ class Batch(NamedTuple):
 
 def drawn_batch(
     text: NDArray[np.int64], rows: int, length: int, rng: np.random.Generator, *, encoded: bool = False
-) -> Batch:
+) -> TextBatch:
     """`rows` windows of `length` tokens, places drawn; `encoded`: the first half is the source of the other half."""
     _check_long_enough(text, length)
     return _batch(text, rng.integers(len(text) - length, size=rows), length, encoded)
@@ -32,17 +32,17 @@ def drawn_batch(
 
 def fixed_batches(
     text: NDArray[np.int64], n_windows: int, rows: int, length: int, *, encoded: bool = False
-) -> list[Batch]:
+) -> list[TextBatch]:
     """Windows one after the other from the start of `text`, at most `n_windows`, in batches of `rows`."""
     _check_long_enough(text, length)
     starts = np.arange(0, len(text) - length, length)[:n_windows]
     return [_batch(text, starts[i : i + rows], length, encoded) for i in range(0, len(starts), rows)]
 
 
-def _batch(text: NDArray[np.int64], starts: NDArray[np.int64], length: int, encoded: bool) -> Batch:
+def _batch(text: NDArray[np.int64], starts: NDArray[np.int64], length: int, encoded: bool) -> TextBatch:
     windows = torch.from_numpy(text[starts[:, None] + np.arange(length + 1)])
     half = length // 2 if encoded else 0
-    return Batch(windows[:, half:-1], windows[:, half + 1 :], windows[:, :half] if encoded else None)
+    return TextBatch(windows[:, half:-1], windows[:, half + 1 :], windows[:, :half] if encoded else None)
 
 
 def _check_long_enough(text: NDArray[np.int64], length: int) -> None:

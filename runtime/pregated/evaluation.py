@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from runtime.pregated.batches import Batch
+from runtime.pregated.batches import TextBatch
 from runtime.pregated.predictors import Predictors, RecallCounts
 from runtime.pregated.transformer import MoeTransformer, Routing
 
@@ -42,7 +42,7 @@ def load_balance(counts: Tensor) -> dict[str, list[float]]:
 
 
 @torch.no_grad()
-def loss_and_accuracy(model: MoeTransformer, batches: Sequence[Batch]) -> dict[str, Any]:
+def loss_and_accuracy(model: MoeTransformer, batches: Sequence[TextBatch]) -> dict[str, Any]:
     """`loss` (nats a token), `accuracy` of the next token, `n_tokens`, and the decoder's `balance`."""
     model.eval()
     loss, n_right, n_tokens = 0.0, 0, 0
@@ -64,7 +64,7 @@ def loss_and_accuracy(model: MoeTransformer, batches: Sequence[Batch]) -> dict[s
 
 @torch.no_grad()
 def recalls(
-    model: MoeTransformer, predictors: Predictors, batches: Sequence[Batch], popular: Tensor
+    model: MoeTransformer, predictors: Predictors, batches: Sequence[TextBatch], popular: Tensor
 ) -> list[dict[str, object]]:
     """How often reuse, trained `predictors` and `popular` (n_blocks, n_experts counts) name what a gate chooses."""
     model.eval()

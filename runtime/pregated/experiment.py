@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
-from runtime.pregated.batches import Batch, fixed_batches
+from runtime.pregated.batches import TextBatch, fixed_batches
 from runtime.pregated.evaluation import loss_and_accuracy, recalls
 from runtime.pregated.model_file import load_trained, save_model
 from runtime.pregated.plan import CONVENTIONAL, PREDICTABLE, ExperimentPlan
@@ -150,7 +150,7 @@ class _Seed:
         merges = _read_json(folder / "tokens.json")["merges"]
         self.tokenizer = Tokenizer(tuple((int(left), int(right)) for left, right in merges))
         self.text: NDArray[np.int64] = parts["train"]
-        self.batches: list[Batch] = fixed_batches(
+        self.batches: list[TextBatch] = fixed_batches(
             parts["held_out"], plan.held_out, plan.rows, plan.length, encoded=plan.layout != "decoder"
         )
         self.kept = self.folder / "judged.json"
