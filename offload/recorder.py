@@ -138,6 +138,11 @@ class Recorder:
         return self.next_op - self._base
 
     @property
+    def n_alone(self) -> int:
+        """Those of them that were issued one by one."""
+        return len(self._ops)
+
+    @property
     def next_op(self) -> int:
         """The index of the op that is issued next."""
         return self._first + len(self._ops)

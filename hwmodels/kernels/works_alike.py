@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
 
 from hwmodels.figures import Figures
 from hwmodels.kernels.fused_counts import FusedCounts, RowCounts, counted, row_counts
-from hwmodels.kernels.fused_tile import FusedTile
+from hwmodels.stack import SoftwareStack
 from offload.ops import KINDS, Lane, Work
 
 __all__ = ["alike"]
@@ -18,51 +20,93 @@ _AT_ONCE = 256
 """Fused ops that a law prices together: with many machines their arrays stay small."""
 
 
-def alike(
-    works: Sequence[Work], figures: Figures, many: bool
-) -> Iterator[tuple[Work, Any, FusedCounts | RowCounts | None]]:
+@dataclass(frozen=True, slots=True, eq=False)
+class _Same:
+    """A thing that is equal to itself alone, and lives as long as this does."""
+
+    one: Any
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Same) and self.one is other.one
+
+    def __hash__(self) -> int:
+        return id(self.one)
+
+
+_Group = tuple[Work, Any, FusedCounts | RowCounts | None]
+"""A work that stands for others, the rows that they are, and counts of fused ops."""
+
+
+def alike(works: Sequence[Work], figures: Figures, many: bool) -> Iterator[_Group]:
     """Works with the rows that they are: those that differ in attention alone as one, its `flop` and `hbm_bytes` (n,),
     or (n, 1) for `many` machines, so the rows of GEMMs where these alone differ too, and fused ops that differ in the
     rows of experts alone with counts of them. Contexts grow with every step, shapes of GEMMs do not; of a prompt no two
     blocks give experts the same rows, nor do two micro-batches.
     """
-    tile, by_law = _tile(figures), bool(figures.laws)
-    by_rows = tile is not None and not (figures.stack.row_blocks.passes or figures.stack.graph_tokens)
+    about = figures.stack, bool(figures.laws), bool(figures.gemm_tables)
+    if type(works) is tuple:  # which stays as it is: a schedule is priced on one machine, then on many near it
+        found = _last_grouped(_Same(works), _Same(figures.stack), *about[1:])
+    else:
+        found = _grouped(works, *about)
+    for like, rows, counts in found:
+        if not many or not isinstance(rows, list):
+            yield like, rows, counts
+        elif counts is not None:
+            yield like, rows, counts.of_machines()
+        else:
+            m: Any = like.gemms[0].m if like.gemms else 0
+            if isinstance(m, np.ndarray):
+                m = m[:, None]
+                like = like._replace(gemms=tuple(gemm._replace(m=m) for gemm in like.gemms))
+            flop: Any = like.flop
+            hbm_bytes: Any = like.hbm_bytes
+            yield like._replace(flop=flop[:, None], hbm_bytes=hbm_bytes[:, None]), rows, None
+
+
+@lru_cache(2)
+def _last_grouped(works: _Same, stack: _Same, by_law: bool, by_table: bool) -> list[_Group]:
+    """Of works that are asked of again: grouping many of them takes as long as pricing them."""
+    return _grouped(works.one, stack.one, by_law, by_table)
+
+
+def _grouped(works: Sequence[Work], stack: SoftwareStack, by_law: bool, by_table: bool) -> list[_Group]:
+    """`alike` for one machine."""
+    found: list[_Group] = []
+    # What fused ops of experts are counted by; laws, tables and waves of tiles price them one by one.
+    tile = None if by_law or by_table or stack.tile is not None else stack.fused_tile
+    by_rows = tile is not None and not (stack.row_blocks.passes or stack.graph_tokens)
     groups: dict[Any, list[int]] = {}
     fused: dict[tuple[Any, ...], list[int]] = {}
     for i, work in enumerate(works):
         if tile is not None and work.fused is not None:
             n_shared = len(work.gemms) - work.fused.n_gemms
-            fused.setdefault((work._replace(gemms=(), fused=None), n_shared, _launched(work, figures)), []).append(i)
+            fused.setdefault((work._replace(gemms=(), fused=None), n_shared, _launched(work, stack)), []).append(i)
         elif by_law and work.fused is not None:
             up, down = work.gemms[:2]
             beside = work._replace(gemms=work.gemms[work.fused.n_gemms :], fused=None)
             shape = up.n, up.k, up.n_gemms // down.n_gemms
-            fused.setdefault((beside, *shape, _launched(work, figures)), []).append(i)
+            fused.setdefault((beside, *shape, _launched(work, stack)), []).append(i)
         else:
             groups.setdefault(_but_context(work, by_rows), []).append(i)
     for each in fused.values():
         for rows in (each[i : i + _AT_ONCE] for i in range(0, len(each), _AT_ONCE)) if by_law else (each,):
             if len(rows) == 1:
-                yield works[rows[0]], rows[0], None
+                found.append((works[rows[0]], rows[0], None))
                 continue
             ops = [works[i] for i in rows]
-            counts: FusedCounts | RowCounts = (
-                row_counts(ops) if tile is None else counted(ops, tile, figures.stack.row_blocks)
-            )
-            yield works[rows[0]], rows, counts.of_machines() if many else counts
+            counts = row_counts(ops) if tile is None else counted(ops, tile, stack.row_blocks)
+            found.append((works[rows[0]], rows, counts))
     for rows in groups.values():
         like = works[rows[0]]
         if len(rows) == 1:
-            yield like, rows[0], None
+            found.append((like, rows[0], None))
             continue
-        rest = np.array([(works[i].flop, works[i].hbm_bytes) for i in rows], dtype=np.float64).T
-        flop, hbm_bytes = rest[..., None] if many else rest
+        flop, hbm_bytes = np.array([(works[i].flop, works[i].hbm_bytes) for i in rows], dtype=np.float64).T
         if any(works[i].gemms != like.gemms for i in rows):
-            of_each = np.array([works[i].gemms[0].m for i in rows])
-            m: Any = of_each[:, None] if many else of_each
+            m: Any = np.array([works[i].gemms[0].m for i in rows])
             like = like._replace(gemms=tuple(gemm._replace(m=m) for gemm in like.gemms))
-        yield like._replace(flop=flop, hbm_bytes=hbm_bytes), rows, None
+        found.append((like._replace(flop=flop, hbm_bytes=hbm_bytes), rows, None))
+    return found
 
 
 def _but_context(work: Work, by_rows: bool) -> tuple[Work, bool]:
@@ -76,12 +120,6 @@ def _but_context(work: Work, by_rows: bool) -> tuple[Work, bool]:
     return work._replace(gemms=gemms, flop=0, hbm_bytes=0), m > 1
 
 
-def _launched(work: Work, figures: Figures) -> tuple[int, bool]:
+def _launched(work: Work, stack: SoftwareStack) -> tuple[int, bool]:
     """What the launches of a fused op depend on beside its stack."""
-    return figures.stack.launches_of(work), figures.in_graph(work)
-
-
-def _tile(figures: Figures) -> FusedTile | None:
-    """What fused ops of experts are counted by, None where laws, tables or waves of tiles price them one by one."""
-    one_by_one = figures.laws or figures.gemm_tables or figures.stack.tile is not None
-    return None if one_by_one else figures.stack.fused_tile
+    return stack.launches_of(work), not stack.graph_tokens or work.n_rows <= stack.graph_tokens

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from functools import cache
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 
 from hwmodels.cost import price_figures
 from hwmodels.figures import Figures, figures_of
+from hwmodels.kernels import works_alike
 from hwmodels.kernels.fused_tile import UNPADDED, FusedTile
 from hwmodels.platform import load_platform
 from offload.ops import Work
@@ -86,3 +88,28 @@ def test_experts_one_by_one_together_as_alone(stack: str, model: str, rows: list
         for name in ("issue_s", "duration_s", "hbm_s"):
             assert getattr(together, name)[i] == getattr(alone, name)[0], name
             assert getattr(many, name)[i].tolist() == getattr(apart, name)[0].tolist(), name
+
+
+def test_a_schedules_works_are_grouped_once_for_one_machine_and_for_many(monkeypatch: pytest.MonkeyPatch) -> None:
+    machine, asked = figures("flexgen", UNPADDED), works("mixtral-8x7b", [[3, 1, 9], [40, 2], [1]], 0)
+    many = machine.with_values({"stack.gemm_efficiency": np.array([0.1, 0.2])})
+    calls, grouped = list[int](), works_alike._grouped
+
+    def told(*given: Any) -> Any:
+        calls.append(len(given[0]))
+        return grouped(*given)
+
+    monkeypatch.setattr(works_alike, "_grouped", told)
+    of_tuple = tuple(asked)
+    apart = price_figures(of_tuple, machine).duration_s, price_figures(of_tuple, many, 2).duration_s
+    assert calls == [3]
+    edited = list(asked)
+    price_figures(edited, machine)
+    edited[0] = experts_work(model_named("mixtral-8x7b"), [2000, 1000, 500, 9], fused=True)  # a list may change between
+    assert price_figures(edited, machine).duration_s[0] > apart[0][0]
+    other = dataclasses.replace(machine, stack=dataclasses.replace(machine.stack, fused_tile=TILES[1]))
+    assert price_figures(of_tuple, other).duration_s.tolist() == price_figures(asked, other).duration_s.tolist()
+    assert (
+        apart[1][:, 0].tolist()
+        == price_figures(asked, machine.with_values({"stack.gemm_efficiency": 0.1})).duration_s.tolist()
+    )
