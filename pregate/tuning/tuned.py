@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from time import process_time
 from typing import Any
 
@@ -14,6 +15,8 @@ from hwmodels.platform import Platform
 from offload.decode import about_ops
 from offload.ops import TRANSFERS
 from offload.slots.memory import CapacityExceeded
+from pregate.ask.capturing.kept_answers import Answer
+from pregate.ask.capturing.schedule_cache import ScheduleCache, schedules_in
 from pregate.ask.choices import OBJECTIVES
 from pregate.ask.simulation import interpret
 from pregate.ask.timing.intervals import Interval
@@ -21,7 +24,7 @@ from pregate.card.designs import plan_design
 from pregate.card.job import Workpiece, recorded_job
 from pregate.card.judged import NORMAL_95, Judged, judge
 from pregate.tuning.settings import CHUNKS_MIB, CPU_S_PER_OP, CPU_S_PER_SETTING, DEFAULT, designs_to_try
-from simulator.modes import Modes
+from simulator.modes import FIFO, Modes
 from traces.errors import InvalidInput, unknown_name
 from traces.model.architecture import ModelArchitecture
 from traces.phase import Phase
@@ -131,6 +134,7 @@ def tune(
     before: RoutingTrace | None = None,
     budget_s: float = 300.0,
     say: Callable[[str], None] = lambda _: None,
+    cache_dir: str | Path | ScheduleCache | bool | None = False,
 ) -> Tuned:
     """The best settings of `model` on `hw` for `trace`, and what they gain over the default and over doing nothing.
 
@@ -138,13 +142,14 @@ def tune(
     `now`: what runs now (None: all in HBM where it fits, else whole layers on the host). `before`: the trace of an
     earlier tuning, whose drift is reported. `budget_s`: CPU seconds, after which no further setting is begun. Where the
     trace has several sequences, experts are kept by the popularity of the first half of them and the others judge; of
-    one, by its prompt. Raises `InvalidInput` where nothing fits, and for `now` that does not.
+    one, by its prompt. `cache_dir`: a folder for what is found of settings (None: the usual one, False: none). Raises
+    `InvalidInput` where nothing fits, and for `now` that does not.
     """
     if objective not in OBJECTIVES:
         raise unknown_name("objective", objective, OBJECTIVES)
     if not budget_s > 0:
         raise InvalidInput(f"budget = {budget_s:g} CPU seconds: above 0")
-    drift = None if before is None else drift_between(before, trace)
+    drift, kept = None if before is None else drift_between(before, trace), schedules_in(cache_dir)
     works = [("", model, *halves(model, trace)), *((text, one, *halves(one, trace)) for text, one in formats)]
     designs = dict.fromkeys([*([] if now is None else [now]), *policies, DEFAULT, *designs_to_try(model)])
     n_ops = about_ops(model, works[0][2].prompt.steps())
@@ -159,7 +164,7 @@ def tune(
             if settings and process_time() - first > budget_s:
                 left_out.append(f"{name} ({text})" if text else name)
                 continue
-            judged = judged_setting(one, hw, work, name, asked=name == now or name in policies)
+            judged = judged_setting(one, hw, work, name, asked=name == now or name in policies, kept=kept)
             if judged is not None and not settings:
                 rest_s = min((n - 1) * (process_time() - first), budget_s)
                 say(f"{name} took {process_time() - first:.2g} of them: some {rest_s:.0f} for the others")
@@ -205,10 +210,20 @@ def halves(model: ModelArchitecture, trace: RoutingTrace) -> tuple[Workpiece, bo
     return recorded_job(model, judged, popularity_of(seen)), False
 
 
-def judged_setting(model: ModelArchitecture, hw: Platform, work: Workpiece, name: str, *, asked: bool) -> Judged | None:
-    """A design; None where it does not fit, or the model cannot have it, unless a user has `asked` for it."""
+def judged_setting(
+    model: ModelArchitecture,
+    hw: Platform,
+    work: Workpiece,
+    name: str,
+    *,
+    asked: bool,
+    kept: ScheduleCache | None = None,
+) -> Judged | None:
+    """A design; None where it does not fit, or the model cannot have it, unless a user has `asked` for it. `kept`:
+    where answers of earlier runs lie.
+    """
     try:
-        return judge(plan_design(model, hw, work, name), work.job)
+        return judge(plan_design(model, hw, work, name), work.job, kept)
     except CapacityExceeded as error:
         if asked:
             raise InvalidInput(f"{name}: {error}") from None
@@ -232,14 +247,18 @@ def _chunked(best: Judged, hw: Platform) -> tuple[float | None, float]:
     """The size of chunks, urgent ones first, with which the best design is fastest a token, and how many times as fast;
     None and 1 where none helps by a hundredth, and where no weights are copied, which chunks would let others pass.
     """
+    found = best.schedules.found(f"chunks of {CHUNKS_MIB} MiB", lambda: _chunk_times(best, hw))["times"]
+    if not found:
+        return None, 1.0
+    gains = {size: found[0] / chunked for size, chunked in zip(CHUNKS_MIB, found[1:], strict=True)}
+    size = max(gains, key=lambda size: gains[size])
+    return (size, gains[size]) if gains[size] > 1.01 else (None, 1.0)
+
+
+def _chunk_times(best: Judged, hw: Platform) -> Answer:
+    """Seconds a token, whole copies first, then each size of chunks; none where no weights are copied."""
     captured = best.schedules.tokens
     if not any(work.kind in TRANSFERS for work in captured.decoded.schedule.works):
-        return None, 1.0
-    plain = interpret(captured, hw, "event", with_intervals=False).tpot_s
-    found: tuple[float | None, float] = (None, 1.0)
-    for size in CHUNKS_MIB:
-        modes = Modes(link="priority", chunk_bytes=int(size * 2**20))
-        times = plain / interpret(captured, hw, "event", modes=modes, with_intervals=False).tpot_s
-        if times > max(found[1], 1.01):
-            found = (size, times)
-    return found
+        return {"times": []}
+    modes = [FIFO, *(Modes(link="priority", chunk_bytes=int(size * 2**20)) for size in CHUNKS_MIB)]
+    return {"times": [interpret(captured, hw, "event", modes=one, with_intervals=False).tpot_s for one in modes]}

@@ -50,6 +50,7 @@ def tune(
     dtype: options.Dtype = None,
     formats: options.Formats = None,
     top_k: options.TopK = None,
+    no_cache: Annotated[bool, typer.Option("--no-cache", help="Keep nothing on disk of what is found.")] = False,
     format: options.OutputFormat = options.Format.table,
 ) -> None:
     """Tune policy, lookahead, caches, chunks, precision and placement for a trace; later, say whether that still holds.
@@ -78,7 +79,7 @@ def tune(
     found = run_tune(
         architecture, machine, recorded, objective=objective, now=now, before=before, budget_s=budget, formats=tried,
         policies=[] if policies is None else distinct(policies, "--policies"),
-        say=lambda line: typer.echo(line, err=True),
+        say=lambda line: typer.echo(line, err=True), cache_dir=not no_cache,
     )  # fmt: skip
     if output is not None:
         write_tuned(

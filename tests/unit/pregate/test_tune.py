@@ -70,6 +70,14 @@ def test_chunks_are_tried_where_weights_are_copied_and_nowhere_else(monkeypatch:
     assert timed == ["event"] * 5
 
 
+def test_what_was_found_of_settings_is_not_found_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    plain = tune(MODEL, HW, SHORT, now="on_demand")
+    first = tune(MODEL, HW, SHORT, now="on_demand", cache_dir=tmp_path)
+    monkeypatch.setattr("pregate.card.design_schedules.capture_request", lambda asked: pytest.fail("written again"))
+    again = tune(MODEL, HW, SHORT, now="on_demand", cache_dir=tmp_path)
+    assert again.to_dict() == first.to_dict() == plain.to_dict()
+
+
 def test_a_setting_gains_nothing_over_itself() -> None:
     found = tune(MODEL, HW, SHORT, now="on_demand")
     again = tune(MODEL, HW, SHORT, now=found.best.policy)
