@@ -263,7 +263,7 @@ def test_what_stages_kept_before_a_seed_was_done_is_not_done_again(
         (folder / "seed-1" / f"judged-{stage}.json").write_text(json.dumps({"arms": found}))
     kept.unlink()
     before = (folder / "seed-1" / "pregate_1.safetensors").stat().st_mtime_ns
-    again = run_experiment(TINY, folder, corpus(), workers=2)
+    again = run_experiment(TINY, folder, corpus())
     assert json.loads(json.dumps(again)) == json.loads(json.dumps(done[1]))
     assert (folder / "seed-1" / "pregate_1.safetensors").stat().st_mtime_ns == before
     assert [path.name for path in (folder / "seed-1").glob("judged*")] == ["judged.json"]
