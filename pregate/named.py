@@ -72,6 +72,10 @@ def load_hardware(
     "stack.sync_s": "5us", "link": "pcie5-x16"}`. Raises `UnknownName` or `InvalidInput`.
     """
     if isinstance(name, str | Path):
+        if "," in str(name) and not os.path.exists(name):
+            raise InvalidInput(
+                f"hardware {str(name)[:80]!r}: one machine is asked about here; `pregate plan` ranks several"
+            )
         return load_platform(str(name), stack, overrides)
     if stack not in (None, name.stack):
         raise InvalidInput(f"stack {stack}: the fit was made on {name.stack}, leave the stack out")

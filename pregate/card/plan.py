@@ -32,6 +32,10 @@ from traces.statistics.popularity import PopularityProfile
 __all__ = ["NothingFits", "plan", "platforms_of", "rank_designs", "ranked_on", "routing_of", "work_of"]
 
 
+_NARROW = 5.0
+"""Bits a weight from which on up 4 bits are fewer."""
+
+
 class NothingFits(InvalidInput):
     """No design of a model fits a machine."""
 
@@ -145,9 +149,10 @@ def ranked_on(
             unfit.append((str(planned.design), str(error)))
     if not judged:
         reasons = "; ".join(reason.partition(": try ")[0] for _, reason in unfit[:2])
+        fewer = "q4_k_m" if model.expert_dtype.bits > _NARROW else "q2_k_s"
         raise NothingFits(
-            f"{model.name}: no design fits ({reasons}): try fewer bits (--formats all=q4_k_m), a host with more memory "
-            "(--host NAME), or --tier ssd with `pregate compare`"
+            f"{model.name}: no design fits ({reasons}): try fewer bits (--formats all={fewer}), a host with more "
+            "memory (--dram 256GB, or --host NAME), or --tier ssd with `pregate compare`"
         )
     today = asked or _default_now(standing(judged, objective))
     return ranking_of(judged, today, objective), tuple(unfit)

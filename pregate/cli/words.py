@@ -80,6 +80,7 @@ _OF_COMMANDS: Mapping[tuple[str, str], Check] = {
     ("monitor", "stall_rise"): numbers.share,
     ("monitor", "permutations"): numbers.at_least(1),
     ("cost", "basis"): names.one_of("basis", choices.BASES),
+    ("plan", "dram"): numbers.quantity("size", plausible=True),
     ("plan", "basis"): names.one_of("basis", choices.BASES),
     ("cost", "rate"): numbers.above_0,
     ("cost", "max_ttft"): numbers.quantity("time"),

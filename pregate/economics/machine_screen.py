@@ -167,8 +167,9 @@ def _notes(found: MachineRanking, *, brief: bool) -> list[str]:
     for i, one in enumerate(found.machines, 1):
         resting.setdefault(one.best.estimate(found.objective).tag, []).append(str(i))
     most, *others = sorted(resting, key=lambda tag: -len(resting[tag]))
-    tags = "".join(f", {tag}: {', '.join(resting[tag])}" for tag in others)
-    notes = [f"95 %, {most}{tags}; ~ not told from 1; routing {found.routing}"]
+    tags = "; ".join(f"{', '.join(resting[tag])} {tag}" for tag in others)
+    mark = "; ~ not told from 1" if found.rivals else ""
+    notes = [f"95 %, {most}{f' ({tags})' if tags else ''}{mark}; routing {found.routing}"]
     lacking = [one for one in found.machines if one.per_million_tokens is None]
     if lacking and brief:
         more = f" and {len(lacking) - 1} more" if len(lacking) > 1 else ""

@@ -66,6 +66,7 @@ def plan(
     batch: Annotated[int | None, typer.Option("--batch", "--concurrency", help="Requests at once; default: 1.")] = None,
     popularity: options.Popularity = None,
     hbm: options.Hbm = None,
+    dram: Annotated[str | None, typer.Option(help="Memory of the host, such as 96GB.")] = None,
     sets: options.Sets = None,
     dtype: options.Dtype = None,
     formats: options.Formats = None,
@@ -93,7 +94,7 @@ def plan(
     """
     architecture = build_model(model, dtype, top_k, formats)
     overrides: dict[str, float | str] = {**parse_sets(sets)}
-    for key, value in (("host", host), ("link", link), ("hbm_bytes", hbm)):
+    for key, value in (("host", host), ("link", link), ("hbm_bytes", hbm), ("host.dram_bytes", dram)):
         if value is not None and overrides.setdefault(key, value) != value:
             raise InvalidInput(f"--set {key} is given twice: give it once")
     if ledger is not None:

@@ -167,6 +167,8 @@ def test_the_command_line_ranks_machines_by_comma(run: Run) -> None:
         (("rtx-4090,rtx-4091",), "unknown hardware 'rtx-4091'"),
         (("rtx-4090,h100-sxm", "--now", "llama-cpp/gpu_only"), "--now is what runs on one machine"),
         (("rtx-4090", "--assume", "pue=1.2"), "--basis and --assume are of several machines"),
+        (("rtx-4090", "--dram", "lots"), "--dram"),
+        (("rtx-4090", "--dram", "96GB", "--set", "host.dram_bytes=64GB"), "host.dram_bytes is given twice"),
         (("rtx-4090,h100-sxm", "--basis", "steal"), "unknown basis 'steal'"),
         (("rtx-4090,h100-sxm", "--assume", "pue"), "is not NAME=NUMBER"),
     ],
@@ -176,6 +178,19 @@ def test_what_cannot_be_asked_is_one_line(run: Run, words: tuple[str, ...], told
     assert status == 2
     assert told in err
     assert err.count("\n") == 1
+
+
+def test_a_command_of_one_machine_says_who_takes_several(run: Run) -> None:
+    status, _, err = run("cost", "mixtral-mini-8", "--hardware", "rtx-4090,h100-sxm")
+    assert status == 2
+    assert "`pregate plan` ranks several" in err
+
+
+def test_the_memory_of_the_host_is_what_was_said(run: Run) -> None:
+    status, _, err = run("plan", "deepseek-v3", "--hardware", "rtx-4090", "--dram", "96GB", "--formats", "all=q4_k_m")
+    assert status == 2
+    assert "96.0 GB" in err
+    assert "--formats all=q2_k_s" in err
 
 
 def test_a_ledger_keeps_the_predictions_of_every_machine(run: Run, tmp_path: Path) -> None:
