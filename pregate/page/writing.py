@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import compiled
 import hwmodels
 import offload
 import pregate
@@ -83,7 +84,7 @@ def _key(subject: PageSubject) -> str | None:
     models = [(model, default_dials(model)) for model in subject.models]
     machines = [(hw.hardware, hw.machine, hw.stack, hw.overridden, hw.fit) for hw in subject.machines]
     rest = (subject.batches, subject.prompts, subject.actives, subject.hbm_factors, subject.output_tokens, subject.seed)
-    code = source_digest([traces, offload, hwmodels, simulator, pregate])
+    code = source_digest([compiled, traces, offload, hwmodels, simulator, pregate])
     return hashlib.sha256(repr(("page", code, models, machines, designs, rest)).encode()).hexdigest()[:32]
 
 

@@ -15,6 +15,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import compiled
 import hwmodels
 import offload
 import simulator
@@ -99,4 +100,4 @@ def _code() -> str:
     """Digest of the code that an answer depends on."""
     here = Path(__file__).parents[2]
     files = sorted([*here.glob("*.py"), *(path for room in _ROOMS for path in (here / room).rglob("*.py"))])
-    return source_digest([traces, offload, hwmodels, simulator], files)
+    return source_digest([compiled, traces, offload, hwmodels, simulator], files)

@@ -18,6 +18,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import compiled
 import offload
 import traces
 from offload.decode import Decoded
@@ -229,7 +230,7 @@ def _function_name(function: Callable[..., Any]) -> str | None:
 @cache
 def _code() -> str:
     """Digest of the code that decides what a schedule holds."""
-    return source_digest([offload, traces], [Path(__file__).with_name("capture.py")])
+    return source_digest([compiled, offload, traces], [Path(__file__).with_name("capture.py")])
 
 
 def source_digest(packages: Sequence[ModuleType], files: Sequence[Path] = ()) -> str:

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+import compiled
 import hwmodels
 import offload
 import pregate
@@ -107,7 +108,7 @@ def _capture(task: Task) -> _Made:
 
 @cache
 def _code() -> str:
-    return source_digest([hwmodels, offload, pregate, simulator, traces])
+    return source_digest([compiled, hwmodels, offload, pregate, simulator, traces])
 
 
 class _Memo:
