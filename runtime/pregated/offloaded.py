@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from offload.answers.by_score import Scored
+from offload.answers.by_score import ByScore, Scored
 from offload.answers.wrong_guess import executes_guessed, executes_resident
 from offload.caches.residency import ResidentSet
 from offload.decoding.decode_job import DecodeJob
@@ -221,8 +221,6 @@ class _Live:
         through, filed = settings.through, settings.through is not None and settings.through.reads.filed
         elsewhere = self.places.lookahead > 0 or self.places.guessing.ahead > 0
         host = HostLayers(self.model, settings.placed.host_layers, gates_ahead=elsewhere)
-        on_host = policy.on_miss not in _ON_DEVICE or policy.start is not None or kept_on_host or filed
-        on_host = on_host or bool(host.layers)
         low = settings.low
         rounding = None if policy.is_exact else Rounding() if low is None else Rounding(low.n, low.bits)
         self.backend.budget.check(pool_bytes(self.model, self.passes, settings.n_slots, host, rounding))
@@ -240,8 +238,12 @@ class _Live:
         )  # fmt: skip
         loop = _LiveLoop(job, recorder)
         loop.live = self
-        if loop.decisions.on_miss is not fetch_misses:
-            loop.decisions = loop.decisions._replace(on_miss=self.changes.watching(loop.decisions.on_miss))
+        answer = loop.decisions.on_miss
+        on_host = (
+            kept_on_host or filed or bool(host.layers) or not (answer in _ON_DEVICE or isinstance(answer, ByScore))
+        )
+        if answer is not fetch_misses:
+            loop.decisions = loop.decisions._replace(on_miss=self.changes.watching(answer))
         warm_bytes = 0 if settings.cache is None else settings.cache.n_resident * self.model.expert_bytes
         self.program = recorder.program = GrowingProgram(
             self.backend, self.model, self.passes, self.unrouted, self.places, experts, initial=settings.initial,
