@@ -28,7 +28,10 @@ ELSEWHERE = ("pregate measure", "pregate validate", "pregate record")
 """Two time the machine, one needs a model: tests/validation and tests/hf do what they do."""
 
 
-RUN = ("README.md", "docs/tutorial.md", "docs/questions.md", "docs/validation.md")
+RUN = (
+    "README.md", "docs/tutorial.md", "docs/questions.md", "docs/validation.md", "docs/plan.md", "docs/cost.md",
+    "docs/formats.md", "docs/misses.md",
+)  # fmt: skip
 """Documents of which every command is run; those of the others are held to what commands take."""
 
 CONSOLE = re.compile(r"^\$ (pregate(?: [^ #].*?)?)(?:\s+#.*)?$", re.MULTILINE)
