@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from pregate.monitoring.figures import WindowFigures
+from pregate.monitoring.placement_loss import PlacementLoss
 from traces.errors import InvalidInput
 from traces.statistics.drift import DriftTest, MeanShift
 from traces.typed import check_fields
@@ -15,8 +16,9 @@ __all__ = ["Alert", "Thresholds", "alerts_of"]
 
 @dataclass(frozen=True, slots=True)
 class Thresholds:
-    """What is an alert. `alpha`: false alarms of drift over all windows of a report; `hit_rate_loss` and `stall_rise`:
-    shares of 1, a hit rate this much lower or stalls this much more of the time than in the reference.
+    """What is an alert. `alpha`: false alarms over all windows of a report, and over all that is tested in them;
+    `hit_rate_loss` and `stall_rise`: shares of 1, a hit rate this much lower or stalls this much more of the time than
+    in the reference.
     """
 
     alpha: float = 0.01
@@ -44,20 +46,27 @@ class Alert:
 
 def alerts_of(
     name: str,
-    before: WindowFigures,
     now: WindowFigures,
     drift: DriftTest,
+    placement: PlacementLoss,
     proxies: Mapping[str, MeanShift],
     served_before: tuple[float, float] | None,
     served_now: tuple[float, float] | None,
     limits: Thresholds,
     alpha: float,
 ) -> tuple[Alert, ...]:
-    """The alerts of one window. `served_...`: share of the time stalled and hit rate of the design, if one is given."""
+    """The alerts of one window, each test held to `alpha`; experts and placement are told where routing moved at all.
+
+    `served_...`: share of the time stalled and hit rate of the design, if one is given.
+    """
+    moved = lost = None
+    if drift.p_value <= alpha:
+        lost = _placement(now, placement, limits, alpha)
+        moved = _drifted(drift, lost=lost is not None)
     found: list[tuple[str, str, str] | None] = [
-        _drifted(before, now, drift, limits, alpha),
-        _shifted_experts(drift),
-        _placement(before, now, limits),
+        moved,
+        None if moved is None else _shifted_experts(drift),
+        lost,
         *(_proxy(proxy, shift, alpha) for proxy, shift in proxies.items()),
     ]
     if served_before is not None and served_now is not None:
@@ -66,18 +75,13 @@ def alerts_of(
     return tuple(Alert(name, *one) for one in found if one is not None)
 
 
-def _drifted(
-    before: WindowFigures, now: WindowFigures, drift: DriftTest, limits: Thresholds, alpha: float
-) -> tuple[str, str, str] | None:
-    if drift.p_value > alpha:
-        return None
+def _drifted(drift: DriftTest, *, lost: bool) -> tuple[str, str, str]:
     what = (
         f"routing moved: distance {drift.distance:.3f}, {drift.by_chance:.3f} by chance alone, p = {drift.p_value:.3g}"
     )
     if not drift.by_sequence:
         what += "; too few sequences to exchange, so p is too small"
-    lost = now.best_static_hit_rate - now.static_hit_rate
-    if lost > limits.hit_rate_loss:
+    if lost:
         to_do = "take this window as the new reference once two more agree with it, and place anew by --popularity"
     else:
         to_do = "keep the placement, which still holds what is asked for; judge predictors learnt on the reference anew"
@@ -99,12 +103,14 @@ def _shifted_experts(drift: DriftTest) -> tuple[str, str, str] | None:
     )
 
 
-def _placement(before: WindowFigures, now: WindowFigures, limits: Thresholds) -> tuple[str, str, str] | None:
-    if before.static_hit_rate - now.static_hit_rate <= limits.hit_rate_loss:
+def _placement(
+    now: WindowFigures, placement: PlacementLoss, limits: Thresholds, alpha: float
+) -> tuple[str, str, str] | None:
+    if placement.p_value > alpha or placement.by_chance - placement.hit_rate <= limits.hit_rate_loss:
         return None
     what = (
-        f"a static placement of {now.held:.0%} holds {now.static_hit_rate:.1%} of what is asked for, "
-        f"{before.static_hit_rate:.1%} in the reference; placed anew at most {now.best_static_hit_rate:.1%}"
+        f"a static placement of {now.held:.0%} holds {placement.hit_rate:.1%} of what is asked for, "
+        f"{placement.by_chance:.1%} if routing had not moved; placed anew at most {now.best_static_hit_rate:.1%}"
     )
     return "placement", what, "place anew by the counts of this window (--popularity TRACE), or hold experts by an LRU"
 

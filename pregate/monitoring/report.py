@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from pregate.monitoring.alerts import Alert, Thresholds, alerts_of
 from pregate.monitoring.figures import PROXIES, WindowFigures, window_figures
+from pregate.monitoring.placement_loss import PlacementLoss, placement_loss
 from traces.errors import InvalidInput
 from traces.routing import RoutingTrace
 from traces.statistics.drift import DriftTest, MeanShift, drift_between, mean_shift
@@ -20,6 +21,9 @@ if TYPE_CHECKING:
     from traces.model.architecture import ModelArchitecture
 
 __all__ = ["MonitorReport", "ServedDesign", "Window", "monitor"]
+
+
+_LEAST_PERMUTATIONS = 999
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +52,7 @@ class Window:
     name: str
     figures: WindowFigures
     drift: DriftTest
+    placement: PlacementLoss
     proxies: Mapping[str, MeanShift]
     simulated: Simulated | None
     alerts: tuple[Alert, ...]
@@ -83,13 +88,15 @@ def monitor(
     design: ServedDesign | None = None,
     held: float = 0.25,
     thresholds: Thresholds | None = None,
-    n_permutations: int = 999,
+    n_permutations: int | None = None,
     seed: int = 0,
 ) -> MonitorReport:
-    """Judge each of `windows`, by name. False alarms of drift come to `thresholds.alpha` over all windows together, and
-    as often of each proxy: each window is held to alpha over their number (Bonferroni).
+    """Judge each of `windows`, by name. Reports in which nothing moved are an alert no more often than
+    `thresholds.alpha`: drift and each proxy of each window are held to alpha over their number (Bonferroni), and
+    experts and placement are told only where routing drifted. Stalls and hits are no tests.
 
-    `held`: the share of every layer's experts that a placement or a cache keeps in HBM. Raises `InvalidInput` for
+    `held`: the share of every layer's experts that a placement or a cache keeps in HBM. `n_permutations`: None takes
+    what alpha needs, 999 at least. Raises `InvalidInput` for
     no window, traces of different models or too short ones.
     """
     if not windows:
@@ -98,22 +105,25 @@ def monitor(
     if not 0 < held <= 1:
         raise InvalidInput(f"held = {held:g}: the share of a layer's experts in HBM, above 0 and at most 1")
     limits = Thresholds() if thresholds is None else thresholds
-    alpha = limits.alpha / len(windows)
-    least = 1 / (1 + n_permutations)
-    if least > alpha:
+    alpha = limits.alpha / (len(windows) * (1 + len(PROXIES)))
+    n = max(_LEAST_PERMUTATIONS, math.ceil(1 / alpha)) if n_permutations is None else n_permutations
+    if 1 / (1 + n) > alpha:
         raise InvalidInput(
-            f"{n_permutations} permutations cannot show less than {least:.2g}, and alpha {limits.alpha:g} "
-            f"over {len(windows)} windows is {alpha:.2g}: take {math.ceil(1 / alpha)} permutations or a larger alpha"
+            f"{n} permutations cannot show less than {1 / (1 + n):.2g}, and alpha {limits.alpha:g} over "
+            f"{1 + len(PROXIES)} tests of {len(windows)} windows is {alpha:.2g}: take {math.ceil(1 / alpha)} "
+            "permutations or a larger alpha"
         )
     counted = popularity_of(reference)
     before, simulated = window_figures(reference, counted, held), _simulated(design, reference)
     judged = []
     for name, trace in windows.items():
-        drift = drift_between(reference, trace, n_permutations=n_permutations, alpha=alpha, seed=seed)
+        drift = drift_between(reference, trace, n_permutations=n, alpha=alpha, seed=seed)
         figures, now = window_figures(trace, counted, held), _simulated(design, trace)
-        proxies = _proxies(reference, trace, n_permutations, seed)
-        alerts = alerts_of(name, before, figures, drift, proxies, _shares(simulated), _shares(now), limits, alpha)
-        judged.append(Window(name, figures, drift, proxies, now, alerts))
+        proxies = _proxies(reference, trace, n, seed)
+        n_held = round(figures.held * trace.n_experts)
+        placement = placement_loss(reference, trace, n_held, n_permutations=n, seed=seed)
+        alerts = alerts_of(name, figures, drift, placement, proxies, _shares(simulated), _shares(now), limits, alpha)
+        judged.append(Window(name, figures, drift, placement, proxies, now, alerts))
     return MonitorReport(reference_name, before, simulated, limits, tuple(judged))
 
 

@@ -28,10 +28,12 @@ def monitor(
     hardware: Annotated[str | None, typer.Option(help="The machine that serves it.")] = None,
     policy: Annotated[str | None, typer.Option(help="The design that serves it; default: pregate.")] = None,
     held: Annotated[float, typer.Option(help="Share of a layer's experts that HBM holds.")] = 0.25,
-    alpha: Annotated[float, typer.Option(help="False alarms of drift, over all windows together.")] = 0.01,
+    alpha: Annotated[float, typer.Option(help="False alarms, over all windows and tests.")] = 0.01,
     hit_rate_loss: Annotated[float, typer.Option(help="Alert where a hit rate is this share lower.")] = 0.05,
     stall_rise: Annotated[float, typer.Option(help="Alert where stalls take this share more of the time.")] = 0.05,
-    permutations: Annotated[int, typer.Option(help="Random exchanges that p-values come from.")] = 999,
+    permutations: Annotated[
+        int | None, typer.Option(help="Random exchanges that p-values come from; default: what alpha needs, or 999.")
+    ] = None,
     seed: options.Seed = 0,
     format: options.OutputFormat = options.Format.table,
 ) -> None:
@@ -86,7 +88,8 @@ def _rows(report: MonitorReport) -> list[dict[str, object]]:
             "by_chance": window.drift.by_chance,
             "p_value": window.drift.p_value,
             "skew": window.figures.skew,
-            "static_hit_rate": window.figures.static_hit_rate,
+            "static_hit_rate": window.placement.hit_rate,
+            "static_hit_rate_by_chance": window.placement.by_chance,
             "lru_hit_rate": window.figures.lru_hit_rate,
             "colder": len(window.drift.colder),
             "hotter": len(window.drift.hotter),
@@ -101,19 +104,20 @@ def _table(report: MonitorReport) -> Table:
     served = report.reference_simulated is not None
     table = render.new_table(f"Windows against {report.reference}")
     table.add_column("window")
-    columns = ("tokens", "distance", "by chance", "p", "skew", "static hits", "LRU hits", "cold / hot")
+    columns = ("tokens", "distance", "by chance", "p", "skew", "static hits", "unmoved", "LRU hits", "cold / hot")
     for column in (*columns, *(("stalled",) if served else ()), "alerts"):
         table.add_column(column, justify="right")
     first = report.reference_figures
     start = [f"{first.n_tokens}", "", "", "", f"{first.skew:.2f}"]
-    start += [f"{first.static_hit_rate:.1%}", f"{first.lru_hit_rate:.1%}", ""]
+    start += [f"{first.static_hit_rate:.1%}", "", f"{first.lru_hit_rate:.1%}", ""]
     if report.reference_simulated is not None:
         start.append(f"{report.reference_simulated.stall_share:.1%}")
     table.add_row("reference", *start, "")
     for window in report.windows:
         now, drift = window.figures, window.drift
         cells = [f"{now.n_tokens}", f"{drift.distance:.3f}", f"{drift.by_chance:.3f}", f"{drift.p_value:.3g}"]
-        cells += [f"{now.skew:.2f}", f"{now.static_hit_rate:.1%}", f"{now.lru_hit_rate:.1%}"]
+        cells += [f"{now.skew:.2f}", f"{window.placement.hit_rate:.1%}", f"{window.placement.by_chance:.1%}"]
+        cells.append(f"{now.lru_hit_rate:.1%}")
         cells.append(f"{len(drift.colder)} / {len(drift.hotter)}")
         if window.simulated is not None:
             cells.append(f"{window.simulated.stall_share:.1%}")
