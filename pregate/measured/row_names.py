@@ -38,9 +38,10 @@ _DYNAMIC = {"q2_k_xl": "q2_k_s", "q3_k_xl": "q3_k_m", "q4_k_xl": "q4_k_s", "q5_k
 to -1 and -12 %. Sizes: https://huggingface.co/unsloth/DeepSeek-V3.1-GGUF/tree/main/UD-Q2_K_XL and
 https://huggingface.co/unsloth/MiniMax-M2.1-GGUF/discussions/7, read 2026-11-29."""
 _BESIDE_CPU = re.compile(
-    r"-(?:\d{1,3}-core|with-graphics|with-\w+-graphics|cpu)\b.*|-processor$|-@.*|\s@.*", re.IGNORECASE
+    r"-(?:\d{1,3}-core|with-graphics|w(?:ith)?-\w+-graphics|cpu)\b.*|-processor$|-@.*|\s@.*|^\d\dth-gen-",
+    re.IGNORECASE,
 )
-"""What systems write behind the name of a processor."""
+"""What systems write around the name of a processor."""
 _APPLE = re.compile(r"\bm(?P<n>[1-9])-(?P<kind>max|pro|ultra)\b")
 _SIZE = re.compile(r"-(?P<gb>\d{1,3})gb?$")
 _FILES = (".yaml", ".yml", ".json", ".gguf", ".safetensors")
@@ -130,7 +131,7 @@ def _formats(text: str, stack: str) -> str:
 
 
 def _ours(column: str, text: str, known: Callable[[], Iterable[str]]) -> str:
-    if text.endswith(_FILES) or "/" in text or Path(text).exists():
+    if text.endswith(_FILES) or "/" in text.replace(" w/ ", " ") or Path(text).exists():
         return text
     bare, mark, rest = text.partition("?")  # ?top_k=N
     names = dict.fromkeys(known())  # a host that has a file of its own is a processor too
@@ -142,6 +143,10 @@ def _ours(column: str, text: str, known: Callable[[], Iterable[str]]) -> str:
         found = _of_one_size(wanted, names) or _as_drivers_say(bare, names)
     if not found and column == "host" and re.search(r"\dp(?:-2s)?$", wanted):  # a 7402P is a 7402 for one socket
         found = [name for name in names if name == re.sub(r"p(-2s)?$", r"\1", wanted)]
+    if not found and column == "host" and re.search(r"^core-\d+k?f$", wanted):  # without graphics, else the same
+        found = [name for name in names if name == wanted[:-1]]
+    if not found and column == "host" and re.search(r"^\d{3,5}[a-z]+\d?[a-z]?$", wanted):  # its number alone
+        found = [name for name in names if name.endswith(f"-{wanted}") and not name.startswith("laptop-")]
     return f"{found[0]}{mark}{rest}" if len(found) == 1 else text
 
 
@@ -162,7 +167,7 @@ def _spelled(column: str, text: str) -> str:
         case "host":
             both = _SOCKETS.fullmatch(text.strip())
             name = _BESIDE_CPU.sub("", _plain(both["name"] or both["named"]) if both else plain)
-            name = _SERIES.sub(_kept, name)
+            name = _SERIES.sub(_kept, re.sub(r"^(?=i[3579]-|ultra-[579]-)", "core-", name))
             return f"{name}-2s" if both else name
         case _:
             return plain

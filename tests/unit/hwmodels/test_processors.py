@@ -84,7 +84,7 @@ def test_dies_of_cores_read_what_their_links_carry(name: str, gb_per_s: float | 
 
 
 def test_what_is_no_processor_names_a_near_one() -> None:
-    with pytest.raises(UnknownName, match="did you mean 'epyc-776"):
+    with pytest.raises(UnknownName, match="did you mean 'epyc-7"):
         load_component("host", "epyc-7762")
     with pytest.raises(UnknownName):
         load_component("host", "ryzen-7950x3d-2s")
