@@ -30,7 +30,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "results" / "mutation.json"
 EQUIVALENT = ROOT / "benchmarks" / "equivalent_mutants.json"
-SOURCES = ("pregate", "simulator", "runtime", "hwmodels", "offload", "traces")
+SOURCES = ("pregate", "simulator", "runtime", "hwmodels", "offload", "traces", "compiled")
 
 _MEMORY = tuple(
     f"tests/unit/offload/test_{name}.py"
@@ -120,7 +120,7 @@ def configuration(target: str) -> str:
     """What mutmut is told of one module, in TOML."""
     values = {
         "source_paths": list(SOURCES),
-        "also_copy": ["benchmarks"],
+        "also_copy": ["benchmarks", "conftest.py"],
         "only_mutate": [target],
         "do_not_mutate_patterns": [r"^\s*raise "],
         "pytest_add_cli_args_test_selection": list(TARGETS[target]),

@@ -9,9 +9,12 @@ import pytest
 
 from hwmodels.cost import Parts, parts_of, price, price_figures
 from hwmodels.figures import Figures, figures_of
+from hwmodels.kernels.floors import alone_s
 from hwmodels.platform import load_platform
-from offload.ops import Gemm, OpKind, ReadRounds, Work
+from offload.ops import FusedExperts, Gemm, OpKind, ReadRounds, Work
+from offload.work import experts_work
 from traces.errors import InvalidInput
+from traces.model.architecture import load_architecture
 
 
 def figures(**values: float) -> Figures:
@@ -114,3 +117,81 @@ def test_kernels_by_laws_of_several_machines_are_those_of_each() -> None:
     for i, rate in enumerate(rates.tolist()):
         alone = price_figures(works, plain.with_values({"accelerator.hbm_bytes_per_s": rate}))
         assert many.duration_s[:, i].tolist() == alone.duration_s.tolist()
+
+
+def test_whoever_shares_nothing_is_told_that_nothing_is_shared() -> None:
+    works = [Work(OpKind.FETCH, copy_bytes=9), Work(OpKind.GATE, flop=9)]
+    told, untold = (price_figures(works, figures(), shares=shares) for shares in (True, False))
+    assert told.link_s[0] > 0
+    assert untold.duration_s.tolist() == told.duration_s.tolist()
+    for zeros in (untold.link_s, untold.hbm_s, untold.crossed_s):
+        assert zeros.tolist() == [0.0, 0.0]
+    assert untold.contended.tolist() == [1.0, 1.0]
+
+
+def test_a_transfer_that_meets_another_takes_as_long_as_both_ways_allow() -> None:
+    """40 and 10 bytes/s one way, 25 together: twice as long."""
+    both = figures(
+        link__h2d_bytes_per_s=40.0, link__d2h_bytes_per_s=10.0, stack__link_efficiency=1.0,
+        link__both_ways_bytes_per_s=25.0,
+    )  # fmt: skip
+    costs = price_figures([Work(OpKind.FETCH, copy_bytes=80)], both)
+    assert (costs.link_s.tolist(), costs.crossed_s.tolist()) == ([2.0], [4.0])
+
+
+def test_a_derivative_goes_through_every_part_of_a_price() -> None:
+    """Figures with an imaginary part, by which derivatives are taken, lose it nowhere."""
+    step = 1e-20
+    known = figures(host__cpu_beside_copies=0.75)
+    known = known.with_values({"host.copies_beside_cpu": np.array([0.5 + step * 1j])})
+    costs = price_figures([Work(OpKind.FETCH, copy_bytes=9)], known, 1)
+    assert costs.contended.imag[0, 0] == step
+
+
+def test_only_weights_of_at_most_eight_bits_and_their_scales_are_multiplied_as_integers() -> None:
+    known = figures(stack__cpu_packed_speedup=4.0)
+    wide, at_most, above = (
+        float(parts_of(Work(OpKind.CPU_EXPERT, (Gemm(1 << 12, 64, 64),), "bf16", bits), known).compute_s)
+        for bits in (16.0, 8.5, 9.0)
+    )
+    assert (at_most, above) == (wide / 4, wide)
+
+
+def test_laws_scale_arithmetic_too() -> None:
+    plain = figures_of(load_platform("h100-sxm", "vllm"))
+    what = Work(OpKind.DENSE_FFN, (Gemm(1 << 14, 4096, 4096),), "bf16", 16.0)
+    whole = parts_of(what, plain)
+    assert whole.compute_s > 0
+    assert parts_of(what, dataclasses.replace(plain, scatter={"dense_ffn": 2.0})) == Parts(*(2 * p for p in whole))
+
+
+def llama() -> Figures:
+    return figures_of(dataclasses.replace(load_platform("rtx-4090", "llama-cpp"), fit=None))
+
+
+def test_blocks_of_one_row_come_on_top_of_its_arithmetic() -> None:
+    """Where the multiprocessors bind: what the blocks take is added, whatever the weights are read at."""
+    known = llama().with_values({"accelerator.hbm_bytes_per_s": 1e18})
+    gemm = Gemm(1, 4096, 4096)
+    what = Work(OpKind.HEAD, (gemm,), "bf16", 4.5)
+    found = parts_of(what, known)
+    rate = known.flop_per_s(known.multiplied_in(what))
+    assert found.compute_s == pytest.approx(2 * 4096 * 4096 / rate + alone_s(gemm, 4.5, known), rel=1e-12)
+    assert alone_s(gemm, 4.5, known) > 0
+
+
+def test_an_op_at_its_floor_is_nothing_but_fixed() -> None:
+    known = figures_of(dataclasses.replace(load_platform("a100-sxm4-80gb", "vllm"), fit=None))
+    what = Work(OpKind.EXPERTS, (Gemm(1, 64, 64, 1), Gemm(1, 64, 64, 1)), "bf16", 16.0, fused=FusedExperts(1, 1, 2, 1))
+    floor_s = known.values["stack.experts_floor_s"]
+    assert parts_of(what, known) == pytest.approx(Parts(floor_s))
+
+
+@pytest.mark.parametrize("stack", ["vllm", "llama-cpp", "streams"])
+def test_fused_ops_at_and_above_their_floor_take_together_what_each_takes_alone(stack: str) -> None:
+    hw = dataclasses.replace(load_platform("a100-sxm4-80gb", stack), fit=None)
+    model = load_architecture("qwen3-30b-a3b")
+    works = [experts_work(model, [1] * n, fused=True) for n in (1, 2, 8, 64, 128)]
+    together = price(works, hw)
+    for i, what in enumerate(works):
+        assert together.duration_s[i] == price([what], hw).duration_s[0]

@@ -3,18 +3,28 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from typing import Any
 
 import numpy as np
 import pytest
 
 from offload.execution import EXECUTIONS, Execution
-from offload.placing.footprint import MemoryPlan, Workload, host_bytes, measure_workload, plan_memory
+from offload.placing.footprint import (
+    LowSlots,
+    MemoryPlan,
+    Workload,
+    host_bytes,
+    measure_workload,
+    plan_memory,
+    with_low_slots,
+)
 from offload.placing.placement import Placed
 from offload.policies import policy_named
 from offload.policies.pregate import pregate
 from offload.policy import Buffers, Policy
 from offload.slots.memory import CapacityExceeded
+from offload.speculation import Speculation
 from tests.small_models import MODELS, decoder_only, routing
 from traces.errors import InvalidInput
 from traces.model.architecture import DTYPES, ModelArchitecture
@@ -344,3 +354,85 @@ def test_of_few_tokens_inside_a_layer_the_others_keep_two_rows_between_layers() 
     assert static_bytes(DECODER) - static_bytes(DECODER, few) == 1 * (14 * 32 + 2 * 96 - 2 * 32) * 4
     many = dataclasses.replace(STREAMS, workspace_tokens=4)
     assert static_bytes(DECODER, many) == static_bytes(DECODER)
+
+
+def with_low(share: float, bits: float | None, n_cache: int = 10, model: ModelArchitecture = DECODER) -> MemoryPlan:
+    """A plan of `n_cache` slots, `share` of which are for copies of `bits`."""
+    policy = dataclasses.replace(policy_named("on_demand+lru:10"), low_share=share, low_bits=bits)
+    return with_low_slots(MemoryPlan(5, 2, n_cache), policy, model)
+
+
+def test_a_share_of_the_cache_holds_copies_of_fewer_bits_in_its_bytes() -> None:
+    """Of ten slots of 32 bits half: twenty copies of 8; a third: 13 of 8 bits take 3.25 slots, for which four go."""
+    cache = policy_named("on_demand+lru:10").cache
+    each = DECODER.expert_bytes // 4
+    assert DECODER.expert_dtype.bits == 32
+    n_all = DECODER.n_moe_layers * DECODER.n_experts
+    half = with_low(0.5, 8.0)
+    assert n_all < 20
+    assert half == MemoryPlan(5, 2, 10 - math.ceil(n_all / 4), low=LowSlots(n_all, 8.0, cache), low_bytes=n_all * each)
+    n = int(10 * 0.1 * DECODER.expert_bytes) // each
+    assert with_low(0.1, 8.0) == MemoryPlan(5, 2, 10 - 1, low=LowSlots(n, 8.0, cache), low_bytes=n * each) != half
+    assert with_low(0.1, None) == with_low(0.1, 8.0)  # a quarter of what is stored, unless it is said
+    more = with_low(0.11, 8.0)
+    assert (more.n_low_slots, more.n_cache_slots) == (4, 9)
+    wide = with_low(0.4, 31.0)
+    wide_bytes = int(DECODER.expert_bytes * 31 / 32)
+    assert (wide.n_low_slots, wide.low_bytes, wide.n_cache_slots) == (4, 4 * wide_bytes, 10 - 4)
+    small = dataclasses.replace(DECODER, expert_dtype=DTYPES["fp32"])
+    assert with_low(0.01, 8.0, n_cache=1, model=small) == MemoryPlan(5, 2, 1)  # no copy has room
+
+
+def test_no_share_no_cache_and_no_fewer_bits_leave_no_copies() -> None:
+    plain = MemoryPlan(5, 2, 10)
+    assert with_low(0.0, 8.0) == plain
+    shared = dataclasses.replace(policy_named("on_demand"), low_share=0.5, low_bits=8.0)
+    assert with_low_slots(plain, shared, DECODER) == plain
+    with pytest.raises(InvalidInput, match=r"keeps copies of 32 bits, .* stores 32: give fewer"):
+        with_low(0.5, 32.0)
+    by_matrix = dataclasses.replace(policy_named("on_demand+lru:10"), low_share=0.5, granularity="matrix")
+    with pytest.raises(InvalidInput, match="whole experts in fewer bits: leave granularity= out"):
+        with_low_slots(plain, by_matrix, DECODER)
+
+
+@pytest.mark.parametrize(("lookahead", "n_layers"), [(0, 2), (1, 2), (2, 3)])
+def test_a_policy_that_copies_whole_layers_has_slots_for_whole_layers(lookahead: int, n_layers: int) -> None:
+    """For one at least, and no more than run and come at once; those that HBM has room for, whole ones."""
+    policy = dataclasses.replace(policy_named("on_demand"), granularity="layer", lookahead=lookahead)
+
+    def granted(full: int, hbm_bytes: int = 1 << 40) -> int:
+        asked = dataclasses.replace(policy, buffers=lambda n_active, n_experts: Buffers(1, full))
+        return plan_memory(DECODER, WORKLOAD, asked, STREAMS, hbm_bytes=hbm_bytes, reserve_bytes=0).n_buffers
+
+    n_experts, n_active = DECODER.n_experts, WORKLOAD.n_active
+    assert granted(100) == n_layers * n_experts
+    assert (granted(1), granted(n_active), granted(n_active + 1)) == (n_experts, n_experts, 2 * n_experts)
+    room = static_bytes(DECODER) - 100 + (2 * n_experts - 1) * DECODER.expert_bytes
+    assert granted(100, room) == n_experts
+
+
+def test_a_draft_takes_all_of_its_weights_and_keys_and_values_of_as_many_tokens() -> None:
+    """The decoder of two rooms as its own draft: weights, experts, ten cached tokens, and no activations."""
+    drafting = policy_named("on_demand").with_speculation(
+        Speculation(gamma=2, acceptance=0.5, draft_name="mine", draft=DECODER)
+    )
+    with_draft, stated, plain = (
+        plan_memory(DECODER, WORKLOAD, policy, STREAMS, hbm_bytes=1 << 40, reserve_bytes=0).static_bytes
+        for policy in (
+            drafting,
+            policy_named("on_demand").with_speculation(Speculation(gamma=2, acceptance=0.5, draft_name="stated")),
+            policy_named("on_demand"),
+        )
+    )
+    experts = DECODER.n_moe_layers * DECODER.n_experts * DECODER.expert_bytes
+    kv_bytes = 10 * 4 * (2 * 2 * 8) * 4
+    assert with_draft - plain == DECODER.non_expert_bytes + experts + kv_bytes
+    assert stated == plain
+    mixer = LinearMixer("gated_delta_net", ((12, 32), (32, 4)), vectors=0, state_elements=30, flop_per_token=70)
+    stack = dataclasses.replace(DECODER.decoder, mixers=(mixer,), mixer_of=(1, 1, 1, 1))
+    stateful = dataclasses.replace(DECODER, decoder=stack)
+    again = dataclasses.replace(drafting, speculation=dataclasses.replace(drafting.speculation, draft=stateful))
+    found = plan_memory(DECODER, WORKLOAD, again, STREAMS, hbm_bytes=1 << 40, reserve_bytes=0).static_bytes
+    weights = stateful.non_expert_bytes + experts
+    assert found - plain == weights + 2 * stateful.state_bytes_per_sequence
+    assert stateful.state_bytes_per_sequence > 0

@@ -63,3 +63,11 @@ def test_a_pool_is_kept_between_sequences_unless_said_otherwise() -> None:
 
 def test_steps_of_several_tokens_touch_in_their_order() -> None:
     assert layer_distances(TRACE, 0).tolist() == by_recency(TRACE, 0, False)
+
+
+def test_a_layer_that_no_token_reached_has_no_lookups() -> None:
+    experts = TRACE.experts.copy()
+    experts[:, -1] = -1
+    nothing = replace(TRACE, experts=experts)
+    for cold in (False, True):
+        assert layer_distances(nothing, TRACE.n_moe_layers - 1, cold_each_sequence=cold).tolist() == []

@@ -21,7 +21,7 @@ from traces.phase import Phase
 from traces.routing import Provenance, RoutingTrace
 from traces.statistics.hit_curve import HitCurve, lru_curve
 from traces.statistics.locality import lru_hit_rates
-from traces.statistics.stack_distance import NEVER, stack_distances
+from traces.statistics.stack_distance import NEVER, size_by_layer, stack_distances
 
 BUDGETS = (0, 1, 2, 3, 5, 7, 10, 13, 17, 25, 40, 60, 100, 200, 1000, 1 << 40, 1 << 62)
 
@@ -295,3 +295,16 @@ def test_the_compiler_waits_for_the_first_curve() -> None:
     root = Path(__file__).parents[3]
     done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True, cwd=root)
     assert done.stdout.strip() == "False"
+
+
+def test_experts_that_add_up_beyond_the_largest_number_are_refused_from_there_on() -> None:
+    """Seven lookups of one expert whose size is a seventh of that number; or all experts of two layers."""
+    seven = trace_of([[[0]]] * 7, [1] * 7, 0, 2)
+    assert NEVER % 7 == 0
+    assert size_by_layer(seven, [NEVER // 7 - 1]).tolist() == [NEVER // 7 - 1]
+    with pytest.raises(InvalidInput, match=r"add up to 9223372036854775807 bytes, above 2\*\*63 - 1"):
+        size_by_layer(seven, [NEVER // 7])
+    two_layers = trace_of([[[0], [1]]], [1], 0, 2)
+    assert size_by_layer(two_layers, [1 << 59, 1 << 59]).dtype == np.int64
+    with pytest.raises(InvalidInput, match="add up to 9223372036854775808 bytes"):
+        size_by_layer(two_layers, [1 << 60, 1 << 60])
