@@ -71,7 +71,7 @@ def ranking_text(found: MachineRanking, width: int) -> str:
 def ranking_markdown(found: MachineRanking) -> str:
     """Verdicts, both tables and notes."""
     lines = [f"## {escaped(_title(found))}", ""]
-    lines += [f"**{escaped(text)}**" for text in _verdicts(found)]
+    lines.append("\n\n".join(f"**{escaped(text)}**" for text in _verdicts(found)))
     for head, *rows in _tables(found):
         lines += ["", _row(map(escaped, head)), _row("---" for _ in head), *(_row(map(escaped, row)) for row in rows)]
     return "\n".join([*lines, "", *(f"- {escaped(text)}" for text in _notes(found, brief=False))])
