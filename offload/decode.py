@@ -32,7 +32,7 @@ from traces.routing import Step
 
 __all__ = ["DecodeStream", "Decoded", "about_ops", "decode", "small_ops"]
 
-SMALL_OPS = 100_000
+SMALL_OPS = 40_000
 """Schedules of about so many ops are written in Python, or of `KEPT_OPS` where the compiled code is kept: that is done
 in half the time in which it would be there."""
 
