@@ -50,13 +50,20 @@ def predicted_live(real: Timeline, asked: Mapping[int, int], machine: Platform, 
 def deciding_of(
     schedule: Schedule, figures: Figures, issue_s: NDArray[np.float64], asked: Mapping[int, int]
 ) -> Deciding:
-    """What the host takes before each op: to decide, by its kind and that before it, and to issue it (`issue_s`)."""
+    """What the host takes before each op: to decide, by its kind and that before it, and to issue it (`issue_s`).
+
+    A kind that was not measured, such as what the host computes, takes the median of those that were.
+    """
+    decide_s = {kind: figures.kernel(kind, "decide_s") for kind in OpKind}
+    measured = [seconds for seconds in decide_s.values() if seconds is not None]
+    usual_s = float(np.median(measured)) if measured else 0.0
     kinds = [OpKind(kind) for kind in schedule.kind.tolist()]
     host_s = np.where(schedule.lane == Lane.HOST, 0.0, issue_s)
     for op in range(1, len(kinds)):
         after = "asked" if op in asked else kinds[op - 1].name.lower()
         seconds = figures.kernel(kinds[op], f"decide_after_{after}_s")
-        host_s[op] += (figures.kernel(kinds[op], "decide_s") or 0.0) if seconds is None else seconds
+        seconds = decide_s[kinds[op]] if seconds is None else seconds
+        host_s[op] += usual_s if seconds is None else seconds
     kernels, host = (figures.kernel(OpKind.WAIT, name) or 1.0 for name in ("slows_kernels", "beside_kernels"))
     slowed = np.where(schedule.lane == Lane.COMPUTE, kernels, 1.0)
     core_s = np.array([figures.kernel(kind, "core_s") or 0.0 for kind in OpKind])[schedule.kind]

@@ -166,3 +166,13 @@ def test_a_pace_is_that_of_processors_and_not_of_links(fit: Fit) -> None:
     took = [one.end_s - one.start_s for one in (once, thrice)]
     assert took[1].tolist() == pytest.approx([took[0][0], 3 * took[0][1]])
     assert thrice.start_s[0] == pytest.approx(3 * once.start_s[0])  # the host's own time before it
+
+
+def test_a_kind_that_was_not_measured_takes_the_median_of_those_that_were(fit: Fit) -> None:
+    recorder = Recorder()
+    gate = recorder.issue(Lane.COMPUTE, GATE, step=0)
+    recorder.issue(Lane.CPU, EXPERTS._replace(kind=OpKind.CPU_EXPERT), (gate,), step=0, expert=0)
+    figures = figures_of(platform_of(fit))
+    found = deciding_of(recorder.schedule(), figures, np.zeros(2), {})
+    measured_s = [figures.kernel(kind, "decide_s") for kind in OpKind]
+    assert found.host_s[1] == pytest.approx(np.median([one for one in measured_s if one is not None]))
