@@ -58,6 +58,7 @@ TARGETS = {
     ),
     "offload/placing/footprint.py": (
         "tests/unit/offload/test_footprint.py",
+        "tests/unit/offload/test_footprint_parts.py",
         "tests/unit/offload/test_placement.py",
         "tests/unit/offload/test_placement_memory.py",
     ),
@@ -105,9 +106,13 @@ _PLAIN_KERNELS = """from importlib import import_module
 
 from compiled import machine_code
 
-machine_code.loaded = lambda kernel: getattr(import_module(kernel.home), kernel.name)
+compiled = machine_code.loaded
+machine_code.loaded = lambda kernel: (
+    getattr(import_module(kernel.home), kernel.name) if kernel.home == "{home}" else compiled(kernel)
+)
 """
-"""A `conftest.py` under which kernels are not compiled: mutmut puts a call of its own where a function was."""
+"""A `conftest.py` under which kernels of a module are not compiled: mutmut puts a call of its own where a function was.
+"""
 
 _CONTEXT = 40
 """Characters shown on either side of what a mutant changes."""
@@ -147,7 +152,8 @@ def try_mutants(target: str, where: Path, limit_s: float | None) -> None:
     (where / "pyproject.toml").write_text(project + configuration(target), encoding="utf-8")
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     environment |= {"CI": "1"}  # the same examples every time
-    (where / "conftest.py").write_text(_PLAIN_KERNELS, encoding="utf-8")
+    home = target.removesuffix(".py").replace("/", ".")
+    (where / "conftest.py").write_text(_PLAIN_KERNELS.format(home=home), encoding="utf-8")
     command = [sys.executable, "-m", "mutmut", "run", "--max-children", "1"]
     with (where / "mutmut.log").open("w") as log, subprocess.Popen(
         command, cwd=where, env=environment, stdout=log, stderr=subprocess.STDOUT, start_new_session=True

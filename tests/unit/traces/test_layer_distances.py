@@ -11,6 +11,7 @@ from tests.small_models import MODELS, routing
 from traces.routing import RoutingTrace
 from traces.statistics import stack_distance
 from traces.statistics.stack_distance import NEVER, layer_distances
+from traces.transforms.rebatching import rebatch
 
 TRACE = routing(MODELS["decoder-only"])
 
@@ -61,8 +62,15 @@ def test_a_pool_is_kept_between_sequences_unless_said_otherwise() -> None:
     assert layer_distances(trace, 0).tolist() == by_recency(trace, 0, False) != by_recency(trace, 0, True)
 
 
-def test_steps_of_several_tokens_touch_in_their_order() -> None:
+@pytest.mark.parametrize("cells", [1, 40, 90, 1 << 20])
+def test_steps_of_several_tokens_touch_in_their_order(cells: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many steps are counted at a time, of one token or of several."""
+    monkeypatch.setattr(stack_distance, "_CELLS", cells)
     assert layer_distances(TRACE, 0).tolist() == by_recency(TRACE, 0, False)
+    for seed in range(4):
+        wide = rebatch(routing(MODELS["decoder-only"], batch=3, seed=seed), 3)
+        for layer in range(wide.n_moe_layers):
+            assert layer_distances(wide, layer).tolist() == by_recency(wide, layer, False)
 
 
 def test_a_layer_that_no_token_reached_has_no_lookups() -> None:

@@ -213,6 +213,8 @@ def test_capacities_beyond_what_floats_can_tell_apart_are_exact() -> None:
     curve = lru_curve(trace_of([[[0]], [[1]], [[0]]], [1, 1, 1], 0, 2), [size])
     assert curve.hits([2 * size - 1, 2 * size]).tolist() == [0, 1]
     assert curve.capacities.tolist() == [0, 2 * size]
+    older = trace_of([[[0]], [[1]], [[2]], [[1]]], [1] * 4, 0, 3)
+    assert stack_distances(older, [size]).needed.tolist() == [NEVER] * 3 + [2 * size]
 
 
 def test_a_layer_that_no_token_reached_reads_nothing() -> None:
