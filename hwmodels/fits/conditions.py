@@ -11,6 +11,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from hwmodels.fits.trust import recorded_trust
 from traces.documents import Section
 from traces.errors import InvalidFile, unknown_name
 
@@ -49,6 +50,15 @@ _TEXT = re.compile(r"[A-Za-z0-9][A-Za-z0-9 .,()+@_-]{0,79}", re.ASCII)
 _ADDRESS = re.compile(r"\S@\S|\b[a-z][a-z0-9-]*(\.[a-z][a-z0-9-]+)+\b|\b\d{1,3}(\.\d{1,3}){3}\b", re.I)
 _MOST_TEXT = 400
 
+_RANGES: Mapping[str, tuple[float, float]] = {
+    "sm_clock_hz": (1e8, 1e10),
+    "sm_clock_least_hz": (1e8, 1e10),
+    "sm_clock_max_hz": (1e8, 1e10),
+    "memory_clock_hz": (1e8, 1e11),
+    "temperature_c": (0, 150),
+}
+"""What a condition can be: a clock in megahertz is none."""
+
 PROVENANCE = (
     "command", "date", "commit", "python", "torch", "cuda", "driver", "numpy", "simpy", "scipy", "platform",
     "measurements", "disturbed", "trust", "trust_reasons", "trust_scatter",
@@ -72,6 +82,15 @@ def check_conditions(conditions: Mapping[str, Any], where: str = "conditions") -
         if not fits:
             words = {str: "a name of a product or a version", bool: "true or false"}.get(wanted, "a number from 0 on")
             raise InvalidFile(f"{where}: {key} = {str(value)[:40]!r} is not {words}")
+    _check_possible(conditions, where)
+
+
+def _check_possible(conditions: Mapping[str, Any], where: str) -> None:
+    for key, (least, most) in _RANGES.items():
+        if key in conditions and not least <= conditions[key] <= most:
+            raise InvalidFile(f"{where}: {key} = {conditions[key]:g}: {least:g} to {most:g} can be, in SI units")
+    if conditions.get("sm_clock_least_hz", 0.0) > conditions.get("sm_clock_hz", math.inf):
+        raise InvalidFile(f"{where}: sm_clock_least_hz is above sm_clock_hz, the median")
 
 
 def read_conditions(section: Section | None) -> Mapping[str, Condition]:
@@ -90,6 +109,7 @@ def check_shared(provenance: Mapping[str, str], where: str) -> None:
             raise unknown_name("provenance of a shared fit", key, PROVENANCE, where)
         if len(text) > _MOST_TEXT or not text.isprintable() or "/" in text or _is_address(text):
             raise InvalidFile(f"{where}: {key} = {text[:40]!r} is no version, date or count of what a machine did")
+    recorded_trust(provenance)
 
 
 def _is_address(text: str) -> bool:

@@ -20,6 +20,8 @@ _ALIASES = {"laptop": "mobile"}
 BESIDE_NAMES = re.compile(r"\d+gb|hbm\w*|sxm\d?|pcie|nvl|blackwell|workstation|server|edition")
 """Words of memory, form and series, which some names have and others leave out."""
 
+_SIZE = re.compile(r"\d+gb")
+
 _AS_DESCRIBED = 0.1
 """Share by which memory may be off that of the known device of the same name."""
 
@@ -87,7 +89,8 @@ def nearest_accelerator(gpu: Gpu) -> tuple[str, bool]:
         own = words_of(known)
         unsaid = own - words  # a name that says nothing of a card with a slot is of the module
         is_card = bool(unsaid & {"pcie", "nvl"})
-        return -len(own & words), len(unsaid), is_card, _apart(specs[known].hbm_bytes, gpu.hbm_bytes), known
+        n_unsaid = sum(_SIZE.fullmatch(word) is None for word in unsaid)  # of its memory it says how much there is
+        return -len(own & words), n_unsaid, is_card, _apart(specs[known].hbm_bytes, gpu.hbm_bytes), known
 
     named = min(specs, key=by_name)
     if not _differing(words, words_of(named)) and _is_about(specs[named].hbm_bytes, gpu.hbm_bytes):

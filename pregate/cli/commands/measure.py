@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from hwmodels.fits.trust import LEVELS
 from hwmodels.quantity import ReadOnly, parse_override
 from pregate import extras
 from pregate.cli import options
@@ -98,7 +99,11 @@ def _share(found: Measurements, conditions: Mapping[str, Any], output: Path, *, 
         partial.write_text(fit.to_yaml(), encoding="utf-8")
     print(f"{len(found.samples)} samples of {fit.hardware} ({fit.stack}), fitted, in {output}")
     print(f"Trust in them: {found.trust}")
-    print(f"--hardware {output} takes it; to share it, open a pull request with it as hwmodels/fits/{fit.name}.yaml")
+    place = f"hwmodels/fits/{fit.name}.yaml"
+    if found.trust.level in LEVELS[:2]:
+        print(f"--hardware {output} takes it; to share it, open a pull request with it as {place}")
+    else:
+        print(f"--hardware {output} takes it; measure on a quiet machine, without --quick, before it becomes {place}")
 
 
 def _require_places(output: Path, storage: Path | None) -> None:

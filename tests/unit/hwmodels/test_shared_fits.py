@@ -16,6 +16,7 @@ import yaml
 from hwmodels.fits.conditions import CONDITIONS, check_conditions
 from hwmodels.fits.fit import Fit, digest_of
 from hwmodels.fits.fit_files import FITS_DIR, fit_names, load_fit
+from hwmodels.fits.trust import LEVELS
 from hwmodels.platform import load_platform, platform_of
 from hwmodels.quantity import ReadOnly
 from tests import small_fits
@@ -36,6 +37,9 @@ def test_every_fit_in_the_folder_is_one(name: str) -> None:
     assert fit.name == f"{fit.hardware}.{fit.stack}" == name
     assert platform_of(fit).calibration(fit.dtypes[0]) == "fitted"
     assert "digest" in (FITS_DIR / f"{name}.yaml").read_text(encoding="utf-8")
+    if "--share" in fit.provenance["command"]:
+        assert fit.conditions
+        assert fit.provenance["trust"] in LEVELS[:2]
 
 
 def test_nothing_but_fits_and_what_reads_them_lies_in_the_folder() -> None:
@@ -76,6 +80,8 @@ def write(document: dict[str, Any], tmp_path: Path, *, sign: bool = True) -> Pat
         ("pcie_width", float("inf"), "is not a number from 0 on"),
         ("pcie_width", True, "is not a number from 0 on"),
         ("ecc", "yes please", "is not true or false"),
+        ("sm_clock_hz", 1410.0, "can be, in SI units"),
+        ("temperature_c", 4000.0, "can be, in SI units"),
         ("driver", ["580"], "is not a name of a product"),
         ("driver", {"a": {"b": "c"}}, "is not a name of a product"),
     ],
@@ -102,6 +108,15 @@ def test_a_shared_fit_says_nothing_more_of_how_it_was_made(key: str, value: str,
     document = yaml.safe_load(shared().to_yaml())
     document["provenance"][key] = value
     with pytest.raises(PregateError, match=message):
+        load_fit(write(document, tmp_path))
+
+
+def test_a_clock_was_never_below_its_least_and_trust_is_a_word_of_ours(tmp_path: Path) -> None:
+    with pytest.raises(InvalidFile, match="sm_clock_least_hz is above"):
+        check_conditions({"sm_clock_hz": 1.2e9, "sm_clock_least_hz": 1.3e9})
+    document = yaml.safe_load(shared().to_yaml())
+    document["provenance"]["trust"] = "superb"
+    with pytest.raises(PregateError, match="superb"):
         load_fit(write(document, tmp_path))
 
 

@@ -32,6 +32,17 @@ from tests.command_line import Run
         ("NVIDIA GeForce RTX 3060", 12, "rtx-3060-12gb"),
         ("NVIDIA RTX A6000", 48, "rtx-a6000"),
         ("NVIDIA L40S", 45, "l40s"),
+        ("NVIDIA H100 NVL", 94, "h100-nvl"),
+        ("NVIDIA A100 80GB PCIe", 80, "a100-pcie-80gb"),
+        ("Tesla V100-SXM2-16GB", 16, "v100-sxm2-16gb"),
+        ("Tesla V100-PCIE-32GB", 32, "v100-pcie-32gb"),
+        ("NVIDIA A40", 45, "a40"),
+        ("NVIDIA A10G", 22, "a10g"),
+        ("Quadro RTX 8000", 48, "quadro-rtx-8000"),
+        ("NVIDIA GeForce RTX 5090 Laptop GPU", 24, "rtx-5090-mobile"),
+        ("NVIDIA GeForce RTX 3080", 10, "rtx-3080"),
+        ("NVIDIA GeForce RTX 3080", 12, "rtx-3080-12gb"),
+        ("NVIDIA GeForce RTX 4060 Ti", 16, "rtx-4060-ti-16gb"),
     ],
 )
 def test_a_device_is_taken_for_the_known_one_of_its_name(name: str, gib: int, known: str) -> None:
