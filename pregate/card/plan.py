@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from hwmodels.fits.fit_files import is_fit
 from hwmodels.platform import Platform
 from hwmodels.stack import stack_names
 from offload.metrics import decode_steps
@@ -202,7 +203,8 @@ def platforms_of(
             raise InvalidInput("stacks = []: name at least one, such as llama-cpp")
         return {stack: load_hardware(name, stack, overrides) for stack in stacks}
     own = load_hardware(name, None, overrides)
-    if own.fit is not None and own.fit.hardware == own.hardware and own.fit.machine is not None:
+    named = own.fit is not None and own.fit.hardware == own.hardware and own.fit.machine is not None
+    if named or (Path(name).suffix in (".yaml", ".yml") and is_fit(Path(name))):
         return {own.stack.name: own}
     wanted = stacks_for(model, own.stack.name, stack_names(), own.machine.accelerator.vendor)
     return {stack: own if stack == own.stack.name else load_hardware(name, stack, overrides) for stack in wanted}

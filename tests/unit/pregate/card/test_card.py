@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 import pregate
+from hwmodels.shipped import FITS_DIR
 from offload.metrics import decode_steps
 from offload.placing.footprint import measure_workload
 from offload.slots.memory import CapacityExceeded
@@ -19,7 +20,7 @@ from pregate.card.choice import ranking_of, ratio
 from pregate.card.designs import plan_design, stacks_for
 from pregate.card.job import JUDGED, RequestLoad, recorded_job, workpiece
 from pregate.card.judged import Judged, judge
-from pregate.card.plan import plan
+from pregate.card.plan import plan, platforms_of
 from pregate.card.record import spread_of
 from traces.errors import InvalidInput, UnknownName
 from traces.model.architecture import ModelArchitecture
@@ -129,6 +130,15 @@ def test_a_model_that_only_both_memories_hold_is_divided_between_them() -> None:
     assert "gpu_only@experts=cpu" in {name.partition("/")[2] for name, _ in card.unfit}
     assert any(name.startswith("gpu_only@experts=cpu:") for name in named)
     assert any(name.startswith("gpu_only@layers=cpu:") for name in named)
+
+
+def test_the_file_of_a_fit_is_looked_at_with_its_own_stack_only(model: ModelArchitecture) -> None:
+    """Also where its maker describes the machine: nobody gave a stack that could be left out."""
+    file = str(FITS_DIR / "h100-sxm.vllm.yaml")
+    assert list(platforms_of(model, file, None, None)) == ["vllm"]
+    assert len(platforms_of(model, "h100-sxm", None, None)) > 1
+    with pytest.raises(InvalidInput, match="leave out --stack"):
+        platforms_of(model, file, ["llama-cpp"], None)
 
 
 def test_numbers_of_a_fit_are_fitted_and_as_sure_as_its_covariance() -> None:
