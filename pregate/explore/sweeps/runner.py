@@ -9,7 +9,8 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import CancelledError, Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor, wait
 from contextlib import contextmanager
-from multiprocessing import connection, get_context, parent_process
+from multiprocessing import connection, parent_process
+from multiprocessing.context import SpawnContext, SpawnProcess
 from queue import SimpleQueue
 from threading import Thread, current_thread, main_thread
 from typing import Any
@@ -172,7 +173,7 @@ def opened(executor: Any, jobs: int | None, tasks: Sequence[Task]) -> Iterator[E
     if executor is not None:
         yield executor.get_executor(pure=False) if hasattr(executor, "get_executor") else executor
         return
-    pool = ProcessPoolExecutor(jobs, mp_context=get_context("spawn"), initializer=_depend_on_parent)
+    pool = ProcessPoolExecutor(jobs, mp_context=_Uninterrupted(), initializer=_depend_on_parent)
     with pool:
         yield pool
 
@@ -182,11 +183,26 @@ def _n_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+class _Worker(SpawnProcess):
+    """A process that is born deaf to Ctrl-C, which reaches a whole process group: it finishes what it has."""
+
+    def start(self) -> None:
+        """Start it with what it inherits: the signal blocked."""
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        try:
+            super().start()
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+class _Uninterrupted(SpawnContext):
+    """How workers are started."""
+
+    Process = _Worker
+
+
 def _depend_on_parent() -> None:
-    """Ctrl-C reaches a whole process group: a worker finishes what it has, and the parent keeps it. A parent that was
-    ended otherwise keeps nothing: its workers end with it.
-    """
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    """A parent that was ended keeps nothing: its workers end with it."""
     parent = parent_process()
     if parent is not None:
         Thread(target=_end_after, args=(parent.sentinel,), name="parent", daemon=True).start()

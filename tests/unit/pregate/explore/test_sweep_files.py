@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -22,6 +23,7 @@ from pregate.explore.sweeps import work
 from pregate.explore.sweeps.axes import LatinHypercube
 from pregate.explore.sweeps.files import check_output, write_dataset
 from pregate.explore.sweeps.machines import MachineRecipe
+from pregate.explore.sweeps.runner import opened
 from pregate.explore.sweeps.spec import read_sweep
 from pregate.explore.sweeps.sweep import sweep
 from pregate.explore.sweeps.workloads import TraceRecipe
@@ -316,6 +318,15 @@ if __name__ == "__main__":
     main()
 """
 """`pregate` with tasks of one machine; its process group is interrupted, as by a terminal, when the first is kept."""
+
+
+def test_a_worker_that_is_interrupted_while_it_starts_does_its_work() -> None:
+    with opened(None, 1, ()) as pool:
+        found = pool.submit(pow, 2, 3)
+        (worker,) = pool._processes.values()  # type: ignore[attr-defined]
+        assert worker.pid is not None
+        os.kill(worker.pid, signal.SIGINT)
+        assert found.result() == 8
 
 
 @pytest.mark.parametrize("words", [[], ["--jobs", "2"]], ids=["threads", "processes"])
