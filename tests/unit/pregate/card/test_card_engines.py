@@ -1,0 +1,67 @@
+"""Which engines a card asks, on which machines, and what it asks of them."""
+
+from __future__ import annotations
+
+import pytest
+
+import pregate
+from pregate.card.designs import plan_design, stacks_for
+from pregate.card.job import RequestLoad, workpiece
+from pregate.card.judged import judge
+from pregate.card.narrowing import narrowing
+from pregate.card.plan import plan
+from traces.model.architecture import ModelArchitecture
+
+LOAD = RequestLoad(24, 40, 1)
+
+
+@pytest.fixture(scope="module")
+def model() -> ModelArchitecture:
+    return pregate.load_model("mixtral-mini-8")
+
+
+def test_engines_that_cannot_run_a_model_are_not_asked() -> None:
+    switch = pregate.load_model("switch-base-8")
+    shipped = ("llama-cpp", "ktransformers", "vllm", "streams")
+    assert stacks_for(switch, "fastertransformer", shipped, "NVIDIA") == ("fastertransformer", "streams")
+    packed = pregate.load_model("mixtral-mini-8", formats={"all": "q4_k"})
+    assert "vllm" not in stacks_for(packed, "streams", shipped, "NVIDIA")
+    assert "llama-cpp" in stacks_for(packed, "streams", shipped, "NVIDIA")
+    assert "ktransformers" not in stacks_for(packed, "streams", ("llama-cpp", "streams"), "NVIDIA")
+
+
+@pytest.mark.parametrize(
+    ("vendor", "engines"),
+    [("nvidia", {"llama-cpp", "ktransformers", "vllm"}), ("AMD", {"llama-cpp", "vllm"}), ("Apple", {"llama-cpp"})],
+)
+def test_engines_are_asked_on_the_accelerators_that_they_run_on(vendor: str, engines: set[str]) -> None:
+    plain = pregate.load_model("mixtral-8x7b")
+    assert set(stacks_for(plain, "streams", (*engines, "ktransformers", "vllm"), vendor)) == {*engines, "streams"}
+
+
+def test_nothing_is_copied_within_one_memory(model: ModelArchitecture) -> None:
+    """Weights that lie in the one memory of host and accelerator are where they have to be."""
+    found = plan(model, "apple-m4-max", LOAD)
+    designs = [str(one.design) for one in (*found.choice.ranked, *found.choice.beside)]
+    assert found.best.design.stack == "llama-cpp"
+    assert all("gpu_only" in name and "stream" not in name for name in designs)
+    split = plan(model, "rtx-4090", LOAD, overrides={"hbm_bytes": 1.1e9})
+    assert any("on_demand" in str(one.design) for one in split.choice.beside)
+
+
+def test_where_all_fits_no_number_is_asked_what_to_leave_out(model: ModelArchitecture) -> None:
+    found = plan(model, "rtx-4090", LOAD)
+    assert not any(":" in one.design.policy for one in found.choice.ranked)
+
+
+def test_what_is_an_engines_is_timed_by_its_own_benchmark(model: ModelArchitecture) -> None:
+    work = workpiece(model, LOAD)
+    for stack, command in (
+        ("llama-cpp", "llama-batched-bench"),
+        ("vllm", "vllm bench"),
+        ("streams", "pregate measure"),
+    ):
+        found = judge(plan_design(model, pregate.load_hardware("rtx-4090", stack), work, "gpu_only"), LOAD)
+        told = narrowing(found, is_recorded=True, metric_share=0.5)
+        assert told.number.startswith("stack.")
+        assert told.command.startswith(command)
