@@ -31,7 +31,8 @@ if TYPE_CHECKING:
     from pregate.check.cases import CaseGroup, CaseWorkload
     from pregate.check.devices import Device
     from pregate.check.gate_study import GateStudy, load_gate_study, train
-    from pregate.check.generation import Generation, generate
+    from pregate.check.generated import Generation
+    from pregate.check.generation import generate
     from pregate.check.outcome import Validation
     from pregate.check.running import RunResult, run
     from pregate.check.session import ValidationPlan, validate
@@ -89,7 +90,7 @@ _HOMES = {
     "Explanation": "pregate.explore.explanation",
     "Fetch": "offload.policy",
     "GateStudy": "pregate.check.gate_study",
-    "Generation": "pregate.check.generation",
+    "Generation": "pregate.check.generated",
     "InvalidInput": "traces.errors",
     "LatencyPromise": "pregate.economics.serving",
     "LatinHypercube": "pregate.explore.sweeps.axes",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from pregate.draw.metric_words import metric_words
 from pregate.draw.palette import styles_of
 from pregate.draw.style import bare, log_axis, picture
 from pregate.explore.axis_words import axis_label, axis_value, scale_of
@@ -54,7 +55,7 @@ def winners(*found: Crossovers) -> Figure:
         log_axis(axes.xaxis, low, high)
     _name_changes(axes, found, factor)
     axes.set_xlabel(axis_label(found[0].axis))
-    axes.set_yticks(range(len(found)), [f"best {one.metric}" for one in found])
+    axes.set_yticks(range(len(found)), [f"best {metric_words(one.metric)}" for one in found])
     axes.tick_params(axis="y", length=0)
     bare(axes, "x")
     axes.spines["left"].set_visible(False)

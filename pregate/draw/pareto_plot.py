@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from pregate.draw.metric_words import metric_words
 from pregate.draw.palette import styles_of
 from pregate.draw.style import SOFT, bare, log_axis, picture, save_figure
 from pregate.explore.optima.goals import shown, unit
@@ -142,4 +143,4 @@ def _scale(field: str) -> tuple[float, str]:
 
 def _label(field: str) -> str:
     scale = _scale(field)[1]
-    return f"{field} ({scale})" if scale else field
+    return f"{metric_words(field)} ({scale})" if scale else metric_words(field)

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pregate.draw.iso_lines import draw_iso_lines, number_lines
+from pregate.draw.metric_words import metric_words
 from pregate.draw.palette import SeriesStyle, styles_of
 from pregate.draw.style import bare, log_axis, picture, save_figure
 from pregate.explore.axis_words import axis_label, axis_value, axis_words, scale_of
@@ -336,9 +337,10 @@ def _unevenness(at: NDArray[np.float64]) -> float:
 
 
 def _label(metric: str) -> str:
-    names = {"tokens_per_s": "tokens/s", "tpot_s": "time per output token (ms)", "ttft_s": "time to first token (ms)",
-             "moe_layer_latency_s": "MoE layer (ms)", "peak_hbm_bytes": "peak HBM (GB)"}  # fmt: skip
-    return names.get(metric) or metric + (" (ms)" if metric.endswith("_s") and not metric.endswith("per_s") else "")
+    unit = (
+        "ms" if metric.endswith("_s") and not metric.endswith("per_s") else "GB" if metric == "peak_hbm_bytes" else ""
+    )
+    return metric_words(metric) + (f" ({unit})" if unit else "")
 
 
 def _title(dataset: xr.Dataset, others: list[str], values: tuple[Any, ...]) -> str:

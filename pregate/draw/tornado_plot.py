@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pregate.draw.metric_words import metric_words
 from pregate.draw.palette import PALETTE
 from pregate.draw.style import SOFT, bare, picture, save_figure
 from traces.errors import InvalidInput
@@ -43,7 +44,7 @@ def tornado(explanation: Explanation, path: Path | None = None, *, n_bars: int =
     axes.set_yticks(range(len(order)), order)
     axes.set_ylim(len(order) - 0.4, -0.6)
     axes.tick_params(axis="y", length=0)
-    axes.set_xlabel(f"change of {explanation.metric} (%)")
+    axes.set_xlabel(f"change of {metric_words(explanation.metric)} (%)")
     axes.set_title(f"{explanation.result.policy} on {explanation.result.hardware}", loc="left", fontsize=11)
     bare(axes, "x")
     axes.spines["left"].set_visible(False)
