@@ -22,6 +22,9 @@ BESIDE_NAMES = re.compile(r"\d+gb|hbm\w*|sxm\d?|pcie|nvl|blackwell|workstation|s
 
 _SIZE = re.compile(r"\d+gb")
 
+_CARDS = frozenset(("pcie", "nvl"))
+"""Words of cards with a slot; a name without them is of the module."""
+
 _AS_DESCRIBED = 0.1
 """Share by which memory may be off that of the known device of the same name."""
 
@@ -87,8 +90,8 @@ def nearest_accelerator(gpu: Gpu) -> tuple[str, bool]:
 
     def by_name(known: str) -> tuple[object, ...]:
         own = words_of(known)
-        unsaid = own - words  # a name that says nothing of a card with a slot is of the module
-        is_card = bool(unsaid & {"pcie", "nvl"})
+        unsaid = own - words
+        is_card = bool(unsaid & _CARDS)
         n_unsaid = sum(_SIZE.fullmatch(word) is None for word in unsaid)  # of its memory it says how much there is
         return -len(own & words), n_unsaid, is_card, _apart(specs[known].hbm_bytes, gpu.hbm_bytes), known
 
@@ -99,7 +102,7 @@ def nearest_accelerator(gpu: Gpu) -> tuple[str, bool]:
         return named, False
     alike = [known for known in specs if specs[known].vendor == "NVIDIA"]
 
-    def by_figures(known: str) -> tuple[float, str]:
+    def by_figures(known: str) -> tuple[float, bool, str]:
         spec = specs[known]
         pairs = (
             (spec.hbm_bytes, gpu.hbm_bytes),
@@ -109,7 +112,7 @@ def nearest_accelerator(gpu: Gpu) -> tuple[str, bool]:
                 gpu.n_cores,
             ),  # a core adds and multiplies once a cycle
         )
-        return sum(_apart(one, other) for one, other in pairs), known
+        return sum(_apart(one, other) for one, other in pairs), bool(words_of(known) & _CARDS), known
 
     return min(alike, key=by_figures), False
 
