@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 __all__ = ["draw_front"]
 
 _MAX_NUMBERED = 10
-_SCALES = {"s": (1e-3, "ms"), "B": (1e9, "GB"), "USD": (1.0, "US$"), "1/s": (1.0, "1/s")}
+_SCALES = {"s": (1e-3, "ms"), "B": (1e9, "GB"), "USD": (1.0, "US$")}
 
 
 @picture

@@ -124,7 +124,7 @@ def test_a_tornado_has_the_widest_bar_on_top_and_says_what_it_shows(
     swing = found.swings[labels[0]]
     on_top = [bar.get_width() for bar in axes.patches if round(bar.get_y() + bar.get_height() / 2) == 0]
     assert on_top == pytest.approx([100 * (metric / found.value - 1) for metric in (swing.low, swing.high)])
-    assert axes.get_xlabel() == "change of makespan_s (%)"
+    assert axes.get_xlabel() == "change of whole run (%)"
     assert b"<svg" in path.read_bytes()
     with pytest.raises(InvalidInput, match="n_bars = 0"):
         tornado(found, n_bars=0)
