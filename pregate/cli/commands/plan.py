@@ -93,19 +93,13 @@ def plan(
     Example: pregate plan mixtral-mini-8 --hardware rtx-4090 --input-tokens 64 --output-tokens 16
     """
     architecture = build_model(model, dtype, top_k, formats)
-    overrides: dict[str, float | str] = {**parse_sets(sets)}
-    for key, value in (("host", host), ("link", link), ("hbm_bytes", hbm), ("host.dram_bytes", dram)):
-        if value is not None and overrides.setdefault(key, value) != value:
-            raise InvalidInput(f"--set {key} is given twice: give it once")
+    overrides = _overrides(sets, {"host": host, "link": link, "hbm_bytes": hbm, "host.dram_bytes": dram})
     if ledger is not None:
         require_ledger(ledger)
     stacks = None if stack is None else [name.strip() for name in stack.split(",")]
     machines = [] if hardware is None else distinct(hardware, "--hardware")
     several = len(machines) > 1
-    if several and now is not None:
-        raise InvalidInput("--now is what runs on one machine: leave it out, or name one machine")
-    if not several and (basis, assume) != (None, None):
-        raise InvalidInput("--basis and --assume are of several machines: name them by comma, or ask `pregate cost`")
+    _check_asked_of(several, now, basis, assume)
     told, brief = [], ""
     if hardware is None:
         from pregate.card.this_machine import find_machine
@@ -142,6 +136,23 @@ def plan(
 
         append_predictions(ledger, answer.predictions())
     _print(answer, format, told, brief, details)
+
+
+def _overrides(sets: list[str] | None, given: dict[str, Any]) -> dict[str, float | str]:
+    """What `--set` says, and options of their own that say the same."""
+    found: dict[str, float | str] = {**parse_sets(sets)}
+    for key, value in given.items():
+        if value is not None and found.setdefault(key, value) != value:
+            raise InvalidInput(f"--set {key} is given twice: give it once")
+    return found
+
+
+def _check_asked_of(several: bool, now: str | None, basis: str | None, assume: list[str] | None) -> None:
+    """Raise `InvalidInput` for what is asked of one machine only, or of several only."""
+    if several and now is not None:
+        raise InvalidInput("--now is what runs on one machine: leave it out, or name one machine")
+    if not several and (basis, assume) != (None, None):
+        raise InvalidInput("--basis and --assume are of several machines: name them by comma, or ask `pregate cost`")
 
 
 def _print(found: Card | MachineRanking, format: CardFormat, told: list[str], brief: str, details: bool) -> None:
