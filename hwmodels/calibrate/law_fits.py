@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from hwmodels.calibrate.kernel_tables import KernelTable
 from hwmodels.compute_formats import computes_in
-from hwmodels.laws.fitted import FittedLaw, HeldOut
+from hwmodels.laws.fitted import MOST_TIME_S, FittedLaw, HeldOut
 from hwmodels.laws.forms import FORMS
 from hwmodels.laws.measured import MEASURED
 from hwmodels.laws.rates import CardRates
@@ -45,7 +45,7 @@ _SOFT = 0.05
 _REACH = 4.0
 """How far from its start, in logarithms, a constant may end."""
 
-_SHARES = ("peak", "memory", "kept")
+_SHARES = ("peak", "memory", "sustained", "kept")
 """Constants that are shares of what is claimed: at most 1 (of a cache that holds more than it says: 2)."""
 
 _LEAST_SPREAD, _VAGUE = 0.02, 1.0
@@ -116,9 +116,11 @@ def solve_law(table: KernelTable, rates: CardRates, start: Mapping[str, float] |
     names = list(FORMS[table.form].constants)
     usual = np.log([at for _, at in FORMS[table.form].constants.values()])
     bounds = np.array([usual - _REACH, usual + _REACH])
-    for i, name in enumerate(names):
+    for i, (name, (dimension, _)) in enumerate(FORMS[table.form].constants.items()):
         if name in _SHARES:
             bounds[1, i] = np.log(2.0 if name == "kept" else 1.0)
+        elif dimension == "time":
+            bounds[1, i] = min(bounds[1, i], np.log(MOST_TIME_S))
     began = usual if start is None else np.log([start[name] for name in names])
 
     def residuals(log_c: NDArray[np.float64]) -> NDArray[np.float64]:

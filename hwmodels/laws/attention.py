@@ -16,10 +16,10 @@ from hwmodels.laws.rates import (
     CardRates,
     KernelTime,
     Number,
-    kept_share,
     larger_of,
     overlapped,
     rounded_up,
+    share_within,
     smaller_of,
     smooth_maximum,
 )
@@ -70,7 +70,7 @@ def decode_attention(
     blocks_s = blocks_s + np.where(parts > 1, c["split_s"] + c["part_s"] * parts, 0.0)
     share = 1 / c["memory"]
     if warm:
-        kept = kept_share(read_bytes, c["kept"] * rates.l2_bytes)
+        kept = share_within(read_bytes, c["kept"] * rates.l2_bytes)
         share = (1 - kept) / c["memory"] + kept / c["cache"]
     fixed_s = c["fixed_s"] + c["sequences_s"] * np.sqrt(n_sequences)
     if kernel.permutes:
@@ -119,7 +119,7 @@ def context_attention(
     appended = 2 * n_sequences * new_tokens * token_bytes
     share = 1 / c["memory"]
     if warm:
-        kept = kept_share(passed + read, c["kept"] * rates.l2_bytes)
+        kept = share_within(passed + read, c["kept"] * rates.l2_bytes)
         share = (1 - kept) / c["memory"] + kept / c["cache"]
     traffic_s = (passed + read) / rates.bytes_per_s * share
     attended = overlapped(c["fixed_s"], compute_s, traffic_s, (compute_s, traffic_s))

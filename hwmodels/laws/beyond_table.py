@@ -32,6 +32,9 @@ _USUAL_SPREAD: Mapping[str, float] = {
 }  # fmt: skip
 """The constants that a table tells, and how far their logarithms may lie from what is usual."""
 
+_NOT_TOLD: dict[str, float] = {"cache": 1.0, "kept": 1.0, "sustained": 1.0, "boost_s": np.inf}
+"""The others: no weights are read again, and a power limit shows in the peak of a table of a few cells."""
+
 _CELL_SPREAD = 0.6
 """Of the logarithm of a cell's time about the law: large, as cells are off together, not each by itself."""
 
@@ -97,7 +100,7 @@ def _by_law(table: GemmTable, rates: CardRates, shapes: NDArray[np.float64]) -> 
 
 def _seconds(log_c: NDArray[Any], rates: CardRates, shapes: NDArray[np.float64], bits: float) -> NDArray[Any]:
     """Of constants by their logarithms, (n_constants,) or (n_constants, n_sets, 1) for several sets of them at once."""
-    values = dict(zip(_USUAL_SPREAD, np.exp(log_c), strict=True)) | {"cache": 1.0, "kept": 1.0}
+    values = dict(zip(_USUAL_SPREAD, np.exp(log_c), strict=True)) | _NOT_TOLD
     m, n, k = shapes.T
     kernel = dense_gemm(values, rates, m, n, k, weight_bits=bits, activation_bits=bits, tiles=_LOW_TILES)
     return np.asarray(kernel.total_s)

@@ -15,9 +15,12 @@ from traces.documents import Section
 from traces.errors import InvalidFile, InvalidInput, unknown_name
 from traces.model.dtypes import find_dtype
 
-__all__ = ["FittedLaw", "HeldOut", "read_law"]
+__all__ = ["MOST_TIME_S", "FittedLaw", "HeldOut", "read_law"]
 
 _ERRORS = ("mape", "median", "p90", "bias", "tau", "scatter")
+
+MOST_TIME_S = 1e-2
+"""Of a constant that is a time."""
 
 _MOST_CONSTANT = 1e6
 """Ratios to what a machine claims; a ramp is counted in elements."""
@@ -85,7 +88,7 @@ class FittedLaw:
         if list(self.values) != list(self.law.constants):
             raise InvalidInput(f"law {self.form}: constants {list(self.values)}, not {list(self.law.constants)}")
         for name, value in self.values.items():
-            most = 1e-2 if self.law.constants[name][0] == "time" else _MOST_CONSTANT
+            most = MOST_TIME_S if self.law.constants[name][0] == "time" else _MOST_CONSTANT
             if not 0 < value <= most:
                 raise InvalidInput(f"law {self.form}: {name} = {value:g}: above 0 and at most {most:g} can be")
         n = len(self.values)

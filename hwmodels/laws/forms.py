@@ -17,6 +17,8 @@ _GEMM: Mapping[str, tuple[str, float]] = {
     "activations": ("ratio", 1.0),
     "split_s": ("time", 3e-6),
     "step_s": ("time", 1e-9),
+    "sustained": ("ratio", 0.7),
+    "boost_s": ("time", 1e-3),
 }
 """What is fitted, by dimension, and where a fit starts.
 
@@ -24,7 +26,8 @@ fixed_s: per GEMM. peak, memory: what tiles achieve of the claimed arithmetic an
 cache: times the claimed bandwidth at which weights come that the cache still holds; kept: the share of the cache that
 holds them. ramp: elements of the inner dimension that a tile loses to filling its pipeline. activations: what goes in
 and comes out, over its time at the claimed bandwidth. split_s: adding up a split inner dimension. step_s: least time of
-a tile for one element of the inner dimension."""
+a tile for one element of the inner dimension. sustained: of the claimed arithmetic what power sustains; boost_s: how
+long a product is not held back to it."""
 
 _QUANTISED: Mapping[str, tuple[str, float]] = {
     **_GEMM,

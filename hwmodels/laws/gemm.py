@@ -1,8 +1,9 @@
 """A dense GEMM: output tiles in whole waves over the multiprocessors, beside reading the weights once.
 
 `m` rows by `n` columns over an inner dimension `k`. An engine picks the tile, and whether to split the inner dimension
-over idle multiprocessors, by what is fastest; so does the law, unless the engine's source says what it picks. Where
-activations are quantised first, a kernel of its own reads and writes them.
+over idle multiprocessors, by what is fastest; so does the law, unless the engine's source says what it picks. A product
+that takes longer than the board's power controller needs runs at the rate that its power sustains. Where activations
+are quantised first, a kernel of its own reads and writes them.
 """
 
 from __future__ import annotations
@@ -16,10 +17,10 @@ from hwmodels.laws.rates import (
     CardRates,
     KernelTime,
     Number,
-    kept_share,
     larger_of,
     overlapped,
     rounded_up,
+    share_within,
     smaller_of,
     smooth_maximum,
 )
@@ -64,6 +65,7 @@ def dense_gemm(
         tiles_s = _dispatched_s(c, rates, m, n, k, dispatch)
     else:
         tiles_s = _tiles_s(c, rates, m, n, k, INSTRUCTION_TILES[dispatch] if dispatch else tiles)
+    tiles_s = _sustained_s(c, rates, 2 * m * n * k, tiles_s)
     weights_s = _weights_s(c, rates, n * k * weight_bits / 8, cycled_bytes)
     moved = m * k * activation_bits / 8 + m * n * _WIDE_BITS / 8
     claimed = 2 * m * n * k / rates.flop_per_s, n * k * weight_bits / 8 / rates.bytes_per_s
@@ -80,7 +82,7 @@ def _weights_s(c: Mapping[str, Number], rates: CardRates, weight_bytes: Number, 
     alone_s = weight_bytes / rates.bytes_per_s
     if cycled_bytes is None:
         return alone_s / c["memory"]
-    kept = kept_share(cycled_bytes, c["kept"] * rates.l2_bytes)
+    kept = share_within(cycled_bytes, c["kept"] * rates.l2_bytes)
     return alone_s * ((1 - kept) / c["memory"] + kept / c["cache"])
 
 
@@ -101,6 +103,15 @@ def _tiles_s(
     each_s = np.where(parts > 1, smaller_of(whole_s, split_s), whole_s)
     fastest = np.argmin(np.real(each_s), axis=0)
     return np.take_along_axis(each_s, fastest[np.newaxis], axis=0)[0]
+
+
+def _sustained_s(c: Mapping[str, Number], rates: CardRates, flop: Number, tiles_s: Number) -> Number:
+    """Tiles of a product that runs long enough to be held back. What fills a tile up is zeros, which switch next to
+    nothing: the rate that power sustains is one of `flop`, not of tiles.
+    """
+    boosted = share_within(tiles_s, c["boost_s"])
+    held_s = larger_of(flop / (c["sustained"] * rates.flop_per_s), tiles_s)
+    return boosted * tiles_s + (1 - boosted) * held_s
 
 
 def _dispatched_s(c: Mapping[str, Number], rates: CardRates, m: Number, n: Number, k: Number, dispatch: str) -> Number:

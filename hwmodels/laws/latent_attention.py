@@ -16,10 +16,10 @@ from hwmodels.laws.rates import (
     CardRates,
     KernelTime,
     Number,
-    kept_share,
     larger_of,
     overlapped,
     rounded_up,
+    share_within,
     smaller_of,
     smooth_maximum,
 )
@@ -61,7 +61,7 @@ def latent_decode(
     blocks_s = blocks_s + np.where(np.real(parts) > 1, c["split_s"] + c["part_s"] * parts, 0.0)
     share = 1 / c["memory"]
     if warm:
-        kept = kept_share(read_bytes, c["kept"] * rates.l2_bytes)
+        kept = share_within(read_bytes, c["kept"] * rates.l2_bytes)
         share = (1 - kept) / c["memory"] + kept / c["cache"]
     passed = _BYTES * n_sequences * n_heads * widths * c["activations"]
     traffic_s = (read_bytes * share + passed) / rates.bytes_per_s

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from hwmodels.laws.gemm import STEP, tile_seconds
-from hwmodels.laws.rates import CardRates, KernelTime, Number, kept_share, overlapped, rounded_up, smaller_of
+from hwmodels.laws.rates import CardRates, KernelTime, Number, overlapped, rounded_up, share_within, smaller_of
 
 __all__ = ["ALIGNED", "HEIGHTS", "ExpertGroup", "ExpertRows", "expert_rows_of", "fused_experts"]
 
@@ -104,7 +104,7 @@ def _grouped(
     weight_bytes = of.n_experts * n * k * weight_bits / 8
     share = 1 / c["memory"]
     if warm:
-        kept = kept_share(weight_bytes, c["kept"] * rates.l2_bytes)
+        kept = share_within(weight_bytes, c["kept"] * rates.l2_bytes)
         share = (1 - kept) / c["memory"] + kept / c["cache"]
     claimed = 2 * of.n_rows * n * k / rates.flop_per_s, weight_bytes / rates.bytes_per_s
     alone_s = weight_bytes / (rates.n_sm * _CORE_BYTES_PER_S) if by_core else claimed[1]

@@ -14,10 +14,10 @@ __all__ = [
     "CardRates",
     "KernelTime",
     "Number",
-    "kept_share",
     "larger_of",
     "overlapped",
     "rounded_up",
+    "share_within",
     "smaller_of",
     "smooth_maximum",
 ]
@@ -88,11 +88,11 @@ def rounded_up(a: Number) -> Number:
     return np.ceil(np.real(a) - 1e-9)
 
 
-def kept_share(read_bytes: Number, cache_bytes: Number) -> Number:
-    """The share of `read_bytes`, read round and round, that a cache answers.
+def share_within(amount: Number, limit: Number) -> Number:
+    """How much of something a limit lets pass: of bytes read round and round what a cache answers, say.
 
-    Nearly all until it is full and nearly none beyond, as tables of kernels show: the twelfth power of the turns.
+    Nearly all up to the limit and nearly nothing beyond, as tables of kernels show: the twelfth power of the turns.
     """
-    turns = read_bytes / cache_bytes
+    turns = amount / limit
     fourth = turns * turns * turns * turns
     return 1 / (1 + fourth * fourth * fourth)

@@ -32,7 +32,7 @@ def gpu_s(m: float, n: float, k: float) -> float:
     """Tiles in whole waves, with constants of its own."""
     own = {
         "fixed_s": 6e-6, "peak": 0.65, "memory": 0.75, "cache": 1.0, "kept": 1.0, "ramp": 200.0, "activations": 1.5,
-        "split_s": 4e-6, "step_s": 1.5e-9,
+        "split_s": 4e-6, "step_s": 1.5e-9, "sustained": 1.0, "boost_s": 1.0,
     }  # fmt: skip
     return float(dense_gemm(own, GPU, m, n, k).total_s)
 

@@ -19,7 +19,7 @@ from hwmodels.laws.families import family_of
 from hwmodels.laws.forms import FORMS, KERNELS
 from hwmodels.laws.gemm import dense_gemm
 from hwmodels.laws.moe import ExpertGroup, expert_rows_of, fused_experts
-from hwmodels.laws.rates import CardRates, kept_share, smooth_maximum
+from hwmodels.laws.rates import CardRates, share_within, smooth_maximum
 from hwmodels.platform import load_platform
 from hwmodels.specs.machine_files import hardware_names, load_machine, machine_document
 from tests.command_line import Run
@@ -38,9 +38,35 @@ def test_a_gemm_bound_by_memory_takes_what_its_weights_take_and_one_bound_by_ari
     assert one.total_s == pytest.approx(weights_s + 3e-6, rel=0.1)
     assert one.hbm_s > 0
     assert one.compute_s == 0
-    many = dense_gemm(START["gemm"], H100, 16384.0, 16384.0, 16384.0)
-    assert many.total_s == pytest.approx(2 * 16384**3 / H100.flop_per_s / START["gemm"]["peak"], rel=0.05)
+    many = dense_gemm(START["gemm"], H100, 4096.0, 4096.0, 4096.0)
+    assert many.total_s == pytest.approx(2 * 4096**3 / H100.flop_per_s / START["gemm"]["peak"], rel=0.1)
     assert many.compute_s > 0
+
+
+def test_a_long_gemm_runs_at_the_rate_that_power_sustains_and_a_short_one_at_its_peak() -> None:
+    c, never = START["gemm"], {**START["gemm"], "boost_s": np.inf}
+    short, long = (4096.0, 4096.0, 4096.0), (16384.0, 16384.0, 16384.0)
+    assert dense_gemm(c, H100, *short).total_s == pytest.approx(dense_gemm(never, H100, *short).total_s, rel=1e-3)
+    sustained_s = 2 * 16384**3 / H100.flop_per_s / c["sustained"]
+    assert dense_gemm(c, H100, *long).total_s == pytest.approx(sustained_s, rel=0.01)
+    assert dense_gemm(never, H100, *long).total_s == pytest.approx(sustained_s * c["sustained"] / c["peak"], rel=0.05)
+
+
+def test_what_fills_tiles_up_takes_time_but_next_to_no_power() -> None:
+    def one_row_more(**other: float) -> float:
+        c = {**START["gemm"], **other}
+        full, more = (dense_gemm(c, H100, m, 65536.0, 16384.0, tiles=((128, 128),)).total_s for m in (4096.0, 4097.0))
+        return float(more / full)
+
+    assert one_row_more() == pytest.approx(1, abs=0.001)
+    assert one_row_more(sustained=1.0) == pytest.approx(33 / 32, abs=0.01)
+
+
+def test_power_never_makes_a_larger_gemm_shorter() -> None:
+    rows = 256.0 * np.arange(1, 200)
+    seconds = dense_gemm(START["gemm"], H100, rows, 8192.0, 8192.0).total_s
+    assert seconds[0] < START["gemm"]["boost_s"] < seconds[-1]
+    assert np.all(np.diff(seconds) > -1e-12)
 
 
 def test_a_gemm_never_takes_less_with_more_rows_of_whole_tiles() -> None:
@@ -50,8 +76,8 @@ def test_a_gemm_never_takes_less_with_more_rows_of_whole_tiles() -> None:
 
 
 def test_weights_read_in_turn_come_from_the_cache_until_it_is_full() -> None:
-    assert kept_share(1e6, 5e7) == pytest.approx(1)
-    assert kept_share(5e8, 5e7) == pytest.approx(0, abs=1e-9)
+    assert share_within(1e6, 5e7) == pytest.approx(1)
+    assert share_within(5e8, 5e7) == pytest.approx(0, abs=1e-9)
     small, n = START["gemm"], 1024.0
     cold = dense_gemm(small, H100, 1, n, n)
     warm = dense_gemm(small, H100, 1, n, n, cycled_bytes=6 * n * n * 2)
