@@ -75,13 +75,18 @@ def gated_delta_net(
     )
 
 
-def kimi_delta(d_model: int, n_heads: int, head_dim: int, conv: int, *, full_rank: bool = False) -> LinearMixer:
-    """Kimi Delta Attention (arXiv 2510.26692): gated delta rule, a decay a channel, through low-rank maps or not."""
+def kimi_delta(
+    d_model: int, n_heads: int, head_dim: int, conv: int, *, full_rank_decay: bool = False, full_rank_gate: bool = False
+) -> LinearMixer:
+    """Kimi Delta Attention (arXiv 2510.26692): gated delta rule. Its decay, one a channel, and its output gate each go
+    through a low-rank map or a full one.
+    """
     width, state = n_heads * head_dim, n_heads * head_dim * head_dim
-    low_rank = ((width, d_model),) if full_rank else ((head_dim, d_model), (width, head_dim))
+    full, low = ((width, d_model),), ((head_dim, d_model), (width, head_dim))
+    decay, gate = full if full_rank_decay else low, full if full_rank_gate else low
     return LinearMixer(
         "kda",
-        ((3 * width, d_model), *low_rank, (n_heads, d_model), *low_rank, (d_model, width)),
+        ((3 * width, d_model), *decay, (n_heads, d_model), *gate, (d_model, width)),
         vectors=3 * width * conv + width + n_heads + head_dim,
         state_elements=state + 3 * width * (conv - 1),
         flop_per_token=7 * state + 6 * width * conv,

@@ -111,7 +111,7 @@ def decoder_only(fields: Fields, model_type: str) -> dict[str, Any]:
         "n_expert_matrices": n_matrices,
         "norm_bias": bool(traits.get("norm_bias")),
         "head_bias": fields.flag("lm_head_bias"),
-        "d_expert": fields.integer("moe_hidden_size", fields.integer("moe_latent_size", 0)) % d_model,
+        "d_expert": fields.integer("d_expert", 0) % d_model,
         "other_params": _other_params(fields, d_model, n_layers, attention, traits),
         **experts,
     }
@@ -200,6 +200,8 @@ def _attention(fields: Fields, d_model: int, traits: Traits) -> Attention:
     compressed = traits.get("compressed", False)
     indexer = indexer if all(indexer.values()) and not compressed else {}
     gate = traits.get("output_gate") if fields.flag("attn_output_gate", default=True) else None
+    if gate is None and fields.flag("mla_use_output_gate"):  # Kimi K3
+        gate = "channel"
     if gate is None:  # "per-head" where others say true
         by_head = fields.get("gating") == "per-head" or fields.flag("gating", "use_head_wise_attn_gate")
         gate = "head" if by_head else None

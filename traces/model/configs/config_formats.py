@@ -41,8 +41,8 @@ def stored_formats(
     if plain.bits < 16:
         plain = DTYPES["bf16"]
     stated = Fields.of(shapes, config, where)
-    d_model, n_experts = stated.integer("d_model"), stated.integer("n_experts", 1)
-    parts = part_formats(quantisation, stack, d_model, n_experts, plain, f"{where}: {source}")
+    d_model, n_experts, model_type = stated.integer("d_model"), stated.integer("n_experts", 1), stated.get("model_type")
+    parts = part_formats(quantisation, stack, d_model, n_experts, str(model_type), plain, f"{where}: {source}")
     fields: StoredFormats = {
         "dtype": parts["dense"],
         "expert_dtype": _expert_format(config, shapes, quantisation, where) or parts["experts"],

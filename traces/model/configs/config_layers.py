@@ -251,7 +251,9 @@ def _recurrent_mixer(fields: Fields, d_model: int, traits: Traits) -> LinearMixe
     apart = isinstance(inner, dict)
     if apart or (fields.get("linear_num_heads") is not None and fields.get("linear_num_key_heads") is None):
         sizes = _sizes(Fields((inner,), fields.where), _KIMI) if apart else _sizes(fields, _KIMI_FLAT)
-        return linear_mixer.kimi_delta(d_model, *sizes, full_rank=bool(traits.get("kda_full_rank")))
+        both = bool(traits.get("kda_full_rank"))
+        full_gate = both or (apart and Fields((inner,), fields.where).flag("use_full_rank_gate"))  # Kimi K3
+        return linear_mixer.kimi_delta(d_model, *sizes, full_rank_decay=both, full_rank_gate=full_gate)
     for told_by, (make, named) in _RECURRENT.items():
         if fields.get(told_by) is not None:
             return make(d_model, *_sizes(fields, named))

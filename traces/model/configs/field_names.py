@@ -21,6 +21,7 @@ NAMES: dict[str, tuple[str, ...]] = {
     "d_ff_expert": (
         "moe_intermediate_size", "expert_ffn_hidden_size", "moe_ffn_hidden_size", "expert_intermediate_size",
     ),
+    "d_expert": ("moe_hidden_size", "moe_latent_size", "routed_expert_hidden_size"),
     "d_ff": ("intermediate_size", "ffn_hidden_size", "d_ff"),
     "d_ff_dense": ("dense_intermediate_size", "intermediate_size_mlp"),
     "n_shared": ("n_shared_experts", "num_shared_experts", "moe_num_shared_experts", "num_shared_expert"),

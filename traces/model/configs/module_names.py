@@ -6,7 +6,7 @@ import fnmatch
 import re
 from functools import lru_cache
 
-__all__ = ["ATTENTIONS", "FEED_FORWARDS", "from_layers", "is_pattern", "matches"]
+__all__ = ["ATTENTIONS", "feed_forwards", "from_layers", "is_pattern", "matches"]
 
 Family = tuple[str, ...]
 """The matrices of a part in one layer, as one family of models names them; `0` stands for any expert."""
@@ -18,7 +18,7 @@ def _within(stem: str, *names: str) -> Family:
     return tuple(f"{stem}.{name}" for name in names)
 
 
-FEED_FORWARDS: dict[str, tuple[Family, ...]] = {
+_FEED_FORWARDS: dict[str, tuple[Family, ...]] = {
     "experts": (
         _within("mlp.experts.0", *_GATED),
         _within("mlp.switch_mlp", *_GATED),
@@ -46,6 +46,21 @@ FEED_FORWARDS: dict[str, tuple[Family, ...]] = {
     ),
 }
 """The matrices of FFNs by part and by family of models."""
+
+_OF_SOME = {"switch_mlp": "mlx", "shared_mlp": "hunyuan"}
+"""Names that end as others do, and whose alone they are: a pattern of `mlp.gate_proj` means `switch_mlp.gate_proj` too,
+which stands in no checkpoint but those of MLX.
+"""
+
+
+def feed_forwards(method: str, model_type: str) -> dict[str, tuple[Family, ...]]:
+    """The matrices of FFNs by part, under the names that a method of quantisation and a model type may use."""
+    foreign = {name for name, whose in _OF_SOME.items() if whose != method and whose not in model_type.lower()}
+    return {
+        part: tuple(family for family in families if not any(name in family[0] for name in foreign))
+        for part, families in _FEED_FORWARDS.items()
+    }
+
 
 _STATE_SPACES = tuple(_within(stem, "in_proj", "out_proj") for stem in ("mamba", "mixer"))
 ATTENTIONS: dict[str, tuple[Family, ...]] = {

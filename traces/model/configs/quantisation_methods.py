@@ -26,6 +26,8 @@ def method_name(quantisation: Mapping[str, Any]) -> str:
     method = str(quantisation.get("quant_method") or "").lower().replace("_", "-")
     if not method and (quantisation.get("load_in_4bit") or quantisation.get("load_in_8bit")):
         method = "bitsandbytes"
+    if not method and quantisation.get("config_groups"):
+        method = "compressed-tensors"
     if not method and "bits" in quantisation:
         method = "gptq" if _OF_GPTQ & set(quantisation) else "mlx"
     return _ALIASES.get(method, method)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from traces.errors import InvalidFile
-from traces.model.configs.module_names import ATTENTIONS, FEED_FORWARDS, Family, from_layers, is_pattern, matches
+from traces.model.configs.module_names import ATTENTIONS, Family, feed_forwards, from_layers, is_pattern, matches
 from traces.model.configs.quantisation_methods import (
     method_name,
     named_format,
@@ -85,14 +85,20 @@ def _is_name(text: str) -> bool:
 
 
 def part_formats(
-    quantisation: Mapping[str, Any], stack: LayerStack, d_model: int, n_experts: int, plain: Dtype, where: str
+    quantisation: Mapping[str, Any],
+    stack: LayerStack,
+    d_model: int,
+    n_experts: int,
+    model_type: str,
+    plain: Dtype,
+    where: str,
 ) -> dict[str, Dtype]:
     """The format of each part, `plain` where it is not converted. Raises `InvalidFile` for what is not read."""
     scheme = _scheme(quantisation, where)
     rest = {*stack.bare_layers, *stack.moe_layers}
     dense = tuple(layer for layer in range(stack.n_layers) if layer not in rest)
     found: dict[str, Weights] = {}
-    for part, families in FEED_FORWARDS.items():
+    for part, families in feed_forwards(method_name(quantisation), model_type).items():
         layers = dense if part == "dense" else stack.moe_layers
         found[part] = _in_layers(scheme, families, dict.fromkeys(layers or (0,), 1), n_experts)
     found["attention"] = _attention(scheme, stack, d_model)
