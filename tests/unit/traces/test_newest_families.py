@@ -73,3 +73,143 @@ def test_dense_layers_that_are_left_out_leave_no_expert_out(model_type: str, tmp
     assert (found.expert_dtype.name, found.dtype.name) == ("int4-g32", "bf16")
     only_dense = {"config_groups": group, "ignore": IGNORED[-1:]}
     assert read(tmp_path, quantization_config=only_dense).stored_shared_dtype.name == "int4-g32"
+
+
+DEEPSEEK: dict[str, Any] = {
+    "vocab_size": 129280, "dim": 7168, "inter_dim": 18432, "moe_inter_dim": 2048, "n_layers": 61, "n_dense_layers": 3,
+    "n_heads": 128, "n_routed_experts": 256, "n_shared_experts": 1, "n_activated_experts": 8, "q_lora_rank": 1536,
+    "kv_lora_rank": 512, "qk_nope_head_dim": 128, "qk_rope_head_dim": 64, "v_head_dim": 128, "score_func": "sigmoid",
+    "dtype": "fp8",
+}  # fmt: skip
+"""`inference/configs/config_671B.json` of DeepSeek-V3: 671 B, 37 B active without one of its two tables."""
+
+MIXTRAL: dict[str, Any] = {
+    "dim": 4096, "n_layers": 32, "head_dim": 128, "hidden_dim": 14336, "n_heads": 32, "n_kv_heads": 8,
+    "vocab_size": 32000, "moe": {"num_experts_per_tok": 2, "num_experts": 8},
+}  # fmt: skip
+"""`params.json` of Mixtral-8x7B: 46.7 B, 12.9 B active."""
+
+MISTRAL_LARGE: dict[str, Any] = {
+    "dim": 7168, "n_layers": 61, "head_dim": 192, "hidden_dim": 16384, "n_heads": 128, "n_kv_heads": 128,
+    "vocab_size": 131072, "q_lora_rank": 1536, "kv_lora_rank": 512, "qk_nope_head_dim": 128, "qk_rope_head_dim": 64,
+    "v_head_dim": 128, "tied_embeddings": False, "quantization": {"qformat_weight": "fp8_e4m3"},
+    "moe": {
+        "num_experts": 128, "num_experts_per_tok": 4, "num_shared_experts": 1, "expert_hidden_dim": 4096,
+        "first_k_dense_replace": 3, "route_every_n": 1,
+    },
+}  # fmt: skip
+"""`params.json` of Mistral Large 3: 675 B with 2.5 B of an eye, 39 B active without one of its two tables."""
+
+GPT_OSS: dict[str, Any] = {
+    "num_hidden_layers": 36, "num_experts": 128, "experts_per_token": 4, "vocab_size": 201088, "hidden_size": 2880,
+    "intermediate_size": 2880, "head_dim": 64, "num_attention_heads": 64, "num_key_value_heads": 8,
+    "sliding_window": 128, "initial_context_length": 4096,
+}  # fmt: skip
+"""`original/config.json` of gpt-oss-120b: 116.8 B, 5.1 B active without a table of 0.6 B."""
+
+
+@pytest.mark.parametrize(
+    ("name", "document", "counts", "expert_format"),
+    [
+        ("config_671B.json", DEEPSEEK, (671.0e9, 37.55e9), "fp8"),
+        ("params.json", MIXTRAL, (46.70e9, 12.88e9), "bf16"),
+        ("params.json", MISTRAL_LARGE, (673.4e9, 39.95e9), "fp8"),
+        ("config.json", GPT_OSS, (116.83e9, 5.71e9), "mxfp4"),
+    ],
+)
+def test_files_in_the_words_of_their_makers_are_read(
+    name: str, document: dict[str, Any], counts: tuple[float, float], expert_format: str, tmp_path: Path
+) -> None:
+    model = read_file(tmp_path, name, document)
+    assert (model.total_params, model.active_params) == pytest.approx(counts, rel=0.002)
+    assert model.expert_dtype.name == expert_format
+
+
+def test_a_type_that_is_not_stated_is_that_of_the_class(tmp_path: Path) -> None:
+    stated = read(tmp_path)
+    named = read(tmp_path, model_type=None, architectures=["Qwen2MoeForCausalLM"])
+    assert (named.total_params, named.decoder) == (stated.total_params, stated.decoder)
+
+
+def test_adjugate_experts_of_a_group_count_in_its_experts(tmp_path: Path) -> None:
+    """GroveMoE-Inst (arXiv 2508.07785): 33 B in all, 3.14 to 3.28 B active without the tables (0.6 B)."""
+    grove = {
+        "model_type": "grove_moe", "hidden_size": 2048, "intermediate_size": 6144, "num_hidden_layers": 48,
+        "num_attention_heads": 32, "num_key_value_heads": 4, "head_dim": 128, "vocab_size": 151936, "num_experts": 128,
+        "num_experts_per_tok": 8, "moe_intermediate_size": 768, "tie_word_embeddings": False,
+    }  # fmt: skip
+    model = read_file(tmp_path, "config.json", grove)
+    assert model.total_params == pytest.approx(32.95e9, rel=1e-3)
+    assert 3.14e9 < model.active_params - 151936 * 2048 < 3.28e9
+
+
+def test_tables_of_n_grams_lie_in_memory(tmp_path: Path) -> None:
+    """LongCat-Flash-Lite (arXiv 2601.21204) has 31.4 B of them: 78 times its vocabulary of 131,072, 3,072 wide."""
+    plain = read(tmp_path, model_type="other")
+    more = read(tmp_path, model_type="other", ngram_vocab_size_ratio=78)
+    assert more.total_params - plain.total_params == 78 * 100 * 64
+    assert more.active_params == plain.active_params
+
+
+def test_experts_in_lists_and_sections_of_llama_moe_and_moe_llava_are_read(tmp_path: Path) -> None:
+    llama = read(
+        tmp_path, model_type="llama_moe", moe_intermediate_size=None, num_experts_per_tok=None, mlp_only_layers=[],
+        shared_expert_intermediate_size=None, num_selects=4, size_experts=[[16] * 8] * 4,
+    )  # fmt: skip
+    assert (llama.top_k, llama.d_ff_expert) == (4, 16)
+    section = {"moe_enable": True, "num_experts": [6] * 2, "top_k_experts": 2, "moe_layers_idx": [0, 2]}
+    llava = read(
+        tmp_path, model_type="moe_llava_qwen", num_experts=None, num_experts_per_tok=None, moe_intermediate_size=None,
+        shared_expert_intermediate_size=None, mlp_only_layers=None, moe=section,
+    )  # fmt: skip
+    assert (llava.n_experts, llava.top_k, llava.d_ff_expert, llava.decoder.moe_layers) == (6, 2, 128, (0, 2))
+
+
+def test_a_width_of_experts_that_is_not_read_is_told_whatever_the_type(tmp_path: Path) -> None:
+    assert "not read: moe_inner_ffn_size" in read(tmp_path, moe_inner_ffn_size=16).note
+    assert "not read" not in read(tmp_path).note
+
+
+@pytest.mark.parametrize(
+    ("quantisation", "experts", "attention"),
+    [
+        (
+            {"quant_method": "quark", "global_quant_config": {},
+             "layer_quant_config": {"*mlp.experts*": {"weight": {"dtype": "fp4", "group_size": 32}}}},
+            "mxfp4", "bf16",
+        ),
+        (
+            {"quant_method": "quark", "global_quant_config": {"weight": {"dtype": "fp4_e2m1", "group_size": 32}}},
+            "mxfp4", "mxfp4",
+        ),
+        (
+            {"quant_method": "hqq", "quant_config": {
+                "mlp.experts.gate_proj": {"weight_quant_params": {"nbits": 2, "group_size": 16}},
+                "mlp.experts.up_proj": {"weight_quant_params": {"nbits": 2, "group_size": 16}},
+                "mlp.experts.down_proj": {"weight_quant_params": {"nbits": 2, "group_size": 16}},
+                **{f"self_attn.{letter}_proj": {"weight_quant_params": {"nbits": 4, "group_size": 64}}
+                   for letter in "qkvo"},
+            }},
+            "hqq2-g16", "hqq4-g64",
+        ),
+        (
+            {"quant_method": "torchao", "quant_type": {"default": {"_type": "FqnToConfig", "_data": {"fqn_to_config": {
+                "_default": None,
+                "re:.*experts.*": {"_type": "Int4WeightOnlyConfig", "_data": {"group_size": 32}},
+            }}}}},
+            "int4-g32-b", "bf16",
+        ),
+        (
+            {"quant_method": "torchao", "quant_type": {"default": {
+                "_type": "ModuleFqnToConfig", "_data": {"module_fqn_to_config": {
+                    "_default": {"_type": "Int8WeightOnlyConfig", "_data": {}}, "re:.*self_attn.*": None,
+                }}}}},
+            "int8", "bf16",
+        ),
+    ],
+)  # fmt: skip
+def test_formats_by_module_leave_the_others_as_they_were(
+    quantisation: dict[str, Any], experts: str, attention: str, tmp_path: Path
+) -> None:
+    model = read(tmp_path, quantization_config=quantisation)
+    assert (model.expert_dtype.name, model.stored_attention_dtype.name) == (experts, attention)

@@ -24,6 +24,7 @@ _QWEN3_NEXT: Traits = {"qk_norm": "head", "output_gate": "channel"}
 TRAITS: dict[str, Traits] = {
     "deepseek_v4": {"compressed": True, "sinks": True},
     "bailing_hybrid": {"output_gate": "head", "kda_full_rank": True},
+    "grove_moe": {"qk_norm": "head", "adjugate": True},
     "hunyuan_v1_moe": {"shared_of_expert_width": True},
     "hy_v4": {"output_gate": "channel"},
     "hy_v4_vl_text": {"output_gate": "channel"},
@@ -118,8 +119,8 @@ def decoder_only(fields: Fields, model_type: str) -> dict[str, Any]:
 
 
 def _other_params(fields: Fields, d_model: int, n_layers: int, attention: Attention, traits: Traits) -> int:
-    """Parameters that no op of ours reads: attention experts not chosen (JetMoE), tables by layer (Gemma), what
-    mixes parallel residual streams (DeepSeek-V4, arXiv 2512.24880).
+    """Parameters that no op of ours reads: attention experts not chosen (JetMoE), tables by layer (Gemma) or of
+    n-grams (LongCat-Flash-Lite), what mixes parallel residual streams (DeepSeek-V4, arXiv 2512.24880).
     """
     total = 0
     if traits.get("attention_experts"):
@@ -130,6 +131,8 @@ def _other_params(fields: Fields, d_model: int, n_layers: int, attention: Attent
     if per_layer:
         table = fields.integer("vocab_size_per_layer_input", fields.integer("vocab_size"))
         total += n_layers * per_layer * (table + 3 * d_model)
+    ratio = fields.integer("ngram_vocab_size_ratio", 0)  # LongCat: tables of n-grams, that many times the vocabulary
+    total += ratio * fields.integer("vocab_size") * d_model
     streams = fields.integer("hc_mult", 0)
     if streams:  # hyper-connections: before attention and FFN of a layer, and one that joins the streams at the end
         total += (n_layers * 2 * (2 + streams) + 1) * streams * streams * d_model
@@ -157,6 +160,9 @@ def _experts(fields: Fields, traits: Traits) -> dict[str, Any]:
     if d_ff_expert < 1 or (not (told or traits["model_type"] in CHECKED) and fields.integer("first_dense", 0)):
         raise InvalidFile(f"{fields.where}: key 'moe_intermediate_size' is missing: the width of an expert")
     n_shared, width = _shared(fields, d_ff_expert, traits)
+    if traits.get("adjugate"):  # GroveMoE: a small FFN that experts of a group share counts as a part of each of them
+        group = fields.integer("experts_per_group", 2, minimum=1)
+        d_ff_expert += fields.integer("parallel_expert_intermediate_size", 128) // group
     return {
         "n_experts": fields.integer("n_experts", minimum=1),
         "top_k": fields.integer("top_k", minimum=1),

@@ -14,7 +14,7 @@ from traces.model.configs.field_names import NAMES
 __all__ = ["Fields", "text_model"]
 
 _TEXT_MODELS = ("text_config", "llm_config", "language_config", "thinker_config", "language_model", "text_model_config")
-_NESTED = ("ffn_config", "attn_config", "moe_config")
+_NESTED = ("ffn_config", "attn_config", "moe_config", "moe")
 
 
 def text_model(config: Mapping[str, Any], where: str) -> Mapping[str, Any]:
@@ -57,7 +57,7 @@ class Fields:
         keys = NAMES.get(name, (name,))
         for key in keys:
             value = self.get(key)
-            if isinstance(value, list) and value:
+            while isinstance(value, list) and value:
                 value = value[0]
             if value is None:
                 continue

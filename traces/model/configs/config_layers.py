@@ -51,9 +51,10 @@ def sparse_layers(fields: Fields, n_layers: int) -> tuple[int, ...]:
     if kinds:
         fields.cut_to_layers("mlp_layer_types", kinds, n_layers)
         return tuple(i for i, kind in enumerate(kinds) if kind in ("sparse", "moe", "hash_moe"))
-    listed = fields.get("moe_layers")
-    if isinstance(listed, list) and listed:
-        return tuple(fields.integers("moe_layers"))
+    for key in ("moe_layers", "moe_layers_idx"):
+        listed = fields.get(key)
+        if isinstance(listed, list) and listed:
+            return tuple(fields.integers(key))
     enumerated = fields.get("moe_layers_enum")
     if isinstance(enumerated, str) and enumerated:
         return tuple(int(word) for word in enumerated.split(",") if word.strip().isdigit())

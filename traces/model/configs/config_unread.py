@@ -57,7 +57,9 @@ def _stated(fields: Fields) -> list[tuple[str, Any]]:
     return [item for document in fields.documents[:-1] or fields.documents for item in document.items()]
 
 
-_READ = {name for names in NAMES.values() for name in names}
+_READ = {name for names in NAMES.values() for name in names} | {"parallel_expert_intermediate_size"}
+_WIDTH = re.compile(r"(expert|moe).*_(hidden|intermediate|latent|inner|ffn)_|(hidden|intermediate)_\w+_(expert|moe)")
+"""A width of experts in words of its own: counts may be short of what it says."""
 _HARMLESS = re.compile(r"capacity|group|parallel|_size_per|zero_expert|hash|first_k|pad")
 
 
@@ -71,11 +73,10 @@ def unread_notes(fields: Fields, *, checked: bool) -> list[str]:
         counts = fields.get(key)
         if isinstance(counts, list) and len(counts) > 1 and fields.get("vision_config") is not None:
             notes.append(f"{key} = {str(counts)[:40]}: experts of other modalities are left out")
-    if not checked:
-        other = sorted({
-            key for key, value in _stated(fields)
-            if "expert" in key and type(value) is int and value > 1 and key not in _READ and not _HARMLESS.search(key)
-        })  # fmt: skip
-        if other:
-            notes.append(f"not read: {', '.join(other)[:200]}")
+    other = sorted({
+        key for key, value in _stated(fields) if type(value) is int and value > 1 and key not in _READ
+        and (_WIDTH.search(key) or (not checked and "expert" in key and not _HARMLESS.search(key)))
+    })  # fmt: skip
+    if other:
+        notes.append(f"not read: {', '.join(other)[:200]}")
     return notes

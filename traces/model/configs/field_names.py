@@ -17,9 +17,11 @@ NAMES: dict[str, tuple[str, ...]] = {
     "top_k": (
         "num_experts_per_tok", "num_experts_per_token", "moe_topk", "moe_k", "moe_top_k", "top_k_experts",
         "experts_per_token", "num_selected_experts", "n_activated_experts", "moe_num_active_primary_experts",
+        "num_selects",
     ),
     "d_ff_expert": (
         "moe_intermediate_size", "expert_ffn_hidden_size", "moe_ffn_hidden_size", "expert_intermediate_size",
+        "size_experts",
     ),
     "d_expert": ("moe_hidden_size", "moe_latent_size", "routed_expert_hidden_size"),
     "d_ff": ("intermediate_size", "ffn_hidden_size", "d_ff"),

@@ -18,6 +18,7 @@ from traces.model.configs.config_formats import stored_formats
 from traces.model.configs.config_unread import refuse_unread, unread_notes
 from traces.model.configs.field_names import NAMES
 from traces.model.configs.huggingface_encoder_decoder import ENCODER_DECODER
+from traces.model.configs.makers_files import in_common_names
 from traces.model.model_architecture import ModelArchitecture
 
 MAX_CONFIG_BYTES = 16 << 20
@@ -33,7 +34,7 @@ def from_huggingface_config(path: str | Path) -> ModelArchitecture:
     `InvalidFile` naming a missing or bad key, or saying that the model is dense.
     """
     path = Path(path)
-    whole = _read_json(path)
+    whole = in_common_names(_read_json(path), CHECKED)
     text = text_model(whole, str(path))
     model_type = _model_type(text, whole, path)
     fields = Fields.of(text, whole, str(path))
@@ -107,7 +108,7 @@ def _model_type(text: Mapping[str, Any], whole: Mapping[str, Any], path: Path) -
             return found
         if found is not None:
             raise InvalidFile(f"{path}: model_type is not text")
-    raise InvalidFile(f"{path}: key 'model_type' is missing: is this a model's config.json?")
+    raise InvalidFile(f"{path}: key 'model_type' is missing: is this a model's config.json? Then state its type")
 
 
 def _require_experts(fields: Fields, model_type: str) -> None:

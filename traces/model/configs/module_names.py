@@ -101,7 +101,8 @@ _NUMBERED = re.compile(r"layers\.\d")
 def matches(pattern: str, module: str) -> bool:
     """Whether a pattern means a module, named from `layers.` on, in any of the notations that are in use.
 
-    A regular expression (`re:`), one with `*`, the name of a module or of what it stands in, or words of a name.
+    A regular expression (`re:`), one with `*`, the name of a module or of what it stands in, or words of a name, which
+    may leave the numbers of layers and experts out (HQQ).
     """
     if pattern.startswith("re:"):
         form = _expression(pattern[3:])
@@ -111,7 +112,8 @@ def matches(pattern: str, module: str) -> bool:
     if _NUMBERED.search(pattern):
         name = from_layers(pattern)
         return module == name or module.startswith(f"{name}.")
-    return f".{pattern.strip('.')}." in f".{module}."
+    words, without_numbers = f".{pattern.strip('.')}.", re.sub(r"\.\d+(?=\.)", "", module)
+    return words in f".{module}." or words in f".{without_numbers}."
 
 
 @lru_cache(maxsize=1 << 12)

@@ -8,7 +8,7 @@ from typing import Any
 from traces.errors import InvalidFile
 from traces.model.dtypes import DTYPES, Dtype, find_dtype
 
-__all__ = ["method_name", "named_format", "own_formats", "tensor_format", "weight_format"]
+__all__ = ["method_name", "named_format", "own_formats", "rest_format", "tensor_format", "weight_format"]
 
 A_COLUMN = 1 << 20
 """A group as large as a column: its one scale weighs nothing."""
@@ -76,6 +76,17 @@ def weight_format(method: str, quantisation: Mapping[str, Any], where: str) -> D
     )
 
 
+def rest_format(method: str, quantisation: Mapping[str, Any], where: str) -> Dtype | None:
+    """The format of modules without one of their own; None where these are not converted. Raises `InvalidFile`."""
+    if method == "quark" and not quantisation.get("global_quant_config"):
+        return None
+    if method == "hqq" and _hqq_modules(quantisation):
+        return None
+    if method == "torchao" and _torchao_modules(quantisation):
+        return _torchao_form(_torchao_modules(quantisation).get("_default"), where)
+    return weight_format(method, quantisation, where)
+
+
 def own_formats(method: str, quantisation: Mapping[str, Any], where: str) -> list[tuple[str, Dtype | None]]:
     """Modules with a format of their own, by pattern, the first that means a module counts; None: not converted."""
     match method:
@@ -99,7 +110,18 @@ def own_formats(method: str, quantisation: Mapping[str, Any], where: str) -> lis
             ]
         case "quark":
             return [(key, _quark(item, where)) for key, item in _mapping(quantisation, "layer_quant_config").items()]
+        case "hqq":
+            return [(key, _half_quadratic(item, where)) for key, item in _hqq_modules(quantisation).items()]
+        case "torchao":
+            modules = _torchao_modules(quantisation).items()
+            return [(key, _torchao_form(item, where)) for key, item in modules if key != "_default"]
     return []
+
+
+def _hqq_modules(quantisation: Mapping[str, Any]) -> dict[str, Any]:
+    """HQQ by module: parameters under the names of modules."""
+    stated = _mapping(quantisation, "quant_config")
+    return {key: item for key, item in stated.items() if isinstance(item, dict) and not key.endswith("_params")}
 
 
 def whole(document: Mapping[str, Any], keys: tuple[str, ...], default: int, where: str) -> int:
@@ -184,7 +206,7 @@ def _quark(described: Any, where: str) -> Dtype:
     weight = weight[-1] if isinstance(weight, list) and weight else weight
     weight = weight if isinstance(weight, dict) else {}
     name, group = str(weight.get("dtype", "")), whole(weight, ("group_size",), 0, where)
-    if name == "fp4":
+    if name in ("fp4", "fp4_e2m1"):
         return DTYPES["nvfp4" if group == 16 else "mxfp4"]
     if name in ("int4", "uint4", "int2", "uint2"):
         zero = "-zp" if name.startswith("u") else ""
@@ -192,6 +214,17 @@ def _quark(described: Any, where: str) -> Dtype:
     if name not in _QUARK:
         raise InvalidFile(f"{where}: weight dtype {name[:40]!r} of quark is not read: give the format with --dtype")
     return find_dtype(_QUARK[name])
+
+
+def _torchao_modules(quantisation: Mapping[str, Any]) -> dict[str, Any]:
+    """torchao by fully qualified names (`FqnToConfig`), patterns among them; `_default` for the others."""
+    kind = _mapping(_mapping(quantisation, "quant_type"), "default")
+    data = _mapping(kind, "_data")
+    return _mapping(data, "fqn_to_config") or _mapping(data, "module_fqn_to_config")
+
+
+def _torchao_form(item: Any, where: str) -> Dtype | None:
+    return None if item is None else _torchao({"quant_type": {"default": item}}, where)
 
 
 def _torchao(quantisation: Mapping[str, Any], where: str) -> Dtype:

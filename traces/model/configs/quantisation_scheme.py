@@ -12,8 +12,8 @@ from traces.model.configs.quantisation_methods import (
     method_name,
     named_format,
     own_formats,
+    rest_format,
     tensor_format,
-    weight_format,
 )
 from traces.model.dtypes import DTYPES, Dtype, find_dtype, mean_dtype
 from traces.model.layer_stack import LayerStack
@@ -176,7 +176,7 @@ def _scheme(quantisation: Mapping[str, Any], where: str) -> Scheme:
         return _modelopt(quantisation, excluded, where)
     if method == "ascend":
         return _ascend(quantisation, where)
-    return Scheme.of(weight_format(method, quantisation, where), excluded, own_formats(method, quantisation, where))
+    return Scheme.of(rest_format(method, quantisation, where), excluded, own_formats(method, quantisation, where))
 
 
 def _modelopt(quantisation: Mapping[str, Any], excluded: list[str], where: str) -> Scheme:
