@@ -20,6 +20,7 @@ from offload.timeline import Timeline
 from simulator import event_state
 from simulator.costs import check_costs, one_by_one
 from simulator.modes import FIFO, Modes, chunks, copied_bytes
+from simulator.resources import demands_of
 from traces.errors import InvalidInput
 
 __all__ = ["FIFO_LOOP", "INDEX", "TIMED_LOOP", "PreparedSchedule", "prepare", "simulate"]
@@ -33,14 +34,16 @@ FIFO_LOOP = Kernel(
 )  # fmt: skip
 TIMED_LOOP = Kernel(
     "simulator.event_kernel", "run",
-    ("int8[1]", "int32[1]", "int64[1]", "int32[1]", "int8[1]", "int32[1]", *["float64[1]"] * 6,
-     "int64[1]", *["int32[1]"] * 4, *["int64"] * 5,
+    ("int8[1]", "int32[1]", "int64[1]", "int32[1]", "int8[1]", "int32[1]", *["float64[1]"] * 3,
+     "int64[1]", *["int32[1]"] * 4, *["int64"] * 3, "int8[1]", "int64[2]", "float64[3]",
      "float64[1]", "float64[1]", "int8[1]", *["int32[1]"] * 4, "float64[1]", "int32[1]", "int64[1]", "int64[2]",
-     "int64[1]", "int32[1]", "int8[1]", *["float64[1]"] * 5, "simulator.event_state:MACHINE[1]"),
-    sources=("simulator.event_rates", "simulator.event_state", "offload.ops"),
+     "int64[1]", "int32[1]", "int8[1]", *["float64[1]"] * 4, "int32[1]", *["float64[1]"] * 2,
+     "simulator.event_state:MACHINE[1]"),
+    sources=("simulator.event_rates", "simulator.event_state", "simulator.resources", "offload.ops"),
 )  # fmt: skip
 
 _N_LANES = len(Lane)
+_FLOWS = "remaining_s", "since_s", "rate", "finish_s", "shared_rate", "demand"
 _Ints = NDArray[np.int32]
 _Longs = NDArray[np.int64]
 _Floats = NDArray[np.float64]
@@ -116,17 +119,16 @@ def _run_timed(prepared: PreparedSchedule, costs: Costs, modes: Modes) -> tuple[
     """Start and end of every op under `modes`, and the bytes copied where copies may be cancelled, else None."""
     s = prepared.schedule
     n, n_links = len(s), len(s) if modes.link != "fifo" else 0
-    n_flows = n if modes.hbm_shared or modes.both_ways or modes.dram_shared or modes.link == "shared" else 0
-    n_chunks = chunks(s, modes)
+    n_chunks, draws = chunks(s, modes), demands_of(costs, modes)
+    n_flows = n if draws.flowing else 0
     served = np.ones(n, dtype=np.int32) if modes.link == "shared" else n_chunks
-    times = costs.issue_s, costs.duration_s, costs.link_s, costs.hbm_s, costs.crossed_s, costs.contended
-    issue_s, duration_s, link_s, hbm_s, crossed_s, contended = _floats(*times)
+    issue_s, duration_s, link_s = _floats(costs.issue_s, costs.duration_s, costs.link_s)
     job = event_state.Job(
         s.lane, s.cost, s.dep_ptr, s.dep, s.priority, s.cancelled_by,
-        issue_s, duration_s, link_s, hbm_s, crossed_s, contended,
-        prepared.lane_ptr, prepared.lane_op, prepared.cancels, prepared.next_cancelled, n_chunks,
+        issue_s, duration_s, link_s, prepared.lane_ptr, prepared.lane_op, prepared.cancels, prepared.next_cancelled,
+        n_chunks,
         {"fifo": event_state.FIFO, "shared": event_state.SHARED, "priority": event_state.PRIORITY}[modes.link],
-        modes.hbm_shared, modes.cancel, modes.both_ways, modes.dram_shared,
+        modes.cancel, draws.flowing, draws.divided, draws.drawn, draws.draw,
     )  # fmt: skip
     state = event_state.Run(
         start_s=np.empty(n),
@@ -143,8 +145,9 @@ def _run_timed(prepared: PreparedSchedule, costs: Costs, modes: Modes) -> tuple[
         n_heap=np.zeros(len(Lane), dtype=np.int64),
         active=np.empty(n_flows, dtype=np.int32),
         piece=np.empty(n_flows, dtype=np.int8),
+        drawn=np.empty(n_flows, dtype=np.int32),
         machine=np.zeros(1, dtype=event_state.MACHINE),
-        **{name: np.empty(n_flows) for name in ("remaining_s", "since_s", "rate", "finish_s", "demand")},
+        **{name: np.empty(n_flows) for name in _FLOWS},
     )
     loaded(TIMED_LOOP)(*job, *state)
     return state.start_s, state.end_s, copied_bytes(s, modes, served, state.n_left)

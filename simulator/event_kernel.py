@@ -11,15 +11,12 @@ import numpy as np
 
 from simulator.event_rates import begin, begin_transfer, share_rates
 from simulator.event_state import (
-    COMPUTE,
-    CPU,
     D2H,
     DONE,
     FIFO,
     FLOW,
     H2D,
     HOST,
-    LATENCY,
     N_LANES,
     N_SLOTS,
     NEW,
@@ -32,27 +29,29 @@ from simulator.event_state import (
     Job,
     Run,
 )
+from simulator.resources import LATENCY
 
 __all__ = ["run"]
 
 
 def run(
     lane: Any, cost: Any, dep_ptr: Any, dep: Any, priority: Any, cancelled_by: Any,
-    issue_s: Any, duration_s: Any, link_s: Any, hbm_s: Any, crossed_s: Any, contended: Any,
+    issue_s: Any, duration_s: Any, link_s: Any,
     lane_ptr: Any, lane_op: Any, cancels: Any, next_cancelled: Any, n_chunks: Any,
-    link: int, hbm_shared: bool, cancel: bool, both_ways: bool, dram_shared: bool,
+    link: int, cancel: bool, flowing: int, divided: Any, drawn_by: Any, draw: Any,
     start_s: Any, end_s: Any, state: Any, waiter: Any, next_waiter: Any, ending: Any, n_left: Any, next_s: Any,
     busy: Any, head: Any, heap: Any, n_heap: Any, active: Any, piece: Any,
-    remaining_s: Any, since_s: Any, rate: Any, finish_s: Any, demand: Any, machine: Any,
+    remaining_s: Any, since_s: Any, rate: Any, finish_s: Any, drawn: Any, shared_rate: Any, demand: Any,
+    machine: Any,
 ) -> None:  # fmt: skip
     """Every op of a `Job`, as a `Run` goes; `start_s` and `end_s` are the result."""
     job = Job(
-        lane, cost, dep_ptr, dep, priority, cancelled_by, issue_s, duration_s, link_s, hbm_s, crossed_s, contended,
-        lane_ptr, lane_op, cancels, next_cancelled, n_chunks, link, hbm_shared, cancel, both_ways, dram_shared,
+        lane, cost, dep_ptr, dep, priority, cancelled_by, issue_s, duration_s, link_s, lane_ptr, lane_op, cancels,
+        next_cancelled, n_chunks, link, cancel, flowing, divided, drawn_by, draw,
     )  # fmt: skip
     s = Run(
         start_s, end_s, state, waiter, next_waiter, ending, n_left, next_s, busy, head, heap, n_heap, active, piece,
-        remaining_s, since_s, rate, finish_s, demand, machine,
+        remaining_s, since_s, rate, finish_s, drawn, shared_rate, demand, machine,
     )  # fmt: skip
     m = s.machine[0]
     m.look = (1 << N_LANES) - 1
@@ -240,10 +239,7 @@ def _serve(job: Any, s: Any, m: Any, i: int, here: int) -> None:
     if s.state[i] == READY:
         s.start_s[i] = m.now_s
     s.state[i] = RUNNING
-    on_link = here in (H2D, D2H)
-    shares = on_link and (job.link == SHARED or job.both_ways)
-    shares = shares or (job.dram_shared and here in (H2D, CPU))
-    if shares or (job.hbm_shared and (on_link or here == COMPUTE)):
+    if job.flowing >> here & 1:
         lasts = begin(job, s, m, i, here)
     else:
         row, n_chunks = job.cost[i], job.n_chunks[i]
@@ -255,7 +251,7 @@ def _serve(job: Any, s: Any, m: Any, i: int, here: int) -> None:
             s.next_s[here] = m.now_s + chunk_s
     if not lasts:
         _end_later(s, m, i)
-    elif on_link and job.link == SHARED:
+    elif job.link == SHARED and here in (H2D, D2H):
         m.look |= 1 << here
     else:
         s.busy[here] = i

@@ -1,4 +1,4 @@
-"""Work at rates that change, for `event_kernel`: what shares a link, HBM or DRAM, and when the first of it ends."""
+"""Work at rates that change, for `event_kernel`: what shares a resource, and when the first of it ends."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from simulator.event_state import ALONE, CPU, D2H, FLOW, H2D, LATENCY, SHARED, SHARING, TRANSFER
+from simulator.event_state import D2H, FLOW, H2D, SHARED
+from simulator.resources import LATENCY, TRANSFER, WHOLE
 
 __all__ = ["begin", "begin_transfer", "share_rates"]
 
@@ -18,10 +19,9 @@ def begin(job: Any, s: Any, m: Any, i: int, here: int) -> bool:
     n_at_once = job.n_chunks[i] if job.link == SHARED else 1
     if here in (H2D, D2H) and link_s > 0:
         latency_s = max(duration_s - link_s, 0.0) * n_at_once
-        lasts = _begin_piece(s, m, i, LATENCY, latency_s, 0.0) or begin_transfer(job, s, m, i)
+        lasts = _begin_piece(job, s, m, i, LATENCY, latency_s) or begin_transfer(job, s, m, i)
     else:
-        demand = job.hbm_s[row] / duration_s if job.hbm_shared and duration_s > 0 else 0.0
-        lasts = _begin_piece(s, m, i, ALONE, duration_s * n_at_once, demand)
+        lasts = _begin_piece(job, s, m, i, WHOLE, duration_s * n_at_once)
     if lasts:
         at = m.n_active
         while at > 0 and s.active[at - 1] > i:
@@ -34,19 +34,17 @@ def begin(job: Any, s: Any, m: Any, i: int, here: int) -> bool:
 
 def begin_transfer(job: Any, s: Any, m: Any, i: int) -> bool:
     """After its latency the transfer of op `i` begins; False when it takes no time."""
-    row = job.cost[i]
-    demand = job.hbm_s[row] / job.link_s[row] if job.hbm_shared else 0.0
-    if job.link == SHARED:
-        return _begin_piece(s, m, i, SHARING, job.link_s[row], demand)
-    return _begin_piece(s, m, i, TRANSFER, job.link_s[row] / job.n_chunks[i], demand)
+    n_alone = 1 if job.link == SHARED else job.n_chunks[i]
+    return _begin_piece(job, s, m, i, TRANSFER, job.link_s[job.cost[i]] / n_alone)
 
 
-def _begin_piece(s: Any, m: Any, i: int, piece: int, work_s: float, demand: float) -> bool:
+def _begin_piece(job: Any, s: Any, m: Any, i: int, piece: int, work_s: float) -> bool:
     """Work at a rate that is not known yet; False when it takes no time."""
     if not m.now_s + work_s > m.now_s:
         return False
-    s.piece[i], s.remaining_s[i], s.demand[i] = piece, work_s, demand
+    s.piece[i], s.remaining_s[i] = piece, work_s
     s.since_s[i], s.rate[i], s.finish_s[i] = m.now_s, 0.0, np.inf
+    s.drawn[i] = job.drawn_by[piece, job.lane[i]]
     m.changed = 1
     return True
 
@@ -54,29 +52,19 @@ def _begin_piece(s: Any, m: Any, i: int, piece: int, work_s: float, demand: floa
 def share_rates(job: Any, s: Any, m: Any) -> None:
     """Give all work its rate, and account for that of which it is another than before."""
     m.changed = 0
-    n_h2d, n_d2h, to_device, to_host, on_cpu = 0, 0, False, False, False
+    drawn = 0
     for k in range(m.n_active):
-        i = s.active[k]
-        if s.piece[i] == SHARING:
-            if job.lane[i] == H2D:
-                n_h2d += 1
+        s.shared_rate[k] = 1.0
+        drawn |= s.drawn[s.active[k]]
+    for resource in range(job.divided.size):
+        if drawn >> resource & 1:
+            if job.divided[resource]:
+                _divide(job, s, m, resource)
             else:
-                n_d2h += 1
-        if s.piece[i] >= TRANSFER:
-            to_device = to_device or job.lane[i] == H2D
-            to_host = to_host or job.lane[i] == D2H
-        on_cpu = on_cpu or job.lane[i] == CPU
-    crossing = 1.0 if job.both_ways and to_device and to_host else 0.0
-    reading = 1.0 if job.dram_shared and to_device and on_cpu else 0.0
-    link_rate = (1.0 / max(n_h2d, 1), 1.0 / max(n_d2h, 1), crossing, reading)
-    level = _level(job, s, m, link_rate) if job.hbm_shared else np.inf
+                _slow_down(job, s, m, resource)
     first_s = np.inf
     for k in range(m.n_active):
-        i = s.active[k]
-        rate = _link_rate(job, s, i, link_rate)
-        demand = s.demand[i] * rate
-        if demand > level:
-            rate = rate * level / demand
+        i, rate = s.active[k], s.shared_rate[k]
         if rate != s.rate[i]:
             s.remaining_s[i] = max(s.remaining_s[i] - (m.now_s - s.since_s[i]) * s.rate[i], 0.0)
             s.since_s[i], s.rate[i] = m.now_s, rate
@@ -85,31 +73,53 @@ def share_rates(job: Any, s: Any, m: Any) -> None:
     s.next_s[FLOW] = first_s
 
 
-def _link_rate(job: Any, s: Any, i: int, link_rate: tuple[float, float, float, float]) -> float:
-    rate = 1.0
-    if s.piece[i] == SHARING:
-        rate = link_rate[0] if job.lane[i] == H2D else link_rate[1]
-    if link_rate[2] > 0 and s.piece[i] >= TRANSFER:
-        rate = rate * (job.link_s[job.cost[i]] / job.crossed_s[job.cost[i]])
-    if link_rate[3] > 0 and (job.lane[i] == CPU or (job.lane[i] == H2D and s.piece[i] >= TRANSFER)):
-        rate = rate * job.contended[job.cost[i]]
-    return rate
+def _draw(job: Any, s: Any, i: int, resource: int) -> float:
+    """What the piece of op `i` that is under way draws on a resource, 0 if it does not."""
+    if s.drawn[i] >> resource & 1:
+        return float(job.draw[resource, s.piece[i], job.cost[i]])
+    return 0.0
 
 
-def _level(job: Any, s: Any, m: Any, link_rate: tuple[float, float, float, float]) -> float:
-    """The most HBM bandwidth that any op gets: `flow.max_min_level`."""
-    level = 0.0
-    while True:
-        free, n_beyond = 1.0, 0
+def _slow_down(job: Any, s: Any, m: Any, resource: int) -> None:
+    """If more than one lane draws on a resource, all that does keeps its share of its rate."""
+    lanes = 0
+    for k in range(m.n_active):
+        if s.drawn[s.active[k]] >> resource & 1:
+            lanes |= 1 << job.lane[s.active[k]]
+    if lanes & (lanes - 1):
         for k in range(m.n_active):
-            i = s.active[k]
-            demand = s.demand[i] * _link_rate(job, s, i, link_rate)
-            if demand <= level:
-                free -= demand
+            if s.drawn[s.active[k]] >> resource & 1:
+                s.shared_rate[k] = s.shared_rate[k] * _draw(job, s, s.active[k], resource)
+
+
+def _divide(job: Any, s: Any, m: Any, resource: int) -> None:
+    """One resource, max-min fair: who demands more than `flow.max_min_level` gets that.
+
+    The level is found as soon as none of those above it has enough with it.
+    """
+    n_beyond, least, most = 0, np.inf, 0.0
+    for k in range(m.n_active):
+        demand = _draw(job, s, s.active[k], resource) * s.shared_rate[k]
+        s.demand[k] = demand
+        if demand > 0:
+            n_beyond += 1
+            least, most = min(least, demand), max(most, demand)
+    level = 1.0 / max(n_beyond, 1)
+    if most <= level:
+        return
+    while least <= level:
+        free, n_beyond, least = 1.0, 0, np.inf
+        for k in range(m.n_active):
+            if s.demand[k] <= level:
+                free -= s.demand[k]
             else:
                 n_beyond += 1
+                least = min(least, s.demand[k])
         if n_beyond == 0:
-            return np.inf
+            return
         if free / n_beyond <= level:
-            return level
+            break
         level = free / n_beyond
+    for k in range(m.n_active):
+        if s.demand[k] > level:
+            s.shared_rate[k] = s.shared_rate[k] * level / s.demand[k]

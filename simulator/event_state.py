@@ -9,19 +9,15 @@ import numpy as np
 from offload.ops import Lane
 
 __all__ = [
-    "ALONE", "COMPUTE", "CPU", "D2H", "DONE", "FIFO", "FLOW", "H2D", "HOST", "LATENCY", "MACHINE", "NEW", "N_LANES",
-    "N_SLOTS", "PAUSED", "PRIORITY", "READY", "RUNNING", "SHARED", "SHARING", "TRANSFER", "WAITING",
-    "Job", "Run",
+    "D2H", "DONE", "FIFO", "FLOW", "H2D", "HOST", "MACHINE", "NEW", "N_LANES", "N_SLOTS", "PAUSED", "PRIORITY", "READY",
+    "RUNNING", "SHARED", "WAITING", "Job", "Run",
 ]  # fmt: skip
 
 FIFO, SHARED, PRIORITY = range(3)
 """How the links serve copies."""
 NEW, WAITING, READY, PAUSED, RUNNING, DONE = range(6)
 """What an op is: not issued, waiting for dependencies, could start, between two chunks, in service, ended."""
-LATENCY, ALONE, TRANSFER, SHARING = range(4)
-"""What a piece of work is: the latency before a transfer, the last of an op at its own rate, a transfer at its own or
-at its share of the link."""
-HOST, COMPUTE, H2D, D2H, CPU = (int(lane) for lane in (Lane.HOST, Lane.COMPUTE, Lane.H2D, Lane.D2H, Lane.CPU))
+HOST, H2D, D2H = int(Lane.HOST), int(Lane.H2D), int(Lane.D2H)
 N_LANES = len(Lane)
 FLOW = N_LANES
 N_SLOTS = N_LANES + 1
@@ -40,19 +36,17 @@ class Job(NamedTuple):
     issue_s: Any
     duration_s: Any
     link_s: Any
-    hbm_s: Any
-    crossed_s: Any
-    contended: Any
     lane_ptr: Any  # [N_LANES + 1]
     lane_op: Any  # [n], ops lane by lane
     cancels: Any  # [n] the first op that the end of an op cancels, -1 none; then `next_cancelled`
     next_cancelled: Any
     n_chunks: Any  # [n]
     link: int
-    hbm_shared: bool
     cancel: bool
-    both_ways: bool
-    dram_shared: bool
+    flowing: int  # the bits of `resources.Demands.flowing`; then its arrays
+    divided: Any  # [n_resources]
+    drawn_by: Any  # [3, N_LANES]
+    draw: Any  # [n_resources, 3, n_works]
 
 
 class Run(NamedTuple):
@@ -71,12 +65,14 @@ class Run(NamedTuple):
     heap: Any  # [2, n] int64, ready ops of H2D and D2H, least (priority, index) first, unless they are FIFO
     n_heap: Any  # [N_LANES] int64
     active: Any  # [n] int32, ops with work at a rate that changes, ascending
-    piece: Any  # [n] int8, which piece of it that is
+    piece: Any  # [n] int8, which piece of it that is: `resources`' WHOLE, TRANSFER or LATENCY
     remaining_s: Any  # [n] float64, as of `since_s`, at a rate of 1
     since_s: Any  # [n] float64
     rate: Any  # [n] float64
     finish_s: Any  # [n] float64
-    demand: Any  # [n] float64, share of the HBM bandwidth at a rate of 1
+    drawn: Any  # [n] int32, what that draws on: bits of resources
+    shared_rate: Any  # [n] float64, by place in `active`: the rate being worked out; then the demand of one resource
+    demand: Any
     machine: Any  # [1] MACHINE
 
 

@@ -7,19 +7,21 @@ DISK and CPU, and all others unless a mode says otherwise, are served as `des` s
   is *issued* after that. An issued op whose dependencies have ended is *ready*.
 - **Links** (lanes H2D and D2H). `fifo`: in issue order. `priority`: a free lane serves, of its ready ops, the one with
   the lowest (priority, index); what cannot start blocks nobody. `shared`: every ready op starts at once; it spends its
-  latency, `max(duration_s - link_s, 0)`, undisturbed, then `link_s` of transfer at the rate 1 / (transfers under way).
+  latency, `max(duration_s - link_s, 0)`, undisturbed, then `link_s` of transfer, the link being shared.
 - **Chunks.** A FETCH of b bytes on a link is n = max(1, ceil(b / chunk_bytes)) chunks: n x issue_s on the host; each
   chunk takes the latency + link_s / n (one chunk: duration_s). `priority` chooses again after each chunk; `fifo` serves
   them one after the other; `shared` spends n x the latency, then link_s, as one whole.
-- **Both ways.** A transfer (`link_s` > 0, on a link) goes at `link_s / crossed_s` times its rate while the other link
-  has one under way too: both directions at once may move less than each does alone.
-- **DRAM.** A transfer on H2D goes at `contended` times its rate while an op is in service on CPU, and an op on CPU at
-  `contended` times its rate while a transfer on H2D is under way: both read host memory.
-- **HBM.** An op in service on COMPUTE, H2D or D2H demands a share u of the HBM bandwidth: a transfer (`link_s` > 0, on
-  a link) hbm_s / link_s times its link rate, nothing during its latency; any other op hbm_s / duration_s. The
-  bandwidth is divided max-min fair: u or, if less, the level that uses all of it; an op that gets the level progresses
-  at level / u of its link rate. The level is the fixed point of (1 - sum of u <= level) / (count of u > level), from 0,
-  sums in the order of the ops.
+- **Shared resources** (`simulator.resources`, in the order of its rows). A piece of work under way, an op or the
+  transfer of a copy (`link_s` > 0, on a link), goes at a rate of 1 and draws on some resources, on none during its
+  latency. Each resource in turn changes the rates of those that draw on it:
+  - one that is *divided*, max-min fair: a piece demands u, its draw times its rate so far, and gets that or, if less,
+    the level that uses all of the resource: then it goes on at rate x level / u. The level is the fixed point of
+    (1 - sum of u <= level) / (count of u > level), from 0, sums in the order of the ops. The links under `shared` (a
+    transfer draws all of its link) and, with `hbm_shared`, HBM: a transfer draws hbm_s / link_s, an op on COMPUTE or a
+    link that is no transfer hbm_s / duration_s.
+  - one with *measured factors*: while pieces of two lanes draw on it, each keeps its draw of its rate. With `both_ways`
+    the two links together, link_s / crossed_s; with `dram_shared` host memory, `contended`: transfers on H2D and ops on
+    CPU read it.
 - **Progress.** A piece of work at a changing rate is accounted for when its rate changes: remaining -= elapsed x rate,
   not below 0, and its end becomes now + remaining / rate. At a constant rate of 1 it ends at start + work exactly.
 - **Cancellation.** Once the op `cancelled_by[i]` has ended, op i, if not started, takes no lane: it starts and ends as

@@ -20,6 +20,7 @@ from offload.schedule import Schedule
 from simulator.definition.flow import Flow
 from simulator.definition.hbm import Hbm
 from simulator.modes import LINKS, Modes, chunks, copied_bytes
+from simulator.resources import TRANSFER, WHOLE, demands_of
 
 __all__ = ["TimedMachine"]
 
@@ -43,8 +44,7 @@ class TimedMachine:
         self.env, self.hbm, self.modes = env, hbm, modes
         self.lane, self.priority = schedule.lane.tolist(), schedule.priority.tolist()
         self.issue_s, self.duration_s = costs.issue_s[cost].tolist(), costs.duration_s[cost].tolist()
-        self.link_s, self.hbm_s = costs.link_s[cost].tolist(), costs.hbm_s[cost].tolist()
-        self.crossed_s, self.contended = costs.crossed_s[cost].tolist(), costs.contended[cost].tolist()
+        self.link_s, self.cost, self.draws = costs.link_s[cost].tolist(), cost.tolist(), demands_of(costs, modes)
         self.dep_ptr, self.dep = schedule.dep_ptr.tolist(), schedule.dep.tolist()
         self.n_chunks = chunks(schedule, modes).tolist()
         self.n_served = [1] * n_ops if modes.link == "shared" else self.n_chunks
@@ -59,7 +59,7 @@ class TimedMachine:
         self.ready: dict[int, set[int]] = {lane: set() for lane in Lane}
         self.queue = {lane: np.flatnonzero(schedule.lane == lane)[::-1].tolist() for lane in Lane}
         self.idle: dict[int, simpy.Event] = {}
-        self.flow = Flow(env, lambda: self._turn(len(Lane)))
+        self.flow = Flow(env, self.draws.divided.tolist(), lambda: self._turn(len(Lane)))
         env.process(self._issue())
         for lane in list(Lane)[1:]:
             env.process(self._serve(lane))
@@ -141,22 +141,16 @@ class TimedMachine:
 
     def _work(self, i: int) -> _Process:
         """The time of one chunk: fixed, or in pieces at a rate that depends on what else is under way."""
-        lane, n_chunks, hbm_shared = self.lane[i], self.n_chunks[i], self.modes.hbm_shared
-        duration_s, link_s, hbm_s = self.duration_s[i], self.link_s[i], self.hbm_s[i] if hbm_shared else 0.0
-        latency_s, shares = max(duration_s - link_s, 0.0), self._shares(lane)
-        both_ways = self.modes.both_ways and lane in LINKS
-        reads = lane if self.modes.dram_shared and lane in (Lane.H2D, Lane.CPU) else None
-        if not shares and not both_ways and reads is None and not (hbm_shared and lane in (Lane.COMPUTE, *LINKS)):
+        lane, n_chunks, duration_s, link_s = self.lane[i], self.n_chunks[i], self.duration_s[i], self.link_s[i]
+        latency_s, n_at_once = max(duration_s - link_s, 0.0), n_chunks if self._shares(lane) else 1
+        if not self.draws.flowing >> lane & 1:
             yield self.env.timeout(duration_s if n_chunks == 1 else latency_s + link_s / n_chunks)
         elif lane in LINKS and link_s > 0:
-            yield self.env.timeout(latency_s * n_chunks if shares else latency_s)
-            transfer_s = link_s if shares else link_s / n_chunks
-            crossed = link_s / self.crossed_s[i] if both_ways else 1.0
-            link, kept = lane if shares else None, self.contended[i]
-            yield from self.flow.work(i, transfer_s, hbm_s / link_s, link, lane, crossed, reads, kept)
+            yield self.env.timeout(latency_s * n_at_once)
+            transfer_s = link_s / (n_chunks // n_at_once)
+            yield from self.flow.work(i, lane, transfer_s, self.draws.of(lane, TRANSFER, self.cost[i]))
         elif duration_s > 0:
-            whole_s, reads = duration_s * n_chunks if shares else duration_s, reads if lane == Lane.CPU else None
-            yield from self.flow.work(i, whole_s, hbm_s / duration_s, None, reads=reads, contended=self.contended[i])
+            yield from self.flow.work(i, lane, duration_s * n_at_once, self.draws.of(lane, WHOLE, self.cost[i]))
 
     def _shares(self, lane: int) -> bool:
         return lane in LINKS and self.modes.link == "shared"

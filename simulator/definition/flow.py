@@ -1,4 +1,4 @@
-"""Work at a rate that changes: transfers that share a link, copies and kernels that share HBM. On SimPy.
+"""Work at a rate that changes, because it shares what `simulator.resources` lists. On SimPy.
 
 How progress is accounted for is part of the contract in `simulator.modes`.
 """
@@ -6,7 +6,6 @@ How progress is accounted for is part of the contract in `simulator.modes`.
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -18,20 +17,14 @@ __all__ = ["Flow", "max_min_level"]
 
 @dataclass(slots=True, eq=False)
 class _Piece:
-    """Work under way: `remaining_s` at a rate of 1 as of `since_s`, when `rate` became what it is.
+    """Work under way on `lane`: `remaining_s` at a rate of 1 as of `since_s`, when `rate` became what it is.
 
-    `demand`: share of the HBM bandwidth at its full rate. `link`: the link that it shares, None if it has its lane.
-    `way`: the lane of a transfer, whose rate is `crossed` times as high while one goes the other way; None of a kernel.
-    `reads`: the lane of what reads host memory, whose rate is `contended` times as high while another lane reads it.
+    `draws`: what it draws on each resource at a rate of 1, 0 where it does not.
     """
 
+    lane: int
     remaining_s: float
-    demand: float
-    link: int | None
-    way: int | None
-    crossed: float
-    reads: int | None
-    contended: float
+    draws: Sequence[float]
     since_s: float
     ended: simpy.Event
     rate: float = 0.0
@@ -39,28 +32,20 @@ class _Piece:
 
 
 class Flow:
-    """All pieces under way. Rates are worked out once an instant, when `last` says that nothing else will happen."""
+    """All pieces under way, sharing resources that are each `divided` or not (`simulator.resources.Resource`).
 
-    def __init__(self, env: simpy.Environment, last: Callable[[], simpy.Event]) -> None:
-        self.env, self.last = env, last
+    Rates are worked out once an instant, when `last` says that nothing else will happen.
+    """
+
+    def __init__(self, env: simpy.Environment, divided: Sequence[bool], last: Callable[[], simpy.Event]) -> None:
+        self.env, self.divided, self.last = env, divided, last
         self.pieces: dict[int, _Piece] = {}
         self.settling = False
 
-    def work(
-        self,
-        i: int,
-        work_s: float,
-        demand: float,
-        link: int | None,
-        way: int | None = None,
-        crossed: float = 1.0,
-        reads: int | None = None,
-        contended: float = 1.0,
-    ) -> Generator[simpy.Event, Any, None]:
+    def work(self, i: int, lane: int, work_s: float, draws: Sequence[float]) -> Generator[simpy.Event, Any, None]:
         """Op `i` works for `work_s`, longer when it has to share; at once when that is no time."""
         if self.env.now + work_s > self.env.now:
-            ended = simpy.Event(self.env)
-            piece = _Piece(work_s, demand, link, way, crossed, reads, contended, self.env.now, ended)
+            piece = _Piece(lane, work_s, draws, self.env.now, simpy.Event(self.env))
             self.pieces[i] = piece
             self._changed()
             yield piece.ended
@@ -73,22 +58,16 @@ class Flow:
     def _settle(self, _: simpy.Event) -> None:
         """Give every piece its rate, and account for those whose rate is another than before."""
         self.settling = False
-        n_sharing = Counter(piece.link for piece in self.pieces.values())
-        order = sorted(self.pieces)
-        crossing = len({piece.way for piece in self.pieces.values()} - {None}) == 2
-        link_rates = {i: 1.0 / n_sharing[link] if (link := self.pieces[i].link) is not None else 1.0 for i in order}
-        if crossing:
-            link_rates |= {
-                i: rate * p.crossed for i, rate in link_rates.items() if (p := self.pieces[i]).way is not None
-            }
-        if len({piece.reads for piece in self.pieces.values()} - {None}) == 2:
-            link_rates |= {
-                i: rate * p.contended for i, rate in link_rates.items() if (p := self.pieces[i]).reads is not None
-            }
-        demands = {i: self.pieces[i].demand * link_rates[i] for i in order}
-        level = max_min_level(list(demands.values()))
-        for i in order:
-            rate = link_rates[i] if demands[i] <= level else link_rates[i] * level / demands[i]
+        rates = dict.fromkeys(sorted(self.pieces), 1.0)
+        for row, divided in enumerate(self.divided):
+            draws = {i: draw for i in rates if (draw := self.pieces[i].draws[row]) > 0}
+            if divided:
+                demands = {i: draw * rates[i] for i, draw in draws.items()}
+                level = max_min_level(list(demands.values()))
+                rates |= {i: rates[i] * level / demand for i, demand in demands.items() if demand > level}
+            elif len({self.pieces[i].lane for i in draws}) > 1:
+                rates |= {i: rates[i] * kept for i, kept in draws.items()}
+        for i, rate in rates.items():
             if rate != self.pieces[i].rate:
                 self._set_rate(i, rate)
 

@@ -25,7 +25,8 @@ from pregate.ask.capturing.demands import demands
 from pregate.named import load_model
 from simulator import event, recurrence
 from simulator.definition import des
-from simulator.modes import FIFO, Modes
+from simulator.modes import FIFO, LINKS, Modes
+from simulator.resources import RESOURCES, Resource
 from tests.small_models import MODELS, TRIED, WHOLE, routing, told
 from traces.model.architecture import ModelArchitecture
 from traces.routing import RoutingTrace
@@ -95,6 +96,20 @@ def assert_alike(schedule: Schedule, costs: Costs, chosen: Modes) -> None:
 @settings(max_examples=400, deadline=None)
 def test_random_schedules_agree_in_every_mode(job: tuple[Schedule, Costs], chosen: Modes) -> None:
     assert_alike(*job, chosen)
+
+
+@given(jobs(), modes, st.lists(st.floats(0.05, 1.0), min_size=2, max_size=2))
+@settings(max_examples=100, deadline=None)
+def test_random_schedules_agree_when_more_is_shared(
+    job: tuple[Schedule, Costs], chosen: Modes, drawn: list[float]
+) -> None:
+    """Two rows more: one divided among four lanes, one of which three keep a share beside each other."""
+    divided = Resource(lambda modes: True, LINKS, (Lane.DISK, Lane.COMPUTE), lambda costs, alone_s: drawn[0], True)
+    kept = Resource(lambda modes: True, (Lane.H2D,), (Lane.DISK, Lane.CPU), lambda costs, alone_s: drawn[1], False)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(RESOURCES, "switch", divided)
+        patch.setitem(RESOURCES, "board", kept)
+        assert_alike(*job, dataclasses.replace(chosen, cancel=True))
 
 
 @given(jobs())

@@ -17,7 +17,8 @@ from offload.schedule import Schedule
 from offload.timeline import Timeline
 from simulator import event, recurrence
 from simulator.definition import des
-from simulator.modes import FIFO, Modes
+from simulator.modes import FIFO, LINKS, Modes
+from simulator.resources import RESOURCES, Resource
 from traces.errors import InvalidInput
 
 Engine = Callable[[Schedule, Costs, Modes], Timeline]
@@ -236,6 +237,35 @@ def test_what_reads_no_host_memory_is_not_slowed_by_who_does(engine: Engine) -> 
         contended={expert: 0.5, stage: 0.5, back: 0.5},
     )  # fmt: skip
     assert engine(schedule, costs, Modes(dram_shared=True)).end_s.tolist() == [2.0, 1.0, 1.0]
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_what_the_host_computes_draws_no_hbm(engine: Engine) -> None:
+    """An expert on the host that is said to have HBM traffic, beside a kernel that wants all of HBM."""
+    expert = Work(OpKind.CPU_EXPERT, flop=1)
+    recorder = Recorder()
+    recorder.issue(Lane.CPU, expert, step=0)
+    recorder.issue(Lane.COMPUTE, KERNEL, step=0)
+    schedule = recorder.schedule()
+    costs = of_works(schedule, duration_s={expert: 2.0, KERNEL: 2.0}, hbm_s={expert: 2.0, KERNEL: 2.0})
+    assert engine(schedule, costs, Modes(hbm_shared=True, dram_shared=True)).end_s.tolist() == [2.0, 2.0]
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_a_resource_more_is_a_row(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A switch that both links and a reading disk go through: each draws three quarters of it, so that three at once
+    go at 4/9 of their rate and two at 2/3. 1 s back ends at 2.25 s, when the others have done 1 s: of 2 s, and of 3,
+    of which the first then ends at 2.25 + 1.5 = 3.75, the second, 1 s later: 4.75.
+    """
+    switch = Resource(lambda modes: True, LINKS, (Lane.DISK,), lambda costs, alone_s: 0.75, True)
+    monkeypatch.setitem(RESOURCES, "switch", switch)
+    back, read = Work(OpKind.READBACK, copy_bytes=1), Work(OpKind.DISK_READ, copy_bytes=1)
+    recorder = copies(1)
+    recorder.issue(Lane.D2H, back, step=0)
+    recorder.issue(Lane.DISK, read, step=0)
+    schedule = recorder.schedule()
+    costs = of_works(schedule, duration_s={COPY: 2.0, back: 1.0, read: 3.0}, link_s={COPY: 2.0, back: 1.0})
+    assert engine(schedule, costs, Modes(hbm_shared=True)).end_s == pytest.approx([3.75, 2.25, 4.75], rel=1e-12)
 
 
 def test_modes_that_cannot_be_are_refused() -> None:
