@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from hwmodels.fits.conditions import CONDITIONS, check_conditions
+from hwmodels.specs.device_names import processor_name
 from runtime.device import describe_device, software
 from runtime.numa import nodes
 from traces.errors import PregateError
@@ -157,8 +158,7 @@ def _text(path: Path) -> str:
 
 def _processor(model: object) -> str:
     """The processor's name; of a CUDA machine the host's."""
-    name = str(model or _cpuinfo("model name") or platform.machine())
-    return " ".join(re.sub(r"\((R|TM)\)|[^A-Za-z0-9 .,()+@-]", "", name).split())[:80]
+    return processor_name(str(model or _cpuinfo("model name") or platform.machine()))
 
 
 def _cpu_mhz() -> float | None:

@@ -10,19 +10,9 @@ from typing import Any
 
 import torch
 
+from hwmodels.specs.device_names import described_as, file_name, processor_file_name, processor_name
+
 __all__ = ["describe_device", "has_cuda", "software", "stack_of"]
-
-_SPECS = {
-    "A10": "a10", "A100-PCIE-40GB": "a100-pcie-40gb", "A100-SXM4-80GB": "a100-sxm4-80gb", "B200": "b200",
-    "GH200 120GB": "gh200", "GH200 480GB": "gh200", "H100 80GB HBM3": "h100-sxm", "H100 PCIe": "h100-pcie",
-    "H200": "h200-sxm", "L4": "l4", "L40S": "l40s", "RTX 3090": "rtx-3090", "RTX 4090": "rtx-4090",
-    "RTX 5090": "rtx-5090", "RTX A5000": "rtx-a5000", "RTX A6000": "rtx-a6000", "T4": "t4",
-    "V100-SXM2-16GB": "v100-sxm2-16gb",
-}  # fmt: skip
-"""What a device calls itself after its brand, and the description of it that ships with the project. The whole name:
-an A100 is no A10, an L40 no L4, a laptop's RTX 4090 no RTX 4090, and a slice of a device not the device."""
-
-_BRANDS = ("NVIDIA ", "Tesla ", "GeForce ")
 
 
 def describe_device(backend: str) -> dict[str, Any]:
@@ -45,11 +35,11 @@ def stack_of(backend: str, graphs: bool) -> str:
 def _cuda() -> dict[str, Any]:
     """A device that no maker describes is described by its driver, as far as this PyTorch asks it."""
     properties = torch.cuda.get_device_properties(0)
-    spec = _spec_of(properties.name)
+    spec = described_as(properties.name, properties.total_memory)
     clock_khz, cache_bytes = (getattr(properties, name, 0) or None for name in ("clock_rate", "L2_cache_size"))
     return {
         "backend": "cuda",
-        "name": properties.name if spec else _slug(properties.name),
+        "name": properties.name if spec else file_name(properties.name),
         "vendor": "NVIDIA",
         "spec": spec,
         "hbm_bytes": int(properties.total_memory),
@@ -66,25 +56,13 @@ def _assumed(**read: object) -> dict[str, str]:
     return {"assumed": " ".join(missing)} if missing else {}
 
 
-def _spec_of(device: str) -> str | None:
-    for brand in _BRANDS:
-        device = device.removeprefix(brand)
-    return _SPECS.get(device)
-
-
-def _slug(name: str) -> str:
-    """Lower case, words joined by hyphens: a name that a fit's file can have."""
-    return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
-
-
 def _cpu(dram_bytes: int) -> dict[str, Any]:
     """A core computes, its memory is the host's."""
-    model = _cpuinfo("model name") or platform.processor() or "processor"
-    words = re.sub(r"\(R\)|\(TM\)|CPU|Processor|@.*", " ", model)
+    model = processor_name(_cpuinfo("model name") or platform.processor() or "processor")
     clock_mhz, cache_bytes = _cpuinfo("cpu MHz"), _cache_bytes()
     return {
         "backend": "cpu",
-        "name": _slug(f"cpu {words} {os.cpu_count()}c"),
+        "name": processor_file_name(model, os.cpu_count() or 1),
         "vendor": _cpuinfo("vendor_id") or "unknown",
         "spec": None,
         "processor": model,

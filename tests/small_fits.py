@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 from hwmodels.calibrate.calibration import calibrate
 from hwmodels.calibrate.measurements import Measurements, Sample, work_parameters
 from hwmodels.fits.fit import Fit
+from hwmodels.fits.shared import COMMAND
 from hwmodels.platform import Platform, platform_of
+from hwmodels.quantity import ReadOnly
 from offload.ops import Gemm, OpKind, Work
 
 FLOP_PER_S, BYTES_PER_S, LINK_BYTES_PER_S, LINK_LATENCY_S = 200e9, 20e9, 2e9, 20e-6
@@ -68,6 +72,17 @@ def measurements(**changes: object) -> Measurements:
 def fit(**changes: object) -> Fit:
     """The fit of `measurements`."""
     return calibrate(measurements(**changes), {"command": "a test"})
+
+
+def shared(**conditions: object) -> Fit:
+    """The fit as `pregate measure --share` writes it, of a processor with a name and 16 GiB."""
+    software = {"torch": "2.13.0+cpu", "date": "2026-11-29 11:29 UTC", "platform": "linux", "trust": "fair"}
+    found = measurements(provenance=software)
+    about = {**found.machine, "name": "cpu-made-up-8-core-2c", "vendor": "MadeUp"}
+    of = {"system": "Linux x86_64", "processor": "Made up 8-Core Processor", "dram_bytes": float(16 << 30)}
+    provenance = {"command": COMMAND, "measurements": found.digest}
+    fitted = calibrate(dataclasses.replace(found, machine=about), provenance)
+    return dataclasses.replace(fitted, conditions=ReadOnly({**of, **conditions}))
 
 
 def platform(**changes: object) -> Platform:

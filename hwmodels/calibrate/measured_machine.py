@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from hwmodels.calibrate.contention import contention_figures
 from hwmodels.calibrate.host_memory import memory_figures
 from hwmodels.calibrate.measurements import Measurements, Sample
+from hwmodels.fits.shared import SOURCES
 from hwmodels.specs.machine_fields import WAYS
 from hwmodels.specs.machine_files import load_machine, read_machine
 from hwmodels.specs.spec import MachineSpec
@@ -21,26 +22,16 @@ from traces.model.dtypes import DTYPES
 
 __all__ = ["Rates", "machine_of"]
 
-_BEST = "measured: the best that a microbenchmark saw"
-_BESIDE = "measured: copies and products of the processor, each alone and beside the other"
-_SETTING = "read from the machine, or a setting of the run"
-_NOT_SAID = "assumed: the machine does not say"
 _SETTINGS = {
     "hbm_bytes": "size", "n_compute_cores": "count", "clock_hz": "frequency", "cache_bytes": "size",
     "dram_bytes": "size", "n_cores": "count",
 }  # fmt: skip
 """What a machine says of itself."""
 
-_ONE_MEMORY = "measured: the best that a microbenchmark saw; the processor plays the accelerator, in the same memory"
-_ONE_PROCESSOR = "measured: the best that a microbenchmark saw; the processor plays the accelerator"
-_LEAST_DRAM = "assumed: what copies read of it, the least it can be; nothing else was timed on the host"
-
 _CORE_FLOP_PER_S = 48e9
-_ASSUMED_CORES = "assumed: 48 GFLOP/s a core, 1.5 GHz of 32 FLOP; nothing was computed on the host"
 """The least of the cores that makers describe here."""
 
 _ASSUMED_DISK = 1e9
-_NO_DISK = "assumed: no folder was measured (pregate measure --storage DIR)"
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,35 +83,39 @@ def _measured_document(measured: Measurements) -> MachineSpec:
     if "fp32" not in flop:
         raise ValueError("no GEMMs in fp32, the format that every machine is described in")
     copies = {way: _best_copy(measured, way) for way in ("h2d", "d2h")}
-    disk = max((s.parameters["n_bytes"] / s.median_s for s in measured.of("disk_read")), default=None)
+    disk = max((s.parameters["n_bytes"] / s.median_s for s in measured.of("disk_read", direct=True)), default=None)
     one_processor = about.get("backend") == "cpu"
     settings = {
-        name: _figure(about[name], dimension, _NOT_SAID if name in str(about.get("assumed", "")).split() else _SETTING)
+        name: _figure(
+            about[name],
+            dimension,
+            SOURCES["not_said"] if name in str(about.get("assumed", "")).split() else SOURCES["setting"],
+        )
         for name, dimension in _SETTINGS.items()
     }
     document = {
         "vendor": str(about["vendor"]),
         "hbm_bytes": settings["hbm_bytes"],
-        "hbm_bytes_per_s": _figure(rate, "bandwidth", _BEST),
-        "peak_flop_per_s": {dtype: _figure(value, "compute", _BEST) for dtype, value in flop.items()},
+        "hbm_bytes_per_s": _figure(rate, "bandwidth", SOURCES["best"]),
+        "peak_flop_per_s": {dtype: _figure(value, "compute", SOURCES["best"]) for dtype, value in flop.items()},
         "n_sm": settings["n_compute_cores"],
         "clock_hz": settings["clock_hz"],
         "l2_bytes": settings["cache_bytes"],
         "host": {
             "dram_bytes": settings["dram_bytes"],
             "dram_bytes_per_s": (
-                _figure(max(*copies.values(), rate), "bandwidth", _ONE_MEMORY)
+                _figure(max(*copies.values(), rate), "bandwidth", SOURCES["one_memory"])
                 if one_processor
-                else _figure(max(copies.values()), "bandwidth", _LEAST_DRAM)
+                else _figure(max(copies.values()), "bandwidth", SOURCES["least_dram"])
             ),
             "n_cores": settings["n_cores"],
             "peak_flop_per_s": (
-                _figure(flop["fp32"], "compute", _ONE_PROCESSOR)
+                _figure(flop["fp32"], "compute", SOURCES["one_processor"])
                 if one_processor
-                else _figure(_CORE_FLOP_PER_S * int(about["n_cores"]), "compute", _ASSUMED_CORES)
+                else _figure(_CORE_FLOP_PER_S * int(about["n_cores"]), "compute", SOURCES["cores"])
             ),
         }
-        | {name: _figure(value, "ratio", _BESIDE) for name, value in contention_figures(measured).items()},
+        | {name: _figure(value, "ratio", SOURCES["beside"]) for name, value in contention_figures(measured).items()},
         "link": {
             f"{way}_bytes_per_s": _figure(
                 about.get(f"{way}_bytes_per_s") or copies[way], "bandwidth", _link_source(about)
@@ -128,20 +123,20 @@ def _measured_document(measured: Measurements) -> MachineSpec:
             for way in copies
         }
         | {
-            name: _figure(value, "bandwidth" if name.endswith("bytes_per_s") else "time", _BEST)
+            name: _figure(value, "bandwidth" if name.endswith("bytes_per_s") else "time", SOURCES["best"])
             for name, value in memory_figures(measured).items()
         },
         "storage": {
-            "read_bytes_per_s": _figure(_ASSUMED_DISK, "bandwidth", _NO_DISK)
+            "read_bytes_per_s": _figure(_ASSUMED_DISK, "bandwidth", SOURCES["no_disk"])
             if disk is None
-            else _figure(disk, "bandwidth", _BEST)
+            else _figure(disk, "bandwidth", SOURCES["best"])
         },
     }
     return read_machine(str(about["name"]), Section(document, "measurements"))
 
 
 def _link_source(about: Mapping[str, object]) -> str:
-    return _SETTING if about.get("h2d_bytes_per_s") else _BEST
+    return SOURCES["setting"] if about.get("h2d_bytes_per_s") else SOURCES["best"]
 
 
 def _figure(value: object, dimension: str, source: str) -> dict[str, object]:

@@ -10,6 +10,7 @@ import numpy as np
 
 from hwmodels.calibrate.measurements import Sample
 from hwmodels.fits.fit import LeftOut
+from hwmodels.fits.trust import TIMED_ONCE_SCATTER
 
 __all__ = ["merged_rounds", "rounds_left_out"]
 
@@ -55,9 +56,11 @@ def _scatter(samples: Sequence[Sample]) -> float | None:
 
 
 def rounds_left_out(samples: Sequence[Sample]) -> LeftOut:
-    """How far one round of a session lies from another, over the samples that were timed in several."""
-    scatter = np.array([sample.scatter for sample in samples if sample.scatter is not None])
-    if not scatter.size:
-        return LeftOut(0, 0.0, 0.0, 0.0)
+    """How far one round of a session lies from another, over the samples that were timed in several: `n` of them.
+
+    What was timed once counts as far off as trust in such a session allows: it is known no better.
+    """
+    n = sum(sample.scatter is not None for sample in samples)
+    scatter = np.array([TIMED_ONCE_SCATTER if one.scatter is None else one.scatter for one in samples])
     median, p90 = np.quantile(scatter, (0.5, 0.9)).tolist()
-    return LeftOut(scatter.size, round(median, 4), round(p90, 4), round(median, 4))
+    return LeftOut(n, round(median, 4), round(p90, 4), round(median, 4))

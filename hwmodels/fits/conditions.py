@@ -11,11 +11,10 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from hwmodels.fits.trust import recorded_trust
 from traces.documents import Section
 from traces.errors import InvalidFile, unknown_name
 
-__all__ = ["CONDITIONS", "PROVENANCE", "check_conditions", "check_shared", "read_conditions"]
+__all__ = ["CONDITIONS", "check_conditions", "is_address", "read_conditions"]
 
 Condition = str | float | bool
 
@@ -48,7 +47,6 @@ _TEXT = re.compile(r"[A-Za-z0-9][A-Za-z0-9 .,()+@_-]{0,79}", re.ASCII)
 """Names of products and versions: no path, no address, no line."""
 
 _ADDRESS = re.compile(r"\S@\S|\b[a-z][a-z0-9-]*(\.[a-z][a-z0-9-]+)+\b|\b\d{1,3}(\.\d{1,3}){3}\b", re.I)
-_MOST_TEXT = 400
 
 _RANGES: Mapping[str, tuple[float, float]] = {
     "sm_clock_hz": (1e8, 1e10),
@@ -56,14 +54,28 @@ _RANGES: Mapping[str, tuple[float, float]] = {
     "sm_clock_max_hz": (1e8, 1e10),
     "memory_clock_hz": (1e8, 1e11),
     "temperature_c": (0, 150),
+    "dram_bytes": (1e8, 1e14),
+    "power_limit_w": (1, 1e4),
+    "n_sockets": (1, 64),
+    "n_numa_nodes": (1, 1024),
+    "device_numa_node": (0, 1023),
+    "pcie_generation": (1, 8),
+    "pcie_generation_max": (1, 8),
+    "pcie_width": (1, 32),
+    "pcie_width_max": (1, 32),
 }
 """What a condition can be: a clock in megahertz is none."""
 
-PROVENANCE = (
-    "command", "date", "commit", "python", "torch", "cuda", "driver", "numpy", "simpy", "scipy", "platform",
-    "measurements", "disturbed", "trust", "trust_reasons", "trust_scatter",
-)  # fmt: skip
-"""What a shared fit may say of how it was made."""
+_ORDERED = (
+    ("sm_clock_least_hz", "sm_clock_hz", "the median"),
+    ("sm_clock_hz", "sm_clock_max_hz", "the most"),
+    ("pcie_generation", "pcie_generation_max", "the most"),
+    ("pcie_width", "pcie_width_max", "the most"),
+    ("device_numa_node", "n_numa_nodes", "how many there are"),
+)
+"""Which condition is never above which other."""
+
+_COUNTS = ("n_sockets", "n_numa_nodes", "device_numa_node", "pcie_generation", "pcie_width")
 
 
 def check_conditions(conditions: Mapping[str, Any], where: str = "conditions") -> None:
@@ -73,7 +85,7 @@ def check_conditions(conditions: Mapping[str, Any], where: str = "conditions") -
             raise unknown_name("condition", key, CONDITIONS, where)
         wanted = CONDITIONS[key]
         if wanted is str:
-            fits = isinstance(value, str) and _TEXT.fullmatch(value) is not None and not _is_address(value)
+            fits = isinstance(value, str) and _TEXT.fullmatch(value) is not None and not is_address(value)
         elif wanted is bool:
             fits = isinstance(value, bool)
         else:
@@ -89,8 +101,11 @@ def _check_possible(conditions: Mapping[str, Any], where: str) -> None:
     for key, (least, most) in _RANGES.items():
         if key in conditions and not least <= conditions[key] <= most:
             raise InvalidFile(f"{where}: {key} = {conditions[key]:g}: {least:g} to {most:g} can be, in SI units")
-    if conditions.get("sm_clock_least_hz", 0.0) > conditions.get("sm_clock_hz", math.inf):
-        raise InvalidFile(f"{where}: sm_clock_least_hz is above sm_clock_hz, the median")
+        if key.removesuffix("_max") in _COUNTS and key in conditions and conditions[key] != int(conditions[key]):
+            raise InvalidFile(f"{where}: {key} = {conditions[key]:g} is no whole number")
+    for less, more, what in _ORDERED:
+        if conditions.get(less, 0.0) > conditions.get(more, math.inf):
+            raise InvalidFile(f"{where}: {less} is above {more}, {what}")
 
 
 def read_conditions(section: Section | None) -> Mapping[str, Condition]:
@@ -102,16 +117,6 @@ def read_conditions(section: Section | None) -> Mapping[str, Condition]:
     return {key: float(value) if CONDITIONS[key] is float else value for key, value in found.items()}
 
 
-def check_shared(provenance: Mapping[str, str], where: str) -> None:
-    """Raise `UnknownName` for a provenance of more than which software measured, `InvalidFile` for an address."""
-    for key, text in provenance.items():
-        if key not in PROVENANCE:
-            raise unknown_name("provenance of a shared fit", key, PROVENANCE, where)
-        if len(text) > _MOST_TEXT or not text.isprintable() or "/" in text or _is_address(text):
-            raise InvalidFile(f"{where}: {key} = {text[:40]!r} is no version, date or count of what a machine did")
-    recorded_trust(provenance)
-
-
-def _is_address(text: str) -> bool:
+def is_address(text: str) -> bool:
     """Whether a text looks like a name of a host or a user: user@host, a name with a domain, four numbers."""
     return _ADDRESS.search(text) is not None

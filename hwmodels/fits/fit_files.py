@@ -7,9 +7,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from hwmodels.fits.conditions import check_shared, read_conditions
+import yaml
+
+from hwmodels.fits.conditions import read_conditions
 from hwmodels.fits.fit import Fit, FittedConstant, LeftOut, digest_of
 from hwmodels.fits.fit_limits import check_fit
+from hwmodels.fits.shared import check_shared, is_shared
 from hwmodels.kernels.roofline import GemmTable, kernel_constant, read_gemm_table
 from hwmodels.laws.fitted import FittedLaw, read_law
 from hwmodels.quantity import DIMENSIONS, ReadOnly
@@ -47,14 +50,16 @@ def load_fit(name_or_path: str | Path) -> Fit:
     try:
         fit = _read(path.stem, section)
         check_fit(fit)
+        if is_shared(fit):
+            check_shared(fit)
+            if _digest_as_written(fit) != found:
+                raise InvalidInput("it says more than a shared fit does: measure again, and change nothing in it")
     except InvalidInput as error:
         told = str(error)
         if told.startswith(section.where):
             raise
         raise InvalidFile(f"{section.where}: {told}") from None
-    if fit.conditions:
-        check_shared(fit.provenance, f"{section.where}: provenance")
-    if fit.conditions and not written:
+    if is_shared(fit) and not written:
         raise InvalidFile(f"{section.where}: a shared fit without its digest: write it with pregate measure --share")
     if written not in ("", found):  # fits before there was a digest have none
         raise InvalidFile(
@@ -88,6 +93,13 @@ def _read(name: str, section: Section) -> Fit:
     )
     section.done()
     return fit
+
+
+def _digest_as_written(fit: Fit) -> str:
+    """The digest of the text that a fit would be written as."""
+    document = yaml.safe_load(fit.to_yaml())
+    del document["digest"]
+    return digest_of(document)
 
 
 def _kernels(table: Section | None) -> Mapping[str, FittedConstant]:

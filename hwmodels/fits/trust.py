@@ -13,13 +13,16 @@ from typing import Any
 
 from traces.errors import unknown_name
 
-__all__ = ["LEVELS", "Trust", "least_trusted", "recorded_trust", "trust_of"]
+__all__ = ["LEVELS", "TIMED_ONCE_SCATTER", "Trust", "least_trusted", "recorded_trust", "trust_of", "worst_by_scatter"]
 
 LEVELS = ("high", "fair", "low", "none")
 """From figures to quote to figures that say nothing."""
 
 _MOST_SCATTER = (0.05, 0.15, 0.6)
 """The scatter up to which trust is high, fair, low. What differs by 60 % from itself tells no two designs apart."""
+
+TIMED_ONCE_SCATTER = _MOST_SCATTER[1]
+"""What counts for a session in which nothing was timed twice, trust in which is fair at most."""
 
 _QUIET_SHARE = 0.9
 """Trust is high where at least so much was timed on a quiet machine."""
@@ -57,6 +60,11 @@ class Trust:
         """As entries of a provenance, which `recorded_trust` reads."""
         return {_LEVEL: self.level, _REASONS: "; ".join(self.reasons)}
 
+    def lowered(self, level: str, reason: str) -> Trust:
+        """At most `level`, for one more reason."""
+        worse = max(self.level, level, key=LEVELS.index)
+        return Trust(worse, (*self.reasons, reason), self.scatter)
+
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready."""
         return {"level": self.level, "scatter": self.scatter, "reasons": list(self.reasons)}
@@ -67,7 +75,7 @@ def trust_of(scatter: float | None, loads: Sequence[float], what: str) -> Trust:
 
     A load of 1 is the most that leaves times alone.
     """
-    level = 1 if scatter is None else sum(scatter > most for most in _MOST_SCATTER)
+    level = LEVELS.index(worst_by_scatter(scatter))
     reasons = [_scatter_line(scatter)]
     n, quiet, heavy = len(loads), sum(load <= 1 for load in loads), sum(load > _HEAVY for load in loads)
     if quiet < _QUIET_SHARE * n:
@@ -77,6 +85,11 @@ def trust_of(scatter: float | None, loads: Sequence[float], what: str) -> Trust:
     if quiet < n:
         reasons.append(f"{n - quiet} of {n} {what} were timed beside other work")
     return Trust(LEVELS[level], tuple(reasons), scatter)
+
+
+def worst_by_scatter(scatter: float | None) -> str:
+    """The level of figures that scatter so, whatever ran beside them; fair where nothing was timed twice."""
+    return LEVELS[1 if scatter is None else sum(scatter > most for most in _MOST_SCATTER)]
 
 
 def _scatter_line(scatter: float | None) -> str:

@@ -3,30 +3,15 @@
 from __future__ import annotations
 
 import math
-import re
 from dataclasses import dataclass
 from typing import Any
 
+from hwmodels.specs.device_names import CARDS, by_words, described_as, words_of
 from hwmodels.specs.machine_fields import HOST_MEMORY, WAYS
 from hwmodels.specs.machine_files import component_names, hardware_names, load_component
 from hwmodels.specs.spec import Accelerator, LinkSpec
 
-__all__ = ["BESIDE_NAMES", "Gpu", "find_gpu", "link_of", "nearest_accelerator", "words_of"]
-
-_NOISE = (
-    "nvidia", "geforce", "tesla", "gpu", "graphics", "generation", "amd", "radeon", "intel", "core", "tm",
-)  # fmt: skip
-_ALIASES = {"laptop": "mobile"}
-BESIDE_NAMES = re.compile(r"\d+gb|hbm\w*|sxm\d?|pcie|nvl|blackwell|workstation|server|edition")
-"""Words of memory, form and series, which some names have and others leave out."""
-
-_SIZE = re.compile(r"\d+gb")
-
-_CARDS = frozenset(("pcie", "nvl"))
-"""Words of cards with a slot; a name without them is of the module."""
-
-_AS_DESCRIBED = 0.1
-"""Share by which memory may be off that of the known device of the same name."""
+__all__ = ["Gpu", "find_gpu", "link_of", "nearest_accelerator"]
 
 _LANE_BYTES_PER_S = {1: 0.25e9, 2: 0.5e9, 3: 0.985e9, 4: 1.969e9, 5: 3.938e9, 6: 7.375e9}
 """A lane of each generation of PCI Express after encoding (PCI-SIG, base specifications: 2.5, 5, 8, 16, 32 and 64 GT/s;
@@ -85,21 +70,17 @@ def nearest_accelerator(gpu: Gpu) -> tuple[str, bool]:
     One that nobody describes is taken for the nearest of its maker in memory, its rate and cores; where the driver says
     no rate, for the one whose name has most words in common, of those the one of the nearest memory.
     """
+    described = described_as(gpu.name, gpu.hbm_bytes)
+    if described is not None:
+        return described, True
     words = words_of(gpu.name)
     specs = {known: _accelerator(known) for known in hardware_names()}
-
-    def by_name(known: str) -> tuple[object, ...]:
-        own = words_of(known)
-        unsaid = own - words
-        is_card = bool(unsaid & _CARDS)
-        n_unsaid = sum(_SIZE.fullmatch(word) is None for word in unsaid)  # of its memory it says how much there is
-        return -len(own & words), n_unsaid, is_card, _apart(specs[known].hbm_bytes, gpu.hbm_bytes), known
-
-    named = min(specs, key=by_name)
-    if not _differing(words, words_of(named)) and _is_about(specs[named].hbm_bytes, gpu.hbm_bytes):
-        return named, True
     if not gpu.hbm_bytes_per_s:
-        return named, False
+
+        def by_name(known: str) -> tuple[object, ...]:
+            return by_words(words, known), _apart(specs[known].hbm_bytes, gpu.hbm_bytes), known
+
+        return min(specs, key=by_name), False
     alike = [known for known in specs if specs[known].vendor == "NVIDIA"]
 
     def by_figures(known: str) -> tuple[float, bool, str]:
@@ -112,7 +93,7 @@ def nearest_accelerator(gpu: Gpu) -> tuple[str, bool]:
                 gpu.n_cores,
             ),  # a core adds and multiplies once a cycle
         )
-        return sum(_apart(one, other) for one, other in pairs), bool(words_of(known) & _CARDS), known
+        return sum(_apart(one, other) for one, other in pairs), bool(words_of(known) & CARDS), known
 
     return min(alike, key=by_figures), False
 
@@ -142,23 +123,8 @@ def link_of(gpu: Gpu) -> dict[str, float | str]:
     return settings
 
 
-def words_of(text: str) -> set[str]:
-    """The words of a name that tell devices apart."""
-    words = (_ALIASES.get(word, word) for word in re.split(r"[^a-z0-9]+", text.lower()))
-    return {word for word in words if word and word not in _NOISE}
-
-
-def _differing(found: set[str], known: set[str]) -> set[str]:
-    """Words that one name has and the other has not; a driver does not always say that a device is a mobile one."""
-    return {word for word in (found ^ known) - ({"mobile"} - found) if not BESIDE_NAMES.fullmatch(word)}
-
-
 def _apart(one: float, other: float) -> float:
     return abs(math.log(one / other)) if one and other else 0.0
-
-
-def _is_about(one: float, other: float) -> bool:
-    return _apart(one, other) <= _AS_DESCRIBED
 
 
 def _accelerator(name: str) -> Accelerator:

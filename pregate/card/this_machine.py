@@ -13,9 +13,10 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from hwmodels.specs.device_names import words_of
 from hwmodels.specs.machine_files import component_names, load_component
 from hwmodels.specs.spec import Host
-from pregate.card.found_gpu import Gpu, find_gpu, link_of, nearest_accelerator, words_of
+from pregate.card.found_gpu import Gpu, find_gpu, link_of, nearest_accelerator
 
 __all__ = ["DEFAULT_HARDWARE", "Found", "find_machine"]
 

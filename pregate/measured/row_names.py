@@ -9,11 +9,11 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
+from hwmodels.specs.device_names import BESIDE_NAMES, words_of
 from hwmodels.specs.machine_files import component_names, hardware_names, load_component
 from hwmodels.specs.processors import processor_names
 from hwmodels.specs.spec import Accelerator
 from hwmodels.stack import stack_names
-from pregate.card.found_gpu import BESIDE_NAMES, words_of
 from pregate.measured.several_cards import on_one_card, several
 from traces.model.architecture import architecture_names
 from traces.model.same_models import SAME_AS

@@ -65,8 +65,9 @@ _LARGE_PARAMS = (1 << 26,)
 class Settings:
     """What to measure. `backend`: "cpu" or "cuda"; `link_bytes_per_s`: of the CPU back end's link, None for as fast as
     memory copies; `storage`: a folder to read from, None to leave storage out; `quick`: a third of the points;
-    `graphs`: a CUDA device runs sections of layers as CUDA graphs; `budget_s`: time for all rounds, of which the first
-    is whole whatever it takes (None: 240 s, 45 s if `quick`). Raises `InvalidInput` for a budget that is not above 0.
+    `graphs`: a CUDA device runs sections of layers as CUDA graphs; `budget_s`: time for all rounds, of which only what
+    a fit needs is measured whatever it takes (None: 240 s, 45 s if `quick`). Raises `InvalidInput` for a budget that is
+    not above 0.
     """
 
     backend: str
@@ -116,9 +117,9 @@ def probes_of(settings: Settings) -> Iterator[Probe]:
         yield from (probe for probe in probes(dtype, width_factor) if probe.quick or not settings.quick)
 
 
-def _part(name: str, measure: Callable[[], list[Sample]]) -> Microbenchmark:
+def _part(name: str, measure: Callable[[], list[Sample]], *, needed: bool = False) -> Microbenchmark:
     """A part whose rounds are all alike."""
-    return Microbenchmark(name, lambda _: measure())
+    return Microbenchmark(name, lambda _: measure(), needed)
 
 
 def _machine_parts(settings: Settings) -> Iterator[Microbenchmark]:
@@ -129,14 +130,15 @@ def _machine_parts(settings: Settings) -> Iterator[Microbenchmark]:
         gemms = partial(gemm_samples, make, dtype, params=params, hold=hold)
         if quick:
             gemms = partial(gemms, rows=_QUICK_ROWS, aspects=_QUICK_ASPECTS, point_s=0.01, least=4 if cuda else 1)
-        yield _part(f"GEMMs in {dtype}", gemms)
+        yield _part(f"GEMMs in {dtype}", gemms, needed=True)
     speed = settings.link_bytes_per_s
     slowest = speed or (20e9 if cuda else 5e9)
     copies = partial(copy_samples, make, slowest_bytes_per_s=slowest, link_bytes_per_s=speed)
     remote = other_node(device_node()) if cuda else None
     copies = partial(copies, memory=_kinds_of_memory(settings, remote), remote_node=remote, hold=long_hold)
-    yield _part("copies", partial(copies, budget_s=1.5, both_ways=False) if quick else partial(copies, budget_s=5.0))
-    yield _part("launches", partial(host_samples, make, _tiny, hold=long_hold))
+    copies = partial(copies, budget_s=1.5, both_ways=False) if quick else partial(copies, budget_s=5.0)
+    yield _part("copies", copies, needed=True)
+    yield _part("launches", partial(host_samples, make, _tiny, hold=long_hold), needed=True)
     if not settings.graphs:  # which are made of ops that are known beforehand
         yield _part("deciding live", partial(live_samples, make))
     if not quick:
@@ -154,15 +156,23 @@ def _kinds_of_memory(settings: Settings, remote: int | None) -> tuple[str, ...]:
 
 
 def _op_parts(settings: Settings) -> Iterator[Microbenchmark]:
-    """A quick session runs each probe that offloads under one policy, in turn."""
-    keep, turns = _Keep(), cycle(_OFFLOADING)
+    """A quick session runs each probe that offloads under one policy, in turn.
+
+    Needed is one probe of each kind of model and format, which have every kind of op between them, and one that
+    offloads.
+    """
+    keep, turns, kinds = _Keep(), cycle(_OFFLOADING), set[object]()
     narrowest = min(settings.dtypes, key=lambda name: DTYPES[name].bits)  # its slots are the smallest
     for probe in probes_of(settings):
-        yield Microbenchmark(f"ops of {probe.name}", partial(_ops, settings, keep, probe))
+        kind = probe.model.dtype.name, probe.model.encoder is None
+        needed = kind not in kinds
+        kinds.add(kind)
+        yield Microbenchmark(f"ops of {probe.name}", partial(_ops, settings, keep, probe), needed)
         if probe.offloaded and probe.model.dtype.name == narrowest:
             for policy in (next(turns),) if settings.quick else _OFFLOADING:
                 beside = partial(_offloaded, settings, keep, probe, policy)
-                yield _part(f"ops of {probe.name} under {policy}", beside)
+                yield _part(f"ops of {probe.name} under {policy}", beside, needed="offloaded" not in kinds)
+                kinds.add("offloaded")
 
 
 def _storage_parts(settings: Settings) -> Iterator[Microbenchmark]:

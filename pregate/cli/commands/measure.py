@@ -31,7 +31,10 @@ def measure(
     storage: Annotated[Path | None, typer.Option(help="A folder whose disk is measured too.")] = None,
     quick: Annotated[bool, typer.Option("--quick", help="A third of the points, in under a minute.")] = False,
     budget: Annotated[
-        float | None, typer.Option("--budget-s", help="Seconds for all rounds; default: 240, 45 with --quick.")
+        float | None,
+        typer.Option(
+            "--budget-s", help="Seconds; what no fit needs is left out beyond. Default: 240, 45 with --quick."
+        ),
     ] = None,
     busy: Annotated[
         bool, typer.Option("--even-if-busy", help="Keep measurements that say nothing; the file says so.")

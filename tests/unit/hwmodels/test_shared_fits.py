@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import getpass
 import socket
 import sys
@@ -18,7 +17,6 @@ from hwmodels.fits.fit import Fit, digest_of
 from hwmodels.fits.fit_files import FITS_DIR, fit_names, load_fit
 from hwmodels.fits.trust import LEVELS
 from hwmodels.platform import load_platform, platform_of
-from hwmodels.quantity import ReadOnly
 from tests import small_fits
 from tests.command_line import Run
 from traces.errors import InvalidFile, InvalidInput, PregateError
@@ -27,7 +25,7 @@ GOOD = {"system": "Linux x86_64", "driver": "580.105.08", "pcie_generation": 4.0
 
 
 def shared(**conditions: Any) -> Fit:
-    return dataclasses.replace(small_fits.fit(), conditions=ReadOnly(GOOD | conditions))
+    return small_fits.shared(**{**GOOD, **conditions})
 
 
 @pytest.mark.parametrize("name", fit_names())
@@ -49,7 +47,7 @@ def test_nothing_but_fits_and_what_reads_them_lies_in_the_folder() -> None:
 
 def test_a_shared_fit_is_read_as_it_was_written(tmp_path: Path) -> None:
     fit = shared()
-    path = tmp_path / "made-up.threads.yaml"
+    path = tmp_path / "cpu-made-up-8-core-2c.threads.yaml"
     path.write_text(fit.to_yaml(), encoding="utf-8")
     assert load_fit(path) == fit
     assert load_platform(str(path)).fit == fit
@@ -59,7 +57,7 @@ def write(document: dict[str, Any], tmp_path: Path, *, sign: bool = True) -> Pat
     document.pop("digest", None)
     if sign:
         document["digest"] = digest_of(document)
-    path = tmp_path / "made-up.threads.yaml"
+    path = tmp_path / "cpu-made-up-8-core-2c.threads.yaml"
     path.write_text(yaml.safe_dump(document, sort_keys=False), encoding="utf-8")
     return path
 
@@ -96,7 +94,7 @@ def test_a_condition_that_is_none_is_refused_in_one_line(key: str, value: object
 def test_a_file_with_such_a_condition_is_refused(key: str, tmp_path: Path) -> None:
     document = yaml.safe_load(shared().to_yaml())
     document["conditions"][key] = "alice@lab"
-    with pytest.raises(InvalidFile, match=f"made-up.threads.yaml: .*{key}"):
+    with pytest.raises(InvalidFile, match=f"cpu-made-up-8-core-2c.threads.yaml: .*{key}"):
         load_fit(write(document, tmp_path))
 
 

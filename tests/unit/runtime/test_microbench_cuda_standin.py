@@ -18,7 +18,7 @@ import pytest
 from hwmodels.calibrate.calibration import calibrate
 from hwmodels.calibrate.measurements import Measurements, load_measurements
 from hwmodels.platform import load_platform
-from offload.ops import OpKind
+from offload.ops import KERNEL_KINDS, OpKind
 from pregate.ask.capturing.capture import Captured
 from tests.cuda_standin import Event, StandIn
 from tests.small_models import MODELS
@@ -106,9 +106,19 @@ def small_probes(dtype: str) -> Iterator[Probe]:
 def measurements() -> Measurements:
     with pytest.MonkeyPatch.context() as monkeypatch:
         equip(monkeypatch)
-        return session.measure(
-            session.Settings("cuda", DTYPES, quick=True, budget_s=1e-3), {"command": "a test"}, insist=False
-        )
+        monkeypatch.setattr(rounds, "_MOST_ROUNDS", 1)
+        settings = session.Settings("cuda", DTYPES, quick=True, budget_s=600)
+        return session.measure(settings, {"command": "a test"}, insist=False)
+
+
+def test_a_session_without_time_measures_what_a_fit_needs() -> None:
+    found = session.measure(session.Settings("cuda", DTYPES, quick=True, budget_s=1e-3), insist=False)
+    assert {sample.what for sample in found.samples} - {"launch"} == {"d2h", "gemm", "h2d", "issue", "op"}
+    assert found.trust.level == "low"
+    assert found.trust.reasons[-1].endswith("parts were left out, there was no time for them")
+    fit = calibrate(found)
+    assert {kind.name.lower() for kind in KERNEL_KINDS} <= {name.partition(".")[0] for name in fit.kernels}
+    assert "sync_s" in fit.constants
 
 
 def test_everything_is_measured_in_both_formats_and_calibrate_takes_it(

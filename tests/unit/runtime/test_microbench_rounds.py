@@ -11,7 +11,7 @@ import pytest
 from hwmodels.calibrate.measurements import Sample, sample_of
 from hwmodels.calibrate.rounds import merged_rounds, rounds_left_out
 from hwmodels.fits.fit import LeftOut
-from hwmodels.fits.trust import LEVELS, Trust, least_trusted, recorded_trust, trust_of
+from hwmodels.fits.trust import LEVELS, TIMED_ONCE_SCATTER, Trust, least_trusted, recorded_trust, trust_of
 from pregate.ask.capturing.capture import capture
 from pregate.ask.capturing.machine_memory import memory_of
 from pregate.ask.timing.intervals import intervals
@@ -64,12 +64,41 @@ def test_parts_take_turns_until_each_was_timed_twice_on_a_quiet_machine(monkeypa
 
 
 @pytest.mark.parametrize(("budget_s", "order"), [(0.1, "abc"), (3.5, "abc"), (4.0, "abcc"), (5.9, "abcca")])
-def test_the_first_round_is_whole_and_later_ones_fit_the_budget(
+def test_what_is_needed_is_measured_whatever_it_takes_and_later_rounds_fit_the_budget(
     monkeypatch: pytest.MonkeyPatch, budget_s: float, order: str
 ) -> None:
     machine = Machine(monkeypatch, {"a": [QUIET] * 4, "b": [QUIET] * 4, "c": [LOUD] * 4})
-    in_rounds([machine.part(name) for name in "abc"], budget_s, lambda _: None)
+    session = in_rounds([needed(machine.part(name)) for name in "abc"], budget_s, lambda _: None)
     assert "".join(machine.order) == order
+    assert session.left_out == ()
+
+
+def needed(part: Microbenchmark) -> Microbenchmark:
+    return dataclasses.replace(part, needed=True)
+
+
+@pytest.mark.parametrize("slow", [1, 5, 50])
+def test_a_busy_machine_leaves_out_what_is_not_needed_and_keeps_its_budget(
+    monkeypatch: pytest.MonkeyPatch, slow: int
+) -> None:
+    """The clock of a machine on which everything takes `slow` times as long, 10 s a part where it is idle."""
+    names, budget_s = "abcdefgh", 300.0
+    machine, said = Machine(monkeypatch, {name: [LOUD] * 4 for name in names}, took_s=10.0 * slow), list[str]()
+    parts = [needed(part) if part.name in "cf" else part for part in map(machine.part, names)]
+    session = in_rounds(parts, budget_s, said.append)
+    assert "".join(machine.order)[:2] == "cf", "first what no fit can be made without"
+    assert machine.now_s <= max(budget_s, 2 * machine.took_s)
+    left_out = {1: "", 5: "gh", 50: "abdegh"}[slow]
+    assert session.left_out == tuple(left_out)
+    assert set(session.rounds) == set(names) - set(left_out)
+    assert [sample.what for sample in session.samples] == [name for name in names if name in session.rounds]
+    trust = session.trust(session.samples)
+    if left_out:
+        assert said[-1] == f"left out, there was no time for them: {', '.join(left_out)}"
+        assert trust.level == "low"
+        assert trust.reasons[-1] == f"{len(left_out)} of 8 parts were left out, there was no time for them"
+    else:
+        assert not said[-1].startswith("left out")
 
 
 def test_progress_says_part_round_and_time(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -105,7 +134,8 @@ def test_samples_that_one_round_lacks_are_of_those_that_have_them() -> None:
     assert [(sample.parameters["n_bytes"], sample.mean_s, sample.n) for sample in merged] == [(1, 1.5, 2), (2, 3.0, 1)]
     assert merged[1].scatter is None
     assert rounds_left_out(merged).n == 1
-    assert rounds_left_out([two]).scatter == 0.0
+    assert rounds_left_out([*merged, two]).scatter == TIMED_ONCE_SCATTER, "most were timed once"
+    assert rounds_left_out([two]) == LeftOut(0, *[TIMED_ONCE_SCATTER] * 3), "what was timed once is known no better"
 
 
 @pytest.mark.parametrize("policy", ["gpu_only", "pregate"])

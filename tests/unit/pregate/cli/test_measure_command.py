@@ -272,24 +272,30 @@ class Properties:
 
 
 @pytest.mark.parametrize(
-    ("name", "spec"),
+    ("name", "gib", "spec"),
     [
-        ("NVIDIA A100-SXM4-80GB", "a100-sxm4-80gb"),
-        ("NVIDIA H100 80GB HBM3", "h100-sxm"),
-        ("NVIDIA H100 PCIe", "h100-pcie"),
-        ("NVIDIA H200", "h200-sxm"),
-        ("NVIDIA GeForce RTX 4090", "rtx-4090"),
-        ("NVIDIA L4", "l4"),
-        ("Tesla T4", "t4"),
-        ("NVIDIA A100 80GB PCIe", None),
-        ("NVIDIA L40", None),
-        ("NVIDIA T400", None),
-        ("NVIDIA GeForce RTX 4090 Laptop GPU", None),
-        ("NVIDIA H100 80GB HBM3 MIG 1g.10gb", None),
+        ("NVIDIA A100-SXM4-80GB", 79, "a100-sxm4-80gb"),
+        ("NVIDIA A100 80GB PCIe", 79, "a100-pcie-80gb"),
+        ("NVIDIA A100-SXM4-40GB", 39, "a100-sxm4-40gb"),
+        ("NVIDIA H100 80GB HBM3", 79, "h100-sxm"),
+        ("NVIDIA H100 PCIe", 79, "h100-pcie"),
+        ("NVIDIA H200", 139, "h200-sxm"),
+        ("NVIDIA GH200 480GB", 95, "gh200"),
+        ("NVIDIA GeForce RTX 3080", 10, "rtx-3080"),
+        ("NVIDIA GeForce RTX 3080", 12, "rtx-3080-12gb"),
+        ("NVIDIA GeForce RTX 4090", 24, "rtx-4090"),
+        ("NVIDIA GeForce RTX 4090 Laptop GPU", 16, "rtx-4090-mobile"),
+        ("NVIDIA L4", 22, "l4"),
+        ("Tesla T4", 15, "t4"),
+        ("NVIDIA GeForce RTX 3080", 20, None),
+        ("NVIDIA L40", 45, None),
+        ("NVIDIA T400", 4, None),
+        ("NVIDIA GeForce RTX 4090", 16, None),
+        ("NVIDIA H100 80GB HBM3 MIG 1g.10gb", 9, None),
     ],
 )
-def test_a_device_is_taken_for_no_other(monkeypatch: pytest.MonkeyPatch, name: str, spec: str | None) -> None:
-    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda i: Properties(name))
+def test_a_device_is_taken_for_no_other(monkeypatch: pytest.MonkeyPatch, name: str, gib: int, spec: str | None) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda i: Properties(name, gib << 30))
     found = device.describe_device("cuda")
     assert found["spec"] == spec
     assert json.loads(json.dumps(found)) == found
