@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 __all__ = ["FITS_DIR", "SPECS", "STACKS_DIR", "shipped"]
@@ -12,4 +13,4 @@ SPECS, FITS_DIR, STACKS_DIR = (_HERE / name for name in ("specs", "fits", "stack
 
 def shipped(folder: Path) -> tuple[str, ...]:
     """The names of the YAML files in `folder`, in order."""
-    return tuple(sorted(path.name.removesuffix(".yaml") for path in folder.glob("*.yaml")))
+    return tuple(sorted(name.removesuffix(".yaml") for name in os.listdir(folder) if name.endswith(".yaml")))

@@ -163,6 +163,11 @@ def check_name(name: str, where: str) -> str:
     return name
 
 
+def _is_control(letter: str) -> bool:
+    """Is this a control character other than the two that text is laid out with?"""
+    return unicodedata.category(letter) == "Cc" and letter not in "\n\t"
+
+
 class Section:
     """A mapping being read. Every `take_*` removes a key; `done` refuses what nobody took.
 
@@ -203,7 +208,7 @@ class Section:
             return default
         if not isinstance(value, str):
             raise InvalidFile(f"{self.where}: {key} = {reprlib.repr(value)} is not text")
-        if any(unicodedata.category(letter) == "Cc" and letter not in "\n\t" for letter in value):
+        if not value.isprintable() and any(_is_control(letter) for letter in value):
             raise InvalidFile(f"{self.where}: {key} = {reprlib.repr(value)} has control characters: remove them")
         return value
 

@@ -94,12 +94,26 @@ def fit_to_width(table: Table, console: Console) -> list[str]:
     left_out: list[str] = []
     room = console.options.update(max_width=10_000)
     folds = any(column.overflow == "fold" for column in table.columns)
+    if not folds:
+        _fix_widths(table)
     while len(table.columns) > 1:
         needed = Measurement.get(console, room, table)
         if (needed.minimum if folds else needed.maximum) <= console.width:
-            break
+            return left_out
         left_out.insert(0, str(table.columns.pop().header))
+    for column in table.columns if not folds else ():
+        column.width = None
     return left_out
+
+
+def _fix_widths(table: Table) -> None:
+    """State how wide columns of one-line texts are that never fold: rich measures each of their cells several times."""
+    from rich.cells import cell_len
+
+    for column in table.columns:
+        cells = [column.header, *column.cells]
+        if all(isinstance(cell, str) and "\n" not in cell for cell in cells):
+            column.width = max(cell_len(str(cell)) for cell in cells)
 
 
 def print_json(value: Any) -> None:
