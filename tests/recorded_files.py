@@ -99,6 +99,13 @@ def logits() -> bytes:
     return pt({"router_logits": tuple(torch.tensor(scores[layer]).bfloat16() for layer in range(2))})
 
 
+def scores_npz() -> bytes:
+    scores = np.full((2, 5, 4), -1.0, np.float32)
+    for t, layer, chosen in cells():
+        scores[layer, t, chosen] = (2.0, 1.0)
+    return npz(router_logits=scores)
+
+
 def mbolt() -> bytes:
     words = [1, 4]
     for first, last in ((0, 3), (3, 4), (4, 5)):
@@ -141,6 +148,20 @@ FILES: dict[str, tuple[str, Callable[[], bytes], Any]] = {
         "vllm_npz", lambda: npz(prompt_routed_experts=EXPERTS[:3], routed_experts=EXPERTS[3:]), PHASED,
     ),
     "npy": ("routed_npy", lambda: npy(EXPERTS.astype(np.int32)), DECODED),
+    "npz of choices": ("routed_array", lambda: npz(topk_ids=EXPERTS.astype(np.int32)), DECODED),
+    "npz of scores": ("router_array", scores_npz, ([0] * 5, [0] * 5)),
+    "lists of choices": ("routed_array", lambda: json.dumps(EXPERTS.tolist()).encode(), DECODED),
+    "table": (
+        "table",
+        lambda: text("expert_id\tlayer_idx\tpos\tphase", *(
+            f"{expert}\t{layer}\t{t}\t{int(t > 2)}" for t, layer, e in cells() for expert in e)),
+        PHASED,
+    ),
+    "token lines": (
+        "token_lines",
+        lambda: lines(*({"token": t, "experts": EXPERTS[t].tolist()} for t in range(5))),
+        DECODED,
+    ),
     "vllm route log": (
         "vllm_route_log",
         lambda: lines({"type": "meta", "model_id": "m", "num_experts": 4}, *(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import zipfile
 from pathlib import Path
 from tokenize import TokenError
@@ -13,7 +14,7 @@ from numpy.typing import NDArray
 from traces.errors import InvalidFile
 from traces.importers.lines import regular_file
 
-__all__ = ["MAX_UNPACKED_BYTES", "npy_array", "npz_arrays", "npz_names", "whole_array"]
+__all__ = ["MAX_UNPACKED_BYTES", "npy_array", "npz_arrays", "npz_headers", "npz_names", "whole_array"]
 
 MAX_UNPACKED_BYTES = 4 << 30
 
@@ -24,6 +25,24 @@ def npz_names(path: Path) -> list[str]:
     try:
         with zipfile.ZipFile(path) as archive:
             return sorted(name.removesuffix(".npy") for name in archive.namelist())
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile, NotImplementedError, RuntimeError) as error:
+        raise InvalidFile(f"{path}: not a sound npz file ({_line(error)})") from error
+
+
+def npz_headers(path: Path) -> dict[str, tuple[tuple[int, ...], str]]:
+    """Shape and kind of type (NumPy's letter) of each array of an npz file, unread. Raises `InvalidFile`; for arrays of
+    Python objects, too.
+    """
+    names = [name for name in npz_names(path) if not name.endswith("/")]
+    try:
+        with zipfile.ZipFile(path) as archive:
+            found: dict[str, tuple[tuple[int, ...], str]] = {}
+            for name in names:
+                if f"{name}.npy" in archive.namelist():
+                    with archive.open(f"{name}.npy") as file:
+                        shape, dtype = _header(file)
+                    found[name] = shape, dtype.kind
+            return found
     except (OSError, ValueError, EOFError, zipfile.BadZipFile, NotImplementedError, RuntimeError) as error:
         raise InvalidFile(f"{path}: not a sound npz file ({_line(error)})") from error
 
@@ -83,6 +102,12 @@ def whole_array(path: Path, name: str, value: Any, n_dims: int) -> NDArray[np.in
 
 def _stated_bytes(file: IO[bytes]) -> int:
     """Size of an npy file by its own header."""
+    shape, dtype = _header(file)
+    return file.tell() + math.prod(shape) * dtype.itemsize
+
+
+def _header(file: IO[bytes]) -> tuple[tuple[int, ...], np.dtype[Any]]:
+    """Shape and type of an npy file. Raises `ValueError`."""
     version = np.lib.format.read_magic(file)
     if version not in ((1, 0), (2, 0)):
         raise ValueError(f"npy version {version}")
@@ -93,10 +118,7 @@ def _stated_bytes(file: IO[bytes]) -> int:
         raise ValueError("its header is broken") from error
     if dtype.hasobject:
         raise ValueError("it holds Python objects")
-    count = 1
-    for extent in shape:
-        count *= extent
-    return file.tell() + count * dtype.itemsize
+    return shape, dtype
 
 
 def _line(error: Any) -> str:

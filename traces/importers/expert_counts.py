@@ -4,8 +4,9 @@ npy           [n_layers, n_experts] (DeepSeek EPLB, MIT), or [n, n_layers, n_exp
               (MoE-Infinity's expert activation matrices, Apache-2.0, encoder layers first)
 npz           such an array; of several, the one that has the model's layers and experts
 json          [[...], ...], [n_layers, n_experts] (EPLB); under "logical_count" (what SGLang starts from), or by layer:
-              {"3": [...]} or {"3": {"expert": count}}
-csv           a header `layer,expert,count` and a row for each, in any order; what has no row was not chosen
+              {"3": [...]} or {"3": {"expert": count}}, {"model.layers.3.mlp": [...]}, or a line a layer,
+              {"layer": 3, "counts": [...]}
+csv           columns `layer`, `expert` and `count` and a row for each, in any order; what has no row was not chosen
 recorder      a file of `torch.save`: a tensor as in npy, or SGLang's recorder in mode stat: `logical_count` [n_steps,
               n_layers, n_experts]
 imatrix       llama.cpp's importance matrix as GGUF: `counts` of the experts' matrices
@@ -27,9 +28,17 @@ from traces.documents import NUMBER
 from traces.errors import InvalidFile, InvalidInput
 from traces.importers.arrays import npy_array, npz_arrays, npz_names
 from traces.importers.imatrix import imatrix_counts
-from traces.importers.lines import json_document, regular_file, text_lines, whole_numbers
+from traces.importers.lines import (
+    MAX_LINE_CHARACTERS,
+    json_document,
+    json_lines,
+    regular_file,
+    text_lines,
+    whole_numbers,
+)
 from traces.importers.recording import ModelShape, refused
 from traces.importers.sniffing import recognise_popularity
+from traces.importers.tables import named_rows
 from traces.importers.torch_archive import read_torch_archive
 from traces.routing import MAX_EXPERTS, Provenance
 from traces.statistics.popularity import PopularityProfile
@@ -49,7 +58,7 @@ def import_popularity(path: Path | str, shape: ModelShape = ModelShape()) -> Pop
         case "npz":
             recorder, array = "array of counts", _from_npz(path, shape)
         case "json":
-            recorder, array = "list of counts", _from_json(path, json_document(path))
+            recorder, array = "list of counts", _from_json(path, _json(path))
         case "imatrix":
             recorder, array = "llama.cpp importance matrix", imatrix_counts(path)
         case "csv":
@@ -77,14 +86,29 @@ def import_popularity(path: Path | str, shape: ModelShape = ModelShape()) -> Pop
         raise refused(path, str(error)) from error
 
 
+def _json(path: Path) -> Any:
+    """The document, or a line a layer as one by the layers' numbers."""
+    _, first = next(text_lines(path, MAX_LINE_CHARACTERS), (1, ""))
+    if not re.match(r'\s*\{\s*"layer"\s*:', first):
+        return json_document(path)
+    rows: dict[str, Any] = {}
+    for number, record in json_lines(path):
+        layer, counts = str(record.get("layer")), record.get("counts", record.get("count"))
+        if layer in rows or counts is None:
+            raise refused(path, f"layer {layer[:20]} comes twice, or has no counts", number)
+        rows[layer] = counts
+    return rows
+
+
 def _from_json(path: Path, document: Any) -> NDArray[Any]:
     """A list, one under `logical_count`, or one a layer by its number."""
     if isinstance(document, dict):
         if "logical_count" in document:
             return _array(path, document["logical_count"])
-        if not document or not all(re.fullmatch(r"\d{1,4}", key, re.ASCII) for key in document):
+        numbers = {key: re.findall(r"\d+", key, re.ASCII) for key in document}
+        if not document or not all(len(found) == 1 and len(found[0]) < 5 for found in numbers.values()):
             raise refused(path, "its keys are not numbers of layers")
-        rows = [document[key] for key in sorted(document, key=int)]
+        rows = [document[key] for key in sorted(document, key=lambda key: int(numbers[key][0]))]
         if all(isinstance(row, dict) for row in rows):
             rows = [
                 _by_expert(path, row, max((len(row) and max(map(_expert, row)) for row in rows), default=0))
@@ -113,18 +137,15 @@ def _array(path: Path, value: Any) -> NDArray[Any]:
 
 def _from_csv(path: Path) -> NDArray[Any]:
     rows: dict[tuple[int, int], float] = {}
-    lines = text_lines(path)
-    next(lines)
-    for number, line in lines:
-        parts = line.split(",")
-        if len(parts) != 3 or NUMBER.fullmatch(parts[2].strip()) is None:
-            raise refused(path, f"{line[:60]!r} is not layer,expert,count", number)
-        layer, expert = whole_numbers(path, number, parts[:2])
+    for number, row in named_rows(path, ("layer", "experts", "count")):
+        if NUMBER.fullmatch(row["count"]) is None:
+            raise refused(path, f"count {row['count'][:60]!r} is not a number", number)
+        layer, expert = whole_numbers(path, number, [row["layer"], row["experts"]])
         if not 0 <= layer < MAX_LAYERS or not 0 <= expert < MAX_EXPERTS:
             raise refused(path, f"layer {layer}, expert {expert}: below {MAX_LAYERS} and {MAX_EXPERTS}, from 0", number)
         if (layer, expert) in rows:
             raise refused(path, f"layer {layer} expert {expert} has two rows: add them up", number)
-        rows[layer, expert] = float(parts[2])
+        rows[layer, expert] = float(row["count"])
     if not rows:
         raise refused(path, "no rows: the file ends after its header")
     n_layers, n_experts = (1 + max(place[axis] for place in rows) for axis in (0, 1))

@@ -9,6 +9,8 @@
 `speculative_moe`    {"dataset", "problem_id", "layer", "experts", "gating_probs", "token_idx"}; a problem is a sequence
 `moe_balance`        {"layer", "batch_id", "origin_rows": [T], "topk_experts": [T][k], "topk_weights"?}
 `moe_vis`            {"layer": L, "experts": [T][k]} and {"wlayer": L, ...}; a pass ends where the layer falls
+`token_lines`        {"experts": [layers][k]} under any of `TOKEN_KEYS`, a line a token, with its `token` or `position`,
+                     `phase` and `sequence` where it is stated
 
 Where phases are not recorded every token counts as decode, and the provenance says so.
 """
@@ -31,8 +33,11 @@ __all__ = [
     "import_policylang",
     "import_route_log",
     "import_speculative_moe",
+    "import_token_lines",
 ]
 
+TOKEN_KEYS = ("experts", "selected_experts", "expert_ids", "topk_experts")
+"""What recorders call the experts of a token, layer by layer."""
 _PHASES_UNKNOWN = "phases are not recorded: every token counts as decode"
 
 
@@ -129,6 +134,22 @@ def import_moe_vis(path: Path, shape: ModelShape = ModelShape()) -> RoutingTrace
         phase = Phase.DECODE if decoding else Phase.PREFILL
         _add_tokens(rows, number, sequence, first, layer, chosen, None, phase)
     return rows.trace(_origin(path, {}, "moe-vis", "", "", phased=True), shape)
+
+
+def import_token_lines(path: Path, shape: ModelShape = ModelShape()) -> RoutingTrace:  # noqa: B008
+    """The routing of lines that hold all layers of a token. Raises `InvalidFile`."""
+    rows, sequences, phased = TokenRows(path), _Numbers(), True
+    phases = {"prefill": Phase.PREFILL, "prompt": Phase.PREFILL, "decode": Phase.DECODE, None: Phase.DECODE}
+    for number, record in json_lines(path):
+        key = next((key for key in TOKEN_KEYS if isinstance(record.get(key), list)), TOKEN_KEYS[0])
+        (layers,) = _fields(path, number, record, key)
+        phase = _phase(path, number, record.get("phase"), phases)
+        phased &= "phase" in record
+        sequence = sequences[record.get("sequence", record.get("request_id"))]
+        position = next((record[name] for name in ("position", "token", "token_idx") if name in record), number - 1)
+        for layer, experts in enumerate(layers):
+            _add(rows, number, sequence, phase, (position, layer, experts), None)
+    return rows.trace(_origin(path, {}, "lines of tokens", "", "", phased=phased), shape)
 
 
 class _Numbers:

@@ -96,7 +96,7 @@ def import_activations(path: Path, shape: ModelShape = ModelShape()) -> RoutingT
 
 def _body(path: Path, header: str, n_fields: int) -> Iterator[tuple[int, list[str]]]:
     """The fields of every line after the header."""
-    lines = text_lines(path)
+    lines = ((number, line) for number, line in text_lines(path) if not line.startswith("#"))
     _, first = next(lines, (1, ""))
     if first.strip() != header:
         raise refused(path, f"the first line is {first[:40]!r}, not {header!r}")

@@ -75,6 +75,8 @@ def recorded_trace(
         gate_weights = None
     if gate_weights is not None and not (np.isfinite(gate_weights).all() and gate_weights.min(initial=0) >= 0):
         raise refused(path, "a gate weight is below 0 or infinite: is this the right file?")
+    if experts.size and experts.max() == n_experts and not (experts == 0).any():
+        raise refused(path, f"experts are numbered from 1 to {n_experts}: subtract 1, they count from 0")
     if n_experts > MAX_EXPERTS:
         raise refused(path, f"{n_experts} experts, at most {MAX_EXPERTS} are read")
     try:

@@ -7,7 +7,6 @@
                   [tokens - 1][layer][k],
                   whose layers and k come from the model
 `vllm_npz`        the same arrays saved with numpy.savez
-`routed_npy`      one int array [tokens, layers, k] saved with numpy.save: all tokens count as decode
 
 Layers that no expert was captured for are filled with 0 or -1 by the engines (dense layers): those are left out.
 """
@@ -24,14 +23,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from traces.importers.arrays import npy_array, npz_arrays, whole_array
+from traces.importers.arrays import npz_arrays, whole_array
 from traces.importers.lines import MAX_LINE_CHARACTERS, json_document, json_lines, text_lines
 from traces.importers.recording import MAX_CELLS, ModelShape, Origin, recorded_trace, refused
 from traces.phase import Phase
 from traces.routing import MAX_EXPERTS, RoutingTrace
 from traces.token_checks import MAX_POSITION
 
-__all__ = ["import_routed_npy", "import_vllm_completion", "import_vllm_npz"]
+__all__ = ["import_vllm_completion", "import_vllm_npz", "trace_of_tokens"]
 
 _ARRAYS = ("prompt_routed_experts", "routed_experts")
 Part = tuple[int, Phase, NDArray[np.int64]]
@@ -56,9 +55,8 @@ def import_vllm_npz(path: Path, shape: ModelShape = ModelShape()) -> RoutingTrac
     )
 
 
-def import_routed_npy(path: Path, shape: ModelShape = ModelShape()) -> RoutingTrace:  # noqa: B008
-    """The routing in an npy file, all of it decode. Raises `InvalidFile`."""
-    array = whole_array(path, "the array", npy_array(path), 3)
+def trace_of_tokens(path: Path, array: NDArray[np.int64], shape: ModelShape) -> RoutingTrace:
+    """The routing of experts [tokens, layers, k], all of it decode. Raises `InvalidFile`."""
     return _trace(path, [[(0, Phase.DECODE, array)]], shape, notes=("phases are not recorded: every token is decode",))
 
 

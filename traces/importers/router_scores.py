@@ -10,8 +10,10 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from traces.importers.lines import text_lines, whole_numbers
 from traces.importers.recording import MAX_CELLS, ModelShape, Origin, TokenRows, recorded_trace, refused
@@ -19,7 +21,7 @@ from traces.importers.torch_archive import read_torch_archive
 from traces.phase import Phase
 from traces.routing import RoutingTrace
 
-__all__ = ["GATE_CSV_HEADER", "import_gate_csv", "import_router_logits"]
+__all__ = ["GATE_CSV_HEADER", "import_gate_csv", "import_router_logits", "trace_of_scores"]
 
 GATE_CSV_HEADER = re.compile(r"layer_id,token_id,expert_0(,expert_\d+)*\s*", re.ASCII)
 
@@ -30,6 +32,13 @@ def import_router_logits(path: Path, shape: ModelShape = ModelShape()) -> Routin
     layers = document.get("router_logits") if isinstance(document, dict) else document
     if not isinstance(layers, list | tuple) or not all(isinstance(layer, np.ndarray) for layer in layers) or not layers:
         raise refused(path, "no tuple of router_logits, a tensor a layer")
+    return trace_of_scores(path, list(layers), shape)
+
+
+def trace_of_scores(path: Path, layers: list[NDArray[Any]], shape: ModelShape) -> RoutingTrace:
+    """The `shape.top_k` largest scores of each layer [n_tokens, n_experts], a prompt of one sequence. Raises
+    `InvalidFile`.
+    """
     form = layers[0].shape
     if len(form) != 2 or 0 in form or any(layer.shape != form or layer.dtype.kind != "f" for layer in layers):
         raise refused(path, f"router_logits are not {len(layers)} tensors [n_tokens, n_experts] of one shape")

@@ -8,17 +8,23 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from traces.errors import InvalidFile
 from traces.importers.arrays import npy_array, npz_names
+from traces.importers.json_rows import TOKEN_KEYS
 from traces.importers.lines import regular_file
 from traces.importers.llama_cpp import ACTIVATIONS_HEADER, RANKS_HEADER, SERVER_LOG_HEADER
 from traces.importers.plain import PLAIN_CSV, PLAIN_NPZ
+from traces.importers.routed_arrays import ROUTED, kind_of_arrays, kind_of_npz
 from traces.importers.router_scores import GATE_CSV_HEADER
+from traces.importers.tables import columns
 from traces.importers.torch_archive import read_torch_archive
 
 __all__ = ["OWN_FORMAT", "is_routing", "recognise", "recognise_popularity"]
 
 OWN_FORMAT = "pregate"
+OWN_MARK = b"pregate-routing-trace"
 _HEAD_BYTES = 1 << 16
 _MAX_BYTES = 1 << 40
 _READ = (
@@ -30,6 +36,8 @@ _PACKED = {
     b"\x1f\x8b": "packed with gzip: unpack it first (gunzip)",
     b"\x28\xb5\x2f\xfd": "packed with zstd: unpack it first (unzstd)",
     b"\xfd7zXZ": "packed with xz: unpack it first (unxz)",
+    b"\x80\x02\x8a": "a file of torch.save from before 1.6, a pickle, which runs code when loaded: save it again",
+    b"\x80": "a pickle, which runs code when loaded, so it is not read: save its arrays with numpy.savez",
     b"\xff\xfe": "UTF-16 text: save it as UTF-8",
     b"\xfe\xff": "UTF-16 text: save it as UTF-8",
 }
@@ -80,9 +88,15 @@ def recognise_popularity(path: Path) -> str | None:
     if head.startswith(b"PK\x03\x04"):
         return "recorder" if _is_torch(path) else "npz"
     text = head.removeprefix(b"\xef\xbb\xbf")
-    if re.match(rb"layer,expert,count\s*(\n|$)", text):
+    first = next((line for line in text.decode(errors="replace").splitlines() if not line.startswith("#")), "")
+    if {"layer", "experts", "count"} <= set(columns(first) or ()):
         return "csv"
-    return "json" if re.match(rb'\s*(\[\s*\[\s*\[?\s*[-\d]|\{\s*"(logical_count|\d+)"\s*:)', text) else None
+    opens = (
+        rb"\s*(\[\s*\[\s*\[?\s*[-\d]"
+        rb'|\{\s*"(logical_count|\d+)"\s*:|\{\s*"[\w.]*\d[\w.]*"\s*:\s*[\[{]'
+        rb'|\{\s*"layer"\s*:\s*\d+\s*,\s*"counts?"\s*:\s*\[)'
+    )
+    return "json" if re.match(opens, text) else None
 
 
 def _head(path: Path) -> bytes:
@@ -103,12 +117,12 @@ def _routing(path: Path, head: bytes) -> str | None:
     if head.startswith(b"RTRACE01"):
         return "rtrace01"
     if head[8:9] == b"{" and head[4:8] == bytes(4):  # how long the header is, of which text has no zeros
-        return OWN_FORMAT
+        foreign = OWN_MARK not in head and any(b'"%s"' % name.encode() in head for name in ROUTED if name)
+        return "routed_array" if foreign else OWN_FORMAT
     if head.startswith(b"PK\x03\x04"):
         return _of_torch(path) if _is_torch(path) else _of_npz(path)
     if head.startswith(b"\x93NUMPY"):
-        array = npy_array(path)
-        return "routed_npy" if array.ndim == 3 and array.dtype.kind in "iu" else None
+        return {"routed_array": "routed_npy"}.get(found := kind_of_arrays({"": npy_array(path)}) or "", found) or None
     return _of_text(head)
 
 
@@ -118,9 +132,14 @@ def _is_torch(path: Path) -> bool:
 
 def _of_torch(path: Path) -> str | None:
     document = read_torch_archive(path)
-    if isinstance(document, dict):
-        return next((name for key, name in _TORCH_KEYS.items() if key in document), None)
-    return "router_logits" if isinstance(document, list | tuple) else None
+    if isinstance(document, list | tuple):
+        return "router_logits"
+    if isinstance(document, np.ndarray):
+        return kind_of_arrays({"": document})
+    if not isinstance(document, dict):
+        return None
+    known = next((name for key, name in _TORCH_KEYS.items() if isinstance(document.get(key), list | tuple)), None)
+    return known or kind_of_arrays({key: item for key, item in document.items() if isinstance(item, np.ndarray)})
 
 
 _TORCH_KEYS = {"records": "sglang_recorder", "router_logits": "router_logits"}
@@ -132,7 +151,7 @@ def _of_npz(path: Path) -> str | None:
         return "plain_npz"
     if "routed_experts" in names:
         return "vllm_npz"
-    return "gptoss_npz" if names & {"seq_start", "experts"} else None
+    return "gptoss_npz" if "seq_start" in names else kind_of_npz(path)
 
 
 def _of_text(head: bytes) -> str | None:
@@ -157,6 +176,10 @@ def _of_text(head: bytes) -> str | None:
         return "gate_csv"
     if re.fullmatch(r"-?\d+,\d+(,\d+)+", first, re.ASCII):
         return "llama_moe_trace"
+    if {"position", "layer", "experts"} <= set(columns(first) or ()):
+        return "table"
+    if re.match(r"(\[\s*){3}\d", text):
+        return "routed_array"
     return _of_json(text, first) if text.startswith(("{", "[")) else None
 
 
@@ -182,5 +205,8 @@ def _of_record(record: Mapping[str, Any]) -> str | None:
     named = next((name for name, keys in _BY_KEYS.items() if all(key in record for key in keys)), None)
     if named is not None:
         return named
+    nested = (record.get(key) for key in TOKEN_KEYS)
+    if any(isinstance(item, list) and item and isinstance(item[0], list) for item in nested):
+        return "token_lines"
     answers = {"routed_experts", "prompt_routed_experts", "choices", "outputs", "meta_info", "sgl_ext"}
     return "vllm_completion" if answers & set(record) else None

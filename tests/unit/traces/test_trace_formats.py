@@ -229,7 +229,7 @@ def test_expert_counts_of_tensorrt_llm_lie_in_a_folder(tmp_path: Path) -> None:
         (b"hello", "not a table of expert counts"),
         (b"layer,expert,count\n0,0,1\n0,0,2\n", "line 3: layer 0 expert 0 has two rows"),
         (b"layer,expert,count\n0,-1,1\n", "line 2: layer 0, expert -1: below"),
-        (b"layer,expert,count\n0,1,x\n", "line 2: '0,1,x' is not layer,expert,count"),
+        (b"layer,expert,count\n0,1,x\n", "line 2: count 'x' is not a number"),
         (b"layer,expert,count\n", "no rows"),
         (npy(COUNTS).replace(b"(2, 4)", b"(2, 4("), "its header is broken"),
     ],

@@ -1,0 +1,122 @@
+"""Tables of routing with columns in any order, under the names that recorders give them.
+
+One row a choice (`layer,token,expert`), a row a token and layer with its experts in one cell (`"[3, 7]"` or `3 7`), by
+commas, semicolons or tabs. Columns that nobody knows here are left out; without a phase every token counts as decode,
+without a sequence all rows are of one, without a slot experts stand in the order of their rows.
+"""
+
+from __future__ import annotations
+
+import csv
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+from traces.errors import InvalidFile
+from traces.importers.lines import text_lines, whole_numbers
+from traces.importers.recording import ModelShape, Origin, TokenRows, refused
+from traces.phase import Phase
+from traces.routing import RoutingTrace
+
+__all__ = ["columns", "import_table", "named_rows"]
+
+_NAMES: dict[str, tuple[str, ...]] = {
+    "sequence": ("sequence", "seq", "seq_id", "sequence_id", "request", "request_id", "req_id", "sample", "prompt_id"),
+    "phase": ("phase", "stage"),
+    "position": ("position", "pos", "token", "token_idx", "token_index", "token_pos", "token_position", "t"),
+    "layer": ("layer", "layer_id", "layer_idx", "layer_index", "moe_layer", "l"),
+    "slot": ("slot", "rank", "k", "topk_idx", "choice"),
+    "experts": (
+        "expert", "expert_id", "expert_idx", "expert_index", "experts", "expert_ids", "topk_ids", "selected_experts",
+        "topk_experts", "e",
+    ),
+    "weight": ("weight", "gate_weight", "score", "prob", "probability", "router_weight"),
+    "count": ("count", "counts", "n", "hits", "freq", "frequency", "activations"),
+}  # fmt: skip
+"""Our name of a column: what recorders call it."""
+
+_PHASES = {
+    "0": Phase.PREFILL, "prefill": Phase.PREFILL, "prompt": Phase.PREFILL, "extend": Phase.PREFILL,
+    "1": Phase.DECODE, "decode": Phase.DECODE, "generated": Phase.DECODE, "generation": Phase.DECODE,
+}  # fmt: skip
+_MAX_SLOTS = 256
+
+
+def columns(header: str) -> dict[str, int] | None:
+    """Which field of a header line is which column, by our names; None where one is there under two names."""
+    found: dict[str, int] = {}
+    for place, word in enumerate(_fields(header, _separator(header))):
+        for name, spellings in _NAMES.items():
+            if word.strip().lower() in spellings:
+                if name in found:
+                    return None
+                found[name] = place
+    return found
+
+
+def named_rows(path: Path, needed: tuple[str, ...]) -> Iterator[tuple[int, dict[str, str]]]:
+    """Numbered rows as text by our names of columns; comments are skipped. Raises `InvalidFile`."""
+    lines = ((number, line) for number, line in text_lines(path) if not line.startswith("#"))
+    _, header = next(lines, (1, ""))
+    places = columns(header)
+    if places is None or not set(needed) <= set(places):
+        raise refused(path, f"columns are {header[:80]!r}: {', '.join(needed)} are needed, once each")
+    separator = _separator(header)
+    n_fields = len(_fields(header, separator))
+    for number, line in lines:
+        fields = _fields(line, separator)
+        if len(fields) != n_fields:
+            raise refused(path, f"{len(fields)} fields, not {n_fields}: {line[:60]!r}", number)
+        yield number, {name: fields[place].strip() for name, place in places.items()}
+
+
+def import_table(path: Path, shape: ModelShape = ModelShape()) -> RoutingTrace:  # noqa: B008 (frozen)
+    """The routing of a table with a header. Raises `InvalidFile`."""
+    rows = TokenRows(path)
+    sequences: dict[str, int] = {}
+    slots: dict[tuple[int, int, int, int], int] = {}
+    phased = False
+    for number, row in named_rows(path, ("position", "layer", "experts")):
+        position, layer = whole_numbers(path, number, [row["position"], row["layer"]])
+        experts = whole_numbers(path, number, re.findall(r"[^\s,;|\[\]()]+", row["experts"]))
+        sequence = sequences.setdefault(row.get("sequence", ""), len(sequences))
+        phase = _phase(path, number, row.get("phase"))
+        phased = "phase" in row
+        place = (sequence, phase, position, layer)
+        if "slot" in row:
+            (slot,) = whole_numbers(path, number, [row["slot"]])
+        else:
+            slot = slots.get(place, 0)
+            slots[place] = slot + len(experts)
+        if not 0 <= slot < _MAX_SLOTS:
+            raise refused(path, f"slot {slot} is not 0 to {_MAX_SLOTS - 1}", number)
+        weights = [_weight(path, number, row["weight"])] if "weight" in row and len(experts) == 1 else None
+        rows.add(number, sequence, phase, position, layer, experts, weights, first_slot=slot)
+    notes = () if phased else ("phases are not recorded: every token counts as decode",)
+    return rows.trace(Origin("table of choices", notes=notes), shape)
+
+
+def _phase(path: Path, number: int, word: str | None) -> Phase:
+    if word is None:
+        return Phase.DECODE
+    if word.lower() not in _PHASES:
+        raise refused(path, f"phase {word[:20]!r} is neither prefill (0) nor decode (1)", number)
+    return _PHASES[word.lower()]
+
+
+def _weight(path: Path, number: int, text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise refused(path, f"weight {text[:20]!r} is not a number", number) from None
+
+
+def _separator(header: str) -> str:
+    return next((mark for mark in ("\t", ";") if mark in header), ",")
+
+
+def _fields(line: str, separator: str) -> list[str]:
+    try:
+        return next(csv.reader([line], delimiter=separator, skipinitialspace=True), [])
+    except csv.Error as error:
+        raise InvalidFile(f"a line is no row of a table ({error})") from error
