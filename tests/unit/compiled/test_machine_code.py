@@ -34,12 +34,40 @@ print(before, are_kept(CHAINS), "compiled.translate" in sys.modules, found.tolis
 """
 
 
-def run(home: Path) -> str:
-    """What `RUN` prints in a process of its own that keeps things in `home`."""
+FULL = "import resource\nresource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))\n" + RUN
+"""A disk that has no room for a whole file of machine code."""
+
+FORK = (
+    RUN
+    + """
+import os, signal
+signal.alarm(60)
+child = os.fork()
+if child == 0:
+    found = chains_s(np.array([0, 0, 1]), np.array([0]), np.array([1.0, 2.0]), np.zeros(0), small=False)
+    os._exit(int(found.tolist() != [1.0, 3.0]))
+print(os.waitpid(child, 0)[1])
+"""
+)
+
+
+def run(home: Path, text: str = RUN) -> str:
+    """What `text` prints in a process of its own that keeps things in `home`."""
+    return ended(begun(home, text))
+
+
+def begun(home: Path, text: str = RUN) -> subprocess.Popen[str]:
+    """A process of its own that keeps things in `home`."""
     clean = {name: value for name, value in os.environ.items() if name != "PREGATE_KERNELS"}
     clean |= {"HOME": str(home), "PYTHONPATH": str(ROOT)}
-    done = subprocess.run([sys.executable, "-c", RUN], check=True, capture_output=True, text=True, env=clean)
-    return done.stdout.strip()
+    return subprocess.Popen([sys.executable, "-c", text], stdout=subprocess.PIPE, text=True, env=clean)
+
+
+def ended(process: subprocess.Popen[str]) -> str:
+    """What a process has printed that ended well."""
+    told, _ = process.communicate()
+    assert process.returncode == 0
+    return told.strip()
 
 
 def test_kept_code_needs_no_compiler_and_what_was_changed_is_compiled_anew(tmp_path: Path) -> None:
@@ -56,6 +84,24 @@ def test_kept_code_needs_no_compiler_and_what_was_changed_is_compiled_anew(tmp_p
 def test_where_nothing_can_be_kept_it_is_compiled(tmp_path: Path) -> None:
     (tmp_path / ".cache").write_text("no folder")
     assert run(tmp_path) == "False False True [1.0, 3.0, 7.0]"
+
+
+def test_a_full_disk_keeps_nothing_and_leaves_nothing(tmp_path: Path) -> None:
+    assert run(tmp_path, FULL) == "False False True [1.0, 3.0, 7.0]"
+    assert list((tmp_path / ".cache" / "pregate" / "kernels").iterdir()) == []
+
+
+def test_processes_that_compile_at_once_keep_one_whole_file(tmp_path: Path) -> None:
+    processes = [begun(tmp_path) for _ in range(3)]
+    assert {ended(process).partition("[")[2] for process in processes} == {"1.0, 3.0, 7.0]"}
+    (kept,) = (tmp_path / ".cache" / "pregate" / "kernels").iterdir()
+    assert kept.suffix == ".o"
+    assert run(tmp_path) == "True True False [1.0, 3.0, 7.0]"
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+def test_machine_code_runs_in_a_process_that_was_forked(tmp_path: Path) -> None:
+    assert run(tmp_path, FORK).splitlines()[-1] == "0"
 
 
 def test_a_change_of_the_source_or_of_the_arguments_is_another_file(
