@@ -17,6 +17,7 @@ import pregate
 from offload.speculation import speculation_named
 from traces.recorded import recorded_names
 from traces.routing import RoutingTrace
+from traces.transforms.grown_trees import GrownTrees
 from traces.transforms.speculation import verified
 
 PAGE = Path(__file__).with_name("speculative.md")
@@ -112,7 +113,10 @@ def unions() -> str:
     return "\n".join(lines)
 
 
-TREES = ("gamma=4", "gamma=8", "nodes=8", "branches=2x2x1x1", "nodes=16", "branches=4x2x1", "nodes=32")
+TREES = (
+    "gamma=4", "gamma=8", "nodes=8", "grown=8,varies=0.3", "branches=2x2x1x1", "nodes=16", "grown=16,varies=0.3",
+    "branches=4x2x1", "nodes=32", "nodes=60", "grown=60,varies=0.1", "grown=60,varies=0.3", "grown=60,varies=0.6",
+)  # fmt: skip
 RANKS = "0.7/0.12/0.05"
 """Rates by rank that the table of trees assumes: a first guess as often right as in the middle rows of the others."""
 
@@ -132,8 +136,10 @@ def trees() -> str:
             pregate.simulate(loaded, machine, plain, f"{design}@{drafts}").decode_tokens_per_s / before
             for design, before in zip(designs, without, strict=True)
         ]
+        tree = drafts.tree
+        n_proposals = tree.n_proposals if isinstance(tree, GrownTrees) else len(tree.parent)
         lines.append(
-            f"| `{shape}` | {len(drafts.tree.parent)} | {n_tokens / n_passes:.2f} | {n_experts / n_passes:.1f} | "
+            f"| `{shape}` | {n_proposals} | {n_tokens / n_passes:.2f} | {n_experts / n_passes:.1f} | "
             + " | ".join(f"{speed:.2f}" for speed in speeds) + " |"
         )  # fmt: skip
     return "\n".join(lines)

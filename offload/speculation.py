@@ -1,12 +1,14 @@
 """Speculative decoding as a part of a design: how many tokens are drafted, by what, and how many of them are taken.
 
-`gamma=4:acceptance=0.8:draft=olmoe-1b-7b`, or a tree, `branches=4x2x1:acceptance=0.6/0.2/0.1` and `nodes=26:...`. It
-changes which tokens share a pass, never what a policy may see of one. Nothing here may know time.
+`gamma=4:acceptance=0.8:draft=olmoe-1b-7b`, or a tree, `branches=4x2x1:acceptance=0.6/0.2/0.1`, `nodes=26:...`, or one
+grown anew for each pass, `grown=60:varies=0.3:...`. It changes which tokens share a pass, never what a policy may see
+of one. Nothing here may know time.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,6 +17,7 @@ from traces.documents import NUMBER, read_text
 from traces.errors import InvalidInput, unknown_name
 from traces.model.architecture import ModelArchitecture, load_architecture
 from traces.transforms.draft_trees import MAX_DEPTH, MAX_PROPOSALS, Acceptance, DraftTree, branching, most_likely
+from traces.transforms.grown_trees import GrownTrees
 from traces.transforms.rejected_routes import ROUTES
 from traces.typed import check_fields
 
@@ -25,14 +28,17 @@ __all__ = ["MAX_GAMMA", "SHAPES", "Speculation", "speculation_named"]
 
 MAX_GAMMA = MAX_DEPTH
 
-SHAPES = ("gamma", "branches", "nodes")
+SHAPES = ("gamma", "branches", "nodes", "grown")
 """The words that say how much is drafted, one of which begins a design's clause."""
 
 _MAX_LIST_BYTES = 1 << 20
-_WORDS = (*SHAPES, "acceptance", "draft", "rejected", "seed")
+_GROWTH = {"depth": 6, "width": 10}
+"""Of EAGLE-2 with every model of its paper (arXiv:2406.16858, appendix); it verifies 60, 50 or 48 proposals a pass."""
+
+_WORDS = (*SHAPES, "varies", *_GROWTH, "acceptance", "draft", "rejected", "seed")
 _FORM = (
-    "gamma=4,acceptance=0.8 (a tree: branches=4x2x1 or nodes=26), then draft=none, draft=MODEL or draft=stated, "
-    "rejected=elsewhere, seed=1"
+    "gamma=4,acceptance=0.8 (a tree: branches=4x2x1, nodes=26 or grown=60,varies=0.3), then draft=none, draft=MODEL "
+    "or draft=stated, rejected=elsewhere, seed=1"
 )
 
 
@@ -41,11 +47,12 @@ class Speculation:
     """What is drafted for each pass that verifies: `gamma` tokens one after the other, or a tree.
 
     A tree has `branches` by level (SpecInfer's expansion), or is the best one of `nodes` proposals by the rates of what
-    is taken. `acceptance`: the probability that a proposal is taken when those beside it that are likelier are not, of
-    each position alike (Leviathan et al., 2023); or `rates` by depth and rank; or `accepted`, how many of each pass
-    were, dealt in order. The last two as typed, or from a file, `listed_in`. `draft`: the model on the device that
-    proposes them, as `draft_name` names it; "stated": something that takes the stack's `draft_s` a level; "none": what
-    takes no time, as looking up n-grams does. `rejected`: of `ROUTES`. `seed`: of what is drawn.
+    is taken, or is `grown` for each pass by what the draft is sure of there (EAGLE-2). `acceptance`: the probability
+    that a proposal is taken when those beside it that are likelier are not, of each position alike (Leviathan et al.,
+    2023); or `rates` by depth and rank; or `accepted`, how many of each pass were, dealt in order. The last two as
+    typed, or from a file, `listed_in`. `draft`: the model on the device that proposes them, as `draft_name` names it;
+    "stated": something that takes the stack's `draft_s` a level; "none": what takes no time, as looking up n-grams
+    does. `rejected`: of `ROUTES`. `seed`: of what is drawn.
     Raises `InvalidInput` for numbers out of range, or two ways to say one thing.
     """
 
@@ -60,6 +67,7 @@ class Speculation:
     branches: tuple[int, ...] = ()
     nodes: int = 0
     rates: tuple[tuple[float, ...], ...] = ()
+    grown: GrownTrees | None = None
 
     def __post_init__(self) -> None:
         check_fields(self)
@@ -67,20 +75,20 @@ class Speculation:
             raise InvalidInput("speculative decoding drafts gamma= tokens in a chain, or a tree: give one")
         if not self.is_tree and not 1 <= self.gamma <= MAX_GAMMA:
             raise InvalidInput(f"gamma = {self.gamma}: 1 to {MAX_GAMMA} tokens are drafted for a pass")
-        if self.branches and self.nodes:
-            raise InvalidInput("a tree of drafts has branches= or nodes=, not both")
+        if bool(self.branches) + bool(self.nodes) + (self.grown is not None) > 1:
+            raise InvalidInput("a tree of drafts has branches=, nodes= or grown=: give one")
         if not 0 <= self.nodes <= MAX_PROPOSALS:
             raise InvalidInput(f"nodes = {self.nodes}: 1 to {MAX_PROPOSALS} are drafted for a pass")
         if (self.acceptance is not None) + bool(self.accepted) + bool(self.rates) != 1:
             raise InvalidInput(
                 "speculative decoding needs one of acceptance=0.8, of every position, and acceptance=FILE, of each pass"
             )
-        if self.nodes and self.accepted:
+        if (self.nodes or self.grown) and self.accepted:
             raise InvalidInput(
-                f"nodes={self.nodes} is the best tree by the rates of what is taken, acceptance={self.listed_in} lists "
+                f"{self._shape()} is the best tree by the rates of what is taken, acceptance={self.listed_in} lists "
                 f"counts: give rates, or branches="
             )
-        deepest = self.tree.depth[-1]  # which checks rates and shapes
+        deepest = len(self.n_read)  # which checks rates and shapes
         if self.accepted and not 0 <= min(self.accepted) <= max(self.accepted) <= deepest:
             worst = next(n for n in self.accepted if not 0 <= n <= deepest)
             raise InvalidInput(
@@ -98,17 +106,26 @@ class Speculation:
 
     def __str__(self) -> str:
         taken = self.listed_in if self.acceptance is None else f"{self.acceptance!r}"
-        shape = f"branches={'x'.join(map(str, self.branches))}" if self.branches else f"gamma={self.gamma}"
-        said = [f"nodes={self.nodes}" if self.nodes else shape, f"acceptance={taken}"]
+        said = [self._shape(), f"acceptance={taken}"]
         said += [f"draft={self.draft_name}"] if self.draft_name != "none" else []
         said += [f"rejected={self.rejected}"] if self.rejected != _usual_route(self.is_tree) else []
         said += [f"seed={self.seed}"] if self.seed else []
         return ":".join(said)
 
+    def _shape(self) -> str:
+        """How much is drafted, as a user types it."""
+        if (grown := self.grown) is not None:
+            usual = {"depth": grown.n_levels, "width": grown.width}
+            said = [f"{word}={n}" for word, n in usual.items() if n != _GROWTH[word]]
+            return ":".join([f"grown={grown.n_proposals}", *said, f"varies={grown.varies!r}"])
+        if self.branches:
+            return f"branches={'x'.join(map(str, self.branches))}"
+        return f"nodes={self.nodes}" if self.nodes else f"gamma={self.gamma}"
+
     @property
     def is_tree(self) -> bool:
         """Whether several tokens are proposed for one place."""
-        return bool(self.branches or self.nodes)
+        return bool(self.branches or self.nodes or self.grown)
 
     @property
     def taken(self) -> Acceptance | None:
@@ -116,9 +133,11 @@ class Speculation:
         return None if self.accepted else Acceptance(self.rates, self.acceptance)
 
     @property
-    def tree(self) -> DraftTree:
+    def tree(self) -> DraftTree | GrownTrees:
         """What is proposed for each pass."""
         taken = self.taken
+        if self.grown is not None:
+            return self.grown
         if self.nodes and taken is not None:
             return most_likely(self.nodes, taken)
         return branching(self.branches or (1,) * self.gamma)
@@ -166,7 +185,8 @@ class Speculation:
 def speculation_named(text: str) -> Speculation:
     """What a user types: `gamma=4,acceptance=0.8,draft=olmoe-1b-7b`, in any order, by comma or colon.
 
-    `branches=4x2x1`, `nodes=26`: a tree instead of a chain. `acceptance`: a share; shares by rank, `0.6/0.2/0.1`; or a
+    `branches=4x2x1`, `nodes=26`: a tree instead of a chain; `grown=60,varies=0.3`, with `depth=6,width=10` unless said:
+    one grown for each pass. `acceptance`: a share; shares by rank, `0.6/0.2/0.1`; or a
     file: whole numbers, a line a pass, how many of its proposals were taken, or shares with a decimal point, a line a
     depth, by rank. `draft`: a model by name or file, `stated` or `none`. Rejected tokens of a tree are routed
     `elsewhere` unless said. Raises `InvalidInput`, `InvalidFile`, or `UnknownName` for a model.
@@ -188,13 +208,14 @@ def speculation_named(text: str) -> Speculation:
         what = "acceptance" if shapes else "gamma"
         problem = f"says {' and '.join(shapes)}: give one" if len(shapes) > 1 else f"does not say {what}"
         raise InvalidInput(f"speculative {text!r} {problem}: {_FORM}")
-    for number in ("gamma", "nodes", "seed"):
+    for number in ("gamma", "nodes", "grown", *_GROWTH, "seed"):
         if number in said and not re.fullmatch(r"\d{1,9}", said[number], re.ASCII):
             raise InvalidInput(f"speculative {text!r}: {number}={said[number]} is not a whole number")
     if "branches" in said and not re.fullmatch(r"\d{1,4}(x\d{1,4})*", said["branches"], re.ASCII):
         raise InvalidInput(f"speculative {text!r}: branches={said['branches']} is not of the form 4x2x1, a level each")
-    if "nodes" in said and int(said["nodes"]) < 1:
-        raise InvalidInput(f"speculative {text!r}: nodes=0 proposes nothing, give 1 to {MAX_PROPOSALS}")
+    for number in ("nodes", "grown"):
+        if number in said and int(said[number]) < 1:
+            raise InvalidInput(f"speculative {text!r}: {number}=0 proposes nothing, give 1 to {MAX_PROPOSALS}")
     taken, name = said["acceptance"], said.get("draft", "none")
     is_number = NUMBER.fullmatch(taken) is not None
     counts, rates = ((), ()) if is_number else _by_rank(taken) or _listed(taken, text)
@@ -202,6 +223,7 @@ def speculation_named(text: str) -> Speculation:
         gamma=int(said.get("gamma", 0)),
         branches=tuple(map(int, said["branches"].split("x"))) if "branches" in said else (),
         nodes=int(said.get("nodes", 0)),
+        grown=_growth(said, text),
         acceptance=float(taken) if is_number else None,
         accepted=counts,
         rates=rates,
@@ -211,6 +233,23 @@ def speculation_named(text: str) -> Speculation:
         rejected=said.get("rejected", _usual_route("gamma" not in said)),
         seed=int(said.get("seed", 0)),
     )
+
+
+def _growth(said: Mapping[str, str], text: str) -> GrownTrees | None:
+    """How trees grow, of what is said; None where none do."""
+    if "grown" not in said:
+        lost = next((word for word in ("varies", *_GROWTH) if word in said), None)
+        if lost:
+            raise InvalidInput(f"speculative {text!r}: {lost}= is of trees that grow: say grown=60, or leave it out")
+        return None
+    varies = said.get("varies", "")
+    if not NUMBER.fullmatch(varies):
+        raise InvalidInput(
+            f"speculative {text!r}: a tree grows by what its draft is sure of: say varies=0.3, the share of it that "
+            f"the context tells, from 0 to below 1"
+        )
+    n_levels, width = (int(said.get(word, usual)) for word, usual in _GROWTH.items())
+    return GrownTrees(int(said["grown"]), n_levels, width, float(varies))
 
 
 def _usual_route(is_tree: bool) -> str:

@@ -1,7 +1,8 @@
 """The ops of a draft: a model on the device that proposes tokens one after the other, or a time that was stated.
 
 The proposals of one place are one forward pass of the draft over the tokens before them: one, or the nodes of a level
-of a tree that have others after them. It runs on the compute lane before the pass that verifies, whose first op waits
+of a tree that have others after them; where a tree grows, as many as its draft expands, whether they are verified or
+not. It runs on the compute lane before the pass that verifies, whose first op waits
 for it there; prompts it reads whole, after the model. Its own KV cache keeps what was
 proposed and not taken until that is written over. Of a draft with experts every one is on the device, and a pass asks
 for as many as its tokens may choose, evenly. Nothing here may know time.
@@ -30,14 +31,14 @@ class Draft:
 
     def __init__(self, speculation: Speculation, issue: Callable[[Work], int]) -> None:
         self._speculation, self._issue = speculation, issue
-        self._n_read = speculation.n_read
+        self._n_read, self._passes_of = speculation.n_read, _proposing if speculation.grown is None else _expanding
         self._works = None if speculation.draft is None else Works(speculation.draft, 0)
 
     def propose(self, step: Step) -> None:
         """The ops before a pass that verifies."""
         if step.phase == Phase.PREFILL:
             return
-        proposing = list(_proposing(step, self._n_read))
+        proposing = list(self._passes_of(step, self._n_read))
         if self._speculation.is_timed and proposing:
             self._issue(Work(OpKind.DRAFT, n_entries=len(proposing)))
         if self._speculation.draft is not None:
@@ -86,6 +87,21 @@ def _proposing(step: Step, n_read: Sequence[int]) -> Iterator[Step]:
         yield replace(
             step, experts=step.experts[at], sequence=step.sequence[at], position=step.position[at], gate_weights=None,
             rejected=None,
+        )  # fmt: skip
+
+
+def _expanding(step: Step, n_read: Sequence[int]) -> Iterator[Step]:
+    """The passes of a draft before a `step` whose trees it grew: of every sequence that has proposals, `n_read` nodes
+    by depth.
+    """
+    order = np.lexsort((step.position, step.sequence))
+    _, first, n_tokens = np.unique(step.sequence[order], return_index=True, return_counts=True)
+    root = order[first[n_tokens > 1]]
+    for depth, n in enumerate(n_read if root.size else ()):
+        at = np.repeat(root, n)
+        yield replace(
+            step, experts=step.experts[at], sequence=step.sequence[at], position=step.position[at] + np.int32(depth),
+            gate_weights=None, rejected=None,
         )  # fmt: skip
 
 

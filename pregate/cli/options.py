@@ -77,8 +77,9 @@ Speculative = Annotated[
     typer.Option(
         "--speculative",
         help="Draft tokens and verify them together: gamma=4,acceptance=0.8 (a share; shares by rank, 0.6/0.2; or a "
-        "file: how many each pass took, or shares by depth), or a tree, branches=4x2x1 or nodes=26; then draft=MODEL "
-        "on the device or draft_s=2ms a token, none: n-grams; rejected=elsewhere, seed=1.",
+        "file: how many each pass took, or shares by depth), or a tree, branches=4x2x1, nodes=26 or "
+        "grown=60,varies=0.3; then draft=MODEL on the device or draft_s=2ms a token, none: n-grams; "
+        "rejected=elsewhere, seed=1.",
     ),
 ]
 CacheText = Annotated[str | None, typer.Option("--cache", help="Expert cache: EVICTION:RATIO or EVICTION:SLOTS.")]

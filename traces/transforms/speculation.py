@@ -21,12 +21,16 @@ from traces.errors import InvalidInput, unknown_name
 from traces.phase import Phase
 from traces.routing import RoutingTrace
 from traces.transforms.draft_trees import Acceptance, DraftTree, branching
+from traces.transforms.grown_trees import GrownTrees, Growth
 from traces.transforms.rejected_routes import ROUTES
 
 __all__ = ["verified"]
 
 
 Takes = Callable[[int, int], list[int]]
+
+Drafts = Callable[[int, int], tuple[Sequence[int], list[int]]]
+"""Of a pass by its first token and the tokens left after it: depths of its nodes, level by level, and those kept."""
 
 
 class _Passes(NamedTuple):
@@ -48,7 +52,7 @@ class _Passes(NamedTuple):
 
 def verified(
     trace: RoutingTrace,
-    draft: int | DraftTree,
+    draft: int | DraftTree | GrownTrees,
     acceptance: float | Acceptance | Sequence[int],
     *,
     seed: int = 0,
@@ -56,13 +60,13 @@ def verified(
 ) -> RoutingTrace:
     """The decode steps of `trace` as passes of a token of a sequence and what a `draft` proposes after it.
 
-    `draft`: so many tokens one after the other, or a tree. `acceptance`: of each proposal when those of lower rank are
-    wrong, or by depth and rank, drawn once a position with `seed`, so that more of it, or a longer draft, never keeps
-    less of the same position; or how many proposals each pass took, first guesses, dealt in order, sequence by
-    sequence, from the start again when all are dealt. `rejected_route`: of `ROUTES`. The last
-    pass of a sequence is as deep as what is left. Prompts stay as they are; sequences run side by side as many as did,
-    each starting when a place is free. Raises `InvalidInput` for a trace that is verified already, or numbers out of
-    range.
+    `draft`: so many tokens one after the other, a tree, or trees grown anew for each pass. `acceptance`: of each
+    proposal when those of lower rank are wrong, or by depth and rank, drawn once a position with `seed`, so that more
+    of it, or a longer draft, never keeps less of the same position; or, where no tree grows, how many proposals each
+    pass took, first guesses, dealt in order, sequence by sequence, from the start again when all are dealt.
+    `rejected_route`: of `ROUTES`. The last pass of a sequence is as deep as what is left. Prompts stay as they are;
+    sequences run side by side as many as did, each starting when a place is free. Raises `InvalidInput` for a trace
+    that is verified already, counts of trees that grow, or numbers out of range.
     """
     if trace.rejected is not None:
         raise InvalidInput(f"the trace of {trace.provenance.model} is verified already: give the one it was made of")
@@ -73,7 +77,7 @@ def verified(
     tree = branching((1,) * draft) if isinstance(draft, int) else draft
     if isinstance(acceptance, int | float):
         acceptance = Acceptance(each=acceptance)
-    dealt = None if isinstance(acceptance, Acceptance) else _dealt(acceptance, tree.depth[-1])
+    dealt = None if isinstance(acceptance, Acceptance) else _dealt(acceptance, tree)
     _, first, member = np.unique(trace.sequence, return_index=True, return_inverse=True)
     rank = np.empty(first.size, dtype=np.int64)
     rank[np.argsort(first, kind="stable")] = np.arange(first.size)
@@ -85,38 +89,65 @@ def verified(
     for i in range(first.size):
         tokens, rng = by_sequence[edges[i] : edges[i + 1]], np.random.default_rng((seed, i))
         if isinstance(acceptance, Acceptance):
-            takes = _drawn(tree, acceptance, rng.random(len(tokens)).tolist())
+            drafts = _drawn(tree, acceptance, rng.random(len(tokens)), (seed, i))
         else:
             assert dealt is not None
-            takes = _first_guesses(tree, dealt)
-        passes.append(_passes_of(tokens, tree, takes, rng, rejected_route))
+            assert isinstance(tree, DraftTree)
+            drafts = _same_each_pass(tree, _first_guesses(tree, dealt))
+        passes.append(_passes_of(tokens, drafts, rng, rejected_route))
     return _assembled(trace, member, passes, _side_by_side(trace, member))
 
 
-def _dealt(accepted: Sequence[int], most: int) -> Iterator[int]:
+def _dealt(accepted: Sequence[int], tree: DraftTree | GrownTrees) -> Iterator[int]:
     """How many proposals each pass takes, without end. Raises `InvalidInput` for more than are proposed, or none."""
+    if isinstance(tree, GrownTrees):
+        raise InvalidInput("accepted tokens: trees grow by the rates of what is taken, not by counts")
     if not accepted:
         raise InvalidInput("no accepted tokens: give at least one number, of the proposals that a pass took")
+    most = tree.depth[-1]
     for i, n in enumerate(accepted):
         if not 0 <= n <= most:
             raise InvalidInput(f"accepted tokens: pass {i} took {n} of {most} proposals: 0 to {most} are possible")
     return cycle(accepted)
 
 
-def _drawn(tree: DraftTree, acceptance: Acceptance, drawn: Sequence[float]) -> Takes:
-    """What each pass takes: guesses are right as `drawn` of each position, in [0, 1)."""
+def _drawn(
+    tree: DraftTree | GrownTrees, acceptance: Acceptance, drawn: NDArray[np.float64], seed: tuple[int, int]
+) -> Drafts:
+    """Passes whose guesses are right as `drawn` of each position, in [0, 1); `seed` is of confidences."""
+    if isinstance(tree, GrownTrees):
+        growth = Growth(tree, acceptance, drawn, seed)
+
+        def grows(start: int, left: int) -> tuple[Sequence[int], list[int]]:
+            if left == 0:
+                return (0,), [0]
+            grown, path = growth.grown(start, left)
+            return grown.depth, path
+
+        return grows
+    numbers = drawn.tolist()
 
     def takes(start: int, most: int) -> list[int]:
         path = [0]
         for depth in range(1, most + 1):
             children = tree.children[path[-1]]
-            rank = acceptance.rank(depth, drawn[start + depth], len(children))
+            rank = acceptance.rank(depth, numbers[start + depth], len(children))
             if rank is None:
                 break
             path.append(children[rank])
         return path
 
-    return takes
+    return _same_each_pass(tree, takes)
+
+
+def _same_each_pass(tree: DraftTree, takes: Takes) -> Drafts:
+    """Passes of one tree, cut where the sequence ends."""
+
+    def drafts(start: int, left: int) -> tuple[Sequence[int], list[int]]:
+        most = min(tree.depth[-1], left)
+        return tree.depth[: tree.n_to(most)], takes(start, most)
+
+    return drafts
 
 
 def _first_guesses(tree: DraftTree, dealt: Iterator[int]) -> Takes:
@@ -134,23 +165,17 @@ def _first_guesses(tree: DraftTree, dealt: Iterator[int]) -> Takes:
     return takes
 
 
-def _passes_of(
-    tokens: NDArray[np.intp], tree: DraftTree, takes: Takes, rng: np.random.Generator, rejected_route: str
-) -> _Passes:
-    """The passes over the decode `tokens` of one sequence, which are in order.
-
-    `takes`: the nodes that a pass keeps, whose first token and most proposals one after the other it is told.
-    """
+def _passes_of(tokens: NDArray[np.intp], drafts: Drafts, rng: np.random.Generator, rejected_route: str) -> _Passes:
+    """The passes over the decode `tokens` of one sequence, which are in order."""
     at: list[int] = []
     kept: list[int] = []  # places in `at`
     turn: list[int] = []
     start = i_pass = 0
     while start < len(tokens):
-        most = min(tree.depth[-1], len(tokens) - 1 - start)
-        n, path = tree.n_to(most), takes(start, most)
+        depths, path = drafts(start, len(tokens) - 1 - start)
         kept += [len(at) + node for node in path]
-        at += [start + depth for depth in tree.depth[:n]]
-        turn += [i_pass] * n
+        at += [start + depth for depth in depths]
+        turn += [i_pass] * len(depths)
         start, i_pass = start + len(path), i_pass + 1
     places, lost = np.array(at, np.intp), np.ones(len(at), np.bool_)
     lost[kept] = False

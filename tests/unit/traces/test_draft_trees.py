@@ -25,6 +25,7 @@ from traces.model.architecture import Attention
 from traces.phase import Phase
 from traces.routing import RoutingTrace, Step
 from traces.transforms.draft_trees import Acceptance, DraftTree, branching, expected_tokens, most_likely
+from traces.transforms.grown_trees import GrownTrees
 from traces.transforms.speculation import verified
 
 RATES = Acceptance(((0.6, 0.2, 0.1), (0.5, 0.25)))
@@ -163,6 +164,7 @@ TREES = (
     "branches=2x2:acceptance=0.6/0.2",
     "nodes=6:acceptance=0.5:draft=stated",
     "nodes=5:acceptance=0.5:draft=mixtral-mini-8",
+    "grown=6:depth=3:width=4:varies=0.5:acceptance=0.6/0.2:draft=mixtral-mini-8",
 )
 
 
@@ -181,10 +183,11 @@ def test_every_interpreter_gives_every_design_the_same_times(name: str, drafts: 
     assert found[0].n_output_tokens == 12
 
 
+@pytest.mark.parametrize("shape", ["branches=3x2", "grown=6:depth=3:varies=0.5"])
 @pytest.mark.parametrize("name", ["gpu_only", "on_demand", "pregate+lru:4"])
-def test_the_compiled_loop_writes_the_same_passes(name: str) -> None:
+def test_the_compiled_loop_writes_the_same_passes(name: str, shape: str) -> None:
     model, hw = decoder_only(), pregate.load_hardware("rtx-4090")
-    asked = request(model, hw, pregate.synthesize(model, 4, 9, 3), f"{name}@branches=3x2:acceptance=0.5")
+    asked = request(model, hw, pregate.synthesize(model, 4, 9, 3), f"{name}@{shape}:acceptance=0.5")
     assert len({capture_request(asked, compiled=how).decoded.schedule.digest for how in (True, False)}) == 1
 
 
@@ -216,7 +219,9 @@ def test_a_draft_reads_the_nodes_that_have_others_after_them_level_by_level() ->
 
 @pytest.mark.parametrize(
     "text",
-    ["pregate@branches=4x2:acceptance=0.6/0.2", "pregate@nodes=9:acceptance=0.5:draft=stated:seed=3",
+    ["pregate@branches=4x2:acceptance=0.6/0.2", "pregate@grown=60:varies=0.3:acceptance=0.6/0.2",
+     "pregate@grown=9:depth=2:varies=0.3:acceptance=0.6:draft=stated",
+     "pregate@nodes=9:acceptance=0.5:draft=stated:seed=3",
      "pregate@experts=cpu@nodes=9:acceptance=0.5:rejected=recorded"],
 )  # fmt: skip
 def test_names_say_the_tree_again(text: str) -> None:
@@ -249,6 +254,14 @@ def test_rates_by_depth_come_from_a_file(tmp_path: Path) -> None:
         ("nodes=4,acceptance=0.7/0.6", "together 1 at most"),
         ("nodes=4,acceptance=0.5/x", "nor shares by rank"),
         ("branches=2x2", "does not say acceptance"),
+        ("grown=9,acceptance=0.5", "say varies=0.3"),
+        ("grown=9,varies=1,acceptance=0.5", "varies = 1: how much is known"),
+        ("grown=0,varies=0.1,acceptance=0.5", "grown=0 proposes nothing"),
+        ("grown=9999,varies=0.1,acceptance=0.5", "grown = 9999: 1 to 1024"),
+        ("grown=9,varies=0.1,depth=0,acceptance=0.5", "depth = 0: a draft is 1 to 64"),
+        ("grown=9,varies=0.1,width=65,acceptance=0.5", "width = 65: a draft expands 1 to 64"),
+        ("grown=9,varies=x,acceptance=0.5", "say varies=0.3"),
+        ("nodes=9,varies=0.1,acceptance=0.5", "varies= is of trees that grow"),
     ],
 )
 def test_what_cannot_be_is_one_line(text: str, said: str) -> None:
@@ -263,6 +276,10 @@ def test_counts_make_no_best_tree_and_a_tree_has_no_length(tmp_path: Path) -> No
     assert speculation_named(f"branches=2x2,acceptance={listed}").accepted == (2, 0)
     with pytest.raises(InvalidInput, match="lists counts: give rates, or branches="):
         speculation_named(f"nodes=5,acceptance={listed}")
+    with pytest.raises(InvalidInput, match=r"grown=5:varies=0\.1 is the best tree .* lists counts"):
+        speculation_named(f"grown=5,varies=0.1,acceptance={listed}")
+    with pytest.raises(InvalidInput, match="trees grow by the rates"):
+        verified(pregate.synthesize(decoder_only(), 2, 7), GrownTrees(5, 2, 2, 0.1), (1, 0))
     with pytest.raises(InvalidInput, match="is a tree, and gamma the length of a chain"):
         speculation_named("nodes=5,acceptance=0.5").at(3, None)
 

@@ -253,7 +253,7 @@ def test_names_say_the_design_again() -> None:
         ("gamma=4,acceptance=nan", "neither a share"),
         ("gamma=4,acceptance=nowhere.txt", "neither a share"),
         ("gamma=4,gamma=2,acceptance=0.5", "says gamma twice"),
-        ("gamma=4,acceptance=0.5,depth=2", "'depth=2' is not of the form"),
+        ("gamma=4,acceptance=0.5,deep=2", "'deep=2' is not of the form"),
         ("gamma=4,acceptance=0.5,rejected=nowhere", "route of rejected tokens"),
         ("gamma=4,acceptance=0.5,draft=switch-base-8", "has an encoder"),
         ("gamma=4,acceptance=0.5,draft=olmo", "olmoe-1b-7b"),
