@@ -21,7 +21,9 @@ from simulator.batched.batch import Compiled
 
 __all__ = ["AHEAD", "ahead_of", "ahead_on"]
 
-AHEAD = ("precision", "recall", "wasted_bytes", "early_s", "in_time")
+AHEAD = (
+    "precision", "recall", "wasted_bytes", "early_s", "in_time", "n_read_ahead", "read_precision", "read_wasted_bytes",
+)  # fmt: skip
 """Fields of `Prefetches` that a sweep has, as `prefetch_precision` and so on; NaN of a share of nothing."""
 
 _MOST_ENDS = 1 << 22

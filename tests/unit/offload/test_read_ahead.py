@@ -229,3 +229,18 @@ def test_a_design_that_does_not_say_so_reads_nothing_ahead(policy: str) -> None:
     """It may run above storage without a cache in host memory, which `dram=` needs."""
     kind = written(policy, 0).schedule.kind
     assert np.count_nonzero(kind == OpKind.DISK_READ) == np.count_nonzero(kind == OpKind.FETCH) > 0
+
+
+def test_sweeps_have_what_was_read_ahead_at_every_point() -> None:
+    trace, tier = routing(MODEL, seed=0), "ssd+lru:5"
+    names, machines = ["guess/markov:dram=2", "pregate:dram=2", "guess/markov", "on_demand"], ["rtx-4090", "t4"]
+    found = pregate.sweep(MODEL, None, trace, policies=names, axes={"hardware": machines}, expert_tier=tier)
+    for i, name in enumerate(names):
+        for j, machine in enumerate(machines):
+            ahead = pregate.simulate(MODEL, machine, trace, name, expert_tier=tier).prefetches
+            for field in ("n_read_ahead", "read_precision", "read_wasted_bytes"):
+                one = None if ahead is None else getattr(ahead, field)
+                here = float(found[f"prefetch_{field}"].values[i, j])
+                assert np.isnan(here) if one is None else here == one, (name, machine, field)
+    assert found["prefetch_n_read_ahead"].values[:2].min() > 0
+    assert found["prefetch_read_wasted_bytes"].values[0].min() > 0
