@@ -239,6 +239,44 @@ def _needed(
     return needed
 
 
+def _before(tree: NDArray[np.int64], stamp: int) -> int:
+    """The sizes of all stamps below one."""
+    at, found = stamp, 0
+    while at > 0:
+        found += tree[at]
+        at &= at - 1
+    return found
+
+
+def _add(tree: NDArray[np.int64], stamp: int, size: int) -> None:
+    """So much more at one stamp."""
+    at = stamp + 1
+    while at < tree.size:
+        tree[at] += size
+        at += at & -at
+
+
+def _numbered_anew(
+    tree: NDArray[np.int64], holder: NDArray[np.int64], stamp: NDArray[np.int64], sizes: NDArray[np.int64],
+    n_experts: int,
+) -> int:  # fmt: skip
+    """The stamps of one pool from 0 on, in their order; returns the next."""
+    n = 0
+    for at in range(tree.size):
+        tree[at] = 0
+    for old in range(holder.size):
+        key = holder[old]
+        if key >= 0:
+            holder[old] = -1
+            holder[n], stamp[key], tree[n + 1] = key, n, sizes[key // n_experts]
+            n += 1
+    for at in range(1, holder.size):
+        above = at + (at & -at)
+        if above <= holder.size:
+            tree[above] += tree[at]
+    return n
+
+
 def _measure(
     end: NDArray[np.int64],
     keys: NDArray[np.int32],
@@ -273,28 +311,11 @@ def _measure(
             elif last_event[key] == n_events[pool]:
                 needed[i] = 0
             else:
-                needed[i] = total[pool]
-                at = stamp[key]
-                while at > 0:  # less what was last used before the key
-                    needed[i] -= tree[pool, at]
-                    at &= at - 1
+                needed[i] = total[pool] - _before(tree[pool], stamp[key])
             last_event[key] = n_events[pool] + 1
         n_events[pool] += 1
         if next_stamp[pool] + end[event + 1] - end[event] > room:
-            n = 0
-            for at in range(room + 1):
-                tree[pool, at] = 0
-            for old in range(room):
-                key = holder[pool, old]
-                if key >= 0:
-                    holder[pool, old] = -1
-                    holder[pool, n], stamp[key], tree[pool, n + 1] = key, n, sizes[key // n_experts]
-                    n += 1
-            for at in range(1, room):
-                above = at + (at & -at)
-                if above <= room:
-                    tree[pool, above] += tree[pool, at]
-            next_stamp[pool] = n
+            next_stamp[pool] = _numbered_anew(tree[pool], holder[pool], stamp, sizes, n_experts)
         for i in range(end[event], end[event + 1]):
             key = by_recency[i]
             old, new = stamp[key], next_stamp[pool]
@@ -303,11 +324,5 @@ def _measure(
             total[pool] += sizes[layer] if old < 0 else 0
             if old >= 0:
                 holder[pool, old] = -1
-                at = old + 1
-                while at <= room:
-                    tree[pool, at] -= sizes[layer]
-                    at += at & -at
-            at = new + 1
-            while at <= room:
-                tree[pool, at] += sizes[layer]
-                at += at & -at
+                _add(tree[pool], old, -sizes[layer])
+            _add(tree[pool], new, sizes[layer])

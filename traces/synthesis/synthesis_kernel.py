@@ -18,6 +18,37 @@ FILL = Kernel(
 )  # fmt: skip
 
 
+def _drawn(edges: Any, taken: Any, ordered: Any, n_chosen: int, what: float) -> int:
+    """One draw by popularity, cumulative in `edges`, of what is not `taken`: of the experts `ordered`."""
+    left = 1.0
+    for i in range(n_chosen):
+        left -= edges[ordered[i] + 1] - edges[ordered[i]]
+    at = what * left
+    for i in range(n_chosen):
+        if at >= edges[ordered[i]]:
+            at += edges[ordered[i] + 1] - edges[ordered[i]]
+    low, n_left = 0, edges.size - 1
+    while n_left > 16:  # counted, not branched on: which way a draw goes, no processor guesses
+        half = n_left >> 1
+        low += half * int(edges[low + half] <= at)
+        n_left -= half
+    choice = low
+    for i in range(low + 1, low + n_left):
+        choice += int(edges[i] <= at)
+    while taken[choice]:  # rounding put it on the edge of a chosen expert
+        choice = (choice + 1) % (edges.size - 1)
+    return choice
+
+
+def _put(ordered: Any, n: int, choice: int) -> None:
+    """Into `n` numbers that ascend."""
+    place = n
+    while place > 0 and ordered[place - 1] > choice:
+        ordered[place] = ordered[place - 1]
+        place -= 1
+    ordered[place] = choice
+
+
 def fill(
     experts: Any,  # [T, L, k] int16, written; ranks while a token chooses
     sequence: Any,  # [T] int32
@@ -39,7 +70,7 @@ def fill(
     intervals of experts already chosen are cut out of [0, 1) and the uniform falls on the rest.
     """
     n_tokens, n_layers, top_k = experts.shape
-    n_active, n_kept = popularity.shape[1] - 1, history.shape[1]
+    n_kept = history.shape[1]
     for t in range(n_tokens):
         past, ranks = history[sequence[t]], experts[t]
         n_past = seen[sequence[t]]
@@ -72,29 +103,9 @@ def fill(
                         if not taken[choice]:
                             break
                 if choice < 0 or taken[choice]:
-                    left = 1.0
-                    for i in range(slot):
-                        left -= edges[ordered[i] + 1] - edges[ordered[i]]
-                    at = what * left
-                    for i in range(slot):
-                        if at >= edges[ordered[i]]:
-                            at += edges[ordered[i] + 1] - edges[ordered[i]]
-                    low, n_left = 0, n_active
-                    while n_left > 16:  # counted, not branched on: which way a draw goes, no processor guesses
-                        half = n_left >> 1
-                        low += half * int(edges[low + half] <= at)
-                        n_left -= half
-                    choice = low
-                    for i in range(low + 1, low + n_left):
-                        choice += int(edges[i] <= at)
-                    while taken[choice]:  # rounding put it on the edge of a chosen expert
-                        choice = (choice + 1) % n_active
+                    choice = _drawn(edges, taken, ordered, slot, what)
                 taken[choice] = 1
-                place = slot
-                while place > 0 and ordered[place - 1] > choice:
-                    ordered[place] = ordered[place - 1]
-                    place -= 1
-                ordered[place] = choice
+                _put(ordered, slot, choice)
                 mine[slot] = choice
             for slot in range(top_k):
                 taken[mine[slot]] = 0
