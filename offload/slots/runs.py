@@ -36,9 +36,9 @@ def run_work(one: Work, n_copies: int) -> Work:
 
 def unrolled(schedule: Schedule) -> Unrolled | None:
     """The schedule with every copy an op of its own, as it would be without runs; None where it has none."""
-    if not any(work.kind is OpKind.ISSUE for work in schedule.works):
+    if not any(_issues_a_run(work) for work in schedule.works):
         return None
-    n_each = np.array([0 if w.kind is OpKind.ISSUE else w.n_copies for w in schedule.works])[schedule.cost]
+    n_each = np.array([0 if _issues_a_run(w) else max(w.n_copies, 1) for w in schedule.works])[schedule.cost]
     old = np.repeat(np.arange(len(schedule)), n_each)  # [new ops] the op that each comes from
     rank = np.arange(len(old)) - np.repeat(np.cumsum(n_each) - n_each, n_each)  # its place in the run
     before = _hop_before(schedule, n_each)
@@ -64,6 +64,11 @@ def unrolled(schedule: Schedule) -> Unrolled | None:
     return Unrolled(whole, row, n_copies)
 
 
+def _issues_a_run(work: Work) -> bool:
+    """Whether the host issues the rest of a run: copies one by one are issued by themselves. One of no copies waits."""
+    return work.kind is OpKind.ISSUE and work.n_copies > 0
+
+
 def _hop_before(schedule: Schedule, n_each: NDArray[np.int64]) -> NDArray[np.int64]:
     """Of each op that is a run the run of the same experts that it waits for, -1 for none; (n_ops,)."""
     owner = np.repeat(np.arange(len(schedule)), np.diff(schedule.dep_ptr))
@@ -81,7 +86,9 @@ def _works(
     schedule: Schedule, old: NDArray[np.int64]
 ) -> tuple[tuple[Work, ...], NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
     """The works of single copies in order of use, the cost row of each op, and where each work is priced."""
-    single = [w._replace(copy_bytes=w.copy_bytes // w.n_copies, n_copies=1) for w in schedule.works]
+    single = [
+        w._replace(copy_bytes=w.copy_bytes // w.n_copies, n_copies=1) if w.n_copies else w for w in schedule.works
+    ]
     priced: dict[Work, int] = {}
     for i, work in enumerate(single):  # a row of the same work alone is priced best
         if work not in priced or schedule.works[i].n_copies == 1:
@@ -93,7 +100,7 @@ def _works(
         rows.setdefault(single[used[at]], len(rows))
     new_row = np.array([rows.get(work, -1) for work in single], dtype=np.int64)
     row = np.array([priced[work] for work in rows], dtype=np.int64)
-    n_copies = np.array([schedule.works[i].n_copies for i in row.tolist()], dtype=np.int64)
+    n_copies = np.array([max(schedule.works[i].n_copies, 1) for i in row.tolist()], dtype=np.int64)
     return tuple(rows), new_row[used], row, n_copies
 
 

@@ -11,9 +11,6 @@ import pregate
 from hwmodels.cost import price
 from offload.ops import OpKind
 from offload.policies import PRESETS
-from simulator import event, recurrence
-from simulator.definition import des
-from simulator.modes import FIFO
 from tests.small_models import decoder_only, routing, told
 from traces.errors import InvalidInput
 
@@ -21,6 +18,7 @@ torch = pytest.importorskip("torch", reason="the runtime needs PyTorch (the extr
 
 from pregate.check.devices import capture_on  # noqa: E402
 from pregate.check.running import run  # noqa: E402
+from tests.engines import timed_alike  # noqa: E402
 from tests.small_runs import CPU  # noqa: E402
 
 MODEL = decoder_only()
@@ -43,11 +41,7 @@ def test_it_has_the_same_times_on_every_engine_and_the_same_states_on_the_runtim
     schedule = capture_on(CPU, MODEL, TRACE, policy).decoded.schedule
     assert policy.resident or np.any(np.isin(schedule.kind, [OpKind.FETCH, OpKind.CPU_EXPERT]))
     hw = pregate.load_hardware("rtx-4090", "streams")
-    costs = price(schedule.works, hw)
-    defined = des.simulate(schedule, costs, hw.machine.accelerator.hbm_bytes, FIFO)
-    for found in (recurrence.simulate(schedule, costs), event.simulate(schedule, costs, FIFO)):
-        assert np.array_equal(found.start_s, defined.start_s)
-        assert np.array_equal(found.end_s, defined.end_s)
+    timed_alike(schedule, price(schedule.works, hw), hw.machine.accelerator.hbm_bytes)
     if name in SIMULATED_ONLY:
         with pytest.raises(InvalidInput, match=SIMULATED_ONLY[name]):
             run(MODEL, TRACE, policy, device=CPU)

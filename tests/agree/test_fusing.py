@@ -17,8 +17,7 @@ from offload.ops import Lane, OpKind
 from offload.placing.footprint import measure_workload
 from offload.policies import policy_named
 from offload.recorder import assemble
-from simulator import event, recurrence
-from simulator.definition import des
+from tests.engines import timed_alike
 from tests.small_models import MODELS, decoder_only, routing
 from traces.errors import UnknownName
 from traces.model.architecture import ModelArchitecture
@@ -121,11 +120,7 @@ def test_compiled_and_plain_write_alike_and_every_engine_ends_at_the_same_instan
         assert slow.digest == fast.digest, name
         assert streams[0].lookups == streams[1].lookups
         for stack in ("streams", "vllm"):
-            costs = price(slow.works, load_platform("rtx-4090", stack))
-            reference = des.simulate(slow, costs, 1 << 50)
-            assert recurrence.simulate(slow, costs).end_s.tolist() == reference.end_s.tolist()
-            assert recurrence.simulate(slow, costs, small=True).end_s.tolist() == reference.end_s.tolist()
-            np.testing.assert_allclose(event.simulate(slow, costs).end_s, reference.end_s, rtol=1e-12)
+            timed_alike(slow, price(slow.works, load_platform("rtx-4090", stack)))
 
 
 def test_what_depends_on_where_experts_are_found_is_left_to_the_definition_only_with_a_cache() -> None:

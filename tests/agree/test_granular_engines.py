@@ -24,6 +24,7 @@ from simulator import event, recurrence
 from simulator.definition import des
 from simulator.modes import Modes
 from simulator.stream import Stream
+from tests.engines import timed_alike
 from tests.small_models import MISSES_KNOW, MODELS, routing
 from traces.errors import InvalidInput
 from traces.model.architecture import ModelArchitecture
@@ -118,10 +119,7 @@ def assert_whole(schedule: Schedule, model: ModelArchitecture) -> None:
 def assert_agree(schedule: Schedule, seed: int) -> None:
     hw = load_platform("rtx-4090", "streams", {"link.h2d_bytes_per_s": 10.0 ** (6 + seed % 5)})
     costs = price(schedule.works, hw)
-    plain = recurrence.simulate(schedule, costs)
-    for other in (des.simulate(schedule, costs, 1 << 50), event.simulate(schedule, costs)):
-        assert other.start_s.tolist() == plain.start_s.tolist()
-        assert other.end_s.tolist() == plain.end_s.tolist()
+    timed_alike(schedule, costs)
     modes = Modes(link="priority", chunk_bytes=5_000, cancel=True, both_ways=True)
     one, other = des.simulate(schedule, costs, 1 << 50, modes), event.simulate(schedule, costs, modes)
     assert other.end_s == pytest.approx(one.end_s, rel=1e-12)

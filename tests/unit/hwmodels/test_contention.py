@@ -53,7 +53,6 @@ def test_simpy_and_the_compiled_engine_agree_and_nothing_is_quicker(design: str)
     schedule, machine = captured.decoded.schedule, hw(**SHARES)
     costs = price(schedule.works, machine)
     defined, found = des.simulate(schedule, costs, 1 << 40, DRAM), event.simulate(schedule, costs, DRAM)
-    assert np.allclose(found.end_s, defined.end_s, rtol=1e-12, atol=0)
     assert np.array_equal(found.end_s, defined.end_s)
     alone = event.simulate(schedule, costs)
     assert found.makespan_s > alone.makespan_s

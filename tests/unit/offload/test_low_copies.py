@@ -20,9 +20,7 @@ from offload.placing.footprint import MemoryPlan, with_low_slots
 from offload.policies import policy_named
 from offload.policy import Cache
 from offload.slots.low_copies import LowAccess, LowCopies, LowSlots
-from simulator import event, recurrence
-from simulator.definition import des
-from simulator.modes import FIFO
+from tests.engines import timed_alike
 from tests.small_models import decoder_only, routing
 from traces.errors import InvalidInput
 
@@ -89,8 +87,7 @@ def test_what_is_brought_in_fewer_bits_is_what_a_slow_lru_has_not(n_low: int, se
 @settings(max_examples=20, deadline=None)
 def test_a_slot_is_filled_again_only_after_its_last_read_and_engines_agree(n_low: int, seed: int) -> None:
     schedule = written(n_low, seed).schedule
-    costs = price(schedule.works, HW)
-    timeline = recurrence.simulate(schedule, costs)
+    timeline = timed_alike(schedule, price(schedule.works, HW))
     bits = np.array([work.weight_bits for work in schedule.works])[schedule.cost]
     in_slot: dict[tuple[int, int], int] = {}  # layer, expert -> the copy of it in fewer bits
     free_s: dict[int, float] = {}
@@ -107,8 +104,6 @@ def test_a_slot_is_filled_again_only_after_its_last_read_and_engines_agree(n_low
             assert timeline.start_s[op] >= timeline.end_s[copy]
             free_s[int(schedule.slot[copy])] = float(timeline.end_s[op])
             reader[int(schedule.slot[copy])] = op
-    for found in (des.simulate(schedule, costs, 10**12, FIFO), event.simulate(schedule, costs, FIFO)):
-        assert np.array_equal(found.end_s, timeline.end_s)
 
 
 def test_copies_of_fewer_bits_take_no_more_memory_than_the_cache_had() -> None:

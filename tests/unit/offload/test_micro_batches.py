@@ -28,8 +28,8 @@ from offload.schedule import Schedule
 from offload.slots.memory import ExpertMemory
 from pregate.ask.timing.streaming import stream_request
 from simulator import recurrence
-from simulator.definition import des
 from tests.command_line import Run, runner
+from tests.engines import timed_alike
 from tests.small_models import decoder_only, encoder_decoder
 from traces.errors import InvalidInput
 from traces.model.architecture import ModelArchitecture
@@ -184,18 +184,14 @@ def test_gates_run_before_anything_is_fetched_for_them_and_with_their_experts_wh
     policy=st.sampled_from(POLICIES), placement=st.sampled_from(PLACED), batch=st.integers(1, 6),
     execution=st.sampled_from(["streams", "ktransformers", "fastertransformer"]), encodes=st.booleans(),
 )  # fmt: skip
-def test_simpy_and_the_recurrence_agree_on_micro_batches(
+def test_every_engine_times_micro_batches_alike(
     policy: str, placement: str, batch: int, execution: str, encodes: bool
 ) -> None:
     if encodes and "kv" in placement:
         placement = "weights=stream@micro=2"
     model = encoder_decoder() if encodes else decoder_only(n_shared=batch % 2)
     made, _, _ = written(policy, placement, model=model, batch=batch, execution=execution)
-    hw = load_platform("rtx-4090", "streams")
-    costs = price(made.schedule.works, hw)
-    defined, walked = des.simulate(made.schedule, costs, 10**9), recurrence.simulate(made.schedule, costs)
-    assert np.array_equal(defined.start_s, walked.start_s)
-    assert np.array_equal(defined.end_s, walked.end_s)
+    timed_alike(made.schedule, price(made.schedule.works, load_platform("rtx-4090", "streams")), 10**9)
 
 
 @pytest.mark.parametrize("policy", ["on_demand", "prefetch_all", "pregate+lru:4"])

@@ -24,8 +24,7 @@ from offload.policy import BlockView, MissAction, OnMiss
 from offload.work import cpu_expert_work, expert_copy_work, experts_work
 from pregate.ask.capturing.capture import capture
 from pregate.ask.capturing.request import request
-from simulator import event, recurrence
-from simulator.definition import des
+from tests.engines import timed_alike
 from tests.small_models import MISSES_KNOW, MODELS, routing
 from traces.errors import InvalidInput
 
@@ -167,13 +166,8 @@ def test_who_was_never_asked_says_so() -> None:
 
 @pytest.mark.parametrize("design", DESIGNS)
 def test_every_interpreter_gives_the_same_times(design: str) -> None:
-    captured = capture(MODEL, HW, TRACE, design)
-    schedule = captured.decoded.schedule
-    costs = price(schedule.works, HW)
-    defined = des.simulate(schedule, costs, HW.machine.accelerator.hbm_bytes)
-    for timeline in (recurrence.simulate(schedule, costs), event.simulate(schedule, costs)):
-        assert np.array_equal(timeline.start_s, defined.start_s)
-        assert np.array_equal(timeline.end_s, defined.end_s)
+    schedule = capture(MODEL, HW, TRACE, design).decoded.schedule
+    timed_alike(schedule, price(schedule.works, HW), HW.machine.accelerator.hbm_bytes)
     whole, streamed = (pregate.simulate(MODEL, HW, TRACE, design, engine=engine) for engine in ("des", "stream"))
     assert streamed.schedule_digest == whole.schedule_digest
     assert (streamed.makespan_s, streamed.peak_hbm_bytes) == (whole.makespan_s, whole.peak_hbm_bytes)

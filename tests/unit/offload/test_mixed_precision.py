@@ -18,9 +18,8 @@ from offload.ops import OpKind
 from offload.policies import policy_named
 from offload.policy import MissAction, Policy
 from pregate.ask.capturing.capture import capture
-from simulator import event, recurrence
-from simulator.definition import des
 from tests.command_line import Run
+from tests.engines import timed_alike
 from tests.small_models import decoder_only, routing
 from traces.errors import InvalidInput
 from traces.routing import RoutingTrace
@@ -95,10 +94,7 @@ def test_weights_of_a_trace_without_any_are_drawn_as_stated() -> None:
 def test_all_interpreters_agree_and_fewer_bytes_move() -> None:
     trace = routing(MODEL, batch=2, seed=3, output_tokens=6)
     mixed, plain = (capture(MODEL, HW, trace, text).decoded for text in ("mixed_precision+lfu:6", "on_demand+lfu:6"))
-    costs = price(mixed.schedule.works, HW)
-    walked = recurrence.simulate(mixed.schedule, costs)
-    assert np.array_equal(walked.end_s, des.simulate(mixed.schedule, costs, 10**12).end_s)
-    assert event.simulate(mixed.schedule, costs).end_s == pytest.approx(walked.end_s, rel=1e-12)
+    timed_alike(mixed.schedule, price(mixed.schedule.works, HW))
     assert mixed.schedule.bytes.sum() < plain.schedule.bytes.sum()
 
 

@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 
 import pregate
-from hwmodels.cost import price
 from hwmodels.platform import load_platform
 from offload.decode import decode
 from offload.execution import EXECUTIONS
@@ -22,7 +21,6 @@ from offload.policy import BlockView, Buffers
 from offload.predictors.curves import curve_named
 from offload.predictors.next_gate import CurveGate, NextGate
 from pregate.ask.capturing.capture import capture
-from simulator import recurrence
 from tests.small_models import MODELS, routing
 from traces.errors import InvalidInput, UnknownName
 from traces.routing import RoutingTrace
@@ -123,28 +121,6 @@ def test_recall_is_in_the_name_and_within_limits() -> None:
         NextGate(1.5)
     with pytest.raises(InvalidInput, match="seed"):
         NextGate(0.5, seed=-1)
-
-
-def test_wrong_guesses_brought_as_one_run_all_give_their_slots_up() -> None:
-    """Where experts of a layer are one op, wrong guesses beside each other are one copy."""
-    trace = routing(MODEL, batch=1, output_tokens=6)
-
-    def prefetch(view: BlockView) -> list[pregate.Fetch]:
-        later = view.block + 1
-        if later == view.n_blocks:
-            return []
-        named = set(trace.experts[trace.step == view.i_step, later].ravel().tolist())
-        return [pregate.Fetch(later, tuple(sorted(set(range(MODEL.n_experts)) - named)), aside=True)]
-
-    policy = pregate.Policy("wrong", prefetch=prefetch)
-    n_buffers = MODEL.n_experts
-    decoded = decode(MODEL, trace.steps(), policy, EXECUTIONS["vllm"], n_buffers=n_buffers)
-    schedule = decoded.schedule
-    assert any(work.n_copies > 1 for work in schedule.works)
-    costs = price(schedule.works, HW)
-    _, level = recurrence.simulate(schedule, costs).hbm_events()
-    assert level.max() <= n_buffers * MODEL.expert_bytes
-    assert level[-1] == 0
 
 
 def test_wrong_guesses_that_came_as_one_run_give_all_their_slots_up() -> None:

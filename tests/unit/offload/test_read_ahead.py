@@ -23,9 +23,7 @@ from offload.prefetches import PrefetchTally, named_by
 from offload.schedule import COLUMNS
 from offload.slots.host_tier import HostEvents, HostTier, ReadThrough
 from pregate.ask.capturing.tier_names import tier_named
-from simulator import event, recurrence
-from simulator.definition import des
-from simulator.modes import FIFO
+from tests.engines import timed_alike
 from tests.small_models import decoder_only, routing
 from tests.unit.offload.test_tiers import slow_lru
 from traces.errors import InvalidInput
@@ -76,11 +74,7 @@ def test_every_engine_gives_the_same_times_and_nothing_is_overwritten_that_is_in
     policy: str, n_slots: int, reads: Reads
 ) -> None:
     schedule = written(policy, n_slots, reads, seed=n_slots).schedule
-    costs = price(schedule.works, HW)
-    wanted = des.simulate(schedule, costs, HW.machine.accelerator.hbm_bytes, FIFO)
-    for found in (recurrence.simulate(schedule, costs), event.simulate(schedule, costs, FIFO)):
-        assert np.array_equal(found.start_s, wanted.start_s)
-        assert np.array_equal(found.end_s, wanted.end_s)
+    wanted = timed_alike(schedule, price(schedule.works, HW), HW.machine.accelerator.hbm_bytes)
     fills = OpKind.FILE if reads.filed else OpKind.DISK_READ
     last: dict[tuple[int, int], int] = {}
     free_s: dict[int, float] = {}

@@ -7,20 +7,21 @@ from typing import Any
 import numpy as np
 import pytest
 
-from hwmodels.cost import price
+from hwmodels.cost import Costs, price
 from hwmodels.platform import load_platform
 from offload.decode import DecodeStream
 from offload.execution import EXECUTIONS
-from offload.ops import OpKind
+from offload.ops import Lane, OpKind, Work
 from offload.policies import policy_named
-from offload.recorder import assemble
+from offload.recorder import Recorder, assemble
 from offload.schedule import Schedule
 from offload.slots.memory import ExpertMemory
-from offload.slots.runs import unrolled
+from offload.slots.runs import run_work, unrolled
+from pregate.ask.capturing.capture import capture
 from simulator import event, recurrence
 from simulator.costs import one_by_one
 from simulator.definition import des
-from simulator.modes import Modes
+from simulator.modes import FIFO, Modes
 from tests.small_models import MODELS, routing
 from traces.model.architecture import ModelArchitecture
 
@@ -97,3 +98,33 @@ def test_modes_see_copies_one_by_one(modes: Modes, monkeypatch: pytest.MonkeyPat
 def test_where_experts_are_read_one_by_one_so_are_copies() -> None:
     model = MODELS[NAMES[0]]
     assert unrolled(_prefetched(model, 2 * model.n_experts, "streams")) is None
+
+
+def test_a_host_that_waits_for_what_it_computes_issues_no_run_and_waits_without_runs_too() -> None:
+    """Op 3 has the host wait for its own expert, op 0, before it issues the FFN; the run of op 1 is two copies."""
+    recorder, fetch = Recorder(), Work(OpKind.FETCH, copy_bytes=10, weight_bits=8.0)
+    expert = recorder.issue(Lane.CPU, Work(OpKind.CPU_EXPERT, flop=1), step=0)
+    run = recorder.issue(Lane.H2D, run_work(fetch, 2), step=0, layer=0, expert=4, slot=0, hbm_acquired=20)
+    recorder.issue(Lane.HOST, Work(OpKind.ISSUE, n_copies=1), step=0, layer=0)
+    waits = recorder.issue(Lane.HOST, Work(OpKind.ISSUE, n_copies=0), (expert,), step=0, layer=0)
+    recorder.issue(Lane.COMPUTE, Work(OpKind.EXPERTS, flop=1), (run,), step=0, layer=0)
+    schedule = recorder.schedule()
+    copies = unrolled(schedule)
+    assert copies is not None
+    whole = copies.schedule
+    assert [OpKind(kind).name for kind in whole.kind.tolist()] == ["CPU_EXPERT", "FETCH", "FETCH", "ISSUE", "EXPERTS"]
+    assert [whole.deps(op).tolist() for op in range(5)] == [[], [], [], [expert], [1, 2]]
+    costs = Costs(np.zeros(5), np.array([5.0, 2.0, 0.0, 0.0, 1.0]), np.array([0.0, 2.0, 0.0, 0.0, 0.0]))
+    assert waits == 3
+    for found in (event.simulate(schedule, costs, Modes("shared")), des.simulate(schedule, costs, 99, Modes("shared"))):
+        assert found.end_s.tolist() == [5.0, 2.0, 2.0, 5.0, 6.0]
+
+
+@pytest.mark.parametrize("text", ["gpu_only@experts=cpu", "on_demand:cpu+lru:4", "gpu_only@kv=cpu"])
+def test_designs_that_compute_on_the_issuing_thread_have_times_in_every_mode(text: str) -> None:
+    hw, model = load_platform("rtx-4090", "llama-cpp"), MODELS["decoder-only"]
+    schedule = capture(model, hw, routing(model, batch=2, seed=3), text).decoded.schedule
+    costs = price(schedule.works, hw)
+    for modes in (FIFO, Modes("shared", hbm_shared=True), Modes("priority", 1000, both_ways=True)):
+        found = event.simulate(schedule, costs, modes)
+        assert np.array_equal(found.end_s, des.simulate(schedule, costs, 1 << 40, modes).end_s)

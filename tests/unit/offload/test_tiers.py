@@ -23,10 +23,9 @@ from offload.schedule import Schedule
 from offload.slots.host_tier import HostEvents, ReadThrough
 from offload.slots.memory import CapacityExceeded
 from pregate.ask.capturing.tier_names import tier_named
-from simulator import event, recurrence
-from simulator.definition import des
-from simulator.modes import FIFO
+from simulator import recurrence
 from tests.command_line import Run
+from tests.engines import timed_alike
 from tests.small_models import decoder_only, routing
 from traces.errors import InvalidInput, UnknownName
 
@@ -144,11 +143,7 @@ def test_every_engine_gives_the_same_times(policy: str, text: str) -> None:
     tier = tier_named(text)
     n_slots = tier.n_slots(MODEL, 0) if tier.cache else 0
     schedule = written(policy, tier.reads, n_slots, eviction=tier.cache.eviction if tier.cache else "lru").schedule
-    costs = price(schedule.works, HW)
-    wanted = des.simulate(schedule, costs, HW.machine.accelerator.hbm_bytes, FIFO)
-    for found in (recurrence.simulate(schedule, costs), event.simulate(schedule, costs, FIFO)):
-        assert np.array_equal(found.start_s, wanted.start_s)
-        assert np.array_equal(found.end_s, wanted.end_s)
+    timed_alike(schedule, price(schedule.works, HW), HW.machine.accelerator.hbm_bytes)
 
 
 def test_belady_above_storage_is_never_beaten_and_larger_caches_read_less() -> None:

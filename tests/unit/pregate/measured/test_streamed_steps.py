@@ -20,9 +20,7 @@ from pregate.measured.streamed_steps import (
     reader_figures,
     steps_schedule,
 )
-from simulator import event, recurrence
-from simulator.definition import des
-from simulator.modes import FIFO
+from tests.engines import timed_alike
 from traces.errors import InvalidInput, UnknownName
 
 
@@ -79,10 +77,7 @@ def test_storage_is_no_faster_than_it_was_seen_to_be() -> None:
 def test_every_engine_gives_the_same_steps() -> None:
     schedule = steps_schedule(run_of(LAYERS * EXPERT), np.random.default_rng(1))
     costs = price_figures(schedule.works, reader_figures(RATES))
-    wanted = des.simulate(schedule, costs, 1 << 40, FIFO)
-    for found in (recurrence.simulate(schedule, costs), event.simulate(schedule, costs, FIFO)):
-        assert np.array_equal(found.start_s, wanted.start_s)
-        assert np.array_equal(found.end_s, wanted.end_s)
+    timed_alike(schedule, costs)
     reads, filings = (int(schedule.bytes[schedule.kind == kind].sum()) for kind in (OpKind.DISK_READ, OpKind.FILE))
     assert reads == filings == LAYERS * EXPERT
 
