@@ -36,6 +36,10 @@ __all__ = [
 ]
 
 
+_MODES = {"hbm": "hbm_shared", "cancel": "cancel", "both": "both_ways", "dram": "dram_shared"}
+"""Words of `--modes` that are on or off, and what they are called in `Modes`."""
+
+
 def build_model(name: str, dtype: str | None, top_k: int | None, formats: str | None = None) -> ModelArchitecture:
     """The model of the options."""
     from pregate.named import load_model
@@ -78,36 +82,19 @@ def build_modes(text: str | None) -> Modes:
 
     given: dict[str, Any] = {}
     for word in (text or "").split(","):
-        match word.strip().partition(":"):
-            case ("", _, _):
-                continue
-            case ("shared" | "priority" as link, "", _) if given.get("link", link) == link:
-                given["link"] = link
-            case ("shared" | "priority", "", _):
+        name, separator, size = word.strip().partition(":")
+        if not word.strip():
+            continue
+        if name in ("shared", "priority") and not separator:
+            if given.setdefault("link", name) != name:
                 raise InvalidInput("--modes: a link is shared or by priority, not both")
-            case ("chunk", ":", _) if "chunk_bytes" in given:
-                raise InvalidInput("--modes: chunk is given twice: give it once")
-            case ("chunk", ":", size):
-                given["chunk_bytes"] = int(parse_override(size, "size"))
-            case ("hbm", "", _) if "hbm_shared" in given:
-                raise InvalidInput("--modes: hbm is given twice: give it once")
-            case ("cancel", "", _) if "cancel" in given:
-                raise InvalidInput("--modes: cancel is given twice: give it once")
-            case ("both", "", _) if "both_ways" in given:
-                raise InvalidInput("--modes: both is given twice: give it once")
-            case ("both", "", _):
-                given["both_ways"] = True
-            case ("dram", "", _) if "dram_shared" in given:
-                raise InvalidInput("--modes: dram is given twice: give it once")
-            case ("dram", "", _):
-                given["dram_shared"] = True
-            case ("hbm", "", _):
-                given["hbm_shared"] = True
-            case ("cancel", "", _):
-                given["cancel"] = True
-            case _:
-                known = ["shared", "priority", "chunk:1MiB", "hbm", "cancel", "both", "dram"]
-                raise unknown_name("mode", word.strip(), known, "--modes")
+            continue
+        field = "chunk_bytes" if name == "chunk" and separator else None if separator else _MODES.get(name)
+        if field is None:
+            raise unknown_name("mode", word.strip(), ["shared", "priority", "chunk:1MiB", *_MODES], "--modes")
+        if field in given:
+            raise InvalidInput(f"--modes: {name} is given twice: give it once")
+        given[field] = int(parse_override(size, "size")) if name == "chunk" else True
     return Modes(**given)
 
 
