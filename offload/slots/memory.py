@@ -78,7 +78,7 @@ class ExpertMemory:
         self._waiting = WaitingExperts()
         self._in_runs = in_runs and copies.disk is None and copies.write_back is None
         plain = cache is None and host is None and copies.stage is None and not (copies.pieces or copies.n_at_once)
-        self._fetches_each = plain and copies.fetch.n_copies == 1 and not recorder.is_live
+        self._fetches_each = plain and not recorder.is_live
         self._pinned: set[int] = set()
         self._pinned_by_layer: dict[int, list[int]] = {}
         self.low: LowCopies | None = None

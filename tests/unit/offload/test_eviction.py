@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from offload.caches.eviction import EVICTIONS, Belady, Eviction, Fifo, Lfu, Lifo, Lru, Random, Static
+from offload.caches.eviction import EVICTIONS, Belady, Eviction, Fifo, HotLru, Lfu, Lifo, Lru, Random, Static
+from offload.gate_output import GateOutput
 
 N_KEYS = 8
 EVENTS = st.lists(st.sets(st.integers(0, N_KEYS - 1), min_size=1, max_size=4).map(sorted), max_size=40)
@@ -275,3 +276,40 @@ def test_belady_stays_right_and_small_over_thousands_of_uses() -> None:
     for i in range(n):
         eviction.touch(1 + i % 2)
     assert emptied(eviction) == [3, 1, 2]
+
+
+def test_residents_of_lfu_are_told_the_first_to_go_first() -> None:
+    """Insertion order 9, 5, 3, 7; 9 twice, 5 and 3 once, 3 longer ago; 7 came unasked."""
+    eviction = Lfu()
+    for key in (9, 5, 3, 7):
+        eviction.insert(key)
+    for key in (9, 3, 9, 5):
+        eviction.touch(key)
+    assert list(eviction) == [7, 3, 5, 9] == emptied(eviction)
+
+
+def test_what_is_held_is_no_victim_and_leaves_when_it_must() -> None:
+    eviction = HotLru()
+    for key in (1, 2, 3):
+        eviction.insert(key)
+    eviction.hold(2)
+    eviction.touch(1)
+    eviction.touch(2)  # held, so no matter
+    assert list(eviction) == [3, 1]
+    assert eviction.victim({3}) == 1
+    eviction.remove(2)
+    eviction.insert(2)  # as one of the others
+    assert emptied(eviction) == [3, 1, 2]
+
+
+def test_where_gates_say_what_is_used_lookups_do_not_move_belady() -> None:
+    """The second layer of four experts: 5 comes in events 0 and 1, 6 in 0 and 2, 7 in 2."""
+    eviction = Belady([[5, 6], [5], [6, 7]])
+    eviction.gated(GateOutput(0, 1, (1, 2), (1, 1), (1.0, 1.0), 1, 2), first=4)
+    for key in (5, 6, 7):
+        eviction.insert(key)
+        eviction.touch(key)  # a prefetch that was right or wrong
+    assert emptied(eviction, {6}) == [7, 5]
+    eviction.insert(5)
+    eviction.gated(GateOutput(1, 1, (1,), (1,), (1.0,), 1, 1), first=4)
+    assert eviction.victim(set()) == 5  # never again; 6 is in event 2

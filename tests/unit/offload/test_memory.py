@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
+from typing import Any
 
 import pytest
 
 from offload.execution import EXECUTIONS
 from offload.ops import Lane, OpKind, Work
+from offload.recorder import Recorder
 from offload.slots.copies import Copies
 from offload.slots.held import Held
-from offload.slots.memory import CapacityExceeded
+from offload.slots.memory import CapacityExceeded, ExpertMemory
 from tests.expert_desk import DISK, FETCH, STAGED, STREAMED, Desk, cache_of
 from traces.errors import InvalidInput
 
@@ -82,17 +85,33 @@ def test_an_expert_that_waits_for_a_slot_is_held_ahead() -> None:
     assert [row[1:4] for row in desk.rows()] == [(3, 0, 0), (5, 1, 0)]
 
 
-def test_copies_for_the_block_whose_gate_has_run_come_before_those_ahead_of_need() -> None:
-    desk = Desk(4)
+@pytest.mark.parametrize(("copies", "hops"), [(STREAMED, 1), (STAGED, 2)])
+def test_copies_for_the_block_whose_gate_has_run_come_before_those_ahead_of_need(copies: Copies, hops: int) -> None:
+    desk = Desk(4, copies)
     desk.memory.bring(1, [0], step=2)  # before any gate
     desk.memory.gated_layer = 1
     desk.memory.bring(1, [1], step=2)
     desk.memory.bring(0, [2], step=3)
     schedule = desk.schedule()
-    assert schedule.priority.tolist() == [1, 0, 1]
-    assert schedule.step.tolist() == [2, 2, 3]
-    assert schedule.lane.tolist() == [Lane.H2D] * 3
-    assert schedule.bytes.tolist() == [10] * 3
+    assert schedule.priority[::hops].tolist() == schedule.priority[hops - 1 :: hops].tolist() == [1, 0, 1]
+    assert schedule.step[::hops].tolist() == [2, 2, 3]
+    assert schedule.lane.tolist() == [Lane.H2D] * 3 * hops
+    assert schedule.bytes.tolist() == [10] * 3 * hops
+
+
+def test_where_ops_are_executed_as_they_are_issued_each_copy_is_issued_by_itself() -> None:
+    issued: list[int] = []
+
+    class Live(Recorder):
+        is_live = True
+
+        def issue(self, lane: Lane, work: Work, after: Sequence[int] = (), **about: Any) -> int:
+            issued.append(about["expert"])
+            return super().issue(lane, work, after, **about)
+
+    memory = ExpertMemory(Live(), 3, 10, STREAMED, None, (3, 5))
+    memory.bring(0, [4, 1, 2], step=0)
+    assert issued == [4, 1, 2]
 
 
 def test_staged_experts_pass_through_the_staging_area() -> None:
@@ -256,3 +275,37 @@ def test_the_slot_of_an_expert_that_has_run_goes_to_who_waits() -> None:
     last = desk.ffn(0)
     assert memory.held.claimed(1)[5].slot == 1
     assert desk.rows()[2:] == [("FETCH", 3, 2, 0, [reader], 10), ("FETCH", 5, 5, 1, [last], 10)]
+
+
+def test_experts_that_one_gate_names_are_admitted_in_its_order() -> None:
+    """A cache of one slot keeps the first that it is asked for."""
+    desk = Desk(1, cache=cache_of(1))
+    desk.memory.bring(0, [4, 1], step=0)
+    assert [row[1:4] for row in desk.rows()] == [(3, 4, 1), (3, 1, 0)]
+
+
+def test_a_cached_expert_that_has_run_keeps_its_slot_until_it_was_read() -> None:
+    """Read alone by op 1; the copy that takes its slot waits for that."""
+    desk = Desk(1, cache=cache_of(1))
+    desk.memory.bring(0, [4], step=0)
+    reader = desk.recorder.issue(Lane.COMPUTE, Work(OpKind.EXPERTS), step=0)
+    desk.memory.hand_on(0, 4, reader)
+    desk.memory.release(0, reader, None)
+    desk.memory.bring(1, [2], step=0)
+    assert desk.rows() == [("FETCH", 3, 4, 1, [], 10), ("FETCH", 5, 2, 1, [reader], 0)]
+
+
+def test_what_waits_is_known_by_its_layer_and_itself() -> None:
+    desk = Desk(0)
+    desk.memory.bring(1, [4], step=0)
+    places = [(layer, expert) for layer in (0, 1) for expert in (0, 4)]
+    assert [desk.memory.has_or_awaits(*place) for place in places] == [False, False, False, True]
+    assert not desk.memory.has(1, 4)
+
+
+def test_ops_of_host_memory_stay_live_after_the_ffn() -> None:
+    """One host buffer: the next read of storage waits for the copy that empties it, long after the FFN has run."""
+    desk = Desk(2, Copies(DISK, FETCH, None))
+    desk.memory.bring(0, [0], step=0)
+    reader = desk.ffn(0)
+    assert desk.memory.live_ops() == {1, reader}

@@ -154,6 +154,17 @@ def test_what_a_block_holds_and_does_not_need_gives_way_to_what_it_does() -> Non
     assert desk.schedule().hbm_released.tolist()[0] == 10
 
 
+def test_a_slot_given_up_holds_no_other_up() -> None:
+    """Slot 0 was read by op 1 and is free; slot 1, filled by op 2, is given up: who takes slot 0 waits for op 1."""
+    desk = Desk(2)
+    desk.memory.bring(0, [5], step=0)
+    reader = desk.ffn(0)
+    desk.memory.bring(1, [2], step=0)
+    assert desk.memory.give_up(1, ())
+    desk.memory.bring(0, [4, 1], step=0)
+    assert [row[3:5] for row in desk.rows()] == [(0, []), (1, []), (0, [reader]), (1, [2])]
+
+
 def test_a_slot_given_up_is_free_after_its_last_reader_and_its_copy() -> None:
     desk = Desk(1, STAGED, cache_of(1))
     memory = desk.memory

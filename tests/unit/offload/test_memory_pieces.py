@@ -85,3 +85,13 @@ def test_an_expert_is_fetched_again_after_it_was_written_back() -> None:
     desk.memory.bring(0, [4], step=3)
     fetches = [row[4] for row in desk.rows() if row[:3] == ("FETCH", 3, 4)]
     assert fetches == [[], [3, 6]]  # written back by 3; the slot that is free for longest gave its expert back by 6
+
+
+def test_a_hit_has_no_matrices_to_wait_for_though_it_came_in_them_once() -> None:
+    desk = Desk(1, BY_MATRIX, cache_of(1))
+    desk.memory.bring(0, [2], step=0)
+    assert desk.memory.pieces(0, 2) == (0, 1)
+    desk.ffn(0)
+    desk.memory.bring(0, [2], step=1)
+    assert desk.memory.held.claimed(0)[2].ready == 1
+    assert desk.memory.pieces(0, 2) == ()

@@ -181,3 +181,48 @@ def test_a_run_ends_where_slots_do_not_follow_one_another_or_were_read_by_others
 def test_slots_keep_their_turn_however_many_were_taken() -> None:
     free = FreeSlots(3)
     assert [(free.take(), free.give(i % 3))[0] for i in range(3000)] == [i % 3 for i in range(3000)]
+
+
+def test_a_run_beside_a_cache_is_asked_of_nobody_and_comes_at_once() -> None:
+    desk = Desk(3, cache=cache_of(1), in_runs=True)
+    desk.memory.bring(0, [2, 3, 4], step=0, named=(), aside=True)
+    assert [row[:4] for row in desk.rows()] == [("FETCH", 3, 2, 0), ("ISSUE", 3, -1, -1)]
+
+
+def test_what_is_left_of_a_run_that_was_cut_is_whole() -> None:
+    """2 and 3 are a run; there is room for one at a time, and fewer bits are of experts that come alone."""
+    desk = Desk(1, in_runs=True)
+    desk.memory.bring(0, [2, 3], step=0, named=(), how={2: MissAction(bits=4.0), 3: MissAction(bits=4.0)})
+    assert desk.memory.give_up(0, {3})
+    assert desk.schedule().bytes.tolist() == [10, 10]
+
+
+def test_a_run_that_waits_stays_where_one_of_it_is_needed() -> None:
+    desk = Desk(0, in_runs=True)
+    desk.memory.bring(1, [1, 2, 3], step=0, named=())
+    desk.memory.drop_waiting(1, {3})
+    assert desk.memory.brought(1) == (1, 2, 3)
+    desk.memory.drop_waiting(1, {0, 4})
+    assert desk.memory.brought(1) == ()
+
+
+def test_a_run_that_is_given_up_frees_its_slots_and_no_other_is_held_up() -> None:
+    """Slot 0 was read by op 1; the run in slots 1 and 2 goes; who takes all three waits for the read or for the run."""
+    desk = Desk(3, in_runs=True)
+    desk.memory.bring(0, [5], step=0)
+    desk.ffn(0)
+    desk.memory.bring(1, [0], step=0)  # slot 1, behind in the turn
+    desk.memory.bring(1, [2, 3], step=0, named=())
+    assert [(held.expert, held.slot, held.n) for held in desk.memory.held.once(1)] == [(0, 1, 1), (2, 2, 1), (3, 0, 1)]
+    assert desk.memory.give_up(1, {0})
+    desk.memory.bring(0, [1, 4], step=0)
+    assert [row[:5] for row in desk.rows()[-2:]] == [("FETCH", 3, 1, 2, [3]), ("FETCH", 3, 4, 0, [4])]
+
+
+def test_memory_of_a_run_that_is_given_up_is_that_of_all_its_experts() -> None:
+    desk = Desk(2, in_runs=True)
+    desk.memory.bring(1, [2, 3], step=0, named=())
+    assert desk.memory.give_up(1, ())
+    desk.memory.bring(0, [0, 5], step=0)
+    assert [row[1:4] for row in desk.rows() if row[0] == "FETCH"] == [(5, 2, 0), (3, 0, 0), (3, 5, 1)]
+    assert desk.schedule().hbm_released.tolist()[0] == 20

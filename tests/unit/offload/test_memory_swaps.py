@@ -7,7 +7,7 @@ from offload.recorder import Recorder
 from offload.slots.copies import Copies
 from offload.slots.host_tier import HostTier, ReadWorks
 from offload.slots.memory import ExpertMemory
-from tests.expert_desk import DISK, FETCH, STREAMED, Desk, cache_of
+from tests.expert_desk import DISK, FETCH, STAGED, STREAMED, Desk, cache_of
 
 BACK = Work(OpKind.WRITE_BACK, copy_bytes=10, weight_bits=8.0)
 WRITTEN = Copies(None, FETCH, None, write_back=BACK)
@@ -139,3 +139,86 @@ def test_what_is_dropped_is_looked_up_anew_when_it_is_needed_after_all() -> None
     memory.bring(1, [2, 4], step=0)
     assert tier.lookups == 4
     assert memory.live_ops() >= tier.live_ops() > set()
+
+
+def test_guesses_beside_a_cache_are_asked_of_host_memory_by_their_layer() -> None:
+    recorder = Recorder()
+    tier = HostTier(recorder, ReadWorks(DISK), (3, 5), 2, cache_of(4), log := [])
+    memory = ExpertMemory(recorder, 2, 10, Copies(DISK, FETCH, None), cache_of(1, 3), (3, 5), host=tier)
+    memory.bring(1, [4, 2], step=0, aside=True)
+    assert log == [(1, (4, 2))]
+
+
+def test_guesses_in_the_cache_keep_their_place_in_the_line() -> None:
+    """Both slots of the cache are for guesses of layer 1, which wait to be copied out of them."""
+    desk = Desk(0, STAGED, cache_of(2))
+    desk.memory.bring(1, [4, 5], step=0, aside=True)
+    assert not desk.memory.give_up_ahead(0)
+    assert [desk.memory.claimed_or_waiting(1, expert) for expert in (4, 5)] == [True, True]
+
+
+def test_guesses_that_are_given_up_are_dropped_from_host_memory() -> None:
+    recorder = Recorder()
+    tier = HostTier(recorder, ReadWorks(DISK), (3, 5), 2)
+    memory = ExpertMemory(recorder, 1, 10, Copies(DISK, FETCH, None), None, (3, 5), host=tier)
+    memory.bring(0, [1], step=0)
+    memory.bring(1, [4], step=0, aside=True)
+    assert memory.give_up_ahead(0)
+    memory.bring(1, [4], step=0)
+    assert tier.lookups == 3  # 4 anew
+
+
+def test_what_the_gate_named_next_to_a_guess_is_kept() -> None:
+    desk = Desk(3)
+    desk.memory.bring(1, [3], step=0)
+    desk.memory.bring(1, [2], step=0, aside=True)
+    assert desk.memory.give_up_ahead(0)
+    assert [desk.memory.has(1, expert) for expert in (2, 3)] == [False, True]
+
+
+def test_every_expert_of_a_run_is_dropped_from_host_memory() -> None:
+    recorder = Recorder()
+    tier = HostTier(recorder, ReadWorks(DISK), (3, 5), 2, cache_of(6))
+    memory = ExpertMemory(recorder, 0, 10, STREAMED, None, (3, 5), True, host=tier)
+    memory.bring(1, [2, 3], step=0, named=())
+    memory.drop_waiting(1, ())
+    memory.bring(1, [2, 3], step=0, named=())
+    assert (tier.lookups, tier.hits) == (4, 0)
+
+
+def test_the_slot_that_a_cache_gave_is_free_after_the_ffn_that_read_what_it_took_over() -> None:
+    """4 lies in slot 0 and stays; slot 1, which was that of 3, goes to 5 once op 1 has run."""
+    desk = Desk(1, cache=cache_of(1, 3))
+    desk.memory.bring(0, [4], step=0, aside=True)
+    desk.memory.bring(0, [], step=0, adopts={4})
+    reader = desk.ffn(0)
+    desk.memory.bring(1, [5], step=0, aside=True)
+    assert desk.rows()[-1] == ("FETCH", 5, 5, 1, [reader], 10)  # of 3 it holds nothing any more
+
+
+def test_a_cache_with_room_gives_a_slot_that_nobody_filled() -> None:
+    """Nothing goes for 4, so no memory is given back; 5 takes that of the slot when it fills it."""
+    desk = Desk(1, cache=cache_of(1))
+    desk.memory.bring(0, [4], step=0, aside=True)
+    desk.memory.bring(0, [], step=0, adopts={4})
+    assert not desk.memory.held.claimed(0)[4].transient
+    desk.ffn(0)
+    desk.memory.bring(1, [5], step=0, aside=True)
+    schedule = desk.schedule()
+    assert schedule.hbm_acquired.tolist() == [10, 0, 10]
+    assert not schedule.hbm_released.any()
+
+
+def test_copies_of_fewer_bits_wait_for_no_op_at_first_and_outlive_their_ffn() -> None:
+    desk = Desk(2, cache=cache_of(1))
+    assert desk.memory.bring_low(0, [1], step=0) == set()  # none are kept
+    desk.memory.bring(1, [0, 5], step=0)
+    desk.memory.keeps_low(cache_of(2), 4.0, (3, 5))
+    assert desk.memory.bring_low(0, [], step=0) == set()
+    assert desk.memory.bring_low(0, [2, 4], step=0) == {2, 4}
+    gate = desk.recorder.issue(Lane.COMPUTE, Work(OpKind.GATE), step=0)
+    desk.memory.cancel(0, set(), gate)  # a cache keeps them
+    reader = desk.ffn(0)
+    assert [row[:5] for row in desk.rows()[2:4]] == [("FETCH", 3, 2, 3, []), ("FETCH", 3, 4, 4, [])]
+    assert desk.schedule().cancelled_by.tolist() == [-1] * 6
+    assert desk.memory.live_ops() >= {2, 3, reader}  # who finds them there later waits for the copies
