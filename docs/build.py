@@ -161,6 +161,7 @@ PARTS: dict[str, Callable[[], str]] = {
     "which_design_headline": which_design.headline,
     "which_design_summary": which_design.summary,
     "which_design_rules": which_design.regrets,
+    "machine_answers": machine_tables.answers,
     "measured_links": machine_tables.links,
     "cards": machine_tables.cards,
     "checked_figures": machine_tables.checked,

@@ -37,6 +37,31 @@ def links() -> str:
     return "\n".join(lines)
 
 
+def answers() -> str:
+    """What the page is opened for, in figures."""
+    names = list(hardware_names())
+    fits = {name: load_platform(name, "vllm").fit for name in names}
+    n_measured = sum(fit is not None and fit.hardware == name for name, fit in fits.items())
+    n_lent = sum(fit is not None for fit in fits.values()) - n_measured
+    off = statistics.median(abs(row.error) for row in measured_links() if not row.reason)
+    unread = Counter(name for name, _, _ in unverified_figures())
+    n_figures = sum(1 for _ in checked_figures())
+    rows = {
+        "Is my card here?": f"{len(names)} cards are, [by architecture](#cards)",
+        "Is my processor here?": f"{len(processors())} are, [by name](#hosts-by-their-processors) (`-2s`: two sockets)",
+        "How well are kernels known?": f"under `--stack vllm` by [laws](#kernels-by-laws): measured on {n_measured} "
+        f"cards, lent by a relative to {n_lent}, claims alone for {len(names) - n_measured - n_lent}",
+        "How well are links known?": f"{off:.0%} from [what was measured](#what-links-were-seen-to-do), the median of "
+        "these rows; ordinary memory differs by a factor of three between machines",
+        "How far off is a prediction?": "[the table of the field](field.md) has it, by source and mechanism",
+        "Which numbers did nobody read?": f"{sum(unread.values())} of {n_figures}, [in {len(unread)} files](#sources)",
+        "My card is not here": "`pregate hardware show rtx-4090 --format yaml > mine.yaml`, edit it, `--hardware "
+        'mine.yaml`; a line `compute_capability: "8.9"` gives it the laws of that architecture',
+        "I have the machine": "[measure it and send it](#a-machine-by-pull-request)",
+    }
+    return "\n".join(["| your question | answer |", "|---|---|", *(f"| {q} | {a} |" for q, a in rows.items())])
+
+
 ARCHITECTURES = {
     "5.2": "NVIDIA Maxwell", "6.0": "NVIDIA Pascal", "6.1": "NVIDIA Pascal", "7.0": "NVIDIA Volta",
     "7.5": "NVIDIA Turing", "8.0": "NVIDIA Ampere (A100, A30)", "8.6": "NVIDIA Ampere", "8.9": "NVIDIA Ada",
