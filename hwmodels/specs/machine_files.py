@@ -10,7 +10,7 @@ from typing import Any
 from hwmodels.quantity import Quantity, parse_quantity
 from hwmodels.shipped import SPECS, shipped
 from hwmodels.specs.machine_fields import FIELDS, possible_figure
-from hwmodels.specs.processors import host_document, processor_names
+from hwmodels.specs.processors import host_document, is_processor, processor_names
 from hwmodels.specs.spec import Accelerator, Component, Host, LinkSpec, MachineSpec, Storage
 from traces.documents import Section, check_name, read_yaml
 from traces.errors import InvalidFile, unknown_name
@@ -122,7 +122,7 @@ def _load(kind: str, name_or_path: str | Path, where: str = "") -> tuple[Any, De
         return _shipped(kind, name)
     if isinstance(name_or_path, Path) or name.endswith((".yaml", ".yml", ".json")):
         return _file(kind, Path(name_or_path))
-    if kind == "host" and name in processor_names():
+    if kind == "host" and is_processor(name):
         return _by_processor(name)
     known = (*component_names(kind), *(processor_names() if kind == "host" else ()))
     raise unknown_name(_LABELS[kind], name, known, where)

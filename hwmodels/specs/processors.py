@@ -1,7 +1,9 @@
 """A host by the name of its processor: `epyc-7763`, of two sockets `epyc-7763-2s`.
 
 Every channel has one DIMM at the official speed, and there is as much memory as the processor takes: what a row or a
-question ran on had enough. Another population is `host.dram_bytes_per_s`.
+question ran on had enough. Other memory stands behind a colon: `epyc-7763:2400` at 2400 MT/s, `epyc-7763:7x2400` in
+seven channels of the machine, counted as if they shared all accesses evenly: where sockets or channels have unlike
+modules, less is reached (by up to a third, Dell on Xeons of the second generation), which is not modelled.
 """
 
 from __future__ import annotations
@@ -9,19 +11,23 @@ from __future__ import annotations
 import csv
 import functools
 import io
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from hwmodels.shipped import SPECS
 from traces.documents import Section, read_text, read_yaml
-from traces.errors import InvalidFile, unknown_name
+from traces.errors import InvalidFile, InvalidInput, unknown_name
 
-__all__ = ["Family", "Processor", "host_document", "processor_names", "processors"]
+__all__ = ["Family", "Processor", "channels_of", "host_document", "is_processor", "processor_names", "processors"]
 
 _TABLE, _FAMILIES = SPECS / "processors.csv", SPECS / "processor_families.yaml"
 _MAX_BYTES = 1 << 18
 _TWO_SOCKETS = "-2s"
+_MEMORY = re.compile(r"(?P<name>[^:]+):(?:(?P<channels>\d{1,3})x)?(?P<speed>\d{1,6})", re.ASCII)
+_SLOWEST, _FASTEST = 800, 12_800
+"""Transfers a second, in millions, of DDR3-800 and of the fastest DDR5 (and MRDIMM) that JEDEC has."""
 _READ = "as packed in boaviztapi 2.5.0 on PyPI, read 2026-11-29, secondary"
 _UNREAD = "entered from knowledge, not re-read"
 _BYTES_A_LINK = 32
@@ -75,20 +81,36 @@ def processor_names() -> tuple[str, ...]:
     return (*processors(), *two)
 
 
-def host_document(name: str) -> dict[str, Any]:
-    """The host of that name, spelt as a file of its own. Raises `UnknownName` for none of `processor_names`."""
+def is_processor(name: str) -> bool:
+    """Whether a host is known by that name, whatever memory it states."""
+    return name.partition(":")[0] in processor_names()
+
+
+def channels_of(name: str) -> tuple[int, int]:
+    """Channels of memory of all sockets of a processor's host, and its sockets."""
+    n_sockets = 2 if name.endswith(_TWO_SOCKETS) else 1
+    return processors()[name.removesuffix(_TWO_SOCKETS)].family.channels * n_sockets, n_sockets
+
+
+def host_document(stated: str) -> dict[str, Any]:
+    """The host of that name, spelt as a file of its own. Raises `UnknownName` for none of `processor_names`,
+    `InvalidInput` for memory that it has not.
+    """
+    name = stated.partition(":")[0]
     if name not in processor_names():
         raise unknown_name("processor", name, processor_names())
     one, n_sockets = processors()[name.removesuffix(_TWO_SOCKETS)], 2 if name.endswith(_TWO_SOCKETS) else 1
     family, both = one.family, "; both sockets" if n_sockets == 2 else ""
-    n_channels, n_cores = family.channels * n_sockets, one.n_cores * n_sockets
+    n_channels, speed = _memory(stated, family.channels * n_sockets, one.mega_transfers_per_s)
+    n_cores = one.n_cores * n_sockets
     flop = n_cores * family.flop_per_cycle * one.base_ghz * 1e9
     size, unit = family.most_dram.split()
     figures = {
         "dram_bytes": (float(size) * n_sockets, unit, "maker", f"the most that it takes{both}"),
         "dram_bytes_per_s": (
-            n_channels * one.mega_transfers_per_s * 8e6, "B/s", "memory" if family.memory_source else "maker",
-            f"{n_channels} x {one.mega_transfers_per_s} MT/s x 8 bytes{both}",
+            n_channels * speed * 8e6, "B/s",
+            "stated" if stated != name else "memory" if family.memory_source else "maker",
+            f"{n_channels} x {speed} MT/s x 8 bytes{both}",
         ),
         "n_cores": (n_cores, "count", "chip", family.note + both),
         "peak_flop_per_s": (
@@ -106,12 +128,29 @@ def host_document(name: str) -> dict[str, Any]:
     if family.staging_gb_per_s is not None:
         figures["staging_bytes_per_s"] = (family.staging_gb_per_s * 1e9, "B/s", "staging", "one core")
     document: dict[str, Any] = {"sources": {**_sources(), "chip": f"{family.title}, {one.name}: {_chip(one)}"}}
+    if stated != name:
+        document["sources"]["stated"] = "the host's name, by whoever asked"
     if family.memory_source:
         document["sources"]["memory"] = family.memory_source
     for figure, (value, unit, source, note) in figures.items():
-        read = {} if source == "memory" or (source == "chip" and one.source) else {"unverified": True}
+        read = {} if source in ("memory", "stated") or (source == "chip" and one.source) else {"unverified": True}
         document[figure] = {"value": value, "unit": unit, "source": source, "note": note, **read}
     return document
+
+
+def _memory(stated: str, n_channels: int, mega_transfers_per_s: int) -> tuple[int, int]:
+    """Channels with memory, and its speed, as the name says or as the processor has them. Raises `InvalidInput`."""
+    if ":" not in stated:
+        return n_channels, mega_transfers_per_s
+    told = _MEMORY.fullmatch(stated)
+    if told is None:
+        raise InvalidInput(f"host {stated[:60]}: its memory is said as :3200 (MT/s), or :6x3200 with its channels")
+    channels, speed = int(told["channels"] or n_channels), int(told["speed"])
+    if not 1 <= channels <= n_channels:
+        raise InvalidInput(f"host {stated[:60]}: it has {n_channels} channels, not {channels}")
+    if not _SLOWEST <= speed <= _FASTEST:
+        raise InvalidInput(f"host {stated[:60]}: {speed} MT/s, expected {_SLOWEST} to {_FASTEST}")
+    return channels, speed
 
 
 def _chip(one: Processor) -> str:

@@ -45,13 +45,14 @@ class EngineFlags:
     """The flags of one engine. `read`: by every spelling; `written`: the names of those that cards write, by what they
     say. `stacks` are the engine, of which those of `output_is_a_layer` count the output as one, and those of
     `pins_placed` hold tensors that are placed on the host in page-locked memory where no file is mapped, as they hold
-    layers there.
+    layers there. `experts_on_host`: the host computes all experts where no flag says which.
     """
 
     engine: str
     stacks: tuple[str, ...]
     output_is_a_layer: tuple[str, ...]
     pins_placed: tuple[str, ...]
+    experts_on_host: bool
     read: Mapping[str, Flag]
     written: Mapping[str, str]
 
@@ -91,4 +92,5 @@ def _engine(engine: str, section: Section) -> EngineFlags:
             entry.done()
     stacks = tuple(section.take("stacks"))
     counting, pinning = (tuple(section.take(key, optional=True) or ()) for key in ("output_is_a_layer", "pins_placed"))
-    return EngineFlags(engine, stacks, counting, pinning, ReadOnly(read), ReadOnly(written))
+    on_host = section.flag("experts_on_host")
+    return EngineFlags(engine, stacks, counting, pinning, on_host, ReadOnly(read), ReadOnly(written))

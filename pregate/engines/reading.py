@@ -106,6 +106,8 @@ def _without(cells: Mapping[str, str]) -> dict[str, str]:
     if said.n_threads is not None:
         said.numbers |= _threads(said.n_threads, cells)
     clauses = [*_placed(said, model.decoder), *(f"{name}={what}" for name, what in said.clauses.items())]
+    if engine.experts_on_host and base == "gpu_only" and not any(clause.startswith("experts=") for clause in clauses):
+        clauses.append("experts=cpu")
     formats = ",".join(filter(None, (cells.get("formats", ""), *(f"{k}={v}" for k, v in said.formats.items()))))
     numbers = [part for part in _parts(cells) if not part.startswith("-")]
     numbers += [f"{k}={v}" for k, v in said.numbers.items()]

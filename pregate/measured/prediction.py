@@ -15,6 +15,7 @@ from hwmodels.cost import parts_of, price_figures
 from hwmodels.figures import Figures, figures_of
 from hwmodels.platform import Platform, load_platform
 from hwmodels.specs.spread import SPREAD_KEYS
+from hwmodels.stack import stack_names
 from offload import metrics
 from offload.decode import Decoded
 from offload.ops import Lane, OpKind, Work
@@ -30,6 +31,7 @@ from pregate.ask.capturing.request import Request, check_trace, request
 from pregate.ask.decode_middle import middle_tokens
 from pregate.ask.largest_batch import largest_batch
 from pregate.ask.timing.policy_modes import modes_of
+from pregate.measured.engine_words import check_engine
 from pregate.measured.isca24 import Workbench
 from pregate.measured.isca24_rows import Row
 from pregate.measured.isca24_table import published_row
@@ -116,8 +118,10 @@ class RowBench:
         overrides: dict[str, float | str] = {}
         check_one_model(row.model)
         if self._hardware is None:
-            check_one_card(row.hardware)
+            check_one_card(row.hardware, measured=any(key.startswith("stack.") for key in row.overrides))
             overrides |= {key: value for key, value in (("host", row.host), ("link", row.link)) if value}
+        if row.stack not in stack_names():
+            check_engine(row.stack)
         overrides |= row.overrides
         chosen = {**overrides, **self._overrides, **(constants or {})}
         key = (self._hardware or row.hardware, row.stack or None, tuple(chosen.items()))

@@ -11,10 +11,11 @@ from pathlib import Path
 
 from hwmodels.specs.device_names import BESIDE_NAMES, words_of
 from hwmodels.specs.machine_files import component_names, hardware_names, load_component
-from hwmodels.specs.processors import processor_names
+from hwmodels.specs.processors import channels_of, is_processor, processor_names
 from hwmodels.specs.spec import Accelerator
 from hwmodels.stack import stack_names
 from pregate.measured.several_cards import on_one_card, several
+from pregate.measured.written_cells import with_memory
 from traces.model.architecture import architecture_names
 from traces.model.same_models import SAME_AS
 
@@ -83,6 +84,8 @@ STACKS: Mapping[str, str] = {
     "ktransformers-sglang": "ktransformers",
     "sglang-ktransformers": "ktransformers",
     "sglang": "vllm",
+    "llamafile": "llama-cpp",
+    "sglang-kt-kernel": "ktransformers",
     "zero-inference": "pytorch-eager",
     "transformers": "pytorch-eager",
 }
@@ -93,6 +96,9 @@ def with_our_names(cells: Mapping[str, str]) -> dict[str, str]:
     """A row's cells, names of models, machines and stacks as we write them, a bare format as that of all matrices."""
     cells = {**cells, **_of_file(cells)}
     named = {column: _ours(column, cells[column], known) for column, known in _KNOWN.items() if cells.get(column)}
+    memory = cells.pop("memory", "")
+    if memory and is_processor(named.get("host", "")) and ":" not in named["host"]:
+        named["host"] = with_memory(named["host"], memory, *channels_of(named["host"]))
     named["formats"] = _formats(cells.get("formats", ""), named.get("stack", ""))
     return on_one_card({**cells, **named}, _ours("hardware", several(cells.get("hardware", ""))[1], hardware_names))
 
@@ -126,7 +132,8 @@ def _formats(text: str, stack: str) -> str:
     if text.lower() == "mxfp4":  # of experts; what else there is is of other formats
         return "all=mxfp4_moe" if "llama" in stack else "experts=mxfp4"
     if re.match(r"ud[-_]", text, re.IGNORECASE):
-        text = _DYNAMIC.get(text[3:].lower(), text[3:])
+        text = text[3:]
+    text = _DYNAMIC.get(text.lower(), text)
     return f"all={_PLAIN_FORMATS.get(text.lower(), text)}"
 
 
@@ -160,6 +167,8 @@ def _spelled(column: str, text: str) -> str:
         case "hardware":
             plain = re.sub(r"-(\d{1,3})-gi?b$", r"-\1gb", plain)
             apple = _APPLE.search(plain)
+            if re.search(r"\bai-max\+?-3[89]5\b", plain):
+                return "strix-halo"
             return CARDS.get(plain, f"apple-m{apple['n']}-{apple['kind']}" if apple else plain)
         case "link":
             lanes = _PCIE.fullmatch(plain)

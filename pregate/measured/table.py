@@ -22,6 +22,7 @@ from offload.policies import policy_named
 from offload.policy import Policy
 from pregate.ask.capturing.tier_names import tier_named
 from pregate.engines.reading import told_of_flags, without_flags
+from pregate.measured.engine_words import in_flags
 from pregate.measured.isca24_rows import COLUMNS as PUBLISHED_COLUMNS
 from pregate.measured.row_names import with_our_names
 from pregate.measured.written_cells import COLUMN_ALIASES, as_written
@@ -197,6 +198,8 @@ COLUMNS = tuple(field.name for field in fields(MeasuredRow))
 _NO_NUMBERS = frozenset(COLUMNS) - {"host", "link"}
 """Columns that `set` can say nothing of."""
 
+_MEMORY = "memory"
+"""A column of the memory of the host, which becomes a part of its name."""
 _REQUIRED = ("model", "hardware", "metric", "value")
 
 
@@ -251,7 +254,7 @@ def predictions_csv(columns: Sequence[str], rows: Iterable[tuple[Sequence[object
 
 
 def _row(cells: Mapping[str, str], where: str) -> MeasuredRow:
-    text = as_written({column: cells.get(column, "").strip() for column in COLUMNS})
+    text = as_written({column: cells.get(column, "").strip() for column in (*COLUMNS, _MEMORY)})
     metric = text["metric"] = _metric(text["metric"])
     left_out = bool(text["reason"]) or text["role"] == "input"
     if metric not in METRICS and not (metric and left_out):
@@ -282,7 +285,7 @@ def _row(cells: Mapping[str, str], where: str) -> MeasuredRow:
     if not text["name"]:
         what = f"{text['model']} on {text['hardware']}, {design}, {metric}"
         text["name"] = f"{text['source']}: {what}" if text["source"] else what
-    text = without_flags(with_our_names(text))
+    text = without_flags(in_flags(with_our_names(text)))
     rest: dict[str, Any] = {name: cell for name, cell in text.items() if name not in (*_COUNTS, "value", "unit")}
     unit = METRICS[metric][0] if metric in METRICS else text["unit"]
     return MeasuredRow(**rest, **counts, value=value, unit=unit)  # type: ignore[arg-type]
@@ -297,7 +300,7 @@ def _column(text: str, where: str) -> str:
     """A column by its name. Raises `InvalidFile` for a header that is not parted by commas, `UnknownName` otherwise."""
     name = _plain(text)
     name = COLUMN_ALIASES.get(name, name)
-    if name in COLUMNS:
+    if name in (*COLUMNS, _MEMORY):
         return name
     parted = next((mark for mark in (";", "\t", "|") if mark in text), None)
     if parted is not None:

@@ -7,11 +7,13 @@ from collections.abc import Mapping
 
 from hwmodels.quantity import ReadOnly
 
-__all__ = ["COLUMN_ALIASES", "as_written"]
+__all__ = ["COLUMN_ALIASES", "as_written", "with_memory"]
 
 _COLUMNS: Mapping[str, tuple[str, ...]] = {
     "hardware": ("gpu", "card", "accelerator", "device"),
     "host": ("cpu", "processor"),
+    "memory": ("ram", "dram", "host_memory", "system_memory", "dimms"),
+    "name": ("id", "row"),
     "link": ("pcie", "interconnect"),
     "formats": ("quant", "quantization", "quantisation", "format", "dtype", "precision"),
     "stack": ("engine", "framework", "software", "backend", "runtime"),
@@ -78,3 +80,31 @@ def _count(text: str) -> str:
         return plain.replace(",", "")
     kilo = re.fullmatch(r"(\d{1,4})\s?[kK]", plain, re.ASCII)
     return str(1024 * int(kilo[1])) if kilo else plain
+
+
+_SPEED = re.compile(
+    r"(?:\bL?P?DDR[345]X?[\s-]*|@\s*)(?P<speed>\d{3,5})|(?P<plain>\d{4,5})\s*(?:MT/?s|MHz)", re.ASCII | re.IGNORECASE
+)
+_CHANNELS = re.compile(r"(?P<n>\d{1,2})[\s-]*ch(?:annels?)?\b", re.ASCII | re.IGNORECASE)
+_WORDS_OF_CHANNELS = {"single": 1, "dual": 2, "quad": 4, "octa": 8}
+_MODULES = re.compile(
+    r"\b(?P<n>\d{1,2})\s*(?:x\s*\d{1,3}\s*G|x?\s*DIMMs?\b|sticks\b|modules\b)", re.ASCII | re.IGNORECASE
+)
+
+
+def with_memory(host: str, memory: str, n_channels: int, n_sockets: int) -> str:
+    """A host's name with the memory that a cell states, `DDR4-2400, 7 DIMMs` as `:7x2400`; as it was where none states
+    a speed. Channels are those of a socket, modules those of the machine; `n_channels`: of all its sockets.
+    """
+    told = _SPEED.search(memory)
+    if told is None:
+        return host
+    speed = told["speed"] or told["plain"]
+    by_word = next((n for word, n in _WORDS_OF_CHANNELS.items() if re.search(rf"\b{word}\b", memory, re.IGNORECASE)), 0)
+    channels, modules = _CHANNELS.search(memory), _MODULES.search(memory)
+    count = int(channels["n"]) if channels else by_word
+    if count:
+        count = count * n_sockets if count * n_sockets <= n_channels else count
+    elif modules:
+        count = min(int(modules["n"]), n_channels)
+    return f"{host}:{count}x{speed}" if count else f"{host}:{speed}"

@@ -10,7 +10,7 @@ from hwmodels.platform import load_platform
 from hwmodels.specs.machine_files import component_names, load_component
 from hwmodels.specs.processors import host_document, processor_names, processors
 from hwmodels.specs.spec import Host
-from traces.errors import UnknownName
+from traces.errors import PregateError, UnknownName
 
 
 def host(name: str) -> Host:
@@ -101,3 +101,31 @@ def test_names_of_processors_are_written_as_ours() -> None:
 def test_a_machine_is_built_around_a_processor() -> None:
     hw = load_platform("rtx-4090", "llama-cpp", {"host": "epyc-7763", "host.dram_bytes": "256GiB"})
     assert (hw.machine.host.n_cores, hw.machine.host.dram_bytes) == (64, 256 << 30)
+
+
+@pytest.mark.parametrize(
+    ("name", "channels", "speed"),
+    [("epyc-7763:2400", 8, 2400), ("epyc-7763:7x2400", 7, 2400), ("epyc-7763-2s:16x2933", 16, 2933),
+     ("ryzen-7950x:6000", 2, 6000)],
+)  # fmt: skip
+def test_a_name_may_say_which_memory_there_is(name: str, channels: int, speed: int) -> None:
+    """Channels of 8 bytes a transfer; cores and FLOP are those of the processor."""
+    found, plain = host(name), host(name.partition(":")[0])
+    assert found.dram_bytes_per_s == channels * speed * 8e6
+    assert (found.n_cores, found.peak_flop_per_s) == (plain.n_cores, plain.peak_flop_per_s)
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("epyc-7763:9x2400", "it has 8 channels, not 9"),
+        ("epyc-7763:0x2400", "it has 8 channels, not 0"),
+        ("epyc-7763:24", "24 MT/s, expected 800 to 12800"),
+        ("epyc-7763:", "its memory is said as :3200"),
+        ("epyc-7763:DDR4", "its memory is said as :3200"),
+        ("nosuch:3200", "unknown processor 'nosuch'|unknown host 'nosuch:3200'"),
+    ],
+)
+def test_memory_that_a_host_has_not_is_one_clear_line(name: str, expected: str) -> None:
+    with pytest.raises(PregateError, match=expected):
+        host(name)

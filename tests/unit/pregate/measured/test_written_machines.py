@@ -1,0 +1,111 @@
+"""Machines and engines in the words of strangers: memory beside a processor, numactl, Ollama, unpriced engines."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from pregate.measured.engine_words import check_engine, in_flags
+from pregate.measured.prediction import RowBench
+from pregate.measured.table import MeasuredRow, read_table
+from pregate.measured.written_cells import with_memory
+from traces.errors import InvalidInput
+
+HEADER = "id,GPU,CPU,RAM,Model,Quant,Engine,Flags,Batch,Test,Result,Unit\n"
+
+
+def row(folder: Path, text: str) -> MeasuredRow:
+    (folder / "mine.csv").write_text(f"{HEADER}a1,{text},1,tg32,9,t/s\n")
+    (found,) = read_table(folder / "mine.csv")
+    return found
+
+
+@pytest.mark.parametrize(
+    ("memory", "n_channels", "n_sockets", "expected"),
+    [
+        ("64GB DDR5-5600", 2, 1, "x:5600"),
+        ("DDR4-2400, 7 DIMMs", 16, 2, "x:7x2400"),
+        ("8x32GB DDR4-3200", 8, 1, "x:8x3200"),
+        ("16x64GB 3200MT/s", 8, 1, "x:8x3200"),
+        ("DDR4-2933 8ch", 16, 2, "x:16x2933"),
+        ("quad channel DDR4 @ 2666", 8, 1, "x:4x2666"),
+        ("DDR5 6000 MHz dual-channel", 2, 1, "x:2x6000"),
+        ("LPDDR5X-8000", 2, 1, "x:8000"),
+        ("128 GB", 2, 1, "x"),
+        ("DDR5", 2, 1, "x"),
+    ],
+)
+def test_memory_is_a_part_of_a_hosts_name(memory: str, n_channels: int, n_sockets: int, expected: str) -> None:
+    assert with_memory("x", memory, n_channels, n_sockets) == expected
+
+
+def test_memory_of_a_row_is_that_of_its_host(tmp_path: Path) -> None:
+    said = "RTX 3090,2x EPYC 7302,DDR4-2400 7 DIMMs,Qwen3-30B-A3B,Q4_K_M,llama.cpp,-ngl 99 --cpu-moe"
+    found = row(tmp_path, said)
+    assert (found.name, found.host) == ("a1", "epyc-7302-2s:7x2400")
+    assert RowBench().platform(found).machine.host.dram_bytes_per_s == 7 * 2400 * 8e6
+    assert row(tmp_path, said.replace("DDR4-2400 7 DIMMs", "512GB")).host == "epyc-7302-2s"
+    assert row(tmp_path, said.replace("2x EPYC 7302", "")).host == ""
+
+
+@pytest.mark.parametrize(
+    ("policy", "flags", "host"),
+    [
+        ("numactl --interleave=all -ngl 99 -ot exps=CPU", "-ngl 99 -ot exps=CPU", "e-2s:16x4800"),
+        ("numactl -N 0 -m 0 -ngl 99 --cpu-moe", "-ngl 99 --cpu-moe", "e:8x4800"),
+        ("numactl --cpunodebind=0 --membind=0 -ngl 99", "-ngl 99", "e:8x4800"),
+        ("numactl -N 0-1 -ngl 99", "-ngl 99", "e-2s:16x4800"),
+        ("numactl --cpunodebind=0,1 -ngl 99", "-ngl 99", "e-2s:16x4800"),
+        ("taskset -c 0-15 -ngl 99", "-ngl 99", "e-2s:16x4800"),
+        ("num_gpu 12 num_ctx 4096", "-ngl 12", "e-2s:16x4800"),
+        ("num_gpu=12", "-ngl 12", "e-2s:16x4800"),
+        ("GPU offload 32/48", "-ngl 32", "e-2s:16x4800"),
+        ("gpu_only@experts=cpu", "gpu_only@experts=cpu", "e-2s:16x4800"),
+    ],
+)
+def test_what_stands_around_flags_becomes_flags_and_a_host(policy: str, flags: str, host: str) -> None:
+    assert in_flags({"policy": policy, "host": "e-2s:16x4800"}) == {"policy": flags, "host": host}
+
+
+def test_one_node_of_two_sockets_reads_half_of_their_memory(tmp_path: Path) -> None:
+    """R11 of the public reports: with a copy of the weights on each node, every node reads its own."""
+    said = "RTX 3090,2x Xeon Gold 6248,DDR4-2933,Qwen3-30B-A3B,Q4_K_M,llama.cpp,{}-ngl 99 --cpu-moe"
+    both = RowBench().platform(row(tmp_path, said.format(""))).machine.host
+    one = RowBench().platform(row(tmp_path, said.format("numactl -N 0 -m 0 "))).machine.host
+    assert (one.dram_bytes_per_s, one.n_cores) == (both.dram_bytes_per_s / 2, both.n_cores / 2)
+
+
+@pytest.mark.parametrize(
+    "engine", ["exllamav3", "MLX", "PowerInfer", "TensorRT-LLM", "DeepSpeed ZeRO-Inference", "AirLLM",
+               "Accelerate device_map=auto", "HF transformers offload_folder=./off"],
+)  # fmt: skip
+def test_an_engine_without_constants_is_told_what_comes_nearest(engine: str, tmp_path: Path) -> None:
+    with pytest.raises(InvalidInput, match="no constants of this engine are known here; nearest: "):
+        check_engine(engine)
+    with pytest.raises(InvalidInput, match="nearest: "):
+        RowBench().predict(row(tmp_path, f"RTX 3090,,,Mixtral-8x7B,fp16,{engine},"))
+
+
+def test_ktransformers_computes_experts_on_the_host_unless_told(tmp_path: Path) -> None:
+    said = "H100 PCIe,Xeon 8480+,,DeepSeek-V3,fp8,KTransformers,"
+    assert row(tmp_path, f"{said}--cpu_infer 65").policy == "gpu_only@experts=cpu"
+    assert row(tmp_path, f"{said}--kt-num-gpu-experts 8").policy == "gpu_only@experts=cpu:keep=8"
+
+
+def test_mixes_of_unsloth_are_known_without_their_prefix(tmp_path: Path) -> None:
+    said = "RTX 4090,,,Llama-4-Scout-17B-16E,{},llama.cpp,-ngl 99 --cpu-moe"
+    assert row(tmp_path, said.format("Q3_K_XL")).formats == row(tmp_path, said.format("UD-Q3_K_XL")).formats
+
+
+def test_a_card_of_no_constants_is_predicted_with_those_that_the_row_states(tmp_path: Path) -> None:
+    path = tmp_path / "mine.csv"
+    columns = "hardware,model,formats,stack,policy,set,metric,value,unit\n"
+    for stated, says in (("", "no constants of SYCL"), ("stack.launch_s=20us", "")):
+        path.write_text(f"{columns}arc-b580,qwen3-30b-a3b,all=q4_k,llama-cpp,gpu_only@experts=cpu,{stated},tpot,1,s\n")
+        (found,) = read_table(path)
+        if says:
+            with pytest.raises(InvalidInput, match=says):
+                RowBench().platform(found)
+        else:
+            assert RowBench().platform(found).machine.accelerator.name == "arc-b580"
