@@ -154,9 +154,11 @@ def parts_of(work: Work, figures: Figures, counts: FusedCounts | RowCounts | Non
         case OpKind.ISSUE:
             return Parts(work.n_copies * _issue_s(Work(OpKind.FETCH), figures))
         case OpKind.STEP:
-            return Parts(constant("step_s"))
+            return Parts(constant("step_s") + work.n_entries * figures.values.get("stack.load_s", 0.0))
         case OpKind.SORT:
-            return Parts(_given_back_s(figures) + work.n_entries * figures.values.get("stack.sort_s", 0.0))
+            return Parts(
+                work.n_copies * _given_back_s(figures) + work.n_entries * figures.values.get("stack.sort_s", 0.0)
+            )
         case OpKind.DRAFT:
             return Parts(work.n_entries * _draft_s(figures))
         case OpKind.HANDOVER:

@@ -51,6 +51,7 @@ CONSTANTS: dict[str, str] = {
     "row_pass_s": "time",
     "batch_launch_s": "time",
     "sort_s": "time",
+    "load_s": "time",
     "split_launch_s": "time",
     "draft_s": "time",
     "cpu_kv_copies": "ratio",
@@ -78,6 +79,7 @@ as said, being cycles of the accelerator; left out: seconds on any. batch_launch
 than a CUDA graph is kept for (`graph_tokens`); left out: launch_s. tile_load_s: the
 time that a block of `fused_tile` waits for one load. sort_s: host time to look at one entry of a table of experts by
 token, where rows are sorted by expert on the host; the order goes to the device by a copy that the host waits for.
+load_s: of the first prompt of a run, for kernels that are loaded as they are first launched.
 split_launch_s: of a launch where a pass is cut between accelerator and host, so that no CUDA graph spans it; left out:
 launch_s.
 draft_s: time to propose one token to verify, where no model of the catalogue does (`draft=stated`).
@@ -99,6 +101,7 @@ OPTIONAL = (
     "row_pass_s",
     "batch_launch_s",
     "sort_s",
+    "load_s",
     "split_launch_s",
     "draft_s",
     "cpu_kv_copies",

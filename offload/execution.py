@@ -37,7 +37,9 @@ class Execution:
     `decompresses`: latent attention of a prompt makes keys and values of its context; else it is absorbed throughout.
     `sorts_on_host`: before each matrix product of fused experts over more than one token the host waits for the ids and
     puts the rows in the order of their experts. `selects_on_host`: before each matrix product of a single expert the
-    host waits for the ids of the chosen ones.
+    host waits for the ids of the chosen ones. `loads_prompt_kernels`: the first pass of a run over several tokens is
+    the first to launch what prompts run, which the driver loads then. `gathers_cells`: before a layer's keys and values
+    are streamed, the host lists the cells of the cache and sorts them.
     `workspace_tokens`: a pass holds the activations inside a layer of so many tokens at a time, 0 of all.
 
     Of what a placement puts on the host: `host_computes`: the issuing thread computes it, and issues nothing meanwhile;
@@ -70,6 +72,8 @@ class Execution:
     micro_sequences: int = 0
     sorts_on_host: bool = False
     selects_on_host: bool = False
+    loads_prompt_kernels: bool = False
+    gathers_cells: bool = False
 
     def __post_init__(self) -> None:
         for how in (self.resident, self.cached, self.arriving):
@@ -176,6 +180,8 @@ EXECUTIONS |= {
         # are copied beside its attention, and nothing beside its experts.
         # It is llama.cpp b6097 of August 2025, where ggml_cuda_mul_mat_q fetched the ids and sorted on the host for
         # each of up, gate and down; llama.cpp pull request 15525 moved that to the device three weeks later.
+        # llama-cli warms up with two tokens (common/common.cpp); pipeline_upload_kv_cells_for_seqs walks the cells of
+        # all sequences and sorts them twice before it copies any.
         replace(
             _FUSED,
             name="pipelined_sharding",
@@ -184,6 +190,8 @@ EXECUTIONS |= {
             stream_tokens=32,
             streams_from="attention",
             sorts_on_host=True,
+            loads_prompt_kernels=True,
+            gathers_cells=True,
         ),
         # FlexGen: generation_loop_overlap_multi_batch synchronises after each layer and micro-batch, and load_weight
         # copies a layer with the first of them only; the Python thread itself runs what the processor attends to.

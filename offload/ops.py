@@ -84,7 +84,8 @@ class OpKind(IntEnum):
     CPU_LAYER = 17
     """Attention, gate, dense FFN, shared experts or head computed by the host."""
     SORT = 18
-    """Host work: the rows of a pass put in the order of their experts, by an engine that does so on the host."""
+    """Host work: the rows of a pass put in the order of their experts, by an engine that does so on the host; the cells
+    of a KV cache that is streamed listed in theirs."""
     DRAFT = 19
     """Tokens proposed for the model to verify, by something of which only the time is known."""
     WRITE_BACK = 20
@@ -249,7 +250,8 @@ class Work(NamedTuple):
     expert weights, all of the HBM that fetched experts go round in, so that few slots may stay in a cache; 0 for
     weights that stay where they are.
     `n_copies`: copies that an op makes one after the other, `copy_bytes` being of all (`offload.slots.runs`).
-    `n_entries`: what is gone through one by one: of a table of experts by token what the host looks at, tokens drafted.
+    `n_entries`: what is gone through one by one: of a table of experts by token what the host looks at, tokens drafted,
+    prompts whose kernels are loaded.
     `attending`: the shape of an attention, whose context is in `flop` and `hbm_bytes`; `fused`: experts in one op.
     `reading`: how storage is read, None at once.
     `piece`: the matrix of an expert that an op moves or multiplies by; None: all of it.

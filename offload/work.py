@@ -267,6 +267,11 @@ def sort_work(model: ModelArchitecture, n_tokens: int) -> Work:
     return Work(OpKind.SORT, n_entries=model.n_experts * n_tokens * model.top_k)
 
 
+def gather_work(n_cells: int) -> Work:
+    """`n_cells` of a KV cache listed and sorted twice: each is compared with as many others as the list halves."""
+    return Work(OpKind.SORT, n_copies=0, n_entries=n_cells * (2 * n_cells.bit_length() + 3))
+
+
 def handover_work(model: ModelArchitecture, n_tokens: int) -> Work:
     """The activations of `n_tokens`, device to host."""
     return Work(OpKind.HANDOVER, copy_bytes=activation_row_bytes(model) * n_tokens)

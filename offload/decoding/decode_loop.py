@@ -41,6 +41,8 @@ _PART_OPS, _PART_RUNS = 1 << 18, 1 << 20
 """Ops written one by one, and ops in all, before a part is handed over: those in runs take a quarter of the room."""
 
 _STEP = Work(OpKind.STEP)
+_FIRST_STEP = Work(OpKind.STEP, n_entries=1)
+"""Of the prompt whose kernels nothing has launched before."""
 
 
 def _copies(job: DecodeJob) -> Copies:
@@ -99,6 +101,8 @@ class DecodeLoop:
         self.host_side = HostSide(self, place(model, policy.placement) if job.placed is None else job.placed)
         self.last_op = -1  # of the compute stream
         self.n_changed = 0
+        self._loads = False  # a prompt of this run has kernels to load, and no head has run since
+        self._has_loaded = not execution.loads_prompt_kernels
         self.new_request = True  # none of the sequences of this pass was in the one before
         self._running: set[int] = set()
         self.next_step: list[Fetch] = []  # of the next step, for blocks that have not run in this one
@@ -137,13 +141,16 @@ class DecodeLoop:
         if n_heads:
             what = self.works.head(n_heads)
             head = self.host_side.compute(what, -1) if stays else self.compute(what, -1)
-            self.host(_STEP, (head,), -1)
+            self.host(_FIRST_STEP if self._loads else _STEP, (head,), -1)
+            self._loads = False
         if self.draft is not None:
             self.draft.read(step)
 
     def _begin(self, step: Step) -> _Layers:
         """What a pass has to do, in layers; nothing is written yet."""
         self.i_step, self.phase, self.n_tokens = step.i_step, Phase(step.phase), len(step.experts)
+        if not self._has_loaded and self.phase is Phase.PREFILL and self.n_tokens > 1:
+            self._loads = self._has_loaded = True
         model, sequences = self.model, set(step.sequence.tolist())
         self.new_request, self._running = self._running.isdisjoint(sequences), sequences
         encoding = model.encoder is not None and step.phase == Phase.PREFILL

@@ -82,6 +82,10 @@ class Works:
         """The rows of `n_tokens` sorted by expert on the host."""
         return self._once(("sort", n_tokens), lambda: work.sort_work(self._model, n_tokens))
 
+    def gather(self, n_cells: int) -> Work:
+        """Cells of the KV cache listed on the host."""
+        return self._once(("gather", n_cells), lambda: work.gather_work(n_cells))
+
     def dense(self, stack: LayerStack, n_tokens: int) -> Work:
         """The FFN of a layer without experts."""
         return self._once(("dense", stack, n_tokens), lambda: work.dense_ffn_work(self._model, stack, n_tokens))

@@ -265,6 +265,10 @@ class HostSide:
 
     def stream_cache(self, n_bytes: int, layer: int) -> None:
         """Keys and values of a layer through a buffer; its attention waits for them."""
+        loop = self._loop
+        if loop.execution.gathers_cells:
+            n_cells = n_bytes * loop.model.decoder.n_layers // loop.model.kv_bytes_per_token
+            loop.recorder.issue(Lane.HOST, loop.works.gather(n_cells), (), step=loop.i_step, layer=layer)
         self.waits.append(self._stream(_CACHE, n_bytes, layer))
 
     def turns_of_cache(self, readers: NDArray[np.int64]) -> NDArray[np.int64]:

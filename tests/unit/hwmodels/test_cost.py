@@ -314,6 +314,20 @@ def test_sorting_rows_takes_host_time_by_the_entry_and_the_order_is_copied_and_w
     assert price_figures([what], slow).hbm_s.tolist() == [0.0]
 
 
+def test_cells_that_the_host_lists_are_copied_by_nobody_there() -> None:
+    slow = dataclasses.replace(ROUND, values={**ROUND.values, "stack.sort_s": 0.5})
+    what = work.gather_work(64)
+    assert what.n_entries == 64 * (2 * 7 + 3), "listed, compared in two sorts of 64, and put together"
+    assert parts_of(what, slow) == Parts(what.n_entries * 0.5)
+
+
+def test_the_first_prompt_of_a_run_loads_its_kernels() -> None:
+    slow = dataclasses.replace(ROUND, values={**ROUND.values, "stack.load_s": 0.25})
+    plain, first = Work(OpKind.STEP), Work(OpKind.STEP, n_entries=1)
+    assert parts_of(first, ROUND) == parts_of(plain, ROUND) == parts_of(plain, slow)
+    assert parts_of(first, slow) == Parts(parts_of(plain, slow).fixed_s + 0.25)
+
+
 def test_a_pass_that_is_cut_launches_its_kernels_one_by_one() -> None:
     stated = load_platform("rtx-5090", "pipelined-sharding", {"stack.split_launch_s": 1e-3, "stack.launch_s": 1e-6})
     gate, across = Work(OpKind.GATE), Work(OpKind.HANDOVER, copy_bytes=8)

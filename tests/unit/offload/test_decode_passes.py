@@ -193,6 +193,17 @@ def test_a_prompt_without_weights_of_its_gates_passes_in_micro_batches_too() -> 
     assert len(asked(decoded, OpKind.GATE, 0)) == 2 * 3
 
 
+def test_an_engine_that_has_not_warmed_up_loads_kernels_with_the_first_prompt_of_a_run() -> None:
+    cold = dataclasses.replace(EXECUTIONS["streams"], name="cold", loads_prompt_kernels=True)
+    by_token = dataclasses.replace(cold, name="by token", micro_batch=1)  # what it has warmed up with
+    plain, loading = Work(OpKind.STEP), Work(OpKind.STEP, n_entries=1)
+    again = dataclasses.replace(PROMPT, i_step=2)
+    for execution, first in ((EXECUTIONS["streams"], plain), (by_token, plain), (cold, loading)):
+        decoded = decode(DECODER, [PROMPT, NEXT, again], policy_named("gpu_only"), execution, n_buffers=8)
+        steps = [what for step in range(3) for what in asked(decoded, OpKind.STEP, step)]
+        assert steps == [first, plain, plain]
+
+
 def test_an_engine_that_sorts_rows_by_expert_does_so_for_each_matrix_of_several_tokens() -> None:
     fused = dataclasses.replace(EXECUTIONS["vllm"], name="sorts", sorts_on_host=True, micro_batch=0)
     decoded = decode(DECODER, [PROMPT, NEXT], policy_named("gpu_only"), fused, n_buffers=8)

@@ -218,6 +218,18 @@ def test_ids_that_the_host_sorts_by_come_behind_the_weights_of_their_layer() -> 
     assert len(streamed) == MODEL.n_moe_layers
 
 
+def test_cells_are_listed_before_each_layer_whose_keys_and_values_stream() -> None:
+    schedule = written("kv=stream", "pipelined_sharding").schedule
+    copies = np.flatnonzero(schedule.kind == OpKind.STREAM).tolist()
+    lists = [op for op in copies if schedule.kind[op - 1] == OpKind.SORT]
+    assert copies == lists
+    row_bytes = MODEL.kv_bytes_per_token // MODEL.decoder.n_layers
+    for op in copies:
+        n_cells = schedule.works[schedule.cost[op]].copy_bytes // row_bytes
+        assert schedule.works[schedule.cost[op - 1]] == work.gather_work(n_cells)
+    assert not any(written("kv=stream").schedule.kind == OpKind.SORT)
+
+
 def test_experts_that_stream_beside_the_attention_of_their_layer_wait_for_the_layer_before() -> None:
     schedule = written("experts=cpu@stream=12", "pipelined_sharding").schedule
     for copy in np.flatnonzero(schedule.kind == OpKind.STREAM).tolist():
