@@ -31,6 +31,8 @@ _NEW_OBJECTS = 100_000
 def main() -> None:
     """Entry point: run the command line; what a user can mend ends in one line and status 2."""
     gc.set_threshold(_NEW_OBJECTS)
+    if sys.stdout is None:  # closed before Python began
+        raise SystemExit(_refused("standard output: cannot be written (it is closed)"))
     try:
         status = _status()
         sys.stdout.flush()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -43,11 +44,8 @@ Batch = Annotated[int | None, typer.Option(help="Sequences side by side; default
 
 
 def _number_or_max(text: str | None) -> str | None:
-    if text is not None and text != "max":
-        try:
-            int(text)
-        except ValueError:
-            raise typer.BadParameter(f"{text[:60]!r} is neither a whole number nor max.") from None
+    if text is not None and text != "max" and not re.fullmatch(r"[+-]?[0-9]{1,18}", text):
+        raise typer.BadParameter(f"{text[:60]!r} is neither a whole number nor max.")
     return text
 
 

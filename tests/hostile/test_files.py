@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -136,6 +137,14 @@ def test_a_full_disk_under_standard_output_is_one_line() -> None:
         done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, cwd=ROOT, check=False)
     assert (done.returncode, len(done.stderr.splitlines())) == (2, 1)
     assert "standard output: cannot be written" in done.stderr
+
+
+@pytest.mark.skipif(os.name != "posix", reason="closes a descriptor before the program begins")
+def test_a_closed_standard_output_is_one_line_before_the_work() -> None:
+    words = [sys.executable, "-m", "pregate", "compare", "switch-base-8", "--hardware", "a100-sxm4-80gb"]
+    shell = f"exec {shlex.join(words)} >&-"
+    done = subprocess.run(["sh", "-c", shell], stderr=subprocess.PIPE, text=True, cwd=ROOT, check=False)
+    assert (done.returncode, done.stderr) == (2, "error: standard output: cannot be written (it is closed)\n")
 
 
 def test_a_disk_that_fills_under_a_dataset_leaves_one_line_and_no_file(tmp_path: Path) -> None:

@@ -116,3 +116,10 @@ def test_a_sequence_with_a_gap_is_refused() -> None:
 def test_two_sequences_may_begin_anywhere() -> None:
     columns = np.zeros((4, 2, 1), int), np.array([0, 0, 1, 1]), np.array([7, 8, 4, 5]), np.ones(4, int), np.arange(4)
     assert pregate.RoutingTrace(*columns, n_experts=8, provenance=pregate.Provenance("m", "s")).n_sequences == 2
+
+
+@pytest.mark.parametrize("text", ["\u0664", "\uff18", "1_0", "4.0", "1e3", "maximum", ""])
+def test_a_batch_is_ascii_digits_or_max(text: str, run: Run) -> None:
+    status, _, error = run("compare", "switch-base-8", "--hardware", "a100-sxm4-80gb", "--batch", text)
+    assert (status, len(error.splitlines())) == (2, 1)
+    assert "neither a whole number nor max" in error or "is not a number" in error

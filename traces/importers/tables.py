@@ -12,7 +12,6 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from traces.errors import InvalidFile
 from traces.importers.lines import text_lines, whole_numbers
 from traces.importers.recording import ModelShape, Origin, TokenRows, refused
 from traces.phase import Phase
@@ -45,7 +44,11 @@ _MAX_SLOTS = 256
 def columns(header: str) -> dict[str, int] | None:
     """Which field of a header line is which column, by our names; None where one is there under two names."""
     found: dict[str, int] = {}
-    for place, word in enumerate(_fields(header, _separator(header))):
+    try:
+        words = _fields(header, _separator(header))
+    except csv.Error:
+        return None
+    for place, word in enumerate(words):
         for name, spellings in _NAMES.items():
             if word.strip().lower() in spellings:
                 if name in found:
@@ -64,7 +67,10 @@ def named_rows(path: Path, needed: tuple[str, ...]) -> Iterator[tuple[int, dict[
     separator = _separator(header)
     n_fields = len(_fields(header, separator))
     for number, line in lines:
-        fields = _fields(line, separator)
+        try:
+            fields = _fields(line, separator)
+        except csv.Error as error:
+            raise refused(path, f"no row of a table ({error}): {line[:60]!r}", number) from error
         if len(fields) != n_fields:
             raise refused(path, f"{len(fields)} fields, not {n_fields}: {line[:60]!r}", number)
         yield number, {name: fields[place].strip() for name, place in places.items()}
@@ -116,7 +122,4 @@ def _separator(header: str) -> str:
 
 
 def _fields(line: str, separator: str) -> list[str]:
-    try:
-        return next(csv.reader([line], delimiter=separator, skipinitialspace=True), [])
-    except csv.Error as error:
-        raise InvalidFile(f"a line is no row of a table ({error})") from error
+    return next(csv.reader([line], delimiter=separator, skipinitialspace=True, strict=True), [])

@@ -8,7 +8,7 @@ from typing import Any
 
 from pregate.ask import choices
 from pregate.cli.checks.paths import file
-from traces.errors import UnknownName, unknown_name
+from traces.errors import InvalidInput, UnknownName, unknown_name
 
 __all__ = [
     "Check", "all_of", "backend", "bounded", "cache", "design", "designs", "designs_once", "each", "experiment",
@@ -80,6 +80,8 @@ def today(option: str, text: str) -> None:
     from offload.policies import policy_named
 
     stack, stroke, design = text.partition("/")
+    if not stack or (stack in stack_names() and not design):
+        raise InvalidInput(f"{option} {text!r} names no design: STACK/DESIGN, such as llama-cpp/gpu_only@layers=cpu")
     try:
         policy_named(design if stack in stack_names() else text)
     except UnknownName:

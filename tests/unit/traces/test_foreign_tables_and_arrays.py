@@ -74,6 +74,7 @@ def test_a_cell_may_hold_all_experts_of_a_layer(tmp_path: Path) -> None:
         ({"expert": "x"}, "'x' is not a whole number"),
         ({"rank": 300}, "slot 300 is not 0 to 255"),
         ({"token": 1, "layer": 0, "rank": 0}, "comes twice"),
+        ({"expert": '"1'}, "line 5: no row of a table"),
     ],
 )
 def test_a_row_that_says_nothing_is_named(change: dict[str, Any], expected: str, tmp_path: Path) -> None:

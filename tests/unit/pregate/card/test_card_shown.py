@@ -107,6 +107,8 @@ def test_the_command_prints_the_card_in_each_format(run: Run) -> None:
     [
         (("--objective", "speed"), "objective 'speed'"),
         (("--now", "nosuch"), "nosuch"),
+        (("--now", "llama-cpp"), "--now 'llama-cpp' names no design"),
+        (("--now", "/gpu_only"), "--now '/gpu_only' names no design"),
         (("--now", "llama-cpp/gpu_only"), "unknown stack"),
         (("--stack", "nosuch"), "nosuch"),
         (("--host", "nosuch"), "nosuch"),
