@@ -21,8 +21,9 @@ from traces.errors import InvalidInput, unknown_name
 from traces.phase import Phase
 from traces.routing import RoutingTrace
 from traces.transforms.draft_trees import Acceptance, DraftTree, branching
-from traces.transforms.grown_trees import GrownTrees, Growth
+from traces.transforms.grown_trees import GrownTrees
 from traces.transforms.rejected_routes import ROUTES
+from traces.transforms.tree_growth import Growth
 
 __all__ = ["verified"]
 

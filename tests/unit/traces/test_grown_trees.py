@@ -16,8 +16,9 @@ from tests.small_models import decoder_only
 from traces.phase import Phase
 from traces.routing import RoutingTrace
 from traces.transforms.draft_trees import Acceptance, DraftTree, branching, expected_tokens, most_likely
-from traces.transforms.grown_trees import GrownTrees, Growth
+from traces.transforms.grown_trees import GrownTrees
 from traces.transforms.speculation import verified
+from traces.transforms.tree_growth import Growth, confidences
 
 RATES = Acceptance(((0.6, 0.2, 0.1), (0.5, 0.25)))
 
@@ -62,10 +63,10 @@ def grown_of_two_levels(n: int, seed: int, varies: float = 0.5) -> tuple[DraftTr
     trees, drawn = GrownTrees(n, 2, 3, varies), np.random.default_rng(seed).random(3)
     growth = Growth(trees, RATES, drawn, (seed, 1))
     tree, path = growth.grown(0, 2)
-    first, second = (trees.confidences(RATES, d, 3, np.random.default_rng((seed, 1, 1, d))) for d in (1, 2))
+    first, second = (confidences(trees, RATES, d, 3, np.random.default_rng((seed, 1, 1, d))) for d in (1, 2))
     rng = np.random.default_rng((seed, 1, 2, 0))
-    trees.confidences(RATES, 1, 3, rng)
-    after = trees.confidences(RATES, 2, 3, rng)
+    confidences(trees, RATES, 1, 3, rng)
+    after = confidences(trees, RATES, 2, 3, rng)
     guess = int(np.searchsorted(np.cumsum(first[1]), drawn[1], side="right"))
     if guess < 3:
         after[guess] = second[2]  # what follows the text's own token
@@ -97,7 +98,7 @@ def test_what_is_kept_is_as_likely_as_its_confidence_says() -> None:
 def test_confidences_fall_by_rank_and_are_the_rates_in_the_mean(varies: float) -> None:
     for acceptance, depth in ((RATES, 1), (RATES, 2), (Acceptance(each=0.7), 1), (Acceptance(((0.6,),)), 1)):
         trees = GrownTrees(8, 3, 4, varies)
-        drawn = trees.confidences(acceptance, depth, 40_000, np.random.default_rng(3))
+        drawn = confidences(trees, acceptance, depth, 40_000, np.random.default_rng(3))
         assert np.all(np.diff(drawn, axis=1) <= 1e-12)
         assert np.all((drawn >= 0) & (drawn.sum(axis=1, keepdims=True) <= 1 + 1e-9))
         rates = [acceptance.rate(depth, rank) for rank in range(4)]
