@@ -15,7 +15,7 @@ from hwmodels.specs.processors import channels_of, is_processor, processor_names
 from hwmodels.specs.spec import Accelerator
 from hwmodels.stack import stack_names
 from pregate.measured.several_cards import on_one_card, several
-from pregate.measured.written_cells import with_memory
+from pregate.measured.written_cells import host_with_memory
 from traces.model.architecture import architecture_names
 from traces.model.same_models import SAME_AS
 
@@ -98,7 +98,7 @@ def with_our_names(cells: Mapping[str, str]) -> dict[str, str]:
     named = {column: _ours(column, cells[column], known) for column, known in _KNOWN.items() if cells.get(column)}
     memory = cells.pop("memory", "")
     if memory and is_processor(named.get("host", "")) and ":" not in named["host"]:
-        named["host"] = with_memory(named["host"], memory, *channels_of(named["host"]))
+        named["host"] = host_with_memory(named["host"], memory, *channels_of(named["host"]))
     named["formats"] = _formats(cells.get("formats", ""), named.get("stack", ""))
     return on_one_card({**cells, **named}, _ours("hardware", several(cells.get("hardware", ""))[1], hardware_names))
 

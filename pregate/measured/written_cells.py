@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 from hwmodels.quantity import ReadOnly
 
-__all__ = ["COLUMN_ALIASES", "as_written", "with_memory"]
+__all__ = ["COLUMN_ALIASES", "as_written", "host_with_memory"]
 
 _COLUMNS: Mapping[str, tuple[str, ...]] = {
     "hardware": ("gpu", "card", "accelerator", "device"),
@@ -92,7 +92,7 @@ _MODULES = re.compile(
 )
 
 
-def with_memory(host: str, memory: str, n_channels: int, n_sockets: int) -> str:
+def host_with_memory(host: str, memory: str, n_channels: int, n_sockets: int) -> str:
     """A host's name with the memory that a cell states, `DDR4-2400, 7 DIMMs` as `:7x2400`; as it was where none states
     a speed. Channels are those of a socket, modules those of the machine; `n_channels`: of all its sockets.
     """

@@ -9,7 +9,7 @@ import pytest
 from pregate.measured.engine_words import check_engine, in_flags
 from pregate.measured.prediction import RowBench
 from pregate.measured.table import MeasuredRow, read_table
-from pregate.measured.written_cells import with_memory
+from pregate.measured.written_cells import host_with_memory
 from traces.errors import InvalidInput
 
 HEADER = "id,GPU,CPU,RAM,Model,Quant,Engine,Flags,Batch,Test,Result,Unit\n"
@@ -37,7 +37,7 @@ def row(folder: Path, text: str) -> MeasuredRow:
     ],
 )
 def test_memory_is_a_part_of_a_hosts_name(memory: str, n_channels: int, n_sockets: int, expected: str) -> None:
-    assert with_memory("x", memory, n_channels, n_sockets) == expected
+    assert host_with_memory("x", memory, n_channels, n_sockets) == expected
 
 
 def test_memory_of_a_row_is_that_of_its_host(tmp_path: Path) -> None:
