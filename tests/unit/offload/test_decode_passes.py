@@ -10,15 +10,17 @@ import pytest
 import offload.decode
 from offload import work
 from offload.caches.residency import ResidentSet
-from offload.decode import DecodeStream, decode
+from offload.decode import DecodeStream, about_ops, decode, small_ops
 from offload.decoding import decode_loop, token_mixing, unions
 from offload.decoding.decode_job import DecodeJob
 from offload.execution import EXECUTIONS
 from offload.ops import OpKind, Work
 from offload.placing.placement import Placed
 from offload.policies import policy_named
-from offload.policy import BlockView, Fetch, Policy
+from offload.policy import BlockView, Cache, Fetch, Policy
 from offload.recorder import assemble
+from offload.slots.host_tier import ReadThrough
+from offload.slots.low_copies import LowSlots
 from tests.by_hand import DECODER, NEXT, PROMPT, SHARED, asked, ops, step, written
 from traces.phase import Phase
 from traces.routing import Step
@@ -217,3 +219,74 @@ def test_an_engine_that_sorts_rows_by_expert_does_so_for_each_matrix_of_several_
     entries = DECODER.n_experts * 2 * DECODER.top_k
     assert asked(decoded, OpKind.SORT, 0) == [Work(OpKind.SORT, n_entries=entries)] * n_matrices * 3
     assert not asked(decoded, OpKind.SORT, 1), "one token's rows are in order"
+
+
+def test_how_many_ops_there_are_about_is_the_sum_over_passes() -> None:
+    assert about_ops(DECODER, [PROMPT, NEXT]) == 3 * (8 + 3 * 4) + 3 * (8 + 3 * 2)
+    assert about_ops(DECODER, []) == 0
+
+
+@pytest.mark.parametrize(
+    ("small", "kept", "is_there", "wanted"), [(90, 50, True, 50), (90, 50, False, 90), (40, 50, True, 40)]
+)
+def test_less_is_written_in_python_where_machine_code_is_kept(
+    small: int, kept: int, is_there: bool, wanted: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A prompt of 60 ops and a step of 42 are 102: more than 50 and 40, and than 90 once both are read."""
+    monkeypatch.setattr(offload.decode, "SMALL_OPS", small)
+    monkeypatch.setattr(offload.decode, "KEPT_OPS", kept)
+    monkeypatch.setattr(offload.decode, "is_kept", lambda: is_there)
+    monkeypatch.setattr(offload.decode, "CompiledLoop", Spy)
+    assert small_ops() == wanted
+    for steps, n_ops in (([PROMPT], 60), ([PROMPT, NEXT], 102)):
+        Spy.made = 0
+        written(DECODER, steps, "pregate")
+        assert Spy.made == (n_ops > wanted)
+
+
+def test_host_memory_above_storage_is_looked_up_and_what_storage_is_asked_is_told() -> None:
+    """The prompt's experts by layer and those of the step after it: of 13 lookups those hit that came before."""
+    log: list[tuple[int, tuple[int, ...]]] = []
+    host = ResidentSet(18, "lru", n_layers=3, n_experts=6)
+    decoded = written(DECODER, [PROMPT, NEXT], "on_demand", disk=True, through=ReadThrough(cache=host, log=log))
+    assert log == [(0, (0, 1, 5)), (1, (0, 1)), (2, (2, 3, 4)), (0, (1, 2)), (1, (0, 5)), (2, (3, 4))]
+    assert (decoded.n_host_lookups, decoded.n_host_hits) == (14, 4)
+    assert len(asked(decoded, OpKind.DISK_READ, 0)) + len(asked(decoded, OpKind.DISK_READ, 1)) == 14 - 4
+    assert len(asked(written(DECODER, [PROMPT, NEXT], "on_demand", disk=True), OpKind.DISK_READ, 1)) == 6
+
+
+@pytest.mark.parametrize("policy", ["on_demand:cpu", "on_demand"])
+def test_an_answer_to_a_miss_over_storage_is_written_by_the_definition(
+    policy: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(offload.decode, "CompiledLoop", Spy)
+    Spy.made = 0
+    written(DECODER, [PROMPT, NEXT], policy, disk=True, compiled=True)
+    assert Spy.made == (policy == "on_demand")
+    Spy.made = 0
+    written(DECODER, [PROMPT, NEXT], policy, compiled=True)
+    assert Spy.made == 1
+
+
+def test_copies_of_fewer_bits_have_slots_behind_all_others() -> None:
+    cache = ResidentSet(2, "lru", n_layers=3, n_experts=6)
+    policy = policy_named("mixed_precision:high=0:low=1:bits=4+lru:2")
+    decoded = written(DECODER, [PROMPT, NEXT], policy, cache=cache, low=LowSlots(5, 4.0, Cache("lru")))
+    schedule = decoded.schedule
+    low = np.array([what.weight_bits == 4.0 for what in schedule.works])[schedule.cost] & (
+        schedule.kind == OpKind.FETCH
+    )
+    assert schedule.slot[low].min() >= 8 + 2
+    assert schedule.slot.max() == 8 + 2 + 5 - 1
+
+
+def test_choices_for_which_another_expert_was_computed_are_counted() -> None:
+    """Of 1, 2 and 0, 5 that a token chose, the residents 5 and 1 stand for 1 and 0; 3 and 4 are there."""
+    cache = ResidentSet(6, "lru", n_layers=3, n_experts=6)
+    weights = np.array([[[0.9, 0.1], [0.8, 0.2], [0.5, 0.5]]], np.float32)
+    steps = [PROMPT, dataclasses.replace(NEXT, gate_weights=weights)]
+    decoded = written(DECODER, steps, "on_demand:resident", cache=cache)
+    executed = [line.split()[1:3] for line in ops(decoded, 1) if line.startswith("experts")]
+    assert executed == [["1", "e5"], ["1", "e2"], ["2", "e1"], ["2", "e5"], ["3", "e3"], ["3", "e4"]]
+    assert decoded.n_changed == 2
+    assert written(DECODER, steps, "on_demand").n_changed == 0
