@@ -282,9 +282,9 @@ class RoutingTrace:
                     way_out += ", or import it with --model where the recording did not say"
                 if what == "top_k":
                     way_out = f"if the recorder overrode it, take the model with {here} (--top-k {here})"
-                raise InvalidInput(
-                    f"trace of {self.provenance.model} has {what} = {here}, model {model.name} has {there}: {way_out}"
-                )
+                told = self.provenance.model
+                trace = "the trace" if told.startswith("not stated") else f"trace of {told}"
+                raise InvalidInput(f"{trace} has {what} = {here}, model {model.name} has {there}: {way_out}")
         n_encoder = model.n_encoder_moe_layers
         for phase, due in ((Phase.PREFILL, slice(0, n_encoder or None)), (Phase.DECODE, slice(n_encoder, None))):
             _refuse_other_layers(self, phase, np.arange(self.n_moe_layers)[due], model.name)

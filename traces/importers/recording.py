@@ -69,6 +69,9 @@ def recorded_trace(
     if n_experts is None:
         n_experts = int(experts.max(initial=0)) + 1
         notes.append("the number of experts is not recorded: taken as the largest id and one")
+    due = shape.n_moe_layers
+    if due is not None and experts.shape[1] != due:
+        notes.append(f"{experts.shape[1]} of the model's {due} MoE layers: simulations need all of them")
     if gate_weights is not None and gate_weights.dtype.kind not in "fiu":
         raise refused(path, f"gate_weights is {gate_weights.dtype}: numbers are needed")
     if gate_weights is not None and np.isnan(gate_weights).any():

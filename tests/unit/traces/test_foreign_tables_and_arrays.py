@@ -12,10 +12,11 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from traces.errors import InvalidFile
+from traces.errors import InvalidFile, InvalidInput
 from traces.importers import import_trace
 from traces.importers.expert_counts import import_popularity
 from traces.importers.model_shape import ModelShape
+from traces.model.architecture import load_architecture
 from traces.phase import Phase
 
 EXPERTS = np.array([[[(t + layer) % 4, (t + layer + 1) % 4] for layer in range(2)] for t in range(5)])
@@ -193,3 +194,17 @@ def test_pickles_are_refused_with_a_way_out(tmp_path: Path) -> None:
 def test_counts_under_other_names_are_read(name: str, text: str, tmp_path: Path) -> None:
     (tmp_path / name).write_text(text)
     assert import_popularity(tmp_path / name).counts.tolist() == COUNTS
+
+
+def test_a_recording_of_some_layers_says_so_when_it_is_imported(tmp_path: Path) -> None:
+    path = tmp_path / "trace.csv"
+    path.write_text(table([row for row in ROWS if row["layer"] == 0], COLUMNS))
+    assert "1 of the model's 2 MoE layers" in import_trace(path, None, SHAPE).provenance.note
+    assert "MoE layers" not in import_trace(path).provenance.note
+
+
+def test_a_trace_of_no_stated_model_is_told_of_without_one(tmp_path: Path) -> None:
+    path = tmp_path / "trace.csv"
+    path.write_text(table(ROWS, COLUMNS))
+    with pytest.raises(InvalidInput, match=r"^the trace has n_moe_layers = 2, model switch-base-8"):
+        import_trace(path).check_model(load_architecture("switch-base-8"))
