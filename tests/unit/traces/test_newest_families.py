@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from tests.unit.traces.test_quantised_configs import read
+from traces.errors import InvalidFile
 from traces.model.architecture import load_architecture
 from traces.model.model_architecture import ModelArchitecture
 
@@ -178,6 +179,11 @@ def test_a_width_of_experts_that_is_not_read_is_told_whatever_the_type(tmp_path:
              "layer_quant_config": {"*mlp.experts*": {"weight": {"dtype": "fp4", "group_size": 32}}}},
             "mxfp4", "bf16",
         ),
+        ({"quant_method": "w4afp8", "ignored_layers": ["lm_head"]}, "int4-g128", "fp8"),
+        ({"quant_method": "blockwise_int8", "weight_block_size": [128, 128]}, "int8", "int8"),
+        ({"quantization": "mix_quant", "dense_quant_type": "wint8", "moe_quant_type": "wint2"}, "w2", "int8"),
+        ({"quantization": "mix_quant", "moe_quant_type": "block_wise_fp8"}, "fp8", "bf16"),
+        ({"quantization": "wint8"}, "int8", "int8"),
         (
             {"quant_method": "quark", "global_quant_config": {"weight": {"dtype": "fp4_e2m1", "group_size": 32}}},
             "mxfp4", "mxfp4",
@@ -213,3 +219,13 @@ def test_formats_by_module_leave_the_others_as_they_were(
 ) -> None:
     model = read(tmp_path, quantization_config=quantisation)
     assert (model.expert_dtype.name, model.stored_attention_dtype.name) == (experts, attention)
+
+
+def test_fastdeploy_states_the_format_of_its_cache(tmp_path: Path) -> None:
+    stated = {"dense_quant_type": "wint8", "moe_quant_type": "w4a8", "kv_cache_quant_type": "float8_e4m3fn"}
+    assert read(tmp_path, quantization_config=stated).stored_kv_dtype.name == "fp8"
+
+
+def test_a_word_of_fastdeploy_that_is_not_known_is_named(tmp_path: Path) -> None:
+    with pytest.raises(InvalidFile, match=r"moe_quant_type 'wint9' is not read: give the format with --dtype"):
+        read(tmp_path, quantization_config={"moe_quant_type": "wint9"})

@@ -116,6 +116,9 @@ def _kv_format(quantisation: Mapping[str, Any]) -> Dtype | None:
         return DTYPES["fp8" if scheme.get("type", "float") == "float" else "int8"]
     if isinstance(name, str) and name:
         return DTYPES.get({"FP8": "fp8", "INT8": "int8", "NVFP4": "nvfp4"}.get(name.upper(), ""))
+    cache = str(quantisation.get("kv_cache_quant_type"))  # FastDeploy
+    if cache in ("int8", "float8_e4m3fn", "block_wise_fp8"):
+        return DTYPES["int8" if cache == "int8" else "fp8"]
     if quantisation.get("kv_cache_type") == "C8":  # ModelSlim
         return DTYPES["int8"]
     cached = quantisation.get("kv_cache_quant_config")  # Quark: what the projections of keys and values put out

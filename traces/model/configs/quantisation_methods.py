@@ -8,7 +8,15 @@ from typing import Any
 from traces.errors import InvalidFile
 from traces.model.dtypes import DTYPES, Dtype, find_dtype
 
-__all__ = ["method_name", "named_format", "own_formats", "rest_format", "tensor_format", "weight_format"]
+__all__ = [
+    "fastdeploy_format",
+    "method_name",
+    "named_format",
+    "own_formats",
+    "rest_format",
+    "tensor_format",
+    "weight_format",
+]
 
 A_COLUMN = 1 << 20
 """A group as large as a column: its one scale weighs nothing."""
@@ -16,7 +24,8 @@ _ALIASES = {
     "gptqmodel": "gptq", "auto-gptq": "gptq", "gptq-marlin": "gptq", "marlin": "gptq", "moe-wna16": "gptq",
     "autoawq": "awq", "awq-marlin": "awq", "intel/auto-round": "auto-round", "autoround": "auto-round",
     "fbgemm-fp8": "fp8", "finegrained-fp8": "fp8", "ptpc-fp8": "fp8", "w8a8-fp8": "fp8",
-    "eetq": "int8", "w8a8-int8": "int8", "bitsandbytes-4bit": "bitsandbytes", "bitsandbytes-8bit": "bitsandbytes",
+    "eetq": "int8", "w8a8-int8": "int8",
+    "blockwise-int8": "int8", "bitsandbytes-4bit": "bitsandbytes", "bitsandbytes-8bit": "bitsandbytes",
     "exl2": "exl", "exl3": "exl",
 }  # fmt: skip
 
@@ -28,6 +37,9 @@ def method_name(quantisation: Mapping[str, Any]) -> str:
         method = "bitsandbytes"
     if not method and quantisation.get("config_groups"):
         method = "compressed-tensors"
+    of_parts = {"dense_quant_type", "moe_quant_type"} & set(quantisation)
+    if not method and (of_parts or isinstance(quantisation.get("quantization"), str)):
+        method = "fastdeploy"
     if not method and "bits" in quantisation:
         method = "gptq" if _OF_GPTQ & set(quantisation) else "mlx"
     return _ALIASES.get(method, method)
@@ -284,6 +296,23 @@ def named_format(name: Any, where: str) -> Dtype | None:
     if str(name).upper() not in _MODELOPT:
         raise InvalidFile(f"{where}: quant_algo {str(name)[:40]!r} is not read: give the format with --dtype")
     return find_dtype(_MODELOPT[str(name).upper()])
+
+
+_FASTDEPLOY = {
+    "wint8": "int8", "wint4": f"int4-g{A_COLUMN}", "w4a8": f"int4-g{A_COLUMN}", "w4afp8": f"int4-g{A_COLUMN}",
+    "wint2": "w2", "wfp8afp8": "fp8", "block_wise_fp8": "fp8", "tensor_wise_fp8": "fp8",
+}  # fmt: skip
+
+
+def fastdeploy_format(quantisation: Mapping[str, Any], part: str, where: str) -> Dtype | None:
+    """The format that PaddlePaddle's FastDeploy gives a part, `dense` or `moe`, by its own word or that of all; None
+    where it names none. Scales of two bits are not counted.
+    """
+    of_all = quantisation.get("quantization")
+    word = quantisation.get(f"{part}_quant_type", None if of_all == "mix_quant" else of_all)
+    if word is not None and str(word) not in _FASTDEPLOY:
+        raise InvalidFile(f"{where}: {part}_quant_type {str(word)[:40]!r} is not read: give the format with --dtype")
+    return None if word is None else find_dtype(_FASTDEPLOY[str(word)])
 
 
 def tensor_format(weights: Mapping[str, Any], where: str) -> Dtype:

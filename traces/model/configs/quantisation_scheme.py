@@ -9,6 +9,7 @@ from typing import Any
 from traces.errors import InvalidFile
 from traces.model.configs.module_names import ATTENTIONS, Family, feed_forwards, from_layers, is_pattern, matches
 from traces.model.configs.quantisation_methods import (
+    fastdeploy_format,
     method_name,
     named_format,
     own_formats,
@@ -170,6 +171,11 @@ def _scheme(quantisation: Mapping[str, Any], where: str) -> Scheme:
     excluded = _excluded(quantisation)
     if method == "compressed-tensors":
         return _compressed_tensors(quantisation, excluded, where)
+    if method == "w4afp8":  # SGLang: routed experts in groups of 128, all else in eight bits
+        return Scheme.of(DTYPES["fp8"], excluded, [("*.experts.*", find_dtype("int4-g128"))])
+    if method == "fastdeploy":
+        dense, experts = (fastdeploy_format(quantisation, part, where) for part in ("dense", "moe"))
+        return Scheme.of(dense, excluded, [("*.experts.*", experts)])
     if method == "mxfp4":
         return Scheme.of(None, excluded, [("*.experts.*", DTYPES["mxfp4"])])
     if method in ("modelopt", "modelopt-fp4", "modelopt-mixed", "nvfp4"):
