@@ -74,8 +74,13 @@ TARGETS = {
     "offload/slots/cache_slots.py": _MEMORY,
     "offload/slots/copies.py": _MEMORY,
     "offload/decode.py": _DECODE,
-    "offload/decoding/decode_loop.py": _DECODE,
-    "offload/decoding/token_mixing.py": _DECODE,
+    "offload/decoding/decode_loop.py": (
+        *_DECODE,
+        "tests/unit/offload/test_granularity.py",
+        "tests/unit/offload/test_micro_batches.py",
+        "tests/unit/traces/test_speculation.py",
+    ),
+    "offload/decoding/token_mixing.py": (*_DECODE, "tests/unit/offload/test_micro_batches.py"),
     "hwmodels/cost.py": tuple(
         f"tests/unit/hwmodels/test_{name}.py"
         for name in (

@@ -290,3 +290,55 @@ def test_choices_for_which_another_expert_was_computed_are_counted() -> None:
     assert executed == [["1", "e5"], ["1", "e2"], ["2", "e1"], ["2", "e5"], ["3", "e3"], ["3", "e4"]]
     assert decoded.n_changed == 2
     assert written(DECODER, steps, "on_demand").n_changed == 0
+
+
+def test_attention_over_keys_and_values_in_host_memory_is_divided_by_their_share_in_each_pass() -> None:
+    """A quarter of the arithmetic and of the traffic of each pass is the host's; products stay on the device."""
+    later = dataclasses.replace(NEXT, i_step=2, position=NEXT.position + 900)
+    plain, decoded = (written(DECODER, [NEXT, later], f"gpu_only{text}") for text in ("", "@kv=cpu:share=0.25"))
+    for i in (1, 2):
+        (whole,) = set(asked(plain, OpKind.SELF_ATTENTION, i))
+        flop, hbm_bytes = int(whole.flop * 0.25), int(whole.hbm_bytes * 0.25)
+        here = whole._replace(flop=whole.flop - flop, hbm_bytes=whole.hbm_bytes - hbm_bytes)
+        assert asked(decoded, OpKind.SELF_ATTENTION, i) == [here] * 4
+        there = asked(decoded, OpKind.CPU_LAYER, i)
+        assert [(what.flop, what.hbm_bytes, what.gemms) for what in there] == [(flop, hbm_bytes, ())] * 4
+
+
+def test_what_leaves_a_cache_that_writes_back_goes_to_host_memory_once_it_was_read() -> None:
+    cache = ResidentSet(2, "lru", n_layers=3, n_experts=6)
+    decoded = written(DECODER, [NEXT], "on_demand+lru:2:write_back", cache=cache, n_buffers=1)
+    assert [line for line in ops(decoded, 1) if "write_back" in line or "fetch" in line] == [
+        "fetch 1 e1 s1", "fetch 1 e2 s2",
+        "write_back 1 e1 s1 after 6 9", "fetch 2 e0 s0", "write_back 1 e2 s2 after 7 9", "fetch 2 e5 s1 after 14",
+        "write_back 2 e0 s0 after 15 19", "fetch 3 e3 s2 after 16", "write_back 2 e5 s1 after 17 19",
+        "fetch 3 e4 s0 after 24",
+    ]  # fmt: skip
+    assert set(asked(decoded, OpKind.WRITE_BACK, 1)) == {work.expert_copy_work(DECODER, OpKind.WRITE_BACK)}
+
+
+@pytest.mark.parametrize(("stack", "apart"), [("fastertransformer", 1), ("streams", 2)])
+def test_reads_of_storage_go_round_the_host_buffers_of_the_stack(stack: str, apart: int) -> None:
+    schedule = written(DECODER, [PROMPT], "on_demand", stack, disk=True).schedule
+    reads, fetches = (np.flatnonzero(schedule.kind == kind).tolist() for kind in (OpKind.DISK_READ, OpKind.FETCH))
+    assert len(reads) == 8
+    waits = [set(schedule.deps(read).tolist()) & set(fetches) for read in reads]
+    assert waits == [set()] * apart + [{fetch} for fetch in fetches[: 8 - apart]]
+
+
+def test_a_layer_may_come_at_once_and_an_expert_matrix_by_matrix() -> None:
+    whole = written(DECODER, [NEXT], "on_demand:granularity=layer", n_buffers=12)
+    assert [what.copy_bytes for what in asked(whole, OpKind.FETCH, 1)] == [6 * DECODER.expert_bytes] * 3
+    pieces = written(DECODER, [NEXT], "on_demand:granularity=matrix")
+    sizes = [what.copy_bytes for what in asked(pieces, OpKind.FETCH, 1)]
+    assert len(sizes) == DECODER.n_expert_matrices * 6
+    assert sum(sizes) == 6 * DECODER.expert_bytes
+
+
+def test_the_first_prompt_of_several_tokens_loads_the_kernels_of_prompts() -> None:
+    loads = dataclasses.replace(EXECUTIONS["streams"], name="loads", loads_prompt_kernels=True)
+    again = dataclasses.replace(PROMPT, i_step=2, sequence=PROMPT.sequence + 1)
+    one = dataclasses.replace(NEXT, i_step=0, phase=Phase.PREFILL)
+    for steps, wanted in (([PROMPT, NEXT, again], [1, 0, 0]), ([one, NEXT], [0, 0])):
+        decoded = decode(DECODER, steps, policy_named("gpu_only"), loads, n_buffers=8)
+        assert [asked(decoded, OpKind.STEP, i)[0].n_entries for i in range(len(steps))] == wanted
