@@ -26,7 +26,9 @@ _SERIES = re.compile(
     r"\b(ryzen)-[3579]-|\b(xeon)-(?:platinum|gold|silver)-|\b(core)-(?:i\d|ultra-\d)-|\bryzen-(threadripper)\b"
 )
 """Of the names of processors what ours leave out, and what they keep."""
-_SOCKETS = re.compile(r"(?:2\s*[x\u00d7]\s*|dual[\s-]+)(?P<name>.*)|(?P<named>.*?)\s+[x\u00d7]\s*2", re.IGNORECASE)
+_SOCKETS = re.compile(
+    r"(?:2\s*[x\u00d7]\s*|\(2\)\s*|2s\s+|dual[\s-]+)(?P<name>.*)|(?P<named>.*?)\s+[x\u00d7]\s*2", re.IGNORECASE
+)
 _PCIE = re.compile(r"(?:pcie|gen)-?(?P<generation>[3-6])(?:-0)?(?:-?x(?P<lanes>\d{1,2}))?")
 _QUANT = re.compile(r"(?P<name>.+?)[-_.](?P<quant>(?:UD-)?I?Q\d\w*|MXFP4(?:_MOE)?|BF16|FP?16|FP8)", re.IGNORECASE)
 _FILE_SIZE = re.compile(r"(?:^|[\s(])(?P<number>\d{1,5}(?:\.\d{1,4})?)\s?(?P<unit>[MGT]i?B)\)?$", re.ASCII)
@@ -43,6 +45,12 @@ _BESIDE_CPU = re.compile(
     re.IGNORECASE,
 )
 """What systems write around the name of a processor."""
+_CODENAMES = re.compile(r"\b(?:naples|rome|milan|genoa|bergamo|siena|turin)-(?=\d)")
+_BESIDE_CARD = re.compile(
+    r"^1\s*[x\u00d7]\s*(?=\D)|\([^()]*\)|\b(?:gddr\w*|hbm\d\w*|graphics card|gpu)\b", re.IGNORECASE
+)
+"""What is written around the name of a card."""
+_FAMILIES = re.compile(r"\b(?:radeon-pro|rtx|gtx|rx|arc|geforce|nvidia|amd|intel|radeon)-?|[^a-z0-9]")
 _APPLE = re.compile(r"\bm(?P<n>[1-9])-(?P<kind>max|pro|ultra)\b")
 _SIZE = re.compile(r"-(?P<gb>\d{1,3})gb?$")
 _FILES = (".yaml", ".yml", ".json", ".gguf", ".safetensors")
@@ -96,11 +104,29 @@ def with_our_names(cells: Mapping[str, str]) -> dict[str, str]:
     """A row's cells, names of models, machines and stacks as we write them, a bare format as that of all matrices."""
     cells = {**cells, **_of_file(cells)}
     named = {column: _ours(column, cells[column], known) for column, known in _KNOWN.items() if cells.get(column)}
+    cells |= _with_more_memory(cells, named)
     memory = cells.pop("memory", "")
     if memory and is_processor(named.get("host", "")) and ":" not in named["host"]:
         named["host"] = host_with_memory(named["host"], memory, *channels_of(named["host"]))
     named["formats"] = _formats(cells.get("formats", ""), named.get("stack", ""))
     return on_one_card({**cells, **named}, _ours("hardware", several(cells.get("hardware", ""))[1], hardware_names))
+
+
+def _with_more_memory(cells: Mapping[str, str], named: dict[str, str]) -> dict[str, str]:
+    """The numbers of a row whose card was given more memory than it is sold with (`RTX 4090 48GB`), which `named` has
+    as that card; none of another row.
+    """
+    stated = _SIZE.search(_spelled("hardware", cells.get("hardware", "")))
+    if stated is None or named["hardware"] in hardware_names() or "hbm_bytes" in cells.get("set", ""):
+        return {}
+    card = _ours("hardware", stated.string[: stated.start()], hardware_names)
+    if card not in component_names("accelerator") or _has_bytes(card, int(stated["gb"])):
+        return {}
+    found = load_component("accelerator", card)
+    if not isinstance(found, Accelerator) or found.hbm_bytes > int(stated["gb"]) * 2**30:
+        return {}
+    named["hardware"] = card
+    return {"set": ";".join(filter(None, (cells.get("set", ""), f"accelerator.hbm_bytes={stated['gb']}GiB")))}
 
 
 def _of_file(cells: Mapping[str, str]) -> dict[str, str]:
@@ -147,19 +173,20 @@ def _ours(column: str, text: str, known: Callable[[], Iterable[str]]) -> str:
     wanted = _spelled(column, bare)
     found = [name for name in names if _plain(name) == wanted]
     if not found and column == "hardware":
-        found = _of_one_size(wanted, names) or _as_drivers_say(bare, names)
+        found = _of_one_size(wanted, names) or _as_drivers_say(bare, names) or _by_number(wanted, names)
     if not found and column == "host" and re.search(r"\dp(?:-2s)?$", wanted):  # a 7402P is a 7402 for one socket
         found = [name for name in names if name == re.sub(r"p(-2s)?$", r"\1", wanted)]
     if not found and column == "host" and re.search(r"^core-\d+k?f$", wanted):  # without graphics, else the same
         found = [name for name in names if name == wanted[:-1]]
     if not found and column == "host" and re.search(r"^\d{3,5}[a-z]+\d?[a-z]?$", wanted):  # its number alone
-        found = [name for name in names if name.endswith(f"-{wanted}") and not name.startswith("laptop-")]
+        ends = (f"-{wanted}", f"-{wanted.removesuffix('f')}") if wanted.endswith("kf") else (f"-{wanted}",)
+        found = [name for name in names if name.endswith(ends) and not name.startswith("laptop-")]
     return f"{found[0]}{mark}{rest}" if len(found) == 1 else text
 
 
 def _spelled(column: str, text: str) -> str:
     """A name as ours are written, in the way of its column."""
-    plain = _plain(text)
+    plain = _plain(_BESIDE_CARD.sub(" ", text) if column == "hardware" else text)
     match column:
         case "stack":
             plain = re.sub(r"[-+]+", "-", plain)
@@ -167,8 +194,10 @@ def _spelled(column: str, text: str) -> str:
         case "hardware":
             plain = re.sub(r"-(\d{1,3})-gi?b$", r"-\1gb", plain)
             apple = _APPLE.search(plain)
-            if re.search(r"\bai-max\+?-3[89]5\b", plain):
+            if re.search(r"\bai-max\+?-3[89]5\b|^strix-halo\b|^framework-desktop|\bevo-x2\b", plain):
                 return "strix-halo"
+            if re.search(r"\bgx10\b", plain):
+                return "dgx-spark"
             return CARDS.get(plain, f"apple-m{apple['n']}-{apple['kind']}" if apple else plain)
         case "link":
             lanes = _PCIE.fullmatch(plain)
@@ -176,6 +205,7 @@ def _spelled(column: str, text: str) -> str:
         case "host":
             both = _SOCKETS.fullmatch(text.strip())
             name = _BESIDE_CPU.sub("", _plain(both["name"] or both["named"]) if both else plain)
+            name = re.sub(r"(?<=\d)v(?=\d$)", "-v", re.sub(r"^tr-(?=pro-)", "threadripper-", _CODENAMES.sub("", name)))
             name = _SERIES.sub(_kept, re.sub(r"^(?=i[3579]-|ultra-[579]-)", "core-", name))
             return f"{name}-2s" if both else name
         case _:
@@ -186,6 +216,16 @@ def _kept(match: re.Match[str]) -> str:
     """Of a processor's name what ours keep: `ryzen-` of `ryzen-9-`."""
     word: str = next(filter(None, match.groups()))
     return word if word == "threadripper" else f"{word}-"
+
+
+def _by_number(wanted: str, names: Iterable[str]) -> list[str]:
+    """The card whose number is said without its family or without parting the two: `4090`, `RTX4090`, `3080Ti`."""
+    key = re.sub(r"(?<=\d)s$", "super", _number(wanted.replace("laptop", "mobile")))
+    return [name for name in names if _number(name) == key]
+
+
+def _number(name: str) -> str:
+    return _FAMILIES.sub("", name)
 
 
 def _of_one_size(wanted: str, names: Iterable[str]) -> list[str]:

@@ -93,7 +93,7 @@ def test_a_model_by_another_name_has_the_architecture_that_it_shares() -> None:
     [
         ("hardware", "GeForce RTX 3060", "rtx-3060-12gb"),
         ("hardware", "RTX 4090 24GB", "rtx-4090"),
-        ("hardware", "RTX 4090 48GB", "RTX 4090 48GB"),
+        ("hardware", "RTX 4090 48GB", "rtx-4090"),
         ("hardware", "Tesla T4", "t4"),
         ("hardware", "AMD Radeon RX 9070 XT", "rx-9070-xt"),
         ("hardware", "Tesla P40", "p40"),

@@ -8,6 +8,7 @@ import pytest
 
 from pregate.measured.engine_words import check_engine, in_flags
 from pregate.measured.prediction import RowBench
+from pregate.measured.row_names import with_our_names
 from pregate.measured.table import MeasuredRow, read_table
 from pregate.measured.written_cells import host_with_memory
 from traces.errors import InvalidInput
@@ -96,6 +97,41 @@ def test_ktransformers_computes_experts_on_the_host_unless_told(tmp_path: Path) 
 def test_mixes_of_unsloth_are_known_without_their_prefix(tmp_path: Path) -> None:
     said = "RTX 4090,,,Llama-4-Scout-17B-16E,{},llama.cpp,-ngl 99 --cpu-moe"
     assert row(tmp_path, said.format("Q3_K_XL")).formats == row(tmp_path, said.format("UD-Q3_K_XL")).formats
+
+
+@pytest.mark.parametrize(
+    ("column", "text", "ours"),
+    [
+        ("hardware", "4090", "rtx-4090"), ("hardware", "RTX4090", "rtx-4090"), ("hardware", "3080Ti", "rtx-3080-ti"),
+        ("hardware", "4070S", "rtx-4070-super"), ("hardware", "A5000", "rtx-a5000"),
+        ("hardware", "W7900", "radeon-pro-w7900"), ("hardware", "B580", "arc-b580"),
+        ("hardware", "1x RTX 3090", "rtx-3090"),
+        ("hardware", "RTX 4090 24 GB GDDR6X", "rtx-4090"), ("hardware", "RTX 3090 (PCIe 4.0 x16)", "rtx-3090"),
+        ("hardware", "Ryzen AI Max+ 395 128GB", "strix-halo"), ("hardware", "Framework Desktop", "strix-halo"),
+        ("hardware", "ASUS Ascent GX10", "dgx-spark"), ("hardware", "RTX 4060 Laptop", "rtx-4060-mobile"),
+        ("hardware", "5000", "5000"), ("hardware", "RTX 4060 Ti", "RTX 4060 Ti"), ("hardware", "4090x", "4090x"),
+        ("host", "13700KF", "core-13700k"), ("host", "Xeon E5-2680v4", "xeon-e5-2680-v4"),
+        ("host", "(2) EPYC 7763", "epyc-7763-2s"), ("host", "2S EPYC 9654", "epyc-9654-2s"),
+        ("host", "EPYC Rome 7742", "epyc-7742"), ("host", "TR PRO 7965WX", "threadripper-pro-7965wx"),
+    ],
+)  # fmt: skip
+def test_cards_and_processors_are_found_as_people_shorten_them(column: str, text: str, ours: str) -> None:
+    assert with_our_names({"hardware": "rtx-4090", "formats": "", column: text})[column] == ours
+
+
+@pytest.mark.parametrize(
+    ("card", "ours", "numbers"),
+    [
+        ("RTX 4090 48GB", "rtx-4090", "accelerator.hbm_bytes=48GiB"),
+        ("2080 Ti 22GB", "rtx-2080-ti", "accelerator.hbm_bytes=22GiB"),
+        ("RTX 4090 24GB", "rtx-4090", ""),
+        ("RTX 4090 12GB", "RTX 4090 12GB", ""),
+        ("RTX 6090 48GB", "RTX 6090 48GB", ""),
+    ],
+)
+def test_a_card_with_more_memory_than_it_is_sold_with_is_that_card(card: str, ours: str, numbers: str) -> None:
+    found = with_our_names({"hardware": card, "formats": "", "set": ""})
+    assert (found["hardware"], found["set"]) == (ours, numbers)
 
 
 def test_a_card_of_no_constants_is_predicted_with_those_that_the_row_states(tmp_path: Path) -> None:
