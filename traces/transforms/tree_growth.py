@@ -66,7 +66,6 @@ class Growth:
             value += joint.tolist()
             taken += [n_before + the_text] if the_text >= 0 else []
             best = np.argsort(-joint, kind="stable")[:width]
-            best = best[joint[best] > 0]
             expanded, products = (best + n_before).tolist(), joint[best]
             right = expanded.index(n_before + the_text) if the_text >= 0 and n_before + the_text in expanded else -1
         return _verified(self._trees.n_proposals, above, value, taken)

@@ -147,8 +147,13 @@ def test_a_draft_reads_what_it_expands_whatever_is_verified() -> None:
     model = decoder_only()
     hw, trace = pregate.load_hardware("rtx-4090"), pregate.synthesize(model, 4, 6, 2)
     schedule = capture(
-        model, hw, trace, "gpu_only@grown=3:depth=3:width=2:varies=0.4:acceptance=0.0:draft=mixtral-mini-8"
+        model, hw, trace, "gpu_only@grown=3:depth=3:width=3:varies=0.4:acceptance=0.0:draft=mixtral-mini-8"
     ).decoded.schedule
     heads = [schedule.works[schedule.cost[i]].gemms[0].m for i in np.flatnonzero(schedule.kind == OpKind.HEAD)]
-    # of two sequences: a node, then two a level; where nothing can be taken one is verified; the last has no draft
-    assert heads == [2, *(2, 4, 4, 4) * 4, 2]
+    # of two sequences: a node, then three a level; where nothing can be taken one is verified; the last has no draft
+    assert heads == [2, *(2, 6, 6, 4) * 4, 2]
+    asked = [schedule.works[schedule.cost[i]] for i in np.flatnonzero(schedule.kind == OpKind.SELF_ATTENTION)]
+    read = [work.hbm_bytes for work in asked if work.gemms[0].m == 6]  # layer by layer, level by level
+    first, second = read[0], read[len(read) // 8]
+    assert len(read) == 4 * 2 * pregate.load_model("mixtral-mini-8").decoder.n_layers
+    assert second > first  # a level further down, a key and a value more of each
