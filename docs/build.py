@@ -23,6 +23,7 @@ import law_tables
 import machine_tables
 import marked_tables
 import mutation_table
+import natural_tables
 import offloaded_models
 import predictor_tables
 import pregated_tables
@@ -51,6 +52,7 @@ DOCUMENTS = (
             "reference-python",
             "which-design",
             "streamed-steps",
+            "natural-batches",
             "policies",
             "predictors",
             "speculative",
@@ -149,6 +151,8 @@ PARTS: dict[str, Callable[[], str]] = {
     "reference_python": reference.python,
     "mutants": mutation_table.line,
     "streamed_steps": streamed_steps.errors,
+    "natural_errors": natural_tables.errors,
+    "natural_unions": natural_tables.unions,
     "designs": design_tables.designs,
     "design_parts": design_tables.parts,
     "granularity": granularity_tables.grains,
@@ -181,6 +185,7 @@ def reproduced() -> str:
     """The reproduction, run: accuracy and assumptions to eight digits, which processors agree on."""
     document = json.loads(run("pregate reproduce isca24 --format json"), parse_float=lambda text: f"{float(text):.8g}")
     kept = {key: document[key] for key in ("accuracy", "assumptions", "calibration")}
+    kept["natural_batches"] = natural_tables.kept(document["rows"])
     return json.dumps(_numbers(kept), indent=1) + "\n"
 
 

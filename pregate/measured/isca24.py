@@ -17,6 +17,7 @@ from hwmodels.figures import figures_of
 from hwmodels.platform import Platform
 from offload import metrics
 from offload.placing.footprint import Workload, measure_workload
+from offload.policies import policy_named
 from offload.policy import Cache
 from offload.slots.memory import CapacityExceeded
 from pregate.api import synthesize
@@ -77,7 +78,7 @@ class Workbench:
         self._captured: dict[tuple[object, ...], Captured] = {}
         self._timed: dict[tuple[object, ...], RowTimes] = {}
         self._models: dict[str, ModelArchitecture] = {}
-        self._traces: dict[tuple[str, int, int], tuple[RoutingTrace, Workload]] = {}
+        self._traces: dict[tuple[str, int, int, bool], tuple[RoutingTrace, Workload]] = {}
 
     def on(self, platform: Platform) -> Workbench:
         """The same workload on another platform: schedules are kept where the plan of HBM is the same."""
@@ -102,7 +103,7 @@ class Workbench:
         model = self.model(row.model)
         match row.metric:
             case "max_active_experts":
-                return float(self._request(model, row).workload.n_active)
+                return float(self._pregated(model, row).workload.n_active)
             case "peak_gpu_memory":
                 return self._peak_memory(model, row)
             case "moe_layer_latency":
@@ -152,13 +153,17 @@ class Workbench:
             model, self.platform, trace, row.design, cache=cache, expert_tier=row.expert_tier, workload=workload
         )
 
+    def _pregated(self, model: ModelArchitecture, row: Row) -> Request:
+        """The pre-gated run of a row's workload, from which the authors count for every design."""
+        return self._request(model, dataclasses.replace(row, design="pregate"))
+
     def _peak_memory(self, model: ModelArchitecture, row: Row) -> float:
         """As the authors counted it: the pre-gated run's peak with its expert buffers exchanged for the design's.
 
         Buffers (infer_peak_mem.py of their code): 2 x most active experts for pregate, once that for on_demand,
         all experts of two layers for prefetch_all, all experts of the *decoder* for gpu_only.
         """
-        pregated = self._request(model, dataclasses.replace(row, design="pregate"))
+        pregated = self._pregated(model, row)
         active = pregated.workload.n_active
         decoder_layers = model.n_moe_layers - model.n_encoder_moe_layers
         held = {
@@ -170,12 +175,13 @@ class Workbench:
         return float(pregated.plan.static_bytes + held[row.design] * model.expert_bytes)
 
     def _trace(self, model: ModelArchitecture, row: Row) -> tuple[RoutingTrace, Workload]:
-        key = (row.model, row.batch, row.forced_active)
+        pregated = policy_named(row.design).lookahead > 0 and not row.forced_active
+        key = (row.model, row.batch, row.forced_active, pregated)
         if key not in self._traces:
             trace = (
                 synthesize(model, INPUT_TOKENS, OUTPUT_TOKENS, row.batch, n_active=row.forced_active)
                 if row.forced_active
-                else natural_routing(model, row.batch, self.activation, self.seed)
+                else natural_routing(model, row.batch, self.activation, self.seed, pregated=pregated)
             )
             check_trace(model, trace)
             self._traces[key] = trace, measure_workload(model, trace.steps())

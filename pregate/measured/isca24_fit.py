@@ -49,28 +49,32 @@ FIT_ROWS: Mapping[str, tuple[str, ...]] = MappingProxyType(
             "switch-base-8/pregate/b1/peak_gpu_memory",
             "switch-base-64/pregate/b1/peak_gpu_memory",
         ),
-        "encoder_zipf_exponent": ("switch-base-128/pregate/b1/throughput",),
+        "encoder_log_sd": ("switch-base-128/pregate/b1/throughput",),
         "decoder_working_set": ("switch-large-128/on_demand/b1/lru0.1/cache_hit_rate",),
-        "working_set_exponent": (
+        "gate_exponent": (
             "switch-base-8/on_demand/b16/moe_layer_latency",
-            "switch-base-8/pregate/b16/moe_layer_latency",
-        ),
-        "batch_exponent": (
+            "switch-base-8/on_demand/b16/throughput",
             "switch-base-64/on_demand/b16/moe_layer_latency",
+            "switch-base-64/on_demand/b16/throughput",
+        ),
+        "pregate_exponent": (
+            "switch-base-8/pregate/b16/moe_layer_latency",
+            "switch-base-8/pregate/b16/throughput",
             "switch-base-64/pregate/b16/moe_layer_latency",
+            "switch-base-64/pregate/b16/throughput",
         ),
     }
 )
 """The constants, each with the rows that chiefly determine it."""
 
-ASSUMPTIONS = ("encoder_zipf_exponent", "decoder_working_set", "working_set_exponent", "batch_exponent")
+ASSUMPTIONS = ("encoder_log_sd", "decoder_working_set", "gate_exponent", "pregate_exponent")
 """Which of them are of the workload, not of the machine (`pregate.measured.isca24_routing.Activation`)."""
 
-_EXPONENTS = ("working_set_exponent", "batch_exponent")
+_EXPONENTS = ("gate_exponent", "pregate_exponent")
 _STAGES = tuple(name for name in FIT_ROWS if name not in _EXPONENTS), _EXPONENTS
 """What is fitted together, first and then; the later stage holds what the first one found."""
 
-_STEPS = {"encoder_zipf_exponent": 0.08, "decoder_working_set": 0.06} | dict.fromkeys(_EXPONENTS, 0.1)
+_STEPS = {"encoder_log_sd": 0.08, "decoder_working_set": 0.06} | dict.fromkeys(_EXPONENTS, 0.1)
 """Relative finite-difference steps of what moves a trace; the machine's constants are moved by 1 %."""
 
 _ROUNDS = 6

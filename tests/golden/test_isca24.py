@@ -44,18 +44,32 @@ def test_peak_memory_is_within_its_target(reproduction: Reproduction) -> None:
     assert both.mean() <= 0.03
 
 
-@pytest.mark.parametrize("batch", [4, 16])
-def test_natural_batches_are_within_ten_per_cent(reproduction: Reproduction, batch: int) -> None:
-    """Rows with nothing forced and no constant fitted on them, of the designs that fetch what is chosen."""
-    unseen = [
-        abs(p.error)
-        for p in reproduction.predictions
-        if p.row.natural_batch and p.row.batch == batch and p.row.design in ("pregate", "on_demand")
-        if p.row.metric in ("moe_layer_latency", "throughput") and not is_fitted(p.row)
-    ]
-    assert len(unseen) >= 8
-    assert np.mean(unseen) <= 0.10
-    assert max(unseen) <= 0.15
+NATURAL = ("moe_layer_latency", "throughput", "peak_gpu_memory")
+
+
+@pytest.mark.parametrize("batch", [4, 8, 16])
+def test_every_row_of_a_natural_batch_is_within_ten_per_cent(reproduction: Reproduction, batch: int) -> None:
+    rows = [p for p in reproduction.predictions if p.row.natural_batch and p.row.batch == batch]
+    found = {p.row.name: p.error for p in rows if p.row.metric in NATURAL}
+    assert len(found) == {4: 24, 8: 8, 16: 24}[batch]
+    assert {name: error for name, error in found.items() if abs(error) > 0.10} == {}
+
+
+def test_rows_of_natural_batches_that_no_constant_saw_are_as_good() -> None:
+    """Other draws than the one that the fit had: five per cent on average."""
+    rows = [p for p in reproduce("isca24", seed=5).predictions if p.row.natural_batch and not is_fitted(p.row)]
+    for batch in (4, 16):
+        unseen = [abs(p.error) for p in rows if p.row.batch == batch and p.row.metric in NATURAL[:2]]
+        assert len(unseen) >= 16
+        assert np.mean(unseen) <= 0.05
+        assert max(unseen) <= 0.12
+
+
+def test_the_most_active_experts_of_a_batch_are_within_one(reproduction: Reproduction) -> None:
+    """One figure a batch: the largest of 1,536 unions."""
+    rows = [p for p in reproduction.predictions if p.row.metric == "max_active_experts"]
+    assert len(rows) == 24
+    assert max(abs(p.predicted - p.row.value) for p in rows) <= 1
 
 
 def test_hit_rates_are_within_three_points(reproduction: Reproduction) -> None:
@@ -96,15 +110,18 @@ def test_csv_has_the_input_columns_and_the_prediction(reproduction: Reproduction
     assert all(float(row[-1]) >= 0 for row in rows[1:])
 
 
-def test_at_most_eight_constants_from_twelve_rows_and_four_of_natural_batches() -> None:
+def test_at_most_eight_constants_two_of_natural_batches() -> None:
+    """Natural batches are fitted on four runs of batch 16, each by its latency and its throughput."""
     fit = load_fit("a100-sxm4-80gb.fastertransformer")
     assert len(fit.constants) + len(fit.assumptions) <= 8
     natural = {row.name for row in read_rows(PUBLISHED_ROWS) if row.natural_batch}
     rows = {row for names in FIT_ROWS.values() for row in names}
     assert len(rows - natural) <= 12
-    assert len(rows & natural) <= 4
+    assert len(rows & natural) <= 8
+    assert len({name.rpartition("/")[0] for name in rows & natural}) == 4
+    assert not any("switch-base-128" in name or "/b4/" in name for name in rows & natural)
     by_natural_rows = {name for name, names in FIT_ROWS.items() if natural & set(names)}
-    assert by_natural_rows == {"working_set_exponent", "batch_exponent"}  # no constant of the machine
+    assert by_natural_rows == {"gate_exponent", "pregate_exponent"}  # no constant of the machine
     entries = {**fit.constants, **fit.assumptions}
     assert {name: entry.rows for name, entry in entries.items()} == dict(FIT_ROWS)
 
