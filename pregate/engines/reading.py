@@ -17,6 +17,7 @@ from fractions import Fraction
 from hwmodels.specs.machine_files import load_component, load_machine
 from hwmodels.specs.spec import Host
 from pregate.engines.flag_table import EngineFlags, engine_of, engines
+from pregate.engines.unpriced import check_engine
 from pregate.engines.writing import NO_OPS
 from pregate.named import load_model
 from traces.errors import InvalidInput, PregateError
@@ -123,6 +124,7 @@ def _engine(text: str, stack: str) -> tuple[EngineFlags, str]:
     if engine is not None:
         return engine, stack
     if stack:
+        check_engine(stack)
         raise InvalidInput(
             f"policy: flags are read of {', '.join(engines())}; {stack} has none here: gpu_only@experts=cpu:20 is a "
             f"policy"

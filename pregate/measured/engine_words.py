@@ -5,10 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
-from hwmodels.quantity import ReadOnly
-from traces.errors import InvalidInput
-
-__all__ = ["check_engine", "in_flags"]
+__all__ = ["in_flags"]
 
 _OPTION = (
     r"(?:-[NmCip]|--(?:cpunodebind|cpubind|membind|physcpubind|interleave|preferred))(?:\s+|=|(?=[\d]))[\w,+-]+|-l|-a|-c"
@@ -22,29 +19,14 @@ _LAYERS = re.compile(
 )
 _OTHERS = re.compile(r"(?:num_ctx|num_batch|num_predict|num_thread)\s*[=:]?\s*\d+", re.IGNORECASE | re.ASCII)
 
-_UNPRICED: Mapping[str, str] = ReadOnly(
-    {
-        "exllama": "all weights in HBM: streams, with --set stack constants that you measured",
-        "mlx": "llama-cpp is the engine of Apple's machines that has constants here",
-        "mlc": "llama-cpp or vllm",
-        "powerinfer": "it computes neurons that a predictor picks, which no design here does",
-        "tensorrt": "vllm is the serving engine that has constants here",
-        "deepspeed": "pytorch-eager, with policy on_demand@weights=stream",
-        "accelerate": "pytorch-eager, with policy on_demand@weights=stream where all weights are on the host",
-        "offload_folder": "pytorch-eager, with policy on_demand@weights=stream and expert_tier ssd",
-        "lmdeploy": "vllm is the serving engine that has constants here",
-        "mistral.rs": "llama-cpp",
-        "airllm": "pytorch-eager, with policy on_demand@weights=stream and expert_tier ssd",
-    }
-)
-"""Engines that nothing here prices, by a word of their names: what comes nearest."""
-
 
 def in_flags(cells: Mapping[str, str]) -> dict[str, str]:
     """A row whose policy is what Ollama or LM Studio are told, as flags of llama.cpp; one that ran on one node of two
     sockets (`numactl -N 0 -m 0`), as of a host with one.
     """
     made = dict(cells)
+    if "--kt-" in made.get("policy", "") and made.get("stack") in ("vllm", ""):  # SGLang with KTransformers' kernels
+        made["stack"] = "ktransformers"
     bound = _NUMA.match(made.get("policy", ""))
     if bound is not None:
         made["policy"] = made["policy"][bound.end() :].strip()
@@ -58,10 +40,3 @@ def in_flags(cells: Mapping[str, str]) -> dict[str, str]:
         rest = _OTHERS.sub("", made["policy"].replace(layers[0], "")).strip(" ,;")
         made["policy"] = f"-ngl {layers['n']} {rest}".strip()
     return made
-
-
-def check_engine(stack: str) -> None:
-    """Raises `InvalidInput` for an engine that has no constants here, naming what comes nearest."""
-    nearest = next((what for word, what in _UNPRICED.items() if word in stack.lower()), None)
-    if nearest is not None:
-        raise InvalidInput(f"stack {stack[:60]!r}: no constants of this engine are known here; nearest: {nearest}")

@@ -31,7 +31,7 @@ from pregate.ask.capturing.request import Request, check_trace, request
 from pregate.ask.decode_middle import middle_tokens
 from pregate.ask.largest_batch import largest_batch
 from pregate.ask.timing.policy_modes import modes_of
-from pregate.measured.engine_words import check_engine
+from pregate.engines.unpriced import check_engine
 from pregate.measured.isca24 import Workbench
 from pregate.measured.isca24_rows import Row
 from pregate.measured.isca24_table import published_row

@@ -189,7 +189,8 @@ def _spelled(column: str, text: str) -> str:
     plain = _plain(_BESIDE_CARD.sub(" ", text) if column == "hardware" else text)
     match column:
         case "stack":
-            plain = re.sub(r"[-+]+", "-", plain)
+            plain = re.sub(r"[-+()]+", "-", plain).strip("-")
+            plain = re.sub(r"(?<=llama-cpp)-(?:rocm|hip|cuda|cublas|metal)$", "", plain)
             return _plain(STACKS.get(plain, plain))
         case "hardware":
             plain = re.sub(r"-(\d{1,3})-gi?b$", r"-\1gb", plain)

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from pregate.measured.engine_words import check_engine, in_flags
+from pregate.engines.unpriced import check_engine
+from pregate.measured.engine_words import in_flags
 from pregate.measured.prediction import RowBench
 from pregate.measured.row_names import with_our_names
 from pregate.measured.table import MeasuredRow, read_table
@@ -78,12 +79,16 @@ def test_one_node_of_two_sockets_reads_half_of_their_memory(tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize(
-    "engine", ["exllamav3", "MLX", "PowerInfer", "TensorRT-LLM", "DeepSpeed ZeRO-Inference", "AirLLM",
+    "engine", ["llama.cpp Vulkan", "Fiddler", "HybriMoE", "MoE-Infinity",
+               "exllamav3", "MLX", "PowerInfer", "TensorRT-LLM", "DeepSpeed ZeRO-Inference", "AirLLM",
                "Accelerate device_map=auto", "HF transformers offload_folder=./off"],
 )  # fmt: skip
 def test_an_engine_without_constants_is_told_what_comes_nearest(engine: str, tmp_path: Path) -> None:
     with pytest.raises(InvalidInput, match="no constants of this engine are known here; nearest: "):
         check_engine(engine)
+    for flags in ("", "-ngl 99"):
+        with pytest.raises(InvalidInput, match="nearest: "):
+            RowBench().predict(row(tmp_path, f"RTX 3090,,,Mixtral-8x7B,fp16,{engine},{flags}"))
     with pytest.raises(InvalidInput, match="nearest: "):
         RowBench().predict(row(tmp_path, f"RTX 3090,,,Mixtral-8x7B,fp16,{engine},"))
 
@@ -145,3 +150,25 @@ def test_a_card_of_no_constants_is_predicted_with_those_that_the_row_states(tmp_
                 RowBench().platform(found)
         else:
             assert RowBench().platform(found).machine.accelerator.name == "arc-b580"
+
+
+@pytest.mark.parametrize(
+    ("engine", "flags", "stack", "policy"),
+    [
+        ("llama.cpp (ROCm)", "-ngl 99 --cpu-moe", "llama-cpp", "gpu_only@experts=cpu"),
+        ("SGLang", "--kt-method RAWINT4 --kt-num-gpu-experts 8", "ktransformers", "gpu_only@experts=cpu:keep=8"),
+        (
+            "KTransformers",
+            "--cpu_infer 47 --max_new_tokens 9 --cache_lens 2048",
+            "ktransformers",
+            "gpu_only@experts=cpu",
+        ),
+        ("koboldcpp", "--gpulayers 99 --usecublas --contextsize 4096", "llama-cpp", "gpu_only"),
+        ("llama.cpp", "-hf a/b --numa distribute -ncmoe 2 -v", "llama-cpp", "gpu_only@experts=cpu:2"),
+    ],
+)
+def test_flags_that_say_nothing_of_speed_are_passed_over(
+    engine: str, flags: str, stack: str, policy: str, tmp_path: Path
+) -> None:
+    found = row(tmp_path, f"RTX 3090,EPYC 9454P,,Qwen3-30B-A3B,Q4_K_M,{engine},{flags}")
+    assert (found.stack, found.policy) == (stack, policy)
