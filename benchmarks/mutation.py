@@ -80,7 +80,11 @@ TARGETS = {
         "tests/unit/offload/test_micro_batches.py",
         "tests/unit/traces/test_speculation.py",
     ),
-    "offload/decoding/token_mixing.py": (*_DECODE, "tests/unit/offload/test_micro_batches.py"),
+    "offload/decoding/token_mixing.py": (
+        *_DECODE,
+        "tests/unit/offload/test_counts_of_experts.py",
+        "tests/unit/traces/test_draft_trees.py",
+    ),
     "hwmodels/cost.py": tuple(
         f"tests/unit/hwmodels/test_{name}.py"
         for name in (

@@ -86,27 +86,11 @@ def contexts(step: Step) -> tuple[dict[int, int], int]:
 
     A token sees its own path alone of a tree of drafts, whose nodes all have keys and values.
     """
-    if step.rejected is not None:
-        return _with_drafts(step)
-    if len(step.position) <= _SMALL_PASS:
+    if len(step.position) <= _SMALL_PASS and step.rejected is None:
         longest: dict[int, int] = {}
         positions = step.position.tolist()
         for sequence, position in zip(step.sequence.tolist(), positions, strict=True):
             longest[sequence] = max(longest.get(sequence, 0), position + 1)
         return longest, sum(positions) + len(positions)
-    context = step.position.astype(np.int64) + 1
-    order = slice(None) if np.all(np.diff(step.sequence) >= 0) else np.argsort(step.sequence, kind="stable")
-    sequence = step.sequence[order]
-    begins = np.flatnonzero(np.diff(sequence, prepend=sequence[0] - 1))
-    most = np.maximum.reduceat(context[order], begins)
-    return dict(zip(sequence[begins].tolist(), most.tolist(), strict=True)), int(context.sum())
-
-
-def _with_drafts(step: Step) -> tuple[dict[int, int], int]:
-    """`contexts` of a pass that verifies: several tokens of a sequence may be at one place."""
-    least: dict[int, int] = {}
-    positions, sequences = step.position.tolist(), step.sequence.tolist()
-    for sequence, position in zip(sequences, positions, strict=True):
-        least[sequence] = min(least.get(sequence, position), position)
-    counts = Counter(sequences)
-    return {sequence: first + counts[sequence] for sequence, first in least.items()}, sum(positions) + len(positions)
+    seen = contexts_of([step])
+    return dict(zip(seen.sequence.tolist(), seen.longest.tolist(), strict=True)), int(seen.context.sum())
