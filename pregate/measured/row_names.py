@@ -40,6 +40,9 @@ _DYNAMIC = {"q2_k_xl": "q2_k_s", "q3_k_xl": "q3_k_m", "q4_k_xl": "q4_k_s", "q5_k
 131 of MiniMax-M2.1 in UD-Q4_K_XL are met to 2 %, 212 to 239 GiB of DeepSeek-V3 in UD-Q2_K_XL, which differ by release,
 to -1 and -12 %. Sizes: https://huggingface.co/unsloth/DeepSeek-V3.1-GGUF/tree/main/UD-Q2_K_XL and
 https://huggingface.co/unsloth/MiniMax-M2.1-GGUF/discussions/7, read 2026-11-29."""
+_KEEPS_EXPERTS = re.compile(r"gpt-oss-")
+"""Models whose experts every GGUF has as they were published, in mxfp4: files of gpt-oss-120b called Q2_K to F16 have
+58.3 to 60.9 GiB (https://ailocalcheck.com/model/unsloth/gpt-oss-120b-GGUF, read 2026-11-29)."""
 _BESIDE_CPU = re.compile(
     r"-(?:\d{1,3}-core|with-graphics|w(?:ith)?-\w+-graphics|cpu)\b.*|-processor$|-@.*|\s@.*|^\d\dth-gen-",
     re.IGNORECASE,
@@ -109,6 +112,10 @@ def with_our_names(cells: Mapping[str, str]) -> dict[str, str]:
     if memory and is_processor(named.get("host", "")) and ":" not in named["host"]:
         named["host"] = host_with_memory(named["host"], memory, *channels_of(named["host"]))
     named["formats"] = _formats(cells.get("formats", ""), named.get("stack", ""))
+    if _KEEPS_EXPERTS.match(named.get("model", "")) and "llama" in named.get("stack", ""):
+        named["formats"] = re.sub(
+            r"^(all=(?!mxfp4)[a-z]\w+)$", r"\1,experts=mxfp4", named["formats"], flags=re.IGNORECASE
+        )
     return on_one_card({**cells, **named}, _ours("hardware", several(cells.get("hardware", ""))[1], hardware_names))
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+import pregate
 from pregate.engines.unpriced import check_engine
 from pregate.measured.engine_words import in_flags
 from pregate.measured.prediction import RowBench
@@ -13,6 +14,7 @@ from pregate.measured.row_names import with_our_names
 from pregate.measured.table import MeasuredRow, read_table
 from pregate.measured.written_cells import host_with_memory
 from traces.errors import InvalidInput
+from traces.model.formats_by_part import parse_formats
 
 HEADER = "id,GPU,CPU,RAM,Model,Quant,Engine,Flags,Batch,Test,Result,Unit\n"
 
@@ -172,3 +174,11 @@ def test_flags_that_say_nothing_of_speed_are_passed_over(
 ) -> None:
     found = row(tmp_path, f"RTX 3090,EPYC 9454P,,Qwen3-30B-A3B,Q4_K_M,{engine},{flags}")
     assert (found.stack, found.policy) == (stack, policy)
+
+
+@pytest.mark.parametrize(("quant", "gib"), [("F16", 60.87), ("Q8_0", 59.03), ("Q4_K_M", 58.46), ("UD-Q4_K_XL", 58.69)])
+def test_files_of_gpt_oss_keep_their_experts_whatever_they_are_called(quant: str, gib: float, tmp_path: Path) -> None:
+    """Sizes of unsloth/gpt-oss-120b-GGUF, GiB, as its listing and llama-bench have them."""
+    found = row(tmp_path, f"RTX 5090,,,gpt-oss-120b,{quant},llama.cpp,--cpu-moe")
+    model = pregate.load_model("gpt-oss-120b", formats=parse_formats(found.formats))
+    assert model.total_bytes / 2**30 == pytest.approx(gib, rel=0.01)
