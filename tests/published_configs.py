@@ -363,6 +363,7 @@ CONFIGS: dict[str, dict[str, Any]] = {
     ),
     "gpt-oss-20b": gpt_oss(24, 32),
     "gpt-oss-120b": gpt_oss(36, 128),
+    "llama-4-maverick": as_published("C25"),
     "llama-4-scout": {
         "model_type": "llama4",
         "torch_dtype": "bfloat16",
@@ -385,3 +386,7 @@ CONFIGS: dict[str, dict[str, Any]] = {
         ),
     },
 }
+CONFIGS["deepseek-v2"] = CONFIGS["deepseek-v2-lite"] | {
+    "hidden_size": 5120, "num_hidden_layers": 60, "num_attention_heads": 128, "num_key_value_heads": 128,
+    "intermediate_size": 12288, "moe_intermediate_size": 1536, "n_routed_experts": 160, "q_lora_rank": 1536,
+}  # fmt: skip

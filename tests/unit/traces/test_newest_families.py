@@ -229,3 +229,26 @@ def test_fastdeploy_states_the_format_of_its_cache(tmp_path: Path) -> None:
 def test_a_word_of_fastdeploy_that_is_not_known_is_named(tmp_path: Path) -> None:
     with pytest.raises(InvalidFile, match=r"moe_quant_type 'wint9' is not read: give the format with --dtype"):
         read(tmp_path, quantization_config={"moe_quant_type": "wint9"})
+
+
+@pytest.mark.parametrize(
+    ("name", "as_named"),
+    [
+        ("deepseek-v2.5", "deepseek-v2"),
+        ("intellect-3", "glm-4.5-air"),
+        ("llama-4-maverick-17b-128e-instruct", "llama-4-maverick"),
+    ],
+)
+def test_models_that_others_were_trained_from_have_their_shapes(name: str, as_named: str) -> None:
+    assert load_architecture(name).total_params == load_architecture(as_named).total_params
+
+
+def test_maverick_is_what_its_configuration_says(tmp_path: Path) -> None:
+    text = {
+        "model_type": "llama4_text", "hidden_size": 5120, "intermediate_size": 8192, "intermediate_size_mlp": 16384,
+        "num_hidden_layers": 48, "num_attention_heads": 40, "num_key_value_heads": 8, "head_dim": 128,
+        "vocab_size": 202048, "num_local_experts": 128, "num_experts_per_tok": 1, "interleave_moe_layer_step": 2,
+    }  # fmt: skip
+    read_in = read_file(tmp_path, "config.json", {"model_type": "llama4", "text_config": text, "dtype": "bfloat16"})
+    shipped = load_architecture("llama-4-maverick")
+    assert (shipped.total_params, shipped.active_params) == (read_in.total_params, read_in.active_params)
