@@ -15,6 +15,7 @@ from compiled.kinds import (
     BOOL,
     FLOAT,
     INT,
+    SMALL,
     Array,
     Items,
     Kind,
@@ -149,6 +150,9 @@ def _subscript(scope: Scope, node: ast.Subscript) -> Value:
     return parts[int(index.word)]
 
 
+_IN_ITS_BITS = "NumPy would count on in the bits of the array: ask for int() of it"
+"""Why nothing is added to a number that an array of uint8 to uint32 holds."""
+
 _INSTRUCTIONS: dict[type[ast.operator], tuple[str, str]] = {
     ast.Add: ("add", "fadd"), ast.Sub: ("sub", "fsub"), ast.Mult: ("mul", "fmul"), ast.Div: ("", "fdiv"),
     ast.LShift: ("shl", ""), ast.RShift: ("ashr", ""), ast.BitAnd: ("and", ""), ast.BitOr: ("or", ""),
@@ -166,17 +170,19 @@ def binary(scope: Scope, op: ast.operator, left: Value, right: Value, node: ast.
     writer, kind = scope.writer, unified(left.kind, right.kind, node)
     if kind == BOOL and isinstance(op, ast.BitAnd | ast.BitOr | ast.BitXor):
         return Value(BOOL, (writer.new(f"{_INSTRUCTIONS[type(op)][0]} i1 {left.word}, {right.word}"),))
-    kind = FLOAT if kind == FLOAT or isinstance(op, ast.Div) else INT
+    if kind == SMALL and isinstance(op, ast.Add | ast.Sub | ast.Mult | ast.LShift):
+        raise unknown(node, _IN_ITS_BITS)
+    small, kind = kind == SMALL, FLOAT if kind == FLOAT or isinstance(op, ast.Div) else INT
     a, b = writer.cast(left, kind, node).word, writer.cast(right, kind, node).word
     if kind == INT and isinstance(op, ast.FloorDiv | ast.Mod):
-        return Value(INT, (_floored(writer, a, b, isinstance(op, ast.Mod)),))
+        return Value(SMALL if small else INT, (_floored(writer, a, b, isinstance(op, ast.Mod)),))
     of_ints, of_floats = _INSTRUCTIONS.get(type(op), ("", ""))
     instruction, of = (of_floats, "double") if kind == FLOAT else (of_ints, "i64")
     if not instruction:
         raise unknown(node, f"no such operator of {left.kind} and {right.kind}")
     if kind == INT and not a.startswith("%") and not b.startswith("%"):
         return Value(INT, (str(_folded(instruction, int(a), int(b))),))
-    return Value(kind, (writer.new(f"{instruction} {of} {a}, {b}"),))
+    return Value(SMALL if small and kind == INT else kind, (writer.new(f"{instruction} {of} {a}, {b}"),))
 
 
 def _folded(instruction: str, a: int, b: int) -> int:
@@ -204,6 +210,8 @@ def _unary(scope: Scope, node: ast.UnaryOp) -> Value:
     if isinstance(node.op, ast.Not):
         return Value(BOOL, (boolean(scope, node),))
     value = value_of(scope, node.operand)
+    if value.kind == SMALL:
+        raise unknown(node, _IN_ITS_BITS)
     if isinstance(node.op, ast.Invert):
         return binary(scope, ast.BitXor(), scope.writer.cast(value, INT, node), Value(INT, ("-1",)), node)
     if isinstance(node.op, ast.USub) and value.kind == FLOAT:
@@ -240,7 +248,7 @@ def compared(scope: Scope, op: ast.cmpop, left: Value, right: Value, node: ast.A
     writer, kind = scope.writer, unified(left.kind, right.kind, node)
     if type(op) not in _COMPARED:
         raise unknown(node, "no such comparison")
-    kind = INT if kind == BOOL else kind
+    kind = INT if kind in (BOOL, SMALL) else kind
     a, b = writer.cast(left, kind, node).word, writer.cast(right, kind, node).word
     of_ints, of_floats = _COMPARED[type(op)]
     return writer.new(f"fcmp {of_floats} double {a}, {b}" if kind == FLOAT else f"icmp {of_ints} i64 {a}, {b}")

@@ -9,11 +9,14 @@ from typing import Any
 import numpy as np
 
 __all__ = [
-    "BOOL", "FLOAT", "INT", "LANES", "NOTHING", "Array", "Items", "Kind", "Record", "Value", "flat_kinds", "llvm_of",
-    "stored_as", "unified", "unknown",
+    "BOOL", "FLOAT", "INT", "LANES", "NOTHING", "SMALL", "Array", "Items", "Kind", "Record", "Value", "flat_kinds",
+    "llvm_of", "stored_as", "unified", "unknown",
 ]  # fmt: skip
 
 INT, FLOAT, BOOL, LANES = "int", "float", "bool", "lanes"
+
+SMALL = "small"
+"""A whole number of an array of uint8 to uint32: NumPy would count on in those bits, and start anew at 0."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +80,7 @@ def flat_kinds(kind: Kind, width: int) -> list[str]:
 
 def llvm_of(kind: Kind, width: int) -> str:
     """The type of LLVM of a number."""
-    return {INT: "i64", FLOAT: "double", BOOL: "i1", LANES: f"<{width} x double>"}[str(kind)]
+    return {INT: "i64", SMALL: "i64", FLOAT: "double", BOOL: "i1", LANES: f"<{width} x double>"}[str(kind)]
 
 
 def stored_as(dtype: np.dtype[Any]) -> tuple[str, str]:
@@ -85,7 +88,7 @@ def stored_as(dtype: np.dtype[Any]) -> tuple[str, str]:
     if dtype.kind == "f" and dtype.itemsize == 8:
         return "double", FLOAT
     if dtype.kind in "iu" and dtype != np.uint64:
-        return f"i{8 * dtype.itemsize}", INT
+        return f"i{8 * dtype.itemsize}", SMALL if dtype.kind == "u" else INT
     if dtype.kind == "b":
         return "i8", BOOL
     raise TypeError(f"numbers of {dtype} in a kernel: int8 to int64, uint8 to uint32, bool or float64")
@@ -95,7 +98,7 @@ def unified(left: Kind, right: Kind, node: ast.AST) -> Kind:
     """What holds values of both kinds. Raises `TypeError` where nothing does."""
     if left == right:
         return left
-    order = [BOOL, INT, FLOAT]
+    order = [BOOL, INT, SMALL, FLOAT]
     if left in order and right in order:
         return order[max(order.index(str(left)), order.index(str(right)))]
     if isinstance(left, Items) and isinstance(right, Items) and len(left.kinds) == len(right.kinds):

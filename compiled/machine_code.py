@@ -10,6 +10,7 @@ from __future__ import annotations
 import ctypes
 import hashlib
 import os
+import stat
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -37,6 +38,9 @@ FOLDER = Path("~/.cache/pregate/kernels")
 
 _MOST_FILES = 64
 """Object files that are kept, of all versions of the code."""
+
+_MOST_BYTES = 1 << 24
+"""What is read of a file; the largest kernel takes 100 kB."""
 
 _NUMBERS: dict[str, Any] = {"i": ctypes.c_int64, "f": ctypes.c_double}
 """How a number is handed over, by the kind of its dtype."""
@@ -74,9 +78,12 @@ def _dtype(told: str) -> np.dtype[Any]:
 
 
 def are_kept(*kernels: Kernel) -> bool:
-    """Whether the machine code of all `kernels` is there for this processor, so that nothing would be compiled."""
+    """Whether the machine code of all `kernels` is there for this processor, so that nothing would be compiled.
+
+    A folder of another user, or one that everybody can write to, is neither read nor written.
+    """
     folder = _folder()
-    if any(not list(folder.glob(f"{_stem(kernel)}.*.o")) for kernel in kernels):
+    if not _is_ones_own(folder) or any(not list(folder.glob(f"{_stem(kernel)}.*.o")) for kernel in kernels):
         return False
     return all(_path(kernel).is_file() for kernel in kernels)
 
@@ -102,6 +109,10 @@ def are_loaded(*kernels: Kernel) -> bool:
 
 
 _ONE_LINKS = RLock()
+if hasattr(os, "register_at_fork"):  # else a process born while another thread links would wait for ever
+    os.register_at_fork(
+        before=_ONE_LINKS.acquire, after_in_parent=_ONE_LINKS.release, after_in_child=_ONE_LINKS.release
+    )
 _LOADED: dict[Kernel, Callable[..., int]] = {}
 
 
@@ -137,11 +148,29 @@ def _kept(kernel: Kernel) -> bytes | None:
     if not are_kept(kernel):
         return None
     try:
-        text = _path(kernel).read_bytes()
+        with _path(kernel).open("rb") as file:
+            text = file.read(_MOST_BYTES)
     except OSError:
         return None
     seal, code = text[:32], text[32:]
-    return code if hashlib.sha256(code).digest() == seal else None
+    return code if _seal(kernel, code) == seal else None
+
+
+def _seal(kernel: Kernel, code: bytes) -> bytes:
+    """What begins a file: the code of another kernel, version or processor under its name is found out too."""
+    return hashlib.sha256(_path(kernel).name.encode() + code).digest()
+
+
+def _is_ones_own(folder: Path) -> bool:
+    """Whether `folder` is there and not for everybody to write to: what lies in it will be run.
+
+    Where folders have no owner, as on Windows, nothing is asked of them.
+    """
+    try:
+        state = folder.stat()
+    except OSError:
+        return False
+    return not hasattr(os, "geteuid") or (state.st_uid in (0, os.geteuid()) and not state.st_mode & stat.S_IWOTH)
 
 
 def _compiled(kernel: Kernel) -> bytes:
@@ -149,9 +178,11 @@ def _compiled(kernel: Kernel) -> bytes:
     code = compiled_code(getattr(import_module(kernel.home), kernel.name), kernel.kinds)
     with suppress(OSError):
         _folder().mkdir(parents=True, exist_ok=True)
+        if not _is_ones_own(_folder()):
+            return code
         partial = _path(kernel).with_suffix(f".{os.getpid()}.part")
         try:
-            partial.write_bytes(hashlib.sha256(code).digest() + code)
+            partial.write_bytes(_seal(kernel, code) + code)
             partial.replace(_path(kernel))
         finally:
             partial.unlink(missing_ok=True)

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from compiled.expressions import Scope, binary, boolean, compared, place_of, value_of
-from compiled.kinds import INT, NOTHING, Array, Value, flat_kinds, unified, unknown
+from compiled.kinds import INT, NOTHING, SMALL, Array, Value, flat_kinds, unified, unknown
 
 __all__ = ["Body"]
 
@@ -43,8 +43,10 @@ class Body:
         scope, target = self._scope, node.target
         if isinstance(target, ast.Subscript):
             place = place_of(scope, target)
-            now = self._writer.read(place)
-            self._store(place, binary(scope, node.op, now, value_of(scope, node.value), node), node)
+            now, by = self._writer.read(place), value_of(scope, node.value)
+            # what is stored in an array of few bits is the same as if it had been reckoned in them
+            now, by = (self._writer.cast(one, INT, node) if one.kind == SMALL else one for one in (now, by))
+            self._store(place, binary(scope, node.op, now, by, node), node)
         else:
             now = value_of(scope, ast.copy_location(_as_read(target), target))
             self._put(target, binary(scope, node.op, now, value_of(scope, node.value), node))

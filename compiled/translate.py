@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from compiled.expressions import Scope
-from compiled.kinds import FLOAT, INT, NOTHING, Array, Items, Kind, Value, flat_kinds, unknown
+from compiled.kinds import FLOAT, INT, NOTHING, SMALL, Array, Items, Kind, Value, flat_kinds, unknown
 from compiled.machine_code import SYMBOL, Kinds
 from compiled.statements import Body
 from compiled.system_calls import DECLARED
@@ -31,10 +31,9 @@ def module_of(function: Any, kinds: Kinds, width: int) -> str:
     name, returns = module.function(function, tuple(given))
     parts = [of for kind in given for of in flat_kinds(kind, width)]
     names = ", ".join(f"{of} %a{i}" for i, of in enumerate(parts))
-    back = "i64" if returns == INT else "void"
-    body = (
-        f"  {'%r = ' if returns == INT else ''}call {back} @{name}({names})\n  ret i64 {'%r' if returns == INT else 0}"
-    )
+    gives = returns in (INT, SMALL)
+    back = "i64" if gives else "void"
+    body = f"  {'%r = ' if gives else ''}call {back} @{name}({names})\n  ret i64 {'%r' if gives else 0}"
     entry = f"define i64 @{SYMBOL}({names}) nounwind {{\n{body}\n}}"
     text = "\n\n".join([*module.texts, entry])
     return "\n".join([*(head for called, head in DECLARED.items() if called in text), text])

@@ -7,14 +7,14 @@ from collections.abc import Callable
 from typing import Any
 
 from compiled import vector
-from compiled.kinds import FLOAT, INT, LANES, NOTHING, Array, Value, llvm_of, unknown
+from compiled.kinds import FLOAT, INT, LANES, NOTHING, SMALL, Array, Value, llvm_of, unknown
 from compiled.writer import Writer
 
 __all__ = ["VECTOR"]
 
 
 def _row(writer: Writer, node: ast.Call, table: Value, row: Value) -> str:
-    if not isinstance(table.kind, Array) or row.kind != INT:
+    if not isinstance(table.kind, Array) or row.kind not in (INT, SMALL):
         raise unknown(node, f"{table.kind} has no rows")
     first = writer.new(f"mul i64 {row.word}, {writer.width}")
     return writer.new(f"getelementptr inbounds double, ptr {table.words[0]}, i64 {first}")

@@ -10,6 +10,7 @@ from compiled.kinds import (
     FLOAT,
     INT,
     LANES,
+    SMALL,
     Array,
     Items,
     Kind,
@@ -114,9 +115,11 @@ class Writer:
         if isinstance(kind, Items) and isinstance(value.kind, Items):
             parts = zip(self.parts(value), kind.kinds, strict=True)
             return Value(kind, tuple(word for one, to in parts for word in self.cast(one, to, node).words))
-        if kind == INT and value.kind == BOOL:
-            return Value(INT, (self.new(f"zext i1 {value.word} to i64"),))
-        if kind == FLOAT and value.kind == INT:
+        if {kind, value.kind} == {INT, SMALL}:
+            return Value(kind, value.words)
+        if kind in (INT, SMALL) and value.kind == BOOL:
+            return Value(kind, (self.new(f"zext i1 {value.word} to i64"),))
+        if kind == FLOAT and value.kind in (INT, SMALL):
             return Value(FLOAT, (self._float_of(value.word),))
         if kind == FLOAT and value.kind == BOOL:
             return Value(FLOAT, (self.new(f"uitofp i1 {value.word} to double"),))
@@ -138,7 +141,7 @@ class Writer:
         """Whether a number is not 0."""
         if value.kind == BOOL:
             return value.word
-        if value.kind == INT:
+        if value.kind in (INT, SMALL):
             return self.new(f"icmp ne i64 {value.word}, 0")
         if value.kind == FLOAT:
             return self.new(f"fcmp une double {value.word}, {constant(0.0)}")
@@ -190,7 +193,7 @@ class Writer:
         word = self.new(f"load {of}, ptr {at}, align {kept.itemsize}")
         if kind == BOOL:
             word = self.new(f"icmp ne i8 {word}, 0")
-        elif kind == INT and of != "i64":
+        elif kind in (INT, SMALL) and of != "i64":
             word = self.new(f"{'zext' if kept.kind == 'u' else 'sext'} {of} {word} to i64")
         return Value(kind, (word,))
 
@@ -204,7 +207,7 @@ class Writer:
             word = self.new(f"zext i1 {self.truth(value, node)} to i8")
         else:
             word = self.cast(value, kind, node).word
-            if kind == INT and of != "i64":
+            if kind in (INT, SMALL) and of != "i64":
                 word = self.new(f"trunc i64 {word} to {of}") if word.startswith("%") else word
         self.write(f"store {of} {word}, ptr {at}, align {kept.itemsize}")
 

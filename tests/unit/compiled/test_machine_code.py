@@ -19,6 +19,7 @@ from compiled.machine_code import Kernel, loaded
 from pregate.kernels import KERNELS
 from simulator.explain import bounds
 from simulator.explain.bounds import CHAINS, chains_s
+from simulator.explain.critical_path import REVERSE
 
 ROOT = Path(__file__).parents[3]
 ROOMS = ("traces", "offload", "simulator", "runtime")
@@ -51,6 +52,33 @@ print(os.waitpid(child, 0)[1])
 )
 
 
+FORK_AMID = """
+import os, signal
+from threading import Event, Thread
+from compiled import machine_code
+from compiled.machine_code import loaded
+from simulator.explain.bounds import CHAINS
+from simulator.explain.critical_path import REVERSE
+begun, linked = Event(), machine_code._address
+def slow(code):
+    begun.set()
+    Event().wait(0.3)
+    return linked(code)
+machine_code._address = slow
+thread = Thread(target=loaded, args=(CHAINS,))
+thread.start()
+begun.wait()
+child = os.fork()
+if child == 0:
+    signal.alarm(60)
+    loaded(REVERSE)
+    os._exit(0)
+thread.join()
+print(os.waitpid(child, 0)[1])
+"""
+"""A process that is born while a thread of the other holds what lets one link at a time."""
+
+
 def run(home: Path, text: str = RUN) -> str:
     """What `text` prints in a process of its own that keeps things in `home`."""
     return ended(begun(home, text))
@@ -70,6 +98,12 @@ def ended(process: subprocess.Popen[str]) -> str:
     return told.strip()
 
 
+def only_file(home: Path) -> Path:
+    """The one object file that is kept in `home`."""
+    (kept,) = (home / ".cache" / "pregate" / "kernels").iterdir()
+    return kept
+
+
 def test_kept_code_needs_no_compiler_and_what_was_changed_is_compiled_anew(tmp_path: Path) -> None:
     assert run(tmp_path) == "False True True [1.0, 3.0, 7.0]"
     assert run(tmp_path) == "True True False [1.0, 3.0, 7.0]"
@@ -79,6 +113,70 @@ def test_kept_code_needs_no_compiler_and_what_was_changed_is_compiled_anew(tmp_p
     kept.write_bytes(code)
     assert run(tmp_path) == "True True True [1.0, 3.0, 7.0]"
     assert run(tmp_path) == "True True False [1.0, 3.0, 7.0]"
+
+
+@pytest.mark.parametrize("left", [0, 31, 32, 33, 1000])
+def test_a_file_that_was_cut_short_is_made_anew(tmp_path: Path, left: int) -> None:
+    run(tmp_path)
+    kept = only_file(tmp_path)
+    whole = kept.read_bytes()
+    kept.write_bytes(whole[:left])
+    assert run(tmp_path) == "True True True [1.0, 3.0, 7.0]"
+    assert kept.read_bytes() == whole
+
+
+def test_machine_code_of_another_kernel_under_this_name_is_found_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PREGATE_KERNELS", str(tmp_path))
+    machine_code._compiled(REVERSE)
+    machine_code._compiled(CHAINS)
+    other = machine_code._path(REVERSE).read_bytes()
+    assert machine_code._kept(REVERSE) == other[32:]
+    machine_code._path(CHAINS).write_bytes(other)
+    assert machine_code._kept(CHAINS) is None
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid"), reason="folders have no owner here")
+def test_a_folder_that_everybody_can_write_to_is_neither_read_nor_written(tmp_path: Path) -> None:
+    run(tmp_path)
+    folder = only_file(tmp_path).parent
+    folder.chmod(0o777)
+    assert run(tmp_path) == "False False True [1.0, 3.0, 7.0]"
+    only_file(tmp_path).unlink()
+    assert run(tmp_path) == "False False True [1.0, 3.0, 7.0]"
+    assert list(folder.iterdir()) == []
+    folder.chmod(0o755)
+    assert run(tmp_path) == "False True True [1.0, 3.0, 7.0]"
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid"), reason="folders have no owner here")
+def test_a_folder_of_another_user_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PREGATE_KERNELS", str(tmp_path))
+    machine_code._compiled(CHAINS)
+    assert machine_code.are_kept(CHAINS)
+    owner = tmp_path.stat().st_uid
+    if owner == 0:
+        os.chown(tmp_path, 1234, -1)
+    else:
+        monkeypatch.setattr(os, "geteuid", lambda: owner + 1)
+    assert not machine_code.are_kept(CHAINS)
+
+
+def test_machine_code_is_of_one_processor_and_its_instructions(monkeypatch: pytest.MonkeyPatch) -> None:
+    import llvmlite.binding as llvm
+
+    names = [machine_code._processor.__wrapped__()]
+    for wrong in ("get_host_cpu_name", "get_default_triple"):
+        with monkeypatch.context() as changed:
+            changed.setattr(llvm, wrong, lambda: "another")
+            names.append(machine_code._processor.__wrapped__())
+    with monkeypatch.context() as changed:
+        fewer = llvm.get_host_cpu_features()
+        fewer[next(name for name, has in fewer.items() if has)] = False
+        changed.setattr(llvm, "get_host_cpu_features", lambda: fewer)
+        names.append(machine_code._processor.__wrapped__())
+    assert len(set(names)) == 4
 
 
 def test_where_nothing_can_be_kept_it_is_compiled(tmp_path: Path) -> None:
@@ -97,6 +195,11 @@ def test_processes_that_compile_at_once_keep_one_whole_file(tmp_path: Path) -> N
     (kept,) = (tmp_path / ".cache" / "pregate" / "kernels").iterdir()
     assert kept.suffix == ".o"
     assert run(tmp_path) == "True True False [1.0, 3.0, 7.0]"
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+def test_a_process_that_is_forked_while_a_thread_links_links_too(tmp_path: Path) -> None:
+    assert run(tmp_path, FORK_AMID).splitlines()[-1] == "0"
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")

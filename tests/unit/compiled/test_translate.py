@@ -205,6 +205,81 @@ def unknown_step(a: Any) -> None:
         a[i] = 0
 
 
+def unsigned(small: Any, table: Any, out: Any) -> None:
+    x, y = small[0], small[1]
+    small[0] -= 9
+    small[1] += y
+    small[2] *= 3
+    small[3] <<= 2
+    out[0], out[1], out[2], out[3] = int(x) - 9, x * 0.5, x // 2, x % 3
+    out[4], out[5], out[6] = x & y, x >> 1, -int(y)
+    out[7] = max(x, y) if x > y else min(x, y)
+    out[8], out[9] = table[x % 3], x == y
+    for i in range(x):
+        out[10] += i
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "uint16", "uint32"])
+def test_unsigned_numbers_of_few_bits_are_those_of_numpy(dtype: str) -> None:
+    found = []
+    for ran in (compiled(unsigned, f"{dtype}[1]", "int64[1]", "float64[1]"), unsigned):
+        small, out = np.array([5, 0, 0, 1], dtype), np.zeros(11)
+        small[1:3] = np.iinfo(dtype).max - 1
+        with np.errstate(over="ignore"):
+            ran(small, np.arange(3), out)
+        found.append((small.tolist(), out.tolist()))
+    assert found[0] == found[1]
+    around = int(np.iinfo(dtype).max) + 1
+    assert found[0][0] == [around - 4, around - 4, around - 6, 4]
+
+
+def adds(a: Any, b: Any) -> None:
+    b[0] = a[0] + 1
+
+
+def takes(a: Any, b: Any) -> None:
+    x = a[0]
+    b[0] = 0 - x
+
+
+def multiplies(a: Any, b: Any) -> None:
+    b[0] = 2 * max(a[0], 1)
+
+
+def shifts(a: Any, b: Any) -> None:
+    b[0] = (a[0] // 2) << 9
+
+
+def negates(a: Any, b: Any) -> None:
+    b[0] = -a[0]
+
+
+def inverts(a: Any, b: Any) -> None:
+    b[0] = ~a[0]
+
+
+def grows(a: Any, b: Any) -> None:
+    n = 0
+    for i in range(a.size):
+        n += a[i]
+    b[0] = n
+
+
+def hands_on(a: Any, b: Any) -> None:
+    b[0] = _one_more(a[0])
+
+
+def _one_more(x: Any) -> Any:
+    return x + 1
+
+
+@pytest.mark.parametrize("wrong", [adds, takes, multiplies, shifts, negates, inverts, grows, hands_on])
+@pytest.mark.parametrize("dtype", ["uint8", "uint16", "uint32"])
+def test_nothing_is_added_to_an_unsigned_number_that_numpy_would_keep_in_its_bits(wrong: Any, dtype: str) -> None:
+    with pytest.raises(TypeError, match=r"^line \d+: .* ask for int\(\) of it$"):
+        module_of(wrong, ((np.dtype(dtype), 1), (np.dtype("int64"), 1)), 8)
+
+
 @pytest.mark.parametrize("wrong", [no_such_statement, no_such_name, a_list, two_kinds, unknown_step])
 def test_what_a_kernel_may_not_say_is_refused_with_its_line(wrong: Any) -> None:
     with pytest.raises(TypeError, match=r"^line \d+: .* in a kernel: "):
