@@ -21,6 +21,7 @@ from offload.policy import BlockView, Cache, Fetch, Policy
 from offload.recorder import assemble
 from offload.slots.host_tier import ReadThrough
 from offload.slots.low_copies import LowSlots
+from pregate.named import load_model
 from tests.by_hand import DECODER, NEXT, PROMPT, SHARED, asked, ops, step, written
 from traces.phase import Phase
 from traces.routing import Step
@@ -342,3 +343,14 @@ def test_the_first_prompt_of_several_tokens_loads_the_kernels_of_prompts() -> No
     for steps, wanted in (([PROMPT, NEXT, again], [1, 0, 0]), ([one, NEXT], [0, 0])):
         decoded = decode(DECODER, steps, policy_named("gpu_only"), loads, n_buffers=8)
         assert [asked(decoded, OpKind.STEP, i)[0].n_entries for i in range(len(steps))] == wanted
+
+
+def test_only_a_prompt_makes_keys_and_values_of_its_latents_and_only_on_a_stack_that_does() -> None:
+    model = load_model("deepseek-v2-lite")
+    chosen = [list(range(model.top_k))] * model.n_moe_layers
+    steps = [step(0, Phase.PREFILL, [(4, 0), (4, 1)], [chosen] * 2), step(1, Phase.DECODE, [(4, 2)], [chosen])]
+    for stack, decompressed in (("vllm", True), ("streams", False)):
+        decoded = written(model, steps, "gpu_only", stack, n_buffers=0)
+        prompt, token = (set(asked(decoded, OpKind.SELF_ATTENTION, i)) for i in (0, 1))
+        assert prompt == {work.self_attention_work(model, model.decoder, 2, 2, 3, decompressed=decompressed)}
+        assert token == {work.self_attention_work(model, model.decoder, 1, 3, 3)}
