@@ -76,6 +76,12 @@ def test_parts_put_together_are_the_whole_and_none_ends_while_experts_are_held_a
         parts = list(stream)
         assert assemble(parts) == whole
         assert [len(part) for part in parts] == sizes
+    for most, sizes in ((30, [30, 52, 52, 26]), (31, [56, 52, 52, 0])):  # as many ops, however they were written
+        monkeypatch.setattr(decode_loop, "_PART_RUNS", most)
+        stream = DecodeStream(
+            DECODER, steps, policy_named("pregate"), EXECUTIONS["streams"], n_buffers=8, compiled=False
+        )
+        assert [len(part) for part in stream] == sizes
 
 
 class Spy:
@@ -354,3 +360,31 @@ def test_only_a_prompt_makes_keys_and_values_of_its_latents_and_only_on_a_stack_
         prompt, token = (set(asked(decoded, OpKind.SELF_ATTENTION, i)) for i in (0, 1))
         assert prompt == {work.self_attention_work(model, model.decoder, 2, 2, 3, decompressed=decompressed)}
         assert token == {work.self_attention_work(model, model.decoder, 1, 3, 3)}
+
+
+def test_a_last_layer_on_the_host_hands_its_tokens_back_for_the_head() -> None:
+    placed = Placed(frozenset({3}), frozenset(), (None, None, None), "device")
+    assert ops(written(DECODER, [NEXT], "gpu_only", placed=placed), 1)[10:] == [
+        "handover 3 after 9", "cpu_layer 3 after 10", "cpu_layer 3", "cpu_expert 3 e3", "cpu_expert 3 e4",
+        "return 3 after 14", "head after 15", "step after 16",
+    ]  # fmt: skip
+
+
+def test_keys_and_values_that_are_streamed_come_by_their_share() -> None:
+    (whole,) = set(asked(written(DECODER, [NEXT], "gpu_only"), OpKind.SELF_ATTENTION, 1))
+    decoded = written(DECODER, [NEXT], "gpu_only@kv=stream:share=0.25")
+    assert [what.copy_bytes for what in asked(decoded, OpKind.STREAM, 1)] == [whole.hbm_bytes // 4] * 4
+    assert asked(decoded, OpKind.SELF_ATTENTION, 1) == [whole] * 4
+
+
+def test_where_all_layers_are_on_the_host_so_is_the_head() -> None:
+    placed = Placed(frozenset(range(4)), frozenset(), (None, None, None), "device")
+    decoded = written(DECODER, [NEXT], "gpu_only", placed=placed)
+    assert ops(decoded, 1)[-4:] == ["cpu_expert 3 e3", "cpu_expert 3 e4", "cpu_layer", "step after 14"]
+    assert asked(decoded, OpKind.CPU_LAYER, 1)[-1] == work.head_work(DECODER, 1)._replace(kind=OpKind.CPU_LAYER)
+    assert decoded.schedule.layer[-2] == -1
+
+
+def test_a_streamed_layer_goes_where_the_one_before_the_last_was_read() -> None:
+    streamed = [line for line in ops(written(DECODER, [NEXT], "gpu_only@weights=stream"), 1) if "stream" in line]
+    assert streamed == ["stream 0", "stream 1", "stream 2 after 3", "stream 3 after 8"]
