@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
+from pregate.engines.flag_table import engine_of
+
 __all__ = ["in_flags"]
 
 _OPTION = (
@@ -27,6 +29,10 @@ def in_flags(cells: Mapping[str, str]) -> dict[str, str]:
     made = dict(cells)
     if "--kt-" in made.get("policy", "") and made.get("stack") in ("vllm", ""):  # SGLang with KTransformers' kernels
         made["stack"] = "ktransformers"
+    engine = engine_of(made.get("stack", ""))
+    stated = made.get("placement") or made.get("reason") or made.get("policy") != "gpu_only"
+    if engine is not None and engine.experts_on_host and not stated:
+        made["policy"] = "gpu_only@experts=cpu"
     bound = _NUMA.match(made.get("policy", ""))
     if bound is not None:
         made["policy"] = made["policy"][bound.end() :].strip()

@@ -98,6 +98,7 @@ def test_an_engine_without_constants_is_told_what_comes_nearest(engine: str, tmp
 def test_ktransformers_computes_experts_on_the_host_unless_told(tmp_path: Path) -> None:
     said = "H100 PCIe,Xeon 8480+,,DeepSeek-V3,fp8,KTransformers,"
     assert row(tmp_path, f"{said}--cpu_infer 65").policy == "gpu_only@experts=cpu"
+    assert row(tmp_path, said).policy == "gpu_only@experts=cpu"
     assert row(tmp_path, f"{said}--kt-num-gpu-experts 8").policy == "gpu_only@experts=cpu:keep=8"
 
 
