@@ -11,14 +11,17 @@ __all__ = ["Markov"]
 
 
 class Markov:
-    """Sum over the experts e of the last layer seen of P(f | e), each row drawn to the layer's popularity by one count.
+    """Sum over the experts e of the last layer seen of P(f | e) = (n(e, f) + p(f) / 2) / (n(e) + 1).
 
-    A layer before any was seen is guessed by popularity.
+    n(e): tokens that chose e; n(e, f): of these, those that chose f a layer on; p(f): the share of all tokens that
+    chose f. It gives the recalls that came with three recordings (LOG.md, 2026-11-29), which shares of choices, summing
+    to 1, do not. A layer before any was seen is guessed by popularity.
     """
 
     def __init__(self, n_layers: int, n_experts: int, depths: tuple[int, ...] = (1,)) -> None:
         self._n_layers, self._n_experts = n_layers, n_experts
         self._popular = np.zeros((n_layers, n_experts), np.float32)
+        self._n_learnt = np.zeros(n_layers, np.int64)
         self._after = {depth: np.zeros((n_layers, n_experts, n_experts), np.float32) for depth in depths}
         self._hot: list[Scores | None] = []
         self._n_tokens, self._last = 0, -1
@@ -33,7 +36,7 @@ class Markov:
 
     def scores(self, layer: int) -> Scores:
         """The experts of `layer`, from those of the last layer seen."""
-        popular = self._popular[layer] / max(float(self._popular[layer].sum()), 1.0)
+        popular = self._popular[layer] / np.float32(max(int(self._n_learnt[layer]), 1))
         hot = self._hot[self._last] if self._last >= 0 and layer - self._last in self._after else None
         if hot is None:
             return np.tile(popular, (self._n_tokens, 1))
@@ -45,7 +48,7 @@ class Markov:
         """P(f | e) of experts `rows` of the last layer seen."""
         after = self._after[layer - self._last][self._last, rows]
         n_each = self._popular[self._last, rows][:, None]
-        found: Scores = (after + popular) / (n_each + 1)
+        found: Scores = (after + np.float32(0.5) * popular) / (n_each + 1)
         return found
 
     def learn(self) -> None:
@@ -54,6 +57,7 @@ class Markov:
             if hot is None:
                 continue
             self._popular[layer] += hot.sum(axis=0)
+            self._n_learnt[layer] += len(hot)
             for depth, after in self._after.items():
                 earlier = self._hot[layer - depth] if layer >= depth else None
                 if earlier is not None:

@@ -86,9 +86,9 @@ def test_layer_to_layer_counts_are_those_by_hand() -> None:
     learnt, asked = chosen_of(30), chosen_of(5, seed=1)
     scores = all_scores("markov", learnt, asked)[1, 2]
     hot = [one_hot(learnt[:, layer], N_EXPERTS) for layer in (1, 2)]
-    popular = hot[1].sum(axis=0) / hot[1].sum()
+    popular = hot[1].sum(axis=0) / len(learnt)
     for row, experts in zip(scores, asked[:, 1], strict=True):
-        by_hand = sum((hot[0][:, e] @ hot[1] + popular) / (hot[0][:, e].sum() + 1) for e in experts.tolist())
+        by_hand = sum((hot[0][:, e] @ hot[1] + popular / 2) / (hot[0][:, e].sum() + 1) for e in experts.tolist())
         assert row == pytest.approx(by_hand, rel=1e-5)
 
 
@@ -167,13 +167,11 @@ def test_recall_of_the_whole_recording_is_what_was_counted_independently() -> No
     ("name", "markov", "popular"),
     [("qwen3-30b-a3b-phone", (0.5142, 0.6881), 0.322), ("gpt-oss-120b-phone", (0.3585, 0.4786), 0.2031)],
 )
-def test_recall_of_a_single_prompt_is_near_what_was_counted(
-    name: str, markov: tuple[float, float], popular: float
-) -> None:
-    """One greedy prompt each, at a reduced top-k; where it was cut in two for those counts is not stated."""
+def test_recall_of_a_single_prompt_is_what_was_counted(name: str, markov: tuple[float, float], popular: float) -> None:
+    """One greedy prompt each, at a reduced top-k. Where scores are equal others are taken there."""
     trace = load_trace(name)
     found = pregate.predictors(trace, ["markov", "popular"], [1], [0, trace.top_k])
-    assert [found.value("markov", 1, m) for m in (0, trace.top_k)] == pytest.approx(markov, abs=0.007)
+    assert [found.value("markov", 1, m) for m in (0, trace.top_k)] == pytest.approx(markov, abs=6e-4)
     assert found.value("popular") == pytest.approx(popular, abs=0.003)
     assert found.split == "time"
     assert "one sequence" in found.note
