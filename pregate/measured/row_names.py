@@ -16,7 +16,7 @@ from hwmodels.specs.spec import Accelerator
 from hwmodels.stack import stack_names
 from pregate.measured.several_cards import on_one_card, several
 from pregate.measured.written_cells import host_with_memory
-from traces.model.architecture import architecture_names
+from traces.model.architecture import architecture_names, load_architecture
 from traces.model.same_models import SAME_AS
 
 __all__ = ["with_our_names"]
@@ -30,9 +30,23 @@ _SOCKETS = re.compile(
     r"(?:2\s*[x\u00d7]\s*|\(2\)\s*|2s\s+|dual[\s-]+)(?P<name>.*)|(?P<named>.*?)\s+[x\u00d7]\s*2", re.IGNORECASE
 )
 _PCIE = re.compile(r"(?:pcie|gen)-?(?P<generation>[3-6])(?:-0)?(?:-?x(?P<lanes>\d{1,2}))?")
-_QUANT = re.compile(r"(?P<name>.+?)[-_.](?P<quant>(?:UD-)?I?Q\d\w*|MXFP4(?:_MOE)?|BF16|FP?16|FP8)", re.IGNORECASE)
+_QUANT = re.compile(
+    r"(?P<name>.+?)[-_.](?P<quant>(?:UD-)?I?Q\d\w*|MXFP4(?:_MOE)?|NVFP4|BF16|FP?16|FP8(?=-dynamic$|$)|AWQ|GPTQ(?:-Int[48])?)"
+    r"(?:-dynamic)?",
+    re.IGNORECASE,
+)
+_AS_A_TAG_SAYS = 0.05
+"""How far off a size in a tag may be."""
+_OF_OLLAMA = re.compile(r"(?P<family>[a-z][\w.-]*):(?P<tag>\d[\w.-]*)", re.ASCII)
 _FILE_SIZE = re.compile(r"(?:^|[\s(])(?P<number>\d{1,5}(?:\.\d{1,4})?)\s?(?P<unit>[MGT]i?B)\)?$", re.ASCII)
-_PLAIN_FORMATS = {"f16": "fp16", "f32": "fp32", "awq": "int4-g128-zp", "gptq": "int4-g128", "gptq-int4": "int4-g128"}
+_PLAIN_FORMATS = {
+    "f16": "fp16",
+    "f32": "fp32",
+    "awq": "int4-g128-zp",
+    "gptq": "int4-g128",
+    "gptq-int4": "int4-g128",
+    "gptq-int8": "int8-g128",
+}
 """Other names of formats; of AWQ and GPTQ the width and group that nearly all of their files have."""
 _DYNAMIC = {"q2_k_xl": "q2_k_s", "q3_k_xl": "q3_k_m", "q4_k_xl": "q4_k_s", "q5_k_xl": "q5_k_m", "q6_k_xl": "q6_k",
             "q8_k_xl": "q8_0"}  # fmt: skip
@@ -148,10 +162,25 @@ def _of_file(cells: Mapping[str, str]) -> dict[str, str]:
     parts = _QUANT.fullmatch(name.replace(":", "-"))
     called, quant = (parts["name"], parts["quant"]) if parts else (name, "")
     called = re.sub(r"[-_.]GGUF$", "", called, flags=re.IGNORECASE)
-    ours = _ours("model", called, _KNOWN["model"])
-    if ours not in (*architecture_names(), *SAME_AS):
+    tag = _OF_OLLAMA.fullmatch(called)
+    known = (*architecture_names(), *SAME_AS)
+    spellings = (called, called.partition("_")[2], *(_of_tag(tag["family"], tag["tag"]) if tag else ()))
+    ours = next((name for name in (_ours("model", text, _KNOWN["model"]) for text in spellings) if name in known), "")
+    if not ours:
         return {}
     return {"model": f"{ours}{mark}{rest}", "formats": cells.get("formats", "") or quant}
+
+
+def _of_tag(family: str, tag: str) -> list[str]:
+    """What a tag of Ollama may be called: `qwen3:30b-a3b`, or its family alone where the tag is its size, as
+    `deepseek-r1:671b` is (`deepseek-r1:8b` is another model).
+    """
+    size = re.fullmatch(r"(\d+(?:\.\d+)?)b", tag)
+    whole = _ours("model", family, _KNOWN["model"])
+    if size is None or whole not in (*architecture_names(), *SAME_AS):
+        return [f"{family}-{tag}"]
+    same = abs(load_architecture(whole).total_params / (float(size[1]) * 1e9) - 1) < _AS_A_TAG_SAYS
+    return [f"{family}-{tag}", *([whole] if same else [])]
 
 
 def _formats(text: str, stack: str) -> str:

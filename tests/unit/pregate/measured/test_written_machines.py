@@ -183,3 +183,32 @@ def test_files_of_gpt_oss_keep_their_experts_whatever_they_are_called(quant: str
     found = row(tmp_path, f"RTX 5090,,,gpt-oss-120b,{quant},llama.cpp,--cpu-moe")
     model = pregate.load_model("gpt-oss-120b", formats=parse_formats(found.formats))
     assert model.total_bytes / 2**30 == pytest.approx(gib, rel=0.01)
+
+
+@pytest.mark.parametrize(
+    ("text", "model", "formats"),
+    [
+        ("qwen3:30b-a3b", "qwen3-30b-a3b", ""), ("gpt-oss:20b", "gpt-oss-20b", ""),
+        ("deepseek-r1:671b", "deepseek-r1", ""), ("deepseek-r1:8b", "deepseek-r1:8b", ""),
+        ("mixtral:8x7b-instruct-v0.1-q4_K_M", "mixtral-8x7b-instruct-v0.1", "all=q4_K_M"),
+        ("bartowski/zai-org_GLM-4.5-Air-GGUF", "glm-4.5-air", ""),
+        ("bartowski/Qwen_Qwen3-30B-A3B-GGUF:Q5_K_M", "qwen3-30b-a3b", "all=Q5_K_M"),
+        ("Qwen/Qwen3-30B-A3B-GPTQ-Int4", "qwen3-30b-a3b", "all=int4-g128"),
+        ("stelterlab/Qwen3-30B-A3B-Instruct-2507-AWQ", "qwen3-30b-a3b-instruct-2507", "all=int4-g128-zp"),
+        ("Qwen/Qwen3-235B-A22B-FP8", "qwen3-235b-a22b", "all=FP8"),
+        ("DeepSeek-R1-Distill-Llama-70B", "DeepSeek-R1-Distill-Llama-70B", ""),
+        ("qwen3:8b", "qwen3:8b", ""),
+    ],
+)  # fmt: skip
+def test_models_are_found_by_their_repository_file_or_tag(text: str, model: str, formats: str) -> None:
+    found = with_our_names({"model": text, "hardware": "rtx-4090", "formats": "", "stack": "vllm"})
+    assert (found["model"], found["formats"]) == (model, formats)
+
+
+def test_columns_and_metrics_of_ollama_are_known(tmp_path: Path) -> None:
+    path = tmp_path / "mine.csv"
+    path.write_text(
+        "Model,GPU,Backend,Prompt,Generated,Metric,Speed\nqwen3:30b-a3b,RTX 3060,ollama,8,16,eval rate,9 t/s\n"
+    )
+    (found,) = read_table(path)
+    assert (found.metric, found.input_tokens, found.output_tokens) == ("decode_tokens_per_s", 8, 16)
