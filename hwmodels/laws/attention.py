@@ -66,7 +66,7 @@ def decode_attention(
     waves = rounded_up(n_blocks * parts / rates.n_sm)
     piece_bytes = _CONTEXT_BLOCK * token_bytes / n_kv_heads
     piece_s = piece_bytes * rates.n_sm / (c["core"] * rates.bytes_per_s)
-    blocks_s = waves * (rounded_up(pieces / parts) * piece_s + c["wave_s"])
+    blocks_s = waves * ((rounded_up(pieces / parts) + c["fill"]) * piece_s + c["wave_s"])
     blocks_s = blocks_s + np.where(parts > 1, c["split_s"] + c["part_s"] * parts, 0.0)
     share = 1 / c["memory"]
     if warm:

@@ -46,6 +46,7 @@ _DECODE: Mapping[str, tuple[str, float]] = {
     "cache": ("ratio", 2.0),
     "kept": ("ratio", 0.7),
     "core": ("ratio", 2.0),
+    "fill": ("ratio", 1.0),
     "wave_s": ("time", 2e-6),
     "split_s": ("time", 2e-6),
     "part_s": ("time", 1e-7),
@@ -53,7 +54,8 @@ _DECODE: Mapping[str, tuple[str, float]] = {
     "permute_s": ("time", 1e-6),
 }
 """fixed_s: of the op. memory, cache, kept: as of a GEMM, of keys and values. core: a multiprocessor's own rate, over an
-equal share of the claimed bandwidth. wave_s: of a wave of blocks, whatever they read. split_s, part_s: adding up a
+equal share of the claimed bandwidth. fill: pieces of a context that a wave of blocks loses to filling its pipeline, by
+which wide heads start later. wave_s: of a wave of blocks, whatever they read. split_s, part_s: adding up a
 split context, and of each part. sequences_s: times their root, for appending and metadata. permute_s: where a kernel
 turns heads into rows and back (`AttentionKernel.permutes`)."""
 
