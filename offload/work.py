@@ -217,14 +217,15 @@ def experts_work(
     gemms: list[Gemm] = []
     stored = model.expert_dtype if tokens_per_expert else model.stored_shared_dtype
     shape = model.expert_width, model.d_ff_expert, model.n_expert_matrices
-    for n_tokens, n_experts in sorted(Counter(tokens_per_expert).items()):
+    n_rows, most, counts = 0, 0, Counter(tokens_per_expert)
+    for n_tokens in sorted(counts):
+        n_experts = counts[n_tokens]
         gemms += _ffn(n_tokens, *shape, n_experts)
+        n_rows, most = n_rows + n_tokens * n_experts, n_tokens
     weight_bits = stored.bits
     one = None
     if fused and gemms:
-        n_rows = sum(tokens_per_expert)
-        n_tokens = max(-(-n_rows // model.top_k), *tokens_per_expert)
-        one = FusedExperts(len(tokens_per_expert), n_rows, len(gemms), n_tokens)
+        one = FusedExperts(len(tokens_per_expert), n_rows, len(gemms), max(-(-n_rows // model.top_k), most))
     if n_shared_tokens and model.n_shared_experts:
         width = model.d_ff_shared
         shared = _ffn(n_shared_tokens, model.d_model, width, model.n_expert_matrices, model.n_shared_experts)

@@ -221,11 +221,21 @@ def _token_by_token(
     n_kept = AFFINITY_TOKENS if dials.sequence_affinity else 1
     history = np.zeros((n_sequences, n_kept, n_layers, top_k), dtype=np.int16)
     seen = np.zeros(n_sequences, dtype=np.int64)
-    scratch = np.zeros(popularity.shape[1] - 1, dtype=np.int8), np.zeros(top_k, dtype=np.int64)
+    guides = _guides(popularity)
+    scratch = np.zeros((n_layers, popularity.shape[1] - 1), np.int8), np.zeros((n_layers, top_k), np.int64)
     chances = (dials.repeat_probability, dials.layer_correlation, dials.sequence_affinity)
     return lambda part, sequence, drawn: make(
-        part, sequence, drawn, popularity, by_rank, history, seen, *scratch, *chances
+        part, sequence, drawn, popularity, guides, by_rank, history, seen, *scratch, *chances
     )
+
+
+def _guides(popularity: NDArray[np.float64]) -> NDArray[np.int16]:
+    """Where a search for a draw begins: of each layer the ranks at `n_cells` + 1 numbers from 0 to 1, evenly spaced."""
+    n_active = popularity.shape[1] - 1
+    cells = np.linspace(0.0, 1.0, (1 << (2 * n_active).bit_length()) + 1)
+    found = [np.searchsorted(edges[1:], cells, side="right") for edges in popularity]
+    guides: NDArray[np.int16] = np.minimum(found, n_active - 1).astype(np.int16)
+    return guides
 
 
 def _may_take_all_layers(experts: NDArray[np.int16], popularity: NDArray[np.float64], dials: Dials) -> bool:

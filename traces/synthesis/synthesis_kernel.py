@@ -12,13 +12,13 @@ FILL = Kernel(
     __name__,
     "fill",
     (
-        "int16[3]", "int32[1]", "float64[4]", "float64[2]", "int16[2]", "int16[4]", "int64[1]", "int8[1]", "int64[1]",
-        "float64", "float64", "float64",
+        "int16[3]", "int32[1]", "float64[4]", "float64[2]", "int16[2]", "int16[2]", "int16[4]", "int64[1]", "int8[2]",
+        "int64[2]", "float64", "float64", "float64",
     ),
 )  # fmt: skip
 
 
-def _drawn(edges: Any, taken: Any, ordered: Any, n_chosen: int, what: float) -> int:
+def _drawn(edges: Any, guide: Any, taken: Any, ordered: Any, n_chosen: int, what: float) -> int:
     """One draw by popularity, cumulative in `edges`, of what is not `taken`: of the experts `ordered`."""
     left = 1.0
     for i in range(n_chosen):
@@ -27,14 +27,12 @@ def _drawn(edges: Any, taken: Any, ordered: Any, n_chosen: int, what: float) -> 
     for i in range(n_chosen):
         if at >= edges[ordered[i]]:
             at += edges[ordered[i] + 1] - edges[ordered[i]]
-    low, n_left = 0, edges.size - 1
-    while n_left > 16:  # counted, not branched on: which way a draw goes, no processor guesses
-        half = n_left >> 1
-        low += half * int(edges[low + half] <= at)
-        n_left -= half
-    choice = low
-    for i in range(low + 1, low + n_left):
-        choice += int(edges[i] <= at)
+    n_cells, last = guide.size - 1, edges.size - 2
+    choice = int(guide[min(int(at * n_cells), n_cells)])
+    for _ in range(2):  # counted, not branched on: how far a draw is from where its cell begins, no processor guesses
+        choice += int(edges[min(choice, last - 1) + 1] <= at) * int(choice < last)
+    while choice < last and edges[choice + 1] <= at:
+        choice += 1
     while taken[choice]:  # rounding put it on the edge of a chosen expert
         choice = (choice + 1) % (edges.size - 1)
     return choice
@@ -54,11 +52,12 @@ def fill(
     sequence: Any,  # [T] int32
     draws: Any,  # [T, L, k, 2] float64 in [0, 1)
     popularity: Any,  # [L, n_active + 1] float64, cumulative by rank
+    guides: Any,  # [L, n_cells + 1] int16: the rank that a draw of i / n_cells falls on, n_cells a power of 2
     by_rank: Any,  # [L, n_experts] int16: the expert of each popularity rank
     history: Any,  # [n_sequences, kept, L, k] int16, updated: ranks of the last tokens of each sequence, a ring
     seen: Any,  # [n_sequences] int64, updated: tokens so far
-    taken: Any,  # [n_active] int8, of zeros, left so: experts that this token has chosen here
-    ordered: Any,  # [k] int64, for use here: those, ascending
+    taken: Any,  # [L, n_active] int8, of zeros, left so: experts that this token has chosen
+    ordered: Any,  # [L, k] int64, for use here: those, ascending
     p_repeat: float,
     p_follow: float,
     p_affinity: float,
@@ -76,17 +75,17 @@ def fill(
         n_past = seen[sequence[t]]
         last = past[(n_past - 1) % n_kept]
         until_repeat = p_repeat if n_past > 0 else 0.0
-        for layer in range(n_layers):
-            edges, mine = popularity[layer], ranks[layer]
-            until_follow = until_repeat + (1.0 - until_repeat) * (p_follow if layer > 0 else 0.0)
-            for slot in range(top_k):
+        for slot in range(top_k):  # slot by slot: no layer waits for what the one before draws
+            until_follow = until_repeat
+            for layer in range(n_layers):
+                chosen = taken[layer]
                 how, what = draws[t, layer, slot, 0], draws[t, layer, slot, 1]
                 choice = -1
                 if how < until_repeat:
                     at_slot = slot
                     for _ in range(top_k):
                         choice = last[layer, at_slot]
-                        if not taken[choice]:
+                        if not chosen[choice]:
                             break
                         at_slot = at_slot + 1 if at_slot + 1 < top_k else 0
                 elif how < until_follow:
@@ -96,19 +95,22 @@ def fill(
                     how = (how - until_follow) / (1.0 - until_follow)
                 else:
                     how = 1.0
-                if (choice < 0 or taken[choice]) and n_past > 0 and how < p_affinity:
+                if (choice < 0 or chosen[choice]) and n_past > 0 and how < p_affinity:
                     recalled = int(what * min(n_past, n_kept) * top_k)
                     for i in range(top_k):
                         choice = past[recalled // top_k, layer, (recalled + i) % top_k]
-                        if not taken[choice]:
+                        if not chosen[choice]:
                             break
-                if choice < 0 or taken[choice]:
-                    choice = _drawn(edges, taken, ordered, slot, what)
-                taken[choice] = 1
-                _put(ordered, slot, choice)
-                mine[slot] = choice
+                if choice < 0 or chosen[choice]:
+                    choice = _drawn(popularity[layer], guides[layer], chosen, ordered[layer], slot, what)
+                chosen[choice] = 1
+                if slot + 1 < top_k:
+                    _put(ordered[layer], slot, choice)
+                ranks[layer, slot] = choice
+                until_follow = until_repeat + (1.0 - until_repeat) * p_follow
+        for layer in range(n_layers):
             for slot in range(top_k):
-                taken[mine[slot]] = 0
+                taken[layer, ranks[layer, slot]] = 0
         now = past[n_past % n_kept]
         for layer in range(n_layers):
             for slot in range(top_k):

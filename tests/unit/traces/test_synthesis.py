@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import hashlib
 from dataclasses import replace
 from typing import Any
 
@@ -18,7 +19,7 @@ from traces.synthesis.dials import Dials, synthesize_routing
 from traces.synthesis.fitting import fit_dials
 from traces.synthesis.forced import forced_active_routing
 from traces.synthesis.layers_kernel import pays
-from traces.synthesis.synthesis_kernel import FILL, fill
+from traces.synthesis.synthesis_kernel import FILL, _drawn, fill
 
 SHAPE: dict[str, Any] = {
     "n_moe_layers": 4,
@@ -118,6 +119,38 @@ def test_all_layers_at_once_choose_what_they_choose_one_by_one(
             about = {"n_moe_layers": shape[0], "n_encoder_moe_layers": 0, "n_experts": shape[1], "top_k": top_k}
             digests.add(made(dials, seed=seed, **about).digest)
     assert len(digests) == 1
+
+
+@pytest.mark.parametrize(
+    ("shape", "dials", "wanted"),
+    [
+        ((128, 8, 12), Dials(0.6, 0.0, 0.0), "b04901d01f3208ac"),
+        ((256, 8, 6), Dials(0.9, 0.3, 0.2, 0.7, 0.2), "5f4bf831c7f133e7"),
+        ((64, 6, 5), Dials((0.0, 0.5, 1.0, 2.0, 9.0), 0.1, 0.5), "511855e55edf2313"),
+        ((9, 9, 3), Dials(0.3, 0.2, 0.1, 1.0, 0.5), "50878f39e413fe0a"),
+    ],
+    ids=["drawn", "all dials", "an exponent a layer", "all experts"],
+)
+def test_a_seed_gives_the_experts_that_it_always_gave(shape: tuple[int, int, int], dials: Dials, wanted: str) -> None:
+    """Digests of a search by halves, layer by layer."""
+    n_experts, top_k, n_moe_layers = shape
+    about = {"n_experts": n_experts, "top_k": top_k, "n_moe_layers": n_moe_layers}
+    trace = made(dials, seed=7, input_tokens=60, output_tokens=20, **about)
+    assert hashlib.sha256(trace.experts.tobytes()).hexdigest()[:16] == wanted
+
+
+@pytest.mark.parametrize("n_active", [1, 2, 3, 16, 100, 128])
+@pytest.mark.parametrize("zipf", [0.0, 1.2, 20.0])
+def test_a_draw_on_an_edge_or_beside_it_falls_where_a_search_finds_it(n_active: int, zipf: float) -> None:
+    popularity = synthesis._popularity(Dials(zipf, 0.0, 0.0), 1, n_active, 1)
+    (edges,), (guide,) = popularity, synthesis._guides(popularity)
+    cells = np.linspace(0, 1, guide.size)
+    points = np.concatenate([np.nextafter(edges, -1), edges, np.nextafter(edges, 2), cells, np.nextafter(cells, 0)])
+    points = points[(points >= 0) & (points < 1)]
+    nothing = np.zeros(n_active, np.int8), np.zeros(1, np.int64)
+    found = [int(_drawn(edges, guide, *nothing, 0, what)) for what in points.tolist()]
+    wanted = np.minimum(np.searchsorted(edges[1:], points, side="right"), n_active - 1)
+    assert found == wanted.tolist()
 
 
 def test_only_models_that_gain_are_drawn_all_layers_at_once() -> None:
