@@ -252,3 +252,9 @@ def test_maverick_is_what_its_configuration_says(tmp_path: Path) -> None:
     read_in = read_file(tmp_path, "config.json", {"model_type": "llama4", "text_config": text, "dtype": "bfloat16"})
     shipped = load_architecture("llama-4-maverick")
     assert (shipped.total_params, shipped.active_params) == (read_in.total_params, read_in.active_params)
+
+
+@pytest.mark.parametrize(("width", "d_expert"), [(32, 32), (64, 0), (96, 96), (128, 128)])
+def test_experts_may_work_in_a_wider_space_than_the_model(width: int, d_expert: int, tmp_path: Path) -> None:
+    """64 is the model's own."""
+    assert read(tmp_path, routed_expert_hidden_size=width).d_expert == d_expert
