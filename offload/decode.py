@@ -131,8 +131,8 @@ class DecodeStream:
         placed = place(model, policy.placement) if placed is None else placed
         self._job = DecodeJob(model, policy, execution, n_buffers, cache, disk, placed, through, low)
         self._steps = steps
-        known = is_compilable(policy, execution, cache) and placed.is_plain
-        known = known and not (disk and policy.on_miss is not fetch_misses) and not execution.micro_sequences
+        known = is_compilable(policy, execution, cache, placed)
+        known = known and not (disk and (policy.on_miss is not fetch_misses or placed.n_decided < model.n_moe_layers))
         known = known and (through is None or through.is_plain) and low is None
         self._loop: CompiledLoop | DecodeLoop | None = None  # until the size of the schedule is known
         if compiled is not None or not known:

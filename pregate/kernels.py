@@ -6,7 +6,8 @@ from compiled.machine_code import Kernel, loaded
 from offload.caches import cache_replay
 from offload.decoding.choice_counts import COUNT
 from offload.fast import replay_compiled
-from offload.fast.decode_compiled import RUN_STEPS, UNIONS
+from offload.fast.block_unions import UNIONS
+from offload.fast.decode_compiled import RUN_STEPS
 from runtime.pacing_kernel import COPY, SPIN
 from simulator.batched.batch import RUN
 from simulator.batched.batch_waits import WAITS

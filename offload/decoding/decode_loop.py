@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from offload import work
 from offload.caches.residency import count_slots
 from offload.decoding.decode_job import DecodeJob
-from offload.decoding.decoding_pass import PassWorks
+from offload.decoding.decoding_pass import FIRST_STEP, STEP, PassWorks
 from offload.decoding.drafting import Draft
 from offload.decoding.micro_batches import MicroBatches, micro_batches_of, tokens_of
 from offload.decoding.moe_blocks import Blocks
@@ -23,7 +23,7 @@ from offload.decoding.unions import Unions, unions_of, unions_of_counts
 from offload.decoding.work_rows import Works
 from offload.granularity import check_execution, layer_copy, matrix_copies
 from offload.ops import Lane, OpKind, Work
-from offload.placing.host_side import HostSide
+from offload.placing.host_side import HostSide, split_attention
 from offload.placing.placement import place
 from offload.policy import Decisions, Fetch, Policy, RunFacts, no_prefetch
 from offload.recorder import Part, Recorder
@@ -39,10 +39,6 @@ __all__ = ["DecodeLoop"]
 
 _PART_OPS, _PART_RUNS = 1 << 18, 1 << 20
 """Ops written one by one, and ops in all, before a part is handed over: those in runs take a quarter of the room."""
-
-_STEP = Work(OpKind.STEP)
-_FIRST_STEP = Work(OpKind.STEP, n_entries=1)
-"""Of the prompt whose kernels nothing has launched before."""
 
 
 def _copies(job: DecodeJob) -> Copies:
@@ -141,7 +137,7 @@ class DecodeLoop:
         if n_heads:
             what = self.works.head(n_heads)
             head = self.host_side.compute(what, -1) if stays else self.compute(what, -1)
-            self.host(_FIRST_STEP if self._loads else _STEP, (head,), -1)
+            self.host(FIRST_STEP if self._loads else STEP, (head,), -1)
             self._loads = False
         if self.draft is not None:
             self.draft.read(step)
@@ -237,9 +233,7 @@ class DecodeLoop:
         """An attention as what the device and what the host computes of it, made once of the layers of a pass."""
         found = self._split_of.get(id(what))
         if found is None:
-            share = self.host_side.placed.kv_share
-            there = what._replace(flop=int(what.flop * share), hbm_bytes=int(what.hbm_bytes * share))
-            own = what._replace(flop=what.flop - there.flop, hbm_bytes=what.hbm_bytes - there.hbm_bytes)
+            own, there = split_attention(what, self.host_side.placed.kv_share)
             found = self._split_of[id(what)] = own, self.host_side.scores(there)
         return found
 

@@ -17,10 +17,16 @@ from offload.slots.memory import ExpertMemory
 from traces.model.architecture import ModelArchitecture
 from traces.phase import Phase
 
-__all__ = ["HOST_WAITS", "DecodingPass", "PassWorks", "read_back"]
+__all__ = ["FIRST_STEP", "HOST_WAITS", "STEP", "DecodingPass", "PassWorks", "read_back"]
 
 HOST_WAITS = Work(OpKind.WAIT)
 """The host blocks until something is done."""
+
+STEP = Work(OpKind.STEP)
+"""What ends a pass that makes tokens."""
+
+FIRST_STEP = Work(OpKind.STEP, n_entries=1)
+"""The same of the prompt whose kernels nothing has launched before."""
 
 
 class PassWorks(NamedTuple):

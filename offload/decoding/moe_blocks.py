@@ -48,6 +48,7 @@ class Blocks:
     def run(self, i: int, layer: int) -> None:
         """Gate, copies, waits and expert FFN of MoE block `i`, which sits in `layer`."""
         loop, placed = self._loop, self._loop.host_side.placed
+        loop.memory.gated_layer = self._first + i
         if not self._encoding and layer in placed.host_layers:
             self._on_host(i, layer)
             return
@@ -92,7 +93,6 @@ class Blocks:
         """A block whose experts are brought into slots, and the fetches of later blocks."""
         loop, cache = self._loop, self._loop.memory.cache
         reads = not 0 < i < self._revealed.n and at_once  # no gate has selected its experts before
-        loop.memory.gated_layer = self._first + i
         known = read_back(loop, gate, layer) if reads else -1
         self._revealed.gated(i)
         if cache is not None and cache.watches_gates:

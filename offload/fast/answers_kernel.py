@@ -8,29 +8,23 @@ from __future__ import annotations
 
 from typing import Any
 
-from offload.fast.copies_kernel import after, issue
+from offload.fast.host_kernel import experts_on_host, hand_over
 from offload.fast.kernel_layout import (
     ANSWER,
     ARRIVALS,
     BESIDE,
     BY_BANDWIDTH,
     CHEAPER_EACH,
-    COST_BUSY,
     COST_CPU,
-    COST_HANDOVER,
-    COST_RETURN,
     COST_SINGLE,
-    COST_WAIT,
     DEVICE,
     DEVICE_TOKEN,
     HANDOVER,
     HELD_SLOT,
     HOST,
-    HOST_COMPUTES,
     HOST_COST,
     HOST_EXPERT,
     HOST_TOKEN,
-    I_STEP,
     LIST_SCHEDULED,
     MISSES,
     N_ON_HOST,
@@ -42,12 +36,7 @@ from offload.fast.kernel_layout import (
     UNION_TOKENS,
     WAITING,
 )
-from offload.ops import Lane
 
-_HOST = int(Lane.HOST)
-_CPU = int(Lane.CPU)
-_D2H = int(Lane.D2H)
-_H2D = int(Lane.H2D)
 _ONE = 1
 
 
@@ -156,21 +145,7 @@ def run_on_host(o: Any, d: Any, w: Any, r: Any, t: int, gate: int, layer: int) -
     """
     if w[N_ON_HOST] == 0:
         return NONE
-    step = r[r[I_STEP] + t]
-    after(d, w, gate)
-    arrived = issue(o, w, r, _D2H, r[r[COST_HANDOVER] + t], step, layer, NONE, NONE)
-    if r[HOST_COMPUTES]:
-        after(d, w, arrived)
-        arrived = issue(o, w, r, _HOST, r[COST_WAIT], step, layer, NONE, NONE)
-    after(d, w, arrived)
-    last = NONE
-    for i in range(w[N_ON_HOST]):
-        last = issue(o, w, r, _CPU, w[w[HOST_COST] + i], step, layer, w[w[HOST_EXPERT] + i], NONE)
-    if r[HOST_COMPUTES]:
-        after(d, w, last)
-        issue(o, w, r, _HOST, r[COST_BUSY], step, layer, NONE, NONE)
-    after(d, w, last)
-    return issue(o, w, r, _H2D, r[r[COST_RETURN] + t], step, layer, NONE, NONE)
+    return experts_on_host(o, d, w, r, t, layer, hand_over(o, d, w, r, t, gate, layer))
 
 
 def waits_for_host(w: Any, n: int, back: int) -> int:

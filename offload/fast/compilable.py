@@ -15,6 +15,7 @@ from offload.caches.eviction_released import ReleasedLfu, ReleasedLifo
 from offload.caches.residency import ResidentSet
 from offload.execution import Execution
 from offload.fast import kernel_layout as layout
+from offload.placing.placement import Placed
 from offload.policies.prefetch_all import whole_next_block
 from offload.policy import Policy, fetch_misses, misses_on_host, no_prefetch
 from offload.prefetching.selected_ahead import SelectedAhead
@@ -26,7 +27,8 @@ _EVICTIONS = (Lru, Fifo, Lifo, HotLru, Static, Lfu, ReleasedLfu, ReleasedLifo)
 
 _KNOWN = frozenset(field.name for field in fields(Execution) if field.default is MISSING) | {
     "host_computes", "micro_batch", "stream_tokens", "stream_per_expert", "streams_from", "decompresses",
-    "workspace_tokens", "micro_sequences",
+    "workspace_tokens", "micro_sequences", "sorts_on_host", "selects_on_host",
+    "loads_prompt_kernels", "gathers_cells",
 }  # fmt: skip
 """What an execution may say that the kernel knows, or that is not asked where it is taken; another word is unknown."""
 
@@ -39,8 +41,12 @@ _BY_COSTS = {
 """The answers to a miss that the kernel knows and that know their machine."""
 
 
-def is_compilable(policy: Policy, execution: Execution, cache: ResidentSet | None) -> bool:
-    """Whether policy, cache and what shares an op of experts are values that the kernel knows."""
+def is_compilable(
+    policy: Policy, execution: Execution, cache: ResidentSet | None, placed: Placed | None = None
+) -> bool:
+    """Whether policy, cache, placement and what shares an op of experts are values that the kernel knows."""
+    if execution.micro_sequences and not _may_be_shared(policy, placed):
+        return False
     if policy.speculation is not None and policy.speculation.draft_name != "none":
         return False
     if not _is_known(execution) or (cache is not None and execution.fuses_across):
@@ -58,6 +64,12 @@ def is_compilable(policy: Policy, execution: Execution, cache: ResidentSet | Non
 def _is_known(execution: Execution) -> bool:
     """Whether the kernel knows all that the execution does beyond what every one says."""
     return all(field.name in _KNOWN or getattr(execution, field.name) == field.default for field in fields(execution))
+
+
+def _may_be_shared(policy: Policy, placed: Placed | None) -> bool:
+    """Whether micro-batches may share what is fetched: the host computes none of it."""
+    stays = placed is None or not (placed.host_layers or any(one is not None for one in placed.kept))
+    return stays and policy.on_miss is fetch_misses
 
 
 def _is_answered(policy: Policy, execution: Execution) -> bool:

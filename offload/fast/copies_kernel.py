@@ -24,9 +24,11 @@ from offload.fast.kernel_layout import (
     HBM_RELEASED,
     LANE,
     LAST_FETCH,
+    LAST_OP,
     LAYER,
     LOCAL,
     N_BUFFERS,
+    N_WAITS,
     NONE,
     PLACE,
     PRIORITY,
@@ -36,10 +38,12 @@ from offload.fast.kernel_layout import (
     SLOT,
     STEP,
     USED,
+    WAITS,
 )
 from offload.ops import Lane
 
 _H2D = int(Lane.H2D)
+_COMPUTE = int(Lane.COMPUTE)
 _DISK = int(Lane.DISK)
 
 
@@ -64,6 +68,32 @@ def issue(o: Any, w: Any, r: Any, lane: int, cost: int, step: int, layer: int, e
     o[i, DEP_END] = w[DEPS]
     w[LOCAL] = i + 1
     return w[BASE] + i
+
+
+def after_sorted(d: Any, w: Any, begin: int, op: int) -> None:
+    """Put `op` in its place among what the next op waits for, from `begin` on in `d`, unless it is there."""
+    at = w[DEPS]
+    while at > begin and d[at - 1] > op:
+        at -= 1
+    if at > begin and d[at - 1] == op:
+        return
+    for i in range(w[DEPS], at, -1):
+        d[i] = d[i - 1]
+    d[at] = op
+    w[DEPS] += 1
+
+
+def compute(o: Any, d: Any, w: Any, r: Any, cost: int, step: int, layer: int, expert: int) -> int:
+    """An op of the compute stream, which also waits for what comes from the host."""
+    if w[N_WAITS]:
+        begin = 0
+        if w[LOCAL] > 0:
+            begin = o[w[LOCAL] - 1, DEP_END]
+        for i in range(w[N_WAITS]):
+            after_sorted(d, w, begin, w[w[WAITS] + i])
+        w[N_WAITS] = 0
+    w[LAST_OP] = issue(o, w, r, _COMPUTE, cost, step, layer, expert, NONE)
+    return w[LAST_OP]
 
 
 def copy(o: Any, d: Any, w: Any, r: Any, lane: int, cost: int, layer: int, expert: int, slot: int, step: int,

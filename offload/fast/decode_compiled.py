@@ -1,8 +1,9 @@
 """Decode at machine speed: prepares what `decode_kernel` reads, part by part, and hands its ops on.
 
 For policies that are plain values: the shipped prefetches, misses fetched, no cache or one that evicts by age or by
-lookups. `offload.decode` is the definition, for every policy; the two write the same schedule, digest
-for digest (tests/agree). Memory is bounded by a part: some hundred thousand ops, or one forward pass.
+lookups, any placement, in micro-batches or at once. `offload.decode` is the definition, for every policy; the two write
+the same schedule, digest for digest (tests/agree). Memory is bounded by a part: some hundred thousand ops, or one
+forward pass.
 """
 
 from __future__ import annotations
@@ -20,12 +21,16 @@ from offload.caches.eviction import HotLru, Lfu, Lifo, Lru, Static
 from offload.caches.eviction_released import ReleasedLfu, ReleasedLifo
 from offload.caches.residency import count_slots
 from offload.decoding.decode_job import DecodeJob
+from offload.decoding.decoding_pass import FIRST_STEP, STEP
+from offload.decoding.micro_batches import micro_batches_of
 from offload.decoding.mixing import Contexts, contexts_of, mixing_works
 from offload.decoding.passes import passes_of
 from offload.decoding.work_rows import Rows, Works
 from offload.fast import decode_words
 from offload.fast import kernel_layout as layout
+from offload.fast.block_unions import UNIONS, BlockUnions, unions_in_parts, unions_of_passes
 from offload.fast.compilable import answer_of
+from offload.fast.placed_tables import PlacedTables
 from offload.ops import OpKind, Work
 from offload.policies.prefetch_all import whole_next_block
 from offload.policy import no_prefetch
@@ -36,11 +41,10 @@ from traces.model.architecture import LayerStack
 from traces.phase import Phase
 from traces.routing import Step
 
-__all__ = ["CompiledLoop", "is_kept"]
+__all__ = ["RUN_STEPS", "CompiledLoop", "is_kept"]
 
 _KERNEL = "offload.fast.decode_kernel"
 
-UNIONS = Kernel(_KERNEL, "unions", ("int16[3]", "int64[1]", "int64", "int64", *["int64[1]"] * 4))
 RUN_STEPS = Kernel(
     _KERNEL,
     "run_steps",
@@ -48,6 +52,9 @@ RUN_STEPS = Kernel(
     returns=True,
     sources=(
         "offload.fast.answers_kernel",
+        "offload.fast.ffns_kernel",
+        "offload.fast.host_kernel",
+        "offload.fast.placed_kernel",
         "offload.fast.slots_kernel",
         "offload.fast.copies_kernel",
         "offload.fast.eviction_kernel",
@@ -85,6 +92,7 @@ class CompiledLoop:
         )
         self._memory_tokens: Counter[int] = Counter()
         self._projected: set[int] = set()
+        self._loads, self._has_loaded = False, not job.execution.loads_prompt_kernels
 
     @property
     def lookups(self) -> dict[Phase, list[int]]:
@@ -119,15 +127,13 @@ class CompiledLoop:
 
     def _write(self, passes: list[tuple[Step, int]]) -> Iterator[Part]:
         """The ops of `passes`, in as many parts as it takes."""
-        w, n_experts = self._words, self._model.n_experts
+        w = self._words
         batch, n_heads = [step for step, _ in passes], [n for _, n in passes]
         encoding = self._encodes(batch[0])
         stack = self._model.encoder if encoding and self._model.encoder is not None else self._model.decoder
         rows = Rows()
         r = self._prepare(rows, batch, n_heads, stack, encoding)
-        n_blocks = len(stack.moe_layers)
-        max_ops = 3 * stack.n_layers + n_blocks * (13 + 4 * n_experts) + 2
-        max_deps = n_blocks * (14 + 10 * n_experts) + 2
+        max_ops, max_deps = self._most(stack, int(np.diff(r[r[layout.PARTS] :][: len(batch) + 1]).max()))
         done = 0
         while done < len(batch):
             o = np.empty((max(_PART_OPS, max_ops), layout.N_COLUMNS), np.int64)
@@ -140,6 +146,14 @@ class CompiledLoop:
             done += ran
             used = r[r[layout.USED] :][: w[layout.ROWS]]
             yield self._part(o, d, tuple(rows.works[i] for i in used.tolist()))
+
+    def _most(self, stack: LayerStack, n_parts: int) -> tuple[int, int]:
+        """Ops of a pass of so many micro-batches at most, and what these wait for."""
+        n_blocks, n_layers, n_experts = len(stack.moe_layers), stack.n_layers, self._model.n_experts
+        n_asks = 3 * self._model.n_expert_matrices * n_experts  # of the host, before products
+        n_ops = n_layers * (8 * n_parts + 8) + n_blocks * (20 + 5 * n_experts + n_asks + n_parts * (2 + n_experts)) + 4
+        n_deps = n_layers * (10 * n_parts + 12) + n_blocks * (20 + 12 * n_experts + 3 * n_asks) + 4
+        return n_ops, n_deps + n_blocks * n_parts * (2 * n_experts + n_layers + 4)
 
     def _refuse(self, i_step: int) -> None:
         w = self._words
@@ -161,7 +175,10 @@ class CompiledLoop:
         sizes = np.array([what.copy_bytes for what in works], np.int64)
         columns |= {"kind": kinds[columns["cost"]], "bytes": sizes[columns["cost"]]}
         columns |= {"dep_ptr": np.append(0, o[:n_ops, layout.DEP_END]), "dep": d[: w[layout.DEPS]].copy()}
-        live = np.concatenate([w[w[layout.READER] : w[layout.FREE]], w[[layout.LAST_FETCH, layout.EARLIER_FETCH]]])
+        last = w[[layout.LAST_FETCH, layout.EARLIER_FETCH, layout.HOST_LAST]]
+        waits = w[w[layout.WAITS] :][: w[layout.N_WAITS]]
+        slots, buffers = w[w[layout.READER] : w[layout.FREE]], w[w[layout.BUFFERS] : w[layout.IN_USE]]
+        live = np.concatenate([slots, buffers, last, waits])
         base = int(w[layout.BASE])
         w[layout.BASE] += n_ops
         return Part(base, columns, works, np.unique(live[live >= 0]))
@@ -204,48 +221,99 @@ class CompiledLoop:
         self, rows: Rows, batch: list[Step], n_heads: list[int], stack: LayerStack, encoding: bool
     ) -> NDArray[np.int64]:
         """What the kernel reads of the steps: the plan, costs by candidate row and the unions of experts."""
-        plan, works = self._plan(stack, encoding), self._works
+        placed = PlacedTables(self._job, self._works, rows, stack, encoding)
+        plan, works = self._plan(stack, encoding) | placed.plan(), self._works
+        size = 0 if encoding else self._job.execution.micro_sequences
+        parts_of = [micro_batches_of(step, size) for step in batch]
+        parts = [part for of in parts_of for part in of]
         n_tokens = np.array([len(step.experts) for step in batch])
-        ptr, experts, tokens = self._unions(batch, n_tokens, plan["FIRST"], len(stack.moe_layers))
-        n_shared = n_tokens if self._model.n_shared_experts else np.zeros_like(n_tokens)
-        alone = not plan["FUSED"]
-        none = np.full(len(batch), -1, np.int64)
+        of_parts = np.array([len(part.experts) for part in parts])
+        unions = self._unions(batch, parts_of, plan["FIRST"], len(stack.moe_layers))
         block_of = np.full(stack.n_layers, -1, np.int64)
         block_of[list(stack.moe_layers)] = np.arange(len(stack.moe_layers))
         block_of[list(stack.bare_layers)] = layout.BARE
         mixers = {mixer: i for i, mixer in enumerate(one for one in dict.fromkeys(stack.all_mixers) if one is not None)}
         mixer_of = [-1 if mixer is None else mixers[mixer] for mixer in stack.all_mixers]
-        tables = self._mixing(rows, batch, stack, encoding, n_tokens) | {
+        most, n_each = int(unions.n_parts.max()), 1 + len(stack.bare_layers)
+        hosts = None if plan["ANSWER"] != layout.FETCHED or plan["AWAY"] else 0
+        tables = self._mixing(placed, parts, stack, encoding, of_parts) | {
             "I_STEP": np.array([step.i_step for step in batch], np.int64),
             "PHASE": np.array([step.phase == Phase.PREFILL for step in batch], np.int64),
-            "COST_GATE": rows.of_counts(works.gate, n_tokens),
+            "PARTS": np.append(0, np.cumsum(unions.n_parts)),
+            "PART_WAITS": np.zeros(most * n_each, np.int64),
+            "NO_COSTS": np.full(most, -1, np.int64),
+            "COST_GATE": rows.of_counts(works.gate, of_parts),
             "COST_READBACK": rows.of_counts(works.readback, n_tokens),
-            "COST_DENSE": rows.of_counts(lambda n: works.dense(stack, n), n_tokens),
-            "COST_SHARED": rows.of_counts(works.shared, n_shared) if alone else none,
-            "UNION_PTR": ptr,
-            "UNION_EXPERT": experts,
-            "COST_SINGLE": rows.of_counts(works.single, tokens) if alone else none[:0],
-            "COST_GROUPED": self._grouped(rows, ptr, tokens, np.repeat(n_shared, len(stack.moe_layers)), alone),
+            "COST_DENSE": rows.of_counts(lambda n: works.dense(stack, n), of_parts),
+            "COST_SHARED": rows.of_counts(works.shared, unions.n_shared),
+            **self._experts_of(rows, unions, placed, plan, n_tokens),
             **self._runs(rows, bool(plan["IN_RUNS"])),
-            **self._on_host(rows, n_tokens, tokens if plan["ANSWER"] else tokens[:0]),
+            **self._on_host(rows, of_parts[:hosts], unions.tokens[:hosts]),
             "COST_HEAD": rows.of_counts(lambda n: self._works.head(n) if n else None, np.array(n_heads)),
+            "COST_STEP": self._steps(rows, batch, n_heads),
             "BLOCK_OF": block_of,
             "MIXER_OF": np.array(mixer_of, np.int64),
             "PLACE": np.array([layer for part in self._model.stacks for layer in part.moe_layers], np.int64),
+            **placed.of_layers(),
+            **placed.of_passes(n_tokens, np.array(n_heads)),
+            **placed.of_parts(of_parts),
         }
         plan |= {
             "N_STEPS": len(batch),
+            "N_BLOCKS": unions.n_blocks,
+            "N_EACH_WAITS": n_each,
             "N_MIXERS": len(mixers),
             "COST_FETCH": rows.of(works.copy(OpKind.FETCH)),
             "COST_STAGE": rows.of(works.copy(OpKind.STAGE)),
             "COST_DISK": rows.of(works.copy(OpKind.DISK_READ)),
             "COST_WAIT": rows.of(Work(OpKind.WAIT)),
-            "COST_STEP": rows.of(Work(OpKind.STEP)),
             "COST_BUSY": rows.of(Work(OpKind.ISSUE, n_copies=0)),
             "COST_NOTHING": rows.of(works.grouped(0, ())),
         }
         unknown = np.full(len(rows.works), -1, np.int64)
         return decode_words.words(layout.N_PART_WORDS, plan, tables | {"ROW_OF": unknown, "USED": unknown})
+
+    def _steps(self, rows: Rows, batch: list[Step], n_heads: list[int]) -> NDArray[np.int64]:
+        """Costs of what ends passes; the first prompt of a run may have kernels to load."""
+        costs = []
+        for step, n in zip(batch, n_heads, strict=True):
+            if not self._has_loaded and step.phase == Phase.PREFILL and len(step.experts) > 1:
+                self._loads = self._has_loaded = True
+            costs.append(rows.of(FIRST_STEP if self._loads else STEP))
+            self._loads = self._loads and not n
+        return np.array(costs, np.int64)
+
+    def _unions(self, batch: list[Step], parts_of: list[list[Step]], first: int, n_blocks: int) -> BlockUnions:
+        model = self._model
+        shared = model.n_shared_experts > 0
+        if all(len(of) == 1 for of in parts_of):
+            return unions_of_passes(batch, first, n_blocks, model.n_experts, shared)
+        return unions_in_parts(batch, parts_of, first, n_blocks, model.n_experts, shared)
+
+    def _experts_of(
+        self, rows: Rows, unions: BlockUnions, placed: PlacedTables, plan: dict[str, int], n_tokens: NDArray[np.int64]
+    ) -> dict[str, NDArray[np.int64]]:
+        """The unions, and what their experts cost on the device: one by one, and of each block in one op those that are
+        neither of the host nor one by one.
+        """
+        layer = plan["FIRST"] + unions.union % unions.n_blocks
+        at_home, each = placed.home[layer], np.zeros(0, np.int64)
+        if plan["RESIDENT"]:
+            at_home = np.ones_like(at_home)
+        shares = np.where(at_home, plan["FUSED_AT_HOME"], plan["FUSED"]) > 0
+        if not (plan["FUSED"] and plan["FUSED_AT_HOME"]):
+            each = rows.of_counts(lambda n: self._works.single(n) if n else None, unions.tokens)
+        if placed.home.any():
+            streams = placed.of_passes(n_tokens, n_tokens[:0])["STREAMS"] > 0
+            here = ~placed.home[layer] | placed.kept[layer, unions.experts]
+            shares &= here | streams[unions.union // unions.n_blocks]
+        return {
+            "UNION_PTR": unions.ptr,
+            "UNION_EXPERT": unions.experts,
+            "ENTRY_AT": unions.first_cost,
+            "COST_SINGLE": each,
+            "COST_GROUPED": unions.grouped(rows, self._works, shares, self._model.n_experts),
+        }
 
     def _runs(self, rows: Rows, in_runs: bool) -> dict[str, NDArray[np.int64]]:
         """Costs of runs of copies, by how many copies; nothing where there are no runs."""
@@ -260,11 +328,9 @@ class CompiledLoop:
     def _on_host(
         self, rows: Rows, n_tokens: NDArray[np.int64], tokens: NDArray[np.int64]
     ) -> dict[str, NDArray[np.int64]]:
-        """Costs of what the host computes, by expert of a union, and of the way there and back; `tokens` none where it
+        """Costs of what the host computes, by expert of a union, and of the way there and back; all none where it
         computes nothing.
         """
-        if not tokens.size:
-            n_tokens = tokens
         return {
             "UNION_TOKENS": tokens,
             "COST_CPU": rows.of_counts(self._works.cpu_expert, tokens),
@@ -272,56 +338,18 @@ class CompiledLoop:
             "COST_RETURN": rows.of_counts(self._works.back, n_tokens),
         }
 
-    def _unions(
-        self, batch: list[Step], n_tokens: NDArray[np.int64], first: int, n_blocks: int
-    ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
-        """Of every (step, block) in CSR form: where it starts, its experts ascending, the tokens each serves."""
-        model = self._model
-        experts = batch[0].experts if len(batch) == 1 else np.concatenate([step.experts for step in batch])
-        n_entries = int(np.minimum(n_tokens * model.top_k, model.n_experts).sum()) * n_blocks
-        ptr = np.zeros(len(batch) * n_blocks + 1, np.int64)
-        found, tokens = np.zeros(n_entries, np.int64), np.zeros(n_entries, np.int64)
-        bounds = np.append(0, np.cumsum(n_tokens))
-        counts = np.zeros(model.n_experts, np.int64)
-        loaded(UNIONS)(np.ascontiguousarray(experts), bounds, first, n_blocks, counts, ptr, found, tokens)
-        return ptr, found[: ptr[-1]], tokens[: ptr[-1]]
-
-    def _grouped(
-        self, rows: Rows, ptr: NDArray[np.int64], tokens: NDArray[np.int64], n_shared: NDArray[np.int64], alone: bool
-    ) -> NDArray[np.int64]:
-        """Cost of the FFN of all experts of each union; one an expert (`alone`) needs it for empty unions only."""
-        sizes = np.diff(ptr)
-        if alone:
-            found = np.zeros(len(sizes), np.int64)
-            empty = np.flatnonzero(sizes == 0)
-            found[empty] = [rows.of(self._works.grouped(shared, ())) for shared in n_shared[empty].tolist()]
-            return found
-        uneven = np.zeros(len(sizes), dtype=np.bool_)
-        uneven[np.repeat(np.arange(len(sizes)), sizes)[tokens > 1]] = True
-        n_sizes = self._model.n_experts + 1
-        alike, place = np.unique((n_shared * n_sizes + sizes)[~uneven], return_inverse=True)
-        pairs = [divmod(code, n_sizes) for code in alike.tolist()]
-        made = [rows.of(self._works.grouped(shared, (1,) * size)) for shared, size in pairs]
-        found = np.zeros(len(sizes), np.int64)
-        found[~uneven] = np.array(made, np.int64)[place]
-        for u in np.flatnonzero(uneven).tolist():
-            served = tuple(sorted(tokens[ptr[u] : ptr[u + 1]].tolist()))
-            found[u] = rows.of(self._works.grouped(int(n_shared[u]), served))
-        return found
-
     def _mixing(
-        self, rows: Rows, batch: list[Step], stack: LayerStack, encoding: bool, n_tokens: NDArray[np.int64]
+        self, placed: PlacedTables, parts: list[Step], stack: LayerStack, encoding: bool, n_tokens: NDArray[np.int64]
     ) -> dict[str, NDArray[np.int64]]:
-        """Costs of what mixes tokens, by pass and mixer: they depend on the context, not on routing."""
-        seen, cross = contexts_of(batch), np.full(len(batch), -1, np.int64)
+        """Costs of what mixes tokens, by micro-batch and mixer: they depend on the context, not on routing."""
+        seen, cross = contexts_of(parts), list[Work | None]([None] * len(parts))
         if encoding:
             for member, count in zip(seen.sequence.tolist(), seen.counts.tolist(), strict=True):
                 self._memory_tokens[member] += count
-        unpacks = [self._job.execution.decompresses and step.phase == Phase.PREFILL for step in batch]
+        unpacks = [self._decompresses(part) for part in parts]
         if not stack.is_uniform:
             found = mixing_works(self._model, stack, seen, unpacks)
-            own = [rows.of(what) for works in zip(*found.values(), strict=True) for what in works]
-            return {"COST_SELF_ATTENTION": np.array(own, np.int64), "COST_CROSS_ATTENTION": cross}
+            return placed.of_mixing([what for works in zip(*found.values(), strict=True) for what in works], cross)
         if encoding:  # every token sees every token of its sequence
             kv_tokens, pairs = n_tokens, seen.by_pair(seen.counts**2)
         else:  # causal: a token sees itself and what came before it
@@ -331,11 +359,15 @@ class CompiledLoop:
         if stack.cross_attention and not encoding:
             memory, fresh = self._cross_memory(seen)
             crossing = list(zip(n_tokens.tolist(), memory, fresh, seen.n_sequences.tolist(), strict=True))
-            cross = rows.each(lambda key: self._works.cross_attention(stack, *key), crossing)
-        return {
-            "COST_SELF_ATTENTION": rows.each(lambda key: self._works.self_attention(stack, *key), keys),
-            "COST_CROSS_ATTENTION": cross,
-        }
+            crosses = {key: self._works.cross_attention(stack, *key) for key in dict.fromkeys(crossing)}
+            cross = [crosses[key] for key in crossing]
+        made = {key: self._works.self_attention(stack, *key) for key in dict.fromkeys(keys)}
+        return placed.of_mixing([made[key] for key in keys], cross)
+
+    def _decompresses(self, step: Step) -> bool:
+        """Whether latent attention makes keys and values of its context, on the device."""
+        assert self._job.placed is not None
+        return self._job.execution.decompresses and step.phase == Phase.PREFILL and self._job.placed.kv == "device"
 
     def _cross_memory(self, seen: Contexts) -> tuple[list[int], list[int]]:
         """Encoder outputs that each pass reads, and of them those projected for the first time."""

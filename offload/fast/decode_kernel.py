@@ -7,271 +7,76 @@ from __future__ import annotations
 
 from typing import Any
 
-from offload.fast.answers_kernel import answer_misses, run_on_host, waits_for_host
-from offload.fast.copies_kernel import after, issue
+from offload.fast.answers_kernel import answer_misses
+from offload.fast.copies_kernel import after, compute, issue
+from offload.fast.ffns_kernel import each_gate, read_back, run_experts, run_ffns, sorted_arrivals
+from offload.fast.host_kernel import attend, compute_on_host, end_pass, enter, leave_layer
 from offload.fast.kernel_layout import (
     ARRIVALS,
+    AWAY,
     BARE,
-    BASE,
     BLOCK_OF,
     COST_CROSS_ATTENTION,
     COST_DENSE,
     COST_GATE,
-    COST_GROUPED,
     COST_HEAD,
-    COST_NOTHING,
-    COST_READBACK,
     COST_SELF_ATTENTION,
-    COST_SHARED,
-    COST_SINGLE,
     COST_STEP,
     COST_WAIT,
+    CPU_CROSS_ATTENTION,
+    CPU_DENSE,
+    CPU_HEAD,
+    CPU_SELF_ATTENTION,
     DEPS,
-    EXPERT_BYTES,
-    FAILED_LAYER,
-    FAILED_N,
     FETCH_FIRST,
     FIRST,
-    FUSED,
-    HBM_RELEASED,
-    HELD,
-    HELD_HIT,
-    HELD_READY,
+    GATE,
     HELD_SLOT,
-    HELD_TRANSIENT,
     HITS,
+    HOME,
+    HOST_LAYER,
     HOST_WAITS,
     I_STEP,
+    KV,
+    LAST_OP,
     LOCAL,
     LOOKAHEAD,
     LOOKUPS,
     MIXER_OF,
+    N_BLOCKS,
     N_EXPERTS,
-    N_HELD,
     N_LAYERS,
     N_MIXERS,
-    N_ON_HOST,
+    N_PART_WAITS,
     N_STEPS,
     NEEDED,
     NEEDS_IDS,
     NONE,
-    ORDER,
+    PARTS,
     PHASE,
     PREFETCH,
     READBACK_PER_FETCH,
     RESIDENT,
     STAMP,
-    SYNC_AFTER_FFN,
+    STREAMED_NEXT,
+    TO_GATE,
     UNION_EXPERT,
     UNION_PTR,
     WAITING,
     WANTED,
 )
-from offload.fast.slots_kernel import bring, cancel, drop_waiting, give_up, hand_on, release
+from offload.fast.placed_kernel import run_at_home, run_block_on_host
+from offload.fast.slots_kernel import bring, cancel, drop_waiting
 from offload.ops import Lane
 
 _HOST = int(Lane.HOST)
-_COMPUTE = int(Lane.COMPUTE)
-_D2H = int(Lane.D2H)
-
-
-def unions(
-    experts: Any, bounds: Any, first: int, n_blocks: int, counts: Any, ptr: Any, found: Any, tokens: Any
-) -> None:
-    """Distinct experts, ascending, of every (step, block), and the tokens that each serves; `experts` (T, L, k).
-
-    `counts` (n_experts,): zeros, and zeros again.
-    """
-    n_experts = counts.size
-    top_k = experts.shape[2]
-    at = 0
-    for step in range(len(bounds) - 1):
-        low, high = bounds[step], bounds[step + 1]
-        for block in range(n_blocks):
-            begin = at
-            if (high - low) * top_k <= 24:
-                for token in range(low, high):
-                    for k in range(top_k):
-                        expert = experts[token, first + block, k]
-                        if expert < 0:
-                            continue
-                        place = at
-                        while place > begin and found[place - 1] > expert:
-                            place -= 1
-                        if place > begin and found[place - 1] == expert:
-                            tokens[place - 1] += 1
-                            continue
-                        for i in range(at, place, -1):
-                            found[i], tokens[i] = found[i - 1], tokens[i - 1]
-                        found[place], tokens[place] = expert, 1
-                        at += 1
-            else:
-                for token in range(low, high):
-                    for k in range(top_k):
-                        expert = experts[token, first + block, k]
-                        if expert >= 0:
-                            counts[expert] += 1
-                for expert in range(n_experts):
-                    if counts[expert] > 0:
-                        found[at], tokens[at] = expert, counts[expert]
-                        counts[expert] = 0
-                        at += 1
-            ptr[step * n_blocks + block + 1] = at
-
-
-def _sorted_arrivals(x: Any, w: Any, r: Any, layer: int, all_used: bool, stamp: int) -> int:
-    """The copies that the FFN of `layer` waits for, ascending and distinct, into `ARRIVALS`; how many."""
-    first_key = layer * r[N_EXPERTS]
-    n = 0
-    for i in range(w[w[N_HELD] + layer]):
-        expert = x[first_key + i, HELD]
-        ready = x[first_key + expert, HELD_READY]
-        if ready < 0 or not (all_used or w[w[NEEDED] + expert] == stamp):
-            continue
-        place = n
-        while place > 0 and w[w[ARRIVALS] + place - 1] > ready:
-            place -= 1
-        if place > 0 and w[w[ARRIVALS] + place - 1] == ready:
-            continue
-        for j in range(n, place, -1):
-            w[w[ARRIVALS] + j] = w[w[ARRIVALS] + j - 1]
-        w[w[ARRIVALS] + place] = ready
-        n += 1
-    return n
-
-
-def _read_back(o: Any, d: Any, w: Any, r: Any, t: int, gate: int, layer: int) -> int:
-    """The selected ids to the host, which waits for them; returns the wait."""
-    after(d, w, gate)
-    ids = issue(o, w, r, _D2H, r[r[COST_READBACK] + t], r[r[I_STEP] + t], layer, NONE, NONE)
-    after(d, w, ids)
-    return issue(o, w, r, _HOST, r[COST_WAIT], r[r[I_STEP] + t], layer, NONE, NONE)
-
-
-def _ready(x: Any, r: Any, first_key: int, at: int) -> int:
-    """The copy that brings entry `at` of the unions, -1 for none."""
-    return -1 if r[RESIDENT] else x[first_key + r[r[UNION_EXPERT] + at], HELD_READY]
-
-
-def _until_all_fit(o: Any, d: Any, x: Any, w: Any, r: Any, t: int, low: int, high: int, layer: int, moe_layer: int,
-                   stamp: int) -> int:  # fmt: skip
-    """Run experts, entries `low` to `high` of the unions, as they arrive and hand their slots on, until those that are
-    left all have one.
-
-    Returns how many of those that have run were hits, or -1 when an expert finds no slot.
-    """
-    first_key, step = moe_layer * r[N_EXPERTS], r[r[I_STEP] + t]
-    if r[r[COST_SHARED] + t] >= 0:
-        issue(o, w, r, _COMPUTE, r[r[COST_SHARED] + t], step, layer, NONE, NONE)
-    n_hits = 0
-    while True:
-        here, n_missing = -1, 0
-        for at in range(low, high):
-            key = first_key + r[r[UNION_EXPERT] + at]
-            if x[key, HELD_SLOT] == -2:
-                n_missing += x[key, WAITING]
-            elif here < 0 or x[key, HELD_READY] < x[first_key + r[r[UNION_EXPERT] + here], HELD_READY]:
-                here = at
-        if n_missing == 0:
-            return n_hits
-        if here < 0:
-            if not give_up(o, d, x, w, r, moe_layer, stamp):
-                return -1
-            continue
-        expert = r[r[UNION_EXPERT] + here]
-        key = first_key + expert
-        n_hits += x[key, HELD_HIT]
-        if x[key, HELD_READY] >= 0:
-            after(d, w, x[key, HELD_READY])
-        op = issue(o, w, r, _COMPUTE, r[r[COST_SINGLE] + here], step, layer, expert, NONE)
-        o[op - w[BASE], HBM_RELEASED] = r[EXPERT_BYTES] if x[key, HELD_TRANSIENT] else 0
-        hand_on(o, d, x, w, r, moe_layer, expert, op)
-
-
-def _experts(o: Any, d: Any, x: Any, w: Any, r: Any, t: int, u: int, high: int, layer: int, moe_layer: int,
-             n_arrivals: int, freed: int, begun: bool) -> int:  # fmt: skip
-    """The FFN ops of the entries of union `u` up to `high`: one grouped, or one an expert as they arrive; returns the
-    last. Shared experts are first, unless the block has `begun` already.
-    """
-    first_key = moe_layer * r[N_EXPERTS]
-    low = r[r[UNION_PTR] + u]
-    if r[FUSED] or low == high:
-        cost = r[r[COST_GROUPED] + u]
-        if w[N_ON_HOST] and low == high:  # the host has them all
-            if r[r[COST_SHARED] + t] >= 0:
-                issue(o, w, r, _COMPUTE, r[r[COST_SHARED] + t], r[r[I_STEP] + t], layer, NONE, NONE)
-            cost = r[COST_NOTHING]
-        for i in range(n_arrivals):
-            after(d, w, w[w[ARRIVALS] + i])
-        last = issue(o, w, r, _COMPUTE, cost, r[r[I_STEP] + t], layer, NONE, NONE)
-    else:
-        if r[r[COST_SHARED] + t] >= 0 and not begun:
-            issue(o, w, r, _COMPUTE, r[r[COST_SHARED] + t], r[r[I_STEP] + t], layer, NONE, NONE)
-        n_left = 0
-        for i in range(high - low):  # stable, by arrival
-            if begun and x[first_key + r[r[UNION_EXPERT] + low + i], HELD_SLOT] == -2:
-                continue  # it has run
-            ready = _ready(x, r, first_key, low + i)
-            place = n_left
-            n_left += 1
-            while place > 0:
-                if _ready(x, r, first_key, low + w[w[ORDER] + place - 1]) <= ready:
-                    break
-                w[w[ORDER] + place] = w[w[ORDER] + place - 1]
-                place -= 1
-            w[w[ORDER] + place] = i
-        last = -1
-        for i in range(n_left):
-            at = low + w[w[ORDER] + i]
-            if i == n_left - 1:
-                for j in range(n_arrivals):
-                    after(d, w, w[w[ARRIVALS] + j])
-            elif _ready(x, r, first_key, at) >= 0:
-                after(d, w, _ready(x, r, first_key, at))
-            expert = r[r[UNION_EXPERT] + at]
-            last = issue(o, w, r, _COMPUTE, r[r[COST_SINGLE] + at], r[r[I_STEP] + t], layer, expert, NONE)
-    o[last - w[BASE], HBM_RELEASED] = freed
-    if r[SYNC_AFTER_FFN]:
-        after(d, w, last)
-        issue(o, w, r, _HOST, r[COST_WAIT], r[r[I_STEP] + t], layer, NONE, NONE)
-    return last
-
-
-def _run_experts(o: Any, d: Any, x: Any, w: Any, r: Any, t: int, u: int, high: int, layer: int, moe_layer: int,
-                 gate: int, stamp: int) -> bool:  # fmt: skip
-    """What the host computes of a block, the FFN of its other entries, up to `high`, and what that frees; False when an
-    expert found no slot.
-    """
-    first_key, low = moe_layer * r[N_EXPERTS], r[r[UNION_PTR] + u]
-    back = run_on_host(o, d, w, r, t, gate, layer)
-    layerwise = r[FUSED] != 0 or r[HOST_WAITS] != 0 or r[NEEDS_IDS] == 0
-    n_hits, n_missing = 0, 0
-    for at in range(low, high):
-        n_missing += x[first_key + r[r[UNION_EXPERT] + at], HELD_SLOT] == -2
-    if n_missing:
-        n_hits = -1 if layerwise else _until_all_fit(o, d, x, w, r, t, low, high, layer, moe_layer, stamp)
-        if n_hits < 0:
-            w[FAILED_LAYER], w[FAILED_N] = moe_layer, high - low
-            return False
-    for at in range(low, high):
-        if x[first_key + r[r[UNION_EXPERT] + at], HELD_SLOT] != -2:
-            n_hits += x[first_key + r[r[UNION_EXPERT] + at], HELD_HIT]
-    w[LOOKUPS + 2 * r[r[PHASE] + t]] += r[r[UNION_PTR] + u + 1] - low
-    w[HITS + 2 * r[r[PHASE] + t]] += n_hits
-    freed = 0
-    for i in range(w[w[N_HELD] + moe_layer]):
-        expert = x[first_key + i, HELD]
-        if (layerwise or w[w[NEEDED] + expert] == stamp) and x[first_key + expert, HELD_TRANSIENT]:
-            freed += r[EXPERT_BYTES]
-    n_arrivals = waits_for_host(w, _sorted_arrivals(x, w, r, moe_layer, layerwise, stamp), back)
-    last = _experts(o, d, x, w, r, t, u, high, layer, moe_layer, n_arrivals, freed, n_missing > 0)
-    release(o, d, x, w, r, moe_layer, last, layerwise, stamp)
-    return True
 
 
 def _bring_later(o: Any, d: Any, x: Any, w: Any, r: Any, u0: int, low: int, high: int, step: int, needed: int) -> None:
-    """Start moving the experts of blocks `low` to `high`."""
+    """Start moving the experts of blocks `low` to `high`, but of those that have a home."""
     for block in range(low, high + 1):
+        if r[r[HOME] + r[FIRST] + block]:
+            continue
         n = 0
         if r[PREFETCH] == 2:
             for expert in range(r[N_EXPERTS]):
@@ -285,35 +90,100 @@ def _bring_later(o: Any, d: Any, x: Any, w: Any, r: Any, u0: int, low: int, high
             bring(o, d, x, w, r, r[FIRST] + block, n, step, needed, u0 + block)
 
 
-def _run_block(o: Any, d: Any, x: Any, w: Any, r: Any, c: Any, t: int, block: int, n_blocks: int, layer: int,
+def _first_later(r: Any, block: int) -> int:
+    """The first of the blocks whose experts are brought at `block`."""
+    if r[PREFETCH] == 1:
+        return 1 if block == 0 else block + r[LOOKAHEAD]
+    return block + 1
+
+
+def _last_later(r: Any, block: int) -> int:
+    """The last of them."""
+    if r[PREFETCH] == 0:
+        return block
+    return min(block + (r[LOOKAHEAD] if r[PREFETCH] == 1 else 1), r[N_BLOCKS] - 1)
+
+
+def _brings_later(r: Any, u0: int, low: int, high: int) -> int:
+    """Whether there is something to bring of blocks `low` to `high`."""
+    for block in range(low, high + 1):
+        names = r[PREFETCH] == 2 or r[r[UNION_PTR] + u0 + block + 1] > r[r[UNION_PTR] + u0 + block]
+        if names and r[r[HOME] + r[FIRST] + block] == 0:
+            return 1
+    return 0
+
+
+def _is_there(x: Any, r: Any, u: int, first_key: int) -> int:
+    """Whether the experts of a block will be there whatever its gates say, so that nothing waits for these."""
+    if r[RESIDENT]:
+        return 1
+    if r[FETCH_FIRST] or r[HOST_WAITS]:
+        return 0
+    for at in range(r[r[UNION_PTR] + u], r[r[UNION_PTR] + u + 1]):
+        key = first_key + r[r[UNION_EXPERT] + at]
+        if x[key, HELD_SLOT] == -2 and x[key, WAITING] == 0:
+            return 0
+    return 1
+
+
+def _of_every_part(o: Any, d: Any, w: Any, r: Any, t: int, costs: int, layer: int) -> int:
+    """An op of each micro-batch of a pass, after what it waits for; returns the last."""
+    first, op = r[r[PARTS] + t], NONE
+    for part in range(r[r[PARTS] + t + 1] - first):
+        op = each_gate(o, d, w, r, t, costs + first, part, layer)
+    w[N_PART_WAITS] = 0
+    return op
+
+
+def _run_at_home(o: Any, d: Any, x: Any, w: Any, r: Any, t: int, block: int, layer: int, on_host: int) -> None:
+    """A block whose experts have a home, and the fetches of later blocks that have none."""
+    u0, step, moe_layer = t * r[N_BLOCKS], r[r[I_STEP] + t], r[FIRST] + block
+    if on_host:
+        gate = run_block_on_host(o, d, w, r, t, block, layer)
+    else:
+        gate = _of_every_part(o, d, w, r, t, r[COST_GATE], layer)
+        run_at_home(o, d, x, w, r, t, block, layer, moe_layer, gate)
+    if r[RESIDENT]:
+        return
+    low, high = _first_later(r, block), _last_later(r, block)
+    if (r[READBACK_PER_FETCH] or r[NEEDS_IDS]) and _brings_later(r, u0, low, high):
+        if on_host:  # the ids are there
+            after(d, w, gate)
+            issue(o, w, r, _HOST, r[COST_WAIT], step, layer, NONE, NONE)
+        else:
+            read_back(o, d, w, r, t, gate, layer, 0)
+    _bring_later(o, d, x, w, r, u0, low, high, step, moe_layer)
+
+
+def _run_block(o: Any, d: Any, x: Any, w: Any, r: Any, c: Any, t: int, block: int, layer: int,
                n_revealed: int) -> int:  # fmt: skip
     """Gate, copies, waits and FFN of one MoE block; returns the blocks revealed so far, or -1 for a failure."""
-    u0, step, moe_layer = t * n_blocks, r[r[I_STEP] + t], r[FIRST] + block
+    u0, step, moe_layer = t * r[N_BLOCKS], r[r[I_STEP] + t], r[FIRST] + block
     first_key = moe_layer * r[N_EXPERTS]
     low, high = r[r[UNION_PTR] + u0 + block], r[r[UNION_PTR] + u0 + block + 1]
-    gate = issue(o, w, r, _COMPUTE, r[r[COST_GATE] + t], step, layer, NONE, NONE)
+    selected_before = block > 0 and block < n_revealed
+    n_revealed = max(n_revealed, block + r[LOOKAHEAD] + 1)
+    if r[r[HOME] + moe_layer]:
+        _run_at_home(o, d, x, w, r, t, block, layer, r[r[HOST_LAYER] + layer])
+        return n_revealed
+    at_once = r[r[PARTS] + t + 1] - r[r[PARTS] + t] == 1 or _is_there(x, r, u0 + block, first_key) == 0
+    gate = NONE
+    w[TO_GATE] = not at_once
+    if at_once:
+        gate = _of_every_part(o, d, w, r, t, r[COST_GATE], layer)
     if r[RESIDENT]:
         w[LOOKUPS + 2 * r[r[PHASE] + t]] += high - low
         w[HITS + 2 * r[r[PHASE] + t]] += high - low
-        _experts(o, d, x, w, r, t, u0 + block, high, layer, moe_layer, 0, 0, False)
+        run_ffns(o, d, x, w, r, t, block, low, high, layer, moe_layer, 0, 0, False, 1)
         return n_revealed
-    selected_before = block > 0 and block < n_revealed
-    n_revealed = max(n_revealed, block + r[LOOKAHEAD] + 1)
-    later_low, later_high = 1, 0
-    if r[PREFETCH] == 1:
-        later_low = 1 if block == 0 else block + r[LOOKAHEAD]
-        later_high = min(block + r[LOOKAHEAD], n_blocks - 1)
-    elif r[PREFETCH] == 2:
-        later_low, later_high = block + 1, min(block + 1, n_blocks - 1)
-    any_later = 0
-    for other in range(later_low, later_high + 1):
-        any_later |= r[PREFETCH] == 2 or r[r[UNION_PTR] + u0 + other + 1] > r[r[UNION_PTR] + u0 + other]
+    later_low, later_high = _first_later(r, block), _last_later(r, block)
     w[STAMP] += 1
     stamp = w[STAMP]
     for at in range(low, high):
         w[w[NEEDED] + r[r[UNION_EXPERT] + at]] = stamp
-    if not selected_before:
-        known = _read_back(o, d, w, r, t, gate, layer)
+    reads = at_once and not selected_before
+    if reads:
+        known = read_back(o, d, w, r, t, gate, layer, 0)
         cancel(o, x, w, r, moe_layer, stamp, known)
     if r[PREFETCH] == 2 and block == 0:
         for expert in range(r[N_EXPERTS]):
@@ -328,52 +198,89 @@ def _run_block(o: Any, d: Any, x: Any, w: Any, r: Any, c: Any, t: int, block: in
             w[w[WANTED] + n] = r[r[UNION_EXPERT] + at]
             n += 1
     bring(o, d, x, w, r, moe_layer, n, step, moe_layer, NONE)
-    reads_again = any_later and (r[READBACK_PER_FETCH] != 0 or (r[NEEDS_IDS] != 0 and selected_before))
+    again = r[READBACK_PER_FETCH] != 0 or (r[NEEDS_IDS] != 0 and not reads)
+    reads_again = again and _brings_later(r, u0, later_low, later_high)
     if r[FETCH_FIRST]:
         if r[HOST_WAITS]:
-            n_ready = _sorted_arrivals(x, w, r, moe_layer, True, stamp)
+            n_ready = sorted_arrivals(x, w, r, moe_layer, True, stamp)
             if n_ready:
                 for i in range(n_ready):
                     after(d, w, w[w[ARRIVALS] + i])
                 issue(o, w, r, _HOST, r[COST_WAIT], step, layer, NONE, NONE)
-    elif not _run_experts(o, d, x, w, r, t, u0 + block, high, layer, moe_layer, gate, stamp):
+    elif not run_experts(o, d, x, w, r, t, block, u0 + block, high, layer, moe_layer, gate, stamp):
         return -1
     if reads_again:
-        _read_back(o, d, w, r, t, gate, layer)
+        if not at_once:
+            gate = w[GATE]
+        read_back(o, d, w, r, t, gate, layer, 0)
     _bring_later(o, d, x, w, r, u0, later_low, later_high, step, moe_layer)
-    if r[FETCH_FIRST] and not _run_experts(o, d, x, w, r, t, u0 + block, high, layer, moe_layer, gate, stamp):
+    if r[FETCH_FIRST] and not run_experts(
+        o, d, x, w, r, t, block, u0 + block, high, layer, moe_layer, gate, stamp
+    ):  # fmt: skip
         return -1
     return n_revealed
+
+
+def _mix(o: Any, d: Any, w: Any, r: Any, t: int, layer: int, on_host: int) -> None:
+    """What mixes the tokens of a layer, of one micro-batch after the other."""
+    step, mixer = r[r[I_STEP] + t], r[r[MIXER_OF] + layer]
+    if on_host:
+        part = r[r[PARTS] + t]
+        if mixer >= 0:
+            compute_on_host(o, d, w, r, r[r[CPU_SELF_ATTENTION] + part * r[N_MIXERS] + mixer], step, layer)
+        if r[r[CPU_CROSS_ATTENTION] + part] >= 0:
+            compute_on_host(o, d, w, r, r[r[CPU_CROSS_ATTENTION] + part], step, layer)
+        return
+    if r[KV] and mixer >= 0:
+        attend(o, d, w, r, t, mixer, layer)
+        return
+    for part in range(r[r[PARTS] + t], r[r[PARTS] + t + 1]):
+        if mixer >= 0:
+            compute(o, d, w, r, r[r[COST_SELF_ATTENTION] + part * r[N_MIXERS] + mixer], step, layer, NONE)
+        if r[r[COST_CROSS_ATTENTION] + part] >= 0:
+            compute(o, d, w, r, r[r[COST_CROSS_ATTENTION] + part], step, layer, NONE)
+
+
+def _run_pass(o: Any, d: Any, x: Any, w: Any, r: Any, c: Any, t: int) -> bool:
+    """One forward pass; False for a failure."""
+    step, n_revealed, away = r[r[I_STEP] + t], 0, r[AWAY]
+    w[LAST_OP], w[STREAMED_NEXT], w[N_PART_WAITS] = NONE, NONE, 0
+    for layer in range(r[N_LAYERS]):
+        on_host = r[r[HOST_LAYER] + layer]
+        if away:
+            enter(o, d, w, r, t, layer)
+        _mix(o, d, w, r, t, layer, on_host)
+        block = r[r[BLOCK_OF] + layer]
+        if block >= 0:
+            n_revealed = _run_block(o, d, x, w, r, c, t, block, layer, n_revealed)
+            if n_revealed < 0:
+                return False
+        elif block != BARE and on_host:
+            compute_on_host(o, d, w, r, r[r[CPU_DENSE] + r[r[PARTS] + t]], step, layer)
+        elif block != BARE:
+            _of_every_part(o, d, w, r, t, r[COST_DENSE], layer)
+        if away:
+            leave_layer(w)
+    stays = 0
+    if away:
+        stays = end_pass(o, d, w, r, t)
+    if r[r[COST_HEAD] + t] >= 0:
+        if stays:
+            head = compute_on_host(o, d, w, r, r[r[CPU_HEAD] + t], step, NONE)
+        else:
+            head = compute(o, d, w, r, r[r[COST_HEAD] + t], step, NONE, NONE)
+        after(d, w, head)
+        issue(o, w, r, _HOST, r[r[COST_STEP] + t], step, NONE, NONE, NONE)
+    return True
 
 
 def run_steps(
     o: Any, d: Any, x: Any, w: Any, r: Any, c: Any, begin: int, max_ops_a_step: int, max_deps_a_step: int
 ) -> int:
     """Write steps from `begin` on while a largest step still fits; returns how many, or -1 - the one that failed."""
-    n_steps, n_blocks = r[N_STEPS], 0
-    for layer in range(r[N_LAYERS]):
-        n_blocks += r[r[BLOCK_OF] + layer] >= 0
-    for t in range(begin, n_steps):
+    for t in range(begin, r[N_STEPS]):
         if w[LOCAL] + max_ops_a_step > len(o) or w[DEPS] + max_deps_a_step > len(d):
             return t - begin
-        step, n_revealed = r[r[I_STEP] + t], 0
-        for layer in range(r[N_LAYERS]):
-            mixer = r[r[MIXER_OF] + layer]
-            if mixer >= 0:
-                cost = r[r[COST_SELF_ATTENTION] + t * r[N_MIXERS] + mixer]
-                issue(o, w, r, _COMPUTE, cost, step, layer, NONE, NONE)
-            if r[r[COST_CROSS_ATTENTION] + t] >= 0:
-                issue(o, w, r, _COMPUTE, r[r[COST_CROSS_ATTENTION] + t], step, layer, NONE, NONE)
-            block = r[r[BLOCK_OF] + layer]
-            if block < 0:
-                if block != BARE:
-                    issue(o, w, r, _COMPUTE, r[r[COST_DENSE] + t], step, layer, NONE, NONE)
-                continue
-            n_revealed = _run_block(o, d, x, w, r, c, t, block, n_blocks, layer, n_revealed)
-            if n_revealed < 0:
-                return -1 - t
-        if r[r[COST_HEAD] + t] >= 0:
-            head = issue(o, w, r, _COMPUTE, r[r[COST_HEAD] + t], step, NONE, NONE, NONE)
-            after(d, w, head)
-            issue(o, w, r, _HOST, r[COST_STEP], step, NONE, NONE, NONE)
-    return n_steps - begin
+        if not _run_pass(o, d, x, w, r, c, t):
+            return -1 - t
+    return r[N_STEPS] - begin

@@ -47,8 +47,9 @@ def memory(
             x[key, layout.SLOT_OF], filled[n_buffers + slot] = slot, -1
         x[list(now.counts), layout.COUNT] = list(now.counts.values())
         x[n_keys + pool, layout.LAST_IN] = now.last_in
-    queue, scratch = np.zeros(n_keys + 1, np.int64), np.zeros(model.n_experts + 1, np.int64)
+    queue, scratch = np.zeros(n_keys + 1, np.int64), np.zeros(model.n_experts + 4, np.int64)
     values = {"LAST_FETCH": -1, "EARLIER_FETCH": -1, "FREE_N": n_buffers, "N_KEYS": n_keys}
+    values |= dict.fromkeys(("LAST_OP", "ARRIVED", "HOST_LAST", "BEFORE", "STREAMED_NEXT"), -1)
     values |= {"FREE_SIZE": max(n_buffers, 1), "QUEUE_SIZE": n_keys + 1}
     tables = {
         "READER": np.full(n_slots, -1, np.int64),
@@ -61,5 +62,8 @@ def memory(
         "SPARE_FROM": spare_from,
         **dict.fromkeys(("WANTED", "ARRIVALS", "ORDER", "NEEDED", "NAMED"), scratch),
         **dict.fromkeys(("MISSES", "ON_HOST", "HOST_EXPERT", "HOST_COST"), scratch),
+        "WAITS": np.zeros(8 + 4 * max(stack.n_layers for stack in model.stacks), np.int64),
+        "BUFFERS": np.full(6, -1, np.int64),
+        "IN_USE": np.zeros(3, np.int64),
     }
     return x, words(layout.N_WORDS, values, tables)

@@ -3,7 +3,8 @@
 - `o` (n_ops, N_COLUMNS): the ops being written; `d`: the dependencies of all;
 - `x` (n_moe_layers * n_experts + n_pools, N_EXPERT_COLUMNS): one row an expert, key = layer * n_experts + expert;
 - `w`: counters, then tables (slots, queue, scratch), each at the place that its name holds: `w[w[READER] + slot]`;
-- `r`: what this part reads: the plan, then tables of its forward passes: `r[r[COST_GATE] + t]`; `c` (5,) float64:
+- `r`: what this part reads: the plan, then tables of its forward passes and of the micro-batches of these, of which
+  most passes have one: `r[r[COST_GATE] + r[r[PARTS] + t]]`; `c` (6,) float64:
   what answers to misses know of the machine.
 
 One table of words instead of forty arrays: these would be handed over at every call.
@@ -35,7 +36,16 @@ READER, FILLED, FREE, QUEUE_LAYER, QUEUE_EXPERT, QUEUE_SLOT, QUEUE_HIT, QUEUE_ST
 N_HELD, N_PINS, SPARE, SPARE_TOP, SPARE_FROM, WANTED, ARRIVALS, ORDER, NEEDED, NAMED = range(27, 37)
 EARLIER_FETCH = 37  # the one before the last
 N_ON_HOST, MISSES, ON_HOST, HOST_EXPERT, HOST_COST = range(38, 43)  # of a block: what the host computes
-N_WORDS = 43
+# What the next op of the compute stream waits for, its last op in this pass; of a placement as `HostSide` keeps it:
+# where activations are, what brought them, the last op of the host, the last of the device before this layer, the copy
+# of the weights of the next layer, by what is streamed the last readers of two buffers, and whether this layer has one.
+N_WAITS, WAITS, LAST_OP, IS_HERE, ARRIVED, HOST_LAST, BEFORE, STREAMED_NEXT, BUFFERS, IN_USE = range(43, 53)
+# Of micro-batches: whether gates are due, the last gate, how many results of the host each waits for.
+TO_GATE, GATE, N_PART_WAITS = range(53, 56)
+N_WORDS = 56
+
+WEIGHTS, CACHE, EXPERTS = range(3)
+"""What is streamed, in `BUFFERS` and `IN_USE`."""
 
 # Words of `r`: the plan (flags are 0 or 1; PREFETCH 0 none, 1 selected ahead, 2 all), costs of single ops, and where
 # tables begin: by forward pass (PHASE: 1 for prefill), by union, by expert of a union, by layer, by candidate cost.
@@ -50,7 +60,21 @@ IN_RUNS, COST_FETCH_RUN, COST_STAGE_RUN, COST_ISSUE = range(44, 48)  # costs of 
 COUNTING, RELEASED, NOBODY_GOES, N_ENCODER_KEYS = range(48, 52)  # how residents go: see `eviction_kernel`
 N_MIXERS, MIXER_OF = range(52, 54)  # by layer what mixes its tokens, -1 nothing; costs by forward pass and mixer
 ANSWER, HOST_COMPUTES, UNION_TOKENS, COST_CPU, COST_HANDOVER, COST_RETURN, COST_BUSY, COST_NOTHING = range(54, 62)
-N_PART_WORDS = 62
+# Of a placement: whether there is one, by MoE layer whether its experts have a home, by expert whether that is HBM, by
+# layer whether it is of the host and what its weights cost that are streamed (-1: they are in HBM).
+AWAY, HOME, KEPT, HOST_LAYER, COST_WEIGHTS, FUSED_AT_HOME, KV, STREAMS, STREAMS_FROM, COST_STREAM = range(62, 72)
+COST_SCORES, CPU_SELF_ATTENTION, CPU_CROSS_ATTENTION, CPU_GATE, CPU_DENSE, CPU_SHARED, CPU_HEAD = range(72, 79)
+N_HOST_LAYERS, N_MATRICES, COST_SORT, SELECTS = range(79, 83)
+PARTS, ENTRY_AT, PART_WAITS, N_EACH_WAITS, N_BLOCKS, NO_COSTS, COST_GATHER = range(
+    83, 90
+)  # by pass: first micro-batch, first cost
+N_PART_WORDS = 90
+
+KV_DEVICE, KV_HOST, KV_STREAM = range(3)
+"""In `KV`: where keys and values are."""
+
+FROM_GATE, FROM_ATTENTION, FROM_LAYER_BEFORE = range(3)
+"""In `STREAMS_FROM`: when experts of the host are streamed."""
 
 FETCHED, ALL_ON_HOST, CHEAPER_EACH, SHORTER_LANE, BY_BANDWIDTH, LIST_SCHEDULED = range(6)
 """In `ANSWER`: what becomes of a miss."""

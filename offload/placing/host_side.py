@@ -21,7 +21,7 @@ from offload.slots.host_tier import HostTier
 from traces.model.architecture import ModelArchitecture
 from traces.model.layer_bytes import layer_weight_bytes
 
-__all__ = ["Hop", "HostSide", "State"]
+__all__ = ["Hop", "HostSide", "State", "listed_cells", "scores_of", "split_attention", "streams_experts"]
 
 _WAIT = Work(OpKind.WAIT)
 _BUSY = Work(OpKind.ISSUE, n_copies=0)
@@ -65,6 +65,30 @@ def _counted(op: int, base: int) -> _Counted:
 
 def _at(op: _Counted, base: int) -> int:
     return -1 if op is None else op + base
+
+
+def split_attention(what: Work, share: float) -> tuple[Work, Work]:
+    """An attention as what is left of it, and the scores and values of `share` of its keys and values."""
+    there = what._replace(flop=int(what.flop * share), hbm_bytes=int(what.hbm_bytes * share))
+    return what._replace(flop=what.flop - there.flop, hbm_bytes=what.hbm_bytes - there.hbm_bytes), there
+
+
+def scores_of(works: Works, what: Work) -> Work:
+    """Of an attention what the host computes over a KV cache in its memory: scores and values."""
+    return works.cpu_layer(what._replace(gemms=(), weight_bits=32.0))
+
+
+def listed_cells(model: ModelArchitecture, n_bytes: int) -> int:
+    """Tokens whose keys and values take so many bytes in one layer."""
+    return n_bytes * model.decoder.n_layers // model.kv_bytes_per_token
+
+
+def streams_experts(execution: Execution, model: ModelArchitecture, n_tokens: int) -> bool:
+    """Whether a pass of `n_tokens` streams the experts that the host holds, instead of computing them there."""
+    least = execution.stream_tokens
+    if not least:
+        return False
+    return n_tokens * model.top_k >= least * model.n_experts if execution.stream_per_expert else n_tokens >= least
 
 
 class _Loop(Protocol):
@@ -123,11 +147,7 @@ class HostSide:
 
     def streams_experts(self, n_tokens: int) -> bool:
         """Whether a pass of `n_tokens` streams the experts that the host holds, instead of computing them there."""
-        execution, model = self._loop.execution, self._loop.model
-        if not execution.stream_tokens:
-            return False
-        least = execution.stream_tokens
-        return n_tokens * model.top_k >= least * model.n_experts if execution.stream_per_expert else n_tokens >= least
+        return streams_experts(self._loop.execution, self._loop.model, n_tokens)
 
     def enter(self, layer: int, last_op: int) -> None:
         """A layer begins: its activations cross over if they are on the other side.
@@ -239,7 +259,7 @@ class HostSide:
 
     def scores(self, what: Work) -> Work:
         """Of an attention what the host computes over a KV cache in its memory: scores and values."""
-        return self._loop.works.cpu_layer(what._replace(gemms=(), weight_bits=32.0))
+        return scores_of(self._loop.works, what)
 
     def hops(self, scores: Work, n_tokens: int) -> list[Hop]:
         """Scores and values over a KV cache in host memory, queries, keys and values being handed over."""
@@ -267,8 +287,8 @@ class HostSide:
         """Keys and values of a layer through a buffer; its attention waits for them."""
         loop = self._loop
         if loop.execution.gathers_cells:
-            n_cells = n_bytes * loop.model.decoder.n_layers // loop.model.kv_bytes_per_token
-            loop.recorder.issue(Lane.HOST, loop.works.gather(n_cells), (), step=loop.i_step, layer=layer)
+            gather = loop.works.gather(listed_cells(loop.model, n_bytes))
+            loop.recorder.issue(Lane.HOST, gather, (), step=loop.i_step, layer=layer)
         self.waits.append(self._stream(_CACHE, n_bytes, layer))
 
     def turns_of_cache(self, readers: NDArray[np.int64]) -> NDArray[np.int64]:

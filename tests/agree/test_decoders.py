@@ -218,8 +218,6 @@ def test_an_execution_that_does_what_the_kernel_does_not_know_is_written_by_the_
     plain, policy = dataclasses.asdict(EXECUTIONS["streams"]), policy_named("on_demand")
     assert is_compilable(policy, WiderExecution(**plain), None)
     assert not is_compilable(policy, WiderExecution(**plain, asks_twice=True), None)
-    for name in ("sorts_on_host", "selects_on_host", "loads_prompt_kernels", "gathers_cells"):
-        assert not is_compilable(policy, dataclasses.replace(EXECUTIONS["streams"], **{name: True}), None)
     assert is_compilable(
         policy, dataclasses.replace(EXECUTIONS["streams"], micro_batch=8, streams_from="layer before"), None
     )

@@ -123,7 +123,7 @@ def test_what_compiled_code_does_not_know_is_written_without_it(monkeypatch: pyt
     monkeypatch.setattr(offload.decode, "CompiledLoop", Spy)
     monkeypatch.setattr(offload.decode, "SMALL_OPS", 0)
     Spy.made = 0
-    written(DECODER, [PROMPT, NEXT], "gpu_only@experts=cpu", n_buffers=0)  # experts have a home
+    written(DECODER, [PROMPT, NEXT], "gpu_only@experts=cpu", n_buffers=0, disk=True)  # read of storage by the host
     for eviction, wanted in (("random", 0), ("lru", 1)):
         cache = ResidentSet(3, eviction, n_layers=3, n_experts=6)
         written(DECODER, [NEXT], "on_demand", cache=cache)

@@ -1,0 +1,121 @@
+"""The unions of experts of many forward passes, and what their FFNs cost, as `decode_kernel` reads them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from compiled.machine_code import Kernel, loaded
+from offload.decoding.micro_batches import tokens_of
+from offload.decoding.work_rows import Rows, Works
+from traces.routing import Step
+
+__all__ = ["UNIONS", "BlockUnions", "unions_in_parts", "unions_of_passes"]
+
+UNIONS = Kernel("offload.fast.unions_kernel", "unions", ("int16[3]", "int64[1]", "int64", "int64", *["int64[1]"] * 4))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class BlockUnions:
+    """Of every (pass, block) in CSR form, (n_passes * n_blocks + 1,), where it starts; its `experts` ascending, and the
+    `tokens` that each serves of each micro-batch of the pass, one micro-batch after the other.
+
+    `n_parts`: (n_passes,) micro-batches; `n_shared`: (n_parts in all,) tokens that shared experts serve.
+    """
+
+    ptr: NDArray[np.int64]
+    experts: NDArray[np.int64]
+    tokens: NDArray[np.int64]
+    n_parts: NDArray[np.int64]
+    n_shared: NDArray[np.int64]
+
+    @property
+    def n_blocks(self) -> int:
+        """MoE blocks of a pass."""
+        return (len(self.ptr) - 1) // len(self.n_parts)
+
+    @property
+    def union(self) -> NDArray[np.int64]:
+        """Of each of `experts` its union."""
+        return np.repeat(np.arange(len(self.ptr) - 1), np.diff(self.ptr))
+
+    @property
+    def first_cost(self) -> NDArray[np.int64]:
+        """Of each pass where its `tokens` begin, (n_passes,)."""
+        sizes = self.n_parts * np.diff(self.ptr[:: self.n_blocks])
+        return np.cumsum(sizes) - sizes
+
+    def grouped(self, rows: Rows, works: Works, shares: NDArray[np.bool_], n_experts: int) -> NDArray[np.int64]:
+        """The cost of one op of the experts of a union that `shares` (n_entries,) names, and of shared ones, of each
+        pass by block and micro-batch; -1 for nothing.
+        """
+        if self.n_parts.max() > 1:
+            return self._grouped_in_parts(rows, works, shares)
+        sizes = np.bincount(self.union[shares], minlength=len(self.ptr) - 1)
+        n_shared = np.repeat(self.n_shared, self.n_blocks)
+        uneven = np.zeros(len(sizes), dtype=np.bool_)
+        uneven[self.union[shares & (self.tokens > 1)]] = True
+        n_sizes = n_experts + 1
+        alike, place = np.unique((n_shared * n_sizes + sizes)[~uneven], return_inverse=True)
+        pairs = [divmod(code, n_sizes) for code in alike.tolist()]
+        made = [rows.of(works.grouped(shared, (1,) * size)) for shared, size in pairs]
+        found = np.zeros(len(sizes), np.int64)
+        found[~uneven] = np.array(made, np.int64)[place]
+        for u in np.flatnonzero(uneven).tolist():
+            mine = slice(self.ptr[u], self.ptr[u + 1])
+            served = tuple(sorted(self.tokens[mine][shares[mine]].tolist()))
+            found[u] = rows.of(works.grouped(int(n_shared[u]), served))
+        return found
+
+    def _grouped_in_parts(self, rows: Rows, works: Works, shares: NDArray[np.bool_]) -> NDArray[np.int64]:
+        found, known = list[int](), dict[tuple[int, tuple[int, ...]], int]()
+        first = 0
+        for i, (n_parts, at) in enumerate(zip(self.n_parts.tolist(), self.first_cost.tolist(), strict=True)):
+            n_shared = self.n_shared[first : first + n_parts].tolist()
+            first += n_parts
+            ptr = self.ptr[i * self.n_blocks : (i + 1) * self.n_blocks + 1]
+            for low, high in zip(ptr[:-1].tolist(), ptr[1:].tolist(), strict=True):
+                begin, n = at + (low - int(ptr[0])) * n_parts, (high - low) * n_parts
+                counts = self.tokens[begin : begin + n].reshape(high - low, n_parts)[shares[low:high]]
+                for key in zip(n_shared, map(tuple, np.sort(counts, axis=0).T.tolist()), strict=True):
+                    row = known.get(key)
+                    if row is None:
+                        served = tuple(n for n in key[1] if n)
+                        made = works.grouped(key[0], served) if served or key[0] else None
+                        row = known[key] = rows.of(made)
+                    found.append(row)
+        return np.array(found, np.int64)
+
+
+def unions_of_passes(batch: Sequence[Step], first: int, n_blocks: int, n_experts: int, shared: bool) -> BlockUnions:
+    """Those of passes that are each a micro-batch; `shared`: whether the model has shared experts."""
+    n_tokens = np.array([len(step.experts) for step in batch])
+    experts = batch[0].experts if len(batch) == 1 else np.concatenate([step.experts for step in batch])
+    n_entries = int(np.minimum(n_tokens * experts.shape[2], n_experts).sum()) * n_blocks
+    ptr = np.zeros(len(batch) * n_blocks + 1, np.int64)
+    found, tokens = np.zeros(n_entries, np.int64), np.zeros(n_entries, np.int64)
+    bounds = np.append(0, np.cumsum(n_tokens))
+    counts = np.zeros(n_experts, np.int64)
+    loaded(UNIONS)(np.ascontiguousarray(experts), bounds, first, n_blocks, counts, ptr, found, tokens)
+    n_parts = np.ones(len(batch), np.int64)
+    return BlockUnions(ptr, found[: ptr[-1]], tokens[: ptr[-1]], n_parts, n_tokens * shared)
+
+
+def unions_in_parts(
+    batch: Sequence[Step], parts: Sequence[Sequence[Step]], first: int, n_blocks: int, n_experts: int, shared: bool
+) -> BlockUnions:
+    """The same of passes in micro-batches `parts`."""
+    sizes, experts, tokens = list[NDArray[np.int64]](), list[NDArray[np.int64]](), list[NDArray[np.int64]]()
+    for step, of in zip(batch, parts, strict=True):
+        counts = tokens_of(step, of, first, n_blocks, n_experts)
+        named = counts.any(axis=2)
+        sizes.append(named.sum(axis=1))
+        experts.append(np.nonzero(named)[1])
+        tokens.append(counts[named].ravel())
+    n_shared = np.array([len(part.experts) for of in parts for part in of], np.int64) * shared
+    ptr = np.append(0, np.cumsum(np.concatenate(sizes)))
+    n_parts = np.array([len(of) for of in parts], np.int64)
+    return BlockUnions(ptr, np.concatenate(experts), np.concatenate(tokens), n_parts, n_shared)

@@ -1,0 +1,211 @@
+"""What a run does away from the accelerator as machine code, for `decode_kernel`: `offload.placing.host_side`.
+
+Arrays: `offload.fast.kernel_layout`. Nothing knows time.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from offload.fast.copies_kernel import after, after_sorted, compute, issue
+from offload.fast.kernel_layout import (
+    ARRIVALS,
+    ARRIVED,
+    BEFORE,
+    BUFFERS,
+    CACHE,
+    COST_BUSY,
+    COST_GATHER,
+    COST_HANDOVER,
+    COST_RETURN,
+    COST_SCORES,
+    COST_SELF_ATTENTION,
+    COST_WAIT,
+    COST_WEIGHTS,
+    DEPS,
+    HOST_COMPUTES,
+    HOST_COST,
+    HOST_EXPERT,
+    HOST_LAST,
+    HOST_LAYER,
+    I_STEP,
+    IN_USE,
+    IS_HERE,
+    KV,
+    KV_HOST,
+    KV_STREAM,
+    LAST_OP,
+    N_EACH_WAITS,
+    N_HOST_LAYERS,
+    N_LAYERS,
+    N_MIXERS,
+    N_ON_HOST,
+    N_PART_WAITS,
+    N_WAITS,
+    NONE,
+    PART_WAITS,
+    PARTS,
+    STREAMED_NEXT,
+    WAITS,
+    WEIGHTS,
+)
+from offload.ops import Lane
+
+_HOST = int(Lane.HOST)
+_CPU = int(Lane.CPU)
+_D2H = int(Lane.D2H)
+_H2D = int(Lane.H2D)
+
+
+def wait_for(w: Any, op: int) -> None:
+    """The next op of the compute stream waits for `op`."""
+    w[w[WAITS] + w[N_WAITS]] = op
+    w[N_WAITS] += 1
+
+
+def take_waits(w: Any) -> int:
+    """Put what the next op of the compute stream waits for, one op at most, into `ARRIVALS`; how many."""
+    n = w[N_WAITS]
+    for i in range(n):
+        w[w[ARRIVALS] + i] = w[w[WAITS] + i]
+    w[N_WAITS] = 0
+    return n
+
+
+def hand_over(o: Any, d: Any, w: Any, r: Any, t: int, op: int, layer: int) -> int:
+    """Activations to the host, once `op` has run; returns what its processor waits for."""
+    step = r[r[I_STEP] + t]
+    after(d, w, op)
+    down = issue(o, w, r, _D2H, r[r[COST_HANDOVER] + r[r[PARTS] + t]], step, layer, NONE, NONE)
+    if r[HOST_COMPUTES]:
+        after(d, w, down)
+        return issue(o, w, r, _HOST, r[COST_WAIT], step, layer, NONE, NONE)
+    return down
+
+
+def give_back(o: Any, d: Any, w: Any, r: Any, t: int, layer: int) -> int:
+    """Activations from the host, once its processor is done; returns what the accelerator waits for."""
+    step = r[r[I_STEP] + t]
+    if r[HOST_COMPUTES]:
+        after(d, w, w[HOST_LAST])
+        issue(o, w, r, _HOST, r[COST_BUSY], step, layer, NONE, NONE)
+    after(d, w, w[HOST_LAST])
+    return issue(o, w, r, _H2D, r[r[COST_RETURN] + r[r[PARTS] + t]], step, layer, NONE, NONE)
+
+
+def compute_on_host(o: Any, d: Any, w: Any, r: Any, cost: int, step: int, layer: int) -> int:
+    """An op of a layer by the host's processor."""
+    if w[ARRIVED] >= 0:
+        after(d, w, w[ARRIVED])
+    w[ARRIVED] = NONE
+    w[HOST_LAST] = issue(o, w, r, _CPU, cost, step, layer, NONE, NONE)
+    return w[HOST_LAST]
+
+
+def experts_on_host(o: Any, d: Any, w: Any, r: Any, t: int, layer: int, arrived: int) -> int:
+    """The experts in `HOST_EXPERT`; returns the way back of their results, -1 where activations stay, `arrived` being
+    -1.
+    """
+    if arrived >= 0:
+        after(d, w, arrived)
+    for i in range(w[N_ON_HOST]):
+        cost, expert = w[w[HOST_COST] + i], w[w[HOST_EXPERT] + i]
+        w[HOST_LAST] = issue(o, w, r, _CPU, cost, r[r[I_STEP] + t], layer, expert, NONE)
+    if arrived < 0:
+        return NONE
+    return give_back(o, d, w, r, t, layer)
+
+
+def stream(o: Any, d: Any, w: Any, r: Any, what: int, ahead: int, cost: int, step: int, layer: int, op: int) -> int:
+    """Bytes of a layer into the next buffer for `what`, or the one after it, once that was read and `op` has run."""
+    begin = w[DEPS]
+    if op >= 0:
+        after_sorted(d, w, begin, op)
+    read = w[w[BUFFERS] + 2 * what + ahead]
+    if read >= 0:
+        after_sorted(d, w, begin, read)
+    return issue(o, w, r, _H2D, cost, step, layer, NONE, NONE)
+
+
+def was_read(w: Any, what: int, reader: int) -> None:
+    """The buffer for `what` that was filled first was read by op `reader`."""
+    at = w[BUFFERS] + 2 * what
+    w[at] = w[at + 1]
+    w[at + 1] = reader
+
+
+def enter(o: Any, d: Any, w: Any, r: Any, t: int, layer: int) -> None:
+    """A layer begins: its activations cross over if they are on the other side, and its weights are streamed."""
+    w[BEFORE] = w[LAST_OP]
+    if r[r[HOST_LAYER] + layer] != w[IS_HERE]:
+        if w[IS_HERE]:
+            wait_for(w, give_back(o, d, w, r, t, layer))
+        else:
+            w[ARRIVED] = NONE
+            if w[LAST_OP] >= 0:
+                w[ARRIVED] = hand_over(o, d, w, r, t, w[LAST_OP], layer)
+        w[IS_HERE] = r[r[HOST_LAYER] + layer]
+    if r[r[COST_WEIGHTS] + layer] < 0:
+        return
+    step, mine = r[r[I_STEP] + t], w[STREAMED_NEXT]
+    if mine < 0:
+        mine = stream(o, d, w, r, WEIGHTS, 0, r[r[COST_WEIGHTS] + layer], step, layer, NONE)
+    w[w[IN_USE] + WEIGHTS] = 1
+    w[STREAMED_NEXT] = NONE
+    if layer + 1 < r[N_LAYERS] and r[r[COST_WEIGHTS] + layer + 1] >= 0:
+        w[STREAMED_NEXT] = stream(o, d, w, r, WEIGHTS, 1, r[r[COST_WEIGHTS] + layer + 1], step, layer + 1, NONE)
+    wait_for(w, mine)
+
+
+def leave_layer(w: Any) -> None:
+    """A layer has been issued: what it streamed has been read by then."""
+    for what in range(3):
+        if w[w[IN_USE] + what]:
+            was_read(w, what, w[LAST_OP])
+            w[w[IN_USE] + what] = 0
+
+
+def end_pass(o: Any, d: Any, w: Any, r: Any, t: int) -> int:
+    """The last layer is done: whether the head runs on the host. If not, activations are back."""
+    n_layers, stays = r[N_LAYERS], w[IS_HERE]
+    if stays and r[N_HOST_LAYERS] < n_layers:
+        wait_for(w, give_back(o, d, w, r, t, n_layers - 1))
+        stays = 0
+    w[IS_HERE] = 0
+    return stays
+
+
+def attend(o: Any, d: Any, w: Any, r: Any, t: int, mixer: int, layer: int) -> None:
+    """Attention of one micro-batch after the other where keys and values are; the next op of each waits for it."""
+    step, first, end = r[r[I_STEP] + t], r[r[PARTS] + t], r[r[PARTS] + t + 1]
+    n_waits = w[N_PART_WAITS]
+    for part in range(first, end):
+        at = part * r[N_MIXERS] + mixer
+        if r[KV] == KV_STREAM:
+            if end - first == 1 and r[r[COST_GATHER] + at] >= 0:
+                issue(o, w, r, _HOST, r[r[COST_GATHER] + at], step, layer, NONE, NONE)
+            wait_for(w, stream(o, d, w, r, CACHE, 0, r[r[COST_SCORES] + at], step, layer, NONE))
+        op = compute(o, d, w, r, r[r[COST_SELF_ATTENTION] + at], step, layer, NONE)
+        if r[KV] == KV_STREAM:
+            if end - first > 1:
+                was_read(w, CACHE, op)
+            else:
+                w[w[IN_USE] + CACHE] = 1
+        elif r[KV] == KV_HOST:
+            after(d, w, op)
+            op = issue(o, w, r, _D2H, r[r[COST_HANDOVER] + part], step, layer, NONE, NONE)
+            if r[HOST_COMPUTES]:
+                after(d, w, op)
+                op = issue(o, w, r, _HOST, r[COST_WAIT], step, layer, NONE, NONE)
+            after(d, w, op)
+            w[HOST_LAST] = issue(o, w, r, _CPU, r[r[COST_SCORES] + at], step, layer, NONE, NONE)
+            if r[HOST_COMPUTES]:
+                after(d, w, w[HOST_LAST])
+                issue(o, w, r, _HOST, r[COST_BUSY], step, layer, NONE, NONE)
+            after(d, w, w[HOST_LAST])
+            op = issue(o, w, r, _H2D, r[r[COST_RETURN] + part], step, layer, NONE, NONE)
+            if end - first > 1:
+                r[r[PART_WAITS] + (part - first) * r[N_EACH_WAITS] + n_waits] = op
+                w[N_PART_WAITS] = n_waits + 1
+            else:
+                wait_for(w, op)

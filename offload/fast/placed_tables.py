@@ -1,0 +1,133 @@
+"""What a placement has where, and what that costs, as `decode_kernel` reads it: `offload.placing.host_side`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from offload.decoding.decode_job import DecodeJob
+from offload.decoding.work_rows import Rows, Works
+from offload.fast import kernel_layout as layout
+from offload.ops import Work
+from offload.placing.host_side import listed_cells, scores_of, split_attention, streams_experts
+from traces.model.architecture import LayerStack
+from traces.model.layer_bytes import layer_weight_bytes
+
+__all__ = ["PlacedTables"]
+
+Tables = dict[str, NDArray[np.int64]]
+
+_KV = {"device": layout.KV_DEVICE, "host": layout.KV_HOST, "stream": layout.KV_STREAM}
+_STREAMS_FROM = {
+    "gate": layout.FROM_GATE, "attention": layout.FROM_ATTENTION, "layer before": layout.FROM_LAYER_BEFORE
+}  # fmt: skip
+
+_NO_TABLE = np.zeros(0, np.int64)
+
+
+class PlacedTables:
+    """Of passes through one `stack`; an encoder, which `encoding` says, is on the accelerator."""
+
+    def __init__(self, job: DecodeJob, works: Works, rows: Rows, stack: LayerStack, encoding: bool) -> None:
+        assert job.placed is not None
+        self._job, self._works, self._rows, self._stack, self._placed = job, works, rows, stack, job.placed
+        self._is_away = not encoding and not self._placed.is_plain
+        self._host_layers = self._placed.host_layers if self._is_away else frozenset[int]()
+        self.home = np.zeros(job.model.n_moe_layers, np.bool_)
+        self.kept = np.zeros((job.model.n_moe_layers, job.model.n_experts), np.bool_)
+        """By MoE layer whether its experts have a home; by expert whether that is HBM."""
+        for i, kept in enumerate(self._placed.kept if self._is_away else ()):
+            self.home[i] = kept is not None
+            self.kept[i, sorted(kept or ())] = True
+
+    def plan(self) -> dict[str, int]:
+        """Words on the placement."""
+        execution = self._job.execution
+        return {
+            "AWAY": int(self._is_away),
+            "FUSED_AT_HOME": int(execution.resident != "each"),
+            "KV": _KV[self._placed.kv] if self._is_away else layout.KV_DEVICE,
+            "STREAMS_FROM": _STREAMS_FROM[execution.streams_from],
+            "N_HOST_LAYERS": len(self._host_layers),
+            "N_MATRICES": self._job.model.n_expert_matrices,
+            "SELECTS": int(execution.selects_on_host),
+        }
+
+    def of_layers(self) -> Tables:
+        """Where layers and experts are, and what weights cost that are streamed."""
+        model, works, n_layers = self._job.model, self._works, self._stack.n_layers
+        on_host, weights = np.zeros(n_layers, np.int64), np.full(n_layers, -1, np.int64)
+        on_host[sorted(self._host_layers)] = 1
+        if self._is_away and self._placed.streamed_layers:
+            sizes, share = layer_weight_bytes(model), self._placed.streamed_share
+            for layer in self._placed.streamed_layers:
+                weights[layer] = self._rows.of(works.stream(int(sizes[layer] * share)))
+        counts = range(model.n_experts + 1) if self.home.any() else range(0)
+        return {
+            "HOST_LAYER": on_host,
+            "COST_WEIGHTS": weights,
+            "HOME": self.home.astype(np.int64),
+            "KEPT": self.kept.astype(np.int64),
+            "COST_STREAM": self._rows.each(lambda n: works.stream(n * model.expert_bytes), counts),
+        }
+
+    def of_passes(self, n_tokens: NDArray[np.int64], n_heads: NDArray[np.int64]) -> Tables:
+        """By pass: whether it streams experts, what sorting its rows costs, and the head on the host."""
+        execution, rows, works = self._job.execution, self._rows, self._works
+        streams = [streams_experts(execution, self._job.model, n) for n in n_tokens.tolist()]
+        sort = np.full(len(n_tokens), -1, np.int64)
+        if execution.sorts_on_host:
+            sort = rows.of_counts(lambda n: works.sort(n) if n > 1 else None, n_tokens)
+        heads = self._on_host("CPU_HEAD", works.head, n_heads)
+        return {"STREAMS": np.array(streams, np.int64), "COST_SORT": sort, **heads}
+
+    def of_parts(self, n_tokens: NDArray[np.int64]) -> Tables:
+        """By micro-batch of `n_tokens`: what layers of the host cost but attention."""
+        works, n_shared = self._works, n_tokens if self._job.model.n_shared_experts else np.zeros_like(n_tokens)
+        return {
+            **self._on_host("CPU_GATE", works.gate, n_tokens),
+            **self._on_host("CPU_DENSE", lambda n: works.dense(self._stack, n), n_tokens),
+            **self._on_host("CPU_SHARED", works.shared, n_shared),
+        }
+
+    def _on_host(self, name: str, make: Callable[[int], Work | None], counts: NDArray[np.int64]) -> Tables:
+        def made(n: int) -> Work | None:
+            what = make(n) if n else None
+            return None if what is None else self._works.cpu_layer(what)
+
+        return {name: self._rows.of_counts(made, counts) if self._host_layers else _NO_TABLE}
+
+    def of_mixing(self, whats: Sequence[Work], crossing: Sequence[Work | None]) -> Tables:
+        """Costs of attention: `whats` by micro-batch and mixer, `crossing` by micro-batch; equal ones one object."""
+        works, kv, share = self._works, self._placed.kv if self._is_away else "device", self._placed.kv_share
+        tables = {
+            "COST_SELF_ATTENTION": self._each(whats, lambda what: what),
+            "COST_SCORES": _NO_TABLE,
+            "COST_GATHER": _NO_TABLE,
+        }
+        if kv == "host":
+            tables["COST_SELF_ATTENTION"] = self._each(whats, lambda what: split_attention(what, share)[0])
+            tables["COST_SCORES"] = self._each(whats, lambda what: scores_of(works, split_attention(what, share)[1]))
+        elif kv == "stream":
+            tables["COST_SCORES"] = self._each(whats, lambda what: works.stream(int(what.hbm_bytes * share)))
+            tables["COST_GATHER"] = np.full(len(whats), -1, np.int64)
+            if self._job.execution.gathers_cells:
+                tables["COST_GATHER"] = self._each(whats, lambda what: self._gather(int(what.hbm_bytes * share)))
+        host = bool(self._host_layers)
+        return tables | {
+            "COST_CROSS_ATTENTION": self._each(crossing, lambda what: what),
+            "CPU_SELF_ATTENTION": self._each(whats if host else (), works.cpu_layer),
+            "CPU_CROSS_ATTENTION": self._each(crossing if host else (), works.cpu_layer),
+        }
+
+    def _gather(self, n_bytes: int) -> Work:
+        """The cells of so many bytes of keys and values of one layer listed."""
+        return self._works.gather(listed_cells(self._job.model, n_bytes))
+
+    def _each(self, whats: Sequence[Work | None], make: Callable[[Work], Work]) -> NDArray[np.int64]:
+        """The rows of `make` of each of `whats`, -1 of none."""
+        distinct = {id(what): what for what in whats}
+        row = {key: -1 if what is None else self._rows.of(make(what)) for key, what in distinct.items()}
+        return np.array([row[id(what)] for what in whats], np.int64)

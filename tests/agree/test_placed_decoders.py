@@ -1,0 +1,184 @@
+"""The compiled decode loop writes placements and micro-batches as the definition does, digest for digest."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import hypothesis.strategies as st
+import numpy as np
+import pytest
+from hypothesis import given, settings
+
+from offload.answers.cheaper import ShorterLane
+from offload.decode import Decoded, DecodeStream, decode
+from offload.execution import EXECUTIONS, Execution, Fusing
+from offload.fast.decode_compiled import CompiledLoop
+from offload.miss_costs import MissCosts
+from offload.ops import OpKind
+from offload.placing.footprint import measure_workload
+from offload.placing.placement import place
+from offload.policies import policy_named
+from offload.policy import Policy
+from offload.recorder import assemble
+from tests.agree.test_decoders import UNEVEN, resident_set
+from tests.small_models import MODELS, decoder_only, routing
+from traces.errors import InvalidInput
+from traces.model.architecture import ModelArchitecture
+from traces.routing import RoutingTrace
+from traces.transforms.rebatching import rebatch
+
+ALL = MODELS | UNEVEN
+HOMES = (
+    "experts=cpu", "experts=cpu:2", "experts=cpu:1-2", "experts=cpu:keep=2", "experts=cpu:keep=4:uniform", "layers=cpu",
+    "layers=cpu:2", "layers=cpu:1-2", "layers=cpu:2@experts=cpu", "experts=cpu@host=beside", "weights=stream",
+    "weights=stream:1-2@experts=cpu:2", "weights=stream:2-@layers=cpu:1",
+)  # fmt: skip
+CACHES = (
+    "", "kv=cpu", "kv=stream", "kv=cpu:share=0.4", "kv=stream:share=0.3@weights=stream", "kv=cpu@experts=cpu",
+    "kv=stream@experts=cpu:keep=1", "kv=cpu@layers=cpu:2", "kv=cpu@weights=stream:2",
+)  # fmt: skip
+PASSES = ("", "ubatch=3", "ubatch=5@stream=4", "stream=2", "stream=never")
+DESIGNS = ("gpu_only", "on_demand", "pregate", "pregate(2)", "prefetch_all", "on_demand+lru:5", "pregate+lfu:4:warm")
+
+
+def may_be(model: ModelArchitecture, placement: str, *, at_once: bool = False) -> bool:
+    """Whether a model can be placed so, its keys and values away from HBM only where its layers are alike."""
+    if "kv=" in placement and (model.is_encoder_decoder or not model.decoder.is_uniform):
+        return False
+    return not (at_once and any(part.startswith(("experts", "layers")) for part in placement.split("@")))
+
+
+def run_of(
+    model: ModelArchitecture, trace: RoutingTrace, policy: Policy, execution: Execution, spare: int, compiled: bool
+) -> tuple[Decoded, bool]:
+    """What was written, and whether compiled code has written it."""
+    workload = measure_workload(model, trace.steps())
+    n_active = max(workload.n_active, workload.n_encoder_active)
+    wanted = policy.buffers(n_active, model.n_experts)
+    n_buffers = max(wanted.minimum, n_active) + spare
+    if execution.hands_slots_on and policy.needs_ids and spare == 0:
+        n_buffers = 1
+    popularity = np.random.default_rng(3).random((model.n_moe_layers, model.n_experts))
+    run, cache = policy.placement.execution(execution), resident_set(model, trace, policy, 7)
+    placed = place(model, policy.placement, popularity)
+    stream = DecodeStream(
+        model, trace.steps(), policy, run, n_buffers=n_buffers, cache=cache, placed=placed, compiled=compiled
+    )
+    return decode(
+        model, trace.steps(), policy, run, n_buffers=n_buffers, cache=resident_set(model, trace, policy, 7),
+        placed=placed, compiled=compiled,
+    ), isinstance(stream._loop, CompiledLoop)  # fmt: skip
+
+
+def assert_alike(
+    model: ModelArchitecture, trace: RoutingTrace, policy: Policy, execution: Execution, spare: int = 2
+) -> Decoded:
+    fast, is_compiled = run_of(model, trace, policy, execution, spare, True)
+    slow, _ = run_of(model, trace, policy, execution, spare, False)
+    assert is_compiled
+    assert fast == slow, (model.name, policy.name, str(policy.placement), execution.name)
+    return fast
+
+
+def text_of(*clauses: str) -> str:
+    return "@".join(clause for clause in clauses if clause)
+
+
+@pytest.mark.parametrize("execution", list(EXECUTIONS))
+@pytest.mark.parametrize("name", list(ALL))
+def test_every_placement_is_written_alike(name: str, execution: str) -> None:
+    model, kinds, run = ALL[name], set[OpKind](), EXECUTIONS[execution]
+    for i, placement in enumerate((*HOMES, *CACHES)):
+        trace = routing(model, batch=1 + 2 * (i % 2), seed=i, input_tokens=7, output_tokens=3)
+        for design in ("gpu_only", DESIGNS[1 + (i + len(execution)) % (len(DESIGNS) - 1)]):
+            policy = policy_named(text_of(design, placement, PASSES[i % len(PASSES)]))
+            if may_be(model, placement) and not (run.fuses_across and policy.cache is not None):
+                found = assert_alike(model, trace, policy, run, spare=0 if i % 3 == 0 else i)
+                kinds |= {work.kind for work in found.schedule.works}
+    assert kinds >= {OpKind.CPU_EXPERT, OpKind.CPU_LAYER, OpKind.STREAM}
+
+
+@pytest.mark.parametrize("execution", list(EXECUTIONS))
+@pytest.mark.parametrize("name", list(ALL))
+def test_micro_batches_are_written_alike(name: str, execution: str) -> None:
+    model, run = ALL[name], EXECUTIONS[execution]
+    trace = rebatch(routing(model, batch=7, seed=2, output_tokens=3, input_tokens=5), 5)
+    for i, placement in enumerate(("weights=stream", "weights=stream:1-2", *CACHES)):
+        if not may_be(model, placement, at_once=True):
+            continue
+        for design in (DESIGNS[(i + len(execution)) % len(DESIGNS)], DESIGNS[i % 3]):
+            policy = policy_named(text_of(design, placement, f"micro={1 + i % 4}"))
+            if not run.fuses_across or policy.cache is None:
+                assert_alike(model, trace, policy, run, spare=i % 4)
+
+
+@given(
+    st.sampled_from(DESIGNS), st.sampled_from(list(ALL)), st.sampled_from(list(EXECUTIONS)), st.sampled_from(HOMES),
+    st.sampled_from(CACHES), st.sampled_from(PASSES), st.integers(0, 10**6), st.integers(1, 6), st.integers(0, 4),
+)  # fmt: skip
+@settings(max_examples=150, deadline=None)
+def test_random_placements_are_written_alike(
+    design: str, name: str, execution: str, home: str, kv: str, passes: str, seed: int, batch: int, micro: int
+) -> None:
+    """With `micro` sequences in a micro-batch where the host computes nothing of what these would share."""
+    model, run = ALL[name], EXECUTIONS[execution]
+    both = [part for part in kv.split("@") if part.partition("=")[0] not in home]
+    placement = text_of(home, *both)
+    if not may_be(model, placement):
+        placement = home
+    clause = f"micro={micro}" if micro and may_be(model, placement, at_once=True) else ""
+    policy = policy_named(text_of(design, placement, passes, clause))
+    if run.fuses_across and policy.cache is not None:
+        return
+    trace = rebatch(routing(model, batch=6, seed=seed, output_tokens=4, input_tokens=1 + seed % 9), batch)
+    assert_alike(model, trace, policy, run, spare=seed % 5)
+
+
+@pytest.mark.parametrize("asks", [{"sorts_on_host": True}, {"selects_on_host": True}])
+def test_a_host_that_is_asked_before_products_is_written_alike(asks: dict[str, Any]) -> None:
+    for text in ("on_demand", "pregate(2)", "gpu_only", "gpu_only@experts=cpu:keep=3", "on_demand@micro=2"):
+        ways: tuple[Fusing, ...] = ("each", "layer")
+        for fuses in ways:
+            run = dataclasses.replace(EXECUTIONS["streams"], resident=fuses, cached=fuses, arriving=fuses)
+            policy = policy_named(text)
+            for model in (MODELS["decoder-only"], MODELS["shared experts, three matrices"]):
+                trace = routing(model, batch=4)
+                assert_alike(model, trace, policy, dataclasses.replace(run, **asks))
+
+
+@pytest.mark.parametrize("placement", ["kv=cpu", "experts=cpu:2", "layers=cpu:1-2", "weights=stream@kv=stream"])
+def test_answers_to_misses_beside_a_placement_are_written_alike(placement: str) -> None:
+    model = decoder_only(n_experts=8)
+    answered = dataclasses.replace(
+        policy_named(f"on_demand+lru:4@{placement}"), on_miss=ShorterLane(MissCosts(0.45, host_token=0.3))
+    )
+    for execution in ("streams", "flexgen"):
+        found = assert_alike(model, routing(model, batch=4), answered, EXECUTIONS[execution])
+        assert OpKind.CPU_EXPERT in {work.kind for work in found.schedule.works}
+
+
+def test_micro_batches_of_what_the_host_computes_are_refused_by_the_definition() -> None:
+    model = MODELS["decoder-only"]
+    policy, run = policy_named("on_demand@experts=cpu"), dataclasses.replace(EXECUTIONS["streams"], micro_sequences=2)
+    with pytest.raises(InvalidInput, match="leave out experts=cpu and layers=cpu"):
+        decode(model, routing(model, batch=4).steps(), policy, run, n_buffers=6, compiled=True)
+
+
+@pytest.mark.parametrize(
+    "text", ["gpu_only@layers=cpu:1-2@kv=cpu", "gpu_only@weights=stream@kv=stream", "on_demand@kv=cpu@micro=2"]
+)
+def test_parts_of_a_placement_name_what_may_still_be_waited_for(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, policy = MODELS["decoder-only"], policy_named(text)
+    trace = routing(model, batch=3, output_tokens=6)
+    monkeypatch.setattr("offload.fast.decode_compiled._PART_OPS", 1)
+    run = policy.placement.execution(EXECUTIONS["flexgen"])
+    stream = DecodeStream(model, trace.steps(), policy, run, n_buffers=6, compiled=True)
+    parts, known = list(stream), np.zeros(0, np.int64)
+    for part in parts:
+        earlier = part.columns["dep"][part.columns["dep"] < part.base]
+        assert set(earlier.tolist()) <= set(known.tolist())
+        known = part.live
+    slow = decode(model, trace.steps(), policy, run, n_buffers=6, compiled=False)
+    assert len(parts) > 1
+    assert assemble(parts).digest == slow.schedule.digest
