@@ -83,7 +83,7 @@ TARGETS = {
     "offload/decoding/token_mixing.py": (
         *_DECODE,
         "tests/unit/offload/test_counts_of_experts.py",
-        "tests/unit/traces/test_draft_trees.py",
+        "tests/unit/offload/test_micro_batches.py",
     ),
     "hwmodels/cost.py": tuple(
         f"tests/unit/hwmodels/test_{name}.py"

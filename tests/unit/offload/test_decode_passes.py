@@ -22,7 +22,7 @@ from offload.recorder import assemble
 from offload.slots.host_tier import ReadThrough
 from offload.slots.low_copies import LowSlots
 from pregate.named import load_model
-from tests.by_hand import DECODER, NEXT, PROMPT, SHARED, asked, ops, step, written
+from tests.by_hand import DECODER, NEXT, PROMPT, SHARED, asked, hybrid, ops, step, written
 from traces.phase import Phase
 from traces.routing import Step
 
@@ -67,21 +67,13 @@ def test_parts_put_together_are_the_whole_and_none_ends_while_experts_are_held_a
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     steps = [PROMPT, NEXT, *[dataclasses.replace(NEXT, i_step=i, position=NEXT.position + i - 1) for i in range(2, 6)]]
-    whole = written(DECODER, steps, "pregate").schedule
-    for most, sizes in ((30, [30, 52, 52, 26]), (31, [56, 52, 52, 0]), (10**6, [160])):
-        monkeypatch.setattr(decode_loop, "_PART_OPS", most)
-        stream = DecodeStream(
-            DECODER, steps, policy_named("pregate"), EXECUTIONS["streams"], n_buffers=8, compiled=False
-        )
-        parts = list(stream)
-        assert assemble(parts) == whole
-        assert [len(part) for part in parts] == sizes
-    for most, sizes in ((30, [30, 52, 52, 26]), (31, [56, 52, 52, 0])):  # as many ops, however they were written
-        monkeypatch.setattr(decode_loop, "_PART_RUNS", most)
-        stream = DecodeStream(
-            DECODER, steps, policy_named("pregate"), EXECUTIONS["streams"], n_buffers=8, compiled=False
-        )
-        assert [len(part) for part in stream] == sizes
+    policy, whole = policy_named("pregate"), written(DECODER, steps, "pregate").schedule
+    for room in ("_PART_RUNS", "_PART_OPS"):
+        for most, sizes in ((30, [30, 52, 52, 26]), (31, [56, 52, 52, 0]), (10**6, [160])):
+            monkeypatch.setattr(decode_loop, room, most)
+            parts = list(DecodeStream(DECODER, steps, policy, EXECUTIONS["streams"], n_buffers=8, compiled=False))
+            assert assemble(parts) == whole
+            assert [len(part) for part in parts] == sizes
 
 
 class Spy:
@@ -388,3 +380,16 @@ def test_where_all_layers_are_on_the_host_so_is_the_head() -> None:
 def test_a_streamed_layer_goes_where_the_one_before_the_last_was_read() -> None:
     streamed = [line for line in ops(written(DECODER, [NEXT], "gpu_only@weights=stream"), 1) if "stream" in line]
     assert streamed == ["stream 0", "stream 1", "stream 2 after 3", "stream 3 after 8"]
+
+
+def test_micro_batches_of_layers_that_differ_mix_what_each_would_alone() -> None:
+    model, rows = hybrid(), [(4, 2), (7, 9)]
+    chosen = [[[0, 1]] * model.n_moe_layers, [[1, 2]] * model.n_moe_layers]
+    by_sequence = dataclasses.replace(EXECUTIONS["streams"], name="by sequence", micro_sequences=1)
+    policy = policy_named("on_demand")
+    together = decode(model, [step(1, Phase.DECODE, rows, chosen)], policy, by_sequence, n_buffers=8)
+    alone = [
+        asked(written(model, [step(1, Phase.DECODE, [row], [one])], policy), OpKind.SELF_ATTENTION, 1)
+        for row, one in zip(rows, chosen, strict=True)
+    ]
+    assert asked(together, OpKind.SELF_ATTENTION, 1) == [what for pair in zip(*alone, strict=True) for what in pair]
