@@ -39,6 +39,9 @@ FOLDER = Path("~/.cache/pregate/kernels")
 _MOST_FILES = 64
 """Object files that are kept, of all versions of the code."""
 
+_MOST_PARTIAL = 8
+"""Files that are left while they are written; a process that was killed leaves its own."""
+
 _MOST_BYTES = 1 << 24
 """What is read of a file; the largest kernel takes 100 kB."""
 
@@ -186,8 +189,9 @@ def _compiled(kernel: Kernel) -> bytes:
             partial.replace(_path(kernel))
         finally:
             partial.unlink(missing_ok=True)
-        for old in sorted(_folder().glob("*.o"), key=lambda path: -path.stat().st_mtime)[_MOST_FILES:]:
-            old.unlink()
+        for ending, most in (("o", _MOST_FILES), ("part", _MOST_PARTIAL)):
+            for old in sorted(_folder().glob(f"*.{ending}"), key=lambda path: -path.stat().st_mtime)[most:]:
+                old.unlink()
     return code
 
 

@@ -125,6 +125,17 @@ def test_a_file_that_was_cut_short_is_made_anew(tmp_path: Path, left: int) -> No
     assert kept.read_bytes() == whole
 
 
+def test_what_killed_processes_left_is_cleared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PREGATE_KERNELS", str(tmp_path))
+    for i in range(12):
+        left = tmp_path / f"a_kernel.{i}.part"
+        left.write_bytes(b"half")
+        os.utime(left, (i, i))
+    machine_code._compiled(CHAINS)
+    assert sorted(int(path.suffixes[0][1:]) for path in tmp_path.glob("*.part")) == list(range(4, 12))
+    assert machine_code._kept(CHAINS) is not None
+
+
 def test_machine_code_of_another_kernel_under_this_name_is_found_out(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
