@@ -248,7 +248,9 @@ class CompiledLoop:
             "COST_SHARED": rows.of_counts(works.shared, unions.n_shared),
             **self._experts_of(rows, unions, placed, plan, n_tokens),
             **self._runs(rows, bool(plan["IN_RUNS"])),
-            **self._on_host(rows, of_parts[:hosts], unions.tokens[:hosts]),
+            "UNION_TOKENS": unions.tokens[:hosts],
+            "COST_HANDOVER": rows.of_counts(works.handover, of_parts[:hosts]),
+            "COST_RETURN": rows.of_counts(works.back, of_parts[:hosts]),
             "COST_HEAD": rows.of_counts(lambda n: self._works.head(n) if n else None, np.array(n_heads)),
             "COST_STEP": self._steps(rows, batch, n_heads),
             "BLOCK_OF": block_of,
@@ -297,22 +299,23 @@ class CompiledLoop:
         neither of the host nor one by one.
         """
         layer = plan["FIRST"] + unions.union % unions.n_blocks
+        here = placed.on_device(layer, unions.experts, n_tokens[unions.union // unions.n_blocks])
         at_home, each = placed.home[layer], np.zeros(0, np.int64)
+        others = unions.tokens
+        if plan["ANSWER"] == layout.FETCHED:
+            others = others[:0] if here.all() else np.where(here, 0, others)
         if plan["RESIDENT"]:
             at_home = np.ones_like(at_home)
         shares = np.where(at_home, plan["FUSED_AT_HOME"], plan["FUSED"]) > 0
         if not (plan["FUSED"] and plan["FUSED_AT_HOME"]):
             each = rows.of_counts(lambda n: self._works.single(n) if n else None, unions.tokens)
-        if placed.home.any():
-            streams = placed.of_passes(n_tokens, n_tokens[:0])["STREAMS"] > 0
-            here = ~placed.home[layer] | placed.kept[layer, unions.experts]
-            shares &= here | streams[unions.union // unions.n_blocks]
         return {
             "UNION_PTR": unions.ptr,
             "UNION_EXPERT": unions.experts,
             "ENTRY_AT": unions.first_cost,
             "COST_SINGLE": each,
-            "COST_GROUPED": unions.grouped(rows, self._works, shares, self._model.n_experts),
+            "COST_CPU": rows.of_counts(lambda n: self._works.cpu_expert(n) if n else None, others),
+            "COST_GROUPED": unions.grouped(rows, self._works, shares & here, self._model.n_experts),
         }
 
     def _runs(self, rows: Rows, in_runs: bool) -> dict[str, NDArray[np.int64]]:
@@ -323,19 +326,6 @@ class CompiledLoop:
             "COST_FETCH_RUN": rows.each(lambda n: self._works.run(OpKind.FETCH, n), sizes),
             "COST_STAGE_RUN": rows.each(lambda n: self._works.run(OpKind.STAGE, n), sizes),
             "COST_ISSUE": rows.each(lambda n: Work(OpKind.ISSUE, n_copies=(n - 1) * n_hops), sizes),
-        }
-
-    def _on_host(
-        self, rows: Rows, n_tokens: NDArray[np.int64], tokens: NDArray[np.int64]
-    ) -> dict[str, NDArray[np.int64]]:
-        """Costs of what the host computes, by expert of a union, and of the way there and back; all none where it
-        computes nothing.
-        """
-        return {
-            "UNION_TOKENS": tokens,
-            "COST_CPU": rows.of_counts(self._works.cpu_expert, tokens),
-            "COST_HANDOVER": rows.of_counts(self._works.handover, n_tokens),
-            "COST_RETURN": rows.of_counts(self._works.back, n_tokens),
         }
 
     def _mixing(

@@ -42,6 +42,21 @@ class PlacedTables:
             self.home[i] = kept is not None
             self.kept[i, sorted(kept or ())] = True
 
+    def on_device(
+        self, moe_layer: NDArray[np.int64], experts: NDArray[np.int64], n_tokens: NDArray[np.int64]
+    ) -> NDArray[np.bool_]:
+        """Whether each of `experts` of `moe_layer` in a pass of so many tokens, (n,) all, is computed on the device."""
+        if not self.home.any():
+            return np.ones(len(experts), np.bool_)
+        model, streams = self._job.model, np.zeros(int(n_tokens.max(initial=0)) + 1, np.bool_)
+        for n in np.unique(n_tokens).tolist():
+            streams[n] = streams_experts(self._job.execution, model, n)
+        blocks = [layer in self._host_layers for layer in model.decoder.moe_layers]
+        of_host = np.array([*[False] * model.n_encoder_moe_layers, *blocks])
+        here = ~self.home[moe_layer] | self.kept[moe_layer, experts]
+        found: NDArray[np.bool_] = here | (streams[n_tokens] & ~of_host[moe_layer])
+        return found
+
     def plan(self) -> dict[str, int]:
         """Words on the placement."""
         execution = self._job.execution
