@@ -86,7 +86,12 @@ class FittedLaw:
         find_dtype(self.stored)
         _check_kernel(self.law, self.kernel)
         if list(self.values) != list(self.law.constants):
-            raise InvalidInput(f"law {self.form}: constants {list(self.values)}, not {list(self.law.constants)}")
+            odd = sorted(set(self.values) ^ set(self.law.constants)) or ["in another order"]
+            raise InvalidInput(
+                f"law {self.form}: {', '.join(odd)}: missing or unknown, its constants are "
+                f"{', '.join(self.law.constants)}: `pregate calibrate --from aiconfigurator` writes "
+                "the fit of an earlier version anew"
+            )
         for name, value in self.values.items():
             most = MOST_TIME_S if self.law.constants[name][0] == "time" else _MOST_CONSTANT
             if not 0 < value <= most:

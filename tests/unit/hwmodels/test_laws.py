@@ -263,7 +263,10 @@ def test_every_committed_fit_of_laws_is_whole(name: str) -> None:
     ("change", "message"),
     [
         (lambda law: law.__setitem__("law", "gem"), "did you mean 'gemm'"),
-        (lambda law: law["constants"].pop("peak"), "constants"),
+        (
+            lambda law: law["constants"].pop("peak"),
+            "gemm: peak: missing .* `pregate calibrate --from aiconfigurator` writes",
+        ),
         (lambda law: law["constants"]["peak"].__setitem__("value", -1), "peak"),
         (lambda law: law["constants"]["fixed_s"].__setitem__("value", 1.0), "fixed_s = 1"),
         (lambda law: law["log_covariance"].pop(), "covariance"),
