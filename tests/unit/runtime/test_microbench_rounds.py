@@ -29,13 +29,18 @@ QUIET, LOUD, LOUDER = (Seen(foreign=cores, steal=0.0, clock=1.0) for cores in (0
 
 
 class Machine:
-    """A clock that only parts advance, and a watch that sees what a script says of each part in turn."""
+    """A clock that only parts advance, and a watch that sees what a script says of each part in turn.
+
+    No garbage is looked for between parts: in a process that has run other tests there is much to look through.
+    """
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, script: dict[str, list[Seen]], took_s: float = 1.0) -> None:
         self.now_s, self.took_s, self.order = 0.0, took_s, list[str]()
         self.script = {name: iter(seen) for name, seen in script.items()}
         self.values: dict[str, Iterator[float]] = {}
         monkeypatch.setattr(rounds, "LoadWatch", lambda clock: self)
+        monkeypatch.setattr(rounds, "Clock", lambda: None)
+        monkeypatch.setattr(rounds, "gc", type("Garbage", (), {"collect": staticmethod(int)}))
         monkeypatch.setattr(rounds, "time", type("Clock", (), {"monotonic": staticmethod(lambda: self.now_s)}))
 
     def __enter__(self) -> Machine:
