@@ -55,15 +55,17 @@ ASKED = (
     ("gpt-oss-120b", None), ("glm-4.5-air", "q4_k_m"), ("switch-base-128", None), ("llama-4-scout", "q4_k_m"),
     ("nllb-moe-54b", None), ("qwen3-235b-a22b", "q4_k_m"),
 )  # fmt: skip
-MACHINES = ("rtx-4090", "a100-sxm4-80gb", "apple-m3-ultra", "h100-sxm", "rtx-3060-12gb", "strix-halo")
+MACHINES = ("rtx-4090", "a100-sxm4-80gb", "h100-sxm", "apple-m3-ultra", "rtx-3060-12gb", "strix-halo")
 
 
 @pytest.mark.parametrize(("name", "formats"), ASKED)
 def test_a_card_of_any_model_and_machine_is_one_screen(name: str, formats: str | None) -> None:
-    """Ten models on six machines; one request and, of the same card, eight at once, which has a number more."""
+    """Ten models, each on every other of six machines; one request and, of the same card, many at once, which has a
+    number more.
+    """
     model = pregate.load_model(name, formats={"all": formats} if formats else None)
     n_cards = 0
-    for hardware in MACHINES:
+    for hardware in MACHINES[ASKED.index((name, formats)) % 2 :: 2]:
         try:
             found = plan(model, hardware, RequestLoad(8, 4, 1))
         except InvalidInput:  # too large for this machine
@@ -75,7 +77,7 @@ def test_a_card_of_any_model_and_machine_is_one_screen(name: str, formats: str |
                 assert label in said
             assert re.search(r"Measure next, .*% of the doubt\)", said)
             assert "Run 1:" in said
-    assert n_cards >= 2
+    assert n_cards >= 1
 
 
 def test_the_longest_card_is_one_screen(card: Card) -> None:
