@@ -17,6 +17,8 @@ from traces.importers.lines import regular_file
 __all__ = ["MAX_UNPACKED_BYTES", "npy_array", "npz_arrays", "npz_headers", "npz_names", "whole_array"]
 
 MAX_UNPACKED_BYTES = 4 << 30
+_UNSOUND = (ValueError, EOFError, zipfile.BadZipFile, NotImplementedError, RuntimeError, MemoryError)
+"""What unpacking raises for an archive that is cut short, encrypted, or packed in a way that is not known."""
 
 
 def npz_names(path: Path) -> list[str]:
@@ -25,7 +27,7 @@ def npz_names(path: Path) -> list[str]:
     try:
         with zipfile.ZipFile(path) as archive:
             return sorted(name.removesuffix(".npy") for name in archive.namelist())
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, NotImplementedError, RuntimeError) as error:
+    except (OSError, *_UNSOUND) as error:
         raise InvalidFile(f"{path}: not a sound npz file ({_line(error)})") from error
 
 
@@ -43,7 +45,7 @@ def npz_headers(path: Path) -> dict[str, tuple[tuple[int, ...], str]]:
                         shape, dtype = _header(file)
                     found[name] = shape, dtype.kind
             return found
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, NotImplementedError, RuntimeError) as error:
+    except (OSError, *_UNSOUND) as error:
         raise InvalidFile(f"{path}: not a sound npz file ({_line(error)})") from error
 
 
@@ -69,7 +71,7 @@ def npz_arrays(path: Path, needed: tuple[str, ...], optional: tuple[str, ...] = 
             return {name: arrays[name] for name in wanted}
     except OSError as error:
         raise InvalidFile(f"{path}: cannot be read ({error.strerror or _line(error)}): check the path") from error
-    except (ValueError, EOFError, zipfile.BadZipFile, NotImplementedError, RuntimeError, MemoryError) as error:
+    except _UNSOUND as error:
         raise InvalidFile(f"{path}: not a sound npz file ({_line(error)})") from error
 
 
