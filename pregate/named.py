@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from hwmodels.fits.fit import Fit
 from hwmodels.platform import Platform, load_platform, platform_of
-from traces.errors import InvalidInput
+from traces.errors import InvalidFile, InvalidInput, UnknownName
 from traces.model.architecture import ModelArchitecture, load_architecture
 
 if TYPE_CHECKING:
@@ -33,16 +33,22 @@ def load_model(
 ) -> ModelArchitecture:
     """A model by name, YAML file, Hugging Face `config.json`, or its weights (`.gguf`), stored as these are.
 
-    `dtype`, `top_k` replace the published ones, and a name may say the latter itself (`deepseek-v3?top_k=6`);
-    `formats` those of parts, as `ModelArchitecture.with_formats` takes them (`{"experts": "q4_k", "attention":
-    "q8_0"}`), in place of what `dtype` gives them. Raises `UnknownName` with the nearest name, `InvalidFile` or
-    `InvalidInput`.
+    A name may also be that of a repository or a tag, whose format is then the model's where none is given
+    (`unsloth/Qwen3-30B-A3B-GGUF:Q4_K_M`). `dtype`, `top_k` replace the published ones, and a name may say the latter
+    itself (`deepseek-v3?top_k=6`); `formats` those of parts, as `ModelArchitecture.with_formats` takes them
+    (`{"experts": "q4_k", "attention": "q8_0"}`), in place of what `dtype` gives them. Raises `UnknownName` with the
+    nearest name, `InvalidFile` or `InvalidInput`.
     """
     name, stated = _name_and_top_k(name)
     if stated is not None and top_k is not None:
         raise InvalidInput(f"{name}?top_k={stated} and a top_k of {top_k}: give one of the two")
     top_k = stated if top_k is None else top_k
-    model = load_architecture(name)
+    try:
+        model = load_architecture(name)
+    except InvalidInput as error:
+        ours, written = _model_as_ours(name, error)
+        model = load_architecture(ours)
+        formats = written if formats is None and dtype is None and written else formats
     if dtype is not None:
         model = model.with_dtype(dtype)
     if formats is not None:
@@ -61,10 +67,31 @@ def _name_and_top_k(name: str | Path) -> tuple[str | Path, int | None]:
     return bare, int(match[1])
 
 
+def _model_as_ours(name: str | Path, error: InvalidInput) -> tuple[str, dict[str, str]]:
+    """A model that others call `name`, as we call it, and the formats that this states. Raises `error` with a better
+    way out where there is none, or it is a file that is not there.
+    """
+    from pregate.spellings import formats_of_file, model_and_format, unknown
+    from traces.model.formats_by_part import parse_formats
+
+    text = str(name)
+    is_file = Path(text).suffix in (".gguf", ".safetensors")
+    if isinstance(name, Path) or not (is_file or isinstance(error, UnknownName)):
+        raise error
+    ours, quant = model_and_format(text)
+    formats = formats_of_file(ours, quant, "llama-cpp")
+    if ours and is_file and not Path(text).exists():
+        raise InvalidFile(f"{error}, or ask about {ours}{f' with --formats {formats}' if formats else ''}") from None
+    if not ours:
+        raise error if is_file else unknown("model", text) from None
+    return ours, parse_formats(formats)
+
+
 def load_hardware(
     name: str | Path | Fit, stack: str | None = None, overrides: Mapping[str, float | str] | None = None
 ) -> Platform:
-    """A machine by accelerator name or YAML file, with a software stack (None: the one it was fitted with).
+    """A machine by the name of its accelerator (`rtx-4090`, or `RTX 4090`) or YAML file, with a software stack (None:
+    the one it was fitted with).
 
     A fit that `pregate.calibrate` returned is a machine too, with its own stack only.
 
@@ -76,10 +103,35 @@ def load_hardware(
             raise InvalidInput(
                 f"hardware {str(name)[:80]!r}: one machine is asked about here; `pregate plan` ranks several"
             )
-        return load_platform(str(name), stack, overrides)
+        try:
+            return load_platform(str(name), stack, overrides)
+        except UnknownName:
+            if isinstance(name, Path):
+                raise
+            ours, stack, numbers = _machine_as_ours(name, stack, overrides)
+            return load_platform(ours, stack, numbers)
     if stack not in (None, name.stack):
         raise InvalidInput(f"stack {stack}: the fit was made on {name.stack}, leave the stack out")
     return platform_of(name, overrides)
+
+
+def _machine_as_ours(
+    name: str, stack: str | None, overrides: Mapping[str, float | str] | None
+) -> tuple[str, str | None, dict[str, float | str]]:
+    """What others call a machine, its parts and its software, as we do. Raises `UnknownName` for a machine or a stack
+    that we do not have.
+    """
+    from pregate.spellings import KNOWN, machine_and_numbers, our_name, part_as_ours, unknown
+
+    ours, numbers = machine_and_numbers(name)
+    if ours == name and not name.endswith((".yaml", ".yml", ".json")) and name not in KNOWN["hardware"]():
+        raise unknown("hardware", name)
+    if stack is not None and our_name("stack", stack) not in KNOWN["stack"]():
+        raise unknown("stack", stack)
+    parts = {
+        part: part_as_ours(part, str(overrides[part])) for part in ("host", "link") if overrides and part in overrides
+    }
+    return ours, None if stack is None else our_name("stack", stack), {**numbers, **(overrides or {}), **parts}
 
 
 def load_policy(text: str) -> Policy:

@@ -30,16 +30,17 @@ _MOST_BEGUN = 6
 """Names that begin as the unknown one does, of which all are told: a card has several memories and forms."""
 
 
-def unknown_name(kind: str, name: str, known: Iterable[str], where: str = "") -> UnknownName:
+def unknown_name(kind: str, name: str, known: Iterable[str], where: str = "", *, spelled: str = "") -> UnknownName:
     """Build the error for `name`, unknown among `known`: it names the nearest valid ones.
 
-    `kind` is what was looked for ("model", "key"), `where` the file or option it was found in.
+    `kind` is what was looked for ("model", "key"), `where` the file or option it was found in, `spelled` the name as
+    known ones are spelt, where it is not written so.
     """
-    names = sorted(known)
-    near = [known_name for known_name in names if name and known_name.startswith(name)][:_MOST_BEGUN]
-    near = near or difflib.get_close_matches(name, names, n=1, cutoff=0.5)
+    names, wanted = sorted(known), spelled or name
+    near = [known_name for known_name in names if wanted and known_name.startswith(wanted)][:_MOST_BEGUN]
+    near = near or difflib.get_close_matches(wanted, names, n=1, cutoff=0.5)
     n_more = len(names) - _MOST_NAMES
     told = ", ".join(names[:_MOST_NAMES]) + (f" and {n_more} more" if n_more > 0 else "")
-    hint = f"did you mean {' or '.join(map(repr, near))}?" if near else f"known: {told}"
+    hint = f"did you mean {' or '.join(map(repr, near))}?" if near else f"known: {told}" if names else "there are none"
     place = f" in {where}" if where else ""
     return UnknownName(f"unknown {kind} {name!r}{place}: {hint}")

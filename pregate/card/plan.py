@@ -201,7 +201,7 @@ def platforms_of(
     if stacks is not None:
         if not stacks:
             raise InvalidInput("stacks = []: name at least one, such as llama-cpp")
-        return {stack: load_hardware(name, stack, overrides) for stack in stacks}
+        return {hw.stack.name: hw for hw in (load_hardware(name, stack, overrides) for stack in stacks)}
     own = load_hardware(name, None, overrides)
     named = own.fit is not None and own.fit.hardware == own.hardware and own.fit.machine is not None
     if named or (Path(name).suffix in (".yaml", ".yml") and is_fit(Path(name))):

@@ -32,6 +32,7 @@ __all__ = [
     "build_trace",
     "check_storage",
     "distinct",
+    "formats_asked",
     "listed",
 ]
 
@@ -44,7 +45,16 @@ def build_model(name: str, dtype: str | None, top_k: int | None, formats: str | 
     """The model of the options."""
     from pregate.named import load_model
 
-    return load_model(name, dtype=dtype, top_k=top_k, formats=parse_formats(formats))
+    return load_model(name, dtype=dtype, top_k=top_k, formats=formats_asked(formats, name))
+
+
+def formats_asked(text: str | None, model: str) -> dict[str, str] | None:
+    """Formats by part, None where none is asked for; a bare one is that of a file, `Q4_K_M`. Raises `InvalidInput`."""
+    if text is not None and "=" not in text:
+        from pregate.spellings import formats_of_file, model_and_format
+
+        text = formats_of_file(model_and_format(model)[0] or model, text, "llama-cpp")
+    return None if text is None else parse_formats(text)
 
 
 def build_machine(hardware: str, stack: str | None, hbm: str | None, sets: list[str] | None) -> Platform:
@@ -132,12 +142,14 @@ def build_trace(
 def as_recorded(
     model: ModelArchitecture, trace: RoutingTrace, name: str, dtype: str | None, formats: str | None = None
 ) -> ModelArchitecture:
-    """The model with experts of the size that the trace recorded, unless a format was asked for, or the model `name` is
-    a file of weights.
+    """The model with experts of the size that the trace recorded, unless a format was asked for or is in its name, or
+    the model `name` is a file of weights.
     """
     from pregate.ask.recorded_size import with_recorded_experts
+    from pregate.spellings import model_and_format
 
-    asked = dtype is not None or {"experts", "all"} & parse_formats(formats).keys()
+    stated = {"experts", "all"} & (formats_asked(formats, name) or {}).keys()
+    asked = dtype is not None or stated or model_and_format(name)[1]
     return model if asked or is_weights(name) or is_folder(name) else with_recorded_experts(model, trace)
 
 

@@ -127,9 +127,13 @@ def part_of_machine(kind: str) -> Check:
 def _named_or_file(what: str, word: str, names: Sequence[str]) -> None:
     if word in names:
         return
-    if Path(word).suffix not in (".yaml", ".yml", ".json"):
-        raise unknown_name(what, word, names)
-    file("", word)
+    if Path(word).suffix in (".yaml", ".yml", ".json"):
+        file("", word)
+        return
+    from pregate.spellings import is_known, unknown
+
+    if not is_known(what, word):
+        raise unknown(what, word)
 
 
 def stacks(option: str, text: str) -> None:
@@ -138,9 +142,10 @@ def stacks(option: str, text: str) -> None:
     from hwmodels.shipped import STACKS_DIR, shipped
     from pregate.cli.built import distinct
 
-    check = one_of("stack", shipped(STACKS_DIR))
+    names = shipped(STACKS_DIR)
     for word in distinct(text, option):
-        check(option, word)
+        if word not in names:
+            _named_or_file("stack", word, names)
 
 
 def sets(option: str, texts: Sequence[str]) -> None:

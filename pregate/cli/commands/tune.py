@@ -9,11 +9,10 @@ import typer
 
 from hwmodels.specs.sets import parse_sets
 from pregate.cli import options
-from pregate.cli.built import build_machine, build_model, distinct
+from pregate.cli.built import build_machine, build_model, distinct, formats_asked
 from pregate.cli.output_paths import require_folder, say_written
 from pregate.draw import render
 from traces.errors import InvalidInput
-from traces.model.formats_by_part import parse_formats
 from traces.whole_file import refuse_overwriting
 
 if TYPE_CHECKING:
@@ -86,7 +85,7 @@ def tune(
             found, output,
             model=_absolute(model) if top_k is None else f"{_absolute(model)}?top_k={top_k}",
             hardware=_absolute(hardware), trace=str(trace) if recorded_path(str(trace)) else str(trace.resolve()),
-            formats=parse_formats(found.best.formats or formats),
+            formats=formats_asked(found.best.formats or formats, model) or {},
             sets={**parse_sets(sets), **({"hbm_bytes": hbm} if hbm else {})},
         )  # fmt: skip
     if not render.print_data(format, found.to_dict(), found.to_dict()["ranked"]):

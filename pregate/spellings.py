@@ -1,0 +1,330 @@
+"""Names as people write them: `RTX 4090` for `rtx-4090`, `llama.cpp` for `llama-cpp`.
+
+Whatever is asked for by name goes by here where we have no such name. What is no name of ours in other letters stays as
+it is, and is told of by who wanted it. Nothing here imports numpy.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+
+from hwmodels.specs.device_names import BESIDE_NAMES, words_of
+from hwmodels.specs.machine_files import component_names, hardware_names, load_component
+from hwmodels.specs.processors import processor_names
+from hwmodels.specs.spec import Accelerator
+from hwmodels.stack import stack_names
+from traces.errors import UnknownName, unknown_name
+from traces.model.architecture import architecture_names, load_architecture
+from traces.model.same_models import SAME_AS
+
+__all__ = [
+    "KNOWN",
+    "card_with_memory",
+    "formats_as_ours",
+    "formats_of_file",
+    "is_known",
+    "machine_and_numbers",
+    "model_and_format",
+    "our_name",
+    "part_as_ours",
+    "unknown",
+]
+
+_MAKERS = re.compile(r"\b(nvidia|geforce|amd|radeon|instinct|tesla|intel)\b|\((r|tm)\)")
+_SERIES = re.compile(
+    r"\b(ryzen)-[3579]-|\b(xeon)-(?:platinum|gold|silver)-|\b(core)-(?:i\d|ultra-\d)-|\bryzen-(threadripper)\b"
+)
+"""Of the names of processors what ours leave out, and what they keep."""
+_SOCKETS = re.compile(
+    r"(?:2\s*[x\u00d7]\s*|\(2\)\s*|2s\s+|dual[\s-]+)(?P<name>.*)|(?P<named>.*?)\s+[x\u00d7]\s*2", re.IGNORECASE
+)
+_PCIE = re.compile(r"(?:pcie|gen)-?(?P<generation>[3-6])(?:-0)?(?:-?x(?P<lanes>\d{1,2}))?")
+_QUANT = re.compile(
+    r"(?P<name>.+?)[-_.](?P<quant>(?:UD-)?I?Q\d\w*|MXFP4(?:_MOE)?|NVFP4|BF16|FP?16|FP8(?=-dynamic$|$)|AWQ|GPTQ(?:-Int[48])?)"
+    r"(?:-dynamic)?",
+    re.IGNORECASE,
+)
+_AS_A_TAG_SAYS = 0.05
+"""How far off a size in a tag may be."""
+_OF_OLLAMA = re.compile(r"(?P<family>[a-z][\w.-]*):(?P<tag>\d[\w.-]*)", re.ASCII)
+_FILE_SIZE = re.compile(r"(?:^|[\s(])(?P<number>\d{1,5}(?:\.\d{1,4})?)\s?(?P<unit>[MGT]i?B)\)?$", re.ASCII)
+_PLAIN_FORMATS = {
+    "f16": "fp16",
+    "f32": "fp32",
+    "awq": "int4-g128-zp",
+    "gptq": "int4-g128",
+    "gptq-int4": "int4-g128",
+    "gptq-int8": "int8-g128",
+}
+"""Other names of formats; of AWQ and GPTQ the width and group that nearly all of their files have."""
+_DYNAMIC = {"q2_k_xl": "q2_k_s", "q3_k_xl": "q3_k_m", "q4_k_xl": "q4_k_s", "q5_k_xl": "q5_k_m", "q6_k_xl": "q6_k",
+            "q8_k_xl": "q8_0"}  # fmt: skip
+"""Of Unsloth's mixes, which no rule says, the mix of llama.cpp whose size comes nearest: 17.7 GB of Qwen3-30B-A3B and
+131 of MiniMax-M2.1 in UD-Q4_K_XL are met to 2 %, 212 to 239 GiB of DeepSeek-V3 in UD-Q2_K_XL, which differ by release,
+to -1 and -12 %. Sizes: https://huggingface.co/unsloth/DeepSeek-V3.1-GGUF/tree/main/UD-Q2_K_XL and
+https://huggingface.co/unsloth/MiniMax-M2.1-GGUF/discussions/7, read 2026-11-29."""
+_KEEPS_EXPERTS = re.compile(r"gpt-oss-")
+"""Models whose experts every GGUF has as they were published, in mxfp4: files of gpt-oss-120b called Q2_K to F16 have
+58.3 to 60.9 GiB (https://ailocalcheck.com/model/unsloth/gpt-oss-120b-GGUF, read 2026-11-29)."""
+_BESIDE_CPU = re.compile(
+    r"-(?:\d{1,3}-core|with-graphics|w(?:ith)?-\w+-graphics|cpu)\b.*|-processor$|-@.*|\s@.*|^\d\dth-gen-",
+    re.IGNORECASE,
+)
+"""What systems write around the name of a processor."""
+_CODENAMES = re.compile(r"\b(?:naples|rome|milan|genoa|bergamo|siena|turin)-(?=\d)")
+_BESIDE_CARD = re.compile(
+    r"^1\s*[x\u00d7]\s*(?=\D)|\([^()]*\)|\b(?:gddr\w*|hbm\d\w*|graphics card|gpu)\b", re.IGNORECASE
+)
+"""What is written around the name of a card."""
+_FAMILIES = re.compile(r"\b(?:radeon-pro|rtx|gtx|rx|arc|geforce|nvidia|amd|intel|radeon)-?|[^a-z0-9]")
+_APPLE = re.compile(r"\bm(?P<n>[1-9])-(?P<kind>max|pro|ultra)\b")
+_SIZE = re.compile(r"-(?P<gb>\d{1,3})gb?$")
+_OF_APPLE = re.compile(r"\b(?:mac|macbook|imac|apple)\b|^m[1-9]\b")
+_NO_CARD = ("none", "cpu", "cpu-only", "no-gpu")
+_FILES = (".yaml", ".yml", ".json", ".gguf", ".safetensors")
+
+KNOWN: Mapping[str, Callable[[], Iterable[str]]] = {
+    "model": lambda: (*architecture_names(), *SAME_AS),
+    "hardware": hardware_names,
+    "host": lambda: (*component_names("host"), *processor_names()),
+    "link": lambda: component_names("link"),
+    "stack": stack_names,
+}
+"""Columns of names, and the names that each may have."""
+
+
+CARDS: Mapping[str, str] = {
+    "rtx-pro-6000-blackwell": "rtx-pro-6000",
+    "rtx-pro-6000-blackwell-workstation-edition": "rtx-pro-6000",
+    "rtx-6000-ada-generation": "rtx-6000-ada",
+    "ryzen-ai-max+-395": "strix-halo",
+    "8060s": "strix-halo",
+    "gb10": "dgx-spark",
+    "m2-ultra": "apple-m2-ultra",
+    "m3-ultra": "apple-m3-ultra",
+    "m4-max": "apple-m4-max",
+}
+"""Other names of accelerators, as `_plain` writes them."""
+
+STACKS: Mapping[str, str] = {
+    "ik-llama-cpp": "ik-llama",
+    "ik-llama": "ik-llama",
+    "llama-server": "llama-cpp",
+    "llama-bench": "llama-cpp",
+    "llamacpp": "llama-cpp",
+    "lm-studio": "llama-cpp",
+    "lmstudio": "llama-cpp",
+    "koboldcpp": "llama-cpp",
+    "ollama": "llama-cpp",
+    "kt-kernel": "ktransformers",
+    "ktransformers-sglang": "ktransformers",
+    "sglang-ktransformers": "ktransformers",
+    "sglang": "vllm",
+    "llamafile": "llama-cpp",
+    "sglang-kt-kernel": "ktransformers",
+    "zero-inference": "pytorch-eager",
+    "transformers": "pytorch-eager",
+}
+"""Other names of engines, as `_plain` writes them: programs of an engine, and engines that ours stand for."""
+
+
+def model_and_format(text: str) -> tuple[str, str]:
+    """A model as its file, its repository or a tag calls it, as we call it, and the format that this states ("": none):
+    `unsloth/Qwen3-30B-A3B-GGUF:Q4_K_M`. Two empty words for what is no model of ours, or a file that is there.
+    """
+    if not text or len(text) > 200 or Path(text).exists():
+        return "", ""
+    bare, mark, rest = text.partition("?")
+    name = re.sub(r"\.gguf$", "", re.sub(r"-\d{5}-of-\d{5}", "", bare.rpartition("/")[2]), flags=re.IGNORECASE)
+    parts = _QUANT.fullmatch(name.replace(":", "-"))
+    called, quant = (parts["name"], parts["quant"]) if parts else (name, "")
+    called = re.sub(r"[-_.]GGUF$", "", called, flags=re.IGNORECASE)
+    tag = _OF_OLLAMA.fullmatch(called)
+    known = (*architecture_names(), *SAME_AS)
+    spellings = (called, called.partition("_")[2], *(_of_tag(tag["family"], tag["tag"]) if tag else ()))
+    ours = next((name for name in (our_name("model", text) for text in spellings) if name in known), "")
+    return (f"{ours}{mark}{rest}", quant) if ours else ("", "")
+
+
+def card_with_memory(text: str) -> tuple[str, int]:
+    """A card that has more memory than it is sold with (`RTX 4090 48GB`), as we call it, and its GiB; ("", 0) for any
+    other name.
+    """
+    stated = _SIZE.search(_spelled("hardware", text))
+    if stated is None or our_name("hardware", text) in hardware_names():
+        return "", 0
+    card, n_gib = our_name("hardware", stated.string[: stated.start()]), int(stated["gb"])
+    if card not in component_names("accelerator") or _has_bytes(card, n_gib):
+        return "", 0
+    found = load_component("accelerator", card)
+    return (card, n_gib) if isinstance(found, Accelerator) and found.hbm_bytes <= n_gib * 2**30 else ("", 0)
+
+
+def _of_tag(family: str, tag: str) -> list[str]:
+    """What a tag of Ollama may be called: `qwen3:30b-a3b`, or its family alone where the tag is its size, as
+    `deepseek-r1:671b` is (`deepseek-r1:8b` is another model).
+    """
+    size = re.fullmatch(r"(\d+(?:\.\d+)?)b", tag)
+    whole = our_name("model", family)
+    if size is None or whole not in (*architecture_names(), *SAME_AS):
+        return [f"{family}-{tag}"]
+    same = abs(load_architecture(whole).total_params / (float(size[1]) * 1e9) - 1) < _AS_A_TAG_SAYS
+    return [f"{family}-{tag}", *([whole] if same else [])]
+
+
+def formats_as_ours(text: str, stack: str) -> str:
+    """A bare format as that of all matrices, the size of a file as theirs: `UD-Q4_K_XL (17.7 GB)` is `all=17.7GB`."""
+    text = text.strip()
+    if "=" in text or "," in text or not text:
+        return text
+    size = _FILE_SIZE.search(text)
+    if size is not None:
+        return f"all={size['number']}{size['unit']}"
+    if text.lower() == "mxfp4":  # of experts; what else there is is of other formats
+        return "all=mxfp4_moe" if "llama" in stack else "experts=mxfp4"
+    if re.match(r"ud[-_]", text, re.IGNORECASE):
+        text = text[3:]
+    text = _DYNAMIC.get(text.lower(), text)
+    return f"all={_PLAIN_FORMATS.get(text.lower(), text)}"
+
+
+def formats_of_file(model: str, text: str, stack: str) -> str:
+    """`formats_as_ours` of a file of `model`: llama.cpp keeps experts that were published in mxfp4."""
+    formats = formats_as_ours(text, stack)
+    if not _KEEPS_EXPERTS.match(model) or "llama" not in stack:
+        return formats
+    return re.sub(r"^(all=(?!mxfp4)[a-z]\w+)$", r"\1,experts=mxfp4", formats, flags=re.IGNORECASE)
+
+
+def machine_and_numbers(text: str) -> tuple[str, dict[str, float | str]]:
+    """A machine as we call it, and the numbers that its name states beside: the memory of `RTX 4090 48GB`."""
+    card, n_gib = card_with_memory(text)
+    return (card, {"accelerator.hbm_bytes": f"{n_gib}GiB"}) if card else (our_name("hardware", text), {})
+
+
+def is_known(column: str, text: str) -> bool:
+    """Whether `text` is a name of a column of `KNOWN`, as we write it or as others do."""
+    named = machine_and_numbers(text)[0] if column == "hardware" else part_as_ours(column, text)
+    return named.partition(":")[0] in KNOWN[column]()
+
+
+def part_as_ours(column: str, text: str) -> str:
+    """`our_name`, of a host with the memory that it states: `EPYC 7763:7x2400`."""
+    name, mark, memory = text.partition(":") if column == "host" else (text, "", "")
+    return f"{our_name(column, name)}{mark}{memory}"
+
+
+def unknown(column: str, text: str) -> UnknownName:
+    """The error for a name of a column of `KNOWN` that nobody knows: it names the nearest, as we write them."""
+    known, wanted = list(KNOWN[column]()), _spelled(column, text)
+    if column == "hardware" and wanted in _NO_CARD:
+        return UnknownName(
+            f"unknown hardware {text!r}: a machine is called by its accelerator; where all runs on the processor, name "
+            f"any that is there, and the design gpu_only@layers=cpu of --stack llama-cpp"
+        )
+    if column == "hardware" and _OF_APPLE.search(wanted):
+        known = [name for name in known if name.startswith("apple-")]
+    return unknown_name(column, text, known, spelled=wanted)
+
+
+def our_name(column: str, text: str) -> str:
+    """`text` as we write it, a name of a column of `KNOWN`; as it is where it is none, a path, or may be several."""
+    if text.endswith(_FILES) or "/" in text.replace(" w/ ", " ") or Path(text).exists():
+        return text
+    bare, mark, rest = text.partition("?")  # ?top_k=N
+    names = dict.fromkeys(KNOWN[column]())  # a host that has a file of its own is a processor too
+    if bare in names:
+        return text
+    wanted = _spelled(column, bare)
+    found = [name for name in names if _plain(name) == wanted]
+    if not found and column == "hardware":
+        found = _of_one_size(wanted, names) or _as_drivers_say(bare, names) or _by_number(wanted, names)
+    if not found and column == "host" and re.search(r"\dp(?:-2s)?$", wanted):  # a 7402P is a 7402 for one socket
+        found = [name for name in names if name == re.sub(r"p(-2s)?$", r"\1", wanted)]
+    if not found and column == "host" and re.search(r"^core-\d+k?f$", wanted):  # without graphics, else the same
+        found = [name for name in names if name == wanted[:-1]]
+    if not found and column == "host" and re.search(r"^\d{3,5}[a-z]+\d?[a-z]?$", wanted):  # its number alone
+        ends = (f"-{wanted}", f"-{wanted.removesuffix('f')}") if wanted.endswith("kf") else (f"-{wanted}",)
+        found = [name for name in names if name.endswith(ends) and not name.startswith("laptop-")]
+    return f"{found[0]}{mark}{rest}" if len(found) == 1 else text
+
+
+def _spelled(column: str, text: str) -> str:
+    """A name as ours are written, in the way of its column."""
+    plain = _plain(_BESIDE_CARD.sub(" ", text) if column == "hardware" else text)
+    match column:
+        case "stack":
+            plain = re.sub(r"[-+()]+", "-", plain).strip("-")
+            plain = re.sub(r"(?<=llama-cpp)-(?:rocm|hip|cuda|cublas|metal)$", "", plain)
+            return _plain(STACKS.get(plain, plain))
+        case "hardware":
+            plain = re.sub(r"-(\d{1,3})-gi?b$", r"-\1gb", plain)
+            apple = _APPLE.search(plain)
+            if re.search(r"\bai-max\+?-3[89]5\b|^strix-halo\b|^framework-desktop|\bevo-x2\b", plain):
+                return "strix-halo"
+            if re.search(r"\bgx10\b", plain):
+                return "dgx-spark"
+            return CARDS.get(plain, f"apple-m{apple['n']}-{apple['kind']}" if apple else plain)
+        case "link":
+            lanes = _PCIE.fullmatch(plain)
+            return f"pcie{lanes['generation']}-x{lanes['lanes'] or 16}" if lanes else plain
+        case "host":
+            both = _SOCKETS.fullmatch(text.strip())
+            name = _BESIDE_CPU.sub("", _plain(both["name"] or both["named"]) if both else plain)
+            name = re.sub(r"(?<=\d)v(?=\d$)", "-v", re.sub(r"^tr-(?=pro-)", "threadripper-", _CODENAMES.sub("", name)))
+            name = _SERIES.sub(_kept, re.sub(r"^(?=i[3579]-|ultra-[579]-)", "core-", name))
+            return f"{name}-2s" if both else name
+        case _:
+            return plain
+
+
+def _kept(match: re.Match[str]) -> str:
+    """Of a processor's name what ours keep: `ryzen-` of `ryzen-9-`."""
+    word: str = next(filter(None, match.groups()))
+    return word if word == "threadripper" else f"{word}-"
+
+
+def _by_number(wanted: str, names: Iterable[str]) -> list[str]:
+    """The card whose number is said without its family or without parting the two: `4090`, `RTX4090`, `3080Ti`."""
+    key = re.sub(r"(?<=\d)s$", "super", _number(wanted.replace("laptop", "mobile")))
+    found = [name for name in names if _number(name) == key]
+    return found or [name for name in names if _number(_SIZE.sub("", name)) == key]
+
+
+def _number(name: str) -> str:
+    return _FAMILIES.sub("", name)
+
+
+def _of_one_size(wanted: str, names: Iterable[str]) -> list[str]:
+    """A card of which one size is known, with or without that said: `rtx-3060` is `rtx-3060-12gb`, and so back."""
+    size = _SIZE.search(wanted)
+    if size is None:
+        return [name for name in names if _SIZE.sub("", name) == wanted and _SIZE.search(name)]
+    base = wanted[: size.start()]
+    return [name for name in names if name == base and _has_bytes(name, int(size["gb"]))]
+
+
+def _as_drivers_say(text: str, names: Iterable[str]) -> list[str]:
+    """The card that a driver names so, `NVIDIA H100 80GB HBM3`: by the words that tell cards apart, and its memory."""
+    words = words_of(text)
+    size = next((int(word.removesuffix("gb")) for word in words if re.fullmatch(r"\d{1,3}gb", word)), 0)
+    telling = {word for word in words if not BESIDE_NAMES.fullmatch(word)}
+    found = [name for name in names if {w for w in words_of(name) if not BESIDE_NAMES.fullmatch(w)} == telling]
+    if size:
+        found = [name for name in found if _has_bytes(name, size)]
+    if size or "pcie" in words:  # a driver that says no PCIe means the module
+        found = [name for name in found if ("pcie" in words_of(name)) == ("pcie" in words)] or found
+    return found if len(found) == 1 and telling else []
+
+
+def _has_bytes(name: str, n_gb: int) -> bool:
+    """Whether an accelerator has about so many GB; drivers keep some."""
+    card = load_component("accelerator", name)
+    return isinstance(card, Accelerator) and 0.9 * n_gb <= card.hbm_bytes / 2**30 <= 1.01 * n_gb
+
+
+def _plain(text: str) -> str:
+    """A name in small letters, its words parted by one dash, without its maker."""
+    return re.sub(r"[\s_./-]+", "-", _MAKERS.sub(" ", text.lower()).strip())

@@ -1,0 +1,101 @@
+"""Names as people write them, at the front door: on the command line and in Python."""
+
+from __future__ import annotations
+
+import pytest
+
+import pregate
+from pregate.cli.checks import names
+from tests.command_line import Run, runner
+from traces.errors import InvalidFile, UnknownName
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+    return runner(monkeypatch, capsys)
+
+
+@pytest.mark.parametrize(
+    ("written", "ours"),
+    [
+        ("RTX 3060", "rtx-3060-12gb"),
+        ("3060", "rtx-3060-12gb"),
+        ("NVIDIA GeForce RTX 4090", "rtx-4090"),
+        ("RTX4090", "rtx-4090"),
+        ("Strix Halo", "strix-halo"),
+        ("Ryzen AI Max+ 395", "strix-halo"),
+        ("M3 Ultra", "apple-m3-ultra"),
+        ("Mac Studio M3 Ultra", "apple-m3-ultra"),
+        ("NVIDIA H20", "h20"),
+        ("L40S", "l40s"),
+    ],
+)
+def test_a_machine_is_loaded_by_what_people_call_it(written: str, ours: str) -> None:
+    assert pregate.load_hardware(written).hardware == ours
+    names.hardware("--hardware", written)
+
+
+def test_a_card_with_more_memory_than_it_is_sold_with_has_it() -> None:
+    assert pregate.load_hardware("RTX 4090 48GB").machine.accelerator.hbm_bytes == 48 * 2**30
+    stated = pregate.load_hardware("RTX 4090 48GB", overrides={"accelerator.hbm_bytes": 40e9})
+    assert stated.machine.accelerator.hbm_bytes == 40_000_000_000
+
+
+def test_hosts_links_and_software_are_loaded_by_what_people_call_them() -> None:
+    hw = pregate.load_hardware("RTX 3090", "llama.cpp", {"host": "EPYC 7763:4x2400", "link": "PCIe 4.0 x8"})
+    ours = pregate.load_hardware("rtx-3090", "llama-cpp", {"host": "epyc-7763:4x2400", "link": "pcie4-x8"})
+    assert hw == ours
+    names.part_of_machine("host")("--host", "EPYC 7763:4x2400")
+    names.part_of_machine("host")("--host", "epyc-7763")
+    names.part_of_machine("link")("--link", "PCIe 4.0 x8")
+    names.stacks("--stack", "llama.cpp,Ollama")
+
+
+@pytest.mark.parametrize(
+    ("written", "told"),
+    [
+        ("RTX 9999 Ti", "did you mean 'rtx-"),
+        ("Mac Studio", "known: apple-m2-ultra, apple-m3-ultra, apple-m4-max$"),
+        ("M3 Max", "did you mean 'apple-m"),
+        ("none", "gpu_only@layers=cpu of --stack llama-cpp"),
+        ("CPU only", "gpu_only@layers=cpu of --stack llama-cpp"),
+    ],
+)
+def test_a_machine_that_nobody_knows_is_told_the_nearest_in_our_spelling(written: str, told: str) -> None:
+    with pytest.raises(UnknownName, match=told):
+        pregate.load_hardware(written)
+    with pytest.raises(UnknownName, match=told):
+        names.hardware("--hardware", written)
+
+
+@pytest.mark.parametrize(
+    ("written", "ours", "format"),
+    [
+        ("Qwen/Qwen3-30B-A3B-Instruct-2507", "qwen3-30b-a3b", "bf16"),
+        ("qwen3:30b-a3b", "qwen3-30b-a3b", "bf16"),
+        ("openai/gpt-oss-20b", "gpt-oss-20b", "mxfp4"),
+        ("unsloth/Qwen3-30B-A3B-GGUF:Q8_0", "qwen3-30b-a3b", "q8_0"),
+        ("Mixtral-8x7B", "mixtral-8x7b", "bf16"),
+    ],
+)
+def test_a_model_is_loaded_by_its_repository_or_tag(written: str, ours: str, format: str) -> None:
+    model = pregate.load_model(written)
+    assert (model.name, model.expert_dtype.name) == (ours, format)
+
+
+def test_a_format_that_is_given_stands_before_that_of_the_name() -> None:
+    model = pregate.load_model("unsloth/Qwen3-30B-A3B-GGUF:Q8_0", formats={"all": "q4_0"})
+    assert model.expert_dtype.name == "q4_0"
+
+
+def test_a_file_that_is_not_there_is_not_taken_for_a_model_of_its_name() -> None:
+    with pytest.raises(InvalidFile, match=r"no such file.*or ask about qwen3-30b-a3b with --formats all=Q4_K_M"):
+        pregate.load_model("Qwen3-30B-A3B-Q4_K_M.gguf")
+
+
+@pytest.mark.parametrize(("bare", "whole"), [("q4_k_m", "all=q4_k_m"), ("Q8_0", "all=q8_0"), ("18GB", "all=18GB")])
+def test_a_bare_format_is_that_of_a_file(run: Run, bare: str, whole: str) -> None:
+    asked = ["compare", "qwen3-30b-a3b", "--hardware", "3090", "--policies", "on_demand", "--output-tokens", "2"]
+    shown = [run(*asked, "--input-tokens", "4", "--format", "json", "--formats", text) for text in (bare, whole)]
+    assert shown[0] == shown[1]
+    assert shown[0][0] == 0
