@@ -24,7 +24,7 @@ __all__ = [
     "card_with_memory",
     "formats_as_ours",
     "formats_of_file",
-    "is_known",
+    "is_name_of",
     "machine_and_numbers",
     "model_and_format",
     "our_name",
@@ -204,7 +204,7 @@ def machine_and_numbers(text: str) -> tuple[str, dict[str, float | str]]:
     return (card, {"accelerator.hbm_bytes": f"{n_gib}GiB"}) if card else (our_name("hardware", text), {})
 
 
-def is_known(column: str, text: str) -> bool:
+def is_name_of(column: str, text: str) -> bool:
     """Whether `text` is a name of a column of `KNOWN`, as we write it or as others do."""
     named = machine_and_numbers(text)[0] if column == "hardware" else part_as_ours(column, text)
     return named.partition(":")[0] in KNOWN[column]()

@@ -12,6 +12,7 @@ from offload.policy import Policy
 from offload.slots.memory import CapacityExceeded
 from pregate.ask.capturing.request import Request, request
 from pregate.card.job import Workpiece
+from pregate.engines.flag_table import engine_of
 from traces.errors import InvalidInput
 from traces.model.architecture import ModelArchitecture
 
@@ -22,6 +23,7 @@ __all__ = [
     "Planned",
     "all_planned",
     "designs_of",
+    "offered",
     "plan_design",
     "runs_on",
     "stacks_for",
@@ -54,13 +56,22 @@ ENGINES: Mapping[str, tuple[str, ...]] = ReadOnly(
             "gpu_only@experts=cpu",
             "gpu_only@layers=cpu:{fewest}",
             "gpu_only@layers=cpu",
-            "gpu_only@weights=stream",
+        ),
+        "ik-llama": (
+            "gpu_only",
+            "gpu_only@experts=cpu:{fewest}",
+            "gpu_only@experts=cpu",
+            "gpu_only@layers=cpu:{fewest}",
+            "gpu_only@layers=cpu",
         ),
         "ktransformers": ("gpu_only@experts=cpu:keep={most}", "gpu_only@experts=cpu"),
         "vllm": ("gpu_only", "prefetch_all"),
     }
 )
-"""What engines offer, by stack. `{fewest}`: as few layers as fit, `{most}`: as many experts a layer as fit."""
+"""What engines offer, by engine. `{fewest}`: as few layers as fit, `{most}`: as many experts a layer as fit."""
+
+_LOOKED_AT = ("llama-cpp", "ktransformers", "vllm")
+"""Engines of which a card looks at the designs where no stack is named; a fork is asked for by name."""
 
 _RELEASED: Mapping[str, tuple[str, ...]] = ReadOnly(
     {"fastertransformer": ("gpu_only", "on_demand", "on_demand+lru", "pregate", "pregate+lru", "prefetch_all")}
@@ -105,7 +116,7 @@ def stacks_for(model: ModelArchitecture, default: str, shipped: tuple[str, ...],
 
     An encoder-decoder runs on none of the engines.
     """
-    engines = [name for name in ENGINES if name in shipped and _reads(name, model) and runs_on(name, vendor)]
+    engines = [name for name in _LOOKED_AT if name in shipped and _reads(name, model) and runs_on(name, vendor)]
     return tuple(dict.fromkeys([*([] if model.is_encoder_decoder else engines), default, RESEARCH]))
 
 
@@ -120,16 +131,18 @@ def runs_on(stack: str, vendor: str) -> bool:
     return vendors is None or vendor.casefold() in (name.casefold() for name in vendors)
 
 
+def offered(stack: str) -> tuple[str, ...]:
+    """What an engine offers that `stack` is, in whatever build, or code that was released; none where it is neither."""
+    engine = engine_of(stack)
+    return ENGINES.get(stack if engine is None else engine.engine, ()) or _RELEASED.get(stack, ())
+
+
 def designs_of(model: ModelArchitecture, stack: str, *, beside_engines: bool = False) -> tuple[str, ...]:
     """The designs of a stack, with `{fewest}` and `{most}` still open. An encoder-decoder has no placements.
 
     `beside_engines`: what engines offer is theirs to run, and this project's runtime is asked for the rest.
     """
-    named = (
-        ENGINES.get(stack)
-        or _RELEASED.get(stack)
-        or ((() if beside_engines and stack == RESEARCH else _PLACED) + _MOVING)
-    )
+    named = offered(stack) or ((() if beside_engines and stack == RESEARCH else _PLACED) + _MOVING)
     return tuple(name for name in named if not (model.is_encoder_decoder and "@" in name))
 
 
@@ -197,11 +210,11 @@ def all_planned(
     nothing is copied within it. `more`: designs beside these, on stacks that are no engine's where there is one:
     engines have designs of their own.
     """
-    free = [stack for stack in platforms if stack not in ENGINES] or list(platforms)
+    free = [stack for stack in platforms if not offered(stack)] or list(platforms)
     fits_whole = False
     for stack, hw in platforms.items():
         seen: set[str] = set()
-        named = designs_of(model, stack, beside_engines=any(other in ENGINES for other in platforms))
+        named = designs_of(model, stack, beside_engines=any(map(offered, platforms)))
         for name in (*(one for one in named if not (hw.machine.has_one_memory and _copies(one))),
                      *(more if stack in free else ())):  # fmt: skip
             if "{" in name and fits_whole:

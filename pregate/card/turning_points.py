@@ -21,7 +21,7 @@ from pregate.ask.capturing.request import request
 from pregate.ask.timing.intervals import measured, prepared
 from pregate.card.choice import Ranking, weakest
 from pregate.card.design_schedules import DesignSchedules
-from pregate.card.designs import ENGINES, EngineDesign, Planned, plan_design
+from pregate.card.designs import EngineDesign, Planned, offered, plan_design
 from pregate.card.job import Workpiece
 from pregate.card.judged import Judged, judge, objective_of
 from pregate.card.speed_limit import ROOMY, with_memory
@@ -163,7 +163,7 @@ def _resident(model: ModelArchitecture, work: Workpiece, choice: Ranking) -> Tur
     best = choice.best
     if best.design.policy == "gpu_only":
         return None
-    engines = [one.planned.hw for one in choice.ranked if "gpu_only" in ENGINES.get(one.design.stack, ())]
+    engines = [one.planned.hw for one in choice.ranked if "gpu_only" in offered(one.design.stack)]
     hw = next(iter(engines), best.planned.hw)
     try:
         plan_design(model, hw, work, "gpu_only")

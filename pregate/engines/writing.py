@@ -22,7 +22,7 @@ from offload.policies import policy_named
 from offload.policy import Policy
 from pregate.card.designs import EngineDesign
 from pregate.card.job import RequestLoad
-from pregate.engines.flag_table import EngineFlags, engines
+from pregate.engines.flag_table import EngineFlags, engine_of, engines
 from traces.model.architecture import ModelArchitecture
 
 __all__ = ["NO_OPS", "Flags", "benchmark_of", "flags_of", "named"]
@@ -52,9 +52,13 @@ def named(command: str, weights: str) -> str:
 def flags_of(design: EngineDesign, model: ModelArchitecture, hw: Platform, job: RequestLoad) -> Flags:
     """The flags of a design on the engine that its stack is of."""
     policy = policy_named(design.policy)
-    writer = _WRITERS.get(design.stack)
+    engine = engine_of(design.stack)
+    writer = _WRITERS.get(design.stack if engine is None else engine.engine)
     if writer is not None:
-        return writer(policy, model, hw, job)
+        flags = writer(policy, model, hw, job)
+        if engine is None or engine.engine == design.stack:
+            return flags
+        return _with_doubt(flags, f"flags are those of {engine.engine} today")
     told = f"no engine serves {design.policy}"
     if hw.machine.accelerator.vendor.casefold() == "nvidia":
         told += f"; `pregate run {model.name} --policy {shlex.quote(design.policy)}` runs it layer by layer"
@@ -65,18 +69,28 @@ def flags_of(design: EngineDesign, model: ModelArchitecture, hw: Platform, job: 
     return Flags("", told)
 
 
+def _with_doubt(flags: Flags, doubt: str) -> Flags:
+    return Flags(flags.command, "; ".join(filter(None, (flags.left_out, doubt * bool(flags.command)))))
+
+
 def benchmark_of(stack: str, job: RequestLoad) -> str:
     """The command of an engine's own benchmark that times such requests; "" for a stack without one."""
     tokens = job.input_tokens, job.output_tokens, job.batch
-    return _BENCHMARKS.get(stack, "").format(*tokens, context=sum(tokens[:2]) * job.batch)
+    engine = engine_of(stack)
+    return _BENCHMARKS.get(stack if engine is None else engine.engine, "").format(
+        *tokens, context=sum(tokens[:2]) * job.batch
+    )
 
 
 def _llama_cpp(policy: Policy, model: ModelArchitecture, hw: Platform, job: RequestLoad) -> Flags:
     engine = engines()["llama-cpp"]
     if not policy.resident:
         return _llama_cache(policy, model, engine, _ends(engine, job))
-    words, left_out = _placed(policy, model, engine, "llama-cpp")
-    return Flags(" ".join([*words, engine.words("fitted", "off"), _ends(engine, job)]), "; ".join(left_out))
+    words, left_out = _placed(policy, model, engine, hw.stack.name)
+    fitted = (
+        [engine.words("fitted", "off")] if hw.stack.name == engine.engine else []
+    )  # earlier builds leave nothing open
+    return Flags(" ".join([*words, *fitted, _ends(engine, job)]), "; ".join(left_out))
 
 
 def _ends(engine: EngineFlags, job: RequestLoad) -> str:
@@ -226,7 +240,7 @@ _BENCHMARKS: Mapping[str, str] = ReadOnly(
         "vllm": "vllm bench latency --model MODEL --input-len {0} --output-len {1} --batch-size {2}",
     }
 )
-"""What times requests of so many tokens in and out, so many at once, by stack; beside the flags of the design."""
+"""What times requests of so many tokens in and out, so many at once, by engine; beside the flags of the design."""
 
 
 _WRITERS: Mapping[str, Callable[[Policy, ModelArchitecture, Platform, RequestLoad], Flags]] = ReadOnly(
@@ -238,4 +252,4 @@ _WRITERS: Mapping[str, Callable[[Policy, ModelArchitecture, Platform, RequestLoa
         "fastertransformer": _fastertransformer,
     }
 )
-"""What writes the flags, by stack."""
+"""What writes the flags, by engine, or by stack where that is none."""

@@ -130,9 +130,9 @@ def _named_or_file(what: str, word: str, names: Sequence[str]) -> None:
     if Path(word).suffix in (".yaml", ".yml", ".json"):
         file("", word)
         return
-    from pregate.spellings import is_known, unknown
+    from pregate.spellings import is_name_of, unknown
 
-    if not is_known(what, word):
+    if not is_name_of(what, word):
         raise unknown(what, word)
 
 

@@ -5,11 +5,13 @@ from __future__ import annotations
 import pytest
 
 import pregate
-from pregate.card.designs import plan_design, stacks_for
+from offload.slots.memory import CapacityExceeded
+from pregate.card.designs import ENGINES, plan_design, stacks_for
 from pregate.card.job import RequestLoad, workpiece
 from pregate.card.judged import judge
 from pregate.card.narrowing import narrowing
 from pregate.card.plan import plan
+from pregate.engines.writing import flags_of
 from traces.model.architecture import ModelArchitecture
 
 LOAD = RequestLoad(24, 40, 1)
@@ -37,6 +39,30 @@ def test_engines_that_cannot_run_a_model_are_not_asked() -> None:
 def test_engines_are_asked_on_the_accelerators_that_they_run_on(vendor: str, engines: set[str]) -> None:
     plain = pregate.load_model("mixtral-8x7b")
     assert set(stacks_for(plain, "streams", (*engines, "ktransformers", "vllm"), vendor)) == {*engines, "streams"}
+
+
+@pytest.mark.parametrize("stack", ["ik-llama", "llama-cpp-2025", "ktransformers-llamafile"])
+def test_a_verdict_on_an_engine_in_whatever_build_is_among_what_it_runs(model: ModelArchitecture, stack: str) -> None:
+    """Pre-gating, caches and answers to a miss are no designs of an engine, whichever of its builds is asked."""
+    found = plan(model, "rtx-4090", LOAD, stacks=[stack], overrides={"hbm_bytes": 1.1e9})
+    assert all(one.design.policy.startswith("gpu_only") for one in (*found.choice.ranked, *found.choice.beside))
+    assert found.best.design.stack == stack
+    assert found.flags.command
+
+
+def test_every_design_of_an_engine_has_flags_that_say_all_of_it(model: ModelArchitecture) -> None:
+    """What the flags leave out is nothing of where weights are (`-ngl` counts the output apart)."""
+    work = workpiece(model, LOAD)
+    for engine, designs in ENGINES.items():
+        hw = pregate.load_hardware("rtx-4090", engine, {"hbm_bytes": 1.1e9})
+        for name in designs:
+            try:
+                planned = plan_design(model, hw, work, name)
+            except CapacityExceeded:
+                continue
+            flags = flags_of(planned.design, model, hw, LOAD)
+            assert flags.command, name
+            assert "cannot" not in flags.left_out, name
 
 
 def test_nothing_is_copied_within_one_memory(model: ModelArchitecture) -> None:
