@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from bisect import bisect_right
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
@@ -14,16 +13,10 @@ from numpy.typing import NDArray
 from offload.ops import Lane, Work
 from offload.schedule import COLUMNS, Schedule
 
-__all__ = ["EXPERT", "LAYER", "ROW", "STEP", "OpBlock", "Part", "Recorder", "assemble"]
+__all__ = ["Part", "Recorder", "assemble"]
 
 _RECORDED = ("lane", "cost", "step", "layer", "expert", "slot", "hbm_acquired", "hbm_released", "priority")
 """The columns that an op is recorded with, in order; the others follow from its work, or come later."""
-
-_N_FEW = 5
-"""The first of them, which ops that are written at once have."""
-
-ROW, STEP, LAYER, EXPERT = (_RECORDED.index(name) for name in ("cost", "step", "layer", "expert"))
-"""Where some of them are."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -64,20 +57,11 @@ def assemble(parts: Iterable[Part], static_bytes: int = 0) -> Schedule:
     return Schedule(**arrays, works=tuple(rows), static_bytes=static_bytes)
 
 
-class OpBlock(NamedTuple):
-    """Consecutive ops: (n, n_recorded) as recorded, how many ops each waits for (n,), and these, op after op."""
-
-    ops: NDArray[np.int64]
-    n_after: NDArray[np.int64]
-    after: NDArray[np.int64]
-
-
 class _Run(NamedTuple):
     """Consecutive ops of one step that were written at once, after `n_before` that were issued one by one, which wait
     for `n_deps_before` ops. `lane`, `step`, `layer`, `expert`: of all of them, or of each, (n,).
 
-    `n_after` (n,): how many of `after` each waits for, one op after the other; None: each for all of them. `rest`: the
-    other columns, (n, n_rest), None where they say nothing.
+    `n_after` (n,): how many of `after` each waits for, one op after the other; None: each for all of them.
     """
 
     first: int
@@ -90,7 +74,6 @@ class _Run(NamedTuple):
     step: int | NDArray[np.int64]
     layer: int | NDArray[np.int64]
     expert: int | NDArray[np.int64]
-    rest: NDArray[np.int64] | None = None
 
     @property
     def n_deps(self) -> int:
@@ -250,62 +233,25 @@ class Recorder:
         self._first += len(self._runs[-1].rows)
         return first
 
-    @property
-    def n_marks(self) -> int:
-        """Ops that later ones have made give back more, or pointless."""
-        return len(self._released) + len(self._cancelled)
-
-    def since(self, op: int) -> tuple[OpBlock, list[Work]]:
-        """The ops from `op` on, which are not taken yet, and the work of each."""
-        i_run = max(bisect_right(self._runs, op, key=lambda run: run.first) - 1, 0)
-        first = self._base
-        if self._runs and self._runs[i_run].first <= op:
-            n_before, first = self._runs[i_run].n_before, self._runs[i_run].first
-        else:
-            n_before, i_run = op - self._base, 0
-            first = op
-        columns, n_after, after = self._columns(n_before, i_run)
-        skipped = op - first
-        ops = np.stack([columns[name].astype(np.int64) for name in _RECORDED], axis=1)[skipped:]
-        works = list(self._rows)
-        block = OpBlock(ops, n_after[skipped:], after[int(n_after[:skipped].sum()) :].astype(np.int64))
-        return block, [works[row] for row in block.ops[:, ROW].tolist()]
-
-    def append(self, block: OpBlock) -> None:
-        """Append ops that are written already, their rows numbered by `row`."""
-        ops = block.ops
-        lane, rows, step, layer, expert = (np.ascontiguousarray(ops[:, i]) for i in range(_N_FEW))
-        others = ops[:, _N_FEW:]
-        rest = others if np.any(others != [*_NO_REST.values()]) else None
-        self._append(rows, block.n_after, block.after, lane, step, layer, expert, rest)
-
-    def _columns(
-        self, n_before: int = 0, i_run: int = 0
-    ) -> tuple[dict[str, NDArray[Any]], NDArray[np.int64], NDArray[np.int32]]:
-        """The ops but `n_before` that were issued one by one, and the runs from `i_run` on, in order: their columns,
-        how many ops each waits for, and these.
-        """
-        ops, runs = self._ops[n_before:], self._runs[i_run:]
-        deps_before = self._dep_end[n_before - 1] if n_before else 0
-        width = len(_RECORDED)
+    def _columns(self) -> tuple[dict[str, NDArray[Any]], NDArray[np.int64], NDArray[np.int32]]:
+        """The columns of all ops in order, how many ops each waits for, and these."""
+        ops, runs, width = self._ops, self._runs, len(_RECORDED)
         flat = np.fromiter(chain.from_iterable(ops), np.int64, len(ops) * width).reshape(-1, width)
         issued = {name: flat[:, i].astype(COLUMNS[name]) for i, name in enumerate(_RECORDED)}
-        ends = np.array([deps_before, *self._dep_end[n_before:]], np.int64)
-        n_after, after = ends[1:] - ends[:-1], np.array(self._dep[deps_before:], np.int32)
+        ends = np.array([0, *self._dep_end], np.int64)
+        n_after, after = ends[1:] - ends[:-1], np.array(self._dep, np.int32)
         if not runs:
             return issued, n_after, after
-        order = _Order(len(ops), [run.n_before - n_before for run in runs], [len(run.rows) for run in runs])
+        order = _Order(len(ops), [run.n_before for run in runs], [len(run.rows) for run in runs])
         written: dict[str, Sequence[Any]] = {
             "lane": [run.lane for run in runs], "cost": [run.rows for run in runs],
             "step": [run.step for run in runs], "layer": [run.layer for run in runs],
             "expert": [run.expert for run in runs],
         }  # fmt: skip
-        for i, (name, none) in enumerate(_NO_REST.items()):
-            written[name] = [none if run.rest is None else run.rest[:, i] for run in runs]
+        written |= {name: [none] * len(runs) for name, none in _NO_REST.items()}
         columns = {name: order.of(values, written[name]) for name, values in issued.items()}
         waits = order.of(n_after, [len(run.after) if run.n_after is None else run.n_after for run in runs])
-        n_deps_before = [run.n_deps_before - deps_before for run in runs]
-        order = _Order(len(after), n_deps_before, [run.n_deps for run in runs])
+        order = _Order(len(after), [run.n_deps_before for run in runs], [run.n_deps for run in runs])
         return columns, waits, order.of(after, [run.waits for run in runs])
 
     def release_after(self, op: int, n_bytes: int) -> None:

@@ -17,7 +17,6 @@ from offload.decoding.drafting import Draft
 from offload.decoding.micro_batches import MicroBatches, micro_batches_of, tokens_of
 from offload.decoding.moe_blocks import Blocks
 from offload.decoding.passes import passes_of
-from offload.decoding.repeated_passes import RepeatedPasses, may_repeat
 from offload.decoding.token_mixing import TokenMixing
 from offload.decoding.unions import Unions, unions_of, unions_of_counts
 from offload.decoding.work_rows import Works
@@ -103,17 +102,15 @@ class DecodeLoop:
         self._running: set[int] = set()
         self.next_step: list[Fetch] = []  # of the next step, for blocks that have not run in this one
         self._split_of: dict[int, tuple[Work, Work]] = {}  # identity of an attention of this pass -> its two sides
-        self.mixing: list[list[Work]] = []  # the works that mix the tokens of this pass, by layer
         self.micro: MicroBatches | None = None  # of a pass that computes its layers in several
         drafts = policy.speculation
         self.draft = None if drafts is None else Draft(drafts, lambda what: self.compute(what, -1))
 
     def parts(self, steps: Iterable[Step]) -> Iterator[Part]:
         """The schedule of `steps`, some hundred thousand ops at a time."""
-        run = RepeatedPasses(self).run if may_repeat(self, self.policy, self.execution) else self.run
         for step in steps:
             for one, n_heads in passes_of(step, self.model, self.execution):
-                run(one, n_heads)
+                self.run(one, n_heads)
             full = self.recorder.n_alone >= _PART_OPS or len(self.recorder) >= _PART_RUNS
             if full and not self.memory.holds_ahead:
                 yield self.recorder.take(self._live_ops())
@@ -160,20 +157,10 @@ class DecodeLoop:
         blocks = Blocks(self, policy, decisions, first, unions, step, encoding)
         mixing = self._mixing.of_parts(parts, stack, encoding, self._decompresses(step))
         self.micro = None if counts is None else self._in_micro_batches(parts, mixing, counts)
-        self.mixing = mixing[0]
         self.last_op = -1
         self._split_of.clear()
         away = not encoding and not self.host_side.placed.is_plain
         return _Layers(stack, blocks, {layer: i for i, layer in enumerate(stack.moe_layers)}, mixing[0], away)
-
-    def pass_by(self, step: Step) -> list[list[Work]]:
-        """A decode pass that somebody else writes: what mixes its tokens, by layer."""
-        self.i_step, self.phase, self.n_tokens = step.i_step, Phase(step.phase), len(step.experts)
-        sequences = set(step.sequence.tolist())
-        self.new_request, self._running = self._running.isdisjoint(sequences), sequences
-        self._split_of.clear()
-        self.mixing = self._mixing.of(step, self.model.decoder, False, self._decompresses(step))
-        return self.mixing
 
     def _layer(self, layer: int, layers: _Layers) -> None:
         """One layer: what mixes its tokens, then its experts or its dense part, where it has one."""

@@ -90,11 +90,12 @@ def micro_batches_of(step: Step, n_sequences: int) -> list[Step]:
         groups = [group == i for i in range(int(group.max()) + 1)]
     if len(groups) == 1:
         return [step]
-    weights, parts = step.gate_weights, []
+    weights, rejected, parts = step.gate_weights, step.rejected, []
     for mine in groups:
         part = replace(
             step, experts=step.experts[mine], sequence=step.sequence[mine], position=step.position[mine],
             gate_weights=None if weights is None else weights[mine],
+            rejected=None if rejected is None else rejected[mine],
         )  # fmt: skip
         parts.append(part)
     return parts

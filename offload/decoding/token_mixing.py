@@ -45,9 +45,8 @@ class TokenMixing:
     def of_parts(
         self, parts: Sequence[Step], stack: LayerStack, encoding: bool, decompresses: bool
     ) -> list[list[list[Work]]]:
-        """`of` each of several micro-batches of one pass."""
-        alike = stack.is_uniform and not encoding and not stack.cross_attention
-        if len(parts) == 1 or not alike or any(part.rejected is not None for part in parts):
+        """`of` each of several micro-batches of one pass; an encoder's is never split."""
+        if len(parts) == 1 or not stack.is_uniform or stack.cross_attention:
             return [self.of(part, stack, encoding, decompresses) for part in parts]
         seen = contexts_of(parts)
         columns = seen.by_pair(seen.longest), seen.by_token(seen.context), seen.n_sequences

@@ -21,7 +21,7 @@ from offload.slots.host_tier import HostTier
 from traces.model.architecture import ModelArchitecture
 from traces.model.layer_bytes import layer_weight_bytes
 
-__all__ = ["Hop", "HostSide", "State", "listed_cells", "scores_of", "split_attention", "streams_experts"]
+__all__ = ["Hop", "HostSide", "listed_cells", "scores_of", "split_attention", "streams_experts"]
 
 _WAIT = Work(OpKind.WAIT)
 _BUSY = Work(OpKind.ISSUE, n_copies=0)
@@ -44,27 +44,6 @@ class Hop(NamedTuple):
     lane: Lane
     what: Work
     after: int
-
-
-_Counted = int | None
-"""An op counted from another one; None for no op."""
-
-State = tuple[
-    bool,
-    tuple[_Counted, ...],
-    tuple[tuple[int, _Counted], ...],
-    tuple[tuple[str, tuple[_Counted, ...]], ...],
-    tuple[tuple[int, tuple[str, ...]], ...],
-]
-"""Of a run away from the accelerator, between two passes."""
-
-
-def _counted(op: int, base: int) -> _Counted:
-    return op - base if op >= 0 else None
-
-
-def _at(op: _Counted, base: int) -> int:
-    return -1 if op is None else op + base
 
 
 def split_attention(what: Work, share: float) -> tuple[Work, Work]:
@@ -123,22 +102,6 @@ class HostSide:
         """The ops that a later op may have to wait for."""
         readers = (op for buffers in self._readers.values() for op in buffers)
         return [op for op in (*readers, self._last, *self.waits) if op >= 0]
-
-    def state(self, base: int) -> State:
-        """What later ops depend on, ops counted from `base`, which is no op yet: equal where two runs go on alike."""
-        readers = tuple((what, tuple(_counted(op, base) for op in ops)) for what, ops in self._readers.items())
-        streamed = tuple((layer, _counted(op, base)) for layer, op in self._streamed.items())
-        in_use = tuple((layer, tuple(whats)) for layer, whats in self._in_use.items())
-        last = tuple(_counted(op, base) for op in (self._arrived, self._last, self._before, *self.waits))
-        return self._is_here, last, streamed, readers, in_use
-
-    def resume(self, state: State, base: int) -> None:
-        """Go on from a state as if the ops from `base` on had led to it."""
-        self._is_here, last, streamed, readers, in_use = state
-        self._arrived, self._last, self._before, *self.waits = (_at(op, base) for op in last)
-        self._streamed = {layer: _at(op, base) for layer, op in streamed}
-        self._readers = {what: [_at(op, base) for op in ops] for what, ops in readers}
-        self._in_use = {layer: list(whats) for layer, whats in in_use}
 
     def take_waits(self) -> list[int]:
         """What the next op of the compute stream waits for, which then is no more."""
