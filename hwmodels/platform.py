@@ -18,11 +18,11 @@ from hwmodels.specs.machine_fields import FIELDS
 from hwmodels.specs.machine_files import hardware_names, load_machine
 from hwmodels.specs.overrides import with_overrides
 from hwmodels.specs.spec import Accelerator, MachineSpec
-from hwmodels.stack import CONSTANTS, OPTIONAL, SoftwareStack, check_constant, load_stack
+from hwmodels.stack import CONSTANTS, OPTIONAL, VENDORS, SoftwareStack, check_constant, load_stack, stack_names
 from offload.execution import Execution
 from traces.errors import InvalidInput, unknown_name
 
-__all__ = ["Platform", "load_platform", "measured_machine", "platform_of"]
+__all__ = ["Platform", "load_platform", "machines_of", "measured_machine", "platform_of"]
 
 DEFAULT_STACK = "streams"
 """The stack of a machine that no fit was made on: what this project's own runtime executes."""
@@ -148,7 +148,7 @@ def load_platform(
 
     `overrides`: dotted keys of the machine (`link.h2d_bytes_per_s`) or of the stack (`stack.sync_s`), SI numbers
     or text with a unit; `stack.host_memory` is a kind of `HOST_MEMORY`. Raises `UnknownName` for typos,
-    `InvalidInput` for impossible values.
+    `InvalidInput` for impossible values, or a stack that runs on nothing of that maker.
     """
     found = _fit_of(hardware, stack)
     if found is not None:
@@ -158,10 +158,30 @@ def load_platform(
         fitted = [name.split(".")[1] for name in fit_names() if name.split(".")[0] == machine.accelerator.name]
         stack = next((name for name in fitted if name not in _OF_TABLES), DEFAULT_STACK)
     ours, theirs, chosen = _split(overrides or {}, load_stack(stack))
+    _check_maker(machine.accelerator, chosen)
     fit = _best_fit(machine.accelerator, stack)
     if fit is not None and fit.hardware == machine.accelerator.name:
         machine = _measured(fit, machine)
     return Platform(with_overrides(machine, theirs), chosen, fit, ours)
+
+
+def machines_of(stack: str | None) -> tuple[str, ...]:
+    """The machines that ship and that `stack` runs on; None: all."""
+    if stack is None or not load_stack(stack).vendors:
+        return hardware_names()
+    return tuple(name for name in hardware_names() if load_stack(stack).runs_on(_published(name).accelerator.vendor))
+
+
+def _check_maker(accelerator: Accelerator, stack: SoftwareStack) -> None:
+    """Raise `InvalidInput` where the stack does not run on what the maker makes; of a maker unknown here, it may."""
+    vendor = accelerator.vendor.casefold()
+    if stack.runs_on(vendor) or vendor not in (name.casefold() for name in VENDORS):
+        return
+    others = [name for name in stack_names() if load_stack(name).runs_on(vendor)]
+    raise InvalidInput(
+        f"stack {stack.name} runs on accelerators of {' or '.join(stack.vendors)}, {accelerator.name} is of "
+        f"{accelerator.vendor}: choose another stack ({', '.join(others)})"
+    )
 
 
 def _measured(fit: Fit, machine: MachineSpec) -> MachineSpec:

@@ -21,7 +21,7 @@ from offload.ops import KINDS, OpKind, Work
 from traces.documents import Section, read_yaml
 from traces.errors import InvalidFile, InvalidInput, unknown_name
 
-__all__ = ["BACKEND_STACKS", "CONSTANTS", "FLOORS", "OPTIONAL", "SoftwareStack", "load_stack", "stack_names"]
+__all__ = ["BACKEND_STACKS", "CONSTANTS", "FLOORS", "OPTIONAL", "VENDORS", "SoftwareStack", "load_stack", "stack_names"]
 
 CONSTANTS: dict[str, str] = {
     "launch_s": "time",
@@ -89,6 +89,9 @@ hbm_efficiency. The floors
 (`hwmodels.kernels.floors`): the least device time of a GEMM, of an attention kernel, and of a fused op of experts,
 of 16 bits a weight or fewer (narrow)."""
 
+VENDORS = ("NVIDIA", "AMD", "Apple", "Intel")
+"""Makers of accelerators that a stack may be bound to."""
+
 FLOORS = ("gemm", "attention", "experts", "narrow_experts")
 """Kinds of kernel that a stack may state a floor for, in a section `floors` of its file."""
 
@@ -132,6 +135,7 @@ class SoftwareStack:
     `graph_tokens`: tokens of a pass, at most, that is launched as one CUDA graph; 0: any. `fused_tile`: of its fused op
     of experts; `row_blocks`: of products of one row. `packed_compute`: the
     format in which weights that are unpacked are multiplied; empty: that of the activations. `constants`: by name.
+    `vendors`: whose accelerators it runs on; none: any's.
     """
 
     name: str
@@ -149,6 +153,11 @@ class SoftwareStack:
     graph_tokens: int = 0
     row_blocks: RowBlocks = NO_ROW_BLOCKS
     packed_compute: str = ""
+    vendors: tuple[str, ...] = ()
+
+    def runs_on(self, vendor: str) -> bool:
+        """Whether its documents say that it runs on accelerators of `vendor`."""
+        return not self.vendors or vendor.casefold() in (name.casefold() for name in self.vendors)
 
     def launches_of(self, work: Work) -> int:
         """Kernels that an op launches; each matrix of an expert alone has one, the last what is left of an expert's.
@@ -217,9 +226,19 @@ def _shipped_stack(name: str) -> SoftwareStack:
         graph_tokens=more["graph_tokens"],
         row_blocks=read_row_blocks(section),
         packed_compute=section.text("packed_compute", ""),
+        vendors=_vendors(section),
     )
     section.done()
     return stack
+
+
+def _vendors(section: Section) -> tuple[str, ...]:
+    """Whose accelerators a stack runs on, as its documents say; none: any's."""
+    stated = section.take("vendors", optional=True) or []
+    for vendor in stated if isinstance(stated, list) else [stated]:
+        if vendor not in VENDORS:
+            raise unknown_name("maker of accelerators", str(vendor), VENDORS, section.where)
+    return tuple(stated)
 
 
 def _sources(section: Section) -> dict[str, str]:

@@ -45,10 +45,14 @@ class LayerRange:
             )
 
     def of(self, n_layers: int) -> range:
-        """Those of them that a stack of `n_layers` has. Raises `InvalidInput` where it has none of them."""
+        """They, of a stack of `n_layers`. Raises `InvalidInput` where it has fewer."""
         if self.first >= n_layers:
             raise InvalidInput(f"layers from {self.first} on: there are {n_layers}, the last is {n_layers - 1}")
-        return range(self.first, n_layers if self.last is None else min(self.last + 1, n_layers))
+        if self.last is not None and self.last >= n_layers:
+            said = f"layers {self.first}-{self.last}" if self.first else f"{self.last + 1} layers"
+            everything = f"{self.first}- for the rest" if self.first else "leave the number out for all"
+            raise InvalidInput(f"{said}: there are {n_layers}; {everything}")
+        return range(self.first, n_layers if self.last is None else self.last + 1)
 
     def __str__(self) -> str:
         if self.last is None:

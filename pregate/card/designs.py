@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from hwmodels.platform import Platform
 from hwmodels.quantity import ReadOnly
+from hwmodels.stack import load_stack
 from offload.policies import policy_named
 from offload.policy import Policy
 from offload.slots.memory import CapacityExceeded
@@ -25,7 +26,6 @@ __all__ = [
     "designs_of",
     "offered",
     "plan_design",
-    "runs_on",
     "stacks_for",
 ]
 
@@ -85,9 +85,6 @@ _BY_FORMAT = {
 }
 """Formats of experts that an engine reads, by the start of their names; None: any."""
 
-_VENDORS = {"ktransformers": ("NVIDIA",), "vllm": ("NVIDIA", "AMD")}
-"""Whose accelerators an engine runs on with the flags that a card writes (`engines/flags.yaml`); no entry: any."""
-
 
 @dataclass(frozen=True, slots=True)
 class EngineDesign:
@@ -116,19 +113,15 @@ def stacks_for(model: ModelArchitecture, default: str, shipped: tuple[str, ...],
 
     An encoder-decoder runs on none of the engines.
     """
-    engines = [name for name in _LOOKED_AT if name in shipped and _reads(name, model) and runs_on(name, vendor)]
+    engines = [
+        name for name in _LOOKED_AT if name in shipped and _reads(name, model) and load_stack(name).runs_on(vendor)
+    ]
     return tuple(dict.fromkeys([*([] if model.is_encoder_decoder else engines), default, RESEARCH]))
 
 
 def _reads(stack: str, model: ModelArchitecture) -> bool:
     formats = _BY_FORMAT.get(stack)
     return formats is None or model.expert_dtype.name.startswith(formats)
-
-
-def runs_on(stack: str, vendor: str) -> bool:
-    """Whether an engine runs on accelerators of `vendor`, as its documents say."""
-    vendors = _VENDORS.get(stack)
-    return vendors is None or vendor.casefold() in (name.casefold() for name in vendors)
 
 
 def offered(stack: str) -> tuple[str, ...]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from hwmodels.specs.machine_files import hardware_names
+from hwmodels.platform import machines_of
 from pregate.cli import options
 from pregate.cli.arguments import is_typed
 from pregate.cli.built import build_cache, build_model, listed
@@ -144,7 +144,7 @@ def _axes(
     """The axes of the options, machines first where there are several. Raises `InvalidInput` for other text."""
     from pregate.explore.sweeps.machines import MachineRecipe
 
-    machines = list(hardware_names()) if hardware is None else listed(hardware)
+    machines = list(machines_of(stack)) if hardware is None else listed(hardware)
     if not machines:
         raise InvalidInput(f"--hardware {hardware!r} names no machine: leave it out for all that ship")
     axes: dict[str, Any] = {}

@@ -22,7 +22,7 @@ from pregate.explore.optima.trials import GENERATION, Point, Trials, points_as_a
 from pregate.explore.sweeps.axes import Axis
 from pregate.explore.sweeps.machines import MachineRecipe
 from pregate.explore.sweeps.points import grid_points, sample_points
-from pregate.explore.sweeps.runner import Progress, opened
+from pregate.explore.sweeps.runner import Progress, check_jobs, opened
 from pregate.explore.sweeps.work import Pricing, SweepWork
 from pregate.explore.sweeps.workloads import TraceRecipe
 from simulator.modes import FIFO, Modes
@@ -78,6 +78,7 @@ def optimize(
         raise unknown_name("method", method, METHODS)
     if n_trials < 1 or max_points < 1 or seed < 0:
         raise InvalidInput(f"n_trials = {n_trials}, max_points = {max_points}, seed = {seed}: at least 1, 1 and 0")
+    check_jobs(jobs)
     goals = read_goals(objectives, constraints)
     space = read_space(
         model, hw, trace, policies, axes, expert_tier=expert_tier, cache=cache, need_prices=goals.need_prices

@@ -19,10 +19,14 @@ from pregate.explore.sweeps.checkpoint import Checkpoint
 from pregate.explore.sweeps.tasks import Task, TaskOutcome, run_task
 from traces.errors import InvalidInput
 
-__all__ = ["Progress", "opened", "run_tasks"]
+__all__ = ["Progress", "check_jobs", "opened", "run_tasks"]
 
 _IN_FLIGHT = 64
 """Tasks handed to an executor at a time: enough for any cluster's queue, few enough to hold in memory."""
+
+_MOST_PROCESSES = 64
+_PROCESSES_A_CORE = 4
+"""So many processes are started, whatever the machine, or so many a core where that is more."""
 
 Progress = Callable[[int, int], None]
 """Called with the machines evaluated so far and in all, on the thread that called `sweep`."""
@@ -151,19 +155,27 @@ def _distinct_first(tasks: Sequence[Task]) -> list[int]:
     return sorted(range(len(tasks)), key=lambda i: ranks[i])
 
 
+def check_jobs(jobs: int | None) -> None:
+    """Raise `InvalidInput` for fewer processes than one, or for more than a machine has any use for."""
+    most = max(_MOST_PROCESSES, _PROCESSES_A_CORE * _n_cores())
+    if jobs is not None and not 1 <= jobs <= most:
+        raise InvalidInput(
+            f"jobs = {jobs}: 1 to {most} processes on these {_n_cores()} cores; each takes memory of its own"
+        )
+
+
 @contextmanager
 def opened(executor: Any, jobs: int | None, tasks: Sequence[Task]) -> Iterator[Executor]:
     """The executor that was asked for: one given (a Dask client offers one), `jobs` processes, or threads of this one.
 
-    Only what is made here is shut down. Raises `InvalidInput` for both at once, for fewer processes than one, or for a
+    Only what is made here is shut down. Raises `InvalidInput` for both at once, for a number of `check_jobs`, or for a
     policy that cannot be sent to another process.
     """
     if executor is not None and jobs is not None:
         raise InvalidInput("executor and jobs are both given: choose one")
     if executor is not None and not (hasattr(executor, "submit") or hasattr(executor, "get_executor")):
         raise InvalidInput(f"executor = {executor!r} is neither a concurrent.futures.Executor nor a Dask client")
-    if jobs is not None and jobs < 1:
-        raise InvalidInput(f"jobs = {jobs}: at least 1 process")
+    check_jobs(jobs)
     if executor is None and jobs is None:
         with ThreadPoolExecutor(_n_cores(), thread_name_prefix="sweep") as threads:
             yield threads

@@ -17,7 +17,7 @@ from pregate.explore.sweeps.machines import MachineRecipe
 from pregate.explore.sweeps.planning import plan_points, read_subject
 from pregate.explore.sweeps.points import grid_points, sample_points
 from pregate.explore.sweeps.provenance import describe, engine_used
-from pregate.explore.sweeps.runner import Progress, opened, run_tasks
+from pregate.explore.sweeps.runner import Progress, check_jobs, opened, run_tasks
 from pregate.explore.sweeps.tasks import TaskOutcome
 from pregate.explore.sweeps.work import Pricing, SweepWork, plan_work
 from pregate.explore.sweeps.workloads import TraceRecipe
@@ -83,6 +83,7 @@ def sweep(
     """
     if draws < 0 or seed < 0:
         raise InvalidInput(f"draws = {draws}, seed = {seed}: neither can be below 0")
+    check_jobs(jobs)
     names = {axis.key: axis for axis in (sample.axes(axes) if sample is not None else read_axes(axes))}
     given = tuple(names.values())
     subject = read_subject(model, hw, trace, policies, names, cache=cache, expert_tier=expert_tier)

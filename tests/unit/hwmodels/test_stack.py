@@ -11,7 +11,7 @@ import yaml
 
 from hwmodels.cost import price
 from hwmodels.fits.fit_files import fit_names, load_fit
-from hwmodels.platform import load_platform
+from hwmodels.platform import load_platform, machines_of
 from hwmodels.specs.machine_files import hardware_names
 from hwmodels.stack import CONSTANTS, OPTIONAL, load_stack, stack_names
 from offload.ops import KERNEL_KINDS, Gemm, OpKind, Work
@@ -225,3 +225,29 @@ def test_llama_cpp_has_its_kernels_from_a_dense_model(
     if head:
         whole_s += float(price([Work(OpKind.HEAD, (Gemm(1, 128256, 4096),), "bf16", 6.56)], hw).duration_s[0])
     assert whole_s == pytest.approx(n_tokens / tokens_per_s, rel=within)
+
+
+@pytest.mark.parametrize("stack", [name for name in stack_names() if load_stack(name).vendors])
+def test_a_stack_is_refused_on_what_it_does_not_run_on_and_others_are_named(stack: str) -> None:
+    with pytest.raises(
+        InvalidInput, match=f"stack {stack} runs on .* apple-m4-max is of Apple: choose .*llama-cpp"
+    ) as no:
+        load_platform("apple-m4-max", stack)
+    assert stack not in str(no.value).split("choose another stack")[1]
+    assert load_platform("h100-sxm", stack).stack.name == stack
+
+
+def test_of_a_maker_that_nobody_knows_every_stack_may_run(tmp_path: Path) -> None:
+    own = tmp_path / "own.yaml"
+    own.write_text(
+        (ROOT / "hwmodels/specs/accelerators/apple-m4-max.yaml").read_text().replace("vendor: Apple", "vendor: Mine")
+    )
+    assert load_platform(str(own), "vllm").stack.name == "vllm"
+
+
+def test_machines_of_a_stack_are_those_that_it_runs_on() -> None:
+    assert machines_of(None) == machines_of("streams") == hardware_names()
+    left = set(hardware_names()) - set(machines_of("vllm"))
+    assert left
+    assert all(name.startswith("apple-") for name in left)
+    assert load_platform(machines_of("ktransformers")[0], "ktransformers").stack.name == "ktransformers"

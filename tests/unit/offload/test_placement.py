@@ -62,6 +62,10 @@ def test_a_placement_is_of_the_model() -> None:
     assert place(MODEL, AS_DECIDED).is_plain
     with pytest.raises(InvalidInput, match="layers from 9 on: there are 4"):
         place(MODEL, Placement(host_experts=LayerRange(9)))
+    for text in ("layers=cpu:5", "experts=cpu:5", "weights=stream:5", "layers=cpu:2-4"):
+        with pytest.raises(InvalidInput, match="there are 4"):
+            place(MODEL, placement_named(text))
+    assert len(place(MODEL, placement_named("layers=cpu:4")).host_layers) == 4
     with pytest.raises(InvalidInput, match="keep = 99 experts"):
         place(MODEL, placement_named("experts=cpu:keep=99"))
     with pytest.raises(InvalidInput, match="kv = host"):
