@@ -76,6 +76,7 @@ TARGETS = {
     "offload/decode.py": _DECODE,
     "offload/decoding/decode_loop.py": (
         *_DECODE,
+        "tests/unit/offload/test_decode_loop.py",
         "tests/unit/offload/test_granularity.py",
         "tests/unit/offload/test_micro_batches.py",
         "tests/unit/traces/test_speculation.py",

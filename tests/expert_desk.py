@@ -7,22 +7,25 @@ from offload.ops import Lane, OpKind, Work
 from offload.recorder import Part, Recorder, assemble
 from offload.schedule import Schedule
 from offload.slots.copies import Copies
+from offload.slots.host_tier import HostTier, ReadWorks
 from offload.slots.memory import ExpertMemory
 
 FETCH = Work(OpKind.FETCH, copy_bytes=10, weight_bits=8.0)
 STAGE = Work(OpKind.STAGE, copy_bytes=10, weight_bits=8.0)
 DISK = Work(OpKind.DISK_READ, copy_bytes=10, weight_bits=8.0)
-STREAMED, STAGED = Copies(None, FETCH, None), Copies(None, FETCH, STAGE)
+STREAMED, STAGED = Copies(FETCH, None), Copies(FETCH, STAGE)
 
 
 class Desk:
     """An expert memory of two layers, which sit in layers 3 and 5 of the model; FFNs are asked for by hand."""
 
     def __init__(
-        self, n_buffers: int, copies: Copies = STREAMED, cache: ResidentSet | None = None, **more: int
-    ) -> None:
+        self, n_buffers: int, copies: Copies = STREAMED, cache: ResidentSet | None = None, in_runs: bool = False,
+        disk: Work | None = None,
+    ) -> None:  # fmt: skip
         self.recorder, self._parts = Recorder(), list[Part]()
-        self.memory = ExpertMemory(self.recorder, n_buffers, 10, copies, cache, (3, 5), **more)
+        host = None if disk is None else HostTier(self.recorder, ReadWorks(disk), (3, 5), 1)
+        self.memory = ExpertMemory(self.recorder, n_buffers, 10, copies, cache, (3, 5), in_runs, host)
 
     def ffn(self, layer: int, used: set[int] | None = None) -> int:
         """The experts of `layer` are read, by an op that waits for nothing."""

@@ -23,8 +23,8 @@ class DecodeJob:
     policy: Policy
     execution: Execution
     n_buffers: int
-    cache: ResidentSet | None = None
-    disk: bool = False
-    placed: Placed | None = None
+    cache: ResidentSet | None
+    disk: bool
+    placed: Placed
     through: ReadThrough | None = None
     low: LowSlots | None = None

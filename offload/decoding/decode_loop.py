@@ -18,12 +18,11 @@ from offload.decoding.micro_batches import MicroBatches, micro_batches_of, token
 from offload.decoding.moe_blocks import Blocks
 from offload.decoding.passes import passes_of
 from offload.decoding.token_mixing import TokenMixing
-from offload.decoding.unions import Unions, unions_of, unions_of_counts
+from offload.decoding.unions import Unions, unions_of
 from offload.decoding.work_rows import Works
 from offload.granularity import check_execution, layer_copy, matrix_copies
 from offload.ops import Lane, OpKind, Work
 from offload.placing.host_side import HostSide, split_attention
-from offload.placing.placement import place
 from offload.policy import Decisions, Fetch, Policy, RunFacts, no_prefetch
 from offload.recorder import Part, Recorder
 from offload.slots.copies import Copies
@@ -47,7 +46,6 @@ def _copies(job: DecodeJob) -> Copies:
     check_execution(policy.name, policy.granularity, writes_back, execution, disk)
     copy = layer_copy if policy.granularity == "layer" else work.expert_copy_work
     return Copies(
-        copy(model, OpKind.DISK_READ) if disk else None,
         copy(model, OpKind.FETCH),
         copy(model, OpKind.STAGE) if execution.stage else None,
         matrix_copies(model, OpKind.FETCH) if policy.granularity == "matrix" else (),
@@ -87,13 +85,13 @@ class DecodeLoop:
             self.host_tier = how.tier(model, self.recorder, places, execution.n_host_buffers)
         self.memory = ExpertMemory(
             self.recorder, n_buffers, model.expert_bytes, copies, cache, places, execution.arriving != "each",
-            execution.n_host_buffers, self.host_tier,
+            self.host_tier,
         )  # fmt: skip
         if job.low is not None:
             self.memory.keeps_low(job.low.residents(model), job.low.bits, places)
         self.lookups = {phase: [0, 0] for phase in Phase}
         self.decisions = policy.decisions(_facts(model))
-        self.host_side = HostSide(self, place(model, policy.placement) if job.placed is None else job.placed)
+        self.host_side = HostSide(self, job.placed)
         self.last_op = -1  # of the compute stream
         self.n_changed = 0
         self._loads = False  # a prompt of this run has kernels to load, and no head has run since
@@ -152,7 +150,7 @@ class DecodeLoop:
         first, n_blocks = 0 if encoding else model.n_encoder_moe_layers, len(stack.moe_layers)
         parts = [step] if encoding else micro_batches_of(step, self.execution.micro_sequences)
         counts = None if len(parts) == 1 else tokens_of(step, parts, first, n_blocks, model.n_experts)
-        unions = self.unions(step, first, n_blocks) if counts is None else unions_of_counts(counts.sum(axis=2))
+        unions = self.unions(step, first, n_blocks)
         self.pass_works = self._pass_works(stack, encoding)
         blocks = Blocks(self, policy, decisions, first, unions, step, encoding)
         mixing = self._mixing.of_parts(parts, stack, encoding, self._decompresses(step))

@@ -62,7 +62,7 @@ def _in_part(loop: DecodingPass, policy: str, expert: int, action: MissAction) -
     what = f"at {action.bits:g} bits" if action.bits is not None else f"by {action.share:.3g} of it"
     where = f"policy {policy} fetches expert {expert} {what}"
     copies, stored = loop.memory.copies, loop.model.expert_dtype.bits
-    if loop.execution.arriving != "each" or copies.stage or copies.disk:
+    if loop.execution.arriving != "each" or copies.stage or loop.host_tier is not None:
         raise InvalidInput(f"{where}: take a stack that runs experts one by one from their slots (streams) and DRAM")
     if action.bits is not None and action.bits > stored:
         raise InvalidInput(f"{where}: {loop.model.name} stores {stored:g}, give at most that")

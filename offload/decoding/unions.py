@@ -14,7 +14,6 @@ from offload.policy import MissAction
 
 __all__ = [
     "KnownUnions", "MoeBlock", "Union", "Unions", "most_distinct", "tokens_by_expert", "unions_of",
-    "unions_of_counts",
 ]  # fmt: skip
 
 _SMALL_PASS = 512
@@ -80,13 +79,8 @@ def unions_of(experts: NDArray[np.int16], n_experts: int) -> KnownUnions:
     n_layers = experts.shape[1]
     if experts.size <= _SMALL_PASS:
         return KnownUnions(_union(row) for row in experts.swapaxes(0, 1).reshape(n_layers, -1).tolist())
-    return unions_of_counts(tokens_by_expert(experts, n_experts))
-
-
-def unions_of_counts(counts: NDArray[np.int64]) -> KnownUnions:
-    """The same from how many tokens each expert of each layer serves, (n_layers, n_experts)."""
     unions = KnownUnions()
-    for row in counts:
+    for row in tokens_by_expert(experts, n_experts):
         active = np.flatnonzero(row)
         unions.append(Union(tuple(active.tolist()), tuple(row[active].tolist())))
     return unions

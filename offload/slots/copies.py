@@ -18,14 +18,13 @@ __all__ = ["Copies", "CopyWriter", "Target"]
 
 
 class Copies(NamedTuple):
-    """What moving one expert costs, by stage of its way: storage, link, within HBM (None: not taken).
+    """What moving one expert costs, by stage of its way: link, within HBM (None: not taken).
 
     `pieces`: its way over the link matrix by matrix; none: whole. `write_back`: back to host memory when a cache lets
     it go (None: it is forgotten, for host memory has kept it). `n_at_once`: experts that one copy brings, those of a
     layer; 0: one.
     """
 
-    disk: Work | None
     fetch: Work
     stage: Work | None
     pieces: tuple[Work, ...] = ()

@@ -17,7 +17,7 @@ from offload.slots.cache_slots import CacheSlots
 from offload.slots.copies import Copies, CopyWriter, Target
 from offload.slots.free_slots import FreeSlots
 from offload.slots.held import Held, HeldExperts
-from offload.slots.host_tier import HostTier, ReadWorks
+from offload.slots.host_tier import HostTier
 from offload.slots.low_copies import LowCopies
 from offload.slots.waiting import Waiting, WaitingExperts, runs_of
 from traces.errors import PregateError
@@ -45,8 +45,8 @@ class ExpertMemory:
     Slots 0..n_buffers-1 are transient, the cache's follow; a cache that takes an expert over from a transient slot
     gives its own for it. With `copies.stage`, experts are copied within HBM
     from where the link put them (a cache slot, or a staging area outside the count, as Eq. 1 of the paper
-    has it) into a buffer; without, they are read where they landed. `host`: where experts come from; without one, with
-    `copies.disk`, each is read into one of `n_host_buffers` of host memory.
+    has it) into a buffer; without, they are read where they landed. `host`: where experts come from, None out of
+    host memory, which has all of them.
     `in_runs`: copies that nobody waits for one by one become runs (`offload.slots.runs`). `warm_bytes`: what a cache
     that has residents already holds of HBM.
     """
@@ -60,11 +60,8 @@ class ExpertMemory:
         cache: ResidentSet | None,
         places: Sequence[int],
         in_runs: bool = False,
-        n_host_buffers: int = 1,
         host: HostTier | None = None,
     ) -> None:
-        if host is None and copies.disk is not None:
-            host = HostTier(recorder, ReadWorks(copies.disk), places, n_host_buffers)
         self._host = host
         self.n_buffers, self.cache, self.copies = n_buffers, cache, copies
         self._recorder, self._expert_bytes = recorder, expert_bytes
@@ -76,7 +73,7 @@ class ExpertMemory:
         self.held = HeldExperts()
         self._beside: dict[int, set[int]] = {}  # layer -> experts that were brought aside
         self._waiting = WaitingExperts()
-        self._in_runs = in_runs and copies.disk is None and copies.write_back is None
+        self._in_runs = in_runs and host is None and copies.write_back is None
         plain = cache is None and host is None and copies.stage is None and not (copies.pieces or copies.n_at_once)
         self._fetches_each = plain and not recorder.is_live
         self._pinned: set[int] = set()

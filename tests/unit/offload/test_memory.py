@@ -14,7 +14,7 @@ from offload.recorder import Recorder
 from offload.slots.copies import Copies
 from offload.slots.held import Held
 from offload.slots.memory import CapacityExceeded, ExpertMemory
-from tests.expert_desk import DISK, FETCH, STAGED, STREAMED, Desk, cache_of
+from tests.expert_desk import DISK, STAGED, STREAMED, Desk, cache_of
 from traces.errors import InvalidInput
 
 
@@ -130,7 +130,7 @@ def test_staged_experts_pass_through_the_staging_area() -> None:
 
 
 def test_experts_out_of_storage_are_read_before_they_are_copied() -> None:
-    desk = Desk(2, Copies(DISK, FETCH, None))
+    desk = Desk(2, disk=DISK)
     desk.memory.bring(0, [4], step=6)
     assert desk.memory.held.claimed(0) == {4: Held(4, 1, 0, ready=1, transient=True, hit=False, first=0, passing=True)}
     assert desk.rows() == [("DISK_READ", 3, 4, -1, [], 0), ("FETCH", 3, 4, 0, [0], 10)]
@@ -223,8 +223,8 @@ def test_an_ffn_of_a_layer_that_was_never_brought_frees_nothing() -> None:
 
 
 def test_a_cache_without_buffers_holds_experts_from_its_first_slot_on() -> None:
-    for copies, first in ((STREAMED, 0), (Copies(DISK, FETCH, None), 1)):
-        desk = Desk(0, copies, cache_of(2))
+    for disk, first in ((None, 0), (DISK, 1)):
+        desk = Desk(0, STREAMED, cache_of(2), disk=disk)
         desk.memory.bring(0, [4], step=0)
         held = Held(4, 1, slot=0, ready=first, transient=False, hit=False, first=0, passing=False)
         assert desk.memory.held.claimed(0) == {4: held}
@@ -235,7 +235,7 @@ def test_a_cache_without_buffers_holds_experts_from_its_first_slot_on() -> None:
 
 
 def test_a_copy_waits_for_the_very_first_op_where_that_reads_its_slot() -> None:
-    desk = Desk(0, Copies(DISK, FETCH, None), cache_of(1, 5))
+    desk = Desk(0, STREAMED, cache_of(1, 5), disk=DISK)
     desk.memory.bring(0, [5], step=0)
     assert desk.ffn(0) == 0
     desk.memory.bring(0, [2], step=0)
@@ -305,7 +305,7 @@ def test_what_waits_is_known_by_its_layer_and_itself() -> None:
 
 def test_ops_of_host_memory_stay_live_after_the_ffn() -> None:
     """One host buffer: the next read of storage waits for the copy that empties it, long after the FFN has run."""
-    desk = Desk(2, Copies(DISK, FETCH, None))
+    desk = Desk(2, disk=DISK)
     desk.memory.bring(0, [0], step=0)
     reader = desk.ffn(0)
     assert desk.memory.live_ops() == {1, reader}

@@ -16,7 +16,7 @@ from tests.expert_desk import DISK, FETCH, STREAMED, cache_of
 
 FIVE = Work(OpKind.FETCH, copy_bytes=5, weight_bits=8.0)
 BACK = Work(OpKind.WRITE_BACK, copy_bytes=10, weight_bits=8.0)
-WRITTEN = Copies(None, FETCH, None, write_back=BACK)
+WRITTEN = Copies(FETCH, None, write_back=BACK)
 
 
 def target(**more: int) -> Target:
@@ -55,20 +55,20 @@ def test_what_waits_for_three_ops_names_each_once_in_order() -> None:
 
 
 def test_bytes_of_a_share_are_counted_from_the_first_byte_of_the_expert() -> None:
-    writer, recorder = writer_of(Copies(None, FETCH, None, (FIVE, FIVE)))
+    writer, recorder = writer_of(Copies(FETCH, None, (FIVE, FIVE)))
     writer.fetch(target(), MissAction(bits=4.0))
     assert written(recorder).bytes.tolist() == [2, 3]
 
 
 @pytest.mark.parametrize(("pieces", "ready", "ops"), [((FIVE,), 0, (0,)), ((FIVE, FIVE), 1, (0, 1)), ((FIVE,), -1, ())])
 def test_matrices_are_the_ops_up_to_the_last(pieces: tuple[Work, ...], ready: int, ops: tuple[int, ...]) -> None:
-    writer, _ = writer_of(Copies(None, FETCH, None, pieces))
+    writer, _ = writer_of(Copies(FETCH, None, pieces))
     assert writer.pieces(ready) == ops
 
 
 @pytest.mark.parametrize(("n_at_once", "expert"), [(0, 4), (6, -1)])
 def test_a_copy_of_a_whole_layer_names_no_expert(n_at_once: int, expert: int) -> None:
-    writer, recorder = writer_of(Copies(None, FETCH, None, n_at_once=n_at_once))
+    writer, recorder = writer_of(Copies(FETCH, None, n_at_once=n_at_once))
     writer.fetch(target(fills=True), MissAction())
     schedule = written(recorder)
     assert schedule.expert.tolist() == [expert]

@@ -10,15 +10,16 @@ from offload.policy import MissAction
 from offload.recorder import Recorder
 from offload.slots.copies import Copies
 from offload.slots.held import Held
+from offload.slots.host_tier import HostTier, ReadWorks
 from offload.slots.memory import ExpertMemory
-from tests.expert_desk import DISK, FETCH, STAGE, STAGED, Desk, cache_of
+from tests.expert_desk import DISK, FETCH, STAGE, STAGED, STREAMED, Desk, cache_of
 
 
 def test_a_cached_expert_guessed_in_vain_still_protects_its_last_reader() -> None:
     """Read, then guessed again and not needed, then evicted: the copy into its slot waits for the read."""
     recorder = Recorder()
     cache = ResidentSet(1, "lru", n_layers=1, n_experts=4)
-    copies = Copies(None, Work(OpKind.FETCH, copy_bytes=10), None)
+    copies = Copies(Work(OpKind.FETCH, copy_bytes=10), None)
     memory = ExpertMemory(recorder, 1, 10, copies, cache, (0,))
 
     def ffn(used: set[int]) -> int:
@@ -40,8 +41,8 @@ def test_a_cached_expert_guessed_in_vain_still_protects_its_last_reader() -> Non
 @pytest.mark.parametrize("n_host_buffers", [1, 2])
 def test_a_read_from_storage_waits_for_the_copy_that_empties_its_host_buffer(n_host_buffers: int) -> None:
     recorder = Recorder()
-    copies = Copies(Work(OpKind.DISK_READ, copy_bytes=10), Work(OpKind.FETCH, copy_bytes=10), None)
-    memory = ExpertMemory(recorder, 4, 10, copies, None, (0,), n_host_buffers=n_host_buffers)
+    host = HostTier(recorder, ReadWorks(Work(OpKind.DISK_READ, copy_bytes=10)), (0,), n_host_buffers)
+    memory = ExpertMemory(recorder, 4, 10, STREAMED, None, (0,), host=host)
     memory.bring(0, [3, 1, 0, 2], 0)
     schedule = recorder.schedule()
     reads = [i for i in range(len(schedule)) if schedule.kind[i] == OpKind.DISK_READ]
@@ -68,7 +69,7 @@ def test_a_copy_into_the_slot_of_a_wrong_guess_waits_for_that_copy() -> None:
 
 
 def test_prefetches_that_turn_out_wrong_are_cancelled_on_all_their_way() -> None:
-    desk = Desk(3, Copies(DISK, FETCH, STAGE), cache_of(1))
+    desk = Desk(3, Copies(FETCH, STAGE), cache_of(1), disk=DISK)
     desk.memory.bring(0, [0, 1, 2], step=0)  # the cache keeps 0
     gate = desk.recorder.issue(Lane.COMPUTE, Work(OpKind.GATE), step=0)
     desk.memory.cancel(0, {2}, gate)

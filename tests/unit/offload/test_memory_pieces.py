@@ -11,8 +11,8 @@ from tests.expert_desk import FETCH, Desk, cache_of
 
 FOUR, SIX = (Work(OpKind.FETCH, copy_bytes=n, weight_bits=8.0) for n in (4, 6))
 BACK = Work(OpKind.WRITE_BACK, copy_bytes=10, weight_bits=8.0)
-BY_MATRIX = Copies(None, FETCH, None, (FOUR, SIX))
-WRITTEN = Copies(None, FETCH, None, write_back=BACK)
+BY_MATRIX = Copies(FETCH, None, (FOUR, SIX))
+WRITTEN = Copies(FETCH, None, write_back=BACK)
 
 
 def test_matrices_are_copies_of_their_own_and_take_their_slot_once() -> None:

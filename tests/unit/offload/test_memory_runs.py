@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from offload.ops import Lane, OpKind, Work
 from offload.policy import MissAction
-from offload.slots.copies import Copies
 from offload.slots.free_slots import FreeSlots
 from offload.slots.held import Held
-from tests.expert_desk import DISK, FETCH, STAGED, STREAMED, Desk, cache_of
+from tests.expert_desk import DISK, STAGED, Desk, cache_of
 
 
 def run_rows(desk: Desk) -> list[tuple[object, ...]]:
@@ -135,12 +134,12 @@ def test_runs_are_cut_at_what_is_named_within_them_alone() -> None:
 
 def test_storage_unnamed_guesses_and_stacks_without_runs_come_one_by_one() -> None:
     cases = (
-        (Copies(DISK, FETCH, None), (), {"in_runs": True}),
-        (STREAMED, None, {"in_runs": True}),
-        (STREAMED, (), {}),
+        (DISK, (), True),
+        (None, None, True),
+        (None, (), False),
     )
-    for copies, named, more in cases:
-        desk = Desk(3, copies, **more)
+    for disk, named, in_runs in cases:
+        desk = Desk(3, in_runs=in_runs, disk=disk)
         desk.memory.bring(0, [0, 1, 2], step=0, named=named)
         assert [row[1:4] for row in run_rows(desk) if row[0] == "FETCH"] == [(0, 0, 1), (1, 1, 1), (2, 2, 1)]
 

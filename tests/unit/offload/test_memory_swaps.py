@@ -10,7 +10,7 @@ from offload.slots.memory import ExpertMemory
 from tests.expert_desk import DISK, FETCH, STAGED, STREAMED, Desk, cache_of
 
 BACK = Work(OpKind.WRITE_BACK, copy_bytes=10, weight_bits=8.0)
-WRITTEN = Copies(None, FETCH, None, write_back=BACK)
+WRITTEN = Copies(FETCH, None, write_back=BACK)
 
 
 def test_guesses_that_wait_for_slots_go_before_those_that_hold_one() -> None:
@@ -119,7 +119,7 @@ def test_memory_that_a_cache_took_is_given_back_once_it_is_written_back() -> Non
 
 def test_a_layer_that_one_copy_brings_is_held_whole_and_nothing_is_brought_for_none() -> None:
     whole = Work(OpKind.FETCH, copy_bytes=60, weight_bits=8.0)
-    desk = Desk(12, Copies(None, whole, None, n_at_once=6))
+    desk = Desk(12, Copies(whole, None, n_at_once=6))
     desk.memory.bring(0, [], step=0)
     desk.memory.bring(1, [2, 5], step=0)
     assert desk.rows() == [("FETCH", 5, -1, 0, [], 60)]
@@ -131,7 +131,7 @@ def test_what_is_dropped_is_looked_up_anew_when_it_is_needed_after_all() -> None
     """It was asked for once, never read, and is asked for again; what waits still is not."""
     recorder = Recorder()
     tier = HostTier(recorder, ReadWorks(DISK), (3, 5), 2)
-    memory = ExpertMemory(recorder, 1, 10, Copies(DISK, FETCH, None), None, (3, 5), host=tier)
+    memory = ExpertMemory(recorder, 1, 10, STREAMED, None, (3, 5), host=tier)
     memory.bring(0, [1], step=0)
     memory.bring(1, [2, 4], step=0)
     assert tier.lookups == 3
@@ -144,7 +144,7 @@ def test_what_is_dropped_is_looked_up_anew_when_it_is_needed_after_all() -> None
 def test_guesses_beside_a_cache_are_asked_of_host_memory_by_their_layer() -> None:
     recorder = Recorder()
     tier = HostTier(recorder, ReadWorks(DISK), (3, 5), 2, cache_of(4), log := [])
-    memory = ExpertMemory(recorder, 2, 10, Copies(DISK, FETCH, None), cache_of(1, 3), (3, 5), host=tier)
+    memory = ExpertMemory(recorder, 2, 10, STREAMED, cache_of(1, 3), (3, 5), host=tier)
     memory.bring(1, [4, 2], step=0, aside=True)
     assert log == [(1, (4, 2))]
 
@@ -160,7 +160,7 @@ def test_guesses_in_the_cache_keep_their_place_in_the_line() -> None:
 def test_guesses_that_are_given_up_are_dropped_from_host_memory() -> None:
     recorder = Recorder()
     tier = HostTier(recorder, ReadWorks(DISK), (3, 5), 2)
-    memory = ExpertMemory(recorder, 1, 10, Copies(DISK, FETCH, None), None, (3, 5), host=tier)
+    memory = ExpertMemory(recorder, 1, 10, STREAMED, None, (3, 5), host=tier)
     memory.bring(0, [1], step=0)
     memory.bring(1, [4], step=0, aside=True)
     assert memory.give_up_ahead(0)

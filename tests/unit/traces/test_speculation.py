@@ -191,6 +191,8 @@ def test_a_draft_runs_before_its_pass_on_the_compute_lane_and_takes_memory() -> 
     assert weights < more < 1.01 * weights  # and its keys and values
     a, b = plain.decoded.schedule, drafted.decoded.schedule
     assert np.all(b.lane[b.layer < 0][b.kind[b.layer < 0] != OpKind.STEP] == Lane.COMPUTE)
+    n_outside = [int(np.count_nonzero(one.layer == -1)) for one in (a, b)]
+    assert n_outside[1] - n_outside[0] == len(b) - len(a)  # a draft is of no layer of the model
     per_pass = draft.decoder.n_layers * 3
     assert len(b) - len(a) == per_pass + 2 * 3 * (per_pass + 1)  # the prompt once, three proposals before each of two
     assert int(np.count_nonzero(b.kind == OpKind.STEP)) == int(np.count_nonzero(a.kind == OpKind.STEP))
