@@ -208,6 +208,11 @@ def test_storage_without_a_stated_latency_has_none() -> None:
 def test_costs_that_say_nothing_of_shared_resources_share_none() -> None:
     costs = Costs(np.array([1.0, 2.0]), np.array([3.0, 4.0]))
     assert costs.link_s.tolist() == costs.hbm_s.tolist() == [0.0, 0.0]
+    assert costs.contended.tolist() == [1.0, 1.0]
+    derived = Costs(np.ones(2, complex), np.array([3 + 1e-30j, 4]))  # derivatives along a complex step
+    assert {getattr(derived, name).dtype for name in ("link_s", "hbm_s", "crossed_s", "contended")} == {
+        np.dtype(complex)
+    }
     given = Costs(np.ones((1, 2)), np.ones((1, 2)), hbm_s=np.full((1, 2), 0.5))
     assert (given.link_s.tolist(), given.hbm_s.tolist()) == ([[0.0, 0.0]], [[0.5, 0.5]])
 

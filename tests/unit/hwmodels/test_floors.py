@@ -41,6 +41,12 @@ def test_a_fused_op_of_few_experts_takes_its_floor_and_of_many_its_bytes() -> No
     assert seconds(many, experts_floor_s=50e-6) == pytest.approx(read_s + 7 * VLLM.constant("kernel_s"))
 
 
+def test_a_floor_is_all_that_an_op_takes_whatever_it_computes_meanwhile() -> None:
+    busy = work.experts_work(QWEN, [4000], fused=True)
+    assert seconds(busy, experts_floor_s=1.0) == pytest.approx(1.0, rel=1e-12)
+    assert 1e-5 < seconds(busy, experts_floor_s=1e-9) < 1e-2
+
+
 def test_128_experts_in_one_op_take_what_was_measured_where_one_each_takes_three_times_as_long() -> None:
     """818 us measured on an A100 (1.79 TB/s of bf16 weights), 2,333 us with an op an expert."""
     fused = seconds(work.experts_work(QWEN, [1] * 128, fused=True))

@@ -58,6 +58,18 @@ def test_together_as_alone(tile: FusedTile, stack: str, model: str, tokens: list
         assert getattr(together, name).tolist() == [getattr(one, name)[0] for one in alone], name
 
 
+@pytest.mark.parametrize("stack", ["llama-cpp", "pytorch-eager"])
+def test_shared_rows_of_each_and_traffic_beside_the_weights_count(stack: str) -> None:
+    machine, known = figures(stack, TILES[1]), model_named("deepseek-v2-lite")
+    plain = [experts_work(known, [3, 1, 9], n, fused=True) for n in (1, 7, 1, 9)]
+    more = [work._replace(hbm_bytes=1 << 20) for work in plain]
+    for asked in (plain, more):
+        together, alone = price_figures(asked, machine), [price_figures([one], machine) for one in asked]
+        assert together.duration_s.tolist() == [one.duration_s[0] for one in alone]
+        assert together.hbm_s.tolist() == [one.hbm_s[0] for one in alone]
+    assert np.all(price_figures(more, machine).hbm_s > price_figures(plain, machine).hbm_s)
+
+
 @pytest.mark.parametrize("tile", TILES)
 def test_many_machines_as_one(tile: FusedTile) -> None:
     machine = figures("llama-cpp", tile)

@@ -124,6 +124,8 @@ def test_each_format_has_its_rate_and_its_table(hw: Platform) -> None:
     assert share < figures_of(both).gemm_tables["fp32"].at(gemm)
     expected_s = 7e-6 + 1.5 * (2 * 4096 * 65536 / 400e9) / share + 2.0 * activation_bytes(what) / 20e9
     assert price([what], both).duration_s[0] == pytest.approx(expected_s + 4.0 * 1e9 / 200e9, rel=1e-12)
+    faster = price([what._replace(flop_compute="bf16")], both)
+    assert faster.duration_s[0] == pytest.approx(expected_s + 4.0 * 1e9 / 400e9, rel=1e-12)
 
 
 def test_ops_of_a_kind_that_scatter_take_as_many_times_as_long(hw: Platform) -> None:

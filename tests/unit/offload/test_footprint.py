@@ -98,6 +98,8 @@ def test_unions_of_an_encoder_and_of_a_decoder_are_counted_apart() -> None:
     reads = step(0, Phase.PREFILL, [(0, 0), (0, 1), (0, 2)], [[[0], *hidden], [[4], *hidden], [[2], *hidden]])
     makes = step(1, Phase.DECODE, [(0, 0), (1, 0)], [[[-1], [1], [0], [3]], [[-1], [1], [4], [3]]])
     assert measure_workload(SWITCH, [reads]) == Workload(0, 3, 3, 3, 0, 0, 3, 0, 1, 0)
+    again = measure_workload(SWITCH, [reads, dataclasses.replace(reads, i_step=1)])
+    assert again.n_memory_tokens == 6  # what a sequence has read so far stays
     assert measure_workload(SWITCH, [reads, makes]) == Workload(2, 3, 3, 3, 2, 2, 3, 2, 2, 2)
     dense = dataclasses.replace(SWITCH.stacks[0], moe_layers=())
     model = dataclasses.replace(SWITCH, encoder=dense)

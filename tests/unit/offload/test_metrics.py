@@ -269,6 +269,8 @@ def test_gaps_are_between_passes_in_which_a_sequence_makes_tokens() -> None:
     """Whatever the order of passes; a pass that makes none, or of which the trace knows nothing, is left out."""
     begin, end = metrics.gap_pairs(TWO_SEQUENCES, np.array([3, 0, 9, 1], np.int32))
     assert (begin.tolist(), end.tolist()) == ([1, 1, 3], [3, 3, 0])  # of sequence 0, then of sequence 1
+    begin, end = metrics.gap_pairs(TWO_SEQUENCES, np.array([1], np.int32))
+    assert not len(begin)  # one pass, whatever the sequences that it serves
     begin, end = metrics.gap_pairs(TWO_SEQUENCES, np.zeros(0, np.int32))
     assert begin.size == end.size == 0
 
