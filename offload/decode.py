@@ -19,7 +19,7 @@ from offload.decoding.decode_job import DecodeJob
 from offload.decoding.decode_loop import DecodeLoop
 from offload.execution import Execution
 from offload.fast.compilable import is_compilable
-from offload.fast.decode_compiled import CompiledLoop, is_kept
+from offload.fast.decode_compiled import CompiledLoop, is_kept, is_loaded
 from offload.placing.placement import Placed, place
 from offload.policy import Policy, fetch_misses
 from offload.recorder import Part, assemble
@@ -35,6 +35,9 @@ __all__ = ["DecodeStream", "Decoded", "about_ops", "decode", "small_ops"]
 SMALL_OPS = 40_000
 """Schedules of about so many ops are written in Python, or of `KEPT_OPS` where the compiled code is kept: that is done
 in half the time in which it would be there."""
+
+_LOADED_OPS = 500
+"""Schedules of about so many ops are written in Python even where the compiled code is loaded."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,6 +169,8 @@ class DecodeStream:
 
 def small_ops() -> int:
     """About how many ops are written in Python before compiled code would be there."""
+    if is_loaded():
+        return min(_LOADED_OPS, SMALL_OPS)
     return KEPT_OPS if SMALL_OPS > KEPT_OPS and is_kept() else SMALL_OPS
 
 
@@ -182,7 +187,7 @@ def _about_ops(step: Step, model: ModelArchitecture) -> int:
 def _first_steps(steps: Iterator[Step], model: ModelArchitecture) -> tuple[list[Step], bool]:
     """Steps of so many ops that compiled code pays, or all of them if they are fewer; and whether it pays."""
     first: list[Step] = []
-    n_ops, most = 0, min(KEPT_OPS, SMALL_OPS)
+    n_ops, most = 0, min(_LOADED_OPS if is_loaded() else KEPT_OPS, SMALL_OPS)
     for step in steps:
         first.append(step)
         n_ops += _about_ops(step, model)

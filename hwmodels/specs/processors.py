@@ -202,6 +202,7 @@ def _family(name: str, section: Section) -> Family:
     return family
 
 
+@functools.cache
 def _sources() -> dict[str, str]:
     table = read_yaml(_FAMILIES).section("sources")
     return {key: table.text(key) for key in table.remaining()}

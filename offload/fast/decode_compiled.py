@@ -41,7 +41,7 @@ from traces.model.architecture import LayerStack
 from traces.phase import Phase
 from traces.routing import Step
 
-__all__ = ["RUN_STEPS", "CompiledLoop", "is_kept"]
+__all__ = ["RUN_STEPS", "CompiledLoop", "is_kept", "is_loaded"]
 
 _KERNEL = "offload.fast.decode_kernel"
 
@@ -74,7 +74,12 @@ _PART_CELLS = 1 << 17
 
 def is_kept() -> bool:
     """Whether the kernels need not be compiled first."""
-    return are_loaded(UNIONS, RUN_STEPS) or are_kept(UNIONS, RUN_STEPS)
+    return is_loaded() or are_kept(UNIONS, RUN_STEPS)
+
+
+def is_loaded() -> bool:
+    """Whether this process has run the kernels before."""
+    return are_loaded(UNIONS, RUN_STEPS)
 
 
 class CompiledLoop:

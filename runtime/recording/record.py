@@ -127,7 +127,7 @@ def _load(folder: Path) -> Any:
     import transformers
     from transformers import AutoConfig
 
-    transformers.logging.set_verbosity_error()  # type: ignore[no-untyped-call]
+    transformers.logging.set_verbosity_error()
     local: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
     try:
         config = AutoConfig.from_pretrained(folder, **local)

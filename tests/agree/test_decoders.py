@@ -314,6 +314,7 @@ def test_a_small_schedule_is_written_by_the_definition_and_a_large_one_compiled(
 ) -> None:
     model = MODELS["decoder-only"]
     trace, taken = routing(model), []
+    monkeypatch.setattr("offload.decode.is_loaded", lambda: False)
     for size in (10**9, 0):
         monkeypatch.setattr("offload.decode.SMALL_OPS", size)
         stream = DecodeStream(model, trace.steps(), policy_named("pregate"), EXECUTIONS["streams"], n_buffers=9)

@@ -225,19 +225,21 @@ def test_how_many_ops_there_are_about_is_the_sum_over_passes() -> None:
     assert about_ops(DECODER, []) == 0
 
 
-@pytest.mark.parametrize(
-    ("small", "kept", "is_there", "wanted"), [(90, 50, True, 50), (90, 50, False, 90), (40, 50, True, 40)]
-)
-def test_less_is_written_in_python_where_machine_code_is_kept(
-    small: int, kept: int, is_there: bool, wanted: int, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("there", "small", "wanted"), [
+    ("kept", 90, 50), ("nowhere", 90, 90), ("kept", 40, 40), ("loaded", 90, 20), ("loaded", 10, 10)
+])  # fmt: skip
+def test_less_is_written_in_python_where_machine_code_is_kept_and_less_still_where_it_is_loaded(
+    there: str, small: int, wanted: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A prompt of 60 ops and a step of 42 are 102: more than 50 and 40, and than 90 once both are read."""
     monkeypatch.setattr(offload.decode, "SMALL_OPS", small)
-    monkeypatch.setattr(offload.decode, "KEPT_OPS", kept)
-    monkeypatch.setattr(offload.decode, "is_kept", lambda: is_there)
+    monkeypatch.setattr(offload.decode, "KEPT_OPS", 50)
+    monkeypatch.setattr(offload.decode, "_LOADED_OPS", 20)
+    monkeypatch.setattr(offload.decode, "is_kept", lambda: there == "kept")
+    monkeypatch.setattr(offload.decode, "is_loaded", lambda: there == "loaded")
     monkeypatch.setattr(offload.decode, "CompiledLoop", Spy)
     assert small_ops() == wanted
-    for steps, n_ops in (([PROMPT], 60), ([PROMPT, NEXT], 102)):
+    for steps, n_ops in (([PROMPT], 60), ([NEXT], 42), ([PROMPT, NEXT], 102)):
         Spy.made = 0
         written(DECODER, steps, "pregate")
         assert Spy.made == (n_ops > wanted)

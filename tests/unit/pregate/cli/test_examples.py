@@ -5,6 +5,8 @@ from __future__ import annotations
 import importlib.util
 import re
 import shlex
+import shutil
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -111,11 +113,31 @@ def write_inputs(folder: Path) -> None:
     )
 
 
-FEWER_TOKENS = {
+FEWER = {
     "explore": {"--output-tokens": "2", "--batches": "1,4", "--prompts": "32", "--active": "0,0.25"},
     "plan": {"--input-tokens": "16", "--output-tokens": "4"},
+    "run": {"--input-tokens": "4"},
+    "train": {"--seeds": "2", "--base-steps": "4", "--arm-steps": "2"},
 }
-"""What is added to examples that say no number of tokens: what they show is the same of fewer."""
+"""What is added to examples that do not say it: what they show is the same of fewer tokens and steps."""
+
+
+WRITES = ("-o", "--timeline", "--gantt", "--tornado", "--plot")
+"""Options after which the path of a file or folder stands that is written."""
+
+
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the files that the examples name; each example is run in a copy of its own."""
+    folder = tmp_path_factory.mktemp("inputs")
+    write_inputs(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def kept(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of schedules and answers, which examples of one model share as a reader's do."""
+    return tmp_path_factory.mktemp("kept")
 
 
 def test_the_models_of_pregate_alone_are_there_in_their_formats() -> None:
@@ -124,26 +146,29 @@ def test_the_models_of_pregate_alone_are_there_in_their_formats() -> None:
 
 
 @pytest.mark.parametrize("example", examples())
-def test_every_example_runs(run: Run, example: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    write_inputs(tmp_path)
+def test_every_example_runs(
+    run: Run, example: str, inputs: Path, kept: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    shutil.copytree(inputs, tmp_path, symlinks=True, dirs_exist_ok=True)
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("pregate.ask.capturing.schedule_cache.DEFAULT_FOLDER", tmp_path / "schedules")
+    monkeypatch.setattr("pregate.ask.capturing.schedule_cache.DEFAULT_FOLDER", kept)
     words = shlex.split(example)[1:]
     if "residency" in words and "--expert-bytes" not in words:
         words += ["--expert-bytes", "1048576"]
-    for command, fewer in FEWER_TOKENS.items():
-        if command in words and "--output-tokens" not in words and "--input-tokens" not in words:
+    for command, fewer in FEWER.items():
+        if command in words:
             words += [word for option, value in fewer.items() if option not in words for word in (option, value)]
     if not words:
         monkeypatch.setattr(plan, "WELL_KNOWN", (("mixtral-mini-8", None),))
     status, out, err = run(*words)
     assert status == 0, err
     assert out or err
+    assert all(Path(path).exists() for option, path in pairwise(words) if option in WRITES)
 
 
-def test_python_of_the_documents_runs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_python_of_the_documents_runs(kept: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Block after block, in one session a document."""
-    monkeypatch.setattr("pregate.ask.capturing.schedule_cache.DEFAULT_FOLDER", tmp_path / "schedules")
+    monkeypatch.setattr("pregate.ask.capturing.schedule_cache.DEFAULT_FOLDER", kept)
     for name in RUN[:3]:
         blocks = re.findall(r"```python\n(.+?)```", (ROOT / name).read_text(), re.DOTALL)
         space: dict[str, object] = {}

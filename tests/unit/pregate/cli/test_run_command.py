@@ -6,13 +6,10 @@ import csv
 import io
 import json
 import re
-import shlex
 from pathlib import Path
 
 import pytest
 
-import pregate
-from pregate.cli.commands import run as command
 from tests.command_line import Run
 from tests.small_models import MODELS, routing
 from traces.storage import save_trace
@@ -194,13 +191,3 @@ def test_an_interrupt_writes_nothing(run: Run, monkeypatch: pytest.MonkeyPatch, 
     assert status == 130
     assert out == ""
     assert [path.name for path in tmp_path.iterdir()] == ["mine.yaml"]
-
-
-def test_the_example_of_the_help_text_runs(run: Run, tmp_path: Path) -> None:
-    (example,) = re.findall(r"Example: pregate run (.+)", command.run.__doc__ or "")
-    name, *words = shlex.split(example)
-    assert pregate.load_model(name).name == name
-    status, out, err = run(*words, "--input-tokens", "4", model=name)
-    assert status == 0, err
-    assert "tokens_per_s" in out
-    assert (tmp_path / "out.json").exists()
