@@ -10,10 +10,11 @@ from typing import Annotated
 import typer
 
 __all__ = [
-    "CHECKED", "Active", "BackendName", "Batch", "BatchOrMax", "CacheText", "Check", "Dtype", "Engine", "Format",
-    "Formats", "Graphs", "Hardware", "Hbm", "InputTokens", "LedgerFile", "LinkSpeed", "Model", "ModesText",
-    "OutputFormat", "OutputTokens", "PlacementText", "Policy", "Popularity", "Seed", "Sets", "Speculative", "Stack",
-    "Tier", "TopK", "TraceFile", "Yes",
+    "CHECKED", "Active", "BackendName", "Batch", "BatchOrMax", "CacheText", "Check", "Designs", "Dtype", "Engine",
+    "Format", "Formats", "Gantt", "Graphs", "Hardware", "Hbm", "InputTokens", "Jobs", "LedgerFile", "LinkSpeed",
+    "Metric", "Model", "ModesText", "NoSchedules", "OutputFormat", "OutputTokens", "Page", "PlacementText",
+    "Policy", "Popularity", "Seed", "Sets", "Speculative", "Stack", "Tier", "TimelineFile", "TopK", "TraceFile",
+    "Yes",
 ]  # fmt: skip
 
 
@@ -121,3 +122,10 @@ Formats = Annotated[
     typer.Option(help="Parts of the model in other formats: experts=q4_k,attention=q8_0,kv=q8_0; or all=q4_k."),
 ]
 OutputFormat = Annotated[Format, typer.Option("--format", help="table, json or csv.")]
+Designs = Annotated[str, typer.Option("--policies", help="Designs, by comma.")]
+Metric = Annotated[str, typer.Option(help="makespan_s, tokens_per_s, ttft_s, tpot_s or moe_layer_latency_s.")]
+Jobs = Annotated[int | None, typer.Option(help="Worker processes; default: threads of this one.", min=1)]
+NoSchedules = Annotated[bool, typer.Option("--no-cache", help="Keep no schedules on disk.")]
+Page = Annotated[Path, typer.Option("--output", "-o", help="The page, .html.")]
+TimelineFile = Annotated[Path | None, typer.Option("--timeline", help="Write the timeline for ui.perfetto.dev (JSON).")]
+Gantt = Annotated[Path | None, typer.Option(help="Draw one decode step as a Gantt chart (PNG or SVG).")]

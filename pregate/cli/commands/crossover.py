@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from pregate.cli import options
 from pregate.cli.built import listed
 from pregate.cli.consent import require_consent_along
 from pregate.cli.progress import spinner
@@ -36,10 +37,8 @@ def crossover(
     axis: Annotated[str, typer.Option(help=_AXIS_HELP)],
     from_: Annotated[str, typer.Option("--from", help="Its lowest value, SI or with a unit: 4e9, 4GB/s, 1.")],
     to: Annotated[str, typer.Option(help="Its highest value.")],
-    policies: Annotated[str, typer.Option(help="Designs, by comma.")] = "gpu_only,on_demand,prefetch_all,pregate",
-    metric: Annotated[
-        str, typer.Option(help="makespan_s, tokens_per_s, ttft_s, tpot_s or moe_layer_latency_s.")
-    ] = "tokens_per_s",
+    policies: options.Designs = "gpu_only,on_demand,prefetch_all,pregate",
+    metric: options.Metric = "tokens_per_s",
     points: Annotated[int, typer.Option(help="Points of the scan that finds brackets.")] = 33,
     question: Question,
 ) -> None:

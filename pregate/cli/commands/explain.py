@@ -23,9 +23,7 @@ if TYPE_CHECKING:
 def explain(
     *,
     policy: options.Policy = "pregate",
-    metric: Annotated[
-        str, typer.Option(help="makespan_s, tokens_per_s, ttft_s, tpot_s or moe_layer_latency_s.")
-    ] = "makespan_s",
+    metric: options.Metric = "makespan_s",
     question: Question,
     tornado: Annotated[Path | None, typer.Option(help="Draw what 10 % of each number does (PNG or SVG).")] = None,
 ) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import Annotated, TypeVar
 
 import typer
@@ -16,13 +15,14 @@ from pregate.page import DESIGNS
 from traces.errors import InvalidInput
 
 Value = TypeVar("Value", int, float)
+_DESIGNS = ",".join(DESIGNS)
 
 
 def explore(
     models: Annotated[list[str], typer.Argument(help="Models, as for `compare`; the page has a list of them.")],
     hardware: Annotated[str, typer.Option(help="Machines (`pregate hardware`) or YAML files, by comma.")],
-    output: Annotated[Path, typer.Option("--output", "-o", help="The page, .html.")],
-    policies: Annotated[str, typer.Option(help="Designs, by comma.")] = ",".join(DESIGNS),
+    output: options.Page,
+    policies: options.Designs = _DESIGNS,
     batches: Annotated[str, typer.Option(help="Stops of the batch slider.")] = "1,4,16",
     prompts: Annotated[str, typer.Option(help="Stops of the prompt slider, tokens a sequence.")] = "32,256",
     active: Annotated[

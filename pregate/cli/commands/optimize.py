@@ -44,7 +44,7 @@ def optimize(
     model: Annotated[str | None, typer.Argument(help="Model name, YAML file or Hugging Face config.json.")] = None,
     sweep: Annotated[Path | None, typer.Option(help="Search what this file of `pregate sweep` states.")] = None,
     hardware: Annotated[str | None, typer.Option(help="Machines, by comma; default: all that ship.")] = None,
-    policies: Annotated[str, typer.Option(help="Designs, by comma.")] = _POLICIES,
+    policies: options.Designs = _POLICIES,
     axis: Annotated[
         list[str] | None,
         typer.Option(help="What varies: batch=1,2,4 or link=pcie4-x16,pcie5-x16; a range: hbm_bytes=8GB..80GB:log."),
@@ -57,7 +57,7 @@ def optimize(
     method: Annotated[str, typer.Option(help="exhaustive, optuna, or auto: exhaustive where small.")] = "auto",
     trials: Annotated[int | None, typer.Option(help="Points that Optuna tries; default: 2000.", min=1)] = None,
     plot: Annotated[Path | None, typer.Option(help="Draw the front (PNG, SVG or PDF).")] = None,
-    jobs: Annotated[int | None, typer.Option(help="Worker processes; default: threads of this one.", min=1)] = None,
+    jobs: options.Jobs = None,
     trace: options.TraceFile = None,
     batch: options.BatchOrMax = None,
     input_tokens: options.InputTokens = 256,

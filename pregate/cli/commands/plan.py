@@ -83,7 +83,7 @@ def plan(
     details: Annotated[
         bool, typer.Option("--details", help="All that the card knows: each interval, flags and benchmarks to copy.")
     ] = False,
-    no_cache: Annotated[bool, typer.Option("--no-cache", help="Keep no schedules on disk.")] = False,
+    no_cache: options.NoSchedules = False,
     format: Annotated[CardFormat, typer.Option("--format", help="table, json or markdown.")] = CardFormat.table,
 ) -> None:
     """Judge whole requests under every design that fits: what to run, how sure that is, and what would change it.

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from pregate.cli import options
 from pregate.cli.built import listed
 from pregate.cli.output_paths import require_folder, say_written
 from pregate.cli.progress import spinner
@@ -16,7 +17,7 @@ from traces.whole_file import whole_file
 
 def poc(
     file: Annotated[Path, typer.Argument(help="YAML: model, hardware, workload, promise, now, candidates, assume.")],
-    output: Annotated[Path, typer.Option("--output", "-o", help="The page, .html.")],
+    output: options.Page,
     policies: Annotated[
         str | None, typer.Option(help="Candidates besides those of the file, by comma: ./mine.py:MyPolicy.")
     ] = None,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -40,11 +39,11 @@ def run(
         bool | None,
         typer.Option("--warmup/--no-warmup", help="One run first that does not count; default: with --repeats."),
     ] = None,
-    timeline: Annotated[Path | None, typer.Option(help="Write the timeline for ui.perfetto.dev (JSON).")] = None,
+    timeline: options.TimelineFile = None,
     hardware: Annotated[
         str | None, typer.Option("--fit", help="A fit: what it predicts stands over the real run in --timeline.")
     ] = None,
-    gantt: Annotated[Path | None, typer.Option(help="Draw one decode step as a Gantt chart (PNG or SVG).")] = None,
+    gantt: options.Gantt = None,
     batch: options.Batch = None,
     input_tokens: options.InputTokens = 256,
     output_tokens: options.OutputTokens = 256,

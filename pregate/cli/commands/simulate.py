@@ -2,11 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Annotated
-
-import typer
-
 from pregate.cli import options
 from pregate.cli.built import build_modes
 from pregate.cli.output_paths import require_timelines, say_written, write_timelines
@@ -21,8 +16,8 @@ def simulate(
     *,
     policy: options.Policy = "pregate",
     question: Question,
-    timeline: Annotated[Path | None, typer.Option(help="Write the timeline for ui.perfetto.dev (JSON).")] = None,
-    gantt: Annotated[Path | None, typer.Option(help="Draw one decode step as a Gantt chart (PNG or SVG).")] = None,
+    timeline: options.TimelineFile = None,
+    gantt: options.Gantt = None,
 ) -> None:
     """Simulate one design op by op and write its timeline.
 

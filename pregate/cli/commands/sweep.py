@@ -34,7 +34,7 @@ def sweep(
         Path | None, typer.Option("--output", "-o", help="Result: .nc or .parquet; default: FILE.nc, here.")
     ] = None,
     policies: Annotated[str | None, typer.Option(help="Designs, by comma, in place of those of the file.")] = None,
-    jobs: Annotated[int | None, typer.Option(help="Worker processes; default: threads of this one.", min=1)] = None,
+    jobs: options.Jobs = None,
     dask: Annotated[str | None, typer.Option(help="Scheduler of a Dask cluster to run on: tcp://HOST:PORT.")] = None,
     plot: Annotated[Path | None, typer.Option(help="Folder for pictures along the first two numeric axes.")] = None,
     checkpoint: Annotated[
@@ -43,7 +43,7 @@ def sweep(
     cache_dir: Annotated[
         Path | None, typer.Option(help="Folder that keeps schedules; default: ~/.cache/pregate/schedules.")
     ] = None,
-    no_cache: Annotated[bool, typer.Option("--no-cache", help="Keep no schedules on disk.")] = False,
+    no_cache: options.NoSchedules = False,
     speculative: options.Speculative = None,
     yes: options.Yes = False,
     format: options.OutputFormat = options.Format.table,
