@@ -356,9 +356,20 @@ def _cpu_parts(work: Work, figures: Figures) -> Parts:
     kv_bytes = work.hbm_bytes * figures.values.get("stack.cpu_kv_copies", 1.0)
     gemm_flop = work.total_flop - work.flop
     flop_s: Any = gemm_flop / figures.stack_constant("cpu_gemm_efficiency")
-    if work.weight_bits <= 8.5 and work.compute != "fp8":  # no processor has integer products of fp8
+    if work.weight_bits <= 8.5 and work.compute != "fp8":
         flop_s = flop_s / figures.stack_constant("cpu_packed_speedup")
+    elif work.compute in ("bf16", "fp8"):  # no processor has products of fp8: it is widened to bf16, or further
+        flop_s = flop_s / _bf16_speedup(figures)
     compute_s, dram_s = binding_term(flop_s / peak, work.weight_bytes / rate)
     attention_s = work.flop / figures.stack_constant("cpu_attention_efficiency") / peak
     more_compute_s, more_dram_s = binding_term(attention_s, kv_bytes / rate)
     return Parts(compute_s=compute_s + more_compute_s, dram_s=dram_s + more_dram_s)
+
+
+def _bf16_speedup(figures: Figures) -> Number:
+    """How many times as fast as fp32 the host multiplies bf16, which it may widen to fp32 first: at least once."""
+    stated = figures.values.get("host.bf16_flop_per_s")
+    if stated is None:
+        return 1.0
+    speedup = stated / figures["host.peak_flop_per_s"]
+    return np.where(np.real(speedup) > 1, speedup, 1.0)

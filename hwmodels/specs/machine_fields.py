@@ -49,6 +49,7 @@ FIELDS: dict[str, dict[str, Field]] = {
         "n_sockets": Field("count", optional=True),
         "fabric_bytes_per_s": Field("bandwidth", optional=True),
         "staging_bytes_per_s": Field("bandwidth", optional=True),
+        "bf16_flop_per_s": Field("compute", optional=True),
         "copies_beside_cpu": Field("ratio", optional=True),
         "cpu_beside_copies": Field("ratio", optional=True),
     },

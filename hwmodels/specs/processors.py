@@ -41,8 +41,9 @@ class Family:
     """What processors of a generation share: `channels` of memory at `mega_transfers_per_s`, fp32 FLOP of a core a
     cycle, the most memory of a socket, sockets at most. `fabric_ghz`: of the links between dies of cores and the memory
     controllers, None where there are none; up to `two_links_up_to` dies each has two. `staging_gb_per_s`: what one core
-    copies into the buffers of a driver, None where nobody says. `memory_source`: the page that
-    says channels and speed, empty where none was read.
+    copies into the buffers of a driver, None where nobody says. `bf16_flop_per_cycle`: of a core in bf16,
+    None where it is widened to fp32 first. `memory_source`: the page that says channels and speed, empty where none
+    was read.
     """
 
     name: str
@@ -55,6 +56,7 @@ class Family:
     fabric_ghz: float | None
     two_links_up_to: int
     staging_gb_per_s: float | None
+    bf16_flop_per_cycle: int | None
     note: str
     memory_source: str
 
@@ -127,6 +129,11 @@ def host_document(stated: str) -> dict[str, Any]:
         )  # fmt: skip
     if family.staging_gb_per_s is not None:
         figures["staging_bytes_per_s"] = (family.staging_gb_per_s * 1e9, "B/s", "staging", "one core")
+    if family.bf16_flop_per_cycle is not None:
+        figures["bf16_flop_per_s"] = (
+            flop * family.bf16_flop_per_cycle / family.flop_per_cycle, "FLOP/s", "bf16",
+            f"{n_cores} cores x {family.bf16_flop_per_cycle} x {one.base_ghz:g} GHz",
+        )  # fmt: skip
     document: dict[str, Any] = {"sources": {**_sources(), "chip": f"{family.title}, {one.name}: {_chip(one)}"}}
     if stated != name:
         document["sources"]["stated"] = "the host's name, by whoever asked"
@@ -184,6 +191,7 @@ def _families() -> Mapping[str, Family]:
 
 def _family(name: str, section: Section) -> Family:
     fabric, staging = (section.number(key) if key in section else None for key in ("fabric_ghz", "staging_gb_per_s"))
+    bf16 = section.integer("bf16_flop_per_cycle", minimum=1) if "bf16_flop_per_cycle" in section else None
     family = Family(
         name=name,
         title=section.text("title"),
@@ -195,6 +203,7 @@ def _family(name: str, section: Section) -> Family:
         fabric_ghz=fabric,
         two_links_up_to=section.integer("two_links_up_to", 0),
         staging_gb_per_s=staging,
+        bf16_flop_per_cycle=bf16,
         note=section.text("note", ""),
         memory_source=section.text("memory_source", ""),
     )

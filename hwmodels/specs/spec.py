@@ -59,7 +59,8 @@ class Host:
     `fabric_bytes_per_s` is what the links between all dies of cores and the memory controllers carry of reads, None
     where they carry all that DRAM gives. `staging_bytes_per_s` is what one core copies of ordinary memory, or of mapped
     pages, into the buffers that a driver's copies are made from; None where nobody says, and the figure of the link,
-    a median of machines, stands. Raises `InvalidInput` for a figure that is not finite and above 0.
+    a median of machines, stands. `bf16_flop_per_s`: its peak rate of bf16 at the same clock, None where bf16 is
+    widened to fp32 first. Raises `InvalidInput` for a figure that is not finite and above 0.
     """
 
     name: str
@@ -73,6 +74,7 @@ class Host:
     cpu_beside_copies: float | None = None
     fabric_bytes_per_s: float | None = None
     staging_bytes_per_s: float | None = None
+    bf16_flop_per_s: float | None = None
 
     def __post_init__(self) -> None:
         _check_figures("host", self)

@@ -273,6 +273,22 @@ def test_the_host_has_packed_products_of_integers_and_none_of_fp8() -> None:
     assert times == pytest.approx([times[0], times[0] / 4, times[0] / 4, times[0]])
 
 
+@pytest.mark.parametrize(
+    ("compute", "bits", "times"), [("bf16", 16.0, 2), ("fp8", 8.0, 2), ("bf16", 4.5, 4), ("fp16", 16.0, 1)]
+)
+def test_a_host_that_multiplies_bf16_does_so_for_fp8_too_and_for_nothing_else(
+    compute: str, bits: float, times: float
+) -> None:
+    widens = ROUND.with_values({"stack.cpu_packed_speedup": 4.0})
+    pairs, slow = (
+        widens.with_values({"host.bf16_flop_per_s": factor * ROUND["host.peak_flop_per_s"]}) for factor in (2, 0.5)
+    )
+    what = Work(OpKind.CPU_EXPERT, (Gemm(500, 10, 10),), compute, bits)
+    fp32_s = parts_of(what._replace(compute="fp32", weight_bits=32.0), pairs).compute_s
+    assert parts_of(what, pairs).compute_s == pytest.approx(fp32_s / times)
+    assert parts_of(what, slow) == parts_of(what, widens)
+
+
 def test_keys_and_values_that_the_host_widens_first_are_moved_as_often_as_the_stack_says() -> None:
     what = Work(OpKind.CPU_LAYER, hbm_bytes=500)
     once = parts_of(what, ROUND)

@@ -151,7 +151,7 @@ def test_a_derivative_goes_through_every_part_of_a_price() -> None:
 def test_only_weights_of_at_most_eight_bits_and_their_scales_are_multiplied_as_integers() -> None:
     known = figures(stack__cpu_packed_speedup=4.0)
     wide, at_most, above = (
-        float(parts_of(Work(OpKind.CPU_EXPERT, (Gemm(1 << 12, 64, 64),), "bf16", bits), known).compute_s)
+        float(parts_of(Work(OpKind.CPU_EXPERT, (Gemm(1 << 12, 64, 64),), "fp16", bits), known).compute_s)
         for bits in (16.0, 8.5, 9.0)
     )
     assert (at_most, above) == (wide / 4, wide)
