@@ -31,6 +31,8 @@ def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *wo
         (("validate", "--suite", "quick", "--max-mape", "7"), "a share between 0 and 1"),
         (("validate", "--suite", "quick", "--max-mape", "nan"), "a share between 0 and 1"),
         (("validate", "--suite", "quick", "-o", "m.yaml"), "it is a file, a report is a folder"),
+        (("reproduce", "isca24", "--refit", "nowhere/f.yaml"), "there is no folder nowhere"),
+        (("reproduce", "field", "--spreads", "nowhere/s.yaml"), "there is no folder nowhere"),
         (("compare", *SMALL[:3], "--output-tokens", "3000000"), "add --yes, or take fewer tokens"),
         (("simulate", *SMALL[:3], "--batch", "100000"), "add --yes, or take fewer tokens"),
     ],
@@ -78,3 +80,19 @@ def test_a_sweep_without_axes_is_one_point(tmp_path: Path, monkeypatch: pytest.M
     assert status in (0, 2), err
     assert "Traceback" not in err
     assert (tmp_path / "s.nc").exists() is (status == 0)
+
+
+def test_a_fit_that_is_stopped_half_way_leaves_no_file(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    """Nothing clears up after a process that was ended: while it fits, there is nothing to clear."""
+    there = []
+
+    def stopped(*_: object) -> None:
+        there.extend(tmp_path.iterdir())
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("pregate.measured.isca24_fit.fit_published", stopped)
+    assert run(monkeypatch, capsys, "reproduce", "isca24", "--refit", str(tmp_path / "f.yaml"))[0] == 130
+    assert not there
+    assert not list(tmp_path.iterdir())

@@ -10,6 +10,7 @@ import typer
 
 from pregate.cli import options
 from pregate.cli.built import build_machine, distinct
+from pregate.cli.output_paths import require_folder
 from pregate.cli.progress import spinner
 from pregate.draw import render
 from traces.errors import InvalidInput, unknown_name
@@ -99,6 +100,8 @@ def _table(
     from pregate.measured.table import RESIDENT_TABLE, read_field, read_table
 
     _check_given(hardware, sets, fit, spreads, format, kept)
+    if spreads is not None:
+        require_folder(spreads)
     rows = read_field() if name == "field" else read_table(RESIDENT_TABLE if name == "resident" else Path(name))
     if fit is not None:
         from pregate.measured.stack_fit import fit_stack
@@ -180,6 +183,9 @@ def _refit(rows: Path | None, target: Path) -> None:
         "command": "pregate reproduce isca24 --refit FILE",
         "date": date.today().isoformat(),
     }
-    with whole_file(target) as partial, spinner("fitting (a minute or two)"):
-        partial.write_text(fit_published(read_rows(source), provenance).to_yaml(), encoding="utf-8")
+    require_folder(target)
+    with spinner("fitting (a minute or two)"):
+        fit = fit_published(read_rows(source), provenance)
+    with whole_file(target) as partial:
+        partial.write_text(fit.to_yaml(), encoding="utf-8")
     typer.echo(f"wrote {target}", err=True)
