@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from math import gamma, log
 from statistics import NormalDist
 
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 
 from pregate.measured.isca24_routing import Activation, natural_routing
+from tests.small_models import decoder_only, encoder_decoder
 from traces.errors import InvalidInput
 from traces.model.architecture import load_architecture
 from traces.phase import Phase
@@ -61,6 +63,37 @@ def test_distinct_experts_of_two_and_of_three_sequences(exponent: float) -> None
     assert distinct("switch-base-8", 3, activation).mean() == pytest.approx(three, abs=0.06)
 
 
+def test_a_working_set_of_one_or_two_experts_is_used_evenly() -> None:
+    """128 ** (1 / 3) of 128 experts are 2 of 8: who leaves the one takes the other, and the first takes either."""
+    one, two = (Activation(decoder_working_set=w, gate_exponent=1.0) for w in (1, 128 ** (1 / 3)))
+    assert (distinct("switch-base-8", 3, one) == 1).all()
+    assert (distinct("switch-base-8", 2, two) == 2).all()
+    model = load_architecture("switch-base-8")
+    alone = natural_routing(model, 1, two, 0)
+    decoding = alone.experts[alone.phase == Phase.DECODE][:, model.n_encoder_moe_layers :, 0]
+    for layer in range(decoding.shape[1]):
+        _, counts = np.unique(decoding[:, layer], return_counts=True)
+        assert len(counts) == 2
+        assert abs(counts[0] / counts.sum() - 0.5) < 0.15
+
+
+def test_each_step_meets_a_sequence_of_its_own() -> None:
+    """Where two differ, a third that follows takes the first one's expert as often as the second one's."""
+    model = load_architecture("switch-base-128")
+    trace = natural_routing(model, 3, Activation(decoder_working_set=128, gate_exponent=0.5), 0)
+    steps = trace.experts[trace.phase == Phase.DECODE][:, model.n_encoder_moe_layers :, 0].reshape(-1, 3, 6)
+    first, second, third = steps.swapaxes(0, 1).reshape(3, -1)
+    follows = (first != second) & ((third == first) | (third == second))
+    assert follows.sum() > 300
+    assert (third == first)[follows].mean() == pytest.approx(0.5, abs=0.1)
+
+
+def test_the_workload_is_of_encoder_decoders_with_one_expert_a_token() -> None:
+    for model in (dataclasses.replace(encoder_decoder(), top_k=2), decoder_only(top_k=1)):
+        with pytest.raises(InvalidInput, match="encoder-decoder models with one expert a token"):
+            natural_routing(model, 1, Activation(), 0)
+
+
 @pytest.mark.parametrize("pregated", [False, True])
 def test_each_kind_of_gate_has_its_exponent_and_both_have_one_encoder(pregated: bool) -> None:
     model = load_architecture("switch-base-64")
@@ -70,6 +103,7 @@ def test_each_kind_of_gate_has_its_exponent_and_both_have_one_encoder(pregated: 
     ours, other = (natural_routing(model, 4, activation, 0, pregated=kind) for kind in (False, True))
     encoding = ours.phase == Phase.PREFILL
     np.testing.assert_array_equal(ours.experts[encoding], other.experts[encoding])
+    assert np.array_equal(natural_routing(model, 4, activation, 0).experts, ours.experts)
 
 
 def test_the_working_set_is_a_power_of_the_experts() -> None:
@@ -113,8 +147,14 @@ def test_the_encoder_draws_from_lognormal_popularity(batch: int, log_sd: float) 
         {"decoder_working_set": 0.5},
         {"decoder_working_set": 129.0},
         {"encoder_log_sd": -1.0},
+        {"encoder_log_sd": 9.5},
     ],
 )
 def test_what_is_no_law_is_refused(changes: dict[str, float]) -> None:
     with pytest.raises(InvalidInput, match=next(iter(changes))):
         Activation(**changes)
+
+
+@pytest.mark.parametrize("changes", [{"decoder_working_set": 1.0}, {"encoder_log_sd": 0.0}, {"encoder_log_sd": 9.0}])
+def test_the_limits_themselves_are_laws(changes: dict[str, float]) -> None:
+    assert dataclasses.asdict(Activation(**changes)).items() >= changes.items()
