@@ -19,6 +19,7 @@ from offload.policies import policy_named
 from offload.policies.pregate import pregate
 from offload.policy import Buffers, Policy
 from offload.slots.memory import CapacityExceeded
+from tests.by_hand import step
 from tests.granted_memory import DECODER, RELEASED, STREAMS, SWITCH, WORKLOAD, plan, static_bytes
 from tests.small_models import decoder_only, routing
 from traces.errors import InvalidInput
@@ -26,7 +27,7 @@ from traces.model.architecture import DTYPES
 from traces.model.layer_bytes import layer_weight_bytes
 from traces.model.linear_mixer import LinearMixer
 from traces.phase import Phase
-from traces.routing import Provenance, RoutingTrace, Step
+from traces.routing import Provenance, RoutingTrace
 from traces.transforms.rebatching import rebatch
 
 
@@ -71,12 +72,6 @@ def test_sequences_run_one_by_one_do_not_share_the_cache() -> None:
     found = measure_workload(DECODER, rebatch(routing(DECODER, batch=2), 1).steps())
     assert found.n_cached_tokens == 8
     assert (found.n_sequences, found.n_running) == (2, 1)
-
-
-def step(i: int, phase: Phase, rows: list[tuple[int, int]], experts: object) -> Step:
-    """A forward pass of tokens (sequence, position) that choose `experts`, (n_tokens, n_layers, top_k)."""
-    sequence, position = np.array(rows, np.int32).T
-    return Step(i, phase, np.array(experts, np.int16), sequence, position)
 
 
 def test_what_passes_ask_for_is_counted_pass_by_pass() -> None:

@@ -9,11 +9,11 @@ import pytest
 
 from hwmodels.calibrate.measurements import Sample
 from tests.cuda_standin import StandIn
-from tests.unit.runtime.test_microbench_copies import Clockwork
+from tests.unit.runtime.test_microbench_copies import Clockwork, tiny
 
 torch = pytest.importorskip("torch", reason="the runtime needs PyTorch (the extra 'runtime')")
 
-from runtime.backend import Action, Backend, Times  # noqa: E402
+from runtime.backend import Times  # noqa: E402
 from runtime.cpu import CpuBackend  # noqa: E402
 from runtime.cuda import CudaBackend  # noqa: E402
 from runtime.microbench.host import _is_full, host_samples  # noqa: E402
@@ -21,15 +21,6 @@ from runtime.microbench.lanes import Timed  # noqa: E402
 from runtime.pacing import Link  # noqa: E402
 
 SLOW_S = 5e-4
-
-
-def tiny(backend: Backend) -> Action:
-    numbers = backend.allocate(64, "a few numbers")
-
-    def kernel() -> None:
-        numbers.add_(0)
-
-    return kernel
 
 
 def slow() -> CpuBackend:
