@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 __all__ = ["Latest"]
 
@@ -28,6 +28,10 @@ class Latest(Generic[Value]):
         while self._sum > self._most and len(self._kept) > 1:
             self._sum -= self._size(self._kept.popitem(last=False)[1])
         return found
+
+    def alike(self, is_alike: Callable[[Any], bool]) -> list[Value]:
+        """Those that are kept by a key that `is_alike`."""
+        return [value for key, value in self._kept.items() if is_alike(key)]
 
     def __len__(self) -> int:
         return len(self._kept)

@@ -24,7 +24,6 @@ from offload.policy import Policy
 from offload.probes import find_probes, no_probes
 from offload.schedule import Schedule
 from offload.work import expert_copy_work
-from pregate.api import synthesize
 from pregate.ask.capturing.capture import Captured, capture_request
 from pregate.ask.capturing.machine_memory import memory_of
 from pregate.ask.capturing.request import Request, check_trace, request
@@ -35,6 +34,7 @@ from pregate.engines.unpriced import check_engine
 from pregate.measured.isca24 import Workbench
 from pregate.measured.isca24_rows import Row
 from pregate.measured.isca24_table import published_row
+from pregate.measured.kept_traces import KeptTraces
 from pregate.measured.latest import Latest
 from pregate.measured.microbatches import as_microbatches, without_outputs
 from pregate.measured.reproduction import published_activation
@@ -109,7 +109,7 @@ class RowBench:
         self._runs = Latest[Captured](_MOST_OPS, lambda run: len(run.decoded.schedule))
         self._written = Latest[Decoded](_MOST_OPS, lambda decoded: len(decoded.schedule))
         self._timed: tuple[Captured, Platform, ExplainedRun] | None = None  # the last, which several questions are of
-        self._traces = Latest[RoutingTrace](_MOST_CELLS, lambda trace: trace.experts.size)
+        self._traces = KeptTraces(seed, _MOST_CELLS)
         self._asked = Latest[Workload](_MOST_WORKLOADS, lambda _: 1)
         self._workloads: dict[Any, Workbench] = {}
 
@@ -266,9 +266,7 @@ class RowBench:
         return largest_batch(model, hw, design, made, expert_tier=row.expert_tier)
 
     def _trace(self, model: ModelArchitecture, shape: _TraceShape) -> RoutingTrace:
-        counts = shape.n_prompt, shape.n_output, shape.batch
-        bare = shape._replace(context=0, in_passes=False)
-        found = self._traces.of(bare, lambda: synthesize(model, *counts, self.seed))
+        found = self._traces.of(model, shape.n_prompt, shape.n_output, shape.batch)
         if shape.in_passes:
             return as_microbatches(found, shape.context)
         return replace(found, position=found.position + np.int32(shape.context)) if shape.context else found

@@ -14,7 +14,7 @@ sequences can show: `sequence_affinity` draws from what the sequence itself chos
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -26,6 +26,7 @@ from traces.phase import Phase
 from traces.routing import MAX_EXPERTS, Provenance, RoutingTrace
 from traces.synthesis.layers_kernel import FILL_LAYERS, pays
 from traces.synthesis.synthesis_kernel import FILL, fill
+from traces.synthesis.taken_over import history_of, longest_start
 from traces.typed import check_fields
 
 __all__ = ["AFFINITY_TOKENS", "Dials", "TokenLayout", "filler", "synthesize_routing", "token_layout"]
@@ -134,6 +135,7 @@ def synthesize_routing(
     model_name: str,
     shares: NDArray[np.float64] | None = None,
     origin: str = "",
+    begun: Sequence[RoutingTrace] = (),
 ) -> RoutingTrace:
     """A trace of `batch` equal sequences (see `token_layout`) routed by `dials`.
 
@@ -141,7 +143,9 @@ def synthesize_routing(
     the others. Popularity, maps and active experts are drawn from `rng` once and shared by all sequences.
     `shares` (n_moe_layers, n_experts): how popular each expert is, in place of the Zipf exponents and the random
     names of ranks (`PopularityProfile.shares`); `origin`: whose dials they are, for the provenance. The same `rng`
-    state gives the same trace. Raises `InvalidInput` for impossible numbers.
+    state gives the same trace. `begun`: traces that the same call made of other tokens, sequences and nothing else,
+    from the same state: what this one has in common with one of them is taken over, of a generator that can skip.
+    Raises `InvalidInput` for impossible numbers.
     """
     _check_shape(n_moe_layers, n_encoder_moe_layers, n_experts, top_k)
     layout = token_layout(
@@ -157,16 +161,22 @@ def synthesize_routing(
     by_rank = rng.permuted(np.tile(np.arange(n_experts, dtype=np.int16), (n_moe_layers, 1)), axis=1)
     if shares is not None:
         popularity, by_rank = _ranked(shares, (n_moe_layers, n_experts), dials)
-    experts = np.full((layout.step.size, n_moe_layers, top_k), -1, dtype=np.int16)
+    experts = np.empty((layout.step.size, n_moe_layers, top_k), dtype=np.int16)
     n_prefill = batch * input_tokens
     if n_encoder_moe_layers:  # two stacks of layers, each with a past of its own
         spans = [(0, n_prefill, 0, n_encoder_moe_layers)]
         spans.append((n_prefill, layout.step.size, n_encoder_moe_layers, n_moe_layers))
+        experts[:] = -1
     else:
         spans = [(0, layout.step.size, 0, n_moe_layers)]
+    may_skip = not n_encoder_moe_layers and isinstance(rng.bit_generator, np.random.PCG64)
+    taken = longest_start(begun if may_skip else (), layout.sequence, experts[:0])
     for start, stop, first, last in spans:
         part, layers = slice(start, stop), slice(first, last)
-        _route(experts[part, layers], layout.sequence[part], popularity[layers], by_rank[layers], dials, batch, rng)
+        _route(
+            experts[part, layers], layout.sequence[part], popularity[layers], by_rank[layers], dials, batch, rng,
+            taken[:, layers],
+        )  # fmt: skip
     note = f"{origin}: {dials}" if origin else str(dials)
     return layout.routed(experts, n_experts, model_name, "traces.synthesis", note)
 
@@ -185,8 +195,11 @@ def _route(
     dials: Dials,
     n_sequences: int,
     rng: np.random.Generator,
+    taken: NDArray[np.int16],
 ) -> None:
-    """Fill `experts` (n_tokens, n_layers, top_k) in chunks, so that random numbers take bounded memory."""
+    """Fill `experts` (n_tokens, n_layers, top_k) in chunks, so that random numbers take bounded memory. Those of the
+    first tokens are `taken`, and their random numbers skipped.
+    """
     n_tokens, n_layers, top_k = experts.shape
     rows = max(1, _CHUNK_DRAWS // (2 * top_k * n_layers))
     if top_k == 1 and not dials.layer_correlation and not dials.sequence_affinity and n_tokens <= rows:
@@ -196,9 +209,14 @@ def _route(
         return
     popularity, by_rank = np.ascontiguousarray(popularity), np.ascontiguousarray(by_rank)
     loop = _all_layers if _may_take_all_layers(experts, popularity, dials) else _token_by_token
-    make = loop(experts, popularity, by_rank, dials, n_sequences)
-    draws = np.empty((min(rows, n_tokens), n_layers, top_k, 2))
-    for start in range(0, n_tokens, rows):
+    n_taken = len(taken)
+    make = loop(experts, popularity, by_rank, dials, n_sequences, taken, sequence[:n_taken])
+    if n_taken:
+        assert isinstance(rng.bit_generator, np.random.PCG64)
+        experts[:n_taken] = taken
+        rng.bit_generator.advance(2 * taken.size)
+    draws = np.empty((min(rows, n_tokens - n_taken), n_layers, top_k, 2))
+    for start in range(n_taken, n_tokens, rows):
         part = np.ascontiguousarray(experts[start : start + rows])
         make(part, sequence[start : start + rows], rng.random(out=draws[: len(part)]))
         if not np.shares_memory(part, experts):
@@ -215,12 +233,13 @@ def _token_by_token(
     by_rank: NDArray[np.int16],
     dials: Dials,
     n_sequences: int,
+    taken: NDArray[np.int16],
+    taken_sequence: NDArray[np.int32],
 ) -> _Filling:
     """`fill`, layer after layer."""
     make, (_, n_layers, top_k) = filler(experts.size), experts.shape
     n_kept = AFFINITY_TOKENS if dials.sequence_affinity else 1
-    history = np.zeros((n_sequences, n_kept, n_layers, top_k), dtype=np.int16)
-    seen = np.zeros(n_sequences, dtype=np.int64)
+    history, seen = history_of(taken, taken_sequence, by_rank, n_sequences, n_kept)
     guides = _guides(popularity)
     scratch = np.zeros((n_layers, popularity.shape[1] - 1), np.int8), np.zeros((n_layers, top_k), np.int64)
     chances = (dials.repeat_probability, dials.layer_correlation, dials.sequence_affinity)
@@ -251,10 +270,13 @@ def _all_layers(
     by_rank: NDArray[np.int16],
     dials: Dials,
     n_sequences: int,
+    taken: NDArray[np.int16],
+    taken_sequence: NDArray[np.int32],
 ) -> _Filling:
     """`fill_layers`: the same experts."""
     make, (_, n_layers, top_k) = loaded(FILL_LAYERS), experts.shape
-    last, seen = np.zeros((n_sequences, top_k, n_layers), np.int64), np.zeros(n_sequences, np.int64)
+    history, seen = history_of(taken, taken_sequence, by_rank, n_sequences, 1)
+    last = np.ascontiguousarray(history[:, 0].transpose(0, 2, 1), np.int64)
     chosen, (lows, highs) = np.zeros((top_k + 2, n_layers), np.int64), np.zeros((2, top_k, n_layers))
     edges, numbers = np.ascontiguousarray(popularity.T), np.zeros((2, n_layers))
     return lambda part, sequence, drawn: make(

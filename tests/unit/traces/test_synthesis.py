@@ -314,3 +314,32 @@ def test_forced_routing_activates_exactly_so_many_experts(
 def test_impossible_number_of_active_experts_is_refused(n_active: int, message: str) -> None:
     with pytest.raises(InvalidInput, match=message):
         forced_active_routing(**SHAPE, n_active=n_active)
+
+
+@pytest.mark.parametrize(
+    "dials", [Dials(1.0, 0.3, 0.0), Dials(0.6, 0.3, 0.4), Dials(0.6, 0.2, 0.1, 0.6, 0.5), Dials(1.0, 0.0, 0.0)]
+)
+@pytest.mark.parametrize(("n_layers", "n_experts", "top_k"), [(4, 16, 2), (20, 8, 2), (3, 64, 6), (4, 16, 1)])
+def test_what_traces_have_in_common_may_be_taken_over(
+    dials: Dials, n_layers: int, n_experts: int, top_k: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(synthesis, "_CHUNK_DRAWS", 1 << 9)  # else one expert a token takes a way of its own
+    shape = {"n_moe_layers": n_layers, "n_experts": n_experts, "top_k": top_k}
+    counts = [(40, 9, 5), (40, 1, 1), (90, 5, 1)]
+    begun = [made(dials, **shape, input_tokens=n, output_tokens=m, batch=b) for n, m, b in counts]
+    for n, m, b in [(40, 9, 5), (40, 12, 5), (40, 9, 2), (40, 9, 12), (41, 9, 1), (120, 2, 1), (1, 1, 1), (1, 3, 7)]:
+        asked = shape | {"input_tokens": n, "output_tokens": m, "batch": b}
+        assert made(dials, **asked, begun=begun).digest == made(dials, **asked).digest
+
+
+def test_the_longest_common_start_is_not_drawn_again() -> None:
+    dials, other = Dials(1.0, 0.3, 0.2), made(Dials(1.0, 0.3, 0.2), seed=1)
+    found = made(dials, begun=[made(dials, seed=2, input_tokens=3), other], output_tokens=9)
+    assert np.array_equal(found.experts[: other.n_tokens], other.experts)
+
+
+@pytest.mark.parametrize("changes", [{"n_encoder_moe_layers": 2}, {"rng": np.random.Generator(np.random.MT19937(0))}])
+def test_two_stacks_and_generators_that_cannot_skip_take_nothing_over(changes: dict[str, Any]) -> None:
+    dials, other = Dials(1.0, 0.3, 0.2), made(Dials(1.0, 0.3, 0.2), seed=1)
+    asked = SHAPE | {"rng": np.random.default_rng(0), "model_name": "toy", "dials": dials} | changes
+    assert not np.array_equal(synthesize_routing(**asked, begun=[other]).experts[:3], other.experts[:3])

@@ -1,0 +1,27 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from pregate.api import synthesize
+from pregate.measured import kept_traces
+from pregate.measured.kept_traces import KeptTraces
+from pregate.named import load_model
+
+
+def test_kept_traces_are_those_of_synthesize(monkeypatch: pytest.MonkeyPatch) -> None:
+    begun: list[int] = []
+    make: Callable[..., Any] = kept_traces.synthesize_routing
+    monkeypatch.setattr(
+        kept_traces, "synthesize_routing", lambda **asked: begun.append(len(asked["begun"])) or make(**asked)
+    )
+    traces = KeptTraces(3, 1 << 24)
+    few, many, short, long = (30, 4, 5), (30, 4, 9), (50, 2, 1), (70, 2, 1)
+    asked = [("mixtral-8x7b", few), ("mixtral-8x7b", many), ("qwen3-30b-a3b", short), ("qwen3-30b-a3b", long)]
+    for name, counts in [*asked, *asked, ("switch-base-128", few), ("switch-base-128", many)]:
+        found, wanted = traces.of(load_model(name), *counts), synthesize(load_model(name), *counts, 3)
+        assert found.digest == wanted.digest
+        assert found.provenance == wanted.provenance
+    assert begun == [0, 1, 0, 1, 0, 1]
