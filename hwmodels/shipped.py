@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
+
+from traces.yaml_names import yaml_names as shipped
 
 __all__ = ["FITS_DIR", "SPECS", "STACKS_DIR", "shipped"]
 
 _HERE = Path(__file__).parent
 SPECS, FITS_DIR, STACKS_DIR = (_HERE / name for name in ("specs", "fits", "stacks"))
-
-
-def shipped(folder: Path) -> tuple[str, ...]:
-    """The names of the YAML files in `folder`, in order."""
-    return tuple(sorted(name.removesuffix(".yaml") for name in os.listdir(folder) if name.endswith(".yaml")))

@@ -20,6 +20,7 @@ from traces.model.architecture import Attention, LayerStack, LinearMixer, ModelA
 
 __all__ = [
     "ContextRates",
+    "GroupedExperts",
     "activation_row_bytes",
     "attention_rates",
     "cpu_expert_work",
@@ -237,6 +238,40 @@ def experts_work(
     return Work(
         OpKind.EXPERTS, tuple(gemms), model.compute_format(stored), weight_bits, slots_bytes=slots_bytes, fused=one
     )
+
+
+class GroupedExperts:
+    """`experts_work` of many fused ops of one model: what these have in common is asked of it once."""
+
+    def __init__(self, model: ModelArchitecture, slots_bytes: int) -> None:
+        self._model, self._slots_bytes = model, slots_bytes
+        self._like = experts_work(model, (1,), 0, slots_bytes, fused=True)
+        self._one_format = model.stored_shared_dtype.bits == model.expert_dtype.bits
+        self._ffns: dict[tuple[int, int], tuple[Gemm, ...]] = {}
+        self._shared: dict[int, tuple[Gemm, ...]] = {}
+
+    def of(self, n_shared: int, runs: Sequence[tuple[int, int]]) -> Work:
+        """The op of experts that serve so many tokens, and how many these are: `runs`, ascending. Shared experts serve
+        `n_shared` tokens.
+        """
+        model, gemms = self._model, list[Gemm]()
+        if not runs or (n_shared and model.n_shared_experts and not self._one_format):
+            served = [n for n, n_experts in runs for _ in range(n_experts)]
+            return experts_work(model, served, n_shared, self._slots_bytes, fused=True)
+        n_rows = n_active = n = 0
+        for run in runs:
+            ffns = self._ffns.get(run)
+            if ffns is None:
+                ffns = self._ffns[run] = experts_work(model, (run[0],) * run[1]).gemms
+            gemms += ffns
+            n, n_experts = run
+            n_rows, n_active = n_rows + n * n_experts, n_active + n_experts
+        one = FusedExperts(n_active, n_rows, len(gemms), max(-(-n_rows // model.top_k), n))
+        if n_shared:
+            if n_shared not in self._shared:
+                self._shared[n_shared] = experts_work(model, (), n_shared).gemms
+            gemms += self._shared[n_shared]
+        return self._like._replace(gemms=tuple(gemms), fused=one)
 
 
 def dense_ffn_work(model: ModelArchitecture, stack: LayerStack, n_tokens: int) -> Work:

@@ -25,6 +25,7 @@ class Works:
         self._made: dict[Hashable, Work] = {}
         self._pieces: dict[Work, tuple[Work, ...]] = {}
         self._rates: dict[int, work.ContextRates] = {}
+        self._grouped = work.GroupedExperts(model, slots_bytes)
 
     def _once(self, key: Hashable, make: Callable[[], Work]) -> Work:
         found = self._made.get(key)
@@ -107,6 +108,10 @@ class Works:
     def grouped(self, n_shared: int, tokens: tuple[int, ...]) -> Work:
         """Several experts of a block in one op, one entry of `tokens` each, and shared ones over `n_shared` tokens."""
         return self._once(("grouped", n_shared, tokens), lambda: self._experts(tokens, n_shared, fused=True))
+
+    def grouped_runs(self, n_shared: int, runs: tuple[tuple[int, int], ...]) -> Work:
+        """The same, of experts that serve so many tokens, and how many these are: `runs`, ascending."""
+        return self._once((n_shared, runs), lambda: self._grouped.of(n_shared, runs))
 
     def _experts(self, tokens: tuple[int, ...], n_shared: int, *, fused: bool) -> Work:
         return work.experts_work(self._model, tokens, n_shared, self._slots_bytes, fused=fused)

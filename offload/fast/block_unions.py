@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -64,29 +65,44 @@ class BlockUnions:
         made = [rows.of(works.grouped(shared, (1,) * size)) for shared, size in pairs]
         found = np.zeros(len(sizes), np.int64)
         found[~uneven] = np.array(made, np.int64)[place]
-        for u in np.flatnonzero(uneven).tolist():
-            mine = slice(self.ptr[u], self.ptr[u + 1])
-            served = tuple(sorted(self.tokens[mine][shares[mine]].tolist()))
-            found[u] = rows.of(works.grouped(int(n_shared[u]), served))
+        which = np.flatnonzero(uneven)
+        runs, ends = self._runs(shares & uneven[self.union])
+        row, begin = list[int](), 0
+        for shared, end in zip(n_shared[which].tolist(), ends[which].tolist(), strict=True):
+            row.append(rows.of(works.grouped_runs(shared, tuple(runs[begin:end]))))
+            begin = end
+        found[which] = row
         return found
 
+    def _runs(self, shares: NDArray[np.bool_]) -> tuple[list[tuple[int, int]], NDArray[np.int64]]:
+        """Union after union, of its experts that `shares` (n_entries,) names: how many tokens they serve and how many
+        experts serve so many, ascending; and where each union ends.
+        """
+        most = int(self.tokens.max(initial=0)) + 1
+        code, n_experts = np.unique(self.union[shares] * most + self.tokens[shares], return_counts=True)
+        ends = np.searchsorted(code, np.arange(1, len(self.ptr)) * most)
+        return list(zip((code % most).tolist(), n_experts.tolist(), strict=True)), ends
+
     def _grouped_in_parts(self, rows: Rows, works: Works, shares: NDArray[np.bool_]) -> NDArray[np.int64]:
-        found, known = list[int](), dict[tuple[int, tuple[int, ...]], int]()
-        first = 0
+        found, known = list[int](), dict[tuple[int, bytes], int]()
+        first, n_blocks = 0, self.n_blocks
         for i, (n_parts, at) in enumerate(zip(self.n_parts.tolist(), self.first_cost.tolist(), strict=True)):
-            n_shared = self.n_shared[first : first + n_parts].tolist()
+            n_shared = self.n_shared[first : first + n_parts].tolist() * n_blocks
             first += n_parts
-            ptr = self.ptr[i * self.n_blocks : (i + 1) * self.n_blocks + 1]
-            for low, high in zip(ptr[:-1].tolist(), ptr[1:].tolist(), strict=True):
-                begin, n = at + (low - int(ptr[0])) * n_parts, (high - low) * n_parts
-                counts = self.tokens[begin : begin + n].reshape(high - low, n_parts)[shares[low:high]]
-                for key in zip(n_shared, map(tuple, np.sort(counts, axis=0).T.tolist()), strict=True):
-                    row = known.get(key)
-                    if row is None:
-                        served = tuple(n for n in key[1] if n)
-                        made = works.grouped(key[0], served) if served or key[0] else None
-                        row = known[key] = rows.of(made)
-                    found.append(row)
+            ptr = self.ptr[i * n_blocks : (i + 1) * n_blocks + 1]
+            sizes, n = np.diff(ptr), int(ptr[-1] - ptr[0])
+            place = np.arange(n) - np.repeat(ptr[:-1] - ptr[0], sizes)
+            counts = np.zeros((n_blocks, int(sizes.max(initial=0)), n_parts), np.int64)
+            mine = self.tokens[at : at + n * n_parts].reshape(n, n_parts) * shares[ptr[0] : ptr[-1], None]
+            counts[np.repeat(np.arange(n_blocks), sizes), place] = mine
+            served = np.sort(counts, axis=1).transpose(0, 2, 1).reshape(n_blocks * n_parts, -1)
+            for j, key in enumerate(zip(n_shared, map(bytes, np.ascontiguousarray(served)), strict=True)):
+                row = known.get(key)
+                if row is None:
+                    runs = tuple(sorted(Counter(n for n in served[j].tolist() if n).items()))
+                    made = works.grouped_runs(key[0], runs) if runs or key[0] else None
+                    row = known[key] = rows.of(made)
+                found.append(row)
         return np.array(found, np.int64)
 
 

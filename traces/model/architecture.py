@@ -18,6 +18,7 @@ from traces.model.linear_mixer import LINEAR_KINDS, LinearMixer
 from traces.model.model_architecture import ModelArchitecture
 from traces.model.published_counts import PublishedCount, PublishedCounts
 from traces.model.same_models import SAME_AS
+from traces.yaml_names import yaml_names
 
 __all__ = [
     "DTYPES",
@@ -40,7 +41,7 @@ MAX_ARCHITECTURE_BYTES = 1 << 18
 
 def architecture_names() -> tuple[str, ...]:
     """Names of the shipped architectures, sorted."""
-    return tuple(sorted(path.stem for path in _SHIPPED.glob("*.yaml")))
+    return yaml_names(_SHIPPED)
 
 
 def load_architecture(name_or_path: str | Path) -> ModelArchitecture:

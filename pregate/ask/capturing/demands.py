@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import numpy as np
+from numpy.typing import NDArray
 
 from traces.model.architecture import ModelArchitecture
 from traces.routing import RoutingTrace
 
-__all__ = ["demands"]
+__all__ = ["demands", "passes_that_ask"]
 
 _CELLS = 1 << 18
 """Routing cells (tokens x layers x top_k) looked through at a time, or one forward pass."""
@@ -17,6 +18,26 @@ _CELLS = 1 << 18
 
 def demands(model: ModelArchitecture, trace: RoutingTrace) -> Iterator[list[int]]:
     """The experts of every (step, layer) of the trace that has any, as keys, ascending."""
+    n_keys = model.n_moe_layers * model.n_experts
+    for keys in _asked(model, trace):
+        ends = np.append(np.flatnonzero(np.diff(keys // model.n_experts)) + 1, len(keys)).tolist()
+        named, last = (keys % n_keys).tolist(), 0
+        for end in ends if named else ():
+            yield named[last:end]
+            last = end
+
+
+def passes_that_ask(model: ModelArchitecture, trace: RoutingTrace) -> NDArray[np.int64]:
+    """(n_moe_layers, n_experts): in how many forward passes the trace asks for each expert."""
+    n_keys = model.n_moe_layers * model.n_experts
+    counts = np.zeros(n_keys, np.int64)
+    for keys in _asked(model, trace):
+        counts += np.bincount(keys % n_keys, minlength=n_keys)
+    return counts.reshape(model.n_moe_layers, model.n_experts)
+
+
+def _asked(model: ModelArchitecture, trace: RoutingTrace) -> Iterator[NDArray[np.int64]]:
+    """The experts of every (step, layer), ascending, each (i_step * n_moe_layers + layer) * n_experts + expert."""
     n_layers, n_experts = model.n_moe_layers, model.n_experts
     begins = np.append(True, np.diff(trace.step) != 0)
     i_pass, edges = np.cumsum(begins), np.append(np.flatnonzero(begins), trace.n_tokens)
@@ -26,10 +47,5 @@ def demands(model: ModelArchitecture, trace: RoutingTrace) -> Iterator[list[int]
         stop = int(edges[max(np.searchsorted(edges, room, side="right") - 1, np.searchsorted(edges, start) + 1)])
         experts = trace.experts[start:stop]
         first = (i_pass[start:stop, None] * n_layers + np.arange(n_layers)) * n_experts  # (n_tokens, n_layers)
-        keys = np.unique((first[:, :, None] + experts)[experts >= 0])
-        ends = np.append(np.flatnonzero(np.diff(keys // n_experts)) + 1, len(keys)).tolist()
-        named, last = (keys % (n_layers * n_experts)).tolist(), 0
-        for end in ends if named else ():
-            yield named[last:end]
-            last = end
+        yield np.unique((first[:, :, None] + experts)[experts >= 0])
         start = stop

@@ -20,7 +20,7 @@ from offload.policies import policy_named
 from offload.policy import Cache, Policy
 from offload.schedule import VERSION
 from offload.slots.memory import CapacityExceeded
-from pregate.ask.capturing.demands import demands
+from pregate.ask.capturing.demands import passes_that_ask
 from pregate.ask.capturing.fitting_placement import most_in_hbm
 from pregate.ask.capturing.machine_memory import MachineMemory, memory_of
 from pregate.ask.capturing.tier_names import tier_named
@@ -193,10 +193,7 @@ def _popularity(model: ModelArchitecture, trace: RoutingTrace, policy: Policy) -
     if policy.popularity is not None:
         policy.popularity.check_model(model)
         return policy.popularity.counts
-    counts = np.zeros(model.n_moe_layers * model.n_experts)
-    for keys in demands(model, trace):
-        counts[keys] += 1
-    return counts.reshape(model.n_moe_layers, model.n_experts)
+    return passes_that_ask(model, trace).astype(np.float64)
 
 
 def _check_host_memory(model: ModelArchitecture, memory: MachineMemory, policy: Policy, needed: int) -> None:

@@ -1,0 +1,55 @@
+from __future__ import annotations
+
+from collections import Counter
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from offload.decoding.work_rows import Rows, Works
+from offload.fast.block_unions import BlockUnions
+from offload.work import GroupedExperts, experts_work
+from pregate.named import load_model
+from traces.model.formats_by_part import parse_formats
+
+MODELS = {
+    "no shared experts": load_model("mixtral-8x7b"),
+    "shared experts": load_model("deepseek-v3"),
+    "shared experts in another format": load_model(
+        "deepseek-v3", formats=parse_formats("experts=int4-g128,shared=fp8")
+    ),
+}
+
+
+@pytest.mark.parametrize("model", MODELS.values(), ids=list(MODELS))
+@given(tokens=st.lists(st.integers(1, 9), max_size=12), n_shared=st.sampled_from([0, 1, 40]), slots=st.integers(0, 1))
+def test_grouped_experts_are_those_of_experts_work(model, tokens, n_shared, slots) -> None:  # type: ignore[no-untyped-def]
+    made = GroupedExperts(model, slots << 30)
+    runs = tuple(sorted(Counter(tokens).items()))
+    wanted = experts_work(model, tokens, n_shared, slots << 30, fused=True)
+    assert made.of(n_shared, runs) == wanted
+    assert made.of(n_shared, runs) == wanted  # with what was kept of the first
+
+
+@given(data=st.data(), n_parts=st.integers(1, 3), seed=st.integers(0, 99))
+def test_costs_of_unions_are_those_of_their_experts_one_by_one(data: st.DataObject, n_parts: int, seed: int) -> None:
+    rng, model = np.random.default_rng(seed), MODELS["shared experts"]
+    n_passes, n_blocks, n_experts = 2, 3, 6
+    sizes = data.draw(st.lists(st.integers(0, n_experts), min_size=n_passes * n_blocks, max_size=n_passes * n_blocks))
+    ptr = np.append(0, np.cumsum(sizes))
+    experts = np.concatenate([np.sort(rng.choice(n_experts, n, replace=False)) for n in sizes]).astype(np.int64)
+    tokens = rng.integers(0 if n_parts > 1 else 1, 4, int(ptr[-1]) * n_parts)
+    shares, shared = rng.random(len(experts)) < 0.7, rng.integers(0, 3, n_passes * n_parts)
+    unions = BlockUnions(ptr, experts, tokens, np.full(n_passes, n_parts), shared)
+    rows, works = Rows(), Works(model, 0)
+    found = unions.grouped(rows, works, shares, n_experts).tolist()
+    wanted, at = [], 0
+    for u, n in enumerate(sizes):
+        of_union = tokens[at * n_parts : (at + n) * n_parts].reshape(n, n_parts)[shares[at : at + n]]
+        at += n
+        for part in range(n_parts):
+            served = tuple(sorted(k for k in of_union[:, part].tolist() if k))
+            n_shared = int(shared[u // n_blocks * n_parts + part])
+            wanted.append(works.grouped(n_shared, served) if n_parts == 1 or served or n_shared else None)
+    assert [None if row < 0 else rows.works[row] for row in found] == wanted
