@@ -148,7 +148,16 @@ EXECUTIONS |= {
         # ggml's scheduler: layers split by where their tensors are; the thread that issues computes what is on the CPU.
         # llama.cpp: src/llama-graph.cpp (build_moe_ffn), ggml-backend.cpp, ggml-cuda.cu (offload_op: batches of 32 rows
         # and more are copied to the device).
-        replace(_FUSED, name="llama_cpp", host_computes=True, micro_batch=512, stream_tokens=32),
+        # Whoever warms up with one token (llama-sweep-bench) finds the kernels of prompts to be loaded, which takes
+        # nothing where it is not stated (stack.load_s).
+        replace(
+            _FUSED,
+            name="llama_cpp",
+            host_computes=True,
+            micro_batch=512,
+            stream_tokens=32,
+            loads_prompt_kernels=True,
+        ),
         # llama.cpp between April and August 2025 (pull requests 13199 and 15525): ggml_cuda_mul_mat_q fetches the ids,
         # sorts on the host for each of up, gate and down, and waits for the copy of the order as well.
         replace(
@@ -158,9 +167,18 @@ EXECUTIONS |= {
             micro_batch=512,
             stream_tokens=32,
             sorts_on_host=True,
+            loads_prompt_kernels=True,
         ),
         # ik_llama.cpp streams a layer only where each of its experts gets 32 rows on average.
-        replace(_FUSED, name="ik_llama", host_computes=True, micro_batch=512, stream_tokens=32, stream_per_expert=True),
+        replace(
+            _FUSED,
+            name="ik_llama",
+            host_computes=True,
+            micro_batch=512,
+            stream_tokens=32,
+            stream_per_expert=True,
+            loads_prompt_kernels=True,
+        ),
         # mixtral-offloading (dvmazur/mixtral-offloading, src/expert_cache.py): load_experts queues the copies of a
         # layer on the stream that computes, so that no expert of the layer runs before the last of them is there.
         replace(EXECUTIONS["streams"], name="one_stream", cached="layer", arriving="layer"),
