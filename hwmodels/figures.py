@@ -28,7 +28,9 @@ __all__ = ["CONTENTION", "MEMORY_FIGURES", "Figures", "check_axis", "figure_keys
 CONTENTION = ("host.copies_beside_cpu", "host.cpu_beside_copies")
 """What copies to the device and the host's processor keep of their rates while both read host memory."""
 
-MEMORY_FIGURES = ("accelerator.hbm_bytes", "host.dram_bytes", "stack.reserve_bytes", "stack.memory_share")
+MEMORY_FIGURES = (
+    "accelerator.hbm_bytes", "accelerator.n_cards", "host.dram_bytes", "stack.reserve_bytes", "stack.memory_share",
+)  # fmt: skip
 """Sizes of memory: they decide what a schedule is, not what it takes."""
 
 _OF_STACK = "stack.link_efficiency"
@@ -273,7 +275,9 @@ def _with_one_link_share(values: dict[str, float], platform: Platform) -> dict[s
     else by the stack.
     """
     sources, fit = platform.machine.link.sources, platform.fit
-    of_fit = fit is not None and fit.hardware == platform.hardware and "link_efficiency" in fit.constants
+    of_fit = (
+        fit is not None and fit.hardware == platform.machine.accelerator.name and "link_efficiency" in fit.constants
+    )
     if of_fit or "link_efficiency" in platform.overridden:
         known = fit.link if fit is not None and of_fit else ()
         asked = {f"link.{name}" for name, one in sources.items() if name in known or one.source == "override"}

@@ -22,10 +22,16 @@ from hwmodels.stack import CONSTANTS, OPTIONAL, VENDORS, SoftwareStack, check_co
 from offload.execution import Execution
 from traces.errors import InvalidInput, unknown_name
 
-__all__ = ["Platform", "load_platform", "machines_of", "measured_machine", "platform_of"]
+__all__ = ["TURNS", "Platform", "load_platform", "machines_of", "measured_machine", "platform_of"]
+
+IN_TURN = "llama-cpp"
+"""The stack of several cards where none is named."""
 
 DEFAULT_STACK = "streams"
 """The stack of a machine that no fit was made on: what this project's own runtime executes."""
+
+TURNS = "layers split, one card at a time: what passes between cards, and a prompt that is in several, are left out"
+"""What predictions for several cards do not know."""
 
 _BESIDE_THE_POINT = (
     "accelerator.price_usd", "storage.read_bytes_per_s", "storage.read_latency_s", "storage.reader_bytes_per_s",
@@ -57,8 +63,20 @@ class Platform:
 
     @property
     def hardware(self) -> str:
-        """The accelerator's name, which stands for the machine around it."""
-        return self.machine.accelerator.name
+        """The accelerator's name, which stands for the machine around it: `2x rtx-3090` where there are two."""
+        n, name = self.machine.n_cards, self.machine.accelerator.name
+        return name if n == 1 else f"{n}x {name}"
+
+    def __post_init__(self) -> None:
+        if self.machine.n_cards == 1:
+            return
+        if not self.stack.cards_in_turn:
+            raise InvalidInput(
+                f"{self.hardware} with {self.stack.name}: cards that share a layer cannot be said, those that a token "
+                f"passes through in turn can: --stack {IN_TURN} or {', '.join(_in_turn()[1:])}"
+            )
+        if self.machine.has_one_memory:
+            raise InvalidInput(f"{self.hardware}: machines with one memory for all are no cards of one host")
 
     @property
     def execution(self) -> Execution:
@@ -106,7 +124,8 @@ class Platform:
         """`calibration` in plain words, and which figures of the machine nobody could read."""
         unread = self.unverified
         named = ", ".join(unread[:_NAMED]) + (f" and {len(unread) - _NAMED} more" if len(unread) > _NAMED else "")
-        return self._calibration(dtype) + (f"; unverified: {named}" if unread else "")
+        turns = f"; {self.hardware}: {TURNS}" if self.machine.n_cards > 1 else ""
+        return self._calibration(dtype) + turns + (f"; unverified: {named}" if unread else "")
 
     def _calibration(self, dtype: str) -> str:
         match self.calibration(dtype):
@@ -156,7 +175,8 @@ def load_platform(
     machine = load_machine(hardware, overrides)
     if stack is None:
         fitted = [name.split(".")[1] for name in fit_names() if name.split(".")[0] == machine.accelerator.name]
-        stack = next((name for name in fitted if name not in _OF_TABLES), DEFAULT_STACK)
+        usual = DEFAULT_STACK if machine.n_cards == 1 else IN_TURN
+        stack = next((name for name in fitted if name not in _OF_TABLES and machine.n_cards == 1), usual)
     ours, theirs, chosen = _split(overrides or {}, load_stack(stack))
     _check_maker(machine.accelerator, chosen)
     fit = _best_fit(machine.accelerator, stack)
@@ -182,6 +202,12 @@ def _check_maker(accelerator: Accelerator, stack: SoftwareStack) -> None:
         f"stack {stack.name} runs on accelerators of {' or '.join(stack.vendors)}, {accelerator.name} is of "
         f"{accelerator.vendor}: choose another stack ({', '.join(others)})"
     )
+
+
+@cache
+def _in_turn() -> tuple[str, ...]:
+    """Stacks whose cards take layers in turn, the usual one first."""
+    return (IN_TURN, *(name for name in stack_names() if name != IN_TURN and load_stack(name).cards_in_turn))
 
 
 def _measured(fit: Fit, machine: MachineSpec) -> MachineSpec:

@@ -134,7 +134,8 @@ class SoftwareStack:
     more of experts where shared ones run beside them; `tiled_launches`: more of fused experts over more than one token.
     `graph_tokens`: tokens of a pass, at most, that is launched as one CUDA graph; 0: any. `fused_tile`: of its fused op
     of experts; `row_blocks`: of products of one row. `packed_compute`: the
-    format in which weights that are unpacked are multiplied; empty: that of the activations. `constants`: by name.
+    format in which weights that are unpacked are multiplied; empty: that of the activations. `cards_in_turn`: whether
+    several cards have whole layers each, which a token passes through one after the other. `constants`: by name.
     `vendors`: whose accelerators it runs on; none: any's.
     """
 
@@ -154,6 +155,8 @@ class SoftwareStack:
     row_blocks: RowBlocks = NO_ROW_BLOCKS
     packed_compute: str = ""
     vendors: tuple[str, ...] = ()
+
+    cards_in_turn: bool = False
 
     def runs_on(self, vendor: str) -> bool:
         """Whether its documents say that it runs on accelerators of `vendor`."""
@@ -227,6 +230,7 @@ def _shipped_stack(name: str) -> SoftwareStack:
         row_blocks=read_row_blocks(section),
         packed_compute=section.text("packed_compute", ""),
         vendors=_vendors(section),
+        cards_in_turn=section.flag("cards_in_turn"),
     )
     section.done()
     return stack

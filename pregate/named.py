@@ -121,11 +121,11 @@ def _machine_as_ours(
     """What others call a machine, its parts and its software, as we do. Raises `UnknownName` for a machine or a stack
     that we do not have.
     """
-    from pregate.spellings import KNOWN, machine_and_numbers, our_name, part_as_ours, unknown
+    from pregate.spellings import KNOWN, is_name_of, machine_and_numbers, our_name, part_as_ours, several, unknown
 
     ours, numbers = machine_and_numbers(name)
-    if ours == name and not name.endswith((".yaml", ".yml", ".json")) and name not in KNOWN["hardware"]():
-        raise unknown("hardware", name)
+    if ours == name and not name.endswith((".yaml", ".yml", ".json")) and not is_name_of("hardware", name):
+        raise unknown("hardware", several(name)[1])
     if stack is not None and our_name("stack", stack) not in KNOWN["stack"]():
         raise unknown("stack", stack)
     parts = {

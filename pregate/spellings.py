@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 from hwmodels.specs.device_names import BESIDE_NAMES, words_of
-from hwmodels.specs.machine_files import component_names, hardware_names, load_component
+from hwmodels.specs.machine_files import cards_of, component_names, hardware_names, load_component
 from hwmodels.specs.processors import processor_names
 from hwmodels.specs.spec import Accelerator
 from hwmodels.stack import stack_names
@@ -21,6 +21,7 @@ from traces.model.same_models import SAME_AS
 
 __all__ = [
     "KNOWN",
+    "are_different",
     "card_with_memory",
     "formats_as_ours",
     "formats_of_file",
@@ -29,6 +30,7 @@ __all__ = [
     "model_and_format",
     "our_name",
     "part_as_ours",
+    "several",
     "unknown",
 ]
 
@@ -81,6 +83,12 @@ _BESIDE_CARD = re.compile(
 _FAMILIES = re.compile(r"\b(?:radeon-pro|rtx|gtx|rx|arc|geforce|nvidia|amd|intel|radeon)-?|[^a-z0-9]")
 _APPLE = re.compile(r"\bm(?P<n>[1-9])-(?P<kind>max|pro|ultra)\b")
 _SIZE = re.compile(r"-(?P<gb>\d{1,3})gb?$")
+_DIFFERENT = re.compile(r"\S\s*\+\s+\S|\S\s+(?:and|&)\s+\S", re.IGNORECASE)
+_SEVERAL = re.compile(
+    r"(?P<n>\d{1,2})\s+(?P<card>[a-wyz].*)|(?P<m>\d{1,3})\s*[x\u00d7*]\s*(?P<close>[a-z0-9].*)|"
+    r"(?P<named>[a-z0-9].*?)\s+\(?[x\u00d7]\s*(?P<k>\d{1,3})\)?|(?:dual|two)\s+(?P<both>[a-z0-9].*)",
+    re.IGNORECASE,
+)
 _OF_APPLE = re.compile(r"\b(?:mac|macbook|imac|apple)\b|^m[1-9]\b")
 _NO_CARD = ("none", "cpu", "cpu-only", "no-gpu")
 _FILES = (".yaml", ".yml", ".json", ".gguf", ".safetensors")
@@ -148,6 +156,20 @@ def model_and_format(text: str) -> tuple[str, str]:
     return (f"{ours}{mark}{rest}", quant) if ours else ("", "")
 
 
+def several(hardware: str) -> tuple[int, str]:
+    """How many cards `hardware` names, and what one of them is called: `2x RTX 3090`, `dual 3090`."""
+    match = _SEVERAL.fullmatch(hardware.strip()[:200])
+    if match is None:
+        return 1, hardware
+    name = match["card"] or match["close"] or match["named"] or match["both"]
+    return int(match["n"] or match["m"] or match["k"] or 2), name
+
+
+def are_different(hardware: str) -> bool:
+    """Whether `hardware` names cards that differ: `RTX 3090 + RTX 3060`, and not `Ryzen AI Max+ 395`."""
+    return bool(_DIFFERENT.search(hardware)) and "max+" not in hardware.lower()
+
+
 def card_with_memory(text: str) -> tuple[str, int]:
     """A card that has more memory than it is sold with (`RTX 4090 48GB`), as we call it, and its GiB; ("", 0) for any
     other name.
@@ -200,13 +222,19 @@ def formats_of_file(model: str, text: str, stack: str) -> str:
 
 def machine_and_numbers(text: str) -> tuple[str, dict[str, float | str]]:
     """A machine as we call it, and the numbers that its name states beside: the memory of `RTX 4090 48GB`."""
-    card, n_gib = card_with_memory(text)
-    return (card, {"accelerator.hbm_bytes": f"{n_gib}GiB"}) if card else (our_name("hardware", text), {})
+    n, one = several(text)
+    card, n_gib = card_with_memory(one)
+    name = card or our_name("hardware", one)
+    if n > 1 and name not in hardware_names():
+        return text, {}
+    return f"{n}x {name}" if n > 1 else name, {"accelerator.hbm_bytes": f"{n_gib}GiB"} if card else {}
 
 
 def is_name_of(column: str, text: str) -> bool:
     """Whether `text` is a name of a column of `KNOWN`, as we write it or as others do."""
     named = machine_and_numbers(text)[0] if column == "hardware" else part_as_ours(column, text)
+    if column == "hardware":
+        named = cards_of(named)[1]
     return named.partition(":")[0] in KNOWN[column]()
 
 
@@ -224,6 +252,8 @@ def unknown(column: str, text: str) -> UnknownName:
             f"unknown hardware {text!r}: a machine is called by its accelerator; where all runs on the processor, name "
             f"any that is there, and the design gpu_only@layers=cpu of --stack llama-cpp"
         )
+    if column == "hardware" and are_different(text):
+        return UnknownName(f"unknown hardware {text!r}: cards that differ cannot be said, as 2x rtx-3090 can: name one")
     if column == "hardware" and _OF_APPLE.search(wanted):
         known = [name for name in known if name.startswith("apple-")]
     return unknown_name(column, text, known, spelled=wanted)

@@ -39,6 +39,7 @@ FIELDS: dict[str, dict[str, Field]] = {
         "n_sm": Field("count"),
         "clock_hz": Field("frequency"),
         "l2_bytes": Field("size"),
+        "n_cards": Field("count", optional=True),
         "price_usd": Field("price", optional=True),
     },
     "host": {

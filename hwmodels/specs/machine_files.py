@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -13,10 +15,11 @@ from hwmodels.specs.machine_fields import FIELDS, possible_figure
 from hwmodels.specs.processors import host_document, is_processor, processor_names
 from hwmodels.specs.spec import Accelerator, Component, Host, LinkSpec, MachineSpec, Storage
 from traces.documents import Section, check_name, read_yaml
-from traces.errors import InvalidFile, unknown_name
+from traces.errors import InvalidFile, InvalidInput, unknown_name
 
 __all__ = [
     "SPECS",
+    "cards_of",
     "component_names",
     "hardware_names",
     "load_component",
@@ -34,6 +37,9 @@ _LABELS = {"accelerator": "hardware", "host": "host", "link": "link", "storage":
 _BUILDERS: dict[str, Any] = {"accelerator": Accelerator, "host": Host, "link": LinkSpec, "storage": Storage}
 _YAML_KEYS = {"price_usd": "price"}
 
+_CARDS = re.compile(r"(?P<n>[1-9]\d?)x (?P<name>.+)", re.ASCII)
+_MOST_CARDS = 16
+
 Defaults = dict[str, Any]
 """The host, link and storage that an accelerator's file names or describes."""
 
@@ -49,15 +55,30 @@ def component_names(kind: str) -> tuple[str, ...]:
 
 
 def load_machine(name_or_path: str | Path, parts: Mapping[str, object] | None = None) -> MachineSpec:
-    """The machine around an accelerator, by name or from a YAML file of one's own.
+    """The machine around an accelerator, by name or from a YAML file of one's own; `2x rtx-3090` has two cards, which a
+    token passes through in turn.
 
     In a file `host`, `link` and `storage` are names or whole mappings; one that it leaves out is as `parts` names it.
     Raises `UnknownName` with the nearest name, `InvalidFile` for a file that is missing, too big, malformed or
     incomplete, `InvalidInput` for a value out of range.
     """
-    accelerator, own, where = _load("accelerator", name_or_path)
+    n, name = cards_of(str(name_or_path))
+    accelerator, own, where = _load("accelerator", name if n > 1 else name_or_path)
+    if n > 1:
+        by_name = Quantity(float(n), "count", "by its name")
+        accelerator = replace(accelerator, n_cards=n, sources={**accelerator.sources, "n_cards": by_name})
     given = {part: name for part, name in (parts or {}).items() if part in PARTS}
     return _around(accelerator, given | {part: value for part, value in own.items() if value is not None}, where)
+
+
+def cards_of(name: str) -> tuple[int, str]:
+    """How many cards `2x rtx-3090` names, and what one of them is called. Raises `InvalidInput` for too many."""
+    match = _CARDS.fullmatch(name)
+    if match is None:
+        return 1, name
+    if int(match["n"]) > _MOST_CARDS:
+        raise InvalidInput(f"hardware {name!r}: {match['n']} cards, at most {_MOST_CARDS}")
+    return int(match["n"]), match["name"]
 
 
 def usual_parts(name: str) -> tuple[Accelerator, dict[str, str]]:

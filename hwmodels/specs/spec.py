@@ -24,7 +24,8 @@ class Accelerator:
     `hbm_bytes` is the whole memory, before what a driver reserves; `peak_flop_per_s` the dense peak by dtype
     (`PEAK_DTYPES`), fp32 without tensor cores, 16-bit formats with fp32 accumulation; `n_sm` multiprocessors or compute
     units at `clock_hz`, the highest boost clock; `price_usd` the price of it alone, launch or market as its source
-    says, None where none could be cited. `sources` has a `Quantity` for every figure, by field name.
+    says, None where none could be cited; `n_cards` such cards that a token passes through in turn, whole layers on
+    each, None: one. `sources` has a `Quantity` for every figure, by field name.
 
     `compute_capability` is NVIDIA's MAJOR.MINOR, which says whose kernels it runs (`hwmodels.laws.families`); empty
     where a card has none.
@@ -41,6 +42,7 @@ class Accelerator:
     price_usd: float | None
     sources: Mapping[str, Quantity]
     compute_capability: str = ""
+    n_cards: int | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "peak_flop_per_s", ReadOnly(self.peak_flop_per_s))
@@ -150,6 +152,11 @@ class MachineSpec:
     def has_one_memory(self) -> bool:
         """Whether host and accelerator share one memory: the link is then that memory, and named `unified-...`."""
         return self.link.name.startswith("unified-")
+
+    @property
+    def n_cards(self) -> int:
+        """Cards that a token passes through in turn."""
+        return self.accelerator.n_cards or 1
 
     def quantities(self) -> Mapping[str, Quantity]:
         """Every figure with its source, by dotted key; overridden ones have the source `override`."""

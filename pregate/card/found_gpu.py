@@ -21,7 +21,7 @@ _LANE_BYTES_PER_S = {1: 0.25e9, 2: 0.5e9, 3: 0.985e9, 4: 1.969e9, 5: 3.938e9, 6:
 @dataclass(frozen=True, slots=True)
 class Gpu:
     """What a driver says of a device: its name, bytes of memory and a second of it, cores, generation and width of the
-    link; 0 for what it does not say.
+    link; 0 for what it does not say. `n_alike`: devices of that name, itself among them.
     """
 
     name: str
@@ -30,6 +30,7 @@ class Gpu:
     n_cores: int
     generation: int
     width: int
+    n_alike: int = 1
 
 
 def find_gpu(nvml: Any) -> Gpu | None:
@@ -61,7 +62,17 @@ def find_gpu(nvml: Any) -> Gpu | None:
         told("nvmlDeviceGetNumGpuCores"),
         told("nvmlDeviceGetMaxPcieLinkGeneration"),
         told("nvmlDeviceGetMaxPcieLinkWidth"),
+        _alike(nvml, name),
     )
+
+
+def _alike(nvml: Any, name: Any) -> int:
+    """How many devices are called `name`."""
+    try:
+        handles = map(nvml.nvmlDeviceGetHandleByIndex, range(int(nvml.nvmlDeviceGetCount())))
+        return max([nvml.nvmlDeviceGetName(handle) for handle in handles].count(name), 1)
+    except Exception:  # not supported by this library
+        return 1
 
 
 def nearest_accelerator(gpu: Gpu) -> tuple[str, bool]:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from hwmodels.fits.fit_files import is_fit
 from hwmodels.platform import Platform
-from hwmodels.stack import stack_names
+from hwmodels.stack import load_stack, stack_names
 from offload.metrics import decode_steps
 from offload.own_policies import is_own_name
 from offload.policies import PRESETS, policy_named
@@ -207,6 +207,8 @@ def platforms_of(
     if named or (Path(name).suffix in (".yaml", ".yml") and is_fit(Path(name))):
         return {own.stack.name: own}
     wanted = stacks_for(model, own.stack.name, stack_names(), own.machine.accelerator.vendor)
+    if own.machine.n_cards > 1:
+        wanted = tuple(stack for stack in wanted if load_stack(stack).cards_in_turn)
     return {stack: own if stack == own.stack.name else load_hardware(name, stack, overrides) for stack in wanted}
 
 

@@ -80,14 +80,14 @@ def screen_of(card: Card, width: int, n_lines: int = LINES) -> str:
 def _sentences(card: Card) -> dict[str, str]:
     """What is said in words, each as short as it gets."""
     job, best, limit = card.job, card.best, card.limit
-    same = limit.token_binds == limit.prompt_binds
+    same, each = limit.token_binds == limit.prompt_binds, " a request" * (job.batch > 1)
     token_by, prompt_by = ("" if same else f" ({binds})" for binds in (limit.token_binds, limit.prompt_binds))
     return {
         "title": f"{card.model} on {card.parts}: {job.input_tokens} + {job.output_tokens} tokens, {job.batch} at once",
         "verdict": f"{card.choice.advice('now (*)')}.",
         "expected": _expected(card),
-        "limit": f"Limit (claimed{f', {limit.token_binds}' * same}): {rate(1 / limit.tpot_s)} tokens/s{token_by}, "
-        f"TTFT {si(limit.ttft_s, 's')}{prompt_by}; {card.reached:.0%} reached",
+        "limit": f"Limit (claimed{f', {limit.token_binds}' * same}): {rate(1 / limit.tpot_s)} tokens/s{each}{token_by},"
+        f" TTFT {si(limit.ttft_s, 's')}{prompt_by}; {card.reached:.0%} reached",
         "binds": f"What binds: tokens: {_mostly(best.token_binds)}; prompt: {_mostly(best.prompt_binds)}",
         "changes": ": ".join(changed_by(card, 1)),
         "sure": f"How sure: {_sure(card)}",
@@ -158,6 +158,7 @@ def _sure(card: Card) -> str:
     hw = best.planned.hw
     fitted = {"fitted": "fitted here", "extrapolated": f"{hw.stack.name} was fitted elsewhere"}
     said = [
+        *(["layers split, one card at a time"] if hw.machine.n_cards > 1 else []),
         f"intervals are {best.request.why}",
         fitted.get(best.request.tag, f"{hw.stack.name} was not fitted here"),
         f"routing {re.sub(r' [(].*?[)]', '', card.routing)}" + assumed_hits(card),

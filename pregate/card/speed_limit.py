@@ -57,7 +57,7 @@ def speed_limit(model: ModelArchitecture, hw: Platform, work: Workpiece, kept: S
         request(model, with_memory(hw, ROOMY), trace, policy_named("gpu_only"), workload=work.workload)
         for trace in (work.prompt, work.tokens)
     ]
-    room = hw.machine.accelerator.hbm_bytes - asked[0].plan.static_bytes
+    room = hw.machine.n_cards * hw.machine.accelerator.hbm_bytes - asked[0].plan.static_bytes
     experts_bytes = model.n_moe_layers * model.n_experts * model.expert_bytes
     resident = _share_of_uses(work.popularity.counts, (room + experts_bytes) / max(model.expert_bytes, 1))
     key = answer_key(f"speed limit with {resident!r} of uses in HBM", asked, hw)

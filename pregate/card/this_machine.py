@@ -69,7 +69,8 @@ class Found:
             return f"No accelerator found: a card of {self.hardware} with its usual host, claimed."
         if not self.is_described:
             return f"Found {self.gpu.name}, undescribed: taken for {self.hardware}."
-        return f"Found {self.gpu.name}, {self.gpu.hbm_bytes / 2**30:.1f} GiB: its speeds are claimed."
+        several = f", one of {self.gpu.n_alike}" * (self.gpu.n_alike > 1)
+        return f"Found {self.gpu.name}, {self.gpu.hbm_bytes / 2**30:.1f} GiB{several}: its speeds are claimed."
 
     def told(self) -> list[str]:
         """What was found, in sentences, each number with what it rests on."""
@@ -93,8 +94,11 @@ class Found:
         found = f"Found: {gpu.name}, {gpu.hbm_bytes / 2**30:.1f} GiB{rate}{lanes}."
         link = self.link.get("link", "as usual")
         beside = f"Taken for {self.hardware} with host {self.host} and link {link}"
+        several = f" {gpu.n_alike} of them: --hardware '{gpu.n_alike}x {self.hardware}' asks of all." * (
+            gpu.n_alike > 1
+        )
         if self.is_described:
-            return f"{found} {beside}: speeds are claimed, sizes of memory are as found."
+            return f"{found} {beside}: speeds are claimed, sizes of memory are as found.{several}"
         as_found = ", ".join(["the size of its memory", *["its rate"] * bool(rate), *["the link"] * bool(self.link)])
         by = "memory and cores" if rate else "name"
         return (

@@ -179,6 +179,6 @@ def _resident(model: ModelArchitecture, work: Workpiece, choice: Ranking) -> Tur
     there = judge(Planned(design, hw, prompt, prompt if work.is_recorded else tokens), work.job, best.schedules.kept)
     if there.cost(choice.objective) >= best.cost(choice.objective):
         return None
-    now = hw.machine.accelerator.hbm_bytes
+    now = hw.machine.n_cards * hw.machine.accelerator.hbm_bytes
     rests = weakest(*(one.estimate(choice.objective).tag for one in (best, there)))
     return TurningPoint("accelerator.hbm_bytes", "HBM", float(needed), float(now), str(design), rests)

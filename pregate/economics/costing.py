@@ -283,8 +283,8 @@ def _gpus_for_gpu_only(model: ModelArchitecture, hw: Platform, request: RequestS
     except CapacityExceeded as error:
         needed_bytes = error.needed_bytes if error.memory == "HBM" else 0
     else:
-        return 1
+        return hw.machine.n_cards
     if not needed_bytes:
-        return 1
+        return hw.machine.n_cards
     reserve = int(hw.constant("reserve_bytes"))
     return math.ceil((needed_bytes - reserve) / (hw.machine.accelerator.hbm_bytes - reserve))

@@ -178,16 +178,19 @@ class Draws:
         return DrawnCost(served, per_token, joules, machines, running, days, self._of("years"))
 
     def _watts(self, compute_share: float, host_share: float) -> NDArray[np.float64]:
-        """Power of a machine whose compute lane and processor are busy such shares of the time."""
+        """Power of a machine whose compute lane and processor are busy such shares of the time. Of several cards one
+        computes at a time.
+        """
         limit = self._card("limit_watts")
         idle = limit * self._of("idle_share")
+        others = (self._hw.machine.n_cards - 1) * idle
         host_idle, host_busy = self._of("host_idle_watts"), self._of("host_busy_watts")
         host = host_idle + host_share * np.maximum(host_busy - host_idle, 0)
-        return idle + compute_share * np.maximum(limit * self._of("busy_share") - idle, 0) + host
+        return others + idle + compute_share * np.maximum(limit * self._of("busy_share") - idle, 0) + host
 
     def _machine_usd_per_year(self) -> NDArray[np.float64]:
         """A machine for a year: rented by the hour, or bought, spread over its years, with its upkeep."""
         if self._basis == "rent":
-            return self._card("usd_per_hour") * _HOURS_PER_YEAR
-        price = self._price_usd() + self._of("machine_usd")
+            return self._hw.machine.n_cards * self._card("usd_per_hour") * _HOURS_PER_YEAR
+        price = self._hw.machine.n_cards * self._price_usd() + self._of("machine_usd")
         return price * (1 / self._of("years") + self._of("upkeep_per_year"))

@@ -10,6 +10,7 @@ chose.
 
 from __future__ import annotations
 
+import itertools
 import math
 import shlex
 from collections.abc import Callable, Mapping
@@ -86,7 +87,7 @@ def _llama_cpp(policy: Policy, model: ModelArchitecture, hw: Platform, job: Requ
     engine = engines()["llama-cpp"]
     if not policy.resident:
         return _llama_cache(policy, model, engine, _ends(engine, job))
-    words, left_out = _placed(policy, model, engine, hw.stack.name)
+    words, left_out = _placed(policy, model, engine, hw.stack.name, hw.machine.n_cards)
     fitted = (
         [engine.words("fitted", "off")] if hw.stack.name == engine.engine else []
     )  # earlier builds leave nothing open
@@ -98,7 +99,9 @@ def _ends(engine: EngineFlags, job: RequestLoad) -> str:
     return f"{engine.words('requests', job.batch)} {engine.words('context', n_tokens)}"
 
 
-def _placed(policy: Policy, model: ModelArchitecture, engine: EngineFlags, stack: str) -> tuple[list[str], list[str]]:
+def _placed(
+    policy: Policy, model: ModelArchitecture, engine: EngineFlags, stack: str, n_cards: int
+) -> tuple[list[str], list[str]]:
     """What starts a server with weights where `policy` places them, and what of that it does not say."""
     placement, n_layers = policy.placement, model.decoder.n_layers
     words, left_out = [f"llama-server {engine.words('model', _WEIGHTS)}"], []
@@ -115,6 +118,8 @@ def _placed(policy: Policy, model: ModelArchitecture, engine: EngineFlags, stack
             left_out.append("-ngl keeps the first layers on the host, not those asked for")
     if placement.host_experts is not None:
         words.append(_experts(engine, placement.host_experts, n_layers))
+    if n_cards > 1:
+        words += _shared(engine, placement.host_experts, n_layers, n_cards)
     if placement.n_kept:
         left_out.append(f"a layer's experts are one tensor: {placement.n_kept} of them cannot stay on the device")
     if placement.streamed is not None:
@@ -129,6 +134,21 @@ def _placed(policy: Policy, model: ModelArchitecture, engine: EngineFlags, stack
         told = engine.says("never_streamed")
         words.append(engine.words("never_streamed") if told else engine.words("offloaded_ops", NO_OPS))
     return words, left_out
+
+
+def _shared(engine: EngineFlags, on_host: LayerRange | None, n_layers: int, n_cards: int) -> list[str]:
+    """Whole layers on each of several cards: as many where all weigh alike; where experts of some are on the host, as
+    many of the others, so that each card holds as much.
+    """
+    words = [engine.words("split", "layer")]
+    apart = on_host is not None and 0 < len(on_host.of(n_layers)) < n_layers
+    if on_host is None or not apart:
+        return words
+    light = set(on_host.of(n_layers))
+    heavy = [layer for layer in range(n_layers) if layer not in light]
+    ends = [heavy[len(heavy) * i // n_cards] for i in range(1, n_cards)]
+    counts = [end - start for start, end in itertools.pairwise([0, *ends, n_layers + bool(engine.output_is_a_layer)])]
+    return [*words, engine.words("shares", ",".join(map(str, counts)))]
 
 
 def _llama_cache(policy: Policy, model: ModelArchitecture, engine: EngineFlags, ends: str) -> Flags:
@@ -161,7 +181,7 @@ def _ik_llama(policy: Policy, model: ModelArchitecture, hw: Platform, job: Reque
     if not policy.resident:
         return Flags("", f"ik_llama.cpp moves no experts: {policy.name} cannot be said")
     engine = engines()["ik-llama"]
-    words, left_out = _placed(policy, model, engine, "ik-llama")
+    words, left_out = _placed(policy, model, engine, "ik-llama", hw.machine.n_cards)
     return Flags(" ".join([*words, _ends(engine, job)]), "; ".join(left_out))
 
 

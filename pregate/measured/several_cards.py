@@ -11,31 +11,17 @@ from collections.abc import Mapping
 
 from hwmodels.specs.machine_files import hardware_names, load_machine
 from pregate.engines.flag_table import engine_of
+from pregate.spellings import are_different, several
 from traces.errors import InvalidInput
 
-__all__ = ["check_one_card", "check_one_model", "on_one_card", "several"]
+__all__ = ["check_one_card", "check_one_model", "on_one_card"]
 
-_SEVERAL = re.compile(
-    r"(?P<n>\d{1,2})\s+(?P<card>[a-wyz].*)|(?P<m>\d{1,3})\s*[x\u00d7*]\s*(?P<close>[a-z].*)|"
-    r"(?P<named>[a-z].*?)\s+\(?[x\u00d7]\s*(?P<k>\d{1,3})\)?|(?:dual|two)\s+(?P<both>[a-z].*)",
-    re.IGNORECASE,
-)
-_DIFFERENT = re.compile(r"\S\s*\+\s+\S|\S\s+(?:and|&)\s+\S", re.IGNORECASE)
 _NO_CARD = ("", "none", "cpu", "cpu only", "cpu-only", "no gpu", "no-gpu")
 _IN_TURN = ("llama-cpp", "ik-llama")
 _MOST = 16
 _ONE_PASS = 512
 """Tokens of a prompt that pass at once where nothing else is said (`-ub` of both engines)."""
 _MODELS = re.compile(r"\S\s*[;,]\s*\S|\S\s+(?:\+|and|&)\s+\S", re.IGNORECASE)
-
-
-def several(hardware: str) -> tuple[int, str]:
-    """How many cards `hardware` names, and what one of them is called."""
-    match = _SEVERAL.fullmatch(hardware.strip()[:200])
-    if match is None:
-        return 1, hardware
-    name = match["card"] or match["close"] or match["named"] or match["both"]
-    return int(match["n"] or match["m"] or match["k"] or 2), name
 
 
 def on_one_card(cells: Mapping[str, str], named: str) -> dict[str, str]:
@@ -80,7 +66,7 @@ def check_one_card(hardware: str, *, measured: bool = False) -> None:
             f"that you measured (stack.launch_s=20us)"
         )
     n, named = several(hardware)
-    if n > 1 or (_DIFFERENT.search(hardware) and "max+" not in hardware.lower()):
+    if n > 1 or are_different(hardware):
         raise InvalidInput(
             f"hardware {hardware[:60]!r}: a row is of one card. Cards that a token passes through in turn (stacks "
             f"{' and '.join(_IN_TURN)}) are one with the memory of all: {named[:40]}, and set accelerator.hbm_bytes; "

@@ -20,7 +20,7 @@ class MachineMemory:
 
     `reserve_bytes`: HBM that the software takes for itself; `dram_bytes` of the host called `host`; `way_out`: what to
     try where those are too few. `costs_of`: what a design that weighs the host against the link measures of a model
-    there; None where nobody can tell.
+    there; None where nobody can tell. `n_cards`: cards whose memory that is together, whole layers on each.
     """
 
     hbm_bytes: int
@@ -30,16 +30,18 @@ class MachineMemory:
     execution: Execution
     way_out: str = "--tier ssd, or --set host.dram_bytes=..."
     costs_of: Callable[[ModelArchitecture], MissCosts] | None = field(default=None, compare=False, repr=False)
+    n_cards: int = 1
 
 
 def memory_of(hw: Platform) -> MachineMemory:
     """The memory of a platform."""
-    machine = hw.machine
+    machine, n_cards = hw.machine, hw.machine.n_cards
     return MachineMemory(
-        int(machine.accelerator.hbm_bytes * hw.constants.get("memory_share", 1.0)),
-        int(hw.constant("reserve_bytes")),
+        n_cards * int(machine.accelerator.hbm_bytes * hw.constants.get("memory_share", 1.0)),
+        n_cards * int(hw.constant("reserve_bytes")),
         machine.host.dram_bytes,
         machine.host.name,
         hw.execution,
         costs_of=lambda model: miss_costs(model, hw),
+        n_cards=n_cards,
     )

@@ -180,12 +180,27 @@ def _planned(
         workload,
         chosen,
         execution,
-        hbm_bytes=memory.hbm_bytes,
+        hbm_bytes=memory.hbm_bytes - _unfilled(model, memory, chosen),
         reserve_bytes=memory.reserve_bytes,
         placed=placed,
     )
     plan = replace(with_low_slots(plan, chosen, model), n_host_slots=n_host_slots)
     return Request(model, trace, chosen, execution, expert_tier, workload, plan, placed)
+
+
+def _unfilled(model: ModelArchitecture, memory: MachineMemory, policy: Policy) -> int:
+    """Memory of several cards that whole layers leave free: of each card but the last less than one layer's.
+
+    Raises `InvalidInput` for a policy that moves experts, which no engine does on several.
+    """
+    if memory.n_cards == 1:
+        return 0
+    if not policy.resident:
+        raise InvalidInput(
+            f"{policy.name}: experts that are moved are of one card; several take layers in turn: --policies gpu_only, "
+            f"gpu_only@experts=cpu:N, gpu_only@layers=cpu:N"
+        )
+    return (memory.n_cards - 1) * model.n_experts * model.expert_bytes
 
 
 def _popularity(model: ModelArchitecture, trace: RoutingTrace, policy: Policy) -> NDArray[np.float64]:

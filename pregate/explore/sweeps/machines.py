@@ -52,7 +52,7 @@ def platform_at(hw: Platform | MachineRecipe | str | Path, choice: Mapping[str, 
 def _recipe_of(platform: Platform) -> MachineRecipe:
     """The recipe that makes `platform`: what was overridden in it stays overridden in other machines."""
     name, machine = platform.hardware, platform.machine
-    if name in hardware_names():
+    if machine.accelerator.name in hardware_names():
         usual = load_machine(name)
         overrides: dict[str, float | str] = {
             kind: getattr(machine, kind).name

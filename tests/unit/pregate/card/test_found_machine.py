@@ -113,6 +113,14 @@ def test_what_is_found_is_taken_with_its_own_memory_and_link() -> None:
     assert "claimed" in " ".join(found.told())
 
 
+def test_several_devices_of_a_name_are_counted_and_how_to_ask_of_all_is_said() -> None:
+    found = find_machine(lambda path: PROC.get(path, ""), nvml(DeviceGetCount=2))
+    assert found.hardware == "rtx-4090"
+    assert "2 of them: --hardware '2x rtx-4090' asks of all" in " ".join(found.told())
+    assert "one of 2" in found.briefly()
+    assert "of them" not in " ".join(find_machine(lambda path: PROC.get(path, ""), nvml()).told())
+
+
 UNKNOWN = {"DeviceGetName": "NVIDIA Z9000", "DeviceGetMemoryInfo": SimpleNamespace(total=40 << 30)}
 
 

@@ -1,0 +1,143 @@
+"""Several equal cards that a token passes through in turn: one card's rates, the memory of all, whole layers each."""
+
+from __future__ import annotations
+
+import itertools
+import re
+
+import pytest
+
+import pregate
+from hwmodels.specs.machine_files import machine_document
+from offload.placing.placement import LayerRange
+from offload.slots.memory import CapacityExceeded
+from pregate.ask.capturing.request import request
+from pregate.card.job import RequestLoad
+from pregate.card.plan import plan
+from pregate.economics.assumptions import load_assumptions
+from pregate.economics.machine_ranking import rank_machines
+from pregate.engines.flag_table import engines
+from pregate.engines.writing import _shared
+from traces.errors import InvalidInput, UnknownName
+from traces.model.architecture import ModelArchitecture
+
+LOAD = RequestLoad(24, 8, 1)
+
+
+@pytest.fixture(scope="module")
+def model() -> ModelArchitecture:
+    return pregate.load_model("qwen3-30b-a3b", formats={"all": "q8_0"})
+
+
+@pytest.mark.parametrize("written", ["2x rtx-3090", "2x RTX 3090", "2x3090", "RTX 3090 x2", "dual 3090", "2 RTX 3090"])
+def test_cards_are_counted_as_people_write_them(written: str) -> None:
+    hw = pregate.load_hardware(written)
+    assert (hw.hardware, hw.machine.n_cards, hw.stack.name) == ("2x rtx-3090", 2, "llama-cpp")
+    assert hw.machine.accelerator.hbm_bytes == pregate.load_hardware("rtx-3090").machine.accelerator.hbm_bytes
+
+
+def test_cards_may_be_stated_as_a_number_of_the_machine() -> None:
+    stated = pregate.load_hardware("rtx-3090", "llama-cpp", {"accelerator.n_cards": 2})
+    assert stated.hardware == "2x rtx-3090"
+    assert machine_document(stated.machine)["n_cards"]["value"] == 2
+
+
+def test_a_token_takes_as_long_on_two_cards_as_on_one_with_the_memory_of_both(model: ModelArchitecture) -> None:
+    trace = pregate.synthesize(model, 16, 4, 1, 0)
+    two = pregate.simulate(model, pregate.load_hardware("2x rtx-3090"), trace, "gpu_only")
+    roomy = pregate.load_hardware("rtx-3090", "llama-cpp", {"hbm_bytes": 60e9})
+    one = pregate.simulate(model, roomy, trace, "gpu_only")
+    assert (two.tpot_s, two.ttft_s) == (one.tpot_s, one.ttft_s)
+    reserve = int(roomy.constant("reserve_bytes"))
+    assert two.peak_hbm_bytes == one.peak_hbm_bytes + reserve, "each card has a context of its own"
+
+
+def test_whole_layers_leave_less_than_a_layer_of_each_card_but_the_last(model: ModelArchitecture) -> None:
+    trace = pregate.synthesize(model, 16, 4, 1, 0)
+    needed = request(model, pregate.load_hardware("4x rtx-3090"), trace, "gpu_only").plan.static_bytes
+    layer = model.n_experts * model.expert_bytes
+    share = pregate.load_hardware("rtx-3090", "llama-cpp").constants.get("memory_share", 1.0)
+    each = (needed + 3 * layer) / 4 / share
+    for hbm_bytes, fits in ((each * 1.001, True), (each * 0.999, False)):
+        hw = pregate.load_hardware("4x rtx-3090", overrides={"hbm_bytes": hbm_bytes})
+        if fits:
+            request(model, hw, trace, "gpu_only")
+        else:
+            with pytest.raises(CapacityExceeded):
+                request(model, hw, trace, "gpu_only")
+
+
+@pytest.mark.parametrize(
+    ("hardware", "stack", "told"),
+    [
+        ("2x rtx-3090", "vllm", "cards that share a layer cannot be said.*--stack llama-cpp or ik-llama"),
+        ("2x rtx-3090", "streams", "cards that share a layer cannot be said"),
+        ("2x strix-halo", None, "one memory for all"),
+        ("99x rtx-3090", None, "99 cards, at most 16"),
+        ("2x RTX 9999", None, "unknown hardware 'RTX 9999'"),
+        ("RTX 3090 + RTX 3060", None, "cards that differ cannot be said"),
+    ],
+)
+def test_cards_that_cannot_be_said_are_refused_with_the_way_out(hardware: str, stack: str | None, told: str) -> None:
+    with pytest.raises(InvalidInput, match=told):
+        pregate.load_hardware(hardware, stack)
+
+
+def test_experts_are_moved_to_one_card_only(model: ModelArchitecture) -> None:
+    trace = pregate.synthesize(model, 16, 4, 1, 0)
+    with pytest.raises(InvalidInput, match="experts that are moved are of one card"):
+        pregate.simulate(model, pregate.load_hardware("2x rtx-3090"), trace, "on_demand")
+
+
+def test_a_card_of_two_says_so_and_shares_the_layers(model: ModelArchitecture) -> None:
+    found = plan(model, "2x rtx-3090", LOAD)
+    assert {one.design.stack for one in (*found.choice.ranked, *found.choice.beside)} == {"llama-cpp"}
+    assert found.best.design.policy == "gpu_only"
+    assert "-sm layer" in found.flags.command
+    assert found.text().startswith("qwen3-30b-a3b on 2x rtx-3090")
+    assert "layers split, one card at a time" in found.text()
+    assert "a prompt that is in several" in found.text(details=True)
+
+
+@pytest.mark.parametrize(("n_layers", "on_host", "n_cards"), [(36, 11, 2), (48, 1, 2), (61, 30, 4), (94, 93, 2)])
+def test_each_card_has_as_many_layers_with_experts(n_layers: int, on_host: int, n_cards: int) -> None:
+    words = _shared(engines()["llama-cpp"], LayerRange(0, on_host - 1), n_layers, n_cards)
+    counts = [int(n) for n in words[-1].split()[-1].split(",")]
+    assert sum(counts) == n_layers + 1, "the output counts as a layer"
+    apart = _shared(engines()["ik-llama"], LayerRange(0, on_host - 1), n_layers, n_cards)
+    assert sum(map(int, apart[-1].split()[-1].split(","))) == n_layers
+    ends = list(itertools.accumulate(counts))
+    starts = [0, *ends[:-1]]
+    heavy = [len(range(max(start, on_host), min(end, n_layers))) for start, end in zip(starts, ends, strict=True)]
+    assert sum(heavy) == n_layers - on_host
+    assert max(heavy) - min(heavy) <= 1
+
+
+def test_two_cards_cost_two(model: ModelArchitecture) -> None:
+    one, two = (
+        rank_machines(
+            model, [hw], LOAD, stacks=["llama-cpp"], overrides={"hbm_bytes": 40e9},
+            assumptions=load_assumptions(None, {"machine_usd": "1"}),
+        ).machines[0]
+        for hw in ("rtx-3090", "2x rtx-3090")
+    )  # fmt: skip
+    assert two.hardware == "2x rtx-3090"
+    assert one.per_million_tokens is not None
+    assert two.per_million_tokens is not None
+    assert 1.3 < two.per_million_tokens.value / one.per_million_tokens.value < 2
+
+
+def test_sweeps_take_them_by_name(model: ModelArchitecture) -> None:
+    grid = pregate.sweep(
+        model, pregate.load_hardware("2x rtx-3090"), pregate.synthesize(model, 4, 2, 1, 0), policies=["gpu_only"],
+        axes={"link": ["pcie3-x8", "pcie4-x16"], "accelerator.n_cards": [2, 3]},
+    )  # fmt: skip
+    assert dict(grid.sizes)["accelerator.n_cards"] == 2
+
+
+def test_no_name_of_a_card_is_taken_for_several() -> None:
+    for name in pregate.hardware_names():
+        assert pregate.load_hardware(name).machine.n_cards == 1
+    with pytest.raises(UnknownName):
+        pregate.load_hardware("2x")
+    assert re.fullmatch(r"\d+x .*", pregate.load_hardware("rtx-4090").hardware) is None
