@@ -33,6 +33,7 @@ def test_every_hardware_number_is_an_axis() -> None:
                 "n_sm",
                 "n_cores",
                 "n_sockets",
+                "n_cards",
                 "sockets",
                 "speedup",
                 "price_usd",
@@ -44,7 +45,7 @@ def test_every_hardware_number_is_an_axis() -> None:
         axis = read_axes({key: [1.0 if small else 1e9]})[0]
         assert axis.is_numeric
         assert axis.is_price_only == (
-            key.split(".")[1] not in ("hbm_bytes", "dram_bytes", "reserve_bytes", "memory_share")
+            key.split(".")[1] not in ("hbm_bytes", "n_cards", "dram_bytes", "reserve_bytes", "memory_share")
         )
 
 
