@@ -14,6 +14,7 @@ from offload.slots.memory import CapacityExceeded
 from pregate.ask.capturing.request import Request, request
 from pregate.card.job import Workpiece
 from pregate.engines.flag_table import engine_of
+from pregate.engines.flag_table import engines as flags_of_engines
 from traces.errors import InvalidInput
 from traces.model.architecture import ModelArchitecture
 
@@ -107,14 +108,21 @@ class Planned:
     tokens: Request
 
 
-def stacks_for(model: ModelArchitecture, default: str, shipped: tuple[str, ...], vendor: str) -> tuple[str, ...]:
-    """The stacks to look at where none is named: engines that run such a model on an accelerator of `vendor`, the
-    machine's own, and the runtime's.
+def stacks_for(
+    model: ModelArchitecture, default: str, shipped: tuple[str, ...], vendor: str, capability: str = ""
+) -> tuple[str, ...]:
+    """The stacks to look at where none is named: engines that run such a model on an accelerator of `vendor`, of
+    NVIDIA's `capability`, the machine's own, and the runtime's.
 
     An encoder-decoder runs on none of the engines.
     """
     engines = [
-        name for name in _LOOKED_AT if name in shipped and _reads(name, model) and load_stack(name).runs_on(vendor)
+        name
+        for name in _LOOKED_AT
+        if name in shipped
+        and _reads(name, model)
+        and load_stack(name).runs_on(vendor)
+        and flags_of_engines()[name].runs_on(capability, model.expert_dtype.name)
     ]
     return tuple(dict.fromkeys([*([] if model.is_encoder_decoder else engines), default, RESEARCH]))
 

@@ -206,7 +206,8 @@ def platforms_of(
     named = own.fit is not None and own.fit.hardware == own.hardware and own.fit.machine is not None
     if named or (Path(name).suffix in (".yaml", ".yml") and is_fit(Path(name))):
         return {own.stack.name: own}
-    wanted = stacks_for(model, own.stack.name, stack_names(), own.machine.accelerator.vendor)
+    card = own.machine.accelerator
+    wanted = stacks_for(model, own.stack.name, stack_names(), card.vendor, card.compute_capability)
     if own.machine.n_cards > 1:
         wanted = tuple(stack for stack in wanted if load_stack(stack).cards_in_turn)
     return {stack: own if stack == own.stack.name else load_hardware(name, stack, overrides) for stack in wanted}

@@ -45,7 +45,8 @@ class EngineFlags:
     """The flags of one engine. `read`: by every spelling; `written`: the names of those that cards write, by what they
     say. `stacks` are the engine, of which those of `output_is_a_layer` count the output as one, and those of
     `pins_placed` hold tensors that are placed on the host in page-locked memory where no file is mapped, as they hold
-    layers there. `experts_on_host`: the host computes all experts where no flag says which.
+    layers there. `experts_on_host`: the host computes all experts where no flag says which. `capability`: of an NVIDIA
+    card at least, by the start of the format of experts, "any" for all.
     """
 
     engine: str
@@ -55,11 +56,17 @@ class EngineFlags:
     experts_on_host: bool
     read: Mapping[str, Flag]
     written: Mapping[str, str]
+    capability: Mapping[str, float]
 
     def words(self, says: str, value: object = None) -> str:
         """What a card writes to say so: `-ub 512`."""
         name = self.written[says]
         return name if value is None else f"{name} {value}"
+
+    def runs_on(self, capability: str, format: str) -> bool:
+        """Whether it runs experts in `format` on a card of `capability` ("8.6"; empty: no NVIDIA's, all are run)."""
+        asked = [least for start, least in self.capability.items() if start == "any" or format.startswith(start)]
+        return not capability or all(float(capability) >= least for least in asked)
 
     def says(self, what: str) -> bool:
         """Whether a card can say so."""
@@ -93,4 +100,6 @@ def _engine(engine: str, section: Section) -> EngineFlags:
     stacks = tuple(section.take("stacks"))
     counting, pinning = (tuple(section.take(key, optional=True) or ()) for key in ("output_is_a_layer", "pins_placed"))
     on_host = section.flag("experts_on_host")
-    return EngineFlags(engine, stacks, counting, pinning, on_host, ReadOnly(read), ReadOnly(written))
+    table = section.optional_section("capability")
+    least = {} if table is None else {format: table.number(format, minimum=0) for format in table.remaining()}
+    return EngineFlags(engine, stacks, counting, pinning, on_host, ReadOnly(read), ReadOnly(written), ReadOnly(least))

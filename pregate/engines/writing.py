@@ -203,8 +203,10 @@ def _ktransformers(policy: Policy, model: ModelArchitecture, hw: Platform, job: 
     if len(placement.host_experts.of(model.decoder.n_layers)) < model.decoder.n_layers or placement.host_layers:
         return Flags("", "KTransformers puts experts of all layers on the host, and no whole layers")
     said, host = engines()["ktransformers"].words, hw.machine.host
+    method = next((name for start, name in _HOST_KERNELS.items() if model.expert_dtype.name.startswith(start)), "")
     words = [
         f"python -m sglang.launch_server {said('model', 'MODEL')} {said('host_weights', 'MODEL')}",
+        *([said("host_kernels", method)] if method else []),
         said("experts_kept", placement.n_kept),
         f"{said('threads', host.n_cores)} {said('pools', host.n_sockets or 1)}",
     ]
@@ -215,10 +217,16 @@ def _ktransformers(policy: Policy, model: ModelArchitecture, hw: Platform, job: 
     if placement.stream_from:
         words.append(said("streamed_from", placement.stream_from))
     words.append(said("requests", job.batch))
-    left_out = ["--kt-method is that of your weights (AMXINT4, BF16, FP8, LLAMAFILE)"]
+    needs = f"{method} needs a processor with AVX512 (AMXINT4 and AMXINT8 are of weights converted for AMX)"
+    gguf = "--kt-method LLAMAFILE takes experts of a GGUF file, whose folder is --kt-weight-path"
+    left_out = [needs if method else gguf]
     if placement.n_kept and not placement.uniform:
         left_out.append("COUNTS.pt is what --record-kt-gpu-expert-distribution wrote before")
     return Flags(" ".join(words), "; ".join(left_out))
+
+
+_HOST_KERNELS: Mapping[str, str] = ReadOnly({"bf16": "BF16", "fp8": "FP8", "int4": "RAWINT4", "mxfp4": "MXFP4"})
+"""`--kt-method` by the start of the name of a format that is published so."""
 
 
 def _vllm(policy: Policy, model: ModelArchitecture, hw: Platform, job: RequestLoad) -> Flags:

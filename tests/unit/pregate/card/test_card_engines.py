@@ -6,7 +6,7 @@ import pytest
 
 import pregate
 from offload.slots.memory import CapacityExceeded
-from pregate.card.designs import ENGINES, plan_design, stacks_for
+from pregate.card.designs import ENGINES, EngineDesign, plan_design, stacks_for
 from pregate.card.job import RequestLoad, workpiece
 from pregate.card.judged import judge
 from pregate.card.narrowing import narrowing
@@ -63,6 +63,38 @@ def test_every_design_of_an_engine_has_flags_that_say_all_of_it(model: ModelArch
             flags = flags_of(planned.design, model, hw, LOAD)
             assert flags.command, name
             assert "cannot" not in flags.left_out, name
+
+
+@pytest.mark.parametrize(
+    ("capability", "formats", "engines"),
+    [
+        ("6.1", {}, {"llama-cpp", "ktransformers"}),
+        ("7.0", {}, {"llama-cpp", "ktransformers"}),
+        ("7.5", {}, {"llama-cpp", "ktransformers", "vllm"}),
+        ("8.6", {"experts": "mxfp4"}, {"llama-cpp", "vllm"}),
+        ("8.9", {"experts": "mxfp4"}, {"llama-cpp", "ktransformers", "vllm"}),
+    ],
+)
+def test_engines_are_asked_on_cards_and_formats_that_their_documents_name(
+    capability: str, formats: dict[str, str], engines: set[str]
+) -> None:
+    """vLLM from 7.5 on; KTransformers has no experts in mxfp4 before 8.9."""
+    model = pregate.load_model("mixtral-8x7b", formats=formats)
+    shipped = ("llama-cpp", "ktransformers", "vllm", "streams")
+    assert set(stacks_for(model, "streams", shipped, "NVIDIA", capability)) == {*engines, "streams"}
+
+
+@pytest.mark.parametrize(
+    ("format", "method"),
+    [("bf16", "BF16"), ("fp8", "FP8"), ("int4-g32", "RAWINT4"), ("mxfp4", "MXFP4"), ("q4_k", "")],
+)
+def test_ktransformers_is_told_the_format_of_its_experts(format: str, method: str) -> None:
+    model = pregate.load_model("mixtral-8x7b", formats={"experts": format})
+    design = EngineDesign("gpu_only@experts=cpu:keep=2:uniform", "ktransformers")
+    flags = flags_of(design, model, pregate.load_hardware("rtx-4090", "ktransformers"), LOAD)
+    assert (f"--kt-method {method}" in flags.command) == bool(method)
+    assert ("LLAMAFILE" in flags.left_out) != bool(method)
+    assert ("AVX512" in flags.left_out) == bool(method)
 
 
 def test_nothing_is_copied_within_one_memory(model: ModelArchitecture) -> None:
