@@ -13,6 +13,7 @@ from offload.execution import EXECUTIONS
 from offload.fast.compilable import is_compilable
 from offload.miss_costs import MissCosts
 from offload.policies import PRESETS, eviction_named, policy_named
+from offload.policies.told import first_sentence
 from offload.policy import Policy, fetch_misses, no_prefetch
 
 DIFFERS = "Differs: "
@@ -23,9 +24,10 @@ def designs() -> str:
     """A line a design: what its file says first, who writes large schedules, and whether outputs are the model's."""
     lines = ["| design | what it does | large schedules | output |", "|---|---|---|---|"]
     for shown, policy, doc, _ in _told():
-        what = doc.split("\n")[0].partition(": ")[2].rstrip(".")
         writer = "compiled" if _is_compiled(policy) else "Python"
-        lines.append(f"| `{shown}` | {what} | {writer} | {'exact' if policy.is_exact else 'approximate'} |")
+        lines.append(
+            f"| `{shown}` | {first_sentence(doc)} | {writer} | {'exact' if policy.is_exact else 'approximate'} |"
+        )
     return "\n".join(lines)
 
 

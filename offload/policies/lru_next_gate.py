@@ -1,4 +1,4 @@
-"""`lru_next_gate`: an LRU of each layer, and a guess at the next layer by its own gate (Eliseev and Mazur, 2023).
+"""`lru_next_gate`: an LRU of each layer, and a guess at the next layer by its own gate (mixtral-offloading, 2023).
 
 arXiv:2312.17238, sections 3.1 to 3.3. While a layer runs, the gate of the next one is applied to this layer's hidden
 states, and what it names is brought into staging buffers that all layers share. A guess replaces nothing: the cache

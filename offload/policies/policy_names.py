@@ -12,10 +12,11 @@ from offload.own_policies import is_own_name, own_name, own_policy
 from offload.placing.placement import placement_named
 from offload.policies.cache_names import cache_named, plain_number
 from offload.policies.presets import MISSES, PRESETS, TAKES
+from offload.policies.told import published_as
 from offload.policy import Policy, fetch_misses
 from offload.skipping import skipping_named
 from offload.speculation import SHAPES, speculation_named
-from traces.errors import InvalidInput, unknown_name
+from traces.errors import InvalidInput, UnknownName, unknown_name
 
 __all__ = ["policy_named"]
 
@@ -61,19 +62,29 @@ def policy_named(text: str) -> Policy:
         return _placed(policy_named(text), rest)
     misses = list(_MISS.finditer(text))
     match = _FORM.fullmatch(_MISS.sub("", text))
+    if match is None and published_as(text):
+        raise _unknown(text)
     if match is None or len(misses) > 1:
         raise InvalidInput(
             f"policy {text!r} is not of the form NAME, NAME(lookahead), NAME:encoder, NAME:MISS or NAME+CACHE, "
             f"MISS being one of {', '.join(MISSES)}"
         )
     if match["name"] not in PRESETS:
-        raise unknown_name("policy", match["name"], PRESETS)
+        raise _unknown(match["name"])
     policy = PRESETS[match["name"]](**_options(match, text))
     if match["host"] is not None:
         policy = _told(policy, f"{policy.name}={match['host']}", match["host"])
     if match["encoder"] and policy.start is not None:
         raise InvalidInput(f"policy {text!r}: {policy.name} guesses in a decoder only, leave :encoder out")
     return _with_rest(policy, match["encoder"], misses, match["cache"])
+
+
+def _unknown(name: str) -> UnknownName:
+    """The error for a name of no design: that of a published system is told what it is here."""
+    ours = published_as(name)
+    if ours:
+        return UnknownName(f"unknown policy {name!r}: here it is {' or '.join(ours)} (`pregate policies` lists them)")
+    return unknown_name("policy", name, PRESETS)
 
 
 def _granular(policy: Policy, typed: str) -> Policy:

@@ -11,9 +11,9 @@ from pregate.cli.checks.paths import file
 from traces.errors import InvalidInput, UnknownName, unknown_name
 
 __all__ = [
-    "Check", "all_of", "backend", "bounded", "cache", "design", "designs", "designs_once", "each", "experiment",
-    "explained", "figures", "hardware", "its_own", "modes", "one_of", "part_of_machine", "placement", "predictors",
-    "sets", "stacks", "tier", "today",
+    "Check", "all_of", "backend", "bounded", "cache", "design", "designs", "designs_once", "designs_or_all", "each",
+    "experiment", "explained", "figures", "hardware", "its_own", "modes", "one_of", "part_of_machine", "placement",
+    "predictors", "sets", "stacks", "tier", "today",
 ]  # fmt: skip
 
 Check = Callable[[str, Any], None]
@@ -93,6 +93,12 @@ def today(option: str, text: str) -> None:
 def designs(option: str, text: str) -> None:
     """Policies, by comma."""
     each(option, text, design)
+
+
+def designs_or_all(option: str, text: str) -> None:
+    """Policies, by comma, or `all` that ship."""
+    if text != "all":
+        designs(option, text)
 
 
 def designs_once(option: str, text: str) -> None:

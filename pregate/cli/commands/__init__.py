@@ -122,6 +122,7 @@ COMMANDS: dict[str, Entry] = {
     "trace": Entry("trace:app", "Import, synthesise, fit and describe routing traces."),
     "models": Entry("catalogue:models", "The models that ship with pregate."),
     "hardware": Entry("catalogue:hardware", "The machines that ship with pregate."),
+    "policies": Entry("catalogue:policies", "The designs that ship with pregate, and who published them."),
 }
 
 

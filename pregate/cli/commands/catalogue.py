@@ -71,6 +71,33 @@ def show_model(name: Name) -> None:
     typer.echo(load_architecture(name).to_yaml(), nl=False)
 
 
+def policies(format: options.OutputFormat = options.Format.table) -> None:
+    """The designs that ship with pregate, and who published them.
+
+    Example: pregate policies
+    """
+    from offload.policies import policy_named
+    from offload.policies.told import DESIGNS, what_it_does
+
+    rows = [
+        {
+            "policy": name,
+            "what it does": what_it_does(name),
+            "output": "exact" if policy_named(name).is_exact else "approximate",
+        }
+        for name in DESIGNS
+    ]
+    if render.print_data(format, rows, rows):
+        return
+    table = render.new_table()
+    for column in rows[0]:
+        table.add_column(column)
+    for row in rows:
+        table.add_row(*row.values())
+    render.print_table(table)
+    typer.echo("All of them: --policies all of `pregate compare`. Of your own: ./mine.py:MyPolicy (docs/policies.md).")
+
+
 @hardware.callback()
 def list_hardware(context: typer.Context, format: options.OutputFormat = options.Format.table) -> None:
     """List the machines and what they can be combined with, or `show` one with its sources."""

@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from offload.policies.told import DESIGNS
 from pregate.cli import options
 from pregate.cli.built import build_modes, listed
 from pregate.cli.progress import spinner
@@ -23,14 +24,15 @@ def compare(
     *,
     question: Question,
     policies: Annotated[
-        str, typer.Option(help="Designs, by comma: pregate, pregate(2), on_demand+lru:0.1, ./mine.py:MyPolicy.")
+        str,
+        typer.Option(help="Designs, by comma: pregate, pregate(2), on_demand+lru:0.1, ./mine.py:MyPolicy; or all."),
     ] = DEFAULT_POLICIES,
 ) -> None:
     """Compare designs: MoE-layer latency, tokens/s, TTFT, TPOT, HBM, link traffic; who wins and what binds it.
 
     Example: pregate compare switch-base-128 --hardware a100-sxm4-80gb
     """
-    names = question.several(listed(policies))
+    names = question.several(DESIGNS if policies == "all" else listed(policies))
     architecture, machine, workload = question.subject()
     chosen, cache = question.designs(names, architecture)
     from pregate.ask.comparison import compare as run_compare

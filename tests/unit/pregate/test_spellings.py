@@ -1,10 +1,14 @@
-"""Names as people write them, at the front door: on the command line and in Python."""
+"""Names as people write them, at the front door: on the command line and in Python; what ships, by name."""
 
 from __future__ import annotations
+
+import json
+import re
 
 import pytest
 
 import pregate
+from offload.policies.told import DESIGNS
 from pregate.cli.checks import names
 from tests.command_line import Run, runner
 from traces.errors import InvalidFile, UnknownName
@@ -99,3 +103,41 @@ def test_a_bare_format_is_that_of_a_file(run: Run, bare: str, whole: str) -> Non
     shown = [run(*asked, "--input-tokens", "4", "--format", "json", "--formats", text) for text in (bare, whole)]
     assert shown[0] == shown[1]
     assert shown[0][0] == 0
+
+
+@pytest.mark.parametrize(
+    ("system", "ours"),
+    [
+        ("fiddler", ["min_latency/paper", "min_latency/released"]),
+        ("FreeToken", ["bandwidth_split"]),
+        ("HybriMoE", ["hybrid_schedule"]),
+        ("hobbit", ["mixed_precision"]),
+        ("moe-infinity", ["activation_aware"]),
+        ("ProMoE", ["chunked_learned"]),
+        ("KTransformers", ["static_cpu"]),
+        ("se-moe", ["prefetch_all"]),
+        ("mixtral-offloading", ["lru_next_gate"]),
+    ],
+)
+def test_a_policy_by_the_name_of_its_system_is_told_what_it_is_here(run: Run, system: str, ours: list[str]) -> None:
+    status, out, err = run("compare", "mixtral-8x7b", "--hardware", "rtx-4090", "--policies", system)
+    assert (status, out) == (2, "")
+    assert all(name in err for name in ours)
+    assert "pregate policies" in err
+
+
+def test_policies_are_listed_with_who_published_them(run: Run) -> None:
+    listed = json.loads(run("policies", "--format", "json")[1])
+    assert [row["policy"] for row in listed] == list(DESIGNS)
+    assert all(row["what it does"] for row in listed)
+    assert {row["output"] for row in listed} == {"exact", "approximate"}
+    assert "Fiddler" in run("policies")[1]
+
+
+def test_all_policies_are_compared(run: Run) -> None:
+    asked = ["compare", "mixtral-mini-8", "--hardware", "rtx-4090", "--input-tokens", "4", "--output-tokens", "2"]
+    status, out, err = run(*asked, "--policies", "all", "--format", "json")
+    assert (status, err) == (0, "")
+    found = json.loads(out)
+    told = {row["policy"] for row in (*found["results"], *found["does_not_fit"])}
+    assert {name.partition("/")[0] for name in DESIGNS} == {re.split(r"[/(+:]", name)[0] for name in told}

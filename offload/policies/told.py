@@ -1,0 +1,45 @@
+"""What the designs that ship do, in the words of their files; what papers and systems call them."""
+
+from __future__ import annotations
+
+import inspect
+import re
+
+from offload.policies.presets import PRESETS
+
+__all__ = ["DESIGNS", "first_sentence", "published_as", "what_it_does"]
+
+_GUESS = "guess/"
+_LEAST = 4
+"""Letters of a name that is looked for."""
+
+DESIGNS = tuple(name for name in PRESETS if not name.startswith(_GUESS) or name == f"{_GUESS}next_gate")
+"""The designs, of which those that guess by other predictors are variants."""
+
+
+def what_it_does(name: str) -> str:
+    """The first sentence of a design's file: "a missing expert is fetched or ... (Fiddler, ICLR 2025)"."""
+    return first_sentence(_said(name))
+
+
+def first_sentence(docstring: str) -> str:
+    """What a design's file says first, behind its name and without its point."""
+    return docstring.split("\n")[0].partition(": ")[2].rstrip(".")
+
+
+def published_as(system: str) -> tuple[str, ...]:
+    """The designs whose files name a system, `Fiddler` or `moe-infinity`: in their first sentence, or else anywhere."""
+    wanted = _letters(system)
+    if len(wanted) < _LEAST:
+        return ()
+    first = tuple(name for name in DESIGNS if wanted in _letters(what_it_does(name)))
+    return first or tuple(name for name in DESIGNS if wanted in _letters(_said(name)))
+
+
+def _said(name: str) -> str:
+    module = inspect.getmodule(PRESETS[name])
+    return (module.__doc__ or "") if module is not None else ""
+
+
+def _letters(text: str) -> str:
+    return re.sub(r"[^a-z0-9]", "", text.lower())
