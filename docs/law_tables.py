@@ -9,7 +9,7 @@ from typing import Any
 
 from hwmodels.fits.fit import UNSEEN_SCATTER, Fit
 from hwmodels.fits.fit_files import fit_names, load_fit
-from hwmodels.platform import load_platform
+from hwmodels.platform import load_platform, machines_of
 from hwmodels.specs.machine_files import hardware_names
 
 RESULTS = Path(__file__).resolve().parents[1] / "results" / "kernel_laws.json"
@@ -28,7 +28,7 @@ def machines() -> str:
     for name in hardware_names():
         lines += [_fit_line(name, fit) for fit in fitted.get(name, ())]
         if not any(fit.laws for fit in fitted.get(name, ())):
-            lent = load_platform(name, _STACK).fit
+            lent = load_platform(name, _STACK).fit if name in machines_of(_STACK) else None
             if lent is not None:
                 lines.append(_lent_line(name, lent))
             elif name not in fitted:

@@ -6,7 +6,7 @@ import statistics
 from collections import Counter, defaultdict
 
 from hwmodels.laws.families import family_of
-from hwmodels.platform import load_platform
+from hwmodels.platform import load_platform, machines_of
 from hwmodels.specs.checked_specs import VERDICTS, checked_figures, unverified_figures
 from hwmodels.specs.machine_files import hardware_names, load_machine
 from hwmodels.specs.measured_links import measured_links
@@ -40,7 +40,7 @@ def links() -> str:
 def answers() -> str:
     """What the page is opened for, in figures."""
     names = list(hardware_names())
-    fits = {name: load_platform(name, "vllm").fit for name in names}
+    fits = {name: load_platform(name, "vllm").fit for name in machines_of("vllm")}
     n_measured = sum(fit is not None and fit.hardware == name for name, fit in fits.items())
     n_lent = sum(fit is not None for fit in fits.values()) - n_measured
     off = statistics.median(abs(row.error) for row in measured_links() if not row.reason)
@@ -50,7 +50,7 @@ def answers() -> str:
         "Is my card here?": f"{len(names)} cards are, [by architecture](#cards)",
         "Is my processor here?": f"{len(processors())} are, [by name](#hosts-by-their-processors) (`-2s`: two sockets)",
         "How well are kernels known?": f"under `--stack vllm` by [laws](#kernels-by-laws): measured on {n_measured} "
-        f"cards, lent by a relative to {n_lent}, claims alone for {len(names) - n_measured - n_lent}",
+        f"cards, lent by a relative to {n_lent}, claims alone for {len(fits) - n_measured - n_lent}",
         "How well are links known?": f"{off:.0%} from [what was measured](#what-links-were-seen-to-do), the median of "
         "these rows; ordinary memory differs by a factor of three between machines",
         "How far off is a prediction?": "[the table of the field](field.md) has it, by source and mechanism",
@@ -88,6 +88,9 @@ def cards() -> str:
 def _kernels(known: str) -> str:
     """What laws the cards of a row go by."""
     names = [name.strip("`") for name in known.split(", ")]
+    runs = machines_of("vllm")
+    if not any(name in runs for name in names):
+        return "it does not run there"
     fits = {name: load_platform(name, "vllm").fit for name in names}
     measured = [name for name, fit in fits.items() if fit is not None and fit.hardware == name]
     lent = any(fit is not None and fit.hardware != name for name, fit in fits.items())

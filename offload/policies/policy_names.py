@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import re
 from dataclasses import replace
 from typing import Any, cast, get_args
@@ -79,10 +80,14 @@ def policy_named(text: str) -> Policy:
     return _with_rest(policy, match["encoder"], misses, match["cache"])
 
 
+_MISTYPED = 0.8
+"""How alike a name is to a design's, from 0 to 1, where it is that name mistyped and no system's."""
+
+
 def _unknown(name: str) -> UnknownName:
     """The error for a name of no design: that of a published system is told what it is here."""
     ours = published_as(name)
-    if ours:
+    if ours and not difflib.get_close_matches(name, PRESETS, n=1, cutoff=_MISTYPED):
         return UnknownName(f"unknown policy {name!r}: here it is {' or '.join(ours)} (`pregate policies` lists them)")
     return unknown_name("policy", name, PRESETS)
 
