@@ -248,7 +248,7 @@ class Touches:
             again = "a second time" if tokens.size else "for no token"
             raise InvalidInput(
                 f"op {op} computes expert {key[1]} of MoE layer {key[0]} {again}: not of this trace, or in parts "
-                f"(micro=), which only a simulation knows"
+                f"(micro=, ubatch=), which only a simulation knows"
             )
         self.routed[op] = Routed(tokens, ranks)
         if piece is None or piece.is_last:

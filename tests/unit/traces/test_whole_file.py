@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import os
+import signal
 import stat
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -75,3 +79,43 @@ def test_writers_of_one_path_at_once_do_not_mix(tmp_path: Path) -> None:
     assert len(set(path.read_text())) == 1
     assert len(path.read_text()) == 200
     assert [entry.name for entry in tmp_path.iterdir()] == ["out"]
+
+
+ENDED = """
+import os, signal, sys
+from pathlib import Path
+from traces.whole_file import whole_file
+with whole_file(Path(sys.argv[1])) as partial:
+    partial.write_text("half")
+    os.kill(os.getpid(), signal.SIGTERM)
+"""
+
+
+def test_a_process_that_is_asked_to_end_leaves_nothing_half_written(tmp_path: Path) -> None:
+    status = subprocess.run([sys.executable, "-c", ENDED, str(tmp_path / "out")], check=False).returncode
+    assert status == -signal.SIGTERM
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("theirs", [signal.SIG_IGN, lambda *_: None])
+def test_who_waits_for_that_signal_goes_on_waiting(theirs: Any, tmp_path: Path) -> None:
+    before = signal.signal(signal.SIGTERM, theirs)
+    try:
+        with whole_file(tmp_path / "out") as partial:
+            partial.write_text("whole")
+            signal.raise_signal(signal.SIGTERM)
+        assert signal.getsignal(signal.SIGTERM) is theirs
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert (tmp_path / "out").read_text() == "whole"
+
+
+def test_the_signal_is_as_before_once_the_file_is_written(tmp_path: Path) -> None:
+    before = signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    try:
+        with whole_file(tmp_path / "out") as partial:
+            assert signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL
+            partial.write_text("whole")
+        assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    finally:
+        signal.signal(signal.SIGTERM, before)
