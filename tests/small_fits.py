@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from functools import cache
 
 from hwmodels.calibrate.calibration import calibrate
 from hwmodels.calibrate.measurements import Measurements, Sample, work_parameters
@@ -71,18 +72,27 @@ def measurements(**changes: object) -> Measurements:
 
 def fit(**changes: object) -> Fit:
     """The fit of `measurements`."""
-    return calibrate(measurements(**changes), {"command": "a test"})
+    return calibrate(measurements(**changes), {"command": "a test"}) if changes else _fit()
+
+
+@cache
+def _fit() -> Fit:
+    return calibrate(measurements(), {"command": "a test"})
 
 
 def shared(**conditions: object) -> Fit:
     """The fit as `pregate measure --share` writes it, of a processor with a name and 16 GiB."""
+    of = {"system": "Linux x86_64", "processor": "Made up 8-Core Processor", "dram_bytes": float(16 << 30)}
+    return dataclasses.replace(_shared(), conditions=ReadOnly({**of, **conditions}))
+
+
+@cache
+def _shared() -> Fit:
     software = {"torch": "2.13.0+cpu", "date": "2026-11-29 11:29 UTC", "platform": "linux", "trust": "fair"}
     found = measurements(provenance=software)
     about = {**found.machine, "name": "cpu-made-up-8-core-2c", "vendor": "MadeUp"}
-    of = {"system": "Linux x86_64", "processor": "Made up 8-Core Processor", "dram_bytes": float(16 << 30)}
     provenance = {"command": COMMAND, "measurements": found.digest}
-    fitted = calibrate(dataclasses.replace(found, machine=about), provenance)
-    return dataclasses.replace(fitted, conditions=ReadOnly({**of, **conditions}))
+    return calibrate(dataclasses.replace(found, machine=about), provenance)
 
 
 def platform(**changes: object) -> Platform:

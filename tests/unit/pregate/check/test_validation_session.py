@@ -149,7 +149,8 @@ def test_a_machine_that_is_never_quiet_is_measured_and_the_summary_says_so(monke
     assert found.outcomes[0].disturbances == (louder.disturbance(),)
     assert measurement.exact == found.outcomes[0].prediction.exact  # load changes no byte
     summary = summarise_validation(found)
-    assert (summary["n"], summary["bytes_exact"], summary["trust"]["level"]) == (1, True, "low")
+    assert (summary["n"], summary["bytes_exact"]) == (1, True)
+    assert summary["trust"]["level"] in ("low", "none")  # by how far apart the two runs are, which the machine decides
     assert summary["trust"]["reasons"][-1] == "1 of 1 configurations were timed beside other work"
     assert not summary["valid"]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 import re
 import shlex
@@ -52,6 +53,7 @@ GROUPS = ("pregate", "pregate trace", "pregate models", "pregate hardware")
 """Names that stand for several commands, and show themselves without a word more."""
 
 
+@functools.cache
 def commands() -> dict[str, Any]:
     """Every command by its full name, as docs/reference-commands.md has them."""
     spec = importlib.util.spec_from_file_location("reference", ROOT / "docs" / "reference.py")
