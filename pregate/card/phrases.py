@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import re
+
+from offload.policies import PRESETS
+from offload.policies.told import what_it_does
 from pregate.card.card import N_SHOWN, Card
 from pregate.card.choice import Ranking, weakest
 from pregate.card.judged import Expected, Judged
@@ -10,7 +14,8 @@ from pregate.draw.render import si
 from pregate.engines.writing import Flags
 
 __all__ = [
-    "assumed_hits", "bound_by", "changed_by", "design_row", "rate", "rates", "run_lines", "seconds", "shown_designs",
+    "assumed_hits", "bound_by", "changed_by", "design_row", "in_words", "rate", "rates", "run_lines", "seconds",
+    "shown_designs",
 ]  # fmt: skip
 
 CHANGES = "Would change it"
@@ -37,6 +42,23 @@ def design_row(choice: Ranking, mark: str, one: Judged, *tag: str) -> tuple[str,
         *tag,
         si(one.peak_hbm_bytes, "B"),
     )
+
+
+def in_words(one: Judged) -> str:
+    """Where a design has weights and computes, or what it does; "" of one of the user's own."""
+    policy, model = one.planned.tokens.policy, one.planned.tokens.model
+    where, n_layers = policy.placement, model.decoder.n_layers
+    if where.host_layers is not None:
+        n = len(where.host_layers.of(n_layers))
+        told = f"{n} of {n_layers} layers on the host's processor, the others in HBM"
+        return told if n < n_layers else "all layers on the host's processor"
+    if where.host_experts is not None:
+        n, rest = len(where.host_experts.of(n_layers)), "on the host's processor, all else in HBM"
+        if where.n_kept:
+            return f"{where.n_kept} of {model.n_experts} experts a layer in HBM, the others on the host's processor"
+        return f"experts of {n} of {n_layers} layers {rest}" if n < n_layers else f"all experts {rest}"
+    name = re.split(r"[+(:@]", policy.name)[0]
+    return "all in HBM" if policy.resident else what_it_does(name) if name in PRESETS else ""
 
 
 def changed_by(card: Card, n_most: int) -> tuple[str, str]:

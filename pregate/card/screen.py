@@ -16,6 +16,7 @@ from pregate.card.phrases import (
     bound_by,
     changed_by,
     design_row,
+    in_words,
     rate,
     rates,
     run_lines,
@@ -41,8 +42,8 @@ _SHARES = {
 """The share of the time that tells how much something binds, by what binds."""
 
 _MOST = {
-    "title": 2, "verdict": 2, "expected": 2, "designs": 6, "legend": 2, "limit": 1, "binds": 2, "changes": 2,
-    "sure": 2, "measure": 2, "run": 1,
+    "title": 2, "verdict": 2, "expected": 2, "designs": 6, "legend": 2, "words": 0, "limit": 1, "binds": 2,
+    "changes": 2, "sure": 2, "measure": 2, "run": 1,
 }  # fmt: skip
 """Lines of each part at most, in their order: `LINES` in all."""
 
@@ -65,7 +66,7 @@ def screen_of(card: Card, width: int, n_lines: int = LINES) -> str:
         parts["measure"] = cut(folded(measure, width), 1, width)
     room = n_lines - sum(map(len, parts.values()))
     gaps: list[str] = []
-    for name in ("run", *_GAPS, "measure", "changes"):
+    for name in ("run", "words", *_GAPS, "measure", "changes"):
         more = 1 if name in _GAPS else len(longer[name]) - len(parts[name])
         if more > room:
             continue
@@ -88,6 +89,7 @@ def _sentences(card: Card) -> dict[str, str]:
         "expected": _expected(card),
         "limit": f"Limit (claimed{f', {limit.token_binds}' * same}): {rate(1 / limit.tpot_s)} tokens/s{each}{token_by},"
         f" TTFT {si(limit.ttft_s, 's')}{prompt_by}; {card.reached:.0%} reached",
+        "words": "",
         "binds": f"What binds: tokens: {_mostly(best.token_binds)}; prompt: {_mostly(best.prompt_binds)}",
         "changes": ": ".join(changed_by(card, 1)),
         "sure": f"How sure: {_sure(card)}",
@@ -98,7 +100,9 @@ def _sentences(card: Card) -> dict[str, str]:
 
 def _longer(card: Card, width: int) -> dict[str, list[str]]:
     """The parts that have more to say where there is room for it."""
+    words = in_words(card.best)
     return {
+        "words": cut(folded(f"1 is: {words}", width, "  "), 1, width) if words else [],
         "run": run_lines("Run 1", card.flags, width),
         "measure": command_lines(_measured(card), card.narrowing.command, width),
         "changes": folded(": ".join(changed_by(card, 2)), width, "  "),

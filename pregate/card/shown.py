@@ -13,6 +13,7 @@ from pregate.card.phrases import (
     bound_by,
     changed_by,
     design_row,
+    in_words,
     rate,
     rates,
     run_lines,
@@ -85,7 +86,9 @@ def _designs(card: Card) -> tuple[tuple[str, ...], ...]:
 
 def _sentences(card: Card) -> list[tuple[str, str]]:
     best, limit = card.best, card.limit
+    words = in_words(best)
     said = [
+        *([(f"What {best.design} is", words)] if words else []),
         (
             "Speed limit (claimed)",
             f"TTFT {si(limit.ttft_s, 's')} ({limit.prompt_binds}), {rate(1 / limit.tpot_s)} tokens/s "

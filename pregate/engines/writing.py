@@ -146,7 +146,9 @@ def _shared(engine: EngineFlags, on_host: LayerRange | None, n_layers: int, n_ca
         return words
     light = set(on_host.of(n_layers))
     heavy = [layer for layer in range(n_layers) if layer not in light]
-    ends = [heavy[len(heavy) * i // n_cards] for i in range(1, n_cards)]
+    ends = [
+        heavy[min(-(-len(heavy) * i // n_cards), len(heavy) - 1)] for i in range(1, n_cards)
+    ]  # the last has the output
     counts = [end - start for start, end in itertools.pairwise([0, *ends, n_layers + bool(engine.output_is_a_layer)])]
     return [*words, engine.words("shares", ",".join(map(str, counts)))]
 

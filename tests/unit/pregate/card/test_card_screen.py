@@ -13,10 +13,12 @@ import pregate
 from pregate.card import this_machine
 from pregate.card.card import Card
 from pregate.card.choice import Ranking
-from pregate.card.designs import EngineDesign
+from pregate.card.designs import EngineDesign, plan_design
 from pregate.card.found_gpu import Gpu
-from pregate.card.job import RequestLoad
+from pregate.card.job import RequestLoad, workpiece
+from pregate.card.judged import judge
 from pregate.card.lines import command_lines
+from pregate.card.phrases import in_words
 from pregate.card.plan import plan
 from pregate.card.screen import COLUMNS, LINES
 from pregate.card.this_machine import Found
@@ -180,3 +182,29 @@ def test_what_a_user_gives_stands_in_place_of_what_was_found() -> None:
     assert (machine.host.name, machine.host.dram_bytes == 64 << 30) == ("epyc-7543", False)
     as_found = pregate.load_hardware("rtx-4090", "streams", found.with_given({})).machine
     assert (as_found.accelerator.hbm_bytes, as_found.host.dram_bytes) == (48 << 30, 64 << 30)
+
+
+@pytest.mark.parametrize(
+    ("policy", "words"),
+    [
+        ("gpu_only", "all in HBM"),
+        ("gpu_only@experts=cpu:4", "experts of 4 of 16 layers on the host's processor, all else in HBM"),
+        ("gpu_only@experts=cpu", "all experts on the host's processor, all else in HBM"),
+        ("gpu_only@experts=cpu:keep=2:uniform", "2 of 8 experts a layer in HBM, the others on the host's processor"),
+        ("gpu_only@layers=cpu:3", "3 of 16 layers on the host's processor, the others in HBM"),
+        ("gpu_only@layers=cpu", "all layers on the host's processor"),
+        ("min_latency/paper", "a missing expert is fetched or computed on the host"),
+        ("pregate(2)+lru:0.5", "the gate of block N selects the experts of block N + n"),
+    ],
+)
+def test_a_design_is_said_in_words(policy: str, words: str) -> None:
+    model = pregate.load_model("mixtral-mini-8")
+    load = RequestLoad(8, 4, 1)
+    planned = plan_design(model, pregate.load_hardware("rtx-4090", "llama-cpp"), workpiece(model, load), policy)
+    assert in_words(judge(planned, load)).startswith(words)
+
+
+def test_what_the_best_design_is_stands_under_the_table_where_there_is_room(card: Card) -> None:
+    words = in_words(card.best)
+    assert f"\n1 is: {words}\n" in card.text()
+    assert words in " ".join(card.text(details=True).split())
