@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from hwmodels.calibrate.clock_ticks import Ranking
 from hwmodels.calibrate.kernel_tables import MACHINES, PACKAGE, KernelTable, kernel_tables, versions
 from hwmodels.calibrate.law_fits import drawn_rows, errors_of, fit_law, predicted, rates_of, table_roofline_s
 from hwmodels.fits.fit import Fit, law_errors
@@ -38,7 +39,7 @@ BARS: Mapping[str, tuple[float, float]] = {
 
 @dataclass(frozen=True, slots=True, eq=False)
 class TableFit:
-    """What the tables have of one GPU: rows drawn of each kernel, and the law fitted on them, in the same order."""
+    """What the tables have of one GPU: rows drawn of each kernel, the law fitted on them and how it ranks, in order."""
 
     gpu: str
     accelerator: Accelerator
@@ -46,6 +47,7 @@ class TableFit:
     version: str
     tables: tuple[KernelTable, ...]
     laws: tuple[FittedLaw, ...]
+    rankings: tuple[Ranking | None, ...]
 
     def law(self, key: tuple[str, str, str]) -> FittedLaw | None:
         """The law of the kernels `key` (`KernelTable.key`)."""
@@ -60,8 +62,8 @@ def fit_tables(folder: Path, gpu: str, engine: str, version: str | None = None) 
     chosen = known[-1] if version is None else version
     accelerator = load_machine(MACHINES[gpu]).accelerator
     tables = kernel_tables(folder, gpu, engine, chosen)
-    laws = tuple(fit_law(table, rates_of(table, accelerator)) for table in tables)
-    return TableFit(gpu, accelerator, engine, chosen, tuple(drawn_rows(table) for table in tables), laws)
+    laws, rankings = zip(*(fit_law(table, rates_of(table, accelerator)) for table in tables), strict=True)
+    return TableFit(gpu, accelerator, engine, chosen, tuple(drawn_rows(table) for table in tables), laws, rankings)
 
 
 def nearest(mine: TableFit, others: Sequence[TableFit], *, relatives: bool) -> TableFit | None:
@@ -122,6 +124,7 @@ def law_rows(machines: Sequence[TableFit]) -> list[dict[str, Any]]:
     for mine in machines:
         relative, other = (nearest(mine, machines, relatives=one) for one in (True, False))
         for i, (table, law) in enumerate(zip(mine.tables, mine.laws, strict=True)):
+            ranking = mine.rankings[i]
             roofline = errors_of(table_roofline_s(table, rates_of(table, mine.accelerator)), table.seconds)
             kin, stranger = by_law_of(mine, i, relative), by_law_of(mine, i, other)
             bar, far = _bars(mine.accelerator.name, law.form)
@@ -136,6 +139,7 @@ def law_rows(machines: Sequence[TableFit]) -> list[dict[str, Any]]:
                     "rows": int(law.source["rows"]),
                     "windows": None if law.windows is None else law.windows.to_dict(),
                     "families": law.families.to_dict(),
+                    "ranking": None if ranking is None else ranking.to_dict(),
                     "bar": bar,
                     "met": law.families.mape <= bar,
                     "machine": None if kin is None else kin.to_dict(),

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from hwmodels.calibrate.clock_ticks import Ranking, ranking_of
 from hwmodels.calibrate.kernel_tables import KernelTable
 from hwmodels.compute_formats import computes_in
 from hwmodels.laws.fitted import MOST_TIME_S, FittedLaw, HeldOut
@@ -170,11 +171,12 @@ def errors_of(seconds: NDArray[np.float64], measured: NDArray[np.float64]) -> He
     )
 
 
-def fit_law(table: KernelTable, rates: CardRates) -> FittedLaw:
-    """The law of a table with its errors on families that were left out."""
+def fit_law(table: KernelTable, rates: CardRates) -> tuple[FittedLaw, Ranking | None]:
+    """The law of a table with its errors on families that were left out, and their ranking where its clock ticks."""
     drawn = drawn_rows(table)
     constants = solve_law(drawn, rates)
-    families = errors_of(held_out_rows(drawn, rates, constants.values), drawn.seconds)
+    left_out = held_out_rows(drawn, rates, constants.values)
+    families = errors_of(left_out, drawn.seconds)
     windowed = table.windowed
     windows = None
     if windowed is not None:
@@ -183,7 +185,7 @@ def fit_law(table: KernelTable, rates: CardRates) -> FittedLaw:
     within = {name: (float(table.shapes[name].min()), float(table.shapes[name].max())) for name in axes}
     values = {name: float(f"{value:.5g}") for name, value in constants.values.items()}
     covariance = tuple(tuple(float(f"{x:.5g}") for x in row) for row in constants.covariance.tolist())
-    return FittedLaw(
+    law = FittedLaw(
         form=table.form,
         compute=table.compute,
         stored=table.stored,
@@ -196,3 +198,4 @@ def fit_law(table: KernelTable, rates: CardRates) -> FittedLaw:
         windows=windows,
         source=ReadOnly({**table.source, "rows": str(len(table)), "fitted_rows": str(len(drawn))}),
     )
+    return law, ranking_of(left_out, drawn.seconds)

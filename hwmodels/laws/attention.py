@@ -12,6 +12,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from hwmodels.laws.forms import AttentionKernel
+from hwmodels.laws.generated import LEAST_PART, LEAST_ROWS, rows_of_block
 from hwmodels.laws.rates import (
     CardRates,
     KernelTime,
@@ -57,16 +58,22 @@ def decode_attention(
     apart = (np.real(window) > 0) & (not kernel.packs_window)
     shared = np.where(apart, 1.0, n_heads / n_kv_heads)
     read_bytes = n_sequences * context * token_bytes
-    n_blocks = n_sequences * np.where(apart, n_heads, n_kv_heads) * rounded_up(shared / _PACKED_ROWS)
+    rows = rows_of_block(shared) if kernel.generated else float(_PACKED_ROWS)
+    n_blocks = n_sequences * np.where(apart, n_heads, n_kv_heads) * rounded_up(shared / rows)
     pieces = rounded_up(context / _CONTEXT_BLOCK)
-    parts = smaller_of(smaller_of(np.floor(2 * np.real(rates.n_sm) / n_blocks), pieces), float(_MOST_PARTS))
+    wave_s = c["wave_s"]
+    if kernel.generated:
+        parts = smaller_of(np.floor(np.real(rates.n_sm) / n_blocks), rounded_up(context / LEAST_PART))
+        wave_s = wave_s * np.sqrt(rows / LEAST_ROWS)
+    else:
+        parts = smaller_of(smaller_of(np.floor(2 * np.real(rates.n_sm) / n_blocks), pieces), float(_MOST_PARTS))
     parts = larger_of(parts, 1.0)
     if not kernel.splits_alone:
         parts = np.where(np.real(shared) > 1, parts, 1.0)
     waves = rounded_up(n_blocks * parts / rates.n_sm)
     piece_bytes = _CONTEXT_BLOCK * token_bytes / n_kv_heads
     piece_s = piece_bytes * rates.n_sm / (c["core"] * rates.bytes_per_s)
-    blocks_s = waves * ((rounded_up(pieces / parts) + c["fill"]) * piece_s + c["wave_s"])
+    blocks_s = waves * ((rounded_up(pieces / parts) + c["fill"]) * piece_s + wave_s)
     blocks_s = blocks_s + np.where(parts > 1, c["split_s"] + c["part_s"] * parts, 0.0)
     share = 1 / c["memory"]
     if warm:

@@ -55,9 +55,10 @@ _DECODE: Mapping[str, tuple[str, float]] = {
 }
 """fixed_s: of the op. memory, cache, kept: as of a GEMM, of keys and values. core: a multiprocessor's own rate, over an
 equal share of the claimed bandwidth. fill: pieces of a context that a wave of blocks loses to filling its pipeline, by
-which wide heads start later. wave_s: of a wave of blocks, whatever they read. split_s, part_s: adding up a
-split context, and of each part. sequences_s: times their root, for appending and metadata. permute_s: where a kernel
-turns heads into rows and back (`AttentionKernel.permutes`)."""
+which wide heads start later. wave_s: of a wave of blocks, whatever they read; of a generated kernel's of eight rows, of
+more the root of how many times longer. split_s, part_s: adding up a split context, and of each part. sequences_s: times
+their root, for appending and metadata. permute_s: where a kernel turns heads into rows and back
+(`AttentionKernel.permutes`)."""
 
 _CONTEXT: Mapping[str, tuple[str, float]] = {
     "fixed_s": ("time", 8e-6),
@@ -87,7 +88,8 @@ _LATENT_DECODE: Mapping[str, tuple[str, float]] = {
 }
 """As of attention over keys and values. block_s: of a sequence and the heads that share a block, however short its
 context: a grid has a place for every part that a context may be split in. peak: what scores reach of the claimed
-arithmetic, a block of heads at a time: they all read one latent. activations: queries and outputs as wide as a latent,
+arithmetic, a block of heads at a time: they all read one latent, the first from memory and the others from the cache
+at `cache`. activations: queries and outputs as wide as a latent,
 over their time at the claimed rate."""
 
 _FUSED: Mapping[str, tuple[str, float]] = {
@@ -113,7 +115,8 @@ class AttentionKernel:
     `block_rows`: query rows of a block of threads. `packs_prompt`: heads that share keys share a block in a prompt too.
     `permutes`: for one new token of several heads it turns heads into rows, two small kernels more. `splits_alone`: the
     context is split also where no heads share keys. `packs_window`: heads that share keys share a block also where a
-    sliding window is asked for. `splits`: the context of one new token is split at all.
+    sliding window is asked for. `splits`: the context of one new token is split at all. `generated`: FlashInfer chooses
+    among many of one new token (`hwmodels.laws.generated`); over latents what a block costs overlaps what others read.
     """
 
     name: str
@@ -123,6 +126,7 @@ class AttentionKernel:
     splits_alone: bool
     packs_window: bool = True
     splits: bool = True
+    generated: bool = False
 
 
 KERNELS: Mapping[str, AttentionKernel] = {
@@ -135,10 +139,10 @@ KERNELS: Mapping[str, AttentionKernel] = {
         # FlashAttention 3: hopper/flash_api.cpp and heuristics.h (should_pack_gqa).
         AttentionKernel("flash-attention-3", 128, packs_prompt=True, permutes=False, splits_alone=True),
         # TensorRT-LLM's generated kernels, called by FlashInfer on Blackwell.
-        AttentionKernel("trtllm-gen", 128, packs_prompt=False, permutes=False, splits_alone=True),
+        AttentionKernel("trtllm-gen", 128, packs_prompt=False, permutes=False, splits_alone=True, generated=True),
         # FlashMLA, and FlashAttention 3 with latents: 64 heads in a block.
         AttentionKernel("flash-mla", 64, packs_prompt=False, permutes=False, splits_alone=True),
-        AttentionKernel("trtllm-gen-mla", 128, packs_prompt=False, permutes=False, splits_alone=True),
+        AttentionKernel("trtllm-gen-mla", 64, packs_prompt=False, permutes=False, splits_alone=True, generated=True),
         # SGLang's decode_attention.py: BLOCK_H = 16.
         AttentionKernel("triton-mla", 16, packs_prompt=False, permutes=False, splits_alone=True),
         # TensorRT-LLM before Hopper: one block scans a whole context, as its times grow with it and with nothing else.

@@ -16,6 +16,7 @@ from hwmodels.calibrate.kernel_tables import kernel_tables, tables_folder
 from hwmodels.figures import figures_of
 from hwmodels.laws.attention import context_attention, decode_attention
 from hwmodels.laws.forms import FORMS, KERNELS
+from hwmodels.laws.generated import latent_blocks, rows_of_block
 from hwmodels.laws.latent_attention import latent_decode
 from hwmodels.laws.measured import MEASURED
 from hwmodels.laws.pricing import kernels_of
@@ -32,16 +33,16 @@ DEEPSEEK = load_architecture("deepseek-v3")
 WIDTHS = 576, 512
 
 
-def latents_s(n_sequences: float, n_heads: float, length: float, kernel: str = "flash-mla") -> float:
+def latents_s(n_sequences: float, n_heads: float, length: float, kernel: str = "flash-mla", **other: float) -> float:
     sizes = n_sequences, n_heads, length, *WIDTHS, 2.0 * WIDTHS[0]
-    return float(latent_decode(START["latent_decode"], H100, KERNELS[kernel], *sizes).total_s)
+    return float(latent_decode({**START["latent_decode"], **other}, H100, KERNELS[kernel], *sizes).total_s)
 
 
 def test_few_heads_over_latents_wait_for_memory_and_many_for_their_products() -> None:
     read_s = 256 * 32768 * 2 * WIDTHS[0] / H100.bytes_per_s / 0.8
     assert latents_s(256, 16, 32768) == pytest.approx(read_s, rel=0.3)
     multiplied_s = 2 * 256 * 1024 * 32768 * sum(WIDTHS) / H100.flop_per_s / 0.6
-    assert latents_s(256, 1024, 32768) == pytest.approx(multiplied_s, rel=0.15)
+    assert latents_s(256, 1024, 32768, cache=100.0) == pytest.approx(multiplied_s, rel=0.15)
 
 
 def test_a_context_is_split_over_an_idle_card_where_a_kernel_splits_it() -> None:
@@ -55,6 +56,61 @@ def test_each_sequence_has_its_blocks_however_short_its_context() -> None:
     few, some, many = (latents_s(n, 16, 2, "triton-mla") for n in (64, 128, 256))
     assert many - some > 1.9 * (some - few)
     assert latents_s(256, 32, 2, "triton-mla") - many > 0.9 * (many - latents_s(1, 16, 2, "triton-mla"))
+
+
+@pytest.mark.parametrize(
+    ("n_sequences", "n_heads", "context", "rows", "share"),
+    [
+        (1, 8, 512, 8, 1.0),
+        (1, 32, 131072, 16, 1.0),
+        (1, 64, 32768, 16, 1.0),  # 37 parts of 886 latents
+        (1, 64, 65536, 64, 1.0),  # of 1,772
+        (1, 128, 16384, 16, 1.0),
+        (1, 128, 32768, 64, 0.5),
+        (19, 128, 2, 64, 0.5),  # 152 blocks of 16 heads are more than the card has room for
+        (18, 128, 2, 16, 1.0),
+    ],
+)
+def test_heads_of_a_generated_block_are_those_that_its_engine_chooses(
+    n_sequences: int, n_heads: int, context: int, rows: int, share: float
+) -> None:
+    """As FlashInfer's fmhaKernels.cuh has it for 148 multiprocessors, by hand."""
+    blocks = latent_blocks(148.0, n_sequences, n_heads, context)
+    assert (float(blocks.rows), float(blocks.share)) == (rows, share)
+
+
+def test_heads_on_the_same_keys_share_the_smallest_generated_block_that_holds_them() -> None:
+    shared = np.array([1, 8, 9, 16, 20, 32, 33, 64, 65, 128, 200])
+    assert rows_of_block(shared).tolist() == [8, 8, 16, 16, 32, 32, 64, 64, 128, 128, 128]
+
+
+def test_a_generated_wave_of_more_rows_takes_longer_and_a_part_keeps_two_steps() -> None:
+    """As B200's table has it of few blocks of 2 tokens: 9.1 us for 8 heads on the same keys, 10.8 for 32."""
+    c, kernel = START["decode_attention"], KERNELS["trtllm-gen"]
+
+    def decoded_s(shared: int, length: int, **other: float) -> float:
+        sizes = 1, 4 * shared, 4, length, 4 * 512.0
+        return float(decode_attention({**c, **other}, H100, kernel, *sizes).total_s)
+
+    assert decoded_s(32, 2) - decoded_s(8, 2) == pytest.approx(c["wave_s"], rel=0.01)
+    for length, is_split in ((512, False), (513, True)):
+        assert (decoded_s(8, length, split_s=1.0) > 1) == is_split
+
+
+def test_a_second_block_of_heads_reads_latents_from_the_cache() -> None:
+    once, twice = (latents_s(256, heads, 32768, "triton-mla") for heads in (16, 32))
+    cached_s = 256 * 32768 * 2 * WIDTHS[0] / H100.bytes_per_s / START["latent_decode"]["cache"]
+    assert twice - once > 0.8 * cached_s
+
+
+def test_what_generated_blocks_cost_overlaps_what_others_read() -> None:
+    """As B200's table has it: 47 us for 1,024 sequences of two tokens, 68 for 256 more each, whose reading takes 38."""
+
+    shape = 1024, 8, 4096
+    for kernel, most in (("flash-mla", 1.0), ("trtllm-gen-mla", 0.1)):
+        less, more = (latents_s(*shape, kernel, core=20.0, block_s=block_s) for block_s in (1e-7, 2e-7))
+        assert 0 < more - less <= most * 1024e-7 * (1 + 1e-9)
+    assert latents_s(1, 8, 2, "trtllm-gen-mla", block_s=2e-5) - latents_s(1, 8, 2, "trtllm-gen-mla") > 1.8e-5
 
 
 def test_keys_and_values_are_appended_before_a_prompt_is_attended_to() -> None:
