@@ -7,9 +7,7 @@ the dense layer between, and the attention and gate of N + 1.
 
 from __future__ import annotations
 
-import gc
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import chain
 
@@ -26,6 +24,7 @@ from offload.recorder import Part, assemble
 from offload.schedule import Schedule
 from offload.slots.host_tier import ReadThrough
 from offload.slots.low_copies import LowSlots
+from offload.uncollected import uncollected
 from traces.model.architecture import ModelArchitecture
 from traces.phase import Phase
 from traces.routing import Step
@@ -88,24 +87,10 @@ def decode(
         model, steps, policy, execution, n_buffers=n_buffers, cache=cache, disk=disk, compiled=compiled, placed=placed,
         through=through, low=low,
     )  # fmt: skip
-    with _uncollected():
+    with uncollected():
         schedule = assemble(stream, static_bytes + stream.warm_bytes)
     (n_lookups, n_hits), (n_first, n_first_hits) = (stream.lookups[phase] for phase in (Phase.DECODE, Phase.PREFILL))
     return Decoded(schedule, n_lookups, n_hits, n_first, n_first_hits, stream.n_changed, *stream.host_lookups)
-
-
-@contextmanager
-def _uncollected() -> Iterator[None]:
-    """Look for no cycles of garbage meanwhile: ops are millions of tuples that hold none, each of which would be
-    looked at again and again.
-    """
-    collects = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if collects:
-            gc.enable()
 
 
 class DecodeStream:

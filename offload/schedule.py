@@ -89,6 +89,19 @@ class Schedule:
             object.__setattr__(self, "_digest", seen.of(self.static_bytes))
         return self._digest
 
+    def with_static_bytes(self, static_bytes: int) -> Schedule:
+        """The same ops with another `static_bytes`; columns are not looked through again. Raises `InvalidInput` for
+        less than 0.
+        """
+        if static_bytes < 0:
+            raise InvalidInput(f"schedule: static_bytes = {static_bytes} is below 0")
+        found = object.__new__(Schedule)
+        for name in (*COLUMNS, "works"):
+            object.__setattr__(found, name, getattr(self, name))
+        object.__setattr__(found, "static_bytes", static_bytes)
+        object.__setattr__(found, "_digest", "")
+        return found
+
     def _check(self) -> None:
         """Raise `InvalidInput` for columns of other lengths, values out of range or dependencies that point ahead."""
         n = len(self.lane)

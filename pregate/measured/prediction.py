@@ -254,7 +254,7 @@ class RowBench:
         key = (model, shape, bare.policy, bare.execution, expert_tier, bare.plan, bare.placed)
         decoded = self._written.of(key, lambda: _decoded(bare, shape))
         static_bytes = decoded.schedule.static_bytes + asked.plan.static_bytes
-        return Captured(asked, replace(decoded, schedule=replace(decoded.schedule, static_bytes=static_bytes)))
+        return Captured(asked, replace(decoded, schedule=decoded.schedule.with_static_bytes(static_bytes)))
 
     def _largest(self, row: MeasuredRow, model: ModelArchitecture, design: Policy, hw: Platform) -> int:
         """The batch of a row that fills the memory of its machine, with keys and values of the whole row."""

@@ -14,6 +14,7 @@ import numpy as np
 from hwmodels.platform import load_platform
 from hwmodels.specs.spread import shipped_spread
 from offload.slots.memory import CapacityExceeded
+from offload.uncollected import uncollected
 from pregate.ask.capturing.kept_answers import Answer
 from pregate.ask.capturing.schedule_cache import ScheduleCache, schedules_in
 from pregate.ask.shown import html_rows
@@ -34,6 +35,9 @@ BASELINES = ("link", "roofline", "repeat")
 
 _REPEATS_BADLY = 0.25
 """Where repeating a row misses by more than that, a prediction should miss by at most half of it."""
+
+_UNCOLLECTED_ROWS = 500
+"""Rows between two searches for cycles of garbage, of which each leaves some 50 kB."""
 
 _REACH = 64.0
 """A constant is sought from a 64th of what is claimed to 64 times it."""
@@ -229,7 +233,12 @@ def predict_table(
     for row in sorted(rows, key=lambda row: not row.role.startswith("fit")):
         if not row.reason and row.role != "input":
             first.setdefault((*row.machine, row.metric), row)
-    return TablePrediction(tuple(_predicted(kept, bench, row, constants, first, progress) for row in rows), said)
+    predicted = list[PredictedRow]()
+    for start in range(0, len(rows), _UNCOLLECTED_ROWS):
+        with uncollected():
+            these = rows[start : start + _UNCOLLECTED_ROWS]
+            predicted += [_predicted(kept, bench, row, constants, first, progress) for row in these]
+    return TablePrediction(tuple(predicted), said)
 
 
 def _predicted(

@@ -195,3 +195,14 @@ def test_hbm_given_back_at_the_time_it_is_taken_again_is_not_counted_twice() -> 
     assert times.tolist() == [0.0, 1.0, 1.0, 2.0]
     assert level.tolist() == [15, 5, 15, 5]
     assert timeline.peak_hbm_bytes == 15
+
+
+def test_other_static_bytes_change_nothing_else() -> None:
+    schedule = tiny()
+    first = schedule.digest
+    other = schedule.with_static_bytes(70)
+    assert other.digest == Schedule(**parts(tiny()) | {"static_bytes": 70}).digest != first
+    assert other.works is schedule.works
+    assert schedule.with_static_bytes(50) == schedule
+    with pytest.raises(InvalidInput, match="static_bytes = -1 is below 0"):
+        schedule.with_static_bytes(-1)

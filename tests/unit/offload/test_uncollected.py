@@ -1,0 +1,43 @@
+from __future__ import annotations
+
+import gc
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+
+from offload.uncollected import uncollected
+from pregate.measured import scores
+from pregate.measured.table import read_field
+
+
+def _fails() -> None:
+    with uncollected():
+        assert not gc.isenabled()
+        with uncollected():
+            pass
+        assert not gc.isenabled()
+        raise ZeroDivisionError
+
+
+def test_garbage_is_looked_for_as_before_even_after_an_error() -> None:
+    assert gc.isenabled()
+    with pytest.raises(ZeroDivisionError):
+        _fails()
+    assert gc.isenabled()
+
+
+def test_a_long_table_is_predicted_row_by_row_in_order(monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = read_field()[:7]
+    seen: list[bool] = []
+
+    def asked(_: Any, __: Any, row: Any, *rest: Sequence[Any]) -> scores.PredictedRow:
+        seen.append(gc.isenabled())
+        return scores.PredictedRow(row, 1.0, {}, "")
+
+    monkeypatch.setattr(scores, "_UNCOLLECTED_ROWS", 3)
+    monkeypatch.setattr(scores, "_predicted", asked)
+    result = scores.predict_table(rows)
+    assert [one.row for one in result.rows] == rows
+    assert seen == [False] * 7
+    assert gc.isenabled()
