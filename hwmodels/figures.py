@@ -23,7 +23,7 @@ from hwmodels.stack import CONSTANTS, SoftwareStack, check_constant
 from offload.ops import OpKind, Work
 from traces.errors import InvalidInput, unknown_name
 
-__all__ = ["CONTENTION", "MEMORY_FIGURES", "Figures", "check_axis", "figure_keys", "figures_of"]
+__all__ = ["CONTENTION", "MEMORY_FIGURES", "Figures", "check_axis", "figure_keys", "figures_of", "slower"]
 
 CONTENTION = ("host.copies_beside_cpu", "host.cpu_beside_copies")
 """What copies to the device and the host's processor keep of their rates while both read host memory."""
@@ -199,7 +199,7 @@ class Figures:
                 f"the link of {self.hardware} has no rate for {kind} host memory: "
                 f"set {key} (such as 8GB/s), or stack.host_memory=pinned"
             )
-        return _slower(pinned, self.values[key])
+        return slower(pinned, self.values[key])
 
     def _pinned_bytes_per_s(self, direction: str) -> Number:
         share = self.values.get(f"link.{direction}_efficiency")
@@ -230,7 +230,7 @@ class Figures:
         return self.peak_flop_per_s(compute) * self.stack_constant("gemm_efficiency")
 
 
-def _slower(one: Number, other: Number) -> Number:
+def slower(one: Number, other: Number) -> Number:
     """The smaller of two rates."""
     if type(one) is float and type(other) is float:
         return min(one, other)

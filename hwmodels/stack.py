@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from hwmodels.compute_formats import PEAK_DTYPES
+from hwmodels.kernels.core_formats import NO_CORE_FORMATS, CoreFormats, read_core_formats
 from hwmodels.kernels.fused_tile import UNPADDED, FusedTile, read_fused_tile
 from hwmodels.kernels.row_blocks import NO_ROW_BLOCKS, RowBlocks, read_row_blocks
 from hwmodels.quantity import PLAUSIBLE, Quantity, ReadOnly, check_plausible, parse_quantity
@@ -67,10 +68,12 @@ launch_s: host time to launch a kernel. kernel_s: device time of a kernel beyond
 dependent launch). sync_s: host time to wake up from a blocking wait. step_s: host time once a forward pass.
 copy_issue_s, copy_latency_s: host time and fixed device time of one copy. The efficiencies: achieved over
 claimed rate; dequant_efficiency: of the memory rate, where weights of 4 bits are unpacked (`Figures.read_bits`).
-Of what the host computes: cpu_efficiency is that of reading weights, keys and values from DRAM,
+Of what the host computes: cpu_efficiency is of what all cores read of DRAM (`Host.read_efficiency`, and no more than
+the links between dies carry), for barriers between products and threads that end before others take the rest;
 cpu_gemm_efficiency and cpu_attention_efficiency are of its peak rate; cpu_packed_speedup: how many times as fast it
 multiplies weights of at most 8 bits but fp8, by integer dot products; cpu_core_bytes_per_s: what one core takes in at
-most, unpacking included; cpu_sockets: whose memory it reads and whose cores compute, at most those that there are;
+most, unpacking included, where `core_formats` says nothing of a format; cpu_sockets: whose memory it reads and whose
+cores compute, at most those that there are;
 handover_s: waking its threads with the activations of a layer, and collecting their results. reserve_bytes: HBM taken
 by context, libraries and workspaces; memory_share: of HBM, what it uses at all. tiled_gemm_s: device time of a GEMM of
 two rows and more beyond that of one row, by matrix; row_block_s, row_pass_s: of a multiprocessor for a block of
@@ -134,8 +137,9 @@ class SoftwareStack:
     more of experts where shared ones run beside them; `tiled_launches`: more of fused experts over more than one token.
     `graph_tokens`: tokens of a pass, at most, that is launched as one CUDA graph; 0: any. `fused_tile`: of its fused op
     of experts; `row_blocks`: of products of one row. `packed_compute`: the
-    format in which weights that are unpacked are multiplied; empty: that of the activations. `cards_in_turn`: whether
-    several cards have whole layers each, which a token passes through one after the other. `constants`: by name.
+    format in which weights that are unpacked are multiplied; empty: that of the activations. `core_formats`: what a
+    core of the host takes for a weight, by format. `cards_in_turn`: whether several cards have whole layers each,
+    which a token passes through one after the other. `constants`: by name.
     `vendors`: whose accelerators it runs on; none: any's.
     """
 
@@ -154,6 +158,7 @@ class SoftwareStack:
     graph_tokens: int = 0
     row_blocks: RowBlocks = NO_ROW_BLOCKS
     packed_compute: str = ""
+    core_formats: CoreFormats = NO_CORE_FORMATS
     vendors: tuple[str, ...] = ()
 
     cards_in_turn: bool = False
@@ -231,6 +236,7 @@ def _shipped_stack(name: str) -> SoftwareStack:
         packed_compute=section.text("packed_compute", ""),
         vendors=_vendors(section),
         cards_in_turn=section.flag("cards_in_turn"),
+        core_formats=read_core_formats(section),
     )
     section.done()
     return stack

@@ -255,6 +255,7 @@ class Work(NamedTuple):
     `attending`: the shape of an attention, whose context is in `flop` and `hbm_bytes`; `fused`: experts in one op.
     `reading`: how storage is read, None at once.
     `piece`: the matrix of an expert that an op moves or multiplies by; None: all of it.
+    `stored`: the format of the weights that a host's core unpacks; empty: it multiplies them as they are.
     """
 
     kind: OpKind
@@ -272,6 +273,7 @@ class Work(NamedTuple):
     fused: FusedExperts | None = None
     reading: ReadRounds | None = None
     piece: Piece | None = None
+    stored: str = ""
 
     @property
     def flop_format(self) -> str:

@@ -208,13 +208,13 @@ class ScheduleDigest:
 
 def _works_to_json(works: Sequence[Work]) -> list[list[Any]]:
     """Rows of plain lists; an attention without a window has no word on it, nor has what asks nothing of a table, does
-    not say how storage is read, or is of all of an expert.
+    not say how storage is read, is of all of an expert, or unpacks nothing.
     """
     return [_work_to_json(work) for work in works]
 
 
 def _work_to_json(work: Work) -> list[Any]:
-    rare = [work.reading, work.piece]
+    rare = [work.reading, work.piece, work.stored or None]
     while rare and rare[-1] is None:
         rare.pop()
     row = [int(work.kind), [list(g) for g in work.gemms], *work[2:_N_PLAIN]]
@@ -224,6 +224,12 @@ def _work_to_json(work: Work) -> list[Any]:
 
 _N_PLAIN = Work._fields.index("n_entries")
 """Fields before those that a row may lack."""
+
+
+def _stored(name: object) -> str:
+    if not isinstance(name, str):
+        raise ValueError("the format of a cost row is no text")
+    return name
 
 
 def _attention_to_json(work: Work) -> list[Any] | None:
@@ -246,6 +252,7 @@ def _work_from_json(row: list[Any]) -> Work:
         fused=None if work.fused is None else FusedExperts(*work.fused),
         reading=None if work.reading is None else ReadRounds(*work.reading),
         piece=None if work.piece is None else Piece(*work.piece),
+        stored=_stored(work.stored),
     )
 
 

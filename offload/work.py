@@ -17,6 +17,7 @@ from typing import NamedTuple
 
 from offload.ops import Attending, FusedExperts, Gemm, OpKind, Work
 from traces.model.architecture import Attention, LayerStack, LinearMixer, ModelArchitecture
+from traces.model.dtypes import Dtype
 
 __all__ = [
     "ContextRates",
@@ -323,14 +324,36 @@ def stream_work(n_bytes: int) -> Work:
     return Work(OpKind.STREAM, copy_bytes=n_bytes)
 
 
-def cpu_layer_work(what: Work) -> Work:
+def cpu_layer_work(model: ModelArchitecture, what: Work) -> Work:
     """An op of a layer, computed by the host: what it reads of HBM elsewhere (keys and values) is read of DRAM."""
-    return what._replace(kind=OpKind.CPU_LAYER, slots_bytes=0, attending=None, fused=None)
+    stored = _unpacked_by_core(_dtype_of(model, what.kind)) if what.gemms else ""
+    return what._replace(kind=OpKind.CPU_LAYER, slots_bytes=0, attending=None, fused=None, stored=stored)
+
+
+def _dtype_of(model: ModelArchitecture, kind: OpKind) -> Dtype:
+    """The format of the weights that an op of a layer without routed experts multiplies by."""
+    match kind:
+        case OpKind.SELF_ATTENTION | OpKind.CROSS_ATTENTION:
+            return model.stored_attention_dtype
+        case OpKind.GATE:
+            return model.stored_gate_dtype
+        case OpKind.EXPERTS:
+            return model.stored_shared_dtype
+        case OpKind.HEAD:
+            return model.stored_head_dtype
+        case _:
+            return model.dtype
+
+
+def _unpacked_by_core(stored: Dtype) -> str:
+    return stored.name if stored.is_packed else ""
 
 
 def cpu_expert_work(model: ModelArchitecture, n_tokens: int) -> Work:
     """One expert FFN, computed by the host."""
-    return experts_work(model, [n_tokens])._replace(kind=OpKind.CPU_EXPERT)
+    return experts_work(model, [n_tokens])._replace(
+        kind=OpKind.CPU_EXPERT, stored=_unpacked_by_core(model.expert_dtype)
+    )
 
 
 def expert_part_work(model: ModelArchitecture, what: Work, share: float) -> Work:

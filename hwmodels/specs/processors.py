@@ -43,7 +43,7 @@ class Family:
     controllers, None where there are none; up to `two_links_up_to` dies each has two. `staging_gb_per_s`: what one core
     copies into the buffers of a driver, None where nobody says. `bf16_flop_per_cycle`: of a core in bf16,
     None where it is widened to fp32 first. `memory_source`: the page that says channels and speed, empty where none
-    was read.
+    was read. `read_efficiency`: the share of its memory's rate that all cores read, by source `reads`.
     """
 
     name: str
@@ -59,6 +59,8 @@ class Family:
     bf16_flop_per_cycle: int | None
     note: str
     memory_source: str
+    read_efficiency: float
+    reads: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,6 +120,8 @@ def host_document(stated: str) -> dict[str, Any]:
         "peak_flop_per_s": (
             flop, "FLOP/s", "cores", f"{n_cores} cores x {family.flop_per_cycle} x {one.base_ghz:g} GHz",
         ),
+        "read_efficiency": (family.read_efficiency, "1", family.reads, ""),
+        "clock_hz": (one.base_ghz * 1e9, "Hz", "chip", "the base clock"),
     }  # fmt: skip
     if n_sockets == 2:
         figures["n_sockets"] = (2, "count", "chip", "by its name")
@@ -140,7 +144,11 @@ def host_document(stated: str) -> dict[str, Any]:
     if family.memory_source:
         document["sources"]["memory"] = family.memory_source
     for figure, (value, unit, source, note) in figures.items():
-        read = {} if source in ("memory", "stated") or (source == "chip" and one.source) else {"unverified": True}
+        read = (
+            {}
+            if source in ("memory", "stated", family.reads) or (source == "chip" and one.source)
+            else {"unverified": True}
+        )
         document[figure] = {"value": value, "unit": unit, "source": source, "note": note, **read}
     return document
 
@@ -206,6 +214,8 @@ def _family(name: str, section: Section) -> Family:
         bf16_flop_per_cycle=bf16,
         note=section.text("note", ""),
         memory_source=section.text("memory_source", ""),
+        read_efficiency=section.number("read_efficiency"),
+        reads=section.text("reads"),
     )
     section.done()
     return family

@@ -58,6 +58,8 @@ class Host:
     While the processor computes experts and copies read the same memory, `copies_beside_cpu` is the share of its rate
     that a copy keeps, `cpu_beside_copies` that of what the processor reads; None where nobody measured it.
 
+    `read_efficiency` is the share of `dram_bytes_per_s` that all cores together read, None where that rate is measured.
+    `clock_hz` is the base clock of a core, None where nobody says.
     `fabric_bytes_per_s` is what the links between all dies of cores and the memory controllers carry of reads, None
     where they carry all that DRAM gives. `staging_bytes_per_s` is what one core copies of ordinary memory, or of mapped
     pages, into the buffers that a driver's copies are made from; None where nobody says, and the figure of the link,
@@ -77,6 +79,8 @@ class Host:
     fabric_bytes_per_s: float | None = None
     staging_bytes_per_s: float | None = None
     bf16_flop_per_s: float | None = None
+    read_efficiency: float | None = None
+    clock_hz: float | None = None
 
     def __post_init__(self) -> None:
         _check_figures("host", self)

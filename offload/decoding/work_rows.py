@@ -122,7 +122,7 @@ class Works:
 
     def cpu_layer(self, what: Work) -> Work:
         """An op of a layer, computed by the host."""
-        return self._once(("cpu layer", what), lambda: work.cpu_layer_work(what))
+        return self._once(("cpu layer", what), lambda: work.cpu_layer_work(self._model, what))
 
     def part(self, what: Work, share: float) -> Work:
         """A share of the hidden units of one expert, computed where `what` computes all of them."""

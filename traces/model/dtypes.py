@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from traces.errors import InvalidInput, unknown_name
@@ -52,6 +53,9 @@ _PARTLY = re.compile(r"(?P<most>[a-z]+\d+(-b128)?)-w(?P<bits>\d{1,2}(\.\d{1,4})?
 """`fp8-w8.4`: most weights in fp8 and multiplied so, others wider, 8.4 bits a weight on average (layers left out of a
 quantisation)."""
 
+_SHARES = re.compile(r"[a-z0-9_-]{1,16}\*0?\.\d{1,4}(\+[a-z0-9_-]{1,16}\*0?\.\d{1,4}){1,15}", re.ASCII)
+"""`q4_k*0.75+q6_k*0.25`: three quarters of a part's weights in one format, a quarter in another."""
+
 _MIX = re.compile(r"i?q\d_(k_)?(xxs|xs|s|m|l|xl|xxl)|ud-.*|.*_moe", re.ASCII)
 """`q4_k_m`, `iq2_m`, `ud-q2_k_xl`: names of whole files, whose tensors have several formats."""
 
@@ -93,6 +97,8 @@ def find_dtype(name: str, where: str = "") -> Dtype:
         return _half_quadratic(asked, int(half["bits"]), int(half["group"]), bool(half["meta"]))
     if (mean := _MEAN.fullmatch(asked)) is not None and 0 < float(mean["bits"]) <= 32:
         return Dtype(asked, float(mean["bits"]))
+    if _SHARES.fullmatch(asked):
+        return _shared(asked)
     if (partly := _PARTLY.fullmatch(asked)) is not None and partly["most"] in _MULTIPLIED:
         return _partly(asked, DTYPES[partly["most"]], float(partly["bits"]))
     if _MIX.fullmatch(asked):
@@ -106,6 +112,34 @@ def find_dtype(name: str, where: str = "") -> Dtype:
             "dtype", name, [f"{asked.removeprefix('u')}-g128", f"{asked.removeprefix('u')}-g128-zp"], where
         )
     raise unknown_name("dtype", name, DTYPES, where)
+
+
+def shares_dtype(weights: Mapping[str, float]) -> Dtype:
+    """The format of a part of whose weights so many have each format; the one format where all have it."""
+    whole = sum(weights.values())
+    shares = {name: round(n / whole, 4) for name, n in weights.items()}
+    if len(weights) == 1 or min(shares.values()) <= 0:
+        weights = {name: n for name, n in weights.items() if shares[name] > 0}
+        return find_dtype(next(iter(weights))) if len(weights) == 1 else shares_dtype(weights)
+    ordered = sorted(shares, key=lambda name: (-shares[name], name))
+    return find_dtype("+".join(f"{name}*{shares[name]:g}" for name in ordered))
+
+
+def format_shares(name: str) -> tuple[tuple[str, float], ...]:
+    """(format, share of the weights) of a mix that says so, else the format itself."""
+    if not _SHARES.fullmatch(name):
+        return ((name, 1.0),)
+    pairs = (word.split("*") for word in name.split("+"))
+    return tuple((form, float(share)) for form, share in pairs)
+
+
+def _shared(name: str) -> Dtype:
+    """A mix by shares. Raises `InvalidInput` where these are none of a whole, or the formats none of one kind each."""
+    shares = format_shares(name)
+    total = sum(share for _, share in shares)
+    if not abs(total - 1) <= 1e-3:
+        raise InvalidInput(f"dtype {name!r}: its shares come to {total:g}, expected 1")
+    return Dtype(name, sum(find_dtype(form).bits * share for form, share in shares) / total)
 
 
 def mean_dtype(bits: float, most: Dtype | None = None) -> Dtype:

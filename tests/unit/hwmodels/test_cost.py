@@ -9,6 +9,7 @@ import pytest
 
 from hwmodels.cost import Costs, Parts, parts_of, price, price_figures
 from hwmodels.figures import figures_of
+from hwmodels.kernels.core_formats import CoreFormats
 from hwmodels.platform import load_platform
 from offload import work
 from offload.ops import Attending, Gemm, OpKind, Work
@@ -117,7 +118,8 @@ ROUND = figures_of(load_platform("a100-sxm4-80gb", "fastertransformer", {"storag
     {
         "accelerator.hbm_bytes_per_s": 1000.0, "accelerator.peak_flop_per_s.fp32": 4000.0,
         "accelerator.peak_flop_per_s.bf16": 8000.0, "accelerator.n_sm": 4.0, "host.dram_bytes_per_s": 100.0,
-        "host.peak_flop_per_s": 1000.0, "link.h2d_bytes_per_s": 100.0, "link.d2h_bytes_per_s": 200.0,
+        "host.peak_flop_per_s": 1000.0, "host.read_efficiency": 1.0,
+        "link.h2d_bytes_per_s": 100.0, "link.d2h_bytes_per_s": 200.0,
         "storage.read_bytes_per_s": 40.0, "storage.read_latency_s": 3.0, "stack.launch_s": 2.0, "stack.kernel_s": 7.0,
         "stack.sync_s": 11.0, "stack.step_s": 13.0, "stack.copy_issue_s": 5.0, "stack.copy_latency_s": 17.0,
         "stack.gemm_efficiency": 0.5, "stack.hbm_efficiency": 0.5, "stack.link_efficiency": 0.5,
@@ -236,9 +238,12 @@ def test_prices_have_a_row_a_work_and_a_column_a_machine() -> None:
         ({"host.n_sockets": 2.0, "stack.cpu_sockets": 4.0}, 8),
         ({"host.n_cores": 5.0, "stack.cpu_core_bytes_per_s": 5.0}, 16),
         ({"host.n_cores": 50.0, "stack.cpu_core_bytes_per_s": 5.0}, 8),
-        ({"host.fabric_bytes_per_s": 25.0}, 16),
-        ({"host.fabric_bytes_per_s": 75.0}, 8),
-        ({"host.fabric_bytes_per_s": 50.0, "host.n_sockets": 2.0, "stack.cpu_sockets": 1.0}, 16),
+        ({"host.fabric_bytes_per_s": 25.0}, 32),  # of which the stack has its share, as of memory
+        ({"host.fabric_bytes_per_s": 100.0}, 8),
+        ({"host.fabric_bytes_per_s": 50.0, "host.n_sockets": 2.0, "stack.cpu_sockets": 1.0}, 32),
+        ({"host.read_efficiency": 0.8}, 10),
+        ({"host.read_efficiency": 0.8, "host.fabric_bytes_per_s": 90.0}, 10),
+        ({"host.read_efficiency": 0.8, "host.fabric_bytes_per_s": 50.0}, 16),
     ],
 )
 def test_the_host_reads_as_fast_as_its_sockets_and_cores_take_in(changes: dict[str, float], dram_s: float) -> None:
@@ -247,6 +252,33 @@ def test_the_host_reads_as_fast_as_its_sockets_and_cores_take_in(changes: dict[s
     assert found == pytest.approx(Parts(dram_s=dram_s))
     many = parts_of(what, ROUND.with_values({key: np.array([value, value]) for key, value in changes.items()}))
     assert np.broadcast_to(many.dram_s, 2).tolist() == [float(found.dram_s)] * 2
+
+
+@pytest.mark.parametrize(
+    ("stored", "clock_hz", "n_cores", "dram_s"),
+    [
+        ("iq3_s", 50.0, 10.0, 100 * 2 / (10 * 50)),  # 100 weights, 2 cycles each: 12.5 B at 50 B/s take .25 s
+        ("iq3_s", 5000.0, 10.0, 0.25),
+        ("q4_k*0.5+iq3_s*0.5", 50.0, 10.0, 100 * 1.25 / (10 * 50)),
+        ("q4_k*0.5+iq2_s*0.5", 50.0, 10.0, 0.25),  # of one of its formats nothing is said: 500 B/s, as of any
+        ("", 50.0, 10.0, 0.25),
+    ],
+)
+def test_a_core_takes_as_long_as_the_format_of_its_weights_is_to_unpack(
+    stored: str, clock_hz: float, n_cores: float, dram_s: float
+) -> None:
+    stack = dataclasses.replace(ROUND.stack, core_formats=CoreFormats({"iq3_s": 2.0, "q4_k": 0.5}))
+    figures = dataclasses.replace(ROUND, stack=stack).with_values(
+        {
+            "host.clock_hz": clock_hz,
+            "host.n_cores": n_cores,
+            "stack.cpu_core_bytes_per_s": 50.0,
+            "host.peak_flop_per_s": 1e6,
+        }
+    )
+    what = Work(OpKind.CPU_EXPERT, (Gemm(1, 10, 10),), weight_bits=1.0, stored=stored)
+    assert parts_of(what, figures) == pytest.approx(Parts(dram_s=dram_s))
+    assert parts_of(what, dataclasses.replace(figures, stack=ROUND.stack)) == pytest.approx(Parts(dram_s=0.25))
 
 
 def test_the_host_has_one_efficiency_for_products_and_one_for_scores() -> None:

@@ -23,7 +23,9 @@ def seconds_on(what: Work, hw: Platform) -> float:
 
 def test_an_expert_on_the_cpu_reads_its_weights_from_dram() -> None:
     what = work.experts_work(SWITCH, [1])._replace(kind=OpKind.CPU_EXPERT)
-    dram = HW.machine.host.dram_bytes_per_s * HW.constant("cpu_efficiency")
+    host = HW.machine.host
+    assert host.read_efficiency is not None
+    dram = host.dram_bytes_per_s * host.read_efficiency * HW.constant("cpu_efficiency")
     assert seconds(what) == pytest.approx(18_874_368 / dram)
 
 

@@ -33,7 +33,7 @@ def works() -> list[Work]:
         work.expert_copy_work(model, OpKind.DISK_READ),
         work.readback_work(12),
         work.cpu_expert_work(model, 3),
-        work.cpu_layer_work(work.self_attention_work(model, stack, 5, 900, 4000)),
+        work.cpu_layer_work(model, work.self_attention_work(model, stack, 5, 900, 4000)),
         work.handover_work(model, 4),
         work.return_work(model, 4),
         work.stream_work(1 << 20),

@@ -91,7 +91,7 @@ def test_the_host_reads_no_faster_than_its_cores_and_sockets(stack: str) -> None
         return float(price([what], load_platform("rtx-4090", stack, overrides)).duration_s[0])
 
     efficiency, core = base.constant("cpu_efficiency"), base.constant("cpu_core_bytes_per_s")
-    many = {"host__peak_flop_per_s": 1e16, "host__n_cores": 1000}
+    many = {"host__peak_flop_per_s": 1e16, "host__n_cores": 1000, "host__read_efficiency": 1.0}
     assert took(**many, host__dram_bytes_per_s=1e11) == pytest.approx(moved / (1e11 * efficiency))
     assert took(**{**many, "host__n_cores": 1}, host__dram_bytes_per_s=1e12) == pytest.approx(moved / core)
     sockets = min(base.constant("cpu_sockets"), 4) / 4

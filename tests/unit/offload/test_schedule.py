@@ -116,6 +116,17 @@ def test_a_table_that_the_host_looks_at_is_kept_in_the_file(tmp_path: Path) -> N
     assert Schedule.load(tmp_path / "s.safetensors").works == schedule.works
 
 
+def test_what_a_core_unpacks_is_kept_in_the_file(tmp_path: Path) -> None:
+    recorder = Recorder()
+    for stored in ("", "iq3_s*0.75+iq3_xxs*0.25"):
+        recorder.issue(Lane.CPU, Work(OpKind.CPU_EXPERT, (Gemm(1, 2, 4, 2), Gemm(1, 4, 2)), stored=stored), step=0)
+    schedule = recorder.schedule()
+    schedule.save(tmp_path / "s.safetensors")
+    loaded = Schedule.load(tmp_path / "s.safetensors")
+    assert loaded.works == schedule.works
+    assert len({work.stored for work in loaded.works}) == 2
+
+
 def test_the_file_holds_all_of_it(tmp_path: Path) -> None:
     path = tmp_path / "schedule.safetensors"
     tiny().save(path)

@@ -214,7 +214,20 @@ def test_what_crosses_between_device_and_host_is_activations_and_weights_in_pass
 
 def test_the_host_computes_what_the_device_would_from_memory_of_its_own() -> None:
     experts = work.experts_work(OF_SEVEN_FORMATS, [2], slots_bytes=77)
-    assert work.cpu_layer_work(experts) == experts._replace(kind=OpKind.CPU_LAYER, slots_bytes=0)
+    assert work.cpu_layer_work(OF_SEVEN_FORMATS, experts) == experts._replace(
+        kind=OpKind.CPU_LAYER, slots_bytes=0, stored="nvfp4"
+    )
     assert work.cpu_expert_work(OF_SEVEN_FORMATS, 2) == Work(
         OpKind.CPU_EXPERT, (Gemm(2, 6, 6, 2), Gemm(2, 6, 6)), "fp8", 8.0
     )
+
+
+def test_the_host_is_told_which_format_its_cores_unpack() -> None:
+    """A mix by its shares; nothing of weights that are multiplied as they are stored, nor of an op without any."""
+    model = load_architecture("qwen3-30b-a3b").with_formats({"all": "iq3_xs", "gates": "fp32", "head": "bf16"})
+    assert work.cpu_expert_work(model, 1).stored == model.expert_dtype.name == "iq3_s*0.5+iq3_xxs*0.5"
+    mixing = work.mixer_work(model, model.decoder.attention, 1, 8, 8)
+    assert work.cpu_layer_work(model, mixing).stored == model.stored_attention_dtype.name
+    assert work.cpu_layer_work(model, mixing._replace(gemms=())).stored == ""
+    assert work.cpu_layer_work(model, work.gate_work(model, 1)).stored == ""
+    assert work.cpu_layer_work(model, work.head_work(model, 1)).stored == ""

@@ -8,9 +8,9 @@ import pytest
 
 import pregate
 from pregate.explore.sweeps.axes import read_axes
-from traces.errors import InvalidInput
+from traces.errors import InvalidInput, UnknownName
 from traces.model.architecture import load_architecture
-from traces.model.dtypes import find_dtype
+from traces.model.dtypes import find_dtype, format_shares, shares_dtype
 from traces.model.files.llama_mixes import MIXES, is_mix, mix_formats
 from traces.model.formats_by_part import parse_formats
 
@@ -110,3 +110,21 @@ def test_the_same_layers_count_whatever_stands_between() -> None:
     attention = dataclasses.replace(QWEN.decoder.attention, n_kv_heads=QWEN.decoder.attention.n_heads, kind="mha")
     wide = dataclasses.replace(QWEN, decoder=dataclasses.replace(QWEN.decoder, attention=attention))
     assert mix_formats(wide, "iq3_xs")["attention"].bits != mix_formats(QWEN, "iq3_xs")["attention"].bits
+
+
+def test_a_mix_says_what_share_of_its_weights_has_which_format() -> None:
+    """24 of 48 layers keep the third matrix of an expert in six bits: a sixth of all weights."""
+    assert mix_formats(QWEN, "q4_k_m")["experts"].name == "q4_k*0.8333+q6_k*0.1667"
+    stated = find_dtype("IQ3_S*0.75+iq3_xxs*0.25")
+    assert stated.bits == pytest.approx(0.75 * 3.4375 + 0.25 * 3.0625)
+    assert stated.is_packed
+    assert format_shares(stated.name) == (("iq3_s", 0.75), ("iq3_xxs", 0.25))
+    assert format_shares("q4_k") == (("q4_k", 1.0),)
+    assert shares_dtype({"q6_k": 1, "q4_k": 10**9}).name == "q4_k"
+    assert QWEN.with_formats({"experts": stated.name}).expert_dtype == stated
+
+
+@pytest.mark.parametrize("name", ["q4_k*0.5+q6_k*0.4", "q4_k*1+q6_k*.", "q4_k*.+q6_k*.", "q4_k*0.5+nosuch*0.5"])
+def test_shares_that_are_none_of_a_whole_are_refused(name: str) -> None:
+    with pytest.raises((InvalidInput, UnknownName)):
+        find_dtype(name)

@@ -6,11 +6,12 @@ matrix where it matters). Names of other recipes (UD-Q2_K_XL, an engine's own) s
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from typing import TYPE_CHECKING, NamedTuple
 
 from traces.model.attention import Attention
-from traces.model.dtypes import Dtype, find_dtype, mean_dtype
+from traces.model.dtypes import Dtype, find_dtype, shares_dtype
 
 if TYPE_CHECKING:
     from traces.model.layer_stack import LayerStack
@@ -95,7 +96,7 @@ def is_mix(name: str) -> bool:
 
 
 def mix_formats(model: ModelArchitecture, name: str) -> dict[str, Dtype]:
-    """The format of each part of `model` in a file of the mix `name`: its mean bits a weight; gates are in fp32.
+    """The format of each part of `model` in a file of the mix `name`, by shares of its weights; gates are in fp32.
 
     Linear mixers and projections of latent attention are taken to have the mix's own format.
     """
@@ -160,9 +161,8 @@ def _fitting(name: str, row: int) -> str:
 
 
 def _mean(rows: list[tuple[int, str]]) -> Dtype:
-    """The one format of all rows (weights, format), or their mean bits."""
-    names = {name for _, name in rows}
-    if len(names) == 1:
-        return find_dtype(names.pop())
-    bits = sum(n * find_dtype(name).bits for n, name in rows) / sum(n for n, _ in rows)
-    return mean_dtype(bits)
+    """The one format of all rows (weights, format), or what share of their weights has which."""
+    weights: Counter[str] = Counter()
+    for n, name in rows:
+        weights[name] += n
+    return shares_dtype(weights)

@@ -100,8 +100,8 @@ def test_threads_are_cores_and_flags_may_stand_in_set(tmp_path: Path) -> None:
     assert few.overrides["host.n_cores"] == "4"
     assert few.overrides["stack.host_memory"] == "pinned"
     assert few.set == row(tmp_path, "-ot exps=CPU", "q4_k_m", set="threads=4;--no-mmap").set
-    bench = RowBench()
-    assert bench.predict(few) > bench.predict(row(tmp_path, "gpu_only@experts=cpu", "q4_k_m"))
+    bench, one = RowBench(), row(tmp_path, "gpu_only@experts=cpu", "q4_k_m", set="-t 1; --no-mmap")
+    assert bench.predict(one) > bench.predict(row(tmp_path, "gpu_only@experts=cpu", "q4_k_m"))
     assert not row(tmp_path, "-ot exps=CPU -t 32").set  # more threads than cores add nothing
 
 
