@@ -22,7 +22,7 @@ from hwmodels.stack import CONSTANTS, OPTIONAL, VENDORS, SoftwareStack, check_co
 from offload.execution import Execution
 from traces.errors import InvalidInput, unknown_name
 
-__all__ = ["TURNS", "Platform", "load_platform", "machines_of", "measured_machine", "platform_of"]
+__all__ = ["OF_CUDA", "TURNS", "Platform", "load_platform", "machines_of", "measured_machine", "platform_of"]
 
 IN_TURN = "llama-cpp"
 """The stack of several cards where none is named."""
@@ -32,6 +32,11 @@ DEFAULT_STACK = "streams"
 
 TURNS = "layers split, one card at a time: what passes between cards, and a prompt that is in several, are left out"
 """What predictions for several cards do not know."""
+
+OF_CUDA = "constants of CUDA's kernels stand in: of SYCL and Vulkan nobody measured any"
+"""What predictions for cards of `_UNMEASURED_MAKERS` rest on."""
+
+_UNMEASURED_MAKERS = ("intel",)
 
 _BESIDE_THE_POINT = (
     "accelerator.price_usd", "storage.read_bytes_per_s", "storage.read_latency_s", "storage.reader_bytes_per_s",
@@ -125,7 +130,13 @@ class Platform:
         unread = self.unverified
         named = ", ".join(unread[:_NAMED]) + (f" and {len(unread) - _NAMED} more" if len(unread) > _NAMED else "")
         turns = f"; {self.hardware}: {TURNS}" if self.machine.n_cards > 1 else ""
-        return self._calibration(dtype) + turns + (f"; unverified: {named}" if unread else "")
+        lent = f"; {OF_CUDA}" if self.is_of_cuda else ""
+        return self._calibration(dtype) + turns + lent + (f"; unverified: {named}" if unread else "")
+
+    @property
+    def is_of_cuda(self) -> bool:
+        """Whether constants of CUDA's kernels stand in for those of a maker's own, which nobody measured."""
+        return self.fit is None and self.machine.accelerator.vendor.casefold() in _UNMEASURED_MAKERS
 
     def _calibration(self, dtype: str) -> str:
         match self.calibration(dtype):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 
+from hwmodels.platform import OF_CUDA
 from pregate.card.card import Card
 from pregate.card.choice import Ranking, ratio
 from pregate.card.lines import command_lines, cut, folded, in_columns
@@ -163,6 +164,7 @@ def _sure(card: Card) -> str:
     fitted = {"fitted": "fitted here", "extrapolated": f"{hw.stack.name} was fitted elsewhere"}
     said = [
         *(["layers split, one card at a time"] if hw.machine.n_cards > 1 else []),
+        *([OF_CUDA] if hw.is_of_cuda else []),
         f"intervals are {best.request.why}",
         fitted.get(best.request.tag, f"{hw.stack.name} was not fitted here"),
         f"routing {re.sub(r' [(].*?[)]', '', card.routing)}" + assumed_hits(card),

@@ -97,6 +97,13 @@ def test_ktransformers_is_told_the_format_of_its_experts(format: str, method: st
     assert ("AVX512" in flags.left_out) == bool(method)
 
 
+def test_a_card_of_a_maker_whose_kernels_nobody_measured_says_whose_stand_in(model: ModelArchitecture) -> None:
+    arc, plain = (plan(model, name, LOAD, stacks=["llama-cpp"]) for name in ("arc-b580", "rtx-4060"))
+    for text in (arc.text(), arc.text(details=True)):
+        assert "constants of CUDA's kernels stand in: of SYCL and Vulkan" in " ".join(text.split())
+    assert "CUDA" not in plain.text(details=True)
+
+
 def test_nothing_is_copied_within_one_memory(model: ModelArchitecture) -> None:
     """Weights that lie in the one memory of host and accelerator are where they have to be."""
     found = plan(model, "apple-m4-max", LOAD)
