@@ -99,9 +99,10 @@ def _made(name: OwnName, module: ModuleType) -> Policy:
     """What the entry is, or makes. Raises `InvalidInput` for anything but a `Policy`."""
     from offload.policy import Policy
 
-    public = [key for key in vars(module) if not key.startswith("_")]
     if name.entry not in vars(module):
-        raise unknown_name("policy", name.entry, public, name.path)
+        own = [key for key, value in vars(module).items() if getattr(value, "__module__", "") == module.__name__]
+        made = [key for key, value in vars(module).items() if isinstance(value, Policy)]
+        raise unknown_name("policy", name.entry, [key for key in (*own, *made) if not key.startswith("_")], name.path)
     found: Any = getattr(module, name.entry)
     if not isinstance(found, Policy):
         found = _called(name, found)

@@ -256,7 +256,8 @@ def unknown(column: str, text: str) -> UnknownName:
         return UnknownName(f"unknown hardware {text!r}: cards that differ cannot be said, as 2x rtx-3090 can: name one")
     if column == "hardware" and _OF_APPLE.search(wanted):
         known = [name for name in known if name.startswith("apple-")]
-    return unknown_name(column, text, known, spelled=wanted)
+    error = unknown_name(column, text, known, spelled=wanted)
+    return UnknownName(f"{error}; another is read from its config.json or GGUF file") if column == "model" else error
 
 
 def our_name(column: str, text: str) -> str:

@@ -234,3 +234,14 @@ def test_presets_as_code_of_ones_own_see_nothing_they_may_not(preset: str, name:
     )  # fmt: skip
     trace = routing(model, batch=3, seed=2)
     capture(model, HW, trace, own)
+
+
+def test_an_unknown_entry_is_told_what_the_file_itself_has(own: Callable[[str], Path]) -> None:
+    """What a file has imported is no policy of it."""
+    own("from pregate import BlockView, Policy\n\n\ndef mine() -> Policy:\n    return Policy('mine')\n")
+    with pytest.raises(InvalidInput, match=r"unknown policy 'Nothing' in mine.py: .*\bmine\b") as error:
+        pregate.load_policy("mine.py:Nothing")
+    assert "BlockView" not in str(error.value)
+    own("TEXT = 'none'\n")
+    with pytest.raises(InvalidInput, match=r"unknown policy 'Nothing' in mine.py: there are none"):
+        pregate.load_policy("mine.py:Nothing")

@@ -87,6 +87,11 @@ def test_a_model_is_loaded_by_its_repository_or_tag(written: str, ours: str, for
     assert (model.name, model.expert_dtype.name) == (ours, format)
 
 
+def test_a_model_that_does_not_ship_is_told_what_it_is_read_from() -> None:
+    with pytest.raises(UnknownName, match=r"unknown model 'foo/bar'.*read from its config.json or GGUF file$"):
+        pregate.load_model("foo/bar")
+
+
 def test_a_format_that_is_given_stands_before_that_of_the_name() -> None:
     model = pregate.load_model("unsloth/Qwen3-30B-A3B-GGUF:Q8_0", formats={"all": "q4_0"})
     assert model.expert_dtype.name == "q4_0"
