@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -251,3 +253,12 @@ def test_machines_of_a_stack_are_those_that_it_runs_on() -> None:
     assert left
     assert all(name.startswith("apple-") for name in left)
     assert load_platform(machines_of("ktransformers")[0], "ktransformers").stack.name == "ktransformers"
+
+
+def test_unpacking_of_a_stack_that_rows_determine_is_the_mean_of_what_they_say() -> None:
+    """Named without a table, the stack says what its own rows ask for: 0.8, as assumed before, is twenty times that."""
+    fitted = json.loads((ROOT / "results" / "field.json").read_text())["constants"]
+    asked = [value for key, value in fitted.items() if key.startswith("Eliseev") and key.endswith("dequant_efficiency")]
+    stated = load_stack("mixtral-offloading").constants["dequant_efficiency"].value
+    assert len(asked) == 4
+    assert stated == pytest.approx(math.prod(asked) ** (1 / len(asked)), rel=0.02)
