@@ -34,6 +34,8 @@ def check_value(where: str, value: Any, hint: Any) -> None:
 
 def fits(value: Any, hint: Any) -> bool:
     """Whether `value` is of the type `hint`. A bool is no number; what a hint cannot tell apart fits."""
+    if type(value) is hint:
+        return True
     origin, inner = get_origin(hint), get_args(hint)
     if hint is None or hint is type(None):
         return value is None
