@@ -55,15 +55,29 @@ def kernels_of(work: Work, figures: Figures, counts: RowCounts | None = None) ->
     if work.fused is not None and (law := _law(figures, ("experts",), work.compute, work.weight_bits)) is not None:
         yield _experts(work, law, figures, row_counts([work]).of_one() if counts is None else counts)
         gemms, n_covered = gemms[work.fused.n_gemms :], n_kernels
-    for gemm in gemms:
+    for gemm in _joined(gemms, work):
         yield _dense(gemm, work, figures)
         n_covered += gemm.n_gemms
     if work.attending is not None or np.any(work.flop) or np.any(work.hbm_bytes):
         yield _attention(work, figures)
-        n_covered += 1
+        n_covered += 1 if work.attending is None else 2  # appending to the cache is in its law
     n_left = 0 if work.kind is OpKind.GATE else max(n_kernels - n_covered, 0)
     if n_left:
         yield KernelTime(n_left * figures.stack_constant("kernel_s"), 0.0, 0.0), True
+
+
+def _joined(gemms: tuple[Gemm, ...], work: Work) -> tuple[Gemm, ...]:
+    """`gemms` with queries, keys and values in one product, as engines with laws have them (vLLM's QKVParallelLinear).
+
+    The last is the output's. Latents stay apart.
+    """
+    if work.attending is None or work.attending.is_latent or len(gemms) < 2:
+        return gemms
+    *of_tokens, output = gemms
+    first = of_tokens[0]
+    if any((one.m, one.k, one.n_gemms) != (first.m, first.k, 1) for one in of_tokens):
+        return gemms
+    return first._replace(n=sum(one.n for one in of_tokens)), output
 
 
 def _law(figures: Figures, forms: tuple[str, ...], compute: str, bits: float) -> FittedLaw | None:

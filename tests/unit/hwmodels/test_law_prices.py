@@ -12,6 +12,7 @@ from hwmodels.cost import parts_of, price, price_figures
 from hwmodels.figures import figures_of
 from hwmodels.fits.coverage import coverage
 from hwmodels.fits.fit_files import load_fit
+from hwmodels.laws.pricing import kernels_of
 from hwmodels.platform import Platform, load_platform
 from offload import work
 from offload.ops import OpKind, Work
@@ -82,6 +83,22 @@ def test_parts_are_the_stack_s_kernels_and_what_binds(h100: Platform) -> None:
     assert parts.fixed_s > 10e-6
     prompt = parts_of(works()[2], figures_of(h100))
     assert prompt.compute_s > prompt.hbm_s
+
+
+def test_queries_keys_and_values_are_one_product_and_appending_is_in_the_attention(h100: Platform) -> None:
+    """As vLLM multiplies them (QKVParallelLinear), of eight kernels in its stack: three by laws, which append too."""
+    one = work.self_attention_work(QWEN, QWEN.decoder, 1, 512, 512)
+    wide, last, attention, left = (kernel.total_s for kernel, _ in kernels_of(one, figures_of(h100)))
+    # measured: 10.1 us of 5,120 by 2,048, 9.9 of 2,048 by 4,096, 12.7 of 32 heads on 4 over 512 tokens
+    assert (wide, last, attention) == pytest.approx((10.1e-6, 9.9e-6, 12.7e-6), rel=0.06)
+    assert left == pytest.approx(4 * 2.9e-6)
+
+
+def test_an_output_as_wide_as_its_queries_stays_a_product_of_its_own(h100: Platform) -> None:
+    mixtral = load_architecture("mixtral-8x7b")
+    one = work.self_attention_work(mixtral, mixtral.decoder, 1, 384, 384)
+    assert (one.gemms[0].n, one.gemms[0].k) == (one.gemms[-1].n, one.gemms[-1].k)
+    assert len(list(kernels_of(one, figures_of(h100)))) == 4
 
 
 def test_what_was_not_measured_is_beyond_the_fit_with_its_share(h100: Platform) -> None:
