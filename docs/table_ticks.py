@@ -11,7 +11,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from hwmodels.calibrate.clock_ticks import TICK_S, in_ticks, ranking_of
+from hwmodels.calibrate.clock_ticks import TICK_S, in_ticks, rank_agreement
 from hwmodels.calibrate.kernel_tables import MACHINES, KernelTable, kernel_tables, tables_folder, versions
 from hwmodels.calibrate.law_fits import drawn_rows
 
@@ -62,7 +62,7 @@ def main() -> None:
         theirs = tables_of(TWINS[gpu]) if gpu in TWINS else {}
         for (form, stored), whole in tables_of(gpu).items():
             table = drawn_rows(whole)
-            found, twin = ranking_of(table.seconds, table.seconds), theirs.get((form, stored))
+            found, twin = rank_agreement(table.seconds, table.seconds), theirs.get((form, stored))
             ceiling = "-" if found is None else f"{found.ceiling:.3f}"
             taus = "- | - | -" if twin is None else " | ".join(f"{tau:.3f}" for tau in twin_taus(table, twin))
             ticks = abs(in_ticks(whole.seconds))

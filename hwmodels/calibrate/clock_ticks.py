@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["TICK_S", "Ranking", "in_ticks", "ranking_of"]
+__all__ = ["TICK_S", "RankAgreement", "in_ticks", "rank_agreement"]
 
 TICK_S = 2.048e-6
 
@@ -23,7 +23,7 @@ _TICKING = 0.4
 
 
 @dataclass(frozen=True, slots=True)
-class Ranking:
+class RankAgreement:
     """How well times are ranked that were read from a clock that ticks.
 
     `ceiling`: tau that is expected of true times, each anywhere within the tick that its reading lies on. `apart`: tau
@@ -44,7 +44,7 @@ def in_ticks(seconds: NDArray[np.float64]) -> complex:
     return complex(np.exp(2j * np.pi * shorter / TICK_S).mean()) if len(shorter) >= _LEAST_TIMES else 0j
 
 
-def ranking_of(predicted: NDArray[np.float64], measured: NDArray[np.float64]) -> Ranking | None:
+def rank_agreement(predicted: NDArray[np.float64], measured: NDArray[np.float64]) -> RankAgreement | None:
     """Of the seconds (n,) that were predicted and measured; None where the clock does not tick."""
     said = np.isfinite(predicted)
     predicted, measured = predicted[said], measured[said]
@@ -58,4 +58,4 @@ def ranking_of(predicted: NDArray[np.float64], measured: NDArray[np.float64]) ->
     one, other = np.triu_indices(n, 1)
     apart = np.abs(measured[one] - measured[other]) > TICK_S
     ordered = np.sign(predicted[one] - predicted[other]) * np.sign(measured[one] - measured[other])
-    return Ranking(1 - same, float(ordered[apart].mean()))
+    return RankAgreement(1 - same, float(ordered[apart].mean()))

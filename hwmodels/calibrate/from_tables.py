@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hwmodels.calibrate.clock_ticks import Ranking
+from hwmodels.calibrate.clock_ticks import RankAgreement
 from hwmodels.calibrate.kernel_tables import MACHINES, PACKAGE, KernelTable, kernel_tables, versions
 from hwmodels.calibrate.law_fits import drawn_rows, errors_of, fit_law, predicted, rates_of, table_roofline_s
 from hwmodels.fits.fit import Fit, law_errors
@@ -47,7 +47,7 @@ class TableFit:
     version: str
     tables: tuple[KernelTable, ...]
     laws: tuple[FittedLaw, ...]
-    rankings: tuple[Ranking | None, ...]
+    rankings: tuple[RankAgreement | None, ...]
 
     def law(self, key: tuple[str, str, str]) -> FittedLaw | None:
         """The law of the kernels `key` (`KernelTable.key`)."""

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from hwmodels.calibrate.clock_ticks import Ranking, ranking_of
+from hwmodels.calibrate.clock_ticks import RankAgreement, rank_agreement
 from hwmodels.calibrate.kernel_tables import KernelTable
 from hwmodels.compute_formats import computes_in
 from hwmodels.laws.fitted import MOST_TIME_S, FittedLaw, HeldOut
@@ -171,7 +171,7 @@ def errors_of(seconds: NDArray[np.float64], measured: NDArray[np.float64]) -> He
     )
 
 
-def fit_law(table: KernelTable, rates: CardRates) -> tuple[FittedLaw, Ranking | None]:
+def fit_law(table: KernelTable, rates: CardRates) -> tuple[FittedLaw, RankAgreement | None]:
     """The law of a table with its errors on families that were left out, and their ranking where its clock ticks."""
     drawn = drawn_rows(table)
     constants = solve_law(drawn, rates)
@@ -198,4 +198,4 @@ def fit_law(table: KernelTable, rates: CardRates) -> tuple[FittedLaw, Ranking | 
         windows=windows,
         source=ReadOnly({**table.source, "rows": str(len(table)), "fitted_rows": str(len(drawn))}),
     )
-    return law, ranking_of(left_out, drawn.seconds)
+    return law, rank_agreement(left_out, drawn.seconds)
