@@ -306,6 +306,7 @@ def _spelled(column: str, text: str) -> str:
             name = _BESIDE_CPU.sub("", _plain(both["name"] or both["named"]) if both else plain)
             name = re.sub(r"(?<=\d)v(?=\d$)", "-v", re.sub(r"^tr-(?=pro-)", "threadripper-", _CODENAMES.sub("", name)))
             name = _SERIES.sub(_kept, re.sub(r"^(?=i[3579]-|ultra-[579]-)", "core-", name))
+            name = re.sub(r"^threadripper-(?=[3-9]\d{3}wx\b)", "threadripper-pro-", name)  # from 3000WX on all are
             return f"{name}-2s" if both else name
         case _:
             return plain

@@ -45,6 +45,12 @@ def test_a_card_with_more_memory_than_it_is_sold_with_has_it() -> None:
     assert stated.machine.accelerator.hbm_bytes == 40_000_000_000
 
 
+@pytest.mark.parametrize("written", ["Threadripper 7975WX", "Threadripper PRO 7975WX", "threadripper-7975wx", "7975WX"])
+def test_a_workstation_processor_is_meant_with_or_without_its_series(written: str) -> None:
+    named = pregate.load_hardware("rtx-3090", "llama.cpp", {"host": written})
+    assert named.machine.host.name == "threadripper-pro-7975wx"
+
+
 def test_hosts_links_and_software_are_loaded_by_what_people_call_them() -> None:
     hw = pregate.load_hardware("RTX 3090", "llama.cpp", {"host": "EPYC 7763:4x2400", "link": "PCIe 4.0 x8"})
     ours = pregate.load_hardware("rtx-3090", "llama-cpp", {"host": "epyc-7763:4x2400", "link": "pcie4-x8"})
