@@ -35,8 +35,8 @@ from traces.routing import Step
 
 __all__ = ["DecodeLoop"]
 
-_PART_OPS, _PART_RUNS = 1 << 18, 1 << 20
-"""Ops written one by one, and ops in all, before a part is handed over: those in runs take a quarter of the room."""
+_PART_OPS = 1 << 18
+"""Ops before a part is handed over."""
 
 
 def _copies(job: DecodeJob) -> Copies:
@@ -109,7 +109,7 @@ class DecodeLoop:
         for step in steps:
             for one, n_heads in passes_of(step, self.model, self.execution):
                 self.run(one, n_heads)
-            full = self.recorder.n_alone >= _PART_OPS or len(self.recorder) >= _PART_RUNS
+            full = len(self.recorder) >= _PART_OPS
             if full and not self.memory.holds_ahead:
                 yield self.recorder.take(self._live_ops())
         yield self.recorder.take(self._live_ops())

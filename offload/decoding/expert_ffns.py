@@ -9,7 +9,6 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from offload.decoding.decoding_pass import HOST_WAITS, DecodingPass, read_back
-from offload.decoding.micro_batches import MicroBatches
 from offload.decoding.unions import MoeBlock, Union
 from offload.execution import Execution, Fusing
 from offload.ops import Work
@@ -58,13 +57,6 @@ class ExpertFfns:
         if not ops:
             last = self._fused(block, Union((), ()), shared > 0, waits, freed)
         splits = bool(loop.memory.copies.pieces)
-        if (
-            loop.micro is not None
-            and len(ops) > 1
-            and not (splits or loop.execution.selects_on_host or any(one.fused for one in ops))
-        ):
-            last = self._micro_singles(loop.micro, block, ops, waits, freed)
-            ops = []
         for n_left, one in zip(range(len(ops) - 1, -1, -1), ops, strict=True):
             after = one.after if n_left else sorted({*one.after, *waits})
             released = 0 if n_left else freed
@@ -79,16 +71,6 @@ class ExpertFfns:
             loop.host(HOST_WAITS, (last,), block.layer)
         return last
 
-    def _micro_singles(
-        self, micro: MicroBatches, block: MoeBlock, ops: Sequence[ExpertOp], waits: Sequence[int], freed: int
-    ) -> int:
-        """Experts one by one, each in every micro-batch; the last `waits`."""
-        *firsts, last = ((one.union.experts[0], one.after) for one in ops)
-        every = [*firsts, (last[0], sorted({*last[1], *waits}))]
-        fetched, how = MissAction.FETCH, block.how
-        asked = [(expert, how.get(expert, fetched), after) for expert, after in every]
-        return micro.singles(block.i, asked, block.layer, freed, self._work)
-
     def shared(self, block: MoeBlock) -> None:
         """Shared experts alone, where the model has them: of all tokens, or of one micro-batch after the other."""
         loop = self._loop
@@ -97,7 +79,7 @@ class ExpertFfns:
         if loop.micro is None:
             loop.compute(loop.pass_works.shared, block.layer)
         else:
-            loop.micro.shared(block.i, block.layer)
+            loop.micro.shared(block.layer)
 
     def single(
         self, block: MoeBlock, expert: int, n_tokens: int, after: Sequence[int], freed: int, pieces: Sequence[int] = ()

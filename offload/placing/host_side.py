@@ -9,9 +9,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple, Protocol
 
-import numpy as np
-from numpy.typing import NDArray
-
 from offload.decoding.work_rows import Works
 from offload.execution import Execution
 from offload.ops import Lane, OpKind, Work
@@ -28,9 +25,6 @@ _BUSY = Work(OpKind.ISSUE, n_copies=0)
 """The issuing thread waits for what it computes itself: no time of its own."""
 
 _CACHE = "keys and values"
-
-_FEW = 4
-"""Experts up to which their ops are written one by one."""
 
 _N_BUFFERS = 2
 """What one layer reads arrives while that of the layer before is read."""
@@ -171,18 +165,11 @@ class HostSide:
         host, whats = self._loop.host_tier, self._whats(tokens, shares)
         if host is not None:
             self._experts_of_storage(host, dict(zip(experts, whats, strict=True)), layer, moe_layer, arrived, chosen_by)
-        elif len(experts) <= _FEW:
+        else:
             after = (arrived,) if arrived >= 0 else ()
             for expert, what in zip(experts, whats, strict=True):
                 self._issue(what, layer, after, expert)
                 after = ()
-        else:
-            row, n_after = self._loop.recorder.row, np.zeros(len(whats), np.int64)
-            n_after[0] = arrived >= 0
-            self._last = len(whats) - 1 + self._loop.recorder.issue_many(
-                Lane.CPU, np.array([row(what) for what in whats]), n_after, np.array([arrived][: n_after[0]], np.int64),
-                step=self._loop.i_step, layer=layer, expert=np.array(experts),
-            )  # fmt: skip
         if arrived >= 0:
             self.waits.append(self._return((self._last,), layer))
 
@@ -235,16 +222,16 @@ class HostSide:
 
     def attend(self, scores: Work, layer: int, projected: int) -> None:
         """The ops of `hops`, after op `projected`; the next op of the compute stream waits for the last."""
+        self.waits.append(self.run_hops(scores, layer, projected, self._loop.n_tokens))
+
+    def run_hops(self, scores: Work, layer: int, projected: int, n_tokens: int) -> int:
+        """The ops of `hops` over so many tokens, after op `projected`; returns the last."""
         loop, ops = self._loop, [projected]
-        for lane, what, after in self.hops(scores, loop.n_tokens):
+        for lane, what, after in self.hops(scores, n_tokens):
             ops.append(loop.recorder.issue(lane, what, (ops[after],), step=loop.i_step, layer=layer))
             if lane is Lane.CPU:
                 self._last = ops[-1]
-        self.waits.append(ops[-1])
-
-    def has_run(self, last: int) -> None:
-        """Op `last` is the last of the host's processor so far."""
-        self._last = last
+        return ops[-1]
 
     def stream_cache(self, n_bytes: int, layer: int) -> None:
         """Keys and values of a layer through a buffer; its attention waits for them."""
@@ -254,14 +241,16 @@ class HostSide:
             loop.recorder.issue(Lane.HOST, gather, (), step=loop.i_step, layer=layer)
         self.waits.append(self._stream(_CACHE, n_bytes, layer))
 
-    def turns_of_cache(self, readers: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Of keys and values that are streamed one after the other, each read by one of `readers` (n,) right after it:
-        the op that must have read its buffer before, (n,), -1 none.
-        """
-        before = self._readers.setdefault(_CACHE, [-1] * _N_BUFFERS)
-        turns = np.concatenate([np.array(before, np.int64), readers])
-        self._readers[_CACHE] = turns[len(readers) :].tolist()
-        return turns[: len(readers)]
+    def copy_cache(self, n_bytes: int, layer: int) -> int:
+        """Keys and values of one micro-batch into the next buffer, once what was there has been read."""
+        free = self._readers.setdefault(_CACHE, [-1] * _N_BUFFERS)[0]
+        waits = (free,) if free >= 0 else ()
+        what = self._loop.works.stream(n_bytes)
+        return self._loop.recorder.issue(Lane.H2D, what, waits, step=self._loop.i_step, layer=layer)
+
+    def has_read_cache(self, reader: int) -> None:
+        """Op `reader` has read what was copied last."""
+        self._readers[_CACHE] = [*self._readers[_CACHE][1:], reader]
 
     def _stream(self, what: str, n_bytes: int, layer: int, after: Sequence[int] = ()) -> int:
         """`n_bytes` of a layer into the next buffer for `what`, once what was there has been read; returns the copy."""

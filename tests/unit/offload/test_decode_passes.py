@@ -68,12 +68,11 @@ def test_parts_put_together_are_the_whole_and_none_ends_while_experts_are_held_a
 ) -> None:
     steps = [PROMPT, NEXT, *[dataclasses.replace(NEXT, i_step=i, position=NEXT.position + i - 1) for i in range(2, 6)]]
     policy, whole = policy_named("pregate"), written(DECODER, steps, "pregate").schedule
-    for room in ("_PART_RUNS", "_PART_OPS"):
-        for most, sizes in ((30, [30, 52, 52, 26]), (31, [56, 52, 52, 0]), (10**6, [160])):
-            monkeypatch.setattr(decode_loop, room, most)
-            parts = list(DecodeStream(DECODER, steps, policy, EXECUTIONS["streams"], n_buffers=8, compiled=False))
-            assert assemble(parts) == whole
-            assert [len(part) for part in parts] == sizes
+    for most, sizes in ((30, [30, 52, 52, 26]), (31, [56, 52, 52, 0]), (10**6, [160])):
+        monkeypatch.setattr(decode_loop, "_PART_OPS", most)
+        parts = list(DecodeStream(DECODER, steps, policy, EXECUTIONS["streams"], n_buffers=8, compiled=False))
+        assert assemble(parts) == whole
+        assert [len(part) for part in parts] == sizes
 
 
 class Spy:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import gc
 from dataclasses import replace
 from itertools import pairwise
-from typing import Any
 
 import numpy as np
 import pytest
@@ -16,18 +15,16 @@ import pregate
 from hwmodels.cost import price
 from hwmodels.platform import load_platform
 from offload.decode import Decoded, decode
-from offload.decoding.micro_batches import MicroBatches, micro_batches_of
+from offload.decoding.micro_batches import micro_batches_of
 from offload.decoding.token_mixing import TokenMixing
 from offload.decoding.work_rows import Works
 from offload.execution import EXECUTIONS
 from offload.metrics import gap_pairs
-from offload.ops import TO_DEVICE, Lane, OpKind, Work
+from offload.ops import TO_DEVICE, Lane, OpKind
 from offload.placing.footprint import measure_workload, plan_memory
 from offload.placing.placement import placement_named
 from offload.policies import policy_named
-from offload.recorder import Recorder
 from offload.schedule import Schedule
-from offload.slots.memory import ExpertMemory
 from pregate.ask.timing.streaming import stream_request
 from simulator import recurrence
 from tests.command_line import Run, runner
@@ -80,36 +77,6 @@ def test_every_expert_is_fetched_once_and_as_much_is_computed(policy: str, place
     assert flop(parts.schedule) == flop(whole.schedule)
     assert (parts.n_lookups, parts.n_hits) == (whole.n_lookups, whole.n_hits)
     assert len(parts.schedule) > len(whole.schedule)
-
-
-@pytest.mark.parametrize("model", [None, decoder_only(n_experts=16, top_k=2)])
-@pytest.mark.parametrize("policy", ["on_demand", "prefetch_all", "pregate", "gpu_only", "on_demand+lru:3"])
-@pytest.mark.parametrize("placement", [*PLACED, "micro=1", "kv=cpu@micro=1"])
-def test_experts_written_at_once_are_those_written_one_by_one(
-    policy: str, placement: str, model: ModelArchitecture | None, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    at_once = written(policy, placement, model=model, batch=7)[0]
-    several, calls = MicroBatches.singles, list[int]()
-
-    def one_by_one(micro: MicroBatches, block: int, experts: list[Any], layer: int, freed: int, what: Any) -> int:
-        calls.append(len(experts))
-        for expert, how, after in experts[:-1]:
-            micro.single(block, expert, how, layer, after, 0, what)
-        return several(micro, block, experts[-1:], layer, freed, what)
-
-    make = ExpertMemory.__init__
-
-    def queued(memory: ExpertMemory, *given: Any) -> None:
-        make(memory, *given)
-        memory._fetches_each = False
-
-    monkeypatch.setattr(MicroBatches, "singles", one_by_one)
-    monkeypatch.setattr(ExpertMemory, "__init__", queued)
-    alone = written(policy, placement, model=model, batch=7)[0]
-    assert max(calls) > 1
-    assert at_once.schedule.digest == alone.schedule.digest
-    assert at_once.schedule.works == alone.schedule.works
-    assert (at_once.n_lookups, at_once.n_hits) == (alone.n_lookups, alone.n_hits)
 
 
 @pytest.mark.parametrize("collects", [True, False])
@@ -319,69 +286,6 @@ def test_many_machines_at_once_say_the_same(design: str, stack: str) -> None:
         alone = interpret(captured, machine, "recurrence")
         assert alone.makespan_s == found["makespan_s"][i]
         assert alone.peak_hbm_bytes == found["peak_hbm_bytes"][i]
-
-
-class Live(Recorder):
-    """Notes each op as it is issued."""
-
-    is_live = True
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.issued: list[int] = []
-
-    def issue(self, *args: Any, **about: Any) -> int:
-        self.issued.append(super().issue(*args, **about))
-        return self.issued[-1]
-
-
-def test_ops_written_at_once_are_those_written_one_by_one() -> None:
-    works = [Work(OpKind.GATE, flop=n) for n in (3, 1, 3)]
-    both = []
-    for at_once in (True, False):
-        recorder = Recorder()
-        first = recorder.issue(Lane.COMPUTE, works[1], step=0)
-        if at_once:
-            rows, ones = np.array([recorder.row(one) for one in works]), np.ones(3, np.int64)
-            last = recorder.issue_many(Lane.COMPUTE, rows, ones, first * ones, step=1, layer=2, expert=4) + 2
-        else:
-            last = [recorder.issue(Lane.COMPUTE, one, (first,), step=1, layer=2, expert=4) for one in works][-1]
-        assert recorder.next_op == last + 1 == len(recorder)
-        recorder.release_after(last, 5)
-        recorder.issue(Lane.HOST, Work(OpKind.STEP), (last,), step=1)
-        both.append(recorder.schedule().digest)
-    assert both[0] == both[1]
-
-
-@settings(max_examples=40, deadline=None)
-@given(seed=st.integers(0, 1000), n_groups=st.integers(0, 12))
-def test_ops_written_at_once_lie_in_order_among_those_written_one_by_one(seed: int, n_groups: int) -> None:
-    both = []
-    for at_once, live in ((True, False), (True, True), (False, False)):
-        rng, recorder = np.random.default_rng(seed), Live() if live else Recorder()
-        for group in range(n_groups):
-            n, n_ahead, way = int(rng.integers(1, 5)), recorder.next_op, int(rng.integers(0, 4))
-            lanes, experts = rng.integers(1, 4, n), rng.integers(-1, 4, n)
-            works = [Work(OpKind.GATE, flop=int(flop)) for flop in rng.integers(0, 3, n)]
-            common = rng.integers(0, max(n_ahead, 1), int(rng.integers(0, 3)) if n_ahead else 0)
-            n_after = rng.integers(0, 3, n) if n_ahead else np.zeros(n, np.int64)
-            after = rng.integers(0, max(n_ahead, 1), int(n_after.sum()))
-            if at_once and way:
-                rows = np.array([recorder.row(one) for one in works])
-                waits = (None, common) if way == 1 else (n_after, after)
-                recorder.issue_many(lanes, rows, *waits, step=group, layer=1, expert=experts)
-            else:
-                ends = np.cumsum(n_after)
-                for i, work in enumerate(works):
-                    mine = common if way == 1 else after[ends[i] - n_after[i] : ends[i]]
-                    recorder.issue(
-                        Lane(int(lanes[i])), work, mine.tolist(), step=group, layer=1, expert=int(experts[i]),
-                        slot=-1 if way else i,
-                    )  # fmt: skip
-        if isinstance(recorder, Live):
-            assert recorder.issued == list(range(len(recorder)))  # none is written before it is issued
-        both.append(recorder.schedule().digest)
-    assert both[0] == both[1] == both[2]
 
 
 @pytest.mark.parametrize("n_sequences", [1, 5])
