@@ -86,6 +86,7 @@ TARGETS = {
         "tests/unit/offload/test_counts_of_experts.py",
         "tests/unit/offload/test_micro_batches.py",
     ),
+    "offload/decoding/micro_batches.py": ("tests/unit/offload/test_micro_batches.py", *_DECODE[:2]),
     "offload/placing/host_side.py": (
         *_DECODE,
         "tests/unit/offload/test_decode_loop.py",

@@ -38,6 +38,11 @@ def test_constants_of_kinds_have_dimensions_and_nothing_else_has() -> None:
         == "ratio"
     )
     assert kernel_constant("experts.cache_bytes") == "size"
+    assert (
+        kernel_constant("gate.decide_after_asked_s") == kernel_constant("fetch.decide_after_self_attention_s") == "time"
+    )
+    for name in ("decide_after_nobody_s", "decide_after_ASKED_s", "decide_after_asked", "decide_after__s"):
+        assert kernel_constant(f"gate.{name}") is None
     for key in ("experts", "experts.", "experts.sync_s", "expert.fixed_s", "", "experts.fixed_s.x"):
         assert kernel_constant(key) is None
 
