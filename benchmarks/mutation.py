@@ -86,7 +86,11 @@ TARGETS = {
         "tests/unit/offload/test_counts_of_experts.py",
         "tests/unit/offload/test_micro_batches.py",
     ),
-    "offload/decoding/micro_batches.py": ("tests/unit/offload/test_micro_batches.py", *_DECODE[:2]),
+    "offload/decoding/micro_batches.py": (
+        "tests/unit/offload/test_micro_batches_by_hand.py",
+        "tests/unit/offload/test_micro_batches.py",
+        "tests/unit/offload/test_counts_of_experts.py",
+    ),
     "offload/placing/host_side.py": (
         *_DECODE,
         "tests/unit/offload/test_decode_loop.py",
