@@ -7,16 +7,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import chain
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from hwmodels.kernels.fused_tile import FusedTile
+from hwmodels.kernels.gemm_cells import GemmCells, listed_gemms
 from hwmodels.kernels.row_blocks import NO_ROW_BLOCKS, RowBlocks
 from hwmodels.laws.moe import HEIGHTS, ExpertRows
-from offload.ops import Gemm, Work
+from offload.ops import Work
 
 __all__ = ["FusedCounts", "RowCounts", "counted", "row_counts"]
 
@@ -68,11 +68,11 @@ def _each(rows: ExpertRows, change: Callable[[Any], Any]) -> ExpertRows:
     return ExpertRows(*numbers, tuple(map(change, rows.n_high)))
 
 
-def row_counts(works: Sequence[Work]) -> RowCounts:
-    """The counts of fused ops, whatever experts they have."""
+def row_counts(works: Sequence[Work], cells: GemmCells | None = None) -> RowCounts:
+    """The counts of fused ops, whatever experts they have; `cells`: their GEMMs, where these are listed."""
     fused = [work.fused for work in works if work.fused is not None]
-    cells, owner, place = _cells(works)
-    m, n, k, times = cells
+    cells = listed_gemms(works) if cells is None else cells
+    (m, n, k, times), owner, place = cells.columns, cells.owner, cells.place
     down = (place < np.array([one.n_gemms for one in fused])[owner]) & (place % 2 == 1)
     of, rows, experts = owner[down], m[down], times[down].astype(np.float64)
     n_high = tuple(np.bincount(of, experts * -(-rows // height), len(works)) for height in HEIGHTS)
@@ -83,22 +83,16 @@ def row_counts(works: Sequence[Work]) -> RowCounts:
     )
 
 
-def _cells(works: Sequence[Work]) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
-    """All GEMMs of `works` as columns (4, n_gemms); the work that each is of, and its place there."""
-    n_gemms, n_fields = np.array([len(work.gemms) for work in works]), len(Gemm._fields)
-    flat = chain.from_iterable(chain.from_iterable(work.gemms for work in works))
-    cells = np.fromiter(flat, np.int64, int(n_gemms.sum()) * n_fields).reshape(-1, n_fields).T
-    owner = np.repeat(np.arange(len(works)), n_gemms)
-    return cells, owner, np.arange(len(owner)) - np.repeat(np.cumsum(n_gemms) - n_gemms, n_gemms)
-
-
-def counted(works: Sequence[Work], tile: FusedTile, blocks: RowBlocks = NO_ROW_BLOCKS) -> FusedCounts:
+def counted(
+    works: Sequence[Work], tile: FusedTile, blocks: RowBlocks = NO_ROW_BLOCKS, cells: GemmCells | None = None
+) -> FusedCounts:
     """The counts of fused ops, all of one width and with as many GEMMs of shared experts, as engines with `tile` and
-    `blocks` run them.
+    `blocks` run them; `cells`: their GEMMs, where these are listed.
     """
+    cells = listed_gemms(works) if cells is None else cells
     fused = [work.fused for work in works if work.fused is not None]
-    n_gemms, n_of = np.array([len(work.gemms) for work in works]), np.array([one.n_gemms for one in fused])
-    (m, n, k, times), owner, place = _cells(works)
+    n_gemms, n_of = cells.n_gemms, np.array([one.n_gemms for one in fused])
+    (m, n, k, times), owner, place = cells.columns, cells.owner, cells.place
     shared = place >= n_of[owner]
     kernel = np.where(shared, 2 + place - n_of[owner], place % 2)
     n_kernels = 2 + int(n_gemms[0] - n_of[0])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
@@ -11,6 +10,7 @@ import numpy as np
 
 from hwmodels.figures import Figures
 from hwmodels.kernels.fused_counts import FusedCounts, RowCounts, counted, row_counts
+from hwmodels.kernels.gemm_cells import GemmCells, Same, listed_gemms
 from hwmodels.stack import SoftwareStack
 from offload.ops import KINDS, Lane, Work
 
@@ -18,19 +18,6 @@ __all__ = ["alike"]
 
 _AT_ONCE = 256
 """Fused ops that a law prices together: with many machines their arrays stay small."""
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class _Same:
-    """A thing that is equal to itself alone, and lives as long as this does."""
-
-    one: Any
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, _Same) and self.one is other.one
-
-    def __hash__(self) -> int:
-        return id(self.one)
 
 
 _Group = tuple[Work, Any, FusedCounts | RowCounts | None]
@@ -45,7 +32,7 @@ def alike(works: Sequence[Work], figures: Figures, many: bool) -> Iterator[_Grou
     """
     about = figures.stack, bool(figures.laws), bool(figures.gemm_tables)
     if type(works) is tuple:  # which stays as it is: a schedule is priced on one machine, then on many near it
-        found = _last_grouped(_Same(works), _Same(figures.stack), *about[1:])
+        found = _last_grouped(Same(works), Same(figures.stack), *about[1:])
     else:
         found = _grouped(works, *about)
     for like, rows, counts in found:
@@ -64,7 +51,7 @@ def alike(works: Sequence[Work], figures: Figures, many: bool) -> Iterator[_Grou
 
 
 @lru_cache(2)
-def _last_grouped(works: _Same, stack: _Same, by_law: bool, by_table: bool) -> list[_Group]:
+def _last_grouped(works: Same, stack: Same, by_law: bool, by_table: bool) -> list[_Group]:
     """Of works that are asked of again: grouping many of them takes as long as pricing them."""
     return _grouped(works.one, stack.one, by_law, by_table)
 
@@ -88,13 +75,16 @@ def _grouped(works: Sequence[Work], stack: SoftwareStack, by_law: bool, by_table
             fused.setdefault((beside, *shape, _launched(work, stack)), []).append(i)
         else:
             groups.setdefault(_but_context(work, by_rows), []).append(i)
+    listed: GemmCells | None = None
     for each in fused.values():
         for rows in (each[i : i + _AT_ONCE] for i in range(0, len(each), _AT_ONCE)) if by_law else (each,):
             if len(rows) == 1:
                 found.append((works[rows[0]], rows[0], None))
                 continue
             ops = [works[i] for i in rows]
-            counts = row_counts(ops) if tile is None else counted(ops, tile, stack.row_blocks)
+            listed = listed or listed_gemms(works)
+            cells = listed.of_rows(rows)
+            counts = row_counts(ops, cells) if tile is None else counted(ops, tile, stack.row_blocks, cells)
             found.append((works[rows[0]], rows, counts))
     for rows in groups.values():
         like = works[rows[0]]

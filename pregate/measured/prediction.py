@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from itertools import chain
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -13,6 +12,7 @@ from numpy.typing import NDArray
 from hwmodels.compute_formats import computes_in
 from hwmodels.cost import parts_of, price_figures
 from hwmodels.figures import Figures, figures_of
+from hwmodels.kernels.gemm_cells import listed_gemms
 from hwmodels.platform import Platform, load_platform
 from hwmodels.specs.spread import SPREAD_KEYS
 from hwmodels.stack import stack_names
@@ -345,11 +345,10 @@ def _ideal_s(schedule: Schedule, hw: Platform, counted: NDArray[np.bool_]) -> tu
 
 def _of_gemms(works: Sequence[Work]) -> tuple[list[int], list[int]]:
     """Of each work the weights that its GEMMs read, and all of its arithmetic."""
-    n = [len(work.gemms) for work in works]
-    cells = np.fromiter(chain.from_iterable(chain.from_iterable(work.gemms for work in works)), np.int64, 4 * sum(n))
-    m, columns, k, times = cells.reshape(-1, 4).T
+    cells = listed_gemms(works)
+    m, columns, k, times = cells.columns
     params, flop = np.zeros((2, len(works)), np.int64)
-    owner = np.repeat(np.arange(len(works)), n)
+    owner = cells.owner
     np.add.at(params, owner, columns * k * times)
     np.add.at(flop, owner, 2 * m * columns * k * times)
     return params.tolist(), [work.flop + products for work, products in zip(works, flop.tolist(), strict=True)]

@@ -1,0 +1,42 @@
+from __future__ import annotations
+
+import numpy as np
+
+from hwmodels.kernels import gemm_cells
+from hwmodels.kernels.gemm_cells import listed_gemms
+from offload.ops import OpKind, Work
+from offload.work import experts_work
+from pregate.named import load_model
+
+MODEL = load_model("deepseek-v3")
+WORKS = (
+    experts_work(MODEL, (1, 2, 2, 7), 9, fused=True), Work(OpKind.WAIT), experts_work(MODEL, (3,), 0, fused=True),
+    experts_work(MODEL, (1, 4), 2, fused=True), Work(OpKind.STEP),
+)  # fmt: skip
+
+
+def by_hand(works: tuple[Work, ...]) -> list[tuple[int, ...]]:
+    return [(*gemm, i, place) for i, work in enumerate(works) for place, gemm in enumerate(work.gemms)]
+
+
+def test_cells_are_the_gemms_of_each_work_in_order() -> None:
+    for works in (WORKS, WORKS[1:2], ()):
+        cells = listed_gemms(works)
+        assert np.array([*cells.columns, cells.owner, cells.place]).T.tolist() == [list(row) for row in by_hand(works)]
+
+
+def test_cells_of_some_works_are_as_if_there_were_no_others() -> None:
+    for rows in ([0, 2, 3], [3, 0], [1], [4, 3]):
+        some, alone = listed_gemms(WORKS).of_rows(rows), listed_gemms(tuple(WORKS[i] for i in rows))
+        assert np.array_equal(some.columns, alone.columns)
+        assert np.array_equal(some.owner, alone.owner)
+        assert np.array_equal(some.place, alone.place)
+
+
+def test_a_tuple_is_listed_once_and_a_list_as_it_now_is() -> None:
+    assert listed_gemms(WORKS) is listed_gemms(WORKS)
+    works = list(WORKS)
+    assert len(listed_gemms(works).n_gemms) == 5
+    works.pop()
+    assert len(listed_gemms(works).n_gemms) == 4
+    assert gemm_cells.Same(works) != gemm_cells.Same(list(works))
