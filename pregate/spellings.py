@@ -104,6 +104,7 @@ KNOWN: Mapping[str, Callable[[], Iterable[str]]] = {
 
 
 CARDS: Mapping[str, str] = {
+    "rtx-2050": "rtx-2050-mobile",
     "rtx-pro-6000-blackwell": "rtx-pro-6000",
     "rtx-pro-6000-blackwell-workstation-edition": "rtx-pro-6000",
     "rtx-6000-ada-generation": "rtx-6000-ada",
@@ -274,6 +275,8 @@ def our_name(column: str, text: str) -> str:
         found = _of_one_size(wanted, names) or _as_drivers_say(bare, names) or _by_number(wanted, names)
     if not found and column == "host" and re.search(r"\dp(?:-2s)?$", wanted):  # a 7402P is a 7402 for one socket
         found = [name for name in names if name == re.sub(r"p(-2s)?$", r"\1", wanted)]
+    if not found and column == "host" and re.search(r"^xeon-\d{4}(?:-2s)?$", wanted):  # there is no 8480, but an 8480+
+        found = [name for name in names if name == re.sub(r"(?<=\d{4})", "+", wanted, count=1)]
     if not found and column == "host" and re.search(r"^core-\d+k?f$", wanted):  # without graphics, else the same
         found = [name for name in names if name == wanted[:-1]]
     if not found and column == "host" and re.search(r"^\d{3,5}[a-z]+\d?[a-z]?$", wanted):  # its number alone

@@ -26,6 +26,7 @@ def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> 
         ("3060", "rtx-3060-12gb"),
         ("NVIDIA GeForce RTX 4090", "rtx-4090"),
         ("RTX4090", "rtx-4090"),
+        ("RTX 2050", "rtx-2050-mobile"),
         ("Strix Halo", "strix-halo"),
         ("Ryzen AI Max+ 395", "strix-halo"),
         ("M3 Ultra", "apple-m3-ultra"),
@@ -49,6 +50,14 @@ def test_a_card_with_more_memory_than_it_is_sold_with_has_it() -> None:
 def test_a_workstation_processor_is_meant_with_or_without_its_series(written: str) -> None:
     named = pregate.load_hardware("rtx-3090", "llama.cpp", {"host": written})
     assert named.machine.host.name == "threadripper-pro-7975wx"
+
+
+@pytest.mark.parametrize(
+    ("written", "ours"),
+    [("Xeon Platinum 8480", "xeon-8480+"), ("2x Xeon 8480", "xeon-8480+-2s"), ("Xeon 8470", "xeon-8470")],
+)
+def test_a_xeon_is_meant_without_the_plus_that_its_name_ends_in(written: str, ours: str) -> None:
+    assert pregate.load_hardware("rtx-3090", "llama.cpp", {"host": written}).machine.host.name == ours
 
 
 def test_hosts_links_and_software_are_loaded_by_what_people_call_them() -> None:
