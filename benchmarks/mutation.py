@@ -95,6 +95,8 @@ TARGETS = {
         *_DECODE,
         "tests/unit/offload/test_decode_loop.py",
         "tests/unit/offload/test_placement.py",
+        "tests/unit/offload/test_placement_memory.py",
+        "tests/unit/offload/test_tiers.py",
     ),
     "hwmodels/cost.py": tuple(
         f"tests/unit/hwmodels/test_{name}.py"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from types import SimpleNamespace
 from typing import Any
 
@@ -72,6 +73,7 @@ def test_shared_experts_run_in_the_op_of_a_micro_batch_or_before_it(stack: str) 
     if stack == "vllm":
         served = [(1, 1), (1, 1), (1, 1), (), (1, 1), (1, 1)]
         assert found == [work.experts_work(SHARED, one, 1, slots_bytes, fused=True) for one in served]
+        assert decoded.schedule.expert.min() == decoded.schedule.expert.max() == -1
         assert [line for line in ops(decoded, 1) if line.split()[0] in ("gate", "experts")] == [
             f"{kind} {layer}" for layer in (1, 2, 3) for _ in TWO.sequence for kind in ("gate", "experts")
         ]
@@ -91,6 +93,16 @@ def test_a_block_in_which_nobody_computes_is_one_op_of_nothing() -> None:
     empty = asked(decoded, OpKind.EXPERTS, 1)[2]
     assert empty == work.experts_work(DECODER, (), 0, 8 * DECODER.expert_bytes, fused=True)
     assert not empty.gemms
+    three = dataclasses.replace(
+        NOBODY,
+        experts=NOBODY.experts[[0, 1, 1]],
+        sequence=np.array([4, 7, 8], np.int32),
+        position=NOBODY.position[[0, 1, 1]],
+    )
+    due = [
+        line for line in ops(written(DECODER, three, "gpu_only", "vllm"), 1) if " 2" in line and line.split()[1] == "2"
+    ]
+    assert due == ["attention 2"] * 3 + ["gate 2"] * 3 + ["experts 2"]
 
 
 def test_the_tokens_of_a_sequence_may_lie_apart() -> None:
@@ -98,6 +110,13 @@ def test_the_tokens_of_a_sequence_may_lie_apart() -> None:
     prompt = step(0, Phase.PREFILL, [(4, 0), (7, 0), (4, 1)], experts)
     parts = micro_batches_of(prompt, 1)
     assert [part.position.tolist() for part in parts] == [[0, 1], [0]]
+    weighed = dataclasses.replace(prompt, gate_weights=np.arange(18, dtype=np.float32).reshape(3, 3, 2))
+    first, second = (part.gate_weights for part in micro_batches_of(weighed, 1))
+    assert weighed.gate_weights is not None
+    assert first is not None
+    assert second is not None
+    assert np.array_equal(first, weighed.gate_weights[[0, 2]])
+    assert np.array_equal(second, weighed.gate_weights[[1]])
     counts = tokens_of(prompt, parts, 0, 3, 6)
     assert counts[0].T.tolist() == [[1, 2, 0, 1, 0, 0], [0, 1, 1, 0, 0, 0]]
     in_order = micro_batches_of(TWO, 1)
