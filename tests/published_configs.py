@@ -330,7 +330,7 @@ CONFIGS: dict[str, dict[str, Any]] = {
         add_full_attention_sink_bias=False,
         attention_bias=False,
         topk_method="noaux_tc",
-        quantization_config={"quant_method": "fp8"},
+        quantization_config={"quant_method": "fp8", "weight_block_size": [128, 128]},
     ),
     "deepseek-v4-flash": decoder_only(
         "deepseek_v4",
@@ -358,7 +358,7 @@ CONFIGS: dict[str, dict[str, Any]] = {
         expert_dtype="fp4",
         topk_method="noaux_tc",
         attention_bias=False,
-        quantization_config={"quant_method": "fp8"},
+        quantization_config={"quant_method": "fp8", "weight_block_size": [128, 128]},
     ),
     "glm-5.3-flash": decoder_only(
         "glm5_next_text",

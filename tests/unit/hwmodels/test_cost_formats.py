@@ -160,10 +160,10 @@ def test_shared_experts_and_gated_matrices_are_counted() -> None:
 def test_gates_head_and_kv_cache_are_in_the_activation_format() -> None:
     """DeepSeek-V3: fp8 matrices, everything else bf16; the latent and the shared key are 576 numbers a token."""
     model = load_architecture("deepseek-v3")
-    assert (model.dtype.name, model.stored_activation_dtype.name) == ("fp8", "bf16")
+    assert (model.dtype.name, model.stored_activation_dtype.name) == ("fp8-b128", "bf16")
     gate, head = work.gate_work(model, 1), work.head_work(model, 1)
     assert (gate.compute, gate.weight_bytes) == ("bf16", 2 * 7168 * 256)
     assert (head.compute, head.weight_bytes) == ("bf16", 2 * 7168 * 129280)
     attention = work.self_attention_work(model, model.decoder, 1, 1000, 1000)
     assert attention.hbm_bytes == 1000 * 576 * 2
-    assert attention.weight_bits == 8
+    assert attention.weight_bits == 8 + 32 / 128**2

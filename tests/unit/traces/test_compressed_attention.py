@@ -106,7 +106,7 @@ def test_experts_of_four_bits_in_an_fp8_checkpoint(tmp_path: Path) -> None:
     beside = model_of(tmp_path, quantization_config=method, expert_dtype="fp4")
     within = model_of(tmp_path, quantization_config=method | {"expert_dtype": "fp4"})
     assert beside.expert_dtype.name == within.expert_dtype.name == "mxfp4"
-    assert beside.dtype.name == "fp8"
-    assert model_of(tmp_path, quantization_config=method, expert_dtype="fp8").expert_dtype.name == "fp8"
+    assert beside.dtype.name == "fp8-b128"
+    assert model_of(tmp_path, quantization_config=method, expert_dtype="fp8").expert_dtype.name == "fp8-b128"
     with pytest.raises(InvalidFile, match="expert_dtype = 'fp3'"):
         model_of(tmp_path, quantization_config=method, expert_dtype="fp3")

@@ -112,7 +112,7 @@ GPT_OSS: dict[str, Any] = {
 @pytest.mark.parametrize(
     ("name", "document", "counts", "expert_format"),
     [
-        ("config_671B.json", DEEPSEEK, (671.0e9, 37.55e9), "fp8"),
+        ("config_671B.json", DEEPSEEK, (671.0e9, 37.55e9), "fp8-b128"),
         ("params.json", MIXTRAL, (46.70e9, 12.88e9), "bf16"),
         ("params.json", MISTRAL_LARGE, (673.4e9, 39.95e9), "fp8"),
         ("config.json", GPT_OSS, (116.83e9, 5.71e9), "mxfp4"),
@@ -182,7 +182,7 @@ def test_a_width_of_experts_that_is_not_read_is_told_whatever_the_type(tmp_path:
         ({"quant_method": "w4afp8", "ignored_layers": ["lm_head"]}, "int4-g128", "fp8"),
         ({"quant_method": "blockwise_int8", "weight_block_size": [128, 128]}, "int8", "int8"),
         ({"quantization": "mix_quant", "dense_quant_type": "wint8", "moe_quant_type": "wint2"}, "w2", "int8"),
-        ({"quantization": "mix_quant", "moe_quant_type": "block_wise_fp8"}, "fp8", "bf16"),
+        ({"quantization": "mix_quant", "moe_quant_type": "block_wise_fp8"}, "fp8-b128", "bf16"),
         ({"quantization": "wint8"}, "int8", "int8"),
         (
             {"quant_method": "quark", "global_quant_config": {"weight": {"dtype": "fp4_e2m1", "group_size": 32}}},

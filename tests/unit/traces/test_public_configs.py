@@ -117,7 +117,7 @@ def compressed(bits: int, kind: str, group: int | None = None, **more: Any) -> d
         ({"quant_method": "gptq", "bits": 8, "group_size": -1, "sym": True}, 8.0),
         ({"quant_method": "bitsandbytes", "load_in_4bit": True, "bnb_4bit_use_double_quant": True}, 4.127),
         ({"quant_method": "bitsandbytes", "load_in_8bit": True}, 8.0),
-        ({"quant_method": "fp8", "weight_block_size": [128, 128]}, 8.0),
+        ({"quant_method": "fp8", "weight_block_size": [128, 128]}, 8 + 32 / 128**2),
         ({"quant_method": "fbgemm_fp8"}, 8.0),
         ({"quant_method": "modelopt", "quant_algo": "NVFP4"}, 4.5),
         ({"quant_method": "quark", "global_quant_config": {"weight": {"dtype": "fp4"}}}, 4.25),
@@ -211,3 +211,25 @@ def test_a_window_bounds_what_is_read_and_kept(tmp_path: Path) -> None:
     flop = [schedule.works[schedule.cost[op]].flop for op in last]
     assert flop == [4 * width * 4 * 16 for width in (4, 22, 4, 22)]
     assert model.kv_bytes_per_token == 4 * 2 * 2 * 16 * 2  # as if no window had an end
+
+
+@pytest.mark.parametrize(
+    ("quantisation", "name"),
+    [
+        ({"quant_method": "fp8"}, "fp8"),
+        ({"quant_method": "fp8", "weight_block_size": None}, "fp8"),
+        ({"quant_method": "fp8", "weight_block_size": [128, 128]}, "fp8-b128"),
+        ({"quant_method": "modelopt", "quant_algo": "FP8"}, "fp8"),
+        ({"quant_method": "modelopt", "quant_algo": "FP8_PB_WO"}, "fp8-b128"),
+    ],
+)
+def test_one_scale_a_matrix_and_one_a_block_are_two_formats(
+    quantisation: dict[str, Any], name: str, tmp_path: Path
+) -> None:
+    """Kernels of the two have laws of their own."""
+    assert qwen3(tmp_path, quantisation).expert_dtype.name == name
+
+
+@pytest.mark.parametrize("name", ["deepseek-v3", "kimi-k2", "minimax-m2.5", "mimo-v2-flash"])
+def test_models_published_in_blocks_of_fp8_are_shipped_so(name: str) -> None:
+    assert load_architecture(name).expert_dtype.name == "fp8-b128"

@@ -139,8 +139,8 @@ def test_blocks_of_fp8_are_multiplied_in_fp8_as_the_configuration_says(tmp_path:
         if is_matrix:
             tensors[name + "_scale_inv"] = ("F32", (wide[0] // 128, wide[1] // 128))
     model = load_architecture(write(tmp_path / "m", tensors, config))
-    assert (model.expert_dtype.name, model.compute_format(model.expert_dtype)) == ("fp8", "fp8")
-    assert model.total_bytes == pytest.approx(n_bytes(tensors), rel=1e-3)
+    assert (model.expert_dtype.name, model.compute_format(model.expert_dtype)) == ("fp8-b128", "fp8")
+    assert model.total_bytes == pytest.approx(n_bytes(tensors), rel=1e-4)
 
 
 def test_what_stands_beside_the_language_model_is_left_out(tmp_path: Path) -> None:

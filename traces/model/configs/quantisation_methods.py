@@ -52,7 +52,9 @@ _OF_GPTQ = {"desc_act", "sym", "damp_percent", "static_groups", "true_sequential
 def weight_format(method: str, quantisation: Mapping[str, Any], where: str) -> Dtype:
     """The format of what `method` converts. Raises `InvalidFile` for a method or a value that is not read."""
     match method:
-        case "fp8" | "int8" | "mxfp8" | "nvfp4":
+        case "fp8":
+            return _fp8(quantisation.get("weight_block_size"))
+        case "int8" | "mxfp8" | "nvfp4":
             return DTYPES[method]
         case "awq" | "gptq" | "auto-round":
             return _grouped({"zero_point": method == "awq" and "sym" not in quantisation, **quantisation}, where)
@@ -86,6 +88,11 @@ def weight_format(method: str, quantisation: Mapping[str, Any], where: str) -> D
         f"{where}: quant_method {method[:40]!r} is not read: take the config.json of the unquantised model, and give "
         "the format with --dtype (fp8, int8, int4-g128, mxfp4, nvfp4, or w3.5 for 3.5 bits a weight)"
     )
+
+
+def _fp8(block: Any) -> Dtype:
+    """fp8 with one scale a block of 128 x 128, the only one that has kernels of its own, or with fewer."""
+    return DTYPES["fp8-b128" if block == [128, 128] else "fp8"]
 
 
 def rest_format(method: str, quantisation: Mapping[str, Any], where: str) -> Dtype | None:
@@ -283,7 +290,7 @@ def _bits(bits: Any, where: str) -> Dtype:
 _MODELOPT = {
     "NVFP4": "nvfp4", "NVFP4_AWQ": "nvfp4", "W4A16_NVFP4": "nvfp4", "W4A8_NVFP4_FP8": "nvfp4",
     "MXFP4": "mxfp4", "W4A16_MXFP4": "mxfp4", "W4A8_MXFP4_FP8": "mxfp4", "MXFP8": "mxfp8",
-    "FP8": "fp8", "FP8_PB_WO": "fp8", "FP8_PER_CHANNEL_PER_TOKEN": "fp8", "FP8_PB_REAL": "fp8",
+    "FP8": "fp8", "FP8_PB_WO": "fp8-b128", "FP8_PER_CHANNEL_PER_TOKEN": "fp8", "FP8_PB_REAL": "fp8-b128",
     "W4A16_AWQ": "int4-g128", "W4A8_AWQ": "int4-g128", "INT4_AWQ": "int4-g128", "W8A16": "int8", "W8A8_SQ": "int8",
 }  # fmt: skip
 """Algorithms of NVIDIA ModelOpt by the format of their weights."""
@@ -300,7 +307,7 @@ def named_format(name: Any, where: str) -> Dtype | None:
 
 _FASTDEPLOY = {
     "wint8": "int8", "wint4": f"int4-g{A_COLUMN}", "w4a8": f"int4-g{A_COLUMN}", "w4afp8": f"int4-g{A_COLUMN}",
-    "wint2": "w2", "wfp8afp8": "fp8", "block_wise_fp8": "fp8", "tensor_wise_fp8": "fp8",
+    "wint2": "w2", "wfp8afp8": "fp8", "block_wise_fp8": "fp8-b128", "tensor_wise_fp8": "fp8",
 }  # fmt: skip
 
 
@@ -322,7 +329,7 @@ def tensor_format(weights: Mapping[str, Any], where: str) -> Dtype:
         if bits == 4:
             return DTYPES["mxfp4" if group == 32 else "nvfp4"]
         if bits == 8:
-            return DTYPES["mxfp8" if group == 32 else "fp8"]
+            return DTYPES["mxfp8"] if group == 32 else _fp8(weights.get("block_structure"))
     elif isinstance(bits, int) and 1 <= bits <= 8:
         if bits == 8 and group is None:
             return DTYPES["int8"]
