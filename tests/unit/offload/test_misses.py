@@ -208,7 +208,7 @@ def test_parts_need_experts_that_run_one_by_one() -> None:
     [
         ("gpu_only:cheaper", "keeps every expert"),
         ("min_latency/paper:cpu", "in its own way"),
-        ("min_latency", "did you mean"),
+        ("min_latency", "here it is min_latency/paper or min_latency/released"),
         ("on_demand=0.4", "weighs nothing"),
         ("on_demand:cpu=0.4", "weighs nothing"),
         ("on_demand:cheaper=much", "not a number"),
