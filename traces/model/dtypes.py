@@ -53,7 +53,11 @@ _PARTLY = re.compile(r"(?P<most>[a-z]+\d+(-b128)?)-w(?P<bits>\d{1,2}(\.\d{1,4})?
 """`fp8-w8.4`: most weights in fp8 and multiplied so, others wider, 8.4 bits a weight on average (layers left out of a
 quantisation)."""
 
-_SHARES = re.compile(r"[a-z0-9_-]{1,16}\*0?\.\d{1,4}(\+[a-z0-9_-]{1,16}\*0?\.\d{1,4}){1,15}", re.ASCII)
+MAX_SHARES = 16
+"""Most formats of a mix that says its shares."""
+
+_SHARE = r"[a-z0-9_-]{1,16}\*0?\.\d{1,6}"
+_SHARES = re.compile(rf"{_SHARE}(\+{_SHARE}){{1,{MAX_SHARES - 1}}}", re.ASCII)
 """`q4_k*0.75+q6_k*0.25`: three quarters of a part's weights in one format, a quarter in another."""
 
 _MIX = re.compile(r"i?q\d_(k_)?(xxs|xs|s|m|l|xl|xxl)|ud-.*|.*_moe", re.ASCII)
@@ -114,15 +118,17 @@ def find_dtype(name: str, where: str = "") -> Dtype:
     raise unknown_name("dtype", name, DTYPES, where)
 
 
-def shares_dtype(weights: Mapping[str, float]) -> Dtype:
-    """The format of a part of whose weights so many have each format; the one format where all have it."""
+def shares_dtype(weights: Mapping[str, float], n_digits: int = 4) -> Dtype:
+    """The format of a part of whose weights so many have each format, shares to `n_digits`; the one format where all
+    have it.
+    """
     whole = sum(weights.values())
-    shares = {name: round(n / whole, 4) for name, n in weights.items()}
+    shares = {name: round(n / whole, n_digits) for name, n in weights.items()}
     if len(weights) == 1 or min(shares.values()) <= 0:
         weights = {name: n for name, n in weights.items() if shares[name] > 0}
-        return find_dtype(next(iter(weights))) if len(weights) == 1 else shares_dtype(weights)
+        return find_dtype(next(iter(weights))) if len(weights) == 1 else shares_dtype(weights, n_digits)
     ordered = sorted(shares, key=lambda name: (-shares[name], name))
-    return find_dtype("+".join(f"{name}*{shares[name]:g}" for name in ordered))
+    return find_dtype("+".join(f"{name}*{shares[name]:.{n_digits}f}".rstrip("0") for name in ordered))
 
 
 def format_shares(name: str) -> tuple[tuple[str, float], ...]:

@@ -10,12 +10,15 @@ import numpy as np
 import pytest
 from command_line import Run, runner
 
+from hwmodels.stack import load_stack
 from pregate import load_trace
 from pregate.cli.built import as_recorded
 from traces.errors import InvalidFile
 from traces.model.architecture import ModelArchitecture, load_architecture, parse_architecture
 from traces.model.attention import Attention
+from traces.model.dtypes import format_shares
 from traces.model.files.gguf_file import read_gguf
+from traces.model.files.stored_parts import StoredParts
 
 gguf = pytest.importorskip("gguf", reason="the oracle of GGUF files is not installed")
 from tests.gguf_files import DIM, EXPERTS, FF, HEADS, KV, LAYERS, VOCAB, D, moe_tensors, their_bytes, write  # noqa: E402
@@ -46,6 +49,31 @@ def test_an_architecture_is_that_of_the_tensors(tmp_path: Path) -> None:
     assert (stored["gates"], stored["kv"], stored["activations"]) == ("fp32", "fp16", "fp16")
     assert model.expert_dtype.bits == pytest.approx((8 * 4.5 + 6.5625) / 9, abs=1e-4)
     assert parse_architecture(model.to_yaml(), "printed") == model
+
+
+def test_parts_of_several_formats_say_how_many_of_their_weights_have_each(tmp_path: Path) -> None:
+    """Of nine matrices of experts one is of 6 bits, of the attention's weights two value projections of three."""
+    model = load_architecture(write(tmp_path / "tiny.gguf", moe_tensors()))
+    assert model.expert_dtype.name == "q4_k*0.888889+q6_k*0.111111"
+    shares = dict(format_shares(model.stored_attention_dtype.name))
+    n_value, n_all = 2 * KV * DIM * D, LAYERS * (2 * HEADS + 2 * KV) * DIM * D
+    assert shares == {"q6_k": pytest.approx(n_value / n_all, abs=1e-6), "q8_0": pytest.approx(1 - n_value / n_all)}
+
+
+def test_a_host_takes_for_a_mixed_file_what_its_formats_take(tmp_path: Path) -> None:
+    tensors = {name: (shape, "IQ3_XXS" if form == "Q4_K" else form) for name, (shape, form) in moe_tensors().items()}
+    model = load_architecture(write(tmp_path / "tiny.gguf", tensors))
+    formats = load_stack("llama-cpp").core_formats
+    slow, fast = formats.cycles["iq3_xxs"], formats.cycles["q6_k"]
+    assert formats.cycles_of(model.expert_dtype.name) == pytest.approx((8 * slow + fast) / 9, rel=1e-4)
+
+
+def test_a_part_whose_formats_do_not_make_its_bytes_has_its_mean() -> None:
+    """Types with a scale a row are larger than their blocks say."""
+    parts = StoredParts("here")
+    parts.add("experts", 1000, 500, "q4_k")
+    parts.add("experts", 1000, 900, "q6_k")
+    assert parts.stored("experts").name == "w5.6"
 
 
 @pytest.mark.parametrize("first_dense", [0, 1])

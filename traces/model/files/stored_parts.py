@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from traces.errors import InvalidFile
-from traces.model.dtypes import DTYPES, Dtype, find_dtype, mean_dtype
+from traces.model.dtypes import DTYPES, MAX_SHARES, Dtype, find_dtype, mean_dtype, shares_dtype
 from traces.model.model_architecture import ModelArchitecture
 
 __all__ = ["COUNTED", "MATRICES", "StoredParts", "with_stored_parts"]
@@ -26,7 +26,7 @@ _MOST_LEFT = 0.05
 
 @dataclass(slots=True)
 class StoredParts:
-    """Weights and bytes by part, summed over the tensors of `where`, and how many tensors have each format.
+    """Weights and bytes by part, summed over the tensors of `where`, and how many tensors and weights have each format.
 
     `stated`: what engines multiply in, where the files say so.
     """
@@ -36,12 +36,14 @@ class StoredParts:
     n_params: Counter[str] = field(default_factory=Counter)
     n_bytes: Counter[str] = field(default_factory=Counter)
     formats: dict[str, Counter[str]] = field(default_factory=dict)
+    weights: dict[str, Counter[str]] = field(default_factory=dict)
 
     def add(self, part: str, n_params: int, n_bytes: int, dtype: str) -> None:
         """One tensor."""
         self.n_params[part] += n_params
         self.n_bytes[part] += n_bytes
         self.formats.setdefault(part, Counter())[dtype] += 1
+        self.weights.setdefault(part, Counter())[dtype] += n_params
 
     @property
     def total_bytes(self) -> int:
@@ -61,18 +63,27 @@ class StoredParts:
         return DTYPES["bf16" if wide else "fp16"]
 
     def stored(self, part: str) -> Dtype:
-        """The format of a part: the one of all its tensors, or its mean bits a weight. Raises `InvalidFile`."""
+        """The format of a part: the one of all its tensors, the share of its weights that each has, or its mean bits a
+        weight where their blocks do not make its bytes. Raises `InvalidFile`.
+        """
         bits = 8 * self.n_bytes[part] / self.n_params[part]
         names = list(self.formats[part])
-        if len(names) == 1 and names[0] in DTYPES and abs(find_dtype(names[0]).bits / bits - 1) <= _SAME:
+        known = DTYPES.keys() >= set(names)
+        if len(names) == 1 and known and _agree(find_dtype(names[0]).bits, bits):
             return find_dtype(names[0])
         if not 0.5 <= bits <= 32:
             raise InvalidFile(
                 f"{self.where}: {bits:.4g} bits a weight of {part}: its tensors are not of the model's shape"
             )
-        most = find_dtype(self.formats[part].most_common(1)[0][0]) if DTYPES.keys() >= set(names) else None
+        most = find_dtype(self.formats[part].most_common(1)[0][0]) if known else None
         wide = most is not None and min(DTYPES[name].bits for name in names) >= 8
-        return mean_dtype(bits, most if wide else None)
+        if wide and most is not None and not most.is_packed:
+            return mean_dtype(bits, most)
+        if known and 1 < len(names) <= MAX_SHARES:
+            shared = shares_dtype(self.weights[part], n_digits=6)
+            if _agree(shared.bits, bits):
+                return shared
+        return mean_dtype(bits)
 
     def note(self) -> str:
         """How many tensors of each part have which format, in words."""
@@ -126,6 +137,10 @@ def _with_rest(model: ModelArchitecture, parts: StoredParts, rest: Dtype) -> Mod
             "a kind of layer that is not modelled; take its config.json, and state the formats with --formats"
         )
     return dataclasses.replace(model, other_params=model.other_params + max(0, int(left / rest.bytes_per_param)))
+
+
+def _agree(bits: float, there: float) -> bool:
+    return abs(bits / there - 1) <= _SAME
 
 
 def _unless(stored: Dtype | None, default: Dtype) -> Dtype | None:
